@@ -164,7 +164,8 @@ impl Eyes {
 
     /// Whether a directory is no longer what it was when the watch was set, or none is set yet.
     fn are_stale(&self) -> bool {
-        self.watched.is_empty() || self.watched.iter().any(|(directory, was)| identity(directory) != Some(*was))
+        self.watched.is_empty()
+            || self.watched.iter().any(|(directory, was)| identity(directory) != Some(*was))
     }
 
     /// Directories, not files: what is renamed over a file, or appears later, is seen there.
@@ -221,7 +222,8 @@ fn directories(paths: &[PathBuf], resources: &Resources) -> BTreeMap<PathBuf, (u
         }
     }
     wanted.extend(parents.into_iter().filter_map(existing));
-    let identified = |directory: PathBuf| identity(&directory).map(|identity| (directory, identity));
+    let identified =
+        |directory: PathBuf| identity(&directory).map(|identity| (directory, identity));
     wanted.into_iter().filter_map(identified).collect()
 }
 

@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, SanType, SerialNumber, date_time_ymd,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    date_time_ymd,
 };
 
 /// 2030-06-01T00:00:00Z, the time of all cases.
@@ -54,14 +55,22 @@ fn make() -> Vec<(String, Vec<u8>)> {
     leaf("tenant-A", server("tenant-A", &a), &authority);
     leaf("tenant-B", server("tenant-B", &["198.51.100.3"]), &authority);
     leaf("bank", server("bank", &["198.51.100.3"]), &authority);
-    leaf("many", server("many", &["198.51.100.2", "198.51.100.3", "198.51.100.4", "2001:db8::2"]), &authority);
+    leaf(
+        "many",
+        server("many", &["198.51.100.2", "198.51.100.3", "198.51.100.4", "2001:db8::2"]),
+        &authority,
+    );
     leaf("wrong-address", server("elsewhere", &["203.0.113.99"]), &authority);
     leaf("no-address", names(server("names", &[]), &["acme.example"]), &authority);
     leaf("named", names(server("named", &[]), &["acme.example", "*.acme.example"]), &authority);
     leaf("expired", years(server("expired", &a), 2020, 2024), &authority);
     leaf("future", years(server("future", &a), 2032, 2040), &authority);
     leaf("soon", until(server("soon", &a), 6, 9), &authority);
-    leaf("client-usage", usage(server("client", &a), ExtendedKeyUsagePurpose::ClientAuth), &authority);
+    leaf(
+        "client-usage",
+        usage(server("client", &a), ExtendedKeyUsagePurpose::ClientAuth),
+        &authority,
+    );
     let mut ca_leaf = server("authority as leaf", &a);
     ca_leaf.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     leaf("ca-leaf", ca_leaf, &authority);
@@ -75,7 +84,10 @@ fn make() -> Vec<(String, Vec<u8>)> {
     add("keyless.crt", acme.clone());
     add("no-key-inside.crt", acme.clone());
     add("no-key-inside.key", acme.clone());
-    add("damaged.crt", "-----BEGIN CERTIFICATE-----\nnot base64 at all!\n-----END CERTIFICATE-----\n".to_owned());
+    add(
+        "damaged.crt",
+        "-----BEGIN CERTIFICATE-----\nnot base64 at all!\n-----END CERTIFICATE-----\n".to_owned(),
+    );
     add("damaged.key", acme_key.serialize_pem());
     add("partners.crt", authority.pem());
     add("partners-next.crt", other.pem());
@@ -104,7 +116,9 @@ fn server(name: &str, addresses: &[&str]) -> CertificateParams {
 }
 
 fn names(mut params: CertificateParams, names: &[&str]) -> CertificateParams {
-    params.subject_alt_names.extend(names.iter().map(|name| SanType::DnsName((*name).try_into().unwrap())));
+    params
+        .subject_alt_names
+        .extend(names.iter().map(|name| SanType::DnsName((*name).try_into().unwrap())));
     params
 }
 

@@ -11,9 +11,19 @@ use durward_model::{Listener, Route, Service, Tenant};
 pub(crate) fn compiled(compiled: &Compiled) -> String {
     let mut out = String::new();
     for verdict in &compiled.verdicts.verdicts {
-        writeln!(out, "{} {} at {}: {}", verdict.kind, verdict.name, verdict.origin, verdict.outcome).unwrap();
+        writeln!(
+            out,
+            "{} {} at {}: {}",
+            verdict.kind, verdict.name, verdict.origin, verdict.outcome
+        )
+        .unwrap();
         for finding in &verdict.findings {
-            writeln!(out, "  {:?} {} at {}: {finding}", finding.severity, finding.reason, finding.origin).unwrap();
+            writeln!(
+                out,
+                "  {:?} {} at {}: {finding}",
+                finding.severity, finding.reason, finding.origin
+            )
+            .unwrap();
             for line in finding.excerpt.iter().flat_map(|excerpt| excerpt.lines()) {
                 writeln!(out, "    | {line}").unwrap();
             }
@@ -21,7 +31,11 @@ pub(crate) fn compiled(compiled: &Compiled) -> String {
     }
     writeln!(out, "\ngeneration {}", compiled.snapshot.generation).unwrap();
     for (address, bind) in &compiled.snapshot.binds {
-        let listeners: Vec<_> = bind.listeners.iter().map(|listener| format!("{listener} of {}", listener.tenant)).collect();
+        let listeners: Vec<_> = bind
+            .listeners
+            .iter()
+            .map(|listener| format!("{listener} of {}", listener.tenant))
+            .collect();
         writeln!(out, "bind {address} {}: {}", bind.mode.name(), listeners.join(", ")).unwrap();
     }
     for tenant in compiled.snapshot.tenants.values() {
@@ -44,7 +58,12 @@ fn tenant(out: &mut String, tenant: &Tenant) {
 fn listener(out: &mut String, tenant: &Tenant, listener: &Listener) {
     write!(out, "  listener {listener} {}", listener.protocol()).unwrap();
     if let Some(sources) = &listener.allowed_sources {
-        write!(out, " from {:?}", sources.blocks().iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+        write!(
+            out,
+            " from {:?}",
+            sources.blocks().iter().map(ToString::to_string).collect::<Vec<_>>()
+        )
+        .unwrap();
     }
     if let Some(tls) = listener.tls() {
         let names: Vec<_> = tls.certificates.iter().map(|certificate| &*certificate.name).collect();
@@ -52,7 +71,8 @@ fn listener(out: &mut String, tenant: &Tenant, listener: &Listener) {
         if let Some(trust) = tls.client_auth.trust() {
             write!(out, " {:?} with {} lists", trust.subjects, trust.revocations.len()).unwrap();
         }
-        write!(out, ", alpn {:?}{}", tls.alpn, if tls.tls13_only { ", only TLS 1.3" } else { "" }).unwrap();
+        write!(out, ", alpn {:?}{}", tls.alpn, if tls.tls13_only { ", only TLS 1.3" } else { "" })
+            .unwrap();
     }
     writeln!(out).unwrap();
     match &listener.service {
@@ -64,10 +84,13 @@ fn listener(out: &mut String, tenant: &Tenant, listener: &Listener) {
         Service::PassThrough(routes) => {
             for route in routes {
                 let hosts: Vec<_> = route.hosts.iter().map(host).collect();
-                writeln!(out, "    sni {hosts:?} -> {}", targets(tenant, &route.upstreams)).unwrap();
+                writeln!(out, "    sni {hosts:?} -> {}", targets(tenant, &route.upstreams))
+                    .unwrap();
             }
         }
-        Service::Tcp(service) => writeln!(out, "    bytes -> {}", targets(tenant, &service.upstreams)).unwrap(),
+        Service::Tcp(service) => {
+            writeln!(out, "    bytes -> {}", targets(tenant, &service.upstreams)).unwrap()
+        }
     }
 }
 
@@ -85,18 +108,32 @@ fn route(out: &mut String, tenant: &Tenant, route: &Route) {
         write!(out, " {}={:?}", header.name, header.value).unwrap();
     }
     if let Some(sources) = &route.matches.sources {
-        write!(out, " from {:?}", sources.blocks().iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+        write!(
+            out,
+            " from {:?}",
+            sources.blocks().iter().map(ToString::to_string).collect::<Vec<_>>()
+        )
+        .unwrap();
     }
     match &route.action {
         Action::Forward(forward) => {
             write!(out, " -> {}", targets(tenant, &forward.upstreams)).unwrap();
-            if forward.replace_prefix.is_some() || forward.host.is_some() || forward.timeout.is_some() {
-                write!(out, " {:?} {:?} {:?}", forward.replace_prefix, forward.host, forward.timeout).unwrap();
+            if forward.replace_prefix.is_some()
+                || forward.host.is_some()
+                || forward.timeout.is_some()
+            {
+                write!(
+                    out,
+                    " {:?} {:?} {:?}",
+                    forward.replace_prefix, forward.host, forward.timeout
+                )
+                .unwrap();
             }
         }
         other => write!(out, " -> {other:?}").unwrap(),
     }
-    for (way, rules) in [("request", &route.request_headers), ("response", &route.response_headers)] {
+    for (way, rules) in [("request", &route.request_headers), ("response", &route.response_headers)]
+    {
         if !rules.is_empty() {
             write!(out, ", {way} {rules:?}").unwrap();
         }
@@ -112,14 +149,19 @@ fn host(pattern: &HostPattern) -> String {
 }
 
 fn targets(tenant: &Tenant, choices: &[WeightedUpstream]) -> String {
-    let names: Vec<_> =
-        choices.iter().map(|choice| format!("{}*{}", tenant.upstream(choice.upstream).name, choice.weight)).collect();
+    let names: Vec<_> = choices
+        .iter()
+        .map(|choice| format!("{}*{}", tenant.upstream(choice.upstream).name, choice.weight))
+        .collect();
     names.join(" + ")
 }
 
 fn upstream(out: &mut String, upstream: &Upstream) {
-    let endpoints: Vec<_> =
-        upstream.endpoints.iter().map(|endpoint| format!("{}*{}", endpoint.target, endpoint.weight)).collect();
+    let endpoints: Vec<_> = upstream
+        .endpoints
+        .iter()
+        .map(|endpoint| format!("{}*{}", endpoint.target, endpoint.weight))
+        .collect();
     let sources: Vec<_> = upstream.sources.iter().map(ToString::to_string).collect();
     write!(
         out,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use durward_control::{Compiled, FileSource, compile};
@@ -29,27 +30,39 @@ fn every_case_compiles_as_its_golden_file_says() {
 
 /// The outcome of each step of a case.
 fn play(case: &Path) -> String {
-    let stage = tempfile::tempdir().unwrap();
-    certificates::write_into(&stage.path().join("certs"));
+    let root = tempfile::tempdir().unwrap();
+    let stage = root.path().join("config");
+    certificates::write_into(&stage.join("certs"));
+    symlink("config/certs", root.path().join("certs")).unwrap();
     let steps = subdirectories(case);
     let steps = if steps.is_empty() { vec![case.to_owned()] } else { steps };
     let source = FileSource::default();
     let mut previous: Option<Compiled> = None;
     let mut outcome = String::new();
     for step in &steps {
-        enter(step, stage.path());
-        let resources = source.load(&[stage.path().to_owned()]);
+        enter(step, &stage);
+        let resources = source.load(std::slice::from_ref(&stage));
         let compiled = compile(&resources, previous.as_ref(), NOW);
         if steps.len() > 1 {
             writeln!(outcome, "=== {}", step.file_name().unwrap().to_string_lossy()).unwrap();
         }
         outcome.push_str(&describe::compiled(&compiled));
         let again = compile(&resources, Some(&compiled), NOW);
-        assert_eq!(again.snapshot.generation, compiled.snapshot.generation, "{}: a second compile differs", step.display());
-        assert_eq!(again.verdicts, compiled.verdicts, "{}: a second verdict differs", step.display());
+        assert_eq!(
+            again.snapshot.generation,
+            compiled.snapshot.generation,
+            "{}: a second compile differs",
+            step.display()
+        );
+        assert_eq!(
+            again.verdicts,
+            compiled.verdicts,
+            "{}: a second verdict differs",
+            step.display()
+        );
         previous = Some(compiled);
     }
-    outcome.replace(&format!("{}/", stage.path().display()), "").replace(&stage.path().display().to_string(), ".")
+    outcome.replace(&format!("{}/", stage.display()), "").replace(&stage.display().to_string(), ".")
 }
 
 /// Replaces the stage's documents by those of the step.
