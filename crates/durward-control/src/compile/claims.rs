@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use durward_model::{DestinationMode, Origin};
 
-use super::body::{Candidate, Candidates, Entry};
+use super::body::{Candidate, Candidates};
 use super::report::Field;
 use super::roster::Roster;
 use super::upstream_set::UpstreamSet;
@@ -208,8 +208,7 @@ impl Objection {
             format!("tenant {}", holder.tenant)
         };
         let sentence = format!("{sentence} {who} ({}), which asked first", holder.origin);
-        let entry =
-            candidate.entry.unwrap_or(Entry { position: 0, place: crate::place::Place::default() });
+        let entry = candidate.entry.unwrap_or_default();
         let parent = Field::SPEC.name("ingress");
         let field = parent.index(entry.position);
         let field = field.name(name);

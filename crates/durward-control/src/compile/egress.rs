@@ -119,12 +119,9 @@ fn settle(roster: &mut Roster<'_>, holders: &mut Holders, at: usize) {
     if !wanted || !entrant.egress.is_empty() {
         return;
     }
-    let former = match (&entrant.basis, entrant.previous) {
-        (Basis::Document(_), Some(tenant)) => tenant,
-        _ => {
-            roster.entrants[at].basis = Basis::Out;
-            return;
-        }
+    let (Basis::Document(_), Some(former)) = (&entrant.basis, entrant.previous) else {
+        roster.entrants[at].basis = Basis::Out;
+        return;
     };
     for address in &former.egress {
         if holders.admits(roster, *address, at) {
