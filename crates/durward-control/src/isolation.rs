@@ -145,7 +145,9 @@ fn binds(snapshot: &Snapshot, found: &mut Vec<Crossing>) {
     let reached: BTreeSet<_> = snapshot
         .binds
         .iter()
-        .flat_map(|(address, bind)| bind.listeners.iter().map(move |listener| (*address, listener.key())))
+        .flat_map(|(address, bind)| {
+            bind.listeners.iter().map(move |listener| (*address, listener.key()))
+        })
         .collect();
     let known: BTreeSet<_> = snapshot
         .tenants

@@ -37,7 +37,7 @@ pub(crate) struct Candidate {
 }
 
 /// An entry of `spec.ingress`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
     pub(crate) position: usize,
     pub(crate) place: Place,

@@ -56,8 +56,7 @@ fn claims(roster: &Roster<'_>) -> Vec<Claim> {
             Basis::Out => Vec::new(),
         };
         for (position, address) in wanted.into_iter().enumerate() {
-            let held =
-                entrant.previous.is_some_and(|tenant| tenant.egress.contains(&address.value));
+            let held = entrant.past.egress.contains(&address.value);
             claims.push(Claim { entrant: at, position, address, held });
         }
     }
@@ -88,6 +87,10 @@ impl Holders {
         let address = claim.address.value;
         if self.admits(roster, address, claim.entrant) {
             self.take(roster, address, claim.entrant);
+            return;
+        }
+        if matches!(roster.entrants[claim.entrant].basis, Basis::Kept(_)) {
+            // What was served before is in no document now, so there is nothing to point at.
             return;
         }
         let first = self

@@ -52,7 +52,7 @@ pub(crate) fn winners<'a>(
 ) -> Vec<(Named<'a>, Option<Body<'a>>)> {
     let mut first: BTreeMap<TenantId, (usize, Rank)> = BTreeMap::new();
     for (index, candidate) in named.iter().enumerate() {
-        let past = register.served(&candidate.id).map(|(_, past)| past);
+        let past = register.past(&candidate.id);
         let edited = past.is_some_and(|past| past.text != candidate.source.text);
         let moved = past.is_some_and(|past| past.file != candidate.source.file);
         let created = candidate.created.clone();

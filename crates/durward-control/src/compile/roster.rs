@@ -30,7 +30,9 @@ pub(crate) struct Past {
     pub(crate) seniority: u64,
     /// When it says it was created.
     pub(crate) created: Option<Arc<str>>,
-    /// Whether it shares its egress addresses.
+    /// The egress addresses it was granted.
+    pub(crate) egress: Vec<EgressAddress>,
+    /// Whether it shares them.
     pub(crate) shared: bool,
 }
 
@@ -51,12 +53,21 @@ pub(crate) struct Entrant<'a> {
     pub(crate) past: Past,
     /// Its findings.
     pub(crate) report: Report<'a>,
-    /// Its verdict among the drafts, unless it is kept for a file that cannot be read.
-    pub(crate) draft: Option<usize>,
+    /// Which verdict it is told in.
+    pub(crate) verdict: Verdict,
     /// Where it is written, for those who lose to it.
     pub(crate) origin: Origin,
     /// The addresses it may leave from, once granted.
     pub(crate) egress: Vec<EgressAddress>,
+}
+
+/// The verdict, among the drafts, a tenant is told in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Verdict {
+    /// That of its document.
+    Own(usize),
+    /// That of a file that cannot be read and may hold its document.
+    OfFile(usize),
 }
 
 /// What a tenant is compiled from.
@@ -127,9 +138,13 @@ impl<'a> Register<'a> {
     }
 
     /// The tenant as it was served before.
-    pub(crate) fn served(&self, id: &TenantId) -> Option<(&'a Arc<Tenant>, &'a Past)> {
-        let compiled = self.previous?;
-        Some((compiled.snapshot.tenants.get(id)?, compiled.memory.tenants.get(id)?))
+    fn served(&self, id: &TenantId) -> Option<&'a Arc<Tenant>> {
+        self.previous?.snapshot.tenants.get(id)
+    }
+
+    /// What is remembered of a tenant, served or not.
+    pub(crate) fn past(&self, id: &TenantId) -> Option<&'a Past> {
+        self.previous?.memory.tenants.get(id)
     }
 
     /// The documents with a usable name; the others get their verdict here.
@@ -186,19 +201,21 @@ impl<'a> Register<'a> {
     /// Takes a tenant in under its document, or as it was when the document is no good as a whole.
     fn enter(&mut self, named: Named<'a>, body: Option<Body<'a>>) {
         let served = self.served(&named.id);
+        let past = self.past(&named.id);
         let basis = match (body, served) {
             (Some(body), _) => Basis::Document(Box::new(body)),
-            (None, Some((tenant, _))) => Basis::Kept(tenant),
+            (None, Some(tenant)) => Basis::Kept(tenant),
             (None, None) => Basis::Out,
         };
-        let seniority = served.map_or_else(|| self.newcomer(), |(_, past)| past.seniority);
-        let shared = match (&basis, served) {
-            (Basis::Kept(_), Some((_, past))) => past.shared,
+        let seniority = past.map_or_else(|| self.newcomer(), |past| past.seniority);
+        let shared = match (&basis, past) {
+            (Basis::Kept(_), Some(past)) => past.shared,
             _ => named.document.spec.egress.shared,
         };
         let past = Past {
             file: Arc::clone(&named.source.file),
             text: Arc::clone(&named.source.text),
+            egress: past.map(|past| past.egress.clone()).unwrap_or_default(),
             seniority,
             created: named.created,
             shared,
@@ -207,10 +224,10 @@ impl<'a> Register<'a> {
         self.entrants.push(Entrant {
             id: named.id,
             basis,
-            previous: served.map(|(tenant, _)| tenant),
+            previous: served,
             past,
             report: named.report,
-            draft: Some(named.at),
+            verdict: Verdict::Own(named.at),
             origin: named.source.origin(named.document.metadata.name.place),
             egress: Vec::new(),
         });
@@ -228,7 +245,7 @@ impl<'a> Register<'a> {
             match &document.content {
                 Content::Broken(broken) => {
                     match broken.name.as_deref().and_then(|name| TenantId::new(name).ok()) {
-                        Some(id) => self.keep(&id, &document.source, Some(at)),
+                        Some(id) => self.keep(&id, &document.source, Verdict::Own(at)),
                         None => nameless.push((&document.source.file, at)),
                     }
                 }
@@ -267,25 +284,13 @@ impl<'a> Register<'a> {
             .collect();
         for id in of_file {
             if !self.taken.contains(id) {
-                self.keep(id, &NOWHERE, None);
-                let kept =
-                    format!("{id} is served as it was before, for it may be what cannot be read");
-                self.drafts[draft].served = super::verdict::Served::Former;
-                let origin = self.drafts[draft].origin.clone();
-                self.drafts[draft].findings.push(durward_model::verdict::Finding {
-                    severity: Severity::Warning,
-                    reason: Arc::from("KeptLastGood"),
-                    field: Arc::from(""),
-                    sentence: Arc::from(kept),
-                    origin,
-                    excerpt: None,
-                });
+                self.keep(id, &NOWHERE, Verdict::OfFile(draft));
             }
         }
     }
 
-    fn keep(&mut self, id: &TenantId, source: &'a Source, draft: Option<usize>) {
-        let Some((tenant, past)) = self.served(id) else { return };
+    fn keep(&mut self, id: &TenantId, source: &'a Source, verdict: Verdict) {
+        let Some((tenant, past)) = self.served(id).zip(self.past(id)) else { return };
         if !self.taken.insert(id.clone()) {
             return;
         }
@@ -295,7 +300,7 @@ impl<'a> Register<'a> {
             previous: Some(tenant),
             past: past.clone(),
             report: Report::new(source),
-            draft,
+            verdict,
             origin: tenant.origin.clone(),
             egress: Vec::new(),
         });

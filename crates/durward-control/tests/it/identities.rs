@@ -24,12 +24,17 @@ fn every_key_container_and_type_is_read() {
     ];
 
     for (name, encoding, kind) in cases {
-        let identity = identity::read(&fixture(&format!("{name}.crt")), &fixture(&format!("{name}.key")));
+        let identity =
+            identity::read(&fixture(&format!("{name}.crt")), &fixture(&format!("{name}.key")));
         let identity = identity.unwrap_or_else(|fault| panic!("{name}: {fault}"));
 
         assert_eq!(identity.key.encoding, encoding, "{name}");
         assert_eq!(identity.leaf.key_kind.name(), kind, "{name}");
-        assert_eq!(identity.leaf.ip_names, ["198.51.100.2".parse::<std::net::IpAddr>().unwrap()], "{name}");
+        assert_eq!(
+            identity.leaf.ip_names,
+            ["198.51.100.2".parse::<std::net::IpAddr>().unwrap()],
+            "{name}"
+        );
         assert_eq!(identity.leaf.fingerprint.len(), 64, "{name}");
     }
 }
@@ -41,9 +46,16 @@ fn no_key_is_taken_for_another_certificate() {
 
     for certificate in names {
         for key in names.iter().filter(|key| **key != certificate) {
-            let read = identity::read(&fixture(&format!("{certificate}.crt")), &fixture(&format!("{key}.key")));
+            let read = identity::read(
+                &fixture(&format!("{certificate}.crt")),
+                &fixture(&format!("{key}.key")),
+            );
 
-            assert_eq!(read.map_err(|fault| fault.reason()).err(), Some("KeyMismatch"), "{certificate} with {key}");
+            assert_eq!(
+                read.map_err(|fault| fault.reason()).err(),
+                Some("KeyMismatch"),
+                "{certificate} with {key}"
+            );
         }
     }
 }

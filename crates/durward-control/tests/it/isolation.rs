@@ -6,6 +6,7 @@ use std::sync::Arc;
 use durward_control::isolation::crossings;
 use durward_control::spec::document;
 use durward_control::{Compiled, Document, Resources, compile};
+use durward_model::verdict::Outcome;
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -14,11 +15,22 @@ use crate::certificates::NOW;
 /// A tenant's document, with faults and conflicts as likely as not.
 fn tenant() -> impl Strategy<Value = String> {
     let name = select(vec!["a", "b", "c", "d", "e", "f", "bad name"]);
-    let created = select(vec!["", ", creationTimestamp: 2024-01-01T00:00:00Z", ", creationTimestamp: 2025-01-01T00:00:00Z"]);
+    let created = select(vec![
+        "",
+        ", creationTimestamp: 2024-01-01T00:00:00Z",
+        ", creationTimestamp: 2025-01-01T00:00:00Z",
+    ]);
     let ingress = proptest::collection::vec(ingress(), 0..4);
     let upstreams = proptest::collection::btree_map(select(vec!["x", "y", "z"]), upstream(), 0..4);
     let egress = proptest::collection::vec(
-        select(vec!["203.0.113.1", "203.0.113.2", "203.0.113.3", "203.0.113.4", "2001:db8::1", "203.0.113.x"]),
+        select(vec![
+            "203.0.113.1",
+            "203.0.113.2",
+            "203.0.113.3",
+            "203.0.113.4",
+            "2001:db8::1",
+            "203.0.113.x",
+        ]),
         0..3,
     );
     (name, created, ingress, upstreams, egress, any::<bool>()).prop_map(|(name, created, ingress, upstreams, egress, shared)| {
@@ -34,7 +46,13 @@ fn tenant() -> impl Strategy<Value = String> {
 }
 
 fn ingress() -> impl Strategy<Value = String> {
-    let address = select(vec!["198.51.100.1", "198.51.100.2", "198.51.100.3", "2001:db8::5", "198.51.100.300"]);
+    let address = select(vec![
+        "198.51.100.1",
+        "198.51.100.2",
+        "198.51.100.3",
+        "2001:db8::5",
+        "198.51.100.300",
+    ]);
     let listen = select(vec![
         "",
         ", listen: {address: 0.0.0.0, port: 8080}",
@@ -71,7 +89,8 @@ fn upstream() -> impl Strategy<Value = String> {
 fn resources(texts: &[String]) -> Resources {
     let file = Arc::from("t.yaml");
     let documents = texts.iter().zip(1..).map(|(text, line)| {
-        let source = document::source(&file, Arc::from(text.as_str()), line * 100, vec![PathBuf::from(".")]);
+        let source =
+            document::source(&file, Arc::from(text.as_str()), line * 100, vec![PathBuf::from(".")]);
         let content = document::content(&source);
         Document { source: Arc::new(source), content }
     });
@@ -82,8 +101,13 @@ fn compiled(texts: &[String], previous: Option<&Compiled>) -> Compiled {
     compile(&resources(texts), previous, NOW)
 }
 
+fn outcomes(compiled: &Compiled) -> Vec<(Arc<str>, Outcome)> {
+    let verdicts = compiled.verdicts.verdicts.iter();
+    verdicts.map(|verdict| (Arc::clone(&verdict.name), verdict.outcome)).collect()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     // S1.22 S1.63
     #[test]
@@ -100,7 +124,8 @@ proptest! {
         }
         prop_assert_eq!(before.verdicts.verdicts.len(), first.len());
         prop_assert!(Arc::ptr_eq(&after.snapshot, &again.snapshot), "a second compile of the same documents differs");
-        prop_assert_eq!(&after.verdicts, &again.verdicts);
+        // Sentences may mention what was kept and is no more; what became of a document may not change by itself.
+        prop_assert_eq!(outcomes(&after), outcomes(&again));
     }
 
     // S1.22

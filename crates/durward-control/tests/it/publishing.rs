@@ -33,7 +33,8 @@ fn a_change_of_one_tenant_leaves_the_others_the_same_value() {
 
     let first = reload();
     let same = reload();
-    fs::write(root.path().join("b.yaml"), format!("# moved down\n\n{}", tenant("bank", 3))).unwrap();
+    fs::write(root.path().join("b.yaml"), format!("# moved down\n\n{}", tenant("bank", 3)))
+        .unwrap();
     let moved = reload();
     fs::write(root.path().join("b.yaml"), tenant("bank", 4)).unwrap();
     let changed = reload();
@@ -42,8 +43,14 @@ fn a_change_of_one_tenant_leaves_the_others_the_same_value() {
     assert!(Arc::ptr_eq(&first.snapshot, &same.snapshot));
     assert!(Arc::ptr_eq(&first.snapshot, &moved.snapshot), "a comment retired a tenant");
     assert_eq!((first.snapshot.generation, changed.snapshot.generation), (1, 2));
-    assert!(Arc::ptr_eq(&first.snapshot.tenants[&id("acme")], &changed.snapshot.tenants[&id("acme")]));
-    assert!(!Arc::ptr_eq(&first.snapshot.tenants[&id("bank")], &changed.snapshot.tenants[&id("bank")]));
+    assert!(Arc::ptr_eq(
+        &first.snapshot.tenants[&id("acme")],
+        &changed.snapshot.tenants[&id("acme")]
+    ));
+    assert!(!Arc::ptr_eq(
+        &first.snapshot.tenants[&id("bank")],
+        &changed.snapshot.tenants[&id("bank")]
+    ));
     let bind = "198.51.100.2:443".parse().unwrap();
     assert!(Arc::ptr_eq(&first.snapshot.binds[&bind], &changed.snapshot.binds[&bind]));
 }
@@ -107,7 +114,9 @@ fn a_half_replaced_certificate_keeps_the_old_one_until_both_halves_are_there() {
     let paths = [root.path().to_owned()];
     fs::write(root.path().join("a.yaml"), tenant("acme", 2)).unwrap();
     let fingerprint = |compiled: &durward_control::Compiled| {
-        compiled.snapshot.tenants[&id("acme")].listeners[0].tls().unwrap().certificates[0].fingerprint.clone()
+        compiled.snapshot.tenants[&id("acme")].listeners[0].tls().unwrap().certificates[0]
+            .fingerprint
+            .clone()
     };
     let old = publisher.reload(&source.load(&paths), NOW);
 

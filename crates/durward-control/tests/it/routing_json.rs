@@ -32,7 +32,8 @@ const CERTIFICATES: [&str; 4] = ["tenant-A.crt", "tenant-A.key", "tenant-B.crt",
 #[test]
 fn the_original_layouts_are_served() {
     let root = tempfile::tempdir().unwrap();
-    let layouts = ["config/certs=config", "mounted/config=mounted/certs", "apart/config=apart/elsewhere"];
+    let layouts =
+        ["config/certs=config", "mounted/config=mounted/certs", "apart/config=apart/elsewhere"];
 
     for layout in layouts {
         let (config, certs) = layout.split_once('=').unwrap();
@@ -42,12 +43,14 @@ fn the_original_layouts_are_served() {
         // The first layout is the projected volume: everything in one directory.
         let certs = if layout.starts_with("config/") { config.clone() } else { certs };
         put(&certs, &CERTIFICATES);
-        let options = RoutingJsonOptions { certs_dir: Some(certs), ..RoutingJsonOptions::default() };
+        let options =
+            RoutingJsonOptions { certs_dir: Some(certs), ..RoutingJsonOptions::default() };
 
         let compiled = load(&FileSource::new(options), &config.join("routing.json"));
 
         assert!(compiled.verdicts.all_accepted(), "{layout}: {:#?}", compiled.verdicts);
-        let served: Vec<_> = compiled.snapshot.tenants.values().flat_map(|tenant| &tenant.listeners).collect();
+        let served: Vec<_> =
+            compiled.snapshot.tenants.values().flat_map(|tenant| &tenant.listeners).collect();
         let addresses: Vec<_> = served.iter().map(ToString::to_string).collect();
         assert_eq!(addresses, ["198.51.100.2:443", "198.51.100.3:443"], "{layout}");
     }
@@ -143,7 +146,11 @@ fn one_tenant_may_have_several_addresses() {
         .iter()
         .map(|upstream| (upstream.endpoints[0].target.to_string(), upstream.sources[0].to_string()))
         .collect();
-    let expected = [("10.0.0.1:80", "203.0.113.2"), ("pay.internal:8080", "203.0.113.2"), ("10.0.0.3:80", "203.0.113.4")];
+    let expected = [
+        ("10.0.0.1:80", "203.0.113.2"),
+        ("pay.internal:8080", "203.0.113.2"),
+        ("10.0.0.3:80", "203.0.113.4"),
+    ];
     assert_eq!(pairs, expected.map(|(target, source)| (target.to_owned(), source.to_owned())));
     assert_eq!(tenant.listeners.len(), 3);
 }

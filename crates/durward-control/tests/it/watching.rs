@@ -45,7 +45,11 @@ impl Seen {
     fn until(&self, what: &str, fits: impl Fn(&Resources) -> bool) -> Duration {
         let start = Instant::now();
         while !fits(&self.receiver.borrow()) {
-            assert!(start.elapsed() < PATIENCE, "{what} was never seen: {:?}", self.receiver.borrow());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{what} was never seen: {:?}",
+                self.receiver.borrow()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
         start.elapsed()
@@ -58,11 +62,16 @@ impl Seen {
 
 fn names(resources: &Resources) -> Vec<String> {
     let text = resources.documents.iter().map(|document| document.source.text.to_string());
-    text.map(|text| text.split("name: ").nth(1).unwrap_or("").split('}').next().unwrap_or("").to_owned()).collect()
+    text.map(|text| {
+        text.split("name: ").nth(1).unwrap_or("").split('}').next().unwrap_or("").to_owned()
+    })
+    .collect()
 }
 
 fn tenant(name: &str) -> String {
-    format!("apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec: {{}}\n")
+    format!(
+        "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec: {{}}\n"
+    )
 }
 
 fn everywhere(test: impl Fn(Pace)) {
@@ -152,7 +161,12 @@ fn a_certificate_that_is_replaced_is_seen_within_two_seconds() {
         let bytes = |resources: &Resources, name: &str| {
             resources.files[&config.join("../elsewhere").join(name)].as_ref().unwrap().to_vec()
         };
-        let renewals = [("acme.crt", "bank.crt"), ("acme.key", "bank.key"), ("partners.crt", "partners-next.crt"), ("partners.crl", "foreign.crl")];
+        let renewals = [
+            ("acme.crt", "bank.crt"),
+            ("acme.key", "bank.key"),
+            ("partners.crt", "partners-next.crt"),
+            ("partners.crl", "foreign.crl"),
+        ];
 
         for (name, from) in renewals {
             let expected = fs::read(certs.join(from)).unwrap();
@@ -225,7 +239,9 @@ fn edits_good_and_bad_end_in_the_last_good_one_being_served() {
     let file = root.path().join("tenant.yaml");
     let publisher = Publisher::new();
     let body = |last: u8| {
-        format!("apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: a}}\nspec: {{ingress: [{{address: 198.51.100.{last}, protocol: HTTP, redirectToHttps: true}}]}}\n")
+        format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: a}}\nspec: {{ingress: [{{address: 198.51.100.{last}, protocol: HTTP, redirectToHttps: true}}]}}\n"
+        )
     };
     fs::write(&file, body(1)).unwrap();
     let seen = Seen::of(vec![root.path().to_owned()], NOTIFIED);
@@ -240,7 +256,9 @@ fn edits_good_and_bad_end_in_the_last_good_one_being_served() {
         assert_eq!(serve().snapshot.tenants.len(), 1, "edit {last}");
     }
     fs::write(&file, body(200)).unwrap();
-    seen.until("the last edit", |resources| resources.documents.iter().any(|document| document.source.text.contains("100.200")));
+    seen.until("the last edit", |resources| {
+        resources.documents.iter().any(|document| document.source.text.contains("100.200"))
+    });
 
     assert!(serve().verdicts.all_accepted());
     assert!(Path::new(&file).exists());
