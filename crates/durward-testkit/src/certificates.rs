@@ -18,7 +18,7 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 
 pub use configs::{
-    client_config, client_config_insecure, provider, roots, server_config,
+    client_config, client_config_expecting, client_config_insecure, provider, roots, server_config,
     server_config_optional_client,
 };
 pub use identity::{Identity, IdentityFiles, KeyEncoding};
