@@ -7,6 +7,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
@@ -47,9 +48,7 @@ pub fn client_config(authority: &Authority, identity: Option<&Identity>) -> Clie
     let builder = client_builder().with_root_certificates(roots(authority));
     match identity {
         None => builder.with_no_client_auth(),
-        Some(identity) => builder
-            .with_client_auth_cert(identity.chain_der.clone(), identity.key_der.clone_key())
-            .expect("an issued key fits its certificate"),
+        Some(identity) => builder.with_client_cert_resolver(unchecked(identity)),
     }
 }
 
@@ -61,9 +60,7 @@ pub fn client_config_insecure(identity: Option<&Identity>) -> ClientConfig {
         .with_custom_certificate_verifier(Arc::new(AcceptAny(provider())));
     match identity {
         None => builder.with_no_client_auth(),
-        Some(identity) => builder
-            .with_client_auth_cert(identity.chain_der.clone(), identity.key_der.clone_key())
-            .expect("an issued key fits its certificate"),
+        Some(identity) => builder.with_client_cert_resolver(unchecked(identity)),
     }
 }
 
@@ -103,9 +100,16 @@ fn server(
             )
         }
     };
-    builder
-        .with_single_cert(identity.chain_der.clone(), identity.key_der.clone_key())
-        .expect("an issued key fits its certificate")
+    builder.with_cert_resolver(unchecked(identity))
+}
+
+/// Shows the identity whatever is in it: rustls itself would refuse to show a version 1 certificate.
+fn unchecked(identity: &Identity) -> Arc<SingleCertAndKey> {
+    let key = provider()
+        .key_provider
+        .load_private_key(identity.key_der.clone_key())
+        .expect("an issued key loads");
+    Arc::new(SingleCertAndKey::from(CertifiedKey::new(identity.chain_der.clone(), key)))
 }
 
 fn client_builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
