@@ -153,7 +153,7 @@ impl Attempt<'_> {
     }
 
     /// Asks the kernel which address the connection leaves from. Nothing is sent unless it is the tenant's.
-    fn check(&self, stream: &TcpStream, path: &Path) -> Result<(), Refusal> {
+    pub(super) fn check(&self, stream: &TcpStream, path: &Path) -> Result<(), Refusal> {
         let (peer, wanted) = (path.peer().0, path.source().0);
         let cells = self.view.tenant().metrics.core(self.core.id);
         let actual = stream.local_addr().map_err(Refusal::Socket)?;
