@@ -40,17 +40,26 @@ class Loads:
         self.own = own
         self.cpus = cpus
 
-    def run(self, command, timeout):
-        return subprocess.run(
-            [str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=timeout, preexec_fn=confined(self.cpus), env=environment(command[0]),
-        )
+    def run(self, command, timeout, meanwhile=None):
+        """Runs a load to its end, and `meanwhile` beside it; kills the load when it overstays."""
+        with subprocess.Popen(
+            [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, preexec_fn=confined(self.cpus), env=environment(command[0]),
+        ) as process:
+            try:
+                if meanwhile:
+                    meanwhile()
+                out, err = process.communicate(timeout=timeout)
+            except BaseException:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def wrk(self, url, connections, seconds, body):
+    def wrk(self, url, connections, seconds, body, meanwhile=None):
         """Keep-alive GETs for whole seconds; every answer must carry at least `body` bytes."""
         seconds = max(1, math.ceil(seconds))
         command = [self.tools.path("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s", "-s", REPORT, url]
-        run = self.run(command, seconds + 60)
+        run = self.run(command, seconds + 60, meanwhile)
         found = re.search(r"^@(\{.*\})$", run.stdout, re.M)
         if not found:
             return Sample(errors=1, error=f"wrk: {last_line(run)}")

@@ -10,12 +10,13 @@ import socket
 import ssl
 import subprocess
 import time
+import urllib.request
 from dataclasses import dataclass
 
 from harness import certs
 from harness.loads import BULK_BODY, SMALL_BODY
 from harness.procs import Child
-from harness.tools import DEBS, OUT, ROOT, environment, note
+from harness.tools import OUT, environment
 
 ORIGIN_ADDRESS = "127.91.1.1"
 EGRESS_ADDRESS = "127.91.2.1"
@@ -35,6 +36,12 @@ class Setting:
     certificates: certs.Certificates
     workers: int
     placement: object
+
+    def served(self):
+        """How many requests the HTTP origin has had so far, this question included."""
+        with urllib.request.urlopen(f"http://{self.http}/served", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return int(lines[2].split()[2])
 
 
 class Proxy:
@@ -261,6 +268,7 @@ class Origins:
         listen {http} backlog=4096;
         location = /small {{ return 200 "{'x' * SMALL_BODY}"; }}
         location = /bulk {{ root {self.folder}; }}
+        location = /served {{ stub_status; }}
     }}""")
         self.children = [
             Child(command, placement.origin, self.folder / "output.log"),

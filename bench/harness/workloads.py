@@ -4,6 +4,7 @@ Targets are upper bounds of Durward / peer, from the project's performance targe
 """
 
 import resource
+import time
 from dataclasses import dataclass, field
 from typing import Callable
 
@@ -12,6 +13,7 @@ from harness.loads import BULK_BODY, SMALL_BODY, Sample
 from harness.procs import settled_rss
 
 GB = 1e9
+RAMP = 1  # seconds in which connections are opened, and in which the load may end
 
 
 @dataclass
@@ -55,20 +57,23 @@ class Workload:
 
 
 def costed(load, per):
-    """Runs the load and divides the proxy's CPU seconds by what `per` counts of the sample."""
+    """Runs the load to its end and divides the proxy's CPU seconds by what `per` counts of the sample."""
 
     def run(proxy, loads, length):
         before = proxy.child.cpu()
         sample = load(proxy, loads, length)
-        total, user, system = proxy.child.cpu().since(before)
-        units = per(sample)
-        if not units:
-            return Outcome(0, 0, 0, sample)
-        # user and system come in ticks; they are scaled to the exact total
-        scale = total / (user + system) if user + system else 0
-        return Outcome(total / units, user * scale / units, system * scale / units, sample)
+        return priced(proxy.child.cpu().since(before), per(sample), sample)
 
     return run
+
+
+def priced(cpu, units, sample):
+    total, user, system = cpu
+    if not units:
+        return Outcome(0, 0, 0, sample)
+    # user and system come in ticks; they are scaled to the exact total
+    scale = total / (user + system) if user + system else 0
+    return Outcome(total / units, user * scale / units, system * scale / units, sample)
 
 
 def warm_wrk(door, path, body):
@@ -77,13 +82,32 @@ def warm_wrk(door, path, body):
 
 def keepalive(name, door, connections, sentence, targets):
     return Workload(
-        name, door, sentence, "CPU-s/100k requests", targets,
-        round=costed(
-            lambda proxy, loads, length: loads.wrk(proxy.url(door, "/small"), connections, length.seconds, SMALL_BODY),
-            lambda sample: sample.requests / 100_000,
-        ),
+        name, door, sentence, "CPU-s/100k requests", targets, round=steady(door, connections),
         warm=warm_wrk(door, "/small", SMALL_BODY),
     )
+
+
+def steady(door, connections):
+    """Figures of a window within the load, so that opening the connections is not counted.
+
+    The origin counts the requests of the window: it sees nothing else.
+    """
+
+    def run(proxy, loads, length):
+        marks = []
+
+        def window():
+            time.sleep(RAMP)
+            marks.append((proxy.child.cpu(), proxy.setting.served()))
+            time.sleep(length.seconds)
+            marks.append((proxy.child.cpu(), proxy.setting.served()))
+
+        url = proxy.url(door, "/small")
+        sample = loads.wrk(url, connections, RAMP + length.seconds + RAMP, SMALL_BODY, window)
+        (before, served_before), (after, served_after) = marks
+        return priced(after.since(before), (served_after - served_before) / 100_000, sample)
+
+    return run
 
 
 def bulk():
