@@ -1,1 +1,34 @@
-//! Placeholder.
+//! What the data planes know. Nothing here performs I/O, spawns a task or reads a clock.
+//!
+//! `control` compiles documents into a [`Snapshot`]; `proxy` serves it; [`explain`] answers questions about it with the same
+//! functions the proxy calls. Deliberately absent: tokio, Kubernetes types, TLS libraries, sockets.
+
+pub mod address;
+pub mod certificate;
+pub mod client_auth;
+pub mod explain;
+pub mod health;
+pub mod limits;
+pub mod listener;
+pub mod origin;
+pub mod path;
+pub mod route;
+pub mod secret;
+pub mod snapshot;
+pub mod source_set;
+pub mod tenant;
+pub mod upstream;
+pub mod verdict;
+
+pub use address::{ClientAddr, Destination, EgressAddress, IngressAddress, UpstreamAddr};
+pub use certificate::Certificate;
+pub use client_auth::{ClientAuth, ClientTrust};
+pub use listener::{Bind, DestinationMode, Listener, Protocol, Service};
+pub use origin::Origin;
+pub use route::Route;
+pub use secret::Secret;
+pub use snapshot::Snapshot;
+pub use source_set::SourceSet;
+pub use tenant::{Tenant, TenantId};
+pub use upstream::Upstream;
+pub use verdict::{Verdict, Verdicts};

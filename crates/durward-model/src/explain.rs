@@ -1,0 +1,330 @@
+//! "This client, this address, this host: what happens and why?", answered by the functions that serve.
+//!
+//! Deliberately absent: anything only a running process knows (health, pools, resolved names); those screens add it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::address::Destination;
+use crate::client_auth::ClientAuth;
+use crate::listener::{HttpService, Listener, Service, sni_route};
+use crate::origin::Origin;
+use crate::path;
+use crate::route::{self, Action, RequestView, WeightedUpstream};
+use crate::snapshot::Snapshot;
+use crate::tenant::Tenant;
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The client; `None` leaves source rules unanswered.
+    pub client: Option<IpAddr>,
+    /// The address and port it connects to.
+    pub destination: SocketAddr,
+    /// The SNI it sends.
+    pub sni: Option<String>,
+    /// The `Host` it sends.
+    pub host: Option<String>,
+    /// Path with or without query.
+    pub path: String,
+    /// The method.
+    pub method: String,
+    /// Further headers.
+    pub headers: Vec<(String, String)>,
+    /// Whether it shows a client certificate.
+    pub client_certificate: bool,
+}
+
+/// The answer: the steps in order, and how it ends.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// What was decided at each step.
+    pub steps: Vec<Step>,
+    /// How it ends.
+    pub ending: Ending,
+}
+
+/// One decision.
+#[derive(Clone, Debug, Serialize)]
+pub struct Step {
+    /// The stage: `listener`, `source`, `certificate`, `client certificate`, `route`, `upstream`, `leaves from`.
+    pub stage: &'static str,
+    /// What was decided and why.
+    pub sentence: String,
+    /// Where the rule is written.
+    pub origin: Option<Origin>,
+}
+
+/// How a connection or request ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Ending {
+    /// It is served by these upstream endpoints.
+    Served {
+        /// The upstream's name.
+        upstream: Arc<str>,
+    },
+    /// It is answered here.
+    Answered {
+        /// The status.
+        status: u16,
+    },
+    /// It is refused.
+    Refused {
+        /// The refusal's reason code, as in logs and metrics.
+        reason: &'static str,
+    },
+}
+
+/// Answers `question` from `snapshot`.
+#[must_use]
+pub fn explain(snapshot: &Snapshot, question: &Question) -> Explanation {
+    let mut trail = Trail { steps: Vec::new() };
+    let ending = trail.follow(snapshot, question);
+    Explanation { steps: trail.steps, ending }
+}
+
+struct Trail {
+    steps: Vec<Step>,
+}
+
+impl Trail {
+    fn note(&mut self, stage: &'static str, origin: Option<&Origin>, sentence: String) {
+        self.steps.push(Step { stage, sentence, origin: origin.cloned() });
+    }
+
+    fn refuse(
+        &mut self,
+        stage: &'static str,
+        origin: Option<&Origin>,
+        reason: &'static str,
+        sentence: String,
+    ) -> Ending {
+        self.note(stage, origin, sentence);
+        Ending::Refused { reason }
+    }
+
+    fn follow(&mut self, snapshot: &Snapshot, question: &Question) -> Ending {
+        let Some(listener) = find_listener(snapshot, question.destination) else {
+            return self.refuse(
+                "listener",
+                None,
+                "tenant_not_found",
+                format!("no tenant has {}", question.destination),
+            );
+        };
+        let Some(tenant) = snapshot.tenants.get(&listener.tenant) else {
+            return self.refuse(
+                "listener",
+                None,
+                "tenant_not_found",
+                format!("tenant {} is not served", listener.tenant),
+            );
+        };
+        self.note(
+            "listener",
+            Some(&listener.origin),
+            format!("{listener} belongs to tenant {}, {}", tenant.id, listener.protocol()),
+        );
+        if let Some(ending) = self.source(listener, question) {
+            return ending;
+        }
+        if let Some(ending) = self.tls(listener, question) {
+            return ending;
+        }
+        match &listener.service {
+            Service::Http(service) => self.http(tenant, service, question),
+            Service::Tcp(service) => self.upstreams(tenant, &service.upstreams),
+            Service::PassThrough(routes) => match sni_route(routes, question.sni.as_deref()) {
+                Some(route) => {
+                    self.note(
+                        "route",
+                        Some(&route.origin),
+                        format!(
+                            "SNI {} is carried through",
+                            question.sni.as_deref().unwrap_or("(none)")
+                        ),
+                    );
+                    self.upstreams(tenant, &route.upstreams)
+                }
+                None => self.refuse(
+                    "route",
+                    Some(&listener.origin),
+                    "no_route",
+                    "no route has this SNI".to_owned(),
+                ),
+            },
+        }
+    }
+
+    fn source(&mut self, listener: &Listener, question: &Question) -> Option<Ending> {
+        let sources = listener.allowed_sources.as_ref()?;
+        let Some(client) = question.client else {
+            self.note(
+                "source",
+                Some(&listener.origin),
+                format!("only from {}; name a client to have it checked", list(sources.blocks())),
+            );
+            return None;
+        };
+        match sources.matching(client) {
+            Some(block) => {
+                self.note("source", Some(&listener.origin), format!("{client} is in {block}"));
+                None
+            }
+            None => Some(self.refuse(
+                "source",
+                Some(&listener.origin),
+                "source_not_allowed",
+                format!("{client} is in none of {}", list(sources.blocks())),
+            )),
+        }
+    }
+
+    fn tls(&mut self, listener: &Listener, question: &Question) -> Option<Ending> {
+        let tls = listener.tls()?;
+        let certificate = &tls.certificates[tls.certificate_for(question.sni.as_deref())];
+        self.note(
+            "certificate",
+            Some(&certificate.origin),
+            format!(
+                "{} ({}), chosen by destination address{}",
+                certificate.name,
+                certificate.subject,
+                if question.sni.is_some() { " and SNI" } else { "" }
+            ),
+        );
+        match &tls.client_auth {
+            ClientAuth::Off => None,
+            ClientAuth::Required(trust) if !question.client_certificate => Some(self.refuse(
+                "client certificate",
+                Some(&listener.origin),
+                "client_certificate_missing",
+                format!("required, from {}; none is shown", list(&trust.subjects)),
+            )),
+            ClientAuth::Required(trust) | ClientAuth::Optional(trust) => {
+                self.note(
+                    "client certificate",
+                    Some(&listener.origin),
+                    format!("{}, from {}", tls.client_auth.mode(), list(&trust.subjects)),
+                );
+                None
+            }
+        }
+    }
+
+    fn http(&mut self, tenant: &Tenant, service: &HttpService, question: &Question) -> Ending {
+        let (raw, _query) = question.path.split_once('?').unwrap_or((&question.path, ""));
+        let path = match path::normalise(raw) {
+            Ok(path) => path,
+            Err(fault) => {
+                return self.refuse("route", None, "bad_request", format!("{raw}: {fault}"));
+            }
+        };
+        let host = question
+            .host
+            .clone()
+            .unwrap_or_else(|| question.destination.ip().to_string())
+            .to_ascii_lowercase();
+        let client = question.client.unwrap_or_else(|| IpAddr::from([0, 0, 0, 0]));
+        let view = RequestView {
+            host: &host,
+            path: &path,
+            method: &question.method,
+            client,
+            headers: &question.headers,
+        };
+        for skipped in
+            service.routes.iter().take_while(|route| route.matches.mismatch(&view).is_some())
+        {
+            let mismatch = skipped.matches.mismatch(&view);
+            self.note(
+                "route",
+                Some(&skipped.origin),
+                format!(
+                    "not {}: the {} differs",
+                    skipped.name,
+                    mismatch.map_or("request", describe)
+                ),
+            );
+        }
+        let Some((_, route)) = route::select(&service.routes, &view) else {
+            return self.refuse(
+                "route",
+                None,
+                "no_route",
+                format!("no route takes {} {host}{path}", question.method),
+            );
+        };
+        self.note(
+            "route",
+            Some(&route.origin),
+            format!("{} takes {} {host}{path}", route.name, question.method),
+        );
+        match &route.action {
+            Action::Forward(forward) => self.upstreams(tenant, &forward.upstreams),
+            Action::Redirect(redirect) => Ending::Answered { status: redirect.status },
+            Action::Respond { status, .. } => Ending::Answered { status: *status },
+        }
+    }
+
+    fn upstreams(&mut self, tenant: &Tenant, choices: &[WeightedUpstream]) -> Ending {
+        let mut served = None;
+        for choice in choices {
+            let upstream = tenant.upstream(choice.upstream);
+            let endpoints: Vec<String> =
+                upstream.endpoints.iter().map(|endpoint| endpoint.target.to_string()).collect();
+            let tls = if upstream.tls.is_some() { " over verified TLS" } else { "" };
+            self.note(
+                "upstream",
+                Some(&upstream.origin),
+                format!(
+                    "{} at {}{tls}, weight {}",
+                    upstream.name,
+                    endpoints.join(", "),
+                    choice.weight
+                ),
+            );
+            self.note(
+                "leaves from",
+                Some(&tenant.origin),
+                format!("{}, {}'s own", list(&upstream.sources), tenant.id),
+            );
+            served.get_or_insert_with(|| Arc::clone(&upstream.name));
+        }
+        served.map_or(Ending::Refused { reason: "no_upstream" }, |upstream| Ending::Served {
+            upstream,
+        })
+    }
+}
+
+/// Listeners are asked for by the address clients know, whatever bind they arrive on.
+fn find_listener(snapshot: &Snapshot, destination: SocketAddr) -> Option<&Listener> {
+    let known = snapshot
+        .tenants
+        .values()
+        .flat_map(|tenant| &tenant.listeners)
+        .find(|listener| listener.key() == (destination.ip(), destination.port()));
+    let arrived = || {
+        snapshot
+            .bind_for(destination)
+            .and_then(|bind| bind.listener_at(Destination(destination)))
+            .map(|(_, listener)| listener)
+    };
+    known.or_else(arrived).map(|listener| &**listener)
+}
+
+fn describe(mismatch: route::Mismatch) -> &'static str {
+    match mismatch {
+        route::Mismatch::Host => "host",
+        route::Mismatch::Path => "path",
+        route::Mismatch::Method => "method",
+        route::Mismatch::Source => "client address",
+        route::Mismatch::Header(_) => "headers",
+    }
+}
+
+fn list(items: &[impl ToString]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,292 @@
+//! A bind is a socket we accept on; a listener is a tenant's ingress address and port, found from where the client connected.
+//!
+//! Deliberately absent: sockets. Several listeners share one bind; a destination no listener has is refused, there is no default.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::address::{Destination, IngressAddress};
+use crate::certificate::Certificate;
+use crate::client_auth::ClientAuth;
+use crate::origin::Origin;
+use crate::route::{HostPattern, Route, WeightedUpstream};
+use crate::source_set::SourceSet;
+use crate::tenant::TenantId;
+
+/// A socket to accept connections on, and the listeners reached through it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Bind {
+    /// The local address; may be unspecified (`0.0.0.0`, `::`) or not yet on the host.
+    pub address: SocketAddr,
+    /// How the destination of a connection is known.
+    pub mode: DestinationMode,
+    /// The listeners, sorted by address and port.
+    pub listeners: Vec<Arc<Listener>>,
+}
+
+/// How a bind learns which address the client connected to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum DestinationMode {
+    /// It is the accepted socket's local address; the port is the bind's.
+    Bound,
+    /// A PROXY protocol header (v1 or v2) says it; mandatory, and only from these peers.
+    ProxyProtocol {
+        /// Who may send the header. Others are cut off.
+        trusted: SourceSet,
+    },
+    /// The address before DNAT or REDIRECT in this network namespace (`SO_ORIGINAL_DST`).
+    OriginalDestination,
+    /// The accepted socket's local address on a TPROXY (`IP_TRANSPARENT`) socket.
+    Transparent,
+    /// The bind's port belongs to one listener, whatever address was dialled.
+    Port,
+}
+
+impl DestinationMode {
+    /// The word used in documents.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Bound => "Bound",
+            Self::ProxyProtocol { .. } => "ProxyProtocol",
+            Self::OriginalDestination => "OriginalDestination",
+            Self::Transparent => "Transparent",
+            Self::Port => "Port",
+        }
+    }
+}
+
+impl Bind {
+    /// The listener for a connection that was made to `destination`, and its position in `listeners`.
+    ///
+    /// Where the port was rewritten on the way (a load balancer's 443 to our 8443) the address alone decides, if it has one listener here.
+    #[must_use]
+    pub fn listener_at(&self, destination: Destination) -> Option<(usize, &Arc<Listener>)> {
+        if self.mode == DestinationMode::Port {
+            return self.listeners.first().map(|listener| (0, listener));
+        }
+        let key = (destination.0.ip().to_canonical(), destination.0.port());
+        if let Ok(at) = self.listeners.binary_search_by_key(&key, |listener| listener.key()) {
+            return Some((at, &self.listeners[at]));
+        }
+        let first = self.listeners.partition_point(|listener| listener.address.0 < key.0);
+        let mut same =
+            self.listeners[first..].iter().take_while(|listener| listener.address.0 == key.0);
+        match (same.next(), same.next()) {
+            (Some(only), None) if self.address_decides(destination) => Some((first, only)),
+            _ => None,
+        }
+    }
+
+    fn address_decides(&self, destination: Destination) -> bool {
+        match self.mode {
+            DestinationMode::Bound => destination.0.port() == self.address.port(),
+            DestinationMode::ProxyProtocol { .. } => true,
+            DestinationMode::OriginalDestination
+            | DestinationMode::Transparent
+            | DestinationMode::Port => false,
+        }
+    }
+}
+
+/// A tenant's ingress address and port, and what is served there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Listener {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The address clients know.
+    pub address: IngressAddress,
+    /// The port clients know.
+    pub port: u16,
+    /// The bind it is reached through.
+    pub bind: SocketAddr,
+    /// Who may connect; `None` admits every source.
+    pub allowed_sources: Option<SourceSet>,
+    /// What is served.
+    pub service: Service,
+    /// Where it is written.
+    pub origin: Origin,
+}
+
+/// What a listener serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Service {
+    /// HTTP/1.1 and HTTP/2, over TLS when there is a certificate.
+    Http(HttpService),
+    /// TLS carried through untouched, by SNI.
+    PassThrough(Vec<SniRoute>),
+    /// Bytes, after TLS when there is a certificate.
+    Tcp(TcpService),
+}
+
+/// HTTP served by a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HttpService {
+    /// TLS towards clients.
+    pub tls: Option<ServerTls>,
+    /// In order of precedence; the first that matches serves.
+    pub routes: Vec<Route>,
+    /// Peers whose forwarding headers are kept and extended; everybody else's are replaced.
+    pub trusted_proxies: SourceSet,
+    /// How a client certificate is told to upstreams.
+    pub identity_headers: IdentityHeaders,
+}
+
+/// Which headers tell an upstream about the client's certificate. Inbound copies are always dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct IdentityHeaders {
+    /// `Client-Cert` and `Client-Cert-Chain` (RFC 9440).
+    pub client_cert: bool,
+    /// `X-Forwarded-Client-Cert` in Envoy's format.
+    pub xfcc: bool,
+}
+
+impl Default for IdentityHeaders {
+    fn default() -> Self {
+        Self { client_cert: true, xfcc: false }
+    }
+}
+
+/// A name clients ask for by SNI and where its bytes go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SniRoute {
+    /// The names; empty means a connection without SNI or with one no other route has.
+    pub hosts: Vec<HostPattern>,
+    /// Where to, by weight.
+    pub upstreams: Vec<WeightedUpstream>,
+    /// Where it is written.
+    pub origin: Origin,
+}
+
+/// Bytes served by a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TcpService {
+    /// TLS towards clients; terminated here.
+    pub tls: Option<ServerTls>,
+    /// Where to, by weight.
+    pub upstreams: Vec<WeightedUpstream>,
+}
+
+/// TLS towards clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerTls {
+    /// At least one; the first answers when no other has the SNI.
+    pub certificates: Vec<Arc<Certificate>>,
+    /// What is asked of clients.
+    pub client_auth: ClientAuth,
+    /// Refuse TLS 1.2.
+    pub tls13_only: bool,
+    /// Offered by ALPN, most wanted first.
+    pub alpn: Vec<Alpn>,
+}
+
+/// Application protocols offered by ALPN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Alpn {
+    /// `h2`
+    Http2,
+    /// `http/1.1`
+    Http11,
+}
+
+impl Alpn {
+    /// The protocol's identifier on the wire.
+    #[must_use]
+    pub fn id(self) -> &'static [u8] {
+        match self {
+            Self::Http2 => b"h2",
+            Self::Http11 => b"http/1.1",
+        }
+    }
+}
+
+/// What a listener speaks, in the words of documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Protocol {
+    /// HTTP without TLS.
+    Http,
+    /// HTTP over TLS.
+    Https,
+    /// TLS carried through.
+    Tls,
+    /// Bytes, with or without TLS.
+    Tcp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http => "HTTP",
+            Self::Https => "HTTPS",
+            Self::Tls => "TLS",
+            Self::Tcp => "TCP",
+        })
+    }
+}
+
+impl Listener {
+    /// What listeners are sorted and found by.
+    #[must_use]
+    pub fn key(&self) -> (IpAddr, u16) {
+        (self.address.0, self.port)
+    }
+
+    /// Whether `client` may connect.
+    #[must_use]
+    pub fn admits(&self, client: IpAddr) -> bool {
+        self.allowed_sources.as_ref().is_none_or(|sources| sources.contains(client))
+    }
+
+    /// TLS terminated here, if any.
+    #[must_use]
+    pub fn tls(&self) -> Option<&ServerTls> {
+        match &self.service {
+            Service::Http(service) => service.tls.as_ref(),
+            Service::Tcp(service) => service.tls.as_ref(),
+            Service::PassThrough(_) => None,
+        }
+    }
+
+    /// What it speaks.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        match &self.service {
+            Service::Http(HttpService { tls: Some(_), .. }) => Protocol::Https,
+            Service::Http(_) => Protocol::Http,
+            Service::PassThrough(_) => Protocol::Tls,
+            Service::Tcp(_) => Protocol::Tcp,
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::new(self.address.0, self.port).fmt(f)
+    }
+}
+
+impl ServerTls {
+    /// The certificate for a client that asked for `sni` (lower case), as an index into `certificates`: one that names it, or the first.
+    #[must_use]
+    pub fn certificate_for(&self, sni: Option<&str>) -> usize {
+        let named = sni.and_then(|name| {
+            self.certificates.iter().position(|certificate| certificate.covers_host(name))
+        });
+        named.unwrap_or(0)
+    }
+}
+
+/// The route of a pass-through listener for a client that asked for `sni` (lower case).
+#[must_use]
+pub fn sni_route<'a>(routes: &'a [SniRoute], sni: Option<&str>) -> Option<&'a SniRoute> {
+    let named = sni.and_then(|name| {
+        let rank = |route: &&SniRoute| {
+            route.hosts.iter().filter(|host| host.matches(name)).map(HostPattern::rank).max()
+        };
+        routes.iter().filter(|route| rank(route).is_some()).max_by_key(|route| rank(route))
+    });
+    named.or_else(|| routes.iter().find(|route| route.hosts.is_empty()))
+}

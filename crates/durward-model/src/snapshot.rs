@@ -1,0 +1,37 @@
+//! The one value that says everything the data planes serve, swapped as a whole.
+//!
+//! Deliberately absent: what was rejected; that is in the [`crate::Verdicts`] beside it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::listener::Bind;
+use crate::tenant::{Tenant, TenantId};
+
+/// What is true now. Built by `compile`, never changed afterwards.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    /// Counts configurations, from 1.
+    pub generation: u64,
+    /// The tenants; an unchanged tenant is the same `Arc` as in the snapshot before.
+    pub tenants: BTreeMap<TenantId, Arc<Tenant>>,
+    /// The sockets to accept on, by local address.
+    pub binds: BTreeMap<SocketAddr, Arc<Bind>>,
+}
+
+impl Snapshot {
+    /// The bind a connection to `local` arrives on: the exact address, or the unspecified one with the same port.
+    #[must_use]
+    pub fn bind_for(&self, local: SocketAddr) -> Option<&Arc<Bind>> {
+        let unspecified = |family: &str| {
+            family.parse().ok().and_then(|ip| self.binds.get(&SocketAddr::new(ip, local.port())))
+        };
+        self.binds
+            .get(&local)
+            .or_else(|| if local.is_ipv4() { unspecified("0.0.0.0") } else { None })
+            .or_else(|| unspecified("::"))
+    }
+}

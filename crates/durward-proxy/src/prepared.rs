@@ -1,0 +1,78 @@
+//! A snapshot made ready to serve: TLS configurations, upstream states and counters beside each value.
+//!
+//! What did not change is the same `Arc` as before, so its tickets, pools and health live on. Deliberately absent: anything a
+//! connection would have to look up twice.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use durward_model::{Bind, Listener, Snapshot, Tenant, TenantId};
+
+use crate::limits::Usage;
+use crate::metrics::TenantMetrics;
+use crate::upstream::UpstreamRuntime;
+use crate::watch::Retirement;
+
+/// What is served now.
+pub(crate) struct Prepared {
+    /// What it was made from.
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// By local address of the listening socket.
+    pub(crate) binds: BTreeMap<SocketAddr, Arc<PreparedBind>>,
+    /// By name.
+    pub(crate) tenants: BTreeMap<TenantId, Arc<TenantRuntime>>,
+}
+
+/// A bind with its listeners made ready, position by position as in [`Bind::listeners`].
+pub(crate) struct PreparedBind {
+    /// What it was made from.
+    pub(crate) bind: Arc<Bind>,
+    /// In the order of `bind.listeners`.
+    pub(crate) listeners: Vec<Arc<PreparedListener>>,
+}
+
+/// A listener made ready.
+pub(crate) struct PreparedListener {
+    /// What it was made from.
+    pub(crate) listener: Arc<Listener>,
+    /// Whose it is.
+    pub(crate) tenant: Arc<TenantRuntime>,
+    /// One TLS configuration per certificate, as in [`durward_model::listener::ServerTls::certificates`]; empty without TLS.
+    pub(crate) server_configs: Vec<Arc<rustls::ServerConfig>>,
+    /// Set when a newer configuration changes or removes this listener or its tenant.
+    pub(crate) retirement: Arc<Retirement>,
+}
+
+/// A tenant made ready.
+pub(crate) struct TenantRuntime {
+    /// What it was made from.
+    pub(crate) tenant: Arc<Tenant>,
+    /// In the order of [`Tenant::upstreams`].
+    pub(crate) upstreams: Vec<Arc<UpstreamRuntime>>,
+    /// What it uses of its limits; lives on when the tenant changes.
+    pub(crate) usage: Arc<Usage>,
+    /// Its counters; live on likewise.
+    pub(crate) metrics: Arc<TenantMetrics>,
+}
+
+/// The proof that a connection was admitted to a listener, and the only way to its tenant's upstreams.
+#[derive(Clone)]
+pub(crate) struct TenantView(Arc<PreparedListener>);
+
+impl TenantView {
+    /// Made by `admit` alone, once source, certificate and limits are satisfied; and by health checks for the tenant they check.
+    pub(crate) fn admitted(listener: Arc<PreparedListener>) -> Self {
+        Self(listener)
+    }
+
+    /// The listener.
+    pub(crate) fn listener(&self) -> &Listener {
+        &self.0.listener
+    }
+
+    /// The tenant.
+    pub(crate) fn tenant(&self) -> &TenantRuntime {
+        &self.0.tenant
+    }
+}
