@@ -3,6 +3,7 @@
 It never looks at or ends a process it did not start.
 """
 
+import ctypes
 import os
 import resource
 import signal
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from harness.tools import environment
 
 TICK = os.sysconf("SC_CLK_TCK")
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
 
 
 class Placement:
@@ -37,9 +40,10 @@ def spell(cpus):
 
 
 def confined(cpus):
-    """What a child does before exec: take its CPUs and every file descriptor the limit allows."""
+    """What a child does before exec: end with the bench, take its CPUs and every file descriptor the limit allows."""
 
     def prepare():
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         os.sched_setaffinity(0, cpus)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -192,3 +196,20 @@ def settled_rss(child, deadline=10):
             return now
         last = now
     return last
+
+
+class Theft:
+    """How much CPU time the host of a virtual machine took away meanwhile."""
+
+    def __init__(self):
+        self.begin = machine_ticks()
+
+    def share(self):
+        ticks = [now - then for now, then in zip(machine_ticks(), self.begin)]
+        return ticks[7] / sum(ticks) if sum(ticks) else 0.0
+
+
+def machine_ticks():
+    """user, nice, system, idle, iowait, irq, softirq, steal of all CPUs."""
+    with open("/proc/stat") as file:
+        return [int(field) for field in file.readline().split()[1:9]]

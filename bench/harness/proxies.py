@@ -3,8 +3,8 @@
 Every proxy gets its own loopback address and the same four doors; none writes an access log.
 """
 
-import pwd
 import os
+import pwd
 import signal
 import socket
 import ssl
@@ -48,6 +48,7 @@ class Proxy:
     """One peer: how it is configured and started, and which doors it has."""
 
     doors = DOORS
+    frugal = None  # (another program that needs less memory but more CPU, a word about it)
 
     def __init__(self, name, program, setting):
         self.name = name
@@ -73,7 +74,7 @@ class Proxy:
         self.child.start()
         try:
             wait_until_served(self)
-        except Unusable:
+        except BaseException:
             self.stop()
             raise
 
@@ -81,9 +82,14 @@ class Proxy:
         if self.child:
             self.child.stop()
 
-    def restart(self):
+    def restart(self, program=None):
+        """A fresh process, of another program when one is given, of its own again otherwise."""
         self.stop()
-        self.start()
+        usual, self.program = self.program, program or self.program
+        try:
+            self.start()
+        finally:
+            self.program = usual
 
     def prepare(self):
         """Writes the configuration; returns the command."""
@@ -107,28 +113,35 @@ class Durward(Proxy):
 
     def prepare(self):
         config = OUT / "durward.yaml"
-        certificates, ports = self.setting.certificates, self.setting.ports
+        ecdsa, rsa = self.setting.certificates.ecdsa, self.setting.certificates.rsa
+        origin = ["upstream: origin"]
+        config.write_text(f"""apiVersion: durward.dev/v1alpha1
+kind: Tenant
+metadata: {{name: bench}}
+spec:
+  ingress:
+{self.listener("tls", "HTTPS", [*shown(ecdsa), *origin])}
+{self.listener("rsa", "HTTPS", [*shown(rsa), *origin])}
+{self.listener("plain", "HTTP", origin)}
+{self.listener("pass", "TLS", ["routes:", f"  - {{host: {certs.PASS_NAME}, upstream: raw}}"])}
+  upstreams:
+    origin: {{endpoints: ["{self.setting.http}"], pool: {{idlePerCore: 1024}}}}
+    raw: {{endpoints: ["{self.setting.raw}"]}}
+  egress: {{addresses: [{EGRESS_ADDRESS}]}}
+  limits: {{timeouts: {{idle: {IDLE_SECONDS}s}}}}
+""")
+        return [
+            self.program, "run", "-c", config, "--workers", self.setting.workers, "--strict",
+            "--admin", "off", "--access-log", "off", "--drain-grace", "1s",
+        ]
 
-        def listener(door, protocol, more):
-            head = f"    - address: {self.address}\n      port: {ports[door]}\n      protocol: {protocol}\n"
-            return head + "".join(f"      {line}\n" for line in more)
+    def listener(self, door, protocol, more):
+        head = [f"- address: {self.address}", f"  port: {self.setting.ports[door]}", f"  protocol: {protocol}"]
+        return "\n".join(f"    {line}" for line in head + [f"  {line}" for line in more])
 
-        def certificate(leaf):
-            return f"certificate: {{file: {leaf.certificate.with_suffix('')}}}"
 
-        to_origin = ["routes:", "  - {pathPrefix: /, upstream: origin}"]
-        config.write_text(
-            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {name: bench}\nspec:\n  ingress:\n"
-            + listener("tls", "HTTPS", [certificate(certificates.ecdsa), *to_origin])
-            + listener("rsa", "HTTPS", [certificate(certificates.rsa), *to_origin])
-            + listener("plain", "HTTP", to_origin)
-            + listener("pass", "TLS", ["routes:", f"  - {{host: {certs.PASS_NAME}, upstream: raw}}"])
-            + "  upstreams:\n"
-            + f"    origin: {{endpoints: ['{self.setting.http}']}}\n"
-            + f"    raw: {{endpoints: ['{self.setting.raw}']}}\n"
-            + f"  egress: {{addresses: [{EGRESS_ADDRESS}]}}\n"
-        )
-        return [self.program, "run", "-c", config, "--workers", self.setting.workers]
+def shown(leaf):
+    return [f"certificate: {{file: {leaf.certificate.with_suffix('')}}}", 'minTlsVersion: "1.3"']
 
 
 class Nginx(Proxy):
@@ -239,7 +252,8 @@ class Pingora(Proxy):
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        self.version = "pingora 0.9.1, rustls, mimalloc, no work stealing"
+        self.version = "pingora 0.9, rustls, mimalloc, no work stealing"
+        self.frugal = (self.program.with_name("bench-pingora-glibc"), "with glibc's allocator: mimalloc needs more")
 
     def prepare(self):
         ecdsa, rsa = self.setting.certificates.ecdsa, self.setting.certificates.rsa

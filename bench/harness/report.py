@@ -126,6 +126,8 @@ def remarks(summary):
         if proxy["errors"]:
             lines.append(f"  ! {name}: {proxy['errors']} errors ({proxy['error']}); no figure and no ratio")
         lines += [f"  - {name}: {note}" for note in proxy["notes"]]
+    if summary.get("steal", 0) > 0.02:
+        lines.append(f"  - the host took {summary['steal']:.0%} of the CPU time away: latency and rates say little")
     if "limit" in summary:
         word = "met" if summary["limit"]["met"] else "MISSED"
         lines.append(f"  target for durward: <= {summary['limit']['at_most']:g} {summary['unit']}: {word}")

@@ -178,20 +178,28 @@ def idle():
 def held(proxy, loads, length):
     """A fresh proxy, warmed; resident memory before and while the connections are held."""
     wanted = reachable(length.idle)
-    proxy.restart()
+    program, word = proxy.frugal or (None, None)
+    proxy.restart(program)
     loads.wrk(proxy.url("tls", "/small"), 32, 1, SMALL_BODY)
     before = settled_rss(proxy.child)
     with loads.idle(proxy.at("tls"), wanted) as client:
         opened = client.opened()
         during = settled_rss(proxy.child)
         alive = client.check()
+    if program:
+        proxy.restart()
+    return weighed(during - before, opened, alive, wanted, length.idle, [word] if word else [])
+
+
+def weighed(grown, opened, alive, wanted, asked, notes):
     count = opened["open"]
+    if wanted < asked:
+        notes.append(f"{wanted} connections instead of {asked}: the limit of open files")
     sample = Sample(requests=count)
-    notes = [f"{wanted} connections instead of {length.idle}: the limit of open files"] if wanted < length.idle else []
     error = opened["first_error"] or alive["first_error"]
     if error or count < wanted:
         sample.errors, sample.error = max(1, wanted - count), f"{count} of {wanted} connections held: {error}"
-    return Outcome((during - before) / 1024 / max(count, 1), 0, 0, sample, notes)
+    return Outcome(grown / 1024 / max(count, 1), 0, 0, sample, notes)
 
 
 def reachable(wanted):
