@@ -23,7 +23,10 @@ pub fn run(options: &Options) -> Result<(), String> {
     let body = options.number("body")?;
     let config = tls::client_config()?;
     let begin = Instant::now();
-    let end = begin + Duration::from_secs_f64(options.text("seconds")?.parse().map_err(|_| "--seconds is not a number")?);
+    let end = begin
+        + Duration::from_secs_f64(
+            options.text("seconds")?.parse().map_err(|_| "--seconds is not a number")?,
+        );
 
     let workers: Vec<_> = (0..threads)
         .map(|_| {
@@ -43,7 +46,11 @@ pub fn run(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-fn once(config: &Arc<ClientConfig>, target: std::net::SocketAddr, body: usize) -> Result<(), String> {
+fn once(
+    config: &Arc<ClientConfig>,
+    target: std::net::SocketAddr,
+    body: usize,
+) -> Result<(), String> {
     let mut connection = tls::connect(config, target)?;
     tls::get(&mut connection, target, body, true)?;
     connection.conn.send_close_notify();
@@ -69,7 +76,8 @@ fn until(end: Instant, mut step: impl FnMut() -> Result<(), String>) -> Tally {
 fn print(mut all: Tally, took: Duration) {
     all.micros.sort_unstable();
     let percentile = |share: f64| {
-        let at = ((all.micros.len() as f64 * share) as usize).min(all.micros.len().saturating_sub(1));
+        let at =
+            ((all.micros.len() as f64 * share) as usize).min(all.micros.len().saturating_sub(1));
         all.micros.get(at).copied().unwrap_or(0) as f64 / 1000.0
     };
     println!(

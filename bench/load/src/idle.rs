@@ -45,7 +45,12 @@ pub fn run(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-fn open(config: &Arc<ClientConfig>, target: SocketAddr, share: usize, body: usize) -> (Vec<Connection>, Option<String>) {
+fn open(
+    config: &Arc<ClientConfig>,
+    target: SocketAddr,
+    share: usize,
+    body: usize,
+) -> (Vec<Connection>, Option<String>) {
     let mut connections = Vec::with_capacity(share);
     for _ in 0..share {
         let opened = tls::connect(config, target).and_then(|mut connection| {
@@ -74,5 +79,8 @@ fn check(held: &mut [Connection], target: SocketAddr, body: usize) {
 }
 
 fn report(what: &str, count: usize, error: Option<&str>) {
-    println!("{{\"{what}\":{count},\"first_error\":{}}}", error.map_or("null".to_owned(), json_string));
+    println!(
+        "{{\"{what}\":{count},\"first_error\":{}}}",
+        error.map_or("null".to_owned(), json_string)
+    );
 }

@@ -58,9 +58,12 @@ impl Options {
 
     fn address(&self, name: &str) -> Result<SocketAddr, String> {
         let text = self.text(name)?;
-        let address: SocketAddr = text.parse().map_err(|_| format!("--{name} \"{text}\" is not an address and port"))?;
+        let address: SocketAddr =
+            text.parse().map_err(|_| format!("--{name} \"{text}\" is not an address and port"))?;
         if !address.ip().is_loopback() {
-            return Err(format!("--{name} {address} is not a loopback address, and this load goes nowhere else"));
+            return Err(format!(
+                "--{name} {address} is not a loopback address, and this load goes nowhere else"
+            ));
         }
         Ok(address)
     }

@@ -59,7 +59,8 @@ fn opening(sni: &str, bytes: u64) -> Result<Vec<u8>, String> {
 
 /// Reads to the end without copying: MSG_TRUNC on TCP discards in the kernel.
 fn drain(target: SocketAddr, opening: &[u8]) -> Result<usize, String> {
-    let mut socket = TcpStream::connect_timeout(&target, PATIENCE).map_err(|error| format!("connect: {error}"))?;
+    let mut socket = TcpStream::connect_timeout(&target, PATIENCE)
+        .map_err(|error| format!("connect: {error}"))?;
     socket.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
     socket.write_all(opening).map_err(|error| format!("write: {error}"))?;
     let mut scratch = vec![0_u8; 4 * BLOCK];
@@ -75,7 +76,8 @@ fn drain(target: SocketAddr, opening: &[u8]) -> Result<usize, String> {
 
 /// Answers pass-through connections until it is ended.
 pub fn source(options: &Options) -> Result<(), String> {
-    let listener = TcpListener::bind(options.address("listen")?).map_err(|error| format!("listen: {error}"))?;
+    let listener = TcpListener::bind(options.address("listen")?)
+        .map_err(|error| format!("listen: {error}"))?;
     for socket in listener.incoming().flatten() {
         thread::spawn(move || {
             let _ = answer(socket);

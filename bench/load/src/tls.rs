@@ -34,7 +34,8 @@ pub fn client_config() -> Result<Arc<ClientConfig>, String> {
 /// The bytes of a ClientHello for `name`, as they would open a connection.
 pub fn client_hello(name: &str) -> Result<Vec<u8>, String> {
     let name = ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
-    let mut connection = ClientConnection::new(client_config()?, name).map_err(|error| error.to_string())?;
+    let mut connection =
+        ClientConnection::new(client_config()?, name).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
     connection.write_tls(&mut bytes).map_err(|error| error.to_string())?;
     Ok(bytes)
@@ -42,12 +43,14 @@ pub fn client_hello(name: &str) -> Result<Vec<u8>, String> {
 
 /// Connects and performs a full handshake; a client of an IP address sends no SNI.
 pub fn connect(config: &Arc<ClientConfig>, target: SocketAddr) -> Result<Connection, String> {
-    let mut socket = TcpStream::connect_timeout(&target, PATIENCE).map_err(|error| format!("connect: {error}"))?;
+    let mut socket = TcpStream::connect_timeout(&target, PATIENCE)
+        .map_err(|error| format!("connect: {error}"))?;
     socket.set_nodelay(true).map_err(|error| error.to_string())?;
     socket.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
     socket.set_write_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
     let name = ServerName::from(target.ip());
-    let mut connection = ClientConnection::new(Arc::clone(config), name).map_err(|error| error.to_string())?;
+    let mut connection =
+        ClientConnection::new(Arc::clone(config), name).map_err(|error| error.to_string())?;
     while connection.is_handshaking() {
         connection.complete_io(&mut socket).map_err(|error| format!("handshake: {error}"))?;
     }
@@ -58,7 +61,12 @@ pub fn connect(config: &Arc<ClientConfig>, target: SocketAddr) -> Result<Connect
 }
 
 /// Sends one GET and reads the answer to its end; anything but 200 with `body` bytes is an error.
-pub fn get(connection: &mut Connection, target: SocketAddr, body: usize, close: bool) -> Result<(), String> {
+pub fn get(
+    connection: &mut Connection,
+    target: SocketAddr,
+    body: usize,
+    close: bool,
+) -> Result<(), String> {
     let option = if close { "Connection: close\r\n" } else { "" };
     let request = format!("GET /small HTTP/1.1\r\nHost: {target}\r\n{option}\r\n");
     connection.write_all(request.as_bytes()).map_err(|error| format!("write: {error}"))?;

@@ -12,7 +12,8 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_proxy::{ProxyHttp, Session, http_proxy_service};
 
-const USAGE: &str = "usage: bench-pingora --origin ADDR [--threads N] [--plain ADDR] [--tls ADDR CERT KEY]...";
+const USAGE: &str =
+    "usage: bench-pingora --origin ADDR [--threads N] [--plain ADDR] [--tls ADDR CERT KEY]...";
 
 struct ToOrigin {
     origin: SocketAddr,
@@ -58,7 +59,8 @@ fn serve(arguments: &Arguments) -> Result<()> {
     let mut server = Server::new_with_opt_and_conf(None, configuration(arguments.threads));
     server.bootstrap();
 
-    let mut proxy = http_proxy_service(&server.configuration, ToOrigin { origin: arguments.origin });
+    let mut proxy =
+        http_proxy_service(&server.configuration, ToOrigin { origin: arguments.origin });
     for address in &arguments.plain {
         proxy.add_tcp(address);
     }
@@ -94,7 +96,11 @@ fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
             "--origin" => origin = Some(words.next()?.parse().ok()?),
             "--threads" => threads = words.next()?.parse().ok()?,
             "--plain" => plain.push(words.next()?),
-            "--tls" => tls.push(TlsListener { address: words.next()?, certificate: words.next()?, key: words.next()? }),
+            "--tls" => tls.push(TlsListener {
+                address: words.next()?,
+                certificate: words.next()?,
+                key: words.next()?,
+            }),
             _ => return None,
         }
     }
