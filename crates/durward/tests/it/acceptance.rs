@@ -1,7 +1,8 @@
 //! The acceptance list: which test shows which item, written to `docs/acceptance.md` and kept true.
 //!
 //! Items are in `docs/acceptance/items-*.tsv`. A test names its items in a comment directly above its `fn` or attributes:
-//! `// S1.33 S1.36`. `UPDATE_ACCEPTANCE=1` rewrites the page. Deliberately absent: any judgement of what a test shows.
+//! `// S1.33 S1.36`; `S1.33+` says that the test adds to what another shows and is not enough alone. `UPDATE_ACCEPTANCE=1` rewrites
+//! the page. Deliberately absent: any judgement of what a test shows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -14,7 +15,18 @@ const PENDING: &str = "docs/acceptance/pending.txt";
 const LISTS: &[(&str, &str)] =
     &[("docs/acceptance/items-1.tsv", "1: ingress by destination address")];
 
-type Shown = BTreeMap<String, BTreeSet<String>>;
+/// Item → tests that name it, and whether one of them is enough.
+type Shown = BTreeMap<String, Tests>;
+
+#[derive(Default)]
+struct Tests {
+    names: BTreeSet<String>,
+    enough: bool,
+}
+
+fn is_shown(shown: &Shown, item: &str) -> bool {
+    shown.get(item).is_some_and(|tests| tests.enough)
+}
 
 #[test]
 fn the_acceptance_page_is_up_to_date() {
@@ -22,7 +34,7 @@ fn the_acceptance_page_is_up_to_date() {
     let pending = pending();
     if std::env::var_os("UPDATE_ACCEPTANCE").is_some() {
         let remaining: BTreeSet<String> =
-            pending.iter().filter(|item| !shown.contains_key(*item)).cloned().collect();
+            pending.iter().filter(|item| !is_shown(&shown, item)).cloned().collect();
         std::fs::write(root().join(PENDING), pending_text(&remaining)).unwrap();
         std::fs::write(root().join(PAGE), page(&shown, &remaining)).unwrap();
         return;
@@ -44,9 +56,7 @@ fn every_required_item_has_a_test_or_is_pending() {
     let items = items();
     let missing: Vec<_> = items
         .iter()
-        .filter(|item| {
-            item.required && !shown.contains_key(&item.id) && !pending.contains(&item.id)
-        })
+        .filter(|item| item.required && !is_shown(&shown, &item.id) && !pending.contains(&item.id))
         .map(|item| item.id.as_str())
         .collect();
 
@@ -58,7 +68,7 @@ fn every_required_item_has_a_test_or_is_pending() {
 fn what_is_pending_has_no_test_yet() {
     let shown = scan();
 
-    let done: Vec<_> = pending().into_iter().filter(|item| shown.contains_key(item)).collect();
+    let done: Vec<_> = pending().into_iter().filter(|item| is_shown(&shown, item)).collect();
 
     assert!(
         done.is_empty(),
@@ -85,7 +95,7 @@ fn numbers_are_read_from_the_comment_above_a_test() {
         fn first() {}
 
         // Some reason.
-        // S1.4, S2.1
+        // S1.4, S2.1+
         #[tokio::test(flavor = \"current_thread\")]
         pub(crate) async fn second() {}
 
@@ -105,7 +115,8 @@ fn numbers_are_read_from_the_comment_above_a_test() {
 
     let found = numbers_in(source);
 
-    let expected = [("S1.33", "first"), ("S1.36", "first"), ("S1.4", "second"), ("S2.1", "second")];
+    let expected =
+        [("S1.33", "first"), ("S1.36", "first"), ("S1.4", "second"), ("S2.1+", "second")];
     assert_eq!(found, expected.map(|(item, test)| (item.to_owned(), test.to_owned())));
 }
 
@@ -176,7 +187,7 @@ fn page(shown: &Shown, pending: &BTreeSet<String>) -> String {
         "# Acceptance\n\n\
          Generated from the lists in [`acceptance/`](acceptance) and the numbers above tests; do not edit. To write it anew:\n\
          `UPDATE_ACCEPTANCE=1 cargo test -p durward --test it acceptance`.\n\n\
-         *shown*: a test on this machine shows it. *partly*: a test shows the part the note names. *stands in*: one machine cannot show it,\n\
+         *shown*: a test on this machine shows it. *partly*: tests show a part; the note says which, or the rest is pending. *stands in*: one machine cannot show it,\n\
          the note says what takes its place. *cluster*: it needs a Kubernetes API and comes with that issue. *missing*: no test yet.\n",
     );
     for (path, title) in LISTS {
@@ -204,7 +215,7 @@ fn summary(items: &[Item], shown: &Shown) -> String {
 
 fn row(item: &Item, shown: &Shown, pending: &BTreeSet<String>) -> String {
     let tests = shown.get(&item.id).map_or_else(String::new, |tests| {
-        tests.iter().map(|test| format!("`{test}`")).collect::<Vec<_>>().join("<br>")
+        tests.names.iter().map(|test| format!("`{test}`")).collect::<Vec<_>>().join("<br>")
     });
     let late = if pending.contains(&item.id) { " (pending)" } else { "" };
     let note = if item.note.is_empty() { String::new() } else { format!("<br>{}", item.note) };
@@ -218,12 +229,13 @@ fn row(item: &Item, shown: &Shown, pending: &BTreeSet<String>) -> String {
 }
 
 fn state(item: &Item, shown: &Shown) -> &'static str {
-    match (item.reach.as_str(), shown.contains_key(&item.id)) {
+    match (item.reach.as_str(), shown.get(&item.id)) {
         ("cluster", _) => "cluster",
-        (_, false) => "missing",
-        ("here", true) => "shown",
-        ("partly", true) => "partly",
-        (_, true) => "stands in",
+        (_, None) => "missing",
+        (_, Some(tests)) if !tests.enough => "partly",
+        ("here", _) => "shown",
+        ("partly", _) => "partly",
+        _ => "stands in",
     }
 }
 
@@ -240,7 +252,9 @@ fn scan() -> Shown {
                 file.strip_prefix(root()).expect("it lies below the root").display().to_string();
             let source = std::fs::read_to_string(&file).unwrap();
             for (item, test) in numbers_in(&source) {
-                shown.entry(item).or_default().insert(format!("{name} {test}"));
+                let tests = shown.entry(item.trim_end_matches('+').to_owned()).or_default();
+                tests.names.insert(format!("{name} {test}"));
+                tests.enough |= !item.ends_with('+');
             }
         }
     }
@@ -296,7 +310,7 @@ fn is_item(word: &str) -> bool {
     };
     matches!(list, "1" | "2" | "3" | "4" | "5")
         && !number.is_empty()
-        && number.bytes().all(|byte| byte.is_ascii_digit())
+        && number.strip_suffix('+').unwrap_or(number).bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn function_name(line: &str) -> Option<&str> {

@@ -21,7 +21,7 @@ const KUSTOMIZATIONS: &[&str] = &[
     "deploy/kustomize/overlays/production",
 ];
 
-// S1.7 S1.16 S1.27 S1.30 S1.31 S1.65
+// S1.7 S1.8+ S1.16+ S1.27 S1.65
 #[test]
 fn every_kustomization_keeps_the_policy() {
     for path in KUSTOMIZATIONS {
@@ -31,7 +31,7 @@ fn every_kustomization_keeps_the_policy() {
     }
 }
 
-// S1.32 S1.45
+// S1.32 S1.45+
 #[test]
 fn what_is_meant_for_production_is_complete() {
     for path in
@@ -74,7 +74,7 @@ fn each_ingress_address_has_its_own_service_and_its_own_tenant() {
     }
 }
 
-// S1.30 S1.31 S1.58
+// S1.28+ S1.30+ S1.31+ S1.58+
 #[test]
 fn the_seeds_deployment_is_mounted_where_its_environment_says_and_drains() {
     let Some(objects) = kustomize("deploy/seed1") else { return };
@@ -178,7 +178,7 @@ fn the_chart_renders_what_the_kustomization_says() {
     assert_eq!(service["spec"]["externalIPs"], json!(["198.51.100.9"]));
 }
 
-// S1.12 S1.19 S1.31
+// S1.12 S1.31+
 #[test]
 fn the_chart_renders_the_seeds_layout() {
     let routing = json!({"198.51.100.2": {"tenant": "tenant-A", "backend": "10.244.1.5", "egressIP": "203.0.113.2"}});

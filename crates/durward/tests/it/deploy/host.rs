@@ -16,7 +16,7 @@ fn the_image_is_static_non_root_and_pinned() {
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.split_once(' '))
         .collect();
-    let all = |name: &str| {
+    let all = |name: &'static str| {
         instructions.iter().filter(move |(word, _)| *word == name).map(|(_, rest)| rest.trim())
     };
 
