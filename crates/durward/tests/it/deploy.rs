@@ -10,6 +10,9 @@ mod render;
 
 use serde_json::{Value, json};
 
+pub(crate) use policy::find;
+pub(crate) use render::objects;
+
 use policy::{complaints, missing_kinds};
 use render::{helm, kustomize};
 
@@ -50,7 +53,7 @@ fn each_ingress_address_has_its_own_service_and_its_own_tenant() {
     let Some(objects) = kustomize("deploy/seed1") else { return };
 
     let routing: Value = serde_json::from_str(
-        policy::find(&objects, "ConfigMap", "pingora-tenant-routing").unwrap()["data"]["routing.json"]
+        find(&objects, "ConfigMap", "pingora-tenant-routing").unwrap()["data"]["routing.json"]
             .as_str()
             .unwrap(),
     )
@@ -79,7 +82,7 @@ fn each_ingress_address_has_its_own_service_and_its_own_tenant() {
 fn the_seeds_deployment_is_mounted_where_its_environment_says_and_drains() {
     let Some(objects) = kustomize("deploy/seed1") else { return };
 
-    let pod = &policy::find(&objects, "Deployment", "pingora").unwrap()["spec"]["template"]["spec"];
+    let pod = &find(&objects, "Deployment", "pingora").unwrap()["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
     let certificates: Vec<(&str, &str)> = pod["volumes"]
         .as_array()
@@ -167,8 +170,8 @@ fn the_chart_renders_what_the_kustomization_says() {
     });
     let Some(objects) = helm(&values) else { return };
 
-    let pods = &policy::find(&objects, "Deployment", "edge").unwrap()["spec"]["template"];
-    let service = policy::find(&objects, "Service", "edge-acme").unwrap();
+    let pods = &find(&objects, "Deployment", "edge").unwrap()["spec"]["template"];
+    let service = find(&objects, "Service", "edge-acme").unwrap();
 
     assert_eq!(complaints(&objects), Vec::<String>::new());
     assert_eq!(missing_kinds(&objects), Vec::<&str>::new());
@@ -185,7 +188,7 @@ fn the_chart_renders_the_seeds_layout() {
     let values = json!({"routing": routing, "routingCertificates": {"tenant-A": "tenant-a-cert"}, "hostNetwork": true});
     let Some(objects) = helm(&values) else { return };
 
-    let map = policy::find(&objects, "ConfigMap", "edge").unwrap();
+    let map = find(&objects, "ConfigMap", "edge").unwrap();
     let rendered: Value =
         serde_json::from_str(map["data"]["routing.json"].as_str().unwrap()).unwrap();
 
@@ -200,7 +203,7 @@ fn the_chart_restarts_pods_only_when_asked_to() {
         let values =
             json!({"tenants": {"acme": {"egress": {"addresses": [path]}}}, "rolloutOnChange": on});
         let objects = helm(&values)?;
-        let deployment = policy::find(&objects, "Deployment", "edge").unwrap();
+        let deployment = find(&objects, "Deployment", "edge").unwrap();
         Some(deployment["spec"]["template"]["metadata"]["annotations"]["checksum/config"].clone())
     };
     let Some(first) = checksum("203.0.113.2", true) else { return };

@@ -5,6 +5,7 @@
 
 mod acceptance;
 mod deploy;
+mod docs;
 mod layering;
 
 /// The root of the repository.

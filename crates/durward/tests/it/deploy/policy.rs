@@ -64,7 +64,7 @@ pub(super) fn availability_complaints(objects: &[Value]) -> Vec<String> {
 }
 
 /// An object by kind and name.
-pub(super) fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> Option<&'a Value> {
+pub(crate) fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> Option<&'a Value> {
     of_kind(objects, kind).find(|object| object["metadata"]["name"] == name)
 }
 

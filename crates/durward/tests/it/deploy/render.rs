@@ -58,7 +58,7 @@ fn success(output: Output) -> String {
 }
 
 /// YAML documents, or JSON lines, which are YAML one by one.
-pub(super) fn objects(text: &str) -> Vec<Value> {
+pub(crate) fn objects(text: &str) -> Vec<Value> {
     if text.starts_with('{') {
         return text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     }
