@@ -161,7 +161,7 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
     text.split(|character| !part(character))
         .filter(|word| word.starts_with("durward_") && word.len() > "durward_".len())
         .map(|word| {
-            let histogram = word.strip_suffix("_bucket").or(word.strip_suffix("_sum"));
+            let histogram = word.strip_suffix("_bucket").or_else(|| word.strip_suffix("_sum"));
             histogram.unwrap_or(word).to_owned()
         })
         .collect()
