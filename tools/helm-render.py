@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Lints and renders the Helm chart with Helm's own engine, for machines without a `helm` binary.
 
-Usage: python3 tools/helm-render.py CHART VALUES.json          (needs `pip install helm-sdkpy`, Python 3.12 or newer)
+Usage: python3 tools/helm-render.py CHART VALUES.json          (needs `pip install -r tools/deploy-requirements.txt`, Python 3.12 or newer)
 
 The package can install but not merely render, so the chart is installed into an API server that exists for this run only, on
 127.0.0.1: it knows the kinds a chart may use and keeps nothing. What Helm sends is printed as one JSON object per line.

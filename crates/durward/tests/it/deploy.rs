@@ -1,7 +1,7 @@
 //! The deployment artefacts render, and keep the promises their comments make.
 //!
-//! `kubectl` (and `helm`, or the Python package that carries its engine) render them; without these the tests say so and pass, unless
-//! `DURWARD_REQUIRE_RENDER` is set, as in CI. Deliberately absent: a cluster.
+//! `kubectl`, and `helm` or the Python packages of `tools/deploy-requirements.txt`, render and validate them; without these the tests say
+//! so and pass, unless `DURWARD_REQUIRE_RENDER` is set, as in CI. Deliberately absent: a cluster.
 
 mod host;
 mod observe;
@@ -14,7 +14,10 @@ pub(crate) use policy::find;
 pub(crate) use render::objects;
 
 use policy::{complaints, missing_kinds};
-use render::{helm, kustomize};
+use render::{helm, kustomize, schema_complaints};
+
+/// The oldest release that is promised, and the newest whose schemas are at hand.
+const RELEASES: &[&str] = &["1.25", "1.37"];
 
 const KUSTOMIZATIONS: &[&str] = &[
     "deploy/seed1",
@@ -31,6 +34,19 @@ fn every_kustomization_keeps_the_policy() {
         let Some(objects) = kustomize(path) else { return };
 
         assert_eq!(complaints(&objects), Vec::<String>::new(), "{path}");
+    }
+}
+
+// S1.7
+#[test]
+fn every_kustomization_has_the_schemas_of_the_oldest_and_the_newest_release() {
+    for path in KUSTOMIZATIONS {
+        for release in RELEASES {
+            let Some(objects) = kustomize(path) else { return };
+            let Some(complaints) = schema_complaints(&objects, release) else { return };
+
+            assert_eq!(complaints, Vec::<String>::new(), "{path} against {release}");
+        }
     }
 }
 
@@ -111,6 +127,20 @@ fn the_seeds_deployment_is_mounted_where_its_environment_says_and_drains() {
 }
 
 #[test]
+fn the_schemas_see_a_misspelt_field_and_a_later_one() {
+    let Some(mut objects) = kustomize("deploy/seed1") else { return };
+    let deployment = objects.iter_mut().find(|object| object["kind"] == "Deployment").unwrap();
+    let container = &mut deployment["spec"]["template"]["spec"]["containers"][0];
+    container["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 5}}});
+    let Some(old) = schema_complaints(&objects, "1.25") else { return };
+
+    let new = schema_complaints(&objects, "1.37").unwrap();
+
+    assert!(!old.is_empty(), "1.25 has no sleep action");
+    assert_eq!(new, Vec::<String>::new());
+}
+
+#[test]
 fn the_policy_sees_each_mistake() {
     let Some(good) = kustomize("deploy/seed1") else { return };
     let deployment = |pointer: &'static str, value: Value| ("Deployment", pointer, value);
@@ -173,6 +203,9 @@ fn the_chart_renders_what_the_kustomization_says() {
     let pods = &find(&objects, "Deployment", "edge").unwrap()["spec"]["template"];
     let service = find(&objects, "Service", "edge-acme").unwrap();
 
+    for release in RELEASES {
+        assert_eq!(schema_complaints(&objects, release).unwrap_or_default(), Vec::<String>::new());
+    }
     assert_eq!(complaints(&objects), Vec::<String>::new());
     assert_eq!(missing_kinds(&objects), Vec::<&str>::new());
     assert_eq!(policy::availability_complaints(&objects), Vec::<String>::new());

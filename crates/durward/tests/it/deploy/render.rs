@@ -39,11 +39,43 @@ fn run_helm(values: &Value) -> Option<Output> {
     if let Ok(output) = output {
         return Some(output);
     }
-    let Some(python) = std::env::var_os("DURWARD_HELM_PYTHON") else {
-        return skip("helm, or a Python with helm-sdkpy in DURWARD_HELM_PYTHON");
+    let Some(python) = python() else {
+        return skip(
+            "helm, or a Python as in tools/deploy-requirements.txt in DURWARD_DEPLOY_PYTHON",
+        );
     };
     let script = ["tools/helm-render.py", CHART];
     Some(Command::new(python).args(script).arg(file.path()).current_dir(root()).output().unwrap())
+}
+
+/// What the published schema of a Kubernetes release has against the objects; `None` where no schemas are at hand.
+pub(super) fn schema_complaints(objects: &[Value], release: &str) -> Option<Vec<String>> {
+    let Some(python) = python() else {
+        return skip(
+            "schemas: a Python as in tools/deploy-requirements.txt in DURWARD_DEPLOY_PYTHON",
+        );
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let files = objects.iter().enumerate().map(|(index, object)| {
+        let file = folder.path().join(format!("{index}.json"));
+        std::fs::write(&file, object.to_string()).unwrap();
+        file
+    });
+    let output = Command::new(python)
+        .args(["-m", "kubernetes_validate", "--strict", "-k", release])
+        .args(files)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    let (passed, others): (Vec<&str>, Vec<&str>) =
+        said.lines().partition(|line| line.contains(" passed for resource "));
+    let silent = (passed.len() != objects.len())
+        .then(|| format!("{} of {} looked at", passed.len(), objects.len()));
+    Some(others.into_iter().map(str::to_owned).chain(silent).collect())
+}
+
+fn python() -> Option<std::ffi::OsString> {
+    std::env::var_os("DURWARD_DEPLOY_PYTHON")
 }
 
 fn skip<T>(tool: &str) -> Option<T> {
