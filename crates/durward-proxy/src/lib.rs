@@ -13,3 +13,5 @@ pub mod refusal;
 mod session;
 mod upstream;
 mod watch;
+
+pub use upstream::report::{EndpointHealth, EndpointReport, UpstreamReport};
