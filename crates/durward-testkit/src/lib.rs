@@ -1,1 +1,13 @@
-//! Placeholder.
+//! What Durward's tests stand on: certificates, origin servers, raw clients, network namespaces and child processes.
+//! It knows no other crate of Durward on purpose: it deals in bytes, sockets and certificates only.
+
+#![allow(
+    clippy::panic,
+    reason = "the kit runs inside tests: an arrangement that fails must fail the test, at once and in words"
+)]
+
+mod base64;
+pub mod certificates;
+
+pub use rustls;
+pub use serde_json;
