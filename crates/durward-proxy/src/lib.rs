@@ -27,3 +27,4 @@ mod upstream;
 mod watch;
 
 pub use proxy::Proxy;
+pub use upstream::report::{EndpointHealth, EndpointReport, UpstreamReport};

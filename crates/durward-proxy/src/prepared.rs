@@ -97,3 +97,41 @@ impl TenantView {
         &self.0.tenant
     }
 }
+
+#[cfg(test)]
+impl PreparedListener {
+    /// A listener of `tenant` on 127.0.0.1:443 that serves `service`, without server certificates.
+    pub(crate) fn for_test(
+        tenant: Tenant,
+        service: durward_model::Service,
+    ) -> Result<Arc<Self>, String> {
+        let address = std::net::Ipv4Addr::LOCALHOST;
+        let listener = Listener {
+            tenant: tenant.id.clone(),
+            address: durward_model::IngressAddress(address.into()),
+            port: 443,
+            bind: SocketAddr::from((address, 443)),
+            allowed_sources: None,
+            service,
+            origin: durward_model::Origin::default(),
+        };
+        let prepare = |upstream| UpstreamRuntime::prepare(upstream, &tenant.id, None);
+        let upstreams = tenant.upstreams.iter().map(prepare).collect::<Result<_, _>>()?;
+        let (usage, metrics) = (Arc::default(), Arc::new(TenantMetrics::new(1)));
+        let tenant = TenantRuntime { tenant: Arc::new(tenant), upstreams, usage, metrics };
+        Ok(Arc::new(Self {
+            listener: Arc::new(listener),
+            tenant: Arc::new(tenant),
+            server_configs: Vec::new(),
+            retirement: Arc::default(),
+        }))
+    }
+}
+
+#[cfg(test)]
+impl Prepared {
+    /// Nothing.
+    pub(crate) fn empty_for_test() -> Self {
+        Self { snapshot: Arc::default(), binds: BTreeMap::new(), tenants: BTreeMap::new() }
+    }
+}

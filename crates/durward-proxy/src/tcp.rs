@@ -44,6 +44,10 @@ pub(crate) async fn carry(
     let (relayed, lease, retries) = match connected {
         Ok((upstream, lease, retries)) => {
             let relayed = relay(&core, &view, &watch, io, upstream, early, Vec::new()).await;
+            match &relayed.ended {
+                Some(refusal) if relayed.from_upstream == 0 => lease.failed(refusal),
+                _ => lease.answered(200),
+            }
             (relayed, Some(lease), retries)
         }
         Err((refusal, retries)) => {

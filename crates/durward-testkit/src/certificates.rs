@@ -2,9 +2,11 @@
 //! Nothing here is fit for production: keys lie in memory in the clear and validity is whatever a test asks for.
 
 mod configs;
+mod der;
 mod identity;
 mod keys;
 mod spec;
+mod version_1;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +20,7 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 
 pub use configs::{
-    client_config, client_config_insecure, provider, roots, server_config,
+    client_config, client_config_expecting, client_config_insecure, provider, roots, server_config,
     server_config_optional_client,
 };
 pub use identity::{Identity, IdentityFiles, KeyEncoding};
@@ -89,7 +91,15 @@ impl Authority {
         let leaf =
             leaf_params(spec, &serial).signed_by(&key, &self.issuer).expect("a leaf is signed");
 
-        let mut chain_der = vec![leaf.der().clone()];
+        let leaf = leaf.der().clone();
+        let leaf = if spec.version_1 {
+            version_1::downgrade(&leaf, self.issuer.key())
+                .expect("a certificate comes apart into its elements")
+        } else {
+            leaf
+        };
+
+        let mut chain_der = vec![leaf];
         chain_der.extend(self.below_root.iter().cloned());
         Identity::new(chain_der, &key, spec.key, serial)
     }

@@ -3,11 +3,17 @@
 
 #![allow(
     clippy::panic,
-    reason = "the kit runs inside tests: an arrangement that fails must fail the test, at once and in words"
+    reason = "the kit runs inside tests: an arrangement that fails must fail the test, in words"
 )]
 
 mod base64;
 pub mod certificates;
+pub mod client;
+pub mod netns;
+pub mod origin;
+pub mod process;
+mod transport;
 
 pub use rustls;
 pub use serde_json;
+pub use transport::Transport;

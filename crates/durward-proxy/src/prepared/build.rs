@@ -86,7 +86,6 @@ impl Builder<'_> {
                     previous.upstreams.iter().find(|before| before.upstream.name == upstream.name)
                 });
                 UpstreamRuntime::prepare(upstream, &tenant.id, before)
-                    .map_err(|sentence| format!("upstream {}: {sentence}", upstream.name))
             })
             .collect();
         match upstreams {

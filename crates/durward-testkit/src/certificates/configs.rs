@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
@@ -46,9 +48,7 @@ pub fn client_config(authority: &Authority, identity: Option<&Identity>) -> Clie
     let builder = client_builder().with_root_certificates(roots(authority));
     match identity {
         None => builder.with_no_client_auth(),
-        Some(identity) => builder
-            .with_client_auth_cert(identity.chain_der.clone(), identity.key_der.clone_key())
-            .expect("an issued key fits its certificate"),
+        Some(identity) => builder.with_client_cert_resolver(unchecked(identity)),
     }
 }
 
@@ -60,10 +60,25 @@ pub fn client_config_insecure(identity: Option<&Identity>) -> ClientConfig {
         .with_custom_certificate_verifier(Arc::new(AcceptAny(provider())));
     match identity {
         None => builder.with_no_client_auth(),
-        Some(identity) => builder
-            .with_client_auth_cert(identity.chain_der.clone(), identity.key_der.clone_key())
-            .expect("an issued key fits its certificate"),
+        Some(identity) => builder.with_client_cert_resolver(unchecked(identity)),
     }
+}
+
+/// A client that checks the certificate against `expected`, whatever server name it sends.
+#[must_use]
+pub fn client_config_expecting(
+    authority: &Authority,
+    identity: Option<&Identity>,
+    expected: &str,
+) -> ClientConfig {
+    let mut config = client_config(authority, identity);
+    let inner = WebPkiServerVerifier::builder_with_provider(roots(authority), provider())
+        .build()
+        .expect("a store with a root makes a verifier");
+    let expected = ServerName::try_from(expected.to_owned())
+        .expect("the expected name is a DNS name or IP address");
+    config.dangerous().set_certificate_verifier(Arc::new(Expecting { inner, expected }));
+    config
 }
 
 fn server(
@@ -85,9 +100,16 @@ fn server(
             )
         }
     };
-    builder
-        .with_single_cert(identity.chain_der.clone(), identity.key_der.clone_key())
-        .expect("an issued key fits its certificate")
+    builder.with_cert_resolver(unchecked(identity))
+}
+
+/// Shows the identity whatever is in it: rustls itself would refuse to show a version 1 certificate.
+fn unchecked(identity: &Identity) -> Arc<SingleCertAndKey> {
+    let key = provider()
+        .key_provider
+        .load_private_key(identity.key_der.clone_key())
+        .expect("an issued key loads");
+    Arc::new(SingleCertAndKey::from(CertifiedKey::new(identity.chain_der.clone(), key)))
 }
 
 fn client_builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
@@ -133,5 +155,46 @@ impl ServerCertVerifier for AcceptAny {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[derive(Debug)]
+struct Expecting {
+    inner: Arc<WebPkiServerVerifier>,
+    expected: ServerName<'static>,
+}
+
+impl ServerCertVerifier for Expecting {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _sent: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.inner.verify_server_cert(end_entity, intermediates, &self.expected, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, cert, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, cert, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
     }
 }

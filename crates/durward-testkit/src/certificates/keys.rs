@@ -9,6 +9,8 @@ use rcgen::{
     KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256,
 };
 
+use super::der::{element, elements};
+
 /// The algorithm of a private key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyKind {
@@ -63,23 +65,10 @@ pub(super) fn pkcs1(kind: KeyKind, pkcs8: &[u8]) -> Option<Vec<u8>> {
     if kind != KeyKind::Rsa2048 {
         return None;
     }
-    let (outer, _) = der_value(pkcs8)?;
-    let (_version, rest) = der_value(outer)?;
-    let (_algorithm, rest) = der_value(rest)?;
-    let (key, _) = der_value(rest)?;
-    Some(key.to_vec())
-}
-
-/// Splits one DER element into its content and what follows it.
-fn der_value(der: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (&first, rest) = der.get(1..)?.split_first()?;
-    let (length, rest) = if first < 0x80 {
-        (usize::from(first), rest)
-    } else {
-        let (octets, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-        (octets.iter().fold(0, |length, &octet| length << 8 | usize::from(octet)), rest)
-    };
-    rest.split_at_checked(length)
+    let (outer, _) = element(pkcs8)?;
+    let inner = elements(outer.content)?;
+    // Version and algorithm come before it.
+    Some(inner.get(2)?.content.to_vec())
 }
 
 fn shared_rsa_key() -> &'static [u8] {

@@ -20,6 +20,7 @@ pub struct CertSpec {
     pub(super) not_after: SystemTime,
     pub(super) key: KeyKind,
     pub(super) serial: Option<u64>,
+    pub(super) version_1: bool,
 }
 
 impl Default for CertSpec {
@@ -45,6 +46,7 @@ impl CertSpec {
             not_after: now + 90 * DAY,
             key: KeyKind::EcdsaP256,
             serial: None,
+            version_1: false,
         }
     }
 
@@ -136,6 +138,13 @@ impl CertSpec {
     #[must_use]
     pub fn serial(mut self, serial: u64) -> Self {
         self.serial = Some(serial);
+        self
+    }
+
+    /// Makes an X.509 version 1 certificate: the common name stays, names and usages are left out.
+    #[must_use]
+    pub fn version_1(mut self) -> Self {
+        self.version_1 = true;
         self
     }
 }

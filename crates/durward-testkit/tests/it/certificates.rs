@@ -110,6 +110,26 @@ fn names_and_serial_are_in_the_certificate() {
 }
 
 #[test]
+fn a_version_1_certificate_is_well_signed_and_refused_by_rustls() {
+    let authority = Authority::new("root");
+    let server = authority.issue(&CertSpec::new().ip(IP));
+    let old = authority.issue(&CertSpec::new().common_name("old partner").client().version_1());
+
+    let root = authority.der();
+    let (_, root) = X509Certificate::from_der(&root).unwrap();
+    let (_, certificate) = X509Certificate::from_der(old.leaf()).unwrap();
+    let server = server_config(&server, Some(&authority));
+    let outcome = handshake(client_config(&authority, Some(&old)), server, IP.into());
+
+    assert_eq!(certificate.version(), x509_parser::x509::X509Version::V1);
+    assert_eq!(certificate.subject().to_string(), "CN=old partner");
+    assert!(certificate.extensions().is_empty());
+    assert!(certificate.verify_signature(Some(root.public_key())).is_ok());
+    let refused = outcome.unwrap_err();
+    assert!(refused.starts_with("server: invalid peer certificate"), "{refused}");
+}
+
+#[test]
 fn serials_differ_without_being_asked() {
     let authority = Authority::new("root");
 
