@@ -5,11 +5,13 @@
 
 pub mod access_log;
 mod core;
+mod http;
 mod io;
 mod limits;
 pub mod metrics;
 mod prepared;
 pub mod refusal;
+mod relay;
 mod session;
 mod upstream;
 mod watch;
