@@ -17,7 +17,8 @@ mod problem;
 use std::rc::Rc;
 
 use durward_model::listener::HttpService;
-use durward_model::{Limits, Service};
+use durward_model::Service;
+use durward_model::limits::Limits;
 
 use crate::core::Core;
 use crate::http::forward::Texts;
