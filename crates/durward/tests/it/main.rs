@@ -1,0 +1,20 @@
+#![cfg(test)]
+//! What is promised about the whole: the layers, the acceptance list, the deployment artefacts.
+//!
+//! Deliberately absent: tests of one crate's behaviour; they live with that crate.
+
+mod acceptance;
+mod deploy;
+mod docs;
+mod layering;
+
+/// The root of the repository.
+fn root() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// A file of the repository as text.
+fn text(path: &str) -> String {
+    let path = root().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
