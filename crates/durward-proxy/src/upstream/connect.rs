@@ -78,7 +78,7 @@ impl Attempt<'_> {
         let ticket = Ticket {
             port,
             source,
-            runtime: Arc::downgrade(self.runtime),
+            retired: Arc::clone(&self.runtime.retired),
             metrics: Arc::clone(metrics),
             core: self.core.id,
             _guard: guard,

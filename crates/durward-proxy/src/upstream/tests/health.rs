@@ -127,6 +127,7 @@ async fn checks_end_with_their_configuration_and_survive_a_new_listener() {
             tenant: Arc::clone(&first.tenant),
             server_configs: Vec::new(),
             retirement: Arc::default(),
+            former: Vec::new(),
         });
         spawn_health_checks(&core, &prepared(&second));
         drop(first);
