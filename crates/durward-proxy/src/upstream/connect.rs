@@ -73,15 +73,17 @@ impl Attempt<'_> {
         let took = began.elapsed();
         let metrics = &self.view.tenant().metrics;
         let cells = metrics.core(self.core.id);
-        cells.add(Counter::UpstreamConnectionsNew, 1);
-        cells.connect_duration.observe(took);
+        if guard.is_some() {
+            cells.add(Counter::UpstreamConnectionsNew, 1);
+            cells.connect_duration.observe(took);
+        }
         let ticket = Ticket {
             port,
             source,
             retired: Arc::clone(&self.runtime.retired),
             metrics: Arc::clone(metrics),
             core: self.core.id,
-            _guard: guard,
+            guard,
         };
         Ok(Connected { io, ticket, took })
     }

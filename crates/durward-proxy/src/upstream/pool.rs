@@ -156,7 +156,8 @@ pub(crate) struct Ticket {
     pub(crate) retired: Arc<AtomicBool>,
     pub(crate) metrics: Arc<TenantMetrics>,
     pub(crate) core: usize,
-    pub(crate) _guard: Option<UpstreamGuard>,
+    /// Checks of our own have none and are not counted either.
+    pub(crate) guard: Option<UpstreamGuard>,
 }
 
 impl Ticket {
@@ -168,7 +169,9 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.metrics.core(self.core).add(Counter::UpstreamConnectionsClosed, 1);
+        if self.guard.is_some() {
+            self.metrics.core(self.core).add(Counter::UpstreamConnectionsClosed, 1);
+        }
     }
 }
 

@@ -7,9 +7,11 @@ use std::time::Duration;
 use durward_model::Upstream;
 use durward_model::health::{HealthCheck, OutlierDetection, Probe};
 use durward_model::limits::Limits;
-use durward_model::upstream::UpstreamProtocol;
+use durward_model::upstream::{ProxyVersion, UpstreamProtocol};
 use durward_testkit::certificates::{Authority, CertSpec};
 use durward_testkit::origin::Origin;
+
+use tokio::io::AsyncReadExt;
 
 use super::super::report::EndpointHealth;
 use super::super::{UpstreamRuntime, spawn_health_checks};
@@ -64,6 +66,8 @@ async fn a_failing_check_ejects_and_a_passing_one_restores() {
 
         assert_eq!(take(&core, &view).await.unwrap().1.peer.0, one.address());
         assert_eq!(view.tenant().metrics.total(Counter::Ejections), 2);
+        assert_eq!(view.tenant().metrics.total(Counter::UpstreamConnectionsNew), 21);
+        assert!(view.tenant().metrics.total(Counter::IsolationChecks) > 21);
         let source = IpAddr::from([127, 0, 0, 2]);
         assert!(one.peers().iter().chain(&two.peers()).all(|peer| peer.ip() == source));
     })
@@ -139,6 +143,31 @@ async fn checks_end_with_their_configuration_and_survive_a_new_listener() {
         tokio::time::sleep(Duration::from_millis(100)).await;
 
         assert_eq!(origin.requests(), after);
+    })
+    .await;
+}
+
+// S1.25 S1.42
+#[tokio::test]
+async fn a_check_says_that_it_has_no_client() {
+    on_a_core(|core| async move {
+        for (version, wanted) in [
+            (ProxyVersion::V1, &b"PROXY UNKNOWN\r\nGET /healthz HTTP/1.1\r\n"[..]),
+            (ProxyVersion::V2, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0GET /healthz HTTP/1.1\r\n"),
+        ] {
+            let (origin, address) = bind().await;
+            let mut config = checked(upstream(&[address], "127.0.0.2"), get("/healthz"));
+            config.send_proxy = Some(version);
+            let listener = listener("a", config, Limits::default());
+            spawn_health_checks(&core, &prepared(&listener));
+
+            let (mut accepted, from) = origin.accept().await.unwrap();
+            let mut seen = vec![0; wanted.len()];
+            accepted.read_exact(&mut seen).await.unwrap();
+
+            assert_eq!(seen, wanted);
+            assert_eq!(from.ip(), IpAddr::from([127, 0, 0, 2]));
+        }
     })
     .await;
 }
