@@ -1,0 +1,268 @@
+//! The running gateway: the publisher's latest configuration, applied to the proxy.
+//!
+//! Deliberately absent: signals and the admin interface; they call what is here.
+
+use std::net::{IpAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use durward_control::{FileSource, Publisher};
+use durward_model::{Snapshot, Verdicts};
+use durward_proxy::access_log::Sink;
+use durward_proxy::proxy::{BindState, Options, Proxy};
+use serde::Serialize;
+
+use crate::app::tell;
+use crate::cli::AccessLog;
+use crate::failure::Failure;
+
+/// What the gateway is started with.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Documents and directories of documents.
+    pub(crate) paths: Vec<PathBuf>,
+    /// Threads that serve; 0 is one per processor.
+    pub(crate) workers: usize,
+    /// Where access-log lines go.
+    pub(crate) access_log: AccessLog,
+    /// How long connections may take to end.
+    pub(crate) drain_grace: Duration,
+    /// Whether changes of files are noticed without being told.
+    pub(crate) watch: bool,
+    /// Whether anything rejected keeps the gateway from starting.
+    pub(crate) strict: bool,
+    /// Listening sockets that were passed to us.
+    pub(crate) sockets: Vec<TcpListener>,
+}
+
+/// What is in force.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    /// What is served.
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// What became of each document.
+    pub(crate) verdicts: Arc<Verdicts>,
+}
+
+/// The running gateway.
+pub(crate) struct Gateway {
+    publisher: Mutex<Publisher>,
+    proxy: RwLock<Option<Proxy>>,
+    view: ArcSwap<View>,
+    /// The exposition as it was when the proxy was drained.
+    last_metrics: Mutex<String>,
+    draining: AtomicBool,
+    last_reload_ok: AtomicBool,
+    reload_failures: AtomicU64,
+    drain_grace: Duration,
+}
+
+/// One condition of readiness.
+pub(crate) struct Readiness {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// What holds.
+    pub(crate) state: String,
+    /// What keeps us from being ready.
+    pub(crate) fault: Option<String>,
+}
+
+/// What a reload brought about.
+#[derive(Debug, Serialize)]
+pub(crate) struct Reloaded {
+    /// The generation in force.
+    generation: u64,
+    /// Whether every document is accepted.
+    accepted: bool,
+    /// What is wrong, `file:line: sentence`.
+    findings: Vec<String>,
+}
+
+impl Gateway {
+    /// Reads the configuration, starts the proxy and applies it.
+    ///
+    /// # Errors
+    /// When nothing could be served, or with `strict` when anything is rejected.
+    pub(crate) fn start(settings: Settings) -> Result<Arc<Self>, Failure> {
+        let mut publisher = Publisher::new(FileSource::new(settings.paths.clone()));
+        let view = publish(&mut publisher);
+        refuse_bad_start(&view.verdicts, &view.snapshot, settings.strict)?;
+        tell::findings(&view.verdicts);
+        let drain_grace = settings.drain_grace;
+        let proxy = start_proxy(settings)?;
+        tell::applied(&view, &proxy.apply(Arc::clone(&view.snapshot)), "start");
+        let accepted = view.verdicts.all_accepted();
+        Ok(Arc::new(Self {
+            publisher: Mutex::new(publisher),
+            proxy: RwLock::new(Some(proxy)),
+            view: ArcSwap::from_pointee(view),
+            last_metrics: Mutex::default(),
+            draining: AtomicBool::new(false),
+            last_reload_ok: AtomicBool::new(accepted),
+            reload_failures: AtomicU64::new(0),
+            drain_grace,
+        }))
+    }
+
+    /// What is in force.
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// Reads the configuration again because of `cause`, and applies what changed.
+    pub(crate) fn reload(&self, cause: &str) -> Reloaded {
+        let mut publisher = self.publisher.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = publish(&mut publisher);
+        let accepted = view.verdicts.all_accepted();
+        let before = self.view.load();
+        if *before.verdicts != *view.verdicts {
+            tell::findings(&view.verdicts);
+        }
+        if before.snapshot.generation != view.snapshot.generation {
+            if let Some(applied) = self.with_proxy(|proxy| proxy.apply(Arc::clone(&view.snapshot)))
+            {
+                tell::applied(&view, &applied, cause);
+            }
+        }
+        self.last_reload_ok.store(accepted, Relaxed);
+        if !accepted {
+            self.reload_failures.fetch_add(1, Relaxed);
+        }
+        let reloaded = Reloaded {
+            generation: view.snapshot.generation,
+            accepted,
+            findings: view
+                .verdicts
+                .findings()
+                .map(|(_, finding)| format!("{}: {finding}", finding.origin))
+                .collect(),
+        };
+        self.view.store(Arc::new(view));
+        reloaded
+    }
+
+    /// Whether `address` is one that a tenant's connections leave from.
+    pub(crate) fn is_egress(&self, address: IpAddr) -> bool {
+        let view = self.view.load();
+        view.snapshot
+            .tenants
+            .values()
+            .any(|tenant| tenant.egress.iter().any(|egress| egress.0 == address))
+    }
+
+    /// The listening sockets, for a younger process.
+    pub(crate) fn listening_sockets(&self) -> std::io::Result<Vec<OwnedFd>> {
+        let sockets =
+            self.with_proxy(Proxy::listening_sockets).unwrap_or_else(|| Ok(Vec::new()))?;
+        Ok(sockets.into_iter().map(|(_, socket)| socket).collect())
+    }
+
+    /// From now on not ready; connections that are open go on.
+    pub(crate) fn stop_accepting(&self) {
+        self.draining.store(true, Relaxed);
+        self.with_proxy(Proxy::stop_accepting);
+    }
+
+    /// Waits until connections have ended, at most `grace`; then ends them.
+    pub(crate) fn drain(&self, grace: Duration) {
+        self.draining.store(true, Relaxed);
+        *self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner) = self.metrics_text();
+        let proxy = self.proxy.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(proxy) = proxy {
+            tell::drained(&proxy.drain(grace));
+        }
+    }
+
+    /// How long connections may take to end.
+    pub(crate) fn drain_grace(&self) -> Duration {
+        self.drain_grace
+    }
+
+    /// What readiness depends on.
+    pub(crate) fn readiness(&self) -> Vec<Readiness> {
+        let view = self.view.load();
+        let binds = self.with_proxy(Proxy::status).map(|status| status.binds).unwrap_or_default();
+        let bound = binds.iter().filter(|bind| matches!(bind.state, BindState::Bound)).count();
+        let draining = self.draining.load(Relaxed);
+        let fault = |bad: bool, sentence: &str| bad.then(|| sentence.to_owned());
+        vec![
+            Readiness {
+                name: "configuration",
+                state: format!(
+                    "generation {}, {} tenants",
+                    view.snapshot.generation,
+                    view.snapshot.tenants.len()
+                ),
+                fault: fault(view.snapshot.tenants.is_empty(), "no tenant is served"),
+            },
+            Readiness {
+                name: "listeners",
+                state: format!("{bound} of {} bound", binds.len()),
+                fault: fault(bound == 0, &format!("none of {} is bound", binds.len())),
+            },
+            Readiness {
+                name: "draining",
+                state: "no".to_owned(),
+                fault: fault(draining, "the process is stopping"),
+            },
+        ]
+    }
+
+    /// What is served, what was rejected and why, and how the sockets and upstreams are; nothing secret.
+    pub(crate) fn report(&self) -> serde_json::Value {
+        let view = self.view.load();
+        tell::report(&view, self.with_proxy(Proxy::status).as_ref(), self.draining.load(Relaxed))
+    }
+
+    /// The exposition: the proxy's, and what only we know.
+    pub(crate) fn metrics_text(&self) -> String {
+        let Some(text) = self.with_proxy(Proxy::metrics_text) else {
+            return self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        };
+        tell::exposition(
+            &text,
+            &self.view.load(),
+            self.last_reload_ok.load(Relaxed),
+            self.reload_failures.load(Relaxed),
+        )
+    }
+
+    fn with_proxy<T>(&self, ask: impl FnOnce(&Proxy) -> T) -> Option<T> {
+        self.proxy.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(ask)
+    }
+}
+
+fn publish(publisher: &mut Publisher) -> View {
+    let published = publisher.refresh();
+    View { snapshot: published.snapshot, verdicts: published.verdicts }
+}
+
+fn start_proxy(settings: Settings) -> Result<Proxy, Failure> {
+    let access_log = match &settings.access_log {
+        AccessLog::Off => Sink::none(),
+        AccessLog::Stdout => Sink::stdout(),
+        AccessLog::File(path) => Sink::file(path).map_err(|error| {
+            Failure::broken(format!("opening the access log {}", path.display()), error)
+        })?,
+    };
+    let options = Options {
+        workers: settings.workers,
+        access_log,
+        inherited: settings.sockets,
+        drain_grace: settings.drain_grace,
+    };
+    Proxy::start(options).map_err(|error| Failure::broken("starting the proxy", error))
+}
+
+/// At start there is no last good configuration to fall back to.
+fn refuse_bad_start(verdicts: &Verdicts, snapshot: &Snapshot, strict: bool) -> Result<(), Failure> {
+    let refused = snapshot.binds.is_empty() || (strict && !verdicts.all_accepted());
+    if !refused {
+        return Ok(());
+    }
+    Err(Failure::InvalidConfig { message: tell::refusal(verdicts, strict) })
+}
