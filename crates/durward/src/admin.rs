@@ -63,14 +63,11 @@ async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    let refusal = if admin.address.ip().is_loopback() {
-        stranger(request.headers(), request.method(), request.uri().host())
-    } else {
-        None
-    };
+    let local = admin.address.ip().is_loopback();
+    let page = local.then(|| stranger(request.headers(), request.method(), request.uri().host()));
     let from_tenant = peer.ip() != admin.address.ip() && admin.gateway.is_egress(peer.ip());
-    let refusal =
-        refusal.or(from_tenant.then_some("connections from a tenant's address are refused"));
+    let tenant = from_tenant.then_some("connections from a tenant's address are refused");
+    let refusal = page.flatten().or(tenant);
     match refusal {
         Some(reason) => (StatusCode::FORBIDDEN, format!("{reason}\n")).into_response(),
         None => next.run(request).await,

@@ -71,7 +71,18 @@ pub(crate) struct ConfigArgs {
     /// A document, a routing.json, or a directory of documents; may be repeated [env: DURWARD_CONFIG (`:` between paths), ROUTING_CONFIG_PATH]
     #[arg(short = 'c', long = "config", value_name = "FILE|DIR")]
     pub(crate) config: Vec<PathBuf>,
+    /// Where connections for routing.json are accepted, such as 0.0.0.0:8443; each address itself on port 443 by default
+    #[arg(long, value_name = "ADDRESS:PORT", env = "DURWARD_ROUTING_BIND", hide_env_values = true, help_heading = ROUTING)]
+    pub(crate) routing_bind: Option<SocketAddr>,
+    /// The port of a backend that names none
+    #[arg(long, value_name = "PORT", env = "DURWARD_ROUTING_BACKEND_PORT", hide_env_values = true, default_value_t = 80, help_heading = ROUTING)]
+    pub(crate) routing_backend_port: u16,
+    /// Where its certificates are, when neither beside it nor in ../certs
+    #[arg(long, value_name = "DIR", env = "DURWARD_ROUTING_CERTS", hide_env_values = true, help_heading = ROUTING)]
+    pub(crate) routing_certs: Option<PathBuf>,
 }
+
+const ROUTING: &str = "Options for a routing.json";
 
 /// How results are printed.
 #[derive(Args, Clone, Copy, Debug)]
@@ -98,6 +109,9 @@ pub(crate) struct Run {
     /// How long connections may take to end when the process stops or hands over
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub(crate) drain_grace: Duration,
+    /// How long to go on accepting after SIGTERM while already not ready, for load balancers to notice
+    #[arg(long, value_name = "TIME", default_value = "0s", env = "DURWARD_DRAIN_DELAY", hide_env_values = true, value_parser = parse_duration)]
+    pub(crate) drain_delay: Duration,
     /// Do not watch the files; reload on SIGHUP only
     #[arg(long)]
     pub(crate) no_watch: bool,

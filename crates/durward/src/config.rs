@@ -5,11 +5,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use durward_control::{Compiled, FileSource, compile};
+use durward_control::{FileSource, RoutingJsonOptions, compile};
 use durward_model::{Snapshot, Verdicts};
 
 use crate::cli::ConfigArgs;
 use crate::failure::Failure;
+use crate::inspect::now;
 
 /// A configuration compiled once.
 pub(crate) struct Loaded {
@@ -40,9 +41,18 @@ pub(crate) fn paths(arguments: &ConfigArgs) -> Result<Vec<PathBuf>, Failure> {
     }
 }
 
+/// What the user says about a `routing.json`.
+pub(crate) fn routing(arguments: &ConfigArgs) -> RoutingJsonOptions {
+    RoutingJsonOptions {
+        bind: arguments.routing_bind,
+        default_backend_port: arguments.routing_backend_port,
+        certs_dir: arguments.routing_certs.clone(),
+    }
+}
+
 /// Reads and compiles what the user names.
 pub(crate) fn load(arguments: &ConfigArgs) -> Result<Loaded, Failure> {
-    let resources = FileSource::new(paths(arguments)?).read();
-    let Compiled { snapshot, verdicts } = compile(&resources);
-    Ok(Loaded { snapshot: Arc::new(snapshot), verdicts })
+    let resources = FileSource::new(routing(arguments)).load(&paths(arguments)?);
+    let compiled = compile(&resources, None, now());
+    Ok(Loaded { snapshot: compiled.snapshot, verdicts: compiled.verdicts })
 }

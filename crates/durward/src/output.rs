@@ -141,6 +141,7 @@ fn pad((text, tone): &(String, Tone), width: usize) -> String {
 }
 
 /// A cell without colour.
+#[expect(clippy::needless_pass_by_value, reason = "most callers pass what they have just made")]
 pub(crate) fn plain(text: impl ToString) -> (String, Tone) {
     (text.to_string(), Tone::Plain)
 }

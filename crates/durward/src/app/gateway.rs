@@ -9,9 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use durward_control::{FileSource, Publisher};
-use durward_model::{Snapshot, Verdicts};
+use durward_control::{Compiled, FileSource, Publisher, RoutingJsonOptions};
 use durward_proxy::access_log::Sink;
 use durward_proxy::proxy::{BindState, Options, Proxy};
 use serde::Serialize;
@@ -19,18 +17,23 @@ use serde::Serialize;
 use crate::app::tell;
 use crate::cli::AccessLog;
 use crate::failure::Failure;
+use crate::inspect::now;
 
 /// What the gateway is started with.
 #[derive(Debug)]
 pub(crate) struct Settings {
     /// Documents and directories of documents.
     pub(crate) paths: Vec<PathBuf>,
+    /// What a `routing.json` leaves to its surroundings.
+    pub(crate) routing: RoutingJsonOptions,
     /// Threads that serve; 0 is one per processor.
     pub(crate) workers: usize,
     /// Where access-log lines go.
     pub(crate) access_log: AccessLog,
     /// How long connections may take to end.
     pub(crate) drain_grace: Duration,
+    /// How long to go on accepting while already not ready.
+    pub(crate) drain_delay: Duration,
     /// Whether changes of files are noticed without being told.
     pub(crate) watch: bool,
     /// Whether anything rejected keeps the gateway from starting.
@@ -39,24 +42,16 @@ pub(crate) struct Settings {
     pub(crate) sockets: Vec<TcpListener>,
 }
 
-/// What is in force.
-#[derive(Clone, Debug)]
-pub(crate) struct View {
-    /// What is served.
-    pub(crate) snapshot: Arc<Snapshot>,
-    /// What became of each document.
-    pub(crate) verdicts: Arc<Verdicts>,
-}
-
 /// The running gateway.
 pub(crate) struct Gateway {
-    publisher: Mutex<Publisher>,
+    source: FileSource,
+    paths: Vec<PathBuf>,
+    publisher: Publisher,
     proxy: RwLock<Option<Proxy>>,
-    view: ArcSwap<View>,
+    applying: Mutex<()>,
     /// The exposition as it was when the proxy was drained.
     last_metrics: Mutex<String>,
     draining: AtomicBool,
-    last_reload_ok: AtomicBool,
     reload_failures: AtomicU64,
     drain_grace: Duration,
 }
@@ -88,66 +83,65 @@ impl Gateway {
     /// # Errors
     /// When nothing could be served, or with `strict` when anything is rejected.
     pub(crate) fn start(settings: Settings) -> Result<Arc<Self>, Failure> {
-        let mut publisher = Publisher::new(FileSource::new(settings.paths.clone()));
-        let view = publish(&mut publisher);
-        refuse_bad_start(&view.verdicts, &view.snapshot, settings.strict)?;
-        tell::findings(&view.verdicts);
-        let drain_grace = settings.drain_grace;
+        let source = FileSource::new(settings.routing.clone());
+        let publisher = Publisher::new();
+        let compiled = publisher.reload(&source.load(&settings.paths), now());
+        refuse_bad_start(&compiled, settings.strict)?;
+        tell::findings(&compiled.verdicts);
+        let (paths, drain_grace) = (settings.paths.clone(), settings.drain_grace);
         let proxy = start_proxy(settings)?;
-        tell::applied(&view, &proxy.apply(Arc::clone(&view.snapshot)), "start");
-        let accepted = view.verdicts.all_accepted();
+        tell::applied(&compiled, &proxy.apply(Arc::clone(&compiled.snapshot)), "start");
         Ok(Arc::new(Self {
-            publisher: Mutex::new(publisher),
+            source,
+            paths,
+            publisher,
             proxy: RwLock::new(Some(proxy)),
-            view: ArcSwap::from_pointee(view),
+            applying: Mutex::new(()),
             last_metrics: Mutex::default(),
             draining: AtomicBool::new(false),
-            last_reload_ok: AtomicBool::new(accepted),
             reload_failures: AtomicU64::new(0),
             drain_grace,
         }))
     }
 
-    /// What is in force.
-    pub(crate) fn view(&self) -> Arc<View> {
-        self.view.load_full()
+    /// What is in force, and what became of each document.
+    pub(crate) fn view(&self) -> Arc<Compiled> {
+        self.publisher.current()
     }
 
     /// Reads the configuration again because of `cause`, and applies what changed.
     pub(crate) fn reload(&self, cause: &str) -> Reloaded {
-        let mut publisher = self.publisher.lock().unwrap_or_else(PoisonError::into_inner);
-        let view = publish(&mut publisher);
-        let accepted = view.verdicts.all_accepted();
-        let before = self.view.load();
-        if *before.verdicts != *view.verdicts {
-            tell::findings(&view.verdicts);
+        // One after the other, so that the proxy never goes back to an older generation.
+        let _turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.view();
+        let compiled = self.publisher.reload(&self.source.load(&self.paths), now());
+        if before.verdicts != compiled.verdicts {
+            tell::findings(&compiled.verdicts);
         }
-        if before.snapshot.generation != view.snapshot.generation {
-            if let Some(applied) = self.with_proxy(|proxy| proxy.apply(Arc::clone(&view.snapshot)))
-            {
-                tell::applied(&view, &applied, cause);
+        if before.snapshot.generation != compiled.snapshot.generation {
+            let applied = self.with_proxy(|proxy| proxy.apply(Arc::clone(&compiled.snapshot)));
+            if let Some(applied) = applied {
+                tell::applied(&compiled, &applied, cause);
             }
         }
-        self.last_reload_ok.store(accepted, Relaxed);
+        let accepted = compiled.verdicts.all_accepted();
         if !accepted {
             self.reload_failures.fetch_add(1, Relaxed);
         }
-        let reloaded = Reloaded {
-            generation: view.snapshot.generation,
+        Reloaded {
+            generation: compiled.snapshot.generation,
             accepted,
-            findings: view
+            findings: compiled
                 .verdicts
                 .findings()
                 .map(|(_, finding)| format!("{}: {finding}", finding.origin))
                 .collect(),
-        };
-        self.view.store(Arc::new(view));
-        reloaded
+        }
     }
 
     /// Whether `address` is one that a tenant's connections leave from.
     pub(crate) fn is_egress(&self, address: IpAddr) -> bool {
-        let view = self.view.load();
+        let view = self.view();
         view.snapshot
             .tenants
             .values()
@@ -161,9 +155,14 @@ impl Gateway {
         Ok(sockets.into_iter().map(|(_, socket)| socket).collect())
     }
 
-    /// From now on not ready; connections that are open go on.
-    pub(crate) fn stop_accepting(&self) {
+    /// From now on not ready.
+    pub(crate) fn announce_end(&self) {
         self.draining.store(true, Relaxed);
+    }
+
+    /// No further connection is accepted; those that are open go on.
+    pub(crate) fn stop_accepting(&self) {
+        self.announce_end();
         self.with_proxy(Proxy::stop_accepting);
     }
 
@@ -184,7 +183,7 @@ impl Gateway {
 
     /// What readiness depends on.
     pub(crate) fn readiness(&self) -> Vec<Readiness> {
-        let view = self.view.load();
+        let view = self.view();
         let binds = self.with_proxy(Proxy::status).map(|status| status.binds).unwrap_or_default();
         let bound = binds.iter().filter(|bind| matches!(bind.state, BindState::Bound)).count();
         let draining = self.draining.load(Relaxed);
@@ -214,7 +213,7 @@ impl Gateway {
 
     /// What is served, what was rejected and why, and how the sockets and upstreams are; nothing secret.
     pub(crate) fn report(&self) -> serde_json::Value {
-        let view = self.view.load();
+        let view = self.view();
         tell::report(&view, self.with_proxy(Proxy::status).as_ref(), self.draining.load(Relaxed))
     }
 
@@ -223,22 +222,12 @@ impl Gateway {
         let Some(text) = self.with_proxy(Proxy::metrics_text) else {
             return self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner).clone();
         };
-        tell::exposition(
-            &text,
-            &self.view.load(),
-            self.last_reload_ok.load(Relaxed),
-            self.reload_failures.load(Relaxed),
-        )
+        tell::exposition(&text, &self.view(), self.reload_failures.load(Relaxed))
     }
 
     fn with_proxy<T>(&self, ask: impl FnOnce(&Proxy) -> T) -> Option<T> {
         self.proxy.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(ask)
     }
-}
-
-fn publish(publisher: &mut Publisher) -> View {
-    let published = publisher.refresh();
-    View { snapshot: published.snapshot, verdicts: published.verdicts }
 }
 
 fn start_proxy(settings: Settings) -> Result<Proxy, Failure> {
@@ -259,10 +248,11 @@ fn start_proxy(settings: Settings) -> Result<Proxy, Failure> {
 }
 
 /// At start there is no last good configuration to fall back to.
-fn refuse_bad_start(verdicts: &Verdicts, snapshot: &Snapshot, strict: bool) -> Result<(), Failure> {
-    let refused = snapshot.binds.is_empty() || (strict && !verdicts.all_accepted());
+fn refuse_bad_start(compiled: &Compiled, strict: bool) -> Result<(), Failure> {
+    let refused =
+        compiled.snapshot.binds.is_empty() || (strict && !compiled.verdicts.all_accepted());
     if !refused {
         return Ok(());
     }
-    Err(Failure::InvalidConfig { message: tell::refusal(verdicts, strict) })
+    Err(Failure::InvalidConfig { message: tell::refusal(&compiled.verdicts, strict) })
 }

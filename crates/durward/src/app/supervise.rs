@@ -38,8 +38,9 @@ pub(crate) fn run(
         .map_err(|error| Failure::broken("starting", error))?;
     let ended = runtime.block_on(async {
         let signals = Signals::listen()?;
+        let drain_delay = settings.drain_delay;
         let gateway = Gateway::start(settings)?;
-        let supervisor = Supervisor { gateway, admin: listener, program };
+        let supervisor = Supervisor { gateway, admin: listener, program, drain_delay };
         supervisor.serve(signals, older).await
     });
     runtime.shutdown_background();
@@ -103,6 +104,7 @@ struct Supervisor {
     gateway: Arc<Gateway>,
     admin: Option<TcpListener>,
     program: PathBuf,
+    drain_delay: Duration,
 }
 
 impl Supervisor {
@@ -119,10 +121,15 @@ impl Supervisor {
         let end = self.wait(&mut signals).await;
         tracing::info!(handed_over = end == End::HandedOver, "draining");
         notify(&[NotifyState::Stopping]);
-        self.gateway.stop_accepting();
-        if end == End::HandedOver {
-            stopped.cancel();
+        self.gateway.announce_end();
+        match end {
+            End::HandedOver => stopped.cancel(),
+            End::Told => {
+                // Cut short when told again.
+                drop(tokio::time::timeout(self.drain_delay, signals.stop()).await);
+            }
         }
+        self.gateway.stop_accepting();
         self.drain(&mut signals).await;
         stopped.cancel();
         if let Some(admin) = admin {

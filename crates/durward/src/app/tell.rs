@@ -4,12 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use durward_control::Compiled;
 use durward_model::Verdicts;
 use durward_model::verdict::{Outcome, Severity, Verdict};
 use durward_proxy::proxy::{Applied, BindState, Drained, Status};
 use serde_json::{Value, json};
-
-use crate::app::gateway::View;
 
 /// One event per finding.
 pub(crate) fn findings(verdicts: &Verdicts) {
@@ -25,7 +24,7 @@ pub(crate) fn findings(verdicts: &Verdicts) {
 }
 
 /// What a new configuration brought about.
-pub(crate) fn applied(view: &View, applied: &Applied, cause: &str) {
+pub(crate) fn applied(view: &Compiled, applied: &Applied, cause: &str) {
     for bind in &applied.binds {
         match &bind.state {
             BindState::Bound => tracing::debug!(address = %bind.address, "listening"),
@@ -78,7 +77,7 @@ pub(crate) fn refusal(verdicts: &Verdicts, strict: bool) -> String {
 }
 
 /// The answer of `/snapshot`.
-pub(crate) fn report(view: &View, status: Option<&Status>, draining: bool) -> Value {
+pub(crate) fn report(view: &Compiled, status: Option<&Status>, draining: bool) -> Value {
     let state = |state: &BindState| match state {
         BindState::Bound => "bound".to_owned(),
         BindState::AddressNotLocal => "the address is not on this host".to_owned(),
@@ -103,7 +102,7 @@ pub(crate) fn report(view: &View, status: Option<&Status>, draining: bool) -> Va
 }
 
 /// The proxy's exposition with what only we know, and one end.
-pub(crate) fn exposition(proxy: &str, view: &View, last_reload_ok: bool, failures: u64) -> String {
+pub(crate) fn exposition(proxy: &str, view: &Compiled, failures: u64) -> String {
     let mut text = proxy.trim_end().trim_end_matches("# EOF").to_owned();
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
@@ -119,7 +118,7 @@ pub(crate) fn exposition(proxy: &str, view: &View, last_reload_ok: bool, failure
             "durward_config_last_reload_success",
             "gauge",
             "Whether every document was accepted when last read.",
-            u64::from(last_reload_ok),
+            u64::from(view.verdicts.all_accepted()),
         ),
         (
             "durward_config_rejected",
@@ -139,15 +138,13 @@ pub(crate) fn exposition(proxy: &str, view: &View, last_reload_ok: bool, failure
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]
     fn the_exposition_ends_once() {
-        let view = View { snapshot: Arc::default(), verdicts: Arc::default() };
+        let view = Compiled::default();
 
-        let text = exposition("# TYPE a gauge\na 1\n# EOF\n", &view, true, 2);
+        let text = exposition("# TYPE a gauge\na 1\n# EOF\n", &view, 2);
 
         assert_eq!(text.matches("# EOF").count(), 1);
         assert!(text.starts_with("# TYPE a gauge\na 1\n# HELP durward_config"));

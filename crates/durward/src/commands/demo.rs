@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use durward_control::RoutingJsonOptions;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -76,9 +77,11 @@ async fn perform(arguments: &Demo, stage: &Stage, screen: Screen) -> Result<Exit
 fn settings(stage: &Stage) -> Settings {
     Settings {
         paths: vec![stage.path().to_owned()],
+        routing: RoutingJsonOptions::default(),
         workers: 2,
         access_log: AccessLog::Off,
         drain_grace: GRACE,
+        drain_delay: Duration::ZERO,
         watch: true,
         strict: true,
         sockets: Vec::new(),

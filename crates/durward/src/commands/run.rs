@@ -17,9 +17,11 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
         .map_err(|error| Failure::broken("taking over from the older process", error))?;
     let settings = Settings {
         paths,
+        routing: config::routing(&arguments.config),
         workers: arguments.workers,
         access_log: arguments.access_log.clone(),
         drain_grace: arguments.drain_grace,
+        drain_delay: arguments.drain_delay,
         watch: !arguments.no_watch,
         strict: arguments.strict,
         sockets: inherited.sockets,
