@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use durward_control::{Compiled, FileSource, Publisher, RoutingJsonOptions};
+use durward_control::source::watch::{self as file_watch, Pace, Watching};
+use durward_control::{Compiled, FileSource, Publisher, Resources, RoutingJsonOptions};
 use durward_proxy::access_log::Sink;
 use durward_proxy::proxy::{BindState, Options, Proxy};
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::app::tell;
 use crate::cli::AccessLog;
@@ -44,13 +46,16 @@ pub(crate) struct Settings {
 
 /// The running gateway.
 pub(crate) struct Gateway {
-    source: FileSource,
+    source: Arc<FileSource>,
     paths: Vec<PathBuf>,
+    resources: watch::Sender<Arc<Resources>>,
+    watching: Mutex<Option<Watching>>,
     publisher: Publisher,
     proxy: RwLock<Option<Proxy>>,
     applying: Mutex<()>,
     /// The exposition as it was when the proxy was drained.
     last_metrics: Mutex<String>,
+    access_log: Sink,
     draining: AtomicBool,
     reload_failures: AtomicU64,
     drain_grace: Duration,
@@ -83,21 +88,26 @@ impl Gateway {
     /// # Errors
     /// When nothing could be served, or with `strict` when anything is rejected.
     pub(crate) fn start(settings: Settings) -> Result<Arc<Self>, Failure> {
-        let source = FileSource::new(settings.routing.clone());
+        let source = Arc::new(FileSource::new(settings.routing.clone()));
         let publisher = Publisher::new();
-        let compiled = publisher.reload(&source.load(&settings.paths), now());
+        let resources = Arc::new(source.load(&settings.paths));
+        let compiled = publisher.reload(&resources, now());
         refuse_bad_start(&compiled, settings.strict)?;
         tell::findings(&compiled.verdicts);
         let (paths, drain_grace) = (settings.paths.clone(), settings.drain_grace);
-        let proxy = start_proxy(settings)?;
+        let access_log = access_log(&settings.access_log)?;
+        let proxy = start_proxy(settings, access_log.clone())?;
         tell::applied(&compiled, &proxy.apply(Arc::clone(&compiled.snapshot)), "start");
         Ok(Arc::new(Self {
             source,
             paths,
+            resources: watch::Sender::new(resources),
+            watching: Mutex::default(),
             publisher,
             proxy: RwLock::new(Some(proxy)),
             applying: Mutex::new(()),
             last_metrics: Mutex::default(),
+            access_log,
             draining: AtomicBool::new(false),
             reload_failures: AtomicU64::new(0),
             drain_grace,
@@ -109,12 +119,46 @@ impl Gateway {
         self.publisher.current()
     }
 
+    /// Reloads whenever a file changes, from now on. Called within a runtime, which does the reloading.
+    ///
+    /// # Errors
+    /// When no thread can be started for it.
+    pub(crate) fn watch(self: &Arc<Self>) -> Result<(), Failure> {
+        let mut changes = self.resources.subscribe();
+        let (source, paths) = (Arc::clone(&self.source), self.paths.clone());
+        let watching = file_watch::watch(source, paths, Pace::default(), self.resources.clone())
+            .map_err(|error| Failure::broken("watching the configuration", error))?;
+        *self.watching.lock().unwrap_or_else(PoisonError::into_inner) = Some(watching);
+        let gateway = Arc::downgrade(self);
+        tokio::spawn(async move {
+            while changes.changed().await.is_ok() {
+                let resources = Arc::clone(&changes.borrow_and_update());
+                let Some(gateway) = gateway.upgrade() else { return };
+                let adopted = tokio::task::spawn_blocking(move || gateway.adopt(&resources, "a file changed"));
+                if let Err(error) = adopted.await {
+                    tracing::error!(%error, "a change of files could not be adopted");
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Opens the access log's file anew, for whoever has moved the old one away.
+    pub(crate) fn reopen_access_log(&self) {
+        self.access_log.reopen();
+    }
+
     /// Reads the configuration again because of `cause`, and applies what changed.
     pub(crate) fn reload(&self, cause: &str) -> Reloaded {
+        let resources = Arc::new(self.source.load(&self.paths));
+        self.adopt(&resources, cause)
+    }
+
+    fn adopt(&self, resources: &Resources, cause: &str) -> Reloaded {
         // One after the other, so that the proxy never goes back to an older generation.
         let _turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.view();
-        let compiled = self.publisher.reload(&self.source.load(&self.paths), now());
+        let compiled = self.publisher.reload(resources, now());
         if before.verdicts != compiled.verdicts {
             tell::findings(&compiled.verdicts);
         }
@@ -160,7 +204,7 @@ impl Gateway {
         self.draining.store(true, Relaxed);
     }
 
-    /// No further connection is accepted; those that are open go on.
+    /// No further connection is accepted here; those that wait are left to whoever has the same sockets.
     pub(crate) fn stop_accepting(&self) {
         self.announce_end();
         self.with_proxy(Proxy::stop_accepting);
@@ -172,7 +216,8 @@ impl Gateway {
         *self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner) = self.metrics_text();
         let proxy = self.proxy.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(proxy) = proxy {
-            tell::drained(&proxy.drain(grace));
+            tell::drained(proxy.drain(grace));
+            self.access_log.close();
         }
     }
 
@@ -230,16 +275,19 @@ impl Gateway {
     }
 }
 
-fn start_proxy(settings: Settings) -> Result<Proxy, Failure> {
-    let access_log = match &settings.access_log {
-        AccessLog::Off => Sink::none(),
-        AccessLog::Stdout => Sink::stdout(),
-        AccessLog::File(path) => Sink::file(path).map_err(|error| {
-            Failure::broken(format!("opening the access log {}", path.display()), error)
-        })?,
-    };
+fn access_log(wish: &AccessLog) -> Result<Sink, Failure> {
+    match wish {
+        AccessLog::Off => Ok(Sink::none()),
+        AccessLog::Stdout => Sink::stdout().map_err(|error| Failure::broken("opening the access log", error)),
+        AccessLog::File(path) => Sink::file(path)
+            .map_err(|error| Failure::broken(format!("opening the access log {}", path.display()), error)),
+    }
+}
+
+fn start_proxy(settings: Settings, access_log: Sink) -> Result<Proxy, Failure> {
+    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
-        workers: settings.workers,
+        workers: if settings.workers == 0 { processors() } else { settings.workers },
         access_log,
         inherited: settings.sockets,
         drain_grace: settings.drain_grace,

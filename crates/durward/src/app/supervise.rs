@@ -38,8 +38,11 @@ pub(crate) fn run(
         .map_err(|error| Failure::broken("starting", error))?;
     let ended = runtime.block_on(async {
         let signals = Signals::listen()?;
-        let drain_delay = settings.drain_delay;
+        let (drain_delay, watch) = (settings.drain_delay, settings.watch);
         let gateway = Gateway::start(settings)?;
+        if watch {
+            gateway.watch()?;
+        }
         let supervisor = Supervisor { gateway, admin: listener, program, drain_delay };
         supervisor.serve(signals, older).await
     });
@@ -123,13 +126,15 @@ impl Supervisor {
         notify(&[NotifyState::Stopping]);
         self.gateway.announce_end();
         match end {
-            End::HandedOver => stopped.cancel(),
+            End::HandedOver => {
+                stopped.cancel();
+                self.gateway.stop_accepting();
+            }
             End::Told => {
                 // Cut short when told again.
                 drop(tokio::time::timeout(self.drain_delay, signals.stop()).await);
             }
         }
-        self.gateway.stop_accepting();
         self.drain(&mut signals).await;
         stopped.cancel();
         if let Some(admin) = admin {
@@ -184,6 +189,7 @@ impl Supervisor {
                 Ok(now) => notify(&[NotifyState::Reloading, now]),
                 Err(_) => notify(&[NotifyState::Reloading]),
             }
+            gateway.reopen_access_log();
             gateway.reload("SIGHUP");
             notify(&[NotifyState::Ready]);
         });

@@ -8,6 +8,7 @@ use durward_control::Compiled;
 use durward_model::Verdicts;
 use durward_model::verdict::{Outcome, Severity, Verdict};
 use durward_proxy::proxy::{Applied, BindState, Drained, Status};
+use durward_proxy::{EndpointReport, UpstreamReport};
 use serde_json::{Value, json};
 
 /// One event per finding.
@@ -37,7 +38,8 @@ pub(crate) fn applied(view: &Compiled, applied: &Applied, cause: &str) {
         }
     }
     for problem in &applied.problems {
-        tracing::error!(%problem, "a part of the configuration cannot be served");
+        let (tenant, listener) = (&problem.tenant, problem.listener.as_deref());
+        tracing::error!(%tenant, listener, "cannot be served: {}", problem.sentence);
     }
     let snapshot = &view.snapshot;
     tracing::info!(
@@ -50,8 +52,8 @@ pub(crate) fn applied(view: &Compiled, applied: &Applied, cause: &str) {
 }
 
 /// How the drain ended.
-pub(crate) fn drained(_drained: &Drained) {
-    tracing::info!("all connections have ended");
+pub(crate) fn drained(drained: Drained) {
+    tracing::info!(finished = drained.finished, cut = drained.cut, "drained");
 }
 
 /// Why the process does not start: the first line says it all, the excerpts follow.
@@ -95,10 +97,39 @@ pub(crate) fn report(view: &Compiled, status: Option<&Status>, draining: bool) -
         "generation": view.snapshot.generation,
         "draining": draining,
         "binds": binds,
+        "connections": connections(status),
+        "upstreams": upstreams(status),
         "accepted": accepted,
         "rejected": rejected,
         "tenants": view.snapshot.tenants,
     })
+}
+
+/// Open client connections by tenant.
+fn connections(status: Option<&Status>) -> BTreeMap<String, u64> {
+    let tenants = status.iter().flat_map(|status| &status.tenants);
+    tenants.map(|tenant| (tenant.tenant.to_string(), tenant.connections)).collect()
+}
+
+/// Every endpoint and how it is.
+fn upstreams(status: Option<&Status>) -> Vec<Value> {
+    let tenants = status.iter().flat_map(|status| &status.tenants);
+    let reports = tenants.flat_map(|tenant| &tenant.upstreams);
+    let endpoint = |report: &UpstreamReport| {
+        let (tenant, upstream) = (report.tenant.to_string(), report.name.to_string());
+        let one = move |endpoint: &EndpointReport| {
+            json!({
+                "tenant": tenant,
+                "upstream": upstream,
+                "endpoint": endpoint.address,
+                "state": endpoint.state,
+                "active": endpoint.active,
+                "failures": endpoint.failures,
+            })
+        };
+        report.endpoints.iter().map(one).collect::<Vec<_>>()
+    };
+    reports.flat_map(endpoint).collect()
 }
 
 /// The proxy's exposition with what only we know, and one end.

@@ -59,6 +59,7 @@ async fn perform(arguments: &Demo, stage: &Stage, screen: Screen) -> Result<Exit
     let ledger = bank::open(at(stage.ports.bank), &certificates, stopped.clone()).await?;
     shop::open(at(stage.ports.shop), stopped.clone()).await?;
     let gateway = Gateway::start(settings(stage))?;
+    gateway.watch()?;
     admin_interface(stage, &gateway, &stopped).await?;
 
     let ended = if arguments.once {
@@ -66,7 +67,6 @@ async fn perform(arguments: &Demo, stage: &Stage, screen: Screen) -> Result<Exit
     } else {
         live(arguments, stage, screen, &gateway, &ledger, interrupted).await
     };
-    gateway.stop_accepting();
     let gateway = Arc::clone(&gateway);
     // A panic while draining changes nothing about the demo's result.
     drop(tokio::task::spawn_blocking(move || gateway.drain(GRACE)).await);
