@@ -124,6 +124,7 @@ impl PreparedListener {
             tenant: Arc::new(tenant),
             server_configs: Vec::new(),
             retirement: Arc::default(),
+            former: Vec::new(),
         }))
     }
 }

@@ -21,7 +21,7 @@ use crate::listeners::{Listeners, Opened};
 use crate::metrics::{Counter, Metrics};
 use crate::prepared::Prepared;
 use crate::prepared::build::{Built, build};
-use crate::upstream::UpstreamReport;
+use crate::upstream::report::UpstreamReport;
 use crate::upstream::resolve::Resolver;
 use worker::{Command, Worker};
 

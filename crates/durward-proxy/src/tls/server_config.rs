@@ -58,7 +58,9 @@ fn server_config(
 }
 
 fn versions(tls: &ServerTls) -> &'static [&'static SupportedProtocolVersion] {
-    if tls.tls13_only { &[&TLS13] } else { &[&TLS13, &TLS12] }
+    const MODERN: &[&SupportedProtocolVersion] = &[&TLS13];
+    const COMPATIBLE: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+    if tls.tls13_only { MODERN } else { COMPATIBLE }
 }
 
 fn certified_key(certificate: &Certificate) -> Result<CertifiedKey, rustls::Error> {
