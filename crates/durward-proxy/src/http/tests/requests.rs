@@ -8,7 +8,7 @@ use crate::metrics::Counter;
 // S1.38 S1.40
 #[tokio::test]
 async fn requests_of_one_connection_share_one_upstream_connection() {
-    let origin = Origin::http("127.0.0.1:0");
+    let origin = Origin::http1("127.0.0.1:0");
     Setup::to(origin.address())
         .run(|rig| async move {
             let mut client = rig.client().await;
@@ -31,7 +31,7 @@ async fn requests_of_one_connection_share_one_upstream_connection() {
 // S1.38
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
-    let origin = Origin::http("127.0.0.1:0");
+    let origin = Origin::http1("127.0.0.1:0");
     Setup::to(origin.address())
         .run(|rig| async move {
             let mut client = rig.client().await;
@@ -51,7 +51,7 @@ async fn pipelined_requests_are_answered_in_order() {
 // S1.38
 #[tokio::test]
 async fn a_client_that_closed_its_direction_still_gets_its_response() {
-    let origin = Origin::http("127.0.0.1:0");
+    let origin = Origin::http1("127.0.0.1:0");
     Setup::to(origin.address())
         .run(|rig| async move {
             let answer = ask(&rig, "GET /slow/100 HTTP/1.1\r\nHost: a\r\n\r\n").await;
