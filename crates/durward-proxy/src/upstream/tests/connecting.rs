@@ -200,6 +200,28 @@ fn one_source_port_serves_many_peers() {
     );
 }
 
+// S1.3
+#[test]
+fn ipv6_leaves_from_the_tenants_address_too() {
+    netns::in_namespace_async(
+        "upstream::tests::connecting::ipv6_leaves_from_the_tenants_address_too",
+        || async {
+            on_a_core(|core| async move {
+                netns::ip("-6 address add fd00::2/128 dev lo nodad");
+                let origin = TcpListener::bind("[::1]:0").await.unwrap();
+                let view = view("a", upstream(&[origin.local_addr().unwrap()], "fd00::2"));
+
+                let (_io, lease) = take_io(&core, &view).await;
+
+                let (_accepted, from) = origin.accept().await.unwrap();
+                assert_eq!(from.ip(), "fd00::2".parse::<IpAddr>().unwrap());
+                assert_eq!(lease.source, from);
+            })
+            .await;
+        },
+    );
+}
+
 // S1.44
 #[tokio::test]
 async fn another_endpoint_takes_over_while_one_is_down() {

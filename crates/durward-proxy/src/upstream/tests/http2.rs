@@ -195,3 +195,43 @@ async fn a_dead_connection_is_replaced() {
     })
     .await;
 }
+
+// S1.44
+#[tokio::test]
+async fn who_answers_no_ping_is_given_up_and_who_does_is_kept() {
+    on_a_core(|core| async move {
+        let (silent, address) = bind().await;
+        let origin = Origin::h2c("127.0.0.1:0");
+        let dead = view("a", speaking_h2(upstream(&[address], "127.0.0.2")));
+        let living = view("b", speaking_h2(upstream(&[origin.address()], "127.0.0.2")));
+        drop((stream(&core, &dead).await, stream(&core, &living).await));
+        let _accepted = silent.accept().await.unwrap();
+        assert!(still_shared(&core, &dead));
+
+        until(|| !still_shared(&core, &dead)).await;
+
+        assert!(still_shared(&core, &living));
+        assert_eq!(origin.connections(), 1);
+    })
+    .await;
+}
+
+// S1.62
+#[tokio::test]
+async fn a_connection_without_streams_ends_with_its_timeout() {
+    on_a_core(|core| async move {
+        let origin = Origin::h2c("127.0.0.1:0");
+        let mut config = speaking_h2(upstream(&[origin.address()], "127.0.0.2"));
+        config.pool_idle_timeout = std::time::Duration::from_millis(250);
+        let view = view("a", config);
+        let (send, lease) = stream(&core, &view).await;
+        get(send).await.unwrap();
+        drop(lease);
+
+        until(|| origin.open_connections() == 0).await;
+
+        assert!(!still_shared(&core, &view));
+        assert_eq!(view.tenant().metrics.total(Counter::UpstreamConnectionsClosed), 1);
+    })
+    .await;
+}
