@@ -318,6 +318,11 @@ pub(crate) async fn await_refusals(
     let reached = durward_testkit::process::eventually(SOON, async || {
         refused(proxy, tenant, word) >= count
     });
-    assert!(reached.await, "{word}: {} of {count}", refused(proxy, tenant, word));
+    let seen = || match tenant {
+        Some(tenant) => metrics(proxy, tenant).refusals(),
+        None => proxy.metrics().unknown.refusals(),
+    };
+    let words = || Refusal::WORDS.iter().zip(seen()).filter(|(_, count)| *count > 0);
+    assert!(reached.await, "{word}: {count} wanted of {:?}", words().collect::<Vec<_>>());
     assert_eq!(refused(proxy, tenant, word), count, "{word}");
 }

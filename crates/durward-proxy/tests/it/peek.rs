@@ -1,5 +1,6 @@
 //! Where the client connected, however many machines are in between.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
@@ -128,7 +129,9 @@ async fn tls_follows_a_header_without_a_byte_lost() {
     }
 }
 
-async fn is_reset_without_a_byte(mut stream: TcpStream, bytes: &[u8]) -> bool {
+async fn is_reset_without_a_byte(connected: io::Result<TcpStream>, bytes: &[u8]) -> bool {
+    // A reset may be as quick as the connect.
+    let Ok(mut stream) = connected else { return true };
     let _ = stream.write_all(bytes).await;
     let mut reply = Vec::new();
     let read = tokio::time::timeout(SOON, stream.read_to_end(&mut reply)).await;
@@ -155,11 +158,11 @@ async fn a_bad_header_or_one_from_a_stranger_is_cut_off() {
 
     let count = bad.len() as u64;
     for bytes in bad {
-        let stream = tcp_connect(bind, None).await.unwrap();
+        let stream = tcp_connect(bind, None).await;
         assert!(is_reset_without_a_byte(stream, &bytes).await, "{bytes:?}");
     }
     await_refusals(&proxy, None, "proxy_header", count).await;
-    let stranger = tcp_connect(bind, Some(IpAddr::V4(unique_loopback()))).await.unwrap();
+    let stranger = tcp_connect(bind, Some(IpAddr::V4(unique_loopback()))).await;
     assert!(is_reset_without_a_byte(stranger, &good).await);
     await_refusals(&proxy, None, "proxy_header", count + 1).await;
 }
@@ -253,8 +256,8 @@ fn the_original_destination_survives_a_redirect() {
             assert_eq!(client.get("a", "/").await.unwrap().text(), expected);
         }
         for direct in ["198.51.100.4:443", "127.0.0.1:8443"] {
-            let mut client = RawHttp::connect(at(direct)).await.unwrap();
-            assert!(client.get("a", "/").await.is_err(), "{direct}");
+            let stream = tcp_connect(at(direct), None).await;
+            assert!(is_reset_without_a_byte(stream, b"GET / HTTP/1.1\r\n\r\n").await, "{direct}");
         }
         await_refusals(&proxy, None, "tenant_not_found", 2).await;
     });
