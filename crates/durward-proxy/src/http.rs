@@ -13,11 +13,14 @@ mod message;
 mod names;
 mod parse;
 mod problem;
+#[cfg(test)]
+mod tests;
 
 use std::rc::Rc;
 
 use durward_model::listener::HttpService;
-use durward_model::{Limits, Service};
+use durward_model::Service;
+use durward_model::limits::Limits;
 
 use crate::core::Core;
 use crate::http::forward::Texts;

@@ -33,7 +33,6 @@ pub(super) async fn forward<'a, D: Downstream>(
 ) -> Result<Ended<'a>, Stop> {
     let tenant = http.view.tenant();
     let runtime = &tenant.upstreams[index.0];
-    let _pending = tenant.usage.pending(http.limits())?;
     runtime.count_request();
     let limit = forward.timeout.or(http.limits().timeouts.request);
     let clock = Clock { watch, end: limit.map(|limit| account.began() + limit) };

@@ -3,7 +3,7 @@
 //! Deliberately absent: trust. An upstream's head is read as strictly as a client's.
 
 use crate::http::fields::Span;
-use crate::http::message::{Framing, Response, Version};
+use crate::http::message::{Framing, Response};
 use crate::http::names::Known;
 use crate::http::parse::connection::Control;
 use crate::http::parse::request::read_version;
