@@ -19,9 +19,9 @@ mod tests;
 
 use std::rc::Rc;
 
-use durward_model::listener::{Alpn, HttpService};
 use durward_model::Service;
 use durward_model::limits::Limits;
+use durward_model::listener::{Alpn, HttpService};
 
 use crate::core::Core;
 use crate::http::forward::Texts;

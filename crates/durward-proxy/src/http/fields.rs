@@ -203,9 +203,8 @@ impl Fields {
 
 impl HeaderFields for Fields {
     fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-        self.iter().any(|field| {
-            field.name.eq_ignore_ascii_case(name.as_bytes()) && test(field.value)
-        })
+        self.iter()
+            .any(|field| field.name.eq_ignore_ascii_case(name.as_bytes()) && test(field.value))
     }
 }
 

@@ -58,7 +58,11 @@ pub(crate) trait Source {
 /// Where a body goes.
 pub(crate) trait Sink {
     /// Takes some of the source's data, and says how much.
-    fn poll_send<S: Source>(&mut self, cx: &mut Context<'_>, source: &mut S) -> Poll<io::Result<usize>>;
+    fn poll_send<S: Source>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+    ) -> Poll<io::Result<usize>>;
     /// The body has ended.
     fn finish(&mut self, trailers: Option<&Fields>) -> io::Result<()>;
     /// Hands everything to the system.

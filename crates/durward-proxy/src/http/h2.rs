@@ -57,8 +57,9 @@ impl Source for Body {
                 self.chunk = chunk.map_err(|error| source_fault(&error))?;
                 continue;
             }
-            if let Some(trailers) = ready!(self.stream.poll_trailers(cx))
-                .map_err(|error| source_fault(&error))? {
+            if let Some(trailers) =
+                ready!(self.stream.poll_trailers(cx)).map_err(|error| source_fault(&error))?
+            {
                 self.trailers = Some(Box::new(convert::trailers(&trailers)));
             }
             self.ended = true;

@@ -106,12 +106,7 @@ pub(super) enum Snag {
 }
 
 impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
-    pub(super) fn new(
-        http: &'t Http,
-        clock: Clock<'t>,
-        down: &'t mut D,
-        up: &'t mut U,
-    ) -> Self {
+    pub(super) fn new(http: &'t Http, clock: Clock<'t>, down: &'t mut D, up: &'t mut U) -> Self {
         let (upload, download) = (Pump::default(), Pump::default());
         let (refused, held, interim) = (false, false, false);
         Self { http, clock, down, up, upload, download, refused, held, interim, silent: true }
@@ -295,10 +290,8 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
                 return Failure { begun: false, ..Failure::after_head(self.expired(expired)) };
             }
         };
-        let begun = matches!(
-            snag,
-            Snag::Gone | Snag::ClientWrite | Snag::Client(SourceFault::Closed)
-        );
+        let begun =
+            matches!(snag, Snag::Gone | Snag::ClientWrite | Snag::Client(SourceFault::Closed));
         let unsent = matches!(snag, Snag::UpstreamRefused);
         let retriable = unsent || (matches!(snag, Snag::UpstreamClosed) && self.silent);
         let stale = retriable && lease.reused;

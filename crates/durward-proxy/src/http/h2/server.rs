@@ -47,7 +47,8 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
     let handshake = builder(http).handshake::<_, Bytes>(guarded);
     let Ok(Ok(connection)) = watch.guard(handshake).await else { return };
     let streams = FuturesUnordered::new();
-    let mut session = Session { http, watch, connection, streams, broken, leaving: false };
+    let (leaving, fresh) = (false, true);
+    let mut session = Session { http, watch, connection, streams, broken, leaving, fresh };
     session.run().await;
 }
 
@@ -76,6 +77,8 @@ struct Session<'a> {
     broken: Guardian,
     /// GOAWAY was sent.
     leaving: bool,
+    /// No stream has begun yet. Nobody who has just connected is idle.
+    fresh: bool,
 }
 
 /// Why the connection is looked at again.
@@ -111,7 +114,7 @@ impl Session<'_> {
             (true, false) => Some(self.http.limits().timeouts.idle),
             (false, _) => None,
         };
-        self.watch.arm(after, idle && !self.leaving);
+        self.watch.arm(after, idle && !self.leaving && !self.fresh);
     }
 
     fn leave(&mut self) {
@@ -130,6 +133,7 @@ impl Session<'_> {
             match accepted {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     let http = Rc::clone(self.http);
+                    self.fresh = false;
                     self.streams.push(Box::pin(stream(http, request, respond)));
                     moved = true;
                 }

@@ -53,7 +53,8 @@ mod tests {
 
     #[test]
     fn base64_is_padded() {
-        let texts: Vec<_> = ["", "f", "fo", "foo", "foob"].map(|text| base64(text.as_bytes())).into();
+        let texts: Vec<_> =
+            ["", "f", "fo", "foo", "foob"].map(|text| base64(text.as_bytes())).into();
 
         assert_eq!(texts, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]);
     }

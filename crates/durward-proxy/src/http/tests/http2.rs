@@ -153,20 +153,68 @@ async fn malformed_requests_are_refused_on_their_stream() {
     Setup::to(origin.address())
         .run(|rig| async move {
             let cases: &[&[(&str, &str)]] = &[
-                &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("host", "b")],
+                &[
+                    (":method", "GET"),
+                    (":scheme", "http"),
+                    (":path", "/"),
+                    (":authority", "a"),
+                    ("host", "b"),
+                ],
                 &[(":method", "GET"), (":scheme", "http"), (":path", "/")],
                 &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "u@a")],
                 &[(":method", "GET"), (":scheme", "http"), (":path", "/../x"), (":authority", "a")],
-                &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("content-length", "+1")],
-                &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("x", " y")],
-                &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("transfer_encoding", "chunked")],
+                &[
+                    (":method", "GET"),
+                    (":scheme", "http"),
+                    (":path", "/"),
+                    (":authority", "a"),
+                    ("content-length", "+1"),
+                ],
+                &[
+                    (":method", "GET"),
+                    (":scheme", "http"),
+                    (":path", "/"),
+                    (":authority", "a"),
+                    ("x", " y"),
+                ],
+                &[
+                    (":method", "GET"),
+                    (":scheme", "http"),
+                    (":path", "/"),
+                    (":authority", "a"),
+                    ("transfer_encoding", "chunked"),
+                ],
                 &[(":method", "CONNECT"), (":authority", "a:443")],
-                &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("transfer-encoding", "chunked")],
-                &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("connection", "close")],
+                &[
+                    (":method", "GET"),
+                    (":scheme", "http"),
+                    (":path", "/"),
+                    (":authority", "a"),
+                    ("transfer-encoding", "chunked"),
+                ],
+                &[
+                    (":method", "GET"),
+                    (":scheme", "http"),
+                    (":path", "/"),
+                    (":authority", "a"),
+                    ("connection", "close"),
+                ],
                 &[(":method", "GET"), (":scheme", "http"), (":path", "/a b"), (":authority", "a")],
                 &[(":method", "GE T"), (":scheme", "http"), (":path", "/"), (":authority", "a")],
-                &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("x", "a\r\nb: c")],
-                &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("x:y", "z")],
+                &[
+                    (":method", "GET"),
+                    (":scheme", "http"),
+                    (":path", "/"),
+                    (":authority", "a"),
+                    ("x", "a\r\nb: c"),
+                ],
+                &[
+                    (":method", "GET"),
+                    (":scheme", "http"),
+                    (":path", "/"),
+                    (":authority", "a"),
+                    ("x:y", "z"),
+                ],
                 &[(":method", "GET"), (":path", "/"), (":authority", "a")],
             ];
 
@@ -176,7 +224,9 @@ async fn malformed_requests_are_refused_on_their_stream() {
                 wire.extend(frame(kind::HEADERS, 5, 1, &h2_frames::header_block(fields)));
                 stream.write_all(&wire).await.unwrap();
                 let refused = loop {
-                    let Ok(frame) = h2_frames::read_frame(&mut stream).await else { break "closed" };
+                    let Ok(frame) = h2_frames::read_frame(&mut stream).await else {
+                        break "closed";
+                    };
                     match frame.kind {
                         kind::HEADERS => break "answered",
                         kind::RST_STREAM => break "reset",
@@ -201,7 +251,8 @@ async fn floods_end_the_connection() {
             let resets: Vec<u8> = (0..400)
                 .flat_map(|at| {
                     let stream = at * 2 + 1;
-                    [h2_frames::get(stream, "http", "a", "/hang"), h2_frames::reset(stream)].concat()
+                    [h2_frames::get(stream, "http", "a", "/hang"), h2_frames::reset(stream)]
+                        .concat()
                 })
                 .collect();
             let cases = [
@@ -219,7 +270,12 @@ async fn floods_end_the_connection() {
                         kind::HEADERS,
                         4,
                         1,
-                        &h2_frames::header_block(&[(":method", "POST"), (":scheme", "http"), (":path", "/hang"), (":authority", "a")]),
+                        &h2_frames::header_block(&[
+                            (":method", "POST"),
+                            (":scheme", "http"),
+                            (":path", "/hang"),
+                            (":authority", "a"),
+                        ]),
                     ),
                     frame(kind::DATA, 0, 1, &[]).repeat(5000),
                 ]

@@ -10,9 +10,7 @@ use arc_swap::ArcSwap;
 use durward_model::limits::Limits;
 use durward_model::listener::{HttpService, IdentityHeaders};
 use durward_model::route::{Action, Forward, HeaderRules, Route, RouteMatch, WeightedUpstream};
-use durward_model::upstream::{
-    Balance, Endpoint, Retry, Target, UpstreamIndex, UpstreamProtocol,
-};
+use durward_model::upstream::{Balance, Endpoint, Retry, Target, UpstreamIndex, UpstreamProtocol};
 use durward_model::{
     ClientAddr, Destination, EgressAddress, Origin, Service, SourceSet, Tenant, TenantId, Upstream,
 };
@@ -69,7 +67,8 @@ impl Setup {
     }
 
     pub(super) fn to_all(origins: &[SocketAddr]) -> Self {
-        let place = |address: &SocketAddr| Endpoint { target: Target::Address(*address), weight: 1 };
+        let place =
+            |address: &SocketAddr| Endpoint { target: Target::Address(*address), weight: 1 };
         let upstream = Upstream {
             name: Arc::from("pay"),
             endpoints: origins.iter().map(place).collect(),
