@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use durward_model::verdict::{Finding, Outcome, Severity, Verdict};
 use durward_model::Origin;
+use durward_model::verdict::{Finding, Outcome, Severity, Verdict};
 
 /// A verdict in the making; rejected until something of it is served.
 #[derive(Debug)]
@@ -39,7 +39,9 @@ impl Draft {
         }
     }
 
-    pub(crate) fn into_verdict(self) -> Verdict {
+    /// The verdict, its findings in the order of the text: two compiles of one document then say the same.
+    pub(crate) fn into_verdict(mut self) -> Verdict {
+        self.findings.sort_by(|a, b| (a.origin.line, &a.field).cmp(&(b.origin.line, &b.field)));
         let faulty = self.findings.iter().any(|finding| finding.severity == Severity::Error);
         let outcome = match (self.served, faulty) {
             (Served::Nothing, _) => Outcome::Rejected,
@@ -47,6 +49,12 @@ impl Draft {
             (Served::Current, true) => Outcome::Partial,
             (Served::Current, false) => Outcome::Accepted,
         };
-        Verdict { kind: self.kind, name: self.name, outcome, findings: self.findings, origin: self.origin }
+        Verdict {
+            kind: self.kind,
+            name: self.name,
+            outcome,
+            findings: self.findings,
+            origin: self.origin,
+        }
     }
 }
