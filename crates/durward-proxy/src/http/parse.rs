@@ -8,7 +8,7 @@ mod request;
 mod response;
 mod target;
 
-pub(crate) use request::parse_request;
+pub(crate) use request::{parse_request, set_host};
 pub(crate) use response::{Asked, parse_response};
 pub(crate) use target::valid_authority;
 

@@ -3,5 +3,7 @@
 //! Deliberately absent: tests of single parsers; those are beside them.
 
 mod bodies;
+mod http2;
+mod malformed;
 mod requests;
 mod support;

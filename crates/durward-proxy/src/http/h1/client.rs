@@ -57,6 +57,10 @@ impl Upstream for Conn {
         self.input.decoder = Decoder::UntilClose;
         self.output.begin(Framing::UntilClose, |_| {});
     }
+
+    fn holds_upgrades(&self) -> bool {
+        true
+    }
 }
 
 impl Conn {

@@ -64,6 +64,9 @@ fn absolute(input: &[u8], start: usize, end: usize) -> Result<Target, Fault> {
         .position(|byte| matches!(byte, b'/' | b'?'))
         .unwrap_or(end - from);
     let rest = from + length;
+    if length == 0 {
+        return Err(Fault::Malformed("absolute target without a host"));
+    }
     if input.get(rest).is_none_or(|byte| *byte != b'/') || rest == end {
         return Err(Fault::Malformed("absolute target without a path"));
     }

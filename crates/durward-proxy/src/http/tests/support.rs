@@ -41,7 +41,6 @@ pub(super) struct Rig {
     pub(super) listener: Arc<PreparedListener>,
     tls: Option<fn() -> TlsFacts>,
     lines: Lines,
-    sink: Sink,
 }
 
 pub(super) fn forward() -> Action {
@@ -101,7 +100,7 @@ impl Setup {
         let shared = Shared {
             prepared: ArcSwap::from_pointee(Prepared::empty_for_test()),
             metrics: Metrics::new(1),
-            log: sink.clone(),
+            log: sink,
             resolver: crate::upstream::resolve::Resolver::default(),
         };
         let core = Core::new(0, Arc::new(shared), 7);
@@ -114,7 +113,7 @@ impl Setup {
             origin: Origin::default(),
         };
         let listener = PreparedListener::for_test(tenant, Service::Http(self.service)).unwrap();
-        let rig = Rc::new(Rig { core: Rc::clone(&core), listener, tls: self.tls, lines, sink });
+        let rig = Rc::new(Rig { core: Rc::clone(&core), listener, tls: self.tls, lines });
         let run = async {
             tokio::task::spawn_local(Rc::clone(&core.watchdog).run());
             test(rig).await;
@@ -170,10 +169,6 @@ impl Rig {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-    }
-
-    pub(super) fn lost_lines(&self) -> u64 {
-        self.sink.lost()
     }
 }
 
