@@ -1,0 +1,232 @@
+//! Accepting connections: a few at a time, with a pause when the host has no room for more.
+//!
+//! Deliberately absent: any look at a connection; whose it is, `admit` finds out.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use durward_model::address::canonical;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::core::Core;
+use crate::refusal::Refusal;
+use crate::session::{self, Accepted};
+
+/// Connections accepted in a row before others get their turn.
+const BURST: u32 = 32;
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// One core's door: where its connections come in and are counted.
+pub(crate) struct Door {
+    /// The core.
+    pub(crate) core: Rc<Core>,
+    /// Its connections.
+    pub(crate) connections: TaskTracker,
+    /// How many the whole process has, and may have.
+    pub(crate) room: Room,
+}
+
+/// How many connections the process has, and how many its file descriptors allow.
+#[derive(Clone)]
+pub(crate) struct Room {
+    open: Arc<AtomicUsize>,
+    most: usize,
+}
+
+impl Room {
+    /// Room for `most` connections.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { open: Arc::default(), most }
+    }
+
+    /// Room for half as many connections as the process may have files, less some for itself: each needs one to the upstream too.
+    pub(crate) fn of_this_process() -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let files = limit.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+        Self::new((files.saturating_sub(256) / 2).max(16))
+    }
+
+    /// How many connections are open.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    fn full(&self) -> bool {
+        self.open() >= self.most
+    }
+
+    fn take(&self) -> Place {
+        self.open.fetch_add(1, Relaxed);
+        Place(Arc::clone(&self.open))
+    }
+}
+
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// How a door's listening socket is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// Clients that wait in its queue are let in first: closing would reset them.
+    EmptyQueue,
+    /// Somebody else holds the socket and will let them in.
+    LeaveQueue,
+}
+
+/// Accepts on one socket until `closed`, then gives it up as `closing` says at that time.
+pub(crate) async fn run(
+    door: Rc<Door>,
+    bind: SocketAddr,
+    listener: TcpListener,
+    closed: CancellationToken,
+    closing: Rc<std::cell::Cell<Closing>>,
+) {
+    let mut closed = pin!(closed.cancelled());
+    let (mut pause, mut burst) = (Pause::default(), 0);
+    loop {
+        let attempt = tokio::select! {
+            biased;
+            () = &mut closed => break,
+            attempt = listener.accept(), if !door.room.full() => attempt,
+            () = std::future::ready(()), if door.room.full() => Err(io::ErrorKind::OutOfMemory.into()),
+        };
+        match attempt {
+            Ok((stream, peer)) => {
+                pause.over();
+                door.let_in(stream, peer, bind);
+                burst += 1;
+                if burst % BURST == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            Err(error) if concerns_one_connection(&error) => {}
+            Err(error) => {
+                door.no_room(bind, &error, &pause);
+                tokio::select! {
+                    biased;
+                    () = &mut closed => break,
+                    () = tokio::time::sleep(pause.next()) => {}
+                }
+            }
+        }
+    }
+    if closing.get() == Closing::EmptyQueue
+        && let Ok(listener) = listener.into_std()
+    {
+        door.empty(&listener, bind);
+    }
+}
+
+impl Door {
+    fn let_in(&self, stream: TcpStream, peer: SocketAddr, bind: SocketAddr) {
+        let local = if bind.ip().is_unspecified() { stream.local_addr() } else { Ok(bind) };
+        let Ok(local) = local else { return };
+        let accepted = Accepted {
+            stream,
+            peer,
+            local: canonical(local),
+            bind: self.core.shared.prepared.load().binds.get(&bind).map(Arc::clone),
+            at: Instant::now(),
+            core: Rc::clone(&self.core),
+        };
+        let place = self.room.take();
+        self.connections.spawn_local(async move {
+            session::serve(accepted).await;
+            drop(place);
+        });
+    }
+
+    fn no_room(&self, bind: SocketAddr, error: &io::Error, pause: &Pause) {
+        let refusal = Refusal::Socket(io::Error::from(error.kind()));
+        self.core.shared.metrics.unknown.core(self.core.id).refused(&refusal);
+        if pause.is_first() {
+            warn!(%bind, %error, open = self.room.open(), "accepting pauses: no room for more connections");
+        }
+    }
+
+    /// Lets in whoever waits, without waiting for more.
+    fn empty(&self, listener: &StdListener, bind: SocketAddr) {
+        let most = 2 * crate::listeners::BACKLOG;
+        for _ in 0..most {
+            let Ok((stream, peer)) = listener.accept() else { return };
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            if let Ok(stream) = stream {
+                self.let_in(stream, peer, bind);
+            }
+        }
+    }
+}
+
+/// Pauses that double while there is no room.
+#[derive(Default)]
+struct Pause {
+    last: Option<Duration>,
+}
+
+impl Pause {
+    fn next(&mut self) -> Duration {
+        let next = self.last.map_or(SHORTEST_PAUSE, |last| (last * 2).min(LONGEST_PAUSE));
+        *self.last.insert(next)
+    }
+
+    fn over(&mut self) {
+        self.last = None;
+    }
+
+    fn is_first(&self) -> bool {
+        self.last.is_none()
+    }
+}
+
+/// Linux hands pending network errors of a new connection to `accept`; the next connection is not concerned.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    let out_of_room = [
+        rustix::io::Errno::MFILE,
+        rustix::io::Errno::NFILE,
+        rustix::io::Errno::NOBUFS,
+        rustix::io::Errno::NOMEM,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|raw| out_of_room.iter().all(|errno| errno.raw_os_error() != raw))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_second_and_begin_anew() {
+        let mut pause = Pause::default();
+
+        let pauses: Vec<_> = (0..9).map(|_| pause.next().as_millis()).collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+
+        pause.over();
+        assert!(pause.is_first());
+        assert_eq!(pause.next(), SHORTEST_PAUSE);
+    }
+
+    #[test]
+    fn an_aborted_connection_is_no_reason_to_pause() {
+        let error = |errno: rustix::io::Errno| io::Error::from(errno);
+
+        assert!(concerns_one_connection(&error(rustix::io::Errno::CONNABORTED)));
+        assert!(!concerns_one_connection(&error(rustix::io::Errno::MFILE)));
+        assert!(!concerns_one_connection(&io::ErrorKind::OutOfMemory.into()));
+    }
+}

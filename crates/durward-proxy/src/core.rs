@@ -1,0 +1,68 @@
+//! What one core has to itself: its pools, its watchdog, its log buffer, its random numbers.
+//!
+//! Everything here is `!Send` on purpose. Deliberately absent: locks.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::access_log;
+use crate::metrics::Metrics;
+use crate::prepared::Prepared;
+use crate::upstream::pool::Pools;
+use crate::upstream::resolve::Resolver;
+use crate::watch::Watchdog;
+
+/// What all cores share. The pointer to what is prepared is the only one that is ever swapped.
+pub(crate) struct Shared {
+    /// What is served now.
+    pub(crate) prepared: ArcSwap<Prepared>,
+    /// All counters.
+    pub(crate) metrics: Metrics,
+    /// Where log lines go.
+    pub(crate) log: access_log::Sink,
+    /// Names to addresses, cached for their TTL.
+    pub(crate) resolver: Resolver,
+}
+
+/// One core.
+pub(crate) struct Core {
+    /// From 0.
+    pub(crate) id: usize,
+    /// What all cores share.
+    pub(crate) shared: Arc<Shared>,
+    /// Idle upstream connections.
+    pub(crate) pools: Pools,
+    /// Deadlines.
+    pub(crate) watchdog: Rc<Watchdog>,
+    /// Lines not yet handed to the writer.
+    pub(crate) log: access_log::Buffer,
+    random: Cell<u64>,
+}
+
+impl Core {
+    /// A core with empty pools.
+    pub(crate) fn new(id: usize, shared: Arc<Shared>, seed: u64) -> Rc<Self> {
+        let log = shared.log.buffer();
+        Rc::new(Self {
+            id,
+            shared,
+            pools: Pools::default(),
+            watchdog: Rc::default(),
+            log,
+            random: Cell::new(seed | 1),
+        })
+    }
+
+    /// Numbers for spreading load; not for secrets (xorshift64*).
+    pub(crate) fn random(&self) -> u32 {
+        let mut state = self.random.get();
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        self.random.set(state);
+        (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
+    }
+}

@@ -1,0 +1,179 @@
+//! The listening sockets: one per bind and core, opened and closed without touching the others.
+//!
+//! Our own duplicate of each is kept for handing over to a successor. Deliberately absent: accepting; the cores do that.
+
+mod socket;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use durward_model::DestinationMode;
+
+use crate::prepared::PreparedBind;
+use crate::proxy::{BindReport, BindState};
+
+/// Clients that may wait in a socket's queue; the kernel's `net.core.somaxconn` bounds it too.
+pub(crate) const BACKLOG: i32 = 4096;
+
+/// All listening sockets of the process.
+pub(crate) struct Listeners {
+    cores: usize,
+    inherited: Vec<TcpListener>,
+    open: BTreeMap<SocketAddr, OpenBind>,
+    failed: BTreeMap<SocketAddr, String>,
+}
+
+struct OpenBind {
+    transparent: bool,
+    sockets: Vec<TcpListener>,
+}
+
+/// Sockets for the cores, in turn.
+pub(crate) struct Opened {
+    /// What they listen on.
+    pub(crate) bind: SocketAddr,
+    /// At least one per core.
+    pub(crate) sockets: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// No sockets but the inherited ones, which wait for a bind that wants them.
+    pub(crate) fn new(cores: usize, inherited: Vec<TcpListener>) -> Self {
+        Self { cores, inherited, open: BTreeMap::new(), failed: BTreeMap::new() }
+    }
+
+    /// Opens what is wanted and not open yet.
+    pub(crate) fn open(
+        &mut self,
+        wanted: &BTreeMap<SocketAddr, Arc<PreparedBind>>,
+    ) -> Vec<Opened> {
+        self.failed.clear();
+        let mut opened = Vec::new();
+        for (address, bind) in wanted {
+            let transparent = bind.bind.mode == DestinationMode::Transparent;
+            match self.open_one(*address, transparent) {
+                Ok(sockets) => opened.extend(sockets),
+                Err(error) => {
+                    self.failed.insert(*address, describe(*address, transparent, &error));
+                }
+            }
+        }
+        opened
+    }
+
+    fn open_one(
+        &mut self,
+        address: SocketAddr,
+        transparent: bool,
+    ) -> io::Result<Option<Opened>> {
+        if let Some(open) = self.open.get_mut(&address) {
+            if open.transparent != transparent {
+                for socket in &open.sockets {
+                    socket::set_transparent(socket, address, transparent)?;
+                }
+                open.transparent = transparent;
+            }
+            return Ok(None);
+        }
+        let sockets = self.sockets(address, transparent)?;
+        let for_cores: io::Result<Vec<_>> = sockets.iter().map(TcpListener::try_clone).collect();
+        let opened = Opened { bind: address, sockets: for_cores? };
+        self.open.insert(address, OpenBind { transparent, sockets });
+        Ok(Some(opened))
+    }
+
+    /// Inherited sockets first, new ones for the remaining cores; where those cannot be made, the inherited ones are shared.
+    fn sockets(
+        &mut self,
+        address: SocketAddr,
+        transparent: bool,
+    ) -> io::Result<Vec<TcpListener>> {
+        let (mut sockets, others) = std::mem::take(&mut self.inherited)
+            .into_iter()
+            .partition::<Vec<_>, _>(|inherited| socket::listens_on(inherited, address));
+        self.inherited = others;
+        for inherited in &sockets {
+            socket::adopt(inherited, address, transparent)?;
+        }
+        let given = sockets.len();
+        for core in given..self.cores {
+            match socket::open(address, transparent) {
+                Ok(socket) => sockets.push(socket),
+                Err(_) if given > 0 => sockets.push(sockets[core % given].try_clone()?),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sockets)
+    }
+
+    /// Lets go of what is not wanted any more; the cores must do the same. Their addresses are returned.
+    pub(crate) fn close(
+        &mut self,
+        wanted: &BTreeMap<SocketAddr, Arc<PreparedBind>>,
+    ) -> Vec<SocketAddr> {
+        let gone: Vec<_> =
+            self.open.keys().filter(|address| !wanted.contains_key(address)).copied().collect();
+        for address in &gone {
+            self.open.remove(address);
+        }
+        gone
+    }
+
+    /// Inherited sockets no bind asked for. Nobody would ever accept on them, so they are closed.
+    pub(crate) fn close_unclaimed(&mut self) -> Vec<SocketAddr> {
+        let unclaimed = std::mem::take(&mut self.inherited);
+        unclaimed.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+    }
+
+    /// Whether some bind could not be opened.
+    pub(crate) fn any_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    /// The state of every bind that is wanted.
+    pub(crate) fn reports(&self) -> Vec<BindReport> {
+        let open = self.open.iter().map(|(address, open)| {
+            let present = open.transparent || socket::is_local(address.ip());
+            let state = if present { BindState::Bound } else { BindState::AddressNotLocal };
+            (*address, state)
+        });
+        let failed =
+            self.failed.iter().map(|(address, why)| (*address, BindState::Failed(why.clone())));
+        let all: BTreeMap<_, _> = open.chain(failed).collect();
+        all.into_iter().map(|(address, state)| BindReport { address, state }).collect()
+    }
+
+    /// Duplicates of all sockets, for a successor.
+    pub(crate) fn duplicates(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        let sockets = self
+            .open
+            .iter()
+            .flat_map(|(address, open)| open.sockets.iter().map(move |socket| (*address, socket)));
+        sockets.map(|(address, socket)| Ok((address, socket.try_clone()?.into()))).collect()
+    }
+
+    /// Lets go of everything.
+    pub(crate) fn close_all(&mut self) {
+        self.open.clear();
+        self.inherited.clear();
+    }
+}
+
+fn describe(address: SocketAddr, transparent: bool, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("another process listens on {address}; stop it or use another port")
+        }
+        io::ErrorKind::PermissionDenied if transparent => {
+            "a transparent socket needs CAP_NET_ADMIN".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => format!(
+            "port {} needs CAP_NET_BIND_SERVICE or a lower net.ipv4.ip_unprivileged_port_start",
+            address.port()
+        ),
+        _ => error.to_string(),
+    }
+}

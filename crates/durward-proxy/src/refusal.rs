@@ -1,0 +1,325 @@
+//! Every way a connection or request is turned away: one variant per reaction, one stable reason word each.
+//!
+//! The reason goes to the access log, the metrics and the problem document; the sentence goes to the log only. Deliberately absent:
+//! anything about another tenant, and panics: input from the network ends here.
+
+use std::net::SocketAddr;
+
+use thiserror::Error;
+
+/// Why a connection or request was turned away.
+#[derive(Debug, Error)]
+pub enum Refusal {
+    /// No listener has this destination.
+    #[error("no tenant has {destination}")]
+    UnknownAddress {
+        /// Where the client connected.
+        destination: SocketAddr,
+    },
+    /// The client's address is not in the listener's `allowedSources`.
+    #[error("{client} is not an allowed source")]
+    SourceNotAllowed {
+        /// The client.
+        client: SocketAddr,
+    },
+    /// The PROXY header is missing, malformed or from a peer that is not trusted.
+    #[error("PROXY header refused: {detail}")]
+    ProxyHeader {
+        /// What is wrong with it.
+        detail: &'static str,
+    },
+    /// What arrived is not a TLS ClientHello, or one we do not read.
+    #[error("not an acceptable ClientHello: {detail}")]
+    ClientHello {
+        /// What is wrong with it.
+        detail: &'static str,
+    },
+    /// The TLS handshake failed.
+    #[error("TLS handshake failed: {}", reason.word())]
+    Handshake {
+        /// A closed set of words, a metric label.
+        reason: HandshakeFailure,
+        /// What the TLS library says.
+        #[source]
+        source: Option<std::io::Error>,
+    },
+    /// The client took too long over a handshake, a head or a body.
+    #[error("the client took too long over its {phase}")]
+    ClientTimeout {
+        /// `handshake`, `head`, `body`.
+        phase: &'static str,
+    },
+    /// The tenant's connection limit is reached.
+    #[error("the tenant has its limit of connections open")]
+    ConnectionLimit,
+    /// The tenant's request rate is reached.
+    #[error("the tenant's request rate is reached")]
+    RateLimit {
+        /// When a request would be admitted again, milliseconds.
+        retry_after_ms: u64,
+    },
+    /// The tenant's circuit towards upstreams is full.
+    #[error("the tenant has its limit of upstream work open")]
+    CircuitOpen,
+    /// The request is not HTTP as RFC 9112 or RFC 9113 has it.
+    #[error("malformed request: {detail}")]
+    BadRequest {
+        /// The rule that was broken; a closed set of phrases.
+        detail: &'static str,
+    },
+    /// The request's head is larger than the tenant allows.
+    #[error("the request's head is too large")]
+    HeadTooLarge,
+    /// The request's body is larger than the tenant allows.
+    #[error("the request's body is too large")]
+    BodyTooLarge,
+    /// An expectation or version we do not serve.
+    #[error("not supported: {detail}")]
+    NotSupported {
+        /// What it is; a closed set of phrases.
+        detail: &'static str,
+    },
+    /// The host asked for is not the one the TLS session was made for (RFC 9110 §15.5.20).
+    #[error("the host is not the one asked for by SNI")]
+    Misdirected,
+    /// No route takes the request.
+    #[error("no route takes the request")]
+    NoRoute,
+    /// No endpoint of the upstream is healthy or resolvable.
+    #[error("upstream {upstream} has no usable endpoint: {detail}")]
+    NoEndpoint {
+        /// The upstream's name.
+        upstream: String,
+        /// `all ejected`, `name does not resolve` …
+        detail: String,
+    },
+    /// None of the tenant's egress addresses can be used towards the endpoint.
+    #[error("no egress address of the tenant can be used towards {peer}: {detail}")]
+    EgressAddress {
+        /// The endpoint.
+        peer: SocketAddr,
+        /// `not on this host`, `ports exhausted`, `wrong family` …
+        detail: String,
+    },
+    /// The connection would have left from an address that is not the tenant's. Never happens; counted if it does.
+    #[error("the connection to {peer} would leave from {actual}, not from {wanted}")]
+    IsolationViolation {
+        /// The endpoint.
+        peer: SocketAddr,
+        /// What `getsockname` says.
+        actual: SocketAddr,
+        /// The tenant's address.
+        wanted: std::net::IpAddr,
+    },
+    /// The upstream cannot be connected to.
+    #[error("cannot connect to {peer}")]
+    ConnectFailed {
+        /// The endpoint.
+        peer: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The upstream did not accept a connection in time.
+    #[error("{peer} did not accept a connection in time")]
+    ConnectTimeout {
+        /// The endpoint.
+        peer: SocketAddr,
+    },
+    /// The upstream's certificate cannot be verified, or TLS with it fails otherwise.
+    #[error("TLS with {peer} failed")]
+    UpstreamTls {
+        /// The endpoint.
+        peer: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The upstream closed or reset before it answered.
+    #[error("{peer} closed the connection before it answered")]
+    UpstreamClosed {
+        /// The endpoint.
+        peer: SocketAddr,
+    },
+    /// The upstream's answer is not HTTP as RFC 9112 or RFC 9113 has it.
+    #[error("malformed response: {detail}")]
+    BadResponse {
+        /// The rule that was broken.
+        detail: &'static str,
+    },
+    /// The upstream did not answer in time.
+    #[error("the upstream did not answer in time")]
+    ResponseTimeout,
+    /// The client went away.
+    #[error("the client closed the connection")]
+    ClientClosed,
+    /// The client broke a protocol budget (rapid reset, PING, SETTINGS or CONTINUATION flood).
+    #[error("the client broke a protocol budget: {detail}")]
+    Flood {
+        /// Which.
+        detail: &'static str,
+    },
+    /// We are draining.
+    #[error("this gateway is shutting down")]
+    Draining,
+    /// A socket call failed that is nobody's fault.
+    #[error("socket failure")]
+    Socket(#[source] std::io::Error),
+}
+
+/// Why TLS handshakes fail; a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeFailure {
+    /// A client certificate is required and none was shown.
+    ClientCertificateMissing,
+    /// It comes from an authority that is not trusted here.
+    ClientCertificateUnknownIssuer,
+    /// It is past its end.
+    ClientCertificateExpired,
+    /// Its time has not begun.
+    ClientCertificateNotYetValid,
+    /// It is on a revocation list.
+    ClientCertificateRevoked,
+    /// It is not for client authentication, or malformed, or not version 3.
+    ClientCertificateUnacceptable,
+    /// No version, cipher or group in common.
+    NothingInCommon,
+    /// The client refused our certificate.
+    RefusedByClient,
+    /// The bytes are not TLS or break its rules.
+    Protocol,
+    /// The client closed midway.
+    Closed,
+}
+
+macro_rules! words {
+    ($type:ident { $($variant:pat => $index:literal $word:literal,)+ }) => {
+        impl $type {
+            /// All words, in the order of [`index`](Self::index).
+            pub const WORDS: &'static [&'static str] = &[$($word),+];
+
+            /// The stable word for logs, metrics and problem documents.
+            #[must_use]
+            pub fn word(&self) -> &'static str {
+                Self::WORDS[self.index()]
+            }
+
+            /// Position of the word in [`WORDS`](Self::WORDS).
+            #[must_use]
+            pub fn index(&self) -> usize {
+                match self { $($variant => $index,)+ }
+            }
+        }
+    };
+}
+
+words!(HandshakeFailure {
+    Self::ClientCertificateMissing => 0 "client_certificate_missing",
+    Self::ClientCertificateUnknownIssuer => 1 "client_certificate_unknown_issuer",
+    Self::ClientCertificateExpired => 2 "client_certificate_expired",
+    Self::ClientCertificateNotYetValid => 3 "client_certificate_not_yet_valid",
+    Self::ClientCertificateRevoked => 4 "client_certificate_revoked",
+    Self::ClientCertificateUnacceptable => 5 "client_certificate_unacceptable",
+    Self::NothingInCommon => 6 "nothing_in_common",
+    Self::RefusedByClient => 7 "refused_by_client",
+    Self::Protocol => 8 "protocol",
+    Self::Closed => 9 "closed",
+});
+
+words!(Refusal {
+    Self::UnknownAddress { .. } => 0 "tenant_not_found",
+    Self::SourceNotAllowed { .. } => 1 "source_not_allowed",
+    Self::ProxyHeader { .. } => 2 "proxy_header",
+    Self::ClientHello { .. } => 3 "client_hello",
+    Self::Handshake { .. } => 4 "tls_handshake",
+    Self::ClientTimeout { .. } => 5 "client_timeout",
+    Self::ConnectionLimit => 6 "connection_limit",
+    Self::RateLimit { .. } => 7 "rate_limit",
+    Self::CircuitOpen => 8 "circuit_open",
+    Self::BadRequest { .. } => 9 "bad_request",
+    Self::HeadTooLarge => 10 "head_too_large",
+    Self::BodyTooLarge => 11 "body_too_large",
+    Self::NotSupported { .. } => 12 "not_supported",
+    Self::Misdirected => 13 "misdirected",
+    Self::NoRoute => 14 "no_route",
+    Self::NoEndpoint { .. } => 15 "no_endpoint",
+    Self::EgressAddress { .. } => 16 "egress_address",
+    Self::IsolationViolation { .. } => 17 "isolation_violation",
+    Self::ConnectFailed { .. } => 18 "connect_failed",
+    Self::ConnectTimeout { .. } => 19 "connect_timeout",
+    Self::UpstreamTls { .. } => 20 "upstream_tls",
+    Self::UpstreamClosed { .. } => 21 "upstream_closed",
+    Self::BadResponse { .. } => 22 "bad_response",
+    Self::ResponseTimeout => 23 "response_timeout",
+    Self::ClientClosed => 24 "client_closed",
+    Self::Flood { .. } => 25 "flood",
+    Self::Draining => 26 "draining",
+    Self::Socket(_) => 27 "socket",
+});
+
+impl Refusal {
+    /// The HTTP status a client sees, and the RFC 9209 `Proxy-Status` error type beside it.
+    #[must_use]
+    pub fn status(&self) -> (u16, Option<&'static str>) {
+        match self {
+            Self::UnknownAddress { .. } | Self::Misdirected => (421, None),
+            Self::SourceNotAllowed { .. } => (403, Some("http_request_denied")),
+            Self::ProxyHeader { .. } | Self::ClientHello { .. } | Self::Handshake { .. } => {
+                (400, Some("http_request_error"))
+            }
+            Self::BadRequest { .. } | Self::Flood { .. } | Self::ClientClosed => {
+                (400, Some("http_request_error"))
+            }
+            Self::ClientTimeout { .. } => (408, Some("http_request_error")),
+            Self::RateLimit { .. } => (429, Some("http_request_denied")),
+            Self::HeadTooLarge => (431, Some("http_request_error")),
+            Self::BodyTooLarge => (413, Some("http_request_error")),
+            Self::NotSupported { .. } => (501, Some("http_request_error")),
+            Self::NoRoute => (404, Some("destination_not_found")),
+            Self::ConnectionLimit | Self::CircuitOpen => (503, Some("connection_limit_reached")),
+            Self::NoEndpoint { .. } => (503, Some("destination_unavailable")),
+            Self::EgressAddress { .. } | Self::Socket(_) | Self::IsolationViolation { .. } => {
+                (503, Some("proxy_internal_error"))
+            }
+            Self::ConnectFailed { .. } => (502, Some("connection_refused")),
+            Self::ConnectTimeout { .. } => (504, Some("connection_timeout")),
+            Self::UpstreamTls { .. } => (502, Some("tls_certificate_error")),
+            Self::UpstreamClosed { .. } => (502, Some("connection_terminated")),
+            Self::BadResponse { .. } => (502, Some("http_protocol_error")),
+            Self::ResponseTimeout => (504, Some("http_response_timeout")),
+            Self::Draining => (503, Some("proxy_configuration_error")),
+        }
+    }
+
+    /// Seconds for `Retry-After`, where waiting helps.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::RateLimit { retry_after_ms } => Some(retry_after_ms.div_ceil(1000).max(1)),
+            Self::ConnectionLimit
+            | Self::CircuitOpen
+            | Self::NoEndpoint { .. }
+            | Self::Draining => Some(1),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_one_distinct_word() {
+        let mut words: Vec<_> = Refusal::WORDS.iter().chain(HandshakeFailure::WORDS).collect();
+
+        words.sort();
+        words.dedup();
+
+        assert_eq!(words.len(), Refusal::WORDS.len() + HandshakeFailure::WORDS.len());
+        assert_eq!(
+            Refusal::Socket(std::io::ErrorKind::Other.into()).index(),
+            Refusal::WORDS.len() - 1
+        );
+    }
+}

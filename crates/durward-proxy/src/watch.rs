@@ -1,0 +1,244 @@
+//! Deadlines of connections: setting one is a store, one sweep per core finds those that have passed.
+//!
+//! A timer per wait would cost more than the wait. The price is precision: a deadline fires up to one [`TICK`] late. Deliberately
+//! absent: threads; a watchdog and its watches live on one core.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// How often deadlines are looked at.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+
+/// Why a guarded future was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expired {
+    /// The deadline passed.
+    Deadline,
+    /// The connection should end now: it is idle and its core drains or its tenant changed, or its tenant is gone.
+    Closing,
+}
+
+/// How urgently the connections of a configuration should end. Shared by all cores; it only ever rises.
+#[derive(Debug, Default)]
+pub(crate) struct Retirement(AtomicU8);
+
+impl Retirement {
+    const CHANGED: u8 = 1;
+    const REMOVED: u8 = 2;
+
+    /// Connections end after the exchange they are in.
+    pub(crate) fn change(&self) {
+        self.0.fetch_max(Self::CHANGED, Relaxed);
+    }
+
+    /// Connections end at once.
+    pub(crate) fn remove(&self) {
+        self.0.fetch_max(Self::REMOVED, Relaxed);
+    }
+
+    /// Whether connections should end after the exchange they are in.
+    pub(crate) fn changed(&self) -> bool {
+        self.0.load(Relaxed) >= Self::CHANGED
+    }
+
+    /// Whether connections should end at once.
+    pub(crate) fn removed(&self) -> bool {
+        self.0.load(Relaxed) >= Self::REMOVED
+    }
+}
+
+/// The watches of one core.
+#[derive(Default)]
+pub(crate) struct Watchdog {
+    watches: RefCell<Vec<Weak<Entry>>>,
+    draining: Cell<bool>,
+    /// Set when the drain's grace is over: everything ends.
+    cutting: Cell<bool>,
+}
+
+struct Entry {
+    deadline: Cell<Option<Instant>>,
+    idle: Cell<bool>,
+    retirement: RefCell<Option<Arc<Retirement>>>,
+    fired: Cell<Option<Expired>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Watchdog {
+    /// A watch for one connection.
+    pub(crate) fn watch(self: &Rc<Self>) -> Watch {
+        let entry = Rc::new(Entry {
+            deadline: Cell::new(None),
+            idle: Cell::new(false),
+            retirement: RefCell::new(None),
+            fired: Cell::new(None),
+            waker: RefCell::new(None),
+        });
+        self.watches.borrow_mut().push(Rc::downgrade(&entry));
+        Watch { entry, watchdog: Rc::clone(self) }
+    }
+
+    /// Idle connections end now, busy ones after their exchange.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+        self.sweep(Instant::now());
+    }
+
+    /// All connections end now.
+    pub(crate) fn cut(&self) {
+        self.cutting.set(true);
+        self.sweep(Instant::now());
+    }
+
+    /// How many watches are alive.
+    pub(crate) fn alive(&self) -> usize {
+        self.watches.borrow().iter().filter(|entry| entry.strong_count() > 0).count()
+    }
+
+    /// Whether the core drains.
+    pub(crate) fn draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Runs until cancelled; one task per core.
+    pub(crate) async fn run(self: Rc<Self>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.sweep(Instant::now());
+        }
+    }
+
+    fn sweep(&self, now: Instant) {
+        let mut wake = Vec::new();
+        self.watches.borrow_mut().retain(|entry| {
+            let Some(entry) = entry.upgrade() else { return false };
+            if entry.fired.get().is_none() {
+                entry.fired.set(self.judge(&entry, now));
+            }
+            if entry.fired.get().is_some() {
+                wake.extend(entry.waker.borrow_mut().take());
+            }
+            true
+        });
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    fn judge(&self, entry: &Entry, now: Instant) -> Option<Expired> {
+        let retirement = entry.retirement.borrow();
+        let removed = retirement.as_ref().is_some_and(|retirement| retirement.removed());
+        let changed = retirement.as_ref().is_some_and(|retirement| retirement.changed());
+        if self.cutting.get() || removed || (entry.idle.get() && (changed || self.draining.get())) {
+            return Some(Expired::Closing);
+        }
+        entry.deadline.get().is_some_and(|deadline| deadline <= now).then_some(Expired::Deadline)
+    }
+}
+
+/// One connection's deadline. Dropping it forgets the connection.
+pub(crate) struct Watch {
+    entry: Rc<Entry>,
+    watchdog: Rc<Watchdog>,
+}
+
+impl Watch {
+    /// The connection ends with this configuration.
+    pub(crate) fn retire_with(&self, retirement: &Arc<Retirement>) {
+        *self.entry.retirement.borrow_mut() = Some(Arc::clone(retirement));
+    }
+
+    /// Sets the deadline and says whether the connection is idle (between exchanges). Clears an earlier expiry.
+    pub(crate) fn arm(&self, after: Option<Duration>, idle: bool) {
+        self.entry.deadline.set(after.map(|after| Instant::now() + after));
+        self.entry.idle.set(idle);
+        self.entry.fired.set(None);
+    }
+
+    /// Moves the deadline without further ado: progress was made.
+    pub(crate) fn extend(&self, after: Duration) {
+        self.entry.deadline.set(Some(Instant::now() + after));
+    }
+
+    /// Whether the connection should end after the exchange it is in.
+    pub(crate) fn closing(&self) -> bool {
+        self.watchdog.draining.get()
+            || self
+                .entry
+                .retirement
+                .borrow()
+                .as_ref()
+                .is_some_and(|retirement| retirement.changed())
+    }
+
+    /// Runs `future` until it is done or this watch fires.
+    pub(crate) async fn guard<F: Future>(&self, future: F) -> Result<F::Output, Expired> {
+        let mut future = pin!(future);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            if let Some(expired) = self.entry.fired.get() {
+                return Poll::Ready(Err(expired));
+            }
+            let mut waker = self.entry.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_deadline_ends_a_wait() {
+        let watchdog = Rc::new(Watchdog::default());
+        let watch = watchdog.watch();
+        watch.arm(Some(Duration::ZERO), false);
+
+        let (ended, ()) = tokio::join!(watch.guard(std::future::pending::<()>()), async {
+            watchdog.sweep(Instant::now())
+        });
+
+        assert_eq!(ended, Err(Expired::Deadline));
+    }
+
+    #[tokio::test]
+    async fn draining_ends_the_idle_and_spares_the_busy() {
+        let watchdog = Rc::new(Watchdog::default());
+        let (idle, busy) = (watchdog.watch(), watchdog.watch());
+        idle.arm(None, true);
+        busy.arm(None, false);
+
+        watchdog.drain();
+
+        assert_eq!(idle.guard(std::future::pending::<()>()).await, Err(Expired::Closing));
+        assert_eq!(busy.guard(std::future::ready(7)).await, Ok(7));
+        assert!(busy.closing());
+    }
+
+    #[tokio::test]
+    async fn a_removed_tenant_ends_the_busy_too() {
+        let watchdog = Rc::new(Watchdog::default());
+        let watch = watchdog.watch();
+        let retirement = Arc::new(Retirement::default());
+        watch.retire_with(&retirement);
+        watch.arm(None, false);
+
+        retirement.remove();
+        watchdog.sweep(Instant::now());
+
+        assert_eq!(watch.guard(std::future::pending::<()>()).await, Err(Expired::Closing));
+    }
+}
