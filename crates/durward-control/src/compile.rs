@@ -25,7 +25,7 @@ mod upstream_set;
 mod verdict;
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use durward_model::{Snapshot, TenantId, Verdicts};
@@ -47,7 +47,7 @@ pub struct Compiled {
 /// What later compiles need to know.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
-    tenants: BTreeMap<TenantId, Past>,
+    tenants: HashMap<TenantId, Past>,
     certificates: Certificates,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: decisions; all are made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -29,8 +29,8 @@ pub(crate) fn assemble(
     for candidate in claimed.listeners {
         listeners[candidate.entrant].push(candidate);
     }
-    let mut tenants = BTreeMap::new();
-    let mut memory = Memory { certificates, ..Memory::default() };
+    let mut tenants = Vec::with_capacity(entrants.len());
+    let mut pasts = Vec::with_capacity(entrants.len());
     for ((mut entrant, listeners), upstreams) in
         entrants.into_iter().zip(listeners).zip(claimed.upstreams)
     {
@@ -46,15 +46,14 @@ pub(crate) fn assemble(
             Verdict::OfFile(_) => {}
         }
         // Who serves nothing now still has asked: its claims keep their age.
-        let past = Past { egress: entrant.egress.clone(), ..entrant.past.clone() };
-        memory.tenants.insert(entrant.id.clone(), past);
-        if served != Served::Nothing {
-            let tenant = tenant(&entrant, listeners, upstreams);
-            tenants.insert(entrant.id, tenant);
-        }
+        let tenant = (served != Served::Nothing).then(|| tenant(&entrant, listeners, upstreams));
+        tenants.extend(tenant.iter().map(|tenant| (entrant.id.clone(), Arc::clone(tenant))));
+        let past = Past { egress: entrant.egress, served: tenant, ..entrant.past };
+        pasts.push((entrant.id, past));
     }
+    let memory = Memory { certificates, tenants: pasts.into_iter().collect() };
     let verdicts = drafts.into_iter().map(super::verdict::Draft::into_verdict).collect();
-    let snapshot = snapshot(tenants, &claimed.modes, previous);
+    let snapshot = snapshot(tenants.into_iter().collect(), &claimed.modes, previous);
     Compiled { snapshot, verdicts: Verdicts { verdicts }, memory }
 }
 
@@ -79,12 +78,14 @@ fn tenant(
     upstreams: UpstreamSet<'_>,
 ) -> Arc<Tenant> {
     let (upstreams, moved) = upstreams.sorted();
-    let mut listeners: Vec<Arc<Listener>> = candidates
-        .into_iter()
-        .filter_map(|candidate| {
-            last_good::reindexed(&candidate.listener, |index| moved.get(index.0).copied())
-        })
-        .collect();
+    let in_place = moved.iter().enumerate().all(|(at, new)| new.0 == at);
+    let listeners = candidates.into_iter().filter_map(|candidate| {
+        if in_place {
+            return Some(candidate.listener);
+        }
+        last_good::reindexed(&candidate.listener, |index| moved.get(index.0).copied())
+    });
+    let mut listeners: Vec<Arc<Listener>> = listeners.collect();
     listeners.sort_by_key(|listener| listener.key());
     let limits = match &entrant.basis {
         Basis::Document(body) => body.limits.clone(),
@@ -102,7 +103,7 @@ fn tenant(
 
 fn snapshot(
     tenants: BTreeMap<TenantId, Arc<Tenant>>,
-    modes: &BTreeMap<SocketAddr, DestinationMode>,
+    modes: &HashMap<SocketAddr, DestinationMode>,
     previous: Option<&Compiled>,
 ) -> Arc<Snapshot> {
     let former = previous.map(|previous| &previous.snapshot);

@@ -51,14 +51,15 @@ pub(crate) fn compile<'a>(
 ) -> Candidates<'a> {
     let mut candidates = Candidates::default();
     for (at, entrant) in roster.entrants.iter_mut().enumerate() {
-        let basis = entrant.basis.clone();
-        let upstreams = match basis {
+        let basis = std::mem::replace(&mut entrant.basis, Basis::Out);
+        let upstreams = match &basis {
             Basis::Document(body) => {
-                document(at, entrant, &body, files, previous, &mut candidates.listeners)
+                document(at, entrant, body, files, previous, &mut candidates.listeners)
             }
             Basis::Kept(tenant) => kept(at, entrant, tenant, previous, &mut candidates.listeners),
             Basis::Out => UpstreamSet::default(),
         };
+        entrant.basis = basis;
         candidates.upstreams.push(upstreams);
     }
     candidates

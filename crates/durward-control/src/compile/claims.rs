@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: sockets; here it is decided what they will be asked to be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub(crate) struct Claimed<'a> {
     /// The listeners that have their address and socket.
     pub(crate) listeners: Vec<Candidate>,
     /// How each socket knows destinations.
-    pub(crate) modes: BTreeMap<SocketAddr, DestinationMode>,
+    pub(crate) modes: HashMap<SocketAddr, DestinationMode>,
     /// Each tenant's upstreams.
     pub(crate) upstreams: Vec<UpstreamSet<'a>>,
 }
@@ -77,7 +77,7 @@ fn stand_in<'a>(
     previous: Option<&Compiled>,
 ) {
     let entrant = &roster.entrants[loser.entrant];
-    if loser.entry.is_none() {
+    if loser.entry.is_none() || entrant.previous.is_none() {
         return;
     }
     let accepted = register.accepted.iter().filter(|candidate| candidate.entrant == loser.entrant);
@@ -98,10 +98,10 @@ fn stand_in<'a>(
 #[derive(Default)]
 struct Register {
     accepted: Vec<Candidate>,
-    by_key: BTreeMap<(IpAddr, u16), usize>,
-    by_bind: BTreeMap<SocketAddr, usize>,
-    by_bind_and_address: BTreeMap<(SocketAddr, IpAddr), usize>,
-    modes: BTreeMap<SocketAddr, DestinationMode>,
+    by_key: HashMap<(IpAddr, u16), usize>,
+    by_bind: HashMap<SocketAddr, usize>,
+    by_bind_and_address: HashMap<(SocketAddr, IpAddr), usize>,
+    modes: HashMap<SocketAddr, DestinationMode>,
 }
 
 impl Register {

@@ -77,13 +77,10 @@ pub(crate) fn reindexed(
     new: impl Fn(UpstreamIndex) -> Option<UpstreamIndex>,
 ) -> Option<Arc<Listener>> {
     let mut changed = Listener::clone(listener);
-    let mut same = true;
     for choice in choices(&mut changed.service) {
-        let index = new(choice.upstream)?;
-        same &= index == choice.upstream;
-        choice.upstream = index;
+        choice.upstream = new(choice.upstream)?;
     }
-    Some(if same { Arc::clone(listener) } else { Arc::new(changed) })
+    Some(if changed == **listener { Arc::clone(listener) } else { Arc::new(changed) })
 }
 
 fn choices(service: &mut Service) -> Vec<&mut WeightedUpstream> {

@@ -2,9 +2,10 @@
 //!
 //! Deliberately absent: other tenants' claims.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use durward_model::verdict::Finding;
 use durward_model::{EgressAddress, Origin, TenantId};
 
 use super::limits;
@@ -42,48 +43,50 @@ pub(crate) fn created(report: &mut Report<'_>, tenant: &TenantDocument) -> Optio
     moment.ok()
 }
 
-/// The document that is still the same, then the one that stayed in its file, then the oldest, then the first.
-type Rank = (bool, bool, bool, Option<Arc<str>>, usize);
-
-/// For each name the one document that has it, with what it says of the tenant as a whole; `None` when that cannot be served.
-pub(crate) fn winners<'a>(
-    register: &mut Register<'a>,
-    named: Vec<Named<'a>>,
-) -> Vec<(Named<'a>, Option<Body<'a>>)> {
-    let mut first: BTreeMap<TenantId, (usize, Rank)> = BTreeMap::new();
+/// For each document the place of the one that has its name; `None` for those that have it themselves.
+pub(crate) fn lost_to(register: &Register<'_>, named: &[Named<'_>]) -> Vec<Option<Origin>> {
+    let mut winners: HashMap<&TenantId, usize> = HashMap::with_capacity(named.len());
     for (index, candidate) in named.iter().enumerate() {
-        let past = register.past(&candidate.id);
-        let edited = past.is_some_and(|past| past.text != candidate.source.text);
-        let moved = past.is_some_and(|past| past.file != candidate.source.file);
-        let created = candidate.created.clone();
-        let rank = (edited, moved, created.is_none(), created, candidate.at);
-        let best = first.entry(candidate.id.clone()).or_insert_with(|| (index, rank.clone()));
-        if rank < best.1 {
-            *best = (index, rank);
+        let winner = winners.entry(&candidate.id).or_insert(index);
+        if *winner != index && rank(register, candidate) < rank(register, &named[*winner]) {
+            *winner = index;
         }
     }
-    let holders: BTreeMap<TenantId, Origin> =
-        first.iter().map(|(id, (index, _))| (id.clone(), named[*index].origin())).collect();
-    let mut entering = Vec::with_capacity(first.len());
-    for (index, mut candidate) in named.into_iter().enumerate() {
-        if first.get(&candidate.id).is_some_and(|(winner, _)| *winner == index) {
-            let spec = &candidate.document.spec;
-            let egress = egress(&mut candidate);
-            let limits = limits::limits(&mut candidate.report, &spec.limits);
-            let body = egress.zip(limits).map(|(egress, limits)| Body { spec, egress, limits });
-            entering.push((candidate, body));
-            continue;
-        }
-        let holder = holders.get(&candidate.id).map(ToString::to_string).unwrap_or_default();
-        let name = &candidate.document.metadata.name;
+    let lost = |(index, candidate): (usize, &Named<'_>)| {
+        let winner = winners.get(&candidate.id).copied().filter(|winner| *winner != index)?;
+        Some(named[winner].origin())
+    };
+    named.iter().enumerate().map(lost).collect()
+}
+
+/// The document that is still the same comes first, then the one that stayed in its file, then the oldest, then the first.
+fn rank(register: &Register<'_>, candidate: &Named<'_>) -> impl Ord + use<> {
+    let past = register.past(&candidate.id);
+    let edited = past.is_some_and(|past| past.text != candidate.source.text);
+    let moved = past.is_some_and(|past| past.file != candidate.source.file);
+    let created = candidate.created.clone();
+    (edited, moved, created.is_none(), created, candidate.at)
+}
+
+impl<'a> Named<'a> {
+    /// What the document says of its tenant as a whole, or `None` when that cannot be served.
+    pub(crate) fn body(&mut self) -> Option<Body<'a>> {
+        let spec = &self.document.spec;
+        let egress = egress(self);
+        let limits = limits::limits(&mut self.report, &spec.limits);
+        Some(Body { spec, egress: egress?, limits: limits? })
+    }
+
+    /// The findings of a document whose name is taken by the one at `holder`.
+    pub(crate) fn turned_away(mut self, holder: &Origin) -> Vec<Finding> {
+        let name = &self.document.metadata.name;
         let sentence = format!(
             "{:?} is taken by the tenant at {holder}: give this one another name",
             name.value
         );
-        candidate.report.error("NameTaken", name.place, &Field::NAME, &sentence);
-        register.drafts[candidate.at].findings = candidate.report.into_findings();
+        self.report.error("NameTaken", name.place, &Field::NAME, &sentence);
+        self.report.into_findings()
     }
-    entering
 }
 
 /// The egress addresses a document asks for, or `None` when they cannot be served.

@@ -2,7 +2,7 @@
 //!
 //! Here ends what can be said of a document by itself: after this, tenants meet. Deliberately absent: listeners and upstreams.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ pub(crate) struct Past {
     pub(crate) file: Arc<str>,
     /// Its document's text.
     pub(crate) text: Arc<str>,
+    /// What of it is served.
+    pub(crate) served: Option<Arc<Tenant>>,
     /// Its place in the order of arrival.
     pub(crate) seniority: u64,
     /// When it says it was created.
@@ -107,8 +109,15 @@ static NOWHERE: std::sync::LazyLock<Source> = std::sync::LazyLock::new(Source::d
 pub(crate) fn enrol<'a>(resources: &'a Resources, previous: Option<&'a Compiled>) -> Roster<'a> {
     let mut register = Register::new(previous);
     let named = register.read_names(&resources.documents);
-    for (named, body) in names::winners(&mut register, named) {
-        register.enter(named, body);
+    let lost = names::lost_to(&register, &named);
+    for (named, lost_to) in named.into_iter().zip(lost) {
+        match lost_to {
+            None => register.enter(named),
+            Some(holder) => {
+                let at = named.at;
+                register.drafts[at].findings = named.turned_away(&holder);
+            }
+        }
     }
     register.keep_broken(resources);
     Roster { entrants: register.entrants, drafts: register.drafts }
@@ -118,8 +127,8 @@ pub(crate) fn enrol<'a>(resources: &'a Resources, previous: Option<&'a Compiled>
 pub(crate) struct Register<'a> {
     previous: Option<&'a Compiled>,
     entrants: Vec<Entrant<'a>>,
-    pub(crate) drafts: Vec<Draft>,
-    taken: BTreeSet<TenantId>,
+    drafts: Vec<Draft>,
+    taken: HashSet<TenantId>,
     newcomers: u64,
 }
 
@@ -132,14 +141,9 @@ impl<'a> Register<'a> {
             previous,
             entrants: Vec::new(),
             drafts: Vec::new(),
-            taken: BTreeSet::new(),
+            taken: HashSet::new(),
             newcomers,
         }
-    }
-
-    /// The tenant as it was served before.
-    fn served(&self, id: &TenantId) -> Option<&'a Arc<Tenant>> {
-        self.previous?.snapshot.tenants.get(id)
     }
 
     /// What is remembered of a tenant, served or not.
@@ -150,6 +154,9 @@ impl<'a> Register<'a> {
     /// The documents with a usable name; the others get their verdict here.
     fn read_names(&mut self, documents: &'a [Document]) -> Vec<Named<'a>> {
         let mut named = Vec::with_capacity(documents.len());
+        self.drafts.reserve(documents.len());
+        self.entrants.reserve(documents.len());
+        self.taken.reserve(documents.len());
         for (at, document) in documents.iter().enumerate() {
             let source = &*document.source;
             let start = source.origin(Place { line: 1, ..Place::default() });
@@ -158,8 +165,7 @@ impl<'a> Register<'a> {
                     let mut report = Report::new(source);
                     let name = &tenant.metadata.name;
                     let origin = source.origin(name.place);
-                    let mut draft =
-                        Draft::new(&source.kind, &name.escape_debug().to_string(), origin);
+                    let mut draft = Draft::new(&source.kind, name, origin);
                     let id = report.check("BadName", name, &Field::NAME, |text| {
                         TenantId::new(text).map_err(|_| {
                             "is not a tenant name: use 1 to 63 letters, digits, '-', '_' or '.', beginning and ending with a letter \
@@ -177,9 +183,7 @@ impl<'a> Register<'a> {
                 }
                 Content::Broken(broken) => {
                     let mut draft = match &broken.name {
-                        Some(name) => {
-                            Draft::new(&source.kind, &name.escape_debug().to_string(), start)
-                        }
+                        Some(name) => Draft::new(&source.kind, name, start),
                         None if &*source.kind == KIND => {
                             Draft::new(&Arc::from("File"), &source.file, start)
                         }
@@ -199,9 +203,10 @@ impl<'a> Register<'a> {
     }
 
     /// Takes a tenant in under its document, or as it was when the document is no good as a whole.
-    fn enter(&mut self, named: Named<'a>, body: Option<Body<'a>>) {
-        let served = self.served(&named.id);
+    fn enter(&mut self, mut named: Named<'a>) {
+        let body = named.body();
         let past = self.past(&named.id);
+        let served = past.and_then(|past| past.served.as_ref());
         let basis = match (body, served) {
             (Some(body), _) => Basis::Document(Box::new(body)),
             (None, Some(tenant)) => Basis::Kept(tenant),
@@ -215,6 +220,7 @@ impl<'a> Register<'a> {
         let past = Past {
             file: Arc::clone(&named.source.file),
             text: Arc::clone(&named.source.text),
+            served: None,
             egress: past.map(|past| past.egress.clone()).unwrap_or_default(),
             seniority,
             created: named.created,
@@ -278,10 +284,11 @@ impl<'a> Register<'a> {
     fn keep_all_of(&mut self, file: &Arc<str>, draft: usize) {
         let Some(previous) = self.previous else { return };
         let past = previous.memory.tenants.iter();
-        let of_file: Vec<_> = past
+        let mut of_file: Vec<_> = past
             .filter(|(_, past)| Path::new(&*past.file).starts_with(&**file))
             .map(|(id, _)| id)
             .collect();
+        of_file.sort();
         for id in of_file {
             if !self.taken.contains(id) {
                 self.keep(id, &NOWHERE, Verdict::OfFile(draft));
@@ -290,7 +297,8 @@ impl<'a> Register<'a> {
     }
 
     fn keep(&mut self, id: &TenantId, source: &'a Source, verdict: Verdict) {
-        let Some((tenant, past)) = self.served(id).zip(self.past(id)) else { return };
+        let Some(past) = self.past(id) else { return };
+        let Some(tenant) = &past.served else { return };
         if !self.taken.insert(id.clone()) {
             return;
         }

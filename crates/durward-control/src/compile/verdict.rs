@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: sentences; those are written where a fault is found.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use durward_model::verdict::{Finding, Outcome, Severity, Verdict};
@@ -29,10 +30,17 @@ pub(crate) enum Served {
 }
 
 impl Draft {
+    /// A draft about what calls itself `name`, made fit for a terminal.
     pub(crate) fn new(kind: &Arc<str>, name: &str, origin: Origin) -> Self {
+        let printable = !name.chars().any(char::is_control);
+        let name = if printable {
+            Cow::Borrowed(name)
+        } else {
+            Cow::Owned(name.escape_debug().to_string())
+        };
         Self {
             kind: Arc::clone(kind),
-            name: Arc::from(name),
+            name: Arc::from(&*name),
             origin,
             findings: Vec::new(),
             served: Served::Nothing,
