@@ -19,7 +19,7 @@ fn id(name: &str) -> TenantId {
     TenantId::new(name).unwrap()
 }
 
-// S1.18 S1.35
+// S1.35
 #[test]
 fn a_change_of_one_tenant_leaves_the_others_the_same_value() {
     let root = tempfile::tempdir().unwrap();

@@ -73,7 +73,6 @@ fn a_backend_without_port_has_the_documented_one() {
     assert_eq!(endpoint(other), "10.244.1.5:8080");
 }
 
-// S1.25
 #[test]
 fn one_socket_behind_a_load_balancer_serves_all() {
     let root = tempfile::tempdir().unwrap();
@@ -89,7 +88,6 @@ fn one_socket_behind_a_load_balancer_serves_all() {
     assert_eq!(compiled.snapshot.binds[&bind].listeners.len(), 2);
 }
 
-// S1.66
 #[test]
 fn an_authority_beside_the_certificate_requires_client_certificates() {
     let root = tempfile::tempdir().unwrap();

@@ -147,7 +147,6 @@ fn a_file_and_a_directory_that_come_later_are_seen() {
     });
 }
 
-// S1.56
 #[test]
 fn a_certificate_that_is_replaced_is_seen_within_two_seconds() {
     for notified in [true, false] {
