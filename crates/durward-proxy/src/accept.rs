@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use durward_model::DestinationMode;
 use durward_model::address::canonical;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::core::Core;
+use crate::prepared::PreparedBind;
 use crate::refusal::Refusal;
 use crate::session::{self, Accepted};
 
@@ -133,13 +135,13 @@ pub(crate) async fn run(
 
 impl Door {
     fn let_in(&self, stream: TcpStream, peer: SocketAddr, bind: SocketAddr) {
-        let local = if bind.ip().is_unspecified() { stream.local_addr() } else { Ok(bind) };
-        let Ok(local) = local else { return };
+        let prepared = self.core.shared.prepared.load().binds.get(&bind).map(Arc::clone);
+        let Ok(local) = local_addr(&stream, bind, prepared.as_deref()) else { return };
         let accepted = Accepted {
             stream,
             peer,
             local: canonical(local),
-            bind: self.core.shared.prepared.load().binds.get(&bind).map(Arc::clone),
+            bind: prepared,
             at: Instant::now(),
             core: Rc::clone(&self.core),
         };
@@ -169,6 +171,17 @@ impl Door {
             }
         }
     }
+}
+
+/// The accepted socket's address; the kernel is asked only where it can differ from the bind's.
+fn local_addr(
+    stream: &TcpStream,
+    bind: SocketAddr,
+    prepared: Option<&PreparedBind>,
+) -> io::Result<SocketAddr> {
+    let transparent =
+        prepared.is_some_and(|prepared| prepared.bind.mode == DestinationMode::Transparent);
+    if transparent || bind.ip().is_unspecified() { stream.local_addr() } else { Ok(bind) }
 }
 
 /// Pauses that double while there is no room.

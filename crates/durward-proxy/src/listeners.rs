@@ -46,10 +46,7 @@ impl Listeners {
     }
 
     /// Opens what is wanted and not open yet.
-    pub(crate) fn open(
-        &mut self,
-        wanted: &BTreeMap<SocketAddr, Arc<PreparedBind>>,
-    ) -> Vec<Opened> {
+    pub(crate) fn open(&mut self, wanted: &BTreeMap<SocketAddr, Arc<PreparedBind>>) -> Vec<Opened> {
         self.failed.clear();
         let mut opened = Vec::new();
         for (address, bind) in wanted {
@@ -64,11 +61,7 @@ impl Listeners {
         opened
     }
 
-    fn open_one(
-        &mut self,
-        address: SocketAddr,
-        transparent: bool,
-    ) -> io::Result<Option<Opened>> {
+    fn open_one(&mut self, address: SocketAddr, transparent: bool) -> io::Result<Option<Opened>> {
         if let Some(open) = self.open.get_mut(&address) {
             if open.transparent != transparent {
                 for socket in &open.sockets {
@@ -86,11 +79,7 @@ impl Listeners {
     }
 
     /// Inherited sockets first, new ones for the remaining cores; where those cannot be made, the inherited ones are shared.
-    fn sockets(
-        &mut self,
-        address: SocketAddr,
-        transparent: bool,
-    ) -> io::Result<Vec<TcpListener>> {
+    fn sockets(&mut self, address: SocketAddr, transparent: bool) -> io::Result<Vec<TcpListener>> {
         let (mut sockets, others) = std::mem::take(&mut self.inherited)
             .into_iter()
             .partition::<Vec<_>, _>(|inherited| socket::listens_on(inherited, address));

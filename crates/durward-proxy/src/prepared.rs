@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
-use durward_model::{Bind, Destination, Listener, Service, Snapshot, Tenant, TenantId};
+use durward_model::{Bind, Destination, Listener, Snapshot, Tenant, TenantId};
 
 use crate::limits::Usage;
 use crate::metrics::TenantMetrics;
@@ -34,6 +34,8 @@ pub(crate) struct PreparedBind {
     pub(crate) bind: Arc<Bind>,
     /// In the order of `bind.listeners`; `None` for one that could not be made ready: its address is as good as unknown.
     pub(crate) listeners: Vec<Option<Arc<PreparedListener>>>,
+    /// Whether any of its clients is expected to begin with a ClientHello.
+    pub(crate) speaks_tls: bool,
 }
 
 impl PreparedBind {
@@ -41,13 +43,6 @@ impl PreparedBind {
     pub(crate) fn listener_at(&self, destination: Destination) -> Option<Arc<PreparedListener>> {
         let (at, _) = self.bind.listener_at(destination)?;
         self.listeners.get(at)?.clone()
-    }
-
-    /// Whether any of its clients is expected to begin with a ClientHello.
-    pub(crate) fn speaks_tls(&self) -> bool {
-        self.bind.listeners.iter().any(|listener| {
-            listener.tls().is_some() || matches!(listener.service, Service::PassThrough(_))
-        })
     }
 }
 

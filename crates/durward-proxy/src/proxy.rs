@@ -4,6 +4,7 @@
 
 mod worker;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -11,13 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use durward_model::{Snapshot, TenantId};
+use durward_model::{Snapshot, Tenant, TenantId};
 use tracing::{info, warn};
 
-use crate::access_log;
 use crate::accept::{Closing, Room};
+use crate::access_log;
 use crate::core::Shared;
 use crate::listeners::{Listeners, Opened};
+use crate::metrics::exposition::{ExpositionState, encode};
 use crate::metrics::{Counter, Metrics};
 use crate::prepared::Prepared;
 use crate::prepared::build::{Built, build};
@@ -147,12 +149,12 @@ impl Proxy {
         let mut listeners = self.listeners();
         let generation = snapshot.generation;
         let previous = self.shared.prepared.load_full();
-        let built = build(snapshot, &previous, &self.shared.metrics);
-        let (prepared, problems, retiring) = built.into_parts();
+        let Built { prepared, problems, retiring } =
+            build(snapshot, &previous, &self.shared.metrics);
         let prepared = Arc::new(prepared);
         let opened = listeners.open(&prepared.binds);
         self.shared.prepared.store(Arc::clone(&prepared));
-        Built::retire(retiring);
+        retiring.retire();
         self.hand_out(opened);
         for bind in listeners.close(&prepared.binds) {
             self.tell(|| Command::Close(bind));
@@ -186,6 +188,21 @@ impl Proxy {
             binds: listeners.reports(),
             tenants: tenants.collect(),
         }
+    }
+
+    /// All counters and gauges as OpenMetrics text.
+    #[must_use]
+    pub fn metrics_text(&self) -> String {
+        let prepared = self.shared.prepared.load_full();
+        let tenants = || prepared.tenants.values();
+        let upstreams = tenants().flat_map(|tenant| &tenant.upstreams);
+        let state = ExpositionState {
+            generation: prepared.snapshot.generation,
+            certificates: tenants().flat_map(|tenant| certificates(&tenant.tenant)).collect(),
+            upstreams: upstreams.map(|upstream| upstream.report()).collect(),
+            log_lost: self.shared.log.lost(),
+        };
+        encode(&self.shared.metrics, &state)
     }
 
     /// All counters.
@@ -235,4 +252,14 @@ impl Proxy {
         self.listeners().close_all();
         self.tell(|| Command::CloseAll(closing));
     }
+}
+
+/// The certificates a tenant shows, each once, with the end of their validity in seconds since the Unix epoch.
+fn certificates(tenant: &Tenant) -> Vec<(TenantId, Arc<str>, i64)> {
+    let shown = tenant.listeners.iter().filter_map(|listener| listener.tls());
+    let ends: BTreeMap<_, _> = shown
+        .flat_map(|tls| &tls.certificates)
+        .map(|certificate| (&certificate.name, certificate.not_after))
+        .collect();
+    ends.into_iter().map(|(name, end)| (tenant.id.clone(), Arc::clone(name), end)).collect()
 }

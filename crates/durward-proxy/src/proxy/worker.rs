@@ -85,7 +85,8 @@ async fn live(
     tokio::task::spawn_local(Rc::clone(&core.watchdog).run());
     tokio::task::spawn_local(flush_log(Rc::clone(&core)));
     let door = Door { core, connections: TaskTracker::new(), room };
-    let mut doors = Doors { door: Rc::new(door), open: BTreeMap::new(), accepting: TaskTracker::new() };
+    let mut doors =
+        Doors { door: Rc::new(door), open: BTreeMap::new(), accepting: TaskTracker::new() };
     let mut grace = Duration::ZERO;
     while let Some(command) = commands.recv().await {
         match command {

@@ -60,7 +60,15 @@ struct Flow {
 
 impl Flow {
     fn new(way: Way, held: Vec<u8>) -> Self {
-        Self { way, state: State::Open, ending: Ok(()), held, taken: 0, unflushed: false, pause: None }
+        Self {
+            way,
+            state: State::Open,
+            ending: Ok(()),
+            held,
+            taken: 0,
+            unflushed: false,
+            pause: None,
+        }
     }
 
     /// Moves what can be moved. An error means that the sender is gone; a receiver that is gone only ends this direction.
@@ -129,7 +137,7 @@ impl Flow {
     ) -> Poll<Result<(), Broken>> {
         while self.taken < self.held.len() {
             let attempt = ready!(Pin::new(&mut *to).poll_write(cx, &self.held[self.taken..]));
-            self.taken += self.written(meter, attempt)?;
+            self.taken += self.written(meter, attempt.ok())?;
         }
         if !self.held.is_empty() {
             (self.held, self.taken) = (Vec::new(), 0);
@@ -150,10 +158,11 @@ impl Flow {
             return Ok(());
         }
         meter.read(self.way, bytes.len());
-        self.pause = meter.wait(self.way, bytes.len()).map(|wait| Box::pin(tokio::time::sleep(wait)));
+        self.pause =
+            meter.wait(self.way, bytes.len()).map(|wait| Box::pin(tokio::time::sleep(wait)));
         while !bytes.is_empty() {
             match Pin::new(&mut *to).poll_write(cx, bytes) {
-                Poll::Ready(attempt) => bytes = &bytes[self.written(meter, attempt)?..],
+                Poll::Ready(attempt) => bytes = &bytes[self.written(meter, attempt.ok())?..],
                 Poll::Pending => {
                     self.held = bytes.to_vec();
                     break;
@@ -163,13 +172,9 @@ impl Flow {
         Ok(())
     }
 
-    fn written(
-        &mut self,
-        meter: &Meter<'_>,
-        attempt: std::io::Result<usize>,
-    ) -> Result<usize, Broken> {
+    fn written(&mut self, meter: &Meter<'_>, attempt: Option<usize>) -> Result<usize, Broken> {
         match attempt {
-            Ok(written) if written > 0 => {
+            Some(written) if written > 0 => {
                 meter.written(self.way, written);
                 self.unflushed = true;
                 Ok(written)

@@ -107,9 +107,13 @@ mod tests {
 
     #[test]
     fn byte_sequences_are_base64_between_colons() {
-        for (bytes, text) in
-            [("", "::"), ("f", ":Zg==:"), ("fo", ":Zm8=:"), ("foo", ":Zm9v:"), ("foob", ":Zm9vYg==:")]
-        {
+        for (bytes, text) in [
+            ("", "::"),
+            ("f", ":Zg==:"),
+            ("fo", ":Zm8=:"),
+            ("foo", ":Zm9v:"),
+            ("foob", ":Zm9vYg==:"),
+        ] {
             assert_eq!(byte_sequence(bytes.as_bytes()), text);
         }
     }
@@ -140,9 +144,7 @@ mod tests {
         let identity = Authority::new("root").issue(&CertSpec::new().client());
         let in_a_year = Duration::from_secs(365 * 86_400);
         let later = UnixTime::since_unix_epoch(
-            std::time::SystemTime::now()
-                .duration_since(std::time::SystemTime::UNIX_EPOCH)
-                .unwrap()
+            std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap()
                 + in_a_year,
         );
 

@@ -52,10 +52,8 @@ async fn binds_come_and_go_without_touching_the_others() {
 
 #[tokio::test]
 async fn a_removed_tenants_connections_end_at_once() {
-    let (kept, removed) = (
-        SocketAddr::from((unique_loopback(), 8080)),
-        SocketAddr::from((unique_loopback(), 8080)),
-    );
+    let (kept, removed) =
+        (SocketAddr::from((unique_loopback(), 8080)), SocketAddr::from((unique_loopback(), 8080)));
     let proxy = serve(&[plain("kept", kept), plain("removed", removed)]);
     let mut staying = RawHttp::connect(kept).await.unwrap();
     let mut going = RawHttp::connect(removed).await.unwrap();
@@ -246,10 +244,7 @@ async fn a_listener_that_cannot_be_made_ready_is_left_out_and_its_neighbour_is_s
     let broken = http("", Some(crate::edge::https(&other)));
     let proxy = idle();
 
-    let applied = proxy.apply(bound(
-        1,
-        &[tenant("bad").listen(bad, broken), plain("good", good)],
-    ));
+    let applied = proxy.apply(bound(1, &[tenant("bad").listen(bad, broken), plain("good", good)]));
 
     assert_eq!(applied.problems.len(), 1);
     assert_eq!(applied.problems[0].tenant.as_str(), "bad");

@@ -45,10 +45,9 @@ async fn the_destination_chooses_the_certificate_whatever_name_is_asked_for() {
             let reaction = probe(at(ip), None, &hello.tls13()).await.unwrap();
             assert_eq!(reaction, Reaction::Encrypted, "{name}");
         }
-        let mut client =
-            RawHttp::connect_tls(at(ip), None, client_config(&authority, None), None)
-                .await
-                .unwrap();
+        let mut client = RawHttp::connect_tls(at(ip), None, client_config(&authority, None), None)
+            .await
+            .unwrap();
         assert_eq!(client.get("pay.example", "/").await.unwrap().text(), answer);
     }
 }
