@@ -135,13 +135,16 @@ pub(crate) async fn run(
 
 impl Door {
     fn let_in(&self, stream: TcpStream, peer: SocketAddr, bind: SocketAddr) {
-        let prepared = self.core.shared.prepared.load().binds.get(&bind).map(Arc::clone);
-        let Ok(local) = local_addr(&stream, bind, prepared.as_deref()) else { return };
+        let prepared = self.core.shared.prepared.load();
+        let on = prepared.binds.get(&bind);
+        let Ok(local) = local_addr(&stream, bind, on.map(|on| &**on)) else { return };
+        // The last clients of a bind that was given up may belong to one that took its place.
+        let on = on.or_else(|| prepared.binds.get(&prepared.snapshot.bind_for(local)?.address));
         let accepted = Accepted {
             stream,
             peer,
-            local: canonical(local),
-            bind: prepared,
+            local,
+            bind: on.map(Arc::clone),
             at: Instant::now(),
             core: Rc::clone(&self.core),
         };
@@ -181,7 +184,8 @@ fn local_addr(
 ) -> io::Result<SocketAddr> {
     let transparent =
         prepared.is_some_and(|prepared| prepared.bind.mode == DestinationMode::Transparent);
-    if transparent || bind.ip().is_unspecified() { stream.local_addr() } else { Ok(bind) }
+    let known = !transparent && !bind.ip().is_unspecified();
+    if known { Ok(bind) } else { stream.local_addr().map(canonical) }
 }
 
 /// Pauses that double while there is no room.

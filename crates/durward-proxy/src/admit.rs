@@ -248,8 +248,7 @@ impl TurnedAway {
         let metrics = tenant.map_or(&visit.core.shared.metrics.unknown, |tenant| &tenant.metrics);
         metrics.core(visit.core.id).refused(refusal);
         let duration = visit.began.elapsed();
-        let asked_for =
-            visit.name.clone().map(|name| TlsFacts::asked_for(Some(name), duration));
+        let asked_for = visit.name.clone().map(|name| TlsFacts::asked_for(Some(name), duration));
         visit.core.log.write(&Record {
             began: SystemTime::now() - duration,
             kind: "refused",

@@ -28,6 +28,8 @@ pub(crate) struct Listeners {
 
 struct OpenBind {
     transparent: bool,
+    /// Whether the host had the address when last looked.
+    present: bool,
     sockets: Vec<TcpListener>,
 }
 
@@ -74,7 +76,8 @@ impl Listeners {
         let sockets = self.sockets(address, transparent)?;
         let for_cores: io::Result<Vec<_>> = sockets.iter().map(TcpListener::try_clone).collect();
         let opened = Opened { bind: address, sockets: for_cores? };
-        self.open.insert(address, OpenBind { transparent, sockets });
+        let present = transparent || socket::is_local(address.ip());
+        self.open.insert(address, OpenBind { transparent, present, sockets });
         Ok(Some(opened))
     }
 
@@ -122,11 +125,19 @@ impl Listeners {
         !self.failed.is_empty()
     }
 
-    /// The state of every bind that is wanted.
+    /// Looks again which addresses the host has.
+    pub(crate) fn look(&mut self) {
+        let mut seen = BTreeMap::new();
+        for (address, open) in self.open.iter_mut().filter(|(_, open)| !open.transparent) {
+            let ip = address.ip();
+            open.present = *seen.entry(ip).or_insert_with(|| socket::is_local(ip));
+        }
+    }
+
+    /// The state of every bind that is wanted, as of the last look.
     pub(crate) fn reports(&self) -> Vec<BindReport> {
         let open = self.open.iter().map(|(address, open)| {
-            let present = open.transparent || socket::is_local(address.ip());
-            let state = if present { BindState::Bound } else { BindState::AddressNotLocal };
+            let state = if open.present { BindState::Bound } else { BindState::AddressNotLocal };
             (*address, state)
         });
         let failed =

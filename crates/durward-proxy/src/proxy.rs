@@ -159,7 +159,10 @@ impl Proxy {
         for bind in listeners.close(&prepared.binds) {
             self.tell(|| Command::Close(bind));
         }
-        for address in listeners.close_unclaimed() {
+        // A configuration without binds says nothing about which are wanted.
+        let unclaimed =
+            if prepared.binds.is_empty() { Vec::new() } else { listeners.close_unclaimed() };
+        for address in unclaimed {
             warn!(%address, "closed an inherited socket that no bind asks for");
         }
         self.workers[0].tell(Command::Prepared(prepared));
@@ -167,7 +170,7 @@ impl Proxy {
         Applied { generation, binds: listeners.reports(), problems }
     }
 
-    /// How everything is. Binds that failed are tried again.
+    /// How everything is. Binds that failed are tried again, and addresses looked for again.
     pub fn status(&self) -> Status {
         let prepared = self.shared.prepared.load_full();
         let mut listeners = self.listeners();
@@ -175,6 +178,7 @@ impl Proxy {
             let opened = listeners.open(&prepared.binds);
             self.hand_out(opened);
         }
+        listeners.look();
         let tenants = prepared.tenants.values().map(|tenant| TenantStatus {
             tenant: tenant.tenant.id.clone(),
             connections: tenant

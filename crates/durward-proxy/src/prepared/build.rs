@@ -218,3 +218,7 @@ fn configs(
 fn same<T: PartialEq>(before: &Arc<T>, now: &Arc<T>) -> bool {
     Arc::ptr_eq(before, now) || before == now
 }
+
+#[cfg(test)]
+#[path = "build_tests.rs"]
+mod tests;

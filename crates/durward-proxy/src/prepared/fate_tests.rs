@@ -74,13 +74,19 @@ fn from(blocks: &[&str]) -> Listener {
 #[test]
 fn what_no_longer_permits_a_connection_ends_it_and_a_new_certificate_does_not() {
     let usual = || listener(|_, _| ());
-    let required = |roots: &[u8], lists: &[u8]| with_auth(ClientAuth::Required(trust(roots, lists)));
+    let required =
+        |roots: &[u8], lists: &[u8]| with_auth(ClientAuth::Required(trust(roots, lists)));
     let optional = || with_auth(ClientAuth::Optional(trust(&[1, 2], &[1])));
     let off = || with_auth(ClientAuth::Off);
     let moved = listener(|listener, _| listener.tenant = TenantId::new("b").unwrap());
     let cases = [
         ("nothing", usual(), usual(), Fate::Keep),
-        ("certificate", usual(), listener(|_, tls| tls.certificates = vec![certificate(2)]), Fate::Keep),
+        (
+            "certificate",
+            usual(),
+            listener(|_, tls| tls.certificates = vec![certificate(2)]),
+            Fate::Keep,
+        ),
         ("TLS 1.3 only", usual(), listener(|_, tls| tls.tls13_only = true), Fate::Change),
         ("tenant", usual(), moved, Fate::Remove),
         ("any source to some", usual(), from(&["192.0.2.0/24"]), Fate::Remove),

@@ -4,6 +4,8 @@
 //! buffer per direction.
 
 use std::future::{Future, poll_fn};
+use std::io;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -41,6 +43,8 @@ enum State {
     Open,
     /// The sender has said its last; the receiver is still to be told.
     Ending,
+    /// The sender has closed without TLS's own last word. The receiver is told no more than that either.
+    CutShort,
     /// Nothing more to do.
     Ended,
 }
@@ -108,16 +112,18 @@ impl Flow {
         to: &mut Io,
     ) -> Poll<Result<(), Broken>> {
         ready!(self.write_held(cx, meter, to))?;
-        if self.state == State::Ending {
-            ready!(Pin::new(to).poll_shutdown(cx)).map_err(|_| self.way.sink())?;
-            self.state = State::Ended;
-            return Poll::Ready(Ok(()));
+        if self.state != State::Open {
+            return self.finish(cx, to);
         }
         let read = SCRATCH_BYTES.with_borrow_mut(|scratch| {
             let portion = meter.portion(self.way, SCRATCH);
             let mut buffer = ReadBuf::new(&mut scratch[..portion]);
             match Pin::new(from).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) => Poll::Ready(self.pass_on(cx, meter, buffer.filled(), to)),
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    self.state = State::CutShort;
+                    Poll::Ready(Ok(()))
+                }
                 Poll::Ready(Err(_)) => Poll::Ready(Err(self.way.source())),
                 Poll::Pending => Poll::Pending,
             }
@@ -127,6 +133,19 @@ impl Flow {
             self.unflushed = false;
         }
         read
+    }
+
+    /// Tells the receiver that nothing follows.
+    fn finish(&mut self, cx: &mut Context<'_>, to: &mut Io) -> Poll<Result<(), Broken>> {
+        if self.state == State::Ending {
+            ready!(Pin::new(to).poll_shutdown(cx)).map_err(|_| self.way.sink())?;
+        } else {
+            ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| self.way.sink())?;
+            let socket = socket2::SockRef::from(to.socket());
+            socket.shutdown(Shutdown::Write).map_err(|_| self.way.sink())?;
+        }
+        self.state = State::Ended;
+        Poll::Ready(Ok(()))
     }
 
     fn write_held(

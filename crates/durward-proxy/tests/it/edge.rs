@@ -182,7 +182,8 @@ pub(crate) async fn await_lines(
     let written = durward_testkit::process::eventually(SOON, async || lines.read().len() >= count);
     assert!(written.await, "{:?}", lines.read());
     tokio::task::spawn_blocking(move || proxy.drain(Duration::ZERO)).await.unwrap();
-    let lines: Vec<_> = lines.read().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<_> =
+        lines.read().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), count, "{lines:#?}");
     lines
 }

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use durward_proxy::metrics::Counter;
@@ -170,6 +172,37 @@ async fn one_socket_for_all_addresses_finds_each_tenant_in_both_families() {
     if std::net::TcpStream::connect(v6).is_ok() {
         assert_eq!(answer(v6).await.unwrap(), "v6");
     }
+}
+
+#[tokio::test]
+async fn a_bind_for_all_addresses_and_binds_of_their_own_take_turns_unnoticed() {
+    let port = free_port([0, 0, 0, 0]);
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], port));
+    let address = SocketAddr::from((unique_loopback(), port));
+    let through = |bind| [tenant("a").listen_through(bind, address, http("A", None))];
+    let proxy = serve(&through(everywhere));
+    let done = Arc::new(AtomicBool::new(false));
+    let load = tokio::spawn({
+        let done = done.clone();
+        async move {
+            let mut served = 0;
+            while !done.load(Relaxed) {
+                assert_eq!(answer(address).await.unwrap(), "A");
+                served += 1;
+            }
+            served
+        }
+    });
+
+    for generation in 2..30 {
+        let bind = if generation % 2 == 0 { address } else { everywhere };
+        assert_served(&proxy.apply(bound(generation, &through(bind))));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    done.store(true, Relaxed);
+
+    assert!(load.await.unwrap() > 30);
+    assert_eq!(refused(&proxy, None, "tenant_not_found"), 0);
 }
 
 // S1.28

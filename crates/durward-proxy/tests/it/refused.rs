@@ -15,8 +15,8 @@ use durward_testkit::process::{free_port, unique_loopback};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::edge::{
-    assert_served, await_lines, bound, http, https, identity_for, pass, serve, serve_with_log,
-    tcp, tenant, tls, trust,
+    assert_served, await_lines, bound, http, https, identity_for, pass, serve, serve_with_log, tcp,
+    tenant, tls, trust,
 };
 
 // S1.53

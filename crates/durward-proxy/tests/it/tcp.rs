@@ -195,6 +195,31 @@ async fn a_reset_is_passed_on_in_both_directions() {
     await_refusals(&proxy, Some("down"), "client_closed", 1).await;
 }
 
+// S1.39
+#[tokio::test]
+async fn a_client_that_closes_without_tls_last_word_loses_nothing_it_sent() {
+    let authority = Authority::new("root");
+    let origin = RawOrigin::start("127.0.0.1:0", |mut connection| async move {
+        let _ = connection.read_to_end().await;
+    });
+    let address = any(9001);
+    let policy = tls(&identity_for(&authority, address.ip()));
+    let _proxy =
+        serve(&[tenant("a").upstream(origin.address()).listen(address, tcp(Some(policy)))]);
+    let bytes = pattern(300_000);
+
+    let config = client_config(&authority, None);
+    let mut client = tls_connect(address, None, config, None).await.unwrap();
+    client.write_all(&bytes).await.unwrap();
+    client.flush().await.unwrap();
+    let (mut socket, _) = client.into_inner();
+    socket.shutdown().await.unwrap();
+
+    let received = origin.wait_for(SOON, |all| all.concat().len() == bytes.len()).await;
+    assert!(received.concat() == bytes);
+    assert!(eventually(SOON, async || origin.open_connections() == 0).await);
+}
+
 // S1.60
 #[tokio::test]
 async fn an_upstream_that_cannot_be_had_is_a_reset_and_an_alert_and_a_reason() {
