@@ -237,7 +237,7 @@ impl TurnedAway {
         let farewell = farewell::choose(
             &self.refusal,
             self.visit.listener.as_deref().map(|listener| &*listener.listener),
-            self.visit.bind.as_ref().is_some_and(|bind| bind.speaks_tls),
+            self.visit.bind.as_ref().is_some_and(|bind| bind.speaks_tls()),
         );
         say(stream, farewell, &self.visit.watch).await;
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
-use durward_model::{Bind, Destination, Listener, Snapshot, Tenant, TenantId};
+use durward_model::{Bind, Destination, Listener, Service, Snapshot, Tenant, TenantId};
 
 use crate::limits::Usage;
 use crate::metrics::TenantMetrics;
@@ -34,8 +34,6 @@ pub(crate) struct PreparedBind {
     pub(crate) bind: Arc<Bind>,
     /// In the order of `bind.listeners`; `None` for one that could not be made ready: its address is as good as unknown.
     pub(crate) listeners: Vec<Option<Arc<PreparedListener>>>,
-    /// Whether any of its clients is expected to begin with a ClientHello.
-    pub(crate) speaks_tls: bool,
 }
 
 impl PreparedBind {
@@ -43,6 +41,13 @@ impl PreparedBind {
     pub(crate) fn listener_at(&self, destination: Destination) -> Option<Arc<PreparedListener>> {
         let (at, _) = self.bind.listener_at(destination)?;
         self.listeners.get(at)?.clone()
+    }
+
+    /// Whether any of its clients is expected to begin with a ClientHello.
+    pub(crate) fn speaks_tls(&self) -> bool {
+        self.bind.listeners.iter().any(|listener| {
+            listener.tls().is_some() || matches!(listener.service, Service::PassThrough(_))
+        })
     }
 }
 
@@ -98,7 +103,7 @@ impl PreparedListener {
     /// A listener of `tenant` on 127.0.0.1:443 that serves `service`, without server certificates.
     pub(crate) fn for_test(
         tenant: Tenant,
-        service: durward_model::Service,
+        service: Service,
     ) -> Result<Arc<Self>, String> {
         let address = std::net::Ipv4Addr::LOCALHOST;
         let listener = Listener {

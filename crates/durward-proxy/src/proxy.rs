@@ -4,7 +4,6 @@
 
 mod worker;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -12,14 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use durward_model::{Snapshot, Tenant, TenantId};
+use durward_model::{Snapshot, TenantId};
 use tracing::{info, warn};
 
 use crate::accept::{Closing, Room};
 use crate::access_log;
 use crate::core::Shared;
 use crate::listeners::{Listeners, Opened};
-use crate::metrics::exposition::{ExpositionState, encode};
+use crate::metrics::exposition::{self, ExpositionState};
 use crate::metrics::{Counter, Metrics};
 use crate::prepared::Prepared;
 use crate::prepared::build::{Built, build};
@@ -194,25 +193,16 @@ impl Proxy {
         }
     }
 
-    /// All counters and gauges as OpenMetrics text.
-    #[must_use]
-    pub fn metrics_text(&self) -> String {
-        let prepared = self.shared.prepared.load_full();
-        let tenants = || prepared.tenants.values();
-        let upstreams = tenants().flat_map(|tenant| &tenant.upstreams);
-        let state = ExpositionState {
-            generation: prepared.snapshot.generation,
-            certificates: tenants().flat_map(|tenant| certificates(&tenant.tenant)).collect(),
-            upstreams: upstreams.map(|upstream| upstream.report()).collect(),
-            log_lost: self.shared.log.lost(),
-        };
-        encode(&self.shared.metrics, &state)
-    }
-
     /// All counters.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
+    }
+
+    /// All counters and what is served now, as OpenMetrics text.
+    #[must_use]
+    pub fn metrics_text(&self) -> String {
+        exposition::encode(&self.shared.metrics, &ExpositionState::of(&self.shared))
     }
 
     fn hand_out(&self, opened: Vec<Opened>) {
@@ -256,14 +246,4 @@ impl Proxy {
         self.listeners().close_all();
         self.tell(|| Command::CloseAll(closing));
     }
-}
-
-/// The certificates a tenant shows, each once, with the end of their validity in seconds since the Unix epoch.
-fn certificates(tenant: &Tenant) -> Vec<(TenantId, Arc<str>, i64)> {
-    let shown = tenant.listeners.iter().filter_map(|listener| listener.tls());
-    let ends: BTreeMap<_, _> = shown
-        .flat_map(|tls| &tls.certificates)
-        .map(|certificate| (&certificate.name, certificate.not_after))
-        .collect();
-    ends.into_iter().map(|(name, end)| (tenant.id.clone(), Arc::clone(name), end)).collect()
 }

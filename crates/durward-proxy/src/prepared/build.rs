@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use durward_model::{Bind, Listener, Service, Snapshot, Tenant, TenantId};
+use durward_model::{Bind, Listener, Snapshot, Tenant, TenantId};
 
 use crate::metrics::Metrics;
 use crate::prepared::fate::{self, Fate};
@@ -116,10 +116,7 @@ impl Builder<'_> {
                 self.listener(listener, tenant, before)
             })
             .collect();
-        let speaks_tls = bind.listeners.iter().any(|listener| {
-            listener.tls().is_some() || matches!(listener.service, Service::PassThrough(_))
-        });
-        Arc::new(PreparedBind { bind: Arc::clone(bind), listeners, speaks_tls })
+        Arc::new(PreparedBind { bind: Arc::clone(bind), listeners })
     }
 
     fn listener(

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use durward_model::limits::Limits;
 use durward_model::listener::TcpService;
-use durward_model::{DestinationMode, EgressAddress, IngressAddress, Origin, SourceSet};
+use durward_model::{DestinationMode, EgressAddress, IngressAddress, Origin, Service, SourceSet};
 use proptest::prelude::*;
 
 use super::*;

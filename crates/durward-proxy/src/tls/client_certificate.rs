@@ -3,7 +3,6 @@
 //! Deliberately absent: verification; the handshake did that.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -29,7 +28,6 @@ pub(crate) fn read(
     check_time(&parsed, now)?;
     let (uris, dns) = names(&parsed);
     Ok(Some(ClientCertificate {
-        chain: chain.iter().map(|der| Arc::from(der.as_ref())).collect(),
         subject: parsed.subject().to_string(),
         spki_sha256: sha256(parsed.public_key().raw),
         fingerprint: sha256(leaf),
@@ -136,7 +134,6 @@ mod tests {
         assert_eq!((read.spki_sha256.len(), read.fingerprint.len()), (64, 64));
         assert!(read.client_cert.starts_with(":MII") && read.client_cert.ends_with(':'));
         assert!(read.client_cert_chain.starts_with(":MII"));
-        assert_eq!(read.chain.len(), 2);
     }
 
     #[test]

@@ -32,7 +32,7 @@ async fn binds_come_and_go_without_touching_the_others() {
     let at = |_| SocketAddr::from((unique_loopback(), 8080));
     let addresses: Vec<_> = (0..20).map(at).collect();
     let first = plain("first", addresses[0]);
-    let proxy = serve(&[first.clone()]);
+    let proxy = serve(std::slice::from_ref(&first));
     let mut open = RawHttp::connect(addresses[0]).await.unwrap();
     assert_eq!(open.get("a", "/").await.unwrap().text(), "first");
     assert!(answer(addresses[1]).await.is_err());
