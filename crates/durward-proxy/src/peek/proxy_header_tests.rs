@@ -1,5 +1,7 @@
 //! What the PROXY header parser takes and what it refuses. Deliberately absent: sockets.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
@@ -177,4 +179,34 @@ fn a_line_that_never_ends_is_refused_at_its_limit() {
 
     assert_eq!(parse(&endless[..MAX_V1 - 1]), Ok(Progress::MissingLineEnd));
     assert_eq!(parse(&endless), Err("line too long"));
+}
+
+proptest! {
+    #[test]
+    fn a_bent_header_is_refused_or_read_the_same_however_it_is_cut(
+        binary in any::<bool>(),
+        bends in proptest::collection::vec((any::<u8>(), any::<u8>()), 0..3),
+    ) {
+        let mut bytes = match binary {
+            true => v2(1, 0x11, &v4_block(&[(0x01, b"h2"), (0x02, b"bank.example"), (0x04, b"")])),
+            false => b"PROXY TCP4 192.0.2.7 198.51.100.2 49152 443\r\n".to_vec(),
+        };
+        for (at, with) in bends {
+            let at = usize::from(at) % bytes.len();
+            bytes[at] = with;
+        }
+
+        if let Ok(Progress::Complete(header, length)) = parse(&bytes) {
+            prop_assert_eq!(parse(&bytes[..length]), Ok(Progress::Complete(header, length)));
+            for cut in 0..length {
+                let part = parse(&bytes[..cut]);
+                let reads_on = match part {
+                    Ok(Progress::Missing(more)) => more > 0 && cut + more <= length,
+                    Ok(Progress::MissingLineEnd) => length <= MAX_V1,
+                    _ => false,
+                };
+                prop_assert!(reads_on, "{:?} at {} of {}", part, cut, length);
+            }
+        }
+    }
 }
