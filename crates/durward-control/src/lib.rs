@@ -1,1 +1,22 @@
-//! Placeholder.
+//! Where configuration enters: documents become `Resources`, and `compile` makes of them one `Snapshot` and a verdict per resource.
+//!
+//! Reading files is the business of [`source`]; [`compile()`] performs no I/O and reads no clock. Deliberately absent: sockets, and any
+//! way for one bad document to cost another tenant anything.
+
+pub mod certificate;
+pub mod compile;
+pub mod excerpt;
+pub mod place;
+pub mod publish;
+pub mod quantity;
+pub mod resources;
+pub mod source;
+pub mod spec;
+pub mod suggest;
+
+pub use compile::{Compiled, compile};
+pub use publish::Publisher;
+pub use resources::{Document, Resources, Source};
+pub use source::file::FileSource;
+pub use spec::routing_json::RoutingJsonOptions;
+pub use spec::schema;

@@ -140,6 +140,7 @@ impl Load {
     }
 
     fn with(self, ticket: Ticket, reused: bool, connect: Duration) -> Lease {
+        self.count(reused);
         Lease {
             peer: ticket.port.0.peer(),
             source: ticket.source,
@@ -148,6 +149,12 @@ impl Load {
             load: self,
             ticket: Some(ticket),
             _stream: None,
+        }
+    }
+
+    fn count(&self, reused: bool) {
+        if reused {
+            self.cells().add(Counter::UpstreamConnectionsReused, 1);
         }
     }
 
@@ -179,6 +186,7 @@ impl Found {
             }
             Self::Stream { shared, connect } => {
                 let (send, stream) = shared.stream();
+                load.count(connect.is_none());
                 let lease = Lease {
                     peer: shared.path().peer(),
                     source: shared.source(),

@@ -2,21 +2,20 @@
 //! A port found here can be lost to a stranger before it is bound; with an address of one's own that does not happen.
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 /// A TCP port that was free on this address a moment ago. Prefer binding port 0 where the test can.
 #[must_use]
 pub fn free_port(ip: impl Into<IpAddr>) -> u16 {
-    let listener =
-        TcpListener::bind((ip.into(), 0)).expect("an address of this host has a free port");
-    listener.local_addr().expect("a bound socket has an address").port()
+    let ip = ip.into();
+    find(|port| TcpListener::bind((ip, port)).is_ok())
 }
 
 /// A UDP port that was free on this address a moment ago.
 #[must_use]
 pub fn free_udp_port(ip: impl Into<IpAddr>) -> u16 {
-    let socket = UdpSocket::bind((ip.into(), 0)).expect("an address of this host has a free port");
-    socket.local_addr().expect("a bound socket has an address").port()
+    let ip = ip.into();
+    find(|port| UdpSocket::bind((ip, port)).is_ok())
 }
 
 /// A loopback address no other test of this process gets, and hardly any of another process: every port is free there.
@@ -32,4 +31,17 @@ pub fn unique_loopback() -> Ipv4Addr {
     // 127.0 is what everybody else uses.
     let [.., high, low] = (std::process::id() % 65_000 + 256).to_be_bytes();
     Ipv4Addr::new(127, high, low, number + 1)
+}
+
+/// A port below those the kernel gives to clients, each at most once per process: nobody takes it by chance.
+fn find(is_free: impl Fn(u16) -> bool) -> u16 {
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 22_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(97);
+    let mut candidates = (0..COUNT).map(|_| {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        (FIRST + start.wrapping_add(step) % COUNT) as u16
+    });
+    candidates.find(|&port| is_free(port)).expect("an address of this host has a free port")
 }

@@ -1,0 +1,108 @@
+"""What must hold of the bench itself; run with `cd bench && python3 -m unittest harness.tests`.
+
+No proxy and no load program is needed.
+"""
+
+import os
+import subprocess
+import sys
+import unittest
+
+from harness import loads, procs, report, workloads
+from harness.loads import Sample
+from harness.workloads import Outcome
+
+H2LOAD = """Application protocol: h2
+finished in 1.50s, 2666.67 req/s, 2.80MB/s
+requests: 4000 total, 4000 started, 4000 done, {succeeded} succeeded, 0 failed, 0 errored, 0 timeout
+status codes: {succeeded} 2xx, 0 3xx, 0 4xx, {bad} 5xx
+traffic: 4.20MB (4404019) total, 200.01KB (204810) headers (space savings 90.00%), 3.91MB ({data}) data
+"""
+
+
+def outcome(figure, errors=0):
+    return Outcome(figure, figure / 2, figure / 2, Sample(1000, 0, 1.0, 1.0, 2.0, errors, "broken" if errors else None))
+
+
+def small():
+    return next(workload for workload in workloads.catalogue() if workload.name == "small")
+
+
+class Ratios(unittest.TestCase):
+    def test_a_ratio_is_the_median_of_the_rounds_pairs(self):
+        rounds = {"durward": [outcome(1), outcome(4), outcome(3)], "nginx": [outcome(2), outcome(4), outcome(4)]}
+
+        found = report.summarise(small(), rounds, "durward")["ratios"]["nginx"]
+
+        self.assertEqual(found, {"ratio": 0.75, "min": 0.5, "max": 1.0, "target": 0.90, "met": True})
+
+    def test_one_error_of_either_side_refuses_the_ratio(self):
+        for broken in ("durward", "nginx"):
+            rounds = {"durward": [outcome(1), outcome(1)], "nginx": [outcome(2), outcome(2)]}
+            rounds[broken][1] = outcome(1, errors=3)
+
+            summary = report.summarise(small(), rounds, "durward")
+
+            self.assertIn(f"{broken} had 3 errors", summary["ratios"]["nginx"]["refused"])
+            self.assertIsNone(summary["proxies"][broken]["median"])
+            self.assertIn("refused", report.table(small(), summary))
+            self.assertTrue(report.missed({"small": summary}))
+
+    def test_a_missed_target_is_said(self):
+        summary = report.summarise(small(), {"durward": [outcome(2)], "nginx": [outcome(1)]}, "durward")
+
+        self.assertIn("MISSED", report.table(small(), summary))
+        self.assertEqual(report.missed({"small": summary}), ["small: 2.00 x nginx, target 0.90"])
+
+
+class LoadOutput(unittest.TestCase):
+    def wrk(self, **seen):
+        line = {"requests": 10, "bytes": 20480, "seconds": 1, "p50_ms": 1, "p99_ms": 2}
+        line |= dict.fromkeys(("status", "connect", "read", "write", "timeout"), 0) | seen
+        load = loads.Loads(None, None, None)
+        load.tools = type("Tools", (), {"path": staticmethod(lambda _: "wrk")})
+        load.run = lambda *_: subprocess.CompletedProcess([], 0, f"\n@{loads.json.dumps(line)}\n", "")
+        return load.wrk("http://127.0.0.1/", 1, 1, 1024)
+
+    def test_wrk_without_errors_is_clean(self):
+        self.assertEqual((self.wrk().errors, self.wrk().requests), (0, 10))
+
+    def test_wrk_statuses_timeouts_and_short_bodies_are_errors(self):
+        self.assertEqual(self.wrk(status=4).errors, 4)
+        self.assertEqual(self.wrk(timeout=1, read=2).errors, 3)
+        self.assertEqual(self.wrk(bytes=10 * 300).errors, 1)
+        self.assertEqual(self.wrk(requests=0).errors, 1)
+
+    def h2load(self, succeeded, data):
+        text = H2LOAD.format(succeeded=succeeded, bad=4000 - succeeded, data=data)
+        return loads.h2_sample(subprocess.CompletedProcess([], 0, text, ""), [1000, 2000, 3000], 4000)
+
+    def test_h2load_is_clean_only_when_all_succeeded_in_full(self):
+        self.assertEqual(self.h2load(4000, 4000 * 1024).errors, 0)
+        self.assertEqual(self.h2load(3990, 4000 * 1024).errors, 10)
+        self.assertEqual(self.h2load(4000, 4000 * 100).errors, 1)
+        self.assertEqual(self.h2load(4000, 4000 * 1024).p50_ms, 2.0)
+
+
+class Processes(unittest.TestCase):
+    def test_cpu_of_children_is_counted(self):
+        burn = "import os; [os.fork() for _ in range(1)]; sum(range(6_000_000)); os.wait() if os.getpid() == {} else 0"
+        script = f"import os; pid = os.getpid(); exec({burn!r}.format(pid)); print('done', flush=True); input()"
+        with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+            begin = procs.Cpu(0, 0, {})
+            child.stdout.readline()
+            alone = procs.thread_seconds(child.pid)
+            total, _, _ = procs.Cpu.read(procs.tree(child.pid)).since(begin)
+            child.communicate(b"\n", timeout=10)
+
+        self.assertGreater(total, 1.4 * sum(alone.values()))
+
+    def test_placement_separates_the_proxy_when_there_are_cpus(self):
+        placement = procs.Placement(1)
+
+        if len(os.sched_getaffinity(0)) > 1:
+            self.assertFalse(placement.proxy & (placement.origin | placement.client))
+
+
+if __name__ == "__main__":
+    unittest.main()

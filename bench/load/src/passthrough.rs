@@ -1,0 +1,110 @@
+//! Both ends of a pass-through: a real ClientHello with SNI, then as many bytes back as were asked for.
+//! After the ClientHello nothing is encrypted: the proxy must not look, and the two ends stay cheap.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::{RecvFlags, recv};
+
+use crate::{Options, json_string, tls};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const APPLICATION_DATA: u8 = 23;
+const RECORD_HEADER: usize = 5;
+const BLOCK: usize = 256 * 1024;
+
+/// Asks for `--bytes` on each of `--connections` connections, counts what comes, and prints one JSON line.
+pub fn sink(options: &Options) -> Result<(), String> {
+    let target = options.address("target")?;
+    let bytes = options.number("bytes")?;
+    let opening = opening(options.text("sni")?, bytes as u64)?;
+    let begin = Instant::now();
+
+    let workers: Vec<_> = (0..options.number("connections")?)
+        .map(|_| {
+            let opening = opening.clone();
+            thread::spawn(move || drain(target, &opening))
+        })
+        .collect();
+    let (mut total, mut errors, mut first_error) = (0, 0, None);
+    for worker in workers {
+        let outcome = worker.join().map_err(|_| "a thread failed")?;
+        total += outcome.as_ref().map_or(0, |count| *count);
+        let complaint = match outcome {
+            Ok(count) if count == bytes => continue,
+            Ok(count) => format!("{count} bytes came, not {bytes}"),
+            Err(error) => error,
+        };
+        errors += 1;
+        first_error.get_or_insert(complaint);
+    }
+
+    println!(
+        "{{\"bytes\":{total},\"errors\":{errors},\"seconds\":{:.4},\"first_error\":{}}}",
+        begin.elapsed().as_secs_f64(),
+        first_error.as_deref().map_or("null".to_owned(), json_string),
+    );
+    Ok(())
+}
+
+/// The ClientHello, then one record that carries the number of bytes wanted.
+fn opening(sni: &str, bytes: u64) -> Result<Vec<u8>, String> {
+    let mut opening = tls::client_hello(sni)?;
+    opening.extend_from_slice(&[APPLICATION_DATA, 3, 3, 0, 8]);
+    opening.extend_from_slice(&bytes.to_be_bytes());
+    Ok(opening)
+}
+
+/// Reads to the end without copying: MSG_TRUNC on TCP discards in the kernel.
+fn drain(target: SocketAddr, opening: &[u8]) -> Result<usize, String> {
+    let mut socket = TcpStream::connect_timeout(&target, PATIENCE)
+        .map_err(|error| format!("connect: {error}"))?;
+    socket.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
+    socket.write_all(opening).map_err(|error| format!("write: {error}"))?;
+    let mut scratch = vec![0_u8; 4 * BLOCK];
+    let mut total = 0;
+    loop {
+        match recv(&socket, scratch.as_mut_slice(), RecvFlags::TRUNC) {
+            Ok((_, 0)) => return Ok(total),
+            Ok((_, count)) => total += count,
+            Err(error) => return Err(format!("read after {total} bytes: {error}")),
+        }
+    }
+}
+
+/// Answers pass-through connections until it is ended.
+pub fn source(options: &Options) -> Result<(), String> {
+    let listener = TcpListener::bind(options.address("listen")?)
+        .map_err(|error| format!("listen: {error}"))?;
+    for socket in listener.incoming().flatten() {
+        thread::spawn(move || {
+            let _ = answer(socket);
+        });
+    }
+    Ok(())
+}
+
+fn answer(mut socket: TcpStream) -> std::io::Result<()> {
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    read_record(&mut socket)?;
+    let wanted = read_record(&mut socket)?;
+    let mut left = wanted.try_into().map(u64::from_be_bytes).unwrap_or(0) as usize;
+    let block = vec![0x17_u8; BLOCK];
+    while left > 0 {
+        let count = left.min(BLOCK);
+        socket.write_all(&block[..count])?;
+        left -= count;
+    }
+    Ok(())
+}
+
+fn read_record(socket: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut header = [0; RECORD_HEADER];
+    socket.read_exact(&mut header)?;
+    let mut body = vec![0; usize::from(u16::from_be_bytes([header[3], header[4]]))];
+    socket.read_exact(&mut body)?;
+    Ok(body)
+}

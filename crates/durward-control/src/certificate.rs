@@ -1,0 +1,29 @@
+//! Certificates, keys, authorities and revocation lists: bytes in, what we need to know of them out, or a sentence why not.
+//!
+//! Deliberately absent: files and clocks; whether a certificate has ended is asked where `now` is known.
+
+pub mod authority;
+pub mod identity;
+pub mod key;
+mod pem;
+pub mod x509;
+
+pub use authority::{Authority, Revocations};
+pub use identity::{Identity, Remark};
+
+use aws_lc_rs::digest;
+
+/// SHA-256 over `parts`, lower-case hexadecimal.
+pub(crate) fn sha256<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(part);
+    }
+    hex(context.finish().as_ref())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}

@@ -1,0 +1,65 @@
+//! Documents become one snapshot and a verdict per document: pure, total, and the oldest claim wins.
+//!
+//! A document that was served before and is broken now keeps what it had, as far as nobody older claims it. Deliberately absent: I/O,
+//! clocks, randomness, and an error for the whole.
+
+mod assemble;
+mod body;
+mod certificates;
+mod claims;
+mod egress;
+mod header;
+mod last_good;
+mod limits;
+mod listen;
+mod listener;
+mod report;
+mod roster;
+mod route;
+mod sni;
+mod trust;
+mod upstream;
+mod upstream_set;
+mod verdict;
+mod words;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use durward_model::{Snapshot, TenantId, Verdicts};
+
+use crate::resources::Resources;
+use certificates::{Certificates, Files};
+use roster::Past;
+
+/// What came of one compile, and what the next one needs to know of it.
+#[derive(Clone, Debug, Default)]
+pub struct Compiled {
+    /// What is served. Unchanged, it is the same `Arc` as in the compile before.
+    pub snapshot: Arc<Snapshot>,
+    /// What became of each document.
+    pub verdicts: Verdicts,
+    memory: Memory,
+}
+
+/// What later compiles need to know.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Memory {
+    tenants: BTreeMap<TenantId, Past>,
+    certificates: Certificates,
+}
+
+/// Compiles `resources`, given what was served before and the time in seconds since the Unix epoch.
+///
+/// Claims to an address and port, an egress address, a tenant's name or a socket are decided by age: who is in `previous` is older than who
+/// is not, `metadata.creationTimestamp` counts where it is written, the order of documents decides the rest.
+#[must_use]
+pub fn compile(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
+    let mut files =
+        Files::new(resources, previous.map(|previous| &previous.memory.certificates), now);
+    let mut roster = roster::enrol(resources, previous);
+    egress::grant(&mut roster);
+    let candidates = body::compile(&mut roster, &mut files, previous);
+    let claimed = claims::decide(&mut roster, candidates, previous);
+    assemble::assemble(roster, claimed, files.into_certificates(), previous)
+}

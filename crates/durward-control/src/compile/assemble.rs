@@ -1,0 +1,140 @@
+//! The pieces become a snapshot: unchanged tenants, sockets and snapshots are the same `Arc` as before.
+//!
+//! Deliberately absent: decisions; all are made.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use durward_model::{Bind, DestinationMode, Listener, Snapshot, Tenant, TenantId, Verdicts};
+
+use super::body::Candidate;
+use super::certificates::Certificates;
+use super::claims::Claimed;
+use super::last_good;
+use super::roster::{Basis, Entrant, Roster};
+use super::upstream_set::UpstreamSet;
+use super::verdict::Served;
+use super::{Compiled, Memory};
+
+/// The snapshot, the verdicts and what to remember.
+pub(crate) fn assemble(
+    roster: Roster<'_>,
+    claimed: Claimed<'_>,
+    certificates: Certificates,
+    previous: Option<&Compiled>,
+) -> Compiled {
+    let Roster { entrants, mut drafts } = roster;
+    let mut listeners: Vec<Vec<Candidate>> = entrants.iter().map(|_| Vec::new()).collect();
+    for candidate in claimed.listeners {
+        listeners[candidate.entrant].push(candidate);
+    }
+    let mut tenants = BTreeMap::new();
+    let mut memory = Memory { certificates, ..Memory::default() };
+    for ((mut entrant, listeners), upstreams) in
+        entrants.into_iter().zip(listeners).zip(claimed.upstreams)
+    {
+        let served = served(&entrant, &listeners);
+        if let Some(draft) = entrant.draft {
+            drafts[draft].served = served;
+            drafts[draft].findings.append(&mut entrant.report.take());
+        }
+        if served != Served::Nothing {
+            let tenant = tenant(&entrant, listeners, upstreams);
+            memory.tenants.insert(entrant.id.clone(), entrant.past);
+            tenants.insert(entrant.id, tenant);
+        }
+    }
+    let verdicts = drafts.into_iter().map(super::verdict::Draft::into_verdict).collect();
+    let snapshot = snapshot(tenants, &claimed.modes, previous);
+    Compiled { snapshot, verdicts: Verdicts { verdicts }, memory }
+}
+
+/// How much of a tenant is served: all of it may be left out, or all that is left may be what it was before.
+fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
+    let current = listeners.iter().any(|candidate| candidate.entry.is_some());
+    match &entrant.basis {
+        Basis::Out => Served::Nothing,
+        Basis::Kept(tenant) if listeners.is_empty() && !tenant.listeners.is_empty() => {
+            Served::Nothing
+        }
+        Basis::Kept(_) => Served::Former,
+        Basis::Document(body) if body.spec.ingress.is_empty() || current => Served::Current,
+        Basis::Document(_) if listeners.is_empty() => Served::Nothing,
+        Basis::Document(_) => Served::Former,
+    }
+}
+
+fn tenant(
+    entrant: &Entrant<'_>,
+    candidates: Vec<Candidate>,
+    upstreams: UpstreamSet<'_>,
+) -> Arc<Tenant> {
+    let (upstreams, moved) = upstreams.sorted();
+    let mut listeners: Vec<Arc<Listener>> = candidates
+        .into_iter()
+        .filter_map(|candidate| {
+            last_good::reindexed(&candidate.listener, |index| moved.get(index.0).copied())
+        })
+        .collect();
+    listeners.sort_by_key(|listener| listener.key());
+    let limits = match &entrant.basis {
+        Basis::Document(body) => body.limits.clone(),
+        Basis::Kept(tenant) => tenant.limits.clone(),
+        Basis::Out => durward_model::limits::Limits::default(),
+    };
+    let egress = entrant.egress.clone();
+    let origin = entrant.origin.clone();
+    let tenant = Tenant { id: entrant.id.clone(), egress, upstreams, listeners, limits, origin };
+    match entrant.previous {
+        Some(former) if **former == tenant => Arc::clone(former),
+        _ => Arc::new(tenant),
+    }
+}
+
+fn snapshot(
+    tenants: BTreeMap<TenantId, Arc<Tenant>>,
+    modes: &BTreeMap<SocketAddr, DestinationMode>,
+    previous: Option<&Compiled>,
+) -> Arc<Snapshot> {
+    let former = previous.map(|previous| &previous.snapshot);
+    let mut reached: BTreeMap<SocketAddr, Vec<Arc<Listener>>> = BTreeMap::new();
+    for listener in tenants.values().flat_map(|tenant| &tenant.listeners) {
+        reached.entry(listener.bind).or_default().push(Arc::clone(listener));
+    }
+    let binds = reached.into_iter().filter_map(|(address, mut listeners)| {
+        listeners.sort_by_key(|listener| listener.key());
+        let bind = Bind { address, mode: modes.get(&address)?.clone(), listeners };
+        let same = former
+            .and_then(|former| former.binds.get(&address))
+            .filter(|known| is_same(known, &bind));
+        Some((address, same.map_or_else(|| Arc::new(bind), Arc::clone)))
+    });
+    let binds: BTreeMap<_, _> = binds.collect();
+    match former {
+        Some(former) if same_tenants(former, &tenants) && same_binds(former, &binds) => {
+            Arc::clone(former)
+        }
+        former => {
+            let generation = former.map_or(0, |former| former.generation) + 1;
+            Arc::new(Snapshot { generation, tenants, binds })
+        }
+    }
+}
+
+fn is_same(known: &Bind, bind: &Bind) -> bool {
+    let same = |(a, b): (&Arc<Listener>, &Arc<Listener>)| Arc::ptr_eq(a, b);
+    known.mode == bind.mode
+        && known.listeners.len() == bind.listeners.len()
+        && known.listeners.iter().zip(&bind.listeners).all(same)
+}
+
+fn same_tenants(former: &Snapshot, tenants: &BTreeMap<TenantId, Arc<Tenant>>) -> bool {
+    let same = |(a, b): (&Arc<Tenant>, &Arc<Tenant>)| Arc::ptr_eq(a, b);
+    former.tenants.len() == tenants.len() && former.tenants.values().zip(tenants.values()).all(same)
+}
+
+fn same_binds(former: &Snapshot, binds: &BTreeMap<SocketAddr, Arc<Bind>>) -> bool {
+    let same = |(a, b): (&Arc<Bind>, &Arc<Bind>)| Arc::ptr_eq(a, b);
+    former.binds.len() == binds.len() && former.binds.values().zip(binds.values()).all(same)
+}

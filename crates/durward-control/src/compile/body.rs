@@ -1,0 +1,188 @@
+//! Each tenant's upstreams and listeners, compiled by themselves; what was served before fills in for what is broken.
+//!
+//! Deliberately absent: other tenants; whether a listener may have its address is decided afterwards.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use durward_model::{DestinationMode, EgressAddress, Listener, Tenant};
+
+use super::certificates::Files;
+use super::listener::{self, Workshop};
+use super::report::{Field, Report};
+use super::roster::{Basis, Body, Entrant, Roster};
+use super::upstream::{self, Surroundings};
+use super::upstream_set::UpstreamSet;
+use super::{Compiled, last_good};
+use crate::place::Place;
+use crate::spec::ingress::{IngressSpec, ProtocolSpec};
+
+/// All listeners that want to be served, and each tenant's upstreams.
+#[derive(Debug, Default)]
+pub(crate) struct Candidates<'a> {
+    pub(crate) listeners: Vec<Candidate>,
+    /// By entrant.
+    pub(crate) upstreams: Vec<UpstreamSet<'a>>,
+}
+
+/// A listener that wants to be served.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) entrant: usize,
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) mode: DestinationMode,
+    /// The entry of the document it comes from; `None` when it was served before.
+    pub(crate) entry: Option<Entry>,
+}
+
+/// An entry of `spec.ingress`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub(crate) position: usize,
+    pub(crate) place: Place,
+}
+
+/// Compiles everybody's upstreams and listeners.
+pub(crate) fn compile<'a>(
+    roster: &mut Roster<'a>,
+    files: &mut Files<'_>,
+    previous: Option<&Compiled>,
+) -> Candidates<'a> {
+    let mut candidates = Candidates::default();
+    for (at, entrant) in roster.entrants.iter_mut().enumerate() {
+        let basis = entrant.basis.clone();
+        let upstreams = match basis {
+            Basis::Document(body) => {
+                document(at, entrant, &body, files, previous, &mut candidates.listeners)
+            }
+            Basis::Kept(tenant) => kept(at, entrant, tenant, previous, &mut candidates.listeners),
+            Basis::Out => UpstreamSet::default(),
+        };
+        candidates.upstreams.push(upstreams);
+    }
+    candidates
+}
+
+fn kept<'a>(
+    at: usize,
+    entrant: &Entrant<'_>,
+    tenant: &Tenant,
+    previous: Option<&Compiled>,
+    candidates: &mut Vec<Candidate>,
+) -> UpstreamSet<'a> {
+    let mut upstreams = UpstreamSet::default();
+    for upstream in &tenant.upstreams {
+        if let Some(upstream) = last_good::upstream(upstream, &entrant.egress) {
+            upstreams.add(upstream);
+        }
+    }
+    for listener in &tenant.listeners {
+        candidates.extend(last_good::candidate(at, entrant, listener, &mut upstreams, previous));
+    }
+    upstreams
+}
+
+fn document<'a>(
+    at: usize,
+    entrant: &mut Entrant<'a>,
+    body: &Body<'a>,
+    files: &mut Files<'_>,
+    previous: Option<&Compiled>,
+    candidates: &mut Vec<Candidate>,
+) -> UpstreamSet<'a> {
+    let mut upstreams = upstreams(entrant, body, files);
+    let field = Field::SPEC.name("ingress");
+    let first = candidates.len();
+    let mut broken: Vec<Option<(IpAddr, u16)>> = Vec::new();
+    for (position, spec) in body.spec.ingress.iter().enumerate() {
+        let mut workshop = Workshop {
+            report: &mut entrant.report,
+            files: &mut *files,
+            upstreams: &mut upstreams,
+            tenant: &entrant.id,
+        };
+        match workshop.listener(spec, &field.index(position)) {
+            Some((listener, mode)) => candidates.push(Candidate {
+                entrant: at,
+                listener: Arc::new(listener),
+                mode,
+                entry: Some(Entry { position, place: spec.address.place }),
+            }),
+            None => broken.push(listener::key(spec)),
+        }
+    }
+    let mut claimed: BTreeSet<_> =
+        candidates[first..].iter().map(|candidate| candidate.listener.key()).collect();
+    for listener in last_good::for_broken(entrant.previous, &broken, &mut claimed) {
+        candidates.extend(last_good::candidate(at, entrant, &listener, &mut upstreams, previous));
+    }
+    unused(&mut entrant.report, body, &upstreams);
+    upstreams
+}
+
+/// An upstream nobody refers to is most often a slip, as long as everything that could refer to it was understood.
+fn unused(report: &mut Report<'_>, body: &Body<'_>, upstreams: &UpstreamSet<'_>) {
+    if report.errors() > 0 {
+        return;
+    }
+    let field = Field::SPEC.name("upstreams");
+    for name in body.spec.upstreams.keys().filter(|name| !upstreams.is_used(name)) {
+        report.warning(
+            "UpstreamUnused",
+            name.place,
+            &field.name(name),
+            "is used by no route and no listener",
+        );
+    }
+}
+
+fn upstreams<'a>(
+    entrant: &mut Entrant<'a>,
+    body: &Body<'a>,
+    files: &mut Files<'_>,
+) -> UpstreamSet<'a> {
+    let wanted: Vec<EgressAddress> = body.egress.iter().map(|address| address.value).collect();
+    let bytes_only = bytes_only(body);
+    let around = Surroundings { egress: &entrant.egress, wanted: &wanted, bytes_only: &bytes_only };
+    let mut upstreams = UpstreamSet::default();
+    for named in &body.spec.upstreams {
+        match upstream::upstream(&mut entrant.report, files, named, around) {
+            Some(upstream) => {
+                upstreams.add(Arc::new(upstream));
+            }
+            None => {
+                let former = entrant.previous.and_then(|tenant| {
+                    tenant.upstreams.iter().find(|former| *former.name == *named.0.value)
+                });
+                match former.and_then(|former| last_good::upstream(former, &entrant.egress)) {
+                    Some(former) => {
+                        upstreams.add(former);
+                    }
+                    None => upstreams.add_broken(named.0),
+                }
+            }
+        }
+    }
+    upstreams
+}
+
+/// The upstreams that only listeners carrying bytes refer to.
+fn bytes_only<'a>(body: &Body<'a>) -> BTreeSet<&'a str> {
+    let carries_bytes = |spec: &IngressSpec| {
+        matches!(listener::protocol(spec), ProtocolSpec::Tcp | ProtocolSpec::Tls)
+    };
+    let names = |bytes: bool| {
+        let entries = body.spec.ingress.iter().filter(move |entry| carries_bytes(entry) == bytes);
+        entries.flat_map(|entry| {
+            let own =
+                entry.upstream.iter().chain(entry.upstreams.iter().map(|choice| &choice.name));
+            let routed = entry.routes.iter().flat_map(|route| {
+                route.upstream.iter().chain(route.upstreams.iter().map(|choice| &choice.name))
+            });
+            own.chain(routed).map(|name| name.value.as_str())
+        })
+    };
+    let for_requests: BTreeSet<&str> = names(false).collect();
+    names(true).filter(|name| !for_requests.contains(name)).collect()
+}

@@ -1,0 +1,351 @@
+//! Certificates a document names: found among the files, read once, checked for what they are used for.
+//!
+//! What was read in an earlier compile is used again as long as the bytes are the same. Deliberately absent: reading files.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use durward_model::Certificate;
+
+use super::report::{Field, Report};
+use crate::certificate::authority::{self, AuthorityFault};
+use crate::certificate::identity::{self, IdentityFault};
+use crate::certificate::{Authority, Identity, Revocations};
+use crate::place::{At, Place};
+use crate::resources::Resources;
+use crate::spec::ingress::CertificateSpec;
+
+/// Days before its end at which a certificate is worth a warning.
+const SOON: i64 = 14;
+const DAY: i64 = 86_400;
+
+/// Parsed files, by path, valid while the bytes are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Certificates {
+    identities: Cache<Result<Identity, IdentityFault>>,
+    authorities: Cache<Result<Vec<Authority>, AuthorityFault>>,
+    revocations: Cache<Result<Vec<Revocations>, AuthorityFault>>,
+}
+
+#[derive(Clone)]
+struct Cache<T>(BTreeMap<Vec<PathBuf>, (Vec<Arc<[u8]>>, Arc<T>)>);
+
+impl<T> fmt::Debug for Cache<T> {
+    /// Only the names: the bytes may be keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl<T> Default for Cache<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T> Cache<T> {
+    /// What `read` makes of the files, from this compile or the one before.
+    fn get(
+        &mut self,
+        old: Option<&Self>,
+        files: Vec<(PathBuf, &Arc<[u8]>)>,
+        read: impl FnOnce() -> T,
+    ) -> Arc<T> {
+        let (paths, bytes): (Vec<_>, Vec<_>) = files.into_iter().unzip();
+        let same = |known: &[Arc<[u8]>]| {
+            known.iter().zip(&bytes).all(|(known, now)| Arc::ptr_eq(known, now) || known == *now)
+        };
+        if let Some((_, value)) = self.0.get(&paths) {
+            return Arc::clone(value);
+        }
+        let reused = old.and_then(|old| old.0.get(&paths)).filter(|(known, _)| same(known));
+        let value = reused.map_or_else(|| Arc::new(read()), |(_, value)| Arc::clone(value));
+        let bytes = bytes.into_iter().map(Arc::clone).collect();
+        self.0.insert(paths, (bytes, Arc::clone(&value)));
+        value
+    }
+}
+
+/// The files of one compile, and what is known of them.
+pub(crate) struct Files<'a> {
+    resources: &'a Resources,
+    old: Option<&'a Certificates>,
+    fresh: Certificates,
+    now: i64,
+}
+
+/// What a certificate is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Shown to clients.
+    Server,
+    /// Shown to upstreams.
+    Client,
+}
+
+impl<'a> Files<'a> {
+    pub(crate) fn new(resources: &'a Resources, old: Option<&'a Certificates>, now: i64) -> Self {
+        Self { resources, old, fresh: Certificates::default(), now }
+    }
+
+    /// What has been read, for the next compile.
+    pub(crate) fn into_certificates(self) -> Certificates {
+        self.fresh
+    }
+
+    /// Whether the file is there.
+    pub(crate) fn has(&self, report: &Report<'_>, written: &str) -> bool {
+        self.resources.has_file(report.source(), written)
+    }
+
+    /// The certificate `spec` names, or `None` after an error.
+    pub(crate) fn certificate(
+        &mut self,
+        report: &mut Report<'_>,
+        spec: &At<CertificateSpec>,
+        field: &Field<'_>,
+        purpose: Purpose,
+    ) -> Option<Arc<Certificate>> {
+        let names = Names::of(report, spec, field)?;
+        let certificate = self.bytes(report, &names.certificate, names.place, field);
+        let key = self.bytes(report, &names.key, names.place, field);
+        let (certificate, key) = (certificate?, key?);
+        let (chain_bytes, key_bytes) = (certificate.1, key.1);
+        let old = self.old.map(|old| &old.identities);
+        let read = || identity::read(chain_bytes, key_bytes);
+        let identity = self.fresh.identities.get(old, vec![certificate, key], read);
+        match &*identity {
+            Err(fault) => {
+                let sentence = format!("{:?}: {fault}", names.certificate);
+                report.error(fault.reason(), names.place, field, &sentence);
+                None
+            }
+            Ok(identity) => {
+                self.remark(report, &names, field, identity, purpose);
+                Some(Arc::new(names.certificate_of(report, identity)))
+            }
+        }
+    }
+
+    /// What is unusual about a certificate that is served all the same.
+    fn remark(
+        &self,
+        report: &mut Report<'_>,
+        names: &Names,
+        field: &Field<'_>,
+        identity: &Identity,
+        purpose: Purpose,
+    ) {
+        let leaf = &identity.leaf;
+        let mut warn = |reason: &str, sentence: &str| {
+            report.warning(
+                reason,
+                names.place,
+                field,
+                &format!("{:?} {sentence}", names.certificate),
+            );
+        };
+        for remark in &identity.remarks {
+            warn(remark.reason(), &remark.to_string());
+        }
+        let days = (leaf.not_after - self.now).div_euclid(DAY);
+        if leaf.not_after <= self.now {
+            warn(
+                "CertificateExpired",
+                &format!("ended {} ago: peers refuse it, renew it", days_text(-days)),
+            );
+        } else if leaf.not_before > self.now {
+            let ahead = (leaf.not_before - self.now).div_euclid(DAY);
+            warn(
+                "CertificateNotYetValid",
+                &format!("is valid only in {}: peers refuse it until then", days_text(ahead)),
+            );
+        } else if days < SOON {
+            warn("CertificateEndsSoon", &format!("ends in {}: renew it", days_text(days)));
+        }
+        match (purpose, leaf.usage) {
+            (Purpose::Server, Some(usage)) if !usage.server => warn(
+                "CertificateUsage",
+                "is not for servers (its extended key usage lacks serverAuth): clients refuse it, reissue it",
+            ),
+            (Purpose::Client, Some(usage)) if !usage.client => warn(
+                "CertificateUsage",
+                "is not for clients (its extended key usage lacks clientAuth): upstreams refuse it, reissue it",
+            ),
+            _ => {}
+        }
+    }
+
+    /// The authorities in the file, or `None` after an error.
+    pub(crate) fn authorities(
+        &mut self,
+        report: &mut Report<'_>,
+        written: &At<String>,
+        field: &Field<'_>,
+    ) -> Option<Vec<Authority>> {
+        let file = self.bytes(report, written, written.place, field)?;
+        let bytes = file.1;
+        let old = self.old.map(|old| &old.authorities);
+        let found = self.fresh.authorities.get(old, vec![file], || authority::read(bytes));
+        let authorities = match &*found {
+            Ok(authorities) => authorities.clone(),
+            Err(fault) => {
+                let sentence = format!("{:?}: {fault}", written.value);
+                report.error("AuthorityUnreadable", written.place, field, &sentence);
+                return None;
+            }
+        };
+        for authority in &authorities {
+            self.remark_authority(report, written, field, authority);
+        }
+        Some(authorities)
+    }
+
+    fn remark_authority(
+        &self,
+        report: &mut Report<'_>,
+        written: &At<String>,
+        field: &Field<'_>,
+        authority: &Authority,
+    ) {
+        let mut warn = |reason: &str, sentence: &str| {
+            let sentence =
+                format!("{:?} holds {:?}, which {sentence}", written.value, authority.subject);
+            report.warning(reason, written.place, field, &sentence);
+        };
+        if !authority.is_v3 {
+            warn(
+                "AuthorityVersion1",
+                "is X.509 version 1: it is trusted, but certificates that are version 1 themselves are refused; \
+                 issue certificates with extensions (`openssl x509 -req -extfile …`)",
+            );
+        } else if !authority.is_authority {
+            warn(
+                "NotAnAuthority",
+                "is no authority (CA:FALSE): name the certificate that issued it",
+            );
+        }
+        let days = (authority.not_after - self.now).div_euclid(DAY);
+        if authority.not_after <= self.now {
+            warn("AuthorityExpired", &format!("ended {} ago: replace it", days_text(-days)));
+        } else if days < SOON {
+            warn(
+                "AuthorityEndsSoon",
+                &format!("ends in {}: add its successor beside it", days_text(days)),
+            );
+        }
+    }
+
+    /// The revocation lists in the file, or `None` after an error.
+    pub(crate) fn revocations(
+        &mut self,
+        report: &mut Report<'_>,
+        written: &At<String>,
+        field: &Field<'_>,
+    ) -> Option<Vec<Revocations>> {
+        let file = self.bytes(report, written, written.place, field)?;
+        let bytes = file.1;
+        let old = self.old.map(|old| &old.revocations);
+        let found =
+            self.fresh.revocations.get(old, vec![file], || authority::read_revocations(bytes));
+        match &*found {
+            Err(fault) => {
+                let sentence = format!("{:?}: {fault}", written.value);
+                report.error("RevocationsUnreadable", written.place, field, &sentence);
+                None
+            }
+            Ok(lists) => {
+                for list in lists
+                    .iter()
+                    .filter(|list| list.next_update.is_some_and(|next| next <= self.now))
+                {
+                    let sentence = format!(
+                        "{:?}: the revocation list of {:?} is out of date: fetch its successor, newer revocations are not known",
+                        written.value, list.issuer
+                    );
+                    report.warning("RevocationsOutdated", written.place, field, &sentence);
+                }
+                Some(lists.clone())
+            }
+        }
+    }
+
+    fn bytes(
+        &self,
+        report: &mut Report<'_>,
+        written: &str,
+        place: Place,
+        field: &Field<'_>,
+    ) -> Option<(PathBuf, &'a Arc<[u8]>)> {
+        match self.resources.file(report.source(), written) {
+            Ok(found) => Some(found),
+            Err(fault) => {
+                report.error(
+                    "FileMissing",
+                    place,
+                    field,
+                    &format!("{written:?} cannot be read: {fault}"),
+                );
+                None
+            }
+        }
+    }
+}
+
+fn days_text(days: i64) -> String {
+    match days {
+        0 => "less than a day".to_owned(),
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    }
+}
+
+/// The two files a certificate is in.
+pub(crate) struct Names {
+    /// The chain's file, as written.
+    pub(crate) certificate: String,
+    /// The key's file, as written.
+    pub(crate) key: String,
+    place: Place,
+}
+
+impl Names {
+    fn of(report: &mut Report<'_>, spec: &At<CertificateSpec>, field: &Field<'_>) -> Option<Self> {
+        if let Some((certificate, key)) = spec.value.files() {
+            let named = spec.file.as_ref().or(spec.certificate_file.as_ref());
+            return Some(Self {
+                certificate,
+                key,
+                place: named.map_or(spec.place, |named| named.place),
+            });
+        }
+        report.error(
+            "BadCertificate",
+            spec.place,
+            field,
+            "needs either file, or certificateFile and keyFile",
+        );
+        None
+    }
+
+    fn certificate_of(&self, report: &Report<'_>, identity: &Identity) -> Certificate {
+        let leaf = &identity.leaf;
+        let stem = [".crt", ".pem"].iter().find_map(|end| self.certificate.strip_suffix(end));
+        Certificate {
+            name: Arc::from(stem.unwrap_or(&self.certificate)),
+            chain: identity.chain.clone(),
+            key: identity.key.clone(),
+            ip_names: leaf.ip_names.clone(),
+            dns_names: leaf.dns_names.clone(),
+            subject: Arc::clone(&leaf.subject),
+            issuer: Arc::clone(&leaf.issuer),
+            key_type: Arc::from(leaf.key_kind.name()),
+            not_before: leaf.not_before,
+            not_after: leaf.not_after,
+            fingerprint: Arc::clone(&leaf.fingerprint),
+            origin: report.source().origin(self.place),
+        }
+    }
+}

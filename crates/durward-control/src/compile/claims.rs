@@ -1,0 +1,228 @@
+//! Who has which address and port, and which socket: the oldest claim wins, the loser is told who holds it and where.
+//!
+//! Deliberately absent: sockets; here it is decided what they will be asked to be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use durward_model::{DestinationMode, Origin};
+
+use super::body::{Candidate, Candidates, Entry};
+use super::report::Field;
+use super::roster::Roster;
+use super::upstream_set::UpstreamSet;
+use super::{Compiled, last_good};
+
+/// What is served, after all claims are decided.
+#[derive(Debug, Default)]
+pub(crate) struct Claimed<'a> {
+    /// The listeners that have their address and socket.
+    pub(crate) listeners: Vec<Candidate>,
+    /// How each socket knows destinations.
+    pub(crate) modes: BTreeMap<SocketAddr, DestinationMode>,
+    /// Each tenant's upstreams.
+    pub(crate) upstreams: Vec<UpstreamSet<'a>>,
+}
+
+/// Decides all claims.
+pub(crate) fn decide<'a>(
+    roster: &mut Roster<'a>,
+    candidates: Candidates<'a>,
+    previous: Option<&Compiled>,
+) -> Claimed<'a> {
+    let Candidates { mut listeners, mut upstreams } = candidates;
+    let mut register = Register::default();
+    listeners.sort_by_cached_key(|candidate| rank(roster, candidate));
+    let mut losers = Vec::new();
+    for candidate in listeners {
+        match register.objection(roster, &candidate) {
+            None => register.accept(candidate),
+            Some(objection) => {
+                objection.tell(roster, &candidate);
+                losers.push(candidate);
+            }
+        }
+    }
+    for loser in losers {
+        stand_in(roster, &mut register, &mut upstreams, &loser, previous);
+    }
+    Claimed { listeners: register.accepted, modes: register.modes, upstreams }
+}
+
+type Rank = (u8, Option<Arc<str>>, bool, u64, usize);
+
+fn rank(roster: &Roster<'_>, candidate: &Candidate) -> Rank {
+    let entrant = &roster.entrants[candidate.entrant];
+    let key = candidate.listener.key();
+    let held = entrant.previous.is_some_and(|tenant| {
+        tenant.listeners.binary_search_by_key(&key, |listener| listener.key()).is_ok()
+    });
+    let (tier, created, new, seniority) = entrant.precedence(held);
+    (
+        tier,
+        created.cloned(),
+        new,
+        seniority,
+        candidate.entry.map_or(usize::MAX, |entry| entry.position),
+    )
+}
+
+/// The loser's tenant keeps what it had before in place of what it may not have.
+fn stand_in<'a>(
+    roster: &Roster<'a>,
+    register: &mut Register,
+    upstreams: &mut [UpstreamSet<'a>],
+    loser: &Candidate,
+    previous: Option<&Compiled>,
+) {
+    let entrant = &roster.entrants[loser.entrant];
+    if loser.entry.is_none() {
+        return;
+    }
+    let accepted = register.accepted.iter().filter(|candidate| candidate.entrant == loser.entrant);
+    let mut claimed: BTreeSet<_> = accepted.map(|candidate| candidate.listener.key()).collect();
+    claimed.insert(loser.listener.key());
+    for listener in last_good::for_broken(entrant.previous, &[None], &mut claimed) {
+        let set = &mut upstreams[loser.entrant];
+        let Some(former) = last_good::candidate(loser.entrant, entrant, &listener, set, previous)
+        else {
+            continue;
+        };
+        if register.objection(roster, &former).is_none() {
+            register.accept(former);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Register {
+    accepted: Vec<Candidate>,
+    by_key: BTreeMap<(IpAddr, u16), usize>,
+    by_bind: BTreeMap<SocketAddr, usize>,
+    by_bind_and_address: BTreeMap<(SocketAddr, IpAddr), usize>,
+    modes: BTreeMap<SocketAddr, DestinationMode>,
+}
+
+impl Register {
+    fn accept(&mut self, candidate: Candidate) {
+        let at = self.accepted.len();
+        let listener = &candidate.listener;
+        self.by_key.insert(listener.key(), at);
+        self.by_bind.entry(listener.bind).or_insert(at);
+        self.by_bind_and_address.entry((listener.bind, listener.address.0)).or_insert(at);
+        self.modes.entry(listener.bind).or_insert_with(|| candidate.mode.clone());
+        self.accepted.push(candidate);
+    }
+
+    /// Why a candidate cannot be served beside those accepted.
+    fn objection(&self, roster: &Roster<'_>, candidate: &Candidate) -> Option<Objection> {
+        let listener = &candidate.listener;
+        let holder = |at: usize| self.holder(roster, at);
+        if let Some(&at) = self.by_key.get(&listener.key()) {
+            return Some(Objection::Address(holder(at)));
+        }
+        let (&at, mode) = self.by_bind.get(&listener.bind).zip(self.modes.get(&listener.bind))?;
+        if *mode != candidate.mode {
+            return Some(Objection::Mode { holder: holder(at), has: described(mode) });
+        }
+        if *mode == DestinationMode::Port {
+            return Some(Objection::Port(holder(at)));
+        }
+        // On a bound socket with another port than the listener's, the address alone must tell.
+        let other = self.by_bind_and_address.get(&(listener.bind, listener.address.0));
+        let rewritten = |at: &&usize| {
+            *mode == DestinationMode::Bound
+                && (self.accepted[**at].listener.port != listener.bind.port()
+                    || listener.port != listener.bind.port())
+        };
+        other.filter(rewritten).map(|&at| Objection::Ambiguous(holder(at)))
+    }
+
+    fn holder(&self, roster: &Roster<'_>, at: usize) -> Holder {
+        let accepted = &self.accepted[at];
+        Holder {
+            entrant: accepted.entrant,
+            tenant: roster.entrants[accepted.entrant].id.to_string(),
+            origin: accepted.listener.origin.clone(),
+        }
+    }
+}
+
+struct Holder {
+    entrant: usize,
+    tenant: String,
+    origin: Origin,
+}
+
+/// Why a listener is left out.
+enum Objection {
+    /// Its address and port are somebody's.
+    Address(Holder),
+    /// Its socket knows destinations in another way.
+    Mode { holder: Holder, has: String },
+    /// Its socket's port belongs to one listener.
+    Port(Holder),
+    /// Its socket could not tell it from another listener.
+    Ambiguous(Holder),
+}
+
+impl Objection {
+    fn tell(&self, roster: &mut Roster<'_>, candidate: &Candidate) {
+        let listener = &candidate.listener;
+        let bind = listener.bind;
+        let (reason, name, holder, sentence) = match self {
+            Self::Address(holder) => {
+                ("AddressTaken", "address", holder, format!("{listener} is taken by"))
+            }
+            Self::Mode { holder, has } => (
+                "BindTaken",
+                "listen",
+                holder,
+                format!(
+                    "asks {bind} to know destinations by {}, but it knows them by {has}: use another listen.address or port; it was set up by",
+                    described(&candidate.mode)
+                ),
+            ),
+            Self::Port(holder) => (
+                "PortTaken",
+                "listen",
+                holder,
+                format!(
+                    "asks for {bind} by port alone, so it can serve one listener only: use another listen.port; it serves"
+                ),
+            ),
+            Self::Ambiguous(holder) => (
+                "BindAmbiguous",
+                "listen",
+                holder,
+                format!(
+                    "shares {bind} with another listener of the same address, which its rewritten port cannot tell apart: use another listen.port; the other is"
+                ),
+            ),
+        };
+        let own = holder.entrant == candidate.entrant;
+        let who = if own {
+            "this tenant's own entry".to_owned()
+        } else {
+            format!("tenant {}", holder.tenant)
+        };
+        let sentence = format!("{sentence} {who} ({}), which asked first", holder.origin);
+        let entry =
+            candidate.entry.unwrap_or(Entry { position: 0, place: crate::place::Place::default() });
+        let parent = Field::SPEC.name("ingress");
+        let field = parent.index(entry.position);
+        let field = field.name(name);
+        roster.entrants[candidate.entrant].report.error(reason, entry.place, &field, &sentence);
+    }
+}
+
+fn described(mode: &DestinationMode) -> String {
+    match mode {
+        DestinationMode::ProxyProtocol { trusted } => {
+            let blocks: Vec<_> = trusted.blocks().iter().map(ToString::to_string).collect();
+            format!("ProxyProtocol from {}", blocks.join(", "))
+        }
+        other => other.name().to_owned(),
+    }
+}

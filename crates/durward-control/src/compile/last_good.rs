@@ -1,0 +1,103 @@
+//! What was served before fills in for what is broken now, in terms of what the tenant has now.
+//!
+//! Deliberately absent: any right to it; a kept listener or address is claimed like every other.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use durward_model::listener::Service;
+use durward_model::route::{Action, WeightedUpstream};
+use durward_model::upstream::UpstreamIndex;
+use durward_model::{EgressAddress, Listener, Tenant, Upstream};
+
+use super::Compiled;
+use super::body::Candidate;
+use super::roster::Entrant;
+use super::upstream_set::UpstreamSet;
+
+/// The former upstream, leaving from what its tenant may leave from now; `None` when that is nowhere.
+pub(crate) fn upstream(former: &Arc<Upstream>, egress: &[EgressAddress]) -> Option<Arc<Upstream>> {
+    let sources: Vec<_> =
+        former.sources.iter().copied().filter(|source| egress.contains(source)).collect();
+    if sources == former.sources {
+        return Some(Arc::clone(former));
+    }
+    (!sources.is_empty()).then(|| Arc::new(Upstream { sources, ..Upstream::clone(former) }))
+}
+
+/// The former listeners that stand in for broken entries: those at the entries' own addresses, and for entries whose address cannot be
+/// read those that would otherwise be gone. `claimed` says what the tenant has already.
+pub(crate) fn for_broken(
+    former: Option<&Arc<Tenant>>,
+    broken: &[Option<(IpAddr, u16)>],
+    claimed: &mut BTreeSet<(IpAddr, u16)>,
+) -> Vec<Arc<Listener>> {
+    let Some(former) = former else { return Vec::new() };
+    let mut kept = Vec::new();
+    for key in broken.iter().flatten() {
+        let listener = former.listeners.iter().find(|listener| listener.key() == *key);
+        kept.extend(listener.filter(|listener| claimed.insert(listener.key())).cloned());
+    }
+    let unknown = broken
+        .iter()
+        .filter(|key| key.is_none_or(|key| former.listeners.iter().all(|l| l.key() != key)));
+    for _ in unknown {
+        let gone = former.listeners.iter().find(|listener| !claimed.contains(&listener.key()));
+        kept.extend(gone.filter(|listener| claimed.insert(listener.key())).cloned());
+    }
+    kept
+}
+
+/// The former listener as a candidate; `None` when an upstream it needs can no longer be reached from the tenant's addresses.
+pub(crate) fn candidate(
+    at: usize,
+    entrant: &Entrant<'_>,
+    listener: &Arc<Listener>,
+    upstreams: &mut UpstreamSet<'_>,
+    previous: Option<&Compiled>,
+) -> Option<Candidate> {
+    let former = entrant.previous?;
+    let mode = previous?.snapshot.binds.get(&listener.bind)?.mode.clone();
+    let mut moved = Vec::with_capacity(former.upstreams.len());
+    for upstream in &former.upstreams {
+        moved.push(
+            self::upstream(upstream, &entrant.egress).map(|upstream| upstreams.add(upstream)),
+        );
+    }
+    let listener = reindexed(listener, |index| moved.get(index.0).copied().flatten())?;
+    Some(Candidate { entrant: at, listener, mode, entry: None })
+}
+
+/// The listener with its upstreams at their new positions; the same `Arc` when none moved.
+pub(crate) fn reindexed(
+    listener: &Arc<Listener>,
+    new: impl Fn(UpstreamIndex) -> Option<UpstreamIndex>,
+) -> Option<Arc<Listener>> {
+    let mut changed = Listener::clone(listener);
+    let mut same = true;
+    for choice in choices(&mut changed.service) {
+        let index = new(choice.upstream)?;
+        same &= index == choice.upstream;
+        choice.upstream = index;
+    }
+    Some(if same { Arc::clone(listener) } else { Arc::new(changed) })
+}
+
+fn choices(service: &mut Service) -> Vec<&mut WeightedUpstream> {
+    match service {
+        Service::Http(service) => service
+            .routes
+            .iter_mut()
+            .filter_map(|route| match &mut route.action {
+                Action::Forward(forward) => Some(&mut forward.upstreams),
+                Action::Redirect(_) | Action::Respond { .. } => None,
+            })
+            .flatten()
+            .collect(),
+        Service::PassThrough(routes) => {
+            routes.iter_mut().flat_map(|route| &mut route.upstreams).collect()
+        }
+        Service::Tcp(service) => service.upstreams.iter_mut().collect(),
+    }
+}

@@ -1,0 +1,91 @@
+//! `listen`: the socket a listener is reached through and how that socket knows destinations.
+//!
+//! Deliberately absent: sockets, and whether two listeners' wishes for one fit together; claims decide that.
+
+use std::net::{IpAddr, SocketAddr};
+
+use durward_model::{DestinationMode, SourceSet};
+
+use super::report::{Field, Report};
+use super::words;
+use crate::place::At;
+use crate::spec::ingress::{DestinationSpec, IngressSpec, ListenSpec};
+
+/// The socket's address and its mode, or `None` after an error.
+pub(crate) fn reached(
+    report: &mut Report<'_>,
+    spec: &IngressSpec,
+    (address, port): (IpAddr, u16),
+    field: &Field<'_>,
+) -> Option<(SocketAddr, DestinationMode)> {
+    let Some(listen) = &spec.listen else {
+        return Some((SocketAddr::new(address, port), DestinationMode::Bound));
+    };
+    let field = &field.name("listen");
+    let local = report.check_optional(
+        "BadAddress",
+        listen.address.as_ref(),
+        &field.name("address"),
+        words::local_address,
+    );
+    let local_port = report.number(listen.port, &field.name("port"), (1, u16::MAX), port);
+    let mode = mode(report, listen, field);
+    let local = local?.unwrap_or(address);
+    let (bind, mode) = (SocketAddr::new(local, local_port?), mode?);
+    if mode == DestinationMode::Bound && !arrives(local, address) {
+        let sentence = format!(
+            "is accepted on {local}, where connections to {address} never arrive: listen on {address} or on every address, or say \
+             how the destination is known (destination: ProxyProtocol, OriginalDestination, Transparent or Port)"
+        );
+        let place = listen.address.as_ref().map_or(listen.place, |written| written.place);
+        report.error("BadListen", place, field, &sentence);
+        return None;
+    }
+    Some((bind, mode))
+}
+
+/// Whether a socket bound to `local` sees connections made to `address`.
+fn arrives(local: IpAddr, address: IpAddr) -> bool {
+    local == address || (local.is_unspecified() && (local.is_ipv6() || address.is_ipv4()))
+}
+
+fn mode(
+    report: &mut Report<'_>,
+    listen: &At<ListenSpec>,
+    field: &Field<'_>,
+) -> Option<DestinationMode> {
+    let destination = listen.destination.map(|at| at.value).unwrap_or_default();
+    let proxies_field = field.name("trustedProxies");
+    if destination != DestinationSpec::ProxyProtocol
+        && let Some(proxy) = listen.trusted_proxies.first()
+    {
+        let sentence =
+            "means nothing here: only destination: ProxyProtocol reads a header from proxies";
+        report.error("FieldUnfitting", proxy.place, &proxies_field, sentence);
+        return None;
+    }
+    Some(match destination {
+        DestinationSpec::Bound => DestinationMode::Bound,
+        DestinationSpec::OriginalDestination => DestinationMode::OriginalDestination,
+        DestinationSpec::Transparent => DestinationMode::Transparent,
+        DestinationSpec::Port => DestinationMode::Port,
+        DestinationSpec::ProxyProtocol => {
+            if listen.trusted_proxies.is_empty() {
+                let sentence = "is missing: name the networks whose PROXY headers are believed, or anybody could pretend any address";
+                report.error("TrustMissing", listen.place, &proxies_field, sentence);
+                return None;
+            }
+            let before = report.errors();
+            let blocks = listen.trusted_proxies.iter().enumerate();
+            let blocks: Vec<_> = blocks
+                .filter_map(|(at, block)| {
+                    report.check("BadNetwork", block, &proxies_field.index(at), words::network)
+                })
+                .collect();
+            if report.errors() > before {
+                return None;
+            }
+            DestinationMode::ProxyProtocol { trusted: SourceSet::new(blocks) }
+        }
+    })
+}

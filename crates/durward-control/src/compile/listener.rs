@@ -1,0 +1,409 @@
+//! One entry of `spec.ingress` becomes a listener and the socket it is reached through.
+//!
+//! Deliberately absent: whether somebody else has the address; claims decide that when all tenants are known.
+
+use durward_model::client_auth::ClientAuth;
+use durward_model::listener::{
+    Alpn, HttpService, IdentityHeaders, ServerTls, SniRoute, TcpService,
+};
+use durward_model::route::{Action, HeaderRules, Redirect, RouteMatch, WeightedUpstream};
+use durward_model::{
+    DestinationMode, IngressAddress, Listener, Route, Service, SourceSet, TenantId,
+};
+
+use super::certificates::{Files, Purpose};
+use super::listen;
+use super::report::{Field, Report};
+use super::route::{self, Carrying, Targets};
+use super::trust;
+use super::upstream_set::UpstreamSet;
+use super::words;
+use crate::place::{At, Place};
+use crate::spec::ingress::{AlpnSpec, IngressSpec, IpSanSpec, ProtocolSpec, TlsVersionSpec};
+
+/// What a listener is compiled with.
+pub(crate) struct Workshop<'r, 'a, 'f, 'u> {
+    pub(crate) report: &'r mut Report<'a>,
+    pub(crate) files: &'r mut Files<'f>,
+    pub(crate) upstreams: &'r mut UpstreamSet<'u>,
+    pub(crate) tenant: &'r TenantId,
+}
+
+/// Where clients find an entry, as far as it can be told.
+pub(crate) fn key(spec: &IngressSpec) -> Option<(std::net::IpAddr, u16)> {
+    let address = words::address(&spec.address).ok()?;
+    let port = spec.port.map_or_else(|| default_port(spec), |port| Some(port.value))?;
+    Some((address, port)).filter(|(_, port)| *port > 0)
+}
+
+fn default_port(spec: &IngressSpec) -> Option<u16> {
+    match protocol(spec) {
+        ProtocolSpec::Https | ProtocolSpec::Tls => Some(443),
+        ProtocolSpec::Http => Some(80),
+        ProtocolSpec::Tcp => None,
+    }
+}
+
+pub(crate) fn protocol(spec: &IngressSpec) -> ProtocolSpec {
+    spec.protocol.map_or_else(ProtocolSpec::default, |protocol| protocol.value)
+}
+
+impl Workshop<'_, '_, '_, '_> {
+    /// The listener and how its socket knows destinations, or `None` after an error.
+    pub(crate) fn listener(
+        &mut self,
+        spec: &At<IngressSpec>,
+        field: &Field<'_>,
+    ) -> Option<(Listener, DestinationMode)> {
+        let before = self.report.errors();
+        let address =
+            self.report.check("BadAddress", &spec.address, &field.name("address"), words::address);
+        let port = self.port(spec, field);
+        let reached =
+            address.zip(port).and_then(|at| listen::reached(self.report, spec, at, field));
+        let sources = route::networks(
+            self.report,
+            spec.allowed_sources.as_ref(),
+            &field.name("allowedSources"),
+        );
+        self.unfitting(spec, field);
+        let service = self.service(spec, address, field);
+        if self.report.errors() > before {
+            return None;
+        }
+        let (bind, mode) = reached?;
+        let listener = Listener {
+            tenant: self.tenant.clone(),
+            address: IngressAddress(address?),
+            port: port?,
+            bind,
+            allowed_sources: sources,
+            service: service?,
+            origin: self.report.source().origin(spec.place),
+        };
+        Some((listener, mode))
+    }
+
+    fn port(&mut self, spec: &IngressSpec, field: &Field<'_>) -> Option<u16> {
+        let field = field.name("port");
+        if spec.port.is_some() {
+            return self.report.number(spec.port, &field, (1, u16::MAX), 0);
+        }
+        let port = default_port(spec);
+        if port.is_none() {
+            self.report.error(
+                "PortMissing",
+                spec.address.place,
+                &field,
+                "is missing: TCP has no port of its own",
+            );
+        }
+        port
+    }
+
+    /// Fields that mean nothing for the protocol are mistakes, not decoration.
+    fn unfitting(&mut self, spec: &IngressSpec, field: &Field<'_>) {
+        let protocol = protocol(spec);
+        let has_certificate = spec.certificate.is_some() || !spec.certificates.is_empty();
+        let terminates = match protocol {
+            ProtocolSpec::Https => true,
+            ProtocolSpec::Tcp => has_certificate,
+            _ => false,
+        };
+        let carries_http = matches!(protocol, ProtocolSpec::Http | ProtocolSpec::Https);
+        let first = |at: &[At<String>]| at.first().map(|at| at.place);
+        let tls_only = [
+            ("certificate", spec.certificate.as_ref().map(|at| at.place)),
+            ("certificates", spec.certificates.first().map(|at| at.place)),
+            ("clientCertificates", spec.client_certificates.as_ref().map(|at| at.place)),
+            ("minTlsVersion", spec.min_tls_version.map(|at| at.place)),
+            ("alpn", spec.alpn.as_ref().map(|at| at.place)),
+        ];
+        let http_only = [
+            ("trustedProxies", first(&spec.trusted_proxies)),
+            ("redirectToHttps", spec.redirect_to_https.map(|at| at.place)),
+        ];
+        let mut refuse = |name: &str, place: Option<Place>, sentence: &str| {
+            if let Some(place) = place {
+                self.report.error("FieldUnfitting", place, &field.name(name), sentence);
+            }
+        };
+        for (name, place) in tls_only.into_iter().filter(|_| !terminates) {
+            refuse(name, place, "means nothing here: TLS is not terminated by this listener");
+        }
+        for (name, place) in http_only.into_iter().filter(|_| !carries_http) {
+            refuse(name, place, "means nothing here: this listener does not carry HTTP");
+        }
+        if protocol == ProtocolSpec::Https {
+            let place = spec.redirect_to_https.filter(|redirect| redirect.value).map(|at| at.place);
+            refuse("redirectToHttps", place, "means nothing here: this listener is https already");
+        }
+    }
+
+    fn service(
+        &mut self,
+        spec: &At<IngressSpec>,
+        address: Option<std::net::IpAddr>,
+        field: &Field<'_>,
+    ) -> Option<Service> {
+        match protocol(spec) {
+            ProtocolSpec::Http => self.http(spec, None, field).map(Service::Http),
+            ProtocolSpec::Https => {
+                let tls = self.tls(spec, address, field);
+                let service = self.http(spec, None, field);
+                Some(Service::Http(HttpService { tls: Some(tls?), ..service? }))
+            }
+            ProtocolSpec::Tls => self.pass_through(spec, field).map(Service::PassThrough),
+            ProtocolSpec::Tcp => {
+                let secured = spec.certificate.is_some() || !spec.certificates.is_empty();
+                let tls = secured.then(|| self.tls(spec, address, field));
+                let upstreams = self.direct(spec, field);
+                let tls = tls.map_or(Some(None), |tls| tls.map(Some));
+                Some(Service::Tcp(TcpService { tls: tls?, upstreams: upstreams? }))
+            }
+        }
+    }
+
+    fn http(
+        &mut self,
+        spec: &At<IngressSpec>,
+        tls: Option<ServerTls>,
+        field: &Field<'_>,
+    ) -> Option<HttpService> {
+        let before = self.report.errors();
+        let list = field.name("routes");
+        let mut routes = Vec::with_capacity(spec.routes.len());
+        for (at, route) in spec.routes.iter().enumerate() {
+            let place = (&list.index(at), at);
+            routes.extend(route::route(self.report, self.upstreams, route, place));
+        }
+        routes.extend(self.catch_all(spec, field));
+        let proxies_field = field.name("trustedProxies");
+        let proxies = spec.trusted_proxies.iter().enumerate();
+        let proxies: Vec<_> = proxies
+            .filter_map(|(at, block)| {
+                self.report.check("BadNetwork", block, &proxies_field.index(at), words::network)
+            })
+            .collect();
+        if self.report.errors() > before {
+            return None;
+        }
+        if routes.is_empty() {
+            self.report.error(
+                "NoRoute",
+                spec.place,
+                field,
+                "has no routes: write routes, or upstream",
+            );
+            return None;
+        }
+        routes.sort_by_cached_key(|route| route.matches.precedence());
+        let defaults = IdentityHeaders::default();
+        let identity = spec.identity_headers.as_ref();
+        Some(HttpService {
+            tls,
+            routes,
+            trusted_proxies: SourceSet::new(proxies),
+            identity_headers: IdentityHeaders {
+                client_cert: identity
+                    .and_then(|spec| spec.client_cert)
+                    .unwrap_or(defaults.client_cert),
+                xfcc: identity.and_then(|spec| spec.xfcc).unwrap_or(defaults.xfcc),
+            },
+        })
+    }
+
+    /// The route for what no other takes: the entry's own upstream, or the redirect to https.
+    fn catch_all(&mut self, spec: &At<IngressSpec>, field: &Field<'_>) -> Option<Route> {
+        let forwards = spec.upstream.is_some() || !spec.upstreams.is_empty();
+        let redirect = spec.redirect_to_https.filter(|redirect| redirect.value);
+        let (name, action) = match (forwards, redirect) {
+            (false, None) => return None,
+            (true, Some(redirect)) => {
+                let field = field.name("redirectToHttps");
+                self.report.error(
+                    "BadRoute",
+                    redirect.place,
+                    &field,
+                    "has an upstream beside it: keep one",
+                );
+                return None;
+            }
+            (false, Some(_)) => {
+                let scheme = Some(std::sync::Arc::from("https"));
+                let redirect = Redirect { status: 308, scheme, host: None, port: None, path: None };
+                ("redirectToHttps", Action::Redirect(redirect))
+            }
+            (true, None) => {
+                let upstreams = self.direct(spec, field)?;
+                let forward = durward_model::route::Forward {
+                    upstreams,
+                    replace_prefix: None,
+                    host: None,
+                    timeout: None,
+                };
+                ("upstream", Action::Forward(forward))
+            }
+        };
+        Some(Route {
+            name: std::sync::Arc::from(name),
+            matches: RouteMatch::default(),
+            action,
+            request_headers: HeaderRules::default(),
+            response_headers: HeaderRules::default(),
+            origin: self.report.source().origin(spec.place),
+        })
+    }
+
+    /// The entry's own `upstream` or `upstreams`.
+    fn direct(
+        &mut self,
+        spec: &At<IngressSpec>,
+        field: &Field<'_>,
+    ) -> Option<Vec<WeightedUpstream>> {
+        let protocol = protocol(spec);
+        if protocol == ProtocolSpec::Tcp
+            && let Some(route) = spec.routes.first()
+        {
+            let sentence = "means nothing here: TCP has no hosts or paths, write upstream";
+            self.report.error("FieldUnfitting", route.place, &field.name("routes"), sentence);
+            return None;
+        }
+        if spec.upstream.is_none() && spec.upstreams.is_empty() {
+            self.report.error("NoRoute", spec.place, field, "has no upstream");
+            return None;
+        }
+        let targets =
+            Targets { one: spec.upstream.as_ref(), many: &spec.upstreams, place: spec.place };
+        let carrying = match protocol {
+            ProtocolSpec::Http | ProtocolSpec::Https => Carrying::Requests,
+            _ => Carrying::Bytes,
+        };
+        route::weighted(self.report, self.upstreams, targets, field, carrying)
+    }
+
+    fn pass_through(&mut self, spec: &At<IngressSpec>, field: &Field<'_>) -> Option<Vec<SniRoute>> {
+        let before = self.report.errors();
+        let list = field.name("routes");
+        let mut routes: Vec<SniRoute> = Vec::with_capacity(spec.routes.len() + 1);
+        for (at, route) in spec.routes.iter().enumerate() {
+            routes.extend(super::sni::route(self.report, self.upstreams, route, &list.index(at)));
+        }
+        if spec.upstream.is_some() || !spec.upstreams.is_empty() {
+            let upstreams = self.direct(spec, field);
+            let origin = self.report.source().origin(spec.place);
+            routes.extend(upstreams.map(|upstreams| SniRoute {
+                hosts: Vec::new(),
+                upstreams,
+                origin,
+            }));
+        }
+        super::sni::duplicates(self.report, spec, &routes, &list);
+        if self.report.errors() > before {
+            return None;
+        }
+        if routes.is_empty() {
+            self.report.error(
+                "NoRoute",
+                spec.place,
+                field,
+                "has no routes: write routes with hosts, or upstream",
+            );
+            return None;
+        }
+        Some(routes)
+    }
+
+    fn tls(
+        &mut self,
+        spec: &At<IngressSpec>,
+        address: Option<std::net::IpAddr>,
+        field: &Field<'_>,
+    ) -> Option<ServerTls> {
+        let before = self.report.errors();
+        let certificates = self.certificates(spec, address, field);
+        let client_auth = trust::client_auth(self.report, self.files, spec, field);
+        let alpn = self.alpn(spec, field);
+        if self.report.errors() > before {
+            return None;
+        }
+        Some(ServerTls {
+            certificates,
+            client_auth: client_auth.unwrap_or(ClientAuth::Off),
+            tls13_only: spec
+                .min_tls_version
+                .is_some_and(|version| version.value == TlsVersionSpec::Tls13),
+            alpn,
+        })
+    }
+
+    fn alpn(&mut self, spec: &IngressSpec, field: &Field<'_>) -> Vec<Alpn> {
+        let bytes = protocol(spec) == ProtocolSpec::Tcp;
+        let Some(written) = &spec.alpn else {
+            return if bytes { Vec::new() } else { vec![Alpn::Http2, Alpn::Http11] };
+        };
+        if bytes {
+            let sentence = "means nothing here: this listener does not carry HTTP";
+            self.report.error("FieldUnfitting", written.place, &field.name("alpn"), sentence);
+        } else if written.is_empty() {
+            let sentence = "is empty: name h2, http/1.1 or both, or remove it";
+            self.report.error("BadAlpn", written.place, &field.name("alpn"), sentence);
+        }
+        let mut alpn = Vec::with_capacity(written.len());
+        for protocol in &written.value {
+            let protocol = match protocol.value {
+                AlpnSpec::H2 => Alpn::Http2,
+                AlpnSpec::Http11 => Alpn::Http11,
+            };
+            if !alpn.contains(&protocol) {
+                alpn.push(protocol);
+            }
+        }
+        alpn
+    }
+
+    fn certificates(
+        &mut self,
+        spec: &At<IngressSpec>,
+        address: Option<std::net::IpAddr>,
+        field: &Field<'_>,
+    ) -> Vec<std::sync::Arc<durward_model::Certificate>> {
+        let list = field.name("certificates");
+        let one = spec.certificate.iter().map(|spec| (spec, field.name("certificate")));
+        let more = spec.certificates.iter().enumerate().map(|(at, spec)| (spec, list.index(at)));
+        let mut certificates = Vec::new();
+        for (position, (written, field)) in one.chain(more).enumerate() {
+            let read = self.files.certificate(self.report, written, &field, Purpose::Server);
+            let Some(certificate) = read else { continue };
+            let fault =
+                address.and_then(|address| trust::names_address(&certificate, address).err());
+            let place = trust::place_of(written);
+            if position > 0 {
+                if certificate.dns_names.is_empty() {
+                    let sentence =
+                        format!("{:?} names no host, so no SNI ever chooses it", certificate.name);
+                    self.report.warning("CertificateUnused", place, &field, &sentence);
+                }
+            } else if let Some(fault) = fault {
+                match spec.ip_san.unwrap_or_default() {
+                    IpSanSpec::Refuse => self.report.error("IpSanMissing", place, &field, &fault),
+                    IpSanSpec::Warn => {
+                        let sentence = fault.trim_end_matches(", or set ipSan: Warn");
+                        self.report.warning("IpSanMissing", place, &field, sentence);
+                    }
+                }
+            }
+            certificates.push(certificate);
+        }
+        if spec.certificate.is_none() && spec.certificates.is_empty() {
+            let sentence = "is missing: HTTPS needs one, for instance {file: certs/name} for certs/name.crt and certs/name.key";
+            self.report.error(
+                "CertificateMissing",
+                spec.place,
+                &field.name("certificate"),
+                sentence,
+            );
+        }
+        certificates
+    }
+}

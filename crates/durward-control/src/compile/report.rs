@@ -1,0 +1,160 @@
+//! What is found wrong with one document while it is compiled, and the names of the fields it is about.
+//!
+//! Deliberately absent: deciding what is left out; callers do that with the `None` they get.
+
+use std::fmt::{self, Display};
+
+use durward_model::verdict::{Finding, Severity};
+
+use crate::place::{At, Place};
+use crate::resources::Source;
+
+/// The findings about one document.
+#[derive(Debug)]
+pub(crate) struct Report<'a> {
+    source: &'a Source,
+    findings: Vec<Finding>,
+    errors: usize,
+}
+
+impl<'a> Report<'a> {
+    pub(crate) fn new(source: &'a Source) -> Self {
+        Self { source, findings: Vec::new(), errors: 0 }
+    }
+
+    /// The document's text and file.
+    pub(crate) fn source(&self) -> &'a Source {
+        self.source
+    }
+
+    /// How many errors there are so far.
+    pub(crate) fn errors(&self) -> usize {
+        self.errors
+    }
+
+    pub(crate) fn error(&mut self, reason: &str, place: Place, field: &Field<'_>, sentence: &str) {
+        self.errors += 1;
+        let finding =
+            self.source.finding(Severity::Error, reason, place, &field.to_string(), sentence);
+        self.findings.push(finding);
+    }
+
+    pub(crate) fn warning(
+        &mut self,
+        reason: &str,
+        place: Place,
+        field: &Field<'_>,
+        sentence: &str,
+    ) {
+        let finding =
+            self.source.finding(Severity::Warning, reason, place, &field.to_string(), sentence);
+        self.findings.push(finding);
+    }
+
+    /// The value of `read`, or an error that quotes what was written: `"203.0.113.x" is not an IP address`.
+    pub(crate) fn check<T>(
+        &mut self,
+        reason: &str,
+        written: &At<String>,
+        field: &Field<'_>,
+        read: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        match read(written) {
+            Ok(value) => Some(value),
+            Err(fault) => {
+                let sentence = format!("{:?} {fault}", written.value);
+                self.error(reason, written.place, field, &sentence);
+                None
+            }
+        }
+    }
+
+    /// The same for an optional field; `None` only after an error.
+    pub(crate) fn check_optional<T>(
+        &mut self,
+        reason: &str,
+        written: Option<&At<String>>,
+        field: &Field<'_>,
+        read: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<Option<T>> {
+        match written {
+            None => Some(None),
+            Some(written) => self.check(reason, written, field, read).map(Some),
+        }
+    }
+
+    /// A number within its range, or the default; `None` only after an error.
+    pub(crate) fn number<N: Copy + PartialOrd + Display>(
+        &mut self,
+        written: Option<At<N>>,
+        field: &Field<'_>,
+        range: (N, N),
+        default: N,
+    ) -> Option<N> {
+        let Some(written) = written else { return Some(default) };
+        if (range.0..=range.1).contains(&written.value) {
+            return Some(written.value);
+        }
+        let sentence = format!("{} is out of range: {} to {}", written.value, range.0, range.1);
+        self.error("OutOfRange", written.place, field, &sentence);
+        None
+    }
+
+    pub(crate) fn into_findings(self) -> Vec<Finding> {
+        self.findings
+    }
+
+    /// Takes the findings out, for a verdict that several parts contribute to.
+    pub(crate) fn take(&mut self) -> Vec<Finding> {
+        std::mem::take(&mut self.findings)
+    }
+}
+
+/// The name of a field, written out only when a finding needs it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Field<'a> {
+    parent: Option<&'a Field<'a>>,
+    step: Step<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step<'a> {
+    Root(&'a str),
+    Name(&'a str),
+    Index(usize),
+}
+
+impl<'a> Field<'a> {
+    pub(crate) const SPEC: Field<'static> = Field { parent: None, step: Step::Root("spec") };
+    pub(crate) const NAME: Field<'static> =
+        Field { parent: None, step: Step::Root("metadata.name") };
+    pub(crate) const CREATED: Field<'static> =
+        Field { parent: None, step: Step::Root("metadata.creationTimestamp") };
+
+    pub(crate) fn name(&'a self, name: &'a str) -> Self {
+        Self { parent: Some(self), step: Step::Name(name) }
+    }
+
+    pub(crate) fn index(&'a self, index: usize) -> Self {
+        Self { parent: Some(self), step: Step::Index(index) }
+    }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
+}
+
+impl Display for Field<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parent) = self.parent {
+            parent.fmt(f)?;
+        }
+        match self.step {
+            Step::Root(name) => f.write_str(name),
+            Step::Name(name) if name.bytes().all(is_plain) => write!(f, ".{name}"),
+            // A key of the user's may hold anything, and findings are printed on terminals.
+            Step::Name(name) => write!(f, ".{name:?}"),
+            Step::Index(index) => write!(f, "[{index}]"),
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! `spec.upstreams`: endpoints, their verification, and the addresses connections leave from.
+//!
+//! Deliberately absent: name resolution; a name is checked for being one, nothing more.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use durward_model::health::{HealthCheck, OutlierDetection, Probe};
+use durward_model::upstream::{
+    Balance, Endpoint, ProxyVersion, Retry, Target, UpstreamProtocol, UpstreamTls,
+};
+use durward_model::{EgressAddress, Upstream};
+
+use super::certificates::{Files, Purpose};
+use super::report::{Field, Report};
+use super::{trust, words};
+use crate::place::At;
+use crate::spec::ingress::TlsVersionSpec;
+use crate::spec::upstream::{
+    BalanceSpec, HealthCheckSpec, OutlierSpec, ProxyProtocolSpec, RetriesSpec,
+    UpstreamProtocolSpec, UpstreamSpec, UpstreamTlsSpec,
+};
+
+const IDLE_PER_CORE: u32 = 64;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What an upstream needs to know of its tenant.
+#[derive(Clone, Copy)]
+pub(crate) struct Surroundings<'a> {
+    /// The addresses the tenant may leave from.
+    pub(crate) egress: &'a [EgressAddress],
+    /// Those it asked for, granted or not.
+    pub(crate) wanted: &'a [EgressAddress],
+    /// The upstreams only TCP and TLS listeners use.
+    pub(crate) bytes_only: &'a BTreeSet<&'a str>,
+}
+
+/// The upstream, or `None` after an error.
+pub(crate) fn upstream(
+    report: &mut Report<'_>,
+    files: &mut Files<'_>,
+    (name, spec): (&At<String>, &At<UpstreamSpec>),
+    around: Surroundings<'_>,
+) -> Option<Upstream> {
+    let parent = Field::SPEC.name("upstreams");
+    let field = &parent.name(name);
+    let before = report.errors();
+    report.check("BadName", name, field, words::upstream_name);
+    let protocol = protocol(spec, around.bytes_only.contains(name.as_str()));
+    let sources = sources(report, spec, field, around);
+    let endpoints = endpoints(report, spec, field, protocol);
+    reachable(report, spec, field, &endpoints, &sources);
+    let tls = spec.tls.as_ref().map(|tls| self::tls(report, files, tls, &field.name("tls")));
+    let health = spec
+        .health_check
+        .as_ref()
+        .map(|check| health_check(report, check, &field.name("healthCheck")));
+    let outlier = spec
+        .outlier_detection
+        .as_ref()
+        .map(|spec| outlier(report, spec, &field.name("outlierDetection")));
+    let retry = retry(report, &spec.retries, &field.name("retries"));
+    let pool = field.name("pool");
+    let idle = report.number(
+        spec.pool.idle_per_core,
+        &pool.name("idlePerCore"),
+        (0, 10_000),
+        IDLE_PER_CORE,
+    );
+    let timeout =
+        time(report, spec.pool.idle_timeout.as_ref(), &pool.name("idleTimeout"), IDLE_TIMEOUT);
+    if report.errors() > before {
+        return None;
+    }
+    Some(Upstream {
+        name: Arc::from(name.as_str()),
+        endpoints,
+        protocol,
+        tls: tls.flatten(),
+        sources,
+        balance: balance(spec.balance.unwrap_or_default()),
+        health_check: health.flatten(),
+        outlier: outlier.flatten(),
+        retry: retry?,
+        pool_idle: idle?,
+        pool_idle_timeout: timeout?,
+        send_proxy: spec.send_proxy_protocol.map(|version| match version.value {
+            ProxyProtocolSpec::V1 => ProxyVersion::V1,
+            ProxyProtocolSpec::V2 => ProxyVersion::V2,
+        }),
+        origin: report.source().origin(name.place),
+    })
+}
+
+fn protocol(spec: &UpstreamSpec, bytes_only: bool) -> UpstreamProtocol {
+    match spec.protocol.map(|protocol| protocol.value) {
+        Some(UpstreamProtocolSpec::Http1) => UpstreamProtocol::Http1,
+        Some(UpstreamProtocolSpec::Http2) => UpstreamProtocol::Http2,
+        Some(UpstreamProtocolSpec::Tcp) => UpstreamProtocol::Tcp,
+        None if bytes_only => UpstreamProtocol::Tcp,
+        None => UpstreamProtocol::Http1,
+    }
+}
+
+fn balance(spec: BalanceSpec) -> Balance {
+    match spec {
+        BalanceSpec::PowerOfTwo => Balance::PowerOfTwo,
+        BalanceSpec::LeastRequest => Balance::LeastRequest,
+        BalanceSpec::RoundRobin => Balance::RoundRobin,
+        BalanceSpec::ClientHash => Balance::ClientHash,
+    }
+}
+
+fn sources(
+    report: &mut Report<'_>,
+    spec: &UpstreamSpec,
+    field: &Field<'_>,
+    around: Surroundings<'_>,
+) -> Vec<EgressAddress> {
+    if spec.source_addresses.is_empty() {
+        return around.egress.to_vec();
+    }
+    let field = field.name("sourceAddresses");
+    let mut sources = Vec::new();
+    for (at, written) in spec.source_addresses.iter().enumerate() {
+        let field = field.index(at);
+        let Some(address) = report.check("BadAddress", written, &field, words::address) else {
+            continue;
+        };
+        let address = EgressAddress(address);
+        let fault = if around.egress.contains(&address) {
+            if !sources.contains(&address) {
+                sources.push(address);
+            }
+            continue;
+        } else if around.wanted.contains(&address) {
+            "is held by another tenant, see spec.egress.addresses"
+        } else {
+            "is none of the tenant's egress addresses: add it to spec.egress.addresses, or use one of those"
+        };
+        let sentence = format!("{:?} {fault}", written.value);
+        report.error("ForeignSource", written.place, &field, &sentence);
+    }
+    sources
+}
+
+fn endpoints(
+    report: &mut Report<'_>,
+    spec: &At<UpstreamSpec>,
+    field: &Field<'_>,
+    protocol: UpstreamProtocol,
+) -> Vec<Endpoint> {
+    let port = match (spec.port, protocol) {
+        (Some(port), _) if port.value == 0 => {
+            report.error(
+                "OutOfRange",
+                port.place,
+                &field.name("port"),
+                "0 is out of range: 1 to 65535",
+            );
+            return Vec::new();
+        }
+        (Some(port), _) => Some(port.value),
+        (None, UpstreamProtocol::Tcp) => None,
+        (None, _) if spec.tls.is_some() => Some(443),
+        (None, _) => Some(80),
+    };
+    let field = field.name("endpoints");
+    let mut endpoints = Vec::new();
+    for (at, written) in spec.endpoints.iter().enumerate() {
+        let mut address = written.address.clone();
+        if address.place.line == 0 {
+            address.place = written.place;
+        }
+        let read = |text: &str| words::endpoint(text, port);
+        let Some(target) = report.check("BadEndpoint", &address, &field.index(at), read) else {
+            continue;
+        };
+        endpoints.push(Endpoint { target, weight: written.weight.unwrap_or(1) });
+    }
+    if spec.endpoints.is_empty() {
+        report.error("NoEndpoint", spec.place, &field, "is empty: name at least one");
+    } else if endpoints.len() == spec.endpoints.len()
+        && endpoints.iter().all(|endpoint| endpoint.weight == 0)
+    {
+        report.error(
+            "NoEndpoint",
+            spec.endpoints[0].place,
+            &field,
+            "have weight 0, all of them: give one a weight",
+        );
+    }
+    endpoints
+}
+
+/// An address that no source address can reach would fail at the first request.
+fn reachable(
+    report: &mut Report<'_>,
+    spec: &UpstreamSpec,
+    field: &Field<'_>,
+    endpoints: &[Endpoint],
+    sources: &[EgressAddress],
+) {
+    if endpoints.len() != spec.endpoints.len() || sources.is_empty() {
+        return;
+    }
+    let field = field.name("endpoints");
+    for (at, (endpoint, written)) in endpoints.iter().zip(&spec.endpoints).enumerate() {
+        let Target::Address(address) = &endpoint.target else { continue };
+        if !sources.iter().any(|source| source.reaches(address.ip())) {
+            let (family, other) =
+                if address.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+            let sentence = format!(
+                "{address} is {family}, and the addresses it would be reached from are all {other}: add an {family} egress address"
+            );
+            report.error("EgressFamily", written.place, &field.index(at), &sentence);
+        }
+    }
+}
+
+fn tls(
+    report: &mut Report<'_>,
+    files: &mut Files<'_>,
+    spec: &UpstreamTlsSpec,
+    field: &Field<'_>,
+) -> Option<UpstreamTls> {
+    let roots = trust::roots(report, files, spec.ca_file.as_ref(), &field.name("caFile"));
+    let verify_name = report.check_optional(
+        "BadName",
+        spec.verify_name.as_ref(),
+        &field.name("verifyName"),
+        words::host,
+    );
+    let certificate = match &spec.client_certificate {
+        None => Some(None),
+        Some(spec) => files
+            .certificate(report, spec, &field.name("clientCertificate"), Purpose::Client)
+            .map(Some),
+    };
+    Some(UpstreamTls {
+        roots: roots?,
+        verify_name: verify_name?,
+        client_certificate: certificate?,
+        tls13_only: spec
+            .min_tls_version
+            .is_some_and(|version| version.value == TlsVersionSpec::Tls13),
+    })
+}
+
+fn health_check(
+    report: &mut Report<'_>,
+    spec: &At<HealthCheckSpec>,
+    field: &Field<'_>,
+) -> Option<HealthCheck> {
+    let asked = |flag: Option<At<bool>>| flag.is_some_and(|flag| flag.value);
+    let kinds = [spec.path.is_some(), asked(spec.tcp), asked(spec.tls)];
+    if kinds.iter().filter(|kind| **kind).count() > 1 {
+        report.error(
+            "BadHealthCheck",
+            spec.place,
+            field,
+            "has more than one of path, tcp and tls: keep one",
+        );
+        return None;
+    }
+    let probe = if asked(spec.tls) { Some(Probe::Tls) } else { http_probe(report, spec, field) };
+    let interval = time(report, spec.interval.as_ref(), &field.name("interval"), CHECK_INTERVAL);
+    let timeout = time(report, spec.timeout.as_ref(), &field.name("timeout"), CHECK_TIMEOUT);
+    let unhealthy = report.number(spec.unhealthy_after, &field.name("unhealthyAfter"), (1, 100), 3);
+    let healthy = report.number(spec.healthy_after, &field.name("healthyAfter"), (1, 100), 2);
+    Some(HealthCheck {
+        probe: probe?,
+        interval: interval?,
+        timeout: timeout?,
+        unhealthy_after: unhealthy?,
+        healthy_after: healthy?,
+    })
+}
+
+fn http_probe(report: &mut Report<'_>, spec: &HealthCheckSpec, field: &Field<'_>) -> Option<Probe> {
+    let Some(path) = &spec.path else {
+        for (written, name) in [(&spec.expected_status, "expectedStatus"), (&spec.host, "host")] {
+            if let Some(written) = written {
+                report.error(
+                    "BadHealthCheck",
+                    written.place,
+                    &field.name(name),
+                    "needs path beside it",
+                );
+                return None;
+            }
+        }
+        return Some(Probe::Tcp);
+    };
+    let path = report.check("BadPath", path, &field.name("path"), words::origin_form);
+    let host =
+        report.check_optional("BadName", spec.host.as_ref(), &field.name("host"), words::authority);
+    let range = report.check_optional(
+        "OutOfRange",
+        spec.expected_status.as_ref(),
+        &field.name("expectedStatus"),
+        words::status_range,
+    );
+    let (from, to) = range?.unwrap_or((200, 299));
+    Some(Probe::Http { path: path?, host: host?, from, to })
+}
+
+fn outlier(
+    report: &mut Report<'_>,
+    spec: &OutlierSpec,
+    field: &Field<'_>,
+) -> Option<OutlierDetection> {
+    let defaults = OutlierDetection::default();
+    let failures = report.number(
+        spec.consecutive_failures,
+        &field.name("consecutiveFailures"),
+        (1, 1000),
+        defaults.consecutive_failures,
+    );
+    let rest = time(
+        report,
+        spec.base_ejection.as_ref(),
+        &field.name("baseEjection"),
+        defaults.base_ejection,
+    );
+    let percent = report.number(
+        spec.max_ejected_percent,
+        &field.name("maxEjectedPercent"),
+        (1, 100),
+        defaults.max_ejected_percent,
+    );
+    Some(OutlierDetection {
+        consecutive_failures: failures?,
+        base_ejection: rest?,
+        max_ejected_percent: percent?,
+    })
+}
+
+fn retry(report: &mut Report<'_>, spec: &RetriesSpec, field: &Field<'_>) -> Option<Retry> {
+    let defaults = Retry::default();
+    let attempts =
+        report.number(spec.attempts, &field.name("attempts"), (0, 10), defaults.attempts);
+    let budget = report.number(
+        spec.budget_percent,
+        &field.name("budgetPercent"),
+        (0, 100),
+        defaults.budget_percent,
+    );
+    let field = field.name("onStatus");
+    let before = report.errors();
+    let on_status =
+        spec.on_status.iter().enumerate().filter_map(|(at, status)| {
+            report.number(Some(*status), &field.index(at), (500, 599), 503)
+        });
+    let on_status = on_status.collect();
+    if report.errors() > before {
+        return None;
+    }
+    Some(Retry { attempts: attempts?, budget_percent: budget?, on_status })
+}
+
+fn time(
+    report: &mut Report<'_>,
+    written: Option<&At<String>>,
+    field: &Field<'_>,
+    default: Duration,
+) -> Option<Duration> {
+    Some(report.check_optional("BadDuration", written, field, words::duration)?.unwrap_or(default))
+}

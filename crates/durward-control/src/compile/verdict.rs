@@ -1,0 +1,60 @@
+//! Verdicts while they are made: one per document, filled in as the compile learns what became of it.
+//!
+//! Deliberately absent: sentences; those are written where a fault is found.
+
+use std::sync::Arc;
+
+use durward_model::Origin;
+use durward_model::verdict::{Finding, Outcome, Severity, Verdict};
+
+/// A verdict in the making; rejected until something of it is served.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) kind: Arc<str>,
+    pub(crate) name: Arc<str>,
+    pub(crate) origin: Origin,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) served: Served,
+}
+
+/// How much of a document is served, from least to most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Served {
+    /// Nothing.
+    Nothing,
+    /// Only what was served before.
+    Former,
+    /// Something of what it says now.
+    Current,
+}
+
+impl Draft {
+    pub(crate) fn new(kind: &Arc<str>, name: &str, origin: Origin) -> Self {
+        Self {
+            kind: Arc::clone(kind),
+            name: Arc::from(name),
+            origin,
+            findings: Vec::new(),
+            served: Served::Nothing,
+        }
+    }
+
+    /// The verdict, its findings in the order of the text: two compiles of one document then say the same.
+    pub(crate) fn into_verdict(mut self) -> Verdict {
+        self.findings.sort_by(|a, b| (a.origin.line, &a.field).cmp(&(b.origin.line, &b.field)));
+        let faulty = self.findings.iter().any(|finding| finding.severity == Severity::Error);
+        let outcome = match (self.served, faulty) {
+            (Served::Nothing, _) => Outcome::Rejected,
+            (Served::Former, _) => Outcome::KeptLastGood,
+            (Served::Current, true) => Outcome::Partial,
+            (Served::Current, false) => Outcome::Accepted,
+        };
+        Verdict {
+            kind: self.kind,
+            name: self.name,
+            outcome,
+            findings: self.findings,
+            origin: self.origin,
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! All that `compile` looks at: parsed documents, and the bytes of the files they refer to.
+//!
+//! Deliberately absent: handles and paths still to be read; whoever builds `Resources` has done all I/O.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use durward_model::Origin;
+use durward_model::verdict::{Finding, Severity};
+
+use crate::excerpt;
+use crate::place::Place;
+use crate::spec::tenant::TenantDocument;
+
+/// What configuration says, and everything it refers to.
+#[derive(Clone, Default)]
+pub struct Resources {
+    /// The documents, in the order of files and within them.
+    pub documents: Vec<Document>,
+    /// Files that could not be read, and why.
+    pub unreadable: Vec<Unreadable>,
+    /// The bytes of files documents refer to; why, for those that could not be read.
+    pub files: BTreeMap<PathBuf, FileBytes>,
+}
+
+/// A file's bytes, or why they could not be read, as a lower-case phrase.
+pub type FileBytes = Result<Arc<[u8]>, String>;
+
+impl fmt::Debug for Resources {
+    /// Files by name only: they hold keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resources")
+            .field("documents", &self.documents.len())
+            .field("unreadable", &self.unreadable)
+            .field("files", &self.files.keys())
+            .finish()
+    }
+}
+
+/// A configuration file that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The file as the user named it.
+    pub file: Arc<str>,
+    /// Why, as a lower-case sentence.
+    pub reason: String,
+}
+
+/// One document.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Where it is written.
+    pub source: Arc<Source>,
+    /// What it says.
+    pub content: Content,
+}
+
+/// What a document says.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A tenant.
+    Tenant(Arc<TenantDocument>),
+    /// It cannot be read.
+    Broken(Arc<Broken>),
+}
+
+/// A document that cannot be read, as far as it could be understood.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    /// The tenant it is about, when that much is clear.
+    pub name: Option<String>,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+}
+
+/// The text of a document and where it comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// `Tenant` or `routing.json`.
+    pub kind: Arc<str>,
+    /// The file as the user named it.
+    pub file: Arc<str>,
+    /// The document's text.
+    pub text: Arc<str>,
+    /// The line of the file the text begins at, counted from 1.
+    pub first_line: u32,
+    /// Directories that relative file names are looked up in, in this order.
+    pub bases: Vec<PathBuf>,
+    /// What the fields of an adapted document are called where the user wrote them: longest prefix of ours, theirs.
+    pub field_names: Vec<(String, String)>,
+}
+
+impl Source {
+    /// The file and line of a place in the text.
+    #[must_use]
+    pub fn origin(&self, place: Place) -> Origin {
+        let line = (self.first_line + place.line).saturating_sub(1);
+        Origin { file: Some(Arc::clone(&self.file)), line }
+    }
+
+    /// A finding about `field`, written at `place`.
+    #[must_use]
+    pub fn finding(
+        &self,
+        severity: Severity,
+        reason: &str,
+        place: Place,
+        field: &str,
+        sentence: &str,
+    ) -> Finding {
+        Finding {
+            severity,
+            reason: Arc::from(reason),
+            field: Arc::from(self.named(field)),
+            sentence: Arc::from(sentence),
+            origin: self.origin(place),
+            excerpt: excerpt::excerpt(self, place, severity).map(Arc::from),
+        }
+    }
+
+    /// What the user calls `field`.
+    fn named(&self, field: &str) -> String {
+        let theirs = self
+            .field_names
+            .iter()
+            .filter(|(ours, _)| field.starts_with(ours.as_str()))
+            .max_by_key(|(ours, _)| ours.len());
+        theirs.map_or_else(|| field.to_owned(), |(_, theirs)| theirs.clone())
+    }
+
+    /// The paths `written` may mean, in the order they are tried.
+    #[must_use]
+    pub fn candidates(&self, written: &str) -> Vec<PathBuf> {
+        let path = Path::new(written);
+        if path.is_absolute() {
+            return vec![path.to_owned()];
+        }
+        self.bases.iter().map(|base| base.join(path)).collect()
+    }
+}
+
+impl Resources {
+    /// Whether both say the same, byte by byte.
+    #[must_use]
+    pub fn same_as(&self, other: &Self) -> bool {
+        let documents = |(a, b): (&Document, &Document)| {
+            a.source.file == b.source.file
+                && a.source.first_line == b.source.first_line
+                && (Arc::ptr_eq(&a.source.text, &b.source.text) || a.source.text == b.source.text)
+        };
+        let bytes = |a: &FileBytes, b: &FileBytes| match (a, b) {
+            (Ok(a), Ok(b)) => Arc::ptr_eq(a, b) || a == b,
+            (a, b) => a == b,
+        };
+        self.unreadable == other.unreadable
+            && self.documents.len() == other.documents.len()
+            && self.files.len() == other.files.len()
+            && self.documents.iter().zip(&other.documents).all(documents)
+            && self.files.iter().zip(&other.files).all(|(a, b)| a.0 == b.0 && bytes(a.1, b.1))
+    }
+
+    /// The bytes `written` refers to in a document of `source`, and the path they are at.
+    ///
+    /// # Errors
+    /// When none of the paths it may mean could be read: the sentence names the paths and why.
+    pub fn file(&self, source: &Source, written: &str) -> Result<(PathBuf, &Arc<[u8]>), String> {
+        let mut faults = Vec::new();
+        for path in source.candidates(written) {
+            match self.files.get(&path) {
+                Some(Ok(bytes)) => return Ok((path, bytes)),
+                Some(Err(fault)) => faults.push(format!("{} {fault}", path.display())),
+                None => faults.push(format!("{} was not read", path.display())),
+            }
+        }
+        Err(faults.join("; "))
+    }
+
+    /// Whether `written` was found at all, readable or not.
+    #[must_use]
+    pub fn has_file(&self, source: &Source, written: &str) -> bool {
+        source.candidates(written).into_iter().any(|path| match self.files.get(&path) {
+            Some(Ok(_)) => true,
+            Some(Err(fault)) => fault != MISSING,
+            None => false,
+        })
+    }
+}
+
+/// What `Resources::files` says of a file that is not there.
+pub const MISSING: &str = "does not exist";

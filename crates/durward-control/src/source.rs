@@ -1,0 +1,7 @@
+//! Where configuration comes from: files now; other sources end in the same `Resources`.
+//!
+//! Deliberately absent: writing. Nothing under a configuration is ever changed.
+
+pub mod file;
+mod read;
+pub mod watch;

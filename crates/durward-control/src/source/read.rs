@@ -1,0 +1,132 @@
+//! Reading files without reading twice what has not changed.
+//!
+//! Deliberately absent: writing, locking, and following anything but what the system follows.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, File, Metadata};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::resources::{FileBytes, MISSING};
+
+/// The largest file that is read, in bytes.
+const LARGEST: u64 = 256 * 1024 * 1024;
+/// A file changed so lately may change again without its times telling.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// Files read before, valid as long as the system says they are the same.
+#[derive(Default)]
+pub(super) struct Reader {
+    old: BTreeMap<PathBuf, (Stamp, Arc<[u8]>)>,
+    fresh: BTreeMap<PathBuf, (Stamp, Arc<[u8]>)>,
+}
+
+impl fmt::Debug for Reader {
+    /// Only the names: the bytes may be keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.old.keys()).finish()
+    }
+}
+
+/// What changes when a file does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    settled: bool,
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let age = now.saturating_sub(Duration::from_secs(u64::try_from(changed.0).unwrap_or(0)));
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed,
+            settled: age > SETTLED,
+        }
+    }
+}
+
+impl Reader {
+    /// Forgets what this round did not ask for.
+    pub(super) fn finish(&mut self) {
+        self.old = std::mem::take(&mut self.fresh);
+    }
+
+    /// The bytes of a file, or why it cannot be read. The same `Arc` as before when they are the same.
+    pub(super) fn read(&mut self, path: &Path) -> FileBytes {
+        if let Some((_, bytes)) = self.fresh.get(path) {
+            return Ok(Arc::clone(bytes));
+        }
+        let known = self.old.get(path);
+        if let (Some((stamp, bytes)), Ok(metadata)) = (known, fs::metadata(path)) {
+            let now = Stamp::of(&metadata);
+            if stamp.settled && *stamp == now {
+                let bytes = Arc::clone(bytes);
+                self.fresh.insert(path.to_owned(), (now, Arc::clone(&bytes)));
+                return Ok(bytes);
+            }
+        }
+        let (stamp, bytes) = read(path)?;
+        let same = known.filter(|(_, known)| **known == *bytes).map(|(_, known)| Arc::clone(known));
+        let bytes = same.unwrap_or_else(|| Arc::from(bytes));
+        self.fresh.insert(path.to_owned(), (stamp, Arc::clone(&bytes)));
+        Ok(bytes)
+    }
+}
+
+fn read(path: &Path) -> Result<(Stamp, Vec<u8>), String> {
+    let mut file = open(path)?;
+    let metadata = file.metadata().map_err(|error| reason(&error))?;
+    if !metadata.is_file() {
+        return Err("is not a file".to_owned());
+    }
+    if metadata.len() > LARGEST {
+        return Err("is larger than 256 MiB".to_owned());
+    }
+    let stamp = Stamp::of(&metadata);
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+    file.by_ref().take(LARGEST).read_to_end(&mut bytes).map_err(|error| reason(&error))?;
+    Ok((stamp, bytes))
+}
+
+/// Opens a file; one that is there and yet not is just being swapped, so it is tried again.
+fn open(path: &Path) -> Result<File, String> {
+    let mut tries = 0;
+    loop {
+        match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound && tries < 3 => {
+                if fs::symlink_metadata(path).is_err() {
+                    return Err(MISSING.to_owned());
+                }
+                tries += 1;
+            }
+            other => return other.map_err(|error| reason(&error)),
+        }
+    }
+}
+
+/// The system's reason as a phrase.
+pub(super) fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => MISSING.to_owned(),
+        ErrorKind::PermissionDenied => "cannot be read: permission denied".to_owned(),
+        _ => {
+            let text = error.to_string().to_lowercase();
+            let text = text.split(" (os error").next().unwrap_or_default();
+            format!("cannot be read: {text}")
+        }
+    }
+}

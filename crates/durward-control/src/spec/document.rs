@@ -1,0 +1,224 @@
+//! A file's text becomes documents: split at `---`, each parsed by itself, so that a bad one costs no other.
+//!
+//! JSON is read as the YAML it is. Deliberately absent: files; the text is given.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use durward_model::verdict::Severity;
+use serde::Deserialize;
+use serde_saphyr::Error;
+
+use crate::place::{At, Place};
+use crate::resources::{Broken, Content, Source};
+use crate::spec::tenant::{API_VERSION, KIND, TenantDocument};
+use crate::suggest;
+
+/// Kinds that come with later parts of Durward.
+const LATER: [&str; 5] = ["PortMapping", "EgressPolicy", "HostedApi", "ClusterLink", "AddressPool"];
+
+/// A part of a file that holds one document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// Its text.
+    pub text: &'a str,
+    /// The line it begins at, counted from 1.
+    pub first_line: u32,
+}
+
+/// The parts of a YAML stream that hold something. `---` and `...` at the beginning of a line never lie inside a value (YAML 1.2 §9.1).
+#[must_use]
+pub fn split(text: &str) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    let (mut start, mut first_line, mut at) = (0, 1, 0);
+    for (line, number) in text.split_inclusive('\n').zip(1..) {
+        if at > start && is_marker(line, "---") {
+            parts.push(Part { text: &text[start..at], first_line });
+            (start, first_line) = (at, number);
+        }
+        at += line.len();
+    }
+    parts.push(Part { text: &text[start..], first_line });
+    parts.retain(|part| part.text.lines().any(holds_something));
+    parts
+}
+
+fn is_marker(line: &str, marker: &str) -> bool {
+    line.strip_prefix(marker)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\n', '\r']))
+}
+
+fn holds_something(line: &str) -> bool {
+    let content = if is_marker(line, "---") { &line[3..] } else { line }.trim();
+    !(content.is_empty() || content.starts_with(['#', '%']) || is_marker(line, "..."))
+}
+
+/// The source of a document at `first_line` of `file`, whose relative names are looked up in `bases`.
+#[must_use]
+pub fn source(file: &Arc<str>, text: Arc<str>, first_line: u32, bases: Vec<PathBuf>) -> Source {
+    Source {
+        kind: Arc::from(KIND),
+        file: Arc::clone(file),
+        text,
+        first_line,
+        bases,
+        field_names: Vec::new(),
+    }
+}
+
+/// What the text of `source` says.
+#[must_use]
+pub fn content(source: &Source) -> Content {
+    match serde_saphyr::from_str::<TenantDocument>(&source.text) {
+        Ok(document) => checked(source, document),
+        Err(error) => Content::Broken(Arc::new(broken(source, &error))),
+    }
+}
+
+/// The document, if it is of our kind and version.
+pub(super) fn checked(source: &Source, document: TenantDocument) -> Content {
+    match misdirected(source, &document.api_version, &document.kind) {
+        None => Content::Tenant(Arc::new(document)),
+        Some(broken) => Content::Broken(Arc::new(broken)),
+    }
+}
+
+/// What every document says about itself, whatever else is in it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    api_version: Option<At<String>>,
+    kind: Option<At<String>>,
+    metadata: Option<HeadMetadata>,
+}
+
+#[derive(Deserialize)]
+struct HeadMetadata {
+    name: Option<String>,
+}
+
+fn broken(source: &Source, error: &Error) -> Broken {
+    let head = serde_saphyr::from_str::<Head>(&source.text).ok();
+    let (version, kind) =
+        head.as_ref().map_or((None, None), |head| (head.api_version.as_ref(), head.kind.as_ref()));
+    if let (Some(version), Some(kind)) = (version, kind)
+        && let Some(broken) = misdirected(source, version, kind)
+    {
+        return broken;
+    }
+    let name = head.and_then(|head| head.metadata).and_then(|metadata| metadata.name);
+    let place = error.location().map(Place::from).unwrap_or_default();
+    let finding = source.finding(Severity::Error, "Unreadable", place, "", &sentence(error));
+    Broken { name: name.or_else(|| named_in(&source.text)), findings: vec![finding] }
+}
+
+/// A document of another kind or version.
+fn misdirected(source: &Source, version: &At<String>, kind: &At<String>) -> Option<Broken> {
+    let (field, at, sentence) = if !version.starts_with("durward.dev/") {
+        (
+            "apiVersion",
+            version,
+            format!("{:?} is not ours: Durward reads {API_VERSION}", version.value),
+        )
+    } else if version.value != API_VERSION {
+        (
+            "apiVersion",
+            version,
+            format!("{:?} is not known: this version reads {API_VERSION}", version.value),
+        )
+    } else if LATER.contains(&kind.as_str()) {
+        ("kind", kind, format!("{:?} is not served yet: this version reads {KIND}", kind.value))
+    } else if kind.value != KIND {
+        let hint = suggest::hint(kind, [KIND]);
+        ("kind", kind, format!("{:?} is not known{hint}: this version reads {KIND}", kind.value))
+    } else {
+        return None;
+    };
+    let finding = source.finding(Severity::Error, "UnknownKind", at.place, field, &sentence);
+    Some(Broken { name: None, findings: vec![finding] })
+}
+
+/// The name in a text too broken to parse: that of the first `metadata`.
+fn named_in(text: &str) -> Option<String> {
+    let after = &text[text.find("metadata:")?..];
+    let mut names = after.lines().take(12).filter_map(|line| {
+        let (_, value) = line.split_once("name:")?;
+        let name = value.trim().split([',', '}', '#', ' ']).next()?.trim_matches(['"', '\'']);
+        (!name.is_empty()).then(|| name.to_owned())
+    });
+    names.next()
+}
+
+/// What is wrong, in our words where the error says what was expected.
+fn sentence(error: &Error) -> String {
+    match error.without_snippet() {
+        Error::SerdeUnknownField { field, expected, .. } => {
+            let hint = suggest::hint(field, expected.iter().copied());
+            format!("field {field:?} is not known here{hint}; known are {}", expected.join(", "))
+        }
+        Error::SerdeUnknownVariant { variant, expected, .. } => {
+            let hint = suggest::hint(variant, expected.iter().copied());
+            format!("{variant:?} is not allowed here{hint}; allowed are {}", expected.join(", "))
+        }
+        Error::SerdeMissingField { field, .. } => format!("field {field:?} is missing here"),
+        Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("{key:?} is written twice; keep one of them")
+        }
+        Error::SerdeInvalidType { unexpected, expected, .. }
+        | Error::SerdeInvalidValue { unexpected, expected, .. } => {
+            format!("{unexpected} is written where {expected} is expected")
+        }
+        Error::InvalidScalar { ty, .. } => format!("the value is not {}", expected(ty)),
+        Error::Unexpected { expected: wanted, .. } => {
+            format!("{} is expected here", expected(wanted))
+        }
+        other => plain(&other.to_string()),
+    }
+}
+
+/// What the parser expected, in the words of documents.
+fn expected(what: &str) -> &str {
+    match what {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "bool" => "true or false",
+        "mapping start" => "a mapping (name: value)",
+        "sequence start" => "a list",
+        "string scalar" | "scalar" | "scalar value" => "a text",
+        other => other,
+    }
+}
+
+/// The first line of a message, without the position we print ourselves.
+fn plain(message: &str) -> String {
+    let line = message.lines().next().unwrap_or("the text cannot be parsed");
+    let end = line.find(" at line ").unwrap_or(line.len());
+    let line = line[..end].trim().trim_end_matches(['.', ',', ':']);
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_split_where_its_documents_begin() {
+        let text = "# head\n---\na: 1\n---\n# nothing\n--- {b: 2}\n...\n---\nc: |\n  ---\n  text\n";
+
+        let parts: Vec<(u32, &str)> =
+            split(text).iter().map(|part| (part.first_line, part.text)).collect();
+
+        assert_eq!(
+            parts,
+            [(2, "---\na: 1\n"), (6, "--- {b: 2}\n...\n"), (8, "---\nc: |\n  ---\n  text\n")]
+        );
+    }
+
+    #[test]
+    fn the_name_in_a_broken_text_is_found() {
+        assert_eq!(named_in("metadata: {name: acme}\nspec: ["), Some("acme".to_owned()));
+        assert_eq!(named_in("metadata:\n  name: \"bank\" # us\nspec: ["), Some("bank".to_owned()));
+        assert_eq!(named_in("spec: ["), None);
+    }
+}

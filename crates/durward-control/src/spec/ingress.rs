@@ -1,0 +1,228 @@
+//! One entry of `spec.ingress`: an address and port, how connections reach it, and what is served there.
+//!
+//! Deliberately absent: anything another tenant's entry could refer to.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::place::At;
+use crate::spec::route::{RouteSpec, WeightedUpstreamSpec};
+
+/// An address clients connect to, and what is served there.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IngressSpec {
+    /// The IP address clients know.
+    pub address: At<String>,
+    /// The port clients know. Default: 443 for HTTPS and TLS, 80 for HTTP; TCP must say.
+    #[serde(default)]
+    pub port: Option<At<u16>>,
+    /// What is spoken. Default: HTTPS.
+    #[serde(default)]
+    pub protocol: Option<At<ProtocolSpec>>,
+    /// Where connections are accepted. Default: bound on the address and port themselves.
+    #[serde(default)]
+    pub listen: Option<At<ListenSpec>>,
+    /// The certificate shown to clients (HTTPS; TCP with TLS).
+    #[serde(default)]
+    pub certificate: Option<At<CertificateSpec>>,
+    /// Several certificates, chosen by SNI; the first answers clients that name none of them.
+    #[serde(default)]
+    pub certificates: Vec<At<CertificateSpec>>,
+    /// What to do when the certificate does not name the address. Default: Refuse.
+    #[serde(default)]
+    pub ip_san: Option<IpSanSpec>,
+    /// Oldest TLS version accepted. Default: 1.2.
+    #[serde(default)]
+    pub min_tls_version: Option<At<TlsVersionSpec>>,
+    /// Offered by ALPN, most wanted first. Default: h2, http/1.1.
+    #[serde(default)]
+    pub alpn: Option<At<Vec<At<AlpnSpec>>>>,
+    /// What is asked of clients' certificates. Default: nothing.
+    #[serde(default)]
+    pub client_certificates: Option<At<ClientCertificatesSpec>>,
+    /// Networks clients may connect from. Default: all.
+    #[serde(default)]
+    pub allowed_sources: Option<At<Vec<At<String>>>>,
+    /// Networks of proxies whose `X-Forwarded-*` headers are believed. Default: none.
+    #[serde(default)]
+    pub trusted_proxies: Vec<At<String>>,
+    /// How upstreams are told about a client certificate.
+    #[serde(default)]
+    pub identity_headers: Option<IdentityHeadersSpec>,
+    /// HTTP only: whatever no route takes is sent to https with 308. Default: false.
+    #[serde(default)]
+    pub redirect_to_https: Option<At<bool>>,
+    /// Which request goes where; for protocol TLS, which SNI.
+    #[serde(default)]
+    pub routes: Vec<At<RouteSpec>>,
+    /// Where everything goes, in place of `routes`.
+    #[serde(default)]
+    pub upstream: Option<At<String>>,
+    /// Where everything goes, by weight, in place of `upstream`.
+    #[serde(default)]
+    pub upstreams: Vec<At<WeightedUpstreamSpec>>,
+    /// Set by adapters: client certificates from these authorities are required if the file is there.
+    #[serde(skip)]
+    pub client_authority_if_present: Option<At<String>>,
+}
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ProtocolSpec {
+    /// HTTP/1.1 and HTTP/2 without TLS.
+    Http,
+    /// HTTP/1.1 and HTTP/2 over TLS.
+    #[default]
+    Https,
+    /// TLS carried through untouched, by SNI.
+    Tls,
+    /// Bytes; over TLS when there is a certificate.
+    Tcp,
+}
+
+/// Where connections for a listener are accepted.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ListenSpec {
+    /// The local address. Default: the ingress address; `0.0.0.0` and `::` are allowed.
+    #[serde(default)]
+    pub address: Option<At<String>>,
+    /// The local port. Default: the ingress port.
+    #[serde(default)]
+    pub port: Option<At<u16>>,
+    /// How the address a client connected to is known. Default: Bound.
+    #[serde(default)]
+    pub destination: Option<At<DestinationSpec>>,
+    /// Networks that may send a PROXY protocol header; needed for ProxyProtocol, refused otherwise.
+    #[serde(default)]
+    pub trusted_proxies: Vec<At<String>>,
+}
+
+/// How the address a client connected to is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum DestinationSpec {
+    /// It is the accepted connection's local address.
+    #[default]
+    Bound,
+    /// A PROXY protocol header (v1 or v2) says it.
+    ProxyProtocol,
+    /// The address before DNAT or REDIRECT on this host.
+    OriginalDestination,
+    /// The local address on a TPROXY socket.
+    Transparent,
+    /// The local port belongs to this listener alone.
+    Port,
+}
+
+/// A certificate chain and its private key, in PEM or DER.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CertificateSpec {
+    /// `certs/acme` means `certs/acme.crt` and `certs/acme.key`; with `.crt` or `.pem` the key is the same name with `.key`. Relative to the document.
+    #[serde(default)]
+    pub file: Option<At<String>>,
+    /// The chain, leaf first; with `keyFile`.
+    #[serde(default)]
+    pub certificate_file: Option<At<String>>,
+    /// The private key (PKCS#8, PKCS#1 or SEC1); with `certificateFile`.
+    #[serde(default)]
+    pub key_file: Option<At<String>>,
+}
+
+/// What to do when a certificate does not name the ingress address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum IpSanSpec {
+    /// The listener is left out.
+    #[default]
+    Refuse,
+    /// It is served, with a warning.
+    Warn,
+}
+
+/// A TLS version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum TlsVersionSpec {
+    /// TLS 1.2.
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// TLS 1.3.
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+/// An application protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum AlpnSpec {
+    /// HTTP/2.
+    #[serde(rename = "h2")]
+    H2,
+    /// HTTP/1.1.
+    #[serde(rename = "http/1.1")]
+    Http11,
+}
+
+/// What is asked of clients' certificates.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClientCertificatesSpec {
+    /// Default: Required.
+    #[serde(default)]
+    pub mode: Option<At<ClientModeSpec>>,
+    /// The authorities, PEM. Relative to the document.
+    #[serde(default)]
+    pub ca_file: Option<At<String>>,
+    /// Several files, for an overlap while an authority is replaced.
+    #[serde(default)]
+    pub ca_files: Vec<At<String>>,
+    /// A certificate revocation list, PEM or DER.
+    #[serde(default)]
+    pub crl_file: Option<At<String>>,
+    /// Several revocation lists.
+    #[serde(default)]
+    pub crl_files: Vec<At<String>>,
+}
+
+/// Whether clients must show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum ClientModeSpec {
+    /// None is asked for.
+    Off,
+    /// One that is shown must be valid.
+    Optional,
+    /// No valid certificate, no handshake.
+    #[default]
+    Required,
+}
+
+/// Which headers tell an upstream about a client's certificate; inbound copies are always dropped.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IdentityHeadersSpec {
+    /// `Client-Cert` and `Client-Cert-Chain` (RFC 9440). Default: true.
+    #[serde(default)]
+    pub client_cert: Option<bool>,
+    /// `X-Forwarded-Client-Cert`. Default: false.
+    #[serde(default)]
+    pub xfcc: Option<bool>,
+}
+
+impl CertificateSpec {
+    /// The chain's file and the key's, as written; `None` when they are not both named, or both ways.
+    #[must_use]
+    pub fn files(&self) -> Option<(String, String)> {
+        match (&self.file, &self.certificate_file, &self.key_file) {
+            (Some(file), None, None) => {
+                let stem = [".crt", ".pem"].iter().find_map(|end| file.strip_suffix(end));
+                let certificate =
+                    stem.map_or_else(|| format!("{}.crt", file.value), |_| file.value.clone());
+                Some((certificate, format!("{}.key", stem.unwrap_or(file))))
+            }
+            (None, Some(certificate), Some(key)) => {
+                Some((certificate.value.clone(), key.value.clone()))
+            }
+            _ => None,
+        }
+    }
+}

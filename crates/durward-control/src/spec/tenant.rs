@@ -1,0 +1,169 @@
+//! The `Tenant` document: one tenant, its doors in and out, and what it may use.
+//!
+//! Deliberately absent: secret values; certificates and keys are named, never written here.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::place::At;
+use crate::spec::ingress::IngressSpec;
+use crate::spec::upstream::UpstreamSpec;
+
+/// The version of the documents read here.
+pub const API_VERSION: &str = "durward.dev/v1alpha1";
+/// The kind of the documents read here.
+pub const KIND: &str = "Tenant";
+
+/// One tenant.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(title = "Tenant")]
+pub struct TenantDocument {
+    /// `durward.dev/v1alpha1`
+    pub api_version: At<String>,
+    /// `Tenant`
+    pub kind: At<String>,
+    /// Who it is.
+    pub metadata: Metadata,
+    /// What it is given.
+    pub spec: TenantSpec,
+}
+
+/// Who a tenant is.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Metadata {
+    /// 1 to 63 letters, digits, `-`, `_` or `.`, beginning and ending with a letter or digit.
+    pub name: At<String>,
+    /// When it was created (RFC 3339, UTC): where two tenants claim one thing, the older has it.
+    #[serde(default)]
+    pub creation_timestamp: Option<At<String>>,
+    /// Free for your tools; not read.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Free for your tools; not read.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What a tenant is given.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TenantSpec {
+    /// The addresses its clients connect to, and what is served there.
+    #[serde(default)]
+    pub ingress: Vec<At<IngressSpec>>,
+    /// Where its requests go, by name.
+    #[serde(default)]
+    pub upstreams: BTreeMap<At<String>, At<UpstreamSpec>>,
+    /// The addresses its traffic leaves from.
+    #[serde(default)]
+    pub egress: EgressSpec,
+    /// What it may use.
+    #[serde(default)]
+    pub limits: LimitsSpec,
+}
+
+/// The addresses a tenant's traffic leaves from.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EgressSpec {
+    /// IP addresses. They need not be on the host yet.
+    #[serde(default)]
+    pub addresses: Vec<At<String>>,
+    /// Whether other tenants that also say so may leave from the same addresses. Default: false.
+    #[serde(default)]
+    pub shared: bool,
+    /// What the tenant may reach through the forward proxy. Not served yet: a warning says so.
+    #[serde(default)]
+    pub allow: Option<At<Vec<AllowSpec>>>,
+}
+
+/// A destination of the forward proxy.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AllowSpec {
+    /// A host name, or `*.example.com`.
+    #[serde(default)]
+    pub host: Option<At<String>>,
+    /// A block of addresses.
+    #[serde(default)]
+    pub cidr: Option<At<String>>,
+    /// Ports; empty means 443.
+    #[serde(default)]
+    pub ports: Vec<At<u16>>,
+}
+
+/// What a tenant may use. Without an entry there is no limit of that kind, except where a default is named.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LimitsSpec {
+    /// Open client connections at once.
+    #[serde(default)]
+    pub connections: Option<At<u32>>,
+    /// Open client connections at once from one client address.
+    #[serde(default)]
+    pub connections_per_client: Option<At<u32>>,
+    /// Requests per second, sustained.
+    #[serde(default)]
+    pub requests_per_second: Option<At<u32>>,
+    /// Requests admitted at once above the sustained rate. Needs `requestsPerSecond`.
+    #[serde(default)]
+    pub burst: Option<At<u32>>,
+    /// Towards clients, like `10MiB/s` or `100Mbit/s`.
+    #[serde(default)]
+    pub bandwidth_out: Option<At<String>>,
+    /// From clients, like `10MiB/s` or `100Mbit/s`.
+    #[serde(default)]
+    pub bandwidth_in: Option<At<String>>,
+    /// Connections to upstreams at once.
+    #[serde(default)]
+    pub upstream_connections: Option<At<u32>>,
+    /// Requests waiting for or using upstreams at once.
+    #[serde(default)]
+    pub pending_requests: Option<At<u32>>,
+    /// Size of a request's head, `1KiB` to `1MiB`. Default: `64KiB`.
+    #[serde(default)]
+    pub header_bytes: Option<At<String>>,
+    /// Fields of a request's head, 1 to 1000. Default: 128.
+    #[serde(default)]
+    pub header_fields: Option<At<u32>>,
+    /// Size of a request's body, like `10MiB`.
+    #[serde(default)]
+    pub body_bytes: Option<At<String>>,
+    /// HTTP/2 streams of one connection at once, 1 to 10000. Default: 128.
+    #[serde(default)]
+    pub http2_streams: Option<At<u32>>,
+    /// How long each wait for a peer may take.
+    #[serde(default)]
+    pub timeouts: TimeoutsSpec,
+}
+
+/// How long each wait for a peer may take, like `10s`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TimeoutsSpec {
+    /// From accept to a finished TLS handshake. Default: `10s`.
+    #[serde(default)]
+    pub handshake: Option<At<String>>,
+    /// From a request's first byte to the end of its head. Default: `10s`.
+    #[serde(default)]
+    pub header: Option<At<String>>,
+    /// Between requests of a connection. Default: `75s`.
+    #[serde(default)]
+    pub idle: Option<At<String>>,
+    /// Between two bytes of a body or tunnel. Default: `5m`.
+    #[serde(default)]
+    pub stream_idle: Option<At<String>>,
+    /// To connect to an upstream, TLS included. Default: `5s`.
+    #[serde(default)]
+    pub connect: Option<At<String>>,
+    /// From a request's end to the response's head. Default: `60s`.
+    #[serde(default)]
+    pub response: Option<At<String>>,
+    /// Of a whole request. Default: none.
+    #[serde(default)]
+    pub request: Option<At<String>>,
+}

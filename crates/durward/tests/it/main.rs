@@ -1,0 +1,28 @@
+#![cfg(test)]
+//! What is promised about the whole: the layers, the acceptance list, the deployment artefacts,
+//! whole gateways in one process, random worlds, reloads under load; and the binary seen from outside: its command line, its admin
+//! interface, its signals, its demo. Deliberately absent: tests of one crate's behaviour; they live there.
+
+mod acceptance;
+mod admin;
+mod cli;
+mod demo;
+mod deploy;
+mod docs;
+mod gateway;
+mod isolation;
+mod layering;
+mod reload;
+mod supervise;
+mod support;
+
+/// The root of the repository.
+fn root() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// A file of the repository as text.
+fn text(path: &str) -> String {
+    let path = root().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
