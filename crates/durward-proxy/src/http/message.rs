@@ -55,6 +55,14 @@ pub(crate) enum Upgrade {
     Extended(Span),
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl Upgrade {
+    /// Whether there is one.
+    pub(crate) fn is_some(self) -> bool {
+        self != Self::None
+    }
+}
+
 /// A request's head. The spans lie in the buffer of `fields`.
 #[derive(Debug, Default)]
 pub(crate) struct Request {

@@ -57,7 +57,8 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
             Next::Nothing => break,
             Next::Http2 => return Served::Http2(conn.io, conn.input.buffer.take()),
             Next::Refused(refusal, status) => {
-                exchange::refuse(http, watch, &mut conn, request, refusal, status).await;
+                let refuse = exchange::refuse(http, watch, &mut conn, request, refusal, status);
+                Box::pin(refuse).await;
                 linger(watch, &mut conn).await;
                 return Served::Closed;
             }
@@ -80,7 +81,7 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
             }
             Ended::Upgraded(switched) => {
                 let early = conn.input.buffer.take();
-                switched.relay(http, watch, conn.io, early).await;
+                Box::pin(switched.relay(http, watch, conn.io, early)).await;
                 return Served::Closed;
             }
         }
