@@ -26,5 +26,8 @@ mod tls;
 mod upstream;
 mod watch;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use http::fuzzing;
 pub use proxy::Proxy;
 pub use upstream::report::{EndpointHealth, EndpointReport, UpstreamReport};
