@@ -1,7 +1,6 @@
 //! What lines say, and that nothing a peer sends makes another line of them.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use durward_model::{ClientAddr, Destination, UpstreamAddr};
