@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: any look at a connection; whose it is, `admit` finds out.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::pin;
@@ -26,6 +27,8 @@ use crate::session::{self, Accepted};
 const BURST: u32 = 32;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long TCP handshakes may take that began before a socket was given up; they end in its queue.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(250);
 
 /// One core's door: where its connections come in and are counted.
 pub(crate) struct Door {
@@ -33,6 +36,8 @@ pub(crate) struct Door {
     pub(crate) core: Rc<Core>,
     /// Its connections.
     pub(crate) connections: TaskTracker,
+    /// How many there have been.
+    pub(crate) accepted: Cell<usize>,
     /// How many the whole process has, and may have.
     pub(crate) room: Room,
 }
@@ -85,7 +90,7 @@ impl Drop for Place {
 pub(crate) enum Closing {
     /// Clients that wait in its queue are let in first: closing would reset them.
     EmptyQueue,
-    /// Somebody else holds the socket and will let them in.
+    /// Somebody else holds the socket and will let them in, or nobody is served any more.
     LeaveQueue,
 }
 
@@ -95,45 +100,55 @@ pub(crate) async fn run(
     bind: SocketAddr,
     listener: TcpListener,
     closed: CancellationToken,
-    closing: Rc<std::cell::Cell<Closing>>,
+    closing: Rc<Cell<Closing>>,
 ) {
-    let mut closed = pin!(closed.cancelled());
-    let (mut pause, mut burst) = (Pause::default(), 0);
-    loop {
-        let attempt = tokio::select! {
-            biased;
-            () = &mut closed => break,
-            attempt = listener.accept(), if !door.room.full() => attempt,
-            () = std::future::ready(()), if door.room.full() => Err(io::ErrorKind::OutOfMemory.into()),
-        };
-        match attempt {
-            Ok((stream, peer)) => {
-                pause.over();
-                door.let_in(stream, peer, bind);
-                burst += 1;
-                if burst % BURST == 0 {
-                    tokio::task::yield_now().await;
-                }
-            }
-            Err(error) if concerns_one_connection(&error) => {}
-            Err(error) => {
-                door.no_room(bind, &error, &pause);
-                tokio::select! {
-                    biased;
-                    () = &mut closed => break,
-                    () = tokio::time::sleep(pause.next()) => {}
-                }
-            }
+    door.accept(bind, &listener, closed.cancelled()).await;
+    if closing.get() == Closing::EmptyQueue {
+        door.accept(bind, &listener, tokio::time::sleep(LAST_HANDSHAKES)).await;
+        if let Ok(listener) = listener.into_std() {
+            door.empty(&listener, bind);
         }
-    }
-    if closing.get() == Closing::EmptyQueue
-        && let Ok(listener) = listener.into_std()
-    {
-        door.empty(&listener, bind);
     }
 }
 
 impl Door {
+    async fn accept(
+        &self,
+        bind: SocketAddr,
+        listener: &TcpListener,
+        until: impl Future<Output = ()>,
+    ) {
+        let mut until = pin!(until);
+        let (mut pause, mut burst) = (Pause::default(), 0);
+        loop {
+            let attempt = tokio::select! {
+                biased;
+                () = &mut until => return,
+                attempt = listener.accept(), if !self.room.full() => attempt,
+                () = std::future::ready(()), if self.room.full() => Err(io::ErrorKind::OutOfMemory.into()),
+            };
+            match attempt {
+                Ok((stream, peer)) => {
+                    pause.over();
+                    self.let_in(stream, peer, bind);
+                    burst += 1;
+                    if burst % BURST == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) => {
+                    self.no_room(bind, &error, &pause);
+                    tokio::select! {
+                        biased;
+                        () = &mut until => return,
+                        () = tokio::time::sleep(pause.next()) => {}
+                    }
+                }
+            }
+        }
+    }
+
     fn let_in(&self, stream: TcpStream, peer: SocketAddr, bind: SocketAddr) {
         let prepared = self.core.shared.prepared.load();
         let on = prepared.binds.get(&bind);
@@ -149,6 +164,7 @@ impl Door {
             core: Rc::clone(&self.core),
         };
         let place = self.room.take();
+        self.accepted.set(self.accepted.get() + 1);
         self.connections.spawn_local(async move {
             session::serve(accepted).await;
             drop(place);
