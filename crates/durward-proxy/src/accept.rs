@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: any look at a connection; whose it is, `admit` finds out.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::pin;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use durward_model::DestinationMode;
 use durward_model::address::canonical;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::core::Core;
+use crate::prepared::PreparedBind;
 use crate::refusal::Refusal;
 use crate::session::{self, Accepted};
 
@@ -24,6 +27,8 @@ use crate::session::{self, Accepted};
 const BURST: u32 = 32;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long TCP handshakes may take that began before a socket was given up; they end in its queue.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(250);
 
 /// One core's door: where its connections come in and are counted.
 pub(crate) struct Door {
@@ -31,6 +36,8 @@ pub(crate) struct Door {
     pub(crate) core: Rc<Core>,
     /// Its connections.
     pub(crate) connections: TaskTracker,
+    /// How many there have been.
+    pub(crate) accepted: Cell<usize>,
     /// How many the whole process has, and may have.
     pub(crate) room: Room,
 }
@@ -83,7 +90,7 @@ impl Drop for Place {
 pub(crate) enum Closing {
     /// Clients that wait in its queue are let in first: closing would reset them.
     EmptyQueue,
-    /// Somebody else holds the socket and will let them in.
+    /// Somebody else holds the socket and will let them in, or nobody is served any more.
     LeaveQueue,
 }
 
@@ -93,57 +100,71 @@ pub(crate) async fn run(
     bind: SocketAddr,
     listener: TcpListener,
     closed: CancellationToken,
-    closing: Rc<std::cell::Cell<Closing>>,
+    closing: Rc<Cell<Closing>>,
 ) {
-    let mut closed = pin!(closed.cancelled());
-    let (mut pause, mut burst) = (Pause::default(), 0);
-    loop {
-        let attempt = tokio::select! {
-            biased;
-            () = &mut closed => break,
-            attempt = listener.accept(), if !door.room.full() => attempt,
-            () = std::future::ready(()), if door.room.full() => Err(io::ErrorKind::OutOfMemory.into()),
-        };
-        match attempt {
-            Ok((stream, peer)) => {
-                pause.over();
-                door.let_in(stream, peer, bind);
-                burst += 1;
-                if burst % BURST == 0 {
-                    tokio::task::yield_now().await;
-                }
-            }
-            Err(error) if concerns_one_connection(&error) => {}
-            Err(error) => {
-                door.no_room(bind, &error, &pause);
-                tokio::select! {
-                    biased;
-                    () = &mut closed => break,
-                    () = tokio::time::sleep(pause.next()) => {}
-                }
-            }
+    door.accept(bind, &listener, closed.cancelled()).await;
+    if closing.get() == Closing::EmptyQueue {
+        door.accept(bind, &listener, tokio::time::sleep(LAST_HANDSHAKES)).await;
+        if let Ok(listener) = listener.into_std() {
+            door.empty(&listener, bind);
         }
-    }
-    if closing.get() == Closing::EmptyQueue
-        && let Ok(listener) = listener.into_std()
-    {
-        door.empty(&listener, bind);
     }
 }
 
 impl Door {
+    async fn accept(
+        &self,
+        bind: SocketAddr,
+        listener: &TcpListener,
+        until: impl Future<Output = ()>,
+    ) {
+        let mut until = pin!(until);
+        let (mut pause, mut burst) = (Pause::default(), 0);
+        loop {
+            let attempt = tokio::select! {
+                biased;
+                () = &mut until => return,
+                attempt = listener.accept(), if !self.room.full() => attempt,
+                () = std::future::ready(()), if self.room.full() => Err(io::ErrorKind::OutOfMemory.into()),
+            };
+            match attempt {
+                Ok((stream, peer)) => {
+                    pause.over();
+                    self.let_in(stream, peer, bind);
+                    burst += 1;
+                    if burst % BURST == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) => {
+                    self.no_room(bind, &error, &pause);
+                    tokio::select! {
+                        biased;
+                        () = &mut until => return,
+                        () = tokio::time::sleep(pause.next()) => {}
+                    }
+                }
+            }
+        }
+    }
+
     fn let_in(&self, stream: TcpStream, peer: SocketAddr, bind: SocketAddr) {
-        let local = if bind.ip().is_unspecified() { stream.local_addr() } else { Ok(bind) };
-        let Ok(local) = local else { return };
+        let prepared = self.core.shared.prepared.load();
+        let on = prepared.binds.get(&bind);
+        let Ok(local) = local_addr(&stream, bind, on.map(|on| &**on)) else { return };
+        // The last clients of a bind that was given up may belong to one that took its place.
+        let on = on.or_else(|| prepared.binds.get(&prepared.snapshot.bind_for(local)?.address));
         let accepted = Accepted {
             stream,
             peer,
-            local: canonical(local),
-            bind: self.core.shared.prepared.load().binds.get(&bind).map(Arc::clone),
+            local,
+            bind: on.map(Arc::clone),
             at: Instant::now(),
             core: Rc::clone(&self.core),
         };
         let place = self.room.take();
+        self.accepted.set(self.accepted.get() + 1);
         self.connections.spawn_local(async move {
             session::serve(accepted).await;
             drop(place);
@@ -169,6 +190,18 @@ impl Door {
             }
         }
     }
+}
+
+/// The accepted socket's address; the kernel is asked only where it can differ from the bind's.
+fn local_addr(
+    stream: &TcpStream,
+    bind: SocketAddr,
+    prepared: Option<&PreparedBind>,
+) -> io::Result<SocketAddr> {
+    let transparent =
+        prepared.is_some_and(|prepared| prepared.bind.mode == DestinationMode::Transparent);
+    let known = !transparent && !bind.ip().is_unspecified();
+    if known { Ok(bind) } else { stream.local_addr().map(canonical) }
 }
 
 /// Pauses that double while there is no room.

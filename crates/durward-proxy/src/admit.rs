@@ -25,7 +25,7 @@ use crate::peek;
 use crate::prepared::{PreparedBind, PreparedListener, TenantView};
 use crate::refusal::Refusal;
 use crate::session::{Accepted, Admitted, ConnectionFacts, TlsFacts};
-use crate::tls::handshake;
+use crate::tls::handshake::{self, Failed};
 use crate::watch::{Expired, Watch};
 
 /// A connection that came in, and what counts it while it lasts.
@@ -61,6 +61,8 @@ struct Visit {
     client: ClientAddr,
     destination: Destination,
     listener: Option<Arc<PreparedListener>>,
+    /// The name asked for in a handshake that failed.
+    name: Option<String>,
 }
 
 /// Lets a connection in, or says why not.
@@ -94,19 +96,22 @@ impl Visit {
         let watch = core.watchdog.watch();
         watch.arm(Some(Timeouts::default().handshake), false);
         let (client, destination) = (ClientAddr(peer), Destination(local));
+        let (listener, name) = (None, None);
         let visit =
-            Self { core, watch, bind, began: at, peer, client, destination, listener: None };
+            Self { core, watch, bind, began: at, peer, client, destination, listener, name };
         (visit, stream)
     }
 
     /// Whose connection it is, by where the client connected.
     async fn find(&mut self, stream: &TcpStream) -> Result<Arc<PreparedListener>, Refusal> {
-        let unknown = |destination: Destination| Refusal::UnknownAddress { destination: destination.0 };
+        let unknown =
+            |destination: Destination| Refusal::UnknownAddress { destination: destination.0 };
         let Some(bind) = self.bind.clone() else { return Err(unknown(self.destination)) };
         let peeking = peek::peek(stream, &bind.bind.mode, self.peer, self.destination.0);
         let peeked = self.watch.guard(peeking).await.map_err(given_up)??;
         (self.client, self.destination) = (peeked.client, peeked.destination);
-        let listener = bind.listener_at(peeked.destination).ok_or(unknown(peeked.destination))?;
+        let listener =
+            bind.listener_at(peeked.destination).ok_or_else(|| unknown(peeked.destination))?;
         self.watch.retire_with(&listener.retirement);
         self.listener = Some(Arc::clone(&listener));
         Ok(listener)
@@ -124,7 +129,7 @@ impl Visit {
 
     /// Ends TLS where it is ended here, and reads the ClientHello where it goes on.
     async fn secure(
-        &self,
+        &mut self,
         stream: TcpStream,
         listener: &PreparedListener,
     ) -> Result<Secured, (Refusal, Option<TcpStream>)> {
@@ -138,7 +143,10 @@ impl Visit {
                     tls: Some(facts),
                     early: Vec::new(),
                 }),
-                Ok(Err((refusal, stream))) => Err((refusal, Some(stream))),
+                Ok(Err(Failed { refusal, stream, name })) => {
+                    self.name = name;
+                    Err((refusal, Some(stream)))
+                }
                 Err(expired) => Err((given_up(expired), None)),
             };
         }
@@ -231,21 +239,21 @@ impl TurnedAway {
             self.visit.listener.as_deref().map(|listener| &*listener.listener),
             self.visit.bind.as_ref().is_some_and(|bind| bind.speaks_tls()),
         );
-        farewell::say(stream, farewell, &self.visit.watch).await;
+        say(stream, farewell, &self.visit.watch).await;
     }
 
     fn record(&self) {
         let (visit, refusal) = (&self.visit, &self.refusal);
         let tenant = visit.listener.as_ref().map(|listener| &listener.tenant);
-        let metrics =
-            tenant.map_or(&visit.core.shared.metrics.unknown, |tenant| &tenant.metrics);
+        let metrics = tenant.map_or(&visit.core.shared.metrics.unknown, |tenant| &tenant.metrics);
         metrics.core(visit.core.id).refused(refusal);
         let duration = visit.began.elapsed();
+        let asked_for = visit.name.clone().map(|name| TlsFacts::asked_for(Some(name), duration));
         visit.core.log.write(&Record {
             began: SystemTime::now() - duration,
             kind: "refused",
             tenant: tenant.map(|tenant| tenant.tenant.id.as_str()),
-            facts: &visit.facts(None),
+            facts: &visit.facts(asked_for),
             request: None,
             upstream: None,
             bytes_in: 0,

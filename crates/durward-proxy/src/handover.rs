@@ -28,15 +28,20 @@ impl Proxy {
     /// Accepts no more, lets connections finish for `grace` and cuts what is left. Clients that wait in a queue are let in first, unless
     /// [`stop_accepting`](Self::stop_accepting) was called before. Returns when all threads have ended.
     pub fn drain(mut self, grace: Duration) -> Drained {
-        self.close_doors(Closing::EmptyQueue);
+        self.close_doors(closing(grace));
         self.end(grace)
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.close_doors(Closing::EmptyQueue);
         let grace = self.drain_grace();
+        self.close_doors(closing(grace));
         self.end(grace);
     }
+}
+
+/// Who would be cut at once need not be let in.
+fn closing(grace: Duration) -> Closing {
+    if grace.is_zero() { Closing::LeaveQueue } else { Closing::EmptyQueue }
 }

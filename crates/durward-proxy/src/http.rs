@@ -8,6 +8,9 @@ mod exchange;
 mod fields;
 mod flow;
 mod forward;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod h1;
 mod h2;
 mod message;
@@ -63,12 +66,12 @@ pub(crate) async fn serve(admitted: Admitted) {
     let texts = Texts::new(&facts, view.listener(), trusted, service.identity_headers.xfcc);
     let http = Rc::new(Http { core, view, facts, texts });
     if io.alpn() == Some(Alpn::Http2.id()) {
-        return h2::server::serve(&http, &watch, io, &early).await;
+        return Box::pin(h2::server::serve(&http, &watch, io, &early)).await;
     }
     match h1::server::serve(&http, &watch, io, &early).await {
         h1::server::Served::Closed => {}
         h1::server::Served::Http2(io, early) => {
-            h2::server::serve(&http, &watch, io, &early).await;
+            Box::pin(h2::server::serve(&http, &watch, io, &early)).await;
         }
     }
 }

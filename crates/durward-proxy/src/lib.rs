@@ -1,7 +1,7 @@
 //! Every byte a socket carries: accept, peek, admit, route, connect, relay.
 //!
 //! One current-thread runtime per core, each with its own listening sockets and pools. Deliberately absent: configuration formats,
-//! Kubernetes, and any way to reach an upstream without a [`TenantView`](prepared::TenantView).
+//! Kubernetes, and any way to reach an upstream without a `TenantView`.
 
 mod accept;
 pub mod access_log;
@@ -26,5 +26,8 @@ mod tls;
 mod upstream;
 mod watch;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use http::fuzzing;
 pub use proxy::Proxy;
 pub use upstream::report::{EndpointHealth, EndpointReport, UpstreamReport};

@@ -28,7 +28,16 @@ pub(crate) struct Listeners {
 
 struct OpenBind {
     transparent: bool,
-    sockets: Vec<TcpListener>,
+    /// Whether the host had the address when last looked.
+    present: bool,
+    sockets: Vec<Held>,
+}
+
+/// Our duplicate of a listening socket.
+struct Held {
+    socket: TcpListener,
+    /// Whether nobody but us has it: not the service manager, no predecessor and no successor.
+    alone: bool,
 }
 
 /// Sockets for the cores, in turn.
@@ -46,10 +55,7 @@ impl Listeners {
     }
 
     /// Opens what is wanted and not open yet.
-    pub(crate) fn open(
-        &mut self,
-        wanted: &BTreeMap<SocketAddr, Arc<PreparedBind>>,
-    ) -> Vec<Opened> {
+    pub(crate) fn open(&mut self, wanted: &BTreeMap<SocketAddr, Arc<PreparedBind>>) -> Vec<Opened> {
         self.failed.clear();
         let mut opened = Vec::new();
         for (address, bind) in wanted {
@@ -64,45 +70,43 @@ impl Listeners {
         opened
     }
 
-    fn open_one(
-        &mut self,
-        address: SocketAddr,
-        transparent: bool,
-    ) -> io::Result<Option<Opened>> {
+    fn open_one(&mut self, address: SocketAddr, transparent: bool) -> io::Result<Option<Opened>> {
         if let Some(open) = self.open.get_mut(&address) {
             if open.transparent != transparent {
                 for socket in &open.sockets {
-                    socket::set_transparent(socket, address, transparent)?;
+                    socket::set_transparent(&socket.socket, address, transparent)?;
                 }
                 open.transparent = transparent;
             }
             return Ok(None);
         }
         let sockets = self.sockets(address, transparent)?;
-        let for_cores: io::Result<Vec<_>> = sockets.iter().map(TcpListener::try_clone).collect();
+        let for_cores: io::Result<Vec<_>> =
+            sockets.iter().map(|held| held.socket.try_clone()).collect();
         let opened = Opened { bind: address, sockets: for_cores? };
-        self.open.insert(address, OpenBind { transparent, sockets });
+        let present = transparent || socket::is_local(address.ip());
+        self.open.insert(address, OpenBind { transparent, present, sockets });
         Ok(Some(opened))
     }
 
     /// Inherited sockets first, new ones for the remaining cores; where those cannot be made, the inherited ones are shared.
-    fn sockets(
-        &mut self,
-        address: SocketAddr,
-        transparent: bool,
-    ) -> io::Result<Vec<TcpListener>> {
-        let (mut sockets, others) = std::mem::take(&mut self.inherited)
+    fn sockets(&mut self, address: SocketAddr, transparent: bool) -> io::Result<Vec<Held>> {
+        let (inherited, others) = std::mem::take(&mut self.inherited)
             .into_iter()
             .partition::<Vec<_>, _>(|inherited| socket::listens_on(inherited, address));
         self.inherited = others;
-        for inherited in &sockets {
-            socket::adopt(inherited, address, transparent)?;
+        for socket in &inherited {
+            socket::adopt(socket, address, transparent)?;
         }
-        let given = sockets.len();
+        let given = inherited.len();
+        let shared = |socket| Held { socket, alone: false };
+        let mut sockets: Vec<_> = inherited.into_iter().map(shared).collect();
         for core in given..self.cores {
             match socket::open(address, transparent) {
-                Ok(socket) => sockets.push(socket),
-                Err(_) if given > 0 => sockets.push(sockets[core % given].try_clone()?),
+                Ok(socket) => sockets.push(Held { socket, alone: true }),
+                Err(_) if given > 0 => {
+                    sockets.push(shared(sockets[core % given].socket.try_clone()?));
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -117,7 +121,7 @@ impl Listeners {
         let gone: Vec<_> =
             self.open.keys().filter(|address| !wanted.contains_key(address)).copied().collect();
         for address in &gone {
-            self.open.remove(address);
+            self.open.remove(address).iter().for_each(OpenBind::divert);
         }
         gone
     }
@@ -133,11 +137,19 @@ impl Listeners {
         !self.failed.is_empty()
     }
 
-    /// The state of every bind that is wanted.
+    /// Looks again which addresses the host has.
+    pub(crate) fn look(&mut self) {
+        let mut seen = BTreeMap::new();
+        for (address, open) in self.open.iter_mut().filter(|(_, open)| !open.transparent) {
+            let ip = address.ip();
+            open.present = *seen.entry(ip).or_insert_with(|| socket::is_local(ip));
+        }
+    }
+
+    /// The state of every bind that is wanted, as of the last look.
     pub(crate) fn reports(&self) -> Vec<BindReport> {
         let open = self.open.iter().map(|(address, open)| {
-            let present = open.transparent || socket::is_local(address.ip());
-            let state = if present { BindState::Bound } else { BindState::AddressNotLocal };
+            let state = if open.present { BindState::Bound } else { BindState::AddressNotLocal };
             (*address, state)
         });
         let failed =
@@ -147,18 +159,32 @@ impl Listeners {
     }
 
     /// Duplicates of all sockets, for a successor.
-    pub(crate) fn duplicates(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
-        let sockets = self
-            .open
-            .iter()
-            .flat_map(|(address, open)| open.sockets.iter().map(move |socket| (*address, socket)));
-        sockets.map(|(address, socket)| Ok((address, socket.try_clone()?.into()))).collect()
+    pub(crate) fn duplicates(&mut self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        let all = self.open.iter_mut();
+        let sockets = all
+            .flat_map(|(address, open)| open.sockets.iter_mut().map(move |held| (*address, held)));
+        sockets
+            .map(|(address, held)| {
+                held.alone = false;
+                Ok((address, held.socket.try_clone()?.into()))
+            })
+            .collect()
     }
 
     /// Lets go of everything.
     pub(crate) fn close_all(&mut self) {
+        self.open.values().for_each(OpenBind::divert);
         self.open.clear();
         self.inherited.clear();
+    }
+}
+
+impl OpenBind {
+    /// Turns new clients away from sockets that only we have, so that their queues can be emptied before they are closed.
+    fn divert(&self) {
+        for held in self.sockets.iter().filter(|held| held.alone) {
+            socket::divert(&held.socket);
+        }
     }
 }
 

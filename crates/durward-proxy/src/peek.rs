@@ -98,9 +98,11 @@ async fn line_remainder(stream: &TcpStream) -> Result<usize, Refusal> {
     let mut window = [0; proxy_header::MAX_V1];
     let got = stream.peek(&mut window).await.map_err(|_| Refusal::ClientClosed)?;
     let end = window[..got].iter().position(|byte| *byte == b'\n');
-    end.map(|end| end + 1)
-        .or((got > 0).then_some(got))
-        .ok_or(Refusal::ProxyHeader { detail: "closed midway" })
+    match end {
+        Some(end) => Ok(end + 1),
+        None if got > 0 => Ok(got),
+        None => Err(Refusal::ProxyHeader { detail: "closed midway" }),
+    }
 }
 
 /// Appends one read of at most `most` bytes.
@@ -138,9 +140,7 @@ pub(crate) async fn client_hello(stream: &TcpStream) -> Result<(ClientHello, Vec
     let mut wanted = 0;
     loop {
         if bytes.len() >= wanted {
-            match client_hello::parse(&bytes)
-                .map_err(|detail| Refusal::ClientHello { detail })?
-            {
+            match client_hello::parse(&bytes).map_err(|detail| Refusal::ClientHello { detail })? {
                 client_hello::Progress::Complete(hello) => return Ok((hello, bytes)),
                 client_hello::Progress::Missing(total) => wanted = total,
             }

@@ -101,10 +101,7 @@ impl TenantView {
 #[cfg(test)]
 impl PreparedListener {
     /// A listener of `tenant` on 127.0.0.1:443 that serves `service`, without server certificates.
-    pub(crate) fn for_test(
-        tenant: Tenant,
-        service: durward_model::Service,
-    ) -> Result<Arc<Self>, String> {
+    pub(crate) fn for_test(tenant: Tenant, service: Service) -> Result<Arc<Self>, String> {
         let address = std::net::Ipv4Addr::LOCALHOST;
         let listener = Listener {
             tenant: tenant.id.clone(),

@@ -14,8 +14,8 @@ use arc_swap::ArcSwap;
 use durward_model::{Snapshot, TenantId};
 use tracing::{info, warn};
 
-use crate::access_log;
 use crate::accept::{Closing, Room};
+use crate::access_log;
 use crate::core::Shared;
 use crate::listeners::{Listeners, Opened};
 use crate::metrics::exposition::{self, ExpositionState};
@@ -148,17 +148,20 @@ impl Proxy {
         let mut listeners = self.listeners();
         let generation = snapshot.generation;
         let previous = self.shared.prepared.load_full();
-        let built = build(snapshot, &previous, &self.shared.metrics);
-        let (prepared, problems, retiring) = built.into_parts();
+        let Built { prepared, problems, retiring } =
+            build(snapshot, &previous, &self.shared.metrics);
         let prepared = Arc::new(prepared);
         let opened = listeners.open(&prepared.binds);
         self.shared.prepared.store(Arc::clone(&prepared));
-        Built::retire(retiring);
+        retiring.retire();
         self.hand_out(opened);
         for bind in listeners.close(&prepared.binds) {
             self.tell(|| Command::Close(bind));
         }
-        for address in listeners.close_unclaimed() {
+        // A configuration without binds says nothing about which are wanted.
+        let unclaimed =
+            if prepared.binds.is_empty() { Vec::new() } else { listeners.close_unclaimed() };
+        for address in unclaimed {
             warn!(%address, "closed an inherited socket that no bind asks for");
         }
         self.workers[0].tell(Command::Prepared(prepared));
@@ -166,7 +169,7 @@ impl Proxy {
         Applied { generation, binds: listeners.reports(), problems }
     }
 
-    /// How everything is. Binds that failed are tried again.
+    /// How everything is. Binds that failed are tried again, and addresses looked for again.
     pub fn status(&self) -> Status {
         let prepared = self.shared.prepared.load_full();
         let mut listeners = self.listeners();
@@ -174,6 +177,7 @@ impl Proxy {
             let opened = listeners.open(&prepared.binds);
             self.hand_out(opened);
         }
+        listeners.look();
         let tenants = prepared.tenants.values().map(|tenant| TenantStatus {
             tenant: tenant.tenant.id.clone(),
             connections: tenant

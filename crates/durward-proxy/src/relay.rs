@@ -71,6 +71,10 @@ impl Way {
 }
 
 /// Carries bytes both ways, beginning with those already read, until both sides are done, one breaks off, or `watch` fires.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "two streams and what was read ahead of each, beside what every connection has"
+)]
 pub(crate) async fn relay(
     core: &Rc<Core>,
     view: &TenantView,
@@ -105,7 +109,11 @@ pub(crate) async fn relay(
             let _ = io.socket().set_zero_linger();
         }
     }
-    Relayed { from_client: meter.from_client(), from_upstream: meter.from_upstream(), ended }
+    Relayed {
+        from_client: meter.seen_from_client(),
+        from_upstream: meter.seen_from_upstream(),
+        ended,
+    }
 }
 
 fn upstream_closed(peer: io::Result<SocketAddr>) -> Refusal {

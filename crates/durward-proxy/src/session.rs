@@ -96,8 +96,6 @@ pub(crate) struct TlsFacts {
 
 /// A verified client certificate, read once per connection.
 pub(crate) struct ClientCertificate {
-    /// DER, leaf first.
-    pub(crate) chain: Vec<Arc<[u8]>>,
     /// Its subject's distinguished name.
     pub(crate) subject: String,
     /// SHA-256 of the subject public key info, lower-case hexadecimal.

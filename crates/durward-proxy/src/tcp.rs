@@ -12,11 +12,12 @@ use crate::access_log::{Record, UpstreamRecord};
 use crate::admit::reset;
 use crate::core::Core;
 use crate::io::Io;
+use crate::metrics::Counter;
+use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 use crate::relay::{Relayed, relay};
 use crate::session::Admitted;
 use crate::upstream::{self, Lease, Tried};
-use crate::prepared::TenantView;
 
 /// Serves a connection of a TCP listener to its end.
 pub(crate) async fn serve(admitted: Admitted) {
@@ -122,6 +123,7 @@ async fn connect(
                 if !again || !runtime.may_retry() {
                     return Err((refusal, retries));
                 }
+                view.tenant().metrics.core(core.id).add(Counter::Retries, 1);
                 retries += 1;
             }
         }

@@ -1,7 +1,6 @@
 //! What lines say, and that nothing a peer sends makes another line of them.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use durward_model::{ClientAddr, Destination, UpstreamAddr};
@@ -19,7 +18,6 @@ fn address(text: &str) -> SocketAddr {
 
 fn facts() -> ConnectionFacts {
     let client_certificate = ClientCertificate {
-        chain: vec![Arc::from(&b"der"[..])],
         subject: "CN=npci".to_owned(),
         spki_sha256: "ab".repeat(32),
         fingerprint: "cd".repeat(32),

@@ -64,6 +64,15 @@ pub(crate) struct Field<'a> {
     pub(crate) value: &'a [u8],
 }
 
+/// A piece of a new value.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part<'a> {
+    /// This.
+    Text(&'a [u8]),
+    /// What stands there in the same buffer.
+    Copy(Span),
+}
+
 /// Header fields, in order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fields {
@@ -159,8 +168,8 @@ impl Fields {
         self.note(known, name, value);
     }
 
-    /// Adds a field with all values of `known` before it, separated by commas, and `last`; the former ones go.
-    pub(crate) fn extend_list(&mut self, known: Known, name: &[u8], last: &[u8]) {
+    /// Adds a field with all values of `known` before it, separated by commas, and then `last`; the former ones go.
+    pub(crate) fn extend_list(&mut self, known: Known, name: &[u8], last: &[Part<'_>]) {
         let start = self.bytes.len();
         for index in 0..self.entries.len() {
             if self.entries[index].known == known {
@@ -169,7 +178,12 @@ impl Fields {
                 self.bytes.extend_from_slice(b", ");
             }
         }
-        self.bytes.extend_from_slice(last);
+        for part in last {
+            match part {
+                Part::Text(text) => self.bytes.extend_from_slice(text),
+                Part::Copy(span) => self.bytes.extend_from_within(span.range()),
+            }
+        }
         let value = Span::new(start, self.bytes.len());
         self.retain(|field| field != known);
         let name = self.store(name);
@@ -240,7 +254,7 @@ mod tests {
         let mut fields =
             fields(&[("X-Forwarded-For", "a, b"), ("Via", "x"), ("x-forwarded-for", "c")]);
 
-        fields.extend_list(Known::XForwardedFor, b"X-Forwarded-For", b"d");
+        fields.extend_list(Known::XForwardedFor, b"X-Forwarded-For", &[Part::Text(b"d")]);
 
         assert_eq!(fields.get(Known::XForwardedFor), Some(&b"a, b, c, d"[..]));
         assert_eq!(fields.len(), 2);

@@ -5,7 +5,7 @@
 pub(crate) mod client;
 mod output;
 pub(crate) mod server;
-mod write;
+pub(crate) mod write;
 
 use std::io;
 use std::task::{Context, Poll, ready};

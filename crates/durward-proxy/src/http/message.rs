@@ -55,6 +55,14 @@ pub(crate) enum Upgrade {
     Extended(Span),
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl Upgrade {
+    /// Whether there is one.
+    pub(crate) fn is_some(self) -> bool {
+        self != Self::None
+    }
+}
+
 /// A request's head. The spans lie in the buffer of `fields`.
 #[derive(Debug, Default)]
 pub(crate) struct Request {
@@ -150,9 +158,11 @@ impl Response {
 const KEPT_BYTES: usize = 32 * 1024;
 const KEPT: usize = 64;
 
+type Pool<T> = RefCell<Vec<T>>;
+
 thread_local! {
-    static REQUESTS: RefCell<Vec<Box<Request>>> = const { RefCell::new(Vec::new()) };
-    static RESPONSES: RefCell<Vec<Box<Response>>> = const { RefCell::new(Vec::new()) };
+    static REQUESTS: Pool<Box<Request>> = const { RefCell::new(Vec::new()) };
+    static RESPONSES: Pool<Box<Response>> = const { RefCell::new(Vec::new()) };
 }
 
 macro_rules! pooled {

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZeroU32;
 
 use durward_model::address::canonical;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -57,6 +58,14 @@ pub(super) fn set_transparent(
         SocketAddr::V4(_) => socket.set_ip_transparent_v4(transparent),
         SocketAddr::V6(_) => socket.set_ip_transparent_v6(transparent),
     }
+}
+
+/// Makes the kernel pass the socket over for new connections, as if it were closed already: they reach another socket that listens on the
+/// address, or are refused. Handshakes under way still end in its queue. There is no way back.
+pub(super) fn divert(socket: &TcpListener) {
+    // An interface no host has. Where the kernel does not know the option, clients of the last moment are reset, as they would be anyway.
+    let nowhere = NonZeroU32::new(i32::MAX as u32);
+    let _ = SockRef::from(socket).bind_device_by_index_v4(nowhere);
 }
 
 /// Whether a socket listens on `address`.

@@ -157,7 +157,50 @@ fn a_hello_of_single_byte_records_is_given_up_within_bounds() {
     assert_eq!(parse(&records(&long, 1)), Err("ClientHello in too many records"));
 }
 
+/// The name the TLS library reads; `None` when it refuses the hello or wants more.
+fn read_by_library(mut bytes: &[u8]) -> Option<Option<String>> {
+    let mut acceptor = rustls::server::Acceptor::default();
+    while !bytes.is_empty() {
+        acceptor.read_tls(&mut bytes).ok()?;
+        if let Some(accepted) = acceptor.accept().ok()? {
+            let hello = accepted.client_hello();
+            return Some(hello.server_name().map(str::to_ascii_lowercase));
+        }
+    }
+    None
+}
+
+#[test]
+fn the_tls_library_reads_the_same_name() {
+    let hello = durward_testkit::client::client_hello::ClientHello::new().tls13();
+    for name in ["one.example", "ONE.Example", "a-b_c.example", "127.0.0.1", "x"] {
+        let bytes = hello.clone().server_name(name).encode_split(40);
+
+        let Ok(Progress::Complete(ours)) = parse(&bytes) else { panic!("{name}") };
+
+        assert_eq!(Some(ours.server_name), read_by_library(&bytes), "{name}");
+    }
+}
+
 proptest! {
+    #[test]
+    fn bent_hellos_are_never_read_otherwise_than_by_the_tls_library(
+        bends in proptest::collection::vec((any::<u16>(), any::<u8>()), 0..4),
+        size in 1usize..400,
+    ) {
+        let hello = durward_testkit::client::client_hello::ClientHello::new();
+        let mut message = hello.tls13().server_name("one.example").alpn("h2").message();
+        for (at, with) in bends {
+            let at = usize::from(at) % message.len();
+            message[at] = with;
+        }
+        let bytes = records(&message, size);
+
+        if let (Ok(Progress::Complete(ours)), Some(theirs)) = (parse(&bytes), read_by_library(&bytes)) {
+            prop_assert_eq!(ours.server_name, theirs);
+        }
+    }
+
     #[test]
     fn any_bytes_end_in_a_verdict(bytes in proptest::collection::vec(any::<u8>(), 0..400), at in 0usize..300, with in any::<u8>()) {
         let _ = parse(&bytes);

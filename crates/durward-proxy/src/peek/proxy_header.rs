@@ -176,12 +176,7 @@ fn extension(bytes: &[u8], at: usize) -> Result<(u8, &[u8], usize), &'static str
     Ok((kind, value, next))
 }
 
-fn check_extension(
-    kind: u8,
-    value: &[u8],
-    header: &[u8],
-    next: usize,
-) -> Result<(), &'static str> {
+fn check_extension(kind: u8, value: &[u8], header: &[u8], next: usize) -> Result<(), &'static str> {
     match kind {
         0x01 if value.is_empty() || value.len() > 255 => Err("ALPN field"),
         0x02 if !is_host(value) => Err("AUTHORITY field"),

@@ -1,5 +1,7 @@
 //! What the PROXY header parser takes and what it refuses. Deliberately absent: sockets.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
@@ -98,17 +100,8 @@ fn good_headers_are_read_whole_and_no_further() {
     }
 }
 
-// S1.25
-#[test]
-fn bad_headers_are_refused() {
-    let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(100));
-    let mut version = v2(1, 0x11, &v4_block(&[]));
-    version[12] = 0x11;
-    let mut command = v2(1, 0x11, &v4_block(&[]));
-    command[12] = 0x22;
-    let mut length = v2(1, 0x11, &v4_block(&[]));
-    length[14..16].copy_from_slice(&4097u16.to_be_bytes());
-    let text: [&[u8]; 24] = [
+fn bad_lines() -> [&'static [u8]; 24] {
+    [
         b"GET / HTTP/1.1\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00",
         b"proxy TCP4 192.0.2.7 198.51.100.2 1 443\r\n",
@@ -133,9 +126,18 @@ fn bad_headers_are_refused() {
         b"PROXY TCP4 192.0.2.7 198.51.100.2 1\r443\r\n",
         b"PROXY UNKNOWN \xff\r\n",
         b"PROXY UNKNOWNX\r\n",
-    ];
-    let binary = [
-        long.into_bytes(),
+    ]
+}
+
+fn bad_blocks() -> Vec<Vec<u8>> {
+    let mut version = v2(1, 0x11, &v4_block(&[]));
+    version[12] = 0x11;
+    let mut command = v2(1, 0x11, &v4_block(&[]));
+    command[12] = 0x22;
+    let mut length = v2(1, 0x11, &v4_block(&[]));
+    length[14..16].copy_from_slice(&4097u16.to_be_bytes());
+    vec![
+        format!("PROXY UNKNOWN {}\r\n", "x".repeat(100)).into_bytes(),
         version,
         command,
         length,
@@ -156,9 +158,15 @@ fn bad_headers_are_refused() {
         v2(1, 0x11, &v4_block(&[(0x20, &[0; 4])])),
         v2(1, 0x11, &v4_block(&[(0x20, &[1, 0, 0, 0, 0, 0x21, 0, 9])])),
         v2(1, 0x11, &v4_block(&[(0x30, b"")])),
-    ];
+    ]
+}
 
-    let cases: Vec<Vec<u8>> = text.iter().map(|case| case.to_vec()).chain(binary).collect();
+// S1.25
+#[test]
+fn bad_headers_are_refused() {
+    let lines = bad_lines();
+    let cases: Vec<_> = lines.iter().map(|line| line.to_vec()).chain(bad_blocks()).collect();
+
     assert!(cases.len() >= 30);
     for case in cases {
         assert!(parse(&case).is_err(), "{:?}: {:?}", String::from_utf8_lossy(&case), parse(&case));
@@ -171,4 +179,34 @@ fn a_line_that_never_ends_is_refused_at_its_limit() {
 
     assert_eq!(parse(&endless[..MAX_V1 - 1]), Ok(Progress::MissingLineEnd));
     assert_eq!(parse(&endless), Err("line too long"));
+}
+
+proptest! {
+    #[test]
+    fn a_bent_header_is_refused_or_read_the_same_however_it_is_cut(
+        binary in any::<bool>(),
+        bends in proptest::collection::vec((any::<u8>(), any::<u8>()), 0..3),
+    ) {
+        let mut bytes = match binary {
+            true => v2(1, 0x11, &v4_block(&[(0x01, b"h2"), (0x02, b"bank.example"), (0x04, b"")])),
+            false => b"PROXY TCP4 192.0.2.7 198.51.100.2 49152 443\r\n".to_vec(),
+        };
+        for (at, with) in bends {
+            let at = usize::from(at) % bytes.len();
+            bytes[at] = with;
+        }
+
+        if let Ok(Progress::Complete(header, length)) = parse(&bytes) {
+            prop_assert_eq!(parse(&bytes[..length]), Ok(Progress::Complete(header, length)));
+            for cut in 0..length {
+                let part = parse(&bytes[..cut]);
+                let reads_on = match part {
+                    Ok(Progress::Missing(more)) => more > 0 && cut + more <= length,
+                    Ok(Progress::MissingLineEnd) => length <= MAX_V1,
+                    _ => false,
+                };
+                prop_assert!(reads_on, "{:?} at {} of {}", part, cut, length);
+            }
+        }
+    }
 }

@@ -22,26 +22,24 @@ pub(crate) struct Built {
     pub(crate) prepared: Prepared,
     /// What was left out.
     pub(crate) problems: Vec<Problem>,
-    retiring: Vec<(Arc<PreparedListener>, Fate)>,
+    /// To be retired after the swap, so that no new connection begins under it.
+    pub(crate) retiring: Retiring,
 }
 
-impl Built {
-    /// Retires what the new configuration changes or removes. To be called after the swap, so that no new connection begins under it.
-    pub(crate) fn retire(retiring: Vec<(Arc<PreparedListener>, Fate)>) {
-        for (listener, fate) in retiring {
+/// Listeners that the new configuration changes or removes.
+#[derive(Default)]
+pub(crate) struct Retiring(Vec<(Arc<PreparedListener>, Fate)>);
+
+impl Retiring {
+    /// Ends their connections as each deserves.
+    pub(crate) fn retire(self) {
+        for (listener, fate) in self.0 {
             match fate {
                 Fate::Keep => {}
                 Fate::Change => listener.retirement.change(),
                 Fate::Remove => remove(&listener),
             }
         }
-    }
-
-    /// Takes the parts.
-    pub(crate) fn into_parts(
-        self,
-    ) -> (Prepared, Vec<Problem>, Vec<(Arc<PreparedListener>, Fate)>) {
-        (self.prepared, self.problems, self.retiring)
     }
 }
 
@@ -52,14 +50,12 @@ fn remove(listener: &PreparedListener) {
 
 /// Makes `snapshot` ready, beside `previous`.
 pub(crate) fn build(snapshot: Arc<Snapshot>, previous: &Prepared, metrics: &Metrics) -> Built {
-    let mut builder = Builder { previous, metrics, problems: Vec::new(), retiring: Vec::new() };
+    let mut builder =
+        Builder { previous, metrics, problems: Vec::new(), retiring: Retiring::default() };
     let tenants: BTreeMap<_, _> =
         snapshot.tenants.values().filter_map(|tenant| builder.tenant(tenant)).collect();
-    let binds: BTreeMap<_, _> = snapshot
-        .binds
-        .values()
-        .map(|bind| (bind.address, builder.bind(bind, &tenants)))
-        .collect();
+    let binds: BTreeMap<_, _> =
+        snapshot.binds.values().map(|bind| (bind.address, builder.bind(bind, &tenants))).collect();
     builder.retire_missing(&binds);
     let Builder { problems, retiring, .. } = builder;
     Built { prepared: Prepared { snapshot, binds, tenants }, problems, retiring }
@@ -69,7 +65,7 @@ struct Builder<'a> {
     previous: &'a Prepared,
     metrics: &'a Metrics,
     problems: Vec<Problem>,
-    retiring: Vec<(Arc<PreparedListener>, Fate)>,
+    retiring: Retiring,
 }
 
 impl Builder<'_> {
@@ -171,12 +167,12 @@ impl Builder<'_> {
         match fate {
             Fate::Keep => (Arc::clone(&before.retirement), former),
             Fate::Change => {
-                self.retiring.push((Arc::clone(before), fate));
+                self.retiring.0.push((Arc::clone(before), fate));
                 former.push(Arc::downgrade(&before.retirement));
                 (Arc::default(), former)
             }
             Fate::Remove => {
-                self.retiring.push((Arc::clone(before), fate));
+                self.retiring.0.push((Arc::clone(before), fate));
                 (Arc::default(), Vec::new())
             }
         }
@@ -188,7 +184,7 @@ impl Builder<'_> {
             for listener in before.listeners.iter().flatten() {
                 let still = binds.get(address).and_then(|bind| find(bind, &listener.listener));
                 if still.is_none() {
-                    self.retiring.push((Arc::clone(listener), Fate::Remove));
+                    self.retiring.0.push((Arc::clone(listener), Fate::Remove));
                 }
             }
         }
@@ -219,3 +215,7 @@ fn configs(
 fn same<T: PartialEq>(before: &Arc<T>, now: &Arc<T>) -> bool {
     Arc::ptr_eq(before, now) || before == now
 }
+
+#[cfg(test)]
+#[path = "build_tests.rs"]
+mod tests;

@@ -51,11 +51,13 @@ fn sources_shrink(old: Option<&SourceSet>, new: Option<&SourceSet>) -> bool {
 
 /// Whether a client that proved itself enough might not any more. A new revocation list ends no exchange: it comes daily.
 fn trust_shrinks(old: Option<&ServerTls>, new: Option<&ServerTls>) -> bool {
-    let off = ClientAuth::Off;
-    let auth = |tls: Option<&ServerTls>| tls.map_or(off.clone(), |tls| tls.client_auth.clone());
+    let auth = |tls: Option<&ServerTls>| {
+        tls.map_or_else(ClientAuth::default, |tls| tls.client_auth.clone())
+    };
     match (auth(old), auth(new)) {
         (_, ClientAuth::Off) | (ClientAuth::Off, ClientAuth::Optional(_)) => false,
-        (ClientAuth::Off, ClientAuth::Required(_)) | (ClientAuth::Optional(_), ClientAuth::Required(_)) => true,
+        (ClientAuth::Off, ClientAuth::Required(_))
+        | (ClientAuth::Optional(_), ClientAuth::Required(_)) => true,
         (ClientAuth::Optional(old), ClientAuth::Optional(new))
         | (ClientAuth::Required(old), ClientAuth::Required(new) | ClientAuth::Optional(new)) => {
             roots_shrink(&old, &new)
@@ -81,3 +83,7 @@ fn with_certificates_of(listener: &Listener, other: &Listener) -> Listener {
     }
     listener
 }
+
+#[cfg(test)]
+#[path = "fate_tests.rs"]
+mod tests;

@@ -84,8 +84,9 @@ async fn live(
     let core = Core::new(id, shared, seed(id));
     tokio::task::spawn_local(Rc::clone(&core.watchdog).run());
     tokio::task::spawn_local(flush_log(Rc::clone(&core)));
-    let door = Door { core, connections: TaskTracker::new(), room };
-    let mut doors = Doors { door: Rc::new(door), open: BTreeMap::new(), accepting: TaskTracker::new() };
+    let door = Door { core, connections: TaskTracker::new(), accepted: Cell::new(0), room };
+    let mut doors =
+        Doors { door: Rc::new(door), open: BTreeMap::new(), accepting: TaskTracker::new() };
     let mut grace = Duration::ZERO;
     while let Some(command) = commands.recv().await {
         match command {
@@ -166,19 +167,21 @@ impl Doors {
     /// Lets connections finish, then cuts them.
     async fn drain(mut self, grace: Duration) -> Drained {
         let deadline = Instant::now() + grace;
-        self.close_all(Closing::EmptyQueue);
+        let door = Rc::clone(&self.door);
+        let Door { core, connections, accepted, .. } = &*door;
+        let ended_before = accepted.get() - connections.len();
+        let closing = if grace.is_zero() { Closing::LeaveQueue } else { Closing::EmptyQueue };
+        self.close_all(closing);
+        core.watchdog.drain();
         self.accepting.close();
         self.accepting.wait().await;
-        let Door { core, connections, .. } = &*self.door;
-        let begun = connections.len();
         connections.close();
-        core.watchdog.drain();
         let left = deadline.saturating_duration_since(Instant::now());
         let _ = tokio::time::timeout(left, connections.wait()).await;
         let cut = connections.len();
         core.watchdog.cut();
         let _ = tokio::time::timeout(LAST_MOMENT, connections.wait()).await;
         core.log.flush();
-        Drained { finished: begun.saturating_sub(cut), cut }
+        Drained { finished: accepted.get() - ended_before - cut, cut }
     }
 }

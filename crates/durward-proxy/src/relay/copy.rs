@@ -4,6 +4,8 @@
 //! buffer per direction.
 
 use std::future::{Future, poll_fn};
+use std::io;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -41,6 +43,8 @@ enum State {
     Open,
     /// The sender has said its last; the receiver is still to be told.
     Ending,
+    /// The sender has closed without TLS's own last word. The receiver is told no more than that either.
+    CutShort,
     /// Nothing more to do.
     Ended,
 }
@@ -60,7 +64,15 @@ struct Flow {
 
 impl Flow {
     fn new(way: Way, held: Vec<u8>) -> Self {
-        Self { way, state: State::Open, ending: Ok(()), held, taken: 0, unflushed: false, pause: None }
+        Self {
+            way,
+            state: State::Open,
+            ending: Ok(()),
+            held,
+            taken: 0,
+            unflushed: false,
+            pause: None,
+        }
     }
 
     /// Moves what can be moved. An error means that the sender is gone; a receiver that is gone only ends this direction.
@@ -100,16 +112,18 @@ impl Flow {
         to: &mut Io,
     ) -> Poll<Result<(), Broken>> {
         ready!(self.write_held(cx, meter, to))?;
-        if self.state == State::Ending {
-            ready!(Pin::new(to).poll_shutdown(cx)).map_err(|_| self.way.sink())?;
-            self.state = State::Ended;
-            return Poll::Ready(Ok(()));
+        if self.state != State::Open {
+            return self.finish(cx, to);
         }
         let read = SCRATCH_BYTES.with_borrow_mut(|scratch| {
             let portion = meter.portion(self.way, SCRATCH);
             let mut buffer = ReadBuf::new(&mut scratch[..portion]);
             match Pin::new(from).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) => Poll::Ready(self.pass_on(cx, meter, buffer.filled(), to)),
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    self.state = State::CutShort;
+                    Poll::Ready(Ok(()))
+                }
                 Poll::Ready(Err(_)) => Poll::Ready(Err(self.way.source())),
                 Poll::Pending => Poll::Pending,
             }
@@ -121,6 +135,19 @@ impl Flow {
         read
     }
 
+    /// Tells the receiver that nothing follows.
+    fn finish(&mut self, cx: &mut Context<'_>, to: &mut Io) -> Poll<Result<(), Broken>> {
+        if self.state == State::Ending {
+            ready!(Pin::new(to).poll_shutdown(cx)).map_err(|_| self.way.sink())?;
+        } else {
+            ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| self.way.sink())?;
+            let socket = socket2::SockRef::from(to.socket());
+            socket.shutdown(Shutdown::Write).map_err(|_| self.way.sink())?;
+        }
+        self.state = State::Ended;
+        Poll::Ready(Ok(()))
+    }
+
     fn write_held(
         &mut self,
         cx: &mut Context<'_>,
@@ -129,7 +156,7 @@ impl Flow {
     ) -> Poll<Result<(), Broken>> {
         while self.taken < self.held.len() {
             let attempt = ready!(Pin::new(&mut *to).poll_write(cx, &self.held[self.taken..]));
-            self.taken += self.written(meter, attempt)?;
+            self.taken += self.written(meter, attempt.ok())?;
         }
         if !self.held.is_empty() {
             (self.held, self.taken) = (Vec::new(), 0);
@@ -150,10 +177,11 @@ impl Flow {
             return Ok(());
         }
         meter.read(self.way, bytes.len());
-        self.pause = meter.wait(self.way, bytes.len()).map(|wait| Box::pin(tokio::time::sleep(wait)));
+        self.pause =
+            meter.wait(self.way, bytes.len()).map(|wait| Box::pin(tokio::time::sleep(wait)));
         while !bytes.is_empty() {
             match Pin::new(&mut *to).poll_write(cx, bytes) {
-                Poll::Ready(attempt) => bytes = &bytes[self.written(meter, attempt)?..],
+                Poll::Ready(attempt) => bytes = &bytes[self.written(meter, attempt.ok())?..],
                 Poll::Pending => {
                     self.held = bytes.to_vec();
                     break;
@@ -163,13 +191,9 @@ impl Flow {
         Ok(())
     }
 
-    fn written(
-        &mut self,
-        meter: &Meter<'_>,
-        attempt: std::io::Result<usize>,
-    ) -> Result<usize, Broken> {
+    fn written(&mut self, meter: &Meter<'_>, attempt: Option<usize>) -> Result<usize, Broken> {
         match attempt {
-            Ok(written) if written > 0 => {
+            Some(written) if written > 0 => {
                 meter.written(self.way, written);
                 self.unflushed = true;
                 Ok(written)

@@ -95,12 +95,12 @@ impl<'a> Meter<'a> {
     }
 
     /// Bytes received from the client.
-    pub(super) fn from_client(&self) -> u64 {
+    pub(super) fn seen_from_client(&self) -> u64 {
         self.from_client.get()
     }
 
     /// Bytes received from the upstream.
-    pub(super) fn from_upstream(&self) -> u64 {
+    pub(super) fn seen_from_upstream(&self) -> u64 {
         self.from_upstream.get()
     }
 }

@@ -62,7 +62,14 @@ impl Pipe {
     pub(super) fn fill(&mut self, from: &TcpStream, most: usize) -> io::Result<usize> {
         let Some(ends) = &self.ends else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let moved = from.try_io(Interest::READABLE, || {
-            Ok(splice(from, None, &ends.into, None, most, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
+            Ok(splice(
+                from,
+                None,
+                &ends.into,
+                None,
+                most,
+                SpliceFlags::NONBLOCK | SpliceFlags::MOVE,
+            )?)
         })?;
         self.holds += moved;
         Ok(moved)
@@ -73,9 +80,8 @@ impl Pipe {
         let Some(ends) = &self.ends else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
         let holds = self.holds;
-        let moved = to.try_io(Interest::WRITABLE, || {
-            Ok(splice(&ends.out, None, to, None, holds, flags)?)
-        })?;
+        let moved =
+            to.try_io(Interest::WRITABLE, || Ok(splice(&ends.out, None, to, None, holds, flags)?))?;
         self.holds -= moved.min(holds);
         Ok(moved)
     }

@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: deadlines and who may connect; the caller has both. A failed handshake returns the socket, so that its end is seen.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use durward_model::listener::ServerTls;
@@ -17,32 +18,41 @@ use crate::refusal::{HandshakeFailure, Refusal};
 use crate::session::TlsFacts;
 use crate::tls::{client_certificate, failure};
 
-/// A handshake that failed, and the socket it failed on.
-pub(crate) type Failed = (Refusal, TcpStream);
+/// A handshake that failed.
+pub(crate) struct Failed {
+    /// Why.
+    pub(crate) refusal: Refusal,
+    /// The socket it failed on.
+    pub(crate) stream: TcpStream,
+    /// The name asked for, lower case.
+    pub(crate) name: Option<String>,
+}
 
 /// Ends TLS on `stream` with the configuration that fits the name asked for.
 pub(crate) async fn terminate(
     stream: TcpStream,
     tls: &ServerTls,
-    configs: &[std::sync::Arc<rustls::ServerConfig>],
+    configs: &[Arc<rustls::ServerConfig>],
 ) -> Result<(TlsStream<TcpStream>, TlsFacts), Failed> {
     let began = Instant::now();
     let accepted = match client_hello(&stream).await {
         Ok(accepted) => accepted,
-        Err(refusal) => return Err((refusal, stream)),
+        Err(refusal) => return Err(Failed { refusal, stream, name: None }),
     };
     let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
-    let config = std::sync::Arc::clone(&configs[tls.certificate_for(name.as_deref())]);
+    let config = Arc::clone(&configs[tls.certificate_for(name.as_deref())]);
     let handshake = StartHandshake::from_parts(accepted, stream).into_stream(config);
-    let stream = handshake
-        .into_fallible()
-        .await
-        .map_err(|(error, stream)| (failure::refusal(error), stream))?;
-    match facts(stream.get_ref().1, name, began) {
+    let stream = match handshake.into_fallible().await {
+        Ok(stream) => stream,
+        Err((error, stream)) => {
+            return Err(Failed { refusal: failure::refusal(error), stream, name });
+        }
+    };
+    match facts(stream.get_ref().1, &name, began) {
         Ok(facts) => Ok((stream, facts)),
         Err(reason) => {
             let refusal = Refusal::Handshake { reason, source: None };
-            Err((refusal, stream.into_inner().0))
+            Err(Failed { refusal, stream: stream.into_inner().0, name })
         }
     }
 }
@@ -56,7 +66,7 @@ async fn client_hello(stream: &TcpStream) -> Result<Accepted, Refusal> {
         let read = read_some(stream, SCRATCH, |bytes| {
             verdict = feed(&mut acceptor, bytes, total);
         });
-        let read = read.await.map_err(|error| failure::refusal(error))?;
+        let read = read.await.map_err(failure::refusal)?;
         verdict?;
         if read == 0 {
             return Err(Refusal::Handshake { reason: HandshakeFailure::Closed, source: None });
@@ -110,7 +120,7 @@ fn say(stream: &TcpStream, mut alert: rustls::server::AcceptedAlert) {
 
 fn facts(
     connection: &ServerConnection,
-    sni: Option<String>,
+    sni: &Option<String>,
     began: Instant,
 ) -> Result<TlsFacts, HandshakeFailure> {
     let chain = connection.peer_certificates().unwrap_or_default();
@@ -121,7 +131,7 @@ fn facts(
             _ => "TLSv1.2",
         },
         cipher: suite.and_then(|suite| suite.suite().as_str()).map_or_else(String::new, iana_name),
-        sni,
+        sni: sni.clone(),
         resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
         handshake: began.elapsed(),
         client_certificate: client_certificate::read(chain, UnixTime::now())?,

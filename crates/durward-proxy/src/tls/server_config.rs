@@ -29,7 +29,8 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 /// # Errors
 /// What cannot be used, as a sentence.
 pub(crate) fn server_configs(tls: &ServerTls) -> Result<Vec<Arc<ServerConfig>>, String> {
-    let tickets = Ticketer::new().map_err(|error| format!("no key for session tickets: {error}"))?;
+    let tickets =
+        Ticketer::new().map_err(|error| format!("no key for session tickets: {error}"))?;
     let verifier = client_verifier(&tls.client_auth)?;
     tls.certificates
         .iter()
@@ -79,7 +80,8 @@ fn key_der(key: &PrivateKey) -> PrivateKeyDer<'static> {
 
 fn client_verifier(auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let Some(trust) = auth.trust() else { return Ok(WebPkiClientVerifier::no_client_auth()) };
-    let lists = trust.revocations.iter().map(|der| CertificateRevocationListDer::from(der.to_vec()));
+    let lists =
+        trust.revocations.iter().map(|der| CertificateRevocationListDer::from(der.to_vec()));
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(trust)?), provider())
         .with_crls(lists)
         // An authority without a list has nothing revoked; one with a list answers for all it issued.

@@ -12,21 +12,17 @@ use durward_model::limits::Limits;
 use durward_model::listener::{
     Alpn, HttpService, IdentityHeaders, ServerTls, SniRoute, TcpService,
 };
-use durward_model::route::{
-    Action, HeaderRules, HostPattern, Route, RouteMatch, WeightedUpstream,
-};
-use durward_model::upstream::{
-    Balance, Endpoint, Retry, Target, UpstreamIndex, UpstreamProtocol,
-};
+use durward_model::route::{Action, HeaderRules, HostPattern, Route, RouteMatch, WeightedUpstream};
+use durward_model::upstream::{Balance, Endpoint, Retry, Target, UpstreamIndex, UpstreamProtocol};
 use durward_model::{
     Bind, Certificate, ClientAuth, DestinationMode, EgressAddress, IngressAddress, Listener,
     Origin, Secret, Service, Snapshot, SourceSet, Tenant, TenantId, Upstream,
 };
-use durward_proxy::access_log::Sink;
+use durward_proxy::Proxy;
+use durward_proxy::access_log::{Lines, Sink};
 use durward_proxy::metrics::{Counter, TenantMetrics};
 use durward_proxy::proxy::{Applied, BindState, Options};
 use durward_proxy::refusal::{HandshakeFailure, Refusal};
-use durward_proxy::Proxy;
 use durward_testkit::certificates::{Authority, CertSpec, Identity, RevocationList};
 
 pub(crate) const SOON: Duration = Duration::from_secs(5);
@@ -169,6 +165,29 @@ pub(crate) fn idle() -> Proxy {
     Proxy::start(options()).unwrap()
 }
 
+/// A proxy that serves these tenants, and its access log.
+pub(crate) fn serve_with_log(wanted: &[Wanted]) -> (Proxy, Lines) {
+    let (access_log, lines) = Sink::memory().unwrap();
+    let proxy = Proxy::start(Options { access_log, ..options() }).unwrap();
+    assert_served(&proxy.apply(bound(1, wanted)));
+    (proxy, lines)
+}
+
+/// Waits for `count` lines of the access log, and makes sure that no more come.
+pub(crate) async fn await_lines(
+    proxy: Proxy,
+    lines: &Lines,
+    count: usize,
+) -> Vec<serde_json::Value> {
+    let written = durward_testkit::process::eventually(SOON, async || lines.read().len() >= count);
+    assert!(written.await, "{:?}", lines.read());
+    tokio::task::spawn_blocking(move || proxy.drain(Duration::ZERO)).await.unwrap();
+    let lines: Vec<_> =
+        lines.read().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), count, "{lines:#?}");
+    lines
+}
+
 pub(crate) fn options() -> Options {
     Options {
         workers: 2,
@@ -275,8 +294,7 @@ pub(crate) fn trust(authorities: &[&Authority], lists: &[&RevocationList]) -> Ar
         generation: Arc::from(""),
     };
     let length = |all: &[Arc<[u8]>]| all.iter().map(|der| der.len()).sum::<usize>();
-    trust.generation =
-        format!("{}-{}", length(&trust.roots), length(&trust.revocations)).into();
+    trust.generation = format!("{}-{}", length(&trust.roots), length(&trust.revocations)).into();
     Arc::new(trust)
 }
 
@@ -309,15 +327,9 @@ pub(crate) fn total(proxy: &Proxy, tenant: &str, counter: Counter) -> u64 {
 }
 
 /// Waits until a counter of refusals has reached `count`.
-pub(crate) async fn await_refusals(
-    proxy: &Proxy,
-    tenant: Option<&str>,
-    word: &str,
-    count: u64,
-) {
-    let reached = durward_testkit::process::eventually(SOON, async || {
-        refused(proxy, tenant, word) >= count
-    });
+pub(crate) async fn await_refusals(proxy: &Proxy, tenant: Option<&str>, word: &str, count: u64) {
+    let reached =
+        durward_testkit::process::eventually(SOON, async || refused(proxy, tenant, word) >= count);
     let seen = || match tenant {
         Some(tenant) => metrics(proxy, tenant).refusals(),
         None => proxy.metrics().unknown.refusals(),

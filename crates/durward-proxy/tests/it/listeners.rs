@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use durward_proxy::metrics::Counter;
@@ -30,7 +32,7 @@ async fn binds_come_and_go_without_touching_the_others() {
     let at = |_| SocketAddr::from((unique_loopback(), 8080));
     let addresses: Vec<_> = (0..20).map(at).collect();
     let first = plain("first", addresses[0]);
-    let proxy = serve(&[first.clone()]);
+    let proxy = serve(std::slice::from_ref(&first));
     let mut open = RawHttp::connect(addresses[0]).await.unwrap();
     assert_eq!(open.get("a", "/").await.unwrap().text(), "first");
     assert!(answer(addresses[1]).await.is_err());
@@ -52,10 +54,8 @@ async fn binds_come_and_go_without_touching_the_others() {
 
 #[tokio::test]
 async fn a_removed_tenants_connections_end_at_once() {
-    let (kept, removed) = (
-        SocketAddr::from((unique_loopback(), 8080)),
-        SocketAddr::from((unique_loopback(), 8080)),
-    );
+    let (kept, removed) =
+        (SocketAddr::from((unique_loopback(), 8080)), SocketAddr::from((unique_loopback(), 8080)));
     let proxy = serve(&[plain("kept", kept), plain("removed", removed)]);
     let mut staying = RawHttp::connect(kept).await.unwrap();
     let mut going = RawHttp::connect(removed).await.unwrap();
@@ -174,6 +174,37 @@ async fn one_socket_for_all_addresses_finds_each_tenant_in_both_families() {
     }
 }
 
+#[tokio::test]
+async fn a_bind_for_all_addresses_and_binds_of_their_own_take_turns_unnoticed() {
+    let port = free_port([0, 0, 0, 0]);
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], port));
+    let address = SocketAddr::from((unique_loopback(), port));
+    let through = |bind| [tenant("a").listen_through(bind, address, http("A", None))];
+    let proxy = serve(&through(everywhere));
+    let done = Arc::new(AtomicBool::new(false));
+    let load = tokio::spawn({
+        let done = done.clone();
+        async move {
+            let mut served = 0;
+            while !done.load(Relaxed) {
+                assert_eq!(answer(address).await.unwrap(), "A");
+                served += 1;
+            }
+            served
+        }
+    });
+
+    for generation in 2..30 {
+        let bind = if generation % 2 == 0 { address } else { everywhere };
+        assert_served(&proxy.apply(bound(generation, &through(bind))));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    done.store(true, Relaxed);
+
+    assert!(load.await.unwrap() > 30);
+    assert_eq!(refused(&proxy, None, "tenant_not_found"), 0);
+}
+
 // S1.28
 #[test]
 fn an_unprivileged_user_can_serve_a_high_port() {
@@ -246,10 +277,7 @@ async fn a_listener_that_cannot_be_made_ready_is_left_out_and_its_neighbour_is_s
     let broken = http("", Some(crate::edge::https(&other)));
     let proxy = idle();
 
-    let applied = proxy.apply(bound(
-        1,
-        &[tenant("bad").listen(bad, broken), plain("good", good)],
-    ));
+    let applied = proxy.apply(bound(1, &[tenant("bad").listen(bad, broken), plain("good", good)]));
 
     assert_eq!(applied.problems.len(), 1);
     assert_eq!(applied.problems[0].tenant.as_str(), "bad");

@@ -5,5 +5,6 @@ mod edge;
 mod handover;
 mod listeners;
 mod peek;
+mod refused;
 mod tcp;
 mod tls;

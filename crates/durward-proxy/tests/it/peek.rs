@@ -206,13 +206,19 @@ fn program(name: &str) -> bool {
     Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
+/// Says so past the test runner, which keeps what tests print to itself.
+fn skip(name: &str, why: &str) {
+    let _ = io::Write::write_all(&mut io::stderr(), format!("SKIPPED {name} ({why})\n").as_bytes());
+}
+
+fn run(program: &str, arguments: &str) -> Result<(), String> {
+    let output = Command::new(program).args(arguments.split(' ')).output();
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() { Ok(()) } else { Err(format!("{output:?}")) }
+}
+
 /// Redirects what goes to 198.51.100.2 and .3, port 443, to 8443 here.
 fn redirect() -> Result<(), String> {
-    let run = |program: &str, arguments: &str| {
-        let output = Command::new(program).args(arguments.split(' ')).output();
-        let output = output.map_err(|error| error.to_string())?;
-        if output.status.success() { Ok(()) } else { Err(format!("{output:?}")) }
-    };
     if program("nft") {
         run("nft", "add table ip t")?;
         run("nft", "add chain ip t out { type nat hook output priority -100 ; }")?;
@@ -234,12 +240,15 @@ fn redirect() -> Result<(), String> {
 #[test]
 fn the_original_destination_survives_a_redirect() {
     let name = "peek::the_original_destination_survives_a_redirect";
+    if !program("nft") && !program("iptables") {
+        return skip(name, "nft is not installed");
+    }
     netns::in_namespace_async(name, || async {
         netns::add_address("lo", "198.51.100.2/32");
         netns::add_address("lo", "198.51.100.3/32");
         netns::add_address("lo", "198.51.100.4/32");
         if let Err(why) = redirect() {
-            eprintln!("SKIPPED {name}: {why}");
+            skip(name, &why);
             return;
         }
         let bind = at("0.0.0.0:8443");
@@ -260,5 +269,58 @@ fn the_original_destination_survives_a_redirect() {
             assert!(is_reset_without_a_byte(stream, b"GET / HTTP/1.1\r\n\r\n").await, "{direct}");
         }
         await_refusals(&proxy, None, "tenant_not_found", 2).await;
+    });
+}
+
+/// Delivers what passes through to 198.51.100.0/24, port 443, to the socket on 8443, addresses unchanged.
+fn deliver() -> Result<(), String> {
+    run("nft", "add table ip t")?;
+    run("nft", "add chain ip t in { type filter hook prerouting priority -150 ; }")?;
+    let rule = "ip daddr 198.51.100.0/24 tcp dport 443 tproxy to :8443 meta mark set 1 accept";
+    run("nft", &format!("add rule ip t in {rule}"))?;
+    netns::ip("rule add fwmark 1 lookup 100");
+    netns::ip("route add local default dev lo table 100");
+    Ok(())
+}
+
+// S1.25
+#[test]
+fn a_transparent_socket_knows_where_the_client_meant_to_go() {
+    let name = "peek::a_transparent_socket_knows_where_the_client_meant_to_go";
+    if !program("nft") {
+        return skip(name, "nft is not installed");
+    }
+    netns::in_namespace(name, || {
+        let client = netns::Namespace::new();
+        netns::veth("d0", "c0", &client);
+        netns::add_address("d0", "192.0.2.1/24");
+        netns::link_up("d0");
+        client.add_address("c0", "192.0.2.7/24");
+        client.link_up("c0");
+        client.add_route("198.51.100.0/24", "192.0.2.1");
+        if let Err(why) = deliver() {
+            skip(name, &why);
+            return;
+        }
+        let bind = at("0.0.0.0:8443");
+        let proxy = serve_in(
+            &DestinationMode::Transparent,
+            &[
+                tenant("a").listen_through(bind, at("198.51.100.2:443"), http("A", None)),
+                tenant("b")
+                    .listen_through(bind, at("198.51.100.3:443"), http("B", None))
+                    .only_from("192.0.2.7/32"),
+            ],
+        );
+
+        client.block_on(|| async {
+            for (address, expected) in [("198.51.100.2:443", "A"), ("198.51.100.3:443", "B")] {
+                let mut client = RawHttp::connect(at(address)).await.unwrap();
+                assert_eq!(client.get("a", "/").await.unwrap().text(), expected);
+            }
+            let stream = tcp_connect(at("198.51.100.4:443"), None).await;
+            assert!(is_reset_without_a_byte(stream, b"GET / HTTP/1.1\r\n\r\n").await);
+        });
+        netns::block_on(await_refusals(&proxy, None, "tenant_not_found", 1));
     });
 }

@@ -45,10 +45,9 @@ async fn the_destination_chooses_the_certificate_whatever_name_is_asked_for() {
             let reaction = probe(at(ip), None, &hello.tls13()).await.unwrap();
             assert_eq!(reaction, Reaction::Encrypted, "{name}");
         }
-        let mut client =
-            RawHttp::connect_tls(at(ip), None, client_config(&authority, None), None)
-                .await
-                .unwrap();
+        let mut client = RawHttp::connect_tls(at(ip), None, client_config(&authority, None), None)
+            .await
+            .unwrap();
         assert_eq!(client.get("pay.example", "/").await.unwrap().text(), answer);
     }
 }
@@ -190,6 +189,25 @@ async fn handshakes_are_counted_by_version_and_timed() {
     let (buckets, seconds) = metrics.histogram(|cells| &cells.handshake_duration);
     assert_eq!(buckets.iter().sum::<u64>(), 3);
     assert!(seconds > 0.0);
+}
+
+// S1.54
+#[tokio::test]
+async fn a_client_that_refuses_us_or_shares_no_protocol_is_counted_as_such() {
+    let (authority, stranger) = (Authority::new("root"), Authority::new("stranger"));
+    let address = SocketAddr::from((unique_loopback(), 8443));
+    let identity = identity_for(&authority, address.ip());
+    let proxy = serve(&[tenant("a").listen(address, http("A", Some(https(&identity))))]);
+
+    let distrusting = client_config(&stranger, None);
+    assert!(tls_connect(address, None, distrusting, None).await.is_err());
+    let mut foreign = client_config(&authority, None);
+    foreign.alpn_protocols = vec![b"smtp".to_vec()];
+    assert!(tls_connect(address, None, foreign, None).await.is_err());
+
+    await_refusals(&proxy, Some("a"), "tls_handshake", 2).await;
+    assert_eq!(handshakes_failed(&proxy, "a", "refused_by_client"), 1);
+    assert_eq!(handshakes_failed(&proxy, "a", "nothing_in_common"), 1);
 }
 
 // S1.37

@@ -10,7 +10,7 @@ use durward_model::Listener;
 use durward_model::route::{HeaderRules, Route};
 
 use crate::http::Http;
-use crate::http::fields::Fields;
+use crate::http::fields::{Fields, Part};
 use crate::http::forward::RequestId;
 use crate::http::message::Request;
 use crate::http::names::Known;
@@ -88,28 +88,28 @@ fn forwarding(http: &Http, request: &mut Request, id: &RequestId) {
     let texts = &http.texts;
     let authority = request.authority;
     let fields = &mut request.fields;
-    fields.extend_list(Known::XForwardedFor, b"X-Forwarded-For", texts.client.as_bytes());
-    let host = fields.bytes(authority).to_vec();
-    let mut element = Vec::with_capacity(64);
-    element.extend_from_slice(texts.forwarded_for.as_bytes());
-    element.extend_from_slice(b";host=\"");
-    element.extend_from_slice(&host);
-    element.extend_from_slice(b"\";proto=");
-    element.extend_from_slice(texts.scheme.as_bytes());
+    let client = Part::Text(texts.client.as_bytes());
+    let scheme = Part::Text(texts.scheme.as_bytes());
+    fields.extend_list(Known::XForwardedFor, b"X-Forwarded-For", &[client]);
+    let element = [
+        Part::Text(texts.forwarded_for.as_bytes()),
+        Part::Text(b";host=\""),
+        Part::Copy(authority),
+        Part::Text(b"\";proto="),
+        scheme,
+    ];
     fields.extend_list(Known::Forwarded, b"Forwarded", &element);
-    let mut unless_said = |known: Known, name: &[u8], value: &[u8]| {
+    let mut unless_said = |known: Known, name: &[u8], value: Part<'_>| {
         if !texts.trusted || fields.get(known).is_none() {
-            fields.append_with(known, name, |out| out.extend_from_slice(value));
+            fields.extend_list(known, name, &[value]);
         }
     };
-    unless_said(Known::XForwardedProto, b"X-Forwarded-Proto", texts.scheme.as_bytes());
-    unless_said(Known::XForwardedHost, b"X-Forwarded-Host", &host);
-    unless_said(Known::XForwardedPort, b"X-Forwarded-Port", texts.port.as_bytes());
-    unless_said(Known::XRealIp, b"X-Real-IP", texts.client.as_bytes());
+    unless_said(Known::XForwardedProto, b"X-Forwarded-Proto", scheme);
+    unless_said(Known::XForwardedHost, b"X-Forwarded-Host", Part::Copy(authority));
+    unless_said(Known::XForwardedPort, b"X-Forwarded-Port", Part::Text(texts.port.as_bytes()));
+    unless_said(Known::XRealIp, b"X-Real-IP", client);
     fields.retain(|known| known != Known::XRequestId);
-    fields.append_with(Known::XRequestId, b"X-Request-Id", |out| {
-        out.extend_from_slice(id.as_str().as_bytes());
-    });
+    fields.extend_list(Known::XRequestId, b"X-Request-Id", &[Part::Text(id.as_str().as_bytes())]);
 }
 
 fn identity(http: &Http, fields: &mut Fields) {

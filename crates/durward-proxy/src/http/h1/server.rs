@@ -57,7 +57,8 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
             Next::Nothing => break,
             Next::Http2 => return Served::Http2(conn.io, conn.input.buffer.take()),
             Next::Refused(refusal, status) => {
-                exchange::refuse(http, watch, &mut conn, request, refusal, status).await;
+                let refuse = exchange::refuse(http, watch, &mut conn, request, refusal, status);
+                Box::pin(refuse).await;
                 linger(watch, &mut conn).await;
                 return Served::Closed;
             }
@@ -73,12 +74,14 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
                 return Served::Closed;
             }
             Ended::Broken => {
-                cut(&conn.io);
+                if conn.output.is_raw() {
+                    cut(&conn.io);
+                }
                 return Served::Closed;
             }
             Ended::Upgraded(switched) => {
                 let early = conn.input.buffer.take();
-                switched.relay(http, watch, conn.io, early).await;
+                Box::pin(switched.relay(http, watch, conn.io, early)).await;
                 return Served::Closed;
             }
         }
@@ -171,7 +174,7 @@ async fn linger(watch: &Watch, conn: &mut Conn) {
     let _ = waited.await;
 }
 
-/// Ends a connection so that a cut-off message cannot be taken for a complete one.
+/// Ends a connection with a reset, so that a message that ends with it cannot be taken for complete.
 fn cut(io: &Io) {
     let _ = socket2::SockRef::from(io.socket()).set_linger(Some(Duration::ZERO));
 }

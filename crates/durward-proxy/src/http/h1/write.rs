@@ -7,11 +7,11 @@ use std::io::Write;
 
 use crate::http::message::{Framing, Request, Response, Upgrade, Version};
 use crate::http::names::Known;
-use crate::http::parse::is_value_byte;
+use crate::http::parse::is_value;
 
 /// One field line.
-pub(super) fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    if !value.iter().all(|byte| is_value_byte(*byte)) {
+pub(crate) fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    if !is_value(value) {
         return;
     }
     out.extend_from_slice(name);
@@ -26,7 +26,7 @@ fn content_length(out: &mut Vec<u8>, length: u64) {
 }
 
 /// A request's head.
-pub(super) fn request(out: &mut Vec<u8>, request: &Request) {
+pub(crate) fn request(out: &mut Vec<u8>, request: &Request) {
     let fields = &request.fields;
     let method = match request.upgrade {
         Upgrade::Extended(_) => b"GET",
@@ -79,14 +79,14 @@ fn status_line(out: &mut Vec<u8>, response: &Response) {
         let known = http::StatusCode::from_u16(response.status).ok();
         let reason = known.and_then(|status| status.canonical_reason()).unwrap_or_default();
         out.extend_from_slice(reason.as_bytes());
-    } else if reason.iter().all(|byte| is_value_byte(*byte)) {
+    } else if is_value(reason) {
         out.extend_from_slice(reason);
     }
     out.extend_from_slice(b"\r\n");
 }
 
 /// A 1xx head.
-pub(super) fn interim(out: &mut Vec<u8>, response: &Response) {
+pub(crate) fn interim(out: &mut Vec<u8>, response: &Response) {
     status_line(out, response);
     for line in response.fields.iter() {
         field(out, line.name, line.value);
@@ -95,7 +95,7 @@ pub(super) fn interim(out: &mut Vec<u8>, response: &Response) {
 }
 
 /// How the body of `response` is framed towards the client of `request`.
-pub(super) fn response_framing(request: &Request, response: &Response) -> Framing {
+pub(crate) fn response_framing(request: &Request, response: &Response) -> Framing {
     match response.framing {
         Framing::Chunked | Framing::UntilClose if request.version == Version::Http10 => {
             Framing::UntilClose
@@ -106,7 +106,7 @@ pub(super) fn response_framing(request: &Request, response: &Response) -> Framin
 }
 
 /// A final response's head; `close` says that the connection ends with it.
-pub(super) fn response(
+pub(crate) fn response(
     out: &mut Vec<u8>,
     request: &Request,
     response: &Response,

@@ -10,7 +10,7 @@ use crate::http::fields::{Fields, Span};
 use crate::http::message::{Framing, Request, Response, Upgrade, Version};
 use crate::http::names::Known;
 use crate::http::parse::{
-    Fault, content_length, is_target_byte, is_token, is_value_byte, set_host, valid_authority,
+    Fault, content_length, is_target_byte, is_token, is_value, set_host, valid_authority,
 };
 
 /// Bytes a field is counted as besides its name and value (RFC 9113 §6.5.2).
@@ -177,7 +177,7 @@ fn join_cookies(map: &HeaderMap, out: &mut Fields) {
 }
 
 fn check_value(value: &[u8]) -> Result<(), Fault> {
-    if !value.iter().all(|byte| is_value_byte(*byte)) {
+    if !is_value(value) {
         return Err(Fault::Malformed("control character in field value"));
     }
     if value.trim_ascii().len() != value.len() {

@@ -7,7 +7,7 @@ use crate::http::message::{Framing, Response};
 use crate::http::names::Known;
 use crate::http::parse::connection::Control;
 use crate::http::parse::request::read_version;
-use crate::http::parse::{Fault, HeadLimits, Line, Parsed, Progress, field_line, is_value_byte};
+use crate::http::parse::{Fault, HeadLimits, Line, Parsed, Progress, field_line, is_value};
 
 /// What of the request decides how its response ends.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,7 +69,7 @@ fn status_line(
     if !(100..600).contains(&response.status) {
         return Err(Fault::Malformed("invalid status"));
     }
-    if !reason.iter().all(|byte| is_value_byte(*byte)) {
+    if !is_value(reason) {
         return Err(Fault::Malformed("control character in reason phrase"));
     }
     response.reason = Span::new((end - reason.len() + 1).min(end), end);

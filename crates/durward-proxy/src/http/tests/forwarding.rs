@@ -19,7 +19,6 @@ fn tls() -> TlsFacts {
         resumed: false,
         handshake: std::time::Duration::ZERO,
         client_certificate: Some(ClientCertificate {
-            chain: Vec::new(),
             subject: "CN=\"quoted\"".to_owned(),
             spki_sha256: String::new(),
             fingerprint: "abcd".to_owned(),

@@ -85,3 +85,17 @@ async fn what_is_sent_upstream_is_written_anew() {
         })
         .await;
 }
+
+// S1.63
+#[tokio::test]
+async fn the_task_of_an_idle_connection_is_small() {
+    Setup::to("127.0.0.1:9".parse().unwrap())
+        .run(|rig| async move {
+            let (_client, admitted) = rig.admitted().await;
+
+            let size = size_of_val(&crate::http::serve(admitted));
+
+            assert!(size <= 1200, "{size}");
+        })
+        .await;
+}

@@ -125,6 +125,13 @@ impl Setup {
 impl Rig {
     /// A connection that is served from now on.
     pub(super) async fn stream(&self) -> TcpStream {
+        let (client, admitted) = self.admitted().await;
+        tokio::task::spawn_local(crate::http::serve(admitted));
+        client
+    }
+
+    /// Both ends of a connection that nobody serves yet.
+    pub(super) async fn admitted(&self) -> (TcpStream, Admitted) {
         let accept = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(accept.local_addr().unwrap()).await.unwrap();
         let (served, peer) = accept.accept().await.unwrap();
@@ -139,15 +146,15 @@ impl Rig {
         };
         let watch = self.core.watchdog.watch();
         watch.retire_with(&self.listener.retirement);
-        tokio::task::spawn_local(crate::http::serve(Admitted {
+        let admitted = Admitted {
             io: Io::Tcp(served),
             early: Vec::new(),
             view: TenantView::admitted(Arc::clone(&self.listener)),
             facts: Rc::new(facts),
             watch,
             core: Rc::clone(&self.core),
-        }));
-        client
+        };
+        (client, admitted)
     }
 
     pub(super) async fn client(&self) -> RawHttp {

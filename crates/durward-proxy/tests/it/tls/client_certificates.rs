@@ -47,8 +47,7 @@ async fn only_a_valid_certificate_from_an_allowed_source_comes_in() {
     let list = partners.revoke(&[&revoked]);
     let auth = ClientAuth::Required(trust(&[&partners], &[&list]));
     let server = identity_for(&servers, address.ip());
-    let proxy =
-        serve(&[with_clients(address, &server, auth).only_from("127.0.0.0/24")]);
+    let proxy = serve(&[with_clients(address, &server, auth).only_from("127.0.0.0/24")]);
 
     let spec = CertSpec::new;
     let cases = [
@@ -56,7 +55,10 @@ async fn only_a_valid_certificate_from_an_allowed_source_comes_in() {
         (Some(others.issue(&spec().client())), "client_certificate_unknown_issuer"),
         (Some(impostor.issue(&spec().client())), "client_certificate_unknown_issuer"),
         (Some(partners.issue(&spec().client().expired())), "client_certificate_expired"),
-        (Some(partners.issue(&spec().client().not_yet_valid())), "client_certificate_not_yet_valid"),
+        (
+            Some(partners.issue(&spec().client().not_yet_valid())),
+            "client_certificate_not_yet_valid",
+        ),
         (Some(revoked), "client_certificate_revoked"),
         (Some(partners.issue(&spec().server())), "client_certificate_unacceptable"),
         (Some(partners.issue(&spec().client().version_1())), "client_certificate_unacceptable"),
@@ -64,10 +66,13 @@ async fn only_a_valid_certificate_from_an_allowed_source_comes_in() {
     for (identity, reason) in &cases {
         let before = handshakes_failed(&proxy, "a", reason);
         assert!(!is_served(address, None, identity.as_ref()).await, "{reason}");
-        let counted = eventually(SOON, async || {
-            handshakes_failed(&proxy, "a", reason) == before + 1
-        });
-        assert!(counted.await, "{reason}: {:?}", crate::edge::metrics(&proxy, "a").handshake_failures());
+        let counted =
+            eventually(SOON, async || handshakes_failed(&proxy, "a", reason) == before + 1);
+        assert!(
+            counted.await,
+            "{reason}: {:?}",
+            crate::edge::metrics(&proxy, "a").handshake_failures()
+        );
     }
     await_refusals(&proxy, Some("a"), "tls_handshake", cases.len() as u64).await;
 

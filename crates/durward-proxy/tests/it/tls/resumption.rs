@@ -8,7 +8,9 @@ use durward_proxy::metrics::Counter;
 use durward_testkit::certificates::{Authority, CertSpec, Identity, provider, roots};
 use durward_testkit::client::RawHttp;
 use durward_testkit::process::unique_loopback;
-use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls::client::{
+    ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+};
 use rustls::{ClientConfig, HandshakeKind, NamedGroup, SupportedProtocolVersion};
 use rustls_pki_types::ServerName;
 
@@ -83,7 +85,8 @@ impl Client {
     /// One GET: how the handshake went, or `None` when it was refused.
     async fn visit(&self, address: SocketAddr) -> Option<HandshakeKind> {
         let config = Arc::clone(&self.config);
-        let stream = durward_testkit::client::tls_connect(address, None, config, None).await.ok()?;
+        let stream =
+            durward_testkit::client::tls_connect(address, None, config, None).await.ok()?;
         let kind = stream.get_ref().1.handshake_kind();
         let mut client = RawHttp::over(stream);
         let response = client.get("a", "/").await.ok()?;
@@ -103,8 +106,7 @@ impl Town {
     fn new() -> Self {
         let servers = Authority::new("servers");
         let ips: Vec<_> = (0..3).map(|_| unique_loopback()).collect();
-        let server =
-            servers.issue(&ips.iter().fold(CertSpec::new(), |spec, ip| spec.ip(*ip)));
+        let server = servers.issue(&ips.iter().fold(CertSpec::new(), |spec, ip| spec.ip(*ip)));
         let at = |ip: usize, port: u16| SocketAddr::from((ips[ip], port));
         let addresses =
             vec![at(0, 8443), at(0, 8444), at(1, 8443), at(1, 8444), at(2, 8443), at(2, 8444)];
