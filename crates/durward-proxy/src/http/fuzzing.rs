@@ -43,7 +43,7 @@ pub fn request_head(bytes: &[u8]) {
 
 /// Reads a response's head likewise.
 pub fn response_head(bytes: &[u8]) {
-    let (&[first, ref bytes @ ..] | &[ref bytes @ .., first]) = bytes else { return };
+    let [first, bytes @ ..] = bytes else { return };
     let asked = Asked { head: first & 1 != 0, upgrade: first & 2 != 0 };
     let mut whole = Response::default();
     let read = parse_response(bytes, &mut Progress::default(), asked, &mut whole);
