@@ -375,3 +375,38 @@ async fn draining_ends_connections_after_their_exchange() {
         })
         .await;
 }
+
+// S1.44
+#[tokio::test]
+async fn half_a_head_is_an_answer_that_is_not_asked_for_again() {
+    let origin = RawOrigin::start("127.0.0.1:0", |mut connection: RawConnection| async move {
+        connection.read_request().await.unwrap();
+        connection.send("HTTP/1.1 200 OK\r\nContent-").await.unwrap();
+    });
+    let mut setup = Setup::to(origin.address());
+    setup.upstream.retry = Retry { attempts: 3, budget_percent: 100, on_status: Vec::new() };
+    setup
+        .run(|rig| async move {
+            let answer = ask(&rig, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+
+            assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+            assert!(answer.contains("\r\nDate: ") && answer.contains(" GMT\r\n"), "{answer}");
+            assert_eq!(origin.connections(), 1);
+        })
+        .await;
+}
+
+// S1.38
+#[tokio::test]
+async fn interim_responses_without_end_are_cut_off() {
+    let endless = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(100);
+    let origin = RawOrigin::once("127.0.0.1:0", endless);
+    Setup::to(origin.address())
+        .run(|rig| async move {
+            let answer = ask(&rig, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+
+            assert_eq!(answer.matches("HTTP/1.1 103 ").count(), 32, "{answer}");
+            assert!(answer.contains("HTTP/1.1 502 "), "{answer}");
+        })
+        .await;
+}
