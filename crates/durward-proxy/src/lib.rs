@@ -26,7 +26,7 @@ mod tls;
 mod upstream;
 mod watch;
 
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub use http::fuzzing;
 pub use proxy::Proxy;

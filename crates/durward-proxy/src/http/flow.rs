@@ -77,7 +77,7 @@ pub(crate) trait Downstream: Source + Sink {
     fn interim(&mut self, response: &Response) -> io::Result<()>;
     /// Queues the response's head, and prepares for its body.
     fn head(&mut self, request: &Request, response: &Response) -> io::Result<()>;
-    /// Ready when the client has gone and wants no response.
+    /// Ready when the client has gone and wants no response. Does not touch a body that is still to be read.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
     /// Whether some of the request's body was taken: it cannot be sent again.
     fn consumed(&self) -> bool;
@@ -96,6 +96,8 @@ pub(crate) trait Upstream: Source + Sink {
         request: &Request,
         response: &mut Response,
     ) -> Poll<Result<(), HeadFault>>;
+    /// Whether not a byte of a response has come.
+    fn is_silent(&self) -> bool;
     /// From here on bytes go both ways as they are.
     fn tunnel(&mut self);
     /// Whether nothing may follow a request for another protocol until it is granted.

@@ -7,6 +7,7 @@ mod convert;
 pub(crate) mod guard;
 pub(crate) mod server;
 mod websocket;
+mod wire;
 
 use std::io;
 use std::task::{Context, Poll, ready};

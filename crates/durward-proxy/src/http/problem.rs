@@ -99,6 +99,8 @@ impl Answer {
         if !self.body.is_empty() || self.content_type == "application/grpc" {
             fields.append(b"Content-Type", self.content_type.as_bytes());
         }
+        let now = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
+        fields.append(b"Date", now.to_string().as_bytes());
         for (name, value) in &self.fields {
             fields.append(name.as_bytes(), value.as_bytes());
         }

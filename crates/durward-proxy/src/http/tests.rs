@@ -8,4 +8,5 @@ mod forwarding;
 mod http2;
 mod malformed;
 mod requests;
+mod retries;
 mod support;

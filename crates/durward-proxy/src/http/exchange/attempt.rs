@@ -3,6 +3,9 @@
 //! Safe means: the request is idempotent or nothing of it was sent, nothing of its body is gone, and nothing came back.
 //! Deliberately absent: a memory of bodies.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Instant;
 
 use durward_model::route::Forward;
@@ -43,7 +46,7 @@ pub(super) async fn forward<'a, D: Downstream>(
     let mut tries = Tries::new(runtime);
     loop {
         response.clear();
-        let failure = match connect(http, &clock, index, &mut tries.tried).await {
+        let failure = match connect(http, down, &clock, index, &mut tries.tried).await {
             Ok((Carrier::Http1(io), lease)) => {
                 note(account, index, &lease);
                 let mut attempt = Attempt { http, clock, account, response };
@@ -70,8 +73,9 @@ pub(super) async fn forward<'a, D: Downstream>(
     }
 }
 
-async fn connect(
+async fn connect<D: Downstream>(
     http: &Http,
+    down: &mut D,
     clock: &Clock<'_>,
     index: UpstreamIndex,
     tried: &mut Tried,
@@ -82,7 +86,12 @@ async fn connect(
         None => clock.watch.arm(None, false),
     }
     let acquired = acquire(&http.core, &http.view, index, http.facts.client, tried);
-    match clock.watch.guard(acquired).await {
+    let mut acquired = pin!(acquired);
+    let connected = poll_fn(|cx| match acquired.as_mut().poll(cx) {
+        Poll::Pending if down.poll_gone(cx).is_ready() => Poll::Ready(Err(Refusal::ClientClosed)),
+        polled => polled,
+    });
+    match clock.watch.guard(connected).await {
         Ok(acquired) => acquired,
         Err(Expired::Deadline) => Err(Refusal::ResponseTimeout),
         Err(Expired::Closing) => Err(Refusal::Draining),

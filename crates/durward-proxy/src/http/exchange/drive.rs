@@ -15,6 +15,9 @@ use crate::refusal::Refusal;
 use crate::upstream::Lease;
 use crate::watch::Expired;
 
+/// Interim responses passed on before one request's final one.
+const INTERIMS: u32 = 32;
+
 /// How a try went on after the response's head.
 pub(super) enum Turn {
     /// The response is complete; `read` says whether the request is too.
@@ -48,7 +51,8 @@ impl Failure {
                 | Refusal::UpstreamTls { .. }
                 | Refusal::UpstreamClosed { .. }
         );
-        Self { begun: false, retriable, unsent: true, ..Self::after_head(refusal) }
+        let begun = matches!(refusal, Refusal::ClientClosed);
+        Self { begun, retriable, unsent: true, ..Self::after_head(refusal) }
     }
 
     /// A response was received that the upstream's retry rules want thrown away.
@@ -88,8 +92,8 @@ pub(super) struct Drive<'t, D, U> {
     /// What follows the request's head waits for the upgrade to be granted.
     held: bool,
     interim: bool,
-    /// Nothing at all came back.
-    silent: bool,
+    /// How many interim responses came.
+    interims: u32,
 }
 
 /// Why a poll cannot go on.
@@ -106,8 +110,8 @@ pub(super) enum Snag {
 impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
     pub(super) fn new(http: &'t Http, clock: Clock<'t>, down: &'t mut D, up: &'t mut U) -> Self {
         let (upload, download) = (Pump::default(), Pump::default());
-        let (refused, held, interim) = (false, false, false);
-        Self { http, clock, down, up, upload, download, refused, held, interim, silent: true }
+        let (refused, held, interim, interims) = (false, false, false, 0);
+        Self { http, clock, down, up, upload, download, refused, held, interim, interims }
     }
 
     pub(super) fn has_consumed(&self) -> bool {
@@ -146,9 +150,13 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         loop {
             match self.up.poll_head(cx, request, response) {
                 Poll::Ready(Ok(())) => {
-                    self.silent = false;
                     if !response.is_interim() {
                         return Poll::Ready(self.check_switch(request, response));
+                    }
+                    self.interims += 1;
+                    if self.interims > INTERIMS {
+                        let detail = "too many interim responses";
+                        return Poll::Ready(Err(Snag::Malformed(Refusal::BadResponse { detail })));
                     }
                     if request.version != Version::Http10 {
                         self.down.interim(response).map_err(|_| Snag::ClientWrite)?;
@@ -171,7 +179,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         if self.interim {
             self.interim = self.down.poll_flush(cx).map_err(|_| Snag::ClientWrite)?.is_pending();
         }
-        if (self.held || self.upload.is_done()) && self.down.poll_gone(cx).is_ready() {
+        if self.down.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Snag::Gone));
         }
         if self.upload.moved != before && !self.upload.is_done() {
@@ -271,7 +279,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
             Poll::Pending => {}
         }
         self.poll_upload(cx)?;
-        if self.upload.is_done() && self.down.poll_gone(cx).is_ready() {
+        if self.down.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Snag::Gone));
         }
         if self.upload.moved + self.download.moved != before || before == 0 {
@@ -291,7 +299,8 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         let begun =
             matches!(snag, Snag::Gone | Snag::ClientWrite | Snag::Client(SourceFault::Closed));
         let unsent = matches!(snag, Snag::UpstreamRefused);
-        let retriable = unsent || (matches!(snag, Snag::UpstreamClosed) && self.silent);
+        let retriable = unsent
+            || (matches!(snag, Snag::UpstreamClosed) && self.interims == 0 && self.up.is_silent());
         let stale = retriable && lease.reused;
         let refusal = self.reason(snag, Some(lease));
         Failure { begun, retriable, unsent, stale, ..Failure::after_head(refusal) }
@@ -321,7 +330,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
                 Refusal::ClientTimeout { phase: "body" }
             }
             Expired::Deadline
-                if !self.upload.is_done() && self.silent && self.down.data().is_empty() =>
+                if !self.upload.is_done() && self.up.is_silent() && self.down.data().is_empty() =>
             {
                 Refusal::ClientTimeout { phase: "body" }
             }

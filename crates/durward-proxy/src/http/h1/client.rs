@@ -51,6 +51,10 @@ impl Upstream for Conn {
         }
     }
 
+    fn is_silent(&self) -> bool {
+        self.input.received == 0
+    }
+
     fn tunnel(&mut self) {
         self.input.decoder = Decoder::UntilClose;
         self.output.begin(Framing::UntilClose, |_| {});

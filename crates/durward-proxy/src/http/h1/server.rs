@@ -204,6 +204,9 @@ impl Downstream for Conn {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_read() {
+            return Poll::Pending;
+        }
         if !self.input.eof && self.input.buffer.is_empty() {
             match self.poll_receive(cx) {
                 Poll::Ready(Err(_)) => return Poll::Ready(()),

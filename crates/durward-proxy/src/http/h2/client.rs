@@ -125,6 +125,10 @@ impl Upstream for Up {
         Poll::Ready(read)
     }
 
+    fn is_silent(&self) -> bool {
+        self.body.is_none()
+    }
+
     fn tunnel(&mut self) {}
 
     fn holds_upgrades(&self) -> bool {

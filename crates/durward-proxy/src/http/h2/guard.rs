@@ -2,17 +2,7 @@
 //!
 //! Only the nine bytes before each frame are read. Deliberately absent: any judgement of a frame's content.
 
-use std::cell::Cell;
-use std::io;
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use crate::http::buffer::Buffer;
-use crate::io::Io;
 
 /// Budgets are for this long.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -120,84 +110,6 @@ impl FrameMeter {
         };
         *count += 1;
         (*count > budget).then_some(word)
-    }
-}
-
-/// A connection whose frames are counted. Once a budget is broken nothing more is read from it.
-pub(crate) struct Guarded {
-    io: Io,
-    early: Buffer,
-    meter: FrameMeter,
-    broken: Rc<Cell<Option<&'static str>>>,
-}
-
-impl Guarded {
-    /// Counts the frames of `io`, of which `early` was read already. The cell tells when a budget is broken.
-    pub(crate) fn new(io: Io, early: &[u8]) -> (Self, Rc<Cell<Option<&'static str>>>) {
-        let mut buffer = Buffer::default();
-        buffer.preload(early);
-        let broken = Rc::default();
-        let meter = FrameMeter::new(Instant::now());
-        (Self { io, early: buffer, meter, broken: Rc::clone(&broken) }, broken)
-    }
-}
-
-impl AsyncRead for Guarded {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.broken.get().is_some() {
-            return Poll::Pending;
-        }
-        let before = buf.filled().len();
-        if this.early.is_empty() {
-            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        } else {
-            let count = this.early.filled().len().min(buf.remaining());
-            buf.put_slice(&this.early.filled()[..count]);
-            this.early.consume(count);
-        }
-        this.broken.set(this.meter.received(&buf.filled()[before..], Instant::now()));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Guarded {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let count = ready!(Pin::new(&mut this.io).poll_write(cx, bytes))?;
-        this.meter.sent(count as u64);
-        Poll::Ready(Ok(count))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let count = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, parts))?;
-        this.meter.sent(count as u64);
-        Poll::Ready(Ok(count))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! Deliberately absent: a task per stream; dropping the connection drops its streams, and their upstream work with them.
 
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -19,7 +18,7 @@ use crate::http::Http;
 use crate::http::exchange::{self, Ended, note_refusal};
 use crate::http::fields::Fields;
 use crate::http::flow::{Downstream, Filled, Sink, Source, SourceFault};
-use crate::http::h2::guard::Guarded;
+use crate::http::h2::wire::Wire;
 use crate::http::h2::{Body, Outlet, convert, to_io};
 use crate::http::message::{Framing, PooledRequest, Request, Response};
 use crate::io::Io;
@@ -37,18 +36,17 @@ const MISTAKES: usize = 256;
 /// How long a connection without streams may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-type Guardian = Rc<Cell<Option<&'static str>>>;
 type Streams = FuturesUnordered<Pin<Box<dyn Future<Output = ()>>>>;
 
 /// Serves streams until the connection ends.
 pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) {
-    let (guarded, broken) = Guarded::new(io, early);
+    let wire = Wire::new(io, early);
     watch.arm(Some(http.limits().timeouts.header), false);
-    let handshake = builder(http).handshake::<_, Bytes>(guarded);
+    let handshake = builder(http).handshake::<_, Bytes>(wire.clone());
     let Ok(Ok(connection)) = watch.guard(handshake).await else { return };
     let streams = FuturesUnordered::new();
     let (leaving, fresh) = (false, true);
-    let mut session = Session { http, watch, connection, streams, broken, leaving, fresh };
+    let mut session = Session { http, watch, connection, streams, wire, leaving, fresh };
     session.run().await;
 }
 
@@ -72,9 +70,9 @@ fn builder(http: &Http) -> Builder {
 struct Session<'a> {
     http: &'a Rc<Http>,
     watch: &'a Watch,
-    connection: Connection<Guarded, Bytes>,
+    connection: Connection<Wire, Bytes>,
     streams: Streams,
-    broken: Guardian,
+    wire: Wire,
     /// GOAWAY was sent.
     leaving: bool,
     /// No stream has begun yet. Nobody who has just connected is idle.
@@ -126,7 +124,7 @@ impl Session<'_> {
         let idle = self.streams.is_empty();
         loop {
             let accepted = self.connection.poll_accept(cx);
-            if let Some(detail) = self.broken.get() {
+            if let Some(detail) = self.wire.broken() {
                 return Poll::Ready(Event::Flood(detail));
             }
             let mut moved = false;
@@ -152,6 +150,9 @@ impl Session<'_> {
                 break;
             }
         }
+        if let Poll::Ready(Err(_)) = self.wire.poll_send(cx) {
+            return Poll::Ready(Event::Ended);
+        }
         if self.streams.is_empty() == idle { Poll::Pending } else { Poll::Ready(Event::Turned) }
     }
 
@@ -168,8 +169,13 @@ impl Session<'_> {
         self.streams.clear();
         self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         self.watch.arm(Some(GOODBYE), false);
-        let connection = &mut self.connection;
-        let _ = self.watch.guard(poll_fn(|cx| connection.poll_closed(cx))).await;
+        let (connection, wire) = (&mut self.connection, &self.wire);
+        let goodbye = poll_fn(|cx| {
+            let closed = connection.poll_closed(cx).is_ready();
+            let sent = wire.poll_send(cx);
+            if closed { sent.map(|_| ()) } else { Poll::Pending }
+        });
+        let _ = self.watch.guard(goodbye).await;
     }
 }
 

@@ -176,5 +176,6 @@ fn upgrade(request: &mut Request, control: &Control) {
         && !text.eq_ignore_ascii_case(b"h2c");
     if wanted {
         request.upgrade = Upgrade::Token(token);
+        request.framing = Framing::None;
     }
 }

@@ -1,12 +1,10 @@
-//! Interim, early and broken responses, upgrades, cancellation and retries.
+//! Interim, early and broken responses, upgrades, cancellation and deadlines.
 
 use std::time::Duration;
 
-use durward_model::upstream::Retry;
 use durward_testkit::origin::{Origin, RawConnection, RawOrigin};
 
 use super::support::{Setup, ask};
-use crate::metrics::Counter;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const SECONDS: Duration = Duration::from_secs(5);
@@ -171,88 +169,6 @@ async fn a_cancelled_stream_takes_its_upstream_request_with_it() {
         .await;
 }
 
-// S1.44
-#[tokio::test]
-async fn only_what_is_safe_is_sent_again() {
-    let dead = RawOrigin::start("127.0.0.1:0", |mut connection: RawConnection| async move {
-        let _ = connection.read_until(b"\r\n\r\n").await;
-    });
-    let alive = RawOrigin::replying("127.0.0.1:0", OK);
-    let mut setup = Setup::to_all(&[dead.address(), alive.address()]);
-    setup.upstream.retry = Retry { attempts: 1, budget_percent: 100, on_status: Vec::new() };
-    setup
-        .run(|rig| async move {
-            let cases = [
-                ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true),
-                ("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", true),
-                ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", false),
-                ("PATCH / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi", false),
-            ];
-
-            for (request, again) in cases {
-                let before = rig.metrics().total(Counter::Retries);
-                let mut failed = 0;
-                for _ in 0..4 {
-                    let answer = ask(&rig, request).await;
-                    failed += u32::from(!answer.starts_with("HTTP/1.1 200"));
-                }
-                let retried = rig.metrics().total(Counter::Retries) - before;
-
-                assert_eq!(failed == 0, again, "{request}");
-                assert_eq!(retried > 0, again, "{request}");
-            }
-        })
-        .await;
-}
-
-// S1.44
-#[tokio::test]
-async fn an_unlucky_status_is_retried_where_the_tenant_asked_for_it() {
-    let busy = RawOrigin::replying("127.0.0.1:0", "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
-    let alive = RawOrigin::replying("127.0.0.1:0", OK);
-    let mut setup = Setup::to_all(&[busy.address(), alive.address()]);
-    setup.upstream.retry = Retry { attempts: 1, budget_percent: 100, on_status: vec![503] };
-    setup
-        .run(|rig| async move {
-            for _ in 0..4 {
-                let answer = ask(&rig, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-                assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-            }
-            let posts = [(); 4].map(|()| "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
-            let mut busy = 0;
-            for post in posts {
-                busy += u32::from(ask(&rig, post).await.starts_with("HTTP/1.1 503"));
-            }
-
-            assert!(busy > 0);
-        })
-        .await;
-}
-
-// S1.40 S1.44
-#[tokio::test]
-async fn a_pooled_connection_that_was_closed_costs_the_client_nothing() {
-    let origin = RawOrigin::start("127.0.0.1:0", |mut connection: RawConnection| async move {
-        connection.read_request().await.unwrap();
-        connection.send(OK).await.unwrap();
-        // The second request on a connection is read and never answered.
-        let _ = connection.read_request().await;
-    });
-    let mut setup = Setup::to(origin.address());
-    setup.upstream.retry = Retry { attempts: 0, budget_percent: 0, on_status: Vec::new() };
-    setup
-        .run(|rig| async move {
-            let mut client = rig.client().await;
-
-            for _ in 0..4 {
-                assert_eq!(client.get("a", "/").await.unwrap().status, 200);
-            }
-
-            assert!(rig.metrics().total(Counter::Retries) > 0);
-        })
-        .await;
-}
-
 // S1.38 S1.60
 #[tokio::test]
 async fn malformed_responses_are_not_passed_on() {
@@ -372,6 +288,61 @@ async fn draining_ends_connections_after_their_exchange() {
             assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
             assert!(busy.is_closed().await);
             tokio::time::timeout(SECONDS, streams.closed()).await.unwrap().unwrap();
+        })
+        .await;
+}
+
+// S1.38
+#[tokio::test]
+async fn interim_responses_without_end_are_cut_off() {
+    let endless = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(100);
+    let origin = RawOrigin::once("127.0.0.1:0", endless);
+    Setup::to(origin.address())
+        .run(|rig| async move {
+            let answer = ask(&rig, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+
+            assert_eq!(answer.matches("HTTP/1.1 103 ").count(), 32, "{answer}");
+            assert!(answer.contains("HTTP/1.1 502 "), "{answer}");
+        })
+        .await;
+}
+
+// S1.38
+#[tokio::test]
+async fn a_route_bounds_the_whole_of_a_request() {
+    let origin = Origin::http1("127.0.0.1:0");
+    let mut setup = Setup::to(origin.address());
+    setup.limits.timeouts.request = Some(Duration::from_millis(300));
+    setup
+        .run(|rig| async move {
+            let mut late = rig.client().await;
+            late.send("GET /hang HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let mut long = rig.client().await;
+            long.send("GET /sse HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+
+            assert_eq!(late.read_response().await.unwrap().status, 504);
+            assert!(long.read_response().await.is_err());
+        })
+        .await;
+}
+
+// S1.71
+#[tokio::test]
+async fn the_bandwidth_of_a_tenant_is_held() {
+    let origin = Origin::http1("127.0.0.1:0");
+    let mut setup = Setup::to(origin.address());
+    setup.limits.bandwidth_out = Some(1_000_000);
+    setup
+        .run(|rig| async move {
+            let mut client = rig.client().await;
+            let began = std::time::Instant::now();
+
+            for _ in 0..3 {
+                let answer = client.get("a", "/bytes/1000000").await.unwrap();
+                assert_eq!(answer.body.len(), 1_000_000);
+            }
+
+            assert!(began.elapsed() > Duration::from_millis(1500), "{:?}", began.elapsed());
         })
         .await;
 }

@@ -285,3 +285,30 @@ async fn floods_end_the_connection() {
         })
         .await;
 }
+
+// S1.38
+#[tokio::test]
+async fn limits_hold_for_streams_too() {
+    let origin = Origin::http1("127.0.0.1:0");
+    let mut setup = Setup::to(origin.address());
+    setup.limits.body_bytes = Some(1000);
+    setup.limits.header_bytes = 2000;
+    setup.limits.timeouts.response = std::time::Duration::from_millis(150);
+    setup
+        .run(|rig| async move {
+            let client = client(&rig).await;
+            let mut long = client.request(Method::GET, "/");
+            long.headers_mut().insert("x-long", "x".repeat(2500).parse().unwrap());
+
+            let statuses = [
+                client.post("/upload", vec![0; 1001]).await.unwrap().status,
+                client.send(long, "".into(), None).await.unwrap().status,
+                client.get("/hang").await.unwrap().status,
+                client.get("/a/../b").await.unwrap().status,
+                client.get("/status/404").await.unwrap().status,
+            ];
+
+            assert_eq!(statuses, [413, 431, 504, 400, 404]);
+        })
+        .await;
+}
