@@ -10,7 +10,7 @@ mod switch;
 use std::future::poll_fn;
 use std::time::{Duration, Instant};
 
-pub(crate) use account::Account;
+pub(crate) use account::{Account, note_refusal};
 pub(crate) use switch::Switched;
 
 use crate::http::Http;
@@ -103,7 +103,7 @@ pub(crate) async fn run<'a, D: Downstream>(
         }
     };
     if let Ended::Upgraded(mut switched) = ended {
-        switched.account = Some(account);
+        switched.account = Some(account.upgrade(down.traffic()));
         return Ended::Upgraded(switched);
     }
     account.close(down.traffic());

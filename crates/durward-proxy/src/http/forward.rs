@@ -153,7 +153,8 @@ fn joined(request: &mut Request, replacement: &str, rest: Span) -> Span {
     let head = replacement.strip_suffix('/').unwrap_or(replacement);
     let tail = if rest.is_empty() && replacement.ends_with('/') { "/" } else { &rest };
     request.fields.store_with(|out| {
-        if !head.starts_with('/') && !(head.is_empty() && tail.starts_with('/')) {
+        let begins = if head.is_empty() { tail } else { head };
+        if !begins.starts_with('/') {
             out.push(b'/');
         }
         out.extend_from_slice(head.as_bytes());

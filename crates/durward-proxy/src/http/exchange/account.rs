@@ -44,6 +44,8 @@ pub(crate) struct Account<'a> {
     pub(super) retries: u32,
     pub(super) refusal: Option<Refusal>,
     traffic: (u64, u64),
+    /// Bytes carried after an upgrade; the relay has counted them already.
+    relayed: (u64, u64),
     /// The path as the client asked for it, normalised, before a prefix is replaced.
     path: Span,
 }
@@ -65,6 +67,7 @@ impl<'a> Account<'a> {
             retries: 0,
             refusal: None,
             traffic: (0, 0),
+            relayed: (0, 0),
             path,
         }
     }
@@ -84,12 +87,26 @@ impl<'a> Account<'a> {
         self.traffic = traffic;
     }
 
+    /// The exchange became a tunnel; so many bytes came in and went out before.
+    pub(super) fn upgrade(mut self, traffic: (u64, u64)) -> Self {
+        self.traffic = traffic;
+        self
+    }
+
+    /// The tunnel is over.
+    pub(super) fn close_tunnel(mut self, relayed: (u64, u64), ended: Option<Refusal>) {
+        self.relayed = relayed;
+        self.refusal = ended;
+    }
+
     fn count(&self, duration: Duration) {
         let cells = self.http.cells();
         cells.add(Counter::of_status(self.status), 1);
         cells.add(Counter::ClientBytesIn, self.traffic.0);
         cells.add(Counter::ClientBytesOut, self.traffic.1);
-        cells.request_duration.observe(duration);
+        if self.status != 101 {
+            cells.request_duration.observe(duration);
+        }
         if self.retries > 0 {
             cells.add(Counter::Retries, u64::from(self.retries));
         }
@@ -126,12 +143,29 @@ impl<'a> Account<'a> {
                 first_byte: upstream.first_byte,
                 retries: self.retries,
             }),
-            bytes_in: self.traffic.0,
-            bytes_out: self.traffic.1,
+            bytes_in: self.traffic.0 + self.relayed.0,
+            bytes_out: self.traffic.1 + self.relayed.1,
             duration,
             refusal: self.refusal.as_ref(),
         });
     }
+}
+
+/// A connection that ends for what it did as a whole.
+pub(crate) fn note_refusal(http: &Http, refusal: &Refusal) {
+    http.cells().refused(refusal);
+    http.core.log.write(&Record {
+        began: SystemTime::now(),
+        kind: "http",
+        tenant: Some(http.view.tenant().tenant.id.as_str()),
+        facts: &http.facts,
+        request: None,
+        upstream: None,
+        bytes_in: 0,
+        bytes_out: 0,
+        duration: http.facts.accepted.elapsed(),
+        refusal: Some(refusal),
+    });
 }
 
 impl Drop for Account<'_> {

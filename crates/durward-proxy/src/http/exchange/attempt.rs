@@ -37,7 +37,8 @@ pub(super) async fn forward<'a, D: Downstream>(
     let tenant = http.view.tenant();
     let runtime = &tenant.upstreams[index.0];
     runtime.count_request();
-    let limit = forward.timeout.or(http.limits().timeouts.request);
+    let whole = http.limits().timeouts.request;
+    let limit = forward.timeout.or(whole);
     let clock = Clock { watch, end: limit.map(|limit| account.began() + limit) };
     let mut tries = Tries::new(runtime);
     loop {
@@ -121,18 +122,19 @@ impl<'a> Tries<'a> {
         if failure.stale && std::mem::take(&mut self.free) {
             return true;
         }
-        if self.left == 0 || !self.runtime.may_retry() {
+        if self.left == 0 || !(failure.granted || self.runtime.may_retry()) {
             return false;
         }
         self.left -= 1;
         true
     }
 
-    /// Whether a response with this status may be thrown away for another try.
-    fn may_discard(&self, account: &Account<'_>, status: u16) -> bool {
+    /// Whether a response with this status is thrown away for another try.
+    fn discards(&self, account: &Account<'_>, status: u16) -> bool {
         self.left > 0
-            && account.request.is_idempotent()
             && self.runtime.upstream.retry.on_status.contains(&status)
+            && account.request.is_idempotent()
+            && self.runtime.may_retry()
     }
 }
 
@@ -215,10 +217,8 @@ impl<'a> Attempt<'_, 'a> {
             upstream.first_byte = Some(sent.elapsed());
         }
         lease.answered(self.response.status);
-        if tries.may_discard(self.account, self.response.status) && !drive.has_consumed() {
-            if tries.runtime.may_retry() {
-                return Err(Failure::discarded(self.response.status));
-            }
+        if !drive.has_consumed() && tries.discards(self.account, self.response.status) {
+            return Err(Failure::discarded());
         }
         self.apply_rules();
         self.account.status = self.response.status;

@@ -34,6 +34,8 @@ pub(super) struct Failure {
     pub(super) unsent: bool,
     /// A pooled connection turned out to be closed.
     pub(super) stale: bool,
+    /// The budget has paid for another try.
+    pub(super) granted: bool,
 }
 
 impl Failure {
@@ -46,23 +48,19 @@ impl Failure {
                 | Refusal::UpstreamTls { .. }
                 | Refusal::UpstreamClosed { .. }
         );
-        Self { refusal, begun: false, retriable, unsent: true, stale: false }
+        Self { begun: false, retriable, unsent: true, ..Self::after_head(refusal) }
     }
 
     /// A response was received that the upstream's retry rules want thrown away.
-    pub(super) fn discarded(_status: u16) -> Self {
-        Self {
-            refusal: Refusal::BadResponse { detail: "status to be retried" },
-            begun: false,
-            retriable: true,
-            unsent: false,
-            stale: false,
-        }
+    pub(super) fn discarded() -> Self {
+        let refusal = Refusal::BadResponse { detail: "status to be retried" };
+        Self { begun: false, retriable: true, granted: true, ..Self::after_head(refusal) }
     }
 
     /// The response broke off.
     pub(super) fn after_head(refusal: Refusal) -> Self {
-        Self { refusal, begun: true, retriable: false, unsent: false, stale: false }
+        let (retriable, unsent, stale, granted) = (false, false, false, false);
+        Self { refusal, begun: true, retriable, unsent, stale, granted }
     }
 
     pub(super) fn upstream_is_to_blame(&self) -> bool {
@@ -295,7 +293,8 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         let unsent = matches!(snag, Snag::UpstreamRefused);
         let retriable = unsent || (matches!(snag, Snag::UpstreamClosed) && self.silent);
         let stale = retriable && lease.reused;
-        Failure { refusal: self.reason(snag, Some(lease)), begun, retriable, unsent, stale }
+        let refusal = self.reason(snag, Some(lease));
+        Failure { begun, retriable, unsent, stale, ..Failure::after_head(refusal) }
     }
 
     fn reason(&self, snag: Snag, lease: Option<&Lease>) -> Refusal {

@@ -28,9 +28,8 @@ impl<'a> Switched<'a> {
         let to_client = self.up.input.buffer.take();
         let relayed =
             relay(&http.core, &http.view, watch, client, self.up.io, early, to_client).await;
-        if let Some(mut account) = self.account.take() {
-            account.refusal = relayed.ended;
-            account.close((relayed.from_client, relayed.from_upstream));
+        if let Some(account) = self.account.take() {
+            account.close_tunnel((relayed.from_client, relayed.from_upstream), relayed.ended);
         }
     }
 }

@@ -67,6 +67,11 @@ impl Output {
         self.encoding == Encoding::None
     }
 
+    /// Whether a body is under way whose end is the connection's.
+    pub(super) fn is_raw(&self) -> bool {
+        self.encoding == Encoding::Raw
+    }
+
     pub(super) fn poll_send<S: Source>(
         &mut self,
         cx: &mut Context<'_>,

@@ -73,7 +73,9 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
                 return Served::Closed;
             }
             Ended::Broken => {
-                cut(&conn.io);
+                if conn.output.is_raw() {
+                    cut(&conn.io);
+                }
                 return Served::Closed;
             }
             Ended::Upgraded(switched) => {
@@ -171,7 +173,7 @@ async fn linger(watch: &Watch, conn: &mut Conn) {
     let _ = waited.await;
 }
 
-/// Ends a connection so that a cut-off message cannot be taken for a complete one.
+/// Ends a connection with a reset, so that a message that ends with it cannot be taken for complete.
 fn cut(io: &Io) {
     let _ = socket2::SockRef::from(io.socket()).set_linger(Some(Duration::ZERO));
 }

@@ -81,6 +81,8 @@ fn read_head(
 fn head_fault(error: &h2::Error) -> HeadFault {
     match error.reason() {
         Some(Reason::REFUSED_STREAM) => HeadFault::Refused,
+        // A GOAWAY in good order ends only the streams that the upstream did not look at.
+        Some(Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => HeadFault::Refused,
         Some(Reason::PROTOCOL_ERROR) if !error.is_remote() => {
             HeadFault::Malformed(Refusal::BadResponse { detail: "HTTP/2 protocol error" })
         }
@@ -106,7 +108,11 @@ impl Upstream for Up {
         _: &Request,
         response: &mut Response,
     ) -> Poll<Result<(), HeadFault>> {
-        ready!(self.poll_start(cx)).map_err(|error| head_fault(&error))?;
+        if let Err(error) = ready!(self.poll_start(cx)) {
+            // Still waiting: nothing was sent.
+            let unsent = self.waiting.is_some();
+            return Poll::Ready(Err(if unsent { HeadFault::Refused } else { head_fault(&error) }));
+        }
         if let Poll::Ready(interim) = self.poll_interim(cx, response) {
             return Poll::Ready(interim);
         }

@@ -90,7 +90,8 @@ impl FrameMeter {
             bytes = &bytes[taken..];
             if self.have == HEADER {
                 self.have = 0;
-                broken = broken.or(self.count());
+                let found = self.count();
+                broken = broken.or(found);
             }
         }
         broken
@@ -214,7 +215,8 @@ mod tests {
         let mut broken = None;
         for end in cuts.iter().copied().chain([wire.len()]) {
             let end = end.clamp(start, wire.len());
-            broken = broken.or(meter.received(&wire[start..end], now));
+            let found = meter.received(&wire[start..end], now);
+            broken = broken.or(found);
             start = end;
         }
         broken

@@ -16,7 +16,7 @@ use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 
 use crate::http::Http;
-use crate::http::exchange::{self, Ended};
+use crate::http::exchange::{self, Ended, note_refusal};
 use crate::http::fields::Fields;
 use crate::http::flow::{Downstream, Filled, Sink, Source, SourceFault};
 use crate::http::h2::guard::Guarded;
@@ -158,13 +158,13 @@ impl Session<'_> {
     fn failed(&self, error: &h2::Error) -> Event {
         // The crate's own budgets: rapid resets, CONTINUATION, small DATA frames.
         if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) && !error.is_remote() {
-            self.http.cells().refused(&Refusal::Flood { detail: "streams" });
+            note_refusal(self.http, &Refusal::Flood { detail: "streams" });
         }
         Event::Ended
     }
 
     async fn throw_out(&mut self, detail: &'static str) {
-        self.http.cells().refused(&Refusal::Flood { detail });
+        note_refusal(self.http, &Refusal::Flood { detail });
         self.streams.clear();
         self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         self.watch.arm(Some(GOODBYE), false);

@@ -64,7 +64,8 @@ impl Control {
         let value = fields.bytes(span);
         match known {
             Known::ContentLength => {
-                if self.length.replace(content_length(value)?).is_some() {
+                let before = self.length.replace(content_length(value)?);
+                if before.is_some() {
                     return Err(Fault::Malformed("repeated Content-Length"));
                 }
             }
