@@ -12,7 +12,7 @@ use super::body::Candidate;
 use super::certificates::Certificates;
 use super::claims::Claimed;
 use super::last_good;
-use super::roster::{Basis, Entrant, Roster};
+use super::roster::{Basis, Entrant, Past, Roster, Verdict};
 use super::upstream_set::UpstreamSet;
 use super::verdict::Served;
 use super::{Compiled, Memory};
@@ -35,13 +35,21 @@ pub(crate) fn assemble(
         entrants.into_iter().zip(listeners).zip(claimed.upstreams)
     {
         let served = served(&entrant, &listeners);
-        if let Some(draft) = entrant.draft {
-            drafts[draft].served = served;
-            drafts[draft].findings.append(&mut entrant.report.take());
+        match entrant.verdict {
+            Verdict::Own(draft) => {
+                drafts[draft].served = served;
+                drafts[draft].findings.append(&mut entrant.report.take());
+            }
+            Verdict::OfFile(draft) if served != Served::Nothing => {
+                drafts[draft].note_kept(&entrant.id)
+            }
+            Verdict::OfFile(_) => {}
         }
+        // Who serves nothing now still has asked: its claims keep their age.
+        let past = Past { egress: entrant.egress.clone(), ..entrant.past.clone() };
+        memory.tenants.insert(entrant.id.clone(), past);
         if served != Served::Nothing {
             let tenant = tenant(&entrant, listeners, upstreams);
-            memory.tenants.insert(entrant.id.clone(), entrant.past);
             tenants.insert(entrant.id, tenant);
         }
     }

@@ -30,7 +30,10 @@ pub(crate) struct Certificates {
 }
 
 #[derive(Clone)]
-struct Cache<T>(BTreeMap<Vec<PathBuf>, (Vec<Arc<[u8]>>, Arc<T>)>);
+struct Cache<T>(BTreeMap<Vec<PathBuf>, Known<T>>);
+
+/// The bytes that were read, and what came of them.
+type Known<T> = (Vec<Arc<[u8]>>, Arc<T>);
 
 impl<T> fmt::Debug for Cache<T> {
     /// Only the names: the bytes may be keys.

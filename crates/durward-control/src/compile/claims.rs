@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use durward_model::{DestinationMode, Origin};
 
-use super::body::{Candidate, Candidates, Entry};
+use super::body::{Candidate, Candidates};
 use super::report::Field;
 use super::roster::Roster;
 use super::upstream_set::UpstreamSet;
@@ -169,6 +169,8 @@ enum Objection {
 
 impl Objection {
     fn tell(&self, roster: &mut Roster<'_>, candidate: &Candidate) {
+        // What was served before is in no document now, so there is nothing to point at.
+        let Some(entry) = candidate.entry else { return };
         let listener = &candidate.listener;
         let bind = listener.bind;
         let (reason, name, holder, sentence) = match self {
@@ -208,8 +210,6 @@ impl Objection {
             format!("tenant {}", holder.tenant)
         };
         let sentence = format!("{sentence} {who} ({}), which asked first", holder.origin);
-        let entry =
-            candidate.entry.unwrap_or(Entry { position: 0, place: crate::place::Place::default() });
         let parent = Field::SPEC.name("ingress");
         let field = parent.index(entry.position);
         let field = field.name(name);

@@ -56,8 +56,7 @@ fn claims(roster: &Roster<'_>) -> Vec<Claim> {
             Basis::Out => Vec::new(),
         };
         for (position, address) in wanted.into_iter().enumerate() {
-            let held =
-                entrant.previous.is_some_and(|tenant| tenant.egress.contains(&address.value));
+            let held = entrant.past.egress.contains(&address.value);
             claims.push(Claim { entrant: at, position, address, held });
         }
     }
@@ -90,6 +89,10 @@ impl Holders {
             self.take(roster, address, claim.entrant);
             return;
         }
+        if matches!(roster.entrants[claim.entrant].basis, Basis::Kept(_)) {
+            // What was served before is in no document now, so there is nothing to point at.
+            return;
+        }
         let first = self
             .0
             .get(&address)
@@ -119,12 +122,9 @@ fn settle(roster: &mut Roster<'_>, holders: &mut Holders, at: usize) {
     if !wanted || !entrant.egress.is_empty() {
         return;
     }
-    let former = match (&entrant.basis, entrant.previous) {
-        (Basis::Document(_), Some(tenant)) => tenant,
-        _ => {
-            roster.entrants[at].basis = Basis::Out;
-            return;
-        }
+    let (Basis::Document(_), Some(former)) = (&entrant.basis, entrant.previous) else {
+        roster.entrants[at].basis = Basis::Out;
+        return;
     };
     for address in &former.egress {
         if holders.admits(roster, *address, at) {

@@ -34,15 +34,17 @@ pub(crate) fn for_broken(
     claimed: &mut BTreeSet<(IpAddr, u16)>,
 ) -> Vec<Arc<Listener>> {
     let Some(former) = former else { return Vec::new() };
+    let held = |key: (IpAddr, u16)| former.listeners.iter().any(|listener| listener.key() == key);
+    // An entry whose place another entry of the document fills stands in for nothing.
+    let nowhere =
+        |key: &&Option<(IpAddr, u16)>| key.is_none_or(|key| !held(key) && !claimed.contains(&key));
+    let strays = broken.iter().filter(nowhere).count();
     let mut kept = Vec::new();
     for key in broken.iter().flatten() {
         let listener = former.listeners.iter().find(|listener| listener.key() == *key);
         kept.extend(listener.filter(|listener| claimed.insert(listener.key())).cloned());
     }
-    let unknown = broken
-        .iter()
-        .filter(|key| key.is_none_or(|key| former.listeners.iter().all(|l| l.key() != key)));
-    for _ in unknown {
+    for _ in 0..strays {
         let gone = former.listeners.iter().find(|listener| !claimed.contains(&listener.key()));
         kept.extend(gone.filter(|listener| claimed.insert(listener.key())).cloned());
     }

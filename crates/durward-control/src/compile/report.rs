@@ -113,7 +113,7 @@ impl<'a> Report<'a> {
 /// The name of a field, written out only when a finding needs it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Field<'a> {
-    parent: Option<&'a Field<'a>>,
+    parent: Option<&'a Self>,
     step: Step<'a>,
 }
 

@@ -310,7 +310,8 @@ fn resolve(
 }
 
 fn redirect(report: &mut Report<'_>, spec: &RedirectSpec, field: &Field<'_>) -> Option<Redirect> {
-    let status = spec.status.unwrap_or(At { value: 308, ..At::default() });
+    const DEFAULT: At<u16> = At::new(308, Place { line: 0, start: 0, len: 0 });
+    let status = spec.status.unwrap_or(DEFAULT);
     let known = [301, 302, 303, 307, 308].contains(&status.value);
     if !known {
         let sentence = format!("{} is not a redirect: use 301, 302, 303, 307 or 308", status.value);

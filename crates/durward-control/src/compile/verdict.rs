@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use durward_model::Origin;
 use durward_model::verdict::{Finding, Outcome, Severity, Verdict};
+use durward_model::{Origin, TenantId};
 
 /// A verdict in the making; rejected until something of it is served.
 #[derive(Debug)]
@@ -37,6 +37,21 @@ impl Draft {
             findings: Vec::new(),
             served: Served::Nothing,
         }
+    }
+
+    /// Says that a tenant the text may be about is served as it was.
+    pub(crate) fn note_kept(&mut self, id: &TenantId) {
+        self.served = Served::Former;
+        self.findings.push(Finding {
+            severity: Severity::Warning,
+            reason: Arc::from("KeptLastGood"),
+            field: Arc::from(""),
+            sentence: Arc::from(format!(
+                "{id} is served as it was before, for it may be what cannot be read"
+            )),
+            origin: self.origin.clone(),
+            excerpt: None,
+        });
     }
 
     /// The verdict, its findings in the order of the text: two compiles of one document then say the same.

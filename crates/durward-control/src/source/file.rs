@@ -120,6 +120,10 @@ impl Load<'_> {
             Err(reason) => return self.unreadable(path, reason),
         };
         match std::str::from_utf8(&bytes) {
+            // Who writes a file in place empties it first.
+            Ok(text) if text.trim().is_empty() => {
+                self.unreadable(path, "is empty: delete it if nothing is meant".to_owned());
+            }
             Ok(text) => self.text(path, text.strip_prefix('\u{feff}').unwrap_or(text)),
             Err(_) => self.unreadable(path, "is not UTF-8 text".to_owned()),
         }

@@ -100,8 +100,10 @@ struct WatcherThread {
 
 impl WatcherThread {
     fn run(mut self, woken: &Receiver<Wake>) {
+        let mut notified = true;
         loop {
-            self.load();
+            self.load(notified);
+            notified = false;
             match woken.recv_timeout(self.pace.poll) {
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -109,6 +111,7 @@ impl WatcherThread {
                     if self.settle(woken) == Wake::Stop {
                         return;
                     }
+                    notified = true;
                 }
             }
         }
@@ -127,10 +130,11 @@ impl WatcherThread {
         }
     }
 
-    fn load(&mut self) {
+    /// After a notification the watches are set anew even without news: a directory on the way to a file may have appeared.
+    fn load(&mut self, notified: bool) {
         let resources = self.source.load(&self.paths);
         let news = !self.changed.borrow().same_as(&resources);
-        if news || self.eyes.are_stale() {
+        if news || notified || self.eyes.are_stale() {
             self.eyes.look_at(&self.paths, &resources);
         }
         if news {

@@ -30,12 +30,6 @@ pub(crate) fn write_into(directory: &Path) {
     }
 }
 
-/// The bytes of one of them.
-pub(crate) fn bytes(name: &str) -> Vec<u8> {
-    let found = FILES.iter().find(|(file, _)| file == name);
-    found.unwrap_or_else(|| panic!("{name} is not made")).1.clone()
-}
-
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
 fn make() -> Vec<(String, Vec<u8>)> {
@@ -83,7 +77,7 @@ fn make() -> Vec<(String, Vec<u8>)> {
     add("disorder.key", acme_key.serialize_pem());
     add("keyless.crt", acme.clone());
     add("no-key-inside.crt", acme.clone());
-    add("no-key-inside.key", acme.clone());
+    add("no-key-inside.key", acme);
     add(
         "damaged.crt",
         "-----BEGIN CERTIFICATE-----\nnot base64 at all!\n-----END CERTIFICATE-----\n".to_owned(),
