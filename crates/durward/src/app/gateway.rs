@@ -223,6 +223,12 @@ impl Gateway {
         }
     }
 
+    /// Tries the sockets again that could not be bound.
+    pub(crate) fn retry_binds(&self) {
+        // Asking how they are tries them again.
+        drop(self.with_proxy(Proxy::status));
+    }
+
     /// How long connections may take to end.
     pub(crate) fn drain_grace(&self) -> Duration {
         self.drain_grace
