@@ -17,6 +17,7 @@ use rcgen::{
 use crate::cli::KeyKind;
 use crate::failure::Failure;
 
+const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 const AUTHORITY_DAYS: u32 = 3_650;
@@ -210,11 +211,11 @@ fn names(wish: &Wish) -> Result<Vec<SanType>, Failure> {
     ips.chain(dns).collect()
 }
 
-/// Clocks differ: a certificate is valid from an hour ago.
+/// Clocks differ: a certificate is valid from an hour ago. Its last second is part of its validity (RFC 5280 §4.1.2.5).
 fn validity(params: &mut CertificateParams, days: u32) {
     let now = SystemTime::now();
     params.not_before = (now - HOUR).into();
-    params.not_after = (now + DAY * days).into();
+    params.not_after = (now + DAY * days - SECOND).into();
 }
 
 fn common_name(name: &str) -> DistinguishedName {

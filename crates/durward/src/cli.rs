@@ -18,7 +18,7 @@ use crate::output::Format;
 #[command(name = "durward", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub(crate) struct Cli {
     /// How log lines look on standard error.
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Auto, hide_possible_values = true, value_name = "auto|human|json")]
+    #[arg(long, global = true, display_order = 900, value_enum, default_value_t = LogFormat::Auto, hide_possible_values = true, value_name = "auto|human|json")]
     pub(crate) log_format: LogFormat,
     /// What to do.
     #[command(subcommand)]
@@ -94,6 +94,7 @@ pub(crate) struct OutputArgs {
 
 /// `durward run`
 #[derive(Args, Debug)]
+#[command(args_override_self = true)]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,

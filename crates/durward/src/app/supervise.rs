@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -21,6 +22,8 @@ use crate::handover::{Older, Younger};
 
 /// How long a new process may take until it serves.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries of sockets that could not be bound.
+const RETRY_BINDS: Duration = Duration::from_secs(2);
 
 /// Serves until a signal ends it or a younger process has taken over.
 pub(crate) fn run(
@@ -32,6 +35,7 @@ pub(crate) fn run(
     let program = std::env::current_exe()
         .map_err(|error| Failure::broken("finding our own program", error))?;
     let listener = admin_listener(admin, &mut settings.sockets)?;
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -48,6 +52,15 @@ pub(crate) fn run(
     });
     runtime.shutdown_background();
     ended
+}
+
+/// As many descriptors as the system lets us have: one per connection and more.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of descriptors could not be raised");
+    }
 }
 
 /// The admin interface's socket: one of those passed to us, or a new one.
@@ -120,10 +133,11 @@ impl Supervisor {
         }
         notify(&[NotifyState::Ready]);
         tokio::spawn(stopped.clone().run_until_cancelled_owned(watchdog()));
+        let gateway = Arc::clone(&self.gateway);
+        tokio::spawn(stopped.clone().run_until_cancelled_owned(retry_binds(gateway)));
 
         let end = self.wait(&mut signals).await;
         tracing::info!(handed_over = end == End::HandedOver, "draining");
-        notify(&[NotifyState::Stopping]);
         self.gateway.announce_end();
         match end {
             End::HandedOver => {
@@ -131,6 +145,7 @@ impl Supervisor {
                 self.gateway.stop_accepting();
             }
             End::Told => {
+                notify(&[NotifyState::Stopping]);
                 // Cut short when told again.
                 drop(tokio::time::timeout(self.drain_delay, signals.stop()).await);
             }
@@ -237,6 +252,15 @@ impl Supervisor {
             _ = drained => {}
             () = signals.stop() => tracing::warn!("told again: connections are cut"),
         }
+    }
+}
+
+/// A port that was taken may be free by now.
+async fn retry_binds(gateway: Arc<Gateway>) {
+    let mut beats = tokio::time::interval(RETRY_BINDS);
+    loop {
+        beats.tick().await;
+        gateway.retry_binds();
     }
 }
 

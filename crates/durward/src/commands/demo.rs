@@ -9,6 +9,7 @@ mod screen;
 mod shop;
 mod stage;
 
+use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +41,8 @@ pub(crate) fn demo(arguments: &Demo, log: LogFormat) -> Result<Exit, Failure> {
         }
         return Ok(Exit::Ok);
     }
-    telemetry::start(log, "error");
+    // On a terminal log lines would break the live table, which tells of a bad edit itself.
+    telemetry::start(log, if std::io::stdout().is_terminal() { "off" } else { "error" });
     let stage = Stage::build()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

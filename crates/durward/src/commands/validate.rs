@@ -68,11 +68,13 @@ fn print(
     table.print(screen)?;
     print_findings(screen, verdicts)?;
     screen.line("")?;
-    let summary = format!(
-        "{} with {} would be served",
-        count(snapshot.tenants.len(), "tenant"),
-        count(listeners(snapshot), "listener")
-    );
+    let summary = match snapshot.tenants.len() {
+        0 => "nothing would be served".to_owned(),
+        tenants => {
+            let listeners = count(listeners(snapshot), "listener");
+            format!("{} with {listeners} would be served", count(tenants, "tenant"))
+        }
+    };
     let next = match exit(verdicts) {
         Exit::Ok => "next: durward check, then durward run",
         _ => "correct what is marked as error and validate again",

@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use durward_testkit::origin::Origin;
 use durward_testkit::process::{TempDir, eventually_blocking, unique_loopback};
-use durward_testkit::serde_json::Value;
+use serde_json::Value;
 
-use crate::support::{DEADLINE, Gateway, HERE, admin_address, get, nowhere, request, spawn, status, tenant};
+use crate::support::{
+    DEADLINE, Gateway, HERE, admin_address, get, nowhere, request, spawn, status, tenant,
+};
 
 // S1.43 S1.47 S1.52
 #[test]
 fn ready_when_it_serves_and_not_while_it_drains() {
     let origin = Origin::http1(HERE);
-    let mut gateway = Gateway::start(origin.addr(), &["--drain-grace", "20s"]);
+    let mut gateway = Gateway::start(origin.address(), &["--drain-grace", "20s"]);
     let (admin, listener) = (gateway.admin, gateway.listener);
     assert_eq!(status(admin, "/livez"), Some(200));
     let (_, verbose) = get(admin, "/readyz?verbose").unwrap();
@@ -47,14 +49,17 @@ fn not_ready_while_no_listener_can_be_bound() {
     assert!(eventually_blocking(DEADLINE, || status(admin, "/readyz") == Some(503)));
     assert!(get(admin, "/readyz").unwrap().1.contains("[-]listeners failed"));
     drop(taken);
-    assert!(eventually_blocking(DEADLINE, || status(admin, "/readyz") == Some(200)), "it is bound once it is free");
+    assert!(
+        eventually_blocking(DEADLINE, || status(admin, "/readyz") == Some(200)),
+        "it is bound once it is free"
+    );
 }
 
 // S1.51
 #[test]
 fn metrics_are_openmetrics_with_closed_labels() {
     let origin = Origin::http1(HERE);
-    let gateway = Gateway::start(origin.addr(), &[]);
+    let gateway = Gateway::start(origin.address(), &[]);
     for path in ["/", "/status/404", "/a-path-nobody-else-asks-for"] {
         gateway.get(path).unwrap();
     }
@@ -66,9 +71,14 @@ fn metrics_are_openmetrics_with_closed_labels() {
     assert!(text.contains("durward_requests_total{tenant=\"acme\",code_class=\"2xx\"}"), "{text}");
     assert!(text.contains("durward_config_last_reload_success 1\n"), "{text}");
     assert!(!text.contains("nobody-else") && !text.contains(&gateway.listener.ip().to_string()));
-    let families: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let families: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     assert!(families.len() > 15);
-    assert_eq!(families.iter().collect::<BTreeSet<_>>().len(), families.len(), "a family is declared once");
+    assert_eq!(
+        families.iter().collect::<BTreeSet<_>>().len(),
+        families.len(),
+        "a family is declared once"
+    );
     for sample in text.lines().filter(|line| !line.starts_with('#')) {
         let name = sample.split(['{', ' ']).next().unwrap();
         assert!(families.iter().any(|family| name.starts_with(family)), "{sample}");
@@ -80,20 +90,34 @@ fn metrics_are_openmetrics_with_closed_labels() {
 #[test]
 fn a_bad_edit_keeps_what_was_served_and_is_shown() {
     let origin = Origin::http1(HERE);
-    let mut gateway = Gateway::start(origin.addr(), &["--no-watch"]);
+    let mut gateway = Gateway::start(origin.address(), &["--no-watch"]);
     gateway.dir.write("acme.yaml", "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\nspec: {ingres: []}\n");
 
-    let post = format!("POST /config/reload HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", gateway.admin);
+    let post = format!(
+        "POST /config/reload HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+        gateway.admin
+    );
     let (status, answer) = request(gateway.admin, &post).unwrap();
 
     assert_eq!(status, 200);
-    let answer: Value = durward_testkit::serde_json::from_str(&answer).unwrap();
+    let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(answer["accepted"], false);
-    assert!(answer["findings"][0].as_str().unwrap().contains("acme.yaml:4: field \"ingres\" is not known"), "{answer}");
+    assert!(
+        answer["findings"][0]
+            .as_str()
+            .unwrap()
+            .contains("acme.yaml:4: field \"ingres\" is not known"),
+        "{answer}"
+    );
     assert_eq!(gateway.get("/").unwrap().0, 200, "the last good configuration is served");
-    assert!(get(gateway.admin, "/metrics").unwrap().1.contains("durward_config_last_reload_success 0\n"));
+    assert!(
+        get(gateway.admin, "/metrics")
+            .unwrap()
+            .1
+            .contains("durward_config_last_reload_success 0\n")
+    );
     let snapshot = get(gateway.admin, "/snapshot").unwrap().1;
-    let snapshot: Value = durward_testkit::serde_json::from_str(&snapshot).unwrap();
+    let snapshot: Value = serde_json::from_str(&snapshot).unwrap();
     assert_eq!(snapshot["rejected"][0]["outcome"], "KeptLastGood");
     assert_eq!(snapshot["binds"][gateway.listener.to_string()], "bound");
     assert!(gateway.child.is_running());
@@ -104,7 +128,8 @@ fn a_bad_edit_keeps_what_was_served_and_is_shown() {
 #[test]
 fn the_snapshot_has_no_secrets() {
     let authority = durward_testkit::certificates::Authority::new("root");
-    let identity = authority.issue(&durward_testkit::certificates::CertSpec::new().ip([127, 0, 0, 1]));
+    let identity =
+        authority.issue(&durward_testkit::certificates::CertSpec::new().ip([127, 0, 0, 1]));
     let (dir, admin) = (TempDir::new(), admin_address());
     let files = identity.write(dir.path(), "acme");
     let key = std::fs::read_to_string(&files.key).unwrap();
@@ -115,13 +140,21 @@ fn the_snapshot_has_no_secrets() {
             .replace("protocol: HTTP,", "protocol: HTTPS, ipSan: Warn, certificate: {file: acme},"),
     );
     let child = spawn(dir.path(), admin, &[]);
-    assert!(eventually_blocking(DEADLINE, || status(admin, "/readyz") == Some(200)), "{}", child.output());
+    assert!(
+        eventually_blocking(DEADLINE, || status(admin, "/readyz") == Some(200)),
+        "{}",
+        child.output()
+    );
 
     let (_, snapshot) = get(admin, "/snapshot").unwrap();
 
     assert!(snapshot.contains("\"fingerprint\""), "{snapshot}");
     let secret = key.lines().nth(1).unwrap();
-    assert!(!snapshot.contains("PRIVATE") && !snapshot.contains(secret) && !snapshot.contains("\"der\""));
+    assert!(
+        !snapshot.contains("PRIVATE")
+            && !snapshot.contains(secret)
+            && !snapshot.contains("\"der\"")
+    );
     assert!(!child.output().contains(secret));
 }
 
@@ -133,10 +166,15 @@ fn web_pages_and_tenants_are_turned_away() {
     // A tenant that points its upstream at our own admin interface.
     dir.write("evil.yaml", tenant("evil", listener.ip(), listener.port(), admin));
     let child = spawn(dir.path(), admin, &[]);
-    assert!(eventually_blocking(DEADLINE, || status(admin, "/readyz") == Some(200)), "{}", child.output());
+    assert!(
+        eventually_blocking(DEADLINE, || status(admin, "/readyz") == Some(200)),
+        "{}",
+        child.output()
+    );
 
     let asked = |host: &str, more: &str, method: &str, path: &str| {
-        let text = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{more}Connection: close\r\n\r\n");
+        let text =
+            format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{more}Connection: close\r\n\r\n");
         request(admin, &text).map(|(status, _)| status)
     };
     let own = admin.to_string();
@@ -144,7 +182,10 @@ fn web_pages_and_tenants_are_turned_away() {
     assert_eq!(asked(&own, "", "GET", "/snapshot"), Some(200));
     assert_eq!(asked("localhost:9440", "", "GET", "/snapshot"), Some(200));
     assert_eq!(asked("rebound.example:9440", "", "GET", "/snapshot"), Some(403));
-    assert_eq!(asked(&own, "Origin: https://evil.example\r\n", "POST", "/config/reload"), Some(403));
+    assert_eq!(
+        asked(&own, "Origin: https://evil.example\r\n", "POST", "/config/reload"),
+        Some(403)
+    );
     assert_eq!(asked(&own, "X-Forwarded-For: 192.0.2.1\r\n", "GET", "/metrics"), Some(403));
     assert_eq!(status(listener, "/snapshot"), Some(403), "through the tenant");
 }
@@ -155,18 +196,20 @@ fn the_access_log_is_one_json_object_per_request() {
     let origin = Origin::http1(HERE);
     let log = TempDir::new();
     let path = log.join("access.log");
-    let gateway = Gateway::start(origin.addr(), &[]);
+    let gateway = Gateway::start(origin.address(), &[]);
     drop(gateway);
-    let mut gateway = Gateway::start(origin.addr(), &["--access-log", path.to_str().unwrap()]);
+    let mut gateway = Gateway::start(origin.address(), &["--access-log", path.to_str().unwrap()]);
 
     gateway.get("/hello").unwrap();
     gateway.child.terminate();
     assert!(gateway.child.wait_blocking(DEADLINE).success());
 
     let text = std::fs::read_to_string(&path).unwrap();
-    let line: Value = durward_testkit::serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let line: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     let flat = line.to_string();
-    for wanted in ["\"acme\"", "/hello", &gateway.listener.ip().to_string(), &origin.addr().to_string()] {
+    for wanted in
+        ["\"acme\"", "/hello", &gateway.listener.ip().to_string(), &origin.address().to_string()]
+    {
         assert!(flat.contains(wanted), "{wanted} in {flat}");
     }
 }
@@ -175,7 +218,7 @@ fn the_access_log_is_one_json_object_per_request() {
 #[test]
 fn a_drain_delay_keeps_accepting_while_not_ready() {
     let origin = Origin::http1(HERE);
-    let mut gateway = Gateway::start(origin.addr(), &["--drain-delay", "2s"]);
+    let mut gateway = Gateway::start(origin.address(), &["--drain-delay", "2s"]);
 
     gateway.child.terminate();
 

@@ -41,8 +41,12 @@ fn the_demo_serves_until_told_and_check_finds_what_is_broken() {
     let mut demo = Child::spawn(command);
     demo.wait_for_line_blocking("the bank saw 127.0.0.2", DEADLINE);
     let text = demo.output();
-    let state: PathBuf = text.split(['(', ' ']).find(|word| word.contains("durward-demo-")).unwrap().into();
-    let admin = text.lines().find_map(|line| line.strip_prefix("admin          http://")?.split('/').next()).unwrap();
+    let state: PathBuf =
+        text.split(['(', ' ']).find(|word| word.contains("durward-demo-")).unwrap().into();
+    let admin = text
+        .lines()
+        .find_map(|line| line.strip_prefix("admin          http://")?.split('/').next())
+        .unwrap();
 
     let config = state.to_str().unwrap();
     let check = output(&["check", "-c", config, "--admin", admin]);
@@ -68,6 +72,10 @@ fn the_demo_serves_until_told_and_check_finds_what_is_broken() {
 fn the_configuration_it_prints_is_the_real_one() {
     let printed = stdout(&output(&["demo", "--print-config"]));
 
-    assert!(printed.contains("kind: Tenant") && printed.contains("name: acme") && printed.contains("name: globex"));
+    assert!(
+        printed.contains("kind: Tenant")
+            && printed.contains("name: acme")
+            && printed.contains("name: globex")
+    );
     assert!(!printed.contains('@'));
 }

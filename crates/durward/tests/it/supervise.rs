@@ -11,13 +11,19 @@ use durward_testkit::origin::Origin;
 use durward_testkit::process::{TempDir, eventually_blocking, unique_loopback};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{DEADLINE, Gateway, HERE, admin_address, get, nowhere, output, spawn, status, stderr, tenant};
+use crate::support::{
+    DEADLINE, Gateway, HERE, admin_address, get, nowhere, output, spawn, status, stderr, tenant,
+};
 
 // S1.63
 #[test]
 fn nothing_to_serve_ends_the_start_with_one_precise_line() {
     let dir = TempDir::new();
-    dir.write("acme.yaml", tenant("acme", unique_loopback().into(), 8080, nowhere()).replace("addresses: [127", "addresses: [1278"));
+    dir.write(
+        "acme.yaml",
+        tenant("acme", unique_loopback().into(), 8080, nowhere())
+            .replace("addresses: [127", "addresses: [1278"),
+    );
 
     let run = output(&["run", "-c", dir.path().to_str().unwrap(), "--admin", "off"]);
 
@@ -39,17 +45,23 @@ fn the_good_tenants_start_without_the_bad_one_unless_strict() {
     let child = spawn(dir.path(), admin, &[]);
 
     assert_eq!(strict.status.code(), Some(3));
-    assert!(eventually_blocking(DEADLINE, || status(admin, "/readyz") == Some(200)), "{}", child.output());
+    assert!(
+        eventually_blocking(DEADLINE, || status(admin, "/readyz") == Some(200)),
+        "{}",
+        child.output()
+    );
     assert!(child.output().contains("bad.yaml"), "{}", child.output());
 }
 
 #[test]
 fn sighup_reads_the_configuration_again() {
     let (first, second) = (Origin::http1(HERE), Origin::http1(HERE));
-    let mut gateway = Gateway::start(first.addr(), &["--no-watch"]);
+    let mut gateway = Gateway::start(first.address(), &["--no-watch"]);
     let listener = gateway.listener;
     gateway.get("/").unwrap();
-    gateway.dir.write("acme.yaml", tenant("acme", listener.ip(), listener.port(), second.addr()));
+    gateway
+        .dir
+        .write("acme.yaml", tenant("acme", listener.ip(), listener.port(), second.address()));
 
     gateway.child.signal(Signal::HUP);
 
@@ -60,7 +72,7 @@ fn sighup_reads_the_configuration_again() {
 #[test]
 fn a_new_process_takes_over_without_refusing_anybody() {
     let origin = Origin::http1(HERE);
-    let mut gateway = Gateway::start(origin.addr(), &["--drain-grace", "10s"]);
+    let mut gateway = Gateway::start(origin.address(), &["--drain-grace", "10s"]);
     let load = Load::start(gateway.listener);
     assert!(load.served(50));
 
@@ -78,7 +90,7 @@ fn a_new_process_takes_over_without_refusing_anybody() {
 #[test]
 fn a_new_process_that_cannot_start_leaves_the_old_one_serving() {
     let origin = Origin::http1(HERE);
-    let mut gateway = Gateway::start(origin.addr(), &["--no-watch"]);
+    let mut gateway = Gateway::start(origin.address(), &["--no-watch"]);
     gateway.dir.write("acme.yaml", "not: a tenant\n");
 
     gateway.child.signal(Signal::USR2);
@@ -96,11 +108,23 @@ fn sockets_of_systemd_are_used() {
     let (dir, admin) = (TempDir::new(), admin_address());
     let socket = TcpListener::bind((unique_loopback(), 8080)).unwrap();
     let listener = socket.local_addr().unwrap();
-    dir.write("acme.yaml", tenant("acme", listener.ip(), listener.port(), origin.addr()));
+    dir.write("acme.yaml", tenant("acme", listener.ip(), listener.port(), origin.address()));
     // What systemd does before it executes a service: sockets from descriptor 3 on, and the process they are meant for.
     let mut child = Command::new("sh")
-        .args(["-c", "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_durward")])
-        .args(["run", "-c", dir.path().to_str().unwrap(), "--admin", &admin.to_string(), "--access-log", "off"])
+        .args([
+            "-c",
+            "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\"",
+            env!("CARGO_BIN_EXE_durward"),
+        ])
+        .args([
+            "run",
+            "-c",
+            dir.path().to_str().unwrap(),
+            "--admin",
+            &admin.to_string(),
+            "--access-log",
+            "off",
+        ])
         .stdin(Stdio::from(OwnedFd::from(socket)))
         .stderr(Stdio::null())
         .spawn()
@@ -159,6 +183,8 @@ fn end(line: &str) {
     let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
     let pid = Pid::from_raw(digits.parse().unwrap()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
-    let gone = eventually_blocking(Duration::from_secs(20), || rustix::process::test_kill_process(pid).is_err());
+    let gone = eventually_blocking(Duration::from_secs(20), || {
+        rustix::process::test_kill_process(pid).is_err()
+    });
     assert!(gone, "the new process ends too");
 }

@@ -14,7 +14,14 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// The binary, with nothing of our environment that it would read.
 pub(crate) fn durward(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_durward"));
-    for name in ["DURWARD_CONFIG", "ROUTING_CONFIG_PATH", "DURWARD_LOG", "RUST_LOG", "NOTIFY_SOCKET", "CLICOLOR_FORCE"] {
+    for name in [
+        "DURWARD_CONFIG",
+        "ROUTING_CONFIG_PATH",
+        "DURWARD_LOG",
+        "RUST_LOG",
+        "NOTIFY_SOCKET",
+        "CLICOLOR_FORCE",
+    ] {
         command.env_remove(name);
     }
     command.args(arguments);
@@ -89,13 +96,28 @@ pub(crate) fn admin_address() -> SocketAddr {
 /// `durward run` on what is in `dir`.
 pub(crate) fn spawn(dir: &Path, admin: SocketAddr, more: &[&str]) -> Child {
     let (dir, admin) = (dir.to_str().unwrap().to_owned(), admin.to_string());
-    let arguments = ["--log-format", "json", "run", "-c", &dir, "--admin", &admin, "--workers", "2", "--access-log", "off"];
+    let arguments = [
+        "--log-format",
+        "json",
+        "run",
+        "-c",
+        &dir,
+        "--admin",
+        &admin,
+        "--workers",
+        "2",
+        "--access-log",
+        "off",
+    ];
     Child::spawn(durward(&[&arguments[..], more].concat()))
 }
 
 /// A GET of its own connection: the status and the body; `None` when nobody answers properly.
 pub(crate) fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
-    request(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
+    request(
+        address,
+        &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"),
+    )
 }
 
 /// The status of a GET.

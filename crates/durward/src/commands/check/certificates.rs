@@ -28,7 +28,13 @@ pub(crate) fn check(snapshot: &Snapshot, now: i64) -> Category {
                     "{} client certificate {} for {}",
                     tenant.id, certificate.name, upstream.name
                 );
-                judge(&mut category, &what, certificate, now);
+                judge(
+                    &mut category,
+                    &what,
+                    certificate,
+                    now,
+                    "replace its files; they are picked up at once",
+                );
             }
         }
         client_authorities(&mut category, tenant, now);
@@ -40,7 +46,11 @@ fn listener_certificates(category: &mut Category, listener: &Listener, now: i64)
     let Some(tls) = listener.tls() else { return };
     for certificate in &tls.certificates {
         let what = format!("{} certificate {} at {listener}", listener.tenant, certificate.name);
-        judge(category, &what, certificate, now);
+        let remedy = format!(
+            "replace its files, they are picked up at once; a local authority: durward certs issue --ip {} --force",
+            listener.address
+        );
+        judge(category, &what, certificate, now, &remedy);
     }
     if let Some(first) = tls.certificates.first() {
         address_named(category, listener, first, listener.address.0);
@@ -61,16 +71,9 @@ fn address_named(
     }
 }
 
-fn judge(category: &mut Category, what: &str, certificate: &Certificate, now: i64) {
+fn judge(category: &mut Category, what: &str, certificate: &Certificate, now: i64, remedy: &str) {
     let before = category.checks.len();
-    lasts(
-        category,
-        what,
-        certificate.not_before,
-        certificate.not_after,
-        now,
-        "replace the files; they are picked up at once",
-    );
+    lasts(category, what, certificate.not_before, certificate.not_after, now, remedy);
     let chain: Vec<&[u8]> = certificate.chain.iter().map(|der| &**der).collect();
     if let Chain::Broken { reason } = inspect::chain(&chain, &[]) {
         category.error(

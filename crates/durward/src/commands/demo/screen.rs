@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use durward_model::verdict::{Finding, Outcome};
+
 use super::bank::Ledger;
 use super::stage::{ACME, GLOBEX, Stage};
 use crate::app::Gateway;
@@ -78,7 +80,7 @@ impl Live {
         let others: u64 =
             seen.iter().filter(|(ip, _)| ![ACME, GLOBEX].contains(ip)).map(|(_, n)| n).sum();
         lines.push(format!("strangers at the bank: {others}"));
-        lines.push(configuration(gateway));
+        lines.push(clipped(&configuration(gateway)));
         lines.push(Tone::Faint.paint("Ctrl-C ends the demo and removes everything it made"));
         let up = if self.drawn == 0 { String::new() } else { format!("\u{1b}[{}A", self.drawn) };
         // Each line is cleared to its end, so that a shorter one leaves nothing behind.
@@ -113,17 +115,32 @@ impl Live {
 
 fn configuration(gateway: &Gateway) -> String {
     let view = gateway.view();
-    let fault = view
-        .verdicts
-        .findings()
-        .find(|(verdict, _)| verdict.outcome != durward_model::verdict::Outcome::Accepted);
+    let fault = view.verdicts.findings().find(|(verdict, _)| verdict.outcome != Outcome::Accepted);
     match fault {
         None => format!("configuration {} in force", view.snapshot.generation),
-        Some((verdict, finding)) => Tone::Warn.paint(&format!(
-            "configuration: {} {} {}: {finding} ({})",
-            verdict.kind, verdict.name, verdict.outcome, finding.origin
-        )),
+        Some((verdict, finding)) => format!(
+            "configuration: {} {} {} ({}): {finding}",
+            verdict.kind,
+            verdict.name,
+            verdict.outcome,
+            place(finding)
+        ),
     }
+}
+
+/// The file's name is enough: its directory is on the screen already.
+fn place(finding: &Finding) -> String {
+    let place = finding.origin.to_string();
+    place.rsplit_once('/').map_or_else(|| place.clone(), |(_, name)| name.to_owned())
+}
+
+/// At most as wide as a narrow terminal, so that a line never becomes two.
+fn clipped(line: &str) -> String {
+    const WIDTH: usize = 79;
+    if line.chars().count() <= WIDTH {
+        return line.to_owned();
+    }
+    line.chars().take(WIDTH - 1).chain(['…']).collect()
 }
 
 fn spark(history: &VecDeque<u64>) -> String {
