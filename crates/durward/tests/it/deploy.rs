@@ -123,7 +123,21 @@ fn the_seeds_deployment_is_mounted_where_its_environment_says_and_drains() {
             ("tls.key", "tenant-B.key")
         ]
     );
-    assert!(pod["terminationGracePeriodSeconds"].as_u64() >= Some(60));
+    let after = |flag: &str| {
+        let arguments = container["args"].as_array().unwrap();
+        let at = arguments.iter().position(|argument| argument == flag)?;
+        arguments[at + 1].as_str()?.strip_suffix('s')?.parse::<u64>().ok()
+    };
+    let delay = container["env"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|variable| variable["name"] == "DURWARD_DRAIN_DELAY");
+    let delay: u64 =
+        delay.unwrap()["value"].as_str().unwrap().trim_end_matches('s').parse().unwrap();
+    let grace = after("--drain-grace").unwrap();
+    assert!(delay >= 5, "kube-proxy needs a moment to notice");
+    assert!(pod["terminationGracePeriodSeconds"].as_u64() >= Some(delay + grace + 5));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::deploy::{find, objects};
 use crate::{root, text};
 
 /// Documents with commands that people copy.
-const GUIDES: &[&str] = &[
+pub(crate) const GUIDES: &[&str] = &[
     "docs/guide/getting-started.md",
     "docs/guide/ingress.md",
     "docs/guide/tls.md",
@@ -111,7 +111,7 @@ fn commands(page: &str) -> Vec<String> {
 }
 
 /// The fenced blocks of a language.
-fn blocks(page: &str, language: &str) -> Vec<String> {
+pub(crate) fn blocks(page: &str, language: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut current: Option<String> = None;
     for line in page.lines() {

@@ -6,6 +6,7 @@
 mod acceptance;
 mod deploy;
 mod docs;
+mod examples;
 mod layering;
 
 /// The root of the repository.
