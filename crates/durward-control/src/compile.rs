@@ -55,7 +55,8 @@ pub(crate) struct Memory {
 /// is not, `metadata.creationTimestamp` counts where it is written, the order of documents decides the rest.
 #[must_use]
 pub fn compile(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
-    let mut files = Files::new(resources, previous.map(|previous| &previous.memory.certificates), now);
+    let mut files =
+        Files::new(resources, previous.map(|previous| &previous.memory.certificates), now);
     let mut roster = roster::enrol(resources, previous);
     egress::grant(&mut roster);
     let candidates = body::compile(&mut roster, &mut files, previous);

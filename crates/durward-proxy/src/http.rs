@@ -13,6 +13,8 @@ mod message;
 mod names;
 mod parse;
 mod problem;
+#[cfg(test)]
+mod tests;
 
 use std::rc::Rc;
 

@@ -31,7 +31,9 @@ pub(crate) fn assemble(
     }
     let mut tenants = BTreeMap::new();
     let mut memory = Memory { certificates, ..Memory::default() };
-    for ((mut entrant, listeners), upstreams) in entrants.into_iter().zip(listeners).zip(claimed.upstreams) {
+    for ((mut entrant, listeners), upstreams) in
+        entrants.into_iter().zip(listeners).zip(claimed.upstreams)
+    {
         let served = served(&entrant, &listeners);
         if let Some(draft) = entrant.draft {
             drafts[draft].served = served;
@@ -53,7 +55,9 @@ fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
     let current = listeners.iter().any(|candidate| candidate.entry.is_some());
     match &entrant.basis {
         Basis::Out => Served::Nothing,
-        Basis::Kept(tenant) if listeners.is_empty() && !tenant.listeners.is_empty() => Served::Nothing,
+        Basis::Kept(tenant) if listeners.is_empty() && !tenant.listeners.is_empty() => {
+            Served::Nothing
+        }
         Basis::Kept(_) => Served::Former,
         Basis::Document(body) if body.spec.ingress.is_empty() || current => Served::Current,
         Basis::Document(_) if listeners.is_empty() => Served::Nothing,
@@ -61,7 +65,11 @@ fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
     }
 }
 
-fn tenant(entrant: &Entrant<'_>, candidates: Vec<Candidate>, upstreams: UpstreamSet<'_>) -> Arc<Tenant> {
+fn tenant(
+    entrant: &Entrant<'_>,
+    candidates: Vec<Candidate>,
+    upstreams: UpstreamSet<'_>,
+) -> Arc<Tenant> {
     let (upstreams, moved) = upstreams.sorted();
     let mut listeners: Vec<Arc<Listener>> = candidates
         .into_iter()
@@ -97,12 +105,16 @@ fn snapshot(
     let binds = reached.into_iter().filter_map(|(address, mut listeners)| {
         listeners.sort_by_key(|listener| listener.key());
         let bind = Bind { address, mode: modes.get(&address)?.clone(), listeners };
-        let same = former.and_then(|former| former.binds.get(&address)).filter(|known| is_same(known, &bind));
+        let same = former
+            .and_then(|former| former.binds.get(&address))
+            .filter(|known| is_same(known, &bind));
         Some((address, same.map_or_else(|| Arc::new(bind), Arc::clone)))
     });
     let binds: BTreeMap<_, _> = binds.collect();
     match former {
-        Some(former) if same_tenants(former, &tenants) && same_binds(former, &binds) => Arc::clone(former),
+        Some(former) if same_tenants(former, &tenants) && same_binds(former, &binds) => {
+            Arc::clone(former)
+        }
         former => {
             let generation = former.map_or(0, |former| former.generation) + 1;
             Arc::new(Snapshot { generation, tenants, binds })

@@ -56,7 +56,8 @@ fn claims(roster: &Roster<'_>) -> Vec<Claim> {
             Basis::Out => Vec::new(),
         };
         for (position, address) in wanted.into_iter().enumerate() {
-            let held = entrant.previous.is_some_and(|tenant| tenant.egress.contains(&address.value));
+            let held =
+                entrant.previous.is_some_and(|tenant| tenant.egress.contains(&address.value));
             claims.push(Claim { entrant: at, position, address, held });
         }
     }
@@ -89,7 +90,12 @@ impl Holders {
             self.take(roster, address, claim.entrant);
             return;
         }
-        let first = self.0.get(&address).and_then(|holders| holders.first()).copied().unwrap_or(claim.entrant);
+        let first = self
+            .0
+            .get(&address)
+            .and_then(|holders| holders.first())
+            .copied()
+            .unwrap_or(claim.entrant);
         let holder = &roster.entrants[first];
         let sentence = format!(
             "{address} is the egress address of tenant {} ({}), which asked first: use another, or let both say egress.shared: true",

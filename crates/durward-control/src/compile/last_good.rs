@@ -18,7 +18,8 @@ use super::upstream_set::UpstreamSet;
 
 /// The former upstream, leaving from what its tenant may leave from now; `None` when that is nowhere.
 pub(crate) fn upstream(former: &Arc<Upstream>, egress: &[EgressAddress]) -> Option<Arc<Upstream>> {
-    let sources: Vec<_> = former.sources.iter().copied().filter(|source| egress.contains(source)).collect();
+    let sources: Vec<_> =
+        former.sources.iter().copied().filter(|source| egress.contains(source)).collect();
     if sources == former.sources {
         return Some(Arc::clone(former));
     }
@@ -38,7 +39,9 @@ pub(crate) fn for_broken(
         let listener = former.listeners.iter().find(|listener| listener.key() == *key);
         kept.extend(listener.filter(|listener| claimed.insert(listener.key())).cloned());
     }
-    let unknown = broken.iter().filter(|key| key.is_none_or(|key| former.listeners.iter().all(|l| l.key() != key)));
+    let unknown = broken
+        .iter()
+        .filter(|key| key.is_none_or(|key| former.listeners.iter().all(|l| l.key() != key)));
     for _ in unknown {
         let gone = former.listeners.iter().find(|listener| !claimed.contains(&listener.key()));
         kept.extend(gone.filter(|listener| claimed.insert(listener.key())).cloned());
@@ -58,7 +61,9 @@ pub(crate) fn candidate(
     let mode = previous?.snapshot.binds.get(&listener.bind)?.mode.clone();
     let mut moved = Vec::with_capacity(former.upstreams.len());
     for upstream in &former.upstreams {
-        moved.push(self::upstream(upstream, &entrant.egress).map(|upstream| upstreams.add(upstream)));
+        moved.push(
+            self::upstream(upstream, &entrant.egress).map(|upstream| upstreams.add(upstream)),
+        );
     }
     let listener = reindexed(listener, |index| moved.get(index.0).copied().flatten())?;
     Some(Candidate { entrant: at, listener, mode, entry: None })
@@ -90,7 +95,9 @@ fn choices(service: &mut Service) -> Vec<&mut WeightedUpstream> {
             })
             .flatten()
             .collect(),
-        Service::PassThrough(routes) => routes.iter_mut().flat_map(|route| &mut route.upstreams).collect(),
+        Service::PassThrough(routes) => {
+            routes.iter_mut().flat_map(|route| &mut route.upstreams).collect()
+        }
         Service::Tcp(service) => service.upstreams.iter_mut().collect(),
     }
 }

@@ -17,7 +17,8 @@ pub(crate) fn limits(report: &mut Report<'_>, spec: &LimitsSpec) -> Option<Limit
     let field = &field;
     let before = report.errors();
     let mut count = |written: Option<At<u32>>, name: &str| {
-        let found = written.and_then(|_| report.number(written, &field.name(name), (1, u32::MAX), 1));
+        let found =
+            written.and_then(|_| report.number(written, &field.name(name), (1, u32::MAX), 1));
         written.and(found)
     };
     let mut limits = Limits {
@@ -31,7 +32,12 @@ pub(crate) fn limits(report: &mut Report<'_>, spec: &LimitsSpec) -> Option<Limit
         ..Limits::default()
     };
     if let (Some(burst), None) = (spec.burst, spec.requests_per_second) {
-        report.error("BadLimit", burst.place, &field.name("burst"), "needs requestsPerSecond beside it");
+        report.error(
+            "BadLimit",
+            burst.place,
+            &field.name("burst"),
+            "needs requestsPerSecond beside it",
+        );
     }
     let defaults = Limits::default();
     limits.header_fields = report.number(
@@ -48,14 +54,22 @@ pub(crate) fn limits(report: &mut Report<'_>, spec: &LimitsSpec) -> Option<Limit
     )?;
     limits.bandwidth_out = rate(report, spec.bandwidth_out.as_ref(), &field.name("bandwidthOut"))?;
     limits.bandwidth_in = rate(report, spec.bandwidth_in.as_ref(), &field.name("bandwidthIn"))?;
-    limits.body_bytes =
-        report.check_optional("BadLimit", spec.body_bytes.as_ref(), &field.name("bodyBytes"), words::size)?;
+    limits.body_bytes = report.check_optional(
+        "BadLimit",
+        spec.body_bytes.as_ref(),
+        &field.name("bodyBytes"),
+        words::size,
+    )?;
     let header = header_bytes(report, spec.header_bytes.as_ref(), &field.name("headerBytes"))?;
     limits.header_bytes = header.unwrap_or(defaults.header_bytes);
     (report.errors() == before).then_some(limits)
 }
 
-fn rate(report: &mut Report<'_>, written: Option<&At<String>>, field: &Field<'_>) -> Option<Option<u64>> {
+fn rate(
+    report: &mut Report<'_>,
+    written: Option<&At<String>>,
+    field: &Field<'_>,
+) -> Option<Option<u64>> {
     report.check_optional("BadLimit", written, field, words::rate)
 }
 
@@ -77,7 +91,9 @@ fn timeouts(report: &mut Report<'_>, field: &Field<'_>, spec: &TimeoutsSpec) -> 
     let defaults = Timeouts::default();
     let before = report.errors();
     let mut time = |written: &Option<At<String>>, name: &str| -> Option<Duration> {
-        report.check_optional("BadLimit", written.as_ref(), &field.name(name), words::duration).flatten()
+        report
+            .check_optional("BadLimit", written.as_ref(), &field.name(name), words::duration)
+            .flatten()
     };
     let timeouts = Timeouts {
         handshake: time(&spec.handshake, "handshake").unwrap_or(defaults.handshake),

@@ -3,9 +3,13 @@
 //! Deliberately absent: whether somebody else has the address; claims decide that when all tenants are known.
 
 use durward_model::client_auth::ClientAuth;
-use durward_model::listener::{Alpn, HttpService, IdentityHeaders, ServerTls, SniRoute, TcpService};
+use durward_model::listener::{
+    Alpn, HttpService, IdentityHeaders, ServerTls, SniRoute, TcpService,
+};
 use durward_model::route::{Action, HeaderRules, Redirect, RouteMatch, WeightedUpstream};
-use durward_model::{DestinationMode, IngressAddress, Listener, Route, Service, SourceSet, TenantId};
+use durward_model::{
+    DestinationMode, IngressAddress, Listener, Route, Service, SourceSet, TenantId,
+};
 
 use super::certificates::{Files, Purpose};
 use super::listen;
@@ -52,10 +56,16 @@ impl Workshop<'_, '_, '_, '_> {
         field: &Field<'_>,
     ) -> Option<(Listener, DestinationMode)> {
         let before = self.report.errors();
-        let address = self.report.check("BadAddress", &spec.address, &field.name("address"), words::address);
+        let address =
+            self.report.check("BadAddress", &spec.address, &field.name("address"), words::address);
         let port = self.port(spec, field);
-        let reached = address.zip(port).and_then(|at| listen::reached(self.report, spec, at, field));
-        let sources = route::networks(self.report, spec.allowed_sources.as_ref(), &field.name("allowedSources"));
+        let reached =
+            address.zip(port).and_then(|at| listen::reached(self.report, spec, at, field));
+        let sources = route::networks(
+            self.report,
+            spec.allowed_sources.as_ref(),
+            &field.name("allowedSources"),
+        );
         self.unfitting(spec, field);
         let service = self.service(spec, address, field);
         if self.report.errors() > before {
@@ -81,7 +91,12 @@ impl Workshop<'_, '_, '_, '_> {
         }
         let port = default_port(spec);
         if port.is_none() {
-            self.report.error("PortMissing", spec.address.place, &field, "is missing: TCP has no port of its own");
+            self.report.error(
+                "PortMissing",
+                spec.address.place,
+                &field,
+                "is missing: TCP has no port of its own",
+            );
         }
         port
     }
@@ -149,7 +164,12 @@ impl Workshop<'_, '_, '_, '_> {
         }
     }
 
-    fn http(&mut self, spec: &At<IngressSpec>, tls: Option<ServerTls>, field: &Field<'_>) -> Option<HttpService> {
+    fn http(
+        &mut self,
+        spec: &At<IngressSpec>,
+        tls: Option<ServerTls>,
+        field: &Field<'_>,
+    ) -> Option<HttpService> {
         let before = self.report.errors();
         let list = field.name("routes");
         let mut routes = Vec::with_capacity(spec.routes.len());
@@ -169,7 +189,12 @@ impl Workshop<'_, '_, '_, '_> {
             return None;
         }
         if routes.is_empty() {
-            self.report.error("NoRoute", spec.place, field, "has no routes: write routes, or upstream");
+            self.report.error(
+                "NoRoute",
+                spec.place,
+                field,
+                "has no routes: write routes, or upstream",
+            );
             return None;
         }
         routes.sort_by_cached_key(|route| route.matches.precedence());
@@ -180,7 +205,9 @@ impl Workshop<'_, '_, '_, '_> {
             routes,
             trusted_proxies: SourceSet::new(proxies),
             identity_headers: IdentityHeaders {
-                client_cert: identity.and_then(|spec| spec.client_cert).unwrap_or(defaults.client_cert),
+                client_cert: identity
+                    .and_then(|spec| spec.client_cert)
+                    .unwrap_or(defaults.client_cert),
                 xfcc: identity.and_then(|spec| spec.xfcc).unwrap_or(defaults.xfcc),
             },
         })
@@ -194,7 +221,12 @@ impl Workshop<'_, '_, '_, '_> {
             (false, None) => return None,
             (true, Some(redirect)) => {
                 let field = field.name("redirectToHttps");
-                self.report.error("BadRoute", redirect.place, &field, "has an upstream beside it: keep one");
+                self.report.error(
+                    "BadRoute",
+                    redirect.place,
+                    &field,
+                    "has an upstream beside it: keep one",
+                );
                 return None;
             }
             (false, Some(_)) => {
@@ -224,9 +256,15 @@ impl Workshop<'_, '_, '_, '_> {
     }
 
     /// The entry's own `upstream` or `upstreams`.
-    fn direct(&mut self, spec: &At<IngressSpec>, field: &Field<'_>) -> Option<Vec<WeightedUpstream>> {
+    fn direct(
+        &mut self,
+        spec: &At<IngressSpec>,
+        field: &Field<'_>,
+    ) -> Option<Vec<WeightedUpstream>> {
         let protocol = protocol(spec);
-        if protocol == ProtocolSpec::Tcp && let Some(route) = spec.routes.first() {
+        if protocol == ProtocolSpec::Tcp
+            && let Some(route) = spec.routes.first()
+        {
             let sentence = "means nothing here: TCP has no hosts or paths, write upstream";
             self.report.error("FieldUnfitting", route.place, &field.name("routes"), sentence);
             return None;
@@ -235,7 +273,8 @@ impl Workshop<'_, '_, '_, '_> {
             self.report.error("NoRoute", spec.place, field, "has no upstream");
             return None;
         }
-        let targets = Targets { one: spec.upstream.as_ref(), many: &spec.upstreams, place: spec.place };
+        let targets =
+            Targets { one: spec.upstream.as_ref(), many: &spec.upstreams, place: spec.place };
         let carrying = match protocol {
             ProtocolSpec::Http | ProtocolSpec::Https => Carrying::Requests,
             _ => Carrying::Bytes,
@@ -253,14 +292,23 @@ impl Workshop<'_, '_, '_, '_> {
         if spec.upstream.is_some() || !spec.upstreams.is_empty() {
             let upstreams = self.direct(spec, field);
             let origin = self.report.source().origin(spec.place);
-            routes.extend(upstreams.map(|upstreams| SniRoute { hosts: Vec::new(), upstreams, origin }));
+            routes.extend(upstreams.map(|upstreams| SniRoute {
+                hosts: Vec::new(),
+                upstreams,
+                origin,
+            }));
         }
         super::sni::duplicates(self.report, spec, &routes, &list);
         if self.report.errors() > before {
             return None;
         }
         if routes.is_empty() {
-            self.report.error("NoRoute", spec.place, field, "has no routes: write routes with hosts, or upstream");
+            self.report.error(
+                "NoRoute",
+                spec.place,
+                field,
+                "has no routes: write routes with hosts, or upstream",
+            );
             return None;
         }
         Some(routes)
@@ -282,7 +330,9 @@ impl Workshop<'_, '_, '_, '_> {
         Some(ServerTls {
             certificates,
             client_auth: client_auth.unwrap_or(ClientAuth::Off),
-            tls13_only: spec.min_tls_version.is_some_and(|version| version.value == TlsVersionSpec::Tls13),
+            tls13_only: spec
+                .min_tls_version
+                .is_some_and(|version| version.value == TlsVersionSpec::Tls13),
             alpn,
         })
     }
@@ -325,11 +375,13 @@ impl Workshop<'_, '_, '_, '_> {
         for (position, (written, field)) in one.chain(more).enumerate() {
             let read = self.files.certificate(self.report, written, &field, Purpose::Server);
             let Some(certificate) = read else { continue };
-            let fault = address.and_then(|address| trust::names_address(&certificate, address).err());
+            let fault =
+                address.and_then(|address| trust::names_address(&certificate, address).err());
             let place = trust::place_of(written);
             if position > 0 {
                 if certificate.dns_names.is_empty() {
-                    let sentence = format!("{:?} names no host, so no SNI ever chooses it", certificate.name);
+                    let sentence =
+                        format!("{:?} names no host, so no SNI ever chooses it", certificate.name);
                     self.report.warning("CertificateUnused", place, &field, &sentence);
                 }
             } else if let Some(fault) = fault {
@@ -345,7 +397,12 @@ impl Workshop<'_, '_, '_, '_> {
         }
         if spec.certificate.is_none() && spec.certificates.is_empty() {
             let sentence = "is missing: HTTPS needs one, for instance {file: certs/name} for certs/name.crt and certs/name.key";
-            self.report.error("CertificateMissing", spec.place, &field.name("certificate"), sentence);
+            self.report.error(
+                "CertificateMissing",
+                spec.place,
+                &field.name("certificate"),
+                sentence,
+            );
         }
         certificates
     }

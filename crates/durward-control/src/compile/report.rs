@@ -34,12 +34,20 @@ impl<'a> Report<'a> {
 
     pub(crate) fn error(&mut self, reason: &str, place: Place, field: &Field<'_>, sentence: &str) {
         self.errors += 1;
-        let finding = self.source.finding(Severity::Error, reason, place, &field.to_string(), sentence);
+        let finding =
+            self.source.finding(Severity::Error, reason, place, &field.to_string(), sentence);
         self.findings.push(finding);
     }
 
-    pub(crate) fn warning(&mut self, reason: &str, place: Place, field: &Field<'_>, sentence: &str) {
-        let finding = self.source.finding(Severity::Warning, reason, place, &field.to_string(), sentence);
+    pub(crate) fn warning(
+        &mut self,
+        reason: &str,
+        place: Place,
+        field: &Field<'_>,
+        sentence: &str,
+    ) {
+        let finding =
+            self.source.finding(Severity::Warning, reason, place, &field.to_string(), sentence);
         self.findings.push(finding);
     }
 
@@ -118,7 +126,8 @@ enum Step<'a> {
 
 impl<'a> Field<'a> {
     pub(crate) const SPEC: Field<'static> = Field { parent: None, step: Step::Root("spec") };
-    pub(crate) const NAME: Field<'static> = Field { parent: None, step: Step::Root("metadata.name") };
+    pub(crate) const NAME: Field<'static> =
+        Field { parent: None, step: Step::Root("metadata.name") };
     pub(crate) const CREATED: Field<'static> =
         Field { parent: None, step: Step::Root("metadata.creationTimestamp") };
 

@@ -119,9 +119,16 @@ struct Register<'a> {
 
 impl<'a> Register<'a> {
     fn new(previous: Option<&'a Compiled>) -> Self {
-        let last = previous.and_then(|compiled| compiled.memory.tenants.values().map(|past| past.seniority).max());
+        let last = previous
+            .and_then(|compiled| compiled.memory.tenants.values().map(|past| past.seniority).max());
         let newcomers = last.map_or(0, |last| last + 1);
-        Self { previous, entrants: Vec::new(), drafts: Vec::new(), taken: BTreeSet::new(), newcomers }
+        Self {
+            previous,
+            entrants: Vec::new(),
+            drafts: Vec::new(),
+            taken: BTreeSet::new(),
+            newcomers,
+        }
     }
 
     fn served(&self, id: &TenantId) -> Option<(&'a Arc<Tenant>, &'a Past)> {
@@ -168,7 +175,12 @@ impl<'a> Register<'a> {
     }
 
     /// Takes a tenant in under its document, or as it was when the document is no good as a whole.
-    fn enter(&mut self, named: Named<'a>, egress: Option<Vec<At<EgressAddress>>>, limits: Option<Limits>) {
+    fn enter(
+        &mut self,
+        named: Named<'a>,
+        egress: Option<Vec<At<EgressAddress>>>,
+        limits: Option<Limits>,
+    ) {
         let served = self.served(&named.id);
         let spec = &named.document.spec;
         let basis = match (egress, limits, served) {
@@ -181,8 +193,12 @@ impl<'a> Register<'a> {
             (Basis::Kept(_), Some((_, past))) => past.shared,
             _ => spec.egress.shared,
         };
-        let past =
-            Past { file: Arc::clone(&named.source.file), seniority, created: named.created, shared };
+        let past = Past {
+            file: Arc::clone(&named.source.file),
+            seniority,
+            created: named.created,
+            shared,
+        };
         self.taken.insert(named.id.clone());
         self.entrants.push(Entrant {
             id: named.id,
@@ -206,10 +222,12 @@ impl<'a> Register<'a> {
         let mut nameless: Vec<(&Arc<str>, usize)> = Vec::new();
         for (at, document) in resources.documents.iter().enumerate() {
             match &document.content {
-                Content::Broken(broken) => match broken.name.as_deref().and_then(|name| TenantId::new(name).ok()) {
-                    Some(id) => self.keep(&id, &document.source, Some(at)),
-                    None => nameless.push((&document.source.file, at)),
-                },
+                Content::Broken(broken) => {
+                    match broken.name.as_deref().and_then(|name| TenantId::new(name).ok()) {
+                        Some(id) => self.keep(&id, &document.source, Some(at)),
+                        None => nameless.push((&document.source.file, at)),
+                    }
+                }
                 Content::Tenant(tenant) if TenantId::new(&tenant.metadata.name).is_err() => {
                     nameless.push((&document.source.file, at));
                 }
@@ -239,11 +257,15 @@ impl<'a> Register<'a> {
     fn keep_all_of(&mut self, file: &Arc<str>, draft: usize) {
         let Some(previous) = self.previous else { return };
         let past = previous.memory.tenants.iter();
-        let of_file: Vec<_> = past.filter(|(_, past)| Path::new(&*past.file).starts_with(&**file)).map(|(id, _)| id).collect();
+        let of_file: Vec<_> = past
+            .filter(|(_, past)| Path::new(&*past.file).starts_with(&**file))
+            .map(|(id, _)| id)
+            .collect();
         for id in of_file {
             if !self.taken.contains(id) {
                 self.keep(id, &NOWHERE, None);
-                let kept = format!("{id} is served as it was before, for it may be what cannot be read");
+                let kept =
+                    format!("{id} is served as it was before, for it may be what cannot be read");
                 self.drafts[draft].served = super::verdict::Served::Former;
                 let origin = self.drafts[draft].origin.clone();
                 self.drafts[draft].findings.push(durward_model::verdict::Finding {
@@ -291,7 +313,8 @@ fn winners<'a>(
     register: &mut Register<'a>,
     mut named: Vec<Named<'a>>,
 ) -> Vec<(Named<'a>, Option<Vec<At<EgressAddress>>>, Option<Limits>)> {
-    let mut first: BTreeMap<TenantId, (usize, (bool, bool, Option<Arc<str>>, usize))> = BTreeMap::new();
+    let mut first: BTreeMap<TenantId, (usize, (bool, bool, Option<Arc<str>>, usize))> =
+        BTreeMap::new();
     for (index, candidate) in named.iter().enumerate() {
         let moved = register
             .served(&candidate.id)
@@ -304,7 +327,9 @@ fn winners<'a>(
     }
     let holders: BTreeMap<TenantId, Origin> = first
         .iter()
-        .map(|(id, (index, _))| (id.clone(), named[*index].source.origin(named[*index].document.metadata.name.place)))
+        .map(|(id, (index, _))| {
+            (id.clone(), named[*index].source.origin(named[*index].document.metadata.name.place))
+        })
         .collect();
     let mut entering = Vec::with_capacity(first.len());
     for (index, mut candidate) in named.drain(..).enumerate() {
@@ -316,7 +341,10 @@ fn winners<'a>(
         }
         let holder = holders.get(&candidate.id).map(ToString::to_string).unwrap_or_default();
         let name = &candidate.document.metadata.name;
-        let sentence = format!("{:?} is taken by the tenant at {holder}: give this one another name", name.value);
+        let sentence = format!(
+            "{:?} is taken by the tenant at {holder}: give this one another name",
+            name.value
+        );
         candidate.report.error("NameTaken", name.place, &Field::NAME, &sentence);
         register.drafts[candidate.at].findings = candidate.report.into_findings();
     }
@@ -332,7 +360,10 @@ fn egress(named: &mut Named<'_>) -> Option<Vec<At<EgressAddress>>> {
     let before = report.errors();
     let mut addresses: Vec<At<EgressAddress>> = Vec::with_capacity(spec.egress.addresses.len());
     for (at, written) in spec.egress.addresses.iter().enumerate() {
-        let Some(address) = report.check("BadAddress", written, &field.index(at), words::address) else { continue };
+        let Some(address) = report.check("BadAddress", written, &field.index(at), words::address)
+        else {
+            continue;
+        };
         let address = At::new(EgressAddress(address), written.place);
         if addresses.contains(&address) {
             let sentence = format!("{:?} is written twice", written.value);
@@ -345,7 +376,8 @@ fn egress(named: &mut Named<'_>) -> Option<Vec<At<EgressAddress>>> {
         report.warning("NotServedYet", allow.place, &parent.name("allow"), sentence);
     }
     if let (true, Some(name)) = (spec.egress.addresses.is_empty(), spec.upstreams.keys().next()) {
-        let sentence = "is empty, but the tenant has upstreams: name the address its connections leave from";
+        let sentence =
+            "is empty, but the tenant has upstreams: name the address its connections leave from";
         report.error("EgressMissing", name.place, &field, sentence);
     }
     (report.errors() == before).then_some(addresses)

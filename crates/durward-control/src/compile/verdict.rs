@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use durward_model::verdict::{Finding, Outcome, Severity, Verdict};
 use durward_model::Origin;
+use durward_model::verdict::{Finding, Outcome, Severity, Verdict};
 
 /// A verdict in the making; rejected until something of it is served.
 #[derive(Debug)]
@@ -47,6 +47,12 @@ impl Draft {
             (Served::Current, true) => Outcome::Partial,
             (Served::Current, false) => Outcome::Accepted,
         };
-        Verdict { kind: self.kind, name: self.name, outcome, findings: self.findings, origin: self.origin }
+        Verdict {
+            kind: self.kind,
+            name: self.name,
+            outcome,
+            findings: self.findings,
+            origin: self.origin,
+        }
     }
 }

@@ -113,7 +113,8 @@ impl Reader<'_> {
                 continue;
             }
             match self.entry(&At::new(key.to_string(), place), value) {
-                Ok(entry) => match tenants.iter_mut().find(|(name, _)| *name == entry.tenant.value) {
+                Ok(entry) => match tenants.iter_mut().find(|(name, _)| *name == entry.tenant.value)
+                {
                     Some((_, entries)) => entries.push(entry),
                     None => tenants.push((entry.tenant.value.clone(), vec![entry])),
                 },
@@ -144,20 +145,25 @@ impl Reader<'_> {
     }
 
     fn duplicate(&self, key: &str, place: Place, first: Place, value: &RawValue) -> Document {
-        let name = self.entry(&At::new(key.to_owned(), place), value).ok().map(|entry| entry.tenant.value);
+        let name =
+            self.entry(&At::new(key.to_owned(), place), value).ok().map(|entry| entry.tenant.value);
         let sentence = format!(
             "is written twice: the entry at {} counts, this one is left out; remove one of them",
             self.source.origin(first)
         );
         let field = format!("{key:?}");
-        let finding = self.source.finding(Severity::Error, "DuplicateKey", place, &field, &sentence);
+        let finding =
+            self.source.finding(Severity::Error, "DuplicateKey", place, &field, &sentence);
         // A second entry says nothing about the tenant of the first, so it must not keep that tenant's former version alive.
         let name = Some(name.unwrap_or_else(|| key.to_owned()));
         self.broken(Broken { name, findings: vec![finding] })
     }
 
     fn broken(&self, broken: Broken) -> Document {
-        Document { source: Arc::new(self.source.clone()), content: Content::Broken(Arc::new(broken)) }
+        Document {
+            source: Arc::new(self.source.clone()),
+            content: Content::Broken(Arc::new(broken)),
+        }
     }
 
     fn entry(&self, address: &At<String>, value: &RawValue) -> Result<Entry, Broken> {
@@ -175,14 +181,27 @@ impl Reader<'_> {
             match (known, text) {
                 (Some(known), Ok(text)) => {
                     if found.insert(known, At::new(text, place)).is_some() {
-                        faults.push(self.fault(address, place, field, "is written twice; keep one of them"));
+                        faults.push(self.fault(
+                            address,
+                            place,
+                            field,
+                            "is written twice; keep one of them",
+                        ));
                     }
                 }
-                (Some(_), Err(_)) => faults.push(self.fault(address, place, field, "is not a text in quotes")),
+                (Some(_), Err(_)) => {
+                    faults.push(self.fault(address, place, field, "is not a text in quotes"))
+                }
                 (None, _) => {
                     let hint = suggest::hint(field, FIELDS);
-                    let sentence = format!("is not known here{hint}; known are {}", FIELDS.join(", "));
-                    faults.push(self.fault(address, self.key_place(field, value), field, &sentence));
+                    let sentence =
+                        format!("is not known here{hint}; known are {}", FIELDS.join(", "));
+                    faults.push(self.fault(
+                        address,
+                        self.key_place(field, value),
+                        field,
+                        &sentence,
+                    ));
                 }
             }
         }
@@ -190,7 +209,12 @@ impl Reader<'_> {
             faults.push(self.fault(address, address.place, missing, "is missing"));
         }
         let name = found.get("tenant").map(|tenant| tenant.value.clone());
-        match (faults.is_empty(), found.remove("tenant"), found.remove("backend"), found.remove("egressIP")) {
+        match (
+            faults.is_empty(),
+            found.remove("tenant"),
+            found.remove("backend"),
+            found.remove("egressIP"),
+        ) {
             (true, Some(tenant), Some(backend), Some(egress)) => {
                 Ok(Entry { address: address.clone(), tenant, backend, egress })
             }
@@ -265,7 +289,8 @@ impl Reader<'_> {
             ..UpstreamSpec::default()
         };
         spec.ingress.push(At::new(ingress, entry.address.place));
-        spec.upstreams.insert(At::new(upstream, entry.backend.place), At::new(target, entry.backend.place));
+        spec.upstreams
+            .insert(At::new(upstream, entry.backend.place), At::new(target, entry.backend.place));
         let EgressSpec { addresses, .. } = &mut spec.egress;
         if !addresses.contains(&entry.egress) {
             addresses.push(entry.egress);

@@ -1,13 +1,15 @@
 #![cfg(test)]
-//! What is promised about the whole: the layers, the acceptance list, the deployment artefacts.
-//!
-//! Deliberately absent: tests of one crate's behaviour; they live with that crate.
+//! What is promised about the whole: the layers, the acceptance list, the deployment artefacts,
+//! whole gateways in one process, random worlds, reloads under load. Deliberately absent: tests of one crate's behaviour; they live there.
 
 mod acceptance;
 mod deploy;
 mod docs;
 mod examples;
+mod gateway;
+mod isolation;
 mod layering;
+mod reload;
 
 /// The root of the repository.
 fn root() -> std::path::PathBuf {

@@ -91,7 +91,7 @@ pub(super) struct Drive<'t, D, U> {
 }
 
 /// Why a poll cannot go on.
-enum Snag {
+pub(super) enum Snag {
     Client(SourceFault),
     Gone,
     ClientWrite,

@@ -1,0 +1,7 @@
+//! The engine between a real client and a real origin, without listeners, TLS or configuration.
+//!
+//! Deliberately absent: tests of single parsers; those are beside them.
+
+mod bodies;
+mod requests;
+mod support;
