@@ -134,7 +134,9 @@ impl Gateway {
             while changes.changed().await.is_ok() {
                 let resources = Arc::clone(&changes.borrow_and_update());
                 let Some(gateway) = gateway.upgrade() else { return };
-                let adopted = tokio::task::spawn_blocking(move || gateway.adopt(&resources, "a file changed"));
+                let adopted = tokio::task::spawn_blocking(move || {
+                    gateway.adopt(&resources, "a file changed")
+                });
                 if let Err(error) = adopted.await {
                     tracing::error!(%error, "a change of files could not be adopted");
                 }
@@ -278,9 +280,12 @@ impl Gateway {
 fn access_log(wish: &AccessLog) -> Result<Sink, Failure> {
     match wish {
         AccessLog::Off => Ok(Sink::none()),
-        AccessLog::Stdout => Sink::stdout().map_err(|error| Failure::broken("opening the access log", error)),
-        AccessLog::File(path) => Sink::file(path)
-            .map_err(|error| Failure::broken(format!("opening the access log {}", path.display()), error)),
+        AccessLog::Stdout => {
+            Sink::stdout().map_err(|error| Failure::broken("opening the access log", error))
+        }
+        AccessLog::File(path) => Sink::file(path).map_err(|error| {
+            Failure::broken(format!("opening the access log {}", path.display()), error)
+        }),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{root, text};
 
 /// Documents with commands that people copy.
 pub(crate) const GUIDES: &[&str] = &[
+    "README.md",
     "docs/guide/getting-started.md",
     "docs/guide/ingress.md",
     "docs/guide/tls.md",
@@ -103,7 +104,7 @@ fn write_pair(folder: &Path, name: &str) {
 }
 
 /// The lines of a page's shell blocks.
-fn commands(page: &str) -> Vec<String> {
+pub(crate) fn commands(page: &str) -> Vec<String> {
     blocks(&text(page), "sh")
         .iter()
         .flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>())

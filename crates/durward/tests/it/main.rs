@@ -10,6 +10,7 @@ mod gateway;
 mod isolation;
 mod layering;
 mod reload;
+mod walkthrough;
 
 /// The root of the repository.
 fn root() -> std::path::PathBuf {
