@@ -54,6 +54,7 @@ impl Usage {
     }
 
     /// How many client connections are open.
+    #[cfg(test)]
     pub(crate) fn connections(&self) -> u32 {
         self.connections.load(Relaxed)
     }
@@ -65,7 +66,7 @@ impl Usage {
     pub(crate) fn request(&self, limits: &Limits) -> Result<(), Refusal> {
         let Some(rate) = limits.requests_per_second else { return Ok(()) };
         let interval = 1_000_000_000 / u64::from(rate.max(1));
-        let burst = limits.burst.unwrap_or((rate / 10).max(1));
+        let burst = limits.burst.unwrap_or_else(|| (rate / 10).max(1));
         let tolerance = interval.saturating_mul(u64::from(burst));
         self.requests
             .take(now(), interval, tolerance)

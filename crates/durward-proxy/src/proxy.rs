@@ -18,6 +18,7 @@ use crate::access_log;
 use crate::accept::{Closing, Room};
 use crate::core::Shared;
 use crate::listeners::{Listeners, Opened};
+use crate::metrics::exposition::{self, ExpositionState};
 use crate::metrics::{Counter, Metrics};
 use crate::prepared::Prepared;
 use crate::prepared::build::{Built, build};
@@ -192,6 +193,12 @@ impl Proxy {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
+    }
+
+    /// All counters and what is served now, as OpenMetrics text.
+    #[must_use]
+    pub fn metrics_text(&self) -> String {
+        exposition::encode(&self.shared.metrics, &ExpositionState::of(&self.shared))
     }
 
     fn hand_out(&self, opened: Vec<Opened>) {

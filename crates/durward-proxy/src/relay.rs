@@ -9,6 +9,8 @@ mod pipe;
 mod splice;
 
 use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use crate::core::Core;
@@ -80,6 +82,8 @@ pub(crate) async fn relay(
 ) -> Relayed {
     let meter = Meter::new(core, view, watch, to_upstream.len(), to_client.len());
     watch.arm(Some(meter.patience()), false);
+    // Once it has reset, a socket does not know its peer any more.
+    let peer = upstream.socket().peer_addr();
     let carried = match (&mut client, &mut upstream) {
         (Io::Tcp(client), Io::Tcp(upstream)) => {
             watch.guard(splice::both(&meter, client, upstream, to_upstream, to_client)).await
@@ -91,7 +95,7 @@ pub(crate) async fn relay(
     let ended = match carried {
         Ok(Ok(())) => None,
         Ok(Err(Broken::Client)) => Some(Refusal::ClientClosed),
-        Ok(Err(Broken::Upstream)) => Some(upstream_closed(&upstream)),
+        Ok(Err(Broken::Upstream)) => Some(upstream_closed(peer)),
         Err(Expired::Deadline) => Some(Refusal::ClientTimeout { phase: "stream" }),
         Err(Expired::Closing) => Some(Refusal::Draining),
     };
@@ -104,8 +108,8 @@ pub(crate) async fn relay(
     Relayed { from_client: meter.from_client(), from_upstream: meter.from_upstream(), ended }
 }
 
-fn upstream_closed(upstream: &Io) -> Refusal {
-    match upstream.socket().peer_addr() {
+fn upstream_closed(peer: io::Result<SocketAddr>) -> Refusal {
+    match peer {
         Ok(peer) => Refusal::UpstreamClosed { peer },
         Err(error) => Refusal::Socket(error),
     }

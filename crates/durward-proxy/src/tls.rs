@@ -6,7 +6,3 @@ pub(crate) mod client_certificate;
 pub(crate) mod failure;
 pub(crate) mod handshake;
 pub(crate) mod server_config;
-
-#[cfg(test)]
-#[path = "tls/tests.rs"]
-mod tests;

@@ -35,7 +35,6 @@ pub(crate) use lease::Lease;
 
 use crate::core::Core;
 use crate::io::Io;
-use crate::metrics::Counter;
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 use budget::Budget;
@@ -55,8 +54,8 @@ pub(crate) struct UpstreamRuntime {
     tls: Option<Arc<ClientConfig>>,
     budget: Budget,
     turn: AtomicU32,
-    /// Set when a newer configuration has another value in its place: idle connections close.
-    retired: AtomicBool,
+    /// Set when a newer configuration has another value in its place, or none: idle connections close.
+    retired: Arc<AtomicBool>,
     checks: health::Checks,
 }
 
@@ -90,7 +89,7 @@ impl UpstreamRuntime {
             tls: config.map_err(context)?,
             budget: Budget::new(upstream.retry.budget_percent),
             turn: AtomicU32::new(0),
-            retired: AtomicBool::new(false),
+            retired: Arc::default(),
             checks: health::Checks::default(),
         };
         runtime.forget_unchecked();
@@ -132,6 +131,12 @@ impl UpstreamRuntime {
                 detail: "all endpoints are unhealthy or without weight".to_owned(),
             },
         )
+    }
+}
+
+impl Drop for UpstreamRuntime {
+    fn drop(&mut self) {
+        self.retired.store(true, Relaxed);
     }
 }
 
@@ -186,7 +191,6 @@ pub(crate) async fn acquire(
     };
     let attempt = Attempt { core, view, runtime, endpoint, addresses: &addresses };
     if !fresh && let Some(found) = pooled(&attempt)? {
-        tenant.metrics.core(core.id).add(Counter::UpstreamConnectionsReused, 1);
         return Ok(found.lease(load));
     }
     let header = proxy_header(view, runtime, client, None);
@@ -253,12 +257,19 @@ fn pooled(attempt: &Attempt<'_>) -> Result<Option<Found>, Refusal> {
     let upstream = &attempt.runtime.upstream;
     for peer in attempt.addresses {
         for source in upstream.sources.iter().filter(|source| source.reaches(peer.ip())) {
-            let path = attempt.endpoint.path(attempt.view, *peer, *source, upstream.protocol)?;
-            let found = if upstream.protocol == UpstreamProtocol::Http2 {
-                pools.shared(&path).map(|shared| Found::Stream { shared, connect: None })
-            } else {
-                pools.pop(&path).map(|(io, ticket)| Found::Pooled(io, ticket))
-            };
+            let found = attempt.endpoint.with_path(
+                attempt.view,
+                *peer,
+                *source,
+                upstream.protocol,
+                |path| {
+                    if upstream.protocol == UpstreamProtocol::Http2 {
+                        pools.shared(path).map(|shared| Found::Stream { shared, connect: None })
+                    } else {
+                        pools.pop(path).map(|(io, ticket)| Found::Pooled(io, ticket))
+                    }
+                },
+            )?;
             if found.is_some() {
                 return Ok(found);
             }

@@ -118,6 +118,11 @@ fn a_line_has_every_field_of_the_schema() {
         "reason": "connect_failed", "detail": "cannot connect to 10.244.1.5:8080: connection refused",
     });
     assert_eq!(line, wanted);
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/access-log.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    for field in line.as_object().unwrap().keys() {
+        assert!(page.contains(&format!("| `{field}` |")), "{field} is not described");
+    }
 }
 
 // S1.53

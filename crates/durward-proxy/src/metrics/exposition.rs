@@ -11,10 +11,11 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use durward_model::TenantId;
+use durward_model::{Tenant, TenantId};
 
 use self::text::{Family, Kind, Text};
 use super::{BUCKETS, Cells, Counter, Histogram, Metrics, TenantMetrics};
+use crate::core::Shared;
 use crate::refusal::{HandshakeFailure, Refusal};
 use crate::upstream::report::{EndpointHealth, UpstreamReport};
 
@@ -22,17 +23,7 @@ use crate::upstream::report::{EndpointHealth, UpstreamReport};
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The `tenant` label of what happened before a tenant was known; no tenant can have this name.
-pub const UNKNOWN: &str = "-";
-
-/// Reasons that end a connection before it is admitted.
-const BEFORE_ADMISSION: [&str; 6] = [
-    "tenant_not_found",
-    "source_not_allowed",
-    "proxy_header",
-    "client_hello",
-    "tls_handshake",
-    "connection_limit",
-];
+pub const UNKNOWN: &str = "";
 
 /// What is told beside the counters.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +36,33 @@ pub struct ExpositionState {
     pub upstreams: Vec<UpstreamReport>,
     /// Access-log lines lost.
     pub log_lost: u64,
+}
+
+impl ExpositionState {
+    /// What `shared` serves now.
+    pub(crate) fn of(shared: &Shared) -> Self {
+        let prepared = shared.prepared.load();
+        let tenants = prepared.tenants.values();
+        Self {
+            generation: prepared.snapshot.generation,
+            certificates: tenants.clone().flat_map(|runtime| ends(&runtime.tenant)).collect(),
+            upstreams: tenants.flat_map(|t| t.upstreams.iter().map(|u| u.report())).collect(),
+            log_lost: shared.log.lost(),
+        }
+    }
+}
+
+/// The certificates a tenant shows to clients and upstreams.
+fn ends(tenant: &Tenant) -> Vec<(TenantId, Arc<str>, i64)> {
+    let to_clients = tenant.listeners.iter().filter_map(|l| l.tls()).flat_map(|t| &t.certificates);
+    let upstreams = tenant.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
+    let to_upstreams = upstreams.filter_map(|tls| tls.client_certificate.as_ref());
+    to_clients
+        .chain(to_upstreams)
+        .map(|certificate| {
+            (tenant.id.clone(), Arc::clone(&certificate.name), certificate.not_after)
+        })
+        .collect()
 }
 
 /// The text, ended by `# EOF`.
@@ -106,25 +124,13 @@ fn connections(text: &mut Text, rows: &[Row<'_>]) {
             (row.total(Counter::ConnectionsOpened), row.total(Counter::ConnectionsClosed));
         active.row(&[("tenant", row.tenant)], opened.saturating_sub(closed));
     }
-    let mut total = text.family(
+    counters(
+        text,
         "durward_connections",
-        Kind::Counter,
-        "Client connections, admitted or refused before a byte of theirs was served.",
+        "Client connections admitted.",
+        rows,
+        Counter::ConnectionsOpened,
     );
-    for row in rows {
-        let refusals = row.metrics.refusals();
-        let refused: u64 = Refusal::WORDS
-            .iter()
-            .zip(&refusals)
-            .filter(|(word, _)| BEFORE_ADMISSION.contains(word))
-            .map(|(_, count)| count)
-            .sum();
-        if row.known() {
-            let admitted = row.total(Counter::ConnectionsOpened);
-            total.row(&[("tenant", row.tenant), ("result", "admitted")], admitted);
-        }
-        total.row(&[("tenant", row.tenant), ("result", "refused")], refused);
-    }
     words(
         text,
         ("durward_refusals", "Connections and requests turned away, by reason."),
@@ -134,13 +140,13 @@ fn connections(text: &mut Text, rows: &[Row<'_>]) {
     );
     let mut bytes = text.family("durward_bytes", Kind::Counter, "Bytes carried, TLS excluded.");
     for row in rows.iter().filter(|row| row.known()) {
-        for (counter, direction, side) in [
-            (Counter::ClientBytesIn, "in", "client"),
-            (Counter::ClientBytesOut, "out", "client"),
-            (Counter::UpstreamBytesIn, "in", "upstream"),
-            (Counter::UpstreamBytesOut, "out", "upstream"),
+        for (counter, direction) in [
+            (Counter::ClientBytesIn, "client_in"),
+            (Counter::ClientBytesOut, "client_out"),
+            (Counter::UpstreamBytesIn, "upstream_in"),
+            (Counter::UpstreamBytesOut, "upstream_out"),
         ] {
-            let labels = [("tenant", row.tenant), ("direction", direction), ("side", side)];
+            let labels = [("tenant", row.tenant), ("direction", direction)];
             bytes.row(&labels, row.total(counter));
         }
     }
@@ -206,28 +212,27 @@ fn upstreams(text: &mut Text, rows: &[Row<'_>], state: &ExpositionState) {
     let mut total = text.family(
         "durward_upstream_connections",
         Kind::Counter,
-        "Connections to upstreams: new, reused from the pool for a request, or failed.",
+        "Requests by how they got their upstream connection.",
     );
     for row in rows.iter().filter(|row| row.known()) {
-        for (counter, result) in [
+        for (counter, state) in [
             (Counter::UpstreamConnectionsNew, "new"),
             (Counter::UpstreamConnectionsReused, "reused"),
-            (Counter::UpstreamConnectFailures, "failed"),
         ] {
-            total.row(&[("tenant", row.tenant), ("result", result)], row.total(counter));
+            total.row(&[("tenant", row.tenant), ("state", state)], row.total(counter));
         }
     }
-    let mut active = text.family(
-        "durward_upstream_connections_active",
+    let mut open = text.family(
+        "durward_upstream_connections_open",
         Kind::Gauge,
-        "Connections to upstreams open, idle ones included.",
+        "Upstream connections open, idle ones included.",
     );
     for row in rows.iter().filter(|row| row.known()) {
         let (new, closed) = (
             row.total(Counter::UpstreamConnectionsNew),
             row.total(Counter::UpstreamConnectionsClosed),
         );
-        active.row(&[("tenant", row.tenant)], new.saturating_sub(closed));
+        open.row(&[("tenant", row.tenant)], new.saturating_sub(closed));
     }
     histogram(
         text,
@@ -236,9 +241,14 @@ fn upstreams(text: &mut Text, rows: &[Row<'_>], state: &ExpositionState) {
         |cells| &cells.connect_duration,
     );
     for (name, help, counter) in [
-        ("durward_retries", "Requests sent again.", Counter::Retries),
         (
-            "durward_endpoint_ejections",
+            "durward_upstream_connect_failures",
+            "Connects that failed.",
+            Counter::UpstreamConnectFailures,
+        ),
+        ("durward_upstream_retries", "Requests sent again.", Counter::Retries),
+        (
+            "durward_upstream_ejections",
             "Endpoints taken out of rotation by checks or failures.",
             Counter::Ejections,
         ),
@@ -271,7 +281,8 @@ fn endpoints(text: &mut Text, state: &ExpositionState) {
             *counts.entry((&upstream.tenant, state)).or_default() += 1;
         }
     }
-    let mut family = text.family("durward_endpoints", Kind::Gauge, "Upstream endpoints by health.");
+    let mut family =
+        text.family("durward_upstream_endpoints", Kind::Gauge, "Upstream endpoints by health.");
     for ((tenant, state), count) in counts {
         family.row(&[("tenant", tenant.as_str()), ("state", state)], count);
     }
@@ -288,7 +299,7 @@ fn certificates(text: &mut Text, state: &ExpositionState) {
         ends.entry((tenant, name)).and_modify(|seen| *seen = (*end).min(*seen)).or_insert(*end);
     }
     for ((tenant, certificate), end) in ends {
-        family.row(&[("tenant", tenant.as_str()), ("certificate", certificate)], end);
+        family.row(&[("tenant", tenant.as_str()), ("name", certificate)], end);
     }
 }
 

@@ -73,15 +73,17 @@ impl Attempt<'_> {
         let took = began.elapsed();
         let metrics = &self.view.tenant().metrics;
         let cells = metrics.core(self.core.id);
-        cells.add(Counter::UpstreamConnectionsNew, 1);
-        cells.connect_duration.observe(took);
+        if guard.is_some() {
+            cells.add(Counter::UpstreamConnectionsNew, 1);
+            cells.connect_duration.observe(took);
+        }
         let ticket = Ticket {
             port,
             source,
-            runtime: Arc::downgrade(self.runtime),
+            retired: Arc::clone(&self.runtime.retired),
             metrics: Arc::clone(metrics),
             core: self.core.id,
-            _guard: guard,
+            guard,
         };
         Ok(Connected { io, ticket, took })
     }
@@ -153,7 +155,7 @@ impl Attempt<'_> {
     }
 
     /// Asks the kernel which address the connection leaves from. Nothing is sent unless it is the tenant's.
-    fn check(&self, stream: &TcpStream, path: &Path) -> Result<(), Refusal> {
+    pub(super) fn check(&self, stream: &TcpStream, path: &Path) -> Result<(), Refusal> {
         let (peer, wanted) = (path.peer().0, path.source().0);
         let cells = self.view.tenant().metrics.core(self.core.id);
         let actual = stream.local_addr().map_err(Refusal::Socket)?;

@@ -118,7 +118,7 @@ impl EndpointRuntime {
         {
             return Ok(Addresses::Many(Arc::clone(&located.addresses)));
         }
-        let resolved = core.shared.resolver.lookup(host).await.map_err(|error| {
+        let resolved = Box::pin(core.shared.resolver.lookup(host)).await.map_err(|error| {
             Refusal::NoEndpoint { upstream: upstream.to_owned(), detail: error.to_string() }
         })?;
         let addresses: Arc<[SocketAddr]> =
@@ -136,25 +136,45 @@ impl EndpointRuntime {
         source: EgressAddress,
         protocol: UpstreamProtocol,
     ) -> Result<Arc<Path>, Refusal> {
-        let find = |paths: &[Arc<Path>]| {
-            paths.iter().find(|path| path.joins(view, UpstreamAddr(peer), source)).cloned()
-        };
-        if let Some(path) = find(&self.paths.load()) {
-            return Ok(path);
+        self.with_path(view, peer, source, protocol, Arc::clone)
+    }
+
+    /// Uses the path from `source` to `peer` without holding it.
+    pub(crate) fn with_path<T>(
+        &self,
+        view: &TenantView,
+        peer: SocketAddr,
+        source: EgressAddress,
+        protocol: UpstreamProtocol,
+        with: impl FnOnce(&Arc<Path>) -> T,
+    ) -> Result<T, Refusal> {
+        let peer = UpstreamAddr(peer);
+        if let Some(path) = find(&self.paths.load(), view, peer, source) {
+            return Ok(with(path));
         }
         let identity = self.verify.as_ref().map(|verify| verify.identity.clone());
-        let key = PoolKey::new(view, UpstreamAddr(peer), source, identity, protocol)?;
-        let path = Arc::new(Path::new(key));
+        let made = Arc::new(Path::new(PoolKey::new(view, peer, source, identity, protocol)?));
         self.paths.rcu(|paths| {
             let skip = (paths.len() + 1).saturating_sub(PATHS);
             let mut paths: Vec<_> = paths.iter().skip(skip).cloned().collect();
-            if find(&paths).is_none() {
-                paths.push(Arc::clone(&path));
+            if find(&paths, view, peer, source).is_none() {
+                paths.push(Arc::clone(&made));
             }
             paths
         });
-        Ok(find(&self.paths.load()).unwrap_or(path))
+        // Another core may have made it meanwhile; all use the same one, for it counts ports.
+        let paths = self.paths.load();
+        Ok(with(find(&paths, view, peer, source).unwrap_or(&made)))
     }
+}
+
+fn find<'a>(
+    paths: &'a [Arc<Path>],
+    view: &TenantView,
+    peer: UpstreamAddr,
+    source: EgressAddress,
+) -> Option<&'a Arc<Path>> {
+    paths.iter().find(|path| path.joins(view, peer, source))
 }
 
 /// Milliseconds since this process first asked, from 1.

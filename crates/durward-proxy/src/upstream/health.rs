@@ -15,10 +15,10 @@ use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
-use super::UpstreamRuntime;
 use super::connect::{Attempt, Connected};
 use super::endpoint::EndpointRuntime;
 use super::http2::Shared;
+use super::{UpstreamRuntime, proxy_header};
 use crate::core::Core;
 use crate::metrics::Counter;
 use crate::prepared::{Prepared, PreparedListener, TenantView};
@@ -157,16 +157,7 @@ async fn ask(
     let said = |error: crate::refusal::Refusal| sentence(&error);
     let addresses = endpoint.addresses(core, &runtime.upstream.name).await.map_err(said)?;
     let attempt = Attempt { core, view, runtime, endpoint, addresses: &addresses };
-    let header = runtime.upstream.send_proxy.map(|version| {
-        // The checks' own connections have no client; RFC-less, but every receiver takes the gateway as one.
-        let own = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
-        super::proxy_header::encode(
-            version,
-            durward_model::ClientAddr(own),
-            durward_model::Destination(own),
-            &runtime.tenant,
-        )
-    });
+    let header = runtime.upstream.send_proxy.map(proxy_header::own);
     let connected = attempt.connect(None, header, check.timeout).await.map_err(said)?;
     let Probe::Http { path, host, from, to } = &check.probe else { return Ok(()) };
     let host = match host {

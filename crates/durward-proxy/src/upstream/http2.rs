@@ -24,7 +24,7 @@ const STREAMS: u32 = 100;
 const WINDOW: u32 = 256 * 1024;
 
 /// Between pings, and the longest wait for their answer.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 20_000 });
 
 /// One connection and the streams on it.
 pub(crate) struct Shared {

@@ -39,11 +39,6 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// The upstream.
-    pub(crate) fn upstream(&self) -> &UpstreamRuntime {
-        self.load.runtime()
-    }
-
     /// The upstream answered. 502, 503 and 504 count as failures of the endpoint, everything else as success.
     pub(crate) fn answered(&self, status: u16) {
         if matches!(status, 502..=504) {
@@ -140,6 +135,7 @@ impl Load {
     }
 
     fn with(self, ticket: Ticket, reused: bool, connect: Duration) -> Lease {
+        self.count(reused);
         Lease {
             peer: ticket.port.0.peer(),
             source: ticket.source,
@@ -148,6 +144,12 @@ impl Load {
             load: self,
             ticket: Some(ticket),
             _stream: None,
+        }
+    }
+
+    fn count(&self, reused: bool) {
+        if reused {
+            self.cells().add(Counter::UpstreamConnectionsReused, 1);
         }
     }
 
@@ -179,6 +181,7 @@ impl Found {
             }
             Self::Stream { shared, connect } => {
                 let (send, stream) = shared.stream();
+                load.count(connect.is_none());
                 let lease = Lease {
                     peer: shared.path().peer(),
                     source: shared.source(),

@@ -7,8 +7,8 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::pin::Pin;
 use std::rc::{Rc, Weak as LocalWeak};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -16,7 +16,6 @@ use durward_model::upstream::UpstreamProtocol;
 use durward_model::{EgressAddress, TenantId, UpstreamAddr};
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::UpstreamRuntime;
 use super::http2::Shared;
 use super::tls_client::TlsIdentity;
 use crate::core::Core;
@@ -154,22 +153,25 @@ impl Drop for PortGuard {
 pub(crate) struct Ticket {
     pub(crate) port: PortGuard,
     pub(crate) source: std::net::SocketAddr,
-    pub(crate) runtime: Weak<UpstreamRuntime>,
+    pub(crate) retired: Arc<AtomicBool>,
     pub(crate) metrics: Arc<TenantMetrics>,
     pub(crate) core: usize,
-    pub(crate) _guard: Option<UpstreamGuard>,
+    /// Checks of our own have none and are not counted either.
+    pub(crate) guard: Option<UpstreamGuard>,
 }
 
 impl Ticket {
     /// Whether its upstream is configured no more, or otherwise.
     pub(crate) fn retired(&self) -> bool {
-        self.runtime.upgrade().is_none_or(|runtime| runtime.retired.load(Relaxed))
+        self.retired.load(Relaxed)
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.metrics.core(self.core).add(Counter::UpstreamConnectionsClosed, 1);
+        if self.guard.is_some() {
+            self.metrics.core(self.core).add(Counter::UpstreamConnectionsClosed, 1);
+        }
     }
 }
 

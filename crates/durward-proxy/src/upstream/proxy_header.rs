@@ -27,6 +27,14 @@ pub(crate) fn encode(
     }
 }
 
+/// The header of a connection we make for ourselves: a health check has no client.
+pub(crate) fn own(version: ProxyVersion) -> Vec<u8> {
+    match version {
+        ProxyVersion::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
+        ProxyVersion::V2 => [&SIGNATURE[..], &[0x20, 0, 0, 0]].concat(),
+    }
+}
+
 /// Both as IPv4 where that is possible, else both as IPv6.
 fn same_family(a: SocketAddr, b: SocketAddr) -> (SocketAddr, SocketAddr) {
     let canonical = |s: SocketAddr| SocketAddr::new(s.ip().to_canonical(), s.port());

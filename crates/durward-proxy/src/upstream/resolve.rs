@@ -32,7 +32,7 @@ const STALE: Duration = Duration::from_secs(3600);
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The longest wait for an answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Names remembered before those long expired are forgotten.
 const NAMES: usize = 4096;

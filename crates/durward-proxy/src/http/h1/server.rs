@@ -99,7 +99,8 @@ async fn next_request(
     let mut progress = Progress::default();
     let mut begun = false;
     conn.input.received = conn.input.buffer.filled().len() as u64;
-    watch.arm(Some(timeouts.idle), true);
+    // Nobody who has just connected is idle: the first request is on its way.
+    watch.arm(Some(timeouts.idle), !first);
     loop {
         let input = conn.input.buffer.filled();
         if !input.is_empty() {

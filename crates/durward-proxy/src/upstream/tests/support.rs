@@ -19,7 +19,7 @@ use super::super::{Carrier, Lease, Tried, acquire};
 use crate::core::{Core, Shared};
 use crate::io::Io;
 use crate::metrics::Metrics;
-use crate::prepared::{Prepared, PreparedListener, TenantView};
+use crate::prepared::{Prepared, PreparedBind, PreparedListener, TenantView};
 use crate::refusal::Refusal;
 
 pub(super) const FIRST: UpstreamIndex = UpstreamIndex(0);
@@ -128,4 +128,38 @@ pub(super) async fn take_io(core: &Rc<Core>, view: &TenantView) -> (Io, Lease) {
         (Carrier::Http1(io), lease) => (io, lease),
         (Carrier::Http2(_), _) => panic!("HTTP/2 was not asked for"),
     }
+}
+
+/// Asks an HTTP/1 origin for `/` and gives the status.
+pub(super) async fn get(io: &mut Io) -> std::io::Result<u16> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    io.write_all(b"GET / HTTP/1.1\r\nhost: pay\r\n\r\n").await?;
+    let mut head = [0; 12];
+    io.read_exact(&mut head).await?;
+    Ok(std::str::from_utf8(&head[9..]).unwrap().parse().unwrap())
+}
+
+/// A configuration that serves just this listener.
+pub(super) fn prepared(listener: &Arc<PreparedListener>) -> Arc<Prepared> {
+    let bind = durward_model::Bind {
+        address: listener.listener.bind,
+        mode: durward_model::DestinationMode::Bound,
+        listeners: vec![Arc::clone(&listener.listener)],
+    };
+    let bind = PreparedBind { bind: Arc::new(bind), listeners: vec![Some(Arc::clone(listener))] };
+    let mut prepared = Prepared::empty_for_test();
+    prepared.binds.insert(listener.listener.bind, Arc::new(bind));
+    prepared.tenants.insert(listener.tenant.tenant.id.clone(), Arc::clone(&listener.tenant));
+    Arc::new(prepared)
+}
+
+/// Waits until it is so, for ten seconds at most.
+pub(super) async fn until(mut so: impl FnMut() -> bool) {
+    for _ in 0..1_000 {
+        if so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it never became so");
 }

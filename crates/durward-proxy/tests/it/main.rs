@@ -1,0 +1,9 @@
+#![cfg(test)]
+//! What the data plane does on real sockets.
+
+mod edge;
+mod handover;
+mod listeners;
+mod peek;
+mod tcp;
+mod tls;
