@@ -9,6 +9,7 @@ mod fields;
 mod flow;
 mod forward;
 mod h1;
+mod h2;
 mod message;
 mod names;
 mod parse;
@@ -18,9 +19,9 @@ mod tests;
 
 use std::rc::Rc;
 
-use durward_model::listener::HttpService;
 use durward_model::Service;
 use durward_model::limits::Limits;
+use durward_model::listener::{Alpn, HttpService};
 
 use crate::core::Core;
 use crate::http::forward::Texts;
@@ -61,8 +62,13 @@ pub(crate) async fn serve(admitted: Admitted) {
     let trusted = service.trusted_proxies.contains(facts.client.0.ip());
     let texts = Texts::new(&facts, view.listener(), trusted, service.identity_headers.xfcc);
     let http = Rc::new(Http { core, view, facts, texts });
+    if io.alpn() == Some(Alpn::Http2.id()) {
+        return h2::server::serve(&http, &watch, io, &early).await;
+    }
     match h1::server::serve(&http, &watch, io, &early).await {
         h1::server::Served::Closed => {}
-        h1::server::Served::Http2(_io, _early) => {}
+        h1::server::Served::Http2(io, early) => {
+            h2::server::serve(&http, &watch, io, &early).await;
+        }
     }
 }

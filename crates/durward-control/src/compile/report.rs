@@ -140,6 +140,10 @@ impl<'a> Field<'a> {
     }
 }
 
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
+}
+
 impl Display for Field<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(parent) = self.parent {
@@ -147,7 +151,9 @@ impl Display for Field<'_> {
         }
         match self.step {
             Step::Root(name) => f.write_str(name),
-            Step::Name(name) => write!(f, ".{name}"),
+            Step::Name(name) if name.bytes().all(is_plain) => write!(f, ".{name}"),
+            // A key of the user's may hold anything, and findings are printed on terminals.
+            Step::Name(name) => write!(f, ".{name:?}"),
             Step::Index(index) => write!(f, "[{index}]"),
         }
     }

@@ -15,7 +15,8 @@ use super::verdict::Draft;
 use super::{Compiled, limits, words};
 use crate::place::{At, Place};
 use crate::resources::{Content, Document, Resources, Source};
-use crate::spec::tenant::{TenantDocument, TenantSpec};
+use crate::spec::routing_json::ROUTING_JSON;
+use crate::spec::tenant::{KIND, TenantDocument, TenantSpec};
 
 /// What is remembered of a served tenant.
 #[derive(Clone, Debug)]
@@ -147,7 +148,8 @@ impl<'a> Register<'a> {
                     let mut report = Report::new(source);
                     let name = &tenant.metadata.name;
                     let origin = source.origin(name.place);
-                    let mut draft = Draft::new(&source.kind, name, origin);
+                    let mut draft =
+                        Draft::new(&source.kind, &name.escape_debug().to_string(), origin);
                     let id = report.check("BadName", name, &Field::NAME, |text| {
                         TenantId::new(text).map_err(|_| {
                             "is not a tenant name: use 1 to 63 letters, digits, '-', '_' or '.', beginning and ending with a letter \
@@ -164,8 +166,20 @@ impl<'a> Register<'a> {
                     self.drafts.push(draft);
                 }
                 Content::Broken(broken) => {
-                    let name = broken.name.clone().unwrap_or_else(|| source.file.to_string());
-                    let mut draft = Draft::new(&source.kind, &name, start);
+                    let mut draft = match &broken.name {
+                        Some(name) => {
+                            Draft::new(&source.kind, &name.escape_debug().to_string(), start)
+                        }
+                        None if &*source.kind == KIND => {
+                            Draft::new(&Arc::from("File"), &source.file, start)
+                        }
+                        None => Draft::new(&source.kind, &source.file, start),
+                    };
+                    if let (true, Some(first)) =
+                        (&*source.kind == ROUTING_JSON, broken.findings.first())
+                    {
+                        draft.origin = first.origin.clone();
+                    }
                     draft.findings.clone_from(&broken.findings);
                     self.drafts.push(draft);
                 }

@@ -104,9 +104,12 @@ pub(crate) fn hosts(
     let many = field.name("hosts");
     let one = spec.host.iter().map(|host| (host, field.name("host")));
     let more = spec.hosts.iter().enumerate().map(|(at, host)| (host, many.index(at)));
-    one.chain(more)
-        .filter_map(|(host, field)| report.check("BadHost", host, &field, words::host_pattern))
-        .collect()
+    let mut hosts = Vec::new();
+    for (host, field) in one.chain(more) {
+        let pattern = report.check("BadHost", host, &field, words::host_pattern);
+        hosts.extend(pattern.filter(|pattern| !hosts.contains(pattern)));
+    }
+    hosts
 }
 
 fn path(report: &mut Report<'_>, spec: &RouteSpec, field: &Field<'_>) -> Option<PathMatch> {
@@ -291,7 +294,7 @@ fn resolve(
         Ok((index, protocol)) => {
             if carrying == Carrying::Requests && protocol == UpstreamProtocol::Tcp {
                 let sentence = format!(
-                    "upstream {:?} has protocol TCP, and this listener carries HTTP: give it HTTP1 or HTTP2",
+                    "{:?} has protocol TCP, and this listener carries HTTP: give it HTTP1 or HTTP2",
                     name.value
                 );
                 report.error("UpstreamProtocol", name.place, field, &sentence);

@@ -48,9 +48,7 @@ pub(crate) fn upstream(
     let parent = Field::SPEC.name("upstreams");
     let field = &parent.name(name);
     let before = report.errors();
-    if name.is_empty() {
-        report.error("BadName", name.place, field, "has an empty name");
-    }
+    report.check("BadName", name, field, words::upstream_name);
     let protocol = protocol(spec, around.bytes_only.contains(name.as_str()));
     let sources = sources(report, spec, field, around);
     let endpoints = endpoints(report, spec, field, protocol);

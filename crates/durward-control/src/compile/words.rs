@@ -65,8 +65,10 @@ pub(crate) fn host_name(text: &str) -> Result<Arc<str>, String> {
             "is not a host name: use labels of letters, digits and '-', joined by dots".to_owned()
         );
     }
-    let last = name.rsplit('.').next().unwrap_or(name);
-    if last.bytes().all(|byte| byte.is_ascii_digit()) {
+    let numeric = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+    let numbers = name.split('.').filter(|label| numeric(label)).count();
+    // `10.0.0.300` and `10.0.0.x` are slips in an address, not names.
+    if numeric(name.rsplit('.').next().unwrap_or(name)) || numbers >= 3 {
         return Err("is neither an IP address nor a host name".to_owned());
     }
     Ok(Arc::from(name.to_ascii_lowercase()))
@@ -80,6 +82,16 @@ pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, String> {
             Err("has a wildcard that is not its whole first label: write *.example.com".to_owned())
         }
         None => host(text).map(HostPattern::Exact),
+    }
+}
+
+/// A name of an upstream.
+pub(crate) fn upstream_name(text: &str) -> Result<(), String> {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if (1..=63).contains(&text.len()) && text.bytes().all(inner) {
+        Ok(())
+    } else {
+        Err("is not a name of an upstream: use 1 to 63 letters, digits, '-', '_' or '.'".to_owned())
     }
 }
 
@@ -274,6 +286,7 @@ mod tests {
             "a b",
             "a\r\nb",
             "10.0.0.256",
+            "10.0.0.x",
             "a/b",
             "a:b@c",
         ] {

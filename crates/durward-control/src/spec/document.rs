@@ -168,8 +168,25 @@ fn sentence(error: &Error) -> String {
         | Error::SerdeInvalidValue { unexpected, expected, .. } => {
             format!("{unexpected} is written where {expected} is expected")
         }
-        Error::InvalidScalar { ty, .. } => format!("the value is not a valid {ty}"),
+        Error::InvalidScalar { ty, .. } => format!("the value is not {}", expected(ty)),
+        Error::Unexpected { expected: wanted, .. } => {
+            format!("{} is expected here", expected(wanted))
+        }
         other => plain(&other.to_string()),
+    }
+}
+
+/// What the parser expected, in the words of documents.
+fn expected(what: &str) -> &str {
+    match what {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "bool" => "true or false",
+        "mapping start" => "a mapping (name: value)",
+        "sequence start" => "a list",
+        "string scalar" | "scalar" | "scalar value" => "a text",
+        other => other,
     }
 }
 

@@ -327,6 +327,8 @@ fn field_names(at: usize, egress_at: usize, entry: &Entry) -> Vec<(String, Strin
     let upstream = upstream_name(at);
     vec![
         (format!("spec.ingress[{at}]"), key.clone()),
+        // What is wrong with the key quotes the key.
+        (format!("spec.ingress[{at}].address"), String::new()),
         (format!("spec.ingress[{at}].certificate"), format!("{key}.tenant")),
         (format!("spec.ingress[{at}].clientCertificates"), format!("{key}.tenant")),
         (format!("spec.upstreams.{upstream}"), format!("{key}.backend")),

@@ -168,7 +168,8 @@ fn chunk_size(input: &[u8]) -> Result<Option<(u64, usize, usize)>, &'static str>
         Some(_) => return Err("invalid chunk size"),
     }
     let window = &rest[..rest.len().min(SIZE_LINE)];
-    let Some(end) = window.iter().position(|byte| *byte == b'\r' || !crate::http::parse::is_value_byte(*byte))
+    let Some(end) =
+        window.iter().position(|byte| *byte == b'\r' || !crate::http::parse::is_value_byte(*byte))
     else {
         return if rest.len() < SIZE_LINE { Ok(None) } else { Err("chunk extension too long") };
     };
@@ -239,7 +240,11 @@ mod tests {
                 }
                 Step::Skip(count) => start += count,
                 Step::End => {
-                    return Ok((body, trailers.map_or(0, |fields| fields.len()), input.len() - start));
+                    return Ok((
+                        body,
+                        trailers.map_or(0, |fields| fields.len()),
+                        input.len() - start,
+                    ));
                 }
                 Step::More => match ends.next() {
                     Some(next) => end = next.clamp(end, input.len()),
@@ -263,17 +268,39 @@ mod tests {
         let many = format!("1;{}\r\na\r\n", "x".repeat(200)).repeat(100);
         let trailers = format!("0\r\nA: {}\r\n\r\n", "x".repeat(9000));
         let cases: &[&[u8]] = &[
-            b"g\r\n", b"\r\n", b"-5\r\nhello\r\n", b"+5\r\nhello\r\n", b"0x5\r\nhello\r\n",
-            b"5\nhello\r\n", b"5\r\nhelloX\r\n", b"5\r\nhello\n0\r\n\r\n", b"5 \r\nhello\r\n",
-            b"5 x\r\nhello\r\n", b"5\rhello", b"5;a\nb\r\nhello\r\n", b"5;a\0\r\nhello\r\n",
-            b"ffffffffffffffff\r\n", b"10000000000000000\r\n", b" 5\r\nhello\r\n",
-            b"0\r\nA : b\r\n\r\n", b"0\r\n A: b\r\n\r\n", b"0\r\nA: b\n\r\n", b"0\r\n\n",
-            b"5\r\nhello\r\n\r\n0\r\n\r\n", long.as_bytes(), many.as_bytes(), trailers.as_bytes(),
+            b"g\r\n",
+            b"\r\n",
+            b"-5\r\nhello\r\n",
+            b"+5\r\nhello\r\n",
+            b"0x5\r\nhello\r\n",
+            b"5\nhello\r\n",
+            b"5\r\nhelloX\r\n",
+            b"5\r\nhello\n0\r\n\r\n",
+            b"5 \r\nhello\r\n",
+            b"5 x\r\nhello\r\n",
+            b"5\rhello",
+            b"5;a\nb\r\nhello\r\n",
+            b"5;a\0\r\nhello\r\n",
+            b"ffffffffffffffff\r\n",
+            b"10000000000000000\r\n",
+            b" 5\r\nhello\r\n",
+            b"0\r\nA : b\r\n\r\n",
+            b"0\r\n A: b\r\n\r\n",
+            b"0\r\nA: b\n\r\n",
+            b"0\r\n\n",
+            b"5\r\nhello\r\n\r\n0\r\n\r\n",
+            long.as_bytes(),
+            many.as_bytes(),
+            trailers.as_bytes(),
         ];
 
         for case in cases {
             let ended = decode(Framing::Chunked, case, &[]);
-            assert!(ended.is_err_and(|why| why != "incomplete"), "{:?}", case.escape_ascii().to_string());
+            assert!(
+                ended.is_err_and(|why| why != "incomplete"),
+                "{:?}",
+                case.escape_ascii().to_string()
+            );
         }
     }
 

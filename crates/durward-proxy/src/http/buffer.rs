@@ -91,9 +91,8 @@ impl Buffer {
 
     fn make_room(&mut self) {
         if self.bytes.len() < SIZE {
-            let mut large = READ
-                .with_borrow_mut(Vec::pop)
-                .unwrap_or_else(|| vec![0; SIZE].into_boxed_slice());
+            let mut large =
+                READ.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; SIZE].into_boxed_slice());
             let unused = self.filled();
             let count = unused.len().min(SIZE);
             large[..count].copy_from_slice(&unused[..count]);
@@ -194,7 +193,9 @@ mod tests {
 
         let refused = read(&mut buffer, b"y");
 
-        assert!(matches!(refused, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::StorageFull));
+        assert!(
+            matches!(refused, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::StorageFull)
+        );
         buffer.consume(1);
         assert!(matches!(read(&mut buffer, b"y"), Poll::Ready(Ok(1))));
     }

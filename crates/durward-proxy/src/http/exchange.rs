@@ -23,8 +23,8 @@ use crate::watch::{Expired, Watch};
 
 /// How long a client may take to take an answer made here.
 const ANSWER: Duration = Duration::from_secs(10);
-/// A request body up to this size is read to its end before an answer made here, to keep the connection.
-const SMALL_BODY: u64 = 64 * 1024;
+/// A request body up to this size is read to its end before an answer made here, to keep the connection; but not longer than this.
+const SMALL_BODY: (u64, Duration) = (64 * 1024, Duration::from_secs(1));
 
 /// How an exchange ended, as far as the client's connection is concerned.
 pub(crate) enum Ended<'a> {
@@ -90,6 +90,9 @@ pub(crate) async fn run<'a, D: Downstream>(
     let ended = match serve(http, watch, down, &mut account, &mut response).await {
         Ok(ended) => ended,
         Err(Stop::Refuse(refusal)) => {
+            // Who breaks one rule may have broken another that we did not see.
+            account.request.keep_alive &=
+                !matches!(refusal, Refusal::BadRequest { .. } | Refusal::ClientTimeout { .. });
             let answer = refusal_answer(&account.request, &refusal, None, account.id.as_str());
             account.refusal = Some(refusal);
             answer_here(watch, down, &mut account, &mut response, &answer).await
@@ -153,10 +156,7 @@ async fn serve<'a, D: Downstream>(
         Plan::Forward(forward, upstream) => {
             attempt::forward(http, watch, down, account, response, (forward, upstream)).await
         }
-        Plan::Answer(answer) => {
-            watch.arm(Some(ANSWER), false);
-            Ok(answer_here(watch, down, account, response, &answer).await)
-        }
+        Plan::Answer(answer) => Ok(answer_here(watch, down, account, response, &answer).await),
     }
 }
 
@@ -168,12 +168,16 @@ async fn answer_here<'a, D: Downstream>(
     response: &mut PooledResponse,
     answer: &Answer,
 ) -> Ended<'a> {
+    if !down.is_read() {
+        let request = &mut account.request;
+        let small = matches!(request.framing, Framing::Length(length) if length <= SMALL_BODY.0);
+        if small && !request.expects_continue && request.keep_alive {
+            discard(watch, down).await;
+        }
+        request.keep_alive &= down.is_read();
+    }
     watch.arm(Some(ANSWER), false);
     let request = &account.request;
-    let small = matches!(request.framing, Framing::Length(length) if length <= SMALL_BODY);
-    if small && !request.expects_continue && request.keep_alive && !down.is_read() {
-        discard(watch, down).await;
-    }
     answer.write(request, response);
     account.status = answer.status;
     let mut body = answer.body(response);
@@ -200,5 +204,6 @@ async fn discard<D: Downstream>(watch: &Watch, down: &mut D) {
         }
         std::task::Poll::Pending
     });
+    watch.arm(Some(SMALL_BODY.1), false);
     let _ = watch.guard(all).await;
 }

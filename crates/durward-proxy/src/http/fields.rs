@@ -142,11 +142,6 @@ impl Fields {
         self.entries.iter().find(|entry| entry.known == known).map(|entry| self.bytes(entry.value))
     }
 
-    /// Where the first value of a known field lies.
-    pub(crate) fn find(&self, known: Known) -> Option<Span> {
-        self.entries.iter().find(|entry| entry.known == known).map(|entry| entry.value)
-    }
-
     /// Adds a field after all others.
     pub(crate) fn append(&mut self, name: &[u8], value: &[u8]) {
         self.append_with(Known::of(name), name, |bytes| bytes.extend_from_slice(value));
@@ -208,9 +203,8 @@ impl Fields {
 
 impl HeaderFields for Fields {
     fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-        self.iter().any(|field| {
-            field.name.eq_ignore_ascii_case(name.as_bytes()) && test(field.value)
-        })
+        self.iter()
+            .any(|field| field.name.eq_ignore_ascii_case(name.as_bytes()) && test(field.value))
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) enum SourceFault {
     /// It is larger than allowed.
     TooLarge,
     /// The sender is gone.
-    Closed(io::Error),
+    Closed,
 }
 
 /// Where a body comes from.
@@ -58,7 +58,11 @@ pub(crate) trait Source {
 /// Where a body goes.
 pub(crate) trait Sink {
     /// Takes some of the source's data, and says how much.
-    fn poll_send<S: Source>(&mut self, cx: &mut Context<'_>, source: &mut S) -> Poll<io::Result<usize>>;
+    fn poll_send<S: Source>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+    ) -> Poll<io::Result<usize>>;
     /// The body has ended.
     fn finish(&mut self, trailers: Option<&Fields>) -> io::Result<()>;
     /// Hands everything to the system.
@@ -94,6 +98,8 @@ pub(crate) trait Upstream: Source + Sink {
     ) -> Poll<Result<(), HeadFault>>;
     /// From here on bytes go both ways as they are.
     fn tunnel(&mut self);
+    /// Whether nothing may follow a request for another protocol until it is granted.
+    fn holds_upgrades(&self) -> bool;
 }
 
 /// Why there is no response head.
@@ -101,6 +107,8 @@ pub(crate) trait Upstream: Source + Sink {
 pub(crate) enum HeadFault {
     /// The upstream closed or reset.
     Closed,
+    /// The upstream says that it did nothing with the request.
+    Refused,
     /// What it sent is no head.
     Malformed(Refusal),
 }
@@ -111,7 +119,7 @@ pub(crate) enum PumpFault {
     /// Where the body comes from.
     Source(SourceFault),
     /// Where it goes.
-    Sink(io::Error),
+    Sink,
 }
 
 /// Moves one body.
@@ -137,11 +145,6 @@ impl Pump {
         self.stage == Stage::Done
     }
 
-    /// Gives the body up; nothing more is moved.
-    pub(crate) fn abandon(&mut self) {
-        self.stage = Stage::Done;
-    }
-
     /// Moves what can be moved. `meter` is told of bytes moved and may ask for a pause.
     pub(crate) fn poll<S: Source, K: Sink>(
         &mut self,
@@ -158,29 +161,25 @@ impl Pump {
             match source.poll_fill(cx) {
                 Poll::Ready(Ok(Filled::Data)) => {}
                 Poll::Ready(Ok(Filled::End)) => {
-                    sink.finish(source.trailers()).map_err(PumpFault::Sink)?;
+                    sink.finish(source.trailers()).map_err(|_| PumpFault::Sink)?;
                     self.stage = Stage::Flushing;
                     break;
                 }
-                Poll::Ready(Err(fault)) => {
-                    // What came before the fault has been promised to the sink; whether it gets there does not matter any more.
-                    let _ = sink.poll_flush(cx);
-                    return Poll::Ready(Err(PumpFault::Source(fault)));
-                }
+                Poll::Ready(Err(fault)) => return Poll::Ready(Err(PumpFault::Source(fault))),
                 Poll::Pending => {
-                    let _ = sink.poll_flush(cx).map_err(PumpFault::Sink)?;
+                    let _ = sink.poll_flush(cx).map_err(|_| PumpFault::Sink)?;
                     return Poll::Pending;
                 }
             }
-            let count = ready!(sink.poll_send(cx, source)).map_err(PumpFault::Sink)?;
+            let count = ready!(sink.poll_send(cx, source)).map_err(|_| PumpFault::Sink)?;
             self.moved += count as u64;
             if let Some(pause) = meter(count as u64) {
-                let _ = sink.poll_flush(cx).map_err(PumpFault::Sink)?;
+                let _ = sink.poll_flush(cx).map_err(|_| PumpFault::Sink)?;
                 self.wait = Some(Box::pin(tokio::time::sleep(pause)));
             }
         }
         if self.stage == Stage::Flushing {
-            ready!(sink.poll_flush(cx)).map_err(PumpFault::Sink)?;
+            ready!(sink.poll_flush(cx)).map_err(|_| PumpFault::Sink)?;
             self.stage = Stage::Done;
         }
         Poll::Ready(Ok(()))

@@ -105,7 +105,7 @@ impl Source for Conn {
                     return Poll::Ready(Ok(Filled::Data));
                 }
                 Step::More => {
-                    let count = ready!(self.poll_receive(cx)).map_err(SourceFault::Closed)?;
+                    let count = ready!(self.poll_receive(cx)).map_err(|_| SourceFault::Closed)?;
                     if count == 0 {
                         return Poll::Ready(self.input.end_of_stream());
                     }
@@ -140,7 +140,7 @@ impl Input {
             self.decoder = Decoder::Done;
             return Ok(Filled::End);
         }
-        Err(SourceFault::Closed(io::ErrorKind::UnexpectedEof.into()))
+        Err(SourceFault::Closed)
     }
 }
 

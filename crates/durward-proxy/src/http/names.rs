@@ -59,7 +59,8 @@ const LENGTH_9: &[(&str, K)] = &[("X-Real-IP", K::XRealIp), ("Forwarded", K::For
 const LENGTH_10: &[(&str, K)] =
     &[("Connection", K::Connection), ("Keep-Alive", K::KeepAlive), ("Set-Cookie", K::SetCookie)];
 const LENGTH_11: &[(&str, K)] = &[("Client-Cert", K::ClientCert), ("Retry-After", K::RetryAfter)];
-const LENGTH_12: &[(&str, K)] = &[("Content-Type", K::ContentType), ("X-Request-Id", K::XRequestId)];
+const LENGTH_12: &[(&str, K)] =
+    &[("Content-Type", K::ContentType), ("X-Request-Id", K::XRequestId)];
 const LENGTH_13: &[(&str, K)] = &[
     ("Authorization", K::Authorization),
     ("Content-Range", K::ContentRange),

@@ -8,7 +8,7 @@ mod request;
 mod response;
 mod target;
 
-pub(crate) use request::parse_request;
+pub(crate) use request::{parse_request, set_host};
 pub(crate) use response::{Asked, parse_response};
 pub(crate) use target::valid_authority;
 
@@ -180,7 +180,20 @@ const fn classes() -> [u8; 256] {
         if b.is_ascii_alphanumeric()
             || matches!(
                 b,
-                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+                b'!' | b'#'
+                    | b'$'
+                    | b'%'
+                    | b'&'
+                    | b'\''
+                    | b'*'
+                    | b'+'
+                    | b'-'
+                    | b'.'
+                    | b'^'
+                    | b'_'
+                    | b'`'
+                    | b'|'
+                    | b'~'
             )
         {
             table[byte] |= TOKEN;

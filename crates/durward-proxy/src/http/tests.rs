@@ -3,5 +3,9 @@
 //! Deliberately absent: tests of single parsers; those are beside them.
 
 mod bodies;
+mod exchange;
+mod forwarding;
+mod http2;
+mod malformed;
 mod requests;
 mod support;

@@ -39,6 +39,11 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    /// The upstream.
+    pub(crate) fn upstream(&self) -> &UpstreamRuntime {
+        self.load.runtime()
+    }
+
     /// The upstream answered. 502, 503 and 504 count as failures of the endpoint, everything else as success.
     pub(crate) fn answered(&self, status: u16) {
         if matches!(status, 502..=504) {

@@ -16,7 +16,10 @@ use crate::http::exchange::{Account, Clock, Ended, Stop};
 use crate::http::flow::{Downstream, Sink, Upstream};
 use crate::http::forward::rewrite;
 use crate::http::h1::Conn;
+use crate::http::h2::client::Up;
+use crate::http::h2::websocket_key;
 use crate::http::message::{PooledResponse, Upgrade};
+use crate::http::names::Known;
 use crate::metrics::Counter;
 use crate::refusal::Refusal;
 use crate::upstream::{Carrier, Lease, Tried, UpstreamRuntime, acquire};
@@ -48,8 +51,13 @@ pub(super) async fn forward<'a, D: Downstream>(
                     Err(failure) => failure,
                 }
             }
-            Ok((Carrier::Http2(_), _)) => {
-                return Err(Refusal::NotSupported { detail: "HTTP/2 upstream" }.into());
+            Ok((Carrier::Http2(send), lease)) => {
+                note(account, index, &lease);
+                let mut attempt = Attempt { http, clock, account, response };
+                match attempt.http2(down, send, lease, &tries).await {
+                    Ok(ended) => return Ok(ended),
+                    Err(failure) => failure,
+                }
             }
             Err(refusal) => Failure::before_sending(refusal),
         };
@@ -144,6 +152,12 @@ impl<'a> Attempt<'_, 'a> {
         lease: Lease,
         tries: &Tries<'_>,
     ) -> Result<Ended<'a>, Failure> {
+        if let Upgrade::Extended(_) = self.account.request.upgrade {
+            let key = websocket_key(&self.http.core);
+            let fields = &mut self.account.request.fields;
+            fields.retain(|known| known != Known::SecWebsocketKey);
+            fields.append(b"Sec-WebSocket-Key", key.as_bytes());
+        }
         let mut up = Conn::new(io);
         let turn = self.exchange(down, &mut up, &lease, tries).await;
         self.count_traffic(&up);
@@ -155,6 +169,27 @@ impl<'a> Attempt<'_, 'a> {
                 }
                 Ok(if read { Ended::Complete } else { Ended::Unread })
             }
+        }
+    }
+
+    async fn http2<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        send: h2::client::SendRequest<bytes::Bytes>,
+        lease: Lease,
+        tries: &Tries<'_>,
+    ) -> Result<Ended<'a>, Failure> {
+        // An HTTP/1.1 upgrade has no counterpart there; without it the upstream answers as it sees fit.
+        if let Upgrade::Token(_) = self.account.request.upgrade {
+            self.account.request.upgrade = Upgrade::None;
+        }
+        let mut up = Up::new(send, lease.upstream().upstream.tls.is_some());
+        let turn = self.exchange(down, &mut up, &lease, tries).await;
+        self.count_traffic(&up);
+        match turn? {
+            Turn::Complete { read: true } => Ok(Ended::Complete),
+            Turn::Complete { read: false } => Ok(Ended::Unread),
+            Turn::Switched => Ok(Ended::Broken),
         }
     }
 

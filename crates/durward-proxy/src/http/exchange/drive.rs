@@ -8,7 +8,9 @@ use std::task::{Context, Poll};
 use crate::http::Http;
 use crate::http::exchange::{Clock, Stop};
 use crate::http::flow::{Downstream, HeadFault, Pump, PumpFault, SourceFault, Upstream};
+use crate::http::h2::websocket_accepts;
 use crate::http::message::{Request, Response, Upgrade, Version};
+use crate::http::names::Known;
 use crate::refusal::Refusal;
 use crate::upstream::Lease;
 use crate::watch::Expired;
@@ -85,6 +87,8 @@ pub(super) struct Drive<'t, D, U> {
     download: Pump,
     /// The upstream takes no more of the request.
     refused: bool,
+    /// What follows the request's head waits for the upgrade to be granted.
+    held: bool,
     interim: bool,
     /// Nothing at all came back.
     silent: bool,
@@ -96,19 +100,16 @@ pub(super) enum Snag {
     Gone,
     ClientWrite,
     UpstreamClosed,
+    UpstreamRefused,
     Upstream(SourceFault),
     Malformed(Refusal),
 }
 
 impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
-    pub(super) fn new(
-        http: &'t Http,
-        clock: Clock<'t>,
-        down: &'t mut D,
-        up: &'t mut U,
-    ) -> Self {
+    pub(super) fn new(http: &'t Http, clock: Clock<'t>, down: &'t mut D, up: &'t mut U) -> Self {
         let (upload, download) = (Pump::default(), Pump::default());
-        Self { http, clock, down, up, upload, download, refused: false, interim: false, silent: true }
+        let (refused, held, interim) = (false, false, false);
+        Self { http, clock, down, up, upload, download, refused, held, interim, silent: true }
     }
 
     pub(super) fn has_consumed(&self) -> bool {
@@ -124,6 +125,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         if self.up.request(request).is_err() {
             return Err(Snagged::Snag(Snag::UpstreamClosed));
         }
+        self.held = self.up.holds_upgrades() && matches!(request.upgrade, Upgrade::Extended(_));
         let timeouts = &self.http.limits().timeouts;
         let watch = self.clock.watch;
         self.clock.arm(if request.has_body() { timeouts.stream_idle } else { timeouts.response });
@@ -159,6 +161,9 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
                 Poll::Ready(Err(HeadFault::Closed)) => {
                     return Poll::Ready(Err(Snag::UpstreamClosed));
                 }
+                Poll::Ready(Err(HeadFault::Refused)) => {
+                    return Poll::Ready(Err(Snag::UpstreamRefused));
+                }
                 Poll::Ready(Err(HeadFault::Malformed(refusal))) => {
                     return Poll::Ready(Err(Snag::Malformed(refusal)));
                 }
@@ -168,7 +173,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         if self.interim {
             self.interim = self.down.poll_flush(cx).map_err(|_| Snag::ClientWrite)?.is_pending();
         }
-        if self.upload.is_done() && self.down.poll_gone(cx).is_ready() {
+        if (self.held || self.upload.is_done()) && self.down.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Snag::Gone));
         }
         if self.upload.moved != before && !self.upload.is_done() {
@@ -178,6 +183,10 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
     }
 
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Snag> {
+        if self.held {
+            self.refused |= matches!(self.up.poll_flush(cx), Poll::Ready(Err(_)));
+            return Ok(());
+        }
         if self.upload.is_done() || self.refused {
             return Ok(());
         }
@@ -190,7 +199,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
             Poll::Ready(Ok(())) | Poll::Pending => {}
             Poll::Ready(Err(PumpFault::Source(fault))) => return Err(Snag::Client(fault)),
             // It may have answered before it closed.
-            Poll::Ready(Err(PumpFault::Sink(_))) => self.refused = true,
+            Poll::Ready(Err(PumpFault::Sink)) => self.refused = true,
         }
         Ok(())
     }
@@ -201,11 +210,18 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
             return Ok(());
         };
         let (asked, answered) = (request.fields.bytes(asked), response.fields.bytes(answered));
-        if asked.eq_ignore_ascii_case(answered) {
-            return Ok(());
+        let malformed = |detail| Err(Snag::Malformed(Refusal::BadResponse { detail }));
+        if !asked.eq_ignore_ascii_case(answered) {
+            return malformed("101 to a protocol that was not asked for");
         }
-        let detail = "101 to a protocol that was not asked for";
-        Err(Snag::Malformed(Refusal::BadResponse { detail }))
+        if let Upgrade::Extended(_) = request.upgrade {
+            let key = request.fields.get(Known::SecWebsocketKey).unwrap_or_default();
+            let accept = response.fields.get(Known::SecWebsocketAccept).unwrap_or_default();
+            if !websocket_accepts(key, accept) {
+                return malformed("101 with a wrong Sec-WebSocket-Accept");
+            }
+        }
+        Ok(())
     }
 
     /// Passes the final head and the body on.
@@ -223,6 +239,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
                 return self.switch().await;
             }
             self.up.tunnel();
+            self.held = false;
             self.clock.end = None;
             (self.upload, self.download) = (Pump::default(), Pump::default());
         }
@@ -248,9 +265,11 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         match self.download.poll(cx, self.up, self.down, &meter) {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
             Poll::Ready(Err(PumpFault::Source(fault))) => {
+                // The client gets what came before it broke off, as far as it takes it at once.
+                let _ = self.down.poll_flush(cx);
                 return Poll::Ready(Err(Snag::Upstream(fault)));
             }
-            Poll::Ready(Err(PumpFault::Sink(_))) => return Poll::Ready(Err(Snag::ClientWrite)),
+            Poll::Ready(Err(PumpFault::Sink)) => return Poll::Ready(Err(Snag::ClientWrite)),
             Poll::Pending => {}
         }
         self.poll_upload(cx)?;
@@ -265,29 +284,30 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
 
     /// What a failed wait for the head means.
     pub(super) fn failure(&self, snagged: Snagged, lease: &Lease) -> Failure {
-        let (refusal, begun, retriable) = match snagged {
-            Snagged::Snag(snag) => {
-                let begun = matches!(snag, Snag::Gone | Snag::ClientWrite)
-                    || matches!(snag, Snag::Client(SourceFault::Closed(_)));
-                let closed = matches!(snag, Snag::UpstreamClosed);
-                (self.reason(snag, Some(lease)), begun, closed && self.silent)
+        let snag = match snagged {
+            Snagged::Snag(snag) => snag,
+            Snagged::Expired(expired) => {
+                return Failure { begun: false, ..Failure::after_head(self.expired(expired)) };
             }
-            Snagged::Expired(expired) => (self.expired(expired), false, false),
         };
+        let begun =
+            matches!(snag, Snag::Gone | Snag::ClientWrite | Snag::Client(SourceFault::Closed));
+        let unsent = matches!(snag, Snag::UpstreamRefused);
+        let retriable = unsent || (matches!(snag, Snag::UpstreamClosed) && self.silent);
         let stale = retriable && lease.reused;
-        Failure { refusal, begun, retriable, unsent: false, stale }
+        Failure { refusal: self.reason(snag, Some(lease)), begun, retriable, unsent, stale }
     }
 
     fn reason(&self, snag: Snag, lease: Option<&Lease>) -> Refusal {
         match snag {
             Snag::Client(SourceFault::Malformed(detail)) => Refusal::BadRequest { detail },
             Snag::Client(SourceFault::TooLarge) => Refusal::BodyTooLarge,
-            Snag::Client(SourceFault::Closed(_)) | Snag::Gone | Snag::ClientWrite => {
+            Snag::Client(SourceFault::Closed) | Snag::Gone | Snag::ClientWrite => {
                 Refusal::ClientClosed
             }
             Snag::Malformed(refusal) => refusal,
             Snag::Upstream(SourceFault::Malformed(detail)) => Refusal::BadResponse { detail },
-            Snag::UpstreamClosed | Snag::Upstream(_) => match lease {
+            Snag::UpstreamClosed | Snag::UpstreamRefused | Snag::Upstream(_) => match lease {
                 Some(lease) => Refusal::UpstreamClosed { peer: lease.peer.0 },
                 None => Refusal::BadResponse { detail: "response broke off" },
             },

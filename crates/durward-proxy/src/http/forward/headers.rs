@@ -34,7 +34,12 @@ pub(crate) struct Texts {
 }
 
 impl Texts {
-    pub(crate) fn new(facts: &ConnectionFacts, listener: &Listener, trusted: bool, xfcc: bool) -> Self {
+    pub(crate) fn new(
+        facts: &ConnectionFacts,
+        listener: &Listener,
+        trusted: bool,
+        xfcc: bool,
+    ) -> Self {
         let client = facts.client.0.ip().to_canonical();
         let local = facts.destination.0.ip().to_canonical();
         let certificate = facts.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
@@ -133,7 +138,8 @@ fn envoy_format(certificate: &ClientCertificate) -> String {
     for (key, name) in names.chain(certificate.dns.iter().map(|name| ("DNS", name))) {
         // A String does not fail to be written to.
         let _ = write!(text, ";{key}=");
-        if name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, ',' | ';' | '=' | '"' | '\\')) {
+        if name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, ',' | ';' | '=' | '"' | '\\'))
+        {
             text.push_str(name);
         } else {
             text.push('"');

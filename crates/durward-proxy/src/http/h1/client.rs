@@ -25,10 +25,8 @@ impl Upstream for Conn {
         request: &Request,
         response: &mut Response,
     ) -> Poll<Result<(), HeadFault>> {
-        let asked = Asked {
-            head: request.method() == "HEAD",
-            upgrade: request.upgrade != Upgrade::None,
-        };
+        let asked =
+            Asked { head: request.method() == "HEAD", upgrade: request.upgrade != Upgrade::None };
         loop {
             if !self.input.buffer.is_empty() {
                 let input = self.input.buffer.filled();
@@ -56,6 +54,10 @@ impl Upstream for Conn {
     fn tunnel(&mut self) {
         self.input.decoder = Decoder::UntilClose;
         self.output.begin(Framing::UntilClose, |_| {});
+    }
+
+    fn holds_upgrades(&self) -> bool {
+        true
     }
 }
 

@@ -194,9 +194,7 @@ impl Downstream for Conn {
     fn head(&mut self, request: &Request, response: &Response) -> io::Result<()> {
         let framing = write::response_framing(request, response);
         let unread = !self.is_read() && (request.expects_continue || response.status >= 300);
-        self.close |= unread
-            || !request.keep_alive
-            || framing == Framing::UntilClose;
+        self.close |= unread || !request.keep_alive || framing == Framing::UntilClose;
         let close = self.close;
         self.output.begin(framing, |out| write::response(out, request, response, framing, close));
         Ok(())

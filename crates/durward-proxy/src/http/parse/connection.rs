@@ -72,7 +72,8 @@ impl Control {
             Known::Connection => self.connection(value)?,
             Known::Upgrade => self.upgrade = Some(span),
             Known::Te => {
-                self.te_trailers |= list(value).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+                self.te_trailers |=
+                    list(value).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
             }
             Known::Host => self.hosts = (self.hosts.0 + 1, span),
             Known::Expect => self.expect = Some(span),

@@ -150,11 +150,7 @@ pub(crate) fn set_host(fields: &Fields, authority: Span) -> Result<Span, Fault> 
     }
     let text = fields.bytes(authority);
     let length = valid_authority(text).ok_or(Fault::Malformed("invalid authority"))?;
-    Ok(if text[0] == b'[' {
-        authority.first(length - 1).skip(1)
-    } else {
-        authority.first(length)
-    })
+    Ok(if text[0] == b'[' { authority.first(length - 1).skip(1) } else { authority.first(length) })
 }
 
 fn expectation(request: &mut Request, control: &Control) -> Result<(), Fault> {

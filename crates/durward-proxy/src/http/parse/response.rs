@@ -92,8 +92,7 @@ fn finish(response: &mut Response, asked: Asked) -> Result<(), Fault> {
     if asked.head || response.status == 304 {
         response.named_length = control.length;
     }
-    response.close =
-        !control.persists(response.version) || response.framing == Framing::UntilClose;
+    response.close = !control.persists(response.version) || response.framing == Framing::UntilClose;
     control.strip(&mut response.fields);
     response.fields.retain(|known| known != Known::Host);
     Ok(())

@@ -59,11 +59,12 @@ fn absolute(input: &[u8], start: usize, end: usize) -> Result<Target, Fault> {
         return Err(Fault::Malformed("target's scheme is not http or https"));
     }
     let from = start + scheme + 3;
-    let length = input[from..end]
-        .iter()
-        .position(|byte| matches!(byte, b'/' | b'?'))
-        .unwrap_or(end - from);
+    let length =
+        input[from..end].iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(end - from);
     let rest = from + length;
+    if length == 0 {
+        return Err(Fault::Malformed("absolute target without a host"));
+    }
     if input.get(rest).is_none_or(|byte| *byte != b'/') || rest == end {
         return Err(Fault::Malformed("absolute target without a path"));
     }
@@ -81,8 +82,7 @@ pub(crate) fn valid_authority(authority: &[u8]) -> Option<usize> {
         std::str::from_utf8(&authority[1..close]).ok()?.parse::<Ipv6Addr>().ok()?;
         close + 1
     } else {
-        let length =
-            authority.iter().position(|byte| *byte == b':').unwrap_or(authority.len());
+        let length = authority.iter().position(|byte| *byte == b':').unwrap_or(authority.len());
         let name = &authority[..length];
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
         if !name.iter().all(plain) || name.len() > 255 || name.trim_ascii_end() == b"." {

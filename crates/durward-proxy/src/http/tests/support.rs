@@ -10,9 +10,7 @@ use arc_swap::ArcSwap;
 use durward_model::limits::Limits;
 use durward_model::listener::{HttpService, IdentityHeaders};
 use durward_model::route::{Action, Forward, HeaderRules, Route, RouteMatch, WeightedUpstream};
-use durward_model::upstream::{
-    Balance, Endpoint, Retry, Target, UpstreamIndex, UpstreamProtocol,
-};
+use durward_model::upstream::{Balance, Endpoint, Retry, Target, UpstreamIndex, UpstreamProtocol};
 use durward_model::{
     ClientAddr, Destination, EgressAddress, Origin, Service, SourceSet, Tenant, TenantId, Upstream,
 };
@@ -41,7 +39,6 @@ pub(super) struct Rig {
     pub(super) listener: Arc<PreparedListener>,
     tls: Option<fn() -> TlsFacts>,
     lines: Lines,
-    sink: Sink,
 }
 
 pub(super) fn forward() -> Action {
@@ -70,7 +67,8 @@ impl Setup {
     }
 
     pub(super) fn to_all(origins: &[SocketAddr]) -> Self {
-        let place = |address: &SocketAddr| Endpoint { target: Target::Address(*address), weight: 1 };
+        let place =
+            |address: &SocketAddr| Endpoint { target: Target::Address(*address), weight: 1 };
         let upstream = Upstream {
             name: Arc::from("pay"),
             endpoints: origins.iter().map(place).collect(),
@@ -101,7 +99,7 @@ impl Setup {
         let shared = Shared {
             prepared: ArcSwap::from_pointee(Prepared::empty_for_test()),
             metrics: Metrics::new(1),
-            log: sink.clone(),
+            log: sink,
             resolver: crate::upstream::resolve::Resolver::default(),
         };
         let core = Core::new(0, Arc::new(shared), 7);
@@ -114,7 +112,7 @@ impl Setup {
             origin: Origin::default(),
         };
         let listener = PreparedListener::for_test(tenant, Service::Http(self.service)).unwrap();
-        let rig = Rc::new(Rig { core: Rc::clone(&core), listener, tls: self.tls, lines, sink });
+        let rig = Rc::new(Rig { core: Rc::clone(&core), listener, tls: self.tls, lines });
         let run = async {
             tokio::task::spawn_local(Rc::clone(&core.watchdog).run());
             test(rig).await;
@@ -170,10 +168,6 @@ impl Rig {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-    }
-
-    pub(super) fn lost_lines(&self) -> u64 {
-        self.sink.lost()
     }
 }
 

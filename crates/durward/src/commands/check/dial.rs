@@ -172,8 +172,11 @@ async fn reach(
         .connect(server, stream)
         .await
         .map_err(|error| Unreached::Tls(error.to_string()))?;
-    let version = session.get_ref().1.protocol_version().and_then(|version| version.as_str());
-    Ok(format!(", {} verified as {name}", version.unwrap_or("TLS")))
+    let version = match session.get_ref().1.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_3) => "TLS 1.3",
+        _ => "TLS 1.2",
+    };
+    Ok(format!(", {version} verified as {name}"))
 }
 
 async fn connect(peer: SocketAddr, source: EgressAddress) -> std::io::Result<TcpStream> {

@@ -25,7 +25,8 @@ pub(crate) fn check(loaded: &Loaded) -> Category {
         );
     }
     for (verdict, finding) in loaded.verdicts.findings() {
-        if finding.severity == Severity::Warning {
+        // What is wrong with certificates has a category of its own.
+        if finding.severity == Severity::Warning && !finding.reason.starts_with("Certificate") {
             category.warn(
                 format!("{} {}: {finding}", verdict.kind, verdict.name),
                 finding.origin.to_string(),

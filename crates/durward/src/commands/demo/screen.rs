@@ -169,7 +169,7 @@ pub(crate) fn introduce(screen: &mut Screen, stage: &Stage) -> Result<(), Failur
             plain(address),
         ]
     };
-    table.row(row("acme", ACME, "a certificate", "29 days", Tone::Good));
+    table.row(row("acme", ACME, "a certificate", "59 days", Tone::Good));
     table.row(row("globex", GLOBEX, "nothing", "6 days", Tone::Warn));
     table.print(screen)?;
     screen.line("")?;

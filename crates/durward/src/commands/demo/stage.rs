@@ -143,12 +143,12 @@ impl Stage {
             days,
             key: KeyKind::Ecdsa,
         };
-        let client = |name: &str| Wish { client: true, ..server(&[], &[], name, 30) };
+        let client = |name: &str| Wish { client: true, ..server(&[], &[], name, 60) };
         let wishes = [
-            ("acme", server(&[ACME], &[], "acme", 30)),
+            ("acme", server(&[ACME], &[], "acme", 60)),
             // Seven days from now are six whole days and some hours.
             ("globex", server(&[GLOBEX], &[], "globex", 7)),
-            ("bank", server(&[HERE], &["bank.demo"], "bank", 30)),
+            ("bank", server(&[HERE], &["bank.demo"], "bank", 60)),
             ("partner", client("partner")),
             ("acme-at-bank", client("acme")),
         ];
