@@ -11,10 +11,10 @@ mod render;
 use serde_json::{Value, json};
 
 pub(crate) use policy::find;
-pub(crate) use render::objects;
+pub(crate) use render::{kustomize, objects};
 
 use policy::{complaints, missing_kinds};
-use render::{helm, kustomize, schema_complaints};
+use render::{helm, schema_complaints};
 
 /// The oldest release that is promised, and the newest whose schemas are at hand.
 const RELEASES: &[&str] = &["1.25", "1.37"];

@@ -8,7 +8,7 @@ use durward_control::{FileSource, RoutingJsonOptions, compile};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use serde_json::{Value, json};
 
-use crate::deploy::{find, objects};
+use crate::deploy::objects;
 use crate::docs::{GUIDES, blocks};
 use crate::text;
 
@@ -42,32 +42,6 @@ fn the_examples_of_the_guides_are_accepted() {
     }
 
     assert!(seen >= 6, "only {seen} examples");
-}
-
-// S1.19+ S1.30+ S1.31+ S1.69
-#[test]
-fn the_seeds_routing_is_accepted_as_it_is_mounted() {
-    let map = objects(&text("deploy/seed1/routing-configmap.yaml"));
-    let routing = find(&map, "ConfigMap", "pingora-tenant-routing").unwrap();
-    let routing = routing["data"]["routing.json"].as_str().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let (config, certs) = (folder.path().join("config"), folder.path().join("certs"));
-    std::fs::create_dir_all(&config).unwrap();
-    std::fs::create_dir_all(&certs).unwrap();
-    std::fs::write(config.join("routing.json"), routing).unwrap();
-    write_pair(&certs.join("tenant-A"), "198.51.100.2");
-    write_pair(&certs.join("tenant-B"), "198.51.100.3");
-
-    let options = RoutingJsonOptions {
-        bind: Some("0.0.0.0:8443".parse().unwrap()),
-        ..RoutingJsonOptions::default()
-    };
-    let resources = FileSource::new(options).load(&[config.join("routing.json")]);
-    let compiled = compile(&resources, None, now());
-
-    let findings: Vec<_> = compiled.verdicts.findings().map(|(_, it)| it.to_string()).collect();
-    assert!(compiled.verdicts.all_accepted(), "{findings:?}");
-    assert_eq!(compiled.snapshot.tenants.len(), 2);
 }
 
 /// A fragment of a guide, made a whole document.
@@ -145,7 +119,7 @@ fn write_files(folder: &Path, value: &Value, address: &str) {
     }
 }
 
-fn write_pair(stem: &Path, address: &str) {
+pub(crate) fn write_pair(stem: &Path, address: &str) {
     std::fs::create_dir_all(stem.parent().expect("a file is in a folder")).unwrap();
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec![address.to_owned()]).unwrap();

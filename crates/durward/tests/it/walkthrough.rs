@@ -9,7 +9,11 @@ use std::time::Duration;
 use durward_testkit::origin::Origin;
 use durward_testkit::process::{Child, TempDir, eventually_blocking, free_port};
 
+use serde_json::Value;
+
+use crate::deploy::{find, kustomize};
 use crate::docs::{GUIDES, blocks, commands};
+use crate::examples::write_pair;
 use crate::text;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_durward");
@@ -84,6 +88,66 @@ fn getting_started_works_as_it_is_written() {
     assert!(peers.iter().all(|peer| peer.ip().to_string() == "127.0.0.2"), "{peers:?}");
     running.terminate();
     assert!(running.wait_blocking(PATIENCE).success());
+}
+
+// S1.19+ S1.30 S1.31 S1.69
+#[test]
+fn the_seeds_layout_is_read_with_the_environment_its_manifests_set() {
+    for (path, mode) in
+        [("deploy/seed1", "ProxyProtocol"), ("deploy/seed1-host-network", "OriginalDestination")]
+    {
+        let Some(objects) = kustomize(path) else { return };
+        let folder = TempDir::new();
+        lay_out(folder.path(), &objects);
+        let pod = &find(&objects, "Deployment", "pingora").unwrap()["spec"]["template"]["spec"];
+        let environment: Vec<(String, String)> = pod["containers"][0]["env"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|variable| {
+                [&variable["name"], &variable["value"]].map(|text| text.as_str().unwrap())
+            })
+            .map(|[name, value]| {
+                // The files lie below a temporary directory here.
+                let value = value.replace("/etc/pingora", &folder.path().display().to_string());
+                (name.to_owned(), value)
+            })
+            .collect();
+        let typed = |line: &str| {
+            let mut command = command(folder.path(), line);
+            let output = command.envs(environment.clone()).output().unwrap();
+            let said =
+                String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{path}: {line}\n{said}");
+            said.into_owned()
+        };
+
+        typed("durward validate");
+        for (address, tenant) in [("198.51.100.2", "tenant-A"), ("198.51.100.3", "tenant-B")] {
+            let explained = typed(&format!("durward explain {address}:443"));
+            assert!(explained.contains(tenant), "{path}: {explained}");
+        }
+        assert!(environment.iter().any(|(_, value)| value == mode), "{path}");
+    }
+}
+
+/// The files of the seed's volumes, as the kubelet would put them: links into a directory that is swapped as a whole.
+fn lay_out(folder: &Path, objects: &[Value]) {
+    let routing = &find(objects, "ConfigMap", "pingora-tenant-routing").unwrap()["data"];
+    let project = |volume: &str, names: &[&str]| {
+        let volume = folder.join(volume);
+        std::fs::create_dir_all(volume.join("..2026")).unwrap();
+        std::os::unix::fs::symlink("..2026", volume.join("..data")).unwrap();
+        for name in names {
+            std::os::unix::fs::symlink(Path::new("..data").join(name), volume.join(name)).unwrap();
+        }
+        volume.join("..2026")
+    };
+    let config = project("config", &["routing.json"]);
+    std::fs::write(config.join("routing.json"), routing["routing.json"].as_str().unwrap()).unwrap();
+    let certs = project("certs", &["tenant-A.crt", "tenant-A.key", "tenant-B.crt", "tenant-B.key"]);
+    write_pair(&certs.join("tenant-A"), "198.51.100.2");
+    write_pair(&certs.join("tenant-B"), "198.51.100.3");
 }
 
 // S1.15 S1.28 S1.29

@@ -12,7 +12,7 @@ use crate::root;
 const CHART: &str = "deploy/helm/durward";
 
 /// The objects of a kustomization; `None` where `kubectl` is missing.
-pub(super) fn kustomize(path: &str) -> Option<Vec<Value>> {
+pub(crate) fn kustomize(path: &str) -> Option<Vec<Value>> {
     if !kubectl_is_new_enough() {
         return skip("a kubectl of Kubernetes 1.25 or newer");
     }
