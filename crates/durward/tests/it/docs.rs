@@ -55,7 +55,7 @@ fn paths_in_commands_exist() {
     assert!(seen.len() >= 6, "only {seen:?}");
 }
 
-// S1.8+ S1.16 S1.17+
+// S1.8 S1.16 S1.17+
 #[test]
 fn the_commands_for_the_seeds_objects_make_what_the_deployment_mounts() {
     let folder = tempfile::tempdir().unwrap();

@@ -50,7 +50,7 @@ fn help(command: &[&str]) -> Option<String> {
     output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
 }
 
-// S1.10+ S1.11+ S1.69
+// S1.10+ S1.11 S1.69
 #[test]
 fn getting_started_works_as_it_is_written() {
     let folder = TempDir::new();
