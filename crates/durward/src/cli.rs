@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use durward_control::spec::ingress::DestinationSpec;
 
 use crate::output::Format;
 
@@ -74,6 +75,12 @@ pub(crate) struct ConfigArgs {
     /// Where connections for routing.json are accepted, such as 0.0.0.0:8443; each address itself on port 443 by default
     #[arg(long, value_name = "ADDRESS:PORT", env = "DURWARD_ROUTING_BIND", hide_env_values = true, help_heading = ROUTING)]
     pub(crate) routing_bind: Option<SocketAddr>,
+    /// How the address a client connected to is known there: Bound, ProxyProtocol, OriginalDestination or Transparent
+    #[arg(long, value_name = "HOW", env = "DURWARD_ROUTING_DESTINATION", hide_env_values = true, default_value = "Bound", value_parser = parse_destination, help_heading = ROUTING)]
+    pub(crate) routing_destination: DestinationSpec,
+    /// Networks that may send a PROXY header, with commas; for ProxyProtocol
+    #[arg(long, value_name = "CIDR", env = "DURWARD_ROUTING_TRUSTED_PROXIES", hide_env_values = true, value_delimiter = ',', help_heading = ROUTING)]
+    pub(crate) routing_trusted_proxies: Vec<String>,
     /// The port of a backend that names none
     #[arg(long, value_name = "PORT", env = "DURWARD_ROUTING_BACKEND_PORT", hide_env_values = true, default_value_t = 80, help_heading = ROUTING)]
     pub(crate) routing_backend_port: u16,
@@ -351,6 +358,17 @@ impl From<&str> for AccessLog {
             "off" => Self::Off,
             path => Self::File(PathBuf::from(path)),
         }
+    }
+}
+
+/// `Port` is missing: one port cannot stand for all the addresses of a table.
+fn parse_destination(text: &str) -> Result<DestinationSpec, String> {
+    match text {
+        "Bound" => Ok(DestinationSpec::Bound),
+        "ProxyProtocol" => Ok(DestinationSpec::ProxyProtocol),
+        "OriginalDestination" => Ok(DestinationSpec::OriginalDestination),
+        "Transparent" => Ok(DestinationSpec::Transparent),
+        _ => Err("use Bound, ProxyProtocol, OriginalDestination or Transparent".to_owned()),
     }
 }
 

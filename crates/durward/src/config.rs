@@ -45,6 +45,8 @@ pub(crate) fn paths(arguments: &ConfigArgs) -> Result<Vec<PathBuf>, Failure> {
 pub(crate) fn routing(arguments: &ConfigArgs) -> RoutingJsonOptions {
     RoutingJsonOptions {
         bind: arguments.routing_bind,
+        destination: arguments.routing_destination,
+        trusted_proxies: arguments.routing_trusted_proxies.clone(),
         default_backend_port: arguments.routing_backend_port,
         certs_dir: arguments.routing_certs.clone(),
     }

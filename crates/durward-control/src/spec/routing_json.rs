@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 
 use crate::place::{At, Place};
 use crate::resources::{Broken, Content, Document, Source};
-use crate::spec::ingress::{CertificateSpec, IngressSpec, ListenSpec};
+use crate::spec::ingress::{CertificateSpec, DestinationSpec, IngressSpec, ListenSpec};
 use crate::spec::tenant::{API_VERSION, EgressSpec, KIND, Metadata, TenantDocument, TenantSpec};
 use crate::spec::upstream::{EndpointSpec, UpstreamSpec};
 use crate::suggest;
@@ -33,8 +33,12 @@ const FIELDS: [&str; 3] = ["tenant", "backend", "egressIP"];
 #[derive(Clone, Debug)]
 pub struct RoutingJsonOptions {
     /// Where connections are accepted: `None` binds each address on port 443 itself; `0.0.0.0:8443` serves the layout in which a load
-    /// balancer maps 443 to 8443 and keeps the address.
+    /// balancer maps 443 to 8443.
     pub bind: Option<SocketAddr>,
+    /// How the address a client connected to is known there.
+    pub destination: DestinationSpec,
+    /// Networks that may send a PROXY protocol header, where that is how it is known.
+    pub trusted_proxies: Vec<String>,
     /// The port of a backend that names none, 80 unless set.
     pub default_backend_port: u16,
     /// Where certificates are looked for, after the file's own directory and `../certs` beside it.
@@ -43,7 +47,13 @@ pub struct RoutingJsonOptions {
 
 impl Default for RoutingJsonOptions {
     fn default() -> Self {
-        Self { bind: None, default_backend_port: DEFAULT_BACKEND_PORT, certs_dir: None }
+        Self {
+            bind: None,
+            destination: DestinationSpec::Bound,
+            trusted_proxies: Vec::new(),
+            default_backend_port: DEFAULT_BACKEND_PORT,
+            certs_dir: None,
+        }
     }
 }
 
@@ -262,16 +272,8 @@ impl Reader<'_> {
         let stem = format!("{}.crt", entry.tenant.value);
         let authority = format!("{}-ca.crt", entry.tenant.value);
         let named = |value: String| At::new(value, entry.tenant.place);
-        let listen = self.options.bind.map(|bind| {
-            let listen = ListenSpec {
-                address: Some(At::new(bind.ip().to_string(), entry.address.place)),
-                port: Some(At::new(bind.port(), entry.address.place)),
-                ..ListenSpec::default()
-            };
-            At::new(listen, entry.address.place)
-        });
         let ingress = IngressSpec {
-            listen,
+            listen: self.listen(entry.address.place),
             certificate: Some(At::new(
                 CertificateSpec { file: Some(named(stem)), ..CertificateSpec::default() },
                 entry.tenant.place,
@@ -295,6 +297,22 @@ impl Reader<'_> {
         if !addresses.contains(&entry.egress) {
             addresses.push(entry.egress);
         }
+    }
+
+    /// Where connections are accepted, if that is not the address itself.
+    fn listen(&self, place: Place) -> Option<At<ListenSpec>> {
+        let RoutingJsonOptions { bind, destination, trusted_proxies, .. } = self.options;
+        if bind.is_none() && *destination == DestinationSpec::Bound && trusted_proxies.is_empty() {
+            return None;
+        }
+        let proxies = trusted_proxies.iter().map(|network| At::new(network.clone(), place));
+        let listen = ListenSpec {
+            address: bind.map(|bind| At::new(bind.ip().to_string(), place)),
+            port: bind.map(|bind| At::new(bind.port(), place)),
+            destination: Some(At::new(*destination, place)),
+            trusted_proxies: proxies.collect(),
+        };
+        Some(At::new(listen, place))
     }
 
     fn value_place(&self, value: &RawValue) -> Place {

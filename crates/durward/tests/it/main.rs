@@ -9,12 +9,14 @@ mod cli;
 mod demo;
 mod deploy;
 mod docs;
+mod examples;
 mod gateway;
 mod isolation;
 mod layering;
 mod reload;
 mod supervise;
 mod support;
+mod walkthrough;
 
 /// The root of the repository.
 fn root() -> std::path::PathBuf {
