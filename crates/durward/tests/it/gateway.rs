@@ -72,11 +72,6 @@ impl Gateway {
         self.publisher.current().snapshot.generation
     }
 
-    /// What was said of each document.
-    pub(crate) fn verdicts(&self) -> String {
-        format!("{:#?}", self.publisher.current().verdicts)
-    }
-
     /// How often a connection would have left from another tenant's address.
     pub(crate) fn isolation_violations(&self) -> u64 {
         self.proxy
