@@ -118,6 +118,7 @@ async fn flush_log(core: Rc<Core>) {
     loop {
         ticks.tick().await;
         core.log.flush();
+        core.decisions.flush();
     }
 }
 
@@ -182,6 +183,7 @@ impl Doors {
         core.watchdog.cut();
         let _ = tokio::time::timeout(LAST_MOMENT, connections.wait()).await;
         core.log.flush();
+        core.decisions.flush();
         Drained { finished: accepted.get() - ended_before - cut, cut }
     }
 }
