@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: anything only a running process knows (health, pools, resolved names); those screens add it.
 
+mod outside;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -136,6 +138,7 @@ impl Trail {
         match &listener.service {
             Service::Http(service) => self.http(tenant, service, question),
             Service::Tcp(service) => self.upstreams(tenant, &service.upstreams),
+            Service::Forward(service) => self.outside(snapshot, tenant, service, question),
             Service::PassThrough(routes) => match sni_route(routes, question.sni.as_deref()) {
                 Some(route) => {
                     self.note(

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::address::{Destination, IngressAddress};
 use crate::certificate::Certificate;
 use crate::client_auth::ClientAuth;
+use crate::egress::ForwardService;
 use crate::origin::Origin;
 use crate::route::{HostPattern, Route, WeightedUpstream};
 use crate::source_set::SourceSet;
@@ -120,6 +121,8 @@ pub enum Service {
     PassThrough(Vec<SniRoute>),
     /// Bytes, after TLS when there is a certificate.
     Tcp(TcpService),
+    /// A forward proxy: clients say where to.
+    Forward(ForwardService),
 }
 
 /// HTTP served by a listener.
@@ -214,6 +217,8 @@ pub enum Protocol {
     Tls,
     /// Bytes, with or without TLS.
     Tcp,
+    /// A forward proxy, with or without TLS.
+    Forward,
 }
 
 impl fmt::Display for Protocol {
@@ -223,6 +228,7 @@ impl fmt::Display for Protocol {
             Self::Https => "HTTPS",
             Self::Tls => "TLS",
             Self::Tcp => "TCP",
+            Self::Forward => "forward proxy",
         })
     }
 }
@@ -246,6 +252,7 @@ impl Listener {
         match &self.service {
             Service::Http(service) => service.tls.as_ref(),
             Service::Tcp(service) => service.tls.as_ref(),
+            Service::Forward(service) => service.tls.as_ref(),
             Service::PassThrough(_) => None,
         }
     }
@@ -258,6 +265,7 @@ impl Listener {
             Service::Http(_) => Protocol::Http,
             Service::PassThrough(_) => Protocol::Tls,
             Service::Tcp(_) => Protocol::Tcp,
+            Service::Forward(_) => Protocol::Forward,
         }
     }
 }

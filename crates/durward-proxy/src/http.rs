@@ -22,9 +22,9 @@ mod tests;
 
 use std::rc::Rc;
 
-use durward_model::Service;
 use durward_model::limits::Limits;
 use durward_model::listener::{Alpn, HttpService};
+use durward_model::{ForwardService, Service};
 
 use crate::core::Core;
 use crate::http::forward::Texts;
@@ -45,7 +45,15 @@ impl Http {
     fn service(&self) -> Option<&HttpService> {
         match &self.view.listener().service {
             Service::Http(service) => Some(service),
-            Service::PassThrough(_) | Service::Tcp(_) => None,
+            Service::Forward(_) | Service::PassThrough(_) | Service::Tcp(_) => None,
+        }
+    }
+
+    /// The forward proxy, on a listener that is one.
+    fn outward(&self) -> Option<&ForwardService> {
+        match &self.view.listener().service {
+            Service::Forward(service) => Some(service),
+            Service::Http(_) | Service::PassThrough(_) | Service::Tcp(_) => None,
         }
     }
 
@@ -61,9 +69,13 @@ impl Http {
 /// Serves an admitted connection until it ends.
 pub(crate) async fn serve(admitted: Admitted) {
     let Admitted { io, early, view, facts, watch, core } = admitted;
-    let Service::Http(service) = &view.listener().service else { return };
-    let trusted = service.trusted_proxies.contains(facts.client.0.ip());
-    let texts = Texts::new(&facts, view.listener(), trusted, service.identity_headers.xfcc);
+    let (trusted, xfcc) = match &view.listener().service {
+        Service::Http(service) => {
+            (service.trusted_proxies.contains(facts.client.0.ip()), service.identity_headers.xfcc)
+        }
+        _ => (false, false),
+    };
+    let texts = Texts::new(&facts, view.listener(), trusted, xfcc);
     let http = Rc::new(Http { core, view, facts, texts });
     if io.alpn() == Some(Alpn::Http2.id()) {
         return Box::pin(h2::server::serve(&http, &watch, io, &early)).await;

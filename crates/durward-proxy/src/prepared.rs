@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
+use durward_model::egress::Neighbours;
 use durward_model::{Bind, Destination, Listener, Service, Snapshot, Tenant, TenantId};
 
 use crate::limits::Usage;
@@ -26,6 +27,8 @@ pub(crate) struct Prepared {
     pub(crate) binds: BTreeMap<SocketAddr, Arc<PreparedBind>>,
     /// By name.
     pub(crate) tenants: BTreeMap<TenantId, Arc<TenantRuntime>>,
+    /// Whom a forward proxy must not reach here.
+    pub(crate) neighbours: Neighbours,
 }
 
 /// A bind with its listeners made ready, position by position as in [`Bind::listeners`].
@@ -71,6 +74,8 @@ pub(crate) struct TenantRuntime {
     pub(crate) tenant: Arc<Tenant>,
     /// In the order of [`Tenant::upstreams`].
     pub(crate) upstreams: Vec<Arc<UpstreamRuntime>>,
+    /// Whatever its forward proxy may reach.
+    pub(crate) outside: Arc<UpstreamRuntime>,
     /// What it uses of its limits; lives on when the tenant changes.
     pub(crate) usage: Arc<Usage>,
     /// Its counters; live on likewise.
@@ -115,7 +120,8 @@ impl PreparedListener {
         let prepare = |upstream| UpstreamRuntime::prepare(upstream, &tenant.id, None);
         let upstreams = tenant.upstreams.iter().map(prepare).collect::<Result<_, _>>()?;
         let (usage, metrics) = (Arc::default(), Arc::new(TenantMetrics::new(1)));
-        let tenant = TenantRuntime { tenant: Arc::new(tenant), upstreams, usage, metrics };
+        let outside = UpstreamRuntime::outside(&tenant, None)?;
+        let tenant = TenantRuntime { tenant: Arc::new(tenant), upstreams, outside, usage, metrics };
         Ok(Arc::new(Self {
             listener: Arc::new(listener),
             tenant: Arc::new(tenant),
@@ -130,6 +136,6 @@ impl PreparedListener {
 impl Prepared {
     /// Nothing.
     pub(crate) fn empty_for_test() -> Self {
-        Self { snapshot: Arc::default(), binds: BTreeMap::new(), tenants: BTreeMap::new() }
+        Self::default()
     }
 }

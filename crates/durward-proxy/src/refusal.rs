@@ -159,6 +159,23 @@ pub enum Refusal {
         /// Which.
         detail: &'static str,
     },
+    /// The tenant's policy, or the guard, does not let the forward proxy go there.
+    #[error("{rule} does not allow it")]
+    PolicyDenied {
+        /// The rule's name.
+        rule: std::sync::Arc<str>,
+        /// Whom to ask.
+        contact: Option<std::sync::Arc<str>>,
+    },
+    /// The forward proxy wants a credential, and none or a wrong one was shown. Which, is not said.
+    #[error("no credential of this listener was shown")]
+    ProxyAuthentication,
+    /// The host asked for does not resolve.
+    #[error("the host asked for does not resolve: {detail}")]
+    Unresolvable {
+        /// What the resolver says.
+        detail: String,
+    },
     /// We are draining.
     #[error("this gateway is shutting down")]
     Draining,
@@ -254,7 +271,10 @@ words!(Refusal {
     Self::ClientClosed => 24 "client_closed",
     Self::Flood { .. } => 25 "flood",
     Self::Draining => 26 "draining",
-    Self::Socket(_) => 27 "socket",
+    Self::PolicyDenied { .. } => 27 "policy_denied",
+    Self::ProxyAuthentication => 28 "proxy_authentication",
+    Self::Unresolvable { .. } => 29 "unresolvable",
+    Self::Socket(_) => 30 "socket",
 });
 
 impl Refusal {
@@ -264,6 +284,9 @@ impl Refusal {
         match self {
             Self::UnknownAddress { .. } | Self::Misdirected => (421, None),
             Self::SourceNotAllowed { .. } => (403, Some("http_request_denied")),
+            Self::PolicyDenied { .. } => (403, Some("http_request_denied")),
+            Self::ProxyAuthentication => (407, Some("http_request_denied")),
+            Self::Unresolvable { .. } => (502, Some("dns_error")),
             Self::ProxyHeader { .. } | Self::ClientHello { .. } | Self::Handshake { .. } => {
                 (400, Some("http_request_error"))
             }

@@ -42,7 +42,9 @@ pub(crate) async fn serve(accepted: Accepted) {
     };
     let (admitted, _counted) = (entrance.admitted, entrance.counted);
     match admitted.view.listener().protocol() {
-        Protocol::Http | Protocol::Https => Box::pin(http::serve(admitted)).await,
+        Protocol::Http | Protocol::Https | Protocol::Forward => {
+            Box::pin(http::serve(admitted)).await
+        }
         Protocol::Tcp => Box::pin(tcp::serve(admitted)).await,
         Protocol::Tls => Box::pin(passthrough::serve(admitted)).await,
     }

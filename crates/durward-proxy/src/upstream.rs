@@ -10,6 +10,7 @@ mod health;
 mod http2;
 mod lease;
 mod outlier;
+mod outside;
 pub(crate) mod pool;
 mod proxy_header;
 pub(crate) mod report;
@@ -32,6 +33,7 @@ use rustls::ClientConfig;
 pub(crate) use balance::Tried;
 pub(crate) use health::spawn_health_checks;
 pub(crate) use lease::Lease;
+pub(crate) use outside::{carry, visit};
 
 use crate::core::Core;
 use crate::io::Io;
@@ -183,7 +185,7 @@ pub(crate) async fn acquire(
     let at = runtime.choose(core, client, tried)?;
     let fresh = tried.contains(at) || !reusable(runtime);
     tried.insert(at);
-    let load = Load::new(core, view, index, at, pending);
+    let load = Load::new(core, view, Some(index), at, pending);
     let endpoint = &runtime.endpoints[at];
     let addresses = match endpoint.addresses(core, &runtime.upstream.name).await {
         Ok(addresses) => addresses,
@@ -217,7 +219,7 @@ pub(crate) async fn open(
     let pending = tenant.usage.pending(&tenant.tenant.limits)?;
     let at = runtime.choose(core, client, tried)?;
     tried.insert(at);
-    let load = Load::new(core, view, index, at, pending);
+    let load = Load::new(core, view, Some(index), at, pending);
     let header = proxy_header(view, runtime, client, Some(destination));
     match Box::pin(connect_at(&load, header)).await {
         Ok(connected) => Ok(load.opened(connected)),

@@ -65,13 +65,26 @@ impl Answer {
         if status == 405 {
             fields.push(("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned()));
         }
-        let body = serde_json::json!({
+        if status == 407 {
+            fields.push((
+                "Proxy-Authenticate",
+                "Basic realm=\"durward\", charset=\"UTF-8\"".to_owned(),
+            ));
+            fields.push(("Proxy-Authenticate", "Bearer realm=\"durward\"".to_owned()));
+        }
+        let mut body = serde_json::json!({
             "type": format!("urn:durward:refusal:{word}"),
             "title": title,
             "status": status,
             "reason": word,
             "request": id,
         });
+        if let Refusal::PolicyDenied { rule, contact } = refusal {
+            body["rule"] = (**rule).into();
+            if let Some(contact) = contact {
+                body["contact"] = (**contact).into();
+            }
+        }
         Self {
             status,
             content_type: "application/problem+json",

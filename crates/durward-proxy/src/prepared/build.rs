@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use durward_model::egress::Neighbours;
 use durward_model::{Bind, Listener, Snapshot, Tenant, TenantId};
 
 use crate::metrics::Metrics;
@@ -58,7 +59,8 @@ pub(crate) fn build(snapshot: Arc<Snapshot>, previous: &Prepared, metrics: &Metr
         snapshot.binds.values().map(|bind| (bind.address, builder.bind(bind, &tenants))).collect();
     builder.retire_missing(&binds);
     let Builder { problems, retiring, .. } = builder;
-    Built { prepared: Prepared { snapshot, binds, tenants }, problems, retiring }
+    let neighbours = Neighbours::of(&snapshot);
+    Built { prepared: Prepared { snapshot, binds, tenants, neighbours }, problems, retiring }
 }
 
 struct Builder<'a> {
@@ -84,9 +86,11 @@ impl Builder<'_> {
                 UpstreamRuntime::prepare(upstream, &tenant.id, before)
             })
             .collect();
-        match upstreams {
-            Ok(upstreams) => {
+        let outside = UpstreamRuntime::outside(tenant, previous.map(|before| &before.outside));
+        match upstreams.and_then(|upstreams| Ok((upstreams, outside?))) {
+            Ok((upstreams, outside)) => {
                 let runtime = TenantRuntime {
+                    outside,
                     tenant: Arc::clone(tenant),
                     upstreams,
                     usage: previous.map_or_else(Arc::default, |before| Arc::clone(&before.usage)),

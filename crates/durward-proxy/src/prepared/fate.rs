@@ -76,6 +76,7 @@ fn with_certificates_of(listener: &Listener, other: &Listener) -> Listener {
     let tls = match &mut listener.service {
         Service::Http(service) => service.tls.as_mut(),
         Service::Tcp(service) => service.tls.as_mut(),
+        Service::Forward(service) => service.tls.as_mut(),
         Service::PassThrough(_) => None,
     };
     if let (Some(tls), Some(certificates)) = (tls, certificates) {

@@ -4,6 +4,7 @@
 //! Deliberately absent: a memory of bodies.
 
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Instant;
@@ -25,8 +26,17 @@ use crate::http::message::{PooledResponse, Upgrade};
 use crate::http::names::Known;
 use crate::metrics::Counter;
 use crate::refusal::Refusal;
-use crate::upstream::{Carrier, Lease, Tried, UpstreamRuntime, acquire};
+use crate::upstream::{Carrier, Lease, Tried, UpstreamRuntime, acquire, carry};
 use crate::watch::{Expired, Watch};
+
+/// Where a request goes.
+#[derive(Clone, Copy)]
+pub(super) enum Way<'w> {
+    /// To an upstream.
+    Upstream(&'w Forward, UpstreamIndex),
+    /// To one of these addresses, which the forward proxy's policy has checked.
+    Outside(&'w [SocketAddr]),
+}
 
 /// Sends the request until somebody answers.
 pub(super) async fn forward<'a, D: Downstream>(
@@ -35,20 +45,22 @@ pub(super) async fn forward<'a, D: Downstream>(
     down: &mut D,
     account: &mut Account<'a>,
     response: &mut PooledResponse,
-    (forward, index): (&Forward, UpstreamIndex),
+    way: Way<'_>,
 ) -> Result<Ended<'a>, Stop> {
     let tenant = http.view.tenant();
-    let runtime = &tenant.upstreams[index.0];
-    runtime.count_request();
     let whole = http.limits().timeouts.request;
-    let limit = forward.timeout.or(whole);
+    let (runtime, limit) = match way {
+        Way::Upstream(forward, index) => (&tenant.upstreams[index.0], forward.timeout.or(whole)),
+        Way::Outside(_) => (&tenant.outside, whole),
+    };
+    runtime.count_request();
     let clock = Clock { watch, end: limit.map(|limit| account.began() + limit) };
     let mut tries = Tries::new(runtime);
     loop {
         response.clear();
-        let failure = match connect(http, down, &clock, index, &mut tries.tried).await {
+        let failure = match connect(http, down, &clock, way, &mut tries.tried).await {
             Ok((Carrier::Http1(io), lease)) => {
-                note(account, index, &lease);
+                note(account, way, &lease);
                 let mut attempt = Attempt { http, clock, account, response };
                 match attempt.http1(down, io, lease, &tries).await {
                     Ok(ended) => return Ok(ended),
@@ -56,7 +68,7 @@ pub(super) async fn forward<'a, D: Downstream>(
                 }
             }
             Ok((Carrier::Http2(send), lease)) => {
-                note(account, index, &lease);
+                note(account, way, &lease);
                 let mut attempt = Attempt { http, clock, account, response };
                 match attempt.http2(down, send, lease, &tries).await {
                     Ok(ended) => return Ok(ended),
@@ -77,15 +89,30 @@ async fn connect<D: Downstream>(
     http: &Http,
     down: &mut D,
     clock: &Clock<'_>,
-    index: UpstreamIndex,
+    way: Way<'_>,
     tried: &mut Tried,
 ) -> Result<(Carrier, Lease), Refusal> {
+    let (core, view) = (&http.core, &http.view);
+    match way {
+        Way::Upstream(_, index) => {
+            let acquiring = acquire(core, view, index, http.facts.client, tried);
+            wait_for(acquiring, down, clock).await
+        }
+        Way::Outside(addresses) => wait_for(carry(core, view, addresses, tried), down, clock).await,
+    }
+}
+
+/// Waits for a connection as long as the client does.
+pub(super) async fn wait_for<D: Downstream, T>(
+    acquired: impl Future<Output = Result<T, Refusal>>,
+    down: &mut D,
+    clock: &Clock<'_>,
+) -> Result<T, Refusal> {
     // Connecting has deadlines of its own; this one is only there for the whole's, and for being cut.
     match clock.end {
         Some(_) => clock.arm(std::time::Duration::MAX),
         None => clock.watch.arm(None, false),
     }
-    let acquired = acquire(&http.core, &http.view, index, http.facts.client, tried);
     let mut acquired = pin!(acquired);
     let connected = poll_fn(|cx| match acquired.as_mut().poll(cx) {
         Poll::Pending if down.poll_gone(cx).is_ready() => Poll::Ready(Err(Refusal::ClientClosed)),
@@ -98,8 +125,12 @@ async fn connect<D: Downstream>(
     }
 }
 
-fn note(account: &mut Account<'_>, index: UpstreamIndex, lease: &Lease) {
-    account.upstream = Some(UpstreamAccount {
+fn note(account: &mut Account<'_>, way: Way<'_>, lease: &Lease) {
+    let index = match way {
+        Way::Upstream(_, index) => Some(index),
+        Way::Outside(_) => None,
+    };
+    account.note_upstream(UpstreamAccount {
         index,
         peer: lease.peer,
         source: lease.source,
