@@ -14,6 +14,8 @@ mod gateway;
 mod isolation;
 mod layering;
 mod reload;
+mod replicas;
+mod rotation;
 mod supervise;
 mod support;
 mod walkthrough;
