@@ -71,6 +71,14 @@ impl Room {
         self.open() >= self.most
     }
 
+    fn exhausted(&self) -> io::Error {
+        let text = format!(
+            "{} clients are all that the limit of open files allows for (ulimit -n)",
+            self.most
+        );
+        io::Error::new(io::ErrorKind::OutOfMemory, text)
+    }
+
     fn take(&self) -> Place {
         self.open.fetch_add(1, Relaxed);
         Place(Arc::clone(&self.open))
@@ -125,7 +133,7 @@ impl Door {
                 biased;
                 () = &mut until => return,
                 attempt = listener.accept(), if !self.room.full() => attempt,
-                () = std::future::ready(()), if self.room.full() => Err(io::ErrorKind::OutOfMemory.into()),
+                () = std::future::ready(()), if self.room.full() => Err(self.room.exhausted()),
             };
             match attempt {
                 Ok((stream, peer)) => {

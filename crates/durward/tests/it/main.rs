@@ -16,6 +16,7 @@ mod layering;
 mod reload;
 mod replicas;
 mod rotation;
+mod run_log;
 mod supervise;
 mod support;
 mod walkthrough;

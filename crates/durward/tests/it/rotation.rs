@@ -79,7 +79,7 @@ fn copy(issued: &Path, name: &str, to: &Path) {
     }
 }
 
-// S1.14 S1.35
+// S1.14 S1.35 S1.56
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_replaced_by_hand_are_served_within_two_seconds() {
     rotates(
@@ -90,7 +90,7 @@ async fn files_replaced_by_hand_are_served_within_two_seconds() {
     .await;
 }
 
-// S1.14 S1.35
+// S1.14 S1.35 S1.56
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mounted_secret_that_a_machine_renews_is_served_within_two_seconds() {
     rotates(
