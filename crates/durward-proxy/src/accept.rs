@@ -27,6 +27,8 @@ use crate::session::{self, Accepted};
 const BURST: u32 = 32;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How often a core says that it has no room: clients decide how often it has none.
+const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
 /// How long TCP handshakes may take that began before a socket was given up; they end in its queue.
 const LAST_HANDSHAKES: Duration = Duration::from_millis(250);
 
@@ -40,6 +42,8 @@ pub(crate) struct Door {
     pub(crate) accepted: Cell<usize>,
     /// How many the whole process has, and may have.
     pub(crate) room: Room,
+    /// When the lack of room was last said.
+    pub(crate) complaint: Complaint,
 }
 
 /// How many connections the process has, and how many its file descriptors allow.
@@ -69,6 +73,14 @@ impl Room {
 
     fn full(&self) -> bool {
         self.open() >= self.most
+    }
+
+    fn exhausted(&self) -> io::Error {
+        let text = format!(
+            "{} clients are all that the limit of open files allows for (ulimit -n)",
+            self.most
+        );
+        io::Error::new(io::ErrorKind::OutOfMemory, text)
     }
 
     fn take(&self) -> Place {
@@ -125,7 +137,7 @@ impl Door {
                 biased;
                 () = &mut until => return,
                 attempt = listener.accept(), if !self.room.full() => attempt,
-                () = std::future::ready(()), if self.room.full() => Err(io::ErrorKind::OutOfMemory.into()),
+                () = std::future::ready(()), if self.room.full() => Err(self.room.exhausted()),
             };
             match attempt {
                 Ok((stream, peer)) => {
@@ -138,7 +150,7 @@ impl Door {
                 }
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
-                    self.no_room(bind, &error, &pause);
+                    self.no_room(bind, &error);
                     tokio::select! {
                         biased;
                         () = &mut until => return,
@@ -171,10 +183,10 @@ impl Door {
         });
     }
 
-    fn no_room(&self, bind: SocketAddr, error: &io::Error, pause: &Pause) {
+    fn no_room(&self, bind: SocketAddr, error: &io::Error) {
         let refusal = Refusal::Socket(io::Error::from(error.kind()));
         self.core.shared.metrics.unknown.core(self.core.id).refused(&refusal);
-        if pause.is_first() {
+        if self.complaint.is_due(Instant::now()) {
             warn!(%bind, %error, open = self.room.open(), "accepting pauses: no room for more connections");
         }
     }
@@ -219,9 +231,19 @@ impl Pause {
     fn over(&mut self) {
         self.last = None;
     }
+}
 
-    fn is_first(&self) -> bool {
-        self.last.is_none()
+/// Something that is said now and then, however often it happens.
+#[derive(Default)]
+pub(crate) struct Complaint(Cell<Option<Instant>>);
+
+impl Complaint {
+    fn is_due(&self, now: Instant) -> bool {
+        let due = self.0.get().is_none_or(|last| now.duration_since(last) >= COMPLAINT_EVERY);
+        if due {
+            self.0.set(Some(now));
+        }
+        due
     }
 }
 
@@ -250,8 +272,17 @@ mod tests {
         assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
 
         pause.over();
-        assert!(pause.is_first());
         assert_eq!(pause.next(), SHORTEST_PAUSE);
+    }
+
+    #[test]
+    fn a_complaint_is_made_once_in_a_while() {
+        let (complaint, start) = (Complaint::default(), Instant::now());
+
+        assert!(complaint.is_due(start));
+        assert!(!complaint.is_due(start + Duration::from_secs(9)));
+        assert!(complaint.is_due(start + Duration::from_secs(10)));
+        assert!(!complaint.is_due(start + Duration::from_secs(11)));
     }
 
     #[test]

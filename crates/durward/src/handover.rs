@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -92,6 +92,9 @@ fn receive(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
     }
 }
 
+/// For a process that hung up to end by itself.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// A new process that was given our sockets and is starting.
 #[derive(Debug)]
 pub(crate) struct Younger {
@@ -141,19 +144,23 @@ impl Younger {
         });
         match answer {
             Ok(READY) => Ok(()),
-            Ok(_) | Err(_) => {
-                let late = self.child.try_wait().ok().flatten().is_none();
-                // It may have ended by itself in the meantime.
-                drop(self.child.kill());
-                let status = self.child.wait().map(|status| status.to_string());
-                let status = status.unwrap_or_else(|error| error.to_string());
-                Err(if late && answer.is_err_and(|error| timed_out(&error)) {
-                    format!("it was not ready within {patience:?}")
-                } else {
-                    format!("it ended: {status}")
-                })
+            Err(error) if timed_out(&error) => {
+                self.end();
+                Err(format!("it was not ready within {patience:?}"))
             }
+            Ok(_) | Err(_) => Err(format!("it ended: {}", self.end())),
         }
+    }
+
+    /// Lets a process that hung up end by itself, or ends it; how it ended.
+    fn end(&mut self) -> String {
+        let until = Instant::now() + LAST_WORDS;
+        while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // It may have ended by itself in the meantime.
+        drop(self.child.kill());
+        self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
     }
 }
 

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
-use crate::accept::{self, Closing, Door, Room};
+use crate::accept::{self, Closing, Complaint, Door, Room};
 use crate::core::{Core, Shared};
 use crate::prepared::Prepared;
 use crate::proxy::Drained;
@@ -84,7 +84,13 @@ async fn live(
     let core = Core::new(id, shared, seed(id));
     tokio::task::spawn_local(Rc::clone(&core.watchdog).run());
     tokio::task::spawn_local(flush_log(Rc::clone(&core)));
-    let door = Door { core, connections: TaskTracker::new(), accepted: Cell::new(0), room };
+    let door = Door {
+        core,
+        connections: TaskTracker::new(),
+        accepted: Cell::new(0),
+        room,
+        complaint: Complaint::default(),
+    };
     let mut doors =
         Doors { door: Rc::new(door), open: BTreeMap::new(), accepting: TaskTracker::new() };
     let mut grace = Duration::ZERO;

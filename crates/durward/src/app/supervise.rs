@@ -84,6 +84,7 @@ fn admin_listener(
 
 struct Signals {
     hangup: Signal,
+    user1: Signal,
     terminate: Signal,
     interrupt: Signal,
     user2: Signal,
@@ -95,6 +96,7 @@ impl Signals {
             |kind| signal(kind).map_err(|error| Failure::broken("listening for signals", error));
         Ok(Self {
             hangup: listen(SignalKind::hangup())?,
+            user1: listen(SignalKind::user_defined1())?,
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             user2: listen(SignalKind::user_defined2())?,
@@ -187,9 +189,15 @@ impl Supervisor {
                 _ = signals.terminate.recv() => return End::Told,
                 _ = signals.interrupt.recv() => return End::Told,
                 _ = signals.hangup.recv() => self.reload(),
-                true = handed_over => return End::HandedOver,
+                _ = signals.user1.recv() => self.gateway.reopen_access_log(),
+                served = handed_over => {
+                    if served {
+                        return End::HandedOver;
+                    }
+                    younger = None;
+                }
                 _ = signals.user2.recv() => {
-                    if younger.as_ref().is_none_or(JoinHandle::is_finished) {
+                    if younger.is_none() {
                         younger = Some(self.hand_over());
                     }
                 }

@@ -11,7 +11,8 @@ use crate::{config, handover, telemetry};
 
 /// Serves.
 pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
-    telemetry::start(log, "info");
+    // rustls warns of odd handshakes, which any client can send as often as it likes.
+    telemetry::start(log, "info,rustls=error");
     let paths = config::paths(&arguments.config)?;
     let inherited = handover::inherit()
         .map_err(|error| Failure::broken("taking over from the older process", error))?;

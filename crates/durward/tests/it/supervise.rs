@@ -99,6 +99,40 @@ fn a_new_process_that_cannot_start_leaves_the_old_one_serving() {
     assert_eq!(gateway.get("/").unwrap().0, 200);
     assert!(gateway.child.is_running());
     assert_eq!(status(gateway.admin, "/readyz"), Some(200));
+
+    let (listener, second) = (gateway.listener, Origin::http1(HERE));
+    gateway
+        .dir
+        .write("acme.yaml", tenant("acme", listener.ip(), listener.port(), second.address()));
+    gateway.child.signal(Signal::HUP);
+    assert!(eventually_blocking(DEADLINE, || get(listener, "/").is_some() && second.requests() > 0));
+
+    gateway.child.signal(Signal::USR2);
+    let line = gateway.child.wait_for_line_blocking("the new process serves", DEADLINE);
+    assert!(gateway.child.wait_blocking(DEADLINE).success(), "{}", gateway.child.output());
+    assert_eq!(gateway.get("/").unwrap().0, 200);
+    end(&line);
+}
+
+#[test]
+fn sigusr1_opens_the_access_log_anew() {
+    let (origin, log) = (Origin::http1(HERE), TempDir::new());
+    let path = log.join("access.log");
+    let mut gateway = Gateway::start(origin.address(), &["--access-log", path.to_str().unwrap()]);
+    let has = |name: &str, text: &str| {
+        let content = std::fs::read_to_string(log.join(name)).unwrap_or_default();
+        content.contains(text)
+    };
+    gateway.get("/before").unwrap();
+    assert!(eventually_blocking(DEADLINE, || has("access.log", "/before")));
+
+    std::fs::rename(&path, log.join("access.log.1")).unwrap();
+    gateway.child.signal(Signal::USR1);
+    assert!(eventually_blocking(DEADLINE, || path.exists()), "{}", gateway.child.output());
+    gateway.get("/after").unwrap();
+
+    assert!(eventually_blocking(DEADLINE, || has("access.log", "/after")));
+    assert!(!has("access.log.1", "/after") && has("access.log.1", "/before"));
 }
 
 // S1.58
