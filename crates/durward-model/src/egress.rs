@@ -2,11 +2,13 @@
 //!
 //! Deliberately absent: resolving and dialling. The order is fixed: guard, deny, allow; nothing that matches is denied.
 
+pub mod door;
 pub mod guard;
 pub mod neighbours;
 pub mod target;
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -15,8 +17,10 @@ use serde::Serialize;
 use crate::listener::ServerTls;
 use crate::origin::Origin;
 use crate::route::HostPattern;
+use crate::secret::Secret;
 use crate::tenant::TenantId;
 
+pub use door::{HolderMatch, told_apart};
 pub use guard::Guarded;
 pub use neighbours::Neighbours;
 pub use target::Host;
@@ -33,18 +37,29 @@ pub struct ForwardService {
     pub tls: Option<ServerTls>,
     /// Who may use it; empty lets everybody who reaches the listener in.
     pub credentials: Vec<Credential>,
+    /// Whose client certificates may use it; empty means every certificate the authorities issued.
+    pub holders: Vec<HolderMatch>,
+    /// Whether other tenants' proxies may stand at the same address and port, where clients can be told apart.
+    pub shared: bool,
     /// Where to.
     pub policy: Arc<Policy>,
 }
 
 /// A credential a client proves itself with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct Credential {
     /// The user name of Basic; a name for records otherwise.
     pub name: Arc<str>,
     /// SHA-256 of the secret. The secret itself is known to the client alone.
     #[serde(skip)]
     pub sha256: [u8; 32],
+}
+
+impl fmt::Debug for Credential {
+    /// The name alone: a hash of a weak secret is not far from the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Credential").field(&self.name).finish()
+    }
 }
 
 /// Where a tenant may go.
@@ -60,6 +75,40 @@ pub struct Policy {
     pub contact: Option<Arc<str>>,
     /// Whether the first bytes of a tunnel must be a ClientHello for the host that was asked for.
     pub sni_must_match: bool,
+    /// Who is asked for names, in this order; empty means whom the host asks.
+    pub resolvers: Vec<NameServer>,
+    /// Other proxies to go through, the first that is for the host.
+    pub parents: Vec<Parent>,
+}
+
+/// A DNS server of a tenant's own, asked by UDP, and by TCP for what is too long for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct NameServer(pub SocketAddr);
+
+/// Another proxy that tunnels are made through. It looks names up itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Parent {
+    /// Its name or address.
+    pub host: Host,
+    /// Its port.
+    pub port: u16,
+    /// Which names go through it; empty means all, and addresses too.
+    pub hosts: Vec<HostMatch>,
+    /// `NAME:SECRET`, shown to it as Basic.
+    #[serde(skip)]
+    pub credential: Option<Secret>,
+}
+
+impl Parent {
+    /// Whether what is asked for goes through it.
+    #[must_use]
+    pub fn is_for(&self, host: &Host) -> bool {
+        match host {
+            _ if self.hosts.is_empty() => true,
+            Host::Name(name) => self.hosts.iter().any(|known| known.matches(name)),
+            Host::Address(_) => false,
+        }
+    }
 }
 
 /// How much the rules count. The guard counts always.
@@ -182,7 +231,7 @@ impl Policy {
     ) -> Decided {
         let guarded = addresses.iter().find_map(|address| {
             let foreign = neighbours.guards(tenant, *address, asked.port);
-            foreign.or_else(|| self.guards(asked, *address, addresses))
+            foreign.or_else(|| self.guards(asked, *address, addresses, neighbours))
         });
         if let Some(guarded) = guarded {
             let rule = Arc::from(format!("guard:{}", guarded.word()));
@@ -204,9 +253,43 @@ impl Policy {
         }
     }
 
+    /// The other proxy this goes through, if any.
+    #[must_use]
+    pub fn parent(&self, host: &Host) -> Option<&Parent> {
+        self.parents.iter().find(|parent| parent.is_for(host))
+    }
+
+    /// Whether a name may go to a parent, which looks it up: rules about addresses say nothing of it.
+    #[must_use]
+    pub fn decide_unresolved(&self, asked: Asked<'_>) -> Decided {
+        let no = match self.mode {
+            Mode::Enforce => Outcome::Deny,
+            Mode::Report => Outcome::Report,
+            Mode::Open => {
+                return Decided { rule: Arc::from(OPEN), outcome: Outcome::Allow, origin: None };
+            }
+        };
+        let by_name = |rule: &&Rule, list| {
+            rule.blocks.is_empty() && rule.fits(list, asked) && rule.names(asked.host)
+        };
+        if let Some(rule) = self.deny.iter().find(|rule| by_name(rule, List::Deny)) {
+            return rule.decides(no);
+        }
+        match self.allow.iter().find(|rule| by_name(rule, List::Allow)) {
+            Some(rule) => rule.decides(Outcome::Allow),
+            None => by_default(no),
+        }
+    }
+
     /// The guarded range an address is in, unless an allow rule that matches opens that very range.
-    fn guards(&self, asked: Asked<'_>, address: IpAddr, addresses: &[IpAddr]) -> Option<Guarded> {
-        let (guarded, range) = guard::classify(address)?;
+    fn guards(
+        &self,
+        asked: Asked<'_>,
+        address: IpAddr,
+        addresses: &[IpAddr],
+        neighbours: &Neighbours,
+    ) -> Option<Guarded> {
+        let (guarded, range) = neighbours.host(address).or_else(|| guard::classify(address))?;
         let opened = self.allow.iter().any(|rule| {
             rule.allows(asked, addresses)
                 && rule.blocks.iter().any(|block| range.contains(block) && block.contains(&address))

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -24,7 +25,7 @@ pub struct Bind {
     pub address: SocketAddr,
     /// How the destination of a connection is known.
     pub mode: DestinationMode,
-    /// The listeners, sorted by address and port.
+    /// The listeners, sorted by address and port, then by tenant.
     pub listeners: Vec<Arc<Listener>>,
 }
 
@@ -74,12 +75,27 @@ impl Bind {
             return Some((at, &self.listeners[at]));
         }
         let first = self.listeners.partition_point(|listener| listener.address.0 < key.0);
-        let mut same =
+        let same =
             self.listeners[first..].iter().take_while(|listener| listener.address.0 == key.0);
-        match (same.next(), same.next()) {
-            (Some(only), None) if self.address_decides(destination) => Some((first, only)),
+        let mut same = same.skip_while(|listener| listener.port == self.listeners[first].port);
+        match (self.listeners.get(first), same.next()) {
+            (Some(only), None) if only.address.0 == key.0 && self.address_decides(destination) => {
+                Some((first, only))
+            }
             _ => None,
         }
+    }
+
+    /// Where those are that stand at the same address and port as the one at `at`, itself included: several proxies may share a door.
+    #[must_use]
+    pub fn beside(&self, at: usize) -> Range<usize> {
+        let Some(key) = self.listeners.get(at).map(|listener| listener.key()) else {
+            return at..at;
+        };
+        let from = self.listeners[..at].partition_point(|listener| listener.key() < key);
+        let count =
+            self.listeners[from..].iter().take_while(|listener| listener.key() == key).count();
+        from..from + count
     }
 
     fn address_decides(&self, destination: Destination) -> bool {

@@ -33,6 +33,8 @@ pub enum Guarded {
     OtherTenant,
     /// A listening socket of this gateway.
     Gateway,
+    /// Another address of the host the gateway runs on.
+    Host,
 }
 
 impl Guarded {
@@ -51,6 +53,7 @@ impl Guarded {
             Self::Reserved => "reserved",
             Self::OtherTenant => "other-tenant",
             Self::Gateway => "gateway",
+            Self::Host => "host",
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Whom a tenant would meet at the gateway itself: other tenants' addresses, and the sockets everybody comes in by.
 //!
-//! Deliberately absent: a rule that opens these; no document can let one tenant reach another here.
+//! Deliberately absent: a rule that opens these; no document can let one tenant reach another here. The host's other addresses can be
+//! opened, one by one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
 
 use crate::egress::Guarded;
 use crate::snapshot::Snapshot;
@@ -14,6 +17,7 @@ use crate::tenant::TenantId;
 pub struct Neighbours {
     owners: BTreeMap<IpAddr, BTreeSet<TenantId>>,
     doors: BTreeSet<SocketAddr>,
+    host: BTreeSet<IpAddr>,
 }
 
 impl Neighbours {
@@ -38,6 +42,13 @@ impl Neighbours {
         neighbours
     }
 
+    /// The same, on a host that has these addresses.
+    #[must_use]
+    pub fn on(mut self, host: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.host = host.into_iter().map(|address| address.to_canonical()).collect();
+        self
+    }
+
     /// Why `tenant` may not go to `address`, if somebody here is there.
     #[must_use]
     pub fn guards(&self, tenant: &TenantId, address: IpAddr, port: u16) -> Option<Guarded> {
@@ -46,16 +57,18 @@ impl Neighbours {
         if owners.is_some_and(|owners| owners.iter().any(|owner| owner != tenant)) {
             return Some(Guarded::OtherTenant);
         }
-        let own = owners.is_some();
+        let here = owners.is_some() || address.is_loopback() || self.host.contains(&address);
         let everywhere = |door: &SocketAddr| door.ip().is_unspecified() && door.port() == port;
         let met = self.doors.contains(&SocketAddr::new(address, port))
-            || (own && self.doors.iter().any(everywhere));
+            || (here && self.doors.iter().any(everywhere));
         met.then_some(Guarded::Gateway)
     }
 
-    /// Whether a socket accepts on every address of the host at this port: then the host's own addresses are doors, whichever they are.
+    /// The host's own addresses are each a range of their own. Loopback is a range already.
     #[must_use]
-    pub fn accepts_everywhere(&self, port: u16) -> bool {
-        self.doors.iter().any(|door| door.ip().is_unspecified() && door.port() == port)
+    pub(super) fn host(&self, address: IpAddr) -> Option<(Guarded, IpNet)> {
+        let address = address.to_canonical();
+        let own = self.host.contains(&address) && !address.is_loopback();
+        own.then(|| (Guarded::Host, IpNet::from(address)))
     }
 }
