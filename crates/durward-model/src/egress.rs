@@ -18,11 +18,10 @@ use crate::listener::ServerTls;
 use crate::origin::Origin;
 use crate::route::HostPattern;
 use crate::secret::Secret;
-use crate::tenant::TenantId;
 
 pub use door::{HolderMatch, told_apart};
 pub use guard::Guarded;
-pub use neighbours::Neighbours;
+pub use neighbours::{NO_HOST, Neighbours, Surroundings};
 pub use target::Host;
 
 /// The rule named where no rule matches.
@@ -224,14 +223,13 @@ impl Policy {
     #[must_use]
     pub fn decide(
         &self,
-        tenant: &TenantId,
+        around: Surroundings<'_>,
         asked: Asked<'_>,
         addresses: &[IpAddr],
-        neighbours: &Neighbours,
     ) -> Decided {
         let guarded = addresses.iter().find_map(|address| {
-            let foreign = neighbours.guards(tenant, *address, asked.port);
-            foreign.or_else(|| self.guards(asked, *address, addresses, neighbours))
+            let foreign = around.guards(*address, asked.port);
+            foreign.or_else(|| self.guards(asked, *address, addresses, around))
         });
         if let Some(guarded) = guarded {
             let rule = Arc::from(format!("guard:{}", guarded.word()));
@@ -287,9 +285,9 @@ impl Policy {
         asked: Asked<'_>,
         address: IpAddr,
         addresses: &[IpAddr],
-        neighbours: &Neighbours,
+        around: Surroundings<'_>,
     ) -> Option<Guarded> {
-        let (guarded, range) = neighbours.host(address).or_else(|| guard::classify(address))?;
+        let (guarded, range) = around.of_host(address).or_else(|| guard::classify(address))?;
         let opened = self.allow.iter().any(|rule| {
             rule.allows(asked, addresses)
                 && rule.blocks.iter().any(|block| range.contains(block) && block.contains(&address))

@@ -92,6 +92,10 @@ impl Bind {
         let Some(key) = self.listeners.get(at).map(|listener| listener.key()) else {
             return at..at;
         };
+        let is_same = |at: usize| self.listeners.get(at).is_some_and(|one| one.key() == key);
+        if !is_same(at + 1) && !at.checked_sub(1).is_some_and(is_same) {
+            return at..at + 1;
+        }
         let from = self.listeners[..at].partition_point(|listener| listener.key() < key);
         let count =
             self.listeners[from..].iter().take_while(|listener| listener.key() == key).count();

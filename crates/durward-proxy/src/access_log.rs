@@ -90,7 +90,7 @@ pub(crate) struct Buffer {
 struct Pending {
     bytes: Vec<u8>,
     lines: u64,
-    clock: line::Clock,
+    clock: Clock,
 }
 
 impl Buffer {

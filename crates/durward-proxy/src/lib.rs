@@ -31,4 +31,5 @@ mod watch;
 #[doc(hidden)]
 pub use http::fuzzing;
 pub use proxy::Proxy;
+pub use upstream::PortReport;
 pub use upstream::report::{EndpointHealth, EndpointReport, UpstreamReport};

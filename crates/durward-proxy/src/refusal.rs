@@ -176,6 +176,18 @@ pub enum Refusal {
         /// What the resolver says.
         detail: String,
     },
+    /// The other proxy a tunnel was to go through did not make one.
+    #[error("the parent proxy made no tunnel: {}", status.map_or_else(|| "it gave no answer".to_owned(), |status| format!("it answered {status}")))]
+    ParentRefused {
+        /// What it answered.
+        status: Option<u16>,
+    },
+    /// As many connections to one destination leave from each of the tenant's addresses as there are ports.
+    #[error("no port is left from any egress address to {peer}")]
+    PortsExhausted {
+        /// The destination.
+        peer: SocketAddr,
+    },
     /// We are draining.
     #[error("this gateway is shutting down")]
     Draining,
@@ -274,7 +286,9 @@ words!(Refusal {
     Self::PolicyDenied { .. } => 27 "policy_denied",
     Self::ProxyAuthentication => 28 "proxy_authentication",
     Self::Unresolvable { .. } => 29 "unresolvable",
-    Self::Socket(_) => 30 "socket",
+    Self::ParentRefused { .. } => 30 "parent_refused",
+    Self::PortsExhausted { .. } => 31 "ports_exhausted",
+    Self::Socket(_) => 32 "socket",
 });
 
 impl Refusal {
@@ -299,7 +313,10 @@ impl Refusal {
             Self::BodyTooLarge => (413, Some("http_request_error")),
             Self::NotSupported { .. } => (501, Some("http_request_error")),
             Self::NoRoute => (404, Some("destination_not_found")),
-            Self::ConnectionLimit | Self::CircuitOpen => (503, Some("connection_limit_reached")),
+            Self::ParentRefused { .. } => (502, Some("destination_unavailable")),
+            Self::PortsExhausted { .. } | Self::ConnectionLimit | Self::CircuitOpen => {
+                (503, Some("connection_limit_reached"))
+            }
             Self::NoEndpoint { .. } => (503, Some("destination_unavailable")),
             Self::EgressAddress { .. } | Self::Socket(_) | Self::IsolationViolation { .. } => {
                 (503, Some("proxy_internal_error"))
@@ -320,6 +337,7 @@ impl Refusal {
         match self {
             Self::RateLimit { retry_after_ms } => Some(retry_after_ms.div_ceil(1000).max(1)),
             Self::ConnectionLimit
+            | Self::PortsExhausted { .. }
             | Self::CircuitOpen
             | Self::NoEndpoint { .. }
             | Self::Draining => Some(1),

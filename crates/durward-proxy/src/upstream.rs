@@ -12,6 +12,7 @@ mod lease;
 mod outlier;
 mod outside;
 pub(crate) mod pool;
+mod ports;
 mod proxy_header;
 pub(crate) mod report;
 pub(crate) mod resolve;
@@ -20,6 +21,7 @@ mod tls_client;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -27,13 +29,15 @@ use std::time::Duration;
 
 use durward_model::health::Probe;
 use durward_model::upstream::{UpstreamIndex, UpstreamProtocol};
-use durward_model::{ClientAddr, Destination, TenantId, Upstream};
+use durward_model::{ClientAddr, Destination, EgressAddress, TenantId, Upstream};
 use rustls::ClientConfig;
 
 pub(crate) use balance::Tried;
 pub(crate) use health::spawn_health_checks;
 pub(crate) use lease::Lease;
 pub(crate) use outside::{carry, visit};
+pub use ports::PortReport;
+pub(crate) use ports::budget;
 
 use crate::core::Core;
 use crate::io::Io;
@@ -121,6 +125,16 @@ impl UpstreamRuntime {
                 endpoint.state.ejected_until.store(0, Relaxed);
             }
         }
+    }
+
+    /// For each source address the most ports in use to one destination.
+    pub(crate) fn busiest(&self) -> BTreeMap<EgressAddress, u32> {
+        let mut busiest = BTreeMap::new();
+        for (address, used) in self.endpoints.iter().flat_map(EndpointRuntime::busiest) {
+            let most = busiest.entry(address).or_insert(0);
+            *most = used.max(*most);
+        }
+        busiest
     }
 
     fn choose(&self, core: &Core, client: ClientAddr, tried: &Tried) -> Result<usize, Refusal> {

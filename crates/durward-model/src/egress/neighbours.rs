@@ -17,8 +17,21 @@ use crate::tenant::TenantId;
 pub struct Neighbours {
     owners: BTreeMap<IpAddr, BTreeSet<TenantId>>,
     doors: BTreeSet<SocketAddr>,
-    host: BTreeSet<IpAddr>,
 }
+
+/// What is near, as one tenant sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// The tenant.
+    pub tenant: &'a TenantId,
+    /// Everybody here.
+    pub neighbours: &'a Neighbours,
+    /// The addresses of the host the gateway runs on.
+    pub host: &'a BTreeSet<IpAddr>,
+}
+
+/// No addresses, where the host is not asked.
+pub static NO_HOST: BTreeSet<IpAddr> = BTreeSet::new();
 
 impl Neighbours {
     /// Those of a snapshot.
@@ -41,32 +54,27 @@ impl Neighbours {
         neighbours.doors.extend(snapshot.binds.keys().copied());
         neighbours
     }
+}
 
-    /// The same, on a host that has these addresses.
+impl Surroundings<'_> {
+    /// Why the tenant may not go to `address` whatever its rules say, if somebody here is there.
     #[must_use]
-    pub fn on(mut self, host: impl IntoIterator<Item = IpAddr>) -> Self {
-        self.host = host.into_iter().map(|address| address.to_canonical()).collect();
-        self
-    }
-
-    /// Why `tenant` may not go to `address`, if somebody here is there.
-    #[must_use]
-    pub fn guards(&self, tenant: &TenantId, address: IpAddr, port: u16) -> Option<Guarded> {
+    pub fn guards(&self, address: IpAddr, port: u16) -> Option<Guarded> {
         let address = address.to_canonical();
-        let owners = self.owners.get(&address);
-        if owners.is_some_and(|owners| owners.iter().any(|owner| owner != tenant)) {
+        let Neighbours { owners, doors } = self.neighbours;
+        let owners = owners.get(&address);
+        if owners.is_some_and(|owners| owners.iter().any(|owner| owner != self.tenant)) {
             return Some(Guarded::OtherTenant);
         }
         let here = owners.is_some() || address.is_loopback() || self.host.contains(&address);
         let everywhere = |door: &SocketAddr| door.ip().is_unspecified() && door.port() == port;
-        let met = self.doors.contains(&SocketAddr::new(address, port))
-            || (here && self.doors.iter().any(everywhere));
+        let met = doors.contains(&SocketAddr::new(address, port))
+            || (here && doors.iter().any(everywhere));
         met.then_some(Guarded::Gateway)
     }
 
     /// The host's own addresses are each a range of their own. Loopback is a range already.
-    #[must_use]
-    pub(super) fn host(&self, address: IpAddr) -> Option<(Guarded, IpNet)> {
+    pub(super) fn of_host(&self, address: IpAddr) -> Option<(Guarded, IpNet)> {
         let address = address.to_canonical();
         let own = self.host.contains(&address) && !address.is_loopback();
         own.then(|| (Guarded::Host, IpNet::from(address)))

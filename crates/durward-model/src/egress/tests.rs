@@ -1,6 +1,9 @@
 //! What may go and what may not, rule by rule; and that no spelling of an address is anything but that address.
 
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::tenant::TenantId;
 
 fn host(text: &str) -> Host {
     Host::parse(text).unwrap()
@@ -37,7 +40,11 @@ fn tunnel(policy: &Policy, target: (&str, u16), addresses: &[&str]) -> (Outcome,
     if let Some(decided) = policy.before_lookup(asked) {
         return (decided.outcome, decided.rule.to_string());
     }
-    let decided = policy.decide(&tenant(), asked, &addresses, &Neighbours::default());
+    let decided = {
+        let (tenant, neighbours) = (tenant(), Neighbours::default());
+        let around = Surroundings { tenant: &tenant, neighbours: &neighbours, host: &NO_HOST };
+        policy.decide(around, asked, &addresses)
+    };
     (decided.outcome, decided.rule.to_string())
 }
 
@@ -157,6 +164,26 @@ fn a_range_is_opened_by_a_block_inside_it_and_metadata_by_its_address_alone() {
         tunnel(&policy, ("169.254.169.254", 80), &["169.254.169.254"]),
         denied("guard:metadata")
     );
+}
+
+// S2.42
+#[test]
+fn the_hosts_other_addresses_are_opened_one_by_one_and_its_doors_never() {
+    let (tenant, neighbours) = (tenant(), Neighbours::default());
+    let host: BTreeSet<IpAddr> = [[10, 1, 0, 5], [198, 51, 100, 5]].map(IpAddr::from).into();
+    let around = Surroundings { tenant: &tenant, neighbours: &neighbours, host: &host };
+    let decide = |blocks: &[&str], target: &str| {
+        let policy = Policy { allow: vec![rule("it", &[], blocks, &[])], ..Policy::default() };
+        let (asked, address) = (self::host(target), target.parse().unwrap());
+        let asked = Asked { host: &asked, port: 443, method: None };
+        let decided = policy.decide(around, asked, &[address]);
+        (decided.outcome, decided.rule.to_string())
+    };
+
+    assert_eq!(decide(&["10.1.0.0/24"], "10.1.0.5"), denied("guard:host"));
+    assert_eq!(decide(&["0.0.0.0/0"], "198.51.100.5"), denied("guard:host"));
+    assert_eq!(decide(&["10.1.0.5/32"], "10.1.0.5"), allowed("it"));
+    assert_eq!(decide(&["10.1.0.0/24"], "10.1.0.6"), allowed("it"));
 }
 
 // S2.54

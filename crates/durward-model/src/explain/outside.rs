@@ -2,7 +2,9 @@
 //!
 //! Deliberately absent: lookups. What a name stands for is asked elsewhere; what must be true of it is said here.
 
-use crate::egress::{Asked, Decided, ForwardService, Host, Mode, Neighbours, Outcome};
+use crate::egress::{
+    Asked, Decided, ForwardService, Host, Mode, NO_HOST, Neighbours, Outcome, Surroundings,
+};
 use crate::explain::{Ending, Question, Trail, list};
 use crate::snapshot::Snapshot;
 use crate::tenant::Tenant;
@@ -36,7 +38,10 @@ impl Trail {
         let decided = match (&host, service.policy.before_lookup(asked)) {
             (_, Some(decided)) => decided,
             (Host::Address(address), None) => {
-                service.policy.decide(&tenant.id, asked, &[*address], &Neighbours::of(snapshot))
+                let neighbours = Neighbours::of(snapshot);
+                let around =
+                    Surroundings { tenant: &tenant.id, neighbours: &neighbours, host: &NO_HOST };
+                service.policy.decide(around, asked, &[*address])
             }
             (Host::Name(name), None) => {
                 let sentence =

@@ -4,9 +4,43 @@
 //! way to tell a wrong name from a wrong secret.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use durward_model::ForwardService;
 use durward_model::egress::Credential;
 
 use crate::refusal::Refusal;
+use crate::session::TlsFacts;
+
+/// Whether the client shows a certificate of a holder the proxy is for. Without holders every client is one.
+pub(crate) fn holds(service: &ForwardService, tls: Option<&TlsFacts>) -> bool {
+    if service.holders.is_empty() {
+        return true;
+    }
+    let Some(shown) = tls.and_then(|tls| tls.client_certificate.as_ref()) else { return false };
+    let named = |name: &str| service.holders.iter().any(|holder| holder.matches(name));
+    shown.names().any(named)
+}
+
+/// Who asks, by certificate: told in the record.
+pub(crate) fn holder(tls: Option<&TlsFacts>) -> Option<String> {
+    let shown = tls.and_then(|tls| tls.client_certificate.as_ref())?;
+    Some(format!("certificate:{}", shown.subject))
+}
+
+/// Which of the sets has the credential in `value`.
+pub(crate) fn whose(sets: &[&[Credential]], value: &[u8]) -> Option<usize> {
+    let shown = Shown::read(value)?;
+    sets.iter().position(|set| shown.owner(set).is_some())
+}
+
+/// The same for a name and secret as SOCKS sends them, and what the record calls it.
+pub(crate) fn whose_pair(
+    sets: &[&[Credential]],
+    user: Vec<u8>,
+    secret: Vec<u8>,
+) -> Option<(usize, String)> {
+    let shown = Shown { user: Some(user), secret };
+    sets.iter().enumerate().find_map(|(at, set)| Some((at, shown.owner(set)?)))
+}
 
 /// Whose credential `value` is; every one is compared, each in constant time.
 ///
@@ -14,19 +48,6 @@ use crate::refusal::Refusal;
 /// [`Refusal::ProxyAuthentication`] when it is nobody's.
 pub(crate) fn identify(credentials: &[Credential], value: &[u8]) -> Result<String, Refusal> {
     let shown = Shown::read(value).ok_or(Refusal::ProxyAuthentication)?;
-    shown.owner(credentials).ok_or(Refusal::ProxyAuthentication)
-}
-
-/// Whose name and secret these are, as SOCKS5 sends them.
-///
-/// # Errors
-/// [`Refusal::ProxyAuthentication`] when they are nobody's.
-pub(crate) fn identify_pair(
-    credentials: &[Credential],
-    user: &[u8],
-    secret: &[u8],
-) -> Result<String, Refusal> {
-    let shown = Shown { user: Some(user.to_vec()), secret: secret.to_vec() };
     shown.owner(credentials).ok_or(Refusal::ProxyAuthentication)
 }
 

@@ -7,6 +7,7 @@ mod attempt;
 mod drive;
 mod outside;
 mod switch;
+mod tunnel;
 
 use std::future::poll_fn;
 use std::time::{Duration, Instant};

@@ -57,7 +57,12 @@ impl Answer {
             // A String does not fail to be written to.
             let _ = write!(proxy_status, "; error={error}");
         }
-        let _ = write!(proxy_status, "; details=\"{word}\"");
+        let _ = match refusal {
+            Refusal::PolicyDenied { rule, .. } => {
+                write!(proxy_status, "; details=\"{word}: {rule}\"")
+            }
+            _ => write!(proxy_status, "; details=\"{word}\""),
+        };
         fields.push(("Proxy-Status", proxy_status));
         if let Some(seconds) = refusal.retry_after() {
             fields.push(("Retry-After", seconds.to_string()));

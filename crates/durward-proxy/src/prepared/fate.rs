@@ -35,6 +35,7 @@ pub(crate) fn of_listener(old: &Listener, new: &Listener) -> Fate {
     if old.tenant != new.tenant
         || sources_shrink(old.allowed_sources.as_ref(), new.allowed_sources.as_ref())
         || trust_shrinks(old.tls(), new.tls())
+        || holders_shrink(&old.service, &new.service)
     {
         return Fate::Remove;
     }
@@ -63,6 +64,14 @@ fn trust_shrinks(old: Option<&ServerTls>, new: Option<&ServerTls>) -> bool {
             roots_shrink(&old, &new)
         }
     }
+}
+
+/// Whether a holder of a client certificate might not be one any more.
+fn holders_shrink(old: &Service, new: &Service) -> bool {
+    let (Service::Forward(old), Service::Forward(new)) = (old, new) else { return false };
+    !new.holders.is_empty()
+        && (old.holders.is_empty()
+            || !old.holders.iter().all(|holder| new.holders.contains(holder)))
 }
 
 fn roots_shrink(old: &ClientTrust, new: &ClientTrust) -> bool {

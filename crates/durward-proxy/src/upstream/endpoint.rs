@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: connections; those are in the pools.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
@@ -190,6 +190,25 @@ impl EndpointRuntime {
         // Another core may have made it meanwhile; all use the same one, for it counts ports.
         let paths = paths.load();
         Ok(with(find(&paths, view, peer, source).unwrap_or(&made)))
+    }
+}
+
+impl EndpointRuntime {
+    /// For each source address the most ports in use to one destination.
+    pub(crate) fn busiest(&self) -> BTreeMap<EgressAddress, u32> {
+        let mut busiest = BTreeMap::new();
+        let mut note = |path: &Path| {
+            let most = busiest.entry(path.source()).or_insert(0);
+            *most = path.ports().max(*most);
+        };
+        match &self.paths {
+            Paths::Few(paths) => paths.load().iter().for_each(|path| note(path)),
+            Paths::Many(paths) => {
+                let paths = paths.lock().unwrap_or_else(PoisonError::into_inner);
+                paths.values().filter_map(Weak::upgrade).for_each(|path| note(&path));
+            }
+        }
+        busiest
     }
 }
 

@@ -4,14 +4,16 @@
 //! Deliberately absent: a memory of bodies.
 
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Instant;
 
+use durward_model::egress::Asked;
 use durward_model::route::Forward;
 use durward_model::upstream::UpstreamIndex;
 
+use crate::forward::gate::Cleared;
+use crate::forward::reach;
 use crate::http::Http;
 use crate::http::exchange::account::Upstream as UpstreamAccount;
 use crate::http::exchange::drive::{Drive, Failure, Turn};
@@ -34,8 +36,15 @@ use crate::watch::{Expired, Watch};
 pub(super) enum Way<'w> {
     /// To an upstream.
     Upstream(&'w Forward, UpstreamIndex),
-    /// To one of these addresses, which the forward proxy's policy has checked.
-    Outside(&'w [SocketAddr]),
+    /// Along a way that the forward proxy's policy has opened, to what was asked for.
+    Outside(&'w Cleared<'w>, Asked<'w>),
+}
+
+impl Way<'_> {
+    /// Whether its connections may serve other requests: not those that end beyond another proxy.
+    fn is_pooled(self) -> bool {
+        !matches!(self, Self::Outside(Cleared { parent: Some(_), .. }, _))
+    }
 }
 
 /// Sends the request until somebody answers.
@@ -51,7 +60,7 @@ pub(super) async fn forward<'a, D: Downstream>(
     let whole = http.limits().timeouts.request;
     let (runtime, limit) = match way {
         Way::Upstream(forward, index) => (&tenant.upstreams[index.0], forward.timeout.or(whole)),
-        Way::Outside(_) => (&tenant.outside, whole),
+        Way::Outside(..) => (&tenant.outside, whole),
     };
     runtime.count_request();
     let clock = Clock { watch, end: limit.map(|limit| account.began() + limit) };
@@ -61,7 +70,8 @@ pub(super) async fn forward<'a, D: Downstream>(
         let failure = match connect(http, down, &clock, way, &mut tries.tried).await {
             Ok((Carrier::Http1(io), lease)) => {
                 note(account, way, &lease);
-                let mut attempt = Attempt { http, clock, account, response };
+                let mut attempt =
+                    Attempt { http, clock, account, response, pooled: way.is_pooled() };
                 match attempt.http1(down, io, lease, &tries).await {
                     Ok(ended) => return Ok(ended),
                     Err(failure) => failure,
@@ -69,7 +79,8 @@ pub(super) async fn forward<'a, D: Downstream>(
             }
             Ok((Carrier::Http2(send), lease)) => {
                 note(account, way, &lease);
-                let mut attempt = Attempt { http, clock, account, response };
+                let mut attempt =
+                    Attempt { http, clock, account, response, pooled: way.is_pooled() };
                 match attempt.http2(down, send, lease, &tries).await {
                     Ok(ended) => return Ok(ended),
                     Err(failure) => failure,
@@ -98,7 +109,16 @@ async fn connect<D: Downstream>(
             let acquiring = acquire(core, view, index, http.facts.client, tried);
             wait_for(acquiring, down, clock).await
         }
-        Way::Outside(addresses) => wait_for(carry(core, view, addresses, tried), down, clock).await,
+        Way::Outside(cleared, asked) if cleared.parent.is_some() => {
+            let reached = wait_for(reach::connect(core, view, cleared, asked), down, clock).await?;
+            // Who speaks before it is asked is no HTTP server.
+            let quiet = reached.early.is_empty();
+            let fault = Refusal::BadResponse { detail: "response before its request" };
+            quiet.then_some((Carrier::Http1(reached.io), reached.lease)).ok_or(fault)
+        }
+        Way::Outside(cleared, _) => {
+            wait_for(carry(core, view, &cleared.addresses, tried), down, clock).await
+        }
     }
 }
 
@@ -128,7 +148,7 @@ pub(super) async fn wait_for<D: Downstream, T>(
 fn note(account: &mut Account<'_>, way: Way<'_>, lease: &Lease) {
     let index = match way {
         Way::Upstream(_, index) => Some(index),
-        Way::Outside(_) => None,
+        Way::Outside(..) => None,
     };
     account.note_upstream(UpstreamAccount {
         index,
@@ -184,6 +204,7 @@ struct Attempt<'t, 'a> {
     clock: Clock<'t>,
     account: &'t mut Account<'a>,
     response: &'t mut PooledResponse,
+    pooled: bool,
 }
 
 impl<'a> Attempt<'_, 'a> {
@@ -206,7 +227,7 @@ impl<'a> Attempt<'_, 'a> {
         match turn? {
             Turn::Switched => Ok(Ended::Upgraded(Box::new(Switched::new(up, lease)))),
             Turn::Complete { read } => {
-                if read && up.may_be_reused(self.response) {
+                if read && self.pooled && up.may_be_reused(self.response) {
                     lease.release(up.io);
                 }
                 Ok(if read { Ended::Complete } else { Ended::Unread })

@@ -8,19 +8,27 @@ use durward_model::ForwardService;
 use durward_model::egress::{Asked, Host};
 
 use crate::forward::passage::Passage;
-use crate::forward::{gate, identify};
+use crate::forward::reach::{self, Reached};
+use crate::forward::{gate, identify, sni};
 use crate::http::Http;
 use crate::http::exchange::account::Upstream as UpstreamAccount;
 use crate::http::exchange::attempt::{self, Way, wait_for};
 use crate::http::exchange::switch::Switched;
-use crate::http::exchange::{Account, Clock, Ended, Stop};
-use crate::http::flow::Downstream;
+use crate::http::exchange::{Account, Clock, Ended, Stop, tunnel};
+use crate::http::flow::{Downstream, Sink};
 use crate::http::h1::Conn;
-use crate::http::message::{Framing, PooledResponse, Request, Version};
+use crate::http::message::{Framing, PooledResponse, Request, Upgrade, Version};
 use crate::http::names::Known;
+use crate::metrics::Counter;
 use crate::refusal::Refusal;
-use crate::upstream::visit;
-use crate::watch::Watch;
+use crate::watch::{Expired, Watch};
+
+/// What a request to a forward proxy goes by.
+struct Visitor<'v> {
+    http: &'v Http,
+    watch: &'v Watch,
+    service: &'v ForwardService,
+}
 
 /// Serves one request to a forward proxy.
 pub(super) async fn serve<'a, D: Downstream>(
@@ -31,24 +39,85 @@ pub(super) async fn serve<'a, D: Downstream>(
     response: &mut PooledResponse,
     service: &ForwardService,
 ) -> Result<Ended<'a>, Stop> {
-    let tunnel = account.request.method() == "CONNECT";
-    let host = begin(http, service, account, tunnel)?;
+    let visitor = Visitor { http, watch, service };
+    let tunnel = is_tunnel(&account.request);
+    let host = visitor.begin(account, tunnel)?;
     if watch.closing() {
         account.request.keep_alive = false;
     }
-    let method = account.request.method().to_owned();
     let mut passage = account.passage.take().ok_or(Refusal::NoRoute)?;
-    let asked =
-        Asked { host: &host, port: passage.port, method: (!tunnel).then_some(method.as_str()) };
+    let method = passage.method.clone();
+    let method = (!tunnel).then_some(method.as_str());
+    let asked = Asked { host: &host, port: passage.port, method };
     watch.arm(None, false);
     let clock = Clock { watch, end: None };
-    let checking = gate::check(&http.core, &http.view, &service.policy, asked, &mut passage);
-    let checked = wait_for(checking, down, &clock).await;
-    account.passage = Some(passage);
-    let addresses = checked?;
+    let (core, view) = (&http.core, &http.view);
     if tunnel {
-        let opening = visit(&http.core, &http.view, &addresses);
-        let (io, lease) = wait_for(opening, down, &clock).await?;
+        let opening = reach::tunnel(core, view, &service.policy, asked, &mut passage);
+        let opened = wait_for(opening, down, &clock).await;
+        account.passage = Some(passage);
+        return visitor.tunnel(down, account, response, (opened?, host)).await;
+    }
+    let checking = gate::check(core, view, &service.policy, asked, &mut passage);
+    let cleared = wait_for(checking, down, &clock).await;
+    account.passage = Some(passage);
+    anonymise(&mut account.request);
+    let way = Way::Outside(&cleared?, asked);
+    attempt::forward(http, watch, down, account, response, way).await
+}
+
+/// A CONNECT that asks for another protocol (RFC 8441) is a plain request by another name.
+fn is_tunnel(request: &Request) -> bool {
+    request.method() == "CONNECT" && request.upgrade == Upgrade::None
+}
+
+impl Visitor<'_> {
+    /// Everything about a request that needs no waiting: its target, who sent it, and whether its tenant may send another.
+    fn begin(&self, account: &mut Account<'_>, tunnel: bool) -> Result<Host, Refusal> {
+        let http = self.http;
+        let tenant = &http.view.tenant().tenant.id;
+        let mut passage = Passage::new(account.id.as_str(), tenant, http.facts.client);
+        let request = &account.request;
+        passage.method = match request.upgrade {
+            Upgrade::Extended(_) => "GET".to_owned(),
+            _ => request.method().to_owned(),
+        };
+        passage.host = request.host().to_ascii_lowercase();
+        let target = target(request, tunnel);
+        passage.port = target.as_ref().map_or(0, |(_, port)| *port);
+        if let Ok((host, _)) = &target {
+            passage.host = host.to_string();
+        }
+        let identity = self.identity(request);
+        passage.identity = identity.as_ref().ok().cloned().flatten();
+        account.passage = Some(passage);
+        identity?;
+        let (host, _) = target?;
+        http.view.tenant().usage.request(http.limits())?;
+        Ok(host)
+    }
+
+    fn identity(&self, request: &Request) -> Result<Option<String>, Refusal> {
+        let tls = self.http.facts.tls.as_ref();
+        if !identify::holds(self.service, tls) {
+            return Err(Refusal::ProxyAuthentication);
+        }
+        if !self.service.credentials.is_empty() {
+            let shown = request.fields.bytes(request.proxy_authorization);
+            return identify::identify(&self.service.credentials, shown).map(Some);
+        }
+        Ok(identify::holder(tls))
+    }
+
+    /// Tells the client that its tunnel stands, and carries it if it is inside a stream.
+    async fn tunnel<'a, D: Downstream>(
+        &self,
+        down: &mut D,
+        account: &mut Account<'a>,
+        response: &mut PooledResponse,
+        (reached, host): (Reached, Host),
+    ) -> Result<Ended<'a>, Stop> {
+        let Reached { io, lease, early } = reached;
         account.note_upstream(UpstreamAccount {
             index: None,
             peer: lease.peer,
@@ -57,51 +126,77 @@ pub(super) async fn serve<'a, D: Downstream>(
             connect: lease.connect,
             first_byte: None,
         });
-        established(watch, down, account, response).await?;
-        return Ok(Ended::Upgraded(Box::new(Switched::new(Conn::new(io), lease))));
+        self.established(down, account, response).await?;
+        let mut up = Conn::new(io);
+        up.input.buffer.preload(&early);
+        if account.request.version != Version::Http2 {
+            let mut switched = Switched::new(up, lease);
+            let policy = &self.service.policy;
+            switched.must_name = policy.sni_must_match.then(|| (host, policy.contact.clone()));
+            return Ok(Ended::Upgraded(Box::new(switched)));
+        }
+        let carried = self.stream(down, account, &mut up, &host).await;
+        let (received, sent) = up.traffic();
+        let cells = self.http.cells();
+        cells.add(Counter::UpstreamBytesIn, received);
+        cells.add(Counter::UpstreamBytesOut, sent);
+        carried.map(|()| Ended::Complete).map_err(Stop::Break)
     }
-    anonymise(&mut account.request);
-    attempt::forward(http, watch, down, account, response, Way::Outside(&addresses)).await
+
+    async fn stream<D: Downstream>(
+        &self,
+        down: &mut D,
+        account: &mut Account<'_>,
+        up: &mut Conn,
+        host: &Host,
+    ) -> Result<(), Refusal> {
+        let policy = &self.service.policy;
+        if policy.sni_must_match {
+            let (mut seen, mut fits) = (None, false);
+            self.watch.arm(Some(self.http.limits().timeouts.handshake), false);
+            let first = tunnel::take_first(down, |bytes| {
+                sni::look(bytes, host, &mut seen).inspect(|fit| fits = *fit).is_some()
+            });
+            let first = self.watch.guard(first).await.map_err(late)??;
+            if let Some(passage) = &mut account.passage {
+                passage.sni = seen;
+            }
+            if !fits {
+                let (rule, contact) = (sni::RULE.into(), policy.contact.clone());
+                return Err(Refusal::PolicyDenied { rule, contact });
+            }
+            up.send_first(&first);
+        }
+        tunnel::carry(self.http, self.watch, down, up).await
+    }
+
+    async fn established<D: Downstream>(
+        &self,
+        down: &mut D,
+        account: &mut Account<'_>,
+        response: &mut PooledResponse,
+    ) -> Result<(), Stop> {
+        response.clear();
+        response.status = 200;
+        response.version = Version::Http11;
+        response.framing = Framing::None;
+        response.reason = response.fields.store(b"Connection established");
+        account.status = 200;
+        account.request.keep_alive = true;
+        let gone = || Stop::Break(Refusal::ClientClosed);
+        down.head(&account.request, response).map_err(|_| gone())?;
+        match self.watch.guard(poll_fn(|cx| down.poll_flush(cx))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(gone()),
+        }
+    }
 }
 
-/// Everything about a request that needs no waiting: its target, who sent it, and whether its tenant may send another.
-fn begin(
-    http: &Http,
-    service: &ForwardService,
-    account: &mut Account<'_>,
-    tunnel: bool,
-) -> Result<Host, Refusal> {
-    let mut passage =
-        Passage::new(account.id.as_str(), &http.view.tenant().tenant.id, http.facts.client);
-    let request = &account.request;
-    passage.method = request.method().to_owned();
-    passage.host = request.host().to_ascii_lowercase();
-    let target = target(request, tunnel);
-    passage.port = target.as_ref().map_or(0, |(_, port)| *port);
-    if let Ok((host, _)) = &target {
-        passage.host = host.to_string();
+pub(super) fn late(expired: Expired) -> Refusal {
+    match expired {
+        Expired::Deadline => Refusal::ClientTimeout { phase: "handshake" },
+        Expired::Closing => Refusal::Draining,
     }
-    let identity = identity(http, service, request);
-    passage.identity = identity.as_ref().ok().cloned().flatten();
-    account.passage = Some(passage);
-    identity?;
-    let (host, _) = target?;
-    http.view.tenant().usage.request(http.limits())?;
-    Ok(host)
-}
-
-fn identity(
-    http: &Http,
-    service: &ForwardService,
-    request: &Request,
-) -> Result<Option<String>, Refusal> {
-    if !service.credentials.is_empty() {
-        let shown = request.fields.bytes(request.proxy_authorization);
-        return identify::identify(&service.credentials, shown).map(Some);
-    }
-    let tls = http.facts.tls.as_ref();
-    let certificate = tls.and_then(|tls| tls.client_certificate.as_ref());
-    Ok(certificate.map(|certificate| format!("certificate:{}", certificate.subject)))
 }
 
 /// The host and port asked for.
@@ -132,27 +227,4 @@ fn anonymise(request: &mut Request) {
     request.fields.retain(|known| {
         !(known == Known::Via || (known.forwarding() && known != Known::XRequestId))
     });
-}
-
-/// Tells the client that its tunnel stands.
-async fn established<D: Downstream>(
-    watch: &Watch,
-    down: &mut D,
-    account: &mut Account<'_>,
-    response: &mut PooledResponse,
-) -> Result<(), Stop> {
-    response.clear();
-    response.status = 200;
-    response.version = Version::Http11;
-    response.framing = Framing::None;
-    response.reason = response.fields.store(b"Connection established");
-    account.status = 200;
-    account.request.keep_alive = true;
-    account.request.version = Version::Http11;
-    let gone = || Stop::Break(Refusal::ClientClosed);
-    down.head(&account.request, response).map_err(|_| gone())?;
-    match watch.guard(poll_fn(|cx| down.poll_flush(cx))).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) | Err(_) => Err(gone()),
-    }
 }
