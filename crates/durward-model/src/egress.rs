@@ -133,7 +133,7 @@ pub struct Rule {
     pub blocks: Vec<IpNet>,
     /// Ports, from and to. Empty means 443 for tunnels and 80 for plain requests in `allow`, all in `deny`.
     pub ports: Vec<(u16, u16)>,
-    /// Methods of plain requests. A rule with methods is for plain requests only.
+    /// Methods; `CONNECT` is that of tunnels.
     pub methods: Vec<Arc<str>>,
     /// Where it is written.
     pub origin: Origin,
@@ -312,8 +312,8 @@ impl Rule {
             (true, List::Allow, None) => asked.port == 443,
             (true, List::Allow, Some(_)) => asked.port == 80,
         };
-        let method = |asked: &str| self.methods.iter().any(|method| **method == *asked);
-        port && (self.methods.is_empty() || asked.method.is_some_and(method))
+        let asked = asked.method.unwrap_or("CONNECT");
+        port && (self.methods.is_empty() || self.methods.iter().any(|method| **method == *asked))
     }
 
     fn names(&self, host: &Host) -> bool {

@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Issue and list certificates
     Certs(Certs),
+    /// Translate a squid.conf into documents, and say what is not the same
+    Migrate(Migrate),
     /// Print the JSON Schema of the documents
     Schema,
     /// Print a completion script for a shell
@@ -316,6 +318,23 @@ pub(crate) struct CertsList {
     pub(crate) dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// `durward migrate`
+#[derive(Args, Debug)]
+pub(crate) struct Migrate {
+    /// A squid.conf; files it names are looked for where it says, then beside it
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The address clients know, where http_port names none
+    #[arg(long, value_name = "IP")]
+    pub(crate) address: Option<IpAddr>,
+    /// An address to leave from for clients without tcp_outgoing_address; may be repeated
+    #[arg(long, value_name = "IP")]
+    pub(crate) egress_address: Vec<IpAddr>,
+    /// A directory for one file per tenant, instead of standard output
+    #[arg(short = 'd', long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// `durward completions`

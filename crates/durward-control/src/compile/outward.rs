@@ -124,7 +124,7 @@ fn rule(
     let ports =
         each(&spec.ports, &field.name("ports"), |written, field| ports(report, written, field));
     let methods = each(&spec.methods, &field.name("methods"), |written, field| {
-        report.check("BadMethod", written, field, method)
+        report.check("BadMethod", written, field, words::method)
     });
     if hosts.is_empty() && blocks.is_empty() && ports.is_empty() && methods.is_empty() {
         let all = if denies { "denies everything" } else { "allows every name and address" };
@@ -192,15 +192,6 @@ fn host_match(text: &str) -> Result<HostMatch, String> {
         return words::host_name(suffix).map(HostMatch::Suffix);
     }
     words::host_pattern(text).map(HostMatch::Pattern)
-}
-
-fn method(text: &str) -> Result<Arc<str>, String> {
-    if text == "CONNECT" {
-        return Err(
-            "is how tunnels are asked for: rules without methods are for tunnels too".to_owned()
-        );
-    }
-    words::method(text)
 }
 
 fn ports(

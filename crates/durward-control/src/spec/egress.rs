@@ -136,7 +136,7 @@ pub struct RuleSpec {
     /// Ports and ranges like `8000-8100`. Default: in `allow` 443 for tunnels and 80 for plain requests, in `deny` all.
     #[serde(default)]
     pub ports: Vec<At<PortsSpec>>,
-    /// Methods of plain requests; tunnels then do not match.
+    /// Methods of plain requests; `CONNECT` stands for tunnels. Default: all.
     #[serde(default)]
     pub methods: Vec<At<String>>,
 }

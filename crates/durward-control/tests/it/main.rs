@@ -9,4 +9,5 @@ mod isolation;
 mod publishing;
 mod routing_json;
 mod schema;
+mod squid;
 mod watching;

@@ -212,6 +212,19 @@ fn a_rule_with_methods_is_for_plain_requests() {
     assert!(!ask(None));
 }
 
+// S2.54
+#[test]
+fn a_rule_with_connect_is_for_tunnels() {
+    let mut tunnels = rule("tunnels", &["a.example"], &[], &[(1, 65535)]);
+    tunnels.methods = vec![Arc::from("CONNECT")];
+    let policy = Policy { allow: vec![tunnels], ..Policy::default() };
+    let host = host("a.example");
+    let ask = |method| policy.before_lookup(Asked { host: &host, port: 443, method }).is_none();
+
+    assert!(ask(None));
+    assert!(!ask(Some("GET")));
+}
+
 // S2.42
 #[test]
 fn odd_spellings_of_an_address_are_no_hosts_and_usual_ones_are_the_address() {

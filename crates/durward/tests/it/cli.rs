@@ -15,10 +15,15 @@ use crate::support::{HERE, durward, nowhere, output, stderr, stdout, tenant};
 const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/cli.md");
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
 
+/// The first block of a page in a language.
+fn block(page: &str, language: &str) -> String {
+    let (_, rest) = page.split_once(&format!("```{language}\n")).unwrap();
+    rest.split_once("```").unwrap().0.to_owned()
+}
+
 /// The first YAML block of a page.
 fn document_in(page: &str) -> String {
-    let (_, rest) = page.split_once("```yaml\n").unwrap();
-    rest.split_once("```").unwrap().0.to_owned()
+    block(page, "yaml")
 }
 
 /// Dates and the machine's kind as `[..]`, which stands for anything.
@@ -50,6 +55,7 @@ fn the_transcripts_of_the_reference_are_true() {
     )
     .unwrap();
     fs::write(input.join("pay.yaml"), document).unwrap();
+    fs::write(input.join("squid.conf"), block(&page, "squid")).unwrap();
 
     trycmd::TestCases::new()
         .register_bin("durward", Path::new(env!("CARGO_BIN_EXE_durward")))
