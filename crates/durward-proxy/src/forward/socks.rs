@@ -78,7 +78,6 @@ pub(crate) async fn serve(
     let opened = client.open(&mut io, &mut bytes, &mut passage, greeted).await;
     let (relayed, lease) = match opened {
         Ok(Reached { io: up, lease, early }) => {
-            passage.opened(&http.core, lease.peer, lease.source);
             let relayed = relay(&http.core, &http.view, watch, io, up, bytes, early).await;
             (relayed, Some(lease))
         }
@@ -145,6 +144,9 @@ impl Client<'_> {
         let (core, view) = (&self.http.core, &self.http.view);
         let opening = reach::tunnel(core, view, &self.service.policy, asked, passage);
         let opened = self.watch.guard(opening).await.unwrap_or(Err(Refusal::Draining));
+        if let Ok(reached) = &opened {
+            passage.opened(core, reached.lease.peer, reached.lease.source);
+        }
         self.watch.arm(Some(limits.timeouts.header), false);
         let answering = async {
             let source = opened.as_ref().map_or(NOWHERE, |reached| reached.lease.source);
