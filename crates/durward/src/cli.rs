@@ -47,6 +47,9 @@ pub(crate) enum Command {
     Check(Check),
     /// Issue and list certificates
     Certs(Certs),
+    /// Set up and test clients of a forward proxy
+    #[command(subcommand)]
+    Egress(Egress),
     /// Translate a squid.conf into documents, and say what is not the same
     Migrate(Migrate),
     /// Print the JSON Schema of the documents
@@ -318,6 +321,86 @@ pub(crate) struct CertsList {
     pub(crate) dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// `durward egress`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Egress {
+    /// Print the variables by which programs find a tenant's forward proxy
+    Env(EgressEnv),
+    /// Ask through a forward proxy for what must be allowed and what must be denied
+    Test(EgressTest),
+}
+
+/// `durward egress env`
+#[derive(Args, Debug)]
+pub(crate) struct EgressEnv {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Whose; needed where several tenants have a forward proxy
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tenant: Option<String>,
+    /// Which of the tenant's proxies; the first by default
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) proxy: Option<String>,
+    /// A file with NAME:SECRET, where the proxy asks for a credential
+    #[arg(long, value_name = "FILE")]
+    pub(crate) credential_file: Option<PathBuf>,
+    /// What goes direct
+    #[arg(
+        long,
+        value_name = "LIST",
+        default_value = "localhost,127.0.0.1,::1,.svc,.svc.cluster.local,.cluster.local,.internal"
+    )]
+    pub(crate) no_proxy: String,
+    /// How they are printed: sh, dotenv, kubernetes (a container's env) or json
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = EnvFormat::Sh, hide_possible_values = true, value_name = "FORMAT")]
+    pub(crate) format: EnvFormat,
+}
+
+/// How variables are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EnvFormat {
+    /// For `eval`.
+    Sh,
+    /// `NAME=value`.
+    Dotenv,
+    /// The `env` of a container.
+    Kubernetes,
+    /// The same as JSON.
+    Json,
+}
+
+/// `durward egress test`
+#[derive(Args, Debug)]
+pub(crate) struct EgressTest {
+    /// The proxy [env: https_proxy, HTTPS_PROXY, http_proxy, HTTP_PROXY]
+    #[arg(long, value_name = "URL")]
+    pub(crate) proxy: Option<String>,
+    /// A URL that must be allowed; may be repeated
+    #[arg(long, value_name = "URL")]
+    pub(crate) allowed: Vec<http::Uri>,
+    /// A URL that the rules must deny; may be repeated
+    #[arg(long, value_name = "URL")]
+    pub(crate) denied: Vec<http::Uri>,
+    /// A URL that answers with the address it was asked from, such as https://ifconfig.me/ip
+    #[arg(long, value_name = "URL")]
+    pub(crate) echo: Option<http::Uri>,
+    /// The address it must see; may be repeated
+    #[arg(long, value_name = "IP", requires = "echo")]
+    pub(crate) address: Vec<IpAddr>,
+    /// What must not be reached without the proxy; may be repeated
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) direct: Vec<String>,
+    /// Authorities to believe besides those of the host; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Vec<PathBuf>,
+    /// How long each may take
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
+    /// How the report is printed: table, short, json or yaml
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = CheckFormat::Table, hide_possible_values = true, value_name = "FORMAT")]
+    pub(crate) output: CheckFormat,
 }
 
 /// `durward migrate`

@@ -6,6 +6,7 @@ mod certs;
 mod check;
 mod completions;
 mod demo;
+mod egress;
 mod explain;
 mod migrate;
 mod run;
@@ -26,6 +27,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Check(arguments) => check::check(arguments),
         Command::Certs(arguments) => certs::certs(&arguments),
+        Command::Egress(arguments) => egress::egress(&arguments),
         Command::Migrate(arguments) => migrate::migrate(&arguments),
         Command::Schema => schema::schema(),
         Command::Completions(arguments) => completions::completions(&arguments),

@@ -8,7 +8,7 @@ mod dial;
 mod documents;
 mod egress;
 mod host;
-mod report;
+pub(crate) mod report;
 mod route;
 mod running;
 

@@ -14,6 +14,7 @@ mod names;
 mod parent;
 mod seed;
 mod socks;
+mod tools;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;

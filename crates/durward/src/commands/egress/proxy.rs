@@ -1,0 +1,84 @@
+//! A forward proxy as clients are told of it: a URL, perhaps with a credential in it.
+//!
+//! Deliberately absent: SOCKS, which has other URLs.
+
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::Uri;
+
+/// Where it is and what it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProxyUrl {
+    /// Its name or address.
+    pub(crate) host: String,
+    /// Its port.
+    pub(crate) port: u16,
+    /// Whether it speaks TLS.
+    pub(crate) tls: bool,
+    /// The value of `Proxy-Authorization`.
+    pub(crate) authorization: Option<String>,
+}
+
+impl FromStr for ProxyUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+        let uri: Uri = text.parse().map_err(|error| format!("is not a URL: {error}"))?;
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => {
+                return Err(
+                    "is not the URL of a proxy: write http://HOST:PORT or https://HOST:PORT"
+                        .to_owned(),
+                );
+            }
+        };
+        let authority = uri.authority().ok_or("names no host")?;
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 3128 });
+        let user = authority.as_str().rsplit_once('@').map(|(user, _)| plain(user));
+        let authorization =
+            user.transpose()?.map(|user| format!("Basic {}", STANDARD.encode(user)));
+        Ok(Self { host, port, tls, authorization })
+    }
+}
+
+/// Text without its percent signs.
+fn plain(text: &str) -> Result<Vec<u8>, String> {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        if bytes[at] == b'%' {
+            let digits = text.get(at + 1..at + 3).ok_or("has a % without two digits")?;
+            out.push(u8::from_str_radix(digits, 16).map_err(|_| "has a % without two digits")?);
+            at += 3;
+        } else {
+            out.push(bytes[at]);
+            at += 1;
+        }
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_proxies_are_read() {
+        let read = |text: &str| text.parse::<ProxyUrl>();
+        let bare = read("172.16.28.8:3128").unwrap();
+        assert_eq!((bare.host.as_str(), bare.port, bare.tls), ("172.16.28.8", 3128, false));
+        let whole = read("https://ci:a%3Ab@[2001:db8::1]:8443/").unwrap();
+        assert_eq!((whole.host.as_str(), whole.port, whole.tls), ("2001:db8::1", 8443, true));
+        assert_eq!(whole.authorization.as_deref(), Some("Basic Y2k6YTpi"));
+        for odd in ["socks5://h:1", "http://", "http://a%2@h:1", "http://a%zz@h:1", ""] {
+            assert!(read(odd).is_err(), "{odd}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! `durward egress test`: what must be allowed is, what must be denied is, and the partner sees the right address.
+//!
+//! It needs nothing but the variables programs have, so it runs where they run, as a Job too. Deliberately absent: the configuration.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::net::{TcpStream, lookup_host};
+
+use super::proxy::ProxyUrl;
+use super::reach::{Client, Reached};
+use crate::cli::EgressTest;
+use crate::commands::check::report::{Category, Report};
+use crate::failure::{Exit, Failure};
+
+/// Asks and reports.
+pub(crate) fn test(arguments: &EgressTest) -> Result<Exit, Failure> {
+    let nothing = arguments.allowed.is_empty()
+        && arguments.denied.is_empty()
+        && arguments.echo.is_none()
+        && arguments.direct.is_empty();
+    if nothing {
+        return Err(Failure::usage(
+            "nothing to test: name --allowed, --denied, --echo or --direct",
+        ));
+    }
+    let client =
+        Client { proxy: proxy(arguments)?, tls: tls(arguments)?, timeout: arguments.timeout };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::broken("starting the runtime", error))?;
+    let report = runtime.block_on(async {
+        Report::new(vec![
+            allowed(&client, &arguments.allowed).await,
+            denied(&client, &arguments.denied).await,
+            echo(&client, arguments.echo.as_ref(), &arguments.address).await,
+            direct(&arguments.direct, arguments.timeout).await,
+        ])
+    });
+    report.print(arguments.output)?;
+    Ok(if report.failed() { Exit::FailedCheck } else { Exit::Ok })
+}
+
+/// The one named, else the one programs are told of.
+fn proxy(arguments: &EgressTest) -> Result<ProxyUrl, Failure> {
+    let named = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let variables = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"];
+    let (source, text) = match &arguments.proxy {
+        Some(text) => ("--proxy", text.clone()),
+        None => variables
+            .iter()
+            .find_map(|name| Some((*name, named(name)?)))
+            .ok_or_else(|| Failure::usage("which proxy? name --proxy URL, or set https_proxy"))?,
+    };
+    text.parse().map_err(|error| Failure::usage(format!("{source} {error}")))
+}
+
+fn tls(arguments: &EgressTest) -> Result<Arc<ClientConfig>, Failure> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    for path in &arguments.ca {
+        let doing = || format!("reading {}", path.display());
+        let certificates = CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| Failure::broken(doing(), error))?;
+        for certificate in certificates {
+            roots.add(certificate).map_err(|error| Failure::broken(doing(), error))?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Failure::broken("making TLS", error))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+async fn allowed(client: &Client, urls: &[Uri]) -> Category {
+    let mut category = Category::new("allowed");
+    for url in urls {
+        match client.get(url).await {
+            Reached::Answered(status, _) => category.ok(format!("{url}: answered {status}")),
+            Reached::Refused(status, why) => {
+                category.error(format!("{url}: refused with {status}"), why);
+            }
+            Reached::Nothing(why) => {
+                category.error(format!("{url}: {why}"), "is the proxy reached from here?");
+            }
+        }
+    }
+    category
+}
+
+async fn denied(client: &Client, urls: &[Uri]) -> Category {
+    let mut category = Category::new("denied");
+    for url in urls {
+        match client.get(url).await {
+            Reached::Refused(403, why) => category.ok(format!("{url}: refused, {why}")),
+            Reached::Refused(status, why) => {
+                let hint = "only 403 says that the rules deny it";
+                category.error(format!("{url}: refused with {status}, {why}"), hint);
+            }
+            Reached::Answered(status, _) => {
+                category.error(
+                    format!("{url}: was let through and answered {status}"),
+                    "look at the rules: durward explain",
+                );
+            }
+            // A tunnel was let through and came to nothing, or there is no proxy at all: neither is a denial.
+            Reached::Nothing(why) => {
+                category.error(
+                    format!("{url}: not denied: {why}"),
+                    "only 403 says that the rules deny it",
+                );
+            }
+        }
+    }
+    category
+}
+
+async fn echo(client: &Client, url: Option<&Uri>, wanted: &[IpAddr]) -> Category {
+    let mut category = Category::new("address");
+    let Some(url) = url else { return category };
+    match client.get(url).await {
+        Reached::Answered(200, body) => match body.parse::<IpAddr>() {
+            Ok(seen) if wanted.is_empty() => category.ok(format!("{url} sees {seen}")),
+            Ok(seen) if wanted.contains(&seen) => {
+                category.ok(format!("{url} sees {seen}, the tenant's own"));
+            }
+            Ok(seen) => {
+                let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+                let sentence = format!("{url} sees {seen} instead of {}", wanted.join(" or "));
+                category.error(
+                    sentence,
+                    "another address is on the way: does it leave through this proxy?",
+                );
+            }
+            Err(_) => category.error(
+                format!("{url} does not answer with an address"),
+                "name one that does, such as https://ifconfig.me/ip",
+            ),
+        },
+        Reached::Answered(status, _) => {
+            category
+                .error(format!("{url} answered {status}"), "name one that answers with an address");
+        }
+        Reached::Refused(status, why) => {
+            category.error(format!("{url}: refused with {status}"), why);
+        }
+        Reached::Nothing(why) => {
+            category.error(format!("{url}: {why}"), "is the proxy reached from here?");
+        }
+    }
+    category
+}
+
+/// What must not be reached without the proxy.
+async fn direct(targets: &[String], timeout: Duration) -> Category {
+    let mut category = Category::new("direct");
+    for target in targets {
+        match connect(target, timeout).await {
+            Ok(peer) => category.error(
+                format!("{target}: reached at {peer} without the proxy"),
+                "a network policy or firewall must deny all but the proxy",
+            ),
+            Err(error) => category.ok(format!("{target}: not reached without the proxy ({error})")),
+        }
+    }
+    category
+}
+
+async fn connect(target: &str, timeout: Duration) -> Result<SocketAddr, String> {
+    let connecting = async {
+        let mut last = "the name has no address".to_owned();
+        for peer in lookup_host(target).await.map_err(|error| error.to_string())? {
+            match TcpStream::connect(peer).await {
+                Ok(_) => return Ok(peer),
+                Err(error) => last = error.to_string(),
+            }
+        }
+        Err(last)
+    };
+    let connected = tokio::time::timeout(timeout, connecting).await;
+    connected.unwrap_or_else(|_| Err(format!("nothing within {timeout:?}")))
+}
