@@ -1,8 +1,9 @@
 //! The deployment artefacts render, and keep the promises their comments make.
 //!
 //! `kubectl`, and `helm` or the Python packages of `tools/deploy-requirements.txt`, render and validate them; without these the tests say
-//! so and pass, unless `DURWARD_REQUIRE_RENDER` is set, as in CI. Deliberately absent: a cluster.
+//! so and pass, unless `DURWARD_REQUIRE_RENDER` is set. Deliberately absent: a cluster.
 
+mod egress;
 mod host;
 mod observe;
 mod policy;

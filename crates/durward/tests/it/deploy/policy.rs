@@ -251,7 +251,7 @@ fn port_numbers(container: &Value) -> Vec<u64> {
 }
 
 /// Whether all of `selector` (not empty) is in `labels`.
-fn selects(selector: &Value, labels: &Value) -> bool {
+pub(super) fn selects(selector: &Value, labels: &Value) -> bool {
     selector.as_object().is_some_and(|selector| {
         !selector.is_empty() && selector.iter().all(|(key, value)| labels[key] == *value)
     })

@@ -3,6 +3,7 @@
 //! Deliberately absent: a template engine of our own.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -13,10 +14,31 @@ const CHART: &str = "deploy/helm/durward";
 
 /// The objects of a kustomization; `None` where `kubectl` is missing.
 pub(crate) fn kustomize(path: &str) -> Option<Vec<Value>> {
+    kustomize_in(&root(), path)
+}
+
+/// The objects of a kustomization in a copy of `tree`, where `file` has another text in place of one.
+pub(super) fn kustomize_edited(
+    tree: &str,
+    path: &str,
+    file: &str,
+    (text, other): (&str, &str),
+) -> Option<Vec<Value>> {
+    let copy = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp").arg("-r").arg(root().join(tree)).arg(copy.path()).status();
+    assert!(copied.unwrap().success());
+    let folder = copy.path().join(Path::new(tree).file_name().unwrap());
+    let content = std::fs::read_to_string(folder.join(file)).unwrap();
+    assert!(content.contains(text), "{file}");
+    std::fs::write(folder.join(file), content.replace(text, other)).unwrap();
+    kustomize_in(&folder, path)
+}
+
+fn kustomize_in(folder: &Path, path: &str) -> Option<Vec<Value>> {
     if !kubectl_is_new_enough() {
         return skip("a kubectl of Kubernetes 1.25 or newer");
     }
-    let output = Command::new("kubectl").args(["kustomize", path]).current_dir(root()).output();
+    let output = Command::new("kubectl").args(["kustomize", path]).current_dir(folder).output();
     Some(objects(&success(output.expect("it has just told its version"))))
 }
 
