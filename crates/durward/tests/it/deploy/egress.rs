@@ -11,6 +11,7 @@ use super::policy::find;
 use super::render::{kustomize, kustomize_edited, objects, schema_complaints};
 use super::{RELEASES, policy};
 use crate::root;
+use crate::support::durward;
 
 const DEVELOPMENT: &str = "deploy/egress/overlays/development";
 const PRODUCTION: &str = "deploy/egress/overlays/production";
@@ -192,6 +193,29 @@ fn a_changed_value_starts_new_pods() {
     assert_ne!(pod(&before), pod(&after));
     assert!(Reach::of(&after).tcp("172.16.28.9", 3128), "the policy follows");
     assert!(!Reach::of(&after).tcp(PROXY, 3128), "the former address is closed");
+}
+
+// S2.46+
+#[test]
+fn the_test_runs_as_a_job_with_the_clients_own_settings() {
+    let file = "overlays/development/kustomization.yaml";
+    let edit = ("patches:", "components:\n  - ../../components/test\npatches:");
+    let objects = kustomize_edited("deploy/egress", "overlays/development", file, edit);
+    let Some(objects) = objects else { return };
+
+    let job = find(&objects, "Job", "egress-test").unwrap();
+    for release in RELEASES {
+        let complaints = schema_complaints(&objects, release).unwrap_or_default();
+        assert_eq!(complaints, Vec::<String>::new(), "{release}");
+    }
+    let container = &job["spec"]["template"]["spec"]["containers"][0];
+    let settings = &settings(&objects)["metadata"]["name"];
+    assert_eq!(container["envFrom"][0]["configMapRef"]["name"], *settings);
+    assert_eq!(job["metadata"]["namespace"], "client-a-demo");
+    let arguments: Vec<&str> =
+        container["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let mut command = durward(&[&arguments[..], &["--help"]].concat());
+    assert!(command.output().unwrap().status.success(), "{arguments:?}");
 }
 
 // S2.39
