@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Issue and list certificates
     Certs(Certs),
+    /// Prove that no connection can leave with another tenant's address
+    Prove(Prove),
     /// Set up and test clients of a forward proxy
     #[command(subcommand)]
     Egress(Egress),
@@ -321,6 +323,39 @@ pub(crate) struct CertsList {
     pub(crate) dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// `durward prove`
+#[derive(Args, Debug)]
+pub(crate) struct Prove {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Where a running process is asked what it counted
+    #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9440", value_parser = parse_admin)]
+    pub(crate) admin: Admin,
+    /// How long it may take to answer
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
+    /// Interleaved requests of the attack
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(4..=1_000_000))]
+    pub(crate) requests: u64,
+    /// Read and count only
+    #[arg(long)]
+    pub(crate) no_attack: bool,
+    /// How the result is printed: table, short, json or yaml
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = CheckFormat::Table, hide_possible_values = true, value_name = "FORMAT")]
+    pub(crate) format: CheckFormat,
+}
+
+impl Prove {
+    /// The configuration to read, where one is named here or in the environment.
+    pub(crate) fn config(&self) -> Option<&ConfigArgs> {
+        let named = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let any = !self.config.config.is_empty()
+            || named("DURWARD_CONFIG")
+            || named("ROUTING_CONFIG_PATH");
+        any.then_some(&self.config)
+    }
 }
 
 /// `durward egress`

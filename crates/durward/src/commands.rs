@@ -9,6 +9,7 @@ mod demo;
 mod egress;
 mod explain;
 mod migrate;
+mod prove;
 mod run;
 mod schema;
 mod validate;
@@ -27,6 +28,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Check(arguments) => check::check(arguments),
         Command::Certs(arguments) => certs::certs(&arguments),
+        Command::Prove(arguments) => prove::prove(&arguments),
         Command::Egress(arguments) => egress::egress(&arguments),
         Command::Migrate(arguments) => migrate::migrate(&arguments),
         Command::Schema => schema::schema(),

@@ -10,7 +10,7 @@ mod egress;
 mod host;
 pub(crate) mod report;
 mod route;
-mod running;
+pub(crate) mod running;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -3,8 +3,8 @@
 //! Deliberately absent: serving; that is `run`.
 
 mod env;
-mod proxy;
-mod reach;
+pub(crate) mod proxy;
+pub(crate) mod reach;
 mod test;
 
 use crate::cli::Egress;
