@@ -131,3 +131,62 @@ fn test_tells_a_right_proxy_from_a_wrong_one() {
     }
     assert_eq!(run(&[]).0, Some(2));
 }
+
+// S2.42+ S2.47+
+#[test]
+fn prove_reads_counts_and_attacks() {
+    let origin = Origin::http1("127.0.0.1:0");
+    let gateway = crate::support::Gateway::start(origin.address(), &[]);
+    for _ in 0..3 {
+        assert_eq!(gateway.get("/").unwrap().0, 200);
+    }
+    let (config, admin) = (gateway.dir.path().to_str().unwrap(), gateway.admin.to_string());
+    let beside = unique_loopback();
+    let more = document("globex", beside, &format!("address: {beside}"), "mode: Open");
+    gateway.dir.write("globex.yaml", more);
+
+    let proved = output(&["prove", "-c", config, "--admin", &admin, "--requests", "40"]);
+
+    let said = stdout(&proved);
+    assert_eq!(proved.status.code(), Some(0), "{said}");
+    for sentence in [
+        "2 tenants, 2 egress addresses: the map address → tenant is a function",
+        "2 questions to the proxies' rules for other tenants' addresses: all denied",
+        "1 connections, 1 getsockname() checks before the first byte, 0 mismatches",
+        "40 interleaved requests acme/globex to one partner over kept connections: 0 crossings",
+        "addresses: 0 reached",
+        "4 tries with the other tenant's credential or none: 0 accepted",
+    ] {
+        assert!(said.contains(sentence), "{sentence} in {said}");
+    }
+    assert!(!said.contains('×') && !said.contains('–'), "{said}");
+}
+
+#[test]
+fn prove_says_what_it_could_not_show() {
+    let dir = TempDir::new();
+    for name in ["a", "b"] {
+        let text = document(
+            name,
+            [203, 0, 113, 2],
+            &format!("address: {}", unique_loopback()),
+            "shared: true",
+        );
+        dir.write(&format!("{name}.yaml"), text);
+    }
+    dir.write("c.yaml", "kind: Tenant\n");
+    let config = dir.path().to_str().unwrap();
+    let admin = crate::support::admin_address().to_string();
+
+    let proved = output(&["prove", "-c", config, "--admin", &admin, "--no-attack"]);
+
+    let said = stdout(&proved);
+    for sentence in [
+        "a, b leave from 203.0.113.2 together",
+        "no process answers",
+        "some documents are not accepted",
+    ] {
+        assert!(said.contains(sentence), "{sentence} in {said}");
+    }
+    assert!(!said.contains("attack"), "{said}");
+}
