@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use durward_model::UpstreamAddr;
 
+pub(crate) use line::{Clock, Fields};
 pub use sink::{Lines, Sink};
 
 use crate::refusal::Refusal;
@@ -99,12 +100,17 @@ impl Buffer {
 
     /// Adds a line; hands the buffer over once it is full.
     pub(crate) fn write(&self, record: &Record<'_>) {
+        self.add(|out, clock| line::encode(out, clock, record));
+    }
+
+    /// The same for a line of another kind, which `encode` ends with a line feed.
+    pub(crate) fn add(&self, encode: impl FnOnce(&mut Vec<u8>, &mut Clock)) {
         if !self.sink.wanted() {
             return;
         }
         let mut pending = self.pending.borrow_mut();
         let Pending { bytes, lines, clock } = &mut *pending;
-        line::encode(bytes, clock, record);
+        encode(bytes, clock);
         *lines += 1;
         if bytes.len() >= FULL {
             let (bytes, lines) = pending.take();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::access_log;
+use crate::forward::record::Decisions;
 use crate::metrics::Metrics;
 use crate::prepared::Prepared;
 use crate::upstream::pool::Pools;
@@ -23,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     /// Where log lines go.
     pub(crate) log: access_log::Sink,
+    /// Where decisions of the forward proxy go.
+    pub(crate) decisions: access_log::Sink,
     /// Names to addresses, cached for their TTL.
     pub(crate) resolver: Resolver,
 }
@@ -39,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) watchdog: Rc<Watchdog>,
     /// Lines not yet handed to the writer.
     pub(crate) log: access_log::Buffer,
+    /// Decisions not yet handed to the writer.
+    pub(crate) decisions: Decisions,
     random: Cell<u64>,
 }
 
@@ -46,12 +51,14 @@ impl Core {
     /// A core with empty pools.
     pub(crate) fn new(id: usize, shared: Arc<Shared>, seed: u64) -> Rc<Self> {
         let log = shared.log.buffer();
+        let decisions = Decisions::new(&shared.decisions);
         Rc::new(Self {
             id,
             shared,
             pools: Pools::default(),
             watchdog: Rc::default(),
             log,
+            decisions,
             random: Cell::new(seed | 1),
         })
     }

@@ -7,6 +7,7 @@ mod accept;
 pub mod access_log;
 mod admit;
 mod core;
+mod forward;
 mod handover;
 mod http;
 mod io;

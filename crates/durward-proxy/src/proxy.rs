@@ -32,6 +32,8 @@ pub struct Options {
     pub workers: usize,
     /// Where access-log lines go.
     pub access_log: access_log::Sink,
+    /// Where decisions of the forward proxy go, one line at open and one at close.
+    pub decisions: access_log::Sink,
     /// Listening sockets somebody else opened: a predecessor or the service manager. Binds with their address use them.
     pub inherited: Vec<TcpListener>,
     /// How long connections may go on when the proxy is dropped without [`Proxy::drain`].
@@ -130,6 +132,7 @@ impl Proxy {
             prepared: ArcSwap::from_pointee(Prepared::default()),
             metrics: Metrics::new(cores),
             log: options.access_log,
+            decisions: options.decisions,
             resolver: Resolver::default(),
         });
         let room = Room::of_this_process();

@@ -114,6 +114,9 @@ pub(crate) struct Run {
     /// Where access-log lines go: `-` is standard output
     #[arg(long, value_name = "-|PATH|off", default_value = "-")]
     pub(crate) access_log: AccessLog,
+    /// Where decisions of the forward proxy go, one line at open and one at close; by default with the access log
+    #[arg(long, value_name = "-|PATH|off")]
+    pub(crate) decision_log: Option<AccessLog>,
     /// How long connections may take to end when the process stops or hands over
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub(crate) drain_grace: Duration,

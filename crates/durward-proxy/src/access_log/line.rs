@@ -13,10 +13,7 @@ use crate::session::{ConnectionFacts, TlsFacts};
 
 /// Adds the line for `record` to `out`.
 pub(super) fn encode(out: &mut Vec<u8>, clock: &mut Clock, record: &Record<'_>) {
-    out.extend(b"{\"ts\":\"");
-    clock.write(out, record.began);
-    out.push(b'"');
-    let mut line = Fields { out };
+    let mut line = Fields::begin(out, clock, record.began);
     line.text("kind", record.kind);
     line.maybe_text("tenant", record.tenant);
     connection(&mut line, record.facts);
@@ -29,12 +26,8 @@ pub(super) fn encode(out: &mut Vec<u8>, clock: &mut Clock, record: &Record<'_>) 
         upstream_fields(&mut line, upstream);
     }
     line.milliseconds("total_ms", record.duration);
-    if let Some(refusal) = record.refusal {
-        line.text("reason", refusal.word());
-        line.key("detail");
-        string(line.out, |out| detail(out, refusal));
-    }
-    out.extend(b"}\n");
+    line.refusal(record.refusal);
+    line.end();
 }
 
 fn connection(line: &mut Fields<'_>, facts: &ConnectionFacts) {
@@ -94,37 +87,71 @@ fn detail(out: &mut dyn Write, refusal: &Refusal) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Fields after the first.
-struct Fields<'a> {
+/// The fields of a line.
+pub(crate) struct Fields<'a> {
     out: &'a mut Vec<u8>,
 }
 
-impl Fields<'_> {
+impl<'a> Fields<'a> {
+    /// Begins a line with its time.
+    pub(crate) fn begin(out: &'a mut Vec<u8>, clock: &mut Clock, at: SystemTime) -> Self {
+        out.extend(b"{\"ts\":\"");
+        clock.write(out, at);
+        out.push(b'"');
+        Self { out }
+    }
+
+    /// Why it was refused or broken off: the word, and the sentence with its causes.
+    pub(crate) fn refusal(&mut self, refusal: Option<&Refusal>) {
+        let Some(refusal) = refusal else { return };
+        self.text("reason", refusal.word());
+        self.key("detail");
+        string(self.out, |out| detail(out, refusal));
+    }
+
+    /// Ends the line.
+    pub(crate) fn end(self) {
+        self.out.extend(b"}\n");
+    }
+
+    /// An array of strings.
+    pub(crate) fn list(&mut self, name: &str, values: &[impl std::fmt::Display]) {
+        self.key(name);
+        self.out.push(b'[');
+        for (at, value) in values.iter().enumerate() {
+            if at > 0 {
+                self.out.push(b',');
+            }
+            string(self.out, |out| write!(out, "{value}"));
+        }
+        self.out.push(b']');
+    }
+
     fn key(&mut self, name: &str) {
         self.out.extend(b",\"");
         self.out.extend(name.as_bytes());
         self.out.extend(b"\":");
     }
 
-    fn text(&mut self, name: &str, value: &str) {
+    pub(crate) fn text(&mut self, name: &str, value: &str) {
         self.key(name);
         self.out.push(b'"');
         escape(self.out, value.as_bytes());
         self.out.push(b'"');
     }
 
-    fn maybe_text(&mut self, name: &str, value: Option<&str>) {
+    pub(crate) fn maybe_text(&mut self, name: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.text(name, value);
         }
     }
 
-    fn display(&mut self, name: &str, value: &dyn std::fmt::Display) {
+    pub(crate) fn display(&mut self, name: &str, value: &dyn std::fmt::Display) {
         self.key(name);
         string(self.out, |out| write!(out, "{value}"));
     }
 
-    fn number(&mut self, name: &str, value: u64) {
+    pub(crate) fn number(&mut self, name: &str, value: u64) {
         self.key(name);
         let _infallible = write!(self.out, "{value}");
     }
@@ -135,7 +162,7 @@ impl Fields<'_> {
     }
 
     /// With microseconds.
-    fn milliseconds(&mut self, name: &str, value: Duration) {
+    pub(crate) fn milliseconds(&mut self, name: &str, value: Duration) {
         self.key(name);
         let micros = value.as_micros();
         let _infallible = write!(self.out, "{}.{:03}", micros / 1000, micros % 1000);
@@ -198,7 +225,7 @@ fn obeyed(character: char) -> bool {
 
 /// RFC 3339 in UTC with microseconds; the seconds are formatted once each.
 #[derive(Default)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     second: u64,
     text: String,
 }

@@ -124,6 +124,7 @@ async fn flush_log(core: Rc<Core>) {
     loop {
         ticks.tick().await;
         core.log.flush();
+        core.decisions.flush();
     }
 }
 
@@ -188,6 +189,7 @@ impl Doors {
         core.watchdog.cut();
         let _ = tokio::time::timeout(LAST_MOMENT, connections.wait()).await;
         core.log.flush();
+        core.decisions.flush();
         Drained { finished: accepted.get() - ended_before - cut, cut }
     }
 }

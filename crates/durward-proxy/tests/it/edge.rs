@@ -192,6 +192,7 @@ pub(crate) fn options() -> Options {
     Options {
         workers: 2,
         access_log: Sink::none(),
+        decisions: Sink::none(),
         inherited: Vec::new(),
         drain_grace: Duration::ZERO,
     }

@@ -32,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) workers: usize,
     /// Where access-log lines go.
     pub(crate) access_log: AccessLog,
+    /// Where decisions of the forward proxy go; `None` is with the access log.
+    pub(crate) decision_log: Option<AccessLog>,
     /// How long connections may take to end.
     pub(crate) drain_grace: Duration,
     /// How long to go on accepting while already not ready.
@@ -56,6 +58,7 @@ pub(crate) struct Gateway {
     /// The exposition as it was when the proxy was drained.
     last_metrics: Mutex<String>,
     access_log: Sink,
+    decisions: Sink,
     draining: AtomicBool,
     reload_failures: AtomicU64,
     drain_grace: Duration,
@@ -95,8 +98,12 @@ impl Gateway {
         refuse_bad_start(&compiled, settings.strict)?;
         tell::findings(&compiled.verdicts);
         let (paths, drain_grace) = (settings.paths.clone(), settings.drain_grace);
-        let access_log = access_log(&settings.access_log)?;
-        let proxy = start_proxy(settings, access_log.clone())?;
+        let access_log = log(&settings.access_log, "access log")?;
+        let decisions = match &settings.decision_log {
+            Some(wish) => log(wish, "decision log")?,
+            None => access_log.clone(),
+        };
+        let proxy = start_proxy(settings, access_log.clone(), decisions.clone())?;
         tell::applied(&compiled, &proxy.apply(Arc::clone(&compiled.snapshot)), "start");
         Ok(Arc::new(Self {
             source,
@@ -108,6 +115,7 @@ impl Gateway {
             applying: Mutex::new(()),
             last_metrics: Mutex::default(),
             access_log,
+            decisions,
             draining: AtomicBool::new(false),
             reload_failures: AtomicU64::new(0),
             drain_grace,
@@ -148,6 +156,7 @@ impl Gateway {
     /// Opens the access log's file anew, for whoever has moved the old one away.
     pub(crate) fn reopen_access_log(&self) {
         self.access_log.reopen();
+        self.decisions.reopen();
     }
 
     /// Reads the configuration again because of `cause`, and applies what changed.
@@ -220,6 +229,7 @@ impl Gateway {
         if let Some(proxy) = proxy {
             tell::drained(proxy.drain(grace));
             self.access_log.close();
+            self.decisions.close();
         }
     }
 
@@ -283,23 +293,24 @@ impl Gateway {
     }
 }
 
-fn access_log(wish: &AccessLog) -> Result<Sink, Failure> {
+fn log(wish: &AccessLog, what: &str) -> Result<Sink, Failure> {
     match wish {
         AccessLog::Off => Ok(Sink::none()),
         AccessLog::Stdout => {
-            Sink::stdout().map_err(|error| Failure::broken("opening the access log", error))
+            Sink::stdout().map_err(|error| Failure::broken(format!("opening the {what}"), error))
         }
         AccessLog::File(path) => Sink::file(path).map_err(|error| {
-            Failure::broken(format!("opening the access log {}", path.display()), error)
+            Failure::broken(format!("opening the {what} {}", path.display()), error)
         }),
     }
 }
 
-fn start_proxy(settings: Settings, access_log: Sink) -> Result<Proxy, Failure> {
+fn start_proxy(settings: Settings, access_log: Sink, decisions: Sink) -> Result<Proxy, Failure> {
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         workers: if settings.workers == 0 { processors() } else { settings.workers },
         access_log,
+        decisions,
         inherited: settings.sockets,
         drain_grace: settings.drain_grace,
     };

@@ -82,6 +82,7 @@ fn settings(stage: &Stage) -> Settings {
         routing: RoutingJsonOptions::default(),
         workers: 2,
         access_log: AccessLog::Off,
+        decision_log: None,
         drain_grace: GRACE,
         drain_delay: Duration::ZERO,
         watch: true,

@@ -21,6 +21,7 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
         routing: config::routing(&arguments.config),
         workers: arguments.workers,
         access_log: arguments.access_log.clone(),
+        decision_log: arguments.decision_log.clone(),
         drain_grace: arguments.drain_grace,
         drain_delay: arguments.drain_delay,
         watch: !arguments.no_watch,

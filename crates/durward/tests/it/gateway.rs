@@ -37,6 +37,7 @@ impl Preparation {
         let options = Options {
             workers: 2,
             access_log: Sink::none(),
+            decisions: Sink::none(),
             inherited: Vec::new(),
             drain_grace: Duration::from_secs(2),
         };

@@ -100,6 +100,7 @@ impl Setup {
             prepared: ArcSwap::from_pointee(Prepared::empty_for_test()),
             metrics: Metrics::new(1),
             log: sink,
+            decisions: Sink::none(),
             resolver: crate::upstream::resolve::Resolver::default(),
         };
         let core = Core::new(0, Arc::new(shared), 7);

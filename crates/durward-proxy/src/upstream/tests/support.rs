@@ -41,6 +41,7 @@ pub(super) async fn on_a_core_with<F: Future>(
         prepared: ArcSwap::from_pointee(Prepared::empty_for_test()),
         metrics: Metrics::new(1),
         log: crate::access_log::Sink::default(),
+        decisions: crate::access_log::Sink::default(),
         resolver,
     };
     let core = Core::new(0, Arc::new(shared), 7);
