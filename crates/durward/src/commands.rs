@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: the grammar, which is in `cli`, and the running gateway, which is in `app`.
 
+mod audit;
 mod certs;
 mod check;
 mod completions;
@@ -24,6 +25,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Validate(arguments) => validate::validate(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Check(arguments) => check::check(arguments),
+        Command::Audit(arguments) => audit::audit(&arguments),
         Command::Certs(arguments) => certs::certs(&arguments),
         Command::Schema => schema::schema(),
         Command::Completions(arguments) => completions::completions(&arguments),

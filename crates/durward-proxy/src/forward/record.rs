@@ -1,6 +1,6 @@
 //! Who asked to go where, and what was decided: one line when a request or tunnel begins, one when what was let out ends.
 //!
-//! Deliberately absent: credentials, paths, header values and bodies; and any other writer than the access log's own.
+//! Deliberately absent: credentials, paths, header values and bodies; and where the lines go, which `access_log` and `audit` know.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use durward_model::{ClientAddr, TenantId};
 
 use crate::access_log::{Buffer, Clock, Fields, Sink};
+use crate::audit::NotRecorded;
 use crate::refusal::Refusal;
 
 /// Which of the two lines it is.
@@ -103,6 +104,14 @@ impl Decisions {
     /// Hands the lines over.
     pub(crate) fn flush(&self) {
         self.0.flush();
+    }
+
+    /// Waits until every decision written so far is in the audit file, so that what it allows may begin. At once where there is none.
+    ///
+    /// # Errors
+    /// When that cannot be had: then nothing may begin.
+    pub(crate) async fn committed(&self) -> Result<(), NotRecorded> {
+        self.0.committed().await
     }
 }
 

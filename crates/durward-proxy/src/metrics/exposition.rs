@@ -15,6 +15,7 @@ use durward_model::{Tenant, TenantId};
 
 use self::text::{Family, Kind, Text};
 use super::{BUCKETS, Cells, Counter, Histogram, Metrics, TenantMetrics};
+use crate::audit::{self, Audit};
 use crate::core::Shared;
 use crate::refusal::{HandshakeFailure, Refusal};
 use crate::upstream::report::{EndpointHealth, UpstreamReport};
@@ -36,6 +37,10 @@ pub struct ExpositionState {
     pub upstreams: Vec<UpstreamReport>,
     /// Access-log lines lost.
     pub log_lost: u64,
+    /// Decision lines lost, by kind of sink.
+    pub decisions_lost: BTreeMap<&'static str, u64>,
+    /// How the audit file is, if there is one.
+    pub audit: Option<audit::Status>,
 }
 
 impl ExpositionState {
@@ -48,6 +53,14 @@ impl ExpositionState {
             certificates: tenants.clone().flat_map(|runtime| ends(&runtime.tenant)).collect(),
             upstreams: tenants.flat_map(|t| t.upstreams.iter().map(|u| u.report())).collect(),
             log_lost: shared.log.lost(),
+            decisions_lost: shared.decisions.lost_by_kind().into_iter().fold(
+                BTreeMap::new(),
+                |mut sums, (kind, lost)| {
+                    *sums.entry(kind).or_default() += lost;
+                    sums
+                },
+            ),
+            audit: shared.decisions.audit().map(Audit::status),
         }
     }
 }
@@ -114,6 +127,33 @@ fn process(text: &mut Text, state: &ExpositionState) {
         "Access-log lines lost because the writer did not keep up.",
     )
     .row(&[], state.log_lost);
+    let mut lost = text.family(
+        "durward_decision_lines_lost",
+        Kind::Counter,
+        "Decision lines lost because a sink did not keep up, by kind of sink.",
+    );
+    for (sink, count) in &state.decisions_lost {
+        lost.row(&[("sink", sink)], *count);
+    }
+    if let Some(audit) = &state.audit {
+        audit_file(text, audit);
+    }
+}
+
+fn audit_file(text: &mut Text, audit: &audit::Status) {
+    for (name, kind, help, value) in [
+        ("durward_audit_records", Kind::Counter, "Audit records written.", audit.written),
+        ("durward_audit_records_lost", Kind::Counter, "Audit records lost.", audit.lost),
+        ("durward_audit_sequence", Kind::Gauge, "Number of the last audit record.", audit.sequence),
+        (
+            "durward_audit_failing",
+            Kind::Gauge,
+            "1 while the audit file cannot be written and nothing new is let out.",
+            u64::from(audit.failing),
+        ),
+    ] {
+        text.family(name, kind, help).row(&[], value);
+    }
 }
 
 fn connections(text: &mut Text, rows: &[Row<'_>]) {

@@ -130,6 +130,8 @@ fn busy() -> (Metrics, ExpositionState) {
             endpoints: vec![endpoint(EndpointHealth::Healthy), endpoint(EndpointHealth::Ejected)],
         }],
         log_lost: 4,
+        decisions_lost: [("otlp", 6)].into(),
+        audit: Some(crate::audit::Status { written: 8, lost: 1, sequence: 9, failing: true }),
     };
     (metrics, state)
 }
@@ -195,6 +197,11 @@ fn pooling_handshakes_and_refusals_are_told_per_tenant() {
         ("durward_upstream_endpoints{tenant=\"acme\",state=\"ejected\"}", 1.0),
         ("durward_config_generation", 3.0),
         ("durward_access_log_lines_lost_total", 4.0),
+        ("durward_decision_lines_lost_total{sink=\"otlp\"}", 6.0),
+        ("durward_audit_records_total", 8.0),
+        ("durward_audit_records_lost_total", 1.0),
+        ("durward_audit_sequence", 9.0),
+        ("durward_audit_failing", 1.0),
         (
             "durward_certificate_not_after_seconds{tenant=\"acme\",name=\"we\\\"ird\\\\na\\nme\"}",
             1_800_000_000.0,
