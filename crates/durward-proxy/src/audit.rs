@@ -5,12 +5,12 @@
 
 pub mod chain;
 mod file;
-//pub mod index;
+pub mod index;
 mod lines;
 mod siblings;
 mod tail;
 pub mod verify;
-//pub mod who;
+pub mod who;
 
 #[cfg(test)]
 mod tests;
@@ -18,7 +18,7 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -37,6 +37,8 @@ const BATCH: usize = 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often what could not be written is tried again when nobody asks.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often the index is brought up to date.
+const INDEXED_EVERY: Duration = Duration::from_secs(10);
 /// How long a failure holds for those who ask.
 const REST: Duration = Duration::from_millis(50);
 
@@ -75,7 +77,9 @@ pub struct Audit(Arc<Shared>);
 struct Shared {
     path: PathBuf,
     sender: Mutex<Sender<Message>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Keeps the indexer going while it is there.
+    indexing: Mutex<Option<Sender<()>>>,
     state: Arc<State>,
 }
 
@@ -113,13 +117,17 @@ impl Audit {
         state.written.store(file.written(), Relaxed);
         let (sender, messages) = channel();
         let shared = Arc::clone(&state);
-        let thread = std::thread::Builder::new()
-            .name("durward-audit".to_owned())
-            .spawn(move || Keeper::new(file, shared).run(&messages))?;
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let keeper =
+            thread("durward-audit").spawn(move || Keeper::new(file, shared).run(&messages))?;
+        let (indexing, going_on) = channel();
+        let indexed = path.clone();
+        let indexer = thread("durward-index").spawn(move || keep_index(&indexed, &going_on))?;
         Ok(Self(Arc::new(Shared {
             path,
             sender: Mutex::new(sender),
-            thread: Mutex::new(Some(thread)),
+            threads: Mutex::new(vec![keeper, indexer]),
+            indexing: Mutex::new(Some(indexing)),
             state,
         })))
     }
@@ -167,8 +175,9 @@ impl Shared {
 
     fn close(&self) {
         self.tell(Message::Close);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
+        drop(self.indexing.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
             let _panicked = thread.join();
         }
     }
@@ -205,6 +214,18 @@ impl Courier {
         if refused {
             self.state.waiting.fetch_sub(length, Relaxed);
             self.state.lost.fetch_add(lines, Relaxed);
+        }
+    }
+}
+
+/// Brings the index up to date now and then, so that `who` answers at once.
+fn keep_index(path: &Path, going_on: &Receiver<()>) {
+    // Only a wish: an index that is made more slowly is as good.
+    let _refused = rustix::process::nice(10);
+    let goes_on = || matches!(going_on.try_recv(), Err(TryRecvError::Empty));
+    while going_on.recv_timeout(INDEXED_EVERY) == Err(RecvTimeoutError::Timeout) {
+        if let Err(error) = index::refresh(path, &mut |_, _| goes_on()) {
+            tracing::debug!(%error, "the index of the audit file is not up to date");
         }
     }
 }

@@ -106,7 +106,8 @@ impl AuditFile {
     fn follow(&mut self) -> io::Result<()> {
         let ours = self.file.metadata()?;
         let named = std::fs::metadata(&self.path);
-        let same = |named: &std::fs::Metadata| (named.dev(), named.ino()) == (ours.dev(), ours.ino());
+        let same =
+            |named: &std::fs::Metadata| (named.dev(), named.ino()) == (ours.dev(), ours.ino());
         if named.as_ref().is_ok_and(same) {
             return Ok(());
         }
@@ -181,7 +182,10 @@ impl AuditFile {
             self.out.push(b'\n');
         }
         let hash = Hash::of(&torn).to_string();
-        tracing::warn!(bytes = torn.len(), "the audit file ended in a torn record; the chain goes on after it");
+        tracing::warn!(
+            bytes = torn.len(),
+            "the audit file ended in a torn record; the chain goes on after it"
+        );
         self.note("audit-torn", |note| {
             note.number("bytes", torn.len() as u64);
             note.text("sha256", &hash);

@@ -164,7 +164,11 @@ struct Doubtful {
 impl Walk {
     fn new(path: &Path, before: Option<Link>) -> Self {
         let path = path.to_path_buf();
-        Self { part: Part { path, records: 0, ends: None, torn: 0, lost: 0 }, before, doubtful: None }
+        Self {
+            part: Part { path, records: 0, ends: None, torn: 0, lost: 0 },
+            before,
+            doubtful: None,
+        }
     }
 
     fn through(&mut self) -> io::Result<Option<Break>> {

@@ -63,7 +63,7 @@ fn open(place: &AccessLog, what: &str) -> Result<Sink, Failure> {
         }),
         AccessLog::Syslog(to) => Sink::syslog(to.clone()).map_err(broken),
         AccessLog::Otlp(to) => {
-            let variable = |name| std::env::var(name).unwrap_or_default();
+            let variable = |name: &str| std::env::var(name).unwrap_or_default();
             Sink::otlp(with_environment(to.clone(), variable)?).map_err(broken)
         }
     }

@@ -50,7 +50,8 @@ pub(crate) fn parse(text: &str) -> Result<AccessLog, String> {
 }
 
 fn url(scheme: &str, rest: &str) -> Result<AccessLog, String> {
-    let (place, query) = rest.split_once('?').map_or((rest, None), |(place, query)| (place, Some(query)));
+    let (place, query) =
+        rest.split_once('?').map_or((rest, None), |(place, query)| (place, Some(query)));
     let carrier = match scheme {
         "syslog+udp" => Carrier::Udp(with_port(place, None)?),
         "syslog+tcp" => Carrier::Tcp(with_port(place, None)?),
@@ -103,9 +104,10 @@ fn with_port(place: &str, default: Option<u16>) -> Result<String, String> {
 /// `facility=NAME`, `local0` by default.
 fn facility(query: Option<&str>) -> Result<u8, String> {
     let Some(query) = query else { return Ok(LOCAL0) };
-    let name = query.strip_prefix("facility=").ok_or_else(|| format!("{query:?} is not facility=NAME"))?;
+    let name =
+        query.strip_prefix("facility=").ok_or_else(|| format!("{query:?} is not facility=NAME"))?;
     let named = FACILITIES.iter().position(|known| *known == name);
-    let local = || name.strip_prefix("local")?.parse().ok().filter(|number| *number < 8_u8);
+    let local = || name.strip_prefix("local")?.parse::<u8>().ok().filter(|number| *number < 8);
     match (named, local()) {
         (Some(code), _) => Ok(u8::try_from(code).unwrap_or(LOCAL0)),
         (None, Some(number)) => Ok(LOCAL0 + number),
@@ -141,9 +143,19 @@ mod tests {
         assert_eq!(parse("otlp+http://h"), otlp("h:4318", "/v1/logs", false));
         assert_eq!(parse("otlp+https://h:1/x/y"), otlp("h:1", "/x/y", true));
         for junk in [
-            "", "syslog://h:1", "syslog+udp://h", "syslog+tcp://:1", "syslog+unix://log", "http://h",
-            "otlp+http://", "otlp+http://h:x", "otlp+http://u@h", "syslog+udp://h:1?facility=local8",
-            "syslog+udp://h:1?x=y", "otlp+http://h/a b", "otlp+http://h?x",
+            "",
+            "syslog://h:1",
+            "syslog+udp://h",
+            "syslog+tcp://:1",
+            "syslog+unix://log",
+            "http://h",
+            "otlp+http://",
+            "otlp+http://h:x",
+            "otlp+http://u@h",
+            "syslog+udp://h:1?facility=local8",
+            "syslog+udp://h:1?x=y",
+            "otlp+http://h/a b",
+            "otlp+http://h?x",
         ] {
             assert!(parse(junk).is_err(), "{junk}");
         }

@@ -16,7 +16,8 @@ use crate::output::{Format, Screen, Table, Tone, count, plain};
 pub(crate) fn audit(arguments: &Audit) -> Result<Exit, Failure> {
     let AuditWhat::Verify(arguments) = &arguments.what;
     let files = files(&arguments.files)?;
-    let verified = verify(&files).map_err(|error| Failure::Unreachable { message: error.to_string() })?;
+    let verified =
+        verify(&files).map_err(|error| Failure::Unreachable { message: error.to_string() })?;
     let missing = missing(arguments, &files)?;
     let mut screen = Screen::stdout();
     match arguments.output.format {
@@ -108,7 +109,8 @@ fn print(screen: &mut Screen, verified: &Verified, missing: &[String]) -> Result
     let mut table = Table::new(&["FILE", "RECORDS", "FROM", "TO", "TORN", "LOST", "STATE"]);
     for part in &verified.parts {
         let broken = verified.broken.as_ref().is_some_and(|broken| broken.path == part.path);
-        let number = |link: Option<Link>| link.map_or("-".to_owned(), |link| link.sequence.to_string());
+        let number =
+            |link: Option<Link>| link.map_or("-".to_owned(), |link| link.sequence.to_string());
         table.row(vec![
             plain(part.path.display()),
             plain(part.records),
@@ -116,7 +118,11 @@ fn print(screen: &mut Screen, verified: &Verified, missing: &[String]) -> Result
             plain(number(part.ends.map(|(_, last)| last))),
             plain(part.torn),
             plain(part.lost),
-            if broken { ("broken".to_owned(), Tone::Bad) } else { ("intact".to_owned(), Tone::Good) },
+            if broken {
+                ("broken".to_owned(), Tone::Bad)
+            } else {
+                ("intact".to_owned(), Tone::Good)
+            },
         ]);
     }
     table.print(screen)?;
@@ -132,7 +138,8 @@ fn print(screen: &mut Screen, verified: &Verified, missing: &[String]) -> Result
     if let Some((first, _)) = verified.parts.first().and_then(|part| part.ends)
         && first.sequence > 1
     {
-        screen.line(format!("records before {} are in files that were not given", first.sequence))?;
+        screen
+            .line(format!("records before {} are in files that were not given", first.sequence))?;
     }
     let records = count(usize::try_from(records).unwrap_or(usize::MAX), "record");
     screen.line(format!("{records} in one chain; the last is {} with hash", last.sequence))?;

@@ -174,4 +174,3 @@ fn refused(body: &[u8]) -> u64 {
     let count = &answer["partialSuccess"]["rejectedLogRecords"];
     count.as_u64().or_else(|| count.as_str()?.parse().ok()).unwrap_or(0)
 }
-

@@ -128,7 +128,10 @@ fn a_collector_gets_log_records_by_otlp_and_is_tried_again_when_it_is_busy() {
     let records = logs["scopeLogs"][0]["logRecords"].as_array().unwrap();
     assert_eq!(records.len(), 2);
     assert_eq!(records[0]["timeUnixNano"], "1795222800000042000");
-    assert_eq!((&records[0]["severityNumber"], &records[1]["severityNumber"]), (&9.into(), &13.into()));
+    assert_eq!(
+        (&records[0]["severityNumber"], &records[1]["severityNumber"]),
+        (&9.into(), &13.into())
+    );
     assert_eq!(records[1]["attributes"][1]["value"]["stringValue"], "acme");
     let fields = records[0]["body"]["kvlistValue"]["values"].as_array().unwrap();
     let field = |key: &str| &fields.iter().find(|field| field["key"] == key).unwrap()["value"];

@@ -131,7 +131,7 @@ fn busy() -> (Metrics, ExpositionState) {
         }],
         log_lost: 4,
         decisions_lost: [("otlp", 6)].into(),
-        audit: Some(crate::audit::Status { written: 8, lost: 1, sequence: 9, failing: true }),
+        audit: Some(audit::Status { written: 8, lost: 1, sequence: 9, failing: true }),
     };
     (metrics, state)
 }
