@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::access_log;
+use crate::forward::ledger::Ledger;
 use crate::forward::record::Decisions;
 use crate::metrics::Metrics;
 use crate::prepared::Prepared;
@@ -51,7 +52,8 @@ impl Core {
     /// A core with empty pools.
     pub(crate) fn new(id: usize, shared: Arc<Shared>, seed: u64) -> Rc<Self> {
         let log = shared.log.buffer();
-        let decisions = Decisions::new(&shared.decisions);
+        let ledger = Ledger::new(Arc::clone(&shared), id);
+        let decisions = Decisions::new(&shared.decisions).counted(ledger);
         Rc::new(Self {
             id,
             shared,

@@ -2,4 +2,5 @@
 //!
 //! Deliberately absent: HTTP; the engine in `http` reads requests and carries them.
 
+pub(crate) mod ledger;
 pub(crate) mod record;

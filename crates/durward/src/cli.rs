@@ -15,7 +15,7 @@ use durward_control::spec::ingress::DestinationSpec;
 use crate::output::Format;
 
 pub(crate) use logs::{AccessLog, AuditSync};
-pub(crate) use records::{Audit, AuditVerify, AuditWhat};
+pub(crate) use records::{Audit, AuditVerify, AuditWhat, Top, TopFormat, Who};
 
 /// Every tenant its own door, in and out.
 ///
@@ -51,6 +51,10 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Look for what would keep a configuration from working on this host
     Check(Check),
+    /// Show what each tenant carries now, and its totals
+    Top(Top),
+    /// Say which tenant and client used an egress address and port at a time
+    Who(Who),
     /// Verify the audit file of decisions
     Audit(Audit),
     /// Issue and list certificates

@@ -10,8 +10,10 @@ mod demo;
 mod explain;
 mod run;
 mod schema;
+mod top;
 mod validate;
 mod version;
+mod who;
 
 use crate::cli::{Cli, Command};
 use crate::failure::{Exit, Failure};
@@ -25,6 +27,8 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Validate(arguments) => validate::validate(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Check(arguments) => check::check(arguments),
+        Command::Top(arguments) => top::top(&arguments),
+        Command::Who(arguments) => who::who(&arguments),
         Command::Audit(arguments) => audit::audit(&arguments),
         Command::Certs(arguments) => certs::certs(&arguments),
         Command::Schema => schema::schema(),

@@ -9,6 +9,7 @@ use durward_model::{ClientAddr, TenantId};
 
 use crate::access_log::{Buffer, Clock, Fields, Sink};
 use crate::audit::NotRecorded;
+use crate::forward::ledger::Ledger;
 use crate::refusal::Refusal;
 
 /// Which of the two lines it is.
@@ -89,21 +90,34 @@ pub(crate) struct Decision<'a> {
 }
 
 /// One core's decisions that are not yet with the writer.
-pub(crate) struct Decisions(Buffer);
+pub(crate) struct Decisions {
+    lines: Buffer,
+    ledger: Option<Ledger>,
+}
 
 impl Decisions {
+    /// Decisions that are not counted.
     pub(crate) fn new(sink: &Sink) -> Self {
-        Self(sink.buffer())
+        Self { lines: sink.buffer(), ledger: None }
     }
 
-    /// Adds a line.
+    /// The same, counted too.
+    pub(crate) fn counted(mut self, ledger: Ledger) -> Self {
+        self.ledger = Some(ledger);
+        self
+    }
+
+    /// Counts a decision and adds its line.
     pub(crate) fn write(&self, decision: &Decision<'_>) {
-        self.0.add(|out, clock| encode(out, clock, decision));
+        if let Some(ledger) = &self.ledger {
+            ledger.count(decision);
+        }
+        self.lines.add(|out, clock| encode(out, clock, decision));
     }
 
     /// Hands the lines over.
     pub(crate) fn flush(&self) {
-        self.0.flush();
+        self.lines.flush();
     }
 
     /// Waits until every decision written so far is in the audit file, so that what it allows may begin. At once where there is none.
@@ -111,7 +125,7 @@ impl Decisions {
     /// # Errors
     /// When that cannot be had: then nothing may begin.
     pub(crate) async fn committed(&self) -> Result<(), NotRecorded> {
-        self.0.committed().await
+        self.lines.committed().await
     }
 }
 

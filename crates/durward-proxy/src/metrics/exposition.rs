@@ -92,6 +92,7 @@ pub fn encode(metrics: &Metrics, state: &ExpositionState) -> String {
     requests(&mut text, &rows);
     handshakes(&mut text, &rows);
     upstreams(&mut text, &rows, state);
+    egress(&mut text, &rows);
     certificates(&mut text, state);
     text.end()
 }
@@ -306,6 +307,50 @@ fn upstreams(text: &mut Text, rows: &[Row<'_>], state: &ExpositionState) {
         counters(text, name, help, rows, counter);
     }
     endpoints(text, state);
+}
+
+/// What the forward proxy let out; tenants without any have no row.
+fn egress(text: &mut Text, rows: &[Row<'_>]) {
+    let verdicts = [
+        (Counter::EgressAllowed, "allowed"),
+        (Counter::EgressReported, "reported"),
+        (Counter::EgressDenied, "denied"),
+        (Counter::EgressFailed, "failed"),
+    ];
+    let asked =
+        |row: &&Row<'_>| row.known() && verdicts.iter().any(|(counter, _)| row.total(*counter) > 0);
+    let mut decisions = text.family(
+        "durward_egress_decisions",
+        Kind::Counter,
+        "Requests and tunnels of the forward proxy, by what was decided.",
+    );
+    for row in rows.iter().filter(asked) {
+        for (counter, verdict) in verdicts {
+            decisions.row(&[("tenant", row.tenant), ("verdict", verdict)], row.total(counter));
+        }
+    }
+    let mut active = text.family(
+        "durward_egress_active",
+        Kind::Gauge,
+        "Requests and tunnels of the forward proxy that are open.",
+    );
+    for row in rows.iter().filter(asked) {
+        let opened = row.total(Counter::EgressAllowed) + row.total(Counter::EgressReported);
+        let open = opened.saturating_sub(row.total(Counter::EgressClosed));
+        active.row(&[("tenant", row.tenant)], open);
+    }
+    let mut bytes = text.family(
+        "durward_egress_bytes",
+        Kind::Counter,
+        "Bytes the forward proxy carried, counted when a request or tunnel ends.",
+    );
+    for row in rows.iter().filter(asked) {
+        for (counter, direction) in
+            [(Counter::EgressBytesUp, "up"), (Counter::EgressBytesDown, "down")]
+        {
+            bytes.row(&[("tenant", row.tenant), ("direction", direction)], row.total(counter));
+        }
+    }
 }
 
 fn endpoints(text: &mut Text, state: &ExpositionState) {

@@ -9,7 +9,7 @@ mod documents;
 mod host;
 mod report;
 mod route;
-mod running;
+pub(super) mod running;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

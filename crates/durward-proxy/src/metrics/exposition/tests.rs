@@ -109,6 +109,10 @@ fn busy() -> (Metrics, ExpositionState) {
         (0, Counter::UpstreamConnectionsClosed, 1),
         (0, Counter::IsolationChecks, 2),
         (0, Counter::HandshakesTls13, 5),
+        (0, Counter::EgressAllowed, 5),
+        (1, Counter::EgressReported, 2),
+        (1, Counter::EgressClosed, 4),
+        (1, Counter::EgressBytesUp, 30),
     ] {
         tenant.core(core).add(counter, amount);
     }
@@ -196,6 +200,9 @@ fn pooling_handshakes_and_refusals_are_told_per_tenant() {
         ("durward_request_duration_seconds_sum{tenant=\"acme\"}", 60.003),
         ("durward_upstream_endpoints{tenant=\"acme\",state=\"ejected\"}", 1.0),
         ("durward_config_generation", 3.0),
+        ("durward_egress_decisions_total{tenant=\"acme\",verdict=\"allowed\"}", 5.0),
+        ("durward_egress_active{tenant=\"acme\"}", 3.0),
+        ("durward_egress_bytes_total{tenant=\"acme\",direction=\"up\"}", 30.0),
         ("durward_access_log_lines_lost_total", 4.0),
         ("durward_decision_lines_lost_total{sink=\"otlp\"}", 6.0),
         ("durward_audit_records_total", 8.0),
