@@ -211,6 +211,13 @@ impl AuditFile {
         chain::read(&line[begin..]).map_or(self.head, |record| record.link)
     }
 
+    /// A new file is on disk once its name is too.
+    fn sync_with_folder(&self) -> io::Result<()> {
+        self.file.sync_all()?;
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    }
+
     /// Writes `out`. Of what cannot be written whole, nothing stays.
     fn put(&mut self) -> io::Result<()> {
         let head = self.head_to_be();
@@ -220,6 +227,7 @@ impl AuditFile {
         }
         let put = self.file.write_all(&out).and_then(|()| match self.durability {
             Durability::Kernel => Ok(()),
+            Durability::Disk if self.end == 0 => self.sync_with_folder(),
             Durability::Disk => self.file.sync_data(),
         });
         match put {

@@ -13,7 +13,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::chain;
@@ -33,9 +34,11 @@ pub struct Question {
 /// A request or tunnel that used the address and port then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Use {
-    /// When it was let out, in microseconds since 1970; `None` when that record is not in the files.
+    /// When it was let out, in microseconds since 1970; `None` when that record is not in the files. RFC 3339 where it is serialised.
+    #[serde(serialize_with = "as_time")]
     pub opened: Option<i64>,
     /// When it ended; `None` when no end is recorded: it goes on, or ended with its process.
+    #[serde(serialize_with = "as_time")]
     pub closed: Option<i64>,
     /// The fields of its last record.
     pub record: Map<String, Value>,
@@ -45,6 +48,11 @@ pub struct Use {
     pub byte: u64,
     /// Whether the record has a hash that is not its own.
     pub altered: bool,
+}
+
+fn as_time<S: Serializer>(at: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
+    let time = at.and_then(|at| Timestamp::from_microsecond(at).ok());
+    time.map(|time| format!("{time:.6}")).serialize(serializer)
 }
 
 /// Searches files for who used an address. Indexes are made or brought up to date where that pays and they can be kept.

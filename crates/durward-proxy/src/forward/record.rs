@@ -215,5 +215,10 @@ mod tests {
             "detail": "198.51.100.7:443 closed the connection before it answered",
         });
         assert_eq!(line, wanted);
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/decisions.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        for field in line.as_object().unwrap().keys() {
+            assert!(page.contains(&format!("| `{field}` |")), "{field} is not described");
+        }
     }
 }

@@ -4,13 +4,16 @@
 
 use std::fs;
 use std::net::UdpSocket;
+use std::process::Command;
 use std::time::Duration;
 
+use durward_proxy::audit::chain::{Link, seal};
 use durward_testkit::origin::Origin;
 use durward_testkit::process::{TempDir, eventually_blocking};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::docs::commands;
 use crate::support::{DEADLINE, Gateway, HERE, nowhere, output, stderr, stdout};
 
 // S2.49+
@@ -48,6 +51,23 @@ fn a_gateway_continues_its_audit_file_and_follows_it_when_it_is_moved() {
 
 fn gateway_metrics(gateway: &Gateway) -> String {
     crate::support::get(gateway.admin, "/metrics").unwrap().1
+}
+
+#[test]
+fn the_references_command_prints_a_records_own_hash() {
+    let place = TempDir::new();
+    let mut file = Vec::new();
+    let link = seal(
+        &mut file,
+        br#"{"ts":"2026-11-21T14:03:05.000000Z","host":"b\u00fc"}"#,
+        &Link::default(),
+    );
+    fs::write(place.join("audit.log"), file).unwrap();
+    let line = &commands("docs/reference/decisions.md")[0];
+
+    let printed = Command::new("sh").args(["-c", line]).current_dir(place.path()).output().unwrap();
+
+    assert!(stdout(&printed).starts_with(&link.hash.to_string()), "{line}: {}", stdout(&printed));
 }
 
 #[test]

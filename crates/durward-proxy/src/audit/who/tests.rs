@@ -6,8 +6,6 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-
 use super::*;
 use crate::audit::chain::Link;
 use crate::audit::index::{SMALL, refresh};
@@ -98,6 +96,11 @@ fn the_one_who_had_the_port_then_is_named_and_nobody_else() {
     let used = &who(&[path], &question(4000, 75, 75), &mut |_, _| true).unwrap()[0];
     assert_eq!((used.opened, used.closed), (Some(BEGIN + 70 * SECOND), None));
     assert!(!used.altered);
+    let told = serde_json::to_value(used).unwrap();
+    assert_eq!(
+        (&told["opened"], &told["closed"]),
+        (&"2026-11-21T01:01:10.000000Z".into(), &Value::Null)
+    );
 }
 
 // S2.49+
