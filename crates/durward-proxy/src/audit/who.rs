@@ -14,11 +14,18 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use memchr::memmem;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::chain;
 use super::index::{Cursor, Entry, Index, Progress, key_of};
+use super::lines::Lines;
+use crate::access_log::glance;
+
+/// How far behind an opening its end is looked for when it is not on the same address, and how much is read for that in all.
+const NEAR: u64 = 32 * 1024 * 1024;
+const EFFORT: u64 = 256 * 1024 * 1024;
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +86,11 @@ pub fn who(paths: &[PathBuf], question: &Question, progress: Progress<'_>) -> io
         found => found?,
     };
     let mut uses = Vec::new();
-    for found in found {
+    let mut effort = EFFORT;
+    for mut found in found {
+        if found.closed.is_none() {
+            found.closed = found.moved_away(&sources, &mut effort)?;
+        }
         uses.extend(found.tell(&sources, question)?);
     }
     uses.sort_by_key(|used| (used.closed.is_none(), used.opened, used.closed));
@@ -173,9 +184,33 @@ fn without_end(open: &mut VecDeque<Placed>, question: &Question) -> Vec<Found> {
 }
 
 impl Found {
+    /// The end of a request that began on a pooled connection which was gone, and went over another: that has another port.
+    fn moved_away(&self, sources: &[Source], effort: &mut u64) -> io::Result<Option<Placed>> {
+        let Some((opened, number)) = self.opened else { return Ok(None) };
+        let source = &sources[number];
+        let from = opened.place();
+        let to = source.index.size.min(from.saturating_add(NEAR.min(*effort)));
+        *effort -= to.saturating_sub(from).min(*effort);
+        let line = source.line(from)?;
+        let Some(id) = glance::text(&line, b",\"id\":\"") else { return Ok(None) };
+        let mut lines = Lines::between(source.index.file.try_clone()?, from, to)?;
+        while let Some((at, line)) = lines.next()? {
+            if memmem::find(line, id).is_some()
+                && let Some(entry) = Entry::of(line, at)
+                && entry.is_close()
+                && entry.id == opened.id
+            {
+                return Ok(Some((entry, number)));
+            }
+        }
+        Ok(None)
+    }
+
     /// What the record says; `None` when it is another address's after all, or began too late.
     fn tell(&self, sources: &[Source], question: &Question) -> io::Result<Option<Use>> {
-        let Some((entry, source)) = self.closed.or(self.opened) else { return Ok(None) };
+        let key = key_of(question.egress.to_string().as_bytes());
+        let ended_here = self.closed.filter(|(entry, _)| entry.key == key);
+        let Some((entry, source)) = ended_here.or(self.opened) else { return Ok(None) };
         let source = &sources[source];
         let line = source.line(entry.place())?;
         let Ok(record) = serde_json::from_slice::<Map<String, Value>>(&line) else {
@@ -189,7 +224,8 @@ impl Found {
         // Without its first record, it began as long before the last as that says.
         let asked = closed.zip(record.get("total_ms").and_then(Value::as_f64));
         let began = opened.or(asked.map(|(end, total)| end - (total * 1_000.0) as i64));
-        if began.is_some_and(|began| began > question.to) {
+        let began_later = began.is_some_and(|began| began > question.to);
+        if began_later || closed.is_some_and(|closed| closed < question.from) {
             return Ok(None);
         }
         Ok(Some(Use {

@@ -105,6 +105,27 @@ fn the_one_who_had_the_port_then_is_named_and_nobody_else() {
 
 // S2.49+
 #[test]
+fn a_request_that_went_over_to_another_port_has_not_kept_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.log");
+    let sessions = [
+        session("retried", 4000, Some(10), None),
+        session("retried", 4005, None, Some(14)),
+        session("lost", 4000, Some(20), None),
+    ];
+    write(&path, &sessions, Link::default());
+    let at = |port, time| ask(std::slice::from_ref(&path), port, time, time);
+
+    assert_eq!(
+        (at(4000, 12), at(4005, 12)),
+        (vec!["retried".to_owned()], vec!["retried".to_owned()])
+    );
+    assert_eq!(at(4000, 15), Vec::<String>::new());
+    assert_eq!(at(4000, 25), ["lost"]);
+}
+
+// S2.49+
+#[test]
 fn rotated_files_are_one_record() {
     let dir = tempfile::tempdir().unwrap();
     let (path, former) = (dir.path().join("audit.log"), dir.path().join("audit.log.1"));
