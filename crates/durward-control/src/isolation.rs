@@ -3,7 +3,9 @@
 //! `compile` makes snapshots that hold; this says so without trusting it. Deliberately absent: what the kernel and other hosts do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use durward_model::egress::told_apart;
 use durward_model::route::{Action, WeightedUpstream};
 use durward_model::{Listener, Service, Snapshot, Tenant, TenantId};
 use thiserror::Error;
@@ -67,16 +69,17 @@ pub enum Crossing {
 #[must_use]
 pub fn crossings(snapshot: &Snapshot) -> Vec<Crossing> {
     let mut found = Vec::new();
-    let mut owners = BTreeMap::new();
+    let mut owners: BTreeMap<_, Vec<&Listener>> = BTreeMap::new();
     for tenant in snapshot.tenants.values() {
         for listener in &tenant.listeners {
-            if let Some(first) = owners.insert(listener.key(), &tenant.id) {
-                found.push(Crossing::Address {
-                    address: listener.to_string(),
-                    first: first.clone(),
-                    second: tenant.id.clone(),
-                });
-            }
+            let there = owners.entry(listener.key()).or_default();
+            let confused = there.iter().find(|other| !told_apart(other, listener));
+            found.extend(confused.map(|first| Crossing::Address {
+                address: listener.to_string(),
+                first: first.tenant.clone(),
+                second: tenant.id.clone(),
+            }));
+            there.push(listener);
             own(tenant, listener, &mut found);
         }
         sources(tenant, &mut found);
@@ -119,6 +122,7 @@ fn choices(service: &Service) -> Vec<&WeightedUpstream> {
             .collect(),
         Service::PassThrough(routes) => routes.iter().flat_map(|route| &route.upstreams).collect(),
         Service::Tcp(service) => service.upstreams.iter().collect(),
+        Service::Forward(_) => Vec::new(),
     }
 }
 
@@ -146,15 +150,17 @@ fn binds(snapshot: &Snapshot, found: &mut Vec<Crossing>) {
         .binds
         .iter()
         .flat_map(|(address, bind)| {
-            bind.listeners.iter().map(move |listener| (*address, listener.key()))
+            let keyed = |listener: &Arc<Listener>| (listener.key(), listener.tenant.clone());
+            bind.listeners.iter().map(move |listener| (*address, keyed(listener)))
         })
         .collect();
     let known: BTreeSet<_> = snapshot
         .tenants
         .values()
-        .flat_map(|tenant| tenant.listeners.iter().map(|listener| (listener.bind, listener.key())))
+        .flat_map(|tenant| &tenant.listeners)
+        .map(|listener| (listener.bind, (listener.key(), listener.tenant.clone())))
         .collect();
-    for (bind, (address, port)) in reached.symmetric_difference(&known) {
+    for (bind, ((address, port), _)) in reached.symmetric_difference(&known) {
         let listener = std::net::SocketAddr::new(*address, *port).to_string();
         found.push(Crossing::Bind { bind: bind.to_string(), listener });
     }

@@ -4,6 +4,7 @@
 //! in, not the whole document. Deliberately absent: meaning; that is `compile`.
 
 pub mod document;
+pub mod egress;
 pub mod ingress;
 pub mod references;
 pub mod route;

@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: anything only a running process knows (health, pools, resolved names); those screens add it.
 
+mod outside;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -106,7 +108,7 @@ impl Trail {
     }
 
     fn follow(&mut self, snapshot: &Snapshot, question: &Question) -> Ending {
-        let Some(listener) = find_listener(snapshot, question.destination) else {
+        let Some(listener) = find_listener(snapshot, question) else {
             return self.refuse(
                 "listener",
                 None,
@@ -136,6 +138,7 @@ impl Trail {
         match &listener.service {
             Service::Http(service) => self.http(tenant, service, question),
             Service::Tcp(service) => self.upstreams(tenant, &service.upstreams),
+            Service::Forward(service) => self.outside(snapshot, tenant, service, question),
             Service::PassThrough(routes) => match sni_route(routes, question.sni.as_deref()) {
                 Some(route) => {
                     self.note(
@@ -299,20 +302,28 @@ impl Trail {
     }
 }
 
-/// Listeners are asked for by the address clients know, whatever bind they arrive on.
-fn find_listener(snapshot: &Snapshot, destination: SocketAddr) -> Option<&Listener> {
-    let known = snapshot
+/// Listeners are asked for by the address clients know, whatever bind they arrive on. Of several proxies at one door it is the one whose
+/// sources the client is among.
+fn find_listener<'a>(snapshot: &'a Snapshot, question: &Question) -> Option<&'a Listener> {
+    let destination = question.destination;
+    let known: Vec<&Arc<Listener>> = snapshot
         .tenants
         .values()
         .flat_map(|tenant| &tenant.listeners)
-        .find(|listener| listener.key() == (destination.ip(), destination.port()));
+        .filter(|listener| listener.key() == (destination.ip(), destination.port()))
+        .collect();
+    let admitted = || {
+        let client = question.client?;
+        known.iter().find(|listener| listener.admits(client))
+    };
     let arrived = || {
         snapshot
             .bind_for(destination)
             .and_then(|bind| bind.listener_at(Destination(destination)))
             .map(|(_, listener)| listener)
     };
-    known.or_else(arrived).map(|listener| &**listener)
+    let found = admitted().or_else(|| known.first());
+    found.copied().or_else(arrived).map(|listener| &**listener)
 }
 
 fn describe(mismatch: route::Mismatch) -> &'static str {

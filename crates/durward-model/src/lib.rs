@@ -6,6 +6,7 @@
 pub mod address;
 pub mod certificate;
 pub mod client_auth;
+pub mod egress;
 pub mod explain;
 pub mod health;
 pub mod limits;
@@ -23,6 +24,7 @@ pub mod verdict;
 pub use address::{ClientAddr, Destination, EgressAddress, IngressAddress, UpstreamAddr};
 pub use certificate::Certificate;
 pub use client_auth::{ClientAuth, ClientTrust};
+pub use egress::ForwardService;
 pub use listener::{Bind, DestinationMode, Listener, Protocol, Service};
 pub use origin::Origin;
 pub use route::Route;

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -11,6 +12,7 @@ use serde::Serialize;
 use crate::address::{Destination, IngressAddress};
 use crate::certificate::Certificate;
 use crate::client_auth::ClientAuth;
+use crate::egress::ForwardService;
 use crate::origin::Origin;
 use crate::route::{HostPattern, Route, WeightedUpstream};
 use crate::source_set::SourceSet;
@@ -23,7 +25,7 @@ pub struct Bind {
     pub address: SocketAddr,
     /// How the destination of a connection is known.
     pub mode: DestinationMode,
-    /// The listeners, sorted by address and port.
+    /// The listeners, sorted by address and port, then by tenant.
     pub listeners: Vec<Arc<Listener>>,
 }
 
@@ -73,12 +75,31 @@ impl Bind {
             return Some((at, &self.listeners[at]));
         }
         let first = self.listeners.partition_point(|listener| listener.address.0 < key.0);
-        let mut same =
+        let same =
             self.listeners[first..].iter().take_while(|listener| listener.address.0 == key.0);
-        match (same.next(), same.next()) {
-            (Some(only), None) if self.address_decides(destination) => Some((first, only)),
+        let mut same = same.skip_while(|listener| listener.port == self.listeners[first].port);
+        match (self.listeners.get(first), same.next()) {
+            (Some(only), None) if only.address.0 == key.0 && self.address_decides(destination) => {
+                Some((first, only))
+            }
             _ => None,
         }
+    }
+
+    /// Where those are that stand at the same address and port as the one at `at`, itself included: several proxies may share a door.
+    #[must_use]
+    pub fn beside(&self, at: usize) -> Range<usize> {
+        let Some(key) = self.listeners.get(at).map(|listener| listener.key()) else {
+            return at..at;
+        };
+        let is_same = |at: usize| self.listeners.get(at).is_some_and(|one| one.key() == key);
+        if !is_same(at + 1) && !at.checked_sub(1).is_some_and(is_same) {
+            return at..at + 1;
+        }
+        let from = self.listeners[..at].partition_point(|listener| listener.key() < key);
+        let count =
+            self.listeners[from..].iter().take_while(|listener| listener.key() == key).count();
+        from..from + count
     }
 
     fn address_decides(&self, destination: Destination) -> bool {
@@ -120,6 +141,8 @@ pub enum Service {
     PassThrough(Vec<SniRoute>),
     /// Bytes, after TLS when there is a certificate.
     Tcp(TcpService),
+    /// A forward proxy: clients say where to.
+    Forward(ForwardService),
 }
 
 /// HTTP served by a listener.
@@ -214,6 +237,8 @@ pub enum Protocol {
     Tls,
     /// Bytes, with or without TLS.
     Tcp,
+    /// A forward proxy, with or without TLS.
+    Forward,
 }
 
 impl fmt::Display for Protocol {
@@ -223,6 +248,7 @@ impl fmt::Display for Protocol {
             Self::Https => "HTTPS",
             Self::Tls => "TLS",
             Self::Tcp => "TCP",
+            Self::Forward => "forward proxy",
         })
     }
 }
@@ -246,6 +272,7 @@ impl Listener {
         match &self.service {
             Service::Http(service) => service.tls.as_ref(),
             Service::Tcp(service) => service.tls.as_ref(),
+            Service::Forward(service) => service.tls.as_ref(),
             Service::PassThrough(_) => None,
         }
     }
@@ -258,6 +285,7 @@ impl Listener {
             Service::Http(_) => Protocol::Http,
             Service::PassThrough(_) => Protocol::Tls,
             Service::Tcp(_) => Protocol::Tcp,
+            Service::Forward(_) => Protocol::Forward,
         }
     }
 }

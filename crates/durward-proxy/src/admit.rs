@@ -18,11 +18,13 @@ use tokio::net::TcpStream;
 
 use crate::access_log::Record;
 use crate::core::Core;
+use crate::forward::door;
+use crate::forward::socks::Greeted;
 use crate::io::Io;
 use crate::limits::ConnectionGuard;
 use crate::metrics::{Cells, Counter, TenantMetrics};
 use crate::peek;
-use crate::prepared::{PreparedBind, PreparedListener, TenantView};
+use crate::prepared::{Found, PreparedBind, PreparedListener, TenantView};
 use crate::refusal::Refusal;
 use crate::session::{Accepted, Admitted, ConnectionFacts, TlsFacts};
 use crate::tls::handshake::{self, Failed};
@@ -69,14 +71,18 @@ struct Visit {
 pub(crate) async fn enter(accepted: Accepted) -> Result<Entrance, TurnedAway> {
     let (mut visit, stream) = Visit::begin(accepted);
     let listener = match visit.find(&stream).await {
-        Ok(listener) => listener,
+        Ok(Found::One(listener)) => listener,
+        Ok(Found::Several(candidates)) => {
+            return Box::pin(visit.tell_apart(stream, &candidates)).await;
+        }
         Err(refusal) => return Err(visit.turn_away(refusal, Some(stream))),
     };
     let limit = match visit.check(&listener) {
         Ok(limit) => limit,
         Err(refusal) => return Err(visit.turn_away(refusal, Some(stream))),
     };
-    match visit.secure(stream, &listener).await {
+    let patience = listener.tenant.tenant.limits.timeouts.handshake;
+    match visit.secure(stream, &listener, patience).await {
         Ok(secured) => Ok(visit.admit(listener, secured, limit)),
         Err((refusal, stream)) => Err(visit.turn_away(refusal, stream)),
     }
@@ -87,6 +93,7 @@ struct Secured {
     io: Io,
     tls: Option<TlsFacts>,
     early: Vec<u8>,
+    greeted: Option<Greeted>,
 }
 
 impl Visit {
@@ -102,19 +109,54 @@ impl Visit {
         (visit, stream)
     }
 
-    /// Whose connection it is, by where the client connected.
-    async fn find(&mut self, stream: &TcpStream) -> Result<Arc<PreparedListener>, Refusal> {
+    /// Whose connection it is, by where the client connected, and by where from where several share a door.
+    async fn find(&mut self, stream: &TcpStream) -> Result<Found, Refusal> {
         let unknown =
             |destination: Destination| Refusal::UnknownAddress { destination: destination.0 };
         let Some(bind) = self.bind.clone() else { return Err(unknown(self.destination)) };
         let peeking = peek::peek(stream, &bind.bind.mode, self.peer, self.destination.0);
         let peeked = self.watch.guard(peeking).await.map_err(given_up)??;
         (self.client, self.destination) = (peeked.client, peeked.destination);
-        let listener =
-            bind.listener_at(peeked.destination).ok_or_else(|| unknown(peeked.destination))?;
+        let found = bind.found(peeked.destination, peeked.client.0.ip());
+        let found = found.ok_or_else(|| unknown(peeked.destination))?;
+        match &found {
+            Found::One(listener) => self.belongs_to(listener),
+            Found::Several(candidates) if candidates.is_empty() => {
+                return Err(Refusal::SourceNotAllowed { client: self.client.0 });
+            }
+            Found::Several(_) => {}
+        }
+        Ok(found)
+    }
+
+    fn belongs_to(&mut self, listener: &Arc<PreparedListener>) {
         self.watch.retire_with(&listener.retirement);
-        self.listener = Some(Arc::clone(&listener));
-        Ok(listener)
+        self.listener = Some(Arc::clone(listener));
+    }
+
+    /// Lets a connection in that could be one of several tenants', once it is known whose it is. Their TLS is the same.
+    async fn tell_apart(
+        mut self,
+        stream: TcpStream,
+        candidates: &[Arc<PreparedListener>],
+    ) -> Result<Entrance, TurnedAway> {
+        let patience = Timeouts::default().handshake;
+        let mut secured = match self.secure(stream, &candidates[0], patience).await {
+            Ok(secured) => secured,
+            Err((refusal, stream)) => return Err(self.turn_away(refusal, stream)),
+        };
+        let telling = door::tell(&mut secured.io, secured.tls.as_ref(), candidates);
+        let told = match self.watch.guard(telling).await {
+            Ok(Ok(told)) => told,
+            Ok(Err(refusal)) => return Err(self.turn_away(refusal, None)),
+            Err(expired) => return Err(self.turn_away(given_up(expired), None)),
+        };
+        (secured.early, secured.greeted) = (told.early, told.greeted);
+        self.belongs_to(&told.listener);
+        match self.check(&told.listener) {
+            Ok(limit) => Ok(self.admit(told.listener, secured, limit)),
+            Err(refusal) => Err(self.turn_away(refusal, None)),
+        }
     }
 
     /// Whether the client may connect, before it costs a handshake.
@@ -132,9 +174,9 @@ impl Visit {
         &mut self,
         stream: TcpStream,
         listener: &PreparedListener,
+        patience: Duration,
     ) -> Result<Secured, (Refusal, Option<TcpStream>)> {
-        let limit = listener.tenant.tenant.limits.timeouts.handshake;
-        self.watch.arm(Some(limit.saturating_sub(self.began.elapsed())), false);
+        self.watch.arm(Some(patience.saturating_sub(self.began.elapsed())), false);
         if let Some(tls) = listener.listener.tls() {
             let handshake = handshake::terminate(stream, tls, &listener.server_configs);
             return match self.watch.guard(handshake).await {
@@ -142,6 +184,7 @@ impl Visit {
                     io: Io::Tls(Box::new(stream.into())),
                     tls: Some(facts),
                     early: Vec::new(),
+                    greeted: None,
                 }),
                 Ok(Err(Failed { refusal, stream, name })) => {
                     self.name = name;
@@ -151,12 +194,13 @@ impl Visit {
             };
         }
         if !matches!(listener.listener.service, Service::PassThrough(_)) {
-            return Ok(Secured { io: Io::Tcp(stream), tls: None, early: Vec::new() });
+            let (io, early) = (Io::Tcp(stream), Vec::new());
+            return Ok(Secured { io, tls: None, early, greeted: None });
         }
         match self.watch.guard(peek::client_hello(&stream)).await {
             Ok(Ok((hello, early))) => {
                 let tls = Some(TlsFacts::asked_for(hello.server_name, self.began.elapsed()));
-                Ok(Secured { io: Io::Tcp(stream), tls, early })
+                Ok(Secured { io: Io::Tcp(stream), tls, early, greeted: None })
             }
             Ok(Err(refusal)) => Err((refusal, Some(stream))),
             Err(expired) => Err((given_up(expired), Some(stream))),
@@ -184,6 +228,7 @@ impl Visit {
             facts: Rc::new(facts),
             watch: self.watch,
             core: self.core,
+            greeted: secured.greeted,
         };
         Entrance { admitted, counted: Counted { metrics, core, _limit: limit } }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::access_log;
+use crate::forward::host::HostAddresses;
 use crate::forward::ledger::Ledger;
 use crate::forward::record::Decisions;
 use crate::metrics::Metrics;
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) log: access_log::Sink,
     /// Where decisions of the forward proxy go.
     pub(crate) decisions: access_log::Sink,
+    /// The host's own addresses.
+    pub(crate) host: HostAddresses,
     /// Names to addresses, cached for their TTL.
     pub(crate) resolver: Resolver,
 }

@@ -32,4 +32,5 @@ mod watch;
 #[doc(hidden)]
 pub use http::fuzzing;
 pub use proxy::Proxy;
+pub use upstream::PortReport;
 pub use upstream::report::{EndpointHealth, EndpointReport, UpstreamReport};

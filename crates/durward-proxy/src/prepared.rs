@@ -7,14 +7,16 @@ pub(crate) mod build;
 pub(crate) mod fate;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
+use durward_model::egress::Neighbours;
 use durward_model::{Bind, Destination, Listener, Service, Snapshot, Tenant, TenantId};
 
 use crate::limits::Usage;
 use crate::metrics::TenantMetrics;
-use crate::upstream::UpstreamRuntime;
+use crate::upstream::resolve::{Asking, Resolver};
+use crate::upstream::{PortReport, UpstreamRuntime, budget};
 use crate::watch::Retirement;
 
 /// What is served now.
@@ -26,6 +28,10 @@ pub(crate) struct Prepared {
     pub(crate) binds: BTreeMap<SocketAddr, Arc<PreparedBind>>,
     /// By name.
     pub(crate) tenants: BTreeMap<TenantId, Arc<TenantRuntime>>,
+    /// Whom a forward proxy must not reach here.
+    pub(crate) neighbours: Neighbours,
+    /// Tenants' own DNS servers.
+    pub(crate) resolvers: BTreeMap<Asking, Resolver>,
 }
 
 /// A bind with its listeners made ready, position by position as in [`Bind::listeners`].
@@ -37,10 +43,20 @@ pub(crate) struct PreparedBind {
 }
 
 impl PreparedBind {
-    /// The listener for a connection made to `destination`.
-    pub(crate) fn listener_at(&self, destination: Destination) -> Option<Arc<PreparedListener>> {
+    /// Whose a connection made to `destination` is, as far as that tells; `None` when it is nobody's.
+    pub(crate) fn found(&self, destination: Destination, client: IpAddr) -> Option<Found> {
         let (at, _) = self.bind.listener_at(destination)?;
-        self.listeners.get(at)?.clone()
+        let beside = self.bind.beside(at);
+        if beside.len() <= 1 {
+            return self.listeners.get(at)?.clone().map(Found::One);
+        }
+        let there = self.listeners.get(beside)?.iter().flatten();
+        let mut candidates: Vec<_> =
+            there.filter(|one| one.listener.admits(client)).cloned().collect();
+        Some(match candidates.len() {
+            1 => Found::One(candidates.remove(0)),
+            _ => Found::Several(candidates),
+        })
     }
 
     /// Whether any of its clients is expected to begin with a ClientHello.
@@ -51,6 +67,14 @@ impl PreparedBind {
     }
 }
 
+/// Whose a connection is, as far as addresses tell.
+pub(crate) enum Found {
+    /// This listener's.
+    One(Arc<PreparedListener>),
+    /// One of those that share the door, or of none if there is none the client may use.
+    Several(Vec<Arc<PreparedListener>>),
+}
+
 /// A listener made ready.
 pub(crate) struct PreparedListener {
     /// What it was made from.
@@ -59,6 +83,8 @@ pub(crate) struct PreparedListener {
     pub(crate) tenant: Arc<TenantRuntime>,
     /// One TLS configuration per certificate, as in [`durward_model::listener::ServerTls::certificates`]; empty without TLS.
     pub(crate) server_configs: Vec<Arc<rustls::ServerConfig>>,
+    /// Who looks names up for its clients; `None` leaves it to the host's.
+    pub(crate) resolver: Option<Resolver>,
     /// Set when a newer configuration changes or removes this listener or its tenant.
     pub(crate) retirement: Arc<Retirement>,
     /// Those of its former selves whose connections may still be open.
@@ -71,10 +97,32 @@ pub(crate) struct TenantRuntime {
     pub(crate) tenant: Arc<Tenant>,
     /// In the order of [`Tenant::upstreams`].
     pub(crate) upstreams: Vec<Arc<UpstreamRuntime>>,
+    /// Whatever its forward proxy may reach.
+    pub(crate) outside: Arc<UpstreamRuntime>,
     /// What it uses of its limits; lives on when the tenant changes.
     pub(crate) usage: Arc<Usage>,
     /// Its counters; live on likewise.
     pub(crate) metrics: Arc<TenantMetrics>,
+}
+
+impl TenantRuntime {
+    /// How many ports of each of its egress addresses are in use.
+    pub(crate) fn ports(&self) -> Vec<PortReport> {
+        let mut busiest: BTreeMap<_, u32> =
+            self.tenant.egress.iter().map(|address| (*address, 0)).collect();
+        let ways = self.upstreams.iter().chain(std::iter::once(&self.outside));
+        for (address, used) in ways.flat_map(|runtime| runtime.busiest()) {
+            let most = busiest.entry(address).or_insert(0);
+            *most = used.max(*most);
+        }
+        let report = |(address, used)| PortReport {
+            tenant: self.tenant.id.clone(),
+            address,
+            used,
+            budget: budget(),
+        };
+        busiest.into_iter().map(report).collect()
+    }
 }
 
 /// The proof that a connection was admitted to a listener, and the only way to its tenant's upstreams.
@@ -96,6 +144,11 @@ impl TenantView {
     pub(crate) fn tenant(&self) -> &TenantRuntime {
         &self.0.tenant
     }
+
+    /// Its own resolver, if it has one.
+    pub(crate) fn resolver(&self) -> Option<&Resolver> {
+        self.0.resolver.as_ref()
+    }
 }
 
 #[cfg(test)]
@@ -115,11 +168,13 @@ impl PreparedListener {
         let prepare = |upstream| UpstreamRuntime::prepare(upstream, &tenant.id, None);
         let upstreams = tenant.upstreams.iter().map(prepare).collect::<Result<_, _>>()?;
         let (usage, metrics) = (Arc::default(), Arc::new(TenantMetrics::new(1)));
-        let tenant = TenantRuntime { tenant: Arc::new(tenant), upstreams, usage, metrics };
+        let outside = UpstreamRuntime::outside(&tenant, None)?;
+        let tenant = TenantRuntime { tenant: Arc::new(tenant), upstreams, outside, usage, metrics };
         Ok(Arc::new(Self {
             listener: Arc::new(listener),
             tenant: Arc::new(tenant),
             server_configs: Vec::new(),
+            resolver: None,
             retirement: Arc::default(),
             former: Vec::new(),
         }))
@@ -130,6 +185,6 @@ impl PreparedListener {
 impl Prepared {
     /// Nothing.
     pub(crate) fn empty_for_test() -> Self {
-        Self { snapshot: Arc::default(), binds: BTreeMap::new(), tenants: BTreeMap::new() }
+        Self::default()
     }
 }

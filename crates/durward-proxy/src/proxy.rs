@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::accept::{Closing, Room};
 use crate::access_log;
 use crate::core::Shared;
+use crate::forward::host::HostAddresses;
 use crate::listeners::{Listeners, Opened};
 use crate::metrics::exposition::{self, ExpositionState};
 use crate::metrics::{Counter, Metrics};
@@ -133,6 +134,7 @@ impl Proxy {
             metrics: Metrics::new(cores),
             log: options.access_log,
             decisions: options.decisions,
+            host: HostAddresses::default(),
             resolver: Resolver::default(),
         });
         let room = Room::of_this_process();

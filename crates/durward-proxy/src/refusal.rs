@@ -159,6 +159,35 @@ pub enum Refusal {
         /// Which.
         detail: &'static str,
     },
+    /// The tenant's policy, or the guard, does not let the forward proxy go there.
+    #[error("{rule} does not allow it")]
+    PolicyDenied {
+        /// The rule's name.
+        rule: std::sync::Arc<str>,
+        /// Whom to ask.
+        contact: Option<std::sync::Arc<str>>,
+    },
+    /// The forward proxy wants a credential, and none or a wrong one was shown. Which, is not said.
+    #[error("no credential of this listener was shown")]
+    ProxyAuthentication,
+    /// The host asked for does not resolve.
+    #[error("the host asked for does not resolve: {detail}")]
+    Unresolvable {
+        /// What the resolver says.
+        detail: String,
+    },
+    /// The other proxy a tunnel was to go through did not make one.
+    #[error("the parent proxy made no tunnel: {}", status.map_or_else(|| "it gave no answer".to_owned(), |status| format!("it answered {status}")))]
+    ParentRefused {
+        /// What it answered.
+        status: Option<u16>,
+    },
+    /// As many connections to one destination leave from each of the tenant's addresses as there are ports.
+    #[error("no port is left from any egress address to {peer}")]
+    PortsExhausted {
+        /// The destination.
+        peer: SocketAddr,
+    },
     /// We are draining.
     #[error("this gateway is shutting down")]
     Draining,
@@ -254,7 +283,12 @@ words!(Refusal {
     Self::ClientClosed => 24 "client_closed",
     Self::Flood { .. } => 25 "flood",
     Self::Draining => 26 "draining",
-    Self::Socket(_) => 27 "socket",
+    Self::PolicyDenied { .. } => 27 "policy_denied",
+    Self::ProxyAuthentication => 28 "proxy_authentication",
+    Self::Unresolvable { .. } => 29 "unresolvable",
+    Self::ParentRefused { .. } => 30 "parent_refused",
+    Self::PortsExhausted { .. } => 31 "ports_exhausted",
+    Self::Socket(_) => 32 "socket",
 });
 
 impl Refusal {
@@ -264,6 +298,9 @@ impl Refusal {
         match self {
             Self::UnknownAddress { .. } | Self::Misdirected => (421, None),
             Self::SourceNotAllowed { .. } => (403, Some("http_request_denied")),
+            Self::PolicyDenied { .. } => (403, Some("http_request_denied")),
+            Self::ProxyAuthentication => (407, Some("http_request_denied")),
+            Self::Unresolvable { .. } => (502, Some("dns_error")),
             Self::ProxyHeader { .. } | Self::ClientHello { .. } | Self::Handshake { .. } => {
                 (400, Some("http_request_error"))
             }
@@ -276,7 +313,10 @@ impl Refusal {
             Self::BodyTooLarge => (413, Some("http_request_error")),
             Self::NotSupported { .. } => (501, Some("http_request_error")),
             Self::NoRoute => (404, Some("destination_not_found")),
-            Self::ConnectionLimit | Self::CircuitOpen => (503, Some("connection_limit_reached")),
+            Self::ParentRefused { .. } => (502, Some("destination_unavailable")),
+            Self::PortsExhausted { .. } | Self::ConnectionLimit | Self::CircuitOpen => {
+                (503, Some("connection_limit_reached"))
+            }
             Self::NoEndpoint { .. } => (503, Some("destination_unavailable")),
             Self::EgressAddress { .. } | Self::Socket(_) | Self::IsolationViolation { .. } => {
                 (503, Some("proxy_internal_error"))
@@ -297,6 +337,7 @@ impl Refusal {
         match self {
             Self::RateLimit { retry_after_ms } => Some(retry_after_ms.div_ceil(1000).max(1)),
             Self::ConnectionLimit
+            | Self::PortsExhausted { .. }
             | Self::CircuitOpen
             | Self::NoEndpoint { .. }
             | Self::Draining => Some(1),

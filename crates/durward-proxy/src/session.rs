@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::admit::enter;
 use crate::core::Core;
+use crate::forward::socks::Greeted;
 use crate::io::Io;
 use crate::prepared::{PreparedBind, TenantView};
 use crate::watch::Watch;
@@ -42,7 +43,9 @@ pub(crate) async fn serve(accepted: Accepted) {
     };
     let (admitted, _counted) = (entrance.admitted, entrance.counted);
     match admitted.view.listener().protocol() {
-        Protocol::Http | Protocol::Https => Box::pin(http::serve(admitted)).await,
+        Protocol::Http | Protocol::Https | Protocol::Forward => {
+            Box::pin(http::serve(admitted)).await
+        }
         Protocol::Tcp => Box::pin(tcp::serve(admitted)).await,
         Protocol::Tls => Box::pin(passthrough::serve(admitted)).await,
     }
@@ -62,6 +65,8 @@ pub(crate) struct Admitted {
     pub(crate) watch: Watch,
     /// The core it lives on.
     pub(crate) core: Rc<Core>,
+    /// What a client that speaks SOCKS has said of itself at the door.
+    pub(crate) greeted: Option<Greeted>,
 }
 
 /// What is known of a connection once it is admitted.
@@ -98,6 +103,8 @@ pub(crate) struct TlsFacts {
 pub(crate) struct ClientCertificate {
     /// Its subject's distinguished name.
     pub(crate) subject: String,
+    /// The common name in it.
+    pub(crate) common_name: Option<String>,
     /// SHA-256 of the subject public key info, lower-case hexadecimal.
     pub(crate) spki_sha256: String,
     /// SHA-256 of the leaf, lower-case hexadecimal.
@@ -110,6 +117,14 @@ pub(crate) struct ClientCertificate {
     pub(crate) client_cert: String,
     /// `Client-Cert-Chain` field value; empty without intermediates.
     pub(crate) client_cert_chain: String,
+}
+
+impl ClientCertificate {
+    /// All names it has.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let common = self.common_name.iter();
+        common.chain(&self.uris).chain(&self.dns).map(String::as_str)
+    }
 }
 
 impl TlsFacts {

@@ -33,7 +33,7 @@ pub(crate) async fn carry(
     upstreams: &[WeightedUpstream],
     give_up: impl FnOnce(&Io),
 ) {
-    let Admitted { io, early, view, facts, watch, core } = admitted;
+    let Admitted { io, early, view, facts, watch, core, .. } = admitted;
     let began = SystemTime::now() - facts.accepted.elapsed();
     let choice = choose(upstreams, core.random());
     // Connecting has its own deadline; until then only the end of the configuration ends it.

@@ -10,7 +10,9 @@ mod health;
 mod http2;
 mod lease;
 mod outlier;
+mod outside;
 pub(crate) mod pool;
+mod ports;
 mod proxy_header;
 pub(crate) mod report;
 pub(crate) mod resolve;
@@ -19,6 +21,7 @@ mod tls_client;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -26,12 +29,15 @@ use std::time::Duration;
 
 use durward_model::health::Probe;
 use durward_model::upstream::{UpstreamIndex, UpstreamProtocol};
-use durward_model::{ClientAddr, Destination, TenantId, Upstream};
+use durward_model::{ClientAddr, Destination, EgressAddress, TenantId, Upstream};
 use rustls::ClientConfig;
 
 pub(crate) use balance::Tried;
 pub(crate) use health::spawn_health_checks;
 pub(crate) use lease::Lease;
+pub(crate) use outside::{carry, visit};
+pub use ports::PortReport;
+pub(crate) use ports::budget;
 
 use crate::core::Core;
 use crate::io::Io;
@@ -121,6 +127,16 @@ impl UpstreamRuntime {
         }
     }
 
+    /// For each source address the most ports in use to one destination.
+    pub(crate) fn busiest(&self) -> BTreeMap<EgressAddress, u32> {
+        let mut busiest = BTreeMap::new();
+        for (address, used) in self.endpoints.iter().flat_map(EndpointRuntime::busiest) {
+            let most = busiest.entry(address).or_insert(0);
+            *most = used.max(*most);
+        }
+        busiest
+    }
+
     fn choose(&self, core: &Core, client: ClientAddr, tried: &Tried) -> Result<usize, Refusal> {
         self.restore();
         let balance = self.upstream.balance;
@@ -183,7 +199,7 @@ pub(crate) async fn acquire(
     let at = runtime.choose(core, client, tried)?;
     let fresh = tried.contains(at) || !reusable(runtime);
     tried.insert(at);
-    let load = Load::new(core, view, index, at, pending);
+    let load = Load::new(core, view, Some(index), at, pending);
     let endpoint = &runtime.endpoints[at];
     let addresses = match endpoint.addresses(core, &runtime.upstream.name).await {
         Ok(addresses) => addresses,
@@ -217,7 +233,7 @@ pub(crate) async fn open(
     let pending = tenant.usage.pending(&tenant.tenant.limits)?;
     let at = runtime.choose(core, client, tried)?;
     tried.insert(at);
-    let load = Load::new(core, view, index, at, pending);
+    let load = Load::new(core, view, Some(index), at, pending);
     let header = proxy_header(view, runtime, client, Some(destination));
     match Box::pin(connect_at(&load, header)).await {
         Ok(connected) => Ok(load.opened(connected)),

@@ -66,7 +66,7 @@ fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
             Served::Nothing
         }
         Basis::Kept(_) => Served::Former,
-        Basis::Document(body) if body.spec.ingress.is_empty() || current => Served::Current,
+        Basis::Document(body) if body.is_doorless() || current => Served::Current,
         Basis::Document(_) if listeners.is_empty() => Served::Nothing,
         Basis::Document(_) => Served::Former,
     }
@@ -112,7 +112,7 @@ fn snapshot(
         reached.entry(listener.bind).or_default().push(Arc::clone(listener));
     }
     let binds = reached.into_iter().filter_map(|(address, mut listeners)| {
-        listeners.sort_by_key(|listener| listener.key());
+        listeners.sort_by(|a, b| a.key().cmp(&b.key()).then_with(|| a.tenant.cmp(&b.tenant)));
         let bind = Bind { address, mode: modes.get(&address)?.clone(), listeners };
         let same = former
             .and_then(|former| former.binds.get(&address))

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use durward_model::{DestinationMode, EgressAddress, Listener, Tenant};
 
 use super::certificates::Files;
-use super::listener::{self, Workshop};
+use super::listener::{self, Outward, Workshop};
+use super::outward;
 use super::report::{Field, Report};
 use super::roster::{Basis, Body, Entrant, Roster};
 use super::upstream::{self, Surroundings};
 use super::upstream_set::UpstreamSet;
 use super::{Compiled, last_good};
-use crate::place::Place;
+use crate::place::{At, Place};
 use crate::spec::ingress::{IngressSpec, ProtocolSpec};
 
 /// All listeners that want to be served, and each tenant's upstreams.
@@ -36,11 +37,21 @@ pub(crate) struct Candidate {
     pub(crate) entry: Option<Entry>,
 }
 
-/// An entry of `spec.ingress`.
+/// An entry of `spec.ingress` or `spec.egress.proxy`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
+    pub(crate) list: List,
     pub(crate) position: usize,
     pub(crate) place: Place,
+}
+
+/// The list an entry is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum List {
+    /// `spec.ingress`
+    Ingress,
+    /// `spec.egress.proxy`
+    Proxy,
 }
 
 /// Compiles everybody's upstreams and listeners.
@@ -93,22 +104,41 @@ fn document<'a>(
     candidates: &mut Vec<Candidate>,
 ) -> UpstreamSet<'a> {
     let mut upstreams = upstreams(entrant, body, files);
-    let field = Field::SPEC.name("ingress");
     let first = candidates.len();
     let mut broken: Vec<Option<(IpAddr, u16)>> = Vec::new();
-    for (position, spec) in body.spec.ingress.iter().enumerate() {
+    let egress = &body.spec.egress;
+    let policy = (!egress.proxy.is_empty())
+        .then(|| outward::policy(&mut entrant.report, files, egress))
+        .flatten();
+    if egress.proxy.is_empty() {
+        outward::unasked(&mut entrant.report, egress);
+    }
+    let proxies: Vec<_> = egress.proxy.iter().map(At::as_ingress).collect();
+    let (ingress_field, egress_field) = (Field::SPEC.name("ingress"), Field::SPEC.name("egress"));
+    let proxy_field = egress_field.name("proxy");
+    let doors = body.spec.ingress.iter().enumerate().map(|(at, spec)| (List::Ingress, at, spec));
+    let exits = proxies.iter().enumerate().map(|(at, spec)| (List::Proxy, at, spec));
+    for (list, position, spec) in doors.chain(exits) {
+        let (field, outward) = match list {
+            List::Ingress => (&ingress_field, None),
+            List::Proxy => {
+                let (spec, policy) = (&egress.proxy[position], policy.as_ref());
+                (&proxy_field, Some(Outward { spec, policy }))
+            }
+        };
         let mut workshop = Workshop {
             report: &mut entrant.report,
             files: &mut *files,
             upstreams: &mut upstreams,
             tenant: &entrant.id,
+            outward,
         };
         match workshop.listener(spec, &field.index(position)) {
             Some((listener, mode)) => candidates.push(Candidate {
                 entrant: at,
                 listener: Arc::new(listener),
                 mode,
-                entry: Some(Entry { position, place: spec.address.place }),
+                entry: Some(Entry { list, position, place: spec.address.place }),
             }),
             None => broken.push(listener::key(spec)),
         }

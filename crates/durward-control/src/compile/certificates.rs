@@ -275,6 +275,16 @@ impl<'a> Files<'a> {
         }
     }
 
+    /// The bytes of a file that holds no certificate, or `None` after an error.
+    pub(crate) fn read(
+        &self,
+        report: &mut Report<'_>,
+        written: &At<String>,
+        field: &Field<'_>,
+    ) -> Option<&'a Arc<[u8]>> {
+        self.bytes(report, written, written.place, field).map(|(_, bytes)| bytes)
+    }
+
     fn bytes(
         &self,
         report: &mut Report<'_>,

@@ -6,9 +6,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use durward_model::{DestinationMode, Origin};
+use durward_model::egress::told_apart;
+use durward_model::{DestinationMode, Listener, Origin, Service};
 
-use super::body::{Candidate, Candidates};
+use super::body::{Candidate, Candidates, List};
 use super::report::Field;
 use super::roster::Roster;
 use super::upstream_set::UpstreamSet;
@@ -98,7 +99,7 @@ fn stand_in<'a>(
 #[derive(Default)]
 struct Register {
     accepted: Vec<Candidate>,
-    by_key: HashMap<(IpAddr, u16), usize>,
+    by_key: HashMap<(IpAddr, u16), Vec<usize>>,
     by_bind: HashMap<SocketAddr, usize>,
     by_bind_and_address: HashMap<(SocketAddr, IpAddr), usize>,
     modes: HashMap<SocketAddr, DestinationMode>,
@@ -108,7 +109,7 @@ impl Register {
     fn accept(&mut self, candidate: Candidate) {
         let at = self.accepted.len();
         let listener = &candidate.listener;
-        self.by_key.insert(listener.key(), at);
+        self.by_key.entry(listener.key()).or_default().push(at);
         self.by_bind.entry(listener.bind).or_insert(at);
         self.by_bind_and_address.entry((listener.bind, listener.address.0)).or_insert(at);
         self.modes.entry(listener.bind).or_insert_with(|| candidate.mode.clone());
@@ -119,12 +120,20 @@ impl Register {
     fn objection(&self, roster: &Roster<'_>, candidate: &Candidate) -> Option<Objection> {
         let listener = &candidate.listener;
         let holder = |at: usize| self.holder(roster, at);
-        if let Some(&at) = self.by_key.get(&listener.key()) {
-            return Some(Objection::Address(holder(at)));
+        let there = self.by_key.get(&listener.key()).map_or(&[][..], Vec::as_slice);
+        if let Some(&at) = there.iter().find(|at| !self.apart(**at, candidate)) {
+            let shared = [listener, &self.accepted[at].listener].map(|listener| shares(listener));
+            return Some(match shared {
+                [true, true] => Objection::Door(holder(at)),
+                _ => Objection::Address(holder(at)),
+            });
         }
         let (&at, mode) = self.by_bind.get(&listener.bind).zip(self.modes.get(&listener.bind))?;
         if *mode != candidate.mode {
             return Some(Objection::Mode { holder: holder(at), has: described(mode) });
+        }
+        if !there.is_empty() {
+            return None;
         }
         if *mode == DestinationMode::Port {
             return Some(Objection::Port(holder(at)));
@@ -139,6 +148,14 @@ impl Register {
         other.filter(rewritten).map(|&at| Objection::Ambiguous(holder(at)))
     }
 
+    /// Whether a proxy can stand beside one at the same address and port: on the same socket, another tenant's, and no client is both's.
+    fn apart(&self, at: usize, candidate: &Candidate) -> bool {
+        let accepted = &self.accepted[at];
+        accepted.entrant != candidate.entrant
+            && accepted.listener.bind == candidate.listener.bind
+            && told_apart(&accepted.listener, &candidate.listener)
+    }
+
     fn holder(&self, roster: &Roster<'_>, at: usize) -> Holder {
         let accepted = &self.accepted[at];
         Holder {
@@ -147,6 +164,10 @@ impl Register {
             origin: accepted.listener.origin.clone(),
         }
     }
+}
+
+fn shares(listener: &Listener) -> bool {
+    matches!(&listener.service, Service::Forward(service) if service.shared)
 }
 
 struct Holder {
@@ -159,6 +180,8 @@ struct Holder {
 enum Objection {
     /// Its address and port are somebody's.
     Address(Holder),
+    /// They would share, but a client could be both tenants'.
+    Door(Holder),
     /// Its socket knows destinations in another way.
     Mode { holder: Holder, has: String },
     /// Its socket's port belongs to one listener.
@@ -177,6 +200,15 @@ impl Objection {
             Self::Address(holder) => {
                 ("AddressTaken", "address", holder, format!("{listener} is taken by"))
             }
+            Self::Door(holder) => (
+                "ProxyAmbiguous",
+                "address",
+                holder,
+                format!(
+                    "{listener} cannot be shared, because a client could be both tenants': give both allowedSources that do not overlap, or \
+                     certificateNames or credentials that differ, on the same socket and with the same TLS; it is used by"
+                ),
+            ),
             Self::Mode { holder, has } => (
                 "BindTaken",
                 "listen",
@@ -210,7 +242,11 @@ impl Objection {
             format!("tenant {}", holder.tenant)
         };
         let sentence = format!("{sentence} {who} ({}), which asked first", holder.origin);
-        let parent = Field::SPEC.name("ingress");
+        let egress = Field::SPEC.name("egress");
+        let parent = match entry.list {
+            List::Ingress => Field::SPEC.name("ingress"),
+            List::Proxy => egress.name("proxy"),
+        };
         let field = parent.index(entry.position);
         let field = field.name(name);
         roster.entrants[candidate.entrant].report.error(reason, entry.place, &field, &sentence);

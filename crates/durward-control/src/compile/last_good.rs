@@ -98,5 +98,6 @@ fn choices(service: &mut Service) -> Vec<&mut WeightedUpstream> {
             routes.iter_mut().flat_map(|route| &mut route.upstreams).collect()
         }
         Service::Tcp(service) => service.upstreams.iter_mut().collect(),
+        Service::Forward(_) => Vec::new(),
     }
 }

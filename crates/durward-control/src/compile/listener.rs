@@ -2,6 +2,9 @@
 //!
 //! Deliberately absent: whether somebody else has the address; claims decide that when all tenants are known.
 
+use std::sync::Arc;
+
+use durward_model::egress::Policy;
 use durward_model::listener::{HttpService, IdentityHeaders, ServerTls, SniRoute, TcpService};
 use durward_model::route::{Action, HeaderRules, Redirect, RouteMatch, WeightedUpstream};
 use durward_model::{
@@ -15,6 +18,7 @@ use super::route::{self, Carrying, Targets};
 use super::upstream_set::UpstreamSet;
 use super::words;
 use crate::place::{At, Place};
+use crate::spec::egress::ProxySpec;
 use crate::spec::ingress::{IngressSpec, ProtocolSpec};
 
 /// What a listener is compiled with.
@@ -23,6 +27,15 @@ pub(crate) struct Workshop<'r, 'a, 'f, 'u> {
     pub(crate) files: &'r mut Files<'f>,
     pub(crate) upstreams: &'r mut UpstreamSet<'u>,
     pub(crate) tenant: &'r TenantId,
+    /// What an entry of `spec.egress.proxy` says beyond those of `spec.ingress`.
+    pub(crate) outward: Option<Outward<'r>>,
+}
+
+/// An entry of `spec.egress.proxy`, and where its tenant may go; `None` when that cannot be told.
+#[derive(Clone, Copy)]
+pub(crate) struct Outward<'r> {
+    pub(crate) spec: &'r At<ProxySpec>,
+    pub(crate) policy: Option<&'r Arc<Policy>>,
 }
 
 /// Where clients find an entry, as far as it can be told.
@@ -36,6 +49,7 @@ fn default_port(spec: &IngressSpec) -> Option<u16> {
     match protocol(spec) {
         ProtocolSpec::Https | ProtocolSpec::Tls => Some(443),
         ProtocolSpec::Http => Some(80),
+        ProtocolSpec::Proxy => Some(3128),
         ProtocolSpec::Tcp => None,
     }
 }
@@ -103,10 +117,10 @@ impl Workshop<'_, '_, '_, '_> {
         let has_certificate = spec.certificate.is_some() || !spec.certificates.is_empty();
         let terminates = match protocol {
             ProtocolSpec::Https => true,
-            ProtocolSpec::Tcp => has_certificate,
-            _ => false,
+            ProtocolSpec::Tcp | ProtocolSpec::Proxy => has_certificate,
+            ProtocolSpec::Http | ProtocolSpec::Tls => false,
         };
-        let carries_http = matches!(protocol, ProtocolSpec::Http | ProtocolSpec::Https);
+        let carries_http = !matches!(protocol, ProtocolSpec::Tcp | ProtocolSpec::Tls);
         let first = |at: &[At<String>]| at.first().map(|at| at.place);
         let tls_only = [
             ("certificate", spec.certificate.as_ref().map(|at| at.place)),
@@ -157,6 +171,7 @@ impl Workshop<'_, '_, '_, '_> {
                 let tls = tls.map_or(Some(None), |tls| tls.map(Some));
                 Some(Service::Tcp(TcpService { tls: tls?, upstreams: upstreams? }))
             }
+            ProtocolSpec::Proxy => self.forward(spec, address, field).map(Service::Forward),
         }
     }
 
@@ -226,7 +241,7 @@ impl Workshop<'_, '_, '_, '_> {
                 return None;
             }
             (false, Some(_)) => {
-                let scheme = Some(std::sync::Arc::from("https"));
+                let scheme = Some(Arc::from("https"));
                 let redirect = Redirect { status: 308, scheme, host: None, port: None, path: None };
                 ("redirectToHttps", Action::Redirect(redirect))
             }
@@ -242,7 +257,7 @@ impl Workshop<'_, '_, '_, '_> {
             }
         };
         Some(Route {
-            name: std::sync::Arc::from(name),
+            name: Arc::from(name),
             matches: RouteMatch::default(),
             action,
             request_headers: HeaderRules::default(),

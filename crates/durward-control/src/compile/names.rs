@@ -109,14 +109,15 @@ fn egress(named: &mut Named<'_>) -> Option<Vec<At<EgressAddress>>> {
         }
         addresses.push(address);
     }
-    if let Some(allow) = &spec.egress.allow {
-        let sentence = "is not served yet: the forward proxy comes with a later version, and nothing is allowed until then";
-        report.warning("NotServedYet", allow.place, &parent.name("allow"), sentence);
-    }
     if let (true, Some(name)) = (spec.egress.addresses.is_empty(), spec.upstreams.keys().next()) {
         let sentence =
             "is empty, but the tenant has upstreams: name the address its connections leave from";
         report.error("EgressMissing", name.place, &field, sentence);
+    }
+    if let (true, Some(proxy)) = (spec.egress.addresses.is_empty(), spec.egress.proxy.first()) {
+        let sentence =
+            "is empty, but the tenant has a proxy: name the address its connections leave from";
+        report.error("EgressMissing", proxy.place, &field, sentence);
     }
     (report.errors() == before).then_some(addresses)
 }

@@ -91,6 +91,13 @@ pub(crate) struct Body<'a> {
     pub(crate) limits: Limits,
 }
 
+impl Body<'_> {
+    /// Whether it asks for no listener at all.
+    pub(crate) fn is_doorless(&self) -> bool {
+        self.spec.ingress.is_empty() && self.spec.egress.proxy.is_empty()
+    }
+}
+
 impl Entrant<'_> {
     /// What claims are sorted by, the strongest first. `held` says that it had the thing before.
     pub(crate) fn precedence(&self, held: bool) -> (u8, Option<&Arc<str>>, bool, u64) {

@@ -43,7 +43,11 @@ impl Workshop<'_, '_, '_, '_> {
     fn alpn(&mut self, spec: &IngressSpec, field: &Field<'_>) -> Vec<Alpn> {
         let bytes = protocol(spec) == ProtocolSpec::Tcp;
         let Some(written) = &spec.alpn else {
-            return if bytes { Vec::new() } else { vec![Alpn::Http2, Alpn::Http11] };
+            return match bytes {
+                true => Vec::new(),
+                false if self.only_http1() => vec![Alpn::Http11],
+                false => vec![Alpn::Http2, Alpn::Http11],
+            };
         };
         if bytes {
             let sentence = "means nothing here: this listener does not carry HTTP";
@@ -62,7 +66,23 @@ impl Workshop<'_, '_, '_, '_> {
                 alpn.push(protocol);
             }
         }
+        if alpn.contains(&Alpn::Http2) && self.only_http1() {
+            let sentence = "names h2, but where credentials tell tenants apart only http/1.1 is spoken: remove it, or tell them apart by \
+                            allowedSources or certificateNames";
+            self.report.error("BadAlpn", written.place, &field.name("alpn"), sentence);
+        }
         alpn
+    }
+
+    /// A first request must be seen to know whose a connection is, and with HTTP/2 it is not seen before much is agreed on.
+    fn only_http1(&self) -> bool {
+        self.outward.is_some_and(|outward| {
+            let spec = outward.spec;
+            spec.shared
+                && spec.credentials.is_some()
+                && spec.certificate_names.is_empty()
+                && spec.allowed_sources.is_none()
+        })
     }
 
     fn certificates(

@@ -80,6 +80,9 @@ pub enum ProtocolSpec {
     Tls,
     /// Bytes; over TLS when there is a certificate.
     Tcp,
+    /// An entry of `spec.egress.proxy`; never written.
+    #[serde(skip)]
+    Proxy,
 }
 
 /// Where connections for a listener are accepted.

@@ -2,16 +2,27 @@
 //!
 //! Deliberately absent: reading them.
 
+use super::egress::ProxySpec;
 use super::ingress::{CertificateSpec, IngressSpec};
 use super::tenant::TenantSpec;
 use super::upstream::UpstreamSpec;
+use crate::place::At;
 
 /// The names of all files `spec` refers to.
 #[must_use]
 pub fn references(spec: &TenantSpec) -> Vec<String> {
     let ingress = spec.ingress.iter().flat_map(|entry| of_ingress(entry));
     let upstreams = spec.upstreams.values().flat_map(|upstream| of_upstream(upstream));
-    ingress.chain(upstreams).collect()
+    let proxies = spec.egress.proxy.iter().flat_map(of_proxy);
+    let parents = spec.egress.parents.iter();
+    let parents = parents.filter_map(|parent| Some(parent.credential_file.as_ref()?.value.clone()));
+    ingress.chain(upstreams).chain(proxies).chain(parents).collect()
+}
+
+fn of_proxy(spec: &At<ProxySpec>) -> Vec<String> {
+    let mut names = of_ingress(&spec.as_ingress());
+    names.extend(spec.credentials.iter().map(|credentials| credentials.file.value.clone()));
+    names
 }
 
 fn of_ingress(spec: &IngressSpec) -> Vec<String> {

@@ -18,8 +18,9 @@ use serde_json::value::RawValue;
 
 use crate::place::{At, Place};
 use crate::resources::{Broken, Content, Document, Source};
+use crate::spec::egress::EgressSpec;
 use crate::spec::ingress::{CertificateSpec, DestinationSpec, IngressSpec, ListenSpec};
-use crate::spec::tenant::{API_VERSION, EgressSpec, KIND, Metadata, TenantDocument, TenantSpec};
+use crate::spec::tenant::{API_VERSION, KIND, Metadata, TenantDocument, TenantSpec};
 use crate::spec::upstream::{EndpointSpec, UpstreamSpec};
 use crate::suggest;
 

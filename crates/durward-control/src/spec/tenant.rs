@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::place::At;
+use crate::spec::egress::EgressSpec;
 use crate::spec::ingress::IngressSpec;
 use crate::spec::upstream::UpstreamSpec;
 
@@ -58,42 +59,12 @@ pub struct TenantSpec {
     /// Where its requests go, by name.
     #[serde(default)]
     pub upstreams: BTreeMap<At<String>, At<UpstreamSpec>>,
-    /// The addresses its traffic leaves from.
+    /// The addresses its traffic leaves from, and where it may go.
     #[serde(default)]
     pub egress: EgressSpec,
     /// What it may use.
     #[serde(default)]
     pub limits: LimitsSpec,
-}
-
-/// The addresses a tenant's traffic leaves from.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct EgressSpec {
-    /// IP addresses. They need not be on the host yet.
-    #[serde(default)]
-    pub addresses: Vec<At<String>>,
-    /// Whether other tenants that also say so may leave from the same addresses. Default: false.
-    #[serde(default)]
-    pub shared: bool,
-    /// What the tenant may reach through the forward proxy. Not served yet: a warning says so.
-    #[serde(default)]
-    pub allow: Option<At<Vec<AllowSpec>>>,
-}
-
-/// A destination of the forward proxy.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct AllowSpec {
-    /// A host name, or `*.example.com`.
-    #[serde(default)]
-    pub host: Option<At<String>>,
-    /// A block of addresses.
-    #[serde(default)]
-    pub cidr: Option<At<String>>,
-    /// Ports; empty means 443.
-    #[serde(default)]
-    pub ports: Vec<At<u16>>,
 }
 
 /// What a tenant may use. Without an entry there is no limit of that kind, except where a default is named.

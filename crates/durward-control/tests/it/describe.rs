@@ -5,7 +5,7 @@ use std::fmt::Write;
 use durward_control::Compiled;
 use durward_model::route::{Action, HostPattern, PathMatch, WeightedUpstream};
 use durward_model::upstream::{TrustRoots, Upstream};
-use durward_model::{Listener, Route, Service, Tenant};
+use durward_model::{ForwardService, Listener, Route, Service, Tenant};
 
 /// The whole outcome.
 pub(crate) fn compiled(compiled: &Compiled) -> String {
@@ -91,6 +91,35 @@ fn listener(out: &mut String, tenant: &Tenant, listener: &Listener) {
         Service::Tcp(service) => {
             writeln!(out, "    bytes -> {}", targets(tenant, &service.upstreams)).unwrap()
         }
+        Service::Forward(service) => forward(out, service),
+    }
+}
+
+fn forward(out: &mut String, service: &ForwardService) {
+    let names: Vec<_> = service.credentials.iter().map(|credential| &*credential.name).collect();
+    write!(out, "    credentials {names:?}, holders {:?}", service.holders).unwrap();
+    writeln!(out, "{}", if service.shared { ", shared" } else { "" }).unwrap();
+    let policy = &service.policy;
+    write!(out, "    {:?}, contact {:?}", policy.mode, policy.contact).unwrap();
+    writeln!(out, ", sni must match: {}, resolvers {:?}", policy.sni_must_match, policy.resolvers)
+        .unwrap();
+    for (word, rules) in [("deny", &policy.deny), ("allow", &policy.allow)] {
+        for rule in rules {
+            writeln!(
+                out,
+                "    {word} {}: {:?} {:?} {:?} {:?} at {}",
+                rule.name, rule.hosts, rule.blocks, rule.ports, rule.methods, rule.origin
+            )
+            .unwrap();
+        }
+    }
+    for parent in &policy.parents {
+        writeln!(
+            out,
+            "    through {}:{} for {:?}, showing {:?}",
+            parent.host, parent.port, parent.hosts, parent.credential
+        )
+        .unwrap();
     }
 }
 

@@ -19,6 +19,7 @@ fn address(text: &str) -> SocketAddr {
 fn facts() -> ConnectionFacts {
     let client_certificate = ClientCertificate {
         subject: "CN=npci".to_owned(),
+        common_name: None,
         spki_sha256: "ab".repeat(32),
         fingerprint: "cd".repeat(32),
         uris: Vec::new(),

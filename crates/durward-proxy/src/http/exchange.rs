@@ -5,7 +5,9 @@
 mod account;
 mod attempt;
 mod drive;
+mod outside;
 mod switch;
+mod tunnel;
 
 use std::future::poll_fn;
 use std::time::{Duration, Instant};
@@ -141,6 +143,9 @@ async fn serve<'a, D: Downstream>(
     account: &mut Account<'a>,
     response: &mut PooledResponse,
 ) -> Result<Ended<'a>, Stop> {
+    if let Some(service) = http.outward() {
+        return outside::serve(http, watch, down, account, response, service).await;
+    }
     let id = account.id;
     let plan = match forward::plan(http, &mut account.request, &id) {
         Ok((plan, route, path)) => {
@@ -154,7 +159,8 @@ async fn serve<'a, D: Downstream>(
     }
     match plan {
         Plan::Forward(forward, upstream) => {
-            attempt::forward(http, watch, down, account, response, (forward, upstream)).await
+            let way = attempt::Way::Upstream(forward, upstream);
+            attempt::forward(http, watch, down, account, response, way).await
         }
         Plan::Answer(answer) => Ok(answer_here(watch, down, account, response, &answer).await),
     }

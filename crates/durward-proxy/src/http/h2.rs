@@ -18,6 +18,7 @@ use h2::{Reason, RecvStream, SendStream};
 use crate::http::fields::Fields;
 use crate::http::flow::{Filled, Source, SourceFault};
 
+pub(crate) use websocket::base64;
 pub(super) use websocket::{accepts as websocket_accepts, new_key as websocket_key};
 
 /// The body that comes in on a stream.

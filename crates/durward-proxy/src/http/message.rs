@@ -83,6 +83,8 @@ pub(crate) struct Request {
     /// `Expect: 100-continue`.
     pub(crate) expects_continue: bool,
     pub(crate) upgrade: Upgrade,
+    /// The value of `Proxy-Authorization`; the field itself goes no further.
+    pub(crate) proxy_authorization: Span,
     /// The client wants to go on using the connection.
     pub(crate) keep_alive: bool,
     /// `TE: trailers`.

@@ -57,7 +57,12 @@ impl Answer {
             // A String does not fail to be written to.
             let _ = write!(proxy_status, "; error={error}");
         }
-        let _ = write!(proxy_status, "; details=\"{word}\"");
+        let _ = match refusal {
+            Refusal::PolicyDenied { rule, .. } => {
+                write!(proxy_status, "; details=\"{word}: {rule}\"")
+            }
+            _ => write!(proxy_status, "; details=\"{word}\""),
+        };
         fields.push(("Proxy-Status", proxy_status));
         if let Some(seconds) = refusal.retry_after() {
             fields.push(("Retry-After", seconds.to_string()));
@@ -65,13 +70,26 @@ impl Answer {
         if status == 405 {
             fields.push(("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned()));
         }
-        let body = serde_json::json!({
+        if status == 407 {
+            fields.push((
+                "Proxy-Authenticate",
+                "Basic realm=\"durward\", charset=\"UTF-8\"".to_owned(),
+            ));
+            fields.push(("Proxy-Authenticate", "Bearer realm=\"durward\"".to_owned()));
+        }
+        let mut body = serde_json::json!({
             "type": format!("urn:durward:refusal:{word}"),
             "title": title,
             "status": status,
             "reason": word,
             "request": id,
         });
+        if let Refusal::PolicyDenied { rule, contact } = refusal {
+            body["rule"] = (**rule).into();
+            if let Some(contact) = contact {
+                body["contact"] = (**contact).into();
+            }
+        }
         Self {
             status,
             content_type: "application/problem+json",

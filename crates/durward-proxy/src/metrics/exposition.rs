@@ -18,6 +18,7 @@ use super::{BUCKETS, Cells, Counter, Histogram, Metrics, TenantMetrics};
 use crate::audit::{self, Audit};
 use crate::core::Shared;
 use crate::refusal::{HandshakeFailure, Refusal};
+use crate::upstream::PortReport;
 use crate::upstream::report::{EndpointHealth, UpstreamReport};
 
 /// The `Content-Type` of [`encode`]'s text.
@@ -41,6 +42,8 @@ pub struct ExpositionState {
     pub decisions_lost: BTreeMap<&'static str, u64>,
     /// How the audit file is, if there is one.
     pub audit: Option<audit::Status>,
+    /// How many ports of each egress address are in use.
+    pub ports: Vec<PortReport>,
 }
 
 impl ExpositionState {
@@ -51,6 +54,7 @@ impl ExpositionState {
         Self {
             generation: prepared.snapshot.generation,
             certificates: tenants.clone().flat_map(|runtime| ends(&runtime.tenant)).collect(),
+            ports: tenants.clone().flat_map(|runtime| runtime.ports()).collect(),
             upstreams: tenants.flat_map(|t| t.upstreams.iter().map(|u| u.report())).collect(),
             log_lost: shared.log.lost(),
             decisions_lost: shared.decisions.lost_by_kind().into_iter().fold(
@@ -94,7 +98,24 @@ pub fn encode(metrics: &Metrics, state: &ExpositionState) -> String {
     upstreams(&mut text, &rows, state);
     egress(&mut text, &rows);
     certificates(&mut text, state);
+    ports(&mut text, state);
     text.end()
+}
+
+fn ports(text: &mut Text, state: &ExpositionState) {
+    let help =
+        "Ports in use from an egress address to the one destination that takes most of them.";
+    let mut used = text.family("durward_egress_ports_used", Kind::Gauge, help);
+    for report in state.ports.iter().filter(|report| report.used > 0) {
+        let address = report.address.to_string();
+        let labels = [("tenant", report.tenant.as_str()), ("address", address.as_str())];
+        used.row(&labels, u64::from(report.used));
+    }
+    let help = "Ports that may be in use from an egress address to one destination.";
+    let mut budget = text.family("durward_egress_ports_budget", Kind::Gauge, help);
+    if let Some(report) = state.ports.first() {
+        budget.row(&[], u64::from(report.budget));
+    }
 }
 
 struct Row<'a> {

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use durward_model::{Bind, Listener, Snapshot, Tenant, TenantId};
+use durward_model::egress::Neighbours;
+use durward_model::{Bind, Listener, Service, Snapshot, Tenant, TenantId};
 
 use crate::metrics::Metrics;
 use crate::prepared::fate::{self, Fate};
@@ -14,6 +15,7 @@ use crate::prepared::{Prepared, PreparedBind, PreparedListener, TenantRuntime};
 use crate::proxy::Problem;
 use crate::tls::server_config::server_configs;
 use crate::upstream::UpstreamRuntime;
+use crate::upstream::resolve::{Asking, Resolver};
 use crate::watch::Retirement;
 
 /// A snapshot made ready, and what is to be done once it is served.
@@ -50,20 +52,28 @@ fn remove(listener: &PreparedListener) {
 
 /// Makes `snapshot` ready, beside `previous`.
 pub(crate) fn build(snapshot: Arc<Snapshot>, previous: &Prepared, metrics: &Metrics) -> Built {
-    let mut builder =
-        Builder { previous, metrics, problems: Vec::new(), retiring: Retiring::default() };
+    let mut builder = Builder {
+        previous,
+        metrics,
+        resolvers: BTreeMap::new(),
+        problems: Vec::new(),
+        retiring: Retiring::default(),
+    };
     let tenants: BTreeMap<_, _> =
         snapshot.tenants.values().filter_map(|tenant| builder.tenant(tenant)).collect();
     let binds: BTreeMap<_, _> =
         snapshot.binds.values().map(|bind| (bind.address, builder.bind(bind, &tenants))).collect();
     builder.retire_missing(&binds);
-    let Builder { problems, retiring, .. } = builder;
-    Built { prepared: Prepared { snapshot, binds, tenants }, problems, retiring }
+    let Builder { problems, retiring, resolvers, .. } = builder;
+    let neighbours = Neighbours::of(&snapshot);
+    let prepared = Prepared { snapshot, binds, tenants, neighbours, resolvers };
+    Built { prepared, problems, retiring }
 }
 
 struct Builder<'a> {
     previous: &'a Prepared,
     metrics: &'a Metrics,
+    resolvers: BTreeMap<Asking, Resolver>,
     problems: Vec<Problem>,
     retiring: Retiring,
 }
@@ -84,9 +94,11 @@ impl Builder<'_> {
                 UpstreamRuntime::prepare(upstream, &tenant.id, before)
             })
             .collect();
-        match upstreams {
-            Ok(upstreams) => {
+        let outside = UpstreamRuntime::outside(tenant, previous.map(|before| &before.outside));
+        match upstreams.and_then(|upstreams| Ok((upstreams, outside?))) {
+            Ok((upstreams, outside)) => {
                 let runtime = TenantRuntime {
+                    outside,
                     tenant: Arc::clone(tenant),
                     upstreams,
                     usage: previous.map_or_else(Arc::default, |before| Arc::clone(&before.usage)),
@@ -129,6 +141,8 @@ impl Builder<'_> {
             && Arc::ptr_eq(&before.tenant, tenant)
             && same(&before.listener, listener)
         {
+            // So that the next configuration finds it.
+            self.resolver(listener, tenant);
             return Some(Arc::clone(before));
         }
         let server_configs = match configs(listener, before.map(|before| &**before)) {
@@ -147,9 +161,27 @@ impl Builder<'_> {
             listener: Arc::clone(listener),
             tenant: Arc::clone(tenant),
             server_configs,
+            resolver: self.resolver(listener, tenant),
             retirement,
             former,
         }))
+    }
+
+    /// The resolver that asks a proxy's own DNS servers from its tenant's addresses. Equal wishes share one, and its memory.
+    fn resolver(&mut self, listener: &Listener, tenant: &TenantRuntime) -> Option<Resolver> {
+        let Service::Forward(service) = &listener.service else { return None };
+        let servers = &service.policy.resolvers;
+        if servers.is_empty() {
+            return None;
+        }
+        let asking = Asking { servers: servers.clone(), sources: tenant.tenant.egress.clone() };
+        let former = self.previous.resolvers.get(&asking);
+        let resolver = self.resolvers.entry(asking.clone());
+        Some(
+            resolver
+                .or_insert_with(|| former.map_or_else(|| Resolver::own(asking), Resolver::clone))
+                .clone(),
+        )
     }
 
     /// Decides what becomes of a former listener's connections, and what the new one must know of them.
@@ -191,9 +223,11 @@ impl Builder<'_> {
     }
 }
 
-/// The listener with the same address and port.
+/// The tenant's listener with the same address and port.
 fn find<'a>(bind: &'a PreparedBind, listener: &Listener) -> Option<&'a Arc<PreparedListener>> {
     let at = bind.bind.listeners.binary_search_by_key(&listener.key(), |other| other.key()).ok()?;
+    let mut beside = bind.bind.beside(at);
+    let at = beside.find(|at| bind.bind.listeners[*at].tenant == listener.tenant)?;
     bind.listeners.get(at)?.as_ref()
 }
 

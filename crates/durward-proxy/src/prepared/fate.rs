@@ -35,6 +35,7 @@ pub(crate) fn of_listener(old: &Listener, new: &Listener) -> Fate {
     if old.tenant != new.tenant
         || sources_shrink(old.allowed_sources.as_ref(), new.allowed_sources.as_ref())
         || trust_shrinks(old.tls(), new.tls())
+        || holders_shrink(&old.service, &new.service)
     {
         return Fate::Remove;
     }
@@ -65,6 +66,14 @@ fn trust_shrinks(old: Option<&ServerTls>, new: Option<&ServerTls>) -> bool {
     }
 }
 
+/// Whether a holder of a client certificate might not be one any more.
+fn holders_shrink(old: &Service, new: &Service) -> bool {
+    let (Service::Forward(old), Service::Forward(new)) = (old, new) else { return false };
+    !new.holders.is_empty()
+        && (old.holders.is_empty()
+            || !old.holders.iter().all(|holder| new.holders.contains(holder)))
+}
+
 fn roots_shrink(old: &ClientTrust, new: &ClientTrust) -> bool {
     !old.roots.iter().all(|root| new.roots.contains(root))
 }
@@ -76,6 +85,7 @@ fn with_certificates_of(listener: &Listener, other: &Listener) -> Listener {
     let tls = match &mut listener.service {
         Service::Http(service) => service.tls.as_mut(),
         Service::Tcp(service) => service.tls.as_mut(),
+        Service::Forward(service) => service.tls.as_mut(),
         Service::PassThrough(_) => None,
     };
     if let (Some(tls), Some(certificates)) = (tls, certificates) {

@@ -29,6 +29,7 @@ pub(crate) fn read(
     let (uris, dns) = names(&parsed);
     Ok(Some(ClientCertificate {
         subject: parsed.subject().to_string(),
+        common_name: common_name(&parsed),
         spki_sha256: sha256(parsed.public_key().raw),
         fingerprint: sha256(leaf),
         uris,
@@ -51,6 +52,13 @@ fn check_time(leaf: &X509Certificate<'_>, now: UnixTime) -> Result<(), Handshake
         return Err(HandshakeFailure::ClientCertificateNotYetValid);
     }
     Ok(())
+}
+
+/// The one common name; of several none can be relied on.
+fn common_name(leaf: &X509Certificate<'_>) -> Option<String> {
+    let mut names = leaf.subject().iter_common_name();
+    let name = names.next()?.as_str().ok()?.to_owned();
+    names.next().is_none().then_some(name)
 }
 
 /// URI and DNS names. Names with characters no header may carry are left out.
@@ -129,6 +137,7 @@ mod tests {
         let read = read(&identity.chain_der, UnixTime::now()).unwrap().unwrap();
 
         assert_eq!(read.subject, "CN=partner-1");
+        assert_eq!(read.common_name.as_deref(), Some("partner-1"));
         assert_eq!(read.uris, ["spiffe://bank.example/payments"]);
         assert_eq!(read.dns, ["partner.bank.example"]);
         assert_eq!((read.spki_sha256.len(), read.fingerprint.len()), (64, 64));

@@ -20,6 +20,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::UpstreamRuntime;
 use super::endpoint::EndpointRuntime;
 use super::pool::{Path, PortGuard, Ticket};
+use super::ports;
 use super::tls_client;
 use crate::core::Core;
 use crate::io::Io;
@@ -118,6 +119,10 @@ impl Attempt<'_> {
         let mut paths = self.paths(peer)?;
         paths.sort_by_key(|path| path.ports());
         let mut detail = "none is of its family".to_owned();
+        // The least used comes first: if it has no port left, none has.
+        if let Some(path) = paths.first() {
+            ports::admit(path)?;
+        }
         for path in paths {
             let port = PortGuard::new(path);
             match self.dial(&port.0).await {

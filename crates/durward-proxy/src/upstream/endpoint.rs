@@ -2,9 +2,10 @@
 //!
 //! Deliberately absent: connections; those are in the pools.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -33,7 +34,15 @@ pub(crate) struct EndpointRuntime {
     /// A number that stands for the target in hashing.
     pub(crate) seed: u64,
     located: ArcSwapOption<Located>,
-    paths: ArcSwap<Vec<Arc<Path>>>,
+    paths: Paths,
+}
+
+/// The paths to an endpoint.
+enum Paths {
+    /// To one place: few, found without a lock.
+    Few(ArcSwap<Vec<Arc<Path>>>),
+    /// To anywhere: as long as somebody uses them, for they count ports.
+    Many(Mutex<HashMap<(UpstreamAddr, EgressAddress), Weak<Path>>>),
 }
 
 /// Load and health of an endpoint.
@@ -98,8 +107,14 @@ impl EndpointRuntime {
             state: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.state)),
             seed: seed(&endpoint.target),
             located: ArcSwapOption::empty(),
-            paths: ArcSwap::default(),
+            paths: Paths::Few(ArcSwap::default()),
         }
+    }
+
+    /// The endpoint that stands for every place a forward proxy may reach.
+    pub(crate) fn anywhere(mut self) -> Self {
+        self.paths = Paths::Many(Mutex::default());
+        self
     }
 
     /// Where it is: the address itself, or what the name says while its TTL holds.
@@ -149,12 +164,22 @@ impl EndpointRuntime {
         with: impl FnOnce(&Arc<Path>) -> T,
     ) -> Result<T, Refusal> {
         let peer = UpstreamAddr(peer);
-        if let Some(path) = find(&self.paths.load(), view, peer, source) {
+        let make = || {
+            let identity = self.verify.as_ref().map(|verify| verify.identity.clone());
+            PoolKey::new(view, peer, source, identity, protocol).map(|key| Arc::new(Path::new(key)))
+        };
+        let paths = match &self.paths {
+            Paths::Few(paths) => paths,
+            Paths::Many(paths) => {
+                let paths = paths.lock().unwrap_or_else(PoisonError::into_inner);
+                return Ok(with(&among(paths, (peer, source), make)?));
+            }
+        };
+        if let Some(path) = find(&paths.load(), view, peer, source) {
             return Ok(with(path));
         }
-        let identity = self.verify.as_ref().map(|verify| verify.identity.clone());
-        let made = Arc::new(Path::new(PoolKey::new(view, peer, source, identity, protocol)?));
-        self.paths.rcu(|paths| {
+        let made = make()?;
+        paths.rcu(|paths| {
             let skip = (paths.len() + 1).saturating_sub(PATHS);
             let mut paths: Vec<_> = paths.iter().skip(skip).cloned().collect();
             if find(&paths, view, peer, source).is_none() {
@@ -163,9 +188,45 @@ impl EndpointRuntime {
             paths
         });
         // Another core may have made it meanwhile; all use the same one, for it counts ports.
-        let paths = self.paths.load();
+        let paths = paths.load();
         Ok(with(find(&paths, view, peer, source).unwrap_or(&made)))
     }
+}
+
+impl EndpointRuntime {
+    /// For each source address the most ports in use to one destination.
+    pub(crate) fn busiest(&self) -> BTreeMap<EgressAddress, u32> {
+        let mut busiest = BTreeMap::new();
+        let mut note = |path: &Path| {
+            let most = busiest.entry(path.source()).or_insert(0);
+            *most = path.ports().max(*most);
+        };
+        match &self.paths {
+            Paths::Few(paths) => paths.load().iter().for_each(|path| note(path)),
+            Paths::Many(paths) => {
+                let paths = paths.lock().unwrap_or_else(PoisonError::into_inner);
+                paths.values().filter_map(Weak::upgrade).for_each(|path| note(&path));
+            }
+        }
+        busiest
+    }
+}
+
+/// The path with this key, made if nobody uses one. Those nobody uses any more are forgotten before the table has to grow.
+fn among(
+    mut paths: MutexGuard<'_, HashMap<(UpstreamAddr, EgressAddress), Weak<Path>>>,
+    key: (UpstreamAddr, EgressAddress),
+    make: impl FnOnce() -> Result<Arc<Path>, Refusal>,
+) -> Result<Arc<Path>, Refusal> {
+    if let Some(path) = paths.get(&key).and_then(Weak::upgrade) {
+        return Ok(path);
+    }
+    if paths.len() == paths.capacity() {
+        paths.retain(|_, path| path.strong_count() > 0);
+    }
+    let made = make()?;
+    paths.insert(key, Arc::downgrade(&made));
+    Ok(made)
 }
 
 fn find<'a>(

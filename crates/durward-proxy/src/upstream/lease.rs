@@ -84,7 +84,8 @@ impl Lease {
 pub(crate) struct Load {
     core: Rc<Core>,
     view: TenantView,
-    index: UpstreamIndex,
+    /// `None` is outside.
+    index: Option<UpstreamIndex>,
     at: usize,
     _pending: PendingGuard,
 }
@@ -93,7 +94,7 @@ impl Load {
     pub(crate) fn new(
         core: &Rc<Core>,
         view: &TenantView,
-        index: UpstreamIndex,
+        index: Option<UpstreamIndex>,
         at: usize,
         pending: PendingGuard,
     ) -> Self {
@@ -111,7 +112,8 @@ impl Load {
     }
 
     pub(crate) fn runtime(&self) -> &Arc<UpstreamRuntime> {
-        &self.view.tenant().upstreams[self.index.0]
+        let tenant = self.view.tenant();
+        self.index.map_or(&tenant.outside, |index| &tenant.upstreams[index.0])
     }
 
     pub(crate) fn endpoint(&self) -> &EndpointRuntime {

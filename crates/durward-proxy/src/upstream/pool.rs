@@ -83,13 +83,15 @@ pub(crate) struct Path {
     key: PoolKey,
     hash: u64,
     ports: AtomicU32,
+    /// It was said that few ports are left.
+    pub(super) scarce: AtomicBool,
 }
 
 impl Path {
     pub(crate) fn new(key: PoolKey) -> Self {
         static STATE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         let hash = STATE.hash_one(&key);
-        Self { key, hash, ports: AtomicU32::new(0) }
+        Self { key, hash, ports: AtomicU32::new(0), scarce: AtomicBool::new(false) }
     }
 
     /// Whether this is the view's tenant's way from `source` to `peer`.
@@ -106,6 +108,10 @@ impl Path {
 
     pub(crate) fn peer(&self) -> UpstreamAddr {
         self.key.peer
+    }
+
+    pub(crate) fn tenant(&self) -> &TenantId {
+        &self.key.tenant
     }
 
     pub(crate) fn source(&self) -> EgressAddress {

@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use durward_model::EgressAddress;
+use durward_model::egress::NameServer;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -51,12 +53,20 @@ enum Source {
     /// `/etc/hosts` and `/etc/resolv.conf`, read again when they change.
     #[default]
     Host,
-    /// One name server, without hosts file and search list.
-    #[cfg(test)]
-    Server(std::net::SocketAddr),
+    /// These name servers, without hosts file and search list.
+    Own(Arc<Asking>),
     /// These addresses, for ever.
     #[cfg(test)]
     Fixed(Arc<HashMap<String, Vec<IpAddr>>>),
+}
+
+/// Who is asked, and from which addresses.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Asking {
+    /// In this order.
+    pub(crate) servers: Vec<NameServer>,
+    /// The first of the server's family is used; without one the server is not asked.
+    pub(crate) sources: Vec<EgressAddress>,
 }
 
 /// What a name stands for.
@@ -134,11 +144,19 @@ impl Resolver {
     }
 }
 
+impl Resolver {
+    /// Asks these name servers only.
+    pub(crate) fn own(asking: Asking) -> Self {
+        Self { source: Source::Own(Arc::new(asking)), ..Self::default() }
+    }
+}
+
 #[cfg(test)]
 impl Resolver {
     /// Asks only this name server.
     pub(crate) fn at_server(server: std::net::SocketAddr) -> Self {
-        Self { source: Source::Server(server), ..Self::default() }
+        let sources = vec![EgressAddress([127, 0, 0, 1].into())];
+        Self::own(Asking { servers: vec![NameServer(server)], sources })
     }
 
     /// Knows only these names.

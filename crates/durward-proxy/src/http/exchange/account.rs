@@ -9,6 +9,7 @@ use durward_model::UpstreamAddr;
 use durward_model::upstream::UpstreamIndex;
 
 use crate::access_log::{Record, RequestRecord, UpstreamRecord};
+use crate::forward::passage::Passage;
 use crate::http::Http;
 use crate::http::fields::Span;
 use crate::http::forward::RequestId;
@@ -22,7 +23,8 @@ const CLIENT_CLOSED: u16 = 499;
 
 /// The upstream's part.
 pub(super) struct Upstream {
-    pub(super) index: UpstreamIndex,
+    /// `None` is outside.
+    pub(super) index: Option<UpstreamIndex>,
     pub(super) peer: UpstreamAddr,
     pub(super) source: SocketAddr,
     pub(super) reused: bool,
@@ -46,6 +48,8 @@ pub(crate) struct Account<'a> {
     traffic: (u64, u64),
     /// Bytes carried after an upgrade; the relay has counted them already.
     relayed: (u64, u64),
+    /// What the forward proxy decided.
+    pub(super) passage: Option<Passage>,
     /// The path as the client asked for it, normalised, before a prefix is replaced.
     path: Span,
 }
@@ -68,8 +72,17 @@ impl<'a> Account<'a> {
             refusal: None,
             traffic: (0, 0),
             relayed: (0, 0),
+            passage: None,
             path,
         }
+    }
+
+    /// There is a connection.
+    pub(super) fn note_upstream(&mut self, upstream: Upstream) {
+        if let Some(passage) = &mut self.passage {
+            passage.opened(&self.http.core, upstream.peer, upstream.source);
+        }
+        self.upstream = Some(upstream);
     }
 
     pub(super) fn began(&self) -> Instant {
@@ -104,7 +117,7 @@ impl<'a> Account<'a> {
         cells.add(Counter::of_status(self.status), 1);
         cells.add(Counter::ClientBytesIn, self.traffic.0);
         cells.add(Counter::ClientBytesOut, self.traffic.1);
-        if self.status != 101 {
+        if self.status != 101 && self.request.method() != "CONNECT" {
             cells.request_duration.observe(duration);
         }
         if self.retries > 0 {
@@ -135,7 +148,7 @@ impl<'a> Account<'a> {
                 route,
             }),
             upstream: self.upstream.as_ref().map(|upstream| UpstreamRecord {
-                name: &tenant.upstream(upstream.index).name,
+                name: upstream.index.map_or("outside", |index| &tenant.upstream(index).name),
                 peer: upstream.peer,
                 source: upstream.source,
                 reused: upstream.reused,
@@ -177,5 +190,9 @@ impl Drop for Account<'_> {
         }
         self.count(duration);
         self.record(duration);
+        if let Some(passage) = &self.passage {
+            let bytes = (self.traffic.0 + self.relayed.0, self.traffic.1 + self.relayed.1);
+            passage.ended(&self.http.core, self.refusal.as_ref(), bytes);
+        }
     }
 }

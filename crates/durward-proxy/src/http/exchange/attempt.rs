@@ -8,9 +8,12 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Instant;
 
+use durward_model::egress::Asked;
 use durward_model::route::Forward;
 use durward_model::upstream::UpstreamIndex;
 
+use crate::forward::gate::Cleared;
+use crate::forward::reach;
 use crate::http::Http;
 use crate::http::exchange::account::Upstream as UpstreamAccount;
 use crate::http::exchange::drive::{Drive, Failure, Turn};
@@ -25,8 +28,24 @@ use crate::http::message::{PooledResponse, Upgrade};
 use crate::http::names::Known;
 use crate::metrics::Counter;
 use crate::refusal::Refusal;
-use crate::upstream::{Carrier, Lease, Tried, UpstreamRuntime, acquire};
+use crate::upstream::{Carrier, Lease, Tried, UpstreamRuntime, acquire, carry};
 use crate::watch::{Expired, Watch};
+
+/// Where a request goes.
+#[derive(Clone, Copy)]
+pub(super) enum Way<'w> {
+    /// To an upstream.
+    Upstream(&'w Forward, UpstreamIndex),
+    /// Along a way that the forward proxy's policy has opened, to what was asked for.
+    Outside(&'w Cleared<'w>, Asked<'w>),
+}
+
+impl Way<'_> {
+    /// Whether its connections may serve other requests: not those that end beyond another proxy.
+    fn is_pooled(self) -> bool {
+        !matches!(self, Self::Outside(Cleared { parent: Some(_), .. }, _))
+    }
+}
 
 /// Sends the request until somebody answers.
 pub(super) async fn forward<'a, D: Downstream>(
@@ -35,29 +54,33 @@ pub(super) async fn forward<'a, D: Downstream>(
     down: &mut D,
     account: &mut Account<'a>,
     response: &mut PooledResponse,
-    (forward, index): (&Forward, UpstreamIndex),
+    way: Way<'_>,
 ) -> Result<Ended<'a>, Stop> {
     let tenant = http.view.tenant();
-    let runtime = &tenant.upstreams[index.0];
-    runtime.count_request();
     let whole = http.limits().timeouts.request;
-    let limit = forward.timeout.or(whole);
+    let (runtime, limit) = match way {
+        Way::Upstream(forward, index) => (&tenant.upstreams[index.0], forward.timeout.or(whole)),
+        Way::Outside(..) => (&tenant.outside, whole),
+    };
+    runtime.count_request();
     let clock = Clock { watch, end: limit.map(|limit| account.began() + limit) };
     let mut tries = Tries::new(runtime);
     loop {
         response.clear();
-        let failure = match connect(http, down, &clock, index, &mut tries.tried).await {
+        let failure = match connect(http, down, &clock, way, &mut tries.tried).await {
             Ok((Carrier::Http1(io), lease)) => {
-                note(account, index, &lease);
-                let mut attempt = Attempt { http, clock, account, response };
+                note(account, way, &lease);
+                let mut attempt =
+                    Attempt { http, clock, account, response, pooled: way.is_pooled() };
                 match attempt.http1(down, io, lease, &tries).await {
                     Ok(ended) => return Ok(ended),
                     Err(failure) => failure,
                 }
             }
             Ok((Carrier::Http2(send), lease)) => {
-                note(account, index, &lease);
-                let mut attempt = Attempt { http, clock, account, response };
+                note(account, way, &lease);
+                let mut attempt =
+                    Attempt { http, clock, account, response, pooled: way.is_pooled() };
                 match attempt.http2(down, send, lease, &tries).await {
                     Ok(ended) => return Ok(ended),
                     Err(failure) => failure,
@@ -77,15 +100,39 @@ async fn connect<D: Downstream>(
     http: &Http,
     down: &mut D,
     clock: &Clock<'_>,
-    index: UpstreamIndex,
+    way: Way<'_>,
     tried: &mut Tried,
 ) -> Result<(Carrier, Lease), Refusal> {
+    let (core, view) = (&http.core, &http.view);
+    match way {
+        Way::Upstream(_, index) => {
+            let acquiring = acquire(core, view, index, http.facts.client, tried);
+            wait_for(acquiring, down, clock).await
+        }
+        Way::Outside(cleared, asked) if cleared.parent.is_some() => {
+            let reached = wait_for(reach::connect(core, view, cleared, asked), down, clock).await?;
+            // Who speaks before it is asked is no HTTP server.
+            let quiet = reached.early.is_empty();
+            let fault = Refusal::BadResponse { detail: "response before its request" };
+            quiet.then_some((Carrier::Http1(reached.io), reached.lease)).ok_or(fault)
+        }
+        Way::Outside(cleared, _) => {
+            wait_for(carry(core, view, &cleared.addresses, tried), down, clock).await
+        }
+    }
+}
+
+/// Waits for a connection as long as the client does.
+pub(super) async fn wait_for<D: Downstream, T>(
+    acquired: impl Future<Output = Result<T, Refusal>>,
+    down: &mut D,
+    clock: &Clock<'_>,
+) -> Result<T, Refusal> {
     // Connecting has deadlines of its own; this one is only there for the whole's, and for being cut.
     match clock.end {
         Some(_) => clock.arm(std::time::Duration::MAX),
         None => clock.watch.arm(None, false),
     }
-    let acquired = acquire(&http.core, &http.view, index, http.facts.client, tried);
     let mut acquired = pin!(acquired);
     let connected = poll_fn(|cx| match acquired.as_mut().poll(cx) {
         Poll::Pending if down.poll_gone(cx).is_ready() => Poll::Ready(Err(Refusal::ClientClosed)),
@@ -98,8 +145,12 @@ async fn connect<D: Downstream>(
     }
 }
 
-fn note(account: &mut Account<'_>, index: UpstreamIndex, lease: &Lease) {
-    account.upstream = Some(UpstreamAccount {
+fn note(account: &mut Account<'_>, way: Way<'_>, lease: &Lease) {
+    let index = match way {
+        Way::Upstream(_, index) => Some(index),
+        Way::Outside(..) => None,
+    };
+    account.note_upstream(UpstreamAccount {
         index,
         peer: lease.peer,
         source: lease.source,
@@ -153,6 +204,7 @@ struct Attempt<'t, 'a> {
     clock: Clock<'t>,
     account: &'t mut Account<'a>,
     response: &'t mut PooledResponse,
+    pooled: bool,
 }
 
 impl<'a> Attempt<'_, 'a> {
@@ -175,7 +227,7 @@ impl<'a> Attempt<'_, 'a> {
         match turn? {
             Turn::Switched => Ok(Ended::Upgraded(Box::new(Switched::new(up, lease)))),
             Turn::Complete { read } => {
-                if read && up.may_be_reused(self.response) {
+                if read && self.pooled && up.may_be_reused(self.response) {
                     lease.release(up.io);
                 }
                 Ok(if read { Ended::Complete } else { Ended::Unread })

@@ -2,10 +2,17 @@
 //!
 //! Deliberately absent: any look at them.
 
+use std::sync::Arc;
+
+use durward_model::egress::Host;
+
+use crate::forward::sni;
 use crate::http::Http;
 use crate::http::exchange::Account;
+use crate::http::exchange::outside::late;
 use crate::http::h1::Conn;
 use crate::io::Io;
+use crate::refusal::Refusal;
 use crate::relay::relay;
 use crate::upstream::Lease;
 use crate::watch::Watch;
@@ -16,20 +23,54 @@ pub(crate) struct Switched<'a> {
     /// Holds the limits of the upstream connection as long as it lives.
     _lease: Lease,
     pub(super) account: Option<Account<'a>>,
+    /// The host that the ClientHello of a tunnel must name, and whom to ask if it does not.
+    pub(super) must_name: Option<(Host, Option<Arc<str>>)>,
 }
 
 impl<'a> Switched<'a> {
     pub(super) fn new(up: Conn, lease: Lease) -> Self {
-        Self { up, _lease: lease, account: None }
+        Self { up, _lease: lease, account: None, must_name: None }
     }
 
     /// Carries bytes until both sides are done. `early` came from the client after its request.
-    pub(crate) async fn relay(mut self, http: &Http, watch: &Watch, client: Io, early: Vec<u8>) {
+    pub(crate) async fn relay(
+        mut self,
+        http: &Http,
+        watch: &Watch,
+        mut client: Io,
+        mut early: Vec<u8>,
+    ) {
+        if let Err(refusal) = self.check(http, watch, &mut client, &mut early).await {
+            let _ = client.socket().set_zero_linger();
+            if let Some(account) = self.account.take() {
+                account.close_tunnel((early.len() as u64, 0), Some(refusal));
+            }
+            return;
+        }
         let to_client = self.up.input.buffer.take();
         let relayed =
             relay(&http.core, &http.view, watch, client, self.up.io, early, to_client).await;
         if let Some(account) = self.account.take() {
             account.close_tunnel((relayed.from_client, relayed.from_upstream), relayed.ended);
         }
+    }
+
+    /// Waits for the ClientHello, where it has to name the host. Nothing goes on before that.
+    async fn check(
+        &mut self,
+        http: &Http,
+        watch: &Watch,
+        client: &mut Io,
+        early: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        let Some((host, contact)) = self.must_name.take() else { return Ok(()) };
+        let mut seen = None;
+        watch.arm(Some(http.limits().timeouts.handshake), false);
+        let waiting = sni::wait(client, early, (&host, contact.as_ref()), &mut seen);
+        let waited = watch.guard(waiting).await.map_err(late);
+        if let Some(passage) = self.account.as_mut().and_then(|account| account.passage.as_mut()) {
+            passage.sni = seen;
+        }
+        waited?
     }
 }

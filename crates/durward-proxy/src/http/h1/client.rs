@@ -66,6 +66,11 @@ impl Upstream for Conn {
 }
 
 impl Conn {
+    /// Queues bytes before a tunnel's others.
+    pub(crate) fn send_first(&mut self, bytes: &[u8]) {
+        self.output.begin(Framing::UntilClose, |out| out.extend_from_slice(bytes));
+    }
+
     /// Whether another request may follow the one that `response` answered.
     pub(crate) fn may_be_reused(&self, response: &Response) -> bool {
         response.version == Version::Http11

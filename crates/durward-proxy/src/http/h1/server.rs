@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWrite;
 
+use crate::forward::socks;
 use crate::http::Http;
 use crate::http::buffer::SIZE;
 use crate::http::exchange::{self, Ended};
@@ -35,6 +36,8 @@ pub(crate) enum Served {
     Closed,
     /// It turned out to be HTTP/2; these bytes were read.
     Http2(Io, Vec<u8>),
+    /// It turned out to be SOCKS; these bytes were read.
+    Socks(Io, Vec<u8>),
 }
 
 /// What comes next on a connection.
@@ -42,6 +45,7 @@ enum Next {
     Request,
     Nothing,
     Http2,
+    Socks,
     Refused(Refusal, Option<u16>),
 }
 
@@ -55,6 +59,7 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
         match next_request(http, watch, &mut conn, &mut request, first).await {
             Next::Request => {}
             Next::Nothing => break,
+            Next::Socks => return Served::Socks(conn.io, conn.input.buffer.take()),
             Next::Http2 => return Served::Http2(conn.io, conn.input.buffer.take()),
             Next::Refused(refusal, status) => {
                 let refuse = exchange::refuse(http, watch, &mut conn, request, refusal, status);
@@ -110,6 +115,9 @@ async fn next_request(
             if first && http.facts.tls.is_none() && input.starts_with(PREFACE) {
                 return Next::Http2;
             }
+            if first && input[0] == socks::VERSION && http.outward().is_some() {
+                return Next::Socks;
+            }
             match parse_request(input, &mut progress, limits, request) {
                 Ok(Parsed::Head(length)) => {
                     conn.input.buffer.consume(length);
@@ -141,7 +149,7 @@ fn head_limits(http: &Http) -> HeadLimits {
     let limits = http.limits();
     let bytes = usize::try_from(limits.header_bytes).unwrap_or(SIZE).min(SIZE);
     let fields = usize::try_from(limits.header_fields).unwrap_or(usize::MAX);
-    HeadLimits { bytes, line: LINE.min(bytes), fields }
+    HeadLimits { bytes, line: LINE.min(bytes), fields, connect: http.outward().is_some() }
 }
 
 fn refused(fault: Fault) -> Next {

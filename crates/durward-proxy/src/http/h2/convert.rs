@@ -25,13 +25,14 @@ struct Control {
     te_trailers: bool,
     expects_continue: bool,
     host: Option<Span>,
+    proxy_authorization: Option<Span>,
     size: usize,
 }
 
-/// A client's request. `ended` says that it has no body.
+/// A client's request. `ended` says that it has no body, `connect` that tunnels may be asked for.
 pub(super) fn request(
     parts: &request::Parts,
-    ended: bool,
+    (ended, connect): (bool, bool),
     limits: (usize, usize),
     out: &mut Request,
 ) -> Result<(), Fault> {
@@ -42,12 +43,13 @@ pub(super) fn request(
         return Err(Fault::Malformed("method is not a token"));
     }
     out.method = out.fields.store(method);
-    target(parts, out)?;
+    target(parts, connect, out)?;
     let control = fields(&parts.headers, &mut out.fields, true)?;
     if control.size > limits.0 || out.fields.len() > limits.1 {
         return Err(Fault::TooLarge);
     }
     find_host(out, &control)?;
+    out.proxy_authorization = control.proxy_authorization.unwrap_or_default();
     out.te_trailers = control.te_trailers;
     out.framing = match control.length {
         _ if ended || out.upgrade != Upgrade::None => Framing::None,
@@ -61,9 +63,11 @@ pub(super) fn request(
     Ok(())
 }
 
-fn target(parts: &request::Parts, out: &mut Request) -> Result<(), Fault> {
+fn target(parts: &request::Parts, connect: bool, out: &mut Request) -> Result<(), Fault> {
     if parts.method == Method::CONNECT {
-        let protocol = parts.extensions.get::<Protocol>().ok_or(Fault::Connect)?;
+        let Some(protocol) = parts.extensions.get::<Protocol>() else {
+            return tunnel(parts, connect, out);
+        };
         if !protocol.as_str().eq_ignore_ascii_case("websocket") {
             return Err(Fault::NotSupported("extended CONNECT protocol"));
         }
@@ -91,6 +95,21 @@ fn target(parts: &request::Parts, out: &mut Request) -> Result<(), Fault> {
     if let Some(authority) = uri.authority() {
         out.authority = out.fields.store(authority.as_str().as_bytes());
     }
+    Ok(())
+}
+
+/// A CONNECT as of old: an authority with a port, and nothing else (RFC 9113 §8.5).
+fn tunnel(parts: &request::Parts, connect: bool, out: &mut Request) -> Result<(), Fault> {
+    if !connect {
+        return Err(Fault::Connect);
+    }
+    let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let authority = authority.unwrap_or_default();
+    match valid_authority(authority) {
+        Some(host) if host < authority.len() => {}
+        _ => return Err(Fault::Malformed("CONNECT target is not host and port")),
+    }
+    out.authority = out.fields.store(authority);
     Ok(())
 }
 
@@ -140,7 +159,12 @@ fn fields(map: &HeaderMap, out: &mut Fields, is_request: bool) -> Result<Control
             }
             // RFC 9113 §8.2.3: one field again for whoever is behind.
             Known::Cookie if is_request => cookies += 1,
-            Known::Proxy | Known::ProxyAuthorization => {}
+            Known::Proxy => {}
+            Known::ProxyAuthorization => {
+                if control.proxy_authorization.replace(out.store(value)).is_some() {
+                    return Err(Fault::Malformed("repeated Proxy-Authorization"));
+                }
+            }
             known if known.hop_by_hop() => {
                 return Err(Fault::Malformed("field of one connection"));
             }

@@ -185,8 +185,10 @@ async fn stream(http: Rc<Http>, request: http::Request<RecvStream>, respond: Sen
     let limits = http.limits();
     let bounds = (limits.header_bytes as usize, limits.header_fields as usize);
     let mut request = PooledRequest::new();
-    let read = convert::request(&parts, stream.is_end_stream(), bounds, &mut request);
-    let body = Body::new(stream, limits.body_bytes);
+    let ended = stream.is_end_stream();
+    let read = convert::request(&parts, (ended, http.outward().is_some()), bounds, &mut request);
+    let tunnel = request.method() == "CONNECT";
+    let body = Body::new(stream, limits.body_bytes.filter(|_| !tunnel));
     drop(parts);
     let mut down = Down { respond, body, outlet: Outlet::default() };
     if let Err(fault) = read {
@@ -226,10 +228,12 @@ impl Downstream for Down {
         self.respond.send_informational(head).map_err(to_io)
     }
 
-    fn head(&mut self, _: &Request, response: &Response) -> io::Result<()> {
+    fn head(&mut self, request: &Request, response: &Response) -> io::Result<()> {
         let head = convert::to_response(response).ok_or_else(unsendable)?;
         let bodiless = matches!(response.framing, Framing::None | Framing::Length(0));
-        let ended = bodiless && response.status != 101;
+        let tunnel = response.status == 101
+            || (request.method() == "CONNECT" && matches!(response.status, 200..=299));
+        let ended = bodiless && !tunnel;
         let stream = self.respond.send_response(head, ended).map_err(to_io)?;
         self.outlet.open(stream, ended);
         Ok(())

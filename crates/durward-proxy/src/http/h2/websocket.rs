@@ -24,7 +24,8 @@ pub(crate) fn accepts(key: &[u8], accept: &[u8]) -> bool {
     base64(hash.as_ref()).as_bytes() == accept
 }
 
-fn base64(bytes: &[u8]) -> String {
+/// RFC 4648 section 4.
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {

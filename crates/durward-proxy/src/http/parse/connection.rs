@@ -28,6 +28,8 @@ pub(super) struct Control {
     pub(super) hosts: (u32, Span),
     /// The last `Expect` field.
     pub(super) expect: Option<Span>,
+    /// The last `Proxy-Authorization` field, and whether there is another.
+    pub(super) proxy_authorization: (u32, Span),
     nominates: bool,
     disguised: bool,
 }
@@ -78,6 +80,9 @@ impl Control {
             }
             Known::Host => self.hosts = (self.hosts.0 + 1, span),
             Known::Expect => self.expect = Some(span),
+            Known::ProxyAuthorization => {
+                self.proxy_authorization = (self.proxy_authorization.0 + 1, span);
+            }
             _ => {}
         }
         Ok(())

@@ -30,7 +30,7 @@ pub(crate) fn parse_request(
                 if end - start > limits.line {
                     return Err(Fault::TargetTooLong);
                 }
-                request_line(input, start, end, request)?;
+                request_line(input, (start, end), limits, request)?;
                 progress.started = true;
             }
             Line::Text(start, end) => {
@@ -61,8 +61,8 @@ fn incomplete(input: &[u8], progress: &Progress, limits: HeadLimits) -> Result<P
 
 fn request_line(
     input: &[u8],
-    start: usize,
-    end: usize,
+    (start, end): (usize, usize),
+    limits: HeadLimits,
     request: &mut Request,
 ) -> Result<(), Fault> {
     let line = &input[start..end];
@@ -79,11 +79,15 @@ fn request_line(
         return Err(Fault::Malformed("method is not a token"));
     }
     request.version = read_version(&line[version + 1..])?;
+    request.method = Span::new(start, start + method);
     if &line[..method] == b"CONNECT" {
-        return Err(Fault::Connect);
+        if !limits.connect {
+            return Err(Fault::Connect);
+        }
+        request.authority = target::tunnel(input, start + method + 1, start + version)?;
+        return Ok(());
     }
     let target = target::split(input, start + method + 1, start + version, &line[..method])?;
-    request.method = Span::new(start, start + method);
     request.scheme = target.scheme;
     request.authority = target.authority;
     request.path = target.path;
@@ -114,11 +118,39 @@ fn finish(request: &mut Request) -> Result<(), Fault> {
     };
     request.keep_alive = control.persists(request.version);
     request.te_trailers = control.te_trailers;
-    find_host(request, &control)?;
+    if control.proxy_authorization.0 > 1 {
+        return Err(Fault::Malformed("repeated Proxy-Authorization"));
+    }
+    request.proxy_authorization = control.proxy_authorization.1;
+    if request.method() == "CONNECT" {
+        tunnel(request, &control)?;
+    } else {
+        find_host(request, &control)?;
+    }
     expectation(request, &control)?;
     upgrade(request, &control);
     control.strip(&mut request.fields);
     request.fields.retain(|known| known != Known::Host);
+    Ok(())
+}
+
+/// A CONNECT has no body, and its host is that of the target, whatever else it says.
+fn tunnel(request: &mut Request, control: &Control) -> Result<(), Fault> {
+    if control.length.is_some() || control.chunked {
+        return Err(Fault::Malformed("CONNECT with a body"));
+    }
+    let (count, host) = control.hosts;
+    if count > 1 {
+        return Err(Fault::Malformed("repeated Host"));
+    }
+    let fields = &request.fields;
+    let named = fields.bytes(request.authority);
+    let bare = named.iter().rposition(|byte| *byte == b':').map_or(named, |at| &named[..at]);
+    let host = fields.bytes(host);
+    if count == 1 && !host.eq_ignore_ascii_case(named) && !host.eq_ignore_ascii_case(bare) {
+        return Err(Fault::Malformed("Host differs from the target's authority"));
+    }
+    request.host = set_host(fields, request.authority)?;
     Ok(())
 }
 

@@ -39,6 +39,15 @@ pub(super) fn split(
     absolute(input, start, end)
 }
 
+/// The authority a CONNECT is for: a host and a port (RFC 9110 section 9.3.6).
+pub(super) fn tunnel(input: &[u8], start: usize, end: usize) -> Result<Span, Fault> {
+    let target = &input[start..end];
+    match valid_authority(target) {
+        Some(host) if host < target.len() => Ok(Span::new(start, end)),
+        _ => Err(Fault::Malformed("CONNECT target is not host and port")),
+    }
+}
+
 fn origin(target: &[u8], start: usize, end: usize) -> Target {
     let question = target.iter().position(|byte| *byte == b'?').map_or(end, |at| start + at);
     Target {

@@ -20,6 +20,7 @@ fn tls() -> TlsFacts {
         handshake: std::time::Duration::ZERO,
         client_certificate: Some(ClientCertificate {
             subject: "CN=\"quoted\"".to_owned(),
+            common_name: None,
             spki_sha256: String::new(),
             fingerprint: "abcd".to_owned(),
             uris: vec!["spiffe://a/b".to_owned()],

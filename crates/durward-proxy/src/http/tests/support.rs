@@ -101,6 +101,7 @@ impl Setup {
             metrics: Metrics::new(1),
             log: sink,
             decisions: Sink::none(),
+            host: crate::forward::host::HostAddresses::default(),
             resolver: crate::upstream::resolve::Resolver::default(),
         };
         let core = Core::new(0, Arc::new(shared), 7);
@@ -154,6 +155,7 @@ impl Rig {
             facts: Rc::new(facts),
             watch,
             core: Rc::clone(&self.core),
+            greeted: None,
         };
         (client, admitted)
     }

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use durward_model::EgressAddress;
+
 use super::*;
+use crate::upstream::PortReport;
 use crate::upstream::report::EndpointReport;
 
 /// Samples by name and labels.
@@ -128,6 +131,14 @@ fn busy() -> (Metrics, ExpositionState) {
     let state = ExpositionState {
         generation: 3,
         certificates: vec![(acme.clone(), Arc::from("we\"ird\\na\nme"), 1_800_000_000)],
+        ports: [("203.0.113.2", 7), ("203.0.113.3", 0)]
+            .map(|(address, used)| PortReport {
+                tenant: acme.clone(),
+                address: EgressAddress(address.parse().unwrap()),
+                used,
+                budget: 27_350,
+            })
+            .into(),
         upstreams: vec![UpstreamReport {
             tenant: acme,
             name: Arc::from("pay"),
@@ -199,6 +210,8 @@ fn pooling_handshakes_and_refusals_are_told_per_tenant() {
         ("durward_request_duration_seconds_count{tenant=\"acme\"}", 2.0),
         ("durward_request_duration_seconds_sum{tenant=\"acme\"}", 60.003),
         ("durward_upstream_endpoints{tenant=\"acme\",state=\"ejected\"}", 1.0),
+        ("durward_egress_ports_used{tenant=\"acme\",address=\"203.0.113.2\"}", 7.0),
+        ("durward_egress_ports_budget", 27_350.0),
         ("durward_config_generation", 3.0),
         ("durward_egress_decisions_total{tenant=\"acme\",verdict=\"allowed\"}", 5.0),
         ("durward_egress_active{tenant=\"acme\"}", 3.0),
@@ -216,6 +229,7 @@ fn pooling_handshakes_and_refusals_are_told_per_tenant() {
     ] {
         assert_eq!(samples.get(key), Some(&value), "{key}");
     }
+    assert!(!samples.keys().any(|key| key.contains("203.0.113.3")), "an idle address has no row");
     assert!(samples.keys().any(|key| key.starts_with("durward_build_info{version=")));
 }
 

@@ -3,18 +3,22 @@
 //! Deliberately absent: a cache; the memory beside it is the only one.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverConfig, ResolverOpts};
+use durward_model::EgressAddress;
+use hickory_resolver::config::{
+    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
+    ResolverOpts, ServerOrderingStrategy,
+};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::system_conf::read_system_conf;
 use hickory_resolver::{Resolver, TokioResolver};
 use tokio::sync::mpsc;
 
-use super::{Answer, Memory, Source};
+use super::{Answer, Asking, Memory, Source};
 
 /// The files the host's answers depend on.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
@@ -67,25 +71,42 @@ fn build(source: &Source) -> Result<TokioResolver, NetError> {
         // Without resolv.conf the hosts file still answers; nobody else is asked.
         Source::Host => read_system_conf()
             .unwrap_or_else(|_| (ResolverConfig::default(), ResolverOpts::default())),
-        #[cfg(test)]
-        Source::Server(server) => (at(*server), ResolverOpts::default()),
+        Source::Own(asking) => (of(asking), own()),
         #[cfg(test)]
         Source::Fixed(_) => (ResolverConfig::default(), ResolverOpts::default()),
     };
     options.cache_size = 0;
     options.ip_strategy = LookupIpStrategy::Ipv6AndIpv4;
-    options.use_hosts_file = ResolveHosts::Always;
+    options.use_hosts_file = match source {
+        Source::Own(_) => ResolveHosts::Never,
+        _ => ResolveHosts::Always,
+    };
     let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
     *builder.options_mut() = options;
     builder.build()
 }
 
-#[cfg(test)]
-fn at(server: std::net::SocketAddr) -> ResolverConfig {
-    use hickory_resolver::config::{ConnectionConfig, NameServerConfig};
-    let mut udp = ConnectionConfig::udp();
-    udp.port = server.port();
-    ResolverConfig::from_name_servers(vec![NameServerConfig::new(server.ip(), true, vec![udp])])
+/// The servers of a tenant, each asked by UDP and, for long answers, by TCP, from the tenant's own address.
+fn of(asking: &Asking) -> ResolverConfig {
+    let servers = asking.servers.iter().filter_map(|server| {
+        let reaches = |source: &&EgressAddress| source.reaches(server.0.ip());
+        let source = asking.sources.iter().find(reaches)?;
+        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut way| {
+            way.port = server.0.port();
+            way.bind_addr = Some(SocketAddr::new(source.0, 0));
+            way
+        });
+        Some(NameServerConfig::new(server.0.ip(), true, connections.to_vec()))
+    });
+    ResolverConfig::from_name_servers(servers.collect())
+}
+
+/// In the order written, and names as they are: nothing is appended to them.
+fn own() -> ResolverOpts {
+    let mut options = ResolverOpts::default();
+    options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
+    options.ndots = 0;
+    options
 }
 
 async fn ask(resolver: &TokioResolver, host: &str) -> Answer {

@@ -129,6 +129,7 @@ async fn checks_end_with_their_configuration_and_survive_a_new_listener() {
         let second = Arc::new(crate::prepared::PreparedListener {
             listener: Arc::clone(&first.listener),
             tenant: Arc::clone(&first.tenant),
+            resolver: None,
             server_configs: Vec::new(),
             retirement: Arc::default(),
             former: Vec::new(),

@@ -42,6 +42,7 @@ pub(super) async fn on_a_core_with<F: Future>(
         metrics: Metrics::new(1),
         log: crate::access_log::Sink::default(),
         decisions: crate::access_log::Sink::default(),
+        host: crate::forward::host::HostAddresses::default(),
         resolver,
     };
     let core = Core::new(0, Arc::new(shared), 7);

@@ -1,0 +1,82 @@
+//! Whom a tenant would meet at the gateway itself: other tenants' addresses, and the sockets everybody comes in by.
+//!
+//! Deliberately absent: a rule that opens these; no document can let one tenant reach another here. The host's other addresses can be
+//! opened, one by one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use crate::egress::Guarded;
+use crate::snapshot::Snapshot;
+use crate::tenant::TenantId;
+
+/// All tenants' addresses and the sockets accepted on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Neighbours {
+    owners: BTreeMap<IpAddr, BTreeSet<TenantId>>,
+    doors: BTreeSet<SocketAddr>,
+}
+
+/// What is near, as one tenant sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// The tenant.
+    pub tenant: &'a TenantId,
+    /// Everybody here.
+    pub neighbours: &'a Neighbours,
+    /// The addresses of the host the gateway runs on.
+    pub host: &'a BTreeSet<IpAddr>,
+}
+
+/// No addresses, where the host is not asked.
+pub static NO_HOST: BTreeSet<IpAddr> = BTreeSet::new();
+
+impl Neighbours {
+    /// Those of a snapshot.
+    #[must_use]
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let mut neighbours = Self::default();
+        for tenant in snapshot.tenants.values() {
+            let ingress = tenant.listeners.iter().map(|listener| listener.address.0);
+            for address in tenant.egress.iter().map(|egress| egress.0).chain(ingress) {
+                neighbours
+                    .owners
+                    .entry(address.to_canonical())
+                    .or_default()
+                    .insert(tenant.id.clone());
+            }
+            for listener in &tenant.listeners {
+                neighbours.doors.insert(SocketAddr::new(listener.address.0, listener.port));
+            }
+        }
+        neighbours.doors.extend(snapshot.binds.keys().copied());
+        neighbours
+    }
+}
+
+impl Surroundings<'_> {
+    /// Why the tenant may not go to `address` whatever its rules say, if somebody here is there.
+    #[must_use]
+    pub fn guards(&self, address: IpAddr, port: u16) -> Option<Guarded> {
+        let address = address.to_canonical();
+        let Neighbours { owners, doors } = self.neighbours;
+        let owners = owners.get(&address);
+        if owners.is_some_and(|owners| owners.iter().any(|owner| owner != self.tenant)) {
+            return Some(Guarded::OtherTenant);
+        }
+        let here = owners.is_some() || address.is_loopback() || self.host.contains(&address);
+        let everywhere = |door: &SocketAddr| door.ip().is_unspecified() && door.port() == port;
+        let met = doors.contains(&SocketAddr::new(address, port))
+            || (here && doors.iter().any(everywhere));
+        met.then_some(Guarded::Gateway)
+    }
+
+    /// The host's own addresses are each a range of their own. Loopback is a range already.
+    pub(super) fn of_host(&self, address: IpAddr) -> Option<(Guarded, IpNet)> {
+        let address = address.to_canonical();
+        let own = self.host.contains(&address) && !address.is_loopback();
+        own.then(|| (Guarded::Host, IpNet::from(address)))
+    }
+}

@@ -1,0 +1,105 @@
+//! The part of an explanation that is about a forward proxy: may it go there, by which rule, from which address.
+//!
+//! Deliberately absent: lookups. What a name stands for is asked elsewhere; what must be true of it is said here.
+
+use crate::egress::{
+    Asked, Decided, ForwardService, Host, Mode, NO_HOST, Neighbours, Outcome, Surroundings,
+};
+use crate::explain::{Ending, Question, Trail, list};
+use crate::snapshot::Snapshot;
+use crate::tenant::Tenant;
+
+impl Trail {
+    pub(super) fn outside(
+        &mut self,
+        snapshot: &Snapshot,
+        tenant: &Tenant,
+        service: &ForwardService,
+        question: &Question,
+    ) -> Ending {
+        let Some((host, port)) = question.host.as_deref().and_then(split) else {
+            let sentence = "a forward proxy: name where to with --host HOST:PORT".to_owned();
+            return self.refuse("target", None, "bad_request", sentence);
+        };
+        let host = match Host::parse(host) {
+            Ok(host) => host,
+            Err(fault) => {
+                return self.refuse("target", None, "bad_request", format!("{host}: {fault}"));
+            }
+        };
+        if !service.credentials.is_empty() {
+            let names: Vec<_> = service.credentials.iter().map(|known| &*known.name).collect();
+            let sentence = format!("a credential is needed, of one of {}", list(&names));
+            self.note("identity", None, sentence);
+        }
+        let plain = question.method != "CONNECT" && port != 443;
+        let method = plain.then_some(question.method.as_str());
+        let asked = Asked { host: &host, port, method };
+        let decided = match (&host, service.policy.before_lookup(asked)) {
+            (_, Some(decided)) => decided,
+            (Host::Address(address), None) => {
+                let neighbours = Neighbours::of(snapshot);
+                let around =
+                    Surroundings { tenant: &tenant.id, neighbours: &neighbours, host: &NO_HOST };
+                service.policy.decide(around, asked, &[*address])
+            }
+            (Host::Name(name), None) => {
+                let sentence =
+                    format!("{name} may be looked up; every address it stands for is checked");
+                self.note("lookup", None, sentence);
+                return self.leaves(tenant);
+            }
+        };
+        self.decided(tenant, service, asked, &decided)
+    }
+
+    fn decided(
+        &mut self,
+        tenant: &Tenant,
+        service: &ForwardService,
+        asked: Asked<'_>,
+        decided: &Decided,
+    ) -> Ending {
+        let kind = asked.method.map_or("a tunnel", |_| "a plain request");
+        let (rule, host, port) = (&decided.rule, asked.host, asked.port);
+        let mode = match service.policy.mode {
+            Mode::Enforce => "enforced",
+            Mode::Report => "reported only",
+            Mode::Open => "not asked",
+        };
+        let origin = decided.origin.as_ref();
+        match decided.outcome {
+            Outcome::Deny => {
+                let sentence = format!("{rule} denies {kind} to {host}:{port}; rules are {mode}");
+                self.refuse("rule", origin, "policy_denied", sentence)
+            }
+            Outcome::Allow | Outcome::Report => {
+                let sentence =
+                    format!("{rule} decides on {kind} to {host}:{port}; rules are {mode}");
+                self.note("rule", origin, sentence);
+                self.leaves(tenant)
+            }
+        }
+    }
+
+    fn leaves(&mut self, tenant: &Tenant) -> Ending {
+        let sentence = format!("{}, {}'s own", list(&tenant.egress), tenant.id);
+        self.note("leaves from", Some(&tenant.origin), sentence);
+        Ending::Served { upstream: "outside".into() }
+    }
+}
+
+/// `host:port`, `[v6]:port`; the port of https when there is none.
+fn split(text: &str) -> Option<(&str, u16)> {
+    if let Some(rest) = text.strip_prefix('[') {
+        let (host, port) = rest.split_once(']')?;
+        return match port.strip_prefix(':') {
+            Some(port) => Some((host, port.parse().ok()?)),
+            None => Some((host, 443)),
+        };
+    }
+    match text.split_once(':') {
+        Some((host, port)) if !port.contains(':') => Some((host, port.parse().ok()?)),
+        _ => Some((text, 443)),
+    }
+}

@@ -1,0 +1,117 @@
+//! May it go, and to which addresses exactly: by name, then looked up once, then every address checked.
+//!
+//! What comes out is dialled as it is. Deliberately absent: a second lookup, which could answer otherwise.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use durward_model::egress::{Asked, Decided, Host, Outcome, Parent, Policy, Surroundings};
+
+use crate::core::Core;
+use crate::forward::passage::Passage;
+use crate::forward::record::Verdict;
+use crate::prepared::TenantView;
+use crate::refusal::Refusal;
+
+/// A way that is open.
+pub(crate) struct Cleared<'p> {
+    /// The addresses to dial, all of them checked.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// The other proxy these are of, if it goes through one.
+    pub(crate) parent: Option<&'p Parent>,
+}
+
+/// The way to what is asked for.
+///
+/// # Errors
+/// [`Refusal::PolicyDenied`] with the rule, or why the name has no address.
+pub(crate) async fn check<'p>(
+    core: &Rc<Core>,
+    view: &TenantView,
+    policy: &'p Policy,
+    asked: Asked<'_>,
+    passage: &mut Passage,
+) -> Result<Cleared<'p>, Refusal> {
+    if let Some(decided) = policy.before_lookup(asked) {
+        judge(policy, &decided, passage)?;
+    }
+    match policy.parent(asked.host) {
+        Some(parent) => through(core, view, (policy, parent), asked, passage).await,
+        None => directly(core, view, policy, asked, passage).await,
+    }
+}
+
+async fn directly<'p>(
+    core: &Rc<Core>,
+    view: &TenantView,
+    policy: &Policy,
+    asked: Asked<'_>,
+    passage: &mut Passage,
+) -> Result<Cleared<'p>, Refusal> {
+    let addresses = lookup(core, view, asked.host).await?;
+    passage.resolved = Arc::clone(&addresses);
+    let decided = around(core, view, |around| policy.decide(around, asked, &addresses));
+    judge(policy, &decided, passage)?;
+    Ok(Cleared { addresses: with_port(&addresses, asked.port), parent: None })
+}
+
+/// A parent looks names up itself, so only an address that is asked for as such can be checked here.
+async fn through<'p>(
+    core: &Rc<Core>,
+    view: &TenantView,
+    (policy, parent): (&Policy, &'p Parent),
+    asked: Asked<'_>,
+    passage: &mut Passage,
+) -> Result<Cleared<'p>, Refusal> {
+    let decided = match asked.host {
+        Host::Name(_) => policy.decide_unresolved(asked),
+        Host::Address(address) => {
+            around(core, view, |around| policy.decide(around, asked, &[*address]))
+        }
+    };
+    judge(policy, &decided, passage)?;
+    let addresses = lookup(core, view, &parent.host).await?;
+    let met = |address: &IpAddr| around(core, view, |near| near.guards(*address, parent.port));
+    if let Some(guarded) = addresses.iter().find_map(met) {
+        let rule = Arc::from(format!("guard:{}", guarded.word()));
+        let decided = Decided { rule, outcome: Outcome::Deny, origin: None };
+        judge(policy, &decided, passage)?;
+    }
+    Ok(Cleared { addresses: with_port(&addresses, parent.port), parent: Some(parent) })
+}
+
+fn with_port(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+    addresses.iter().map(|address| SocketAddr::new(*address, port)).collect()
+}
+
+fn around<T>(core: &Core, view: &TenantView, with: impl FnOnce(Surroundings<'_>) -> T) -> T {
+    let (prepared, host) = (core.shared.prepared.load(), core.shared.host.now());
+    let tenant = &view.tenant().tenant.id;
+    with(Surroundings { tenant, neighbours: &prepared.neighbours, host: &host })
+}
+
+async fn lookup(core: &Core, view: &TenantView, host: &Host) -> Result<Arc<[IpAddr]>, Refusal> {
+    let name = match host {
+        Host::Address(address) => return Ok(Arc::from([*address])),
+        Host::Name(name) => name,
+    };
+    let resolver = view.resolver().unwrap_or(&core.shared.resolver);
+    let resolved = resolver.lookup(name).await;
+    let resolved = resolved.map_err(|error| Refusal::Unresolvable { detail: error.to_string() })?;
+    Ok(resolved.addresses.iter().map(IpAddr::to_canonical).collect())
+}
+
+fn judge(policy: &Policy, decided: &Decided, passage: &mut Passage) -> Result<(), Refusal> {
+    passage.rule = Arc::clone(&decided.rule);
+    match decided.outcome {
+        Outcome::Allow => passage.verdict = Verdict::Allowed,
+        Outcome::Report => passage.verdict = Verdict::Reported,
+        Outcome::Deny => {
+            passage.verdict = Verdict::Denied;
+            let (rule, contact) = (Arc::clone(&decided.rule), policy.contact.clone());
+            return Err(Refusal::PolicyDenied { rule, contact });
+        }
+    }
+    Ok(())
+}

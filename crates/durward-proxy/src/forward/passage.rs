@@ -1,0 +1,103 @@
+//! One request or tunnel on its way out, and its two lines in the record: when it is connected or refused, and when it has ended.
+//!
+//! Deliberately absent: a way to be let out without a line.
+
+use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use durward_model::{ClientAddr, TenantId, UpstreamAddr};
+
+use crate::core::Core;
+use crate::forward::record::{Decision, Kind, Verdict};
+use crate::refusal::Refusal;
+
+/// What is known of it so far.
+pub(crate) struct Passage {
+    pub(crate) id: String,
+    pub(crate) tenant: TenantId,
+    pub(crate) identity: Option<String>,
+    pub(crate) client: ClientAddr,
+    pub(crate) method: String,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) sni: Option<String>,
+    pub(crate) resolved: Arc<[IpAddr]>,
+    pub(crate) rule: Arc<str>,
+    pub(crate) verdict: Verdict,
+    began: Instant,
+    dialled: Cell<Option<(SocketAddr, SocketAddr)>>,
+}
+
+impl Passage {
+    /// Nothing is decided yet: were it to end now, it would be denied.
+    pub(crate) fn new(id: &str, tenant: &TenantId, client: ClientAddr) -> Self {
+        Self {
+            id: id.to_owned(),
+            tenant: tenant.clone(),
+            identity: None,
+            client,
+            method: String::new(),
+            host: String::new(),
+            port: 0,
+            sni: None,
+            resolved: Arc::default(),
+            rule: Arc::from(""),
+            verdict: Verdict::Denied,
+            began: Instant::now(),
+            dialled: Cell::new(None),
+        }
+    }
+
+    /// There is a connection from `egress` to `dialled`. A second one, in place of a first that was stale, shows in the last line.
+    pub(crate) fn opened(&self, core: &Rc<Core>, dialled: UpstreamAddr, egress: SocketAddr) {
+        if self.dialled.replace(Some((dialled.0, egress))).is_none() {
+            self.write(core, Kind::Open, self.verdict, None, (0, 0));
+        }
+    }
+
+    /// It is over: refused before there was a connection, or after so many bytes from and to the client.
+    pub(crate) fn ended(&self, core: &Rc<Core>, refusal: Option<&Refusal>, bytes: (u64, u64)) {
+        if self.dialled.get().is_some() {
+            return self.write(core, Kind::Close, self.verdict, refusal, bytes);
+        }
+        let denied =
+            matches!(refusal, Some(Refusal::PolicyDenied { .. } | Refusal::ProxyAuthentication));
+        let verdict = if denied { Verdict::Denied } else { Verdict::Failed };
+        self.write(core, Kind::Open, verdict, refusal, bytes);
+    }
+
+    fn write(
+        &self,
+        core: &Rc<Core>,
+        kind: Kind,
+        verdict: Verdict,
+        refusal: Option<&Refusal>,
+        bytes: (u64, u64),
+    ) {
+        let connection = self.dialled.get();
+        core.decisions.write(&Decision {
+            kind,
+            at: SystemTime::now(),
+            id: &self.id,
+            tenant: &self.tenant,
+            identity: self.identity.as_deref(),
+            client: self.client,
+            method: &self.method,
+            host: &self.host,
+            port: self.port,
+            sni: self.sni.as_deref(),
+            resolved: &self.resolved,
+            dialled: connection.map(|(dialled, _)| dialled),
+            egress: connection.map(|(_, egress)| egress),
+            rule: &self.rule,
+            verdict,
+            refusal,
+            bytes_up: bytes.0,
+            bytes_down: bytes.1,
+            duration: self.began.elapsed(),
+        });
+    }
+}

@@ -1,0 +1,277 @@
+//! SOCKS 5 on a forward proxy's port: the first byte tells it from HTTP.
+//!
+//! The same gate, addresses and record as for CONNECT. Deliberately absent: BIND and UDP, which would need sockets of the client's own.
+
+pub(crate) mod wire;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::SystemTime;
+
+use durward_model::ForwardService;
+use durward_model::egress::{Asked, Credential, Host};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::access_log::{Record, UpstreamRecord};
+use crate::forward::identify;
+use crate::forward::passage::Passage;
+use crate::forward::reach::{self, Reached};
+use crate::forward::sni;
+use crate::http::{Http, new_request_id};
+use crate::io::Io;
+use crate::refusal::Refusal;
+use crate::relay::{Relayed, relay};
+use crate::upstream::Lease;
+use crate::watch::{Expired, Watch};
+use wire::{Fault, Name, Read};
+
+pub(crate) use wire::VERSION;
+
+/// The most bytes of one message.
+const MESSAGE: usize = 1024;
+
+/// What a client has proved of itself.
+#[derive(Debug)]
+pub(crate) struct Greeted {
+    identity: Option<String>,
+}
+
+/// Reads who a client is, as one of the `sets` of credentials says it; an empty set asks for none.
+///
+/// # Errors
+/// [`Refusal::ProxyAuthentication`] when it is nobody; it has been told so.
+pub(crate) async fn greet(
+    io: &mut Io,
+    bytes: &mut Vec<u8>,
+    sets: &[&[Credential]],
+) -> Result<(usize, Greeted), Refusal> {
+    let open = sets.iter().position(|set| set.is_empty());
+    let wanted = if open.is_some() { wire::NOTHING } else { wire::PAIR };
+    let offered = next(io, bytes, wire::greeting).await?;
+    if !offered.contains(&wanted) {
+        say(io, &[VERSION, wire::UNACCEPTABLE]).await?;
+        return Err(Refusal::ProxyAuthentication);
+    }
+    say(io, &[VERSION, wanted]).await?;
+    if let Some(at) = open {
+        return Ok((at, Greeted { identity: None }));
+    }
+    let pair = next(io, bytes, wire::pair).await?;
+    let found = identify::whose_pair(sets, pair.user, pair.secret);
+    say(io, &[1, u8::from(found.is_none())]).await?;
+    let (at, identity) = found.ok_or(Refusal::ProxyAuthentication)?;
+    Ok((at, Greeted { identity: Some(identity) }))
+}
+
+/// Serves a client that speaks SOCKS to its end. `bytes` were read already.
+pub(crate) async fn serve(
+    http: &Http,
+    watch: &Watch,
+    mut io: Io,
+    mut bytes: Vec<u8>,
+    greeted: Option<Greeted>,
+) {
+    let Some(service) = http.outward() else { return };
+    let id = new_request_id(&http.core);
+    let mut passage = Passage::new(&id, &http.view.tenant().tenant.id, http.facts.client);
+    "SOCKS5".clone_into(&mut passage.method);
+    let client = Client { http, watch, service };
+    let opened = client.open(&mut io, &mut bytes, &mut passage, greeted).await;
+    let (relayed, lease) = match opened {
+        Ok(Reached { io: up, lease, early }) => {
+            passage.opened(&http.core, lease.peer, lease.source);
+            let relayed = relay(&http.core, &http.view, watch, io, up, bytes, early).await;
+            (relayed, Some(lease))
+        }
+        Err(refusal) => {
+            let _ = watch.guard(io.shutdown()).await;
+            (Relayed { from_client: 0, from_upstream: 0, ended: Some(refusal) }, None)
+        }
+    };
+    let traffic = (relayed.from_client, relayed.from_upstream);
+    passage.ended(&http.core, relayed.ended.as_ref(), traffic);
+    record(http, &relayed, lease.as_ref());
+}
+
+fn record(http: &Http, relayed: &Relayed, lease: Option<&Lease>) {
+    if let Some(refusal) = &relayed.ended {
+        http.cells().refused(refusal);
+    }
+    let duration = http.facts.accepted.elapsed();
+    http.core.log.write(&Record {
+        began: SystemTime::now() - duration,
+        kind: "socks5",
+        tenant: Some(http.view.tenant().tenant.id.as_str()),
+        facts: &http.facts,
+        request: None,
+        upstream: lease.map(|lease| UpstreamRecord {
+            name: "outside",
+            peer: lease.peer,
+            source: lease.source,
+            reused: false,
+            connect: lease.connect,
+            first_byte: None,
+            retries: 0,
+        }),
+        bytes_in: relayed.from_client,
+        bytes_out: relayed.from_upstream,
+        duration,
+        refusal: relayed.ended.as_ref(),
+    });
+}
+
+/// Whom a client has before it.
+struct Client<'a> {
+    http: &'a Http,
+    watch: &'a Watch,
+    service: &'a ForwardService,
+}
+
+impl Client<'_> {
+    /// Who it is, where to, and the connection there.
+    async fn open(
+        &self,
+        io: &mut Io,
+        bytes: &mut Vec<u8>,
+        passage: &mut Passage,
+        greeted: Option<Greeted>,
+    ) -> Result<Reached, Refusal> {
+        let limits = self.http.limits();
+        self.watch.arm(Some(limits.timeouts.header), false);
+        let asking = self.ask(io, bytes, passage, greeted);
+        let host = self.watch.guard(asking).await.map_err(late)??;
+        self.http.view.tenant().usage.request(limits)?;
+        self.watch.arm(None, false);
+        let asked = Asked { host: &host, port: passage.port, method: None };
+        let (core, view) = (&self.http.core, &self.http.view);
+        let opening = reach::tunnel(core, view, &self.service.policy, asked, passage);
+        let opened = self.watch.guard(opening).await.unwrap_or(Err(Refusal::Draining));
+        self.watch.arm(Some(limits.timeouts.header), false);
+        let answering = async {
+            let source = opened.as_ref().map_or(NOWHERE, |reached| reached.lease.source);
+            let code = opened.as_ref().map_or_else(code, |_| 0);
+            say(io, &wire::answer(code, source)).await?;
+            let reached = opened?;
+            if self.service.policy.sni_must_match {
+                let contact = self.service.policy.contact.as_ref();
+                sni::wait(io, bytes, (&host, contact), &mut passage.sni).await?;
+            }
+            Ok(reached)
+        };
+        self.watch.guard(answering).await.map_err(late)?
+    }
+
+    async fn ask(
+        &self,
+        io: &mut Io,
+        bytes: &mut Vec<u8>,
+        passage: &mut Passage,
+        greeted: Option<Greeted>,
+    ) -> Result<Host, Refusal> {
+        let tls = self.http.facts.tls.as_ref();
+        let greeted = match greeted {
+            Some(greeted) => greeted,
+            None => greet(io, bytes, &[&self.service.credentials]).await?.1,
+        };
+        passage.identity = greeted.identity.or_else(|| identify::holder(tls));
+        let wish = next(io, bytes, wire::wish).await?;
+        let host = match wish.host {
+            Name::Address(address) => Ok(Host::Address(address.to_canonical())),
+            Name::Text(text) => Host::parse(&text).map_err(|_| text),
+        };
+        passage.port = wish.port;
+        match &host {
+            Ok(host) => passage.host = host.to_string(),
+            Err(text) => passage.host.clone_from(text),
+        }
+        let bad = |detail| Refusal::BadRequest { detail };
+        if !identify::holds(self.service, tls) {
+            say(io, &wire::answer(2, NOWHERE)).await?;
+            return Err(Refusal::ProxyAuthentication);
+        }
+        let fault = match host {
+            Ok(host) if wish.port > 0 => return Ok(host),
+            Ok(_) => bad("target without a port"),
+            Err(_) => bad("target is no host in its usual form"),
+        };
+        say(io, &wire::answer(2, NOWHERE)).await?;
+        Err(fault)
+    }
+}
+
+/// What is said of where a connection leaves from when there is none.
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+fn late(expired: Expired) -> Refusal {
+    match expired {
+        Expired::Deadline => Refusal::ClientTimeout { phase: "head" },
+        Expired::Closing => Refusal::Draining,
+    }
+}
+
+/// The code a refusal is told with (RFC 1928 section 6).
+fn code(refusal: &Refusal) -> u8 {
+    match refusal {
+        Refusal::PolicyDenied { .. } | Refusal::ProxyAuthentication => 2,
+        Refusal::Unresolvable { .. } | Refusal::ConnectTimeout { .. } => 4,
+        Refusal::ConnectFailed { .. } => 5,
+        _ => 1,
+    }
+}
+
+async fn say(io: &mut Io, bytes: &[u8]) -> Result<(), Refusal> {
+    let said = async {
+        io.write_all(bytes).await?;
+        io.flush().await
+    };
+    said.await.map_err(|_| Refusal::ClientClosed)
+}
+
+/// Reads one message and takes it away from the front of `bytes`.
+async fn next<T>(
+    io: &mut Io,
+    bytes: &mut Vec<u8>,
+    read: fn(&[u8]) -> Result<Read<T>, Fault>,
+) -> Result<T, Refusal> {
+    loop {
+        match read(bytes) {
+            Ok(Read::Complete(message, length)) => {
+                bytes.drain(..length);
+                return Ok(message);
+            }
+            Ok(Read::More) if bytes.len() < MESSAGE => {}
+            Ok(Read::More) => return Err(Refusal::HeadTooLarge),
+            Err(Fault(detail, code)) => {
+                if code > 1 {
+                    say(io, &wire::answer(code, NOWHERE)).await?;
+                }
+                return Err(Refusal::BadRequest { detail });
+            }
+        }
+        match io.read_buf(bytes).await {
+            Ok(count) if count > 0 => {}
+            _ => return Err(Refusal::ClientClosed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_in_the_words_socks_has() {
+        let denied = Refusal::PolicyDenied { rule: "default".into(), contact: None };
+        let peer = NOWHERE;
+
+        assert_eq!(code(&denied), 2);
+        assert_eq!(code(&Refusal::Unresolvable { detail: String::new() }), 4);
+        assert_eq!(
+            code(&Refusal::ConnectFailed {
+                peer,
+                source: std::io::ErrorKind::ConnectionRefused.into()
+            }),
+            5
+        );
+        assert_eq!(code(&Refusal::CircuitOpen), 1);
+    }
+}
