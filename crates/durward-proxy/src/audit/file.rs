@@ -214,8 +214,7 @@ impl AuditFile {
     /// A new file is on disk once its name is too.
     fn sync_with_folder(&self) -> io::Result<()> {
         self.file.sync_all()?;
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+        File::open(siblings::folder(&self.path))?.sync_all()
     }
 
     /// Writes `out`. Of what cannot be written whole, nothing stays.

@@ -85,7 +85,7 @@ impl Index {
         index.set_len(block * segment::BLOCK)?;
         let mut build = Build::new(&self.file, self.covered, self.size)?;
         while let Some((entries, part)) = build.next()? {
-            let Ok(segment) = Segment::store(&index, block, entries, part) else {
+            let Ok(segment) = Segment::store(&index, block, &entries, &part) else {
                 return Ok(false);
             };
             block = segment.end();
@@ -129,7 +129,7 @@ pub fn refresh(path: &Path, progress: Progress<'_>) -> io::Result<()> {
         let mut index = Index::load(path)?;
         index.extend(progress)?;
     }
-    sweep(folder(path))
+    sweep(siblings::folder(path))
 }
 
 /// Removes indexes that belong to no file of the directory.
@@ -161,11 +161,7 @@ fn place(path: &Path, file: &File, size: u64) -> io::Result<Option<PathBuf>> {
     let read = file.read_at(&mut begin, 0)?;
     let Some(end) = memchr::memchr(b'\n', &begin[..read]) else { return Ok(None) };
     let id: String = Hash::of(&begin[..end]).to_string().chars().take(32).collect();
-    Ok(Some(folder(path).join(FOLDER).join(id)))
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    Ok(Some(siblings::folder(path).join(FOLDER).join(id)))
 }
 
 fn open(place: &Path) -> io::Result<File> {

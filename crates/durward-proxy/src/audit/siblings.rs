@@ -19,20 +19,17 @@ pub struct Rotated {
 /// # Errors
 /// When its directory cannot be listed.
 pub fn rotated(path: &Path) -> io::Result<Rotated> {
-    let (Some(name), parent) = (path.file_name(), path.parent()) else {
-        return Ok(Rotated::default());
-    };
-    let folder = parent.filter(|folder| !folder.as_os_str().is_empty());
+    let Some(name) = path.file_name() else { return Ok(Rotated::default()) };
     let name = name.as_encoded_bytes();
     let (mut files, mut compressed) = (Vec::new(), Vec::new());
-    for entry in std::fs::read_dir(folder.unwrap_or(Path::new(".")))? {
+    for entry in std::fs::read_dir(folder(path))? {
         let entry = entry?;
         let found = entry.file_name();
         let rest = found.as_encoded_bytes().strip_prefix(name);
         if !rest.is_some_and(|rest| rest.starts_with(b".") || rest.starts_with(b"-")) {
             continue;
         }
-        let at = folder.map_or_else(|| PathBuf::from(&found), |folder| folder.join(&found));
+        let at = path.with_file_name(&found);
         let Ok(about) = at.metadata() else { continue };
         if !about.is_file() {
             continue;
@@ -47,4 +44,12 @@ pub fn rotated(path: &Path) -> io::Result<Rotated> {
     files.sort();
     compressed.sort();
     Ok(Rotated { files: files.into_iter().map(|(_, path)| path).collect(), compressed })
+}
+
+/// The directory a file is in.
+pub(super) fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
 }

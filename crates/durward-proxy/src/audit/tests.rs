@@ -304,11 +304,11 @@ fn what_cannot_be_written_must_not_begin_and_is_noted_later() {
     assert_eq!(again, Ok(()));
     assert!(!audit.status().failing);
     assert_eq!((audit.status().lost, intact(&[place.path()]).parts[0].lost), (7, 7));
-    let ids: Vec<String> = place.lines().iter().filter_map(id).collect();
+    let ids: Vec<String> = place.lines().iter().filter_map(|line| id(line)).collect();
     assert_eq!(ids, ["a", "b", "c"], "what was asked for and refused is told all the same");
 }
 
-fn id(line: &String) -> Option<String> {
+fn id(line: &str) -> Option<String> {
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     line["id"].as_str().map(str::to_owned)
 }
@@ -386,7 +386,7 @@ fn a_killed_process_loses_no_acknowledged_record() {
     let ids: std::collections::BTreeSet<String> = lines(&place.path())
         .iter()
         .filter(|line| chain::read(line.as_bytes()).is_some())
-        .filter_map(id)
+        .filter_map(|line| id(line))
         .collect();
     let missing: Vec<&String> = acknowledged.iter().filter(|id| !ids.contains(*id)).collect();
     assert!(acknowledged.len() >= 3_000, "only {}", acknowledged.len());

@@ -210,7 +210,7 @@ impl Walk {
         let Record { link, previous } = record;
         // Without the part before, the first record is taken at its word; the very first has none before it.
         let first = link.sequence == 1;
-        let due = self.before.or(first.then(Link::default));
+        let due = self.before.or_else(|| first.then(Link::default));
         if let Some(due) = due {
             if link.sequence != due.sequence + 1 {
                 return Some(Reason::Missing { expected: due.sequence + 1, found: link.sequence });

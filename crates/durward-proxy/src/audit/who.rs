@@ -223,7 +223,7 @@ impl Found {
         let opened = self.opened.map(|(entry, _)| entry.at);
         // Without its first record, it began as long before the last as that says.
         let asked = closed.zip(record.get("total_ms").and_then(Value::as_f64));
-        let began = opened.or(asked.map(|(end, total)| end - (total * 1_000.0) as i64));
+        let began = opened.or_else(|| Some(asked?.0 - (asked?.1 * 1_000.0) as i64));
         let began_later = began.is_some_and(|began| began > question.to);
         if began_later || closed.is_some_and(|closed| closed < question.from) {
             return Ok(None);

@@ -157,24 +157,30 @@ fn process(text: &mut Text, state: &ExpositionState) {
     for (sink, count) in &state.decisions_lost {
         lost.row(&[("sink", sink)], *count);
     }
-    if let Some(audit) = &state.audit {
-        audit_file(text, audit);
-    }
+    audit_file(text, state.audit);
 }
 
-fn audit_file(text: &mut Text, audit: &audit::Status) {
-    for (name, kind, help, value) in [
-        ("durward_audit_records", Kind::Counter, "Audit records written.", audit.written),
-        ("durward_audit_records_lost", Kind::Counter, "Audit records lost.", audit.lost),
-        ("durward_audit_sequence", Kind::Gauge, "Number of the last audit record.", audit.sequence),
+/// Without an audit file there are no rows.
+fn audit_file(text: &mut Text, audit: Option<audit::Status>) {
+    type Of = fn(&audit::Status) -> u64;
+    let families: [(&str, Kind, &str, Of); 4] = [
+        ("durward_audit_records", Kind::Counter, "Audit records written.", |audit| audit.written),
+        ("durward_audit_records_lost", Kind::Counter, "Audit records lost.", |audit| audit.lost),
+        ("durward_audit_sequence", Kind::Gauge, "Number of the last audit record.", |audit| {
+            audit.sequence
+        }),
         (
             "durward_audit_failing",
             Kind::Gauge,
             "1 while the audit file cannot be written and nothing new is let out.",
-            u64::from(audit.failing),
+            |audit| u64::from(audit.failing),
         ),
-    ] {
-        text.family(name, kind, help).row(&[], value);
+    ];
+    for (name, kind, help, of) in families {
+        let mut family = text.family(name, kind, help);
+        if let Some(audit) = &audit {
+            family.row(&[], of(audit));
+        }
     }
 }
 

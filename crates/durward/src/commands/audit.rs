@@ -109,8 +109,9 @@ fn print(screen: &mut Screen, verified: &Verified, missing: &[String]) -> Result
     let mut table = Table::new(&["FILE", "RECORDS", "FROM", "TO", "TORN", "LOST", "STATE"]);
     for part in &verified.parts {
         let broken = verified.broken.as_ref().is_some_and(|broken| broken.path == part.path);
-        let number =
-            |link: Option<Link>| link.map_or("-".to_owned(), |link| link.sequence.to_string());
+        let number = |link: Option<Link>| {
+            link.map_or_else(|| "-".to_owned(), |link| link.sequence.to_string())
+        };
         table.row(vec![
             plain(part.path.display()),
             plain(part.records),

@@ -131,7 +131,7 @@ fn row(used: &Use, wide: bool) -> Vec<(String, Tone)> {
     };
     let time = |at: Option<i64>| {
         let time = at.and_then(|at| Timestamp::from_microsecond(at).ok());
-        time.map_or("-".to_owned(), |time| format!("{time:.3}"))
+        time.map_or_else(|| "-".to_owned(), |time| format!("{time:.3}"))
     };
     let host = format!("{}:{}", field("host"), field("port"));
     let mut cells: Vec<String> = ["tenant", "identity", "client", "method"].map(field).into();

@@ -51,10 +51,10 @@ impl Client {
 
     /// Posts; once more on a new connection when a kept one turns out to be gone.
     pub(super) fn post(&mut self, head: &str, body: &[u8]) -> io::Result<Answer> {
-        if let Some(kept) = self.open.take() {
-            if let Ok(answer) = self.exchange(kept, head, body) {
-                return Ok(answer);
-            }
+        if let Some(kept) = self.open.take()
+            && let Ok(answer) = self.exchange(kept, head, body)
+        {
+            return Ok(answer);
         }
         let fresh = self.connect()?;
         self.exchange(fresh, head, body)

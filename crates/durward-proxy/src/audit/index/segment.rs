@@ -61,8 +61,8 @@ impl Segment {
     pub(super) fn store(
         index: &File,
         head: u64,
-        entries: Vec<Entry>,
-        part: Part,
+        entries: &[Entry],
+        part: &Part,
     ) -> io::Result<Self> {
         let count = entries.len() as u64;
         let mut block = MAGIC.to_vec();
@@ -84,7 +84,7 @@ impl Segment {
             }
         }
         index.write_all_at(&out, begun * BLOCK)?;
-        let Part { from, to, last_line, last_length } = part;
+        let Part { from, to, last_line, last_length } = *part;
         Ok(Self {
             index: index.try_clone()?,
             head,

@@ -91,8 +91,12 @@ fn the_one_who_had_the_port_then_is_named_and_nobody_else() {
     assert_eq!(at(75), ["without end"]);
     assert_eq!(at(85), ["without end"], "an id may come back");
     assert_eq!(at(90), ["again", "without end"], "what has an end comes first");
-    assert_eq!(ask(&[path.clone()], 4000, 0, 32), ["first", "second"], "a span of time");
-    assert_eq!(ask(&[path.clone()], 4002, 0, 100), Vec::<String>::new());
+    assert_eq!(
+        ask(std::slice::from_ref(&path), 4000, 0, 32),
+        ["first", "second"],
+        "a span of time"
+    );
+    assert_eq!(ask(std::slice::from_ref(&path), 4002, 0, 100), Vec::<String>::new());
     let used = &who(&[path], &question(4000, 75, 75), &mut |_, _| true).unwrap()[0];
     assert_eq!((used.opened, used.closed), (Some(BEGIN + 70 * SECOND), None));
     assert!(!used.altered);
@@ -214,7 +218,7 @@ fn two_hundred_thousand_records_answer_from_an_index_that_is_made_anew_when_it_i
     let index = indexes(dir.path()).pop().unwrap();
     let made = fs::read(&index).unwrap();
     let began = Instant::now();
-    ask(&[path.clone()], 4100, 50_000, 50_000);
+    ask(std::slice::from_ref(&path), 4100, 50_000, 50_000);
     let asked = began.elapsed();
     assert!(asked < Duration::from_secs(1), "{asked:?}");
     // Damaged in its middle, at its end, everywhere.
@@ -227,7 +231,7 @@ fn two_hundred_thousand_records_answer_from_an_index_that_is_made_anew_when_it_i
     assert_eq!(fs::read(&index).unwrap(), made);
     // Newer records than the index knows.
     write(&path, &[session("new", 4999, Some(1), Some(2))], link);
-    assert_eq!(ask(&[path.clone()], 4999, 1, 1), ["new"]);
+    assert_eq!(ask(std::slice::from_ref(&path), 4999, 1, 1), ["new"]);
     assert_eq!(fs::read(&index).unwrap(), made, "few records are read as they are");
 }
 
