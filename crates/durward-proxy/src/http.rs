@@ -104,7 +104,7 @@ pub(crate) async fn serve(admitted: Admitted) {
 /// # Errors
 /// When it is no request.
 pub(crate) fn first_request_authorization(bytes: &[u8]) -> Result<Option<Vec<u8>>, parse::Fault> {
-    let limits = HeadLimits { connect: true, ..HeadLimits::RESPONSE };
+    let limits = HeadLimits { outward: true, ..HeadLimits::RESPONSE };
     let mut request = message::PooledRequest::new();
     Ok(match parse::parse_request(bytes, &mut Progress::default(), limits, &mut request)? {
         Parsed::Incomplete => None,

@@ -9,9 +9,11 @@
 mod base64;
 pub mod certificates;
 pub mod client;
+pub mod dns;
 pub mod netns;
 pub mod origin;
 pub mod process;
+pub mod secrets;
 mod transport;
 
 pub use rustls;

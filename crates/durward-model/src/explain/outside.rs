@@ -44,13 +44,43 @@ impl Trail {
                 service.policy.decide(around, asked, &[*address])
             }
             (Host::Name(name), None) => {
-                let sentence =
-                    format!("{name} may be looked up; every address it stands for is checked");
-                self.note("lookup", None, sentence);
-                return self.leaves(tenant);
+                return self.named(tenant, service, asked, name);
             }
         };
         self.decided(tenant, service, asked, &decided)
+    }
+
+    /// What can be said of a name before anybody knows its addresses.
+    fn named(
+        &mut self,
+        tenant: &Tenant,
+        service: &ForwardService,
+        asked: Asked<'_>,
+        name: &str,
+    ) -> Ending {
+        let policy = &service.policy;
+        let by_name = policy.decide_unresolved(asked);
+        if let Some(parent) = policy.parent(asked.host) {
+            let (host, port) = (&parent.host, parent.port);
+            self.note(
+                "parent",
+                None,
+                format!("{name} goes through {host}:{port}, which looks it up"),
+            );
+            return self.decided(tenant, service, asked, &by_name);
+        }
+        let whom = match policy.resolvers.as_slice() {
+            [] => "the host's name servers".to_owned(),
+            own => list(&own.iter().map(|server| server.0).collect::<Vec<_>>()),
+        };
+        let sentence = format!("{name} is asked of {whom}; every address it stands for is checked");
+        self.note("lookup", None, sentence);
+        if by_name.outcome == Outcome::Allow {
+            return self.decided(tenant, service, asked, &by_name);
+        }
+        let sentence = "rules with cidr decide by its addresses".to_owned();
+        self.note("rule", None, sentence);
+        self.leaves(tenant)
     }
 
     fn decided(

@@ -14,7 +14,7 @@ use crate::http::parse::{
 };
 
 const LIMITS: HeadLimits =
-    HeadLimits { bytes: 16 * 1024, line: 4 * 1024, fields: 64, connect: true };
+    HeadLimits { bytes: 16 * 1024, line: 4 * 1024, fields: 64, outward: true };
 
 /// Reads a request's head whole and byte by byte; both must agree, and what we write of it must be read as the same request.
 pub fn request_head(bytes: &[u8]) {
@@ -31,7 +31,7 @@ pub fn request_head(bytes: &[u8]) {
     let mut wire = Vec::new();
     write::request(&mut wire, &whole);
     let mut again = Request::default();
-    let limits = HeadLimits { bytes: 64 * 1024, line: 64 * 1024, fields: 80, connect: true };
+    let limits = HeadLimits { bytes: 64 * 1024, line: 64 * 1024, fields: 80, outward: true };
     let reread = parse_request(&wire, &mut Progress::default(), limits, &mut again);
     assert_eq!(reread, Ok(Parsed::Head(wire.len())), "{}", wire.escape_ascii());
     assert_eq!(

@@ -75,14 +75,14 @@ pub(crate) struct HeadLimits {
     pub(crate) line: usize,
     /// Number of fields.
     pub(crate) fields: usize,
-    /// Whether CONNECT is understood.
-    pub(crate) connect: bool,
+    /// Whether it is for a forward proxy: CONNECT is understood, and the target alone says where to (RFC 9112 section 3.2.2).
+    pub(crate) outward: bool,
 }
 
 impl HeadLimits {
     /// What an upstream may send.
     pub(crate) const RESPONSE: Self =
-        Self { bytes: 64 * 1024, line: 8 * 1024, fields: 256, connect: false };
+        Self { bytes: 64 * 1024, line: 8 * 1024, fields: 256, outward: false };
 }
 
 /// Where in a head the parser is. Starts anew for each head.

@@ -119,19 +119,21 @@ impl Attempt<'_> {
         let mut paths = self.paths(peer)?;
         paths.sort_by_key(|path| path.ports());
         let mut detail = "none is of its family".to_owned();
-        // The least used comes first: if it has no port left, none has.
-        if let Some(path) = paths.first() {
-            ports::admit(path)?;
-        }
+        let mut exhausted = None;
         for path in paths {
+            if let Err(refusal) = ports::admit(&path) {
+                exhausted = Some(refusal);
+                continue;
+            }
             let port = PortGuard::new(path);
             match self.dial(&port.0).await {
                 Ok(stream) => return Ok((stream, port)),
                 Err(Refusal::EgressAddress { detail: why, .. }) => detail = why,
+                Err(refusal @ Refusal::PortsExhausted { .. }) => exhausted = Some(refusal),
                 Err(refusal) => return Err(refusal),
             }
         }
-        Err(Refusal::EgressAddress { peer, detail })
+        Err(exhausted.unwrap_or(Refusal::EgressAddress { peer, detail }))
     }
 
     /// The ways to `peer`, one per source address of its family.
@@ -152,7 +154,7 @@ impl Attempt<'_> {
             _ => Refusal::Socket(error),
         })?;
         let stream = socket.connect(peer).await.map_err(|source| match source.kind() {
-            io::ErrorKind::AddrNotAvailable => unusable("ports exhausted"),
+            io::ErrorKind::AddrNotAvailable => Refusal::PortsExhausted { peer },
             _ => Refusal::ConnectFailed { peer, source },
         })?;
         self.check(&stream, path)?;
@@ -227,7 +229,7 @@ fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
 /// Of two refusals the one that says more: a peer's answer rather than our lack of an address of its family.
 fn worse(first: Option<Refusal>, second: Refusal) -> Refusal {
     match (first, second) {
-        (Some(first), Refusal::EgressAddress { .. }) => first,
+        (Some(first), Refusal::EgressAddress { .. } | Refusal::PortsExhausted { .. }) => first,
         (_, second) => second,
     }
 }

@@ -6,6 +6,7 @@ mod addresses;
 mod certificates;
 mod dial;
 mod documents;
+mod egress;
 mod host;
 mod report;
 mod route;
@@ -52,6 +53,7 @@ async fn everything(loaded: &Loaded, arguments: &CheckArgs) -> Report {
         addresses::ports(snapshot, &missing, &running),
         host::check(snapshot),
         certificates::check(snapshot, inspect::now()),
+        egress::check(snapshot),
         dial::check(snapshot, &missing, arguments.timeout).await,
         running::check(arguments.admin, &running, snapshot),
     ])

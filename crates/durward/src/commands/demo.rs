@@ -186,6 +186,9 @@ async fn once(stage: &Stage, mut screen: Screen) -> Result<Exit, Failure> {
         good &= expected;
         screen.line(format!("{} {name:<9} https://{}/pay  {told}", sign(expected), at(ip)))?;
     }
+    let (outward, left) = out(stage, &certificates).await?;
+    good &= left;
+    screen.line(outward)?;
     let stranger = Caller::new(at(ACME), &certificates, None)?.get("/pay").await;
     let refused = stranger.is_err();
     let told = stranger.map_or_else(
@@ -194,6 +197,29 @@ async fn once(stage: &Stage, mut screen: Screen) -> Result<Exit, Failure> {
     );
     screen.line(format!("{} stranger  https://{}/pay  {told}", sign(refused), at(ACME)))?;
     Ok(if good && refused { Exit::Ok } else { Exit::FailedCheck })
+}
+
+/// One request through acme's forward proxy to the bank, and one tunnel that must not be made.
+async fn out(stage: &Stage, certificates: &std::path::Path) -> Result<(String, bool), Failure> {
+    let proxy = SocketAddr::new(ACME, stage.ports.proxy);
+    let to = |port| SocketAddr::new(HERE, port);
+    let caller = |target| Caller::new(target, certificates, None).map(|one| one.through(proxy));
+    let bank = to(stage.ports.bank);
+    let answer = caller(bank)?.get("/pay").await;
+    let shop = caller(to(stage.ports.shop))?.get("/").await;
+    let expected = answer
+        .as_ref()
+        .is_ok_and(|(status, body)| *status == 200 && body.contains(&format!("saw {ACME}")));
+    let denied = shop.as_ref().is_err_and(|told| told.contains("403"));
+    let told =
+        answer.map_or_else(|error| error, |(status, body)| format!("{status} {}", body.trim()));
+    let good = expected && denied;
+    let elsewhere = if denied { "nowhere else" } else { "but elsewhere too" };
+    let line = format!(
+        "{} proxy     -x http://{proxy} https://{bank}/pay  {told}; {elsewhere}",
+        sign(good)
+    );
+    Ok((line, good))
 }
 
 fn sign(good: bool) -> String {

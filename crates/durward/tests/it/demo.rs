@@ -13,7 +13,7 @@ use crate::support::{DEADLINE, durward, output, stdout};
 /// Demos look for free ports when they start; two at once would look at the same ones.
 static ALONE: Mutex<()> = Mutex::new(());
 
-// S1.1 S1.3 S1.49
+// S1.1 S1.3 S1.49 S2.4
 #[test]
 fn one_round_shows_each_tenants_own_address_to_the_partner() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -25,6 +25,7 @@ fn one_round_shows_each_tenants_own_address_to_the_partner() {
     assert!(demo.status.success(), "{text}");
     assert!(text.contains("the bank saw 127.0.0.2, client certificate CN=acme"), "{text}");
     assert!(text.contains("the bank saw 127.0.0.3"), "{text}");
+    assert!(text.contains("√ proxy     -x http://127.0.0.2:"), "{text}");
     assert!(text.contains("stranger") && text.contains("refused"), "{text}");
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "nothing is left behind");
 }

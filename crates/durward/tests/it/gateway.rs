@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use durward_control::{FileSource, Publisher, RoutingJsonOptions};
-use durward_proxy::access_log::Sink;
+use durward_proxy::access_log::{Lines, Sink};
 use durward_proxy::metrics::Counter;
 use durward_proxy::proxy::{Options, Proxy};
 use durward_testkit::process::TempDir;
@@ -24,6 +24,8 @@ pub(crate) struct Gateway {
     source: FileSource,
     publisher: Publisher,
     proxy: Proxy,
+    log: Lines,
+    decisions: Lines,
 }
 
 impl Preparation {
@@ -34,16 +36,19 @@ impl Preparation {
 
     /// A gateway of two cores that serves `documents`.
     pub(crate) fn start(self, documents: &str) -> Gateway {
+        let (access_log, log) = Sink::memory().expect("a thread can be started");
+        let (decision_log, decisions) = Sink::memory().expect("a thread can be started");
         let options = Options {
             workers: 2,
-            access_log: Sink::none(),
-            decisions: Sink::none(),
+            access_log,
+            decisions: decision_log,
             inherited: Vec::new(),
             drain_grace: Duration::from_secs(2),
         };
         let proxy = Proxy::start(options).expect("threads can be started");
         let source = FileSource::new(RoutingJsonOptions::default());
-        let mut gateway = Gateway { dir: self.dir, source, publisher: Publisher::new(), proxy };
+        let publisher = Publisher::new();
+        let mut gateway = Gateway { dir: self.dir, source, publisher, proxy, log, decisions };
         gateway.reload(documents);
         gateway
     }
@@ -86,6 +91,27 @@ impl Gateway {
     /// Where documents and certificates are.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The lines of the access log so far.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.read()
+    }
+
+    /// The decisions of the forward proxy so far.
+    pub(crate) fn decisions(&self) -> Vec<String> {
+        self.decisions.read()
+    }
+
+    /// The metrics as somebody who scrapes sees them.
+    pub(crate) fn metrics_text(&self) -> String {
+        self.proxy.metrics_text()
+    }
+
+    /// What was found wrong with the documents.
+    pub(crate) fn findings(&self) -> Vec<String> {
+        let compiled = self.publisher.current();
+        compiled.verdicts.findings().map(|(_, finding)| finding.to_string()).collect()
     }
 
     /// Ends it, after at most two seconds of draining.

@@ -9,6 +9,7 @@ mod cli;
 mod demo;
 mod deploy;
 mod docs;
+mod egress;
 mod examples;
 mod gateway;
 mod isolation;

@@ -149,7 +149,7 @@ fn head_limits(http: &Http) -> HeadLimits {
     let limits = http.limits();
     let bytes = usize::try_from(limits.header_bytes).unwrap_or(SIZE).min(SIZE);
     let fields = usize::try_from(limits.header_fields).unwrap_or(usize::MAX);
-    HeadLimits { bytes, line: LINE.min(bytes), fields, connect: http.outward().is_some() }
+    HeadLimits { bytes, line: LINE.min(bytes), fields, outward: http.outward().is_some() }
 }
 
 fn refused(fault: Fault) -> Next {

@@ -45,7 +45,7 @@ pub(crate) fn parse_request(
         return Err(Fault::TooLarge);
     }
     request.fields.load(&input[..progress.read()]);
-    finish(request)?;
+    finish(request, limits)?;
     Ok(Parsed::Head(progress.read()))
 }
 
@@ -81,7 +81,7 @@ fn request_line(
     request.version = read_version(&line[version + 1..])?;
     request.method = Span::new(start, start + method);
     if &line[..method] == b"CONNECT" {
-        if !limits.connect {
+        if !limits.outward {
             return Err(Fault::Connect);
         }
         request.authority = target::tunnel(input, start + method + 1, start + version)?;
@@ -109,7 +109,7 @@ pub(super) fn read_version(text: &[u8]) -> Result<Version, Fault> {
     }
 }
 
-fn finish(request: &mut Request) -> Result<(), Fault> {
+fn finish(request: &mut Request, limits: HeadLimits) -> Result<(), Fault> {
     let control = Control::read(&request.fields, request.version)?;
     request.framing = match (control.length, control.chunked) {
         (Some(length), _) => Framing::Length(length),
@@ -122,8 +122,8 @@ fn finish(request: &mut Request) -> Result<(), Fault> {
         return Err(Fault::Malformed("repeated Proxy-Authorization"));
     }
     request.proxy_authorization = control.proxy_authorization.1;
-    if request.method() == "CONNECT" {
-        tunnel(request, &control)?;
+    if limits.outward && !request.authority.is_empty() {
+        outward_host(request, &control)?;
     } else {
         find_host(request, &control)?;
     }
@@ -134,23 +134,15 @@ fn finish(request: &mut Request) -> Result<(), Fault> {
     Ok(())
 }
 
-/// A CONNECT has no body, and its host is that of the target, whatever else it says.
-fn tunnel(request: &mut Request, control: &Control) -> Result<(), Fault> {
-    if control.length.is_some() || control.chunked {
+/// The host is that of the target, whatever `Host` says: some clients name the proxy there. A CONNECT has no body.
+fn outward_host(request: &mut Request, control: &Control) -> Result<(), Fault> {
+    if request.method() == "CONNECT" && (control.length.is_some() || control.chunked) {
         return Err(Fault::Malformed("CONNECT with a body"));
     }
-    let (count, host) = control.hosts;
-    if count > 1 {
+    if control.hosts.0 > 1 {
         return Err(Fault::Malformed("repeated Host"));
     }
-    let fields = &request.fields;
-    let named = fields.bytes(request.authority);
-    let bare = named.iter().rposition(|byte| *byte == b':').map_or(named, |at| &named[..at]);
-    let host = fields.bytes(host);
-    if count == 1 && !host.eq_ignore_ascii_case(named) && !host.eq_ignore_ascii_case(bare) {
-        return Err(Fault::Malformed("Host differs from the target's authority"));
-    }
-    request.host = set_host(fields, request.authority)?;
+    request.host = set_host(&request.fields, request.authority)?;
     Ok(())
 }
 

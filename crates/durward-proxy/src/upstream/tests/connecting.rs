@@ -165,8 +165,9 @@ fn exhausted_ports_move_on_to_the_next_address_and_then_are_refused() {
             let sources: Vec<_> = held.iter().map(from).collect();
             let (two, three) = (IpAddr::from([127, 0, 0, 2]), IpAddr::from([127, 0, 0, 3]));
             assert_eq!(sources, [two, three, two, three]);
-            assert_eq!(refusal.word(), "egress_address");
-            assert!(refusal.to_string().contains("ports exhausted"), "{refusal}");
+            assert_eq!(refusal.word(), "ports_exhausted");
+            assert_eq!(refusal.status(), (503, Some("connection_limit_reached")));
+            assert_eq!(refusal.retry_after(), Some(1));
             drop(held);
         })
         .await;

@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use durward_model::egress::Neighbours;
 use durward_model::listener::Service;
 use durward_model::route::{Action, PathMatch, Route, WeightedUpstream};
 use durward_model::upstream::UpstreamIndex;
 use durward_model::{Listener, Snapshot, Tenant};
 
-use crate::commands::check::{Category, Report, addresses, dial};
+use crate::commands::check::{Category, Report, addresses, dial, egress};
 use crate::inspect;
 
 /// Follows a listener to its upstreams.
@@ -37,6 +38,12 @@ pub(crate) async fn follow(snapshot: &Snapshot, at: SocketAddr, timeout: Duratio
         ));
     }
     let upstreams = describe(&mut mapping, listener);
+
+    if let Service::Forward(service) = &listener.service {
+        let mut outward = Category::new("egress");
+        egress::one(&mut outward, tenant, listener, service, &Neighbours::of(snapshot));
+        return Report::new(vec![mapping, outward]);
+    }
 
     let missing = addresses::missing(snapshot);
     let mut dialled = Category::new("upstreams");
@@ -76,6 +83,7 @@ fn describe(category: &mut Category, listener: &Listener) -> BTreeSet<UpstreamIn
         }
         Service::PassThrough(routes) => routes.iter().for_each(|route| lead(&route.upstreams)),
         Service::Tcp(service) => lead(&service.upstreams),
+        Service::Forward(_) => {}
     }
     upstreams
 }

@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -25,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A client of one tenant, with one connection that it keeps.
 pub(crate) struct Caller {
     address: SocketAddr,
+    /// The forward proxy it goes through.
+    proxy: Option<SocketAddr>,
     connector: TlsConnector,
     connection: Option<SendRequest<Empty<Bytes>>>,
 }
@@ -38,7 +41,13 @@ impl Caller {
     ) -> Result<Self, Failure> {
         let config = config(certificates, shown)
             .map_err(|error| Failure::broken("making a client's TLS", error))?;
-        Ok(Self { address, connector: TlsConnector::from(Arc::new(config)), connection: None })
+        let connector = TlsConnector::from(Arc::new(config));
+        Ok(Self { address, proxy: None, connector, connection: None })
+    }
+
+    /// The same, through a forward proxy.
+    pub(crate) fn through(self, proxy: SocketAddr) -> Self {
+        Self { proxy: Some(proxy), ..self }
     }
 
     /// Asks for `path`: the status and the body's text.
@@ -76,7 +85,10 @@ impl Caller {
     }
 
     async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>, String> {
-        let stream = TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
+        let stream = match self.proxy {
+            None => TcpStream::connect(self.address).await.map_err(|error| error.to_string())?,
+            Some(proxy) => tunnel(proxy, self.address).await?,
+        };
         let name = ServerName::IpAddress(self.address.ip().into());
         let stream =
             self.connector.connect(name, stream).await.map_err(|error| error.to_string())?;
@@ -85,6 +97,26 @@ impl Caller {
         // Its end shows in the next request.
         tokio::spawn(async move { drop(connection.await) });
         Ok(sender)
+    }
+}
+
+/// A tunnel to `target`, or the first line of the proxy's answer.
+async fn tunnel(proxy: SocketAddr, target: SocketAddr) -> Result<TcpStream, String> {
+    let asking = async {
+        let mut stream = TcpStream::connect(proxy).await?;
+        let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") && answer.len() < 4096 {
+            answer.push(stream.read_u8().await?);
+        }
+        std::io::Result::Ok((stream, answer))
+    };
+    let (stream, answer) = asking.await.map_err(|error| error.to_string())?;
+    let answer = String::from_utf8_lossy(&answer);
+    match answer.lines().next() {
+        Some(first) if first.starts_with("HTTP/1.1 200 ") => Ok(stream),
+        first => Err(format!("the proxy said {}", first.unwrap_or("nothing"))),
     }
 }
 

@@ -195,6 +195,10 @@ pub(crate) fn introduce(screen: &mut Screen, stage: &Stage) -> Result<(), Failur
         ports.bank
     ))?;
     screen.line(format!(
+        "forward proxy  http://{ACME}:{} takes acme's programs to the bank, and nowhere else",
+        ports.proxy
+    ))?;
+    screen.line(format!(
         "admin          http://127.0.0.1:{}/readyz?verbose, /metrics, /snapshot",
         ports.admin
     ))?;
@@ -220,6 +224,10 @@ fn suggest(screen: &mut Screen, stage: &Stage) -> Result<(), Failure> {
         "acme /pay                     # the bank saw 127.0.0.2, client certificate CN=acme"
             .to_owned(),
         "globex /pay                   # the bank saw 127.0.0.3".to_owned(),
+        format!(
+            "out https://127.0.0.1:{}/pay   # through acme's forward proxy: 127.0.0.2",
+            ports.bank
+        ),
         format!("durward explain https://{GLOBEX}:{}/pay", ports.gateway),
         format!("durward check{admin}                 # two things here are broken on purpose"),
     ];
@@ -232,6 +240,10 @@ fn suggest(screen: &mut Screen, stage: &Stage) -> Result<(), Failure> {
         ports.gateway
     ))?;
     screen.line(format!("  curl --cacert {certs}ca.crt https://{GLOBEX}:{}/pay", ports.gateway))?;
+    screen.line(format!(
+        "  curl --noproxy '' -x {ACME}:{} --cacert {certs}ca.crt https://127.0.0.1:{}/pay",
+        ports.proxy, ports.bank
+    ))?;
     screen.line("")
 }
 

@@ -34,12 +34,14 @@ pub(crate) struct Ports {
     pub(crate) dead: u16,
     /// The admin interface.
     pub(crate) admin: u16,
+    /// acme's forward proxy.
+    pub(crate) proxy: u16,
 }
 
 impl Ports {
     /// The ports that are wished for.
     pub(crate) const WISHED: Self =
-        Self { gateway: 8443, bank: 9443, shop: 9081, dead: 9082, admin: 9440 };
+        Self { gateway: 8443, bank: 9443, shop: 9081, dead: 9082, admin: 9440, proxy: 3128 };
 
     /// The wished ports, or the next free ones.
     pub(crate) fn find() -> Result<Self, Failure> {
@@ -49,7 +51,8 @@ impl Ports {
         let shop = next_free(wished.shop, &[HERE], &[gateway, bank])?;
         let dead = next_free(wished.dead, &[HERE], &[gateway, bank, shop])?;
         let admin = next_free(wished.admin, &[HERE], &[gateway, bank, shop, dead])?;
-        Ok(Self { gateway, bank, shop, dead, admin })
+        let proxy = next_free(wished.proxy, &[ACME], &[gateway, bank, shop, dead, admin])?;
+        Ok(Self { gateway, bank, shop, dead, admin, proxy })
     }
 
     /// What had to be moved, for people.
@@ -59,6 +62,7 @@ impl Ports {
             ("gateway", wished.gateway, self.gateway),
             ("bank", wished.bank, self.bank),
             ("admin", wished.admin, self.admin),
+            ("proxy", wished.proxy, self.proxy),
         ];
         let moved: Vec<String> = pairs
             .iter()
@@ -92,6 +96,7 @@ pub(crate) fn documents(ports: &Ports) -> [(&'static str, String); 2] {
             .replace("@BANK@", &ports.bank.to_string())
             .replace("@SHOP@", &ports.shop.to_string())
             .replace("@DEAD@", &ports.dead.to_string())
+            .replace("@PROXY@", &ports.proxy.to_string())
     };
     [("acme.yaml", fill(ACME_DOCUMENT)), ("globex.yaml", fill(GLOBEX_DOCUMENT))]
 }
@@ -161,13 +166,14 @@ impl Stage {
     fn environment(&self) -> String {
         let dir = self.path().display();
         let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("durward"));
-        let port = self.ports.gateway;
+        let (port, proxy) = (self.ports.gateway, self.ports.proxy);
         format!(
             "# Read this into a shell: . {dir}/env\n\
              export DURWARD_CONFIG='{dir}'\n\
              durward() {{ '{program}' \"$@\"; }}\n\
              acme() {{ curl -sS --cacert '{dir}/certs/ca.crt' --cert '{dir}/certs/partner.crt' --key '{dir}/certs/partner.key' \"https://{ACME}:{port}$1\"; }}\n\
-             globex() {{ curl -sS --cacert '{dir}/certs/ca.crt' \"https://{GLOBEX}:{port}$1\"; }}\n",
+             globex() {{ curl -sS --cacert '{dir}/certs/ca.crt' \"https://{GLOBEX}:{port}$1\"; }}\n\
+             out() {{ curl -sS --noproxy '' -x http://{ACME}:{proxy} --cacert '{dir}/certs/ca.crt' \"$@\"; }}\n",
             program = program.display(),
         )
     }
