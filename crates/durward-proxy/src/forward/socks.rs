@@ -78,7 +78,6 @@ pub(crate) async fn serve(
     let opened = client.open(&mut io, &mut bytes, &mut passage, greeted).await;
     let (relayed, lease) = match opened {
         Ok(Reached { io: up, lease, early }) => {
-            passage.opened(&http.core, lease.peer, lease.source);
             let relayed = relay(&http.core, &http.view, watch, io, up, bytes, early).await;
             (relayed, Some(lease))
         }
@@ -144,7 +143,13 @@ impl Client<'_> {
         let asked = Asked { host: &host, port: passage.port, method: None };
         let (core, view) = (&self.http.core, &self.http.view);
         let opening = reach::tunnel(core, view, &self.service.policy, asked, passage);
-        let opened = self.watch.guard(opening).await.unwrap_or(Err(Refusal::Draining));
+        let mut opened = self.watch.guard(opening).await.unwrap_or(Err(Refusal::Draining));
+        if let Ok(Reached { lease, .. }) = &opened {
+            passage.opened(core, lease.peer, lease.source);
+            if let Err(error) = core.decisions.committed().await {
+                opened = Err(Refusal::NotRecorded(error));
+            }
+        }
         self.watch.arm(Some(limits.timeouts.header), false);
         let answering = async {
             let source = opened.as_ref().map_or(NOWHERE, |reached| reached.lease.source);

@@ -1,20 +1,26 @@
-//! What a running gateway keeps: its audit file, and the totals that `top` reads.
+//! What a running gateway keeps: its audit file, whatever happens to it, and the totals that `top` reads.
 //!
-//! Deliberately absent: decisions themselves; they are tested where they are made.
+//! Deliberately absent: what each decision says; that is tested where it is made.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use durward_proxy::audit::chain::{Link, seal};
 use durward_testkit::origin::Origin;
-use durward_testkit::process::{TempDir, eventually_blocking};
+use durward_testkit::process::{Child, TempDir, eventually_blocking, unique_loopback};
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::docs::commands;
-use crate::support::{DEADLINE, Gateway, HERE, nowhere, output, stderr, stdout};
+use crate::support::{
+    DEADLINE, Gateway, HERE, admin_address, get, nowhere, output, spawn, status, stderr, stdout,
+};
 
 // S2.49+
 #[test]
@@ -50,7 +56,152 @@ fn a_gateway_continues_its_audit_file_and_follows_it_when_it_is_moved() {
 }
 
 fn gateway_metrics(gateway: &Gateway) -> String {
-    crate::support::get(gateway.admin, "/metrics").unwrap().1
+    get(gateway.admin, "/metrics").unwrap().1
+}
+
+/// A gateway with a forward proxy and an audit file.
+struct Recorded {
+    place: TempDir,
+    proxy: SocketAddr,
+    egress: Ipv4Addr,
+    admin: SocketAddr,
+}
+
+impl Recorded {
+    fn new(far: SocketAddr) -> Self {
+        let (place, egress) = (TempDir::new(), unique_loopback());
+        let proxy = SocketAddr::from((unique_loopback(), 3128));
+        fs::create_dir(place.join("config")).unwrap();
+        let document = format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: acme}}\nspec:\n  egress:\n    addresses: [{egress}]\n    \
+             proxy: [{{address: {}, allowedSources: [127.0.0.0/8]}}]\n    allow: [{{cidr: {}, ports: [{}]}}]\n",
+            proxy.ip(),
+            far.ip(),
+            far.port()
+        );
+        place.write("config/acme.yaml", document);
+        Self { place, proxy, egress, admin: admin_address() }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.place.join("audit.log")
+    }
+
+    fn start(&self) -> Child {
+        let file = self.file();
+        let child =
+            spawn(&self.place.join("config"), self.admin, &["--audit-log", file.to_str().unwrap()]);
+        let ready = || status(self.admin, "/readyz") == Some(200);
+        assert!(eventually_blocking(DEADLINE, ready), "{}", child.output());
+        child
+    }
+
+    /// The records of what was let out, by client.
+    fn opened(&self) -> BTreeMap<String, Value> {
+        let text = fs::read_to_string(self.file()).unwrap();
+        let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        records
+            .filter(|record| record["kind"] == "egress-open" && record["verdict"] == "allowed")
+            .map(|record| (record["client"].as_str().unwrap().to_owned(), record))
+            .collect()
+    }
+}
+
+/// Asks for a tunnel (0, 1) or a page (2); the client's address once it is answered well. The connection stays open while it is held.
+fn ask(proxy: SocketAddr, far: SocketAddr, way: usize) -> Option<(String, TcpStream)> {
+    let mut stream = TcpStream::connect(proxy).ok()?;
+    stream.set_read_timeout(Some(DEADLINE)).ok()?;
+    let client = stream.local_addr().ok()?.to_string();
+    let mut answer = [0; 4096];
+    let answered = match way {
+        0 => {
+            stream.write_all(b"\x05\x01\x00").ok()?;
+            stream.read_exact(&mut answer[..2]).ok()?;
+            let SocketAddr::V4(far) = far else { return None };
+            let port = far.port().to_be_bytes();
+            let request = [&b"\x05\x01\x00\x01"[..], &far.ip().octets(), &port].concat();
+            stream.write_all(&request).ok()?;
+            stream.read_exact(&mut answer[..10]).ok()?;
+            answer[1] == 0
+        }
+        1 => {
+            write!(stream, "CONNECT {far} HTTP/1.1\r\nHost: {far}\r\n\r\n").ok()?;
+            stream.read(&mut answer).ok()? > 0 && answer.starts_with(b"HTTP/1.1 200")
+        }
+        _ => {
+            write!(stream, "GET http://{far}/ HTTP/1.1\r\nHost: {far}\r\n\r\n").ok()?;
+            stream.read(&mut answer).ok()? > 0 && answer.starts_with(b"HTTP/1.1 200")
+        }
+    };
+    answered.then_some((client, stream))
+}
+
+// S2.49
+#[test]
+fn a_killed_gateway_has_the_record_of_everything_it_let_out() {
+    let origin = Origin::http1(HERE);
+    let far = origin.address();
+    let recorded = Recorded::new(far);
+    let acknowledged = Mutex::new(Vec::new());
+
+    for round in 0..3 {
+        let mut child = recorded.start();
+        let (enough, proxy) = (acknowledged.lock().unwrap().len() + 60 + round, recorded.proxy);
+        std::thread::scope(|scope| {
+            for way in 0..6 {
+                let acknowledged = &acknowledged;
+                scope.spawn(move || {
+                    while let Some((client, _held)) = ask(proxy, far, way % 3) {
+                        acknowledged.lock().unwrap().push(client);
+                    }
+                });
+            }
+            let reached = || acknowledged.lock().unwrap().len() >= enough;
+            assert!(eventually_blocking(DEADLINE, reached), "{}", child.output());
+            child.kill();
+        });
+    }
+    drop(recorded.start());
+
+    let (acknowledged, opened) = (acknowledged.into_inner().unwrap(), recorded.opened());
+    let missing: Vec<&String> =
+        acknowledged.iter().filter(|client| !opened.contains_key(*client)).collect();
+    assert!(acknowledged.len() >= 180, "only {}", acknowledged.len());
+    assert!(missing.is_empty(), "{missing:?}");
+    let file = recorded.file();
+    let verified = output(&["audit", "verify", file.to_str().unwrap()]);
+    assert!(verified.status.success(), "{}", stdout(&verified));
+    let last = &opened[acknowledged.last().unwrap()];
+    let port = last["egress"].as_str().unwrap().rsplit_once(':').unwrap().1;
+    let (ip, at) = (recorded.egress.to_string(), last["ts"].as_str().unwrap());
+    let who = ["who", "--ip", &ip, "--port", port, "--at", at, "--audit", file.to_str().unwrap()];
+    let named = stdout(&output(&who));
+    assert!(named.contains("acme") && named.contains(acknowledged.last().unwrap()), "{named}");
+}
+
+// S2.49+
+#[test]
+fn nothing_is_let_out_while_its_record_cannot_be_written() {
+    let origin = Origin::http1(HERE);
+    let far = origin.address();
+    let recorded = Recorded::new(far);
+    let _child = recorded.start();
+    let all = || [0, 1, 2].map(|way| ask(recorded.proxy, far, way).is_some());
+    let before = all();
+    let (good, served) = (fs::read(recorded.file()).unwrap(), origin.requests());
+
+    fs::write(recorded.file(), "not a record\n".repeat(1_000)).unwrap();
+    let meanwhile = all();
+    let served_meanwhile = origin.requests();
+    let metrics = get(recorded.admin, "/metrics").unwrap().1;
+    fs::write(recorded.file(), good).unwrap();
+    let after = all();
+
+    assert_eq!((before, meanwhile, after), ([true; 3], [false; 3], [true; 3]));
+    assert_eq!((served, served_meanwhile), (1, 1), "the request did not leave either");
+    assert!(metrics.contains("\ndurward_audit_failing 1\n"), "{metrics}");
+    let refused = "durward_refusals_total{tenant=\"acme\",reason=\"not_recorded\"}";
+    assert!(metrics.contains(refused), "{metrics}");
 }
 
 #[test]
