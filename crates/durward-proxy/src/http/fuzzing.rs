@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::forward::socks::wire;
 use crate::http::body::{Decoder, Step};
 use crate::http::fields::Fields;
 use crate::http::h1::write;
@@ -15,6 +16,45 @@ use crate::http::parse::{
 
 const LIMITS: HeadLimits =
     HeadLimits { bytes: 16 * 1024, line: 4 * 1024, fields: 64, outward: true };
+
+/// Reads a CONNECT for `target`: what is taken is a host and a port, and names the very bytes that were sent.
+pub fn connect_target(target: &[u8]) {
+    let head = [b"CONNECT ", target, b" HTTP/1.1\r\n\r\n"].concat();
+    let mut request = Request::default();
+    let read = parse_request(&head, &mut Progress::default(), LIMITS, &mut request);
+    if read != Ok(Parsed::Head(head.len())) {
+        return;
+    }
+    let authority = request.fields.bytes(request.authority);
+    assert_eq!(authority, target, "{}", head.escape_ascii());
+    let host = request.host();
+    assert!(authority.len() > host.len() && !host.contains(['@', '/', ' ']), "{host:?}");
+}
+
+/// Reads the messages of SOCKS 5: what they are does not change when more follows.
+pub fn socks(bytes: &[u8]) {
+    steady(bytes, wire::greeting);
+    steady(bytes, wire::pair);
+    steady(bytes, wire::wish);
+}
+
+fn steady<T: PartialEq + std::fmt::Debug>(
+    bytes: &[u8],
+    read: fn(&[u8]) -> Result<wire::Read<T>, wire::Fault>,
+) {
+    let more = |read: &Result<wire::Read<T>, wire::Fault>| *read == Ok(wire::Read::More);
+    let first = (0..=bytes.len()).find(|end| !more(&read(&bytes[..*end])));
+    match first {
+        None => assert!(more(&read(bytes))),
+        Some(end) => {
+            let known = read(&bytes[..end]);
+            if let Ok(wire::Read::Complete(_, length)) = &known {
+                assert_eq!(*length, end, "read beyond its end, or late");
+            }
+            assert_eq!(read(bytes), known);
+        }
+    }
+}
 
 /// Reads a request's head whole and byte by byte; both must agree, and what we write of it must be read as the same request.
 pub fn request_head(bytes: &[u8]) {

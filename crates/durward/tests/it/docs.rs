@@ -17,6 +17,7 @@ pub(crate) const GUIDES: &[&str] = &[
     "docs/guide/getting-started.md",
     "docs/guide/ingress.md",
     "docs/guide/tls.md",
+    "docs/guide/egress.md",
     "docs/guide/operations.md",
     "docs/guide/records.md",
     "deploy/README.md",

@@ -5,6 +5,7 @@
 mod clients;
 mod doors;
 mod errors;
+mod explained;
 mod guard;
 mod http;
 mod http2;

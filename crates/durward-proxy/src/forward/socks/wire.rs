@@ -25,10 +25,17 @@ pub(crate) enum Read<T> {
     More,
 }
 
-/// A name and a secret.
+/// A name and a secret; shown to nobody.
+#[derive(PartialEq, Eq)]
 pub(crate) struct Pair {
     pub(crate) user: Vec<u8>,
     pub(crate) secret: Vec<u8>,
+}
+
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("redacted")
+    }
 }
 
 /// Where to.

@@ -102,7 +102,7 @@ fn run(mut command: Command) -> Option<String> {
     Some(text)
 }
 
-// S2.24 S2.27 S2.38
+// S2.24+ S2.27 S2.38
 #[test]
 fn common_clients_need_nothing_but_the_environment() {
     let world = world();
@@ -131,6 +131,23 @@ fn common_clients_need_nothing_but_the_environment() {
         assert_eq!(told.matches(&format!("\"{}:", world.egress)).count(), 2, "{program}: {told}");
     }
     assert_eq!(world.gateway.isolation_violations(), 0);
+}
+
+// S2.14
+#[test]
+fn what_no_proxy_names_goes_direct() {
+    let world = world();
+    let inside = Origin::http1("127.0.0.1:0");
+    let url = format!("http://{}/", inside.address());
+
+    for (program, arguments) in [("curl", ["-sS", &url]), ("wget", ["-qO-", &url])] {
+        let before = inside.requests();
+        if let Some(told) = run(world.command(program, &arguments)) {
+            assert_eq!(inside.requests(), before + 1, "{program}: {told}");
+        }
+    }
+    assert!(inside.peers().iter().all(|peer| peer.ip() == Ipv4Addr::LOCALHOST));
+    assert!(world.gateway.decisions().is_empty(), "nothing came by the proxy");
 }
 
 // S2.38

@@ -235,7 +235,7 @@ async fn scan<'p>(
     &[]
 }
 
-// S2.53 S2.49
+// S2.49+ S2.45+
 #[tokio::test]
 async fn what_was_carried_is_told_in_the_access_log_too() {
     let origin = Origin::http1("127.0.0.1:0");

@@ -9,7 +9,7 @@ use durward_testkit::process::unique_loopback;
 use super::{document, tunnel};
 use crate::gateway::Gateway;
 
-// S2.35
+// S2.33 S2.35
 #[tokio::test]
 async fn live_tunnels_lose_no_byte_when_documents_change() {
     let echo = TcpEcho::start("127.0.0.1:0");

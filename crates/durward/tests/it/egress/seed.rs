@@ -150,7 +150,7 @@ fn only_the_tenants_networks_may_use_the_proxy_and_nobody_reaches_a_neighbour_by
     );
 }
 
-// S2.56
+// S2.56+
 #[test]
 fn without_its_address_on_the_host_a_tenants_traffic_goes_nowhere() {
     in_namespace(
