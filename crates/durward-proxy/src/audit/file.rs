@@ -3,16 +3,19 @@
 //! Several processes may write one file, as they do during a hand-over: the lock is taken for each write, and whoever finds the file
 //! longer than he left it reads its end first. Deliberately absent: deleting anything, torn records included.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::chain::{self, Hash, Link};
 use super::{Durability, siblings, tail};
 use crate::access_log::{Clock, Fields};
 
+/// The lock is had within this time, or the write fails.
+const LOCK_WITHIN: Duration = Duration::from_secs(2);
+const LOCK_PAUSE: Duration = Duration::from_micros(200);
 /// A first record is shorter than this, even a torn one.
 const ONE_RECORD: u64 = 4096;
 
@@ -34,7 +37,7 @@ pub(super) struct AuditFile {
 impl AuditFile {
     pub(super) fn open(path: &Path, durability: Durability) -> io::Result<Self> {
         let mut this = Self::attach(path, durability)?;
-        this.file.lock()?;
+        lock(&this.file)?;
         if this.file.metadata()?.len() == 0 {
             this.head = former(path)?;
         }
@@ -75,7 +78,7 @@ impl AuditFile {
 
     /// Writes records, one per line, as one write. Says in the file how many were lost before, when that is news.
     pub(super) fn append(&mut self, records: &[u8], lost: u64) -> io::Result<()> {
-        self.file.lock()?;
+        lock(&self.file)?;
         let locked = self.append_locked(records, lost);
         if locked.is_err() {
             // What the file says is read anew before the next write.
@@ -116,7 +119,7 @@ impl AuditFile {
         self.put()?;
         match open(&self.path) {
             Ok(file) => {
-                file.lock()?;
+                lock(&file)?;
                 self.file = file;
                 self.end = 0;
                 self.complained = false;
@@ -252,13 +255,29 @@ impl AuditFile {
 fn former(path: &Path) -> io::Result<Link> {
     for candidate in siblings::rotated(path)?.files.into_iter().rev() {
         let Ok(mut file) = AuditFile::attach(&candidate, Durability::Kernel) else { continue };
-        file.file.lock()?;
+        lock(&file.file)?;
         let known = file.catch_up().and_then(|()| file.put());
         if known.is_ok() && file.head.sequence > 0 {
             return Ok(file.head);
         }
     }
     Ok(Link::default())
+}
+
+/// Others hold the lock for one write, or to look how long the file is. Whoever keeps it must not keep us silently.
+fn lock(file: &File) -> io::Result<()> {
+    let end = Instant::now() + LOCK_WITHIN;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => {
+                let kept = "somebody else keeps it locked";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, kept));
+            }
+        }
+    }
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -308,6 +308,20 @@ fn what_cannot_be_written_must_not_begin_and_is_noted_later() {
     assert_eq!(ids, ["a", "b", "c"], "what was asked for and refused is told all the same");
 }
 
+#[test]
+fn whoever_keeps_the_file_locked_is_no_reason_to_hang() {
+    let place = Place::new();
+    let audit = place.open();
+    let keeper = fs::File::open(place.path()).unwrap();
+    keeper.lock().unwrap();
+
+    let refused = record(&audit, "a");
+    keeper.unlock().unwrap();
+    let again = record(&audit, "b");
+
+    assert_eq!((refused, again), (Err(NotRecorded), Ok(())));
+}
+
 fn id(line: &str) -> Option<String> {
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     line["id"].as_str().map(str::to_owned)
