@@ -74,6 +74,9 @@ pub(crate) struct Top {
     /// How the result is printed: table, csv, json or yaml
     #[arg(short = 'o', long = "output", value_enum, default_value_t = TopFormat::Table, hide_possible_values = true, value_name = "FORMAT")]
     pub(crate) format: TopFormat,
+    /// Leave out the line of names above the CSV, for a file that has it
+    #[arg(long)]
+    pub(crate) no_header: bool,
 }
 
 /// How `durward top` prints.

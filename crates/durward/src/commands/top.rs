@@ -36,7 +36,8 @@ pub(crate) fn top(arguments: &Top) -> Result<Exit, Failure> {
                 show(&mut screen, &ledger, since)?;
             }
             TopFormat::Table => totals(&ledger).print(&mut screen)?,
-            TopFormat::Csv => screen.text(&ledger.csv(turn == 0, &jiff::Timestamp::now()))?,
+            TopFormat::Csv => screen
+                .text(&ledger.csv(turn == 0 && !arguments.no_header, &jiff::Timestamp::now()))?,
             TopFormat::Json => screen.value(&ledger, Format::Json)?,
             TopFormat::Yaml => screen.value(&ledger, Format::Yaml)?,
         }

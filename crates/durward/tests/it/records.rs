@@ -255,10 +255,12 @@ fn top_is_the_ledger_of_a_running_gateway() {
     };
     // Counted when a connection has ended, which may be after its answer.
     assert!(eventually_blocking(DEADLINE, || look().get(4).is_some_and(|count| count == "3")));
+    let bare = stdout(&output(&["top", "--admin", &admin, "-o", "csv", "--no-header"]));
     let table = stdout(&output(&["top", "--admin", &admin]));
     let json: Value =
         serde_json::from_slice(&output(&["top", "--admin", &admin, "-o", "json"]).stdout).unwrap();
 
+    assert!(!bare.contains("tenant") && bare.contains(",acme,"), "{bare}");
     assert!(table.starts_with("TENANT"), "{table}");
     assert!(table.lines().any(|line| line.starts_with("acme ")), "{table}");
     assert_eq!(json["tenants"]["acme"]["requests"], 3);
