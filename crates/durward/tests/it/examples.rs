@@ -105,6 +105,9 @@ fn write_files(folder: &Path, value: &Value, address: &str) {
             for (key, field) in fields {
                 match (key.as_str(), field.as_str()) {
                     ("file", Some(name)) => write_pair(&folder.join(name), address),
+                    ("credentialFile", Some(name)) => {
+                        std::fs::write(folder.join(name), "NAME:SECRET\n").unwrap();
+                    }
                     ("caFile", Some(name)) => write_authority(&folder.join(name), None),
                     ("crlFile", Some(name)) => {
                         let authority = folder.join(name).with_extension("crt");

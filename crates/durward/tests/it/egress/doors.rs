@@ -37,10 +37,10 @@ impl Two {
     /// The address a plain request leaves from, or the status it is refused with.
     async fn leaves(&self, mut client: RawHttp, fields: &str) -> Result<IpAddr, u16> {
         let far = self.origin.address();
-        client
-            .send(format!("GET http://{far}/ HTTP/1.1\r\nHost: {far}\r\n{fields}\r\n"))
-            .await
-            .unwrap();
+        let request = format!("GET http://{far}/ HTTP/1.1\r\nHost: {far}\r\n{fields}\r\n");
+        if client.send(request).await.is_err() {
+            return Err(0);
+        }
         match client.read_response().await {
             Ok(answer) if answer.status == 200 => Ok(answer.echo().peer.ip()),
             Ok(answer) => Err(answer.status),
@@ -89,8 +89,10 @@ async fn a_shared_proxy_tells_tenants_by_where_they_come_from() {
         let client = RawHttp::connect_from(client.into(), door).await.unwrap();
         assert_eq!(two.leaves(client, "").await, two.own(at));
     }
-    let stranger = RawHttp::connect_from(unique_loopback().into(), door).await.unwrap();
-    assert!(two.leaves(stranger, "").await.is_err());
+    // It may be turned away before it has said a word.
+    if let Ok(stranger) = RawHttp::connect_from(unique_loopback().into(), door).await {
+        assert!(two.leaves(stranger, "").await.is_err());
+    }
     let line = two.gateway.log().into_iter().find(|line| line.contains("source_not_allowed"));
     assert!(line.is_none_or(|line| !line.contains("\"tenant\"")), "a stranger is nobody's");
 }
