@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: bodies, header values and anything secret.
 
+pub(crate) mod glance;
 mod line;
 mod sink;
 
@@ -15,8 +16,9 @@ use std::time::{Duration, SystemTime};
 use durward_model::UpstreamAddr;
 
 pub(crate) use line::{Clock, Fields};
-pub use sink::{Lines, Sink};
+pub use sink::{Carrier, Lines, OtlpTo, Sink, SyslogTo};
 
+use crate::audit::{Audit, Courier, NotRecorded};
 use crate::refusal::Refusal;
 use crate::session::ConnectionFacts;
 
@@ -80,22 +82,32 @@ pub(crate) struct UpstreamRecord<'a> {
     pub(crate) retries: u32,
 }
 
-/// One core's lines that are not yet with the writer.
+/// One core's lines that are not yet with the writers.
 pub(crate) struct Buffer {
     sink: Sink,
+    audit: Option<Courier>,
     pending: RefCell<Pending>,
 }
 
 #[derive(Default)]
 struct Pending {
-    bytes: Vec<u8>,
-    lines: u64,
+    /// For those who may lose lines.
+    lines: Lot,
+    /// For the audit file.
+    records: Lot,
     clock: Clock,
+}
+
+#[derive(Default)]
+struct Lot {
+    bytes: Vec<u8>,
+    count: u64,
 }
 
 impl Buffer {
     fn new(sink: Sink) -> Self {
-        Self { sink, pending: RefCell::default() }
+        let audit = sink.audit().map(Audit::courier);
+        Self { sink, audit, pending: RefCell::default() }
     }
 
     /// Adds a line; hands the buffer over once it is full.
@@ -109,38 +121,73 @@ impl Buffer {
             return;
         }
         let mut pending = self.pending.borrow_mut();
-        let Pending { bytes, lines, clock } = &mut *pending;
-        encode(bytes, clock);
-        *lines += 1;
-        if bytes.len() >= FULL {
-            let (bytes, lines) = pending.take();
-            self.sink.offer(bytes, lines);
+        let Pending { lines, records, clock } = &mut *pending;
+        let begin = lines.bytes.len();
+        encode(&mut lines.bytes, clock);
+        lines.count += 1;
+        if let Some(audit) = &self.audit {
+            records.bytes.extend(&lines.bytes[begin..]);
+            records.count += 1;
+            if records.bytes.len() >= FULL {
+                let Lot { bytes, count } = records.take();
+                audit.bring(bytes, count);
+            }
+        }
+        if !self.sink.has_writers() {
+            lines.clear();
+        } else if lines.bytes.len() >= FULL {
+            let Lot { bytes, count } = lines.take();
+            self.sink.offer(bytes, count);
         }
     }
 
-    /// Hands the lines over, if the writer has room; otherwise they are lost and counted.
+    /// Hands the lines over, if the writers have room; otherwise they are lost and counted.
     pub(crate) fn flush(&self) {
         let mut pending = self.pending.borrow_mut();
-        if pending.lines > 0 {
-            let (bytes, lines) = pending.take();
-            self.sink.offer(bytes, lines);
+        if pending.lines.count > 0 {
+            let Lot { bytes, count } = pending.lines.take();
+            self.sink.offer(bytes, count);
+        }
+        if let Some(audit) = self.audit.as_ref().filter(|_| pending.records.count > 0) {
+            let Lot { bytes, count } = pending.records.take();
+            audit.bring(bytes, count);
         }
     }
-}
 
-impl Pending {
-    fn take(&mut self) -> (Vec<u8>, u64) {
-        let bytes = std::mem::replace(&mut self.bytes, Vec::with_capacity(FULL + 4096));
-        (bytes, std::mem::take(&mut self.lines))
+    /// Waits until every line added so far is in the audit file; at once where there is none.
+    pub(crate) async fn committed(&self) -> Result<(), NotRecorded> {
+        let Some(audit) = &self.audit else { return Ok(()) };
+        let Lot { bytes, count } = self.pending.borrow_mut().records.take();
+        audit.commit(bytes, count).await
     }
 }
 
-/// The end of a core waits for the writer: what was served is told.
+impl Lot {
+    fn take(&mut self) -> Self {
+        let room = Vec::with_capacity(self.bytes.len().min(FULL + 4096));
+        Self {
+            bytes: std::mem::replace(&mut self.bytes, room),
+            count: std::mem::take(&mut self.count),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.count = 0;
+    }
+}
+
+/// The end of a core waits for the writers: what was served is told.
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let (bytes, lines) = self.pending.get_mut().take();
-        if lines > 0 {
-            self.sink.insist(bytes, lines);
+        let pending = self.pending.get_mut();
+        let Lot { bytes, count } = pending.lines.take();
+        if count > 0 {
+            self.sink.insist(bytes, count);
+        }
+        let Lot { bytes, count } = pending.records.take();
+        if let Some(audit) = self.audit.as_ref().filter(|_| count > 0) {
+            audit.bring(bytes, count);
         }
     }
 }

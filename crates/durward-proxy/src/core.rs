@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 
 use crate::access_log;
 use crate::forward::host::HostAddresses;
+use crate::forward::ledger::Ledger;
 use crate::forward::record::Decisions;
 use crate::metrics::Metrics;
 use crate::prepared::Prepared;
@@ -54,7 +55,8 @@ impl Core {
     /// A core with empty pools.
     pub(crate) fn new(id: usize, shared: Arc<Shared>, seed: u64) -> Rc<Self> {
         let log = shared.log.buffer();
-        let decisions = Decisions::new(&shared.decisions);
+        let ledger = Ledger::new(Arc::clone(&shared), id);
+        let decisions = Decisions::new(&shared.decisions).counted(ledger);
         Rc::new(Self {
             id,
             shared,

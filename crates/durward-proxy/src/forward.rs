@@ -6,6 +6,7 @@ pub(crate) mod door;
 pub(crate) mod gate;
 pub(crate) mod host;
 pub(crate) mod identify;
+pub(crate) mod ledger;
 pub(crate) mod parent;
 pub(crate) mod passage;
 pub(crate) mod reach;

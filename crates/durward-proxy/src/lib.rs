@@ -6,6 +6,7 @@
 mod accept;
 pub mod access_log;
 mod admit;
+pub mod audit;
 mod core;
 mod forward;
 mod handover;

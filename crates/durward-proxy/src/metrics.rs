@@ -57,6 +57,20 @@ pub enum Counter {
     HandshakesTls13,
     /// Handshakes that resumed a session.
     HandshakesResumed,
+    /// Requests and tunnels let out by the rules.
+    EgressAllowed,
+    /// Those let out although the rules would deny them.
+    EgressReported,
+    /// Those denied.
+    EgressDenied,
+    /// Those that could not be connected.
+    EgressFailed,
+    /// Those that have ended; allowed and reported minus closed are open.
+    EgressClosed,
+    /// Bytes they carried from clients.
+    EgressBytesUp,
+    /// Bytes they carried to clients.
+    EgressBytesDown,
     /// `getsockname` checks before the first byte.
     IsolationChecks,
     /// Checks that found another address. Zero, always.

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 
 use thiserror::Error;
 
+use crate::audit::NotRecorded;
+
 /// Why a connection or request was turned away.
 #[derive(Debug, Error)]
 pub enum Refusal {
@@ -188,6 +190,9 @@ pub enum Refusal {
         /// The destination.
         peer: SocketAddr,
     },
+    /// The record of it is not in the audit file.
+    #[error("not let out without a record")]
+    NotRecorded(#[source] NotRecorded),
     /// We are draining.
     #[error("this gateway is shutting down")]
     Draining,
@@ -289,6 +294,7 @@ words!(Refusal {
     Self::ParentRefused { .. } => 30 "parent_refused",
     Self::PortsExhausted { .. } => 31 "ports_exhausted",
     Self::Socket(_) => 32 "socket",
+    Self::NotRecorded(_) => 33 "not_recorded",
 });
 
 impl Refusal {
@@ -318,9 +324,10 @@ impl Refusal {
                 (503, Some("connection_limit_reached"))
             }
             Self::NoEndpoint { .. } => (503, Some("destination_unavailable")),
-            Self::EgressAddress { .. } | Self::Socket(_) | Self::IsolationViolation { .. } => {
-                (503, Some("proxy_internal_error"))
-            }
+            Self::EgressAddress { .. }
+            | Self::Socket(_)
+            | Self::NotRecorded(_)
+            | Self::IsolationViolation { .. } => (503, Some("proxy_internal_error")),
             Self::ConnectFailed { .. } => (502, Some("connection_refused")),
             Self::ConnectTimeout { .. } => (504, Some("connection_timeout")),
             Self::UpstreamTls { .. } => (502, Some("tls_certificate_error")),
@@ -340,6 +347,7 @@ impl Refusal {
             | Self::PortsExhausted { .. }
             | Self::CircuitOpen
             | Self::NoEndpoint { .. }
+            | Self::NotRecorded(_)
             | Self::Draining => Some(1),
             _ => None,
         }

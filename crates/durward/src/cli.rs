@@ -2,6 +2,9 @@
 //!
 //! Deliberately absent: what the commands do, and what only a configuration can say.
 
+mod logs;
+mod records;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +13,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use durward_control::spec::ingress::DestinationSpec;
 
 use crate::output::Format;
+
+pub(crate) use logs::{AccessLog, AuditSync};
+pub(crate) use records::{Audit, AuditVerify, AuditWhat, Top, TopFormat, Who};
 
 /// Every tenant its own door, in and out.
 ///
@@ -45,6 +51,12 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Look for what would keep a configuration from working on this host
     Check(Check),
+    /// Show what each tenant carries now, and its totals
+    Top(Top),
+    /// Say which tenant and client used an egress address and port at a time
+    Who(Who),
+    /// Verify the audit file of decisions
+    Audit(Audit),
     /// Issue and list certificates
     Certs(Certs),
     /// Prove that no connection can leave with another tenant's address
@@ -118,12 +130,19 @@ pub(crate) struct Run {
     /// Where /livez, /readyz, /metrics and /snapshot are served
     #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9440", value_parser = parse_admin)]
     pub(crate) admin: Admin,
-    /// Where access-log lines go: `-` is standard output
-    #[arg(long, value_name = "-|PATH|off", default_value = "-")]
+    /// Where access-log lines go: `-` is standard output; see --decision-log for URLs
+    #[arg(long, value_name = "-|PATH|URL|off", default_value = "-", env = "DURWARD_ACCESS_LOG", hide_env_values = true, value_parser = logs::parse)]
     pub(crate) access_log: AccessLog,
-    /// Where decisions of the forward proxy go, one line at open and one at close; by default with the access log
-    #[arg(long, value_name = "-|PATH|off")]
-    pub(crate) decision_log: Option<AccessLog>,
+    /// Where decisions of the forward proxy go, one line at open and one at close; may be repeated; by default with the access log.
+    /// URLs: syslog+udp://HOST:PORT, syslog+tcp://HOST:PORT, syslog+unix:///dev/log, otlp+http://HOST:4318, otlp+https://HOST:4318
+    #[arg(long, value_name = "-|PATH|URL|off", env = "DURWARD_DECISION_LOG", hide_env_values = true, value_delimiter = ',', value_parser = logs::parse)]
+    pub(crate) decision_log: Vec<AccessLog>,
+    /// Keep decisions in this file too, as a chain of hashes; nothing is let out before its record is in it
+    #[arg(long, value_name = "FILE", env = "DURWARD_AUDIT_LOG", hide_env_values = true)]
+    pub(crate) audit_log: Option<PathBuf>,
+    /// When an audit record counts as written: when the kernel has it, or the disk
+    #[arg(long, value_name = "kernel|disk", env = "DURWARD_AUDIT_SYNC", hide_env_values = true, value_enum, default_value_t = AuditSync::Kernel, hide_possible_values = true)]
+    pub(crate) audit_sync: AuditSync,
     /// How long connections may take to end when the process stops or hands over
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub(crate) drain_grace: Duration,
@@ -145,17 +164,6 @@ pub(crate) enum Admin {
     Off,
     /// Here.
     At(SocketAddr),
-}
-
-/// Where access-log lines go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum AccessLog {
-    /// Nowhere.
-    Off,
-    /// Standard output.
-    Stdout,
-    /// Appended to this file.
-    File(PathBuf),
 }
 
 /// `durward validate`
@@ -489,16 +497,6 @@ fn parse_admin(text: &str) -> Result<Admin, String> {
         return Ok(Admin::Off);
     }
     text.parse().map(Admin::At).map_err(|_| format!("{text:?} is neither ADDRESS:PORT nor off"))
-}
-
-impl From<&str> for AccessLog {
-    fn from(text: &str) -> Self {
-        match text {
-            "-" => Self::Stdout,
-            "off" => Self::Off,
-            path => Self::File(PathBuf::from(path)),
-        }
-    }
 }
 
 /// `Port` is missing: one port cannot stand for all the addresses of a table.

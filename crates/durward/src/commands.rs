@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: the grammar, which is in `cli`, and the running gateway, which is in `app`.
 
+mod audit;
 mod certs;
 mod check;
 mod completions;
@@ -12,8 +13,10 @@ mod migrate;
 mod prove;
 mod run;
 mod schema;
+mod top;
 mod validate;
 mod version;
+mod who;
 
 use crate::cli::{Cli, Command};
 use crate::failure::{Exit, Failure};
@@ -27,6 +30,9 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Validate(arguments) => validate::validate(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Check(arguments) => check::check(arguments),
+        Command::Top(arguments) => top::top(&arguments),
+        Command::Who(arguments) => who::who(&arguments),
+        Command::Audit(arguments) => audit::audit(&arguments),
         Command::Certs(arguments) => certs::certs(&arguments),
         Command::Prove(arguments) => prove::prove(&arguments),
         Command::Egress(arguments) => egress::egress(&arguments),

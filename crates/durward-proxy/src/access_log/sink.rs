@@ -1,34 +1,34 @@
-//! Where finished lines go: a writer thread behind a bounded channel. Full means lost and counted, never waited for.
+//! Where finished lines go: to any number of writer threads, each behind a bounded channel. Full means lost and counted, never waited for.
 //!
 //! Deliberately absent: rotation. Whoever rotates the file calls [`Sink::reopen`].
 
+mod http_client;
+mod otlp;
+mod remote;
+mod syslog;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
+use self::remote::Remote;
+use self::writer::{Target, Writer};
 use super::Buffer;
+use crate::audit::Audit;
 
-/// Buffers waiting for the writer at most: about four megabytes.
-const WAITING: usize = 128;
+pub use otlp::OtlpTo;
+pub use syslog::{Carrier, SyslogTo};
 
-/// A clone is another handle to the same writer.
+/// A clone is another handle to the same writers.
 #[derive(Clone, Default)]
-pub struct Sink(Option<Arc<Shared>>);
-
-struct Shared {
-    sender: SyncSender<Message>,
-    lost: Arc<AtomicU64>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-enum Message {
-    Lines(Vec<u8>, u64),
-    Reopen,
-    Close,
+pub struct Sink {
+    writers: Vec<Arc<Writer>>,
+    audit: Option<Audit>,
 }
 
 /// The lines a [`Sink::memory`] took, for tests.
@@ -48,13 +48,17 @@ impl Lines {
     pub(super) fn hold(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn add(&self, bytes: &[u8]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(bytes);
+    }
 }
 
 impl Sink {
-    /// No access log.
+    /// Nowhere.
     #[must_use]
     pub fn none() -> Self {
-        Self(None)
+        Self::default()
     }
 
     /// To standard output.
@@ -62,7 +66,7 @@ impl Sink {
     /// # Errors
     /// When no thread can be started.
     pub fn stdout() -> io::Result<Self> {
-        Self::start(Target::Stdout)
+        Self::start("stdout", Target::Stdout)
     }
 
     /// To the end of a file, which is made when it is not there.
@@ -72,7 +76,7 @@ impl Sink {
     pub fn file(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref().to_path_buf();
         let file = append(&path)?;
-        Self::start(Target::File { path, file })
+        Self::start("file", Target::File { path, file })
     }
 
     /// Into memory.
@@ -81,27 +85,71 @@ impl Sink {
     /// When no thread can be started.
     pub fn memory() -> io::Result<(Self, Lines)> {
         let lines = Lines::default();
-        Ok((Self::start(Target::Memory(lines.clone()))?, lines))
+        Ok((Self::start("memory", Target::Memory(lines.clone()))?, lines))
     }
 
-    /// How many lines were lost because the writer did not keep up or could not write.
+    /// To a syslog receiver, which need not be there yet.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn syslog(to: SyslogTo) -> io::Result<Self> {
+        Self::start("syslog", Target::Remote(Remote::new(Box::new(syslog::Syslog::new(to)))))
+    }
+
+    /// To an OpenTelemetry collector, which need not be there yet.
+    ///
+    /// # Errors
+    /// When its certificate authorities cannot be used, or no thread can be started.
+    pub fn otlp(to: OtlpTo) -> io::Result<Self> {
+        Self::start("otlp", Target::Remote(Remote::new(Box::new(otlp::Otlp::new(to)?))))
+    }
+
+    /// To where both go.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.writers.extend(other.writers);
+        self.audit = self.audit.or(other.audit);
+        self
+    }
+
+    /// And into an audit file, which loses nothing that was acknowledged.
+    #[must_use]
+    pub fn with_audit(mut self, audit: Audit) -> Self {
+        self.audit = Some(audit);
+        self
+    }
+
+    /// How many lines were lost because a writer did not keep up or could not write. The audit file counts for itself.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.0.as_ref().map_or(0, |shared| shared.lost.load(Relaxed))
+        self.writers.iter().map(|writer| writer.lost()).sum()
     }
 
-    /// Opens the file again under its name, after whoever rotates logs has moved it. Lines handed over before go to the old file.
+    /// The same by kind of sink: `stdout`, `file`, `syslog`, `otlp`.
+    #[must_use]
+    pub fn lost_by_kind(&self) -> Vec<(&'static str, u64)> {
+        self.writers.iter().map(|writer| (writer.kind(), writer.lost())).collect()
+    }
+
+    /// The audit file, if there is one.
+    #[must_use]
+    pub fn audit(&self) -> Option<&Audit> {
+        self.audit.as_ref()
+    }
+
+    /// Opens files again under their names, after whoever rotates logs has moved them. Lines handed over before go to the old file.
     pub fn reopen(&self) {
-        self.send(Message::Reopen);
+        self.writers.iter().for_each(|writer| writer.reopen());
+        if let Some(audit) = &self.audit {
+            audit.follow();
+        }
     }
 
-    /// Waits until everything handed over is written, and ends the writer. Lines that come later are lost and counted.
+    /// Waits until everything handed over is written, and ends the writers. Lines that come later are lost and counted.
     pub fn close(&self) {
-        let Some(shared) = &self.0 else { return };
-        self.send(Message::Close);
-        let thread = shared.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            let _panicked = thread.join();
+        self.writers.iter().for_each(|writer| writer.close());
+        if let Some(audit) = &self.audit {
+            audit.close();
         }
     }
 
@@ -112,106 +160,34 @@ impl Sink {
 
     /// Whether lines need be made at all.
     pub(super) fn wanted(&self) -> bool {
-        self.0.is_some()
+        !self.writers.is_empty() || self.audit.is_some()
     }
 
-    /// Hands lines over if there is room.
+    /// Whether anybody takes lines without a promise.
+    pub(super) fn has_writers(&self) -> bool {
+        !self.writers.is_empty()
+    }
+
+    /// Hands lines over where there is room.
     pub(super) fn offer(&self, bytes: Vec<u8>, lines: u64) {
-        let Some(shared) = &self.0 else { return };
-        match shared.sender.try_send(Message::Lines(bytes, lines)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                shared.lost.fetch_add(lines, Relaxed);
-            }
-        }
+        self.each(bytes, |writer, bytes| writer.offer(bytes, lines));
     }
 
     /// Hands lines over and waits for room.
     pub(super) fn insist(&self, bytes: Vec<u8>, lines: u64) {
-        let Some(shared) = &self.0 else { return };
-        if shared.sender.send(Message::Lines(bytes, lines)).is_err() {
-            shared.lost.fetch_add(lines, Relaxed);
-        }
+        self.each(bytes, |writer, bytes| writer.insist(bytes, lines));
     }
 
-    fn send(&self, message: Message) {
-        if let Some(shared) = &self.0 {
-            let _closed_already = shared.sender.send(message);
+    fn each(&self, bytes: Vec<u8>, give: impl Fn(&Writer, Vec<u8>)) {
+        let Some((last, others)) = self.writers.split_last() else { return };
+        for writer in others {
+            give(writer, bytes.clone());
         }
+        give(last, bytes);
     }
 
-    fn start(target: Target) -> io::Result<Self> {
-        let (sender, messages) = sync_channel(WAITING);
-        let lost = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&lost);
-        let thread = std::thread::Builder::new()
-            .name("durward-log".to_owned())
-            .spawn(move || write(target, &messages, &counted))?;
-        Ok(Self(Some(Arc::new(Shared { sender, lost, thread: Mutex::new(Some(thread)) }))))
-    }
-}
-
-/// The last handle writes out what is left.
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let _closed_already = self.sender.send(Message::Close);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            let _panicked = thread.join();
-        }
-    }
-}
-
-enum Target {
-    Stdout,
-    File { path: PathBuf, file: File },
-    Memory(Lines),
-}
-
-fn write(mut target: Target, messages: &Receiver<Message>, lost: &AtomicU64) {
-    let mut failing = false;
-    for message in messages {
-        match message {
-            Message::Lines(bytes, lines) => match target.write(&bytes) {
-                Ok(()) => failing = false,
-                Err(error) => {
-                    lost.fetch_add(lines, Relaxed);
-                    if !std::mem::replace(&mut failing, true) {
-                        tracing::error!(%error, "the access log cannot be written; lines are lost and counted");
-                    }
-                }
-            },
-            Message::Reopen => {
-                if let Err(error) = target.reopen() {
-                    tracing::error!(%error, "the access log cannot be opened again; the old file is kept");
-                }
-            }
-            Message::Close => return,
-        }
-    }
-}
-
-impl Target {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Stdout => {
-                let mut out = io::stdout().lock();
-                out.write_all(bytes)?;
-                out.flush()
-            }
-            Self::File { file, .. } => file.write_all(bytes),
-            Self::Memory(Lines(lines)) => {
-                lines.lock().unwrap_or_else(PoisonError::into_inner).extend(bytes);
-                Ok(())
-            }
-        }
-    }
-
-    fn reopen(&mut self) -> io::Result<()> {
-        if let Self::File { path, file } = self {
-            *file = append(path)?;
-        }
-        Ok(())
+    fn start(kind: &'static str, target: Target) -> io::Result<Self> {
+        Ok(Self { writers: vec![Arc::new(Writer::start(kind, target)?)], audit: None })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Who asked to go where, and what was decided: one line when a request or tunnel begins, one when what was let out ends.
 //!
-//! Deliberately absent: credentials, paths, header values and bodies; and any other writer than the access log's own.
+//! Deliberately absent: credentials, paths, header values and bodies; and where the lines go, which `access_log` and `audit` know.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 use durward_model::{ClientAddr, TenantId};
 
 use crate::access_log::{Buffer, Clock, Fields, Sink};
+use crate::audit::NotRecorded;
+use crate::forward::ledger::Ledger;
 use crate::refusal::Refusal;
 
 /// Which of the two lines it is.
@@ -88,21 +90,42 @@ pub(crate) struct Decision<'a> {
 }
 
 /// One core's decisions that are not yet with the writer.
-pub(crate) struct Decisions(Buffer);
+pub(crate) struct Decisions {
+    lines: Buffer,
+    ledger: Option<Ledger>,
+}
 
 impl Decisions {
+    /// Decisions that are not counted.
     pub(crate) fn new(sink: &Sink) -> Self {
-        Self(sink.buffer())
+        Self { lines: sink.buffer(), ledger: None }
     }
 
-    /// Adds a line.
+    /// The same, counted too.
+    pub(crate) fn counted(mut self, ledger: Ledger) -> Self {
+        self.ledger = Some(ledger);
+        self
+    }
+
+    /// Counts a decision and adds its line.
     pub(crate) fn write(&self, decision: &Decision<'_>) {
-        self.0.add(|out, clock| encode(out, clock, decision));
+        if let Some(ledger) = &self.ledger {
+            ledger.count(decision);
+        }
+        self.lines.add(|out, clock| encode(out, clock, decision));
     }
 
     /// Hands the lines over.
     pub(crate) fn flush(&self) {
-        self.0.flush();
+        self.lines.flush();
+    }
+
+    /// Waits until every decision written so far is in the audit file, so that what it allows may begin. At once where there is none.
+    ///
+    /// # Errors
+    /// When that cannot be had: then nothing may begin.
+    pub(crate) async fn committed(&self) -> Result<(), NotRecorded> {
+        self.lines.committed().await
     }
 }
 
@@ -192,5 +215,10 @@ mod tests {
             "detail": "198.51.100.7:443 closed the connection before it answered",
         });
         assert_eq!(line, wanted);
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/decisions.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        for field in line.as_object().unwrap().keys() {
+            assert!(page.contains(&format!("| `{field}` |")), "{field} is not described");
+        }
     }
 }

@@ -143,9 +143,12 @@ impl Client<'_> {
         let asked = Asked { host: &host, port: passage.port, method: None };
         let (core, view) = (&self.http.core, &self.http.view);
         let opening = reach::tunnel(core, view, &self.service.policy, asked, passage);
-        let opened = self.watch.guard(opening).await.unwrap_or(Err(Refusal::Draining));
-        if let Ok(reached) = &opened {
-            passage.opened(core, reached.lease.peer, reached.lease.source);
+        let mut opened = self.watch.guard(opening).await.unwrap_or(Err(Refusal::Draining));
+        if let Ok(Reached { lease, .. }) = &opened {
+            passage.opened(core, lease.peer, lease.source);
+            if let Err(error) = core.decisions.committed().await {
+                opened = Err(Refusal::NotRecorded(error));
+            }
         }
         self.watch.arm(Some(limits.timeouts.header), false);
         let answering = async {

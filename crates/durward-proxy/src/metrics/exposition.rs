@@ -3,6 +3,7 @@
 //! Tenants without a handshake, a request or a refusal of a kind have no row of that kind, so that many tenants cost little.
 //! Deliberately absent: a registry; what is counted is known here.
 
+mod records;
 mod text;
 
 #[cfg(test)]
@@ -15,6 +16,7 @@ use durward_model::{Tenant, TenantId};
 
 use self::text::{Family, Kind, Text};
 use super::{BUCKETS, Cells, Counter, Histogram, Metrics, TenantMetrics};
+use crate::audit::{self, Audit};
 use crate::core::Shared;
 use crate::refusal::{HandshakeFailure, Refusal};
 use crate::upstream::PortReport;
@@ -37,6 +39,10 @@ pub struct ExpositionState {
     pub upstreams: Vec<UpstreamReport>,
     /// Access-log lines lost.
     pub log_lost: u64,
+    /// Decision lines lost, by kind of sink.
+    pub decisions_lost: BTreeMap<&'static str, u64>,
+    /// How the audit file is, if there is one.
+    pub audit: Option<audit::Status>,
     /// How many ports of each egress address are in use.
     pub ports: Vec<PortReport>,
 }
@@ -52,6 +58,14 @@ impl ExpositionState {
             ports: tenants.clone().flat_map(|runtime| runtime.ports()).collect(),
             upstreams: tenants.flat_map(|t| t.upstreams.iter().map(|u| u.report())).collect(),
             log_lost: shared.log.lost(),
+            decisions_lost: shared.decisions.lost_by_kind().into_iter().fold(
+                BTreeMap::new(),
+                |mut sums, (kind, lost)| {
+                    *sums.entry(kind).or_default() += lost;
+                    sums
+                },
+            ),
+            audit: shared.decisions.audit().map(Audit::status),
         }
     }
 }
@@ -83,6 +97,7 @@ pub fn encode(metrics: &Metrics, state: &ExpositionState) -> String {
     requests(&mut text, &rows);
     handshakes(&mut text, &rows);
     upstreams(&mut text, &rows, state);
+    records::decisions(&mut text, &rows);
     certificates(&mut text, state);
     ports(&mut text, state);
     text.end()
@@ -135,6 +150,15 @@ fn process(text: &mut Text, state: &ExpositionState) {
         "Access-log lines lost because the writer did not keep up.",
     )
     .row(&[], state.log_lost);
+    let mut lost = text.family(
+        "durward_decision_lines_lost",
+        Kind::Counter,
+        "Decision lines lost because a sink did not keep up, by kind of sink.",
+    );
+    for (sink, count) in &state.decisions_lost {
+        lost.row(&[("sink", sink)], *count);
+    }
+    records::audit_file(text, state.audit);
 }
 
 fn connections(text: &mut Text, rows: &[Row<'_>]) {

@@ -16,8 +16,7 @@ use durward_proxy::proxy::{BindState, Options, Proxy};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::app::tell;
-use crate::cli::AccessLog;
+use crate::app::{Logs, tell};
 use crate::failure::Failure;
 use crate::inspect::now;
 
@@ -30,10 +29,8 @@ pub(crate) struct Settings {
     pub(crate) routing: RoutingJsonOptions,
     /// Threads that serve; 0 is one per processor.
     pub(crate) workers: usize,
-    /// Where access-log lines go.
-    pub(crate) access_log: AccessLog,
-    /// Where decisions of the forward proxy go; `None` is with the access log.
-    pub(crate) decision_log: Option<AccessLog>,
+    /// Where lines go.
+    pub(crate) logs: Logs,
     /// How long connections may take to end.
     pub(crate) drain_grace: Duration,
     /// How long to go on accepting while already not ready.
@@ -98,11 +95,7 @@ impl Gateway {
         refuse_bad_start(&compiled, settings.strict)?;
         tell::findings(&compiled.verdicts);
         let (paths, drain_grace) = (settings.paths.clone(), settings.drain_grace);
-        let access_log = log(&settings.access_log, "access log")?;
-        let decisions = match &settings.decision_log {
-            Some(wish) => log(wish, "decision log")?,
-            None => access_log.clone(),
-        };
+        let (access_log, decisions) = settings.logs.open()?;
         let proxy = start_proxy(settings, access_log.clone(), decisions.clone())?;
         tell::applied(&compiled, &proxy.apply(Arc::clone(&compiled.snapshot)), "start");
         Ok(Arc::new(Self {
@@ -290,18 +283,6 @@ impl Gateway {
 
     fn with_proxy<T>(&self, ask: impl FnOnce(&Proxy) -> T) -> Option<T> {
         self.proxy.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(ask)
-    }
-}
-
-fn log(wish: &AccessLog, what: &str) -> Result<Sink, Failure> {
-    match wish {
-        AccessLog::Off => Ok(Sink::none()),
-        AccessLog::Stdout => {
-            Sink::stdout().map_err(|error| Failure::broken(format!("opening the {what}"), error))
-        }
-        AccessLog::File(path) => Sink::file(path).map_err(|error| {
-            Failure::broken(format!("opening the {what} {}", path.display()), error)
-        }),
     }
 }
 

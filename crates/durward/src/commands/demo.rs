@@ -18,7 +18,7 @@ use durward_control::RoutingJsonOptions;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{Gateway, Settings};
+use crate::app::{Gateway, Logs, Settings};
 use crate::cli::{AccessLog, Demo, LogFormat};
 use crate::failure::{Exit, Failure};
 use crate::output::{Screen, Tone};
@@ -81,8 +81,7 @@ fn settings(stage: &Stage) -> Settings {
         paths: vec![stage.path().to_owned()],
         routing: RoutingJsonOptions::default(),
         workers: 2,
-        access_log: AccessLog::Off,
-        decision_log: None,
+        logs: Logs::access(AccessLog::Off),
         drain_grace: GRACE,
         drain_delay: Duration::ZERO,
         watch: true,

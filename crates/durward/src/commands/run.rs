@@ -4,7 +4,7 @@
 
 use std::io::IsTerminal;
 
-use crate::app::{self, Settings};
+use crate::app::{self, Logs, Settings};
 use crate::cli::{AccessLog, LogFormat, Run};
 use crate::failure::{Exit, Failure};
 use crate::{config, handover, telemetry};
@@ -20,8 +20,12 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
         paths,
         routing: config::routing(&arguments.config),
         workers: arguments.workers,
-        access_log: arguments.access_log.clone(),
-        decision_log: arguments.decision_log.clone(),
+        logs: Logs {
+            access: arguments.access_log.clone(),
+            decisions: arguments.decision_log.clone(),
+            audit: arguments.audit_log.clone(),
+            audit_sync: arguments.audit_sync,
+        },
         drain_grace: arguments.drain_grace,
         drain_delay: arguments.drain_delay,
         watch: !arguments.no_watch,

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use durward_proxy::audit::chain::{Link, seal};
 use durward_testkit::origin::Origin;
 use durward_testkit::process::{TempDir, unique_loopback};
 use serde_json::Value;
@@ -24,6 +25,35 @@ fn block(page: &str, language: &str) -> String {
 /// The first YAML block of a page.
 fn document_in(page: &str) -> String {
     block(page, "yaml")
+}
+
+/// An audit file with a request that has ended and one that has not.
+fn audit_file() -> String {
+    let egress = |kind: &str, time: &str, id: &str, identity: &str, more: &str| {
+        format!(
+            r#"{{"ts":"2026-11-21T14:03:{time}Z","kind":"egress-{kind}","id":"{id}","tenant":"acme",{identity}"client":"172.16.28.9:4711","method":"CONNECT","host":"bank.example","port":443,"resolved":["198.51.100.7"],"dialled":"198.51.100.7:443","egress":"203.0.113.2:40000","rule":"allow[0]","verdict":"allowed",{more}}}"#
+        )
+    };
+    let user = r#""identity":"user:ci","#;
+    let records = [
+        r#"{"ts":"2026-11-21T14:02:59.000000Z","kind":"audit-start","pid":1,"version":"0.1.0"}"#
+            .to_owned(),
+        egress("open", "04.250000", "01-a", user, r#""bytes_up":0,"bytes_down":0,"total_ms":1.5"#),
+        egress(
+            "close",
+            "05.750000",
+            "01-a",
+            user,
+            r#""bytes_up":810,"bytes_down":4211,"total_ms":1501.5"#,
+        ),
+        egress("open", "09.000000", "01-b", "", r#""bytes_up":0,"bytes_down":0,"total_ms":1.5"#)
+            .replace("40000", "40001"),
+    ];
+    let (mut out, mut link) = (Vec::new(), Link::default());
+    for record in records {
+        link = seal(&mut out, record.as_bytes(), &link);
+    }
+    String::from_utf8(out).unwrap()
 }
 
 /// Dates and the machine's kind as `[..]`, which stands for anything.
@@ -56,6 +86,9 @@ fn the_transcripts_of_the_reference_are_true() {
     .unwrap();
     fs::write(input.join("pay.yaml"), document).unwrap();
     fs::write(input.join("squid.conf"), block(&page, "squid")).unwrap();
+    let audit = audit_file();
+    fs::write(input.join("altered.log"), audit.replace("user:ci", "user:xx")).unwrap();
+    fs::write(input.join("audit.log"), audit).unwrap();
 
     trycmd::TestCases::new()
         .register_bin("durward", Path::new(env!("CARGO_BIN_EXE_durward")))

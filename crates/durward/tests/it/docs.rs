@@ -19,6 +19,7 @@ pub(crate) const GUIDES: &[&str] = &[
     "docs/guide/tls.md",
     "docs/guide/egress.md",
     "docs/guide/operations.md",
+    "docs/guide/records.md",
     "deploy/README.md",
 ];
 

@@ -14,6 +14,7 @@ mod examples;
 mod gateway;
 mod isolation;
 mod layering;
+mod records;
 mod reload;
 mod replicas;
 mod rotation;

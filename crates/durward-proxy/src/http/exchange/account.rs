@@ -85,6 +85,14 @@ impl<'a> Account<'a> {
         self.upstream = Some(upstream);
     }
 
+    /// Waits until the record of what goes out is written; at once for everything else.
+    pub(super) async fn recorded(&self) -> Result<(), Refusal> {
+        match self.passage {
+            Some(_) => self.http.core.decisions.committed().await.map_err(Refusal::NotRecorded),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn began(&self) -> Instant {
         self.began
     }

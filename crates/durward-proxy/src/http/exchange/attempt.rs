@@ -70,6 +70,7 @@ pub(super) async fn forward<'a, D: Downstream>(
         let failure = match connect(http, down, &clock, way, &mut tries.tried).await {
             Ok((Carrier::Http1(io), lease)) => {
                 note(account, way, &lease);
+                account.recorded().await?;
                 let mut attempt =
                     Attempt { http, clock, account, response, pooled: way.is_pooled() };
                 match attempt.http1(down, io, lease, &tries).await {
@@ -79,6 +80,7 @@ pub(super) async fn forward<'a, D: Downstream>(
             }
             Ok((Carrier::Http2(send), lease)) => {
                 note(account, way, &lease);
+                account.recorded().await?;
                 let mut attempt =
                     Attempt { http, clock, account, response, pooled: way.is_pooled() };
                 match attempt.http2(down, send, lease, &tries).await {

@@ -126,6 +126,7 @@ impl Visitor<'_> {
             connect: lease.connect,
             first_byte: None,
         });
+        account.recorded().await?;
         self.established(down, account, response).await?;
         let mut up = Conn::new(io);
         up.input.buffer.preload(&early);

@@ -112,6 +112,10 @@ fn busy() -> (Metrics, ExpositionState) {
         (0, Counter::UpstreamConnectionsClosed, 1),
         (0, Counter::IsolationChecks, 2),
         (0, Counter::HandshakesTls13, 5),
+        (0, Counter::EgressAllowed, 5),
+        (1, Counter::EgressReported, 2),
+        (1, Counter::EgressClosed, 4),
+        (1, Counter::EgressBytesUp, 30),
     ] {
         tenant.core(core).add(counter, amount);
     }
@@ -141,6 +145,8 @@ fn busy() -> (Metrics, ExpositionState) {
             endpoints: vec![endpoint(EndpointHealth::Healthy), endpoint(EndpointHealth::Ejected)],
         }],
         log_lost: 4,
+        decisions_lost: [("otlp", 6)].into(),
+        audit: Some(audit::Status { written: 8, lost: 1, sequence: 9, failing: true }),
     };
     (metrics, state)
 }
@@ -207,7 +213,15 @@ fn pooling_handshakes_and_refusals_are_told_per_tenant() {
         ("durward_egress_ports_used{tenant=\"acme\",address=\"203.0.113.2\"}", 7.0),
         ("durward_egress_ports_budget", 27_350.0),
         ("durward_config_generation", 3.0),
+        ("durward_egress_decisions_total{tenant=\"acme\",verdict=\"allowed\"}", 5.0),
+        ("durward_egress_active{tenant=\"acme\"}", 3.0),
+        ("durward_egress_bytes_total{tenant=\"acme\",direction=\"up\"}", 30.0),
         ("durward_access_log_lines_lost_total", 4.0),
+        ("durward_decision_lines_lost_total{sink=\"otlp\"}", 6.0),
+        ("durward_audit_records_total", 8.0),
+        ("durward_audit_records_lost_total", 1.0),
+        ("durward_audit_sequence", 9.0),
+        ("durward_audit_failing", 1.0),
         (
             "durward_certificate_not_after_seconds{tenant=\"acme\",name=\"we\\\"ird\\\\na\\nme\"}",
             1_800_000_000.0,

@@ -1,7 +1,10 @@
 //! HTTP/1.1 through the proxy: plain requests and tunnels, and what is not told to the far side.
 
+use std::time::Duration;
+
 use durward_testkit::client::RawHttp;
 use durward_testkit::origin::{Origin, TcpEcho};
+use durward_testkit::process::eventually_blocking;
 use serde_json::Value;
 
 use super::{Out, get, pattern_of};
@@ -244,6 +247,8 @@ async fn what_was_carried_is_told_in_the_access_log_too() {
 
     client.exchange(get(&format!("http://{}/x?secret=canary", origin.address()))).await.unwrap();
     out.decisions(2);
+    // Each log has a writer of its own.
+    assert!(eventually_blocking(Duration::from_secs(5), || !out.gateway.log().is_empty()));
     let log = out.gateway.log();
 
     let line: Value = serde_json::from_str(&log[0]).unwrap();

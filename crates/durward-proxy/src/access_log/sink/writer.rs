@@ -1,0 +1,176 @@
+//! One thread that writes lines to one target, and the bounded channel before it.
+//!
+//! Deliberately absent: waiting for a target that is away; what waits there is bounded too.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::remote::Remote;
+use super::{Lines, append};
+
+/// Buffers waiting for the writer at most: about four megabytes.
+const WAITING: usize = 128;
+
+pub(super) struct Writer {
+    kind: &'static str,
+    sender: SyncSender<Message>,
+    lost: Arc<AtomicU64>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+enum Message {
+    Lines(Vec<u8>, u64),
+    Reopen,
+    Close,
+}
+
+pub(super) enum Target {
+    Stdout,
+    File { path: PathBuf, file: File },
+    Memory(Lines),
+    Remote(Remote),
+}
+
+impl Writer {
+    pub(super) fn start(kind: &'static str, target: Target) -> io::Result<Self> {
+        let (sender, messages) = sync_channel(WAITING);
+        let lost = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&lost);
+        let thread = std::thread::Builder::new()
+            .name("durward-log".to_owned())
+            .spawn(move || Loop { target, lost: &counted, failing: false }.run(&messages))?;
+        Ok(Self { kind, sender, lost, thread: Mutex::new(Some(thread)) })
+    }
+
+    pub(super) fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
+    }
+
+    pub(super) fn offer(&self, bytes: Vec<u8>, lines: u64) {
+        match self.sender.try_send(Message::Lines(bytes, lines)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.lost.fetch_add(lines, Relaxed);
+            }
+        }
+    }
+
+    pub(super) fn insist(&self, bytes: Vec<u8>, lines: u64) {
+        if self.sender.send(Message::Lines(bytes, lines)).is_err() {
+            self.lost.fetch_add(lines, Relaxed);
+        }
+    }
+
+    pub(super) fn reopen(&self) {
+        // A writer that was closed has nothing to open.
+        let _closed_already = self.sender.send(Message::Reopen);
+    }
+
+    pub(super) fn close(&self) {
+        let _closed_already = self.sender.send(Message::Close);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+/// The last handle writes out what is left.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+struct Loop<'a> {
+    target: Target,
+    lost: &'a AtomicU64,
+    failing: bool,
+}
+
+impl Loop<'_> {
+    fn run(mut self, messages: &Receiver<Message>) {
+        loop {
+            let message = match self.target.due() {
+                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => messages.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            match message {
+                Ok(Message::Lines(bytes, lines)) => self.write(&bytes, lines),
+                Ok(Message::Reopen) => self.reopen(),
+                Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => self.again(),
+            }
+        }
+        if let Target::Remote(remote) = &mut self.target {
+            self.lost.fetch_add(remote.finish(), Relaxed);
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8], lines: u64) {
+        match self.target.write(bytes) {
+            Ok(lost) => {
+                self.lost.fetch_add(lost, Relaxed);
+                self.failing = false;
+            }
+            Err(error) => {
+                self.lost.fetch_add(lines, Relaxed);
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::error!(%error, "a log cannot be written; lines are lost and counted");
+                }
+            }
+        }
+    }
+
+    fn again(&mut self) {
+        if let Target::Remote(remote) = &mut self.target {
+            self.lost.fetch_add(remote.deliver(), Relaxed);
+        }
+    }
+
+    fn reopen(&mut self) {
+        if let Target::File { path, file } = &mut self.target {
+            match append(path) {
+                Ok(opened) => *file = opened,
+                Err(error) => {
+                    tracing::error!(%error, "a log cannot be opened again; the old file is kept");
+                }
+            }
+        }
+    }
+}
+
+impl Target {
+    /// Says how many lines were given up.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<u64> {
+        match self {
+            Self::Stdout => {
+                let mut out = io::stdout().lock();
+                out.write_all(bytes)?;
+                out.flush()?;
+            }
+            Self::File { file, .. } => file.write_all(bytes)?,
+            Self::Memory(lines) => lines.add(bytes),
+            Self::Remote(remote) => return Ok(remote.take(bytes)),
+        }
+        Ok(0)
+    }
+
+    /// When something that waits is to be tried again.
+    fn due(&self) -> Option<Instant> {
+        match self {
+            Self::Remote(remote) => remote.due(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Where in an audit file the records of an egress address and port are, so that `who` need not read all of it.
+//!
+//! An index belongs to a file's content, not to its name: it is `.durward-index/ID` beside the file, ID made of the first line, so that
+//! rotation moves nothing. It holds nothing that the file does not: when stale or damaged it is made anew. Deliberately absent: the
+//! newest records; less than [`SMALL`] bytes are read as they are.
+
+mod entry;
+mod segment;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+pub(super) use entry::{Entry, key_of};
+pub(super) use segment::{Cursor, Segment};
+
+use super::chain::Hash;
+use super::lines::Lines;
+use super::siblings;
+use super::verify::settled;
+
+/// Less than this is not worth indexing.
+pub const SMALL: u64 = 16 * 1024 * 1024;
+/// Entries in memory at most while an index is made: 8 MiB.
+const AT_ONCE: usize = 256 * 1024;
+const FOLDER: &str = ".durward-index";
+
+/// Told how many bytes of how many are read; says whether to go on.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> bool;
+
+/// An audit file and what is known of it.
+pub(super) struct Index {
+    pub(super) file: File,
+    place: Option<PathBuf>,
+    pub(super) segments: Vec<Segment>,
+    /// What the segments cover.
+    pub(super) covered: u64,
+    /// How long the file is.
+    pub(super) size: u64,
+}
+
+impl Index {
+    /// Loads what there is, as far as it is in order.
+    pub(super) fn load(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let size = settled(&file)?;
+        let place = place(path, &file, size)?;
+        let mut this = Self { file, place, segments: Vec::new(), covered: 0, size };
+        if let Some(found) = this.place.as_ref().and_then(|place| File::open(place).ok()) {
+            this.read(&found)?;
+        }
+        Ok(this)
+    }
+
+    fn read(&mut self, index: &File) -> io::Result<()> {
+        self.segments.clear();
+        self.covered = 0;
+        let mut block = 0;
+        while let Some(segment) = Segment::load(index, block)? {
+            if !segment.continues(self.covered, self.size, &self.file)? {
+                break;
+            }
+            block = segment.end();
+            self.covered = segment.to;
+            self.segments.push(segment);
+        }
+        Ok(())
+    }
+
+    /// Whether what is not covered is worth it.
+    fn is_behind(&self) -> bool {
+        self.size - self.covered >= SMALL
+    }
+
+    /// Covers what is not. False when somebody else is at it or it cannot be kept here.
+    pub(super) fn extend(&mut self, progress: Progress<'_>) -> io::Result<bool> {
+        let Some(place) = self.place.clone().filter(|_| self.is_behind()) else { return Ok(false) };
+        let Ok(index) = open(&place) else { return Ok(false) };
+        if index.try_lock().is_err() {
+            return Ok(false);
+        }
+        self.read(&index)?;
+        let mut block = self.segments.last().map_or(0, Segment::end);
+        index.set_len(block * segment::BLOCK)?;
+        let mut build = Build::new(&self.file, self.covered, self.size)?;
+        while let Some((entries, part)) = build.next()? {
+            let Ok(segment) = Segment::store(&index, block, &entries, &part) else {
+                return Ok(false);
+            };
+            block = segment.end();
+            self.covered = segment.to;
+            self.segments.push(segment);
+            if !progress(self.covered, self.size) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Forgets the index, which turned out to be damaged.
+    pub(super) fn discard(&mut self) {
+        if let Some(place) = &self.place {
+            drop(fs::remove_file(place));
+        }
+        self.segments.clear();
+        self.covered = 0;
+    }
+
+    /// The entries of `key` in what is not covered.
+    pub(super) fn loose(&self, key: u64) -> io::Result<Vec<Entry>> {
+        let mut lines = Lines::between(self.file.try_clone()?, self.covered, self.size)?;
+        let mut found = Vec::new();
+        while let Some((at, line)) = lines.next()? {
+            found.extend(Entry::of(line, at).filter(|entry| entry.key == key));
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+}
+
+/// Brings the indexes of an audit file and its former ones up to date, and removes those whose file is gone.
+///
+/// # Errors
+/// When a file cannot be read. That it cannot be written is no error: `who` reads the file itself then.
+pub fn refresh(path: &Path, progress: Progress<'_>) -> io::Result<()> {
+    let former = siblings::rotated(path)?.files;
+    for path in former.iter().map(PathBuf::as_path).chain([path]) {
+        let mut index = Index::load(path)?;
+        index.extend(progress)?;
+    }
+    sweep(siblings::folder(path))
+}
+
+/// Removes indexes that belong to no file of the directory.
+fn sweep(folder: &Path) -> io::Result<()> {
+    let indexes = folder.join(FOLDER);
+    if !indexes.exists() {
+        return Ok(());
+    }
+    let mut wanted = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let Ok(file) = File::open(&path) else { continue };
+        if file.metadata()?.is_file() {
+            wanted.extend(place(&path, &file, u64::MAX)?);
+        }
+    }
+    for entry in fs::read_dir(&indexes)? {
+        let path = entry?.path();
+        if !wanted.contains(&path) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the index of a file with this content is; `None` when there is no first line yet.
+fn place(path: &Path, file: &File, size: u64) -> io::Result<Option<PathBuf>> {
+    let mut begin = vec![0; usize::try_from(size.min(4096)).unwrap_or(4096)];
+    let read = file.read_at(&mut begin, 0)?;
+    let Some(end) = memchr::memchr(b'\n', &begin[..read]) else { return Ok(None) };
+    let id: String = Hash::of(&begin[..end]).to_string().chars().take(32).collect();
+    Ok(Some(siblings::folder(path).join(FOLDER).join(id)))
+}
+
+fn open(place: &Path) -> io::Result<File> {
+    if let Some(folder) = place.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(place)
+}
+
+/// Reads a file in parts that fit into memory.
+struct Build {
+    lines: Lines,
+    from: u64,
+}
+
+/// Which part of a file a segment covers, and what that ends with.
+pub(super) struct Part {
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) last_line: Hash,
+    pub(super) last_length: u64,
+}
+
+impl Build {
+    fn new(file: &File, from: u64, to: u64) -> io::Result<Self> {
+        Ok(Self { lines: Lines::between(file.try_clone()?, from, to)?, from })
+    }
+
+    fn next(&mut self) -> io::Result<Option<(Vec<Entry>, Part)>> {
+        let mut entries = Vec::new();
+        let mut last: Option<(u64, Vec<u8>)> = None;
+        while entries.len() < AT_ONCE
+            && let Some((at, line)) = self.lines.next()?
+        {
+            // A piece without line feed may grow; it is left to the next time.
+            if !line.ends_with(b"\n") {
+                break;
+            }
+            entries.extend(Entry::of(line, at));
+            let (place, kept) = last.get_or_insert_default();
+            *place = at;
+            kept.clear();
+            kept.extend(line);
+        }
+        let Some((at, line)) = last else { return Ok(None) };
+        entries.sort_unstable();
+        let to = at + line.len() as u64;
+        let part = Part {
+            from: self.from,
+            to,
+            last_line: Hash::of(&line),
+            last_length: line.len() as u64,
+        };
+        self.from = to;
+        Ok(Some((entries, part)))
+    }
+}

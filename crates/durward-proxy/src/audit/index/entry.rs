@@ -1,0 +1,69 @@
+//! One record in the index: whose, when, where.
+//!
+//! Deliberately absent: what the record says. It is read from the file, so the index cannot lie about it.
+
+use crate::access_log::glance;
+
+/// In the order of a segment: by address, then by request, then by time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::audit) struct Entry {
+    /// Of the egress address and port.
+    pub(in crate::audit) key: u64,
+    /// Of the id that both records of a request have.
+    pub(in crate::audit) id: u64,
+    /// Microseconds since 1970.
+    pub(in crate::audit) at: i64,
+    /// Where the line begins, and in the lowest bit whether it is the last record of its request.
+    place: u64,
+}
+
+/// Bytes of an entry on disk.
+pub(in crate::audit) const SIZE: usize = 32;
+
+impl Entry {
+    /// Of a line at `place`; `None` when it is no decision, or nothing was dialled.
+    pub(in crate::audit) fn of(line: &[u8], place: u64) -> Option<Self> {
+        let close = match glance::text(line, b",\"kind\":\"")? {
+            b"egress-open" => 0,
+            b"egress-close" => 1,
+            _ => return None,
+        };
+        let key = key_of(glance::text(line, b",\"egress\":\"")?);
+        let id = key_of(glance::text(line, b",\"id\":\"")?);
+        Some(Self { key, id, at: glance::time(line)?, place: place << 1 | close })
+    }
+
+    /// Where the line begins.
+    pub(in crate::audit) fn place(&self) -> u64 {
+        self.place >> 1
+    }
+
+    /// Whether it is the last record of its request.
+    pub(in crate::audit) fn is_close(&self) -> bool {
+        self.place & 1 == 1
+    }
+
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        for part in [self.key, self.id, self.at.cast_unsigned(), self.place] {
+            out.extend(part.to_le_bytes());
+        }
+    }
+
+    pub(super) fn read(bytes: &[u8]) -> Self {
+        let mut parts = bytes.chunks_exact(8).map(word);
+        let mut next = || parts.next().unwrap_or(0);
+        Self { key: next(), id: next(), at: next().cast_signed(), place: next() }
+    }
+}
+
+/// Eight bytes, little end first.
+pub(super) fn word(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+}
+
+/// FNV-1a with 64 bits: the same in every version, because it is on disk. Records are compared with what is asked for once they are read.
+pub(in crate::audit) fn key_of(text: &[u8]) -> u64 {
+    text.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

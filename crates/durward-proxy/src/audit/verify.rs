@@ -1,0 +1,276 @@
+//! Says whether audit files are as they were written: every record's hash its own, each bound to the one before, none missing.
+//!
+//! What a crash has torn is no fault where the file says so itself. Deliberately absent: repair. And what no chain can show by itself, a
+//! missing end; compare the last hash with one that was kept elsewhere.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use thiserror::Error;
+
+use super::chain::{self, Hash, Link, Record};
+use super::lines::Lines;
+use crate::access_log::glance;
+
+/// What is in one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The file.
+    pub path: PathBuf,
+    /// Its records.
+    pub records: u64,
+    /// The first of them, and the last that is intact.
+    pub ends: Option<(Link, Link)>,
+    /// Places that a crash has torn and the file says so.
+    pub torn: u64,
+    /// Records that were lost and the file says so.
+    pub lost: u64,
+}
+
+/// What is in all of them, in the order of the chain, up to the first break.
+#[derive(Debug, Default)]
+pub struct Verified {
+    /// The files.
+    pub parts: Vec<Part>,
+    /// The first place where they are not as they were written.
+    pub broken: Option<Break>,
+}
+
+/// Where the chain breaks, and how.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{}:{line} (byte {byte}): {reason}", path.display())]
+pub struct Break {
+    /// The file.
+    pub path: PathBuf,
+    /// The line, from 1.
+    pub line: u64,
+    /// Where the line begins.
+    pub byte: u64,
+    /// How.
+    pub reason: Reason,
+}
+
+/// How a chain breaks.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Reason {
+    /// The line is no record, or not what was written.
+    #[error("the line is not what was written: its hash is not its own")]
+    Changed,
+    /// The file's end is no whole record.
+    #[error(
+        "the file ends within a record; the next start notes it if a crash did this, and then the file is intact"
+    )]
+    Torn,
+    /// Records are missing, doubled or in another order.
+    #[error("record {expected} is missing: here is record {found}")]
+    Missing {
+        /// Which should be here.
+        expected: u64,
+        /// Which is.
+        found: u64,
+    },
+    /// The record is whole, but what came before it was another.
+    #[error("the record before was another one: {expected} is due here, {found} is named")]
+    Other {
+        /// The hash of the record before.
+        expected: Hash,
+        /// The hash that is named.
+        found: Hash,
+    },
+    /// There is nothing in the file.
+    #[error("there is no record in the file")]
+    Empty,
+}
+
+/// Verifies files that belong to one chain, in whatever order they are given.
+///
+/// # Errors
+/// When a file cannot be read; the path is in the error.
+pub fn verify(paths: &[PathBuf]) -> io::Result<Verified> {
+    let mut ordered = Vec::new();
+    for path in paths {
+        let first = first(path).map_err(|error| named(path, &error))?;
+        ordered.push((first, path));
+    }
+    ordered.sort();
+    let mut verified = Verified::default();
+    let mut before = None;
+    for (_, path) in ordered {
+        let mut walk = Walk::new(path, before);
+        let broken = walk.through().map_err(|error| named(path, &error))?;
+        before = walk.part.ends.map(|(_, last)| last);
+        verified.parts.push(walk.part);
+        if broken.is_some() {
+            verified.broken = broken;
+            break;
+        }
+    }
+    Ok(verified)
+}
+
+/// Which of these hashes, 64 hexadecimal digits each, are those of records in the files. Says nothing about whether the chain is intact.
+///
+/// # Errors
+/// When a file cannot be read; the path is in the error.
+pub fn find(paths: &[PathBuf], hashes: &[String]) -> io::Result<BTreeSet<String>> {
+    let wanted: BTreeSet<String> = hashes.iter().map(|hash| hash.to_lowercase()).collect();
+    let mut found = BTreeSet::new();
+    for path in if wanted.is_empty() { &[] } else { paths } {
+        let mut search = || {
+            let mut lines = Lines::between(File::open(path)?, 0, u64::MAX)?;
+            while let Some((_, line)) = lines.next()? {
+                let hash = chain::read(line).map(|record| record.link.hash.to_string());
+                found.extend(hash.filter(|hash| wanted.contains(hash)));
+            }
+            Ok(())
+        };
+        search().map_err(|error| named(path, &error))?;
+    }
+    Ok(found)
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// The number of the first record, to bring files into order; those without come last.
+fn first(path: &Path) -> io::Result<u64> {
+    let mut lines = Lines::between(File::open(path)?, 0, u64::MAX)?;
+    let line = lines.next()?;
+    Ok(line.and_then(|(_, line)| chain::read(line)).map_or(u64::MAX, |record| record.link.sequence))
+}
+
+/// The way through one file.
+struct Walk {
+    part: Part,
+    /// The record before; `None` where the first file begins.
+    before: Option<Link>,
+    doubtful: Option<Doubtful>,
+}
+
+/// Lines that are no records; a note may follow that says a crash did it.
+struct Doubtful {
+    line: u64,
+    byte: u64,
+    length: u64,
+    hash: Context,
+    /// Whether a line feed ends it.
+    ended: bool,
+}
+
+impl Walk {
+    fn new(path: &Path, before: Option<Link>) -> Self {
+        let path = path.to_path_buf();
+        Self {
+            part: Part { path, records: 0, ends: None, torn: 0, lost: 0 },
+            before,
+            doubtful: None,
+        }
+    }
+
+    fn through(&mut self) -> io::Result<Option<Break>> {
+        let file = File::open(&self.part.path)?;
+        let size = settled(&file)?;
+        let mut lines = Lines::between(file, 0, size)?;
+        let mut number = 0;
+        while let Some((byte, line)) = lines.next()? {
+            number += 1;
+            let broken = match chain::read(line) {
+                Some(record) => self.record(record, line).map(|reason| (number, byte, reason)),
+                None => {
+                    self.doubt(number, byte, line);
+                    None
+                }
+            };
+            if let Some((line, byte, reason)) = broken.map(|broken| self.blame(broken)) {
+                return Ok(Some(self.at(line, byte, reason)));
+            }
+        }
+        Ok(self.end())
+    }
+
+    /// Where a record follows that does not vouch for the doubtful lines before it, those are the break.
+    fn blame(&self, (line, byte, reason): (u64, u64, Reason)) -> (u64, u64, Reason) {
+        match &self.doubtful {
+            Some(doubtful) => (doubtful.line, doubtful.byte, Reason::Changed),
+            None => (line, byte, reason),
+        }
+    }
+
+    fn record(&mut self, record: Record, line: &[u8]) -> Option<Reason> {
+        if let Some(doubtful) = &self.doubtful {
+            if !doubtful.is_noted_by(line) {
+                return Some(Reason::Changed);
+            }
+            self.part.torn += 1;
+        }
+        let Record { link, previous } = record;
+        // Without the part before, the first record is taken at its word; the very first has none before it.
+        let first = link.sequence == 1;
+        let due = self.before.or_else(|| first.then(Link::default));
+        if let Some(due) = due {
+            if link.sequence != due.sequence + 1 {
+                return Some(Reason::Missing { expected: due.sequence + 1, found: link.sequence });
+            }
+            if previous != due.hash {
+                return Some(Reason::Other { expected: due.hash, found: previous });
+            }
+        }
+        self.doubtful = None;
+        self.before = Some(link);
+        self.part.records += 1;
+        self.part.ends = Some((self.part.ends.map_or(link, |(first, _)| first), link));
+        if glance::text(line, b",\"kind\":\"") == Some(b"audit-lost") {
+            self.part.lost += glance::number(line, b",\"records\":").unwrap_or(0);
+        }
+        None
+    }
+
+    fn doubt(&mut self, number: u64, byte: u64, line: &[u8]) {
+        let doubtful = self.doubtful.get_or_insert_with(|| Doubtful {
+            line: number,
+            byte,
+            length: 0,
+            hash: Context::new(&SHA256),
+            ended: false,
+        });
+        doubtful.length += line.len() as u64;
+        doubtful.hash.update(line);
+        doubtful.ended = line.ends_with(b"\n");
+    }
+
+    fn end(&mut self) -> Option<Break> {
+        if let Some(doubtful) = self.doubtful.take() {
+            let reason = if doubtful.ended { Reason::Changed } else { Reason::Torn };
+            return Some(self.at(doubtful.line, doubtful.byte, reason));
+        }
+        (self.part.records == 0).then(|| self.at(1, 0, Reason::Empty))
+    }
+
+    fn at(&self, line: u64, byte: u64, reason: Reason) -> Break {
+        Break { path: self.part.path.clone(), line, byte, reason }
+    }
+}
+
+impl Doubtful {
+    fn is_noted_by(&self, line: &[u8]) -> bool {
+        let mut hash = Hash::default();
+        hash.0.copy_from_slice(self.hash.clone().finish().as_ref());
+        glance::text(line, b",\"kind\":\"") == Some(b"audit-torn")
+            && glance::number(line, b",\"bytes\":") == Some(self.length)
+            && glance::text(line, b",\"sha256\":\"") == Some(hash.to_string().as_bytes())
+    }
+}
+
+/// How long the file is while nobody writes; a gateway may be writing it now.
+pub(super) fn settled(file: &File) -> io::Result<u64> {
+    let locked = file.lock_shared();
+    let size = file.metadata()?.len();
+    if locked.is_ok() {
+        file.unlock()?;
+    }
+    Ok(size)
+}

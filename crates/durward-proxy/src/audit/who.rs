@@ -1,0 +1,283 @@
+//! Who used an egress address and port at a time: the answer to an abuse desk.
+//!
+//! Deliberately absent: guesses. Where no end is recorded, the answer says so.
+
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use memchr::memmem;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use super::chain;
+use super::index::{Cursor, Entry, Index, Progress, key_of};
+use super::lines::Lines;
+use crate::access_log::glance;
+
+/// How far behind an opening its end is looked for when it is not on the same address, and how much is read for that in all.
+const NEAR: u64 = 32 * 1024 * 1024;
+const EFFORT: u64 = 256 * 1024 * 1024;
+
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    /// The tenant's address and port, as the far end saw them.
+    pub egress: SocketAddr,
+    /// The first moment that is meant, in microseconds since 1970.
+    pub from: i64,
+    /// The last.
+    pub to: i64,
+}
+
+/// A request or tunnel that used the address and port then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Use {
+    /// When it was let out, in microseconds since 1970; `None` when that record is not in the files. RFC 3339 where it is serialised.
+    #[serde(serialize_with = "as_time")]
+    pub opened: Option<i64>,
+    /// When it ended; `None` when no end is recorded: it goes on, or ended with its process.
+    #[serde(serialize_with = "as_time")]
+    pub closed: Option<i64>,
+    /// The fields of its last record.
+    pub record: Map<String, Value>,
+    /// The file the record is in.
+    pub file: PathBuf,
+    /// Where its line begins.
+    pub byte: u64,
+    /// Whether the record has a hash that is not its own.
+    pub altered: bool,
+}
+
+fn as_time<S: Serializer>(at: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
+    let time = at.and_then(|at| Timestamp::from_microsecond(at).ok());
+    time.map(|time| format!("{time:.6}")).serialize(serializer)
+}
+
+/// Searches files for who used an address. Indexes are made or brought up to date where that pays and they can be kept.
+///
+/// # Errors
+/// When a file cannot be read; the path is in the error.
+pub fn who(paths: &[PathBuf], question: &Question, progress: Progress<'_>) -> io::Result<Vec<Use>> {
+    let key = key_of(question.egress.to_string().as_bytes());
+    let mut sources = Vec::new();
+    let unique: BTreeSet<&Path> = paths.iter().map(PathBuf::as_path).collect();
+    for path in unique {
+        let source = Source::open(path, key, progress).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        })?;
+        sources.push(source);
+    }
+    let found = match search(&sources, key, question) {
+        Err(error) if is_damage(&error) => {
+            for source in &mut sources {
+                source.renew(key, progress)?;
+            }
+            search(&sources, key, question)?
+        }
+        found => found?,
+    };
+    let mut uses = Vec::new();
+    let mut effort = EFFORT;
+    for mut found in found {
+        if found.closed.is_none() {
+            found.closed = found.moved_away(&sources, &mut effort)?;
+        }
+        uses.extend(found.tell(&sources, question)?);
+    }
+    uses.sort_by_key(|used| (used.closed.is_none(), used.opened, used.closed));
+    Ok(uses)
+}
+
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+}
+
+/// A file and its entries of one key.
+struct Source {
+    path: PathBuf,
+    index: Index,
+    loose: Vec<Entry>,
+}
+
+impl Source {
+    fn open(path: &Path, key: u64, progress: Progress<'_>) -> io::Result<Self> {
+        let mut index = Index::load(path)?;
+        index.extend(progress)?;
+        let loose = index.loose(key)?;
+        Ok(Self { path: path.to_path_buf(), index, loose })
+    }
+
+    fn renew(&mut self, key: u64, progress: Progress<'_>) -> io::Result<()> {
+        self.index.discard();
+        self.index.extend(progress)?;
+        self.loose = self.index.loose(key)?;
+        Ok(())
+    }
+
+    /// The line at `place`.
+    fn line(&self, place: u64) -> io::Result<Vec<u8>> {
+        line_at(&self.index.file, place)
+    }
+}
+
+fn line_at(file: &File, place: u64) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    loop {
+        let mut chunk = [0; 4096];
+        let read = file.read_at(&mut chunk, place + line.len() as u64)?;
+        match memchr::memchr(b'\n', &chunk[..read]) {
+            Some(end) => {
+                line.extend(&chunk[..end]);
+                return Ok(line);
+            }
+            None if read == 0 => return Ok(line),
+            None => line.extend(&chunk[..read]),
+        }
+    }
+}
+
+/// An entry and the source it is from.
+type Placed = (Entry, usize);
+
+/// A use as the index knows it.
+struct Found {
+    opened: Option<Placed>,
+    closed: Option<Placed>,
+}
+
+/// Goes through all entries of the key, request by request; memory is bounded by the number of segments.
+fn search(sources: &[Source], key: u64, question: &Question) -> io::Result<Vec<Found>> {
+    let mut merged = Merge::new(sources, key)?;
+    let mut found = Vec::new();
+    let mut open: VecDeque<Placed> = VecDeque::new();
+    let mut request = None;
+    while let Some((entry, source)) = merged.advance()? {
+        if request.replace(entry.id) != Some(entry.id) {
+            found.extend(without_end(&mut open, question));
+        }
+        if !entry.is_close() {
+            open.push_back((entry, source));
+            continue;
+        }
+        let opened = open.pop_front();
+        let begins = opened.is_none_or(|(opened, _)| opened.at <= question.to);
+        if begins && entry.at >= question.from {
+            found.push(Found { opened, closed: Some((entry, source)) });
+        }
+    }
+    found.extend(without_end(&mut open, question));
+    Ok(found)
+}
+
+fn without_end(open: &mut VecDeque<Placed>, question: &Question) -> Vec<Found> {
+    let begun = open.drain(..).filter(|(entry, _)| entry.at <= question.to);
+    begun.map(|opened| Found { opened: Some(opened), closed: None }).collect()
+}
+
+impl Found {
+    /// The end of a request that began on a pooled connection which was gone, and went over another: that has another port.
+    fn moved_away(&self, sources: &[Source], effort: &mut u64) -> io::Result<Option<Placed>> {
+        let Some((opened, number)) = self.opened else { return Ok(None) };
+        let source = &sources[number];
+        let from = opened.place();
+        let to = source.index.size.min(from.saturating_add(NEAR.min(*effort)));
+        *effort -= to.saturating_sub(from).min(*effort);
+        let line = source.line(from)?;
+        let Some(id) = glance::text(&line, b",\"id\":\"") else { return Ok(None) };
+        let mut lines = Lines::between(source.index.file.try_clone()?, from, to)?;
+        while let Some((at, line)) = lines.next()? {
+            if memmem::find(line, id).is_some()
+                && let Some(entry) = Entry::of(line, at)
+                && entry.is_close()
+                && entry.id == opened.id
+            {
+                return Ok(Some((entry, number)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the record says; `None` when it is another address's after all, or began too late.
+    fn tell(&self, sources: &[Source], question: &Question) -> io::Result<Option<Use>> {
+        let key = key_of(question.egress.to_string().as_bytes());
+        let ended_here = self.closed.filter(|(entry, _)| entry.key == key);
+        let Some((entry, source)) = ended_here.or(self.opened) else { return Ok(None) };
+        let source = &sources[source];
+        let line = source.line(entry.place())?;
+        let Ok(record) = serde_json::from_slice::<Map<String, Value>>(&line) else {
+            return Ok(None);
+        };
+        if record.get("egress").and_then(Value::as_str) != Some(&question.egress.to_string()) {
+            return Ok(None);
+        }
+        let closed = self.closed.map(|(entry, _)| entry.at);
+        let opened = self.opened.map(|(entry, _)| entry.at);
+        // Without its first record, it began as long before the last as that says.
+        let asked = closed.zip(record.get("total_ms").and_then(Value::as_f64));
+        let began = opened.or_else(|| Some(asked?.0 - (asked?.1 * 1_000.0) as i64));
+        let began_later = began.is_some_and(|began| began > question.to);
+        if began_later || closed.is_some_and(|closed| closed < question.from) {
+            return Ok(None);
+        }
+        Ok(Some(Use {
+            opened,
+            closed,
+            altered: record.contains_key("hash") && chain::read(&line).is_none(),
+            record,
+            file: source.path.clone(),
+            byte: entry.place(),
+        }))
+    }
+}
+
+/// The entries of one key from all segments and files, in order.
+struct Merge<'a> {
+    ways: Vec<(Way<'a>, usize)>,
+    next: BinaryHeap<Reverse<(Entry, usize)>>,
+}
+
+enum Way<'a> {
+    Segment(Cursor<'a>),
+    Loose(std::slice::Iter<'a, Entry>),
+}
+
+impl<'a> Merge<'a> {
+    fn new(sources: &'a [Source], key: u64) -> io::Result<Self> {
+        let mut ways = Vec::new();
+        for (number, source) in sources.iter().enumerate() {
+            for segment in &source.index.segments {
+                ways.push((Way::Segment(segment.find(key)?), number));
+            }
+            ways.push((Way::Loose(source.loose.iter()), number));
+        }
+        let mut merge = Self { ways, next: BinaryHeap::new() };
+        for way in 0..merge.ways.len() {
+            merge.refill(way)?;
+        }
+        Ok(merge)
+    }
+
+    fn advance(&mut self) -> io::Result<Option<Placed>> {
+        let Some(Reverse((entry, way))) = self.next.pop() else { return Ok(None) };
+        self.refill(way)?;
+        Ok(Some((entry, self.ways[way].1)))
+    }
+
+    fn refill(&mut self, way: usize) -> io::Result<()> {
+        let entry = match &mut self.ways[way].0 {
+            Way::Segment(cursor) => cursor.advance()?,
+            Way::Loose(entries) => entries.next().copied(),
+        };
+        self.next.extend(entry.map(|entry| Reverse((entry, way))));
+        Ok(())
+    }
+}
