@@ -18,6 +18,7 @@ use crate::listener::ServerTls;
 use crate::origin::Origin;
 use crate::route::HostPattern;
 use crate::secret::Secret;
+use crate::upstream::TrustRoots;
 
 pub use door::{HolderMatch, told_apart};
 pub use guard::Guarded;
@@ -76,13 +77,29 @@ pub struct Policy {
     pub sni_must_match: bool,
     /// Who is asked for names, in this order; empty means whom the host asks.
     pub resolvers: Vec<NameServer>,
+    /// Whom their certificates must come from.
+    pub resolver_roots: TrustRoots,
     /// Other proxies to go through, the first that is for the host.
     pub parents: Vec<Parent>,
 }
 
-/// A DNS server of a tenant's own, asked by UDP, and by TCP for what is too long for that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct NameServer(pub SocketAddr);
+/// A DNS server of a tenant's own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct NameServer {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// The name or address its certificate must carry: it is asked by TLS (RFC 7858). `None`: by UDP, and by TCP for what is too long for that.
+    pub tls: Option<Arc<str>>,
+}
+
+impl fmt::Display for NameServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.tls {
+            Some(name) => write!(f, "tls://{}#{name}", self.address),
+            None => self.address.fmt(f),
+        }
+    }
+}
 
 /// Another proxy that tunnels are made through. It looks names up itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -117,9 +117,10 @@ pub struct UpstreamTls {
 }
 
 /// Whom an upstream's certificate must come from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub enum TrustRoots {
     /// The host's own set.
+    #[default]
     System,
     /// These, in DER, with their SHA-256 in hexadecimal.
     Private {

@@ -6,7 +6,7 @@
 pub(crate) mod build;
 pub(crate) mod fate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
@@ -31,7 +31,7 @@ pub(crate) struct Prepared {
     /// Whom a forward proxy must not reach here.
     pub(crate) neighbours: Neighbours,
     /// Tenants' own DNS servers.
-    pub(crate) resolvers: BTreeMap<Asking, Resolver>,
+    pub(crate) resolvers: HashMap<Asking, Resolver>,
 }
 
 /// A bind with its listeners made ready, position by position as in [`Bind::listeners`].

@@ -1,5 +1,5 @@
 //! A DNS server that answers what a test wants answered, differently each time if it likes.
-//! Over UDP only; it runs on a thread of its own, in the network namespace it was started in.
+//! It runs on a thread of its own, in the network namespace it was started in.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
@@ -7,11 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsAcceptor;
+
+use crate::certificates::{Identity, server_config};
+use crate::origin::Server;
+
 /// A running server. It ends when it is dropped.
 pub struct DnsServer {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
     stop: Arc<AtomicBool>,
+    _secured: Option<Server>,
 }
 
 #[derive(Default)]
@@ -53,7 +60,35 @@ impl DnsServer {
                 }
             }
         });
-        Self { address, state, stop }
+        Self { address, state, stop, _secured: None }
+    }
+
+    /// The same by TLS (RFC 7858).
+    #[must_use]
+    pub fn tls(bind: impl ToSocketAddrs, identity: &Identity) -> Self {
+        let state = Arc::new(Mutex::new(State::default()));
+        let acceptor = TlsAcceptor::from(Arc::new(server_config(identity, None)));
+        let served = Arc::clone(&state);
+        let server = Server::start(bind, move |accepted| {
+            let (acceptor, served) = (acceptor.clone(), Arc::clone(&served));
+            async move {
+                let Ok(mut stream) = acceptor.accept(accepted.stream).await else { return };
+                while let Ok(length) = stream.read_u16().await {
+                    let mut query = vec![0; usize::from(length)];
+                    if stream.read_exact(&mut query).await.is_err() {
+                        return;
+                    }
+                    let Some(answer) = lock(&served).answer(&query, accepted.peer) else { return };
+                    let length = u16::try_from(answer.len()).expect("answers are short");
+                    let framed = [&length.to_be_bytes()[..], &answer].concat();
+                    if stream.write_all(&framed).await.is_err() || stream.flush().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
+        Self { address, state, stop, _secured: Some(server) }
     }
 
     /// Where it is.

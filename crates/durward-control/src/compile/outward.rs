@@ -13,7 +13,7 @@ use durward_model::secret::Secret;
 use super::certificates::Files;
 use super::listener::{Outward, Workshop};
 use super::report::{Field, Report};
-use super::words;
+use super::{trust, words};
 use crate::place::{At, Place};
 use crate::spec::egress::{EgressSpec, ModeSpec, ParentSpec, PortsSpec, RuleSpec};
 use crate::spec::ingress::IngressSpec;
@@ -21,7 +21,7 @@ use crate::spec::ingress::IngressSpec;
 /// Where the tenant may go, or `None` after an error.
 pub(crate) fn policy(
     report: &mut Report<'_>,
-    files: &Files<'_>,
+    files: &mut Files<'_>,
     spec: &EgressSpec,
 ) -> Option<Arc<Policy>> {
     let field = &Field::SPEC.name("egress");
@@ -34,6 +34,13 @@ pub(crate) fn policy(
     let resolvers = each(&spec.resolvers, &list, |written, field| {
         report.check("BadResolver", written, field, name_server)
     });
+    let roots_field = field.name("resolverCaFile");
+    let roots = trust::roots(report, files, spec.resolver_ca_file.as_ref(), &roots_field);
+    let secured = spec.resolvers.iter().any(|server| server.starts_with("tls://"));
+    if let Some(file) = spec.resolver_ca_file.as_ref().filter(|_| !secured) {
+        let sentence = "means nothing here: none of the resolvers is asked by TLS";
+        report.error("FieldUnfitting", file.place, &roots_field, sentence);
+    }
     let list = field.name("parents");
     let parents =
         each(&spec.parents, &list, |written, field| parent(report, files, written, field));
@@ -48,6 +55,7 @@ pub(crate) fn policy(
         contact: contact?,
         sni_must_match: spec.sni_must_match.is_some_and(|wanted| wanted.value),
         resolvers,
+        resolver_roots: roots?,
         parents,
     }))
 }
@@ -214,11 +222,27 @@ fn ports(
 }
 
 fn name_server(text: &str) -> Result<NameServer, String> {
-    let bare = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53));
-    let server = text.parse::<SocketAddr>().or(bare);
-    server.ok().filter(|server| server.port() > 0).map(NameServer).ok_or_else(|| {
-        "is no DNS server: write an address like 10.0.0.53, or one with a port like 10.0.0.53:5353".to_owned()
-    })
+    let fault = || {
+        "is no DNS server: write an address like 10.0.0.53, one with a port like 10.0.0.53:5353, or tls://10.0.0.53#dns.example"
+            .to_owned()
+    };
+    let (rest, tls) = match text.strip_prefix("tls://") {
+        Some(rest) => (rest, true),
+        None => (text, false),
+    };
+    let (place, name) = match rest.split_once('#') {
+        Some((place, name)) if tls => (place, Some(words::host(name).map_err(|_| fault())?)),
+        Some(_) => return Err(fault()),
+        None => (rest, None),
+    };
+    let port = if tls { 853 } else { 53 };
+    let bare = || words::local_address(place).map(|address| SocketAddr::new(address, port));
+    let address = place.parse::<SocketAddr>().or_else(|_| bare()).map_err(|_| fault())?;
+    if address.port() == 0 {
+        return Err(fault());
+    }
+    let tls = tls.then(|| name.unwrap_or_else(|| Arc::from(address.ip().to_string())));
+    Ok(NameServer { address, tls })
 }
 
 fn parent(

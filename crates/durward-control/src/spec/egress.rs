@@ -42,9 +42,12 @@ pub struct EgressSpec {
     /// Whether a tunnel must begin with a ClientHello for the host that was asked for. Default: false.
     #[serde(default)]
     pub sni_must_match: Option<At<bool>>,
-    /// DNS servers, like `10.0.0.53` or `10.0.0.53:5353`, asked in this order. Default: those of the host.
+    /// DNS servers, like `10.0.0.53`, `10.0.0.53:5353` or `tls://10.0.0.53#dns.example`, asked in this order. Default: those of the host.
     #[serde(default)]
     pub resolvers: Vec<At<String>>,
+    /// The authorities of DNS servers that are asked by TLS, PEM. Default: the host's own set. Relative to the document.
+    #[serde(default)]
+    pub resolver_ca_file: Option<At<String>>,
     /// Other proxies to go through; the first that is for the host.
     #[serde(default)]
     pub parents: Vec<At<ParentSpec>>,

@@ -16,7 +16,8 @@ pub fn references(spec: &TenantSpec) -> Vec<String> {
     let proxies = spec.egress.proxy.iter().flat_map(of_proxy);
     let parents = spec.egress.parents.iter();
     let parents = parents.filter_map(|parent| Some(parent.credential_file.as_ref()?.value.clone()));
-    ingress.chain(upstreams).chain(proxies).chain(parents).collect()
+    let authorities = spec.egress.resolver_ca_file.iter().map(|file| file.value.clone());
+    ingress.chain(upstreams).chain(proxies).chain(parents).chain(authorities).collect()
 }
 
 fn of_proxy(spec: &At<ProxySpec>) -> Vec<String> {

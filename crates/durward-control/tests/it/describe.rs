@@ -101,8 +101,8 @@ fn forward(out: &mut String, service: &ForwardService) {
     writeln!(out, "{}", if service.shared { ", shared" } else { "" }).unwrap();
     let policy = &service.policy;
     write!(out, "    {:?}, contact {:?}", policy.mode, policy.contact).unwrap();
-    writeln!(out, ", sni must match: {}, resolvers {:?}", policy.sni_must_match, policy.resolvers)
-        .unwrap();
+    let resolvers: Vec<_> = policy.resolvers.iter().map(ToString::to_string).collect();
+    writeln!(out, ", sni must match: {}, resolvers {resolvers:?}", policy.sni_must_match).unwrap();
     for (word, rules) in [("deny", &policy.deny), ("allow", &policy.allow)] {
         for rule in rules {
             writeln!(

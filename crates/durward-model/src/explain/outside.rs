@@ -71,7 +71,7 @@ impl Trail {
         }
         let whom = match policy.resolvers.as_slice() {
             [] => "the host's name servers".to_owned(),
-            own => list(&own.iter().map(|server| server.0).collect::<Vec<_>>()),
+            own => list(own),
         };
         let sentence = format!("{name} is asked of {whom}; every address it stands for is checked");
         self.note("lookup", None, sentence);

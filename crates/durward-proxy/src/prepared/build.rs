@@ -3,7 +3,7 @@
 //! Total like the compile step: what cannot be made ready is left out with a sentence, the rest is served. Deliberately absent: sockets,
 //! and the swap itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use durward_model::egress::Neighbours;
@@ -55,7 +55,7 @@ pub(crate) fn build(snapshot: Arc<Snapshot>, previous: &Prepared, metrics: &Metr
     let mut builder = Builder {
         previous,
         metrics,
-        resolvers: BTreeMap::new(),
+        resolvers: HashMap::new(),
         problems: Vec::new(),
         retiring: Retiring::default(),
     };
@@ -73,7 +73,7 @@ pub(crate) fn build(snapshot: Arc<Snapshot>, previous: &Prepared, metrics: &Metr
 struct Builder<'a> {
     previous: &'a Prepared,
     metrics: &'a Metrics,
-    resolvers: BTreeMap<Asking, Resolver>,
+    resolvers: HashMap<Asking, Resolver>,
     problems: Vec<Problem>,
     retiring: Retiring,
 }
@@ -174,7 +174,11 @@ impl Builder<'_> {
         if servers.is_empty() {
             return None;
         }
-        let asking = Asking { servers: servers.clone(), sources: tenant.tenant.egress.clone() };
+        let asking = Asking {
+            servers: servers.clone(),
+            sources: tenant.tenant.egress.clone(),
+            roots: service.policy.resolver_roots.clone(),
+        };
         let former = self.previous.resolvers.get(&asking);
         let resolver = self.resolvers.entry(asking.clone());
         Some(

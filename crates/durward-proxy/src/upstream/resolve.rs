@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use durward_model::EgressAddress;
 use durward_model::egress::NameServer;
+use durward_model::upstream::TrustRoots;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -39,6 +40,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Names remembered before those long expired are forgotten.
 const NAMES: usize = 4096;
 
+/// Names remembered before those that have expired at all are forgotten, and then those that have not.
+const MOST_NAMES: usize = 65_536;
+
 /// Looks names up. Clones share one memory.
 #[derive(Clone, Default)]
 pub(crate) struct Resolver {
@@ -61,12 +65,14 @@ enum Source {
 }
 
 /// Who is asked, and from which addresses.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Asking {
     /// In this order.
     pub(crate) servers: Vec<NameServer>,
     /// The first of the server's family is used; without one the server is not asked.
     pub(crate) sources: Vec<EgressAddress>,
+    /// Whom the certificates of those asked by TLS must come from.
+    pub(crate) roots: TrustRoots,
 }
 
 /// What a name stands for.
@@ -119,7 +125,7 @@ impl Resolver {
         }
         let (answered, stale) = {
             let mut names = self.memory.lock();
-            let name = names.entry(Arc::clone(host)).or_default();
+            let name = names.known.entry(Arc::clone(host)).or_default();
             if let Some(known) = name.known(Instant::now()) {
                 return known;
             }
@@ -156,7 +162,8 @@ impl Resolver {
     /// Asks only this name server.
     pub(crate) fn at_server(server: std::net::SocketAddr) -> Self {
         let sources = vec![EgressAddress([127, 0, 0, 1].into())];
-        Self::own(Asking { servers: vec![NameServer(server)], sources })
+        let servers = vec![NameServer { address: server, tls: None }];
+        Self::own(Asking { servers, sources, roots: TrustRoots::System })
     }
 
     /// Knows only these names.
@@ -177,7 +184,36 @@ fn fixed(names: &HashMap<String, Vec<IpAddr>>, host: &Arc<str>) -> Result<Resolv
 
 /// What is known of names, shared by all cores.
 #[derive(Default)]
-pub(crate) struct Memory(Mutex<HashMap<Arc<str>, Name>>);
+pub(crate) struct Memory(Mutex<Names>);
+
+#[derive(Default)]
+struct Names {
+    known: HashMap<Arc<str>, Name>,
+    /// How many there may be before they are looked through again; rises with what is left, so that looking stays cheap.
+    room: usize,
+}
+
+impl Names {
+    /// Forgets names: clients of a forward proxy may ask for as many as they like.
+    fn make_room(&mut self, now: Instant) {
+        if self.known.len() <= self.room.max(NAMES) {
+            return;
+        }
+        self.keep(|good| good.expires + STALE > now);
+        if self.known.len() > MOST_NAMES {
+            self.keep(|good| good.expires > now);
+        }
+        if self.known.len() > MOST_NAMES {
+            self.keep(|_| false);
+        }
+        self.room = (self.known.len() * 2).min(MOST_NAMES);
+    }
+
+    fn keep(&mut self, good: impl Fn(&Resolved) -> bool) {
+        self.known
+            .retain(|_, name| !name.waiting.is_empty() || name.good.as_ref().is_some_and(&good));
+    }
+}
 
 #[derive(Default)]
 struct Name {
@@ -242,7 +278,7 @@ impl Name {
 }
 
 impl Memory {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Name>> {
+    fn lock(&self) -> MutexGuard<'_, Names> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -250,13 +286,8 @@ impl Memory {
     pub(crate) fn answer(&self, host: &Arc<str>, answer: Answer) -> Result<Resolved, Unresolved> {
         let now = Instant::now();
         let mut names = self.lock();
-        if names.len() > NAMES {
-            names.retain(|_, name| {
-                let fresh = name.good.as_ref().is_some_and(|good| good.expires + STALE > now);
-                fresh || !name.waiting.is_empty()
-            });
-        }
-        let name = names.entry(Arc::clone(host)).or_default();
+        names.make_room(now);
+        let name = names.known.entry(Arc::clone(host)).or_default();
         let outcome = name.learn(host, answer, now);
         for waiting in name.waiting.drain(..) {
             let _gone = waiting.send(outcome.clone());
@@ -308,6 +339,20 @@ mod tests {
         assert!(name.known(later + Duration::from_secs(9)).is_none());
         let failed = name.learn(&host(), Answer::Failed("timed out".into()), later);
         assert!(matches!(failed, Err(Unresolved::Failed { .. })));
+    }
+
+    // S2.60+
+    #[test]
+    fn endless_names_are_forgotten() {
+        let memory = Memory::default();
+
+        for number in 0..MOST_NAMES * 2 + 10 {
+            memory.answer(&Arc::from(format!("{number}.example")), good(300)).unwrap();
+        }
+
+        let names = memory.lock();
+        assert!(names.known.len() <= MOST_NAMES + 1, "{}", names.known.len());
+        assert!(names.known.len() > 5, "the last ones are remembered");
     }
 
     #[test]

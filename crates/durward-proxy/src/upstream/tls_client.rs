@@ -98,6 +98,14 @@ pub(crate) fn client_config(
     Ok(Arc::new(config))
 }
 
+/// TLS towards DNS servers.
+pub(crate) fn dns_client_config(trust: &TrustRoots) -> Result<ClientConfig, String> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    Ok(builder.with_root_certificates(roots(trust)?).with_no_client_auth())
+}
+
 /// The handshake on a connected stream. The ALPN outcome is checked: HTTP/2 is never spoken to who did not agree to it.
 pub(crate) async fn handshake(
     config: &Arc<ClientConfig>,

@@ -7,7 +7,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use durward_model::EgressAddress;
 use hickory_resolver::config::{
     ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
     ResolverOpts, ServerOrderingStrategy,
@@ -19,6 +18,7 @@ use hickory_resolver::{Resolver, TokioResolver};
 use tokio::sync::mpsc;
 
 use super::{Answer, Asking, Memory, Source};
+use crate::upstream::tls_client::dns_client_config;
 
 /// The files the host's answers depend on.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
@@ -52,7 +52,7 @@ async fn serve(
             made = match build(&source) {
                 Ok(resolver) => Some((resolver, seen)),
                 Err(error) => {
-                    let _told = memory.answer(&host, Answer::Failed(error.to_string()));
+                    let _told = memory.answer(&host, Answer::Failed(error));
                     continue;
                 }
             };
@@ -66,7 +66,7 @@ async fn serve(
     }
 }
 
-fn build(source: &Source) -> Result<TokioResolver, NetError> {
+fn build(source: &Source) -> Result<TokioResolver, String> {
     let (config, mut options) = match source {
         // Without resolv.conf the hosts file still answers; nobody else is asked.
         Source::Host => read_system_conf()
@@ -83,20 +83,28 @@ fn build(source: &Source) -> Result<TokioResolver, NetError> {
     };
     let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
     *builder.options_mut() = options;
-    builder.build()
+    if let Source::Own(asking) = source
+        && asking.servers.iter().any(|server| server.tls.is_some())
+    {
+        builder = builder.with_tls_config(dns_client_config(&asking.roots)?);
+    }
+    builder.build().map_err(|error| error.to_string())
 }
 
-/// The servers of a tenant, each asked by UDP and, for long answers, by TCP, from the tenant's own address.
+/// The servers of a tenant, each asked by TLS, or by UDP and for long answers by TCP, from the tenant's own address.
 fn of(asking: &Asking) -> ResolverConfig {
     let servers = asking.servers.iter().filter_map(|server| {
-        let reaches = |source: &&EgressAddress| source.reaches(server.0.ip());
-        let source = asking.sources.iter().find(reaches)?;
-        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut way| {
-            way.port = server.0.port();
+        let ip = server.address.ip();
+        let source = asking.sources.iter().find(|source| source.reaches(ip))?;
+        let mut connections = match &server.tls {
+            Some(name) => vec![ConnectionConfig::tls(Arc::clone(name))],
+            None => vec![ConnectionConfig::udp(), ConnectionConfig::tcp()],
+        };
+        for way in &mut connections {
+            way.port = server.address.port();
             way.bind_addr = Some(SocketAddr::new(source.0, 0));
-            way
-        });
-        Some(NameServerConfig::new(server.0.ip(), true, connections.to_vec()))
+        }
+        Some(NameServerConfig::new(ip, true, connections))
     });
     ResolverConfig::from_name_servers(servers.collect())
 }

@@ -81,7 +81,7 @@ fn the_namespace_is_the_seeds() {
     assert_eq!(find(&objects, "Namespace", "client-a-demo"), Some(&wanted));
 }
 
-// S2.2+ S2.7+ S2.8
+// S2.2 S2.7 S2.8
 #[test]
 fn pods_run_on_the_clients_own_nodes_only() {
     let Some(objects) = kustomize(PRODUCTION) else { return };
@@ -218,7 +218,7 @@ fn the_test_runs_as_a_job_with_the_clients_own_settings() {
     assert!(command.output().unwrap().status.success(), "{arguments:?}");
 }
 
-// S2.39
+// S2.29 S2.39
 #[test]
 fn the_environments_differ_where_they_should_only() {
     let Some(mut development) = kustomize(DEVELOPMENT) else { return };
@@ -244,6 +244,23 @@ fn the_environments_differ_where_they_should_only() {
     }
 
     assert_eq!(development, production);
+}
+
+// S2.34
+#[test]
+fn a_change_shows_in_what_is_rendered_and_nowhere_else() {
+    let Some(before) = kustomize(PRODUCTION) else { return };
+    let file = "overlays/production/deployment-patch.yaml";
+    let edit = ("replicas: 2", "replicas: 3");
+    let mut after = kustomize_edited("deploy/egress", "overlays/production", file, edit).unwrap();
+
+    assert_ne!(before, after);
+    let deployment = after.iter_mut().find(|object| object["kind"] == "Deployment").unwrap();
+    assert_eq!(deployment["spec"]["replicas"], 3);
+    deployment["spec"]["replicas"] = json!(2);
+    assert_eq!(before, after);
+    let page = crate::text("deploy/README.md");
+    assert!(page.contains("kubectl kustomize deploy/egress/overlays/production | diff"), "{page}");
 }
 
 // S2.30+ S2.31+
@@ -275,7 +292,7 @@ fn flux_follows_each_overlay_as_the_seed_says() {
     }
 }
 
-// S2.41+
+// S2.41
 #[test]
 fn pods_reach_the_proxy_and_the_clusters_dns_and_nothing_else() {
     for path in [DEVELOPMENT, PRODUCTION] {

@@ -13,6 +13,7 @@ use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use super::{Out, get};
+use crate::gateway::Gateway;
 
 fn here(last: u8) -> IpAddr {
     Ipv4Addr::new(127, 0, 0, last).into()
@@ -53,6 +54,42 @@ async fn a_name_is_looked_up_once_and_the_checked_address_is_dialled() {
     );
     let lines = out.decisions(4);
     assert!(lines.iter().any(|line| line["resolved"] == serde_json::json!(["127.0.0.1"])));
+}
+
+// S2.55
+#[tokio::test]
+async fn names_are_asked_by_tls_of_who_proves_to_be_the_server() {
+    let origin = Origin::http1("127.0.0.1:0");
+    let (ours, others) = (Authority::new("ours"), Authority::new("others"));
+    let identity = ours.issue(&CertSpec::new().dns("dns.example").server());
+    let dns = DnsServer::tls("127.0.0.1:0", &identity);
+    dns.set("bank.example", &[here(1)]);
+    for (authority, name, status) in
+        [(&ours, "dns.example", 200), (&ours, "other.example", 502), (&others, "dns.example", 502)]
+    {
+        let prepared = Gateway::prepare();
+        authority.write(prepared.dir(), "dns");
+        let out = Out::with(
+            prepared,
+            "allowedSources: [127.0.0.0/8]",
+            &format!(
+                "resolvers: [\"tls://{}#{name}\"]\nresolverCaFile: dns.crt\nallow: [{{host: bank.example, cidr: 127.0.0.1, ports: [{}]}}]",
+                dns.address(),
+                origin.port()
+            ),
+        );
+
+        let url = format!("http://bank.example:{}/", origin.port());
+        let answer = out.connect().await.exchange(get(&url)).await.unwrap();
+
+        assert_eq!(answer.status, status, "{name}");
+        if status == 200 {
+            assert!(dns.asked().iter().all(|(_, from)| from.ip() == out.egress));
+        } else {
+            assert_eq!(answer.json()["reason"], "unresolvable");
+        }
+    }
+    assert_eq!(origin.requests(), 1);
 }
 
 // S2.54
