@@ -14,7 +14,7 @@ use super::policy;
 use super::render::{kustomize, objects};
 use crate::text;
 
-// S1.45+ S1.51+
+// S1.45+ S1.51+ S2.43 S2.45
 #[test]
 fn alerts_dashboard_and_autoscaling_name_only_documented_metrics() {
     let documented = metrics_in(&text("docs/reference/metrics.md"));

@@ -2,12 +2,13 @@
 //!
 //! Who is not installed is skipped, loudly. Deliberately absent: anything on the internet; the far side is here.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
 
 use durward_testkit::certificates::{Authority, CertSpec};
 use durward_testkit::dns::DnsServer;
+use durward_testkit::netns::in_namespace;
 use durward_testkit::origin::Origin;
 use durward_testkit::process::{TempDir, unique_loopback};
 
@@ -25,11 +26,16 @@ struct World {
 }
 
 fn world() -> World {
+    world_at(0)
+}
+
+/// The echo with TLS at this port.
+fn world_at(secure: u16) -> World {
     let authority = Authority::new("root");
     let (address, far, egress) = (unique_loopback(), unique_loopback(), unique_loopback());
     let identity = authority.issue(&CertSpec::new().dns("ifconfig.me").server());
     let plain = Origin::http1((far, 0));
-    let secure = Origin::tls((far, 0), &identity, None, &["http/1.1"]);
+    let secure = Origin::tls((far, secure), &identity, None, &["http/1.1"]);
     let dns = Box::leak(Box::new(DnsServer::start("127.0.0.1:0")));
     dns.set("ifconfig.me", &[far.into()]);
     let rules = format!(
@@ -131,6 +137,42 @@ fn common_clients_need_nothing_but_the_environment() {
         assert_eq!(told.matches(&format!("\"{}:", world.egress)).count(), 2, "{program}: {told}");
     }
     assert_eq!(world.gateway.isolation_violations(), 0);
+}
+
+/// The program of the deployment in `deploy/egress`, as it is written there.
+fn seed_script() -> String {
+    let path = "deploy/egress/base/client-egress-proxy-demo/deployment.yaml";
+    let deployment: serde_json::Value = serde_saphyr::from_str(&crate::text(path)).unwrap();
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    container["args"][0].as_str().unwrap().to_owned()
+}
+
+// S2.19
+#[test]
+fn the_seeds_script_prints_its_lines_through_the_proxy() {
+    let name = "egress::clients::the_seeds_script_prints_its_lines_through_the_proxy";
+    // Port 443 needs a namespace, and nobody there is at the real ifconfig.me.
+    in_namespace(name, || {
+        let world = world_at(443);
+        if run(world.command("curl", &["--version"])).is_none() {
+            return;
+        }
+        let mut script = world.command("sh", &["-c", &seed_script()]);
+        let mut child = script.stdout(Stdio::piped()).spawn().unwrap();
+
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut next = || lines.next().unwrap().unwrap();
+        assert_eq!(next(), "=== Iniciando prueba de salida (egress) ===");
+        assert_eq!(next(), format!("Proxy configurado: http://{}", world.proxy));
+        assert!(next().starts_with("=== "));
+        let answer = next();
+        assert!(answer.starts_with("Código: 200, Duración: ") && answer.ends_with('s'), "{answer}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        assert!(world.secure.peers().iter().all(|peer| peer.ip() == world.egress));
+        assert_eq!(world.secure.requests(), 1);
+    });
 }
 
 // S2.14
