@@ -51,7 +51,7 @@ async fn directly<'p>(
 ) -> Result<Cleared<'p>, Refusal> {
     let addresses = lookup(core, view, asked.host).await?;
     passage.resolved = Arc::clone(&addresses);
-    let decided = around(core, view, |around| policy.decide(around, asked, &addresses));
+    let decided = around(core, view, |around| policy.decide(around, asked, &addresses))?;
     judge(policy, &decided, passage)?;
     Ok(Cleared { addresses: with_port(&addresses, asked.port), parent: None })
 }
@@ -67,13 +67,15 @@ async fn through<'p>(
     let decided = match asked.host {
         Host::Name(_) => policy.decide_unresolved(asked),
         Host::Address(address) => {
-            around(core, view, |around| policy.decide(around, asked, &[*address]))
+            around(core, view, |around| policy.decide(around, asked, &[*address]))?
         }
     };
     judge(policy, &decided, passage)?;
     let addresses = lookup(core, view, &parent.host).await?;
-    let met = |address: &IpAddr| around(core, view, |near| near.guards(*address, parent.port));
-    if let Some(guarded) = addresses.iter().find_map(met) {
+    let met = around(core, view, |near| {
+        addresses.iter().find_map(|address| near.guards(*address, parent.port))
+    });
+    if let Some(guarded) = met? {
         let rule = Arc::from(format!("guard:{}", guarded.word()));
         let decided = Decided { rule, outcome: Outcome::Deny, origin: None };
         judge(policy, &decided, passage)?;
@@ -85,10 +87,15 @@ fn with_port(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
     addresses.iter().map(|address| SocketAddr::new(*address, port)).collect()
 }
 
-fn around<T>(core: &Core, view: &TenantView, with: impl FnOnce(Surroundings<'_>) -> T) -> T {
-    let (prepared, host) = (core.shared.prepared.load(), core.shared.host.now());
+fn around<T>(
+    core: &Core,
+    view: &TenantView,
+    with: impl FnOnce(Surroundings<'_>) -> T,
+) -> Result<T, Refusal> {
+    let prepared = core.shared.prepared.load();
+    let host = core.shared.host.now().map_err(Refusal::Socket)?;
     let tenant = &view.tenant().tenant.id;
-    with(Surroundings { tenant, neighbours: &prepared.neighbours, host: &host })
+    Ok(with(Surroundings { tenant, neighbours: &prepared.neighbours, host: &host }))
 }
 
 async fn lookup(core: &Core, view: &TenantView, host: &Host) -> Result<Arc<[IpAddr]>, Refusal> {

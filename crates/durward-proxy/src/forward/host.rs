@@ -1,10 +1,13 @@
 //! The addresses of the host itself, which tenants must not be let in by from behind.
 //!
-//! Asked of the kernel when somebody wants to know and the last answer is old. Deliberately absent: a task that watches.
+//! Asked of the kernel when somebody wants to know and the last answer is old; beside the traffic, for a host may have thousands.
+//! Deliberately absent: a task that watches.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Release};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -14,7 +17,14 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// What is known of them, shared by all cores.
 #[derive(Default)]
-pub(crate) struct HostAddresses(ArcSwapOption<Known>);
+pub(crate) struct HostAddresses(Arc<Memory>);
+
+#[derive(Default)]
+struct Memory {
+    known: ArcSwapOption<Known>,
+    /// Somebody is asking.
+    asking: AtomicBool,
+}
 
 struct Known {
     at: Instant,
@@ -22,23 +32,33 @@ struct Known {
 }
 
 impl HostAddresses {
-    /// All of them. Should the kernel not say, what it said last.
-    pub(crate) fn now(&self) -> Arc<BTreeSet<IpAddr>> {
-        let known = self.0.load();
-        if let Some(known) = known.as_ref().filter(|known| known.at.elapsed() < FRESH) {
-            return Arc::clone(&known.addresses);
+    /// All of them, as they were a moment ago. Should the kernel not say, what it said last.
+    ///
+    /// # Errors
+    /// When it has never said.
+    pub(crate) fn now(&self) -> io::Result<Arc<BTreeSet<IpAddr>>> {
+        let known = self.0.known.load();
+        let Some(known) = known.as_ref() else { return self.0.ask() };
+        if known.at.elapsed() >= FRESH && !self.0.asking.swap(true, AcqRel) {
+            let memory = Arc::clone(&self.0);
+            tokio::task::spawn_blocking(move || {
+                // What was known before stays known.
+                let _ = memory.ask();
+                memory.asking.store(false, Release);
+            });
         }
-        let addresses = match (nix::ifaddrs::getifaddrs(), known.as_ref()) {
-            (Ok(interfaces), _) => Arc::new(interfaces.filter_map(|one| address(&one)).collect()),
-            (Err(_), Some(known)) => Arc::clone(&known.addresses),
-            (Err(error), None) => {
-                tracing::warn!(%error, "the host's own addresses are not known");
-                Arc::default()
-            }
-        };
+        Ok(Arc::clone(&known.addresses))
+    }
+}
+
+impl Memory {
+    fn ask(&self) -> io::Result<Arc<BTreeSet<IpAddr>>> {
+        let interfaces = nix::ifaddrs::getifaddrs()?;
+        let addresses: Arc<BTreeSet<_>> =
+            Arc::new(interfaces.filter_map(|one| address(&one)).collect());
         let at = Instant::now();
-        self.0.store(Some(Arc::new(Known { at, addresses: Arc::clone(&addresses) })));
-        addresses
+        self.known.store(Some(Arc::new(Known { at, addresses: Arc::clone(&addresses) })));
+        Ok(addresses)
     }
 }
 
@@ -52,11 +72,20 @@ fn address(interface: &nix::ifaddrs::InterfaceAddress) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn loopback_is_among_them() {
+    #[tokio::test]
+    async fn loopback_is_among_them_and_an_old_answer_is_renewed_beside() {
         let host = HostAddresses::default();
+        let first = host.now().unwrap();
+        assert!(first.contains(&IpAddr::from([127, 0, 0, 1])));
+        assert!(Arc::ptr_eq(&host.now().unwrap(), &first));
 
-        assert!(host.now().contains(&IpAddr::from([127, 0, 0, 1])));
-        assert!(Arc::ptr_eq(&host.now(), &host.now()));
+        let old = Instant::now().checked_sub(FRESH).unwrap();
+        host.0.known.store(Some(Arc::new(Known { at: old, addresses: Arc::clone(&first) })));
+
+        assert!(Arc::ptr_eq(&host.now().unwrap(), &first), "nobody waits");
+        while Arc::ptr_eq(&host.now().unwrap(), &first) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(host.now().unwrap(), first);
     }
 }

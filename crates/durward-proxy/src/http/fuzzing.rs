@@ -65,7 +65,7 @@ pub fn request_head(bytes: &[u8]) {
     let Ok(Parsed::Head(length)) = read else { return };
     assert!(length <= bytes.len() && length <= LIMITS.bytes);
     check_fields(&whole.fields);
-    if whole.authority.is_empty() || whole.path() == "*" {
+    if whole.authority.is_empty() || whole.path() == "*" || whole.method() == "CONNECT" {
         return;
     }
     let mut wire = Vec::new();
@@ -182,6 +182,8 @@ mod tests {
     const PIECES: &[&[u8]] = &[
         b"GET ",
         b"POST ",
+        b"CONNECT a:1",
+        b"http://b:2/",
         b"/",
         b"*",
         b"http://a",
@@ -239,6 +241,17 @@ mod tests {
             super::response_head(&[b"\x02HTTP/1.1 200 OK\r\n", &bytes[..]].concat());
             super::chunked(&bytes);
             super::h2_guard(&frames);
+            super::connect_target(&bytes);
+        }
+
+        #[test]
+        fn promises_of_the_forward_proxys_parsers_are_kept(
+            target in "(\\[?[0-9a-fA-F:.xX]{0,20}\\]?|[a-z0-9.@_-]{0,20}):[0-9]{0,6}",
+            start in prop::sample::select(vec![&b"\x05\x01\x00"[..], b"\x05\x02\x00\x02", b"\x05\x01\x00\x01", b"\x05\x01\x00\x03\x04", b"\x05\x01\x00\x04", b"\x01\x02ci", b""]),
+            rest in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            super::connect_target(target.as_bytes());
+            super::socks(&[start, &rest].concat());
         }
     }
 }

@@ -53,6 +53,14 @@ impl Two {
     }
 }
 
+/// Each tenant's file of credentials.
+fn users(dir: &std::path::Path) {
+    for name in TENANTS {
+        let hash = secrets::sha256_hex(&format!("secret of {name}"));
+        std::fs::write(dir.join(format!("users-{name}")), format!("{name}:{hash}\n")).unwrap();
+    }
+}
+
 // S2.4 S2.15 S2.47
 #[tokio::test]
 async fn each_proxy_leads_out_by_its_own_tenants_address() {
@@ -101,12 +109,6 @@ async fn a_shared_proxy_tells_tenants_by_where_they_come_from() {
 #[tokio::test]
 async fn a_shared_proxy_tells_tenants_by_their_credentials() {
     let door = SocketAddr::from((unique_loopback(), 3128));
-    let users = |dir: &std::path::Path| {
-        for name in TENANTS {
-            let hash = secrets::sha256_hex(&format!("secret of {name}"));
-            std::fs::write(dir.join(format!("users-{name}")), format!("{name}:{hash}\n")).unwrap();
-        }
-    };
     let two = Two::start(users, |at| {
         format!(
             "address: {}, shared: true, credentials: {{file: users-{}}}",
@@ -136,6 +138,39 @@ async fn a_shared_proxy_tells_tenants_by_their_credentials() {
     assert_eq!(client.exchange(request(&shown("b", "b"))).await.unwrap().status, 407);
     assert_eq!(client.exchange(request("")).await.unwrap().status, 407);
     assert!(tunnel_over(fresh().await, &far.to_string(), &shown("b", "b")).await.is_ok());
+}
+
+// S2.15 S2.47
+#[tokio::test]
+async fn a_shared_proxy_tells_who_speaks_socks_by_name_and_secret_too() {
+    let door = SocketAddr::from((unique_loopback(), 3128));
+    let two = Two::start(users, |at| {
+        format!(
+            "address: {}, shared: true, credentials: {{file: users-{}}}",
+            door.ip(),
+            TENANTS[at]
+        )
+    });
+    let SocketAddr::V4(far) = two.origin.address() else { panic!("IPv4 here") };
+    let wish = [&[5, 1, 0, 1][..], &far.ip().octets(), &far.port().to_be_bytes()].concat();
+
+    for (user, secret, at) in [("a", "a", Some(0)), ("b", "b", Some(1)), ("a", "b", None)] {
+        let secret = format!("secret of {secret}");
+        let mut client = RawHttp::connect(door).await.unwrap();
+        client.send([5, 2, 0, 2]).await.unwrap();
+        assert_eq!(client.read_exactly(2).await.unwrap(), [5, 2]);
+        let length = u8::try_from(secret.len()).unwrap();
+        client
+            .send([&[1, 1][..], user.as_bytes(), &[length], secret.as_bytes()].concat())
+            .await
+            .unwrap();
+        assert_eq!(client.read_exactly(2).await.unwrap(), [1, u8::from(at.is_none())]);
+        let Some(at) = at else { continue };
+        client.send(&wish).await.unwrap();
+        assert_eq!(client.read_exactly(10).await.unwrap()[1], 0);
+        let seen = client.get("x", "/").await.unwrap().echo().peer.ip();
+        assert_eq!(Ok(seen), two.own(at));
+    }
 }
 
 // S2.48 S2.15

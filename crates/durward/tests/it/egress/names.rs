@@ -1,6 +1,6 @@
 //! Names: looked up once by the tenant's own servers, every address checked, the checked one dialled; and what TLS inside must say.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use durward_testkit::Transport;
@@ -9,10 +9,11 @@ use durward_testkit::client::RawHttp;
 use durward_testkit::client::client_hello::ClientHello;
 use durward_testkit::dns::DnsServer;
 use durward_testkit::origin::{Origin, TcpEcho};
+use durward_testkit::process::unique_loopback;
 use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
-use super::{Out, get};
+use super::{Out, document, get};
 use crate::gateway::Gateway;
 
 fn here(last: u8) -> IpAddr {
@@ -54,6 +55,31 @@ async fn a_name_is_looked_up_once_and_the_checked_address_is_dialled() {
     );
     let lines = out.decisions(4);
     assert!(lines.iter().any(|line| line["resolved"] == serde_json::json!(["127.0.0.1"])));
+}
+
+// S2.55
+#[tokio::test]
+async fn an_address_of_each_family_is_reached_from_the_tenants_address_of_that_family() {
+    let origins = [Origin::http1("127.0.0.1:0"), Origin::http1("[::1]:0")];
+    let (door, egress) = (unique_loopback(), unique_loopback());
+    let ports = origins.each_ref().map(|origin| origin.port());
+    let allow = format!("allow: [{{cidrs: [127.0.0.1, \"::1\"], ports: {ports:?}}}]");
+    let entry = format!("address: {door}, allowedSources: [127.0.0.0/8]");
+    let written = document("acme", egress, &entry, &allow);
+    let both = written.replace(&format!("[{egress}]"), &format!("[{egress}, \"::1\"]"));
+    let mut gateway = Gateway::prepare().start(&both);
+    let ask = async |at: usize| {
+        let mut client = RawHttp::connect((door, 3128).into()).await.unwrap();
+        client.exchange(get(&format!("http://{}/", origins[at].address()))).await.unwrap()
+    };
+
+    assert_eq!(ask(0).await.echo().peer.ip(), egress);
+    assert_eq!(ask(1).await.echo().peer.ip(), Ipv6Addr::LOCALHOST);
+    gateway.reload(&written);
+    let refused = ask(1).await;
+
+    assert_eq!((refused.status, refused.json()["reason"].as_str()), (503, Some("egress_address")));
+    assert_eq!(ask(0).await.status, 200);
 }
 
 // S2.55
