@@ -293,8 +293,8 @@ words!(Refusal {
     Self::Unresolvable { .. } => 29 "unresolvable",
     Self::ParentRefused { .. } => 30 "parent_refused",
     Self::PortsExhausted { .. } => 31 "ports_exhausted",
-    Self::Socket(_) => 32 "socket",
-    Self::NotRecorded(_) => 33 "not_recorded",
+    Self::NotRecorded(_) => 32 "not_recorded",
+    Self::Socket(_) => 33 "socket",
 });
 
 impl Refusal {
