@@ -25,7 +25,7 @@ pub(crate) fn migrate(arguments: &Migrate) -> Result<Exit, Failure> {
     }
     let options =
         SquidOptions { address: arguments.address, egress: arguments.egress_address.clone() };
-    let folder = arguments.file.parent().unwrap_or(Path::new("")).to_owned();
+    let folder = arguments.file.parent().map(Path::to_owned).unwrap_or_default();
     // Squid's own paths are absolute, or from where it was started; beside the file is what a copy has.
     let open = |name: &str| {
         let beside = folder.join(Path::new(name).file_name().unwrap_or_default());

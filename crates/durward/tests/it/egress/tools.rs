@@ -172,7 +172,7 @@ fn prove_says_what_it_could_not_show() {
             &format!("address: {}", unique_loopback()),
             "shared: true",
         );
-        dir.write(&format!("{name}.yaml"), text);
+        dir.write(format!("{name}.yaml"), text);
     }
     dir.write("c.yaml", "kind: Tenant\n");
     let config = dir.path().to_str().unwrap();
