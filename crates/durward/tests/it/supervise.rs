@@ -50,7 +50,7 @@ fn the_good_tenants_start_without_the_bad_one_unless_strict() {
         "{}",
         child.output()
     );
-    assert!(child.output().contains("bad.yaml"), "{}", child.output());
+    child.wait_for_line_blocking("bad.yaml", DEADLINE);
 }
 
 #[test]
