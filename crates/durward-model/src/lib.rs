@@ -10,6 +10,7 @@ pub mod explain;
 pub mod health;
 pub mod limits;
 pub mod listener;
+pub mod mapping;
 pub mod origin;
 pub mod path;
 pub mod route;
@@ -24,6 +25,7 @@ pub use address::{ClientAddr, Destination, EgressAddress, IngressAddress, Upstre
 pub use certificate::Certificate;
 pub use client_auth::{ClientAuth, ClientTrust};
 pub use listener::{Bind, DestinationMode, Listener, Protocol, Service};
+pub use mapping::{KernelEgress, NatModel, PortMapping};
 pub use origin::Origin;
 pub use route::Route;
 pub use secret::Secret;

@@ -105,7 +105,7 @@ fn snapshot(
         Some(former) if same_tenants(former, &tenants) && same_binds(former, &binds) => Arc::clone(former),
         former => {
             let generation = former.map_or(0, |former| former.generation) + 1;
-            Arc::new(Snapshot { generation, tenants, binds })
+            Arc::new(Snapshot { generation, tenants, binds, ..Snapshot::default() })
         }
     }
 }

@@ -1,0 +1,142 @@
+//! From a model to the kernel state it asks for: a pure function, the same everywhere and always.
+//!
+//! A mapping is in it whole or not at all, and the report says which. Deliberately absent: the kernel, and time.
+
+mod egress;
+mod mappings;
+pub mod policy;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use durward_model::mapping::NatModel;
+
+use crate::interface::Interfaces;
+use crate::mark;
+use crate::nftables::ruleset::{Data, Value};
+use crate::nftables::{Changes, Element, Ruleset, Set};
+use crate::options::{AssignedAddress, Options};
+use crate::policy_route::Routing;
+use crate::program::{Shapes, program};
+use crate::report::Report;
+use crate::sysctl::{REMEMBERED, Sysctl};
+pub use policy::Policy;
+
+/// The kernel state a model asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// The packet filter's table.
+    pub ruleset: Ruleset,
+    /// Routes and rules.
+    pub routing: Routing,
+    /// Kernel parameters.
+    pub sysctls: BTreeMap<Sysctl, u32>,
+    /// Addresses of this host.
+    pub addresses: BTreeMap<IpAddr, AssignedAddress>,
+    /// Which connections may go on.
+    pub policy: Policy,
+    /// What became of each mapping.
+    pub report: Report,
+}
+
+/// What leads from one state to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Of the packet filter.
+    pub ruleset: Changes,
+    /// Routes and rules to put in.
+    pub new_routing: Routing,
+    /// Routes and rules to take away.
+    pub old_routing: Routing,
+}
+
+/// The kernel state `model` asks for on a host with these interfaces.
+#[must_use]
+pub fn desired(model: &NatModel, options: &Options, interfaces: &Interfaces) -> Desired {
+    let mut elements = Elements::default();
+    let mut shapes = Shapes::default();
+    let mut policy = Policy::default();
+    let mut report = Report::default();
+    report.mappings = mappings::compile(
+        model,
+        options,
+        interfaces,
+        (&mut elements, &mut shapes, &mut policy),
+    );
+    report.egress = egress::compile(model, interfaces, (&mut elements, &mut shapes, &mut policy));
+    let mut ruleset = program(options, interfaces, &shapes);
+    count_tenants(model, &mut ruleset, &mut elements);
+    for (set, elements) in elements.0 {
+        if let Some(set) = ruleset.sets.get_mut(&set) {
+            set.elements.extend(elements);
+        }
+    }
+    ruleset.sets.insert(REMEMBERED.to_owned(), Set::new(24, 0, Data::Nothing));
+    Desired {
+        ruleset,
+        routing: Routing::wanted(options, interfaces, &policy.addresses()),
+        sysctls: Sysctl::wanted(interfaces, options),
+        addresses: options.addresses.clone(),
+        policy,
+        report,
+    }
+}
+
+/// What makes `desired` of `current`.
+#[must_use]
+pub fn diff(current: (&Ruleset, &Routing), desired: &Desired) -> Difference {
+    Difference {
+        ruleset: Changes::between(current.0, &desired.ruleset),
+        new_routing: desired.routing.without(current.1),
+        old_routing: current.1.without(&desired.routing),
+    }
+}
+
+impl Difference {
+    /// Whether nothing differs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ruleset.is_empty() && self.new_routing.is_empty() && self.old_routing.is_empty()
+    }
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.ruleset.fmt(f)?;
+        for (sign, routing) in [('+', &self.new_routing), ('-', &self.old_routing)] {
+            for line in routing.lines() {
+                writeln!(f, "{sign} {line}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Elements by set, as they are gathered.
+#[derive(Clone, Debug, Default)]
+struct Elements(BTreeMap<String, BTreeMap<Vec<u8>, Element>>);
+
+impl Elements {
+    fn put(&mut self, set: &str, key: Vec<u8>, value: Value) {
+        self.put_range(set, key, None, value);
+    }
+
+    fn put_range(&mut self, set: &str, key: Vec<u8>, end: Option<Vec<u8>>, value: Value) {
+        if !self.0.contains_key(set) {
+            self.0.insert(set.to_owned(), BTreeMap::new());
+        }
+        if let Some(elements) = self.0.get_mut(set) {
+            elements.insert(key, Element { end, value });
+        }
+    }
+}
+
+fn count_tenants(model: &NatModel, ruleset: &mut Ruleset, elements: &mut Elements) {
+    let numbers: BTreeSet<u16> = model.tenants.values().copied().collect();
+    for number in numbers {
+        let counter = format!("t_{number}");
+        let key = mark::mark(number, 0, 0).to_ne_bytes().to_vec();
+        elements.put("ctr", key, Value::Counter(counter.clone()));
+        ruleset.counters.insert(counter);
+    }
+}

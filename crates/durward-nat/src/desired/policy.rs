@@ -1,0 +1,141 @@
+//! Which connections may go on: the same facts as the maps, asked about connections that exist already.
+//!
+//! Deliberately absent: connection tracking itself; see `conntrack`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use durward_model::SourceSet;
+use durward_model::mapping::{
+    AddressRange, Affinity, KernelEgress, MappedPort, PortMapping, PortRange, Transport,
+};
+use ipnet::IpNet;
+
+/// Which connections may go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    mapped: BTreeMap<(IpAddr, u8), Vec<Mapped>>,
+    leaving: Vec<Leaving>,
+}
+
+/// A mapped port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// The tenant's number.
+    pub tenant: u16,
+    /// The external ports.
+    pub ports: PortRange,
+    /// Who may connect.
+    pub sources: SourceSet,
+    /// The endpoints, with their port unless it is the client's.
+    pub endpoints: BTreeSet<(IpAddr, Option<u16>)>,
+    /// Whether a client keeps its endpoint.
+    pub affinity: Affinity,
+    /// How long connections to an endpoint that is gone go on.
+    pub drain: Duration,
+}
+
+/// Traffic that leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    /// The tenant's number.
+    pub tenant: u16,
+    /// The pods.
+    pub sources: Vec<IpNet>,
+    /// The addresses.
+    pub addresses: Vec<AddressRange>,
+    /// How long connections from an address that is gone go on.
+    pub drain: Duration,
+}
+
+impl Mapped {
+    pub(super) fn of(mapping: &PortMapping, port: &MappedPort, tenant: u16) -> Self {
+        let endpoints = port.endpoints(true).into_iter().chain(port.endpoints(false));
+        Self {
+            tenant,
+            ports: port.ports,
+            sources: mapping.allowed_sources.clone(),
+            endpoints: endpoints.collect(),
+            affinity: mapping.affinity,
+            drain: mapping.drain,
+        }
+    }
+
+    /// Whether connections to the external port may reach this endpoint.
+    #[must_use]
+    pub fn reaches(&self, endpoint: IpAddr, port: u16, external: u16) -> bool {
+        let single = self.ports.first() == self.ports.last();
+        self.endpoints.contains(&(endpoint, Some(port)))
+            || (self.endpoints.contains(&(endpoint, None)) && (single || port == external))
+    }
+}
+
+impl Leaving {
+    pub(super) fn of(rule: &KernelEgress, tenant: u16) -> Self {
+        Self {
+            tenant,
+            sources: rule.sources.clone(),
+            addresses: rule.addresses.clone(),
+            drain: rule.drain,
+        }
+    }
+}
+
+impl Policy {
+    pub(super) fn map(&mut self, address: IpAddr, protocol: Transport, mapped: Mapped) {
+        self.mapped.entry((address, protocol.number())).or_default().push(mapped);
+    }
+
+    pub(super) fn leave(&mut self, leaving: Leaving) {
+        self.leaving.push(leaving);
+    }
+
+    /// The mapping of an external port.
+    #[must_use]
+    pub fn mapped(&self, address: IpAddr, protocol: u8, port: u16) -> Option<&Mapped> {
+        self.mapped.get(&(address, protocol))?.iter().find(|mapped| mapped.ports.contains(port))
+    }
+
+    /// The egress rule of a pod.
+    #[must_use]
+    pub fn leaving(&self, source: IpAddr) -> Option<&Leaving> {
+        self.leaving.iter().find(|rule| rule.sources.iter().any(|block| block.contains(&source)))
+    }
+
+    /// The tenants that have anything.
+    #[must_use]
+    pub fn tenants(&self) -> BTreeSet<u16> {
+        let mapped = self.mapped.values().flatten().map(|mapped| mapped.tenant);
+        mapped.chain(self.leaving.iter().map(|leaving| leaving.tenant)).collect()
+    }
+
+    /// All external addresses.
+    #[must_use]
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        let leaving = self.leaving.iter().flat_map(|rule| &rule.addresses);
+        let single = leaving.filter(|range| range.first() == range.last()).map(|range| range.first());
+        self.mapped.keys().map(|(address, _)| *address).chain(single).collect()
+    }
+
+    /// Whether everything `self` lets on, `next` lets on too, so that no connection need be looked at.
+    #[must_use]
+    pub fn is_within(&self, next: &Self) -> bool {
+        let mapped = self.mapped.iter().all(|(key, these)| {
+            let those = next.mapped.get(key).map_or(&[][..], Vec::as_slice);
+            these.iter().all(|this| those.iter().any(|that| this.is_within(that)))
+        });
+        let leaving = self.leaving.iter().all(|this| next.leaving.contains(this));
+        mapped && leaving
+    }
+}
+
+impl Mapped {
+    fn is_within(&self, next: &Self) -> bool {
+        self.tenant == next.tenant
+            && self.ports == next.ports
+            && self.sources == next.sources
+            && self.endpoints == next.endpoints
+            && self.affinity == next.affinity
+    }
+}
