@@ -440,3 +440,11 @@ fn header(to: &mut Builder, resource: u16) {
 const fn socket_error(errno: Errno) -> TableError {
     TableError::Socket { errno }
 }
+
+/// The multicast group that tells of changes, as a bit of a socket's mask.
+pub(crate) const EVENT_GROUP: u32 = super::uapi::GROUP;
+
+/// The generation an event announces.
+pub(crate) fn new_generation(message: &crate::netlink::Message) -> Option<u32> {
+    (message.kind == msg::NEWGEN).then(|| message.attributes(HEADER).be32(1)).flatten()
+}

@@ -1,0 +1,2 @@
+#![cfg(test)]
+//! The kernel plane against real kernels, in network namespaces made without root.
