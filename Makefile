@@ -22,4 +22,4 @@ test:
 
 # Writes docs/acceptance.md anew from the numbers above tests.
 acceptance:
-	UPDATE_ACCEPTANCE=1 $(CARGO) test -p durward --test it acceptance
+	UPDATE_ACCEPTANCE=1 $(CARGO) test -p durward --test it the_acceptance_page

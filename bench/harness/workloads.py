@@ -203,9 +203,9 @@ def weighed(grown, opened, alive, wanted, asked, notes):
 
 
 def reachable(wanted):
-    """As many connections as the limit of open files allows a proxy or the client, with some to spare."""
+    """As many connections as the limit of open files allows a proxy on both sides, with some to spare."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(wanted, hard - 1_000) if hard != resource.RLIM_INFINITY else wanted
+    return min(wanted, (hard - 1_000) // 2) if hard != resource.RLIM_INFINITY else wanted
 
 
 def catalogue():

@@ -13,9 +13,11 @@ mod last_good;
 mod limits;
 mod listen;
 mod listener;
+mod names;
 mod report;
 mod roster;
 mod route;
+mod server_tls;
 mod sni;
 mod trust;
 mod upstream;
@@ -23,7 +25,7 @@ mod upstream_set;
 mod verdict;
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use durward_model::{Snapshot, TenantId, Verdicts};
@@ -45,7 +47,7 @@ pub struct Compiled {
 /// What later compiles need to know.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
-    tenants: BTreeMap<TenantId, Past>,
+    tenants: HashMap<TenantId, Past>,
     certificates: Certificates,
 }
 
@@ -55,7 +57,8 @@ pub(crate) struct Memory {
 /// is not, `metadata.creationTimestamp` counts where it is written, the order of documents decides the rest.
 #[must_use]
 pub fn compile(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
-    let mut files = Files::new(resources, previous.map(|previous| &previous.memory.certificates), now);
+    let mut files =
+        Files::new(resources, previous.map(|previous| &previous.memory.certificates), now);
     let mut roster = roster::enrol(resources, previous);
     egress::grant(&mut roster);
     let candidates = body::compile(&mut roster, &mut files, previous);

@@ -6,6 +6,7 @@
 pub mod certificate;
 pub mod compile;
 pub mod excerpt;
+pub mod isolation;
 pub mod place;
 pub mod publish;
 pub mod quantity;

@@ -10,7 +10,9 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum QuantityFault {
     /// Not a duration.
-    #[error("{written:?} is not a duration: write a number with a unit, like 500ms, 10s, 5m, 1h30m or 2d")]
+    #[error(
+        "{written:?} is not a duration: write a number with a unit, like 500ms, 10s, 5m, 1h30m or 2d"
+    )]
     Duration {
         /// What was written.
         written: String,
@@ -22,7 +24,9 @@ pub enum QuantityFault {
         written: String,
     },
     /// Not a rate.
-    #[error("{written:?} is not a rate: write a size per second, like 10MiB/s, or bits, like 100Mbit/s")]
+    #[error(
+        "{written:?} is not a rate: write a size per second, like 10MiB/s, or bits, like 100Mbit/s"
+    )]
     Rate {
         /// What was written.
         written: String,
@@ -155,7 +159,11 @@ fn number(text: &str) -> Option<(Decimal, &str)> {
         None => ("", rest),
     };
     let dotted = text[whole..].starts_with('.');
-    if digits.is_empty() || digits.len() > 18 || fraction.len() > 9 || (dotted && fraction.is_empty()) {
+    if digits.is_empty()
+        || digits.len() > 18
+        || fraction.len() > 9
+        || (dotted && fraction.is_empty())
+    {
         return None;
     }
     let scale = 10u128.pow(u32::try_from(fraction.len()).ok()?);
@@ -169,12 +177,19 @@ mod tests {
 
     #[test]
     fn durations_have_units() {
-        let cases =
-            [("500ms", 500), ("10s", 10_000), ("1m30s", 90_000), ("1.5s", 1_500), ("2d", 172_800_000)];
+        let cases = [
+            ("500ms", 500),
+            ("10s", 10_000),
+            ("1m30s", 90_000),
+            ("1.5s", 1_500),
+            ("2d", 172_800_000),
+        ];
         for (written, millis) in cases {
             assert_eq!(duration(written), Ok(Duration::from_millis(millis)), "{written}");
         }
-        for bad in ["", "10", "s", "0s", "-1s", "10 s", "1y", "400d", "1.s", "9999999999999999999s", "∞"] {
+        for bad in
+            ["", "10", "s", "0s", "-1s", "10 s", "1y", "400d", "1.s", "9999999999999999999s", "∞"]
+        {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }

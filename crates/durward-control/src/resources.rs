@@ -102,7 +102,14 @@ impl Source {
 
     /// A finding about `field`, written at `place`.
     #[must_use]
-    pub fn finding(&self, severity: Severity, reason: &str, place: Place, field: &str, sentence: &str) -> Finding {
+    pub fn finding(
+        &self,
+        severity: Severity,
+        reason: &str,
+        place: Place,
+        field: &str,
+        sentence: &str,
+    ) -> Finding {
         Finding {
             severity,
             reason: Arc::from(reason),

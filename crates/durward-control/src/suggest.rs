@@ -21,7 +21,8 @@ pub fn hint<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Stri
 
 /// Insertions, deletions, replacements and swaps of neighbours (Damerau, restricted) between the two.
 fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
+    let (a, b): (Vec<char>, Vec<char>) =
+        (a.chars().take(64).collect(), b.chars().take(64).collect());
     let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
     for (i, row) in rows.iter_mut().enumerate() {
         row[0] = i;

@@ -2,13 +2,25 @@
 //!
 //! Deliberately absent: bodies, header values and anything secret.
 
+mod line;
+mod sink;
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use durward_model::UpstreamAddr;
-use std::net::SocketAddr;
+
+pub use sink::{Lines, Sink};
 
 use crate::refusal::Refusal;
 use crate::session::ConnectionFacts;
+
+/// A buffer this full goes to the writer.
+const FULL: usize = 32 * 1024;
 
 /// What is told of one request or connection; borrowed, because the line is made at once.
 pub(crate) struct Record<'a> {
@@ -67,15 +79,62 @@ pub(crate) struct UpstreamRecord<'a> {
     pub(crate) retries: u32,
 }
 
-/// Where finished lines go: a writer thread behind a bounded channel. Full means lost and counted, never waited for.
-#[derive(Clone, Default)]
-pub struct Sink {}
+/// One core's lines that are not yet with the writer.
+pub(crate) struct Buffer {
+    sink: Sink,
+    pending: RefCell<Pending>,
+}
 
-impl Sink {
-    pub(crate) fn buffer(&self) -> Buffer {
-        Buffer {}
+#[derive(Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    lines: u64,
+    clock: line::Clock,
+}
+
+impl Buffer {
+    fn new(sink: Sink) -> Self {
+        Self { sink, pending: RefCell::default() }
+    }
+
+    /// Adds a line; hands the buffer over once it is full.
+    pub(crate) fn write(&self, record: &Record<'_>) {
+        if !self.sink.wanted() {
+            return;
+        }
+        let mut pending = self.pending.borrow_mut();
+        let Pending { bytes, lines, clock } = &mut *pending;
+        line::encode(bytes, clock, record);
+        *lines += 1;
+        if bytes.len() >= FULL {
+            let (bytes, lines) = pending.take();
+            self.sink.offer(bytes, lines);
+        }
+    }
+
+    /// Hands the lines over, if the writer has room; otherwise they are lost and counted.
+    pub(crate) fn flush(&self) {
+        let mut pending = self.pending.borrow_mut();
+        if pending.lines > 0 {
+            let (bytes, lines) = pending.take();
+            self.sink.offer(bytes, lines);
+        }
     }
 }
 
-/// One core's lines that are not yet with the writer.
-pub(crate) struct Buffer {}
+impl Pending {
+    fn take(&mut self) -> (Vec<u8>, u64) {
+        let bytes = std::mem::replace(&mut self.bytes, Vec::with_capacity(FULL + 4096));
+        (bytes, std::mem::take(&mut self.lines))
+    }
+}
+
+/// The end of a core waits for the writer: what was served is told.
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let (bytes, lines) = self.pending.get_mut().take();
+        if lines > 0 {
+            self.sink.insist(bytes, lines);
+        }
+    }
+}

@@ -3,7 +3,6 @@
 //! Deliberately absent: boxes behind traits; the two kinds are known.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -27,11 +26,6 @@ impl Io {
             Self::Tcp(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
         }
-    }
-
-    /// The socket's own address.
-    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket().local_addr()
     }
 
     /// The application protocol agreed by ALPN.

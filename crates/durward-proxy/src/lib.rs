@@ -1,15 +1,33 @@
 //! Every byte a socket carries: accept, peek, admit, route, connect, relay.
 //!
 //! One current-thread runtime per core, each with its own listening sockets and pools. Deliberately absent: configuration formats,
-//! Kubernetes, and any way to reach an upstream without a [`TenantView`](prepared::TenantView).
+//! Kubernetes, and any way to reach an upstream without a `TenantView`.
 
+mod accept;
 pub mod access_log;
+mod admit;
 mod core;
+mod handover;
+mod http;
 mod io;
 mod limits;
+mod listeners;
 pub mod metrics;
+mod passthrough;
+#[doc(hidden)]
+pub mod peek;
 mod prepared;
+pub mod proxy;
 pub mod refusal;
+mod relay;
 mod session;
+mod tcp;
+mod tls;
 mod upstream;
 mod watch;
+
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use http::fuzzing;
+pub use proxy::Proxy;
+pub use upstream::report::{EndpointHealth, EndpointReport, UpstreamReport};

@@ -3,11 +3,14 @@
 //! What did not change is the same `Arc` as before, so its tickets, pools and health live on. Deliberately absent: anything a
 //! connection would have to look up twice.
 
+pub(crate) mod build;
+pub(crate) mod fate;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use durward_model::{Bind, Listener, Snapshot, Tenant, TenantId};
+use durward_model::{Bind, Destination, Listener, Service, Snapshot, Tenant, TenantId};
 
 use crate::limits::Usage;
 use crate::metrics::TenantMetrics;
@@ -15,6 +18,7 @@ use crate::upstream::UpstreamRuntime;
 use crate::watch::Retirement;
 
 /// What is served now.
+#[derive(Default)]
 pub(crate) struct Prepared {
     /// What it was made from.
     pub(crate) snapshot: Arc<Snapshot>,
@@ -28,8 +32,23 @@ pub(crate) struct Prepared {
 pub(crate) struct PreparedBind {
     /// What it was made from.
     pub(crate) bind: Arc<Bind>,
-    /// In the order of `bind.listeners`.
-    pub(crate) listeners: Vec<Arc<PreparedListener>>,
+    /// In the order of `bind.listeners`; `None` for one that could not be made ready: its address is as good as unknown.
+    pub(crate) listeners: Vec<Option<Arc<PreparedListener>>>,
+}
+
+impl PreparedBind {
+    /// The listener for a connection made to `destination`.
+    pub(crate) fn listener_at(&self, destination: Destination) -> Option<Arc<PreparedListener>> {
+        let (at, _) = self.bind.listener_at(destination)?;
+        self.listeners.get(at)?.clone()
+    }
+
+    /// Whether any of its clients is expected to begin with a ClientHello.
+    pub(crate) fn speaks_tls(&self) -> bool {
+        self.bind.listeners.iter().any(|listener| {
+            listener.tls().is_some() || matches!(listener.service, Service::PassThrough(_))
+        })
+    }
 }
 
 /// A listener made ready.
@@ -42,6 +61,8 @@ pub(crate) struct PreparedListener {
     pub(crate) server_configs: Vec<Arc<rustls::ServerConfig>>,
     /// Set when a newer configuration changes or removes this listener or its tenant.
     pub(crate) retirement: Arc<Retirement>,
+    /// Those of its former selves whose connections may still be open.
+    pub(crate) former: Vec<Weak<Retirement>>,
 }
 
 /// A tenant made ready.
@@ -74,5 +95,41 @@ impl TenantView {
     /// The tenant.
     pub(crate) fn tenant(&self) -> &TenantRuntime {
         &self.0.tenant
+    }
+}
+
+#[cfg(test)]
+impl PreparedListener {
+    /// A listener of `tenant` on 127.0.0.1:443 that serves `service`, without server certificates.
+    pub(crate) fn for_test(tenant: Tenant, service: Service) -> Result<Arc<Self>, String> {
+        let address = std::net::Ipv4Addr::LOCALHOST;
+        let listener = Listener {
+            tenant: tenant.id.clone(),
+            address: durward_model::IngressAddress(address.into()),
+            port: 443,
+            bind: SocketAddr::from((address, 443)),
+            allowed_sources: None,
+            service,
+            origin: durward_model::Origin::default(),
+        };
+        let prepare = |upstream| UpstreamRuntime::prepare(upstream, &tenant.id, None);
+        let upstreams = tenant.upstreams.iter().map(prepare).collect::<Result<_, _>>()?;
+        let (usage, metrics) = (Arc::default(), Arc::new(TenantMetrics::new(1)));
+        let tenant = TenantRuntime { tenant: Arc::new(tenant), upstreams, usage, metrics };
+        Ok(Arc::new(Self {
+            listener: Arc::new(listener),
+            tenant: Arc::new(tenant),
+            server_configs: Vec::new(),
+            retirement: Arc::default(),
+            former: Vec::new(),
+        }))
+    }
+}
+
+#[cfg(test)]
+impl Prepared {
+    /// Nothing.
+    pub(crate) fn empty_for_test() -> Self {
+        Self { snapshot: Arc::default(), binds: BTreeMap::new(), tenants: BTreeMap::new() }
     }
 }

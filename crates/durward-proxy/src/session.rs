@@ -7,12 +7,46 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use durward_model::listener::Protocol;
 use durward_model::{ClientAddr, Destination};
+use tokio::net::TcpStream;
 
+use crate::admit::enter;
 use crate::core::Core;
 use crate::io::Io;
-use crate::prepared::TenantView;
+use crate::prepared::{PreparedBind, TenantView};
 use crate::watch::Watch;
+use crate::{http, passthrough, tcp};
+
+/// A connection nobody knows anything of yet.
+pub(crate) struct Accepted {
+    /// The socket.
+    pub(crate) stream: TcpStream,
+    /// Its other end.
+    pub(crate) peer: SocketAddr,
+    /// Its own address.
+    pub(crate) local: SocketAddr,
+    /// What it was accepted on; `None` when the configuration has just given that up.
+    pub(crate) bind: Option<Arc<PreparedBind>>,
+    /// When it was accepted.
+    pub(crate) at: Instant,
+    /// The core it lives on.
+    pub(crate) core: Rc<Core>,
+}
+
+/// Serves a connection to its end. What became of it is recorded once: by the one that turned it away, or by the one that served it.
+pub(crate) async fn serve(accepted: Accepted) {
+    let entrance = match Box::pin(enter(accepted)).await {
+        Ok(entrance) => entrance,
+        Err(turned_away) => return Box::pin(turned_away.leave()).await,
+    };
+    let (admitted, _counted) = (entrance.admitted, entrance.counted);
+    match admitted.view.listener().protocol() {
+        Protocol::Http | Protocol::Https => Box::pin(http::serve(admitted)).await,
+        Protocol::Tcp => Box::pin(tcp::serve(admitted)).await,
+        Protocol::Tls => Box::pin(passthrough::serve(admitted)).await,
+    }
+}
 
 /// A connection that may be served: its tenant is known, its source allowed, its TLS done.
 pub(crate) struct Admitted {
@@ -62,8 +96,6 @@ pub(crate) struct TlsFacts {
 
 /// A verified client certificate, read once per connection.
 pub(crate) struct ClientCertificate {
-    /// DER, leaf first.
-    pub(crate) chain: Vec<Arc<[u8]>>,
     /// Its subject's distinguished name.
     pub(crate) subject: String,
     /// SHA-256 of the subject public key info, lower-case hexadecimal.
@@ -78,4 +110,18 @@ pub(crate) struct ClientCertificate {
     pub(crate) client_cert: String,
     /// `Client-Cert-Chain` field value; empty without intermediates.
     pub(crate) client_cert_chain: String,
+}
+
+impl TlsFacts {
+    /// What is known where TLS goes on to the upstream: the name asked for.
+    pub(crate) fn asked_for(sni: Option<String>, waited: std::time::Duration) -> Self {
+        Self {
+            version: "",
+            cipher: String::new(),
+            sni,
+            resumed: false,
+            handshake: waited,
+            client_certificate: None,
+        }
+    }
 }

@@ -96,11 +96,6 @@ impl Watchdog {
         self.sweep(Instant::now());
     }
 
-    /// How many watches are alive.
-    pub(crate) fn alive(&self) -> usize {
-        self.watches.borrow().iter().filter(|entry| entry.strong_count() > 0).count()
-    }
-
     /// Whether the core drains.
     pub(crate) fn draining(&self) -> bool {
         self.draining.get()

@@ -1,1 +1,33 @@
-fn main() {}
+//! `durward`: one gateway for many tenants, every tenant its own door, in and out.
+//!
+//! Deliberately absent: everything but the way from a command line to an exit code.
+
+mod admin;
+mod app;
+mod authority;
+mod cli;
+mod commands;
+mod config;
+mod failure;
+mod handover;
+mod inspect;
+mod output;
+mod telemetry;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match commands::dispatch(cli::Cli::parse()) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            if !matches!(failure, failure::Failure::OutputClosed) {
+                // Nothing is left to be done when standard error is closed too.
+                drop(writeln!(anstream::stderr(), "durward: {failure}"));
+            }
+            failure.exit().into()
+        }
+    }
+}

@@ -95,7 +95,9 @@ pub enum IdentityFault {
         subject: Arc<str>,
     },
     /// Its key cannot be used for TLS here.
-    #[error("its key is {kind}, which is not supported: use ECDSA P-256, P-384 or P-521, Ed25519, or RSA of 2048 to 8192 bits")]
+    #[error(
+        "its key is {kind}, which is not supported: use ECDSA P-256, P-384 or P-521, Ed25519, or RSA of 2048 to 8192 bits"
+    )]
     KeyUnsupported {
         /// The kind of key.
         kind: String,
@@ -104,7 +106,9 @@ pub enum IdentityFault {
     #[error("the key: {0}")]
     Key(#[from] KeyFault),
     /// The key is another certificate's.
-    #[error("the key does not belong to the certificate {subject:?}: they were issued apart, or one of the two files is stale")]
+    #[error(
+        "the key does not belong to the certificate {subject:?}: they were issued apart, or one of the two files is stale"
+    )]
     KeyMismatch {
         /// The leaf's subject.
         subject: Arc<str>,
@@ -168,13 +172,15 @@ fn certificates(bytes: &[u8]) -> Result<Vec<Facts>, IdentityFault> {
 }
 
 fn belongs(key: &PrivateKey, chain: &[Facts]) -> Result<(), IdentityFault> {
-    let matches =
-        |facts: &Facts| key::public_key(key, &facts.key_kind).is_some_and(|bits| bits == facts.public_key);
+    let matches = |facts: &Facts| {
+        key::public_key(key, &facts.key_kind).is_some_and(|bits| bits == facts.public_key)
+    };
     match chain.iter().position(matches) {
         Some(0) => Ok(()),
-        Some(at) => {
-            Err(IdentityFault::LeafNotFirst { position: at + 1, subject: Arc::clone(&chain[at].subject) })
-        }
+        Some(at) => Err(IdentityFault::LeafNotFirst {
+            position: at + 1,
+            subject: Arc::clone(&chain[at].subject),
+        }),
         None => Err(IdentityFault::KeyMismatch { subject: Arc::clone(&chain[0].subject) }),
     }
 }

@@ -25,7 +25,9 @@ pub enum KeyFault {
     #[error("the file has no private key in it (PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY)")]
     Missing,
     /// The key needs a password.
-    #[error("the key is encrypted with a password: store it decrypted, for instance with `openssl pkey`")]
+    #[error(
+        "the key is encrypted with a password: store it decrypted, for instance with `openssl pkey`"
+    )]
     Encrypted,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: decisions; all are made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::body::Candidate;
 use super::certificates::Certificates;
 use super::claims::Claimed;
 use super::last_good;
-use super::roster::{Basis, Entrant, Roster};
+use super::roster::{Basis, Entrant, Past, Roster, Verdict};
 use super::upstream_set::UpstreamSet;
 use super::verdict::Served;
 use super::{Compiled, Memory};
@@ -29,22 +29,31 @@ pub(crate) fn assemble(
     for candidate in claimed.listeners {
         listeners[candidate.entrant].push(candidate);
     }
-    let mut tenants = BTreeMap::new();
-    let mut memory = Memory { certificates, ..Memory::default() };
-    for ((mut entrant, listeners), upstreams) in entrants.into_iter().zip(listeners).zip(claimed.upstreams) {
+    let mut tenants = Vec::with_capacity(entrants.len());
+    let mut pasts = Vec::with_capacity(entrants.len());
+    for ((mut entrant, listeners), upstreams) in
+        entrants.into_iter().zip(listeners).zip(claimed.upstreams)
+    {
         let served = served(&entrant, &listeners);
-        if let Some(draft) = entrant.draft {
-            drafts[draft].served = served;
-            drafts[draft].findings.append(&mut entrant.report.take());
+        match entrant.verdict {
+            Verdict::Own(draft) => {
+                drafts[draft].served = served;
+                drafts[draft].findings.append(&mut entrant.report.take());
+            }
+            Verdict::OfFile(draft) if served != Served::Nothing => {
+                drafts[draft].note_kept(&entrant.id)
+            }
+            Verdict::OfFile(_) => {}
         }
-        if served != Served::Nothing {
-            let tenant = tenant(&entrant, listeners, upstreams);
-            memory.tenants.insert(entrant.id.clone(), entrant.past);
-            tenants.insert(entrant.id, tenant);
-        }
+        // Who serves nothing now still has asked: its claims keep their age.
+        let tenant = (served != Served::Nothing).then(|| tenant(&entrant, listeners, upstreams));
+        tenants.extend(tenant.iter().map(|tenant| (entrant.id.clone(), Arc::clone(tenant))));
+        let past = Past { egress: entrant.egress, served: tenant, ..entrant.past };
+        pasts.push((entrant.id, past));
     }
+    let memory = Memory { certificates, tenants: pasts.into_iter().collect() };
     let verdicts = drafts.into_iter().map(super::verdict::Draft::into_verdict).collect();
-    let snapshot = snapshot(tenants, &claimed.modes, previous);
+    let snapshot = snapshot(tenants.into_iter().collect(), &claimed.modes, previous);
     Compiled { snapshot, verdicts: Verdicts { verdicts }, memory }
 }
 
@@ -53,7 +62,9 @@ fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
     let current = listeners.iter().any(|candidate| candidate.entry.is_some());
     match &entrant.basis {
         Basis::Out => Served::Nothing,
-        Basis::Kept(tenant) if listeners.is_empty() && !tenant.listeners.is_empty() => Served::Nothing,
+        Basis::Kept(tenant) if listeners.is_empty() && !tenant.listeners.is_empty() => {
+            Served::Nothing
+        }
         Basis::Kept(_) => Served::Former,
         Basis::Document(body) if body.spec.ingress.is_empty() || current => Served::Current,
         Basis::Document(_) if listeners.is_empty() => Served::Nothing,
@@ -61,14 +72,20 @@ fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
     }
 }
 
-fn tenant(entrant: &Entrant<'_>, candidates: Vec<Candidate>, upstreams: UpstreamSet<'_>) -> Arc<Tenant> {
+fn tenant(
+    entrant: &Entrant<'_>,
+    candidates: Vec<Candidate>,
+    upstreams: UpstreamSet<'_>,
+) -> Arc<Tenant> {
     let (upstreams, moved) = upstreams.sorted();
-    let mut listeners: Vec<Arc<Listener>> = candidates
-        .into_iter()
-        .filter_map(|candidate| {
-            last_good::reindexed(&candidate.listener, |index| moved.get(index.0).copied())
-        })
-        .collect();
+    let in_place = moved.iter().enumerate().all(|(at, new)| new.0 == at);
+    let listeners = candidates.into_iter().filter_map(|candidate| {
+        if in_place {
+            return Some(candidate.listener);
+        }
+        last_good::reindexed(&candidate.listener, |index| moved.get(index.0).copied())
+    });
+    let mut listeners: Vec<Arc<Listener>> = listeners.collect();
     listeners.sort_by_key(|listener| listener.key());
     let limits = match &entrant.basis {
         Basis::Document(body) => body.limits.clone(),
@@ -86,7 +103,7 @@ fn tenant(entrant: &Entrant<'_>, candidates: Vec<Candidate>, upstreams: Upstream
 
 fn snapshot(
     tenants: BTreeMap<TenantId, Arc<Tenant>>,
-    modes: &BTreeMap<SocketAddr, DestinationMode>,
+    modes: &HashMap<SocketAddr, DestinationMode>,
     previous: Option<&Compiled>,
 ) -> Arc<Snapshot> {
     let former = previous.map(|previous| &previous.snapshot);
@@ -97,12 +114,16 @@ fn snapshot(
     let binds = reached.into_iter().filter_map(|(address, mut listeners)| {
         listeners.sort_by_key(|listener| listener.key());
         let bind = Bind { address, mode: modes.get(&address)?.clone(), listeners };
-        let same = former.and_then(|former| former.binds.get(&address)).filter(|known| is_same(known, &bind));
+        let same = former
+            .and_then(|former| former.binds.get(&address))
+            .filter(|known| is_same(known, &bind));
         Some((address, same.map_or_else(|| Arc::new(bind), Arc::clone)))
     });
     let binds: BTreeMap<_, _> = binds.collect();
     match former {
-        Some(former) if same_tenants(former, &tenants) && same_binds(former, &binds) => Arc::clone(former),
+        Some(former) if same_tenants(former, &tenants) && same_binds(former, &binds) => {
+            Arc::clone(former)
+        }
         former => {
             let generation = former.map_or(0, |former| former.generation) + 1;
             Arc::new(Snapshot { generation, tenants, binds, ..Snapshot::default() })

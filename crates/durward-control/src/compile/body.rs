@@ -15,8 +15,8 @@ use super::roster::{Basis, Body, Entrant, Roster};
 use super::upstream::{self, Surroundings};
 use super::upstream_set::UpstreamSet;
 use super::{Compiled, last_good};
-use crate::spec::ingress::{IngressSpec, ProtocolSpec};
 use crate::place::Place;
+use crate::spec::ingress::{IngressSpec, ProtocolSpec};
 
 /// All listeners that want to be served, and each tenant's upstreams.
 #[derive(Debug, Default)]
@@ -51,12 +51,15 @@ pub(crate) fn compile<'a>(
 ) -> Candidates<'a> {
     let mut candidates = Candidates::default();
     for (at, entrant) in roster.entrants.iter_mut().enumerate() {
-        let basis = entrant.basis.clone();
-        let upstreams = match basis {
-            Basis::Document(body) => document(at, entrant, &body, files, previous, &mut candidates.listeners),
+        let basis = std::mem::replace(&mut entrant.basis, Basis::Out);
+        let upstreams = match &basis {
+            Basis::Document(body) => {
+                document(at, entrant, body, files, previous, &mut candidates.listeners)
+            }
             Basis::Kept(tenant) => kept(at, entrant, tenant, previous, &mut candidates.listeners),
             Basis::Out => UpstreamSet::default(),
         };
+        entrant.basis = basis;
         candidates.upstreams.push(upstreams);
     }
     candidates
@@ -110,7 +113,8 @@ fn document<'a>(
             None => broken.push(listener::key(spec)),
         }
     }
-    let mut claimed: BTreeSet<_> = candidates[first..].iter().map(|candidate| candidate.listener.key()).collect();
+    let mut claimed: BTreeSet<_> =
+        candidates[first..].iter().map(|candidate| candidate.listener.key()).collect();
     for listener in last_good::for_broken(entrant.previous, &broken, &mut claimed) {
         candidates.extend(last_good::candidate(at, entrant, &listener, &mut upstreams, previous));
     }
@@ -125,11 +129,20 @@ fn unused(report: &mut Report<'_>, body: &Body<'_>, upstreams: &UpstreamSet<'_>)
     }
     let field = Field::SPEC.name("upstreams");
     for name in body.spec.upstreams.keys().filter(|name| !upstreams.is_used(name)) {
-        report.warning("UpstreamUnused", name.place, &field.name(name), "is used by no route and no listener");
+        report.warning(
+            "UpstreamUnused",
+            name.place,
+            &field.name(name),
+            "is used by no route and no listener",
+        );
     }
 }
 
-fn upstreams<'a>(entrant: &mut Entrant<'a>, body: &Body<'a>, files: &mut Files<'_>) -> UpstreamSet<'a> {
+fn upstreams<'a>(
+    entrant: &mut Entrant<'a>,
+    body: &Body<'a>,
+    files: &mut Files<'_>,
+) -> UpstreamSet<'a> {
     let wanted: Vec<EgressAddress> = body.egress.iter().map(|address| address.value).collect();
     let bytes_only = bytes_only(body);
     let around = Surroundings { egress: &entrant.egress, wanted: &wanted, bytes_only: &bytes_only };
@@ -157,12 +170,14 @@ fn upstreams<'a>(entrant: &mut Entrant<'a>, body: &Body<'a>, files: &mut Files<'
 
 /// The upstreams that only listeners carrying bytes refer to.
 fn bytes_only<'a>(body: &Body<'a>) -> BTreeSet<&'a str> {
-    let carries_bytes =
-        |spec: &IngressSpec| matches!(listener::protocol(spec), ProtocolSpec::Tcp | ProtocolSpec::Tls);
+    let carries_bytes = |spec: &IngressSpec| {
+        matches!(listener::protocol(spec), ProtocolSpec::Tcp | ProtocolSpec::Tls)
+    };
     let names = |bytes: bool| {
         let entries = body.spec.ingress.iter().filter(move |entry| carries_bytes(entry) == bytes);
         entries.flat_map(|entry| {
-            let own = entry.upstream.iter().chain(entry.upstreams.iter().map(|choice| &choice.name));
+            let own =
+                entry.upstream.iter().chain(entry.upstreams.iter().map(|choice| &choice.name));
             let routed = entry.routes.iter().flat_map(|route| {
                 route.upstream.iter().chain(route.upstreams.iter().map(|choice| &choice.name))
             });

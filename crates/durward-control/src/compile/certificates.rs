@@ -30,7 +30,10 @@ pub(crate) struct Certificates {
 }
 
 #[derive(Clone)]
-struct Cache<T>(BTreeMap<Vec<PathBuf>, (Vec<Arc<[u8]>>, Arc<T>)>);
+struct Cache<T>(BTreeMap<Vec<PathBuf>, Known<T>>);
+
+/// The bytes that were read, and what came of them.
+type Known<T> = (Vec<Arc<[u8]>>, Arc<T>);
 
 impl<T> fmt::Debug for Cache<T> {
     /// Only the names: the bytes may be keys.
@@ -47,7 +50,12 @@ impl<T> Default for Cache<T> {
 
 impl<T> Cache<T> {
     /// What `read` makes of the files, from this compile or the one before.
-    fn get(&mut self, old: Option<&Self>, files: Vec<(PathBuf, &Arc<[u8]>)>, read: impl FnOnce() -> T) -> Arc<T> {
+    fn get(
+        &mut self,
+        old: Option<&Self>,
+        files: Vec<(PathBuf, &Arc<[u8]>)>,
+        read: impl FnOnce() -> T,
+    ) -> Arc<T> {
         let (paths, bytes): (Vec<_>, Vec<_>) = files.into_iter().unzip();
         let same = |known: &[Arc<[u8]>]| {
             known.iter().zip(&bytes).all(|(known, now)| Arc::ptr_eq(known, now) || known == *now)
@@ -135,17 +143,28 @@ impl<'a> Files<'a> {
     ) {
         let leaf = &identity.leaf;
         let mut warn = |reason: &str, sentence: &str| {
-            report.warning(reason, names.place, field, &format!("{:?} {sentence}", names.certificate));
+            report.warning(
+                reason,
+                names.place,
+                field,
+                &format!("{:?} {sentence}", names.certificate),
+            );
         };
         for remark in &identity.remarks {
             warn(remark.reason(), &remark.to_string());
         }
         let days = (leaf.not_after - self.now).div_euclid(DAY);
         if leaf.not_after <= self.now {
-            warn("CertificateExpired", &format!("ended {} ago: peers refuse it, renew it", days_text(-days)));
+            warn(
+                "CertificateExpired",
+                &format!("ended {} ago: peers refuse it, renew it", days_text(-days)),
+            );
         } else if leaf.not_before > self.now {
             let ahead = (leaf.not_before - self.now).div_euclid(DAY);
-            warn("CertificateNotYetValid", &format!("is valid only in {}: peers refuse it until then", days_text(ahead)));
+            warn(
+                "CertificateNotYetValid",
+                &format!("is valid only in {}: peers refuse it until then", days_text(ahead)),
+            );
         } else if days < SOON {
             warn("CertificateEndsSoon", &format!("ends in {}: renew it", days_text(days)));
         }
@@ -187,9 +206,16 @@ impl<'a> Files<'a> {
         Some(authorities)
     }
 
-    fn remark_authority(&self, report: &mut Report<'_>, written: &At<String>, field: &Field<'_>, authority: &Authority) {
+    fn remark_authority(
+        &self,
+        report: &mut Report<'_>,
+        written: &At<String>,
+        field: &Field<'_>,
+        authority: &Authority,
+    ) {
         let mut warn = |reason: &str, sentence: &str| {
-            let sentence = format!("{:?} holds {:?}, which {sentence}", written.value, authority.subject);
+            let sentence =
+                format!("{:?} holds {:?}, which {sentence}", written.value, authority.subject);
             report.warning(reason, written.place, field, &sentence);
         };
         if !authority.is_v3 {
@@ -199,13 +225,19 @@ impl<'a> Files<'a> {
                  issue certificates with extensions (`openssl x509 -req -extfile …`)",
             );
         } else if !authority.is_authority {
-            warn("NotAnAuthority", "is no authority (CA:FALSE): name the certificate that issued it");
+            warn(
+                "NotAnAuthority",
+                "is no authority (CA:FALSE): name the certificate that issued it",
+            );
         }
         let days = (authority.not_after - self.now).div_euclid(DAY);
         if authority.not_after <= self.now {
             warn("AuthorityExpired", &format!("ended {} ago: replace it", days_text(-days)));
         } else if days < SOON {
-            warn("AuthorityEndsSoon", &format!("ends in {}: add its successor beside it", days_text(days)));
+            warn(
+                "AuthorityEndsSoon",
+                &format!("ends in {}: add its successor beside it", days_text(days)),
+            );
         }
     }
 
@@ -219,7 +251,8 @@ impl<'a> Files<'a> {
         let file = self.bytes(report, written, written.place, field)?;
         let bytes = file.1;
         let old = self.old.map(|old| &old.revocations);
-        let found = self.fresh.revocations.get(old, vec![file], || authority::read_revocations(bytes));
+        let found =
+            self.fresh.revocations.get(old, vec![file], || authority::read_revocations(bytes));
         match &*found {
             Err(fault) => {
                 let sentence = format!("{:?}: {fault}", written.value);
@@ -227,7 +260,10 @@ impl<'a> Files<'a> {
                 None
             }
             Ok(lists) => {
-                for list in lists.iter().filter(|list| list.next_update.is_some_and(|next| next <= self.now)) {
+                for list in lists
+                    .iter()
+                    .filter(|list| list.next_update.is_some_and(|next| next <= self.now))
+                {
                     let sentence = format!(
                         "{:?}: the revocation list of {:?} is out of date: fetch its successor, newer revocations are not known",
                         written.value, list.issuer
@@ -249,7 +285,12 @@ impl<'a> Files<'a> {
         match self.resources.file(report.source(), written) {
             Ok(found) => Some(found),
             Err(fault) => {
-                report.error("FileMissing", place, field, &format!("{written:?} cannot be read: {fault}"));
+                report.error(
+                    "FileMissing",
+                    place,
+                    field,
+                    &format!("{written:?} cannot be read: {fault}"),
+                );
                 None
             }
         }
@@ -277,9 +318,18 @@ impl Names {
     fn of(report: &mut Report<'_>, spec: &At<CertificateSpec>, field: &Field<'_>) -> Option<Self> {
         if let Some((certificate, key)) = spec.value.files() {
             let named = spec.file.as_ref().or(spec.certificate_file.as_ref());
-            return Some(Self { certificate, key, place: named.map_or(spec.place, |named| named.place) });
+            return Some(Self {
+                certificate,
+                key,
+                place: named.map_or(spec.place, |named| named.place),
+            });
         }
-        report.error("BadCertificate", spec.place, field, "needs either file, or certificateFile and keyFile");
+        report.error(
+            "BadCertificate",
+            spec.place,
+            field,
+            "needs either file, or certificateFile and keyFile",
+        );
         None
     }
 

@@ -2,13 +2,13 @@
 //!
 //! Deliberately absent: sockets; here it is decided what they will be asked to be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use durward_model::{DestinationMode, Origin};
 
-use super::body::{Candidate, Candidates, Entry};
+use super::body::{Candidate, Candidates};
 use super::report::Field;
 use super::roster::Roster;
 use super::upstream_set::UpstreamSet;
@@ -20,7 +20,7 @@ pub(crate) struct Claimed<'a> {
     /// The listeners that have their address and socket.
     pub(crate) listeners: Vec<Candidate>,
     /// How each socket knows destinations.
-    pub(crate) modes: BTreeMap<SocketAddr, DestinationMode>,
+    pub(crate) modes: HashMap<SocketAddr, DestinationMode>,
     /// Each tenant's upstreams.
     pub(crate) upstreams: Vec<UpstreamSet<'a>>,
 }
@@ -55,11 +55,17 @@ type Rank = (u8, Option<Arc<str>>, bool, u64, usize);
 fn rank(roster: &Roster<'_>, candidate: &Candidate) -> Rank {
     let entrant = &roster.entrants[candidate.entrant];
     let key = candidate.listener.key();
-    let held = entrant
-        .previous
-        .is_some_and(|tenant| tenant.listeners.binary_search_by_key(&key, |listener| listener.key()).is_ok());
+    let held = entrant.previous.is_some_and(|tenant| {
+        tenant.listeners.binary_search_by_key(&key, |listener| listener.key()).is_ok()
+    });
     let (tier, created, new, seniority) = entrant.precedence(held);
-    (tier, created.cloned(), new, seniority, candidate.entry.map_or(usize::MAX, |entry| entry.position))
+    (
+        tier,
+        created.cloned(),
+        new,
+        seniority,
+        candidate.entry.map_or(usize::MAX, |entry| entry.position),
+    )
 }
 
 /// The loser's tenant keeps what it had before in place of what it may not have.
@@ -71,7 +77,7 @@ fn stand_in<'a>(
     previous: Option<&Compiled>,
 ) {
     let entrant = &roster.entrants[loser.entrant];
-    if loser.entry.is_none() {
+    if loser.entry.is_none() || entrant.previous.is_none() {
         return;
     }
     let accepted = register.accepted.iter().filter(|candidate| candidate.entrant == loser.entrant);
@@ -79,7 +85,10 @@ fn stand_in<'a>(
     claimed.insert(loser.listener.key());
     for listener in last_good::for_broken(entrant.previous, &[None], &mut claimed) {
         let set = &mut upstreams[loser.entrant];
-        let Some(former) = last_good::candidate(loser.entrant, entrant, &listener, set, previous) else { continue };
+        let Some(former) = last_good::candidate(loser.entrant, entrant, &listener, set, previous)
+        else {
+            continue;
+        };
         if register.objection(roster, &former).is_none() {
             register.accept(former);
         }
@@ -89,10 +98,10 @@ fn stand_in<'a>(
 #[derive(Default)]
 struct Register {
     accepted: Vec<Candidate>,
-    by_key: BTreeMap<(IpAddr, u16), usize>,
-    by_bind: BTreeMap<SocketAddr, usize>,
-    by_bind_and_address: BTreeMap<(SocketAddr, IpAddr), usize>,
-    modes: BTreeMap<SocketAddr, DestinationMode>,
+    by_key: HashMap<(IpAddr, u16), usize>,
+    by_bind: HashMap<SocketAddr, usize>,
+    by_bind_and_address: HashMap<(SocketAddr, IpAddr), usize>,
+    modes: HashMap<SocketAddr, DestinationMode>,
 }
 
 impl Register {
@@ -160,10 +169,14 @@ enum Objection {
 
 impl Objection {
     fn tell(&self, roster: &mut Roster<'_>, candidate: &Candidate) {
+        // What was served before is in no document now, so there is nothing to point at.
+        let Some(entry) = candidate.entry else { return };
         let listener = &candidate.listener;
         let bind = listener.bind;
         let (reason, name, holder, sentence) = match self {
-            Self::Address(holder) => ("AddressTaken", "address", holder, format!("{listener} is taken by")),
+            Self::Address(holder) => {
+                ("AddressTaken", "address", holder, format!("{listener} is taken by"))
+            }
             Self::Mode { holder, has } => (
                 "BindTaken",
                 "listen",
@@ -177,19 +190,26 @@ impl Objection {
                 "PortTaken",
                 "listen",
                 holder,
-                format!("asks for {bind} by port alone, so it can serve one listener only: use another listen.port; it serves"),
+                format!(
+                    "asks for {bind} by port alone, so it can serve one listener only: use another listen.port; it serves"
+                ),
             ),
             Self::Ambiguous(holder) => (
                 "BindAmbiguous",
                 "listen",
                 holder,
-                format!("shares {bind} with another listener of the same address, which its rewritten port cannot tell apart: use another listen.port; the other is"),
+                format!(
+                    "shares {bind} with another listener of the same address, which its rewritten port cannot tell apart: use another listen.port; the other is"
+                ),
             ),
         };
         let own = holder.entrant == candidate.entrant;
-        let who = if own { "this tenant's own entry".to_owned() } else { format!("tenant {}", holder.tenant) };
+        let who = if own {
+            "this tenant's own entry".to_owned()
+        } else {
+            format!("tenant {}", holder.tenant)
+        };
         let sentence = format!("{sentence} {who} ({}), which asked first", holder.origin);
-        let entry = candidate.entry.unwrap_or(Entry { position: 0, place: crate::place::Place::default() });
         let parent = Field::SPEC.name("ingress");
         let field = parent.index(entry.position);
         let field = field.name(name);

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: whether the host has the address; that is asked where sockets are.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use durward_model::EgressAddress;
 
@@ -29,6 +29,9 @@ pub(crate) fn grant(roster: &mut Roster<'_>) {
 
 /// Addresses are granted by age and held in the order written, so that a second compile of the same documents changes nothing.
 fn in_order(entrant: &mut Entrant<'_>) {
+    if entrant.egress.len() < 2 {
+        return;
+    }
     let wanted: Vec<EgressAddress> = match &entrant.basis {
         Basis::Document(body) => body.egress.iter().map(|address| address.value).collect(),
         Basis::Kept(tenant) => tenant.egress.clone(),
@@ -48,48 +51,66 @@ struct Claim {
 fn claims(roster: &Roster<'_>) -> Vec<Claim> {
     let mut claims = Vec::with_capacity(roster.entrants.len());
     for (at, entrant) in roster.entrants.iter().enumerate() {
-        let wanted: Vec<At<EgressAddress>> = match &entrant.basis {
-            Basis::Document(body) => body.egress.clone(),
-            Basis::Kept(tenant) => {
-                tenant.egress.iter().map(|address| At::new(*address, Place::default())).collect()
-            }
-            Basis::Out => Vec::new(),
-        };
-        for (position, address) in wanted.into_iter().enumerate() {
-            let held = entrant.previous.is_some_and(|tenant| tenant.egress.contains(&address.value));
+        let mut claim = |(position, address): (usize, At<EgressAddress>)| {
+            let held = entrant.past.egress.contains(&address.value);
             claims.push(Claim { entrant: at, position, address, held });
+        };
+        match &entrant.basis {
+            Basis::Document(body) => body.egress.iter().copied().enumerate().for_each(&mut claim),
+            Basis::Kept(tenant) => {
+                let addresses =
+                    tenant.egress.iter().map(|address| At::new(*address, Place::default()));
+                addresses.enumerate().for_each(&mut claim);
+            }
+            Basis::Out => {}
         }
     }
     claims
 }
 
+/// Who has an address: the first who asked, and whether it shares. Whoever came after shares too.
+#[derive(Clone, Copy)]
+struct Holder {
+    entrant: usize,
+    shares: bool,
+}
+
 #[derive(Default)]
-struct Holders(BTreeMap<EgressAddress, Vec<usize>>);
+struct Holders(HashMap<EgressAddress, Holder>);
 
 impl Holders {
-    /// Whether `entrant` may have the address beside those who have it.
-    fn admits(&self, roster: &Roster<'_>, address: EgressAddress, entrant: usize) -> bool {
-        let shares = |at: usize| roster.entrants[at].past.shared;
-        self.0.get(&address).is_none_or(|holders| {
-            holders.iter().all(|holder| *holder == entrant || (shares(*holder) && shares(entrant)))
-        })
+    /// Who keeps `entrant` from having the address.
+    fn objector(
+        &self,
+        roster: &Roster<'_>,
+        address: EgressAddress,
+        entrant: usize,
+    ) -> Option<usize> {
+        let asking = &roster.entrants[entrant];
+        let holder = self.0.get(&address)?;
+        let shared = holder.shares && asking.past.shared;
+        (!shared && !asking.egress.contains(&address)).then_some(holder.entrant)
     }
 
-    fn take(&mut self, roster: &mut Roster<'_>, address: EgressAddress, entrant: usize) {
-        let holders = self.0.entry(address).or_default();
-        if !holders.contains(&entrant) {
-            holders.push(entrant);
-            roster.entrants[entrant].egress.push(address);
+    fn take(&mut self, roster: &mut Roster<'_>, address: EgressAddress, at: usize) {
+        let entrant = &mut roster.entrants[at];
+        let holder = Holder { entrant: at, shares: entrant.past.shared };
+        self.0.entry(address).or_insert(holder);
+        if !entrant.egress.contains(&address) {
+            entrant.egress.push(address);
         }
     }
 
     fn ask(&mut self, roster: &mut Roster<'_>, claim: &Claim) {
         let address = claim.address.value;
-        if self.admits(roster, address, claim.entrant) {
+        let Some(first) = self.objector(roster, address, claim.entrant) else {
             self.take(roster, address, claim.entrant);
             return;
+        };
+        if matches!(roster.entrants[claim.entrant].basis, Basis::Kept(_)) {
+            // What was served before is in no document now, so there is nothing to point at.
+            return;
         }
-        let first = self.0.get(&address).and_then(|holders| holders.first()).copied().unwrap_or(claim.entrant);
         let holder = &roster.entrants[first];
         let sentence = format!(
             "{address} is the egress address of tenant {} ({}), which asked first: use another, or let both say egress.shared: true",
@@ -113,15 +134,12 @@ fn settle(roster: &mut Roster<'_>, holders: &mut Holders, at: usize) {
     if !wanted || !entrant.egress.is_empty() {
         return;
     }
-    let former = match (&entrant.basis, entrant.previous) {
-        (Basis::Document(_), Some(tenant)) => tenant,
-        _ => {
-            roster.entrants[at].basis = Basis::Out;
-            return;
-        }
+    let (Basis::Document(_), Some(former)) = (&entrant.basis, entrant.previous) else {
+        roster.entrants[at].basis = Basis::Out;
+        return;
     };
     for address in &former.egress {
-        if holders.admits(roster, *address, at) {
+        if holders.objector(roster, *address, at).is_none() {
             holders.take(roster, *address, at);
         }
     }

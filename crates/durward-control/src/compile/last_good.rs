@@ -18,7 +18,8 @@ use super::upstream_set::UpstreamSet;
 
 /// The former upstream, leaving from what its tenant may leave from now; `None` when that is nowhere.
 pub(crate) fn upstream(former: &Arc<Upstream>, egress: &[EgressAddress]) -> Option<Arc<Upstream>> {
-    let sources: Vec<_> = former.sources.iter().copied().filter(|source| egress.contains(source)).collect();
+    let sources: Vec<_> =
+        former.sources.iter().copied().filter(|source| egress.contains(source)).collect();
     if sources == former.sources {
         return Some(Arc::clone(former));
     }
@@ -33,13 +34,17 @@ pub(crate) fn for_broken(
     claimed: &mut BTreeSet<(IpAddr, u16)>,
 ) -> Vec<Arc<Listener>> {
     let Some(former) = former else { return Vec::new() };
+    let held = |key: (IpAddr, u16)| former.listeners.iter().any(|listener| listener.key() == key);
+    // An entry whose place another entry of the document fills stands in for nothing.
+    let nowhere =
+        |key: &&Option<(IpAddr, u16)>| key.is_none_or(|key| !held(key) && !claimed.contains(&key));
+    let strays = broken.iter().filter(nowhere).count();
     let mut kept = Vec::new();
     for key in broken.iter().flatten() {
         let listener = former.listeners.iter().find(|listener| listener.key() == *key);
         kept.extend(listener.filter(|listener| claimed.insert(listener.key())).cloned());
     }
-    let unknown = broken.iter().filter(|key| key.is_none_or(|key| former.listeners.iter().all(|l| l.key() != key)));
-    for _ in unknown {
+    for _ in 0..strays {
         let gone = former.listeners.iter().find(|listener| !claimed.contains(&listener.key()));
         kept.extend(gone.filter(|listener| claimed.insert(listener.key())).cloned());
     }
@@ -58,7 +63,9 @@ pub(crate) fn candidate(
     let mode = previous?.snapshot.binds.get(&listener.bind)?.mode.clone();
     let mut moved = Vec::with_capacity(former.upstreams.len());
     for upstream in &former.upstreams {
-        moved.push(self::upstream(upstream, &entrant.egress).map(|upstream| upstreams.add(upstream)));
+        moved.push(
+            self::upstream(upstream, &entrant.egress).map(|upstream| upstreams.add(upstream)),
+        );
     }
     let listener = reindexed(listener, |index| moved.get(index.0).copied().flatten())?;
     Some(Candidate { entrant: at, listener, mode, entry: None })
@@ -70,13 +77,10 @@ pub(crate) fn reindexed(
     new: impl Fn(UpstreamIndex) -> Option<UpstreamIndex>,
 ) -> Option<Arc<Listener>> {
     let mut changed = Listener::clone(listener);
-    let mut same = true;
     for choice in choices(&mut changed.service) {
-        let index = new(choice.upstream)?;
-        same &= index == choice.upstream;
-        choice.upstream = index;
+        choice.upstream = new(choice.upstream)?;
     }
-    Some(if same { Arc::clone(listener) } else { Arc::new(changed) })
+    Some(if changed == **listener { Arc::clone(listener) } else { Arc::new(changed) })
 }
 
 fn choices(service: &mut Service) -> Vec<&mut WeightedUpstream> {
@@ -90,7 +94,9 @@ fn choices(service: &mut Service) -> Vec<&mut WeightedUpstream> {
             })
             .flatten()
             .collect(),
-        Service::PassThrough(routes) => routes.iter_mut().flat_map(|route| &mut route.upstreams).collect(),
+        Service::PassThrough(routes) => {
+            routes.iter_mut().flat_map(|route| &mut route.upstreams).collect()
+        }
         Service::Tcp(service) => service.upstreams.iter_mut().collect(),
     }
 }

@@ -13,49 +13,65 @@ use crate::spec::tenant::{LimitsSpec, TimeoutsSpec};
 
 /// The limits, or `None` after an error.
 pub(crate) fn limits(report: &mut Report<'_>, spec: &LimitsSpec) -> Option<Limits> {
-    let field = Field::SPEC.name("limits");
-    let field = &field;
+    let field = &Field::SPEC.name("limits");
+    let defaults = Limits::default();
     let before = report.errors();
+    let timeouts = timeouts(report, &field.name("timeouts"), &spec.timeouts);
+    let fields = report.number(
+        spec.header_fields,
+        &field.name("headerFields"),
+        (1, 1000),
+        defaults.header_fields,
+    );
+    let streams = report.number(
+        spec.http2_streams,
+        &field.name("http2Streams"),
+        (1, 10_000),
+        defaults.http2_streams,
+    );
+    let bandwidth_out = rate(report, spec.bandwidth_out.as_ref(), &field.name("bandwidthOut"));
+    let bandwidth_in = rate(report, spec.bandwidth_in.as_ref(), &field.name("bandwidthIn"));
+    let body = report.check_optional(
+        "BadLimit",
+        spec.body_bytes.as_ref(),
+        &field.name("bodyBytes"),
+        words::size,
+    );
+    let header = header_bytes(report, spec.header_bytes.as_ref(), &field.name("headerBytes"));
+    if let (Some(burst), None) = (spec.burst, spec.requests_per_second) {
+        report.error(
+            "BadLimit",
+            burst.place,
+            &field.name("burst"),
+            "needs requestsPerSecond beside it",
+        );
+    }
     let mut count = |written: Option<At<u32>>, name: &str| {
-        let found = written.and_then(|_| report.number(written, &field.name(name), (1, u32::MAX), 1));
-        written.and(found)
+        written.and_then(|_| report.number(written, &field.name(name), (1, u32::MAX), 1))
     };
-    let mut limits = Limits {
+    let limits = Limits {
         connections: count(spec.connections, "connections"),
         connections_per_client: count(spec.connections_per_client, "connectionsPerClient"),
         requests_per_second: count(spec.requests_per_second, "requestsPerSecond"),
         burst: count(spec.burst, "burst"),
         upstream_connections: count(spec.upstream_connections, "upstreamConnections"),
         pending_requests: count(spec.pending_requests, "pendingRequests"),
-        timeouts: timeouts(report, &field.name("timeouts"), &spec.timeouts)?,
-        ..Limits::default()
+        bandwidth_out: bandwidth_out?,
+        bandwidth_in: bandwidth_in?,
+        header_bytes: header?.unwrap_or(defaults.header_bytes),
+        header_fields: fields?,
+        body_bytes: body?,
+        http2_streams: streams?,
+        timeouts: timeouts?,
     };
-    if let (Some(burst), None) = (spec.burst, spec.requests_per_second) {
-        report.error("BadLimit", burst.place, &field.name("burst"), "needs requestsPerSecond beside it");
-    }
-    let defaults = Limits::default();
-    limits.header_fields = report.number(
-        spec.header_fields,
-        &field.name("headerFields"),
-        (1, 1000),
-        defaults.header_fields,
-    )?;
-    limits.http2_streams = report.number(
-        spec.http2_streams,
-        &field.name("http2Streams"),
-        (1, 10_000),
-        defaults.http2_streams,
-    )?;
-    limits.bandwidth_out = rate(report, spec.bandwidth_out.as_ref(), &field.name("bandwidthOut"))?;
-    limits.bandwidth_in = rate(report, spec.bandwidth_in.as_ref(), &field.name("bandwidthIn"))?;
-    limits.body_bytes =
-        report.check_optional("BadLimit", spec.body_bytes.as_ref(), &field.name("bodyBytes"), words::size)?;
-    let header = header_bytes(report, spec.header_bytes.as_ref(), &field.name("headerBytes"))?;
-    limits.header_bytes = header.unwrap_or(defaults.header_bytes);
     (report.errors() == before).then_some(limits)
 }
 
-fn rate(report: &mut Report<'_>, written: Option<&At<String>>, field: &Field<'_>) -> Option<Option<u64>> {
+fn rate(
+    report: &mut Report<'_>,
+    written: Option<&At<String>>,
+    field: &Field<'_>,
+) -> Option<Option<u64>> {
     report.check_optional("BadLimit", written, field, words::rate)
 }
 
@@ -77,7 +93,9 @@ fn timeouts(report: &mut Report<'_>, field: &Field<'_>, spec: &TimeoutsSpec) -> 
     let defaults = Timeouts::default();
     let before = report.errors();
     let mut time = |written: &Option<At<String>>, name: &str| -> Option<Duration> {
-        report.check_optional("BadLimit", written.as_ref(), &field.name(name), words::duration).flatten()
+        report
+            .check_optional("BadLimit", written.as_ref(), &field.name(name), words::duration)
+            .flatten()
     };
     let timeouts = Timeouts {
         handshake: time(&spec.handshake, "handshake").unwrap_or(defaults.handshake),

@@ -22,7 +22,12 @@ pub(crate) fn reached(
         return Some((SocketAddr::new(address, port), DestinationMode::Bound));
     };
     let field = &field.name("listen");
-    let local = report.check_optional("BadAddress", listen.address.as_ref(), &field.name("address"), words::local_address);
+    let local = report.check_optional(
+        "BadAddress",
+        listen.address.as_ref(),
+        &field.name("address"),
+        words::local_address,
+    );
     let local_port = report.number(listen.port, &field.name("port"), (1, u16::MAX), port);
     let mode = mode(report, listen, field);
     let local = local?.unwrap_or(address);
@@ -44,13 +49,18 @@ fn arrives(local: IpAddr, address: IpAddr) -> bool {
     local == address || (local.is_unspecified() && (local.is_ipv6() || address.is_ipv4()))
 }
 
-fn mode(report: &mut Report<'_>, listen: &At<ListenSpec>, field: &Field<'_>) -> Option<DestinationMode> {
+fn mode(
+    report: &mut Report<'_>,
+    listen: &At<ListenSpec>,
+    field: &Field<'_>,
+) -> Option<DestinationMode> {
     let destination = listen.destination.map(|at| at.value).unwrap_or_default();
     let proxies_field = field.name("trustedProxies");
     if destination != DestinationSpec::ProxyProtocol
         && let Some(proxy) = listen.trusted_proxies.first()
     {
-        let sentence = "means nothing here: only destination: ProxyProtocol reads a header from proxies";
+        let sentence =
+            "means nothing here: only destination: ProxyProtocol reads a header from proxies";
         report.error("FieldUnfitting", proxy.place, &proxies_field, sentence);
         return None;
     }

@@ -2,20 +2,20 @@
 //!
 //! Deliberately absent: whether somebody else has the address; claims decide that when all tenants are known.
 
-use durward_model::client_auth::ClientAuth;
-use durward_model::listener::{Alpn, HttpService, IdentityHeaders, ServerTls, SniRoute, TcpService};
+use durward_model::listener::{HttpService, IdentityHeaders, ServerTls, SniRoute, TcpService};
 use durward_model::route::{Action, HeaderRules, Redirect, RouteMatch, WeightedUpstream};
-use durward_model::{DestinationMode, IngressAddress, Listener, Route, Service, SourceSet, TenantId};
+use durward_model::{
+    DestinationMode, IngressAddress, Listener, Route, Service, SourceSet, TenantId,
+};
 
-use super::certificates::{Files, Purpose};
+use super::certificates::Files;
 use super::listen;
 use super::report::{Field, Report};
 use super::route::{self, Carrying, Targets};
-use super::trust;
 use super::upstream_set::UpstreamSet;
 use super::words;
 use crate::place::{At, Place};
-use crate::spec::ingress::{AlpnSpec, IngressSpec, IpSanSpec, ProtocolSpec, TlsVersionSpec};
+use crate::spec::ingress::{IngressSpec, ProtocolSpec};
 
 /// What a listener is compiled with.
 pub(crate) struct Workshop<'r, 'a, 'f, 'u> {
@@ -52,10 +52,16 @@ impl Workshop<'_, '_, '_, '_> {
         field: &Field<'_>,
     ) -> Option<(Listener, DestinationMode)> {
         let before = self.report.errors();
-        let address = self.report.check("BadAddress", &spec.address, &field.name("address"), words::address);
+        let address =
+            self.report.check("BadAddress", &spec.address, &field.name("address"), words::address);
         let port = self.port(spec, field);
-        let reached = address.zip(port).and_then(|at| listen::reached(self.report, spec, at, field));
-        let sources = route::networks(self.report, spec.allowed_sources.as_ref(), &field.name("allowedSources"));
+        let reached =
+            address.zip(port).and_then(|at| listen::reached(self.report, spec, at, field));
+        let sources = route::networks(
+            self.report,
+            spec.allowed_sources.as_ref(),
+            &field.name("allowedSources"),
+        );
         self.unfitting(spec, field);
         let service = self.service(spec, address, field);
         if self.report.errors() > before {
@@ -81,7 +87,12 @@ impl Workshop<'_, '_, '_, '_> {
         }
         let port = default_port(spec);
         if port.is_none() {
-            self.report.error("PortMissing", spec.address.place, &field, "is missing: TCP has no port of its own");
+            self.report.error(
+                "PortMissing",
+                spec.address.place,
+                &field,
+                "is missing: TCP has no port of its own",
+            );
         }
         port
     }
@@ -149,7 +160,12 @@ impl Workshop<'_, '_, '_, '_> {
         }
     }
 
-    fn http(&mut self, spec: &At<IngressSpec>, tls: Option<ServerTls>, field: &Field<'_>) -> Option<HttpService> {
+    fn http(
+        &mut self,
+        spec: &At<IngressSpec>,
+        tls: Option<ServerTls>,
+        field: &Field<'_>,
+    ) -> Option<HttpService> {
         let before = self.report.errors();
         let list = field.name("routes");
         let mut routes = Vec::with_capacity(spec.routes.len());
@@ -169,7 +185,12 @@ impl Workshop<'_, '_, '_, '_> {
             return None;
         }
         if routes.is_empty() {
-            self.report.error("NoRoute", spec.place, field, "has no routes: write routes, or upstream");
+            self.report.error(
+                "NoRoute",
+                spec.place,
+                field,
+                "has no routes: write routes, or upstream",
+            );
             return None;
         }
         routes.sort_by_cached_key(|route| route.matches.precedence());
@@ -180,7 +201,9 @@ impl Workshop<'_, '_, '_, '_> {
             routes,
             trusted_proxies: SourceSet::new(proxies),
             identity_headers: IdentityHeaders {
-                client_cert: identity.and_then(|spec| spec.client_cert).unwrap_or(defaults.client_cert),
+                client_cert: identity
+                    .and_then(|spec| spec.client_cert)
+                    .unwrap_or(defaults.client_cert),
                 xfcc: identity.and_then(|spec| spec.xfcc).unwrap_or(defaults.xfcc),
             },
         })
@@ -194,7 +217,12 @@ impl Workshop<'_, '_, '_, '_> {
             (false, None) => return None,
             (true, Some(redirect)) => {
                 let field = field.name("redirectToHttps");
-                self.report.error("BadRoute", redirect.place, &field, "has an upstream beside it: keep one");
+                self.report.error(
+                    "BadRoute",
+                    redirect.place,
+                    &field,
+                    "has an upstream beside it: keep one",
+                );
                 return None;
             }
             (false, Some(_)) => {
@@ -224,9 +252,15 @@ impl Workshop<'_, '_, '_, '_> {
     }
 
     /// The entry's own `upstream` or `upstreams`.
-    fn direct(&mut self, spec: &At<IngressSpec>, field: &Field<'_>) -> Option<Vec<WeightedUpstream>> {
+    fn direct(
+        &mut self,
+        spec: &At<IngressSpec>,
+        field: &Field<'_>,
+    ) -> Option<Vec<WeightedUpstream>> {
         let protocol = protocol(spec);
-        if protocol == ProtocolSpec::Tcp && let Some(route) = spec.routes.first() {
+        if protocol == ProtocolSpec::Tcp
+            && let Some(route) = spec.routes.first()
+        {
             let sentence = "means nothing here: TCP has no hosts or paths, write upstream";
             self.report.error("FieldUnfitting", route.place, &field.name("routes"), sentence);
             return None;
@@ -235,7 +269,8 @@ impl Workshop<'_, '_, '_, '_> {
             self.report.error("NoRoute", spec.place, field, "has no upstream");
             return None;
         }
-        let targets = Targets { one: spec.upstream.as_ref(), many: &spec.upstreams, place: spec.place };
+        let targets =
+            Targets { one: spec.upstream.as_ref(), many: &spec.upstreams, place: spec.place };
         let carrying = match protocol {
             ProtocolSpec::Http | ProtocolSpec::Https => Carrying::Requests,
             _ => Carrying::Bytes,
@@ -253,100 +288,25 @@ impl Workshop<'_, '_, '_, '_> {
         if spec.upstream.is_some() || !spec.upstreams.is_empty() {
             let upstreams = self.direct(spec, field);
             let origin = self.report.source().origin(spec.place);
-            routes.extend(upstreams.map(|upstreams| SniRoute { hosts: Vec::new(), upstreams, origin }));
+            routes.extend(upstreams.map(|upstreams| SniRoute {
+                hosts: Vec::new(),
+                upstreams,
+                origin,
+            }));
         }
         super::sni::duplicates(self.report, spec, &routes, &list);
         if self.report.errors() > before {
             return None;
         }
         if routes.is_empty() {
-            self.report.error("NoRoute", spec.place, field, "has no routes: write routes with hosts, or upstream");
+            self.report.error(
+                "NoRoute",
+                spec.place,
+                field,
+                "has no routes: write routes with hosts, or upstream",
+            );
             return None;
         }
         Some(routes)
-    }
-
-    fn tls(
-        &mut self,
-        spec: &At<IngressSpec>,
-        address: Option<std::net::IpAddr>,
-        field: &Field<'_>,
-    ) -> Option<ServerTls> {
-        let before = self.report.errors();
-        let certificates = self.certificates(spec, address, field);
-        let client_auth = trust::client_auth(self.report, self.files, spec, field);
-        let alpn = self.alpn(spec, field);
-        if self.report.errors() > before {
-            return None;
-        }
-        Some(ServerTls {
-            certificates,
-            client_auth: client_auth.unwrap_or(ClientAuth::Off),
-            tls13_only: spec.min_tls_version.is_some_and(|version| version.value == TlsVersionSpec::Tls13),
-            alpn,
-        })
-    }
-
-    fn alpn(&mut self, spec: &IngressSpec, field: &Field<'_>) -> Vec<Alpn> {
-        let bytes = protocol(spec) == ProtocolSpec::Tcp;
-        let Some(written) = &spec.alpn else {
-            return if bytes { Vec::new() } else { vec![Alpn::Http2, Alpn::Http11] };
-        };
-        if bytes {
-            let sentence = "means nothing here: this listener does not carry HTTP";
-            self.report.error("FieldUnfitting", written.place, &field.name("alpn"), sentence);
-        } else if written.is_empty() {
-            let sentence = "is empty: name h2, http/1.1 or both, or remove it";
-            self.report.error("BadAlpn", written.place, &field.name("alpn"), sentence);
-        }
-        let mut alpn = Vec::with_capacity(written.len());
-        for protocol in &written.value {
-            let protocol = match protocol.value {
-                AlpnSpec::H2 => Alpn::Http2,
-                AlpnSpec::Http11 => Alpn::Http11,
-            };
-            if !alpn.contains(&protocol) {
-                alpn.push(protocol);
-            }
-        }
-        alpn
-    }
-
-    fn certificates(
-        &mut self,
-        spec: &At<IngressSpec>,
-        address: Option<std::net::IpAddr>,
-        field: &Field<'_>,
-    ) -> Vec<std::sync::Arc<durward_model::Certificate>> {
-        let list = field.name("certificates");
-        let one = spec.certificate.iter().map(|spec| (spec, field.name("certificate")));
-        let more = spec.certificates.iter().enumerate().map(|(at, spec)| (spec, list.index(at)));
-        let mut certificates = Vec::new();
-        for (position, (written, field)) in one.chain(more).enumerate() {
-            let read = self.files.certificate(self.report, written, &field, Purpose::Server);
-            let Some(certificate) = read else { continue };
-            let fault = address.and_then(|address| trust::names_address(&certificate, address).err());
-            let place = trust::place_of(written);
-            if position > 0 {
-                if certificate.dns_names.is_empty() {
-                    let sentence = format!("{:?} names no host, so no SNI ever chooses it", certificate.name);
-                    self.report.warning("CertificateUnused", place, &field, &sentence);
-                }
-            } else if let Some(fault) = fault {
-                match spec.ip_san.unwrap_or_default() {
-                    IpSanSpec::Refuse => self.report.error("IpSanMissing", place, &field, &fault),
-                    IpSanSpec::Warn => {
-                        let sentence = fault.trim_end_matches(", or set ipSan: Warn");
-                        self.report.warning("IpSanMissing", place, &field, sentence);
-                    }
-                }
-            }
-            certificates.push(certificate);
-        }
-        if spec.certificate.is_none() && spec.certificates.is_empty() {
-            let sentence = "is missing: HTTPS needs one, for instance {file: certs/name} for certs/name.crt and certs/name.key";
-            self.report.error("CertificateMissing", spec.place, &field.name("certificate"), sentence);
-        }
-        certificates
     }
 }

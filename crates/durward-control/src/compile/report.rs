@@ -34,12 +34,20 @@ impl<'a> Report<'a> {
 
     pub(crate) fn error(&mut self, reason: &str, place: Place, field: &Field<'_>, sentence: &str) {
         self.errors += 1;
-        let finding = self.source.finding(Severity::Error, reason, place, &field.to_string(), sentence);
+        let finding =
+            self.source.finding(Severity::Error, reason, place, &field.to_string(), sentence);
         self.findings.push(finding);
     }
 
-    pub(crate) fn warning(&mut self, reason: &str, place: Place, field: &Field<'_>, sentence: &str) {
-        let finding = self.source.finding(Severity::Warning, reason, place, &field.to_string(), sentence);
+    pub(crate) fn warning(
+        &mut self,
+        reason: &str,
+        place: Place,
+        field: &Field<'_>,
+        sentence: &str,
+    ) {
+        let finding =
+            self.source.finding(Severity::Warning, reason, place, &field.to_string(), sentence);
         self.findings.push(finding);
     }
 
@@ -105,7 +113,7 @@ impl<'a> Report<'a> {
 /// The name of a field, written out only when a finding needs it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Field<'a> {
-    parent: Option<&'a Field<'a>>,
+    parent: Option<&'a Self>,
     step: Step<'a>,
 }
 
@@ -118,7 +126,8 @@ enum Step<'a> {
 
 impl<'a> Field<'a> {
     pub(crate) const SPEC: Field<'static> = Field { parent: None, step: Step::Root("spec") };
-    pub(crate) const NAME: Field<'static> = Field { parent: None, step: Step::Root("metadata.name") };
+    pub(crate) const NAME: Field<'static> =
+        Field { parent: None, step: Step::Root("metadata.name") };
     pub(crate) const CREATED: Field<'static> =
         Field { parent: None, step: Step::Root("metadata.creationTimestamp") };
 
@@ -131,6 +140,10 @@ impl<'a> Field<'a> {
     }
 }
 
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
+}
+
 impl Display for Field<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(parent) = self.parent {
@@ -138,7 +151,9 @@ impl Display for Field<'_> {
         }
         match self.step {
             Step::Root(name) => f.write_str(name),
-            Step::Name(name) => write!(f, ".{name}"),
+            Step::Name(name) if name.bytes().all(is_plain) => write!(f, ".{name}"),
+            // A key of the user's may hold anything, and findings are printed on terminals.
+            Step::Name(name) => write!(f, ".{name:?}"),
             Step::Index(index) => write!(f, "[{index}]"),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Here ends what can be said of a document by itself: after this, tenants meet. Deliberately absent: listeners and upstreams.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,23 +10,31 @@ use durward_model::limits::Limits;
 use durward_model::verdict::Severity;
 use durward_model::{EgressAddress, Origin, Tenant, TenantId};
 
+use super::Compiled;
+use super::names::{self, Named};
 use super::report::{Field, Report};
 use super::verdict::Draft;
-use super::{Compiled, limits, words};
 use crate::place::{At, Place};
 use crate::resources::{Content, Document, Resources, Source};
-use crate::spec::tenant::{TenantDocument, TenantSpec};
+use crate::spec::routing_json::ROUTING_JSON;
+use crate::spec::tenant::{KIND, TenantSpec};
 
 /// What is remembered of a served tenant.
 #[derive(Clone, Debug)]
 pub(crate) struct Past {
     /// The file its document was in.
     pub(crate) file: Arc<str>,
+    /// Its document's text.
+    pub(crate) text: Arc<str>,
+    /// What of it is served.
+    pub(crate) served: Option<Arc<Tenant>>,
     /// Its place in the order of arrival.
     pub(crate) seniority: u64,
     /// When it says it was created.
     pub(crate) created: Option<Arc<str>>,
-    /// Whether it shares its egress addresses.
+    /// The egress addresses it was granted.
+    pub(crate) egress: Vec<EgressAddress>,
+    /// Whether it shares them.
     pub(crate) shared: bool,
 }
 
@@ -47,19 +55,28 @@ pub(crate) struct Entrant<'a> {
     pub(crate) past: Past,
     /// Its findings.
     pub(crate) report: Report<'a>,
-    /// Its verdict among the drafts, unless it is kept for a file that cannot be read.
-    pub(crate) draft: Option<usize>,
+    /// Which verdict it is told in.
+    pub(crate) verdict: Verdict,
     /// Where it is written, for those who lose to it.
     pub(crate) origin: Origin,
     /// The addresses it may leave from, once granted.
     pub(crate) egress: Vec<EgressAddress>,
 }
 
+/// The verdict, among the drafts, a tenant is told in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Verdict {
+    /// That of its document.
+    Own(usize),
+    /// That of a file that cannot be read and may hold its document.
+    OfFile(usize),
+}
+
 /// What a tenant is compiled from.
 #[derive(Clone, Debug)]
 pub(crate) enum Basis<'a> {
     /// Its document.
-    Document(Body<'a>),
+    Document(Box<Body<'a>>),
     /// What it was.
     Kept(&'a Arc<Tenant>),
     /// Nothing: it is out.
@@ -92,46 +109,54 @@ static NOWHERE: std::sync::LazyLock<Source> = std::sync::LazyLock::new(Source::d
 pub(crate) fn enrol<'a>(resources: &'a Resources, previous: Option<&'a Compiled>) -> Roster<'a> {
     let mut register = Register::new(previous);
     let named = register.read_names(&resources.documents);
-    for (named, egress, limits) in winners(&mut register, named) {
-        register.enter(named, egress, limits);
+    let lost = names::lost_to(&register, &named);
+    for (named, lost_to) in named.into_iter().zip(lost) {
+        match lost_to {
+            None => register.enter(named),
+            Some(holder) => {
+                let at = named.at;
+                register.drafts[at].findings = named.turned_away(&holder);
+            }
+        }
     }
     register.keep_broken(resources);
     Roster { entrants: register.entrants, drafts: register.drafts }
 }
 
-/// A document that says whose it is.
-struct Named<'a> {
-    at: usize,
-    document: &'a TenantDocument,
-    source: &'a Source,
-    id: TenantId,
-    created: Option<Arc<str>>,
-    report: Report<'a>,
-}
-
-struct Register<'a> {
+/// The roster while it is filled.
+pub(crate) struct Register<'a> {
     previous: Option<&'a Compiled>,
     entrants: Vec<Entrant<'a>>,
     drafts: Vec<Draft>,
-    taken: BTreeSet<TenantId>,
+    taken: HashSet<TenantId>,
     newcomers: u64,
 }
 
 impl<'a> Register<'a> {
     fn new(previous: Option<&'a Compiled>) -> Self {
-        let last = previous.and_then(|compiled| compiled.memory.tenants.values().map(|past| past.seniority).max());
+        let last = previous
+            .and_then(|compiled| compiled.memory.tenants.values().map(|past| past.seniority).max());
         let newcomers = last.map_or(0, |last| last + 1);
-        Self { previous, entrants: Vec::new(), drafts: Vec::new(), taken: BTreeSet::new(), newcomers }
+        Self {
+            previous,
+            entrants: Vec::new(),
+            drafts: Vec::new(),
+            taken: HashSet::new(),
+            newcomers,
+        }
     }
 
-    fn served(&self, id: &TenantId) -> Option<(&'a Arc<Tenant>, &'a Past)> {
-        let compiled = self.previous?;
-        Some((compiled.snapshot.tenants.get(id)?, compiled.memory.tenants.get(id)?))
+    /// What is remembered of a tenant, served or not.
+    pub(crate) fn past(&self, id: &TenantId) -> Option<&'a Past> {
+        self.previous?.memory.tenants.get(id)
     }
 
     /// The documents with a usable name; the others get their verdict here.
     fn read_names(&mut self, documents: &'a [Document]) -> Vec<Named<'a>> {
         let mut named = Vec::with_capacity(documents.len());
+        self.drafts.reserve(documents.len());
+        self.entrants.reserve(documents.len());
+        self.taken.reserve(documents.len());
         for (at, document) in documents.iter().enumerate() {
             let source = &*document.source;
             let start = source.origin(Place { line: 1, ..Place::default() });
@@ -149,7 +174,7 @@ impl<'a> Register<'a> {
                     });
                     match id {
                         Some(id) => {
-                            let created = created(&mut report, tenant);
+                            let created = names::created(&mut report, tenant);
                             named.push(Named { at, document: tenant, source, id, created, report });
                         }
                         None => draft.findings = report.into_findings(),
@@ -157,8 +182,18 @@ impl<'a> Register<'a> {
                     self.drafts.push(draft);
                 }
                 Content::Broken(broken) => {
-                    let name = broken.name.clone().unwrap_or_else(|| source.file.to_string());
-                    let mut draft = Draft::new(&source.kind, &name, start);
+                    let mut draft = match &broken.name {
+                        Some(name) => Draft::new(&source.kind, name, start),
+                        None if &*source.kind == KIND => {
+                            Draft::new(&Arc::from("File"), &source.file, start)
+                        }
+                        None => Draft::new(&source.kind, &source.file, start),
+                    };
+                    if let (true, Some(first)) =
+                        (&*source.kind == ROUTING_JSON, broken.findings.first())
+                    {
+                        draft.origin = first.origin.clone();
+                    }
                     draft.findings.clone_from(&broken.findings);
                     self.drafts.push(draft);
                 }
@@ -168,29 +203,37 @@ impl<'a> Register<'a> {
     }
 
     /// Takes a tenant in under its document, or as it was when the document is no good as a whole.
-    fn enter(&mut self, named: Named<'a>, egress: Option<Vec<At<EgressAddress>>>, limits: Option<Limits>) {
-        let served = self.served(&named.id);
-        let spec = &named.document.spec;
-        let basis = match (egress, limits, served) {
-            (Some(egress), Some(limits), _) => Basis::Document(Body { spec, egress, limits }),
-            (_, _, Some((tenant, _))) => Basis::Kept(tenant),
-            _ => Basis::Out,
+    fn enter(&mut self, mut named: Named<'a>) {
+        let body = named.body();
+        let past = self.past(&named.id);
+        let served = past.and_then(|past| past.served.as_ref());
+        let basis = match (body, served) {
+            (Some(body), _) => Basis::Document(Box::new(body)),
+            (None, Some(tenant)) => Basis::Kept(tenant),
+            (None, None) => Basis::Out,
         };
-        let seniority = served.map_or_else(|| self.newcomer(), |(_, past)| past.seniority);
-        let shared = match (&basis, served) {
-            (Basis::Kept(_), Some((_, past))) => past.shared,
-            _ => spec.egress.shared,
+        let seniority = past.map_or_else(|| self.newcomer(), |past| past.seniority);
+        let shared = match (&basis, past) {
+            (Basis::Kept(_), Some(past)) => past.shared,
+            _ => named.document.spec.egress.shared,
         };
-        let past =
-            Past { file: Arc::clone(&named.source.file), seniority, created: named.created, shared };
+        let past = Past {
+            file: Arc::clone(&named.source.file),
+            text: Arc::clone(&named.source.text),
+            served: None,
+            egress: past.map(|past| past.egress.clone()).unwrap_or_default(),
+            seniority,
+            created: named.created,
+            shared,
+        };
         self.taken.insert(named.id.clone());
         self.entrants.push(Entrant {
             id: named.id,
             basis,
-            previous: served.map(|(tenant, _)| tenant),
+            previous: served,
             past,
             report: named.report,
-            draft: Some(named.at),
+            verdict: Verdict::Own(named.at),
             origin: named.source.origin(named.document.metadata.name.place),
             egress: Vec::new(),
         });
@@ -206,10 +249,12 @@ impl<'a> Register<'a> {
         let mut nameless: Vec<(&Arc<str>, usize)> = Vec::new();
         for (at, document) in resources.documents.iter().enumerate() {
             match &document.content {
-                Content::Broken(broken) => match broken.name.as_deref().and_then(|name| TenantId::new(name).ok()) {
-                    Some(id) => self.keep(&id, &document.source, Some(at)),
-                    None => nameless.push((&document.source.file, at)),
-                },
+                Content::Broken(broken) => {
+                    match broken.name.as_deref().and_then(|name| TenantId::new(name).ok()) {
+                        Some(id) => self.keep(&id, &document.source, Verdict::Own(at)),
+                        None => nameless.push((&document.source.file, at)),
+                    }
+                }
                 Content::Tenant(tenant) if TenantId::new(&tenant.metadata.name).is_err() => {
                     nameless.push((&document.source.file, at));
                 }
@@ -239,27 +284,21 @@ impl<'a> Register<'a> {
     fn keep_all_of(&mut self, file: &Arc<str>, draft: usize) {
         let Some(previous) = self.previous else { return };
         let past = previous.memory.tenants.iter();
-        let of_file: Vec<_> = past.filter(|(_, past)| Path::new(&*past.file).starts_with(&**file)).map(|(id, _)| id).collect();
+        let mut of_file: Vec<_> = past
+            .filter(|(_, past)| Path::new(&*past.file).starts_with(&**file))
+            .map(|(id, _)| id)
+            .collect();
+        of_file.sort();
         for id in of_file {
             if !self.taken.contains(id) {
-                self.keep(id, &NOWHERE, None);
-                let kept = format!("{id} is served as it was before, for it may be what cannot be read");
-                self.drafts[draft].served = super::verdict::Served::Former;
-                let origin = self.drafts[draft].origin.clone();
-                self.drafts[draft].findings.push(durward_model::verdict::Finding {
-                    severity: Severity::Warning,
-                    reason: Arc::from("KeptLastGood"),
-                    field: Arc::from(""),
-                    sentence: Arc::from(kept),
-                    origin,
-                    excerpt: None,
-                });
+                self.keep(id, &NOWHERE, Verdict::OfFile(draft));
             }
         }
     }
 
-    fn keep(&mut self, id: &TenantId, source: &'a Source, draft: Option<usize>) {
-        let Some((tenant, past)) = self.served(id) else { return };
+    fn keep(&mut self, id: &TenantId, source: &'a Source, verdict: Verdict) {
+        let Some(past) = self.past(id) else { return };
+        let Some(tenant) = &past.served else { return };
         if !self.taken.insert(id.clone()) {
             return;
         }
@@ -269,84 +308,9 @@ impl<'a> Register<'a> {
             previous: Some(tenant),
             past: past.clone(),
             report: Report::new(source),
-            draft,
+            verdict,
             origin: tenant.origin.clone(),
             egress: Vec::new(),
         });
     }
-}
-
-fn created(report: &mut Report<'_>, tenant: &TenantDocument) -> Option<Arc<str>> {
-    let written = tenant.metadata.creation_timestamp.as_ref()?;
-    let moment = words::moment(written);
-    if let Err(fault) = &moment {
-        let sentence = format!("{:?} {fault}; it is not counted", written.value);
-        report.warning("BadTime", written.place, &Field::CREATED, &sentence);
-    }
-    moment.ok()
-}
-
-/// For each name the one document that has it, with what it says of the tenant as a whole.
-fn winners<'a>(
-    register: &mut Register<'a>,
-    mut named: Vec<Named<'a>>,
-) -> Vec<(Named<'a>, Option<Vec<At<EgressAddress>>>, Option<Limits>)> {
-    let mut first: BTreeMap<TenantId, (usize, (bool, bool, Option<Arc<str>>, usize))> = BTreeMap::new();
-    for (index, candidate) in named.iter().enumerate() {
-        let moved = register
-            .served(&candidate.id)
-            .is_some_and(|(_, past)| past.file != candidate.source.file);
-        let rank = (moved, candidate.created.is_none(), candidate.created.clone(), candidate.at);
-        let best = first.entry(candidate.id.clone()).or_insert_with(|| (index, rank.clone()));
-        if rank < best.1 {
-            *best = (index, rank);
-        }
-    }
-    let holders: BTreeMap<TenantId, Origin> = first
-        .iter()
-        .map(|(id, (index, _))| (id.clone(), named[*index].source.origin(named[*index].document.metadata.name.place)))
-        .collect();
-    let mut entering = Vec::with_capacity(first.len());
-    for (index, mut candidate) in named.drain(..).enumerate() {
-        if first.get(&candidate.id).is_some_and(|(winner, _)| *winner == index) {
-            let egress = egress(&mut candidate);
-            let limits = limits::limits(&mut candidate.report, &candidate.document.spec.limits);
-            entering.push((candidate, egress, limits));
-            continue;
-        }
-        let holder = holders.get(&candidate.id).map(ToString::to_string).unwrap_or_default();
-        let name = &candidate.document.metadata.name;
-        let sentence = format!("{:?} is taken by the tenant at {holder}: give this one another name", name.value);
-        candidate.report.error("NameTaken", name.place, &Field::NAME, &sentence);
-        register.drafts[candidate.at].findings = candidate.report.into_findings();
-    }
-    entering
-}
-
-/// The egress addresses a document asks for, or `None` when they cannot be served.
-fn egress(named: &mut Named<'_>) -> Option<Vec<At<EgressAddress>>> {
-    let spec = &named.document.spec;
-    let report = &mut named.report;
-    let parent = Field::SPEC.name("egress");
-    let field = parent.name("addresses");
-    let before = report.errors();
-    let mut addresses: Vec<At<EgressAddress>> = Vec::with_capacity(spec.egress.addresses.len());
-    for (at, written) in spec.egress.addresses.iter().enumerate() {
-        let Some(address) = report.check("BadAddress", written, &field.index(at), words::address) else { continue };
-        let address = At::new(EgressAddress(address), written.place);
-        if addresses.contains(&address) {
-            let sentence = format!("{:?} is written twice", written.value);
-            report.warning("AddressTwice", written.place, &field.index(at), &sentence);
-        }
-        addresses.push(address);
-    }
-    if let Some(allow) = &spec.egress.allow {
-        let sentence = "is not served yet: the forward proxy comes with a later version, and nothing is allowed until then";
-        report.warning("NotServedYet", allow.place, &parent.name("allow"), sentence);
-    }
-    if let (true, Some(name)) = (spec.egress.addresses.is_empty(), spec.upstreams.keys().next()) {
-        let sentence = "is empty, but the tenant has upstreams: name the address its connections leave from";
-        report.error("EgressMissing", name.place, &field, sentence);
-    }
-    (report.errors() == before).then_some(addresses)
 }

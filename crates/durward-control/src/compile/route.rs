@@ -37,10 +37,18 @@ pub(crate) fn route(
     let before = report.errors();
     let matches = matches(report, spec, field);
     let action = action(report, upstreams, spec, field);
-    let request_headers =
-        header::rules(report, &spec.request_headers, &field.name("requestHeaders"), header::Direction::Request);
-    let response_headers =
-        header::rules(report, &spec.response_headers, &field.name("responseHeaders"), header::Direction::Response);
+    let request_headers = header::rules(
+        report,
+        &spec.request_headers,
+        &field.name("requestHeaders"),
+        header::Direction::Request,
+    );
+    let response_headers = header::rules(
+        report,
+        &spec.response_headers,
+        &field.name("responseHeaders"),
+        header::Direction::Response,
+    );
     let name = spec.name.as_ref().map_or_else(
         || Some(Arc::from(format!("routes[{position}]"))),
         |name| report.check("BadName", name, &field.name("name"), route_name),
@@ -88,21 +96,28 @@ fn matches(report: &mut Report<'_>, spec: &RouteSpec, field: &Field<'_>) -> Opti
 }
 
 /// The hosts of `host` and `hosts`.
-pub(crate) fn hosts(report: &mut Report<'_>, spec: &RouteSpec, field: &Field<'_>) -> Vec<HostPattern> {
+pub(crate) fn hosts(
+    report: &mut Report<'_>,
+    spec: &RouteSpec,
+    field: &Field<'_>,
+) -> Vec<HostPattern> {
     let many = field.name("hosts");
     let one = spec.host.iter().map(|host| (host, field.name("host")));
     let more = spec.hosts.iter().enumerate().map(|(at, host)| (host, many.index(at)));
-    one.chain(more)
-        .filter_map(|(host, field)| report.check("BadHost", host, &field, words::host_pattern))
-        .collect()
+    let mut hosts = Vec::new();
+    for (host, field) in one.chain(more) {
+        let pattern = report.check("BadHost", host, &field, words::host_pattern);
+        hosts.extend(pattern.filter(|pattern| !hosts.contains(pattern)));
+    }
+    hosts
 }
 
 fn path(report: &mut Report<'_>, spec: &RouteSpec, field: &Field<'_>) -> Option<PathMatch> {
     match (&spec.path, &spec.path_prefix) {
         (None, None) => Some(PathMatch::default()),
-        (Some(path), None) => {
-            report.check("BadPath", path, &field.name("path"), words::exact_path).map(PathMatch::Exact)
-        }
+        (Some(path), None) => report
+            .check("BadPath", path, &field.name("path"), words::exact_path)
+            .map(PathMatch::Exact),
         (None, Some(prefix)) => report
             .check("BadPath", prefix, &field.name("pathPrefix"), words::path_prefix)
             .map(PathMatch::Prefix),
@@ -113,14 +128,22 @@ fn path(report: &mut Report<'_>, spec: &RouteSpec, field: &Field<'_>) -> Option<
     }
 }
 
-fn header_matches(report: &mut Report<'_>, spec: &RouteSpec, field: &Field<'_>) -> Vec<HeaderMatch> {
+fn header_matches(
+    report: &mut Report<'_>,
+    spec: &RouteSpec,
+    field: &Field<'_>,
+) -> Vec<HeaderMatch> {
     let list = field.name("headers");
     let mut matches = Vec::new();
     for (at, header) in spec.headers.iter().enumerate() {
         let field = list.index(at);
         let name = report.check("BadHeader", &header.name, &field.name("name"), words::header_name);
-        let value =
-            report.check_optional("BadHeader", header.value.as_ref(), &field.name("value"), words::header_value);
+        let value = report.check_optional(
+            "BadHeader",
+            header.value.as_ref(),
+            &field.name("value"),
+            words::header_value,
+        );
         if let (Some(name), Some(value)) = (name, value) {
             matches.push(HeaderMatch { name, value });
         }
@@ -136,11 +159,18 @@ pub(crate) fn networks(
 ) -> Option<SourceSet> {
     let written = written?;
     if written.is_empty() {
-        report.warning("NobodyAllowed", written.place, field, "is empty, so nobody is admitted: name networks, or remove it");
+        report.warning(
+            "NobodyAllowed",
+            written.place,
+            field,
+            "is empty, so nobody is admitted: name networks, or remove it",
+        );
     }
     let blocks = written.iter().enumerate();
     let blocks: Vec<_> = blocks
-        .filter_map(|(at, block)| report.check("BadNetwork", block, &field.index(at), words::network))
+        .filter_map(|(at, block)| {
+            report.check("BadNetwork", block, &field.index(at), words::network)
+        })
         .collect();
     Some(SourceSet::new(blocks))
 }
@@ -159,7 +189,12 @@ fn action(
         return None;
     }
     if !forwards && let Some(rewrite) = &spec.rewrite {
-        report.error("BadRoute", rewrite.place, &field.name("rewrite"), "needs an upstream beside it");
+        report.error(
+            "BadRoute",
+            rewrite.place,
+            &field.name("rewrite"),
+            "needs an upstream beside it",
+        );
         return None;
     }
     if let Some(redirect) = &spec.redirect {
@@ -170,14 +205,23 @@ fn action(
     }
     let targets = Targets { one: spec.upstream.as_ref(), many: &spec.upstreams, place: spec.place };
     let upstreams = weighted(report, upstreams, targets, field, Carrying::Requests);
-    let timeout =
-        report.check_optional("BadDuration", spec.timeout.as_ref(), &field.name("timeout"), words::duration);
+    let timeout = report.check_optional(
+        "BadDuration",
+        spec.timeout.as_ref(),
+        &field.name("timeout"),
+        words::duration,
+    );
     let (prefix, host) = spec.rewrite.as_ref().map_or((Some(None), Some(None)), |rewrite| {
         let field = field.name("rewrite");
         let prefix = rewrite.path_prefix.as_ref();
         (
             report.check_optional("BadPath", prefix, &field.name("pathPrefix"), words::path_prefix),
-            report.check_optional("BadHost", rewrite.host.as_ref(), &field.name("host"), words::authority),
+            report.check_optional(
+                "BadHost",
+                rewrite.host.as_ref(),
+                &field.name("host"),
+                words::authority,
+            ),
         )
     });
     Some(Action::Forward(Forward {
@@ -217,7 +261,9 @@ pub(crate) fn weighted(
     let mut weighted = Vec::new();
     for (at, spec) in targets.many.iter().enumerate() {
         let field = list.index(at);
-        if let Some(upstream) = resolve(report, upstreams, &spec.name, &field.name("name"), carrying) {
+        if let Some(upstream) =
+            resolve(report, upstreams, &spec.name, &field.name("name"), carrying)
+        {
             weighted.push(WeightedUpstream { upstream, weight: spec.weight.unwrap_or(1) });
         }
     }
@@ -225,7 +271,12 @@ pub(crate) fn weighted(
         return None;
     }
     if weighted.iter().all(|choice| choice.weight == 0) {
-        report.error("BadWeights", targets.place, &list, "have weight 0, all of them: give one a weight");
+        report.error(
+            "BadWeights",
+            targets.place,
+            &list,
+            "have weight 0, all of them: give one a weight",
+        );
         return None;
     }
     weighted.retain(|choice| choice.weight > 0);
@@ -242,7 +293,10 @@ fn resolve(
     match upstreams.find(name) {
         Ok((index, protocol)) => {
             if carrying == Carrying::Requests && protocol == UpstreamProtocol::Tcp {
-                let sentence = format!("upstream {:?} has protocol TCP, and this listener carries HTTP: give it HTTP1 or HTTP2", name.value);
+                let sentence = format!(
+                    "{:?} has protocol TCP, and this listener carries HTTP: give it HTTP1 or HTTP2",
+                    name.value
+                );
                 report.error("UpstreamProtocol", name.place, field, &sentence);
                 return None;
             }
@@ -256,23 +310,37 @@ fn resolve(
 }
 
 fn redirect(report: &mut Report<'_>, spec: &RedirectSpec, field: &Field<'_>) -> Option<Redirect> {
-    let status = spec.status.unwrap_or(At { value: 308, ..At::default() });
+    const DEFAULT: At<u16> = At::new(308, Place { line: 0, start: 0, len: 0 });
+    let status = spec.status.unwrap_or(DEFAULT);
     let known = [301, 302, 303, 307, 308].contains(&status.value);
     if !known {
         let sentence = format!("{} is not a redirect: use 301, 302, 303, 307 or 308", status.value);
         report.error("OutOfRange", status.place, &field.name("status"), &sentence);
     }
-    let scheme = report.check_optional("BadScheme", spec.scheme.as_ref(), &field.name("scheme"), |text| {
-        match text {
-            "http" | "https" => Ok(Arc::from(text)),
-            _ => Err("is not a scheme: write http or https".to_owned()),
-        }
-    });
-    let host = report.check_optional("BadHost", spec.host.as_ref(), &field.name("host"), words::host);
-    let path = report.check_optional("BadPath", spec.path.as_ref(), &field.name("path"), words::origin_form);
+    let scheme =
+        report.check_optional("BadScheme", spec.scheme.as_ref(), &field.name("scheme"), |text| {
+            match text {
+                "http" | "https" => Ok(Arc::from(text)),
+                _ => Err("is not a scheme: write http or https".to_owned()),
+            }
+        });
+    let host =
+        report.check_optional("BadHost", spec.host.as_ref(), &field.name("host"), words::host);
+    let path = report.check_optional(
+        "BadPath",
+        spec.path.as_ref(),
+        &field.name("path"),
+        words::origin_form,
+    );
     let port = report.number(spec.port, &field.name("port"), (1, u16::MAX), 0);
     let port = port.map(|port| Some(port).filter(|port| *port > 0));
-    known.then_some(Redirect { status: status.value, scheme: scheme?, host: host?, port: port?, path: path? })
+    known.then_some(Redirect {
+        status: status.value,
+        scheme: scheme?,
+        host: host?,
+        port: port?,
+        path: path?,
+    })
 }
 
 fn respond(report: &mut Report<'_>, spec: &RespondSpec, field: &Field<'_>) -> Option<Action> {

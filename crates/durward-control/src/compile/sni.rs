@@ -76,7 +76,8 @@ pub(crate) fn duplicates(
             HostPattern::Wildcard(parent) => (false, &**parent),
         });
         // A route without hosts is the one for every other name; there can be one of those.
-        let names: Vec<_> = if route.hosts.is_empty() { vec![(false, "")] } else { names.collect() };
+        let names: Vec<_> =
+            if route.hosts.is_empty() { vec![(false, "")] } else { names.collect() };
         for name in names {
             if let Some(first) = seen.insert(name, at).filter(|first| *first != at) {
                 let place = spec.routes.get(at).map_or(spec.address.place, |route| route.place);

@@ -18,8 +18,8 @@ use super::{trust, words};
 use crate::place::At;
 use crate::spec::ingress::TlsVersionSpec;
 use crate::spec::upstream::{
-    BalanceSpec, HealthCheckSpec, OutlierSpec, ProxyProtocolSpec, RetriesSpec, UpstreamProtocolSpec,
-    UpstreamSpec, UpstreamTlsSpec,
+    BalanceSpec, HealthCheckSpec, OutlierSpec, ProxyProtocolSpec, RetriesSpec,
+    UpstreamProtocolSpec, UpstreamSpec, UpstreamTlsSpec,
 };
 
 const IDLE_PER_CORE: u32 = 64;
@@ -48,20 +48,30 @@ pub(crate) fn upstream(
     let parent = Field::SPEC.name("upstreams");
     let field = &parent.name(name);
     let before = report.errors();
-    if name.is_empty() {
-        report.error("BadName", name.place, field, "has an empty name");
-    }
+    report.check("BadName", name, field, words::upstream_name);
     let protocol = protocol(spec, around.bytes_only.contains(name.as_str()));
     let sources = sources(report, spec, field, around);
     let endpoints = endpoints(report, spec, field, protocol);
     reachable(report, spec, field, &endpoints, &sources);
     let tls = spec.tls.as_ref().map(|tls| self::tls(report, files, tls, &field.name("tls")));
-    let health = spec.health_check.as_ref().map(|check| health_check(report, check, &field.name("healthCheck")));
-    let outlier = spec.outlier_detection.as_ref().map(|spec| outlier(report, spec, &field.name("outlierDetection")));
+    let health = spec
+        .health_check
+        .as_ref()
+        .map(|check| health_check(report, check, &field.name("healthCheck")));
+    let outlier = spec
+        .outlier_detection
+        .as_ref()
+        .map(|spec| outlier(report, spec, &field.name("outlierDetection")));
     let retry = retry(report, &spec.retries, &field.name("retries"));
     let pool = field.name("pool");
-    let idle = report.number(spec.pool.idle_per_core, &pool.name("idlePerCore"), (0, 10_000), IDLE_PER_CORE);
-    let timeout = time(report, spec.pool.idle_timeout.as_ref(), &pool.name("idleTimeout"), IDLE_TIMEOUT);
+    let idle = report.number(
+        spec.pool.idle_per_core,
+        &pool.name("idlePerCore"),
+        (0, 10_000),
+        IDLE_PER_CORE,
+    );
+    let timeout =
+        time(report, spec.pool.idle_timeout.as_ref(), &pool.name("idleTimeout"), IDLE_TIMEOUT);
     if report.errors() > before {
         return None;
     }
@@ -117,7 +127,9 @@ fn sources(
     let mut sources = Vec::new();
     for (at, written) in spec.source_addresses.iter().enumerate() {
         let field = field.index(at);
-        let Some(address) = report.check("BadAddress", written, &field, words::address) else { continue };
+        let Some(address) = report.check("BadAddress", written, &field, words::address) else {
+            continue;
+        };
         let address = EgressAddress(address);
         let fault = if around.egress.contains(&address) {
             if !sources.contains(&address) {
@@ -143,7 +155,12 @@ fn endpoints(
 ) -> Vec<Endpoint> {
     let port = match (spec.port, protocol) {
         (Some(port), _) if port.value == 0 => {
-            report.error("OutOfRange", port.place, &field.name("port"), "0 is out of range: 1 to 65535");
+            report.error(
+                "OutOfRange",
+                port.place,
+                &field.name("port"),
+                "0 is out of range: 1 to 65535",
+            );
             return Vec::new();
         }
         (Some(port), _) => Some(port.value),
@@ -159,13 +176,22 @@ fn endpoints(
             address.place = written.place;
         }
         let read = |text: &str| words::endpoint(text, port);
-        let Some(target) = report.check("BadEndpoint", &address, &field.index(at), read) else { continue };
+        let Some(target) = report.check("BadEndpoint", &address, &field.index(at), read) else {
+            continue;
+        };
         endpoints.push(Endpoint { target, weight: written.weight.unwrap_or(1) });
     }
     if spec.endpoints.is_empty() {
         report.error("NoEndpoint", spec.place, &field, "is empty: name at least one");
-    } else if endpoints.len() == spec.endpoints.len() && endpoints.iter().all(|endpoint| endpoint.weight == 0) {
-        report.error("NoEndpoint", spec.endpoints[0].place, &field, "have weight 0, all of them: give one a weight");
+    } else if endpoints.len() == spec.endpoints.len()
+        && endpoints.iter().all(|endpoint| endpoint.weight == 0)
+    {
+        report.error(
+            "NoEndpoint",
+            spec.endpoints[0].place,
+            &field,
+            "have weight 0, all of them: give one a weight",
+        );
     }
     endpoints
 }
@@ -185,7 +211,8 @@ fn reachable(
     for (at, (endpoint, written)) in endpoints.iter().zip(&spec.endpoints).enumerate() {
         let Target::Address(address) = &endpoint.target else { continue };
         if !sources.iter().any(|source| source.reaches(address.ip())) {
-            let (family, other) = if address.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+            let (family, other) =
+                if address.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
             let sentence = format!(
                 "{address} is {family}, and the addresses it would be reached from are all {other}: add an {family} egress address"
             );
@@ -201,8 +228,12 @@ fn tls(
     field: &Field<'_>,
 ) -> Option<UpstreamTls> {
     let roots = trust::roots(report, files, spec.ca_file.as_ref(), &field.name("caFile"));
-    let verify_name =
-        report.check_optional("BadName", spec.verify_name.as_ref(), &field.name("verifyName"), words::host);
+    let verify_name = report.check_optional(
+        "BadName",
+        spec.verify_name.as_ref(),
+        &field.name("verifyName"),
+        words::host,
+    );
     let certificate = match &spec.client_certificate {
         None => Some(None),
         Some(spec) => files
@@ -213,15 +244,26 @@ fn tls(
         roots: roots?,
         verify_name: verify_name?,
         client_certificate: certificate?,
-        tls13_only: spec.min_tls_version.is_some_and(|version| version.value == TlsVersionSpec::Tls13),
+        tls13_only: spec
+            .min_tls_version
+            .is_some_and(|version| version.value == TlsVersionSpec::Tls13),
     })
 }
 
-fn health_check(report: &mut Report<'_>, spec: &At<HealthCheckSpec>, field: &Field<'_>) -> Option<HealthCheck> {
+fn health_check(
+    report: &mut Report<'_>,
+    spec: &At<HealthCheckSpec>,
+    field: &Field<'_>,
+) -> Option<HealthCheck> {
     let asked = |flag: Option<At<bool>>| flag.is_some_and(|flag| flag.value);
     let kinds = [spec.path.is_some(), asked(spec.tcp), asked(spec.tls)];
     if kinds.iter().filter(|kind| **kind).count() > 1 {
-        report.error("BadHealthCheck", spec.place, field, "has more than one of path, tcp and tls: keep one");
+        report.error(
+            "BadHealthCheck",
+            spec.place,
+            field,
+            "has more than one of path, tcp and tls: keep one",
+        );
         return None;
     }
     let probe = if asked(spec.tls) { Some(Probe::Tls) } else { http_probe(report, spec, field) };
@@ -242,14 +284,20 @@ fn http_probe(report: &mut Report<'_>, spec: &HealthCheckSpec, field: &Field<'_>
     let Some(path) = &spec.path else {
         for (written, name) in [(&spec.expected_status, "expectedStatus"), (&spec.host, "host")] {
             if let Some(written) = written {
-                report.error("BadHealthCheck", written.place, &field.name(name), "needs path beside it");
+                report.error(
+                    "BadHealthCheck",
+                    written.place,
+                    &field.name(name),
+                    "needs path beside it",
+                );
                 return None;
             }
         }
         return Some(Probe::Tcp);
     };
     let path = report.check("BadPath", path, &field.name("path"), words::origin_form);
-    let host = report.check_optional("BadName", spec.host.as_ref(), &field.name("host"), words::authority);
+    let host =
+        report.check_optional("BadName", spec.host.as_ref(), &field.name("host"), words::authority);
     let range = report.check_optional(
         "OutOfRange",
         spec.expected_status.as_ref(),
@@ -260,7 +308,11 @@ fn http_probe(report: &mut Report<'_>, spec: &HealthCheckSpec, field: &Field<'_>
     Some(Probe::Http { path: path?, host: host?, from, to })
 }
 
-fn outlier(report: &mut Report<'_>, spec: &OutlierSpec, field: &Field<'_>) -> Option<OutlierDetection> {
+fn outlier(
+    report: &mut Report<'_>,
+    spec: &OutlierSpec,
+    field: &Field<'_>,
+) -> Option<OutlierDetection> {
     let defaults = OutlierDetection::default();
     let failures = report.number(
         spec.consecutive_failures,
@@ -268,7 +320,12 @@ fn outlier(report: &mut Report<'_>, spec: &OutlierSpec, field: &Field<'_>) -> Op
         (1, 1000),
         defaults.consecutive_failures,
     );
-    let rest = time(report, spec.base_ejection.as_ref(), &field.name("baseEjection"), defaults.base_ejection);
+    let rest = time(
+        report,
+        spec.base_ejection.as_ref(),
+        &field.name("baseEjection"),
+        defaults.base_ejection,
+    );
     let percent = report.number(
         spec.max_ejected_percent,
         &field.name("maxEjectedPercent"),
@@ -284,14 +341,20 @@ fn outlier(report: &mut Report<'_>, spec: &OutlierSpec, field: &Field<'_>) -> Op
 
 fn retry(report: &mut Report<'_>, spec: &RetriesSpec, field: &Field<'_>) -> Option<Retry> {
     let defaults = Retry::default();
-    let attempts = report.number(spec.attempts, &field.name("attempts"), (0, 10), defaults.attempts);
-    let budget =
-        report.number(spec.budget_percent, &field.name("budgetPercent"), (0, 100), defaults.budget_percent);
+    let attempts =
+        report.number(spec.attempts, &field.name("attempts"), (0, 10), defaults.attempts);
+    let budget = report.number(
+        spec.budget_percent,
+        &field.name("budgetPercent"),
+        (0, 100),
+        defaults.budget_percent,
+    );
     let field = field.name("onStatus");
     let before = report.errors();
-    let on_status = spec.on_status.iter().enumerate().filter_map(|(at, status)| {
-        report.number(Some(*status), &field.index(at), (500, 599), 503)
-    });
+    let on_status =
+        spec.on_status.iter().enumerate().filter_map(|(at, status)| {
+            report.number(Some(*status), &field.index(at), (500, 599), 503)
+        });
     let on_status = on_status.collect();
     if report.errors() > before {
         return None;

@@ -43,16 +43,16 @@ impl<'a> UpstreamSet<'a> {
             return Ok((UpstreamIndex(at), self.upstreams[at].protocol));
         }
         if self.broken.contains(name) {
-            return Err(format!("upstream {name:?} is left out, see spec.upstreams.{name}"));
+            return Err(format!("{name:?} is left out, see what is said about it"));
         }
         let hint = suggest::hint(name, self.by_name.keys().map(|name| &**name));
         let known: Vec<&str> = self.by_name.keys().map(|name| &**name).collect();
         let known = match known.as_slice() {
-            [] => "the tenant has no upstreams".to_owned(),
-            known if known.len() > 10 => format!("the tenant has {} others", known.len()),
+            [] => "it has none".to_owned(),
+            known if known.len() > 10 => format!("it has {} others", known.len()),
             known => format!("known are {}", known.join(", ")),
         };
-        Err(format!("upstream {name:?} is not known{hint}; {known}"))
+        Err(format!("{name:?} is not an upstream of this tenant{hint}; {known}"))
     }
 
     /// Whether anything refers to the upstream called `name`.

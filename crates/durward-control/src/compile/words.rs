@@ -29,15 +29,17 @@ pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
 /// Any IP address.
 pub(crate) fn local_address(text: &str) -> Result<IpAddr, String> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    bare.parse().map(|address: IpAddr| address.to_canonical()).map_err(|_| "is not an IP address".to_owned())
+    bare.parse()
+        .map(|address: IpAddr| address.to_canonical())
+        .map_err(|_| "is not an IP address".to_owned())
 }
 
 /// A block of addresses, `192.0.2.0/24`, or one address.
 pub(crate) fn network(text: &str) -> Result<IpNet, String> {
     let one = text.parse().map(|address: IpAddr| IpNet::from(address.to_canonical()));
-    text.parse::<IpNet>()
-        .or(one)
-        .map_err(|_| "is not a network: write a CIDR block like 192.0.2.0/24 or an address".to_owned())
+    text.parse::<IpNet>().or(one).map_err(|_| {
+        "is not a network: write a CIDR block like 192.0.2.0/24 or an address".to_owned()
+    })
 }
 
 /// A host name: labels of letters, digits, `-` and `_`; lower case, without trailing dot. Or an IP address, as it is compared.
@@ -59,10 +61,14 @@ pub(crate) fn host_name(text: &str) -> Result<Arc<str>, String> {
             && !label.ends_with('-')
     };
     if name.is_empty() || name.len() > 253 || !name.split('.').all(label) {
-        return Err("is not a host name: use labels of letters, digits and '-', joined by dots".to_owned());
+        return Err(
+            "is not a host name: use labels of letters, digits and '-', joined by dots".to_owned()
+        );
     }
-    let last = name.rsplit('.').next().unwrap_or(name);
-    if last.bytes().all(|byte| byte.is_ascii_digit()) {
+    let numeric = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+    let numbers = name.split('.').filter(|label| numeric(label)).count();
+    // `10.0.0.300` and `10.0.0.x` are slips in an address, not names.
+    if numeric(name.rsplit('.').next().unwrap_or(name)) || numbers >= 3 {
         return Err("is neither an IP address nor a host name".to_owned());
     }
     Ok(Arc::from(name.to_ascii_lowercase()))
@@ -79,6 +85,16 @@ pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, String> {
     }
 }
 
+/// A name of an upstream.
+pub(crate) fn upstream_name(text: &str) -> Result<(), String> {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if (1..=63).contains(&text.len()) && text.bytes().all(inner) {
+        Ok(())
+    } else {
+        Err("is not a name of an upstream: use 1 to 63 letters, digits, '-', '_' or '.'".to_owned())
+    }
+}
+
 /// A host, with or without a port, as sent in `Host`.
 pub(crate) fn authority(text: &str) -> Result<Arc<str>, String> {
     let (name, _port) = split_port(text)?;
@@ -89,7 +105,9 @@ pub(crate) fn authority(text: &str) -> Result<Arc<str>, String> {
 pub(crate) fn endpoint(text: &str, default_port: Option<u16>) -> Result<Target, String> {
     let (name, port) = split_port(text)?;
     let Some(port) = port.or(default_port) else {
-        return Err("names no port: write it behind a colon, or `port:` for all endpoints".to_owned());
+        return Err(
+            "names no port: write it behind a colon, or `port:` for all endpoints".to_owned()
+        );
     };
     if let Ok(ip) = local_address(name) {
         let ip = address(&ip.to_string())?;
@@ -152,7 +170,9 @@ pub(crate) fn header_value(text: &str) -> Result<Arc<str>, String> {
         return Err("has a line break or NUL in it, which would forge header lines".to_owned());
     }
     if text.bytes().any(|byte| byte != b'\t' && !(0x20..0x7f).contains(&byte)) {
-        return Err("has a character that header values cannot carry: use printable ASCII".to_owned());
+        return Err(
+            "has a character that header values cannot carry: use printable ASCII".to_owned()
+        );
     }
     if text.trim() != text {
         return Err("begins or ends with a space, which receivers strip".to_owned());
@@ -169,7 +189,10 @@ pub(crate) fn method(text: &str) -> Result<Arc<str>, String> {
         return Err("is not a method".to_owned());
     }
     if text.bytes().any(|byte| byte.is_ascii_lowercase()) {
-        return Err(format!("is not a method: methods are in capitals, {}", text.to_ascii_uppercase()));
+        return Err(format!(
+            "is not a method: methods are in capitals, {}",
+            text.to_ascii_uppercase()
+        ));
     }
     Ok(Arc::from(text))
 }
@@ -207,7 +230,8 @@ pub(crate) fn origin_form(text: &str) -> Result<Arc<str>, String> {
 pub(crate) fn status_range(text: &str) -> Result<(u16, u16), String> {
     let fault = || "is not a status or range of them: write 200 or 200-299".to_owned();
     let (from, to) = text.split_once('-').unwrap_or((text, text));
-    let status = |part: &str| part.trim().parse::<u16>().ok().filter(|status| (100..=599).contains(status));
+    let status =
+        |part: &str| part.trim().parse::<u16>().ok().filter(|status| (100..=599).contains(status));
     match (status(from), status(to)) {
         (Some(from), Some(to)) if from <= to => Ok((from, to)),
         _ => Err(fault()),
@@ -217,7 +241,9 @@ pub(crate) fn status_range(text: &str) -> Result<(u16, u16), String> {
 /// A moment in RFC 3339 as Kubernetes writes it, `2025-01-31T12:00:00Z`: such texts sort by time.
 pub(crate) fn moment(text: &str) -> Result<Arc<str>, String> {
     const SHAPE: &[u8; 20] = b"0000-00-00T00:00:00Z";
-    let fits = |(byte, shape): (u8, &u8)| if *shape == b'0' { byte.is_ascii_digit() } else { byte == *shape };
+    let fits = |(byte, shape): (u8, &u8)| {
+        if *shape == b'0' { byte.is_ascii_digit() } else { byte == *shape }
+    };
     if text.len() == SHAPE.len() && text.bytes().zip(SHAPE).all(fits) {
         Ok(Arc::from(text))
     } else {
@@ -248,7 +274,22 @@ mod tests {
         assert_eq!(&*host("Example.COM.").unwrap(), "example.com");
         assert_eq!(&*host("[2001:DB8::1]").unwrap(), "2001:db8::1");
         assert_eq!(host_pattern("*.a.example"), Ok(HostPattern::Wildcard(Arc::from("a.example"))));
-        for bad in ["", ".", "a..b", "-a.b", "a_b.-", "*.", "a.*.b", "a*b", "a b", "a\r\nb", "10.0.0.256", "a/b", "a:b@c"] {
+        for bad in [
+            "",
+            ".",
+            "a..b",
+            "-a.b",
+            "a_b.-",
+            "*.",
+            "a.*.b",
+            "a*b",
+            "a b",
+            "a\r\nb",
+            "10.0.0.256",
+            "10.0.0.x",
+            "a/b",
+            "a:b@c",
+        ] {
             assert!(host_pattern(bad).is_err(), "{bad:?}");
         }
     }
@@ -264,7 +305,17 @@ mod tests {
         assert_eq!(target("[2001:db8::1]"), Ok("[2001:db8::1]:80".to_owned()));
         assert_eq!(target("Pay.internal"), Ok("pay.internal:80".to_owned()));
         assert!(endpoint("10.0.0.1", None).is_err());
-        for bad in ["", ":80", "10.0.0.1:0", "10.0.0.1:70000", "http://a", "a b:1", "0.0.0.0:80", "a:80:80", "10.0.0.256"] {
+        for bad in [
+            "",
+            ":80",
+            "10.0.0.1:0",
+            "10.0.0.1:70000",
+            "http://a",
+            "a b:1",
+            "0.0.0.0:80",
+            "a:80:80",
+            "10.0.0.256",
+        ] {
             assert!(target(bad).is_err(), "{bad:?}");
         }
     }

@@ -120,6 +120,10 @@ impl Load<'_> {
             Err(reason) => return self.unreadable(path, reason),
         };
         match std::str::from_utf8(&bytes) {
+            // Who writes a file in place empties it first.
+            Ok(text) if text.trim().is_empty() => {
+                self.unreadable(path, "is empty: delete it if nothing is meant".to_owned());
+            }
             Ok(text) => self.text(path, text.strip_prefix('\u{feff}').unwrap_or(text)),
             Err(_) => self.unreadable(path, "is not UTF-8 text".to_owned()),
         }
@@ -135,7 +139,8 @@ impl Load<'_> {
         let directory = path.parent().map(Path::to_owned).unwrap_or_default();
         if path.file_name().is_some_and(|name| name == ROUTING_JSON) {
             let bases = self.routing_bases(directory);
-            let source = Source { file, text: Arc::from(text), first_line: 1, bases, ..Source::default() };
+            let source =
+                Source { file, text: Arc::from(text), first_line: 1, bases, ..Source::default() };
             self.resources.documents.extend(routing_json::parse(source, self.options));
         } else if path.extension().is_some_and(|ending| ending == "toml") {
             let part = Part { text, first_line: 1 };
@@ -153,9 +158,19 @@ impl Load<'_> {
         [directory, certs].into_iter().chain(self.options.certs_dir.clone()).collect()
     }
 
-    fn document(&mut self, file: &Arc<str>, part: Part<'_>, directory: &Path, parse: fn(&Source) -> Content) {
-        let known = self.known.get_key_value(part.text).map(|(text, content)| (Arc::clone(text), content.clone()));
-        let (text, content) = known.map_or_else(|| (Arc::from(part.text), None), |(text, content)| (text, Some(content)));
+    fn document(
+        &mut self,
+        file: &Arc<str>,
+        part: Part<'_>,
+        directory: &Path,
+        parse: fn(&Source) -> Content,
+    ) {
+        let known = self
+            .known
+            .get_key_value(part.text)
+            .map(|(text, content)| (Arc::clone(text), content.clone()));
+        let (text, content) = known
+            .map_or_else(|| (Arc::from(part.text), None), |(text, content)| (text, Some(content)));
         let source = document::source(file, text, part.first_line, vec![directory.to_owned()]);
         let content = content.unwrap_or_else(|| parse(&source));
         if let Content::Tenant(_) = &content {

@@ -1,1 +1,251 @@
-//! w
+//! Watching: whenever something under the configuration changes, it is loaded again and handed on if it says something else.
+//!
+//! The system's notifications are believed for speed and not relied on: every second all files are looked at as well. Deliberately
+//! absent: compiling; whoever receives the resources does that.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::watch::Sender;
+use tracing::{debug, warn};
+
+use crate::resources::Resources;
+use crate::source::file::FileSource;
+
+/// How eagerly changes are looked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// A change is loaded once nothing further has changed for so long.
+    pub debounce: Duration,
+    /// And after so long at the latest, however busy it is.
+    pub longest: Duration,
+    /// All files are looked at so often, notified or not.
+    pub poll: Duration,
+    /// Whether the system's notifications are used at all.
+    pub notified: bool,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            debounce: Duration::from_millis(50),
+            longest: Duration::from_millis(500),
+            poll: Duration::from_secs(1),
+            notified: true,
+        }
+    }
+}
+
+/// A running watch; dropping it ends the watch and waits for its thread.
+#[derive(Debug)]
+pub struct Watching {
+    wake: SyncSender<Wake>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // The channel holds one wake; the thread is taking it out, so this waits for a moment at most.
+            let sent = self.wake.send(Wake::Stop);
+            if sent.is_ok() && thread.join().is_err() {
+                warn!("the configuration watcher had panicked");
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wake {
+    Changed,
+    Stop,
+}
+
+/// Watches `paths` and everything the documents in them refer to. Whenever they say something else than what `changed` holds, the new
+/// resources are sent there.
+///
+/// # Errors
+/// When no thread can be started.
+pub fn watch(
+    source: Arc<FileSource>,
+    paths: Vec<PathBuf>,
+    pace: Pace,
+    changed: Sender<Arc<Resources>>,
+) -> io::Result<Watching> {
+    let (wake, woken) = sync_channel(1);
+    let eyes = if pace.notified { Eyes::open(wake.clone()) } else { Eyes::default() };
+    let watcher = WatcherThread { source, paths, pace, changed, eyes };
+    let thread = std::thread::Builder::new()
+        .name("durward-watch".to_owned())
+        .spawn(move || watcher.run(&woken))?;
+    Ok(Watching { wake, thread: Some(thread) })
+}
+
+struct WatcherThread {
+    source: Arc<FileSource>,
+    paths: Vec<PathBuf>,
+    pace: Pace,
+    changed: Sender<Arc<Resources>>,
+    eyes: Eyes,
+}
+
+impl WatcherThread {
+    fn run(mut self, woken: &Receiver<Wake>) {
+        let mut notified = true;
+        loop {
+            self.load(notified);
+            notified = false;
+            match woken.recv_timeout(self.pace.poll) {
+                Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Wake::Changed) => {
+                    if self.settle(woken) == Wake::Stop {
+                        return;
+                    }
+                    notified = true;
+                }
+            }
+        }
+    }
+
+    /// Waits until nothing has changed for a while, but never for long.
+    fn settle(&self, woken: &Receiver<Wake>) -> Wake {
+        let deadline = Instant::now() + self.pace.longest;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now()).min(self.pace.debounce);
+            match woken.recv_timeout(left) {
+                Ok(Wake::Changed) if Instant::now() < deadline => {}
+                Ok(Wake::Stop) => return Wake::Stop,
+                _ => return Wake::Changed,
+            }
+        }
+    }
+
+    /// After a notification the watches are set anew even without news: a directory on the way to a file may have appeared.
+    fn load(&mut self, notified: bool) {
+        let resources = self.source.load(&self.paths);
+        let news = !self.changed.borrow().same_as(&resources);
+        if news || notified || self.eyes.are_stale() {
+            self.eyes.look_at(&self.paths, &resources);
+        }
+        if news {
+            debug!(documents = resources.documents.len(), "configuration changed");
+            self.changed.send_replace(Arc::new(resources));
+        }
+    }
+}
+
+/// The system's notifications for a set of directories.
+#[derive(Default)]
+struct Eyes {
+    watcher: Option<RecommendedWatcher>,
+    /// The directories and what they were when the watch was set: one that is replaced must be watched anew.
+    watched: BTreeMap<PathBuf, (u64, u64)>,
+}
+
+impl Eyes {
+    fn open(wake: SyncSender<Wake>) -> Self {
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.is_ok_and(|event| !is_reading(event.kind)) {
+                // A full channel has a wake in it already.
+                let _ = wake.try_send(Wake::Changed);
+            }
+        });
+        if let Err(error) = &watcher {
+            warn!(%error, "no notifications from the system: files are looked at every second only");
+        }
+        Self { watcher: watcher.ok(), watched: BTreeMap::new() }
+    }
+
+    /// Whether a directory is no longer what it was when the watch was set, or none is set yet.
+    fn are_stale(&self) -> bool {
+        self.watched.is_empty()
+            || self.watched.iter().any(|(directory, was)| identity(directory) != Some(*was))
+    }
+
+    /// Directories, not files: what is renamed over a file, or appears later, is seen there.
+    fn look_at(&mut self, paths: &[PathBuf], resources: &Resources) {
+        let Some(watcher) = &mut self.watcher else { return };
+        let wanted = directories(paths, resources);
+        let stale: Vec<PathBuf> = self
+            .watched
+            .iter()
+            .filter(|(directory, was)| wanted.get(*directory) != Some(*was))
+            .map(|(directory, _)| directory.clone())
+            .collect();
+        for directory in stale {
+            self.watched.remove(&directory);
+            // The system may have ended the watch with the directory.
+            let _ = watcher.unwatch(&directory);
+        }
+        for (directory, identity) in wanted {
+            if self.watched.contains_key(&directory) {
+                continue;
+            }
+            match watcher.watch(&directory, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.watched.insert(directory, identity);
+                }
+                Err(error) => debug!(%error, directory = %directory.display(), "not notified here"),
+            }
+        }
+    }
+}
+
+/// Whether an event tells of somebody reading, as we do ourselves.
+fn is_reading(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
+}
+
+/// The directories in which something that matters may change, with device and inode.
+fn directories(paths: &[PathBuf], resources: &Resources) -> BTreeMap<PathBuf, (u64, u64)> {
+    let documents = resources.documents.iter().map(|document| Path::new(&*document.source.file));
+    let files = documents.chain(resources.files.keys().map(PathBuf::as_path));
+    let mut wanted = BTreeSet::new();
+    for path in paths {
+        if path.is_dir() {
+            wanted.insert(path.clone());
+        }
+    }
+    let mut parents = BTreeSet::new();
+    for file in paths.iter().map(PathBuf::as_path).chain(files) {
+        parents.insert(file.parent());
+        // A file behind a symbolic link may be written where it really is.
+        if fs::symlink_metadata(file).is_ok_and(|metadata| metadata.is_symlink()) {
+            let real = fs::canonicalize(file).ok();
+            wanted.extend(real.and_then(|real| real.parent().map(Path::to_owned)));
+        }
+    }
+    wanted.extend(parents.into_iter().filter_map(existing));
+    let identified =
+        |directory: PathBuf| identity(&directory).map(|identity| (directory, identity));
+    wanted.into_iter().filter_map(identified).collect()
+}
+
+fn identity(directory: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(directory).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+/// The nearest directory that is there; the current one for a bare name.
+fn existing(mut directory: Option<&Path>) -> Option<PathBuf> {
+    while let Some(path) = directory {
+        if path.as_os_str().is_empty() {
+            return Some(PathBuf::from("."));
+        }
+        if path.is_dir() {
+            return Some(path.to_owned());
+        }
+        directory = path.parent();
+    }
+    None
+}

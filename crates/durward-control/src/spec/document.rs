@@ -44,7 +44,8 @@ pub fn split(text: &str) -> Vec<Part<'_>> {
 }
 
 fn is_marker(line: &str, marker: &str) -> bool {
-    line.strip_prefix(marker).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\n', '\r']))
+    line.strip_prefix(marker)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\n', '\r']))
 }
 
 fn holds_something(line: &str) -> bool {
@@ -114,9 +115,17 @@ fn broken(source: &Source, error: &Error) -> Broken {
 /// A document of another kind or version.
 fn misdirected(source: &Source, version: &At<String>, kind: &At<String>) -> Option<Broken> {
     let (field, at, sentence) = if !version.starts_with("durward.dev/") {
-        ("apiVersion", version, format!("{:?} is not ours: Durward reads {API_VERSION}", version.value))
+        (
+            "apiVersion",
+            version,
+            format!("{:?} is not ours: Durward reads {API_VERSION}", version.value),
+        )
     } else if version.value != API_VERSION {
-        ("apiVersion", version, format!("{:?} is not known: this version reads {API_VERSION}", version.value))
+        (
+            "apiVersion",
+            version,
+            format!("{:?} is not known: this version reads {API_VERSION}", version.value),
+        )
     } else if LATER.contains(&kind.as_str()) {
         ("kind", kind, format!("{:?} is not served yet: this version reads {KIND}", kind.value))
     } else if kind.value != KIND {
@@ -159,8 +168,25 @@ fn sentence(error: &Error) -> String {
         | Error::SerdeInvalidValue { unexpected, expected, .. } => {
             format!("{unexpected} is written where {expected} is expected")
         }
-        Error::InvalidScalar { ty, .. } => format!("the value is not a valid {ty}"),
+        Error::InvalidScalar { ty, .. } => format!("the value is not {}", expected(ty)),
+        Error::Unexpected { expected: wanted, .. } => {
+            format!("{} is expected here", expected(wanted))
+        }
         other => plain(&other.to_string()),
+    }
+}
+
+/// What the parser expected, in the words of documents.
+fn expected(what: &str) -> &str {
+    match what {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "bool" => "true or false",
+        "mapping start" => "a mapping (name: value)",
+        "sequence start" => "a list",
+        "string scalar" | "scalar" | "scalar value" => "a text",
+        other => other,
     }
 }
 
@@ -180,7 +206,8 @@ mod tests {
     fn a_stream_is_split_where_its_documents_begin() {
         let text = "# head\n---\na: 1\n---\n# nothing\n--- {b: 2}\n...\n---\nc: |\n  ---\n  text\n";
 
-        let parts: Vec<(u32, &str)> = split(text).iter().map(|part| (part.first_line, part.text)).collect();
+        let parts: Vec<(u32, &str)> =
+            split(text).iter().map(|part| (part.first_line, part.text)).collect();
 
         assert_eq!(
             parts,

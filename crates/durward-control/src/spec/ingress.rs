@@ -215,10 +215,13 @@ impl CertificateSpec {
         match (&self.file, &self.certificate_file, &self.key_file) {
             (Some(file), None, None) => {
                 let stem = [".crt", ".pem"].iter().find_map(|end| file.strip_suffix(end));
-                let certificate = stem.map_or_else(|| format!("{}.crt", file.value), |_| file.value.clone());
+                let certificate =
+                    stem.map_or_else(|| format!("{}.crt", file.value), |_| file.value.clone());
                 Some((certificate, format!("{}.key", stem.unwrap_or(file))))
             }
-            (None, Some(certificate), Some(key)) => Some((certificate.value.clone(), key.value.clone())),
+            (None, Some(certificate), Some(key)) => {
+                Some((certificate.value.clone(), key.value.clone()))
+            }
             _ => None,
         }
     }

@@ -16,7 +16,8 @@ pub fn references(spec: &TenantSpec) -> Vec<String> {
 
 fn of_ingress(spec: &IngressSpec) -> Vec<String> {
     let certificates = spec.certificate.iter().chain(&spec.certificates);
-    let mut names: Vec<String> = certificates.flat_map(|certificate| of_certificate(certificate)).collect();
+    let mut names: Vec<String> =
+        certificates.flat_map(|certificate| of_certificate(certificate)).collect();
     if let Some(clients) = &spec.client_certificates {
         let authorities = clients.ca_file.iter().chain(&clients.ca_files);
         let lists = clients.crl_file.iter().chain(&clients.crl_files);
@@ -29,7 +30,8 @@ fn of_ingress(spec: &IngressSpec) -> Vec<String> {
 fn of_upstream(spec: &UpstreamSpec) -> Vec<String> {
     let Some(tls) = &spec.tls else { return Vec::new() };
     let authority = tls.ca_file.iter().map(|name| name.value.clone());
-    let certificate = tls.client_certificate.iter().flat_map(|certificate| of_certificate(certificate));
+    let certificate =
+        tls.client_certificate.iter().flat_map(|certificate| of_certificate(certificate));
     authority.chain(certificate).collect()
 }
 

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 
 use crate::place::{At, Place};
 use crate::resources::{Broken, Content, Document, Source};
-use crate::spec::ingress::{CertificateSpec, IngressSpec, ListenSpec};
+use crate::spec::ingress::{CertificateSpec, DestinationSpec, IngressSpec, ListenSpec};
 use crate::spec::tenant::{API_VERSION, EgressSpec, KIND, Metadata, TenantDocument, TenantSpec};
 use crate::spec::upstream::{EndpointSpec, UpstreamSpec};
 use crate::suggest;
@@ -33,8 +33,12 @@ const FIELDS: [&str; 3] = ["tenant", "backend", "egressIP"];
 #[derive(Clone, Debug)]
 pub struct RoutingJsonOptions {
     /// Where connections are accepted: `None` binds each address on port 443 itself; `0.0.0.0:8443` serves the layout in which a load
-    /// balancer maps 443 to 8443 and keeps the address.
+    /// balancer maps 443 to 8443.
     pub bind: Option<SocketAddr>,
+    /// How the address a client connected to is known there.
+    pub destination: DestinationSpec,
+    /// Networks that may send a PROXY protocol header, where that is how it is known.
+    pub trusted_proxies: Vec<String>,
     /// The port of a backend that names none, 80 unless set.
     pub default_backend_port: u16,
     /// Where certificates are looked for, after the file's own directory and `../certs` beside it.
@@ -43,7 +47,13 @@ pub struct RoutingJsonOptions {
 
 impl Default for RoutingJsonOptions {
     fn default() -> Self {
-        Self { bind: None, default_backend_port: DEFAULT_BACKEND_PORT, certs_dir: None }
+        Self {
+            bind: None,
+            destination: DestinationSpec::Bound,
+            trusted_proxies: Vec::new(),
+            default_backend_port: DEFAULT_BACKEND_PORT,
+            certs_dir: None,
+        }
     }
 }
 
@@ -113,7 +123,8 @@ impl Reader<'_> {
                 continue;
             }
             match self.entry(&At::new(key.to_string(), place), value) {
-                Ok(entry) => match tenants.iter_mut().find(|(name, _)| *name == entry.tenant.value) {
+                Ok(entry) => match tenants.iter_mut().find(|(name, _)| *name == entry.tenant.value)
+                {
                     Some((_, entries)) => entries.push(entry),
                     None => tenants.push((entry.tenant.value.clone(), vec![entry])),
                 },
@@ -144,20 +155,25 @@ impl Reader<'_> {
     }
 
     fn duplicate(&self, key: &str, place: Place, first: Place, value: &RawValue) -> Document {
-        let name = self.entry(&At::new(key.to_owned(), place), value).ok().map(|entry| entry.tenant.value);
+        let name =
+            self.entry(&At::new(key.to_owned(), place), value).ok().map(|entry| entry.tenant.value);
         let sentence = format!(
             "is written twice: the entry at {} counts, this one is left out; remove one of them",
             self.source.origin(first)
         );
         let field = format!("{key:?}");
-        let finding = self.source.finding(Severity::Error, "DuplicateKey", place, &field, &sentence);
+        let finding =
+            self.source.finding(Severity::Error, "DuplicateKey", place, &field, &sentence);
         // A second entry says nothing about the tenant of the first, so it must not keep that tenant's former version alive.
         let name = Some(name.unwrap_or_else(|| key.to_owned()));
         self.broken(Broken { name, findings: vec![finding] })
     }
 
     fn broken(&self, broken: Broken) -> Document {
-        Document { source: Arc::new(self.source.clone()), content: Content::Broken(Arc::new(broken)) }
+        Document {
+            source: Arc::new(self.source.clone()),
+            content: Content::Broken(Arc::new(broken)),
+        }
     }
 
     fn entry(&self, address: &At<String>, value: &RawValue) -> Result<Entry, Broken> {
@@ -175,14 +191,27 @@ impl Reader<'_> {
             match (known, text) {
                 (Some(known), Ok(text)) => {
                     if found.insert(known, At::new(text, place)).is_some() {
-                        faults.push(self.fault(address, place, field, "is written twice; keep one of them"));
+                        faults.push(self.fault(
+                            address,
+                            place,
+                            field,
+                            "is written twice; keep one of them",
+                        ));
                     }
                 }
-                (Some(_), Err(_)) => faults.push(self.fault(address, place, field, "is not a text in quotes")),
+                (Some(_), Err(_)) => {
+                    faults.push(self.fault(address, place, field, "is not a text in quotes"))
+                }
                 (None, _) => {
                     let hint = suggest::hint(field, FIELDS);
-                    let sentence = format!("is not known here{hint}; known are {}", FIELDS.join(", "));
-                    faults.push(self.fault(address, self.key_place(field, value), field, &sentence));
+                    let sentence =
+                        format!("is not known here{hint}; known are {}", FIELDS.join(", "));
+                    faults.push(self.fault(
+                        address,
+                        self.key_place(field, value),
+                        field,
+                        &sentence,
+                    ));
                 }
             }
         }
@@ -190,7 +219,12 @@ impl Reader<'_> {
             faults.push(self.fault(address, address.place, missing, "is missing"));
         }
         let name = found.get("tenant").map(|tenant| tenant.value.clone());
-        match (faults.is_empty(), found.remove("tenant"), found.remove("backend"), found.remove("egressIP")) {
+        match (
+            faults.is_empty(),
+            found.remove("tenant"),
+            found.remove("backend"),
+            found.remove("egressIP"),
+        ) {
             (true, Some(tenant), Some(backend), Some(egress)) => {
                 Ok(Entry { address: address.clone(), tenant, backend, egress })
             }
@@ -238,16 +272,8 @@ impl Reader<'_> {
         let stem = format!("{}.crt", entry.tenant.value);
         let authority = format!("{}-ca.crt", entry.tenant.value);
         let named = |value: String| At::new(value, entry.tenant.place);
-        let listen = self.options.bind.map(|bind| {
-            let listen = ListenSpec {
-                address: Some(At::new(bind.ip().to_string(), entry.address.place)),
-                port: Some(At::new(bind.port(), entry.address.place)),
-                ..ListenSpec::default()
-            };
-            At::new(listen, entry.address.place)
-        });
         let ingress = IngressSpec {
-            listen,
+            listen: self.listen(entry.address.place),
             certificate: Some(At::new(
                 CertificateSpec { file: Some(named(stem)), ..CertificateSpec::default() },
                 entry.tenant.place,
@@ -265,11 +291,28 @@ impl Reader<'_> {
             ..UpstreamSpec::default()
         };
         spec.ingress.push(At::new(ingress, entry.address.place));
-        spec.upstreams.insert(At::new(upstream, entry.backend.place), At::new(target, entry.backend.place));
+        spec.upstreams
+            .insert(At::new(upstream, entry.backend.place), At::new(target, entry.backend.place));
         let EgressSpec { addresses, .. } = &mut spec.egress;
         if !addresses.contains(&entry.egress) {
             addresses.push(entry.egress);
         }
+    }
+
+    /// Where connections are accepted, if that is not the address itself.
+    fn listen(&self, place: Place) -> Option<At<ListenSpec>> {
+        let RoutingJsonOptions { bind, destination, trusted_proxies, .. } = self.options;
+        if bind.is_none() && *destination == DestinationSpec::Bound && trusted_proxies.is_empty() {
+            return None;
+        }
+        let proxies = trusted_proxies.iter().map(|network| At::new(network.clone(), place));
+        let listen = ListenSpec {
+            address: bind.map(|bind| At::new(bind.ip().to_string(), place)),
+            port: bind.map(|bind| At::new(bind.port(), place)),
+            destination: Some(At::new(*destination, place)),
+            trusted_proxies: proxies.collect(),
+        };
+        Some(At::new(listen, place))
     }
 
     fn value_place(&self, value: &RawValue) -> Place {
@@ -302,6 +345,8 @@ fn field_names(at: usize, egress_at: usize, entry: &Entry) -> Vec<(String, Strin
     let upstream = upstream_name(at);
     vec![
         (format!("spec.ingress[{at}]"), key.clone()),
+        // What is wrong with the key quotes the key.
+        (format!("spec.ingress[{at}].address"), String::new()),
         (format!("spec.ingress[{at}].certificate"), format!("{key}.tenant")),
         (format!("spec.ingress[{at}].clientCertificates"), format!("{key}.tenant")),
         (format!("spec.upstreams.{upstream}"), format!("{key}.backend")),

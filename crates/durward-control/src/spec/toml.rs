@@ -15,8 +15,10 @@ pub fn content(source: &Source) -> Content {
     match toml::from_str::<TenantDocument>(&source.text) {
         Ok(tenant) => document::checked(source, tenant),
         Err(error) => {
-            let place = error.span().map(|range| Place::within(&source.text, &range)).unwrap_or_default();
-            let message = error.message().lines().next().unwrap_or("the text cannot be parsed").to_owned();
+            let place =
+                error.span().map(|range| Place::within(&source.text, &range)).unwrap_or_default();
+            let message =
+                error.message().lines().next().unwrap_or("the text cannot be parsed").to_owned();
             let finding = source.finding(Severity::Error, "Unreadable", place, "", &message);
             let name = named_in(&source.text);
             Content::Broken(std::sync::Arc::new(Broken { name, findings: vec![finding] }))

@@ -1,7 +1,335 @@
 //! Idle upstream connections of one core, by [`PoolKey`].
 //!
-//! Deliberately absent: a way to build a key without the tenant and its source address.
+//! Deliberately absent: a way to build a key without the tenant and its source address, and clocks: a sweep per [`TICK`] counts time.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::pin::Pin;
+use std::rc::{Rc, Weak as LocalWeak};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use durward_model::upstream::UpstreamProtocol;
+use durward_model::{EgressAddress, TenantId, UpstreamAddr};
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::http2::Shared;
+use super::tls_client::TlsIdentity;
+use crate::core::Core;
+use crate::io::Io;
+use crate::limits::UpstreamGuard;
+use crate::metrics::{Counter, TenantMetrics};
+use crate::prepared::TenantView;
+use crate::refusal::Refusal;
+
+/// How often idle connections are looked at.
+pub(crate) const TICK: Duration = Duration::from_millis(250);
+
+/// What two connections must have in common for one to stand for the other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PoolKey {
+    tenant: TenantId,
+    peer: UpstreamAddr,
+    source: EgressAddress,
+    identity: Option<TlsIdentity>,
+    protocol: UpstreamProtocolKey,
+}
+
+/// [`UpstreamProtocol`], hashable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum UpstreamProtocolKey {
+    Http1,
+    Http2,
+    Tcp,
+}
+
+impl PoolKey {
+    /// A key for the view's tenant.
+    ///
+    /// # Errors
+    /// [`Refusal::EgressAddress`] when `source` is not an address of the tenant or of another family than `peer`.
+    pub(crate) fn new(
+        view: &TenantView,
+        peer: UpstreamAddr,
+        source: EgressAddress,
+        identity: Option<TlsIdentity>,
+        protocol: UpstreamProtocol,
+    ) -> Result<Self, Refusal> {
+        let tenant = &view.tenant().tenant;
+        let refused = |detail: &str| {
+            Err(Refusal::EgressAddress { peer: peer.0, detail: format!("{source} is {detail}") })
+        };
+        if !tenant.egress.contains(&source) {
+            return refused("not an egress address of the tenant");
+        }
+        if !source.reaches(peer.0.ip()) {
+            return refused("of the wrong family");
+        }
+        let protocol = match protocol {
+            UpstreamProtocol::Http1 => UpstreamProtocolKey::Http1,
+            UpstreamProtocol::Http2 => UpstreamProtocolKey::Http2,
+            UpstreamProtocol::Tcp => UpstreamProtocolKey::Tcp,
+        };
+        Ok(Self { tenant: tenant.id.clone(), peer, source, identity, protocol })
+    }
+}
+
+/// A key made once with its hash, and how many connections go this way over all cores.
+#[derive(Debug)]
+pub(crate) struct Path {
+    key: PoolKey,
+    hash: u64,
+    ports: AtomicU32,
+}
+
+impl Path {
+    pub(crate) fn new(key: PoolKey) -> Self {
+        static STATE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let hash = STATE.hash_one(&key);
+        Self { key, hash, ports: AtomicU32::new(0) }
+    }
+
+    /// Whether this is the view's tenant's way from `source` to `peer`.
+    pub(crate) fn joins(
+        &self,
+        view: &TenantView,
+        peer: UpstreamAddr,
+        source: EgressAddress,
+    ) -> bool {
+        self.key.peer == peer
+            && self.key.source == source
+            && self.key.tenant == view.tenant().tenant.id
+    }
+
+    pub(crate) fn peer(&self) -> UpstreamAddr {
+        self.key.peer
+    }
+
+    pub(crate) fn source(&self) -> EgressAddress {
+        self.key.source
+    }
+
+    /// Source ports in use, connections being made included.
+    pub(crate) fn ports(&self) -> u32 {
+        self.ports.load(Relaxed)
+    }
+}
+
+impl PartialEq for Path {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other) || self.key == other.key
+    }
+}
+
+impl Eq for Path {}
+
+impl Hash for Path {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// One source port of a path.
+#[derive(Debug)]
+pub(crate) struct PortGuard(pub(crate) Arc<Path>);
+
+impl PortGuard {
+    pub(crate) fn new(path: Arc<Path>) -> Self {
+        path.ports.fetch_add(1, Relaxed);
+        Self(path)
+    }
+}
+
+impl Drop for PortGuard {
+    fn drop(&mut self) {
+        self.0.ports.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What an open connection holds besides its bytes; goes with it into the pool and out again.
+pub(crate) struct Ticket {
+    pub(crate) port: PortGuard,
+    pub(crate) source: std::net::SocketAddr,
+    pub(crate) retired: Arc<AtomicBool>,
+    pub(crate) metrics: Arc<TenantMetrics>,
+    pub(crate) core: usize,
+    /// Checks of our own have none and are not counted either.
+    pub(crate) guard: Option<UpstreamGuard>,
+}
+
+impl Ticket {
+    /// Whether its upstream is configured no more, or otherwise.
+    pub(crate) fn retired(&self) -> bool {
+        self.retired.load(Relaxed)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.guard.is_some() {
+            self.metrics.core(self.core).add(Counter::UpstreamConnectionsClosed, 1);
+        }
+    }
+}
 
 /// The pools of one core.
 #[derive(Default)]
-pub(crate) struct Pools {}
+pub(crate) struct Pools {
+    slots: RefCell<HashMap<Arc<Path>, Slot, BuildHasherDefault<Precomputed>>>,
+    tick: Cell<u32>,
+    sweeping: Cell<bool>,
+}
+
+/// The connections of one path.
+#[derive(Default)]
+struct Slot {
+    /// HTTP/1, the longest idle first.
+    idle: VecDeque<Idle>,
+    /// HTTP/2.
+    shared: Vec<Rc<Shared>>,
+    /// Held while an HTTP/2 connection is made, so that a burst makes one.
+    opening: Rc<tokio::sync::Mutex<()>>,
+    keep: u32,
+}
+
+struct Idle {
+    io: Io,
+    ticket: Ticket,
+    since: u32,
+}
+
+impl Pools {
+    /// The connection used last that is still alive.
+    pub(crate) fn pop(&self, path: &Arc<Path>) -> Option<(Io, Ticket)> {
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.get_mut(path)?;
+        while let Some(Idle { mut io, ticket, .. }) = slot.idle.pop_back() {
+            if !ticket.retired() && alive(&mut io) {
+                return Some((io, ticket));
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection that may serve again; the longest idle one makes room.
+    pub(crate) fn push(core: &Rc<Core>, io: Io, ticket: Ticket, keep: u32, timeout: Duration) {
+        if keep == 0 || ticket.retired() {
+            return;
+        }
+        let pools = &core.pools;
+        let mut slots = pools.slots.borrow_mut();
+        let path = &ticket.port.0;
+        let slot = match slots.get_mut(path) {
+            Some(slot) => slot,
+            None => slots.entry(Arc::clone(path)).or_default(),
+        };
+        slot.keep = ticks(timeout);
+        slot.idle.push_back(Idle { io, ticket, since: pools.tick.get() });
+        if slot.idle.len() > keep as usize {
+            slot.idle.pop_front();
+        }
+        if !pools.sweeping.replace(true) {
+            tokio::task::spawn_local(sweep(Rc::downgrade(core)));
+        }
+    }
+
+    /// An HTTP/2 connection with room for a stream.
+    pub(crate) fn shared(&self, path: &Arc<Path>) -> Option<Rc<Shared>> {
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.get_mut(path)?;
+        slot.shared.retain(|shared| shared.usable());
+        slot.shared.iter().find(|shared| shared.has_room()).cloned()
+    }
+
+    /// Offers an HTTP/2 connection to all streams of its path.
+    pub(crate) fn share(core: &Rc<Core>, shared: &Rc<Shared>, timeout: Duration) {
+        let pools = &core.pools;
+        let mut slots = pools.slots.borrow_mut();
+        let slot = slots.entry(Arc::clone(shared.path())).or_default();
+        slot.keep = ticks(timeout);
+        slot.shared.push(Rc::clone(shared));
+        if !pools.sweeping.replace(true) {
+            tokio::task::spawn_local(sweep(Rc::downgrade(core)));
+        }
+    }
+
+    /// The turn to make an HTTP/2 connection of a path.
+    pub(crate) fn opening(&self, path: &Arc<Path>) -> Rc<tokio::sync::Mutex<()>> {
+        Rc::clone(&self.slots.borrow_mut().entry(Arc::clone(path)).or_default().opening)
+    }
+
+    /// Closes what idles too long, was closed by the peer, or belongs to an upstream that is gone. Says whether anything is left.
+    fn sweep(&self) -> bool {
+        let now = self.tick.get().wrapping_add(1);
+        self.tick.set(now);
+        let mut slots = self.slots.borrow_mut();
+        slots.retain(|_, slot| {
+            let keep = slot.keep;
+            slot.idle.retain_mut(|idle| {
+                now.wrapping_sub(idle.since) <= keep
+                    && !idle.ticket.retired()
+                    && alive(&mut idle.io)
+            });
+            slot.shared.retain(|shared| shared.usable() && !shared.idles_longer_than(keep));
+            !slot.idle.is_empty() || !slot.shared.is_empty() || Rc::strong_count(&slot.opening) > 1
+        });
+        !slots.is_empty()
+    }
+
+    /// How many connections idle here.
+    #[cfg(test)]
+    pub(crate) fn idle(&self) -> usize {
+        self.slots.borrow().values().map(|slot| slot.idle.len()).sum()
+    }
+}
+
+/// Runs while there is anything to sweep.
+async fn sweep(core: LocalWeak<Core>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let Some(core) = core.upgrade() else { return };
+        if !core.pools.sweep() {
+            core.pools.sweeping.set(false);
+            return;
+        }
+    }
+}
+
+/// A timeout in sweeps, at least one.
+fn ticks(timeout: Duration) -> u32 {
+    u32::try_from(timeout.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX).max(1)
+}
+
+/// Whether the peer neither closed nor said anything unasked. Costs no system call while the reactor has seen nothing.
+fn alive(io: &mut Io) -> bool {
+    let mut byte = [0];
+    let mut buf = ReadBuf::new(&mut byte);
+    let mut cx = Context::from_waker(Waker::noop());
+    matches!(Pin::new(io).poll_read(&mut cx, &mut buf), Poll::Pending)
+}
+
+/// Takes the hash that was made with the key.
+#[derive(Default)]
+struct Precomputed(u64);
+
+impl Hasher for Precomputed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}

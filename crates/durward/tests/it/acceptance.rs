@@ -44,7 +44,7 @@ fn the_acceptance_page_is_up_to_date() {
 
     assert!(
         current == page(&shown, &pending),
-        "{PAGE} is stale: UPDATE_ACCEPTANCE=1 cargo test -p durward --test it acceptance"
+        "{PAGE} is stale: UPDATE_ACCEPTANCE=1 cargo test -p durward --test it the_acceptance_page"
     );
 }
 
@@ -186,7 +186,7 @@ fn page(shown: &Shown, pending: &BTreeSet<String>) -> String {
     let mut page = String::from(
         "# Acceptance\n\n\
          Generated from the lists in [`acceptance/`](acceptance) and the numbers above tests; do not edit. To write it anew:\n\
-         `UPDATE_ACCEPTANCE=1 cargo test -p durward --test it acceptance`.\n\n\
+         `UPDATE_ACCEPTANCE=1 cargo test -p durward --test it the_acceptance_page`.\n\n\
          *shown*: a test on this machine shows it. *partly*: tests show a part; the note says which, or the rest is pending. *stands in*: one machine cannot show it,\n\
          the note says what takes its place. *cluster*: it needs a Kubernetes API and comes with that issue. *missing*: no test yet.\n",
     );

@@ -11,10 +11,10 @@ mod render;
 use serde_json::{Value, json};
 
 pub(crate) use policy::find;
-pub(crate) use render::objects;
+pub(crate) use render::{kustomize, objects};
 
 use policy::{complaints, missing_kinds};
-use render::{helm, kustomize, schema_complaints};
+use render::{helm, schema_complaints};
 
 /// The oldest release that is promised, and the newest whose schemas are at hand.
 const RELEASES: &[&str] = &["1.25", "1.37"];
@@ -123,7 +123,21 @@ fn the_seeds_deployment_is_mounted_where_its_environment_says_and_drains() {
             ("tls.key", "tenant-B.key")
         ]
     );
-    assert!(pod["terminationGracePeriodSeconds"].as_u64() >= Some(60));
+    let after = |flag: &str| {
+        let arguments = container["args"].as_array().unwrap();
+        let at = arguments.iter().position(|argument| argument == flag)?;
+        arguments[at + 1].as_str()?.strip_suffix('s')?.parse::<u64>().ok()
+    };
+    let delay = container["env"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|variable| variable["name"] == "DURWARD_DRAIN_DELAY");
+    let delay: u64 =
+        delay.unwrap()["value"].as_str().unwrap().trim_end_matches('s').parse().unwrap();
+    let grace = after("--drain-grace").unwrap();
+    assert!(delay >= 5, "kube-proxy needs a moment to notice");
+    assert!(pod["terminationGracePeriodSeconds"].as_u64() >= Some(delay + grace + 5));
 }
 
 #[test]

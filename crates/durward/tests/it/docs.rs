@@ -12,7 +12,8 @@ use crate::deploy::{find, objects};
 use crate::{root, text};
 
 /// Documents with commands that people copy.
-const GUIDES: &[&str] = &[
+pub(crate) const GUIDES: &[&str] = &[
+    "README.md",
     "docs/guide/getting-started.md",
     "docs/guide/ingress.md",
     "docs/guide/tls.md",
@@ -54,7 +55,7 @@ fn paths_in_commands_exist() {
     assert!(seen.len() >= 6, "only {seen:?}");
 }
 
-// S1.8+ S1.16 S1.17+
+// S1.8 S1.16 S1.17+
 #[test]
 fn the_commands_for_the_seeds_objects_make_what_the_deployment_mounts() {
     let folder = tempfile::tempdir().unwrap();
@@ -103,7 +104,7 @@ fn write_pair(folder: &Path, name: &str) {
 }
 
 /// The lines of a page's shell blocks.
-fn commands(page: &str) -> Vec<String> {
+pub(crate) fn commands(page: &str) -> Vec<String> {
     blocks(&text(page), "sh")
         .iter()
         .flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>())
@@ -111,7 +112,7 @@ fn commands(page: &str) -> Vec<String> {
 }
 
 /// The fenced blocks of a language.
-fn blocks(page: &str, language: &str) -> Vec<String> {
+pub(crate) fn blocks(page: &str, language: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut current: Option<String> = None;
     for line in page.lines() {

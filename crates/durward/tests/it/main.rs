@@ -1,12 +1,25 @@
 #![cfg(test)]
-//! What is promised about the whole: the layers, the acceptance list, the deployment artefacts.
-//!
-//! Deliberately absent: tests of one crate's behaviour; they live with that crate.
+//! What is promised about the whole: the layers, the acceptance list, the deployment artefacts,
+//! whole gateways in one process, random worlds, reloads under load; and the binary seen from outside: its command line, its admin
+//! interface, its signals, its demo. Deliberately absent: tests of one crate's behaviour; they live there.
 
 mod acceptance;
+mod admin;
+mod cli;
+mod demo;
 mod deploy;
 mod docs;
+mod examples;
+mod gateway;
+mod isolation;
 mod layering;
+mod reload;
+mod replicas;
+mod rotation;
+mod run_log;
+mod supervise;
+mod support;
+mod walkthrough;
 
 /// The root of the repository.
 fn root() -> std::path::PathBuf {

@@ -4,6 +4,9 @@
 
 use std::collections::BTreeSet;
 
+use durward_model::TenantId;
+use durward_proxy::metrics::Metrics;
+use durward_proxy::metrics::exposition::{ExpositionState, encode};
 use durward_proxy::refusal::{HandshakeFailure, Refusal};
 use serde_json::Value;
 
@@ -29,6 +32,40 @@ fn alerts_dashboard_and_autoscaling_name_only_documented_metrics() {
         let unknown: Vec<_> = used.difference(&documented).collect();
         assert!(unknown.is_empty(), "{path} uses {unknown:?}");
     }
+}
+
+// S1.45 S1.51+
+#[test]
+fn the_reference_describes_the_metrics_that_exist_and_no_others() {
+    let metrics = Metrics::new(1);
+    drop(metrics.tenant(&TenantId::new("acme").unwrap()));
+    let exposition = encode(&metrics, &ExpositionState::default());
+    let exposed: BTreeSet<(String, String)> = exposition
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(name, kind)| match kind {
+            "counter" => (format!("{name}_total"), kind.to_owned()),
+            "info" => (format!("{name}_info"), kind.to_owned()),
+            _ => (name.to_owned(), kind.to_owned()),
+        })
+        .collect();
+
+    let page = text("docs/reference/metrics.md");
+    let documented: BTreeSet<(String, String)> = page
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| `durward_")?.split('|').map(str::trim);
+            let name = format!("durward_{}", cells.next()?.trim_end_matches('`'));
+            Some((name, cells.next()?.to_owned()))
+        })
+        // Told by the binary, which knows the configuration; everything else by the proxy.
+        .filter(|(name, _)| {
+            !name.starts_with("durward_config_") || name == "durward_config_generation"
+        })
+        .collect();
+
+    assert!(documented.len() > 15);
+    assert_eq!(exposed, documented);
 }
 
 #[test]

@@ -12,10 +12,24 @@ use crate::root;
 const CHART: &str = "deploy/helm/durward";
 
 /// The objects of a kustomization; `None` where `kubectl` is missing.
-pub(super) fn kustomize(path: &str) -> Option<Vec<Value>> {
+pub(crate) fn kustomize(path: &str) -> Option<Vec<Value>> {
+    if !kubectl_is_new_enough() {
+        return skip("a kubectl of Kubernetes 1.25 or newer");
+    }
     let output = Command::new("kubectl").args(["kustomize", path]).current_dir(root()).output();
-    let Ok(output) = output else { return skip("kubectl") };
-    Some(objects(&success(output)))
+    Some(objects(&success(output.expect("it has just told its version"))))
+}
+
+/// Distributions carry kubectl from before components; its kustomize says so by an older version, or none.
+fn kubectl_is_new_enough() -> bool {
+    let version = Command::new("kubectl").args(["version", "--client", "--output=json"]).output();
+    let Ok(version) = version else { return false };
+    let version: Value = serde_json::from_slice(&version.stdout).unwrap_or_default();
+    let kustomize = version["kustomizeVersion"].as_str().unwrap_or_default();
+    let mut numbers =
+        kustomize.trim_start_matches('v').split('.').map(|part| part.parse().unwrap_or(0));
+    let (major, minor): (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    (major, minor) >= (4, 5)
 }
 
 /// The objects of the chart with these values, released as `edge`; `None` where nothing can render it.

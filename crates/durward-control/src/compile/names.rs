@@ -1,0 +1,122 @@
+//! Whose document is whose: for each name the one document that has it, and what that says of the tenant as a whole.
+//!
+//! Deliberately absent: other tenants' claims.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use durward_model::verdict::Finding;
+use durward_model::{EgressAddress, Origin, TenantId};
+
+use super::limits;
+use super::report::{Field, Report};
+use super::roster::{Body, Register};
+use super::words;
+use crate::place::At;
+use crate::resources::Source;
+use crate::spec::tenant::TenantDocument;
+
+/// A document that says whose it is.
+pub(crate) struct Named<'a> {
+    pub(crate) at: usize,
+    pub(crate) document: &'a TenantDocument,
+    pub(crate) source: &'a Source,
+    pub(crate) id: TenantId,
+    pub(crate) created: Option<Arc<str>>,
+    pub(crate) report: Report<'a>,
+}
+
+impl Named<'_> {
+    fn origin(&self) -> Origin {
+        self.source.origin(self.document.metadata.name.place)
+    }
+}
+
+/// When the document says its tenant was created.
+pub(crate) fn created(report: &mut Report<'_>, tenant: &TenantDocument) -> Option<Arc<str>> {
+    let written = tenant.metadata.creation_timestamp.as_ref()?;
+    let moment = words::moment(written);
+    if let Err(fault) = &moment {
+        let sentence = format!("{:?} {fault}; it is not counted", written.value);
+        report.warning("BadTime", written.place, &Field::CREATED, &sentence);
+    }
+    moment.ok()
+}
+
+/// For each document the place of the one that has its name; `None` for those that have it themselves.
+pub(crate) fn lost_to(register: &Register<'_>, named: &[Named<'_>]) -> Vec<Option<Origin>> {
+    let mut winners: HashMap<&TenantId, usize> = HashMap::with_capacity(named.len());
+    for (index, candidate) in named.iter().enumerate() {
+        let winner = winners.entry(&candidate.id).or_insert(index);
+        if *winner != index && rank(register, candidate) < rank(register, &named[*winner]) {
+            *winner = index;
+        }
+    }
+    let lost = |(index, candidate): (usize, &Named<'_>)| {
+        let winner = winners.get(&candidate.id).copied().filter(|winner| *winner != index)?;
+        Some(named[winner].origin())
+    };
+    named.iter().enumerate().map(lost).collect()
+}
+
+/// The document that is still the same comes first, then the one that stayed in its file, then the oldest, then the first.
+fn rank(register: &Register<'_>, candidate: &Named<'_>) -> impl Ord + use<> {
+    let past = register.past(&candidate.id);
+    let edited = past.is_some_and(|past| past.text != candidate.source.text);
+    let moved = past.is_some_and(|past| past.file != candidate.source.file);
+    let created = candidate.created.clone();
+    (edited, moved, created.is_none(), created, candidate.at)
+}
+
+impl<'a> Named<'a> {
+    /// What the document says of its tenant as a whole, or `None` when that cannot be served.
+    pub(crate) fn body(&mut self) -> Option<Body<'a>> {
+        let spec = &self.document.spec;
+        let egress = egress(self);
+        let limits = limits::limits(&mut self.report, &spec.limits);
+        Some(Body { spec, egress: egress?, limits: limits? })
+    }
+
+    /// The findings of a document whose name is taken by the one at `holder`.
+    pub(crate) fn turned_away(mut self, holder: &Origin) -> Vec<Finding> {
+        let name = &self.document.metadata.name;
+        let sentence = format!(
+            "{:?} is taken by the tenant at {holder}: give this one another name",
+            name.value
+        );
+        self.report.error("NameTaken", name.place, &Field::NAME, &sentence);
+        self.report.into_findings()
+    }
+}
+
+/// The egress addresses a document asks for, or `None` when they cannot be served.
+fn egress(named: &mut Named<'_>) -> Option<Vec<At<EgressAddress>>> {
+    let spec = &named.document.spec;
+    let report = &mut named.report;
+    let parent = Field::SPEC.name("egress");
+    let field = parent.name("addresses");
+    let before = report.errors();
+    let mut addresses: Vec<At<EgressAddress>> = Vec::with_capacity(spec.egress.addresses.len());
+    for (at, written) in spec.egress.addresses.iter().enumerate() {
+        let Some(address) = report.check("BadAddress", written, &field.index(at), words::address)
+        else {
+            continue;
+        };
+        let address = At::new(EgressAddress(address), written.place);
+        if addresses.contains(&address) {
+            let sentence = format!("{:?} is written twice", written.value);
+            report.warning("AddressTwice", written.place, &field.index(at), &sentence);
+        }
+        addresses.push(address);
+    }
+    if let Some(allow) = &spec.egress.allow {
+        let sentence = "is not served yet: the forward proxy comes with a later version, and nothing is allowed until then";
+        report.warning("NotServedYet", allow.place, &parent.name("allow"), sentence);
+    }
+    if let (true, Some(name)) = (spec.egress.addresses.is_empty(), spec.upstreams.keys().next()) {
+        let sentence =
+            "is empty, but the tenant has upstreams: name the address its connections leave from";
+        report.error("EgressMissing", name.place, &field, sentence);
+    }
+    (report.errors() == before).then_some(addresses)
+}

@@ -1,0 +1,161 @@
+//! A static proof over a snapshot: no tenant reaches what is another's.
+//!
+//! `compile` makes snapshots that hold; this says so without trusting it. Deliberately absent: what the kernel and other hosts do.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use durward_model::route::{Action, WeightedUpstream};
+use durward_model::{Listener, Service, Snapshot, Tenant, TenantId};
+use thiserror::Error;
+
+/// A way in which a snapshot would let one tenant into another's.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Crossing {
+    /// Two listeners at one address and port.
+    #[error("{address} is served for both {first} and {second}")]
+    Address {
+        /// The address and port.
+        address: String,
+        /// One of them.
+        first: TenantId,
+        /// The other.
+        second: TenantId,
+    },
+    /// A listener filed under another tenant.
+    #[error("listener {listener} of {owner} is held by {holder}")]
+    Listener {
+        /// The listener.
+        listener: String,
+        /// Whose it says it is.
+        owner: TenantId,
+        /// Who holds it.
+        holder: TenantId,
+    },
+    /// A route to an upstream the tenant does not have.
+    #[error("listener {listener} of {tenant} refers to upstream {index} of {count}")]
+    Upstream {
+        /// The listener.
+        listener: String,
+        /// Whose it is.
+        tenant: TenantId,
+        /// The position referred to.
+        index: usize,
+        /// How many the tenant has.
+        count: usize,
+    },
+    /// An upstream reached from an address that is not its tenant's, or from none.
+    #[error("upstream {upstream} of {tenant} leaves from {source_address}, which is not its own")]
+    Source {
+        /// The upstream.
+        upstream: String,
+        /// Whose it is.
+        tenant: TenantId,
+        /// The address, or `nowhere`.
+        source_address: String,
+    },
+    /// A socket whose listeners are not those of the tenants.
+    #[error("socket {bind} and the tenants disagree about {listener}")]
+    Bind {
+        /// The socket.
+        bind: String,
+        /// The listener.
+        listener: String,
+    },
+}
+
+/// All ways in which `snapshot` would let one tenant into another's; none when it holds.
+#[must_use]
+pub fn crossings(snapshot: &Snapshot) -> Vec<Crossing> {
+    let mut found = Vec::new();
+    let mut owners = BTreeMap::new();
+    for tenant in snapshot.tenants.values() {
+        for listener in &tenant.listeners {
+            if let Some(first) = owners.insert(listener.key(), &tenant.id) {
+                found.push(Crossing::Address {
+                    address: listener.to_string(),
+                    first: first.clone(),
+                    second: tenant.id.clone(),
+                });
+            }
+            own(tenant, listener, &mut found);
+        }
+        sources(tenant, &mut found);
+    }
+    binds(snapshot, &mut found);
+    found
+}
+
+fn own(tenant: &Tenant, listener: &Listener, found: &mut Vec<Crossing>) {
+    if listener.tenant != tenant.id {
+        found.push(Crossing::Listener {
+            listener: listener.to_string(),
+            owner: listener.tenant.clone(),
+            holder: tenant.id.clone(),
+        });
+    }
+    let count = tenant.upstreams.len();
+    for choice in choices(&listener.service) {
+        if choice.upstream.0 >= count {
+            found.push(Crossing::Upstream {
+                listener: listener.to_string(),
+                tenant: tenant.id.clone(),
+                index: choice.upstream.0,
+                count,
+            });
+        }
+    }
+}
+
+fn choices(service: &Service) -> Vec<&WeightedUpstream> {
+    match service {
+        Service::Http(service) => service
+            .routes
+            .iter()
+            .filter_map(|route| match &route.action {
+                Action::Forward(forward) => Some(&forward.upstreams),
+                Action::Redirect(_) | Action::Respond { .. } => None,
+            })
+            .flatten()
+            .collect(),
+        Service::PassThrough(routes) => routes.iter().flat_map(|route| &route.upstreams).collect(),
+        Service::Tcp(service) => service.upstreams.iter().collect(),
+    }
+}
+
+fn sources(tenant: &Tenant, found: &mut Vec<Crossing>) {
+    for upstream in &tenant.upstreams {
+        let mut fault = |source_address: String| {
+            found.push(Crossing::Source {
+                upstream: upstream.name.to_string(),
+                tenant: tenant.id.clone(),
+                source_address,
+            });
+        };
+        if upstream.sources.is_empty() {
+            fault("nowhere".to_owned());
+        }
+        for source in upstream.sources.iter().filter(|source| !tenant.egress.contains(source)) {
+            fault(source.to_string());
+        }
+    }
+}
+
+/// Every listener is reached through the socket it names, and no socket reaches anything else.
+fn binds(snapshot: &Snapshot, found: &mut Vec<Crossing>) {
+    let reached: BTreeSet<_> = snapshot
+        .binds
+        .iter()
+        .flat_map(|(address, bind)| {
+            bind.listeners.iter().map(move |listener| (*address, listener.key()))
+        })
+        .collect();
+    let known: BTreeSet<_> = snapshot
+        .tenants
+        .values()
+        .flat_map(|tenant| tenant.listeners.iter().map(|listener| (listener.bind, listener.key())))
+        .collect();
+    for (bind, (address, port)) in reached.symmetric_difference(&known) {
+        let listener = std::net::SocketAddr::new(*address, *port).to_string();
+        found.push(Crossing::Bind { bind: bind.to_string(), listener });
+    }
+}

@@ -1,0 +1,12 @@
+#![cfg(test)]
+//! The tests of `durward-control` that need files: golden cases, random documents, and watching.
+
+mod certificates;
+mod describe;
+mod golden;
+mod identities;
+mod isolation;
+mod publishing;
+mod routing_json;
+mod schema;
+mod watching;

@@ -1,0 +1,176 @@
+//! `routing.json` as the original system mounts it: beside the certificates, in a directory of its own, and behind a load balancer.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use durward_control::{Compiled, FileSource, RoutingJsonOptions, compile};
+use durward_model::{ClientAuth, DestinationMode};
+
+use crate::certificates::{self, NOW};
+
+/// The original's file, byte for byte.
+const ROUTING: &str = include_str!("../cases/routing-json/routing.json");
+
+fn load(source: &FileSource, path: &Path) -> Compiled {
+    compile(&source.load(&[path.to_owned()]), None, NOW)
+}
+
+fn put(directory: &Path, names: &[&str]) {
+    let all = tempfile::tempdir().unwrap();
+    certificates::write_into(all.path());
+    fs::create_dir_all(directory).unwrap();
+    for name in names {
+        let from = name.split_once('=').map_or(*name, |(_, from)| from);
+        let to = name.split_once('=').map_or(*name, |(to, _)| to);
+        fs::copy(all.path().join(from), directory.join(to)).unwrap();
+    }
+}
+
+const CERTIFICATES: [&str; 4] = ["tenant-A.crt", "tenant-A.key", "tenant-B.crt", "tenant-B.key"];
+
+// S1.19 S1.30 S1.31
+#[test]
+fn the_original_layouts_are_served() {
+    let root = tempfile::tempdir().unwrap();
+    let layouts =
+        ["config/certs=config", "mounted/config=mounted/certs", "apart/config=apart/elsewhere"];
+
+    for layout in layouts {
+        let (config, certs) = layout.split_once('=').unwrap();
+        let (config, certs) = (root.path().join(config), root.path().join(certs));
+        fs::create_dir_all(&config).unwrap();
+        fs::write(config.join("routing.json"), ROUTING).unwrap();
+        // The first layout is the projected volume: everything in one directory.
+        let certs = if layout.starts_with("config/") { config.clone() } else { certs };
+        put(&certs, &CERTIFICATES);
+        let options =
+            RoutingJsonOptions { certs_dir: Some(certs), ..RoutingJsonOptions::default() };
+
+        let compiled = load(&FileSource::new(options), &config.join("routing.json"));
+
+        assert!(compiled.verdicts.all_accepted(), "{layout}: {:#?}", compiled.verdicts);
+        let served: Vec<_> =
+            compiled.snapshot.tenants.values().flat_map(|tenant| &tenant.listeners).collect();
+        let addresses: Vec<_> = served.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["198.51.100.2:443", "198.51.100.3:443"], "{layout}");
+    }
+}
+
+// S1.19
+#[test]
+fn a_backend_without_port_has_the_documented_one() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("routing.json"), ROUTING).unwrap();
+    put(root.path(), &CERTIFICATES);
+    let endpoint = |options: RoutingJsonOptions| {
+        let compiled = load(&FileSource::new(options), root.path());
+        let tenant = compiled.snapshot.tenants.values().next().unwrap();
+        tenant.upstreams[0].endpoints[0].target.to_string()
+    };
+
+    assert_eq!(endpoint(RoutingJsonOptions::default()), "10.244.1.5:80");
+    let other = RoutingJsonOptions { default_backend_port: 8080, ..RoutingJsonOptions::default() };
+    assert_eq!(endpoint(other), "10.244.1.5:8080");
+}
+
+#[test]
+fn one_socket_behind_a_load_balancer_serves_all() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("routing.json"), ROUTING).unwrap();
+    put(root.path(), &CERTIFICATES);
+    let bind = "0.0.0.0:8443".parse().unwrap();
+    let options = RoutingJsonOptions { bind: Some(bind), ..RoutingJsonOptions::default() };
+
+    let compiled = load(&FileSource::new(options), root.path());
+
+    assert_eq!(compiled.snapshot.binds.keys().collect::<Vec<_>>(), [&bind]);
+    assert_eq!(compiled.snapshot.binds[&bind].mode, DestinationMode::Bound);
+    assert_eq!(compiled.snapshot.binds[&bind].listeners.len(), 2);
+}
+
+#[test]
+fn an_authority_beside_the_certificate_requires_client_certificates() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("routing.json"), ROUTING).unwrap();
+    put(root.path(), &CERTIFICATES);
+    put(root.path(), &["tenant-B-ca.crt=partners.crt"]);
+
+    let compiled = load(&FileSource::default(), root.path());
+
+    let modes: Vec<_> = compiled
+        .snapshot
+        .tenants
+        .values()
+        .map(|tenant| tenant.listeners[0].tls().unwrap().client_auth.mode())
+        .collect();
+    assert_eq!(modes, ["off", "required"]);
+}
+
+// S1.21
+#[test]
+fn a_broken_authority_never_opens_the_door() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("routing.json"), ROUTING).unwrap();
+    put(root.path(), &CERTIFICATES);
+    put(root.path(), &["tenant-B-ca.crt=empty.crt"]);
+
+    let compiled = load(&FileSource::default(), root.path());
+
+    let names: Vec<_> = compiled.snapshot.tenants.keys().map(ToString::to_string).collect();
+    assert_eq!(names, ["tenant-A"]);
+    let open = |auth: &ClientAuth| matches!(auth, ClientAuth::Off);
+    let listeners = compiled.snapshot.tenants.values().flat_map(|tenant| &tenant.listeners);
+    assert_eq!(listeners.filter(|listener| open(&listener.tls().unwrap().client_auth)).count(), 1);
+}
+
+// S1.22
+#[test]
+fn one_tenant_may_have_several_addresses() {
+    let root = tempfile::tempdir().unwrap();
+    let text = r#"{
+        "198.51.100.2": {"tenant": "many", "backend": "10.0.0.1", "egressIP": "203.0.113.2"},
+        "198.51.100.3": {"tenant": "many", "backend": "pay.internal:8080", "egressIP": "203.0.113.2"},
+        "198.51.100.4": {"tenant": "many", "backend": "10.0.0.3", "egressIP": "203.0.113.4"}
+    }"#;
+    fs::write(root.path().join("routing.json"), text).unwrap();
+    put(root.path(), &["many.crt", "many.key"]);
+
+    let compiled = load(&FileSource::default(), root.path());
+
+    assert!(compiled.verdicts.all_accepted(), "{:#?}", compiled.verdicts);
+    let tenant = compiled.snapshot.tenants.values().next().unwrap();
+    let pairs: Vec<_> = tenant
+        .upstreams
+        .iter()
+        .map(|upstream| (upstream.endpoints[0].target.to_string(), upstream.sources[0].to_string()))
+        .collect();
+    let expected = [
+        ("10.0.0.1:80", "203.0.113.2"),
+        ("pay.internal:8080", "203.0.113.2"),
+        ("10.0.0.3:80", "203.0.113.4"),
+    ];
+    assert_eq!(pairs, expected.map(|(target, source)| (target.to_owned(), source.to_owned())));
+    assert_eq!(tenant.listeners.len(), 3);
+}
+
+// S1.29
+#[test]
+fn nothing_under_the_configuration_is_written() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("routing.json"), ROUTING).unwrap();
+    put(root.path(), &CERTIFICATES);
+    let listing = |directory: &Path| {
+        let mut entries: Vec<(PathBuf, std::time::SystemTime)> = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.path(), entry.metadata().unwrap().modified().unwrap()))
+            .collect();
+        entries.sort();
+        (entries, fs::metadata(directory).unwrap().modified().unwrap())
+    };
+    let before = listing(root.path());
+
+    load(&FileSource::default(), root.path());
+
+    assert_eq!(listing(root.path()), before);
+}

@@ -1,0 +1,264 @@
+//! Watching: every way a configuration is changed by people and by Kubernetes is seen, soon, with and without notifications.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use durward_control::source::watch::{Pace, Watching, watch};
+use durward_control::{FileSource, Publisher, Resources};
+use tokio::sync::watch::{Receiver, Sender};
+
+use crate::certificates::{self, NOW};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Notifications only: polling would hide that they do not work.
+const NOTIFIED: Pace = Pace {
+    debounce: Duration::from_millis(20),
+    longest: Duration::from_millis(200),
+    poll: Duration::from_secs(3600),
+    notified: true,
+};
+
+/// Polling only: notifications would hide that it does not work.
+const POLLED: Pace = Pace { poll: Duration::from_millis(50), notified: false, ..NOTIFIED };
+
+struct Seen {
+    receiver: Receiver<Arc<Resources>>,
+    _watching: Watching,
+}
+
+impl Seen {
+    fn of(paths: Vec<PathBuf>, pace: Pace) -> Self {
+        let source = Arc::new(FileSource::default());
+        let sender = Sender::new(Arc::new(source.load(&paths)));
+        let receiver = sender.subscribe();
+        let watching = watch(source, paths, pace, sender).unwrap();
+        // The watches are set once the thread has run its first round; a file it must notice proves nothing before.
+        std::thread::sleep(Duration::from_millis(150));
+        Self { receiver, _watching: watching }
+    }
+
+    /// Waits until what was loaded fits.
+    fn until(&self, what: &str, fits: impl Fn(&Resources) -> bool) -> Duration {
+        let start = Instant::now();
+        while !fits(&self.receiver.borrow()) {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{what} was never seen: {:?}",
+                self.receiver.borrow()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        start.elapsed()
+    }
+
+    fn until_name(&self, name: &str) {
+        self.until(name, |resources| names(resources) == [name]);
+    }
+}
+
+fn names(resources: &Resources) -> Vec<String> {
+    let text = resources.documents.iter().map(|document| document.source.text.to_string());
+    text.map(|text| {
+        text.split("name: ").nth(1).unwrap_or("").split('}').next().unwrap_or("").to_owned()
+    })
+    .collect()
+}
+
+fn tenant(name: &str) -> String {
+    format!(
+        "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec: {{}}\n"
+    )
+}
+
+fn everywhere(test: impl Fn(Pace)) {
+    for pace in [NOTIFIED, POLLED] {
+        test(pace);
+    }
+}
+
+// S1.20
+#[test]
+fn an_atomic_symlink_swap_is_seen() {
+    everywhere(|pace| {
+        let root = tempfile::tempdir().unwrap();
+        let mount = root.path().join("mount");
+        let put = |version: &str, name: &str| {
+            let directory = mount.join(format!("..{version}"));
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(directory.join("tenant.yaml"), tenant(name)).unwrap();
+            symlink(format!("..{version}"), mount.join("..data_tmp")).unwrap();
+            fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
+        };
+        put("1", "one");
+        symlink("..data/tenant.yaml", mount.join("tenant.yaml")).unwrap();
+        let seen = Seen::of(vec![mount.clone()], pace);
+        seen.until_name("one");
+
+        put("2", "two");
+        fs::remove_dir_all(mount.join("..1")).unwrap();
+        seen.until_name("two");
+        put("3", "three");
+
+        seen.until_name("three");
+    });
+}
+
+// S1.35
+#[test]
+fn writing_renaming_deleting_and_appearing_are_seen() {
+    everywhere(|pace| {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("tenant.yaml");
+        let seen = Seen::of(vec![root.path().to_owned()], pace);
+        assert!(names(&seen.receiver.borrow()).is_empty());
+
+        fs::write(&file, tenant("written")).unwrap();
+        seen.until_name("written");
+        fs::write(root.path().join("tenant.yaml.new"), tenant("renamed")).unwrap();
+        fs::rename(root.path().join("tenant.yaml.new"), &file).unwrap();
+        seen.until_name("renamed");
+        fs::remove_file(&file).unwrap();
+
+        seen.until("deletion", |resources| resources.documents.is_empty());
+    });
+}
+
+#[test]
+fn a_file_and_a_directory_that_come_later_are_seen() {
+    everywhere(|pace| {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("not/yet");
+        let file = directory.join("tenant.yaml");
+        let seen = Seen::of(vec![file.clone()], pace);
+        seen.until("absence", |resources| resources.unreadable.len() == 1);
+
+        fs::create_dir_all(&directory).unwrap();
+        // The new directories are watched after the first of them is noticed; polling covers the moment between.
+        if pace.notified {
+            std::thread::sleep(Duration::from_millis(400));
+        }
+        fs::write(&file, tenant("later")).unwrap();
+
+        seen.until_name("later");
+    });
+}
+
+#[test]
+fn a_certificate_that_is_replaced_is_seen_within_two_seconds() {
+    for notified in [true, false] {
+        let root = tempfile::tempdir().unwrap();
+        let (config, certs) = (root.path().join("config"), root.path().join("elsewhere"));
+        certificates::write_into(&certs);
+        fs::create_dir(&config).unwrap();
+        let text = "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {name: a}\nspec:\n  ingress:\n    - {address: 198.51.100.2, certificate: {file: ../elsewhere/acme}, clientCertificates: {caFile: ../elsewhere/partners.crt, crlFile: ../elsewhere/partners.crl}}\n";
+        fs::write(config.join("a.yaml"), text).unwrap();
+        let seen = Seen::of(vec![config.clone()], Pace { notified, ..Pace::default() });
+        let bytes = |resources: &Resources, name: &str| {
+            resources.files[&config.join("../elsewhere").join(name)].as_ref().unwrap().to_vec()
+        };
+        let renewals = [
+            ("acme.crt", "bank.crt"),
+            ("acme.key", "bank.key"),
+            ("partners.crt", "partners-next.crt"),
+            ("partners.crl", "foreign.crl"),
+        ];
+
+        for (name, from) in renewals {
+            let expected = fs::read(certs.join(from)).unwrap();
+            fs::write(certs.join("next"), &expected).unwrap();
+            fs::rename(certs.join("next"), certs.join(name)).unwrap();
+            let took = seen.until(name, |resources| bytes(resources, name) == expected);
+
+            assert!(took < Duration::from_secs(2), "{name} took {took:?}");
+        }
+    }
+}
+
+// S1.35
+#[test]
+fn a_thousand_fast_edits_end_in_the_last() {
+    everywhere(|pace| {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("tenant.yaml");
+        fs::write(&file, tenant("t")).unwrap();
+        let seen = Seen::of(vec![root.path().to_owned()], pace);
+
+        for edit in 0..1000 {
+            fs::write(&file, tenant(&format!("t{edit}"))).unwrap();
+        }
+
+        seen.until_name("t999");
+    });
+}
+
+#[test]
+fn endless_edits_do_not_starve() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("tenant.yaml");
+    fs::write(&file, tenant("t")).unwrap();
+    let mut seen = Seen::of(vec![root.path().to_owned()], NOTIFIED);
+    seen.receiver.borrow_and_update();
+    let start = Instant::now();
+    let mut edit = 0;
+
+    // Each edit comes before the debounce of the one before has ended.
+    while !seen.receiver.has_changed().unwrap() {
+        assert!(start.elapsed() < PATIENCE, "starved by {edit} edits");
+        edit += 1;
+        fs::write(&file, tenant(&format!("t{edit}"))).unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+
+    assert!(edit > 10, "the debounce ended after {edit} edits: the test shows nothing");
+}
+
+#[test]
+fn reading_is_not_a_change() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("tenant.yaml"), tenant("t")).unwrap();
+    let mut seen = Seen::of(vec![root.path().to_owned()], POLLED);
+    seen.receiver.borrow_and_update();
+
+    for _ in 0..20 {
+        fs::read(root.path().join("tenant.yaml")).unwrap();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+
+    assert!(!seen.receiver.has_changed().unwrap());
+}
+
+// S1.35 S1.63
+#[test]
+fn edits_good_and_bad_end_in_the_last_good_one_being_served() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("tenant.yaml");
+    let publisher = Publisher::new();
+    let body = |last: u8| {
+        format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: a}}\nspec: {{ingress: [{{address: 198.51.100.{last}, protocol: HTTP, redirectToHttps: true}}]}}\n"
+        )
+    };
+    fs::write(&file, body(1)).unwrap();
+    let seen = Seen::of(vec![root.path().to_owned()], NOTIFIED);
+    let serve = || publisher.reload(&seen.receiver.borrow().clone(), NOW);
+    serve();
+
+    for last in 2..200 {
+        fs::write(&file, body(last)).unwrap();
+        if last % 3 == 0 {
+            fs::write(&file, &body(last)[..60]).unwrap();
+        }
+        assert_eq!(serve().snapshot.tenants.len(), 1, "edit {last}");
+    }
+    fs::write(&file, body(200)).unwrap();
+    seen.until("the last edit", |resources| {
+        resources.documents.iter().any(|document| document.source.text.contains("100.200"))
+    });
+
+    assert!(serve().verdicts.all_accepted());
+    assert!(Path::new(&file).exists());
+}

@@ -1,0 +1,296 @@
+//! Accepting connections: a few at a time, with a pause when the host has no room for more.
+//!
+//! Deliberately absent: any look at a connection; whose it is, `admit` finds out.
+
+use std::cell::Cell;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use durward_model::DestinationMode;
+use durward_model::address::canonical;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::core::Core;
+use crate::prepared::PreparedBind;
+use crate::refusal::Refusal;
+use crate::session::{self, Accepted};
+
+/// Connections accepted in a row before others get their turn.
+const BURST: u32 = 32;
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How often a core says that it has no room: clients decide how often it has none.
+const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
+/// How long TCP handshakes may take that began before a socket was given up; they end in its queue.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(250);
+
+/// One core's door: where its connections come in and are counted.
+pub(crate) struct Door {
+    /// The core.
+    pub(crate) core: Rc<Core>,
+    /// Its connections.
+    pub(crate) connections: TaskTracker,
+    /// How many there have been.
+    pub(crate) accepted: Cell<usize>,
+    /// How many the whole process has, and may have.
+    pub(crate) room: Room,
+    /// When the lack of room was last said.
+    pub(crate) complaint: Complaint,
+}
+
+/// How many connections the process has, and how many its file descriptors allow.
+#[derive(Clone)]
+pub(crate) struct Room {
+    open: Arc<AtomicUsize>,
+    most: usize,
+}
+
+impl Room {
+    /// Room for `most` connections.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { open: Arc::default(), most }
+    }
+
+    /// Room for half as many connections as the process may have files, less some for itself: each needs one to the upstream too.
+    pub(crate) fn of_this_process() -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let files = limit.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+        Self::new((files.saturating_sub(256) / 2).max(16))
+    }
+
+    /// How many connections are open.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    fn full(&self) -> bool {
+        self.open() >= self.most
+    }
+
+    fn exhausted(&self) -> io::Error {
+        let text = format!(
+            "{} clients are all that the limit of open files allows for (ulimit -n)",
+            self.most
+        );
+        io::Error::new(io::ErrorKind::OutOfMemory, text)
+    }
+
+    fn take(&self) -> Place {
+        self.open.fetch_add(1, Relaxed);
+        Place(Arc::clone(&self.open))
+    }
+}
+
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// How a door's listening socket is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// Clients that wait in its queue are let in first: closing would reset them.
+    EmptyQueue,
+    /// Somebody else holds the socket and will let them in, or nobody is served any more.
+    LeaveQueue,
+}
+
+/// Accepts on one socket until `closed`, then gives it up as `closing` says at that time.
+pub(crate) async fn run(
+    door: Rc<Door>,
+    bind: SocketAddr,
+    listener: TcpListener,
+    closed: CancellationToken,
+    closing: Rc<Cell<Closing>>,
+) {
+    door.accept(bind, &listener, closed.cancelled()).await;
+    if closing.get() == Closing::EmptyQueue {
+        door.accept(bind, &listener, tokio::time::sleep(LAST_HANDSHAKES)).await;
+        if let Ok(listener) = listener.into_std() {
+            door.empty(&listener, bind);
+        }
+    }
+}
+
+impl Door {
+    async fn accept(
+        &self,
+        bind: SocketAddr,
+        listener: &TcpListener,
+        until: impl Future<Output = ()>,
+    ) {
+        let mut until = pin!(until);
+        let (mut pause, mut burst) = (Pause::default(), 0);
+        loop {
+            let attempt = tokio::select! {
+                biased;
+                () = &mut until => return,
+                attempt = listener.accept(), if !self.room.full() => attempt,
+                () = std::future::ready(()), if self.room.full() => Err(self.room.exhausted()),
+            };
+            match attempt {
+                Ok((stream, peer)) => {
+                    pause.over();
+                    self.let_in(stream, peer, bind);
+                    burst += 1;
+                    if burst % BURST == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) => {
+                    self.no_room(bind, &error);
+                    tokio::select! {
+                        biased;
+                        () = &mut until => return,
+                        () = tokio::time::sleep(pause.next()) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn let_in(&self, stream: TcpStream, peer: SocketAddr, bind: SocketAddr) {
+        let prepared = self.core.shared.prepared.load();
+        let on = prepared.binds.get(&bind);
+        let Ok(local) = local_addr(&stream, bind, on.map(|on| &**on)) else { return };
+        // The last clients of a bind that was given up may belong to one that took its place.
+        let on = on.or_else(|| prepared.binds.get(&prepared.snapshot.bind_for(local)?.address));
+        let accepted = Accepted {
+            stream,
+            peer,
+            local,
+            bind: on.map(Arc::clone),
+            at: Instant::now(),
+            core: Rc::clone(&self.core),
+        };
+        let place = self.room.take();
+        self.accepted.set(self.accepted.get() + 1);
+        self.connections.spawn_local(async move {
+            session::serve(accepted).await;
+            drop(place);
+        });
+    }
+
+    fn no_room(&self, bind: SocketAddr, error: &io::Error) {
+        let refusal = Refusal::Socket(io::Error::from(error.kind()));
+        self.core.shared.metrics.unknown.core(self.core.id).refused(&refusal);
+        if self.complaint.is_due(Instant::now()) {
+            warn!(%bind, %error, open = self.room.open(), "accepting pauses: no room for more connections");
+        }
+    }
+
+    /// Lets in whoever waits, without waiting for more.
+    fn empty(&self, listener: &StdListener, bind: SocketAddr) {
+        let most = 2 * crate::listeners::BACKLOG;
+        for _ in 0..most {
+            let Ok((stream, peer)) = listener.accept() else { return };
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            if let Ok(stream) = stream {
+                self.let_in(stream, peer, bind);
+            }
+        }
+    }
+}
+
+/// The accepted socket's address; the kernel is asked only where it can differ from the bind's.
+fn local_addr(
+    stream: &TcpStream,
+    bind: SocketAddr,
+    prepared: Option<&PreparedBind>,
+) -> io::Result<SocketAddr> {
+    let transparent =
+        prepared.is_some_and(|prepared| prepared.bind.mode == DestinationMode::Transparent);
+    let known = !transparent && !bind.ip().is_unspecified();
+    if known { Ok(bind) } else { stream.local_addr().map(canonical) }
+}
+
+/// Pauses that double while there is no room.
+#[derive(Default)]
+struct Pause {
+    last: Option<Duration>,
+}
+
+impl Pause {
+    fn next(&mut self) -> Duration {
+        let next = self.last.map_or(SHORTEST_PAUSE, |last| (last * 2).min(LONGEST_PAUSE));
+        *self.last.insert(next)
+    }
+
+    fn over(&mut self) {
+        self.last = None;
+    }
+}
+
+/// Something that is said now and then, however often it happens.
+#[derive(Default)]
+pub(crate) struct Complaint(Cell<Option<Instant>>);
+
+impl Complaint {
+    fn is_due(&self, now: Instant) -> bool {
+        let due = self.0.get().is_none_or(|last| now.duration_since(last) >= COMPLAINT_EVERY);
+        if due {
+            self.0.set(Some(now));
+        }
+        due
+    }
+}
+
+/// Linux hands pending network errors of a new connection to `accept`; the next connection is not concerned.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    let out_of_room = [
+        rustix::io::Errno::MFILE,
+        rustix::io::Errno::NFILE,
+        rustix::io::Errno::NOBUFS,
+        rustix::io::Errno::NOMEM,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|raw| out_of_room.iter().all(|errno| errno.raw_os_error() != raw))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_second_and_begin_anew() {
+        let mut pause = Pause::default();
+
+        let pauses: Vec<_> = (0..9).map(|_| pause.next().as_millis()).collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+
+        pause.over();
+        assert_eq!(pause.next(), SHORTEST_PAUSE);
+    }
+
+    #[test]
+    fn a_complaint_is_made_once_in_a_while() {
+        let (complaint, start) = (Complaint::default(), Instant::now());
+
+        assert!(complaint.is_due(start));
+        assert!(!complaint.is_due(start + Duration::from_secs(9)));
+        assert!(complaint.is_due(start + Duration::from_secs(10)));
+        assert!(!complaint.is_due(start + Duration::from_secs(11)));
+    }
+
+    #[test]
+    fn an_aborted_connection_is_no_reason_to_pause() {
+        let error = |errno: rustix::io::Errno| io::Error::from(errno);
+
+        assert!(concerns_one_connection(&error(rustix::io::Errno::CONNABORTED)));
+        assert!(!concerns_one_connection(&error(rustix::io::Errno::MFILE)));
+        assert!(!concerns_one_connection(&io::ErrorKind::OutOfMemory.into()));
+    }
+}

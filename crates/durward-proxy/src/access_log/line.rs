@@ -1,0 +1,219 @@
+//! A record as one line of JSON.
+//!
+//! Deliberately absent: a serialiser. The fields are known, and whatever a peer sent is escaped so that a line stays a line.
+
+use std::io::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+
+use super::{Record, RequestRecord, UpstreamRecord};
+use crate::refusal::Refusal;
+use crate::session::{ConnectionFacts, TlsFacts};
+
+/// Adds the line for `record` to `out`.
+pub(super) fn encode(out: &mut Vec<u8>, clock: &mut Clock, record: &Record<'_>) {
+    out.extend(b"{\"ts\":\"");
+    clock.write(out, record.began);
+    out.push(b'"');
+    let mut line = Fields { out };
+    line.text("kind", record.kind);
+    line.maybe_text("tenant", record.tenant);
+    connection(&mut line, record.facts);
+    if let Some(request) = &record.request {
+        http(&mut line, request);
+    }
+    line.number("bytes_in", record.bytes_in);
+    line.number("bytes_out", record.bytes_out);
+    if let Some(upstream) = &record.upstream {
+        upstream_fields(&mut line, upstream);
+    }
+    line.milliseconds("total_ms", record.duration);
+    if let Some(refusal) = record.refusal {
+        line.text("reason", refusal.word());
+        line.key("detail");
+        string(line.out, |out| detail(out, refusal));
+    }
+    out.extend(b"}\n");
+}
+
+fn connection(line: &mut Fields<'_>, facts: &ConnectionFacts) {
+    line.display("client", &facts.client);
+    line.display("peer", &facts.peer);
+    line.display("destination", &facts.destination);
+    if let Some(tls) = &facts.tls {
+        session(line, tls);
+    }
+}
+
+fn session(line: &mut Fields<'_>, tls: &TlsFacts) {
+    line.maybe_text("sni", tls.sni.as_deref());
+    if tls.version.is_empty() {
+        return;
+    }
+    line.text("tls_version", tls.version);
+    line.text("tls_cipher", &tls.cipher);
+    line.flag("tls_resumed", tls.resumed);
+    line.milliseconds("handshake_ms", tls.handshake);
+    if let Some(certificate) = &tls.client_certificate {
+        line.text("client_subject", &certificate.subject);
+        line.text("client_spki_sha256", &certificate.spki_sha256);
+    }
+}
+
+fn http(line: &mut Fields<'_>, request: &RequestRecord<'_>) {
+    line.text("request_id", request.id);
+    line.text("http_version", request.version);
+    line.text("method", request.method);
+    line.text("host", request.host);
+    line.text("path", request.path);
+    line.number("status", u64::from(request.status));
+    line.maybe_text("route", request.route);
+}
+
+fn upstream_fields(line: &mut Fields<'_>, upstream: &UpstreamRecord<'_>) {
+    line.text("upstream", upstream.name);
+    line.display("upstream_peer", &upstream.peer);
+    line.display("egress", &upstream.source);
+    line.flag("reused", upstream.reused);
+    line.number("retries", u64::from(upstream.retries));
+    line.milliseconds("connect_ms", upstream.connect);
+    if let Some(first_byte) = upstream.first_byte {
+        line.milliseconds("first_byte_ms", first_byte);
+    }
+}
+
+/// The refusal's sentence and its causes.
+fn detail(out: &mut dyn Write, refusal: &Refusal) -> std::io::Result<()> {
+    write!(out, "{refusal}")?;
+    let mut cause = std::error::Error::source(refusal);
+    while let Some(error) = cause {
+        write!(out, ": {error}")?;
+        cause = error.source();
+    }
+    Ok(())
+}
+
+/// Fields after the first.
+struct Fields<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl Fields<'_> {
+    fn key(&mut self, name: &str) {
+        self.out.extend(b",\"");
+        self.out.extend(name.as_bytes());
+        self.out.extend(b"\":");
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        self.key(name);
+        self.out.push(b'"');
+        escape(self.out, value.as_bytes());
+        self.out.push(b'"');
+    }
+
+    fn maybe_text(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.text(name, value);
+        }
+    }
+
+    fn display(&mut self, name: &str, value: &dyn std::fmt::Display) {
+        self.key(name);
+        string(self.out, |out| write!(out, "{value}"));
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.key(name);
+        let _infallible = write!(self.out, "{value}");
+    }
+
+    fn flag(&mut self, name: &str, value: bool) {
+        self.key(name);
+        self.out.extend(if value { &b"true"[..] } else { b"false" });
+    }
+
+    /// With microseconds.
+    fn milliseconds(&mut self, name: &str, value: Duration) {
+        self.key(name);
+        let micros = value.as_micros();
+        let _infallible = write!(self.out, "{}.{:03}", micros / 1000, micros % 1000);
+    }
+}
+
+/// A JSON string of whatever `write` writes.
+fn string(out: &mut Vec<u8>, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) {
+    out.push(b'"');
+    let _infallible = write(&mut Escaping(out));
+    out.push(b'"');
+}
+
+struct Escaping<'a>(&'a mut Vec<u8>);
+
+impl Write for Escaping<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        escape(self.0, bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Escapes what JSON demands, and every control character a terminal could obey. Bytes that are not UTF-8 become `\u00XX`, so that
+/// they can be told apart.
+pub(super) fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
+    if bytes.iter().all(|byte| plain(*byte)) {
+        out.extend(bytes);
+        return;
+    }
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '"' | '\\' => out.extend([b'\\', character as u8]),
+                _ if character.is_ascii() && plain(character as u8) => out.push(character as u8),
+                _ if obeyed(character) => {
+                    let _infallible = write!(out, "\\u{:04x}", u32::from(character));
+                }
+                _ => out.extend(character.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+        for byte in chunk.invalid() {
+            let _infallible = write!(out, "\\u{byte:04x}");
+        }
+    }
+}
+
+fn plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
+}
+
+/// Control characters, line and paragraph separators, and those that turn the direction of text.
+fn obeyed(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{feff}')
+}
+
+/// RFC 3339 in UTC with microseconds; the seconds are formatted once each.
+#[derive(Default)]
+pub(super) struct Clock {
+    second: u64,
+    text: String,
+}
+
+impl Clock {
+    fn write(&mut self, out: &mut Vec<u8>, at: SystemTime) {
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if since.as_secs() != self.second || self.text.is_empty() {
+            self.second = since.as_secs();
+            let second = i64::try_from(self.second).unwrap_or(0);
+            let timestamp = Timestamp::from_second(second).unwrap_or_default();
+            self.text = timestamp.to_string();
+            self.text.pop();
+        }
+        out.extend(self.text.as_bytes());
+        let _infallible = write!(out, ".{:06}Z", since.subsec_micros());
+    }
+}

@@ -1,0 +1,265 @@
+//! Whether a connection may come in: whose it is, from where it comes, how many there are, and TLS.
+//!
+//! In that order, so that a stranger costs little. Deliberately absent: a default tenant, listener or certificate.
+
+mod farewell;
+
+pub(crate) use farewell::{Farewell, INTERNAL_ERROR, UNRECOGNIZED_NAME, alert, reset, say};
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use durward_model::address::canonical;
+use durward_model::limits::Timeouts;
+use durward_model::{ClientAddr, Destination, Service};
+use tokio::net::TcpStream;
+
+use crate::access_log::Record;
+use crate::core::Core;
+use crate::io::Io;
+use crate::limits::ConnectionGuard;
+use crate::metrics::{Cells, Counter, TenantMetrics};
+use crate::peek;
+use crate::prepared::{PreparedBind, PreparedListener, TenantView};
+use crate::refusal::Refusal;
+use crate::session::{Accepted, Admitted, ConnectionFacts, TlsFacts};
+use crate::tls::handshake::{self, Failed};
+use crate::watch::{Expired, Watch};
+
+/// A connection that came in, and what counts it while it lasts.
+pub(crate) struct Entrance {
+    /// What may be served.
+    pub(crate) admitted: Admitted,
+    /// To be dropped when it ends.
+    pub(crate) counted: Counted,
+}
+
+/// Counts a connection in while it lives.
+pub(crate) struct Counted {
+    metrics: Arc<TenantMetrics>,
+    core: usize,
+    _limit: ConnectionGuard,
+}
+
+/// A connection that is turned away.
+pub(crate) struct TurnedAway {
+    visit: Visit,
+    refusal: Refusal,
+    /// `None` when it was given up in the middle of something.
+    stream: Option<TcpStream>,
+}
+
+/// What is known so far of a connection at the door.
+struct Visit {
+    core: Rc<Core>,
+    watch: Watch,
+    bind: Option<Arc<PreparedBind>>,
+    began: Instant,
+    peer: SocketAddr,
+    client: ClientAddr,
+    destination: Destination,
+    listener: Option<Arc<PreparedListener>>,
+    /// The name asked for in a handshake that failed.
+    name: Option<String>,
+}
+
+/// Lets a connection in, or says why not.
+pub(crate) async fn enter(accepted: Accepted) -> Result<Entrance, TurnedAway> {
+    let (mut visit, stream) = Visit::begin(accepted);
+    let listener = match visit.find(&stream).await {
+        Ok(listener) => listener,
+        Err(refusal) => return Err(visit.turn_away(refusal, Some(stream))),
+    };
+    let limit = match visit.check(&listener) {
+        Ok(limit) => limit,
+        Err(refusal) => return Err(visit.turn_away(refusal, Some(stream))),
+    };
+    match visit.secure(stream, &listener).await {
+        Ok(secured) => Ok(visit.admit(listener, secured, limit)),
+        Err((refusal, stream)) => Err(visit.turn_away(refusal, stream)),
+    }
+}
+
+/// The bytes to serve, what TLS says, and what was read ahead.
+struct Secured {
+    io: Io,
+    tls: Option<TlsFacts>,
+    early: Vec<u8>,
+}
+
+impl Visit {
+    fn begin(accepted: Accepted) -> (Self, TcpStream) {
+        let Accepted { stream, peer, local, bind, at, core } = accepted;
+        let (peer, local) = (canonical(peer), canonical(local));
+        let watch = core.watchdog.watch();
+        watch.arm(Some(Timeouts::default().handshake), false);
+        let (client, destination) = (ClientAddr(peer), Destination(local));
+        let (listener, name) = (None, None);
+        let visit =
+            Self { core, watch, bind, began: at, peer, client, destination, listener, name };
+        (visit, stream)
+    }
+
+    /// Whose connection it is, by where the client connected.
+    async fn find(&mut self, stream: &TcpStream) -> Result<Arc<PreparedListener>, Refusal> {
+        let unknown =
+            |destination: Destination| Refusal::UnknownAddress { destination: destination.0 };
+        let Some(bind) = self.bind.clone() else { return Err(unknown(self.destination)) };
+        let peeking = peek::peek(stream, &bind.bind.mode, self.peer, self.destination.0);
+        let peeked = self.watch.guard(peeking).await.map_err(given_up)??;
+        (self.client, self.destination) = (peeked.client, peeked.destination);
+        let listener =
+            bind.listener_at(peeked.destination).ok_or_else(|| unknown(peeked.destination))?;
+        self.watch.retire_with(&listener.retirement);
+        self.listener = Some(Arc::clone(&listener));
+        Ok(listener)
+    }
+
+    /// Whether the client may connect, before it costs a handshake.
+    fn check(&self, listener: &PreparedListener) -> Result<ConnectionGuard, Refusal> {
+        let client = self.client.0;
+        if !listener.listener.admits(client.ip()) {
+            return Err(Refusal::SourceNotAllowed { client });
+        }
+        let tenant = &listener.tenant;
+        tenant.usage.connection(&tenant.tenant.limits, client.ip())
+    }
+
+    /// Ends TLS where it is ended here, and reads the ClientHello where it goes on.
+    async fn secure(
+        &mut self,
+        stream: TcpStream,
+        listener: &PreparedListener,
+    ) -> Result<Secured, (Refusal, Option<TcpStream>)> {
+        let limit = listener.tenant.tenant.limits.timeouts.handshake;
+        self.watch.arm(Some(limit.saturating_sub(self.began.elapsed())), false);
+        if let Some(tls) = listener.listener.tls() {
+            let handshake = handshake::terminate(stream, tls, &listener.server_configs);
+            return match self.watch.guard(handshake).await {
+                Ok(Ok((stream, facts))) => Ok(Secured {
+                    io: Io::Tls(Box::new(stream.into())),
+                    tls: Some(facts),
+                    early: Vec::new(),
+                }),
+                Ok(Err(Failed { refusal, stream, name })) => {
+                    self.name = name;
+                    Err((refusal, Some(stream)))
+                }
+                Err(expired) => Err((given_up(expired), None)),
+            };
+        }
+        if !matches!(listener.listener.service, Service::PassThrough(_)) {
+            return Ok(Secured { io: Io::Tcp(stream), tls: None, early: Vec::new() });
+        }
+        match self.watch.guard(peek::client_hello(&stream)).await {
+            Ok(Ok((hello, early))) => {
+                let tls = Some(TlsFacts::asked_for(hello.server_name, self.began.elapsed()));
+                Ok(Secured { io: Io::Tcp(stream), tls, early })
+            }
+            Ok(Err(refusal)) => Err((refusal, Some(stream))),
+            Err(expired) => Err((given_up(expired), Some(stream))),
+        }
+    }
+
+    fn admit(
+        self,
+        listener: Arc<PreparedListener>,
+        secured: Secured,
+        limit: ConnectionGuard,
+    ) -> Entrance {
+        let metrics = Arc::clone(&listener.tenant.metrics);
+        let cells = metrics.core(self.core.id);
+        cells.add(Counter::ConnectionsOpened, 1);
+        if let Some(tls) = &secured.tls {
+            count_handshake(cells, tls, self.began.elapsed());
+        }
+        let core = self.core.id;
+        let facts = self.facts(secured.tls);
+        let admitted = Admitted {
+            io: secured.io,
+            early: secured.early,
+            view: TenantView::admitted(listener),
+            facts: Rc::new(facts),
+            watch: self.watch,
+            core: self.core,
+        };
+        Entrance { admitted, counted: Counted { metrics, core, _limit: limit } }
+    }
+
+    fn facts(&self, tls: Option<TlsFacts>) -> ConnectionFacts {
+        ConnectionFacts {
+            accepted: self.began,
+            client: self.client,
+            peer: self.peer,
+            destination: self.destination,
+            tls,
+        }
+    }
+
+    fn turn_away(self, refusal: Refusal, stream: Option<TcpStream>) -> TurnedAway {
+        TurnedAway { visit: self, refusal, stream }
+    }
+}
+
+/// Pass-through has no version of ours: it counts as no handshake.
+fn count_handshake(cells: &Cells, tls: &TlsFacts, duration: Duration) {
+    match tls.version {
+        "TLSv1.3" => cells.add(Counter::HandshakesTls13, 1),
+        "TLSv1.2" => cells.add(Counter::HandshakesTls12, 1),
+        _ => return,
+    }
+    if tls.resumed {
+        cells.add(Counter::HandshakesResumed, 1);
+    }
+    cells.handshake_duration.observe(duration);
+}
+
+fn given_up(expired: Expired) -> Refusal {
+    match expired {
+        Expired::Deadline => Refusal::ClientTimeout { phase: "handshake" },
+        Expired::Closing => Refusal::Draining,
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.metrics.core(self.core).add(Counter::ConnectionsClosed, 1);
+    }
+}
+
+impl TurnedAway {
+    /// Records the refusal and takes leave of the client as it deserves.
+    pub(crate) async fn leave(self) {
+        self.record();
+        let Some(stream) = self.stream else { return };
+        let farewell = farewell::choose(
+            &self.refusal,
+            self.visit.listener.as_deref().map(|listener| &*listener.listener),
+            self.visit.bind.as_ref().is_some_and(|bind| bind.speaks_tls()),
+        );
+        say(stream, farewell, &self.visit.watch).await;
+    }
+
+    fn record(&self) {
+        let (visit, refusal) = (&self.visit, &self.refusal);
+        let tenant = visit.listener.as_ref().map(|listener| &listener.tenant);
+        let metrics = tenant.map_or(&visit.core.shared.metrics.unknown, |tenant| &tenant.metrics);
+        metrics.core(visit.core.id).refused(refusal);
+        let duration = visit.began.elapsed();
+        let asked_for = visit.name.clone().map(|name| TlsFacts::asked_for(Some(name), duration));
+        visit.core.log.write(&Record {
+            began: SystemTime::now() - duration,
+            kind: "refused",
+            tenant: tenant.map(|tenant| tenant.tenant.id.as_str()),
+            facts: &visit.facts(asked_for),
+            request: None,
+            upstream: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            duration,
+            refusal: Some(refusal),
+        });
+    }
+}

@@ -1,0 +1,202 @@
+//! Buffers for bytes on the move, shared by all connections of a core: held while there is something in them, given back when not.
+//!
+//! That is why ten thousand idle connections need no buffers at all. Deliberately absent: growth; a buffer has one size.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// Bytes of a read buffer, and the largest head that can be read.
+pub(crate) const SIZE: usize = 64 * 1024;
+/// A buffer with less than this left in it when reading stalls is swapped for one of just that size.
+const SMALL: usize = 4096;
+/// Buffers of each kind kept per core.
+const KEPT: usize = 64;
+
+thread_local! {
+    static READ: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static WRITE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bytes that were read and not yet used.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Buffer {
+    /// The unused bytes.
+    pub(crate) fn filled(&self) -> &[u8] {
+        self.bytes.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Marks the first `count` bytes as used.
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.start = (self.start + count).min(self.end);
+        if self.is_empty() {
+            self.release();
+        }
+    }
+
+    /// Puts `bytes` behind the unused ones, as if they had been read.
+    pub(crate) fn preload(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let mut all = Vec::with_capacity(self.filled().len() + bytes.len());
+        all.extend_from_slice(self.filled());
+        all.extend_from_slice(bytes);
+        self.release();
+        self.end = all.len();
+        self.bytes = all.into_boxed_slice();
+    }
+
+    /// Takes the unused bytes out.
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        let taken = self.filled().to_vec();
+        self.consume(taken.len());
+        taken
+    }
+
+    /// Reads more, and says how much: 0 at the end. `StorageFull` when there is no room.
+    pub(crate) fn poll_read<R: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut R,
+    ) -> Poll<io::Result<usize>> {
+        self.make_room();
+        if self.end == self.bytes.len() {
+            return Poll::Ready(Err(io::ErrorKind::StorageFull.into()));
+        }
+        let mut into = ReadBuf::new(&mut self.bytes[self.end..]);
+        let polled = Pin::new(io).poll_read(cx, &mut into);
+        let count = into.filled().len();
+        self.end += count;
+        if count == 0 {
+            self.park();
+        }
+        ready!(polled)?;
+        Poll::Ready(Ok(count))
+    }
+
+    fn make_room(&mut self) {
+        if self.bytes.len() < SIZE {
+            let mut large =
+                READ.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; SIZE].into_boxed_slice());
+            let unused = self.filled();
+            let count = unused.len().min(SIZE);
+            large[..count].copy_from_slice(&unused[..count]);
+            (self.bytes, self.start, self.end) = (large, 0, count);
+        } else if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+    }
+
+    /// Gives the large buffer back while waiting, so that a slow client holds no more than it sent.
+    fn park(&mut self) {
+        let unused = self.filled().len();
+        if unused == 0 {
+            self.release();
+        } else if unused < SMALL && self.bytes.len() == SIZE {
+            let small: Box<[u8]> = self.filled().into();
+            self.release();
+            (self.bytes, self.end) = (small, unused);
+        }
+    }
+
+    fn release(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        (self.start, self.end) = (0, 0);
+        if bytes.len() == SIZE {
+            // A connection may outlive the thread's pool by a moment, at exit.
+            let _ = READ.try_with(|pool| {
+                let mut pool = pool.borrow_mut();
+                if pool.len() < KEPT {
+                    pool.push(bytes);
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// An empty buffer to write to.
+pub(crate) fn take_write() -> Vec<u8> {
+    WRITE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(2048))
+}
+
+/// Gives a buffer from [`take_write`] back.
+pub(crate) fn give_write(mut bytes: Vec<u8>) {
+    if bytes.capacity() == 0 || bytes.capacity() > SIZE {
+        return;
+    }
+    bytes.clear();
+    let _ = WRITE.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        if pool.len() < KEPT {
+            pool.push(bytes);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    fn read(buffer: &mut Buffer, mut bytes: &[u8]) -> Poll<io::Result<usize>> {
+        buffer.poll_read(&mut Context::from_waker(Waker::noop()), &mut bytes)
+    }
+
+    #[test]
+    fn an_empty_buffer_holds_no_memory() {
+        let mut buffer = Buffer::default();
+
+        assert!(matches!(read(&mut buffer, b"hello"), Poll::Ready(Ok(5))));
+        buffer.consume(5);
+
+        assert!(buffer.bytes.is_empty());
+    }
+
+    #[test]
+    fn what_a_slow_client_sent_moves_to_a_small_buffer() {
+        let mut buffer = Buffer::default();
+        assert!(matches!(read(&mut buffer, b"GET"), Poll::Ready(Ok(3))));
+
+        assert!(matches!(read(&mut buffer, b""), Poll::Ready(Ok(0))));
+
+        assert_eq!((buffer.bytes.len(), buffer.filled()), (3, &b"GET"[..]));
+    }
+
+    #[test]
+    fn a_full_buffer_says_so() {
+        let mut buffer = Buffer::default();
+        let all = vec![b'x'; SIZE + 1];
+        assert!(matches!(read(&mut buffer, &all), Poll::Ready(Ok(SIZE))));
+
+        let refused = read(&mut buffer, b"y");
+
+        assert!(
+            matches!(refused, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::StorageFull)
+        );
+        buffer.consume(1);
+        assert!(matches!(read(&mut buffer, b"y"), Poll::Ready(Ok(1))));
+    }
+}

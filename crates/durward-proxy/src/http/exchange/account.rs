@@ -1,0 +1,181 @@
+//! What is told of one request in log and metrics, told when it is dropped: once, however the exchange ends.
+//!
+//! Deliberately absent: header values other than the request's id.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use durward_model::UpstreamAddr;
+use durward_model::upstream::UpstreamIndex;
+
+use crate::access_log::{Record, RequestRecord, UpstreamRecord};
+use crate::http::Http;
+use crate::http::fields::Span;
+use crate::http::forward::RequestId;
+use crate::http::message::PooledRequest;
+use crate::http::names::Known;
+use crate::metrics::Counter;
+use crate::refusal::Refusal;
+
+/// What a client that left before its response is counted as.
+const CLIENT_CLOSED: u16 = 499;
+
+/// The upstream's part.
+pub(super) struct Upstream {
+    pub(super) index: UpstreamIndex,
+    pub(super) peer: UpstreamAddr,
+    pub(super) source: SocketAddr,
+    pub(super) reused: bool,
+    pub(super) connect: Duration,
+    pub(super) first_byte: Option<Duration>,
+}
+
+/// One request's record in the making.
+pub(crate) struct Account<'a> {
+    http: &'a Http,
+    pub(super) request: PooledRequest,
+    pub(super) id: RequestId,
+    began: Instant,
+    wall: SystemTime,
+    pub(super) route: Option<usize>,
+    /// 0 until a final head is sent.
+    pub(super) status: u16,
+    pub(super) upstream: Option<Upstream>,
+    pub(super) retries: u32,
+    pub(super) refusal: Option<Refusal>,
+    traffic: (u64, u64),
+    /// Bytes carried after an upgrade; the relay has counted them already.
+    relayed: (u64, u64),
+    /// The path as the client asked for it, normalised, before a prefix is replaced.
+    path: Span,
+}
+
+impl<'a> Account<'a> {
+    pub(super) fn open(http: &'a Http, request: PooledRequest) -> Self {
+        let kept = request.fields.get(Known::XRequestId).filter(|_| http.texts.trusted);
+        let id = kept.and_then(RequestId::kept).unwrap_or_else(|| RequestId::new(&http.core));
+        let path = request.path;
+        Self {
+            http,
+            request,
+            id,
+            began: Instant::now(),
+            wall: SystemTime::now(),
+            route: None,
+            status: 0,
+            upstream: None,
+            retries: 0,
+            refusal: None,
+            traffic: (0, 0),
+            relayed: (0, 0),
+            path,
+        }
+    }
+
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Remembers the route and the path as it was routed.
+    pub(super) fn note_route(&mut self, route: usize, path: Span) {
+        self.route = Some(route);
+        self.path = path;
+    }
+
+    /// The exchange is over; so many bytes came in and went out.
+    pub(super) fn close(mut self, traffic: (u64, u64)) {
+        self.traffic = traffic;
+    }
+
+    /// The exchange became a tunnel; so many bytes came in and went out before.
+    pub(super) fn upgrade(mut self, traffic: (u64, u64)) -> Self {
+        self.traffic = traffic;
+        self
+    }
+
+    /// The tunnel is over.
+    pub(super) fn close_tunnel(mut self, relayed: (u64, u64), ended: Option<Refusal>) {
+        self.relayed = relayed;
+        self.refusal = ended;
+    }
+
+    fn count(&self, duration: Duration) {
+        let cells = self.http.cells();
+        cells.add(Counter::of_status(self.status), 1);
+        cells.add(Counter::ClientBytesIn, self.traffic.0);
+        cells.add(Counter::ClientBytesOut, self.traffic.1);
+        if self.status != 101 {
+            cells.request_duration.observe(duration);
+        }
+        if self.retries > 0 {
+            cells.add(Counter::Retries, u64::from(self.retries));
+        }
+        if let Some(refusal) = &self.refusal {
+            cells.refused(refusal);
+        }
+    }
+
+    fn record(&self, duration: Duration) {
+        let tenant = &self.http.view.tenant().tenant;
+        let routes = self.http.service().map(|service| &service.routes[..]).unwrap_or_default();
+        let route = self.route.and_then(|at| routes.get(at)).map(|route| &*route.name);
+        let request = &self.request;
+        self.http.core.log.write(&Record {
+            began: self.wall,
+            kind: "http",
+            tenant: Some(tenant.id.as_str()),
+            facts: &self.http.facts,
+            request: Some(RequestRecord {
+                id: self.id.as_str(),
+                version: request.version.name(),
+                method: request.method(),
+                host: request.host(),
+                path: request.fields.text(self.path),
+                status: self.status,
+                route,
+            }),
+            upstream: self.upstream.as_ref().map(|upstream| UpstreamRecord {
+                name: &tenant.upstream(upstream.index).name,
+                peer: upstream.peer,
+                source: upstream.source,
+                reused: upstream.reused,
+                connect: upstream.connect,
+                first_byte: upstream.first_byte,
+                retries: self.retries,
+            }),
+            bytes_in: self.traffic.0 + self.relayed.0,
+            bytes_out: self.traffic.1 + self.relayed.1,
+            duration,
+            refusal: self.refusal.as_ref(),
+        });
+    }
+}
+
+/// A connection that ends for what it did as a whole.
+pub(crate) fn note_refusal(http: &Http, refusal: &Refusal) {
+    http.cells().refused(refusal);
+    http.core.log.write(&Record {
+        began: SystemTime::now(),
+        kind: "http",
+        tenant: Some(http.view.tenant().tenant.id.as_str()),
+        facts: &http.facts,
+        request: None,
+        upstream: None,
+        bytes_in: 0,
+        bytes_out: 0,
+        duration: http.facts.accepted.elapsed(),
+        refusal: Some(refusal),
+    });
+}
+
+impl Drop for Account<'_> {
+    fn drop(&mut self) {
+        let duration = self.began.elapsed();
+        if self.status == 0 {
+            self.refusal.get_or_insert(Refusal::ClientClosed);
+            self.status = CLIENT_CLOSED;
+        }
+        self.count(duration);
+        self.record(duration);
+    }
+}

@@ -1,0 +1,265 @@
+//! Sending a request to an upstream, and to another one when that is safe.
+//!
+//! Safe means: the request is idempotent or nothing of it was sent, nothing of its body is gone, and nothing came back.
+//! Deliberately absent: a memory of bodies.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Instant;
+
+use durward_model::route::Forward;
+use durward_model::upstream::UpstreamIndex;
+
+use crate::http::Http;
+use crate::http::exchange::account::Upstream as UpstreamAccount;
+use crate::http::exchange::drive::{Drive, Failure, Turn};
+use crate::http::exchange::switch::Switched;
+use crate::http::exchange::{Account, Clock, Ended, Stop};
+use crate::http::flow::{Downstream, Sink, Upstream};
+use crate::http::forward::rewrite;
+use crate::http::h1::Conn;
+use crate::http::h2::client::Up;
+use crate::http::h2::websocket_key;
+use crate::http::message::{PooledResponse, Upgrade};
+use crate::http::names::Known;
+use crate::metrics::Counter;
+use crate::refusal::Refusal;
+use crate::upstream::{Carrier, Lease, Tried, UpstreamRuntime, acquire};
+use crate::watch::{Expired, Watch};
+
+/// Sends the request until somebody answers.
+pub(super) async fn forward<'a, D: Downstream>(
+    http: &'a Http,
+    watch: &Watch,
+    down: &mut D,
+    account: &mut Account<'a>,
+    response: &mut PooledResponse,
+    (forward, index): (&Forward, UpstreamIndex),
+) -> Result<Ended<'a>, Stop> {
+    let tenant = http.view.tenant();
+    let runtime = &tenant.upstreams[index.0];
+    runtime.count_request();
+    let whole = http.limits().timeouts.request;
+    let limit = forward.timeout.or(whole);
+    let clock = Clock { watch, end: limit.map(|limit| account.began() + limit) };
+    let mut tries = Tries::new(runtime);
+    loop {
+        response.clear();
+        let failure = match connect(http, down, &clock, index, &mut tries.tried).await {
+            Ok((Carrier::Http1(io), lease)) => {
+                note(account, index, &lease);
+                let mut attempt = Attempt { http, clock, account, response };
+                match attempt.http1(down, io, lease, &tries).await {
+                    Ok(ended) => return Ok(ended),
+                    Err(failure) => failure,
+                }
+            }
+            Ok((Carrier::Http2(send), lease)) => {
+                note(account, index, &lease);
+                let mut attempt = Attempt { http, clock, account, response };
+                match attempt.http2(down, send, lease, &tries).await {
+                    Ok(ended) => return Ok(ended),
+                    Err(failure) => failure,
+                }
+            }
+            Err(refusal) => Failure::before_sending(refusal),
+        };
+        let retry = !failure.begun && !down.consumed() && tries.allow(account, &failure);
+        if !retry {
+            return Err(failure.into_stop());
+        }
+        account.retries += 1;
+    }
+}
+
+async fn connect<D: Downstream>(
+    http: &Http,
+    down: &mut D,
+    clock: &Clock<'_>,
+    index: UpstreamIndex,
+    tried: &mut Tried,
+) -> Result<(Carrier, Lease), Refusal> {
+    // Connecting has deadlines of its own; this one is only there for the whole's, and for being cut.
+    match clock.end {
+        Some(_) => clock.arm(std::time::Duration::MAX),
+        None => clock.watch.arm(None, false),
+    }
+    let acquired = acquire(&http.core, &http.view, index, http.facts.client, tried);
+    let mut acquired = pin!(acquired);
+    let connected = poll_fn(|cx| match acquired.as_mut().poll(cx) {
+        Poll::Pending if down.poll_gone(cx).is_ready() => Poll::Ready(Err(Refusal::ClientClosed)),
+        polled => polled,
+    });
+    match clock.watch.guard(connected).await {
+        Ok(acquired) => acquired,
+        Err(Expired::Deadline) => Err(Refusal::ResponseTimeout),
+        Err(Expired::Closing) => Err(Refusal::Draining),
+    }
+}
+
+fn note(account: &mut Account<'_>, index: UpstreamIndex, lease: &Lease) {
+    account.upstream = Some(UpstreamAccount {
+        index,
+        peer: lease.peer,
+        source: lease.source,
+        reused: lease.reused,
+        connect: lease.connect,
+        first_byte: None,
+    });
+}
+
+/// Which tries are left.
+struct Tries<'a> {
+    runtime: &'a UpstreamRuntime,
+    tried: Tried,
+    left: u32,
+    /// The one that costs nothing: a pooled connection was closed while it lay idle.
+    free: bool,
+}
+
+impl<'a> Tries<'a> {
+    fn new(runtime: &'a UpstreamRuntime) -> Self {
+        let left = runtime.upstream.retry.attempts;
+        Self { runtime, tried: Tried::default(), left, free: true }
+    }
+
+    fn allow(&mut self, account: &Account<'_>, failure: &Failure) -> bool {
+        if !failure.retriable || !(failure.unsent || account.request.is_idempotent()) {
+            return false;
+        }
+        if failure.stale && std::mem::take(&mut self.free) {
+            return true;
+        }
+        if self.left == 0 || !(failure.granted || self.runtime.may_retry()) {
+            return false;
+        }
+        self.left -= 1;
+        true
+    }
+
+    /// Whether a response with this status is thrown away for another try.
+    fn discards(&self, account: &Account<'_>, status: u16) -> bool {
+        self.left > 0
+            && self.runtime.upstream.retry.on_status.contains(&status)
+            && account.request.is_idempotent()
+            && self.runtime.may_retry()
+    }
+}
+
+/// One try.
+struct Attempt<'t, 'a> {
+    http: &'a Http,
+    clock: Clock<'t>,
+    account: &'t mut Account<'a>,
+    response: &'t mut PooledResponse,
+}
+
+impl<'a> Attempt<'_, 'a> {
+    async fn http1<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        io: crate::io::Io,
+        lease: Lease,
+        tries: &Tries<'_>,
+    ) -> Result<Ended<'a>, Failure> {
+        if let Upgrade::Extended(_) = self.account.request.upgrade {
+            let key = websocket_key(&self.http.core);
+            let fields = &mut self.account.request.fields;
+            fields.retain(|known| known != Known::SecWebsocketKey);
+            fields.append(b"Sec-WebSocket-Key", key.as_bytes());
+        }
+        let mut up = Conn::new(io);
+        let turn = self.exchange(down, &mut up, &lease, tries).await;
+        self.count_traffic(&up);
+        match turn? {
+            Turn::Switched => Ok(Ended::Upgraded(Box::new(Switched::new(up, lease)))),
+            Turn::Complete { read } => {
+                if read && up.may_be_reused(self.response) {
+                    lease.release(up.io);
+                }
+                Ok(if read { Ended::Complete } else { Ended::Unread })
+            }
+        }
+    }
+
+    async fn http2<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        send: h2::client::SendRequest<bytes::Bytes>,
+        lease: Lease,
+        tries: &Tries<'_>,
+    ) -> Result<Ended<'a>, Failure> {
+        // An HTTP/1.1 upgrade has no counterpart there; without it the upstream answers as it sees fit.
+        if let Upgrade::Token(_) = self.account.request.upgrade {
+            self.account.request.upgrade = Upgrade::None;
+        }
+        let mut up = Up::new(send, lease.upstream().upstream.tls.is_some());
+        let turn = self.exchange(down, &mut up, &lease, tries).await;
+        self.count_traffic(&up);
+        match turn? {
+            Turn::Complete { read: true } => Ok(Ended::Complete),
+            Turn::Complete { read: false } => Ok(Ended::Unread),
+            Turn::Switched => Ok(Ended::Broken),
+        }
+    }
+
+    /// Sends the request and passes the response on.
+    async fn exchange<D: Downstream, U: Upstream>(
+        &mut self,
+        down: &mut D,
+        up: &mut U,
+        lease: &Lease,
+        tries: &Tries<'_>,
+    ) -> Result<Turn, Failure> {
+        let sent = Instant::now();
+        let mut drive = Drive::new(self.http, self.clock, down, up);
+        let answered = drive.until_answered(&self.account.request, self.response).await;
+        if let Err(refusal) = answered {
+            let failure = drive.failure(refusal, lease);
+            if failure.upstream_is_to_blame() {
+                lease.failed(&failure.refusal);
+            }
+            return Err(failure);
+        }
+        if let Some(upstream) = &mut self.account.upstream {
+            upstream.first_byte = Some(sent.elapsed());
+        }
+        lease.answered(self.response.status);
+        if !drive.has_consumed() && tries.discards(self.account, self.response.status) {
+            return Err(Failure::discarded());
+        }
+        self.apply_rules();
+        self.account.status = self.response.status;
+        if self.clock.watch.closing() {
+            self.account.request.keep_alive = false;
+        }
+        match drive.pass_on(&self.account.request, self.response).await {
+            Ok(turn) => Ok(turn),
+            Err(refusal) => {
+                let failure = Failure::after_head(refusal);
+                if failure.upstream_is_to_blame() {
+                    lease.failed(&failure.refusal);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    fn apply_rules(&mut self) {
+        if self.response.status == 101 && self.account.request.upgrade != Upgrade::None {
+            return;
+        }
+        let Some(service) = self.http.service() else { return };
+        if let Some(route) = self.account.route.and_then(|at| service.routes.get(at)) {
+            rewrite(&mut self.response.fields, &route.response_headers);
+        }
+    }
+
+    fn count_traffic<K: Sink>(&self, up: &K) {
+        let (received, sent) = up.traffic();
+        let cells = self.http.cells();
+        cells.add(Counter::UpstreamBytesIn, received);
+        cells.add(Counter::UpstreamBytesOut, sent);
+    }
+}

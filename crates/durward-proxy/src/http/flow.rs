@@ -1,0 +1,189 @@
+//! A body on its way from one side to the other, and what a side must be able to do for that.
+//!
+//! A pump takes from a source only what its sink has room for; that is all the back-pressure there is. Deliberately absent: queues.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Sleep;
+
+use crate::http::fields::Fields;
+use crate::http::message::{Request, Response};
+use crate::refusal::Refusal;
+
+/// Whether a source has something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// `data` is not empty.
+    Data,
+    /// The body has ended.
+    End,
+}
+
+/// Why a body cannot be read on.
+#[derive(Debug)]
+pub(crate) enum SourceFault {
+    /// It breaks this rule.
+    Malformed(&'static str),
+    /// It is larger than allowed.
+    TooLarge,
+    /// The sender is gone.
+    Closed,
+}
+
+/// Where a body comes from.
+pub(crate) trait Source {
+    /// Makes sure `data` is not empty, or says that the body has ended.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<Filled, SourceFault>>;
+    /// What is there now.
+    fn data(&self) -> &[u8];
+    /// Marks the first `count` bytes of `data` as taken.
+    fn consume(&mut self, count: usize);
+    /// Takes the first `count` bytes of `data` out.
+    fn take(&mut self, count: usize) -> Bytes {
+        let taken = Bytes::copy_from_slice(&self.data()[..count]);
+        self.consume(count);
+        taken
+    }
+    /// Whether the first `count` bytes of `data` are known to be all that is left, trailers included.
+    fn ends_after(&self, count: usize) -> bool;
+    /// The trailer fields, once the body has ended.
+    fn trailers(&self) -> Option<&Fields>;
+}
+
+/// Where a body goes.
+pub(crate) trait Sink {
+    /// Takes some of the source's data, and says how much.
+    fn poll_send<S: Source>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+    ) -> Poll<io::Result<usize>>;
+    /// The body has ended.
+    fn finish(&mut self, trailers: Option<&Fields>) -> io::Result<()>;
+    /// Hands everything to the system.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Bytes received and sent so far in this exchange.
+    fn traffic(&self) -> (u64, u64);
+}
+
+/// A client's side of one exchange.
+pub(crate) trait Downstream: Source + Sink {
+    /// Queues a 1xx.
+    fn interim(&mut self, response: &Response) -> io::Result<()>;
+    /// Queues the response's head, and prepares for its body.
+    fn head(&mut self, request: &Request, response: &Response) -> io::Result<()>;
+    /// Ready when the client has gone and wants no response. Does not touch a body that is still to be read.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+    /// Whether some of the request's body was taken: it cannot be sent again.
+    fn consumed(&self) -> bool;
+    /// Whether all of the request's body was taken.
+    fn is_read(&self) -> bool;
+}
+
+/// An upstream's side of one exchange.
+pub(crate) trait Upstream: Source + Sink {
+    /// Queues the request's head, and prepares for its body.
+    fn request(&mut self, request: &Request) -> io::Result<()>;
+    /// The next head of the response, 1xx or final.
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: &Request,
+        response: &mut Response,
+    ) -> Poll<Result<(), HeadFault>>;
+    /// Whether not a byte of a response has come.
+    fn is_silent(&self) -> bool;
+    /// From here on bytes go both ways as they are.
+    fn tunnel(&mut self);
+    /// Whether nothing may follow a request for another protocol until it is granted.
+    fn holds_upgrades(&self) -> bool;
+}
+
+/// Why there is no response head.
+#[derive(Debug)]
+pub(crate) enum HeadFault {
+    /// The upstream closed or reset.
+    Closed,
+    /// The upstream says that it did nothing with the request.
+    Refused,
+    /// What it sent is no head.
+    Malformed(Refusal),
+}
+
+/// Which side a pump failed on.
+#[derive(Debug)]
+pub(crate) enum PumpFault {
+    /// Where the body comes from.
+    Source(SourceFault),
+    /// Where it goes.
+    Sink,
+}
+
+/// Moves one body.
+#[derive(Debug, Default)]
+pub(crate) struct Pump {
+    stage: Stage,
+    /// Bytes moved.
+    pub(crate) moved: u64,
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Moving,
+    Flushing,
+    Done,
+}
+
+impl Pump {
+    /// Whether all of the body, its end included, is with the system.
+    pub(crate) fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    /// Moves what can be moved. `meter` is told of bytes moved and may ask for a pause.
+    pub(crate) fn poll<S: Source, K: Sink>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+        sink: &mut K,
+        meter: &dyn Fn(u64) -> Option<Duration>,
+    ) -> Poll<Result<(), PumpFault>> {
+        while self.stage == Stage::Moving {
+            if let Some(wait) = &mut self.wait {
+                ready!(wait.as_mut().poll(cx));
+                self.wait = None;
+            }
+            match source.poll_fill(cx) {
+                Poll::Ready(Ok(Filled::Data)) => {}
+                Poll::Ready(Ok(Filled::End)) => {
+                    sink.finish(source.trailers()).map_err(|_| PumpFault::Sink)?;
+                    self.stage = Stage::Flushing;
+                    break;
+                }
+                Poll::Ready(Err(fault)) => return Poll::Ready(Err(PumpFault::Source(fault))),
+                Poll::Pending => {
+                    let _ = sink.poll_flush(cx).map_err(|_| PumpFault::Sink)?;
+                    return Poll::Pending;
+                }
+            }
+            let count = ready!(sink.poll_send(cx, source)).map_err(|_| PumpFault::Sink)?;
+            self.moved += count as u64;
+            if let Some(pause) = meter(count as u64) {
+                let _ = sink.poll_flush(cx).map_err(|_| PumpFault::Sink)?;
+                self.wait = Some(Box::pin(tokio::time::sleep(pause)));
+            }
+        }
+        if self.stage == Stage::Flushing {
+            ready!(sink.poll_flush(cx)).map_err(|_| PumpFault::Sink)?;
+            self.stage = Stage::Done;
+        }
+        Poll::Ready(Ok(()))
+    }
+}

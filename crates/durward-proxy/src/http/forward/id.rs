@@ -1,0 +1,46 @@
+//! The name of one request, for logs here and behind.
+//!
+//! Deliberately absent: secrecy; it only has to be different from the others.
+
+use crate::core::Core;
+
+/// Bytes of the longest id taken over from a trusted peer.
+const LONGEST: usize = 64;
+
+/// `X-Request-Id`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestId {
+    text: [u8; LONGEST],
+    length: usize,
+}
+
+impl RequestId {
+    /// A new one: 32 hexadecimal digits.
+    pub(crate) fn new(core: &Core) -> Self {
+        let mut text = [0; LONGEST];
+        for word in 0..4 {
+            let mut random = core.random();
+            for digit in &mut text[word * 8..word * 8 + 8] {
+                *digit = b"0123456789abcdef"[(random & 15) as usize];
+                random >>= 4;
+            }
+        }
+        Self { text, length: 32 }
+    }
+
+    /// A trusted peer's, if it is short and printable.
+    pub(crate) fn kept(value: &[u8]) -> Option<Self> {
+        let fits = !value.is_empty() && value.len() <= LONGEST;
+        if !fits || !value.iter().all(u8::is_ascii_graphic) {
+            return None;
+        }
+        let mut text = [0; LONGEST];
+        text[..value.len()].copy_from_slice(value);
+        Some(Self { text, length: value.len() })
+    }
+
+    /// The text.
+    pub(crate) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[..self.length]).unwrap_or_default()
+    }
+}

@@ -1,0 +1,77 @@
+//! The upstream's side of an exchange over HTTP/1.1.
+//!
+//! Deliberately absent: the pool; whoever holds the lease decides what becomes of the connection afterwards.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use crate::http::body::Decoder;
+use crate::http::flow::{HeadFault, Upstream};
+use crate::http::h1::{Conn, write};
+use crate::http::message::{Framing, Request, Response, Upgrade, Version};
+use crate::http::parse::{Asked, Fault, Parsed, Progress, parse_response};
+
+impl Upstream for Conn {
+    fn request(&mut self, request: &Request) -> io::Result<()> {
+        let framing =
+            if request.upgrade == Upgrade::None { request.framing } else { Framing::None };
+        self.output.begin(framing, |out| write::request(out, request));
+        Ok(())
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: &Request,
+        response: &mut Response,
+    ) -> Poll<Result<(), HeadFault>> {
+        let asked =
+            Asked { head: request.method() == "HEAD", upgrade: request.upgrade != Upgrade::None };
+        loop {
+            if !self.input.buffer.is_empty() {
+                let input = self.input.buffer.filled();
+                let parsed = parse_response(input, &mut self.progress, asked, response)
+                    .map_err(|fault| HeadFault::Malformed(fault.of_response()))?;
+                if let Parsed::Head(length) = parsed {
+                    self.input.buffer.consume(length);
+                    self.progress = Progress::default();
+                    self.expect_body(response.framing, None);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            match ready!(self.poll_receive(cx)) {
+                Ok(0) => return Poll::Ready(Err(HeadFault::Closed)),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    let refusal = Fault::TooLarge.of_response();
+                    return Poll::Ready(Err(HeadFault::Malformed(refusal)));
+                }
+                Err(_) => return Poll::Ready(Err(HeadFault::Closed)),
+            }
+        }
+    }
+
+    fn is_silent(&self) -> bool {
+        self.input.received == 0
+    }
+
+    fn tunnel(&mut self) {
+        self.input.decoder = Decoder::UntilClose;
+        self.output.begin(Framing::UntilClose, |_| {});
+    }
+
+    fn holds_upgrades(&self) -> bool {
+        true
+    }
+}
+
+impl Conn {
+    /// Whether another request may follow the one that `response` answered.
+    pub(crate) fn may_be_reused(&self, response: &Response) -> bool {
+        response.version == Version::Http11
+            && !response.close
+            && self.is_drained()
+            && self.output.is_empty()
+            && self.output.is_complete()
+    }
+}

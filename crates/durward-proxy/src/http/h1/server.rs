@@ -1,0 +1,231 @@
+//! The client's side over HTTP/1: one request after the other on one connection.
+//!
+//! Deliberately absent: what becomes of a request; that is the [`exchange`](crate::http::exchange).
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::AsyncWrite;
+
+use crate::http::Http;
+use crate::http::buffer::SIZE;
+use crate::http::exchange::{self, Ended};
+use crate::http::flow::Downstream;
+use crate::http::h1::{Conn, write};
+use crate::http::message::{Framing, PooledRequest, Request, Response};
+use crate::http::parse::{Fault, HeadLimits, Parsed, Progress, parse_request};
+use crate::io::Io;
+use crate::refusal::Refusal;
+use crate::watch::{Expired, Watch};
+
+/// Bytes of the longest request line.
+const LINE: usize = 16 * 1024;
+/// How HTTP/2 begins without TLS (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+/// How long, and for how many bytes, a client is listened to after its last response, so that it gets to read it.
+const LINGER: (Duration, u64) = (Duration::from_secs(2), 1024 * 1024);
+
+/// How a connection's HTTP/1 life ended.
+pub(crate) enum Served {
+    /// For good.
+    Closed,
+    /// It turned out to be HTTP/2; these bytes were read.
+    Http2(Io, Vec<u8>),
+}
+
+/// What comes next on a connection.
+enum Next {
+    Request,
+    Nothing,
+    Http2,
+    Refused(Refusal, Option<u16>),
+}
+
+/// Serves requests until the connection ends.
+pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) -> Served {
+    let mut conn = Conn::new(io);
+    conn.input.buffer.preload(early);
+    let mut first = true;
+    loop {
+        let mut request = PooledRequest::new();
+        match next_request(http, watch, &mut conn, &mut request, first).await {
+            Next::Request => {}
+            Next::Nothing => break,
+            Next::Http2 => return Served::Http2(conn.io, conn.input.buffer.take()),
+            Next::Refused(refusal, status) => {
+                let refuse = exchange::refuse(http, watch, &mut conn, request, refusal, status);
+                Box::pin(refuse).await;
+                linger(watch, &mut conn).await;
+                return Served::Closed;
+            }
+        }
+        first = false;
+        conn.begin(http, &request);
+        // The exchange is large and an idle connection should not be.
+        match Box::pin(exchange::run(http, watch, &mut conn, request)).await {
+            Ended::Complete if !conn.close => {}
+            Ended::Complete => break,
+            Ended::Unread => {
+                linger(watch, &mut conn).await;
+                return Served::Closed;
+            }
+            Ended::Broken => {
+                if conn.output.is_raw() {
+                    cut(&conn.io);
+                }
+                return Served::Closed;
+            }
+            Ended::Upgraded(switched) => {
+                let early = conn.input.buffer.take();
+                Box::pin(switched.relay(http, watch, conn.io, early)).await;
+                return Served::Closed;
+            }
+        }
+    }
+    close(watch, &mut conn).await;
+    Served::Closed
+}
+
+async fn next_request(
+    http: &Http,
+    watch: &Watch,
+    conn: &mut Conn,
+    request: &mut Request,
+    first: bool,
+) -> Next {
+    let timeouts = &http.limits().timeouts;
+    let limits = head_limits(http);
+    let mut progress = Progress::default();
+    let mut begun = false;
+    conn.input.received = conn.input.buffer.filled().len() as u64;
+    // Nobody who has just connected is idle: the first request is on its way.
+    watch.arm(Some(timeouts.idle), !first);
+    loop {
+        let input = conn.input.buffer.filled();
+        if !input.is_empty() {
+            if first && http.facts.tls.is_none() && input.starts_with(PREFACE) {
+                return Next::Http2;
+            }
+            match parse_request(input, &mut progress, limits, request) {
+                Ok(Parsed::Head(length)) => {
+                    conn.input.buffer.consume(length);
+                    return Next::Request;
+                }
+                Ok(Parsed::Incomplete) if !begun => {
+                    begun = true;
+                    watch.arm(Some(timeouts.header), false);
+                }
+                Ok(Parsed::Incomplete) => {}
+                Err(fault) => return refused(fault),
+            }
+        }
+        match watch.guard(poll_fn(|cx| conn.poll_receive(cx))).await {
+            Ok(Ok(0)) => return Next::Nothing,
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if error.kind() == io::ErrorKind::StorageFull => {
+                return refused(Fault::TooLarge);
+            }
+            Err(Expired::Deadline) if begun => {
+                return Next::Refused(Refusal::ClientTimeout { phase: "head" }, None);
+            }
+            Ok(Err(_)) | Err(_) => return Next::Nothing,
+        }
+    }
+}
+
+fn head_limits(http: &Http) -> HeadLimits {
+    let limits = http.limits();
+    let bytes = usize::try_from(limits.header_bytes).unwrap_or(SIZE).min(SIZE);
+    let fields = usize::try_from(limits.header_fields).unwrap_or(usize::MAX);
+    HeadLimits { bytes, line: LINE.min(bytes), fields }
+}
+
+fn refused(fault: Fault) -> Next {
+    let (refusal, status) = fault.of_request();
+    Next::Refused(refusal, status)
+}
+
+/// Closes politely: everything was sent, nothing is expected.
+async fn close(watch: &Watch, conn: &mut Conn) {
+    watch.arm(Some(LINGER.0), false);
+    let _ = watch.guard(poll_fn(|cx| Pin::new(&mut conn.io).poll_shutdown(cx))).await;
+}
+
+/// Closes one direction and reads the other for a while: an answer that meets unread bytes would be lost to a reset.
+async fn linger(watch: &Watch, conn: &mut Conn) {
+    watch.arm(Some(LINGER.0), false);
+    let waited = watch.guard(async {
+        poll_fn(|cx| Pin::new(&mut conn.io).poll_shutdown(cx)).await?;
+        let mut left = LINGER.1;
+        loop {
+            let held = conn.input.buffer.filled().len();
+            conn.input.buffer.consume(held);
+            let count = poll_fn(|cx| conn.poll_receive(cx)).await? as u64;
+            if count == 0 || count >= left {
+                return io::Result::Ok(());
+            }
+            left -= count;
+        }
+    });
+    let _ = waited.await;
+}
+
+/// Ends a connection with a reset, so that a message that ends with it cannot be taken for complete.
+fn cut(io: &Io) {
+    let _ = socket2::SockRef::from(io.socket()).set_linger(Some(Duration::ZERO));
+}
+
+impl Conn {
+    /// Prepares for a request's body.
+    fn begin(&mut self, http: &Http, request: &Request) {
+        self.expect_body(request.framing, http.limits().body_bytes);
+        self.output.sent = 0;
+        self.close = !request.keep_alive;
+    }
+}
+
+impl Downstream for Conn {
+    fn interim(&mut self, response: &Response) -> io::Result<()> {
+        self.output.begin(Framing::None, |out| write::interim(out, response));
+        Ok(())
+    }
+
+    fn head(&mut self, request: &Request, response: &Response) -> io::Result<()> {
+        let framing = write::response_framing(request, response);
+        let unread = !self.is_read() && (request.expects_continue || response.status >= 300);
+        self.close |= unread || !request.keep_alive || framing == Framing::UntilClose;
+        let close = self.close;
+        self.output.begin(framing, |out| write::response(out, request, response, framing, close));
+        Ok(())
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_read() {
+            return Poll::Pending;
+        }
+        if !self.input.eof && self.input.buffer.is_empty() {
+            match self.poll_receive(cx) {
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        // Over TCP a client may close its direction and still wait for its response; over TLS it has said goodbye.
+        match self.io {
+            Io::Tls(_) if self.input.eof => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn consumed(&self) -> bool {
+        self.input.taken > 0
+    }
+
+    fn is_read(&self) -> bool {
+        self.input.decoder.is_done()
+    }
+}

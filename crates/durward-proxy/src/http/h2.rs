@@ -1,0 +1,173 @@
+//! HTTP/2 on both sides: streams as sources and sinks of bodies, heads in the neutral form.
+//!
+//! Frames are the `h2` crate's business. Deliberately absent: server push and priorities.
+
+pub(crate) mod client;
+mod convert;
+pub(crate) mod guard;
+pub(crate) mod server;
+mod websocket;
+mod wire;
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use h2::{Reason, RecvStream, SendStream};
+
+use crate::http::fields::Fields;
+use crate::http::flow::{Filled, Source, SourceFault};
+
+pub(super) use websocket::{accepts as websocket_accepts, new_key as websocket_key};
+
+/// The body that comes in on a stream.
+pub(crate) struct Body {
+    stream: RecvStream,
+    chunk: Bytes,
+    trailers: Option<Box<Fields>>,
+    ended: bool,
+    taken: u64,
+    limit: Option<u64>,
+}
+
+impl Body {
+    fn new(stream: RecvStream, limit: Option<u64>) -> Self {
+        let ended = stream.is_end_stream();
+        Self { stream, chunk: Bytes::new(), trailers: None, ended, taken: 0, limit }
+    }
+
+    fn is_read(&self) -> bool {
+        self.chunk.is_empty() && (self.ended || self.stream.is_end_stream())
+    }
+}
+
+impl Source for Body {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<Filled, SourceFault>> {
+        loop {
+            if !self.chunk.is_empty() {
+                let over = |limit| self.taken + self.chunk.len() as u64 > limit;
+                if self.limit.is_some_and(over) {
+                    return Poll::Ready(Err(SourceFault::TooLarge));
+                }
+                return Poll::Ready(Ok(Filled::Data));
+            }
+            if self.ended {
+                return Poll::Ready(Ok(Filled::End));
+            }
+            if let Some(chunk) = ready!(self.stream.poll_data(cx)) {
+                self.chunk = chunk.map_err(|error| source_fault(&error))?;
+                continue;
+            }
+            if let Some(trailers) =
+                ready!(self.stream.poll_trailers(cx)).map_err(|error| source_fault(&error))?
+            {
+                self.trailers = Some(Box::new(convert::trailers(&trailers)));
+            }
+            self.ended = true;
+        }
+    }
+
+    fn data(&self) -> &[u8] {
+        &self.chunk
+    }
+
+    fn consume(&mut self, count: usize) {
+        let count = count.min(self.chunk.len());
+        self.chunk.advance(count);
+        self.taken += count as u64;
+        // Fails only when the stream is gone, and then the window does not matter.
+        let _ = self.stream.flow_control().release_capacity(count);
+    }
+
+    fn take(&mut self, count: usize) -> Bytes {
+        let count = count.min(self.chunk.len());
+        let taken = self.chunk.split_to(count);
+        self.taken += count as u64;
+        let _ = self.stream.flow_control().release_capacity(count);
+        taken
+    }
+
+    fn ends_after(&self, count: usize) -> bool {
+        count == self.chunk.len() && self.stream.is_end_stream()
+    }
+
+    fn trailers(&self) -> Option<&Fields> {
+        self.trailers.as_deref().filter(|fields| !fields.is_empty())
+    }
+}
+
+fn source_fault(error: &h2::Error) -> SourceFault {
+    match error.reason() {
+        Some(Reason::PROTOCOL_ERROR) if !error.is_remote() => {
+            SourceFault::Malformed("body differs from its declared length")
+        }
+        _ => SourceFault::Closed,
+    }
+}
+
+fn to_io(error: h2::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
+}
+
+/// The body that goes out on a stream.
+#[derive(Default)]
+pub(crate) struct Outlet {
+    stream: Option<SendStream<Bytes>>,
+    finished: bool,
+    sent: u64,
+}
+
+impl Outlet {
+    fn open(&mut self, stream: SendStream<Bytes>, finished: bool) {
+        self.stream = Some(stream);
+        self.finished = finished;
+    }
+
+    fn stream(&mut self) -> io::Result<&mut SendStream<Bytes>> {
+        self.stream.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn poll_send<S: Source>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+    ) -> Poll<io::Result<usize>> {
+        if self.finished {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "body too long")));
+        }
+        let wanted = source.data().len();
+        let stream = self.stream()?;
+        stream.reserve_capacity(wanted);
+        let mut room = stream.capacity();
+        while room == 0 {
+            room = match ready!(stream.poll_capacity(cx)) {
+                Some(room) => room.map_err(to_io)?,
+                None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            };
+        }
+        let count = room.min(wanted);
+        let last = source.ends_after(count);
+        stream.send_data(source.take(count), last).map_err(to_io)?;
+        self.finished = last;
+        self.sent += count as u64;
+        Poll::Ready(Ok(count))
+    }
+
+    fn finish(&mut self, trailers: Option<&Fields>) -> io::Result<()> {
+        if std::mem::replace(&mut self.finished, true) {
+            return Ok(());
+        }
+        let stream = self.stream()?;
+        match trailers {
+            Some(trailers) => stream.send_trailers(convert::header_map(trailers)).map_err(to_io),
+            None => stream.send_data(Bytes::new(), true).map_err(to_io),
+        }
+    }
+
+    /// Breaks the stream off, unless its end was sent.
+    fn reset(&mut self, reason: Reason) {
+        if let Some(stream) = self.stream.as_mut().filter(|_| !self.finished) {
+            stream.send_reset(reason);
+        }
+    }
+}

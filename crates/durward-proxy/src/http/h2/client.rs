@@ -1,0 +1,195 @@
+//! The upstream's side of an exchange over HTTP/2: one stream of a shared connection.
+//!
+//! Deliberately absent: the connection; the upstream room drives it.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::client::{ResponseFuture, SendRequest};
+
+use crate::http::fields::Fields;
+use crate::http::flow::{Filled, HeadFault, Sink, Source, SourceFault, Upstream};
+use crate::http::h2::{Body, Outlet, convert, to_io};
+use crate::http::message::{Request, Response, Upgrade};
+use crate::refusal::Refusal;
+
+/// A stream towards an upstream.
+pub(crate) struct Up {
+    send: SendRequest<Bytes>,
+    scheme: &'static str,
+    /// Waits for the connection to have room for it; `true`: it has no body.
+    waiting: Option<(http::Request<()>, bool)>,
+    response: Option<ResponseFuture>,
+    outlet: Outlet,
+    body: Option<Body>,
+}
+
+impl Up {
+    pub(crate) fn new(send: SendRequest<Bytes>, tls: bool) -> Self {
+        Self {
+            send,
+            scheme: if tls { "https" } else { "http" },
+            waiting: None,
+            response: None,
+            outlet: Outlet::default(),
+            body: None,
+        }
+    }
+
+    fn poll_start(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        if self.waiting.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.send.poll_ready(cx))?;
+        if let Some((request, ended)) = self.waiting.take() {
+            let (response, stream) = self.send.send_request(request, ended)?;
+            self.response = Some(response);
+            self.outlet.open(stream, ended);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_interim(
+        &mut self,
+        cx: &mut Context<'_>,
+        response: &mut Response,
+    ) -> Poll<Result<(), HeadFault>> {
+        let Some(future) = &mut self.response else { return Poll::Pending };
+        match future.poll_informational(cx) {
+            Poll::Ready(Some(Ok(interim))) => {
+                let (parts, ()) = interim.into_parts();
+                Poll::Ready(read_head(&parts, false, response))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Err(head_fault(&error))),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+fn read_head(
+    parts: &http::response::Parts,
+    ended: bool,
+    response: &mut Response,
+) -> Result<(), HeadFault> {
+    convert::response(parts, ended, response)
+        .map_err(|fault| HeadFault::Malformed(fault.of_response()))
+}
+
+fn head_fault(error: &h2::Error) -> HeadFault {
+    match error.reason() {
+        Some(Reason::REFUSED_STREAM) => HeadFault::Refused,
+        // A GOAWAY in good order ends only the streams that the upstream did not look at.
+        Some(Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => HeadFault::Refused,
+        Some(Reason::PROTOCOL_ERROR) if !error.is_remote() => {
+            HeadFault::Malformed(Refusal::BadResponse { detail: "HTTP/2 protocol error" })
+        }
+        _ => HeadFault::Closed,
+    }
+}
+
+impl Upstream for Up {
+    fn request(&mut self, request: &Request) -> io::Result<()> {
+        let extended = request.upgrade != Upgrade::None;
+        if extended && !self.send.is_extended_connect_protocol_enabled() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let head = convert::to_request(request, self.scheme)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        self.waiting = Some((head, !extended && !request.has_body()));
+        Ok(())
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: &Request,
+        response: &mut Response,
+    ) -> Poll<Result<(), HeadFault>> {
+        if let Err(error) = ready!(self.poll_start(cx)) {
+            // Still waiting: nothing was sent.
+            let unsent = self.waiting.is_some();
+            return Poll::Ready(Err(if unsent { HeadFault::Refused } else { head_fault(&error) }));
+        }
+        if let Poll::Ready(interim) = self.poll_interim(cx, response) {
+            return Poll::Ready(interim);
+        }
+        let Some(future) = &mut self.response else { return Poll::Pending };
+        let (parts, stream) =
+            ready!(Pin::new(future).poll(cx)).map_err(|error| head_fault(&error))?.into_parts();
+        self.response = None;
+        let read = read_head(&parts, stream.is_end_stream(), response);
+        self.body = Some(Body::new(stream, None));
+        Poll::Ready(read)
+    }
+
+    fn is_silent(&self) -> bool {
+        self.body.is_none()
+    }
+
+    fn tunnel(&mut self) {}
+
+    fn holds_upgrades(&self) -> bool {
+        false
+    }
+}
+
+impl Source for Up {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<Filled, SourceFault>> {
+        match &mut self.body {
+            Some(body) => body.poll_fill(cx),
+            None => Poll::Ready(Ok(Filled::End)),
+        }
+    }
+
+    fn data(&self) -> &[u8] {
+        self.body.as_ref().map(Source::data).unwrap_or_default()
+    }
+
+    fn consume(&mut self, count: usize) {
+        if let Some(body) = &mut self.body {
+            body.consume(count);
+        }
+    }
+
+    fn take(&mut self, count: usize) -> Bytes {
+        self.body.as_mut().map(|body| body.take(count)).unwrap_or_default()
+    }
+
+    fn ends_after(&self, count: usize) -> bool {
+        self.body.as_ref().is_some_and(|body| body.ends_after(count))
+    }
+
+    fn trailers(&self) -> Option<&Fields> {
+        self.body.as_ref().and_then(Source::trailers)
+    }
+}
+
+impl Sink for Up {
+    fn poll_send<S: Source>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_start(cx)).map_err(to_io)?;
+        self.outlet.poll_send(cx, source)
+    }
+
+    fn finish(&mut self, trailers: Option<&Fields>) -> io::Result<()> {
+        // A request without a body ends with its head, which may still wait for room.
+        if self.waiting.as_ref().is_some_and(|(_, ended)| *ended) {
+            return Ok(());
+        }
+        self.outlet.finish(trailers)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_start(cx).map_err(to_io)
+    }
+
+    fn traffic(&self) -> (u64, u64) {
+        (self.body.as_ref().map_or(0, |body| body.taken), self.outlet.sent)
+    }
+}

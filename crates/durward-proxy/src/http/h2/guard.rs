@@ -1,0 +1,188 @@
+//! Budgets for the frames a client can send without end and without cost: they are counted before HTTP/2 sees them.
+//!
+//! Only the nine bytes before each frame are read. Deliberately absent: any judgement of a frame's content.
+
+use std::time::{Duration, Instant};
+
+/// Budgets are for this long.
+const WINDOW: Duration = Duration::from_secs(1);
+/// The connection preface is passed over.
+const PREFACE: usize = 24;
+const HEADER: usize = 9;
+
+/// Frames of each kind that a client may send in a window.
+const PINGS: u32 = 1000;
+const SETTINGS: u32 = 50;
+const PRIORITIES: u32 = 1000;
+const RESETS: u32 = 200;
+const EMPTY_DATA: u32 = 100;
+const CONTINUATIONS: u32 = 100;
+const WINDOW_UPDATES: u32 = 1000;
+const UNKNOWN: u32 = 500;
+/// A window update more is allowed for so many bytes sent.
+const BYTES_PER_UPDATE: u64 = 256;
+
+/// Frames counted in the present window.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    pings: u32,
+    settings: u32,
+    priorities: u32,
+    resets: u32,
+    empty_data: u32,
+    continuations: u32,
+    window_updates: u32,
+    unknown: u32,
+}
+
+/// Reads frame headers from a stream of bytes and counts.
+#[derive(Debug)]
+pub(crate) struct FrameMeter {
+    header: [u8; HEADER],
+    have: usize,
+    skip: usize,
+    counts: Counts,
+    since: Instant,
+    sent: u64,
+}
+
+impl FrameMeter {
+    /// For a connection that begins now.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            header: [0; HEADER],
+            have: 0,
+            skip: PREFACE,
+            counts: Counts::default(),
+            since: now,
+            sent: 0,
+        }
+    }
+
+    /// So many bytes were sent to the client.
+    pub(crate) fn sent(&mut self, bytes: u64) {
+        self.sent = self.sent.saturating_add(bytes);
+    }
+
+    /// Looks at bytes that arrived; tells which budget they break.
+    pub(crate) fn received(&mut self, mut bytes: &[u8], now: Instant) -> Option<&'static str> {
+        if now.duration_since(self.since) >= WINDOW {
+            (self.counts, self.since, self.sent) = (Counts::default(), now, 0);
+        }
+        let mut broken = None;
+        while !bytes.is_empty() {
+            let passed = self.skip.min(bytes.len());
+            self.skip -= passed;
+            bytes = &bytes[passed..];
+            let taken = (HEADER - self.have).min(bytes.len());
+            self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
+            self.have += taken;
+            bytes = &bytes[taken..];
+            if self.have == HEADER {
+                self.have = 0;
+                let found = self.count();
+                broken = broken.or(found);
+            }
+        }
+        broken
+    }
+
+    fn count(&mut self) -> Option<&'static str> {
+        let [high, middle, low, kind, flags, ..] = self.header;
+        let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+        self.skip = length;
+        let ends_stream = flags & 1 != 0;
+        let updates = u32::try_from(self.sent / BYTES_PER_UPDATE).unwrap_or(u32::MAX);
+        let counts = &mut self.counts;
+        let (count, budget, word) = match kind {
+            0 if length == 0 && !ends_stream => (&mut counts.empty_data, EMPTY_DATA, "empty DATA"),
+            0 | 1 => return None,
+            2 => (&mut counts.priorities, PRIORITIES, "PRIORITY"),
+            3 => (&mut counts.resets, RESETS, "RST_STREAM"),
+            4 => (&mut counts.settings, SETTINGS, "SETTINGS"),
+            6 => (&mut counts.pings, PINGS, "PING"),
+            8 => {
+                let budget = WINDOW_UPDATES.saturating_add(updates);
+                (&mut counts.window_updates, budget, "WINDOW_UPDATE")
+            }
+            9 => (&mut counts.continuations, CONTINUATIONS, "CONTINUATION"),
+            _ => (&mut counts.unknown, UNKNOWN, "unknown frames"),
+        };
+        *count += 1;
+        (*count > budget).then_some(word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use durward_testkit::client::h2_frames::{PREFACE as OPENING, frame, kind};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn feed(wire: &[u8], cuts: &[usize]) -> Option<&'static str> {
+        let now = Instant::now();
+        let mut meter = FrameMeter::new(now);
+        let mut start = 0;
+        let mut broken = None;
+        for end in cuts.iter().copied().chain([wire.len()]) {
+            let end = end.clamp(start, wire.len());
+            let found = meter.received(&wire[start..end], now);
+            broken = broken.or(found);
+            start = end;
+        }
+        broken
+    }
+
+    fn many(count: usize, kind: u8, payload: &[u8]) -> Vec<u8> {
+        [OPENING.to_vec(), frame(kind, 0, 0, payload).repeat(count)].concat()
+    }
+
+    #[test]
+    fn each_kind_has_a_budget() {
+        let cases = [
+            (kind::PING, 1000, &[0; 8][..], "PING"),
+            (kind::SETTINGS, 50, &[], "SETTINGS"),
+            (kind::PRIORITY, 1000, &[0; 5], "PRIORITY"),
+            (kind::RST_STREAM, 200, &[0; 4], "RST_STREAM"),
+            (kind::DATA, 100, &[], "empty DATA"),
+            (kind::CONTINUATION, 100, &[], "CONTINUATION"),
+            (kind::WINDOW_UPDATE, 1000, &[0; 4], "WINDOW_UPDATE"),
+            (0x77, 500, &[], "unknown frames"),
+        ];
+
+        for (kind, budget, payload, word) in cases {
+            assert_eq!(feed(&many(budget, kind, payload), &[]), None, "{word}");
+            assert_eq!(feed(&many(budget + 1, kind, payload), &[]), Some(word));
+        }
+    }
+
+    #[test]
+    fn a_budget_is_for_a_second() {
+        let begin = Instant::now();
+        let mut meter = FrameMeter::new(begin);
+
+        let first = meter.received(&many(50, kind::SETTINGS, &[]), begin);
+        let second = meter.received(&frame(kind::SETTINGS, 0, 0, &[]).repeat(50), begin + WINDOW);
+
+        assert_eq!((first, second), (None, None));
+    }
+
+    #[test]
+    fn what_is_sent_allows_for_window_updates() {
+        let now = Instant::now();
+        let mut meter = FrameMeter::new(now);
+        meter.sent(256 * 500);
+
+        assert_eq!(meter.received(&many(1500, kind::WINDOW_UPDATE, &[0; 4]), now), None);
+    }
+
+    proptest! {
+        #[test]
+        fn splits_do_not_hide_frames(payload in proptest::collection::vec(any::<u8>(), 0..20), mut cuts in proptest::collection::vec(0usize..4000, 0..30)) {
+            cuts.sort_unstable();
+
+            prop_assert_eq!(feed(&many(51, kind::SETTINGS, &payload), &cuts), Some("SETTINGS"));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The bytes of an HTTP/2 connection: frames that come in are counted, frames that go out are gathered.
+//!
+//! `h2` flushes after every DATA frame; sixteen small responses would be sixteen TLS records and system calls. Here its flush does
+//! nothing, and the connection's task flushes once it has looked at all its streams. Deliberately absent: any look at payloads.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::http::buffer::{Buffer, SIZE, give_write, take_write};
+use crate::http::h2::guard::FrameMeter;
+use crate::io::Io;
+
+/// A connection shared by `h2`, which reads and writes, and the task, which flushes.
+#[derive(Clone)]
+pub(super) struct Wire(Rc<RefCell<State>>);
+
+struct State {
+    io: Io,
+    early: Buffer,
+    meter: FrameMeter,
+    broken: Option<&'static str>,
+    out: Vec<u8>,
+    start: usize,
+}
+
+impl Wire {
+    /// Over `io`, of which `early` was read already.
+    pub(super) fn new(io: Io, early: &[u8]) -> Self {
+        let mut buffer = Buffer::default();
+        buffer.preload(early);
+        Self(Rc::new(RefCell::new(State {
+            io,
+            early: buffer,
+            meter: FrameMeter::new(Instant::now()),
+            broken: None,
+            out: Vec::new(),
+            start: 0,
+        })))
+    }
+
+    /// The budget that is broken. Nothing more is read then.
+    pub(super) fn broken(&self) -> Option<&'static str> {
+        self.0.borrow().broken
+    }
+
+    /// Hands everything gathered to the system.
+    pub(super) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.0.borrow_mut();
+        ready!(state.poll_drain(cx))?;
+        Pin::new(&mut state.io).poll_flush(cx)
+    }
+}
+
+impl State {
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.start < self.out.len() {
+            let count = ready!(Pin::new(&mut self.io).poll_write(cx, &self.out[self.start..]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.start += count;
+            self.meter.sent(count as u64);
+        }
+        give_write(std::mem::take(&mut self.out));
+        self.start = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_gather(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let total: usize = parts.iter().map(|part| part.len()).sum();
+        if self.out.len() + total > SIZE {
+            ready!(self.poll_drain(cx))?;
+        }
+        if self.out.capacity() == 0 {
+            self.out = take_write();
+        }
+        // A single write may be larger than the buffer should grow.
+        let mut room = SIZE;
+        for part in parts {
+            let count = part.len().min(room);
+            self.out.extend_from_slice(&part[..count]);
+            room -= count;
+        }
+        Poll::Ready(Ok(SIZE - room))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.broken.is_some() {
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        if self.early.is_empty() {
+            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        } else {
+            let count = self.early.filled().len().min(buf.remaining());
+            buf.put_slice(&self.early.filled()[..count]);
+            self.early.consume(count);
+        }
+        self.broken = self.meter.received(&buf.filled()[before..], Instant::now());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0.borrow_mut().poll_gather(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.borrow_mut().poll_gather(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        Pin::new(&mut self.0.borrow_mut().io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,212 @@
+//! A request and a response as every part of the engine sees them, whichever version of HTTP they came in or leave by.
+//!
+//! Both are reused from request to request. Deliberately absent: bodies; they only pass through.
+
+use std::cell::RefCell;
+
+use crate::http::fields::{Fields, Span};
+
+/// The version of HTTP a message came in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// HTTP/1.0
+    Http10,
+    /// HTTP/1.1
+    #[default]
+    Http11,
+    /// HTTP/2
+    Http2,
+}
+
+impl Version {
+    /// As it stands in the access log.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        }
+    }
+}
+
+/// How the end of a body is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// There is none.
+    #[default]
+    None,
+    /// By its length.
+    Length(u64),
+    /// By a last chunk; in HTTP/2, by the end of the stream.
+    Chunked,
+    /// By the end of the connection.
+    UntilClose,
+}
+
+/// A change of protocol a request asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Upgrade {
+    /// None that we pass on.
+    #[default]
+    None,
+    /// HTTP/1.1 `Upgrade`, to the protocol named here.
+    Token(Span),
+    /// Extended CONNECT (RFC 8441) over HTTP/2, to the protocol named here.
+    Extended(Span),
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl Upgrade {
+    /// Whether there is one.
+    pub(crate) fn is_some(self) -> bool {
+        self != Self::None
+    }
+}
+
+/// A request's head. The spans lie in the buffer of `fields`.
+#[derive(Debug, Default)]
+pub(crate) struct Request {
+    pub(crate) fields: Fields,
+    pub(crate) method: Span,
+    /// The path as sent, then as matched and forwarded once it is normalised.
+    pub(crate) path: Span,
+    /// With its `?`; empty without one.
+    pub(crate) query: Span,
+    /// Host and port as sent; empty in HTTP/1.0 without `Host`.
+    pub(crate) authority: Span,
+    /// `authority` without port; an IPv6 literal without brackets; lower case and without trailing dot once routed.
+    pub(crate) host: Span,
+    /// The scheme of an absolute target or of HTTP/2; empty when the request names none.
+    pub(crate) scheme: Span,
+    pub(crate) version: Version,
+    pub(crate) framing: Framing,
+    /// `Expect: 100-continue`.
+    pub(crate) expects_continue: bool,
+    pub(crate) upgrade: Upgrade,
+    /// The client wants to go on using the connection.
+    pub(crate) keep_alive: bool,
+    /// `TE: trailers`.
+    pub(crate) te_trailers: bool,
+}
+
+impl Request {
+    /// Forgets everything but the memory.
+    pub(crate) fn clear(&mut self) {
+        let mut fields = std::mem::take(&mut self.fields);
+        fields.clear();
+        *self = Self { fields, ..Self::default() };
+    }
+
+    /// The method.
+    pub(crate) fn method(&self) -> &str {
+        self.fields.text(self.method)
+    }
+
+    /// The path.
+    pub(crate) fn path(&self) -> &str {
+        self.fields.text(self.path)
+    }
+
+    /// The host.
+    pub(crate) fn host(&self) -> &str {
+        self.fields.text(self.host)
+    }
+
+    /// Whether sending it twice is the same as sending it once (RFC 9110 §9.2.2).
+    pub(crate) fn is_idempotent(&self) -> bool {
+        matches!(self.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+    }
+
+    /// Whether it has, or may have, a body.
+    pub(crate) fn has_body(&self) -> bool {
+        !matches!(self.framing, Framing::None | Framing::Length(0))
+    }
+}
+
+/// A response's head. The spans lie in the buffer of `fields`.
+#[derive(Debug, Default)]
+pub(crate) struct Response {
+    pub(crate) fields: Fields,
+    pub(crate) status: u16,
+    /// The reason phrase; may be empty.
+    pub(crate) reason: Span,
+    pub(crate) version: Version,
+    pub(crate) framing: Framing,
+    /// The length named in a response that has no body (to HEAD, or 304).
+    pub(crate) named_length: Option<u64>,
+    /// The sender will close, or the end of the message cannot be known otherwise.
+    pub(crate) close: bool,
+    /// The protocol of a 101.
+    pub(crate) upgrade: Option<Span>,
+}
+
+impl Response {
+    /// Forgets everything but the memory.
+    pub(crate) fn clear(&mut self) {
+        let mut fields = std::mem::take(&mut self.fields);
+        fields.clear();
+        *self = Self { fields, ..Self::default() };
+    }
+
+    /// Whether another head follows.
+    pub(crate) fn is_interim(&self) -> bool {
+        (100..200).contains(&self.status) && self.status != 101
+    }
+}
+
+/// More memory than this is not kept for the next message.
+const KEPT_BYTES: usize = 32 * 1024;
+const KEPT: usize = 64;
+
+type Pool<T> = RefCell<Vec<T>>;
+
+thread_local! {
+    static REQUESTS: Pool<Box<Request>> = const { RefCell::new(Vec::new()) };
+    static RESPONSES: Pool<Box<Response>> = const { RefCell::new(Vec::new()) };
+}
+
+macro_rules! pooled {
+    ($name:ident, $type:ident, $pool:ident) => {
+        /// One from this core's pool; goes back when dropped.
+        pub(crate) struct $name(Option<Box<$type>>);
+
+        impl $name {
+            /// An empty one.
+            pub(crate) fn new() -> Self {
+                Self(Some($pool.with_borrow_mut(Vec::pop).unwrap_or_default()))
+            }
+        }
+
+        impl std::ops::Deref for $name {
+            type Target = $type;
+
+            fn deref(&self) -> &$type {
+                self.0.as_deref().expect("taken in drop only")
+            }
+        }
+
+        impl std::ops::DerefMut for $name {
+            fn deref_mut(&mut self) -> &mut $type {
+                self.0.as_deref_mut().expect("taken in drop only")
+            }
+        }
+
+        impl Drop for $name {
+            fn drop(&mut self) {
+                let Some(mut message) = self.0.take() else { return };
+                if message.fields.capacity() > KEPT_BYTES {
+                    return;
+                }
+                message.clear();
+                let _ = $pool.try_with(|pool| {
+                    let mut pool = pool.borrow_mut();
+                    if pool.len() < KEPT {
+                        pool.push(message);
+                    }
+                });
+            }
+        }
+    };
+}
+pooled!(PooledRequest, Request, REQUESTS);
+pooled!(PooledResponse, Response, RESPONSES);

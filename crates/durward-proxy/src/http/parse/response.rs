@@ -1,0 +1,110 @@
+//! Response heads.
+//!
+//! Deliberately absent: trust. An upstream's head is read as strictly as a client's.
+
+use crate::http::fields::Span;
+use crate::http::message::{Framing, Response};
+use crate::http::names::Known;
+use crate::http::parse::connection::Control;
+use crate::http::parse::request::read_version;
+use crate::http::parse::{Fault, HeadLimits, Line, Parsed, Progress, field_line, is_value};
+
+/// What of the request decides how its response ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Asked {
+    /// The method is HEAD.
+    pub(crate) head: bool,
+    /// An upgrade was asked for.
+    pub(crate) upgrade: bool,
+}
+
+/// Reads as much of a response's head as there is. `input` begins where the head does and grows from call to call.
+pub(crate) fn parse_response(
+    input: &[u8],
+    progress: &mut Progress,
+    asked: Asked,
+    response: &mut Response,
+) -> Result<Parsed, Fault> {
+    let limits = HeadLimits::RESPONSE;
+    loop {
+        match progress.next_line(input)? {
+            Line::Incomplete if input.len() >= limits.bytes => return Err(Fault::TooLarge),
+            Line::Incomplete => return Ok(Parsed::Incomplete),
+            Line::Empty if progress.started => break,
+            Line::Empty => return Err(Fault::Malformed("empty line before the status line")),
+            Line::Text(start, end) if !progress.started => {
+                status_line(input, start, end, response)?;
+                progress.started = true;
+            }
+            Line::Text(start, end) => {
+                if response.fields.len() == limits.fields || end > limits.bytes {
+                    return Err(Fault::TooLarge);
+                }
+                field_line(input, start, end, &mut response.fields)?;
+            }
+        }
+    }
+    response.fields.load(&input[..progress.read()]);
+    finish(response, asked)?;
+    Ok(Parsed::Head(progress.read()))
+}
+
+fn status_line(
+    input: &[u8],
+    start: usize,
+    end: usize,
+    response: &mut Response,
+) -> Result<(), Fault> {
+    let line = &input[start..end];
+    let (version, rest) = line
+        .split_at_checked(8)
+        .filter(|(_, rest)| rest.first() == Some(&b' ') && rest.len() >= 4)
+        .ok_or(Fault::Malformed("invalid status line"))?;
+    response.version = read_version(version)?;
+    let (status, reason) = rest[1..].split_at(3);
+    if !status.iter().all(u8::is_ascii_digit) || reason.first().is_some_and(|byte| *byte != b' ') {
+        return Err(Fault::Malformed("invalid status"));
+    }
+    response.status = status.iter().fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0'));
+    if !(100..600).contains(&response.status) {
+        return Err(Fault::Malformed("invalid status"));
+    }
+    if !is_value(reason) {
+        return Err(Fault::Malformed("control character in reason phrase"));
+    }
+    response.reason = Span::new((end - reason.len() + 1).min(end), end);
+    Ok(())
+}
+
+fn finish(response: &mut Response, asked: Asked) -> Result<(), Fault> {
+    let control = Control::read(&response.fields, response.version)?;
+    if response.status == 101 {
+        switching(response, &control, asked)?;
+    }
+    let bodiless =
+        asked.head || response.status < 200 || response.status == 204 || response.status == 304;
+    response.framing = match (control.length, control.chunked) {
+        _ if bodiless => Framing::None,
+        (Some(length), _) => Framing::Length(length),
+        (None, true) => Framing::Chunked,
+        (None, false) => Framing::UntilClose,
+    };
+    if asked.head || response.status == 304 {
+        response.named_length = control.length;
+    }
+    response.close = !control.persists(response.version) || response.framing == Framing::UntilClose;
+    control.strip(&mut response.fields);
+    response.fields.retain(|known| known != Known::Host);
+    Ok(())
+}
+
+fn switching(response: &mut Response, control: &Control, asked: Asked) -> Result<(), Fault> {
+    if !asked.upgrade {
+        return Err(Fault::Malformed("101 without a request for it"));
+    }
+    if !control.upgrades || control.upgrade.is_none() {
+        return Err(Fault::Malformed("101 without Upgrade"));
+    }
+    response.upgrade = control.upgrade;
+    Ok(())
+}

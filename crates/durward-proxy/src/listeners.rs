@@ -1,0 +1,205 @@
+//! The listening sockets: one per bind and core, opened and closed without touching the others.
+//!
+//! Our own duplicate of each is kept for handing over to a successor. Deliberately absent: accepting; the cores do that.
+
+mod socket;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use durward_model::DestinationMode;
+
+use crate::prepared::PreparedBind;
+use crate::proxy::{BindReport, BindState};
+
+/// Clients that may wait in a socket's queue; the kernel's `net.core.somaxconn` bounds it too.
+pub(crate) const BACKLOG: i32 = 4096;
+
+/// All listening sockets of the process.
+pub(crate) struct Listeners {
+    cores: usize,
+    inherited: Vec<TcpListener>,
+    open: BTreeMap<SocketAddr, OpenBind>,
+    failed: BTreeMap<SocketAddr, String>,
+}
+
+struct OpenBind {
+    transparent: bool,
+    /// Whether the host had the address when last looked.
+    present: bool,
+    sockets: Vec<Held>,
+}
+
+/// Our duplicate of a listening socket.
+struct Held {
+    socket: TcpListener,
+    /// Whether nobody but us has it: not the service manager, no predecessor and no successor.
+    alone: bool,
+}
+
+/// Sockets for the cores, in turn.
+pub(crate) struct Opened {
+    /// What they listen on.
+    pub(crate) bind: SocketAddr,
+    /// At least one per core.
+    pub(crate) sockets: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// No sockets but the inherited ones, which wait for a bind that wants them.
+    pub(crate) fn new(cores: usize, inherited: Vec<TcpListener>) -> Self {
+        Self { cores, inherited, open: BTreeMap::new(), failed: BTreeMap::new() }
+    }
+
+    /// Opens what is wanted and not open yet.
+    pub(crate) fn open(&mut self, wanted: &BTreeMap<SocketAddr, Arc<PreparedBind>>) -> Vec<Opened> {
+        self.failed.clear();
+        let mut opened = Vec::new();
+        for (address, bind) in wanted {
+            let transparent = bind.bind.mode == DestinationMode::Transparent;
+            match self.open_one(*address, transparent) {
+                Ok(sockets) => opened.extend(sockets),
+                Err(error) => {
+                    self.failed.insert(*address, describe(*address, transparent, &error));
+                }
+            }
+        }
+        opened
+    }
+
+    fn open_one(&mut self, address: SocketAddr, transparent: bool) -> io::Result<Option<Opened>> {
+        if let Some(open) = self.open.get_mut(&address) {
+            if open.transparent != transparent {
+                for socket in &open.sockets {
+                    socket::set_transparent(&socket.socket, address, transparent)?;
+                }
+                open.transparent = transparent;
+            }
+            return Ok(None);
+        }
+        let sockets = self.sockets(address, transparent)?;
+        let for_cores: io::Result<Vec<_>> =
+            sockets.iter().map(|held| held.socket.try_clone()).collect();
+        let opened = Opened { bind: address, sockets: for_cores? };
+        let present = transparent || socket::is_local(address.ip());
+        self.open.insert(address, OpenBind { transparent, present, sockets });
+        Ok(Some(opened))
+    }
+
+    /// Inherited sockets first, new ones for the remaining cores; where those cannot be made, the inherited ones are shared.
+    fn sockets(&mut self, address: SocketAddr, transparent: bool) -> io::Result<Vec<Held>> {
+        let (inherited, others) = std::mem::take(&mut self.inherited)
+            .into_iter()
+            .partition::<Vec<_>, _>(|inherited| socket::listens_on(inherited, address));
+        self.inherited = others;
+        for socket in &inherited {
+            socket::adopt(socket, address, transparent)?;
+        }
+        let given = inherited.len();
+        let shared = |socket| Held { socket, alone: false };
+        let mut sockets: Vec<_> = inherited.into_iter().map(shared).collect();
+        for core in given..self.cores {
+            match socket::open(address, transparent) {
+                Ok(socket) => sockets.push(Held { socket, alone: true }),
+                Err(_) if given > 0 => {
+                    sockets.push(shared(sockets[core % given].socket.try_clone()?));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sockets)
+    }
+
+    /// Lets go of what is not wanted any more; the cores must do the same. Their addresses are returned.
+    pub(crate) fn close(
+        &mut self,
+        wanted: &BTreeMap<SocketAddr, Arc<PreparedBind>>,
+    ) -> Vec<SocketAddr> {
+        let gone: Vec<_> =
+            self.open.keys().filter(|address| !wanted.contains_key(address)).copied().collect();
+        for address in &gone {
+            self.open.remove(address).iter().for_each(OpenBind::divert);
+        }
+        gone
+    }
+
+    /// Inherited sockets no bind asked for. Nobody would ever accept on them, so they are closed.
+    pub(crate) fn close_unclaimed(&mut self) -> Vec<SocketAddr> {
+        let unclaimed = std::mem::take(&mut self.inherited);
+        unclaimed.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+    }
+
+    /// Whether some bind could not be opened.
+    pub(crate) fn any_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    /// Looks again which addresses the host has.
+    pub(crate) fn look(&mut self) {
+        let mut seen = BTreeMap::new();
+        for (address, open) in self.open.iter_mut().filter(|(_, open)| !open.transparent) {
+            let ip = address.ip();
+            open.present = *seen.entry(ip).or_insert_with(|| socket::is_local(ip));
+        }
+    }
+
+    /// The state of every bind that is wanted, as of the last look.
+    pub(crate) fn reports(&self) -> Vec<BindReport> {
+        let open = self.open.iter().map(|(address, open)| {
+            let state = if open.present { BindState::Bound } else { BindState::AddressNotLocal };
+            (*address, state)
+        });
+        let failed =
+            self.failed.iter().map(|(address, why)| (*address, BindState::Failed(why.clone())));
+        let all: BTreeMap<_, _> = open.chain(failed).collect();
+        all.into_iter().map(|(address, state)| BindReport { address, state }).collect()
+    }
+
+    /// Duplicates of all sockets, for a successor.
+    pub(crate) fn duplicates(&mut self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        let all = self.open.iter_mut();
+        let sockets = all
+            .flat_map(|(address, open)| open.sockets.iter_mut().map(move |held| (*address, held)));
+        sockets
+            .map(|(address, held)| {
+                held.alone = false;
+                Ok((address, held.socket.try_clone()?.into()))
+            })
+            .collect()
+    }
+
+    /// Lets go of everything.
+    pub(crate) fn close_all(&mut self) {
+        self.open.values().for_each(OpenBind::divert);
+        self.open.clear();
+        self.inherited.clear();
+    }
+}
+
+impl OpenBind {
+    /// Turns new clients away from sockets that only we have, so that their queues can be emptied before they are closed.
+    fn divert(&self) {
+        for held in self.sockets.iter().filter(|held| held.alone) {
+            socket::divert(&held.socket);
+        }
+    }
+}
+
+fn describe(address: SocketAddr, transparent: bool, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("another process listens on {address}; stop it or use another port")
+        }
+        io::ErrorKind::PermissionDenied if transparent => {
+            "a transparent socket needs CAP_NET_ADMIN".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => format!(
+            "port {} needs CAP_NET_BIND_SERVICE or a lower net.ipv4.ip_unprivileged_port_start",
+            address.port()
+        ),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,105 @@
+//! Making one listening socket, and taking over one that somebody else made.
+//!
+//! Deliberately absent: which sockets there should be.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZeroU32;
+
+use durward_model::address::canonical;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::BACKLOG;
+
+/// Opens a listening socket. The address need not be on the host yet.
+pub(super) fn open(address: SocketAddr, transparent: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    match address {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(_) => {
+            socket.set_only_v6(!address.ip().is_unspecified())?;
+            socket.set_freebind_v6(true)?;
+        }
+    }
+    if transparent {
+        set_transparent(&socket, address, true)?;
+    }
+    // Accepted sockets inherit it: one call here instead of one per connection.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Makes an inherited socket like one of ours.
+pub(super) fn adopt(
+    socket: &TcpListener,
+    address: SocketAddr,
+    transparent: bool,
+) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    socket.listen(BACKLOG)?;
+    if transparent { set_transparent(&*socket, address, true) } else { Ok(()) }
+}
+
+/// Sets `IP_TRANSPARENT`: connections to any address are accepted, as TPROXY delivers them.
+pub(super) fn set_transparent(
+    socket: &impl std::os::fd::AsFd,
+    address: SocketAddr,
+    transparent: bool,
+) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    match address {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(transparent),
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(transparent),
+    }
+}
+
+/// Makes the kernel pass the socket over for new connections, as if it were closed already: they reach another socket that listens on the
+/// address, or are refused. Handshakes under way still end in its queue. There is no way back.
+pub(super) fn divert(socket: &TcpListener) {
+    // An interface no host has. Where the kernel does not know the option, clients of the last moment are reset, as they would be anyway.
+    let nowhere = NonZeroU32::new(i32::MAX as u32);
+    let _ = SockRef::from(socket).bind_device_by_index_v4(nowhere);
+}
+
+/// Whether a socket listens on `address`.
+pub(super) fn listens_on(socket: &TcpListener, address: SocketAddr) -> bool {
+    socket.local_addr().is_ok_and(|local| canonical(local) == canonical(address))
+}
+
+/// Whether the host has the address, in the kernel's own opinion: a socket without freebind can be bound to it.
+pub(super) fn is_local(address: IpAddr) -> bool {
+    match UdpSocket::bind((address, 0)) {
+        Ok(_) => true,
+        Err(error) => error.kind() != io::ErrorKind::AddrNotAvailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_local_and_documentation_is_not() {
+        assert!(is_local("127.0.0.77".parse().unwrap()));
+        assert!(is_local("0.0.0.0".parse().unwrap()));
+        assert!(!is_local("192.0.2.77".parse().unwrap()));
+    }
+
+    #[test]
+    fn accepted_sockets_send_without_delay() {
+        let listener = open("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+
+        let (accepted, _) = listener.accept().unwrap();
+
+        assert!(accepted.nodelay().unwrap());
+    }
+}

@@ -1,0 +1,228 @@
+//! A strict reader of the format, and what the text says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::*;
+use crate::upstream::report::EndpointReport;
+
+/// Samples by name and labels.
+type Samples = BTreeMap<String, f64>;
+
+/// Reads OpenMetrics 1.0 as strictly as the specification has it, for what we use of it.
+fn read(text: &str) -> Result<Samples, String> {
+    let body = text.strip_suffix("# EOF\n").ok_or("does not end in # EOF")?;
+    let mut samples = Samples::new();
+    let mut seen = BTreeSet::new();
+    let mut family: Option<(String, String)> = None;
+    for line in body.lines() {
+        let bad = |why: &str| Err(format!("{why}: {line}"));
+        if let Some(comment) = line.strip_prefix("# ") {
+            let mut words = comment.splitn(3, ' ');
+            let (word, name) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+            let rest = words.next().unwrap_or("");
+            match word {
+                "TYPE" => {
+                    if !seen.insert(name.to_owned()) {
+                        return bad("a family twice");
+                    }
+                    if name.ends_with("_total") || name.ends_with("_info") {
+                        return bad("a reserved suffix in a family's name");
+                    }
+                    if !["counter", "gauge", "histogram", "info"].contains(&rest) {
+                        return bad("no known type");
+                    }
+                    family = Some((name.to_owned(), rest.to_owned()));
+                }
+                "UNIT" if !name.ends_with(&format!("_{rest}")) => return bad("unit is no suffix"),
+                "HELP" | "UNIT" => {
+                    if family.as_ref().is_none_or(|(current, _)| current != name) {
+                        return bad("metadata of another family");
+                    }
+                    if word == "HELP" && rest.is_empty() {
+                        return bad("no help");
+                    }
+                }
+                _ => return bad("no known comment"),
+            }
+            continue;
+        }
+        let Some((name, kind)) = &family else { return bad("a sample before its family") };
+        let (key, value) = line.rsplit_once(' ').ok_or("no value")?;
+        let metric = key.split('{').next().unwrap_or("");
+        let suffixes: &[&str] = match kind.as_str() {
+            "counter" => &["_total"],
+            "info" => &["_info"],
+            "histogram" => &["_bucket", "_count", "_sum"],
+            _ => &[""],
+        };
+        if !suffixes.iter().any(|suffix| metric == format!("{name}{suffix}")) {
+            return bad("a sample of another family");
+        }
+        if let Some(labels) = key.strip_prefix(metric).filter(|labels| !labels.is_empty()) {
+            check_labels(labels).map_err(|why| format!("{why}: {line}"))?;
+        }
+        let value: f64 = value.parse().map_err(|_| format!("no number: {line}"))?;
+        if kind == "counter" && value < 0.0 {
+            return bad("a negative counter");
+        }
+        if samples.insert(key.to_owned(), value).is_some() {
+            return bad("a sample twice");
+        }
+    }
+    Ok(samples)
+}
+
+fn check_labels(labels: &str) -> Result<(), &'static str> {
+    let inner = labels.strip_prefix('{').and_then(|l| l.strip_suffix('}')).ok_or("no braces")?;
+    let mut rest = inner;
+    loop {
+        let (name, after) = rest.split_once("=\"").ok_or("no label")?;
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
+            return Err("no label name");
+        }
+        let mut escaped = false;
+        let end = after.find(|c| {
+            let quote = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            quote
+        });
+        rest = &after[end.ok_or("a label without end")? + 1..];
+        match rest.strip_prefix(',') {
+            Some(more) => rest = more,
+            None if rest.is_empty() => return Ok(()),
+            None => return Err("something after a label"),
+        }
+    }
+}
+
+fn busy() -> (Metrics, ExpositionState) {
+    let metrics = Metrics::new(2);
+    let acme = TenantId::new("acme").unwrap();
+    let tenant = metrics.tenant(&acme);
+    for (core, counter, amount) in [
+        (0, Counter::ConnectionsOpened, 5),
+        (1, Counter::ConnectionsClosed, 2),
+        (0, Counter::Requests2xx, 7),
+        (1, Counter::UpstreamConnectionsNew, 2),
+        (1, Counter::UpstreamConnectionsReused, 6),
+        (0, Counter::UpstreamConnectionsClosed, 1),
+        (0, Counter::IsolationChecks, 2),
+        (0, Counter::HandshakesTls13, 5),
+    ] {
+        tenant.core(core).add(counter, amount);
+    }
+    tenant.core(0).request_duration.observe(Duration::from_millis(3));
+    tenant.core(1).request_duration.observe(Duration::from_secs(60));
+    tenant.core(1).refused(&Refusal::NoRoute);
+    let reason = HandshakeFailure::ClientCertificateExpired;
+    tenant.core(1).refused(&Refusal::Handshake { reason, source: None });
+    let destination = "198.51.100.9:443".parse().unwrap();
+    metrics.unknown.core(0).refused(&Refusal::UnknownAddress { destination });
+    let endpoint =
+        |state| EndpointReport { address: "10.0.0.1:80".to_owned(), state, active: 0, failures: 0 };
+    let state = ExpositionState {
+        generation: 3,
+        certificates: vec![(acme.clone(), Arc::from("we\"ird\\na\nme"), 1_800_000_000)],
+        upstreams: vec![UpstreamReport {
+            tenant: acme,
+            name: Arc::from("pay"),
+            endpoints: vec![endpoint(EndpointHealth::Healthy), endpoint(EndpointHealth::Ejected)],
+        }],
+        log_lost: 4,
+    };
+    (metrics, state)
+}
+
+// S1.51
+#[test]
+fn the_text_is_strict_openmetrics() {
+    let (metrics, state) = busy();
+
+    let samples = read(&encode(&metrics, &state)).unwrap();
+
+    assert!(samples.len() > 40);
+    assert!(read(&encode(&Metrics::new(1), &ExpositionState::default())).is_ok());
+}
+
+// S1.51
+#[test]
+fn the_strict_reader_refuses_what_is_wrong() {
+    for bad in [
+        "",
+        "# TYPE a counter\na_total 1\n",
+        "# TYPE a counter\na 1\n# EOF\n",
+        "# TYPE a_total counter\na_total_total 1\n# EOF\n",
+        "# TYPE a gauge\na 1\na 1\n# EOF\n",
+        "# TYPE a gauge\n# UNIT a seconds\na 1\n# EOF\n",
+        "# TYPE a gauge\na{b=\"c} 1\n# EOF\n",
+        "# TYPE a gauge\na{b=\"c\"d=\"e\"} 1\n# EOF\n",
+        "# TYPE a gauge\nb 1\n# EOF\n",
+        "# TYPE a counter\na_total -1\n# EOF\n",
+        "# TYPE a gauge\n# TYPE a gauge\n# EOF\n",
+    ] {
+        assert!(read(bad).is_err(), "{bad}");
+    }
+}
+
+// S1.40 S1.50 S1.54 S1.62
+#[test]
+fn pooling_handshakes_and_refusals_are_told_per_tenant() {
+    let (metrics, state) = busy();
+
+    let samples = read(&encode(&metrics, &state)).unwrap();
+
+    for (key, value) in [
+        ("durward_connections_active{tenant=\"acme\"}", 3.0),
+        ("durward_connections_total{tenant=\"acme\"}", 5.0),
+        ("durward_requests_total{tenant=\"acme\",code_class=\"2xx\"}", 7.0),
+        ("durward_upstream_connections_total{tenant=\"acme\",state=\"new\"}", 2.0),
+        ("durward_upstream_connections_total{tenant=\"acme\",state=\"reused\"}", 6.0),
+        ("durward_upstream_connections_open{tenant=\"acme\"}", 1.0),
+        ("durward_refusals_total{tenant=\"acme\",reason=\"no_route\"}", 1.0),
+        ("durward_refusals_total{tenant=\"\",reason=\"tenant_not_found\"}", 1.0),
+        (
+            "durward_tls_handshake_failures_total{tenant=\"acme\",reason=\"client_certificate_expired\"}",
+            1.0,
+        ),
+        ("durward_tls_handshakes_total{tenant=\"acme\",version=\"TLSv1.3\"}", 5.0),
+        ("durward_isolation_violations_total{tenant=\"acme\"}", 0.0),
+        ("durward_request_duration_seconds_bucket{tenant=\"acme\",le=\"0.005\"}", 1.0),
+        ("durward_request_duration_seconds_bucket{tenant=\"acme\",le=\"10.0\"}", 1.0),
+        ("durward_request_duration_seconds_bucket{tenant=\"acme\",le=\"+Inf\"}", 2.0),
+        ("durward_request_duration_seconds_count{tenant=\"acme\"}", 2.0),
+        ("durward_request_duration_seconds_sum{tenant=\"acme\"}", 60.003),
+        ("durward_upstream_endpoints{tenant=\"acme\",state=\"ejected\"}", 1.0),
+        ("durward_config_generation", 3.0),
+        ("durward_access_log_lines_lost_total", 4.0),
+        (
+            "durward_certificate_not_after_seconds{tenant=\"acme\",name=\"we\\\"ird\\\\na\\nme\"}",
+            1_800_000_000.0,
+        ),
+    ] {
+        assert_eq!(samples.get(key), Some(&value), "{key}");
+    }
+    assert!(samples.keys().any(|key| key.starts_with("durward_build_info{version=")));
+}
+
+// S1.51
+#[test]
+fn every_metric_is_in_the_reference() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/metrics.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (metrics, state) = busy();
+
+    let text = encode(&metrics, &state);
+
+    let families: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    assert!(families.len() > 20);
+    for family in families {
+        let (name, kind) = family.split_once(' ').unwrap();
+        let suffix = match kind {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        assert!(page.contains(&format!("| `{name}{suffix}` |")), "{name}{suffix} is not described");
+    }
+}

@@ -1,0 +1,117 @@
+//! The OpenMetrics text format, version 1.0.0.
+//!
+//! Deliberately absent: timestamps and exemplars.
+
+use std::fmt::{Display, Write};
+
+/// The kinds of families we have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+}
+
+/// A text in the making.
+#[derive(Default)]
+pub(super) struct Text {
+    out: String,
+}
+
+/// One family of it.
+pub(super) struct Family<'a> {
+    out: &'a mut String,
+    name: String,
+    kind: Kind,
+}
+
+impl Text {
+    /// Begins a family. Its unit is the name's last word, if that is one.
+    pub(super) fn family(&mut self, name: &str, kind: Kind, help: &str) -> Family<'_> {
+        let word = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+            Kind::Info => "info",
+        };
+        let out = &mut self.out;
+        put(out, format_args!("# TYPE {name} {word}\n"));
+        for unit in ["seconds", "bytes"] {
+            if name.ends_with(&format!("_{unit}")) {
+                put(out, format_args!("# UNIT {name} {unit}\n"));
+            }
+        }
+        put(out, format_args!("# HELP {name} {}\n", Escaped(help)));
+        Family { out, name: name.to_owned(), kind }
+    }
+
+    /// The whole text.
+    pub(super) fn end(mut self) -> String {
+        self.out.push_str("# EOF\n");
+        self.out
+    }
+}
+
+impl Family<'_> {
+    /// One sample.
+    pub(super) fn row(&mut self, labels: &[(&str, &str)], value: impl Display) {
+        let suffix = match self.kind {
+            Kind::Counter => "_total",
+            Kind::Info => "_info",
+            Kind::Gauge | Kind::Histogram => "",
+        };
+        self.sample(suffix, labels, value);
+    }
+
+    /// One histogram; `counts` are not cumulative.
+    pub(super) fn histogram(
+        &mut self,
+        labels: &[(&str, &str)],
+        bounds: &[f64],
+        counts: &[u64],
+        sum: f64,
+    ) {
+        let mut total = 0;
+        for (bound, count) in bounds.iter().zip(counts) {
+            total += count;
+            let bound = if bound.is_infinite() { "+Inf".to_owned() } else { format!("{bound:?}") };
+            let labels: Vec<_> = labels.iter().copied().chain([("le", &*bound)]).collect();
+            self.sample("_bucket", &labels, total);
+        }
+        self.sample("_count", labels, total);
+        self.sample("_sum", labels, sum);
+    }
+
+    fn sample(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.out.push_str(&self.name);
+        self.out.push_str(suffix);
+        for (at, (name, value)) in labels.iter().enumerate() {
+            let begin = if at == 0 { '{' } else { ',' };
+            put(self.out, format_args!("{begin}{name}=\"{}\"", Escaped(value)));
+        }
+        let end = if labels.is_empty() { "" } else { "}" };
+        put(self.out, format_args!("{end} {value}\n"));
+    }
+}
+
+fn put(out: &mut String, arguments: std::fmt::Arguments<'_>) {
+    let _infallible = out.write_fmt(arguments);
+}
+
+/// Backslash, quote and line feed escaped.
+struct Escaped<'a>(&'a str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for character in self.0.chars() {
+            match character {
+                '\\' => f.write_str("\\\\")?,
+                '"' => f.write_str("\\\"")?,
+                '\n' => f.write_str("\\n")?,
+                other => f.write_char(other)?,
+            }
+        }
+        Ok(())
+    }
+}

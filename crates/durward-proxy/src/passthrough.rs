@@ -1,0 +1,54 @@
+//! TLS carried through untouched to the upstream its ClientHello names.
+//!
+//! Deliberately absent: keys and certificates; the TLS session is between the client and the upstream.
+
+use std::time::SystemTime;
+
+use durward_model::Service;
+use durward_model::listener::sni_route;
+
+use crate::access_log::Record;
+use crate::admit::{Farewell, INTERNAL_ERROR, UNRECOGNIZED_NAME, alert, say};
+use crate::io::Io;
+use crate::refusal::Refusal;
+use crate::session::Admitted;
+use crate::tcp::carry;
+
+/// Serves a connection of a pass-through listener to its end.
+pub(crate) async fn serve(admitted: Admitted) {
+    let view = admitted.view.clone();
+    let Service::PassThrough(routes) = &view.listener().service else { return };
+    let sni = admitted.facts.tls.as_ref().and_then(|tls| tls.sni.as_deref());
+    match sni_route(routes, sni) {
+        Some(route) => {
+            carry(admitted, "passthrough", &route.upstreams, |io| {
+                let _ = io.socket().try_write(&alert(INTERNAL_ERROR));
+            })
+            .await;
+        }
+        None => refuse(admitted).await,
+    }
+}
+
+/// Nobody here has the name: the client is told so in TLS's own words.
+async fn refuse(admitted: Admitted) {
+    let Admitted { io, view, facts, watch, core, .. } = admitted;
+    let refusal = Refusal::NoRoute;
+    view.tenant().metrics.core(core.id).refused(&refusal);
+    let duration = facts.accepted.elapsed();
+    core.log.write(&Record {
+        began: SystemTime::now() - duration,
+        kind: "passthrough",
+        tenant: Some(view.tenant().tenant.id.as_str()),
+        facts: &facts,
+        request: None,
+        upstream: None,
+        bytes_in: 0,
+        bytes_out: 0,
+        duration,
+        refusal: Some(&refusal),
+    });
+    if let Io::Tcp(stream) = io {
+        say(stream, Farewell::Alert(UNRECOGNIZED_NAME), &watch).await;
+    }
+}

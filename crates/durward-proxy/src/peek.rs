@@ -1,0 +1,153 @@
+//! What is learned of a connection before it is anybody's: who connects, to where, and for pass-through what its ClientHello asks for.
+//!
+//! Bytes and time are bounded. Deliberately absent: reading one byte more than was understood; what follows belongs to TLS or HTTP.
+
+pub mod client_hello;
+pub mod proxy_header;
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+
+use durward_model::address::canonical;
+use durward_model::{ClientAddr, Destination, DestinationMode, SourceSet};
+use tokio::net::TcpStream;
+
+use crate::refusal::{HandshakeFailure, Refusal};
+use client_hello::ClientHello;
+use proxy_header::Header;
+
+/// One read's worth of bytes; enough for any ClientHello seen in the wild.
+pub(crate) const SCRATCH: usize = 16 * 1024;
+
+thread_local! {
+    static SCRATCH_BYTES: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// Who connects, and to where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Peeked {
+    /// The client, by PROXY header where one is trusted.
+    pub(crate) client: ClientAddr,
+    /// Where it connected.
+    pub(crate) destination: Destination,
+}
+
+/// Learns who connects and to where, as the bind's mode says.
+///
+/// `local` is the accepted socket's own address.
+pub(crate) async fn peek(
+    stream: &TcpStream,
+    mode: &DestinationMode,
+    peer: SocketAddr,
+    local: SocketAddr,
+) -> Result<Peeked, Refusal> {
+    let socket = Peeked { client: ClientAddr(peer), destination: Destination(local) };
+    match mode {
+        DestinationMode::Bound | DestinationMode::Transparent | DestinationMode::Port => Ok(socket),
+        DestinationMode::OriginalDestination => {
+            Ok(Peeked { destination: original_destination(stream, local)?, ..socket })
+        }
+        DestinationMode::ProxyProtocol { trusted } => {
+            Ok(match proxy_header(stream, trusted, peer).await? {
+                Header::Local => socket,
+                Header::Proxied { client, destination } => Peeked {
+                    client: ClientAddr(canonical(client)),
+                    destination: Destination(canonical(destination)),
+                },
+            })
+        }
+    }
+}
+
+/// The address before DNAT or REDIRECT. Without a connection-tracking entry there is none, and nobody is guessed at.
+fn original_destination(stream: &TcpStream, local: SocketAddr) -> Result<Destination, Refusal> {
+    let socket = socket2::SockRef::from(stream);
+    let original =
+        if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    original
+        .ok()
+        .and_then(|address| address.as_socket())
+        .map(|address| Destination(canonical(address)))
+        .ok_or(Refusal::UnknownAddress { destination: local })
+}
+
+async fn proxy_header(
+    stream: &TcpStream,
+    trusted: &SourceSet,
+    peer: SocketAddr,
+) -> Result<Header, Refusal> {
+    if !trusted.contains(peer.ip()) {
+        return Err(Refusal::ProxyHeader { detail: "peer is not trusted" });
+    }
+    let mut bytes = Vec::new();
+    loop {
+        let progress =
+            proxy_header::parse(&bytes).map_err(|detail| Refusal::ProxyHeader { detail })?;
+        let more = match progress {
+            proxy_header::Progress::Complete(header, _) => return Ok(header),
+            proxy_header::Progress::Missing(more) => more,
+            proxy_header::Progress::MissingLineEnd => line_remainder(stream).await?,
+        };
+        take(stream, &mut bytes, more).await?;
+    }
+}
+
+/// How many of the bytes that wait belong to the line: up to its end, or all.
+async fn line_remainder(stream: &TcpStream) -> Result<usize, Refusal> {
+    let mut window = [0; proxy_header::MAX_V1];
+    let got = stream.peek(&mut window).await.map_err(|_| Refusal::ClientClosed)?;
+    let end = window[..got].iter().position(|byte| *byte == b'\n');
+    match end {
+        Some(end) => Ok(end + 1),
+        None if got > 0 => Ok(got),
+        None => Err(Refusal::ProxyHeader { detail: "closed midway" }),
+    }
+}
+
+/// Appends one read of at most `most` bytes.
+async fn take(stream: &TcpStream, bytes: &mut Vec<u8>, most: usize) -> Result<(), Refusal> {
+    let appended = read_some(stream, most, |read| bytes.extend_from_slice(read)).await;
+    match appended {
+        Ok(0) => Err(Refusal::ProxyHeader { detail: "closed midway" }),
+        Ok(_) => Ok(()),
+        Err(_) => Err(Refusal::ClientClosed),
+    }
+}
+
+/// Reads at most `most` bytes into the core's scratch space and hands them over. 0 means the peer closed.
+pub(crate) async fn read_some(
+    stream: &TcpStream,
+    most: usize,
+    mut hand_over: impl FnMut(&[u8]),
+) -> io::Result<usize> {
+    loop {
+        let attempt = SCRATCH_BYTES.with_borrow_mut(|scratch| {
+            let read = stream.try_read(&mut scratch[..most.min(SCRATCH)])?;
+            hand_over(&scratch[..read]);
+            Ok::<usize, io::Error>(read)
+        });
+        match attempt {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
+            other => return other,
+        }
+    }
+}
+
+/// Reads a ClientHello whose bytes go on to an upstream: what it asks for, and all that was read.
+pub(crate) async fn client_hello(stream: &TcpStream) -> Result<(ClientHello, Vec<u8>), Refusal> {
+    let mut bytes = Vec::new();
+    let mut wanted = 0;
+    loop {
+        if bytes.len() >= wanted {
+            match client_hello::parse(&bytes).map_err(|detail| Refusal::ClientHello { detail })? {
+                client_hello::Progress::Complete(hello) => return Ok((hello, bytes)),
+                client_hello::Progress::Missing(total) => wanted = total,
+            }
+        }
+        let read = read_some(stream, SCRATCH, |read| bytes.extend_from_slice(read)).await;
+        if !read.is_ok_and(|read| read > 0) {
+            return Err(Refusal::Handshake { reason: HandshakeFailure::Closed, source: None });
+        }
+    }
+}

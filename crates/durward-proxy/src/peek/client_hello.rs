@@ -1,0 +1,231 @@
+//! The TLS ClientHello, read without a TLS library, for connections whose TLS is not ours to end.
+//!
+//! Deliberately absent: sockets, and every extension that does not choose where a connection goes.
+
+/// The longest ClientHello message we read.
+pub const MAX_MESSAGE: usize = 16 * 1024;
+/// The most bytes a ClientHello may take on the wire, record headers included.
+pub const MAX_WIRE: usize = MAX_MESSAGE + 1024;
+
+const HANDSHAKE: u8 = 22;
+const CLIENT_HELLO: u8 = 1;
+
+/// What a ClientHello asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientHello {
+    /// The name asked for, lower case; `None` without one or with an IP literal in its place.
+    pub server_name: Option<String>,
+    /// The application protocols offered, in order.
+    pub alpn: Vec<Vec<u8>>,
+    /// The versions offered: `supported_versions`, or the legacy field without it.
+    pub versions: Vec<u16>,
+}
+
+/// How far a ClientHello is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It is complete.
+    Complete(ClientHello),
+    /// Reading is of no use before there are this many bytes in all.
+    Missing(usize),
+}
+
+/// Reads a ClientHello at the start of `bytes`, from as many records as it was cut into.
+///
+/// # Errors
+/// The rule that is broken, as a phrase.
+pub fn parse(bytes: &[u8]) -> Result<Progress, &'static str> {
+    let mut message = Vec::new();
+    let mut at = 0;
+    loop {
+        if let Some(length) = message_length(&message)? {
+            match message.len() {
+                got if got == length => return hello(&message[4..]).map(Progress::Complete),
+                got if got > length => return Err("bytes after the ClientHello"),
+                _ => {}
+            }
+        }
+        let Some(record) = record(bytes, at)? else {
+            return Ok(Progress::Missing(needed(bytes, at)));
+        };
+        message.extend_from_slice(record);
+        at += 5 + record.len();
+        if at > MAX_WIRE {
+            return Err("ClientHello in too many records");
+        }
+    }
+}
+
+/// The total number of bytes with which the record at `at` is complete.
+fn needed(bytes: &[u8], at: usize) -> usize {
+    match bytes.get(at + 3..at + 5) {
+        Some(&[high, low]) => at + 5 + usize::from(u16::from_be_bytes([high, low])),
+        _ => at + 5,
+    }
+}
+
+/// The body of the record at `at`; `None` while it is incomplete. What is there must look right already.
+fn record(bytes: &[u8], at: usize) -> Result<Option<&[u8]>, &'static str> {
+    let bytes = &bytes[at..];
+    if bytes.first().is_some_and(|kind| *kind != HANDSHAKE) {
+        return Err("not a TLS handshake");
+    }
+    if bytes.get(1).is_some_and(|major| *major != 3) {
+        return Err("not TLS");
+    }
+    let Some(&[_, _, _, high, low]) = bytes.get(..5) else { return Ok(None) };
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if length == 0 || length > 16 * 1024 {
+        return Err("record length");
+    }
+    Ok(bytes.get(5..5 + length))
+}
+
+/// The length of the whole message, its 4-byte header included.
+fn message_length(message: &[u8]) -> Result<Option<usize>, &'static str> {
+    if message.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
+        return Err("not a ClientHello");
+    }
+    let Some(&[_, high, middle, low]) = message.get(..4) else { return Ok(None) };
+    let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+    if length > MAX_MESSAGE {
+        return Err("ClientHello too long");
+    }
+    Ok(Some(4 + length))
+}
+
+fn hello(body: &[u8]) -> Result<ClientHello, &'static str> {
+    let mut body = Reader(body);
+    let legacy_version = body.u16()?;
+    body.take(32)?;
+    if body.vector8()?.len() > 32 {
+        return Err("session id too long");
+    }
+    let suites = body.vector16()?;
+    if suites.is_empty() || suites.len() % 2 != 0 {
+        return Err("cipher suites");
+    }
+    if body.vector8()?.is_empty() {
+        return Err("compression methods");
+    }
+    let mut hello = ClientHello { versions: vec![legacy_version], ..ClientHello::default() };
+    if body.0.is_empty() {
+        return Ok(hello);
+    }
+    let extensions = body.vector16()?;
+    if !body.0.is_empty() {
+        return Err("bytes after the extensions");
+    }
+    read_extensions(Reader(extensions), &mut hello)?;
+    Ok(hello)
+}
+
+fn read_extensions(
+    mut extensions: Reader<'_>,
+    hello: &mut ClientHello,
+) -> Result<(), &'static str> {
+    let mut seen = Vec::new();
+    while !extensions.0.is_empty() {
+        let kind = extensions.u16()?;
+        let value = Reader(extensions.vector16()?);
+        if seen.contains(&kind) {
+            return Err("extension given twice");
+        }
+        seen.push(kind);
+        match kind {
+            0 => hello.server_name = server_name(value)?,
+            16 => hello.alpn = alpn(value)?,
+            43 => hello.versions = versions(value)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// RFC 6066 section 3: one name of type host_name.
+fn server_name(mut value: Reader<'_>) -> Result<Option<String>, &'static str> {
+    let mut list = Reader(value.vector16()?);
+    let kind = list.u8()?;
+    let name = list.vector16()?;
+    if !value.0.is_empty() || !list.0.is_empty() || kind != 0 {
+        return Err("server name list");
+    }
+    let name = std::str::from_utf8(name).map_err(|_| "server name")?;
+    if name.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(None);
+    }
+    if !is_host(name) {
+        return Err("server name");
+    }
+    Ok(Some(name.to_ascii_lowercase()))
+}
+
+fn is_host(name: &str) -> bool {
+    let label = |label: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(allowed)
+    };
+    (1..=253).contains(&name.len()) && name.split('.').all(label)
+}
+
+/// RFC 7301 section 3.1.
+fn alpn(mut value: Reader<'_>) -> Result<Vec<Vec<u8>>, &'static str> {
+    let mut list = Reader(value.vector16()?);
+    if !value.0.is_empty() || list.0.is_empty() {
+        return Err("ALPN list");
+    }
+    let mut protocols = Vec::new();
+    while !list.0.is_empty() {
+        let protocol = list.vector8()?;
+        if protocol.is_empty() {
+            return Err("ALPN list");
+        }
+        protocols.push(protocol.to_vec());
+    }
+    Ok(protocols)
+}
+
+/// RFC 8446 section 4.2.1.
+fn versions(mut value: Reader<'_>) -> Result<Vec<u16>, &'static str> {
+    let list = value.vector8()?;
+    if !value.0.is_empty() || list.is_empty() || list.len() % 2 != 0 {
+        return Err("versions");
+    }
+    Ok(list.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect())
+}
+
+/// Takes values off the front of bytes.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], &'static str> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or("message cut short")?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn u8(&mut self) -> Result<u8, &'static str> {
+        self.take(1).map(|bytes| bytes[0])
+    }
+
+    fn u16(&mut self) -> Result<u16, &'static str> {
+        self.take(2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
+    }
+
+    fn vector8(&mut self) -> Result<&'a [u8], &'static str> {
+        let length = usize::from(self.u8()?);
+        self.take(length)
+    }
+
+    fn vector16(&mut self) -> Result<&'a [u8], &'static str> {
+        let length = usize::from(self.u16()?);
+        self.take(length)
+    }
+}
+
+#[cfg(test)]
+#[path = "client_hello_tests.rs"]
+mod tests;

@@ -1,0 +1,221 @@
+//! Makes a snapshot ready to serve, taking over from the last one whatever did not change.
+//!
+//! Total like the compile step: what cannot be made ready is left out with a sentence, the rest is served. Deliberately absent: sockets,
+//! and the swap itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use durward_model::{Bind, Listener, Snapshot, Tenant, TenantId};
+
+use crate::metrics::Metrics;
+use crate::prepared::fate::{self, Fate};
+use crate::prepared::{Prepared, PreparedBind, PreparedListener, TenantRuntime};
+use crate::proxy::Problem;
+use crate::tls::server_config::server_configs;
+use crate::upstream::UpstreamRuntime;
+use crate::watch::Retirement;
+
+/// A snapshot made ready, and what is to be done once it is served.
+pub(crate) struct Built {
+    /// To be swapped in.
+    pub(crate) prepared: Prepared,
+    /// What was left out.
+    pub(crate) problems: Vec<Problem>,
+    /// To be retired after the swap, so that no new connection begins under it.
+    pub(crate) retiring: Retiring,
+}
+
+/// Listeners that the new configuration changes or removes.
+#[derive(Default)]
+pub(crate) struct Retiring(Vec<(Arc<PreparedListener>, Fate)>);
+
+impl Retiring {
+    /// Ends their connections as each deserves.
+    pub(crate) fn retire(self) {
+        for (listener, fate) in self.0 {
+            match fate {
+                Fate::Keep => {}
+                Fate::Change => listener.retirement.change(),
+                Fate::Remove => remove(&listener),
+            }
+        }
+    }
+}
+
+fn remove(listener: &PreparedListener) {
+    listener.retirement.remove();
+    listener.former.iter().filter_map(std::sync::Weak::upgrade).for_each(|former| former.remove());
+}
+
+/// Makes `snapshot` ready, beside `previous`.
+pub(crate) fn build(snapshot: Arc<Snapshot>, previous: &Prepared, metrics: &Metrics) -> Built {
+    let mut builder =
+        Builder { previous, metrics, problems: Vec::new(), retiring: Retiring::default() };
+    let tenants: BTreeMap<_, _> =
+        snapshot.tenants.values().filter_map(|tenant| builder.tenant(tenant)).collect();
+    let binds: BTreeMap<_, _> =
+        snapshot.binds.values().map(|bind| (bind.address, builder.bind(bind, &tenants))).collect();
+    builder.retire_missing(&binds);
+    let Builder { problems, retiring, .. } = builder;
+    Built { prepared: Prepared { snapshot, binds, tenants }, problems, retiring }
+}
+
+struct Builder<'a> {
+    previous: &'a Prepared,
+    metrics: &'a Metrics,
+    problems: Vec<Problem>,
+    retiring: Retiring,
+}
+
+impl Builder<'_> {
+    fn tenant(&mut self, tenant: &Arc<Tenant>) -> Option<(TenantId, Arc<TenantRuntime>)> {
+        let previous = self.previous.tenants.get(&tenant.id);
+        if let Some(same) = previous.filter(|previous| same(&previous.tenant, tenant)) {
+            return Some((tenant.id.clone(), Arc::clone(same)));
+        }
+        let upstreams: Result<Vec<_>, String> = tenant
+            .upstreams
+            .iter()
+            .map(|upstream| {
+                let before = previous.and_then(|previous| {
+                    previous.upstreams.iter().find(|before| before.upstream.name == upstream.name)
+                });
+                UpstreamRuntime::prepare(upstream, &tenant.id, before)
+            })
+            .collect();
+        match upstreams {
+            Ok(upstreams) => {
+                let runtime = TenantRuntime {
+                    tenant: Arc::clone(tenant),
+                    upstreams,
+                    usage: previous.map_or_else(Arc::default, |before| Arc::clone(&before.usage)),
+                    metrics: self.metrics.tenant(&tenant.id),
+                };
+                Some((tenant.id.clone(), Arc::new(runtime)))
+            }
+            Err(sentence) => {
+                self.problems.push(Problem { tenant: tenant.id.clone(), listener: None, sentence });
+                None
+            }
+        }
+    }
+
+    fn bind(
+        &mut self,
+        bind: &Arc<Bind>,
+        tenants: &BTreeMap<TenantId, Arc<TenantRuntime>>,
+    ) -> Arc<PreparedBind> {
+        let previous = self.previous.binds.get(&bind.address).map(Arc::clone);
+        let listeners: Vec<_> = bind
+            .listeners
+            .iter()
+            .map(|listener| {
+                let before = previous.as_deref().and_then(|bind| find(bind, listener));
+                let tenant = tenants.get(&listener.tenant)?;
+                self.listener(listener, tenant, before)
+            })
+            .collect();
+        Arc::new(PreparedBind { bind: Arc::clone(bind), listeners })
+    }
+
+    fn listener(
+        &mut self,
+        listener: &Arc<Listener>,
+        tenant: &Arc<TenantRuntime>,
+        before: Option<&Arc<PreparedListener>>,
+    ) -> Option<Arc<PreparedListener>> {
+        if let Some(before) = before
+            && Arc::ptr_eq(&before.tenant, tenant)
+            && same(&before.listener, listener)
+        {
+            return Some(Arc::clone(before));
+        }
+        let server_configs = match configs(listener, before.map(|before| &**before)) {
+            Ok(configs) => configs,
+            Err(sentence) => {
+                self.problems.push(Problem {
+                    tenant: listener.tenant.clone(),
+                    listener: Some(listener.to_string()),
+                    sentence,
+                });
+                return None;
+            }
+        };
+        let (retirement, former) = self.succeed(listener, tenant, before);
+        Some(Arc::new(PreparedListener {
+            listener: Arc::clone(listener),
+            tenant: Arc::clone(tenant),
+            server_configs,
+            retirement,
+            former,
+        }))
+    }
+
+    /// Decides what becomes of a former listener's connections, and what the new one must know of them.
+    fn succeed(
+        &mut self,
+        listener: &Listener,
+        tenant: &TenantRuntime,
+        before: Option<&Arc<PreparedListener>>,
+    ) -> (Arc<Retirement>, Vec<std::sync::Weak<Retirement>>) {
+        let Some(before) = before else { return (Arc::default(), Vec::new()) };
+        let fate = fate::of_listener(&before.listener, listener)
+            .max(fate::of_tenant(&before.tenant.tenant, &tenant.tenant));
+        let mut former = before.former.clone();
+        former.retain(|former| former.strong_count() > 0);
+        match fate {
+            Fate::Keep => (Arc::clone(&before.retirement), former),
+            Fate::Change => {
+                self.retiring.0.push((Arc::clone(before), fate));
+                former.push(Arc::downgrade(&before.retirement));
+                (Arc::default(), former)
+            }
+            Fate::Remove => {
+                self.retiring.0.push((Arc::clone(before), fate));
+                (Arc::default(), Vec::new())
+            }
+        }
+    }
+
+    /// Listeners that are in no bind any more, or not on the same one.
+    fn retire_missing(&mut self, binds: &BTreeMap<std::net::SocketAddr, Arc<PreparedBind>>) {
+        for (address, before) in &self.previous.binds {
+            for listener in before.listeners.iter().flatten() {
+                let still = binds.get(address).and_then(|bind| find(bind, &listener.listener));
+                if still.is_none() {
+                    self.retiring.0.push((Arc::clone(listener), Fate::Remove));
+                }
+            }
+        }
+    }
+}
+
+/// The listener with the same address and port.
+fn find<'a>(bind: &'a PreparedBind, listener: &Listener) -> Option<&'a Arc<PreparedListener>> {
+    let at = bind.bind.listeners.binary_search_by_key(&listener.key(), |other| other.key()).ok()?;
+    bind.listeners.get(at)?.as_ref()
+}
+
+/// The former TLS configurations, with their tickets, as long as nothing about TLS and its owner differs; new ones otherwise.
+fn configs(
+    listener: &Listener,
+    before: Option<&PreparedListener>,
+) -> Result<Vec<Arc<rustls::ServerConfig>>, String> {
+    let Some(tls) = listener.tls() else { return Ok(Vec::new()) };
+    if let Some(before) = before
+        && before.listener.tenant == listener.tenant
+        && before.listener.tls() == Some(tls)
+    {
+        return Ok(before.server_configs.clone());
+    }
+    server_configs(tls)
+}
+
+fn same<T: PartialEq>(before: &Arc<T>, now: &Arc<T>) -> bool {
+    Arc::ptr_eq(before, now) || before == now
+}
+
+#[cfg(test)]
+#[path = "build_tests.rs"]
+mod tests;

@@ -1,0 +1,172 @@
+//! Random configurations in a row, against a model that knows only what a connection was admitted by.
+//! Deliberately absent: sockets; what counts is what is reused and what is retired.
+
+use std::net::{IpAddr, SocketAddr};
+
+use durward_model::limits::Limits;
+use durward_model::listener::TcpService;
+use durward_model::{DestinationMode, EgressAddress, IngressAddress, Origin, Service, SourceSet};
+use proptest::prelude::*;
+
+use super::*;
+
+const ADDRESSES: usize = 3;
+const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
+
+/// One listener: whose it is, and which sources it admits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Door {
+    tenant: usize,
+    sources: usize,
+}
+
+/// One configuration: what is at each address, and each tenant's egress and limit.
+#[derive(Clone, Debug)]
+struct Config {
+    doors: [Option<Door>; ADDRESSES],
+    egress: [u8; 2],
+    limit: [u32; 2],
+}
+
+fn config() -> impl Strategy<Value = Config> {
+    let door = proptest::option::of(
+        (0usize..2, 0usize..3).prop_map(|(tenant, sources)| Door { tenant, sources }),
+    );
+    let doors = proptest::array::uniform3(door);
+    (doors, proptest::array::uniform2(1u8..4), proptest::array::uniform2(1u32..3))
+        .prop_map(|(doors, egress, limit)| Config { doors, egress, limit })
+}
+
+fn sources(at: usize) -> Option<SourceSet> {
+    let block = ["192.0.2.0/24", "198.51.100.0/24"].get(at)?;
+    Some(SourceSet::new([block.parse().unwrap()]))
+}
+
+fn address(at: usize) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 10 + at as u8], 443))
+}
+
+/// Bit 1 and 2 of `egress` are its addresses.
+fn egress(bits: u8) -> Vec<EgressAddress> {
+    let address = |bit: u8| EgressAddress([203, 0, 113, bit].into());
+    [1, 2].into_iter().filter(|bit| bits & bit != 0).map(address).collect()
+}
+
+fn snapshot(config: &Config) -> Arc<Snapshot> {
+    let id = |tenant: usize| TenantId::new(["a", "b"][tenant]).unwrap();
+    let listener = |at: usize, door: Door| {
+        Arc::new(Listener {
+            tenant: id(door.tenant),
+            address: IngressAddress(address(at).ip()),
+            port: 443,
+            bind: address(at),
+            allowed_sources: sources(door.sources),
+            service: Service::Tcp(TcpService { tls: None, upstreams: Vec::new() }),
+            origin: Origin::default(),
+        })
+    };
+    let doors = || config.doors.iter().enumerate();
+    let bind = |(at, door): (usize, &Option<Door>)| {
+        let listeners = vec![listener(at, (*door)?)];
+        let bind = Bind { address: address(at), mode: DestinationMode::Bound, listeners };
+        Some((address(at), Arc::new(bind)))
+    };
+    let tenant = |tenant: usize| {
+        let own = |(at, door): (usize, &Option<Door>)| {
+            door.filter(|door| door.tenant == tenant).map(|door| listener(at, door))
+        };
+        let made = Tenant {
+            id: id(tenant),
+            egress: egress(config.egress[tenant]),
+            upstreams: Vec::new(),
+            listeners: doors().filter_map(own).collect(),
+            limits: Limits { connections: Some(config.limit[tenant]), ..Limits::default() },
+            origin: Origin::default(),
+        };
+        (id(tenant), Arc::new(made))
+    };
+    Arc::new(Snapshot {
+        generation: 1,
+        tenants: (0..2).map(tenant).collect(),
+        binds: doors().filter_map(bind).collect(),
+    })
+}
+
+/// A connection a client made while `door` was at `at` and its tenant had these.
+struct Connection {
+    listener: Arc<PreparedListener>,
+    at: usize,
+    door: Door,
+    egress: u8,
+    limit: u32,
+    must_end: bool,
+}
+
+impl Connection {
+    /// What the new configuration means for it, by the model.
+    fn live_through(&mut self, config: &Config) -> bool {
+        let permitted = config.doors[self.at].is_some_and(|door| {
+            door.tenant == self.door.tenant
+                && sources(door.sources).is_none_or(|sources| sources.contains(CLIENT))
+        });
+        let leaves = self.egress & !config.egress[self.door.tenant] == 0;
+        self.must_end |= !permitted || !leaves;
+        config.doors[self.at] == Some(self.door)
+            && config.egress[self.door.tenant] == self.egress
+            && config.limit[self.door.tenant] == self.limit
+    }
+}
+
+fn connect(prepared: &Prepared, config: &Config) -> Vec<Connection> {
+    let connect = |(at, door): (usize, &Option<Door>)| {
+        let door = (*door)?;
+        let listener = prepared.binds[&address(at)].listeners[0].clone()?;
+        let (egress, limit) = (config.egress[door.tenant], config.limit[door.tenant]);
+        listener.listener.admits(CLIENT).then_some(Connection {
+            listener,
+            at,
+            door,
+            egress,
+            limit,
+            must_end: false,
+        })
+    };
+    config.doors.iter().enumerate().filter_map(connect).collect()
+}
+
+proptest! {
+    #[test]
+    fn a_connection_ends_when_it_would_not_be_admitted_any_more_and_only_changes_disturb_it(
+        configs in proptest::collection::vec(config(), 2..8),
+    ) {
+        let metrics = Metrics::new(1);
+        let mut prepared = Prepared::default();
+        let mut open: Vec<Connection> = Vec::new();
+        let mut same = Vec::new();
+
+        for config in &configs {
+            let built = build(snapshot(config), &prepared, &metrics);
+            prop_assert!(built.problems.is_empty());
+            built.retiring.retire();
+            prepared = built.prepared;
+
+            same.resize(open.len(), true);
+            for (connection, same) in open.iter_mut().zip(&mut same) {
+                *same &= connection.live_through(config);
+                let retirement = &connection.listener.retirement;
+                prop_assert!(!connection.must_end || retirement.removed(), "it goes on");
+                prop_assert!(!*same || !retirement.changed(), "it was disturbed for nothing");
+            }
+            for (at, door) in config.doors.iter().enumerate() {
+                let bind = prepared.binds.get(&address(at));
+                prop_assert_eq!(bind.is_some(), door.is_some());
+                let Some(listener) = bind.and_then(|bind| bind.listeners[0].clone()) else { continue };
+                let tenant = &listener.tenant.tenant;
+                prop_assert_eq!(&tenant.id, &listener.listener.tenant);
+                prop_assert!(Arc::ptr_eq(&listener.tenant, &prepared.tenants[&tenant.id]));
+                prop_assert!(!listener.retirement.changed(), "new connections would end");
+            }
+            open.extend(connect(&prepared, config));
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What a new configuration means for connections made under the old one: they live on, end after their exchange, or end at once.
+//!
+//! What no longer permits a connection ends it at once; a new certificate disturbs nobody. Deliberately absent: connections.
+
+use durward_model::client_auth::ClientTrust;
+use durward_model::listener::ServerTls;
+use durward_model::{ClientAuth, Listener, Service, SourceSet, Tenant};
+
+/// What becomes of existing connections. The greater wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fate {
+    /// Nothing they depend on differs.
+    Keep,
+    /// They end after the exchange they are in.
+    Change,
+    /// They end at once.
+    Remove,
+}
+
+/// The fate of all of a tenant's connections, its listeners aside.
+pub(crate) fn of_tenant(old: &Tenant, new: &Tenant) -> Fate {
+    if !old.egress.iter().all(|address| new.egress.contains(address)) {
+        return Fate::Remove;
+    }
+    let same =
+        old.egress == new.egress && old.upstreams == new.upstreams && old.limits == new.limits;
+    if same { Fate::Keep } else { Fate::Change }
+}
+
+/// The fate of a listener's connections.
+pub(crate) fn of_listener(old: &Listener, new: &Listener) -> Fate {
+    if old == new {
+        return Fate::Keep;
+    }
+    if old.tenant != new.tenant
+        || sources_shrink(old.allowed_sources.as_ref(), new.allowed_sources.as_ref())
+        || trust_shrinks(old.tls(), new.tls())
+    {
+        return Fate::Remove;
+    }
+    if *old == with_certificates_of(new, old) { Fate::Keep } else { Fate::Change }
+}
+
+/// Whether a client that was admitted might not be any more.
+fn sources_shrink(old: Option<&SourceSet>, new: Option<&SourceSet>) -> bool {
+    let Some(new) = new else { return false };
+    let Some(old) = old else { return true };
+    let covered = |block: &ipnet::IpNet| new.blocks().iter().any(|wider| wider.contains(block));
+    !old.blocks().iter().all(covered)
+}
+
+/// Whether a client that proved itself enough might not any more. A new revocation list ends no exchange: it comes daily.
+fn trust_shrinks(old: Option<&ServerTls>, new: Option<&ServerTls>) -> bool {
+    let auth = |tls: Option<&ServerTls>| {
+        tls.map_or_else(ClientAuth::default, |tls| tls.client_auth.clone())
+    };
+    match (auth(old), auth(new)) {
+        (_, ClientAuth::Off) | (ClientAuth::Off, ClientAuth::Optional(_)) => false,
+        (ClientAuth::Off, ClientAuth::Required(_))
+        | (ClientAuth::Optional(_), ClientAuth::Required(_)) => true,
+        (ClientAuth::Optional(old), ClientAuth::Optional(new))
+        | (ClientAuth::Required(old), ClientAuth::Required(new) | ClientAuth::Optional(new)) => {
+            roots_shrink(&old, &new)
+        }
+    }
+}
+
+fn roots_shrink(old: &ClientTrust, new: &ClientTrust) -> bool {
+    !old.roots.iter().all(|root| new.roots.contains(root))
+}
+
+/// `listener`, showing the certificates of `other`.
+fn with_certificates_of(listener: &Listener, other: &Listener) -> Listener {
+    let mut listener = listener.clone();
+    let certificates = other.tls().map(|tls| tls.certificates.clone());
+    let tls = match &mut listener.service {
+        Service::Http(service) => service.tls.as_mut(),
+        Service::Tcp(service) => service.tls.as_mut(),
+        Service::PassThrough(_) => None,
+    };
+    if let (Some(tls), Some(certificates)) = (tls, certificates) {
+        tls.certificates = certificates;
+    }
+    listener
+}
+
+#[cfg(test)]
+#[path = "fate_tests.rs"]
+mod tests;

@@ -1,0 +1,131 @@
+//! What each kind of change does to connections that are open. Deliberately absent: connections.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use durward_model::certificate::{KeyEncoding, PrivateKey};
+use durward_model::limits::Limits;
+use durward_model::listener::TcpService;
+use durward_model::{
+    Certificate, EgressAddress, IngressAddress, Origin, Secret, SourceSet, TenantId,
+};
+
+use super::*;
+
+fn trust(roots: &[u8], lists: &[u8]) -> Arc<ClientTrust> {
+    let der = |bytes: &[u8]| bytes.iter().map(|byte| Arc::from([*byte].as_slice())).collect();
+    Arc::new(ClientTrust {
+        roots: der(roots),
+        revocations: der(lists),
+        subjects: Vec::new(),
+        generation: Arc::from(format!("{roots:?}{lists:?}")),
+    })
+}
+
+fn certificate(key: u8) -> Arc<Certificate> {
+    Arc::new(Certificate {
+        name: Arc::from("c"),
+        chain: vec![Arc::from([key].as_slice())],
+        key: PrivateKey { encoding: KeyEncoding::Pkcs8, der: Secret::new(vec![key]) },
+        ip_names: Vec::new(),
+        dns_names: Vec::new(),
+        subject: Arc::from(""),
+        issuer: Arc::from(""),
+        key_type: Arc::from(""),
+        not_before: 0,
+        not_after: 0,
+        fingerprint: Arc::from(""),
+        origin: Origin::default(),
+    })
+}
+
+fn listener(change: impl FnOnce(&mut Listener, &mut ServerTls)) -> Listener {
+    let address: IpAddr = [127, 0, 0, 2].into();
+    let mut listener = Listener {
+        tenant: TenantId::new("a").unwrap(),
+        address: IngressAddress(address),
+        port: 443,
+        bind: (address, 443).into(),
+        allowed_sources: None,
+        service: Service::PassThrough(Vec::new()),
+        origin: Origin::default(),
+    };
+    let mut tls = ServerTls {
+        certificates: vec![certificate(1)],
+        client_auth: ClientAuth::Required(trust(&[1, 2], &[1])),
+        tls13_only: false,
+        alpn: Vec::new(),
+    };
+    change(&mut listener, &mut tls);
+    listener.service = Service::Tcp(TcpService { tls: Some(tls), upstreams: Vec::new() });
+    listener
+}
+
+fn with_auth(auth: ClientAuth) -> Listener {
+    listener(|_, tls| tls.client_auth = auth)
+}
+
+fn from(blocks: &[&str]) -> Listener {
+    let sources = SourceSet::new(blocks.iter().map(|block| block.parse().unwrap()));
+    listener(|listener, _| listener.allowed_sources = Some(sources))
+}
+
+// S1.56 S1.67
+#[test]
+fn what_no_longer_permits_a_connection_ends_it_and_a_new_certificate_does_not() {
+    let usual = || listener(|_, _| ());
+    let required =
+        |roots: &[u8], lists: &[u8]| with_auth(ClientAuth::Required(trust(roots, lists)));
+    let optional = || with_auth(ClientAuth::Optional(trust(&[1, 2], &[1])));
+    let off = || with_auth(ClientAuth::Off);
+    let moved = listener(|listener, _| listener.tenant = TenantId::new("b").unwrap());
+    let cases = [
+        ("nothing", usual(), usual(), Fate::Keep),
+        (
+            "certificate",
+            usual(),
+            listener(|_, tls| tls.certificates = vec![certificate(2)]),
+            Fate::Keep,
+        ),
+        ("TLS 1.3 only", usual(), listener(|_, tls| tls.tls13_only = true), Fate::Change),
+        ("tenant", usual(), moved, Fate::Remove),
+        ("any source to some", usual(), from(&["192.0.2.0/24"]), Fate::Remove),
+        ("some sources to any", from(&["192.0.2.0/24"]), usual(), Fate::Change),
+        ("fewer sources", from(&["192.0.2.0/24"]), from(&["192.0.2.0/25"]), Fate::Remove),
+        ("more sources", from(&["192.0.2.0/25"]), from(&["192.0.2.0/24"]), Fate::Change),
+        ("authority added", usual(), required(&[1, 2, 3], &[1]), Fate::Change),
+        ("authority removed", usual(), required(&[2], &[1]), Fate::Remove),
+        ("revocation list", usual(), required(&[1, 2], &[2]), Fate::Change),
+        ("required to optional", usual(), optional(), Fate::Change),
+        ("required to off", usual(), off(), Fate::Change),
+        ("optional to required", optional(), usual(), Fate::Remove),
+        ("off to required", off(), usual(), Fate::Remove),
+        ("off to optional", off(), optional(), Fate::Change),
+    ];
+
+    for (change, old, new, fate) in cases {
+        assert_eq!(of_listener(&old, &new), fate, "{change}");
+    }
+}
+
+#[test]
+fn a_tenant_that_loses_an_address_loses_its_connections() {
+    let tenant = |egress: &[u8], limits: Limits| Tenant {
+        id: TenantId::new("a").unwrap(),
+        egress: egress.iter().map(|last| EgressAddress([127, 0, 0, *last].into())).collect(),
+        upstreams: Vec::new(),
+        listeners: vec![Arc::new(listener(|_, _| ()))],
+        limits,
+        origin: Origin::default(),
+    };
+    let usual = || tenant(&[2, 3], Limits::default());
+    let limited = tenant(&[2, 3], Limits { connections: Some(7), ..Limits::default() });
+    let mut other_listeners = usual();
+    other_listeners.listeners.clear();
+
+    assert_eq!(of_tenant(&usual(), &usual()), Fate::Keep);
+    assert_eq!(of_tenant(&usual(), &other_listeners), Fate::Keep);
+    assert_eq!(of_tenant(&usual(), &limited), Fate::Change);
+    assert_eq!(of_tenant(&usual(), &tenant(&[2, 3, 4], Limits::default())), Fate::Change);
+    assert_eq!(of_tenant(&usual(), &tenant(&[3], Limits::default())), Fate::Remove);
+}

@@ -1,0 +1,249 @@
+//! The data plane as the rest of the process sees it: start it, give it snapshots, ask how it is, hand it over, drain it.
+//!
+//! Threads and sockets live behind it. Deliberately absent: configuration formats, signals and the admin interface.
+
+mod worker;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use durward_model::{Snapshot, TenantId};
+use tracing::{info, warn};
+
+use crate::accept::{Closing, Room};
+use crate::access_log;
+use crate::core::Shared;
+use crate::listeners::{Listeners, Opened};
+use crate::metrics::exposition::{self, ExpositionState};
+use crate::metrics::{Counter, Metrics};
+use crate::prepared::Prepared;
+use crate::prepared::build::{Built, build};
+use crate::upstream::report::UpstreamReport;
+use crate::upstream::resolve::Resolver;
+use worker::{Command, Worker};
+
+/// How to start.
+pub struct Options {
+    /// Threads, each with its own sockets and pools; usually one per core. At least one is started.
+    pub workers: usize,
+    /// Where access-log lines go.
+    pub access_log: access_log::Sink,
+    /// Listening sockets somebody else opened: a predecessor or the service manager. Binds with their address use them.
+    pub inherited: Vec<TcpListener>,
+    /// How long connections may go on when the proxy is dropped without [`Proxy::drain`].
+    pub drain_grace: Duration,
+}
+
+/// What became of a snapshot.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// The snapshot's generation.
+    pub generation: u64,
+    /// Every bind and its state.
+    pub binds: Vec<BindReport>,
+    /// What was left out.
+    pub problems: Vec<Problem>,
+}
+
+/// Something of a snapshot that cannot be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The listener that is left out; `None` when the whole tenant is.
+    pub listener: Option<String>,
+    /// Why, as a sentence.
+    pub sentence: String,
+}
+
+/// A bind and its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BindReport {
+    /// The bind.
+    pub address: SocketAddr,
+    /// How it is.
+    pub state: BindState,
+}
+
+/// How a bind is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BindState {
+    /// Connections are accepted.
+    Bound,
+    /// It is bound, and reachable as soon as the host has the address.
+    AddressNotLocal,
+    /// It could not be bound; why.
+    Failed(String),
+}
+
+/// How the data plane is.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The generation that is served; 0 before the first.
+    pub generation: u64,
+    /// Every bind and its state.
+    pub binds: Vec<BindReport>,
+    /// Every tenant that is served.
+    pub tenants: Vec<TenantStatus>,
+}
+
+/// How a tenant is.
+#[derive(Clone, Debug)]
+pub struct TenantStatus {
+    /// Its name.
+    pub tenant: TenantId,
+    /// Its open client connections.
+    pub connections: u64,
+    /// Its upstreams.
+    pub upstreams: Vec<UpstreamReport>,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that ended by themselves.
+    pub finished: usize,
+    /// Connections that were cut when the grace was over.
+    pub cut: usize,
+}
+
+/// The running data plane.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    listeners: Mutex<Listeners>,
+    workers: Vec<Worker>,
+    drain_grace: Duration,
+}
+
+impl Proxy {
+    /// Starts the threads. Nothing is served before the first [`apply`](Self::apply).
+    ///
+    /// # Errors
+    /// When a thread or its runtime cannot be made.
+    pub fn start(options: Options) -> io::Result<Self> {
+        let cores = options.workers.max(1);
+        let shared = Arc::new(Shared {
+            prepared: ArcSwap::from_pointee(Prepared::default()),
+            metrics: Metrics::new(cores),
+            log: options.access_log,
+            resolver: Resolver::default(),
+        });
+        let room = Room::of_this_process();
+        let workers: io::Result<Vec<_>> =
+            (0..cores).map(|id| Worker::start(id, Arc::clone(&shared), room.clone())).collect();
+        Ok(Self {
+            shared,
+            listeners: Mutex::new(Listeners::new(cores, options.inherited)),
+            workers: workers?,
+            drain_grace: options.drain_grace,
+        })
+    }
+
+    /// Serves `snapshot` from now on: sockets are opened, the one pointer is swapped, and only then anything is given up.
+    pub fn apply(&self, snapshot: Arc<Snapshot>) -> Applied {
+        let mut listeners = self.listeners();
+        let generation = snapshot.generation;
+        let previous = self.shared.prepared.load_full();
+        let Built { prepared, problems, retiring } =
+            build(snapshot, &previous, &self.shared.metrics);
+        let prepared = Arc::new(prepared);
+        let opened = listeners.open(&prepared.binds);
+        self.shared.prepared.store(Arc::clone(&prepared));
+        retiring.retire();
+        self.hand_out(opened);
+        for bind in listeners.close(&prepared.binds) {
+            self.tell(|| Command::Close(bind));
+        }
+        // A configuration without binds says nothing about which are wanted.
+        let unclaimed =
+            if prepared.binds.is_empty() { Vec::new() } else { listeners.close_unclaimed() };
+        for address in unclaimed {
+            warn!(%address, "closed an inherited socket that no bind asks for");
+        }
+        self.workers[0].tell(Command::Prepared(prepared));
+        info!(generation, problems = problems.len(), "configuration served");
+        Applied { generation, binds: listeners.reports(), problems }
+    }
+
+    /// How everything is. Binds that failed are tried again, and addresses looked for again.
+    pub fn status(&self) -> Status {
+        let prepared = self.shared.prepared.load_full();
+        let mut listeners = self.listeners();
+        if listeners.any_failed() {
+            let opened = listeners.open(&prepared.binds);
+            self.hand_out(opened);
+        }
+        listeners.look();
+        let tenants = prepared.tenants.values().map(|tenant| TenantStatus {
+            tenant: tenant.tenant.id.clone(),
+            connections: tenant
+                .metrics
+                .total(Counter::ConnectionsOpened)
+                .saturating_sub(tenant.metrics.total(Counter::ConnectionsClosed)),
+            upstreams: tenant.upstreams.iter().map(|upstream| upstream.report()).collect(),
+        });
+        Status {
+            generation: prepared.snapshot.generation,
+            binds: listeners.reports(),
+            tenants: tenants.collect(),
+        }
+    }
+
+    /// All counters.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// All counters and what is served now, as OpenMetrics text.
+    #[must_use]
+    pub fn metrics_text(&self) -> String {
+        exposition::encode(&self.shared.metrics, &ExpositionState::of(&self.shared))
+    }
+
+    fn hand_out(&self, opened: Vec<Opened>) {
+        for Opened { bind, sockets } in opened {
+            for (at, socket) in sockets.into_iter().enumerate() {
+                self.workers[at % self.workers.len()].tell(Command::Open(bind, socket));
+            }
+        }
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        self.workers.iter().for_each(|worker| worker.tell(command()));
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Listeners> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Duplicates of all listening sockets.
+    pub(crate) fn duplicates(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        self.listeners().duplicates()
+    }
+
+    /// How long connections may go on by default.
+    pub(crate) fn drain_grace(&self) -> Duration {
+        self.drain_grace
+    }
+
+    /// Lets connections finish for `grace`, cuts what is left and ends all threads. The second time there is nothing to do.
+    pub(crate) fn end(&mut self, grace: Duration) -> Drained {
+        self.tell(|| Command::Drain(grace));
+        let ended = self.workers.drain(..).map(Worker::join);
+        ended.fold(Drained::default(), |total, one| Drained {
+            finished: total.finished + one.finished,
+            cut: total.cut + one.cut,
+        })
+    }
+
+    /// Gives up all listening sockets.
+    pub(crate) fn close_doors(&self, closing: Closing) {
+        self.listeners().close_all();
+        self.tell(|| Command::CloseAll(closing));
+    }
+}

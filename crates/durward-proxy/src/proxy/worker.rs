@@ -1,0 +1,193 @@
+//! One core's thread: a runtime, its accept loops and its connections, told what to do by commands.
+//!
+//! Deliberately absent: anything shared with another core but what [`Shared`] holds.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::error;
+
+use crate::accept::{self, Closing, Complaint, Door, Room};
+use crate::core::{Core, Shared};
+use crate::prepared::Prepared;
+use crate::proxy::Drained;
+use crate::upstream;
+
+/// How often log lines that wait are handed to the writer.
+const LOG_FLUSH: Duration = Duration::from_millis(100);
+/// How long cut connections may take to notice.
+const LAST_MOMENT: Duration = Duration::from_secs(2);
+
+/// What a core is told.
+pub(super) enum Command {
+    /// Accept on this socket too.
+    Open(SocketAddr, TcpListener),
+    /// Accept on this bind no more.
+    Close(SocketAddr),
+    /// Accept no more at all.
+    CloseAll(Closing),
+    /// A new configuration is served; told to one core.
+    Prepared(Arc<Prepared>),
+    /// End within this time.
+    Drain(Duration),
+}
+
+/// A core's thread.
+pub(super) struct Worker {
+    commands: UnboundedSender<Command>,
+    thread: JoinHandle<Drained>,
+}
+
+impl Worker {
+    pub(super) fn start(id: usize, shared: Arc<Shared>, room: Room) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (commands, received) = unbounded_channel();
+        let thread =
+            std::thread::Builder::new().name(format!("durward-core-{id}")).spawn(move || {
+                let local = LocalSet::new();
+                let drained = local.block_on(&runtime, live(id, shared, room, received));
+                runtime.shutdown_background();
+                drained
+            })?;
+        Ok(Self { commands, thread })
+    }
+
+    pub(super) fn tell(&self, command: Command) {
+        // A thread that has ended needs no commands.
+        let _ = self.commands.send(command);
+    }
+
+    pub(super) fn join(self) -> Drained {
+        self.thread.join().unwrap_or_else(|_| {
+            error!("a core's thread has panicked");
+            Drained::default()
+        })
+    }
+}
+
+async fn live(
+    id: usize,
+    shared: Arc<Shared>,
+    room: Room,
+    mut commands: UnboundedReceiver<Command>,
+) -> Drained {
+    let core = Core::new(id, shared, seed(id));
+    tokio::task::spawn_local(Rc::clone(&core.watchdog).run());
+    tokio::task::spawn_local(flush_log(Rc::clone(&core)));
+    let door = Door {
+        core,
+        connections: TaskTracker::new(),
+        accepted: Cell::new(0),
+        room,
+        complaint: Complaint::default(),
+    };
+    let mut doors =
+        Doors { door: Rc::new(door), open: BTreeMap::new(), accepting: TaskTracker::new() };
+    let mut grace = Duration::ZERO;
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Open(bind, socket) => doors.open(bind, socket),
+            Command::Close(bind) => doors.close(bind, Closing::EmptyQueue),
+            Command::CloseAll(closing) => doors.close_all(closing),
+            Command::Prepared(prepared) => {
+                upstream::spawn_health_checks(&doors.door.core, &prepared);
+            }
+            Command::Drain(given) => {
+                grace = given;
+                break;
+            }
+        }
+    }
+    doors.drain(grace).await
+}
+
+/// Differs between cores and processes; good enough to spread load.
+fn seed(id: usize) -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (since.as_nanos() as u64 ^ u64::from(std::process::id())).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        ^ ((id as u64) << 32)
+}
+
+async fn flush_log(core: Rc<Core>) {
+    let mut ticks = tokio::time::interval(LOG_FLUSH);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        core.log.flush();
+    }
+}
+
+/// The accept loops of one core.
+struct Doors {
+    door: Rc<Door>,
+    open: BTreeMap<SocketAddr, Vec<Handle>>,
+    accepting: TaskTracker,
+}
+
+/// Ends one accept loop.
+struct Handle {
+    closed: CancellationToken,
+    closing: Rc<Cell<Closing>>,
+}
+
+impl Doors {
+    fn open(&mut self, bind: SocketAddr, socket: TcpListener) {
+        let listener = match tokio::net::TcpListener::from_std(socket) {
+            Ok(listener) => listener,
+            Err(error) => return error!(%bind, %error, "a listening socket cannot be polled"),
+        };
+        let (closed, closing) = (CancellationToken::new(), Rc::new(Cell::new(Closing::EmptyQueue)));
+        self.accepting.spawn_local(accept::run(
+            Rc::clone(&self.door),
+            bind,
+            listener,
+            closed.clone(),
+            Rc::clone(&closing),
+        ));
+        self.open.entry(bind).or_default().push(Handle { closed, closing });
+    }
+
+    fn close(&mut self, bind: SocketAddr, closing: Closing) {
+        for handle in self.open.remove(&bind).into_iter().flatten() {
+            handle.closing.set(closing);
+            handle.closed.cancel();
+        }
+    }
+
+    fn close_all(&mut self, closing: Closing) {
+        while let Some((bind, _)) = self.open.first_key_value() {
+            self.close(*bind, closing);
+        }
+    }
+
+    /// Lets connections finish, then cuts them.
+    async fn drain(mut self, grace: Duration) -> Drained {
+        let deadline = Instant::now() + grace;
+        let door = Rc::clone(&self.door);
+        let Door { core, connections, accepted, .. } = &*door;
+        let ended_before = accepted.get() - connections.len();
+        let closing = if grace.is_zero() { Closing::LeaveQueue } else { Closing::EmptyQueue };
+        self.close_all(closing);
+        core.watchdog.drain();
+        self.accepting.close();
+        self.accepting.wait().await;
+        connections.close();
+        let left = deadline.saturating_duration_since(Instant::now());
+        let _ = tokio::time::timeout(left, connections.wait()).await;
+        let cut = connections.len();
+        core.watchdog.cut();
+        let _ = tokio::time::timeout(LAST_MOMENT, connections.wait()).await;
+        core.log.flush();
+        Drained { finished: accepted.get() - ended_before - cut, cut }
+    }
+}

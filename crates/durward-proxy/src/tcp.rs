@@ -1,0 +1,150 @@
+//! Bytes for tenants that do not speak HTTP: to an upstream and back, after TLS where it is ended here.
+//!
+//! Deliberately absent: a look into the bytes.
+
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use durward_model::Service;
+use durward_model::route::WeightedUpstream;
+
+use crate::access_log::{Record, UpstreamRecord};
+use crate::admit::reset;
+use crate::core::Core;
+use crate::io::Io;
+use crate::metrics::Counter;
+use crate::prepared::TenantView;
+use crate::refusal::Refusal;
+use crate::relay::{Relayed, relay};
+use crate::session::Admitted;
+use crate::upstream::{self, Lease, Tried};
+
+/// Serves a connection of a TCP listener to its end.
+pub(crate) async fn serve(admitted: Admitted) {
+    let view = admitted.view.clone();
+    let Service::Tcp(service) = &view.listener().service else { return };
+    carry(admitted, "tcp", &service.upstreams, |io| reset(io.socket())).await;
+}
+
+/// Carries the connection to one of the upstreams and records how it went. `give_up` takes leave of a client whose upstream cannot be had.
+pub(crate) async fn carry(
+    admitted: Admitted,
+    kind: &'static str,
+    upstreams: &[WeightedUpstream],
+    give_up: impl FnOnce(&Io),
+) {
+    let Admitted { io, early, view, facts, watch, core } = admitted;
+    let began = SystemTime::now() - facts.accepted.elapsed();
+    let choice = choose(upstreams, core.random());
+    // Connecting has its own deadline; until then only the end of the configuration ends it.
+    watch.arm(None, false);
+    let connected = match watch.guard(connect(&core, &view, choice, &facts)).await {
+        Ok(connected) => connected,
+        Err(_) => Err((Refusal::Draining, 0)),
+    };
+    let (relayed, lease, retries) = match connected {
+        Ok((upstream, lease, retries)) => {
+            let relayed = relay(&core, &view, &watch, io, upstream, early, Vec::new()).await;
+            match &relayed.ended {
+                Some(refusal) if relayed.from_upstream == 0 => lease.failed(refusal),
+                _ => lease.answered(200),
+            }
+            (relayed, Some(lease), retries)
+        }
+        Err((refusal, retries)) => {
+            give_up(&io);
+            let ended = Some(refusal);
+            (Relayed { from_client: 0, from_upstream: 0, ended }, None, retries)
+        }
+    };
+    if let Some(refusal) = &relayed.ended {
+        view.tenant().metrics.core(core.id).refused(refusal);
+    }
+    let upstream = choice.and_then(|choice| view.tenant().upstreams.get(choice.upstream.0));
+    core.log.write(&Record {
+        began,
+        kind,
+        tenant: Some(view.tenant().tenant.id.as_str()),
+        facts: &facts,
+        request: None,
+        upstream: upstream.zip(lease.as_ref()).map(|(upstream, lease)| UpstreamRecord {
+            name: &upstream.upstream.name,
+            peer: lease.peer,
+            source: lease.source,
+            reused: false,
+            connect: lease.connect,
+            first_byte: None,
+            retries,
+        }),
+        bytes_in: relayed.from_client,
+        bytes_out: relayed.from_upstream,
+        duration: facts.accepted.elapsed(),
+        refusal: relayed.ended.as_ref(),
+    });
+}
+
+/// Draws one of the upstreams by weight.
+pub(crate) fn choose(upstreams: &[WeightedUpstream], random: u32) -> Option<&WeightedUpstream> {
+    let total: u64 = upstreams.iter().map(|choice| u64::from(choice.weight)).sum();
+    let mut drawn = u64::from(random) % total.max(1);
+    upstreams.iter().find(|choice| {
+        let hit = drawn < u64::from(choice.weight);
+        drawn = drawn.saturating_sub(u64::from(choice.weight));
+        hit
+    })
+}
+
+/// Opens a connection, trying further endpoints where the upstream allows it. Nothing was sent, so trying again is always safe.
+async fn connect(
+    core: &Rc<Core>,
+    view: &TenantView,
+    choice: Option<&WeightedUpstream>,
+    facts: &crate::session::ConnectionFacts,
+) -> Result<(Io, Lease, u32), (Refusal, u32)> {
+    let Some(choice) = choice else { return Err((Refusal::NoRoute, 0)) };
+    let Some(runtime) = view.tenant().upstreams.get(choice.upstream.0) else {
+        return Err((Refusal::NoRoute, 0));
+    };
+    let mut tried = Tried::default();
+    let mut retries = 0;
+    runtime.count_request();
+    loop {
+        let (client, destination) = (facts.client, facts.destination);
+        match upstream::open(core, view, choice.upstream, client, destination, &mut tried).await {
+            Ok((io, lease)) => return Ok((io, lease, retries)),
+            Err(refusal) => {
+                let elsewhere = matches!(
+                    refusal,
+                    Refusal::ConnectFailed { .. }
+                        | Refusal::ConnectTimeout { .. }
+                        | Refusal::UpstreamTls { .. }
+                );
+                let again = retries < runtime.upstream.retry.attempts && elsewhere;
+                if !again || !runtime.may_retry() {
+                    return Err((refusal, retries));
+                }
+                view.tenant().metrics.core(core.id).add(Counter::Retries, 1);
+                retries += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use durward_model::upstream::UpstreamIndex;
+
+    use super::*;
+
+    #[test]
+    fn draws_follow_the_weights() {
+        let upstreams = [(0, 1), (1, 3)]
+            .map(|(at, weight)| WeightedUpstream { upstream: UpstreamIndex(at), weight });
+
+        let drawn: Vec<_> =
+            (0..8).map(|random| choose(&upstreams, random).unwrap().upstream.0).collect();
+
+        assert_eq!(drawn, [0, 1, 1, 1, 0, 1, 1, 1]);
+        assert!(choose(&[], 7).is_none());
+    }
+}

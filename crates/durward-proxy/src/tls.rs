@@ -1,0 +1,8 @@
+//! TLS towards clients: configurations made ahead, handshakes, and what a client's certificate says.
+//!
+//! Deliberately absent: certificate files; what arrives here was parsed by the compile step.
+
+pub(crate) mod client_certificate;
+pub(crate) mod failure;
+pub(crate) mod handshake;
+pub(crate) mod server_config;

@@ -1,0 +1,68 @@
+//! What the TLS library says of a failed handshake, sorted into the closed set of reasons we count.
+//!
+//! Deliberately absent: sentences; the library's own goes to the log beside the reason.
+
+use std::io;
+
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+
+use crate::refusal::{HandshakeFailure, Refusal};
+
+/// The refusal for a handshake that ended in `error`.
+pub(crate) fn refusal(error: io::Error) -> Refusal {
+    let reason = match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(error) => of_tls(error),
+        None => HandshakeFailure::Closed,
+    };
+    Refusal::Handshake { reason, source: Some(error) }
+}
+
+/// The reason for an error of the TLS library.
+pub(crate) fn of_tls(error: &Error) -> HandshakeFailure {
+    match error {
+        Error::NoCertificatesPresented => HandshakeFailure::ClientCertificateMissing,
+        Error::InvalidCertificate(error) => of_certificate(error),
+        Error::InvalidCertRevocationList(_) => HandshakeFailure::ClientCertificateUnacceptable,
+        Error::AlertReceived(alert) => of_alert(*alert),
+        Error::NoApplicationProtocol => HandshakeFailure::NothingInCommon,
+        Error::PeerIncompatible(PeerIncompatible::NullCompressionRequired) => {
+            HandshakeFailure::Protocol
+        }
+        Error::PeerIncompatible(_) => HandshakeFailure::NothingInCommon,
+        _ => HandshakeFailure::Protocol,
+    }
+}
+
+fn of_certificate(error: &CertificateError) -> HandshakeFailure {
+    match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            HandshakeFailure::ClientCertificateExpired
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            HandshakeFailure::ClientCertificateNotYetValid
+        }
+        CertificateError::Revoked => HandshakeFailure::ClientCertificateRevoked,
+        // An authority of the same name with another key is another authority.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            HandshakeFailure::ClientCertificateUnknownIssuer
+        }
+        _ => HandshakeFailure::ClientCertificateUnacceptable,
+    }
+}
+
+fn of_alert(alert: AlertDescription) -> HandshakeFailure {
+    match alert {
+        AlertDescription::CloseNotify | AlertDescription::UserCanceled => HandshakeFailure::Closed,
+        AlertDescription::ProtocolVersion
+        | AlertDescription::HandshakeFailure
+        | AlertDescription::InsufficientSecurity
+        | AlertDescription::NoApplicationProtocol => HandshakeFailure::NothingInCommon,
+        AlertDescription::UnexpectedMessage
+        | AlertDescription::BadRecordMac
+        | AlertDescription::RecordOverflow
+        | AlertDescription::DecodeError
+        | AlertDescription::DecryptError
+        | AlertDescription::IllegalParameter => HandshakeFailure::Protocol,
+        _ => HandshakeFailure::RefusedByClient,
+    }
+}

@@ -1,0 +1,233 @@
+//! One connection to an endpoint from the tenant's own address, checked before its first byte.
+//!
+//! Deliberately absent: `IP_FREEBIND`. An egress address that is not on this host is refused by `bind` with a clear reason; bound
+//! anyway, the connection would only time out.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use durward_model::upstream::UpstreamProtocol;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::UpstreamRuntime;
+use super::endpoint::EndpointRuntime;
+use super::pool::{Path, PortGuard, Ticket};
+use super::tls_client;
+use crate::core::Core;
+use crate::io::Io;
+use crate::limits::UpstreamGuard;
+use crate::metrics::Counter;
+use crate::prepared::TenantView;
+use crate::refusal::Refusal;
+
+/// Between attempts to further addresses of one endpoint (RFC 8305, section 5).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// What is to be connected, for whom.
+pub(crate) struct Attempt<'a> {
+    pub(crate) core: &'a Rc<Core>,
+    pub(crate) view: &'a TenantView,
+    pub(crate) runtime: &'a Arc<UpstreamRuntime>,
+    pub(crate) endpoint: &'a EndpointRuntime,
+    pub(crate) addresses: &'a [SocketAddr],
+}
+
+/// A connection nobody used yet.
+pub(crate) struct Connected {
+    pub(crate) io: Io,
+    pub(crate) ticket: Ticket,
+    pub(crate) took: Duration,
+}
+
+impl Attempt<'_> {
+    /// Connects within the tenant's `connect` timeout, TLS included; `header` is sent before TLS.
+    pub(crate) async fn connect(
+        &self,
+        guard: Option<UpstreamGuard>,
+        header: Option<Vec<u8>>,
+        timeout: Duration,
+    ) -> Result<Connected, Refusal> {
+        let began = Instant::now();
+        let Some(first) = self.addresses.first() else {
+            return Err(Refusal::NoEndpoint {
+                upstream: self.runtime.upstream.name.to_string(),
+                detail: format!("{} has no address", self.endpoint.target),
+            });
+        };
+        let connecting = async {
+            let (stream, port) = self.race().await?;
+            self.secure(stream, &port.0, header).await.map(|(io, source)| (io, port, source))
+        };
+        let (io, port, source) = match tokio::time::timeout(timeout, connecting).await {
+            Ok(outcome) => outcome?,
+            Err(_) => return Err(Refusal::ConnectTimeout { peer: *first }),
+        };
+        let took = began.elapsed();
+        let metrics = &self.view.tenant().metrics;
+        let cells = metrics.core(self.core.id);
+        if guard.is_some() {
+            cells.add(Counter::UpstreamConnectionsNew, 1);
+            cells.connect_duration.observe(took);
+        }
+        let ticket = Ticket {
+            port,
+            source,
+            retired: Arc::clone(&self.runtime.retired),
+            metrics: Arc::clone(metrics),
+            core: self.core.id,
+            guard,
+        };
+        Ok(Connected { io, ticket, took })
+    }
+
+    /// The first of the endpoint's addresses that answers, IPv6 and IPv4 in turn, a new attempt every [`STAGGER`].
+    async fn race(&self) -> Result<(TcpStream, PortGuard), Refusal> {
+        let mut waiting = interleave(self.addresses).into_iter();
+        let mut running = FuturesUnordered::new();
+        running.extend(waiting.next().map(|peer| self.reach(peer)));
+        let mut failed = None;
+        loop {
+            let stagger = tokio::time::sleep(STAGGER);
+            tokio::select! {
+                Some(outcome) = running.next() => match outcome {
+                    Ok(connected) => return Ok(connected),
+                    Err(refusal) => failed = Some(worse(failed, refusal)),
+                },
+                () = stagger, if waiting.len() > 0 => {}
+                else => {}
+            }
+            running.extend(waiting.next().map(|peer| self.reach(peer)));
+            if running.is_empty() {
+                let peer = self.addresses[0];
+                let detail = "no address left to try".to_owned();
+                return Err(failed.unwrap_or(Refusal::EgressAddress { peer, detail }));
+            }
+        }
+    }
+
+    /// Connects to one address from the tenant's least used source that can be used.
+    async fn reach(&self, peer: SocketAddr) -> Result<(TcpStream, PortGuard), Refusal> {
+        let mut paths = self.paths(peer)?;
+        paths.sort_by_key(|path| path.ports());
+        let mut detail = "none is of its family".to_owned();
+        for path in paths {
+            let port = PortGuard::new(path);
+            match self.dial(&port.0).await {
+                Ok(stream) => return Ok((stream, port)),
+                Err(Refusal::EgressAddress { detail: why, .. }) => detail = why,
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Err(Refusal::EgressAddress { peer, detail })
+    }
+
+    /// The ways to `peer`, one per source address of its family.
+    pub(crate) fn paths(&self, peer: SocketAddr) -> Result<Vec<Arc<Path>>, Refusal> {
+        let upstream = &self.runtime.upstream;
+        let sources = upstream.sources.iter().filter(|source| source.reaches(peer.ip()));
+        sources
+            .map(|source| self.endpoint.path(self.view, peer, *source, upstream.protocol))
+            .collect()
+    }
+
+    async fn dial(&self, path: &Path) -> Result<TcpStream, Refusal> {
+        let (peer, wanted) = (path.peer().0, path.source().0);
+        let unusable =
+            |detail: &str| Refusal::EgressAddress { peer, detail: format!("{wanted}: {detail}") };
+        let socket = bound(path).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrNotAvailable => unusable("not on this host"),
+            _ => Refusal::Socket(error),
+        })?;
+        let stream = socket.connect(peer).await.map_err(|source| match source.kind() {
+            io::ErrorKind::AddrNotAvailable => unusable("ports exhausted"),
+            _ => Refusal::ConnectFailed { peer, source },
+        })?;
+        self.check(&stream, path)?;
+        Ok(stream)
+    }
+
+    /// Asks the kernel which address the connection leaves from. Nothing is sent unless it is the tenant's.
+    pub(super) fn check(&self, stream: &TcpStream, path: &Path) -> Result<(), Refusal> {
+        let (peer, wanted) = (path.peer().0, path.source().0);
+        let cells = self.view.tenant().metrics.core(self.core.id);
+        let actual = stream.local_addr().map_err(Refusal::Socket)?;
+        cells.add(Counter::IsolationChecks, 1);
+        if actual.ip().to_canonical() != wanted {
+            cells.add(Counter::IsolationViolations, 1);
+            tracing::error!(%peer, %actual, %wanted, "a connection would leave from a foreign address");
+            return Err(Refusal::IsolationViolation { peer, actual, wanted });
+        }
+        if actual == peer {
+            let source = io::Error::other("nobody listens there: the socket met itself");
+            return Err(Refusal::ConnectFailed { peer, source });
+        }
+        Ok(())
+    }
+
+    async fn secure(
+        &self,
+        mut stream: TcpStream,
+        path: &Path,
+        header: Option<Vec<u8>>,
+    ) -> Result<(Io, SocketAddr), Refusal> {
+        let peer = path.peer().0;
+        let source = stream.local_addr().map_err(Refusal::Socket)?;
+        if let Some(header) = header {
+            let sent = stream.write_all(&header).await;
+            sent.map_err(|source| Refusal::ConnectFailed { peer, source })?;
+        }
+        let io = match (&self.runtime.tls, &self.endpoint.verify) {
+            (Some(config), Some(verify)) => {
+                tls_client::handshake(config, verify, stream, peer).await?
+            }
+            _ => Io::Tcp(stream),
+        };
+        Ok((io, source))
+    }
+}
+
+/// A socket bound to the path's source. Its port is chosen by `connect`, so that one port serves many peers.
+fn bound(path: &Path) -> io::Result<TcpSocket> {
+    let source = SocketAddr::new(path.source().0, 0);
+    let socket = Socket::new(
+        Domain::for_address(source),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    let _kernel_may_lack_it = setsockopt(&socket, sockopt::IpBindAddressNoPort, &true);
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&source.into())?;
+    Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+/// Families in turn, IPv6 first, each in the order given (RFC 8305, section 4).
+fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut v6 = addresses.iter().filter(|address| address.is_ipv6());
+    let mut v4 = addresses.iter().filter(|address| address.is_ipv4());
+    let mut order = Vec::with_capacity(addresses.len());
+    while order.len() < addresses.len() {
+        order.extend(v6.next().into_iter().chain(v4.next()));
+    }
+    order
+}
+
+/// Of two refusals the one that says more: a peer's answer rather than our lack of an address of its family.
+fn worse(first: Option<Refusal>, second: Refusal) -> Refusal {
+    match (first, second) {
+        (Some(first), Refusal::EgressAddress { .. }) => first,
+        (_, second) => second,
+    }
+}
+
+/// Whether connections of this protocol are kept for the next request.
+pub(crate) fn reusable(runtime: &UpstreamRuntime) -> bool {
+    runtime.upstream.send_proxy.is_none() && runtime.upstream.protocol != UpstreamProtocol::Tcp
+}

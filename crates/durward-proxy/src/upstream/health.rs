@@ -1,0 +1,212 @@
+//! Active checks: what an endpoint answers when asked from the tenant's own address, never the node's.
+//!
+//! Deliberately absent: a register of tasks; a check ends by itself when nothing is left to check for.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use durward_model::health::{HealthCheck, Probe};
+use durward_model::upstream::UpstreamProtocol;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
+
+use super::connect::{Attempt, Connected};
+use super::endpoint::EndpointRuntime;
+use super::http2::Shared;
+use super::{UpstreamRuntime, proxy_header};
+use crate::core::Core;
+use crate::metrics::Counter;
+use crate::prepared::{Prepared, PreparedListener, TenantView};
+
+/// Checks under way at once in this process.
+static SLOTS: Semaphore = Semaphore::const_new(256);
+
+/// Whether an upstream is being checked, and in whose name.
+#[derive(Default)]
+pub(crate) struct Checks {
+    running: AtomicBool,
+    listener: Mutex<Weak<PreparedListener>>,
+}
+
+impl Checks {
+    fn renew(&self, listener: &Arc<PreparedListener>) {
+        *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(listener);
+    }
+
+    fn view(&self) -> Option<TenantView> {
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        listener.upgrade().map(TenantView::admitted)
+    }
+}
+
+/// Starts the checks that are not running yet. Called on core 0 after each apply; what is configured no more ends by itself.
+pub(crate) fn spawn_health_checks(core: &Rc<Core>, prepared: &Arc<Prepared>) {
+    let mut listeners = HashMap::new();
+    for listener in prepared.binds.values().flat_map(|bind| bind.listeners.iter().flatten()) {
+        listeners.entry(Arc::as_ptr(&listener.tenant)).or_insert(listener);
+    }
+    for tenant in prepared.tenants.values() {
+        let Some(listener) = listeners.get(&Arc::as_ptr(tenant)) else { continue };
+        for runtime in tenant.upstreams.iter().filter(|r| r.upstream.health_check.is_some()) {
+            runtime.checks.renew(listener);
+            if !runtime.checks.running.swap(true, Relaxed) {
+                tokio::task::spawn_local(check(Rc::downgrade(core), Arc::downgrade(runtime)));
+            }
+        }
+    }
+}
+
+/// Checks one upstream until it is retired, its tenant is gone, or the core drains.
+async fn check(core: std::rc::Weak<Core>, runtime: Weak<UpstreamRuntime>) {
+    loop {
+        let pause = {
+            let (Some(core), Some(runtime)) = (core.upgrade(), runtime.upgrade()) else { return };
+            let Some(check) = &runtime.upstream.health_check else { return };
+            let view = runtime.checks.view();
+            let (Some(view), false) = (view, core.watchdog.draining()) else {
+                runtime.checks.running.store(false, Relaxed);
+                return;
+            };
+            if runtime.retired.load(Relaxed) {
+                return;
+            }
+            round(&core, &view, &runtime, check).await;
+            jittered(check.interval, core.random())
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// The interval, a tenth more or less.
+fn jittered(interval: Duration, random: u32) -> Duration {
+    let share = f64::from(random) / f64::from(u32::MAX);
+    interval.mul_f64(0.9 + 0.2 * share)
+}
+
+/// Asks every endpoint once.
+async fn round(
+    core: &Rc<Core>,
+    view: &TenantView,
+    runtime: &Arc<UpstreamRuntime>,
+    check: &HealthCheck,
+) {
+    let mut probes: FuturesUnordered<_> = runtime
+        .endpoints
+        .iter()
+        .map(|endpoint| async move {
+            let _slot = SLOTS.acquire().await;
+            let asked = ask(core, view, runtime, endpoint);
+            let outcome = match tokio::time::timeout(check.timeout, Box::pin(asked)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err("no answer in time".to_owned()),
+            };
+            (endpoint, outcome)
+        })
+        .collect();
+    while let Some((endpoint, outcome)) = probes.next().await {
+        record(core, view, runtime, endpoint, &outcome);
+    }
+}
+
+/// Counts an outcome and changes the endpoint's state when there are enough of it in a row.
+fn record(
+    core: &Core,
+    view: &TenantView,
+    runtime: &UpstreamRuntime,
+    endpoint: &EndpointRuntime,
+    outcome: &Result<(), String>,
+) {
+    let Some(check) = &runtime.upstream.health_check else { return };
+    let state = &endpoint.state;
+    let unhealthy = state.unhealthy.load(Relaxed);
+    if outcome.is_ok() != unhealthy {
+        state.checks.store(0, Relaxed);
+        return;
+    }
+    let needed = if unhealthy { check.healthy_after } else { check.unhealthy_after };
+    if state.checks.fetch_add(1, Relaxed) + 1 < needed {
+        return;
+    }
+    state.checks.store(0, Relaxed);
+    state.unhealthy.store(!unhealthy, Relaxed);
+    let (tenant, upstream) = (&runtime.tenant, &runtime.upstream.name);
+    match outcome {
+        Ok(()) => {
+            tracing::info!(%tenant, %upstream, endpoint = %endpoint.target, "endpoint restored: its checks pass");
+        }
+        Err(cause) => {
+            view.tenant().metrics.core(core.id).add(Counter::Ejections, 1);
+            tracing::warn!(%tenant, %upstream, endpoint = %endpoint.target, %cause, "endpoint ejected: its checks fail");
+        }
+    }
+}
+
+/// One check, connect included.
+async fn ask(
+    core: &Rc<Core>,
+    view: &TenantView,
+    runtime: &Arc<UpstreamRuntime>,
+    endpoint: &EndpointRuntime,
+) -> Result<(), String> {
+    let Some(check) = &runtime.upstream.health_check else { return Ok(()) };
+    let said = |error: crate::refusal::Refusal| sentence(&error);
+    let addresses = endpoint.addresses(core, &runtime.upstream.name).await.map_err(said)?;
+    let attempt = Attempt { core, view, runtime, endpoint, addresses: &addresses };
+    let header = runtime.upstream.send_proxy.map(proxy_header::own);
+    let connected = attempt.connect(None, header, check.timeout).await.map_err(said)?;
+    let Probe::Http { path, host, from, to } = &check.probe else { return Ok(()) };
+    let host = match host {
+        Some(host) => host.to_string(),
+        None => endpoint.target.to_string(),
+    };
+    let status = match runtime.upstream.protocol {
+        UpstreamProtocol::Http2 => http2_status(connected, path, &host).await?,
+        _ => http1_status(connected, path, &host).await?,
+    };
+    if (*from..=*to).contains(&status) { Ok(()) } else { Err(format!("status {status}")) }
+}
+
+async fn http1_status(connected: Connected, path: &str, host: &str) -> Result<u16, String> {
+    let mut io = connected.io;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: durward-health-check\r\nconnection: close\r\n\r\n"
+    );
+    io.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
+    io.flush().await.map_err(|error| error.to_string())?;
+    let mut head = [0; 12];
+    io.read_exact(&mut head).await.map_err(|error| error.to_string())?;
+    let status =
+        head.strip_prefix(b"HTTP/1.").and_then(|rest| std::str::from_utf8(&rest[2..]).ok());
+    status.and_then(|status| status.parse().ok()).ok_or_else(|| "not an HTTP/1 answer".to_owned())
+}
+
+async fn http2_status(connected: Connected, path: &str, host: &str) -> Result<u16, String> {
+    let scheme = if matches!(connected.io, crate::io::Io::Tls(_)) { "https" } else { "http" };
+    let shared = Shared::start(connected).await.map_err(|refusal| sentence(&refusal))?;
+    let (send, _stream) = shared.stream();
+    let request = http::Request::get(format!("{scheme}://{host}{path}"))
+        .version(http::Version::HTTP_2)
+        .header("user-agent", "durward-health-check")
+        .body(())
+        .map_err(|error| error.to_string())?;
+    let mut send = send.ready().await.map_err(|error| error.to_string())?;
+    let (answer, _) = send.send_request(request, true).map_err(|error| error.to_string())?;
+    Ok(answer.await.map_err(|error| error.to_string())?.status().as_u16())
+}
+
+/// An error with its causes.
+fn sentence(error: &dyn std::error::Error) -> String {
+    let mut sentence = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        sentence.push_str(": ");
+        sentence.push_str(&error.to_string());
+        cause = error.source();
+    }
+    sentence
+}

@@ -1,0 +1,135 @@
+//! HTTP/2 connections to upstreams, shared by the streams of one path on one core.
+//!
+//! Deliberately absent: requests; `http` sends those on the handle it is given.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{Builder, Connection, SendRequest};
+use h2::{Ping, PingPong};
+
+use super::connect::Connected;
+use super::pool::{Path, Ticket};
+use crate::io::Io;
+use crate::refusal::Refusal;
+
+/// Streams we put on one connection at most.
+const STREAMS: u32 = 100;
+
+/// A stream's receive window; the connection's is that of all streams, so that a stalled client never stops the others.
+const WINDOW: u32 = 256 * 1024;
+
+/// Between pings, and the longest wait for their answer.
+const PING_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 20_000 });
+
+/// One connection and the streams on it.
+pub(crate) struct Shared {
+    send: SendRequest<Bytes>,
+    life: Rc<Life>,
+    ticket: Ticket,
+    idle_ticks: Cell<u32>,
+}
+
+#[derive(Default)]
+struct Life {
+    ended: Cell<bool>,
+    streams: Cell<u32>,
+}
+
+/// One stream's share of a connection.
+pub(crate) struct Stream {
+    shared: Rc<Shared>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let streams = &self.shared.life.streams;
+        streams.set(streams.get().saturating_sub(1));
+    }
+}
+
+impl Shared {
+    /// Speaks the preface on a fresh connection and drives it from a task of its own until it ends.
+    pub(crate) async fn start(connected: Connected) -> Result<Rc<Self>, Refusal> {
+        let peer = connected.ticket.port.0.peer().0;
+        let (send, connection) = Builder::new()
+            .enable_push(false)
+            .initial_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW * STREAMS)
+            .max_concurrent_reset_streams(64)
+            .handshake::<Io, Bytes>(connected.io)
+            .await
+            .map_err(|error| Refusal::ConnectFailed {
+                peer,
+                source: std::io::Error::other(error),
+            })?;
+        let life = Rc::new(Life::default());
+        tokio::task::spawn_local(drive(connection, Rc::clone(&life)));
+        Ok(Rc::new(Self { send, life, ticket: connected.ticket, idle_ticks: Cell::new(0) }))
+    }
+
+    /// The handle to send a request on, and what counts it.
+    pub(crate) fn stream(self: &Rc<Self>) -> (SendRequest<Bytes>, Stream) {
+        self.life.streams.set(self.life.streams.get() + 1);
+        (self.send.clone(), Stream { shared: Rc::clone(self) })
+    }
+
+    /// Whether a new stream may begin: not after GOAWAY, an error or the end of its upstream.
+    pub(crate) fn usable(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        !self.life.ended.get()
+            && !self.ticket.retired()
+            && !matches!(self.send.clone().poll_ready(&mut cx), Poll::Ready(Err(_)))
+    }
+
+    /// Whether the peer takes a further stream now.
+    pub(crate) fn has_room(&self) -> bool {
+        let limit = self.send.current_max_send_streams().min(STREAMS as usize);
+        (self.life.streams.get() as usize) < limit.max(1)
+    }
+
+    /// Counts a sweep; true once no stream was seen for more than `ticks` of them.
+    pub(crate) fn idles_longer_than(&self, ticks: u32) -> bool {
+        let idle = if self.life.streams.get() == 0 { self.idle_ticks.get() + 1 } else { 0 };
+        self.idle_ticks.set(idle);
+        idle > ticks
+    }
+
+    pub(crate) fn path(&self) -> &Arc<Path> {
+        &self.ticket.port.0
+    }
+
+    pub(crate) fn source(&self) -> std::net::SocketAddr {
+        self.ticket.source
+    }
+}
+
+/// Runs the connection and pings it, until it ends, the peer does not answer, or nobody holds a handle.
+async fn drive(mut connection: Connection<Io, Bytes>, life: Rc<Life>) {
+    let pings = connection.ping_pong();
+    let ended = tokio::select! {
+        ended = connection => ended,
+        () = keep_alive(pings) => Ok(()),
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP/2 upstream connection ended");
+    }
+    life.ended.set(true);
+}
+
+/// Ends when a ping is not answered within the interval.
+async fn keep_alive(pings: Option<PingPong>) {
+    let Some(mut pings) = pings else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(PING_INTERVAL).await;
+        match tokio::time::timeout(PING_INTERVAL, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) => return,
+        }
+    }
+}

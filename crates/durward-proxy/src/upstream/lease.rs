@@ -1,0 +1,203 @@
+//! A request's or connection's hold on an upstream: dropping it ends the load it puts there.
+//!
+//! Deliberately absent: the bytes; they are in the carrier beside it.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use durward_model::UpstreamAddr;
+use durward_model::upstream::UpstreamIndex;
+
+use super::connect::{Connected, reusable};
+use super::endpoint::EndpointRuntime;
+use super::http2::Stream;
+use super::pool::{Pools, Ticket};
+use super::{Carrier, Found, UpstreamRuntime};
+use crate::core::Core;
+use crate::io::Io;
+use crate::limits::PendingGuard;
+use crate::metrics::{Cells, Counter};
+use crate::prepared::TenantView;
+use crate::refusal::Refusal;
+
+/// What a request or connection uses of an upstream.
+pub(crate) struct Lease {
+    /// What was dialled.
+    pub(crate) peer: UpstreamAddr,
+    /// What it was dialled from: the tenant's egress address, and the port the kernel chose.
+    pub(crate) source: SocketAddr,
+    /// Whether the connection served before.
+    pub(crate) reused: bool,
+    /// Connect and TLS; zero when reused.
+    pub(crate) connect: Duration,
+    load: Load,
+    ticket: Option<Ticket>,
+    _stream: Option<Stream>,
+}
+
+impl Lease {
+    /// The upstream.
+    pub(crate) fn upstream(&self) -> &UpstreamRuntime {
+        self.load.runtime()
+    }
+
+    /// The upstream answered. 502, 503 and 504 count as failures of the endpoint, everything else as success.
+    pub(crate) fn answered(&self, status: u16) {
+        if matches!(status, 502..=504) {
+            self.load.failure();
+        } else {
+            self.load.runtime().success(self.load.at);
+        }
+    }
+
+    /// The exchange ended in a refusal. What the client did, and a pooled connection that was closed meanwhile, are not held against
+    /// the endpoint.
+    pub(crate) fn failed(&self, refusal: &Refusal) {
+        match refusal {
+            Refusal::UpstreamClosed { .. } if self.reused => {}
+            Refusal::UpstreamClosed { .. }
+            | Refusal::ResponseTimeout
+            | Refusal::BadResponse { .. }
+            | Refusal::ConnectFailed { .. }
+            | Refusal::ConnectTimeout { .. }
+            | Refusal::UpstreamTls { .. } => self.load.failure(),
+            _ => {}
+        }
+    }
+
+    /// Gives an HTTP/1 connection back for the next request. Only when the exchange ended cleanly: nothing unread, nothing unsent.
+    pub(crate) fn release(mut self, io: Io) {
+        let runtime = self.load.runtime();
+        let Some(ticket) = self.ticket.take() else { return };
+        if reusable(runtime) {
+            let upstream = &runtime.upstream;
+            let (keep, timeout) = (upstream.pool_idle, upstream.pool_idle_timeout);
+            Pools::push(&self.load.core, io, ticket, keep, timeout);
+        }
+    }
+}
+
+/// One request or connection counted at an endpoint.
+pub(crate) struct Load {
+    core: Rc<Core>,
+    view: TenantView,
+    index: UpstreamIndex,
+    at: usize,
+    _pending: PendingGuard,
+}
+
+impl Load {
+    pub(crate) fn new(
+        core: &Rc<Core>,
+        view: &TenantView,
+        index: UpstreamIndex,
+        at: usize,
+        pending: PendingGuard,
+    ) -> Self {
+        let load = Self { core: Rc::clone(core), view: view.clone(), index, at, _pending: pending };
+        load.endpoint().state.active.fetch_add(1, Relaxed);
+        load
+    }
+
+    pub(crate) fn core(&self) -> &Rc<Core> {
+        &self.core
+    }
+
+    pub(crate) fn view(&self) -> &TenantView {
+        &self.view
+    }
+
+    pub(crate) fn runtime(&self) -> &Arc<UpstreamRuntime> {
+        &self.view.tenant().upstreams[self.index.0]
+    }
+
+    pub(crate) fn endpoint(&self) -> &EndpointRuntime {
+        &self.runtime().endpoints[self.at]
+    }
+
+    /// Counts a failed connect, and holds it against the endpoint unless the cause is on our side.
+    pub(crate) fn unreachable(&self, refusal: Refusal) -> Refusal {
+        match refusal {
+            Refusal::CircuitOpen => {}
+            Refusal::ConnectFailed { .. }
+            | Refusal::ConnectTimeout { .. }
+            | Refusal::UpstreamTls { .. } => {
+                self.cells().add(Counter::UpstreamConnectFailures, 1);
+                self.failure();
+            }
+            _ => self.cells().add(Counter::UpstreamConnectFailures, 1),
+        }
+        refusal
+    }
+
+    /// A lease on a connection of its own.
+    pub(crate) fn opened(self, connected: Connected) -> (Io, Lease) {
+        let Connected { io, ticket, took } = connected;
+        (io, self.with(ticket, false, took))
+    }
+
+    fn with(self, ticket: Ticket, reused: bool, connect: Duration) -> Lease {
+        self.count(reused);
+        Lease {
+            peer: ticket.port.0.peer(),
+            source: ticket.source,
+            reused,
+            connect,
+            load: self,
+            ticket: Some(ticket),
+            _stream: None,
+        }
+    }
+
+    fn count(&self, reused: bool) {
+        if reused {
+            self.cells().add(Counter::UpstreamConnectionsReused, 1);
+        }
+    }
+
+    fn cells(&self) -> &Cells {
+        self.view.tenant().metrics.core(self.core.id)
+    }
+
+    fn failure(&self) {
+        self.runtime().failure(self.at, self.cells());
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.endpoint().state.active.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Found {
+    /// The carrier with the lease on it.
+    pub(crate) fn lease(self, load: Load) -> (Carrier, Lease) {
+        match self {
+            Self::Pooled(io, ticket) => {
+                (Carrier::Http1(io), load.with(ticket, true, Duration::ZERO))
+            }
+            Self::Connected(connected) => {
+                let (io, lease) = load.opened(connected);
+                (Carrier::Http1(io), lease)
+            }
+            Self::Stream { shared, connect } => {
+                let (send, stream) = shared.stream();
+                load.count(connect.is_none());
+                let lease = Lease {
+                    peer: shared.path().peer(),
+                    source: shared.source(),
+                    reused: connect.is_none(),
+                    connect: connect.unwrap_or_default(),
+                    load,
+                    ticket: None,
+                    _stream: Some(stream),
+                };
+                (Carrier::Http2(send), lease)
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Real sockets on 127/8: origins on 127.0.0.1, tenants' sources beside it.
+//!
+//! Deliberately absent: HTTP proper; that is tested where it is spoken.
+
+mod connecting;
+mod health;
+mod http2;
+mod names;
+mod pooling;
+mod support;
+mod tls;

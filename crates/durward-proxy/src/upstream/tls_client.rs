@@ -1,0 +1,175 @@
+//! TLS towards upstreams: one client configuration per upstream identity, verified always, never shared between tenants.
+//!
+//! Sessions resumed live inside the configuration, so they cannot cross tenants either. Deliberately absent: a way to turn
+//! verification off.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock, OnceLock};
+
+use durward_model::certificate::{Certificate, KeyEncoding};
+use durward_model::upstream::{Target, TrustRoots, UpstreamProtocol, UpstreamTls};
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::io::Io;
+use crate::refusal::Refusal;
+
+/// Sessions remembered per upstream.
+const SESSIONS: usize = 64;
+
+/// What makes two TLS connections interchangeable; part of [`PoolKey`](super::pool::PoolKey).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TlsIdentity {
+    /// SHA-256 of the client certificate shown, hexadecimal.
+    pub(crate) client_certificate: Option<Arc<str>>,
+    /// Which roots are trusted: their generation, or `system`.
+    pub(crate) roots: Arc<str>,
+    /// The name or address the upstream's certificate must carry.
+    pub(crate) verify_name: Arc<str>,
+    /// Whether TLS 1.2 is refused.
+    pub(crate) tls13_only: bool,
+}
+
+/// Whom an endpoint must prove to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Verify {
+    name: ServerName<'static>,
+    /// The identity of connections to it.
+    pub(crate) identity: TlsIdentity,
+}
+
+impl Verify {
+    /// The configured name, or the endpoint's own.
+    pub(crate) fn new(tls: &UpstreamTls, target: &Target) -> Result<Self, String> {
+        let verify_name: Arc<str> = match (&tls.verify_name, target) {
+            (Some(name), _) => Arc::clone(name),
+            (None, Target::Address(address)) => address.ip().to_canonical().to_string().into(),
+            (None, Target::Name { host, .. }) => Arc::clone(host),
+        };
+        let name = ServerName::try_from(verify_name.to_string()).map_err(|_| {
+            format!("{verify_name:?} is neither a DNS name nor an IP address to verify")
+        })?;
+        let roots = match &tls.roots {
+            TrustRoots::System => Arc::from("system"),
+            TrustRoots::Private { generation, .. } => Arc::clone(generation),
+        };
+        let client_certificate =
+            tls.client_certificate.as_ref().map(|c| Arc::clone(&c.fingerprint));
+        let tls13_only = tls.tls13_only;
+        Ok(Self {
+            name,
+            identity: TlsIdentity { client_certificate, roots, verify_name, tls13_only },
+        })
+    }
+}
+
+/// The configuration for one upstream, made when configuration changes.
+pub(crate) fn client_config(
+    tls: &UpstreamTls,
+    protocol: UpstreamProtocol,
+) -> Result<Arc<ClientConfig>, String> {
+    let versions: &[_] = if tls.tls13_only {
+        &[&rustls::version::TLS13]
+    } else {
+        &[&rustls::version::TLS13, &rustls::version::TLS12]
+    };
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots(&tls.roots)?);
+    let mut config =
+        match &tls.client_certificate {
+            None => builder.with_no_client_auth(),
+            Some(certificate) => builder
+                .with_client_auth_cert(chain(certificate), key(certificate)?)
+                .map_err(|error| format!("client certificate {}: {error}", certificate.name))?,
+        };
+    config.resumption = Resumption::in_memory_sessions(SESSIONS);
+    config.alpn_protocols = match protocol {
+        UpstreamProtocol::Http1 => vec![b"http/1.1".to_vec()],
+        UpstreamProtocol::Http2 => vec![b"h2".to_vec()],
+        UpstreamProtocol::Tcp => Vec::new(),
+    };
+    Ok(Arc::new(config))
+}
+
+/// The handshake on a connected stream. The ALPN outcome is checked: HTTP/2 is never spoken to who did not agree to it.
+pub(crate) async fn handshake(
+    config: &Arc<ClientConfig>,
+    verify: &Verify,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Result<Io, Refusal> {
+    let refused = |source| Refusal::UpstreamTls { peer, source };
+    let stream = TlsConnector::from(Arc::clone(config))
+        .connect(verify.name.clone(), stream)
+        .await
+        .map_err(refused)?;
+    let io = Io::Tls(Box::new(stream.into()));
+    let h2_only = config.alpn_protocols.iter().any(|protocol| protocol == b"h2");
+    if h2_only && io.alpn() != Some(b"h2") {
+        return Err(refused(io::Error::other("the upstream did not agree to h2 by ALPN")));
+    }
+    Ok(io)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    Arc::clone(&PROVIDER)
+}
+
+fn roots(trust: &TrustRoots) -> Result<Arc<RootCertStore>, String> {
+    match trust {
+        TrustRoots::System => system_roots(),
+        TrustRoots::Private { roots, .. } => {
+            let mut store = RootCertStore::empty();
+            for root in roots {
+                store
+                    .add(CertificateDer::from(root.to_vec()))
+                    .map_err(|error| format!("a trusted root cannot be used: {error}"))?;
+            }
+            if store.is_empty() {
+                return Err("no root is trusted, so nothing could be verified".to_owned());
+            }
+            Ok(Arc::new(store))
+        }
+    }
+}
+
+/// The host's roots, read when first needed.
+fn system_roots() -> Result<Arc<RootCertStore>, String> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    if let Some(roots) = ROOTS.get() {
+        return Ok(Arc::clone(roots));
+    }
+    let mut store = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    store.add_parsable_certificates(found.certs);
+    if store.is_empty() {
+        let causes: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
+        return Err(format!("this host has no trusted roots: {}", causes.join("; ")));
+    }
+    Ok(Arc::clone(ROOTS.get_or_init(|| Arc::new(store))))
+}
+
+fn chain(certificate: &Certificate) -> Vec<CertificateDer<'static>> {
+    certificate.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect()
+}
+
+fn key(certificate: &Certificate) -> Result<PrivateKeyDer<'static>, String> {
+    let der = certificate.key.der.expose().to_vec();
+    if der.is_empty() {
+        return Err(format!("client certificate {} has no private key", certificate.name));
+    }
+    Ok(match certificate.key.encoding {
+        KeyEncoding::Pkcs8 => PrivateKeyDer::Pkcs8(der.into()),
+        KeyEncoding::Pkcs1 => PrivateKeyDer::Pkcs1(der.into()),
+        KeyEncoding::Sec1 => PrivateKeyDer::Sec1(der.into()),
+    })
+}

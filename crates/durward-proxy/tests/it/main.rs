@@ -1,0 +1,10 @@
+#![cfg(test)]
+//! What the data plane does on real sockets.
+
+mod edge;
+mod handover;
+mod listeners;
+mod peek;
+mod refused;
+mod tcp;
+mod tls;

@@ -1,0 +1,364 @@
+//! Bytes for those that do not speak HTTP, and TLS carried through.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use durward_proxy::metrics::Counter;
+use durward_testkit::certificates::{Authority, CertSpec, client_config, client_config_insecure};
+use durward_testkit::client::client_hello::{ClientHello, Reaction, probe, reaction};
+use durward_testkit::client::{tcp_connect, tls_connect};
+use durward_testkit::origin::{RawOrigin, TcpEcho};
+use durward_testkit::process::{eventually, unique_loopback};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::edge::{SOON, await_refusals, identity_for, pass, serve, tcp, tenant, tls, total};
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::from((unique_loopback(), port))
+}
+
+/// ISO 8583 frames: two bytes of length, then the message.
+async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), message: &[u8]) -> Vec<u8> {
+    let frame = [&(message.len() as u16).to_be_bytes()[..], message].concat();
+    stream.write_all(&frame).await.unwrap();
+    stream.flush().await.unwrap();
+    let mut echoed = vec![0; frame.len()];
+    tokio::time::timeout(SOON, stream.read_exact(&mut echoed)).await.unwrap().unwrap();
+    assert_eq!(echoed, frame);
+    echoed
+}
+
+// S1.39 S1.3
+#[tokio::test]
+async fn messages_of_any_protocol_reach_the_upstream_from_the_tenants_address() {
+    let authority = Authority::new("root");
+    let echo = TcpEcho::start("127.0.0.1:0");
+    let (plain, secure) = (any(9000), any(9001));
+    let (egress_a, egress_b) = (unique_loopback(), unique_loopback());
+    let policy = tls(&identity_for(&authority, secure.ip()));
+    let proxy = serve(&[
+        tenant("a").egress(egress_a).upstream(echo.address()).listen(plain, tcp(None)),
+        tenant("b").egress(egress_b).upstream(echo.address()).listen(secure, tcp(Some(policy))),
+    ]);
+
+    let mut a = tcp_connect(plain, None).await.unwrap();
+    let mut b = tls_connect(secure, None, client_config(&authority, None), None).await.unwrap();
+    for message in [&b"0800"[..], &[7; 60_000], b"0810"] {
+        exchange(&mut a, message).await;
+        exchange(&mut b, message).await;
+    }
+
+    let mut seen: Vec<IpAddr> = echo.peers().iter().map(SocketAddr::ip).collect();
+    seen.sort();
+    assert_eq!(seen, [IpAddr::V4(egress_a), IpAddr::V4(egress_b)]);
+    let sent = 3 * 2 + 4 + 60_000 + 4;
+    for name in ["a", "b"] {
+        // Counted while the connection is open.
+        for counter in [
+            Counter::ClientBytesIn,
+            Counter::ClientBytesOut,
+            Counter::UpstreamBytesIn,
+            Counter::UpstreamBytesOut,
+        ] {
+            let counted = eventually(SOON, async || total(&proxy, name, counter) == sent);
+            assert!(counted.await, "{name} {counter:?}: {}", total(&proxy, name, counter));
+        }
+        assert_eq!(total(&proxy, name, Counter::ConnectionsClosed), 0);
+    }
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at * 31 % 251) as u8).collect()
+}
+
+/// Sends, says its last, and reads the rest: works only if half-closing does.
+async fn pump(stream: impl AsyncRead + AsyncWrite, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let (mut reading, mut writing) = tokio::io::split(stream);
+    let send = async {
+        writing.write_all(bytes).await?;
+        writing.shutdown().await
+    };
+    let mut received = Vec::new();
+    let (sent, read) = tokio::join!(send, reading.read_to_end(&mut received));
+    sent.and(read).map(|_| received)
+}
+
+// S1.39
+#[tokio::test]
+async fn large_streams_pass_both_ways_at_once_and_half_closing_is_told() {
+    let authority = Authority::new("root");
+    let echo = TcpEcho::start("127.0.0.1:0");
+    let (plain, secure) = (any(9000), any(9001));
+    let policy = tls(&identity_for(&authority, secure.ip()));
+    let _proxy = serve(&[tenant("a")
+        .upstream(echo.address())
+        .listen(plain, tcp(None))
+        .listen(secure, tcp(Some(policy)))]);
+    let bytes = pattern(8 * 1024 * 1024 + 13);
+
+    let a = tcp_connect(plain, None).await.unwrap();
+    let b = tls_connect(secure, None, client_config(&authority, None), None).await.unwrap();
+    let both = async { tokio::join!(pump(a, &bytes), pump(b, &bytes)) };
+    let (a, b) = tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+
+    assert!(a.unwrap() == bytes, "plain");
+    assert!(b.unwrap() == bytes, "TLS");
+}
+
+// S1.39
+#[tokio::test]
+async fn many_streams_at_once_exceed_the_pipes_and_lose_nothing() {
+    let echo = TcpEcho::start("127.0.0.1:0");
+    let address = any(9000);
+    let _proxy = serve(&[tenant("a").upstream(echo.address()).listen(address, tcp(None))]);
+    let bytes: Arc<[u8]> = pattern(256 * 1024).into();
+
+    let streams: Vec<_> = (0..300)
+        .map(|_| {
+            let bytes = Arc::clone(&bytes);
+            tokio::spawn(async move {
+                let stream = tcp_connect(address, None).await.unwrap();
+                pump(stream, &bytes).await.unwrap() == *bytes
+            })
+        })
+        .collect();
+
+    for stream in streams {
+        assert!(tokio::time::timeout(Duration::from_secs(60), stream).await.unwrap().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_heard() {
+    let origin = RawOrigin::start("127.0.0.1:0", |mut connection| async move {
+        let _ = connection.send("220 ready\r\n").await;
+        connection.hold().await;
+    });
+    let address = any(9000);
+    let _proxy = serve(&[tenant("a").upstream(origin.address()).listen(address, tcp(None))]);
+
+    let mut client = tcp_connect(address, None).await.unwrap();
+    let mut greeting = [0; 11];
+    tokio::time::timeout(SOON, client.read_exact(&mut greeting)).await.unwrap().unwrap();
+
+    assert_eq!(&greeting, b"220 ready\r\n");
+}
+
+#[tokio::test]
+async fn a_reset_is_passed_on_in_both_directions() {
+    let authority = Authority::new("root");
+    let resetting = RawOrigin::start("127.0.0.1:0", |mut connection| async move {
+        let _ = connection.read_some().await;
+        connection.reset();
+    });
+    let (told, hears) = tokio::sync::oneshot::channel();
+    let told = Arc::new(std::sync::Mutex::new(Some(told)));
+    let listening = RawOrigin::start("127.0.0.1:0", move |mut connection| {
+        let told = told.clone();
+        async move {
+            let _ = connection.read_some().await;
+            let end = connection.read_some().await;
+            if let Some(told) = told.lock().unwrap().take() {
+                let _ = told.send(end.map_err(|error| error.kind()));
+            }
+        }
+    });
+    let (from_upstream, to_upstream, secure) = (any(9000), any(9000), any(9001));
+    let policy = tls(&identity_for(&authority, secure.ip()));
+    let proxy = serve(&[
+        tenant("up").upstream(resetting.address()).listen(from_upstream, tcp(None)),
+        tenant("down").upstream(listening.address()).listen(to_upstream, tcp(None)),
+        tenant("tls").upstream(resetting.address()).listen(secure, tcp(Some(policy))),
+    ]);
+
+    let mut client = tcp_connect(from_upstream, None).await.unwrap();
+    client.write_all(b"x").await.unwrap();
+    let end = tokio::time::timeout(SOON, client.read(&mut [0; 9])).await.unwrap();
+    assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    await_refusals(&proxy, Some("up"), "upstream_closed", 1).await;
+
+    let mut client =
+        tls_connect(secure, None, client_config(&authority, None), None).await.unwrap();
+    client.write_all(b"x").await.unwrap();
+    let end = tokio::time::timeout(SOON, client.read(&mut [0; 9])).await.unwrap();
+    assert!(end.is_err(), "{end:?}");
+
+    let mut client = tcp_connect(to_upstream, None).await.unwrap();
+    client.write_all(b"x").await.unwrap();
+    assert!(eventually(SOON, async || listening.received().concat() == b"x").await);
+    client.set_zero_linger().unwrap();
+    drop(client);
+    let end = tokio::time::timeout(SOON, hears).await.unwrap().unwrap();
+    assert_eq!(end, Err(io::ErrorKind::ConnectionReset));
+    await_refusals(&proxy, Some("down"), "client_closed", 1).await;
+}
+
+// S1.39
+#[tokio::test]
+async fn a_client_that_closes_without_tls_last_word_loses_nothing_it_sent() {
+    let authority = Authority::new("root");
+    let origin = RawOrigin::start("127.0.0.1:0", |mut connection| async move {
+        let _ = connection.read_to_end().await;
+    });
+    let address = any(9001);
+    let policy = tls(&identity_for(&authority, address.ip()));
+    let _proxy =
+        serve(&[tenant("a").upstream(origin.address()).listen(address, tcp(Some(policy)))]);
+    let bytes = pattern(300_000);
+
+    let config = client_config(&authority, None);
+    let mut client = tls_connect(address, None, config, None).await.unwrap();
+    client.write_all(&bytes).await.unwrap();
+    client.flush().await.unwrap();
+    let (mut socket, _) = client.into_inner();
+    socket.shutdown().await.unwrap();
+
+    let received = origin.wait_for(SOON, |all| all.concat().len() == bytes.len()).await;
+    assert!(received.concat() == bytes);
+    assert!(eventually(SOON, async || origin.open_connections() == 0).await);
+}
+
+// S1.60
+#[tokio::test]
+async fn an_upstream_that_cannot_be_had_is_a_reset_and_an_alert_and_a_reason() {
+    let (nowhere, plain, passed) = (any(9), any(9000), any(9443));
+    let proxy = serve(&[
+        tenant("plain").upstream(nowhere).listen(plain, tcp(None)),
+        tenant("passed").upstream(nowhere).listen(passed, pass(&[("*", 0)])),
+    ]);
+
+    // The reset may be quicker than the test.
+    let end = async { tcp_connect(plain, None).await?.read(&mut [0; 9]).await };
+    let end = tokio::time::timeout(SOON, end).await.unwrap();
+    assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    let reaction = probe(passed, None, &ClientHello::new()).await.unwrap();
+    assert_eq!(reaction, Reaction::Alert(80));
+
+    await_refusals(&proxy, Some("plain"), "connect_failed", 1).await;
+    await_refusals(&proxy, Some("passed"), "connect_failed", 1).await;
+}
+
+// S1.39
+#[tokio::test]
+async fn tls_is_carried_through_untouched_to_the_upstream_that_is_named() {
+    let authority = Authority::new("root");
+    let issue = |name: &str| authority.issue(&CertSpec::new().dns(name));
+    let (one, two, rest) = (issue("one.example"), issue("two.example"), issue("rest.example"));
+    let echo = |identity| TcpEcho::tls("127.0.0.1:0", identity, None);
+    let (at_one, at_two, at_rest) = (echo(&one), echo(&two), echo(&rest));
+    let (open, closed) = (any(9443), any(9443));
+    let proxy = serve(&[
+        tenant("open")
+            .upstream(at_one.address())
+            .upstream(at_two.address())
+            .upstream(at_rest.address())
+            .listen(open, pass(&[("one.example", 0), ("two.example", 1), ("*", 2)])),
+        tenant("closed").upstream(at_one.address()).listen(closed, pass(&[("one.example", 0)])),
+    ]);
+
+    for (name, shown) in
+        [("one.example", &one), ("two.example", &two), ("other.example", &rest), ("", &rest)]
+    {
+        let name = Some(name).filter(|name| !name.is_empty());
+        let mut client = tls_connect(open, None, client_config_insecure(None), name).await.unwrap();
+        let certificates = client.get_ref().1.peer_certificates().unwrap();
+        assert_eq!(certificates[0], *shown.leaf(), "{name:?}");
+        exchange(&mut client, b"0800").await;
+    }
+    for hello in [ClientHello::new(), ClientHello::new().server_name("other.example")] {
+        let reaction = probe(closed, None, &hello).await.unwrap();
+        assert_eq!(reaction, Reaction::Alert(112));
+    }
+    await_refusals(&proxy, Some("closed"), "no_route", 2).await;
+}
+
+#[tokio::test]
+async fn a_hello_that_is_carried_through_may_come_in_pieces() {
+    let authority = Authority::new("root");
+    let identity = authority.issue(&CertSpec::new().dns("one.example"));
+    let echo = TcpEcho::tls("127.0.0.1:0", &identity, None);
+    let address = any(9443);
+    let _proxy =
+        serve(&[tenant("a").upstream(echo.address()).listen(address, pass(&[("one.example", 0)]))]);
+    let hello = ClientHello::new().server_name("one.example");
+
+    for size in [1, 5, 64] {
+        let bytes = hello.encode_split(size);
+        let mut stream = tcp_connect(address, None).await.unwrap();
+        for piece in bytes.chunks(11) {
+            stream.write_all(piece).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let reaction = tokio::time::timeout(SOON, reaction(&mut stream)).await.unwrap().unwrap();
+        assert_eq!(reaction, Reaction::Chain(identity.chain_der.clone()), "records of {size}");
+    }
+}
+
+#[tokio::test]
+async fn junk_on_a_pass_through_listener_reaches_no_upstream() {
+    let origin = RawOrigin::start("127.0.0.1:0", |connection| connection.hold());
+    let address = any(9443);
+    let proxy = serve(&[tenant("a").upstream(origin.address()).listen(address, pass(&[("*", 0)]))]);
+
+    for junk in [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], b"SSH-2.0-x\r\n", &[22, 3, 1, 0, 0]] {
+        let mut stream = tcp_connect(address, None).await.unwrap();
+        stream.write_all(junk).await.unwrap();
+        let reaction = tokio::time::timeout(SOON, reaction(&mut stream)).await.unwrap();
+        assert_eq!(reaction.unwrap(), Reaction::Alert(50));
+    }
+
+    await_refusals(&proxy, Some("a"), "client_hello", 3).await;
+    assert_eq!(origin.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_silent_stream_ends_and_a_busy_one_goes_on() {
+    let echo = TcpEcho::start("127.0.0.1:0");
+    let address = any(9000);
+    let proxy = serve(&[tenant("a")
+        .upstream(echo.address())
+        .listen(address, tcp(None))
+        .limits(|limits| limits.timeouts.stream_idle = Duration::from_millis(600))]);
+    let mut silent = tcp_connect(address, None).await.unwrap();
+    let mut busy = tcp_connect(address, None).await.unwrap();
+    exchange(&mut silent, b"x").await;
+
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1500) {
+        exchange(&mut busy, b"x").await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    await_refusals(&proxy, Some("a"), "client_timeout", 1).await;
+    let end = tokio::time::timeout(SOON, silent.read(&mut [0; 9])).await.unwrap();
+    assert!(end.is_err(), "{end:?}");
+    exchange(&mut busy, b"x").await;
+}
+
+// S1.71
+#[tokio::test]
+async fn bandwidth_is_limited_per_tenant() {
+    let echo = TcpEcho::start("127.0.0.1:0");
+    let (slow, fast) = (any(9000), any(9000));
+    let _proxy = serve(&[
+        tenant("slow")
+            .upstream(echo.address())
+            .listen(slow, tcp(None))
+            .limits(|limits| limits.bandwidth_out = Some(200_000)),
+        tenant("fast").upstream(echo.address()).listen(fast, tcp(None)),
+    ]);
+    let bytes = pattern(200_000);
+    let time = async |address| {
+        let began = Instant::now();
+        let stream = tcp_connect(address, None).await.unwrap();
+        assert!(pump(stream, &bytes).await.unwrap() == bytes);
+        began.elapsed()
+    };
+
+    let (slow, fast) = (time(slow).await, time(fast).await);
+
+    assert!(slow > Duration::from_millis(600) && slow < Duration::from_secs(4), "{slow:?}");
+    assert!(fast < Duration::from_millis(500), "{fast:?}");
+}

@@ -1,0 +1,177 @@
+//! The admin interface: is it alive, is it ready, what does it count, what does it serve.
+//!
+//! Meant for the operator's machines, on loopback unless told otherwise. Deliberately absent: secrets, and anything a tenant could reach.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Query, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use std::collections::BTreeMap;
+use tokio::net::TcpListener;
+
+use crate::app::Gateway;
+
+const INDEX: &str = "\
+durward admin
+  GET  /livez           the process runs
+  GET  /readyz          it serves; ?verbose says why or why not
+  GET  /metrics         OpenMetrics
+  GET  /snapshot        what is served, what was rejected and why
+  POST /config/reload   read the configuration again now
+";
+
+#[derive(Clone)]
+struct Admin {
+    gateway: Arc<Gateway>,
+    address: SocketAddr,
+}
+
+/// Serves until `stopped`.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    gateway: Arc<Gateway>,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let address = listener.local_addr()?;
+    let router = router(gateway, address).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, router).with_graceful_shutdown(stopped).await
+}
+
+fn router(gateway: Arc<Gateway>, address: SocketAddr) -> Router {
+    let admin = Admin { gateway, address };
+    Router::new()
+        .route("/", get(|| async { INDEX }))
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/healthz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/snapshot", get(snapshot))
+        .route("/config/reload", post(reload))
+        .layer(middleware::from_fn_with_state(admin.clone(), guard))
+        .with_state(admin)
+}
+
+/// Keeps out web pages (DNS rebinding, cross-site posts) and tenants (requests that came through a proxy, connections from a tenant's address).
+async fn guard(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let local = admin.address.ip().is_loopback();
+    let page = local.then(|| stranger(request.headers(), request.method(), request.uri().host()));
+    let from_tenant = peer.ip() != admin.address.ip() && admin.gateway.is_egress(peer.ip());
+    let tenant = from_tenant.then_some("connections from a tenant's address are refused");
+    let refusal = page.flatten().or(tenant);
+    match refusal {
+        Some(reason) => (StatusCode::FORBIDDEN, format!("{reason}\n")).into_response(),
+        None => next.run(request).await,
+    }
+}
+
+fn stranger(headers: &HeaderMap, method: &Method, authority: Option<&str>) -> Option<&'static str> {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).or(authority);
+    if !host.is_some_and(is_this_host) {
+        return Some("the Host must be an IP address or localhost");
+    }
+    if ["x-forwarded-for", "forwarded", "via"].iter().any(|name| headers.contains_key(*name)) {
+        return Some("requests that came through a proxy are refused");
+    }
+    let cross = headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
+    (method != Method::GET && method != Method::HEAD && cross)
+        .then_some("requests of web pages are refused")
+}
+
+/// A name can be made to resolve to us by anybody; an address literal cannot.
+fn is_this_host(host: &str) -> bool {
+    if host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| {
+        if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
+    });
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+}
+
+async fn ready(
+    State(admin): State<Admin>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
+    let checks = admin.gateway.readiness();
+    let ready = checks.iter().all(|check| check.fault.is_none());
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = if query.contains_key("verbose") || !ready {
+        let lines = checks.iter().map(|check| match &check.fault {
+            None => format!("[+]{} ok: {}\n", check.name, check.state),
+            Some(fault) => format!("[-]{} failed: {fault}\n", check.name),
+        });
+        let end = if ready { "readyz check passed\n" } else { "readyz check failed\n" };
+        lines.collect::<String>() + end
+    } else {
+        "ok\n".to_owned()
+    };
+    (status, body).into_response()
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], admin.gateway.metrics_text()).into_response()
+}
+
+async fn snapshot(State(admin): State<Admin>) -> Response {
+    axum::Json(admin.gateway.report()).into_response()
+}
+
+async fn reload(State(admin): State<Admin>) -> Response {
+    let gateway = Arc::clone(&admin.gateway);
+    match tokio::task::spawn_blocking(move || gateway.reload("the admin interface")).await {
+        Ok(report) => axum::Json(report).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_and_localhost_are_this_host() {
+        for good in ["127.0.0.1:9440", "127.0.0.1", "localhost:9440", "[::1]:9440", "[::1]"] {
+            assert!(is_this_host(good), "{good}");
+        }
+        for bad in
+            ["evil.example:9440", "evil.example", "localhost.evil.example", "127.0.0.1.nip.io", ""]
+        {
+            assert!(!is_this_host(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_web_page_cannot_post_and_a_proxied_request_cannot_read() {
+        let headers = |fields: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", "127.0.0.1:9440".parse().unwrap());
+            fields.iter().for_each(|(name, value)| {
+                headers.insert(*name, value.parse().unwrap());
+            });
+            headers
+        };
+
+        assert_eq!(stranger(&headers(&[]), &Method::GET, None), None);
+        assert_eq!(stranger(&headers(&[]), &Method::POST, None), None);
+        assert!(
+            stranger(&headers(&[("origin", "https://evil.example")]), &Method::POST, None)
+                .is_some()
+        );
+        assert!(
+            stranger(&headers(&[("x-forwarded-for", "192.0.2.1")]), &Method::GET, None).is_some()
+        );
+        assert!(stranger(&HeaderMap::new(), &Method::GET, None).is_some());
+    }
+}

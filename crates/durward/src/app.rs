@@ -1,0 +1,10 @@
+//! Where the parts meet: control publishes snapshots, the proxy serves them, the admin interface tells about both.
+//!
+//! The only place that knows all crates. Deliberately absent: decisions; every one of them belongs to a part.
+
+mod gateway;
+mod supervise;
+mod tell;
+
+pub(crate) use gateway::{Gateway, Settings};
+pub(crate) use supervise::run;

@@ -1,0 +1,317 @@
+//! The running gateway: the publisher's latest configuration, applied to the proxy.
+//!
+//! Deliberately absent: signals and the admin interface; they call what is here.
+
+use std::net::{IpAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use durward_control::source::watch::{self as file_watch, Pace, Watching};
+use durward_control::{Compiled, FileSource, Publisher, Resources, RoutingJsonOptions};
+use durward_proxy::access_log::Sink;
+use durward_proxy::proxy::{BindState, Options, Proxy};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::app::tell;
+use crate::cli::AccessLog;
+use crate::failure::Failure;
+use crate::inspect::now;
+
+/// What the gateway is started with.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Documents and directories of documents.
+    pub(crate) paths: Vec<PathBuf>,
+    /// What a `routing.json` leaves to its surroundings.
+    pub(crate) routing: RoutingJsonOptions,
+    /// Threads that serve; 0 is one per processor.
+    pub(crate) workers: usize,
+    /// Where access-log lines go.
+    pub(crate) access_log: AccessLog,
+    /// How long connections may take to end.
+    pub(crate) drain_grace: Duration,
+    /// How long to go on accepting while already not ready.
+    pub(crate) drain_delay: Duration,
+    /// Whether changes of files are noticed without being told.
+    pub(crate) watch: bool,
+    /// Whether anything rejected keeps the gateway from starting.
+    pub(crate) strict: bool,
+    /// Listening sockets that were passed to us.
+    pub(crate) sockets: Vec<TcpListener>,
+}
+
+/// The running gateway.
+pub(crate) struct Gateway {
+    source: Arc<FileSource>,
+    paths: Vec<PathBuf>,
+    resources: watch::Sender<Arc<Resources>>,
+    watching: Mutex<Option<Watching>>,
+    publisher: Publisher,
+    proxy: RwLock<Option<Proxy>>,
+    applying: Mutex<()>,
+    /// The exposition as it was when the proxy was drained.
+    last_metrics: Mutex<String>,
+    access_log: Sink,
+    draining: AtomicBool,
+    reload_failures: AtomicU64,
+    drain_grace: Duration,
+}
+
+/// One condition of readiness.
+pub(crate) struct Readiness {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// What holds.
+    pub(crate) state: String,
+    /// What keeps us from being ready.
+    pub(crate) fault: Option<String>,
+}
+
+/// What a reload brought about.
+#[derive(Debug, Serialize)]
+pub(crate) struct Reloaded {
+    /// The generation in force.
+    generation: u64,
+    /// Whether every document is accepted.
+    accepted: bool,
+    /// What is wrong, `file:line: sentence`.
+    findings: Vec<String>,
+}
+
+impl Gateway {
+    /// Reads the configuration, starts the proxy and applies it.
+    ///
+    /// # Errors
+    /// When nothing could be served, or with `strict` when anything is rejected.
+    pub(crate) fn start(settings: Settings) -> Result<Arc<Self>, Failure> {
+        let source = Arc::new(FileSource::new(settings.routing.clone()));
+        let publisher = Publisher::new();
+        let resources = Arc::new(source.load(&settings.paths));
+        let compiled = publisher.reload(&resources, now());
+        refuse_bad_start(&compiled, settings.strict)?;
+        tell::findings(&compiled.verdicts);
+        let (paths, drain_grace) = (settings.paths.clone(), settings.drain_grace);
+        let access_log = access_log(&settings.access_log)?;
+        let proxy = start_proxy(settings, access_log.clone())?;
+        tell::applied(&compiled, &proxy.apply(Arc::clone(&compiled.snapshot)), "start");
+        Ok(Arc::new(Self {
+            source,
+            paths,
+            resources: watch::Sender::new(resources),
+            watching: Mutex::default(),
+            publisher,
+            proxy: RwLock::new(Some(proxy)),
+            applying: Mutex::new(()),
+            last_metrics: Mutex::default(),
+            access_log,
+            draining: AtomicBool::new(false),
+            reload_failures: AtomicU64::new(0),
+            drain_grace,
+        }))
+    }
+
+    /// What is in force, and what became of each document.
+    pub(crate) fn view(&self) -> Arc<Compiled> {
+        self.publisher.current()
+    }
+
+    /// Reloads whenever a file changes, from now on. Called within a runtime, which does the reloading.
+    ///
+    /// # Errors
+    /// When no thread can be started for it.
+    pub(crate) fn watch(self: &Arc<Self>) -> Result<(), Failure> {
+        let mut changes = self.resources.subscribe();
+        let (source, paths) = (Arc::clone(&self.source), self.paths.clone());
+        let watching = file_watch::watch(source, paths, Pace::default(), self.resources.clone())
+            .map_err(|error| Failure::broken("watching the configuration", error))?;
+        *self.watching.lock().unwrap_or_else(PoisonError::into_inner) = Some(watching);
+        let gateway = Arc::downgrade(self);
+        tokio::spawn(async move {
+            while changes.changed().await.is_ok() {
+                let resources = Arc::clone(&changes.borrow_and_update());
+                let Some(gateway) = gateway.upgrade() else { return };
+                let adopted = tokio::task::spawn_blocking(move || {
+                    gateway.adopt(&resources, "a file changed")
+                });
+                if let Err(error) = adopted.await {
+                    tracing::error!(%error, "a change of files could not be adopted");
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Opens the access log's file anew, for whoever has moved the old one away.
+    pub(crate) fn reopen_access_log(&self) {
+        self.access_log.reopen();
+    }
+
+    /// Reads the configuration again because of `cause`, and applies what changed.
+    pub(crate) fn reload(&self, cause: &str) -> Reloaded {
+        let resources = Arc::new(self.source.load(&self.paths));
+        self.adopt(&resources, cause)
+    }
+
+    fn adopt(&self, resources: &Resources, cause: &str) -> Reloaded {
+        // One after the other, so that the proxy never goes back to an older generation.
+        let _turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.view();
+        let compiled = self.publisher.reload(resources, now());
+        if before.verdicts != compiled.verdicts {
+            tell::findings(&compiled.verdicts);
+        }
+        if before.snapshot.generation != compiled.snapshot.generation {
+            let applied = self.with_proxy(|proxy| proxy.apply(Arc::clone(&compiled.snapshot)));
+            if let Some(applied) = applied {
+                tell::applied(&compiled, &applied, cause);
+            }
+        }
+        let accepted = compiled.verdicts.all_accepted();
+        if !accepted {
+            self.reload_failures.fetch_add(1, Relaxed);
+        }
+        Reloaded {
+            generation: compiled.snapshot.generation,
+            accepted,
+            findings: compiled
+                .verdicts
+                .findings()
+                .map(|(_, finding)| format!("{}: {finding}", finding.origin))
+                .collect(),
+        }
+    }
+
+    /// Whether `address` is one that a tenant's connections leave from.
+    pub(crate) fn is_egress(&self, address: IpAddr) -> bool {
+        let view = self.view();
+        view.snapshot
+            .tenants
+            .values()
+            .any(|tenant| tenant.egress.iter().any(|egress| egress.0 == address))
+    }
+
+    /// The listening sockets, for a younger process.
+    pub(crate) fn listening_sockets(&self) -> std::io::Result<Vec<OwnedFd>> {
+        let sockets =
+            self.with_proxy(Proxy::listening_sockets).unwrap_or_else(|| Ok(Vec::new()))?;
+        Ok(sockets.into_iter().map(|(_, socket)| socket).collect())
+    }
+
+    /// From now on not ready.
+    pub(crate) fn announce_end(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// No further connection is accepted here; those that wait are left to whoever has the same sockets.
+    pub(crate) fn stop_accepting(&self) {
+        self.announce_end();
+        self.with_proxy(Proxy::stop_accepting);
+    }
+
+    /// Waits until connections have ended, at most `grace`; then ends them.
+    pub(crate) fn drain(&self, grace: Duration) {
+        self.draining.store(true, Relaxed);
+        *self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner) = self.metrics_text();
+        let proxy = self.proxy.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(proxy) = proxy {
+            tell::drained(proxy.drain(grace));
+            self.access_log.close();
+        }
+    }
+
+    /// Tries the sockets again that could not be bound.
+    pub(crate) fn retry_binds(&self) {
+        // Asking how they are tries them again.
+        drop(self.with_proxy(Proxy::status));
+    }
+
+    /// How long connections may take to end.
+    pub(crate) fn drain_grace(&self) -> Duration {
+        self.drain_grace
+    }
+
+    /// What readiness depends on.
+    pub(crate) fn readiness(&self) -> Vec<Readiness> {
+        let view = self.view();
+        let binds = self.with_proxy(Proxy::status).map(|status| status.binds).unwrap_or_default();
+        let bound = binds.iter().filter(|bind| matches!(bind.state, BindState::Bound)).count();
+        let draining = self.draining.load(Relaxed);
+        let fault = |bad: bool, sentence: &str| bad.then(|| sentence.to_owned());
+        vec![
+            Readiness {
+                name: "configuration",
+                state: format!(
+                    "generation {}, {} tenants",
+                    view.snapshot.generation,
+                    view.snapshot.tenants.len()
+                ),
+                fault: fault(view.snapshot.tenants.is_empty(), "no tenant is served"),
+            },
+            Readiness {
+                name: "listeners",
+                state: format!("{bound} of {} bound", binds.len()),
+                fault: fault(bound == 0, &format!("none of {} is bound", binds.len())),
+            },
+            Readiness {
+                name: "draining",
+                state: "no".to_owned(),
+                fault: fault(draining, "the process is stopping"),
+            },
+        ]
+    }
+
+    /// What is served, what was rejected and why, and how the sockets and upstreams are; nothing secret.
+    pub(crate) fn report(&self) -> serde_json::Value {
+        let view = self.view();
+        tell::report(&view, self.with_proxy(Proxy::status).as_ref(), self.draining.load(Relaxed))
+    }
+
+    /// The exposition: the proxy's, and what only we know.
+    pub(crate) fn metrics_text(&self) -> String {
+        let Some(text) = self.with_proxy(Proxy::metrics_text) else {
+            return self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        };
+        tell::exposition(&text, &self.view(), self.reload_failures.load(Relaxed))
+    }
+
+    fn with_proxy<T>(&self, ask: impl FnOnce(&Proxy) -> T) -> Option<T> {
+        self.proxy.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(ask)
+    }
+}
+
+fn access_log(wish: &AccessLog) -> Result<Sink, Failure> {
+    match wish {
+        AccessLog::Off => Ok(Sink::none()),
+        AccessLog::Stdout => {
+            Sink::stdout().map_err(|error| Failure::broken("opening the access log", error))
+        }
+        AccessLog::File(path) => Sink::file(path).map_err(|error| {
+            Failure::broken(format!("opening the access log {}", path.display()), error)
+        }),
+    }
+}
+
+fn start_proxy(settings: Settings, access_log: Sink) -> Result<Proxy, Failure> {
+    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+    let options = Options {
+        workers: if settings.workers == 0 { processors() } else { settings.workers },
+        access_log,
+        inherited: settings.sockets,
+        drain_grace: settings.drain_grace,
+    };
+    Proxy::start(options).map_err(|error| Failure::broken("starting the proxy", error))
+}
+
+/// At start there is no last good configuration to fall back to.
+fn refuse_bad_start(compiled: &Compiled, strict: bool) -> Result<(), Failure> {
+    let refused =
+        compiled.snapshot.binds.is_empty() || (strict && !compiled.verdicts.all_accepted());
+    if !refused {
+        return Ok(());
+    }
+    Err(Failure::InvalidConfig { message: tell::refusal(&compiled.verdicts, strict) })
+}

@@ -1,0 +1,289 @@
+//! The life of the process: start, serve, reload, hand over, stop.
+//!
+//! Deliberately absent: serving; the proxy has threads of its own and this one only waits for signals.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin;
+use crate::app::gateway::{Gateway, Settings};
+use crate::cli::Admin;
+use crate::failure::{Exit, Failure};
+use crate::handover::{Older, Younger};
+
+/// How long a new process may take until it serves.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries of sockets that could not be bound.
+const RETRY_BINDS: Duration = Duration::from_secs(2);
+
+/// Serves until a signal ends it or a younger process has taken over.
+pub(crate) fn run(
+    mut settings: Settings,
+    admin: Admin,
+    older: Option<Older>,
+) -> Result<Exit, Failure> {
+    // Read before anybody can replace the file: afterwards the kernel calls it deleted.
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::broken("finding our own program", error))?;
+    let listener = admin_listener(admin, &mut settings.sockets)?;
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::broken("starting", error))?;
+    let ended = runtime.block_on(async {
+        let signals = Signals::listen()?;
+        let (drain_delay, watch) = (settings.drain_delay, settings.watch);
+        let gateway = Gateway::start(settings)?;
+        if watch {
+            gateway.watch()?;
+        }
+        let supervisor = Supervisor { gateway, admin: listener, program, drain_delay };
+        supervisor.serve(signals, older).await
+    });
+    runtime.shutdown_background();
+    ended
+}
+
+/// As many descriptors as the system lets us have: one per connection and more.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of descriptors could not be raised");
+    }
+}
+
+/// The admin interface's socket: one of those passed to us, or a new one.
+fn admin_listener(
+    admin: Admin,
+    passed: &mut Vec<TcpListener>,
+) -> Result<Option<TcpListener>, Failure> {
+    let Admin::At(address) = admin else { return Ok(None) };
+    let ours = |socket: &TcpListener| socket.local_addr().is_ok_and(|local| local == address);
+    if let Some(at) = passed.iter().position(ours) {
+        return Ok(Some(passed.swap_remove(at)));
+    }
+    let listener = TcpListener::bind(address).map_err(|error| {
+        Failure::broken(
+            format!("opening the admin interface at {address} (--admin ADDRESS:PORT or off)"),
+            error,
+        )
+    })?;
+    Ok(Some(listener))
+}
+
+struct Signals {
+    hangup: Signal,
+    user1: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    user2: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::broken("listening for signals", error));
+        Ok(Self {
+            hangup: listen(SignalKind::hangup())?,
+            user1: listen(SignalKind::user_defined1())?,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            user2: listen(SignalKind::user_defined2())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// What ended the serving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Told,
+    HandedOver,
+}
+
+struct Supervisor {
+    gateway: Arc<Gateway>,
+    admin: Option<TcpListener>,
+    program: PathBuf,
+    drain_delay: Duration,
+}
+
+impl Supervisor {
+    async fn serve(self, mut signals: Signals, older: Option<Older>) -> Result<Exit, Failure> {
+        let stopped = CancellationToken::new();
+        let admin = self.serve_admin(&stopped)?;
+        if let Some(older) = older {
+            // The older process may have gone; then there is nobody to tell.
+            drop(older.tell_ready());
+        }
+        notify(&[NotifyState::Ready]);
+        tokio::spawn(stopped.clone().run_until_cancelled_owned(watchdog()));
+        let gateway = Arc::clone(&self.gateway);
+        tokio::spawn(stopped.clone().run_until_cancelled_owned(retry_binds(gateway)));
+
+        let end = self.wait(&mut signals).await;
+        tracing::info!(handed_over = end == End::HandedOver, "draining");
+        self.gateway.announce_end();
+        match end {
+            End::HandedOver => {
+                stopped.cancel();
+                self.gateway.stop_accepting();
+            }
+            End::Told => {
+                notify(&[NotifyState::Stopping]);
+                // Cut short when told again.
+                drop(tokio::time::timeout(self.drain_delay, signals.stop()).await);
+            }
+        }
+        self.drain(&mut signals).await;
+        stopped.cancel();
+        if let Some(admin) = admin {
+            // Only a scrape that hangs could keep it; it ends with the process.
+            drop(tokio::time::timeout(Duration::from_secs(1), admin).await);
+        }
+        Ok(Exit::Ok)
+    }
+
+    fn serve_admin(
+        &self,
+        stopped: &CancellationToken,
+    ) -> Result<Option<JoinHandle<std::io::Result<()>>>, Failure> {
+        let Some(socket) = &self.admin else { return Ok(None) };
+        let fault = |error| Failure::broken("opening the admin interface", error);
+        let socket = socket.try_clone().map_err(fault)?;
+        socket.set_nonblocking(true).map_err(fault)?;
+        let listener = tokio::net::TcpListener::from_std(socket).map_err(fault)?;
+        let address = listener.local_addr().map_err(fault)?;
+        tracing::info!(%address, "admin interface");
+        let stopped = stopped.clone().cancelled_owned();
+        Ok(Some(tokio::spawn(admin::serve(listener, Arc::clone(&self.gateway), stopped))))
+    }
+
+    async fn wait(&self, signals: &mut Signals) -> End {
+        let mut younger: Option<JoinHandle<bool>> = None;
+        loop {
+            let handed_over = async {
+                match &mut younger {
+                    Some(younger) => younger.await.unwrap_or(false),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = signals.terminate.recv() => return End::Told,
+                _ = signals.interrupt.recv() => return End::Told,
+                _ = signals.hangup.recv() => self.reload(),
+                _ = signals.user1.recv() => self.gateway.reopen_access_log(),
+                served = handed_over => {
+                    if served {
+                        return End::HandedOver;
+                    }
+                    younger = None;
+                }
+                _ = signals.user2.recv() => {
+                    if younger.is_none() {
+                        younger = Some(self.hand_over());
+                    }
+                }
+            }
+        }
+    }
+
+    fn reload(&self) {
+        let gateway = Arc::clone(&self.gateway);
+        tokio::task::spawn_blocking(move || {
+            match NotifyState::monotonic_usec_now() {
+                Ok(now) => notify(&[NotifyState::Reloading, now]),
+                Err(_) => notify(&[NotifyState::Reloading]),
+            }
+            gateway.reopen_access_log();
+            gateway.reload("SIGHUP");
+            notify(&[NotifyState::Ready]);
+        });
+    }
+
+    /// Starts the program again with our sockets; true when it serves.
+    fn hand_over(&self) -> JoinHandle<bool> {
+        let sockets = self.sockets();
+        let program = self.program.clone();
+        tokio::task::spawn_blocking(move || {
+            let started = sockets.and_then(|sockets| Younger::start(&program, &sockets));
+            let outcome = started.map_err(|error| error.to_string()).and_then(|younger| {
+                let id = younger.id();
+                tracing::info!(process = id, "a new process is starting");
+                younger.wait_ready(PATIENCE).map(|()| id)
+            });
+            match outcome {
+                Ok(id) => {
+                    tracing::info!(process = id, "the new process serves; this one ends");
+                    notify(&[NotifyState::MainPid(id)]);
+                    true
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the new process could not take over; this one goes on serving");
+                    false
+                }
+            }
+        })
+    }
+
+    fn sockets(&self) -> std::io::Result<Vec<OwnedFd>> {
+        let mut sockets = self.gateway.listening_sockets()?;
+        if let Some(admin) = &self.admin {
+            sockets.push(admin.try_clone()?.into());
+        }
+        Ok(sockets)
+    }
+
+    /// Waits for connections to end; a second signal ends them now.
+    async fn drain(&self, signals: &mut Signals) {
+        let gateway = Arc::clone(&self.gateway);
+        let grace = gateway.drain_grace();
+        let drained = tokio::task::spawn_blocking(move || gateway.drain(grace));
+        tokio::select! {
+            _ = drained => {}
+            () = signals.stop() => tracing::warn!("told again: connections are cut"),
+        }
+    }
+}
+
+/// A port that was taken may be free by now.
+async fn retry_binds(gateway: Arc<Gateway>) {
+    let mut beats = tokio::time::interval(RETRY_BINDS);
+    loop {
+        beats.tick().await;
+        gateway.retry_binds();
+    }
+}
+
+async fn watchdog() {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let mut beats = tokio::time::interval(limit / 3);
+    loop {
+        beats.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+/// Tells systemd, where there is one; it not listening is no fault of ours.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}

@@ -1,0 +1,415 @@
+//! What may be written on the command line.
+//!
+//! Deliberately absent: what the commands do, and what only a configuration can say.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use durward_control::spec::ingress::DestinationSpec;
+
+use crate::output::Format;
+
+/// Every tenant its own door, in and out.
+///
+/// Durward is one gateway for many tenants: the address a client connects to names the tenant, and the tenant's
+/// traffic leaves from the tenant's own address.
+#[derive(Debug, Parser)]
+#[command(name = "durward", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    /// How log lines look on standard error.
+    #[arg(long, global = true, display_order = 900, value_enum, default_value_t = LogFormat::Auto, hide_possible_values = true, value_name = "auto|human|json")]
+    pub(crate) log_format: LogFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Begin with `durward demo`; it needs no root, no Kubernetes and leaves nothing behind.
+
+Exit codes: 0 ok, 1 a check failed, 2 usage, 3 invalid configuration, 4 unreachable.
+Environment: DURWARD_CONFIG, ROUTING_CONFIG_PATH, DURWARD_LOG, RUST_LOG, NO_COLOR, CLICOLOR_FORCE.";
+
+/// The commands, in the order a newcomer meets them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show two tenants and a partner at work, in one process, on this machine
+    Demo(Demo),
+    /// Serve a configuration
+    Run(Run),
+    /// Compile a configuration and say what becomes of each document
+    Validate(Validate),
+    /// Say what happens to a connection or request, and why, with file and line
+    Explain(Explain),
+    /// Look for what would keep a configuration from working on this host
+    Check(Check),
+    /// Issue and list certificates
+    Certs(Certs),
+    /// Print the JSON Schema of the documents
+    Schema,
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// Print the version
+    Version(Version),
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// `human` on a terminal, `json` otherwise.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Where the configuration is.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ConfigArgs {
+    /// A document, a routing.json, or a directory of documents; may be repeated [env: DURWARD_CONFIG (`:` between paths), ROUTING_CONFIG_PATH]
+    #[arg(short = 'c', long = "config", value_name = "FILE|DIR")]
+    pub(crate) config: Vec<PathBuf>,
+    /// Where connections for routing.json are accepted, such as 0.0.0.0:8443; each address itself on port 443 by default
+    #[arg(long, value_name = "ADDRESS:PORT", env = "DURWARD_ROUTING_BIND", hide_env_values = true, help_heading = ROUTING)]
+    pub(crate) routing_bind: Option<SocketAddr>,
+    /// How the address a client connected to is known there: Bound, ProxyProtocol, OriginalDestination or Transparent
+    #[arg(long, value_name = "HOW", env = "DURWARD_ROUTING_DESTINATION", hide_env_values = true, default_value = "Bound", value_parser = parse_destination, help_heading = ROUTING)]
+    pub(crate) routing_destination: DestinationSpec,
+    /// Networks that may send a PROXY header, with commas; for ProxyProtocol
+    #[arg(long, value_name = "CIDR", env = "DURWARD_ROUTING_TRUSTED_PROXIES", hide_env_values = true, value_delimiter = ',', help_heading = ROUTING)]
+    pub(crate) routing_trusted_proxies: Vec<String>,
+    /// The port of a backend that names none
+    #[arg(long, value_name = "PORT", env = "DURWARD_ROUTING_BACKEND_PORT", hide_env_values = true, default_value_t = 80, help_heading = ROUTING)]
+    pub(crate) routing_backend_port: u16,
+    /// Where its certificates are, when neither beside it nor in ../certs
+    #[arg(long, value_name = "DIR", env = "DURWARD_ROUTING_CERTS", hide_env_values = true, help_heading = ROUTING)]
+    pub(crate) routing_certs: Option<PathBuf>,
+}
+
+const ROUTING: &str = "Options for a routing.json";
+
+/// How results are printed.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct OutputArgs {
+    /// How the result is printed: table, wide, json or yaml
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table, hide_possible_values = true, value_name = "FORMAT")]
+    pub(crate) format: Format,
+}
+
+/// `durward run`
+#[derive(Args, Debug)]
+#[command(args_override_self = true)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Threads that serve connections; 0 means one per processor
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) workers: usize,
+    /// Where /livez, /readyz, /metrics and /snapshot are served
+    #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9440", value_parser = parse_admin)]
+    pub(crate) admin: Admin,
+    /// Where access-log lines go: `-` is standard output
+    #[arg(long, value_name = "-|PATH|off", default_value = "-")]
+    pub(crate) access_log: AccessLog,
+    /// How long connections may take to end when the process stops or hands over
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub(crate) drain_grace: Duration,
+    /// How long to go on accepting after SIGTERM while already not ready, for load balancers to notice
+    #[arg(long, value_name = "TIME", default_value = "0s", env = "DURWARD_DRAIN_DELAY", hide_env_values = true, value_parser = parse_duration)]
+    pub(crate) drain_delay: Duration,
+    /// Do not watch the files; reload on SIGHUP only
+    #[arg(long)]
+    pub(crate) no_watch: bool,
+    /// Refuse to start unless every document is accepted
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+/// Where the admin interface is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admin {
+    /// Nowhere.
+    Off,
+    /// Here.
+    At(SocketAddr),
+}
+
+/// Where access-log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// Appended to this file.
+    File(PathBuf),
+}
+
+/// `durward validate`
+#[derive(Args, Debug)]
+pub(crate) struct Validate {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `durward explain`
+#[derive(Args, Debug)]
+pub(crate) struct Explain {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Where the client connects: ADDRESS:PORT, or a URL
+    #[arg(value_name = "ADDRESS:PORT|URL")]
+    pub(crate) destination: String,
+    /// The client's address
+    #[arg(long, value_name = "IP")]
+    pub(crate) client: Option<IpAddr>,
+    /// The address a URL's name stands for, when it should not be looked up
+    #[arg(long, value_name = "IP")]
+    pub(crate) address: Option<IpAddr>,
+    /// The server name the client asks for by TLS
+    #[arg(long, value_name = "NAME")]
+    pub(crate) sni: Option<String>,
+    /// The Host the client sends
+    #[arg(long, value_name = "NAME")]
+    pub(crate) host: Option<String>,
+    /// The path, with or without query
+    #[arg(long, value_name = "PATH")]
+    pub(crate) path: Option<String>,
+    /// The method
+    #[arg(long, value_name = "METHOD", default_value = "GET")]
+    pub(crate) method: String,
+    /// A header, `name: value`; may be repeated
+    #[arg(long = "header", short = 'H', value_name = "NAME:VALUE", value_parser = parse_header)]
+    pub(crate) headers: Vec<(String, String)>,
+    /// The client shows a valid certificate
+    #[arg(long)]
+    pub(crate) client_cert: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `durward check`
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Check {
+    #[command(subcommand)]
+    pub(crate) what: Option<CheckWhat>,
+    #[command(flatten)]
+    pub(crate) common: CheckArgs,
+}
+
+/// What `durward check` shares with its parts.
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The admin interface of a running durward, to tell its ports from a stranger's
+    #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9440", value_parser = parse_admin)]
+    pub(crate) admin: Admin,
+    /// How long one upstream may take to answer
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
+    /// How the result is printed: table, short, json or yaml
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = CheckFormat::Table, hide_possible_values = true, value_name = "FORMAT")]
+    pub(crate) format: CheckFormat,
+}
+
+/// The parts of `durward check`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CheckWhat {
+    /// Follow one listener to its upstreams and dial each of them
+    Route {
+        /// The listener
+        #[arg(value_name = "ADDRESS:PORT")]
+        listener: SocketAddr,
+        #[command(flatten)]
+        common: CheckArgs,
+    },
+}
+
+/// How check results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CheckFormat {
+    /// All checks, by category.
+    Table,
+    /// The same as table.
+    Wide,
+    /// What is wrong, one line each.
+    Short,
+    /// For programs.
+    Json,
+    /// For programs and people.
+    Yaml,
+}
+
+/// `durward certs`
+#[derive(Args, Debug)]
+pub(crate) struct Certs {
+    #[command(subcommand)]
+    pub(crate) what: CertsWhat,
+}
+
+/// What is done with certificates.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertsWhat {
+    /// Issue a server or client certificate; makes the authority when there is none
+    Issue(CertsIssue),
+    /// List certificates: names, issuer, key, days left, chain
+    List(CertsList),
+}
+
+/// `durward certs issue`
+#[derive(Args, Debug)]
+pub(crate) struct CertsIssue {
+    /// Where the authority (ca.crt, ca.key) is kept and the certificate is written
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// An IP address the server is reached at; may be repeated
+    #[arg(long, value_name = "IP", required_unless_present_any = ["dns", "client"])]
+    pub(crate) ip: Vec<IpAddr>,
+    /// A name the server is reached at; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dns: Vec<String>,
+    /// A client certificate instead of a server certificate
+    #[arg(long, requires = "name")]
+    pub(crate) client: bool,
+    /// The common name and the files' name; the first IP address or name by default
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Days until the certificate ends
+    #[arg(long, value_name = "N", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: u32,
+    /// The kind of key: ecdsa, rsa or ed25519
+    #[arg(long, value_enum, default_value_t = KeyKind::Ecdsa, hide_possible_values = true, value_name = "KIND")]
+    pub(crate) key: KeyKind,
+    /// Overwrite files that exist (never the authority)
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Kinds of private keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeyKind {
+    /// ECDSA on P-256.
+    Ecdsa,
+    /// RSA with 2048 bits.
+    Rsa,
+    /// Ed25519.
+    Ed25519,
+}
+
+/// `durward certs list`
+#[derive(Args, Debug)]
+pub(crate) struct CertsList {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// A directory of PEM files instead of a configuration
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `durward completions`
+#[derive(Args, Debug)]
+pub(crate) struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// `durward version`
+#[derive(Args, Debug)]
+pub(crate) struct Version {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// `durward demo`
+#[derive(Args, Debug)]
+pub(crate) struct Demo {
+    /// Print the configuration the demo would serve, and end
+    #[arg(long)]
+    pub(crate) print_config: bool,
+    /// Send nothing; wait for requests
+    #[arg(long)]
+    pub(crate) no_traffic: bool,
+    /// Send one request per tenant, print what the partner saw, and end
+    #[arg(long, conflicts_with = "no_traffic")]
+    pub(crate) once: bool,
+}
+
+fn parse_admin(text: &str) -> Result<Admin, String> {
+    if text == "off" {
+        return Ok(Admin::Off);
+    }
+    text.parse().map(Admin::At).map_err(|_| format!("{text:?} is neither ADDRESS:PORT nor off"))
+}
+
+impl From<&str> for AccessLog {
+    fn from(text: &str) -> Self {
+        match text {
+            "-" => Self::Stdout,
+            "off" => Self::Off,
+            path => Self::File(PathBuf::from(path)),
+        }
+    }
+}
+
+/// `Port` is missing: one port cannot stand for all the addresses of a table.
+fn parse_destination(text: &str) -> Result<DestinationSpec, String> {
+    match text {
+        "Bound" => Ok(DestinationSpec::Bound),
+        "ProxyProtocol" => Ok(DestinationSpec::ProxyProtocol),
+        "OriginalDestination" => Ok(DestinationSpec::OriginalDestination),
+        "Transparent" => Ok(DestinationSpec::Transparent),
+        _ => Err("use Bound, ProxyProtocol, OriginalDestination or Transparent".to_owned()),
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 =
+        number.parse().map_err(|_| format!("{text:?} is not a time such as 500ms, 30s or 2m"))?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" | "" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        "h" => Ok(Duration::from_secs(number.saturating_mul(3_600))),
+        _ => Err(format!("{unit:?} is not a unit of time: use ms, s, m or h")),
+    }
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    let (name, value) =
+        text.split_once(':').ok_or_else(|| format!("{text:?} is not NAME:VALUE"))?;
+    Ok((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units_and_everything_else_is_refused() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for junk in ["", "s", "-1s", "3 days", "1.5s"] {
+            assert!(parse_duration(junk).is_err(), "{junk}");
+        }
+    }
+}

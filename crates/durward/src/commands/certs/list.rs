@@ -1,0 +1,215 @@
+//! `durward certs list`: every certificate of a configuration or directory, how long it lasts and whether its chain holds.
+//!
+//! Deliberately absent: private keys; only whether one belongs to its certificate is told.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use durward_model::upstream::TrustRoots;
+use durward_model::{Certificate, Snapshot, Tenant};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde::Serialize;
+
+use crate::cli::CertsList;
+use crate::config;
+use crate::failure::{Exit, Failure};
+use crate::inspect::{self, Facts};
+use crate::output::{Format, Screen, Table, Tone, count, plain};
+
+/// One line of the list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Row {
+    /// Whose it is; empty for a directory.
+    tenant: String,
+    /// The file stem or the document's name for it.
+    name: String,
+    /// What it is for.
+    used_for: String,
+    #[serde(flatten)]
+    facts: Facts,
+    /// Whole days until it ends.
+    days_left: i64,
+    /// `ok`, up to whom, or what is broken.
+    chain: String,
+    /// Where the document names it.
+    origin: Option<String>,
+}
+
+/// Lists certificates, those that end first at the top.
+pub(crate) fn list(arguments: &CertsList) -> Result<Exit, Failure> {
+    let now = inspect::now();
+    let (mut rows, rejected) = match &arguments.dir {
+        Some(dir) => (of_directory(dir, now)?, 0),
+        None => {
+            let loaded = config::load(&arguments.config)?;
+            let rejected = loaded
+                .verdicts
+                .verdicts
+                .iter()
+                .filter(|verdict| verdict.outcome != durward_model::verdict::Outcome::Accepted);
+            (of_snapshot(&loaded.snapshot, now), rejected.count())
+        }
+    };
+    rows.sort_by(|a, b| {
+        (a.facts.not_after, &a.tenant, &a.name).cmp(&(b.facts.not_after, &b.tenant, &b.name))
+    });
+    print(&rows, rejected, arguments.output.format)?;
+    Ok(Exit::Ok)
+}
+
+fn print(rows: &[Row], rejected: usize, format: Format) -> Result<(), Failure> {
+    let mut screen = Screen::stdout();
+    if matches!(format, Format::Json | Format::Yaml) {
+        return screen.value(&rows, format);
+    }
+    let wide = format == Format::Wide;
+    let mut header =
+        vec!["TENANT", "NAME", "USED FOR", "NAMES", "ISSUER", "KEY", "ENDS", "DAYS", "CHAIN"];
+    if wide {
+        header.extend(["SUBJECT", "WRITTEN AT"]);
+    }
+    let mut table = Table::new(&header);
+    for row in rows {
+        table.row(cells(row, wide));
+    }
+    table.print(&mut screen)?;
+    if rejected > 0 {
+        let documents = count(rejected, "document");
+        screen.line(format!("\n{documents} not wholly accepted; see: durward validate"))?;
+    }
+    Ok(())
+}
+
+fn cells(row: &Row, wide: bool) -> Vec<(String, Tone)> {
+    let days = match row.days_left {
+        ..0 => Tone::Bad,
+        0..30 => Tone::Warn,
+        _ => Tone::Good,
+    };
+    let chain = if row.chain.starts_with("broken") { Tone::Bad } else { Tone::Plain };
+    let dash = |text: &str| plain(if text.is_empty() { "-" } else { text });
+    let mut cells = vec![
+        dash(&row.tenant),
+        plain(&row.name),
+        dash(&row.used_for),
+        dash(&row.facts.names.join(",")),
+        plain(&row.facts.issuer),
+        plain(&row.facts.key),
+        plain(inspect::date(row.facts.not_after)),
+        (row.days_left.to_string(), days),
+        (row.chain.clone(), chain),
+    ];
+    if wide {
+        cells.push(plain(&row.facts.subject));
+        cells.push(dash(row.origin.as_deref().unwrap_or_default()));
+    }
+    cells
+}
+
+fn of_snapshot(snapshot: &Snapshot, now: i64) -> Vec<Row> {
+    snapshot.tenants.values().flat_map(|tenant| of_tenant(tenant, now)).collect()
+}
+
+fn of_tenant(tenant: &Tenant, now: i64) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for listener in &tenant.listeners {
+        let Some(tls) = listener.tls() else { continue };
+        for certificate in &tls.certificates {
+            rows.extend(leaf(tenant, certificate, &format!("listener {listener}"), &[], now));
+        }
+        if let Some(trust) = tls.client_auth.trust() {
+            rows.extend(roots(tenant, &trust.roots, &format!("clients of {listener}"), now));
+        }
+    }
+    for upstream in &tenant.upstreams {
+        let Some(tls) = &upstream.tls else { continue };
+        if let TrustRoots::Private { roots: trusted, .. } = &tls.roots {
+            rows.extend(roots(tenant, trusted, &format!("upstream {}", upstream.name), now));
+        }
+        if let Some(certificate) = &tls.client_certificate {
+            rows.extend(leaf(tenant, certificate, &format!("to {}", upstream.name), &[], now));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    rows.retain(|row| seen.insert((row.name.clone(), row.used_for.clone())));
+    rows
+}
+
+fn leaf(
+    tenant: &Tenant,
+    of: &Certificate,
+    used_for: &str,
+    roots: &[&[u8]],
+    now: i64,
+) -> Option<Row> {
+    let ders: Vec<&[u8]> = of.chain.iter().map(|der| &**der).collect();
+    let mut row = row(&of.name, used_for, &ders, roots, now).ok()?;
+    if inspect::key_matches(of) == Some(false) {
+        row.chain = "broken: the private key is another's".to_owned();
+    }
+    row.tenant = tenant.id.to_string();
+    row.origin = Some(of.origin.to_string());
+    Some(row)
+}
+
+fn roots(tenant: &Tenant, ders: &[Arc<[u8]>], used_for: &str, now: i64) -> Vec<Row> {
+    let rows = ders.iter().filter_map(|der| row("authority", used_for, &[der], &[], now).ok());
+    rows.map(|row| Row { tenant: tenant.id.to_string(), ..row }).collect()
+}
+
+fn row(
+    name: &str,
+    used_for: &str,
+    ders: &[&[u8]],
+    roots: &[&[u8]],
+    now: i64,
+) -> Result<Row, String> {
+    let first = ders.first().ok_or_else(|| "no certificate".to_owned())?;
+    let facts = inspect::facts(first)?;
+    let chain = inspect::chain(ders, roots);
+    Ok(Row {
+        tenant: String::new(),
+        name: name.to_owned(),
+        used_for: used_for.to_owned(),
+        days_left: facts.days_left(now),
+        facts,
+        chain: chain.word(),
+        origin: None,
+    })
+}
+
+fn of_directory(dir: &Path, now: i64) -> Result<Vec<Row>, Failure> {
+    let files = pem_files(dir)?;
+    let roots: Vec<&[u8]> = files
+        .iter()
+        .flat_map(|(_, chain)| chain)
+        .map(|der| &**der)
+        .filter(|der| inspect::facts(der).is_ok_and(|facts| facts.authority))
+        .collect();
+    let rows = files.iter().filter_map(|(path, chain)| {
+        let ders: Vec<&[u8]> = chain.iter().map(|der| &**der).collect();
+        let name = path.strip_prefix(dir).unwrap_or(path).display().to_string();
+        row(&name, "", &ders, &roots, now).ok()
+    });
+    Ok(rows.collect())
+}
+
+/// Files with certificates in `dir`, sorted by name; directories below it are not looked at.
+fn pem_files(dir: &Path) -> Result<Vec<(PathBuf, Vec<CertificateDer<'static>>)>, Failure> {
+    let fault = |error| Failure::broken(format!("reading {}", dir.display()), error);
+    let mut paths = fs::read_dir(dir)
+        .map_err(fault)?
+        .map(|entry| entry.map(|entry| entry.path()).map_err(fault))
+        .collect::<Result<Vec<_>, _>>()?;
+    paths.sort();
+    let certificates = |path: PathBuf| {
+        let bytes = fs::read(&path).ok()?;
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(&bytes).flatten().collect();
+        (!chain.is_empty()).then_some((path, chain))
+    };
+    Ok(paths.into_iter().filter(|path| path.is_file()).filter_map(certificates).collect())
+}

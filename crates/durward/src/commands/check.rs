@@ -1,0 +1,61 @@
+//! `durward check`: looks for what would keep a configuration from working here, and says how to cure each thing.
+//!
+//! Deliberately absent: changing anything.
+
+mod addresses;
+mod certificates;
+mod dial;
+mod documents;
+mod host;
+mod report;
+mod route;
+mod running;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::cli::{Check, CheckArgs, CheckWhat};
+use crate::config::{self, Loaded};
+use crate::failure::{Exit, Failure};
+use crate::inspect;
+
+pub(crate) use report::{Category, Report};
+
+/// Runs the checks and prints them.
+pub(crate) fn check(arguments: Check) -> Result<Exit, Failure> {
+    let (arguments, listener) = match arguments.what {
+        None => (arguments.common, None),
+        Some(CheckWhat::Route { listener, common }) => (common, Some(listener)),
+    };
+    let loaded = config::load(&arguments.config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::broken("starting", error))?;
+    let report = runtime.block_on(async {
+        match listener {
+            Some(listener) => route::follow(&loaded.snapshot, listener, arguments.timeout).await,
+            None => everything(&loaded, &arguments).await,
+        }
+    });
+    report.print(arguments.format)?;
+    Ok(if report.failed() { Exit::FailedCheck } else { Exit::Ok })
+}
+
+async fn everything(loaded: &Loaded, arguments: &CheckArgs) -> Report {
+    let snapshot = &loaded.snapshot;
+    let running = running::ask(arguments.admin, Duration::from_secs(2));
+    let missing = addresses::missing(snapshot);
+    Report::new(vec![
+        documents::check(loaded),
+        addresses::check(snapshot, &missing),
+        addresses::ports(snapshot, &missing, &running),
+        host::check(snapshot),
+        certificates::check(snapshot, inspect::now()),
+        dial::check(snapshot, &missing, arguments.timeout).await,
+        running::check(arguments.admin, &running, snapshot),
+    ])
+}
+
+/// Addresses a configuration names that are not on this host.
+pub(crate) type Missing = BTreeSet<std::net::IpAddr>;

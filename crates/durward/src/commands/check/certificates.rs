@@ -1,0 +1,144 @@
+//! Whether certificates name their address, last, hold together and have their key; whether client authorities last.
+//!
+//! Deliberately absent: what the upstreams show; that is found by dialling them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use durward_model::{Certificate, Listener, Snapshot, Tenant};
+
+use crate::commands::check::Category;
+use crate::inspect::{self, Chain};
+use crate::output::count;
+
+/// Below this many days a certificate should be renewed.
+const SOON: i64 = 30;
+
+/// Every certificate the configuration uses.
+pub(crate) fn check(snapshot: &Snapshot, now: i64) -> Category {
+    let mut category = Category::new("certificates");
+    for tenant in snapshot.tenants.values() {
+        for listener in &tenant.listeners {
+            listener_certificates(&mut category, listener, now);
+        }
+        for upstream in &tenant.upstreams {
+            let certificate = upstream.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
+            if let Some(certificate) = certificate {
+                let what = format!(
+                    "{} client certificate {} for {}",
+                    tenant.id, certificate.name, upstream.name
+                );
+                judge(
+                    &mut category,
+                    &what,
+                    certificate,
+                    now,
+                    "replace its files; they are picked up at once",
+                );
+            }
+        }
+        client_authorities(&mut category, tenant, now);
+    }
+    category
+}
+
+fn listener_certificates(category: &mut Category, listener: &Listener, now: i64) {
+    let Some(tls) = listener.tls() else { return };
+    for certificate in &tls.certificates {
+        let what = format!("{} certificate {} at {listener}", listener.tenant, certificate.name);
+        let remedy = format!(
+            "replace its files, they are picked up at once; a local authority: durward certs issue --ip {} --force",
+            listener.address
+        );
+        judge(category, &what, certificate, now, &remedy);
+    }
+    if let Some(first) = tls.certificates.first() {
+        address_named(category, listener, first, listener.address.0);
+    }
+}
+
+fn address_named(
+    category: &mut Category,
+    listener: &Listener,
+    certificate: &Certificate,
+    address: IpAddr,
+) {
+    if !certificate.covers_ip(address) {
+        category.warn(
+            format!("{} certificate {} does not name {address}", listener.tenant, certificate.name),
+            format!("clients that check the address refuse it; durward certs issue --ip {address}"),
+        );
+    }
+}
+
+fn judge(category: &mut Category, what: &str, certificate: &Certificate, now: i64, remedy: &str) {
+    let before = category.checks.len();
+    lasts(category, what, certificate.not_before, certificate.not_after, now, remedy);
+    let chain: Vec<&[u8]> = certificate.chain.iter().map(|der| &**der).collect();
+    if let Chain::Broken { reason } = inspect::chain(&chain, &[]) {
+        category.error(
+            format!("{what}: the chain is broken: {reason}"),
+            "the file holds the leaf first, then each issuer, without the root",
+        );
+    }
+    if inspect::key_matches(certificate) == Some(false) {
+        category.error(
+            format!("{what}: the private key is another certificate's"),
+            "replace both files together",
+        );
+    }
+    if category.checks.len() == before {
+        let left = certificate.days_left(now);
+        let names = certificate.ip_names.len() + certificate.dns_names.len();
+        category.ok(format!(
+            "{what}: {}, {}, {}",
+            certificate.key_type,
+            count(names, "name"),
+            days(left)
+        ));
+    }
+}
+
+fn lasts(category: &mut Category, what: &str, from: i64, to: i64, now: i64, hint: &str) {
+    let left = (to - now).div_euclid(86_400);
+    if to <= now {
+        category.error(format!("{what} ended on {}", inspect::date(to)), hint);
+    } else if from > now {
+        category.error(
+            format!("{what} is valid only from {}", inspect::date(from)),
+            "look at this host's clock, or wait",
+        );
+    } else if left < SOON {
+        category.warn(format!("{what} ends in {} ({})", days(left), inspect::date(to)), hint);
+    }
+}
+
+fn days(left: i64) -> String {
+    if left == 1 { "1 day".to_owned() } else { format!("{left} days") }
+}
+
+fn client_authorities(category: &mut Category, tenant: &Tenant, now: i64) {
+    let mut seen: Vec<Arc<str>> = Vec::new();
+    for listener in &tenant.listeners {
+        let Some(trust) = listener.tls().and_then(|tls| tls.client_auth.trust()) else { continue };
+        if seen.contains(&trust.generation) {
+            continue;
+        }
+        seen.push(Arc::clone(&trust.generation));
+        for facts in trust.roots.iter().filter_map(|der| inspect::facts(der).ok()) {
+            let what = format!("{} client authority {}", tenant.id, facts.subject);
+            let before = category.checks.len();
+            lasts(
+                category,
+                &what,
+                facts.not_before,
+                facts.not_after,
+                now,
+                "add the new authority beside it before it ends",
+            );
+            if category.checks.len() == before {
+                category.ok(format!("{what}: {}", days(facts.days_left(now))));
+            }
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Whether the documents are accepted, and what they claim together.
+//!
+//! Deliberately absent: excerpts; `validate` shows those.
+
+use durward_model::verdict::{Outcome, Severity};
+
+use crate::commands::check::Category;
+use crate::config::Loaded;
+use crate::output::count;
+
+/// One line per document that is not wholly accepted, and one for the rest.
+pub(crate) fn check(loaded: &Loaded) -> Category {
+    let mut category = Category::new("configuration");
+    let verdicts = &loaded.verdicts.verdicts;
+    let good = verdicts.iter().filter(|verdict| verdict.outcome == Outcome::Accepted).count();
+    if good > 0 {
+        category.ok(format!("{} accepted", count(good, "document")));
+    }
+    for verdict in verdicts.iter().filter(|verdict| verdict.outcome != Outcome::Accepted) {
+        let why = verdict.findings.iter().find(|finding| finding.severity == Severity::Error);
+        let why = why.map(ToString::to_string).unwrap_or_default();
+        category.error(
+            format!("{} {}: {}", verdict.kind, verdict.name, verdict.outcome),
+            format!("{why} ({}); see: durward validate", verdict.origin),
+        );
+    }
+    for (verdict, finding) in loaded.verdicts.findings() {
+        // What is wrong with certificates has a category of its own.
+        if finding.severity == Severity::Warning && !finding.reason.starts_with("Certificate") {
+            category.warn(
+                format!("{} {}: {finding}", verdict.kind, verdict.name),
+                finding.origin.to_string(),
+            );
+        }
+    }
+    if loaded.snapshot.binds.is_empty() {
+        category.error("nothing would be served", "see: durward validate");
+    }
+    category
+}

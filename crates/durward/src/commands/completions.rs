@@ -1,0 +1,17 @@
+//! `durward completions`: a script that completes our command line in a shell.
+//!
+//! Deliberately absent: installing it; every shell has its own place for that.
+
+use clap::CommandFactory;
+
+use crate::cli::{Cli, Completions};
+use crate::failure::{Exit, Failure};
+use crate::output::Screen;
+
+/// Prints the script.
+pub(crate) fn completions(arguments: &Completions) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut Cli::command(), "durward", &mut script);
+    Screen::stdout().text(&String::from_utf8_lossy(&script))?;
+    Ok(Exit::Ok)
+}

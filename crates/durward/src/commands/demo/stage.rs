@@ -1,0 +1,196 @@
+//! The demo's stage: free ports, a directory with real documents and certificates, gone when the demo ends.
+//!
+//! Deliberately absent: anything outside that directory.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::authority::{Authority, Wish, write};
+use crate::cli::KeyKind;
+use crate::failure::Failure;
+
+/// The address acme comes in at and goes out from.
+pub(crate) const ACME: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+/// The address globex comes in at and goes out from.
+pub(crate) const GLOBEX: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+const ACME_DOCUMENT: &str = include_str!("acme.yaml");
+const GLOBEX_DOCUMENT: &str = include_str!("globex.yaml");
+
+/// The ports of the demo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ports {
+    /// Both tenants' port.
+    pub(crate) gateway: u16,
+    /// The partner's.
+    pub(crate) bank: u16,
+    /// The tenants' own application.
+    pub(crate) shop: u16,
+    /// Where nobody listens.
+    pub(crate) dead: u16,
+    /// The admin interface.
+    pub(crate) admin: u16,
+}
+
+impl Ports {
+    /// The ports that are wished for.
+    pub(crate) const WISHED: Self =
+        Self { gateway: 8443, bank: 9443, shop: 9081, dead: 9082, admin: 9440 };
+
+    /// The wished ports, or the next free ones.
+    pub(crate) fn find() -> Result<Self, Failure> {
+        let wished = Self::WISHED;
+        let gateway = next_free(wished.gateway, &[ACME, GLOBEX], &[])?;
+        let bank = next_free(wished.bank, &[HERE], &[gateway])?;
+        let shop = next_free(wished.shop, &[HERE], &[gateway, bank])?;
+        let dead = next_free(wished.dead, &[HERE], &[gateway, bank, shop])?;
+        let admin = next_free(wished.admin, &[HERE], &[gateway, bank, shop, dead])?;
+        Ok(Self { gateway, bank, shop, dead, admin })
+    }
+
+    /// What had to be moved, for people.
+    pub(crate) fn moved(&self) -> Option<String> {
+        let wished = Self::WISHED;
+        let pairs = [
+            ("gateway", wished.gateway, self.gateway),
+            ("bank", wished.bank, self.bank),
+            ("admin", wished.admin, self.admin),
+        ];
+        let moved: Vec<String> = pairs
+            .iter()
+            .filter(|(_, wished, got)| wished != got)
+            .map(|(name, wished, got)| format!("{name} {wished} is taken, {got} is used"))
+            .collect();
+        (!moved.is_empty()).then(|| moved.join("; "))
+    }
+}
+
+fn next_free(from: u16, addresses: &[IpAddr], taken: &[u16]) -> Result<u16, Failure> {
+    let free = |port: &u16| {
+        !taken.contains(port)
+            && addresses
+                .iter()
+                .all(|address| TcpListener::bind(SocketAddr::new(*address, *port)).is_ok())
+    };
+    (from..from.saturating_add(200)).find(free).ok_or_else(|| {
+        let address = addresses.first().map(ToString::to_string).unwrap_or_default();
+        Failure::broken(
+            format!("looking for a free port from {from} on {address}"),
+            "there is none; outside Linux 127.0.0.2 and 127.0.0.3 must be added to the loopback interface first",
+        )
+    })
+}
+
+/// The two documents, in the order of their files.
+pub(crate) fn documents(ports: &Ports) -> [(&'static str, String); 2] {
+    let fill = |text: &str| {
+        text.replace("@PORT@", &ports.gateway.to_string())
+            .replace("@BANK@", &ports.bank.to_string())
+            .replace("@SHOP@", &ports.shop.to_string())
+            .replace("@DEAD@", &ports.dead.to_string())
+    };
+    [("acme.yaml", fill(ACME_DOCUMENT)), ("globex.yaml", fill(GLOBEX_DOCUMENT))]
+}
+
+/// The directory with everything the demo serves.
+pub(crate) struct Stage {
+    dir: TempDir,
+    /// The ports in the documents.
+    pub(crate) ports: Ports,
+}
+
+impl Stage {
+    /// Makes the directory, its certificates and documents.
+    pub(crate) fn build() -> Result<Self, Failure> {
+        let ports = Ports::find()?;
+        let dir = tempfile::Builder::new()
+            .prefix("durward-demo-")
+            .tempdir()
+            .map_err(|error| Failure::broken("making a temporary directory", error))?;
+        let stage = Self { dir, ports };
+        stage.certificates()?;
+        for (name, text) in documents(&ports) {
+            write(&stage.path().join(name), &text, 0o644, false)?;
+        }
+        write(&stage.path().join("env"), &stage.environment(), 0o644, false)?;
+        Ok(stage)
+    }
+
+    /// The directory.
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A file in the directory with certificates.
+    pub(crate) fn certificate(&self, name: &str) -> PathBuf {
+        self.path().join("certs").join(name)
+    }
+
+    fn certificates(&self) -> Result<(), Failure> {
+        let dir = self.path().join("certs");
+        fs::create_dir_all(&dir)
+            .map_err(|error| Failure::broken(format!("making {}", dir.display()), error))?;
+        let (authority, _) = Authority::keep_in(&dir)?;
+        let server = |ips: &[IpAddr], dns: &[&str], name: &str, days| Wish {
+            name: name.to_owned(),
+            ips: ips.to_vec(),
+            dns: dns.iter().map(|name| (*name).to_owned()).collect(),
+            client: false,
+            days,
+            key: KeyKind::Ecdsa,
+        };
+        let client = |name: &str| Wish { client: true, ..server(&[], &[], name, 60) };
+        let wishes = [
+            ("acme", server(&[ACME], &[], "acme", 60)),
+            // Seven days from now are six whole days and some hours.
+            ("globex", server(&[GLOBEX], &[], "globex", 7)),
+            ("bank", server(&[HERE], &["bank.demo"], "bank", 60)),
+            ("partner", client("partner")),
+            ("acme-at-bank", client("acme")),
+        ];
+        wishes
+            .iter()
+            .try_for_each(|(stem, wish)| authority.issue(wish)?.write(&dir, stem, false).map(drop))
+    }
+
+    /// Shell functions that make the commands short.
+    fn environment(&self) -> String {
+        let dir = self.path().display();
+        let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("durward"));
+        let port = self.ports.gateway;
+        format!(
+            "# Read this into a shell: . {dir}/env\n\
+             export DURWARD_CONFIG='{dir}'\n\
+             durward() {{ '{program}' \"$@\"; }}\n\
+             acme() {{ curl -sS --cacert '{dir}/certs/ca.crt' --cert '{dir}/certs/partner.crt' --key '{dir}/certs/partner.key' \"https://{ACME}:{port}$1\"; }}\n\
+             globex() {{ curl -sS --cacert '{dir}/certs/ca.crt' \"https://{GLOBEX}:{port}$1\"; }}\n",
+            program = program.display(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taken_ports_give_way_to_the_next_free_ones() {
+        let taken = TcpListener::bind((ACME, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+
+        let found = next_free(port, &[ACME, GLOBEX], &[]).unwrap();
+
+        assert_ne!(found, port);
+    }
+
+    #[test]
+    fn every_placeholder_of_the_documents_is_filled() {
+        for (name, text) in documents(&Ports::WISHED) {
+            assert!(!text.contains('@'), "{name}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! `durward explain`: what happens to a connection or request and why, each step with file and line.
+//!
+//! The answer comes from the functions that serve. Deliberately absent: sending anything.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+
+use durward_model::Snapshot;
+use durward_model::explain::{self, Ending, Explanation, Question};
+
+use crate::cli::Explain;
+use crate::config;
+use crate::failure::{Exit, Failure};
+use crate::output::{Format, Screen, Tone};
+
+/// Answers the question on the command line.
+pub(crate) fn explain(arguments: &Explain) -> Result<Exit, Failure> {
+    let loaded = config::load(&arguments.config)?;
+    let question = question(arguments, &loaded.snapshot)?;
+    let explanation = explain::explain(&loaded.snapshot, &question);
+    let mut screen = Screen::stdout();
+    match arguments.output.format {
+        format @ (Format::Json | Format::Yaml) => screen.value(&explanation, format)?,
+        Format::Table | Format::Wide => print(&mut screen, &question, &explanation)?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn print(screen: &mut Screen, question: &Question, answer: &Explanation) -> Result<(), Failure> {
+    let (word, tone) = ending(&answer.ending);
+    let title = title(question);
+    let gap = " ".repeat(72_usize.saturating_sub(title.chars().count()).max(2));
+    screen.line(format!("{}{gap}{}", Tone::Bold.paint(&title), tone.paint(&word)))?;
+    for (number, step) in answer.steps.iter().enumerate() {
+        let place = step.origin.as_ref().map(ToString::to_string).unwrap_or_default();
+        let head = format!("{:>3} {:<19}{}", number + 1, step.stage, step.sentence);
+        let gap = " ".repeat(72_usize.saturating_sub(head.chars().count()).max(2));
+        screen.line(format!("{head}{gap}{}", Tone::Faint.paint(&place)).trim_end())?;
+    }
+    Ok(())
+}
+
+fn title(question: &Question) -> String {
+    let client = question.client.map_or_else(|| "anyone".to_owned(), |client| client.to_string());
+    let sni = question.sni.as_ref().map(|name| format!(", SNI {name}")).unwrap_or_default();
+    format!("{client} → {}{sni}: {} {}", question.destination, question.method, question.path)
+}
+
+fn ending(ending: &Ending) -> (String, Tone) {
+    match ending {
+        Ending::Served { upstream } => (format!("SERVED by {upstream}"), Tone::Good),
+        Ending::Answered { status } => (format!("ANSWERED {status}"), Tone::Good),
+        Ending::Refused { reason } => (format!("REFUSED {reason}"), Tone::Bad),
+    }
+}
+
+fn question(arguments: &Explain, snapshot: &Snapshot) -> Result<Question, Failure> {
+    let target = target(arguments, snapshot)?;
+    Ok(Question {
+        client: arguments.client,
+        destination: target.destination,
+        sni: arguments.sni.clone().or(target.sni).map(|name| name.to_ascii_lowercase()),
+        host: arguments.host.clone().or(target.host),
+        path: arguments.path.clone().or(target.path).unwrap_or_else(|| "/".to_owned()),
+        method: arguments.method.clone(),
+        headers: arguments.headers.clone(),
+        client_certificate: arguments.client_cert,
+    })
+}
+
+/// What the positional argument says.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Url {
+    port: u16,
+    host: String,
+    path: Option<String>,
+    tls: bool,
+}
+
+struct Target {
+    destination: SocketAddr,
+    sni: Option<String>,
+    host: Option<String>,
+    path: Option<String>,
+}
+
+fn target(arguments: &Explain, snapshot: &Snapshot) -> Result<Target, Failure> {
+    if let Ok(destination) = arguments.destination.parse() {
+        return Ok(Target { destination, sni: None, host: None, path: None });
+    }
+    let url = parse_url(&arguments.destination)?;
+    let literal = url.host.parse::<IpAddr>().ok();
+    let ip = match arguments.address.or(literal) {
+        Some(ip) => ip,
+        None => look_up(&url, snapshot)?,
+    };
+    Ok(Target {
+        destination: SocketAddr::new(ip, url.port),
+        sni: (url.tls && literal.is_none()).then(|| url.host.clone()),
+        host: Some(url.host),
+        path: url.path,
+    })
+}
+
+fn parse_url(text: &str) -> Result<Url, Failure> {
+    let wrong = || {
+        Failure::usage(format!(
+            "{text:?} is neither ADDRESS:PORT (198.51.100.2:443, [2001:db8::1]:443) nor a URL (https://198.51.100.2/pay)"
+        ))
+    };
+    let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
+    let (tls, default_port) = match scheme {
+        "https" => (true, 443),
+        "http" => (false, 80),
+        _ => return Err(wrong()),
+    };
+    let (authority, path) = match rest.find(['/', '?']) {
+        Some(at) => (&rest[..at], Some(&rest[at..])),
+        None => (rest, None),
+    };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| wrong())?),
+        _ => (authority, default_port),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+    if host.is_empty() {
+        return Err(wrong());
+    }
+    Ok(Url { port, host, path: path.map(str::to_owned), tls })
+}
+
+/// The address of a name: the first one that a listener has, or the first one.
+fn look_up(url: &Url, snapshot: &Snapshot) -> Result<IpAddr, Failure> {
+    let found = (url.host.as_str(), url.port).to_socket_addrs().map_err(|error| {
+        let message = format!(
+            "{} cannot be looked up ({error}); say what it stands for with --address IP",
+            url.host
+        );
+        Failure::Unreachable { message }
+    })?;
+    let addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+    let ours = |ip: &&IpAddr| {
+        let listeners = snapshot.tenants.values().flat_map(|tenant| &tenant.listeners);
+        listeners.into_iter().any(|listener| listener.address.0 == **ip)
+    };
+    let chosen = addresses.iter().find(ours).or_else(|| addresses.first());
+    chosen.copied().ok_or_else(|| Failure::Unreachable {
+        message: format!("{} has no address; say one with --address IP", url.host),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_say_address_port_host_and_path() {
+        let cases = [
+            ("https://198.51.100.2/pay?a=1", ("198.51.100.2", 443, Some("/pay?a=1"), true)),
+            ("http://[2001:db8::1]:8080", ("2001:db8::1", 8080, None, false)),
+            ("https://[2001:db8::1]/", ("2001:db8::1", 443, Some("/"), true)),
+            ("https://Pay.Example:8443/x", ("pay.example", 8443, Some("/x"), true)),
+        ];
+
+        for (text, (host, port, path, tls)) in cases {
+            let url = parse_url(text).unwrap();
+            assert_eq!(
+                (url.host.as_str(), url.port, url.path.as_deref(), url.tls),
+                (host, port, path, tls),
+                "{text}"
+            );
+        }
+        for junk in ["198.51.100.2", "ftp://x/", "https://", "https://a:b/"] {
+            assert!(parse_url(junk).is_err(), "{junk}");
+        }
+    }
+}

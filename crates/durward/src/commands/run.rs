@@ -1,0 +1,36 @@
+//! `durward run`: serves a configuration until it is told to stop.
+//!
+//! Deliberately absent: the serving; `app` puts the parts together and this only turns arguments into settings.
+
+use std::io::IsTerminal;
+
+use crate::app::{self, Settings};
+use crate::cli::{AccessLog, LogFormat, Run};
+use crate::failure::{Exit, Failure};
+use crate::{config, handover, telemetry};
+
+/// Serves.
+pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
+    // rustls warns of odd handshakes, which any client can send as often as it likes.
+    telemetry::start(log, "info,rustls=error");
+    let paths = config::paths(&arguments.config)?;
+    let inherited = handover::inherit()
+        .map_err(|error| Failure::broken("taking over from the older process", error))?;
+    let settings = Settings {
+        paths,
+        routing: config::routing(&arguments.config),
+        workers: arguments.workers,
+        access_log: arguments.access_log.clone(),
+        drain_grace: arguments.drain_grace,
+        drain_delay: arguments.drain_delay,
+        watch: !arguments.no_watch,
+        strict: arguments.strict,
+        sockets: inherited.sockets,
+    };
+    if arguments.access_log == AccessLog::Stdout && std::io::stdout().is_terminal() {
+        tracing::info!(
+            "access log lines go to standard output; --access-log off or PATH moves them"
+        );
+    }
+    app::run(settings, arguments.admin, inherited.older)
+}

@@ -1,0 +1,137 @@
+//! `durward validate`: the compile that `run` does, offline, and what became of each document.
+//!
+//! Deliberately absent: anything only the host or a running process knows; that is `check`.
+
+use durward_model::Snapshot;
+use durward_model::verdict::{Outcome, Severity, Verdict, Verdicts};
+use serde::Serialize;
+
+use crate::cli::Validate;
+use crate::config;
+use crate::failure::{Exit, Failure};
+use crate::output::{Format, Screen, Table, Tone, count, plain};
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    valid: bool,
+    tenants: usize,
+    listeners: usize,
+    verdicts: &'a [Verdict],
+}
+
+/// Compiles and reports.
+pub(crate) fn validate(arguments: &Validate) -> Result<Exit, Failure> {
+    let loaded = config::load(&arguments.config)?;
+    let mut screen = Screen::stdout();
+    match arguments.output.format {
+        format @ (Format::Json | Format::Yaml) => {
+            screen.value(&report(&loaded.snapshot, &loaded.verdicts), format)?;
+        }
+        format => print(&mut screen, &loaded.snapshot, &loaded.verdicts, format)?,
+    }
+    Ok(exit(&loaded.verdicts))
+}
+
+fn report<'a>(snapshot: &Snapshot, verdicts: &'a Verdicts) -> Report<'a> {
+    Report {
+        valid: exit(verdicts) == Exit::Ok,
+        tenants: snapshot.tenants.len(),
+        listeners: listeners(snapshot),
+        verdicts: &verdicts.verdicts,
+    }
+}
+
+fn exit(verdicts: &Verdicts) -> Exit {
+    if verdicts.all_accepted() { Exit::Ok } else { Exit::InvalidConfig }
+}
+
+fn listeners(snapshot: &Snapshot) -> usize {
+    snapshot.tenants.values().map(|tenant| tenant.listeners.len()).sum()
+}
+
+fn print(
+    screen: &mut Screen,
+    snapshot: &Snapshot,
+    verdicts: &Verdicts,
+    format: Format,
+) -> Result<(), Failure> {
+    let wide = format == Format::Wide;
+    let mut header = vec!["KIND", "NAME", "OUTCOME", "FINDINGS"];
+    if wide {
+        header.push("WRITTEN AT");
+    }
+    let mut table = Table::new(&header);
+    for verdict in &verdicts.verdicts {
+        table.row(row(verdict, wide));
+    }
+    table.print(screen)?;
+    print_findings(screen, verdicts)?;
+    screen.line("")?;
+    let summary = match snapshot.tenants.len() {
+        0 => "nothing would be served".to_owned(),
+        tenants => {
+            let listeners = count(listeners(snapshot), "listener");
+            format!("{} with {listeners} would be served", count(tenants, "tenant"))
+        }
+    };
+    let next = match exit(verdicts) {
+        Exit::Ok => "next: durward check, then durward run",
+        _ => "correct what is marked as error and validate again",
+    };
+    screen.line(format!("{summary}; {next}"))
+}
+
+fn row(verdict: &Verdict, wide: bool) -> Vec<(String, Tone)> {
+    let tone = match verdict.outcome {
+        Outcome::Accepted => Tone::Good,
+        Outcome::Partial => Tone::Warn,
+        Outcome::KeptLastGood | Outcome::Rejected => Tone::Bad,
+    };
+    let mut cells = vec![
+        plain(&verdict.kind),
+        plain(&verdict.name),
+        (verdict.outcome.to_string(), tone),
+        plain(findings(verdict)),
+    ];
+    if wide {
+        cells.push(plain(&verdict.origin));
+    }
+    cells
+}
+
+fn findings(verdict: &Verdict) -> String {
+    let number =
+        |severity| verdict.findings.iter().filter(|finding| finding.severity == severity).count();
+    let parts: Vec<String> =
+        [(number(Severity::Error), "error"), (number(Severity::Warning), "warning")]
+            .into_iter()
+            .filter(|(number, _)| *number > 0)
+            .map(|(number, noun)| count(number, noun))
+            .collect();
+    if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
+}
+
+/// Each finding with its excerpt, errors first, as a compiler would show them.
+pub(crate) fn print_findings(screen: &mut Screen, verdicts: &Verdicts) -> Result<(), Failure> {
+    let mut findings: Vec<_> = verdicts.findings().collect();
+    findings.sort_by_key(|(_, finding)| std::cmp::Reverse(finding.severity));
+    for (verdict, finding) in findings {
+        let (word, tone) = match finding.severity {
+            Severity::Error => ("error", Tone::Bad),
+            Severity::Warning => ("warning", Tone::Warn),
+        };
+        screen.line("")?;
+        screen.line(format!(
+            "{}: {} {}: {finding}",
+            tone.paint(&format!("{word}[{}]", finding.reason)),
+            verdict.kind,
+            verdict.name
+        ))?;
+        match &finding.excerpt {
+            Some(excerpt) => screen.line(excerpt.trim_end())?,
+            None => screen.line(format!("  --> {}", finding.origin))?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! Passing the listening sockets to a new process of ours, so that a new binary takes over without refusing anybody.
+//!
+//! The sockets travel over a Unix socket pair that is the child's standard input (SCM_RIGHTS), and the child answers on it when it
+//! serves. Deliberately absent: descriptor numbers in the environment, which would need unsafe code to be believed.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+
+/// Set in a child whose standard input is the hand-over socket.
+const VARIABLE: &str = "DURWARD_HANDOVER";
+const SOCKET: u8 = b'S';
+const END: u8 = b'E';
+const READY: u8 = b'R';
+
+/// What a new process found waiting for it.
+#[derive(Debug, Default)]
+pub(crate) struct Inherited {
+    /// Listening sockets, from an older process of ours or from systemd.
+    pub(crate) sockets: Vec<TcpListener>,
+    /// The older process, to be told when we serve.
+    pub(crate) older: Option<Older>,
+}
+
+/// The process that hands over to this one.
+#[derive(Debug)]
+pub(crate) struct Older(UnixStream);
+
+impl Older {
+    /// Says that we serve; the older process stops accepting.
+    pub(crate) fn tell_ready(mut self) -> io::Result<()> {
+        self.0.write_all(&[READY])
+    }
+}
+
+/// Takes what an older process or systemd passed on.
+///
+/// # Errors
+/// When an older process announced itself and its sockets do not arrive.
+pub(crate) fn inherit() -> io::Result<Inherited> {
+    if std::env::var_os(VARIABLE).is_some() {
+        return from_older();
+    }
+    let mut passed = listenfd::ListenFd::from_env();
+    let mut sockets = Vec::new();
+    for index in 0..passed.len() {
+        sockets.extend(passed.take_tcp_listener(index)?);
+    }
+    Ok(Inherited { sockets, older: None })
+}
+
+fn from_older() -> io::Result<Inherited> {
+    let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut sockets = Vec::new();
+    while let Some(socket) = receive(&stream)? {
+        sockets.push(TcpListener::from(socket));
+    }
+    let null = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(Inherited { sockets, older: Some(Older(stream)) })
+}
+
+fn receive(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let received = recvmsg(
+        stream,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let socket = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
+        _ => None,
+    });
+    match (received.bytes, byte[0], socket) {
+        (1, END, None) => Ok(None),
+        (1, SOCKET, Some(socket)) => Ok(Some(socket)),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the hand-over broke off")),
+    }
+}
+
+/// For a process that hung up to end by itself.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A new process that was given our sockets and is starting.
+#[derive(Debug)]
+pub(crate) struct Younger {
+    child: Child,
+    stream: UnixStream,
+}
+
+impl Younger {
+    /// Starts `program` with our arguments and passes it `sockets`.
+    pub(crate) fn start(program: &Path, sockets: &[OwnedFd]) -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let child = Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .env(VARIABLE, "1")
+            .env_remove("LISTEN_FDS")
+            .env_remove("LISTEN_PID")
+            .env_remove("WATCHDOG_PID")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .spawn()?;
+        let younger = Self { child, stream: ours };
+        younger.pass(sockets).inspect_err(|_| tracing::debug!("the new process went away"))?;
+        Ok(younger)
+    }
+
+    fn pass(&self, sockets: &[OwnedFd]) -> io::Result<()> {
+        self.stream.set_write_timeout(Some(Duration::from_secs(10)))?;
+        for socket in sockets {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            let fds = [socket.as_fd()];
+            ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+            sendmsg(&self.stream, &[IoSlice::new(&[SOCKET])], &mut ancillary, SendFlags::NOSIGNAL)?;
+        }
+        (&self.stream).write_all(&[END])
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it serves. Otherwise it is ended, and the reason returned.
+    pub(crate) fn wait_ready(mut self, patience: Duration) -> Result<(), String> {
+        let answer = self.stream.set_read_timeout(Some(patience)).and_then(|()| {
+            let mut byte = [0];
+            (&self.stream).read_exact(&mut byte).map(|()| byte[0])
+        });
+        match answer {
+            Ok(READY) => Ok(()),
+            Err(error) if timed_out(&error) => {
+                self.end();
+                Err(format!("it was not ready within {patience:?}"))
+            }
+            Ok(_) | Err(_) => Err(format!("it ended: {}", self.end())),
+        }
+    }
+
+    /// Lets a process that hung up end by itself, or ends it; how it ended.
+    fn end(&mut self) -> String {
+        let until = Instant::now() + LAST_WORDS;
+        while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // It may have ended by itself in the meantime.
+        drop(self.child.kill());
+        self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
+    }
+}
+
+fn timed_out(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_pass_from_one_end_to_the_other() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let sockets: Vec<TcpListener> =
+            (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses: Vec<_> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+        let younger = Younger { child: Command::new("true").spawn().unwrap(), stream: ours };
+
+        let fds: Vec<OwnedFd> = sockets.into_iter().map(OwnedFd::from).collect();
+        younger.pass(&fds).unwrap();
+        let mut received = Vec::new();
+        while let Some(socket) = receive(&theirs).unwrap() {
+            received.push(TcpListener::from(socket).local_addr().unwrap());
+        }
+
+        assert_eq!(received, addresses);
+    }
+
+    #[test]
+    fn a_child_that_ends_is_not_ready() {
+        let younger = Younger::start(Path::new("/bin/false"), &[]);
+
+        // The child may end before or after everything is passed.
+        if let Ok(younger) = younger {
+            assert!(younger.wait_ready(Duration::from_secs(10)).is_err());
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! A whole gateway in this process: documents in a directory, compiled and served as `durward run` does.
+//!
+//! Deliberately absent: the admin listener and signals; tests of those run the binary.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use durward_control::{FileSource, Publisher, RoutingJsonOptions};
+use durward_proxy::access_log::Sink;
+use durward_proxy::metrics::Counter;
+use durward_proxy::proxy::{Options, Proxy};
+use durward_testkit::process::TempDir;
+
+/// A directory that documents and certificates are put in before the gateway starts.
+pub(crate) struct Preparation {
+    dir: TempDir,
+}
+
+/// A running gateway.
+pub(crate) struct Gateway {
+    dir: TempDir,
+    source: FileSource,
+    publisher: Publisher,
+    proxy: Proxy,
+}
+
+impl Preparation {
+    /// Where documents and certificates are.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A gateway of two cores that serves `documents`.
+    pub(crate) fn start(self, documents: &str) -> Gateway {
+        let options = Options {
+            workers: 2,
+            access_log: Sink::none(),
+            inherited: Vec::new(),
+            drain_grace: Duration::from_secs(2),
+        };
+        let proxy = Proxy::start(options).expect("threads can be started");
+        let source = FileSource::new(RoutingJsonOptions::default());
+        let mut gateway = Gateway { dir: self.dir, source, publisher: Publisher::new(), proxy };
+        gateway.reload(documents);
+        gateway
+    }
+}
+
+impl Gateway {
+    /// An empty directory.
+    pub(crate) fn prepare() -> Preparation {
+        Preparation { dir: TempDir::new() }
+    }
+
+    /// Writes the documents and applies them at once.
+    pub(crate) fn reload(&mut self, documents: &str) {
+        std::fs::write(self.dir.join("gateway.yaml"), documents).expect("a file is written");
+        self.load();
+    }
+
+    fn load(&mut self) {
+        let resources = self.source.load(&[self.dir.path().to_owned()]);
+        let compiled = self.publisher.reload(&resources, now());
+        let applied = self.proxy.apply(Arc::clone(&compiled.snapshot));
+        assert!(applied.problems.is_empty(), "{applied:?}");
+    }
+
+    /// The generation that is served.
+    pub(crate) fn generation(&self) -> u64 {
+        self.publisher.current().snapshot.generation
+    }
+
+    /// How often a connection would have left from another tenant's address.
+    pub(crate) fn isolation_violations(&self) -> u64 {
+        self.proxy
+            .metrics()
+            .tenants()
+            .iter()
+            .map(|(_, metrics)| metrics.total(Counter::IsolationViolations))
+            .sum()
+    }
+
+    /// Where documents and certificates are.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Ends it, after at most two seconds of draining.
+    pub(crate) fn stop(self) {
+        self.proxy.drain(Duration::from_secs(2));
+    }
+}
+
+fn now() -> i64 {
+    let since =
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("the clock is past 1970");
+    i64::try_from(since.as_secs()).expect("the clock is sane")
+}
+
+/// A port nobody has at `address`.
+pub(crate) fn free_port_on(address: &str) -> u16 {
+    durward_testkit::process::free_port(address.parse::<IpAddr>().expect("an address"))
+}

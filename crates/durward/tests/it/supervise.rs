@@ -1,0 +1,224 @@
+//! Signals: reload, stop, and handing the sockets to a new process.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use durward_testkit::origin::Origin;
+use durward_testkit::process::{TempDir, eventually_blocking, unique_loopback};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{
+    DEADLINE, Gateway, HERE, admin_address, get, nowhere, output, spawn, status, stderr, tenant,
+};
+
+// S1.63
+#[test]
+fn nothing_to_serve_ends_the_start_with_one_precise_line() {
+    let dir = TempDir::new();
+    dir.write(
+        "acme.yaml",
+        tenant("acme", unique_loopback().into(), 8080, nowhere())
+            .replace("addresses: [127", "addresses: [1278"),
+    );
+
+    let run = output(&["run", "-c", dir.path().to_str().unwrap(), "--admin", "off"]);
+
+    assert_eq!(run.status.code(), Some(3));
+    let errors = stderr(&run);
+    let line = errors.lines().find(|line| line.starts_with("durward: ")).unwrap();
+    assert!(line.contains("acme.yaml:") && line.contains("is not an IP address"), "{errors}");
+}
+
+// S1.21 S1.63
+#[test]
+fn the_good_tenants_start_without_the_bad_one_unless_strict() {
+    let (dir, admin) = (TempDir::new(), admin_address());
+    let listener = SocketAddr::new(unique_loopback().into(), 8080);
+    dir.write("bad.yaml", "kind: Tenant\n");
+    dir.write("good.yaml", tenant("good", listener.ip(), listener.port(), nowhere()));
+
+    let strict = output(&["run", "-c", dir.path().to_str().unwrap(), "--admin", "off", "--strict"]);
+    let child = spawn(dir.path(), admin, &[]);
+
+    assert_eq!(strict.status.code(), Some(3));
+    assert!(
+        eventually_blocking(DEADLINE, || status(admin, "/readyz") == Some(200)),
+        "{}",
+        child.output()
+    );
+    assert!(child.output().contains("bad.yaml"), "{}", child.output());
+}
+
+#[test]
+fn sighup_reads_the_configuration_again() {
+    let (first, second) = (Origin::http1(HERE), Origin::http1(HERE));
+    let mut gateway = Gateway::start(first.address(), &["--no-watch"]);
+    let listener = gateway.listener;
+    gateway.get("/").unwrap();
+    gateway
+        .dir
+        .write("acme.yaml", tenant("acme", listener.ip(), listener.port(), second.address()));
+
+    gateway.child.signal(Signal::HUP);
+
+    assert!(eventually_blocking(DEADLINE, || get(listener, "/").is_some() && second.requests() > 0));
+}
+
+// S1.58
+#[test]
+fn a_new_process_takes_over_without_refusing_anybody() {
+    let origin = Origin::http1(HERE);
+    let mut gateway = Gateway::start(origin.address(), &["--drain-grace", "10s"]);
+    let load = Load::start(gateway.listener);
+    assert!(load.served(50));
+
+    gateway.child.signal(Signal::USR2);
+
+    let line = gateway.child.wait_for_line_blocking("the new process serves", DEADLINE);
+    assert!(gateway.child.wait_blocking(DEADLINE).success());
+    assert!(load.served(50), "the new process serves");
+    assert_eq!(status(gateway.admin, "/readyz"), Some(200));
+    assert_eq!(load.stop(), 0, "requests that failed: {}", gateway.child.output());
+    end(&line);
+}
+
+// S1.58
+#[test]
+fn a_new_process_that_cannot_start_leaves_the_old_one_serving() {
+    let origin = Origin::http1(HERE);
+    let mut gateway = Gateway::start(origin.address(), &["--no-watch"]);
+    gateway.dir.write("acme.yaml", "not: a tenant\n");
+
+    gateway.child.signal(Signal::USR2);
+
+    gateway.child.wait_for_line_blocking("could not take over", DEADLINE);
+    assert_eq!(gateway.get("/").unwrap().0, 200);
+    assert!(gateway.child.is_running());
+    assert_eq!(status(gateway.admin, "/readyz"), Some(200));
+
+    let (listener, second) = (gateway.listener, Origin::http1(HERE));
+    gateway
+        .dir
+        .write("acme.yaml", tenant("acme", listener.ip(), listener.port(), second.address()));
+    gateway.child.signal(Signal::HUP);
+    assert!(eventually_blocking(DEADLINE, || get(listener, "/").is_some() && second.requests() > 0));
+
+    gateway.child.signal(Signal::USR2);
+    let line = gateway.child.wait_for_line_blocking("the new process serves", DEADLINE);
+    assert!(gateway.child.wait_blocking(DEADLINE).success(), "{}", gateway.child.output());
+    assert_eq!(gateway.get("/").unwrap().0, 200);
+    end(&line);
+}
+
+#[test]
+fn sigusr1_opens_the_access_log_anew() {
+    let (origin, log) = (Origin::http1(HERE), TempDir::new());
+    let path = log.join("access.log");
+    let mut gateway = Gateway::start(origin.address(), &["--access-log", path.to_str().unwrap()]);
+    let has = |name: &str, text: &str| {
+        let content = std::fs::read_to_string(log.join(name)).unwrap_or_default();
+        content.contains(text)
+    };
+    gateway.get("/before").unwrap();
+    assert!(eventually_blocking(DEADLINE, || has("access.log", "/before")));
+
+    std::fs::rename(&path, log.join("access.log.1")).unwrap();
+    gateway.child.signal(Signal::USR1);
+    assert!(eventually_blocking(DEADLINE, || path.exists()), "{}", gateway.child.output());
+    gateway.get("/after").unwrap();
+
+    assert!(eventually_blocking(DEADLINE, || has("access.log", "/after")));
+    assert!(!has("access.log.1", "/after") && has("access.log.1", "/before"));
+}
+
+// S1.58
+#[test]
+fn sockets_of_systemd_are_used() {
+    let origin = Origin::http1(HERE);
+    let (dir, admin) = (TempDir::new(), admin_address());
+    let socket = TcpListener::bind((unique_loopback(), 8080)).unwrap();
+    let listener = socket.local_addr().unwrap();
+    dir.write("acme.yaml", tenant("acme", listener.ip(), listener.port(), origin.address()));
+    // What systemd does before it executes a service: sockets from descriptor 3 on, and the process they are meant for.
+    let mut child = Command::new("sh")
+        .args([
+            "-c",
+            "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\"",
+            env!("CARGO_BIN_EXE_durward"),
+        ])
+        .args([
+            "run",
+            "-c",
+            dir.path().to_str().unwrap(),
+            "--admin",
+            &admin.to_string(),
+            "--access-log",
+            "off",
+        ])
+        .stdin(Stdio::from(OwnedFd::from(socket)))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+
+    let served = eventually_blocking(DEADLINE, || status(listener, "/") == Some(200));
+
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(served);
+}
+
+/// Requests one after the other, each on a connection of its own.
+struct Load {
+    stop: Arc<AtomicBool>,
+    good: Arc<AtomicU64>,
+    thread: std::thread::JoinHandle<u64>,
+}
+
+impl Load {
+    fn start(listener: SocketAddr) -> Self {
+        let (stop, good) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let (stopped, served) = (Arc::clone(&stop), Arc::clone(&good));
+        let thread = std::thread::spawn(move || {
+            let mut failed = 0;
+            while !stopped.load(Relaxed) {
+                match status(listener, "/") {
+                    Some(200) => served.fetch_add(1, Relaxed),
+                    _ => {
+                        failed += 1;
+                        0
+                    }
+                };
+            }
+            failed
+        });
+        Self { stop, good, thread }
+    }
+
+    /// Waits until so many more are served.
+    fn served(&self, more: u64) -> bool {
+        let wanted = self.good.load(Relaxed) + more;
+        eventually_blocking(DEADLINE, || self.good.load(Relaxed) >= wanted)
+    }
+
+    /// Ends it; how many failed.
+    fn stop(self) -> u64 {
+        self.stop.store(true, Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// Ends the process a log line names: it is not a child of this one.
+fn end(line: &str) {
+    let number = line.split("\"process\":").nth(1).unwrap();
+    let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
+    let pid = Pid::from_raw(digits.parse().unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let gone = eventually_blocking(Duration::from_secs(20), || {
+        rustix::process::test_kill_process(pid).is_err()
+    });
+    assert!(gone, "the new process ends too");
+}
