@@ -69,6 +69,15 @@ impl Lab {
         lab
     }
 
+    /// The remote address of either world answers in both families with the world's name and the peer it sees.
+    pub(crate) fn serve_outside(&self, port: u16) {
+        for (name, world) in [("c1", &self.c1), ("c2", &self.c2)] {
+            for address in [REMOTE, REMOTE_V6] {
+                serve_on(world, name, address, port);
+            }
+        }
+    }
+
     /// Both pods answer on a TCP and a UDP port with their name and the peer they see.
     pub(crate) fn serve(&self, port: u16) {
         for (name, pod) in [("p1", &self.p1), ("p2", &self.p2)] {
@@ -101,9 +110,14 @@ fn pod(pod: &Namespace, device: &str, v4: &str, v6: &str) {
 
 /// Answers on TCP and UDP, both families, with a name and the peer; TCP then echoes.
 pub(crate) fn serve(at: &Namespace, name: &'static str, port: u16) {
+    serve_on(at, name, "::", port);
+}
+
+/// The same on one address, which answers then come from.
+pub(crate) fn serve_on(at: &Namespace, name: &'static str, address: &str, port: u16) {
     at.run(|| {
-        let listener = TcpListener::bind(("::", port)).unwrap();
-        let socket = UdpSocket::bind(("::", port)).unwrap();
+        let listener = TcpListener::bind((address, port)).unwrap();
+        let socket = UdpSocket::bind((address, port)).unwrap();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 thread::spawn(move || talk(stream, name));
@@ -131,6 +145,11 @@ fn talk(mut stream: TcpStream, name: &str) {
 
 fn greeting(name: &str, peer: SocketAddr) -> String {
     format!("{name} {}", peer.ip().to_canonical())
+}
+
+/// An address and port as a socket address is written.
+pub(crate) fn at(address: &str, port: u16) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
 /// A TCP connection from one address to another, after the greeting.
@@ -220,6 +239,35 @@ pub(crate) fn options() -> Options {
     }
 }
 
+/// The next echo reply to a ping from one address to another.
+pub(crate) fn ping(from: &Namespace, source: &str, to: &str, patience: Duration) -> Result<(), ErrorKind> {
+    from.run(|| {
+        let [source, to]: [IpAddr; 2] = [source, to].map(|address| address.parse().unwrap());
+        let (domain, protocol, kinds) = match to {
+            IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, [8u8, 0]),
+            IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, [128, 129]),
+        };
+        let socket = Socket::new(domain, Type::RAW, Some(protocol)).unwrap();
+        socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
+        // The checksum of a message of the kind alone; IPv6's the kernel writes itself.
+        let request = [kinds[0], 0, !kinds[0], 0xff, 0, 0, 0, 0];
+        let to = SocketAddr::new(to, 0).into();
+        socket.send_to(&request, &to).map_err(|error| error.kind())?;
+        let socket = UdpSocket::from(std::os::fd::OwnedFd::from(socket));
+        let begin = std::time::Instant::now();
+        let mut buffer = [0; 128];
+        loop {
+            let rest = patience.checked_sub(begin.elapsed()).ok_or(ErrorKind::TimedOut)?;
+            socket.set_read_timeout(Some(rest.max(Duration::from_millis(1)))).unwrap();
+            let length = socket.recv(&mut buffer).map_err(|error| error.kind())?;
+            let header = if kinds[1] == 0 { 20 } else { 0 };
+            if buffer[..length].get(header) == Some(&kinds[1]) {
+                return Ok(());
+            }
+        }
+    })
+}
+
 /// A model of tenants `acme` (1) and `bank` (2).
 pub(crate) fn model(mappings: Vec<PortMapping>, egress: Vec<KernelEgress>) -> Arc<NatModel> {
     Arc::new(NatModel {
@@ -263,7 +311,7 @@ pub(crate) fn both(number: u16, endpoints: &[&str]) -> Vec<MappedPort> {
 }
 
 /// Pods of acme and the addresses they leave from.
-pub(crate) fn egress(sources: &[&str], addresses: &[&str]) -> KernelEgress {
+pub(crate) fn egress(sources: &[String], addresses: &[&str]) -> KernelEgress {
     KernelEgress {
         tenant: tenant("acme"),
         name: "out".into(),

@@ -1,5 +1,8 @@
 #![cfg(test)]
 //! The kernel plane against real kernels, in network namespaces made without root.
 
+mod egress;
+mod hygiene;
 mod ingress;
 mod lab;
+mod near;
