@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: how a kernel is told. Claims of one port by two mappings are settled before, by age.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,12 +18,15 @@ use crate::tenant::TenantId;
 /// Everything the kernel plane serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct NatModel {
-    /// The number each tenant has in connection marks, from 1; it never changes while the tenant exists.
+    /// The number each tenant has in connection marks, from 1; it never changes while the tenant exists. A kernel plane
+    /// that adopts an earlier one's connections goes on with the earlier one's numbers.
     pub tenants: BTreeMap<TenantId, u16>,
     /// The mappings, the oldest first: of two that claim one port the first keeps it.
     pub mappings: Vec<Arc<PortMapping>>,
     /// Whose traffic leaves from which addresses, the oldest first.
     pub egress: Vec<Arc<KernelEgress>>,
+    /// Where this host's own listeners accept TCP connections; an unspecified address stands for all of its family.
+    pub local: BTreeSet<SocketAddr>,
     /// The number each external interface has in marks and routing tables, from 1; others get a free one.
     pub slots: BTreeMap<Arc<str>, u8>,
 }

@@ -6,10 +6,11 @@ mod egress;
 mod mappings;
 pub mod policy;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use durward_model::mapping::NatModel;
+use durward_model::TenantId;
+use durward_model::mapping::{NatModel, Transport};
 
 use crate::interface::Interfaces;
 use crate::mark;
@@ -17,6 +18,7 @@ use crate::nftables::ruleset::{Data, Value};
 use crate::nftables::{Changes, Element, Ruleset, Set};
 use crate::options::{AssignedAddress, Options};
 use crate::policy_route::Routing;
+use crate::program::step::{Ip, port_key};
 use crate::program::{Shapes, program};
 use crate::report::Report;
 use crate::sysctl::{REMEMBERED, Sysctl};
@@ -66,6 +68,7 @@ pub fn desired(model: &NatModel, options: &Options, interfaces: &Interfaces) -> 
     report.egress = egress::compile(model, interfaces, (&mut elements, &mut shapes, &mut policy));
     let mut ruleset = program(options, interfaces, &shapes);
     count_tenants(model, &mut ruleset, &mut elements);
+    let_in(model, options, interfaces, &mut elements);
     for (set, elements) in elements.0 {
         if let Some(set) = ruleset.sets.get_mut(&set) {
             set.elements.extend(elements);
@@ -112,6 +115,17 @@ impl std::fmt::Display for Difference {
     }
 }
 
+/// The counter of a tenant, which also keeps its number for whoever adopts the table.
+fn tenant_counter(tenant: &TenantId, number: u16) -> String {
+    format!("t_{number}_{tenant}")
+}
+
+/// The tenant and number a counter is named after.
+pub(crate) fn counted_tenant(counter: &str) -> Option<(TenantId, u16)> {
+    let (number, tenant) = counter.strip_prefix("t_")?.split_once('_')?;
+    Some((TenantId::new(tenant).ok()?, number.parse().ok()?))
+}
+
 /// Elements by set, as they are gathered.
 #[derive(Clone, Debug, Default)]
 struct Elements(BTreeMap<String, BTreeMap<Vec<u8>, Element>>);
@@ -131,10 +145,26 @@ impl Elements {
     }
 }
 
+/// What listens on this host at external addresses: its own listeners, and what the options name.
+fn let_in(model: &NatModel, options: &Options, interfaces: &Interfaces, elements: &mut Elements) {
+    let listeners = model.local.iter().map(|at| (at.ip(), Transport::Tcp, at.port()));
+    let named = options.local.iter().map(|one| (one.address, one.protocol, one.port));
+    for (address, protocol, port) in listeners.chain(named) {
+        let of_host = interfaces.addresses().filter(|own| own.is_ipv4() == address.is_ipv4());
+        let all = if address.is_unspecified() { of_host.collect() } else { vec![address] };
+        for address in all {
+            let ip = Ip::of(address.is_ipv4());
+            if let Some(bytes) = ip.bytes(address) {
+                let key = port_key(&bytes, protocol.number(), port);
+                elements.put(&format!("local{}", ip.digit()), key, Value::Nothing);
+            }
+        }
+    }
+}
+
 fn count_tenants(model: &NatModel, ruleset: &mut Ruleset, elements: &mut Elements) {
-    let numbers: BTreeSet<u16> = model.tenants.values().copied().collect();
-    for number in numbers {
-        let counter = format!("t_{number}");
+    for (tenant, number) in &model.tenants {
+        let (counter, number) = (tenant_counter(tenant, *number), *number);
         let key = mark::mark(number, 0, 0).to_ne_bytes().to_vec();
         elements.put("ctr", key, Value::Counter(counter.clone()));
         ruleset.counters.insert(counter);

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use durward_model::TenantId;
 use durward_model::mapping::NatModel;
 use rustix::io::Errno;
 use thiserror::Error;
@@ -71,8 +72,8 @@ pub enum NatError {
 pub struct Counters {
     /// Why packets were refused: `denied`, `unmapped`, `spoofed`, `unenrolled`, `no_endpoint`, `lost`.
     pub refused: BTreeMap<String, Count>,
-    /// Both directions together, by tenant's number.
-    pub tenants: BTreeMap<u16, Count>,
+    /// Both directions together, by tenant.
+    pub tenants: BTreeMap<TenantId, Count>,
     /// What connection tracking counts.
     pub conntrack: Statistics,
     /// How often foreign changes were undone.

@@ -96,6 +96,11 @@ impl Interfaces {
         self.external.values().any(|one| one.addresses.iter().any(|net| net.addr() == address))
     }
 
+    /// All addresses of external interfaces.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.external.values().flat_map(|one| one.addresses.iter().map(IpNet::addr))
+    }
+
     /// The slots by interface name.
     #[must_use]
     pub fn slots(&self) -> BTreeMap<String, u8> {

@@ -27,7 +27,8 @@ pub struct Options {
     pub cluster_address_v4: Option<Ipv4Addr>,
     /// The same for IPv6.
     pub cluster_address_v6: Option<Ipv6Addr>,
-    /// Local services on external interfaces that are let in: those Durward's own listeners have.
+    /// Services of this host that are let in from outside, beside the listeners in the model. An unspecified address
+    /// stands for all addresses of external interfaces.
     pub local: Vec<LocalService>,
     /// The bits of the packet mark that are Durward's: eight adjoining ones. Others are never touched.
     pub mark_mask: u32,

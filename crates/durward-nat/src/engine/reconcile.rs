@@ -10,7 +10,7 @@ use std::time::Instant;
 use durward_model::mapping::NatModel;
 
 use super::NatError;
-use super::state::{State, kernel};
+use super::state::{State, adopted_numbers, kernel};
 use crate::announce::{Mac, Place};
 use crate::conntrack::hygiene::{self, Scope};
 use crate::conntrack::Flow;
@@ -28,11 +28,15 @@ const ATTEMPTS: usize = 50;
 
 impl State {
     pub(super) fn apply(&mut self, model: Arc<NatModel>) -> Result<Report, NatError> {
+        let model = self.numbered(model);
+        let numbers = model.tenants.clone();
         let former = self.model.replace(model);
         let result = self.reconcile();
         if result.is_err() && former.is_some() {
             // The kernel still serves the former model; watching for tampering must not change that.
             self.model = former;
+        } else {
+            self.numbers = numbers;
         }
         result
     }
@@ -78,7 +82,8 @@ impl State {
     }
 
     pub(super) fn preview(&self, model: &NatModel) -> Result<(Desired, Difference), NatError> {
-        let mut wanted = desired(model, &self.options, &self.interfaces(model)?);
+        let model = self.numbered(Arc::new(model.clone()));
+        let mut wanted = desired(&model, &self.options, &self.interfaces(&model)?);
         let held = self.table.read()?;
         if let (Some(old), Some(new)) =
             (held.ruleset.sets.get(REMEMBERED), wanted.ruleset.sets.get_mut(REMEMBERED))
@@ -110,18 +115,13 @@ impl State {
                 tracing::warn!(path = %sysctl.path().display(), %error, "not restored");
             }
         }
-        let numbers: Vec<u16> = held
-            .ruleset
-            .counters
-            .iter()
-            .filter_map(|name| name.strip_prefix("t_")?.parse().ok())
-            .collect();
+        let numbers = adopted_numbers(&held.ruleset);
         self.table.delete()?;
         let routing = self.read_routing()?;
         self.remove_routing(&routing)?;
         self.addresses.clear();
         self.place_addresses(&[], &mut Report::default())?;
-        for number in numbers {
+        for number in numbers.into_values() {
             let tenant = mark::mark(number, 0, 0);
             self.conntrack.flush(tenant, mark::TENANT_MASK).map_err(kernel("connections"))?;
         }

@@ -7,13 +7,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use durward_model::TenantId;
 use durward_model::mapping::NatModel;
 use rustix::io::Errno;
 
 use super::{Counters, NatError};
 use crate::announce::Announcer;
 use crate::conntrack::Conntrack;
-use crate::desired::Policy;
+use crate::desired::{Policy, counted_tenant};
 use crate::interface::{Interfaces, full_match};
 use crate::nftables::table::{Held, Ownership};
 use crate::nftables::{Ruleset, Table};
@@ -42,6 +43,8 @@ pub(super) struct State {
     pub(super) policy: Policy,
     /// Slots given, so that an interface that comes anew has its old one.
     pub(super) slots: BTreeMap<String, u8>,
+    /// The tenants' numbers in the marks of connections that exist.
+    pub(super) numbers: BTreeMap<TenantId, u16>,
     /// Since when connections to an endpoint drain.
     pub(super) draining: BTreeMap<(u8, SocketAddr, SocketAddr), Instant>,
     pub(super) addresses: BTreeMap<std::net::IpAddr, AssignedAddress>,
@@ -62,6 +65,7 @@ impl State {
             .ok();
         let held = table.read()?;
         let slots = adopted_slots(&held.ruleset);
+        let numbers = adopted_numbers(&held.ruleset);
         if held.exists {
             tracing::info!(table = options.table, "adopts what an earlier process left");
         }
@@ -77,6 +81,7 @@ impl State {
             routing: None,
             policy: Policy::default(),
             slots,
+            numbers,
             draining: BTreeMap::new(),
             addresses,
             own_generations: BTreeSet::new(),
@@ -91,8 +96,8 @@ impl State {
     pub(super) fn counters(&self) -> Result<Counters, NatError> {
         let mut counters = Counters { repairs: self.repairs, ..Counters::default() };
         for (name, count) in self.table.counters()? {
-            match name.strip_prefix("t_").and_then(|number| number.parse().ok()) {
-                Some(number) => counters.tenants.insert(number, count),
+            match counted_tenant(&name) {
+                Some((tenant, _)) => counters.tenants.insert(tenant, count),
                 None => counters.refused.insert(name, count),
             };
         }
@@ -106,6 +111,24 @@ impl State {
         if self.own_generations.len() > OWN_GENERATIONS {
             self.own_generations.pop_first();
         }
+    }
+
+    /// The model with the numbers that connections have already; whoever is new gets its own, or a free one.
+    pub(super) fn numbered(&self, model: Arc<NatModel>) -> Arc<NatModel> {
+        let known = |tenant: &TenantId| self.numbers.get(tenant).copied();
+        let mut taken: BTreeSet<u16> = self.numbers.values().copied().collect();
+        let mut numbers = BTreeMap::new();
+        for (tenant, wished) in &model.tenants {
+            let free = || (1..=u16::MAX).find(|number| !taken.contains(number));
+            let own = (!taken.contains(wished)).then_some(*wished);
+            let Some(number) = known(tenant).or(own).or_else(free) else { continue };
+            taken.insert(number);
+            numbers.insert(tenant.clone(), number);
+        }
+        if numbers == model.tenants {
+            return model;
+        }
+        Arc::new(NatModel { tenants: numbers, ..(*model).clone() })
     }
 
     /// The external interfaces as they are now.
@@ -129,6 +152,11 @@ fn check(options: &Options) -> Result<(), NatError> {
         return problem(format!("{:?} is not a regular expression", options.external));
     }
     Ok(())
+}
+
+/// The numbers an earlier process gave, from the names of its counters.
+pub(super) fn adopted_numbers(ruleset: &Ruleset) -> BTreeMap<TenantId, u16> {
+    ruleset.counters.iter().filter_map(|counter| counted_tenant(counter)).collect()
 }
 
 /// The slots an earlier process gave, from its map of interfaces.

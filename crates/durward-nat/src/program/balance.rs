@@ -64,8 +64,10 @@ pub(super) fn build(ruleset: &mut Ruleset, options: &Options, shapes: &Shapes) {
         ]
     };
     let mut chain = |name: &str, chain| ruleset.chains.insert(name.to_owned(), chain);
-    chain("nat_pre", hooked("nat", Point::Prerouting, -100, entry()));
-    chain("nat_out", hooked("nat", Point::Output, -100, entry()));
+    // Just before where others translate: the first to bind a connection has it, and a node's network plugin would give
+    // it the node's address.
+    chain("nat_pre", hooked("nat", Point::Prerouting, -110, entry()));
+    chain("nat_out", hooked("nat", Point::Output, -110, entry()));
     chain("nat4", plain(services(Ip::V4)));
     chain("nat6", plain(services(Ip::V6)));
     chain(NO_ENDPOINT, plain(no_endpoint()));
@@ -75,7 +77,7 @@ pub(super) fn build(ruleset: &mut Ruleset, options: &Options, shapes: &Shapes) {
         [Ip::V4.only(), vec![goto("post4")]].concat(),
         vec![goto("post6")],
     ];
-    chain("nat_post", hooked("nat", Point::Postrouting, 100, post));
+    chain("nat_post", hooked("nat", Point::Postrouting, 90, post));
     let address = options.cluster_address_v4.map(|address| address.octets().to_vec());
     chain("post4", plain(sources(Ip::V4, address)));
     let address = options.cluster_address_v6.map(|address| address.octets().to_vec());
@@ -162,7 +164,16 @@ fn sources(ip: Ip, cluster_address: Option<Vec<u8>>) -> Vec<Vec<Expression>> {
         own,
         snat(ip, 8, None),
     ];
-    vec![picked_up.concat(), egress.concat(), lost.concat(), asked.concat(), hairpin]
+    // The client's own address, so that nobody behind puts the node's there.
+    let kept = [marked(mark::MAPPED), vec![ip.source(8), snat(ip, 8, None)]];
+    vec![
+        picked_up.concat(),
+        egress.concat(),
+        lost.concat(),
+        asked.concat(),
+        hairpin,
+        kept.concat(),
+    ]
 }
 
 /// One range of addresses of the pool, the same for all connections of a pod.

@@ -52,13 +52,7 @@ fn sets(ruleset: &mut Ruleset, options: &Options, interfaces: &Interfaces) {
         ruleset.sets.insert(format!("cluster{}", ip.digit()), cluster);
 
         let key = step::kind::concat(&[ip.kind(), step::kind::PROTOCOL, step::kind::PORT]);
-        let mut local = Set::new(ip.len() + 8, key, Data::Nothing);
-        for service in &options.local {
-            if let Some(address) = ip.bytes(service.address) {
-                let key = step::port_key(&address, service.protocol.number(), service.port);
-                local.elements.insert(key, member());
-            }
-        }
+        let local = Set::new(ip.len() + 8, key, Data::Nothing);
         ruleset.sets.insert(format!("local{}", ip.digit()), local);
     }
 }

@@ -51,6 +51,12 @@ impl Lab {
             p1: Namespace::new(),
             p2: Namespace::new(),
         };
+        // No wait until addresses are known to be unique: a lost first packet would look like a refusal.
+        let at_once = || sysctl("net.ipv6.conf.default.accept_dad", "0");
+        at_once();
+        for other in [&lab.c1, &lab.c2, &lab.p1, &lab.p2] {
+            other.run(at_once);
+        }
         outside(&lab.c1, "ext1", [EXT1, "203.0.113.254"], [EXT1_V6, "2001:db8:1::254"]);
         outside(&lab.c2, "ext2", [EXT2, "198.51.100.254"], [EXT2_V6, "2001:db8:2::254"]);
         ip("link add br0 type bridge");
@@ -86,6 +92,26 @@ impl Lab {
     }
 }
 
+/// The host's other interface, which is none of Durward's business.
+pub(crate) struct Default;
+
+impl Default {
+    /// Makes it: it looks like an external one to a careless pattern.
+    pub(crate) fn new() -> Self {
+        ip("link add vext0 type bridge");
+        link_up("vext0");
+        add_address("vext0", "192.168.77.2/24");
+        ip("route add 192.168.78.0/24 via 192.168.77.1 dev vext0");
+        Self
+    }
+
+    /// All that is known of it.
+    pub(crate) fn state(&self) -> String {
+        let rp_filter = std::fs::read_to_string("/proc/sys/net/ipv4/conf/vext0/rp_filter");
+        ip("-o address show vext0") + &ip("route show dev vext0") + &rp_filter.unwrap_or_default()
+    }
+}
+
 fn outside(world: &Namespace, device: &str, v4: [&str; 2], v6: [&str; 2]) {
     veth(device, "wan", world);
     for [here, there] in [v4, v6] {
@@ -102,6 +128,8 @@ fn outside(world: &Namespace, device: &str, v4: [&str; 2], v6: [&str; 2]) {
 fn pod(pod: &Namespace, device: &str, v4: &str, v6: &str) {
     veth(device, "eth0", pod);
     ip(&format!("link set {device} master br0"));
+    // As CNIs do: where bridged packets pass the packet filter, a pod else cannot reach itself.
+    ip(&format!("link set {device} type bridge_slave hairpin on"));
     pod.add_address("eth0", &format!("{v4}/24"));
     pod.add_address("eth0", &format!("{v6}/64"));
     pod.ip("-4 route add default via 10.244.0.1");
@@ -274,7 +302,7 @@ pub(crate) fn model(mappings: Vec<PortMapping>, egress: Vec<KernelEgress>) -> Ar
         tenants: [(tenant("acme"), 1), (tenant("bank"), 2)].into(),
         mappings: mappings.into_iter().map(Arc::new).collect(),
         egress: egress.into_iter().map(Arc::new).collect(),
-        slots: BTreeMap::new(),
+        ..NatModel::default()
     })
 }
 

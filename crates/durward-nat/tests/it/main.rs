@@ -5,4 +5,5 @@ mod egress;
 mod hygiene;
 mod ingress;
 mod lab;
+mod lifecycle;
 mod near;

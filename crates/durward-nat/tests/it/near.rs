@@ -39,14 +39,14 @@ fn pods_and_the_host_reach_external_addresses_without_leaving() {
             let v6 = address.contains(':');
             let any = if v6 { "::" } else { "0.0.0.0" };
             // The endpoint itself, its neighbour, the host.
-            for from in [&lab.p1, &lab.p2, &here] {
+            for (who, from) in [("endpoint", &lab.p1), ("pod", &lab.p2), ("host", &here)] {
                 for port in [8080, 8081] {
                     for said in [
                         tcp(from, any, (address, port)),
                         udp(from, any, (address, port), SOON * 4),
                     ] {
                         if said.as_deref() != Ok(inner(address)) {
-                            wrong.push(format!("{address} {port}: {said:?}"));
+                            wrong.push(format!("{who} to {address} {port}: {said:?}"));
                         }
                     }
                 }
