@@ -1,9 +1,12 @@
 #![cfg(test)]
 //! The kernel plane against real kernels, in network namespaces made without root.
 
+mod atomic;
 mod egress;
 mod hygiene;
 mod ingress;
+mod interfaces;
 mod lab;
 mod lifecycle;
 mod near;
+mod takeover;
