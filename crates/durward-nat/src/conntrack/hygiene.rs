@@ -3,7 +3,6 @@
 //! The judgement looks at what is allowed now, so changes made while nobody watched are caught too. Deliberately absent:
 //! a clock; a connection that may drain is returned with its grace.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -24,24 +23,6 @@ pub enum Fate {
     Cut,
     /// It ends after this long, if it is not allowed again until then.
     Drain(Duration),
-}
-
-/// What a change of policy asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Nothing is forbidden that was allowed.
-    Nothing,
-    /// Only connections of these tenants can be concerned.
-    Tenants(BTreeSet<u16>),
-}
-
-/// Whose connections have to be looked at when `new` replaces `old`.
-#[must_use]
-pub fn scope(old: &Policy, new: &Policy) -> Scope {
-    if old.is_within(new) {
-        return Scope::Nothing;
-    }
-    Scope::Tenants(old.tenants())
 }
 
 /// What is to be done with a connection of ours under `new`; `old` is what was allowed before the change.

@@ -103,13 +103,6 @@ impl Policy {
         self.leaving.iter().find(|rule| rule.sources.iter().any(|block| block.contains(&source)))
     }
 
-    /// The tenants that have anything.
-    #[must_use]
-    pub fn tenants(&self) -> BTreeSet<u16> {
-        let mapped = self.mapped.values().flatten().map(|mapped| mapped.tenant);
-        mapped.chain(self.leaving.iter().map(|leaving| leaving.tenant)).collect()
-    }
-
     /// All external addresses.
     #[must_use]
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
@@ -118,15 +111,16 @@ impl Policy {
         self.mapped.keys().map(|(address, _)| *address).chain(single).collect()
     }
 
-    /// Whether everything `self` lets on, `next` lets on too, so that no connection need be looked at.
+    /// The tenants something of which `self` lets on and `next` does not: only their connections need be looked at.
     #[must_use]
-    pub fn is_within(&self, next: &Self) -> bool {
-        let mapped = self.mapped.iter().all(|(key, these)| {
+    pub fn tightened_in(&self, next: &Self) -> BTreeSet<u16> {
+        let mapped = self.mapped.iter().flat_map(|(key, these)| {
             let those = next.mapped.get(key).map_or(&[][..], Vec::as_slice);
-            these.iter().all(|this| those.iter().any(|that| this.is_within(that)))
+            let lost = |this: &&Mapped| !those.iter().any(|that| this.is_within(that));
+            these.iter().filter(lost).map(|this| this.tenant)
         });
-        let leaving = self.leaving.iter().all(|this| next.leaving.contains(this));
-        mapped && leaving
+        let leaving = self.leaving.iter().filter(|this| !next.leaving.contains(this));
+        mapped.chain(leaving.map(|leaving| leaving.tenant)).collect()
     }
 }
 

@@ -12,7 +12,7 @@ use durward_model::mapping::NatModel;
 use super::NatError;
 use super::state::{State, adopted_numbers, kernel};
 use crate::announce::{Mac, Place};
-use crate::conntrack::hygiene::{self, Scope};
+use crate::conntrack::hygiene;
 use crate::conntrack::Flow;
 use crate::desired::{Desired, Difference, Policy, desired, diff};
 use crate::mark::{self, EGRESS, MAPPED};
@@ -189,17 +189,15 @@ impl State {
         let old = std::mem::replace(&mut self.policy, new);
         // After a start nothing is known of before: everything is judged once.
         let first = old == Policy::default();
-        let flows = match hygiene::scope(&old, &self.policy) {
-            _ if first || !self.draining.is_empty() => self.flows(0, 0)?,
-            Scope::Nothing => return Ok(0),
-            Scope::Tenants(tenants) if tenants.len() <= 4 => {
-                let mut flows = Vec::new();
-                for tenant in tenants {
-                    flows.extend(self.flows(mark::mark(tenant, 0, 0), mark::TENANT_MASK)?);
-                }
-                flows
+        let tenants = old.tightened_in(&self.policy);
+        let flows = if first || !self.draining.is_empty() || tenants.len() > 4 {
+            self.flows(0, 0)?
+        } else {
+            let mut flows = Vec::new();
+            for tenant in tenants {
+                flows.extend(self.flows(mark::mark(tenant, 0, 0), mark::TENANT_MASK)?);
             }
-            Scope::Tenants(_) => self.flows(0, 0)?,
+            flows
         };
         let before = if first { self.policy.clone() } else { old };
         let (mut cut, drain) = hygiene::sort(flows, &before, &self.policy);
