@@ -3,10 +3,12 @@
 
 mod atomic;
 mod egress;
+mod golden;
 mod hygiene;
 mod ingress;
 mod interfaces;
 mod lab;
 mod lifecycle;
 mod near;
+mod reference;
 mod takeover;
