@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::address::IngressAddress;
+use crate::origin::Origin;
 use crate::source_set::SourceSet;
 use crate::tenant::TenantId;
 
@@ -50,6 +51,10 @@ pub struct PortMapping {
     pub affinity: Affinity,
     /// How long established connections to an endpoint that was taken out go on.
     pub drain: Duration,
+    /// Whether what its endpoints send out leaves from its addresses.
+    pub egress: bool,
+    /// Where it is written.
+    pub origin: Origin,
 }
 
 /// A port or a range of ports, and where it leads.
@@ -125,6 +130,8 @@ pub struct KernelEgress {
     pub enrolled: bool,
     /// How long established connections go on after their address was taken away.
     pub drain: Duration,
+    /// Where it is written.
+    pub origin: Origin,
 }
 
 /// Addresses from `first` to `last`, both included, of one family.

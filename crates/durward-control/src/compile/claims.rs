@@ -2,17 +2,22 @@
 //!
 //! Deliberately absent: sockets; here it is decided what they will be asked to be.
 
+mod ports;
+
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use durward_model::mapping::PortMapping;
 use durward_model::{DestinationMode, Origin};
 
 use super::body::{Candidate, Candidates};
 use super::report::Field;
 use super::roster::Roster;
+use super::mapping::Applicant;
 use super::upstream_set::UpstreamSet;
 use super::{Compiled, last_good};
+use ports::Ports;
 
 /// What is served, after all claims are decided.
 #[derive(Debug, Default)]
@@ -29,25 +34,51 @@ pub(crate) struct Claimed<'a> {
 pub(crate) fn decide<'a>(
     roster: &mut Roster<'a>,
     candidates: Candidates<'a>,
+    mappings: &mut [Applicant<'_>],
     previous: Option<&Compiled>,
 ) -> Claimed<'a> {
-    let Candidates { mut listeners, mut upstreams } = candidates;
+    let Candidates { listeners, mut upstreams } = candidates;
     let mut register = Register::default();
-    listeners.sort_by_cached_key(|candidate| rank(roster, candidate));
-    let mut losers = Vec::new();
-    for candidate in listeners {
-        match register.objection(roster, &candidate) {
-            None => register.accept(candidate),
-            Some(objection) => {
-                objection.tell(roster, &candidate);
-                losers.push(candidate);
+    let mut asking: Vec<Asking> = listeners.into_iter().map(Asking::Listener).collect();
+    asking.extend((0..mappings.len()).map(Asking::Mapping));
+    asking.sort_by_cached_key(|asking| match asking {
+        Asking::Listener(candidate) => rank(roster, candidate),
+        Asking::Mapping(at) => {
+            let (tier, created, new, seniority) = mappings[*at].precedence(mappings[*at].held());
+            (tier, created, new, seniority, 0)
+        }
+    });
+    let (mut losers, mut unlucky) = (Vec::new(), Vec::new());
+    for asking in asking {
+        match asking {
+            Asking::Listener(candidate) => match register.objection(roster, &candidate) {
+                None => register.accept(candidate),
+                Some(objection) => {
+                    objection.tell(roster, &candidate);
+                    losers.push(candidate);
+                }
+            },
+            Asking::Mapping(at) => {
+                if !register.ports.decide(&mut mappings[at]) {
+                    unlucky.push(at);
+                }
             }
         }
     }
     for loser in losers {
         stand_in(roster, &mut register, &mut upstreams, &loser, previous);
     }
+    for at in unlucky {
+        register.ports.stand_in(&mut mappings[at]);
+    }
     Claimed { listeners: register.accepted, modes: register.modes, upstreams }
+}
+
+/// Who asks for addresses and ports.
+enum Asking {
+    Listener(Candidate),
+    /// By position.
+    Mapping(usize),
 }
 
 type Rank = (u8, Option<Arc<str>>, bool, u64, usize);
@@ -102,6 +133,7 @@ struct Register {
     by_bind: HashMap<SocketAddr, usize>,
     by_bind_and_address: HashMap<(SocketAddr, IpAddr), usize>,
     modes: HashMap<SocketAddr, DestinationMode>,
+    ports: Ports,
 }
 
 impl Register {
@@ -109,6 +141,7 @@ impl Register {
         let at = self.accepted.len();
         let listener = &candidate.listener;
         self.by_key.insert(listener.key(), at);
+        self.ports.listen(listener);
         self.by_bind.entry(listener.bind).or_insert(at);
         self.by_bind_and_address.entry((listener.bind, listener.address.0)).or_insert(at);
         self.modes.entry(listener.bind).or_insert_with(|| candidate.mode.clone());
@@ -121,6 +154,9 @@ impl Register {
         let holder = |at: usize| self.holder(roster, at);
         if let Some(&at) = self.by_key.get(&listener.key()) {
             return Some(Objection::Address(holder(at)));
+        }
+        if let Some(mapping) = self.ports.mapping_of(listener) {
+            return Some(Objection::Mapped(mapping));
         }
         let (&at, mode) = self.by_bind.get(&listener.bind).zip(self.modes.get(&listener.bind))?;
         if *mode != candidate.mode {
@@ -159,6 +195,8 @@ struct Holder {
 enum Objection {
     /// Its address and port are somebody's.
     Address(Holder),
+    /// A port mapping has its address and port.
+    Mapped(Arc<PortMapping>),
     /// Its socket knows destinations in another way.
     Mode { holder: Holder, has: String },
     /// Its socket's port belongs to one listener.
@@ -171,11 +209,23 @@ impl Objection {
     fn tell(&self, roster: &mut Roster<'_>, candidate: &Candidate) {
         // What was served before is in no document now, so there is nothing to point at.
         let Some(entry) = candidate.entry else { return };
+        let (reason, name, sentence) = self.told(candidate);
+        let parent = Field::SPEC.name("ingress");
+        let field = parent.index(entry.position);
+        let field = field.name(name);
+        roster.entrants[candidate.entrant].report.error(reason, entry.place, &field, &sentence);
+    }
+
+    fn told(&self, candidate: &Candidate) -> (&'static str, &'static str, String) {
         let listener = &candidate.listener;
         let bind = listener.bind;
         let (reason, name, holder, sentence) = match self {
             Self::Address(holder) => {
                 ("AddressTaken", "address", holder, format!("{listener} is taken by"))
+            }
+            Self::Mapped(mapping) => {
+                let sentence = format!("{listener} is taken by {}, which asked first", ports::named(mapping));
+                return ("AddressTaken", "address", sentence);
             }
             Self::Mode { holder, has } => (
                 "BindTaken",
@@ -209,11 +259,7 @@ impl Objection {
         } else {
             format!("tenant {}", holder.tenant)
         };
-        let sentence = format!("{sentence} {who} ({}), which asked first", holder.origin);
-        let parent = Field::SPEC.name("ingress");
-        let field = parent.index(entry.position);
-        let field = field.name(name);
-        roster.entrants[candidate.entrant].report.error(reason, entry.place, &field, &sentence);
+        (reason, name, format!("{sentence} {who} ({}), which asked first", holder.origin))
     }
 }
 

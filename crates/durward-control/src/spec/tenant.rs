@@ -76,6 +76,10 @@ pub struct EgressSpec {
     /// Whether other tenants that also say so may leave from the same addresses. Default: false.
     #[serde(default)]
     pub shared: bool,
+    /// Networks of the tenant's pods or machines: what they send through this host leaves from the addresses. Who is in no
+    /// tenant's list does not leave.
+    #[serde(default)]
+    pub sources: Vec<At<String>>,
     /// What the tenant may reach through the forward proxy. Not served yet: a warning says so.
     #[serde(default)]
     pub allow: Option<At<Vec<AllowSpec>>>,

@@ -24,7 +24,8 @@ use crate::report::{MappingReport, Rejection};
 /// More would make hashes and maps large without being of use.
 const ENDPOINTS: usize = 1024;
 
-type Claims = BTreeMap<(IpAddr, Transport), Vec<(PortRange, String)>>;
+/// Ranges that do not overlap, by their first port, with who has them.
+type Claims = BTreeMap<(IpAddr, Transport), BTreeMap<u16, (PortRange, String)>>;
 type Outputs<'a> = (&'a mut Elements, &'a mut Shapes, &'a mut Policy);
 
 /// Puts every sound mapping into the outputs.
@@ -112,8 +113,9 @@ fn judge(
     for Service { address, port, .. } in services(mapping) {
         let (protocol, ports) = (port.protocol, port.ports);
         let taken = |by: String| Rejection::PortTaken { address, protocol, ports, by };
-        let others = claims.get(&(address, protocol)).map_or(&[][..], Vec::as_slice);
-        if let Some((_, by)) = others.iter().find(|(range, _)| range.overlaps(ports)) {
+        let others = claims.get(&(address, protocol));
+        let near = others.and_then(|others| others.range(..=ports.last()).next_back());
+        if let Some((_, (_, by))) = near.filter(|(_, (range, _))| range.overlaps(ports)) {
             return Err(taken(by.clone()));
         }
         if own.iter().any(|(a, p, range)| (*a, *p) == (address, protocol) && range.overlaps(ports)) {
@@ -136,7 +138,7 @@ fn judge(
 
 fn claim(claims: &mut Claims, mapping: &PortMapping, address: IpAddr, port: &MappedPort) {
     let of = claims.entry((address, port.protocol)).or_default();
-    of.push((port.ports, mapping.full_name()));
+    of.insert(port.ports.first(), (port.ports, mapping.full_name()));
 }
 
 fn put(service: &Service<'_>, tenant: u16, (elements, shapes): (&mut Elements, &mut Shapes)) {

@@ -14,7 +14,7 @@ use durward_model::mapping::{
     Affinity, Endpoints, KernelEgress, MappedPort, NatModel, PortMapping, PortRange, SourceMode,
     Transport,
 };
-use durward_model::{IngressAddress, SourceSet, TenantId};
+use durward_model::{IngressAddress, Origin, SourceSet, TenantId};
 use durward_nat::options::GatewayRule;
 use durward_nat::{Nat, Options, Report};
 use durward_testkit::netns::{Namespace, add_address, add_route, ip, link_up, sysctl, veth};
@@ -321,6 +321,8 @@ pub(crate) fn mapping(name: &str, addresses: &[&str], ports: Vec<MappedPort>) ->
         mode: SourceMode::PreserveSource,
         affinity: Affinity::None,
         drain: Duration::ZERO,
+        egress: false,
+        origin: Origin::default(),
     }
 }
 
@@ -347,6 +349,7 @@ pub(crate) fn egress(sources: &[String], addresses: &[&str]) -> KernelEgress {
         addresses: addresses.iter().map(|ip| ip.parse::<IpAddr>().unwrap().into()).collect(),
         enrolled: true,
         drain: Duration::ZERO,
+        origin: Origin::default(),
     }
 }
 
