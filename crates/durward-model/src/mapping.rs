@@ -26,7 +26,7 @@ pub struct NatModel {
     pub mappings: Vec<Arc<PortMapping>>,
     /// Whose traffic leaves from which addresses, the oldest first.
     pub egress: Vec<Arc<KernelEgress>>,
-    /// Where this host's own listeners accept TCP connections; an unspecified address stands for all of its family.
+    /// Where this host's own listeners accept TCP connections; `0.0.0.0` stands for all of IPv4, `::` for all.
     pub local: BTreeSet<SocketAddr>,
     /// The number each external interface has in marks and routing tables, from 1; others get a free one.
     pub slots: BTreeMap<Arc<str>, u8>,

@@ -19,7 +19,7 @@ use crate::nftables::{Changes, Element, Ruleset, Set};
 use crate::options::{AssignedAddress, Options};
 use crate::policy_route::Routing;
 use crate::program::step::{Ip, port_key};
-use crate::program::{Shapes, program};
+use crate::program::{Shapes, program, words};
 use crate::report::Report;
 use crate::sysctl::{REMEMBERED, Sysctl};
 pub use policy::Policy;
@@ -105,7 +105,7 @@ impl Difference {
 
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.ruleset.fmt(f)?;
+        self.ruleset.write(f, words::element)?;
         for (sign, routing) in [('+', &self.new_routing), ('-', &self.old_routing)] {
             for line in routing.lines() {
                 writeln!(f, "{sign} {line}")?;
@@ -150,7 +150,9 @@ fn let_in(model: &NatModel, options: &Options, interfaces: &Interfaces, elements
     let listeners = model.local.iter().map(|at| (at.ip(), Transport::Tcp, at.port()));
     let named = options.local.iter().map(|one| (one.address, one.protocol, one.port));
     for (address, protocol, port) in listeners.chain(named) {
-        let of_host = interfaces.addresses().filter(|own| own.is_ipv4() == address.is_ipv4());
+        // A socket at `::` accepts both families.
+        let of_host =
+            interfaces.addresses().filter(|own| address.is_ipv6() || own.is_ipv4());
         let all = if address.is_unspecified() { of_host.collect() } else { vec![address] };
         for address in all {
             let ip = Ip::of(address.is_ipv4());

@@ -3,6 +3,7 @@
 //! Every step leads from what is to what should be; nothing depends on what this process did before. Deliberately
 //! absent: deciding who owns an address.
 
+mod look;
 mod reconcile;
 mod state;
 mod watch;
@@ -127,6 +128,30 @@ impl Nat {
     /// When the kernel cannot be read.
     pub fn counters(&self) -> Result<Counters, NatError> {
         self.state().counters()
+    }
+
+    /// How many connections began at each mapping of `model`, in its order, since its ports were last changed.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn begun(&self, model: &NatModel) -> Result<Vec<u64>, NatError> {
+        self.state().begun(model)
+    }
+
+    /// How many connections leave from each egress address now.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn leaving(&self) -> Result<BTreeMap<IpAddr, u64>, NatError> {
+        self.state().leaving()
+    }
+
+    /// For each mapping of `model`, in its order, whether the kernel carries all its ports now.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn carried(&self, model: &NatModel) -> Result<Vec<bool>, NatError> {
+        self.state().carried(model)
     }
 
     /// Whether others are kept from changing the table.

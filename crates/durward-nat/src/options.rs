@@ -27,8 +27,8 @@ pub struct Options {
     pub cluster_address_v4: Option<Ipv4Addr>,
     /// The same for IPv6.
     pub cluster_address_v6: Option<Ipv6Addr>,
-    /// Services of this host that are let in from outside, beside the listeners in the model. An unspecified address
-    /// stands for all addresses of external interfaces.
+    /// Services of this host that are let in from outside, beside the listeners in the model. `0.0.0.0` stands for
+    /// all IPv4 addresses of external interfaces, `::` for all.
     pub local: Vec<LocalService>,
     /// The bits of the packet mark that are Durward's: eight adjoining ones. Others are never touched.
     pub mark_mask: u32,

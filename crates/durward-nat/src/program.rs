@@ -7,6 +7,7 @@ mod balance;
 mod gate;
 mod route;
 pub(crate) mod step;
+pub(crate) mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,8 +3,10 @@
 //! The only place that knows all crates. Deliberately absent: decisions; every one of them belongs to a part.
 
 mod gateway;
+mod kernel;
 mod supervise;
 mod tell;
 
 pub(crate) use gateway::{Gateway, Settings};
+pub(crate) use kernel::sentence;
 pub(crate) use supervise::run;

@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: what the commands do, and what only a configuration can say.
 
+pub(crate) mod nat;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use durward_control::spec::ingress::DestinationSpec;
 
 use crate::output::Format;
+pub(crate) use nat::{NatArgs, NatCommand, NatWhat};
 
 /// Every tenant its own door, in and out.
 ///
@@ -45,6 +48,8 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Look for what would keep a configuration from working on this host
     Check(Check),
+    /// Look at and clean up what the kernel carries for port mappings
+    Nat(NatCommand),
     /// Issue and list certificates
     Certs(Certs),
     /// Print the JSON Schema of the documents
@@ -105,6 +110,8 @@ pub(crate) struct OutputArgs {
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) nat: NatArgs,
     /// Threads that serve connections; 0 means one per processor
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) workers: usize,

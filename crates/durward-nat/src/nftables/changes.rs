@@ -122,6 +122,17 @@ fn difference(
 
 impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, |_, key, element| Entry { key, element }.to_string())
+    }
+}
+
+impl Changes {
+    /// One line for each change; `words` says what an element of a set is.
+    pub(crate) fn write(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        words: impl Fn(&str, &[u8], &Element) -> String,
+    ) -> fmt::Result {
         if self.whole_table {
             writeln!(f, "! the table is made anew")?;
         }
@@ -146,7 +157,7 @@ impl fmt::Display for Changes {
         for (sign, elements) in [('-', &self.removed), ('+', &self.added)] {
             for (set, elements) in elements {
                 for (key, element) in elements {
-                    writeln!(f, "{sign} {set} {}", Entry { key, element })?;
+                    writeln!(f, "{sign} {set} {}", words(set, key, element))?;
                 }
             }
         }

@@ -13,6 +13,7 @@ mod examples;
 mod gateway;
 mod isolation;
 mod layering;
+mod nat;
 mod reload;
 mod replicas;
 mod rotation;

@@ -1,0 +1,262 @@
+//! The kernel's share seen from outside the binary: served, changed, crashed, handed over, looked at and cleaned up, without root or a path.
+//!
+//! `partner -ext1- gateway -br0- pod`; the gateway is the test's own namespace. Deliberately absent: what netfilter does in detail; the
+//! tests of `durward-nat` show it.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Output;
+use std::time::Duration;
+
+use durward_testkit::netns::{Namespace, add_address, add_route, in_namespace, ip, link_up, veth};
+use durward_testkit::process::{Child, TempDir, eventually_blocking};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{DEADLINE, durward, get, spawn, status, stderr, stdout};
+
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9440);
+const HERE: &str = "203.0.113.1";
+const PARTNER: &str = "203.0.113.254";
+const POD: &str = "10.244.0.11";
+
+struct Lab {
+    partner: Namespace,
+    pod: Namespace,
+    dir: TempDir,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let lab = Self { partner: Namespace::new(), pod: Namespace::new(), dir: TempDir::new() };
+        veth("ext1", "wan", &lab.partner);
+        add_address("ext1", &format!("{HERE}/24"));
+        lab.partner.add_address("wan", &format!("{PARTNER}/24"));
+        ip("link add br0 type bridge");
+        link_up("br0");
+        add_address("br0", "10.244.0.1/24");
+        veth("v1", "eth0", &lab.pod);
+        ip("link set v1 master br0");
+        lab.pod.add_address("eth0", &format!("{POD}/24"));
+        lab.pod.add_route("default", "10.244.0.1");
+        add_route("default", PARTNER);
+        greet(&lab.pod, "pod", 9000);
+        greet(&lab.partner, "partner", 443);
+        lab
+    }
+
+    /// A tenant whose pods leave from its address, a mapping with these ports, and a listener beside it.
+    fn write(&self, ports: &str) {
+        let text = format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: acme}}\nspec:\n  \
+               ingress: [{{address: {HERE}, port: 8088, protocol: TCP, upstream: pod}}]\n  \
+               upstreams: {{pod: {{endpoints: ['{POD}:9000'], protocol: TCP}}}}\n  \
+               egress: {{addresses: [{HERE}], sources: [10.244.0.0/24]}}\n---\n\
+             apiVersion: durward.dev/v1alpha1\nkind: PortMapping\nmetadata: {{name: desk}}\nspec:\n  \
+               tenant: acme\n  addresses: [{HERE}]\n  endpoints: ['{POD}:9000']\n  ports: [{ports}]\n"
+        );
+        self.dir.replace("acme.yaml", text);
+    }
+
+    fn start(&self) -> Child {
+        let child = spawn(self.dir.path(), ADMIN, &OPTIONS);
+        let ready = eventually_blocking(DEADLINE, || status(ADMIN, "/readyz") == Some(200));
+        let why = get(ADMIN, "/readyz?verbose");
+        assert!(ready, "{why:?}: {}", child.output());
+        child
+    }
+
+    /// `durward nat WHAT` on the lab's configuration.
+    fn nat(&self, what: &[&str]) -> Output {
+        let config = self.dir.path().to_str().unwrap().to_owned();
+        let config = if what[0] == "cleanup" { vec![] } else { vec!["-c", &config] };
+        let mut command = durward(&[&["nat"], what, &config, &OPTIONS].concat());
+        // Nothing but the binary itself is needed.
+        command.env("PATH", "").output().unwrap()
+    }
+
+    fn from_partner(&self, port: u16) -> Result<(TcpStream, String), String> {
+        hear(&self.partner, (HERE, port))
+    }
+}
+
+const OPTIONS: [&str; 6] = [
+    "--nat-external",
+    "ext[0-9]+",
+    "--nat-gateway=ext1=203.0.113.254",
+    "--nat-cluster",
+    "10.244.0.0/16",
+    "--nat-cluster-address=10.244.0.1",
+];
+
+/// Says its name and the peer's address, then echoes.
+fn greet(at: &Namespace, name: &'static str, port: u16) {
+    let listener = at.run(|| TcpListener::bind(("0.0.0.0", port)).unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let peer = stream.peer_addr().unwrap().ip();
+                let _ = stream.write_all(format!("{name} {peer}\n").as_bytes());
+                let mut buffer = [0; 64];
+                while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                    let _ = stream.write_all(&buffer[..length]);
+                }
+            });
+        }
+    });
+}
+
+fn hear(from: &Namespace, to: (&str, u16)) -> Result<(TcpStream, String), String> {
+    from.run(|| {
+        let to: SocketAddr = format!("{}:{}", to.0, to.1).parse().unwrap();
+        let text = |error: std::io::Error| error.kind().to_string();
+        let patience = Duration::from_secs(2);
+        let mut stream = TcpStream::connect_timeout(&to, patience).map_err(text)?;
+        stream.set_read_timeout(Some(patience)).unwrap();
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while byte != *b"\n" {
+            stream.read_exact(&mut byte).map_err(text)?;
+            line.push(byte[0]);
+        }
+        Ok((stream, String::from_utf8(line).unwrap().trim().to_owned()))
+    })
+}
+
+fn is_alive(stream: &mut TcpStream) -> bool {
+    let mut back = [0; 4];
+    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut back).is_ok() && back == *b"ping"
+}
+
+fn said(heard: Result<(TcpStream, String), String>) -> Result<String, String> {
+    heard.map(|(_, said)| said)
+}
+
+// S5.2 S5.11+ S5.71
+#[test]
+fn a_configuration_is_carried_by_the_kernel_and_changes_with_its_file() {
+    in_namespace("nat::a_configuration_is_carried_by_the_kernel_and_changes_with_its_file", || {
+        let lab = Lab::new();
+        lab.write("{port: 8080}");
+        let _running = lab.start();
+
+        assert_eq!(said(lab.from_partner(8080)), Ok(format!("pod {PARTNER}")));
+        assert_eq!(said(hear(&lab.pod, (PARTNER, 443))), Ok(format!("partner {HERE}")));
+        assert!(lab.from_partner(8088).is_ok(), "its own listener is let in");
+        assert!(lab.from_partner(8081).is_err());
+        lab.write("{port: 8080}, {port: 8081}");
+        assert!(eventually_blocking(DEADLINE, || lab.from_partner(8081).is_ok()));
+        lab.write("{port: 8081}");
+        assert!(eventually_blocking(DEADLINE, || lab.from_partner(8080).is_err()));
+
+        let (_, ready) = get(ADMIN, "/readyz?verbose").unwrap();
+        assert!(ready.contains("1 of 1 mappings, 1 of 1 egress rules in the kernel"), "{ready}");
+        let (_, snapshot) = get(ADMIN, "/snapshot").unwrap();
+        assert!(snapshot.contains("\"in the kernel\""), "{snapshot}");
+        let (_, metrics) = get(ADMIN, "/metrics").unwrap();
+        for sample in [
+            "durward_nat_up 1",
+            "durward_nat_mappings{state=\"carried\"} 1",
+            "durward_nat_mapping_connections{tenant=\"acme\",mapping=\"desk\"} ",
+            "durward_nat_refused_packets_total{reason=\"unmapped\"} ",
+            "durward_nat_tenant_bytes_total{tenant=\"acme\"} ",
+            "durward_nat_egress_connections{address=\"203.0.113.1\"} ",
+        ] {
+            assert!(metrics.contains(sample), "{sample}: {metrics}");
+        }
+    });
+}
+
+// S5.61+ S5.63+
+#[test]
+fn the_kernel_goes_on_without_the_process_and_cleanup_ends_it() {
+    in_namespace("nat::the_kernel_goes_on_without_the_process_and_cleanup_ends_it", || {
+        let lab = Lab::new();
+        lab.write("{port: 8080}");
+        let mut first = lab.start();
+        let (mut open, _) = lab.from_partner(8080).unwrap();
+
+        first.kill();
+        first.wait_blocking(DEADLINE);
+        assert!(is_alive(&mut open), "after a crash");
+        assert!(lab.from_partner(8080).is_ok(), "a new one after a crash");
+        let mut second = lab.start();
+        assert!(is_alive(&mut open), "after the restart");
+        second.terminate();
+        second.wait_blocking(DEADLINE);
+        assert!(is_alive(&mut open), "after the end");
+        let cleaned = lab.nat(&["cleanup"]);
+
+        assert!(cleaned.status.success(), "{}", stderr(&cleaned));
+        assert!(!is_alive(&mut open));
+        assert!(lab.from_partner(8080).is_err());
+        assert_eq!(ip("rule").lines().count(), 3, "{}", ip("rule"));
+    });
+}
+
+// S5.61+
+#[test]
+fn a_younger_process_takes_the_table_over() {
+    in_namespace("nat::a_younger_process_takes_the_table_over", || {
+        let lab = Lab::new();
+        lab.write("{port: 8080}");
+        let mut first = lab.start();
+        let (mut open, _) = lab.from_partner(8080).unwrap();
+
+        first.signal(Signal::USR2);
+        first.wait_blocking(DEADLINE);
+        assert!(is_alive(&mut open));
+        lab.write("{port: 8080}, {port: 8082}");
+
+        assert!(eventually_blocking(DEADLINE, || lab.from_partner(8082).is_ok()));
+        let healthy = || status(ADMIN, "/readyz") == Some(200);
+        assert!(eventually_blocking(DEADLINE, healthy), "{:?}", get(ADMIN, "/readyz?verbose"));
+        // It is no child of ours.
+        let (_, snapshot) = get(ADMIN, "/snapshot").unwrap();
+        assert!(snapshot.contains("\"ownsTable\":true"), "{snapshot}");
+        let told = first.output();
+        let number = told.split("\"process\":").nth(1).unwrap().split([',', '}']).next().unwrap();
+        kill_process(Pid::from_raw(number.parse().unwrap()).unwrap(), Signal::TERM).unwrap();
+    });
+}
+
+#[test]
+fn list_and_diff_show_what_is_and_what_would_be() {
+    in_namespace("nat::list_and_diff_show_what_is_and_what_would_be", || {
+        let lab = Lab::new();
+        lab.write("{port: 8080}");
+
+        let before = lab.nat(&["list"]);
+        assert_eq!(before.status.code(), Some(1), "{}", stderr(&before));
+        assert!(stdout(&before).contains("not in the kernel yet"), "{}", stdout(&before));
+        let would = lab.nat(&["diff"]);
+        assert_eq!(would.status.code(), Some(1));
+        assert!(stdout(&would).contains("+ svc4 203.0.113.1 tcp 8080 -> lb4_1"), "{}", stdout(&would));
+
+        let _running = lab.start();
+        lab.from_partner(8080).unwrap();
+        let list = lab.nat(&["list"]);
+        assert!(list.status.success(), "{}{}", stdout(&list), stderr(&list));
+        assert!(stdout(&list).contains("203.0.113.1 tcp 8080   10.244.0.11:9000   1             in the kernel"), "{}", stdout(&list));
+        assert!(stdout(&list).contains("egress"), "{}", stdout(&list));
+        let same = lab.nat(&["diff"]);
+        assert_eq!(stdout(&same), "the kernel is as the configuration says\n", "{}", stderr(&same));
+        let refused = lab.nat(&["cleanup"]);
+        assert!(stderr(&refused).contains("a running durward owns it"), "{}", stderr(&refused));
+    });
+}
+
+#[test]
+fn mappings_without_external_interfaces_are_not_ready_and_say_why() {
+    in_namespace("nat::mappings_without_external_interfaces_are_not_ready_and_say_why", || {
+        let lab = Lab::new();
+        lab.write("{port: 8080}");
+
+        let child = spawn(lab.dir.path(), ADMIN, &[]);
+        let says = || {
+            get(ADMIN, "/readyz?verbose")
+                .is_some_and(|(status, text)| status == 503 && text.contains("--nat-external"))
+        };
+
+        assert!(eventually_blocking(DEADLINE, says), "{}", child.output());
+    });
+}
