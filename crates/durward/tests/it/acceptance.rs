@@ -12,8 +12,11 @@ use crate::{root, text};
 
 const PAGE: &str = "docs/acceptance.md";
 const PENDING: &str = "docs/acceptance/pending.txt";
-const LISTS: &[(&str, &str)] =
-    &[("docs/acceptance/items-1.tsv", "1: ingress by destination address")];
+/// File, title, and how many items the specification has.
+const LISTS: &[(&str, &str, usize)] = &[
+    ("docs/acceptance/items-1.tsv", "1: ingress by destination address", 71),
+    ("docs/acceptance/items-2.tsv", "2: egress by the tenant's address", 61),
+];
 
 /// Item → tests that name it, and whether one of them is enough.
 type Shown = BTreeMap<String, Tests>;
@@ -60,7 +63,9 @@ fn every_required_item_has_a_test_or_is_pending() {
         .map(|item| item.id.as_str())
         .collect();
 
-    assert_eq!(items.len(), 71);
+    for (path, _, count) in LISTS {
+        assert_eq!(list(path).len(), *count, "{path}");
+    }
     assert!(missing.is_empty(), "no test carries {missing:?}");
 }
 
@@ -81,8 +86,7 @@ fn tests_and_the_pending_list_name_only_items_that_exist() {
     let known: BTreeSet<String> = items().into_iter().map(|item| item.id).collect();
 
     let named = scan().into_keys().chain(pending());
-    let unknown: Vec<String> =
-        named.filter(|id| id.starts_with("S1.") && !known.contains(id)).collect();
+    let unknown: Vec<String> = named.filter(|id| listed(id) && !known.contains(id)).collect();
 
     assert!(unknown.is_empty(), "{unknown:?} are in no list");
 }
@@ -120,6 +124,11 @@ fn numbers_are_read_from_the_comment_above_a_test() {
     assert_eq!(found, expected.map(|(item, test)| (item.to_owned(), test.to_owned())));
 }
 
+/// Whether its list is here already; tests may be ahead of it.
+fn listed(item: &str) -> bool {
+    LISTS.iter().any(|(path, ..)| path.contains(&format!("items-{}.", &item[1..2])))
+}
+
 struct Item {
     id: String,
     codes: String,
@@ -131,7 +140,7 @@ struct Item {
 }
 
 fn items() -> Vec<Item> {
-    LISTS.iter().flat_map(|(path, _)| list(path)).collect()
+    LISTS.iter().flat_map(|(path, ..)| list(path)).collect()
 }
 
 fn list(path: &str) -> Vec<Item> {
@@ -173,7 +182,7 @@ fn pending() -> BTreeSet<String> {
 fn pending_text(items: &BTreeSet<String>) -> String {
     let mut sorted: Vec<&String> = items.iter().collect();
     sorted.sort_by_key(|item| order(item));
-    let head = "# Required items that no test shows yet. This list only shrinks; when it is empty, delete nothing: the gate is closed.\n";
+    let head = "# Required items that no test shows yet. A list of items brings its own; from then on it only shrinks.\n";
     sorted.iter().fold(head.to_owned(), |text, item| text + item + "\n")
 }
 
@@ -190,7 +199,7 @@ fn page(shown: &Shown, pending: &BTreeSet<String>) -> String {
          *shown*: a test on this machine shows it. *partly*: tests show a part; the note says which, or the rest is pending. *stands in*: one machine cannot show it,\n\
          the note says what takes its place. *cluster*: it needs a Kubernetes API and comes with that issue. *missing*: no test yet.\n",
     );
-    for (path, title) in LISTS {
+    for (path, title, _) in LISTS {
         let items = list(path);
         let _ = write!(page, "\n## {title}\n\n{}\n", summary(&items, shown));
         page.push_str("\n| item | requirement | tests | state |\n|---|---|---|---|\n");

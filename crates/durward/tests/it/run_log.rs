@@ -24,6 +24,8 @@ fn clients_cannot_fill_it() {
         document.replace("protocol: HTTP", "protocol: HTTPS, certificate: {file: tls}"),
     );
     let child = spawn(dir.path(), admin, &[]);
+    // The last line of a start.
+    child.wait_for_line_blocking("admin interface", DEADLINE);
     assert!(eventually_blocking(DEADLINE, || status(admin, "/readyz") == Some(200)));
     let before = child.lines().len();
 
