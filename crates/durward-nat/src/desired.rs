@@ -58,14 +58,11 @@ pub fn desired(model: &NatModel, options: &Options, interfaces: &Interfaces) -> 
     let mut elements = Elements::default();
     let mut shapes = Shapes::default();
     let mut policy = Policy::default();
-    let mut report = Report::default();
-    report.mappings = mappings::compile(
-        model,
-        options,
-        interfaces,
-        (&mut elements, &mut shapes, &mut policy),
-    );
-    report.egress = egress::compile(model, interfaces, (&mut elements, &mut shapes, &mut policy));
+    let outputs = (&mut elements, &mut shapes, &mut policy);
+    let mappings = mappings::compile(model, options, interfaces, outputs);
+    let outputs = (&mut elements, &mut shapes, &mut policy);
+    let egress = egress::compile(model, interfaces, outputs);
+    let report = Report { mappings, egress, ..Report::default() };
     let mut ruleset = program(options, interfaces, &shapes);
     count_tenants(model, &mut ruleset, &mut elements);
     let_in(model, options, interfaces, &mut elements);
@@ -78,7 +75,7 @@ pub fn desired(model: &NatModel, options: &Options, interfaces: &Interfaces) -> 
     Desired {
         ruleset,
         routing: Routing::wanted(options, interfaces, &policy.addresses()),
-        sysctls: Sysctl::wanted(interfaces, options),
+        sysctls: Sysctl::wanted(interfaces),
         addresses: options.addresses.clone(),
         policy,
         report,

@@ -181,7 +181,7 @@ mod tests {
         Link { name: name.to_owned(), index: 1, up: true, addresses, ..Link::default() }
     }
 
-    // S5.22
+    // S5.11+ S5.22
     #[test]
     fn the_pattern_matches_whole_names_only() {
         let pattern = full_match("eth[1-9][0-9]*").unwrap();
@@ -213,7 +213,7 @@ mod tests {
         }
     }
 
-    // S5.20 S5.21
+    // S5.21
     #[test]
     fn slots_stay_when_interfaces_come_and_go() {
         let options = Options {

@@ -16,6 +16,7 @@ pub mod policy_route;
 mod program;
 pub mod report;
 mod rtnetlink;
+pub mod survey;
 pub mod sysctl;
 
 pub use desired::{Desired, desired};
@@ -23,3 +24,4 @@ pub use engine::{Nat, NatError};
 pub use interface::Interfaces;
 pub use options::Options;
 pub use report::{MappingReport, Report};
+pub use survey::{Survey, survey};

@@ -28,6 +28,7 @@ mod msg {
     pub(super) const NEWROUTE: u16 = 24;
     pub(super) const DELROUTE: u16 = 25;
     pub(super) const GETROUTE: u16 = 26;
+    pub(super) const GETNEIGH: u16 = 30;
     pub(super) const NEWRULE: u16 = 32;
     pub(super) const DELRULE: u16 = 33;
     pub(super) const GETRULE: u16 = 34;
@@ -46,6 +47,15 @@ pub(crate) struct HeldAddress {
     pub(crate) net: IpNet,
     /// Who put it there.
     pub(crate) protocol: u8,
+}
+
+/// A neighbour as the kernel knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Neighbour {
+    pub(crate) index: u32,
+    pub(crate) address: IpAddr,
+    /// Whether it has ever said where it is.
+    pub(crate) answered: bool,
 }
 
 impl Rtnetlink {
@@ -86,6 +96,11 @@ impl Rtnetlink {
     /// All addresses.
     pub(crate) fn addresses(&self) -> Result<Vec<HeldAddress>, Errno> {
         Ok(self.dump(msg::GETADDR, 0, 8)?.iter().filter_map(wire::address).collect())
+    }
+
+    /// All neighbours.
+    pub(crate) fn neighbours(&self) -> Result<Vec<Neighbour>, Errno> {
+        Ok(self.dump(msg::GETNEIGH, 0, 12)?.iter().filter_map(wire::neighbour).collect())
     }
 
     /// The routes and rules labelled with this protocol.

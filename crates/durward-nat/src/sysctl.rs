@@ -8,7 +8,6 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::interface::Interfaces;
-use crate::options::Options;
 
 /// The set of former values.
 pub(crate) const REMEMBERED: &str = "remembered";
@@ -37,10 +36,7 @@ const WANTED: [(&str, u32); 6] = [
 impl Sysctl {
     /// The parameters these interfaces need, with their values.
     #[must_use]
-    pub fn wanted(interfaces: &Interfaces, options: &Options) -> BTreeMap<Self, u32> {
-        if !options.set_sysctls {
-            return BTreeMap::new();
-        }
+    pub fn wanted(interfaces: &Interfaces) -> BTreeMap<Self, u32> {
         let mut wanted = BTreeMap::new();
         for (kind, (path, value)) in WANTED.iter().enumerate() {
             if path.contains('*') {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use durward_control::spec::ingress::DestinationSpec;
+use durward_model::mapping::Transport;
 
 use crate::output::Format;
 pub(crate) use nat::{NatArgs, NatCommand, NatWhat};
@@ -47,7 +48,7 @@ pub(crate) enum Command {
     /// Say what happens to a connection or request, and why, with file and line
     Explain(Explain),
     /// Look for what would keep a configuration from working on this host
-    Check(Check),
+    Check(Box<Check>),
     /// Look at and clean up what the kernel carries for port mappings
     Nat(NatCommand),
     /// Issue and list certificates
@@ -175,6 +176,9 @@ pub(crate) struct Explain {
     /// The client's address
     #[arg(long, value_name = "IP")]
     pub(crate) client: Option<IpAddr>,
+    /// By which protocol: tcp, udp or sctp
+    #[arg(long, value_enum, default_value_t = Protocol::Tcp, hide_possible_values = true, value_name = "NAME")]
+    pub(crate) protocol: Protocol,
     /// The address a URL's name stands for, when it should not be looked up
     #[arg(long, value_name = "IP")]
     pub(crate) address: Option<IpAddr>,
@@ -200,6 +204,27 @@ pub(crate) struct Explain {
     pub(crate) output: OutputArgs,
 }
 
+/// A protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl From<Protocol> for Transport {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+            Protocol::Sctp => Self::Sctp,
+        }
+    }
+}
+
 /// `durward check`
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -215,6 +240,8 @@ pub(crate) struct Check {
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) nat: NatArgs,
     /// The admin interface of a running durward, to tell its ports from a stranger's
     #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9440", value_parser = parse_admin)]
     pub(crate) admin: Admin,

@@ -24,7 +24,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Run(arguments) => run::run(&arguments, log),
         Command::Validate(arguments) => validate::validate(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
-        Command::Check(arguments) => check::check(arguments),
+        Command::Check(arguments) => check::check(*arguments),
         Command::Nat(arguments) => nat::nat(&arguments),
         Command::Certs(arguments) => certs::certs(&arguments),
         Command::Schema => schema::schema(),

@@ -24,6 +24,9 @@ pub struct FileSource {
     memory: Mutex<Memory>,
 }
 
+/// How the kind of a document's text is told, and how it is read.
+type Grammar = (fn(&str) -> &'static str, fn(&Source) -> Content);
+
 #[derive(Debug, Default)]
 struct Memory {
     reader: Reader,
@@ -163,7 +166,7 @@ impl Load<'_> {
         file: &Arc<str>,
         part: Part<'_>,
         directory: &Path,
-        (kind, parse): (fn(&str) -> &'static str, fn(&Source) -> Content),
+        (kind, parse): Grammar,
     ) {
         let known = self
             .known

@@ -57,7 +57,7 @@ impl State {
         self.remove_routing(&routing.without(&desired.routing))?;
         self.routing = Some(desired.routing.clone());
         let mut report = std::mem::take(&mut desired.report);
-        report.host.extend(set_sysctls(&desired.sysctls));
+        report.host.extend(sysctls(&desired.sysctls, self.options.set_sysctls));
         self.restore_addresses(&mut report)?;
         report.connections_cut = self.cut_connections(desired.policy)?;
         Ok(report)
@@ -162,7 +162,7 @@ impl State {
                 Some(held) => held,
                 None => self.table.read()?,
             };
-            remember(&held.ruleset, desired);
+            remember(&held.ruleset, desired, self.options.set_sysctls);
             let changes = Changes::between(&held.ruleset, &desired.ruleset);
             if changes.is_empty() && held.exists {
                 self.held = Some(held);
@@ -274,14 +274,14 @@ impl State {
 }
 
 /// Notes the former values of kernel parameters before they are changed, beside those noted before.
-fn remember(held: &crate::nftables::Ruleset, desired: &mut Desired) {
+fn remember(held: &crate::nftables::Ruleset, desired: &mut Desired, set_sysctls: bool) {
     let Some(set) = desired.ruleset.sets.get_mut(REMEMBERED) else { return };
     if let Some(known) = held.sets.get(REMEMBERED) {
         set.elements.extend(known.elements.clone());
     }
     let known: Vec<Sysctl> =
         set.elements.keys().filter_map(|key| Some(Sysctl::recall(key)?.0)).collect();
-    for (sysctl, wanted) in &desired.sysctls {
+    for (sysctl, wanted) in desired.sysctls.iter().filter(|_| set_sysctls) {
         if !known.contains(sysctl)
             && let Ok(value) = sysctl.read()
             && value != *wanted
@@ -292,13 +292,19 @@ fn remember(held: &crate::nftables::Ruleset, desired: &mut Desired) {
     }
 }
 
-fn set_sysctls(wanted: &BTreeMap<Sysctl, u32>) -> Vec<String> {
-    let set = |(sysctl, value): (&Sysctl, &u32)| {
-        if sysctl.read().ok() == Some(*value) {
+/// Sets the parameters, or only looks at them; what is not as it should be.
+fn sysctls(wanted: &BTreeMap<Sysctl, u32>, set: bool) -> Vec<String> {
+    let one = |(sysctl, value): (&Sysctl, &u32)| {
+        let held = sysctl.read();
+        if held.as_ref().ok() == Some(value) {
             return None;
         }
-        let error = sysctl.write(*value).err()?;
-        Some(format!("{} should be {value}: {error}", sysctl.path().display()))
+        let why = match held {
+            _ if set => sysctl.write(*value).err()?.to_string(),
+            Ok(held) => format!("it is {held}"),
+            Err(error) => error.to_string(),
+        };
+        Some(format!("{} should be {value}: {why}", sysctl.path().display()))
     };
-    wanted.iter().filter_map(set).collect()
+    wanted.iter().filter_map(one).collect()
 }

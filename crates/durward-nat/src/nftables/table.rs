@@ -222,6 +222,14 @@ impl Table {
         Ok(collected)
     }
 
+    /// All objects of a kind in all tables.
+    pub(super) fn dump_all(&self, kind: u16) -> Result<Vec<crate::netlink::Message>, TableError> {
+        let found = self.socket.dump(kind, |to| {
+            to.raw(&[0, 0, 0, 0]);
+        });
+        found.map_err(socket_error)
+    }
+
     /// All objects of a kind in this table; older kernels ignore the filter.
     fn dump(&self, kind: u16) -> Result<Vec<crate::netlink::Message>, TableError> {
         let found = self.socket.dump(kind, |to| {

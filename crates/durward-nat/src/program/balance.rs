@@ -79,9 +79,9 @@ pub(super) fn build(ruleset: &mut Ruleset, options: &Options, shapes: &Shapes) {
     ];
     chain("nat_post", hooked("nat", Point::Postrouting, 90, post));
     let address = options.cluster_address_v4.map(|address| address.octets().to_vec());
-    chain("post4", plain(sources(Ip::V4, address)));
+    chain("post4", plain(sources(Ip::V4, address.as_deref())));
     let address = options.cluster_address_v6.map(|address| address.octets().to_vec());
-    chain("post6", plain(sources(Ip::V6, address)));
+    chain("post6", plain(sources(Ip::V6, address.as_deref())));
     for balance in &shapes.balances {
         chain(&balance.chain(), plain(spread(*balance, options.seed)));
     }
@@ -136,7 +136,7 @@ fn spread(balance: Balance, seed: u32) -> Vec<Vec<Expression>> {
 }
 
 /// Which source the packet gets: of a connection picked up, of an egress rule, or of the gateway.
-fn sources(ip: Ip, cluster_address: Option<Vec<u8>>) -> Vec<Vec<Expression>> {
+fn sources(ip: Ip, cluster_address: Option<&[u8]>) -> Vec<Vec<Expression>> {
     let (digit, words) = (ip.digit(), ip.words());
     let free = 10 + words;
     let picked_up = [
@@ -150,8 +150,8 @@ fn sources(ip: Ip, cluster_address: Option<Vec<u8>>) -> Vec<Vec<Expression>> {
         marked(mark::EGRESS | mark::PICKED_UP),
         vec![count(counter::LOST), verdict(Verdict::Drop)],
     ];
-    let own = match &cluster_address {
-        Some(address) => Expression::Immediate { to: 8, value: address.clone() },
+    let own = match cluster_address {
+        Some(address) => Expression::Immediate { to: 8, value: address.to_vec() },
         None if ip.v4() => Expression::Ct { key: Ct::OriginalDestination4, to: 8 },
         None => Expression::Ct { key: Ct::OriginalDestination6, to: 8 },
     };

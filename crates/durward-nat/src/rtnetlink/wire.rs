@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::HeldAddress;
+use super::{HeldAddress, Neighbour};
 use crate::interface::Link;
 use crate::netlink::{Builder, Message};
 use crate::policy_route::{Hop, Route, Rule, Selector, any};
@@ -45,6 +45,17 @@ pub(super) fn address(message: &Message) -> Option<HeldAddress> {
         index: u32::from_ne_bytes(header[4..8].try_into().ok()?),
         net: IpNet::new(ip(local.value)?, header[1]).ok()?,
         protocol: attributes.get(11).and_then(|label| label.value.first().copied()).unwrap_or(0),
+    })
+}
+
+pub(super) fn neighbour(message: &Message) -> Option<Neighbour> {
+    // Reachable, stale, delay, probe, noarp, permanent; neither incomplete nor failed.
+    const KNOWN: u16 = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80;
+    let header = message.payload.get(..12)?;
+    Some(Neighbour {
+        index: u32::from_ne_bytes(header[4..8].try_into().ok()?),
+        address: ip(message.attributes(12).get(1)?.value)?,
+        answered: u16::from_ne_bytes(header[8..10].try_into().ok()?) & KNOWN != 0,
     })
 }
 

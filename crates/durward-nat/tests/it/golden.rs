@@ -49,7 +49,7 @@ fn text(model: &NatModel) -> String {
 }
 
 #[track_caller]
-fn assert_golden(name: &str, text: String) {
+fn assert_golden(name: &str, text: &str) {
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"));
     settings.set_prepend_module_to_snapshot(false);
@@ -84,7 +84,7 @@ fn rich() -> Vec<PortMapping> {
 
 #[test]
 fn nothing_is_asked_for_but_the_program() {
-    assert_golden("empty", text(&NatModel::default()));
+    assert_golden("empty", &text(&NatModel::default()));
 }
 
 // S5.40 S5.41+
@@ -93,7 +93,7 @@ fn mappings_and_egress_are_elements() {
     let mut local = NatModel::clone(&model(rich(), vec![egress(&["10.244.0.0/25".to_owned()], &["203.0.113.1"])]));
     local.local = ["0.0.0.0:443".parse().unwrap(), "198.51.100.1:80".parse().unwrap()].into();
 
-    assert_golden("rich", text(&local));
+    assert_golden("rich", &text(&local));
 }
 
 // S5.42

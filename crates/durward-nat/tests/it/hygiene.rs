@@ -57,7 +57,7 @@ fn a_removed_port_address_or_mapping_takes_its_connections_along() {
         let to = at(P1, 9000);
         let ports = [both(8080, &[&to]), both(8081, &[&to])].concat();
         durward_testkit::netns::add_address("ext1", "203.0.113.9/24");
-        let wide = mapping("wide", &[EXT1, "203.0.113.9"], ports.clone());
+        let wide = mapping("wide", &[EXT1, "203.0.113.9"], ports);
         let gone = mapping("gone", &[EXT1], both(8082, &[&to]));
         let nat = Nat::start(options()).unwrap();
         apply(&nat, &model(vec![wide, gone], vec![]));

@@ -11,7 +11,7 @@ use crate::lab::{
     mapping, model, options, port, sources, tcp, tcp_soon, udp,
 };
 
-// S5.38 S5.39 S5.40 S5.41 S5.49 S5.59 S5.65 S5.66 S5.74 S5.26
+// S5.10 S5.38 S5.39 S5.40 S5.41 S5.49 S5.59 S5.65 S5.66 S5.74 S5.26
 #[test]
 fn clients_of_both_worlds_reach_pods_and_get_answers() {
     in_namespace("ingress::clients_of_both_worlds_reach_pods_and_get_answers", || {

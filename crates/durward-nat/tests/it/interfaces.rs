@@ -84,29 +84,7 @@ fn an_interface_that_comes_anew_has_its_slot_and_works_again() {
 #[test]
 fn three_interfaces_in_one_network_each_answer_for_their_own_addresses() {
     in_namespace("interfaces::three_interfaces_in_one_network_each_answer_for_their_own_addresses", || {
-        // The example of SmartNat's guide: three interfaces of one host in one /23, two addresses each, the first the default.
-        let [lan, pod] = [Namespace::new(), Namespace::new()];
-        sysctl("net.ipv4.conf.all.rp_filter", "1");
-        lan.ip("link add lan0 type bridge");
-        lan.link_up("lan0");
-        lan.add_address("lan0", "10.10.0.1/23");
-        lan.add_address("lo", &format!("{REMOTE}/32"));
-        let nics = [("eth0", "10.10.1.1", "10.10.1.2"), ("eth1", "10.10.1.11", "10.10.1.12"), ("eth2", "10.10.1.21", "10.10.1.22")];
-        for (nic, first, second) in nics {
-            veth(nic, &format!("l{nic}"), &lan);
-            lan.ip(&format!("link set l{nic} master lan0"));
-            add_address(nic, &format!("{first}/23"));
-            add_address(nic, &format!("{second}/23"));
-        }
-        ip("route add default via 10.10.0.1 dev eth0");
-        ip("route add default via 10.10.0.1 dev eth1 metric 10001");
-        ip("route add default via 10.10.0.1 dev eth2 metric 10002");
-        ip("route add 169.254.169.254/32 dev eth0");
-        veth("cl0", "eth0", &pod);
-        add_address("cl0", "10.244.0.1/24");
-        pod.add_address("eth0", &format!("{P1}/24"));
-        pod.ip("route add default via 10.244.0.1");
-        serve(&pod, "p1", 9000);
+        let (lan, _pod) = smartnats_example();
         let default = || ip("-o address show eth0") + &ip("route show table main dev eth0");
         let before = default();
         let options = Options {
@@ -117,6 +95,7 @@ fn three_interfaces_in_one_network_each_answer_for_their_own_addresses() {
             ..Options::default()
         };
         let nat = Nat::start(options).unwrap();
+        let nics = NICS;
         let outside: Vec<&str> = nics[1..].iter().flat_map(|(_, a, b)| [*a, *b]).collect();
         apply(&nat, &model(vec![mapping("web", &outside, both(8080, &[&at(P1, 9000)]))], vec![]));
 
@@ -147,6 +126,38 @@ fn three_interfaces_in_one_network_each_answer_for_their_own_addresses() {
         }
         assert_eq!(default(), before);
     });
+}
+
+const NICS: [(&str, &str, &str); 3] = [
+    ("eth0", "10.10.1.1", "10.10.1.2"),
+    ("eth1", "10.10.1.11", "10.10.1.12"),
+    ("eth2", "10.10.1.21", "10.10.1.22"),
+];
+
+/// The example of SmartNat's guide: three interfaces of one host in one /23, two addresses each, the first the default; and a pod.
+fn smartnats_example() -> (Namespace, Namespace) {
+    let [lan, pod] = [Namespace::new(), Namespace::new()];
+    sysctl("net.ipv4.conf.all.rp_filter", "1");
+    lan.ip("link add lan0 type bridge");
+    lan.link_up("lan0");
+    lan.add_address("lan0", "10.10.0.1/23");
+    lan.add_address("lo", &format!("{REMOTE}/32"));
+    for (nic, first, second) in NICS {
+        veth(nic, &format!("l{nic}"), &lan);
+        lan.ip(&format!("link set l{nic} master lan0"));
+        add_address(nic, &format!("{first}/23"));
+        add_address(nic, &format!("{second}/23"));
+    }
+    ip("route add default via 10.10.0.1 dev eth0");
+    ip("route add default via 10.10.0.1 dev eth1 metric 10001");
+    ip("route add default via 10.10.0.1 dev eth2 metric 10002");
+    ip("route add 169.254.169.254/32 dev eth0");
+    veth("cl0", "eth0", &pod);
+    add_address("cl0", "10.244.0.1/24");
+    pod.add_address("eth0", &format!("{P1}/24"));
+    pod.ip("route add default via 10.244.0.1");
+    serve(&pod, "p1", 9000);
+    (lan, pod)
 }
 
 /// Packets sent, by interface.

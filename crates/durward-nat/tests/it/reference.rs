@@ -69,7 +69,7 @@ fn expected(mappings: &[PortMapping], client: IpAddr, to: SocketAddr) -> Fate {
         let endpoints: BTreeSet<SocketAddr> = port
             .endpoints(to.is_ipv4())
             .into_iter()
-            .map(|(address, number)| SocketAddr::new(address, number.unwrap_or(to.port())))
+            .map(|(address, number)| SocketAddr::new(address, number.unwrap_or_else(|| to.port())))
             .collect();
         if endpoints.is_empty() {
             return Fate::Refused;

@@ -56,7 +56,7 @@ pub(crate) struct NatArgs {
     /// Let others change the table; their changes are undone. Without it nobody else can, where the kernel has owned tables (6.9)
     #[arg(long, env = "DURWARD_NAT_SHARED_TABLE", hide_env_values = true, help_heading = HEADING)]
     pub(crate) nat_shared_table: bool,
-    /// Leave kernel parameters as they are
+    /// Check kernel parameters instead of setting them
     #[arg(long, env = "DURWARD_NAT_KEEP_SYSCTLS", hide_env_values = true, help_heading = HEADING)]
     pub(crate) nat_keep_sysctls: bool,
     /// How often the kernel is compared although nothing happened; 60s by default

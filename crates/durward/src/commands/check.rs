@@ -7,6 +7,7 @@ mod certificates;
 mod dial;
 mod documents;
 mod host;
+mod kernel;
 mod report;
 mod route;
 mod running;
@@ -32,17 +33,18 @@ pub(crate) fn check(arguments: Check) -> Result<Exit, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::broken("starting", error))?;
+    let kernel = kernel::check(&loaded.snapshot.nat, &arguments.nat.options()?);
     let report = runtime.block_on(async {
         match listener {
             Some(listener) => route::follow(&loaded.snapshot, listener, arguments.timeout).await,
-            None => everything(&loaded, &arguments).await,
+            None => everything(&loaded, &arguments, kernel).await,
         }
     });
     report.print(arguments.format)?;
     Ok(if report.failed() { Exit::FailedCheck } else { Exit::Ok })
 }
 
-async fn everything(loaded: &Loaded, arguments: &CheckArgs) -> Report {
+async fn everything(loaded: &Loaded, arguments: &CheckArgs, kernel: Category) -> Report {
     let snapshot = &loaded.snapshot;
     let running = running::ask(arguments.admin, Duration::from_secs(2));
     let missing = addresses::missing(snapshot);
@@ -51,6 +53,7 @@ async fn everything(loaded: &Loaded, arguments: &CheckArgs) -> Report {
         addresses::check(snapshot, &missing),
         addresses::ports(snapshot, &missing, &running),
         host::check(snapshot),
+        kernel,
         certificates::check(snapshot, inspect::now()),
         dial::check(snapshot, &missing, arguments.timeout).await,
         running::check(arguments.admin, &running, snapshot),

@@ -17,6 +17,7 @@ pub(crate) const GUIDES: &[&str] = &[
     "docs/guide/getting-started.md",
     "docs/guide/ingress.md",
     "docs/guide/tls.md",
+    "docs/guide/nat.md",
     "docs/guide/operations.md",
     "deploy/README.md",
 ];

@@ -74,7 +74,7 @@ impl Lab {
         command.env("PATH", "").output().unwrap()
     }
 
-    fn from_partner(&self, port: u16) -> Result<(TcpStream, String), String> {
+    fn by_partner(&self, port: u16) -> Result<(TcpStream, String), String> {
         hear(&self.partner, (HERE, port))
     }
 }
@@ -131,7 +131,7 @@ fn said(heard: Result<(TcpStream, String), String>) -> Result<String, String> {
     heard.map(|(_, said)| said)
 }
 
-// S5.2 S5.11+ S5.71
+// S5.1+ S5.2 S5.33 S5.71
 #[test]
 fn a_configuration_is_carried_by_the_kernel_and_changes_with_its_file() {
     in_namespace("nat::a_configuration_is_carried_by_the_kernel_and_changes_with_its_file", || {
@@ -139,14 +139,14 @@ fn a_configuration_is_carried_by_the_kernel_and_changes_with_its_file() {
         lab.write("{port: 8080}");
         let _running = lab.start();
 
-        assert_eq!(said(lab.from_partner(8080)), Ok(format!("pod {PARTNER}")));
+        assert_eq!(said(lab.by_partner(8080)), Ok(format!("pod {PARTNER}")));
         assert_eq!(said(hear(&lab.pod, (PARTNER, 443))), Ok(format!("partner {HERE}")));
-        assert!(lab.from_partner(8088).is_ok(), "its own listener is let in");
-        assert!(lab.from_partner(8081).is_err());
+        assert!(lab.by_partner(8088).is_ok(), "its own listener is let in");
+        assert!(lab.by_partner(8081).is_err());
         lab.write("{port: 8080}, {port: 8081}");
-        assert!(eventually_blocking(DEADLINE, || lab.from_partner(8081).is_ok()));
+        assert!(eventually_blocking(DEADLINE, || lab.by_partner(8081).is_ok()));
         lab.write("{port: 8081}");
-        assert!(eventually_blocking(DEADLINE, || lab.from_partner(8080).is_err()));
+        assert!(eventually_blocking(DEADLINE, || lab.by_partner(8080).is_err()));
 
         let (_, ready) = get(ADMIN, "/readyz?verbose").unwrap();
         assert!(ready.contains("1 of 1 mappings, 1 of 1 egress rules in the kernel"), "{ready}");
@@ -173,12 +173,12 @@ fn the_kernel_goes_on_without_the_process_and_cleanup_ends_it() {
         let lab = Lab::new();
         lab.write("{port: 8080}");
         let mut first = lab.start();
-        let (mut open, _) = lab.from_partner(8080).unwrap();
+        let (mut open, _) = lab.by_partner(8080).unwrap();
 
         first.kill();
         first.wait_blocking(DEADLINE);
         assert!(is_alive(&mut open), "after a crash");
-        assert!(lab.from_partner(8080).is_ok(), "a new one after a crash");
+        assert!(lab.by_partner(8080).is_ok(), "a new one after a crash");
         let mut second = lab.start();
         assert!(is_alive(&mut open), "after the restart");
         second.terminate();
@@ -188,7 +188,7 @@ fn the_kernel_goes_on_without_the_process_and_cleanup_ends_it() {
 
         assert!(cleaned.status.success(), "{}", stderr(&cleaned));
         assert!(!is_alive(&mut open));
-        assert!(lab.from_partner(8080).is_err());
+        assert!(lab.by_partner(8080).is_err());
         assert_eq!(ip("rule").lines().count(), 3, "{}", ip("rule"));
     });
 }
@@ -200,14 +200,14 @@ fn a_younger_process_takes_the_table_over() {
         let lab = Lab::new();
         lab.write("{port: 8080}");
         let mut first = lab.start();
-        let (mut open, _) = lab.from_partner(8080).unwrap();
+        let (mut open, _) = lab.by_partner(8080).unwrap();
 
         first.signal(Signal::USR2);
         first.wait_blocking(DEADLINE);
         assert!(is_alive(&mut open));
         lab.write("{port: 8080}, {port: 8082}");
 
-        assert!(eventually_blocking(DEADLINE, || lab.from_partner(8082).is_ok()));
+        assert!(eventually_blocking(DEADLINE, || lab.by_partner(8082).is_ok()));
         let healthy = || status(ADMIN, "/readyz") == Some(200);
         assert!(eventually_blocking(DEADLINE, healthy), "{:?}", get(ADMIN, "/readyz?verbose"));
         // It is no child of ours.
@@ -233,7 +233,7 @@ fn list_and_diff_show_what_is_and_what_would_be() {
         assert!(stdout(&would).contains("+ svc4 203.0.113.1 tcp 8080 -> lb4_1"), "{}", stdout(&would));
 
         let _running = lab.start();
-        lab.from_partner(8080).unwrap();
+        lab.by_partner(8080).unwrap();
         let list = lab.nat(&["list"]);
         assert!(list.status.success(), "{}{}", stdout(&list), stderr(&list));
         assert!(stdout(&list).contains("203.0.113.1 tcp 8080   10.244.0.11:9000   1             in the kernel"), "{}", stdout(&list));
@@ -259,4 +259,68 @@ fn mappings_without_external_interfaces_are_not_ready_and_say_why() {
 
         assert!(eventually_blocking(DEADLINE, says), "{}", child.output());
     });
+}
+
+// S5.4 S5.13 S5.23
+#[test]
+fn check_finds_a_wrong_gateway_a_firewall_and_parameters() {
+    in_namespace("nat::check_finds_a_wrong_gateway_a_firewall_and_parameters", || {
+        use durward_nat::nftables::ruleset::{Chain, Hook, Point, Ruleset};
+        use durward_nat::nftables::table::{Ownership, Table};
+        use durward_nat::nftables::{Changes, Expression, Verdict};
+        let lab = Lab::new();
+        lab.write("{port: 8080}");
+        let config = lab.dir.path().to_str().unwrap().to_owned();
+        let check = |more: &[&str]| {
+            let arguments = ["check", "-c", &config, "--admin", "off", "-o", "short"];
+            let nat = ["--nat-external", "ext[0-9]+", "--nat-cluster", "10.244.0.0/16"];
+            let output = durward(&[&arguments[..], &nat, more].concat()).output().unwrap();
+            stdout(&output) + &stderr(&output)
+        };
+
+        let sound = check(&["--nat-gateway", "-1"]);
+        let wrong = check(&["--nat-gateway", "7", "--nat-keep-sysctls"]);
+        // A firewall of somebody else's that drops what it does not know.
+        let hook = Hook { kind: "filter", point: Point::Forward, priority: 0 };
+        let rules = vec![vec![Expression::Verdict(Verdict::Drop)]];
+        let chain = Chain { hook: Some(hook), rules };
+        let theirs = Ruleset { chains: [("FORWARD".to_owned(), chain)].into(), ..Ruleset::default() };
+        let mut table = Table::open("firewalld", Ownership::Shared, DEADLINE).unwrap();
+        let generation = table.read().unwrap().generation;
+        table.change(generation, &Changes::between(&Ruleset::default(), &theirs)).unwrap();
+        let walled = check(&["--nat-gateway", "-1"]);
+
+        assert!(!sound.contains("kernel: "), "{sound}");
+        assert!(wrong.contains("nobody answers for gateway 203.0.113.7 on ext1"), "{wrong}");
+        assert!(wrong.contains("net/ipv4/ip_forward is 0 instead of 1"), "{wrong}");
+        assert!(walled.contains("inet firewalld FORWARD drops"), "{walled}");
+    });
+}
+
+#[test]
+fn explain_knows_what_the_kernel_does() {
+    let dir = TempDir::new();
+    dir.write(
+        "acme.yaml",
+        "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\n\
+         spec: {egress: {addresses: [203.0.113.1], sources: [10.244.3.0/24]}}\n---\n\
+         apiVersion: durward.dev/v1alpha1\nkind: PortMapping\nmetadata: {name: desk}\nspec:\n  \
+           tenant: acme\n  addresses: [203.0.113.1]\n  allowedSources: [192.0.2.0/24]\n  \
+           ports: [{port: 80, endpoints: [10.0.0.1, 10.0.0.2]}, {port: 53, protocol: UDP}]\n",
+    );
+    let explain = |arguments: &[&str]| {
+        let config = dir.path().to_str().unwrap().to_owned();
+        stdout(&durward(&[&["explain", "-c", &config], arguments].concat()).output().unwrap())
+    };
+
+    for (arguments, words) in [
+        (&["203.0.113.1:80", "--client", "192.0.2.9"][..], &["SERVED by desk", "10.0.0.1:80, 10.0.0.2:80", "acme.yaml:"][..]),
+        (&["203.0.113.1:80", "--client", "198.51.100.9"], &["REFUSED denied", "in none of 192.0.2.0/24"]),
+        (&["203.0.113.1:53", "--protocol", "udp", "--client", "192.0.2.9"], &["REFUSED no_endpoint"]),
+        (&["203.0.113.1:53"], &["REFUSED tenant_not_found"]),
+        (&["198.51.100.7:443", "--client", "10.244.3.9"], &["SERVED by egress", "203.0.113.1"]),
+    ] {
+        let said = explain(arguments);
+        assert!(words.iter().all(|word| said.contains(word)), "{arguments:?}: {said}");
+    }
 }
