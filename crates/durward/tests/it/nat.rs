@@ -163,6 +163,15 @@ fn a_configuration_is_carried_by_the_kernel_and_changes_with_its_file() {
         ] {
             assert!(metrics.contains(sample), "{sample}: {metrics}");
         }
+        let page = crate::text("docs/reference/metrics.md");
+        let told = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE durward_nat_"));
+        let told: Vec<&str> = told.collect();
+        for family in &told {
+            let (name, kind) = family.split_once(' ').unwrap();
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            assert!(page.contains(&format!("| `durward_nat_{name}{suffix}` | {kind} |")), "{name}");
+        }
+        assert_eq!(page.matches("| `durward_nat_").count(), told.len());
     });
 }
 
