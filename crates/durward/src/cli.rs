@@ -13,7 +13,7 @@ use durward_control::spec::ingress::DestinationSpec;
 use durward_model::mapping::Transport;
 
 use crate::output::Format;
-pub(crate) use nat::{NatArgs, NatCommand, NatWhat};
+pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed};
 
 /// Every tenant its own door, in and out.
 ///
@@ -116,9 +116,9 @@ pub(crate) struct Run {
     /// Threads that serve connections; 0 means one per processor
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) workers: usize,
-    /// Where /livez, /readyz, /metrics and /snapshot are served
-    #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9440", value_parser = parse_admin)]
-    pub(crate) admin: Admin,
+    /// Where /livez, /readyz, /metrics and /snapshot are served [default: 127.0.0.1:9440]
+    #[arg(long, value_name = "ADDRESS:PORT|off", value_parser = parse_admin)]
+    pub(crate) admin: Option<Admin>,
     /// Where access-log lines go: `-` is standard output
     #[arg(long, value_name = "-|PATH|off", default_value = "-")]
     pub(crate) access_log: AccessLog,

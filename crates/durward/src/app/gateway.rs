@@ -285,6 +285,11 @@ impl Gateway {
         all
     }
 
+    /// When the kernel was last brought to the configuration, or found to be as it says, in RFC 3339.
+    pub(crate) fn last_applied(&self) -> jiff::Timestamp {
+        self.kernel.last_applied()
+    }
+
     /// What is served, what was rejected and why, and how the sockets and upstreams are; nothing secret.
     pub(crate) fn report(&self) -> serde_json::Value {
         let view = self.view();

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use durward_model::mapping::NatModel;
 use durward_nat::{MappingReport, Nat, Options, Report};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 /// The kernel's share.
@@ -28,6 +29,8 @@ struct State {
     cut: u64,
     /// Another process has it now.
     closed: bool,
+    /// When it was last as it should be.
+    applied: Timestamp,
 }
 
 impl Kernel {
@@ -56,6 +59,12 @@ impl Kernel {
         let mut state = self.state();
         state.closed = true;
         state.plane = None;
+    }
+
+    /// When the kernel was last brought to the configuration.
+    pub(crate) fn last_applied(&self) -> Timestamp {
+        let applied = self.state().applied;
+        applied.round(jiff::Unit::Second).unwrap_or(applied)
     }
 
     /// Whether anybody asked for anything.
@@ -157,6 +166,7 @@ impl Kernel {
         let was = state.fault.take();
         match outcome {
             Ok(report) => {
+                state.applied = Timestamp::now();
                 state.cut += report.connections_cut as u64;
                 tell(&state.report, &report, was.is_some());
                 state.report = report;

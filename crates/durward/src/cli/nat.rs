@@ -103,9 +103,13 @@ impl NatArgs {
     /// # Errors
     /// When something written cannot be meant; the sentence names it.
     pub(crate) fn options(&self) -> Result<Options, Failure> {
+        self.options_with(&Seed::environment())
+    }
+
+    fn options_with(&self, seed: &Seed) -> Result<Options, Failure> {
         let defaults = Options::default();
         let mut not_external = self.nat_not_external.clone();
-        not_external.extend(seed("DEFAULT_GW_INTERFACE"));
+        not_external.extend(seed.text("DEFAULT_GW_INTERFACE"));
         let mut inner = self.nat_cluster_address.iter();
         let cluster_address_v4 = inner.clone().find_map(|address| match address {
             IpAddr::V4(address) => Some(*address),
@@ -115,14 +119,14 @@ impl NatArgs {
             IpAddr::V6(address) => Some(*address),
             IpAddr::V4(_) => None,
         });
-        let external = self.nat_external.clone().or_else(|| seed("INTERFACES_PATTERN"));
-        let audit = seconds("AUTOREFRESH_PERIOD_SEC")?;
+        let external = self.nat_external.clone().or_else(|| seed.text("INTERFACES_PATTERN"));
+        let audit = seed.seconds("AUTOREFRESH_PERIOD_SEC")?;
         Ok(Options {
             table: self.nat_table.clone(),
             own_table: !self.nat_shared_table,
             external: external.unwrap_or_default(),
             not_external,
-            gateway: self.gateway()?,
+            gateway: self.gateway(seed)?,
             cluster: self.nat_cluster.clone(),
             cluster_address_v4,
             cluster_address_v6,
@@ -133,19 +137,19 @@ impl NatArgs {
             addresses: self.nat_address.iter().cloned().collect(),
             set_sysctls: !self.nat_keep_sysctls,
             audit: self.nat_audit.or(audit).unwrap_or(defaults.audit),
-            timeout: seconds("IPTABLES_TIMEOUT_SEC")?.unwrap_or(defaults.timeout),
+            timeout: seed.seconds("IPTABLES_TIMEOUT_SEC")?.unwrap_or(defaults.timeout),
             ..defaults
         })
     }
 
-    fn gateway(&self) -> Result<GatewayRule, Failure> {
+    fn gateway(&self, seed: &Seed) -> Result<GatewayRule, Failure> {
         if let Some(text) = &self.nat_gateway {
             return parse_gateway(text)
                 .map_err(|fault| Failure::usage(format!("--nat-gateway {text:?} {fault}")));
         }
         // Who comes from SmartNat has its documented default: the first address.
-        let from_there = self.nat_external.is_none() && seed("INTERFACES_PATTERN").is_some();
-        match seed("GW_ADDRESS_OFFSET") {
+        let from_there = self.nat_external.is_none() && seed.text("INTERFACES_PATTERN").is_some();
+        match seed.text("GW_ADDRESS_OFFSET") {
             Some(text) => match text.parse() {
                 Ok(offset) if offset != 0 => Ok(GatewayRule::Offset(offset)),
                 _ => Err(Failure::usage(format!(
@@ -158,18 +162,60 @@ impl NatArgs {
     }
 }
 
-/// A variable of SmartNat's; an empty one is unset.
-pub(crate) fn seed(name: &str) -> Option<String> {
-    std::env::var(format!("SNCTRLR_{name}")).ok().filter(|value| !value.is_empty())
-}
+/// SmartNat's variables, `SNCTRLR_*`, without the prefix. What its documents say counts, where its code does something else.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seed(BTreeMap<String, String>);
 
-fn seconds(name: &str) -> Result<Option<Duration>, Failure> {
-    let Some(text) = seed(name) else { return Ok(None) };
-    match text.parse() {
-        Ok(0) | Err(_) => {
-            Err(Failure::usage(format!("SNCTRLR_{name} {text:?} is not a number of seconds")))
+impl Seed {
+    /// Those of this process.
+    pub(crate) fn environment() -> Self {
+        let ours = std::env::vars_os().filter_map(|(name, value)| {
+            let name = name.to_str()?.strip_prefix("SNCTRLR_")?.to_owned();
+            Some((name, value.to_str()?.to_owned()))
+        });
+        Self(ours.collect())
+    }
+
+    /// The text of a variable; an empty one is unset.
+    fn text(&self, name: &str) -> Option<String> {
+        self.0.get(name).filter(|value| !value.is_empty()).cloned()
+    }
+
+    fn seconds(&self, name: &str) -> Result<Option<Duration>, Failure> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        match text.parse() {
+            Ok(0) | Err(_) => {
+                Err(Failure::usage(format!("SNCTRLR_{name} {text:?} is not a number of seconds")))
+            }
+            Ok(number) => Ok(Some(Duration::from_secs(number))),
         }
-        Ok(number) => Ok(Some(Duration::from_secs(number))),
+    }
+
+    /// Whether everything is to be logged: `true`, `t` or `1`, in any case. Unset is no.
+    pub(crate) fn debug(&self) -> bool {
+        let text = self.text("DEBUG_ENABLED").unwrap_or_default().to_ascii_lowercase();
+        matches!(text.as_str(), "true" | "t" | "1")
+    }
+
+    /// Where `/healthcheck` is asked for: port 8080 and loopback where only the other is written; an empty address is all.
+    pub(crate) fn monitor(&self) -> Result<Option<SocketAddr>, Failure> {
+        let (port, ip) = (self.text("MONITOR_PORT"), self.0.get("MONITOR_IP"));
+        if port.is_none() && ip.is_none() {
+            return Ok(None);
+        }
+        let fault = |name, text: &str, what| {
+            Failure::usage(format!("SNCTRLR_MONITOR_{name} {text:?} is not {what}"))
+        };
+        let port = match &port {
+            Some(text) => text.parse().map_err(|_| fault("PORT", text, "a port"))?,
+            None => 8080,
+        };
+        let ip = match ip.map(String::as_str) {
+            None => IpAddr::from([127, 0, 0, 1]),
+            Some("") => IpAddr::from([0; 4]),
+            Some(text) => text.parse().map_err(|_| fault("IP", text, "an IP address"))?,
+        };
+        Ok(Some(SocketAddr::new(ip, port)))
     }
 }
 
@@ -256,5 +302,72 @@ mod tests {
         }
         assert_eq!(parse_address("eth1=203.0.113.9/24").unwrap().1.prefix_len, 24);
         assert!(parse_address("203.0.113.9/24").is_err());
+    }
+
+    fn seed(pairs: &[(&str, &str)]) -> Seed {
+        Seed(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    fn options(arguments: &[&str], pairs: &[(&str, &str)]) -> Result<Options, String> {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            nat: NatArgs,
+        }
+        let line: Line = clap::Parser::parse_from([&["durward"], arguments].concat());
+        line.nat.options_with(&seed(pairs)).map_err(|failure| failure.to_string())
+    }
+
+    // S5.21+ S5.22+ S5.23 S5.28 S5.29+
+    #[test]
+    fn smartnats_variables_are_read_where_ours_are_not_set() {
+        let theirs = [
+            ("INTERFACES_PATTERN", "eth[1-9][0-9]*"),
+            ("DEFAULT_GW_INTERFACE", "eth0"),
+            ("GW_ADDRESS_OFFSET", "-1"),
+            ("AUTOREFRESH_PERIOD_SEC", "30"),
+            ("IPTABLES_TIMEOUT_SEC", "3"),
+        ];
+
+        let read = options(&[], &theirs).unwrap();
+        let ours = options(&["--nat-external", "ext1", "--nat-gateway", "learned"], &theirs).unwrap();
+        let few = options(&[], &theirs[..1]).unwrap();
+        let none = options(&[], &[("INTERFACES_PATTERN", "")]).unwrap();
+
+        assert_eq!((read.external.as_str(), read.not_external.as_slice()), ("eth[1-9][0-9]*", &["eth0".to_owned()][..]));
+        assert_eq!(read.gateway, GatewayRule::Offset(-1));
+        assert_eq!((read.audit, read.timeout), (Duration::from_secs(30), Duration::from_secs(3)));
+        assert_eq!((ours.external.as_str(), ours.gateway), ("ext1", GatewayRule::Learned));
+        assert_eq!(few.gateway, GatewayRule::Offset(1), "its documented default");
+        assert_eq!((few.audit, few.timeout), (Duration::from_secs(60), Duration::from_secs(10)));
+        assert_eq!(none, Options::default());
+        for junk in [("GW_ADDRESS_OFFSET", "0"), ("IPTABLES_TIMEOUT_SEC", "soon")] {
+            assert!(options(&[], &[junk]).unwrap_err().contains(junk.0), "{junk:?}");
+        }
+    }
+
+    // S5.20
+    #[test]
+    fn debug_is_off_unless_it_is_asked_for() {
+        for on in ["true", "True", "t", "1"] {
+            assert!(seed(&[("DEBUG_ENABLED", on)]).debug(), "{on}");
+        }
+        for off in ["false", "", "0", "no"] {
+            assert!(!seed(&[("DEBUG_ENABLED", off)]).debug(), "{off:?}");
+        }
+        assert!(!Seed::default().debug(), "unset");
+    }
+
+    // S5.24+ S5.25+
+    #[test]
+    fn the_monitor_is_on_loopback_and_8080_unless_it_is_said_otherwise() {
+        let at = |pairs: &[(&str, &str)]| seed(pairs).monitor().map(|at| at.map(|at| at.to_string()));
+        let is = |text: &str| Some(text.to_owned());
+
+        assert_eq!(at(&[]).unwrap(), None);
+        assert_eq!(at(&[("MONITOR_PORT", "9000")]).unwrap(), is("127.0.0.1:9000"));
+        assert_eq!(at(&[("MONITOR_IP", "")]).unwrap(), is("0.0.0.0:8080"));
+        assert_eq!(at(&[("MONITOR_IP", "10.0.0.1"), ("MONITOR_PORT", "1")]).unwrap(), is("10.0.0.1:1"));
+        assert!(at(&[("MONITOR_PORT", "many")]).is_err());
     }
 }
