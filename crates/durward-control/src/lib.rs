@@ -7,6 +7,7 @@ pub mod certificate;
 pub mod compile;
 pub mod excerpt;
 pub mod isolation;
+pub mod migrate;
 pub mod place;
 pub mod publish;
 pub mod quantity;

@@ -59,7 +59,7 @@ pub fn desired(model: &NatModel, options: &Options, interfaces: &Interfaces) -> 
     let mut shapes = Shapes::default();
     let mut policy = Policy::default();
     let outputs = (&mut elements, &mut shapes, &mut policy);
-    let mappings = mappings::compile(model, options, interfaces, outputs);
+    let mappings = mappings::compile(model, interfaces, outputs);
     let outputs = (&mut elements, &mut shapes, &mut policy);
     let egress = egress::compile(model, interfaces, outputs);
     let report = Report { mappings, egress, ..Report::default() };
@@ -148,8 +148,7 @@ fn let_in(model: &NatModel, options: &Options, interfaces: &Interfaces, elements
     let named = options.local.iter().map(|one| (one.address, one.protocol, one.port));
     for (address, protocol, port) in listeners.chain(named) {
         // A socket at `::` accepts both families.
-        let of_host =
-            interfaces.addresses().filter(|own| address.is_ipv6() || own.is_ipv4());
+        let of_host = interfaces.addresses().filter(|own| address.is_ipv6() || own.is_ipv4());
         let all = if address.is_unspecified() { of_host.collect() } else { vec![address] };
         for address in all {
             let ip = Ip::of(address.is_ipv4());

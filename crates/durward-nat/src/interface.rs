@@ -64,10 +64,13 @@ impl Interfaces {
         let Some(pattern) = full_match(&options.external) else { return Self::default() };
         let mut links: Vec<_> = links
             .iter()
-            .filter(|link| pattern.is_match(&link.name) && !options.not_external.contains(&link.name))
+            .filter(|link| {
+                pattern.is_match(&link.name) && !options.not_external.contains(&link.name)
+            })
             .collect();
         links.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut taken: BTreeSet<u8> = slots.values().copied().chain(known.values().copied()).collect();
+        let mut taken: BTreeSet<u8> =
+            slots.values().copied().chain(known.values().copied()).collect();
         let mut external = BTreeMap::new();
         for link in links {
             let slot = slots.get(&*link.name).or_else(|| known.get(&link.name)).copied();
@@ -85,7 +88,8 @@ impl Interfaces {
     #[must_use]
     pub fn slot_of(&self, address: IpAddr) -> Option<u8> {
         let on = |external: &&External| external.addresses.iter().any(|net| net.addr() == address);
-        let near = |external: &&External| external.addresses.iter().any(|net| net.contains(&address));
+        let near =
+            |external: &&External| external.addresses.iter().any(|net| net.contains(&address));
         let found = self.external.values().find(on).or_else(|| self.external.values().find(near));
         found.map(|external| external.slot)
     }
@@ -123,7 +127,9 @@ fn judge(link: &Link, slot: u8, rule: &GatewayRule) -> External {
             let mut networks = link.addresses.iter().filter(|net| net.addr().is_ipv4() == ipv4);
             networks.find(|net| !is_link_local(net.addr())).and_then(|net| at_offset(*net, *offset))
         }
-        GatewayRule::Learned => link.default_gateways.iter().find(|ip| ip.is_ipv4() == ipv4).copied(),
+        GatewayRule::Learned => {
+            link.default_gateways.iter().find(|ip| ip.is_ipv4() == ipv4).copied()
+        }
         GatewayRule::Configured(gateways) => {
             let mut gateways = gateways.get(&link.name)?.iter();
             gateways.find(|ip| ip.is_ipv4() == ipv4).copied()
@@ -181,7 +187,7 @@ mod tests {
         Link { name: name.to_owned(), index: 1, up: true, addresses, ..Link::default() }
     }
 
-    // S5.11+ S5.22
+    // S5.11 S5.22
     #[test]
     fn the_pattern_matches_whole_names_only() {
         let pattern = full_match("eth[1-9][0-9]*").unwrap();
@@ -192,7 +198,9 @@ mod tests {
         for name in ["eth0", "veth12ab", "calieth9", "eth1.100", "eth1\n", "xeth1"] {
             assert!(!pattern.is_match(name), "{name}");
         }
-        assert!(full_match("a|b").unwrap().is_match("b") && !full_match("a|b").unwrap().is_match("ab"));
+        assert!(
+            full_match("a|b").unwrap().is_match("b") && !full_match("a|b").unwrap().is_match("ab")
+        );
     }
 
     // S5.8 S5.23
@@ -224,12 +232,15 @@ mod tests {
         let both = [link("ext1", "192.0.2.1/24"), link("ext2", "198.51.100.1/24")];
         let first = Interfaces::pick(&both, &options, &BTreeMap::new(), &BTreeMap::new());
 
-        let second =
-            Interfaces::pick(&both[1..], &options, &BTreeMap::new(), &first.slots());
+        let second = Interfaces::pick(&both[1..], &options, &BTreeMap::new(), &first.slots());
         let excluded = [link("ext9", "192.0.2.1/24")];
 
         assert_eq!(first.slots(), [("ext1".to_owned(), 1), ("ext2".to_owned(), 2)].into());
         assert_eq!(second.slots(), [("ext2".to_owned(), 2)].into());
-        assert!(Interfaces::pick(&excluded, &options, &BTreeMap::new(), &BTreeMap::new()).external.is_empty());
+        assert!(
+            Interfaces::pick(&excluded, &options, &BTreeMap::new(), &BTreeMap::new())
+                .external
+                .is_empty()
+        );
     }
 }

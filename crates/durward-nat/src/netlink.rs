@@ -238,7 +238,9 @@ impl Message {
 fn messages(mut bytes: &[u8]) -> Vec<Message> {
     let mut found = Vec::new();
     while bytes.len() >= 16 {
-        let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let word = |at: usize| {
+            u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
         let half = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
         let length = word(0) as usize;
         if length < 16 || length > bytes.len() {

@@ -23,7 +23,8 @@ pub struct Options {
     pub gateway: GatewayRule,
     /// Where pods and nodes are; traffic to there is never egress, and never comes from outside.
     pub cluster: Vec<IpNet>,
-    /// The gateway's own address towards the cluster, which endpoints see in mode `Snat`.
+    /// The gateway's own address towards the cluster, which endpoints see in mode `Snat`; that of the interface when it
+    /// is not given. With an address connections survive a take-over by another gateway that takes it too.
     pub cluster_address_v4: Option<Ipv4Addr>,
     /// The same for IPv6.
     pub cluster_address_v6: Option<Ipv6Addr>,

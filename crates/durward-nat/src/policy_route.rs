@@ -92,7 +92,11 @@ pub enum Selector {
 impl Routing {
     /// What these interfaces and external addresses ask for.
     #[must_use]
-    pub fn wanted(options: &Options, interfaces: &Interfaces, addresses: &BTreeSet<IpAddr>) -> Self {
+    pub fn wanted(
+        options: &Options,
+        interfaces: &Interfaces,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Self {
         let mut wanted = Self::default();
         for external in interfaces.external.values() {
             wanted.routes.extend(routes(options, external));
@@ -101,11 +105,13 @@ impl Routing {
             let routed = addresses.iter().copied();
             let routed = routed.filter(|ip| interfaces.slot_of(*ip) == Some(external.slot));
             let all: BTreeSet<IpAddr> = own.chain(routed).collect();
-            wanted.rules.extend(all.into_iter().filter(|ip| !is_link_local(*ip)).map(|address| Rule {
-                priority: options.rule_priority + 2,
-                ipv4: address.is_ipv4(),
-                selector: Selector::From(address),
-                table: options.routing_table + u32::from(external.slot),
+            wanted.rules.extend(all.into_iter().filter(|ip| !is_link_local(*ip)).map(|address| {
+                Rule {
+                    priority: options.rule_priority + 2,
+                    ipv4: address.is_ipv4(),
+                    selector: Selector::From(address),
+                    table: options.routing_table + u32::from(external.slot),
+                }
             }));
         }
         if !wanted.rules.is_empty() {

@@ -56,11 +56,6 @@ pub enum Rejection {
         /// The older mapping.
         by: String,
     },
-    /// Endpoints see the gateway, which has no address towards the cluster in this family.
-    NoClusterAddress {
-        /// An address of the family.
-        address: IpAddr,
-    },
     /// More endpoints than a port can have.
     TooManyEndpoints {
         /// How many are allowed.
@@ -92,9 +87,6 @@ impl fmt::Display for Rejection {
             Self::Incomplete { field } => write!(f, "{field} is empty"),
             Self::PortTaken { address, protocol, ports, by } => {
                 write!(f, "{address} {protocol} {ports} belongs to {by}")
-            }
-            Self::NoClusterAddress { address } => {
-                write!(f, "mode Snat for {address} needs an address of the gateway towards the cluster")
             }
             Self::TooManyEndpoints { limit } => write!(f, "a port has more than {limit} endpoints"),
             Self::SourcesTaken { by } => write!(f, "its pods belong to {by}"),

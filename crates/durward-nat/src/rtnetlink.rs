@@ -17,8 +17,7 @@ use crate::options::AssignedAddress;
 use crate::policy_route::{Hop, Route, Routing, Rule};
 
 /// Groups: links, addresses, routes and rules of both families, as bits of the bind mask.
-pub(crate) const GROUPS: u32 =
-    1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
+pub(crate) const GROUPS: u32 = 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
 
 mod msg {
     pub(super) const GETLINK: u16 = 18;

@@ -56,9 +56,8 @@ pub fn survey(options: &Options, model: &NatModel) -> Result<Survey, NatError> {
             all.map(move |gateway| (name.clone(), external.index, gateway))
         })
         .collect();
-    let without_gateway = interfaces.external.keys().filter(|name| {
-        !gateways.iter().any(|(with, ..)| with == *name)
-    });
+    let without_gateway =
+        interfaces.external.keys().filter(|name| !gateways.iter().any(|(with, ..)| with == *name));
     let without_gateway = without_gateway.cloned().collect();
     ask(&gateways);
     let neighbours = route.neighbours().map_err(kernel("neighbours"))?;

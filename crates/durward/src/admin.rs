@@ -20,6 +20,7 @@ const INDEX: &str = "\
 durward admin
   GET  /livez           the process runs
   GET  /readyz          it serves; ?verbose says why or why not
+  GET  /healthcheck     SmartNat's: OK and when, or why not
   GET  /metrics         OpenMetrics
   GET  /snapshot        what is served, what was rejected and why
   POST /config/reload   read the configuration again now

@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Check(Box<Check>),
     /// Look at and clean up what the kernel carries for port mappings
     Nat(NatCommand),
+    /// Turn SmartNat's Mapping objects into documents
+    Migrate(Migrate),
     /// Issue and list certificates
     Certs(Certs),
     /// Print the JSON Schema of the documents
@@ -279,6 +281,14 @@ pub(crate) enum CheckFormat {
     Json,
     /// For programs and people.
     Yaml,
+}
+
+/// `durward migrate`
+#[derive(Args, Debug)]
+pub(crate) struct Migrate {
+    /// Mapping objects, with the Service and EndpointSlice objects they refer to; `-` is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
 }
 
 /// `durward certs`

@@ -7,6 +7,7 @@ mod check;
 mod completions;
 mod demo;
 mod explain;
+mod migrate;
 mod nat;
 mod run;
 mod schema;
@@ -26,6 +27,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Check(arguments) => check::check(*arguments),
         Command::Nat(arguments) => nat::nat(&arguments),
+        Command::Migrate(arguments) => migrate::migrate(&arguments),
         Command::Certs(arguments) => certs::certs(&arguments),
         Command::Schema => schema::schema(),
         Command::Completions(arguments) => completions::completions(&arguments),

@@ -13,11 +13,11 @@ use super::body::Candidate;
 use super::certificates::Certificates;
 use super::claims::Claimed;
 use super::mapping::{self, Applicant};
-use super::{last_good, nat};
 use super::roster::{Basis, Entrant, Past, Roster, Verdict};
 use super::upstream_set::UpstreamSet;
 use super::verdict::Served;
 use super::{Compiled, Memory};
+use super::{last_good, nat};
 
 /// The snapshot, the verdicts and what to remember.
 pub(crate) fn assemble(

@@ -12,9 +12,9 @@ use durward_model::mapping::PortMapping;
 use durward_model::{DestinationMode, Origin};
 
 use super::body::{Candidate, Candidates};
+use super::mapping::Applicant;
 use super::report::Field;
 use super::roster::Roster;
-use super::mapping::Applicant;
 use super::upstream_set::UpstreamSet;
 use super::{Compiled, last_good};
 use ports::Ports;
@@ -224,7 +224,8 @@ impl Objection {
                 ("AddressTaken", "address", holder, format!("{listener} is taken by"))
             }
             Self::Mapped(mapping) => {
-                let sentence = format!("{listener} is taken by {}, which asked first", ports::named(mapping));
+                let sentence =
+                    format!("{listener} is taken by {}, which asked first", ports::named(mapping));
                 return ("AddressTaken", "address", sentence);
             }
             Self::Mode { holder, has } => (

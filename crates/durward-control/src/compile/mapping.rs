@@ -69,8 +69,7 @@ pub(crate) fn enrol<'a>(
 ) -> Vec<Applicant<'a>> {
     let live = roster.entrants.iter().filter(|entrant| !matches!(entrant.basis, Basis::Out));
     let tenants = live.map(|entrant| entrant.id.clone()).collect();
-    let mut office =
-        Office { previous, tenants, applicants: Vec::new(), taken: BTreeMap::new() };
+    let mut office = Office { previous, tenants, applicants: Vec::new(), taken: BTreeMap::new() };
     for (draft, document) in resources.documents.iter().enumerate() {
         if let Content::Mapping(mapping) = &document.content {
             office.document(roster, draft, &document.source, mapping);
@@ -107,7 +106,8 @@ impl<'a> Office<'a, '_> {
             return;
         };
         if let Some(holder) = self.taken.get(&name) {
-            let sentence = format!("{name:?} is taken by the mapping at {holder}: give this one another name");
+            let sentence =
+                format!("{name:?} is taken by the mapping at {holder}: give this one another name");
             report.error("NameTaken", written.place, &Field::NAME, &sentence);
             roster.drafts[draft].findings = report.into_findings();
             return;
@@ -250,7 +250,12 @@ impl Reading<'_, '_, '_> {
         let written = &document.spec.addresses;
         if written.is_empty() {
             let place = document.spec.tenant.place;
-            self.report.error("AddressMissing", place, &field, "is empty: name an external address");
+            self.report.error(
+                "AddressMissing",
+                place,
+                &field,
+                "is empty: name an external address",
+            );
         }
         let mut addresses = Vec::with_capacity(written.len());
         for (at, written) in written.iter().enumerate() {

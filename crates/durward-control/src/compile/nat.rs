@@ -69,10 +69,8 @@ pub(crate) fn finish<'b>(
         .chain(model.egress.iter().map(|rule| &rule.tenant))
         .collect();
     let known = |tenant: &TenantId| former?.nat.tenants.get(tenant).copied();
-    let mut numbers: BTreeMap<TenantId, u16> = tenants
-        .iter()
-        .filter_map(|tenant| Some(((*tenant).clone(), known(tenant)?)))
-        .collect();
+    let mut numbers: BTreeMap<TenantId, u16> =
+        tenants.iter().filter_map(|tenant| Some(((*tenant).clone(), known(tenant)?))).collect();
     let mut free = (1..=u16::MAX).filter({
         let taken: BTreeSet<u16> = numbers.values().copied().collect();
         move |number| !taken.contains(number)

@@ -17,8 +17,8 @@ use super::report::{Field, Report};
 use super::verdict::Draft;
 use crate::place::{At, Place};
 use crate::resources::{Content, Document, Resources, Source};
-use crate::spec::routing_json::ROUTING_JSON;
 use crate::spec::port_mapping;
+use crate::spec::routing_json::ROUTING_JSON;
 use crate::spec::tenant::TenantSpec;
 
 /// What is remembered of a served tenant.

@@ -5,8 +5,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use durward_model::verdict::{Finding, Outcome, Severity, Verdict};
 use durward_model::Origin;
+use durward_model::verdict::{Finding, Outcome, Severity, Verdict};
 
 /// A verdict in the making; rejected until something of it is served.
 #[derive(Debug)]

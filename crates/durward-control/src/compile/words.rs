@@ -135,7 +135,11 @@ pub(crate) fn mapping_name(text: &str) -> Result<Arc<str>, String> {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
-    if bytes.len() <= 253 && bytes.iter().all(|byte| inner(*byte)) && edge(bytes.first()) && edge(bytes.last()) {
+    if bytes.len() <= 253
+        && bytes.iter().all(|byte| inner(*byte))
+        && edge(bytes.first())
+        && edge(bytes.last())
+    {
         Ok(Arc::from(text))
     } else {
         Err("is not a name of a mapping: use up to 253 letters, digits, '-', '_' or '.', beginning and ending with a letter or digit".to_owned())

@@ -67,7 +67,9 @@ pub fn kind(text: &str) -> &'static str {
     let head = serde_saphyr::from_str::<Head>(text).ok();
     match head.and_then(|head| head.kind) {
         Some(kind) => known_kind(&kind),
-        None if text.lines().any(|line| line.trim_end() == "kind: PortMapping") => port_mapping::KIND,
+        None if text.lines().any(|line| line.trim_end() == "kind: PortMapping") => {
+            port_mapping::KIND
+        }
         None => KIND,
     }
 }
@@ -168,10 +170,26 @@ fn misdirected(source: &Source, version: &At<String>, kind: &At<String>) -> Opti
             format!("{:?} is not known: this version reads {API_VERSION}", version.value),
         )
     } else if LATER.contains(&kind.as_str()) {
-        ("kind", kind, format!("{:?} is not served yet: this version reads {}", kind.value, KINDS.join(" and ")))
+        (
+            "kind",
+            kind,
+            format!(
+                "{:?} is not served yet: this version reads {}",
+                kind.value,
+                KINDS.join(" and ")
+            ),
+        )
     } else if !KINDS.contains(&kind.as_str()) {
         let hint = suggest::hint(kind, KINDS);
-        ("kind", kind, format!("{:?} is not known{hint}: this version reads {}", kind.value, KINDS.join(" and ")))
+        (
+            "kind",
+            kind,
+            format!(
+                "{:?} is not known{hint}: this version reads {}",
+                kind.value,
+                KINDS.join(" and ")
+            ),
+        )
     } else {
         return None;
     };

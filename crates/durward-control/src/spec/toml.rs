@@ -4,8 +4,8 @@
 
 use durward_model::verdict::Severity;
 
-use super::{document, port_mapping};
 use super::tenant::TenantDocument;
+use super::{document, port_mapping};
 use crate::place::Place;
 use crate::resources::{Broken, Content, Source};
 
@@ -15,7 +15,8 @@ pub fn content(source: &Source) -> Content {
     let read = if *source.kind == *port_mapping::KIND {
         toml::from_str(&source.text).map(|mapping| document::checked_mapping(source, mapping))
     } else {
-        toml::from_str::<TenantDocument>(&source.text).map(|tenant| document::checked(source, tenant))
+        toml::from_str::<TenantDocument>(&source.text)
+            .map(|tenant| document::checked(source, tenant))
     };
     match read {
         Ok(content) => content,

@@ -50,10 +50,18 @@ fn nat(out: &mut String, nat: &NatModel) {
     for mapping in &nat.mappings {
         let number = nat.tenants[&mapping.tenant];
         let addresses: Vec<_> = mapping.addresses.iter().map(ToString::to_string).collect();
-        write!(out, "mapping {} of {} ({number}) at {}", mapping.name, mapping.tenant, addresses.join(", "))
+        write!(
+            out,
+            "mapping {} of {} ({number}) at {}",
+            mapping.name,
+            mapping.tenant,
+            addresses.join(", ")
+        )
+        .unwrap();
+        let blocks: Vec<_> =
+            mapping.allowed_sources.blocks().iter().map(ToString::to_string).collect();
+        write!(out, " from [{}] {:?} {:?}", blocks.join(", "), mapping.mode, mapping.affinity)
             .unwrap();
-        let blocks: Vec<_> = mapping.allowed_sources.blocks().iter().map(ToString::to_string).collect();
-        write!(out, " from [{}] {:?} {:?}", blocks.join(", "), mapping.mode, mapping.affinity).unwrap();
         writeln!(out, " drain {:?}", mapping.drain).unwrap();
         for port in &mapping.ports {
             writeln!(out, "  {} {} -> {:?}", port.protocol, port.ports, port.endpoints).unwrap();

@@ -31,7 +31,8 @@ impl Trail {
         match question.client.map(|client| (client, sources.matching(client))) {
             Some((client, None)) => {
                 let blocks = list(sources.blocks());
-                let sentence = format!("{client} is in none of {blocks}: dropped without an answer");
+                let sentence =
+                    format!("{client} is in none of {blocks}: dropped without an answer");
                 return self.refuse("source", origin, "denied", sentence);
             }
             Some((client, Some(block))) => {
@@ -99,9 +100,8 @@ fn find<'m>(model: &'m NatModel, question: &Question) -> Option<(&'m PortMapping
         if !mapping.addresses.iter().any(|one| one.0 == address) {
             return None;
         }
-        let fits = |port: &&MappedPort| {
-            port.protocol == question.transport && port.ports.contains(number)
-        };
+        let fits =
+            |port: &&MappedPort| port.protocol == question.transport && port.ports.contains(number);
         mapping.ports.iter().find(fits).map(|port| (&**mapping, port))
     })
 }

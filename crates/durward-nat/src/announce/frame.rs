@@ -39,7 +39,8 @@ fn arp(operation: u16, address: Ipv4Addr, mac: Mac) -> Vec<u8> {
 
 fn advertisement(address: Ipv6Addr, mac: Mac) -> Vec<u8> {
     // Override: whoever knows another hardware address takes this one.
-    let mut message = [&[136, 0, 0, 0, 0x20, 0, 0, 0][..], &address.octets(), &[2, 1], &mac.0].concat();
+    let mut message =
+        [&[136, 0, 0, 0, 0x20, 0, 0, 0][..], &address.octets(), &[2, 1], &mac.0].concat();
     let checksum = checksum(address, &message).to_be_bytes();
     message[2..4].copy_from_slice(&checksum);
     let length = (message.len() as u16).to_be_bytes();
@@ -58,8 +59,10 @@ fn advertisement(address: Ipv6Addr, mac: Mac) -> Vec<u8> {
 
 fn checksum(source: Ipv6Addr, message: &[u8]) -> u16 {
     let length = (message.len() as u32).to_be_bytes();
-    let pseudo = [&source.octets()[..], &ALL_NODES.octets(), &length, &[0, 0, 0, 58], message].concat();
-    let mut sum: u32 = pseudo.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let pseudo =
+        [&source.octets()[..], &ALL_NODES.octets(), &length, &[0, 0, 0, 58], message].concat();
+    let mut sum: u32 =
+        pseudo.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

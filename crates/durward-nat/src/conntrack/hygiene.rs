@@ -98,7 +98,9 @@ fn judge_leaving(flow: &Flow, new: &Policy) -> Fate {
 mod tests {
     use std::sync::Arc;
 
-    use durward_model::mapping::{Endpoints, MappedPort, NatModel, PortMapping, PortRange, Transport};
+    use durward_model::mapping::{
+        Endpoints, MappedPort, NatModel, PortMapping, PortRange, Transport,
+    };
     use durward_model::{IngressAddress, Origin, SourceSet, TenantId};
 
     use super::*;

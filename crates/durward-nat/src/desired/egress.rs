@@ -81,11 +81,7 @@ fn judge(
 }
 
 /// The one interface all addresses of a family are on.
-fn slot(
-    rule: &KernelEgress,
-    interfaces: &Interfaces,
-    v4: bool,
-) -> Result<Option<u8>, Rejection> {
+fn slot(rule: &KernelEgress, interfaces: &Interfaces, v4: bool) -> Result<Option<u8>, Rejection> {
     let mut found = None;
     for range in rule.addresses.iter().filter(|range| range.first().is_ipv4() == v4) {
         for address in [range.first(), range.last()] {

@@ -16,7 +16,6 @@ use super::policy::{Mapped, Policy};
 use crate::interface::Interfaces;
 use crate::mark::{self, MAPPED, SNAT};
 use crate::nftables::{Value, Verdict};
-use crate::options::Options;
 use crate::program::step::{Ip, after, port_key};
 use crate::program::{Balance, NO_ENDPOINT, Shape, Shapes, leads_to, source_chain};
 use crate::report::{MappingReport, Rejection};
@@ -31,7 +30,6 @@ type Outputs<'a> = (&'a mut Elements, &'a mut Shapes, &'a mut Policy);
 /// Puts every sound mapping into the outputs.
 pub(super) fn compile(
     model: &NatModel,
-    options: &Options,
     interfaces: &Interfaces,
     (elements, shapes, policy): Outputs<'_>,
 ) -> Vec<MappingReport> {
@@ -39,7 +37,7 @@ pub(super) fn compile(
     let mut answers = Answers::default();
     let mut reports = Vec::with_capacity(model.mappings.len());
     for mapping in &model.mappings {
-        let judged = judge(mapping, model, options, &claims);
+        let judged = judge(mapping, model, &claims);
         let foreign = mapping.addresses.iter().map(|address| address.0);
         reports.push(MappingReport {
             tenant: mapping.tenant.clone(),
@@ -97,15 +95,11 @@ fn services(mapping: &PortMapping) -> impl Iterator<Item = Service<'_>> {
 }
 
 /// The tenant's number, when all of the mapping can be served.
-fn judge(
-    mapping: &PortMapping,
-    model: &NatModel,
-    options: &Options,
-    claims: &Claims,
-) -> Result<u16, Rejection> {
+fn judge(mapping: &PortMapping, model: &NatModel, claims: &Claims) -> Result<u16, Rejection> {
     let tenant = model.tenants.get(&mapping.tenant).filter(|number| **number > 0);
     let tenant = *tenant.ok_or(Rejection::UnknownTenant)?;
-    let missing = [("addresses", mapping.addresses.is_empty()), ("ports", mapping.ports.is_empty())];
+    let missing =
+        [("addresses", mapping.addresses.is_empty()), ("ports", mapping.ports.is_empty())];
     if let Some((field, _)) = missing.into_iter().find(|(_, missing)| *missing) {
         return Err(Rejection::Incomplete { field });
     }
@@ -118,19 +112,13 @@ fn judge(
         if let Some((_, (_, by))) = near.filter(|(_, (range, _))| range.overlaps(ports)) {
             return Err(taken(by.clone()));
         }
-        if own.iter().any(|(a, p, range)| (*a, *p) == (address, protocol) && range.overlaps(ports)) {
+        if own.iter().any(|(a, p, range)| (*a, *p) == (address, protocol) && range.overlaps(ports))
+        {
             return Err(taken(mapping.full_name()));
         }
         own.push((address, protocol, ports));
         if port.endpoints(address.is_ipv4()).len() > ENDPOINTS {
             return Err(Rejection::TooManyEndpoints { limit: ENDPOINTS });
-        }
-        let has_address = match address {
-            IpAddr::V4(_) => options.cluster_address_v4.is_some(),
-            IpAddr::V6(_) => options.cluster_address_v6.is_some(),
-        };
-        if mapping.mode == SourceMode::Snat && !has_address {
-            return Err(Rejection::NoClusterAddress { address });
         }
     }
     Ok(tenant)
@@ -153,7 +141,12 @@ fn put(service: &Service<'_>, tenant: u16, (elements, shapes): (&mut Elements, &
 
     if let Some(chain) = source_filter(shapes, ip, &service.mapping.allowed_sources) {
         let verdict = Value::Verdict(Verdict::Jump(chain));
-        elements.put_range(&format!("acl{range_suffix}{digit}"), first.clone(), end.clone(), verdict);
+        elements.put_range(
+            &format!("acl{range_suffix}{digit}"),
+            first.clone(),
+            end.clone(),
+            verdict,
+        );
     }
     let endpoints = service.endpoints();
     let same_port = endpoints.first().is_some_and(|(_, port)| port.is_none());
@@ -170,7 +163,12 @@ fn put(service: &Service<'_>, tenant: u16, (elements, shapes): (&mut Elements, &
         shapes.balances.insert(balance);
         balance.chain()
     };
-    elements.put_range(&format!("svc{range_suffix}{digit}"), first.clone(), end.clone(), leads_to(target));
+    elements.put_range(
+        &format!("svc{range_suffix}{digit}"),
+        first.clone(),
+        end.clone(),
+        leads_to(target),
+    );
     if !single {
         let canonical = [&ports.first().to_be_bytes()[..], &[0, 0]].concat();
         elements.put_range(&format!("rng{digit}"), first.clone(), end, Value::Bytes(canonical));

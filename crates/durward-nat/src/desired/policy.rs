@@ -107,7 +107,8 @@ impl Policy {
     #[must_use]
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         let leaving = self.leaving.iter().flat_map(|rule| &rule.addresses);
-        let single = leaving.filter(|range| range.first() == range.last()).map(|range| range.first());
+        let single =
+            leaving.filter(|range| range.first() == range.last()).map(|range| range.first());
         self.mapped.keys().map(|(address, _)| *address).chain(single).collect()
     }
 

@@ -36,9 +36,8 @@ impl State {
 
     pub(super) fn carried(&self, model: &NatModel) -> Result<Vec<bool>, NatError> {
         let sets = self.table.read()?.ruleset.sets;
-        let has = |set: &str, key: &[u8]| {
-            sets.get(set).is_some_and(|set| set.elements.contains_key(key))
-        };
+        let has =
+            |set: &str, key: &[u8]| sets.get(set).is_some_and(|set| set.elements.contains_key(key));
         let carried = |mapping: &PortMapping| keys(mapping).all(|(set, key)| has(&set, &key));
         Ok(model.mappings.iter().map(|mapping| carried(mapping)).collect())
     }

@@ -12,8 +12,8 @@ use durward_model::mapping::NatModel;
 use super::NatError;
 use super::state::{State, adopted_numbers, kernel};
 use crate::announce::{Mac, Place};
-use crate::conntrack::hygiene;
 use crate::conntrack::Flow;
+use crate::conntrack::hygiene;
 use crate::desired::{Desired, Difference, Policy, desired, diff};
 use crate::mark::{self, EGRESS, MAPPED};
 use crate::nftables::ruleset::Value;
@@ -172,7 +172,8 @@ impl State {
                 Ok(generation) => {
                     self.own(generation);
                     let ruleset = desired.ruleset.clone();
-                    self.held = Some(crate::nftables::table::Held { exists: true, ruleset, generation });
+                    self.held =
+                        Some(crate::nftables::table::Held { exists: true, ruleset, generation });
                     return Ok(());
                 }
                 Err(TableError::Outdated) => {}
@@ -217,9 +218,7 @@ impl State {
 
     fn flows(&self, mark: u32, mask: u32) -> Result<Vec<Flow>, NatError> {
         let mut flows = self.conntrack.flows(mark, mask).map_err(kernel("connections"))?;
-        flows.retain(|flow| {
-            flow.mark & (MAPPED | EGRESS) != 0 && mark::tenant(flow.mark) != 0
-        });
+        flows.retain(|flow| flow.mark & (MAPPED | EGRESS) != 0 && mark::tenant(flow.mark) != 0);
         Ok(flows)
     }
 

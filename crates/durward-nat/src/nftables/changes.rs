@@ -79,7 +79,8 @@ impl Changes {
                 self.whole_table = true;
             }
             if known.is_none() {
-                self.new_sets.insert(name.clone(), Set { elements: BTreeMap::new(), ..set.clone() });
+                self.new_sets
+                    .insert(name.clone(), Set { elements: BTreeMap::new(), ..set.clone() });
             }
             let known = known.map_or(&none, |known| &known.elements);
             let removed = difference(known, &set.elements);

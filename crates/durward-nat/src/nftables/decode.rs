@@ -144,6 +144,7 @@ fn expression(from: Attributes<'_>) -> Expression {
         "nat" => nat(data),
         "objref" => objref(data),
         "reject" => reject(data),
+        "masq" => Some(Expression::Masquerade),
         "limit" => limit(data),
         _ => None,
     };

@@ -105,6 +105,7 @@ fn expression(to: &mut Builder, expression: &Expression) {
         Expression::Nat { .. } => "nat",
         Expression::Count(_) | Expression::CountBy { .. } => "objref",
         Expression::Reject(_) => "reject",
+        Expression::Masquerade => "masq",
         Expression::Limit { .. } => "limit",
         Expression::Foreign(name) => name,
     };
@@ -183,6 +184,7 @@ fn acting_parameters(to: &mut Builder, expression: &Expression) {
         Expression::CountBy { set, from } => {
             to.be32(3, *from).text(4, set);
         }
+        Expression::Masquerade => {}
         Expression::Reject(how) => {
             let (kind, code) = match how {
                 Reject::Reset => (1, 0),

@@ -124,6 +124,8 @@ pub enum Expression {
     },
     /// Tells the sender.
     Reject(Reject),
+    /// Gives the packet the address of the interface it leaves by.
+    Masquerade,
     /// Holds so many times a second.
     Limit {
         /// How often.
@@ -249,6 +251,7 @@ impl fmt::Display for Expression {
             }
             Self::Count(name) => write!(f, "count {name}"),
             Self::CountBy { set, from } => write!(f, "count @{set}[r{from}]"),
+            Self::Masquerade => f.write_str("masquerade"),
             Self::Reject(how) => write!(f, "reject {how:?}"),
             Self::Limit { per_second, burst } => write!(f, "limit {per_second}/s burst {burst}"),
             Self::Foreign(name) => write!(f, "foreign {name}"),

@@ -26,7 +26,9 @@ pub(crate) fn dropping_chains(own: &str, timeout: Duration) -> Result<Vec<String
         let from = message.attributes(HEADER);
         let hooked = from.get(4).is_some() && from.nested(4).be32(1) == Some(FORWARD);
         let name = family(&message).zip(from.text(1).zip(from.text(3)));
-        if let (true, Some((family, (table, chain)))) = (hooked && from.text(1).as_deref() != Some(own), name) {
+        if let (true, Some((family, (table, chain)))) =
+            (hooked && from.text(1).as_deref() != Some(own), name)
+        {
             chains.insert((family, table, chain), from.be32(5) == Some(DROP_POLICY));
         }
     }
@@ -34,13 +36,15 @@ pub(crate) fn dropping_chains(own: &str, timeout: Duration) -> Result<Vec<String
     for message in table.dump_all(msg::GETRULE)? {
         let from = message.attributes(HEADER);
         let rule = decode::rule(from);
-        if let (Some(family), Some(table), Some((chain, rule))) = (family(&message), from.text(1), rule) {
+        if let (Some(family), Some(table), Some((chain, rule))) =
+            (family(&message), from.text(1), rule)
+        {
             last.insert((family, table, chain), drops_all(&rule));
         }
     }
-    let dropping = chains.into_iter().filter(|(name, by_policy)| {
-        *by_policy || last.get(name).copied().unwrap_or_default()
-    });
+    let dropping = chains
+        .into_iter()
+        .filter(|(name, by_policy)| *by_policy || last.get(name).copied().unwrap_or_default());
     Ok(dropping.map(|((family, table, chain), _)| format!("{family} {table} {chain}")).collect())
 }
 

@@ -192,11 +192,9 @@ impl fmt::Display for Ruleset {
         }
         for (name, chain) in &self.chains {
             match chain.hook {
-                Some(hook) => writeln!(
-                    f,
-                    "chain {name} ({} {:?} {})",
-                    hook.kind, hook.point, hook.priority
-                )?,
+                Some(hook) => {
+                    writeln!(f, "chain {name} ({} {:?} {})", hook.kind, hook.point, hook.priority)?
+                }
                 None => writeln!(f, "chain {name}")?,
             }
             for rule in &chain.rules {

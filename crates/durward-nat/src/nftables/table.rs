@@ -11,9 +11,7 @@ use thiserror::Error;
 
 use super::changes::Changes;
 use super::ruleset::{Element, Ruleset};
-use super::uapi::{
-    BATCH_GENERATION, HEADER, INET, OBJECT_COUNTER, SUBSYSTEM, msg, table_flag,
-};
+use super::uapi::{BATCH_GENERATION, HEADER, INET, OBJECT_COUNTER, SUBSYSTEM, msg, table_flag};
 use super::{decode, encode};
 use crate::netlink::{Builder, Family, Socket, flags};
 
@@ -61,7 +59,9 @@ pub enum TableError {
     #[error("the ruleset changed meanwhile")]
     Outdated,
     /// The process lacks CAP_NET_ADMIN, or another process owns the table.
-    #[error("not allowed to change the packet filter (CAP_NET_ADMIN, or another owner of the table)")]
+    #[error(
+        "not allowed to change the packet filter (CAP_NET_ADMIN, or another owner of the table)"
+    )]
     Forbidden,
     /// The kernel refused one object.
     #[error("the kernel refused {object}: {errno}")]
@@ -330,7 +330,8 @@ impl<'a> Batch<'a> {
     }
 
     fn add_contents(&mut self, table: &str, changes: &Changes) {
-        let emptied = changes.rewritten.keys().filter(|name| !changes.new_chains.contains_key(*name));
+        let emptied =
+            changes.rewritten.keys().filter(|name| !changes.new_chains.contains_key(*name));
         for name in emptied.chain(&changes.old_chains) {
             self.add(format!("the rules of chain {name}"), msg::DELRULE, 0, |to| {
                 to.text(1, table).text(2, name);
@@ -415,7 +416,9 @@ impl<'a> Batch<'a> {
                     return result.map(|()| self.generation).map_err(|errno| match errno {
                         Errno::RESTART => TableError::Outdated,
                         Errno::PERM => TableError::Forbidden,
-                        errno => TableError::Refused { object: "the transaction".to_owned(), errno },
+                        errno => {
+                            TableError::Refused { object: "the transaction".to_owned(), errno }
+                        }
                     });
                 }
                 if let Err(errno) = result {

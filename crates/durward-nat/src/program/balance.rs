@@ -5,7 +5,7 @@
 use super::step::{self, Ip, count, ct_mark, dispatch, goto, marked, present, replace, verdict};
 use super::{Shapes, counter, hooked, plain};
 use crate::mark;
-use crate::nftables::expression::{Ct, Reject};
+use crate::nftables::expression::Reject;
 use crate::nftables::ruleset::{Data, Point};
 use crate::nftables::{Expression, Ruleset, Set, Value, Verdict};
 use crate::options::Options;
@@ -92,7 +92,8 @@ pub(super) fn build(ruleset: &mut Ruleset, options: &Options, shapes: &Shapes) {
 
 /// Sources are judged before services are found; single ports before ranges.
 fn services(ip: Ip) -> Vec<Vec<Expression>> {
-    let by = |map: &str| [ip.service_key(), vec![dispatch(&format!("{map}{}", ip.digit()), 8)]].concat();
+    let by =
+        |map: &str| [ip.service_key(), vec![dispatch(&format!("{map}{}", ip.digit()), 8)]].concat();
     vec![by("acl"), by("svc"), by("aclr"), by("svcr")]
 }
 
@@ -121,7 +122,13 @@ fn spread(balance: Balance, seed: u32) -> Vec<Vec<Expression>> {
             rule.push(step::transport_bytes(0, 2, free + ip.words()));
             len += 4;
         }
-        rule.push(Expression::Hash { from: free, len, modulus: balance.endpoints, seed, to: index });
+        rule.push(Expression::Hash {
+            from: free,
+            len,
+            modulus: balance.endpoints,
+            seed,
+            to: index,
+        });
     }
     rule.push(step::to(&format!("ep{}", ip.digit()), 8, free));
     rule.push(Expression::SetCtMark { from: free + ip.words() + 1 });
@@ -144,36 +151,29 @@ fn sources(ip: Ip, cluster_address: Option<&[u8]>) -> Vec<Vec<Expression>> {
         ip.answer_key(),
         vec![step::to(&format!("rev{digit}"), 8, free), snat(ip, free, Some(free + words))],
     ];
-    let egress =
-        [marked(mark::EGRESS), vec![ip.source(8), dispatch(&format!("eg{digit}"), 8)]];
+    let egress = [marked(mark::EGRESS), vec![ip.source(8), dispatch(&format!("eg{digit}"), 8)]];
     let lost = [
         marked(mark::EGRESS | mark::PICKED_UP),
         vec![count(counter::LOST), verdict(Verdict::Drop)],
     ];
-    let own = match cluster_address {
-        Some(address) => Expression::Immediate { to: 8, value: address.to_vec() },
-        None if ip.v4() => Expression::Ct { key: Ct::OriginalDestination4, to: 8 },
-        None => Expression::Ct { key: Ct::OriginalDestination6, to: 8 },
+    // Without an address of its own the gateway's is that of the interface towards the endpoint.
+    let own = || match cluster_address {
+        Some(address) => {
+            vec![Expression::Immediate { to: 8, value: address.to_vec() }, snat(ip, 8, None)]
+        }
+        None => vec![Expression::Masquerade],
     };
-    let asked = [marked(mark::SNAT), vec![own.clone(), snat(ip, 8, None)]];
+    let asked = [marked(mark::SNAT), own()];
     // No interface's slot: it came from the cluster or from this host, and the answer must pass here again.
-    let hairpin = vec![
+    let local = vec![
         ct_mark(8),
         replace(8, mark::MAPPED | mark::SLOT_MASK, mark::MAPPED),
         step::equals(8, vec![0; 4]),
-        own,
-        snat(ip, 8, None),
     ];
+    let hairpin = [local, own()].concat();
     // The client's own address, so that nobody behind puts the node's there.
     let kept = [marked(mark::MAPPED), vec![ip.source(8), snat(ip, 8, None)]];
-    vec![
-        picked_up.concat(),
-        egress.concat(),
-        lost.concat(),
-        asked.concat(),
-        hairpin,
-        kept.concat(),
-    ]
+    vec![picked_up.concat(), egress.concat(), lost.concat(), asked.concat(), hairpin, kept.concat()]
 }
 
 /// One range of addresses of the pool, the same for all connections of a pod.

@@ -72,8 +72,10 @@ fn guard() -> Vec<Vec<Expression>> {
 /// What is for this host and came from outside: answers, discovery, a few pings, known services; nothing else.
 fn input() -> Vec<Vec<Expression>> {
     let accept = || vec![verdict(Verdict::Accept)];
-    let icmp6 = || vec![step::transport(8), step::equals(8, vec![58]), step::transport_bytes(0, 1, 8)];
-    let icmp4 = || vec![step::transport(8), step::equals(8, vec![1]), step::transport_bytes(0, 1, 8)];
+    let icmp6 =
+        || vec![step::transport(8), step::equals(8, vec![58]), step::transport_bytes(0, 1, 8)];
+    let icmp4 =
+        || vec![step::transport(8), step::equals(8, vec![1]), step::transport_bytes(0, 1, 8)];
     let ping = || Expression::Limit { per_second: 100, burst: 50 };
     let local = |ip: Ip| {
         let known = vec![present(&format!("local{}", ip.digit()), 8)];

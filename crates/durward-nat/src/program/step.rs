@@ -248,7 +248,8 @@ mod tests {
 
         let elements = interval(Ip::V4, &blocks);
 
-        let ends: Vec<_> = elements.iter().map(|(key, one)| (key.clone(), one.end.clone())).collect();
+        let ends: Vec<_> =
+            elements.iter().map(|(key, one)| (key.clone(), one.end.clone())).collect();
         assert_eq!(ends, [(vec![10, 0, 0, 0], Some(vec![11, 0, 0, 0])), (vec![255; 4], None)]);
     }
 }

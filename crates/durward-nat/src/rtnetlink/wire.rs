@@ -30,7 +30,8 @@ pub(super) struct Labelled {
 }
 
 pub(super) fn link(message: &Message) -> Option<Link> {
-    let word = |at: usize| Some(u32::from_ne_bytes(message.payload.get(at..at + 4)?.try_into().ok()?));
+    let word =
+        |at: usize| Some(u32::from_ne_bytes(message.payload.get(at..at + 4)?.try_into().ok()?));
     let attributes = message.attributes(16);
     let name = attributes.text(3)?;
     let mac = attributes.get(1).and_then(|mac| mac.value.try_into().ok());

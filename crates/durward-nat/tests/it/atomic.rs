@@ -1,7 +1,7 @@
 //! No packet meets a half-made state: changes by the thousand under new connections and pings, and a control that must fail.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use durward_model::mapping::{NatModel, PortMapping};
@@ -9,7 +9,8 @@ use durward_nat::Nat;
 use durward_testkit::netns::in_namespace;
 
 use crate::lab::{
-    EXT1, EXT2, Lab, P1, P2, REMOTE, SOON, apply, at, both, mapping, model, options, ping, tcp, tenant,
+    EXT1, EXT2, Lab, P1, P2, REMOTE, SOON, apply, at, both, mapping, model, options, ping, tcp,
+    tenant,
 };
 
 /// What the hammering clients saw.
@@ -70,7 +71,10 @@ fn with(others: impl Iterator<Item = PortMapping>) -> Arc<NatModel> {
 
 fn other(number: u16, endpoint: &str) -> PortMapping {
     let ports = both(20_000 + number, &[&at(endpoint, 9000)]);
-    PortMapping { tenant: tenant("bank"), ..mapping(&format!("other-{number}"), &[EXT1, EXT2], ports) }
+    PortMapping {
+        tenant: tenant("bank"),
+        ..mapping(&format!("other-{number}"), &[EXT1, EXT2], ports)
+    }
 }
 
 // S5.60

@@ -33,7 +33,11 @@ fn pods_leave_by_their_tenants_address_and_its_interface() {
         ];
         for (pod, source, to, seen) in cases {
             assert_eq!(tcp(pod, source, (to, 443)).as_ref(), Ok(&seen), "tcp from {source}");
-            assert_eq!(udp(pod, source, (to, 443), SOON * 4).as_ref(), Ok(&seen), "udp from {source}");
+            assert_eq!(
+                udp(pod, source, (to, 443), SOON * 4).as_ref(),
+                Ok(&seen),
+                "udp from {source}"
+            );
             assert_eq!(ping(pod, source, to, SOON * 4), Ok(()), "ping from {source}");
         }
     });
@@ -42,28 +46,31 @@ fn pods_leave_by_their_tenants_address_and_its_interface() {
 // S2.28 S2.56+
 #[test]
 fn who_is_not_known_does_not_leave_and_nothing_has_the_hosts_address() {
-    in_namespace("egress::who_is_not_known_does_not_leave_and_nothing_has_the_hosts_address", || {
-        let lab = Lab::new();
-        lab.serve_outside(443);
-        let mut waiting = egress(&[P2, P2_V6].map(host), &[EXT1, EXT1_V6]);
-        waiting.enrolled = false;
-        let nat = Nat::start(options()).unwrap();
-        let report = nat.apply(model(vec![], vec![waiting])).unwrap();
-        let heard = listen(&lab.c1, REMOTE, 99);
+    in_namespace(
+        "egress::who_is_not_known_does_not_leave_and_nothing_has_the_hosts_address",
+        || {
+            let lab = Lab::new();
+            lab.serve_outside(443);
+            let mut waiting = egress(&[P2, P2_V6].map(host), &[EXT1, EXT1_V6]);
+            waiting.enrolled = false;
+            let nat = Nat::start(options()).unwrap();
+            let report = nat.apply(model(vec![], vec![waiting])).unwrap();
+            let heard = listen(&lab.c1, REMOTE, 99);
 
-        let unknown = [
-            tcp_soon(&lab.p1, P1, (REMOTE, 443)),
-            tcp_soon(&lab.p1, P1_V6, (REMOTE_V6, 443)),
-            tcp_soon(&lab.p2, P2, (REMOTE, 443)),
-            udp(&lab.p1, P1, (REMOTE, 99), SOON),
-            udp(&lab.p2, P2, (REMOTE, 99), SOON),
-        ];
+            let unknown = [
+                tcp_soon(&lab.p1, P1, (REMOTE, 443)),
+                tcp_soon(&lab.p1, P1_V6, (REMOTE_V6, 443)),
+                tcp_soon(&lab.p2, P2, (REMOTE, 443)),
+                udp(&lab.p1, P1, (REMOTE, 99), SOON),
+                udp(&lab.p2, P2, (REMOTE, 99), SOON),
+            ];
 
-        assert_eq!(report.egress[0].rejected, Some(Rejection::NotEnrolled));
-        assert!(unknown.iter().all(Result::is_err), "{unknown:?}");
-        assert_eq!(heard(), Vec::<SocketAddr>::new());
-        assert!(nat.counters().unwrap().refused["unenrolled"].packets >= 5);
-    });
+            assert_eq!(report.egress[0].rejected, Some(Rejection::NotEnrolled));
+            assert!(unknown.iter().all(Result::is_err), "{unknown:?}");
+            assert_eq!(heard(), Vec::<SocketAddr>::new());
+            assert!(nat.counters().unwrap().refused["unenrolled"].packets >= 5);
+        },
+    );
 }
 
 // S2.58

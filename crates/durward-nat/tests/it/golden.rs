@@ -37,7 +37,8 @@ fn text(model: &NatModel) -> String {
     let Desired { report, policy, .. } = &wanted;
     let mut text = String::new();
     for one in report.mappings.iter().chain(&report.egress) {
-        let fate = one.rejected.as_ref().map_or_else(|| "in".to_owned(), |why| format!("out: {why}"));
+        let fate =
+            one.rejected.as_ref().map_or_else(|| "in".to_owned(), |why| format!("out: {why}"));
         writeln!(text, "{}/{} {fate}", one.tenant, one.name).unwrap();
         if !one.foreign_addresses.is_empty() {
             writeln!(text, "  not here: {:?}", one.foreign_addresses).unwrap();
@@ -65,11 +66,16 @@ fn rich() -> Vec<PortMapping> {
         "web",
         &["203.0.113.1", "2001:db8:1::1"],
         vec![
-            port(Transport::Tcp, 443, &["10.244.0.5:8443", "10.244.0.6:8443", "[fd00:244::5]:8443"]),
+            port(
+                Transport::Tcp,
+                443,
+                &["10.244.0.5:8443", "10.244.0.6:8443", "[fd00:244::5]:8443"],
+            ),
             range,
         ],
     );
-    let mut narrow = mapping("narrow", &["198.51.100.1"], vec![port(Transport::Tcp, 22, &["10.244.0.7:22"])]);
+    let mut narrow =
+        mapping("narrow", &["198.51.100.1"], vec![port(Transport::Tcp, 22, &["10.244.0.7:22"])]);
     narrow.tenant = tenant("bank");
     narrow.mode = SourceMode::Snat;
     narrow.affinity = Affinity::ClientIp;
@@ -90,7 +96,10 @@ fn nothing_is_asked_for_but_the_program() {
 // S5.40 S5.41+
 #[test]
 fn mappings_and_egress_are_elements() {
-    let mut local = NatModel::clone(&model(rich(), vec![egress(&["10.244.0.0/25".to_owned()], &["203.0.113.1"])]));
+    let mut local = NatModel::clone(&model(
+        rich(),
+        vec![egress(&["10.244.0.0/25".to_owned()], &["203.0.113.1"])],
+    ));
     local.local = ["0.0.0.0:443".parse().unwrap(), "198.51.100.1:80".parse().unwrap()].into();
 
     assert_golden("rich", &text(&local));
@@ -100,20 +109,32 @@ fn mappings_and_egress_are_elements() {
 #[test]
 fn the_oldest_claim_wins_and_the_loser_is_left_out_whole() {
     let mut mappings = rich();
-    let mut late = mapping("late", &["203.0.113.9", "203.0.113.1"], vec![
-        port(Transport::Tcp, 8080, &["10.244.0.5:8080"]),
-        port(Transport::Udp, 7500, &["10.244.0.5:8080"]),
-    ]);
+    let mut late = mapping(
+        "late",
+        &["203.0.113.9", "203.0.113.1"],
+        vec![
+            port(Transport::Tcp, 8080, &["10.244.0.5:8080"]),
+            port(Transport::Udp, 7500, &["10.244.0.5:8080"]),
+        ],
+    );
     late.tenant = tenant("bank");
     mappings.push(late);
-    mappings.push(mapping("twice", &["203.0.113.1"], vec![
-        port(Transport::Tcp, 8080, &["10.244.0.5:8080"]),
-        port(Transport::Tcp, 8080, &["10.244.0.6:8080"]),
-    ]));
+    mappings.push(mapping(
+        "twice",
+        &["203.0.113.1"],
+        vec![
+            port(Transport::Tcp, 8080, &["10.244.0.5:8080"]),
+            port(Transport::Tcp, 8080, &["10.244.0.6:8080"]),
+        ],
+    ));
     let mut unknown = mapping("unknown", &["203.0.113.1"], vec![port(Transport::Tcp, 9, &[])]);
     unknown.tenant = tenant("nobody");
     mappings.push(unknown);
-    mappings.push(mapping("fits", &["203.0.113.1"], vec![port(Transport::Tcp, 8080, &["10.244.0.5:8080"])]));
+    mappings.push(mapping(
+        "fits",
+        &["203.0.113.1"],
+        vec![port(Transport::Tcp, 8080, &["10.244.0.5:8080"])],
+    ));
 
     let report = desired(&model(mappings, vec![]), &options(), &host()).report;
 
@@ -122,11 +143,14 @@ fn the_oldest_claim_wins_and_the_loser_is_left_out_whole() {
         .iter()
         .filter_map(|one| Some(format!("{}: {}", one.name, one.rejected.as_ref()?)))
         .collect();
-    assert_eq!(out, [
-        "late: 203.0.113.1 udp 7500 belongs to acme/web",
-        "twice: 203.0.113.1 tcp 8080 belongs to acme/twice",
-        "unknown: the tenant has no number",
-    ]);
+    assert_eq!(
+        out,
+        [
+            "late: 203.0.113.1 udp 7500 belongs to acme/web",
+            "twice: 203.0.113.1 tcp 8080 belongs to acme/twice",
+            "unknown: the tenant has no number",
+        ]
+    );
 }
 
 // S5.67+
@@ -135,7 +159,11 @@ fn the_program_has_as_many_rules_for_ten_thousand_mappings_as_for_ten() {
     let rules = |count: u16| {
         let mappings = (0..count).map(|number| {
             let at = format!("10.244.{}.{}:80", number / 250, number % 250 + 1);
-            mapping(&format!("m{number}"), &["203.0.113.1"], vec![port(Transport::Tcp, 1000 + number, &[&at])])
+            mapping(
+                &format!("m{number}"),
+                &["203.0.113.1"],
+                vec![port(Transport::Tcp, 1000 + number, &[&at])],
+            )
         });
         let ruleset = desired(&model(mappings.collect(), vec![]), &options(), &host()).ruleset;
         let rules: usize = ruleset.chains.values().map(|chain| chain.rules.len()).sum();

@@ -151,9 +151,8 @@ fn long_udp_flows_follow_the_endpoints() {
         };
         let nat = Nat::start(options()).unwrap();
         apply(&nat, &set(&[&first], Affinity::None));
-        let sockets: Vec<UdpSocket> = lab.c1.run(|| {
-            (0..24).map(|_| UdpSocket::bind((REMOTE, 0)).unwrap()).collect()
-        });
+        let sockets: Vec<UdpSocket> =
+            lab.c1.run(|| (0..24).map(|_| UdpSocket::bind((REMOTE, 0)).unwrap()).collect());
         let answers = || -> Vec<String> {
             let to = format!("{EXT1}:8080").parse().unwrap();
             sockets.iter().map(|socket| ask(socket, to, SOON * 4).unwrap()).collect()

@@ -3,12 +3,12 @@
 use std::io::ErrorKind;
 
 use durward_model::mapping::{SourceMode, Transport};
-use durward_nat::Nat;
+use durward_nat::{Nat, Options};
 use durward_testkit::netns::in_namespace;
 
 use crate::lab::{
-    EXT1, EXT1_V6, EXT2, EXT2_V6, Lab, P1, P1_V6, P2, P2_V6, REMOTE, REMOTE_V6, SOON, apply, at, both,
-    mapping, model, options, port, sources, tcp, tcp_soon, udp,
+    EXT1, EXT1_V6, EXT2, EXT2_V6, Lab, P1, P1_V6, P2, P2_V6, REMOTE, REMOTE_V6, SOON, apply, at,
+    both, mapping, model, options, port, sources, tcp, tcp_soon, udp,
 };
 
 // S5.10 S5.38 S5.39 S5.40 S5.41 S5.49 S5.59 S5.65 S5.66 S5.74 S5.26
@@ -28,14 +28,17 @@ fn clients_of_both_worlds_reach_pods_and_get_answers() {
 
         let mut wrong = Vec::new();
         for (world, v4, v6) in [(&lab.c1, EXT1, EXT1_V6), (&lab.c2, EXT2, EXT2_V6)] {
-            for (target, source, inner) in [(v4, REMOTE, "10.244.0.1"), (v6, REMOTE_V6, "fd00:244::1")] {
+            for (target, source, inner) in
+                [(v4, REMOTE, "10.244.0.1"), (v6, REMOTE_V6, "fd00:244::1")]
+            {
                 for (port, seen) in [(8080, source), (8081, inner)] {
                     let said = [
                         tcp(world, source, (target, port)),
                         udp(world, source, (target, port), SOON * 4),
                     ];
                     for said in said {
-                        let right = said.as_ref().is_ok_and(|said| said.ends_with(&format!(" {seen}")));
+                        let right =
+                            said.as_ref().is_ok_and(|said| said.ends_with(&format!(" {seen}")));
                         if !right {
                             wrong.push(format!("{target} {port}: {said:?}"));
                         }
@@ -55,11 +58,8 @@ fn sources_that_are_not_allowed_are_dropped_and_so_are_unmapped_ports() {
         || {
             let lab = Lab::new();
             lab.serve(9000);
-            let mut narrow = mapping(
-                "narrow",
-                &[EXT1, EXT1_V6],
-                both(8080, &[&at(P1, 9000), &at(P1_V6, 9000)]),
-            );
+            let mut narrow =
+                mapping("narrow", &[EXT1, EXT1_V6], both(8080, &[&at(P1, 9000), &at(P1_V6, 9000)]));
             narrow.allowed_sources =
                 sources(&["192.0.2.0/24", "192.0.2.0/28", "2001:db8:ffff::/64"]);
             let nat = Nat::start(options()).unwrap();
@@ -83,10 +83,14 @@ fn sources_that_are_not_allowed_are_dropped_and_so_are_unmapped_ports() {
             ];
 
             assert!(allowed.iter().all(Result::is_ok), "{allowed:?}");
-            let silent = |error: &ErrorKind| matches!(error, ErrorKind::TimedOut | ErrorKind::WouldBlock);
+            let silent =
+                |error: &ErrorKind| matches!(error, ErrorKind::TimedOut | ErrorKind::WouldBlock);
             assert!(denied.iter().all(|one| one.as_ref().is_err_and(silent)), "{denied:?}");
             let refused = nat.counters().unwrap().refused;
-            assert!(refused["denied"].packets > 0 && refused["unmapped"].packets > 0, "{refused:?}");
+            assert!(
+                refused["denied"].packets > 0 && refused["unmapped"].packets > 0,
+                "{refused:?}"
+            );
         },
     );
 }
@@ -110,5 +114,30 @@ fn a_mapping_without_endpoints_refuses_at_once() {
 
         let expected: Vec<Result<String, _>> = vec![Err(ErrorKind::ConnectionRefused); 4];
         assert_eq!(refused.to_vec(), expected);
+    });
+}
+
+// S5.26
+#[test]
+fn without_an_address_of_its_own_endpoints_see_the_interfaces() {
+    in_namespace("ingress::without_an_address_of_its_own_endpoints_see_the_interfaces", || {
+        let lab = Lab::new();
+        lab.serve(9000);
+        let ends = [at(P1, 9000), at(P1_V6, 9000)];
+        let mut hide = mapping("hide", &[EXT1, EXT2, EXT1_V6], both(8081, &[&ends[0], &ends[1]]));
+        hide.mode = SourceMode::Snat;
+        let options = Options { cluster_address_v4: None, cluster_address_v6: None, ..options() };
+        let nat = Nat::start(options).unwrap();
+        apply(&nat, &model(vec![hide], vec![]));
+
+        for (world, from, to, seen) in [
+            (&lab.c1, REMOTE, EXT1, "p1 10.244.0.1"),
+            (&lab.c2, REMOTE, EXT2, "p1 10.244.0.1"),
+            (&lab.c1, REMOTE_V6, EXT1_V6, "p1 fd00:244::1"),
+            (&lab.p2, P2, EXT1, "p1 10.244.0.1"),
+        ] {
+            assert_eq!(tcp(world, from, (to, 8081)).as_deref(), Ok(seen), "{to}");
+            assert_eq!(udp(world, from, (to, 8081), SOON * 4).as_deref(), Ok(seen), "{to}");
+        }
     });
 }

@@ -40,7 +40,9 @@ fn an_address_that_comes_or_goes_is_noticed_within_a_second() {
         add_address("ext2", &format!("{late}/32"));
         // The rule by which the address's own packets leave is the last thing to be set.
         let rule = |present: bool| {
-            within(Duration::from_secs(1), || ip("rule").contains(&format!("from {late}")) == present)
+            within(Duration::from_secs(1), || {
+                ip("rule").contains(&format!("from {late}")) == present
+            })
         };
         let noticed = rule(true);
         let answered = tcp(&lab.c2, REMOTE, (late, 8080));
@@ -83,49 +85,56 @@ fn an_interface_that_comes_anew_has_its_slot_and_works_again() {
 // S5.9 S5.8+ S5.6 S5.5+
 #[test]
 fn three_interfaces_in_one_network_each_answer_for_their_own_addresses() {
-    in_namespace("interfaces::three_interfaces_in_one_network_each_answer_for_their_own_addresses", || {
-        let (lan, _pod) = smartnats_example();
-        let default = || ip("-o address show eth0") + &ip("route show table main dev eth0");
-        let before = default();
-        let options = Options {
-            external: "eth[0-9]+".to_owned(),
-            not_external: vec!["eth0".to_owned()],
-            gateway: GatewayRule::Offset(1),
-            cluster: vec!["10.244.0.0/16".parse().unwrap()],
-            ..Options::default()
-        };
-        let nat = Nat::start(options).unwrap();
-        let nics = NICS;
-        let outside: Vec<&str> = nics[1..].iter().flat_map(|(_, a, b)| [*a, *b]).collect();
-        apply(&nat, &model(vec![mapping("web", &outside, both(8080, &[&at(P1, 9000)]))], vec![]));
+    in_namespace(
+        "interfaces::three_interfaces_in_one_network_each_answer_for_their_own_addresses",
+        || {
+            let (lan, _pod) = smartnats_example();
+            let default = || ip("-o address show eth0") + &ip("route show table main dev eth0");
+            let before = default();
+            let options = Options {
+                external: "eth[0-9]+".to_owned(),
+                not_external: vec!["eth0".to_owned()],
+                gateway: GatewayRule::Offset(1),
+                cluster: vec!["10.244.0.0/16".parse().unwrap()],
+                ..Options::default()
+            };
+            let nat = Nat::start(options).unwrap();
+            let nics = NICS;
+            let outside: Vec<&str> = nics[1..].iter().flat_map(|(_, a, b)| [*a, *b]).collect();
+            apply(
+                &nat,
+                &model(vec![mapping("web", &outside, both(8080, &[&at(P1, 9000)]))], vec![]),
+            );
 
-        for (nic, first, second) in &nics[1..] {
-            for address in [first, second] {
-                for client in [REMOTE, "10.10.0.1"] {
-                    // The router asks anew who has the address, and only one may say so.
-                    lan.ip("neigh flush all");
-                    let before = sent(nics.map(|(nic, _, _)| nic));
-                    let (mut stream, said) =
-                        connect(&lan, client, (address, 8080), SOON * 6).unwrap();
-                    for _ in 0..30 {
-                        assert!(crate::lab::is_alive(&mut stream, SOON * 4));
+            for (nic, first, second) in &nics[1..] {
+                for address in [first, second] {
+                    for client in [REMOTE, "10.10.0.1"] {
+                        // The router asks anew who has the address, and only one may say so.
+                        lan.ip("neigh flush all");
+                        let before = sent(nics.map(|(nic, _, _)| nic));
+                        let (mut stream, said) =
+                            connect(&lan, client, (address, 8080), SOON * 6).unwrap();
+                        for _ in 0..30 {
+                            assert!(crate::lab::is_alive(&mut stream, SOON * 4));
+                        }
+                        let after = sent(nics.map(|(nic, _, _)| nic));
+                        assert_eq!(said, format!("p1 {client}"));
+                        for (name, count) in after {
+                            let more = count - before[&name];
+                            let right = if name == *nic { more >= 30 } else { more < 10 };
+                            assert!(right, "{address}: {more} packets left by {name}");
+                        }
+                        let neighbour = lan.ip(&format!("neigh show {address}"));
+                        let mac = ip(&format!("-o link show {nic}"));
+                        let mac =
+                            mac.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap();
+                        assert!(neighbour.contains(mac), "{address}: {neighbour} is not {mac}");
                     }
-                    let after = sent(nics.map(|(nic, _, _)| nic));
-                    assert_eq!(said, format!("p1 {client}"));
-                    for (name, count) in after {
-                        let more = count - before[&name];
-                        let right = if name == *nic { more >= 30 } else { more < 10 };
-                        assert!(right, "{address}: {more} packets left by {name}");
-                    }
-                    let neighbour = lan.ip(&format!("neigh show {address}"));
-                    let mac = ip(&format!("-o link show {nic}"));
-                    let mac = mac.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap();
-                    assert!(neighbour.contains(mac), "{address}: {neighbour} is not {mac}");
                 }
             }
-        }
-        assert_eq!(default(), before);
-    });
+            assert_eq!(default(), before);
+        },
+    );
 }
 
 const NICS: [(&str, &str, &str); 3] = [
@@ -192,11 +201,13 @@ fn addresses_are_put_on_announced_and_taken_away_by_the_kernel_when_nobody_renew
             ]
             .into();
             // The neighbour believes somebody else has it, until it is told.
-            lab.c1.ip(&format!("neigh replace {leased} lladdr 02:00:00:00:00:99 dev wan nud stale"));
+            lab.c1
+                .ip(&format!("neigh replace {leased} lladdr 02:00:00:00:00:99 dev wan nud stale"));
             nat.assign(wanted.clone()).unwrap();
             apply(&nat, &model(vec![web], vec![]));
             let mac = ip("-o link show ext1");
-            let mac = mac.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+            let mac =
+                mac.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
             let told = || lab.c1.ip(&format!("neigh show {leased}")).contains(&mac);
             assert!(within(Duration::from_secs(2), told), "no gratuitous ARP was believed");
             assert!(tcp(&lab.c1, REMOTE, (leased, 8080)).is_ok());

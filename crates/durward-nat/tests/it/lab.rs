@@ -219,12 +219,21 @@ pub(crate) fn tcp(from: &Namespace, source: &str, to: (&str, u16)) -> Result<Str
 }
 
 /// The same where silence is expected.
-pub(crate) fn tcp_soon(from: &Namespace, source: &str, to: (&str, u16)) -> Result<String, ErrorKind> {
+pub(crate) fn tcp_soon(
+    from: &Namespace,
+    source: &str,
+    to: (&str, u16),
+) -> Result<String, ErrorKind> {
     connect(from, source, to, SOON).map(|(_, greeting)| greeting)
 }
 
 /// What a UDP server says, or how it failed.
-pub(crate) fn udp(from: &Namespace, source: &str, to: (&str, u16), patience: Duration) -> Result<String, ErrorKind> {
+pub(crate) fn udp(
+    from: &Namespace,
+    source: &str,
+    to: (&str, u16),
+    patience: Duration,
+) -> Result<String, ErrorKind> {
     from.run(|| {
         let source: IpAddr = source.parse().unwrap();
         let to = SocketAddr::new(to.0.parse().unwrap(), to.1);
@@ -234,7 +243,11 @@ pub(crate) fn udp(from: &Namespace, source: &str, to: (&str, u16), patience: Dur
 }
 
 /// One question of a socket that stays.
-pub(crate) fn ask(socket: &UdpSocket, to: SocketAddr, patience: Duration) -> Result<String, ErrorKind> {
+pub(crate) fn ask(
+    socket: &UdpSocket,
+    to: SocketAddr,
+    patience: Duration,
+) -> Result<String, ErrorKind> {
     socket.set_read_timeout(Some(patience)).unwrap();
     socket.connect(to).map_err(|error| error.kind())?;
     socket.send(b"?").map_err(|error| error.kind())?;
@@ -268,7 +281,12 @@ pub(crate) fn options() -> Options {
 }
 
 /// The next echo reply to a ping from one address to another.
-pub(crate) fn ping(from: &Namespace, source: &str, to: &str, patience: Duration) -> Result<(), ErrorKind> {
+pub(crate) fn ping(
+    from: &Namespace,
+    source: &str,
+    to: &str,
+    patience: Duration,
+) -> Result<(), ErrorKind> {
     from.run(|| {
         let [source, to]: [IpAddr; 2] = [source, to].map(|address| address.parse().unwrap());
         let (domain, protocol, kinds) = match to {

@@ -43,33 +43,36 @@ fn within(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
 // S5.61
 #[test]
 fn forwarding_outlives_the_daemon_and_a_restart_adopts_without_loss() {
-    in_namespace("lifecycle::forwarding_outlives_the_daemon_and_a_restart_adopts_without_loss", || {
-        let lab = Lab::new();
-        lab.serve(9000);
-        let web = |name: &str, port| mapping(name, &[EXT1, EXT2], both(port, &[&at(P1, 9000)]));
-        let mut banks = web("stays", 8080);
-        banks.tenant = tenant("bank");
-        let gone = web("goes", 8081);
-        let first = Nat::start(options()).unwrap();
-        apply(&first, &model(vec![banks.clone(), gone], vec![]));
-        let open = |port| connect(&lab.c2, REMOTE, (EXT2, port), SOON * 6).unwrap().0;
-        let (mut stays, mut goes) = (open(8080), open(8081));
-        drop(first);
+    in_namespace(
+        "lifecycle::forwarding_outlives_the_daemon_and_a_restart_adopts_without_loss",
+        || {
+            let lab = Lab::new();
+            lab.serve(9000);
+            let web = |name: &str, port| mapping(name, &[EXT1, EXT2], both(port, &[&at(P1, 9000)]));
+            let mut banks = web("stays", 8080);
+            banks.tenant = tenant("bank");
+            let gone = web("goes", 8081);
+            let first = Nat::start(options()).unwrap();
+            apply(&first, &model(vec![banks.clone(), gone], vec![]));
+            let open = |port| connect(&lab.c2, REMOTE, (EXT2, port), SOON * 6).unwrap().0;
+            let (mut stays, mut goes) = (open(8080), open(8081));
+            drop(first);
 
-        assert!(is_alive(&mut stays, SOON * 4), "an established connection goes on");
-        assert!(tcp(&lab.c2, REMOTE, (EXT2, 8080)).is_ok(), "a new one is made");
-        let second = Nat::start(options()).unwrap();
-        assert!(is_alive(&mut stays, SOON * 4), "a start changes nothing");
-        // Another process may count tenants differently; connections keep their numbers.
-        let mut next = NatModel::clone(&model(vec![banks], vec![]));
-        next.tenants = [(tenant("bank"), 1), (tenant("club"), 2)].into();
-        let report = apply(&second, &Arc::new(next));
+            assert!(is_alive(&mut stays, SOON * 4), "an established connection goes on");
+            assert!(tcp(&lab.c2, REMOTE, (EXT2, 8080)).is_ok(), "a new one is made");
+            let second = Nat::start(options()).unwrap();
+            assert!(is_alive(&mut stays, SOON * 4), "a start changes nothing");
+            // Another process may count tenants differently; connections keep their numbers.
+            let mut next = NatModel::clone(&model(vec![banks], vec![]));
+            next.tenants = [(tenant("bank"), 1), (tenant("club"), 2)].into();
+            let report = apply(&second, &Arc::new(next));
 
-        assert_eq!(report.connections_cut, 1, "of the mapping that is gone");
-        assert!(is_alive(&mut stays, SOON * 4));
-        assert!(!is_alive(&mut goes, SOON));
-        assert!(tcp_soon(&lab.c2, REMOTE, (EXT2, 8081)).is_err());
-    });
+            assert_eq!(report.connections_cut, 1, "of the mapping that is gone");
+            assert!(is_alive(&mut stays, SOON * 4));
+            assert!(!is_alive(&mut goes, SOON));
+            assert!(tcp_soon(&lab.c2, REMOTE, (EXT2, 8081)).is_err());
+        },
+    );
 }
 
 // S5.62
@@ -126,26 +129,29 @@ fn others_cannot_change_a_table_that_is_owned() {
 // S5.63 S5.64 S5.5 S5.65
 #[test]
 fn cleanup_leaves_the_host_as_it_was_and_others_are_never_touched() {
-    in_namespace("lifecycle::cleanup_leaves_the_host_as_it_was_and_others_are_never_touched", || {
-        let lab = Lab::new();
-        let plane = crate::lab::Default::new();
-        install("kube-proxy", Hook { kind: "nat", point: Point::Prerouting, priority: -100 });
-        install("docker", Hook { kind: "nat", point: Point::Postrouting, priority: 100 });
-        install("firewalld", Hook { kind: "filter", point: Point::Forward, priority: 10 });
-        let before = host();
-        let nat = Nat::start(options()).unwrap();
-        apply(&nat, &web(&lab));
-        assert!(works(&lab));
+    in_namespace(
+        "lifecycle::cleanup_leaves_the_host_as_it_was_and_others_are_never_touched",
+        || {
+            let lab = Lab::new();
+            let plane = crate::lab::Default::new();
+            install("kube-proxy", Hook { kind: "nat", point: Point::Prerouting, priority: -100 });
+            install("docker", Hook { kind: "nat", point: Point::Postrouting, priority: 100 });
+            install("firewalld", Hook { kind: "filter", point: Point::Forward, priority: 10 });
+            let before = host();
+            let nat = Nat::start(options()).unwrap();
+            apply(&nat, &web(&lab));
+            assert!(works(&lab));
 
-        assert_eq!(others(), before.others, "while it runs");
-        assert_eq!(plane.state(), before.default, "while it runs");
-        assert_ne!(host(), before, "the comparison sees what it is about");
-        nat.cleanup().unwrap();
-        assert_eq!(host(), before);
-        // Again, with nothing there.
-        Nat::start(options()).unwrap().cleanup().unwrap();
-        assert_eq!(host(), before);
-    });
+            assert_eq!(others(), before.others, "while it runs");
+            assert_eq!(plane.state(), before.default, "while it runs");
+            assert_ne!(host(), before, "the comparison sees what it is about");
+            nat.cleanup().unwrap();
+            assert_eq!(host(), before);
+            // Again, with nothing there.
+            Nat::start(options()).unwrap().cleanup().unwrap();
+            assert_eq!(host(), before);
+        },
+    );
 }
 
 // S5.63+
@@ -166,27 +172,36 @@ fn cleanup_ends_connections_that_were_translated() {
 // S5.16 S2.28+
 #[test]
 fn a_node_that_masquerades_its_pods_does_not_give_them_its_address() {
-    in_namespace("lifecycle::a_node_that_masquerades_its_pods_does_not_give_them_its_address", || {
-        let lab = Lab::new();
-        lab.serve_outside(443);
-        durward_testkit::netns::add_address("ext1", "203.0.113.99/24");
-        // What network plugins do, and it was there first.
-        let node: Vec<u8> = vec![203, 0, 113, 99];
-        let masquerade = vec![
-            Expression::Immediate { to: 8, value: node },
-            Expression::Nat { source: true, ipv4: true, address: 8, last_address: None, port: None },
-        ];
-        let hook = Hook { kind: "nat", point: Point::Postrouting, priority: 100 };
-        put("cni", hook, vec![masquerade]);
-        let nat = Nat::start(options()).unwrap();
-        let out = egress(&[format!("{P2}/32")], &[EXT1]);
-        lab.serve(9000);
-        let web = mapping("web", &[EXT1], both(8080, &[&at(P1, 9000)]));
-        apply(&nat, &model(vec![web], vec![out]));
+    in_namespace(
+        "lifecycle::a_node_that_masquerades_its_pods_does_not_give_them_its_address",
+        || {
+            let lab = Lab::new();
+            lab.serve_outside(443);
+            durward_testkit::netns::add_address("ext1", "203.0.113.99/24");
+            // What network plugins do, and it was there first.
+            let node: Vec<u8> = vec![203, 0, 113, 99];
+            let masquerade = vec![
+                Expression::Immediate { to: 8, value: node },
+                Expression::Nat {
+                    source: true,
+                    ipv4: true,
+                    address: 8,
+                    last_address: None,
+                    port: None,
+                },
+            ];
+            let hook = Hook { kind: "nat", point: Point::Postrouting, priority: 100 };
+            put("cni", hook, vec![masquerade]);
+            let nat = Nat::start(options()).unwrap();
+            let out = egress(&[format!("{P2}/32")], &[EXT1]);
+            lab.serve(9000);
+            let web = mapping("web", &[EXT1], both(8080, &[&at(P1, 9000)]));
+            apply(&nat, &model(vec![web], vec![out]));
 
-        assert_eq!(tcp(&lab.p2, P2, (REMOTE, 443)), Ok(format!("c1 {EXT1}")));
-        assert_eq!(tcp(&lab.c1, REMOTE, (EXT1, 8080)), Ok(format!("p1 {REMOTE}")));
-    });
+            assert_eq!(tcp(&lab.p2, P2, (REMOTE, 443)), Ok(format!("c1 {EXT1}")));
+            assert_eq!(tcp(&lab.c1, REMOTE, (EXT1, 8080)), Ok(format!("p1 {REMOTE}")));
+        },
+    );
 }
 
 /// What cleanup must bring back.

@@ -27,13 +27,15 @@ fn pods_and_the_host_reach_external_addresses_without_leaving() {
         let mut hide = mapping("hide", &everywhere, both(8081, &to));
         hide.mode = SourceMode::Snat;
         // With an egress rule, so that a wrong turn would be taken.
-        let pods = [P1, P2, P1_V6, P2_V6].map(|ip| format!("{ip}/{}", if ip.contains(':') { 128 } else { 32 }));
+        let pods = [P1, P2, P1_V6, P2_V6]
+            .map(|ip| format!("{ip}/{}", if ip.contains(':') { 128 } else { 32 }));
         let out = egress(&pods, &[EXT2, EXT2_V6]);
         let nat = Nat::start(options()).unwrap();
         apply(&nat, &model(vec![keep, hide], vec![out]));
 
         let here = Namespace::current();
-        let inner = |address: &str| if address.contains(':') { "p1 fd00:244::1" } else { "p1 10.244.0.1" };
+        let inner =
+            |address: &str| if address.contains(':') { "p1 fd00:244::1" } else { "p1 10.244.0.1" };
         let mut wrong = Vec::new();
         for address in everywhere {
             let v6 = address.contains(':');
@@ -41,10 +43,9 @@ fn pods_and_the_host_reach_external_addresses_without_leaving() {
             // The endpoint itself, its neighbour, the host.
             for (who, from) in [("endpoint", &lab.p1), ("pod", &lab.p2), ("host", &here)] {
                 for port in [8080, 8081] {
-                    for said in [
-                        tcp(from, any, (address, port)),
-                        udp(from, any, (address, port), SOON * 4),
-                    ] {
+                    for said in
+                        [tcp(from, any, (address, port)), udp(from, any, (address, port), SOON * 4)]
+                    {
                         if said.as_deref() != Ok(inner(address)) {
                             wrong.push(format!("{who} to {address} {port}: {said:?}"));
                         }

@@ -15,14 +15,23 @@ use durward_testkit::netns::{Namespace, add_address, in_namespace, sysctl};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::lab::{EXT1, EXT1_V6, Lab, P1, P1_V6, P2, P2_V6, REMOTE, REMOTE_V6, mapping, model, options, sources};
+use crate::lab::{
+    EXT1, EXT1_V6, Lab, P1, P1_V6, P2, P2_V6, REMOTE, REMOTE_V6, mapping, model, options, sources,
+};
 
 const ADDRESSES: [&str; 4] = [EXT1, "203.0.113.9", EXT1_V6, "2001:db8:1::9"];
 const CLIENTS: [&str; 4] = [REMOTE, "203.0.113.254", REMOTE_V6, "2001:db8:1::254"];
 const PODS: [&str; 4] = [P1, P2, P1_V6, P2_V6];
 const PORTS: std::ops::Range<u16> = 7000..7006;
-const BLOCKS: [&str; 7] =
-    ["0.0.0.0/0", "::/0", "192.0.2.0/24", "192.0.2.10/32", "203.0.113.0/24", "2001:db8:1::/64", "2001:db8::/32"];
+const BLOCKS: [&str; 7] = [
+    "0.0.0.0/0",
+    "::/0",
+    "192.0.2.0/24",
+    "192.0.2.10/32",
+    "203.0.113.0/24",
+    "2001:db8:1::/64",
+    "2001:db8::/32",
+];
 
 /// What becomes of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +51,9 @@ fn expected(mappings: &[PortMapping], client: IpAddr, to: SocketAddr) -> Fate {
         let clash = |a: &PortMapping, b: &PortMapping| {
             let shared = a.addresses.iter().any(|one| b.addresses.contains(one));
             let overlap = a.ports.iter().any(|one| {
-                b.ports.iter().any(|other| one.protocol == other.protocol && one.ports.overlaps(other.ports))
+                b.ports
+                    .iter()
+                    .any(|other| one.protocol == other.protocol && one.ports.overlaps(other.ports))
             });
             shared && overlap
         };
@@ -59,9 +70,10 @@ fn expected(mappings: &[PortMapping], client: IpAddr, to: SocketAddr) -> Fate {
         if !mapping.addresses.iter().any(|address| address.0 == to.ip()) {
             continue;
         }
-        let port = mapping.ports.iter().find(|port| {
-            port.protocol == Transport::Udp && port.ports.contains(to.port())
-        });
+        let port = mapping
+            .ports
+            .iter()
+            .find(|port| port.protocol == Transport::Udp && port.ports.contains(to.port()));
         let Some(port) = port else { continue };
         if !mapping.allowed_sources.contains(client) {
             return Fate::Silence;
@@ -131,7 +143,12 @@ fn random_mappings_do_what_a_person_would_expect() {
         }
         let nat = Nat::start(options()).unwrap();
         let seed = TestRng::from_seed(RngAlgorithm::ChaCha, &[5; 32]);
-        let config = Config { cases: 40, failure_persistence: None, max_shrink_iters: 20, ..Config::default() };
+        let config = Config {
+            cases: 40,
+            failure_persistence: None,
+            max_shrink_iters: 20,
+            ..Config::default()
+        };
         let mut runner = TestRunner::new_with_rng(config, seed);
         let fates = RefCell::new(BTreeMap::new());
 

@@ -120,14 +120,18 @@ impl Kernel {
         }
         let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>| {
             let suffix = if kind == "counter" { "_total" } else { "" };
-            let _ = writeln!(text, "# HELP durward_nat_{name} {help}\n# TYPE durward_nat_{name} {kind}");
+            let _ = writeln!(
+                text,
+                "# HELP durward_nat_{name} {help}\n# TYPE durward_nat_{name} {kind}"
+            );
             for (labels, value) in samples {
                 let _ = writeln!(text, "durward_nat_{name}{suffix}{labels} {value}");
             }
         };
         let up = u64::from(state.fault.is_none());
         family("up", "gauge", "Whether the kernel is as the configuration says.", one(up));
-        let rejected = state.report.mappings.iter().filter(|one| one.rejected.is_some()).count() as u64;
+        let rejected =
+            state.report.mappings.iter().filter(|one| one.rejected.is_some()).count() as u64;
         let carried = state.report.mappings.len() as u64 - rejected;
         let states = vec![
             ("{state=\"carried\"}".to_owned(), carried),
@@ -138,18 +142,22 @@ impl Kernel {
         family("connections_cut", "counter", help, one(state.cut));
         if let Some(counts) = state.plane.as_ref().and_then(|plane| plane.counters().ok()) {
             let refused = counts.refused.iter();
-            let refused = refused.map(|(why, count)| (format!("{{reason=\"{why}\"}}"), count.packets));
+            let refused =
+                refused.map(|(why, count)| (format!("{{reason=\"{why}\"}}"), count.packets));
             let help = "Packets that were dropped or refused.";
             family("refused_packets", "counter", help, refused.collect());
             let by_tenant = |value: fn(&durward_nat::nftables::table::Count) -> u64| {
                 let tenants = counts.tenants.iter();
-                tenants.map(|(tenant, count)| (format!("{{tenant=\"{tenant}\"}}"), value(count))).collect()
+                tenants
+                    .map(|(tenant, count)| (format!("{{tenant=\"{tenant}\"}}"), value(count)))
+                    .collect()
             };
             let help = "Packets forwarded for a tenant, both ways.";
             family("tenant_packets", "counter", help, by_tenant(|count| count.packets));
             let help = "Bytes forwarded for a tenant, both ways.";
             family("tenant_bytes", "counter", help, by_tenant(|count| count.bytes));
-            let help = "Connections that found no free port or lost a race for one, on the whole host.";
+            let help =
+                "Connections that found no free port or lost a race for one, on the whole host.";
             family("conntrack_insert_failed", "counter", help, one(counts.conntrack.insert_failed));
             let help = "Times foreign changes of the table were undone.";
             family("repairs", "counter", help, one(counts.repairs));
@@ -173,7 +181,10 @@ impl Kernel {
             }
             Err(fault) => {
                 if was.as_ref() != Some(&fault) {
-                    tracing::error!(fault, "the kernel does not carry the mappings; it is tried again");
+                    tracing::error!(
+                        fault,
+                        "the kernel does not carry the mappings; it is tried again"
+                    );
                 }
                 state.fault = Some(fault);
             }

@@ -32,7 +32,7 @@ pub(crate) struct NatArgs {
     /// Networks of pods and nodes, with commas; never egress, never believed as a source from outside
     #[arg(long, value_name = "CIDR", env = "DURWARD_NAT_CLUSTER", hide_env_values = true, value_delimiter = ',', help_heading = HEADING)]
     pub(crate) nat_cluster: Vec<IpNet>,
-    /// This host's addresses towards the cluster, one per family, with commas; what endpoints see with source: Gateway
+    /// This host's addresses towards the cluster, one per family, with commas; what endpoints see with source: Gateway; the interface's own by default
     #[arg(long, value_name = "IP", env = "DURWARD_NAT_CLUSTER_ADDRESS", hide_env_values = true, value_delimiter = ',', help_heading = HEADING)]
     pub(crate) nat_cluster_address: Vec<IpAddr>,
     /// Services of this host that are let in from outside beside Durward's listeners: PORT/tcp or ADDRESS:PORT/udp, with commas
@@ -193,8 +193,13 @@ impl Seed {
 
     /// Whether everything is to be logged: `true`, `t` or `1`, in any case. Unset is no.
     pub(crate) fn debug(&self) -> bool {
-        let text = self.text("DEBUG_ENABLED").unwrap_or_default().to_ascii_lowercase();
-        matches!(text.as_str(), "true" | "t" | "1")
+        self.switch("DEBUG_ENABLED").unwrap_or(false)
+    }
+
+    /// Whether a switch is on; `None` when it is not set.
+    pub(crate) fn switch(&self, name: &str) -> Option<bool> {
+        let text = self.text(name)?.to_ascii_lowercase();
+        Some(matches!(text.as_str(), "true" | "t" | "1"))
     }
 
     /// Where `/healthcheck` is asked for: port 8080 and loopback where only the other is written; an empty address is all.
@@ -330,11 +335,15 @@ mod tests {
         ];
 
         let read = options(&[], &theirs).unwrap();
-        let ours = options(&["--nat-external", "ext1", "--nat-gateway", "learned"], &theirs).unwrap();
+        let ours =
+            options(&["--nat-external", "ext1", "--nat-gateway", "learned"], &theirs).unwrap();
         let few = options(&[], &theirs[..1]).unwrap();
         let none = options(&[], &[("INTERFACES_PATTERN", "")]).unwrap();
 
-        assert_eq!((read.external.as_str(), read.not_external.as_slice()), ("eth[1-9][0-9]*", &["eth0".to_owned()][..]));
+        assert_eq!(
+            (read.external.as_str(), read.not_external.as_slice()),
+            ("eth[1-9][0-9]*", &["eth0".to_owned()][..])
+        );
         assert_eq!(read.gateway, GatewayRule::Offset(-1));
         assert_eq!((read.audit, read.timeout), (Duration::from_secs(30), Duration::from_secs(3)));
         assert_eq!((ours.external.as_str(), ours.gateway), ("ext1", GatewayRule::Learned));
@@ -361,13 +370,17 @@ mod tests {
     // S5.24+ S5.25+
     #[test]
     fn the_monitor_is_on_loopback_and_8080_unless_it_is_said_otherwise() {
-        let at = |pairs: &[(&str, &str)]| seed(pairs).monitor().map(|at| at.map(|at| at.to_string()));
+        let at =
+            |pairs: &[(&str, &str)]| seed(pairs).monitor().map(|at| at.map(|at| at.to_string()));
         let is = |text: &str| Some(text.to_owned());
 
         assert_eq!(at(&[]).unwrap(), None);
         assert_eq!(at(&[("MONITOR_PORT", "9000")]).unwrap(), is("127.0.0.1:9000"));
         assert_eq!(at(&[("MONITOR_IP", "")]).unwrap(), is("0.0.0.0:8080"));
-        assert_eq!(at(&[("MONITOR_IP", "10.0.0.1"), ("MONITOR_PORT", "1")]).unwrap(), is("10.0.0.1:1"));
+        assert_eq!(
+            at(&[("MONITOR_IP", "10.0.0.1"), ("MONITOR_PORT", "1")]).unwrap(),
+            is("10.0.0.1:1")
+        );
         assert!(at(&[("MONITOR_PORT", "many")]).is_err());
     }
 }

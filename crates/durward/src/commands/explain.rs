@@ -5,8 +5,8 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use durward_model::Snapshot;
-use durward_model::mapping::Transport;
 use durward_model::explain::{self, Ending, Explanation, Question};
+use durward_model::mapping::Transport;
 
 use crate::cli::Explain;
 use crate::config;

@@ -131,7 +131,7 @@ fn said(heard: Result<(TcpStream, String), String>) -> Result<String, String> {
     heard.map(|(_, said)| said)
 }
 
-// S5.1+ S5.2 S5.33 S5.71
+// S5.1 S5.2 S5.33 S5.71
 #[test]
 fn a_configuration_is_carried_by_the_kernel_and_changes_with_its_file() {
     in_namespace("nat::a_configuration_is_carried_by_the_kernel_and_changes_with_its_file", || {
@@ -239,13 +239,22 @@ fn list_and_diff_show_what_is_and_what_would_be() {
         assert!(stdout(&before).contains("not in the kernel yet"), "{}", stdout(&before));
         let would = lab.nat(&["diff"]);
         assert_eq!(would.status.code(), Some(1));
-        assert!(stdout(&would).contains("+ svc4 203.0.113.1 tcp 8080 -> lb4_1"), "{}", stdout(&would));
+        assert!(
+            stdout(&would).contains("+ svc4 203.0.113.1 tcp 8080 -> lb4_1"),
+            "{}",
+            stdout(&would)
+        );
 
         let _running = lab.start();
         lab.by_partner(8080).unwrap();
         let list = lab.nat(&["list"]);
         assert!(list.status.success(), "{}{}", stdout(&list), stderr(&list));
-        assert!(stdout(&list).contains("203.0.113.1 tcp 8080   10.244.0.11:9000   1             in the kernel"), "{}", stdout(&list));
+        assert!(
+            stdout(&list)
+                .contains("203.0.113.1 tcp 8080   10.244.0.11:9000   1             in the kernel"),
+            "{}",
+            stdout(&list)
+        );
         assert!(stdout(&list).contains("egress"), "{}", stdout(&list));
         let same = lab.nat(&["diff"]);
         assert_eq!(stdout(&same), "the kernel is as the configuration says\n", "{}", stderr(&same));
@@ -293,7 +302,8 @@ fn check_finds_a_wrong_gateway_a_firewall_and_parameters() {
         let hook = Hook { kind: "filter", point: Point::Forward, priority: 0 };
         let rules = vec![vec![Expression::Verdict(Verdict::Drop)]];
         let chain = Chain { hook: Some(hook), rules };
-        let theirs = Ruleset { chains: [("FORWARD".to_owned(), chain)].into(), ..Ruleset::default() };
+        let theirs =
+            Ruleset { chains: [("FORWARD".to_owned(), chain)].into(), ..Ruleset::default() };
         let mut table = Table::open("firewalld", Ownership::Shared, DEADLINE).unwrap();
         let generation = table.read().unwrap().generation;
         table.change(generation, &Changes::between(&Ruleset::default(), &theirs)).unwrap();
@@ -323,13 +333,92 @@ fn explain_knows_what_the_kernel_does() {
     };
 
     for (arguments, words) in [
-        (&["203.0.113.1:80", "--client", "192.0.2.9"][..], &["SERVED by desk", "10.0.0.1:80, 10.0.0.2:80", "acme.yaml:"][..]),
-        (&["203.0.113.1:80", "--client", "198.51.100.9"], &["REFUSED denied", "in none of 192.0.2.0/24"]),
-        (&["203.0.113.1:53", "--protocol", "udp", "--client", "192.0.2.9"], &["REFUSED no_endpoint"]),
+        (
+            &["203.0.113.1:80", "--client", "192.0.2.9"][..],
+            &["SERVED by desk", "10.0.0.1:80, 10.0.0.2:80", "acme.yaml:"][..],
+        ),
+        (
+            &["203.0.113.1:80", "--client", "198.51.100.9"],
+            &["REFUSED denied", "in none of 192.0.2.0/24"],
+        ),
+        (
+            &["203.0.113.1:53", "--protocol", "udp", "--client", "192.0.2.9"],
+            &["REFUSED no_endpoint"],
+        ),
         (&["203.0.113.1:53"], &["REFUSED tenant_not_found"]),
         (&["198.51.100.7:443", "--client", "10.244.3.9"], &["SERVED by egress", "203.0.113.1"]),
     ] {
         let said = explain(arguments);
         assert!(words.iter().all(|word| said.contains(word)), "{arguments:?}: {said}");
     }
+}
+
+/// SmartNat's demo: the objects a cluster would show, an echo behind 192.168.60.5.
+const DEMO: &str = "
+apiVersion: smartnat.aureacentral.com/v1alpha1
+kind: Mapping
+metadata: {name: echo, namespace: default}
+spec: {addresses: [192.168.60.5], allowedSources: [0.0.0.0/0], mode: service, serviceName: echo, ports: [{port: 8080}, {port: 8081, servicePort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: echo, namespace: default}
+spec: {ports: [{port: 8080, targetPort: 9000}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: echo-x, namespace: default, labels: {kubernetes.io/service-name: echo}}
+ports: [{port: 9000}]
+endpoints: [{addresses: [10.244.0.11]}]
+";
+
+// S5.12 S5.24 S5.25 S5.38+ S5.73
+#[test]
+fn who_comes_from_smartnat_keeps_the_objects_and_the_variables() {
+    in_namespace("nat::who_comes_from_smartnat_keeps_the_objects_and_the_variables", || {
+        let lab = Lab::new();
+        add_address("ext1", "192.168.60.5/24");
+        lab.partner.add_address("wan", "192.168.60.1/24");
+        // Something on the host that nobody outside may reach.
+        let _private = TcpListener::bind("0.0.0.0:22").unwrap();
+        let objects = lab.dir.write("objects.txt", DEMO);
+        let migrated = durward(&["migrate", objects.to_str().unwrap()]).output().unwrap();
+        assert!(migrated.status.success(), "{}", stderr(&migrated));
+        lab.dir.replace("migrated.yaml", &migrated.stdout);
+        let config = lab.dir.path().to_str().unwrap().to_owned();
+        let mut command =
+            durward(&["--log-format", "json", "run", "-c", &config, "--access-log", "off"]);
+        for (name, value) in [
+            ("INTERFACES_PATTERN", "ext[0-9]+"),
+            ("DEFAULT_GW_INTERFACE", "br0"),
+            ("GW_ADDRESS_OFFSET", "-1"),
+            ("MONITOR_IP", ""),
+            ("MONITOR_PORT", "8099"),
+            ("DEBUG_ENABLED", "false"),
+        ] {
+            command.env(format!("SNCTRLR_{name}"), value);
+        }
+        let child = Child::spawn(command);
+        let monitor: SocketAddr = "10.244.0.1:8099".parse().unwrap();
+        let healthy = || {
+            get(monitor, "/healthcheck")
+                .is_some_and(|(status, text)| status == 200 && text.starts_with("OK 20"))
+        };
+        assert!(
+            eventually_blocking(DEADLINE, healthy),
+            "{:?} {}",
+            get(monitor, "/healthcheck"),
+            child.output()
+        );
+
+        for port in [8080, 8081] {
+            let heard = said(hear(&lab.partner, ("192.168.60.5", port)));
+            assert_eq!(heard, Ok("pod 10.244.0.1".to_owned()), "masqueraded, as SmartNat does");
+        }
+        let open: Vec<u16> = [22, 80, 443, 8079, 8080, 8081, 8082, 8099, 9000, 9440]
+            .into_iter()
+            .filter(|port| hear(&lab.partner, ("192.168.60.5", *port)).is_ok())
+            .collect();
+        assert_eq!(open, [8080, 8081]);
+    });
 }

@@ -49,7 +49,8 @@ impl Ports {
             let field = field.index(objection.port);
             let place = applicant.places.ports.get(objection.port).copied();
             let Objection { address, protocol, ports, holder, .. } = &objection;
-            let sentence = format!("{address} {protocol} {ports} is taken by {holder}, which asked first");
+            let sentence =
+                format!("{address} {protocol} {ports} is taken by {holder}, which asked first");
             let place = place.unwrap_or_else(Place::default);
             applicant.report.error("PortTaken", place, &field, &sentence);
         }
@@ -58,7 +59,9 @@ impl Ports {
 
     /// Serves the mapping as it was, where nobody objects to that.
     pub(super) fn stand_in(&mut self, applicant: &mut Applicant<'_>) {
-        let (Some(_), Some(former)) = (&applicant.current, applicant.former.clone()) else { return };
+        let (Some(_), Some(former)) = (&applicant.current, applicant.former.clone()) else {
+            return;
+        };
         if self.objection(&former).is_none() {
             self.accept(&former);
             applicant.served = Some(former);

@@ -78,7 +78,8 @@ fn addresses(applicant: &mut Applicant<'_>, mapping: &PortMapping, taken: &Taken
         match taken.address(address, &mapping.tenant) {
             None => free.push(address),
             Some(holder) => {
-                let sentence = format!("is not served: {address} is the egress address of tenant {holder}");
+                let sentence =
+                    format!("is not served: {address} is the egress address of tenant {holder}");
                 tell(applicant, "EgressTaken", &sentence);
             }
         }
@@ -98,7 +99,8 @@ fn sources(applicant: &mut Applicant<'_>, mapping: &PortMapping, taken: &Taken) 
             None => free.push(pod),
             Some(holder) if *holder == mapping.tenant => {}
             Some(holder) => {
-                let sentence = format!("leaves {} out, whose traffic leaves as tenant {holder}'s", pod.addr());
+                let sentence =
+                    format!("leaves {} out, whose traffic leaves as tenant {holder}'s", pod.addr());
                 tell(applicant, "SourceTaken", &sentence);
             }
         }

@@ -24,8 +24,9 @@ pub(super) fn ports(report: &mut Report<'_>, spec: &PortMappingSpec) -> Vec<Mapp
     for (at, written) in spec.ports.iter().enumerate() {
         let field = field.index(at);
         let Some(port) = port(report, written, &common, &field) else { continue };
-        let overlaps =
-            |known: &&MappedPort| known.protocol == port.protocol && known.ports.overlaps(port.ports);
+        let overlaps = |known: &&MappedPort| {
+            known.protocol == port.protocol && known.ports.overlaps(port.ports)
+        };
         if let Some(known) = ports.iter().find(overlaps) {
             let sentence = format!(
                 "{} {} is in this mapping twice: {} {} is mapped above",
