@@ -200,20 +200,19 @@ fn endless_edits_do_not_starve() {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("tenant.yaml");
     fs::write(&file, tenant("t")).unwrap();
-    let mut seen = Seen::of(vec![root.path().to_owned()], NOTIFIED);
+    // No pause between edits is ever this long.
+    let pace = Pace { debounce: PATIENCE, ..NOTIFIED };
+    let mut seen = Seen::of(vec![root.path().to_owned()], pace);
     seen.receiver.borrow_and_update();
     let start = Instant::now();
     let mut edit = 0;
 
-    // Each edit comes before the debounce of the one before has ended.
     while !seen.receiver.has_changed().unwrap() {
         assert!(start.elapsed() < PATIENCE, "starved by {edit} edits");
         edit += 1;
         fs::write(&file, tenant(&format!("t{edit}"))).unwrap();
         std::thread::sleep(Duration::from_millis(5));
     }
-
-    assert!(edit > 10, "the debounce ended after {edit} edits: the test shows nothing");
 }
 
 #[test]

@@ -188,7 +188,7 @@ async fn failures_in_a_row_eject_for_a_while_and_longer_the_next_time() {
         let (down, refused) = bind().await;
         drop(down);
         let origin = whoami().await;
-        let view = view("a", outlier(upstream(&[refused, origin], "127.0.0.2"), 200));
+        let view = view("a", outlier(upstream(&[refused, origin], "127.0.0.2"), 2_000));
         let runtime = &view.tenant().upstreams[0];
         let mut failed = 0;
 
@@ -199,14 +199,14 @@ async fn failures_in_a_row_eject_for_a_while_and_longer_the_next_time() {
         assert_eq!(failed, 3);
         assert_eq!(state(runtime, 0), EndpointHealth::Ejected);
         assert_eq!(view.tenant().metrics.total(Counter::Ejections), 1);
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(Duration::from_millis(2_100)).await;
         runtime.restore();
         assert_eq!(state(runtime, 0), EndpointHealth::Healthy);
         for _ in 0..100 {
             failed += u32::from(take(&core, &view).await.is_err());
         }
         assert_eq!(failed, 6);
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(Duration::from_millis(2_100)).await;
         runtime.restore();
         assert_eq!(state(runtime, 0), EndpointHealth::Ejected);
     })
