@@ -15,7 +15,8 @@ use ipnet::IpNet;
 /// Which connections may go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    mapped: BTreeMap<(IpAddr, u8), Vec<Mapped>>,
+    /// By address and protocol, then by first port; ranges do not overlap.
+    mapped: BTreeMap<(IpAddr, u8), BTreeMap<u16, Mapped>>,
     leaving: Vec<Leaving>,
 }
 
@@ -84,7 +85,8 @@ impl Leaving {
 
 impl Policy {
     pub(super) fn map(&mut self, address: IpAddr, protocol: Transport, mapped: Mapped) {
-        self.mapped.entry((address, protocol.number())).or_default().push(mapped);
+        let of = self.mapped.entry((address, protocol.number())).or_default();
+        of.insert(mapped.ports.first(), mapped);
     }
 
     pub(super) fn leave(&mut self, leaving: Leaving) {
@@ -94,7 +96,9 @@ impl Policy {
     /// The mapping of an external port.
     #[must_use]
     pub fn mapped(&self, address: IpAddr, protocol: u8, port: u16) -> Option<&Mapped> {
-        self.mapped.get(&(address, protocol))?.iter().find(|mapped| mapped.ports.contains(port))
+        let of = self.mapped.get(&(address, protocol))?;
+        let (_, mapped) = of.range(..=port).next_back()?;
+        mapped.ports.contains(port).then_some(mapped)
     }
 
     /// The egress rule of a pod.
@@ -116,9 +120,12 @@ impl Policy {
     #[must_use]
     pub fn tightened_in(&self, next: &Self) -> BTreeSet<u16> {
         let mapped = self.mapped.iter().flat_map(|(key, these)| {
-            let those = next.mapped.get(key).map_or(&[][..], Vec::as_slice);
-            let lost = |this: &&Mapped| !those.iter().any(|that| this.is_within(that));
-            these.iter().filter(lost).map(|this| this.tenant)
+            let those = next.mapped.get(key);
+            let lost = move |(first, this): &(&u16, &Mapped)| {
+                let that = those.and_then(|those| those.get(first));
+                that.is_none_or(|that| !this.is_within(that))
+            };
+            these.iter().filter(lost).map(|(_, this)| this.tenant)
         });
         let leaving = self.leaving.iter().filter(|this| !next.leaving.contains(this));
         mapped.chain(leaving.map(|leaving| leaving.tenant)).collect()

@@ -171,7 +171,7 @@ impl State {
             match self.table.change(held.generation, &changes) {
                 Ok(generation) => {
                     self.own(generation);
-                    let ruleset = desired.ruleset.clone();
+                    let ruleset = std::mem::take(&mut desired.ruleset);
                     self.held =
                         Some(crate::nftables::table::Held { exists: true, ruleset, generation });
                     return Ok(());
