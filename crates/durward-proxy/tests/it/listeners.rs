@@ -149,6 +149,10 @@ fn an_address_that_is_not_on_the_host_yet_is_served_when_it_appears() {
         assert_eq!(answer(present).await.unwrap(), "here");
         netns::add_address("lo", "192.0.2.7/32");
         netns::ip("address add 2001:db8::7/128 dev lo nodad");
+        // The kernel makes the route of an IPv6 address a moment after the address.
+        let reached = async || tcp_connect(v6, None).await.is_ok();
+        let routed = eventually(Duration::from_secs(10), reached).await;
+        assert!(routed, "nothing answers at {v6}");
         assert!(proxy.status().binds.iter().all(|bind| bind.state == BindState::Bound));
         assert_eq!(answer(v4).await.unwrap(), "v4");
         assert_eq!(answer(v6).await.unwrap(), "v6");
