@@ -53,6 +53,29 @@ fn the_unit_is_confined() {
     }
 }
 
+// S5.19
+#[test]
+fn the_drop_in_for_the_kernel_plane_gives_what_it_needs_and_names_real_variables() {
+    let drop_in = text("deploy/systemd/nat.conf");
+    let help = Command::new(env!("CARGO_BIN_EXE_durward")).args(["run", "--help"]).output();
+    let help = String::from_utf8(help.unwrap().stdout).unwrap();
+    let mut variables = 0;
+
+    for line in drop_in.lines() {
+        if let Some(name) = line.strip_prefix("Environment=").and_then(|it| it.split('=').next()) {
+            assert!(help.contains(name), "durward run does not read {name}");
+            variables += 1;
+        }
+    }
+
+    assert!(variables >= 2);
+    let wanted = "CAP_NET_BIND_SERVICE CAP_NET_ADMIN CAP_NET_RAW";
+    for set in ["AmbientCapabilities", "CapabilityBoundingSet"] {
+        assert!(drop_in.contains(&format!("\n{set}={wanted}\n")), "{set}");
+    }
+    assert!(drop_in.contains("AF_PACKET"), "addresses are announced by raw frames");
+}
+
 #[test]
 fn systemd_understands_the_units() {
     let folder = root().join("deploy/systemd");
