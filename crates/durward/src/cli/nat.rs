@@ -20,7 +20,7 @@ const HEADING: &str = "Options for port mappings and egress.sources";
 /// What a host decides for the kernel's share.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct NatArgs {
-    /// Names of external interfaces: a regular expression for the whole name, like eth[1-9][0-9]*. What arrives there and is not asked for is dropped
+    /// Names of external interfaces: a regular expression for the whole name, like `eth[1-9][0-9]*`. What arrives there and is not asked for is dropped
     #[arg(long, value_name = "PATTERN", env = "DURWARD_NAT_EXTERNAL", hide_env_values = true, help_heading = HEADING)]
     pub(crate) nat_external: Option<String>,
     /// Interfaces that are not external whatever the pattern says, with commas
