@@ -40,36 +40,39 @@ pub(crate) fn decide<'a>(
     let Candidates { listeners, mut upstreams } = candidates;
     let mut register = Register::default();
     let mut asking: Vec<Asking> = listeners.into_iter().map(Asking::Listener).collect();
-    asking.extend((0..mappings.len()).map(Asking::Mapping));
+    for (at, applicant) in mappings.iter().enumerate() {
+        asking.push(Asking::Mapping(at));
+        if applicant.current.is_some() && applicant.former.is_some() {
+            asking.push(Asking::FormerMapping(at));
+        }
+    }
     asking.sort_by_cached_key(|asking| match asking {
         Asking::Listener(candidate) => rank(roster, candidate),
-        Asking::Mapping(at) => {
-            let (tier, created, new, seniority) = mappings[*at].precedence(mappings[*at].held());
-            (tier, created, new, seniority, 0)
-        }
+        Asking::FormerMapping(at) => mapping_rank(&mappings[*at], true, 0),
+        Asking::Mapping(at) => mapping_rank(&mappings[*at], mappings[*at].held(), 1),
     });
-    let (mut losers, mut unlucky) = (Vec::new(), Vec::new());
+    let mut unlucky = Vec::new();
     for asking in asking {
-        match asking {
-            Asking::Listener(candidate) => match register.objection(roster, &candidate) {
-                None => register.accept(candidate),
-                Some(objection) => {
+        unlucky.extend(register.ask(roster, mappings, asking));
+    }
+    // What a mapping gave up while others asked is free now, as it would be in the next compile.
+    let mut losers = Vec::new();
+    for asking in unlucky {
+        match register.ask(roster, mappings, asking) {
+            Some(Asking::Listener(candidate)) => {
+                if let Some(objection) = register.objection(roster, &candidate) {
                     objection.tell(roster, &candidate);
-                    losers.push(candidate);
                 }
-            },
-            Asking::Mapping(at) => {
-                if !register.ports.decide(&mut mappings[at]) {
-                    unlucky.push(at);
-                }
+                losers.push(candidate);
             }
+            Some(Asking::Mapping(at) | Asking::FormerMapping(at)) => {
+                register.ports.tell(&mut mappings[at]);
+            }
+            None => {}
         }
     }
     for loser in losers {
         stand_in(roster, &mut register, &mut upstreams, &loser, previous);
-    }
-    for at in unlucky {
-        register.ports.stand_in(&mut mappings[at]);
     }
     Claimed { listeners: register.accepted, modes: register.modes, upstreams }
 }
@@ -77,8 +80,15 @@ pub(crate) fn decide<'a>(
 /// Who asks for addresses and ports.
 enum Asking {
     Listener(Candidate),
+    /// What a mapping had before, so that nobody takes it while it asks for something else. By position.
+    FormerMapping(usize),
     /// By position.
     Mapping(usize),
+}
+
+fn mapping_rank(applicant: &Applicant<'_>, held: bool, position: usize) -> Rank {
+    let (tier, created, new, seniority) = applicant.precedence(held);
+    (tier, created, new, seniority, position)
 }
 
 type Rank = (u8, Option<Arc<str>>, bool, u64, usize);
@@ -137,6 +147,32 @@ struct Register {
 }
 
 impl Register {
+    /// Gives who asks what it asks for; returns who cannot have it.
+    fn ask(
+        &mut self,
+        roster: &Roster<'_>,
+        mappings: &mut [Applicant<'_>],
+        asking: Asking,
+    ) -> Option<Asking> {
+        match asking {
+            Asking::Listener(candidate) => {
+                if self.objection(roster, &candidate).is_some() {
+                    return Some(Asking::Listener(candidate));
+                }
+                self.accept(candidate);
+                None
+            }
+            Asking::FormerMapping(at) => {
+                self.ports.reserve(&mut mappings[at]);
+                None
+            }
+            Asking::Mapping(at) => {
+                let had = self.ports.decide(&mut mappings[at]);
+                (!had).then_some(Asking::Mapping(at))
+            }
+        }
+    }
+
     fn accept(&mut self, candidate: Candidate) {
         let at = self.accepted.len();
         let listener = &candidate.listener;

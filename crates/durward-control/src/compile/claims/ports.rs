@@ -6,19 +6,18 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use durward_model::Listener;
 use durward_model::mapping::{PortMapping, PortRange, Transport};
-use durward_model::{Listener, Origin};
 
 use crate::compile::mapping::Applicant;
 use crate::compile::report::Field;
-use crate::place::Place;
 
 /// Who has which port.
 #[derive(Default)]
 pub(super) struct Ports {
     mapped: BTreeMap<(IpAddr, Transport), Mapped>,
     /// The addresses and ports of listeners, as clients and as sockets know them.
-    listeners: BTreeMap<SocketAddr, (String, Origin)>,
+    listeners: BTreeMap<SocketAddr, Arc<Listener>>,
 }
 
 /// Ranges that do not overlap, by their first port.
@@ -35,45 +34,62 @@ struct Objection {
 }
 
 impl Ports {
-    /// Takes the ports of what the mapping asks for; whether it could have them all.
-    pub(super) fn decide(&mut self, applicant: &mut Applicant<'_>) -> bool {
-        let Some(wanted) = applicant.wanted().cloned() else { return true };
-        let Some(objection) = self.objection(&wanted) else {
-            self.accept(&wanted);
-            applicant.served = Some(wanted);
-            return true;
-        };
-        // What was served before is in no document now, so there is nothing to point at.
-        if applicant.current.is_some() {
-            let field = Field::SPEC.name("ports");
-            let field = field.index(objection.port);
-            let place = applicant.places.ports.get(objection.port).copied();
-            let Objection { address, protocol, ports, holder, .. } = &objection;
-            let sentence =
-                format!("{address} {protocol} {ports} is taken by {holder}, which asked first");
-            let place = place.unwrap_or_else(Place::default);
-            applicant.report.error("PortTaken", place, &field, &sentence);
-        }
-        false
-    }
-
-    /// Serves the mapping as it was, where nobody objects to that.
-    pub(super) fn stand_in(&mut self, applicant: &mut Applicant<'_>) {
-        let (Some(_), Some(former)) = (&applicant.current, applicant.former.clone()) else {
-            return;
-        };
+    /// Serves the mapping as it was, until it is decided whether it may be what it asks for now.
+    pub(super) fn reserve(&mut self, applicant: &mut Applicant<'_>) {
+        let Some(former) = applicant.former.clone() else { return };
         if self.objection(&former).is_none() {
             self.accept(&former);
             applicant.served = Some(former);
         }
     }
 
+    /// Takes the ports of what the mapping asks for; one that cannot have them all stays as it was. Whether it could.
+    pub(super) fn decide(&mut self, applicant: &mut Applicant<'_>) -> bool {
+        let Some(wanted) = applicant.wanted().cloned() else { return true };
+        let reserved = applicant.served.take();
+        if let Some(former) = &reserved {
+            self.release(former);
+        }
+        if self.objection(&wanted).is_none() {
+            self.accept(&wanted);
+            applicant.served = Some(wanted);
+            return true;
+        }
+        if let Some(former) = &reserved {
+            self.accept(former);
+        }
+        applicant.served = reserved;
+        false
+    }
+
+    /// Says why the mapping cannot be what it asks for.
+    pub(super) fn tell(&mut self, applicant: &mut Applicant<'_>) {
+        // What was served before is in no document now, so there is nothing to point at.
+        let Some(wanted) = applicant.current.clone() else { return };
+        let reserved = applicant.served.clone();
+        if let Some(former) = &reserved {
+            self.release(former);
+        }
+        let objection = self.objection(&wanted);
+        if let Some(former) = &reserved {
+            self.accept(former);
+        }
+        let Some(Objection { port, address, protocol, ports, holder }) = objection else { return };
+        let field = Field::SPEC.name("ports");
+        let field = field.index(port);
+        let place = applicant.places.ports.get(port).copied().unwrap_or_default();
+        let sentence =
+            format!("{address} {protocol} {ports} is taken by {holder}, which asked first");
+        applicant.report.error("PortTaken", place, &field, &sentence);
+    }
+
     /// Takes note of a listener that is served.
-    pub(super) fn listen(&mut self, listener: &Listener) {
+    pub(super) fn listen(&mut self, listener: &Arc<Listener>) {
         let (address, port) = listener.key();
-        let who = format!("listener {listener} of tenant {}", listener.tenant);
-        for at in [SocketAddr::new(address, port), listener.bind] {
-            self.listeners.entry(at).or_insert_with(|| (who.clone(), listener.origin.clone()));
+        let known = SocketAddr::new(address, port);
+        self.listeners.entry(known).or_insert_with(|| Arc::clone(listener));
+        if listener.bind != known {
+            self.listeners.entry(listener.bind).or_insert_with(|| Arc::clone(listener));
         }
     }
 
@@ -102,6 +118,16 @@ impl Ports {
         }
     }
 
+    fn release(&mut self, mapping: &PortMapping) {
+        for address in &mapping.addresses {
+            for port in &mapping.ports {
+                if let Some(of) = self.mapped.get_mut(&(address.0, port.protocol)) {
+                    of.remove(&port.ports.first());
+                }
+            }
+        }
+    }
+
     fn objection(&self, mapping: &PortMapping) -> Option<Objection> {
         mapping.addresses.iter().find_map(|address| {
             let address = address.0;
@@ -123,11 +149,12 @@ impl Ports {
         }
         let unspecified = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
         let bound = unspecified.into_iter().filter(|bound| covers(*bound, address));
-        let (_, (who, origin)) = bound.chain([address]).find_map(|bound| {
+        let (_, listener) = bound.chain([address]).find_map(|bound| {
             let at = |port| SocketAddr::new(bound, port);
             self.listeners.range(at(ports.first())..=at(ports.last())).next()
         })?;
-        Some(format!("{who} ({origin})"))
+        let Listener { tenant, origin, .. } = &**listener;
+        Some(format!("listener {listener} of tenant {tenant} ({origin})"))
     }
 }
 
