@@ -71,7 +71,7 @@ fn sources_that_are_not_allowed_are_dropped_and_so_are_unmapped_ports() {
             let allowed = [
                 tcp(c1, REMOTE, (EXT1, 8080)),
                 tcp(c1, REMOTE_V6, (EXT1_V6, 8080)),
-                udp(c1, REMOTE, (EXT1, 8080), SOON),
+                udp(c1, REMOTE, (EXT1, 8080), SOON * 4),
             ];
             let denied = [
                 tcp_soon(c1, "203.0.113.254", (EXT1, 8080)),

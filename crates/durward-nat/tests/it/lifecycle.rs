@@ -137,7 +137,7 @@ fn cleanup_leaves_the_host_as_it_was_and_others_are_never_touched() {
             install("kube-proxy", Hook { kind: "nat", point: Point::Prerouting, priority: -100 });
             install("docker", Hook { kind: "nat", point: Point::Postrouting, priority: 100 });
             install("firewalld", Hook { kind: "filter", point: Point::Forward, priority: 10 });
-            let before = host();
+            let before = settled();
             let nat = Nat::start(options()).unwrap();
             apply(&nat, &web(&lab));
             assert!(works(&lab));
@@ -214,6 +214,18 @@ struct Host {
     others: BTreeMap<&'static str, Ruleset>,
     default: String,
     ours: bool,
+}
+
+/// The host when nothing of the set-up comes late any more: addresses of new interfaces do.
+fn settled() -> Host {
+    let (mut last, mut calm) = (host(), 0);
+    while calm < 5 {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = host();
+        calm = if now == last { calm + 1 } else { 0 };
+        last = now;
+    }
+    last
 }
 
 fn host() -> Host {

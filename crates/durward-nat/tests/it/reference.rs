@@ -158,7 +158,8 @@ fn random_mappings_do_what_a_person_would_expect() {
                 mapping.name = format!("m{number}").into();
             }
             nat.apply(model(mappings.clone(), vec![])).unwrap();
-            for (client, to, seen) in probe(&lab.c1) {
+            let loud = |client, to| expected(&mappings, client, to) != Fate::Silence;
+            for (client, to, seen) in probe(&lab.c1, loud) {
                 let wanted = expected(&mappings, client, to);
                 let name = std::mem::discriminant(&wanted);
                 *fates.borrow_mut().entry(format!("{name:?}")).or_insert(0) += 1;
@@ -203,8 +204,11 @@ fn echo(at: &Namespace, address: &str, port: u16) {
     });
 }
 
-/// Every client asks every external port once; all at the same time, because silence takes long.
-fn probe(world: &Namespace) -> Vec<(IpAddr, SocketAddr, Heard)> {
+/// Every client asks every external port; again while those that should hear something have not, and a moment longer.
+fn probe(
+    world: &Namespace,
+    loud: impl Fn(IpAddr, SocketAddr) -> bool + Sync,
+) -> Vec<(IpAddr, SocketAddr, Heard)> {
     world.run(|| {
         let mut asked = Vec::new();
         for client in CLIENTS.map(|client| client.parse::<IpAddr>().unwrap()) {
@@ -215,28 +219,42 @@ fn probe(world: &Namespace) -> Vec<(IpAddr, SocketAddr, Heard)> {
                         socket.set_nonblocking(true).unwrap();
                         let to = SocketAddr::new(address, port);
                         socket.connect(to).unwrap();
-                        let _ = socket.send(b"?");
                         asked.push((client, to, socket, Heard::Nothing));
                     }
                 }
             }
         }
-        let end = Instant::now() + Duration::from_millis(250);
-        while Instant::now() < end {
-            for (_, _, socket, heard) in &mut asked {
-                let mut buffer = [0; 128];
-                match socket.recv(&mut buffer) {
-                    Ok(length) => *heard = words(&buffer[..length]),
-                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                        *heard = Heard::Refusal;
-                    }
-                    Err(_) => {}
+        let (begin, mut waiting, mut calm) = (Instant::now(), true, 0);
+        for round in 0.. {
+            for (client, to, socket, heard) in &mut asked {
+                let ask = round == 0 || (round % 30 == 0 && loud(*client, *to));
+                if *heard == Heard::Nothing && ask {
+                    let _ = socket.send(b"?");
                 }
+                listen(socket, heard);
+            }
+            waiting &= asked
+                .iter()
+                .any(|(client, to, _, heard)| *heard == Heard::Nothing && loud(*client, *to));
+            calm += usize::from(!waiting);
+            if calm > 10 || begin.elapsed() > Duration::from_secs(8) {
+                break;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         asked.into_iter().map(|(client, to, _, heard)| (client, to, heard)).collect()
     })
+}
+
+fn listen(socket: &UdpSocket, heard: &mut Heard) {
+    let mut buffer = [0; 128];
+    match socket.recv(&mut buffer) {
+        Ok(length) => *heard = words(&buffer[..length]),
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            *heard = Heard::Refusal;
+        }
+        Err(_) => {}
+    }
 }
 
 fn words(said: &[u8]) -> Heard {
