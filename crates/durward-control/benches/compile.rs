@@ -50,7 +50,7 @@ fn resources(changed: Option<usize>) -> Resources {
         let text = format!(
             "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: tenant-{at}}}\nspec:\n  ingress:\n    - address: 198.18.{high}.{low}\n      protocol: HTTP\n      allowedSources: [192.0.2.0/24]\n      routes:\n        - {{pathPrefix: /, upstream: pay}}\n  upstreams:\n    pay: {{endpoints: [\"10.0.{high}.{low}:{port}\"], healthCheck: {{path: /healthz}}}}\n  egress:\n    addresses: [198.19.{high}.{low}]\n  limits: {{connections: 10000, requestsPerSecond: 2000}}\n"
         );
-        let source = document::source(&file, Arc::from(text), 1, vec![PathBuf::from(".")]);
+        let source = document::source("Tenant", &file, Arc::from(text), 1, vec![PathBuf::from(".")]);
         let content = document::content(&source);
         Document { source: Arc::new(source), content }
     });

@@ -14,7 +14,9 @@ mod last_good;
 mod limits;
 mod listen;
 mod listener;
+mod mapping;
 mod names;
+mod nat;
 mod outward;
 mod report;
 mod roster;
@@ -27,7 +29,7 @@ mod upstream_set;
 mod verdict;
 mod words;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use durward_model::{Snapshot, TenantId, Verdicts};
@@ -50,12 +52,13 @@ pub struct Compiled {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
     tenants: HashMap<TenantId, Past>,
+    mappings: BTreeMap<Arc<str>, mapping::Past>,
     certificates: Certificates,
 }
 
 /// Compiles `resources`, given what was served before and the time in seconds since the Unix epoch.
 ///
-/// Claims to an address and port, an egress address, a tenant's name or a socket are decided by age: who is in `previous` is older than who
+/// Claims to an address and port, an egress address, a network, a name or a socket are decided by age: who is in `previous` is older than who
 /// is not, `metadata.creationTimestamp` counts where it is written, the order of documents decides the rest.
 #[must_use]
 pub fn compile(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
@@ -63,7 +66,10 @@ pub fn compile(resources: &Resources, previous: Option<&Compiled>, now: i64) -> 
         Files::new(resources, previous.map(|previous| &previous.memory.certificates), now);
     let mut roster = roster::enrol(resources, previous);
     egress::grant(&mut roster);
+    let steered = egress::steer(&mut roster);
     let candidates = body::compile(&mut roster, &mut files, previous);
-    let claimed = claims::decide(&mut roster, candidates, previous);
-    assemble::assemble(roster, claimed, files.into_certificates(), previous)
+    let mut mappings = mapping::enrol(resources, &mut roster, previous);
+    let claimed = claims::decide(&mut roster, candidates, &mut mappings, previous);
+    let nat = nat::assemble(&roster, &mut mappings, steered);
+    assemble::assemble(roster, claimed, (mappings, nat), files.into_certificates(), previous)
 }

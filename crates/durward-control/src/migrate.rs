@@ -2,6 +2,7 @@
 //!
 //! Nothing is let through that the other program denied without a note that says so. Deliberately absent: reading files.
 
+pub mod smartnat;
 pub mod squid;
 
 use std::fmt;

@@ -12,6 +12,7 @@ use durward_model::verdict::{Finding, Severity};
 
 use crate::excerpt;
 use crate::place::Place;
+use crate::spec::port_mapping::PortMappingDocument;
 use crate::spec::tenant::TenantDocument;
 
 /// What configuration says, and everything it refers to.
@@ -62,6 +63,8 @@ pub struct Document {
 pub enum Content {
     /// A tenant.
     Tenant(Arc<TenantDocument>),
+    /// A mapping of external ports.
+    Mapping(Arc<PortMappingDocument>),
     /// It cannot be read.
     Broken(Arc<Broken>),
 }
@@ -69,7 +72,7 @@ pub enum Content {
 /// A document that cannot be read, as far as it could be understood.
 #[derive(Clone, Debug)]
 pub struct Broken {
-    /// The tenant it is about, when that much is clear.
+    /// The tenant or mapping it is about, when that much is clear.
     pub name: Option<String>,
     /// What is wrong.
     pub findings: Vec<Finding>,
@@ -78,7 +81,7 @@ pub struct Broken {
 /// The text of a document and where it comes from.
 #[derive(Clone, Debug, Default)]
 pub struct Source {
-    /// `Tenant` or `routing.json`.
+    /// `Tenant`, `PortMapping` or `routing.json`.
     pub kind: Arc<str>,
     /// The file as the user named it.
     pub file: Arc<str>,

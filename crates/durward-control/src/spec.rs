@@ -6,6 +6,7 @@
 pub mod document;
 pub mod egress;
 pub mod ingress;
+pub mod port_mapping;
 pub mod references;
 pub mod route;
 pub mod routing_json;
@@ -13,8 +14,16 @@ pub mod tenant;
 pub mod toml;
 pub mod upstream;
 
-/// The JSON schema of the `Tenant` document, draft 2020-12, for editors and for people.
+/// The JSON schema of the documents, draft 2020-12, for editors and for people: either a `Tenant` or a `PortMapping`.
 #[must_use]
 pub fn schema() -> serde_json::Value {
-    schemars::schema_for!(tenant::TenantDocument).to_value()
+    #[derive(schemars::JsonSchema)]
+    #[serde(untagged)]
+    #[schemars(title = "Durward document")]
+    #[expect(dead_code, clippy::large_enum_variant, reason = "only its schema is of interest")]
+    enum Document {
+        Tenant(tenant::TenantDocument),
+        PortMapping(port_mapping::PortMappingDocument),
+    }
+    schemars::schema_for!(Document).to_value()
 }

@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: anything only a running process knows (health, pools, resolved names); those screens add it.
 
+mod mapped;
 mod outside;
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +13,7 @@ use serde::Serialize;
 use crate::address::Destination;
 use crate::client_auth::ClientAuth;
 use crate::listener::{HttpService, Listener, Service, sni_route};
+use crate::mapping::Transport;
 use crate::origin::Origin;
 use crate::path;
 use crate::route::{self, Action, RequestView, WeightedUpstream};
@@ -25,6 +27,8 @@ pub struct Question {
     pub client: Option<IpAddr>,
     /// The address and port it connects to.
     pub destination: SocketAddr,
+    /// By which protocol. Listeners know TCP only.
+    pub transport: Transport,
     /// The SNI it sends.
     pub sni: Option<String>,
     /// The `Host` it sends.
@@ -51,7 +55,8 @@ pub struct Explanation {
 /// One decision.
 #[derive(Clone, Debug, Serialize)]
 pub struct Step {
-    /// The stage: `listener`, `source`, `certificate`, `client certificate`, `route`, `upstream`, `leaves from`.
+    /// The stage: `listener`, `source`, `certificate`, `client certificate`, `route`, `upstream`, `leaves from`; of the kernel
+    /// `mapping`, `source`, `endpoint`, `seen as`, `egress`, `leaves from`.
     pub stage: &'static str,
     /// What was decided and why.
     pub sentence: String,
@@ -108,7 +113,12 @@ impl Trail {
     }
 
     fn follow(&mut self, snapshot: &Snapshot, question: &Question) -> Ending {
-        let Some(listener) = find_listener(snapshot, question) else {
+        let tcp = question.transport == Transport::Tcp;
+        let listener = find_listener(snapshot, question).filter(|_| tcp);
+        let Some(listener) = listener else {
+            if let Some(ending) = self.mapped(&snapshot.nat, question) {
+                return ending;
+            }
             return self.refuse(
                 "listener",
                 None,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::listener::Bind;
+use crate::mapping::NatModel;
 use crate::tenant::{Tenant, TenantId};
 
 /// What is true now. Built by `compile`, never changed afterwards.
@@ -20,6 +21,8 @@ pub struct Snapshot {
     pub tenants: BTreeMap<TenantId, Arc<Tenant>>,
     /// The sockets to accept on, by local address.
     pub binds: BTreeMap<SocketAddr, Arc<Bind>>,
+    /// What the kernel carries.
+    pub nat: Arc<NatModel>,
 }
 
 impl Snapshot {

@@ -20,6 +20,7 @@ const INDEX: &str = "\
 durward admin
   GET  /livez           the process runs
   GET  /readyz          it serves; ?verbose says why or why not
+  GET  /healthcheck     SmartNat's: OK and when, or why not
   GET  /metrics         OpenMetrics
   GET  /snapshot        what is served, what was rejected and why
   POST /config/reload   read the configuration again now
@@ -49,6 +50,7 @@ fn router(gateway: Arc<Gateway>, address: SocketAddr) -> Router {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/healthz", get(ready))
+        .route("/healthcheck", get(healthcheck))
         .route("/metrics", get(metrics))
         .route("/snapshot", get(snapshot))
         .route("/config/reload", post(reload))
@@ -117,6 +119,15 @@ async fn ready(
         "ok\n".to_owned()
     };
     (status, body).into_response()
+}
+
+/// SmartNat's: `OK` and when the kernel was last as it should be. It tells the truth: 503 when it is not.
+async fn healthcheck(State(admin): State<Admin>) -> Response {
+    let fault = admin.gateway.readiness().into_iter().find_map(|check| check.fault);
+    match fault {
+        None => format!("OK {}", admin.gateway.last_applied()).into_response(),
+        Some(fault) => (StatusCode::SERVICE_UNAVAILABLE, format!("{fault}\n")).into_response(),
+    }
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {

@@ -3,10 +3,12 @@
 //! The only place that knows all crates. Deliberately absent: decisions; every one of them belongs to a part.
 
 mod gateway;
+mod kernel;
 mod logs;
 mod supervise;
 mod tell;
 
 pub(crate) use gateway::{Gateway, Settings};
+pub(crate) use kernel::sentence;
 pub(crate) use logs::Logs;
 pub(crate) use supervise::run;

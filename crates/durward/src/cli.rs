@@ -4,6 +4,7 @@
 
 mod egress;
 mod logs;
+pub(crate) mod nat;
 mod records;
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,8 +13,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use durward_control::spec::ingress::DestinationSpec;
+use durward_model::mapping::Transport;
 
 use crate::output::Format;
+pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed};
 
 pub(crate) use egress::{Egress, EgressEnv, EgressTest, EnvFormat, Prove};
 pub(crate) use logs::{AccessLog, AuditSync};
@@ -52,13 +55,15 @@ pub(crate) enum Command {
     /// Say what happens to a connection or request, and why, with file and line
     Explain(Explain),
     /// Look for what would keep a configuration from working on this host
-    Check(Check),
+    Check(Box<Check>),
     /// Show what each tenant carries now, and its totals
     Top(Top),
     /// Say which tenant and client used an egress address and port at a time
     Who(Who),
     /// Verify the audit file of decisions
     Audit(Audit),
+    /// Look at and clean up what the kernel carries for port mappings
+    Nat(NatCommand),
     /// Issue and list certificates
     Certs(Certs),
     /// Prove that no connection can leave with another tenant's address
@@ -66,7 +71,7 @@ pub(crate) enum Command {
     /// Set up and test clients of a forward proxy
     #[command(subcommand)]
     Egress(Egress),
-    /// Translate a squid.conf into documents, and say what is not the same
+    /// Translate a squid.conf or SmartNat's objects into documents, and say what is not the same
     Migrate(Migrate),
     /// Print the JSON Schema of the documents
     Schema,
@@ -126,12 +131,14 @@ pub(crate) struct OutputArgs {
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) nat: NatArgs,
     /// Threads that serve connections; 0 means one per processor
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) workers: usize,
-    /// Where /livez, /readyz, /metrics and /snapshot are served
-    #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9440", value_parser = parse_admin)]
-    pub(crate) admin: Admin,
+    /// Where /livez, /readyz, /metrics and /snapshot are served [default: 127.0.0.1:9440]
+    #[arg(long, value_name = "ADDRESS:PORT|off", value_parser = parse_admin)]
+    pub(crate) admin: Option<Admin>,
     /// Where access-log lines go: `-` is standard output; see --decision-log for URLs
     #[arg(long, value_name = "-|PATH|URL|off", default_value = "-", env = "DURWARD_ACCESS_LOG", hide_env_values = true, value_parser = logs::parse)]
     pub(crate) access_log: AccessLog,
@@ -188,6 +195,9 @@ pub(crate) struct Explain {
     /// The client's address
     #[arg(long, value_name = "IP")]
     pub(crate) client: Option<IpAddr>,
+    /// By which protocol: tcp, udp or sctp
+    #[arg(long, value_enum, default_value_t = Protocol::Tcp, hide_possible_values = true, value_name = "NAME")]
+    pub(crate) protocol: Protocol,
     /// The address a URL's name stands for, when it should not be looked up
     #[arg(long, value_name = "IP")]
     pub(crate) address: Option<IpAddr>,
@@ -213,6 +223,27 @@ pub(crate) struct Explain {
     pub(crate) output: OutputArgs,
 }
 
+/// A protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl From<Protocol> for Transport {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+            Protocol::Sctp => Self::Sctp,
+        }
+    }
+}
+
 /// `durward check`
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -228,6 +259,8 @@ pub(crate) struct Check {
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) nat: NatArgs,
     /// The admin interface of a running durward, to tell its ports from a stranger's
     #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9440", value_parser = parse_admin)]
     pub(crate) admin: Admin,
@@ -338,16 +371,17 @@ pub(crate) struct CertsList {
 /// `durward migrate`
 #[derive(Args, Debug)]
 pub(crate) struct Migrate {
-    /// A squid.conf; files it names are looked for where it says, then beside it
-    #[arg(value_name = "FILE")]
-    pub(crate) file: PathBuf,
-    /// The address clients know, where http_port names none
+    /// A squid.conf (files it names are looked for where it says, then beside it), or SmartNat's Mapping objects with the Service and
+    /// EndpointSlice objects they refer to; `-` is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// squid.conf: the address clients know, where http_port names none
     #[arg(long, value_name = "IP")]
     pub(crate) address: Option<IpAddr>,
-    /// An address to leave from for clients without tcp_outgoing_address; may be repeated
+    /// squid.conf: an address to leave from for clients without tcp_outgoing_address; may be repeated
     #[arg(long, value_name = "IP")]
     pub(crate) egress_address: Vec<IpAddr>,
-    /// A directory for one file per tenant, instead of standard output
+    /// squid.conf: a directory for one file per tenant, instead of standard output
     #[arg(short = 'd', long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
 }

@@ -10,6 +10,7 @@ mod demo;
 mod egress;
 mod explain;
 mod migrate;
+mod nat;
 mod prove;
 mod run;
 mod schema;
@@ -29,10 +30,11 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Run(arguments) => run::run(&arguments, log),
         Command::Validate(arguments) => validate::validate(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
-        Command::Check(arguments) => check::check(arguments),
+        Command::Check(arguments) => check::check(*arguments),
         Command::Top(arguments) => top::top(&arguments),
         Command::Who(arguments) => who::who(&arguments),
         Command::Audit(arguments) => audit::audit(&arguments),
+        Command::Nat(arguments) => nat::nat(&arguments),
         Command::Certs(arguments) => certs::certs(&arguments),
         Command::Prove(arguments) => prove::prove(&arguments),
         Command::Egress(arguments) => egress::egress(&arguments),

@@ -6,25 +6,28 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use durward_model::mapping::NatModel;
 use durward_model::{Bind, DestinationMode, Listener, Snapshot, Tenant, TenantId, Verdicts};
 
 use super::body::Candidate;
 use super::certificates::Certificates;
 use super::claims::Claimed;
-use super::last_good;
+use super::mapping::{self, Applicant};
 use super::roster::{Basis, Entrant, Past, Roster, Verdict};
 use super::upstream_set::UpstreamSet;
 use super::verdict::Served;
 use super::{Compiled, Memory};
+use super::{last_good, nat};
 
 /// The snapshot, the verdicts and what to remember.
 pub(crate) fn assemble(
     roster: Roster<'_>,
     claimed: Claimed<'_>,
+    (mappings, nat): (Vec<Applicant<'_>>, NatModel),
     certificates: Certificates,
     previous: Option<&Compiled>,
 ) -> Compiled {
-    let Roster { entrants, mut drafts } = roster;
+    let Roster { entrants, mut drafts, .. } = roster;
     let mut listeners: Vec<Vec<Candidate>> = entrants.iter().map(|_| Vec::new()).collect();
     for candidate in claimed.listeners {
         listeners[candidate.entrant].push(candidate);
@@ -41,19 +44,21 @@ pub(crate) fn assemble(
                 drafts[draft].findings.append(&mut entrant.report.take());
             }
             Verdict::OfFile(draft) if served != Served::Nothing => {
-                drafts[draft].note_kept(&entrant.id)
+                drafts[draft].note_kept(entrant.id.as_str())
             }
             Verdict::OfFile(_) => {}
         }
         // Who serves nothing now still has asked: its claims keep their age.
         let tenant = (served != Served::Nothing).then(|| tenant(&entrant, listeners, upstreams));
         tenants.extend(tenant.iter().map(|tenant| (entrant.id.clone(), Arc::clone(tenant))));
-        let past = Past { egress: entrant.egress, served: tenant, ..entrant.past };
+        let (egress, sources) = (entrant.egress, entrant.sources);
+        let past = Past { egress, sources, served: tenant, ..entrant.past };
         pasts.push((entrant.id, past));
     }
-    let memory = Memory { certificates, tenants: pasts.into_iter().collect() };
+    let mappings = mapping::conclude(mappings, &mut drafts);
+    let memory = Memory { certificates, tenants: pasts.into_iter().collect(), mappings };
     let verdicts = drafts.into_iter().map(super::verdict::Draft::into_verdict).collect();
-    let snapshot = snapshot(tenants.into_iter().collect(), &claimed.modes, previous);
+    let snapshot = snapshot((tenants.into_iter().collect(), nat), &claimed.modes, previous);
     Compiled { snapshot, verdicts: Verdicts { verdicts }, memory }
 }
 
@@ -102,7 +107,7 @@ fn tenant(
 }
 
 fn snapshot(
-    tenants: BTreeMap<TenantId, Arc<Tenant>>,
+    (tenants, nat): (BTreeMap<TenantId, Arc<Tenant>>, NatModel),
     modes: &HashMap<SocketAddr, DestinationMode>,
     previous: Option<&Compiled>,
 ) -> Arc<Snapshot> {
@@ -120,13 +125,18 @@ fn snapshot(
         Some((address, same.map_or_else(|| Arc::new(bind), Arc::clone)))
     });
     let binds: BTreeMap<_, _> = binds.collect();
+    let nat = nat::finish(nat, binds.values(), former);
     match former {
-        Some(former) if same_tenants(former, &tenants) && same_binds(former, &binds) => {
+        Some(former)
+            if same_tenants(former, &tenants)
+                && same_binds(former, &binds)
+                && Arc::ptr_eq(&former.nat, &nat) =>
+        {
             Arc::clone(former)
         }
         former => {
             let generation = former.map_or(0, |former| former.generation) + 1;
-            Arc::new(Snapshot { generation, tenants, binds })
+            Arc::new(Snapshot { generation, tenants, binds, nat })
         }
     }
 }

@@ -2,18 +2,23 @@
 //!
 //! Deliberately absent: sockets; here it is decided what they will be asked to be.
 
+mod ports;
+
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use durward_model::egress::told_apart;
+use durward_model::mapping::PortMapping;
 use durward_model::{DestinationMode, Listener, Origin, Service};
 
 use super::body::{Candidate, Candidates, List};
+use super::mapping::Applicant;
 use super::report::Field;
 use super::roster::Roster;
 use super::upstream_set::UpstreamSet;
 use super::{Compiled, last_good};
+use ports::Ports;
 
 /// What is served, after all claims are decided.
 #[derive(Debug, Default)]
@@ -30,25 +35,61 @@ pub(crate) struct Claimed<'a> {
 pub(crate) fn decide<'a>(
     roster: &mut Roster<'a>,
     candidates: Candidates<'a>,
+    mappings: &mut [Applicant<'_>],
     previous: Option<&Compiled>,
 ) -> Claimed<'a> {
-    let Candidates { mut listeners, mut upstreams } = candidates;
+    let Candidates { listeners, mut upstreams } = candidates;
     let mut register = Register::default();
-    listeners.sort_by_cached_key(|candidate| rank(roster, candidate));
+    let mut asking: Vec<Asking> = listeners.into_iter().map(Asking::Listener).collect();
+    for (at, applicant) in mappings.iter().enumerate() {
+        asking.push(Asking::Mapping(at));
+        if applicant.current.is_some() && applicant.former.is_some() {
+            asking.push(Asking::FormerMapping(at));
+        }
+    }
+    asking.sort_by_cached_key(|asking| match asking {
+        Asking::Listener(candidate) => rank(roster, candidate),
+        Asking::FormerMapping(at) => mapping_rank(&mappings[*at], true, 0),
+        Asking::Mapping(at) => mapping_rank(&mappings[*at], mappings[*at].held(), 1),
+    });
+    let mut unlucky = Vec::new();
+    for asking in asking {
+        unlucky.extend(register.ask(roster, mappings, asking));
+    }
+    // What a mapping gave up while others asked is free now, as it would be in the next compile.
     let mut losers = Vec::new();
-    for candidate in listeners {
-        match register.objection(roster, &candidate) {
-            None => register.accept(candidate),
-            Some(objection) => {
-                objection.tell(roster, &candidate);
+    for asking in unlucky {
+        match register.ask(roster, mappings, asking) {
+            Some(Asking::Listener(candidate)) => {
+                if let Some(objection) = register.objection(roster, &candidate) {
+                    objection.tell(roster, &candidate);
+                }
                 losers.push(candidate);
             }
+            Some(Asking::Mapping(at) | Asking::FormerMapping(at)) => {
+                register.ports.tell(&mut mappings[at]);
+            }
+            None => {}
         }
     }
     for loser in losers {
         stand_in(roster, &mut register, &mut upstreams, &loser, previous);
     }
     Claimed { listeners: register.accepted, modes: register.modes, upstreams }
+}
+
+/// Who asks for addresses and ports.
+enum Asking {
+    Listener(Candidate),
+    /// What a mapping had before, so that nobody takes it while it asks for something else. By position.
+    FormerMapping(usize),
+    /// By position.
+    Mapping(usize),
+}
+
+fn mapping_rank(applicant: &Applicant<'_>, held: bool, position: usize) -> Rank {
+    let (tier, created, new, seniority) = applicant.precedence(held);
+    (tier, created, new, seniority, position)
 }
 
 type Rank = (u8, Option<Arc<str>>, bool, u64, usize);
@@ -103,13 +144,41 @@ struct Register {
     by_bind: HashMap<SocketAddr, usize>,
     by_bind_and_address: HashMap<(SocketAddr, IpAddr), usize>,
     modes: HashMap<SocketAddr, DestinationMode>,
+    ports: Ports,
 }
 
 impl Register {
+    /// Gives who asks what it asks for; returns who cannot have it.
+    fn ask(
+        &mut self,
+        roster: &Roster<'_>,
+        mappings: &mut [Applicant<'_>],
+        asking: Asking,
+    ) -> Option<Asking> {
+        match asking {
+            Asking::Listener(candidate) => {
+                if self.objection(roster, &candidate).is_some() {
+                    return Some(Asking::Listener(candidate));
+                }
+                self.accept(candidate);
+                None
+            }
+            Asking::FormerMapping(at) => {
+                self.ports.reserve(&mut mappings[at]);
+                None
+            }
+            Asking::Mapping(at) => {
+                let had = self.ports.decide(&mut mappings[at]);
+                (!had).then_some(Asking::Mapping(at))
+            }
+        }
+    }
+
     fn accept(&mut self, candidate: Candidate) {
         let at = self.accepted.len();
         let listener = &candidate.listener;
         self.by_key.entry(listener.key()).or_default().push(at);
+        self.ports.listen(listener);
         self.by_bind.entry(listener.bind).or_insert(at);
         self.by_bind_and_address.entry((listener.bind, listener.address.0)).or_insert(at);
         self.modes.entry(listener.bind).or_insert_with(|| candidate.mode.clone());
@@ -127,6 +196,9 @@ impl Register {
                 [true, true] => Objection::Door(holder(at)),
                 _ => Objection::Address(holder(at)),
             });
+        }
+        if let Some(mapping) = self.ports.mapping_of(listener) {
+            return Some(Objection::Mapped(mapping));
         }
         let (&at, mode) = self.by_bind.get(&listener.bind).zip(self.modes.get(&listener.bind))?;
         if *mode != candidate.mode {
@@ -182,6 +254,8 @@ enum Objection {
     Address(Holder),
     /// They would share, but a client could be both tenants'.
     Door(Holder),
+    /// A port mapping has its address and port.
+    Mapped(Arc<PortMapping>),
     /// Its socket knows destinations in another way.
     Mode { holder: Holder, has: String },
     /// Its socket's port belongs to one listener.
@@ -194,6 +268,18 @@ impl Objection {
     fn tell(&self, roster: &mut Roster<'_>, candidate: &Candidate) {
         // What was served before is in no document now, so there is nothing to point at.
         let Some(entry) = candidate.entry else { return };
+        let (reason, name, sentence) = self.told(candidate);
+        let egress = Field::SPEC.name("egress");
+        let parent = match entry.list {
+            List::Ingress => Field::SPEC.name("ingress"),
+            List::Proxy => egress.name("proxy"),
+        };
+        let field = parent.index(entry.position);
+        let field = field.name(name);
+        roster.entrants[candidate.entrant].report.error(reason, entry.place, &field, &sentence);
+    }
+
+    fn told(&self, candidate: &Candidate) -> (&'static str, &'static str, String) {
         let listener = &candidate.listener;
         let bind = listener.bind;
         let (reason, name, holder, sentence) = match self {
@@ -209,6 +295,11 @@ impl Objection {
                      certificateNames or credentials that differ, on the same socket and with the same TLS; it is used by"
                 ),
             ),
+            Self::Mapped(mapping) => {
+                let sentence =
+                    format!("{listener} is taken by {}, which asked first", ports::named(mapping));
+                return ("AddressTaken", "address", sentence);
+            }
             Self::Mode { holder, has } => (
                 "BindTaken",
                 "listen",
@@ -241,15 +332,7 @@ impl Objection {
         } else {
             format!("tenant {}", holder.tenant)
         };
-        let sentence = format!("{sentence} {who} ({}), which asked first", holder.origin);
-        let egress = Field::SPEC.name("egress");
-        let parent = match entry.list {
-            List::Ingress => Field::SPEC.name("ingress"),
-            List::Proxy => egress.name("proxy"),
-        };
-        let field = parent.index(entry.position);
-        let field = field.name(name);
-        roster.entrants[candidate.entrant].report.error(reason, entry.place, &field, &sentence);
+        (reason, name, format!("{sentence} {who} ({}), which asked first", holder.origin))
     }
 }
 

@@ -4,7 +4,8 @@
 
 use std::collections::HashMap;
 
-use durward_model::EgressAddress;
+use durward_model::{EgressAddress, TenantId};
+use ipnet::IpNet;
 
 use super::report::Field;
 use super::roster::{Basis, Entrant, Roster};
@@ -25,6 +26,54 @@ pub(crate) fn grant(roster: &mut Roster<'_>) {
         settle(roster, &mut holders, entrant);
         in_order(&mut roster.entrants[entrant]);
     }
+}
+
+/// Grants each tenant the networks whose traffic it lets out; of two that claim a network the older has it.
+pub(crate) fn steer(roster: &mut Roster<'_>) -> Vec<(IpNet, TenantId)> {
+    let mut claims: Vec<(usize, usize, At<IpNet>)> = Vec::new();
+    for (at, entrant) in roster.entrants.iter().enumerate() {
+        let mut claim = |sources: &mut dyn Iterator<Item = At<IpNet>>| {
+            claims.extend(sources.enumerate().map(|(position, source)| (at, position, source)));
+        };
+        match &entrant.basis {
+            Basis::Document(body) => claim(&mut body.sources.iter().copied()),
+            Basis::Kept(_) => {
+                let past = entrant.past.sources.iter();
+                claim(&mut past.map(|source| At::new(*source, Place::default())));
+            }
+            Basis::Out => {}
+        }
+    }
+    claims.sort_by(|a, b| {
+        let rank = |claim: &(usize, usize, At<IpNet>)| {
+            let entrant = &roster.entrants[claim.0];
+            entrant.precedence(entrant.past.sources.contains(&claim.2.value))
+        };
+        rank(a).cmp(&rank(b)).then(a.1.cmp(&b.1))
+    });
+    let mut granted: Vec<(IpNet, usize)> = Vec::new();
+    for (at, position, source) in claims {
+        let overlaps = |known: &IpNet| known.contains(&source.value) || source.contains(known);
+        let other = granted.iter().find(|(known, holder)| *holder != at && overlaps(known));
+        let Some((known, holder)) = other else {
+            granted.push((source.value, at));
+            roster.entrants[at].sources.push(source.value);
+            continue;
+        };
+        let holder = &roster.entrants[*holder];
+        let sentence = format!(
+            "{} is or is in {known} of tenant {} ({}), which asked first: its traffic leaves as that tenant's",
+            source.value, holder.id, holder.origin
+        );
+        if matches!(roster.entrants[at].basis, Basis::Document(_)) {
+            let parent = Field::SPEC.name("egress");
+            let field = parent.name("sources");
+            let report = &mut roster.entrants[at].report;
+            report.error("SourceTaken", source.place, &field.index(position), &sentence);
+        }
+    }
+    let owner = |at: usize| roster.entrants[at].id.clone();
+    granted.into_iter().map(|(source, at)| (source, owner(at))).collect()
 }
 
 /// Addresses are granted by age and held in the order written, so that a second compile of the same documents changes nothing.

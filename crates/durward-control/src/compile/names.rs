@@ -8,13 +8,15 @@ use std::sync::Arc;
 use durward_model::verdict::Finding;
 use durward_model::{EgressAddress, Origin, TenantId};
 
+use ipnet::IpNet;
+
 use super::limits;
 use super::report::{Field, Report};
 use super::roster::{Body, Register};
 use super::words;
 use crate::place::At;
 use crate::resources::Source;
-use crate::spec::tenant::TenantDocument;
+use crate::spec::tenant::{Metadata, TenantDocument, TenantSpec};
 
 /// A document that says whose it is.
 pub(crate) struct Named<'a> {
@@ -32,9 +34,9 @@ impl Named<'_> {
     }
 }
 
-/// When the document says its tenant was created.
-pub(crate) fn created(report: &mut Report<'_>, tenant: &TenantDocument) -> Option<Arc<str>> {
-    let written = tenant.metadata.creation_timestamp.as_ref()?;
+/// When the document says that what it is about was created.
+pub(crate) fn created(report: &mut Report<'_>, metadata: &Metadata) -> Option<Arc<str>> {
+    let written = metadata.creation_timestamp.as_ref()?;
     let moment = words::moment(written);
     if let Err(fault) = &moment {
         let sentence = format!("{:?} {fault}; it is not counted", written.value);
@@ -73,8 +75,9 @@ impl<'a> Named<'a> {
     pub(crate) fn body(&mut self) -> Option<Body<'a>> {
         let spec = &self.document.spec;
         let egress = egress(self);
+        let sources = sources(&mut self.report, spec);
         let limits = limits::limits(&mut self.report, &spec.limits);
-        Some(Body { spec, egress: egress?, limits: limits? })
+        Some(Body { spec, egress: egress?, sources: sources?, limits: limits? })
     }
 
     /// The findings of a document whose name is taken by the one at `holder`.
@@ -87,6 +90,24 @@ impl<'a> Named<'a> {
         self.report.error("NameTaken", name.place, &Field::NAME, &sentence);
         self.report.into_findings()
     }
+}
+
+/// Whose traffic leaves from the egress addresses, or `None` when that cannot be served.
+fn sources(report: &mut Report<'_>, spec: &TenantSpec) -> Option<Vec<At<IpNet>>> {
+    let parent = Field::SPEC.name("egress");
+    let field = parent.name("sources");
+    let before = report.errors();
+    let written = spec.egress.sources.iter().enumerate();
+    let sources = written.filter_map(|(at, written)| {
+        let network = report.check("BadNetwork", written, &field.index(at), words::network)?;
+        Some(At::new(network.trunc(), written.place))
+    });
+    let sources: Vec<_> = sources.collect();
+    if let (true, Some(first)) = (spec.egress.addresses.is_empty(), spec.egress.sources.first()) {
+        let sentence = "have no address to leave from: name one in egress.addresses";
+        report.error("EgressMissing", first.place, &field, sentence);
+    }
+    (report.errors() == before).then_some(sources)
 }
 
 /// The egress addresses a document asks for, or `None` when they cannot be served.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use durward_model::limits::Limits;
 use durward_model::verdict::Severity;
 use durward_model::{EgressAddress, Origin, Tenant, TenantId};
+use ipnet::IpNet;
 
 use super::Compiled;
 use super::names::{self, Named};
@@ -16,8 +17,9 @@ use super::report::{Field, Report};
 use super::verdict::Draft;
 use crate::place::{At, Place};
 use crate::resources::{Content, Document, Resources, Source};
+use crate::spec::port_mapping;
 use crate::spec::routing_json::ROUTING_JSON;
-use crate::spec::tenant::{KIND, TenantSpec};
+use crate::spec::tenant::TenantSpec;
 
 /// What is remembered of a served tenant.
 #[derive(Clone, Debug)]
@@ -36,6 +38,8 @@ pub(crate) struct Past {
     pub(crate) egress: Vec<EgressAddress>,
     /// Whether it shares them.
     pub(crate) shared: bool,
+    /// Whose traffic it was granted to let out by them.
+    pub(crate) sources: Vec<IpNet>,
 }
 
 /// All who take part, and the verdicts in the making.
@@ -43,6 +47,15 @@ pub(crate) struct Past {
 pub(crate) struct Roster<'a> {
     pub(crate) entrants: Vec<Entrant<'a>>,
     pub(crate) drafts: Vec<Draft>,
+    newcomers: u64,
+}
+
+impl Roster<'_> {
+    /// The next place in the order of arrival.
+    pub(crate) fn newcomer(&mut self) -> u64 {
+        self.newcomers += 1;
+        self.newcomers - 1
+    }
 }
 
 /// One tenant that takes part.
@@ -61,6 +74,8 @@ pub(crate) struct Entrant<'a> {
     pub(crate) origin: Origin,
     /// The addresses it may leave from, once granted.
     pub(crate) egress: Vec<EgressAddress>,
+    /// Whose traffic it lets out by them, once granted.
+    pub(crate) sources: Vec<IpNet>,
 }
 
 /// The verdict, among the drafts, a tenant is told in.
@@ -88,6 +103,8 @@ pub(crate) enum Basis<'a> {
 pub(crate) struct Body<'a> {
     pub(crate) spec: &'a TenantSpec,
     pub(crate) egress: Vec<At<EgressAddress>>,
+    /// Whose traffic leaves from them.
+    pub(crate) sources: Vec<At<IpNet>>,
     pub(crate) limits: Limits,
 }
 
@@ -110,7 +127,7 @@ impl Entrant<'_> {
     }
 }
 
-static NOWHERE: std::sync::LazyLock<Source> = std::sync::LazyLock::new(Source::default);
+pub(crate) static NOWHERE: std::sync::LazyLock<Source> = std::sync::LazyLock::new(Source::default);
 
 /// Everybody who takes part.
 pub(crate) fn enrol<'a>(resources: &'a Resources, previous: Option<&'a Compiled>) -> Roster<'a> {
@@ -127,7 +144,8 @@ pub(crate) fn enrol<'a>(resources: &'a Resources, previous: Option<&'a Compiled>
         }
     }
     register.keep_broken(resources);
-    Roster { entrants: register.entrants, drafts: register.drafts }
+    let Register { entrants, drafts, newcomers, .. } = register;
+    Roster { entrants, drafts, newcomers }
 }
 
 /// The roster while it is filled.
@@ -141,8 +159,10 @@ pub(crate) struct Register<'a> {
 
 impl<'a> Register<'a> {
     fn new(previous: Option<&'a Compiled>) -> Self {
-        let last = previous
-            .and_then(|compiled| compiled.memory.tenants.values().map(|past| past.seniority).max());
+        let last = previous.and_then(|compiled| {
+            let tenants = compiled.memory.tenants.values().map(|past| past.seniority);
+            tenants.chain(compiled.memory.mappings.values().map(|past| past.seniority)).max()
+        });
         let newcomers = last.map_or(0, |last| last + 1);
         Self {
             previous,
@@ -181,17 +201,22 @@ impl<'a> Register<'a> {
                     });
                     match id {
                         Some(id) => {
-                            let created = names::created(&mut report, tenant);
+                            let created = names::created(&mut report, &tenant.metadata);
                             named.push(Named { at, document: tenant, source, id, created, report });
                         }
                         None => draft.findings = report.into_findings(),
                     }
                     self.drafts.push(draft);
                 }
+                Content::Mapping(mapping) => {
+                    let name = &mapping.metadata.name;
+                    let origin = source.origin(name.place);
+                    self.drafts.push(Draft::new(&source.kind, name, origin));
+                }
                 Content::Broken(broken) => {
                     let mut draft = match &broken.name {
                         Some(name) => Draft::new(&source.kind, name, start),
-                        None if &*source.kind == KIND => {
+                        None if &*source.kind != ROUTING_JSON => {
                             Draft::new(&Arc::from("File"), &source.file, start)
                         }
                         None => Draft::new(&source.kind, &source.file, start),
@@ -229,6 +254,7 @@ impl<'a> Register<'a> {
             text: Arc::clone(&named.source.text),
             served: None,
             egress: past.map(|past| past.egress.clone()).unwrap_or_default(),
+            sources: past.map(|past| past.sources.clone()).unwrap_or_default(),
             seniority,
             created: named.created,
             shared,
@@ -243,6 +269,7 @@ impl<'a> Register<'a> {
             verdict: Verdict::Own(named.at),
             origin: named.source.origin(named.document.metadata.name.place),
             egress: Vec::new(),
+            sources: Vec::new(),
         });
     }
 
@@ -256,6 +283,8 @@ impl<'a> Register<'a> {
         let mut nameless: Vec<(&Arc<str>, usize)> = Vec::new();
         for (at, document) in resources.documents.iter().enumerate() {
             match &document.content {
+                Content::Mapping(_) => {}
+                Content::Broken(_) if &*document.source.kind == port_mapping::KIND => {}
                 Content::Broken(broken) => {
                     match broken.name.as_deref().and_then(|name| TenantId::new(name).ok()) {
                         Some(id) => self.keep(&id, &document.source, Verdict::Own(at)),
@@ -318,6 +347,7 @@ impl<'a> Register<'a> {
             verdict,
             origin: tenant.origin.clone(),
             egress: Vec::new(),
+            sources: Vec::new(),
         });
     }
 }

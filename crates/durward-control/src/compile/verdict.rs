@@ -5,8 +5,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use durward_model::Origin;
 use durward_model::verdict::{Finding, Outcome, Severity, Verdict};
-use durward_model::{Origin, TenantId};
 
 /// A verdict in the making; rejected until something of it is served.
 #[derive(Debug)]
@@ -47,8 +47,8 @@ impl Draft {
         }
     }
 
-    /// Says that a tenant the text may be about is served as it was.
-    pub(crate) fn note_kept(&mut self, id: &TenantId) {
+    /// Says that a tenant or mapping the text may be about is served as it was.
+    pub(crate) fn note_kept(&mut self, id: &str) {
         self.served = Served::Former;
         self.findings.push(Finding {
             severity: Severity::Warning,

@@ -120,6 +120,32 @@ pub(crate) fn endpoint(text: &str, default_port: Option<u16>) -> Result<Target, 
     Ok(Target::Name { host, port })
 }
 
+/// The address of an endpoint, with or without a port. Names are not looked up for the kernel.
+pub(crate) fn endpoint_address(text: &str) -> Result<(IpAddr, Option<u16>), String> {
+    let (name, port) = split_port(text)?;
+    let ip = local_address(name).map_err(|_| {
+        "is not the address of an endpoint: write an IP address with or without a port, like 10.0.0.1:8080"
+            .to_owned()
+    })?;
+    address(&ip.to_string()).map(|ip| (ip, port))
+}
+
+/// A name of a mapping, as Kubernetes would have it: RFC 1123, with dots.
+pub(crate) fn mapping_name(text: &str) -> Result<Arc<str>, String> {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    if bytes.len() <= 253
+        && bytes.iter().all(|byte| inner(*byte))
+        && edge(bytes.first())
+        && edge(bytes.last())
+    {
+        Ok(Arc::from(text))
+    } else {
+        Err("is not a name of a mapping: use up to 253 letters, digits, '-', '_' or '.', beginning and ending with a letter or digit".to_owned())
+    }
+}
+
 /// `host:port`, `[v6]:port`, `v6` or `host`.
 fn split_port(text: &str) -> Result<(&str, Option<u16>), String> {
     if text.parse::<IpAddr>().is_ok() {

@@ -12,7 +12,7 @@ use crate::source::read::{Reader, reason};
 use crate::spec::document::{self, Part};
 use crate::spec::references::references;
 use crate::spec::routing_json::{self, ROUTING_JSON, RoutingJsonOptions};
-use crate::spec::toml;
+use crate::spec::{port_mapping, tenant, toml};
 
 /// Names of files that are read from a directory end so.
 const ENDINGS: [&str; 4] = ["yaml", "yml", "json", "toml"];
@@ -23,6 +23,9 @@ pub struct FileSource {
     options: RoutingJsonOptions,
     memory: Mutex<Memory>,
 }
+
+/// How the kind of a document's text is told, and how it is read.
+type Grammar = (fn(&str) -> &'static str, fn(&Source) -> Content);
 
 #[derive(Debug, Default)]
 struct Memory {
@@ -144,10 +147,10 @@ impl Load<'_> {
             self.resources.documents.extend(routing_json::parse(source, self.options));
         } else if path.extension().is_some_and(|ending| ending == "toml") {
             let part = Part { text, first_line: 1 };
-            self.document(&file, part, &directory, toml::content);
+            self.document(&file, part, &directory, (toml::kind, toml::content));
         } else {
             for part in document::split(text) {
-                self.document(&file, part, &directory, document::content);
+                self.document(&file, part, &directory, (document::kind, document::content));
             }
         }
     }
@@ -163,7 +166,7 @@ impl Load<'_> {
         file: &Arc<str>,
         part: Part<'_>,
         directory: &Path,
-        parse: fn(&Source) -> Content,
+        (kind, parse): Grammar,
     ) {
         let known = self
             .known
@@ -171,9 +174,15 @@ impl Load<'_> {
             .map(|(text, content)| (Arc::clone(text), content.clone()));
         let (text, content) = known
             .map_or_else(|| (Arc::from(part.text), None), |(text, content)| (text, Some(content)));
-        let source = document::source(file, text, part.first_line, vec![directory.to_owned()]);
+        let kind = match &content {
+            Some(Content::Tenant(_)) => tenant::KIND,
+            Some(Content::Mapping(_)) => port_mapping::KIND,
+            Some(Content::Broken(_)) | None => kind(&text),
+        };
+        let bases = vec![directory.to_owned()];
+        let source = document::source(kind, file, text, part.first_line, bases);
         let content = content.unwrap_or_else(|| parse(&source));
-        if let Content::Tenant(_) = &content {
+        if !matches!(content, Content::Broken(_)) {
             self.parsed.insert(Arc::clone(&source.text), content.clone());
         }
         self.resources.documents.push(Document { source: Arc::new(source), content });

@@ -11,11 +11,12 @@ use serde_saphyr::Error;
 
 use crate::place::{At, Place};
 use crate::resources::{Broken, Content, Source};
+use crate::spec::port_mapping::{self, PortMappingDocument};
 use crate::spec::tenant::{API_VERSION, KIND, TenantDocument};
 use crate::suggest;
 
 /// Kinds that come with later parts of Durward.
-const LATER: [&str; 5] = ["PortMapping", "EgressPolicy", "HostedApi", "ClusterLink", "AddressPool"];
+const LATER: [&str; 4] = ["EgressPolicy", "HostedApi", "ClusterLink", "AddressPool"];
 
 /// A part of a file that holds one document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,11 +54,42 @@ fn holds_something(line: &str) -> bool {
     !(content.is_empty() || content.starts_with(['#', '%']) || is_marker(line, "..."))
 }
 
-/// The source of a document at `first_line` of `file`, whose relative names are looked up in `bases`.
+/// The kinds that are read.
+const KINDS: [&str; 2] = [KIND, port_mapping::KIND];
+
+/// The kind a YAML text says it is of; `Tenant` when it says nothing that is known.
 #[must_use]
-pub fn source(file: &Arc<str>, text: Arc<str>, first_line: u32, bases: Vec<PathBuf>) -> Source {
+pub fn kind(text: &str) -> &'static str {
+    // Most texts need not be parsed to know that.
+    if !text.contains(port_mapping::KIND) {
+        return KIND;
+    }
+    let head = serde_saphyr::from_str::<Head>(text).ok();
+    match head.and_then(|head| head.kind) {
+        Some(kind) => known_kind(&kind),
+        None if text.lines().any(|line| line.trim_end() == "kind: PortMapping") => {
+            port_mapping::KIND
+        }
+        None => KIND,
+    }
+}
+
+/// The kind of this name, or else `Tenant`.
+pub(super) fn known_kind(name: &str) -> &'static str {
+    KINDS.into_iter().find(|known| *known == name).unwrap_or(KIND)
+}
+
+/// The source of a document of a kind at `first_line` of `file`, whose relative names are looked up in `bases`.
+#[must_use]
+pub fn source(
+    kind: &str,
+    file: &Arc<str>,
+    text: Arc<str>,
+    first_line: u32,
+    bases: Vec<PathBuf>,
+) -> Source {
     Source {
-        kind: Arc::from(KIND),
+        kind: Arc::from(kind),
         file: Arc::clone(file),
         text,
         first_line,
@@ -69,16 +101,27 @@ pub fn source(file: &Arc<str>, text: Arc<str>, first_line: u32, bases: Vec<PathB
 /// What the text of `source` says.
 #[must_use]
 pub fn content(source: &Source) -> Content {
-    match serde_saphyr::from_str::<TenantDocument>(&source.text) {
-        Ok(document) => checked(source, document),
-        Err(error) => Content::Broken(Arc::new(broken(source, &error))),
-    }
+    let text = &source.text;
+    let read = if *source.kind == *port_mapping::KIND {
+        serde_saphyr::from_str(text).map(|document| checked_mapping(source, document))
+    } else {
+        serde_saphyr::from_str(text).map(|document| checked(source, document))
+    };
+    read.unwrap_or_else(|error| Content::Broken(Arc::new(broken(source, &error))))
 }
 
-/// The document, if it is of our kind and version.
+/// The tenant, if the document is of our kind and version.
 pub(super) fn checked(source: &Source, document: TenantDocument) -> Content {
     match misdirected(source, &document.api_version, &document.kind) {
         None => Content::Tenant(Arc::new(document)),
+        Some(broken) => Content::Broken(Arc::new(broken)),
+    }
+}
+
+/// The mapping, if the document is of our version.
+pub(super) fn checked_mapping(source: &Source, document: PortMappingDocument) -> Content {
+    match misdirected(source, &document.api_version, &document.kind) {
+        None => Content::Mapping(Arc::new(document)),
         Some(broken) => Content::Broken(Arc::new(broken)),
     }
 }
@@ -127,10 +170,26 @@ fn misdirected(source: &Source, version: &At<String>, kind: &At<String>) -> Opti
             format!("{:?} is not known: this version reads {API_VERSION}", version.value),
         )
     } else if LATER.contains(&kind.as_str()) {
-        ("kind", kind, format!("{:?} is not served yet: this version reads {KIND}", kind.value))
-    } else if kind.value != KIND {
-        let hint = suggest::hint(kind, [KIND]);
-        ("kind", kind, format!("{:?} is not known{hint}: this version reads {KIND}", kind.value))
+        (
+            "kind",
+            kind,
+            format!(
+                "{:?} is not served yet: this version reads {}",
+                kind.value,
+                KINDS.join(" and ")
+            ),
+        )
+    } else if !KINDS.contains(&kind.as_str()) {
+        let hint = suggest::hint(kind, KINDS);
+        (
+            "kind",
+            kind,
+            format!(
+                "{:?} is not known{hint}: this version reads {}",
+                kind.value,
+                KINDS.join(" and ")
+            ),
+        )
     } else {
         return None;
     };

@@ -24,6 +24,10 @@ pub struct EgressSpec {
     /// Whether other tenants that also say so may leave from the same addresses. Default: false.
     #[serde(default)]
     pub shared: bool,
+    /// Networks of the tenant's pods or machines: what they send through this host leaves from the addresses. Who is in no
+    /// tenant's list does not leave.
+    #[serde(default)]
+    pub sources: Vec<At<String>>,
     /// Where clients find the tenant's forward proxy. Default: nowhere.
     #[serde(default)]
     pub proxy: Vec<At<ProxySpec>>,

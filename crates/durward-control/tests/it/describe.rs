@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use durward_control::Compiled;
+use durward_model::mapping::NatModel;
 use durward_model::route::{Action, HostPattern, PathMatch, WeightedUpstream};
 use durward_model::upstream::{TrustRoots, Upstream};
 use durward_model::{ForwardService, Listener, Route, Service, Tenant};
@@ -41,7 +42,48 @@ pub(crate) fn compiled(compiled: &Compiled) -> String {
     for tenant in compiled.snapshot.tenants.values() {
         self::tenant(&mut out, tenant);
     }
+    nat(&mut out, &compiled.snapshot.nat);
     out
+}
+
+fn nat(out: &mut String, nat: &NatModel) {
+    for mapping in &nat.mappings {
+        let number = nat.tenants[&mapping.tenant];
+        let addresses: Vec<_> = mapping.addresses.iter().map(ToString::to_string).collect();
+        write!(
+            out,
+            "mapping {} of {} ({number}) at {}",
+            mapping.name,
+            mapping.tenant,
+            addresses.join(", ")
+        )
+        .unwrap();
+        let blocks: Vec<_> =
+            mapping.allowed_sources.blocks().iter().map(ToString::to_string).collect();
+        write!(out, " from [{}] {:?} {:?}", blocks.join(", "), mapping.mode, mapping.affinity)
+            .unwrap();
+        writeln!(out, " drain {:?}", mapping.drain).unwrap();
+        for port in &mapping.ports {
+            writeln!(out, "  {} {} -> {:?}", port.protocol, port.ports, port.endpoints).unwrap();
+        }
+    }
+    for rule in &nat.egress {
+        let sources: Vec<_> = rule.sources.iter().map(ToString::to_string).collect();
+        let addresses: Vec<_> = rule.addresses.iter().map(ToString::to_string).collect();
+        let number = nat.tenants[&rule.tenant];
+        writeln!(
+            out,
+            "egress {} of {} ({number}): [{}] leaves from [{}]",
+            rule.name,
+            rule.tenant,
+            sources.join(", "),
+            addresses.join(", ")
+        )
+        .unwrap();
+    }
+    if !nat.local.is_empty() {
+        writeln!(out, "let in {:?}", nat.local).unwrap();
+    }
 }
 
 fn tenant(out: &mut String, tenant: &Tenant) {

@@ -10,6 +10,7 @@ use durward_control::{Compiled, FileSource, compile};
 use crate::certificates::{self, NOW};
 use crate::describe;
 
+// S5.35 S5.36 S5.37 S5.42
 // S1.4 S1.5 S1.9 S1.17 S1.19 S1.21 S1.22 S1.30 S1.31 S1.34 S1.61 S1.63 S1.67
 #[test]
 fn every_case_compiles_as_its_golden_file_says() {

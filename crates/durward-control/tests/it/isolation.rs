@@ -89,8 +89,13 @@ fn upstream() -> impl Strategy<Value = String> {
 fn resources(texts: &[String]) -> Resources {
     let file = Arc::from("t.yaml");
     let documents = texts.iter().zip(1..).map(|(text, line)| {
-        let source =
-            document::source(&file, Arc::from(text.as_str()), line * 100, vec![PathBuf::from(".")]);
+        let source = document::source(
+            "Tenant",
+            &file,
+            Arc::from(text.as_str()),
+            line * 100,
+            vec![PathBuf::from(".")],
+        );
         let content = document::content(&source);
         Document { source: Arc::new(source), content }
     });

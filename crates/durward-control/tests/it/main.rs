@@ -6,6 +6,7 @@ mod describe;
 mod golden;
 mod identities;
 mod isolation;
+mod migrating;
 mod publishing;
 mod routing_json;
 mod schema;

@@ -89,6 +89,7 @@ fn snapshot(config: &Config) -> Arc<Snapshot> {
         generation: 1,
         tenants: (0..2).map(tenant).collect(),
         binds: doors().filter_map(bind).collect(),
+        ..Snapshot::default()
     })
 }
 

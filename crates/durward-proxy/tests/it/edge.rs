@@ -143,6 +143,7 @@ pub(crate) fn snapshot(
         generation,
         tenants: tenants.into_iter().map(|tenant| (tenant.id.clone(), tenant)).collect(),
         binds: binds.into_iter().map(bind).collect(),
+        ..Snapshot::default()
     })
 }
 

@@ -16,6 +16,7 @@ use durward_proxy::proxy::{BindState, Options, Proxy};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::app::kernel::Kernel;
 use crate::app::{Logs, tell};
 use crate::failure::Failure;
 use crate::inspect::now;
@@ -41,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) strict: bool,
     /// Listening sockets that were passed to us.
     pub(crate) sockets: Vec<TcpListener>,
+    /// What this host decides for the kernel's share.
+    pub(crate) nat: durward_nat::Options,
 }
 
 /// The running gateway.
@@ -51,6 +54,7 @@ pub(crate) struct Gateway {
     watching: Mutex<Option<Watching>>,
     publisher: Publisher,
     proxy: RwLock<Option<Proxy>>,
+    kernel: Kernel,
     applying: Mutex<()>,
     /// The exposition as it was when the proxy was drained.
     last_metrics: Mutex<String>,
@@ -96,8 +100,10 @@ impl Gateway {
         tell::findings(&compiled.verdicts);
         let (paths, drain_grace) = (settings.paths.clone(), settings.drain_grace);
         let (access_log, decisions) = settings.logs.open()?;
+        let kernel = Kernel::new(settings.nat.clone());
         let proxy = start_proxy(settings, access_log.clone(), decisions.clone())?;
         tell::applied(&compiled, &proxy.apply(Arc::clone(&compiled.snapshot)), "start");
+        kernel.apply(&compiled.snapshot.nat);
         Ok(Arc::new(Self {
             source,
             paths,
@@ -105,6 +111,7 @@ impl Gateway {
             watching: Mutex::default(),
             publisher,
             proxy: RwLock::new(Some(proxy)),
+            kernel,
             applying: Mutex::new(()),
             last_metrics: Mutex::default(),
             access_log,
@@ -171,6 +178,9 @@ impl Gateway {
             if let Some(applied) = applied {
                 tell::applied(&compiled, &applied, cause);
             }
+            if !Arc::ptr_eq(&before.snapshot.nat, &compiled.snapshot.nat) {
+                self.kernel.apply(&compiled.snapshot.nat);
+            }
         }
         let accepted = compiled.verdicts.all_accepted();
         if !accepted {
@@ -212,6 +222,7 @@ impl Gateway {
     pub(crate) fn stop_accepting(&self) {
         self.announce_end();
         self.with_proxy(Proxy::stop_accepting);
+        self.kernel.close();
     }
 
     /// Waits until connections have ended, at most `grace`; then ends them.
@@ -226,8 +237,9 @@ impl Gateway {
         }
     }
 
-    /// Tries the sockets again that could not be bound.
-    pub(crate) fn retry_binds(&self) {
+    /// Tries again the sockets that could not be bound, and the kernel where it refused.
+    pub(crate) fn retry(&self) {
+        self.kernel.retry();
         // Asking how they are tries them again.
         drop(self.with_proxy(Proxy::status));
     }
@@ -244,7 +256,9 @@ impl Gateway {
         let bound = binds.iter().filter(|bind| matches!(bind.state, BindState::Bound)).count();
         let draining = self.draining.load(Relaxed);
         let fault = |bad: bool, sentence: &str| bad.then(|| sentence.to_owned());
-        vec![
+        let nat = &view.snapshot.nat;
+        let nothing_else = binds.is_empty() && !(nat.mappings.is_empty() && nat.egress.is_empty());
+        let mut all = vec![
             Readiness {
                 name: "configuration",
                 state: format!(
@@ -257,20 +271,37 @@ impl Gateway {
             Readiness {
                 name: "listeners",
                 state: format!("{bound} of {} bound", binds.len()),
-                fault: fault(bound == 0, &format!("none of {} is bound", binds.len())),
+                fault: fault(
+                    bound == 0 && !nothing_else,
+                    &format!("none of {} is bound", binds.len()),
+                ),
             },
             Readiness {
                 name: "draining",
                 state: "no".to_owned(),
                 fault: fault(draining, "the process is stopping"),
             },
-        ]
+        ];
+        if let Some((state, fault)) = self.kernel.readiness() {
+            all.push(Readiness { name: "kernel", state, fault });
+        }
+        all
+    }
+
+    /// When the kernel was last brought to the configuration, or found to be as it says, in RFC 3339.
+    pub(crate) fn last_applied(&self) -> jiff::Timestamp {
+        self.kernel.last_applied()
     }
 
     /// What is served, what was rejected and why, and how the sockets and upstreams are; nothing secret.
     pub(crate) fn report(&self) -> serde_json::Value {
         let view = self.view();
-        tell::report(&view, self.with_proxy(Proxy::status).as_ref(), self.draining.load(Relaxed))
+        let (status, draining) = (self.with_proxy(Proxy::status), self.draining.load(Relaxed));
+        let mut report = tell::report(&view, status.as_ref(), draining);
+        if self.kernel.is_wanted() {
+            report["kernel"] = self.kernel.report();
+        }
+        report
     }
 
     /// The exposition: the proxy's, and what only we know.
@@ -278,7 +309,8 @@ impl Gateway {
         let Some(text) = self.with_proxy(Proxy::metrics_text) else {
             return self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner).clone();
         };
-        tell::exposition(&text, &self.view(), self.reload_failures.load(Relaxed))
+        let failures = self.reload_failures.load(Relaxed);
+        tell::exposition(&text, &self.view(), failures, &self.kernel.exposition())
     }
 
     fn with_proxy<T>(&self, ask: impl FnOnce(&Proxy) -> T) -> Option<T> {
@@ -300,8 +332,11 @@ fn start_proxy(settings: Settings, access_log: Sink, decisions: Sink) -> Result<
 
 /// At start there is no last good configuration to fall back to.
 fn refuse_bad_start(compiled: &Compiled, strict: bool) -> Result<(), Failure> {
-    let refused =
-        compiled.snapshot.binds.is_empty() || (strict && !compiled.verdicts.all_accepted());
+    let snapshot = &compiled.snapshot;
+    let nothing = snapshot.binds.is_empty()
+        && snapshot.nat.mappings.is_empty()
+        && snapshot.nat.egress.is_empty();
+    let refused = nothing || (strict && !compiled.verdicts.all_accepted());
     if !refused {
         return Ok(());
     }

@@ -136,7 +136,7 @@ impl Supervisor {
         notify(&[NotifyState::Ready]);
         tokio::spawn(stopped.clone().run_until_cancelled_owned(watchdog()));
         let gateway = Arc::clone(&self.gateway);
-        tokio::spawn(stopped.clone().run_until_cancelled_owned(retry_binds(gateway)));
+        tokio::spawn(stopped.clone().run_until_cancelled_owned(retry(gateway)));
 
         let end = self.wait(&mut signals).await;
         tracing::info!(handed_over = end == End::HandedOver, "draining");
@@ -263,12 +263,14 @@ impl Supervisor {
     }
 }
 
-/// A port that was taken may be free by now.
-async fn retry_binds(gateway: Arc<Gateway>) {
+/// A port that was taken may be free by now, and a kernel that refused may not any more.
+async fn retry(gateway: Arc<Gateway>) {
     let mut beats = tokio::time::interval(RETRY_BINDS);
     loop {
         beats.tick().await;
-        gateway.retry_binds();
+        let gateway = Arc::clone(&gateway);
+        // Asking the kernel may take a moment.
+        drop(tokio::task::spawn_blocking(move || gateway.retry()).await);
     }
 }
 

@@ -133,7 +133,7 @@ fn upstreams(status: Option<&Status>) -> Vec<Value> {
 }
 
 /// The proxy's exposition with what only we know, and one end.
-pub(crate) fn exposition(proxy: &str, view: &Compiled, failures: u64) -> String {
+pub(crate) fn exposition(proxy: &str, view: &Compiled, failures: u64, kernel: &str) -> String {
     let mut text = proxy.trim_end().trim_end_matches("# EOF").to_owned();
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
@@ -163,6 +163,7 @@ pub(crate) fn exposition(proxy: &str, view: &Compiled, failures: u64) -> String 
     }
     let name = "durward_config_reload_failures";
     text.push_str(&format!("# HELP {name} Times documents were read and not wholly accepted.\n# TYPE {name} counter\n{name}_total {failures}\n"));
+    text.push_str(kernel);
     text.push_str("# EOF\n");
     text
 }
@@ -175,7 +176,7 @@ mod tests {
     fn the_exposition_ends_once() {
         let view = Compiled::default();
 
-        let text = exposition("# TYPE a gauge\na 1\n# EOF\n", &view, 2);
+        let text = exposition("# TYPE a gauge\na 1\n# EOF\n", &view, 2, "");
 
         assert_eq!(text.matches("# EOF").count(), 1);
         assert!(text.starts_with("# TYPE a gauge\na 1\n# HELP durward_config"));

@@ -8,6 +8,7 @@ mod dial;
 mod documents;
 mod egress;
 mod host;
+mod kernel;
 pub(crate) mod report;
 mod route;
 pub(crate) mod running;
@@ -33,17 +34,18 @@ pub(crate) fn check(arguments: Check) -> Result<Exit, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::broken("starting", error))?;
+    let kernel = kernel::check(&loaded.snapshot.nat, &arguments.nat.options()?);
     let report = runtime.block_on(async {
         match listener {
             Some(listener) => route::follow(&loaded.snapshot, listener, arguments.timeout).await,
-            None => everything(&loaded, &arguments).await,
+            None => everything(&loaded, &arguments, kernel).await,
         }
     });
     report.print(arguments.format)?;
     Ok(if report.failed() { Exit::FailedCheck } else { Exit::Ok })
 }
 
-async fn everything(loaded: &Loaded, arguments: &CheckArgs) -> Report {
+async fn everything(loaded: &Loaded, arguments: &CheckArgs, kernel: Category) -> Report {
     let snapshot = &loaded.snapshot;
     let running = running::ask(arguments.admin, Duration::from_secs(2));
     let missing = addresses::missing(snapshot);
@@ -52,6 +54,7 @@ async fn everything(loaded: &Loaded, arguments: &CheckArgs) -> Report {
         addresses::check(snapshot, &missing),
         addresses::ports(snapshot, &missing, &running),
         host::check(snapshot),
+        kernel,
         certificates::check(snapshot, inspect::now()),
         egress::check(snapshot),
         dial::check(snapshot, &missing, arguments.timeout).await,

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use durward_model::Snapshot;
 use durward_model::explain::{self, Ending, Explanation, Question};
+use durward_model::mapping::Transport;
 
 use crate::cli::Explain;
 use crate::config;
@@ -42,7 +43,11 @@ fn print(screen: &mut Screen, question: &Question, answer: &Explanation) -> Resu
 fn title(question: &Question) -> String {
     let client = question.client.map_or_else(|| "anyone".to_owned(), |client| client.to_string());
     let sni = question.sni.as_ref().map(|name| format!(", SNI {name}")).unwrap_or_default();
-    format!("{client} → {}{sni}: {} {}", question.destination, question.method, question.path)
+    let to = question.destination;
+    if question.transport != Transport::Tcp {
+        return format!("{client} → {to} {}", question.transport);
+    }
+    format!("{client} → {to}{sni}: {} {}", question.method, question.path)
 }
 
 fn ending(ending: &Ending) -> (String, Tone) {
@@ -58,6 +63,7 @@ fn question(arguments: &Explain, snapshot: &Snapshot) -> Result<Question, Failur
     Ok(Question {
         client: arguments.client,
         destination: target.destination,
+        transport: arguments.protocol.into(),
         sni: arguments.sni.clone().or(target.sni).map(|name| name.to_ascii_lowercase()),
         host: arguments.host.clone().or(target.host),
         path: arguments.path.clone().or(target.path).unwrap_or_else(|| "/".to_owned()),

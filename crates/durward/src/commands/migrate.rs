@@ -1,97 +1,40 @@
-//! `durward migrate`: another program's configuration as documents, and what is not the same.
+//! `durward migrate`: another program's configuration as our documents, told by what is in it.
 //!
-//! Deliberately absent: changing anything that is already there.
+//! Deliberately absent: the translations.
 
-use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+mod smartnat;
+mod squid;
 
-use durward_control::migrate::squid::{self, SquidOptions};
-use durward_control::migrate::{Effect, Migrated};
+use std::io::Read as _;
 
 use crate::cli::Migrate;
 use crate::failure::{Exit, Failure};
-use crate::output::{Screen, count};
 
-/// Translates and prints or writes; fails when the documents let through what the other program denied.
+/// Translates what the user names.
 pub(crate) fn migrate(arguments: &Migrate) -> Result<Exit, Failure> {
-    let text = read(&arguments.file)?;
-    if !text.lines().any(|line| line.trim_start().starts_with("http")) {
-        let message = format!(
-            "{}: not a configuration that is known: a squid.conf has http_port and http_access",
-            arguments.file.display()
-        );
-        return Err(Failure::InvalidConfig { message });
+    let mut texts = Vec::with_capacity(arguments.files.len());
+    for path in &arguments.files {
+        let name = path.display().to_string();
+        let mut text = String::new();
+        let read = if name == "-" {
+            std::io::stdin().read_to_string(&mut text).map(drop)
+        } else {
+            std::fs::read_to_string(path).map(|read| text = read)
+        };
+        read.map_err(|error| Failure::InvalidConfig { message: format!("{name}: {error}") })?;
+        texts.push((name, text));
     }
-    let options =
-        SquidOptions { address: arguments.address, egress: arguments.egress_address.clone() };
-    let folder = arguments.file.parent().map(Path::to_owned).unwrap_or_default();
-    // Squid's own paths are absolute, or from where it was started; beside the file is what a copy has.
-    let open = |name: &str| {
-        let beside = folder.join(Path::new(name).file_name().unwrap_or_default());
-        fs::read_to_string(folder.join(name))
-            .or_else(|error| fs::read_to_string(beside).map_err(|_| error.to_string()))
-    };
-    let name = arguments.file.display().to_string();
-    let migrated = squid::migrate(&name, &text, &options, &open)
-        .map_err(|fault| Failure::InvalidConfig { message: fault.to_string() })?;
-    match &arguments.out {
-        Some(directory) => write(directory, &migrated)?,
-        None => print(&migrated)?,
+    if !texts.iter().any(|(_, text)| is_squid(text)) {
+        return smartnat::migrate(&texts);
     }
-    tell(arguments, &migrated)
+    match (&*arguments.files, &*texts) {
+        ([file], [(_, text)]) => squid::migrate(arguments, file, text),
+        _ => Err(Failure::usage("one squid.conf at a time; it includes others itself")),
+    }
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
-    fs::read_to_string(path)
-        .map_err(|error| Failure::broken(format!("reading {}", path.display()), error))
-}
-
-fn print(migrated: &Migrated) -> Result<(), Failure> {
-    let mut screen = Screen::stdout();
-    for (at, (_, text)) in migrated.documents.iter().enumerate() {
-        let mark = if at == 0 { "" } else { "---\n" };
-        screen.text(&format!("{mark}{text}"))?;
-    }
-    Ok(())
-}
-
-fn write(directory: &Path, migrated: &Migrated) -> Result<(), Failure> {
-    let place = |name: &str| directory.join(format!("{name}.yaml"));
-    let taken = migrated.documents.iter().map(|(name, _)| place(name)).find(|path| path.exists());
-    if let Some(path) = taken {
-        let message = format!("{} is already there: name another directory", path.display());
-        return Err(Failure::usage(message));
-    }
-    let broken = |path: &Path| {
-        let doing = format!("writing {}", path.display());
-        move |error| Failure::broken(doing, error)
-    };
-    fs::create_dir_all(directory).map_err(broken(directory))?;
-    for (name, text) in &migrated.documents {
-        let path = place(name);
-        let written =
-            fs::File::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes()));
-        written.map_err(broken(&path))?;
-    }
-    Ok(())
-}
-
-/// Notes are for people and go beside the documents.
-fn tell(arguments: &Migrate, migrated: &Migrated) -> Result<Exit, Failure> {
-    let mut notes = anstream::stderr();
-    for note in &migrated.notes {
-        writeln!(notes, "{note}")?;
-    }
-    let of = |effect| migrated.notes.iter().filter(|note| note.effect == effect).count();
-    let wider = of(Effect::Wider);
-    let tenants = count(migrated.documents.len(), "tenant");
-    let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from("FILE"));
-    writeln!(
-        notes,
-        "{tenants}; {wider} wider than it was, {} narrower; next: durward validate -c {}",
-        of(Effect::Narrower),
-        out.display()
-    )?;
-    Ok(if wider == 0 { Exit::Ok } else { Exit::FailedCheck })
+/// Every squid.conf has a port, or says who has access.
+fn is_squid(text: &str) -> bool {
+    let directives = ["http_port ", "https_port ", "http_access "];
+    text.lines().any(|line| directives.iter().any(|name| line.trim_start().starts_with(name)))
 }

@@ -3,16 +3,25 @@
 //! Deliberately absent: the serving; `app` puts the parts together and this only turns arguments into settings.
 
 use std::io::IsTerminal;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::app::{self, Logs, Settings};
-use crate::cli::{AccessLog, LogFormat, Run};
+use crate::cli::{AccessLog, Admin, LogFormat, Run, Seed};
 use crate::failure::{Exit, Failure};
 use crate::{config, handover, telemetry};
+
+/// Where the admin interface is when nobody says.
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9440);
 
 /// Serves.
 pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
     // rustls warns of odd handshakes, which any client can send as often as it likes.
-    telemetry::start(log, "info,rustls=error");
+    let seed = Seed::environment();
+    telemetry::start(log, if seed.debug() { "debug,rustls=error" } else { "info,rustls=error" });
+    let admin = match arguments.admin {
+        Some(admin) => admin,
+        None => Admin::At(seed.monitor()?.unwrap_or(DEFAULT_ADMIN)),
+    };
     let paths = config::paths(&arguments.config)?;
     let inherited = handover::inherit()
         .map_err(|error| Failure::broken("taking over from the older process", error))?;
@@ -31,11 +40,12 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
         watch: !arguments.no_watch,
         strict: arguments.strict,
         sockets: inherited.sockets,
+        nat: arguments.nat.options()?,
     };
     if arguments.access_log == AccessLog::Stdout && std::io::stdout().is_terminal() {
         tracing::info!(
             "access log lines go to standard output; --access-log off or PATH moves them"
         );
     }
-    app::run(settings, arguments.admin, inherited.older)
+    app::run(settings, admin, inherited.older)
 }

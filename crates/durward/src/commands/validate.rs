@@ -17,6 +17,7 @@ struct Report<'a> {
     valid: bool,
     tenants: usize,
     listeners: usize,
+    mappings: usize,
     verdicts: &'a [Verdict],
 }
 
@@ -38,6 +39,7 @@ fn report<'a>(snapshot: &Snapshot, verdicts: &'a Verdicts) -> Report<'a> {
         valid: exit(verdicts) == Exit::Ok,
         tenants: snapshot.tenants.len(),
         listeners: listeners(snapshot),
+        mappings: snapshot.nat.mappings.len(),
         verdicts: &verdicts.verdicts,
     }
 }
@@ -72,7 +74,11 @@ fn print(
         0 => "nothing would be served".to_owned(),
         tenants => {
             let listeners = count(listeners(snapshot), "listener");
-            format!("{} with {listeners} would be served", count(tenants, "tenant"))
+            let mappings = match snapshot.nat.mappings.len() {
+                0 => String::new(),
+                mappings => format!(" and {}", count(mappings, "mapping")),
+            };
+            format!("{} with {listeners}{mappings} would be served", count(tenants, "tenant"))
         }
     };
     let next = match exit(verdicts) {

@@ -16,6 +16,7 @@ const PENDING: &str = "docs/acceptance/pending.txt";
 const LISTS: &[(&str, &str, usize)] = &[
     ("docs/acceptance/items-1.tsv", "1: ingress by destination address", 71),
     ("docs/acceptance/items-2.tsv", "2: egress by the tenant's address", 61),
+    ("docs/acceptance/items-5.tsv", "5: addresses and ports in the kernel", 76),
 ];
 
 /// Item → tests that name it, and whether one of them is enough.

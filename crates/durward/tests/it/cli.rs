@@ -360,7 +360,8 @@ fn the_schema_and_completions_are_printed() {
     let schema: Value = serde_json::from_slice(&output(&["schema"]).stdout).unwrap();
     let completions = stdout(&output(&["completions", "bash"]));
 
-    assert_eq!(schema["title"], "Tenant");
+    assert_eq!(schema["title"], "Durward document");
+    assert_eq!(schema["anyOf"].as_array().map(Vec::len), Some(2), "Tenant or PortMapping");
     assert!(completions.contains("_durward"));
 }
 

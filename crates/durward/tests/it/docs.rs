@@ -18,6 +18,7 @@ pub(crate) const GUIDES: &[&str] = &[
     "docs/guide/ingress.md",
     "docs/guide/tls.md",
     "docs/guide/egress.md",
+    "docs/guide/nat.md",
     "docs/guide/operations.md",
     "docs/guide/records.md",
     "deploy/README.md",

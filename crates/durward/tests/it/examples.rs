@@ -36,7 +36,12 @@ fn the_examples_of_the_guides_are_accepted() {
             let Ok(example) = serde_saphyr::from_str::<Value>(&block) else {
                 panic!("{guide}: not YAML:\n{block}")
             };
-            accepted(&format!("{guide}:\n{block}"), &[completed(example)]);
+            let mut documents = vec![completed(example)];
+            if documents[0]["kind"] == "PortMapping" {
+                let name = documents[0]["spec"]["tenant"].clone();
+                documents.push(json!({"apiVersion": "durward.dev/v1alpha1", "kind": "Tenant", "metadata": {"name": name}, "spec": {}}));
+            }
+            accepted(&format!("{guide}:\n{block}"), &documents);
             seen += 1;
         }
     }
@@ -46,7 +51,7 @@ fn the_examples_of_the_guides_are_accepted() {
 
 /// A fragment of a guide, made a whole document.
 fn completed(example: Value) -> Value {
-    if example["kind"] == "Tenant" {
+    if example["kind"] == "Tenant" || example["kind"] == "PortMapping" {
         return example;
     }
     let mut ingress = json!({"address": "198.51.100.2", "port": 443, "certificate": {"file": "certs/acme"}, "upstream": "app"});
@@ -94,7 +99,9 @@ fn accepted(name: &str, tenants: &[Value]) {
     let findings: Vec<_> =
         compiled.verdicts.findings().map(|(_, it)| it.to_string()).filter(telling).collect();
     assert!(compiled.verdicts.all_accepted() && findings.is_empty(), "{name}: {findings:?}");
-    assert_eq!(compiled.snapshot.tenants.len(), tenants.len(), "{name}");
+    let wanted = tenants.iter().filter(|one| one["kind"] == "Tenant").count();
+    assert_eq!(compiled.snapshot.tenants.len(), wanted, "{name}");
+    assert_eq!(compiled.snapshot.nat.mappings.len(), tenants.len() - wanted, "{name}");
 }
 
 /// Makes the files a document refers to; certificates for the address of the entry they are in.

@@ -14,6 +14,7 @@ mod examples;
 mod gateway;
 mod isolation;
 mod layering;
+mod nat;
 mod records;
 mod reload;
 mod replicas;

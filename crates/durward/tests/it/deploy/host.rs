@@ -53,6 +53,81 @@ fn the_unit_is_confined() {
     }
 }
 
+// S5.14 S5.19+
+#[test]
+fn the_script_installs_everything_below_a_root_and_only_says_so_when_dry() {
+    let script = root().join("deploy/systemd/install.sh");
+    let place = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new("sh");
+        command.arg(&script).args(arguments).arg(env!("CARGO_BIN_EXE_durward"));
+        command.output().unwrap()
+    };
+    let below = place.path().to_str().unwrap();
+
+    let dry = run(&["--nat", "--root", below, "--dry-run"]);
+    let untouched = std::fs::read_dir(place.path()).unwrap().count() == 0;
+    let done = run(&["--nat", "--root", below]);
+    let whole = run(&["--dry-run"]);
+
+    assert!(dry.status.success() && untouched);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    for file in [
+        "usr/local/bin/durward",
+        "etc/systemd/system/durward.service",
+        "etc/systemd/system/durward.socket",
+        "etc/systemd/system/durward.service.d/nat.conf",
+        "usr/lib/sysusers.d/durward.conf",
+        "etc/durward",
+    ] {
+        assert!(place.path().join(file).exists(), "{file}");
+    }
+    let unit = std::fs::read_to_string(place.path().join("etc/systemd/system/durward.service"));
+    assert!(unit.unwrap().contains("ExecStart=/usr/local/bin/durward run"));
+    let whole = String::from_utf8(whole.stdout).unwrap();
+    assert!(whole.contains("systemctl enable --now durward.service"), "{whole}");
+    assert!(!run(&["--naught"]).status.success());
+}
+
+// S5.18
+#[test]
+fn the_life_of_the_service_is_documented() {
+    let page = text("docs/guide/operations.md");
+
+    for command in [
+        "systemctl enable --now durward",
+        "systemctl restart durward",
+        "systemctl reload durward",
+        "systemctl status durward",
+        "journalctl -u durward",
+    ] {
+        assert!(page.contains(command), "{command}");
+    }
+}
+
+// S5.19
+#[test]
+fn the_drop_in_for_the_kernel_plane_gives_what_it_needs_and_names_real_variables() {
+    let drop_in = text("deploy/systemd/nat.conf");
+    let help = Command::new(env!("CARGO_BIN_EXE_durward")).args(["run", "--help"]).output();
+    let help = String::from_utf8(help.unwrap().stdout).unwrap();
+    let mut variables = 0;
+
+    for line in drop_in.lines() {
+        if let Some(name) = line.strip_prefix("Environment=").and_then(|it| it.split('=').next()) {
+            assert!(help.contains(name), "durward run does not read {name}");
+            variables += 1;
+        }
+    }
+
+    assert!(variables >= 2);
+    let wanted = "CAP_NET_BIND_SERVICE CAP_NET_ADMIN CAP_NET_RAW";
+    for set in ["AmbientCapabilities", "CapabilityBoundingSet"] {
+        assert!(drop_in.contains(&format!("\n{set}={wanted}\n")), "{set}");
+    }
+    assert!(drop_in.contains("AF_PACKET"), "addresses are announced by raw frames");
+}
+
 #[test]
 fn systemd_understands_the_units() {
     let folder = root().join("deploy/systemd");

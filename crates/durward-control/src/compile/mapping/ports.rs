@@ -1,0 +1,130 @@
+//! The ports of a mapping and where each leads.
+
+use std::net::{IpAddr, SocketAddr};
+
+use durward_model::mapping::{Endpoints, MappedPort, PortRange, Transport};
+
+use crate::compile::report::{Field, Report};
+use crate::compile::words;
+use crate::place::{At, Place};
+use crate::spec::port_mapping::{MappedPortSpec, PortMappingSpec};
+
+/// More would make the kernel's tables large without being of use.
+const ENDPOINTS: usize = 1024;
+
+/// All ports that are sound; each fault of the others is reported.
+pub(super) fn ports(report: &mut Report<'_>, spec: &PortMappingSpec) -> Vec<MappedPort> {
+    let field = Field::SPEC.name("ports");
+    if spec.ports.is_empty() {
+        report.error("PortMissing", spec.tenant.place, &field, "is empty: name an external port");
+    }
+    let common = Field::SPEC.name("endpoints");
+    let common = endpoints(report, &spec.endpoints, &common);
+    let mut ports: Vec<MappedPort> = Vec::with_capacity(spec.ports.len());
+    for (at, written) in spec.ports.iter().enumerate() {
+        let field = field.index(at);
+        let Some(port) = port(report, written, &common, &field) else { continue };
+        let overlaps = |known: &&MappedPort| {
+            known.protocol == port.protocol && known.ports.overlaps(port.ports)
+        };
+        if let Some(known) = ports.iter().find(overlaps) {
+            let sentence = format!(
+                "{} {} is in this mapping twice: {} {} is mapped above",
+                port.protocol, port.ports, known.protocol, known.ports
+            );
+            report.error("PortTwice", written.place, &field, &sentence);
+        }
+        ports.push(port);
+    }
+    ports
+}
+
+/// An endpoint's address, its port if it has one, and where it is written.
+type Written = (IpAddr, Option<u16>, Place);
+
+fn endpoints(report: &mut Report<'_>, written: &[At<String>], field: &Field<'_>) -> Vec<Written> {
+    if written.len() > ENDPOINTS {
+        let sentence = format!("has {} endpoints; at most {ENDPOINTS} are served", written.len());
+        report.error("TooManyEndpoints", written[0].place, field, &sentence);
+    }
+    let endpoints = written.iter().enumerate().filter_map(|(at, written)| {
+        let found =
+            report.check("BadEndpoint", written, &field.index(at), words::endpoint_address)?;
+        Some((found.0, found.1, written.place))
+    });
+    endpoints.collect()
+}
+
+fn port(
+    report: &mut Report<'_>,
+    written: &At<MappedPortSpec>,
+    common: &[Written],
+    field: &Field<'_>,
+) -> Option<MappedPort> {
+    let before = report.errors();
+    let protocol = protocol(report, written.protocol.as_ref(), &field.name("protocol"));
+    let ports = range(report, written, field);
+    let target = written.target_port.and_then(|target| {
+        report.number(Some(target), &field.name("targetPort"), (1, u16::MAX), target.value)
+    });
+    let own_field = field.name("endpoints");
+    let own = written.endpoints.as_ref().map(|own| endpoints(report, own, &own_field));
+    let found = own.as_deref().unwrap_or(common);
+    if found.is_empty() && report.errors() == before {
+        report.warning(
+            "EndpointsMissing",
+            written.place,
+            &own_field,
+            "is empty: connections are refused until there is an endpoint",
+        );
+    }
+    let ports = ports?;
+    let single = ports.first() == ports.last();
+    let number = |own: Option<u16>| own.or(target).or_else(|| single.then_some(ports.first()));
+    let with_port = found.iter().filter(|(_, own, _)| number(*own).is_some()).count();
+    let endpoints = if with_port == found.len() {
+        let at = found.iter().filter_map(|(ip, own, _)| Some(SocketAddr::new(*ip, number(*own)?)));
+        Endpoints::At(at.collect())
+    } else if with_port == 0 {
+        Endpoints::SamePort(found.iter().map(|(ip, ..)| *ip).collect())
+    } else {
+        let without = found.iter().find(|(_, own, _)| own.is_none());
+        let place = without.map_or(written.place, |(.., place)| *place);
+        let sentence = "names no port, but others of the range do: write all with a port, or none";
+        report.error("EndpointPorts", place, &own_field, sentence);
+        return None;
+    };
+    (report.errors() == before).then_some(MappedPort { protocol: protocol?, ports, endpoints })
+}
+
+fn protocol(
+    report: &mut Report<'_>,
+    written: Option<&At<String>>,
+    field: &Field<'_>,
+) -> Option<Transport> {
+    let found = report.check_optional("BadProtocol", written, field, |text| {
+        match text.to_ascii_lowercase().as_str() {
+            "tcp" => Ok(Transport::Tcp),
+            "udp" => Ok(Transport::Udp),
+            "sctp" => Ok(Transport::Sctp),
+            _ => Err("is not a protocol with ports: use TCP, UDP or SCTP".to_owned()),
+        }
+    });
+    found.map(|found| found.unwrap_or(Transport::Tcp))
+}
+
+fn range(
+    report: &mut Report<'_>,
+    written: &MappedPortSpec,
+    field: &Field<'_>,
+) -> Option<PortRange> {
+    let number = |report: &mut Report<'_>, port: At<u16>, name, least| {
+        report.number(Some(port), &field.name(name), (least, u16::MAX), port.value)
+    };
+    let first = number(report, written.port, "port", 1)?;
+    let last = match written.end_port {
+        Some(last) => number(report, last, "endPort", first)?,
+        None => first,
+    };
+    PortRange::new(first, last)
+}

@@ -1,0 +1,100 @@
+//! The `PortMapping` document: external addresses and ports of a tenant that the kernel leads to endpoints.
+//!
+//! Deliberately absent: host names; the kernel knows addresses only.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::place::At;
+use crate::spec::tenant::Metadata;
+
+/// The kind of the documents read here.
+pub const KIND: &str = "PortMapping";
+
+/// External ports that reach endpoints.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(title = "PortMapping")]
+pub struct PortMappingDocument {
+    /// `durward.dev/v1alpha1`
+    pub api_version: At<String>,
+    /// `PortMapping`
+    pub kind: At<String>,
+    /// What it is called; no two mappings have one name.
+    pub metadata: Metadata,
+    /// What leads where.
+    pub spec: PortMappingSpec,
+}
+
+/// What leads where.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PortMappingSpec {
+    /// The tenant it belongs to, as its `Tenant` document calls it.
+    pub tenant: At<String>,
+    /// The external IP addresses, of either family. Each port is open on every one.
+    #[serde(default)]
+    pub addresses: Vec<At<String>>,
+    /// The external ports.
+    #[serde(default)]
+    pub ports: Vec<At<MappedPortSpec>>,
+    /// Where connections go, for ports that do not say themselves: `10.0.0.1`, `10.0.0.1:8080`, `[2001:db8::1]:8080`.
+    #[serde(default)]
+    pub endpoints: Vec<At<String>>,
+    /// Networks that may connect; others are dropped without an answer. Default: everybody.
+    #[serde(default)]
+    pub allowed_sources: Option<At<Vec<At<String>>>>,
+    /// What endpoints see as their peer. Default: Preserve.
+    #[serde(default)]
+    pub source: Option<At<SourceSpec>>,
+    /// Whether a client keeps its endpoint. Default: None.
+    #[serde(default)]
+    pub affinity: Option<At<AffinitySpec>>,
+    /// How long connections to an endpoint that is taken out go on. Default: they are cut.
+    #[serde(default)]
+    pub drain: Option<At<String>>,
+    /// Whether what the endpoints send out themselves leaves from the first address of each family. Default: false.
+    #[serde(default)]
+    pub egress: At<bool>,
+}
+
+/// A port or a range of ports.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MappedPortSpec {
+    /// The external port, or the first of a range.
+    pub port: At<u16>,
+    /// The last port of the range. Default: the first.
+    #[serde(default)]
+    pub end_port: Option<At<u16>>,
+    /// `TCP`, `UDP` or `SCTP`, in any case. Default: TCP.
+    #[serde(default)]
+    pub protocol: Option<At<String>>,
+    /// The port of endpoints that name none. Default: the port the client asked for.
+    #[serde(default)]
+    pub target_port: Option<At<u16>>,
+    /// Where its connections go. Default: the mapping's endpoints.
+    #[serde(default)]
+    pub endpoints: Option<At<Vec<At<String>>>>,
+}
+
+/// What endpoints see as their peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum SourceSpec {
+    /// The client. Answers must come back through this gateway.
+    #[default]
+    Preserve,
+    /// The gateway's address towards the cluster.
+    Gateway,
+}
+
+/// Whether a client keeps its endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum AffinitySpec {
+    /// Each connection is placed by itself.
+    #[default]
+    None,
+    /// All connections of one client address go to one endpoint, while the endpoints stay the same.
+    #[serde(rename = "ClientIP")]
+    ClientIp,
+}

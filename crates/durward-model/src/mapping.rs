@@ -1,0 +1,301 @@
+//! What the kernel carries for tenants: external address:port to endpoints, and pods' traffic out of a tenant's address.
+//!
+//! Deliberately absent: how a kernel is told. Claims of one port by two mappings are settled before, by age.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::address::IngressAddress;
+use crate::origin::Origin;
+use crate::source_set::SourceSet;
+use crate::tenant::TenantId;
+
+/// Everything the kernel plane serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NatModel {
+    /// The number each tenant has in connection marks, from 1; it never changes while the tenant exists. A kernel plane
+    /// that adopts an earlier one's connections goes on with the earlier one's numbers.
+    pub tenants: BTreeMap<TenantId, u16>,
+    /// The mappings, the oldest first: of two that claim one port the first keeps it.
+    pub mappings: Vec<Arc<PortMapping>>,
+    /// Whose traffic leaves from which addresses, the oldest first.
+    pub egress: Vec<Arc<KernelEgress>>,
+    /// Where this host's own listeners accept TCP connections; `0.0.0.0` stands for all of IPv4, `::` for all.
+    pub local: BTreeSet<SocketAddr>,
+    /// The number each external interface has in marks and routing tables, from 1; others get a free one.
+    pub slots: BTreeMap<Arc<str>, u8>,
+}
+
+/// External ports that reach endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PortMapping {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its name, unique among the tenant's mappings.
+    pub name: Arc<str>,
+    /// The external addresses.
+    pub addresses: Vec<IngressAddress>,
+    /// The ports; each is open on every address.
+    pub ports: Vec<MappedPort>,
+    /// Who may connect. An empty set lets nobody in.
+    pub allowed_sources: SourceSet,
+    /// What the endpoint sees as its peer.
+    pub mode: SourceMode,
+    /// Whether a client keeps its endpoint.
+    pub affinity: Affinity,
+    /// How long established connections to an endpoint that was taken out go on.
+    pub drain: Duration,
+    /// Whether what its endpoints send out leaves from its addresses.
+    pub egress: bool,
+    /// Where it is written.
+    pub origin: Origin,
+}
+
+/// A port or a range of ports, and where it leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MappedPort {
+    /// The transport protocol.
+    pub protocol: Transport,
+    /// The external ports.
+    pub ports: PortRange,
+    /// Where connections go. Without any endpoint they are refused.
+    pub endpoints: Endpoints,
+}
+
+/// The endpoints of a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Endpoints {
+    /// Each at its own port.
+    At(Vec<SocketAddr>),
+    /// At the port the client asked for.
+    SamePort(Vec<IpAddr>),
+}
+
+/// A transport protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// Ports from `first` to `last`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+/// What the endpoint sees as its peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum SourceMode {
+    /// The client; its replies must come back through this gateway.
+    #[default]
+    PreserveSource,
+    /// The gateway.
+    Snat,
+}
+
+/// Whether a client keeps its endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Affinity {
+    /// Each connection is placed on its own.
+    #[default]
+    None,
+    /// All connections of one client address go to one endpoint, while the endpoints stay the same.
+    ClientIp,
+}
+
+/// Pods whose traffic leaves from a tenant's addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KernelEgress {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its name, unique among the tenant's.
+    pub name: Arc<str>,
+    /// The pods.
+    pub sources: Vec<IpNet>,
+    /// The addresses to leave from, of either family; all of one family are on one interface.
+    pub addresses: Vec<AddressRange>,
+    /// Whether traffic may leave. Until then it is rejected, never sent from another address.
+    pub enrolled: bool,
+    /// How long established connections go on after their address was taken away.
+    pub drain: Duration,
+    /// Where it is written.
+    pub origin: Origin,
+}
+
+/// Addresses from `first` to `last`, both included, of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct AddressRange {
+    first: IpAddr,
+    last: IpAddr,
+}
+
+impl PortMapping {
+    /// Its name with its tenant's, as reports call it.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.tenant, self.name)
+    }
+}
+
+impl MappedPort {
+    /// The endpoints' addresses of one family, sorted, with their port unless the client's is kept.
+    #[must_use]
+    pub fn endpoints(&self, ipv4: bool) -> Vec<(IpAddr, Option<u16>)> {
+        let mut all: Vec<_> = match &self.endpoints {
+            Endpoints::At(at) => at.iter().map(|at| (at.ip(), Some(at.port()))).collect(),
+            Endpoints::SamePort(at) => at.iter().map(|at| (*at, None)).collect(),
+        };
+        all.retain(|(address, _)| address.is_ipv4() == ipv4);
+        all.sort();
+        all.dedup();
+        all
+    }
+}
+
+impl Transport {
+    /// The IP protocol number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+impl PortRange {
+    /// The range, unless it is empty or begins at 0.
+    #[must_use]
+    pub const fn new(first: u16, last: u16) -> Option<Self> {
+        if first == 0 || first > last { None } else { Some(Self { first, last }) }
+    }
+
+    /// The range of one port, unless it is 0.
+    #[must_use]
+    pub const fn one(port: u16) -> Option<Self> {
+        Self::new(port, port)
+    }
+
+    /// The first port.
+    #[must_use]
+    pub const fn first(self) -> u16 {
+        self.first
+    }
+
+    /// The last port.
+    #[must_use]
+    pub const fn last(self) -> u16 {
+        self.last
+    }
+
+    /// Whether a port is in both.
+    #[must_use]
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+
+    /// Whether the port is in it.
+    #[must_use]
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+}
+
+impl AddressRange {
+    /// The range, unless it is empty or of two families.
+    #[must_use]
+    pub fn new(first: IpAddr, last: IpAddr) -> Option<Self> {
+        (first <= last && first.is_ipv4() == last.is_ipv4()).then_some(Self { first, last })
+    }
+
+    /// The first address.
+    #[must_use]
+    pub const fn first(self) -> IpAddr {
+        self.first
+    }
+
+    /// The last address.
+    #[must_use]
+    pub const fn last(self) -> IpAddr {
+        self.last
+    }
+
+    /// Whether the address is in it.
+    #[must_use]
+    pub fn contains(self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.first.is_ipv4() && self.first <= address && address <= self.last
+    }
+}
+
+impl From<IpAddr> for AddressRange {
+    fn from(address: IpAddr) -> Self {
+        Self { first: address, last: address }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
+    }
+}
+
+impl fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_refuse_what_they_cannot_mean() {
+        assert!(PortRange::new(0, 5).is_none());
+        assert!(PortRange::new(6, 5).is_none());
+        assert!(
+            AddressRange::new("10.0.0.1".parse().unwrap(), "::1".parse().unwrap()).is_none(),
+            "two families"
+        );
+    }
+
+    #[test]
+    fn ranges_overlap_at_their_edges() {
+        let low = PortRange::new(10, 20).unwrap();
+
+        assert!(low.overlaps(PortRange::one(20).unwrap()));
+        assert!(!low.overlaps(PortRange::one(21).unwrap()));
+        assert!(low.contains(10));
+    }
+}

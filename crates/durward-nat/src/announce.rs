@@ -1,0 +1,137 @@
+//! Tells neighbours that an address is here now: gratuitous ARP and unsolicited neighbour advertisements, several times.
+//!
+//! Deliberately absent: who owns an address. One socket stays open, because closing one takes long.
+
+mod frame;
+mod packet;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+pub use frame::Mac;
+use packet::PacketSocket;
+
+/// After the first: a switch may have forgotten, or a frame been lost.
+const REPEATS: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
+/// A switch forgets sooner than hosts do.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// Where an address is to be announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The interface's number.
+    pub interface: u32,
+    /// The interface's hardware address.
+    pub mac: Mac,
+}
+
+/// Announces addresses.
+#[derive(Debug)]
+pub struct Announcer {
+    socket: PacketSocket,
+    schedule: Schedule,
+}
+
+/// When which address is due.
+#[derive(Clone, Debug, Default)]
+pub struct Schedule {
+    due: BTreeMap<IpAddr, (Place, usize, Instant, Instant)>,
+}
+
+impl Announcer {
+    /// Opens the socket, in the thread's network namespace.
+    ///
+    /// # Errors
+    /// Without CAP_NET_RAW.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { socket: PacketSocket::open()?, schedule: Schedule::default() })
+    }
+
+    /// Announces an address now, and again as the schedule has it.
+    ///
+    /// # Errors
+    /// When the interface is gone.
+    pub fn announce(&mut self, address: IpAddr, place: Place, now: Instant) -> io::Result<()> {
+        self.schedule.begin(address, place, now);
+        self.send(address, place)
+    }
+
+    /// Announces it no more.
+    pub fn withdraw(&mut self, address: IpAddr) {
+        self.schedule.end(address);
+    }
+
+    /// Sends what is due; returns when the next is.
+    pub fn send_due(&mut self, now: Instant) -> Option<Instant> {
+        for (address, place) in self.schedule.take_due(now) {
+            if let Err(error) = self.send(address, place) {
+                tracing::warn!(%address, %error, "an address could not be announced");
+            }
+        }
+        self.schedule.next()
+    }
+
+    fn send(&self, address: IpAddr, place: Place) -> io::Result<()> {
+        for frame in frame::frames(address, place.mac) {
+            self.socket.send(place.interface, &frame)?;
+        }
+        Ok(())
+    }
+}
+
+impl Schedule {
+    /// An address was announced for the first time.
+    pub fn begin(&mut self, address: IpAddr, place: Place, now: Instant) {
+        self.due.insert(address, (place, 0, now, now + REPEATS[0]));
+    }
+
+    /// An address is announced no more.
+    pub fn end(&mut self, address: IpAddr) {
+        self.due.remove(&address);
+    }
+
+    /// What is due now; each is due again later.
+    pub fn take_due(&mut self, now: Instant) -> Vec<(IpAddr, Place)> {
+        let mut found = Vec::new();
+        for (address, (place, sent, start, next)) in &mut self.due {
+            if *next <= now {
+                found.push((*address, *place));
+                *sent += 1;
+                *next = REPEATS.get(*sent).map_or(now + STEADY, |delay| (*start + *delay).max(now));
+            }
+        }
+        found
+    }
+
+    /// When the next one is due.
+    #[must_use]
+    pub fn next(&self) -> Option<Instant> {
+        self.due.values().map(|(_, _, _, next)| *next).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // S5.58
+    #[test]
+    fn an_address_is_announced_soon_again_and_then_steadily() {
+        let start = Instant::now();
+        let place = Place { interface: 1, mac: Mac([2, 0, 0, 0, 0, 1]) };
+        let mut schedule = Schedule::default();
+        schedule.begin("192.0.2.1".parse().unwrap(), place, start);
+
+        let mut sent = Vec::new();
+        for _ in 0..5 {
+            let next = schedule.next().unwrap();
+            assert_eq!(schedule.take_due(next).len(), 1);
+            sent.push(next.duration_since(start).as_millis());
+        }
+
+        assert_eq!(sent, [100, 500, 2_000, 62_000, 122_000]);
+    }
+}

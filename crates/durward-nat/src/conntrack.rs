@@ -1,0 +1,216 @@
+//! Connections the kernel knows: listed, judged by what is allowed now, and cut.
+//!
+//! Filtering happens at a connection's first packet, so what is no longer allowed must be cut. Deliberately absent:
+//! connections without Durward's mark.
+
+pub mod hygiene;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::netlink::{Attributes, Builder, Family, Message, Socket, flags};
+
+const NEW: u16 = 1 << 8;
+const GET: u16 = NEW | 1;
+const DELETE: u16 = NEW | 2;
+const STATS: u16 = NEW | 4;
+const HEADER: usize = 4;
+/// Deletions in one datagram.
+const BATCH: usize = 128;
+
+const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const MARK: u16 = 8;
+const ID: u16 = 12;
+const ZONE: u16 = 18;
+const MARK_MASK: u16 = 21;
+
+/// A socket for connection tracking.
+#[derive(Debug)]
+pub struct Conntrack {
+    socket: Socket,
+}
+
+/// A connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// The protocol's number.
+    pub protocol: u8,
+    /// Who began.
+    pub source: SocketAddr,
+    /// Whom it was sent to.
+    pub destination: SocketAddr,
+    /// Who answers.
+    pub reply_source: SocketAddr,
+    /// Whom answers are sent to.
+    pub reply_destination: SocketAddr,
+    /// Its mark.
+    pub mark: u32,
+    tuple: Vec<u8>,
+    id: Option<Vec<u8>>,
+    zone: Option<Vec<u8>>,
+}
+
+/// What connection tracking counts over all processors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Connections that found no free port, and were dropped.
+    pub insert_failed: u64,
+    /// Packets dropped because of a lack of space.
+    pub dropped: u64,
+}
+
+impl Conntrack {
+    /// Opens a socket in the thread's network namespace.
+    ///
+    /// # Errors
+    /// When there is none to be had.
+    pub fn open(timeout: Duration) -> std::io::Result<Self> {
+        Ok(Self { socket: Socket::open(Family::Netfilter, 0, timeout)? })
+    }
+
+    /// The connections whose mark has these bits of the mask; all with mask 0.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn flows(&self, mark: u32, mask: u32) -> Result<Vec<Flow>, Errno> {
+        let found = self.socket.dump(GET, |to| {
+            to.raw(&[0, 0, 0, 0]);
+            if mask != 0 {
+                to.be32(MARK, mark).be32(MARK_MASK, mask);
+            }
+        })?;
+        let flows = found.iter().filter_map(flow);
+        // Older kernels do not filter.
+        Ok(flows.filter(|flow| flow.mark & mask == mark & mask).collect())
+    }
+
+    /// Cuts these connections; one that is gone already is no error. Returns how many were cut.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn cut(&self, flows: &[Flow]) -> Result<usize, Errno> {
+        let mut cut = 0;
+        for batch in flows.chunks(BATCH) {
+            cut += self.cut_batch(batch)?;
+        }
+        Ok(cut)
+    }
+
+    /// Cuts all connections whose mark has these bits of the mask.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn flush(&self, mark: u32, mask: u32) -> Result<(), Errno> {
+        self.socket.request(DELETE, 0, |to| {
+            to.raw(&[0, 0, 0, 0]);
+            to.be32(MARK, mark).be32(MARK_MASK, mask);
+        })
+    }
+
+    /// The counters of all processors together.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn statistics(&self) -> Result<Statistics, Errno> {
+        let found = self.socket.dump(STATS, |to| {
+            to.raw(&[0, 0, 0, 0]);
+        })?;
+        let sum = |kind| {
+            let each = found.iter().filter_map(|message| message.attributes(HEADER).be32(kind));
+            each.map(u64::from).sum()
+        };
+        Ok(Statistics { insert_failed: sum(9), dropped: sum(10) })
+    }
+
+    fn cut_batch(&self, flows: &[Flow]) -> Result<usize, Errno> {
+        let mut builder = Builder::default();
+        let mut last = 0;
+        for (index, flow) in flows.iter().enumerate() {
+            last = self.socket.next_sequence();
+            let ack = if index + 1 == flows.len() { flags::ACK } else { 0 };
+            builder.message(DELETE, flags::REQUEST | ack, last, |to| {
+                to.raw(&[if flow.source.is_ipv4() { 2 } else { 10 }, 0, 0, 0]);
+                to.nest(TUPLE_ORIGINAL, |to| {
+                    to.raw(&flow.tuple);
+                });
+                for (kind, value) in [(ID, &flow.id), (ZONE, &flow.zone)] {
+                    if let Some(value) = value {
+                        to.bytes_attribute(kind, value);
+                    }
+                }
+            });
+        }
+        self.socket.send(builder.bytes())?;
+        let mut failed = 0;
+        loop {
+            for message in self.socket.receive()? {
+                let Some(result) = message.error() else { continue };
+                failed += usize::from(result.is_err());
+                if message.sequence == last {
+                    return Ok(flows.len().saturating_sub(failed));
+                }
+            }
+        }
+    }
+}
+
+fn flow(message: &Message) -> Option<Flow> {
+    let attributes = message.attributes(HEADER);
+    let original = attributes.nested(TUPLE_ORIGINAL);
+    let (protocol, source, destination) = tuple(original)?;
+    let (_, reply_source, reply_destination) = tuple(attributes.nested(TUPLE_REPLY))?;
+    let copy = |kind| attributes.get(kind).map(|attribute| attribute.value.to_vec());
+    Some(Flow {
+        protocol,
+        source,
+        destination,
+        reply_source,
+        reply_destination,
+        mark: attributes.be32(MARK).unwrap_or_default(),
+        tuple: copy(TUPLE_ORIGINAL)?,
+        id: copy(ID),
+        zone: copy(ZONE),
+    })
+}
+
+/// Protocol, source and destination; a protocol without ports has port 0.
+fn tuple(from: Attributes<'_>) -> Option<(u8, SocketAddr, SocketAddr)> {
+    let (ip, protocol) = (from.nested(1), from.nested(2));
+    let address = |v4, v6| {
+        let v4 = ip.get(v4).and_then(|one| <[u8; 4]>::try_from(one.value).ok());
+        let v6 = ip.get(v6).and_then(|one| <[u8; 16]>::try_from(one.value).ok());
+        v4.map(IpAddr::from).or_else(|| v6.map(IpAddr::from))
+    };
+    let port = |kind| {
+        let bytes = protocol.get(kind).and_then(|one| <[u8; 2]>::try_from(one.value).ok());
+        bytes.map_or(0, u16::from_be_bytes)
+    };
+    Some((
+        *protocol.get(1)?.value.first()?,
+        SocketAddr::new(address(1, 3)?, port(2)),
+        SocketAddr::new(address(2, 4)?, port(3)),
+    ))
+}
+
+#[cfg(test)]
+impl Flow {
+    /// A connection that was never in a kernel.
+    pub(crate) fn imagined(protocol: u8, mark: u32, ends: [&str; 4]) -> Self {
+        let [source, destination, reply_source, reply_destination] =
+            ends.map(|end| end.parse().expect("an address with a port"));
+        Self {
+            protocol,
+            source,
+            destination,
+            reply_source,
+            reply_destination,
+            mark,
+            tuple: Vec::new(),
+            id: None,
+            zone: None,
+        }
+    }
+}

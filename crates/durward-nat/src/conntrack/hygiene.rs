@@ -1,0 +1,180 @@
+//! Which connections must end because of a change: exactly those that could not be made anew.
+//!
+//! The judgement looks at what is allowed now, so changes made while nobody watched are caught too. Deliberately absent:
+//! a clock; a connection that may drain is returned with its grace.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use durward_model::mapping::Affinity;
+
+use super::Flow;
+use crate::desired::Policy;
+use crate::mark::{EGRESS, MAPPED, PICKED_UP, tenant};
+
+const UDP: u8 = 17;
+
+/// What is to be done with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on.
+    Keep,
+    /// It ends now.
+    Cut,
+    /// It ends after this long, if it is not allowed again until then.
+    Drain(Duration),
+}
+
+/// What is to be done with a connection of ours under `new`; `old` is what was allowed before the change.
+#[must_use]
+pub fn judge(flow: &Flow, old: &Policy, new: &Policy) -> Fate {
+    if flow.mark & MAPPED != 0 {
+        return judge_mapped(flow, old, new);
+    }
+    if flow.mark & EGRESS != 0 {
+        return judge_leaving(flow, new);
+    }
+    Fate::Keep
+}
+
+/// The connections to cut now and those to drain, of `flows`.
+#[must_use]
+pub fn sort(flows: Vec<Flow>, old: &Policy, new: &Policy) -> (Vec<Flow>, Vec<(Flow, Duration)>) {
+    let (mut cut, mut drain) = (Vec::new(), Vec::new());
+    for flow in flows {
+        match judge(&flow, old, new) {
+            Fate::Keep => {}
+            Fate::Cut => cut.push(flow),
+            Fate::Drain(grace) => drain.push((flow, grace)),
+        }
+    }
+    (cut, drain)
+}
+
+fn judge_mapped(flow: &Flow, old: &Policy, new: &Policy) -> Fate {
+    let (external, client, endpoint) = ends(flow);
+    let known = new.mapped(external.ip(), flow.protocol, external.port());
+    let Some(mapped) = known.filter(|mapped| mapped.tenant == tenant(flow.mark)) else {
+        return Fate::Cut;
+    };
+    if !mapped.sources.contains(client.ip()) {
+        return Fate::Cut;
+    }
+    if !mapped.reaches(endpoint.ip(), endpoint.port(), external.port()) {
+        // A datagram has no connection to finish: the next one finds another endpoint.
+        let waits = flow.protocol != UDP && !mapped.drain.is_zero();
+        return if waits { Fate::Drain(mapped.drain) } else { Fate::Cut };
+    }
+    let before = old.mapped(external.ip(), flow.protocol, external.port());
+    let spread = before.is_some_and(|before| before.endpoints != mapped.endpoints);
+    if flow.protocol == UDP && spread && mapped.affinity == Affinity::None {
+        return Fate::Cut;
+    }
+    Fate::Keep
+}
+
+/// External address, client and endpoint. A connection picked up from another gateway was begun by the endpoint's answer.
+const fn ends(flow: &Flow) -> (SocketAddr, SocketAddr, SocketAddr) {
+    if flow.mark & PICKED_UP != 0 {
+        (flow.reply_destination, flow.destination, flow.source)
+    } else {
+        (flow.destination, flow.source, flow.reply_source)
+    }
+}
+
+fn judge_leaving(flow: &Flow, new: &Policy) -> Fate {
+    let known = new.leaving(flow.source.ip());
+    let Some(rule) = known.filter(|rule| rule.tenant == tenant(flow.mark)) else {
+        return Fate::Cut;
+    };
+    let address = flow.reply_destination.ip();
+    if rule.addresses.iter().any(|range| range.contains(address)) {
+        return Fate::Keep;
+    }
+    if rule.drain.is_zero() { Fate::Cut } else { Fate::Drain(rule.drain) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use durward_model::mapping::{
+        Endpoints, MappedPort, NatModel, PortMapping, PortRange, Transport,
+    };
+    use durward_model::{IngressAddress, Origin, SourceSet, TenantId};
+
+    use super::*;
+    use crate::{Interfaces, Options, desired};
+
+    const CLIENT: &str = "192.0.2.10:5000";
+    const EXTERNAL: &str = "203.0.113.1:80";
+    const POD: &str = "10.244.0.5:8080";
+
+    fn policy(sources: &str, endpoints: &[&str], drain: u64) -> Policy {
+        let at = endpoints.iter().map(|at| at.parse().unwrap()).collect();
+        let port = |protocol| MappedPort {
+            protocol,
+            ports: PortRange::one(80).unwrap(),
+            endpoints: Endpoints::At(Vec::clone(&at)),
+        };
+        let tenant = TenantId::new("acme").unwrap();
+        let mapping = PortMapping {
+            tenant: tenant.clone(),
+            name: "web".into(),
+            addresses: vec![IngressAddress("203.0.113.1".parse().unwrap())],
+            ports: vec![port(Transport::Tcp), port(Transport::Udp)],
+            allowed_sources: SourceSet::new([sources.parse().unwrap()]),
+            mode: durward_model::mapping::SourceMode::PreserveSource,
+            affinity: Affinity::None,
+            drain: Duration::from_secs(drain),
+            egress: false,
+            origin: Origin::default(),
+        };
+        let model = NatModel {
+            tenants: [(tenant, 1)].into(),
+            mappings: vec![Arc::new(mapping)],
+            ..NatModel::default()
+        };
+        desired(&model, &Options::default(), &Interfaces::default()).policy
+    }
+
+    fn mapped(protocol: u8, tenant: u16) -> Flow {
+        let mark = crate::mark::mark(tenant, 1, MAPPED);
+        Flow::imagined(protocol, mark, [CLIENT, EXTERNAL, POD, CLIENT])
+    }
+
+    // S5.44+ S5.47+ S5.50+
+    #[test]
+    fn a_connection_ends_when_it_could_not_be_made_anew() {
+        let before = policy("0.0.0.0/0", &[POD], 0);
+        let cases = [
+            ("nothing changed", policy("0.0.0.0/0", &[POD], 0), Fate::Keep, Fate::Keep),
+            ("still allowed", policy("192.0.2.0/24", &[POD], 0), Fate::Keep, Fate::Keep),
+            ("source gone", policy("198.51.100.0/24", &[POD], 9), Fate::Cut, Fate::Cut),
+            ("endpoint gone", policy("0.0.0.0/0", &["10.244.0.6:8080"], 0), Fate::Cut, Fate::Cut),
+            (
+                "endpoint drains",
+                policy("0.0.0.0/0", &["10.244.0.6:8080"], 9),
+                Fate::Drain(Duration::from_secs(9)),
+                Fate::Cut,
+            ),
+            ("one more", policy("0.0.0.0/0", &[POD, "10.244.0.6:8080"], 0), Fate::Keep, Fate::Cut),
+            ("all gone", Policy::default(), Fate::Cut, Fate::Cut),
+        ];
+
+        for (name, now, tcp, udp) in cases {
+            assert_eq!(judge(&mapped(6, 1), &before, &now), tcp, "{name}: tcp");
+            assert_eq!(judge(&mapped(17, 1), &before, &now), udp, "{name}: udp");
+        }
+    }
+
+    #[test]
+    fn a_connection_of_another_tenant_ends_and_one_picked_up_is_read_backwards() {
+        let now = policy("192.0.2.0/24", &[POD], 0);
+        let mark = crate::mark::mark(1, 1, MAPPED | PICKED_UP);
+        let picked_up = Flow::imagined(6, mark, [POD, CLIENT, CLIENT, EXTERNAL]);
+
+        assert_eq!(judge(&mapped(6, 2), &now, &now), Fate::Cut);
+        assert_eq!(judge(&picked_up, &now, &now), Fate::Keep);
+    }
+}

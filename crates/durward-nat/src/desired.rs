@@ -1,0 +1,170 @@
+//! From a model to the kernel state it asks for: a pure function, the same everywhere and always.
+//!
+//! A mapping is in it whole or not at all, and the report says which. Deliberately absent: the kernel, and time.
+
+mod egress;
+mod mappings;
+pub mod policy;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use durward_model::TenantId;
+use durward_model::mapping::{NatModel, Transport};
+
+use crate::interface::Interfaces;
+use crate::mark;
+use crate::nftables::ruleset::{Data, Value};
+use crate::nftables::{Changes, Element, Ruleset, Set};
+use crate::options::{AssignedAddress, Options};
+use crate::policy_route::Routing;
+use crate::program::step::{Ip, port_key};
+use crate::program::{Shapes, program, words};
+use crate::report::Report;
+use crate::sysctl::{REMEMBERED, Sysctl};
+pub use policy::Policy;
+
+/// The kernel state a model asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// The packet filter's table.
+    pub ruleset: Ruleset,
+    /// Routes and rules.
+    pub routing: Routing,
+    /// Kernel parameters.
+    pub sysctls: BTreeMap<Sysctl, u32>,
+    /// Addresses of this host.
+    pub addresses: BTreeMap<IpAddr, AssignedAddress>,
+    /// Which connections may go on.
+    pub policy: Policy,
+    /// What became of each mapping.
+    pub report: Report,
+}
+
+/// What leads from one state to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Of the packet filter.
+    pub ruleset: Changes,
+    /// Routes and rules to put in.
+    pub new_routing: Routing,
+    /// Routes and rules to take away.
+    pub old_routing: Routing,
+}
+
+/// The kernel state `model` asks for on a host with these interfaces.
+#[must_use]
+pub fn desired(model: &NatModel, options: &Options, interfaces: &Interfaces) -> Desired {
+    let mut elements = Elements::default();
+    let mut shapes = Shapes::default();
+    let mut policy = Policy::default();
+    let outputs = (&mut elements, &mut shapes, &mut policy);
+    let mappings = mappings::compile(model, interfaces, outputs);
+    let outputs = (&mut elements, &mut shapes, &mut policy);
+    let egress = egress::compile(model, interfaces, outputs);
+    let report = Report { mappings, egress, ..Report::default() };
+    let mut ruleset = program(options, interfaces, &shapes);
+    count_tenants(model, &mut ruleset, &mut elements);
+    let_in(model, options, interfaces, &mut elements);
+    for (set, elements) in elements.0 {
+        if let Some(set) = ruleset.sets.get_mut(&set) {
+            set.elements.extend(elements);
+        }
+    }
+    ruleset.sets.insert(REMEMBERED.to_owned(), Set::new(24, 0, Data::Nothing));
+    Desired {
+        ruleset,
+        routing: Routing::wanted(options, interfaces, &policy.addresses()),
+        sysctls: Sysctl::wanted(interfaces),
+        addresses: options.addresses.clone(),
+        policy,
+        report,
+    }
+}
+
+/// What makes `desired` of `current`.
+#[must_use]
+pub fn diff(current: (&Ruleset, &Routing), desired: &Desired) -> Difference {
+    Difference {
+        ruleset: Changes::between(current.0, &desired.ruleset),
+        new_routing: desired.routing.without(current.1),
+        old_routing: current.1.without(&desired.routing),
+    }
+}
+
+impl Difference {
+    /// Whether nothing differs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ruleset.is_empty() && self.new_routing.is_empty() && self.old_routing.is_empty()
+    }
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.ruleset.write(f, words::element)?;
+        for (sign, routing) in [('+', &self.new_routing), ('-', &self.old_routing)] {
+            for line in routing.lines() {
+                writeln!(f, "{sign} {line}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The counter of a tenant, which also keeps its number for whoever adopts the table.
+fn tenant_counter(tenant: &TenantId, number: u16) -> String {
+    format!("t_{number}_{tenant}")
+}
+
+/// The tenant and number a counter is named after.
+pub(crate) fn counted_tenant(counter: &str) -> Option<(TenantId, u16)> {
+    let (number, tenant) = counter.strip_prefix("t_")?.split_once('_')?;
+    Some((TenantId::new(tenant).ok()?, number.parse().ok()?))
+}
+
+/// Elements by set, as they are gathered.
+#[derive(Clone, Debug, Default)]
+struct Elements(BTreeMap<String, BTreeMap<Vec<u8>, Element>>);
+
+impl Elements {
+    fn put(&mut self, set: &str, key: Vec<u8>, value: Value) {
+        self.put_range(set, key, None, value);
+    }
+
+    fn put_range(&mut self, set: &str, key: Vec<u8>, end: Option<Vec<u8>>, value: Value) {
+        if !self.0.contains_key(set) {
+            self.0.insert(set.to_owned(), BTreeMap::new());
+        }
+        if let Some(elements) = self.0.get_mut(set) {
+            elements.insert(key, Element { end, value });
+        }
+    }
+}
+
+/// What listens on this host at external addresses: its own listeners, and what the options name.
+fn let_in(model: &NatModel, options: &Options, interfaces: &Interfaces, elements: &mut Elements) {
+    let listeners = model.local.iter().map(|at| (at.ip(), Transport::Tcp, at.port()));
+    let named = options.local.iter().map(|one| (one.address, one.protocol, one.port));
+    for (address, protocol, port) in listeners.chain(named) {
+        // A socket at `::` accepts both families.
+        let of_host = interfaces.addresses().filter(|own| address.is_ipv6() || own.is_ipv4());
+        let all = if address.is_unspecified() { of_host.collect() } else { vec![address] };
+        for address in all {
+            let ip = Ip::of(address.is_ipv4());
+            if let Some(bytes) = ip.bytes(address) {
+                let key = port_key(&bytes, protocol.number(), port);
+                elements.put(&format!("local{}", ip.digit()), key, Value::Nothing);
+            }
+        }
+    }
+}
+
+fn count_tenants(model: &NatModel, ruleset: &mut Ruleset, elements: &mut Elements) {
+    for (tenant, number) in &model.tenants {
+        let (counter, number) = (tenant_counter(tenant, *number), *number);
+        let key = mark::mark(number, 0, 0).to_ne_bytes().to_vec();
+        elements.put("ctr", key, Value::Counter(counter.clone()));
+        ruleset.counters.insert(counter);
+    }
+}

@@ -1,0 +1,123 @@
+//! Egress rules as map elements: whose traffic a pod's is, and which addresses it leaves from.
+//!
+//! Deliberately absent: a rule for everybody else; who is not known does not leave.
+
+use std::net::IpAddr;
+
+use durward_model::mapping::{AddressRange, KernelEgress, NatModel};
+use ipnet::IpNet;
+
+use super::Elements;
+use super::policy::{Leaving, Policy};
+use crate::interface::Interfaces;
+use crate::mark::{self, EGRESS};
+use crate::nftables::Value;
+use crate::program::step::{Ip, interval};
+use crate::program::{Shapes, leads_to, pool_chain};
+use crate::report::{MappingReport, Rejection};
+
+type Outputs<'a> = (&'a mut Elements, &'a mut Shapes, &'a mut Policy);
+
+/// Puts every sound egress rule into the outputs.
+pub(super) fn compile(
+    model: &NatModel,
+    interfaces: &Interfaces,
+    (elements, shapes, policy): Outputs<'_>,
+) -> Vec<MappingReport> {
+    let mut taken: Vec<(IpNet, String)> = Vec::new();
+    let mut reports = Vec::with_capacity(model.egress.len());
+    for (pool, rule) in (1u32..).zip(&model.egress) {
+        let judged = judge(rule, model, interfaces, &taken);
+        let firsts = rule.addresses.iter().map(|range| range.first());
+        reports.push(MappingReport {
+            tenant: rule.tenant.clone(),
+            name: rule.name.clone(),
+            rejected: judged.clone().err(),
+            foreign_addresses: firsts.filter(|address| !interfaces.has(*address)).collect(),
+        });
+        let Ok(sound) = judged else { continue };
+        let name = format!("{}/{}", rule.tenant, rule.name);
+        taken.extend(rule.sources.iter().map(|source| (*source, name.clone())));
+        for (ip, slot) in [(Ip::V4, sound.slot_v4), (Ip::V6, sound.slot_v6)] {
+            if let Some(slot) = slot {
+                put(rule, (ip, pool), mark::mark(sound.tenant, slot, EGRESS), (elements, shapes));
+            }
+        }
+        policy.leave(Leaving::of(rule, sound.tenant));
+    }
+    reports
+}
+
+#[derive(Clone)]
+struct Sound {
+    tenant: u16,
+    slot_v4: Option<u8>,
+    slot_v6: Option<u8>,
+}
+
+fn judge(
+    rule: &KernelEgress,
+    model: &NatModel,
+    interfaces: &Interfaces,
+    taken: &[(IpNet, String)],
+) -> Result<Sound, Rejection> {
+    let tenant = model.tenants.get(&rule.tenant).filter(|number| **number > 0);
+    let tenant = *tenant.ok_or(Rejection::UnknownTenant)?;
+    let missing = [("sources", rule.sources.is_empty()), ("addresses", rule.addresses.is_empty())];
+    if let Some((field, _)) = missing.into_iter().find(|(_, missing)| *missing) {
+        return Err(Rejection::Incomplete { field });
+    }
+    let overlap = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
+    let other = taken.iter().find(|(known, _)| rule.sources.iter().any(|own| overlap(own, known)));
+    if let Some((_, by)) = other {
+        return Err(Rejection::SourcesTaken { by: by.clone() });
+    }
+    if !rule.enrolled {
+        return Err(Rejection::NotEnrolled);
+    }
+    let slot_v4 = slot(rule, interfaces, true)?;
+    let slot_v6 = slot(rule, interfaces, false)?;
+    Ok(Sound { tenant, slot_v4, slot_v6 })
+}
+
+/// The one interface all addresses of a family are on.
+fn slot(rule: &KernelEgress, interfaces: &Interfaces, v4: bool) -> Result<Option<u8>, Rejection> {
+    let mut found = None;
+    for range in rule.addresses.iter().filter(|range| range.first().is_ipv4() == v4) {
+        for address in [range.first(), range.last()] {
+            let slot = interfaces.slot_of(address).ok_or(Rejection::NoInterface { address })?;
+            if *found.get_or_insert(slot) != slot {
+                return Err(Rejection::SeveralInterfaces { address });
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn put(
+    rule: &KernelEgress,
+    (ip, pool): (Ip, u32),
+    mark: u32,
+    (elements, shapes): (&mut Elements, &mut Shapes),
+) {
+    let digit = ip.digit();
+    let ends = |range: &AddressRange| {
+        let [first, last]: [IpAddr; 2] = [range.first(), range.last()];
+        Some([ip.bytes(first)?, ip.bytes(last)?].concat())
+    };
+    let ranges: Vec<_> = rule.addresses.iter().filter_map(ends).collect();
+    let count = ranges.len() as u32;
+    shapes.pools.insert((ip.v4(), count));
+    for (first, range) in interval(ip, &rule.sources) {
+        let mut put = |set: &str, value| {
+            elements.put_range(&format!("{set}{digit}"), first.clone(), range.end.clone(), value);
+        };
+        put("egm", Value::Bytes(mark.to_ne_bytes().to_vec()));
+        put("eg", leads_to(pool_chain(ip.v4(), count)));
+        put("egid", Value::Bytes(pool.to_ne_bytes().to_vec()));
+    }
+    for (index, range) in (0u32..).zip(ranges) {
+        let key = [pool.to_ne_bytes(), index.to_ne_bytes()].concat();
+        elements.put(&format!("egp{digit}"), key, Value::Bytes(range));
+    }
+}

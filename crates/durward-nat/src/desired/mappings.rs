@@ -1,0 +1,261 @@
+//! Mappings as map elements.
+//!
+//! A mapping is first judged whole; only then does it put anything anywhere.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use durward_model::SourceSet;
+use durward_model::mapping::{
+    Affinity, MappedPort, NatModel, PortMapping, PortRange, SourceMode, Transport,
+};
+use ipnet::IpNet;
+
+use super::Elements;
+use super::policy::{Mapped, Policy};
+use crate::interface::Interfaces;
+use crate::mark::{self, MAPPED, SNAT};
+use crate::nftables::{Value, Verdict};
+use crate::program::step::{Ip, after, port_key};
+use crate::program::{Balance, NO_ENDPOINT, Shape, Shapes, leads_to, source_chain};
+use crate::report::{MappingReport, Rejection};
+
+/// More would make hashes and maps large without being of use.
+const ENDPOINTS: usize = 1024;
+
+/// Ranges that do not overlap, by their first port, with who has them.
+type Claims = BTreeMap<(IpAddr, Transport), BTreeMap<u16, (PortRange, String)>>;
+type Outputs<'a> = (&'a mut Elements, &'a mut Shapes, &'a mut Policy);
+
+/// Puts every sound mapping into the outputs.
+pub(super) fn compile(
+    model: &NatModel,
+    interfaces: &Interfaces,
+    (elements, shapes, policy): Outputs<'_>,
+) -> Vec<MappingReport> {
+    let mut claims = Claims::new();
+    let mut answers = Answers::default();
+    let mut reports = Vec::with_capacity(model.mappings.len());
+    for mapping in &model.mappings {
+        let judged = judge(mapping, model, &claims);
+        let foreign = mapping.addresses.iter().map(|address| address.0);
+        reports.push(MappingReport {
+            tenant: mapping.tenant.clone(),
+            name: mapping.name.clone(),
+            rejected: judged.clone().err(),
+            foreign_addresses: foreign.filter(|address| !interfaces.has(*address)).collect(),
+        });
+        let Ok(tenant) = judged else { continue };
+        for each in services(mapping) {
+            claim(&mut claims, mapping, each.address, each.port);
+            put(&each, tenant, (elements, shapes));
+            answers.take(&each, tenant, interfaces);
+            let mapped = Mapped::of(mapping, each.port, tenant);
+            policy.map(each.address, each.port.protocol, mapped);
+        }
+    }
+    answers.put(elements);
+    reports
+}
+
+/// One port of a mapping on one address.
+struct Service<'a> {
+    mapping: &'a PortMapping,
+    address: IpAddr,
+    port: &'a MappedPort,
+}
+
+impl Service<'_> {
+    const fn ip(&self) -> Ip {
+        Ip::of(self.address.is_ipv4())
+    }
+
+    fn mark(&self, tenant: u16, slot: u8) -> u32 {
+        let snat = if self.mapping.mode == SourceMode::Snat { SNAT } else { 0 };
+        mark::mark(tenant, slot, MAPPED | snat)
+    }
+
+    /// The endpoints of its family; those of one single port always with their own.
+    fn endpoints(&self) -> Vec<(IpAddr, Option<u16>)> {
+        let mut endpoints = self.port.endpoints(self.address.is_ipv4());
+        let ports = self.port.ports;
+        if ports.first() == ports.last() {
+            for (_, port) in &mut endpoints {
+                port.get_or_insert(ports.first());
+            }
+        }
+        endpoints
+    }
+}
+
+fn services(mapping: &PortMapping) -> impl Iterator<Item = Service<'_>> {
+    mapping.addresses.iter().flat_map(move |address| {
+        mapping.ports.iter().map(move |port| Service { mapping, address: address.0, port })
+    })
+}
+
+/// The tenant's number, when all of the mapping can be served.
+fn judge(mapping: &PortMapping, model: &NatModel, claims: &Claims) -> Result<u16, Rejection> {
+    let tenant = model.tenants.get(&mapping.tenant).filter(|number| **number > 0);
+    let tenant = *tenant.ok_or(Rejection::UnknownTenant)?;
+    let missing =
+        [("addresses", mapping.addresses.is_empty()), ("ports", mapping.ports.is_empty())];
+    if let Some((field, _)) = missing.into_iter().find(|(_, missing)| *missing) {
+        return Err(Rejection::Incomplete { field });
+    }
+    let mut own: Vec<(IpAddr, Transport, PortRange)> = Vec::new();
+    for Service { address, port, .. } in services(mapping) {
+        let (protocol, ports) = (port.protocol, port.ports);
+        let taken = |by: String| Rejection::PortTaken { address, protocol, ports, by };
+        let others = claims.get(&(address, protocol));
+        let near = others.and_then(|others| others.range(..=ports.last()).next_back());
+        if let Some((_, (_, by))) = near.filter(|(_, (range, _))| range.overlaps(ports)) {
+            return Err(taken(by.clone()));
+        }
+        if own.iter().any(|(a, p, range)| (*a, *p) == (address, protocol) && range.overlaps(ports))
+        {
+            return Err(taken(mapping.full_name()));
+        }
+        own.push((address, protocol, ports));
+        if port.endpoints(address.is_ipv4()).len() > ENDPOINTS {
+            return Err(Rejection::TooManyEndpoints { limit: ENDPOINTS });
+        }
+    }
+    Ok(tenant)
+}
+
+fn claim(claims: &mut Claims, mapping: &PortMapping, address: IpAddr, port: &MappedPort) {
+    let of = claims.entry((address, port.protocol)).or_default();
+    of.insert(port.ports.first(), (port.ports, mapping.full_name()));
+}
+
+fn put(service: &Service<'_>, tenant: u16, (elements, shapes): (&mut Elements, &mut Shapes)) {
+    let ip = service.ip();
+    let digit = ip.digit();
+    let Some(address) = ip.bytes(service.address) else { return };
+    let (protocol, ports) = (service.port.protocol.number(), service.port.ports);
+    let single = ports.first() == ports.last();
+    let range_suffix = if single { "" } else { "r" };
+    let first = port_key(&address, protocol, ports.first());
+    let end = if single { None } else { behind(&address, protocol, ports.last()) };
+
+    if let Some(chain) = source_filter(shapes, ip, &service.mapping.allowed_sources) {
+        let verdict = Value::Verdict(Verdict::Jump(chain));
+        elements.put_range(
+            &format!("acl{range_suffix}{digit}"),
+            first.clone(),
+            end.clone(),
+            verdict,
+        );
+    }
+    let endpoints = service.endpoints();
+    let same_port = endpoints.first().is_some_and(|(_, port)| port.is_none());
+    let shape = match (single, same_port) {
+        (true, _) => Shape::Port,
+        (false, true) => Shape::SamePort,
+        (false, false) => Shape::Range,
+    };
+    let target = if endpoints.is_empty() {
+        NO_ENDPOINT.to_owned()
+    } else {
+        let sticky = service.mapping.affinity == Affinity::ClientIp && endpoints.len() > 1;
+        let balance = Balance { v4: ip.v4(), shape, sticky, endpoints: endpoints.len() as u32 };
+        shapes.balances.insert(balance);
+        balance.chain()
+    };
+    elements.put_range(
+        &format!("svc{range_suffix}{digit}"),
+        first.clone(),
+        end.clone(),
+        leads_to(target),
+    );
+    if !single {
+        let canonical = [&ports.first().to_be_bytes()[..], &[0, 0]].concat();
+        elements.put_range(&format!("rng{digit}"), first.clone(), end, Value::Bytes(canonical));
+    }
+    let mark = service.mark(tenant, 0);
+    for (index, (endpoint, port)) in endpoints.iter().enumerate() {
+        let key = [&first[..], &(index as u32).to_ne_bytes()].concat();
+        if let Some(data) = endpoint_data(ip, *endpoint, port.unwrap_or_default(), mark) {
+            elements.put(&format!("ep{digit}"), key, Value::Bytes(data));
+        }
+    }
+}
+
+fn endpoint_data(ip: Ip, address: IpAddr, port: u16, mark: u32) -> Option<Vec<u8>> {
+    let mut data = ip.bytes(address)?;
+    data.extend(port.to_be_bytes());
+    data.extend([0, 0]);
+    data.extend(mark.to_ne_bytes());
+    Some(data)
+}
+
+/// The key behind the last port of a range.
+fn behind(address: &[u8], protocol: u8, last: u16) -> Option<Vec<u8>> {
+    let mut key = port_key(address, protocol, last);
+    let port = key.len() - 4;
+    let next = after(&key[..port + 2])?;
+    key.truncate(0);
+    key.extend(next);
+    key.extend([0, 0]);
+    Some(key)
+}
+
+/// The chain that keeps other sources away; `None` when everybody may connect.
+fn source_filter(shapes: &mut Shapes, ip: Ip, sources: &SourceSet) -> Option<String> {
+    let mut blocks: Vec<IpNet> = sources.blocks().to_vec();
+    blocks.retain(|block| block.addr().is_ipv4() == ip.v4());
+    if blocks.iter().any(|block| block.prefix_len() == 0) {
+        return None;
+    }
+    let mut name = format!("{:016x}", hash(&blocks));
+    // Two lists with one hash must not become one list.
+    while shapes.sources.get(&(ip.v4(), name.clone())).is_some_and(|known| *known != blocks) {
+        name.push('x');
+    }
+    shapes.sources.insert((ip.v4(), name.clone()), blocks);
+    Some(source_chain(ip.v4(), &name))
+}
+
+/// FNV-1a: the same everywhere, which `std`'s hashers do not promise.
+fn hash(blocks: &[IpNet]) -> u64 {
+    let text = blocks.iter().flat_map(|block| format!("{block} ").into_bytes());
+    text.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// Where answers of endpoints belong whose connection is unknown here, because another gateway had it.
+/// An endpoint behind several external ports has no such place.
+#[derive(Default)]
+struct Answers(BTreeMap<(Vec<u8>, bool), Option<Vec<u8>>>);
+
+impl Answers {
+    fn take(&mut self, service: &Service<'_>, tenant: u16, interfaces: &Interfaces) {
+        let ip = service.ip();
+        let ports = service.port.ports;
+        let (Some(slot), true) =
+            (interfaces.slot_of(service.address), ports.first() == ports.last())
+        else {
+            return;
+        };
+        if service.port.protocol != Transport::Tcp || service.mapping.mode == SourceMode::Snat {
+            return;
+        }
+        let mark = service.mark(tenant, slot) | mark::PICKED_UP;
+        for (endpoint, port) in service.endpoints() {
+            let (Some(address), Some(port)) = (ip.bytes(endpoint), port) else { continue };
+            let key = (port_key(&address, 6, port), ip.v4());
+            let data = endpoint_data(ip, service.address, ports.first(), mark);
+            self.0.entry(key).and_modify(|known| *known = None).or_insert(data);
+        }
+    }
+
+    fn put(self, elements: &mut Elements) {
+        for ((key, v4), data) in self.0 {
+            if let Some(data) = data {
+                elements.put(&format!("rev{}", Ip::of(v4).digit()), key, Value::Bytes(data));
+            }
+        }
+    }
+}

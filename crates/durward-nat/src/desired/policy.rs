@@ -1,0 +1,143 @@
+//! Which connections may go on: the same facts as the maps, asked about connections that exist already.
+//!
+//! Deliberately absent: connection tracking itself; see `conntrack`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use durward_model::SourceSet;
+use durward_model::mapping::{
+    AddressRange, Affinity, KernelEgress, MappedPort, PortMapping, PortRange, Transport,
+};
+use ipnet::IpNet;
+
+/// Which connections may go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// By address and protocol, then by first port; ranges do not overlap.
+    mapped: BTreeMap<(IpAddr, u8), BTreeMap<u16, Mapped>>,
+    leaving: Vec<Leaving>,
+}
+
+/// A mapped port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// The tenant's number.
+    pub tenant: u16,
+    /// The external ports.
+    pub ports: PortRange,
+    /// Who may connect.
+    pub sources: SourceSet,
+    /// The endpoints, with their port unless it is the client's.
+    pub endpoints: BTreeSet<(IpAddr, Option<u16>)>,
+    /// Whether a client keeps its endpoint.
+    pub affinity: Affinity,
+    /// How long connections to an endpoint that is gone go on.
+    pub drain: Duration,
+}
+
+/// Traffic that leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    /// The tenant's number.
+    pub tenant: u16,
+    /// The pods.
+    pub sources: Vec<IpNet>,
+    /// The addresses.
+    pub addresses: Vec<AddressRange>,
+    /// How long connections from an address that is gone go on.
+    pub drain: Duration,
+}
+
+impl Mapped {
+    pub(super) fn of(mapping: &PortMapping, port: &MappedPort, tenant: u16) -> Self {
+        let endpoints = port.endpoints(true).into_iter().chain(port.endpoints(false));
+        Self {
+            tenant,
+            ports: port.ports,
+            sources: mapping.allowed_sources.clone(),
+            endpoints: endpoints.collect(),
+            affinity: mapping.affinity,
+            drain: mapping.drain,
+        }
+    }
+
+    /// Whether connections to the external port may reach this endpoint.
+    #[must_use]
+    pub fn reaches(&self, endpoint: IpAddr, port: u16, external: u16) -> bool {
+        let single = self.ports.first() == self.ports.last();
+        self.endpoints.contains(&(endpoint, Some(port)))
+            || (self.endpoints.contains(&(endpoint, None)) && (single || port == external))
+    }
+}
+
+impl Leaving {
+    pub(super) fn of(rule: &KernelEgress, tenant: u16) -> Self {
+        Self {
+            tenant,
+            sources: rule.sources.clone(),
+            addresses: rule.addresses.clone(),
+            drain: rule.drain,
+        }
+    }
+}
+
+impl Policy {
+    pub(super) fn map(&mut self, address: IpAddr, protocol: Transport, mapped: Mapped) {
+        let of = self.mapped.entry((address, protocol.number())).or_default();
+        of.insert(mapped.ports.first(), mapped);
+    }
+
+    pub(super) fn leave(&mut self, leaving: Leaving) {
+        self.leaving.push(leaving);
+    }
+
+    /// The mapping of an external port.
+    #[must_use]
+    pub fn mapped(&self, address: IpAddr, protocol: u8, port: u16) -> Option<&Mapped> {
+        let of = self.mapped.get(&(address, protocol))?;
+        let (_, mapped) = of.range(..=port).next_back()?;
+        mapped.ports.contains(port).then_some(mapped)
+    }
+
+    /// The egress rule of a pod.
+    #[must_use]
+    pub fn leaving(&self, source: IpAddr) -> Option<&Leaving> {
+        self.leaving.iter().find(|rule| rule.sources.iter().any(|block| block.contains(&source)))
+    }
+
+    /// All external addresses.
+    #[must_use]
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        let leaving = self.leaving.iter().flat_map(|rule| &rule.addresses);
+        let single =
+            leaving.filter(|range| range.first() == range.last()).map(|range| range.first());
+        self.mapped.keys().map(|(address, _)| *address).chain(single).collect()
+    }
+
+    /// The tenants something of which `self` lets on and `next` does not: only their connections need be looked at.
+    #[must_use]
+    pub fn tightened_in(&self, next: &Self) -> BTreeSet<u16> {
+        let mapped = self.mapped.iter().flat_map(|(key, these)| {
+            let those = next.mapped.get(key);
+            let lost = move |(first, this): &(&u16, &Mapped)| {
+                let that = those.and_then(|those| those.get(first));
+                that.is_none_or(|that| !this.is_within(that))
+            };
+            these.iter().filter(lost).map(|(_, this)| this.tenant)
+        });
+        let leaving = self.leaving.iter().filter(|this| !next.leaving.contains(this));
+        mapped.chain(leaving.map(|leaving| leaving.tenant)).collect()
+    }
+}
+
+impl Mapped {
+    fn is_within(&self, next: &Self) -> bool {
+        self.tenant == next.tenant
+            && self.ports == next.ports
+            && self.sources == next.sources
+            && self.endpoints == next.endpoints
+            && self.affinity == next.affinity
+    }
+}

@@ -1,0 +1,309 @@
+//! The steps from what is to what should be, in an order in which no packet goes wrong between two of them.
+//!
+//! New routes come before the rules that mark for them, old ones go after; connections are cut last.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use durward_model::mapping::NatModel;
+
+use super::NatError;
+use super::state::{State, adopted_numbers, kernel};
+use crate::announce::{Mac, Place};
+use crate::conntrack::Flow;
+use crate::conntrack::hygiene;
+use crate::desired::{Desired, Difference, Policy, desired, diff};
+use crate::mark::{self, EGRESS, MAPPED};
+use crate::nftables::ruleset::Value;
+use crate::nftables::{Changes, Element, TableError};
+use crate::options::AssignedAddress;
+use crate::policy_route::Routing;
+use crate::report::Report;
+use crate::sysctl::{REMEMBERED, Sysctl};
+
+/// How often a transaction is tried again because others change rulesets at the same time.
+const ATTEMPTS: usize = 50;
+
+impl State {
+    pub(super) fn apply(&mut self, model: Arc<NatModel>) -> Result<Report, NatError> {
+        let model = self.numbered(model);
+        let numbers = model.tenants.clone();
+        let former = self.model.replace(model);
+        let result = self.reconcile();
+        if result.is_err() && former.is_some() {
+            // The kernel still serves the former model; watching for tampering must not change that.
+            self.model = former;
+        } else {
+            self.numbers = numbers;
+        }
+        result
+    }
+
+    /// Brings the kernel to the model. What is cached about the kernel is believed, since a transaction of another
+    /// generation is refused.
+    pub(super) fn reconcile(&mut self) -> Result<Report, NatError> {
+        let Some(model) = self.model.clone() else { return Ok(Report::default()) };
+        let interfaces = self.interfaces(&model)?;
+        self.slots.extend(interfaces.slots());
+        let mut desired = desired(&model, &self.options, &interfaces);
+        let routing = match self.routing.take() {
+            Some(routing) => routing,
+            None => self.read_routing()?,
+        };
+        self.add_routing(&desired.routing.without(&routing))?;
+        self.change_table(&mut desired)?;
+        self.remove_routing(&routing.without(&desired.routing))?;
+        self.routing = Some(desired.routing.clone());
+        let mut report = std::mem::take(&mut desired.report);
+        report.host.extend(sysctls(&desired.sysctls, self.options.set_sysctls));
+        self.restore_addresses(&mut report)?;
+        report.connections_cut = self.cut_connections(desired.policy)?;
+        Ok(report)
+    }
+
+    /// Reads everything anew and repairs what differs; whether something did.
+    pub(super) fn repair(&mut self) -> Result<bool, NatError> {
+        if self.model.is_none() {
+            return Ok(false);
+        }
+        let before = self.held.take();
+        let read = self.table.read()?;
+        let tampered = before.is_some_and(|before| before.ruleset != read.ruleset);
+        self.held = Some(read);
+        self.routing = None;
+        self.reconcile()?;
+        if tampered {
+            self.repairs += 1;
+            tracing::warn!(table = self.options.table, "undid a foreign change");
+        }
+        Ok(tampered)
+    }
+
+    pub(super) fn preview(&self, model: &NatModel) -> Result<(Desired, Difference), NatError> {
+        let model = self.numbered(Arc::new(model.clone()));
+        let mut wanted = desired(&model, &self.options, &self.interfaces(&model)?);
+        let held = self.table.read()?;
+        if let (Some(old), Some(new)) =
+            (held.ruleset.sets.get(REMEMBERED), wanted.ruleset.sets.get_mut(REMEMBERED))
+        {
+            new.elements.clone_from(&old.elements);
+        }
+        let difference = diff((&held.ruleset, &self.read_routing()?), &wanted);
+        Ok((wanted, difference))
+    }
+
+    pub(super) fn assign(
+        &mut self,
+        addresses: BTreeMap<IpAddr, AssignedAddress>,
+    ) -> Result<(), NatError> {
+        let leased: Vec<IpAddr> =
+            addresses.iter().filter(|(_, one)| one.valid.is_some()).map(|(ip, _)| *ip).collect();
+        self.addresses = addresses;
+        self.place_addresses(&leased, &mut Report::default())?;
+        self.reconcile().map(|_| ())
+    }
+
+    pub(super) fn cleanup(&mut self) -> Result<(), NatError> {
+        let held = self.table.read()?;
+        let remembered = held.ruleset.sets.get(REMEMBERED);
+        for key in remembered.iter().flat_map(|set| set.elements.keys()) {
+            if let Some((sysctl, value)) = Sysctl::recall(key)
+                && let Err(error) = sysctl.write(value)
+            {
+                tracing::warn!(path = %sysctl.path().display(), %error, "not restored");
+            }
+        }
+        let numbers = adopted_numbers(&held.ruleset);
+        self.table.delete()?;
+        let routing = self.read_routing()?;
+        self.remove_routing(&routing)?;
+        self.addresses.clear();
+        self.place_addresses(&[], &mut Report::default())?;
+        for number in numbers.into_values() {
+            let tenant = mark::mark(number, 0, 0);
+            self.conntrack.flush(tenant, mark::TENANT_MASK).map_err(kernel("connections"))?;
+        }
+        (self.model, self.held, self.routing) = (None, None, None);
+        Ok(())
+    }
+
+    fn read_routing(&self) -> Result<Routing, NatError> {
+        self.route.routing(self.options.protocol).map_err(kernel("routes"))
+    }
+
+    fn add_routing(&self, new: &Routing) -> Result<(), NatError> {
+        let protocol = self.options.protocol;
+        for route in new.routes.iter() {
+            self.route.add_route(route, protocol).map_err(kernel("a route"))?;
+        }
+        for rule in &new.rules {
+            self.route.add_rule(rule, protocol).map_err(kernel("a routing rule"))?;
+        }
+        Ok(())
+    }
+
+    fn remove_routing(&self, old: &Routing) -> Result<(), NatError> {
+        let protocol = self.options.protocol;
+        for rule in &old.rules {
+            self.route.remove_rule(rule, protocol).map_err(kernel("a routing rule"))?;
+        }
+        for route in &old.routes {
+            self.route.remove_route(route, protocol).map_err(kernel("a route"))?;
+        }
+        Ok(())
+    }
+
+    fn change_table(&mut self, desired: &mut Desired) -> Result<(), NatError> {
+        let mut refused = false;
+        for _ in 0..ATTEMPTS {
+            let held = match self.held.take() {
+                Some(held) => held,
+                None => self.table.read()?,
+            };
+            remember(&held.ruleset, desired, self.options.set_sysctls);
+            let changes = Changes::between(&held.ruleset, &desired.ruleset);
+            if changes.is_empty() && held.exists {
+                self.held = Some(held);
+                return Ok(());
+            }
+            match self.table.change(held.generation, &changes) {
+                Ok(generation) => {
+                    self.own(generation);
+                    let ruleset = std::mem::take(&mut desired.ruleset);
+                    self.held =
+                        Some(crate::nftables::table::Held { exists: true, ruleset, generation });
+                    return Ok(());
+                }
+                Err(TableError::Outdated) => {}
+                // What we believed the kernel to hold may have been wrong: once.
+                Err(TableError::Refused { .. }) if !refused => refused = true,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(TableError::Outdated.into())
+    }
+
+    /// Cuts what is no longer allowed; what may drain is looked at again when its time is over.
+    pub(super) fn cut_connections(&mut self, new: Policy) -> Result<usize, NatError> {
+        let old = std::mem::replace(&mut self.policy, new);
+        // After a start nothing is known of before: everything is judged once.
+        let first = old == Policy::default();
+        let tenants = old.tightened_in(&self.policy);
+        let flows = if first || !self.draining.is_empty() || tenants.len() > 4 {
+            self.flows(0, 0)?
+        } else {
+            let mut flows = Vec::new();
+            for tenant in tenants {
+                flows.extend(self.flows(mark::mark(tenant, 0, 0), mark::TENANT_MASK)?);
+            }
+            flows
+        };
+        let before = if first { self.policy.clone() } else { old };
+        let (mut cut, drain) = hygiene::sort(flows, &before, &self.policy);
+        let now = Instant::now();
+        let since = std::mem::take(&mut self.draining);
+        for (flow, grace) in drain {
+            let key = (flow.protocol, flow.source, flow.destination);
+            let begin = since.get(&key).copied().unwrap_or(now);
+            if now.duration_since(begin) >= grace {
+                cut.push(flow);
+            } else {
+                self.draining.insert(key, begin);
+            }
+        }
+        self.conntrack.cut(&cut).map_err(kernel("connections"))
+    }
+
+    fn flows(&self, mark: u32, mask: u32) -> Result<Vec<Flow>, NatError> {
+        let mut flows = self.conntrack.flows(mark, mask).map_err(kernel("connections"))?;
+        flows.retain(|flow| flow.mark & (MAPPED | EGRESS) != 0 && mark::tenant(flow.mark) != 0);
+        Ok(flows)
+    }
+
+    /// Puts back permanent addresses. One with a time is put on by `assign` only: when nobody renews it, it must go.
+    fn restore_addresses(&mut self, report: &mut Report) -> Result<(), NatError> {
+        let permanent: Vec<IpAddr> = self
+            .addresses
+            .iter()
+            .filter(|(_, one)| one.valid.is_none())
+            .map(|(ip, _)| *ip)
+            .collect();
+        self.place_addresses(&permanent, report)
+    }
+
+    /// Puts these of the wanted addresses on, and takes away those of ours that are not wanted.
+    fn place_addresses(&mut self, put: &[IpAddr], report: &mut Report) -> Result<(), NatError> {
+        let protocol = self.options.protocol;
+        let held = self.route.addresses().map_err(kernel("addresses"))?;
+        if self.addresses.is_empty() && held.iter().all(|held| held.protocol != protocol) {
+            return Ok(());
+        }
+        let links = self.route.links(protocol).map_err(kernel("interfaces"))?;
+        for address in put {
+            let Some(assigned) = self.addresses.get(address) else { continue };
+            let Some(link) = links.iter().find(|link| link.name == assigned.interface) else {
+                report.host.push(format!("{address}: no interface {}", assigned.interface));
+                continue;
+            };
+            let here = held.iter().any(|one| one.net.addr() == *address && one.index == link.index);
+            if here && assigned.valid.is_none() {
+                continue;
+            }
+            let added = self.route.add_address(link.index, *address, assigned, protocol);
+            added.map_err(kernel("an address"))?;
+            if let (false, Some(mac), Some(announcer)) = (here, link.mac, &mut self.announcer) {
+                let place = Place { interface: link.index, mac: Mac(mac) };
+                if let Err(error) = announcer.announce(*address, place, Instant::now()) {
+                    report.host.push(format!("{address} could not be announced: {error}"));
+                }
+            }
+        }
+        for old in held.iter().filter(|old| old.protocol == protocol) {
+            if !self.addresses.contains_key(&old.net.addr()) {
+                self.route.remove_address(old).map_err(kernel("an address"))?;
+                if let Some(announcer) = &mut self.announcer {
+                    announcer.withdraw(old.net.addr());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Notes the former values of kernel parameters before they are changed, beside those noted before.
+fn remember(held: &crate::nftables::Ruleset, desired: &mut Desired, set_sysctls: bool) {
+    let Some(set) = desired.ruleset.sets.get_mut(REMEMBERED) else { return };
+    if let Some(known) = held.sets.get(REMEMBERED) {
+        set.elements.extend(known.elements.clone());
+    }
+    let known: Vec<Sysctl> =
+        set.elements.keys().filter_map(|key| Some(Sysctl::recall(key)?.0)).collect();
+    for (sysctl, wanted) in desired.sysctls.iter().filter(|_| set_sysctls) {
+        if !known.contains(sysctl)
+            && let Ok(value) = sysctl.read()
+            && value != *wanted
+        {
+            let element = Element { end: None, value: Value::Nothing };
+            set.elements.insert(sysctl.remember(value), element);
+        }
+    }
+}
+
+/// Sets the parameters, or only looks at them; what is not as it should be.
+fn sysctls(wanted: &BTreeMap<Sysctl, u32>, set: bool) -> Vec<String> {
+    let one = |(sysctl, value): (&Sysctl, &u32)| {
+        let held = sysctl.read();
+        if held.as_ref().ok() == Some(value) {
+            return None;
+        }
+        let why = match held {
+            _ if set => sysctl.write(*value).err()?.to_string(),
+            Ok(held) => format!("it is {held}"),
+            Err(error) => error.to_string(),
+        };
+        Some(format!("{} should be {value}: {why}", sysctl.path().display()))
+    };
+    wanted.iter().filter_map(one).collect()
+}

@@ -1,0 +1,175 @@
+//! What the engine holds: sockets, the last model, and what it last saw in the kernel.
+//!
+//! Deliberately absent: the steps; see `reconcile`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use durward_model::TenantId;
+use durward_model::mapping::NatModel;
+use rustix::io::Errno;
+
+use super::{Counters, NatError};
+use crate::announce::Announcer;
+use crate::conntrack::Conntrack;
+use crate::desired::{Policy, counted_tenant};
+use crate::interface::{Interfaces, full_match};
+use crate::nftables::table::{Held, Ownership};
+use crate::nftables::{Ruleset, Table};
+use crate::options::{AssignedAddress, Options};
+use crate::policy_route::Routing;
+use crate::rtnetlink::Rtnetlink;
+
+/// How many generations of our own are remembered.
+const OWN_GENERATIONS: usize = 4096;
+
+/// The engine's state.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) options: Options,
+    pub(super) table: Table,
+    pub(super) route: Rtnetlink,
+    pub(super) conntrack: Conntrack,
+    /// `None` without CAP_NET_RAW: addresses are then not announced.
+    pub(super) announcer: Option<Announcer>,
+    /// `None` until the first model: what was left stays as it is until then.
+    pub(super) model: Option<Arc<NatModel>>,
+    /// What the table held when it was last read or changed, if nobody changed it since.
+    pub(super) held: Option<Held>,
+    /// Routes and rules as they were last read or changed.
+    pub(super) routing: Option<Routing>,
+    pub(super) policy: Policy,
+    /// Slots given, so that an interface that comes anew has its old one.
+    pub(super) slots: BTreeMap<String, u8>,
+    /// The tenants' numbers in the marks of connections that exist.
+    pub(super) numbers: BTreeMap<TenantId, u16>,
+    /// Since when connections to an endpoint drain.
+    pub(super) draining: BTreeMap<(u8, SocketAddr, SocketAddr), Instant>,
+    pub(super) addresses: BTreeMap<std::net::IpAddr, AssignedAddress>,
+    pub(super) own_generations: BTreeSet<u32>,
+    pub(super) repairs: u64,
+}
+
+impl State {
+    pub(super) fn open(options: Options) -> Result<Self, NatError> {
+        check(&options)?;
+        let ownership = if options.own_table { Ownership::Ours } else { Ownership::Shared };
+        let table = Table::open(&options.table, ownership, options.timeout)?;
+        let socket = |what| move |error| NatError::Socket { what, error };
+        let route = Rtnetlink::open(options.timeout).map_err(socket("routing"))?;
+        let conntrack = Conntrack::open(options.timeout).map_err(socket("connection tracking"))?;
+        let announcer = Announcer::open()
+            .inspect_err(|error| tracing::warn!(%error, "addresses are not announced"))
+            .ok();
+        let held = table.read()?;
+        let slots = adopted_slots(&held.ruleset);
+        let numbers = adopted_numbers(&held.ruleset);
+        if held.exists {
+            tracing::info!(table = options.table, "adopts what an earlier process left");
+        }
+        let addresses = options.addresses.clone();
+        Ok(Self {
+            options,
+            table,
+            route,
+            conntrack,
+            announcer,
+            model: None,
+            held: Some(held),
+            routing: None,
+            policy: Policy::default(),
+            slots,
+            numbers,
+            draining: BTreeMap::new(),
+            addresses,
+            own_generations: BTreeSet::new(),
+            repairs: 0,
+        })
+    }
+
+    pub(super) const fn owns_table(&self) -> bool {
+        matches!(self.table.ownership(), Ownership::Ours)
+    }
+
+    pub(super) fn counters(&self) -> Result<Counters, NatError> {
+        let mut counters = Counters { repairs: self.repairs, ..Counters::default() };
+        for (name, count) in self.table.counters()? {
+            match counted_tenant(&name) {
+                Some((tenant, _)) => counters.tenants.insert(tenant, count),
+                None => counters.refused.insert(name, count),
+            };
+        }
+        counters.conntrack = self.conntrack.statistics().map_err(kernel("connection tracking"))?;
+        Ok(counters)
+    }
+
+    /// Remembers that this generation is our own doing.
+    pub(super) fn own(&mut self, generation: u32) {
+        self.own_generations.insert(generation);
+        if self.own_generations.len() > OWN_GENERATIONS {
+            self.own_generations.pop_first();
+        }
+    }
+
+    /// The model with the numbers that connections have already; whoever is new gets its own, or a free one.
+    pub(super) fn numbered(&self, model: Arc<NatModel>) -> Arc<NatModel> {
+        let known = |tenant: &TenantId| self.numbers.get(tenant).copied();
+        let mut taken: BTreeSet<u16> = self.numbers.values().copied().collect();
+        let mut numbers = BTreeMap::new();
+        for (tenant, wished) in &model.tenants {
+            let free = || (1..=u16::MAX).find(|number| !taken.contains(number));
+            let own = (!taken.contains(wished)).then_some(*wished);
+            let Some(number) = known(tenant).or(own).or_else(free) else { continue };
+            taken.insert(number);
+            numbers.insert(tenant.clone(), number);
+        }
+        if numbers == model.tenants {
+            return model;
+        }
+        Arc::new(NatModel { tenants: numbers, ..(*model).clone() })
+    }
+
+    /// The external interfaces as they are now.
+    pub(super) fn interfaces(&self, model: &NatModel) -> Result<Interfaces, NatError> {
+        let links = self.route.links(self.options.protocol).map_err(kernel("interfaces"))?;
+        Ok(Interfaces::pick(&links, &self.options, &model.slots, &self.slots))
+    }
+}
+
+pub(super) fn kernel(what: &'static str) -> impl FnOnce(Errno) -> NatError {
+    move |errno| NatError::Kernel { what, errno }
+}
+
+fn check(options: &Options) -> Result<(), NatError> {
+    let problem = |problem: String| Err(NatError::Options { problem });
+    let field = options.mark_mask >> options.mark_mask.trailing_zeros().min(31);
+    if field != 0xff {
+        return problem(format!("mark mask {:#x} is not eight adjoining bits", options.mark_mask));
+    }
+    if !options.external.is_empty() && full_match(&options.external).is_none() {
+        return problem(format!("{:?} is not a regular expression", options.external));
+    }
+    Ok(())
+}
+
+/// The numbers an earlier process gave, from the names of its counters.
+pub(super) fn adopted_numbers(ruleset: &Ruleset) -> BTreeMap<TenantId, u16> {
+    ruleset.counters.iter().filter_map(|counter| counted_tenant(counter)).collect()
+}
+
+/// The slots an earlier process gave, from its map of interfaces.
+fn adopted_slots(ruleset: &Ruleset) -> BTreeMap<String, u8> {
+    use crate::nftables::{Value, Verdict};
+    let Some(map) = ruleset.sets.get("ext_in") else { return BTreeMap::new() };
+    let slot = |value: &Value| match value {
+        Value::Verdict(Verdict::Goto(chain)) => chain.strip_prefix("in_")?.parse().ok(),
+        _ => None,
+    };
+    let entries = map.elements.iter().filter_map(|(key, element)| {
+        let end = key.iter().position(|byte| *byte == 0).unwrap_or(key.len());
+        Some((String::from_utf8(key[..end].to_vec()).ok()?, slot(&element.value)?))
+    });
+    entries.collect()
+}

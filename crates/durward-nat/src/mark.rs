@@ -1,0 +1,31 @@
+//! The connection mark: whose it is, which interface it belongs to, what was done to it.
+//!
+//! Bits 31–16 hold the tenant's number, 15–8 the interface's slot, 7–0 flags. Deliberately absent: the packet's mark,
+//! which carries the slot only, in a field the options name.
+
+/// The endpoint sees the gateway, not the client.
+pub(crate) const SNAT: u32 = 1;
+/// It was sent to a mapping.
+pub(crate) const MAPPED: u32 = 2;
+/// It leaves from an egress address.
+pub(crate) const EGRESS: u32 = 4;
+/// Its first packet seen here was an answer, after another gateway went away.
+pub(crate) const PICKED_UP: u32 = 8;
+
+pub(crate) const SLOT_MASK: u32 = 0xff00;
+pub(crate) const TENANT_MASK: u32 = 0xffff_0000;
+
+/// A mark.
+pub(crate) const fn mark(tenant: u16, slot: u8, flags: u32) -> u32 {
+    (tenant as u32) << 16 | (slot as u32) << 8 | flags
+}
+
+/// The slot's bits of a mark.
+pub(crate) const fn slot_bits(slot: u8) -> u32 {
+    (slot as u32) << 8
+}
+
+/// The tenant's number in a mark.
+pub(crate) const fn tenant(mark: u32) -> u16 {
+    (mark >> 16) as u16
+}

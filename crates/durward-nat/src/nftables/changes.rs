@@ -1,0 +1,202 @@
+//! What leads from one ruleset to another: only what differs, in an order the kernel takes as one transaction.
+//!
+//! Deliberately absent: sending it; see `table`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::ruleset::{Chain, Element, Entry, Rule, Ruleset, Set};
+
+/// The difference between two rulesets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Chains to make; their rules are among `rewritten`.
+    pub new_chains: BTreeMap<String, Chain>,
+    /// Counters to make.
+    pub new_counters: Vec<String>,
+    /// Sets to make; their elements are among `added`.
+    pub new_sets: BTreeMap<String, Set>,
+    /// Elements to take away, by set.
+    pub removed: BTreeMap<String, Vec<(Vec<u8>, Element)>>,
+    /// Chains whose rules are replaced, with the new rules.
+    pub rewritten: BTreeMap<String, Chain>,
+    /// Elements to put in, by set.
+    pub added: BTreeMap<String, Vec<(Vec<u8>, Element)>>,
+    /// Chains to take away.
+    pub old_chains: Vec<String>,
+    /// Sets to take away.
+    pub old_sets: Vec<String>,
+    /// Counters to take away.
+    pub old_counters: Vec<String>,
+    /// Whether something cannot be changed in place, so that the whole table must be made anew.
+    pub whole_table: bool,
+}
+
+impl Changes {
+    /// What makes `desired` of `current`.
+    #[must_use]
+    pub fn between(current: &Ruleset, desired: &Ruleset) -> Self {
+        let mut changes = Self::default();
+        changes.compare_chains(current, desired);
+        changes.compare_sets(current, desired);
+        changes.new_counters = desired.counters.difference(&current.counters).cloned().collect();
+        changes.old_counters = current.counters.difference(&desired.counters).cloned().collect();
+        if changes.whole_table {
+            changes = Self { whole_table: true, ..Self::between(&Ruleset::default(), desired) };
+        }
+        changes
+    }
+
+    /// Whether nothing differs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn compare_chains(&mut self, current: &Ruleset, desired: &Ruleset) {
+        for (name, chain) in &desired.chains {
+            let known = current.chains.get(name);
+            if known.is_some_and(|known| known.hook != chain.hook) {
+                self.whole_table = true;
+            }
+            if known.is_none() {
+                let bare = Chain { hook: chain.hook, rules: Vec::new() };
+                self.new_chains.insert(name.clone(), bare);
+            }
+            if known.map_or(&[][..], |known| &known.rules) != chain.rules {
+                self.rewritten.insert(name.clone(), chain.clone());
+            }
+        }
+        let old = current.chains.keys().filter(|name| !desired.chains.contains_key(*name));
+        self.old_chains = old.cloned().collect();
+    }
+
+    fn compare_sets(&mut self, current: &Ruleset, desired: &Ruleset) {
+        let none = BTreeMap::new();
+        for (name, set) in &desired.sets {
+            let known = current.sets.get(name);
+            if known.is_some_and(|known| !known.same_shape(set)) {
+                self.whole_table = true;
+            }
+            if known.is_none() {
+                self.new_sets
+                    .insert(name.clone(), Set { elements: BTreeMap::new(), ..set.clone() });
+            }
+            let known = known.map_or(&none, |known| &known.elements);
+            let removed = difference(known, &set.elements);
+            if !removed.is_empty() {
+                self.removed.insert(name.clone(), removed);
+            }
+            let added = difference(&set.elements, known);
+            if !added.is_empty() {
+                self.added.insert(name.clone(), added);
+            }
+        }
+        for (name, set) in &current.sets {
+            if !desired.sets.contains_key(name) {
+                self.old_sets.push(name.clone());
+                // Verdict elements hold their chains; both can go in one transaction only when the elements go first.
+                let elements = difference(&set.elements, &none);
+                if !elements.is_empty() {
+                    self.removed.insert(name.clone(), elements);
+                }
+            }
+        }
+    }
+}
+
+/// The elements of `these` that `others` does not have just so. Both are sorted, so one walk is enough.
+fn difference(
+    these: &BTreeMap<Vec<u8>, Element>,
+    others: &BTreeMap<Vec<u8>, Element>,
+) -> Vec<(Vec<u8>, Element)> {
+    let mut found = Vec::new();
+    let mut others = others.iter().peekable();
+    for (key, element) in these {
+        while others.next_if(|(other, _)| *other < key).is_some() {}
+        if others.peek().is_none_or(|(other, same)| *other != key || *same != element) {
+            found.push((key.clone(), element.clone()));
+        }
+    }
+    found
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, |_, key, element| Entry { key, element }.to_string())
+    }
+}
+
+impl Changes {
+    /// One line for each change; `words` says what an element of a set is.
+    pub(crate) fn write(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        words: impl Fn(&str, &[u8], &Element) -> String,
+    ) -> fmt::Result {
+        if self.whole_table {
+            writeln!(f, "! the table is made anew")?;
+        }
+        for (kind, sign, names) in [
+            ("counter", '+', &self.new_counters),
+            ("chain", '-', &self.old_chains),
+            ("set", '-', &self.old_sets),
+            ("counter", '-', &self.old_counters),
+        ] {
+            names.iter().try_for_each(|name| writeln!(f, "{sign} {kind} {name}"))?;
+        }
+        for name in self.new_sets.keys() {
+            writeln!(f, "+ set {name}")?;
+        }
+        for (name, chain) in &self.rewritten {
+            let sign = if self.new_chains.contains_key(name) { '+' } else { '~' };
+            writeln!(f, "{sign} chain {name}")?;
+            for rule in &chain.rules {
+                writeln!(f, "    {}", Rule(rule))?;
+            }
+        }
+        for (sign, elements) in [('-', &self.removed), ('+', &self.added)] {
+            for (set, elements) in elements {
+                for (key, element) in elements {
+                    writeln!(f, "{sign} {set} {}", words(set, key, element))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ruleset::{Data, Value};
+    use super::*;
+
+    fn with(elements: &[(u8, &[u8])]) -> Ruleset {
+        let mut set = Set::new(1, 0, Data::Bytes { len: 1, kind: 0 });
+        for (key, value) in elements {
+            let element = Element { end: None, value: Value::Bytes(value.to_vec()) };
+            set.elements.insert(vec![*key], element);
+        }
+        Ruleset { sets: [("s".to_owned(), set)].into(), ..Ruleset::default() }
+    }
+
+    #[test]
+    fn only_what_differs_is_changed() {
+        let changes = Changes::between(
+            &with(&[(1, b"a"), (2, b"b"), (4, b"d")]),
+            &with(&[(1, b"a"), (2, b"x"), (3, b"c")]),
+        );
+
+        let keys = |part: &BTreeMap<String, Vec<(Vec<u8>, Element)>>| {
+            part["s"].iter().map(|(key, _)| key[0]).collect::<Vec<_>>()
+        };
+        assert_eq!(keys(&changes.removed), [2, 4]);
+        assert_eq!(keys(&changes.added), [2, 3]);
+        assert!(changes.new_sets.is_empty() && changes.old_sets.is_empty());
+    }
+
+    #[test]
+    fn equal_rulesets_need_no_change() {
+        assert!(Changes::between(&with(&[(1, b"a")]), &with(&[(1, b"a")])).is_empty());
+    }
+}

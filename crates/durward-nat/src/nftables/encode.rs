@@ -1,0 +1,255 @@
+//! Expressions, sets and elements as netlink attributes.
+//!
+//! Deliberately absent: messages and transactions; see `table`.
+
+use super::expression::{Base, Ct, Expression, LookupResult, Meta, Reject, Verdict};
+use super::ruleset::{Chain, Data, Element, Set, Value};
+use super::uapi::{DATA_VERDICT, INTERVAL_END, OBJECT_COUNTER, set_flag};
+use crate::netlink::Builder;
+
+/// Bytes of elements in one message; the attribute that holds them can have 64 KiB.
+pub(super) const ELEMENTS: usize = 48 * 1024;
+
+/// Writes a chain's own attributes; the table's name is there already.
+pub(super) fn chain(to: &mut Builder, name: &str, chain: &Chain) {
+    to.text(3, name);
+    if let Some(hook) = chain.hook {
+        to.nest(4, |to| {
+            to.be32(1, hook.number()).be32(2, hook.priority as u32);
+        });
+        to.be32(5, 1).text(7, hook.kind);
+    }
+}
+
+/// Writes a rule's expressions.
+pub(super) fn rule(to: &mut Builder, chain: &str, expressions: &[Expression]) {
+    to.text(2, chain);
+    to.nest(4, |to| {
+        for each in expressions {
+            to.nest(1, |to| expression(to, each));
+        }
+    });
+}
+
+/// Writes a set's own attributes.
+pub(super) fn set(to: &mut Builder, name: &str, set: &Set, id: u32) {
+    let mut flags = if set.interval { set_flag::INTERVAL } else { 0 };
+    flags |= match set.data {
+        Data::Nothing => 0,
+        Data::Verdict | Data::Bytes { .. } => set_flag::MAP,
+        Data::Counter => set_flag::OBJECT,
+    };
+    to.text(2, name).be32(3, flags).be32(4, set.key_type).be32(5, set.key_len);
+    match set.data {
+        Data::Nothing => {}
+        Data::Verdict => {
+            to.be32(6, DATA_VERDICT).be32(7, 16);
+        }
+        Data::Bytes { len, kind } => {
+            to.be32(6, kind).be32(7, len);
+        }
+        Data::Counter => {
+            to.be32(15, OBJECT_COUNTER);
+        }
+    }
+    to.be32(10, id);
+    if set.counting {
+        to.nest(17, |to| {
+            to.text(1, "counter").nest(2, |_| {});
+        });
+    }
+}
+
+/// Writes one element; one of an interval set becomes two, its beginning and its end.
+pub(super) fn element(to: &mut Builder, key: &[u8], element: &Element) {
+    to.nest(1, |to| {
+        to.nest(1, |to| {
+            to.bytes_attribute(1, key);
+        });
+        match &element.value {
+            Value::Nothing => {}
+            Value::Bytes(bytes) => {
+                to.nest(2, |to| {
+                    to.bytes_attribute(1, bytes);
+                });
+            }
+            Value::Verdict(value) => {
+                to.nest(2, |to| verdict(to, value));
+            }
+            Value::Counter(name) => {
+                to.text(9, name);
+            }
+        }
+    });
+    if let Some(end) = &element.end {
+        to.nest(1, |to| {
+            to.nest(1, |to| {
+                to.bytes_attribute(1, end);
+            });
+            to.be32(3, INTERVAL_END);
+        });
+    }
+}
+
+fn expression(to: &mut Builder, expression: &Expression) {
+    let name = match expression {
+        Expression::Payload { .. } => "payload",
+        Expression::Meta { .. } | Expression::SetMark { .. } => "meta",
+        Expression::Ct { .. } | Expression::SetCtMark { .. } => "ct",
+        Expression::Compare { .. } => "cmp",
+        Expression::Bitwise { .. } => "bitwise",
+        Expression::Lookup { .. } => "lookup",
+        Expression::Hash { .. } => "hash",
+        Expression::Random { .. } => "numgen",
+        Expression::Immediate { .. } | Expression::Verdict(_) => "immediate",
+        Expression::Nat { .. } => "nat",
+        Expression::Count(_) | Expression::CountBy { .. } => "objref",
+        Expression::Reject(_) => "reject",
+        Expression::Masquerade => "masq",
+        Expression::Limit { .. } => "limit",
+        Expression::Foreign(name) => name,
+    };
+    to.text(1, name).nest(2, |to| parameters(to, expression));
+}
+
+fn parameters(to: &mut Builder, expression: &Expression) {
+    match expression {
+        Expression::Payload { base, offset, len, to: register } => {
+            let base = if *base == Base::Network { 1 } else { 2 };
+            to.be32(1, *register).be32(2, base).be32(3, *offset).be32(4, *len);
+        }
+        Expression::Meta { key, to: register } => {
+            to.be32(1, *register).be32(2, meta(*key));
+        }
+        Expression::SetMark { from } => {
+            to.be32(2, meta(Meta::Mark)).be32(3, *from);
+        }
+        Expression::Ct { key, to: register } => {
+            to.be32(1, *register).be32(2, ct(*key));
+            if matches!(key, Ct::OriginalDestination4 | Ct::OriginalDestination6) {
+                to.bytes_attribute(3, &[0]);
+            }
+        }
+        Expression::SetCtMark { from } => {
+            to.be32(2, ct(Ct::Mark)).be32(4, *from);
+        }
+        Expression::Compare { from, equal, value } => {
+            to.be32(1, *from).be32(2, u32::from(!equal)).nest(3, |to| {
+                to.bytes_attribute(1, value);
+            });
+        }
+        Expression::Bitwise { from, to: register, mask, xor } => {
+            to.be32(1, *from).be32(2, *register).be32(3, 4);
+            for (kind, bytes) in [(4, mask), (5, xor)] {
+                to.nest(kind, |to| {
+                    to.bytes_attribute(1, bytes);
+                });
+            }
+        }
+        Expression::Lookup { set, from, result } => lookup(to, set, *from, *result),
+        _ => acting_parameters(to, expression),
+    }
+}
+
+fn acting_parameters(to: &mut Builder, expression: &Expression) {
+    match expression {
+        Expression::Hash { from, len, modulus, seed, to: register } => {
+            to.be32(1, *from).be32(2, *register).be32(3, *len).be32(4, *modulus);
+            to.be32(5, *seed).be32(7, 0);
+        }
+        Expression::Random { modulus, to: register } => {
+            to.be32(1, *register).be32(2, *modulus).be32(3, 1);
+        }
+        Expression::Immediate { to: register, value } => {
+            to.be32(1, *register).nest(2, |to| {
+                to.bytes_attribute(1, value);
+            });
+        }
+        Expression::Verdict(value) => {
+            to.be32(1, 0).nest(2, |to| verdict(to, value));
+        }
+        Expression::Nat { source, ipv4, address, last_address, port } => {
+            to.be32(1, u32::from(!source)).be32(2, if *ipv4 { 2 } else { 10 });
+            to.be32(3, *address);
+            if let Some(last) = last_address {
+                to.be32(4, *last);
+            }
+            if let Some(port) = port {
+                to.be32(5, *port);
+            }
+        }
+        Expression::Count(name) => {
+            to.be32(1, OBJECT_COUNTER).text(2, name);
+        }
+        Expression::CountBy { set, from } => {
+            to.be32(3, *from).text(4, set);
+        }
+        Expression::Masquerade => {}
+        Expression::Reject(how) => {
+            let (kind, code) = match how {
+                Reject::Reset => (1, 0),
+                Reject::Port => (2, 1),
+                Reject::Prohibited => (2, 3),
+            };
+            to.be32(1, kind).bytes_attribute(2, &[code]);
+        }
+        Expression::Limit { per_second, burst } => {
+            to.bytes_attribute(1, &per_second.to_be_bytes());
+            to.bytes_attribute(2, &1u64.to_be_bytes()).be32(3, *burst).be32(4, 0);
+        }
+        _ => {}
+    }
+}
+
+fn lookup(to: &mut Builder, set: &str, from: u32, result: LookupResult) {
+    to.text(1, set).be32(2, from);
+    match result {
+        LookupResult::Present => {}
+        LookupResult::Absent => {
+            to.be32(5, 1);
+        }
+        LookupResult::To(register) => {
+            to.be32(3, register);
+        }
+        LookupResult::Verdict => {
+            to.be32(3, 0);
+        }
+    }
+}
+
+fn verdict(to: &mut Builder, verdict: &Verdict) {
+    let (code, chain): (i32, _) = match verdict {
+        Verdict::Drop => (0, None),
+        Verdict::Accept => (1, None),
+        Verdict::Jump(chain) => (-3, Some(chain)),
+        Verdict::Goto(chain) => (-4, Some(chain)),
+        Verdict::Return => (-5, None),
+    };
+    to.nest(2, |to| {
+        to.be32(1, code as u32);
+        if let Some(chain) = chain {
+            to.text(2, chain);
+        }
+    });
+}
+
+/// The kernel's number of a fact.
+pub(super) const fn meta(key: Meta) -> u32 {
+    match key {
+        Meta::Mark => 3,
+        Meta::InputName => 6,
+        Meta::OutputName => 7,
+        Meta::Family => 15,
+        Meta::Transport => 16,
+    }
+}
+
+/// The kernel's number of a fact.
+pub(super) const fn ct(key: Ct) -> u32 {
+    match key {
+        Ct::State => 0,
+        Ct::Mark => 3,
+        Ct::OriginalDestination4 => 20,
+        Ct::OriginalDestination6 => 22,
+    }
+}

@@ -1,0 +1,228 @@
+//! Which routes and routing rules bring a connection's packets out by the interface it came in by.
+//!
+//! Each external interface has a routing table; the packet's mark or its own source address leads there. Deliberately
+//! absent: the host's own tables, rules and the file that names them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::interface::{External, Interfaces};
+use crate::options::Options;
+
+/// The host's main routing table.
+const MAIN: u32 = 254;
+/// Behind every other route of a table.
+const LAST: u32 = 0xffff_0000;
+/// What IPv6 gives a route that names no metric.
+const USUAL_V6: u32 = 1024;
+
+/// Routes and rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routing {
+    /// Routes in Durward's own tables.
+    pub routes: BTreeSet<Route>,
+    /// Rules that lead there.
+    pub rules: BTreeSet<Rule>,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Its table.
+    pub table: u32,
+    /// Where to.
+    pub destination: IpNet,
+    /// Lower ones come first.
+    pub metric: u32,
+    /// How.
+    pub hop: Hop,
+}
+
+/// Where a route sends packets.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hop {
+    /// To neighbours at an interface.
+    Link {
+        /// The interface's number.
+        interface: u32,
+    },
+    /// To a router at an interface.
+    Gateway {
+        /// The router.
+        gateway: IpAddr,
+        /// The interface's number.
+        interface: u32,
+    },
+    /// Nowhere.
+    Unreachable,
+}
+
+/// A routing rule.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// Lower ones come first.
+    pub priority: u32,
+    /// Whether it is for IPv4.
+    pub ipv4: bool,
+    /// For which packets.
+    pub selector: Selector,
+    /// The table to look in.
+    pub table: u32,
+}
+
+/// For which packets a rule is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Selector {
+    /// Those to a network.
+    To(IpNet),
+    /// Those from an address.
+    From(IpAddr),
+    /// Those with a mark.
+    Mark {
+        /// The mark's bits.
+        mark: u32,
+        /// The bits that count.
+        mask: u32,
+    },
+}
+
+impl Routing {
+    /// What these interfaces and external addresses ask for.
+    #[must_use]
+    pub fn wanted(
+        options: &Options,
+        interfaces: &Interfaces,
+        addresses: &BTreeSet<IpAddr>,
+    ) -> Self {
+        let mut wanted = Self::default();
+        for external in interfaces.external.values() {
+            wanted.routes.extend(routes(options, external));
+            wanted.rules.extend(marks(options, external.slot));
+            let own = external.addresses.iter().map(IpNet::addr);
+            let routed = addresses.iter().copied();
+            let routed = routed.filter(|ip| interfaces.slot_of(*ip) == Some(external.slot));
+            let all: BTreeSet<IpAddr> = own.chain(routed).collect();
+            wanted.rules.extend(all.into_iter().filter(|ip| !is_link_local(*ip)).map(|address| {
+                Rule {
+                    priority: options.rule_priority + 2,
+                    ipv4: address.is_ipv4(),
+                    selector: Selector::From(address),
+                    table: options.routing_table + u32::from(external.slot),
+                }
+            }));
+        }
+        if !wanted.rules.is_empty() {
+            // What goes into the cluster is routed as the host does it, whatever its source.
+            wanted.rules.extend(options.cluster.iter().map(|net| Rule {
+                priority: options.rule_priority,
+                ipv4: net.addr().is_ipv4(),
+                selector: Selector::To(net.trunc()),
+                table: MAIN,
+            }));
+        }
+        wanted
+    }
+
+    /// What is here and not in the other.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        Self {
+            routes: self.routes.difference(&other.routes).cloned().collect(),
+            rules: self.rules.difference(&other.rules).cloned().collect(),
+        }
+    }
+
+    /// Whether there is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty() && self.rules.is_empty()
+    }
+
+    /// One line for each.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let routes = self.routes.iter().map(ToString::to_string);
+        routes.chain(self.rules.iter().map(ToString::to_string)).collect()
+    }
+}
+
+fn routes(options: &Options, external: &External) -> Vec<Route> {
+    let table = options.routing_table + u32::from(external.slot);
+    let interface = external.index;
+    let any_v4 = IpNet::V4(Ipv4Net::default());
+    let any_v6 = IpNet::V6(Ipv6Net::default());
+    // A table without a gateway must not let packets fall through to the host's.
+    let mut found: Vec<Route> = [any_v4, any_v6]
+        .map(|destination| Route { table, destination, metric: LAST, hop: Hop::Unreachable })
+        .into();
+    if !external.up {
+        return found;
+    }
+    let usual = |net: &IpNet| if net.addr().is_ipv4() { 0 } else { USUAL_V6 };
+    for net in &external.addresses {
+        if net.prefix_len() < net.max_prefix_len() && !is_link_local(net.addr()) {
+            let hop = Hop::Link { interface };
+            found.push(Route { table, destination: net.trunc(), metric: usual(net), hop });
+        }
+    }
+    let gateways = [
+        (any_v4, external.gateway_v4.map(IpAddr::V4)),
+        (any_v6, external.gateway_v6.map(IpAddr::V6)),
+    ];
+    for (destination, gateway) in gateways {
+        if let Some(gateway) = gateway {
+            let hop = Hop::Gateway { gateway, interface };
+            found.push(Route { table, destination, metric: usual(&destination), hop });
+        }
+    }
+    found
+}
+
+fn marks(options: &Options, slot: u8) -> [Rule; 2] {
+    [true, false].map(|ipv4| Rule {
+        priority: options.rule_priority + 1,
+        ipv4,
+        selector: Selector::Mark { mark: options.packet_mark(slot), mask: options.mark_mask },
+        table: options.routing_table + u32::from(slot),
+    })
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+/// The address all routes without a destination have.
+pub(crate) const fn any(ipv4: bool) -> IpAddr {
+    if ipv4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, destination, metric, hop } = self;
+        write!(f, "route {destination} ")?;
+        match hop {
+            Hop::Link { interface } => write!(f, "dev #{interface}")?,
+            Hop::Gateway { gateway, interface } => write!(f, "via {gateway} dev #{interface}")?,
+            Hop::Unreachable => f.write_str("unreachable")?,
+        }
+        write!(f, " table {table} metric {metric}")
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rule {} ", self.priority)?;
+        match &self.selector {
+            Selector::To(net) => write!(f, "to {net}")?,
+            Selector::From(address) => write!(f, "from {address}")?,
+            Selector::Mark { mark, mask } => write!(f, "fwmark {mark:#x}/{mask:#x}")?,
+        }
+        write!(f, " lookup {} {}", self.table, if self.ipv4 { "ipv4" } else { "ipv6" })
+    }
+}

@@ -1,0 +1,128 @@
+//! Who may pass: spoofed sources, local services, forwarding. Everything about external interfaces fails closed.
+//!
+//! Deliberately absent: packets between other interfaces, which are none of Durward's business.
+
+use super::step::{self, Ip, count, goto, in_state, input_name, output_name, present, verdict};
+use super::{counter, hooked, member, plain};
+use crate::interface::Interfaces;
+use crate::mark;
+use crate::nftables::expression::Reject;
+use crate::nftables::ruleset::{Data, Point};
+use crate::nftables::{Expression, Ruleset, Set, Verdict};
+use crate::options::Options;
+
+/// Router and neighbour discovery and multicast listeners, without which IPv6 does not work.
+const DISCOVERY: [u8; 9] = [130, 131, 132, 133, 134, 135, 136, 137, 143];
+
+pub(super) fn build(ruleset: &mut Ruleset, options: &Options, interfaces: &Interfaces) {
+    sets(ruleset, options, interfaces);
+    let mut chain = |name: &str, chain| ruleset.chains.insert(name.to_owned(), chain);
+    chain("guard", hooked("filter", Point::Prerouting, -290, guard()));
+    chain("input", hooked("filter", Point::Input, 0, input()));
+    chain("acct", hooked("filter", Point::Forward, -1, account()));
+    let forward = vec![
+        vec![input_name(8), present("ext", 8), goto("from_outside")],
+        vec![output_name(8), present("ext", 8), goto("to_outside")],
+    ];
+    chain("forward", hooked("filter", Point::Forward, 0, forward));
+    chain("from_outside", plain(from_outside()));
+    chain("to_outside", plain(to_outside()));
+}
+
+fn sets(ruleset: &mut Ruleset, options: &Options, interfaces: &Interfaces) {
+    let mut outside = Set::new(16, step::kind::NAME, Data::Nothing);
+    let pair = step::kind::concat(&[step::kind::NAME, step::kind::MARK]);
+    let mut right_way = Set::new(20, pair, Data::Nothing);
+    for (name, external) in &interfaces.external {
+        let key = step::name_key(name);
+        let slot = mark::slot_bits(external.slot).to_ne_bytes();
+        right_way.elements.insert([&key[..], &slot].concat(), member());
+        outside.elements.insert(key, member());
+    }
+    ruleset.sets.insert("ext".to_owned(), outside);
+    ruleset.sets.insert("out_ok".to_owned(), right_way);
+
+    let mut discovery = Set::new(1, step::kind::BYTES, Data::Nothing);
+    discovery.elements.extend(DISCOVERY.map(|kind| (vec![kind], member())));
+    ruleset.sets.insert("discovery".to_owned(), discovery);
+
+    for ip in [Ip::V4, Ip::V6] {
+        let mut cluster = Set::new(ip.len(), ip.kind(), Data::Nothing).interval();
+        cluster.elements = step::interval(ip, &options.cluster);
+        ruleset.sets.insert(format!("cluster{}", ip.digit()), cluster);
+
+        let key = step::kind::concat(&[ip.kind(), step::kind::PROTOCOL, step::kind::PORT]);
+        let local = Set::new(ip.len() + 8, key, Data::Nothing);
+        ruleset.sets.insert(format!("local{}", ip.digit()), local);
+    }
+}
+
+fn guard() -> Vec<Vec<Expression>> {
+    let spoofed = |ip: Ip| {
+        let source = vec![ip.source(8), present(&format!("cluster{}", ip.digit()), 8)];
+        [ip.only(), source, vec![count(counter::SPOOFED), verdict(Verdict::Drop)]].concat()
+    };
+    vec![
+        vec![input_name(8), step::absent("ext", 8), verdict(Verdict::Accept)],
+        spoofed(Ip::V4),
+        spoofed(Ip::V6),
+    ]
+}
+
+/// What is for this host and came from outside: answers, discovery, a few pings, known services; nothing else.
+fn input() -> Vec<Vec<Expression>> {
+    let accept = || vec![verdict(Verdict::Accept)];
+    let icmp6 =
+        || vec![step::transport(8), step::equals(8, vec![58]), step::transport_bytes(0, 1, 8)];
+    let icmp4 =
+        || vec![step::transport(8), step::equals(8, vec![1]), step::transport_bytes(0, 1, 8)];
+    let ping = || Expression::Limit { per_second: 100, burst: 50 };
+    let local = |ip: Ip| {
+        let known = vec![present(&format!("local{}", ip.digit()), 8)];
+        [ip.only(), ip.service_key(), known, accept()].concat()
+    };
+    let groups = vec![step::transport(8), step::equals(8, vec![2])];
+    vec![
+        vec![input_name(8), step::absent("ext", 8), verdict(Verdict::Accept)],
+        [in_state(step::ESTABLISHED | step::RELATED), accept()].concat(),
+        [icmp6(), vec![present("discovery", 8)], accept()].concat(),
+        [icmp4(), vec![step::equals(8, vec![8]), ping()], accept()].concat(),
+        [icmp6(), vec![step::equals(8, vec![128]), ping()], accept()].concat(),
+        local(Ip::V4),
+        local(Ip::V6),
+        [groups, accept()].concat(),
+        vec![count(counter::UNMAPPED), verdict(Verdict::Drop)],
+    ]
+}
+
+fn account() -> Vec<Vec<Expression>> {
+    vec![vec![
+        step::ct_mark(8),
+        step::keep(8, mark::TENANT_MASK),
+        Expression::CountBy { set: "ctr".to_owned(), from: 8 },
+    ]]
+}
+
+/// A connection without a slot was never let in.
+fn from_outside() -> Vec<Vec<Expression>> {
+    vec![
+        [step::marked(mark::SLOT_MASK), vec![verdict(Verdict::Accept)]].concat(),
+        vec![count(counter::UNMAPPED), verdict(Verdict::Drop)],
+    ]
+}
+
+/// A connection leaves by the interface it belongs to, or not at all.
+fn to_outside() -> Vec<Vec<Expression>> {
+    vec![
+        vec![
+            output_name(8),
+            step::ct_mark(12),
+            step::keep(12, mark::SLOT_MASK),
+            present("out_ok", 8),
+            verdict(Verdict::Accept),
+        ],
+        vec![count(counter::UNENROLLED)],
+        [in_state(step::INVALID), vec![verdict(Verdict::Drop)]].concat(),
+        vec![Expression::Reject(Reject::Prohibited)],
+    ]
+}

@@ -1,0 +1,255 @@
+//! Single steps of rules, in short, and where in a packet and in the registers things are, by family.
+//!
+//! Registers 8 and up hold address, protocol and port side by side, as map keys have them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::nftables::expression::{Base, Ct, LookupResult, Meta};
+use crate::nftables::{Element, Expression, Value, Verdict};
+
+/// What listing programs take bytes for.
+pub(crate) mod kind {
+    pub(crate) const BYTES: u32 = 0;
+    pub(crate) const NUMBER: u32 = 19;
+    pub(crate) const V4: u32 = 7;
+    pub(crate) const V6: u32 = 8;
+    pub(crate) const PROTOCOL: u32 = 12;
+    pub(crate) const PORT: u32 = 13;
+    pub(crate) const MARK: u32 = 19;
+    pub(crate) const NAME: u32 = 41;
+
+    /// Several, side by side.
+    pub(crate) fn concat(kinds: &[u32]) -> u32 {
+        kinds.iter().fold(0, |all, kind| all << 6 | kind)
+    }
+}
+
+/// An IP family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ip {
+    V4,
+    V6,
+}
+
+impl Ip {
+    pub(crate) const fn of(v4: bool) -> Self {
+        if v4 { Self::V4 } else { Self::V6 }
+    }
+
+    pub(crate) const fn v4(self) -> bool {
+        matches!(self, Self::V4)
+    }
+
+    pub(crate) const fn digit(self) -> char {
+        if self.v4() { '4' } else { '6' }
+    }
+
+    /// Bytes of an address.
+    pub(crate) const fn len(self) -> u32 {
+        if self.v4() { 4 } else { 16 }
+    }
+
+    /// Registers of an address.
+    pub(crate) const fn words(self) -> u32 {
+        self.len() / 4
+    }
+
+    pub(crate) const fn kind(self) -> u32 {
+        if self.v4() { kind::V4 } else { kind::V6 }
+    }
+
+    /// Loads the source address.
+    pub(crate) const fn source(self, to: u32) -> Expression {
+        let offset = if self.v4() { 12 } else { 8 };
+        Expression::Payload { base: Base::Network, offset, len: self.len(), to }
+    }
+
+    /// Loads the destination address.
+    pub(crate) const fn destination(self, to: u32) -> Expression {
+        let offset = if self.v4() { 16 } else { 24 };
+        Expression::Payload { base: Base::Network, offset, len: self.len(), to }
+    }
+
+    /// Loads destination address, protocol and port, from register 8 on.
+    pub(crate) fn service_key(self) -> Vec<Expression> {
+        vec![
+            self.destination(8),
+            transport(8 + self.words()),
+            transport_bytes(2, 2, 9 + self.words()),
+        ]
+    }
+
+    /// Loads source address, protocol and port, from register 8 on.
+    pub(crate) fn answer_key(self) -> Vec<Expression> {
+        vec![self.source(8), transport(8 + self.words()), transport_bytes(0, 2, 9 + self.words())]
+    }
+
+    /// Holds for packets of the family.
+    pub(crate) fn only(self) -> Vec<Expression> {
+        let number = if self.v4() { 2 } else { 10 };
+        vec![Expression::Meta { key: Meta::Family, to: 8 }, equals(8, vec![number])]
+    }
+
+    /// The address's bytes, if it is of the family.
+    pub(crate) fn bytes(self, address: IpAddr) -> Option<Vec<u8>> {
+        match (self, address) {
+            (Self::V4, IpAddr::V4(address)) => Some(address.octets().to_vec()),
+            (Self::V6, IpAddr::V6(address)) => Some(address.octets().to_vec()),
+            _ => None,
+        }
+    }
+}
+
+pub(crate) const fn transport(to: u32) -> Expression {
+    Expression::Meta { key: Meta::Transport, to }
+}
+
+pub(crate) const fn transport_bytes(offset: u32, len: u32, to: u32) -> Expression {
+    Expression::Payload { base: Base::Transport, offset, len, to }
+}
+
+pub(crate) const fn equals(from: u32, value: Vec<u8>) -> Expression {
+    Expression::Compare { from, equal: true, value }
+}
+
+pub(crate) const fn differs(from: u32, value: Vec<u8>) -> Expression {
+    Expression::Compare { from, equal: false, value }
+}
+
+pub(crate) const fn verdict(verdict: Verdict) -> Expression {
+    Expression::Verdict(verdict)
+}
+
+pub(crate) fn goto(chain: &str) -> Expression {
+    Expression::Verdict(Verdict::Goto(chain.to_owned()))
+}
+
+pub(crate) fn count(counter: &str) -> Expression {
+    Expression::Count(counter.to_owned())
+}
+
+pub(crate) fn present(set: &str, from: u32) -> Expression {
+    Expression::Lookup { set: set.to_owned(), from, result: LookupResult::Present }
+}
+
+pub(crate) fn absent(set: &str, from: u32) -> Expression {
+    Expression::Lookup { set: set.to_owned(), from, result: LookupResult::Absent }
+}
+
+pub(crate) fn to(set: &str, from: u32, to: u32) -> Expression {
+    Expression::Lookup { set: set.to_owned(), from, result: LookupResult::To(to) }
+}
+
+pub(crate) fn dispatch(set: &str, from: u32) -> Expression {
+    Expression::Lookup { set: set.to_owned(), from, result: LookupResult::Verdict }
+}
+
+pub(crate) const fn input_name(to: u32) -> Expression {
+    Expression::Meta { key: Meta::InputName, to }
+}
+
+pub(crate) const fn output_name(to: u32) -> Expression {
+    Expression::Meta { key: Meta::OutputName, to }
+}
+
+pub(crate) const fn ct_mark(to: u32) -> Expression {
+    Expression::Ct { key: Ct::Mark, to }
+}
+
+/// Keeps some bits of a register.
+pub(crate) const fn keep(register: u32, mask: u32) -> Expression {
+    replace(register, mask, 0)
+}
+
+/// Keeps some bits of a register and turns others.
+pub(crate) const fn replace(register: u32, mask: u32, xor: u32) -> Expression {
+    Expression::Bitwise {
+        from: register,
+        to: register,
+        mask: mask.to_ne_bytes(),
+        xor: xor.to_ne_bytes(),
+    }
+}
+
+/// Holds when one of the connection mark's bits is set.
+pub(crate) fn marked(bits: u32) -> Vec<Expression> {
+    vec![ct_mark(8), keep(8, bits), differs(8, vec![0; 4])]
+}
+
+/// Holds when the connection is in one of the states.
+pub(crate) fn in_state(bits: u32) -> Vec<Expression> {
+    vec![Expression::Ct { key: Ct::State, to: 8 }, keep(8, bits), differs(8, vec![0; 4])]
+}
+
+pub(crate) const INVALID: u32 = 1;
+pub(crate) const ESTABLISHED: u32 = 2;
+pub(crate) const RELATED: u32 = 4;
+pub(crate) const NEW: u32 = 8;
+
+/// An interface's name as a map key.
+pub(crate) fn name_key(name: &str) -> Vec<u8> {
+    let mut key = name.as_bytes().to_vec();
+    key.resize(16, 0);
+    key
+}
+
+/// Address, protocol and port as a map key; shorter parts are padded to four bytes.
+pub(crate) fn port_key(address: &[u8], protocol: u8, port: u16) -> Vec<u8> {
+    let mut key = address.to_vec();
+    key.extend([protocol, 0, 0, 0]);
+    key.extend(port.to_be_bytes());
+    key.extend([0, 0]);
+    key
+}
+
+/// The elements of an interval set of these blocks; what overlaps or touches becomes one.
+pub(crate) fn interval(ip: Ip, blocks: &[IpNet]) -> BTreeMap<Vec<u8>, Element> {
+    let ends = |block: &IpNet| Some((ip.bytes(block.network())?, ip.bytes(block.broadcast())?));
+    let mut ranges: Vec<_> = blocks.iter().filter_map(ends).collect();
+    ranges.sort();
+    let mut merged: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    for (first, last) in ranges {
+        match merged.last_mut() {
+            Some(before) if after(&before.1).is_none_or(|end| first <= end) => {
+                before.1 = last.max(before.1.clone());
+            }
+            _ => merged.push((first, last)),
+        }
+    }
+    let element = |last: &[u8]| Element { end: after(last), value: Value::Nothing };
+    merged.into_iter().map(|(first, last)| (first, element(&last))).collect()
+}
+
+/// The key behind the last one; `None` behind the very last.
+pub(crate) fn after(last: &[u8]) -> Option<Vec<u8>> {
+    let mut next = last.to_vec();
+    for byte in next.iter_mut().rev() {
+        let (sum, overflow) = byte.overflowing_add(1);
+        *byte = sum;
+        if !overflow {
+            return Some(next);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // S5.43
+    #[test]
+    fn overlapping_and_touching_blocks_become_one_interval() {
+        let blocks = ["10.0.0.0/9", "10.128.0.0/9", "10.1.0.0/16", "255.255.255.255/32"];
+        let blocks: Vec<IpNet> = blocks.iter().map(|block| block.parse().unwrap()).collect();
+
+        let elements = interval(Ip::V4, &blocks);
+
+        let ends: Vec<_> =
+            elements.iter().map(|(key, one)| (key.clone(), one.end.clone())).collect();
+        assert_eq!(ends, [(vec![10, 0, 0, 0], Some(vec![11, 0, 0, 0])), (vec![255; 4], None)]);
+    }
+}

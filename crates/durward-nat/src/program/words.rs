@@ -1,0 +1,131 @@
+//! Elements of the program's maps in words, for people who look at a difference.
+//!
+//! Deliberately absent: reading words back. What is not understood is shown as its bytes.
+
+use std::net::IpAddr;
+
+use crate::nftables::ruleset::{Entry, Value};
+use crate::nftables::{Element, Verdict};
+
+/// An element of `set` on one line.
+pub(crate) fn element(set: &str, key: &[u8], element: &Element) -> String {
+    in_words(set, key, element).unwrap_or_else(|| Entry { key, element }.to_string())
+}
+
+fn in_words(set: &str, key: &[u8], element: &Element) -> Option<String> {
+    let (base, v4) = match set.split_once('_') {
+        Some(("src4", _)) => ("src", true),
+        Some(("src6", _)) => ("src", false),
+        _ if set.ends_with('4') => (&set[..set.len() - 1], true),
+        _ if set.ends_with('6') => (&set[..set.len() - 1], false),
+        _ => (set, true),
+    };
+    let words = match base {
+        "svc" | "acl" | "svcr" | "aclr" | "rng" | "ep" | "rev" | "local" => {
+            ports(key, element.end.as_deref(), v4)?
+        }
+        "src" | "cluster" | "egm" | "eg" | "egid" => block(key, element.end.as_deref(), v4)?,
+        "ext" | "ext_in" | "out_ok" => name(key)?,
+        "ctr" | "slot_out" => format!("{:#x}", number(key, 0)?),
+        "egp" => format!("pool {} range {}", number(key, 0)?, number(key, 4)?),
+        _ => return None,
+    };
+    let value = match (&element.value, base) {
+        (Value::Nothing, _) => String::new(),
+        (Value::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)), _) => format!(" -> {chain}"),
+        (Value::Counter(name), _) => format!(" -> {name}"),
+        (Value::Bytes(bytes), "ep" | "rev") => {
+            let (ip, rest) = address(bytes, v4)?;
+            let mark = number(rest, 4)?;
+            format!(" -> {} mark {mark:#x}", std::net::SocketAddr::new(ip, port(rest)?))
+        }
+        (Value::Bytes(bytes), "egm") => format!(" -> mark {:#x}", number(bytes, 0)?),
+        (Value::Bytes(bytes), "egid") => format!(" -> pool {}", number(bytes, 0)?),
+        (Value::Bytes(bytes), "rng") => format!(" -> {}", port(bytes)?),
+        (Value::Bytes(bytes), "egp") => {
+            let (first, rest) = address(bytes, v4)?;
+            let (last, _) = address(rest, v4)?;
+            if first == last { format!(" -> {first}") } else { format!(" -> {first}-{last}") }
+        }
+        _ => return None,
+    };
+    Some(words + &value)
+}
+
+/// Address, protocol and port, a range of ports, or a port with the number of one of its endpoints.
+fn ports(key: &[u8], end: Option<&[u8]>, v4: bool) -> Option<String> {
+    let (ip, rest) = address(key, v4)?;
+    let protocol = match rest.first()? {
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        132 => "sctp".to_owned(),
+        other => other.to_string(),
+    };
+    let first = port(rest.get(4..)?)?;
+    let last = match end {
+        Some(end) => port(address(end, v4)?.1.get(4..)?)?.wrapping_sub(1),
+        None => first,
+    };
+    let range = if last == first { String::new() } else { format!("-{last}") };
+    let index = number(rest, 8).map(|index| format!(" endpoint {index}")).unwrap_or_default();
+    Some(format!("{ip} {protocol} {first}{range}{index}"))
+}
+
+fn block(key: &[u8], end: Option<&[u8]>, v4: bool) -> Option<String> {
+    let (first, _) = address(key, v4)?;
+    let last = match (end.map(|end| address(end, v4)), v4) {
+        (Some(end), _) => before(end?.0),
+        (None, true) => IpAddr::from([0xff; 4]),
+        (None, false) => IpAddr::from([0xff; 16]),
+    };
+    Some(if first == last { first.to_string() } else { format!("{first}-{last}") })
+}
+
+fn before(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => IpAddr::V4(u32::from(address).wrapping_sub(1).into()),
+        IpAddr::V6(address) => IpAddr::V6(u128::from(address).wrapping_sub(1).into()),
+    }
+}
+
+fn address(bytes: &[u8], v4: bool) -> Option<(IpAddr, &[u8])> {
+    if v4 {
+        let (address, rest) = bytes.split_first_chunk::<4>()?;
+        return Some((IpAddr::from(*address), rest));
+    }
+    let (address, rest) = bytes.split_first_chunk::<16>()?;
+    Some((IpAddr::from(*address), rest))
+}
+
+fn port(bytes: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(*bytes.first_chunk()?))
+}
+
+/// A number as the processor has it.
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// An interface's name, and the slot that belongs to it.
+fn name(key: &[u8]) -> Option<String> {
+    let (name, slot) = key.split_at_checked(16)?;
+    let name = String::from_utf8_lossy(name).trim_end_matches('\0').to_owned();
+    Some(match number(slot, 0) {
+        Some(slot) => format!("{name} slot {}", slot >> 8),
+        None => name,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_understood_is_shown_as_bytes() {
+        let nothing = Element { end: None, value: Value::Nothing };
+
+        assert_eq!(element("svc4", &[1, 2, 3], &nothing), "010203");
+        assert_eq!(element("theirs", &[1, 2, 3], &nothing), "010203");
+        assert_eq!(element("cluster4", &[10, 0, 0, 0], &nothing), "10.0.0.0-255.255.255.255");
+    }
+}

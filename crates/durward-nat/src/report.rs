@@ -1,0 +1,100 @@
+//! What became of each mapping: in the kernel, or left out whole, and why.
+//!
+//! Deliberately absent: mappings that are half in the kernel.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use durward_model::TenantId;
+use durward_model::mapping::{PortRange, Transport};
+
+/// What became of a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// One per mapping, in the model's order.
+    pub mappings: Vec<MappingReport>,
+    /// One per egress rule, in the model's order.
+    pub egress: Vec<MappingReport>,
+    /// What concerns the host as a whole.
+    pub host: Vec<String>,
+    /// How many connections were cut because they are no longer allowed.
+    pub connections_cut: usize,
+}
+
+/// What became of one mapping or egress rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappingReport {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Why none of it is in the kernel; `None` when all of it is.
+    pub rejected: Option<Rejection>,
+    /// Addresses of it that this host does not have; they are programmed all the same.
+    pub foreign_addresses: Vec<IpAddr>,
+}
+
+/// Why a mapping is left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// The tenant has no number.
+    UnknownTenant,
+    /// It names no address, no port or no source.
+    Incomplete {
+        /// What is missing.
+        field: &'static str,
+    },
+    /// An older mapping has the port.
+    PortTaken {
+        /// The address.
+        address: IpAddr,
+        /// The protocol.
+        protocol: Transport,
+        /// The ports.
+        ports: PortRange,
+        /// The older mapping.
+        by: String,
+    },
+    /// More endpoints than a port can have.
+    TooManyEndpoints {
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// An older egress rule has these pods, or some of them.
+    SourcesTaken {
+        /// The older rule.
+        by: String,
+    },
+    /// The address is on no external interface, nor in a network of one.
+    NoInterface {
+        /// The address.
+        address: IpAddr,
+    },
+    /// Its addresses of one family are on several interfaces.
+    SeveralInterfaces {
+        /// An address on another interface than the first.
+        address: IpAddr,
+    },
+    /// It is not enrolled: its traffic is rejected.
+    NotEnrolled,
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownTenant => f.write_str("the tenant has no number"),
+            Self::Incomplete { field } => write!(f, "{field} is empty"),
+            Self::PortTaken { address, protocol, ports, by } => {
+                write!(f, "{address} {protocol} {ports} belongs to {by}")
+            }
+            Self::TooManyEndpoints { limit } => write!(f, "a port has more than {limit} endpoints"),
+            Self::SourcesTaken { by } => write!(f, "its pods belong to {by}"),
+            Self::NoInterface { address } => write!(f, "{address} is on no external interface"),
+            Self::SeveralInterfaces { address } => {
+                write!(f, "{address} is on another interface than the addresses before it")
+            }
+            Self::NotEnrolled => f.write_str("not enrolled: its traffic is rejected"),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Links, addresses, routes and rules of the kernel, read and changed over netlink.
+//!
+//! Deliberately absent: what they should be; see `interface` and `policy_route`.
+
+mod wire;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use rustix::io::Errno;
+
+use crate::interface::Link;
+use crate::netlink::{Family, Message, Socket, flags};
+use crate::options::AssignedAddress;
+use crate::policy_route::{Hop, Route, Routing, Rule};
+
+/// Groups: links, addresses, routes and rules of both families, as bits of the bind mask.
+pub(crate) const GROUPS: u32 = 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
+
+mod msg {
+    pub(super) const GETLINK: u16 = 18;
+    pub(super) const NEWADDR: u16 = 20;
+    pub(super) const DELADDR: u16 = 21;
+    pub(super) const GETADDR: u16 = 22;
+    pub(super) const NEWROUTE: u16 = 24;
+    pub(super) const DELROUTE: u16 = 25;
+    pub(super) const GETROUTE: u16 = 26;
+    pub(super) const GETNEIGH: u16 = 30;
+    pub(super) const NEWRULE: u16 = 32;
+    pub(super) const DELRULE: u16 = 33;
+    pub(super) const GETRULE: u16 = 34;
+}
+
+/// A socket for routing.
+#[derive(Debug)]
+pub(crate) struct Rtnetlink {
+    socket: Socket,
+}
+
+/// An address as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HeldAddress {
+    pub(crate) index: u32,
+    pub(crate) net: IpNet,
+    /// Who put it there.
+    pub(crate) protocol: u8,
+}
+
+/// A neighbour as the kernel knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Neighbour {
+    pub(crate) index: u32,
+    pub(crate) address: IpAddr,
+    /// Whether it has ever said where it is.
+    pub(crate) answered: bool,
+}
+
+impl Rtnetlink {
+    /// Opens a socket in the thread's network namespace.
+    pub(crate) fn open(timeout: Duration) -> std::io::Result<Self> {
+        Ok(Self { socket: Socket::open(Family::Route, 0, timeout)? })
+    }
+
+    /// All interfaces with their addresses and default gateways; routes of `protocol` are ours and not learned from.
+    pub(crate) fn links(&self, protocol: u8) -> Result<Vec<Link>, Errno> {
+        let mut links: BTreeMap<u32, Link> = BTreeMap::new();
+        for message in self.dump(msg::GETLINK, 0, 16)? {
+            if let Some(link) = wire::link(&message) {
+                links.insert(link.index, link);
+            }
+        }
+        for address in self.addresses()? {
+            if let Some(link) = links.get_mut(&address.index) {
+                link.addresses.push(address.net);
+            }
+        }
+        for message in self.routes()? {
+            let Some(route) = wire::route(&message).filter(|route| route.protocol != protocol)
+            else {
+                continue;
+            };
+            if let Hop::Gateway { gateway, interface } = route.route.hop
+                && route.route.destination.prefix_len() == 0
+                && route.route.table == 254
+                && let Some(link) = links.get_mut(&interface)
+            {
+                link.default_gateways.push(gateway);
+            }
+        }
+        Ok(links.into_values().collect())
+    }
+
+    /// All addresses.
+    pub(crate) fn addresses(&self) -> Result<Vec<HeldAddress>, Errno> {
+        Ok(self.dump(msg::GETADDR, 0, 8)?.iter().filter_map(wire::address).collect())
+    }
+
+    /// All neighbours.
+    pub(crate) fn neighbours(&self) -> Result<Vec<Neighbour>, Errno> {
+        Ok(self.dump(msg::GETNEIGH, 0, 12)?.iter().filter_map(wire::neighbour).collect())
+    }
+
+    /// The routes and rules labelled with this protocol.
+    pub(crate) fn routing(&self, protocol: u8) -> Result<Routing, Errno> {
+        let mut found = Routing::default();
+        for message in self.routes()? {
+            let route = wire::route(&message).filter(|route| route.protocol == protocol);
+            found.routes.extend(route.map(|route| route.route));
+        }
+        for family in [wire::INET, wire::INET6] {
+            for message in self.dump(msg::GETRULE, family, 12)? {
+                found.rules.extend(wire::rule(&message, protocol));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Puts a route in; one that is there already is replaced.
+    pub(crate) fn add_route(&self, route: &Route, protocol: u8) -> Result<(), Errno> {
+        let mode = flags::CREATE | flags::REPLACE;
+        self.socket.request(msg::NEWROUTE, mode, |to| wire::write_route(to, route, protocol))
+    }
+
+    /// Takes a route away; one that is gone is no error.
+    pub(crate) fn remove_route(&self, route: &Route, protocol: u8) -> Result<(), Errno> {
+        gone(self.socket.request(msg::DELROUTE, 0, |to| wire::write_route(to, route, protocol)))
+    }
+
+    /// Puts a rule in.
+    pub(crate) fn add_rule(&self, rule: &Rule, protocol: u8) -> Result<(), Errno> {
+        let mode = flags::CREATE | flags::EXCL;
+        match self.socket.request(msg::NEWRULE, mode, |to| wire::write_rule(to, rule, protocol)) {
+            Err(Errno::EXIST) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Takes a rule away; one that is gone is no error.
+    pub(crate) fn remove_rule(&self, rule: &Rule, protocol: u8) -> Result<(), Errno> {
+        gone(self.socket.request(msg::DELRULE, 0, |to| wire::write_rule(to, rule, protocol)))
+    }
+
+    /// Puts an address on an interface, or renews it. It is usable at once.
+    pub(crate) fn add_address(
+        &self,
+        index: u32,
+        address: IpAddr,
+        assigned: &AssignedAddress,
+        protocol: u8,
+    ) -> Result<(), Errno> {
+        let net = IpNet::new(address, assigned.prefix_len).map_err(|_| Errno::INVAL)?;
+        let mode = flags::CREATE | flags::REPLACE;
+        self.socket.request(msg::NEWADDR, mode, |to| {
+            wire::write_address(to, index, net, assigned.valid, protocol);
+        })
+    }
+
+    /// Takes an address away; one that is gone is no error.
+    pub(crate) fn remove_address(&self, held: &HeldAddress) -> Result<(), Errno> {
+        match self.socket.request(msg::DELADDR, 0, |to| {
+            wire::write_address(to, held.index, held.net, None, held.protocol);
+        }) {
+            Err(Errno::ADDRNOTAVAIL) => Ok(()),
+            other => gone(other),
+        }
+    }
+
+    fn routes(&self) -> Result<Vec<Message>, Errno> {
+        let mut found = self.dump(msg::GETROUTE, wire::INET, 12)?;
+        found.extend(self.dump(msg::GETROUTE, wire::INET6, 12)?);
+        Ok(found)
+    }
+
+    fn dump(&self, kind: u16, family: u8, header: usize) -> Result<Vec<Message>, Errno> {
+        self.socket.dump(kind, |to| {
+            let mut bytes = vec![0u8; header];
+            bytes[0] = family;
+            to.raw(&bytes);
+        })
+    }
+}
+
+fn gone(result: Result<(), Errno>) -> Result<(), Errno> {
+    match result {
+        Err(Errno::NOENT | Errno::SRCH | Errno::NODEV) => Ok(()),
+        other => other,
+    }
+}

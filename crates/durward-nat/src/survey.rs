@@ -1,0 +1,100 @@
+//! What on a host would keep mappings from working, looked for without changing anything: firewalls, gateways, parameters.
+//!
+//! Deliberately absent: what iptables' older kernel half holds; it is not told over netlink.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use durward_model::mapping::NatModel;
+use rustix::io::Errno;
+
+use crate::engine::NatError;
+use crate::interface::Interfaces;
+use crate::nftables::others;
+use crate::options::Options;
+use crate::rtnetlink::Rtnetlink;
+use crate::sysctl::Sysctl;
+
+/// How long a gateway may take to say that it is there.
+const PATIENCE: Duration = Duration::from_millis(1200);
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// The external interfaces.
+    pub interfaces: Interfaces,
+    /// Chains of others that drop forwarded packets unless one of their rules accepts them: `ip filter FORWARD`.
+    pub dropping: Vec<String>,
+    /// External interfaces that lead to their own networks only.
+    pub without_gateway: Vec<String>,
+    /// Gateways nobody answers for, by interface.
+    pub silent_gateways: Vec<(String, IpAddr)>,
+    /// Kernel parameters that are not as they should be: `net/ipv4/ip_forward is 0 instead of 1`.
+    pub parameters: Vec<String>,
+    /// External addresses of the model that this host does not have.
+    pub missing: BTreeSet<IpAddr>,
+}
+
+/// Looks at the host of the calling thread's network namespace; takes a little more than a second where there are gateways.
+///
+/// # Errors
+/// Without CAP_NET_ADMIN, or when the kernel does not answer.
+pub fn survey(options: &Options, model: &NatModel) -> Result<Survey, NatError> {
+    let kernel = |what| move |errno: Errno| NatError::Kernel { what, errno };
+    let socket = |what| move |error| NatError::Socket { what, error };
+    let route = Rtnetlink::open(options.timeout).map_err(socket("routing"))?;
+    let links = route.links(options.protocol).map_err(kernel("interfaces"))?;
+    let interfaces = Interfaces::pick(&links, options, &model.slots, &Default::default());
+    let dropping = others::dropping_chains(&options.table, options.timeout)?;
+    let gateways: Vec<(String, u32, IpAddr)> = interfaces
+        .external
+        .iter()
+        .flat_map(|(name, external)| {
+            let v4 = external.gateway_v4.map(IpAddr::V4);
+            let all = v4.into_iter().chain(external.gateway_v6.map(IpAddr::V6));
+            all.map(move |gateway| (name.clone(), external.index, gateway))
+        })
+        .collect();
+    let without_gateway =
+        interfaces.external.keys().filter(|name| !gateways.iter().any(|(with, ..)| with == *name));
+    let without_gateway = without_gateway.cloned().collect();
+    ask(&gateways);
+    let neighbours = route.neighbours().map_err(kernel("neighbours"))?;
+    let silent = |(_, index, gateway): &(String, u32, IpAddr)| {
+        let known = neighbours.iter().find(|one| one.index == *index && one.address == *gateway);
+        known.is_some_and(|known| !known.answered)
+    };
+    let silent_gateways = gateways.iter().filter(|one| silent(one));
+    let silent_gateways = silent_gateways.map(|(name, _, ip)| (name.clone(), *ip)).collect();
+    let addresses = model.mappings.iter().flat_map(|mapping| &mapping.addresses).map(|ip| ip.0);
+    let missing = addresses.filter(|address| !interfaces.has(*address)).collect();
+    let parameters = parameters(&interfaces);
+    Ok(Survey { interfaces, dropping, without_gateway, silent_gateways, parameters, missing })
+}
+
+fn parameters(interfaces: &Interfaces) -> Vec<String> {
+    let wanted = Sysctl::wanted(interfaces);
+    let wrong = wanted.iter().filter_map(|(sysctl, value)| {
+        let held = sysctl.read().ok().filter(|held| held != value)?;
+        let path = sysctl.path();
+        let path = path.strip_prefix("/proc/sys").unwrap_or(&path).display().to_string();
+        Some(format!("{path} is {held} instead of {value}"))
+    });
+    wrong.collect()
+}
+
+/// Sends each gateway a datagram nobody waits for, so that the kernel looks for it, and gives it time.
+fn ask(gateways: &[(String, u32, IpAddr)]) {
+    const DISCARD: u16 = 9;
+    let mut asked = false;
+    for (name, _, gateway) in gateways {
+        let any = if gateway.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+        let Ok(socket) = UdpSocket::bind((any, 0)) else { continue };
+        let bound = socket2::SockRef::from(&socket).bind_device(Some(name.as_bytes()));
+        asked |= bound.is_ok() && socket.send_to(&[0], SocketAddr::new(*gateway, DISCARD)).is_ok();
+    }
+    if asked {
+        std::thread::sleep(PATIENCE);
+    }
+}

@@ -1,0 +1,108 @@
+//! Kernel parameters forwarding needs, and what they were before.
+//!
+//! The former values are kept in a set of the packet filter's table, so that they outlive this process and go with the
+//! table. Deliberately absent: parameters of interfaces that are not external.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use crate::interface::Interfaces;
+
+/// The set of former values.
+pub(crate) const REMEMBERED: &str = "remembered";
+
+/// A kernel parameter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sysctl {
+    kind: usize,
+    interface: String,
+}
+
+/// Paths under `/proc/sys/net`, `*` for the interface, and the wanted value. Former values are remembered by position:
+/// new ones go to the end.
+const WANTED: [(&str, u32); 6] = [
+    ("ipv4/ip_forward", 1),
+    ("ipv6/conf/all/forwarding", 1),
+    // Loose: the way back need not be the way the host itself would take.
+    ("ipv4/conf/*/rp_filter", 2),
+    // An address is answered for by its own interface only, although several are in one network.
+    ("ipv4/conf/*/arp_ignore", 1),
+    ("ipv4/conf/*/arp_announce", 2),
+    // Connections another gateway had are taken up in the middle.
+    ("netfilter/nf_conntrack_tcp_loose", 1),
+];
+
+impl Sysctl {
+    /// The parameters these interfaces need, with their values.
+    #[must_use]
+    pub fn wanted(interfaces: &Interfaces) -> BTreeMap<Self, u32> {
+        let mut wanted = BTreeMap::new();
+        for (kind, (path, value)) in WANTED.iter().enumerate() {
+            if path.contains('*') {
+                for interface in interfaces.external.keys() {
+                    wanted.insert(Self { kind, interface: interface.clone() }, *value);
+                }
+            } else {
+                wanted.insert(Self { kind, interface: String::new() }, *value);
+            }
+        }
+        wanted
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        // An interface's name may contain a dot, never a slash.
+        let path = WANTED.get(self.kind).map_or("", |(path, _)| path);
+        PathBuf::from("/proc/sys/net").join(path.replace('*', &self.interface))
+    }
+
+    /// Its value.
+    ///
+    /// # Errors
+    /// When it does not exist here.
+    pub fn read(&self) -> io::Result<u32> {
+        let text = std::fs::read_to_string(self.path())?;
+        text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Sets it.
+    ///
+    /// # Errors
+    /// When it does not exist here or may not be written.
+    pub fn write(&self, value: u32) -> io::Result<()> {
+        std::fs::write(self.path(), value.to_string())
+    }
+
+    /// As an element of the set of former values.
+    pub(crate) fn remember(&self, value: u32) -> Vec<u8> {
+        let mut key = (self.kind as u32).to_be_bytes().to_vec();
+        key.extend(crate::program::step::name_key(&self.interface));
+        key.extend(value.to_be_bytes());
+        key
+    }
+
+    /// From an element of that set.
+    pub(crate) fn recall(key: &[u8]) -> Option<(Self, u32)> {
+        let number = |at: usize| Some(u32::from_be_bytes(key.get(at..at + 4)?.try_into().ok()?));
+        let name = key.get(4..20)?;
+        let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+        let interface = String::from_utf8(name[..end].to_vec()).ok()?;
+        let kind = number(0)? as usize;
+        (kind < WANTED.len()).then_some((Self { kind, interface }, number(20)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_former_value_is_recalled_as_it_was() {
+        let sysctl = Sysctl { kind: 2, interface: "ext1.100".to_owned() };
+
+        assert_eq!(Sysctl::recall(&sysctl.remember(1)), Some((sysctl.clone(), 1)));
+        assert_eq!(sysctl.path(), PathBuf::from("/proc/sys/net/ipv4/conf/ext1.100/rp_filter"));
+    }
+}

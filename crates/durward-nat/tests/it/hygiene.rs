@@ -1,0 +1,225 @@
+//! What a change cuts: exactly the connections that could not be made anew, and no others.
+
+use std::net::{TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use durward_model::mapping::{Affinity, NatModel, PortMapping};
+use durward_nat::Nat;
+use durward_testkit::netns::in_namespace;
+
+use crate::lab::{
+    EXT1, EXT1_V6, EXT2, Lab, P1, P1_V6, P2, REMOTE, REMOTE_V6, SOON, apply, ask, at, both,
+    connect, egress, is_alive, mapping, model, options, sources, tenant,
+};
+
+fn open(lab: &Lab, source: &str, to: (&str, u16)) -> TcpStream {
+    connect(&lab.c1, source, to, Duration::from_secs(5)).unwrap().0
+}
+
+fn web(endpoints: &[&str]) -> PortMapping {
+    mapping("web", &[EXT1, EXT1_V6], both(8080, endpoints))
+}
+
+// S5.44
+#[test]
+fn tightened_sources_cut_those_who_are_out_and_nobody_else() {
+    in_namespace("hygiene::tightened_sources_cut_those_who_are_out_and_nobody_else", || {
+        let lab = Lab::new();
+        lab.serve(9000);
+        let to = [at(P1, 9000), at(P1_V6, 9000)];
+        let to = [to[0].as_str(), to[1].as_str()];
+        let mut other = mapping("other", &[EXT1], both(8081, &to));
+        other.tenant = tenant("bank");
+        let nat = Nat::start(options()).unwrap();
+        apply(&nat, &model(vec![web(&to), other.clone()], vec![]));
+        let mut stays = open(&lab, REMOTE, (EXT1, 8080));
+        let mut stays_v6 = open(&lab, REMOTE_V6, (EXT1_V6, 8080));
+        let mut goes = open(&lab, "203.0.113.254", (EXT1, 8080));
+        let mut others = open(&lab, "203.0.113.254", (EXT1, 8081));
+
+        let mut narrow = web(&to);
+        narrow.allowed_sources = sources(&["192.0.2.0/24", "2001:db8:ffff::/48"]);
+        let report = apply(&nat, &model(vec![narrow, other], vec![]));
+
+        assert_eq!(report.connections_cut, 1);
+        assert!(!is_alive(&mut goes, SOON));
+        assert!(is_alive(&mut stays, SOON * 4) && is_alive(&mut stays_v6, SOON * 4));
+        assert!(is_alive(&mut others, SOON * 4));
+    });
+}
+
+// S5.44
+#[test]
+fn a_removed_port_address_or_mapping_takes_its_connections_along() {
+    in_namespace("hygiene::a_removed_port_address_or_mapping_takes_its_connections_along", || {
+        let lab = Lab::new();
+        lab.serve(9000);
+        let to = at(P1, 9000);
+        let ports = [both(8080, &[&to]), both(8081, &[&to])].concat();
+        durward_testkit::netns::add_address("ext1", "203.0.113.9/24");
+        let wide = mapping("wide", &[EXT1, "203.0.113.9"], ports);
+        let gone = mapping("gone", &[EXT1], both(8082, &[&to]));
+        let nat = Nat::start(options()).unwrap();
+        apply(&nat, &model(vec![wide, gone], vec![]));
+        let mut stays = open(&lab, REMOTE, (EXT1, 8080));
+        let mut goes: Vec<TcpStream> = [(EXT1, 8081), ("203.0.113.9", 8080), (EXT1, 8082)]
+            .map(|to| open(&lab, REMOTE, to))
+            .into();
+
+        let narrow = mapping("wide", &[EXT1], both(8080, &[&to]));
+        let report = apply(&nat, &model(vec![narrow], vec![]));
+
+        assert_eq!(report.connections_cut, 3);
+        assert!(goes.iter_mut().all(|stream| !is_alive(stream, SOON)));
+        assert!(is_alive(&mut stays, SOON * 4));
+    });
+}
+
+// S5.47
+#[test]
+fn endpoints_come_and_go_and_zero_refuses() {
+    in_namespace("hygiene::endpoints_come_and_go_and_zero_refuses", || {
+        let lab = Lab::new();
+        lab.serve(9000);
+        let (first, second) = (at(P1, 9000), at(P2, 9000));
+        let set = |endpoints: &[&str]| {
+            model(vec![mapping("web", &[EXT1], both(8080, endpoints))], vec![])
+        };
+        let names = || -> std::collections::BTreeSet<String> {
+            let ask = |_| connect(&lab.c1, REMOTE, (EXT1, 8080), SOON * 6).unwrap().1;
+            (0..40).map(ask).collect()
+        };
+        let said = |names: &[&str]| names.iter().map(|name| format!("{name} {REMOTE}")).collect();
+        let nat = Nat::start(options()).unwrap();
+
+        apply(&nat, &set(&[&first]));
+        assert_eq!(names(), said(&["p1"]));
+        apply(&nat, &set(&[&first, &second]));
+        assert_eq!(names(), said(&["p1", "p2"]));
+        apply(&nat, &set(&[&second]));
+        assert_eq!(names(), said(&["p2"]));
+        apply(&nat, &set(&[]));
+        let refused = connect(&lab.c1, REMOTE, (EXT1, 8080), SOON * 6).unwrap_err();
+        assert_eq!(refused, std::io::ErrorKind::ConnectionRefused);
+    });
+}
+
+// S5.44 S5.47
+#[test]
+fn connections_to_an_endpoint_that_is_gone_may_finish_within_the_drain_time() {
+    in_namespace(
+        "hygiene::connections_to_an_endpoint_that_is_gone_may_finish_within_the_drain_time",
+        || {
+            let lab = Lab::new();
+            lab.serve(9000);
+            let drain = Duration::from_secs(3);
+            let set = |to: &str| {
+                let mut web = web(&[to]);
+                web.drain = drain;
+                model(vec![web], vec![])
+            };
+            let nat = Nat::start(options()).unwrap();
+            apply(&nat, &set(&at(P1, 9000)));
+            let mut old = open(&lab, REMOTE, (EXT1, 8080));
+
+            apply(&nat, &set(&at(P2, 9000)));
+            let begin = Instant::now();
+
+            assert!(is_alive(&mut old, SOON * 2), "it may finish");
+            let new = connect(&lab.c1, REMOTE, (EXT1, 8080), SOON * 4).unwrap().1;
+            assert_eq!(new, format!("p2 {REMOTE}"));
+            while is_alive(&mut old, SOON * 2) {
+                assert!(begin.elapsed() < drain * 4, "it was never cut");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            assert!(begin.elapsed() >= drain, "cut after {:?}", begin.elapsed());
+        },
+    );
+}
+
+// S5.50
+#[test]
+fn long_udp_flows_follow_the_endpoints() {
+    in_namespace("hygiene::long_udp_flows_follow_the_endpoints", || {
+        let lab = Lab::new();
+        lab.serve(9000);
+        let (first, second) = (at(P1, 9000), at(P2, 9000));
+        let set = |endpoints: &[&str], affinity| {
+            let mut web = mapping("web", &[EXT1], both(8080, endpoints));
+            web.affinity = affinity;
+            model(vec![web], vec![])
+        };
+        let nat = Nat::start(options()).unwrap();
+        apply(&nat, &set(&[&first], Affinity::None));
+        let sockets: Vec<UdpSocket> =
+            lab.c1.run(|| (0..24).map(|_| UdpSocket::bind((REMOTE, 0)).unwrap()).collect());
+        let answers = || -> Vec<String> {
+            let to = format!("{EXT1}:8080").parse().unwrap();
+            sockets.iter().map(|socket| ask(socket, to, SOON * 4).unwrap()).collect()
+        };
+        assert!(answers().iter().all(|said| said.starts_with("p1 ")));
+
+        apply(&nat, &set(&[&first, &second], Affinity::None));
+        let spread = answers();
+        let moved = spread.iter().filter(|said| said.starts_with("p2 ")).count();
+        assert!(moved > 0 && moved < spread.len(), "{moved} of {} moved", spread.len());
+
+        apply(&nat, &set(&[&second], Affinity::None));
+        assert!(answers().iter().all(|said| said.starts_with("p2 ")));
+    });
+}
+
+// S5.48
+#[test]
+fn a_client_with_affinity_keeps_its_endpoint() {
+    in_namespace("hygiene::a_client_with_affinity_keeps_its_endpoint", || {
+        let lab = Lab::new();
+        lab.serve(9000);
+        let clients: Vec<String> = (100..120).map(|last| format!("192.0.2.{last}")).collect();
+        for client in &clients {
+            lab.c1.add_address("lo", &format!("{client}/32"));
+        }
+        let mut web = mapping("web", &[EXT1], both(8080, &[&at(P1, 9000), &at(P2, 9000)]));
+        web.affinity = Affinity::ClientIp;
+        let nat = Nat::start(options()).unwrap();
+        apply(&nat, &model(vec![web], vec![]));
+
+        let mut endpoints = std::collections::BTreeSet::new();
+        for client in &clients {
+            let names: std::collections::BTreeSet<String> = (0..4)
+                .map(|_| connect(&lab.c1, client, (EXT1, 8080), SOON * 6).unwrap().1)
+                .collect();
+            assert_eq!(names.len(), 1, "{client} saw {names:?}");
+            endpoints.extend(names.into_iter().map(|name| name[..2].to_owned()));
+        }
+
+        assert_eq!(endpoints, ["p1".to_owned(), "p2".to_owned()].into());
+    });
+}
+
+// S5.44+
+#[test]
+fn egress_connections_go_when_their_address_or_rule_goes() {
+    in_namespace("hygiene::egress_connections_go_when_their_address_or_rule_goes", || {
+        let lab = Lab::new();
+        lab.serve_outside(443);
+        durward_testkit::netns::add_address("ext1", "203.0.113.9/24");
+        let pods = [format!("{P1}/32")];
+        let out = |addresses: &[&str]| model(vec![], vec![egress(&pods, addresses)]);
+        let nat = Nat::start(options()).unwrap();
+        let from_pod = || connect(&lab.p1, P1, (REMOTE, 443), SOON * 4).unwrap();
+        apply(&nat, &out(&[EXT1]));
+        let (mut first, _) = from_pod();
+
+        apply(&nat, &out(&["203.0.113.9"]));
+        assert!(!is_alive(&mut first, SOON));
+        let (mut second, seen) = from_pod();
+        assert_eq!(seen, "c1 203.0.113.9");
+        apply(&nat, &out(&[EXT2]));
+        assert!(!is_alive(&mut second, SOON));
+        let (mut third, seen) = from_pod();
+        assert_eq!(seen, format!("c2 {EXT2}"));
+        apply(&nat, &std::sync::Arc::new(NatModel::default()));
+        assert!(!is_alive(&mut third, SOON));
+    });
+}

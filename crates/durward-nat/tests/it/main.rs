@@ -1,0 +1,15 @@
+#![cfg(test)]
+//! The kernel plane against real kernels, in network namespaces made without root.
+
+mod atomic;
+mod cost;
+mod egress;
+mod golden;
+mod hygiene;
+mod ingress;
+mod interfaces;
+mod lab;
+mod lifecycle;
+mod near;
+mod reference;
+mod takeover;

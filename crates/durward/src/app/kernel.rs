@@ -1,0 +1,274 @@
+//! The kernel's share of a running gateway: the latest mappings, applied to the packet filter, and how that went.
+//!
+//! It starts with the first mapping. When the process ends or crashes the kernel goes on alone; a fault is tried again until it is cured.
+//! Deliberately absent: taking anything out of the kernel at the end; `durward nat cleanup` does that.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use durward_model::mapping::NatModel;
+use durward_nat::{MappingReport, Nat, Options, Report};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// The kernel's share.
+pub(crate) struct Kernel {
+    options: Options,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    plane: Option<Nat>,
+    wanted: Arc<NatModel>,
+    report: Report,
+    /// Why the kernel is not as it should be.
+    fault: Option<String>,
+    /// Connections cut since the start because they were no longer allowed.
+    cut: u64,
+    /// Another process has it now.
+    closed: bool,
+    /// When it was last as it should be.
+    applied: Timestamp,
+}
+
+impl Kernel {
+    /// Nothing yet.
+    pub(crate) fn new(options: Options) -> Self {
+        Self { options, state: Mutex::default() }
+    }
+
+    /// Makes the kernel as the model says. A fault is kept and told, and tried again by `retry`.
+    pub(crate) fn apply(&self, model: &Arc<NatModel>) {
+        let mut state = self.state();
+        state.wanted = Arc::clone(model);
+        self.bring_about(&mut state);
+    }
+
+    /// Tries again what did not work.
+    pub(crate) fn retry(&self) {
+        let mut state = self.state();
+        if state.fault.is_some() {
+            self.bring_about(&mut state);
+        }
+    }
+
+    /// Leaves the kernel to a younger process.
+    pub(crate) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        state.plane = None;
+    }
+
+    /// When the kernel was last brought to the configuration.
+    pub(crate) fn last_applied(&self) -> Timestamp {
+        let applied = self.state().applied;
+        applied.round(jiff::Unit::Second).unwrap_or(applied)
+    }
+
+    /// Whether anybody asked for anything.
+    pub(crate) fn is_wanted(&self) -> bool {
+        is_wanted(&self.options, &self.state().wanted)
+    }
+
+    /// What the kernel carries, and what keeps it from carrying all; `None` when nothing was asked.
+    pub(crate) fn readiness(&self) -> Option<(String, Option<String>)> {
+        let state = self.state();
+        if !is_wanted(&self.options, &state.wanted) {
+            return None;
+        }
+        let programmed =
+            |of: &[MappingReport]| of.iter().filter(|one| one.rejected.is_none()).count();
+        let (mappings, rules) = (&state.report.mappings, &state.report.egress);
+        let carried = format!(
+            "{} of {} mappings, {} of {} egress rules in the kernel",
+            programmed(mappings),
+            state.wanted.mappings.len(),
+            programmed(rules),
+            state.wanted.egress.len()
+        );
+        Some((carried, state.fault.clone()))
+    }
+
+    /// For `/snapshot`.
+    pub(crate) fn report(&self) -> Value {
+        let state = self.state();
+        let one = |report: &MappingReport| {
+            json!({
+                "tenant": report.tenant,
+                "name": report.name,
+                "state": report.rejected.as_ref().map_or_else(|| "in the kernel".to_owned(), ToString::to_string),
+                "addressesNotHere": report.foreign_addresses,
+            })
+        };
+        json!({
+            "fault": state.fault,
+            "ownsTable": state.plane.as_ref().is_some_and(Nat::owns_table),
+            "host": state.report.host,
+            "mappings": state.report.mappings.iter().map(one).collect::<Vec<_>>(),
+            "egress": state.report.egress.iter().map(one).collect::<Vec<_>>(),
+        })
+    }
+
+    /// Metric families, empty when nothing was asked.
+    pub(crate) fn exposition(&self) -> String {
+        let state = self.state();
+        let mut text = String::new();
+        if !is_wanted(&self.options, &state.wanted) {
+            return text;
+        }
+        let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>| {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            let _ = writeln!(
+                text,
+                "# HELP durward_nat_{name} {help}\n# TYPE durward_nat_{name} {kind}"
+            );
+            for (labels, value) in samples {
+                let _ = writeln!(text, "durward_nat_{name}{suffix}{labels} {value}");
+            }
+        };
+        let up = u64::from(state.fault.is_none());
+        family("up", "gauge", "Whether the kernel is as the configuration says.", one(up));
+        let rejected =
+            state.report.mappings.iter().filter(|one| one.rejected.is_some()).count() as u64;
+        let carried = state.report.mappings.len() as u64 - rejected;
+        let states = vec![
+            ("{state=\"carried\"}".to_owned(), carried),
+            ("{state=\"left_out\"}".to_owned(), rejected),
+        ];
+        family("mappings", "gauge", "Mappings by what became of them.", states);
+        let help = "Connections that were cut because they are no longer allowed.";
+        family("connections_cut", "counter", help, one(state.cut));
+        if let Some(counts) = state.plane.as_ref().and_then(|plane| plane.counters().ok()) {
+            let refused = counts.refused.iter();
+            let refused =
+                refused.map(|(why, count)| (format!("{{reason=\"{why}\"}}"), count.packets));
+            let help = "Packets that were dropped or refused.";
+            family("refused_packets", "counter", help, refused.collect());
+            let by_tenant = |value: fn(&durward_nat::nftables::table::Count) -> u64| {
+                let tenants = counts.tenants.iter();
+                tenants
+                    .map(|(tenant, count)| (format!("{{tenant=\"{tenant}\"}}"), value(count)))
+                    .collect()
+            };
+            let help = "Packets forwarded for a tenant, both ways.";
+            family("tenant_packets", "counter", help, by_tenant(|count| count.packets));
+            let help = "Bytes forwarded for a tenant, both ways.";
+            family("tenant_bytes", "counter", help, by_tenant(|count| count.bytes));
+            let help =
+                "Connections that found no free port or lost a race for one, on the whole host.";
+            family("conntrack_insert_failed", "counter", help, one(counts.conntrack.insert_failed));
+            let help = "Times foreign changes of the table were undone.";
+            family("repairs", "counter", help, one(counts.repairs));
+        }
+        traffic(&state, &mut family);
+        text
+    }
+
+    fn bring_about(&self, state: &mut State) {
+        if state.closed || !is_wanted(&self.options, &state.wanted) && state.plane.is_none() {
+            return;
+        }
+        let outcome = self.try_to(state);
+        let was = state.fault.take();
+        match outcome {
+            Ok(report) => {
+                state.applied = Timestamp::now();
+                state.cut += report.connections_cut as u64;
+                tell(&state.report, &report, was.is_some());
+                state.report = report;
+            }
+            Err(fault) => {
+                if was.as_ref() != Some(&fault) {
+                    tracing::error!(
+                        fault,
+                        "the kernel does not carry the mappings; it is tried again"
+                    );
+                }
+                state.fault = Some(fault);
+            }
+        }
+    }
+
+    fn try_to(&self, state: &mut State) -> Result<Report, String> {
+        if self.options.external.is_empty() {
+            return Err("no interface is external: name them with --nat-external".to_owned());
+        }
+        if state.plane.is_none() {
+            state.plane = Some(Nat::start(self.options.clone()).map_err(|error| sentence(&error))?);
+        }
+        let Some(plane) = &state.plane else { return Err("it did not start".to_owned()) };
+        plane.apply(Arc::clone(&state.wanted)).map_err(|error| sentence(&error))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_wanted(options: &Options, model: &NatModel) -> bool {
+    !options.external.is_empty() || !model.mappings.is_empty() || !model.egress.is_empty()
+}
+
+fn one(value: u64) -> Vec<(String, u64)> {
+    vec![(String::new(), value)]
+}
+
+/// Connections by mapping, and those that leave by egress address.
+fn traffic(state: &State, family: &mut impl FnMut(&str, &str, &str, Vec<(String, u64)>)) {
+    let Some(plane) = &state.plane else { return };
+    if let Ok(begun) = plane.begun(&state.wanted) {
+        let samples = state.wanted.mappings.iter().zip(begun).map(|(mapping, begun)| {
+            (format!("{{tenant=\"{}\",mapping=\"{}\"}}", mapping.tenant, mapping.name), begun)
+        });
+        let help = "Connections that began at a mapping since its ports were last changed.";
+        family("mapping_connections", "gauge", help, samples.collect());
+    }
+    if let Ok(used) = plane.leaving() {
+        let samples: BTreeMap<String, u64> = used
+            .into_iter()
+            .map(|(address, count)| (format!("{{address=\"{address}\"}}"), count))
+            .collect();
+        let help = "Connections that leave from an egress address now; each destination has 64512 ports of it.";
+        family("egress_connections", "gauge", help, samples.into_iter().collect());
+    }
+}
+
+/// The error with its causes, each once.
+pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn tell(before: &Report, now: &Report, cured: bool) {
+    let known = |of: &[MappingReport], one: &MappingReport| of.contains(one);
+    let all = now.mappings.iter().map(|one| (one, known(&before.mappings, one)));
+    let all = all.chain(now.egress.iter().map(|one| (one, known(&before.egress, one))));
+    for (one, known) in all {
+        let (tenant, mapping) = (&one.tenant, &*one.name);
+        match &one.rejected {
+            _ if known => {}
+            Some(why) => tracing::error!(%tenant, mapping, %why, "left out of the kernel"),
+            None if !one.foreign_addresses.is_empty() => {
+                tracing::warn!(%tenant, mapping, addresses = ?one.foreign_addresses, "addresses are not on this host");
+            }
+            None => tracing::debug!(%tenant, mapping, "in the kernel"),
+        }
+    }
+    for problem in now.host.iter().filter(|problem| !before.host.contains(problem)) {
+        tracing::warn!(problem, "this host");
+    }
+    tracing::info!(
+        mappings = now.mappings.len(),
+        egress = now.egress.len(),
+        connections_cut = now.connections_cut,
+        cured,
+        "the kernel carries the mappings"
+    );
+}

@@ -1,0 +1,78 @@
+//! What would keep the kernel from carrying mappings here: rights, interfaces, gateways, firewalls, parameters.
+//!
+//! Deliberately absent: changing any of it.
+
+use durward_model::mapping::NatModel;
+use durward_nat::{Options, Survey, survey};
+
+use crate::app::sentence;
+use crate::commands::check::Category;
+
+/// The kernel's share; nothing when nothing is asked of it.
+pub(crate) fn check(model: &NatModel, options: &Options) -> Category {
+    let mut category = Category::new("kernel");
+    if model.mappings.is_empty() && model.egress.is_empty() && options.external.is_empty() {
+        return category;
+    }
+    if options.external.is_empty() {
+        category.error(
+            "there are mappings or egress.sources, but no interface is external",
+            "--nat-external PATTERN, as for durward run",
+        );
+        return category;
+    }
+    match survey(options, model) {
+        Ok(survey) => judge(&mut category, &survey, options),
+        Err(error) => category.warn(
+            format!("the kernel cannot be asked: {}", sentence(&error)),
+            "run it with CAP_NET_ADMIN, as durward run has it",
+        ),
+    }
+    category
+}
+
+fn judge(category: &mut Category, survey: &Survey, options: &Options) {
+    let names: Vec<&str> = survey.interfaces.external.keys().map(String::as_str).collect();
+    if names.is_empty() {
+        category.error(
+            format!("no interface's whole name matches {:?}", options.external),
+            "ip -brief link shows the names",
+        );
+    } else {
+        category.ok(format!("external: {}", names.join(", ")));
+    }
+    for name in &survey.without_gateway {
+        category.warn(
+            format!("{name} has no gateway, so it reaches its own networks only"),
+            "--nat-gateway, or a default route by it",
+        );
+    }
+    for (name, gateway) in &survey.silent_gateways {
+        category.error(
+            format!("nobody answers for gateway {gateway} on {name}"),
+            "--nat-gateway counts from the network's first address (1) or last (-1), or names it",
+        );
+    }
+    for chain in &survey.dropping {
+        category.warn(
+            format!("chain {chain} drops forwarded packets that none of its rules accepts"),
+            "what Durward lets through must pass there too: accept it, or change the policy",
+        );
+    }
+    if survey.dropping.is_empty() {
+        category.ok("no other table drops forwarded packets by default");
+    }
+    for parameter in &survey.parameters {
+        if options.set_sysctls {
+            category.ok(format!("{parameter}; durward run sets it"));
+        } else {
+            category.error(parameter.clone(), "set it, or leave out --nat-keep-sysctls");
+        }
+    }
+    for address in &survey.missing {
+        category.warn(
+            format!("{address} is on no external interface"),
+            "it may be another host's; --nat-address INTERFACE=IP/LEN puts it on",
+        );
+    }
+}

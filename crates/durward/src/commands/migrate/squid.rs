@@ -1,0 +1,84 @@
+//! A squid.conf as documents, and what is not the same.
+//!
+//! Deliberately absent: changing anything that is already there.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use durward_control::migrate::squid::{self, SquidOptions};
+use durward_control::migrate::{Effect, Migrated};
+
+use crate::cli::Migrate;
+use crate::failure::{Exit, Failure};
+use crate::output::{Screen, count};
+
+/// Translates and prints or writes; fails when the documents let through what the other program denied.
+pub(super) fn migrate(arguments: &Migrate, file: &Path, text: &str) -> Result<Exit, Failure> {
+    let options =
+        SquidOptions { address: arguments.address, egress: arguments.egress_address.clone() };
+    let folder = file.parent().map(Path::to_owned).unwrap_or_default();
+    // Squid's own paths are absolute, or from where it was started; beside the file is what a copy has.
+    let open = |name: &str| {
+        let beside = folder.join(Path::new(name).file_name().unwrap_or_default());
+        fs::read_to_string(folder.join(name))
+            .or_else(|error| fs::read_to_string(beside).map_err(|_| error.to_string()))
+    };
+    let name = file.display().to_string();
+    let migrated = squid::migrate(&name, text, &options, &open)
+        .map_err(|fault| Failure::InvalidConfig { message: fault.to_string() })?;
+    match &arguments.out {
+        Some(directory) => write(directory, &migrated)?,
+        None => print(&migrated)?,
+    }
+    tell(arguments, &migrated)
+}
+
+fn print(migrated: &Migrated) -> Result<(), Failure> {
+    let mut screen = Screen::stdout();
+    for (at, (_, text)) in migrated.documents.iter().enumerate() {
+        let mark = if at == 0 { "" } else { "---\n" };
+        screen.text(&format!("{mark}{text}"))?;
+    }
+    Ok(())
+}
+
+fn write(directory: &Path, migrated: &Migrated) -> Result<(), Failure> {
+    let place = |name: &str| directory.join(format!("{name}.yaml"));
+    let taken = migrated.documents.iter().map(|(name, _)| place(name)).find(|path| path.exists());
+    if let Some(path) = taken {
+        let message = format!("{} is already there: name another directory", path.display());
+        return Err(Failure::usage(message));
+    }
+    let broken = |path: &Path| {
+        let doing = format!("writing {}", path.display());
+        move |error| Failure::broken(doing, error)
+    };
+    fs::create_dir_all(directory).map_err(broken(directory))?;
+    for (name, text) in &migrated.documents {
+        let path = place(name);
+        let written =
+            fs::File::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+        written.map_err(broken(&path))?;
+    }
+    Ok(())
+}
+
+/// Notes are for people and go beside the documents.
+fn tell(arguments: &Migrate, migrated: &Migrated) -> Result<Exit, Failure> {
+    let mut notes = anstream::stderr();
+    for note in &migrated.notes {
+        writeln!(notes, "{note}")?;
+    }
+    let of = |effect| migrated.notes.iter().filter(|note| note.effect == effect).count();
+    let wider = of(Effect::Wider);
+    let tenants = count(migrated.documents.len(), "tenant");
+    let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from("FILE"));
+    writeln!(
+        notes,
+        "{tenants}; {wider} wider than it was, {} narrower; next: durward validate -c {}",
+        of(Effect::Narrower),
+        out.display()
+    )?;
+    Ok(if wider == 0 { Exit::Ok } else { Exit::FailedCheck })
+}

@@ -1,0 +1,199 @@
+//! `durward nat`: what the kernel carries, what a configuration would change, and taking all of it out.
+//!
+//! Deliberately absent: changing anything but by `cleanup`; `run` does that.
+
+use durward_model::mapping::{KernelEgress, NatModel, PortMapping};
+use durward_nat::nftables::TableError;
+use durward_nat::{MappingReport, Nat, NatError};
+use serde::Serialize;
+
+use crate::app::sentence;
+use crate::cli::{ConfigArgs, NatArgs, NatCommand, NatWhat, OutputArgs};
+use crate::config;
+use crate::failure::{Exit, Failure};
+use crate::output::{Format, Screen, Table, Tone, count, plain};
+
+/// Does what is asked.
+pub(crate) fn nat(arguments: &NatCommand) -> Result<Exit, Failure> {
+    match &arguments.what {
+        NatWhat::List { config, nat, output } => list(config, nat, *output),
+        NatWhat::Diff { config, nat } => diff(config, nat),
+        NatWhat::Cleanup { nat } => cleanup(nat),
+    }
+}
+
+/// One line of the list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    kind: &'static str,
+    tenant: String,
+    name: String,
+    /// `addresses ports` or `sources`.
+    from: Vec<String>,
+    to: Vec<String>,
+    state: String,
+    carried: bool,
+    /// Since the ports were last changed.
+    connections: u64,
+    written_at: String,
+}
+
+fn list(config: &ConfigArgs, arguments: &NatArgs, output: OutputArgs) -> Result<Exit, Failure> {
+    let loaded = config::load(config)?;
+    let model = &loaded.snapshot.nat;
+    let plane = open(arguments)?;
+    let (wanted, _) = plane.preview(model).map_err(failed)?;
+    let carried = plane.carried(model).map_err(failed)?;
+    let begun = plane.begun(model).map_err(failed)?;
+    let leaving = plane.leaving().map_err(failed)?;
+    let mut lines = Vec::with_capacity(model.mappings.len() + model.egress.len());
+    for (((mapping, report), carried), begun) in
+        model.mappings.iter().zip(&wanted.report.mappings).zip(carried).zip(begun)
+    {
+        lines.push(mapping_line(mapping, report, carried, begun));
+    }
+    for (rule, report) in model.egress.iter().zip(&wanted.report.egress) {
+        let of_rule = leaving
+            .iter()
+            .filter(|(address, _)| rule.addresses.iter().any(|range| range.contains(**address)));
+        lines.push(egress_line(rule, report, of_rule.map(|(_, count)| count).sum()));
+    }
+    let all = lines.iter().all(|line| line.carried);
+    let mut screen = Screen::stdout();
+    match output.format {
+        format @ (Format::Json | Format::Yaml) => screen.value(&lines, format)?,
+        format => print(&mut screen, &lines, model, format)?,
+    }
+    Ok(if all { Exit::Ok } else { Exit::FailedCheck })
+}
+
+fn mapping_line(mapping: &PortMapping, report: &MappingReport, carried: bool, begun: u64) -> Line {
+    let from = mapping.addresses.iter().flat_map(|address| {
+        let ports = mapping.ports.iter();
+        ports.map(move |port| format!("{address} {} {}", port.protocol, port.ports))
+    });
+    let to = mapping.ports.iter().flat_map(|port| {
+        let all = port.endpoints(true).into_iter().chain(port.endpoints(false));
+        all.map(|(address, port)| match port {
+            Some(port) => std::net::SocketAddr::new(address, port).to_string(),
+            None => address.to_string(),
+        })
+    });
+    let mut to: Vec<String> = to.collect();
+    to.sort();
+    to.dedup();
+    let state = match (&report.rejected, carried, report.foreign_addresses.as_slice()) {
+        (Some(why), ..) => format!("left out: {why}"),
+        (None, false, _) => "not in the kernel yet".to_owned(),
+        (None, true, []) => "in the kernel".to_owned(),
+        (None, true, foreign) => {
+            let foreign: Vec<String> = foreign.iter().map(ToString::to_string).collect();
+            format!("in the kernel, not on this host: {}", foreign.join(", "))
+        }
+    };
+    Line {
+        kind: "mapping",
+        tenant: mapping.tenant.to_string(),
+        name: mapping.name.to_string(),
+        from: from.collect(),
+        to,
+        carried: carried && report.rejected.is_none(),
+        state,
+        connections: begun,
+        written_at: mapping.origin.to_string(),
+    }
+}
+
+fn egress_line(rule: &KernelEgress, report: &MappingReport, leaving: u64) -> Line {
+    let rejected = report.rejected.as_ref();
+    Line {
+        kind: "egress",
+        tenant: rule.tenant.to_string(),
+        name: rule.name.to_string(),
+        from: rule.sources.iter().map(ToString::to_string).collect(),
+        to: rule.addresses.iter().map(ToString::to_string).collect(),
+        carried: rejected.is_none(),
+        state: rejected.map_or_else(|| "may leave".to_owned(), |why| format!("left out: {why}")),
+        connections: leaving,
+        written_at: rule.origin.to_string(),
+    }
+}
+
+fn print(
+    screen: &mut Screen,
+    lines: &[Line],
+    model: &NatModel,
+    format: Format,
+) -> Result<(), Failure> {
+    let wide = format == Format::Wide;
+    let mut header = vec!["KIND", "TENANT", "NAME", "FROM", "TO", "CONNECTIONS", "STATE"];
+    if wide {
+        header.push("WRITTEN AT");
+    }
+    let mut table = Table::new(&header);
+    for line in lines {
+        let some = |of: &[String]| match (of, wide) {
+            ([], _) => "-".to_owned(),
+            ([first, rest @ ..], false) if !rest.is_empty() => format!("{first} +{}", rest.len()),
+            (all, _) => all.join(", "),
+        };
+        let tone = if line.carried { Tone::Good } else { Tone::Bad };
+        let mut cells = vec![
+            plain(line.kind),
+            plain(&line.tenant),
+            plain(&line.name),
+            plain(some(&line.from)),
+            plain(some(&line.to)),
+            plain(line.connections),
+            (line.state.clone(), tone),
+        ];
+        if wide {
+            cells.push(plain(&line.written_at));
+        }
+        table.row(cells);
+    }
+    table.print(screen)?;
+    screen.line("")?;
+    let (mappings, rules) = (model.mappings.len(), model.egress.len());
+    screen.line(format!(
+        "{}, {}; next: durward nat diff",
+        count(mappings, "mapping"),
+        count(rules, "egress rule")
+    ))
+}
+
+fn diff(config: &ConfigArgs, arguments: &NatArgs) -> Result<Exit, Failure> {
+    let loaded = config::load(config)?;
+    let (_, difference) = open(arguments)?.preview(&loaded.snapshot.nat).map_err(failed)?;
+    let mut screen = Screen::stdout();
+    if difference.is_empty() {
+        screen.line("the kernel is as the configuration says")?;
+        return Ok(Exit::Ok);
+    }
+    screen.text(&difference.to_string())?;
+    Ok(Exit::FailedCheck)
+}
+
+fn cleanup(arguments: &NatArgs) -> Result<Exit, Failure> {
+    open(arguments)?.cleanup().map_err(failed)?;
+    Screen::stdout().line("nothing of Durward's is left in the kernel")?;
+    Ok(Exit::Ok)
+}
+
+/// The kernel plane, which changes nothing before it is told to.
+fn open(arguments: &NatArgs) -> Result<Nat, Failure> {
+    Nat::start(arguments.options()?).map_err(failed)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` passes")]
+fn failed(error: NatError) -> Failure {
+    match &error {
+        NatError::Table(TableError::Forbidden) => Failure::broken(
+            "asking the kernel",
+            "it may not be changed: either a running durward owns it, or CAP_NET_ADMIN is missing",
+        ),
+        NatError::Options { problem } => Failure::usage(problem.clone()),
+        error => Failure::broken("asking the kernel", sentence(error)),
+    }
+}
