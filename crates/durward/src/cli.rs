@@ -49,7 +49,7 @@ pub(crate) enum Command {
     /// Show two tenants and a partner at work, in one process, on this machine
     Demo(Demo),
     /// Serve a configuration
-    Run(Run),
+    Run(Box<Run>),
     /// Compile a configuration and say what becomes of each document
     Validate(Validate),
     /// Say what happens to a connection or request, and why, with file and line
