@@ -55,10 +55,14 @@ class Loads:
                 raise
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def wrk(self, url, connections, seconds, body, meanwhile=None):
-        """Keep-alive GETs for whole seconds; every answer must carry at least `body` bytes."""
+    def wrk(self, url, connections, seconds, body, meanwhile=None, asked=None):
+        """Keep-alive GETs for whole seconds; every answer must carry at least `body` bytes.
+
+        With `asked`, `url` is a forward proxy's, which is asked for that one.
+        """
         seconds = max(1, math.ceil(seconds))
         command = [self.tools.path("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s", "-s", REPORT, url]
+        command += ["--", asked] if asked else []
         run = self.run(command, seconds + 60, meanwhile)
         found = re.search(r"^@(\{.*\})$", run.stdout, re.M)
         if not found:
@@ -86,10 +90,11 @@ class Loads:
             micros = sorted(int(line.split("\t")[2]) for line in log.read().decode().splitlines())
         return h2_sample(run, micros, count)
 
-    def handshakes(self, target, seconds, threads=16):
-        """New connections with full handshakes, one request each."""
+    def connections(self, target, seconds, origin=None, form="tunnel", threads=16):
+        """New connections with full handshakes, one request each; with `origin` by way of a forward proxy."""
         command = [
-            self.own, "handshakes", "--target", target, "--threads", threads, "--seconds", seconds, "--body", SMALL_BODY,
+            self.own, "connections", "--target", target, *through(origin), "--form", form, "--threads", threads,
+            "--seconds", seconds, "--body", SMALL_BODY,
         ]
         run = self.run(command, seconds + 60)
         seen = parsed(run)
@@ -100,21 +105,32 @@ class Loads:
             seen["errors"] or int(seen["done"] == 0), seen["first_error"],
         )
 
-    def sink(self, target, sni, connections, size):
-        """Bytes through a TLS pass-through, from the bench's own source."""
-        command = [self.own, "sink", "--target", target, "--sni", sni, "--connections", connections, "--bytes", size]
+    def sink(self, target, sni, connections, size, origin=None):
+        """Bytes through a TLS pass-through, or through tunnels to `origin`, from the bench's own source."""
+        command = [
+            self.own, "sink", "--target", target, *through(origin), "--sni", sni, "--connections", connections,
+            "--bytes", size,
+        ]
         run = self.run(command, 120)
         seen = parsed(run)
         if seen is None:
             return Sample(errors=1, error=last_line(run))
         return Sample(connections, seen["bytes"], seen["seconds"], None, None, seen["errors"], seen["first_error"])
 
-    def idle(self, target, connections):
-        """A running client that holds idle connections."""
+    def idle(self, target, connections, origin=None):
+        """A running client that holds idle connections, or idle tunnels to `origin`."""
         return IdleClient(
-            [self.own, "idle", "--target", target, "--threads", 8, "--connections", connections, "--body", SMALL_BODY],
+            [
+                self.own, "idle", "--target", target, *through(origin), "--threads", 8, "--connections", connections,
+                "--body", SMALL_BODY,
+            ],
             self.cpus,
         )
+
+
+def through(origin):
+    """What tells the bench's own load that its target is a forward proxy."""
+    return ["--origin", origin] if origin else []
 
 
 class IdleClient:

@@ -1,6 +1,6 @@
 """The proxies that are compared and the origin behind them: one configuration each, all below bench/out.
 
-Every proxy gets its own loopback address and the same four doors; none writes an access log.
+Every proxy gets its own loopback address and the same doors; none writes an access log.
 """
 
 import os
@@ -20,9 +20,11 @@ from harness.tools import OUT, environment
 
 ORIGIN_ADDRESS = "127.91.1.1"
 EGRESS_ADDRESS = "127.91.2.1"
-NAMES = ["durward", "nginx", "haproxy", "pingora", "envoy"]
+NAMES = ["durward", "nginx", "haproxy", "pingora", "envoy", "squid", "tinyproxy"]
 ADDRESSES = {name: f"127.91.0.{index}" for index, name in enumerate(NAMES, 1)}
 DOORS = ["tls", "rsa", "plain", "pass"]
+FORWARD = "forward"  # the door of forward proxies
+FORWARD_PEERS = ["squid", "tinyproxy"]
 IDLE_SECONDS = 600
 
 
@@ -37,6 +39,10 @@ class Setting:
     workers: int
     placement: object
 
+    def small(self):
+        """What a forward proxy is asked for."""
+        return f"http://{self.http}/small"
+
     def served(self):
         """How many requests the HTTP origin has had so far, this question included."""
         with urllib.request.urlopen(f"http://{self.http}/served", timeout=5) as answer:
@@ -48,6 +54,7 @@ class Proxy:
     """One peer: how it is configured and started, and which doors it has."""
 
     doors = DOORS
+    keeps_connections = True  # whether a client's connection serves more than one request
     frugal = None  # (another program that needs less memory but more CPU, a word about it)
 
     def __init__(self, name, program, setting):
@@ -63,7 +70,7 @@ class Proxy:
         return f"{self.address}:{self.setting.ports[door]}"
 
     def url(self, door, path):
-        return f"{'http' if door == 'plain' else 'https'}://{self.at(door)}{path}"
+        return f"{'http' if door in ('plain', FORWARD) else 'https'}://{self.at(door)}{path}"
 
     def start(self):
         """Starts and probes it; raises Unusable with the reason when it does not serve."""
@@ -107,6 +114,8 @@ class Unusable(Exception):
 
 
 class Durward(Proxy):
+    doors = [*DOORS, FORWARD]
+
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.version = says([self.program, "version"]) or "this tree"
@@ -127,12 +136,17 @@ spec:
   upstreams:
     origin: {{endpoints: ["{self.setting.http}"], pool: {{idlePerCore: 1024}}}}
     raw: {{endpoints: ["{self.setting.raw}"]}}
-  egress: {{addresses: [{EGRESS_ADDRESS}]}}
+  egress:
+    addresses: [{EGRESS_ADDRESS}]
+    proxy:
+      - {{address: {self.address}, port: {self.setting.ports[FORWARD]}, allowedSources: [127.0.0.0/8]}}
+    allow:
+      - {{cidr: {ORIGIN_ADDRESS}/32, ports: [{self.setting.ports["http"]}, {self.setting.ports["raw"]}]}}
   limits: {{timeouts: {{idle: {IDLE_SECONDS}s}}}}
 """)
         return [
             self.program, "run", "-c", config, "--workers", self.setting.workers, "--strict",
-            "--admin", "off", "--access-log", "off", "--drain-grace", "1s",
+            "--admin", "off", "--access-log", "off", "--decision-log", "off", "--drain-grace", "1s",
         ]
 
     def listener(self, door, protocol, more):
@@ -356,6 +370,8 @@ def probe(proxy, door):
             return fetch(plain, proxy.at(door))
         if door == "pass":
             return None
+        if door == FORWARD:
+            return probe_forward(plain, proxy)
         context = ssl.create_default_context(cafile=proxy.setting.certificates.authority)
         with context.wrap_socket(plain, server_hostname=proxy.address) as secured:
             if secured.version() != "TLSv1.3":
@@ -366,8 +382,25 @@ def probe(proxy, door):
             return fetch(secured, proxy.at(door))
 
 
-def fetch(connection, host):
-    connection.sendall(f"GET /small HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+def probe_forward(plain, proxy):
+    """A request in absolute form, then the same through a tunnel."""
+    http = proxy.setting.http
+    fetch(plain, http, proxy.setting.small())
+    with socket.create_connection((proxy.address, proxy.setting.ports[FORWARD]), timeout=5) as tunnel:
+        tunnel.sendall(f"CONNECT {http} HTTP/1.1\r\nHost: {http}\r\n\r\n".encode())
+        answer = tunnel.recv(65536)
+        if not answered(answer) or not answer.endswith(b"\r\n\r\n"):
+            raise ValueError(f"answered CONNECT with {answer.splitlines()[:1]}")
+        fetch(tunnel, http)
+
+
+def answered(head):
+    """Whether it begins a 200; forward proxies may answer in HTTP/1.0."""
+    return head.startswith((b"HTTP/1.1 200 ", b"HTTP/1.0 200 "))
+
+
+def fetch(connection, host, path="/small"):
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
     answer = b""
     while b"\r\n\r\n" not in answer or len(answer.split(b"\r\n\r\n", 1)[1]) < SMALL_BODY:
         more = connection.recv(65536)
@@ -375,14 +408,14 @@ def fetch(connection, host):
             break
         answer += more
     head, _, body = answer.partition(b"\r\n\r\n")
-    if not head.startswith(b"HTTP/1.1 200 ") or len(body) != SMALL_BODY:
+    if not answered(head) or len(body) != SMALL_BODY:
         raise ValueError(f"answered {head.splitlines()[:1]} with {len(body)} bytes")
 
 
 def free_ports():
     """One set of ports that is free on every address of the bench, below the ephemeral range."""
     for base in range(20440, 32000, 20):
-        ports = {door: base + offset for offset, door in enumerate([*DOORS, "http", "raw"])}
+        ports = {door: base + offset for offset, door in enumerate([*DOORS, FORWARD, "http", "raw"])}
         if all(bindable(address, port) for address in [*ADDRESSES.values(), ORIGIN_ADDRESS] for port in ports.values()):
             return ports
     raise SystemExit("bench: no free ports on 127.91.0.0/16")

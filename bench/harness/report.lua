@@ -1,3 +1,12 @@
+-- After "--" may stand a URL: it is what a forward proxy is asked for, in absolute form. The request is made once.
+init = function(arguments)
+  local asked = arguments[1]
+  if asked then
+    wrk.path = asked
+    wrk.headers["Host"] = asked:match("^http://([^/]+)")
+  end
+end
+
 -- wrk calls this once, at the end; nothing runs per request.
 done = function(summary, latency, requests)
   local e = summary.errors

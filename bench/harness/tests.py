@@ -6,9 +6,12 @@ No proxy and no load program is needed.
 import os
 import subprocess
 import sys
+import tempfile
 import unittest
+from pathlib import Path
+from unittest import mock
 
-from harness import loads, procs, report, workloads
+from harness import forward, loads, procs, proxies, report, workloads
 from harness.loads import Sample
 from harness.workloads import Outcome
 
@@ -84,7 +87,73 @@ class LoadOutput(unittest.TestCase):
         self.assertEqual(self.h2load(4000, 4000 * 1024).p50_ms, 2.0)
 
 
+class ForwardProxies(unittest.TestCase):
+    def setting(self):
+        ports = {door: 20440 + index for index, door in enumerate([*proxies.DOORS, proxies.FORWARD, "http", "raw"])}
+        certificates = mock.MagicMock()
+        return proxies.Setting(ports, "127.91.1.1:20445", "127.91.1.1:20446", certificates, 1, None)
+
+    def prepared(self, kind, name, program):
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(proxies, "OUT", Path(folder)):
+            proxy = kind(name, program, self.setting())
+            proxy.folder.mkdir()
+            command = [str(word) for word in proxy.prepare()]
+            written = "".join(path.read_text() for path in Path(folder).rglob("*.*"))
+        return command, written, folder
+
+    def test_the_four_workloads_have_squid_as_their_measure(self):
+        found = {each.name: each.targets for each in workloads.catalogue() if each.door == proxies.FORWARD}
+
+        names = ["forward-small", "connect-bulk", "connect-new", "connect-idle"]
+        self.assertEqual(found, {name: {"squid": 0.5} for name in names})
+
+    def test_only_peers_with_a_part_in_the_workloads_are_started(self):
+        catalogue = {workload.name: workload for workload in workloads.catalogue()}
+        names = ["nginx", "haproxy", "squid", "tinyproxy"]
+
+        self.assertEqual(workloads.peers_for(names, [catalogue["connect-new"]]), ["squid", "tinyproxy"])
+        self.assertEqual(workloads.peers_for(names, [catalogue["bulk"]]), ["nginx", "haproxy"])
+        self.assertEqual(workloads.peers_for(names, catalogue.values()), names)
+
+    def test_squid_and_tinyproxy_write_below_their_folder_and_listen_on_loopback(self):
+        for kind, name in ((forward.Squid, "squid"), (forward.Tinyproxy, "tinyproxy")):
+            command, written, folder = self.prepared(kind, name, Path("/nowhere") / name)
+
+            self.assertTrue(command[-1].startswith(folder), command)
+            self.assertIn(proxies.ADDRESSES[name], written)
+            for line in written.splitlines():
+                if line.lower().startswith(("pid", "cache_log", "coredump", "logfile ")):
+                    self.assertIn(folder, line)
+            self.assertNotIn("/etc", written)
+            self.assertNotIn("/var", written)
+
+    def test_squid_neither_caches_nor_logs_requests(self):
+        _, written, _ = self.prepared(forward.Squid, "squid", Path("/nowhere/squid"))
+
+        for line in ("cache deny all", "access_log none", "cache_store_log none", "workers 1"):
+            self.assertIn(line, written.splitlines())
+
+    def test_durward_lets_clients_go_to_the_origin_only(self):
+        _, written, _ = self.prepared(proxies.Durward, "durward", Path("/nowhere/durward"))
+
+        self.assertIn("allow:\n      - {cidr: 127.91.1.1/32, ports: [20445, 20446]}", written)
+
+    def test_what_is_asked_of_a_forward_proxy_is_an_absolute_url(self):
+        proxy = proxies.Durward("durward", Path("/nowhere/durward"), self.setting())
+
+        self.assertEqual(workloads.asked(proxy, proxies.FORWARD), "http://127.91.1.1:20445/small")
+        self.assertIsNone(workloads.asked(proxy, "plain"))
+
+
 class Processes(unittest.TestCase):
+    def test_threads_that_began_and_ended_meanwhile_are_counted(self):
+        before = procs.Cpu(1.0, 1.0, {(1, "1"): 2.0})
+        alone = procs.Cpu(1.5, 1.5, {(1, "1"): 2.98})
+        with_others = procs.Cpu(1.5, 1.5, {(1, "1"): 2.1})
+
+        self.assertAlmostEqual(alone.since(before)[0], 0.98)
+        self.assertAlmostEqual(with_others.since(before)[0], 1.0)
+
     def test_cpu_of_children_is_counted(self):
         burn = "import os; [os.fork() for _ in range(1)]; sum(range(6_000_000)); os.wait() if os.getpid() == {} else 0"
         script = f"import os; pid = os.getpid(); exec({burn!r}.format(pid)); print('done', flush=True); input()"

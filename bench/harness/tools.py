@@ -21,6 +21,8 @@ PACKAGES = {
     "wrk": "wrk",
     "h2load": "nghttp2-client",
     "cmake": "cmake",
+    "squid": "squid",
+    "tinyproxy": "tinyproxy-bin",
 }
 STREAM_MODULE = "ngx_stream_module.so"
 

@@ -11,8 +11,10 @@ from typing import Callable
 from harness.certs import PASS_NAME
 from harness.loads import BULK_BODY, SMALL_BODY, Sample
 from harness.procs import settled_rss
+from harness.proxies import FORWARD, FORWARD_PEERS
 
 GB = 1e9
+AGAINST_SQUID = {"squid": 0.50}
 RAMP = 1  # seconds in which connections are opened, and in which the load may end
 
 
@@ -80,6 +82,11 @@ def warm_wrk(door, path, body):
     return lambda proxy, loads, length: loads.wrk(proxy.url(door, path), 8, 1, body)
 
 
+def asked(proxy, door):
+    """The URL a forward proxy is asked for; None at the other doors."""
+    return proxy.setting.small() if door == FORWARD else None
+
+
 def keepalive(name, door, connections, sentence, targets):
     return Workload(
         name, door, sentence, "CPU-s/100k requests", targets, round=steady(door, connections),
@@ -103,7 +110,7 @@ def steady(door, connections):
             marks.append((proxy.child.cpu(), proxy.setting.served()))
 
         url = proxy.url(door, "/small")
-        sample = loads.wrk(url, connections, RAMP + length.seconds + RAMP, SMALL_BODY, window)
+        sample = loads.wrk(url, connections, RAMP + length.seconds + RAMP, SMALL_BODY, window, asked(proxy, door))
         (before, served_before), (after, served_after) = marks
         return priced(after.since(before), (served_after - served_before) / 100_000, sample)
 
@@ -127,10 +134,10 @@ def handshakes(name, door, key, targets):
         name, door, f"new TCP + full TLS 1.3 handshake ({key}, X25519), one GET, close; 16 at a time",
         "CPU-s/10k connections", targets,
         round=costed(
-            lambda proxy, loads, length: loads.handshakes(proxy.at(door), length.seconds),
+            lambda proxy, loads, length: loads.connections(proxy.at(door), length.seconds),
             lambda sample: sample.requests / 10_000,
         ),
-        warm=lambda proxy, loads, length: loads.handshakes(proxy.at(door), 0.3),
+        warm=lambda proxy, loads, length: loads.connections(proxy.at(door), 0.3),
         rate="conn/s",
     )
 
@@ -171,24 +178,88 @@ def passthrough():
 def idle():
     return Workload(
         "idle", "tls", "idle TLS keep-alive connections, each used once; resident memory of the proxy per connection",
-        "KiB/connection", {}, round=held, limit=27.0, rate="conns",
+        "KiB/connection", {}, round=held("tls"), limit=27.0, rate="conns",
     )
 
 
-def held(proxy, loads, length):
+def held(door):
     """A fresh proxy, warmed; resident memory before and while the connections are held."""
-    wanted = reachable(length.idle)
-    program, word = proxy.frugal or (None, None)
-    proxy.restart(program)
-    loads.wrk(proxy.url("tls", "/small"), 32, 1, SMALL_BODY)
-    before = settled_rss(proxy.child)
-    with loads.idle(proxy.at("tls"), wanted) as client:
-        opened = client.opened()
-        during = settled_rss(proxy.child)
-        alive = client.check()
-    if program:
-        proxy.restart()
-    return weighed(during - before, opened, alive, wanted, length.idle, [word] if word else [])
+
+    def run(proxy, loads, length):
+        wanted = reachable(length.idle)
+        origin = proxy.setting.http if door == FORWARD else None
+        program, word = proxy.frugal or (None, None)
+        proxy.restart(program)
+        if origin:
+            loads.connections(proxy.at(door), 1, origin)
+        else:
+            loads.wrk(proxy.url(door, "/small"), 32, 1, SMALL_BODY)
+        before = settled_rss(proxy.child)
+        with loads.idle(proxy.at(door), wanted, origin) as client:
+            opened = client.opened()
+            during = settled_rss(proxy.child)
+            alive = client.check()
+        if program:
+            proxy.restart()
+        return weighed(during - before, opened, alive, wanted, length.idle, [word] if word else [])
+
+    return run
+
+
+def forward_small():
+    """wrk keeps its connections; where the proxy does not, each request brings one of its own."""
+    kept = steady(FORWARD, 32)
+    alone = costed(
+        lambda proxy, loads, length: loads.connections(
+            proxy.at(FORWARD), length.seconds, proxy.setting.http, form="absolute", threads=32
+        ),
+        lambda sample: sample.requests / 100_000,
+    )
+
+    def run(proxy, loads, length):
+        if proxy.keeps_connections:
+            return kept(proxy, loads, length)
+        outcome = alone(proxy, loads, length)
+        outcome.notes.append("it closes after each request: 32 at a time on new connections")
+        return outcome
+
+    return Workload(
+        "forward-small", FORWARD, "forward proxy, absolute-form GET 1 KiB keep-alive, wrk -c32", "CPU-s/100k requests",
+        dict(AGAINST_SQUID), round=run,
+        warm=lambda proxy, loads, length: loads.connections(proxy.at(FORWARD), 0.3, proxy.setting.http, form="absolute"),
+    )
+
+
+def connect_bulk():
+    def load(size):
+        return lambda proxy, loads, length: loads.sink(
+            proxy.at(FORWARD), PASS_NAME, 4, size(length), origin=proxy.setting.raw
+        )
+
+    return Workload(
+        "connect-bulk", FORWARD, "CONNECT, 4 tunnels, bytes from server to client", "CPU-s/GB", dict(AGAINST_SQUID),
+        round=costed(load(lambda length: length.pass_bytes), lambda sample: sample.bytes / GB),
+        warm=load(lambda length: 8_000_000), rate="Gbit/s",
+    )
+
+
+def connect_new():
+    def load(seconds):
+        return lambda proxy, loads, length: loads.connections(proxy.at(FORWARD), seconds(length), proxy.setting.http)
+
+    return Workload(
+        "connect-new", FORWARD, "new TCP + CONNECT, one GET through the tunnel, close; 16 at a time",
+        "CPU-s/10k tunnels", dict(AGAINST_SQUID),
+        round=costed(load(lambda length: length.seconds), lambda sample: sample.requests / 10_000),
+        warm=load(lambda length: 0.3), rate="tunnels/s",
+    )
+
+
+def connect_idle():
+    return Workload(
+        "connect-idle", FORWARD, "idle CONNECT tunnels, each used once; resident memory of the proxy per tunnel",
+        "KiB/tunnel", dict(AGAINST_SQUID), round=held(FORWARD), rate="tunnels",
+    )
 
 
 def weighed(grown, opened, alive, wanted, asked, notes):
@@ -224,4 +295,14 @@ def catalogue():
         http2("http2-wide", 32, 1, {"nginx": 1.00}),
         idle(),
         passthrough(),
+        forward_small(),
+        connect_bulk(),
+        connect_new(),
+        connect_idle(),
     ]
+
+
+def peers_for(names, chosen):
+    """Of the peers named, those that have a part in the chosen workloads: forward proxies at theirs, the others elsewhere."""
+    forward = {workload.door == FORWARD for workload in chosen}
+    return [name for name in names if (name in FORWARD_PEERS) in forward]

@@ -1,26 +1,28 @@
-//! Load for the bench that wrk and h2load cannot make: full TLS handshakes, idle connections, pass-through bytes.
+//! Load for the bench that wrk and h2load cannot make: full TLS handshakes, CONNECT tunnels, idle connections, bytes.
 //! It measures only what a client sees; the cost of a proxy is read from /proc by the caller. Results are JSON lines on stdout.
 
-mod handshakes;
+mod connections;
 mod idle;
 mod passthrough;
 mod tls;
+mod tunnel;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage:
-  bench-load handshakes --target ADDR --threads N --seconds S --body BYTES
-  bench-load idle --target ADDR --threads N --connections N --body BYTES
-  bench-load sink --target ADDR --sni NAME --connections N --bytes N
-  bench-load source --listen ADDR";
+  bench-load connections --target ADDR [--origin ADDR [--form tunnel|absolute]] --threads N --seconds S --body BYTES
+  bench-load idle --target ADDR [--origin ADDR] --threads N --connections N --body BYTES
+  bench-load sink --target ADDR [--origin ADDR] --sni NAME --connections N --bytes N
+  bench-load source --listen ADDR
+with --origin the target is a forward proxy, and the way to the origin is a tunnel; without it is TLS";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let command = words.next().unwrap_or_default();
     let outcome = match (Options::parse(words), command.as_str()) {
-        (Some(options), "handshakes") => handshakes::run(&options),
+        (Some(options), "connections") => connections::run(&options),
         (Some(options), "idle") => idle::run(&options),
         (Some(options), "sink") => passthrough::sink(&options),
         (Some(options), "source") => passthrough::source(&options),
@@ -45,6 +47,10 @@ impl Options {
             pairs.insert(word.strip_prefix("--")?.to_owned(), words.next()?);
         }
         Some(Self(pairs))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
     }
 
     fn text(&self, name: &str) -> Result<&str, String> {

@@ -1,4 +1,4 @@
-//! Both ends of a pass-through: a real ClientHello with SNI, then as many bytes back as were asked for.
+//! Both ends of a pass-through or a tunnel: a real ClientHello with SNI, then as many bytes back as were asked for.
 //! After the ClientHello nothing is encrypted: the proxy must not look, and the two ends stay cheap.
 
 use std::io::{Read, Write};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{RecvFlags, recv};
 
-use crate::{Options, json_string, tls};
+use crate::{Options, json_string, tls, tunnel};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const APPLICATION_DATA: u8 = 23;
@@ -18,6 +18,7 @@ const BLOCK: usize = 256 * 1024;
 /// Asks for `--bytes` on each of `--connections` connections, counts what comes, and prints one JSON line.
 pub fn sink(options: &Options) -> Result<(), String> {
     let target = options.address("target")?;
+    let origin = options.has("origin").then(|| options.address("origin")).transpose()?;
     let bytes = options.number("bytes")?;
     let opening = opening(options.text("sni")?, bytes as u64)?;
     let begin = Instant::now();
@@ -25,7 +26,7 @@ pub fn sink(options: &Options) -> Result<(), String> {
     let workers: Vec<_> = (0..options.number("connections")?)
         .map(|_| {
             let opening = opening.clone();
-            thread::spawn(move || drain(target, &opening))
+            thread::spawn(move || drain(target, origin, &opening))
         })
         .collect();
     let (mut total, mut errors, mut first_error) = (0, 0, None);
@@ -58,10 +59,11 @@ fn opening(sni: &str, bytes: u64) -> Result<Vec<u8>, String> {
 }
 
 /// Reads to the end without copying: MSG_TRUNC on TCP discards in the kernel.
-fn drain(target: SocketAddr, opening: &[u8]) -> Result<usize, String> {
-    let mut socket = TcpStream::connect_timeout(&target, PATIENCE)
-        .map_err(|error| format!("connect: {error}"))?;
-    socket.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
+fn drain(target: SocketAddr, origin: Option<SocketAddr>, opening: &[u8]) -> Result<usize, String> {
+    let mut socket = match origin {
+        Some(origin) => tunnel::connect(target, origin)?,
+        None => tunnel::dial(target)?,
+    };
     socket.write_all(opening).map_err(|error| format!("write: {error}"))?;
     let mut scratch = vec![0_u8; 4 * BLOCK];
     let mut total = 0;

@@ -4,7 +4,6 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, ClientConnection, Resumption};
@@ -12,7 +11,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, HandshakeKind, SignatureScheme, StreamOwned};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::tunnel::dial;
 
 pub type Connection = StreamOwned<ClientConnection, TcpStream>;
 
@@ -43,11 +42,7 @@ pub fn client_hello(name: &str) -> Result<Vec<u8>, String> {
 
 /// Connects and performs a full handshake; a client of an IP address sends no SNI.
 pub fn connect(config: &Arc<ClientConfig>, target: SocketAddr) -> Result<Connection, String> {
-    let mut socket = TcpStream::connect_timeout(&target, PATIENCE)
-        .map_err(|error| format!("connect: {error}"))?;
-    socket.set_nodelay(true).map_err(|error| error.to_string())?;
-    socket.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
-    socket.set_write_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
+    let mut socket = dial(target)?;
     let name = ServerName::from(target.ip());
     let mut connection =
         ClientConnection::new(Arc::clone(config), name).map_err(|error| error.to_string())?;
@@ -62,13 +57,14 @@ pub fn connect(config: &Arc<ClientConfig>, target: SocketAddr) -> Result<Connect
 
 /// Sends one GET and reads the answer to its end; anything but 200 with `body` bytes is an error.
 pub fn get(
-    connection: &mut Connection,
-    target: SocketAddr,
+    connection: &mut (impl Read + Write + ?Sized),
+    host: SocketAddr,
+    before_path: &str,
     body: usize,
     close: bool,
 ) -> Result<(), String> {
     let option = if close { "Connection: close\r\n" } else { "" };
-    let request = format!("GET /small HTTP/1.1\r\nHost: {target}\r\n{option}\r\n");
+    let request = format!("GET {before_path}/small HTTP/1.1\r\nHost: {host}\r\n{option}\r\n");
     connection.write_all(request.as_bytes()).map_err(|error| format!("write: {error}"))?;
     let mut answer = Vec::with_capacity(body + 1024);
     let mut chunk = [0; 4096];

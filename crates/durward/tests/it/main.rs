@@ -5,6 +5,7 @@
 
 mod acceptance;
 mod admin;
+mod bench;
 mod cli;
 mod demo;
 mod deploy;

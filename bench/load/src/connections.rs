@@ -1,13 +1,12 @@
-//! New connections one after the other on each thread: TCP, full handshake, one GET, close.
+//! New connections one after the other on each thread: TCP, full handshake or CONNECT, one GET, close.
 //! It reports counts and latencies; it stops at its deadline, whatever the proxy does.
 
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustls::client::ClientConfig;
-
-use crate::{Options, json_string, tls};
+use crate::tunnel::Way;
+use crate::{Options, json_string};
 
 #[derive(Default)]
 struct Tally {
@@ -18,10 +17,9 @@ struct Tally {
 
 /// Runs until `--seconds` have passed and prints one JSON line.
 pub fn run(options: &Options) -> Result<(), String> {
-    let target = options.address("target")?;
+    let way = Arc::new(Way::of(options)?);
     let threads = options.number("threads")?;
     let body = options.number("body")?;
-    let config = tls::client_config()?;
     let begin = Instant::now();
     let end = begin
         + Duration::from_secs_f64(
@@ -30,8 +28,8 @@ pub fn run(options: &Options) -> Result<(), String> {
 
     let workers: Vec<_> = (0..threads)
         .map(|_| {
-            let config = Arc::clone(&config);
-            thread::spawn(move || until(end, || once(&config, target, body)))
+            let way = Arc::clone(&way);
+            thread::spawn(move || until(end, || once(&way, body)))
         })
         .collect();
     let mut all = Tally::default();
@@ -46,15 +44,10 @@ pub fn run(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-fn once(
-    config: &Arc<ClientConfig>,
-    target: std::net::SocketAddr,
-    body: usize,
-) -> Result<(), String> {
-    let mut connection = tls::connect(config, target)?;
-    tls::get(&mut connection, target, body, true)?;
-    connection.conn.send_close_notify();
-    let _ = connection.conn.complete_io(&mut connection.sock);
+fn once(way: &Way, body: usize) -> Result<(), String> {
+    let mut connection = way.open()?;
+    way.get(&mut *connection, body, true)?;
+    connection.finish();
     Ok(())
 }
 
