@@ -8,6 +8,7 @@ mod admin;
 mod bench;
 mod cli;
 mod demo;
+mod dependencies;
 mod deploy;
 mod docs;
 mod egress;
