@@ -296,7 +296,8 @@ impl Policy {
         }
     }
 
-    /// The guarded range an address is in, unless an allow rule that matches opens that very range.
+    /// The guarded range an address is in, unless an allow rule that matches opens that very range. Where another address is embedded in it, that
+    /// one must be open as well.
     fn guards(
         &self,
         asked: Asked<'_>,
@@ -304,12 +305,15 @@ impl Policy {
         addresses: &[IpAddr],
         around: Surroundings<'_>,
     ) -> Option<Guarded> {
-        let (guarded, range) = around.of_host(address).or_else(|| guard::classify(address))?;
-        let opened = self.allow.iter().any(|rule| {
-            rule.allows(asked, addresses)
-                && rule.blocks.iter().any(|block| range.contains(block) && block.contains(&address))
-        });
-        (!opened).then_some(guarded)
+        let embedded = guard::embedded(address);
+        std::iter::once(address).chain(embedded).find_map(|address| {
+            let (guarded, range) = around.of_host(address).or_else(|| guard::classify(address))?;
+            let opened = self.allow.iter().any(|rule| {
+                let names = |block: &IpNet| range.contains(block) && block.contains(&address);
+                rule.allows(asked, addresses) && rule.blocks.iter().any(names)
+            });
+            (!opened).then_some(guarded)
+        })
     }
 }
 
