@@ -41,11 +41,21 @@ pub(super) async fn serve<'a, D: Downstream>(
 ) -> Result<Ended<'a>, Stop> {
     let visitor = Visitor { http, watch, service };
     let tunnel = is_tunnel(&account.request);
+    if tunnel && account.request.version != Version::Http2 {
+        // What follows a CONNECT is no request: refused, it ends with its connection.
+        account.request.keep_alive = false;
+    }
     let host = visitor.begin(account, tunnel)?;
     if watch.closing() {
         account.request.keep_alive = false;
     }
     let mut passage = account.passage.take().ok_or(Refusal::NoRoute)?;
+    if service.policy.sni_must_match && account.request.upgrade != Upgrade::None {
+        passage.rule = sni::RULE.into();
+        account.passage = Some(passage);
+        let contact = service.policy.contact.clone();
+        return Err(Refusal::PolicyDenied { rule: sni::RULE.into(), contact }.into());
+    }
     let method = passage.method.clone();
     let method = (!tunnel).then_some(method.as_str());
     let asked = Asked { host: &host, port: passage.port, method };
@@ -226,6 +236,7 @@ fn target(request: &Request, tunnel: bool) -> Result<(Host, u16), Refusal> {
 /// What a client's own network adds about it goes no further.
 fn anonymise(request: &mut Request) {
     request.fields.retain(|known| {
-        !(known == Known::Via || (known.forwarding() && known != Known::XRequestId))
+        let own = matches!(known, Known::Via | Known::ProxyOther);
+        !(own || (known.forwarding() && known != Known::XRequestId))
     });
 }
