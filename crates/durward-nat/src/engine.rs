@@ -6,7 +6,6 @@
 mod look;
 mod reconcile;
 mod state;
-mod watch;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,8 +24,9 @@ use crate::nftables::TableError;
 use crate::nftables::table::Count;
 use crate::options::{AssignedAddress, Options};
 use crate::report::Report;
+use crate::rtnetlink::GROUPS;
+use crate::watch::{self, Waker};
 use state::State;
-use watch::Waker;
 
 /// The kernel plane of one network namespace: that of the thread that starts it.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Nat {
     /// # Errors
     /// Without CAP_NET_ADMIN, or when the options cannot be meant.
     pub fn start(options: Options) -> Result<Self, NatError> {
-        let watched = watch::Watched::open(options.timeout)?;
+        let watched = watch::Watched::open(options.timeout, GROUPS)?;
         let waker = Arc::new(Waker::new()?);
         let state = Arc::new(Mutex::new(State::open(options)?));
         let watcher = watch::spawn(Arc::clone(&state), Arc::clone(&waker), watched)?;

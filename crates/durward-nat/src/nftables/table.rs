@@ -15,6 +15,9 @@ use super::uapi::{BATCH_GENERATION, HEADER, INET, OBJECT_COUNTER, SUBSYSTEM, msg
 use super::{decode, encode};
 use crate::netlink::{Builder, Family, Socket, flags};
 
+/// How often a transaction is tried again because others change rulesets at the same time.
+const ATTEMPTS: usize = 50;
+
 /// A table of family `inet`.
 #[derive(Debug)]
 pub struct Table {
@@ -28,6 +31,8 @@ pub struct Table {
 pub enum Ownership {
     /// Only we can, and it stays when we are gone (Linux 6.9 and later).
     Ours,
+    /// Only we can, and it goes with us (Linux 5.12 and later).
+    Fleeting,
     /// Everybody with the capability can.
     Shared,
 }
@@ -136,12 +141,32 @@ impl Table {
         let result = self.try_change(generation, changes);
         let unknown = matches!(&result, Err(TableError::Refused { object, errno })
             if object == "the table" && matches!(*errno, Errno::OPNOTSUPP | Errno::INVAL));
-        if unknown && self.ownership == Ownership::Ours {
+        if unknown && self.ownership != Ownership::Shared {
             // A kernel without `persist`, or a table that began without an owner.
             self.ownership = Ownership::Shared;
             return self.try_change(generation, changes);
         }
         result
+    }
+
+    /// Makes the table hold this and nothing else, whatever others do meanwhile; whether anything had to be changed.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn bring_to(&mut self, desired: &Ruleset) -> Result<bool, TableError> {
+        for _ in 0..ATTEMPTS {
+            let held = self.read()?;
+            let changes = Changes::between(&held.ruleset, desired);
+            if changes.is_empty() && held.exists {
+                return Ok(false);
+            }
+            match self.change(held.generation, &changes) {
+                Ok(_) => return Ok(true),
+                Err(TableError::Outdated) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(TableError::Outdated)
     }
 
     /// Takes the table away, if it is there.
@@ -252,6 +277,7 @@ impl Table {
         let name = self.name.as_str();
         let ownership = match self.ownership {
             Ownership::Ours => table_flag::OWNER | table_flag::PERSIST,
+            Ownership::Fleeting => table_flag::OWNER,
             Ownership::Shared => 0,
         };
         let table = |to: &mut Builder| {

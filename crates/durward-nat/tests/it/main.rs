@@ -12,4 +12,5 @@ mod lab;
 mod lifecycle;
 mod near;
 mod reference;
+mod steer;
 mod takeover;

@@ -113,7 +113,7 @@ fn a_narrow_path_to_the_pod_is_told_to_the_client() {
 }
 
 /// What a client learns by sending what is too large and may not be cut up.
-fn path_mtu(from: &Namespace, source: &str, to: (&str, u16)) -> u32 {
+pub(crate) fn path_mtu(from: &Namespace, source: &str, to: (&str, u16)) -> u32 {
     from.run(|| {
         let source: std::net::IpAddr = source.parse().unwrap();
         let socket = UdpSocket::bind(SocketAddr::new(source, 0)).unwrap();
