@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use rustix::io::Errno;
 
 use super::wire::octets;
-use super::{Rtnetlink, gone, msg};
+use super::{HeldAddress, Rtnetlink, gone, msg};
 use crate::announce::Mac;
 use crate::netlink::{Attributes, Builder, Message, flags};
 use crate::steer::tunnel::{Entry, Tunnel};
@@ -43,12 +43,15 @@ impl Rtnetlink {
         Ok(self.dump(msg::GETLINK, 0, 16)?.iter().filter_map(tunnel).collect())
     }
 
-    /// The largest packet of the interface that has an address.
+    /// The largest packet of the interface that has an address; Durward's own links do not count.
     pub(crate) fn mtu_at(&self, address: Ipv4Addr) -> Result<Option<u32>, Errno> {
+        let ours = self.tunnels()?.into_iter().filter(HeldTunnel::is_ours);
+        let ours: Vec<u32> = ours.map(|held| held.index).collect();
         let held = self.addresses()?;
-        let Some(held) = held.iter().find(|held| held.net.addr() == IpAddr::V4(address)) else {
-            return Ok(None);
+        let here = |held: &&HeldAddress| {
+            held.net.addr() == IpAddr::V4(address) && !ours.contains(&held.index)
         };
+        let Some(held) = held.iter().find(here) else { return Ok(None) };
         let links = self.dump(msg::GETLINK, 0, 16)?;
         let link = links.iter().find(|link| index(link) == Some(held.index));
         Ok(link.and_then(|link| link.attributes(16).ne32(4)))

@@ -39,7 +39,9 @@ pub(super) fn node(options: &Options, networks: &[IpNet], gateway: Ipv4Addr) -> 
     chain("errors", hooked("route", Point::Output, -150, errors(options)));
     let leaves = || by_link(output_name(8), options);
     let through = [leaves(), vec![verdict(Verdict::Accept)]].concat();
-    chain("forward", hooked("filter", Point::Forward, -5, families(vec![through], "refuse")));
+    // A pod that speaks the tunnel's language would get the node's address, and be believed.
+    let refuse = families(vec![strange(options), through], "refuse");
+    chain("forward", hooked("filter", Point::Forward, -5, refuse));
     let elsewhere = vec![
         output_name(8),
         step::differs(8, step::name_key(&options.link)),
@@ -95,20 +97,10 @@ fn common(options: &Options, ends: &[Ipv4Addr], counters: &[&str]) -> Ruleset {
     let ends: Vec<IpNet> = ends.iter().map(|end| IpNet::from(IpAddr::V4(*end))).collect();
     peers.elements = interval(Ip::V4, &ends);
     ruleset.sets.insert("peers4".to_owned(), peers);
-    let vni = options.vni.to_be_bytes();
-    let ours = vec![
-        step::transport(8),
-        equals(8, vec![17]),
-        step::transport_bytes(2, 2, 8),
-        equals(8, options.port.to_be_bytes().to_vec()),
-        // Behind the UDP header and VXLAN's flags.
-        step::transport_bytes(12, 3, 8),
-        equals(8, vni[1..].to_vec()),
-    ];
     let known = [Ip::V4.only(), vec![Ip::V4.source(8), present("peers4", 8)]].concat();
     let underlay = vec![
         [known, vec![verdict(Verdict::Accept)]].concat(),
-        [ours, vec![count(counter::STRANGER), verdict(Verdict::Drop)]].concat(),
+        strange(options),
     ];
     let mut chain = |name: &str, chain| ruleset.chains.insert(name.to_owned(), chain);
     chain("underlay", hooked("filter", Point::Input, -5, underlay));
@@ -116,6 +108,22 @@ fn common(options: &Options, ends: &[Ipv4Addr], counters: &[&str]) -> Ruleset {
         .map(|interface| [by_link(interface, options), segment()].concat());
     chain("clamp", hooked("filter", Point::Forward, -150, clamp.into()));
     ruleset
+}
+
+/// Drops the tunnel's own packets.
+fn strange(options: &Options) -> Vec<Expression> {
+    let vni = options.vni.to_be_bytes();
+    vec![
+        step::transport(8),
+        equals(8, vec![17]),
+        step::transport_bytes(2, 2, 8),
+        equals(8, options.port.to_be_bytes().to_vec()),
+        // Behind the UDP header and VXLAN's flags.
+        step::transport_bytes(12, 3, 8),
+        equals(8, vni[1..].to_vec()),
+        count(counter::STRANGER),
+        verdict(Verdict::Drop),
+    ]
 }
 
 /// A TCP SYN names no larger segment than fits, there and back.

@@ -17,6 +17,7 @@ use crate::engine::NatError;
 use crate::netlink::Message;
 use crate::nftables::table::{Count, Ownership};
 use crate::nftables::{Changes, Ruleset, Set, Table};
+use crate::options::AssignedAddress;
 use crate::policy_route::Routing;
 use crate::program::step::Ip;
 use crate::rtnetlink::Rtnetlink;
@@ -142,8 +143,23 @@ impl State {
             *changed = true;
             self.route.set_tunnel(held.index, wanted.mtu).map_err(kernel("the link"))?;
         }
+        *changed |= self.bring_address(held.index, wanted.local)?;
         self.loosen();
         Ok(held.index)
+    }
+
+    /// On an interface without an address even a loose check of the way back fails (`fib_validate_source`).
+    fn bring_address(&self, link: u32, local: Ipv4Addr) -> Result<bool, NatError> {
+        let held = self.route.addresses().map_err(kernel("addresses"))?;
+        let address = IpAddr::V4(local);
+        if held.iter().any(|held| held.index == link && held.net.addr() == address) {
+            return Ok(false);
+        }
+        let interface = self.options.link.clone();
+        let assigned = AssignedAddress { interface, prefix_len: 32, valid: None };
+        let added = self.route.add_address(link, address, &assigned, self.options.protocol);
+        added.map_err(kernel("the link's address"))?;
+        Ok(true)
     }
 
     fn make_link(&self, wanted: &Tunnel) -> Result<(), NatError> {

@@ -11,7 +11,7 @@ use durward_nat::steer::counter;
 use durward_testkit::netns::{Namespace, in_namespace, ip};
 
 use crate::lab::{EXT1, REMOTE, REMOTE_V6, SOON, both, connect, mapping, model, ping, tcp, udp};
-use crate::near::path_mtu;
+use crate::near::{path_mtu, path_mtu_below};
 use lab::{
     ENROLLED, EXT, EXT_V6, GATEWAY, Lab, NODE, NODE_WAN, NODE_WAN_V6, OTHER, OTHER_V6, POD, POD_V6,
 };
@@ -74,17 +74,18 @@ fn clients_of_a_mapping_reach_pods_of_a_node_and_are_answered_by_the_gateway() {
             assert_eq!(EXT, EXT1, "the mapping below is at the gateway's address");
             let web = mapping("web", &[EXT], both(8080, &["10.244.3.5:9000"]));
             let out = crate::lab::egress(&ENROLLED.map(str::to_owned), &[EXT, EXT_V6]);
-            crate::lab::apply(&lab.plane, &model(vec![web], vec![out]));
+            lab.gateway.run(|| crate::lab::apply(&lab.plane, &model(vec![web], vec![out])));
             let _steer = lab.steer();
 
             let open = tcp(&lab.world, REMOTE, (EXT, 8080));
             // What the node itself has to say about such a connection goes the same way.
             ip("link set br0 mtu 1300");
             ip("link set v1 mtu 1300");
-            let learned = path_mtu(&lab.world, REMOTE, (EXT, 8080));
+            let tunnel = path_mtu(&lab.world, REMOTE, (EXT, 8080));
+            let learned = path_mtu_below(tunnel, &lab.world, REMOTE, (EXT, 8080));
 
             assert_eq!(open, Ok(format!("pod {REMOTE}")));
-            assert_eq!(learned, 1300);
+            assert_eq!((tunnel, learned), (1450, 1300));
         },
     );
 }
@@ -143,28 +144,51 @@ fn a_tunnel_hears_its_own_ends_only() {
     in_namespace("steer::a_tunnel_hears_its_own_ends_only", || {
         let lab = Lab::new();
         let steer = lab.steer();
-        let heard = crate::egress::listen(&lab.world, REMOTE, 99);
+        // Somebody else whom the gateway can hear.
+        let stranger = Namespace::new();
+        lab.gateway.veth("s0", "eth0", &stranger);
+        lab.gateway.add_address("s0", "192.168.60.1/24");
+        stranger.add_address("eth0", "192.168.60.2/24");
+        stranger.add_route("default", "192.168.60.1");
         // A frame as the tunnel carries it: a datagram of the tenant's pod to the world.
-        let frame = lab.gateway.run(|| datagram(POD));
-        let datagram = [&[8, 0, 0, 0, 0, 0, 157, 0][..], &frame].concat();
-        let stranger = || ip("address add 192.168.50.66/24 dev eth0");
-        stranger();
-        let send = |from: &str| {
-            let socket = UdpSocket::bind((from, 0)).unwrap();
-            socket.send_to(&datagram, (GATEWAY, 4789)).unwrap();
+        let frame = [&[8, 0, 0, 0, 0, 0, 157, 0][..], &datagram(POD)].concat();
+        let heard = |from: &Namespace| {
+            let heard = crate::egress::listen(&lab.world, REMOTE, 99);
+            from.run(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(&frame, (GATEWAY, 4789)).unwrap());
+            // What was sent before has arrived when this has.
+            assert_eq!(ping(&lab.pod, POD, REMOTE, SOON * 4), Ok(()));
+            heard()
         };
 
-        send("192.168.50.66");
-        let none = crate::lab::ping(&lab.pod, POD, REMOTE, SOON * 4);
-        let from_stranger = heard();
-        let heard = crate::egress::listen(&lab.world, REMOTE, 99);
-        send(NODE);
-        let from_node = heard();
+        let from_stranger = heard(&stranger);
+        // Its node would give it the node's address.
+        let from_pods = [heard(&lab.other), heard(&lab.pod)];
+        let from_node = heard(&Namespace::current());
 
-        assert_eq!(none, Ok(()));
-        assert_eq!(from_stranger, Vec::<SocketAddr>::new());
+        let nothing = Vec::<SocketAddr>::new();
+        assert_eq!((from_stranger, from_pods), (nothing.clone(), [nothing.clone(), nothing]));
         assert_eq!(from_node, [SocketAddr::new(EXT.parse().unwrap(), 0)], "the frame was sound");
-        assert_eq!(steer.counters().unwrap()[counter::STRANGER].packets, 0, "at the node");
+        assert_eq!(steer.counters().unwrap()[counter::STRANGER].packets, 2, "at the node");
+        let at_gateway = lab.far_end.as_ref().unwrap().counters().unwrap();
+        assert_eq!(at_gateway[counter::STRANGER].packets, 1);
+    });
+}
+
+// S2.3+
+#[test]
+fn the_gateway_believes_no_source_that_is_no_pods() {
+    in_namespace("steer::the_gateway_believes_no_source_that_is_no_pods", || {
+        let lab = Lab::new();
+        let _steer = lab.steer();
+        let heard = crate::egress::listen(&lab.world, REMOTE, 99);
+        let frame = [&[8, 0, 0, 0, 0, 0, 157, 0][..], &datagram("10.244.99.5")].concat();
+
+        UdpSocket::bind("0.0.0.0:0").unwrap().send_to(&frame, (GATEWAY, 4789)).unwrap();
+        assert_eq!(ping(&lab.pod, POD, REMOTE, SOON * 4), Ok(()));
+
+        assert_eq!(heard(), Vec::<SocketAddr>::new());
+        let counted = lab.far_end.as_ref().unwrap().counters().unwrap();
+        assert_eq!(counted[counter::SPOOFED].packets, 1);
     });
 }
 

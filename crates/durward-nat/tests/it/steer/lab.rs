@@ -10,7 +10,7 @@ use durward_nat::nftables::ruleset::{Chain, Hook, Point, Ruleset};
 use durward_nat::nftables::table::{Ownership, Table};
 use durward_nat::steer::{Options, Side};
 use durward_nat::{Nat, Steer};
-use durward_testkit::netns::{Namespace, add_address, add_route, ip, link_up, sysctl, veth};
+use durward_testkit::netns::{Namespace, add_address, add_route, ip, link_up, veth};
 
 use crate::lab::{self, REMOTE, REMOTE_V6, SOON, model, serve_on};
 
@@ -38,7 +38,8 @@ pub(crate) struct Lab {
     pub(crate) other: Namespace,
     /// The gateway's kernel plane.
     pub(crate) plane: Nat,
-    _far_end: Steer,
+    /// The gateway's end of the tunnel; `None` when nobody keeps it any more.
+    pub(crate) far_end: Option<Steer>,
 }
 
 impl Lab {
@@ -78,13 +79,15 @@ impl Lab {
         put("cni", plugin());
         let plane = gateway.run(|| Nat::start(plane_options()).unwrap());
         let out = lab::egress(&ENROLLED.map(str::to_owned), &[EXT, EXT_V6]);
-        lab::apply(&plane, &model(vec![], vec![out]));
+        // Kernel parameters are those of the calling thread's namespace.
+        gateway.run(|| lab::apply(&plane, &model(vec![], vec![out])));
         let far_end = gateway.run(|| Steer::start(options()).unwrap());
         let pods = ["10.244.3.0/24", "fd00:244:3::/64", "fd00:244:3:1::/64"];
         let pods = pods.iter().map(|net| net.parse().unwrap()).collect();
         let nodes = [(NODE.parse().unwrap(), pods)].into();
-        assert_eq!(far_end.apply(Side::Gateway { nodes }).unwrap(), Vec::<String>::new());
-        Self { gateway, world, pod, other, plane, _far_end: far_end }
+        let problems = gateway.run(|| far_end.apply(Side::Gateway { nodes }).unwrap());
+        assert_eq!(problems, Vec::<String>::new());
+        Self { gateway, world, pod, other, plane, far_end: Some(far_end) }
     }
 
     /// Steers the tenant's pods.

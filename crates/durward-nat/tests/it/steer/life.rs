@@ -26,10 +26,11 @@ fn within(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
 #[test]
 fn without_the_gateway_or_a_way_to_it_nothing_leaves() {
     in_namespace("steer::life::without_the_gateway_or_a_way_to_it_nothing_leaves", || {
-        let lab = Lab::new();
+        let mut lab = Lab::new();
         let steer = lab.steer();
         assert!(lab.is_steered());
 
+        lab.far_end = None;
         lab.gateway.ip("link set durward0 down");
         let gone = lab.leaks();
         ip("link set eth0 down");
