@@ -7,6 +7,7 @@ pub mod changes;
 mod decode;
 mod encode;
 pub mod expression;
+pub(crate) mod listing;
 pub(crate) mod others;
 pub mod ruleset;
 pub mod table;

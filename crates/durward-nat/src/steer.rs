@@ -9,7 +9,7 @@ mod ruleset;
 mod state;
 pub mod tunnel;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -165,6 +165,14 @@ impl Steer {
     /// When the kernel cannot be read.
     pub fn preview(&self, side: &Side) -> Result<String, NatError> {
         self.state().preview(side)
+    }
+
+    /// The networks the kernel steers now, whoever told it.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn enrolled(&self) -> Result<BTreeSet<IpNet>, NatError> {
+        self.state().enrolled()
     }
 
     /// Packets by why they were refused, see [`counter`].

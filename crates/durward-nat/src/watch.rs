@@ -159,8 +159,7 @@ fn watch<K: Kept>(state: &Mutex<K>, waker: &Waker, watched: &Watched) {
             generations = generations.zip(more).map(|(found, more)| [found, more].concat());
         }
         let mut state = lock();
-        let foreign = generations
-            .is_none_or(|found| found.iter().any(|one| !state.made(*one)));
+        let foreign = generations.is_none_or(|found| found.iter().any(|one| !state.made(*one)));
         let due = Instant::now() >= next_audit;
         if (changed || foreign || due)
             && let Err(error) = state.repair()

@@ -323,7 +323,7 @@ fn set_segment(from: Attributes<'_>) -> Option<Expression> {
     (segment && whole).then_some(Expression::SetSegment { from: register(from, 7)? })
 }
 
-pub(super) fn verdict(data: Attributes<'_>) -> Option<Verdict> {
+fn verdict(data: Attributes<'_>) -> Option<Verdict> {
     let verdict = data.nested(2);
     match verdict.be32(1)? as i32 {
         0 => Some(Verdict::Drop),

@@ -481,6 +481,14 @@ const fn socket_error(errno: Errno) -> TableError {
 /// The multicast group that tells of changes, as a bit of a socket's mask.
 pub(crate) const EVENT_GROUP: u32 = super::uapi::GROUP;
 
+/// The multicast group that tells the way of traced packets (`NFNLGRP_NFTRACE` is 9).
+pub(crate) const TRACE_GROUP: u32 = 1 << 8;
+
+/// Whether the message tells a step of a traced packet.
+pub(crate) const fn is_trace(message: &crate::netlink::Message) -> bool {
+    message.kind == msg::TRACE
+}
+
 /// The generation an event announces.
 pub(crate) fn new_generation(message: &crate::netlink::Message) -> Option<u32> {
     (message.kind == msg::NEWGEN).then(|| message.attributes(HEADER).be32(1)).flatten()

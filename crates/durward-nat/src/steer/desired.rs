@@ -58,9 +58,10 @@ pub fn desired(options: &Options, side: &Side, host: Host) -> Desired {
         Side::Gateway { nodes } => {
             let ends: Vec<Ipv4Addr> = nodes.keys().copied().collect();
             let pods: Vec<IpNet> = nodes.values().flatten().copied().collect();
-            let routes = host.link.iter().flat_map(|link| {
-                nodes.iter().flat_map(|(node, pods)| to_pods(*node, pods, *link))
-            });
+            let routes = host
+                .link
+                .iter()
+                .flat_map(|link| nodes.iter().flat_map(|(node, pods)| to_pods(*node, pods, *link)));
             Desired {
                 ruleset: ruleset::gateway(options, &ends, &pods),
                 tunnel,

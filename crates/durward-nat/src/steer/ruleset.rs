@@ -98,10 +98,7 @@ fn common(options: &Options, ends: &[Ipv4Addr], counters: &[&str]) -> Ruleset {
     peers.elements = interval(Ip::V4, &ends);
     ruleset.sets.insert("peers4".to_owned(), peers);
     let known = [Ip::V4.only(), vec![Ip::V4.source(8), present("peers4", 8)]].concat();
-    let underlay = vec![
-        [known, vec![verdict(Verdict::Accept)]].concat(),
-        strange(options),
-    ];
+    let underlay = vec![[known, vec![verdict(Verdict::Accept)]].concat(), strange(options)];
     let mut chain = |name: &str, chain| ruleset.chains.insert(name.to_owned(), chain);
     chain("underlay", hooked("filter", Point::Input, -5, underlay));
     let clamp = [output_name(8), input_name(8)]
@@ -144,7 +141,8 @@ fn segment() -> Vec<Expression> {
 
 /// Whom steering does not concern: other sources, near destinations, and answers of connections to a port of this node.
 fn exits(ip: Ip) -> Rules {
-    let answer = [vec![Expression::Ct { key: Ct::Direction, to: 8 }, equals(8, vec![1])], to_port()];
+    let answer =
+        [vec![Expression::Ct { key: Ct::Direction, to: 8 }, equals(8, vec![1])], to_port()];
     vec![
         vec![ip.source(8), absent(&named("enrolled", ip), 8), verdict(Verdict::Return)],
         vec![ip.destination(8), present(&named("near", ip), 8), verdict(Verdict::Return)],

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use rustix::io::Errno;
 
 use super::desired::{Desired, Host, desired};
@@ -16,7 +17,7 @@ use crate::conntrack::{Conntrack, Flow};
 use crate::engine::NatError;
 use crate::netlink::Message;
 use crate::nftables::table::{Count, Ownership};
-use crate::nftables::{Changes, Ruleset, Set, Table};
+use crate::nftables::{Changes, Element, Ruleset, Set, Table};
 use crate::options::AssignedAddress;
 use crate::policy_route::Routing;
 use crate::program::step::Ip;
@@ -65,9 +66,16 @@ impl State {
         Ok(self.table.counters()?)
     }
 
+    pub(super) fn enrolled(&self) -> Result<BTreeSet<IpNet>, NatError> {
+        let held = self.table.read()?.ruleset;
+        let sets = ["enrolled4", "enrolled6"].iter().filter_map(|name| held.sets.get(*name));
+        Ok(sets.flat_map(|set| &set.elements).flat_map(|(first, one)| blocks(first, one)).collect())
+    }
+
     pub(super) fn preview(&self, side: &Side) -> Result<String, NatError> {
         let held = self.tunnels()?.into_iter().find(|held| self.is_its_link(held));
-        let host = Host { underlay: self.underlay(side)?, link: held.as_ref().map(|held| held.index) };
+        let host =
+            Host { underlay: self.underlay(side)?, link: held.as_ref().map(|held| held.index) };
         let wanted = desired(&self.options, side, host);
         let mut text = Changes::between(&self.table.read()?.ruleset, &wanted.ruleset).in_words();
         let (before, after) = (self.held(held.as_ref())?.lines(), wanted.lines());
@@ -109,7 +117,8 @@ impl State {
     }
 
     fn underlay(&self, side: &Side) -> Result<Option<(Ipv4Addr, u32)>, NatError> {
-        let local = self.options.local.or_else(|| side.ends().into_iter().find_map(address_towards));
+        let local =
+            self.options.local.or_else(|| side.ends().into_iter().find_map(address_towards));
         let Some(local) = local else { return Ok(None) };
         let mtu = self.route.mtu_at(local).map_err(kernel("interfaces"))?;
         Ok(mtu.map(|mtu| (local, mtu)))
@@ -217,7 +226,8 @@ impl State {
             return Ok(());
         }
         let flows = self.conntrack.flows(0, 0).map_err(kernel("connections"))?;
-        let strays: Vec<Flow> = flows.into_iter().filter(|flow| is_stray(flow, &was, &is)).collect();
+        let strays: Vec<Flow> =
+            flows.into_iter().filter(|flow| is_stray(flow, &was, &is)).collect();
         let cut = self.conntrack.cut(&strays).map_err(kernel("connections"))?;
         if cut > 0 {
             tracing::info!(connections = cut, "cut: they went another way");
@@ -316,7 +326,8 @@ struct Steered {
 
 impl Steered {
     fn of(ruleset: &Ruleset) -> Self {
-        let sets = |name: &str| ['4', '6'].map(|ip| ruleset.sets.get(&format!("{name}{ip}")).cloned());
+        let sets =
+            |name: &str| ['4', '6'].map(|ip| ruleset.sets.get(&format!("{name}{ip}")).cloned());
         Self { enrolled: sets("enrolled"), near: sets("near") }
     }
 
@@ -345,6 +356,34 @@ fn is_stray(flow: &Flow, was: &Steered, is: &Steered) -> bool {
     }
 }
 
+/// The blocks an interval is made of.
+fn blocks(first: &[u8], element: &Element) -> Vec<IpNet> {
+    let last = |len: usize| match &element.end {
+        Some(end) => before(end),
+        None => vec![0xff; len],
+    };
+    if let Ok(first) = <[u8; 4]>::try_from(first) {
+        let last = <[u8; 4]>::try_from(last(4)).unwrap_or(first);
+        return Ipv4Subnets::new(first.into(), last.into(), 0).map(IpNet::V4).collect();
+    }
+    let Ok(first) = <[u8; 16]>::try_from(first) else { return Vec::new() };
+    let last = <[u8; 16]>::try_from(last(16)).unwrap_or(first);
+    Ipv6Subnets::new(first.into(), last.into(), 0).map(IpNet::V6).collect()
+}
+
+/// The key before another.
+fn before(key: &[u8]) -> Vec<u8> {
+    let mut last = key.to_vec();
+    for byte in last.iter_mut().rev() {
+        let (rest, borrow) = byte.overflowing_sub(1);
+        *byte = rest;
+        if !borrow {
+            break;
+        }
+    }
+    last
+}
+
 fn kernel(what: &'static str) -> impl FnOnce(Errno) -> NatError {
     move |errno| NatError::Kernel { what, errno }
 }
@@ -354,8 +393,21 @@ mod tests {
     use super::super::ruleset;
     use super::*;
 
+    #[test]
+    fn what_a_table_steers_is_read_as_the_blocks_it_was_made_of() {
+        let nets = ["10.1.0.0/24", "10.2.0.5/32", "255.0.0.0/8", "fd00::/64", "ff00::/8"];
+        let nets: Vec<IpNet> = nets.iter().map(|net| net.parse().unwrap()).collect();
+        let ruleset = ruleset::node(&Options::default(), &nets, Ipv4Addr::LOCALHOST);
+
+        let sets = ["enrolled4", "enrolled6"].iter().flat_map(|name| &ruleset.sets[*name].elements);
+        let read: Vec<IpNet> = sets.flat_map(|(first, one)| blocks(first, one)).collect();
+
+        assert_eq!(read, nets);
+    }
+
     fn steered(networks: &[&str]) -> Steered {
-        let options = Options { cluster: vec!["10.0.0.0/8".parse().unwrap()], ..Options::default() };
+        let options =
+            Options { cluster: vec!["10.0.0.0/8".parse().unwrap()], ..Options::default() };
         let networks: Vec<_> = networks.iter().map(|net| net.parse().unwrap()).collect();
         Steered::of(&ruleset::node(&options, &networks, Ipv4Addr::new(192, 0, 2, 1)))
     }

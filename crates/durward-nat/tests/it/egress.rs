@@ -165,7 +165,11 @@ fn host(address: &str) -> String {
 }
 
 /// The distinct peers of datagrams that arrive until the returned function is called.
-pub(crate) fn listen(at: &Namespace, address: &'static str, port: u16) -> impl FnOnce() -> Vec<SocketAddr> {
+pub(crate) fn listen(
+    at: &Namespace,
+    address: &'static str,
+    port: u16,
+) -> impl FnOnce() -> Vec<SocketAddr> {
     let socket = at.run(|| UdpSocket::bind((address, port)).unwrap());
     socket.set_read_timeout(Some(SOON)).unwrap();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();

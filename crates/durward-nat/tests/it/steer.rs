@@ -96,10 +96,8 @@ fn large_packets_fit_the_tunnel() {
         let lab = Lab::new();
         let _steer = lab.steer();
 
-        let learned = [
-            path_mtu(&lab.pod, POD, (REMOTE, 443)),
-            path_mtu(&lab.pod, POD_V6, (REMOTE_V6, 443)),
-        ];
+        let learned =
+            [path_mtu(&lab.pod, POD, (REMOTE, 443)), path_mtu(&lab.pod, POD_V6, (REMOTE_V6, 443))];
         // Nobody may be told that a packet is too large.
         for namespace in [&Namespace::current(), &lab.gateway] {
             namespace.run(without_errors);
@@ -154,7 +152,9 @@ fn a_tunnel_hears_its_own_ends_only() {
         let frame = [&[8, 0, 0, 0, 0, 0, 157, 0][..], &datagram(POD)].concat();
         let heard = |from: &Namespace| {
             let heard = crate::egress::listen(&lab.world, REMOTE, 99);
-            from.run(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(&frame, (GATEWAY, 4789)).unwrap());
+            from.run(|| {
+                UdpSocket::bind("0.0.0.0:0").unwrap().send_to(&frame, (GATEWAY, 4789)).unwrap()
+            });
             // What was sent before has arrived when this has.
             assert_eq!(ping(&lab.pod, POD, REMOTE, SOON * 4), Ok(()));
             heard()

@@ -11,7 +11,8 @@ fn host(local: &str, link: Option<u32>) -> Host {
 
 #[test]
 fn a_node() {
-    let wanted = desired(&options(), &node(&["10.244.3.0/25", "fd00:244:3::/64"]), host(NODE, Some(9)));
+    let wanted =
+        desired(&options(), &node(&["10.244.3.0/25", "fd00:244:3::/64"]), host(NODE, Some(9)));
 
     assert_golden("steer_node", &wanted.to_string());
 }

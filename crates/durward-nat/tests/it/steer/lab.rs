@@ -61,7 +61,13 @@ impl Lab {
         gateway.add_address("eth0", &format!("{GATEWAY}/24"));
         veth("wan", "wan", &world);
         gateway.veth("ext1", "ext1", &world);
-        outside(&here, &world, "wan", [NODE_WAN, "198.51.100.254"], [NODE_WAN_V6, "2001:db8:2::254"]);
+        outside(
+            &here,
+            &world,
+            "wan",
+            [NODE_WAN, "198.51.100.254"],
+            [NODE_WAN_V6, "2001:db8:2::254"],
+        );
         outside(&gateway, &world, "ext1", [EXT, "203.0.113.254"], [EXT_V6, "2001:db8:1::254"]);
         for address in [format!("{REMOTE}/32"), format!("{REMOTE_V6}/128")] {
             world.add_address("lo", &address);
@@ -110,7 +116,8 @@ impl Lab {
 
     /// Sends from the pod in all ways, and says what the world heard at UDP port 99 meanwhile.
     pub(crate) fn leaks(&self) -> Vec<std::net::SocketAddr> {
-        let heard = [REMOTE, REMOTE_V6].map(|address| crate::egress::listen(&self.world, address, 99));
+        let heard =
+            [REMOTE, REMOTE_V6].map(|address| crate::egress::listen(&self.world, address, 99));
         for (source, remote) in [(POD, REMOTE), (POD_V6, REMOTE_V6)] {
             assert!(lab::tcp_soon(&self.pod, source, (remote, 443)).is_err());
             assert!(lab::udp(&self.pod, source, (remote, 99), SOON / 2).is_err());
@@ -147,7 +154,11 @@ fn outside(host: &Namespace, world: &Namespace, device: &str, v4: [&str; 2], v6:
 }
 
 fn add_route_of(len: u8, via: &str) {
-    if len == 24 { add_route("default", via) } else { drop(ip(&format!("-6 route add default via {via}"))) }
+    if len == 24 {
+        add_route("default", via)
+    } else {
+        drop(ip(&format!("-6 route add default via {via}")))
+    }
 }
 
 fn attach(pod: &Namespace, device: &str, [v4, v6]: [&str; 2], router: &str) {
@@ -185,11 +196,16 @@ fn plugin() -> Ruleset {
         Expression::Compare { from: 8, equal: true, value: 30080u16.to_be_bytes().to_vec() },
         Expression::Immediate { to: 8, value: POD.parse::<Ipv4Addr>().unwrap().octets().to_vec() },
         Expression::Immediate { to: 9, value: 9000u16.to_be_bytes().to_vec() },
-        Expression::Nat { source: false, ipv4: true, address: 8, last_address: None, port: Some(9) },
+        Expression::Nat {
+            source: false,
+            ipv4: true,
+            address: 8,
+            last_address: None,
+            port: Some(9),
+        },
     ];
-    let chain = |point, priority, rules| {
-        Chain { hook: Some(Hook { kind: "nat", point, priority }), rules }
-    };
+    let chain =
+        |point, priority, rules| Chain { hook: Some(Hook { kind: "nat", point, priority }), rules };
     let chains = [
         ("post".to_owned(), chain(Point::Postrouting, 100, vec![elsewhere])),
         ("pre".to_owned(), chain(Point::Prerouting, -100, vec![port])),

@@ -96,25 +96,28 @@ fn without_the_throw_route_the_tunnel_would_swallow_itself() {
 // S5.61+
 #[test]
 fn steering_outlives_its_process_and_a_restart_adopts_without_loss() {
-    in_namespace("steer::life::steering_outlives_its_process_and_a_restart_adopts_without_loss", || {
-        let lab = Lab::new();
-        let first = lab.steer();
-        let (mut open, said) = connect(&lab.pod, POD, (REMOTE, 443), SOON * 6).unwrap();
-        let link = ip("-o link show durward0");
+    in_namespace(
+        "steer::life::steering_outlives_its_process_and_a_restart_adopts_without_loss",
+        || {
+            let lab = Lab::new();
+            let first = lab.steer();
+            let (mut open, said) = connect(&lab.pod, POD, (REMOTE, 443), SOON * 6).unwrap();
+            let link = ip("-o link show durward0");
 
-        drop(first);
-        let after_end = (is_alive(&mut open, SOON * 4), lab.is_steered());
-        let second = Steer::start(options()).unwrap();
-        let pending = second.preview(&node(&ENROLLED)).unwrap();
-        second.apply(node(&ENROLLED)).unwrap();
+            drop(first);
+            let after_end = (is_alive(&mut open, SOON * 4), lab.is_steered());
+            let second = Steer::start(options()).unwrap();
+            let pending = second.preview(&node(&ENROLLED)).unwrap();
+            second.apply(node(&ENROLLED)).unwrap();
 
-        assert_eq!(said, format!("world {EXT}"));
-        assert_eq!(after_end, (true, true));
-        assert_eq!(pending, "");
-        assert!(is_alive(&mut open, SOON * 4));
-        assert!(lab.is_steered());
-        assert_eq!(ip("-o link show durward0"), link, "the same link");
-    });
+            assert_eq!(said, format!("world {EXT}"));
+            assert_eq!(after_end, (true, true));
+            assert_eq!(pending, "");
+            assert!(is_alive(&mut open, SOON * 4));
+            assert!(lab.is_steered());
+            assert_eq!(ip("-o link show durward0"), link, "the same link");
+        },
+    );
 }
 
 #[test]
@@ -172,7 +175,11 @@ fn what_others_change_of_link_routes_and_neighbours_is_undone() {
             "link del durward0",
         ] {
             ip(change);
-            let repaired = || ip("-o link").contains("durward0") && ip("link show durward0").contains("mtu 1450") && sound();
+            let repaired = || {
+                ip("-o link").contains("durward0")
+                    && ip("link show durward0").contains("mtu 1450")
+                    && sound()
+            };
             assert!(within(SOON * 10, repaired), "after ip {change}");
         }
     });
@@ -184,7 +191,10 @@ fn cleanup_leaves_the_node_as_it_was() {
     in_namespace("steer::life::cleanup_leaves_the_node_as_it_was", || {
         let lab = Lab::new();
         let state = || {
-            let links: Vec<String> = ip("-o link").lines().map(|line| line.split(':').nth(1).unwrap().to_owned()).collect();
+            let links: Vec<String> = ip("-o link")
+                .lines()
+                .map(|line| line.split(':').nth(1).unwrap().to_owned())
+                .collect();
             let routes = ip("-4 route show table all") + &ip("-6 route show table all");
             (links, ip("-4 rule") + &ip("-6 rule"), routes)
         };
