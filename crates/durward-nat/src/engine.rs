@@ -81,6 +81,20 @@ pub struct Counters {
     pub repairs: u64,
 }
 
+/// What leaves from an egress address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leaving {
+    /// Whose it is.
+    pub tenant: Option<TenantId>,
+    /// Connections.
+    pub connections: u64,
+    /// Ports in use to one destination, the most of all; of [`PORT_BUDGET`].
+    pub ports: u32,
+}
+
+/// Ports of one address there are towards one destination, of one protocol: 1024 and up.
+pub const PORT_BUDGET: u32 = 64_512;
+
 impl Nat {
     /// Opens the sockets, reads what an earlier process left, and begins to watch. Changes nothing yet.
     ///
@@ -138,11 +152,11 @@ impl Nat {
         self.state().begun(model)
     }
 
-    /// How many connections leave from each egress address now.
+    /// What leaves from each egress address now.
     ///
     /// # Errors
     /// When the kernel cannot be read.
-    pub fn leaving(&self) -> Result<BTreeMap<IpAddr, u64>, NatError> {
+    pub fn leaving(&self) -> Result<BTreeMap<IpAddr, Leaving>, NatError> {
         self.state().leaving()
     }
 

@@ -13,6 +13,7 @@ mod words;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use durward_model::mapping::NatModel;
@@ -33,6 +34,9 @@ pub use words::reason;
 
 /// Between two readings of all rules because one was not known.
 const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// Traces of this process, for their names.
+static STARTED: AtomicU32 = AtomicU32::new(0);
 
 /// What is traced, and how.
 #[derive(Clone, Debug)]
@@ -86,7 +90,8 @@ impl Tracer {
     /// Without CAP_NET_ADMIN, or when the kernel cannot trace.
     pub fn start(options: Options) -> Result<Self, NatError> {
         let socket = |what| move |error| NatError::Socket { what, error };
-        let name = format!("{}{}", prefix(&options.table), std::process::id());
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}{}-{number}", prefix(&options.table), std::process::id());
         // Heard before it is asked for, so that nothing is missed.
         let heard = Socket::open(Family::Netfilter, TRACE_GROUP, options.timeout);
         let heard = heard.map_err(socket("the way of packets"))?;
@@ -110,6 +115,12 @@ impl Tracer {
         };
         tracer.read_names()?;
         Ok(tracer)
+    }
+
+    /// The name of its table.
+    #[must_use]
+    pub fn table(&self) -> &str {
+        &self.name
     }
 
     /// The next packet that has come to its end; `None` when there is none until then.
@@ -158,7 +169,12 @@ impl Tracer {
                 Ok(messages) => {
                     let events =
                         messages.iter().filter(|one| is_trace(one)).filter_map(event::read);
-                    events.for_each(|event| self.ways.take(event, &self.name, now));
+                    let others = prefix(&self.options.table);
+                    for event in events {
+                        if event.table == self.name || !event.table.starts_with(&others) {
+                            self.ways.take(event, &self.name, now);
+                        }
+                    }
                 }
                 Err(Errno::NOBUFS) => self.lost += 1,
                 Err(errno) => return Err(NatError::Kernel { what: "the way of packets", errno }),

@@ -30,6 +30,8 @@ pub(super) struct Way {
 #[derive(Debug, Default)]
 pub(super) struct Ways {
     open: BTreeMap<u32, Way>,
+    /// Further numbers of packets: the kernel makes them of the packet's place in memory and its hash, and both may change on its way.
+    also: BTreeMap<u32, u32>,
     order: VecDeque<u32>,
     ended: VecDeque<Way>,
 }
@@ -39,18 +41,22 @@ impl Ways {
     pub(super) fn take(&mut self, event: Event, own: &str, now: Instant) {
         let is_own = event.family == "inet" && event.table == own;
         let begins = is_own && event.handle.is_some();
-        if begins && event.verdict == Told::Continue && event.seen.is_some() {
+        let id = if begins && event.verdict == Told::Continue && event.seen.is_some() {
             // The kernel gives a packet's number to a later one too.
+            self.also.remove(&event.id);
             self.end(event.id);
-        }
-        if !self.open.contains_key(&event.id) {
+            event.id
+        } else {
+            self.known(&event)
+        };
+        if !self.open.contains_key(&id) {
             let Some(seen) = event.seen.filter(|_| begins) else { return };
             let way =
                 Way { first: seen, last: seen, events: Vec::new(), heard: now, reached: None };
-            self.open.insert(event.id, way);
-            self.order.push_back(event.id);
+            self.open.insert(id, way);
+            self.order.push_back(id);
         }
-        let Some(way) = self.open.get_mut(&event.id) else { return };
+        let Some(way) = self.open.get_mut(&id) else { return };
         way.heard = now;
         if let Some(seen) = event.seen {
             way.last = Seen { input: seen.input.or(way.last.input), ..seen };
@@ -79,8 +85,31 @@ impl Ways {
         self.open.values().map(|way| way.heard + QUIET).min()
     }
 
+    /// The number its packet began with: its own, or that of the youngest packet that was last seen just so.
+    fn known(&mut self, event: &Event) -> u32 {
+        if self.open.contains_key(&event.id) {
+            return event.id;
+        }
+        if let Some(id) = self.also.get(&event.id) {
+            return *id;
+        }
+        let Some(seen) = event.seen.filter(|seen| seen.header.is_some()) else { return event.id };
+        let same = |id: &&u32| {
+            let way = self.open.get(id).map(|way| (way.last.header, way.last.input));
+            way == Some((seen.header, seen.input))
+        };
+        match self.order.iter().rev().find(same).copied() {
+            Some(id) => {
+                self.also.insert(event.id, id);
+                id
+            }
+            None => event.id,
+        }
+    }
+
     fn end(&mut self, id: u32) {
         self.order.retain(|other| *other != id);
+        self.also.retain(|_, of| *of != id);
         self.ended.extend(self.open.remove(&id));
     }
 }
@@ -136,5 +165,28 @@ mod tests {
         assert!(early.is_none());
         assert_eq!(second.dropped().unwrap().handle, Some(5));
         assert!(ways.next(now, true).is_none(), "the other one was somebody else's");
+    }
+
+    #[test]
+    fn a_packet_whose_number_changes_on_its_way_is_still_the_same() {
+        let (mut ways, now) = (Ways::default(), Instant::now());
+        let header = |last: u8| {
+            let network = [0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, last];
+            Header::read(&network, &[0, 1, 0, 2])
+        };
+        let seen = |last| Some(Seen { header: header(last), input: Some(7), ..Seen::default() });
+        let mut take = |id, table, handle, verdict, last| {
+            let event = Event { seen: seen(last), ..event(id, table, handle, verdict) };
+            ways.take(event, "own", now);
+        };
+        take(1, "own", Some(3), Told::Continue, 8);
+        take(2, "own", Some(3), Told::Continue, 9);
+        take(9, "theirs", Some(4), Told::Drop, 8);
+        take(7, "theirs", Some(4), Told::Drop, 5);
+
+        let (first, second) = (ways.next(now, true).unwrap(), ways.next(now, true).unwrap());
+
+        assert_eq!((first.events.len(), second.events.len()), (1, 0));
+        assert!(first.dropped().is_some());
     }
 }

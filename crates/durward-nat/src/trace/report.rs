@@ -247,8 +247,8 @@ fn passed(reached: Option<Point>, hook: Option<Point>, no_connection: bool) -> E
             vanished("forward", "too large for the next link, or an older iptables rule")
         }
         _ => vanished(
-            hook.map_or("prerouting", hook_name),
-            "no route, a strict rp_filter, or an older iptables rule",
+            reached.or(hook).map_or("prerouting", hook_name),
+            "no route, forwarding is off, a strict rp_filter, or an older iptables rule",
         ),
     }
 }

@@ -19,7 +19,9 @@ const LAST: i32 = 10_000;
 const BURST: u32 = 20;
 
 /// The chains behind all others'.
-pub(super) const ENDS: [(&str, Point); 3] = [
+pub(super) const ENDS: [(&str, Point); 5] = [
+    ("at_prerouting", Point::Prerouting),
+    ("at_output", Point::Output),
     ("at_input", Point::Input),
     ("at_forward", Point::Forward),
     ("at_postrouting", Point::Postrouting),

@@ -14,3 +14,4 @@ mod near;
 mod reference;
 mod steer;
 mod takeover;
+mod trace;

@@ -62,7 +62,11 @@ fn list(config: &ConfigArgs, arguments: &NatArgs, output: OutputArgs) -> Result<
         let of_rule = leaving
             .iter()
             .filter(|(address, _)| rule.addresses.iter().any(|range| range.contains(**address)));
-        lines.push(egress_line(rule, report, of_rule.map(|(_, count)| count).sum()));
+        lines.push(egress_line(
+            rule,
+            report,
+            of_rule.map(|(_, leaving)| leaving.connections).sum(),
+        ));
     }
     let all = lines.iter().all(|line| line.carried);
     let mut screen = Screen::stdout();

@@ -160,6 +160,8 @@ fn a_configuration_is_carried_by_the_kernel_and_changes_with_its_file() {
             "durward_nat_refused_packets_total{reason=\"unmapped\"} ",
             "durward_nat_tenant_bytes_total{tenant=\"acme\"} ",
             "durward_nat_egress_connections{address=\"203.0.113.1\"} ",
+            "durward_nat_egress_ports_used{tenant=\"acme\",address=\"203.0.113.1\"} ",
+            "durward_nat_egress_ports_budget 64512",
         ] {
             assert!(metrics.contains(sample), "{sample}: {metrics}");
         }
