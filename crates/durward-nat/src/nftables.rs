@@ -3,6 +3,7 @@
 //! [`ruleset`] is what a table holds, [`expression`] what a rule is made of, [`changes`] what leads from one ruleset to
 //! another, [`table`] talks to the kernel. Deliberately absent: which rules Durward wants; see `program`.
 
+mod batch;
 pub mod changes;
 mod decode;
 mod encode;

@@ -7,6 +7,7 @@
 mod desired;
 mod ruleset;
 mod state;
+mod strays;
 pub mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};

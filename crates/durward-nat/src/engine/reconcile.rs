@@ -150,6 +150,10 @@ impl State {
             remember(&held.ruleset, desired, self.options.set_sysctls);
             let changes = Changes::between(&held.ruleset, &desired.ruleset);
             if changes.is_empty() && held.exists {
+                match self.table.take(held.generation) {
+                    Err(TableError::Outdated) => continue,
+                    other => other?,
+                }
                 self.held = Some(held);
                 return Ok(());
             }

@@ -46,7 +46,7 @@ pub fn desired(options: &Options, side: &Side, host: Host) -> Desired {
         vni: options.vni,
         port: options.port,
         local,
-        mtu: options.mtu.unwrap_or(mtu.saturating_sub(Tunnel::OVERHEAD)),
+        mtu: options.mtu.unwrap_or_else(|| mtu.saturating_sub(Tunnel::OVERHEAD)),
     });
     match side {
         Side::Node { gateway, networks } => Desired {

@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: where steps come from. Packets whose first step was not seen are other people's.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -49,14 +50,15 @@ impl Ways {
         } else {
             self.known(&event)
         };
-        if !self.open.contains_key(&id) {
-            let Some(seen) = event.seen.filter(|_| begins) else { return };
-            let way =
-                Way { first: seen, last: seen, events: Vec::new(), heard: now, reached: None };
-            self.open.insert(id, way);
-            self.order.push_back(id);
-        }
-        let Some(way) = self.open.get_mut(&id) else { return };
+        let way = match self.open.entry(id) {
+            Entry::Occupied(way) => way.into_mut(),
+            Entry::Vacant(free) => {
+                let Some(seen) = event.seen.filter(|_| begins) else { return };
+                self.order.push_back(id);
+                let events = Vec::new();
+                free.insert(Way { first: seen, last: seen, events, heard: now, reached: None })
+            }
+        };
         way.heard = now;
         if let Some(seen) = event.seen {
             way.last = Seen { input: seen.input.or(way.last.input), ..seen };

@@ -134,7 +134,7 @@ fn without_errors() {
     let hook = Some(Hook { kind: "filter", point: Point::Output, priority: 0 });
     let chain = Chain { hook, rules: vec![drop(1, 3), drop(58, 2)] };
     let quiet = Ruleset { chains: [("quiet".to_owned(), chain)].into(), ..Ruleset::default() };
-    lab::put("quiet", quiet);
+    lab::put("quiet", &quiet);
 }
 
 #[test]

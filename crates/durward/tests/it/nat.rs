@@ -3,6 +3,9 @@
 //! `partner -ext1- gateway -br0- pod`; the gateway is the test's own namespace. Deliberately absent: what netfilter does in detail; the
 //! tests of `durward-nat` show it.
 
+mod steer;
+mod trace;
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Output;

@@ -82,7 +82,7 @@ impl Lab {
         for address in [REMOTE, REMOTE_V6] {
             serve_on(&world, "world", address, 443);
         }
-        put("cni", plugin());
+        put("cni", &plugin());
         let plane = gateway.run(|| Nat::start(plane_options()).unwrap());
         let out = lab::egress(&ENROLLED.map(str::to_owned), &[EXT, EXT_V6]);
         // Kernel parameters are those of the calling thread's namespace.
@@ -214,8 +214,8 @@ fn plugin() -> Ruleset {
 }
 
 /// Somebody else's table.
-pub(crate) fn put(name: &str, ruleset: Ruleset) {
-    Table::open(name, Ownership::Shared, SOON * 10).unwrap().bring_to(&ruleset).unwrap();
+pub(crate) fn put(name: &str, ruleset: &Ruleset) {
+    Table::open(name, Ownership::Shared, SOON * 10).unwrap().bring_to(ruleset).unwrap();
 }
 
 /// A table of somebody else's that drops what is forwarded out of an interface.

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use durward_nat::Steer;
 use durward_nat::nftables::ruleset::Point;
 use durward_nat::steer::{self, counter};
-use durward_testkit::netns::{Namespace, in_namespace, ip};
+use durward_testkit::netns::{in_namespace, ip};
 
-use super::lab::{ENROLLED, EXT, EXT_V6, Lab, NODE_WAN, POD, node, options, put, wall};
+use super::lab::{ENROLLED, EXT, Lab, NODE_WAN, POD, node, options, put, wall};
 use crate::lab::{REMOTE, SOON, connect, is_alive, ping, tcp_soon};
 
 fn within(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
@@ -131,7 +131,7 @@ fn enrolment_cuts_what_went_another_way_and_its_end_does_too() {
         let send = || lab.pod.run(|| socket.send_to(b"?", (REMOTE, 99)).unwrap());
 
         send();
-        assert!(within(SOON * 6, || ip_flows(&lab) == 1), "it went with the node's address");
+        assert!(within(SOON * 6, || flows_to_99() == 1), "it went with the node's address");
         let first = heard();
         steer.apply(node(&ENROLLED)).unwrap();
         let heard = crate::egress::listen(&lab.world, REMOTE, 99);
@@ -150,7 +150,7 @@ fn enrolment_cuts_what_went_another_way_and_its_end_does_too() {
 }
 
 /// Connections to port 99 the node knows.
-fn ip_flows(_: &Lab) -> usize {
+fn flows_to_99() -> usize {
     let conntrack = durward_nat::conntrack::Conntrack::open(SOON * 10).unwrap();
     let flows = conntrack.flows(0, 0).unwrap();
     flows.iter().filter(|flow| flow.destination.port() == 99).count()
@@ -232,10 +232,8 @@ fn another_tables_refusal_still_holds() {
         let _steer = lab.steer();
         assert!(lab.is_steered());
 
-        put("firewall", wall(Point::Forward, 0));
+        put("firewall", &wall(Point::Forward, 0));
 
         assert!(tcp_soon(&lab.pod, POD, (REMOTE, 443)).is_err());
-        assert!(Namespace::current().run(|| ip("rule").contains("998:")));
-        assert_ne!(EXT_V6, EXT);
     });
 }

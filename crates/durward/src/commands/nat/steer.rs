@@ -67,15 +67,18 @@ async fn keep(mut keeper: Keeper, mut follower: Follower) -> Result<Exit, Failur
     keeper.bring(follower.side())?;
     drop(sd_notify::notify(&[NotifyState::Ready]));
     loop {
-        tokio::select! {
+        let changed = tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => follower.reload(),
             _ = changes.changed() => {
                 let resources = Arc::clone(&changes.borrow_and_update());
-                follower.adopt(&resources);
+                follower.adopt(&resources)
             }
-            _ = beats.tick(), if keeper.fault.is_some() => {}
+            _ = beats.tick(), if keeper.fault.is_some() => false,
+        };
+        if changed {
+            follower.tell();
         }
         keeper.bring(follower.side())?;
     }
@@ -179,13 +182,13 @@ impl Follower {
         }
     }
 
-    fn reload(&mut self) {
-        self.adopt(&self.source.load(&self.paths));
+    fn reload(&mut self) -> bool {
+        self.adopt(&self.source.load(&self.paths))
     }
 
     /// Takes the sources of all tenants; one that is not to leave yet is refused by the gateway. While anything is rejected nothing
-    /// is given up that was steered: nobody knows what the rejected part says.
-    fn adopt(&mut self, resources: &Resources) {
+    /// is given up that was steered: nobody knows what the rejected part says. Whether that is something else than before.
+    fn adopt(&mut self, resources: &Resources) -> bool {
         let before = self.publisher.current();
         let compiled = self.publisher.reload(resources, now());
         let sources = compiled.snapshot.nat.egress.iter().flat_map(|rule| &rule.sources);
@@ -198,10 +201,7 @@ impl Follower {
                 tracing::warn!(at = %finding.origin, %finding, "rejected; what was steered stays steered");
             }
         }
-        if networks != self.networks {
-            self.networks = networks;
-            self.tell();
-        }
+        std::mem::replace(&mut self.networks, networks.clone()) != networks
     }
 
     fn tell(&self) {
