@@ -91,30 +91,41 @@ fn clients_of_a_mapping_reach_pods_of_a_node_and_are_answered_by_the_gateway() {
 }
 
 #[test]
-fn large_packets_fit_the_tunnel() {
-    in_namespace("steer::large_packets_fit_the_tunnel", || {
+fn who_sends_what_does_not_fit_the_tunnel_is_told() {
+    in_namespace("steer::who_sends_what_does_not_fit_the_tunnel_is_told", || {
         let lab = Lab::new();
         let _steer = lab.steer();
 
         let learned =
             [path_mtu(&lab.pod, POD, (REMOTE, 443)), path_mtu(&lab.pod, POD_V6, (REMOTE_V6, 443))];
-        // Nobody may be told that a packet is too large.
+
+        assert_eq!(learned, [1450; 2]);
+    });
+}
+
+#[test]
+fn tcp_fits_the_tunnel_although_nobody_is_told_anything() {
+    in_namespace("steer::tcp_fits_the_tunnel_although_nobody_is_told_anything", || {
+        let lab = Lab::new();
+        let _steer = lab.steer();
         for namespace in [&Namespace::current(), &lab.gateway] {
             namespace.run(without_errors);
         }
+
         for (source, to, header) in [(POD, REMOTE, 20), (POD_V6, REMOTE_V6, 40)] {
             let (mut stream, _) = connect(&lab.pod, source, (to, 443), SOON * 8).unwrap();
             let segment = socket2::SockRef::from(&stream).tcp_mss().unwrap();
-            assert!(segment <= 1450 - header - 20, "{segment}");
             stream.set_read_timeout(Some(SOON * 8)).unwrap();
+            stream.set_write_timeout(Some(SOON * 8)).unwrap();
             let mut back = vec![0; 100_000];
             let mut writer = stream.try_clone().unwrap();
             let sending = std::thread::spawn(move || writer.write_all(&vec![7; 100_000]));
-            stream.read_exact(&mut back).unwrap();
-            sending.join().unwrap().unwrap();
-        }
+            let echoed = stream.read_exact(&mut back);
+            let sent = sending.join().unwrap();
 
-        assert_eq!(learned, [1450; 2]);
+            assert!(segment <= 1450 - header - 20, "{segment}");
+            assert!(sent.is_ok() && echoed.is_ok(), "{source}: {sent:?} {echoed:?}");
+        }
     });
 }
 
