@@ -2,7 +2,7 @@
 //!
 //! Reasons are the words of the metrics and of `explain`. Deliberately absent: the mapping, which the packet's address names.
 
-use crate::nftables::expression::{Expression, LookupResult, Reject};
+use crate::nftables::expression::{Base, Expression, LookupResult, Reject};
 use crate::nftables::listing::ListedRule;
 use crate::program::counter;
 use crate::steer;
@@ -58,6 +58,9 @@ pub(super) fn translates_source(rule: &ListedRule) -> bool {
 pub(super) fn did(rule: &ListedRule, verdict: &Told) -> Option<&'static str> {
     let translated = rule.expressions.iter().find_map(|expression| match expression {
         Expression::Nat { source: false, .. } => Some("destination translated"),
+        Expression::Nat { source: true, address, .. } if keeps(rule, *address) => {
+            Some("its own address is kept")
+        }
         Expression::Nat { source: true, .. } => Some("source translated"),
         Expression::Masquerade => Some("source translated to the interface's"),
         Expression::Foreign(name) if name == "nat" => Some("translated"),
@@ -66,6 +69,12 @@ pub(super) fn did(rule: &ListedRule, verdict: &Told) -> Option<&'static str> {
         _ => None,
     });
     translated.filter(|_| *verdict == Told::Accept).or_else(|| told_sender(rule))
+}
+
+/// Whether the register holds what was read from the packet itself.
+fn keeps(rule: &ListedRule, register: u32) -> bool {
+    let own = |one: &Expression| matches!(one, Expression::Payload { base: Base::Network, to, .. } if *to == register);
+    rule.expressions.iter().any(own)
 }
 
 /// What a rule of Durward's did.

@@ -45,7 +45,7 @@ pub(super) fn steer(arguments: &SteerArgs, log: LogFormat) -> Result<Exit, Failu
         return Ok(Exit::FailedCheck);
     }
     follower.tell();
-    let keeper = Keeper { steer: kept, fault: None };
+    let keeper = Keeper { steer: kept, fault: None, ready: false };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -90,6 +90,7 @@ async fn keep(mut keeper: Keeper, mut follower: Follower) -> Result<Exit, Failur
 struct Keeper {
     steer: Steer,
     fault: Option<String>,
+    ready: bool,
 }
 
 impl Keeper {
@@ -100,9 +101,10 @@ impl Keeper {
                 for problem in problems {
                     tracing::warn!(problem, "this host");
                 }
-                if self.fault.take().is_some() {
-                    tracing::info!("the kernel is as it should be now");
+                if !std::mem::replace(&mut self.ready, true) {
+                    tracing::info!("the kernel is as it should be");
                 }
+                self.fault = None;
                 Ok(())
             }
             Err(error @ NatError::Table(durward_nat::nftables::TableError::Forbidden)) => {
@@ -116,7 +118,7 @@ impl Keeper {
                         "tenants' pods of this node reach nobody outside; it is tried again"
                     );
                 }
-                self.fault = Some(fault);
+                (self.fault, self.ready) = (Some(fault), false);
                 Ok(())
             }
         }

@@ -24,9 +24,12 @@ const GLANCE: Duration = Duration::from_millis(200);
 
 /// Traces until the time is over, enough packets were seen, or a signal came.
 pub(super) fn trace(arguments: &TraceArgs) -> Result<Exit, Failure> {
-    let named = !arguments.config.config.is_empty();
-    let model =
-        if named { Some(config::load(&arguments.config)?.snapshot.nat.clone()) } else { None };
+    // Without a configuration there are no names; that is no fault unless one was named.
+    let named = !arguments.config.config.is_empty() || config::paths(&arguments.config).is_ok();
+    let model = match named {
+        true => Some(Arc::clone(&config::load(&arguments.config)?.snapshot.nat)),
+        false => None,
+    };
     let options = Options {
         table: arguments.nat_table.clone(),
         filter: arguments.filter()?,

@@ -128,7 +128,7 @@ fn both_ends_are_built_by_the_binary_and_go_on_without_it() {
         assert!(is_alive(&mut open), "after a crash");
         assert_eq!(lab.seen(), tenants, "a new one after a crash");
         let mut second = lab.start_node();
-        second.wait_for_line_blocking("adopts what an earlier process left", DEADLINE);
+        second.wait_for_line_blocking("the kernel is as it should be", DEADLINE);
         assert!(is_alive(&mut open), "after a restart");
         let refused = durward(&["nat", "cleanup"]).output().unwrap();
         assert!(stderr(&refused).contains("a running durward owns it"), "{}", stderr(&refused));

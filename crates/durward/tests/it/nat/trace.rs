@@ -48,6 +48,7 @@ fn people_and_programs_are_told_the_way_of_packets() {
         for words in [
             "→ 203.0.113.1:8080 tcp SYN in ext1",
             "an endpoint is chosen",
+            "its own address is kept",
             "left by br0 to 10.244.0.11:9000, tenant acme, desk, ",
             "traced, 1 shown",
         ] {
