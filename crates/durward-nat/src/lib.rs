@@ -16,12 +16,16 @@ pub mod policy_route;
 mod program;
 pub mod report;
 mod rtnetlink;
+pub mod steer;
 pub mod survey;
 pub mod sysctl;
+pub mod trace;
+mod watch;
 
 pub use desired::{Desired, desired};
 pub use engine::{Nat, NatError};
 pub use interface::Interfaces;
 pub use options::Options;
 pub use report::{MappingReport, Report};
+pub use steer::Steer;
 pub use survey::{Survey, survey};

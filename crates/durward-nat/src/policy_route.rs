@@ -13,11 +13,11 @@ use crate::interface::{External, Interfaces};
 use crate::options::Options;
 
 /// The host's main routing table.
-const MAIN: u32 = 254;
+pub(crate) const MAIN: u32 = 254;
 /// Behind every other route of a table.
-const LAST: u32 = 0xffff_0000;
+pub(crate) const LAST: u32 = 0xffff_0000;
 /// What IPv6 gives a route that names no metric.
-const USUAL_V6: u32 = 1024;
+pub(crate) const USUAL_V6: u32 = 1024;
 
 /// Routes and rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub enum Hop {
     },
     /// Nowhere.
     Unreachable,
+    /// Back to the rules, as if the table did not know.
+    Throw,
 }
 
 /// A routing rule.
@@ -210,6 +212,7 @@ impl fmt::Display for Route {
             Hop::Link { interface } => write!(f, "dev #{interface}")?,
             Hop::Gateway { gateway, interface } => write!(f, "via {gateway} dev #{interface}")?,
             Hop::Unreachable => f.write_str("unreachable")?,
+            Hop::Throw => f.write_str("throw")?,
         }
         write!(f, " table {table} metric {metric}")
     }

@@ -16,7 +16,7 @@ use durward_control::spec::ingress::DestinationSpec;
 use durward_model::mapping::Transport;
 
 use crate::output::Format;
-pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed};
+pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed, SteerArgs, TraceArgs};
 
 pub(crate) use egress::{Egress, EgressEnv, EgressTest, EnvFormat, Prove};
 pub(crate) use logs::{AccessLog, AuditSync};

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use durward_model::mapping::NatModel;
 
@@ -22,9 +22,12 @@ use crate::options::AssignedAddress;
 use crate::policy_route::Routing;
 use crate::report::Report;
 use crate::sysctl::{REMEMBERED, Sysctl};
+use crate::watch::Kept;
 
 /// How often a transaction is tried again because others change rulesets at the same time.
 const ATTEMPTS: usize = 50;
+/// Draining connections are looked at this often.
+const DRAIN_STEP: Duration = Duration::from_secs(1);
 
 impl State {
     pub(super) fn apply(&mut self, model: Arc<NatModel>) -> Result<Report, NatError> {
@@ -61,24 +64,6 @@ impl State {
         self.restore_addresses(&mut report)?;
         report.connections_cut = self.cut_connections(desired.policy)?;
         Ok(report)
-    }
-
-    /// Reads everything anew and repairs what differs; whether something did.
-    pub(super) fn repair(&mut self) -> Result<bool, NatError> {
-        if self.model.is_none() {
-            return Ok(false);
-        }
-        let before = self.held.take();
-        let read = self.table.read()?;
-        let tampered = before.is_some_and(|before| before.ruleset != read.ruleset);
-        self.held = Some(read);
-        self.routing = None;
-        self.reconcile()?;
-        if tampered {
-            self.repairs += 1;
-            tracing::warn!(table = self.options.table, "undid a foreign change");
-        }
-        Ok(tampered)
     }
 
     pub(super) fn preview(&self, model: &NatModel) -> Result<(Desired, Difference), NatError> {
@@ -165,6 +150,10 @@ impl State {
             remember(&held.ruleset, desired, self.options.set_sysctls);
             let changes = Changes::between(&held.ruleset, &desired.ruleset);
             if changes.is_empty() && held.exists {
+                match self.table.take(held.generation) {
+                    Err(TableError::Outdated) => continue,
+                    other => other?,
+                }
                 self.held = Some(held);
                 return Ok(());
             }
@@ -269,6 +258,50 @@ impl State {
             }
         }
         Ok(())
+    }
+}
+
+impl Kept for State {
+    fn debounce(&self) -> Duration {
+        self.options.debounce
+    }
+
+    fn audit(&self) -> Duration {
+        self.options.audit
+    }
+
+    fn made(&self, generation: u32) -> bool {
+        self.own_generations.contains(&generation)
+    }
+
+    fn repair(&mut self) -> Result<bool, NatError> {
+        if self.model.is_none() {
+            return Ok(false);
+        }
+        let before = self.held.take();
+        let read = self.table.read()?;
+        let tampered = before.is_some_and(|before| before.ruleset != read.ruleset);
+        self.held = Some(read);
+        self.routing = None;
+        self.reconcile()?;
+        if tampered {
+            self.repairs += 1;
+            tracing::warn!(table = self.options.table, "undid a foreign change");
+        }
+        Ok(tampered)
+    }
+
+    fn tick(&mut self, now: Instant) -> Option<Instant> {
+        let announcement = self.announcer.as_mut().and_then(|announcer| announcer.send_due(now));
+        if self.draining.is_empty() {
+            return announcement;
+        }
+        let policy = self.policy.clone();
+        if let Err(error) = self.cut_connections(policy) {
+            tracing::error!(%error, "drained connections could not be cut");
+        }
+        let drain = (!self.draining.is_empty()).then(|| now + DRAIN_STEP);
+        announcement.into_iter().chain(drain).min()
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::encode::{ct, meta};
+use super::encode::{ROUTE_SEGMENT, SEGMENT_OPTION, TRACE, ct, meta};
 use super::expression::{Base, Ct, Expression, LookupResult, Meta, Reject, Verdict};
 use super::ruleset::{Chain, Data, Element, Hook, Set, Value};
 use super::uapi::{DATA_VERDICT, INTERVAL_END, set_flag};
@@ -146,6 +146,9 @@ fn expression(from: Attributes<'_>) -> Expression {
         "reject" => reject(data),
         "masq" => Some(Expression::Masquerade),
         "limit" => limit(data),
+        "rt" => route_segment(data),
+        "byteorder" => network_order(data),
+        "exthdr" => set_segment(data),
         _ => None,
     };
     known.unwrap_or(Expression::Foreign(name))
@@ -174,6 +177,9 @@ fn payload(from: Attributes<'_>) -> Option<Expression> {
 }
 
 fn loaded_meta(from: Attributes<'_>) -> Option<Expression> {
+    if from.be32(2) == Some(TRACE) {
+        return register(from, 3).map(|from| Expression::SetTrace { from });
+    }
     let known = [Meta::Mark, Meta::InputName, Meta::OutputName, Meta::Family, Meta::Transport];
     let key = known.into_iter().find(|key| Some(meta(*key)) == from.be32(2))?;
     match (register(from, 1), register(from, 3)) {
@@ -184,8 +190,21 @@ fn loaded_meta(from: Attributes<'_>) -> Option<Expression> {
 }
 
 fn loaded_ct(from: Attributes<'_>) -> Option<Expression> {
-    let known = [Ct::State, Ct::Mark, Ct::OriginalDestination4, Ct::OriginalDestination6];
-    let key = known.into_iter().find(|key| Some(ct(*key)) == from.be32(2))?;
+    let known = [
+        Ct::State,
+        Ct::Mark,
+        Ct::OriginalDestination4,
+        Ct::OriginalDestination6,
+        Ct::Direction,
+        Ct::Status,
+        Ct::OriginalSource4,
+        Ct::OriginalSource6,
+        Ct::ReplySource4,
+        Ct::ReplySource6,
+    ];
+    let direction = from.get(3).and_then(|direction| direction.value.first().copied());
+    let told = (from.be32(2)?, direction);
+    let key = known.into_iter().find(|key| ct(*key) == told)?;
     match (register(from, 1), register(from, 4)) {
         (Some(to), None) => Some(Expression::Ct { key, to }),
         (None, Some(from)) if key == Ct::Mark => Some(Expression::SetCtMark { from }),
@@ -286,6 +305,22 @@ fn reject(from: Attributes<'_>) -> Option<Expression> {
 fn limit(from: Attributes<'_>) -> Option<Expression> {
     let plain = be64(from, 2) == 1 && from.be32(4) == Some(0) && from.be32(5).unwrap_or(0) == 0;
     plain.then_some(Expression::Limit { per_second: be64(from, 1), burst: from.be32(3)? })
+}
+
+fn route_segment(from: Attributes<'_>) -> Option<Expression> {
+    (from.be32(2)? == ROUTE_SEGMENT).then_some(Expression::RouteSegment { to: register(from, 1)? })
+}
+
+fn network_order(from: Attributes<'_>) -> Option<Expression> {
+    let (read, written) = (register(from, 1)?, register(from, 2)?);
+    let short = (from.be32(3)?, from.be32(4)?, from.be32(5)?) == (1, 2, 2);
+    (short && read == written).then_some(Expression::NetworkOrder { register: read })
+}
+
+fn set_segment(from: Attributes<'_>) -> Option<Expression> {
+    let segment = from.get(2)?.value.first() == Some(&SEGMENT_OPTION);
+    let whole = (from.be32(3)?, from.be32(4)?, from.be32(6)?) == (2, 2, 1);
+    (segment && whole).then_some(Expression::SetSegment { from: register(from, 7)? })
 }
 
 fn verdict(data: Attributes<'_>) -> Option<Verdict> {

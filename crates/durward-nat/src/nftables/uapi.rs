@@ -26,6 +26,7 @@ pub(super) mod msg {
     pub(in super::super) const DELSETELEM: u16 = nftables(14);
     pub(in super::super) const NEWGEN: u16 = nftables(15);
     pub(in super::super) const GETGEN: u16 = nftables(16);
+    pub(in super::super) const TRACE: u16 = nftables(17);
     pub(in super::super) const NEWOBJ: u16 = nftables(18);
     pub(in super::super) const GETOBJ: u16 = nftables(19);
     pub(in super::super) const DELOBJ: u16 = nftables(20);

@@ -24,7 +24,9 @@ fn in_words(set: &str, key: &[u8], element: &Element) -> Option<String> {
         "svc" | "acl" | "svcr" | "aclr" | "rng" | "ep" | "rev" | "local" => {
             ports(key, element.end.as_deref(), v4)?
         }
-        "src" | "cluster" | "egm" | "eg" | "egid" => block(key, element.end.as_deref(), v4)?,
+        "src" | "cluster" | "egm" | "eg" | "egid" | "enrolled" | "near" | "pods" | "peers" => {
+            block(key, element.end.as_deref(), v4)?
+        }
         "ext" | "ext_in" | "out_ok" => name(key)?,
         "ctr" | "slot_out" => format!("{:#x}", number(key, 0)?),
         "egp" => format!("pool {} range {}", number(key, 0)?, number(key, 4)?),

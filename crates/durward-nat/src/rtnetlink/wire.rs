@@ -17,6 +17,7 @@ pub(super) const INET6: u8 = 10;
 
 const UNICAST: u8 = 1;
 const UNREACHABLE: u8 = 7;
+const THROW: u8 = 9;
 const SCOPE_LINK: u8 = 253;
 const ONLINK: u32 = 4;
 const TO_TABLE: u8 = 1;
@@ -72,6 +73,7 @@ pub(super) fn route(message: &Message) -> Option<Labelled> {
     let gateway = attributes.get(5).and_then(|gateway| ip(gateway.value));
     let hop = match (kind, gateway, interface) {
         (UNREACHABLE, ..) => Hop::Unreachable,
+        (THROW, ..) => Hop::Throw,
         (UNICAST, Some(gateway), Some(interface)) => Hop::Gateway { gateway, interface },
         (UNICAST, None, Some(interface)) => Hop::Link { interface },
         _ => return None,
@@ -114,6 +116,7 @@ pub(super) fn write_route(to: &mut Builder, route: &Route, protocol: u8) {
         Hop::Link { .. } => (UNICAST, SCOPE_LINK, 0),
         Hop::Gateway { .. } => (UNICAST, 0, ONLINK),
         Hop::Unreachable => (UNREACHABLE, 0, 0),
+        Hop::Throw => (THROW, 0, 0),
     };
     let destination = route.destination;
     let scope = if destination.addr().is_ipv4() { scope } else { 0 };
@@ -134,7 +137,7 @@ pub(super) fn write_route(to: &mut Builder, route: &Route, protocol: u8) {
         Hop::Gateway { gateway, interface } => {
             to.bytes_attribute(5, &octets(gateway)).ne32(4, interface);
         }
-        Hop::Unreachable => {}
+        Hop::Unreachable | Hop::Throw => {}
     }
 }
 

@@ -50,7 +50,7 @@ fn text(model: &NatModel) -> String {
 }
 
 #[track_caller]
-fn assert_golden(name: &str, text: &str) {
+pub(crate) fn assert_golden(name: &str, text: &str) {
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"));
     settings.set_prepend_module_to_snapshot(false);

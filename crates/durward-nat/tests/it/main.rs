@@ -12,4 +12,6 @@ mod lab;
 mod lifecycle;
 mod near;
 mod reference;
+mod steer;
 mod takeover;
+mod trace;
