@@ -8,6 +8,7 @@ mod decode;
 mod encode;
 pub mod expression;
 pub(crate) mod others;
+pub(crate) mod probe;
 pub mod ruleset;
 pub mod table;
 mod uapi;

@@ -6,11 +6,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use durward_model::egress::Taken;
 use durward_model::mapping::Affinity;
 
 use super::Flow;
 use crate::desired::Policy;
-use crate::mark::{EGRESS, MAPPED, PICKED_UP, tenant};
+use crate::mark::{EGRESS, MAPPED, PICKED_UP, TRANSPARENT, tenant};
 
 const UDP: u8 = 17;
 
@@ -33,6 +34,9 @@ pub fn judge(flow: &Flow, old: &Policy, new: &Policy) -> Fate {
     }
     if flow.mark & EGRESS != 0 {
         return judge_leaving(flow, new);
+    }
+    if flow.mark & TRANSPARENT != 0 {
+        return judge_taken(flow, new);
     }
     Fate::Keep
 }
@@ -87,11 +91,24 @@ fn judge_leaving(flow: &Flow, new: &Policy) -> Fate {
     let Some(rule) = known.filter(|rule| rule.tenant == tenant(flow.mark)) else {
         return Fate::Cut;
     };
+    if rule.take(flow.protocol, flow.destination.port()) != Taken::Translated {
+        return Fate::Cut;
+    }
     let address = flow.reply_destination.ip();
     if rule.addresses.iter().any(|range| range.contains(address)) {
         return Fate::Keep;
     }
     if rule.drain.is_zero() { Fate::Cut } else { Fate::Drain(rule.drain) }
+}
+
+/// What is the proxy's stays so as long as it would be handed over again; the proxy itself ends what its rules no longer want.
+fn judge_taken(flow: &Flow, new: &Policy) -> Fate {
+    let known = new.leaving(flow.source.ip());
+    let known = known.filter(|rule| rule.tenant == tenant(flow.mark));
+    match known.map(|rule| rule.take(flow.protocol, flow.destination.port())) {
+        Some(Taken::Http | Taken::Tls) => Fate::Keep,
+        _ => Fate::Cut,
+    }
 }
 
 #[cfg(test)]

@@ -100,6 +100,10 @@ impl Table {
         self.ownership
     }
 
+    pub(super) const fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
     /// Reads the table.
     ///
     /// # Errors
@@ -272,7 +276,7 @@ impl Table {
 }
 
 /// A transaction being written.
-struct Batch<'a> {
+pub(super) struct Batch<'a> {
     socket: &'a Socket,
     builder: Builder,
     generation: u32,
@@ -283,7 +287,7 @@ struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn begin(socket: &'a Socket, generation: u32) -> Self {
+    pub(super) fn begin(socket: &'a Socket, generation: u32) -> Self {
         let mut builder = Builder::default();
         let begin = socket.next_sequence();
         builder.message(msg::BATCH_BEGIN, flags::REQUEST, begin, |to| {
@@ -293,7 +297,7 @@ impl<'a> Batch<'a> {
         Self { socket, builder, generation, begin, objects: Vec::new(), last: 0 }
     }
 
-    fn add(
+    pub(super) fn add(
         &mut self,
         object: impl Into<String>,
         kind: u16,
@@ -402,7 +406,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Sends it as one datagram and reads the answer to its last message, or what was refused.
-    fn commit(mut self) -> Result<u32, TableError> {
+    pub(super) fn commit(mut self) -> Result<u32, TableError> {
         let Some((last, _)) = self.objects.last().cloned() else { return Ok(self.generation) };
         self.builder.add_flags(self.last, flags::ACK);
         let end = self.socket.next_sequence();

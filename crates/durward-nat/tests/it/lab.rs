@@ -365,6 +365,7 @@ pub(crate) fn egress(sources: &[String], addresses: &[&str]) -> KernelEgress {
         name: "out".into(),
         sources: sources.iter().map(|block| block.parse().unwrap()).collect(),
         addresses: addresses.iter().map(|ip| ip.parse::<IpAddr>().unwrap().into()).collect(),
+        transparent: None,
         enrolled: true,
         drain: Duration::ZERO,
         origin: Origin::default(),

@@ -13,3 +13,4 @@ mod lifecycle;
 mod near;
 mod reference;
 mod takeover;
+mod transparent;
