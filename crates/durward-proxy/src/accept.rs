@@ -209,8 +209,7 @@ fn local_addr(
     bind: SocketAddr,
     prepared: Option<&PreparedBind>,
 ) -> io::Result<SocketAddr> {
-    let transparent =
-        prepared.is_some_and(|prepared| prepared.bind.mode.is_transparent());
+    let transparent = prepared.is_some_and(|prepared| prepared.bind.mode.is_transparent());
     let known = !transparent && !bind.ip().is_unspecified();
     if known { Ok(bind) } else { stream.local_addr().map(canonical) }
 }

@@ -20,7 +20,8 @@ pub(crate) fn reached(
 ) -> Option<(SocketAddr, DestinationMode)> {
     let Some(listen) = &spec.listen else {
         let bind = SocketAddr::new(address, port);
-        return free(report, bind, spec.address.place, field).map(|bind| (bind, DestinationMode::Bound));
+        return free(report, bind, spec.address.place, field)
+            .map(|bind| (bind, DestinationMode::Bound));
     };
     let field = &field.name("listen");
     let local = report.check_optional(
@@ -55,7 +56,8 @@ fn free(
     if !transparent::is_socket(bind) {
         return Some(bind);
     }
-    let sentence = format!("is accepted on {bind}, where egress.transparent comes in: use another port");
+    let sentence =
+        format!("is accepted on {bind}, where egress.transparent comes in: use another port");
     report.error("BadListen", place, field, &sentence);
     None
 }

@@ -81,7 +81,8 @@ pub(crate) fn unasked(report: &mut Report<'_>, spec: &EgressSpec) {
     let lists = [("allow", spec.allow.as_ref()), ("deny", spec.deny.as_ref())];
     for (name, rules) in lists {
         if let Some(rules) = rules {
-            let sentence = "is asked by nobody: the tenant has neither egress.proxy nor egress.transparent";
+            let sentence =
+                "is asked by nobody: the tenant has neither egress.proxy nor egress.transparent";
             report.warning("RulesUnused", rules.place, &field.name(name), sentence);
         }
     }

@@ -72,14 +72,16 @@ fn ports(
     let field = parent.name("transparent");
     let before = report.errors();
     if egress.sources.is_empty() {
-        let sentence = "is for nobody: name the networks of the tenant's programs in egress.sources";
+        let sentence =
+            "is for nobody: name the networks of the tenant's programs in egress.sources";
         report.error("SourcesMissing", spec.place, &field, sentence);
     }
     let http = list(report, spec.http.as_ref(), &field.name("http"), 80);
     let tls = list(report, spec.tls.as_ref(), &field.name("tls"), 443);
     if let Some(port) = http.intersection(&tls).next() {
-        let sentence =
-            format!("has {port} in http and in tls: what is sent there is read one way, name it once");
+        let sentence = format!(
+            "has {port} in http and in tls: what is sent there is read one way, name it once"
+        );
         report.error("PortTwice", spec.place, &field, &sentence);
     }
     if http.is_empty() && tls.is_empty() && report.errors() == before {

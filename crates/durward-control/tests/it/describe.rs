@@ -82,7 +82,8 @@ fn nat(out: &mut String, nat: &NatModel) {
         .unwrap();
         if let Some(transparent) = &rule.transparent {
             let durward_model::egress::Transparent { http, tls, others } = &**transparent;
-            write!(out, ", but http {http:?} and tls {tls:?} by the proxy, {others:?} others").unwrap();
+            write!(out, ", but http {http:?} and tls {tls:?} by the proxy, {others:?} others")
+                .unwrap();
         }
         writeln!(out, "{}", if rule.enrolled { "" } else { ", not enrolled" }).unwrap();
     }

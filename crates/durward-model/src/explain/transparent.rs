@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: what the proxy says by itself; see `outside`.
 
+use std::net::IpAddr;
+
 use super::outside::split;
 use super::{Ending, Question, Trail};
 use crate::egress::{Asked, ForwardService, Host, Taken};
@@ -53,7 +55,10 @@ impl Trail {
         http: bool,
     ) -> Ending {
         let said = question.host.as_deref().and_then(split).map(|(host, _)| host);
-        let name = if http { said } else { question.sni.as_deref().or(said) };
+        // An address is no name of TLS's (RFC 6066 section 3).
+        let is_name = |name: &&str| name.parse::<IpAddr>().is_err();
+        let sni = || question.sni.as_deref().or(said).filter(is_name);
+        let name = if http { said } else { sni() };
         let host = match name.map(Host::parse) {
             Some(Ok(host)) => host,
             Some(Err(fault)) => {

@@ -244,8 +244,7 @@ fn meant(request: &Request, destination: SocketAddr) -> Result<(Host, u16), Refu
     if !scheme.is_empty() && !scheme.eq_ignore_ascii_case(b"http") {
         return Err(bad("https at a port of http"));
     }
-    let host =
-        Host::parse(request.host()).map_err(|_| bad("Host is no host in its usual form"))?;
+    let host = Host::parse(request.host()).map_err(|_| bad("Host is no host in its usual form"))?;
     Ok((host, destination.port()))
 }
 

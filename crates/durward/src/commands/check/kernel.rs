@@ -31,6 +31,24 @@ pub(crate) fn check(model: &NatModel, options: &Options) -> Category {
     category
 }
 
+/// What transparent egress needs.
+fn hand_over(category: &mut Category, survey: &Survey) {
+    match survey.hand_over {
+        Some(true) => category.ok("connections can be handed to the forward proxy"),
+        Some(false) => category.error(
+            "the kernel cannot hand connections to the forward proxy, so tenants with egress.transparent reach nothing",
+            "modprobe nft_tproxy nft_fib_inet, or a kernel that has them",
+        ),
+        None => {}
+    }
+    for obstacle in &survey.obstacles {
+        category.warn(
+            obstacle.clone(),
+            "where pods are on that bridge: sysctl -w net.bridge.bridge-nf-call-iptables=0 (and ip6tables), if nothing else needs it",
+        );
+    }
+}
+
 fn judge(category: &mut Category, survey: &Survey, options: &Options) {
     let names: Vec<&str> = survey.interfaces.external.keys().map(String::as_str).collect();
     if names.is_empty() {
@@ -62,6 +80,7 @@ fn judge(category: &mut Category, survey: &Survey, options: &Options) {
     if survey.dropping.is_empty() {
         category.ok("no other table drops forwarded packets by default");
     }
+    hand_over(category, survey);
     for parameter in &survey.parameters {
         if options.set_sysctls {
             category.ok(format!("{parameter}; durward run sets it"));
