@@ -4,6 +4,7 @@
 mod atomic;
 mod cost;
 mod egress;
+mod enrolment;
 mod golden;
 mod hygiene;
 mod ingress;

@@ -17,17 +17,6 @@ use crate::lab::{
     connect, egress, is_alive, model, options, ping, serve_on, tcp, tcp_soon, tenant, udp,
 };
 
-/// The lab without br_netfilter, which lets a bridge's packets pass the filter too early to be handed over.
-fn unbridged() -> Lab {
-    let lab = Lab::new();
-    for family in ["iptables", "ip6tables"] {
-        if std::path::Path::new("/proc/sys/net/bridge").exists() {
-            sysctl(&format!("net.bridge.bridge-nf-call-{family}"), "0");
-        }
-    }
-    lab
-}
-
 fn proxied(mut rule: KernelEgress, others: Others) -> KernelEgress {
     let transparent = Transparent { http: [80].into(), tls: [443].into(), others };
     rule.transparent = Some(Arc::new(transparent));
@@ -101,7 +90,7 @@ fn the_proxy_gets_its_ports_and_the_rest_goes_as_the_tenant_says() {
     in_namespace(
         "transparent::the_proxy_gets_its_ports_and_the_rest_goes_as_the_tenant_says",
         || {
-            let lab = unbridged();
+            let lab = Lab::unbridged();
             for port in [22, 80, 443] {
                 lab.serve_outside(port);
             }
@@ -152,7 +141,7 @@ fn the_proxy_gets_its_ports_and_the_rest_goes_as_the_tenant_says() {
 #[test]
 fn what_is_near_is_not_taken() {
     in_namespace("transparent::what_is_near_is_not_taken", || {
-        let lab = unbridged();
+        let lab = Lab::unbridged();
         lab.serve(443);
         let here = Namespace::current();
         for address in ["10.244.0.1", "fd00:244::1", EXT1, EXT1_V6] {
@@ -181,7 +170,7 @@ fn what_is_near_is_not_taken() {
 #[test]
 fn without_a_proxy_nothing_leaves() {
     in_namespace("transparent::without_a_proxy_nothing_leaves", || {
-        let lab = unbridged();
+        let lab = Lab::unbridged();
         lab.serve_outside(443);
         let nat = Nat::start(options()).unwrap();
         apply(&nat, &both());
@@ -207,7 +196,7 @@ fn without_a_proxy_nothing_leaves() {
 #[test]
 fn connections_change_sides_with_the_configuration() {
     in_namespace("transparent::connections_change_sides_with_the_configuration", || {
-        let lab = unbridged();
+        let lab = Lab::unbridged();
         for port in [22, 443] {
             lab.serve_outside(port);
         }
@@ -239,7 +228,7 @@ fn connections_change_sides_with_the_configuration() {
 #[test]
 fn errors_about_what_the_proxy_sends_arrive() {
     in_namespace("transparent::errors_about_what_the_proxy_sends_arrive", || {
-        let lab = unbridged();
+        let lab = Lab::unbridged();
         let nat = Nat::start(options()).unwrap();
         apply(&nat, &both());
         let _proxy = Proxy::start();
@@ -283,7 +272,7 @@ fn errors_out_of_order() -> u64 {
 #[test]
 fn a_kernel_that_cannot_hand_over_rejects_that_tenant_alone() {
     in_namespace("transparent::a_kernel_that_cannot_hand_over_rejects_that_tenant_alone", || {
-        let lab = unbridged();
+        let lab = Lab::unbridged();
         lab.serve_outside(443);
         let mut second = egress(&[host(P2)], &[EXT2]);
         second.tenant = tenant("bank");
@@ -302,7 +291,7 @@ fn a_kernel_that_cannot_hand_over_rejects_that_tenant_alone() {
 #[test]
 fn cleanup_takes_the_way_to_the_proxy_away() {
     in_namespace("transparent::cleanup_takes_the_way_to_the_proxy_away", || {
-        let _lab = unbridged();
+        let _lab = Lab::unbridged();
         let tables = || {
             ip("rule")
                 + &ip("-6 rule")
@@ -328,7 +317,7 @@ fn a_bridge_that_filters_too_early_is_told() {
         if !std::path::Path::new("/proc/sys/net/bridge").exists() {
             return;
         }
-        let _lab = unbridged();
+        let _lab = Lab::unbridged();
         sysctl("net.bridge.bridge-nf-call-iptables", "1");
         let nat = Nat::start(options()).unwrap();
 
