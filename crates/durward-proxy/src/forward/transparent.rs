@@ -57,7 +57,7 @@ pub(super) async fn serve(admitted: Admitted) {
     };
     let traffic = (relayed.from_client, relayed.from_upstream);
     passage.ended(&core, relayed.ended.as_ref(), traffic);
-    record(&core, &view, with_name(&facts, passage.sni), (&relayed, lease.as_ref()));
+    record(&core, &view, &with_name(&facts, passage.sni), (&relayed, lease.as_ref()));
 }
 
 /// Ends a connection to a port that is not the proxy's: the kernel has not heard of a change yet, or somebody on this host tries the socket.
@@ -66,7 +66,7 @@ pub(super) fn turn_away(admitted: Admitted) {
     reset(io.socket());
     let refusal = Refusal::UnknownAddress { destination: facts.destination.0 };
     let ended = Relayed { from_client: 0, from_upstream: 0, ended: Some(refusal) };
-    record(&core, &view, with_name(&facts, None), (&ended, None));
+    record(&core, &view, &facts, (&ended, None));
 }
 
 /// Whom a client has before it, and where it meant to go.
@@ -156,7 +156,7 @@ fn with_name(facts: &ConnectionFacts, name: Option<String>) -> ConnectionFacts {
 fn record(
     core: &Core,
     view: &TenantView,
-    facts: ConnectionFacts,
+    facts: &ConnectionFacts,
     (relayed, lease): (&Relayed, Option<&Lease>),
 ) {
     if let Some(refusal) = &relayed.ended {
@@ -167,7 +167,7 @@ fn record(
         began: SystemTime::now() - duration,
         kind: "transparent",
         tenant: Some(view.tenant().tenant.id.as_str()),
-        facts: &facts,
+        facts,
         request: None,
         upstream: lease.map(|lease| UpstreamRecord {
             name: "outside",

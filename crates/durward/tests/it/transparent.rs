@@ -7,6 +7,7 @@
 mod all;
 mod http;
 mod names;
+mod programs;
 mod world;
 
 use std::collections::BTreeSet;

@@ -93,75 +93,77 @@ fn sources(packets: &[Packet]) -> BTreeSet<IpAddr> {
 // S2.3 S2.57+ S2.28+
 #[test]
 fn all_a_pod_sends_leaves_from_its_tenants_address_or_not_at_all() {
-    in_namespace(
-        "transparent::all::all_a_pod_sends_leaves_from_its_tenants_address_or_not_at_all",
-        || {
-            let lab = Lab::new();
-            let _running = lab.start_with(RAW);
-            let others = [NODE[0], ACME[0], BANK[0], ACME_POD[0], BANK_POD[0], "192.0.2.99"];
+    let name = "transparent::all::all_a_pod_sends_leaves_from_its_tenants_address_or_not_at_all";
+    in_namespace(name, || {
+        let lab = Lab::new();
+        let _running = lab.start_with(RAW);
+        let others = [NODE[0], ACME[0], BANK[0], ACME_POD[0], BANK_POD[0], "192.0.2.99"];
 
-            // The tenant that keeps in what is not the proxy's.
-            let capture = Capture::start(&lab.world.namespace);
-            let forged: Vec<&str> = others.into_iter().filter(|ip| *ip != ACME_POD[0]).collect();
-            everything(&lab.acme, ACME_POD, &forged);
-            lab.acme.block_on(|| async {
-                let proxy = RawHttp::connect(at("10.244.1.1", 3128)).await;
-                let request = "CONNECT bank.example:443 HTTP/1.1\r\nHost: bank.example:443\r\n\r\n";
-                let mut proxy = proxy.unwrap();
-                proxy.send(request).await.unwrap();
-                assert_eq!(proxy.read_response_to("CONNECT").await.unwrap().status, 200);
-                proxy.send("hello").await.unwrap();
-                let said = proxy.read_some().await.unwrap();
-                let said = String::from_utf8(said).unwrap();
-                assert_eq!(said, format!("seen {}\n", ACME[1]), "with the variables");
-            });
-            assert_eq!(tls(&lab.acme, at(GOOD[0], 443), Some("bank.example")), seen(ACME[0]));
-            let packets = left(&capture);
-            drop(capture);
+        // The tenant that keeps in what is not the proxy's.
+        let capture = Capture::start(&lab.world.namespace);
+        let forged: Vec<&str> = others.into_iter().filter(|ip| *ip != ACME_POD[0]).collect();
+        everything(&lab.acme, ACME_POD, &forged);
+        lab.acme.block_on(by_the_proxy);
+        assert_eq!(tls(&lab.acme, at(GOOD[0], 443), Some("bank.example")), seen(ACME[0]));
+        only_what_acme_may(&left(&capture));
+        drop(capture);
 
-            assert_eq!(sources(&packets), all(&[ACME]), "{packets:#?}");
-            let wanted = |packet: &&Packet| {
-                let resolver = packet.destination == RESOLVER.parse::<IpAddr>().unwrap();
-                let (bank, raw) = (all(&[GOOD]), all(&[[OTHER[0]; 2]]));
-                let proxied = packet.protocol == 6 && [80, 443].contains(&packet.port);
-                (resolver && packet.port == 53)
-                    || (proxied
-                        && (bank.contains(&packet.destination)
-                            || raw.contains(&packet.destination)))
-            };
-            let leaked: Vec<&Packet> = packets.iter().filter(|packet| !wanted(packet)).collect();
-            assert!(leaked.is_empty(), "{leaked:#?}");
-
-            // The tenant that lets the rest out.
-            let capture = Capture::start(&lab.world.namespace);
-            let forged: Vec<&str> = others.into_iter().filter(|ip| *ip != BANK_POD[0]).collect();
-            everything(&lab.bank, BANK_POD, &forged);
-            for family in [0, 1] {
-                for port in [53, 9999] {
-                    assert_eq!(
-                        udp(&lab.bank, at(EVIL[family], port), SOON * 4),
-                        seen(BANK[family])
-                    );
-                }
-                assert_eq!(speak(&lab.bank, at(EVIL[family], 22), b"\r\n"), seen(BANK[family]));
-                let quic = udp(&lab.bank, at(EVIL[family], 443), SOON);
-                assert_ne!(quic, seen(BANK[family]));
+        // The tenant that lets the rest out.
+        let capture = Capture::start(&lab.world.namespace);
+        let forged: Vec<&str> = others.into_iter().filter(|ip| *ip != BANK_POD[0]).collect();
+        everything(&lab.bank, BANK_POD, &forged);
+        for family in [0, 1] {
+            for port in [53, 9999] {
+                assert_eq!(udp(&lab.bank, at(EVIL[family], port), SOON * 4), seen(BANK[family]));
             }
-            let packets = left(&capture);
+            assert_eq!(speak(&lab.bank, at(EVIL[family], 22), b"\r\n"), seen(BANK[family]));
+            let quic = udp(&lab.bank, at(EVIL[family], 443), SOON);
+            assert_ne!(quic, seen(BANK[family]));
+        }
+        only_what_bank_may(&left(&capture));
+    });
+}
 
-            assert_eq!(sources(&packets), all(&[BANK]), "{packets:#?}");
-            for protocol in [1, 6, 17, 47, 50, 58, 253] {
-                let found = packets.iter().any(|packet| packet.protocol == protocol);
-                assert!(found, "protocol {protocol} was not even tried");
-            }
-            let evil = |packet: &Packet| all(&[EVIL]).contains(&packet.destination);
-            let past =
-                packets.iter().filter(|packet| evil(packet) && [80, 443].contains(&packet.port));
-            let past: Vec<&Packet> =
-                past.filter(|packet| [6, 17].contains(&packet.protocol)).collect();
-            assert!(past.is_empty(), "{past:#?}");
-        },
-    );
+/// A program that knows the variables has the same tenant.
+async fn by_the_proxy() {
+    let mut proxy = RawHttp::connect(at("10.244.1.1", 3128)).await.unwrap();
+    let request = "CONNECT bank.example:443 HTTP/1.1\r\nHost: bank.example:443\r\n\r\n";
+    proxy.send(request).await.unwrap();
+    assert_eq!(proxy.read_response_to("CONNECT").await.unwrap().status, 200);
+    proxy.send("hello").await.unwrap();
+    let said = String::from_utf8(proxy.read_some().await.unwrap()).unwrap();
+    assert_eq!(said, format!("seen {}\n", ACME[1]));
+}
+
+/// Lookups, and TCP to the two ports of servers its rules name.
+fn only_what_acme_may(packets: &[Packet]) {
+    assert_eq!(sources(packets), all(&[ACME]), "{packets:#?}");
+    let servers = all(&[GOOD, [OTHER[0]; 2]]);
+    let wanted = |packet: &&Packet| match packet.port {
+        53 => packet.destination == RESOLVER.parse::<IpAddr>().unwrap(),
+        80 | 443 => packet.protocol == 6 && servers.contains(&packet.destination),
+        _ => false,
+    };
+    let leaked: Vec<&Packet> = packets.iter().filter(|packet| !wanted(packet)).collect();
+    assert!(leaked.is_empty(), "{leaked:#?}");
+}
+
+/// Everything but what the proxy would have denied, and QUIC.
+fn only_what_bank_may(packets: &[Packet]) {
+    assert_eq!(sources(packets), all(&[BANK]), "{packets:#?}");
+    for protocol in [1, 6, 17, 47, 50, 58, 253] {
+        let found = packets.iter().any(|packet| packet.protocol == protocol);
+        assert!(found, "protocol {protocol} was not even tried");
+    }
+    let judged = |packet: &&Packet| match packet.protocol {
+        6 => [80, 443].contains(&packet.port),
+        17 => packet.port == 443,
+        _ => false,
+    };
+    let servers = all(&[GOOD]);
+    let allowed = |packet: &Packet| packet.protocol == 6 && servers.contains(&packet.destination);
+    let past: Vec<_> = packets.iter().filter(judged).filter(|packet| !allowed(packet)).collect();
+    assert!(past.is_empty(), "{past:#?}");
 }
 
 // S2.57+ S2.56+

@@ -77,5 +77,5 @@ async fn ask(to: &str, request: &str) -> (u16, String) {
     let mut client = RawHttp::connect(at(to, 80)).await.unwrap();
     client.send(request).await.unwrap();
     let response = client.read_response().await.unwrap();
-    (response.status, response.text().to_owned())
+    (response.status, response.text())
 }

@@ -31,7 +31,7 @@ impl World {
                     let _ = stream.write_all(format!("seen {}\n", peer.ip()).as_bytes());
                 }
             });
-            world.serve(at(address, 80), |stream, peer| answer_requests(stream, peer));
+            world.serve(at(address, 80), answer_requests);
             world.serve(at(address, 22), |stream, peer| {
                 let _ = stream.write_all(format!("seen {}\n", peer.ip()).as_bytes());
             });
@@ -102,7 +102,10 @@ pub(super) enum Fate {
 /// Begins TLS for a name, or for none, as a program would that knows no proxy.
 pub(super) fn tls(pod: &Namespace, to: SocketAddr, name: Option<&str>) -> Fate {
     let hello = ClientHello::new().tls13();
-    let hello = name.map_or(hello.clone(), |name| hello.server_name(name));
+    let hello = match name {
+        Some(name) => hello.server_name(name),
+        None => hello,
+    };
     speak(pod, to, &hello.encode())
 }
 
