@@ -15,10 +15,13 @@ pub(crate) fn check(model: &NatModel, options: &Options) -> Category {
         return category;
     }
     if options.external.is_empty() {
-        category.error(
-            "there are mappings or egress.sources, but no interface is external",
-            "--nat-external PATTERN, as for durward run",
-        );
+        let transparent = model.egress.iter().any(|rule| rule.transparent.is_some());
+        let sentence = if transparent {
+            "a tenant has egress.transparent, but no interface is external: nothing is caught"
+        } else {
+            "there are mappings or egress.sources, but no interface is external"
+        };
+        category.error(sentence, "--nat-external PATTERN, as for durward run");
         return category;
     }
     match survey(options, model) {

@@ -170,6 +170,6 @@ fn explain_and_check_know_what_is_handed_over() {
         let sound = check(&super::OPTIONS);
         assert!(sound.contains("connections can be handed to the forward proxy"), "{sound}");
         let nowhere = check(&[]);
-        assert!(nowhere.contains("no interface is external"), "{nowhere}");
+        assert!(nowhere.contains("no interface is external: nothing is caught"), "{nowhere}");
     });
 }
