@@ -6,6 +6,7 @@ pub mod door;
 pub mod guard;
 pub mod neighbours;
 pub mod target;
+pub mod transparent;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +25,7 @@ pub use door::{HolderMatch, told_apart};
 pub use guard::Guarded;
 pub use neighbours::{NO_HOST, Neighbours, Surroundings};
 pub use target::Host;
+pub use transparent::{Others, Taken, Transparent};
 
 /// The rule named where no rule matches.
 pub const DEFAULT: &str = "default";
@@ -43,6 +45,8 @@ pub struct ForwardService {
     pub shared: bool,
     /// Where to.
     pub policy: Arc<Policy>,
+    /// What the kernel hands over, where clients know of no proxy and their connections are taken from them.
+    pub transparent: Option<Arc<Transparent>>,
 }
 
 /// A credential a client proves itself with.

@@ -7,6 +7,7 @@ pub mod announce;
 pub mod conntrack;
 pub mod desired;
 pub mod engine;
+mod hand_over;
 pub mod interface;
 mod mark;
 mod netlink;

@@ -10,6 +10,7 @@ mod encode;
 pub mod expression;
 pub(crate) mod listing;
 pub(crate) mod others;
+pub(crate) mod probe;
 pub mod ruleset;
 pub mod table;
 mod uapi;

@@ -226,6 +226,7 @@ fn what_the_kernel_carries_of_others_is_theirs_and_cannot_be_opened() {
         sources: vec!["10.8.0.0/16".parse().unwrap()],
         addresses: Vec::new(),
         enrolled: true,
+        transparent: None,
         drain: Duration::ZERO,
         origin: Origin::default(),
     };

@@ -15,7 +15,8 @@ use crate::announce::{Mac, Place};
 use crate::conntrack::Flow;
 use crate::conntrack::hygiene;
 use crate::desired::{Desired, Difference, Policy, desired, diff};
-use crate::mark::{self, EGRESS, MAPPED};
+use crate::hand_over;
+use crate::mark::{self, EGRESS, MAPPED, TRANSPARENT};
 use crate::nftables::ruleset::Value;
 use crate::nftables::{Changes, Element, TableError};
 use crate::options::AssignedAddress;
@@ -50,7 +51,7 @@ impl State {
         let Some(model) = self.model.clone() else { return Ok(Report::default()) };
         let interfaces = self.interfaces(&model)?;
         self.slots.extend(interfaces.slots());
-        let mut desired = desired(&model, &self.options, &interfaces);
+        let mut desired = desired(&model, &self.options_for(&model)?, &interfaces);
         let routing = match self.routing.take() {
             Some(routing) => routing,
             None => self.read_routing()?,
@@ -61,6 +62,10 @@ impl State {
         self.routing = Some(desired.routing.clone());
         let mut report = std::mem::take(&mut desired.report);
         report.host.extend(sysctls(&desired.sysctls, self.options.set_sysctls));
+        if desired.routing.has_own() {
+            let links = self.route.links(self.options.protocol).map_err(kernel("interfaces"))?;
+            report.host.extend(hand_over::obstacles(&links));
+        }
         self.restore_addresses(&mut report)?;
         report.connections_cut = self.cut_connections(desired.policy)?;
         Ok(report)
@@ -68,7 +73,8 @@ impl State {
 
     pub(super) fn preview(&self, model: &NatModel) -> Result<(Desired, Difference), NatError> {
         let model = self.numbered(Arc::new(model.clone()));
-        let mut wanted = desired(&model, &self.options, &self.interfaces(&model)?);
+        let (options, interfaces) = (self.options_for(&model)?, self.interfaces(&model)?);
+        let mut wanted = desired(&model, &options, &interfaces);
         let held = self.table.read()?;
         if let (Some(old), Some(new)) =
             (held.ruleset.sets.get(REMEMBERED), wanted.ruleset.sets.get_mut(REMEMBERED))
@@ -207,7 +213,9 @@ impl State {
 
     fn flows(&self, mark: u32, mask: u32) -> Result<Vec<Flow>, NatError> {
         let mut flows = self.conntrack.flows(mark, mask).map_err(kernel("connections"))?;
-        flows.retain(|flow| flow.mark & (MAPPED | EGRESS) != 0 && mark::tenant(flow.mark) != 0);
+        flows.retain(|flow| {
+            flow.mark & (MAPPED | EGRESS | TRANSPARENT) != 0 && mark::tenant(flow.mark) != 0
+        });
         Ok(flows)
     }
 

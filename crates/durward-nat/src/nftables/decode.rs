@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::encode::{ROUTE_SEGMENT, SEGMENT_OPTION, TRACE, ct, meta};
 use super::expression::{Base, Ct, Expression, LookupResult, Meta, Reject, Verdict};
 use super::ruleset::{Chain, Data, Element, Hook, Set, Value};
-use super::uapi::{DATA_VERDICT, INTERVAL_END, set_flag};
+use super::uapi::{DATA_VERDICT, INTERVAL_END, fib, set_flag};
 use crate::netlink::Attributes;
 
 /// A chain's name and hook.
@@ -149,6 +149,8 @@ fn expression(from: Attributes<'_>) -> Expression {
         "rt" => route_segment(data),
         "byteorder" => network_order(data),
         "exthdr" => set_segment(data),
+        "fib" => destination_kind(data),
+        "tproxy" => hand_over(data),
         _ => None,
     };
     known.unwrap_or(Expression::Foreign(name))
@@ -267,6 +269,20 @@ fn immediate(from: Attributes<'_>) -> Option<Expression> {
         return verdict(from.nested(2)).map(Expression::Verdict);
     }
     Some(Expression::Immediate { to: register(from, 1)?, value: bytes(from, 2)? })
+}
+
+fn destination_kind(from: Attributes<'_>) -> Option<Expression> {
+    let known = from.be32(2)? == fib::ADDRESS_TYPE && from.be32(3)? == fib::DESTINATION;
+    known.then_some(Expression::DestinationKind { to: register(from, 1)? })
+}
+
+fn hand_over(from: Attributes<'_>) -> Option<Expression> {
+    let ipv4 = match from.be32(1)? {
+        2 => true,
+        10 => false,
+        _ => return None,
+    };
+    Some(Expression::HandOver { ipv4, address: register(from, 2)?, port: register(from, 3)? })
 }
 
 /// A range of one address is no range, and so the kernel tells both alike.

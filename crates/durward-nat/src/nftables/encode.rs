@@ -4,7 +4,7 @@
 
 use super::expression::{Base, Ct, Expression, LookupResult, Meta, Reject, Verdict};
 use super::ruleset::{Chain, Data, Element, Set, Value};
-use super::uapi::{DATA_VERDICT, INTERVAL_END, OBJECT_COUNTER, set_flag};
+use super::uapi::{DATA_VERDICT, INTERVAL_END, OBJECT_COUNTER, fib, set_flag};
 use crate::netlink::Builder;
 
 /// Bytes of elements in one message; the attribute that holds them can have 64 KiB.
@@ -118,6 +118,8 @@ fn expression(to: &mut Builder, expression: &Expression) {
         Expression::RouteSegment { .. } => "rt",
         Expression::NetworkOrder { .. } => "byteorder",
         Expression::SetSegment { .. } => "exthdr",
+        Expression::DestinationKind { .. } => "fib",
+        Expression::HandOver { .. } => "tproxy",
         Expression::Foreign(name) => name,
     };
     to.text(1, name).nest(2, |to| parameters(to, expression));
@@ -197,6 +199,12 @@ fn acting_parameters(to: &mut Builder, expression: &Expression) {
             to.be32(3, *from).text(4, set);
         }
         Expression::Masquerade => {}
+        Expression::DestinationKind { to: register } => {
+            to.be32(1, *register).be32(2, fib::ADDRESS_TYPE).be32(3, fib::DESTINATION);
+        }
+        Expression::HandOver { ipv4, address, port } => {
+            to.be32(1, if *ipv4 { 2 } else { 10 }).be32(2, *address).be32(3, *port);
+        }
         Expression::Reject(how) => {
             let (kind, code) = match how {
                 Reject::Reset => (1, 0),

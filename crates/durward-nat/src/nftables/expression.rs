@@ -126,6 +126,20 @@ pub enum Expression {
     Reject(Reject),
     /// Gives the packet the address of the interface it leaves by.
     Masquerade,
+    /// Loads what kind of address the destination is, as `linux/rtnetlink.h` numbers them: 1 another host's, 2 this host's.
+    DestinationKind {
+        /// The register to fill.
+        to: u32,
+    },
+    /// Gives the packet to a socket of this host that listens for others; does not hold when there is none.
+    HandOver {
+        /// Of IPv4 or IPv6.
+        ipv4: bool,
+        /// The register of the address it listens at.
+        address: u32,
+        /// The register of the port.
+        port: u32,
+    },
     /// Holds so many times a second.
     Limit {
         /// How often.
@@ -285,6 +299,10 @@ impl fmt::Display for Expression {
             Self::CountBy { set, from } => write!(f, "count @{set}[r{from}]"),
             Self::Masquerade => f.write_str("masquerade"),
             Self::Reject(how) => write!(f, "reject {how:?}"),
+            Self::DestinationKind { to } => write!(f, "r{to} = kind of destination"),
+            Self::HandOver { address, port, .. } => {
+                write!(f, "hand over to r{address} port r{port}")
+            }
             Self::Limit { per_second, burst } => write!(f, "limit {per_second}/s burst {burst}"),
             Self::SetTrace { from } => write!(f, "trace = r{from}"),
             Self::RouteSegment { to } => write!(f, "r{to} = route's segment size"),

@@ -108,6 +108,10 @@ impl Table {
         self.ownership
     }
 
+    pub(super) const fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
     /// Reads the table.
     ///
     /// # Errors

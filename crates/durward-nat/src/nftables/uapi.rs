@@ -56,6 +56,14 @@ pub(super) mod set_flag {
     pub(in super::super) const OBJECT: u32 = 0x40;
 }
 
+/// What a route lookup is asked.
+pub(super) mod fib {
+    /// `NFT_FIB_RESULT_ADDRTYPE`.
+    pub(in super::super) const ADDRESS_TYPE: u32 = 3;
+    /// `NFTA_FIB_F_DADDR`.
+    pub(in super::super) const DESTINATION: u32 = 2;
+}
+
 /// Type of the data of a verdict map.
 pub(super) const DATA_VERDICT: u32 = 0xffff_ff00;
 /// `NFT_OBJECT_COUNTER`.

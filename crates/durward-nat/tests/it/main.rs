@@ -4,6 +4,7 @@
 mod atomic;
 mod cost;
 mod egress;
+mod enrolment;
 mod golden;
 mod hygiene;
 mod ingress;
@@ -15,3 +16,4 @@ mod reference;
 mod steer;
 mod takeover;
 mod trace;
+mod transparent;

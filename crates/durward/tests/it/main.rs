@@ -23,7 +23,9 @@ mod replicas;
 mod rotation;
 mod run_log;
 mod supervise;
+
 mod support;
+mod transparent;
 mod walkthrough;
 
 /// The root of the repository.
