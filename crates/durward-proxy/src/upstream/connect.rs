@@ -85,6 +85,7 @@ impl Attempt<'_> {
             metrics: Arc::clone(metrics),
             core: self.core.id,
             guard,
+            bound: false,
         };
         Ok(Connected { io, ticket, took })
     }

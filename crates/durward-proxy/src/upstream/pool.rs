@@ -164,6 +164,8 @@ pub(crate) struct Ticket {
     pub(crate) core: usize,
     /// Checks of our own have none and are not counted either.
     pub(crate) guard: Option<UpstreamGuard>,
+    /// A client has proved itself on it, or was asked to: it is that client's alone.
+    pub(crate) bound: bool,
 }
 
 impl Ticket {
@@ -222,7 +224,7 @@ impl Pools {
 
     /// Keeps a connection that may serve again; the longest idle one makes room.
     pub(crate) fn push(core: &Rc<Core>, io: Io, ticket: Ticket, keep: u32, timeout: Duration) {
-        if keep == 0 || ticket.retired() {
+        if keep == 0 || ticket.bound || ticket.retired() {
             return;
         }
         let pools = &core.pools;
@@ -313,7 +315,7 @@ fn ticks(timeout: Duration) -> u32 {
 }
 
 /// Whether the peer neither closed nor said anything unasked. Costs no system call while the reactor has seen nothing.
-fn alive(io: &mut Io) -> bool {
+pub(super) fn alive(io: &mut Io) -> bool {
     let mut byte = [0];
     let mut buf = ReadBuf::new(&mut byte);
     let mut cx = Context::from_waker(Waker::noop());

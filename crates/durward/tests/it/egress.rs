@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: the rules one by one; those are tested where they are decided, in `durward-model`.
 
+mod bound;
 mod clients;
 mod doors;
 mod errors;
@@ -12,6 +13,7 @@ mod http2;
 mod live;
 mod names;
 mod parent;
+mod revoked;
 mod seed;
 mod socks;
 mod tools;
