@@ -179,7 +179,10 @@ impl Visit {
             return Err(Refusal::SourceNotAllowed { client });
         }
         let tenant = &listener.tenant;
-        tenant.usage.connection(&tenant.tenant.limits, client.ip())
+        let guard = tenant.usage.connection(&tenant.tenant.limits, client.ip())?;
+        let held = usize::try_from(tenant.usage.connections()).unwrap_or(usize::MAX);
+        let fair = self.core.shared.files.clients.allows(held);
+        fair.then_some(guard).ok_or(Refusal::FairShare { of: "connections" })
     }
 
     /// Ends TLS where it is ended here, and reads the ClientHello where it goes on.

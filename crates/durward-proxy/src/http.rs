@@ -75,12 +75,7 @@ impl Http {
         self.view.tenant().metrics.core(self.core.id)
     }
 
-    fn new(
-        core: Rc<Core>,
-        view: TenantView,
-        facts: Rc<ConnectionFacts>,
-        pins: Rc<Pins>,
-    ) -> Self {
+    fn new(core: Rc<Core>, view: TenantView, facts: Rc<ConnectionFacts>, pins: Rc<Pins>) -> Self {
         let (trusted, xfcc) = match &view.listener().service {
             Service::Http(service) => (
                 service.trusted_proxies.contains(facts.client.0.ip()),

@@ -45,6 +45,8 @@ pub struct ExpositionState {
     pub audit: Option<audit::Status>,
     /// How many ports of each egress address are in use.
     pub ports: Vec<PortReport>,
+    /// Of what kind files are open, how many, and how many may be.
+    pub files: Vec<(&'static str, usize, usize)>,
 }
 
 impl ExpositionState {
@@ -66,6 +68,9 @@ impl ExpositionState {
                 },
             ),
             audit: shared.decisions.audit().map(Audit::status),
+            files: [("clients", &shared.files.clients), ("outward", &shared.files.outward)]
+                .map(|(kind, share)| (kind, share.used(), share.most()))
+                .to_vec(),
         }
     }
 }
@@ -159,6 +164,16 @@ fn process(text: &mut Text, state: &ExpositionState) {
         lost.row(&[("sink", sink)], *count);
     }
     records::audit_file(text, state.audit);
+    let help = "Files open for clients' connections, and for what is dialled and looked up.";
+    let mut used = text.family("durward_files_open", Kind::Gauge, help);
+    for (kind, open, _) in &state.files {
+        used.row(&[("kind", kind)], *open as u64);
+    }
+    let help = "Files that may be open for it, of all tenants together.";
+    let mut budget = text.family("durward_files_budget", Kind::Gauge, help);
+    for (kind, _, most) in &state.files {
+        budget.row(&[("kind", kind)], *most as u64);
+    }
 }
 
 fn connections(text: &mut Text, rows: &[Row<'_>]) {
@@ -278,6 +293,18 @@ fn upstreams(text: &mut Text, rows: &[Row<'_>], state: &ExpositionState) {
             row.total(Counter::UpstreamConnectionsClosed),
         );
         open.row(&[("tenant", row.tenant)], new.saturating_sub(closed));
+    }
+    let mut idle = text.family(
+        "durward_upstream_connections_idle",
+        Kind::Gauge,
+        "Upstream connections kept for the next request.",
+    );
+    for row in rows.iter().filter(|row| row.known()) {
+        let (idled, taken) = (
+            row.total(Counter::UpstreamConnectionsIdled),
+            row.total(Counter::UpstreamConnectionsTaken),
+        );
+        idle.row(&[("tenant", row.tenant)], idled.saturating_sub(taken));
     }
     histogram(
         text,

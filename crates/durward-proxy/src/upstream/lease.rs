@@ -148,7 +148,7 @@ impl Load {
     /// Counts a failed connect, and holds it against the endpoint unless the cause is on our side.
     pub(crate) fn unreachable(&self, refusal: Refusal) -> Refusal {
         match refusal {
-            Refusal::CircuitOpen => {}
+            Refusal::CircuitOpen | Refusal::FairShare { .. } => {}
             Refusal::ConnectFailed { .. }
             | Refusal::ConnectTimeout { .. }
             | Refusal::UpstreamTls { .. } => {

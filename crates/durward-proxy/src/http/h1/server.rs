@@ -62,13 +62,15 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
             Next::Socks => return Served::Socks(conn.io, conn.input.buffer.take()),
             Next::Http2 => return Served::Http2(conn.io, conn.input.buffer.take()),
             Next::Refused(refusal, status) => {
-                return turn_away(http, watch, conn, (request, refusal, status)).await;
+                let turned = turn_away(http, watch, conn, (request, refusal, status));
+                return Box::pin(turned).await;
             }
         }
         let http = match http.now(watch, first) {
             Ok(now) => now,
             Err(refusal) => {
-                return turn_away(http, watch, conn, (request, refusal, None)).await;
+                let turned = turn_away(http, watch, conn, (request, refusal, None));
+                return Box::pin(turned).await;
             }
         };
         first = false;
@@ -105,7 +107,7 @@ async fn turn_away(
     mut conn: Conn,
     (request, refusal, status): (PooledRequest, Refusal, Option<u16>),
 ) -> Served {
-    Box::pin(exchange::refuse(http, watch, &mut conn, request, refusal, status)).await;
+    exchange::refuse(http, watch, &mut conn, request, refusal, status).await;
     linger(watch, &mut conn).await;
     Served::Closed
 }

@@ -87,7 +87,8 @@ impl Deaf {
 
     async fn open(&mut self, stream: u32, far: SocketAddr, name: &str) {
         let (far, credential) = (far.to_string(), secrets::basic(name, &secret(name)));
-        let fields = [(":method", "CONNECT"), (":authority", &*far), ("proxy-authorization", &*credential)];
+        let fields =
+            [(":method", "CONNECT"), (":authority", &*far), ("proxy-authorization", &*credential)];
         let block = h2_frames::header_block(&fields);
         self.send(&frame(kind::HEADERS, flag::END_HEADERS, stream, &block)).await;
     }
@@ -137,7 +138,10 @@ async fn a_revoked_credential_opens_no_stream_on_a_connection_that_was_there_bef
     let echoed = client.until(|frame| frame.kind == kind::DATA && frame.stream == 1).await;
     assert_eq!(echoed.payload, b"still here");
     let fresh = RawHttp::connect(out.door).await.unwrap();
-    assert_eq!(tunnel_over(fresh, &echo.address().to_string(), &shown("ops")).await.err(), Some(407));
+    assert_eq!(
+        tunnel_over(fresh, &echo.address().to_string(), &shown("ops")).await.err(),
+        Some(407)
+    );
 }
 
 // S2.33 S2.35
