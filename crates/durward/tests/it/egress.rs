@@ -4,6 +4,7 @@
 
 mod bound;
 mod clients;
+mod crowding;
 mod doors;
 mod errors;
 mod explained;
