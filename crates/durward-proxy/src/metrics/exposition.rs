@@ -177,13 +177,12 @@ fn process(text: &mut Text, state: &ExpositionState) {
 }
 
 fn connections(text: &mut Text, rows: &[Row<'_>]) {
-    let mut active =
-        text.family("durward_connections_active", Kind::Gauge, "Client connections open.");
-    for row in rows.iter().filter(|row| row.known()) {
-        let (opened, closed) =
-            (row.total(Counter::ConnectionsOpened), row.total(Counter::ConnectionsClosed));
-        active.row(&[("tenant", row.tenant)], opened.saturating_sub(closed));
-    }
+    differences(
+        text,
+        ("durward_connections_active", "Client connections open."),
+        rows,
+        (Counter::ConnectionsOpened, Counter::ConnectionsClosed),
+    );
     counters(
         text,
         "durward_connections",
@@ -282,30 +281,18 @@ fn upstreams(text: &mut Text, rows: &[Row<'_>], state: &ExpositionState) {
             total.row(&[("tenant", row.tenant), ("state", state)], row.total(counter));
         }
     }
-    let mut open = text.family(
-        "durward_upstream_connections_open",
-        Kind::Gauge,
-        "Upstream connections open, idle ones included.",
+    differences(
+        text,
+        ("durward_upstream_connections_open", "Upstream connections open, idle ones included."),
+        rows,
+        (Counter::UpstreamConnectionsNew, Counter::UpstreamConnectionsClosed),
     );
-    for row in rows.iter().filter(|row| row.known()) {
-        let (new, closed) = (
-            row.total(Counter::UpstreamConnectionsNew),
-            row.total(Counter::UpstreamConnectionsClosed),
-        );
-        open.row(&[("tenant", row.tenant)], new.saturating_sub(closed));
-    }
-    let mut idle = text.family(
-        "durward_upstream_connections_idle",
-        Kind::Gauge,
-        "Upstream connections kept for the next request.",
+    differences(
+        text,
+        ("durward_upstream_connections_idle", "Those kept for the next request."),
+        rows,
+        (Counter::UpstreamConnectionsIdled, Counter::UpstreamConnectionsTaken),
     );
-    for row in rows.iter().filter(|row| row.known()) {
-        let (idled, taken) = (
-            row.total(Counter::UpstreamConnectionsIdled),
-            row.total(Counter::UpstreamConnectionsTaken),
-        );
-        idle.row(&[("tenant", row.tenant)], idled.saturating_sub(taken));
-    }
     histogram(
         text,
         ("durward_upstream_connect_duration_seconds", "To connect to an upstream, TLS included."),
@@ -380,6 +367,20 @@ fn counters(text: &mut Text, name: &str, help: &str, rows: &[Row<'_>], counter: 
     let mut family = text.family(name, Kind::Counter, help);
     for row in rows.iter().filter(|row| row.known()) {
         family.row(&[("tenant", row.tenant)], row.total(counter));
+    }
+}
+
+/// One gauge per tenant: what has begun less what has ended.
+fn differences(
+    text: &mut Text,
+    (name, help): (&str, &str),
+    rows: &[Row<'_>],
+    (begun, ended): (Counter, Counter),
+) {
+    let mut family = text.family(name, Kind::Gauge, help);
+    for row in rows.iter().filter(|row| row.known()) {
+        let now = row.total(begun).saturating_sub(row.total(ended));
+        family.row(&[("tenant", row.tenant)], now);
     }
 }
 
