@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: another tenant's listener, though it may stand in the same place now.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use durward_model::{ClientAuth, Listener};
@@ -13,8 +13,15 @@ use crate::watch::Retirement;
 impl PreparedListener {
     /// The same tenant's listener in the same place, if there still is one and it lets the client in.
     pub(crate) fn renewed(&self, prepared: &Prepared, client: IpAddr) -> Option<Arc<Self>> {
-        let bind = prepared.binds.get(&self.listener.bind)?;
-        let now = build::find(bind, &self.listener)?;
+        let here = prepared.binds.get(&self.listener.bind);
+        let now = here.and_then(|bind| build::find(bind, &self.listener));
+        // Another bind may have taken its place.
+        let elsewhere = || {
+            let at = SocketAddr::new(self.listener.address.0, self.listener.port);
+            let bind = prepared.binds.get(&prepared.snapshot.bind_for(at)?.address)?;
+            build::find(bind, &self.listener)
+        };
+        let now = now.or_else(elsewhere)?;
         now.listener.admits(client).then(|| Arc::clone(now))
     }
 }
