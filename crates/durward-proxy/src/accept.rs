@@ -8,7 +8,6 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use durward_model::address::canonical;
@@ -18,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::core::Core;
+use crate::files::{self, Files};
 use crate::prepared::PreparedBind;
 use crate::refusal::Refusal;
 use crate::session::{self, Accepted};
@@ -39,61 +39,17 @@ pub(crate) struct Door {
     pub(crate) connections: TaskTracker,
     /// How many there have been.
     pub(crate) accepted: Cell<usize>,
-    /// How many the whole process has, and may have.
-    pub(crate) room: Room,
     /// When the lack of room was last said.
     pub(crate) complaint: Complaint,
 }
 
-/// How many connections the process has, and how many its file descriptors allow.
-#[derive(Clone)]
-pub(crate) struct Room {
-    open: Arc<AtomicUsize>,
-    most: usize,
-}
-
-impl Room {
-    /// Room for `most` connections.
-    pub(crate) fn new(most: usize) -> Self {
-        Self { open: Arc::default(), most }
-    }
-
-    /// Room for half as many connections as the process may have files, less some for itself: each needs one to the upstream too.
-    pub(crate) fn of_this_process() -> Self {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let files = limit.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
-        Self::new((files.saturating_sub(256) / 2).max(16))
-    }
-
-    /// How many connections are open.
-    pub(crate) fn open(&self) -> usize {
-        self.open.load(Relaxed)
-    }
-
-    fn full(&self) -> bool {
-        self.open() >= self.most
-    }
-
-    fn exhausted(&self) -> io::Error {
-        let text = format!(
-            "{} clients are all that the limit of open files allows for (ulimit -n)",
-            self.most
-        );
-        io::Error::new(io::ErrorKind::OutOfMemory, text)
-    }
-
-    fn take(&self) -> Place {
-        self.open.fetch_add(1, Relaxed);
-        Place(Arc::clone(&self.open))
-    }
-}
-
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
+/// Why accepting pauses before the kernel says so.
+fn exhausted(files: &Files) -> io::Error {
+    let text = format!(
+        "{} clients are all that the limit of open files allows for (ulimit -n)",
+        files.clients.most()
+    );
+    io::Error::new(io::ErrorKind::OutOfMemory, text)
 }
 
 /// How a door's listening socket is given up.
@@ -131,12 +87,13 @@ impl Door {
     ) {
         let mut until = pin!(until);
         let (mut pause, mut burst) = (Pause::default(), 0);
+        let files = &self.core.shared.files;
         loop {
             let attempt = tokio::select! {
                 biased;
                 () = &mut until => return,
-                attempt = listener.accept(), if !self.room.full() => attempt,
-                () = std::future::ready(()), if self.room.full() => Err(self.room.exhausted()),
+                attempt = listener.accept(), if !files.clients.is_full() => attempt,
+                () = std::future::ready(()), if files.clients.is_full() => Err(exhausted(files)),
             };
             match attempt {
                 Ok((stream, peer)) => {
@@ -150,6 +107,9 @@ impl Door {
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
                     self.no_room(bind, &error);
+                    if files::are_exhausted(&error) {
+                        self.core.pools.make_room(None);
+                    }
                     tokio::select! {
                         biased;
                         () = &mut until => return,
@@ -174,7 +134,7 @@ impl Door {
             at: Instant::now(),
             core: Rc::clone(&self.core),
         };
-        let place = self.room.take();
+        let place = self.core.shared.files.client();
         self.accepted.set(self.accepted.get() + 1);
         self.connections.spawn_local(async move {
             session::serve(accepted).await;
@@ -186,7 +146,7 @@ impl Door {
         let refusal = Refusal::Socket(io::Error::from(error.kind()));
         self.core.shared.metrics.unknown.core(self.core.id).refused(&refusal);
         if self.complaint.is_due(Instant::now()) {
-            warn!(%bind, %error, open = self.room.open(), "accepting pauses: no room for more connections");
+            warn!(%bind, %error, open = self.core.shared.files.clients.used(), "accepting pauses: no room for more connections");
         }
     }
 

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::access_log::Record;
 use crate::core::Core;
-use crate::forward::door;
+use crate::forward::door::{self, Told};
 use crate::forward::socks::Greeted;
 use crate::io::Io;
 use crate::limits::ConnectionGuard;
@@ -151,12 +151,25 @@ impl Visit {
             Ok(Err(refusal)) => return Err(self.turn_away(refusal, None)),
             Err(expired) => return Err(self.turn_away(given_up(expired), None)),
         };
+        let listener = match self.as_of_now(&told) {
+            Ok(listener) => listener,
+            Err(refusal) => return Err(self.turn_away(refusal, None)),
+        };
         (secured.early, secured.greeted) = (told.early, told.greeted);
-        self.belongs_to(&told.listener);
-        match self.check(&told.listener) {
-            Ok(limit) => Ok(self.admit(told.listener, secured, limit)),
+        self.belongs_to(&listener);
+        match self.check(&listener) {
+            Ok(limit) => Ok(self.admit(listener, secured, limit)),
             Err(refusal) => Err(self.turn_away(refusal, None)),
         }
+    }
+
+    /// What has become of the listener while the client took its time. Who speaks SOCKS has shown what may count no more.
+    fn as_of_now(&self, told: &Told) -> Result<Arc<PreparedListener>, Refusal> {
+        if !told.listener.retirement.changed() {
+            return Ok(Arc::clone(&told.listener));
+        }
+        let now = told.listener.renewed(&self.core.shared.prepared.load(), self.client.0.ip());
+        now.filter(|_| told.greeted.is_none()).ok_or(Refusal::Draining)
     }
 
     /// Whether the client may connect, before it costs a handshake.
@@ -166,7 +179,10 @@ impl Visit {
             return Err(Refusal::SourceNotAllowed { client });
         }
         let tenant = &listener.tenant;
-        tenant.usage.connection(&tenant.tenant.limits, client.ip())
+        let guard = tenant.usage.connection(&tenant.tenant.limits, client.ip())?;
+        let held = usize::try_from(tenant.usage.connections()).unwrap_or(usize::MAX);
+        let fair = self.core.shared.files.clients.allows(held);
+        fair.then_some(guard).ok_or(Refusal::FairShare { of: "connections" })
     }
 
     /// Ends TLS where it is ended here, and reads the ClientHello where it goes on.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::access_log;
+use crate::files::Files;
 use crate::forward::host::HostAddresses;
 use crate::forward::ledger::Ledger;
 use crate::forward::record::Decisions;
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) decisions: access_log::Sink,
     /// The host's own addresses.
     pub(crate) host: HostAddresses,
+    /// The process's files, and who has them.
+    pub(crate) files: Arc<Files>,
     /// Names to addresses, cached for their TTL.
     pub(crate) resolver: Resolver,
 }

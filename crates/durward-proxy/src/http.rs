@@ -35,7 +35,10 @@ pub(crate) use h2::base64;
 
 use crate::metrics::Cells;
 use crate::prepared::TenantView;
+use crate::refusal::Refusal;
 use crate::session::{Admitted, ConnectionFacts};
+use crate::upstream::Pins;
+use crate::watch::Watch;
 
 /// What all exchanges of one connection share.
 pub(crate) struct Http {
@@ -43,6 +46,8 @@ pub(crate) struct Http {
     pub(crate) view: TenantView,
     pub(crate) facts: Rc<ConnectionFacts>,
     texts: Texts,
+    /// Upstream connections that are this client's alone.
+    pins: Rc<Pins>,
 }
 
 impl Http {
@@ -74,19 +79,54 @@ impl Http {
     pub(crate) fn cells(&self) -> &Cells {
         self.view.tenant().metrics.core(self.core.id)
     }
+
+    fn new(core: Rc<Core>, view: TenantView, facts: Rc<ConnectionFacts>, pins: Rc<Pins>) -> Self {
+        let (trusted, xfcc) = match &view.listener().service {
+            Service::Http(service) => (
+                service.trusted_proxies.contains(facts.client.0.ip()),
+                service.identity_headers.xfcc,
+            ),
+            _ => (false, false),
+        };
+        let texts = Texts::new(&facts, view.listener(), trusted, xfcc);
+        Self { core, view, facts, texts, pins }
+    }
+
+    /// What serves the next request: this, or what has become of it if the configuration has changed since.
+    ///
+    /// # Errors
+    /// [`Refusal::Draining`] when there is nothing it has become, or when a client that has asked for nothing yet would have to prove
+    /// itself anew.
+    pub(crate) fn now(self: &Rc<Self>, watch: &Watch, first: bool) -> Result<Rc<Self>, Refusal> {
+        if !watch.outdated() {
+            return Ok(Rc::clone(self));
+        }
+        let client = self.facts.client.0.ip();
+        let view = self.view.renewed(&self.core.shared.prepared.load(), client);
+        let view = view.ok_or(Refusal::Draining)?;
+        // Whoever has just come in is let finish; a new revocation list comes daily.
+        let lingered = || self.facts.accepted.elapsed() > self.limits().timeouts.handshake;
+        if first && lingered() && !view.trusts_like(&self.view) {
+            return Err(Refusal::Draining);
+        }
+        let (core, facts, pins) = (&self.core, &self.facts, &self.pins);
+        Ok(Rc::new(Self::new(Rc::clone(core), view, Rc::clone(facts), Rc::clone(pins))))
+    }
+
+    /// The same for a connection that has asked for nothing yet: it lives on as if it had come in now.
+    pub(crate) fn fresh(self: &Rc<Self>, watch: &Watch) -> Result<Rc<Self>, Refusal> {
+        let now = self.now(watch, true)?;
+        if now.view.trusts_like(&self.view) {
+            watch.retire_with(now.view.retirement());
+        }
+        Ok(now)
+    }
 }
 
 /// Serves an admitted connection until it ends.
 pub(crate) async fn serve(admitted: Admitted) {
     let Admitted { io, early, view, facts, watch, core, greeted } = admitted;
-    let (trusted, xfcc) = match &view.listener().service {
-        Service::Http(service) => {
-            (service.trusted_proxies.contains(facts.client.0.ip()), service.identity_headers.xfcc)
-        }
-        _ => (false, false),
-    };
-    let texts = Texts::new(&facts, view.listener(), trusted, xfcc);
-    let http = Rc::new(Http { core, view, facts, texts });
+    let http = Rc::new(Http::new(core, view, facts, Rc::default()));
     if greeted.is_some() {
         return Box::pin(socks::serve(&http, &watch, io, early, greeted)).await;
     }
@@ -95,9 +135,10 @@ pub(crate) async fn serve(admitted: Admitted) {
     }
     match h1::server::serve(&http, &watch, io, &early).await {
         h1::server::Served::Closed => {}
-        h1::server::Served::Socks(io, early) => {
-            Box::pin(socks::serve(&http, &watch, io, early, None)).await;
-        }
+        h1::server::Served::Socks(io, early) => match http.fresh(&watch) {
+            Ok(http) => Box::pin(socks::serve(&http, &watch, io, early, None)).await,
+            Err(refusal) => exchange::note_refusal(&http, &refusal),
+        },
         h1::server::Served::Http2(io, early) => {
             Box::pin(h2::server::serve(&http, &watch, io, &early)).await;
         }

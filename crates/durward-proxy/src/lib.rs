@@ -8,6 +8,7 @@ pub mod access_log;
 mod admit;
 pub mod audit;
 mod core;
+mod files;
 mod forward;
 mod handover;
 mod http;

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,9 @@ use crate::refusal::Refusal;
 
 /// Bandwidth may run ahead of its rate by this much before a sender has to wait.
 const BANDWIDTH_TOLERANCE: Duration = Duration::from_millis(100);
+
+/// Names a tenant may have looked up at once, those remembered aside.
+const LOOKUPS: u32 = 256;
 
 /// Shards of the table of client addresses.
 const SHARDS: usize = 16;
@@ -25,6 +28,9 @@ pub(crate) struct Usage {
     clients: Clients,
     pending: AtomicU32,
     upstream_connections: AtomicU32,
+    /// Of the process's files, those opened for it.
+    files: AtomicUsize,
+    lookups: AtomicU32,
     requests: Bucket,
     bytes_out: Bucket,
     bytes_in: Bucket,
@@ -54,7 +60,6 @@ impl Usage {
     }
 
     /// How many client connections are open.
-    #[cfg(test)]
     pub(crate) fn connections(&self) -> u32 {
         self.connections.load(Relaxed)
     }
@@ -96,6 +101,17 @@ impl Usage {
         enter(&self.upstream_connections, limits.upstream_connections)
             .ok_or(Refusal::CircuitOpen)?;
         Ok(UpstreamGuard(Arc::clone(self)))
+    }
+
+    /// How many of the process's files are open for it, client connections aside.
+    pub(crate) fn files(&self) -> &AtomicUsize {
+        &self.files
+    }
+
+    /// Counts a name that is looked up, if the tenant may look up one more at once.
+    pub(crate) fn lookup(self: &Arc<Self>) -> Option<LookupGuard> {
+        enter(&self.lookups, Some(LOOKUPS))?;
+        Some(LookupGuard(Arc::clone(self)))
     }
 
     /// Accounts bytes sent to a client and says how long to wait before sending more; `None` means go on.
@@ -144,6 +160,16 @@ pub(crate) struct UpstreamGuard(Arc<Usage>);
 impl Drop for UpstreamGuard {
     fn drop(&mut self) {
         self.0.upstream_connections.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One name being looked up.
+#[derive(Debug)]
+pub(crate) struct LookupGuard(Arc<Usage>);
+
+impl Drop for LookupGuard {
+    fn drop(&mut self) {
+        self.0.lookups.fetch_sub(1, Relaxed);
     }
 }
 

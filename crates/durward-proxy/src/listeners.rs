@@ -130,6 +130,11 @@ impl Listeners {
         unclaimed.iter().filter_map(|socket| socket.local_addr().ok()).collect()
     }
 
+    /// How many files that takes, the cores' own duplicates included.
+    pub(crate) fn files(&self) -> usize {
+        2 * self.open.values().map(|open| open.sockets.len()).sum::<usize>()
+    }
+
     /// Whether some bind could not be opened.
     pub(crate) fn any_failed(&self) -> bool {
         !self.failed.is_empty()

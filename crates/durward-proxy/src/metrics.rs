@@ -45,6 +45,10 @@ pub enum Counter {
     UpstreamConnectionsReused,
     /// Upstream connections closed; new minus closed are open.
     UpstreamConnectionsClosed,
+    /// Times an upstream connection was kept for the next request.
+    UpstreamConnectionsIdled,
+    /// Times one was taken from there or closed; idled minus taken idle now.
+    UpstreamConnectionsTaken,
     /// Connects that failed.
     UpstreamConnectFailures,
     /// Requests sent again.
@@ -163,6 +167,11 @@ impl Cells {
     /// Adds to a counter.
     pub fn add(&self, counter: Counter, amount: u64) {
         self.counters[counter as usize].fetch_add(amount, Relaxed);
+    }
+
+    /// What a counter has come to.
+    pub(crate) fn get(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize].load(Relaxed)
     }
 
     /// Counts a refusal by its reason.

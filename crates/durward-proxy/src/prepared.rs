@@ -5,6 +5,7 @@
 
 pub(crate) mod build;
 pub(crate) mod fate;
+pub(crate) mod renewed;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};

@@ -14,9 +14,10 @@ use arc_swap::ArcSwap;
 use durward_model::{Snapshot, TenantId};
 use tracing::{info, warn};
 
-use crate::accept::{Closing, Room};
+use crate::accept::Closing;
 use crate::access_log;
 use crate::core::Shared;
+use crate::files::Files;
 use crate::forward::host::HostAddresses;
 use crate::listeners::{Listeners, Opened};
 use crate::metrics::exposition::{self, ExpositionState};
@@ -135,11 +136,11 @@ impl Proxy {
             log: options.access_log,
             decisions: options.decisions,
             host: HostAddresses::default(),
+            files: Arc::new(Files::of_this_process(cores)),
             resolver: Resolver::default(),
         });
-        let room = Room::of_this_process();
         let workers: io::Result<Vec<_>> =
-            (0..cores).map(|id| Worker::start(id, Arc::clone(&shared), room.clone())).collect();
+            (0..cores).map(|id| Worker::start(id, Arc::clone(&shared))).collect();
         Ok(Self {
             shared,
             listeners: Mutex::new(Listeners::new(cores, options.inherited)),
@@ -157,6 +158,7 @@ impl Proxy {
             build(snapshot, &previous, &self.shared.metrics);
         let prepared = Arc::new(prepared);
         let opened = listeners.open(&prepared.binds);
+        self.shared.files.share_out(listeners.files(), prepared.tenants.len());
         self.shared.prepared.store(Arc::clone(&prepared));
         retiring.retire();
         self.hand_out(opened);

@@ -190,6 +190,12 @@ pub enum Refusal {
         /// The destination.
         peer: SocketAddr,
     },
+    /// The tenant has as much of what all share here as it may have while others need some.
+    #[error("the tenant has as many {of} open as its share of the gateway's files allows")]
+    FairShare {
+        /// `connections` or `lookups`.
+        of: &'static str,
+    },
     /// The record of it is not in the audit file.
     #[error("not let out without a record")]
     NotRecorded(#[source] NotRecorded),
@@ -294,7 +300,8 @@ words!(Refusal {
     Self::ParentRefused { .. } => 30 "parent_refused",
     Self::PortsExhausted { .. } => 31 "ports_exhausted",
     Self::NotRecorded(_) => 32 "not_recorded",
-    Self::Socket(_) => 33 "socket",
+    Self::FairShare { .. } => 33 "fair_share",
+    Self::Socket(_) => 34 "socket",
 });
 
 impl Refusal {
@@ -320,9 +327,10 @@ impl Refusal {
             Self::NotSupported { .. } => (501, Some("http_request_error")),
             Self::NoRoute => (404, Some("destination_not_found")),
             Self::ParentRefused { .. } => (502, Some("destination_unavailable")),
-            Self::PortsExhausted { .. } | Self::ConnectionLimit | Self::CircuitOpen => {
-                (503, Some("connection_limit_reached"))
-            }
+            Self::PortsExhausted { .. }
+            | Self::FairShare { .. }
+            | Self::ConnectionLimit
+            | Self::CircuitOpen => (503, Some("connection_limit_reached")),
             Self::NoEndpoint { .. } => (503, Some("destination_unavailable")),
             Self::EgressAddress { .. }
             | Self::Socket(_)
@@ -345,6 +353,7 @@ impl Refusal {
             Self::RateLimit { retry_after_ms } => Some(retry_after_ms.div_ceil(1000).max(1)),
             Self::ConnectionLimit
             | Self::PortsExhausted { .. }
+            | Self::FairShare { .. }
             | Self::CircuitOpen
             | Self::NoEndpoint { .. }
             | Self::NotRecorded(_)

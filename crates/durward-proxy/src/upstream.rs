@@ -11,6 +11,7 @@ mod http2;
 mod lease;
 mod outlier;
 mod outside;
+mod pins;
 pub(crate) mod pool;
 mod ports;
 mod proxy_header;
@@ -36,6 +37,7 @@ pub(crate) use balance::Tried;
 pub(crate) use health::spawn_health_checks;
 pub(crate) use lease::Lease;
 pub(crate) use outside::{carry, visit};
+pub(crate) use pins::Pins;
 pub use ports::PortReport;
 pub(crate) use ports::budget;
 

@@ -163,13 +163,19 @@ impl Watch {
 
     /// Whether the connection should end after the exchange it is in.
     pub(crate) fn closing(&self) -> bool {
-        self.watchdog.draining.get()
-            || self
-                .entry
-                .retirement
-                .borrow()
-                .as_ref()
-                .is_some_and(|retirement| retirement.changed())
+        self.watchdog.draining.get() || self.outdated()
+    }
+
+    /// Whether the configuration that the connection came in by has changed since.
+    pub(crate) fn outdated(&self) -> bool {
+        self.entry.retirement.borrow().as_ref().is_some_and(|retirement| retirement.changed())
+    }
+
+    /// Whether the connection should end whatever it is doing.
+    pub(crate) fn cut(&self) -> bool {
+        let retirement = self.entry.retirement.borrow();
+        self.watchdog.cutting.get()
+            || retirement.as_ref().is_some_and(|retirement| retirement.removed())
     }
 
     /// Runs `future` until it is done or this watch fires.

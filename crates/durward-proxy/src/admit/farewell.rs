@@ -57,7 +57,11 @@ pub(crate) fn choose(
         }
         Refusal::ClientHello { detail } if *detail == PLAIN_HTTP => Farewell::Text(SPEAK_TLS),
         Refusal::ClientHello { .. } => Farewell::Alert(DECODE_ERROR),
-        Refusal::ConnectionLimit if protocol == Some(Protocol::Http) => Farewell::Text(TOO_MANY),
+        Refusal::ConnectionLimit | Refusal::FairShare { .. }
+            if protocol == Some(Protocol::Http) =>
+        {
+            Farewell::Text(TOO_MANY)
+        }
         Refusal::Handshake { .. } => Farewell::Close,
         _ => Farewell::Reset,
     }

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use durward_model::egress::{Asked, Decided, Host, Outcome, Parent, Policy, Surroundings};
 
 use crate::core::Core;
+use crate::files::Asker;
 use crate::forward::passage::Passage;
 use crate::forward::record::Verdict;
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
+use crate::upstream::resolve::Unresolved;
 
 /// A way that is open.
 pub(crate) struct Cleared<'p> {
@@ -113,8 +115,12 @@ async fn lookup(core: &Core, view: &TenantView, host: &Host) -> Result<Arc<[IpAd
         Host::Name(name) => name,
     };
     let resolver = view.resolver().unwrap_or(&core.shared.resolver);
-    let resolved = resolver.lookup(name).await;
-    let resolved = resolved.map_err(|error| Refusal::Unresolvable { detail: error.to_string() })?;
+    let asker = Asker { files: &core.shared.files, usage: &view.tenant().usage };
+    let resolved = resolver.lookup(name, Some(asker)).await;
+    let resolved = resolved.map_err(|error| match error {
+        Unresolved::TooMany => Refusal::FairShare { of: "lookups" },
+        error => Refusal::Unresolvable { detail: error.to_string() },
+    })?;
     Ok(resolved.addresses.iter().map(IpAddr::to_canonical).collect())
 }
 

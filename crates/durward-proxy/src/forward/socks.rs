@@ -143,6 +143,9 @@ impl Client<'_> {
         self.watch.arm(Some(limits.timeouts.header), false);
         let asking = self.ask(io, bytes, passage, greeted);
         let host = self.watch.guard(asking).await.map_err(late)??;
+        if self.watch.outdated() {
+            return Err(Refusal::Draining);
+        }
         self.http.view.tenant().usage.request(limits)?;
         self.watch.arm(None, false);
         let asked = Asked { host: &host, port: passage.port, method: None };

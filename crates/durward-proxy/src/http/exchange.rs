@@ -4,6 +4,7 @@
 
 mod account;
 mod attempt;
+mod bound;
 mod drive;
 mod outside;
 mod switch;

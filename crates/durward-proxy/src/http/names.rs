@@ -25,6 +25,8 @@ pub(crate) enum Known {
     ClientCert,
     RetryAfter,
     ContentType,
+    ProxySupport,
+    WwwAuthenticate,
     XRequestId,
     ContentLength,
     Http2Settings,
@@ -67,6 +69,7 @@ const LENGTH_12: &[(&str, K)] =
     &[("Content-Type", K::ContentType), ("X-Request-Id", K::XRequestId)];
 const LENGTH_13: &[(&str, K)] = &[
     ("Authorization", K::Authorization),
+    ("Proxy-Support", K::ProxySupport),
     ("Content-Range", K::ContentRange),
     ("Cache-Control", K::CacheControl),
 ];
@@ -77,6 +80,7 @@ const LENGTH_16: &[(&str, K)] = &[
     ("X-Forwarded-Host", K::XForwardedHost),
     ("X-Forwarded-Port", K::XForwardedPort),
     ("Proxy-Connection", K::ProxyConnection),
+    ("WWW-Authenticate", K::WwwAuthenticate),
     ("Content-Encoding", K::ContentEncoding),
 ];
 const LENGTH_17: &[(&str, K)] = &[
@@ -238,7 +242,7 @@ mod tests {
             }
         }
 
-        assert_eq!(seen, 36);
+        assert_eq!(seen, 38);
         assert_eq!(Known::of(b"Accept"), Known::Other);
     }
 

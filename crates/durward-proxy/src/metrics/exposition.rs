@@ -45,6 +45,8 @@ pub struct ExpositionState {
     pub audit: Option<audit::Status>,
     /// How many ports of each egress address are in use.
     pub ports: Vec<PortReport>,
+    /// Of what kind files are open, how many, and how many may be.
+    pub files: Vec<(&'static str, usize, usize)>,
 }
 
 impl ExpositionState {
@@ -66,6 +68,9 @@ impl ExpositionState {
                 },
             ),
             audit: shared.decisions.audit().map(Audit::status),
+            files: [("clients", &shared.files.clients), ("outward", &shared.files.outward)]
+                .map(|(kind, share)| (kind, share.used(), share.most()))
+                .to_vec(),
         }
     }
 }
@@ -159,16 +164,25 @@ fn process(text: &mut Text, state: &ExpositionState) {
         lost.row(&[("sink", sink)], *count);
     }
     records::audit_file(text, state.audit);
+    let help = "Files open for clients' connections, and for what is dialled and looked up.";
+    let mut used = text.family("durward_files_open", Kind::Gauge, help);
+    for (kind, open, _) in &state.files {
+        used.row(&[("kind", kind)], *open as u64);
+    }
+    let help = "Files that may be open for it, of all tenants together.";
+    let mut budget = text.family("durward_files_budget", Kind::Gauge, help);
+    for (kind, _, most) in &state.files {
+        budget.row(&[("kind", kind)], *most as u64);
+    }
 }
 
 fn connections(text: &mut Text, rows: &[Row<'_>]) {
-    let mut active =
-        text.family("durward_connections_active", Kind::Gauge, "Client connections open.");
-    for row in rows.iter().filter(|row| row.known()) {
-        let (opened, closed) =
-            (row.total(Counter::ConnectionsOpened), row.total(Counter::ConnectionsClosed));
-        active.row(&[("tenant", row.tenant)], opened.saturating_sub(closed));
-    }
+    differences(
+        text,
+        ("durward_connections_active", "Client connections open."),
+        rows,
+        (Counter::ConnectionsOpened, Counter::ConnectionsClosed),
+    );
     counters(
         text,
         "durward_connections",
@@ -267,18 +281,18 @@ fn upstreams(text: &mut Text, rows: &[Row<'_>], state: &ExpositionState) {
             total.row(&[("tenant", row.tenant), ("state", state)], row.total(counter));
         }
     }
-    let mut open = text.family(
-        "durward_upstream_connections_open",
-        Kind::Gauge,
-        "Upstream connections open, idle ones included.",
+    differences(
+        text,
+        ("durward_upstream_connections_open", "Upstream connections open, idle ones included."),
+        rows,
+        (Counter::UpstreamConnectionsNew, Counter::UpstreamConnectionsClosed),
     );
-    for row in rows.iter().filter(|row| row.known()) {
-        let (new, closed) = (
-            row.total(Counter::UpstreamConnectionsNew),
-            row.total(Counter::UpstreamConnectionsClosed),
-        );
-        open.row(&[("tenant", row.tenant)], new.saturating_sub(closed));
-    }
+    differences(
+        text,
+        ("durward_upstream_connections_idle", "Those kept for the next request."),
+        rows,
+        (Counter::UpstreamConnectionsIdled, Counter::UpstreamConnectionsTaken),
+    );
     histogram(
         text,
         ("durward_upstream_connect_duration_seconds", "To connect to an upstream, TLS included."),
@@ -353,6 +367,20 @@ fn counters(text: &mut Text, name: &str, help: &str, rows: &[Row<'_>], counter: 
     let mut family = text.family(name, Kind::Counter, help);
     for row in rows.iter().filter(|row| row.known()) {
         family.row(&[("tenant", row.tenant)], row.total(counter));
+    }
+}
+
+/// One gauge per tenant: what has begun less what has ended.
+fn differences(
+    text: &mut Text,
+    (name, help): (&str, &str),
+    rows: &[Row<'_>],
+    (begun, ended): (Counter, Counter),
+) {
+    let mut family = text.family(name, Kind::Gauge, help);
+    for row in rows.iter().filter(|row| row.known()) {
+        let now = row.total(begun).saturating_sub(row.total(ended));
+        family.row(&[("tenant", row.tenant)], now);
     }
 }
 

@@ -228,7 +228,10 @@ impl Builder<'_> {
 }
 
 /// The tenant's listener with the same address and port.
-fn find<'a>(bind: &'a PreparedBind, listener: &Listener) -> Option<&'a Arc<PreparedListener>> {
+pub(crate) fn find<'a>(
+    bind: &'a PreparedBind,
+    listener: &Listener,
+) -> Option<&'a Arc<PreparedListener>> {
     let at = bind.bind.listeners.binary_search_by_key(&listener.key(), |other| other.key()).ok()?;
     let mut beside = bind.bind.beside(at);
     let at = beside.find(|at| bind.bind.listeners[*at].tenant == listener.tenant)?;

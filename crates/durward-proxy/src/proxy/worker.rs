@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
-use crate::accept::{self, Closing, Complaint, Door, Room};
+use crate::accept::{self, Closing, Complaint, Door};
 use crate::core::{Core, Shared};
 use crate::prepared::Prepared;
 use crate::proxy::Drained;
@@ -49,13 +49,13 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn start(id: usize, shared: Arc<Shared>, room: Room) -> io::Result<Self> {
+    pub(super) fn start(id: usize, shared: Arc<Shared>) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (commands, received) = unbounded_channel();
         let thread =
             std::thread::Builder::new().name(format!("durward-core-{id}")).spawn(move || {
                 let local = LocalSet::new();
-                let drained = local.block_on(&runtime, live(id, shared, room, received));
+                let drained = local.block_on(&runtime, live(id, shared, received));
                 runtime.shutdown_background();
                 drained
             })?;
@@ -75,12 +75,7 @@ impl Worker {
     }
 }
 
-async fn live(
-    id: usize,
-    shared: Arc<Shared>,
-    room: Room,
-    mut commands: UnboundedReceiver<Command>,
-) -> Drained {
+async fn live(id: usize, shared: Arc<Shared>, mut commands: UnboundedReceiver<Command>) -> Drained {
     let core = Core::new(id, shared, seed(id));
     tokio::task::spawn_local(Rc::clone(&core.watchdog).run());
     tokio::task::spawn_local(flush_log(Rc::clone(&core)));
@@ -88,7 +83,6 @@ async fn live(
         core,
         connections: TaskTracker::new(),
         accepted: Cell::new(0),
-        room,
         complaint: Complaint::default(),
     };
     let mut doors =

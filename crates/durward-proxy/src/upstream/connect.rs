@@ -23,6 +23,7 @@ use super::pool::{Path, PortGuard, Ticket};
 use super::ports;
 use super::tls_client;
 use crate::core::Core;
+use crate::files::{self, Place};
 use crate::io::Io;
 use crate::limits::UpstreamGuard;
 use crate::metrics::Counter;
@@ -63,8 +64,9 @@ impl Attempt<'_> {
                 detail: format!("{} has no address", self.endpoint.target),
             });
         };
+        let ours = guard.is_none();
         let connecting = async {
-            let (stream, port) = self.race().await?;
+            let (stream, port) = self.race(ours).await?;
             self.secure(stream, &port.0, header).await.map(|(io, source)| (io, port, source))
         };
         let (io, port, source) = match tokio::time::timeout(timeout, connecting).await {
@@ -85,15 +87,16 @@ impl Attempt<'_> {
             metrics: Arc::clone(metrics),
             core: self.core.id,
             guard,
+            bound: false,
         };
         Ok(Connected { io, ticket, took })
     }
 
     /// The first of the endpoint's addresses that answers, IPv6 and IPv4 in turn, a new attempt every [`STAGGER`].
-    async fn race(&self) -> Result<(TcpStream, PortGuard), Refusal> {
+    async fn race(&self, ours: bool) -> Result<(TcpStream, PortGuard), Refusal> {
         let mut waiting = interleave(self.addresses).into_iter();
         let mut running = FuturesUnordered::new();
-        running.extend(waiting.next().map(|peer| self.reach(peer)));
+        running.extend(waiting.next().map(|peer| self.reach(peer, ours)));
         let mut failed = None;
         loop {
             let stagger = tokio::time::sleep(STAGGER);
@@ -105,7 +108,7 @@ impl Attempt<'_> {
                 () = stagger, if waiting.len() > 0 => {}
                 else => {}
             }
-            running.extend(waiting.next().map(|peer| self.reach(peer)));
+            running.extend(waiting.next().map(|peer| self.reach(peer, ours)));
             if running.is_empty() {
                 let peer = self.addresses[0];
                 let detail = "no address left to try".to_owned();
@@ -115,7 +118,7 @@ impl Attempt<'_> {
     }
 
     /// Connects to one address from the tenant's least used source that can be used.
-    async fn reach(&self, peer: SocketAddr) -> Result<(TcpStream, PortGuard), Refusal> {
+    async fn reach(&self, peer: SocketAddr, ours: bool) -> Result<(TcpStream, PortGuard), Refusal> {
         let mut paths = self.paths(peer)?;
         paths.sort_by_key(|path| path.ports());
         let mut detail = "none is of its family".to_owned();
@@ -125,7 +128,7 @@ impl Attempt<'_> {
                 exhausted = Some(refusal);
                 continue;
             }
-            let port = PortGuard::new(path);
+            let port = PortGuard::new(path, self.place(ours)?);
             match self.dial(&port.0).await {
                 Ok(stream) => return Ok((stream, port)),
                 Err(Refusal::EgressAddress { detail: why, .. }) => detail = why,
@@ -134,6 +137,20 @@ impl Attempt<'_> {
             }
         }
         Err(exhausted.unwrap_or(Refusal::EgressAddress { peer, detail }))
+    }
+
+    /// A file for one more connection. A tenant that has its share gives up idle ones first; a check of ours is not the tenant's doing.
+    fn place(&self, ours: bool) -> Result<Place, Refusal> {
+        let (files, tenant) = (&self.core.shared.files, self.view.tenant());
+        if ours {
+            return Ok(files.dial_anyway(&tenant.usage));
+        }
+        files.dial(&tenant.usage).or_else(|refusal| {
+            match self.core.pools.make_room(Some(&tenant.metrics)) {
+                0 => Err(refusal),
+                _ => files.dial(&tenant.usage),
+            }
+        })
     }
 
     /// The ways to `peer`, one per source address of its family.
@@ -149,7 +166,11 @@ impl Attempt<'_> {
         let (peer, wanted) = (path.peer().0, path.source().0);
         let unusable =
             |detail: &str| Refusal::EgressAddress { peer, detail: format!("{wanted}: {detail}") };
-        let socket = bound(path).map_err(|error| match error.kind() {
+        let bound = bound(path).or_else(|error| {
+            let more = files::are_exhausted(&error) && self.core.pools.make_room(None) > 0;
+            if more { bound(path) } else { Err(error) }
+        });
+        let socket = bound.map_err(|error| match error.kind() {
             io::ErrorKind::AddrNotAvailable => unusable("not on this host"),
             _ => Refusal::Socket(error),
         })?;

@@ -133,9 +133,10 @@ impl EndpointRuntime {
         {
             return Ok(Addresses::Many(Arc::clone(&located.addresses)));
         }
-        let resolved = Box::pin(core.shared.resolver.lookup(host)).await.map_err(|error| {
-            Refusal::NoEndpoint { upstream: upstream.to_owned(), detail: error.to_string() }
-        })?;
+        let resolved =
+            Box::pin(core.shared.resolver.lookup(host, None)).await.map_err(|error| {
+                Refusal::NoEndpoint { upstream: upstream.to_owned(), detail: error.to_string() }
+            })?;
         let addresses: Arc<[SocketAddr]> =
             resolved.addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
         let located = Located { addresses: Arc::clone(&addresses), expires: resolved.expires };

@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     life: Rc<Life>,
     ticket: Ticket,
     idle_ticks: Cell<u32>,
+    /// A client may have proved itself on it.
+    bound: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -43,6 +45,13 @@ struct Life {
 /// One stream's share of a connection.
 pub(crate) struct Stream {
     shared: Rc<Shared>,
+}
+
+impl Stream {
+    /// No stream joins this one's connection any more.
+    pub(crate) fn close_to_others(&self) {
+        self.shared.bound.set(true);
+    }
 }
 
 impl Drop for Stream {
@@ -69,7 +78,8 @@ impl Shared {
             })?;
         let life = Rc::new(Life::default());
         tokio::task::spawn_local(drive(connection, Rc::clone(&life)));
-        Ok(Rc::new(Self { send, life, ticket: connected.ticket, idle_ticks: Cell::new(0) }))
+        let (idle_ticks, bound) = (Cell::new(0), Cell::new(false));
+        Ok(Rc::new(Self { send, life, ticket: connected.ticket, idle_ticks, bound }))
     }
 
     /// The handle to send a request on, and what counts it.
@@ -82,6 +92,7 @@ impl Shared {
     pub(crate) fn usable(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         !self.life.ended.get()
+            && !self.bound.get()
             && !self.ticket.retired()
             && !matches!(self.send.clone().poll_ready(&mut cx), Poll::Ready(Err(_)))
     }

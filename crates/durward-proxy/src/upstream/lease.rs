@@ -35,7 +35,7 @@ pub(crate) struct Lease {
     pub(crate) connect: Duration,
     load: Load,
     ticket: Option<Ticket>,
-    _stream: Option<Stream>,
+    stream: Option<Stream>,
 }
 
 impl Lease {
@@ -66,6 +66,31 @@ impl Lease {
             | Refusal::UpstreamTls { .. } => self.load.failure(),
             _ => {}
         }
+    }
+
+    /// Whoever sends by this connection is from now on taken for its client: no other client's request goes this way any more.
+    pub(crate) fn bind(&mut self) {
+        self.bind_connection();
+        if let Some(stream) = &self.stream {
+            stream.close_to_others();
+        }
+    }
+
+    /// The same where the connection is this request's alone; in HTTP/2 a challenge by itself binds nobody.
+    pub(crate) fn bind_connection(&mut self) {
+        if let Some(ticket) = &mut self.ticket {
+            ticket.bound = true;
+        }
+    }
+
+    /// Whether it is one client's.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.ticket.as_ref().is_some_and(|ticket| ticket.bound)
+    }
+
+    /// What the connection holds, and which endpoint it leads to.
+    pub(super) fn into_ticket(mut self) -> Option<(Ticket, usize)> {
+        Some((self.ticket.take()?, self.load.at))
     }
 
     /// Gives an HTTP/1 connection back for the next request. Only when the exchange ended cleanly: nothing unread, nothing unsent.
@@ -123,7 +148,7 @@ impl Load {
     /// Counts a failed connect, and holds it against the endpoint unless the cause is on our side.
     pub(crate) fn unreachable(&self, refusal: Refusal) -> Refusal {
         match refusal {
-            Refusal::CircuitOpen => {}
+            Refusal::CircuitOpen | Refusal::FairShare { .. } => {}
             Refusal::ConnectFailed { .. }
             | Refusal::ConnectTimeout { .. }
             | Refusal::UpstreamTls { .. } => {
@@ -141,7 +166,7 @@ impl Load {
         (io, self.with(ticket, false, took))
     }
 
-    fn with(self, ticket: Ticket, reused: bool, connect: Duration) -> Lease {
+    pub(super) fn with(self, ticket: Ticket, reused: bool, connect: Duration) -> Lease {
         self.count(reused);
         Lease {
             peer: ticket.port.0.peer(),
@@ -150,7 +175,7 @@ impl Load {
             connect,
             load: self,
             ticket: Some(ticket),
-            _stream: None,
+            stream: None,
         }
     }
 
@@ -196,7 +221,7 @@ impl Found {
                     connect: connect.unwrap_or_default(),
                     load,
                     ticket: None,
-                    _stream: Some(stream),
+                    stream: Some(stream),
                 };
                 (Carrier::Http2(send), lease)
             }

@@ -19,14 +19,18 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::http2::Shared;
 use super::tls_client::TlsIdentity;
 use crate::core::Core;
+use crate::files::Place;
 use crate::io::Io;
 use crate::limits::UpstreamGuard;
-use crate::metrics::{Counter, TenantMetrics};
+use crate::metrics::{Cells, Counter, TenantMetrics};
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 
 /// How often idle connections are looked at.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
+
+/// How many sweeps a connection idles at the most while few files are left.
+const SCARCE: u32 = 4;
 
 /// What two connections must have in common for one to stand for the other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -138,14 +142,17 @@ impl Hash for Path {
     }
 }
 
-/// One source port of a path.
+/// One source port of a path, and the file that has it.
 #[derive(Debug)]
-pub(crate) struct PortGuard(pub(crate) Arc<Path>);
+pub(crate) struct PortGuard(
+    pub(crate) Arc<Path>,
+    #[expect(dead_code, reason = "held until the connection is closed")] Place,
+);
 
 impl PortGuard {
-    pub(crate) fn new(path: Arc<Path>) -> Self {
+    pub(crate) fn new(path: Arc<Path>, place: Place) -> Self {
         path.ports.fetch_add(1, Relaxed);
-        Self(path)
+        Self(path, place)
     }
 }
 
@@ -164,6 +171,8 @@ pub(crate) struct Ticket {
     pub(crate) core: usize,
     /// Checks of our own have none and are not counted either.
     pub(crate) guard: Option<UpstreamGuard>,
+    /// A client has proved itself on it, or was asked to: it is that client's alone.
+    pub(crate) bound: bool,
 }
 
 impl Ticket {
@@ -185,6 +194,8 @@ impl Drop for Ticket {
 #[derive(Default)]
 pub(crate) struct Pools {
     slots: RefCell<HashMap<Arc<Path>, Slot, BuildHasherDefault<Precomputed>>>,
+    /// HTTP/1 connections in all of them.
+    idle: Cell<usize>,
     tick: Cell<u32>,
     sweeping: Cell<bool>,
 }
@@ -212,7 +223,9 @@ impl Pools {
     pub(crate) fn pop(&self, path: &Arc<Path>) -> Option<(Io, Ticket)> {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(path)?;
-        while let Some(Idle { mut io, ticket, .. }) = slot.idle.pop_back() {
+        while let Some(idle) = slot.idle.pop_back() {
+            self.left(&idle.ticket);
+            let Idle { mut io, ticket, .. } = idle;
             if !ticket.retired() && alive(&mut io) {
                 return Some((io, ticket));
             }
@@ -222,24 +235,72 @@ impl Pools {
 
     /// Keeps a connection that may serve again; the longest idle one makes room.
     pub(crate) fn push(core: &Rc<Core>, io: Io, ticket: Ticket, keep: u32, timeout: Duration) {
-        if keep == 0 || ticket.retired() {
+        if keep == 0 || ticket.bound || ticket.retired() {
             return;
         }
         let pools = &core.pools;
         let mut slots = pools.slots.borrow_mut();
         let path = &ticket.port.0;
+        let metrics = Arc::clone(&ticket.metrics);
         let slot = match slots.get_mut(path) {
             Some(slot) => slot,
             None => slots.entry(Arc::clone(path)).or_default(),
         };
         slot.keep = ticks(timeout);
+        pools.entered(&ticket);
         slot.idle.push_back(Idle { io, ticket, since: pools.tick.get() });
-        if slot.idle.len() > keep as usize {
-            slot.idle.pop_front();
+        if slot.idle.len() > keep as usize
+            && let Some(oldest) = slot.idle.pop_front()
+        {
+            pools.left(&oldest.ticket);
+        }
+        drop(slots);
+        let (of_one, of_all) = core.shared.files.idle();
+        if idle_of(metrics.core(core.id)) > of_one as u64 {
+            pools.make_room(Some(&metrics));
+        } else if pools.idle.get() > of_all {
+            pools.make_room(None);
         }
         if !pools.sweeping.replace(true) {
             tokio::task::spawn_local(sweep(Rc::downgrade(core)));
         }
+    }
+
+    fn entered(&self, ticket: &Ticket) {
+        self.idle.set(self.idle.get() + 1);
+        ticket.metrics.core(ticket.core).add(Counter::UpstreamConnectionsIdled, 1);
+    }
+
+    fn left(&self, ticket: &Ticket) {
+        self.idle.set(self.idle.get() - 1);
+        ticket.metrics.core(ticket.core).add(Counter::UpstreamConnectionsTaken, 1);
+    }
+
+    /// Closes an eighth of the idle connections of a tenant, or of all, the longest idle first. Says how many.
+    pub(crate) fn make_room(&self, of: Option<&Arc<TenantMetrics>>) -> usize {
+        let now = self.tick.get();
+        let mut slots = self.slots.borrow_mut();
+        let meant = |idle: &Idle| of.is_none_or(|of| Arc::ptr_eq(of, &idle.ticket.metrics));
+        let age = |idle: &Idle| now.wrapping_sub(idle.since);
+        let all = slots.values().flat_map(|slot| &slot.idle).filter(|idle| meant(idle));
+        let mut ages: Vec<_> = all.map(age).collect();
+        if ages.is_empty() {
+            return 0;
+        }
+        let count = ages.len().div_ceil(8);
+        let (_, oldest, _) = ages.select_nth_unstable_by(count - 1, |a, b| b.cmp(a));
+        let (oldest, mut closed) = (*oldest, 0);
+        for slot in slots.values_mut() {
+            slot.idle.retain(|idle| {
+                let stays = closed == count || !meant(idle) || age(idle) < oldest;
+                if !stays {
+                    closed += 1;
+                    self.left(&idle.ticket);
+                }
+                stays
+            });
+        }
+        closed
     }
 
     /// An HTTP/2 connection with room for a stream.
@@ -268,16 +329,20 @@ impl Pools {
     }
 
     /// Closes what idles too long, was closed by the peer, or belongs to an upstream that is gone. Says whether anything is left.
-    fn sweep(&self) -> bool {
+    fn sweep(&self, longest: u32) -> bool {
         let now = self.tick.get().wrapping_add(1);
         self.tick.set(now);
         let mut slots = self.slots.borrow_mut();
         slots.retain(|_, slot| {
-            let keep = slot.keep;
+            let keep = slot.keep.min(longest);
             slot.idle.retain_mut(|idle| {
-                now.wrapping_sub(idle.since) <= keep
+                let stays = now.wrapping_sub(idle.since) <= keep
                     && !idle.ticket.retired()
-                    && alive(&mut idle.io)
+                    && alive(&mut idle.io);
+                if !stays {
+                    self.left(&idle.ticket);
+                }
+                stays
             });
             slot.shared.retain(|shared| shared.usable() && !shared.idles_longer_than(keep));
             !slot.idle.is_empty() || !slot.shared.is_empty() || Rc::strong_count(&slot.opening) > 1
@@ -285,10 +350,18 @@ impl Pools {
         !slots.is_empty()
     }
 
+    /// Lets a sweep's time pass.
+    #[cfg(test)]
+    pub(crate) fn age(&self) {
+        self.tick.set(self.tick.get().wrapping_add(1));
+    }
+
     /// How many connections idle here.
     #[cfg(test)]
     pub(crate) fn idle(&self) -> usize {
-        self.slots.borrow().values().map(|slot| slot.idle.len()).sum()
+        let there = self.slots.borrow().values().map(|slot| slot.idle.len()).sum();
+        assert_eq!(self.idle.get(), there);
+        there
     }
 }
 
@@ -300,11 +373,19 @@ async fn sweep(core: LocalWeak<Core>) {
     loop {
         ticks.tick().await;
         let Some(core) = core.upgrade() else { return };
-        if !core.pools.sweep() {
+        let longest = if core.shared.files.outward.is_scarce() { SCARCE } else { u32::MAX };
+        if !core.pools.sweep(longest) {
             core.pools.sweeping.set(false);
             return;
         }
     }
+}
+
+/// A tenant's idle connections on one core.
+fn idle_of(cells: &Cells) -> u64 {
+    cells
+        .get(Counter::UpstreamConnectionsIdled)
+        .saturating_sub(cells.get(Counter::UpstreamConnectionsTaken))
 }
 
 /// A timeout in sweeps, at least one.
@@ -313,7 +394,7 @@ fn ticks(timeout: Duration) -> u32 {
 }
 
 /// Whether the peer neither closed nor said anything unasked. Costs no system call while the reactor has seen nothing.
-fn alive(io: &mut Io) -> bool {
+pub(super) fn alive(io: &mut Io) -> bool {
     let mut byte = [0];
     let mut buf = ReadBuf::new(&mut byte);
     let mut cx = Context::from_waker(Waker::noop());

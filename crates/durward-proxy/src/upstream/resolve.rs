@@ -15,6 +15,9 @@ use durward_model::egress::NameServer;
 use durward_model::upstream::TrustRoots;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+
+use crate::files::{Asked, Asker};
 
 /// A TTL is taken for at least this long, so that a TTL of 0 does not mean one query per request.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -101,6 +104,9 @@ pub(crate) enum Unresolved {
         /// What the resolver says.
         cause: Arc<str>,
     },
+    /// Whoever asks has too many names looked up at once.
+    #[error("too many names are being looked up")]
+    TooMany,
 }
 
 /// What came of a query.
@@ -118,26 +124,40 @@ impl Resolver {
     ///
     /// # Errors
     /// When it has no address, or the DNS does not say.
-    pub(crate) async fn lookup(&self, host: &Arc<str>) -> Result<Resolved, Unresolved> {
+    pub(crate) async fn lookup(
+        &self,
+        host: &Arc<str>,
+        asker: Option<Asker<'_>>,
+    ) -> Result<Resolved, Unresolved> {
         #[cfg(test)]
         if let Source::Fixed(names) = &self.source {
             return fixed(names, host);
         }
+        let mut wait = Wait { memory: &self.memory, host, over: true };
         let (answered, stale) = {
             let mut names = self.memory.lock();
             let name = names.known.entry(Arc::clone(host)).or_default();
             if let Some(known) = name.known(Instant::now()) {
                 return known;
             }
-            let (sender, answered) = oneshot::channel();
-            name.waiting.push(sender);
-            if name.waiting.len() == 1 {
+            let stale = name.stale(Instant::now());
+            if name.asking.is_none() {
+                let held = asker.map(Asker::ask);
+                if let Some(None) = held {
+                    return stale.ok_or(Unresolved::TooMany);
+                }
+                name.asking = Some(Query { _held: held.flatten(), task: None });
                 self.ask(host);
             }
-            (answered, name.stale(Instant::now()))
+            let (sender, answered) = oneshot::channel();
+            name.waiting.push(sender);
+            wait.over = false;
+            (answered, stale)
         };
         let patience = if stale.is_some() { PATIENCE } else { TIMEOUT };
-        match (tokio::time::timeout(patience, answered).await, stale) {
+        let answered = tokio::time::timeout(patience, answered).await;
+        wait.over = true;
+        match (answered, stale) {
             (Ok(Ok(outcome)), _) => outcome,
             (_, Some(stale)) => Ok(stale),
             (_, None) => self.memory.answer(host, Answer::Failed("no answer in time".to_owned())),
@@ -210,8 +230,36 @@ impl Names {
     }
 
     fn keep(&mut self, good: impl Fn(&Resolved) -> bool) {
-        self.known
-            .retain(|_, name| !name.waiting.is_empty() || name.good.as_ref().is_some_and(&good));
+        self.known.retain(|_, name| name.asking.is_some() || name.good.as_ref().is_some_and(&good));
+    }
+}
+
+/// A client's wait for an answer. When it is given up and nobody else waits, the question is, too.
+struct Wait<'a> {
+    memory: &'a Memory,
+    host: &'a Arc<str>,
+    over: bool,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.memory.leave(self.host);
+        }
+    }
+}
+
+/// A question under way, and what counts it.
+struct Query {
+    _held: Option<Asked>,
+    task: Option<AbortHandle>,
+}
+
+impl Drop for Query {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
@@ -220,6 +268,7 @@ struct Name {
     good: Option<Resolved>,
     bad: Option<(Unresolved, Instant)>,
     waiting: Vec<oneshot::Sender<Result<Resolved, Unresolved>>>,
+    asking: Option<Query>,
 }
 
 impl Name {
@@ -282,12 +331,40 @@ impl Memory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Somebody waits no more. An answer that could refresh an old one is waited for all the same.
+    fn leave(&self, host: &Arc<str>) {
+        let mut names = self.lock();
+        let Some(name) = names.known.get_mut(host) else { return };
+        name.waiting.retain(|waiting| !waiting.is_closed());
+        if name.waiting.is_empty() && name.good.is_none() {
+            name.asking = None;
+            if name.bad.is_none() {
+                names.known.remove(host);
+            }
+        }
+    }
+
+    /// Whether anybody still wants to know.
+    fn is_asked(&self, host: &Arc<str>) -> bool {
+        self.lock().known.get(host).is_some_and(|name| name.asking.is_some())
+    }
+
+    /// The question is under way; it ends when nobody wants to know any more.
+    fn began(&self, host: &Arc<str>, task: AbortHandle) {
+        let mut names = self.lock();
+        match names.known.get_mut(host).and_then(|name| name.asking.as_mut()) {
+            Some(asking) if asking.task.is_none() => asking.task = Some(task),
+            _ => task.abort(),
+        }
+    }
+
     /// Takes an answer in and tells everybody who waits for it.
     pub(crate) fn answer(&self, host: &Arc<str>, answer: Answer) -> Result<Resolved, Unresolved> {
         let now = Instant::now();
         let mut names = self.lock();
         names.make_room(now);
         let name = names.known.entry(Arc::clone(host)).or_default();
+        name.asking = None;
         let outcome = name.learn(host, answer, now);
         for waiting in name.waiting.drain(..) {
             let _gone = waiting.send(outcome.clone());

@@ -3,6 +3,7 @@
 //! Deliberately absent: HTTP proper; that is tested where it is spoken.
 
 mod connecting;
+mod crowding;
 mod health;
 mod http2;
 mod names;

@@ -2,7 +2,9 @@
 //!
 //! Deliberately absent: the rules one by one; those are tested where they are decided, in `durward-model`.
 
+mod bound;
 mod clients;
+mod crowding;
 mod doors;
 mod errors;
 mod explained;
@@ -13,6 +15,7 @@ mod http2;
 mod live;
 mod names;
 mod parent;
+mod revoked;
 mod seed;
 mod socks;
 mod tools;

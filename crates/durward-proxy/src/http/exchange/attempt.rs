@@ -19,13 +19,13 @@ use crate::http::Http;
 use crate::http::exchange::account::Upstream as UpstreamAccount;
 use crate::http::exchange::drive::{Drive, Failure, Turn};
 use crate::http::exchange::switch::Switched;
-use crate::http::exchange::{Account, Clock, Ended, Stop};
+use crate::http::exchange::{Account, Clock, Ended, Stop, bound};
 use crate::http::flow::{Downstream, Sink, Upstream};
 use crate::http::forward::rewrite;
 use crate::http::h1::Conn;
 use crate::http::h2::client::Up;
 use crate::http::h2::websocket_key;
-use crate::http::message::{PooledResponse, Upgrade};
+use crate::http::message::{PooledResponse, Upgrade, Version};
 use crate::http::names::Known;
 use crate::metrics::Counter;
 use crate::refusal::Refusal;
@@ -110,6 +110,13 @@ async fn connect<D: Downstream>(
     tried: &mut Tried,
 ) -> Result<(Carrier, Lease), Refusal> {
     let (core, view) = (&http.core, &http.view);
+    let (index, addresses) = match way {
+        Way::Upstream(_, index) => (Some(index), &[][..]),
+        Way::Outside(cleared, _) => (None, &cleared.addresses[..]),
+    };
+    if let Some(own) = http.pins.take(core, view, index, addresses, tried)? {
+        return Ok(own);
+    }
     match way {
         Way::Upstream(_, index) => {
             let acquiring = acquire(core, view, index, http.facts.client, tried);
@@ -219,9 +226,12 @@ impl<'a> Attempt<'_, 'a> {
         &mut self,
         down: &mut D,
         io: crate::io::Io,
-        lease: Lease,
+        mut lease: Lease,
         tries: &Tries<'_>,
     ) -> Result<Ended<'a>, Failure> {
+        if bound::proves(&self.account.request) {
+            lease.bind();
+        }
         if let Upgrade::Extended(_) = self.account.request.upgrade {
             let key = websocket_key(&self.http.core);
             let fields = &mut self.account.request.fields;
@@ -229,13 +239,13 @@ impl<'a> Attempt<'_, 'a> {
             fields.append(b"Sec-WebSocket-Key", key.as_bytes());
         }
         let mut up = Conn::new(io);
-        let turn = self.exchange(down, &mut up, &lease, tries).await;
+        let turn = self.exchange(down, &mut up, &mut lease, tries).await;
         self.count_traffic(&up);
         match turn? {
             Turn::Switched => Ok(Ended::Upgraded(Box::new(Switched::new(up, lease)))),
             Turn::Complete { read } => {
                 if read && self.pooled && up.may_be_reused(self.response) {
-                    lease.release(up.io);
+                    self.give_back(up.io, lease);
                 }
                 Ok(if read { Ended::Complete } else { Ended::Unread })
             }
@@ -246,15 +256,18 @@ impl<'a> Attempt<'_, 'a> {
         &mut self,
         down: &mut D,
         send: h2::client::SendRequest<bytes::Bytes>,
-        lease: Lease,
+        mut lease: Lease,
         tries: &Tries<'_>,
     ) -> Result<Ended<'a>, Failure> {
         // An HTTP/1.1 upgrade has no counterpart there; without it the upstream answers as it sees fit.
         if let Upgrade::Token(_) = self.account.request.upgrade {
             self.account.request.upgrade = Upgrade::None;
         }
+        if bound::proves(&self.account.request) {
+            lease.bind();
+        }
         let mut up = Up::new(send, lease.upstream().upstream.tls.is_some());
-        let turn = self.exchange(down, &mut up, &lease, tries).await;
+        let turn = self.exchange(down, &mut up, &mut lease, tries).await;
         self.count_traffic(&up);
         match turn? {
             Turn::Complete { read: true } => Ok(Ended::Complete),
@@ -263,12 +276,21 @@ impl<'a> Attempt<'_, 'a> {
         }
     }
 
+    /// For the next request of anybody, or of this client where it has proved itself. Streams have no connection of their own to prove.
+    fn give_back(&self, io: crate::io::Io, lease: Lease) {
+        if !lease.is_bound() {
+            lease.release(io);
+        } else if self.account.request.version != Version::Http2 {
+            self.http.pins.keep(io, lease);
+        }
+    }
+
     /// Sends the request and passes the response on.
     async fn exchange<D: Downstream, U: Upstream>(
         &mut self,
         down: &mut D,
         up: &mut U,
-        lease: &Lease,
+        lease: &mut Lease,
         tries: &Tries<'_>,
     ) -> Result<Turn, Failure> {
         let sent = Instant::now();
@@ -285,6 +307,9 @@ impl<'a> Attempt<'_, 'a> {
             upstream.first_byte = Some(sent.elapsed());
         }
         lease.answered(self.response.status);
+        if bound::wants(self.response) {
+            lease.bind_connection();
+        }
         if !drive.has_consumed() && tries.discards(self.account, self.response.status) {
             return Err(Failure::discarded());
         }

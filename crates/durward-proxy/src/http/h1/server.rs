@@ -62,16 +62,21 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
             Next::Socks => return Served::Socks(conn.io, conn.input.buffer.take()),
             Next::Http2 => return Served::Http2(conn.io, conn.input.buffer.take()),
             Next::Refused(refusal, status) => {
-                let refuse = exchange::refuse(http, watch, &mut conn, request, refusal, status);
-                Box::pin(refuse).await;
-                linger(watch, &mut conn).await;
-                return Served::Closed;
+                let turned = turn_away(http, watch, conn, (request, refusal, status));
+                return Box::pin(turned).await;
             }
         }
+        let http = match http.now(watch, first) {
+            Ok(now) => now,
+            Err(refusal) => {
+                let turned = turn_away(http, watch, conn, (request, refusal, None));
+                return Box::pin(turned).await;
+            }
+        };
         first = false;
-        conn.begin(http, &request);
+        conn.begin(&http, &request);
         // The exchange is large and an idle connection should not be.
-        match Box::pin(exchange::run(http, watch, &mut conn, request)).await {
+        match Box::pin(exchange::run(&http, watch, &mut conn, request)).await {
             Ended::Complete if !conn.close => {}
             Ended::Complete => break,
             Ended::Unread => {
@@ -86,12 +91,24 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
             }
             Ended::Upgraded(switched) => {
                 let early = conn.input.buffer.take();
-                Box::pin(switched.relay(http, watch, conn.io, early)).await;
+                Box::pin(switched.relay(&http, watch, conn.io, early)).await;
                 return Served::Closed;
             }
         }
     }
     close(watch, &mut conn).await;
+    Served::Closed
+}
+
+/// Tells a client that its request is none, or is too late.
+async fn turn_away(
+    http: &Http,
+    watch: &Watch,
+    mut conn: Conn,
+    (request, refusal, status): (PooledRequest, Refusal, Option<u16>),
+) -> Served {
+    exchange::refuse(http, watch, &mut conn, request, refusal, status).await;
+    linger(watch, &mut conn).await;
     Served::Closed
 }
 

@@ -46,6 +46,7 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
     let Ok(Ok(connection)) = watch.guard(handshake).await else { return };
     let streams = FuturesUnordered::new();
     let (leaving, fresh) = (false, true);
+    let http = Rc::clone(http);
     let mut session = Session { http, watch, connection, streams, wire, leaving, fresh };
     session.run().await;
 }
@@ -68,7 +69,7 @@ fn builder(http: &Http) -> Builder {
 }
 
 struct Session<'a> {
-    http: &'a Rc<Http>,
+    http: Rc<Http>,
     watch: &'a Watch,
     connection: Connection<Wire, Bytes>,
     streams: Streams,
@@ -98,8 +99,11 @@ impl Session<'_> {
                 Ok(Event::Turned) => {}
                 Ok(Event::Ended) => return,
                 Ok(Event::Flood(detail)) => return self.throw_out(detail).await,
-                // Cut off, or the goodbye took too long.
-                Err(_) if self.leaving || !self.streams.is_empty() => return,
+                Err(Expired::Closing) if self.watch.cut() => return,
+                // The goodbye took too long.
+                Err(Expired::Deadline) if self.leaving => return,
+                // Being woken for it, the last poll has taken leave already.
+                Err(Expired::Closing) if self.leaving => {}
                 Err(Expired::Deadline | Expired::Closing) => self.leave(),
             }
         }
@@ -112,7 +116,8 @@ impl Session<'_> {
             (true, false) => Some(self.http.limits().timeouts.idle),
             (false, _) => None,
         };
-        self.watch.arm(after, idle && !self.leaving && !self.fresh);
+        // Whoever is busy is told to go elsewhere as soon as the idle are.
+        self.watch.arm(after, !self.leaving && !self.fresh);
     }
 
     fn leave(&mut self) {
@@ -130,9 +135,7 @@ impl Session<'_> {
             let mut moved = false;
             match accepted {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    let http = Rc::clone(self.http);
-                    self.fresh = false;
-                    self.streams.push(Box::pin(stream(http, request, respond)));
+                    self.begin(request, respond);
                     moved = true;
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(self.failed(&error)),
@@ -156,16 +159,31 @@ impl Session<'_> {
         if self.streams.is_empty() == idle { Poll::Pending } else { Poll::Ready(Event::Turned) }
     }
 
+    /// A stream begins, unless what let the connection in has changed: a client that does not heed GOAWAY would go on by the old rules.
+    fn begin(&mut self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        if std::mem::take(&mut self.fresh)
+            && let Ok(http) = self.http.fresh(self.watch)
+        {
+            self.http = http;
+        }
+        if self.watch.outdated() {
+            note_refusal(&self.http, &Refusal::Draining);
+            // It was not looked at, so that the client may ask elsewhere (RFC 9113 section 8.7).
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        }
+        self.streams.push(Box::pin(stream(Rc::clone(&self.http), request, respond)));
+    }
+
     fn failed(&self, error: &h2::Error) -> Event {
         // The crate's own budgets: rapid resets, CONTINUATION, small DATA frames.
         if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) && !error.is_remote() {
-            note_refusal(self.http, &Refusal::Flood { detail: "streams" });
+            note_refusal(&self.http, &Refusal::Flood { detail: "streams" });
         }
         Event::Ended
     }
 
     async fn throw_out(&mut self, detail: &'static str) {
-        note_refusal(self.http, &Refusal::Flood { detail });
+        note_refusal(&self.http, &Refusal::Flood { detail });
         self.streams.clear();
         self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         self.watch.arm(Some(GOODBYE), false);

@@ -102,6 +102,7 @@ impl Setup {
             log: sink,
             decisions: Sink::none(),
             host: crate::forward::host::HostAddresses::default(),
+            files: Arc::default(),
             resolver: crate::upstream::resolve::Resolver::default(),
         };
         let core = Core::new(0, Arc::new(shared), 7);

@@ -147,6 +147,7 @@ fn busy() -> (Metrics, ExpositionState) {
         log_lost: 4,
         decisions_lost: [("otlp", 6)].into(),
         audit: Some(audit::Status { written: 8, lost: 1, sequence: 9, failing: true }),
+        files: vec![("clients", 2, 900), ("outward", 3, 900)],
     };
     (metrics, state)
 }

@@ -47,6 +47,9 @@ async fn serve(
 ) {
     let mut made: Option<(TokioResolver, Vec<Option<SystemTime>>)> = None;
     while let Some(host) = questions.recv().await {
+        if !memory.is_asked(&host) {
+            continue;
+        }
         let seen = FILES.map(|file| fs::metadata(file).and_then(|m| m.modified()).ok()).to_vec();
         if made.as_ref().is_none_or(|(_, before)| *before != seen) {
             made = match build(&source) {
@@ -58,11 +61,12 @@ async fn serve(
             };
         }
         let Some((resolver, _)) = &made else { continue };
-        let (resolver, memory) = (resolver.clone(), Arc::clone(&memory));
-        tokio::spawn(async move {
-            let answer = ask(&resolver, &host).await;
-            let _told = memory.answer(&host, answer);
+        let (resolver, told, asked) = (resolver.clone(), Arc::clone(&memory), Arc::clone(&host));
+        let task = tokio::spawn(async move {
+            let answer = ask(&resolver, &asked).await;
+            let _told = told.answer(&asked, answer);
         });
+        memory.began(&host, task.abort_handle());
     }
 }
 

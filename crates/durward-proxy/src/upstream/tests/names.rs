@@ -114,7 +114,8 @@ async fn many_who_ask_at_once_cost_one_query() {
         let dns = serve(udp, &[ONE, TWO], 60);
         let host = Arc::from("pay.example");
 
-        let found = futures_util::future::join_all((0..50).map(|_| resolver.lookup(&host))).await;
+        let found =
+            futures_util::future::join_all((0..50).map(|_| resolver.lookup(&host, None))).await;
 
         assert_eq!(dns.asked.get(), 1);
         for found in found {
@@ -162,7 +163,10 @@ async fn a_name_that_does_not_exist_is_a_refusal_that_says_so() {
         assert!(refusal.to_string().contains("pay.example does not resolve"), "{refusal}");
         assert_eq!(dns.asked.get(), 1);
         let host: Arc<str> = Arc::from("pay.example");
-        assert_eq!(resolver.lookup(&host).await.unwrap_err(), Unresolved::NoSuchName { host });
+        assert_eq!(
+            resolver.lookup(&host, None).await.unwrap_err(),
+            Unresolved::NoSuchName { host }
+        );
     })
     .await;
 }
@@ -171,7 +175,7 @@ async fn a_name_that_does_not_exist_is_a_refusal_that_says_so() {
 #[tokio::test]
 async fn the_hosts_file_is_honoured() {
     on_a_core_with(Resolver::default(), |_core| async move {
-        let found = Resolver::default().lookup(&Arc::from("localhost")).await.unwrap();
+        let found = Resolver::default().lookup(&Arc::from("localhost"), None).await.unwrap();
 
         assert!(found.addresses.iter().all(|address| address.is_loopback()));
     })

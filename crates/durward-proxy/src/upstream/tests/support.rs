@@ -17,6 +17,7 @@ use tokio::task::LocalSet;
 use super::super::resolve::Resolver;
 use super::super::{Carrier, Lease, Tried, acquire};
 use crate::core::{Core, Shared};
+use crate::files::Files;
 use crate::io::Io;
 use crate::metrics::Metrics;
 use crate::prepared::{Prepared, PreparedBind, PreparedListener, TenantView};
@@ -37,12 +38,22 @@ pub(super) async fn on_a_core_with<F: Future>(
     resolver: Resolver,
     test: impl FnOnce(Rc<Core>) -> F,
 ) -> F::Output {
+    on_a_core_of(Files::default(), resolver, test).await
+}
+
+/// The same in a process that may have so many files.
+pub(super) async fn on_a_core_of<F: Future>(
+    files: Files,
+    resolver: Resolver,
+    test: impl FnOnce(Rc<Core>) -> F,
+) -> F::Output {
     let shared = Shared {
         prepared: ArcSwap::from_pointee(Prepared::empty_for_test()),
         metrics: Metrics::new(1),
         log: crate::access_log::Sink::default(),
         decisions: crate::access_log::Sink::default(),
         host: crate::forward::host::HostAddresses::default(),
+        files: Arc::new(files),
         resolver,
     };
     let core = Core::new(0, Arc::new(shared), 7);

@@ -2,6 +2,7 @@
 //!
 //! It needs nothing but the variables programs have, so it runs where they run, as a Job too. Deliberately absent: the configuration.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -202,6 +203,10 @@ async fn connect(target: &str, timeout: Duration) -> Tried {
     for peer in peers {
         match tokio::time::timeout(timeout, TcpStream::connect(peer)).await {
             Ok(Ok(_)) => return Tried::Reached(peer),
+            // It was taken, then cut off before we looked; whoever never takes one refuses it.
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionReset => {
+                return Tried::Reached(peer);
+            }
             Ok(Err(error)) => last = Some(error.to_string()),
             Err(_) => last = Some(format!("nothing within {timeout:?}")),
         }

@@ -1,0 +1,270 @@
+//! The files the process may have open, shared out: to clients, to whatever is opened for them, and to the process itself.
+//!
+//! A quarter is shared out evenly and is each tenant's own; of the rest a tenant may have [`GREED`] times what is left, so that who has most
+//! is refused first. Deliberately absent: taking away what somebody uses.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crate::limits::{LookupGuard, Usage};
+use crate::refusal::Refusal;
+
+/// How often what is left a tenant may have: one gets four fifths, two get four ninths each.
+const GREED: usize = 4;
+/// What is set aside for the process itself: logs, watched files, the admin listener, reloads, connections to name servers; and on each
+/// core its reactor and its pipes.
+const OWN: (usize, usize) = (256, 160);
+/// What a lookup may have open: two questions to two servers.
+const LOOKUP: usize = 4;
+/// What there is at the least, however little the process may have.
+const LEAST: usize = 16;
+/// Without a limit. Sums of a few of these do not overflow.
+const BOUNDLESS: usize = usize::MAX / 64;
+
+/// All files of the process.
+#[derive(Debug)]
+pub(crate) struct Files {
+    limit: usize,
+    cores: usize,
+    /// Clients' connections.
+    pub(crate) clients: Share,
+    /// What is dialled for them, idle connections and questions to name servers included.
+    pub(crate) outward: Share,
+}
+
+/// A part of them.
+#[derive(Debug, Default)]
+pub(crate) struct Share {
+    most: AtomicUsize,
+    used: AtomicUsize,
+    /// What each tenant may have whatever the others do.
+    own: AtomicUsize,
+    /// Of all that are used, what is left of so many may be had beyond that.
+    common: AtomicUsize,
+}
+
+impl Share {
+    /// How many may be open.
+    pub(crate) fn most(&self) -> usize {
+        self.most.load(Relaxed)
+    }
+
+    /// How many are.
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Relaxed)
+    }
+
+    /// Whether none is left.
+    pub(crate) fn is_full(&self) -> bool {
+        self.used() >= self.most()
+    }
+
+    /// Whether few are left.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.used() >= self.most() / 8 * 7
+    }
+
+    /// Whether a tenant may have `held` of them, the last one counted already.
+    pub(crate) fn allows(&self, held: usize) -> bool {
+        let left = self.common.load(Relaxed).saturating_sub(self.used());
+        held <= self.own.load(Relaxed) || held <= GREED * left
+    }
+
+    fn share_out(&self, most: usize, tenants: usize) {
+        let (own, common) = match tenants {
+            0 | 1 => (most, most),
+            _ => ((most / 4 / tenants).max(1), most / 4 * 3),
+        };
+        self.most.store(most, Relaxed);
+        self.own.store(own, Relaxed);
+        self.common.store(common, Relaxed);
+    }
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Self::new(BOUNDLESS, 1)
+    }
+}
+
+impl Files {
+    /// What this process may have, for so many cores.
+    pub(crate) fn of_this_process(cores: usize) -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        Self::new(limit.and_then(|files| usize::try_from(files).ok()).unwrap_or(BOUNDLESS), cores)
+    }
+
+    /// The same for a process that may have `limit`.
+    pub(crate) fn new(limit: usize, cores: usize) -> Self {
+        let (clients, outward) = (Share::default(), Share::default());
+        let files = Self { limit: limit.min(BOUNDLESS), cores: cores.max(1), clients, outward };
+        files.share_out(0, 2);
+        files
+    }
+
+    /// Shares out among so many tenants what so many listening sockets leave. Half is for clients: each needs a connection to somewhere, too.
+    pub(crate) fn share_out(&self, listening: usize, tenants: usize) {
+        let own = OWN.0 + OWN.1 * self.cores + listening;
+        let left = self.limit - own.min(self.limit / 2);
+        let half = (left / 2).max(LEAST);
+        self.clients.share_out(half, tenants);
+        self.outward.share_out(half, tenants);
+    }
+
+    /// Idle connections a core may keep, of one tenant and in all.
+    pub(crate) fn idle(&self) -> (usize, usize) {
+        let all = (self.outward.most() / (2 * self.cores)).max(LEAST);
+        (all / 2, all)
+    }
+
+    /// Counts a client's connection while the place is held.
+    pub(crate) fn client(self: &Arc<Self>) -> ClientPlace {
+        self.clients.used.fetch_add(1, Relaxed);
+        ClientPlace(Arc::clone(self))
+    }
+
+    /// Counts a connection that is dialled for a tenant.
+    ///
+    /// # Errors
+    /// [`Refusal::FairShare`] when the tenant has its share.
+    pub(crate) fn dial(self: &Arc<Self>, usage: &Arc<Usage>) -> Result<Place, Refusal> {
+        self.take(usage, 1).ok_or(Refusal::FairShare { of: "connections" })
+    }
+
+    /// Counts a connection of our own to a tenant's upstream, in whatever state the share is: what is checked is the upstream.
+    pub(crate) fn dial_anyway(self: &Arc<Self>, usage: &Arc<Usage>) -> Place {
+        usage.files().fetch_add(1, Relaxed);
+        self.outward.used.fetch_add(1, Relaxed);
+        Place { files: Arc::clone(self), usage: Arc::clone(usage), count: 1 }
+    }
+
+    fn take(self: &Arc<Self>, usage: &Arc<Usage>, count: usize) -> Option<Place> {
+        let held = usage.files().fetch_add(count, Relaxed) + count;
+        self.outward.used.fetch_add(count, Relaxed);
+        let place = Place { files: Arc::clone(self), usage: Arc::clone(usage), count };
+        self.outward.allows(held).then_some(place)
+    }
+}
+
+/// One client's connection.
+#[derive(Debug)]
+pub(crate) struct ClientPlace(Arc<Files>);
+
+impl Drop for ClientPlace {
+    fn drop(&mut self) {
+        self.0.clients.used.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What a tenant has open outwards.
+#[derive(Debug)]
+pub(crate) struct Place {
+    files: Arc<Files>,
+    usage: Arc<Usage>,
+    count: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.usage.files().fetch_sub(self.count, Relaxed);
+        self.files.outward.used.fetch_sub(self.count, Relaxed);
+    }
+}
+
+/// For whom a name is looked up.
+#[derive(Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    /// All files.
+    pub(crate) files: &'a Arc<Files>,
+    /// The tenant.
+    pub(crate) usage: &'a Arc<Usage>,
+}
+
+/// What a lookup holds until it is answered or given up.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    _place: Place,
+    _guard: LookupGuard,
+}
+
+impl Asker<'_> {
+    /// Counts a lookup; `None` when the tenant has enough under way.
+    pub(crate) fn ask(self) -> Option<Asked> {
+        let guard = self.usage.lookup()?;
+        Some(Asked { _place: self.files.take(self.usage, LOOKUP)?, _guard: guard })
+    }
+}
+
+/// Whether a socket was refused because there are too many files, here or on the host.
+pub(crate) fn are_exhausted(error: &io::Error) -> bool {
+    let errnos = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+    errnos.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(limit: usize) -> Arc<Files> {
+        Arc::new(Files::new(limit, 2))
+    }
+
+    fn as_many_as_there_are(files: &Arc<Files>, usage: &Arc<Usage>) -> Vec<Place> {
+        std::iter::from_fn(|| files.dial(usage).ok()).collect()
+    }
+
+    // S2.60
+    #[test]
+    fn whoever_takes_what_it_can_leaves_something_for_everybody_else() {
+        let files = files(4096);
+        files.share_out(0, 9);
+        let tenants: Vec<Arc<Usage>> = (0..8).map(|_| Arc::default()).collect();
+
+        let taken: Vec<_> =
+            tenants.iter().map(|tenant| as_many_as_there_are(&files, tenant)).collect();
+
+        let counts: Vec<_> = taken.iter().map(Vec::len).collect();
+        assert!(counts[0] > files.outward.most() / 2, "{counts:?}");
+        assert!(counts.iter().all(|count| *count >= files.outward.most() / 4 / 9), "{counts:?}");
+        assert!(files.outward.used() <= files.outward.most());
+        assert!(matches!(files.dial(&tenants[0]), Err(Refusal::FairShare { .. })));
+        assert!(files.dial(&Arc::default()).is_ok(), "who has none gets one");
+        drop(taken);
+        assert_eq!((files.outward.used(), tenants[0].files().load(Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn the_process_keeps_some_for_itself() {
+        let files = files(4096);
+        let before = files.outward.most();
+
+        files.share_out(1000, 2);
+
+        assert_eq!(before - files.outward.most(), 500);
+        assert!(files.clients.most() + files.outward.most() + 1000 + OWN.0 <= 4096);
+        for limit in [0, 20, 256, 1024] {
+            let files = Files::new(limit, 8);
+            assert!(files.clients.most() >= LEAST && files.idle().0 > 0, "{limit}");
+        }
+        assert!(Files::default().outward.allows(1_000_000));
+        files.share_out(0, 1);
+        assert!(files.outward.allows(before), "who is alone may have all");
+    }
+
+    // S2.60
+    #[test]
+    fn a_tenant_has_a_bounded_number_of_lookups_under_way() {
+        let (files, usage) = (files(1_000_000), Arc::default());
+        let asker = Asker { files: &files, usage: &usage };
+
+        let asked: Vec<_> = std::iter::from_fn(|| asker.ask()).take(100_000).collect();
+
+        assert_eq!(asked.len(), 256);
+        let other = Arc::default();
+        assert!(Asker { usage: &other, ..asker }.ask().is_some());
+        drop(asked);
+        assert!(asker.ask().is_some());
+        assert_eq!(files.outward.used(), 0);
+    }
+}

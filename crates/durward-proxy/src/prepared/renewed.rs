@@ -1,0 +1,47 @@
+//! What has become of the listener that a connection came in by, for whatever the connection asks for next.
+//!
+//! Deliberately absent: another tenant's listener, though it may stand in the same place now.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use durward_model::{ClientAuth, Listener};
+
+use super::{Prepared, PreparedListener, TenantView, build};
+use crate::watch::Retirement;
+
+impl PreparedListener {
+    /// The same tenant's listener in the same place, if there still is one and it lets the client in.
+    pub(crate) fn renewed(&self, prepared: &Prepared, client: IpAddr) -> Option<Arc<Self>> {
+        let here = prepared.binds.get(&self.listener.bind);
+        let now = here.and_then(|bind| build::find(bind, &self.listener));
+        // Another bind may have taken its place.
+        let elsewhere = || {
+            let at = SocketAddr::new(self.listener.address.0, self.listener.port);
+            let bind = prepared.binds.get(&prepared.snapshot.bind_for(at)?.address)?;
+            build::find(bind, &self.listener)
+        };
+        let now = now.or_else(elsewhere)?;
+        now.listener.admits(client).then(|| Arc::clone(now))
+    }
+}
+
+impl TenantView {
+    /// The view a client that came in now would get.
+    pub(crate) fn renewed(&self, prepared: &Prepared, client: IpAddr) -> Option<Self> {
+        self.0.renewed(prepared, client).map(Self)
+    }
+
+    /// What ends connections that come in by this listener.
+    pub(crate) fn retirement(&self) -> &Arc<Retirement> {
+        &self.0.retirement
+    }
+
+    /// Whether clients prove themselves to both in the same way, revocation lists included.
+    pub(crate) fn trusts_like(&self, other: &Self) -> bool {
+        let auth = |listener: &Listener| {
+            listener.tls().map_or_else(ClientAuth::default, |tls| tls.client_auth.clone())
+        };
+        auth(self.listener()) == auth(other.listener())
+    }
+}

@@ -1,0 +1,77 @@
+//! Upstream connections that have become one client's: it has proved itself on them, and nobody else may speak there.
+//!
+//! They end with the client's connection. Deliberately absent: a way back into the pool.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use durward_model::upstream::UpstreamIndex;
+
+use super::lease::{Lease, Load};
+use super::pool::{Ticket, alive};
+use super::{Carrier, Tried};
+use crate::core::Core;
+use crate::io::Io;
+use crate::prepared::TenantView;
+use crate::refusal::Refusal;
+
+/// Such connections of one client's connection; the one used least lately makes room.
+const MOST: usize = 4;
+
+/// The connections of one client.
+#[derive(Default)]
+pub(crate) struct Pins(RefCell<Vec<Pinned>>);
+
+struct Pinned {
+    io: Io,
+    ticket: Ticket,
+    /// The endpoint.
+    at: usize,
+}
+
+impl Pins {
+    /// Keeps a connection for the client's next request.
+    pub(crate) fn keep(&self, io: Io, lease: Lease) {
+        let Some((ticket, at)) = lease.into_ticket() else { return };
+        let mut pins = self.0.borrow_mut();
+        if pins.len() == MOST {
+            pins.remove(0);
+        }
+        pins.push(Pinned { io, ticket, at });
+    }
+
+    /// The client's own connection to the upstream, or to one of these addresses outside, unless the request has tried its endpoint.
+    ///
+    /// # Errors
+    /// [`Refusal::CircuitOpen`] when the tenant has its limit of requests under way.
+    pub(crate) fn take(
+        &self,
+        core: &Rc<Core>,
+        view: &TenantView,
+        index: Option<UpstreamIndex>,
+        addresses: &[SocketAddr],
+        tried: &mut Tried,
+    ) -> Result<Option<(Carrier, Lease)>, Refusal> {
+        let mut pins = self.0.borrow_mut();
+        if pins.is_empty() {
+            return Ok(None);
+        }
+        pins.retain_mut(|pin| !pin.ticket.retired() && alive(&mut pin.io));
+        let tenant = view.tenant();
+        let runtime = index.map_or(&tenant.outside, |index| &tenant.upstreams[index.0]);
+        let fits = |pin: &Pinned| {
+            Arc::ptr_eq(&pin.ticket.retired, &runtime.retired)
+                && (index.is_some() || addresses.contains(&pin.ticket.port.0.peer().0))
+                && !tried.contains(pin.at)
+        };
+        let Some(found) = pins.iter().rposition(fits) else { return Ok(None) };
+        let pending = tenant.usage.pending(&tenant.tenant.limits)?;
+        let Pinned { io, ticket, at } = pins.remove(found);
+        tried.insert(at);
+        let load = Load::new(core, view, index, at, pending);
+        Ok(Some((Carrier::Http1(io), load.with(ticket, true, Duration::ZERO))))
+    }
+}
