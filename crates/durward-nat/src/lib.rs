@@ -18,6 +18,7 @@ pub mod report;
 mod rtnetlink;
 pub mod survey;
 pub mod sysctl;
+pub mod wiring;
 
 pub use desired::{Desired, desired};
 pub use engine::{Nat, NatError};
