@@ -1,6 +1,6 @@
 //! The rules themselves: how many there are does not depend on the number of mappings, which are only elements of maps.
 //!
-//! A packet from outside passes `guard`, `nat_pre`, `route_pre`, then `acct` and `forward` (or `input`), then `nat_post`.
+//! A packet from outside passes `guard`, `nat_pre`, `route_pre`, then `forward` (or `input`), then `nat_post`.
 //! Deliberately absent: tenants; see `desired`.
 
 mod balance;

@@ -19,8 +19,8 @@ pub(super) fn build(ruleset: &mut Ruleset, options: &Options, interfaces: &Inter
     let mut chain = |name: &str, chain| ruleset.chains.insert(name.to_owned(), chain);
     chain("guard", hooked("filter", Point::Prerouting, -290, guard()));
     chain("input", hooked("filter", Point::Input, 0, input()));
-    chain("acct", hooked("filter", Point::Forward, -1, account()));
     let forward = vec![
+        account(),
         vec![input_name(8), present("ext", 8), goto("from_outside")],
         vec![output_name(8), present("ext", 8), goto("to_outside")],
     ];
@@ -57,16 +57,15 @@ fn sets(ruleset: &mut Ruleset, options: &Options, interfaces: &Interfaces) {
     }
 }
 
+/// The source is asked for first: what comes from outside has none of the cluster's, and its interface need not be looked up.
 fn guard() -> Vec<Vec<Expression>> {
     let spoofed = |ip: Ip| {
         let source = vec![ip.source(8), present(&format!("cluster{}", ip.digit()), 8)];
-        [ip.only(), source, vec![count(counter::SPOOFED), verdict(Verdict::Drop)]].concat()
+        let outside = vec![input_name(8), present("ext", 8)];
+        let drop = vec![count(counter::SPOOFED), verdict(Verdict::Drop)];
+        [ip.only(), source, outside, drop].concat()
     };
-    vec![
-        vec![input_name(8), step::absent("ext", 8), verdict(Verdict::Accept)],
-        spoofed(Ip::V4),
-        spoofed(Ip::V6),
-    ]
+    vec![spoofed(Ip::V4), spoofed(Ip::V6)]
 }
 
 /// What is for this host and came from outside: answers, discovery, a few pings, known services; nothing else.
@@ -95,12 +94,12 @@ fn input() -> Vec<Vec<Expression>> {
     ]
 }
 
-fn account() -> Vec<Vec<Expression>> {
-    vec![vec![
+fn account() -> Vec<Expression> {
+    vec![
         step::ct_mark(8),
         step::keep(8, mark::TENANT_MASK),
         Expression::CountBy { set: "ctr".to_owned(), from: 8 },
-    ]]
+    ]
 }
 
 /// A connection without a slot was never let in.

@@ -14,6 +14,7 @@ mod egress;
 mod examples;
 mod gateway;
 mod isolation;
+mod lab;
 mod layering;
 mod nat;
 mod records;

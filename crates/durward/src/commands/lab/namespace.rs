@@ -3,7 +3,7 @@
 //! Deliberately absent: names below `/run`; others enter by the thread's number.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Sender, channel};
 
 use nix::sched::{CloneFlags, unshare};
@@ -47,6 +47,11 @@ impl Namespace {
         let failed = |cause: String| Failure::broken("working in a network namespace", cause);
         self.work.send(work).map_err(|error| failed(error.to_string()))?;
         told.recv().map_err(|error| failed(error.to_string()))
+    }
+
+    /// A handle for work in another namespace.
+    pub(super) fn handle(&self) -> std::io::Result<OwnedFd> {
+        self.handle.as_fd().try_clone_to_owned()
     }
 
     /// The thread's number, by which `nsenter` finds the namespace.

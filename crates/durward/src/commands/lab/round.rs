@@ -43,8 +43,8 @@ pub(super) fn play(
     };
     tell("in", to_both_pods(world, BANK, ACME)?)?;
     tell("in, IPv6", to_both_pods(world, BANK_V6, ACME_V6)?)?;
-    tell("denied", silence(world, STRANGER, DOOR)?)?;
-    tell("unmapped", silence(world, BANK, 8088)?)?;
+    tell("denied", silence(&world.stranger, STRANGER, DOOR)?)?;
+    tell("unmapped", silence(&world.bank, BANK, 8088)?)?;
     tell("out", leaves(world.acme(), "10.244.1.11", ACME)?)?;
     tell("out", leaves(world.globex(), "10.244.2.11", GLOBEX)?)?;
     tell("unenrolled", refused(world.unenrolled(), "10.244.9.9")?)?;
@@ -93,9 +93,9 @@ fn answers(from: IpAddr, to: SocketAddr) -> Result<BTreeSet<String>, String> {
     Ok(heard)
 }
 
-fn silence(world: &World, from: &str, port: u16) -> Result<Told, Failure> {
+fn silence(at_home: &Namespace, from: &str, port: u16) -> Result<Told, Failure> {
     let (source, to) = (ip(from), at(ACME, port));
-    let heard = world.bank.run(move || talk::ask(source, to, "/", SILENCE))?;
+    let heard = at_home.run(move || talk::ask(source, to, "/", SILENCE))?;
     Ok(match heard {
         Err(why) if why == "no answer" => Ok(format!("{from} -> {to}: dropped, no answer")),
         Err(why) => Err(format!("{from} -> {to}: {why}, instead of silence")),

@@ -98,7 +98,7 @@ impl Stage {
              gateway_process() {{ cat '{dir}/gateway.pid'; }}\n\
              durward() {{ gateway '{program}' \"$@\"; }}\n\
              bank() {{ within {bank} \"$@\"; }}\n\
-             stranger() {{ tool=$1; shift; bank \"$tool\" --interface {stranger} \"$@\"; }}\n\
+             stranger() {{ within {stranger} \"$@\"; }}\n\
              acme() {{ within {acme} \"$@\"; }}\n\
              globex() {{ within {globex} \"$@\"; }}\n\
              unenrolled() {{ within {unenrolled} \"$@\"; }}\n",
@@ -106,7 +106,7 @@ impl Stage {
             entrance = self.entrance,
             program = program(),
             bank = world.bank.thread(),
-            stranger = world::STRANGER,
+            stranger = world.stranger.thread(),
             acme = world.acme().thread(),
             globex = world.globex().thread(),
             unenrolled = world.unenrolled().thread(),

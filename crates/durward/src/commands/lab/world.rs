@@ -1,11 +1,11 @@
-//! The lab's networks: a bank behind two interfaces of the gateway, and pods of two tenants and of nobody on its bridge.
+//! The lab's networks: a bank and a stranger behind two interfaces of the gateway, pods of two tenants and of nobody on its bridge.
 //!
-//! The gateway's only default route leads to the first interface, and the bank drops what comes by the wrong one, so that the second is
-//! used by whoever belongs there or by nobody. Deliberately absent: the gateway itself.
+//! The gateway's only default route leads to the first interface, and the world outside drops what comes by the wrong one, so that the
+//! second is used by whoever belongs there or by nobody. Deliberately absent: the gateway itself.
 
 use std::fs;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use durward_nat::NatError;
@@ -45,8 +45,12 @@ const PODS: [(&str, &str, [&str; 2]); 4] = [
 
 /// The networks around the gateway, which has the network of the calling process.
 pub(super) struct World {
-    /// The bank and the stranger.
+    /// The way between the gateway's interfaces and the partners.
+    internet: Namespace,
+    /// A partner.
     pub(super) bank: Namespace,
+    /// Somebody whose address is not allowed.
+    pub(super) stranger: Namespace,
     /// In the order of their names.
     pods: Vec<Namespace>,
 }
@@ -55,19 +59,31 @@ impl World {
     /// Makes them all.
     pub(super) fn build() -> Result<Self, Failure> {
         let world = Self {
+            internet: Namespace::new()?,
             bank: Namespace::new()?,
+            stranger: Namespace::new()?,
             pods: PODS.iter().map(|_| Namespace::new()).collect::<Result<_, _>>()?,
         };
         let failed = |error: NatError| Failure::broken("joining the lab's networks", sentence(&error));
-        for namespace in world.pods.iter().chain([&world.bank]) {
+        let outside = [&world.internet, &world.bank, &world.stranger];
+        for namespace in world.pods.iter().chain(outside) {
             namespace.run(addresses_at_once)?;
         }
         addresses_at_once();
         world.gateway().map_err(failed)?;
-        world.bank.run(bank)?.map_err(failed)?;
-        world.bank.run(|| talk::serve("the bank", &[BANK_PORT]))?.map_err(serving)?;
+        let handle = |of: &Namespace| of.handle().map_err(serving);
+        let partners = [handle(&world.bank)?, handle(&world.stranger)?];
+        world.internet.run(move || internet(partners))?.map_err(failed)?;
+        for (partner, name, addresses) in [
+            (&world.bank, "the bank", ["192.0.2.10/24", "2001:db8:ffff::10/64"]),
+            (&world.stranger, "the stranger", ["192.0.2.200/24", "2001:db8:ffff::200/64"]),
+        ] {
+            let routers = ["192.0.2.1", "2001:db8:ffff::1"];
+            partner.run(move || host(addresses, routers))?.map_err(failed)?;
+            partner.run(move || talk::serve(name, &[BANK_PORT]))?.map_err(serving)?;
+        }
         for (pod, (name, _, addresses)) in world.pods.iter().zip(PODS) {
-            pod.run(move || self::pod(addresses))?.map_err(failed)?;
+            pod.run(move || host(addresses, [INSIDE, "fd00:244::1"]))?.map_err(failed)?;
             pod.run(move || talk::serve(name, &POD_PORTS))?.map_err(serving)?;
         }
         Ok(world)
@@ -91,8 +107,8 @@ impl World {
     fn gateway(&self) -> Result<(), NatError> {
         let wiring = open()?;
         wiring.up("lo", &[])?;
-        wiring.pair("ext1", "wan1", self.bank.as_fd())?;
-        wiring.pair("ext2", "wan2", self.bank.as_fd())?;
+        wiring.pair("ext1", "wan1", self.internet.as_fd())?;
+        wiring.pair("ext2", "wan2", self.internet.as_fd())?;
         wiring.up("ext1", &nets(&["203.0.113.10/24", "2001:db8:1::10/64"]))?;
         wiring.up("ext2", &nets(&["198.51.100.10/24", "2001:db8:2::10/64"]))?;
         for (pod, (_, device, _)) in self.pods.iter().zip(PODS) {
@@ -111,22 +127,33 @@ fn addresses_at_once() {
     drop(fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0"));
 }
 
-fn bank() -> Result<(), NatError> {
-    // What comes by the interface that does not lead back to its source is dropped.
-    drop(fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1"));
+/// Forwards between the partners' network and the gateway's; what comes by an interface that does not lead back is dropped.
+fn internet(partners: [OwnedFd; 2]) -> Result<(), NatError> {
+    for (name, value) in [
+        ("ipv4/ip_forward", "1"),
+        ("ipv4/conf/all/rp_filter", "1"),
+        ("ipv6/conf/all/forwarding", "1"),
+    ] {
+        drop(fs::write(format!("/proc/sys/net/{name}"), value));
+    }
     let wiring = open()?;
-    let own = ["192.0.2.10/32", "192.0.2.200/32", "2001:db8:ffff::10/128"];
-    wiring.up("lo", &nets(&own))?;
+    wiring.up("lo", &[])?;
     wiring.up("wan1", &nets(&["203.0.113.254/24", "2001:db8:1::254/64"]))?;
-    wiring.up("wan2", &nets(&["198.51.100.254/24", "2001:db8:2::254/64"]))
+    wiring.up("wan2", &nets(&["198.51.100.254/24", "2001:db8:2::254/64"]))?;
+    for (partner, device) in partners.iter().zip(["p1", "p2"]) {
+        wiring.pair(device, "eth0", partner.as_fd())?;
+        wiring.up(device, &[])?;
+    }
+    wiring.bridge("lan", &["p1", "p2"])?;
+    wiring.up("lan", &nets(&["192.0.2.1/24", "2001:db8:ffff::1/64"]))
 }
 
-fn pod(addresses: [&str; 2]) -> Result<(), NatError> {
+/// A partner or a pod.
+fn host(addresses: [&str; 2], routers: [&str; 2]) -> Result<(), NatError> {
     let wiring = open()?;
     wiring.up("lo", &[])?;
     wiring.up("eth0", &nets(&addresses))?;
-    wiring.default_route("eth0", ip(INSIDE))?;
-    wiring.default_route("eth0", ip("fd00:244::1"))
+    routers.iter().try_for_each(|router| wiring.default_route("eth0", ip(router)))
 }
 
 fn open() -> Result<Wiring, NatError> {
