@@ -11,5 +11,6 @@ mod interfaces;
 mod lab;
 mod lifecycle;
 mod near;
+mod patch;
 mod reference;
 mod takeover;
