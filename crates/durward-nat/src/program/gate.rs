@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: packets between other interfaces, which are none of Durward's business.
 
+use ipnet::IpNet;
+
 use super::step::{self, Ip, count, goto, in_state, input_name, output_name, present, verdict};
 use super::{counter, hooked, member, plain};
 use crate::interface::Interfaces;
@@ -17,13 +19,15 @@ const DISCOVERY: [u8; 9] = [130, 131, 132, 133, 134, 135, 136, 137, 143];
 pub(super) fn build(ruleset: &mut Ruleset, options: &Options, interfaces: &Interfaces) {
     sets(ruleset, options, interfaces);
     let mut chain = |name: &str, chain| ruleset.chains.insert(name.to_owned(), chain);
-    chain("guard", hooked("filter", Point::Prerouting, -290, guard()));
+    chain("guard", hooked("filter", Point::Prerouting, -290, guard(&options.cluster)));
     chain("input", hooked("filter", Point::Input, 0, input()));
-    let forward = vec![
-        account(),
-        vec![input_name(8), present("ext", 8), goto("from_outside")],
-        vec![output_name(8), present("ext", 8), goto("to_outside")],
-    ];
+    let mut forward = vec![account()];
+    if interfaces.external.len() <= step::FEW {
+        forward.extend(step::came_from_outside(interfaces, |_| goto("from_outside")));
+    } else {
+        forward.push(vec![input_name(8), present("ext", 8), goto("from_outside")]);
+    }
+    forward.push(vec![output_name(8), present("ext", 8), goto("to_outside")]);
     chain("forward", hooked("filter", Point::Forward, 0, forward));
     chain("from_outside", plain(from_outside()));
     chain("to_outside", plain(to_outside()));
@@ -58,14 +62,23 @@ fn sets(ruleset: &mut Ruleset, options: &Options, interfaces: &Interfaces) {
 }
 
 /// The source is asked for first: what comes from outside has none of the cluster's, and its interface need not be looked up.
-fn guard() -> Vec<Vec<Expression>> {
-    let spoofed = |ip: Ip| {
-        let source = vec![ip.source(8), present(&format!("cluster{}", ip.digit()), 8)];
+fn guard(cluster: &[IpNet]) -> Vec<Vec<Expression>> {
+    let spoofed = |ip: Ip, of_cluster: Vec<Expression>| {
         let outside = vec![input_name(8), present("ext", 8)];
         let drop = vec![count(counter::SPOOFED), verdict(Verdict::Drop)];
-        [ip.only(), source, outside, drop].concat()
+        [ip.only(), of_cluster, outside, drop].concat()
     };
-    vec![spoofed(Ip::V4), spoofed(Ip::V6)]
+    let listed = |ip: Ip| vec![ip.source(8), present(&format!("cluster{}", ip.digit()), 8)];
+    let v4: Vec<Vec<Expression>> = cluster
+        .iter()
+        .filter_map(|block| match block {
+            IpNet::V4(block) => Some(step::source_in(*block)),
+            IpNet::V6(_) => None,
+        })
+        .collect();
+    let v4 = if v4.len() <= step::FEW { v4 } else { vec![listed(Ip::V4)] };
+    let v4 = v4.into_iter().map(|of_cluster| spoofed(Ip::V4, of_cluster));
+    v4.chain([spoofed(Ip::V6, listed(Ip::V6))]).collect()
 }
 
 /// What is for this host and came from outside: answers, discovery, a few pings, known services; nothing else.

@@ -27,7 +27,7 @@ pub(super) fn build(ruleset: &mut Ruleset, options: &Options, interfaces: &Inter
     ruleset.sets.insert("ext_in".to_owned(), arrivals);
     ruleset.sets.insert("slot_out".to_owned(), departures);
     let mut chain = |name: &str, chain| ruleset.chains.insert(name.to_owned(), chain);
-    chain("route_pre", hooked("filter", Point::Prerouting, -90, pre()));
+    chain("route_pre", hooked("filter", Point::Prerouting, -90, pre(interfaces)));
     chain("route4", plain(new(Ip::V4)));
     chain("route6", plain(new(Ip::V6)));
     chain("route_out", hooked("route", Point::Output, -150, out()));
@@ -38,21 +38,26 @@ fn by_slot() -> Vec<Expression> {
     vec![ct_mark(8), keep(8, mark::SLOT_MASK), dispatch("slot_out", 8)]
 }
 
-fn pre() -> Vec<Vec<Expression>> {
+fn pre(interfaces: &Interfaces) -> Vec<Vec<Expression>> {
+    let arrived = if interfaces.external.len() <= step::FEW {
+        step::came_from_outside(interfaces, |slot| goto(&format!("in_{slot}")))
+    } else {
+        vec![vec![input_name(8), dispatch("ext_in", 8)]]
+    };
     let not_new = vec![
         Expression::Ct { key: Ct::State, to: 8 },
         keep(8, step::NEW),
         step::equals(8, vec![0; 4]),
         verdict(Verdict::Return),
     ];
-    vec![
-        vec![input_name(8), dispatch("ext_in", 8)],
+    let known = vec![
         by_slot(),
         not_new,
         [step::marked(mark::MAPPED), vec![verdict(Verdict::Return)]].concat(),
         [Ip::V4.only(), vec![goto("route4")]].concat(),
         vec![goto("route6")],
-    ]
+    ];
+    [arrived, known].concat()
 }
 
 /// A new connection from the cluster: the answer of a connection another gateway had, or egress, or nothing of ours.
