@@ -95,7 +95,7 @@ class Figures(unittest.TestCase):
             self.assertEqual([each.sample.errors for each in found.values()], [errors] * 3)
 
     def test_a_late_change_is_a_missed_target(self):
-        steps = [{"step": "one changed", "mappings": 10_000, "p50_ms": 5.1, "p99_ms": 6.0, "target_ms": 5}]
+        steps = [{"step": "one changed", "mappings": 10_000, "p50_ms": 5.1, "p99_ms": 6.0, "cut_ms": 7.0, "cpu_ms": 4.0, "target_ms": 5}]
 
         self.assertEqual(plane.missed({}, steps), ["one changed: 5.1 ms, target 5"])
         process = {"mappings": 1, "resident_bytes": 1, "idle_percent": 0, "ready_seconds": 0, "document_ms": {"p50": 1, "p99": 2}}

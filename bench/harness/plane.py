@@ -172,11 +172,12 @@ def engine(program, gateway):
 
 def times(steps, process):
     """The times of changes as lines for people, with the bounds of the project."""
-    rows = [["step", "mappings", "p50 ms", "p99 ms", "target"]]
+    rows = [["step", "mappings", "p50 ms", "p99 ms", "connections cut ms", "CPU ms", "target"]]
     for step in steps:
-        rows.append([step["step"], str(step["mappings"]), f"{step['p50_ms']:.2f}", f"{step['p99_ms']:.2f}", bound(step)])
+        cells = [f"{step[name]:.2f}" for name in ("p50_ms", "p99_ms", "cut_ms", "cpu_ms")]
+        rows.append([step["step"], str(step["mappings"]), *cells, bound(step)])
     document = process["document_ms"]
-    rows.append(["a document changed, file to kernel", str(process["mappings"]), f"{document['p50']:.0f}", f"{document['p99']:.0f}", ""])
+    rows.append(["a document changed, file to kernel", str(process["mappings"]), f"{document['p50']:.0f}", f"{document['p99']:.0f}", "", "", ""])
     lines = [
         f"  - the process with {process['mappings']} mappings: {process['resident_bytes'] / 1e6:.0f} MB resident, "
         f"{process['idle_percent']:.2f} % of a core when idle, ready {process['ready_seconds']:.1f} s after its start"

@@ -289,7 +289,9 @@ pub(super) fn answers_of(
         let Some(tenant) = model.tenants.get(&mapping.tenant) else { continue };
         let concerned = |port: &MappedPort| match &port.endpoints {
             Endpoints::At(at) => at.iter().any(|at| open.contains(&(at.ip(), at.port()))),
-            Endpoints::SamePort(at) => at.iter().any(|ip| open.contains(&(*ip, port.ports.first()))),
+            Endpoints::SamePort(at) => {
+                at.iter().any(|ip| open.contains(&(*ip, port.ports.first())))
+            }
         };
         if !mapping.ports.iter().any(concerned) {
             continue;

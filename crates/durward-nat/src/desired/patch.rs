@@ -62,8 +62,7 @@ pub fn patch(known: &Known<'_>, model: &NatModel) -> Option<Patch> {
     if gone.len().max(come.len()) > FEW || gone.iter().chain(come).any(|one| has_range(one)) {
         return None;
     }
-    let alone =
-        |mappings| desired(&part(model, mappings), known.options, known.interfaces);
+    let alone = |mappings| desired(&part(model, mappings), known.options, known.interfaces);
     let (before, after) = (alone(gone), alone(come));
     let rejected = after.report.mappings.iter().any(|one| one.rejected.is_some());
     if rejected
@@ -105,7 +104,8 @@ fn has_range(mapping: &PortMapping) -> bool {
 
 /// A model of these mappings only.
 fn part(model: &NatModel, mappings: &[Arc<PortMapping>]) -> NatModel {
-    let tenants = mappings.iter().filter_map(|mapping| model.tenants.get_key_value(&mapping.tenant));
+    let tenants =
+        mappings.iter().filter_map(|mapping| model.tenants.get_key_value(&mapping.tenant));
     NatModel {
         tenants: tenants.map(|(tenant, number)| (tenant.clone(), *number)).collect(),
         mappings: mappings.to_vec(),

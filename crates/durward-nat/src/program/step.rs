@@ -172,12 +172,7 @@ pub(crate) fn came_from_outside(
 
 /// Holds for a source in a block.
 pub(crate) fn source_in(block: Ipv4Net) -> Vec<Expression> {
-    let mask = Expression::Bitwise {
-        from: 8,
-        to: 8,
-        mask: block.netmask().octets(),
-        xor: [0; 4],
-    };
+    let mask = Expression::Bitwise { from: 8, to: 8, mask: block.netmask().octets(), xor: [0; 4] };
     vec![Ip::V4.source(8), mask, equals(8, block.network().octets().to_vec())]
 }
 

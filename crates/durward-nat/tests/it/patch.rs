@@ -48,10 +48,7 @@ fn short(old: &NatModel, new: &NatModel) -> Option<Patch> {
     }
     let (options, interfaces) = (options(), host());
     let (ruleset, policy) = (&held.ruleset, &held.policy);
-    patch(
-        &Known { model: old, ruleset, policy, options: &options, interfaces: &interfaces },
-        new,
-    )
+    patch(&Known { model: old, ruleset, policy, options: &options, interfaces: &interfaces }, new)
 }
 
 /// Compares everything that the short way leads to with what the long way leads to.
@@ -130,8 +127,7 @@ fn mappings() -> impl Strategy<Value = Vec<Arc<PortMapping>>> {
         let at = |pod: &&str| at(pod, if flags.2 { 8080 } else { 9090 }).parse().unwrap();
         let endpoints = Endpoints::At(pods.iter().map(at).collect());
         let ports = PortRange::new(number, last).unwrap();
-        let mut built =
-            mapping("any", &[address], vec![MappedPort { protocol, ports, endpoints }]);
+        let mut built = mapping("any", &[address], vec![MappedPort { protocol, ports, endpoints }]);
         built.tenant = tenant(of);
         built.allowed_sources = sources(from);
         built.mode = if flags.0 { SourceMode::Snat } else { SourceMode::PreserveSource };

@@ -143,14 +143,34 @@ fn suggest(screen: &mut Screen, world: &World, stage: &Stage) -> Result<(), Fail
     screen.line("Try in another terminal:")?;
     for line in [
         format!(". {dir}/env"),
-        format!("bank curl -s http://{}:8080/      # from the partner to one of acme's pods", world::ACME),
-        format!("stranger curl -sm1 http://{}:8080/   # from a source that is not allowed: silence", world::ACME),
-        format!("acme curl -s http://{}:9000/        # from a pod of acme's: the bank saw {}", world::BANK, world::ACME),
-        format!("globex curl -s http://{}:9000/      # from a pod of globex's: the bank saw {}", world::BANK, world::GLOBEX),
-        format!("unenrolled curl -s http://{}:9000/  # from a pod of nobody's: refused", world::BANK),
+        format!(
+            "bank curl -s http://{}:8080/      # from the partner to one of acme's pods",
+            world::ACME
+        ),
+        format!(
+            "stranger curl -sm1 http://{}:8080/   # from a source that is not allowed: silence",
+            world::ACME
+        ),
+        format!(
+            "acme curl -s http://{}:9000/        # from a pod of acme's: the bank saw {}",
+            world::BANK,
+            world::ACME
+        ),
+        format!(
+            "globex curl -s http://{}:9000/      # from a pod of globex's: the bank saw {}",
+            world::BANK,
+            world::GLOBEX
+        ),
+        format!(
+            "unenrolled curl -s http://{}:9000/  # from a pod of nobody's: refused",
+            world::BANK
+        ),
         "durward nat list                            # what the kernel carries".to_owned(),
         format!("durward explain {}:8080 --client 192.0.2.200", world::ACME),
-        format!("edit {}/acme.yaml; kill -9 \"$(gateway_process)\"   # it is live, and it is missed by nobody", stage.documents().display()),
+        format!(
+            "edit {}/acme.yaml; kill -9 \"$(gateway_process)\"   # it is live, and it is missed by nobody",
+            stage.documents().display()
+        ),
     ] {
         screen.line(format!("  {line}"))?;
     }

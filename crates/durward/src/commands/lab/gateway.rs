@@ -71,7 +71,10 @@ impl Gateway {
                 let log = fs::read_to_string(stage.path().join("gateway.log"));
                 let last = log.unwrap_or_default().lines().last().unwrap_or_default().to_owned();
                 let why = ended.unwrap_or(why);
-                return Err(Failure::broken("waiting for the lab's gateway", format!("{why}: {last}")));
+                return Err(Failure::broken(
+                    "waiting for the lab's gateway",
+                    format!("{why}: {last}"),
+                ));
             }
             std::thread::sleep(PAUSE);
         }

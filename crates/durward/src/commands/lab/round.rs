@@ -10,9 +10,7 @@ use super::gateway::Gateway;
 use super::namespace::Namespace;
 use super::stage::{DOCUMENTS, Stage};
 use super::talk::{self, Connection, PATIENCE, SILENCE};
-use super::world::{
-    ACME, ACME_V6, BANK, BANK_PORT, BANK_V6, GLOBEX, INSIDE, STRANGER, World, ip,
-};
+use super::world::{ACME, ACME_V6, BANK, BANK_PORT, BANK_V6, GLOBEX, INSIDE, STRANGER, World, ip};
 use crate::failure::Failure;
 use crate::output::{Screen, Tone};
 
@@ -104,7 +102,7 @@ fn silence(at_home: &Namespace, from: &str, port: u16) -> Result<Told, Failure> 
 }
 
 /// Whether the bank saw this address.
-fn seen(text: String, answer: Told, address: &str) -> Told {
+fn seen(text: &str, answer: Told, address: &str) -> Told {
     match answer {
         Ok(said) if said == format!("the bank saw {address}") => Ok(format!("{text}: {said}")),
         Ok(said) | Err(said) => Err(format!("{text}: {said}, instead of {address}")),
@@ -114,7 +112,7 @@ fn seen(text: String, answer: Told, address: &str) -> Told {
 fn leaves(pod: &Namespace, source: &str, address: &str) -> Result<Told, Failure> {
     let to = at(BANK, BANK_PORT);
     let answer = ask(pod, source, to, "/")?;
-    Ok(seen(format!("pod {source} -> {to}"), answer, address))
+    Ok(seen(&format!("pod {source} -> {to}"), answer, address))
 }
 
 fn refused(pod: &Namespace, source: &str) -> Result<Told, Failure> {
@@ -129,24 +127,27 @@ fn refused(pod: &Namespace, source: &str) -> Result<Told, Failure> {
 fn door(world: &World, address: &str) -> Result<Told, Failure> {
     let to = at(address, 80);
     let answer = ask(&world.bank, BANK, to, "/pay")?;
-    Ok(seen(format!("http://{address}/pay"), answer, address))
+    Ok(seen(&format!("http://{address}/pay"), answer, address))
 }
 
 fn through_the_proxy(world: &World) -> Result<Told, Failure> {
     let (proxy, source) = (at(INSIDE, 3128), "10.244.1.11");
     let bank = ask(world.acme(), source, proxy, &format!("http://{BANK}:{BANK_PORT}/"))?;
     let elsewhere = ask(world.acme(), source, proxy, &format!("http://{STRANGER}:{BANK_PORT}/"))?;
-    let told = seen(format!("-x http://{proxy} http://{BANK}:{BANK_PORT}/"), bank, ACME);
+    let told = seen(&format!("-x http://{proxy} http://{BANK}:{BANK_PORT}/"), bank, ACME);
     Ok(match elsewhere {
         Err(why) if why.starts_with("403") => told.map(|told| format!("{told}; nowhere else")),
-        Ok(said) | Err(said) => Err(format!("-x http://{proxy} http://{STRANGER}:{BANK_PORT}/: {said}")),
+        Ok(said) | Err(said) => {
+            Err(format!("-x http://{proxy} http://{STRANGER}:{BANK_PORT}/: {said}"))
+        }
     })
 }
 
 /// A port more in the document is a port more in the kernel, and goes with it.
 fn change(world: &World, stage: &Stage) -> Result<Told, Failure> {
     let (name, document) = DOCUMENTS[0];
-    let changed = document.replace("    - {port: 8080}\n", "    - {port: 8080}\n    - {port: 8081}\n");
+    let changed =
+        document.replace("    - {port: 8080}\n", "    - {port: 8080}\n    - {port: 8081}\n");
     let to = at(ACME, SECOND_DOOR);
     let open = |patience| {
         let source = ip(BANK);
@@ -171,7 +172,10 @@ fn change(world: &World, stage: &Stage) -> Result<Told, Failure> {
         }
         std::thread::sleep(PAUSE);
     }
-    Ok(Ok(format!("{name}: port {SECOND_DOOR} added, served {} ms later; taken away, gone", served.as_millis())))
+    Ok(Ok(format!(
+        "{name}: port {SECOND_DOOR} added, served {} ms later; taken away, gone",
+        served.as_millis()
+    )))
 }
 
 /// The gateway is killed with a connection going on; the kernel carries that one and new ones, and so it is after the restart.
@@ -186,7 +190,10 @@ fn crash(world: &World, stage: &Stage, gateway: &mut Gateway) -> Result<Told, Fa
     gateway.kill()?;
     steps.push(("the open connection without a gateway", connection.ask("/")));
     steps.push(("a new one without a gateway", ask(&world.bank, BANK, to, "/")?));
-    steps.push(("a pod's way out without a gateway", ask(world.acme(), "10.244.1.11", at(BANK, BANK_PORT), "/")?));
+    steps.push((
+        "a pod's way out without a gateway",
+        ask(world.acme(), "10.244.1.11", at(BANK, BANK_PORT), "/")?,
+    ));
     let proxied = ask(&world.bank, BANK, at(ACME, 80), "/pay")?;
     if proxied.is_ok() {
         return Ok(Err("the gateway was killed and its proxy still answers".to_owned()));
@@ -195,9 +202,13 @@ fn crash(world: &World, stage: &Stage, gateway: &mut Gateway) -> Result<Told, Fa
     steps.push(("the open connection after the restart", connection.ask("/")));
     steps.push(("a new one after the restart", ask(&world.bank, BANK, to, "/")?));
     steps.push(("the proxy after the restart", ask(&world.bank, BANK, at(ACME, 80), "/pay")?));
-    let failed = steps.into_iter().find_map(|(what, told)| Some(format!("{what}: {}", told.err()?)));
+    let failed =
+        steps.into_iter().find_map(|(what, told)| Some(format!("{what}: {}", told.err()?)));
     Ok(failed.map_or_else(
-        || Ok("gateway killed: the open connection and new ones go on, also after its restart".to_owned()),
+        || {
+            Ok("gateway killed: the open connection and new ones go on, also after its restart"
+                .to_owned())
+        },
         Err,
     ))
 }

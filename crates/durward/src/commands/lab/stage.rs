@@ -15,10 +15,7 @@ pub(super) const DOCUMENTS: [(&str, &str); 2] =
 /// What the gateway is told of its host, as options and as variables.
 pub(super) const HOST: [(&str, &str); 4] = [
     ("external", "ext[0-9]+"),
-    (
-        "gateway",
-        "ext1=203.0.113.254,ext1=2001:db8:1::254,ext2=198.51.100.254,ext2=2001:db8:2::254",
-    ),
+    ("gateway", "ext1=203.0.113.254,ext1=2001:db8:1::254,ext2=198.51.100.254,ext2=2001:db8:2::254"),
     ("cluster", "10.244.0.0/16,fd00:244::/48"),
     ("cluster-address", world::INSIDE),
 ];
@@ -70,13 +67,14 @@ impl Stage {
         let documents = self.documents();
         let (gateway, documents) = (enter(&self.entrance), documents.display());
         vec![
-            format!(
-                "{} curl -s http://{}:8080/",
-                enter(world.bank.thread()),
-                world::ACME
-            ),
+            format!("{} curl -s http://{}:8080/", enter(world.bank.thread()), world::ACME),
             format!("{gateway} {} nat list -c {documents} {}", program(), options()),
-            format!("{} explain -c {documents} {}:8080 --client {}", program(), world::ACME, world::BANK),
+            format!(
+                "{} explain -c {documents} {}:8080 --client {}",
+                program(),
+                world::ACME,
+                world::BANK
+            ),
         ]
     }
 

@@ -95,9 +95,10 @@ impl Connection {
         self.reader.get_mut().write_all(request.as_bytes())?;
         let head = head(&mut self.reader)?;
         let first = head.first().cloned().unwrap_or_else(|| "the connection was closed".to_owned());
-        let length = head.iter().filter_map(|line| line.split_once(':')).find_map(|(name, value)| {
-            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
-        });
+        let length =
+            head.iter().filter_map(|line| line.split_once(':')).find_map(|(name, value)| {
+                name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
+            });
         let mut body = vec![0; length.unwrap_or_default()];
         self.reader.read_exact(&mut body)?;
         let text = String::from_utf8_lossy(&body).trim().to_owned();
@@ -107,6 +108,11 @@ impl Connection {
 }
 
 /// One question on a connection of its own.
-pub(super) fn ask(from: IpAddr, to: SocketAddr, target: &str, patience: Duration) -> Result<String, String> {
+pub(super) fn ask(
+    from: IpAddr,
+    to: SocketAddr,
+    target: &str,
+    patience: Duration,
+) -> Result<String, String> {
     Connection::open(from, to, patience)?.ask(target)
 }

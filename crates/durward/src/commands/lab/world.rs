@@ -64,7 +64,8 @@ impl World {
             stranger: Namespace::new()?,
             pods: PODS.iter().map(|_| Namespace::new()).collect::<Result<_, _>>()?,
         };
-        let failed = |error: NatError| Failure::broken("joining the lab's networks", sentence(&error));
+        let failed =
+            |error: NatError| Failure::broken("joining the lab's networks", sentence(&error));
         let outside = [&world.internet, &world.bank, &world.stranger];
         for namespace in world.pods.iter().chain(outside) {
             namespace.run(addresses_at_once)?;
@@ -73,7 +74,7 @@ impl World {
         world.gateway().map_err(failed)?;
         let handle = |of: &Namespace| of.handle().map_err(serving);
         let partners = [handle(&world.bank)?, handle(&world.stranger)?];
-        world.internet.run(move || internet(partners))?.map_err(failed)?;
+        world.internet.run(move || internet(&partners))?.map_err(failed)?;
         for (partner, name, addresses) in [
             (&world.bank, "the bank", ["192.0.2.10/24", "2001:db8:ffff::10/64"]),
             (&world.stranger, "the stranger", ["192.0.2.200/24", "2001:db8:ffff::200/64"]),
@@ -128,7 +129,7 @@ fn addresses_at_once() {
 }
 
 /// Forwards between the partners' network and the gateway's; what comes by an interface that does not lead back is dropped.
-fn internet(partners: [OwnedFd; 2]) -> Result<(), NatError> {
+fn internet(partners: &[OwnedFd]) -> Result<(), NatError> {
     for (name, value) in [
         ("ipv4/ip_forward", "1"),
         ("ipv4/conf/all/rp_filter", "1"),
