@@ -134,11 +134,10 @@ impl Elements {
     }
 
     fn put_range(&mut self, set: &str, key: Vec<u8>, end: Option<Vec<u8>>, value: Value) {
-        if !self.0.contains_key(set) {
-            self.0.insert(set.to_owned(), BTreeMap::new());
-        }
-        if let Some(elements) = self.0.get_mut(set) {
-            elements.insert(key, Element { end, value });
+        let element = Element { end, value };
+        match self.0.get_mut(set) {
+            Some(elements) => drop(elements.insert(key, element)),
+            None => drop(self.0.insert(set.to_owned(), [(key, element)].into())),
         }
     }
 }

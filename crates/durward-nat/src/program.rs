@@ -93,7 +93,9 @@ fn maps(ruleset: &mut Ruleset) {
         let pool = Data::Bytes { len: 2 * ip.len(), kind: kind::concat(&[ip.kind(), ip.kind()]) };
         set(format!("egp{digit}"), Set::new(8, kind::concat(&[kind::MARK, kind::MARK]), pool));
     }
-    set("ctr".to_owned(), Set::new(4, kind::MARK, Data::Counter));
+    // As many as a tenant's number can tell apart.
+    let tenants = Set::new(4, kind::MARK, Data::Counter).sized(u32::from(u16::MAX));
+    set("ctr".to_owned(), tenants);
 }
 
 fn source_list(ruleset: &mut Ruleset, ip: Ip, name: &str, blocks: &[IpNet]) {

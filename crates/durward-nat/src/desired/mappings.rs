@@ -137,22 +137,16 @@ fn claim<'a>(
 
 fn put(service: &Service<'_>, tenant: u16, (elements, shapes): (&mut Elements, &mut Shapes)) {
     let ip = service.ip();
-    let digit = ip.digit();
     let Some(address) = ip.bytes(service.address) else { return };
     let (protocol, ports) = (service.port.protocol.number(), service.port.ports);
     let single = ports.first() == ports.last();
-    let range_suffix = if single { "" } else { "r" };
+    let maps = Maps::of(ip, single);
     let first = port_key(&address, protocol, ports.first());
     let end = if single { None } else { behind(&address, protocol, ports.last()) };
 
     if let Some(chain) = source_filter(shapes, ip, &service.mapping.allowed_sources) {
         let verdict = Value::Verdict(Verdict::Jump(chain));
-        elements.put_range(
-            &format!("acl{range_suffix}{digit}"),
-            first.clone(),
-            end.clone(),
-            verdict,
-        );
+        elements.put_range(maps.sources, first.clone(), end.clone(), verdict);
     }
     let endpoints = service.endpoints();
     let same_port = endpoints.first().is_some_and(|(_, port)| port.is_none());
@@ -169,22 +163,37 @@ fn put(service: &Service<'_>, tenant: u16, (elements, shapes): (&mut Elements, &
         shapes.balances.insert(balance);
         balance.chain()
     };
-    elements.put_range(
-        &format!("svc{range_suffix}{digit}"),
-        first.clone(),
-        end.clone(),
-        leads_to(target),
-    );
+    elements.put_range(maps.services, first.clone(), end.clone(), leads_to(target));
     if !single {
         let canonical = [&ports.first().to_be_bytes()[..], &[0, 0]].concat();
-        elements.put_range(&format!("rng{digit}"), first.clone(), end, Value::Bytes(canonical));
+        elements.put_range(maps.ranges, first.clone(), end, Value::Bytes(canonical));
     }
     let mark = service.mark(tenant, 0);
     for (index, (endpoint, port)) in endpoints.iter().enumerate() {
         let key = [&first[..], &(index as u32).to_ne_bytes()].concat();
         if let Some(data) = endpoint_data(ip, *endpoint, port.unwrap_or_default(), mark) {
-            elements.put(&format!("ep{digit}"), key, Value::Bytes(data));
+            elements.put(maps.endpoints, key, Value::Bytes(data));
         }
+    }
+}
+
+/// The maps a service of this kind is in.
+struct Maps {
+    sources: &'static str,
+    services: &'static str,
+    ranges: &'static str,
+    endpoints: &'static str,
+}
+
+impl Maps {
+    const fn of(ip: Ip, single: bool) -> Self {
+        let [sources, services, ranges, endpoints] = match (ip.v4(), single) {
+            (true, true) => ["acl4", "svc4", "rng4", "ep4"],
+            (true, false) => ["aclr4", "svcr4", "rng4", "ep4"],
+            (false, true) => ["acl6", "svc6", "rng6", "ep6"],
+            (false, false) => ["aclr6", "svcr6", "rng6", "ep6"],
+        };
+        Self { sources, services, ranges, endpoints }
     }
 }
 

@@ -34,9 +34,9 @@ pub(super) fn build(ruleset: &mut Ruleset, options: &Options, interfaces: &Inter
 }
 
 fn sets(ruleset: &mut Ruleset, options: &Options, interfaces: &Interfaces) {
-    let mut outside = Set::new(16, step::kind::NAME, Data::Nothing);
+    let mut outside = Set::new(16, step::kind::NAME, Data::Nothing).sized(step::SLOTS);
     let pair = step::kind::concat(&[step::kind::NAME, step::kind::MARK]);
-    let mut right_way = Set::new(20, pair, Data::Nothing);
+    let mut right_way = Set::new(20, pair, Data::Nothing).sized(step::SLOTS);
     for (name, external) in &interfaces.external {
         let key = step::name_key(name);
         let slot = mark::slot_bits(external.slot).to_ne_bytes();

@@ -13,8 +13,8 @@ use crate::nftables::{Expression, Ruleset, Set, Verdict};
 use crate::options::Options;
 
 pub(super) fn build(ruleset: &mut Ruleset, options: &Options, interfaces: &Interfaces) {
-    let mut arrivals = Set::new(16, step::kind::NAME, Data::Verdict);
-    let mut departures = Set::new(4, step::kind::MARK, Data::Verdict);
+    let mut arrivals = Set::new(16, step::kind::NAME, Data::Verdict).sized(step::SLOTS);
+    let mut departures = Set::new(4, step::kind::MARK, Data::Verdict).sized(step::SLOTS);
     for (name, external) in &interfaces.external {
         let slot = external.slot;
         let (arrive, depart) = (format!("in_{slot}"), format!("out_{slot}"));

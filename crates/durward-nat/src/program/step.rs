@@ -14,6 +14,9 @@ use crate::nftables::{Element, Expression, Value, Verdict};
 /// So many comparisons cost less than one lookup.
 pub(crate) const FEW: usize = 4;
 
+/// No more interfaces than slots.
+pub(crate) const SLOTS: u32 = 256;
+
 /// What listing programs take bytes for.
 pub(crate) mod kind {
     pub(crate) const BYTES: u32 = 0;
