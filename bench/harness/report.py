@@ -73,7 +73,7 @@ def ratio(workload, subject, peer, subject_name, peer_name):
     paired = [a / b for a, b in zip(subject["figures"], peer["figures"])]
     found = {"ratio": median(paired), "min": min(paired), "max": max(paired)}
     target = workload.targets.get(peer_name)
-    if target is not None and subject_name == "durward":
+    if target is not None and subject_name.startswith("durward"):
         found |= {"target": target, "met": found["ratio"] <= target}
     return found
 
@@ -83,12 +83,17 @@ def table(workload, summary):
     subject = summary["subject"]
     head = ["proxy", summary["unit"], "[min..max]", "user", "sys", "p50 ms", "p99 ms", workload.rate, f"{subject}/peer", "[min..max]", "target"]
     rows = [head] + [row(name, proxy, summary) for name, proxy in summary["proxies"].items()]
-    widths = [max(len(cells[column]) for cells in rows) for column in range(len(head))]
-    lines = [f"{workload.name}: {summary['sentence']}"]
+    return block(f"{workload.name}: {summary['sentence']}", rows, remarks(summary))
+
+
+def block(title, rows, remarks=()):
+    """A title, aligned rows with the first as their head, and remarks."""
+    widths = [max(len(cells[column]) for cells in rows) for column in range(len(rows[0]))]
+    lines = [title]
     for cells in rows:
         first, rest = cells[0].ljust(widths[0]), [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:])]
         lines.append("  " + "  ".join([first, *rest]).rstrip())
-    return "\n".join(lines + remarks(summary)) + "\n"
+    return "\n".join([*lines, *remarks]) + "\n"
 
 
 def row(name, proxy, summary):

@@ -23,6 +23,9 @@ PACKAGES = {
     "cmake": "cmake",
     "squid": "squid",
     "tinyproxy": "tinyproxy-bin",
+    "xtables-legacy-multi": "iptables",
+    "xtables-nft-multi": "iptables",
+    "ipset": "ipset",
 }
 STREAM_MODULE = "ngx_stream_module.so"
 
@@ -76,7 +79,7 @@ def find(program):
     found = shutil.which(program, path=system)
     if found:
         return Path(found)
-    unpacked = ":".join(str(DEBS / folder) for folder in ("usr/sbin", "usr/bin"))
+    unpacked = ":".join(str(DEBS / folder) for folder in ("usr/sbin", "usr/bin", "sbin"))
     found = shutil.which(program, path=unpacked)
     return Path(found) if found else None
 

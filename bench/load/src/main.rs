@@ -1,14 +1,15 @@
-//! Load for the bench that wrk and h2load cannot make: full TLS handshakes, CONNECT tunnels, idle connections, bytes.
+//! Load for the bench that wrk and h2load cannot make: full TLS handshakes, CONNECT tunnels, idle connections, bytes, packets.
 //! It measures only what a client sees; the cost of a proxy is read from /proc by the caller. Results are JSON lines on stdout.
 
 mod connections;
 mod idle;
+mod packets;
 mod passthrough;
 mod tls;
 mod tunnel;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
 const USAGE: &str = "usage:
@@ -16,6 +17,8 @@ const USAGE: &str = "usage:
   bench-load idle --target ADDR [--origin ADDR] --threads N --connections N --body BYTES
   bench-load sink --target ADDR [--origin ADDR] --sni NAME --connections N --bytes N
   bench-load source --listen ADDR
+  bench-load packets --target ADDR --source ADDR --cpu N --established N --new N --connections N
+  bench-load pod --port N
 with --origin the target is a forward proxy, and the way to the origin is a tunnel; without it is TLS";
 
 fn main() -> ExitCode {
@@ -26,6 +29,8 @@ fn main() -> ExitCode {
         (Some(options), "idle") => idle::run(&options),
         (Some(options), "sink") => passthrough::sink(&options),
         (Some(options), "source") => passthrough::source(&options),
+        (Some(options), "packets") => packets::run(&options),
+        (Some(options), "pod") => packets::pod(&options),
         _ => Err(USAGE.to_owned()),
     };
     match outcome {
@@ -62,10 +67,22 @@ impl Options {
         text.parse().map_err(|_| format!("--{name} \"{text}\" is not a number"))
     }
 
-    fn address(&self, name: &str) -> Result<SocketAddr, String> {
+    fn parsed(&self, name: &str) -> Result<SocketAddr, String> {
         let text = self.text(name)?;
-        let address: SocketAddr =
-            text.parse().map_err(|_| format!("--{name} \"{text}\" is not an address and port"))?;
+        text.parse().map_err(|_| format!("--{name} \"{text}\" is not an address and port"))
+    }
+
+    /// An address of a namespace: one for documentation, or one that is private.
+    fn documentation(&self, name: &str) -> Result<SocketAddr, String> {
+        let address = self.parsed(name)?;
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_documentation() || ip.is_private() => Ok(address),
+            _ => Err(format!("--{name} {address} is not an address of a namespace of the bench")),
+        }
+    }
+
+    fn address(&self, name: &str) -> Result<SocketAddr, String> {
+        let address = self.parsed(name)?;
         if !address.ip().is_loopback() {
             return Err(format!(
                 "--{name} {address} is not a loopback address, and this load goes nowhere else"

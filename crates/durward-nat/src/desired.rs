@@ -4,6 +4,7 @@
 
 mod egress;
 mod mappings;
+pub mod patch;
 pub mod policy;
 
 use std::collections::BTreeMap;
@@ -66,9 +67,9 @@ pub fn desired(model: &NatModel, options: &Options, interfaces: &Interfaces) -> 
     let mut ruleset = program(options, interfaces, &shapes);
     count_tenants(model, &mut ruleset, &mut elements);
     let_in(model, options, interfaces, &mut elements);
-    for (set, elements) in elements.0 {
+    for (set, mut elements) in elements.0 {
         if let Some(set) = ruleset.sets.get_mut(&set) {
-            set.elements.extend(elements);
+            set.elements.append(&mut elements);
         }
     }
     ruleset.sets.insert(REMEMBERED.to_owned(), Set::new(24, 0, Data::Nothing));
@@ -137,11 +138,10 @@ impl Elements {
     }
 
     fn put_range(&mut self, set: &str, key: Vec<u8>, end: Option<Vec<u8>>, value: Value) {
-        if !self.0.contains_key(set) {
-            self.0.insert(set.to_owned(), BTreeMap::new());
-        }
-        if let Some(elements) = self.0.get_mut(set) {
-            elements.insert(key, Element { end, value });
+        let element = Element { end, value };
+        match self.0.get_mut(set) {
+            Some(elements) => drop(elements.insert(key, element)),
+            None => drop(self.0.insert(set.to_owned(), [(key, element)].into())),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! absent: deciding who owns an address.
 
 mod look;
+mod patch;
 mod reconcile;
 mod state;
 

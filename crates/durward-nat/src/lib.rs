@@ -22,6 +22,7 @@ pub mod survey;
 pub mod sysctl;
 pub mod trace;
 mod watch;
+pub mod wiring;
 
 pub use desired::{Desired, desired};
 pub use engine::{Nat, NatError};

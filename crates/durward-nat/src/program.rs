@@ -1,6 +1,6 @@
 //! The rules themselves: how many there are does not depend on the number of mappings, which are only elements of maps.
 //!
-//! A packet from outside passes `guard`, `nat_pre`, `route_pre`, then `acct` and `forward` (or `input`), then `nat_post`.
+//! A packet from outside passes `guard`, `nat_pre`, `route_pre`, then `forward` (or `input`), then `nat_post`.
 //! Deliberately absent: tenants; see `desired`.
 
 mod balance;
@@ -108,7 +108,9 @@ fn maps(ruleset: &mut Ruleset) {
         let pool = Data::Bytes { len: 2 * ip.len(), kind: kind::concat(&[ip.kind(), ip.kind()]) };
         set(format!("egp{digit}"), Set::new(8, kind::concat(&[kind::MARK, kind::MARK]), pool));
     }
-    set("ctr".to_owned(), Set::new(4, kind::MARK, Data::Counter));
+    // As many as a tenant's number can tell apart.
+    let tenants = Set::new(4, kind::MARK, Data::Counter).sized(u32::from(u16::MAX));
+    set("ctr".to_owned(), tenants);
 }
 
 fn source_list(ruleset: &mut Ruleset, ip: Ip, name: &str, blocks: &[IpNet]) {

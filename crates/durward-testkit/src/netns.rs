@@ -133,8 +133,12 @@ fn run_again_inside(test_name: &str) {
     );
 }
 
+/// Says loudly that a test cannot run here.
+///
+/// # Panics
+/// Where all tests must run (`DURWARD_TESTKIT_REQUIRE_NAMESPACES`).
 #[track_caller]
-fn skip(test_name: &str, reason: &str) {
+pub fn skip(test_name: &str, reason: &str) {
     let line = format!("SKIPPED {test_name} ({reason})\n");
     assert!(std::env::var_os(REQUIRED).is_none(), "{line}");
     // Past the capture of the test harness: a test that did not run must not look like one that passed.

@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: what the commands do, and what only a configuration can say.
 
+mod demo;
 mod egress;
 mod logs;
 pub(crate) mod nat;
@@ -18,6 +19,7 @@ use durward_model::mapping::Transport;
 use crate::output::Format;
 pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed, SteerArgs, TraceArgs};
 
+pub(crate) use demo::{Demo, Lab};
 pub(crate) use egress::{Egress, EgressEnv, EgressTest, EnvFormat, Prove};
 pub(crate) use logs::{AccessLog, AuditSync};
 pub(crate) use records::{Audit, AuditVerify, AuditWhat, Top, TopFormat, Who};
@@ -48,6 +50,8 @@ Environment: DURWARD_CONFIG, ROUTING_CONFIG_PATH, DURWARD_LOG, RUST_LOG, NO_COLO
 pub(crate) enum Command {
     /// Show two tenants and a partner at work, in one process, on this machine
     Demo(Demo),
+    /// Show the kernel's share: partners, a gateway and pods on networks of their own, without root
+    Lab(Lab),
     /// Serve a configuration
     Run(Box<Run>),
     /// Compile a configuration and say what becomes of each document
@@ -399,20 +403,6 @@ pub(crate) struct Completions {
 pub(crate) struct Version {
     #[command(flatten)]
     pub(crate) output: OutputArgs,
-}
-
-/// `durward demo`
-#[derive(Args, Debug)]
-pub(crate) struct Demo {
-    /// Print the configuration the demo would serve, and end
-    #[arg(long)]
-    pub(crate) print_config: bool,
-    /// Send nothing; wait for requests
-    #[arg(long)]
-    pub(crate) no_traffic: bool,
-    /// Send one request per tenant, print what the partner saw, and end
-    #[arg(long, conflicts_with = "no_traffic")]
-    pub(crate) once: bool,
 }
 
 fn parse_admin(text: &str) -> Result<Admin, String> {

@@ -9,6 +9,7 @@ mod completions;
 mod demo;
 mod egress;
 mod explain;
+mod lab;
 mod migrate;
 mod nat;
 mod prove;
@@ -27,6 +28,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let log = cli.log_format;
     match cli.command {
         Command::Demo(arguments) => demo::demo(&arguments, log),
+        Command::Lab(arguments) => lab::lab(&arguments, log),
         Command::Run(arguments) => run::run(&arguments, log),
         Command::Validate(arguments) => validate::validate(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),

@@ -55,6 +55,13 @@ pub fn sort(flows: Vec<Flow>, old: &Policy, new: &Policy) -> (Vec<Flow>, Vec<(Fl
     (cut, drain)
 }
 
+/// Whether a connection was let in by one of the policy's mappings.
+pub(crate) fn is_mapped_by(flow: &Flow, policy: &Policy) -> bool {
+    let (external, _, _) = ends(flow);
+    flow.mark & MAPPED != 0
+        && policy.mapped(external.ip(), flow.protocol, external.port()).is_some()
+}
+
 fn judge_mapped(flow: &Flow, old: &Policy, new: &Policy) -> Fate {
     let (external, client, endpoint) = ends(flow);
     let known = new.mapped(external.ip(), flow.protocol, external.port());

@@ -2,12 +2,13 @@
 //!
 //! A mapping is first judged whole; only then does it put anything anywhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use durward_model::SourceSet;
 use durward_model::mapping::{
-    Affinity, MappedPort, NatModel, PortMapping, PortRange, SourceMode, Transport,
+    Affinity, Endpoints, MappedPort, NatModel, PortMapping, PortRange, SourceMode, Transport,
 };
 use ipnet::IpNet;
 
@@ -24,7 +25,7 @@ use crate::report::{MappingReport, Rejection};
 const ENDPOINTS: usize = 1024;
 
 /// Ranges that do not overlap, by their first port, with who has them.
-type Claims = BTreeMap<(IpAddr, Transport), BTreeMap<u16, (PortRange, String)>>;
+type Claims<'a> = BTreeMap<(IpAddr, Transport), BTreeMap<u16, (PortRange, &'a PortMapping)>>;
 type Outputs<'a> = (&'a mut Elements, &'a mut Shapes, &'a mut Policy);
 
 /// Puts every sound mapping into the outputs.
@@ -95,7 +96,7 @@ fn services(mapping: &PortMapping) -> impl Iterator<Item = Service<'_>> {
 }
 
 /// The tenant's number, when all of the mapping can be served.
-fn judge(mapping: &PortMapping, model: &NatModel, claims: &Claims) -> Result<u16, Rejection> {
+fn judge(mapping: &PortMapping, model: &NatModel, claims: &Claims<'_>) -> Result<u16, Rejection> {
     let tenant = model.tenants.get(&mapping.tenant).filter(|number| **number > 0);
     let tenant = *tenant.ok_or(Rejection::UnknownTenant)?;
     let missing =
@@ -110,7 +111,7 @@ fn judge(mapping: &PortMapping, model: &NatModel, claims: &Claims) -> Result<u16
         let others = claims.get(&(address, protocol));
         let near = others.and_then(|others| others.range(..=ports.last()).next_back());
         if let Some((_, (_, by))) = near.filter(|(_, (range, _))| range.overlaps(ports)) {
-            return Err(taken(by.clone()));
+            return Err(taken(by.full_name()));
         }
         if own.iter().any(|(a, p, range)| (*a, *p) == (address, protocol) && range.overlaps(ports))
         {
@@ -124,29 +125,28 @@ fn judge(mapping: &PortMapping, model: &NatModel, claims: &Claims) -> Result<u16
     Ok(tenant)
 }
 
-fn claim(claims: &mut Claims, mapping: &PortMapping, address: IpAddr, port: &MappedPort) {
+fn claim<'a>(
+    claims: &mut Claims<'a>,
+    mapping: &'a PortMapping,
+    address: IpAddr,
+    port: &MappedPort,
+) {
     let of = claims.entry((address, port.protocol)).or_default();
-    of.insert(port.ports.first(), (port.ports, mapping.full_name()));
+    of.insert(port.ports.first(), (port.ports, mapping));
 }
 
 fn put(service: &Service<'_>, tenant: u16, (elements, shapes): (&mut Elements, &mut Shapes)) {
     let ip = service.ip();
-    let digit = ip.digit();
     let Some(address) = ip.bytes(service.address) else { return };
     let (protocol, ports) = (service.port.protocol.number(), service.port.ports);
     let single = ports.first() == ports.last();
-    let range_suffix = if single { "" } else { "r" };
+    let maps = Maps::of(ip, single);
     let first = port_key(&address, protocol, ports.first());
     let end = if single { None } else { behind(&address, protocol, ports.last()) };
 
     if let Some(chain) = source_filter(shapes, ip, &service.mapping.allowed_sources) {
         let verdict = Value::Verdict(Verdict::Jump(chain));
-        elements.put_range(
-            &format!("acl{range_suffix}{digit}"),
-            first.clone(),
-            end.clone(),
-            verdict,
-        );
+        elements.put_range(maps.sources, first.clone(), end.clone(), verdict);
     }
     let endpoints = service.endpoints();
     let same_port = endpoints.first().is_some_and(|(_, port)| port.is_none());
@@ -163,22 +163,37 @@ fn put(service: &Service<'_>, tenant: u16, (elements, shapes): (&mut Elements, &
         shapes.balances.insert(balance);
         balance.chain()
     };
-    elements.put_range(
-        &format!("svc{range_suffix}{digit}"),
-        first.clone(),
-        end.clone(),
-        leads_to(target),
-    );
+    elements.put_range(maps.services, first.clone(), end.clone(), leads_to(target));
     if !single {
         let canonical = [&ports.first().to_be_bytes()[..], &[0, 0]].concat();
-        elements.put_range(&format!("rng{digit}"), first.clone(), end, Value::Bytes(canonical));
+        elements.put_range(maps.ranges, first.clone(), end, Value::Bytes(canonical));
     }
     let mark = service.mark(tenant, 0);
     for (index, (endpoint, port)) in endpoints.iter().enumerate() {
         let key = [&first[..], &(index as u32).to_ne_bytes()].concat();
         if let Some(data) = endpoint_data(ip, *endpoint, port.unwrap_or_default(), mark) {
-            elements.put(&format!("ep{digit}"), key, Value::Bytes(data));
+            elements.put(maps.endpoints, key, Value::Bytes(data));
         }
+    }
+}
+
+/// The maps a service of this kind is in.
+struct Maps {
+    sources: &'static str,
+    services: &'static str,
+    ranges: &'static str,
+    endpoints: &'static str,
+}
+
+impl Maps {
+    const fn of(ip: Ip, single: bool) -> Self {
+        let [sources, services, ranges, endpoints] = match (ip.v4(), single) {
+            (true, true) => ["acl4", "svc4", "rng4", "ep4"],
+            (true, false) => ["aclr4", "svcr4", "rng4", "ep4"],
+            (false, true) => ["acl6", "svc6", "rng6", "ep6"],
+            (false, false) => ["aclr6", "svcr6", "rng6", "ep6"],
+        };
+        Self { sources, services, ranges, endpoints }
     }
 }
 
@@ -228,34 +243,80 @@ fn hash(blocks: &[IpNet]) -> u64 {
 /// Where answers of endpoints belong whose connection is unknown here, because another gateway had it.
 /// An endpoint behind several external ports has no such place.
 #[derive(Default)]
-struct Answers(BTreeMap<(Vec<u8>, bool), Option<Vec<u8>>>);
+struct Answers(BTreeMap<(IpAddr, u16), Option<Vec<u8>>>);
 
 impl Answers {
     fn take(&mut self, service: &Service<'_>, tenant: u16, interfaces: &Interfaces) {
-        let ip = service.ip();
-        let ports = service.port.ports;
-        let (Some(slot), true) =
-            (interfaces.slot_of(service.address), ports.first() == ports.last())
-        else {
-            return;
-        };
-        if service.port.protocol != Transport::Tcp || service.mapping.mode == SourceMode::Snat {
+        if !may_answer(service) {
             return;
         }
+        let Some(slot) = interfaces.slot_of(service.address) else { return };
         let mark = service.mark(tenant, slot) | mark::PICKED_UP;
+        let external = service.port.ports.first();
         for (endpoint, port) in service.endpoints() {
-            let (Some(address), Some(port)) = (ip.bytes(endpoint), port) else { continue };
-            let key = (port_key(&address, 6, port), ip.v4());
-            let data = endpoint_data(ip, service.address, ports.first(), mark);
-            self.0.entry(key).and_modify(|known| *known = None).or_insert(data);
+            let Some(port) = port else { continue };
+            let data = || endpoint_data(service.ip(), service.address, external, mark);
+            let place = self.0.entry((endpoint, port));
+            place.and_modify(|known| *known = None).or_insert_with(data);
         }
     }
 
     fn put(self, elements: &mut Elements) {
-        for ((key, v4), data) in self.0 {
-            if let Some(data) = data {
-                elements.put(&format!("rev{}", Ip::of(v4).digit()), key, Value::Bytes(data));
+        for ((endpoint, port), data) in self.0 {
+            if let (Some(data), (set, Some(key))) = (data, answer_place(endpoint, port)) {
+                elements.put(set, key, Value::Bytes(data));
             }
         }
     }
+}
+
+/// Whether endpoints may be asked for where their answers belong.
+fn may_answer(service: &Service<'_>) -> bool {
+    let ports = service.port.ports;
+    ports.first() == ports.last()
+        && service.port.protocol == Transport::Tcp
+        && service.mapping.mode == SourceMode::PreserveSource
+}
+
+/// The map and key of an endpoint's answers.
+pub(super) fn answer_place(endpoint: IpAddr, port: u16) -> (&'static str, Option<Vec<u8>>) {
+    let ip = Ip::of(endpoint.is_ipv4());
+    let set = if ip.v4() { "rev4" } else { "rev6" };
+    (set, ip.bytes(endpoint).map(|address| port_key(&address, 6, port)))
+}
+
+/// Where the answers of these endpoints belong, as all mappings of a model without rejected ones say it.
+pub(super) fn answers_of(
+    model: &NatModel,
+    interfaces: &Interfaces,
+    endpoints: &BTreeSet<(IpAddr, u16)>,
+) -> BTreeMap<(IpAddr, u16), Option<Vec<u8>>> {
+    let mut answers = Answers::default();
+    // Those of which it is not yet known that there are several places.
+    let mut open = endpoints.clone();
+    for mapping in &model.mappings {
+        let Some(tenant) = model.tenants.get(&mapping.tenant) else { continue };
+        let concerned = |port: &MappedPort| match &port.endpoints {
+            Endpoints::At(at) => at.iter().any(|at| open.contains(&(at.ip(), at.port()))),
+            Endpoints::SamePort(at) => {
+                at.iter().any(|ip| open.contains(&(*ip, port.ports.first())))
+            }
+        };
+        if !mapping.ports.iter().any(concerned) {
+            continue;
+        }
+        for each in services(mapping) {
+            answers.take(&each, *tenant, interfaces);
+        }
+        open.retain(|one| answers.0.get(one).is_none_or(Option::is_some));
+    }
+    answers.0.retain(|endpoint, _| endpoints.contains(endpoint));
+    answers.0
+}
+
+/// The endpoints whose answers these mappings may place.
+pub(super) fn answering(mappings: &[Arc<PortMapping>]) -> BTreeSet<(IpAddr, u16)> {
+    let services = mappings.iter().flat_map(|mapping| services(mapping)).filter(may_answer);
+    let endpoints = services.flat_map(|service| service.endpoints());
+    endpoints.filter_map(|(endpoint, port)| Some((endpoint, port?))).collect()
 }

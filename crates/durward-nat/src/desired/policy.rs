@@ -121,6 +121,39 @@ impl Policy {
         self.leaving.iter().find(|rule| rule.sources.iter().any(|block| block.contains(&source)))
     }
 
+    /// Puts the ports of `after` in the place of those of `before`, which are of this policy.
+    pub(crate) fn exchange(&mut self, before: &Self, after: &Self) {
+        for (key, ports) in &before.mapped {
+            if let Some(of) = self.mapped.get_mut(key) {
+                of.retain(|first, _| !ports.contains_key(first));
+                if of.is_empty() {
+                    self.mapped.remove(key);
+                }
+            }
+        }
+        for (key, ports) in &after.mapped {
+            self.mapped.entry(*key).or_default().extend(ports.clone());
+        }
+    }
+
+    /// Whether the external addresses stay the same when the ports of `after` take the place of those of `before`.
+    pub(crate) fn keeps_addresses(&self, before: &Self, after: &Self) -> bool {
+        let count = |policy: &Self, address: IpAddr| -> usize {
+            let of = policy.mapped.range((address, 0)..=(address, u8::MAX));
+            of.map(|(_, ports)| ports.len()).sum()
+        };
+        let leaves = |address: IpAddr| {
+            let mut all = self.leaving.iter().flat_map(|rule| &rule.addresses);
+            all.any(|range| range.first() == address && range.last() == address)
+        };
+        let stays = |address: IpAddr| {
+            let (now, gone) = (count(self, address), count(before, address));
+            leaves(address) || (now > 0) == (now - gone + count(after, address) > 0)
+        };
+        let mut all = before.mapped.keys().chain(after.mapped.keys()).map(|(address, _)| *address);
+        all.all(stays)
+    }
+
     /// All external addresses.
     #[must_use]
     pub fn addresses(&self) -> BTreeSet<IpAddr> {

@@ -33,6 +33,9 @@ const DRAIN_STEP: Duration = Duration::from_secs(1);
 impl State {
     pub(super) fn apply(&mut self, model: Arc<NatModel>) -> Result<Report, NatError> {
         let model = self.numbered(model);
+        if let Some(report) = self.apply_patch(&model)? {
+            return Ok(report);
+        }
         let numbers = model.tenants.clone();
         let former = self.model.replace(model);
         let result = self.reconcile();
@@ -49,6 +52,7 @@ impl State {
     /// generation is refused.
     pub(super) fn reconcile(&mut self) -> Result<Report, NatError> {
         let Some(model) = self.model.clone() else { return Ok(Report::default()) };
+        self.last = None;
         let interfaces = self.interfaces(&model)?;
         self.slots.extend(interfaces.slots());
         let mut desired = desired(&model, &self.options_for(&model)?, &interfaces);
@@ -61,6 +65,7 @@ impl State {
         self.remove_routing(&routing.without(&desired.routing))?;
         self.routing = Some(desired.routing.clone());
         let mut report = std::mem::take(&mut desired.report);
+        self.last = Some((interfaces, report.clone()));
         report.host.extend(sysctls(&desired.sysctls, self.options.set_sysctls));
         if desired.routing.has_own() {
             let links = self.route.links(self.options.protocol).map_err(kernel("interfaces"))?;
@@ -196,7 +201,16 @@ impl State {
             flows
         };
         let before = if first { self.policy.clone() } else { old };
-        let (mut cut, drain) = hygiene::sort(flows, &before, &self.policy);
+        let (cut, drain) = hygiene::sort(flows, &before, &self.policy);
+        self.settle(cut, drain)
+    }
+
+    /// Cuts connections, and those that drain when their time is over.
+    pub(super) fn settle(
+        &mut self,
+        mut cut: Vec<Flow>,
+        drain: Vec<(Flow, Duration)>,
+    ) -> Result<usize, NatError> {
         let now = Instant::now();
         let since = std::mem::take(&mut self.draining);
         for (flow, grace) in drain {
@@ -211,7 +225,7 @@ impl State {
         self.conntrack.cut(&cut).map_err(kernel("connections"))
     }
 
-    fn flows(&self, mark: u32, mask: u32) -> Result<Vec<Flow>, NatError> {
+    pub(super) fn flows(&self, mark: u32, mask: u32) -> Result<Vec<Flow>, NatError> {
         let mut flows = self.conntrack.flows(mark, mask).map_err(kernel("connections"))?;
         flows.retain(|flow| {
             flow.mark & (MAPPED | EGRESS | TRANSPARENT) != 0 && mark::tenant(flow.mark) != 0
@@ -220,7 +234,7 @@ impl State {
     }
 
     /// Puts back permanent addresses. One with a time is put on by `assign` only: when nobody renews it, it must go.
-    fn restore_addresses(&mut self, report: &mut Report) -> Result<(), NatError> {
+    pub(super) fn restore_addresses(&mut self, report: &mut Report) -> Result<(), NatError> {
         let permanent: Vec<IpAddr> = self
             .addresses
             .iter()
@@ -333,7 +347,7 @@ fn remember(held: &crate::nftables::Ruleset, desired: &mut Desired, set_sysctls:
 }
 
 /// Sets the parameters, or only looks at them; what is not as it should be.
-fn sysctls(wanted: &BTreeMap<Sysctl, u32>, set: bool) -> Vec<String> {
+pub(super) fn sysctls(wanted: &BTreeMap<Sysctl, u32>, set: bool) -> Vec<String> {
     let one = |(sysctl, value): (&Sysctl, &u32)| {
         let held = sysctl.read();
         if held.as_ref().ok() == Some(value) {

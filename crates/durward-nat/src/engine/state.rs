@@ -22,6 +22,7 @@ use crate::nftables::table::{Held, Ownership};
 use crate::nftables::{Ruleset, Table};
 use crate::options::{AssignedAddress, Options};
 use crate::policy_route::Routing;
+use crate::report::Report;
 use crate::rtnetlink::Rtnetlink;
 
 /// How many generations of our own are remembered.
@@ -43,6 +44,8 @@ pub(super) struct State {
     /// Routes and rules as they were last read or changed.
     pub(super) routing: Option<Routing>,
     pub(super) policy: Policy,
+    /// What became of the model when all of it was last computed, on which interfaces, and of what changed since.
+    pub(super) last: Option<(Interfaces, Report)>,
     /// Slots given, so that an interface that comes anew has its old one.
     pub(super) slots: BTreeMap<String, u8>,
     /// The tenants' numbers in the marks of connections that exist.
@@ -84,6 +87,7 @@ impl State {
             held: Some(held),
             routing: None,
             policy: Policy::default(),
+            last: None,
             slots,
             numbers,
             draining: BTreeMap::new(),

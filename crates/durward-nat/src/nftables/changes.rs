@@ -53,6 +53,20 @@ impl Changes {
         *self == Self::default()
     }
 
+    /// Does to a ruleset what these changes of elements do to the table.
+    pub(crate) fn exchange_elements(&self, ruleset: &mut Ruleset) {
+        for (set, elements) in &self.removed {
+            if let Some(set) = ruleset.sets.get_mut(set) {
+                elements.iter().for_each(|(key, _)| drop(set.elements.remove(key)));
+            }
+        }
+        for (set, elements) in &self.added {
+            if let Some(set) = ruleset.sets.get_mut(set) {
+                set.elements.extend(elements.iter().cloned());
+            }
+        }
+    }
+
     fn compare_chains(&mut self, current: &Ruleset, desired: &Ruleset) {
         for (name, chain) in &desired.chains {
             let known = current.chains.get(name);
@@ -106,7 +120,7 @@ impl Changes {
 }
 
 /// The elements of `these` that `others` does not have just so. Both are sorted, so one walk is enough.
-fn difference(
+pub(crate) fn difference(
     these: &BTreeMap<Vec<u8>, Element>,
     others: &BTreeMap<Vec<u8>, Element>,
 ) -> Vec<(Vec<u8>, Element)> {

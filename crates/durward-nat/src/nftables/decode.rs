@@ -44,6 +44,7 @@ pub(super) fn set(from: Attributes<'_>) -> Option<(String, Set)> {
         data,
         interval: flags & set_flag::INTERVAL != 0,
         counting: from.get(17).is_some() || from.get(18).is_some(),
+        size: from.nested(9).be32(1).unwrap_or_default(),
         elements: BTreeMap::new(),
     };
     Some((from.text(2)?, set))

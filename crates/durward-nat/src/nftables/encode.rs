@@ -59,6 +59,11 @@ pub(super) fn set(to: &mut Builder, name: &str, set: &Set, id: u32) {
         }
     }
     to.be32(10, id);
+    if set.size > 0 {
+        to.nest(9, |to| {
+            to.be32(1, set.size);
+        });
+    }
     if set.counting {
         to.nest(17, |to| {
             to.text(1, "counter").nest(2, |_| {});

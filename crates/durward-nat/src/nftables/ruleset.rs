@@ -66,6 +66,8 @@ pub struct Set {
     pub interval: bool,
     /// Whether each element counts its packets.
     pub counting: bool,
+    /// The most elements it can ever have, which lets the kernel take its fastest kind of table; 0 when it grows.
+    pub size: u32,
     /// The elements, by key or first key.
     pub elements: BTreeMap<Vec<u8>, Element>,
 }
@@ -142,6 +144,7 @@ impl Set {
             data,
             interval: false,
             counting: false,
+            size: 0,
             elements: BTreeMap::new(),
         }
     }
@@ -160,6 +163,13 @@ impl Set {
         self
     }
 
+    /// The same, with room for so many elements and no more.
+    #[must_use]
+    pub const fn sized(mut self, size: u32) -> Self {
+        self.size = size;
+        self
+    }
+
     /// Whether both differ in nothing but elements.
     #[must_use]
     pub fn same_shape(&self, other: &Self) -> bool {
@@ -167,6 +177,7 @@ impl Set {
             && self.data_class() == other.data_class()
             && self.interval == other.interval
             && self.counting == other.counting
+            && self.size == other.size
     }
 
     const fn data_class(&self) -> (u8, u32) {

@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: packets between other interfaces, which are none of Durward's business.
 
+use ipnet::IpNet;
+
 use super::step::{self, Ip, count, goto, in_state, input_name, output_name, present, verdict};
 use super::{counter, hooked, member, plain};
 use crate::interface::Interfaces;
@@ -17,22 +19,24 @@ const DISCOVERY: [u8; 9] = [130, 131, 132, 133, 134, 135, 136, 137, 143];
 pub(super) fn build(ruleset: &mut Ruleset, options: &Options, interfaces: &Interfaces) {
     sets(ruleset, options, interfaces);
     let mut chain = |name: &str, chain| ruleset.chains.insert(name.to_owned(), chain);
-    chain("guard", hooked("filter", Point::Prerouting, -290, guard()));
+    chain("guard", hooked("filter", Point::Prerouting, -290, guard(&options.cluster)));
     chain("input", hooked("filter", Point::Input, 0, input()));
-    chain("acct", hooked("filter", Point::Forward, -1, account()));
-    let forward = vec![
-        vec![input_name(8), present("ext", 8), goto("from_outside")],
-        vec![output_name(8), present("ext", 8), goto("to_outside")],
-    ];
+    let mut forward = vec![account()];
+    if interfaces.external.len() <= step::FEW {
+        forward.extend(step::came_from_outside(interfaces, |_| goto("from_outside")));
+    } else {
+        forward.push(vec![input_name(8), present("ext", 8), goto("from_outside")]);
+    }
+    forward.push(vec![output_name(8), present("ext", 8), goto("to_outside")]);
     chain("forward", hooked("filter", Point::Forward, 0, forward));
     chain("from_outside", plain(from_outside()));
     chain("to_outside", plain(to_outside()));
 }
 
 fn sets(ruleset: &mut Ruleset, options: &Options, interfaces: &Interfaces) {
-    let mut outside = Set::new(16, step::kind::NAME, Data::Nothing);
+    let mut outside = Set::new(16, step::kind::NAME, Data::Nothing).sized(step::SLOTS);
     let pair = step::kind::concat(&[step::kind::NAME, step::kind::MARK]);
-    let mut right_way = Set::new(20, pair, Data::Nothing);
+    let mut right_way = Set::new(20, pair, Data::Nothing).sized(step::SLOTS);
     for (name, external) in &interfaces.external {
         let key = step::name_key(name);
         let slot = mark::slot_bits(external.slot).to_ne_bytes();
@@ -57,16 +61,24 @@ fn sets(ruleset: &mut Ruleset, options: &Options, interfaces: &Interfaces) {
     }
 }
 
-fn guard() -> Vec<Vec<Expression>> {
-    let spoofed = |ip: Ip| {
-        let source = vec![ip.source(8), present(&format!("cluster{}", ip.digit()), 8)];
-        [ip.only(), source, vec![count(counter::SPOOFED), verdict(Verdict::Drop)]].concat()
+/// The source is asked for first: what comes from outside has none of the cluster's, and its interface need not be looked up.
+fn guard(cluster: &[IpNet]) -> Vec<Vec<Expression>> {
+    let spoofed = |ip: Ip, of_cluster: Vec<Expression>| {
+        let outside = vec![input_name(8), present("ext", 8)];
+        let drop = vec![count(counter::SPOOFED), verdict(Verdict::Drop)];
+        [ip.only(), of_cluster, outside, drop].concat()
     };
-    vec![
-        vec![input_name(8), step::absent("ext", 8), verdict(Verdict::Accept)],
-        spoofed(Ip::V4),
-        spoofed(Ip::V6),
-    ]
+    let listed = |ip: Ip| vec![ip.source(8), present(&format!("cluster{}", ip.digit()), 8)];
+    let v4: Vec<Vec<Expression>> = cluster
+        .iter()
+        .filter_map(|block| match block {
+            IpNet::V4(block) => Some(step::source_in(*block)),
+            IpNet::V6(_) => None,
+        })
+        .collect();
+    let v4 = if v4.len() <= step::FEW { v4 } else { vec![listed(Ip::V4)] };
+    let v4 = v4.into_iter().map(|of_cluster| spoofed(Ip::V4, of_cluster));
+    v4.chain([spoofed(Ip::V6, listed(Ip::V6))]).collect()
 }
 
 /// What is for this host and came from outside: answers, discovery, a few pings, known services; nothing else.
@@ -95,12 +107,12 @@ fn input() -> Vec<Vec<Expression>> {
     ]
 }
 
-fn account() -> Vec<Vec<Expression>> {
-    vec![vec![
+fn account() -> Vec<Expression> {
+    vec![
         step::ct_mark(8),
         step::keep(8, mark::TENANT_MASK),
         Expression::CountBy { set: "ctr".to_owned(), from: 8 },
-    ]]
+    ]
 }
 
 /// A connection without a slot was never let in.

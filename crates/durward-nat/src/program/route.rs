@@ -17,8 +17,8 @@ pub(super) fn build(
     options: &Options,
     (interfaces, proxied): (&Interfaces, bool),
 ) {
-    let mut arrivals = Set::new(16, step::kind::NAME, Data::Verdict);
-    let mut departures = Set::new(4, step::kind::MARK, Data::Verdict);
+    let mut arrivals = Set::new(16, step::kind::NAME, Data::Verdict).sized(step::SLOTS);
+    let mut departures = Set::new(4, step::kind::MARK, Data::Verdict).sized(step::SLOTS);
     for (name, external) in &interfaces.external {
         let slot = external.slot;
         let (arrive, depart) = (format!("in_{slot}"), format!("out_{slot}"));
@@ -31,7 +31,7 @@ pub(super) fn build(
     ruleset.sets.insert("ext_in".to_owned(), arrivals);
     ruleset.sets.insert("slot_out".to_owned(), departures);
     let mut chain = |name: &str, chain| ruleset.chains.insert(name.to_owned(), chain);
-    chain("route_pre", hooked("filter", Point::Prerouting, -90, pre(proxied)));
+    chain("route_pre", hooked("filter", Point::Prerouting, -90, pre(interfaces, proxied)));
     chain("route4", plain(new(Ip::V4, proxied)));
     chain("route6", plain(new(Ip::V6, proxied)));
     chain("route_out", hooked("route", Point::Output, -150, out()));
@@ -43,14 +43,19 @@ fn by_slot() -> Vec<Expression> {
 }
 
 /// `proxied` says that some connections are for this host's forward proxy.
-fn pre(proxied: bool) -> Vec<Vec<Expression>> {
+fn pre(interfaces: &Interfaces, proxied: bool) -> Vec<Vec<Expression>> {
+    let mut rules = if interfaces.external.len() <= step::FEW {
+        step::came_from_outside(interfaces, |slot| goto(&format!("in_{slot}")))
+    } else {
+        vec![vec![input_name(8), dispatch("ext_in", 8)]]
+    };
     let not_new = vec![
         Expression::Ct { key: Ct::State, to: 8 },
         keep(8, step::NEW),
         step::equals(8, vec![0; 4]),
         verdict(Verdict::Return),
     ];
-    let mut rules = vec![vec![input_name(8), dispatch("ext_in", 8)], by_slot()];
+    rules.push(by_slot());
     rules.extend(proxied.then(transparent::taken_already));
     rules.extend([
         not_new,

@@ -5,10 +5,17 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
+use crate::interface::{External, Interfaces};
 use crate::nftables::expression::{Base, Ct, LookupResult, Meta};
 use crate::nftables::{Element, Expression, Value, Verdict};
+
+/// So many comparisons cost less than one lookup.
+pub(crate) const FEW: usize = 4;
+
+/// No more interfaces than slots.
+pub(crate) const SLOTS: u32 = 256;
 
 /// What listing programs take bytes for.
 pub(crate) mod kind {
@@ -153,6 +160,23 @@ pub(crate) const fn input_name(to: u32) -> Expression {
 
 pub(crate) const fn output_name(to: u32) -> Expression {
     Expression::Meta { key: Meta::OutputName, to }
+}
+
+/// Rules for packets that came in by an external interface, each with what is to be done by the interface's slot.
+pub(crate) fn came_from_outside(
+    interfaces: &Interfaces,
+    then: impl Fn(u8) -> Expression,
+) -> Vec<Vec<Expression>> {
+    let by = |(name, external): (&String, &External)| {
+        vec![input_name(8), equals(8, name_key(name)), then(external.slot)]
+    };
+    interfaces.external.iter().map(by).collect()
+}
+
+/// Holds for a source in a block.
+pub(crate) fn source_in(block: Ipv4Net) -> Vec<Expression> {
+    let mask = Expression::Bitwise { from: 8, to: 8, mask: block.netmask().octets(), xor: [0; 4] };
+    vec![Ip::V4.source(8), mask, equals(8, block.network().octets().to_vec())]
 }
 
 pub(crate) const fn ct_mark(to: u32) -> Expression {

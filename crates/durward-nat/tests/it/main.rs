@@ -12,6 +12,7 @@ mod interfaces;
 mod lab;
 mod lifecycle;
 mod near;
+mod patch;
 mod reference;
 mod steer;
 mod takeover;

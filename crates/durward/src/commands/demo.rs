@@ -105,7 +105,7 @@ async fn admin_interface(
 }
 
 /// Resolves when the demo should end: Ctrl-C, SIGTERM, or the terminal is gone.
-fn interruption() -> Result<impl Future<Output = ()>, Failure> {
+pub(super) fn interruption() -> Result<impl Future<Output = ()>, Failure> {
     let listen =
         |kind| signal(kind).map_err(|error| Failure::broken("listening for signals", error));
     let mut interrupt = listen(SignalKind::interrupt())?;

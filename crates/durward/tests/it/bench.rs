@@ -1,6 +1,7 @@
-//! The bench can be asked for what it compares, and what it measured is written down: figures against Squid for each forward workload.
+//! The benches can be asked for what they compare, and what they measured is written down: against Squid for each forward workload,
+//! against iptables and SmartNat's rules for packets.
 //!
-//! Deliberately absent: the measuring itself, which takes minutes and is `bench/run`.
+//! Deliberately absent: the measuring itself, which takes minutes and is `bench/run` and `bench/nat`.
 
 use std::process::Command;
 
@@ -33,4 +34,73 @@ fn the_bench_compares_the_forward_proxy_with_squid_and_its_figures_are_written_d
         assert!(ratio.parse::<f64>().is_ok_and(|ratio| ratio > 0.0), "{name}: {squid:?}");
         assert!(squid.contains('[') && squid.contains(".."), "{name}: no range in {squid:?}");
     }
+}
+
+/// The rows of the first table of a section that has this in its head, by their first cell.
+fn rows(section: &str, head: &str) -> Vec<Vec<String>> {
+    let lines = section.lines().skip_while(|line| !line.starts_with(head)).skip(2);
+    let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect();
+    lines.take_while(|line| line.starts_with('|')).map(cells).collect()
+}
+
+fn kernel_plane() -> String {
+    let figures = text("docs/performance.md");
+    let (_, section) = figures.split_once("\n## The kernel plane\n").expect("a section of its own");
+    section.split("\n## ").next().unwrap().to_owned()
+}
+
+// S5.67 S5.70
+#[test]
+fn the_bench_compares_the_kernel_plane_with_others_rules_and_its_figures_are_written_down() {
+    let listed = Command::new(root().join("bench/nat")).arg("--list").output().unwrap();
+
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let names: Vec<&str> =
+        listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    for workload in ["established", "new", "connection"] {
+        assert!(names.contains(&workload), "{names:?}");
+    }
+    let table = rows(&kernel_plane(), "| way |");
+    for way in names.iter().filter(|name| name.contains('-')).chain(&["plain", "conntrack"]) {
+        assert!(names.contains(way), "{way} is not in {names:?}");
+        let row = table.iter().find(|cells| cells[1] == format!("`{way}`"));
+        let row = row.unwrap_or_else(|| panic!("no row for {way}"));
+        // Nanoseconds and the ratio to plain forwarding, for each of the three.
+        for cell in &row[2..8] {
+            let figure = cell.trim_matches('*').replace(',', "");
+            assert!(figure.parse::<f64>().is_ok_and(|figure| figure > 0.0), "{way}: {cell:?}");
+        }
+    }
+}
+
+// S5.12+ S5.68 S5.69
+#[test]
+fn what_changes_and_the_process_cost_is_written_down() {
+    let section = kernel_plane();
+
+    let steps = rows(&section, "| change |");
+    for (step, mappings) in [
+        ("all put into an empty table", "500"),
+        ("all put into an empty table", "10,000"),
+        ("all replaced by others, in one transaction", "10,000"),
+        ("one changed", "10,000"),
+        ("one more or one less", "10,000"),
+    ] {
+        let row = steps.iter().find(|cells| cells[1] == step && cells[2] == mappings);
+        let row = row.unwrap_or_else(|| panic!("no row for {step}, {mappings}"));
+        assert!(row[3].parse::<f64>().is_ok() && row[4].parse::<f64>().is_ok(), "{row:?}");
+    }
+    assert!(section.contains("MB resident") && section.contains("% of a core"), "{section}");
+}
+
+#[test]
+fn the_benchs_own_tests_pass() {
+    let tests = Command::new("python3")
+        .args(["-m", "unittest", "-q", "harness.nat_tests"])
+        .current_dir(root().join("bench"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .unwrap();
+
+    assert!(tests.status.success(), "{}", String::from_utf8_lossy(&tests.stderr));
 }

@@ -15,6 +15,7 @@ mod egress;
 mod examples;
 mod gateway;
 mod isolation;
+mod lab;
 mod layering;
 mod nat;
 mod records;

@@ -1,0 +1,88 @@
+//! The short way for a change of a few mappings: only they are computed, compared and cut.
+//!
+//! It is taken when nothing else has changed since everything was computed. Deliberately absent: repair, which goes the whole way.
+
+use std::sync::Arc;
+
+use durward_model::mapping::NatModel;
+
+use super::NatError;
+use super::reconcile::sysctls;
+use super::state::State;
+use crate::conntrack::hygiene;
+use crate::desired::Policy;
+use crate::desired::patch::{Known, Patch, patch};
+use crate::mark;
+use crate::nftables::TableError;
+use crate::report::Report;
+
+impl State {
+    /// Brings the kernel from the last model to this one; `None` when the whole way must be gone.
+    pub(super) fn apply_patch(
+        &mut self,
+        model: &Arc<NatModel>,
+    ) -> Result<Option<Report>, NatError> {
+        let Some(patch) = self.patch(model)? else { return Ok(None) };
+        if !self.change_elements(&patch)? {
+            return Ok(None);
+        }
+        self.model = Some(Arc::clone(model));
+        self.policy.exchange(&patch.before.policy, &patch.after.policy);
+        let Some((_, report)) = &mut self.last else { return Ok(None) };
+        report.mappings.splice(patch.place, patch.after.report.mappings);
+        let mut report = report.clone();
+        report.host.extend(sysctls(&patch.after.sysctls, self.options.set_sysctls));
+        self.restore_addresses(&mut report)?;
+        report.connections_cut = self.cut_of(&patch.before.policy, &patch.after.policy)?;
+        Ok(Some(report))
+    }
+
+    /// What is to be done, when that is known from the mappings that differ.
+    fn patch(&self, model: &NatModel) -> Result<Option<Patch>, NatError> {
+        let (Some(last), Some(held), Some((interfaces, report)), Some(_)) =
+            (&self.model, &self.held, &self.last, &self.routing)
+        else {
+            return Ok(None);
+        };
+        let rejected = report.mappings.iter().any(|one| one.rejected.is_some());
+        if rejected || !held.exists || !self.draining.is_empty() {
+            return Ok(None);
+        }
+        if self.interfaces(model)? != *interfaces {
+            return Ok(None);
+        }
+        let (ruleset, policy, options) = (&held.ruleset, &self.policy, &self.options);
+        Ok(patch(&Known { model: last, ruleset, policy, options, interfaces }, model))
+    }
+
+    /// Changes the table, unless somebody else has meanwhile.
+    fn change_elements(&mut self, patch: &Patch) -> Result<bool, NatError> {
+        if patch.changes.is_empty() {
+            return Ok(true);
+        }
+        let Some(mut held) = self.held.take() else { return Ok(false) };
+        match self.table.change(held.generation, &patch.changes) {
+            Ok(generation) => {
+                self.own(generation);
+                patch.changes.exchange_elements(&mut held.ruleset);
+                held.generation = generation;
+                self.held = Some(held);
+                Ok(true)
+            }
+            // What we believed the kernel to hold was wrong: it is read anew.
+            Err(TableError::Outdated | TableError::Refused { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Cuts the connections of mappings that may not go on.
+    fn cut_of(&mut self, before: &Policy, after: &Policy) -> Result<usize, NatError> {
+        let mut flows = Vec::new();
+        for tenant in before.tightened_in(after) {
+            flows.extend(self.flows(mark::mark(tenant, 0, 0), mark::TENANT_MASK)?);
+        }
+        flows.retain(|flow| hygiene::is_mapped_by(flow, before));
+        let (cut, drain) = hygiene::sort(flows, before, after);
+        self.settle(cut, drain)
+    }
+}
