@@ -204,12 +204,6 @@ fn acting_parameters(to: &mut Builder, expression: &Expression) {
             to.be32(3, *from).text(4, set);
         }
         Expression::Masquerade => {}
-        Expression::DestinationKind { to: register } => {
-            to.be32(1, *register).be32(2, fib::ADDRESS_TYPE).be32(3, fib::DESTINATION);
-        }
-        Expression::HandOver { ipv4, address, port } => {
-            to.be32(1, if *ipv4 { 2 } else { 10 }).be32(2, *address).be32(3, *port);
-        }
         Expression::Reject(how) => {
             let (kind, code) = match how {
                 Reject::Reset => (1, 0),
@@ -218,6 +212,17 @@ fn acting_parameters(to: &mut Builder, expression: &Expression) {
             };
             to.be32(1, kind).bytes_attribute(2, &[code]);
         }
+        Expression::Limit { per_second, burst } => {
+            to.bytes_attribute(1, &per_second.to_be_bytes());
+            to.bytes_attribute(2, &1u64.to_be_bytes()).be32(3, *burst).be32(4, 0);
+        }
+        _ => rare_parameters(to, expression),
+    }
+}
+
+/// Of what only steering, tracing and handing over need.
+fn rare_parameters(to: &mut Builder, expression: &Expression) {
+    match expression {
         Expression::SetTrace { from } => {
             to.be32(2, TRACE).be32(3, *from);
         }
@@ -231,9 +236,11 @@ fn acting_parameters(to: &mut Builder, expression: &Expression) {
             to.bytes_attribute(2, &[SEGMENT_OPTION]).be32(3, 2).be32(4, 2);
             to.be32(6, 1).be32(7, *from);
         }
-        Expression::Limit { per_second, burst } => {
-            to.bytes_attribute(1, &per_second.to_be_bytes());
-            to.bytes_attribute(2, &1u64.to_be_bytes()).be32(3, *burst).be32(4, 0);
+        Expression::DestinationKind { to: register } => {
+            to.be32(1, *register).be32(2, fib::ADDRESS_TYPE).be32(3, fib::DESTINATION);
+        }
+        Expression::HandOver { ipv4, address, port } => {
+            to.be32(1, if *ipv4 { 2 } else { 10 }).be32(2, *address).be32(3, *port);
         }
         _ => {}
     }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::batch::Batch;
 use super::encode;
 use super::expression::{Expression, Meta};
 use super::ruleset::Chain;
-use super::batch::Batch;
 use super::table::{Ownership, Table, TableError};
 use super::uapi::msg;
 use crate::netlink::flags;
