@@ -83,11 +83,10 @@ pub fn patch(known: &Known<'_>, model: &NatModel) -> Option<Patch> {
     Some(Patch { changes, before, after, place: old })
 }
 
+/// Every field is named, so that a new one must be thought of here.
 fn differ_in_mappings_only(old: &NatModel, new: &NatModel) -> bool {
-    old.tenants == new.tenants
-        && old.egress == new.egress
-        && old.local == new.local
-        && old.slots == new.slots
+    let NatModel { tenants, mappings: _, egress, local, slots } = old;
+    *tenants == new.tenants && *egress == new.egress && *local == new.local && *slots == new.slots
 }
 
 /// What is left of both lists without their common beginning and end.
