@@ -23,6 +23,7 @@ mod roster;
 mod route;
 mod server_tls;
 mod sni;
+mod transparent;
 mod trust;
 mod upstream;
 mod upstream_set;

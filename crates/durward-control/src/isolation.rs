@@ -71,7 +71,7 @@ pub fn crossings(snapshot: &Snapshot) -> Vec<Crossing> {
     let mut found = Vec::new();
     let mut owners: BTreeMap<_, Vec<&Listener>> = BTreeMap::new();
     for tenant in snapshot.tenants.values() {
-        for listener in &tenant.listeners {
+        for listener in tenant.listeners.iter().chain(&tenant.transparent) {
             let there = owners.entry(listener.key()).or_default();
             let confused = there.iter().find(|other| !told_apart(other, listener));
             found.extend(confused.map(|first| Crossing::Address {
@@ -157,7 +157,7 @@ fn binds(snapshot: &Snapshot, found: &mut Vec<Crossing>) {
     let known: BTreeSet<_> = snapshot
         .tenants
         .values()
-        .flat_map(|tenant| &tenant.listeners)
+        .flat_map(|tenant| tenant.listeners.iter().chain(&tenant.transparent))
         .map(|listener| (listener.bind, (listener.key(), listener.tenant.clone())))
         .collect();
     for (bind, ((address, port), _)) in reached.symmetric_difference(&known) {

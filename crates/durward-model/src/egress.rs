@@ -6,6 +6,7 @@ pub mod door;
 pub mod guard;
 pub mod neighbours;
 pub mod target;
+pub mod transparent;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +25,7 @@ pub use door::{HolderMatch, told_apart};
 pub use guard::Guarded;
 pub use neighbours::{NO_HOST, Neighbours, Surroundings};
 pub use target::Host;
+pub use transparent::{Others, Taken, Transparent};
 
 /// The rule named where no rule matches.
 pub const DEFAULT: &str = "default";
@@ -43,6 +45,8 @@ pub struct ForwardService {
     pub shared: bool,
     /// Where to.
     pub policy: Arc<Policy>,
+    /// What the kernel hands over, where clients know of no proxy and their connections are taken from them.
+    pub transparent: Option<Arc<Transparent>>,
 }
 
 /// A credential a client proves itself with.
@@ -296,7 +300,8 @@ impl Policy {
         }
     }
 
-    /// The guarded range an address is in, unless an allow rule that matches opens that very range.
+    /// The guarded range an address is in, unless an allow rule that matches opens that very range. Where another address is embedded in it, that
+    /// one must be open as well.
     fn guards(
         &self,
         asked: Asked<'_>,
@@ -304,12 +309,15 @@ impl Policy {
         addresses: &[IpAddr],
         around: Surroundings<'_>,
     ) -> Option<Guarded> {
-        let (guarded, range) = around.of_host(address).or_else(|| guard::classify(address))?;
-        let opened = self.allow.iter().any(|rule| {
-            rule.allows(asked, addresses)
-                && rule.blocks.iter().any(|block| range.contains(block) && block.contains(&address))
-        });
-        (!opened).then_some(guarded)
+        let embedded = guard::embedded(address);
+        std::iter::once(address).chain(embedded).find_map(|address| {
+            let (guarded, range) = around.of_host(address).or_else(|| guard::classify(address))?;
+            let opened = self.allow.iter().any(|rule| {
+                let names = |block: &IpNet| range.contains(block) && block.contains(&address);
+                rule.allows(asked, addresses) && rule.blocks.iter().any(names)
+            });
+            (!opened).then_some(guarded)
+        })
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod mapped;
 mod outside;
+mod transparent;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -56,7 +57,7 @@ pub struct Explanation {
 #[derive(Clone, Debug, Serialize)]
 pub struct Step {
     /// The stage: `listener`, `source`, `certificate`, `client certificate`, `route`, `upstream`, `leaves from`; of the kernel
-    /// `mapping`, `source`, `endpoint`, `seen as`, `egress`, `leaves from`.
+    /// `mapping`, `source`, `endpoint`, `seen as`, `egress`, `handed over`, `leaves from`.
     pub stage: &'static str,
     /// What was decided and why.
     pub sentence: String,
@@ -116,7 +117,7 @@ impl Trail {
         let tcp = question.transport == Transport::Tcp;
         let listener = find_listener(snapshot, question).filter(|_| tcp);
         let Some(listener) = listener else {
-            if let Some(ending) = self.mapped(&snapshot.nat, question) {
+            if let Some(ending) = self.mapped(snapshot, question) {
                 return ending;
             }
             return self.refuse(

@@ -45,6 +45,8 @@ pub enum DestinationMode {
     Transparent,
     /// The bind's port belongs to one listener, whatever address was dialled.
     Port,
+    /// Any address in the world: the accepted socket's local address on a TPROXY socket. Where the client is says whose it is.
+    Anywhere,
 }
 
 impl DestinationMode {
@@ -57,16 +59,26 @@ impl DestinationMode {
             Self::OriginalDestination => "OriginalDestination",
             Self::Transparent => "Transparent",
             Self::Port => "Port",
+            Self::Anywhere => "Anywhere",
         }
+    }
+
+    /// Whether connections to addresses that are not the host's are accepted.
+    #[must_use]
+    pub fn is_transparent(&self) -> bool {
+        matches!(self, Self::Transparent | Self::Anywhere)
     }
 }
 
 impl Bind {
     /// The listener for a connection that was made to `destination`, and its position in `listeners`.
     ///
-    /// Where the port was rewritten on the way (a load balancer's 443 to our 8443) the address alone decides, if it has one listener here.
+    /// `None` where the destination says nothing of that. Where the port was rewritten on the way (a load balancer's 443 to our 8443) the address alone decides, if it has one listener here.
     #[must_use]
     pub fn listener_at(&self, destination: Destination) -> Option<(usize, &Arc<Listener>)> {
+        if self.mode == DestinationMode::Anywhere {
+            return None;
+        }
         if self.mode == DestinationMode::Port {
             return self.listeners.first().map(|listener| (0, listener));
         }
@@ -108,7 +120,8 @@ impl Bind {
             DestinationMode::ProxyProtocol { .. } => true,
             DestinationMode::OriginalDestination
             | DestinationMode::Transparent
-            | DestinationMode::Port => false,
+            | DestinationMode::Port
+            | DestinationMode::Anywhere => false,
         }
     }
 }

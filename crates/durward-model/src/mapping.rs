@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::address::IngressAddress;
+use crate::egress::Transparent;
 use crate::origin::Origin;
 use crate::source_set::SourceSet;
 use crate::tenant::TenantId;
@@ -126,6 +127,8 @@ pub struct KernelEgress {
     pub sources: Vec<IpNet>,
     /// The addresses to leave from, of either family; all of one family are on one interface.
     pub addresses: Vec<AddressRange>,
+    /// What is handed to this host's forward proxy instead, and what is refused.
+    pub transparent: Option<Arc<Transparent>>,
     /// Whether traffic may leave. Until then it is rejected, never sent from another address.
     pub enrolled: bool,
     /// How long established connections go on after their address was taken away.

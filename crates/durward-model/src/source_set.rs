@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: names. A source is an address block, never something that must be resolved.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -55,6 +55,17 @@ impl SourceSet {
             .filter(|block| block.contains(&address))
             .max_by_key(|block| block.prefix_len())
             .copied()
+    }
+
+    /// The set as ranges, first and last address, that do not overlap.
+    pub fn ranges(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+        let v4 = self.v4.iter().map(|(first, last)| {
+            (Ipv4Addr::from_bits(*first).into(), Ipv4Addr::from_bits(*last).into())
+        });
+        let v6 = self.v6.iter().map(|(first, last)| {
+            (Ipv6Addr::from_bits(*first).into(), Ipv6Addr::from_bits(*last).into())
+        });
+        v4.chain(v6)
     }
 
     /// Whether no address is in the set.

@@ -79,6 +79,8 @@ pub struct Tenant {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Its listeners, sorted by address and port.
     pub listeners: Vec<Arc<Listener>>,
+    /// What accepts connections the kernel takes from its programs, one per family; at no address of its own.
+    pub transparent: Vec<Arc<Listener>>,
     /// What it may use.
     pub limits: Limits,
     /// Where the document begins.

@@ -87,6 +87,39 @@ impl Conntrack {
         Ok(flows.filter(|flow| flow.mark & mask == mark & mask).collect())
     }
 
+    /// The connection these ends have, in whichever direction; they have ports.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn find(
+        &self,
+        protocol: u8,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Result<Option<Flow>, Errno> {
+        let ends = [(source, [1, 3], 2), (destination, [2, 4], 3)];
+        let found = self.socket.get(GET, |to| {
+            to.raw(&[if source.is_ipv4() { 2 } else { 10 }, 0, 0, 0]);
+            to.nest(TUPLE_ORIGINAL, |to| {
+                to.nest(1, |to| {
+                    for (end, [v4, v6], _) in ends {
+                        match end.ip() {
+                            IpAddr::V4(ip) => to.bytes_attribute(v4, &ip.octets()),
+                            IpAddr::V6(ip) => to.bytes_attribute(v6, &ip.octets()),
+                        };
+                    }
+                });
+                to.nest(2, |to| {
+                    to.bytes_attribute(1, &[protocol]);
+                    for (end, _, kind) in ends {
+                        to.bytes_attribute(kind, &end.port().to_be_bytes());
+                    }
+                });
+            });
+        })?;
+        Ok(found.as_ref().and_then(flow))
+    }
+
     /// Cuts these connections; one that is gone already is no error. Returns how many were cut.
     ///
     /// # Errors

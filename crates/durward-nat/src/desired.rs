@@ -62,7 +62,7 @@ pub fn desired(model: &NatModel, options: &Options, interfaces: &Interfaces) -> 
     let outputs = (&mut elements, &mut shapes, &mut policy);
     let mappings = mappings::compile(model, interfaces, outputs);
     let outputs = (&mut elements, &mut shapes, &mut policy);
-    let egress = egress::compile(model, interfaces, outputs);
+    let egress = egress::compile(model, (options, interfaces), outputs);
     let report = Report { mappings, egress, ..Report::default() };
     let mut ruleset = program(options, interfaces, &shapes);
     count_tenants(model, &mut ruleset, &mut elements);
@@ -73,9 +73,13 @@ pub fn desired(model: &NatModel, options: &Options, interfaces: &Interfaces) -> 
         }
     }
     ruleset.sets.insert(REMEMBERED.to_owned(), Set::new(24, 0, Data::Nothing));
+    let mut routing = Routing::wanted(options, interfaces, &policy.addresses());
+    if shapes.transparent {
+        routing = routing.with_own(options);
+    }
     Desired {
         ruleset,
-        routing: Routing::wanted(options, interfaces, &policy.addresses()),
+        routing,
         sysctls: Sysctl::wanted(interfaces),
         addresses: options.addresses.clone(),
         policy,

@@ -7,7 +7,6 @@ mod look;
 mod patch;
 mod reconcile;
 mod state;
-mod watch;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,8 +25,9 @@ use crate::nftables::TableError;
 use crate::nftables::table::Count;
 use crate::options::{AssignedAddress, Options};
 use crate::report::Report;
+use crate::rtnetlink::GROUPS;
+use crate::watch::{self, Waker};
 use state::State;
-use watch::Waker;
 
 /// The kernel plane of one network namespace: that of the thread that starts it.
 #[derive(Debug)]
@@ -82,13 +82,27 @@ pub struct Counters {
     pub repairs: u64,
 }
 
+/// What leaves from an egress address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leaving {
+    /// Whose it is.
+    pub tenant: Option<TenantId>,
+    /// Connections.
+    pub connections: u64,
+    /// Ports in use to one destination, the most of all; of [`PORT_BUDGET`].
+    pub ports: u32,
+}
+
+/// Ports of one address there are towards one destination, of one protocol: 1024 and up.
+pub const PORT_BUDGET: u32 = 64_512;
+
 impl Nat {
     /// Opens the sockets, reads what an earlier process left, and begins to watch. Changes nothing yet.
     ///
     /// # Errors
     /// Without CAP_NET_ADMIN, or when the options cannot be meant.
     pub fn start(options: Options) -> Result<Self, NatError> {
-        let watched = watch::Watched::open(options.timeout)?;
+        let watched = watch::Watched::open(options.timeout, GROUPS)?;
         let waker = Arc::new(Waker::new()?);
         let state = Arc::new(Mutex::new(State::open(options)?));
         let watcher = watch::spawn(Arc::clone(&state), Arc::clone(&waker), watched)?;
@@ -139,11 +153,11 @@ impl Nat {
         self.state().begun(model)
     }
 
-    /// How many connections leave from each egress address now.
+    /// What leaves from each egress address now.
     ///
     /// # Errors
     /// When the kernel cannot be read.
-    pub fn leaving(&self) -> Result<BTreeMap<IpAddr, u64>, NatError> {
+    pub fn leaving(&self) -> Result<BTreeMap<IpAddr, Leaving>, NatError> {
         self.state().leaving()
     }
 

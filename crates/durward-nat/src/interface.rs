@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use regex_lite::Regex;
 
+use crate::mark::OWN_SLOT;
 use crate::options::{GatewayRule, Options};
 
 /// What the host has, as far as it matters here.
@@ -44,6 +45,8 @@ pub struct Link {
     pub index: u32,
     /// Whether it is up.
     pub up: bool,
+    /// Whether it is a bridge.
+    pub bridge: bool,
     /// Its hardware address, if it has one like Ethernet's.
     pub mac: Option<[u8; 6]>,
     /// Its addresses with their networks.
@@ -74,7 +77,8 @@ impl Interfaces {
         let mut external = BTreeMap::new();
         for link in links {
             let slot = slots.get(&*link.name).or_else(|| known.get(&link.name)).copied();
-            let Some(slot) = slot.or_else(|| (1..=u8::MAX).find(|slot| !taken.contains(slot)))
+            let slot = slot.filter(|slot| *slot != OWN_SLOT);
+            let Some(slot) = slot.or_else(|| (1..OWN_SLOT).find(|slot| !taken.contains(slot)))
             else {
                 continue;
             };

@@ -12,6 +12,12 @@ pub(crate) const EGRESS: u32 = 4;
 /// Its first packet seen here was an answer, after another gateway went away.
 pub(crate) const PICKED_UP: u32 = 8;
 
+/// This host's forward proxy has it.
+pub(crate) const TRANSPARENT: u32 = 16;
+
+/// The slot that belongs to no interface: packets for the forward proxy, which stay on this host.
+pub(crate) const OWN_SLOT: u8 = 255;
+
 pub(crate) const SLOT_MASK: u32 = 0xff00;
 pub(crate) const TENANT_MASK: u32 = 0xffff_0000;
 

@@ -3,11 +3,14 @@
 //! [`ruleset`] is what a table holds, [`expression`] what a rule is made of, [`changes`] what leads from one ruleset to
 //! another, [`table`] talks to the kernel. Deliberately absent: which rules Durward wants; see `program`.
 
+mod batch;
 pub mod changes;
 mod decode;
 mod encode;
 pub mod expression;
+pub(crate) mod listing;
 pub(crate) mod others;
+pub(crate) mod probe;
 pub mod ruleset;
 pub mod table;
 mod uapi;

@@ -45,6 +45,8 @@ pub struct Options {
     pub addresses: BTreeMap<IpAddr, AssignedAddress>,
     /// Whether kernel parameters are set; otherwise they are only checked.
     pub set_sysctls: bool,
+    /// Whether the kernel can hand connections to this host's forward proxy; an engine finds out by itself.
+    pub hand_over: bool,
     /// How long a burst of changes is waited out.
     pub debounce: Duration,
     /// How often the kernel is compared although nothing happened.
@@ -105,6 +107,7 @@ impl Default for Options {
             seed: 0x6475_7277,
             addresses: BTreeMap::new(),
             set_sysctls: true,
+            hand_over: true,
             debounce: Duration::from_millis(50),
             audit: Duration::from_secs(60),
             timeout: Duration::from_secs(10),

@@ -10,14 +10,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::interface::{External, Interfaces};
+use crate::mark::OWN_SLOT;
 use crate::options::Options;
 
 /// The host's main routing table.
-const MAIN: u32 = 254;
+pub(crate) const MAIN: u32 = 254;
 /// Behind every other route of a table.
-const LAST: u32 = 0xffff_0000;
+pub(crate) const LAST: u32 = 0xffff_0000;
 /// What IPv6 gives a route that names no metric.
-const USUAL_V6: u32 = 1024;
+pub(crate) const USUAL_V6: u32 = 1024;
 
 /// Routes and rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +59,10 @@ pub enum Hop {
     },
     /// Nowhere.
     Unreachable,
+    /// Back to the rules, as if the table did not know.
+    Throw,
+    /// To this host itself, as if it had the address.
+    Local,
 }
 
 /// A routing rule.
@@ -126,6 +131,24 @@ impl Routing {
         wanted
     }
 
+    /// The same, and what is for this host's forward proxy stays here whatever its address.
+    #[must_use]
+    pub fn with_own(mut self, options: &Options) -> Self {
+        let table = options.routing_table + u32::from(OWN_SLOT);
+        for destination in [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())] {
+            let metric = usual(&destination);
+            self.routes.insert(Route { table, destination, metric, hop: Hop::Local });
+        }
+        self.rules.extend(marks(options, OWN_SLOT));
+        self
+    }
+
+    /// Whether something is for this host's forward proxy.
+    #[must_use]
+    pub fn has_own(&self) -> bool {
+        self.routes.iter().any(|route| route.hop == Hop::Local)
+    }
+
     /// What is here and not in the other.
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {
@@ -161,7 +184,6 @@ fn routes(options: &Options, external: &External) -> Vec<Route> {
     if !external.up {
         return found;
     }
-    let usual = |net: &IpNet| if net.addr().is_ipv4() { 0 } else { USUAL_V6 };
     for net in &external.addresses {
         if net.prefix_len() < net.max_prefix_len() && !is_link_local(net.addr()) {
             let hop = Hop::Link { interface };
@@ -179,6 +201,11 @@ fn routes(options: &Options, external: &External) -> Vec<Route> {
         }
     }
     found
+}
+
+/// The metric of a route that names none.
+fn usual(net: &IpNet) -> u32 {
+    if net.addr().is_ipv4() { 0 } else { USUAL_V6 }
 }
 
 fn marks(options: &Options, slot: u8) -> [Rule; 2] {
@@ -210,6 +237,8 @@ impl fmt::Display for Route {
             Hop::Link { interface } => write!(f, "dev #{interface}")?,
             Hop::Gateway { gateway, interface } => write!(f, "via {gateway} dev #{interface}")?,
             Hop::Unreachable => f.write_str("unreachable")?,
+            Hop::Throw => f.write_str("throw")?,
+            Hop::Local => f.write_str("local dev lo")?,
         }
         write!(f, " table {table} metric {metric}")
     }

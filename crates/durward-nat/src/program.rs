@@ -7,6 +7,7 @@ mod balance;
 mod gate;
 mod route;
 pub(crate) mod step;
+pub(crate) mod transparent;
 pub(crate) mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,11 +29,13 @@ pub(crate) struct Shapes {
     pub(crate) balances: BTreeSet<Balance>,
     /// How many ranges egress pools have, by family (IPv4 first).
     pub(crate) pools: BTreeSet<(bool, u32)>,
+    /// Whether anything is handed to this host's forward proxy.
+    pub(crate) transparent: bool,
     /// The distinct lists of sources, by family and name.
     pub(crate) sources: BTreeMap<(bool, String), Vec<IpNet>>,
 }
 
-/// The names of counters that are always there.
+/// The names of counters.
 pub(crate) mod counter {
     /// The source is not allowed.
     pub(crate) const DENIED: &str = "denied";
@@ -46,6 +49,15 @@ pub(crate) mod counter {
     pub(crate) const NO_ENDPOINT: &str = "no_endpoint";
     /// An egress rule vanished between two steps.
     pub(crate) const LOST: &str = "lost";
+    /// It is for the forward proxy, and nobody listens there.
+    pub(crate) const NO_PROXY: &str = "no_proxy";
+    /// UDP to a port of TLS, whose names only TCP shows.
+    pub(crate) const QUIC: &str = "quic";
+    /// It is for no port the forward proxy has.
+    pub(crate) const WITHHELD: &str = "withheld";
+    /// Those of transparent egress, which are there with it.
+    pub(crate) const TRANSPARENT: [&str; 3] = [NO_PROXY, QUIC, WITHHELD];
+    /// Those that are always there.
     pub(crate) const ALL: [&str; 6] = [DENIED, UNMAPPED, SPOOFED, UNENROLLED, NO_ENDPOINT, LOST];
 }
 
@@ -55,7 +67,10 @@ pub(crate) fn program(options: &Options, interfaces: &Interfaces, shapes: &Shape
     ruleset.counters.extend(counter::ALL.map(str::to_owned));
     maps(&mut ruleset);
     gate::build(&mut ruleset, options, interfaces);
-    route::build(&mut ruleset, options, interfaces);
+    route::build(&mut ruleset, options, (interfaces, shapes.transparent));
+    if shapes.transparent {
+        transparent::build(&mut ruleset, options);
+    }
     balance::build(&mut ruleset, options, shapes);
     for ((v4, name), blocks) in &shapes.sources {
         source_list(&mut ruleset, Ip::of(*v4), name, blocks);

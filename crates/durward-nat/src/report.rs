@@ -78,6 +78,8 @@ pub enum Rejection {
     },
     /// It is not enrolled: its traffic is rejected.
     NotEnrolled,
+    /// Its connections are for the forward proxy, and the kernel cannot hand them over.
+    NoHandOver,
 }
 
 impl fmt::Display for Rejection {
@@ -94,6 +96,9 @@ impl fmt::Display for Rejection {
             Self::SeveralInterfaces { address } => {
                 write!(f, "{address} is on another interface than the addresses before it")
             }
+            Self::NoHandOver => f.write_str(
+                "its traffic is rejected: the kernel cannot hand connections to the proxy (nft_tproxy, nft_fib_inet)",
+            ),
             Self::NotEnrolled => f.write_str("not enrolled: its traffic is rejected"),
         }
     }

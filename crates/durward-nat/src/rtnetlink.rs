@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: what they should be; see `interface` and `policy_route`.
 
+pub(crate) mod tunnel;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,12 @@ use crate::policy_route::{Hop, Route, Routing, Rule};
 /// Groups: links, addresses, routes and rules of both families, as bits of the bind mask.
 pub(crate) const GROUPS: u32 = 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
 
+/// The group of neighbours, as a bit of the bind mask.
+pub(crate) const NEIGHBOURS: u32 = 1 << 2;
+
 mod msg {
+    pub(super) const NEWLINK: u16 = 16;
+    pub(super) const DELLINK: u16 = 17;
     pub(super) const GETLINK: u16 = 18;
     pub(super) const NEWADDR: u16 = 20;
     pub(super) const DELADDR: u16 = 21;
@@ -27,6 +33,8 @@ mod msg {
     pub(super) const NEWROUTE: u16 = 24;
     pub(super) const DELROUTE: u16 = 25;
     pub(super) const GETROUTE: u16 = 26;
+    pub(super) const NEWNEIGH: u16 = 28;
+    pub(super) const DELNEIGH: u16 = 29;
     pub(super) const GETNEIGH: u16 = 30;
     pub(super) const NEWRULE: u16 = 32;
     pub(super) const DELRULE: u16 = 33;

@@ -10,8 +10,9 @@ use durward_model::mapping::NatModel;
 use rustix::io::Errno;
 
 use crate::engine::NatError;
+use crate::hand_over;
 use crate::interface::Interfaces;
-use crate::nftables::others;
+use crate::nftables::{others, probe};
 use crate::options::Options;
 use crate::rtnetlink::Rtnetlink;
 use crate::sysctl::Sysctl;
@@ -32,6 +33,10 @@ pub struct Survey {
     pub silent_gateways: Vec<(String, IpAddr)>,
     /// Kernel parameters that are not as they should be: `net/ipv4/ip_forward is 0 instead of 1`.
     pub parameters: Vec<String>,
+    /// Whether the kernel can hand connections to the forward proxy; `None` when nobody wants that.
+    pub hand_over: Option<bool>,
+    /// What keeps it from handing over some of them.
+    pub obstacles: Vec<String>,
     /// External addresses of the model that this host does not have.
     pub missing: BTreeSet<IpAddr>,
 }
@@ -70,7 +75,18 @@ pub fn survey(options: &Options, model: &NatModel) -> Result<Survey, NatError> {
     let addresses = model.mappings.iter().flat_map(|mapping| &mapping.addresses).map(|ip| ip.0);
     let missing = addresses.filter(|address| !interfaces.has(*address)).collect();
     let parameters = parameters(&interfaces);
-    Ok(Survey { interfaces, dropping, without_gateway, silent_gateways, parameters, missing })
+    let wanted = model.egress.iter().any(|rule| rule.transparent.is_some());
+    let can = wanted.then(|| probe::hand_over(options.timeout)).transpose()?;
+    Ok(Survey {
+        interfaces,
+        dropping,
+        without_gateway,
+        silent_gateways,
+        parameters,
+        hand_over: can,
+        obstacles: if wanted { hand_over::obstacles(&links) } else { Vec::new() },
+        missing,
+    })
 }
 
 fn parameters(interfaces: &Interfaces) -> Vec<String> {

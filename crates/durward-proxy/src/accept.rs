@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use durward_model::DestinationMode;
 use durward_model::address::canonical;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -210,8 +209,7 @@ fn local_addr(
     bind: SocketAddr,
     prepared: Option<&PreparedBind>,
 ) -> io::Result<SocketAddr> {
-    let transparent =
-        prepared.is_some_and(|prepared| prepared.bind.mode == DestinationMode::Transparent);
+    let transparent = prepared.is_some_and(|prepared| prepared.bind.mode.is_transparent());
     let known = !transparent && !bind.ip().is_unspecified();
     if known { Ok(bind) } else { stream.local_addr().map(canonical) }
 }

@@ -13,3 +13,23 @@ pub(crate) mod reach;
 pub(crate) mod record;
 pub(crate) mod sni;
 pub(crate) mod socks;
+mod transparent;
+
+use durward_model::Service;
+use durward_model::egress::Taken;
+use durward_model::mapping::Transport;
+
+use crate::http;
+use crate::session::Admitted;
+
+/// Serves a client of a forward proxy: one that asks it, or one that was handed over and does not know.
+pub(crate) async fn serve(admitted: Admitted) {
+    let Service::Forward(service) = &admitted.view.listener().service else { return };
+    let Some(transparent) = &service.transparent else { return http::serve(admitted).await };
+    let port = admitted.facts.destination.0.port();
+    match transparent.take(Transport::Tcp.number(), port) {
+        Taken::Http => http::serve(admitted).await,
+        Taken::Tls => transparent::serve(admitted).await,
+        Taken::Quic | Taken::Denied | Taken::Translated => transparent::turn_away(admitted),
+    }
+}

@@ -62,6 +62,11 @@ impl Http {
         }
     }
 
+    /// Whether its clients know that they ask a proxy.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.outward().is_some_and(|service| service.transparent.is_none())
+    }
+
     pub(crate) fn limits(&self) -> &Limits {
         &self.view.tenant().tenant.limits
     }

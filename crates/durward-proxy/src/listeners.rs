@@ -10,8 +10,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use durward_model::DestinationMode;
-
 use crate::prepared::PreparedBind;
 use crate::proxy::{BindReport, BindState};
 
@@ -59,7 +57,7 @@ impl Listeners {
         self.failed.clear();
         let mut opened = Vec::new();
         for (address, bind) in wanted {
-            let transparent = bind.bind.mode == DestinationMode::Transparent;
+            let transparent = bind.bind.mode.is_transparent();
             match self.open_one(*address, transparent) {
                 Ok(sockets) => opened.extend(sockets),
                 Err(error) => {

@@ -44,7 +44,10 @@ pub(crate) async fn peek(
 ) -> Result<Peeked, Refusal> {
     let socket = Peeked { client: ClientAddr(peer), destination: Destination(local) };
     match mode {
-        DestinationMode::Bound | DestinationMode::Transparent | DestinationMode::Port => Ok(socket),
+        DestinationMode::Bound
+        | DestinationMode::Transparent
+        | DestinationMode::Port
+        | DestinationMode::Anywhere => Ok(socket),
         DestinationMode::OriginalDestination => {
             Ok(Peeked { destination: original_destination(stream, local)?, ..socket })
         }

@@ -11,7 +11,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 use durward_model::egress::Neighbours;
-use durward_model::{Bind, Destination, Listener, Service, Snapshot, Tenant, TenantId};
+use durward_model::{
+    Bind, Destination, DestinationMode, Listener, Service, Snapshot, Tenant, TenantId,
+};
 
 use crate::limits::Usage;
 use crate::metrics::TenantMetrics;
@@ -40,11 +42,35 @@ pub(crate) struct PreparedBind {
     pub(crate) bind: Arc<Bind>,
     /// In the order of `bind.listeners`; `None` for one that could not be made ready: its address is as good as unknown.
     pub(crate) listeners: Vec<Option<Arc<PreparedListener>>>,
+    /// Where the client says whose a connection is: the positions in `listeners` by their sources, from first to last address.
+    by_source: BTreeMap<IpAddr, (IpAddr, usize)>,
 }
 
 impl PreparedBind {
+    /// The bind with its listeners.
+    pub(crate) fn new(bind: Arc<Bind>, listeners: Vec<Option<Arc<PreparedListener>>>) -> Self {
+        let told_by_source = bind.mode == DestinationMode::Anywhere;
+        let sources = bind.listeners.iter().enumerate().filter(|_| told_by_source);
+        let by_source = sources
+            .filter_map(|(at, listener)| Some((at, listener.allowed_sources.as_ref()?)))
+            .flat_map(|(at, sources)| sources.ranges().map(move |(from, to)| (from, (to, at))))
+            .collect();
+        Self { bind, listeners, by_source }
+    }
+
+    /// Whose a connection of this client is, whatever its destination; `None` when it is nobody's. No two listeners have one source.
+    fn found_by_source(&self, client: IpAddr) -> Option<Found> {
+        let (_, (last, at)) = self.by_source.range(..=client.to_canonical()).next_back()?;
+        let within = client.to_canonical() <= *last;
+        let listener = self.listeners.get(*at)?.clone().filter(|_| within);
+        listener.map(Found::One)
+    }
+
     /// Whose a connection made to `destination` is, as far as that tells; `None` when it is nobody's.
     pub(crate) fn found(&self, destination: Destination, client: IpAddr) -> Option<Found> {
+        if self.bind.mode == DestinationMode::Anywhere {
+            return self.found_by_source(client);
+        }
         let (at, _) = self.bind.listener_at(destination)?;
         let beside = self.bind.beside(at);
         if beside.len() <= 1 {

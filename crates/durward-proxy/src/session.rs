@@ -17,7 +17,7 @@ use crate::forward::socks::Greeted;
 use crate::io::Io;
 use crate::prepared::{PreparedBind, TenantView};
 use crate::watch::Watch;
-use crate::{http, passthrough, tcp};
+use crate::{forward, http, passthrough, tcp};
 
 /// A connection nobody knows anything of yet.
 pub(crate) struct Accepted {
@@ -43,9 +43,8 @@ pub(crate) async fn serve(accepted: Accepted) {
     };
     let (admitted, _counted) = (entrance.admitted, entrance.counted);
     match admitted.view.listener().protocol() {
-        Protocol::Http | Protocol::Https | Protocol::Forward => {
-            Box::pin(http::serve(admitted)).await
-        }
+        Protocol::Http | Protocol::Https => Box::pin(http::serve(admitted)).await,
+        Protocol::Forward => Box::pin(forward::serve(admitted)).await,
         Protocol::Tcp => Box::pin(tcp::serve(admitted)).await,
         Protocol::Tls => Box::pin(passthrough::serve(admitted)).await,
     }

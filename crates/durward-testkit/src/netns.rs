@@ -12,6 +12,7 @@
 //! }
 //! ```
 
+mod capture;
 mod ip;
 mod namespace;
 mod unshare;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::process::{Child, TempDir};
+pub use capture::{Capture, Packet};
 pub use ip::{add_address, add_route, ip, link_up, sysctl, veth};
 pub use namespace::Namespace;
 

@@ -17,7 +17,7 @@ use durward_control::spec::ingress::DestinationSpec;
 use durward_model::mapping::Transport;
 
 use crate::output::Format;
-pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed};
+pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed, SteerArgs, TraceArgs};
 
 pub(crate) use demo::{Demo, Lab};
 pub(crate) use egress::{Egress, EgressEnv, EgressTest, EnvFormat, Prove};

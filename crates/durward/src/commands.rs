@@ -36,7 +36,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Top(arguments) => top::top(&arguments),
         Command::Who(arguments) => who::who(&arguments),
         Command::Audit(arguments) => audit::audit(&arguments),
-        Command::Nat(arguments) => nat::nat(&arguments),
+        Command::Nat(arguments) => nat::nat(&arguments, log),
         Command::Certs(arguments) => certs::certs(&arguments),
         Command::Prove(arguments) => prove::prove(&arguments),
         Command::Egress(arguments) => egress::egress(&arguments),

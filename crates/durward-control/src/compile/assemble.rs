@@ -17,7 +17,7 @@ use super::roster::{Basis, Entrant, Past, Roster, Verdict};
 use super::upstream_set::UpstreamSet;
 use super::verdict::Served;
 use super::{Compiled, Memory};
-use super::{last_good, nat};
+use super::{last_good, nat, transparent};
 
 /// The snapshot, the verdicts and what to remember.
 pub(crate) fn assemble(
@@ -51,8 +51,8 @@ pub(crate) fn assemble(
         // Who serves nothing now still has asked: its claims keep their age.
         let tenant = (served != Served::Nothing).then(|| tenant(&entrant, listeners, upstreams));
         tenants.extend(tenant.iter().map(|tenant| (entrant.id.clone(), Arc::clone(tenant))));
-        let (egress, sources) = (entrant.egress, entrant.sources);
-        let past = Past { egress, sources, served: tenant, ..entrant.past };
+        let Entrant { egress, sources, transparent, .. } = entrant;
+        let past = Past { egress, sources, transparent, served: tenant, ..entrant.past };
         pasts.push((entrant.id, past));
     }
     let mappings = mapping::conclude(mappings, &mut drafts);
@@ -99,7 +99,9 @@ fn tenant(
     };
     let egress = entrant.egress.clone();
     let origin = entrant.origin.clone();
-    let tenant = Tenant { id: entrant.id.clone(), egress, upstreams, listeners, limits, origin };
+    let transparent = transparent::listeners(entrant);
+    let id = entrant.id.clone();
+    let tenant = Tenant { id, egress, upstreams, listeners, transparent, limits, origin };
     match entrant.previous {
         Some(former) if **former == tenant => Arc::clone(former),
         _ => Arc::new(tenant),
@@ -113,12 +115,16 @@ fn snapshot(
 ) -> Arc<Snapshot> {
     let former = previous.map(|previous| &previous.snapshot);
     let mut reached: BTreeMap<SocketAddr, Vec<Arc<Listener>>> = BTreeMap::new();
-    for listener in tenants.values().flat_map(|tenant| &tenant.listeners) {
+    for listener in
+        tenants.values().flat_map(|tenant| tenant.listeners.iter().chain(&tenant.transparent))
+    {
         reached.entry(listener.bind).or_default().push(Arc::clone(listener));
     }
     let binds = reached.into_iter().filter_map(|(address, mut listeners)| {
         listeners.sort_by(|a, b| a.key().cmp(&b.key()).then_with(|| a.tenant.cmp(&b.tenant)));
-        let bind = Bind { address, mode: modes.get(&address)?.clone(), listeners };
+        let anywhere = transparent::is_socket(address).then_some(DestinationMode::Anywhere);
+        let mode = anywhere.or_else(|| modes.get(&address).cloned())?;
+        let bind = Bind { address, mode, listeners };
         let same = former
             .and_then(|former| former.binds.get(&address))
             .filter(|known| is_same(known, &bind));

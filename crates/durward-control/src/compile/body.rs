@@ -15,7 +15,7 @@ use super::report::{Field, Report};
 use super::roster::{Basis, Body, Entrant, Roster};
 use super::upstream::{self, Surroundings};
 use super::upstream_set::UpstreamSet;
-use super::{Compiled, last_good};
+use super::{Compiled, last_good, transparent};
 use crate::place::{At, Place};
 use crate::spec::ingress::{IngressSpec, ProtocolSpec};
 
@@ -67,7 +67,10 @@ pub(crate) fn compile<'a>(
             Basis::Document(body) => {
                 document(at, entrant, body, files, previous, &mut candidates.listeners)
             }
-            Basis::Kept(tenant) => kept(at, entrant, tenant, previous, &mut candidates.listeners),
+            Basis::Kept(tenant) => {
+                entrant.transparent = entrant.past.transparent.clone();
+                kept(at, entrant, tenant, previous, &mut candidates.listeners)
+            }
             Basis::Out => UpstreamSet::default(),
         };
         entrant.basis = basis;
@@ -107,12 +110,13 @@ fn document<'a>(
     let first = candidates.len();
     let mut broken: Vec<Option<(IpAddr, u16)>> = Vec::new();
     let egress = &body.spec.egress;
-    let policy = (!egress.proxy.is_empty())
-        .then(|| outward::policy(&mut entrant.report, files, egress))
-        .flatten();
-    if egress.proxy.is_empty() {
+    let asked = !egress.proxy.is_empty() || egress.transparent.is_some();
+    let policy = asked.then(|| outward::policy(&mut entrant.report, files, egress)).flatten();
+    if !asked {
         outward::unasked(&mut entrant.report, egress);
     }
+    entrant.transparent =
+        transparent::read(&mut entrant.report, egress, policy.as_ref(), &entrant.past.transparent);
     let proxies: Vec<_> = egress.proxy.iter().map(At::as_ingress).collect();
     let (ingress_field, egress_field) = (Field::SPEC.name("ingress"), Field::SPEC.name("egress"));
     let proxy_field = egress_field.name("proxy");

@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use durward_model::{DestinationMode, SourceSet};
 
 use super::report::{Field, Report};
-use super::words;
-use crate::place::At;
+use super::{transparent, words};
+use crate::place::{At, Place};
 use crate::spec::ingress::{DestinationSpec, IngressSpec, ListenSpec};
 
 /// The socket's address and its mode, or `None` after an error.
@@ -19,7 +19,9 @@ pub(crate) fn reached(
     field: &Field<'_>,
 ) -> Option<(SocketAddr, DestinationMode)> {
     let Some(listen) = &spec.listen else {
-        return Some((SocketAddr::new(address, port), DestinationMode::Bound));
+        let bind = SocketAddr::new(address, port);
+        return free(report, bind, spec.address.place, field)
+            .map(|bind| (bind, DestinationMode::Bound));
     };
     let field = &field.name("listen");
     let local = report.check_optional(
@@ -41,7 +43,23 @@ pub(crate) fn reached(
         report.error("BadListen", place, field, &sentence);
         return None;
     }
-    Some((bind, mode))
+    free(report, bind, listen.place, field).map(|bind| (bind, mode))
+}
+
+/// The socket, unless the kernel hands connections of transparent egress to it.
+fn free(
+    report: &mut Report<'_>,
+    bind: SocketAddr,
+    place: Place,
+    field: &Field<'_>,
+) -> Option<SocketAddr> {
+    if !transparent::is_socket(bind) {
+        return Some(bind);
+    }
+    let sentence =
+        format!("is accepted on {bind}, where egress.transparent comes in: use another port");
+    report.error("BadListen", place, field, &sentence);
+    None
 }
 
 /// Whether a socket bound to `local` sees connections made to `address`.

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use durward_model::TenantId;
 use durward_model::mapping::{KernelEgress, NatModel};
-use durward_model::{Bind, Snapshot};
+use durward_model::{Bind, DestinationMode, Snapshot};
 use ipnet::IpNet;
 
 use super::mapping::Applicant;
 use super::mapping::egress::{self, Taken};
 use super::roster::Roster;
+use super::transparent::Wish;
 
 /// The mappings that are served, the oldest first, and the egress rules; numbers and listeners come with [`finish`].
 pub(crate) fn assemble(
@@ -43,7 +44,8 @@ fn tenants_egress(roster: &Roster<'_>) -> Vec<Arc<KernelEgress>> {
                 name: Arc::from("egress"),
                 sources: entrant.sources.clone(),
                 addresses: entrant.egress.iter().map(|address| address.0.into()).collect(),
-                enrolled: true,
+                transparent: entrant.transparent.ports(),
+                enrolled: !matches!(entrant.transparent, Wish::Broken),
                 drain: std::time::Duration::ZERO,
                 origin: entrant.origin.clone(),
             })
@@ -83,7 +85,8 @@ pub(crate) fn finish<'b>(
         }
     }
     model.tenants = numbers;
-    model.local = binds.map(|bind| bind.address).collect();
+    let outer = binds.filter(|bind| bind.mode != DestinationMode::Anywhere);
+    model.local = outer.map(|bind| bind.address).collect();
     match former {
         Some(former) => reuse(&former.nat, model),
         None => Arc::new(model),

@@ -81,7 +81,8 @@ pub(crate) fn unasked(report: &mut Report<'_>, spec: &EgressSpec) {
     let lists = [("allow", spec.allow.as_ref()), ("deny", spec.deny.as_ref())];
     for (name, rules) in lists {
         if let Some(rules) = rules {
-            let sentence = "is asked by nobody: the tenant has no egress.proxy";
+            let sentence =
+                "is asked by nobody: the tenant has neither egress.proxy nor egress.transparent";
             report.warning("RulesUnused", rules.place, &field.name(name), sentence);
         }
     }
@@ -334,7 +335,14 @@ impl Workshop<'_, '_, '_, '_> {
             return None;
         }
         let policy = Arc::clone(policy?);
-        Some(ForwardService { tls: tls?, credentials, holders, shared: written.shared, policy })
+        Some(ForwardService {
+            tls: tls?,
+            credentials,
+            holders,
+            shared: written.shared,
+            policy,
+            transparent: None,
+        })
     }
 
     fn everybody(&mut self, place: Place, field: &Field<'_>) {

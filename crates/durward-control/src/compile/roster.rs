@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use super::Compiled;
 use super::names::{self, Named};
 use super::report::{Field, Report};
+use super::transparent::Wish;
 use super::verdict::Draft;
 use crate::place::{At, Place};
 use crate::resources::{Content, Document, Resources, Source};
@@ -40,6 +41,8 @@ pub(crate) struct Past {
     pub(crate) shared: bool,
     /// Whose traffic it was granted to let out by them.
     pub(crate) sources: Vec<IpNet>,
+    /// What of that its forward proxy had.
+    pub(crate) transparent: Wish,
 }
 
 /// All who take part, and the verdicts in the making.
@@ -76,6 +79,8 @@ pub(crate) struct Entrant<'a> {
     pub(crate) egress: Vec<EgressAddress>,
     /// Whose traffic it lets out by them, once granted.
     pub(crate) sources: Vec<IpNet>,
+    /// What of that its forward proxy has, once read.
+    pub(crate) transparent: Wish,
 }
 
 /// The verdict, among the drafts, a tenant is told in.
@@ -255,6 +260,7 @@ impl<'a> Register<'a> {
             served: None,
             egress: past.map(|past| past.egress.clone()).unwrap_or_default(),
             sources: past.map(|past| past.sources.clone()).unwrap_or_default(),
+            transparent: past.map(|past| past.transparent.clone()).unwrap_or_default(),
             seniority,
             created: named.created,
             shared,
@@ -270,6 +276,7 @@ impl<'a> Register<'a> {
             origin: named.source.origin(named.document.metadata.name.place),
             egress: Vec::new(),
             sources: Vec::new(),
+            transparent: Wish::None,
         });
     }
 
@@ -348,6 +355,7 @@ impl<'a> Register<'a> {
             origin: tenant.origin.clone(),
             egress: Vec::new(),
             sources: Vec::new(),
+            transparent: Wish::None,
         });
     }
 }

@@ -28,6 +28,9 @@ pub struct EgressSpec {
     /// tenant's list does not leave.
     #[serde(default)]
     pub sources: Vec<At<String>>,
+    /// What of that is handed to the tenant's forward proxy, for programs that know no proxy. Default: nothing.
+    #[serde(default)]
+    pub transparent: Option<At<TransparentSpec>>,
     /// Where clients find the tenant's forward proxy. Default: nowhere.
     #[serde(default)]
     pub proxy: Vec<At<ProxySpec>>,
@@ -55,6 +58,31 @@ pub struct EgressSpec {
     /// Other proxies to go through; the first that is for the host.
     #[serde(default)]
     pub parents: Vec<At<ParentSpec>>,
+}
+
+/// What the kernel hands to the forward proxy of what `sources` send, and what becomes of the rest.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TransparentSpec {
+    /// TCP ports at which HTTP is expected; each request is judged by its `Host`. Default: 80.
+    #[serde(default)]
+    pub http: Option<At<Vec<At<u16>>>>,
+    /// TCP ports at which TLS is expected, judged by the name its ClientHello asks for; UDP to them is refused. Default: 443.
+    #[serde(default)]
+    pub tls: Option<At<Vec<At<u16>>>>,
+    /// What becomes of all else: other ports, other protocols. Default: Deny.
+    #[serde(default)]
+    pub others: OthersSpec,
+}
+
+/// What becomes of what is not handed to the proxy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum OthersSpec {
+    /// It is refused.
+    #[default]
+    Deny,
+    /// It leaves from the tenant's addresses, and no rule is asked.
+    Translate,
 }
 
 /// Where clients find a tenant's forward proxy, and how they prove that they are its.

@@ -71,7 +71,7 @@ fn nat(out: &mut String, nat: &NatModel) {
         let sources: Vec<_> = rule.sources.iter().map(ToString::to_string).collect();
         let addresses: Vec<_> = rule.addresses.iter().map(ToString::to_string).collect();
         let number = nat.tenants[&rule.tenant];
-        writeln!(
+        write!(
             out,
             "egress {} of {} ({number}): [{}] leaves from [{}]",
             rule.name,
@@ -80,6 +80,12 @@ fn nat(out: &mut String, nat: &NatModel) {
             addresses.join(", ")
         )
         .unwrap();
+        if let Some(transparent) = &rule.transparent {
+            let durward_model::egress::Transparent { http, tls, others } = &**transparent;
+            write!(out, ", but http {http:?} and tls {tls:?} by the proxy, {others:?} others")
+                .unwrap();
+        }
+        writeln!(out, "{}", if rule.enrolled { "" } else { ", not enrolled" }).unwrap();
     }
     if !nat.local.is_empty() {
         writeln!(out, "let in {:?}", nat.local).unwrap();
@@ -89,7 +95,7 @@ fn nat(out: &mut String, nat: &NatModel) {
 fn tenant(out: &mut String, tenant: &Tenant) {
     let egress: Vec<_> = tenant.egress.iter().map(ToString::to_string).collect();
     writeln!(out, "tenant {} leaves from [{}]", tenant.id, egress.join(", ")).unwrap();
-    for listener in &tenant.listeners {
+    for listener in tenant.listeners.iter().chain(&tenant.transparent) {
         self::listener(out, tenant, listener);
     }
     for upstream in &tenant.upstreams {

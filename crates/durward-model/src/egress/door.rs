@@ -88,6 +88,7 @@ mod tests {
         let credentials =
             secrets.iter().map(|byte| Credential { name: Arc::from("ci"), sha256: [*byte; 32] });
         let service = ForwardService {
+            transparent: None,
             tls: None,
             credentials: credentials.collect(),
             holders: Vec::new(),

@@ -3,7 +3,7 @@
 //! Every spelling of an address has become the address before it gets here. Deliberately absent: a switch that turns the guard off; an allow
 //! rule opens a range by naming a block that lies wholly inside it.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
 use ipnet::IpNet;
@@ -120,6 +120,27 @@ pub fn classify(address: IpAddr) -> Option<(Guarded, IpNet)> {
     }
 }
 
+/// The IPv4 addresses that one of the ranges of `Guarded::Embedded` leads to; none for all other addresses.
+///
+/// Sources: RFC 6052 section 2.1 (NAT64), RFC 8215, RFC 3056 section 2 (6to4), RFC 4380 section 4 (Teredo: server and client), RFC 5214 (ISATAP),
+/// RFC 4291 section 2.5.5.1 (compatible), RFC 2765 (translated). A NAT64 prefix of a network's own cannot be told from other addresses.
+#[must_use]
+pub fn embedded(address: IpAddr) -> Vec<IpAddr> {
+    let IpAddr::V6(address) = address.to_canonical() else { return Vec::new() };
+    if classify(IpAddr::V6(address)).is_none_or(|(class, _)| class != Guarded::Embedded) {
+        return Vec::new();
+    }
+    let [first, second, third, fourth, .., seventh, last] = address.segments();
+    let v4 = |high: u16, low: u16| {
+        IpAddr::from(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+    };
+    match (first, second) {
+        (0x2002, _) => vec![v4(second, third)],
+        (0x2001, 0) => vec![v4(third, fourth), v4(!seventh, !last)],
+        _ => vec![v4(seventh, last)],
+    }
+}
+
 /// RFC 5214: the interface identifier is `[02]00:5efe` and an IPv4 address.
 fn is_isatap(address: Ipv6Addr) -> bool {
     let [.., high, low, _, _] = address.segments();
@@ -129,6 +150,27 @@ fn is_isatap(address: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // S2.42
+    #[test]
+    fn what_is_embedded_is_found() {
+        for (outer, inner) in [
+            ("64:ff9b::a9fe:a9fe", &["169.254.169.254"][..]),
+            ("64:ff9b:1::a00:1", &["10.0.0.1"]),
+            ("2002:7f00:2::1", &["127.0.0.2"]),
+            ("2001:0:a00:1:8000:63bf:80ff:fffe", &["10.0.0.1", "127.0.0.1"]),
+            ("2606:4700::5efe:7f00:1", &["127.0.0.1"]),
+            ("::192.0.2.1", &["192.0.2.1"]),
+            ("::ffff:0:192.0.2.1", &["192.0.2.1"]),
+            ("2606:4700::1111", &[]),
+            ("192.0.2.1", &[]),
+            ("::ffff:192.0.2.1", &[]),
+        ] {
+            let found = embedded(outer.parse().unwrap());
+            let wanted: Vec<IpAddr> = inner.iter().map(|text| text.parse().unwrap()).collect();
+            assert_eq!(found, wanted, "{outer}");
+        }
+    }
 
     // S2.42
     #[test]

@@ -3,19 +3,23 @@
 //! Deliberately absent: a rule that opens these; no document can let one tenant reach another here. The host's other addresses can be
 //! opened, one by one.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::egress::Guarded;
+use crate::egress::{Guarded, guard};
+use crate::mapping::{Endpoints, NatModel};
 use crate::snapshot::Snapshot;
 use crate::tenant::TenantId;
 
-/// All tenants' addresses and the sockets accepted on.
+/// All tenants' addresses and networks, and the sockets accepted on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Neighbours {
-    owners: BTreeMap<IpAddr, BTreeSet<TenantId>>,
+    owners: BTreeMap<IpNet, BTreeSet<TenantId>>,
+    /// The lengths of prefixes among them, the longest first.
+    lengths: BTreeSet<Reverse<u8>>,
     doors: BTreeSet<SocketAddr>,
 }
 
@@ -41,18 +45,49 @@ impl Neighbours {
         for tenant in snapshot.tenants.values() {
             let ingress = tenant.listeners.iter().map(|listener| listener.address.0);
             for address in tenant.egress.iter().map(|egress| egress.0).chain(ingress) {
-                neighbours
-                    .owners
-                    .entry(address.to_canonical())
-                    .or_default()
-                    .insert(tenant.id.clone());
+                neighbours.own(address.to_canonical().into(), &tenant.id);
             }
             for listener in &tenant.listeners {
                 neighbours.doors.insert(SocketAddr::new(listener.address.0, listener.port));
             }
         }
         neighbours.doors.extend(snapshot.binds.keys().copied());
+        neighbours.add_pods(&snapshot.nat);
         neighbours
+    }
+
+    /// What the kernel carries: mapped addresses, where they lead, and whose traffic leaves from a tenant's addresses.
+    fn add_pods(&mut self, nat: &NatModel) {
+        for mapping in &nat.mappings {
+            for address in &mapping.addresses {
+                self.own(address.0.to_canonical().into(), &mapping.tenant);
+            }
+            let endpoints = mapping.ports.iter().flat_map(|port| match &port.endpoints {
+                Endpoints::At(at) => at.iter().map(SocketAddr::ip).collect::<Vec<_>>(),
+                Endpoints::SamePort(at) => at.clone(),
+            });
+            for endpoint in endpoints {
+                self.own(endpoint.to_canonical().into(), &mapping.tenant);
+            }
+        }
+        for egress in &nat.egress {
+            for network in &egress.sources {
+                self.own(network.trunc(), &egress.tenant);
+            }
+        }
+    }
+
+    fn own(&mut self, network: IpNet, tenant: &TenantId) {
+        self.lengths.insert(Reverse(network.prefix_len()));
+        self.owners.entry(network).or_default().insert(tenant.clone());
+    }
+
+    /// Whose an address is, by the smallest network it is in.
+    fn owners(&self, address: IpAddr) -> Option<&BTreeSet<TenantId>> {
+        self.lengths.iter().find_map(|Reverse(length)| {
+            let network = IpNet::new(address, *length).ok()?.trunc();
+            self.owners.get(&network)
+        })
     }
 }
 
@@ -60,9 +95,14 @@ impl Surroundings<'_> {
     /// Why the tenant may not go to `address` whatever its rules say, if somebody here is there.
     #[must_use]
     pub fn guards(&self, address: IpAddr, port: u16) -> Option<Guarded> {
-        let address = address.to_canonical();
-        let Neighbours { owners, doors } = self.neighbours;
-        let owners = owners.get(&address);
+        let embedded = guard::embedded(address);
+        let all = std::iter::once(address.to_canonical()).chain(embedded);
+        all.into_iter().find_map(|address| self.guards_one(address, port))
+    }
+
+    fn guards_one(&self, address: IpAddr, port: u16) -> Option<Guarded> {
+        let doors = &self.neighbours.doors;
+        let owners = self.neighbours.owners(address);
         if owners.is_some_and(|owners| owners.iter().any(|owner| owner != self.tenant)) {
             return Some(Guarded::OtherTenant);
         }

@@ -1,8 +1,16 @@
 //! What may go and what may not, rule by rule; and that no spelling of an address is anything but that address.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::*;
+use crate::address::IngressAddress;
+use crate::mapping::{
+    Affinity, Endpoints, KernelEgress, MappedPort, NatModel, PortMapping, PortRange, SourceMode,
+    Transport,
+};
+use crate::snapshot::Snapshot;
+use crate::source_set::SourceSet;
 use crate::tenant::TenantId;
 
 fn host(text: &str) -> Host {
@@ -164,6 +172,92 @@ fn a_range_is_opened_by_a_block_inside_it_and_metadata_by_its_address_alone() {
         tunnel(&policy, ("169.254.169.254", 80), &["169.254.169.254"]),
         denied("guard:metadata")
     );
+}
+
+// S2.42
+#[test]
+fn an_opened_translator_leads_only_to_what_is_open_itself() {
+    let policy = |blocks: &[&str]| Policy {
+        allow: vec![rule("nat64", &[], blocks, &[])],
+        ..Policy::default()
+    };
+    let wide = policy(&["64:ff9b::/96"]);
+    let lan = policy(&["64:ff9b::/96", "10.1.0.0/16"]);
+
+    for (inner, word) in [
+        ("a9fe:a9fe", "guard:metadata"),
+        ("a00:1", "guard:private"),
+        ("7f00:2", "guard:loopback"),
+        ("e000:1", "guard:multicast"),
+    ] {
+        let target = format!("64:ff9b::{inner}");
+        assert_eq!(tunnel(&wide, (&target, 443), &[&target]), denied(word), "{target}");
+    }
+    let world = "64:ff9b::cb00:7107";
+    assert_eq!(tunnel(&wide, (world, 443), &[world]), allowed("nat64"));
+    let near = "64:ff9b::a01:203";
+    assert_eq!(tunnel(&lan, (near, 443), &[near]), allowed("nat64"));
+    let beside = "64:ff9b::a02:203";
+    assert_eq!(tunnel(&lan, (beside, 443), &[beside]), denied("guard:private"));
+}
+
+// S2.42 S2.47
+#[test]
+fn what_the_kernel_carries_of_others_is_theirs_and_cannot_be_opened() {
+    let mapping = PortMapping {
+        tenant: TenantId::new("bank").unwrap(),
+        name: "web".into(),
+        addresses: vec![IngressAddress([203, 0, 113, 10].into())],
+        ports: vec![MappedPort {
+            protocol: Transport::Tcp,
+            ports: PortRange::one(8443).unwrap(),
+            endpoints: Endpoints::At(vec!["10.9.3.5:8443".parse().unwrap()]),
+        }],
+        allowed_sources: SourceSet::default(),
+        mode: SourceMode::default(),
+        affinity: Affinity::default(),
+        drain: Duration::ZERO,
+        egress: false,
+        origin: Origin::default(),
+    };
+    let sources = KernelEgress {
+        tenant: TenantId::new("bank").unwrap(),
+        name: "out".into(),
+        sources: vec!["10.8.0.0/16".parse().unwrap()],
+        addresses: Vec::new(),
+        enrolled: true,
+        transparent: None,
+        drain: Duration::ZERO,
+        origin: Origin::default(),
+    };
+    let own = KernelEgress {
+        tenant: tenant(),
+        sources: vec!["10.8.7.0/24".parse().unwrap()],
+        ..sources.clone()
+    };
+    let nat = NatModel {
+        mappings: vec![mapping.into()],
+        egress: vec![sources.into(), own.into()],
+        ..NatModel::default()
+    };
+    let neighbours = Neighbours::of(&Snapshot { nat: nat.into(), ..Snapshot::default() });
+    let (tenant, bank) = (tenant(), TenantId::new("bank").unwrap());
+    let allow = rule("wide", &[], &["203.0.113.0/24", "10.0.0.0/8", "64:ff9b::/96"], &[]);
+    let policy = Policy { allow: vec![allow], ..Policy::default() };
+    let decide = |tenant, target: &str| {
+        let around = Surroundings { tenant, neighbours: &neighbours, host: &NO_HOST };
+        let (asked, address) = (host(target), target.parse().unwrap());
+        let asked = Asked { host: &asked, port: 443, method: None };
+        let decided = policy.decide(around, asked, &[address]);
+        (decided.outcome, decided.rule.to_string())
+    };
+
+    for target in ["203.0.113.10", "10.9.3.5", "10.8.3.4", "64:ff9b::cb00:710a"] {
+        assert_eq!(decide(&tenant, target), denied("guard:other-tenant"), "{target}");
+        assert_eq!(decide(&bank, target), allowed("wide"), "{target}");
+    }
+    assert_eq!(decide(&tenant, "10.8.7.4"), allowed("wide"), "inside of another's, but its own");
+    assert_eq!(decide(&tenant, "203.0.113.11"), allowed("wide"));
 }
 
 // S2.42

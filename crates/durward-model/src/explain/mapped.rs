@@ -6,16 +6,18 @@ use std::net::IpAddr;
 
 use super::{Ending, Question, Trail, list};
 use crate::mapping::{Affinity, KernelEgress, MappedPort, NatModel, PortMapping, SourceMode};
+use crate::snapshot::Snapshot;
 
 impl Trail {
     /// How the kernel's share ends it; `None` when it is none of the kernel's business.
-    pub(super) fn mapped(&mut self, model: &NatModel, question: &Question) -> Option<Ending> {
+    pub(super) fn mapped(&mut self, snapshot: &Snapshot, question: &Question) -> Option<Ending> {
+        let model = &snapshot.nat;
         if let Some((mapping, port)) = find(model, question) {
             return Some(self.mapping(mapping, port, question));
         }
         let client = question.client?;
         let rule = model.egress.iter().find(|rule| holds(rule, client))?;
-        Some(self.leaving(rule, client))
+        Some(self.leaving(snapshot, rule, (client, question)))
     }
 
     fn mapping(&mut self, mapping: &PortMapping, port: &MappedPort, question: &Question) -> Ending {
@@ -70,7 +72,12 @@ impl Trail {
         Ending::Served { upstream: name.clone() }
     }
 
-    fn leaving(&mut self, rule: &KernelEgress, client: IpAddr) -> Ending {
+    fn leaving(
+        &mut self,
+        snapshot: &Snapshot,
+        rule: &KernelEgress,
+        (client, question): (IpAddr, &Question),
+    ) -> Ending {
         let origin = Some(&rule.origin);
         let block = rule.sources.iter().find(|block| block.contains(&client));
         let block = block.map(ToString::to_string).unwrap_or_default();
@@ -84,6 +91,9 @@ impl Trail {
         if of_family.is_empty() {
             let sentence = "the tenant has no address of this family: refused".to_owned();
             return self.refuse("leaves from", origin, "unenrolled", sentence);
+        }
+        if let Some(ending) = self.taken_over(snapshot, rule, question) {
+            return ending;
         }
         self.note("leaves from", origin, list(&of_family));
         Ending::Served { upstream: rule.name.clone() }

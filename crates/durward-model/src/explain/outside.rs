@@ -34,8 +34,18 @@ impl Trail {
         }
         let plain = question.method != "CONNECT" && port != 443;
         let method = plain.then_some(question.method.as_str());
-        let asked = Asked { host: &host, port, method };
-        let decided = match (&host, service.policy.before_lookup(asked)) {
+        self.judged(snapshot, tenant, service, Asked { host: &host, port, method })
+    }
+
+    /// What the rules say.
+    pub(super) fn judged(
+        &mut self,
+        snapshot: &Snapshot,
+        tenant: &Tenant,
+        service: &ForwardService,
+        asked: Asked<'_>,
+    ) -> Ending {
+        let decided = match (asked.host, service.policy.before_lookup(asked)) {
             (_, Some(decided)) => decided,
             (Host::Address(address), None) => {
                 let neighbours = Neighbours::of(snapshot);
@@ -120,7 +130,7 @@ impl Trail {
 }
 
 /// `host:port`, `[v6]:port`; the port of https when there is none.
-fn split(text: &str) -> Option<(&str, u16)> {
+pub(super) fn split(text: &str) -> Option<(&str, u16)> {
     if let Some(rest) = text.strip_prefix('[') {
         let (host, port) = rest.split_once(']')?;
         return match port.strip_prefix(':') {

@@ -6,11 +6,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use durward_model::egress::Taken;
 use durward_model::mapping::Affinity;
 
 use super::Flow;
 use crate::desired::Policy;
-use crate::mark::{EGRESS, MAPPED, PICKED_UP, tenant};
+use crate::mark::{EGRESS, MAPPED, PICKED_UP, TRANSPARENT, tenant};
 
 const UDP: u8 = 17;
 
@@ -33,6 +34,9 @@ pub fn judge(flow: &Flow, old: &Policy, new: &Policy) -> Fate {
     }
     if flow.mark & EGRESS != 0 {
         return judge_leaving(flow, new);
+    }
+    if flow.mark & TRANSPARENT != 0 {
+        return judge_taken(flow, new);
     }
     Fate::Keep
 }
@@ -94,6 +98,9 @@ fn judge_leaving(flow: &Flow, new: &Policy) -> Fate {
     let Some(rule) = known.filter(|rule| rule.tenant == tenant(flow.mark)) else {
         return Fate::Cut;
     };
+    if rule.take(flow.protocol, flow.destination.port()) != Taken::Translated {
+        return Fate::Cut;
+    }
     let address = flow.reply_destination.ip();
     if rule.addresses.iter().any(|range| range.contains(address)) {
         return Fate::Keep;
@@ -101,10 +108,21 @@ fn judge_leaving(flow: &Flow, new: &Policy) -> Fate {
     if rule.drain.is_zero() { Fate::Cut } else { Fate::Drain(rule.drain) }
 }
 
+/// What is the proxy's stays so as long as it would be handed over again; the proxy itself ends what its rules no longer want.
+fn judge_taken(flow: &Flow, new: &Policy) -> Fate {
+    let known = new.leaving(flow.source.ip());
+    let known = known.filter(|rule| rule.tenant == tenant(flow.mark));
+    match known.map(|rule| rule.take(flow.protocol, flow.destination.port())) {
+        Some(Taken::Http | Taken::Tls) => Fate::Keep,
+        _ => Fate::Cut,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use durward_model::egress::{Others, Transparent};
     use durward_model::mapping::{
         Endpoints, MappedPort, NatModel, PortMapping, PortRange, Transport,
     };
@@ -172,6 +190,59 @@ mod tests {
         for (name, now, tcp, udp) in cases {
             assert_eq!(judge(&mapped(6, 1), &before, &now), tcp, "{name}: tcp");
             assert_eq!(judge(&mapped(17, 1), &before, &now), udp, "{name}: udp");
+        }
+    }
+
+    #[test]
+    fn what_is_handed_over_now_ends_where_it_went_by_itself_and_the_other_way_round() {
+        let external = crate::interface::External {
+            index: 7,
+            slot: 1,
+            up: true,
+            addresses: vec!["203.0.113.1/24".parse().unwrap()],
+            gateway_v4: None,
+            gateway_v6: None,
+        };
+        let host = Interfaces { external: [("ext1".to_owned(), external)].into() };
+        let rule = |others| durward_model::mapping::KernelEgress {
+            tenant: TenantId::new("acme").unwrap(),
+            name: "egress".into(),
+            sources: vec!["10.244.0.0/24".parse().unwrap()],
+            addresses: vec![EXTERNAL.parse::<SocketAddr>().unwrap().ip().into()],
+            transparent: others,
+            enrolled: true,
+            drain: Duration::ZERO,
+            origin: Origin::default(),
+        };
+        let policy = |others: Option<Others>| {
+            let (http, tls) = ([80].into(), [443].into());
+            let others = others.map(|others| Arc::new(Transparent { http, tls, others }));
+            let model = NatModel {
+                tenants: [(TenantId::new("acme").unwrap(), 1)].into(),
+                egress: vec![Arc::new(rule(others))],
+                ..NatModel::default()
+            };
+            desired(&model, &Options::default(), &host).policy
+        };
+        let flow = |protocol, flag, to: &str| {
+            let mark = crate::mark::mark(1, 1, flag);
+            Flow::imagined(protocol, mark, ["10.244.0.5:999", to, to, EXTERNAL])
+        };
+        let (deny, translate) = (Some(Others::Deny), Some(Others::Translate));
+        let cases = [
+            (None, flow(6, EGRESS, "192.0.2.1:443"), Fate::Keep),
+            (translate, flow(6, EGRESS, "192.0.2.1:443"), Fate::Cut),
+            (translate, flow(17, EGRESS, "192.0.2.1:443"), Fate::Cut),
+            (translate, flow(6, EGRESS, "192.0.2.1:22"), Fate::Keep),
+            (deny, flow(6, EGRESS, "192.0.2.1:22"), Fate::Cut),
+            (deny, flow(6, TRANSPARENT, "192.0.2.1:443"), Fate::Keep),
+            (deny, flow(6, TRANSPARENT, "192.0.2.1:22"), Fate::Cut),
+            (None, flow(6, TRANSPARENT, "192.0.2.1:443"), Fate::Cut),
+        ];
+
+        for (others, flow, fate) in cases {
+            let now = policy(others);
+            assert_eq!(judge(&flow, &Policy::default(), &now), fate, "{others:?} {flow:?}");
         }
     }
 

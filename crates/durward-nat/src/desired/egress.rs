@@ -4,7 +4,8 @@
 
 use std::net::IpAddr;
 
-use durward_model::mapping::{AddressRange, KernelEgress, NatModel};
+use durward_model::egress::{Others, Transparent};
+use durward_model::mapping::{AddressRange, KernelEgress, NatModel, Transport};
 use ipnet::IpNet;
 
 use super::Elements;
@@ -12,8 +13,9 @@ use super::policy::{Leaving, Policy};
 use crate::interface::Interfaces;
 use crate::mark::{self, EGRESS};
 use crate::nftables::Value;
-use crate::program::step::{Ip, interval};
-use crate::program::{Shapes, leads_to, pool_chain};
+use crate::options::Options;
+use crate::program::step::{Ip, interval, port_key};
+use crate::program::{Shapes, leads_to, pool_chain, transparent as chains};
 use crate::report::{MappingReport, Rejection};
 
 type Outputs<'a> = (&'a mut Elements, &'a mut Shapes, &'a mut Policy);
@@ -21,13 +23,13 @@ type Outputs<'a> = (&'a mut Elements, &'a mut Shapes, &'a mut Policy);
 /// Puts every sound egress rule into the outputs.
 pub(super) fn compile(
     model: &NatModel,
-    interfaces: &Interfaces,
+    (options, interfaces): (&Options, &Interfaces),
     (elements, shapes, policy): Outputs<'_>,
 ) -> Vec<MappingReport> {
     let mut taken: Vec<(IpNet, String)> = Vec::new();
     let mut reports = Vec::with_capacity(model.egress.len());
     for (pool, rule) in (1u32..).zip(&model.egress) {
-        let judged = judge(rule, model, interfaces, &taken);
+        let judged = judge(rule, model, (options, interfaces), &taken);
         let firsts = rule.addresses.iter().map(|range| range.first());
         reports.push(MappingReport {
             tenant: rule.tenant.clone(),
@@ -42,6 +44,10 @@ pub(super) fn compile(
             if let Some(slot) = slot {
                 put(rule, (ip, pool), mark::mark(sound.tenant, slot, EGRESS), (elements, shapes));
             }
+        }
+        if let Some(transparent) = &rule.transparent {
+            shapes.transparent = true;
+            hand_over(transparent, pool, elements);
         }
         policy.leave(Leaving::of(rule, sound.tenant));
     }
@@ -58,7 +64,7 @@ struct Sound {
 fn judge(
     rule: &KernelEgress,
     model: &NatModel,
-    interfaces: &Interfaces,
+    (options, interfaces): (&Options, &Interfaces),
     taken: &[(IpNet, String)],
 ) -> Result<Sound, Rejection> {
     let tenant = model.tenants.get(&rule.tenant).filter(|number| **number > 0);
@@ -74,6 +80,9 @@ fn judge(
     }
     if !rule.enrolled {
         return Err(Rejection::NotEnrolled);
+    }
+    if rule.transparent.is_some() && !options.hand_over {
+        return Err(Rejection::NoHandOver);
     }
     let slot_v4 = slot(rule, interfaces, true)?;
     let slot_v6 = slot(rule, interfaces, false)?;
@@ -119,5 +128,23 @@ fn put(
     for (index, range) in (0u32..).zip(ranges) {
         let key = [pool.to_ne_bytes(), index.to_ne_bytes()].concat();
         elements.put(&format!("egp{digit}"), key, Value::Bytes(range));
+    }
+}
+
+/// Which ports of a rule's traffic are the proxy's, and what becomes of the others.
+fn hand_over(transparent: &Transparent, pool: u32, elements: &mut Elements) {
+    let pool = pool.to_ne_bytes();
+    let mut put = |protocol: Transport, port: u16, chain: &str| {
+        let key = port_key(&pool, protocol.number(), port);
+        elements.put("taken", key, leads_to(chain.to_owned()));
+    };
+    for port in transparent.http.iter().chain(&transparent.tls) {
+        put(Transport::Tcp, *port, chains::TAKE);
+    }
+    for port in &transparent.tls {
+        put(Transport::Udp, *port, chains::QUIC);
+    }
+    if transparent.others == Others::Deny {
+        elements.put("others", pool.to_vec(), leads_to(chains::WITHHOLD.to_owned()));
     }
 }

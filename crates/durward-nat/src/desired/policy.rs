@@ -4,9 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use durward_model::SourceSet;
+use durward_model::egress::{Taken, Transparent};
 use durward_model::mapping::{
     AddressRange, Affinity, KernelEgress, MappedPort, PortMapping, PortRange, Transport,
 };
@@ -46,6 +48,8 @@ pub struct Leaving {
     pub sources: Vec<IpNet>,
     /// The addresses.
     pub addresses: Vec<AddressRange>,
+    /// What is handed to the forward proxy instead.
+    pub transparent: Option<Arc<Transparent>>,
     /// How long connections from an address that is gone go on.
     pub drain: Duration,
 }
@@ -78,8 +82,18 @@ impl Leaving {
             tenant,
             sources: rule.sources.clone(),
             addresses: rule.addresses.clone(),
+            transparent: rule.transparent.clone(),
             drain: rule.drain,
         }
+    }
+}
+
+impl Leaving {
+    /// What becomes of a packet of its pods by the protocol of this number to this port.
+    #[must_use]
+    pub fn take(&self, protocol: u8, port: u16) -> Taken {
+        let transparent = self.transparent.as_ref();
+        transparent.map_or(Taken::Translated, |transparent| transparent.take(protocol, port))
     }
 }
 

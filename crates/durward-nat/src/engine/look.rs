@@ -2,15 +2,19 @@
 //!
 //! Deliberately absent: changes.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
 
+use durward_model::TenantId;
 use durward_model::mapping::{NatModel, PortMapping};
 
-use super::NatError;
 use super::state::{State, kernel};
-use crate::mark::EGRESS;
+use super::{Leaving, NatError};
+use crate::mark::{self, EGRESS};
 use crate::program::step::{Ip, port_key};
+
+/// TCP, UDP and SCTP.
+const PORTS: [u8; 3] = [6, 17, 132];
 
 impl State {
     pub(super) fn begun(&self, model: &NatModel) -> Result<Vec<u64>, NatError> {
@@ -25,11 +29,24 @@ impl State {
         Ok(model.mappings.iter().map(|mapping| begun(mapping)).collect())
     }
 
-    pub(super) fn leaving(&self) -> Result<BTreeMap<IpAddr, u64>, NatError> {
+    pub(super) fn leaving(&self) -> Result<BTreeMap<IpAddr, Leaving>, NatError> {
         let flows = self.conntrack.flows(EGRESS, EGRESS).map_err(kernel("connections"))?;
-        let mut leaving = BTreeMap::new();
+        let tenants: BTreeMap<u16, &TenantId> =
+            self.numbers.iter().map(|(tenant, number)| (*number, tenant)).collect();
+        let mut leaving: BTreeMap<IpAddr, Leaving> = BTreeMap::new();
+        let mut ports: HashMap<(IpAddr, u8, SocketAddr), u32> = HashMap::new();
         for flow in flows {
-            *leaving.entry(flow.reply_destination.ip()).or_default() += 1;
+            let address = flow.reply_destination.ip();
+            let of = leaving.entry(address).or_default();
+            of.connections += 1;
+            if of.tenant.is_none() {
+                of.tenant = tenants.get(&mark::tenant(flow.mark)).map(|tenant| (*tenant).clone());
+            }
+            if PORTS.contains(&flow.protocol) {
+                let used = ports.entry((address, flow.protocol, flow.reply_source)).or_default();
+                *used += 1;
+                of.ports = of.ports.max(*used);
+            }
         }
         Ok(leaving)
     }

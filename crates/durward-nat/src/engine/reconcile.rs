@@ -15,16 +15,20 @@ use crate::announce::{Mac, Place};
 use crate::conntrack::Flow;
 use crate::conntrack::hygiene;
 use crate::desired::{Desired, Difference, Policy, desired, diff};
-use crate::mark::{self, EGRESS, MAPPED};
+use crate::hand_over;
+use crate::mark::{self, EGRESS, MAPPED, TRANSPARENT};
 use crate::nftables::ruleset::Value;
 use crate::nftables::{Changes, Element, TableError};
 use crate::options::AssignedAddress;
 use crate::policy_route::Routing;
 use crate::report::Report;
 use crate::sysctl::{REMEMBERED, Sysctl};
+use crate::watch::Kept;
 
 /// How often a transaction is tried again because others change rulesets at the same time.
 const ATTEMPTS: usize = 50;
+/// Draining connections are looked at this often.
+const DRAIN_STEP: Duration = Duration::from_secs(1);
 
 impl State {
     pub(super) fn apply(&mut self, model: Arc<NatModel>) -> Result<Report, NatError> {
@@ -51,7 +55,7 @@ impl State {
         self.last = None;
         let interfaces = self.interfaces(&model)?;
         self.slots.extend(interfaces.slots());
-        let mut desired = desired(&model, &self.options, &interfaces);
+        let mut desired = desired(&model, &self.options_for(&model)?, &interfaces);
         let routing = match self.routing.take() {
             Some(routing) => routing,
             None => self.read_routing()?,
@@ -63,32 +67,25 @@ impl State {
         let mut report = std::mem::take(&mut desired.report);
         self.last = Some((interfaces, report.clone()));
         report.host.extend(sysctls(&desired.sysctls, self.options.set_sysctls));
+        report.host.extend(self.obstacles(&desired.routing)?);
         self.restore_addresses(&mut report)?;
         report.connections_cut = self.cut_connections(desired.policy)?;
         Ok(report)
     }
 
-    /// Reads everything anew and repairs what differs; whether something did.
-    pub(super) fn repair(&mut self) -> Result<bool, NatError> {
-        if self.model.is_none() {
-            return Ok(false);
+    /// What keeps connections from the forward proxy of this host, where some are for it.
+    pub(super) fn obstacles(&self, routing: &Routing) -> Result<Vec<String>, NatError> {
+        if !routing.has_own() {
+            return Ok(Vec::new());
         }
-        let before = self.held.take();
-        let read = self.table.read()?;
-        let tampered = before.is_some_and(|before| before.ruleset != read.ruleset);
-        self.held = Some(read);
-        self.routing = None;
-        self.reconcile()?;
-        if tampered {
-            self.repairs += 1;
-            tracing::warn!(table = self.options.table, "undid a foreign change");
-        }
-        Ok(tampered)
+        let links = self.route.links(self.options.protocol).map_err(kernel("interfaces"))?;
+        Ok(hand_over::obstacles(&links))
     }
 
     pub(super) fn preview(&self, model: &NatModel) -> Result<(Desired, Difference), NatError> {
         let model = self.numbered(Arc::new(model.clone()));
-        let mut wanted = desired(&model, &self.options, &self.interfaces(&model)?);
+        let (options, interfaces) = (self.options_for(&model)?, self.interfaces(&model)?);
+        let mut wanted = desired(&model, &options, &interfaces);
         let held = self.table.read()?;
         if let (Some(old), Some(new)) =
             (held.ruleset.sets.get(REMEMBERED), wanted.ruleset.sets.get_mut(REMEMBERED))
@@ -170,6 +167,10 @@ impl State {
             remember(&held.ruleset, desired, self.options.set_sysctls);
             let changes = Changes::between(&held.ruleset, &desired.ruleset);
             if changes.is_empty() && held.exists {
+                match self.table.take(held.generation) {
+                    Err(TableError::Outdated) => continue,
+                    other => other?,
+                }
                 self.held = Some(held);
                 return Ok(());
             }
@@ -232,7 +233,9 @@ impl State {
 
     pub(super) fn flows(&self, mark: u32, mask: u32) -> Result<Vec<Flow>, NatError> {
         let mut flows = self.conntrack.flows(mark, mask).map_err(kernel("connections"))?;
-        flows.retain(|flow| flow.mark & (MAPPED | EGRESS) != 0 && mark::tenant(flow.mark) != 0);
+        flows.retain(|flow| {
+            flow.mark & (MAPPED | EGRESS | TRANSPARENT) != 0 && mark::tenant(flow.mark) != 0
+        });
         Ok(flows)
     }
 
@@ -283,6 +286,50 @@ impl State {
             }
         }
         Ok(())
+    }
+}
+
+impl Kept for State {
+    fn debounce(&self) -> Duration {
+        self.options.debounce
+    }
+
+    fn audit(&self) -> Duration {
+        self.options.audit
+    }
+
+    fn made(&self, generation: u32) -> bool {
+        self.own_generations.contains(&generation)
+    }
+
+    fn repair(&mut self) -> Result<bool, NatError> {
+        if self.model.is_none() {
+            return Ok(false);
+        }
+        let before = self.held.take();
+        let read = self.table.read()?;
+        let tampered = before.is_some_and(|before| before.ruleset != read.ruleset);
+        self.held = Some(read);
+        self.routing = None;
+        self.reconcile()?;
+        if tampered {
+            self.repairs += 1;
+            tracing::warn!(table = self.options.table, "undid a foreign change");
+        }
+        Ok(tampered)
+    }
+
+    fn tick(&mut self, now: Instant) -> Option<Instant> {
+        let announcement = self.announcer.as_mut().and_then(|announcer| announcer.send_due(now));
+        if self.draining.is_empty() {
+            return announcement;
+        }
+        let policy = self.policy.clone();
+        if let Err(error) = self.cut_connections(policy) {
+            tracing::error!(%error, "drained connections could not be cut");
+        }
+        let drain = (!self.draining.is_empty()).then(|| now + DRAIN_STEP);
+        announcement.into_iter().chain(drain).min()
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: the steps; see `reconcile`.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::announce::Announcer;
 use crate::conntrack::Conntrack;
 use crate::desired::{Policy, counted_tenant};
 use crate::interface::{Interfaces, full_match};
+use crate::nftables::probe;
 use crate::nftables::table::{Held, Ownership};
 use crate::nftables::{Ruleset, Table};
 use crate::options::{AssignedAddress, Options};
@@ -53,6 +55,8 @@ pub(super) struct State {
     pub(super) addresses: BTreeMap<std::net::IpAddr, AssignedAddress>,
     pub(super) own_generations: BTreeSet<u32>,
     pub(super) repairs: u64,
+    /// Whether the kernel can hand connections over; not known until somebody wants it.
+    can_hand_over: OnceCell<bool>,
 }
 
 impl State {
@@ -90,6 +94,7 @@ impl State {
             addresses,
             own_generations: BTreeSet::new(),
             repairs: 0,
+            can_hand_over: OnceCell::new(),
         })
     }
 
@@ -133,6 +138,17 @@ impl State {
             return model;
         }
         Arc::new(NatModel { tenants: numbers, ..(*model).clone() })
+    }
+
+    /// The options, and in them what the kernel can do of what the model wants.
+    pub(super) fn options_for(&self, model: &NatModel) -> Result<Options, NatError> {
+        let mut options = self.options.clone();
+        if model.egress.iter().any(|rule| rule.transparent.is_some()) {
+            let known = self.can_hand_over.get().copied();
+            let can = known.map_or_else(|| probe::hand_over(options.timeout), Ok)?;
+            options.hand_over &= *self.can_hand_over.get_or_init(|| can);
+        }
+        Ok(options)
     }
 
     /// The external interfaces as they are now.

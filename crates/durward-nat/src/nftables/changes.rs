@@ -142,6 +142,17 @@ impl fmt::Display for Changes {
 }
 
 impl Changes {
+    /// One line for each change, elements of sets Durward knows in words.
+    pub(crate) fn in_words(&self) -> String {
+        struct Words<'a>(&'a Changes);
+        impl fmt::Display for Words<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.write(f, crate::program::words::element)
+            }
+        }
+        Words(self).to_string()
+    }
+
     /// One line for each change; `words` says what an element of a set is.
     pub(crate) fn write(
         &self,

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use super::encode::{ct, meta};
+use super::encode::{ROUTE_SEGMENT, SEGMENT_OPTION, TRACE, ct, meta};
 use super::expression::{Base, Ct, Expression, LookupResult, Meta, Reject, Verdict};
 use super::ruleset::{Chain, Data, Element, Hook, Set, Value};
-use super::uapi::{DATA_VERDICT, INTERVAL_END, set_flag};
+use super::uapi::{DATA_VERDICT, INTERVAL_END, fib, set_flag};
 use crate::netlink::Attributes;
 
 /// A chain's name and hook.
@@ -147,6 +147,11 @@ fn expression(from: Attributes<'_>) -> Expression {
         "reject" => reject(data),
         "masq" => Some(Expression::Masquerade),
         "limit" => limit(data),
+        "rt" => route_segment(data),
+        "byteorder" => network_order(data),
+        "exthdr" => set_segment(data),
+        "fib" => destination_kind(data),
+        "tproxy" => hand_over(data),
         _ => None,
     };
     known.unwrap_or(Expression::Foreign(name))
@@ -175,6 +180,9 @@ fn payload(from: Attributes<'_>) -> Option<Expression> {
 }
 
 fn loaded_meta(from: Attributes<'_>) -> Option<Expression> {
+    if from.be32(2) == Some(TRACE) {
+        return register(from, 3).map(|from| Expression::SetTrace { from });
+    }
     let known = [Meta::Mark, Meta::InputName, Meta::OutputName, Meta::Family, Meta::Transport];
     let key = known.into_iter().find(|key| Some(meta(*key)) == from.be32(2))?;
     match (register(from, 1), register(from, 3)) {
@@ -185,8 +193,21 @@ fn loaded_meta(from: Attributes<'_>) -> Option<Expression> {
 }
 
 fn loaded_ct(from: Attributes<'_>) -> Option<Expression> {
-    let known = [Ct::State, Ct::Mark, Ct::OriginalDestination4, Ct::OriginalDestination6];
-    let key = known.into_iter().find(|key| Some(ct(*key)) == from.be32(2))?;
+    let known = [
+        Ct::State,
+        Ct::Mark,
+        Ct::OriginalDestination4,
+        Ct::OriginalDestination6,
+        Ct::Direction,
+        Ct::Status,
+        Ct::OriginalSource4,
+        Ct::OriginalSource6,
+        Ct::ReplySource4,
+        Ct::ReplySource6,
+    ];
+    let direction = from.get(3).and_then(|direction| direction.value.first().copied());
+    let told = (from.be32(2)?, direction);
+    let key = known.into_iter().find(|key| ct(*key) == told)?;
     match (register(from, 1), register(from, 4)) {
         (Some(to), None) => Some(Expression::Ct { key, to }),
         (None, Some(from)) if key == Ct::Mark => Some(Expression::SetCtMark { from }),
@@ -251,6 +272,20 @@ fn immediate(from: Attributes<'_>) -> Option<Expression> {
     Some(Expression::Immediate { to: register(from, 1)?, value: bytes(from, 2)? })
 }
 
+fn destination_kind(from: Attributes<'_>) -> Option<Expression> {
+    let known = from.be32(2)? == fib::ADDRESS_TYPE && from.be32(3)? == fib::DESTINATION;
+    known.then_some(Expression::DestinationKind { to: register(from, 1)? })
+}
+
+fn hand_over(from: Attributes<'_>) -> Option<Expression> {
+    let ipv4 = match from.be32(1)? {
+        2 => true,
+        10 => false,
+        _ => return None,
+    };
+    Some(Expression::HandOver { ipv4, address: register(from, 2)?, port: register(from, 3)? })
+}
+
 /// A range of one address is no range, and so the kernel tells both alike.
 fn nat(from: Attributes<'_>) -> Option<Expression> {
     const IMPLIED: u32 = 1 | 2;
@@ -287,6 +322,22 @@ fn reject(from: Attributes<'_>) -> Option<Expression> {
 fn limit(from: Attributes<'_>) -> Option<Expression> {
     let plain = be64(from, 2) == 1 && from.be32(4) == Some(0) && from.be32(5).unwrap_or(0) == 0;
     plain.then_some(Expression::Limit { per_second: be64(from, 1), burst: from.be32(3)? })
+}
+
+fn route_segment(from: Attributes<'_>) -> Option<Expression> {
+    (from.be32(2)? == ROUTE_SEGMENT).then_some(Expression::RouteSegment { to: register(from, 1)? })
+}
+
+fn network_order(from: Attributes<'_>) -> Option<Expression> {
+    let (read, written) = (register(from, 1)?, register(from, 2)?);
+    let short = (from.be32(3)?, from.be32(4)?, from.be32(5)?) == (1, 2, 2);
+    (short && read == written).then_some(Expression::NetworkOrder { register: read })
+}
+
+fn set_segment(from: Attributes<'_>) -> Option<Expression> {
+    let segment = from.get(2)?.value.first() == Some(&SEGMENT_OPTION);
+    let whole = (from.be32(3)?, from.be32(4)?, from.be32(6)?) == (2, 2, 1);
+    (segment && whole).then_some(Expression::SetSegment { from: register(from, 7)? })
 }
 
 fn verdict(data: Attributes<'_>) -> Option<Verdict> {

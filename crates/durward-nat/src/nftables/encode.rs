@@ -4,11 +4,17 @@
 
 use super::expression::{Base, Ct, Expression, LookupResult, Meta, Reject, Verdict};
 use super::ruleset::{Chain, Data, Element, Set, Value};
-use super::uapi::{DATA_VERDICT, INTERVAL_END, OBJECT_COUNTER, set_flag};
+use super::uapi::{DATA_VERDICT, INTERVAL_END, OBJECT_COUNTER, fib, set_flag};
 use crate::netlink::Builder;
 
 /// Bytes of elements in one message; the attribute that holds them can have 64 KiB.
 pub(super) const ELEMENTS: usize = 48 * 1024;
+/// `NFT_META_NFTRACE`.
+pub(super) const TRACE: u32 = 12;
+/// `NFT_RT_TCPMSS`.
+pub(super) const ROUTE_SEGMENT: u32 = 3;
+/// The TCP option that names the maximum segment size.
+pub(super) const SEGMENT_OPTION: u8 = 2;
 
 /// Writes a chain's own attributes; the table's name is there already.
 pub(super) fn chain(to: &mut Builder, name: &str, chain: &Chain) {
@@ -99,7 +105,9 @@ pub(super) fn element(to: &mut Builder, key: &[u8], element: &Element) {
 fn expression(to: &mut Builder, expression: &Expression) {
     let name = match expression {
         Expression::Payload { .. } => "payload",
-        Expression::Meta { .. } | Expression::SetMark { .. } => "meta",
+        Expression::Meta { .. } | Expression::SetMark { .. } | Expression::SetTrace { .. } => {
+            "meta"
+        }
         Expression::Ct { .. } | Expression::SetCtMark { .. } => "ct",
         Expression::Compare { .. } => "cmp",
         Expression::Bitwise { .. } => "bitwise",
@@ -112,6 +120,11 @@ fn expression(to: &mut Builder, expression: &Expression) {
         Expression::Reject(_) => "reject",
         Expression::Masquerade => "masq",
         Expression::Limit { .. } => "limit",
+        Expression::RouteSegment { .. } => "rt",
+        Expression::NetworkOrder { .. } => "byteorder",
+        Expression::SetSegment { .. } => "exthdr",
+        Expression::DestinationKind { .. } => "fib",
+        Expression::HandOver { .. } => "tproxy",
         Expression::Foreign(name) => name,
     };
     to.text(1, name).nest(2, |to| parameters(to, expression));
@@ -130,13 +143,14 @@ fn parameters(to: &mut Builder, expression: &Expression) {
             to.be32(2, meta(Meta::Mark)).be32(3, *from);
         }
         Expression::Ct { key, to: register } => {
-            to.be32(1, *register).be32(2, ct(*key));
-            if matches!(key, Ct::OriginalDestination4 | Ct::OriginalDestination6) {
-                to.bytes_attribute(3, &[0]);
+            let (number, direction) = ct(*key);
+            to.be32(1, *register).be32(2, number);
+            if let Some(direction) = direction {
+                to.bytes_attribute(3, &[direction]);
             }
         }
         Expression::SetCtMark { from } => {
-            to.be32(2, ct(Ct::Mark)).be32(4, *from);
+            to.be32(2, ct(Ct::Mark).0).be32(4, *from);
         }
         Expression::Compare { from, equal, value } => {
             to.be32(1, *from).be32(2, u32::from(!equal)).nest(3, |to| {
@@ -190,6 +204,12 @@ fn acting_parameters(to: &mut Builder, expression: &Expression) {
             to.be32(3, *from).text(4, set);
         }
         Expression::Masquerade => {}
+        Expression::DestinationKind { to: register } => {
+            to.be32(1, *register).be32(2, fib::ADDRESS_TYPE).be32(3, fib::DESTINATION);
+        }
+        Expression::HandOver { ipv4, address, port } => {
+            to.be32(1, if *ipv4 { 2 } else { 10 }).be32(2, *address).be32(3, *port);
+        }
         Expression::Reject(how) => {
             let (kind, code) = match how {
                 Reject::Reset => (1, 0),
@@ -197,6 +217,19 @@ fn acting_parameters(to: &mut Builder, expression: &Expression) {
                 Reject::Prohibited => (2, 3),
             };
             to.be32(1, kind).bytes_attribute(2, &[code]);
+        }
+        Expression::SetTrace { from } => {
+            to.be32(2, TRACE).be32(3, *from);
+        }
+        Expression::RouteSegment { to: register } => {
+            to.be32(1, *register).be32(2, ROUTE_SEGMENT);
+        }
+        Expression::NetworkOrder { register } => {
+            to.be32(1, *register).be32(2, *register).be32(3, 1).be32(4, 2).be32(5, 2);
+        }
+        Expression::SetSegment { from } => {
+            to.bytes_attribute(2, &[SEGMENT_OPTION]).be32(3, 2).be32(4, 2);
+            to.be32(6, 1).be32(7, *from);
         }
         Expression::Limit { per_second, burst } => {
             to.bytes_attribute(1, &per_second.to_be_bytes());
@@ -249,12 +282,18 @@ pub(super) const fn meta(key: Meta) -> u32 {
     }
 }
 
-/// The kernel's number of a fact.
-pub(super) const fn ct(key: Ct) -> u32 {
+/// The kernel's number of a fact, and of which direction it is.
+pub(super) const fn ct(key: Ct) -> (u32, Option<u8>) {
     match key {
-        Ct::State => 0,
-        Ct::Mark => 3,
-        Ct::OriginalDestination4 => 20,
-        Ct::OriginalDestination6 => 22,
+        Ct::State => (0, None),
+        Ct::Direction => (1, None),
+        Ct::Status => (2, None),
+        Ct::Mark => (3, None),
+        Ct::OriginalSource4 => (19, Some(0)),
+        Ct::ReplySource4 => (19, Some(1)),
+        Ct::OriginalDestination4 => (20, Some(0)),
+        Ct::OriginalSource6 => (21, Some(0)),
+        Ct::ReplySource6 => (21, Some(1)),
+        Ct::OriginalDestination6 => (22, Some(0)),
     }
 }

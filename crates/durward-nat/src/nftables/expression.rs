@@ -126,12 +126,46 @@ pub enum Expression {
     Reject(Reject),
     /// Gives the packet the address of the interface it leaves by.
     Masquerade,
+    /// Loads what kind of address the destination is, as `linux/rtnetlink.h` numbers them: 1 another host's, 2 this host's.
+    DestinationKind {
+        /// The register to fill.
+        to: u32,
+    },
+    /// Gives the packet to a socket of this host that listens for others; does not hold when there is none.
+    HandOver {
+        /// Of IPv4 or IPv6.
+        ipv4: bool,
+        /// The register of the address it listens at.
+        address: u32,
+        /// The register of the port.
+        port: u32,
+    },
     /// Holds so many times a second.
     Limit {
         /// How often.
         per_second: u64,
         /// At once.
         burst: u32,
+    },
+    /// Has the packet's further way told to whoever listens.
+    SetTrace {
+        /// The register to take 1 from.
+        from: u32,
+    },
+    /// Loads the largest TCP segment that fits the ways there and back, two bytes in the processor's order.
+    RouteSegment {
+        /// The register to fill.
+        to: u32,
+    },
+    /// Turns two bytes of a register into network order.
+    NetworkOrder {
+        /// The register.
+        register: u32,
+    },
+    /// Lowers the maximum segment size a TCP SYN names.
+    SetSegment {
+        /// The register to take it from.
+        from: u32,
     },
     /// Something this crate did not write.
     Foreign(String),
@@ -172,6 +206,18 @@ pub enum Ct {
     OriginalDestination4,
     /// The IPv6 address the first packet was sent to.
     OriginalDestination6,
+    /// 0 on the way of the first packet, 1 on the way back; one byte.
+    Direction,
+    /// Bits, among them source translated 16 and destination translated 32.
+    Status,
+    /// The IPv4 address the first packet came from.
+    OriginalSource4,
+    /// The IPv6 address the first packet came from.
+    OriginalSource6,
+    /// The IPv4 address answers come from.
+    ReplySource4,
+    /// The IPv6 address answers come from.
+    ReplySource6,
 }
 
 /// What a lookup does.
@@ -253,7 +299,15 @@ impl fmt::Display for Expression {
             Self::CountBy { set, from } => write!(f, "count @{set}[r{from}]"),
             Self::Masquerade => f.write_str("masquerade"),
             Self::Reject(how) => write!(f, "reject {how:?}"),
+            Self::DestinationKind { to } => write!(f, "r{to} = kind of destination"),
+            Self::HandOver { address, port, .. } => {
+                write!(f, "hand over to r{address} port r{port}")
+            }
             Self::Limit { per_second, burst } => write!(f, "limit {per_second}/s burst {burst}"),
+            Self::SetTrace { from } => write!(f, "trace = r{from}"),
+            Self::RouteSegment { to } => write!(f, "r{to} = route's segment size"),
+            Self::NetworkOrder { register } => write!(f, "r{register} = network order"),
+            Self::SetSegment { from } => write!(f, "tcp maxseg = r{from}"),
             Self::Foreign(name) => write!(f, "foreign {name}"),
         }
     }

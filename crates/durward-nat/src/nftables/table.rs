@@ -9,11 +9,15 @@ use std::time::Duration;
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::batch::Batch;
 use super::changes::Changes;
-use super::ruleset::{Element, Ruleset};
-use super::uapi::{BATCH_GENERATION, HEADER, INET, OBJECT_COUNTER, SUBSYSTEM, msg, table_flag};
-use super::{decode, encode};
+use super::decode;
+use super::ruleset::Ruleset;
+use super::uapi::{HEADER, INET, msg, table_flag};
 use crate::netlink::{Builder, Family, Socket, flags};
+
+/// How often a transaction is tried again because others change rulesets at the same time.
+const ATTEMPTS: usize = 50;
 
 /// A table of family `inet`.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub struct Table {
     socket: Socket,
     name: String,
     ownership: Ownership,
+    /// Whether this process has changed it, and so owns it where that can be.
+    taken: bool,
 }
 
 /// Whether others can change the table.
@@ -28,6 +34,8 @@ pub struct Table {
 pub enum Ownership {
     /// Only we can, and it stays when we are gone (Linux 6.9 and later).
     Ours,
+    /// Only we can, and it goes with us (Linux 5.12 and later).
+    Fleeting,
     /// Everybody with the capability can.
     Shared,
 }
@@ -91,13 +99,17 @@ impl Table {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             TableError::Socket { errno }
         })?;
-        Ok(Self { socket, name: name.to_owned(), ownership })
+        Ok(Self { socket, name: name.to_owned(), ownership, taken: false })
     }
 
     /// Whether others can change the table, after the first transaction.
     #[must_use]
     pub const fn ownership(&self) -> Ownership {
         self.ownership
+    }
+
+    pub(super) const fn socket(&self) -> &Socket {
+        &self.socket
     }
 
     /// Reads the table.
@@ -133,15 +145,47 @@ impl Table {
     /// # Errors
     /// `Outdated` when the generation has passed; otherwise what the kernel refused.
     pub fn change(&mut self, generation: u32, changes: &Changes) -> Result<u32, TableError> {
-        let result = self.try_change(generation, changes);
+        let mut result = self.try_change(generation, changes);
         let unknown = matches!(&result, Err(TableError::Refused { object, errno })
             if object == "the table" && matches!(*errno, Errno::OPNOTSUPP | Errno::INVAL));
-        if unknown && self.ownership == Ownership::Ours {
+        if unknown && self.ownership != Ownership::Shared {
             // A kernel without `persist`, or a table that began without an owner.
             self.ownership = Ownership::Shared;
-            return self.try_change(generation, changes);
+            result = self.try_change(generation, changes);
         }
+        self.taken |= result.is_ok();
         result
+    }
+
+    /// Owns the table that an earlier process left, where that can be; its contents stay.
+    ///
+    /// # Errors
+    /// `Outdated` when the generation has passed; or when another process owns it.
+    pub fn take(&mut self, generation: u32) -> Result<(), TableError> {
+        if self.taken {
+            return Ok(());
+        }
+        self.change(generation, &Changes::default()).map(|_| ())
+    }
+
+    /// Makes the table hold this and nothing else, whatever others do meanwhile; whether anything had to be changed.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn bring_to(&mut self, desired: &Ruleset) -> Result<bool, TableError> {
+        for _ in 0..ATTEMPTS {
+            let held = self.read()?;
+            let changes = Changes::between(&held.ruleset, desired);
+            if changes.is_empty() && held.exists && self.taken {
+                return Ok(false);
+            }
+            match self.change(held.generation, &changes) {
+                Ok(_) => return Ok(!changes.is_empty() || !held.exists),
+                Err(TableError::Outdated) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(TableError::Outdated)
     }
 
     /// Takes the table away, if it is there.
@@ -252,6 +296,7 @@ impl Table {
         let name = self.name.as_str();
         let ownership = match self.ownership {
             Ownership::Ours => table_flag::OWNER | table_flag::PERSIST,
+            Ownership::Fleeting => table_flag::OWNER,
             Ownership::Shared => 0,
         };
         let table = |to: &mut Builder| {
@@ -271,189 +316,25 @@ impl Table {
     }
 }
 
-/// A transaction being written.
-struct Batch<'a> {
-    socket: &'a Socket,
-    builder: Builder,
-    generation: u32,
-    begin: u32,
-    /// The objects by sequence number.
-    objects: Vec<(u32, String)>,
-    last: usize,
-}
-
-impl<'a> Batch<'a> {
-    fn begin(socket: &'a Socket, generation: u32) -> Self {
-        let mut builder = Builder::default();
-        let begin = socket.next_sequence();
-        builder.message(msg::BATCH_BEGIN, flags::REQUEST, begin, |to| {
-            header(to, SUBSYSTEM);
-            to.be32(BATCH_GENERATION, generation);
-        });
-        Self { socket, builder, generation, begin, objects: Vec::new(), last: 0 }
-    }
-
-    fn add(
-        &mut self,
-        object: impl Into<String>,
-        kind: u16,
-        flags: u16,
-        body: impl FnOnce(&mut Builder),
-    ) {
-        let sequence = self.socket.next_sequence();
-        self.objects.push((sequence, object.into()));
-        self.last = self.builder.len();
-        self.builder.message(kind, flags | flags::REQUEST, sequence, |to| {
-            header(to, 0);
-            body(to);
-        });
-    }
-
-    fn add_new(&mut self, table: &str, changes: &Changes) {
-        for (name, chain) in &changes.new_chains {
-            self.add(format!("chain {name}"), msg::NEWCHAIN, flags::CREATE | flags::EXCL, |to| {
-                to.text(1, table);
-                encode::chain(to, name, chain);
-            });
-        }
-        for name in &changes.new_counters {
-            self.add(format!("counter {name}"), msg::NEWOBJ, flags::CREATE | flags::EXCL, |to| {
-                to.text(1, table).text(2, name).be32(3, OBJECT_COUNTER).nest(4, |_| {});
-            });
-        }
-        for (id, (name, set)) in changes.new_sets.iter().enumerate() {
-            self.add(format!("set {name}"), msg::NEWSET, flags::CREATE | flags::EXCL, |to| {
-                to.text(1, table);
-                encode::set(to, name, set, id as u32 + 1);
-            });
-        }
-    }
-
-    fn add_contents(&mut self, table: &str, changes: &Changes) {
-        let emptied =
-            changes.rewritten.keys().filter(|name| !changes.new_chains.contains_key(*name));
-        for name in emptied.chain(&changes.old_chains) {
-            self.add(format!("the rules of chain {name}"), msg::DELRULE, 0, |to| {
-                to.text(1, table).text(2, name);
-            });
-        }
-        for (name, elements) in &changes.removed {
-            self.add_elements(msg::DELSETELEM, 0, table, name, elements);
-        }
-        for (name, elements) in &changes.added {
-            self.add_elements(msg::NEWSETELEM, flags::CREATE, table, name, elements);
-        }
-        for (name, chain) in &changes.rewritten {
-            for (index, rule) in chain.rules.iter().enumerate() {
-                let object = format!("rule {index} of chain {name}");
-                self.add(object, msg::NEWRULE, flags::CREATE | flags::APPEND, |to| {
-                    to.text(1, table);
-                    encode::rule(to, name, rule);
-                });
-            }
-        }
-    }
-
-    fn add_removals(&mut self, table: &str, changes: &Changes) {
-        for name in &changes.old_sets {
-            self.add(format!("old set {name}"), msg::DELSET, 0, |to| {
-                to.text(1, table).text(2, name);
-            });
-        }
-        for name in &changes.old_chains {
-            self.add(format!("old chain {name}"), msg::DELCHAIN, 0, |to| {
-                to.text(1, table).text(3, name);
-            });
-        }
-        for name in &changes.old_counters {
-            self.add(format!("old counter {name}"), msg::DELOBJ, 0, |to| {
-                to.text(1, table).text(2, name).be32(3, OBJECT_COUNTER);
-            });
-        }
-    }
-
-    fn add_elements(
-        &mut self,
-        kind: u16,
-        flags: u16,
-        table: &str,
-        set: &str,
-        elements: &[(Vec<u8>, Element)],
-    ) {
-        let mut rest = elements;
-        while !rest.is_empty() {
-            let mut written = 0;
-            let before = rest.len();
-            self.add(format!("elements of {set}"), kind, flags, |to| {
-                to.text(1, table).text(2, set).nest(3, |to| {
-                    let start = to.len();
-                    while let Some(((key, element), more)) = rest.split_first() {
-                        if to.len() - start > encode::ELEMENTS {
-                            break;
-                        }
-                        encode::element(to, key, element);
-                        written += 1;
-                        rest = more;
-                    }
-                });
-            });
-            debug_assert!(written > 0 && rest.len() < before, "each message carries an element");
-        }
-    }
-
-    /// Sends it as one datagram and reads the answer to its last message, or what was refused.
-    fn commit(mut self) -> Result<u32, TableError> {
-        let Some((last, _)) = self.objects.last().cloned() else { return Ok(self.generation) };
-        self.builder.add_flags(self.last, flags::ACK);
-        let end = self.socket.next_sequence();
-        self.builder.message(msg::BATCH_END, flags::REQUEST, end, |to| header(to, SUBSYSTEM));
-        self.socket.send(self.builder.bytes()).map_err(socket_error)?;
-        let mut refused = None;
-        loop {
-            for message in self.socket.receive().map_err(socket_error)? {
-                let Some(result) = message.error() else { continue };
-                if message.sequence == self.begin {
-                    return result.map(|()| self.generation).map_err(|errno| match errno {
-                        Errno::RESTART => TableError::Outdated,
-                        Errno::PERM => TableError::Forbidden,
-                        errno => {
-                            TableError::Refused { object: "the transaction".to_owned(), errno }
-                        }
-                    });
-                }
-                if let Err(errno) = result {
-                    refused.get_or_insert_with(|| self.refusal(message.sequence, errno));
-                }
-                if message.sequence == last {
-                    // After generation 2^32 - 1 comes 1.
-                    let next = self.generation.checked_add(1).unwrap_or(1);
-                    return refused.map_or(Ok(next), Err);
-                }
-            }
-        }
-    }
-
-    fn refusal(&self, sequence: u32, errno: Errno) -> TableError {
-        if errno == Errno::PERM {
-            return TableError::Forbidden;
-        }
-        let found = self.objects.iter().find(|(known, _)| *known == sequence);
-        let object = found.map_or_else(|| "an object".to_owned(), |(_, object)| object.clone());
-        TableError::Refused { object, errno }
-    }
-}
-
-fn header(to: &mut Builder, resource: u16) {
+pub(super) fn header(to: &mut Builder, resource: u16) {
     let family = if resource == 0 { INET } else { 0 };
     to.raw(&[family, 0]).raw(&resource.to_be_bytes());
 }
 
-const fn socket_error(errno: Errno) -> TableError {
+pub(super) const fn socket_error(errno: Errno) -> TableError {
     TableError::Socket { errno }
 }
 
 /// The multicast group that tells of changes, as a bit of a socket's mask.
 pub(crate) const EVENT_GROUP: u32 = super::uapi::GROUP;
+
+/// The multicast group that tells the way of traced packets (`NFNLGRP_NFTRACE` is 9).
+pub(crate) const TRACE_GROUP: u32 = 1 << 8;
+
+/// Whether the message tells a step of a traced packet.
+pub(crate) const fn is_trace(message: &crate::netlink::Message) -> bool {
+    message.kind == msg::TRACE
+}
 
 /// The generation an event announces.
 pub(crate) fn new_generation(message: &crate::netlink::Message) -> Option<u32> {

@@ -26,6 +26,7 @@ pub(super) mod msg {
     pub(in super::super) const DELSETELEM: u16 = nftables(14);
     pub(in super::super) const NEWGEN: u16 = nftables(15);
     pub(in super::super) const GETGEN: u16 = nftables(16);
+    pub(in super::super) const TRACE: u16 = nftables(17);
     pub(in super::super) const NEWOBJ: u16 = nftables(18);
     pub(in super::super) const GETOBJ: u16 = nftables(19);
     pub(in super::super) const DELOBJ: u16 = nftables(20);
@@ -53,6 +54,14 @@ pub(super) mod set_flag {
     pub(in super::super) const INTERVAL: u32 = 4;
     pub(in super::super) const MAP: u32 = 8;
     pub(in super::super) const OBJECT: u32 = 0x40;
+}
+
+/// What a route lookup is asked.
+pub(super) mod fib {
+    /// `NFT_FIB_RESULT_ADDRTYPE`.
+    pub(in super::super) const ADDRESS_TYPE: u32 = 3;
+    /// `NFTA_FIB_F_DADDR`.
+    pub(in super::super) const DESTINATION: u32 = 2;
 }
 
 /// Type of the data of a verdict map.

@@ -4,7 +4,7 @@
 
 use super::balance::{picked_up_mark, to_cluster};
 use super::step::{self, Ip, ct_mark, dispatch, goto, input_name, keep, replace, verdict};
-use super::{hooked, plain, verdict_element};
+use super::{hooked, plain, transparent, verdict_element};
 use crate::interface::Interfaces;
 use crate::mark;
 use crate::nftables::expression::{Ct, Meta};
@@ -12,7 +12,11 @@ use crate::nftables::ruleset::{Data, Point};
 use crate::nftables::{Expression, Ruleset, Set, Verdict};
 use crate::options::Options;
 
-pub(super) fn build(ruleset: &mut Ruleset, options: &Options, interfaces: &Interfaces) {
+pub(super) fn build(
+    ruleset: &mut Ruleset,
+    options: &Options,
+    (interfaces, proxied): (&Interfaces, bool),
+) {
     let mut arrivals = Set::new(16, step::kind::NAME, Data::Verdict).sized(step::SLOTS);
     let mut departures = Set::new(4, step::kind::MARK, Data::Verdict).sized(step::SLOTS);
     for (name, external) in &interfaces.external {
@@ -27,9 +31,9 @@ pub(super) fn build(ruleset: &mut Ruleset, options: &Options, interfaces: &Inter
     ruleset.sets.insert("ext_in".to_owned(), arrivals);
     ruleset.sets.insert("slot_out".to_owned(), departures);
     let mut chain = |name: &str, chain| ruleset.chains.insert(name.to_owned(), chain);
-    chain("route_pre", hooked("filter", Point::Prerouting, -90, pre(interfaces)));
-    chain("route4", plain(new(Ip::V4)));
-    chain("route6", plain(new(Ip::V6)));
+    chain("route_pre", hooked("filter", Point::Prerouting, -90, pre(interfaces, proxied)));
+    chain("route4", plain(new(Ip::V4, proxied)));
+    chain("route6", plain(new(Ip::V6, proxied)));
     chain("route_out", hooked("route", Point::Output, -150, out()));
 }
 
@@ -38,8 +42,9 @@ fn by_slot() -> Vec<Expression> {
     vec![ct_mark(8), keep(8, mark::SLOT_MASK), dispatch("slot_out", 8)]
 }
 
-fn pre(interfaces: &Interfaces) -> Vec<Vec<Expression>> {
-    let arrived = if interfaces.external.len() <= step::FEW {
+/// `proxied` says that some connections are for this host's forward proxy.
+fn pre(interfaces: &Interfaces, proxied: bool) -> Vec<Vec<Expression>> {
+    let mut rules = if interfaces.external.len() <= step::FEW {
         step::came_from_outside(interfaces, |slot| goto(&format!("in_{slot}")))
     } else {
         vec![vec![input_name(8), dispatch("ext_in", 8)]]
@@ -50,18 +55,19 @@ fn pre(interfaces: &Interfaces) -> Vec<Vec<Expression>> {
         step::equals(8, vec![0; 4]),
         verdict(Verdict::Return),
     ];
-    let known = vec![
-        by_slot(),
+    rules.push(by_slot());
+    rules.extend(proxied.then(transparent::taken_already));
+    rules.extend([
         not_new,
         [step::marked(mark::MAPPED), vec![verdict(Verdict::Return)]].concat(),
         [Ip::V4.only(), vec![goto("route4")]].concat(),
         vec![goto("route6")],
-    ];
-    [arrived, known].concat()
+    ]);
+    rules
 }
 
-/// A new connection from the cluster: the answer of a connection another gateway had, or egress, or nothing of ours.
-fn new(ip: Ip) -> Vec<Vec<Expression>> {
+/// A new connection from the cluster: the answer of a connection another gateway had, or the proxy's, or egress, or nothing of ours.
+fn new(ip: Ip, proxied: bool) -> Vec<Vec<Expression>> {
     const SYN_ACK: u8 = 0x12;
     const SYN: u8 = 0x02;
     let mid_stream = vec![
@@ -78,11 +84,13 @@ fn new(ip: Ip) -> Vec<Vec<Expression>> {
         keep(8, mark::SLOT_MASK),
         dispatch("slot_out", 8),
     ];
-    vec![
+    let mut rules = vec![
         [to_cluster(ip), vec![verdict(Verdict::Return)]].concat(),
         [mid_stream, picked_up_mark(ip), vec![dispatch("slot_out", 8)]].concat(),
-        egress,
-    ]
+    ];
+    rules.extend(proxied.then(|| transparent::ask(ip)).into_iter().flatten());
+    rules.push(egress);
+    rules
 }
 
 /// What this host itself says about a connection (an ICMP error) goes the connection's way.

@@ -24,9 +24,14 @@ fn in_words(set: &str, key: &[u8], element: &Element) -> Option<String> {
         "svc" | "acl" | "svcr" | "aclr" | "rng" | "ep" | "rev" | "local" => {
             ports(key, element.end.as_deref(), v4)?
         }
-        "src" | "cluster" | "egm" | "eg" | "egid" => block(key, element.end.as_deref(), v4)?,
+        "src" | "cluster" | "egm" | "eg" | "egid" | "enrolled" | "near" | "pods" | "peers" => {
+            block(key, element.end.as_deref(), v4)?
+        }
         "ext" | "ext_in" | "out_ok" => name(key)?,
         "ctr" | "slot_out" => format!("{:#x}", number(key, 0)?),
+        "taken" => taken(key)?,
+        "others" => format!("pool {} all else", number(key, 0)?),
+        "here" => format!("kind {}", number(key, 0)?),
         "egp" => format!("pool {} range {}", number(key, 0)?, number(key, 4)?),
         _ => return None,
     };
@@ -69,6 +74,12 @@ fn ports(key: &[u8], end: Option<&[u8]>, v4: bool) -> Option<String> {
     let range = if last == first { String::new() } else { format!("-{last}") };
     let index = number(rest, 8).map(|index| format!(" endpoint {index}")).unwrap_or_default();
     Some(format!("{ip} {protocol} {first}{range}{index}"))
+}
+
+/// A pool, a protocol and a port.
+fn taken(key: &[u8]) -> Option<String> {
+    let protocol = if *key.get(4)? == 6 { "tcp" } else { "udp" };
+    Some(format!("pool {} {protocol} {}", number(key, 0)?, port(key.get(8..)?)?))
 }
 
 fn block(key: &[u8], end: Option<&[u8]>, v4: bool) -> Option<String> {

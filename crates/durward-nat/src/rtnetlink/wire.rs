@@ -16,8 +16,13 @@ pub(super) const INET: u8 = 2;
 pub(super) const INET6: u8 = 10;
 
 const UNICAST: u8 = 1;
+const LOCAL: u8 = 2;
 const UNREACHABLE: u8 = 7;
+const THROW: u8 = 9;
 const SCOPE_LINK: u8 = 253;
+const SCOPE_HOST: u8 = 254;
+/// `lo`, in every network namespace.
+const LOOPBACK: u32 = 1;
 const ONLINK: u32 = 4;
 const TO_TABLE: u8 = 1;
 /// `IFA_F_NODAD`: the address is usable at once.
@@ -35,7 +40,8 @@ pub(super) fn link(message: &Message) -> Option<Link> {
     let attributes = message.attributes(16);
     let name = attributes.text(3)?;
     let mac = attributes.get(1).and_then(|mac| mac.value.try_into().ok());
-    Some(Link { name, index: word(4)?, up: word(8)? & 1 != 0, mac, ..Link::default() })
+    let bridge = attributes.nested(18).text(1).as_deref() == Some("bridge");
+    Some(Link { name, index: word(4)?, up: word(8)? & 1 != 0, bridge, mac, ..Link::default() })
 }
 
 pub(super) fn address(message: &Message) -> Option<HeldAddress> {
@@ -72,6 +78,8 @@ pub(super) fn route(message: &Message) -> Option<Labelled> {
     let gateway = attributes.get(5).and_then(|gateway| ip(gateway.value));
     let hop = match (kind, gateway, interface) {
         (UNREACHABLE, ..) => Hop::Unreachable,
+        (THROW, ..) => Hop::Throw,
+        (LOCAL, None, Some(LOOPBACK)) => Hop::Local,
         (UNICAST, Some(gateway), Some(interface)) => Hop::Gateway { gateway, interface },
         (UNICAST, None, Some(interface)) => Hop::Link { interface },
         _ => return None,
@@ -114,6 +122,8 @@ pub(super) fn write_route(to: &mut Builder, route: &Route, protocol: u8) {
         Hop::Link { .. } => (UNICAST, SCOPE_LINK, 0),
         Hop::Gateway { .. } => (UNICAST, 0, ONLINK),
         Hop::Unreachable => (UNREACHABLE, 0, 0),
+        Hop::Throw => (THROW, 0, 0),
+        Hop::Local => (LOCAL, SCOPE_HOST, 0),
     };
     let destination = route.destination;
     let scope = if destination.addr().is_ipv4() { scope } else { 0 };
@@ -134,7 +144,10 @@ pub(super) fn write_route(to: &mut Builder, route: &Route, protocol: u8) {
         Hop::Gateway { gateway, interface } => {
             to.bytes_attribute(5, &octets(gateway)).ne32(4, interface);
         }
-        Hop::Unreachable => {}
+        Hop::Local => {
+            to.ne32(4, LOOPBACK);
+        }
+        Hop::Unreachable | Hop::Throw => {}
     }
 }
 

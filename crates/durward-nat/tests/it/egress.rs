@@ -124,6 +124,17 @@ fn an_exhausted_address_drops_and_counts_and_never_leaks() {
             }
             sent
         });
+        let options = durward_nat::trace::Options {
+            table: "durward".to_owned(),
+            filter: durward_nat::trace::Filter {
+                client: Some(format!("{P2}/32").parse().unwrap()),
+                ..Default::default()
+            },
+            per_second: 1000,
+            model: None,
+            timeout: SOON * 10,
+        };
+        let mut tracer = durward_nat::trace::Tracer::start(options).unwrap();
         // … so that nothing is left for another.
         lab.p2.run(|| {
             for port in 20_000..20_050 {
@@ -135,6 +146,13 @@ fn an_exhausted_address_drops_and_counts_and_never_leaks() {
         let heard = heard();
         assert_eq!(sent, 64_512);
         assert!(heard.iter().all(|peer| peer.ip().to_string() == EXT1), "{heard:?}");
+        let leaving = &nat.leaving().unwrap()[&EXT1.parse().unwrap()];
+        assert_eq!((leaving.ports, leaving.tenant.as_ref()), (64_512, Some(&tenant("acme"))));
+        let packet = tracer.next(std::time::Instant::now() + SOON * 10).unwrap().unwrap();
+        let durward_nat::trace::End::Vanished { why, .. } = packet.end else {
+            panic!("{packet:?}")
+        };
+        assert!(why.contains("no free port"), "{why}");
         let failed = nat.counters().unwrap().conntrack.insert_failed;
         assert!(failed >= 50, "{failed} connections found no port");
     });
@@ -165,7 +183,11 @@ fn host(address: &str) -> String {
 }
 
 /// The distinct peers of datagrams that arrive until the returned function is called.
-fn listen(at: &Namespace, address: &'static str, port: u16) -> impl FnOnce() -> Vec<SocketAddr> {
+pub(crate) fn listen(
+    at: &Namespace,
+    address: &'static str,
+    port: u16,
+) -> impl FnOnce() -> Vec<SocketAddr> {
     let socket = at.run(|| UdpSocket::bind((address, port)).unwrap());
     socket.set_read_timeout(Some(SOON)).unwrap();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use durward_model::egress::{Others, Transparent};
 use durward_model::mapping::{
     Affinity, Endpoints, NatModel, PortMapping, PortRange, SourceMode, Transport,
 };
@@ -50,7 +51,7 @@ fn text(model: &NatModel) -> String {
 }
 
 #[track_caller]
-fn assert_golden(name: &str, text: &str) {
+pub(crate) fn assert_golden(name: &str, text: &str) {
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"));
     settings.set_prepend_module_to_snapshot(false);
@@ -103,6 +104,22 @@ fn mappings_and_egress_are_elements() {
     local.local = ["0.0.0.0:443".parse().unwrap(), "198.51.100.1:80".parse().unwrap()].into();
 
     assert_golden("rich", &text(&local));
+}
+
+#[test]
+fn the_way_to_the_proxy_is_elements_too() {
+    let mut denying = egress(&["10.244.0.0/25".to_owned()], &["203.0.113.1"]);
+    let ports = |http: &[u16], tls: &[u16], others| Transparent {
+        http: http.iter().copied().collect(),
+        tls: tls.iter().copied().collect(),
+        others,
+    };
+    denying.transparent = Some(Arc::new(ports(&[80], &[443], Others::Deny)));
+    let mut translating = egress(&["10.244.0.128/25".to_owned()], &["198.51.100.1"]);
+    translating.tenant = tenant("bank");
+    translating.transparent = Some(Arc::new(ports(&[80, 8080], &[], Others::Translate)));
+
+    assert_golden("transparent", &text(&model(vec![], vec![denying, translating])));
 }
 
 // S5.42

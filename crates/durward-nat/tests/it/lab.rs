@@ -75,6 +75,17 @@ impl Lab {
         lab
     }
 
+    /// The same without br_netfilter, which lets a bridge's packets pass the filter too early to be handed to a proxy.
+    pub(crate) fn unbridged() -> Self {
+        let lab = Self::new();
+        for family in ["iptables", "ip6tables"] {
+            if std::path::Path::new("/proc/sys/net/bridge").exists() {
+                sysctl(&format!("net.bridge.bridge-nf-call-{family}"), "0");
+            }
+        }
+        lab
+    }
+
     /// The remote address of either world answers in both families with the world's name and the peer it sees.
     pub(crate) fn serve_outside(&self, port: u16) {
         for (name, world) in [("c1", &self.c1), ("c2", &self.c2)] {
@@ -365,6 +376,7 @@ pub(crate) fn egress(sources: &[String], addresses: &[&str]) -> KernelEgress {
         name: "out".into(),
         sources: sources.iter().map(|block| block.parse().unwrap()).collect(),
         addresses: addresses.iter().map(|ip| ip.parse::<IpAddr>().unwrap().into()).collect(),
+        transparent: None,
         enrolled: true,
         drain: Duration::ZERO,
         origin: Origin::default(),

@@ -4,6 +4,7 @@
 mod atomic;
 mod cost;
 mod egress;
+mod enrolment;
 mod golden;
 mod hygiene;
 mod ingress;
@@ -13,4 +14,7 @@ mod lifecycle;
 mod near;
 mod patch;
 mod reference;
+mod steer;
 mod takeover;
+mod trace;
+mod transparent;

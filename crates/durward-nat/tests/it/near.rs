@@ -113,7 +113,12 @@ fn a_narrow_path_to_the_pod_is_told_to_the_client() {
 }
 
 /// What a client learns by sending what is too large and may not be cut up.
-fn path_mtu(from: &Namespace, source: &str, to: (&str, u16)) -> u32 {
+pub(crate) fn path_mtu(from: &Namespace, source: &str, to: (&str, u16)) -> u32 {
+    path_mtu_below(1500, from, source, to)
+}
+
+/// The same where something is known already.
+pub(crate) fn path_mtu_below(limit: u32, from: &Namespace, source: &str, to: (&str, u16)) -> u32 {
     from.run(|| {
         let source: std::net::IpAddr = source.parse().unwrap();
         let socket = UdpSocket::bind(SocketAddr::new(source, 0)).unwrap();
@@ -125,11 +130,12 @@ fn path_mtu(from: &Namespace, source: &str, to: (&str, u16)) -> u32 {
         socket.connect(to).unwrap();
         let begin = Instant::now();
         loop {
-            let _ = socket.send(&[0; 1400]);
+            // With headers of either family it fits what is known, if hardly.
+            let _ = socket.send(&vec![0; limit as usize - 48]);
             let ipv4 = source.is_ipv4();
             let known = if ipv4 { sockopt::ip_mtu(&socket) } else { sockopt::ipv6_mtu(&socket) };
             let known = known.unwrap();
-            if known < 1500 {
+            if known < limit {
                 return known;
             }
             assert!(begin.elapsed() < Duration::from_secs(10), "nothing learned");

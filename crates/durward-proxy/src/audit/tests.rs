@@ -58,6 +58,7 @@ fn decide(decisions: &Decisions, id: &str) {
         tenant: &tenant,
         identity: None,
         client: ClientAddr("172.16.28.9:4711".parse().unwrap()),
+        transparent: None,
         method: "CONNECT",
         host: "bank.example",
         port: 443,

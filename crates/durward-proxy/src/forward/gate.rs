@@ -22,6 +22,15 @@ pub(crate) struct Cleared<'p> {
     pub(crate) parent: Option<&'p Parent>,
 }
 
+impl Cleared<'_> {
+    /// Leaves of the addresses that were checked the one a client has chosen itself, if it is one of them.
+    pub(crate) fn keep_to(&mut self, chosen: SocketAddr) {
+        if self.addresses.contains(&chosen) {
+            self.addresses = vec![chosen];
+        }
+    }
+}
+
 /// The way to what is asked for.
 ///
 /// # Errors

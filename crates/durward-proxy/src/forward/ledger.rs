@@ -38,6 +38,9 @@ impl Ledger {
         match decision.kind {
             Kind::Open => cells.add(counter(decision.verdict), 1),
             Kind::Close => {
+                if decision.verdict == Verdict::Denied {
+                    cells.add(Counter::EgressDenied, 1);
+                }
                 cells.add(Counter::EgressClosed, 1);
                 cells.add(Counter::EgressBytesUp, decision.bytes_up);
                 cells.add(Counter::EgressBytesDown, decision.bytes_down);

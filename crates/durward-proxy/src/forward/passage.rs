@@ -21,6 +21,8 @@ pub(crate) struct Passage {
     pub(crate) identity: Option<String>,
     pub(crate) client: ClientAddr,
     pub(crate) method: String,
+    /// Where the client connected, if it was handed over.
+    pub(crate) transparent: Option<SocketAddr>,
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) sni: Option<String>,
@@ -40,6 +42,7 @@ impl Passage {
             identity: None,
             client,
             method: String::new(),
+            transparent: None,
             host: String::new(),
             port: 0,
             sni: None,
@@ -51,29 +54,41 @@ impl Passage {
         }
     }
 
-    /// There is a connection from `egress` to `dialled`. A second one, in place of a first that was stale, shows in the last line.
+    /// There is a connection from `egress` to `dialled`. Where it takes the place of another that was stale, that one has ended.
     pub(crate) fn opened(&self, core: &Rc<Core>, dialled: UpstreamAddr, egress: SocketAddr) {
-        if self.dialled.replace(Some((dialled.0, egress))).is_none() {
-            self.write(core, Kind::Open, self.verdict, None, (0, 0));
+        let now = Some((dialled.0, egress));
+        if self.dialled.get() == now {
+            return;
         }
+        if let Some((peer, _)) = self.dialled.get() {
+            let stale = Refusal::UpstreamClosed { peer };
+            self.write(core, Kind::Close, (&self.rule, self.verdict), Some(&stale), (0, 0));
+        }
+        self.dialled.set(now);
+        self.write(core, Kind::Open, (&self.rule, self.verdict), None, (0, 0));
     }
 
     /// It is over: refused before there was a connection, or after so many bytes from and to the client.
     pub(crate) fn ended(&self, core: &Rc<Core>, refusal: Option<&Refusal>, bytes: (u64, u64)) {
         if self.dialled.get().is_some() {
-            return self.write(core, Kind::Close, self.verdict, refusal, bytes);
+            // What a tunnel begins with is judged after it is connected.
+            let decided = match refusal {
+                Some(Refusal::PolicyDenied { rule, .. }) => (&**rule, Verdict::Denied),
+                _ => (&*self.rule, self.verdict),
+            };
+            return self.write(core, Kind::Close, decided, refusal, bytes);
         }
         let denied =
             matches!(refusal, Some(Refusal::PolicyDenied { .. } | Refusal::ProxyAuthentication));
         let verdict = if denied { Verdict::Denied } else { Verdict::Failed };
-        self.write(core, Kind::Open, verdict, refusal, bytes);
+        self.write(core, Kind::Open, (&self.rule, verdict), refusal, bytes);
     }
 
     fn write(
         &self,
         core: &Rc<Core>,
         kind: Kind,
-        verdict: Verdict,
+        (rule, verdict): (&str, Verdict),
         refusal: Option<&Refusal>,
         bytes: (u64, u64),
     ) {
@@ -86,13 +101,14 @@ impl Passage {
             identity: self.identity.as_deref(),
             client: self.client,
             method: &self.method,
+            transparent: self.transparent,
             host: &self.host,
             port: self.port,
             sni: self.sni.as_deref(),
             resolved: &self.resolved,
             dialled: connection.map(|(dialled, _)| dialled),
             egress: connection.map(|(_, egress)| egress),
-            rule: &self.rule,
+            rule,
             verdict,
             refusal,
             bytes_up: bytes.0,

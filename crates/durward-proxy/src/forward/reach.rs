@@ -35,7 +35,7 @@ pub(crate) async fn tunnel(
     passage: &mut Passage,
 ) -> Result<Reached, Refusal> {
     let cleared = gate::check(core, view, policy, asked, passage).await?;
-    connect(core, view, &cleared, asked).await
+    connect(core, view, &cleared, asked, Some(passage)).await
 }
 
 /// A connection of its own along a way that is open.
@@ -47,11 +47,16 @@ pub(crate) async fn connect(
     view: &TenantView,
     cleared: &Cleared<'_>,
     asked: Asked<'_>,
+    passage: Option<&Passage>,
 ) -> Result<Reached, Refusal> {
     let (mut io, lease) = visit(core, view, &cleared.addresses).await?;
     let early = match cleared.parent {
         None => Vec::new(),
         Some(parent) => {
+            if let Some(passage) = passage {
+                passage.opened(core, lease.peer, lease.source);
+                core.decisions.committed().await.map_err(Refusal::NotRecorded)?;
+            }
             let asking = parent::ask(&mut io, parent, (asked.host, asked.port));
             let limit = view.tenant().tenant.limits.timeouts.response;
             match tokio::time::timeout(limit, asking).await {

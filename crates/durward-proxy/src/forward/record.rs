@@ -61,8 +61,10 @@ pub(crate) struct Decision<'a> {
     pub(crate) identity: Option<&'a str>,
     /// Where it was asked from.
     pub(crate) client: ClientAddr,
-    /// `CONNECT`, `SOCKS5`, or the method of a plain request.
+    /// `CONNECT`, `SOCKS5`, `TLS` of a client that was handed over, or the method of a plain request.
     pub(crate) method: &'a str,
+    /// Where the client connected, when it was handed over and did not ask a proxy.
+    pub(crate) transparent: Option<SocketAddr>,
     /// What was asked for, without port: a name, or an address without brackets.
     pub(crate) host: &'a str,
     /// Its port.
@@ -143,6 +145,9 @@ fn encode(out: &mut Vec<u8>, clock: &mut Clock, decision: &Decision<'_>) {
     line.maybe_text("identity", decision.identity);
     line.display("client", &decision.client);
     line.text("method", decision.method);
+    if let Some(destination) = &decision.transparent {
+        line.display("transparent", destination);
+    }
     line.text("host", decision.host);
     line.number("port", u64::from(decision.port));
     line.maybe_text("sni", decision.sni);
@@ -186,6 +191,7 @@ mod tests {
             identity: Some("user:ci"),
             client: ClientAddr("172.16.28.9:4711".parse().unwrap()),
             method: "CONNECT",
+            transparent: Some("198.51.100.8:443".parse().unwrap()),
             host: "bank.example\"\n",
             port: 443,
             sni: Some("bank.example"),
@@ -208,6 +214,7 @@ mod tests {
         let wanted = serde_json::json!({
             "ts": "2026-11-21T01:00:00.000042Z", "kind": "egress-close", "id": "01-ab", "tenant": "acme",
             "identity": "user:ci", "client": "172.16.28.9:4711", "method": "CONNECT",
+            "transparent": "198.51.100.8:443",
             "host": "bank.example\"\n", "port": 443, "sni": "bank.example",
             "resolved": ["198.51.100.7"], "dialled": "198.51.100.7:443", "egress": "203.0.113.2:40000",
             "rule": "allow[0]", "verdict": "allowed", "bytes_up": 10, "bytes_down": 20, "total_ms": 5.678,

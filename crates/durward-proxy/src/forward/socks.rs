@@ -45,6 +45,11 @@ pub(crate) async fn greet(
     sets: &[&[Credential]],
 ) -> Result<(usize, Greeted), Refusal> {
     let open = sets.iter().position(|set| set.is_empty());
+    if sets.iter().filter(|set| set.is_empty()).count() > 1 {
+        let _ = next(io, bytes, wire::greeting).await?;
+        say(io, &[VERSION, wire::UNACCEPTABLE]).await?;
+        return Err(Refusal::ProxyAuthentication);
+    }
     let wanted = if open.is_some() { wire::NOTHING } else { wire::PAIR };
     let offered = next(io, bytes, wire::greeting).await?;
     if !offered.contains(&wanted) {

@@ -91,11 +91,7 @@ fn path_detail(fault: PathFault) -> &'static str {
 /// Lower case, no trailing dot; the destination's address when the client named none.
 fn normalise_host(http: &Http, request: &mut Request) {
     if request.host.is_empty() {
-        request.host = request.fields.store(http.texts.local.as_bytes());
-        if request.authority.is_empty() {
-            request.authority = request.fields.store(http.texts.authority.as_bytes());
-        }
-        return;
+        return name_destination(http, request);
     }
     if request.host().len() > 1 && request.host().ends_with('.') {
         request.host = request.host.first(request.host.len() - 1);
@@ -103,6 +99,14 @@ fn normalise_host(http: &Http, request: &mut Request) {
     if request.host().bytes().any(|byte| byte.is_ascii_uppercase()) {
         let lower = request.host().to_ascii_lowercase();
         request.host = request.fields.store(lower.as_bytes());
+    }
+}
+
+/// Lets a request that names no host be for where its client connected.
+pub(crate) fn name_destination(http: &Http, request: &mut Request) {
+    request.host = request.fields.store(http.texts.local.as_bytes());
+    if request.authority.is_empty() {
+        request.authority = request.fields.store(http.texts.authority.as_bytes());
     }
 }
 

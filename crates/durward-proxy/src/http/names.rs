@@ -45,6 +45,10 @@ pub(crate) enum Known {
     SecWebsocketAccept,
     SecWebsocketVersion,
     XForwardedClientCert,
+    /// Any other `X-Forwarded-…`.
+    XForwardedOther,
+    /// Any other `Proxy-…`: between a client and its proxy.
+    ProxyOther,
 }
 
 use Known as K;
@@ -117,7 +121,21 @@ impl Known {
         candidates(name.len())
             .iter()
             .find(|(candidate, _)| candidate.as_bytes().eq_ignore_ascii_case(name))
-            .map_or(Self::Other, |(_, known)| *known)
+            .map_or_else(
+                || Self::of_family(name, <[u8]>::eq_ignore_ascii_case),
+                |(_, known)| *known,
+            )
+    }
+
+    /// Names of families that grow.
+    fn of_family(name: &[u8], same: fn(&[u8], &[u8]) -> bool) -> Self {
+        let begins =
+            |family: &[u8]| name.get(..family.len()).is_some_and(|start| same(family, start));
+        match name.first() {
+            Some(b'x' | b'X') if begins(b"X-Forwarded-") => Self::XForwardedOther,
+            Some(b'p' | b'P') if begins(b"Proxy-") => Self::ProxyOther,
+            _ => Self::Other,
+        }
     }
 
     /// What a name would mean to a server that reads `_` as `-` (CGI and its heirs).
@@ -128,7 +146,7 @@ impl Known {
         candidates(name.len())
             .iter()
             .find(|(candidate, _)| same_with_underscores(candidate.as_bytes(), name))
-            .map_or(Self::Other, |(_, known)| *known)
+            .map_or_else(|| Self::of_family(name, same_with_underscores), |(_, known)| *known)
     }
 
     /// Fields that concern one connection only (RFC 9110 §7.6.1) or that we make ourselves; never passed on.
@@ -163,6 +181,7 @@ impl Known {
                 | Self::Forwarded
                 | Self::XRealIp
                 | Self::XRequestId
+                | Self::XForwardedOther
         )
     }
 
@@ -191,6 +210,7 @@ impl Known {
                     | Self::Via
                     | Self::Date
                     | Self::RetryAfter
+                    | Self::ProxyOther
             )
     }
 }
@@ -220,6 +240,24 @@ mod tests {
 
         assert_eq!(seen, 36);
         assert_eq!(Known::of(b"Accept"), Known::Other);
+    }
+
+    // S1.66 S2.53
+    #[test]
+    fn names_nobody_thought_of_belong_to_their_family() {
+        for name in ["X-Forwarded-User", "x-forwarded-prefix", "X-Forwarded-"] {
+            assert_eq!(Known::of(name.as_bytes()), Known::XForwardedOther, "{name}");
+        }
+        for name in ["Proxy-Foo", "proxy-status", "PROXY-features"] {
+            assert_eq!(Known::of(name.as_bytes()), Known::ProxyOther, "{name}");
+        }
+        assert_eq!(Known::with_underscores(b"X_Forwarded_User"), Known::XForwardedOther);
+        assert_eq!(Known::with_underscores(b"proxy_foo"), Known::ProxyOther);
+        for name in ["X-Forwarded", "X-Forward-For", "Proxy", "Proxying", "X-Proxy-Foo", "x", "p"] {
+            let known = Known::of(name.as_bytes());
+            assert!(!matches!(known, Known::XForwardedOther | Known::ProxyOther), "{name}");
+        }
+        assert!(Known::XForwardedOther.forwarding() && !Known::ProxyOther.hop_by_hop());
     }
 
     // S1.66

@@ -128,7 +128,7 @@ impl Builder<'_> {
                 self.listener(listener, tenant, before)
             })
             .collect();
-        Arc::new(PreparedBind { bind: Arc::clone(bind), listeners })
+        Arc::new(PreparedBind::new(Arc::clone(bind), listeners))
     }
 
     fn listener(

@@ -80,6 +80,7 @@ fn snapshot(config: &Config) -> Arc<Snapshot> {
             egress: egress(config.egress[tenant]),
             upstreams: Vec::new(),
             listeners: doors().filter_map(own).collect(),
+            transparent: Vec::new(),
             limits: Limits { connections: Some(config.limit[tenant]), ..Limits::default() },
             origin: Origin::default(),
         };

@@ -115,6 +115,7 @@ fn a_tenant_that_loses_an_address_loses_its_connections() {
         egress: egress.iter().map(|last| EgressAddress([127, 0, 0, *last].into())).collect(),
         upstreams: Vec::new(),
         listeners: vec![Arc::new(listener(|_, _| ()))],
+        transparent: Vec::new(),
         limits,
         origin: Origin::default(),
     };

@@ -118,6 +118,7 @@ impl Wanted {
             upstreams: self.upstreams.iter().enumerate().map(upstream).map(Arc::new).collect(),
             egress,
             listeners,
+            transparent: Vec::new(),
             limits: self.limits.clone(),
             origin: Origin::default(),
         }

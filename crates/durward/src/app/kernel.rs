@@ -3,13 +3,15 @@
 //! It starts with the first mapping. When the process ends or crashes the kernel goes on alone; a fault is tried again until it is cured.
 //! Deliberately absent: taking anything out of the kernel at the end; `durward nat cleanup` does that.
 
-use std::collections::BTreeMap;
+mod ports;
+
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use durward_model::mapping::NatModel;
 use durward_nat::{MappingReport, Nat, Options, Report};
 use jiff::Timestamp;
+use ports::Scarce;
 use serde_json::{Value, json};
 
 /// The kernel's share.
@@ -25,6 +27,8 @@ struct State {
     report: Report,
     /// Why the kernel is not as it should be.
     fault: Option<String>,
+    /// The egress addresses that have few ports left.
+    scarce: Scarce,
     /// Connections cut since the start because they were no longer allowed.
     cut: u64,
     /// Another process has it now.
@@ -51,6 +55,11 @@ impl Kernel {
         let mut state = self.state();
         if state.fault.is_some() {
             self.bring_about(&mut state);
+        }
+        if state.scarce.is_due()
+            && let Some(Ok(leaving)) = state.plane.as_ref().map(Nat::leaving)
+        {
+            state.scarce.look(&leaving);
         }
     }
 
@@ -113,7 +122,7 @@ impl Kernel {
 
     /// Metric families, empty when nothing was asked.
     pub(crate) fn exposition(&self) -> String {
-        let state = self.state();
+        let mut state = self.state();
         let mut text = String::new();
         if !is_wanted(&self.options, &state.wanted) {
             return text;
@@ -162,7 +171,7 @@ impl Kernel {
             let help = "Times foreign changes of the table were undone.";
             family("repairs", "counter", help, one(counts.repairs));
         }
-        traffic(&state, &mut family);
+        traffic(&mut state, &mut family);
         text
     }
 
@@ -216,7 +225,7 @@ fn one(value: u64) -> Vec<(String, u64)> {
 }
 
 /// Connections by mapping, and those that leave by egress address.
-fn traffic(state: &State, family: &mut impl FnMut(&str, &str, &str, Vec<(String, u64)>)) {
+fn traffic(state: &mut State, family: &mut impl FnMut(&str, &str, &str, Vec<(String, u64)>)) {
     let Some(plane) = &state.plane else { return };
     if let Ok(begun) = plane.begun(&state.wanted) {
         let samples = state.wanted.mappings.iter().zip(begun).map(|(mapping, begun)| {
@@ -225,13 +234,9 @@ fn traffic(state: &State, family: &mut impl FnMut(&str, &str, &str, Vec<(String,
         let help = "Connections that began at a mapping since its ports were last changed.";
         family("mapping_connections", "gauge", help, samples.collect());
     }
-    if let Ok(used) = plane.leaving() {
-        let samples: BTreeMap<String, u64> = used
-            .into_iter()
-            .map(|(address, count)| (format!("{{address=\"{address}\"}}"), count))
-            .collect();
-        let help = "Connections that leave from an egress address now; each destination has 64512 ports of it.";
-        family("egress_connections", "gauge", help, samples.into_iter().collect());
+    if let Ok(leaving) = plane.leaving() {
+        ports::families(&leaving, family);
+        state.scarce.look(&leaving);
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! SmartNat's `SNCTRLR_*` variables are read where ours are not set. Deliberately absent: mappings; those are documents.
 
+mod steer;
+mod trace;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -14,6 +17,8 @@ use ipnet::IpNet;
 
 use super::{ConfigArgs, OutputArgs, parse_duration};
 use crate::failure::Failure;
+pub(crate) use steer::SteerArgs;
+pub(crate) use trace::TraceArgs;
 
 const HEADING: &str = "Options for port mappings and egress.sources";
 
@@ -90,7 +95,13 @@ pub(crate) enum NatWhat {
         #[command(flatten)]
         nat: NatArgs,
     },
-    /// Take everything of Durward's out of the kernel: table, routes, rules, addresses; parameters are as before
+    /// Show what the kernel really does with packets: each matching one's way through all tables, Durward's steps in words. Slows
+    /// all packets down a little while it runs
+    Trace(Box<TraceArgs>),
+    /// On a node that is not the gateway: send what pods of egress.sources send to the world to the gateway, with the pod's address
+    /// kept; and on the gateway, the other end. Runs until it is told to end, and the kernel goes on then
+    Steer(Box<SteerArgs>),
+    /// Take everything of Durward's out of the kernel: tables, routes, rules, links, addresses; parameters are as before
     Cleanup {
         #[command(flatten)]
         nat: NatArgs,

@@ -1,6 +1,9 @@
 //! `durward nat`: what the kernel carries, what a configuration would change, and taking all of it out.
 //!
-//! Deliberately absent: changing anything but by `cleanup`; `run` does that.
+//! Deliberately absent: changing what `run` keeps, but by `cleanup`.
+
+mod steer;
+mod trace;
 
 use durward_model::mapping::{KernelEgress, NatModel, PortMapping};
 use durward_nat::nftables::TableError;
@@ -8,16 +11,18 @@ use durward_nat::{MappingReport, Nat, NatError};
 use serde::Serialize;
 
 use crate::app::sentence;
-use crate::cli::{ConfigArgs, NatArgs, NatCommand, NatWhat, OutputArgs};
+use crate::cli::{ConfigArgs, LogFormat, NatArgs, NatCommand, NatWhat, OutputArgs};
 use crate::config;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Screen, Table, Tone, count, plain};
 
 /// Does what is asked.
-pub(crate) fn nat(arguments: &NatCommand) -> Result<Exit, Failure> {
+pub(crate) fn nat(arguments: &NatCommand, log: LogFormat) -> Result<Exit, Failure> {
     match &arguments.what {
         NatWhat::List { config, nat, output } => list(config, nat, *output),
         NatWhat::Diff { config, nat } => diff(config, nat),
+        NatWhat::Trace(arguments) => trace::trace(arguments),
+        NatWhat::Steer(arguments) => steer::steer(arguments, log),
         NatWhat::Cleanup { nat } => cleanup(nat),
     }
 }
@@ -57,7 +62,11 @@ fn list(config: &ConfigArgs, arguments: &NatArgs, output: OutputArgs) -> Result<
         let of_rule = leaving
             .iter()
             .filter(|(address, _)| rule.addresses.iter().any(|range| range.contains(**address)));
-        lines.push(egress_line(rule, report, of_rule.map(|(_, count)| count).sum()));
+        lines.push(egress_line(
+            rule,
+            report,
+            of_rule.map(|(_, leaving)| leaving.connections).sum(),
+        ));
     }
     let all = lines.iter().all(|line| line.carried);
     let mut screen = Screen::stdout();
@@ -176,6 +185,12 @@ fn diff(config: &ConfigArgs, arguments: &NatArgs) -> Result<Exit, Failure> {
 }
 
 fn cleanup(arguments: &NatArgs) -> Result<Exit, Failure> {
+    let beside = durward_nat::steer::Options {
+        table: durward_nat::steer::table_beside(&arguments.nat_table),
+        ..durward_nat::steer::Options::default()
+    };
+    durward_nat::steer::cleanup(&beside).map_err(failed)?;
+    durward_nat::trace::cleanup(&arguments.nat_table, beside.timeout).map_err(failed)?;
     open(arguments)?.cleanup().map_err(failed)?;
     Screen::stdout().line("nothing of Durward's is left in the kernel")?;
     Ok(Exit::Ok)

@@ -8,6 +8,7 @@ mod host;
 mod observe;
 mod policy;
 mod render;
+mod terraform;
 
 use serde_json::{Value, json};
 

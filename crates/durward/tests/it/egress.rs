@@ -7,6 +7,7 @@ mod doors;
 mod errors;
 mod explained;
 mod guard;
+mod hardened;
 mod http;
 mod http2;
 mod live;

@@ -8,6 +8,7 @@ mod admin;
 mod bench;
 mod cli;
 mod demo;
+mod dependencies;
 mod deploy;
 mod docs;
 mod egress;
@@ -23,7 +24,9 @@ mod replicas;
 mod rotation;
 mod run_log;
 mod supervise;
+
 mod support;
+mod transparent;
 mod walkthrough;
 
 /// The root of the repository.

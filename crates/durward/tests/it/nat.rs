@@ -3,6 +3,9 @@
 //! `partner -ext1- gateway -br0- pod`; the gateway is the test's own namespace. Deliberately absent: what netfilter does in detail; the
 //! tests of `durward-nat` show it.
 
+mod steer;
+mod trace;
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Output;
@@ -160,6 +163,8 @@ fn a_configuration_is_carried_by_the_kernel_and_changes_with_its_file() {
             "durward_nat_refused_packets_total{reason=\"unmapped\"} ",
             "durward_nat_tenant_bytes_total{tenant=\"acme\"} ",
             "durward_nat_egress_connections{address=\"203.0.113.1\"} ",
+            "durward_nat_egress_ports_used{tenant=\"acme\",address=\"203.0.113.1\"} ",
+            "durward_nat_egress_ports_budget 64512",
         ] {
             assert!(metrics.contains(sample), "{sample}: {metrics}");
         }

@@ -61,6 +61,7 @@ fn rule(applicant: &mut Applicant<'_>, taken: &mut Taken) -> Option<KernelEgress
         name: Arc::clone(&mapping.name),
         sources,
         addresses: addresses.into_iter().map(AddressRange::from).collect(),
+        transparent: None,
         enrolled: true,
         drain: mapping.drain,
         origin: mapping.origin.clone(),

@@ -13,6 +13,7 @@ use durward_model::route::Forward;
 use durward_model::upstream::UpstreamIndex;
 
 use crate::forward::gate::Cleared;
+use crate::forward::passage::Passage;
 use crate::forward::reach;
 use crate::http::Http;
 use crate::http::exchange::account::Upstream as UpstreamAccount;
@@ -67,29 +68,32 @@ pub(super) async fn forward<'a, D: Downstream>(
     let mut tries = Tries::new(runtime);
     loop {
         response.clear();
-        let failure = match connect(http, down, &clock, way, &mut tries.tried).await {
-            Ok((Carrier::Http1(io), lease)) => {
-                note(account, way, &lease);
-                account.recorded().await?;
-                let mut attempt =
-                    Attempt { http, clock, account, response, pooled: way.is_pooled() };
-                match attempt.http1(down, io, lease, &tries).await {
-                    Ok(ended) => return Ok(ended),
-                    Err(failure) => failure,
+        let failure =
+            match connect(http, down, &clock, (way, account.passage.as_ref()), &mut tries.tried)
+                .await
+            {
+                Ok((Carrier::Http1(io), lease)) => {
+                    note(account, way, &lease);
+                    account.recorded().await?;
+                    let mut attempt =
+                        Attempt { http, clock, account, response, pooled: way.is_pooled() };
+                    match attempt.http1(down, io, lease, &tries).await {
+                        Ok(ended) => return Ok(ended),
+                        Err(failure) => failure,
+                    }
                 }
-            }
-            Ok((Carrier::Http2(send), lease)) => {
-                note(account, way, &lease);
-                account.recorded().await?;
-                let mut attempt =
-                    Attempt { http, clock, account, response, pooled: way.is_pooled() };
-                match attempt.http2(down, send, lease, &tries).await {
-                    Ok(ended) => return Ok(ended),
-                    Err(failure) => failure,
+                Ok((Carrier::Http2(send), lease)) => {
+                    note(account, way, &lease);
+                    account.recorded().await?;
+                    let mut attempt =
+                        Attempt { http, clock, account, response, pooled: way.is_pooled() };
+                    match attempt.http2(down, send, lease, &tries).await {
+                        Ok(ended) => return Ok(ended),
+                        Err(failure) => failure,
+                    }
                 }
-            }
-            Err(refusal) => Failure::before_sending(refusal),
-        };
+                Err(refusal) => Failure::before_sending(refusal),
+            };
         let retry = !failure.begun && !down.consumed() && tries.allow(account, &failure);
         if !retry {
             return Err(failure.into_stop());
@@ -102,7 +106,7 @@ async fn connect<D: Downstream>(
     http: &Http,
     down: &mut D,
     clock: &Clock<'_>,
-    way: Way<'_>,
+    (way, passage): (Way<'_>, Option<&Passage>),
     tried: &mut Tried,
 ) -> Result<(Carrier, Lease), Refusal> {
     let (core, view) = (&http.core, &http.view);
@@ -112,7 +116,8 @@ async fn connect<D: Downstream>(
             wait_for(acquiring, down, clock).await
         }
         Way::Outside(cleared, asked) if cleared.parent.is_some() => {
-            let reached = wait_for(reach::connect(core, view, cleared, asked), down, clock).await?;
+            let reached =
+                wait_for(reach::connect(core, view, cleared, asked, passage), down, clock).await?;
             // Who speaks before it is asked is no HTTP server.
             let quiet = reached.early.is_empty();
             let fault = Refusal::BadResponse { detail: "response before its request" };
@@ -303,6 +308,10 @@ impl<'a> Attempt<'_, 'a> {
     fn apply_rules(&mut self) {
         if self.response.status == 101 && self.account.request.upgrade != Upgrade::None {
             return;
+        }
+        if self.account.passage.is_some() {
+            // Only the proxy itself speaks to its client as one.
+            self.response.fields.retain(|known| known != Known::ProxyOther);
         }
         let Some(service) = self.http.service() else { return };
         if let Some(route) = self.account.route.and_then(|at| service.routes.get(at)) {

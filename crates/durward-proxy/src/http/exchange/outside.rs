@@ -3,6 +3,7 @@
 //! Deliberately absent: TLS towards the outside. A client that wants https asks for a tunnel and keeps its TLS end to end.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 
 use durward_model::ForwardService;
 use durward_model::egress::{Asked, Host};
@@ -16,6 +17,7 @@ use crate::http::exchange::attempt::{self, Way, wait_for};
 use crate::http::exchange::switch::Switched;
 use crate::http::exchange::{Account, Clock, Ended, Stop, tunnel};
 use crate::http::flow::{Downstream, Sink};
+use crate::http::forward;
 use crate::http::h1::Conn;
 use crate::http::message::{Framing, PooledResponse, Request, Upgrade, Version};
 use crate::http::names::Known;
@@ -41,11 +43,21 @@ pub(super) async fn serve<'a, D: Downstream>(
 ) -> Result<Ended<'a>, Stop> {
     let visitor = Visitor { http, watch, service };
     let tunnel = is_tunnel(&account.request);
+    if tunnel && account.request.version != Version::Http2 {
+        // What follows a CONNECT is no request: refused, it ends with its connection.
+        account.request.keep_alive = false;
+    }
     let host = visitor.begin(account, tunnel)?;
     if watch.closing() {
         account.request.keep_alive = false;
     }
     let mut passage = account.passage.take().ok_or(Refusal::NoRoute)?;
+    if service.policy.sni_must_match && account.request.upgrade != Upgrade::None {
+        passage.rule = sni::RULE.into();
+        account.passage = Some(passage);
+        let contact = service.policy.contact.clone();
+        return Err(Refusal::PolicyDenied { rule: sni::RULE.into(), contact }.into());
+    }
     let method = passage.method.clone();
     let method = (!tunnel).then_some(method.as_str());
     let asked = Asked { host: &host, port: passage.port, method };
@@ -62,7 +74,11 @@ pub(super) async fn serve<'a, D: Downstream>(
     let cleared = wait_for(checking, down, &clock).await;
     account.passage = Some(passage);
     anonymise(&mut account.request);
-    let way = Way::Outside(&cleared?, asked);
+    let mut cleared = cleared?;
+    if service.transparent.is_some() {
+        cleared.keep_to(http.facts.destination.0);
+    }
+    let way = Way::Outside(&cleared, asked);
     attempt::forward(http, watch, down, account, response, way).await
 }
 
@@ -77,13 +93,21 @@ impl Visitor<'_> {
         let http = self.http;
         let tenant = &http.view.tenant().tenant.id;
         let mut passage = Passage::new(account.id.as_str(), tenant, http.facts.client);
+        let handed_over = self.service.transparent.is_some().then_some(http.facts.destination.0);
+        passage.transparent = handed_over;
+        if handed_over.is_some() && account.request.host().is_empty() {
+            forward::name_destination(http, &mut account.request);
+        }
         let request = &account.request;
         passage.method = match request.upgrade {
             Upgrade::Extended(_) => "GET".to_owned(),
             _ => request.method().to_owned(),
         };
         passage.host = request.host().to_ascii_lowercase();
-        let target = target(request, tunnel);
+        let target = match handed_over {
+            Some(destination) => meant(request, destination),
+            None => target(request, tunnel),
+        };
         passage.port = target.as_ref().map_or(0, |(_, port)| *port);
         if let Ok((host, _)) = &target {
             passage.host = host.to_string();
@@ -223,9 +247,21 @@ fn target(request: &Request, tunnel: bool) -> Result<(Host, u16), Refusal> {
     Ok((host, port))
 }
 
+/// The host a request is for that no proxy was asked, and the port its client connected to.
+fn meant(request: &Request, destination: SocketAddr) -> Result<(Host, u16), Refusal> {
+    let bad = |detail: &'static str| Refusal::BadRequest { detail };
+    let scheme = request.fields.bytes(request.scheme);
+    if !scheme.is_empty() && !scheme.eq_ignore_ascii_case(b"http") {
+        return Err(bad("https at a port of http"));
+    }
+    let host = Host::parse(request.host()).map_err(|_| bad("Host is no host in its usual form"))?;
+    Ok((host, destination.port()))
+}
+
 /// What a client's own network adds about it goes no further.
 fn anonymise(request: &mut Request) {
     request.fields.retain(|known| {
-        !(known == Known::Via || (known.forwarding() && known != Known::XRequestId))
+        let own = matches!(known, Known::Via | Known::ProxyOther);
+        !(own || (known.forwarding() && known != Known::XRequestId))
     });
 }

@@ -115,7 +115,7 @@ async fn next_request(
             if first && http.facts.tls.is_none() && input.starts_with(PREFACE) {
                 return Next::Http2;
             }
-            if first && input[0] == socks::VERSION && http.outward().is_some() {
+            if first && input[0] == socks::VERSION && http.is_asked() {
                 return Next::Socks;
             }
             match parse_request(input, &mut progress, limits, request) {
@@ -149,7 +149,7 @@ fn head_limits(http: &Http) -> HeadLimits {
     let limits = http.limits();
     let bytes = usize::try_from(limits.header_bytes).unwrap_or(SIZE).min(SIZE);
     let fields = usize::try_from(limits.header_fields).unwrap_or(usize::MAX);
-    HeadLimits { bytes, line: LINE.min(bytes), fields, outward: http.outward().is_some() }
+    HeadLimits { bytes, line: LINE.min(bytes), fields, outward: http.is_asked() }
 }
 
 fn refused(fault: Fault) -> Next {

@@ -186,7 +186,7 @@ async fn stream(http: Rc<Http>, request: http::Request<RecvStream>, respond: Sen
     let bounds = (limits.header_bytes as usize, limits.header_fields as usize);
     let mut request = PooledRequest::new();
     let ended = stream.is_end_stream();
-    let read = convert::request(&parts, (ended, http.outward().is_some()), bounds, &mut request);
+    let read = convert::request(&parts, (ended, http.is_asked()), bounds, &mut request);
     let tunnel = request.method() == "CONNECT";
     let body = Body::new(stream, limits.body_bytes.filter(|_| !tunnel));
     drop(parts);

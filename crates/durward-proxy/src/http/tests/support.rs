@@ -110,6 +110,7 @@ impl Setup {
             egress: self.upstream.sources.clone(),
             upstreams: vec![Arc::new(self.upstream)],
             listeners: Vec::new(),
+            transparent: Vec::new(),
             limits: self.limits,
             origin: Origin::default(),
         };

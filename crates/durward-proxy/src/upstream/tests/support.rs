@@ -75,6 +75,7 @@ pub(super) fn listener(name: &str, upstream: Upstream, limits: Limits) -> Arc<Pr
         egress: upstream.sources.clone(),
         upstreams: vec![Arc::new(upstream)],
         listeners: Vec::new(),
+        transparent: Vec::new(),
         limits,
         origin: Origin::default(),
     };
@@ -148,7 +149,7 @@ pub(super) fn prepared(listener: &Arc<PreparedListener>) -> Arc<Prepared> {
         mode: durward_model::DestinationMode::Bound,
         listeners: vec![Arc::clone(&listener.listener)],
     };
-    let bind = PreparedBind { bind: Arc::new(bind), listeners: vec![Some(Arc::clone(listener))] };
+    let bind = PreparedBind::new(Arc::new(bind), vec![Some(Arc::clone(listener))]);
     let mut prepared = Prepared::empty_for_test();
     prepared.binds.insert(listener.listener.bind, Arc::new(bind));
     prepared.tenants.insert(listener.tenant.tenant.id.clone(), Arc::clone(&listener.tenant));

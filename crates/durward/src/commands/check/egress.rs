@@ -36,7 +36,8 @@ pub(crate) fn check(snapshot: &Snapshot) -> Category {
     let mut category = Category::new("egress");
     let neighbours = Neighbours::of(snapshot);
     for tenant in snapshot.tenants.values() {
-        for listener in &tenant.listeners {
+        // Of both families the rules are the same.
+        for listener in tenant.listeners.iter().chain(tenant.transparent.first()) {
             if let Service::Forward(service) = &listener.service {
                 one(&mut category, tenant, listener, service, &neighbours);
             }
@@ -53,7 +54,10 @@ pub(crate) fn one(
     service: &ForwardService,
     neighbours: &Neighbours,
 ) {
-    let name = format!("{listener} of {}", tenant.id);
+    let name = match &service.transparent {
+        Some(_) => format!("transparent egress of {}", tenant.id),
+        None => format!("{listener} of {}", tenant.id),
+    };
     who(category, &name, listener, service);
     let policy = &service.policy;
     let rules = format!("{} allow, {} deny", policy.allow.len(), policy.deny.len());
@@ -167,6 +171,9 @@ mod tests {
             "{open}"
         );
         assert!(wide.contains("allow[0] opens 10.1.2.0 port 22"), "{wide}");
+        let handed_over =
+            report("    mode: Open\n    sources: [10.244.3.0/24]\n    transparent: {}\n");
+        assert!(handed_over.contains("transparent egress of acme: rules are not asked"));
         assert!(
             !good.contains("Warning") && good.contains("84 targets nearby are all denied"),
             "{good}"

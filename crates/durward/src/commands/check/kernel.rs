@@ -15,10 +15,13 @@ pub(crate) fn check(model: &NatModel, options: &Options) -> Category {
         return category;
     }
     if options.external.is_empty() {
-        category.error(
-            "there are mappings or egress.sources, but no interface is external",
-            "--nat-external PATTERN, as for durward run",
-        );
+        let transparent = model.egress.iter().any(|rule| rule.transparent.is_some());
+        let sentence = if transparent {
+            "a tenant has egress.transparent, but no interface is external: nothing is caught"
+        } else {
+            "there are mappings or egress.sources, but no interface is external"
+        };
+        category.error(sentence, "--nat-external PATTERN, as for durward run");
         return category;
     }
     match survey(options, model) {
@@ -29,6 +32,24 @@ pub(crate) fn check(model: &NatModel, options: &Options) -> Category {
         ),
     }
     category
+}
+
+/// What transparent egress needs.
+fn hand_over(category: &mut Category, survey: &Survey) {
+    match survey.hand_over {
+        Some(true) => category.ok("connections can be handed to the forward proxy"),
+        Some(false) => category.error(
+            "the kernel cannot hand connections to the forward proxy, so tenants with egress.transparent reach nothing",
+            "modprobe nft_tproxy nft_fib_inet, or a kernel that has them",
+        ),
+        None => {}
+    }
+    for obstacle in &survey.obstacles {
+        category.warn(
+            obstacle.clone(),
+            "where pods are on that bridge: sysctl -w net.bridge.bridge-nf-call-iptables=0 (and ip6tables), if nothing else needs it",
+        );
+    }
 }
 
 fn judge(category: &mut Category, survey: &Survey, options: &Options) {
@@ -62,6 +83,7 @@ fn judge(category: &mut Category, survey: &Survey, options: &Options) {
     if survey.dropping.is_empty() {
         category.ok("no other table drops forwarded packets by default");
     }
+    hand_over(category, survey);
     for parameter in &survey.parameters {
         if options.set_sysctls {
             category.ok(format!("{parameter}; durward run sets it"));

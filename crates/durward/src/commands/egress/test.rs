@@ -20,31 +20,34 @@ use crate::failure::{Exit, Failure};
 
 /// Asks and reports.
 pub(crate) fn test(arguments: &EgressTest) -> Result<Exit, Failure> {
-    let nothing = arguments.allowed.is_empty()
-        && arguments.denied.is_empty()
-        && arguments.echo.is_none()
-        && arguments.direct.is_empty();
-    if nothing {
+    let by_proxy =
+        !arguments.allowed.is_empty() || !arguments.denied.is_empty() || arguments.echo.is_some();
+    if !by_proxy && arguments.direct.is_empty() {
         return Err(Failure::usage(
             "nothing to test: name --allowed, --denied, --echo or --direct",
         ));
     }
-    let client =
-        Client { proxy: proxy(arguments)?, tls: tls(arguments)?, timeout: arguments.timeout };
+    let client = by_proxy.then(|| client(arguments)).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::broken("starting the runtime", error))?;
     let report = runtime.block_on(async {
-        Report::new(vec![
-            allowed(&client, &arguments.allowed).await,
-            denied(&client, &arguments.denied).await,
-            echo(&client, arguments.echo.as_ref(), &arguments.address).await,
-            direct(&arguments.direct, arguments.timeout).await,
-        ])
+        let mut categories = Vec::new();
+        if let Some(client) = &client {
+            categories.push(allowed(client, &arguments.allowed).await);
+            categories.push(denied(client, &arguments.denied).await);
+            categories.push(echo(client, arguments.echo.as_ref(), &arguments.address).await);
+        }
+        categories.push(direct(&arguments.direct, arguments.timeout).await);
+        Report::new(categories)
     });
     report.print(arguments.output)?;
     Ok(if report.failed() { Exit::FailedCheck } else { Exit::Ok })
+}
+
+fn client(arguments: &EgressTest) -> Result<Client, Failure> {
+    Ok(Client { proxy: proxy(arguments)?, tls: tls(arguments)?, timeout: arguments.timeout })
 }
 
 /// The one named, else the one programs are told of.
@@ -161,32 +164,47 @@ async fn echo(client: &Client, url: Option<&Uri>, wanted: &[IpAddr]) -> Category
     category
 }
 
-/// What must not be reached without the proxy.
+/// What must not be reached without the proxy; from where nobody may use it, that is the proxy itself.
 async fn direct(targets: &[String], timeout: Duration) -> Category {
     let mut category = Category::new("direct");
     for target in targets {
         match connect(target, timeout).await {
-            Ok(peer) => category.error(
+            Tried::Reached(peer) => category.error(
                 format!("{target}: reached at {peer} without the proxy"),
                 "a network policy or firewall must deny all but the proxy",
             ),
-            Err(error) => category.ok(format!("{target}: not reached without the proxy ({error})")),
+            Tried::Unreachable(error) => {
+                category.ok(format!("{target}: not reached without the proxy ({error})"));
+            }
+            Tried::Unknown(error) => category.warn(
+                format!("{target}: cannot be looked up, so nothing was tried ({error})"),
+                "name an address and a port",
+            ),
         }
     }
     category
 }
 
-async fn connect(target: &str, timeout: Duration) -> Result<SocketAddr, String> {
-    let connecting = async {
-        let mut last = "the name has no address".to_owned();
-        for peer in lookup_host(target).await.map_err(|error| error.to_string())? {
-            match TcpStream::connect(peer).await {
-                Ok(_) => return Ok(peer),
-                Err(error) => last = error.to_string(),
-            }
-        }
-        Err(last)
+/// What came of a connection that should not be possible.
+enum Tried {
+    Reached(SocketAddr),
+    Unreachable(String),
+    Unknown(String),
+}
+
+async fn connect(target: &str, timeout: Duration) -> Tried {
+    let peers: Vec<SocketAddr> = match tokio::time::timeout(timeout, lookup_host(target)).await {
+        Ok(Ok(peers)) => peers.collect(),
+        Ok(Err(error)) => return Tried::Unknown(error.to_string()),
+        Err(_) => return Tried::Unknown(format!("no answer within {timeout:?}")),
     };
-    let connected = tokio::time::timeout(timeout, connecting).await;
-    connected.unwrap_or_else(|_| Err(format!("nothing within {timeout:?}")))
+    let mut last = None;
+    for peer in peers {
+        match tokio::time::timeout(timeout, TcpStream::connect(peer)).await {
+            Ok(Ok(_)) => return Tried::Reached(peer),
+            Ok(Err(error)) => last = Some(error.to_string()),
+            Err(_) => last = Some(format!("nothing within {timeout:?}")),
+        }
+    }
+    last.map_or_else(|| Tried::Unknown("the name has no address".to_owned()), Tried::Unreachable)
 }

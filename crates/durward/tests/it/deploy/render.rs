@@ -114,7 +114,7 @@ fn python() -> Option<std::ffi::OsString> {
     std::env::var_os("DURWARD_DEPLOY_PYTHON")
 }
 
-fn skip<T>(tool: &str) -> Option<T> {
+pub(super) fn skip<T>(tool: &str) -> Option<T> {
     assert!(std::env::var_os("DURWARD_REQUIRE_RENDER").is_none(), "missing: {tool}");
     eprintln!("SKIPPED: nothing is rendered here, for want of {tool}");
     None

@@ -3,7 +3,9 @@
 //! Deliberately absent: Kubernetes; clients are namespaces with addresses where pods would be.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use durward_testkit::client::RawHttp;
@@ -13,6 +15,7 @@ use durward_testkit::process::eventually_blocking;
 
 use super::{document, get, tunnel};
 use crate::gateway::Gateway;
+use crate::support::output;
 
 const PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(172, 16, 28, 8)), 3128);
 const REQUESTS: usize = 1000;
@@ -234,4 +237,60 @@ fn few_ports_are_said_and_none_is_a_clear_503() {
         );
         gateway.stop();
     });
+}
+
+// S2.37
+#[test]
+fn the_port_is_reached_from_allowed_networks_and_not_from_others() {
+    in_namespace(
+        "egress::seed::the_port_is_reached_from_allowed_networks_and_not_from_others",
+        || {
+            let topology = Topology::new();
+            let stranger = Namespace::new();
+            netns::veth("s0", "eth0", &stranger);
+            netns::add_address("s0", "10.9.8.1/24");
+            stranger.add_address("eth0", "10.9.8.9/24");
+            stranger.ip("route add 172.16.28.0/22 via 10.9.8.1");
+            let _far = topology.internet.run(|| Origin::http1("198.51.100.200:80"));
+            let gateway = Gateway::prepare().start(&documents());
+            let proxy = PROXY.to_string();
+            let from = |place: &Namespace, arguments: &[&str]| {
+                let test = [&["egress", "test", "--timeout", "2s"], arguments].concat();
+                place.run(|| output(&test)).status.code()
+            };
+            let allowed =
+                ["--proxy", &*format!("http://{proxy}"), "--allowed", "http://198.51.100.200/"];
+
+            assert_eq!(from(&topology.pods, &allowed), Some(0));
+            assert_eq!(from(&stranger, &allowed), Some(1), "it is let in by nobody");
+            if firewall() {
+                assert_eq!(from(&topology.pods, &allowed), Some(0));
+                assert_eq!(from(&stranger, &["--direct", &proxy]), Some(0), "and now it is not");
+                assert_eq!(
+                    from(&topology.pods, &["--direct", &proxy]),
+                    Some(1),
+                    "the test can fail"
+                );
+            }
+            gateway.stop();
+        },
+    );
+}
+
+/// The lines of the guide for this host, where there is an nft to take them.
+fn firewall() -> bool {
+    if Command::new("nft").arg("--version").output().is_err() {
+        let _ = std::io::stderr().write_all(b"SKIPPED a part of egress::seed (no nft)\n");
+        return false;
+    }
+    let guide = crate::text("docs/guide/egress.md");
+    let lines: Vec<&str> = guide.lines().filter_map(|line| line.strip_prefix("nft ")).collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    for line in lines {
+        let mut nft = Command::new("nft").arg("-f").arg("-").stdin(Stdio::piped()).spawn().unwrap();
+        let line = line.replace("172.16.28.0/24", "{ 172.16.28.0/24, 172.16.29.0/24 }");
+        writeln!(nft.stdin.take().unwrap(), "{}", line.replace('\'', "")).unwrap();
+        assert!(nft.wait().unwrap().success(), "{line}");
+    }
+    true
 }

@@ -130,6 +130,9 @@ fn test_tells_a_right_proxy_from_a_wrong_one() {
         assert!(said.contains(sentence), "{wrong:?}: {said}");
     }
     assert_eq!(run(&[]).0, Some(2));
+    let (code, said) = run(&["--direct", "no-such-name.invalid:443"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("1 warning") && said.contains("nothing was tried"), "{said}");
 }
 
 // S2.42+ S2.47+

@@ -1,6 +1,6 @@
-//! Hears of changes to rulesets, interfaces, addresses, routes and rules, waits until they calm down, and repairs.
+//! Hears of changes to rulesets, interfaces, addresses, routes and rules, waits until they calm down, and has them repaired.
 //!
-//! Deliberately absent: polling, but for an audit now and then in case an event was lost.
+//! Deliberately absent: polling, but for an audit now and then in case an event was lost; and the repair itself, see [`Kept`].
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,37 +10,57 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use super::NatError;
-use super::state::State;
-use crate::netlink::{Family, Socket};
+use crate::engine::NatError;
+use crate::netlink::{Family, Message, Socket};
 use crate::nftables::table::{EVENT_GROUP, new_generation};
-use crate::rtnetlink::GROUPS;
 
-/// Draining connections are looked at this often.
-const DRAIN_STEP: Duration = Duration::from_secs(1);
+/// What the watching thread keeps as it should be.
+pub(crate) trait Kept: Send + 'static {
+    /// How long a burst of changes is waited out.
+    fn debounce(&self) -> Duration;
+
+    /// How often it is compared although nothing happened.
+    fn audit(&self) -> Duration;
+
+    /// Whether a ruleset's generation is this process's own doing.
+    fn made(&self, generation: u32) -> bool;
+
+    /// Whether an event of routing is worth a look.
+    fn concerns(&self, _event: &Message) -> bool {
+        true
+    }
+
+    /// Reads everything anew and repairs what differs; whether something did.
+    fn repair(&mut self) -> Result<bool, NatError>;
+
+    /// Does what is due; returns when something is due next.
+    fn tick(&mut self, _now: Instant) -> Option<Instant> {
+        None
+    }
+}
 
 /// Rouses the watching thread.
 #[derive(Debug)]
-pub(super) struct Waker {
+pub(crate) struct Waker {
     event: OwnedFd,
     stopping: AtomicBool,
 }
 
 impl Waker {
-    pub(super) fn new() -> Result<Self, NatError> {
+    pub(crate) fn new() -> Result<Self, NatError> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| NatError::Kernel { what: "an event", errno })?;
         Ok(Self { event, stopping: AtomicBool::new(false) })
     }
 
     /// Makes the thread look at its timers.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         // It can only fail when the counter is full, and then the thread is awake.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
 
     /// Makes the thread end.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.wake();
     }
@@ -56,19 +76,20 @@ impl Waker {
 
 /// The sockets that hear of changes.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(crate) struct Watched {
     tables: Socket,
     routes: Socket,
 }
 
 impl Watched {
-    pub(super) fn open(timeout: Duration) -> Result<Self, NatError> {
+    /// Begins to hear; `groups` are those of routing.
+    pub(crate) fn open(timeout: Duration, groups: u32) -> Result<Self, NatError> {
         let open = |family, groups, what| {
             Socket::open(family, groups, timeout).map_err(|error| NatError::Socket { what, error })
         };
         Ok(Self {
             tables: open(Family::Netfilter, EVENT_GROUP, "packet filter events")?,
-            routes: open(Family::Route, GROUPS, "routing events")?,
+            routes: open(Family::Route, groups, "routing events")?,
         })
     }
 
@@ -84,22 +105,23 @@ impl Watched {
         }
     }
 
-    /// Whether anything about routes, addresses or interfaces was announced.
-    fn routes_changed(&self) -> bool {
+    /// Whether anything about routes, addresses or interfaces was announced that is worth a look.
+    fn routes_changed(&self, concerns: impl Fn(&[Message]) -> bool) -> bool {
         let mut changed = false;
         loop {
             match self.routes.receive_now() {
                 Ok(messages) if messages.is_empty() => return changed,
+                Ok(messages) => changed |= concerns(&messages),
                 // An error says that events were lost.
-                Ok(_) | Err(_) => changed = true,
+                Err(_) => changed = true,
             }
         }
     }
 }
 
 /// Starts the watching thread. It is in the network namespace of the caller, as new threads are.
-pub(super) fn spawn(
-    state: Arc<Mutex<State>>,
+pub(crate) fn spawn<K: Kept>(
+    state: Arc<Mutex<K>>,
     waker: Arc<Waker>,
     watched: Watched,
 ) -> Result<JoinHandle<()>, NatError> {
@@ -109,11 +131,15 @@ pub(super) fn spawn(
         .map_err(|error| NatError::Socket { what: "the watching thread", error })
 }
 
-fn watch(state: &Mutex<State>, waker: &Waker, watched: &Watched) {
+fn watch<K: Kept>(state: &Mutex<K>, waker: &Waker, watched: &Watched) {
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
     let (debounce, audit) = {
         let state = lock();
-        (state.options.debounce, state.options.audit)
+        (state.debounce(), state.audit())
+    };
+    let concerns = |events: &[Message]| {
+        let state = lock();
+        events.iter().any(|event| state.concerns(event))
     };
     let mut next_audit = Instant::now() + audit;
     let mut timer = None;
@@ -124,22 +150,21 @@ fn watch(state: &Mutex<State>, waker: &Waker, watched: &Watched) {
         if waker.is_stopping() {
             return;
         }
-        let mut changed = watched.routes_changed();
+        let mut changed = watched.routes_changed(concerns);
         let mut generations = watched.generations();
         if changed || generations.as_ref().is_none_or(|found| !found.is_empty()) {
             std::thread::sleep(debounce);
-            changed |= watched.routes_changed();
+            changed |= watched.routes_changed(concerns);
             let more = watched.generations();
             generations = generations.zip(more).map(|(found, more)| [found, more].concat());
         }
         let mut state = lock();
-        let foreign = generations
-            .is_none_or(|found| found.iter().any(|one| !state.own_generations.contains(one)));
+        let foreign = generations.is_none_or(|found| found.iter().any(|one| !state.made(*one)));
         let due = Instant::now() >= next_audit;
         if (changed || foreign || due)
             && let Err(error) = state.repair()
         {
-            tracing::error!(%error, "the kernel could not be brought to the model");
+            tracing::error!(%error, "the kernel could not be brought to what it should be");
         }
         if due {
             next_audit = Instant::now() + audit;
@@ -160,20 +185,4 @@ fn wait(waker: &Waker, watched: &Watched, timeout: Duration) {
     };
     // An interrupted wait is a short one.
     let _ = poll(&mut fds, Some(&timeout));
-}
-
-impl State {
-    /// Does what is due; returns when something is due next.
-    fn tick(&mut self, now: Instant) -> Option<Instant> {
-        let announcement = self.announcer.as_mut().and_then(|announcer| announcer.send_due(now));
-        if self.draining.is_empty() {
-            return announcement;
-        }
-        let policy = self.policy.clone();
-        if let Err(error) = self.cut_connections(policy) {
-            tracing::error!(%error, "drained connections could not be cut");
-        }
-        let drain = (!self.draining.is_empty()).then(|| now + DRAIN_STEP);
-        announcement.into_iter().chain(drain).min()
-    }
 }

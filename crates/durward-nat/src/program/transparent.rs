@@ -1,0 +1,105 @@
+//! What a tenant's programs send to ports of HTTP and TLS goes to this host's forward proxy, and with it the decision where to.
+//!
+//! The first packet decides and is remembered in the connection's mark. Deliberately absent: a way past the proxy; while nobody listens there,
+//! connections are reset.
+
+use durward_model::egress::transparent;
+
+use super::step::{self, Ip, count, dispatch, goto, present, replace, verdict};
+use super::{counter, member, plain};
+use crate::mark::{self, OWN_SLOT};
+use crate::nftables::expression::{Meta, Reject};
+use crate::nftables::ruleset::Data;
+use crate::nftables::{Expression, Ruleset, Set, Verdict};
+use crate::options::Options;
+
+/// Where connections for the proxy go.
+pub(crate) const TAKE: &str = "take";
+/// Where UDP goes that hides what TCP would show.
+pub(crate) const QUIC: &str = "quic";
+/// Where everything goes that is neither the proxy's nor translated.
+pub(crate) const WITHHOLD: &str = "withhold";
+
+/// Kinds of destination that are no other host's: this host's, broadcast, anycast, multicast.
+const HERE: [u32; 4] = [2, 3, 4, 5];
+
+pub(super) fn build(ruleset: &mut Ruleset, options: &Options) {
+    ruleset.counters.extend(counter::TRANSPARENT.map(str::to_owned));
+    let mut here = Set::new(4, step::kind::NUMBER, Data::Nothing);
+    here.elements.extend(HERE.map(|kind| (kind.to_ne_bytes().to_vec(), member())));
+    ruleset.sets.insert("here".to_owned(), here);
+    let port = [step::kind::MARK, step::kind::PROTOCOL, step::kind::PORT];
+    let taken = Set::new(12, step::kind::concat(&port), Data::Verdict);
+    ruleset.sets.insert("taken".to_owned(), taken);
+    ruleset.sets.insert("others".to_owned(), Set::new(4, step::kind::MARK, Data::Verdict));
+    let mut chain = |name: &str, rules| ruleset.chains.insert(name.to_owned(), plain(rules));
+    chain(TAKE, vec![take(Ip::V4), take(Ip::V6)]);
+    chain(QUIC, vec![vec![count(counter::QUIC), Expression::Reject(Reject::Port)]]);
+    chain(WITHHOLD, withhold());
+    chain("hand_over", hand_over(options));
+}
+
+/// A reset is no ICMP error, of which the kernel sends few.
+fn withhold() -> Vec<Vec<Expression>> {
+    let tcp = vec![step::transport(8), step::equals(8, vec![6])];
+    vec![
+        vec![count(counter::WITHHELD)],
+        [tcp, vec![Expression::Reject(Reject::Reset)]].concat(),
+        vec![Expression::Reject(Reject::Prohibited)],
+    ]
+}
+
+/// Of a connection the proxy has, each packet.
+pub(super) fn taken_already() -> Vec<Expression> {
+    [step::marked(mark::TRANSPARENT), vec![goto("hand_over")]].concat()
+}
+
+/// What is asked of a new connection before it may leave.
+pub(super) fn ask(ip: Ip) -> Vec<Vec<Expression>> {
+    let pool = || vec![ip.source(8), step::to(&format!("egid{}", ip.digit()), 8, 8)];
+    let near =
+        vec![Expression::DestinationKind { to: 8 }, present("here", 8), verdict(Verdict::Return)];
+    let port = vec![step::transport(9), step::transport_bytes(2, 2, 10), dispatch("taken", 8)];
+    vec![near, [pool(), port].concat(), [pool(), vec![dispatch("others", 8)]].concat()]
+}
+
+/// Marks the connection as its tenant's and the proxy's.
+fn take(ip: Ip) -> Vec<Expression> {
+    let mark = vec![
+        ip.source(8),
+        step::to(&format!("egm{}", ip.digit()), 8, 8),
+        replace(8, mark::TENANT_MASK, mark::TRANSPARENT),
+        Expression::SetCtMark { from: 8 },
+        goto("hand_over"),
+    ];
+    [ip.only(), mark].concat()
+}
+
+fn hand_over(options: &Options) -> Vec<Vec<Expression>> {
+    let stay = || {
+        vec![
+            Expression::Meta { key: Meta::Mark, to: 8 },
+            replace(8, !options.mark_mask, options.packet_mark(OWN_SLOT)),
+            Expression::SetMark { from: 8 },
+            verdict(Verdict::Accept),
+        ]
+    };
+    let to = |ip: Ip| {
+        let socket = transparent::socket(ip.v4());
+        let give = vec![
+            Expression::Immediate { to: 12, value: ip.bytes(socket.ip()).unwrap_or_default() },
+            Expression::Immediate { to: 9, value: socket.port().to_be_bytes().to_vec() },
+            Expression::HandOver { ipv4: ip.v4(), address: 12, port: 9 },
+        ];
+        [ip.only(), give, stay()].concat()
+    };
+    // An ICMP error about what the proxy sent: this host sent it, under another's address.
+    let about = [vec![step::transport(8), step::differs(8, vec![6])], stay()].concat();
+    vec![
+        about,
+        to(Ip::V4),
+        to(Ip::V6),
+        vec![count(counter::NO_PROXY), Expression::Reject(Reject::Reset)],
+        vec![verdict(Verdict::Drop)],
+    ]
+}

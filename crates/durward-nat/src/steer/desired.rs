@@ -1,0 +1,131 @@
+//! From a side of the tunnel to the kernel state it asks for: a pure function of options, side and host.
+//!
+//! Deliberately absent: the kernel. Without a link, or without a way to the other end, what is left refuses.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::tunnel::{Entry, Tunnel, entries, next_hop};
+use super::{Options, Side, ruleset};
+use crate::nftables::Ruleset;
+use crate::policy_route::{Hop, LAST, MAIN, Route, Routing, Rule, Selector, USUAL_V6};
+
+/// Routes to pods come behind those a network plugin has.
+const BEHIND: u32 = 4242;
+
+/// What the host has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// This end's underlay address, and the largest packet of its interface; `None` when there is no such address.
+    pub underlay: Option<(Ipv4Addr, u32)>,
+    /// The number of the tunnel's link; `None` before it is made.
+    pub link: Option<u32>,
+}
+
+/// The kernel state a side asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// The packet filter's table.
+    pub ruleset: Ruleset,
+    /// The link, where there is an underlay.
+    pub tunnel: Option<Tunnel>,
+    /// The link's fixed entries.
+    pub entries: BTreeSet<Entry>,
+    /// Routes and rules.
+    pub routing: Routing,
+}
+
+/// The kernel state `side` asks for on such a host.
+#[must_use]
+pub fn desired(options: &Options, side: &Side, host: Host) -> Desired {
+    let tunnel = host.underlay.map(|(local, mtu)| Tunnel {
+        name: options.link.clone(),
+        vni: options.vni,
+        port: options.port,
+        local,
+        mtu: options.mtu.unwrap_or_else(|| mtu.saturating_sub(Tunnel::OVERHEAD)),
+    });
+    match side {
+        Side::Node { gateway, networks } => Desired {
+            ruleset: ruleset::node(options, networks, *gateway),
+            tunnel,
+            entries: entries([*gateway]),
+            routing: to_gateway(options, *gateway, networks, host.link),
+        },
+        Side::Gateway { nodes } => {
+            let ends: Vec<Ipv4Addr> = nodes.keys().copied().collect();
+            let pods: Vec<IpNet> = nodes.values().flatten().copied().collect();
+            let routes = host
+                .link
+                .iter()
+                .flat_map(|link| nodes.iter().flat_map(|(node, pods)| to_pods(*node, pods, *link)));
+            Desired {
+                ruleset: ruleset::gateway(options, &ends, &pods),
+                tunnel,
+                entries: entries(ends),
+                routing: Routing { routes: routes.collect(), rules: BTreeSet::new() },
+            }
+        }
+    }
+}
+
+fn to_gateway(
+    options: &Options,
+    gateway: Ipv4Addr,
+    networks: &[IpNet],
+    link: Option<u32>,
+) -> Routing {
+    let table = options.routing_table;
+    let mut routing = Routing::default();
+    for ipv4 in [true, false] {
+        if !networks.iter().any(|net| net.addr().is_ipv4() == ipv4) {
+            continue;
+        }
+        let destination =
+            if ipv4 { IpNet::V4(Ipv4Net::default()) } else { IpNet::V6(Ipv6Net::default()) };
+        let usual = if ipv4 { 0 } else { USUAL_V6 };
+        let route = |destination, metric, hop| Route { table, destination, metric, hop };
+        if let Some(interface) = link {
+            let hop = Hop::Gateway { gateway: next_hop(gateway, ipv4), interface };
+            routing.routes.insert(route(destination, usual, hop));
+        }
+        // Without the link nothing falls through to the host's own routes.
+        routing.routes.insert(route(destination, LAST, Hop::Unreachable));
+        if ipv4 {
+            // The tunnel's own packets keep the mark, and would else be sent into the tunnel.
+            let end = IpNet::from(std::net::IpAddr::V4(gateway));
+            routing.routes.insert(route(end, 0, Hop::Throw));
+        }
+        let selector = Selector::Mark { mark: options.mark, mask: options.mark };
+        routing.rules.insert(Rule { priority: options.rule_priority, ipv4, selector, table });
+    }
+    routing
+}
+
+fn to_pods(node: Ipv4Addr, pods: &[IpNet], interface: u32) -> impl Iterator<Item = Route> {
+    pods.iter().map(move |net| {
+        let gateway = next_hop(node, net.addr().is_ipv4());
+        let hop = Hop::Gateway { gateway, interface };
+        Route { table: MAIN, destination: net.trunc(), metric: BEHIND, hop }
+    })
+}
+
+impl fmt::Display for Desired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.ruleset.fmt(f)?;
+        self.lines().iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+impl Desired {
+    /// One line for each thing beside the packet filter.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let tunnel = self.tunnel.iter().map(ToString::to_string);
+        let entries = self.entries.iter().map(ToString::to_string);
+        tunnel.chain(entries).chain(self.routing.lines()).collect()
+    }
+}

@@ -1,0 +1,108 @@
+//! Steps in words: what a rule of Durward's did, why it refused, and of other people's rules what can be told of any.
+//!
+//! Reasons are the words of the metrics and of `explain`. Deliberately absent: the mapping, which the packet's address names.
+
+use crate::nftables::expression::{Base, Expression, LookupResult, Reject};
+use crate::nftables::listing::ListedRule;
+use crate::program::counter;
+use crate::steer;
+
+use super::event::Told;
+
+/// What a reason means.
+#[must_use]
+pub fn reason(name: &str) -> Option<&'static str> {
+    Some(match name {
+        counter::DENIED => "its source is not allowed",
+        counter::UNMAPPED => "no mapping and no service of this host has the port",
+        counter::SPOOFED => "a source of the cluster's came from outside",
+        counter::UNENROLLED => "nobody's egress: no egress.sources has its source",
+        counter::NO_ENDPOINT => "the mapping has no endpoint",
+        counter::LOST => "its egress rule vanished meanwhile",
+        steer::counter::NO_GATEWAY => "it would leave by another way than the gateway",
+        steer::counter::FOREIGN_SOURCE => {
+            "it would go to the gateway with an address that is no pod's"
+        }
+        steer::counter::STRANGER => "a tunnel's packet from somebody who is no end of it",
+        _ => return None,
+    })
+}
+
+/// The reason a rule counts.
+pub(super) fn counted(rule: &ListedRule) -> Option<&str> {
+    rule.expressions.iter().find_map(|expression| match expression {
+        Expression::Count(name) => reason(name).map(|_| name.as_str()),
+        _ => None,
+    })
+}
+
+/// How a rule tells the sender that it refuses.
+pub(super) fn told_sender(rule: &ListedRule) -> Option<&'static str> {
+    rule.expressions.iter().find_map(|expression| match expression {
+        Expression::Reject(Reject::Reset) => Some("reset"),
+        Expression::Reject(Reject::Port) => Some("port unreachable"),
+        Expression::Reject(Reject::Prohibited) => Some("administratively prohibited"),
+        Expression::Foreign(name) if name == "reject" => Some("rejected"),
+        _ => None,
+    })
+}
+
+/// Whether the rule translates sources.
+pub(super) fn translates_source(rule: &ListedRule) -> bool {
+    rule.expressions.iter().any(|expression| {
+        matches!(expression, Expression::Masquerade | Expression::Nat { source: true, .. })
+    })
+}
+
+/// What a rule of anybody's did, as far as its parts tell.
+pub(super) fn did(rule: &ListedRule, verdict: &Told) -> Option<&'static str> {
+    let translated = rule.expressions.iter().find_map(|expression| match expression {
+        Expression::Nat { source: false, .. } => Some("destination translated"),
+        Expression::Nat { source: true, address, .. } if keeps(rule, *address) => {
+            Some("its own address is kept")
+        }
+        Expression::Nat { source: true, .. } => Some("source translated"),
+        Expression::Masquerade => Some("source translated to the interface's"),
+        Expression::Foreign(name) if name == "nat" => Some("translated"),
+        Expression::Foreign(name) if name == "redir" => Some("to a port of this host"),
+        Expression::Foreign(name) if name == "tproxy" => Some("to a proxy of this host"),
+        _ => None,
+    });
+    translated.filter(|_| *verdict == Told::Accept).or_else(|| told_sender(rule))
+}
+
+/// Whether the register holds what was read from the packet itself.
+fn keeps(rule: &ListedRule, register: u32) -> bool {
+    let own = |one: &Expression| matches!(one, Expression::Payload { base: Base::Network, to, .. } if *to == register);
+    rule.expressions.iter().any(own)
+}
+
+/// What a rule of Durward's did.
+pub(super) fn ours(rule: &ListedRule, verdict: &Told) -> Option<&'static str> {
+    let looked_up = rule.expressions.iter().find_map(|expression| match expression {
+        Expression::Lookup { set, result: LookupResult::Verdict, .. } => Some(set.as_str()),
+        _ => None,
+    });
+    if let (Some(set), Told::To(_)) = (looked_up, verdict) {
+        return match set.trim_end_matches(['4', '6']) {
+            "acl" | "aclr" => Some("a mapping has the port; is the source allowed?"),
+            "svc" | "svcr" => Some("an endpoint is chosen"),
+            "ext_in" => Some("came in from outside"),
+            "slot_out" => Some("leaves by its connection's interface"),
+            "eg" => Some("an egress address is chosen"),
+            _ => None,
+        };
+    }
+    if let Some(counted) = counted(rule).and_then(reason) {
+        return Some(counted);
+    }
+    if rule.chain.starts_with("acl") && *verdict == Told::Return {
+        return Some("its source is allowed");
+    }
+    let marks = |one: &Expression| matches!(one, Expression::SetMark { .. });
+    if rule.expressions.iter().any(marks) {
+        let to_gateway = rule.chain.starts_with("mark") || rule.chain == "errors";
+        return Some(if to_gateway { "goes to the gateway" } else { "marked for its interface" });
+    }
+    did(rule, verdict)
+}

@@ -1,0 +1,91 @@
+//! Ports in use from egress addresses: told to metrics, and to the log before there are none left.
+//!
+//! Deliberately absent: refusing. The kernel drops what finds no port, and counts it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use durward_nat::engine::{Leaving, PORT_BUDGET};
+
+/// Between two looks when nobody asks for metrics.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// The addresses of which it was said that they have few ports left.
+#[derive(Debug, Default)]
+pub(super) struct Scarce {
+    told: BTreeSet<IpAddr>,
+    looked: Option<Instant>,
+}
+
+impl Scarce {
+    /// Whether nobody has looked for long.
+    pub(super) fn is_due(&self) -> bool {
+        self.looked.is_none_or(|looked| looked.elapsed() >= PERIOD)
+    }
+
+    /// Says it once of each address that comes near its end.
+    pub(super) fn look(&mut self, leaving: &BTreeMap<IpAddr, Leaving>) {
+        self.looked = Some(Instant::now());
+        for address in self.newly_scarce(leaving) {
+            let used = leaving.get(&address);
+            let tenant = used.and_then(|used| used.tenant.as_ref()).map(ToString::to_string);
+            tracing::warn!(
+                tenant = tenant.as_deref(), %address, used = used.map(|used| used.ports), budget = PORT_BUDGET,
+                "few ports are left from an egress address to one destination: give the tenant another address"
+            );
+        }
+    }
+
+    fn newly_scarce(&mut self, leaving: &BTreeMap<IpAddr, Leaving>) -> Vec<IpAddr> {
+        let above = |limit: u32| {
+            let above = leaving.iter().filter(move |(_, one)| one.ports >= limit);
+            above.map(|(address, _)| *address)
+        };
+        let plenty: BTreeSet<IpAddr> = above(PORT_BUDGET / 2).collect();
+        self.told.retain(|address| plenty.contains(address));
+        above(PORT_BUDGET / 5 * 4).filter(|address| self.told.insert(*address)).collect()
+    }
+}
+
+/// The metric families.
+pub(super) fn families(
+    leaving: &BTreeMap<IpAddr, Leaving>,
+    family: &mut impl FnMut(&str, &str, &str, Vec<(String, u64)>),
+) {
+    let connections = leaving
+        .iter()
+        .map(|(address, one)| (format!("{{address=\"{address}\"}}"), one.connections));
+    let help = "Connections that leave from an egress address now.";
+    family("egress_connections", "gauge", help, connections.collect());
+    let ports = leaving.iter().filter_map(|(address, one)| {
+        let tenant = one.tenant.as_ref()?;
+        Some((format!("{{tenant=\"{tenant}\",address=\"{address}\"}}"), u64::from(one.ports)))
+    });
+    let help =
+        "Ports in use from an egress address to the one destination that takes most of them.";
+    family("egress_ports_used", "gauge", help, ports.collect());
+    let help = "Ports there are from an egress address to one destination.";
+    let budget = vec![(String::new(), u64::from(PORT_BUDGET))];
+    family("egress_ports_budget", "gauge", help, budget);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_warned_of_once_until_it_has_recovered() {
+        let mut scarce = Scarce::default();
+        let address = IpAddr::from([203, 0, 113, 1]);
+        let mut newly = |ports| {
+            let leaving = Leaving { ports, ..Leaving::default() };
+            scarce.newly_scarce(&[(address, leaving)].into()).len()
+        };
+
+        let said = [51_607, 51_608, 64_512, 40_000, 60_000, 30_000, 60_000].map(&mut newly);
+
+        assert_eq!(said, [0, 1, 0, 0, 0, 0, 1]);
+        assert!(scarce.is_due(), "nobody has looked at a kernel");
+    }
+}

@@ -1,0 +1,221 @@
+//! `durward nat steer`: keeps one side of the tunnel, and follows the documents' `egress.sources` on a node.
+//!
+//! Deliberately absent: an end that takes anything out of the kernel; `durward nat cleanup` does that.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use durward_control::source::watch::{self as file_watch, Pace};
+use durward_control::{FileSource, Publisher, Resources};
+use durward_nat::NatError;
+use durward_nat::steer::{Side, Steer};
+use ipnet::IpNet;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::failed;
+use crate::app::sentence;
+use crate::cli::{LogFormat, SteerArgs};
+use crate::config;
+use crate::failure::{Exit, Failure};
+use crate::inspect::now;
+use crate::output::Screen;
+use crate::telemetry;
+
+/// Between two tries of what the kernel refused.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Keeps a side until it is told to end.
+pub(super) fn steer(arguments: &SteerArgs, log: LogFormat) -> Result<Exit, Failure> {
+    let options = arguments.options()?;
+    telemetry::start(log, if arguments.diff { "error" } else { "info" });
+    let kept = Steer::start(options).map_err(failed)?;
+    let follower = Follower::new(arguments, kept.enrolled().map_err(failed)?)?;
+    if arguments.diff {
+        let text = kept.preview(&follower.side()).map_err(failed)?;
+        let mut screen = Screen::stdout();
+        if text.is_empty() {
+            screen.line("the kernel is as it should be")?;
+            return Ok(Exit::Ok);
+        }
+        screen.text(&text)?;
+        return Ok(Exit::FailedCheck);
+    }
+    follower.tell();
+    let keeper = Keeper { steer: kept, fault: None, ready: false };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::broken("starting", error))?;
+    let ended = runtime.block_on(keep(keeper, follower));
+    runtime.shutdown_background();
+    ended
+}
+
+async fn keep(mut keeper: Keeper, mut follower: Follower) -> Result<Exit, Failure> {
+    let listen =
+        |kind| signal(kind).map_err(|error| Failure::broken("listening for signals", error));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    let mut beats = tokio::time::interval(RETRY);
+    let _watching = follower.watch()?;
+    let mut changes = follower.resources.subscribe();
+    keeper.bring(follower.side())?;
+    drop(sd_notify::notify(&[NotifyState::Ready]));
+    loop {
+        let changed = tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => follower.reload(),
+            _ = changes.changed() => {
+                let resources = Arc::clone(&changes.borrow_and_update());
+                follower.adopt(&resources)
+            }
+            _ = beats.tick(), if keeper.fault.is_some() => false,
+        };
+        if changed {
+            follower.tell();
+        }
+        keeper.bring(follower.side())?;
+    }
+    tracing::info!("ends; the kernel goes on");
+    Ok(Exit::Ok)
+}
+
+/// The kernel's side of it, and why it is not as it should be.
+struct Keeper {
+    steer: Steer,
+    fault: Option<String>,
+    ready: bool,
+}
+
+impl Keeper {
+    /// Brings the kernel there. What does not work is told once and tried again; what never will work ends the command.
+    fn bring(&mut self, side: Side) -> Result<(), Failure> {
+        match self.steer.apply(side) {
+            Ok(problems) => {
+                for problem in problems {
+                    tracing::warn!(problem, "this host");
+                }
+                if !std::mem::replace(&mut self.ready, true) {
+                    tracing::info!("the kernel is as it should be");
+                }
+                self.fault = None;
+                Ok(())
+            }
+            Err(error @ NatError::Table(durward_nat::nftables::TableError::Forbidden)) => {
+                Err(failed(error))
+            }
+            Err(error) => {
+                let fault = sentence(&error);
+                if self.fault.as_ref() != Some(&fault) {
+                    tracing::error!(
+                        fault,
+                        "tenants' pods of this node reach nobody outside; it is tried again"
+                    );
+                }
+                (self.fault, self.ready) = (Some(fault), false);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What the command line and the documents ask for.
+struct Follower {
+    kind: Kind,
+    source: Arc<FileSource>,
+    paths: Vec<PathBuf>,
+    publisher: Publisher,
+    resources: watch::Sender<Arc<Resources>>,
+    /// What is steered.
+    networks: BTreeSet<IpNet>,
+}
+
+enum Kind {
+    Node(std::net::Ipv4Addr),
+    Gateway(Side),
+}
+
+impl Follower {
+    /// `enrolled` is what an earlier process left.
+    fn new(arguments: &SteerArgs, enrolled: BTreeSet<IpNet>) -> Result<Self, Failure> {
+        let source = Arc::new(FileSource::new(config::routing(&arguments.config)));
+        let (kind, paths) = match (arguments.gateway, arguments.gateway_side()?) {
+            (Some(gateway), _) => (Kind::Node(gateway), config::paths(&arguments.config)?),
+            (None, Some(side)) => (Kind::Gateway(side), Vec::new()),
+            (None, None) => return Err(Failure::usage("either --gateway or --node")),
+        };
+        let resources = Arc::new(source.load(&paths));
+        let mut follower = Self {
+            kind,
+            source,
+            paths,
+            publisher: Publisher::new(),
+            resources: watch::Sender::new(Arc::clone(&resources)),
+            networks: enrolled,
+        };
+        follower.adopt(&resources);
+        Ok(follower)
+    }
+
+    /// Begins to follow the files, where there are any.
+    fn watch(&self) -> Result<Option<file_watch::Watching>, Failure> {
+        if self.paths.is_empty() {
+            return Ok(None);
+        }
+        let (source, paths) = (Arc::clone(&self.source), self.paths.clone());
+        file_watch::watch(source, paths, Pace::default(), self.resources.clone())
+            .map(Some)
+            .map_err(|error| Failure::broken("watching the configuration", error))
+    }
+
+    fn side(&self) -> Side {
+        match &self.kind {
+            Kind::Gateway(side) => side.clone(),
+            Kind::Node(gateway) => {
+                let networks = self.networks.iter().copied().collect();
+                Side::Node { gateway: *gateway, networks }
+            }
+        }
+    }
+
+    fn reload(&mut self) -> bool {
+        self.adopt(&self.source.load(&self.paths))
+    }
+
+    /// Takes the sources of all tenants; one that is not to leave yet is refused by the gateway. While anything is rejected nothing
+    /// is given up that was steered: nobody knows what the rejected part says. Whether that is something else than before.
+    fn adopt(&mut self, resources: &Resources) -> bool {
+        let before = self.publisher.current();
+        let compiled = self.publisher.reload(resources, now());
+        let sources = compiled.snapshot.nat.egress.iter().flat_map(|rule| &rule.sources);
+        let mut networks: BTreeSet<IpNet> = sources.copied().collect();
+        if !compiled.verdicts.all_accepted() {
+            networks.extend(&self.networks);
+        }
+        if before.verdicts != compiled.verdicts {
+            for (_, finding) in compiled.verdicts.findings() {
+                tracing::warn!(at = %finding.origin, %finding, "rejected; what was steered stays steered");
+            }
+        }
+        std::mem::replace(&mut self.networks, networks.clone()) != networks
+    }
+
+    fn tell(&self) {
+        match &self.kind {
+            Kind::Node(gateway) => {
+                let networks: Vec<String> = self.networks.iter().map(ToString::to_string).collect();
+                tracing::info!(%gateway, networks = networks.join(","), "what these networks send to the world goes to the gateway");
+            }
+            Kind::Gateway(Side::Gateway { nodes }) => {
+                tracing::info!(nodes = nodes.len(), "hears these nodes");
+            }
+            Kind::Gateway(_) => {}
+        }
+    }
+}

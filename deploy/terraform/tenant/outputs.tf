@@ -1,0 +1,4 @@
+output "document" {
+  description = "The client as a YAML document."
+  value       = yamlencode(local.document)
+}
