@@ -34,7 +34,7 @@ class Length:
     idle: float
 
 
-FULL = Length(rounds=9, established=20_000, new=3_000, connections=300, changes=100, idle=20)
+FULL = Length(rounds=31, established=5_000, new=1_000, connections=100, changes=50, idle=20)
 QUICK = Length(rounds=2, established=2_000, new=500, connections=50, changes=5, idle=2)
 
 

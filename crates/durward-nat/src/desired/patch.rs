@@ -13,7 +13,7 @@ use super::{Desired, Policy, desired};
 use crate::interface::Interfaces;
 use crate::nftables::changes::difference;
 use crate::nftables::ruleset::Value;
-use crate::nftables::{Changes, Element, Ruleset, Verdict};
+use crate::nftables::{Chain, Changes, Element, Ruleset, Verdict};
 use crate::options::Options;
 
 /// More changes at once are computed with everything else.
@@ -83,11 +83,10 @@ pub fn patch(known: &Known<'_>, model: &NatModel) -> Option<Patch> {
     Some(Patch { changes, before, after, place: old })
 }
 
+/// Every field is named, so that a new one must be thought of here.
 fn differ_in_mappings_only(old: &NatModel, new: &NatModel) -> bool {
-    old.tenants == new.tenants
-        && old.egress == new.egress
-        && old.local == new.local
-        && old.slots == new.slots
+    let NatModel { tenants, mappings: _, egress, local, slots } = old;
+    *tenants == new.tenants && *egress == new.egress && *local == new.local && *slots == new.slots
 }
 
 /// What is left of both lists without their common beginning and end.
@@ -130,13 +129,17 @@ fn are_free(mappings: &[Arc<PortMapping>], all: &Policy, before: &Policy) -> boo
 /// Whether the chains and lists that are needed are there, and none becomes useless.
 fn keeps_program(all: &Ruleset, before: &Ruleset, after: &Ruleset) -> bool {
     let lists = after.sets.iter().filter(|(name, _)| name.starts_with("src"));
-    after.chains.iter().all(|(name, chain)| all.chains.get(name) == Some(chain))
+    of_mappings(after).all(|(name, chain)| all.chains.get(name) == Some(chain))
         && lists.clone().all(|(name, list)| all.sets.get(name) == Some(list))
-        && before
-            .chains
-            .keys()
-            .filter(|name| !after.chains.contains_key(*name))
-            .all(|name| is_led_to(name, all, before))
+        && of_mappings(before)
+            .filter(|(name, _)| !after.chains.contains_key(*name))
+            .all(|(name, _)| is_led_to(name, all, before))
+}
+
+/// The chains that mappings lead to; the others depend on the host and on egress.
+fn of_mappings(ruleset: &Ruleset) -> impl Iterator<Item = (&String, &Chain)> {
+    let leads = |name: &str| ["acl", "lb"].iter().any(|kind| name.starts_with(kind));
+    ruleset.chains.iter().filter(move |(name, _)| leads(name))
 }
 
 /// Whether an element of another mapping leads to the chain.

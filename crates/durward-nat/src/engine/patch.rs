@@ -32,6 +32,9 @@ impl State {
         report.mappings.splice(patch.place, patch.after.report.mappings);
         let mut report = report.clone();
         report.host.extend(sysctls(&patch.after.sysctls, self.options.set_sysctls));
+        if let Some(routing) = &self.routing {
+            report.host.extend(self.obstacles(routing)?);
+        }
         self.restore_addresses(&mut report)?;
         report.connections_cut = self.cut_of(&patch.before.policy, &patch.after.policy)?;
         Ok(Some(report))

@@ -67,13 +67,19 @@ impl State {
         let mut report = std::mem::take(&mut desired.report);
         self.last = Some((interfaces, report.clone()));
         report.host.extend(sysctls(&desired.sysctls, self.options.set_sysctls));
-        if desired.routing.has_own() {
-            let links = self.route.links(self.options.protocol).map_err(kernel("interfaces"))?;
-            report.host.extend(hand_over::obstacles(&links));
-        }
+        report.host.extend(self.obstacles(&desired.routing)?);
         self.restore_addresses(&mut report)?;
         report.connections_cut = self.cut_connections(desired.policy)?;
         Ok(report)
+    }
+
+    /// What keeps connections from the forward proxy of this host, where some are for it.
+    pub(super) fn obstacles(&self, routing: &Routing) -> Result<Vec<String>, NatError> {
+        if !routing.has_own() {
+            return Ok(Vec::new());
+        }
+        let links = self.route.links(self.options.protocol).map_err(kernel("interfaces"))?;
+        Ok(hand_over::obstacles(&links))
     }
 
     pub(super) fn preview(&self, model: &NatModel) -> Result<(Desired, Difference), NatError> {
