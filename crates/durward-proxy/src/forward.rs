@@ -13,6 +13,7 @@ pub(crate) mod reach;
 pub(crate) mod record;
 pub(crate) mod sni;
 pub(crate) mod socks;
+mod told;
 mod transparent;
 
 use durward_model::Service;

@@ -5,22 +5,19 @@
 pub(crate) mod wire;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::SystemTime;
 
 use durward_model::ForwardService;
 use durward_model::egress::{Asked, Credential, Host};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::access_log::{Record, UpstreamRecord};
 use crate::forward::identify;
 use crate::forward::passage::Passage;
 use crate::forward::reach::{self, Reached};
-use crate::forward::sni;
+use crate::forward::{sni, told};
 use crate::http::{Http, new_request_id};
 use crate::io::Io;
 use crate::refusal::Refusal;
 use crate::relay::{Relayed, relay};
-use crate::upstream::Lease;
 use crate::watch::{Expired, Watch};
 use wire::{Fault, Name, Read};
 
@@ -93,34 +90,7 @@ pub(crate) async fn serve(
     };
     let traffic = (relayed.from_client, relayed.from_upstream);
     passage.ended(&http.core, relayed.ended.as_ref(), traffic);
-    record(http, &relayed, lease.as_ref());
-}
-
-fn record(http: &Http, relayed: &Relayed, lease: Option<&Lease>) {
-    if let Some(refusal) = &relayed.ended {
-        http.cells().refused(refusal);
-    }
-    let duration = http.facts.accepted.elapsed();
-    http.core.log.write(&Record {
-        began: SystemTime::now() - duration,
-        kind: "socks5",
-        tenant: Some(http.view.tenant().tenant.id.as_str()),
-        facts: &http.facts,
-        request: None,
-        upstream: lease.map(|lease| UpstreamRecord {
-            name: "outside",
-            peer: lease.peer,
-            source: lease.source,
-            reused: false,
-            connect: lease.connect,
-            first_byte: None,
-            retries: 0,
-        }),
-        bytes_in: relayed.from_client,
-        bytes_out: relayed.from_upstream,
-        duration,
-        refusal: relayed.ended.as_ref(),
-    });
+    told::tell(&http.core, &http.view, &http.facts, "socks5", (&relayed, lease.as_ref()));
 }
 
 /// Whom a client has before it.

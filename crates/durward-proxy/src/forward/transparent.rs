@@ -5,18 +5,17 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::SystemTime;
 
 use durward_model::Service;
 use durward_model::egress::{Asked, Host, Policy};
 use tokio::net::TcpStream;
 
-use crate::access_log::{Record, UpstreamRecord};
 use crate::admit::{Farewell, INTERNAL_ERROR, UNRECOGNIZED_NAME, reset, say};
 use crate::core::Core;
 use crate::forward::gate;
 use crate::forward::passage::Passage;
 use crate::forward::reach::{self, Reached};
+use crate::forward::told;
 use crate::http::new_request_id;
 use crate::io::Io;
 use crate::peek;
@@ -24,9 +23,10 @@ use crate::prepared::TenantView;
 use crate::refusal::{HandshakeFailure, Refusal};
 use crate::relay::{Relayed, relay};
 use crate::session::{Admitted, ConnectionFacts, TlsFacts};
-use crate::upstream::Lease;
 use crate::watch::{Expired, Watch};
 
+/// The access log's word.
+const KIND: &str = "transparent";
 /// Alert descriptions of RFC 8446 section 6.
 const ACCESS_DENIED: u8 = 49;
 const DECODE_ERROR: u8 = 50;
@@ -57,7 +57,8 @@ pub(super) async fn serve(admitted: Admitted) {
     };
     let traffic = (relayed.from_client, relayed.from_upstream);
     passage.ended(&core, relayed.ended.as_ref(), traffic);
-    record(&core, &view, &with_name(&facts, passage.sni), (&relayed, lease.as_ref()));
+    let facts = with_name(&facts, passage.sni);
+    told::tell(&core, &view, &facts, KIND, (&relayed, lease.as_ref()));
 }
 
 /// Ends a connection to a port that is not the proxy's: the kernel has not heard of a change yet, or somebody on this host tries the socket.
@@ -66,7 +67,7 @@ pub(super) fn turn_away(admitted: Admitted) {
     reset(io.socket());
     let refusal = Refusal::UnknownAddress { destination: facts.destination.0 };
     let ended = Relayed { from_client: 0, from_upstream: 0, ended: Some(refusal) };
-    record(&core, &view, &facts, (&ended, None));
+    told::tell(&core, &view, &facts, KIND, (&ended, None));
 }
 
 /// Whom a client has before it, and where it meant to go.
@@ -151,38 +152,6 @@ fn with_name(facts: &ConnectionFacts, name: Option<String>) -> ConnectionFacts {
         destination: facts.destination,
         tls: name.map(|name| TlsFacts::asked_for(Some(name), facts.accepted.elapsed())),
     }
-}
-
-fn record(
-    core: &Core,
-    view: &TenantView,
-    facts: &ConnectionFacts,
-    (relayed, lease): (&Relayed, Option<&Lease>),
-) {
-    if let Some(refusal) = &relayed.ended {
-        view.tenant().metrics.core(core.id).refused(refusal);
-    }
-    let duration = facts.accepted.elapsed();
-    core.log.write(&Record {
-        began: SystemTime::now() - duration,
-        kind: "transparent",
-        tenant: Some(view.tenant().tenant.id.as_str()),
-        facts,
-        request: None,
-        upstream: lease.map(|lease| UpstreamRecord {
-            name: "outside",
-            peer: lease.peer,
-            source: lease.source,
-            reused: false,
-            connect: lease.connect,
-            first_byte: None,
-            retries: 0,
-        }),
-        bytes_in: relayed.from_client,
-        bytes_out: relayed.from_upstream,
-        duration,
-        refusal: relayed.ended.as_ref(),
-    });
 }
 
 #[cfg(test)]
