@@ -53,7 +53,7 @@ fn the_unit_is_confined() {
     }
 }
 
-// S5.14 S5.19+
+// S5.14 S5.15 S5.19+
 #[test]
 fn the_script_installs_everything_below_a_root_and_only_says_so_when_dry() {
     let script = root().join("deploy/systemd/install.sh");
@@ -69,6 +69,7 @@ fn the_script_installs_everything_below_a_root_and_only_says_so_when_dry() {
     let untouched = std::fs::read_dir(place.path()).unwrap().count() == 0;
     let done = run(&["--nat", "--root", below]);
     let whole = run(&["--dry-run"]);
+    let image = "install.sh --nat --root / BINARY";
 
     assert!(dry.status.success() && untouched);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
@@ -87,6 +88,8 @@ fn the_script_installs_everything_below_a_root_and_only_says_so_when_dry() {
     let whole = String::from_utf8(whole.stdout).unwrap();
     assert!(whole.contains("systemctl enable --now durward.service"), "{whole}");
     assert!(!run(&["--naught"]).status.success());
+    let started = String::from_utf8(run(&["--nat", "--root", "/", "--dry-run"]).stdout).unwrap();
+    assert!(text("docs/guide/operations.md").contains(image) && !started.contains("systemctl"));
 }
 
 // S5.18
