@@ -26,11 +26,14 @@ use crate::session::Admitted;
 /// Serves a client of a forward proxy: one that asks it, or one that was handed over and does not know.
 pub(crate) async fn serve(admitted: Admitted) {
     let Service::Forward(service) = &admitted.view.listener().service else { return };
-    let Some(transparent) = &service.transparent else { return http::serve(admitted).await };
+    let Some(transparent) = &service.transparent else {
+        return Box::pin(http::serve(admitted)).await;
+    };
     let port = admitted.facts.destination.0.port();
     match transparent.take(Transport::Tcp.number(), port) {
-        Taken::Http => http::serve(admitted).await,
-        Taken::Tls => transparent::serve(admitted).await,
+        // Each in a place of its own: a client of one kind does not keep memory for the other.
+        Taken::Http => Box::pin(http::serve(admitted)).await,
+        Taken::Tls => Box::pin(transparent::serve(admitted)).await,
         Taken::Quic | Taken::Denied | Taken::Translated => transparent::turn_away(admitted),
     }
 }

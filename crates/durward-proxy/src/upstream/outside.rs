@@ -20,7 +20,7 @@ use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 
 /// Idle connections kept per core, address and source; plain requests come in bursts to few places.
-const IDLE: u32 = 8;
+const IDLE: u32 = 64;
 /// How long they are kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
