@@ -103,7 +103,7 @@ pub(crate) struct EgressTest {
     /// A URL that the rules must deny; may be repeated
     #[arg(long, value_name = "URL")]
     pub(crate) denied: Vec<http::Uri>,
-    /// A URL that answers with the address it was asked from, such as https://ifconfig.me/ip
+    /// A URL that answers with the address it was asked from, such as `https://ifconfig.me/ip`
     #[arg(long, value_name = "URL")]
     pub(crate) echo: Option<http::Uri>,
     /// The address it must see; may be repeated
