@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::net::{RecvFlags, recv};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Namespace;
@@ -30,8 +31,14 @@ pub struct Packet {
 
 /// The distinct packets that arrived so far.
 pub struct Capture {
-    seen: Arc<Mutex<BTreeSet<Packet>>>,
+    taps: [Arc<Tap>; 2],
     stop: Arc<AtomicBool>,
+}
+
+/// A socket for packets of one kind. Whoever holds the lock finds each that arrived in the queue or in the set.
+struct Tap {
+    queue: UdpSocket,
+    seen: Mutex<BTreeSet<Packet>>,
 }
 
 impl Capture {
@@ -41,19 +48,21 @@ impl Capture {
     /// Without the right to.
     #[must_use]
     pub fn start(at: &Namespace) -> Self {
-        let (seen, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
-        for ethertype in ETHERTYPES {
-            let socket = at.run(|| open(ethertype));
-            let (seen, stop) = (Arc::clone(&seen), Arc::clone(&stop));
-            std::thread::spawn(move || listen(&socket, &seen, &stop));
-        }
-        Self { seen, stop }
+        let stop = Arc::new(AtomicBool::new(false));
+        let taps = ETHERTYPES.map(|ethertype| {
+            let queue = at.run(|| open(ethertype));
+            let tap = Arc::new(Tap { queue, seen: Mutex::default() });
+            let (listening, stop) = (Arc::clone(&tap), Arc::clone(&stop));
+            std::thread::spawn(move || listening.listen(&stop));
+            tap
+        });
+        Self { taps, stop }
     }
 
-    /// What arrived so far.
+    /// What arrived so far: all of it, so who has an answer finds the question here.
     #[must_use]
     pub fn seen(&self) -> BTreeSet<Packet> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.taps.iter().flat_map(|tap| tap.drain().clone()).collect()
     }
 
     /// Waits for a packet. Whatever was sent before it on the same way is among those seen then.
@@ -69,6 +78,27 @@ impl Drop for Capture {
     }
 }
 
+impl Tap {
+    /// Keeps the queue from running over.
+    fn listen(&self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            // Only looked at: taken without the lock, it would be nowhere for a moment.
+            if self.queue.peek(&mut [0]).is_ok() {
+                drop(self.drain());
+            }
+        }
+    }
+
+    fn drain(&self) -> MutexGuard<'_, BTreeSet<Packet>> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffer = [0; 2048];
+        while let Ok((length, _)) = recv(&self.queue, &mut buffer, RecvFlags::DONTWAIT) {
+            seen.extend(read(&buffer[..length]));
+        }
+        seen
+    }
+}
+
 fn open(ethertype: u16) -> UdpSocket {
     let protocol = Protocol::from(i32::from(ethertype.to_be()));
     let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol));
@@ -77,16 +107,6 @@ fn open(ethertype: u16) -> UdpSocket {
     let socket = UdpSocket::from(OwnedFd::from(socket));
     socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout can be set");
     socket
-}
-
-fn listen(socket: &UdpSocket, seen: &Mutex<BTreeSet<Packet>>, stop: &AtomicBool) {
-    let mut buffer = [0; 2048];
-    while !stop.load(Ordering::Relaxed) {
-        let Ok(length) = socket.recv(&mut buffer) else { continue };
-        if let Some(packet) = read(&buffer[..length]) {
-            seen.lock().unwrap_or_else(PoisonError::into_inner).insert(packet);
-        }
-    }
 }
 
 fn read(bytes: &[u8]) -> Option<Packet> {
