@@ -1,6 +1,6 @@
 //! Bytes both ways between a client and an upstream until both have said their last.
 //!
-//! Two plain sockets are joined in the kernel by splice(2); with TLS on either side bytes are copied. A side that is done writing is told to
+//! Between two plain sockets what is much is joined in the kernel by splice(2); a little, and with TLS on either side all, is copied. A side that is done writing is told to
 //! the other; one that breaks off breaks the other off. Deliberately absent: buffers for connections that are silent.
 
 mod copy;
@@ -9,9 +9,9 @@ mod pipe;
 mod splice;
 
 use std::cell::RefCell;
-use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
+
+use durward_model::UpstreamAddr;
 
 use crate::core::Core;
 use crate::io::Io;
@@ -70,24 +70,24 @@ impl Way {
     }
 }
 
-/// Carries bytes both ways, beginning with those already read, until both sides are done, one breaks off, or `watch` fires.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "two streams and what was read ahead of each, beside what every connection has"
-)]
+/// One of two connections to be joined, and what was read of it before.
+pub(crate) struct Side {
+    pub(crate) io: Io,
+    pub(crate) early: Vec<u8>,
+}
+
+/// Carries bytes both ways, beginning with those already read, until both sides are done, one breaks off, or `watch` fires. `peer` is
+/// whom the upstream's connection leads to.
 pub(crate) async fn relay(
     core: &Rc<Core>,
     view: &TenantView,
     watch: &Watch,
-    mut client: Io,
-    mut upstream: Io,
-    to_upstream: Vec<u8>,
-    to_client: Vec<u8>,
+    Side { io: mut client, early: to_upstream }: Side,
+    Side { io: mut upstream, early: to_client }: Side,
+    peer: UpstreamAddr,
 ) -> Relayed {
     let meter = Meter::new(core, view, watch, to_upstream.len(), to_client.len());
     watch.arm(Some(meter.patience()), false);
-    // Once it has reset, a socket does not know its peer any more.
-    let peer = upstream.socket().peer_addr();
     let carried = match (&mut client, &mut upstream) {
         (Io::Tcp(client), Io::Tcp(upstream)) => {
             watch.guard(splice::both(&meter, client, upstream, to_upstream, to_client)).await
@@ -99,7 +99,7 @@ pub(crate) async fn relay(
     let ended = match carried {
         Ok(Ok(())) => None,
         Ok(Err(Broken::Client)) => Some(Refusal::ClientClosed),
-        Ok(Err(Broken::Upstream)) => Some(upstream_closed(peer)),
+        Ok(Err(Broken::Upstream)) => Some(Refusal::UpstreamClosed { peer: peer.0 }),
         Err(Expired::Deadline) => Some(Refusal::ClientTimeout { phase: "stream" }),
         Err(Expired::Closing) => Some(Refusal::Draining),
     };
@@ -113,12 +113,5 @@ pub(crate) async fn relay(
         from_client: meter.seen_from_client(),
         from_upstream: meter.seen_from_upstream(),
         ended,
-    }
-}
-
-fn upstream_closed(peer: io::Result<SocketAddr>) -> Refusal {
-    match peer {
-        Ok(peer) => Refusal::UpstreamClosed { peer },
-        Err(error) => Refusal::Socket(error),
     }
 }

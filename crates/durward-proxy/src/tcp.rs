@@ -15,7 +15,7 @@ use crate::io::Io;
 use crate::metrics::Counter;
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
-use crate::relay::{Relayed, relay};
+use crate::relay::{Relayed, Side, relay};
 use crate::session::Admitted;
 use crate::upstream::{self, Lease, Tried};
 
@@ -44,7 +44,11 @@ pub(crate) async fn carry(
     };
     let (relayed, lease, retries) = match connected {
         Ok((upstream, lease, retries)) => {
-            let relayed = relay(&core, &view, &watch, io, upstream, early, Vec::new()).await;
+            let relayed = {
+                let (client, upstream) =
+                    (Side { io, early }, Side { io: upstream, early: Vec::new() });
+                relay(&core, &view, &watch, client, upstream, lease.peer).await
+            };
             match &relayed.ended {
                 Some(refusal) if relayed.from_upstream == 0 => lease.failed(refusal),
                 _ => lease.answered(200),

@@ -10,17 +10,15 @@ use crate::core::Core;
 use crate::forward::gate::{self, Cleared};
 use crate::forward::parent;
 use crate::forward::passage::Passage;
-use crate::io::Io;
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
+use crate::relay::Side;
 use crate::upstream::{Lease, visit};
 
 /// A connection that nobody used yet.
 pub(crate) struct Reached {
-    pub(crate) io: Io,
+    pub(crate) side: Side,
     pub(crate) lease: Lease,
-    /// What the other side said already.
-    pub(crate) early: Vec<u8>,
 }
 
 /// A tunnel to what is asked for.
@@ -65,5 +63,5 @@ pub(crate) async fn connect(
             }
         }
     };
-    Ok(Reached { io, lease, early })
+    Ok(Reached { side: Side { io, early }, lease })
 }

@@ -17,7 +17,7 @@ use crate::forward::{sni, told};
 use crate::http::{Http, new_request_id};
 use crate::io::Io;
 use crate::refusal::Refusal;
-use crate::relay::{Relayed, relay};
+use crate::relay::{Relayed, Side, relay};
 use crate::watch::{Expired, Watch};
 use wire::{Fault, Name, Read};
 
@@ -79,8 +79,9 @@ pub(crate) async fn serve(
     let client = Client { http, watch, service };
     let opened = client.open(&mut io, &mut bytes, &mut passage, greeted).await;
     let (relayed, lease) = match opened {
-        Ok(Reached { io: up, lease, early }) => {
-            let relayed = relay(&http.core, &http.view, watch, io, up, bytes, early).await;
+        Ok(Reached { side, lease }) => {
+            let client = Side { io, early: bytes };
+            let relayed = relay(&http.core, &http.view, watch, client, side, lease.peer).await;
             (relayed, Some(lease))
         }
         Err(refusal) => {

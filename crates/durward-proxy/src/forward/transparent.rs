@@ -21,7 +21,7 @@ use crate::io::Io;
 use crate::peek;
 use crate::prepared::TenantView;
 use crate::refusal::{HandshakeFailure, Refusal};
-use crate::relay::{Relayed, relay};
+use crate::relay::{Relayed, Side, relay};
 use crate::session::{Admitted, ConnectionFacts, TlsFacts};
 use crate::watch::{Expired, Watch};
 
@@ -45,9 +45,9 @@ pub(super) async fn serve(admitted: Admitted) {
     let client = Client { core: &core, view: &view, watch: &watch, destination };
     let opened = client.open(&stream, &service.policy, &mut passage).await;
     let (relayed, lease) = match opened {
-        Ok((early, Reached { io: up, lease, early: said })) => {
-            let down = Io::Tcp(stream);
-            let relayed = relay(&core, &view, &watch, down, up, early, said).await;
+        Ok((early, Reached { side, lease })) => {
+            let client = Side { io: Io::Tcp(stream), early };
+            let relayed = relay(&core, &view, &watch, client, side, lease.peer).await;
             (relayed, Some(lease))
         }
         Err(refusal) => {

@@ -1,26 +1,36 @@
-//! Two plain sockets joined in the kernel: bytes go through a pipe and never through this process.
+//! Two plain sockets joined: much goes through a pipe in the kernel and never through this process, a little is read and written, which needs fewer calls.
 //!
-//! Deliberately absent: a pipe for a direction in which nothing moves.
+//! Deliberately absent: a pipe or a buffer for a direction in which nothing moves.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
 
 use super::meter::Meter;
 use super::pipe::Pipe;
 use super::{BURST, Broken, SCRATCH, SCRATCH_BYTES, Way};
 
+/// What a direction has to have ready for a pipe to be worth its calls, and how little ends that.
+const MUCH: usize = 16 * 1024;
+const LITTLE: usize = 1024;
+
 /// Carries bytes both ways until both directions have ended.
 pub(super) async fn both(
     meter: &Meter<'_>,
-    client: &TcpStream,
-    upstream: &TcpStream,
+    client: &mut TcpStream,
+    upstream: &mut TcpStream,
     to_upstream: Vec<u8>,
     to_client: Vec<u8>,
 ) -> Result<(), Broken> {
-    let up = one(meter, Way::ToUpstream, client, upstream, to_upstream);
-    let down = one(meter, Way::ToClient, upstream, client, to_client);
+    let (mut client, mut upstream) = (client.split(), upstream.split());
+    let up = one(meter, Way::ToUpstream, &mut client.0, upstream.1.as_ref(), to_upstream);
+    let down = one(meter, Way::ToClient, &mut upstream.0, client.1.as_ref(), to_client);
     let (up, down) = futures_util::future::try_join(up, down).await?;
     up.and(down)
 }
@@ -30,7 +40,7 @@ pub(super) async fn both(
 async fn one(
     meter: &Meter<'_>,
     way: Way,
-    from: &TcpStream,
+    from: &mut ReadHalf<'_>,
     to: &TcpStream,
     first: Vec<u8>,
 ) -> Result<Result<(), Broken>, Broken> {
@@ -38,10 +48,15 @@ async fn one(
         return Ok(Err(way.sink()));
     }
     drop(first);
+    let mut much = false;
     loop {
-        from.readable().await.map_err(|_| way.source())?;
-        match move_ready(meter, way, from, to).await? {
-            Moved::Some => {}
+        let pipe = if much { Pipe::take() } else { None };
+        let moved = match pipe {
+            Some(pipe) => splice_ready(meter, way, from.as_ref(), to, pipe).await?,
+            None => copy_ready(meter, way, from, to, if much { SCRATCH } else { MUCH }).await?,
+        };
+        match moved {
+            Moved::Some(bytes) => much = bytes >= if much { LITTLE } else { MUCH },
             Moved::End => {
                 let _ = socket2::SockRef::from(to).shutdown(Shutdown::Write);
                 return Ok(Ok(()));
@@ -52,27 +67,29 @@ async fn one(
 }
 
 enum Moved {
-    /// What was ready, or a good part of it.
-    Some,
+    /// What was ready, or a good part of it: so many bytes.
+    Some(usize),
     /// The sender has said its last.
     End,
     /// The receiver is gone.
     Refused,
 }
 
-/// Moves what is ready now.
-async fn move_ready(
+/// Moves what is ready now through the kernel; the pipe is given back when nothing is left.
+async fn splice_ready(
     meter: &Meter<'_>,
     way: Way,
     from: &TcpStream,
     to: &TcpStream,
+    mut pipe: Pipe,
 ) -> Result<Moved, Broken> {
-    let Some(mut pipe) = Pipe::take() else { return copy_ready(meter, way, from, to).await };
     let portion = meter.portion(way, pipe.size());
+    let mut moved = 0;
     for _ in 0..BURST {
         match pipe.fill(from, portion) {
             Ok(0) => return Ok(Moved::End),
             Ok(read) => {
+                moved += read;
                 meter.read(way, read);
                 if drain(meter, way, &mut pipe, to).await.is_err() {
                     return Ok(Moved::Refused);
@@ -80,16 +97,20 @@ async fn move_ready(
                 if let Some(wait) = meter.wait(way, read) {
                     drop(pipe);
                     tokio::time::sleep(wait).await;
-                    return Ok(Moved::Some);
+                    return Ok(Moved::Some(moved));
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Moved::Some),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                drop(pipe);
+                from.readable().await.map_err(|_| way.source())?;
+                return Ok(Moved::Some(moved));
+            }
             Err(_) => return Err(way.source()),
         }
     }
     drop(pipe);
     tokio::task::yield_now().await;
-    Ok(Moved::Some)
+    Ok(Moved::Some(moved))
 }
 
 async fn drain(meter: &Meter<'_>, way: Way, pipe: &mut Pipe, to: &TcpStream) -> io::Result<()> {
@@ -104,41 +125,47 @@ async fn drain(meter: &Meter<'_>, way: Way, pipe: &mut Pipe, to: &TcpStream) -> 
     Ok(())
 }
 
-/// The way without a pipe: one read into the core's scratch space, written at once or kept until it is.
+/// One read into the core's scratch space as soon as there is something, written at once or kept until it is. A read that leaves room in the
+/// buffer has taken all there was, and so saves the call that would say so.
 async fn copy_ready(
     meter: &Meter<'_>,
     way: Way,
-    from: &TcpStream,
+    from: &mut ReadHalf<'_>,
     to: &TcpStream,
+    most: usize,
 ) -> Result<Moved, Broken> {
-    let portion = meter.portion(way, SCRATCH);
-    let attempt = SCRATCH_BYTES.with_borrow_mut(|scratch| {
-        let read = from.try_read(&mut scratch[..portion])?;
-        meter.read(way, read);
-        let written = match to.try_write(&scratch[..read]) {
-            Ok(written) => written,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => return Ok((read, None)),
-        };
-        meter.written(way, written);
-        Ok::<_, io::Error>((read, Some(scratch[written..read].to_vec())))
+    let portion = meter.portion(way, most);
+    let attempt = poll_fn(|cx| {
+        SCRATCH_BYTES.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(&mut scratch[..portion]);
+            ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer))?;
+            Poll::Ready(Ok::<_, io::Error>(pass_on(meter, way, buffer.filled(), to)))
+        })
     });
-    match attempt {
-        Ok((0, _)) => Ok(Moved::End),
-        Ok((_, None)) => Ok(Moved::Refused),
-        Ok((read, Some(rest))) => {
-            if write_all(meter, way, to, &rest).await.is_err() {
-                return Ok(Moved::Refused);
-            }
-            match meter.wait(way, read) {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => tokio::task::yield_now().await,
-            }
-            Ok(Moved::Some)
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Moved::Some),
-        Err(_) => Err(way.source()),
+    let (moved, rest) = attempt.await.map_err(|_| way.source())?;
+    let Moved::Some(read) = moved else { return Ok(moved) };
+    if write_all(meter, way, to, &rest).await.is_err() {
+        return Ok(Moved::Refused);
     }
+    if let Some(wait) = meter.wait(way, read) {
+        tokio::time::sleep(wait).await;
+    }
+    Ok(Moved::Some(read))
+}
+
+/// Writes what was read; what is not taken at once is the second value.
+fn pass_on(meter: &Meter<'_>, way: Way, bytes: &[u8], to: &TcpStream) -> (Moved, Vec<u8>) {
+    if bytes.is_empty() {
+        return (Moved::End, Vec::new());
+    }
+    meter.read(way, bytes.len());
+    let written = match to.try_write(bytes) {
+        Ok(written) => written,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(_) => return (Moved::Refused, Vec::new()),
+    };
+    meter.written(way, written);
+    (Moved::Some(bytes.len()), bytes[written..].to_vec())
 }
 
 async fn write_all(

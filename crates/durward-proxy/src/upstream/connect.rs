@@ -49,6 +49,13 @@ pub(crate) struct Connected {
     pub(crate) took: Duration,
 }
 
+/// A TCP connection, the address and port that it leaves from, and its place among the path's ports.
+struct Dialled {
+    stream: TcpStream,
+    source: SocketAddr,
+    port: PortGuard,
+}
+
 impl Attempt<'_> {
     /// Connects within the tenant's `connect` timeout, TLS included; `header` is sent before TLS.
     pub(crate) async fn connect(
@@ -66,10 +73,10 @@ impl Attempt<'_> {
         };
         let ours = guard.is_none();
         let connecting = async {
-            let (stream, port) = self.race(ours).await?;
-            self.secure(stream, &port.0, header).await.map(|(io, source)| (io, port, source))
+            let Dialled { stream, source, port } = self.race(ours).await?;
+            Ok((self.secure(stream, &port.0, header).await?, source, port))
         };
-        let (io, port, source) = match tokio::time::timeout(timeout, connecting).await {
+        let (io, source, port) = match tokio::time::timeout(timeout, connecting).await {
             Ok(outcome) => outcome?,
             Err(_) => return Err(Refusal::ConnectTimeout { peer: *first }),
         };
@@ -93,7 +100,7 @@ impl Attempt<'_> {
     }
 
     /// The first of the endpoint's addresses that answers, IPv6 and IPv4 in turn, a new attempt every [`STAGGER`].
-    async fn race(&self, ours: bool) -> Result<(TcpStream, PortGuard), Refusal> {
+    async fn race(&self, ours: bool) -> Result<Dialled, Refusal> {
         let mut waiting = interleave(self.addresses).into_iter();
         let mut running = FuturesUnordered::new();
         running.extend(waiting.next().map(|peer| self.reach(peer, ours)));
@@ -118,7 +125,7 @@ impl Attempt<'_> {
     }
 
     /// Connects to one address from the tenant's least used source that can be used.
-    async fn reach(&self, peer: SocketAddr, ours: bool) -> Result<(TcpStream, PortGuard), Refusal> {
+    async fn reach(&self, peer: SocketAddr, ours: bool) -> Result<Dialled, Refusal> {
         let mut paths = self.paths(peer)?;
         paths.sort_by_key(|path| path.ports());
         let mut detail = "none is of its family".to_owned();
@@ -130,7 +137,7 @@ impl Attempt<'_> {
             }
             let port = PortGuard::new(path, self.place(ours)?);
             match self.dial(&port.0).await {
-                Ok(stream) => return Ok((stream, port)),
+                Ok((stream, source)) => return Ok(Dialled { stream, source, port }),
                 Err(Refusal::EgressAddress { detail: why, .. }) => detail = why,
                 Err(refusal @ Refusal::PortsExhausted { .. }) => exhausted = Some(refusal),
                 Err(refusal) => return Err(refusal),
@@ -162,7 +169,8 @@ impl Attempt<'_> {
             .collect()
     }
 
-    async fn dial(&self, path: &Path) -> Result<TcpStream, Refusal> {
+    /// A connection, and the address and port that it leaves from.
+    async fn dial(&self, path: &Path) -> Result<(TcpStream, SocketAddr), Refusal> {
         let (peer, wanted) = (path.peer().0, path.source().0);
         let unusable =
             |detail: &str| Refusal::EgressAddress { peer, detail: format!("{wanted}: {detail}") };
@@ -178,12 +186,12 @@ impl Attempt<'_> {
             io::ErrorKind::AddrNotAvailable => Refusal::PortsExhausted { peer },
             _ => Refusal::ConnectFailed { peer, source },
         })?;
-        self.check(&stream, path)?;
-        Ok(stream)
+        let source = self.check(&stream, path)?;
+        Ok((stream, source))
     }
 
     /// Asks the kernel which address the connection leaves from. Nothing is sent unless it is the tenant's.
-    pub(super) fn check(&self, stream: &TcpStream, path: &Path) -> Result<(), Refusal> {
+    pub(super) fn check(&self, stream: &TcpStream, path: &Path) -> Result<SocketAddr, Refusal> {
         let (peer, wanted) = (path.peer().0, path.source().0);
         let cells = self.view.tenant().metrics.core(self.core.id);
         let actual = stream.local_addr().map_err(Refusal::Socket)?;
@@ -197,7 +205,7 @@ impl Attempt<'_> {
             let source = io::Error::other("nobody listens there: the socket met itself");
             return Err(Refusal::ConnectFailed { peer, source });
         }
-        Ok(())
+        Ok(actual)
     }
 
     async fn secure(
@@ -205,20 +213,18 @@ impl Attempt<'_> {
         mut stream: TcpStream,
         path: &Path,
         header: Option<Vec<u8>>,
-    ) -> Result<(Io, SocketAddr), Refusal> {
+    ) -> Result<Io, Refusal> {
         let peer = path.peer().0;
-        let source = stream.local_addr().map_err(Refusal::Socket)?;
         if let Some(header) = header {
             let sent = stream.write_all(&header).await;
             sent.map_err(|source| Refusal::ConnectFailed { peer, source })?;
         }
-        let io = match (&self.runtime.tls, &self.endpoint.verify) {
+        Ok(match (&self.runtime.tls, &self.endpoint.verify) {
             (Some(config), Some(verify)) => {
                 tls_client::handshake(config, verify, stream, peer).await?
             }
             _ => Io::Tcp(stream),
-        };
-        Ok((io, source))
+        })
     }
 }
 

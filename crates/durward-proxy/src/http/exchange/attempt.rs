@@ -126,9 +126,9 @@ async fn connect<D: Downstream>(
             let reached =
                 wait_for(reach::connect(core, view, cleared, asked, passage), down, clock).await?;
             // Who speaks before it is asked is no HTTP server.
-            let quiet = reached.early.is_empty();
+            let quiet = reached.side.early.is_empty();
             let fault = Refusal::BadResponse { detail: "response before its request" };
-            quiet.then_some((Carrier::Http1(reached.io), reached.lease)).ok_or(fault)
+            quiet.then_some((Carrier::Http1(reached.side.io), reached.lease)).ok_or(fault)
         }
         Way::Outside(cleared, _) => {
             wait_for(carry(core, view, &cleared.addresses, tried), down, clock).await

@@ -23,6 +23,7 @@ use crate::http::message::{Framing, PooledResponse, Request, Upgrade, Version};
 use crate::http::names::Known;
 use crate::metrics::Counter;
 use crate::refusal::Refusal;
+use crate::relay::Side;
 use crate::watch::{Expired, Watch};
 
 /// What a request to a forward proxy goes by.
@@ -141,7 +142,7 @@ impl Visitor<'_> {
         response: &mut PooledResponse,
         (reached, host): (Reached, Host),
     ) -> Result<Ended<'a>, Stop> {
-        let Reached { io, lease, early } = reached;
+        let Reached { side: Side { io, early }, lease } = reached;
         account.note_upstream(UpstreamAccount {
             index: None,
             peer: lease.peer,

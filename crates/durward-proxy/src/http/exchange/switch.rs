@@ -13,7 +13,7 @@ use crate::http::exchange::outside::late;
 use crate::http::h1::Conn;
 use crate::io::Io;
 use crate::refusal::Refusal;
-use crate::relay::relay;
+use crate::relay::{Side, relay};
 use crate::upstream::Lease;
 use crate::watch::Watch;
 
@@ -21,7 +21,7 @@ use crate::watch::Watch;
 pub(crate) struct Switched<'a> {
     up: Conn,
     /// Holds the limits of the upstream connection as long as it lives.
-    _lease: Lease,
+    lease: Lease,
     pub(super) account: Option<Account<'a>>,
     /// The host that the ClientHello of a tunnel must name, and whom to ask if it does not.
     pub(super) must_name: Option<(Host, Option<Arc<str>>)>,
@@ -29,7 +29,7 @@ pub(crate) struct Switched<'a> {
 
 impl<'a> Switched<'a> {
     pub(super) fn new(up: Conn, lease: Lease) -> Self {
-        Self { up, _lease: lease, account: None, must_name: None }
+        Self { up, lease, account: None, must_name: None }
     }
 
     /// Carries bytes until both sides are done. `early` came from the client after its request.
@@ -47,9 +47,9 @@ impl<'a> Switched<'a> {
             }
             return;
         }
-        let to_client = self.up.input.buffer.take();
-        let relayed =
-            relay(&http.core, &http.view, watch, client, self.up.io, early, to_client).await;
+        let client = Side { io: client, early };
+        let upstream = Side { early: self.up.input.buffer.take(), io: self.up.io };
+        let relayed = relay(&http.core, &http.view, watch, client, upstream, self.lease.peer).await;
         if let Some(account) = self.account.take() {
             account.close_tunnel((relayed.from_client, relayed.from_upstream), relayed.ended);
         }
