@@ -21,6 +21,8 @@ const MANY: u16 = 10_000;
 const SOME: u16 = 500;
 const FIRST: u16 = 10_000;
 const EXTERNAL: &str = "203.0.113.1";
+/// The kernel frees what was taken out when it has answered already, and the next transaction waits for that.
+const REST: Duration = Duration::from_millis(500);
 const HERE: u8 = 11;
 const ELSEWHERE: u8 = 12;
 /// `NFT_MSG_NEWGEN`, and the group that hears it.
@@ -40,13 +42,15 @@ fn main() {
     let nat = Nat::start(options()).expect("a namespace has a packet filter");
     apply(&nat, &kernel, &model);
     let other = mappings(MANY, ELSEWHERE);
-    let replaced = alternate(&nat, &kernel, 20, [&other, &model]);
+    let replaced = alternate(&nat, &kernel, (20, REST), [&other, &model]);
     report("all replaced by others, in one transaction", MANY, Some(150.0), &replaced);
+    let at_once = alternate(&nat, &kernel, (20, Duration::ZERO), [&other, &model]);
+    report("the same again and again without a pause", MANY, None, &at_once);
     let changed = with(&model, |mappings| mappings[5_000] = mapping(5_000, ELSEWHERE));
-    let one = alternate(&nat, &kernel, 200, [&changed, &model]);
+    let one = alternate(&nat, &kernel, (200, Duration::ZERO), [&changed, &model]);
     report("one changed", MANY, Some(5.0), &one);
     let fewer = with(&model, |mappings| drop(mappings.pop()));
-    let one = alternate(&nat, &kernel, 200, [&fewer, &model]);
+    let one = alternate(&nat, &kernel, (200, Duration::ZERO), [&fewer, &model]);
     report("one more or one less", MANY, Some(5.0), &one);
 }
 
@@ -116,10 +120,19 @@ fn from_nothing(kernel: &Kernel, count: u16) -> Vec<Took> {
     (0..5).map(|_| once()).collect()
 }
 
-fn alternate(nat: &Nat, kernel: &Kernel, rounds: usize, models: [&Arc<NatModel>; 2]) -> Vec<Took> {
+fn alternate(
+    nat: &Nat,
+    kernel: &Kernel,
+    (rounds, rest): (usize, Duration),
+    models: [&Arc<NatModel>; 2],
+) -> Vec<Took> {
     // What was announced before is heard to its end by whoever listens.
     std::thread::sleep(Duration::from_secs(1));
-    (0..rounds).map(|round| apply(nat, kernel, models[round % 2])).collect()
+    let once = |round| {
+        std::thread::sleep(rest);
+        apply(nat, kernel, models[round % 2])
+    };
+    (0..rounds).map(once).collect()
 }
 
 fn apply(nat: &Nat, kernel: &Kernel, model: &Arc<NatModel>) -> Took {
