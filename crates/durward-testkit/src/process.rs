@@ -7,11 +7,24 @@ mod temp_dir;
 
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 pub use child::Child;
 pub use ports::{free_port, free_udp_port, unique_loopback};
 pub use temp_dir::TempDir;
 
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Gives this process as many descriptors as the system lets it have, as the binary does for itself: where a gateway runs in a test, its clients
+/// and upstreams are in the same process, and a user's first limit is often 1024.
+///
+/// # Panics
+/// When the system does not let it.
+pub fn allow_all_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, all).expect("a limit may be raised to what is allowed");
+}
 
 /// Asks again and again until the condition holds; false when it did not within the deadline.
 #[must_use = "assert that the condition came true"]

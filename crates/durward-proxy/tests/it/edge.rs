@@ -24,6 +24,7 @@ use durward_proxy::metrics::{Counter, TenantMetrics};
 use durward_proxy::proxy::{Applied, BindState, Options};
 use durward_proxy::refusal::{HandshakeFailure, Refusal};
 use durward_testkit::certificates::{Authority, CertSpec, Identity, RevocationList};
+use durward_testkit::process::allow_all_descriptors;
 
 pub(crate) const SOON: Duration = Duration::from_secs(5);
 
@@ -191,6 +192,7 @@ pub(crate) async fn await_lines(
 }
 
 pub(crate) fn options() -> Options {
+    allow_all_descriptors();
     Options {
         workers: 2,
         access_log: Sink::none(),

@@ -11,7 +11,7 @@ use durward_control::{FileSource, Publisher, RoutingJsonOptions};
 use durward_proxy::access_log::{Lines, Sink};
 use durward_proxy::metrics::Counter;
 use durward_proxy::proxy::{Options, Proxy};
-use durward_testkit::process::TempDir;
+use durward_testkit::process::{TempDir, allow_all_descriptors};
 
 /// A directory that documents and certificates are put in before the gateway starts.
 pub(crate) struct Preparation {
@@ -36,6 +36,7 @@ impl Preparation {
 
     /// A gateway of two cores that serves `documents`.
     pub(crate) fn start(self, documents: &str) -> Gateway {
+        allow_all_descriptors();
         let (access_log, log) = Sink::memory().expect("a thread can be started");
         let (decision_log, decisions) = Sink::memory().expect("a thread can be started");
         let options = Options {
