@@ -76,6 +76,14 @@ impl Out {
     fn decisions(&self, count: usize) -> Vec<Value> {
         decisions(&self.gateway, count)
     }
+
+    /// Whether such a line is written. Cores write by themselves, so where there are others their order says nothing.
+    fn decides(&self, wanted: impl Fn(&Value) -> bool) -> bool {
+        let is_wanted = |line: &String| wanted(&serde_json::from_str(line).unwrap());
+        eventually_blocking(Duration::from_secs(5), || {
+            self.gateway.decisions().iter().any(is_wanted)
+        })
+    }
 }
 
 fn decisions(gateway: &Gateway, count: usize) -> Vec<Value> {

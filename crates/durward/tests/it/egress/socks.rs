@@ -96,5 +96,5 @@ async fn socks_asks_for_a_name_and_secret_where_the_proxy_has_credentials() {
             assert_eq!(answer.echo().peer.ip(), out.egress);
         }
     }
-    assert!(out.decisions(3).iter().any(|line| line["identity"] == "user:ci"));
+    assert!(out.decides(|line| line["identity"] == "user:ci"));
 }
