@@ -64,14 +64,19 @@ impl FileSource {
     }
 }
 
+/// Whether a file of a directory is one of documents, by its name.
+pub(super) fn holds_documents(path: &Path) -> bool {
+    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    !hidden && ending.is_some_and(|ending| ENDINGS.contains(&ending))
+}
+
 /// The files of a directory that hold documents, in order of name.
 fn documents_in(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let ending = path.extension().and_then(|ending| ending.to_str());
-        if !hidden && ending.is_some_and(|ending| ENDINGS.contains(&ending)) && !path.is_dir() {
+        if holds_documents(&path) && !path.is_dir() {
             files.push(path);
         }
     }

@@ -3,23 +3,24 @@
 //! The system's notifications are believed for speed and not relied on: every second all files are looked at as well. Deliberately
 //! absent: compiling; whoever receives the resources does that.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, EventKind};
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
+use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch::Sender;
 use tracing::{debug, warn};
 
 use crate::resources::Resources;
-use crate::source::file::FileSource;
+use crate::source::file::{self, FileSource};
 
 /// How eagerly changes are looked for.
 #[derive(Clone, Copy, Debug)]
@@ -150,12 +151,18 @@ struct Eyes {
     watcher: Option<RecommendedWatcher>,
     /// The directories and what they were when the watch was set: one that is replaced must be watched anew.
     watched: BTreeMap<PathBuf, (u64, u64)>,
+    /// What files are called that say something.
+    names: Names,
 }
+
+type Names = Arc<Mutex<HashSet<OsString>>>;
 
 impl Eyes {
     fn open(wake: SyncSender<Wake>) -> Self {
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| !is_reading(event.kind)) {
+        let names = Names::default();
+        let known = Arc::clone(&names);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if event.is_ok_and(|event| matters(&event, &known)) {
                 // A full channel has a wake in it already.
                 let _ = wake.try_send(Wake::Changed);
             }
@@ -163,7 +170,7 @@ impl Eyes {
         if let Err(error) = &watcher {
             warn!(%error, "no notifications from the system: files are looked at every second only");
         }
-        Self { watcher: watcher.ok(), watched: BTreeMap::new() }
+        Self { watcher: watcher.ok(), watched: BTreeMap::new(), names }
     }
 
     /// Whether a directory is no longer what it was when the watch was set, or none is set yet.
@@ -175,7 +182,8 @@ impl Eyes {
     /// Directories, not files: what is renamed over a file, or appears later, is seen there.
     fn look_at(&mut self, paths: &[PathBuf], resources: &Resources) {
         let Some(watcher) = &mut self.watcher else { return };
-        let wanted = directories(paths, resources);
+        let (wanted, names) = directories(paths, resources);
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
         let stale: Vec<PathBuf> = self
             .watched
             .iter()
@@ -201,13 +209,26 @@ impl Eyes {
     }
 }
 
-/// Whether an event tells of somebody reading, as we do ourselves.
-fn is_reading(kind: EventKind) -> bool {
-    matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
+/// Whether an event may change what the configuration says: not when somebody reads, as we do ourselves, nor when a file is written that says
+/// nothing, such as a log beside the documents. A name that appears or goes may always be on the way to a file.
+fn matters(event: &Event, names: &Names) -> bool {
+    match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Data(_)) => {}
+        EventKind::Access(_) => return false,
+        _ => return true,
+    }
+    let names = names.lock().unwrap_or_else(PoisonError::into_inner);
+    let named = |path: &PathBuf| path.file_name().is_none_or(|name| names.contains(name));
+    event.paths.iter().any(|path| file::holds_documents(path) || named(path))
 }
 
-/// The directories in which something that matters may change, with device and inode.
-fn directories(paths: &[PathBuf], resources: &Resources) -> BTreeMap<PathBuf, (u64, u64)> {
+/// The directories in which something that matters may change, with device and inode, and the names of the files.
+fn directories(
+    paths: &[PathBuf],
+    resources: &Resources,
+) -> (BTreeMap<PathBuf, (u64, u64)>, HashSet<OsString>) {
+    let mut names = HashSet::new();
     let documents = resources.documents.iter().map(|document| Path::new(&*document.source.file));
     let files = documents.chain(resources.files.keys().map(PathBuf::as_path));
     let mut wanted = BTreeSet::new();
@@ -219,16 +240,18 @@ fn directories(paths: &[PathBuf], resources: &Resources) -> BTreeMap<PathBuf, (u
     let mut parents = BTreeSet::new();
     for file in paths.iter().map(PathBuf::as_path).chain(files) {
         parents.insert(file.parent());
+        names.extend(file.file_name().map(ToOwned::to_owned));
         // A file behind a symbolic link may be written where it really is.
         if fs::symlink_metadata(file).is_ok_and(|metadata| metadata.is_symlink()) {
-            let real = fs::canonicalize(file).ok();
-            wanted.extend(real.and_then(|real| real.parent().map(Path::to_owned)));
+            let real = fs::canonicalize(file).unwrap_or_default();
+            names.extend(real.file_name().map(ToOwned::to_owned));
+            wanted.extend(real.parent().map(Path::to_owned));
         }
     }
     wanted.extend(parents.into_iter().filter_map(existing));
     let identified =
         |directory: PathBuf| identity(&directory).map(|identity| (directory, identity));
-    wanted.into_iter().filter_map(identified).collect()
+    (wanted.into_iter().filter_map(identified).collect(), names)
 }
 
 fn identity(directory: &Path) -> Option<(u64, u64)> {
@@ -248,4 +271,31 @@ fn existing(mut directory: Option<&Path>) -> Option<PathBuf> {
         directory = path.parent();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, DataChange};
+
+    use super::*;
+
+    #[test]
+    fn a_log_beside_the_documents_is_nobodys_business() {
+        let names = Names::default();
+        names.lock().unwrap().insert("acme.crt".into());
+        let matters = |kind: EventKind, path: &str| {
+            matters(&Event::new(kind).add_path(PathBuf::from(path)), &names)
+        };
+        let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        let opened = EventKind::Access(AccessKind::Open(AccessMode::Any));
+
+        for kind in [written, closed] {
+            assert!(matters(kind, "/etc/durward/acme.crt"));
+            assert!(matters(kind, "/etc/durward/acme.yaml"));
+            assert!(!matters(kind, "/etc/durward/audit.log"));
+        }
+        assert!(matters(EventKind::Create(CreateKind::Any), "/etc/durward/..data"));
+        assert!(!matters(opened, "/etc/durward/acme.yaml"));
+    }
 }
