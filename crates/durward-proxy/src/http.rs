@@ -145,17 +145,30 @@ pub(crate) async fn serve(admitted: Admitted) {
     }
 }
 
-/// The `Proxy-Authorization` of the request that `bytes` begin with, empty without one; `None` while its head is incomplete.
-///
-/// # Errors
-/// When it is no request.
-pub(crate) fn first_request_authorization(bytes: &[u8]) -> Result<Option<Vec<u8>>, parse::Fault> {
-    let limits = HeadLimits { outward: true, ..HeadLimits::RESPONSE };
-    let mut request = message::PooledRequest::new();
-    Ok(match parse::parse_request(bytes, &mut Progress::default(), limits, &mut request)? {
-        Parsed::Incomplete => None,
-        Parsed::Head(_) => Some(request.fields.bytes(request.proxy_authorization).to_vec()),
-    })
+/// The request a connection begins with, read while it comes in; no line is read twice.
+pub(crate) struct FirstRequest {
+    progress: Progress,
+    request: message::PooledRequest,
+}
+
+impl FirstRequest {
+    /// Nothing has come yet.
+    pub(crate) fn new() -> Self {
+        Self { progress: Progress::default(), request: message::PooledRequest::new() }
+    }
+
+    /// Its `Proxy-Authorization`, empty without one; `None` while its head is incomplete. `bytes` are those of the call before and more.
+    ///
+    /// # Errors
+    /// When it is no request.
+    pub(crate) fn authorization(&mut self, bytes: &[u8]) -> Result<Option<Vec<u8>>, parse::Fault> {
+        let limits = HeadLimits { outward: true, ..HeadLimits::RESPONSE };
+        let request = &mut self.request;
+        Ok(match parse::parse_request(bytes, &mut self.progress, limits, request)? {
+            Parsed::Incomplete => None,
+            Parsed::Head(_) => Some(request.fields.bytes(request.proxy_authorization).to_vec()),
+        })
+    }
 }
 
 /// A new name for a tunnel that no request asks for.

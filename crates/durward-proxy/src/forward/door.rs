@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::forward::identify;
 use crate::forward::socks::{self, Greeted};
-use crate::http::first_request_authorization;
+use crate::http::FirstRequest;
 use crate::io::Io;
 use crate::prepared::PreparedListener;
 use crate::refusal::Refusal;
@@ -53,8 +53,9 @@ pub(crate) async fn tell(
         let listener = left.get(at).ok_or(Refusal::ProxyAuthentication)?;
         return Ok(Told { listener: Arc::clone(listener), early, greeted: Some(greeted) });
     }
+    let mut request = FirstRequest::new();
     let shown = loop {
-        match first_request_authorization(&early) {
+        match request.authorization(&early) {
             Ok(Some(shown)) => break shown,
             Ok(None) if early.len() < HEAD => _ = read(io, &mut early).await?,
             Ok(None) | Err(_) => break Vec::new(),

@@ -3,6 +3,7 @@
 use durward_testkit::origin::{Origin, RawOrigin};
 
 use super::support::{Setup, ask};
+use crate::http::FirstRequest;
 use crate::metrics::Counter;
 
 // S1.38 S1.40
@@ -98,4 +99,17 @@ async fn the_task_of_an_idle_connection_is_small() {
             assert!(size <= 1200, "{size}");
         })
         .await;
+}
+
+// S2.15
+#[test]
+fn whose_a_first_request_is_is_known_with_its_last_byte_however_it_comes() {
+    let head = b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nProxy-Authorization: Basic eDp5\r\n\r\n";
+    let mut request = FirstRequest::new();
+
+    for end in 1..head.len() {
+        assert_eq!(request.authorization(&head[..end]).unwrap(), None, "{end}");
+    }
+
+    assert_eq!(request.authorization(head).unwrap(), Some(b"Basic eDp5".to_vec()));
 }
