@@ -58,6 +58,34 @@ fn paths_in_commands_exist() {
     assert!(seen.len() >= 6, "only {seen:?}");
 }
 
+// S2.61
+#[test]
+fn each_question_to_the_demonstration_program_has_a_command() {
+    let guide = text("docs/guide/egress.md");
+    let section = guide.split("## In place of the demonstration program").nth(1).unwrap();
+    let mut flags = 0;
+
+    for endpoint in
+        ["/", "/api/system", "/api/external-ip", "/api/test-ipinfo", "/api/test-httpbin"]
+    {
+        let row = section.lines().find(|row| row.contains(&format!("`{endpoint}`"))).unwrap();
+        let command = row.split('`').find(|part| part.starts_with("durward ")).unwrap();
+        let words: Vec<&str> = command.split(' ').collect();
+        let help = Command::new(env!("CARGO_BIN_EXE_durward"))
+            .args(&words[1..3])
+            .arg("--help")
+            .output()
+            .unwrap();
+        let help = String::from_utf8(help.stdout).unwrap();
+        for flag in words.iter().filter(|word| word.starts_with('-')) {
+            assert!(help.contains(flag), "{command}: {flag} is not known");
+            flags += 1;
+        }
+    }
+
+    assert!(flags >= 8, "only {flags} flags");
+}
+
 // S1.8 S1.16 S1.17+
 #[test]
 fn the_commands_for_the_seeds_objects_make_what_the_deployment_mounts() {
