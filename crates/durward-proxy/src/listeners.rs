@@ -9,12 +9,17 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use durward_model::address::canonical;
 
 use crate::prepared::PreparedBind;
 use crate::proxy::{BindReport, BindState};
 
 /// Clients that may wait in a socket's queue; the kernel's `net.core.somaxconn` bounds it too.
 pub(crate) const BACKLOG: i32 = 4096;
+/// So long after we let go of an address a socket that listens there may be ours.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// All listening sockets of the process.
 pub(crate) struct Listeners {
@@ -22,6 +27,8 @@ pub(crate) struct Listeners {
     inherited: Vec<TcpListener>,
     open: BTreeMap<SocketAddr, OpenBind>,
     failed: BTreeMap<SocketAddr, String>,
+    /// What was let go of, and when: the cores may still be about to.
+    closed: BTreeMap<SocketAddr, Instant>,
 }
 
 struct OpenBind {
@@ -49,7 +56,13 @@ pub(crate) struct Opened {
 impl Listeners {
     /// No sockets but the inherited ones, which wait for a bind that wants them.
     pub(crate) fn new(cores: usize, inherited: Vec<TcpListener>) -> Self {
-        Self { cores, inherited, open: BTreeMap::new(), failed: BTreeMap::new() }
+        Self {
+            cores,
+            inherited,
+            open: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            closed: BTreeMap::new(),
+        }
     }
 
     /// Opens what is wanted and not open yet.
@@ -97,6 +110,9 @@ impl Listeners {
             socket::adopt(socket, address, transparent)?;
         }
         let given = inherited.len();
+        if given == 0 && !self.may_meet_itself(address) {
+            socket::ensure_free(address, transparent)?;
+        }
         let shared = |socket| Held { socket, alone: false };
         let mut sockets: Vec<_> = inherited.into_iter().map(shared).collect();
         for core in given..self.cores {
@@ -111,6 +127,18 @@ impl Listeners {
         Ok(sockets)
     }
 
+    /// Whether a socket of our own may be in the way at this address: one at all addresses, not closed yet, or given and not claimed.
+    fn may_meet_itself(&self, address: SocketAddr) -> bool {
+        let meets = |own: &SocketAddr| {
+            let everywhere = own.ip().is_unspecified() || address.ip().is_unspecified();
+            own.port() == address.port() && (everywhere || own == &address)
+        };
+        let closing = self.closed.iter().filter(|(_, since)| since.elapsed() < CLOSING);
+        let given = self.inherited.iter().filter_map(|socket| socket.local_addr().ok());
+        let own = self.open.keys().chain(closing.map(|(own, _)| own));
+        own.copied().chain(given.map(canonical)).any(|own| meets(&own))
+    }
+
     /// Lets go of what is not wanted any more; the cores must do the same. Their addresses are returned.
     pub(crate) fn close(
         &mut self,
@@ -118,8 +146,10 @@ impl Listeners {
     ) -> Vec<SocketAddr> {
         let gone: Vec<_> =
             self.open.keys().filter(|address| !wanted.contains_key(address)).copied().collect();
+        self.closed.retain(|_, since| since.elapsed() < CLOSING);
         for address in &gone {
             self.open.remove(address).iter().for_each(OpenBind::divert);
+            self.closed.insert(*address, Instant::now());
         }
         gone
     }

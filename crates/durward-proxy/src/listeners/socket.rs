@@ -13,9 +13,23 @@ use super::BACKLOG;
 
 /// Opens a listening socket. The address need not be on the host yet.
 pub(super) fn open(address: SocketAddr, transparent: bool) -> io::Result<TcpListener> {
+    let socket = bound(address, transparent, true)?;
+    // Accepted sockets inherit it: one call here instead of one per connection.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Fails where somebody listens on the address, even somebody who would share it: the kernel would give each a part of the clients.
+pub(super) fn ensure_free(address: SocketAddr, transparent: bool) -> io::Result<()> {
+    bound(address, transparent, false).map(drop)
+}
+
+fn bound(address: SocketAddr, transparent: bool, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shared)?;
     match address {
         SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
         SocketAddr::V6(_) => {
@@ -26,12 +40,8 @@ pub(super) fn open(address: SocketAddr, transparent: bool) -> io::Result<TcpList
     if transparent {
         set_transparent(&socket, address, true)?;
     }
-    // Accepted sockets inherit it: one call here instead of one per connection.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Makes an inherited socket like one of ours.

@@ -52,6 +52,42 @@ async fn binds_come_and_go_without_touching_the_others() {
     assert_eq!(open.get("a", "/").await.unwrap().text(), "first");
 }
 
+// S1.2+ S2.4+
+#[tokio::test]
+async fn a_second_gateway_gets_no_part_of_the_first_ones_clients() {
+    let address = SocketAddr::from((unique_loopback(), 8080));
+    let first = serve(&[plain("first", address)]);
+    let second = idle();
+
+    let applied = second.apply(bound(1, &[plain("second", address)]));
+
+    let state = &applied.binds[0].state;
+    assert!(
+        matches!(state, BindState::Failed(why) if why.contains("another process")),
+        "{state:?}"
+    );
+    for _ in 0..20 {
+        assert_eq!(answer(address).await.unwrap(), "first");
+    }
+    drop(first);
+    let taken_over = async || second.status().binds[0].state == BindState::Bound;
+    assert!(eventually(SOON, taken_over).await);
+    assert_eq!(answer(address).await.unwrap(), "second");
+}
+
+// S1.2+
+#[tokio::test]
+async fn a_bind_that_is_given_up_can_be_had_again_at_once() {
+    let address = SocketAddr::from((unique_loopback(), 8080));
+    let proxy = serve(&[plain("a", address)]);
+
+    for generation in 0..10 {
+        assert_served(&proxy.apply(bound(2 * generation + 2, &[])));
+        assert_served(&proxy.apply(bound(2 * generation + 3, &[plain("a", address)])));
+        assert_eq!(answer(address).await.unwrap(), "a");
+    }
+}
+
 #[tokio::test]
 async fn a_removed_tenants_connections_end_at_once() {
     let (kept, removed) =
