@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: what iptables' older kernel half holds; it is not told over netlink.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::interface::Interfaces;
 use crate::nftables::{others, probe};
 use crate::options::Options;
 use crate::rtnetlink::Rtnetlink;
-use crate::sysctl::Sysctl;
+use crate::sysctl::{self, Sysctl};
 
 /// How long a gateway may take to say that it is there.
 const PATIENCE: Duration = Duration::from_millis(1200);
@@ -33,6 +33,8 @@ pub struct Survey {
     pub silent_gateways: Vec<(String, IpAddr)>,
     /// Kernel parameters that are not as they should be: `net/ipv4/ip_forward is 0 instead of 1`.
     pub parameters: Vec<String>,
+    /// The interfaces, with commas, whose clients `rp_filter` drops because no route leads to them.
+    pub no_way_back: Option<String>,
     /// Whether the kernel can hand connections to the forward proxy; `None` when nobody wants that.
     pub hand_over: Option<bool>,
     /// What keeps it from handing over some of them.
@@ -74,7 +76,8 @@ pub fn survey(options: &Options, model: &NatModel) -> Result<Survey, NatError> {
     let silent_gateways = silent_gateways.map(|(name, _, ip)| (name.clone(), *ip)).collect();
     let addresses = model.mappings.iter().flat_map(|mapping| &mapping.addresses).map(|ip| ip.0);
     let missing = addresses.filter(|address| !interfaces.has(*address)).collect();
-    let parameters = parameters(&interfaces);
+    let wanted = Sysctl::wanted(&interfaces);
+    let (parameters, no_way_back) = (parameters(&wanted), sysctl::no_way_back(&wanted));
     let wanted = model.egress.iter().any(|rule| rule.transparent.is_some());
     let can = wanted.then(|| probe::hand_over(options.timeout)).transpose()?;
     Ok(Survey {
@@ -83,16 +86,16 @@ pub fn survey(options: &Options, model: &NatModel) -> Result<Survey, NatError> {
         without_gateway,
         silent_gateways,
         parameters,
+        no_way_back,
         hand_over: can,
         obstacles: if wanted { hand_over::obstacles(&links) } else { Vec::new() },
         missing,
     })
 }
 
-fn parameters(interfaces: &Interfaces) -> Vec<String> {
-    let wanted = Sysctl::wanted(interfaces);
+fn parameters(wanted: &BTreeMap<Sysctl, u32>) -> Vec<String> {
     let wrong = wanted.iter().filter_map(|(sysctl, value)| {
-        let held = sysctl.read().ok().filter(|held| held != value)?;
+        let held = sysctl.read().ok().filter(|held| !sysctl.suffices(*held, *value))?;
         let path = sysctl.path();
         let path = path.strip_prefix("/proc/sys").unwrap_or(&path).display().to_string();
         Some(format!("{path} is {held} instead of {value}"))

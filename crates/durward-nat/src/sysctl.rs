@@ -33,6 +33,15 @@ const WANTED: [(&str, u32); 6] = [
     ("netfilter/nf_conntrack_tcp_loose", 1),
 ];
 
+/// The position of `rp_filter`.
+const RP_FILTER: usize = 2;
+
+/// `rp_filter` of all interfaces; of each the larger one counts.
+fn way_back_everywhere() -> Option<u32> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter").ok()?;
+    text.trim().parse().ok()
+}
+
 impl Sysctl {
     /// The parameters these interfaces need, with their values.
     #[must_use]
@@ -67,6 +76,19 @@ impl Sysctl {
         text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
+    /// Whether a value does what the wanted one is for. The check of the way back is loosened where it is strict, and never turned on: even a
+    /// loose one drops clients that the host's own routes do not lead to.
+    #[must_use]
+    pub fn suffices(&self, held: u32, wanted: u32) -> bool {
+        held == wanted || (self.kind == RP_FILTER && held == 0 && way_back_everywhere() != Some(1))
+    }
+
+    /// The interface whose packets are checked for a way back.
+    fn checked(&self) -> Option<&str> {
+        let checked = |held| held != 0 || way_back_everywhere() != Some(0);
+        (self.kind == RP_FILTER && self.read().is_ok_and(checked)).then_some(&self.interface)
+    }
+
     /// Sets it.
     ///
     /// # Errors
@@ -92,6 +114,21 @@ impl Sysctl {
         let kind = number(0)? as usize;
         (kind < WANTED.len()).then_some((Self { kind, interface }, number(20)?))
     }
+}
+
+/// The interfaces, with commas, whose clients are dropped where this host's main table does not lead to them: it leads to few, and `rp_filter`
+/// asks it.
+pub(crate) fn no_way_back(wanted: &BTreeMap<Sysctl, u32>) -> Option<String> {
+    let checked: Vec<&str> = wanted.keys().filter_map(Sysctl::checked).collect();
+    if checked.is_empty() {
+        return None;
+    }
+    let routes = std::fs::read_to_string("/proc/thread-self/net/route").ok()?;
+    let is_default = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        [words.get(1), words.get(7)] == [Some(&"00000000"); 2]
+    };
+    (!routes.lines().any(is_default)).then(|| checked.join(", "))
 }
 
 #[cfg(test)]

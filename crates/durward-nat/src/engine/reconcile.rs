@@ -22,7 +22,7 @@ use crate::nftables::{Changes, Element, TableError};
 use crate::options::AssignedAddress;
 use crate::policy_route::Routing;
 use crate::report::Report;
-use crate::sysctl::{REMEMBERED, Sysctl};
+use crate::sysctl::{self, REMEMBERED, Sysctl};
 use crate::watch::Kept;
 
 /// How often a transaction is tried again because others change rulesets at the same time.
@@ -344,7 +344,7 @@ fn remember(held: &crate::nftables::Ruleset, desired: &mut Desired, set_sysctls:
     for (sysctl, wanted) in desired.sysctls.iter().filter(|_| set_sysctls) {
         if !known.contains(sysctl)
             && let Ok(value) = sysctl.read()
-            && value != *wanted
+            && !sysctl.suffices(value, *wanted)
         {
             let element = Element { end: None, value: Value::Nothing };
             set.elements.insert(sysctl.remember(value), element);
@@ -356,7 +356,7 @@ fn remember(held: &crate::nftables::Ruleset, desired: &mut Desired, set_sysctls:
 pub(super) fn sysctls(wanted: &BTreeMap<Sysctl, u32>, set: bool) -> Vec<String> {
     let one = |(sysctl, value): (&Sysctl, &u32)| {
         let held = sysctl.read();
-        if held.as_ref().ok() == Some(value) {
+        if held.as_ref().is_ok_and(|held| sysctl.suffices(*held, *value)) {
             return None;
         }
         let why = match held {
@@ -366,5 +366,9 @@ pub(super) fn sysctls(wanted: &BTreeMap<Sysctl, u32>, set: bool) -> Vec<String> 
         };
         Some(format!("{} should be {value}: {why}", sysctl.path().display()))
     };
-    wanted.iter().filter_map(one).collect()
+    wanted.iter().filter_map(one)
+        .chain(sysctl::no_way_back(wanted).map(|interfaces| {
+            format!("no default route, and rp_filter on {interfaces}: clients that no route leads to are dropped")
+        }))
+        .collect()
 }

@@ -248,7 +248,7 @@ fn passed(reached: Option<Point>, hook: Option<Point>, no_connection: bool) -> E
         }
         _ => vanished(
             reached.or(hook).map_or("prerouting", hook_name),
-            "no route, forwarding is off, a strict rp_filter, or an older iptables rule",
+            "no route there or back (rp_filter), forwarding is off, or an older iptables rule",
         ),
     }
 }

@@ -139,6 +139,47 @@ fn three_interfaces_in_one_network_each_answer_for_their_own_addresses() {
     );
 }
 
+// S5.65+
+#[test]
+fn a_check_of_the_way_back_is_never_turned_on_and_one_that_drops_clients_is_told() {
+    in_namespace(
+        "interfaces::a_check_of_the_way_back_is_never_turned_on_and_one_that_drops_clients_is_told",
+        || {
+            let lab = Lab::new();
+            lab.serve(9000);
+            ip("route del default");
+            let check = |value: &str| {
+                for device in ["all", "ext1", "ext2"] {
+                    sysctl(&format!("net.ipv4.conf.{device}.rp_filter"), value);
+                }
+            };
+            let told = |nat: &Nat| {
+                let web = mapping("web", &[EXT1], both(8080, &[&at(P1, 9000)]));
+                let host = nat.apply(model(vec![web], vec![])).unwrap().host;
+                host.iter()
+                    .any(|line| line.contains("no default route, and rp_filter on ext1, ext2"))
+            };
+            check("0");
+            let nat = Nat::start(options()).unwrap();
+
+            let told_without = told(&nat);
+            let without = tcp_soon(&lab.c1, REMOTE, (EXT1, 8080));
+            drop(nat);
+            check("1");
+            let nat = Nat::start(options()).unwrap();
+            let told_with = told(&nat);
+            let with = tcp_soon(&lab.c1, REMOTE, (EXT1, 8080));
+            ip("route add default via 203.0.113.254");
+            let told_with_route = told(&nat);
+            let with_route = tcp_soon(&lab.c1, REMOTE, (EXT1, 8080));
+
+            assert_eq!((told_without, without), (false, Ok(format!("p1 {REMOTE}"))));
+            assert!(told_with && with.is_err(), "{told_with} {with:?}");
+            assert_eq!((told_with_route, with_route), (false, Ok(format!("p1 {REMOTE}"))));
+        },
+    );
+}
+
 const NICS: [(&str, &str, &str); 3] = [
     ("eth0", "10.10.1.1", "10.10.1.2"),
     ("eth1", "10.10.1.11", "10.10.1.12"),

@@ -91,6 +91,12 @@ fn judge(category: &mut Category, survey: &Survey, options: &Options) {
             category.error(parameter.clone(), "set it, or leave out --nat-keep-sysctls");
         }
     }
+    if let Some(interfaces) = &survey.no_way_back {
+        category.warn(
+            format!("rp_filter on {interfaces} drops clients that no route leads to, and there is no default route"),
+            "a default route, or routes to the clients, in the main table; or rp_filter 0 there and for `all`",
+        );
+    }
     for address in &survey.missing {
         category.warn(
             format!("{address} is on no external interface"),
