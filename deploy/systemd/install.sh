@@ -31,8 +31,18 @@ $dry sed -i 's|/usr/bin/durward|/usr/local/bin/durward|' "$units/durward.service
 if [ "$nat" = yes ]; then
     $dry install -D -m 0644 "$here/nat.conf" "$units/durward.service.d/nat.conf"
 fi
+# systemd 252 (Debian 12) knows no notify-reload.
+case $(systemctl --version 2>/dev/null) in
+"systemd 252"*) $dry install -D -m 0644 "$here/durward.service.d/systemd-252.conf" "$units/durward.service.d/systemd-252.conf" ;;
+esac
 if [ -z "$root" ]; then
     $dry systemd-sysusers
+    $dry chgrp durward /etc/durward
     $dry systemctl daemon-reload
-    $dry systemctl enable --now durward.service
+    if ls /etc/durward/*.* >/dev/null 2>&1; then
+        $dry systemctl enable --now durward.service
+    else
+        $dry systemctl enable durward.service
+        echo "install.sh: /etc/durward is empty; put documents there, readable by group durward, then: systemctl start durward"
+    fi
 fi
