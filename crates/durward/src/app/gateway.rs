@@ -172,6 +172,7 @@ impl Gateway {
         let compiled = self.publisher.reload(resources, now());
         if before.verdicts != compiled.verdicts {
             tell::findings(&compiled.verdicts);
+            tell::mended(&before.verdicts, &compiled.verdicts);
         }
         if before.snapshot.generation != compiled.snapshot.generation {
             let applied = self.with_proxy(|proxy| proxy.apply(Arc::clone(&compiled.snapshot)));

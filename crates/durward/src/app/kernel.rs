@@ -269,9 +269,12 @@ fn tell(before: &Report, now: &Report, cured: bool) {
     for problem in now.host.iter().filter(|problem| !before.host.contains(problem)) {
         tracing::warn!(problem, "this host");
     }
+    let carried = |of: &[MappingReport]| of.iter().filter(|one| one.rejected.is_none()).count();
+    let (mappings, egress) = (carried(&now.mappings), carried(&now.egress));
     tracing::info!(
-        mappings = now.mappings.len(),
-        egress = now.egress.len(),
+        mappings,
+        egress,
+        left_out = now.mappings.len() + now.egress.len() - mappings - egress,
         connections_cut = now.connections_cut,
         cured,
         "the kernel carries the mappings"

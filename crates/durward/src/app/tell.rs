@@ -24,6 +24,13 @@ pub(crate) fn findings(verdicts: &Verdicts) {
     }
 }
 
+/// Who has read of an error looks for its end.
+pub(crate) fn mended(before: &Verdicts, now: &Verdicts) {
+    if !before.all_accepted() && now.all_accepted() {
+        tracing::info!("every document is accepted again");
+    }
+}
+
 /// What a new configuration brought about.
 pub(crate) fn applied(view: &Compiled, applied: &Applied, cause: &str) {
     for bind in &applied.binds {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use durward_model::mapping::Transport;
 use durward_nat::Options;
+use durward_nat::interface::full_match;
 use durward_nat::options::{AssignedAddress, GatewayRule, LocalService};
 use ipnet::IpNet;
 
@@ -131,6 +132,12 @@ impl NatArgs {
             IpAddr::V4(_) => None,
         });
         let external = self.nat_external.clone().or_else(|| seed.text("INTERFACES_PATTERN"));
+        let unreadable = |pattern: &&String| !pattern.is_empty() && full_match(pattern).is_none();
+        if let Some(pattern) = external.as_ref().filter(unreadable) {
+            return Err(Failure::usage(format!(
+                "--nat-external {pattern:?} is not a regular expression such as eth[1-9][0-9]*"
+            )));
+        }
         let audit = seed.seconds("AUTOREFRESH_PERIOD_SEC")?;
         Ok(Options {
             table: self.nat_table.clone(),
@@ -318,6 +325,14 @@ mod tests {
         }
         assert_eq!(parse_address("eth1=203.0.113.9/24").unwrap().1.prefix_len, 24);
         assert!(parse_address("203.0.113.9/24").is_err());
+    }
+
+    #[test]
+    fn a_pattern_that_cannot_be_meant_is_an_error_of_use() {
+        let told = options(&["--nat-external", "eth["], &[]).unwrap_err();
+
+        assert!(told.contains("--nat-external \"eth[\" is not a regular expression"), "{told}");
+        assert!(options(&["--nat-external", "eth[0-9]"], &[]).is_ok());
     }
 
     fn seed(pairs: &[(&str, &str)]) -> Seed {

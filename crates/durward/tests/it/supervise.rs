@@ -106,6 +106,15 @@ fn a_new_process_that_cannot_start_leaves_the_old_one_serving() {
         .write("acme.yaml", tenant("acme", listener.ip(), listener.port(), second.address()));
     gateway.child.signal(Signal::HUP);
     assert!(eventually_blocking(DEADLINE, || get(listener, "/").is_some() && second.requests() > 0));
+    assert!(!gateway.child.output().contains("accepted again"), "it had not read the broken one");
+    gateway.dir.write("acme.yaml", "not: a tenant\n");
+    gateway.child.signal(Signal::HUP);
+    gateway.child.wait_for_line_blocking("\"level\":\"ERROR\",\"message\":\"field", DEADLINE);
+    gateway
+        .dir
+        .write("acme.yaml", tenant("acme", listener.ip(), listener.port(), second.address()));
+    gateway.child.signal(Signal::HUP);
+    gateway.child.wait_for_line_blocking("every document is accepted again", DEADLINE);
 
     gateway.child.signal(Signal::USR2);
     let line = gateway.child.wait_for_line_blocking("the new process serves", DEADLINE);
