@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use durward_control::source::watch::{self as file_watch, Pace, Watching};
 use durward_control::{Compiled, FileSource, Publisher, Resources, RoutingJsonOptions};
+use durward_model::Snapshot;
 use durward_proxy::access_log::Sink;
 use durward_proxy::proxy::{BindState, Options, Proxy};
 use serde::Serialize;
@@ -103,6 +104,7 @@ impl Gateway {
         let kernel = Kernel::new(settings.nat.clone());
         let proxy = start_proxy(settings, access_log.clone(), decisions.clone())?;
         tell::applied(&compiled, &proxy.apply(Arc::clone(&compiled.snapshot)), "start");
+        tell::absent_egress(&Snapshot::default(), &compiled.snapshot);
         kernel.apply(&compiled.snapshot.nat);
         Ok(Arc::new(Self {
             source,
@@ -178,6 +180,7 @@ impl Gateway {
             let applied = self.with_proxy(|proxy| proxy.apply(Arc::clone(&compiled.snapshot)));
             if let Some(applied) = applied {
                 tell::applied(&compiled, &applied, cause);
+                tell::absent_egress(&before.snapshot, &compiled.snapshot);
             }
             if !Arc::ptr_eq(&before.snapshot.nat, &compiled.snapshot.nat) {
                 self.kernel.apply(&compiled.snapshot.nat);

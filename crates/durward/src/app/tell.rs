@@ -2,11 +2,13 @@
 //!
 //! Deliberately absent: state; everything here is made from what is given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind::AddrNotAvailable;
+use std::net::{IpAddr, UdpSocket};
 
 use durward_control::Compiled;
-use durward_model::Verdicts;
 use durward_model::verdict::{Outcome, Severity, Verdict};
+use durward_model::{Snapshot, Verdicts};
 use durward_proxy::proxy::{Applied, BindState, Drained, Status};
 use durward_proxy::{EndpointReport, UpstreamReport};
 use serde_json::{Value, json};
@@ -56,6 +58,19 @@ pub(crate) fn applied(view: &Compiled, applied: &Applied, cause: &str) {
         cause,
         "configuration in force"
     );
+}
+
+/// New egress addresses that this host does not have.
+pub(crate) fn absent_egress(before: &Snapshot, now: &Snapshot) {
+    let addresses = |of: &Snapshot| -> BTreeSet<IpAddr> {
+        of.tenants.values().flat_map(|tenant| &tenant.egress).map(|egress| egress.0).collect()
+    };
+    let is_absent = |address: &&IpAddr| {
+        UdpSocket::bind((**address, 0)).is_err_and(|error| error.kind() == AddrNotAvailable)
+    };
+    for address in addresses(now).difference(&addresses(before)).filter(is_absent) {
+        tracing::warn!(%address, "the egress address is not on this host; what would leave from it is refused until it is");
+    }
 }
 
 /// How the drain ended.

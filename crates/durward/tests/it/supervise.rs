@@ -123,6 +123,25 @@ fn a_new_process_that_cannot_start_leaves_the_old_one_serving() {
     end(&line);
 }
 
+// S2.28+
+#[test]
+fn an_egress_address_that_is_not_on_this_host_is_told_when_it_is_asked_for() {
+    let origin = Origin::http1(HERE);
+    let mut gateway = Gateway::start(origin.address(), &["--no-watch"]);
+    let listener = gateway.listener;
+    let here = tenant("acme", listener.ip(), listener.port(), origin.address());
+
+    let elsewhere =
+        here.replace(&format!("addresses: [{}", listener.ip()), "addresses: [192.0.2.77");
+    gateway.dir.write("acme.yaml", elsewhere);
+    gateway.child.signal(Signal::HUP);
+
+    let told =
+        gateway.child.wait_for_line_blocking("the egress address is not on this host", DEADLINE);
+    assert!(told.contains("192.0.2.77") && told.contains("WARN"), "{told}");
+    assert_eq!(gateway.child.output().matches("the egress address is not").count(), 1);
+}
+
 #[test]
 fn sigusr1_opens_the_access_log_anew() {
     let (origin, log) = (Origin::http1(HERE), TempDir::new());
