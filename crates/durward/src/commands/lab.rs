@@ -168,7 +168,7 @@ fn suggest(screen: &mut Screen, world: &World, stage: &Stage) -> Result<(), Fail
         "durward nat list                            # what the kernel carries".to_owned(),
         format!("durward explain {}:8080 --client 192.0.2.200", world::ACME),
         format!(
-            "edit {}/acme.yaml; kill -9 \"$(gateway_process)\"   # it is live, and it is missed by nobody",
+            "${{EDITOR:-vi}} {}/acme.yaml; kill -9 \"$(gateway_process)\"   # it is live, and it is missed by nobody",
             stage.documents().display()
         ),
     ] {
