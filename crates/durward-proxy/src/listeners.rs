@@ -24,6 +24,8 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// All listening sockets of the process.
 pub(crate) struct Listeners {
     cores: usize,
+    /// Whether others may listen where we do.
+    shared: bool,
     inherited: Vec<TcpListener>,
     open: BTreeMap<SocketAddr, OpenBind>,
     failed: BTreeMap<SocketAddr, String>,
@@ -55,9 +57,10 @@ pub(crate) struct Opened {
 
 impl Listeners {
     /// No sockets but the inherited ones, which wait for a bind that wants them.
-    pub(crate) fn new(cores: usize, inherited: Vec<TcpListener>) -> Self {
+    pub(crate) fn new(cores: usize, inherited: Vec<TcpListener>, shared: bool) -> Self {
         Self {
             cores,
+            shared,
             inherited,
             open: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -110,7 +113,7 @@ impl Listeners {
             socket::adopt(socket, address, transparent)?;
         }
         let given = inherited.len();
-        if given == 0 && !self.may_meet_itself(address) {
+        if given == 0 && !self.shared && !self.may_meet_itself(address) {
             socket::ensure_free(address, transparent)?;
         }
         let shared = |socket| Held { socket, alone: false };
@@ -224,7 +227,9 @@ impl OpenBind {
 fn describe(address: SocketAddr, transparent: bool, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            format!("another process listens on {address}; stop it or use another port")
+            format!(
+                "another process listens on {address}; stop it, use another port, or share it with another Durward (--share-addresses)"
+            )
         }
         io::ErrorKind::PermissionDenied if transparent => {
             "a transparent socket needs CAP_NET_ADMIN".to_owned()

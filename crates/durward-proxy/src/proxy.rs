@@ -38,6 +38,8 @@ pub struct Options {
     pub decisions: access_log::Sink,
     /// Listening sockets somebody else opened: a predecessor or the service manager. Binds with their address use them.
     pub inherited: Vec<TcpListener>,
+    /// Whether to listen also where another process of the same user does: the kernel spreads clients over both.
+    pub shared: bool,
     /// How long connections may go on when the proxy is dropped without [`Proxy::drain`].
     pub drain_grace: Duration,
 }
@@ -143,7 +145,7 @@ impl Proxy {
             (0..cores).map(|id| Worker::start(id, Arc::clone(&shared))).collect();
         Ok(Self {
             shared,
-            listeners: Mutex::new(Listeners::new(cores, options.inherited)),
+            listeners: Mutex::new(Listeners::new(cores, options.inherited, options.shared)),
             workers: workers?,
             drain_grace: options.drain_grace,
         })

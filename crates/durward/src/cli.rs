@@ -168,6 +168,9 @@ pub(crate) struct Run {
     /// Refuse to start unless every document is accepted
     #[arg(long)]
     pub(crate) strict: bool,
+    /// Listen also where another Durward of the same user does: the kernel spreads new connections over both
+    #[arg(long)]
+    pub(crate) share_addresses: bool,
 }
 
 /// Where the admin interface is served.

@@ -198,6 +198,7 @@ pub(crate) fn options() -> Options {
         access_log: Sink::none(),
         decisions: Sink::none(),
         inherited: Vec::new(),
+        shared: false,
         drain_grace: Duration::ZERO,
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) strict: bool,
     /// Listening sockets that were passed to us.
     pub(crate) sockets: Vec<TcpListener>,
+    /// Whether to listen also where another process does.
+    pub(crate) shared: bool,
     /// What this host decides for the kernel's share.
     pub(crate) nat: durward_nat::Options,
 }
@@ -329,6 +331,7 @@ fn start_proxy(settings: Settings, access_log: Sink, decisions: Sink) -> Result<
         access_log,
         decisions,
         inherited: settings.sockets,
+        shared: settings.shared,
         drain_grace: settings.drain_grace,
     };
     Proxy::start(options).map_err(|error| Failure::broken("starting the proxy", error))

@@ -87,6 +87,7 @@ fn settings(stage: &Stage) -> Settings {
         watch: true,
         strict: true,
         sockets: Vec::new(),
+        shared: false,
         nat: durward_nat::Options::default(),
     }
 }

@@ -40,6 +40,7 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
         watch: !arguments.no_watch,
         strict: arguments.strict,
         sockets: inherited.sockets,
+        shared: arguments.share_addresses,
         nat: arguments.nat.options()?,
     };
     if arguments.access_log == AccessLog::Stdout && std::io::stdout().is_terminal() {

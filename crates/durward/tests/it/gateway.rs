@@ -44,6 +44,7 @@ impl Preparation {
             access_log,
             decisions: decision_log,
             inherited: Vec::new(),
+            shared: false,
             drain_grace: Duration::from_secs(2),
         };
         let proxy = Proxy::start(options).expect("threads can be started");

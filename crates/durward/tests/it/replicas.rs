@@ -23,7 +23,7 @@ struct Replica {
 
 impl Replica {
     fn start(dir: &Path, admin: SocketAddr) -> Self {
-        let child = spawn(dir, admin, &[]);
+        let child = spawn(dir, admin, &["--share-addresses"]);
         let ready = eventually_blocking(DEADLINE, || status(admin, "/readyz") == Some(200));
         assert!(ready, "{}", child.output());
         Self { child, admin }

@@ -80,6 +80,7 @@ impl Stage {
             access_log: Sink::none(),
             decisions: Sink::none(),
             inherited: Vec::new(),
+            shared: false,
             drain_grace: Duration::from_secs(1),
         })
         .map_err(|error| Failure::broken("starting the gateway to attack", error))?;
