@@ -269,6 +269,31 @@ fn list_and_diff_show_what_is_and_what_would_be() {
 }
 
 #[test]
+fn list_and_diff_tell_what_is_rejected_and_kept() {
+    in_namespace("nat::list_and_diff_tell_what_is_rejected_and_kept", || {
+        let lab = Lab::new();
+        lab.write("{port: 8080}");
+        let _running = lab.start();
+        lab.write("{port: 808000}");
+
+        let list = lab.nat(&["list"]);
+        let diff = lab.nat(&["diff"]);
+
+        for told in [&list, &diff] {
+            assert_eq!(told.status.code(), Some(3), "{}", stdout(told));
+            let finding = "PortMapping desk: the value is not a whole number from 0 to 65535";
+            assert!(stderr(told).contains(finding), "{}", stderr(told));
+            assert!(stderr(told).contains("acme.yaml:"), "{}", stderr(told));
+        }
+        assert!(!stdout(&list).contains("desk"), "{}", stdout(&list));
+        assert!(stdout(&diff).contains("- svc4 203.0.113.1 tcp 8080"), "{}", stdout(&diff));
+        let kept = "of what is rejected a running gateway keeps what it has";
+        assert!(stderr(&diff).contains(kept), "{}", stderr(&diff));
+        assert!(lab.by_partner(8080).is_ok(), "and it does");
+    });
+}
+
+#[test]
 fn mappings_without_external_interfaces_are_not_ready_and_say_why() {
     in_namespace("nat::mappings_without_external_interfaces_are_not_ready_and_say_why", || {
         let lab = Lab::new();
