@@ -385,7 +385,7 @@ pub(crate) struct Migrate {
     /// squid.conf: an address to leave from for clients without tcp_outgoing_address; may be repeated
     #[arg(long, value_name = "IP")]
     pub(crate) egress_address: Vec<IpAddr>,
-    /// squid.conf: a directory for one file per tenant, instead of standard output
+    /// A directory for one file per tenant, instead of standard output
     #[arg(short = 'd', long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
 }

@@ -402,6 +402,37 @@ ports: [{port: 9000}]
 endpoints: [{addresses: [10.244.0.11]}]
 ";
 
+#[test]
+fn smartnats_objects_are_written_into_a_directory_that_holds_none_of_them() {
+    let dir = TempDir::new();
+    let objects = dir.write("objects.txt", DEMO);
+    let climbing = dir.write("climbing.txt", DEMO.replace("default", "../up"));
+    let out = dir.join("tenants");
+    let migrate = |objects: &std::path::Path| {
+        let (objects, out) = (objects.to_str().unwrap(), out.to_str().unwrap());
+        durward(&["migrate", objects, "--out", out]).output().unwrap()
+    };
+
+    let first = migrate(&objects);
+    let again = migrate(&objects);
+    let outside = migrate(&climbing);
+    let valid = durward(&["validate", "-c", out.to_str().unwrap()]).output().unwrap();
+
+    assert!(first.status.success() && first.stdout.is_empty(), "{}", stderr(&first));
+    let next = format!("1 mapping; next: durward validate -c {}", out.display());
+    assert!(stderr(&first).contains(&next), "{}", stderr(&first));
+    assert!(out.join("default.yaml").is_file());
+    assert_eq!(again.status.code(), Some(2));
+    assert!(stderr(&again).contains("is already there"), "{}", stderr(&again));
+    assert_eq!(outside.status.code(), Some(3), "{}", stderr(&outside));
+    assert!(!dir.join("up.yaml").exists());
+    assert!(
+        stdout(&valid).contains("1 tenant with 0 listeners and 1 mapping"),
+        "{}",
+        stdout(&valid)
+    );
+}
+
 // S5.12 S5.24 S5.25 S5.38+ S5.73
 #[test]
 fn who_comes_from_smartnat_keeps_the_objects_and_the_variables() {
