@@ -272,6 +272,13 @@ impl Policy {
         }
     }
 
+    /// The allow rules that let it through where all addresses are in their blocks.
+    pub fn allow_by_address<'a>(&'a self, asked: Asked<'a>) -> impl Iterator<Item = &'a Rule> {
+        self.allow.iter().filter(move |rule| {
+            !rule.blocks.is_empty() && rule.fits(List::Allow, asked) && rule.names(asked.host)
+        })
+    }
+
     /// The other proxy this goes through, if any.
     #[must_use]
     pub fn parent(&self, host: &Host) -> Option<&Parent> {

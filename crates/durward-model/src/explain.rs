@@ -42,6 +42,10 @@ pub struct Question {
     pub headers: Vec<(String, String)>,
     /// Whether it shows a client certificate.
     pub client_certificate: bool,
+    /// Whether it shows a forward proxy a credential of its own.
+    pub credential: bool,
+    /// What the name asked of a forward proxy stands for; `None` leaves rules about addresses unanswered.
+    pub resolved: Option<IpAddr>,
 }
 
 /// The answer: the steps in order, and how it ends.
@@ -72,6 +76,13 @@ pub enum Ending {
     Served {
         /// The upstream's name.
         upstream: Arc<str>,
+    },
+    /// It is served where something is true that nobody has said.
+    ServedIf {
+        /// The upstream's name.
+        upstream: Arc<str>,
+        /// What must be true.
+        condition: String,
     },
     /// It is answered here.
     Answered {

@@ -205,7 +205,8 @@ pub(crate) struct Explain {
     /// By which protocol: tcp, udp or sctp
     #[arg(long, value_enum, default_value_t = Protocol::Tcp, hide_possible_values = true, value_name = "NAME")]
     pub(crate) protocol: Protocol,
-    /// The address a URL's name stands for, when it should not be looked up
+    /// The address a URL's name stands for, when it should not be looked up; behind ADDRESS:PORT of a forward proxy, the address the
+    /// name of --host stands for
     #[arg(long, value_name = "IP")]
     pub(crate) address: Option<IpAddr>,
     /// The server name the client asks for by TLS
@@ -226,6 +227,9 @@ pub(crate) struct Explain {
     /// The client shows a valid certificate
     #[arg(long)]
     pub(crate) client_cert: bool,
+    /// The client shows a forward proxy a valid credential
+    #[arg(long)]
+    pub(crate) credential: bool,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -388,7 +392,7 @@ pub(crate) struct Migrate {
     /// squid.conf: an address to leave from for clients without tcp_outgoing_address; may be repeated
     #[arg(long, value_name = "IP")]
     pub(crate) egress_address: Vec<IpAddr>,
-    /// squid.conf: a directory for one file per tenant, instead of standard output
+    /// A directory for one file per tenant, instead of standard output
     #[arg(short = 'd', long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
 }

@@ -47,7 +47,7 @@ pub(crate) fn read(
     }
     if credentials.is_empty() {
         fault(
-            "holds no credential, so nobody could use the proxy: write NAME:HASH, or remove credentials",
+            "holds no credential, so nobody could use the proxy: write NAME:HASH, or, to shut everybody out, take the entry of `proxy` away",
         );
     }
     credentials

@@ -96,9 +96,7 @@ fn mode(
             let before = report.errors();
             let blocks = listen.trusted_proxies.iter().enumerate();
             let blocks: Vec<_> = blocks
-                .filter_map(|(at, block)| {
-                    report.check("BadNetwork", block, &proxies_field.index(at), words::network)
-                })
+                .filter_map(|(at, block)| report.network(block, &proxies_field.index(at)))
                 .collect();
             if report.errors() > before {
                 return None;

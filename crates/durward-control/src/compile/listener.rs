@@ -192,9 +192,7 @@ impl Workshop<'_, '_, '_, '_> {
         let proxies_field = field.name("trustedProxies");
         let proxies = spec.trusted_proxies.iter().enumerate();
         let proxies: Vec<_> = proxies
-            .filter_map(|(at, block)| {
-                self.report.check("BadNetwork", block, &proxies_field.index(at), words::network)
-            })
+            .filter_map(|(at, block)| self.report.network(block, &proxies_field.index(at)))
             .collect();
         if self.report.errors() > before {
             return None;

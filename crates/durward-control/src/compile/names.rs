@@ -99,8 +99,8 @@ fn sources(report: &mut Report<'_>, spec: &TenantSpec) -> Option<Vec<At<IpNet>>>
     let before = report.errors();
     let written = spec.egress.sources.iter().enumerate();
     let sources = written.filter_map(|(at, written)| {
-        let network = report.check("BadNetwork", written, &field.index(at), words::network)?;
-        Some(At::new(network.trunc(), written.place))
+        let network = report.network(written, &field.index(at))?;
+        Some(At::new(network, written.place))
     });
     let sources: Vec<_> = sources.collect();
     if let (true, Some(first)) = (spec.egress.addresses.is_empty(), spec.egress.sources.first()) {

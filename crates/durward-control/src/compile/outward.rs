@@ -128,7 +128,7 @@ fn rule(
         });
     let blocks =
         one_and_more(&spec.cidr, &spec.cidrs, (field, "cidr", "cidrs"), |written, field| {
-            report.check("BadNetwork", written, field, words::network)
+            report.network(written, field)
         });
     let ports =
         each(&spec.ports, &field.name("ports"), |written, field| ports(report, written, field));

@@ -5,7 +5,9 @@
 use std::fmt::{self, Display};
 
 use durward_model::verdict::{Finding, Severity};
+use ipnet::IpNet;
 
+use super::words;
 use crate::place::{At, Place};
 use crate::resources::Source;
 
@@ -81,6 +83,20 @@ impl<'a> Report<'a> {
             None => Some(None),
             Some(written) => self.check(reason, written, field, read).map(Some),
         }
+    }
+
+    /// A network, with a warning where what is written is an address within it: `10.1.2.3/8` opens more than it seems to.
+    pub(crate) fn network(&mut self, written: &At<String>, field: &Field<'_>) -> Option<IpNet> {
+        let network = self.check("BadNetwork", written, field, words::network)?;
+        let meant = network.trunc();
+        if network != meant {
+            let (text, address) = (&written.value, network.addr());
+            let sentence = format!(
+                "{text:?} means the network {meant}: write that, or {address} alone for the one address"
+            );
+            self.warning("HostBits", written.place, field, &sentence);
+        }
+        Some(meant)
     }
 
     /// A number within its range, or the default; `None` only after an error.

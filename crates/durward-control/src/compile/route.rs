@@ -167,11 +167,8 @@ pub(crate) fn networks(
         );
     }
     let blocks = written.iter().enumerate();
-    let blocks: Vec<_> = blocks
-        .filter_map(|(at, block)| {
-            report.check("BadNetwork", block, &field.index(at), words::network)
-        })
-        .collect();
+    let blocks: Vec<_> =
+        blocks.filter_map(|(at, block)| report.network(block, &field.index(at))).collect();
     Some(SourceSet::new(blocks))
 }
 

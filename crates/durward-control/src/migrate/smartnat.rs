@@ -13,8 +13,8 @@ pub use objects::SmartNatOptions;
 /// What came of a migration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Migration {
-    /// Documents, ready to be written to a file.
-    pub documents: String,
+    /// The documents of each tenant, as YAML, with the name their file should have.
+    pub documents: Vec<(String, String)>,
     /// How many mappings are among them.
     pub mappings: usize,
     /// What a person should look at.

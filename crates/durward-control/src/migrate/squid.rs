@@ -91,6 +91,7 @@ pub fn migrate(
     for line in &lines {
         say_rest(line, &mut notes);
     }
+    say_left_out(&lines, &mut notes);
     Ok(Migrated { documents, notes: notes.in_order(&lines) })
 }
 
@@ -291,6 +292,30 @@ fn say_rest(line: &Line, notes: &mut Notes) {
         }
         _ => notes.wider(line, format!("{name} is not known here")),
     }
+}
+
+/// One note per directive that has no effect here, at its first line.
+fn say_left_out(lines: &[Line], notes: &mut Notes) {
+    for name in WITHOUT_EFFECT {
+        let mut of_name = lines.iter().filter(|line| line.name() == *name);
+        let Some(first) = of_name.next() else { continue };
+        let more: Vec<String> = of_name.map(|line| place(first, line)).collect();
+        let also = match &*more {
+            [] => String::new(),
+            [one] => format!("; so is line {one}"),
+            more => format!("; so are lines {}", more.join(", ")),
+        };
+        notes.elsewhere(
+            first,
+            format!("{name} is left out: it says nothing about who may go where{also}"),
+        );
+    }
+}
+
+/// The line's number, with its file where that is not the file of `beside`.
+fn place(beside: &Line, line: &Line) -> String {
+    let Line { file, number, .. } = line;
+    if *file == beside.file { number.to_string() } else { format!("{file}:{number}") }
 }
 
 /// Notes as they come.

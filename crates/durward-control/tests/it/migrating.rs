@@ -1,6 +1,6 @@
 //! SmartNat's objects become documents that are accepted as they are.
 
-use durward_control::migrate::smartnat::{SmartNatOptions, migrate};
+use durward_control::migrate::smartnat::{Migration, SmartNatOptions, migrate};
 use durward_control::{FileSource, compile};
 
 use crate::certificates::NOW;
@@ -57,21 +57,34 @@ fn mappings_become_documents_that_are_accepted() {
     let other = SmartNatOptions { masquerade: false, snat: true };
     let preserved = migrate(&texts, other).unwrap();
 
+    let (documents, preserved) = (joined(&migrated), joined(&preserved));
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("migrated.yaml"), &migrated.documents).unwrap();
+    std::fs::write(folder.path().join("migrated.yaml"), &documents).unwrap();
     let resources = FileSource::default().load(&[folder.path().to_owned()]);
     let compiled = compile(&resources, None, NOW);
-    assert!(compiled.verdicts.all_accepted(), "{:#?}\n{}", compiled.verdicts, migrated.documents);
+    assert!(compiled.verdicts.all_accepted(), "{:#?}\n{}", compiled.verdicts, documents);
     assert_eq!(migrated.mappings, 2);
+    let names: Vec<&str> = migrated.documents.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["desk", "shop"], "a file per tenant");
     assert_eq!(
         migrated.notes,
         ["desk/lonely: Service gone is not among the objects: write its endpoints"]
     );
-    insta::assert_snapshot!(migrated.documents, @r#"
+    insta::assert_snapshot!(documents, @r#"
     apiVersion: durward.dev/v1alpha1
     kind: Tenant
     metadata: {name: desk}
     spec: {}
+    ---
+    apiVersion: durward.dev/v1alpha1
+    kind: PortMapping
+    metadata: {name: desk.lonely}
+    spec:
+      tenant: desk
+      addresses: ["203.0.113.10"]
+      source: Gateway
+      ports:
+        - {port: 22, protocol: TCP, endpoints: []}
     ---
     apiVersion: durward.dev/v1alpha1
     kind: Tenant
@@ -91,18 +104,13 @@ fn mappings_become_documents_that_are_accepted() {
         - {port: 8080, protocol: TCP, endpoints: ["10.244.1.5:80", "10.244.2.6:80"]}
         - {port: 8081, protocol: TCP, endpoints: ["10.244.1.5:80", "10.244.2.6:80"]}
         - {port: 8081, protocol: UDP, endpoints: ["10.244.1.5:7"]}
-    ---
-    apiVersion: durward.dev/v1alpha1
-    kind: PortMapping
-    metadata: {name: desk.lonely}
-    spec:
-      tenant: desk
-      addresses: ["203.0.113.10"]
-      source: Gateway
-      ports:
-        - {port: 22, protocol: TCP, endpoints: []}
     "#);
-    assert!(preserved.documents.contains("source: Preserve\n  affinity: ClientIP\n  egress: true"));
+    assert!(preserved.contains("source: Preserve\n  affinity: ClientIP\n  egress: true"));
+}
+
+fn joined(migrated: &Migration) -> String {
+    let texts: Vec<&str> = migrated.documents.iter().map(|(_, text)| text.as_str()).collect();
+    texts.join("---\n")
 }
 
 #[test]

@@ -128,7 +128,10 @@ fn the_seeds_configuration_is_one_tenant_for_its_network() {
     // Squid would; that is what was wrong with it, and the note says so.
     assert!(!lets_through(&compiled, "k8s-network", "CONNECT 169.254.169.254:80"));
     assert!(!lets_through(&compiled, "k8s-network", "CONNECT 127.0.0.1:22"));
-    assert_eq!(effects(&migrated), [(3, Effect::Narrower)]);
+    assert_eq!(
+        effects(&migrated),
+        [(3, Effect::Narrower), (5, Effect::Elsewhere), (6, Effect::Elsewhere)]
+    );
 }
 
 const USUAL: &str = "\
@@ -285,6 +288,23 @@ fn what_has_no_equal_is_said_with_its_line_and_never_allowed_in_silence() {
         migrated.notes
     );
     assert!(migrated.notes[0].to_string().starts_with("squid.conf:6: wider: ads"));
+}
+
+#[test]
+fn what_is_left_out_is_said_once_with_all_its_lines() {
+    let files = |_: &str| Ok("refresh_pattern . 0 20% 4320\n".to_owned());
+    let text = "http_port 3128\nacl lan src 10.0.0.0/8\nhttp_access allow lan\ncache_dir ufs /var/spool/squid 100 16 256\n\
+         coredump_dir /var/spool/squid\nrefresh_pattern ^ftp: 1440 20% 10080\nrefresh_pattern -i cgi 0 0% 0\ninclude more.conf\n";
+
+    let migrated = migrate("squid.conf", text, &options(), &files).unwrap();
+
+    let told: Vec<String> = migrated.notes.iter().map(ToString::to_string).collect();
+    let wanted = [
+        "squid.conf:4: note: cache_dir is left out: it says nothing about who may go where",
+        "squid.conf:5: note: coredump_dir is left out: it says nothing about who may go where",
+        "squid.conf:6: note: refresh_pattern is left out: it says nothing about who may go where; so are lines 7, more.conf:1",
+    ];
+    assert_eq!(told[told.len() - 3..], wanted, "{told:#?}");
 }
 
 #[test]

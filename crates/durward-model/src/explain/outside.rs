@@ -2,12 +2,17 @@
 //!
 //! Deliberately absent: lookups. What a name stands for is asked elsewhere; what must be true of it is said here.
 
+use std::net::IpAddr;
+
 use crate::egress::{
     Asked, Decided, ForwardService, Host, Mode, NO_HOST, Neighbours, Outcome, Surroundings,
 };
 use crate::explain::{Ending, Question, Trail, list};
 use crate::snapshot::Snapshot;
 use crate::tenant::Tenant;
+
+/// What stands where an upstream's name would.
+const OUTSIDE: &str = "outside";
 
 impl Trail {
     pub(super) fn outside(
@@ -30,33 +35,40 @@ impl Trail {
         if !service.credentials.is_empty() {
             let names: Vec<_> = service.credentials.iter().map(|known| &*known.name).collect();
             let sentence = format!("a credential is needed, of one of {}", list(&names));
+            if !question.credential {
+                let sentence = format!("{sentence}; none is shown: 407");
+                return self.refuse("identity", None, "proxy_authentication", sentence);
+            }
             self.note("identity", None, sentence);
         }
         let plain = question.method != "CONNECT" && port != 443;
         let method = plain.then_some(question.method.as_str());
-        self.judged(snapshot, tenant, service, Asked { host: &host, port, method })
+        let asked = Asked { host: &host, port, method };
+        self.judged(snapshot, (tenant, service), asked, question.resolved)
     }
 
-    /// What the rules say.
+    /// What the rules say; `resolved` is what a name stands for, where that is known.
     pub(super) fn judged(
         &mut self,
         snapshot: &Snapshot,
-        tenant: &Tenant,
-        service: &ForwardService,
+        (tenant, service): (&Tenant, &ForwardService),
         asked: Asked<'_>,
+        resolved: Option<IpAddr>,
     ) -> Ending {
-        let decided = match (asked.host, service.policy.before_lookup(asked)) {
-            (_, Some(decided)) => decided,
-            (Host::Address(address), None) => {
-                let neighbours = Neighbours::of(snapshot);
-                let around =
-                    Surroundings { tenant: &tenant.id, neighbours: &neighbours, host: &NO_HOST };
-                service.policy.decide(around, asked, &[*address])
+        if let Some(decided) = service.policy.before_lookup(asked) {
+            return self.decided(tenant, service, asked, &decided);
+        }
+        let address = match (asked.host, resolved) {
+            (Host::Address(address), _) => *address,
+            (Host::Name(name), Some(address)) if service.policy.parent(asked.host).is_none() => {
+                self.note("lookup", None, format!("{name} is taken to stand for {address}"));
+                address.to_canonical()
             }
-            (Host::Name(name), None) => {
-                return self.named(tenant, service, asked, name);
-            }
+            (Host::Name(name), _) => return self.named(tenant, service, asked, name),
         };
+        let neighbours = Neighbours::of(snapshot);
+        let around = Surroundings { tenant: &tenant.id, neighbours: &neighbours, host: &NO_HOST };
+        let decided = service.policy.decide(around, asked, &[address]);
         self.decided(tenant, service, asked, &decided)
     }
 
@@ -85,12 +97,33 @@ impl Trail {
         };
         let sentence = format!("{name} is asked of {whom}; every address it stands for is checked");
         self.note("lookup", None, sentence);
-        if by_name.outcome == Outcome::Allow {
-            return self.decided(tenant, service, asked, &by_name);
+        match by_name.outcome {
+            Outcome::Allow => self.decided(tenant, service, asked, &by_name),
+            Outcome::Report => {
+                let sentence = "rules with cidr decide by its addresses what is reported";
+                self.note("rule", None, sentence.to_owned());
+                self.leaves(tenant)
+            }
+            Outcome::Deny => self.by_address(tenant, service, asked),
         }
-        let sentence = "rules with cidr decide by its addresses".to_owned();
-        self.note("rule", None, sentence);
-        self.leaves(tenant)
+    }
+
+    /// What only its addresses can tell.
+    fn by_address(
+        &mut self,
+        tenant: &Tenant,
+        service: &ForwardService,
+        asked: Asked<'_>,
+    ) -> Ending {
+        let mut conditions = Vec::new();
+        for rule in service.policy.allow_by_address(asked) {
+            let blocks = list(&rule.blocks);
+            let sentence = format!("{} allows it if all its addresses are in {blocks}", rule.name);
+            self.note("rule", Some(&rule.origin), sentence);
+            conditions.push(format!("all its addresses are in {blocks}"));
+        }
+        self.leaves(tenant);
+        Ending::ServedIf { upstream: OUTSIDE.into(), condition: conditions.join(", or ") }
     }
 
     fn decided(
@@ -125,7 +158,7 @@ impl Trail {
     fn leaves(&mut self, tenant: &Tenant) -> Ending {
         let sentence = format!("{}, {}'s own", list(&tenant.egress), tenant.id);
         self.note("leaves from", Some(&tenant.origin), sentence);
-        Ending::Served { upstream: "outside".into() }
+        Ending::Served { upstream: OUTSIDE.into() }
     }
 }
 

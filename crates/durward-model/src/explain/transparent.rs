@@ -72,7 +72,7 @@ impl Trail {
         };
         let (port, method) = (question.destination.port(), question.method.as_str());
         let asked = Asked { host: &host, port, method: http.then_some(method) };
-        self.judged(snapshot, tenant, service, asked)
+        self.judged(snapshot, (tenant, service), asked, question.resolved)
     }
 }
 

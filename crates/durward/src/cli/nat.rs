@@ -80,7 +80,8 @@ pub(crate) struct NatCommand {
 /// What is done with the kernel's share.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NatWhat {
-    /// Say of each mapping whether the kernel carries it, and how many connections began
+    /// Say of each mapping whether the kernel carries it, and how many connections began; exit code 1 when it does not carry one, 3
+    /// when a document is not wholly accepted
     List {
         #[command(flatten)]
         config: ConfigArgs,
@@ -89,7 +90,8 @@ pub(crate) enum NatWhat {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Show what a configuration would change in the kernel, without changing it; exit code 1 when it would
+    /// Show what a configuration would change in the kernel, without changing it; exit code 1 when it would, 3 when a document is
+    /// not wholly accepted: of a rejected one a running gateway keeps what it has
     Diff {
         #[command(flatten)]
         config: ConfigArgs,

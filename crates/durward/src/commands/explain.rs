@@ -53,6 +53,9 @@ fn title(question: &Question) -> String {
 fn ending(ending: &Ending) -> (String, Tone) {
     match ending {
         Ending::Served { upstream } => (format!("SERVED by {upstream}"), Tone::Good),
+        Ending::ServedIf { upstream, condition } => {
+            (format!("SERVED by {upstream} IF {condition}"), Tone::Warn)
+        }
         Ending::Answered { status } => (format!("ANSWERED {status}"), Tone::Good),
         Ending::Refused { reason } => (format!("REFUSED {reason}"), Tone::Bad),
     }
@@ -70,6 +73,8 @@ fn question(arguments: &Explain, snapshot: &Snapshot) -> Result<Question, Failur
         method: arguments.method.clone(),
         headers: arguments.headers.clone(),
         client_certificate: arguments.client_cert,
+        credential: arguments.credential,
+        resolved: target.resolved,
     })
 }
 
@@ -87,11 +92,17 @@ struct Target {
     sni: Option<String>,
     host: Option<String>,
     path: Option<String>,
+    /// What the name of `--host` stands for.
+    resolved: Option<IpAddr>,
 }
 
 fn target(arguments: &Explain, snapshot: &Snapshot) -> Result<Target, Failure> {
     if let Ok(destination) = arguments.destination.parse() {
-        return Ok(Target { destination, sni: None, host: None, path: None });
+        let resolved = arguments.address;
+        if resolved.is_some() && arguments.host.is_none() && arguments.sni.is_none() {
+            return Err(Failure::usage("--address says what a name stands for: say which, --host"));
+        }
+        return Ok(Target { destination, sni: None, host: None, path: None, resolved });
     }
     let url = parse_url(&arguments.destination)?;
     let literal = url.host.parse::<IpAddr>().ok();
@@ -104,6 +115,7 @@ fn target(arguments: &Explain, snapshot: &Snapshot) -> Result<Target, Failure> {
         sni: (url.tls && literal.is_none()).then(|| url.host.clone()),
         host: Some(url.host),
         path: url.path,
+        resolved: None,
     })
 }
 

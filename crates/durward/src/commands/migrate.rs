@@ -5,10 +5,13 @@
 mod smartnat;
 mod squid;
 
-use std::io::Read as _;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
 
 use crate::cli::Migrate;
 use crate::failure::{Exit, Failure};
+use crate::output::Screen;
 
 /// Translates what the user names.
 pub(crate) fn migrate(arguments: &Migrate) -> Result<Exit, Failure> {
@@ -19,13 +22,13 @@ pub(crate) fn migrate(arguments: &Migrate) -> Result<Exit, Failure> {
         let read = if name == "-" {
             std::io::stdin().read_to_string(&mut text).map(drop)
         } else {
-            std::fs::read_to_string(path).map(|read| text = read)
+            fs::read_to_string(path).map(|read| text = read)
         };
         read.map_err(|error| Failure::InvalidConfig { message: format!("{name}: {error}") })?;
         texts.push((name, text));
     }
     if !texts.iter().any(|(_, text)| is_squid(text)) {
-        return smartnat::migrate(&texts);
+        return smartnat::migrate(arguments, &texts);
     }
     match (&*arguments.files, &*texts) {
         ([file], [(_, text)]) => squid::migrate(arguments, file, text),
@@ -37,4 +40,47 @@ pub(crate) fn migrate(arguments: &Migrate) -> Result<Exit, Failure> {
 fn is_squid(text: &str) -> bool {
     let directives = ["http_port ", "https_port ", "http_access "];
     text.lines().any(|line| directives.iter().any(|name| line.trim_start().starts_with(name)))
+}
+
+/// Documents with the names of their files, into the directory the user names or to standard output.
+fn hand_over(arguments: &Migrate, documents: &[(String, String)]) -> Result<(), Failure> {
+    match &arguments.out {
+        Some(directory) => write(directory, documents),
+        None => print(documents),
+    }
+}
+
+fn print(documents: &[(String, String)]) -> Result<(), Failure> {
+    let mut screen = Screen::stdout();
+    for (at, (_, text)) in documents.iter().enumerate() {
+        let mark = if at == 0 { "" } else { "---\n" };
+        screen.text(&format!("{mark}{text}"))?;
+    }
+    Ok(())
+}
+
+/// Changes nothing that is already there.
+fn write(directory: &Path, documents: &[(String, String)]) -> Result<(), Failure> {
+    let place = |name: &str| directory.join(format!("{name}.yaml"));
+    if let Some((name, _)) = documents.iter().find(|(name, _)| name.contains('/')) {
+        let message = format!("{name:?} cannot name a file: without --out all is printed");
+        return Err(Failure::InvalidConfig { message });
+    }
+    let taken = documents.iter().map(|(name, _)| place(name)).find(|path| path.exists());
+    if let Some(path) = taken {
+        let message = format!("{} is already there: name another directory", path.display());
+        return Err(Failure::usage(message));
+    }
+    let broken = |path: &Path| {
+        let doing = format!("writing {}", path.display());
+        move |error| Failure::broken(doing, error)
+    };
+    fs::create_dir_all(directory).map_err(broken(directory))?;
+    for (name, text) in documents {
+        let path = place(name);
+        let written =
+            fs::File::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+        written.map_err(broken(&path))?;
+    }
+    Ok(())
 }

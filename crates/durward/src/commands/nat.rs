@@ -5,13 +5,17 @@
 mod steer;
 mod trace;
 
+use std::io::Write as _;
+
 use durward_model::mapping::{KernelEgress, NatModel, PortMapping};
+use durward_model::verdict::{Outcome, Verdict, Verdicts};
 use durward_nat::nftables::TableError;
 use durward_nat::{MappingReport, Nat, NatError};
 use serde::Serialize;
 
 use crate::app::sentence;
 use crate::cli::{ConfigArgs, LogFormat, NatArgs, NatCommand, NatWhat, OutputArgs};
+use crate::commands::validate::findings_text;
 use crate::config;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Screen, Table, Tone, count, plain};
@@ -73,6 +77,9 @@ fn list(config: &ConfigArgs, arguments: &NatArgs, output: OutputArgs) -> Result<
     match output.format {
         format @ (Format::Json | Format::Yaml) => screen.value(&lines, format)?,
         format => print(&mut screen, &lines, model, format)?,
+    }
+    if tell_left_out(&loaded.verdicts)? {
+        return Ok(Exit::InvalidConfig);
     }
     Ok(if all { Exit::Ok } else { Exit::FailedCheck })
 }
@@ -176,12 +183,30 @@ fn diff(config: &ConfigArgs, arguments: &NatArgs) -> Result<Exit, Failure> {
     let loaded = config::load(config)?;
     let (_, difference) = open(arguments)?.preview(&loaded.snapshot.nat).map_err(failed)?;
     let mut screen = Screen::stdout();
-    if difference.is_empty() {
-        screen.line("the kernel is as the configuration says")?;
-        return Ok(Exit::Ok);
+    match (difference.is_empty(), loaded.verdicts.all_accepted()) {
+        (false, _) => screen.text(&difference.to_string())?,
+        (true, true) => screen.line("the kernel is as the configuration says")?,
+        (true, false) => screen.line("the kernel is as the accepted documents say")?,
     }
-    screen.text(&difference.to_string())?;
-    Ok(Exit::FailedCheck)
+    let left_out = tell_left_out(&loaded.verdicts)?;
+    let rejected = |verdict: &Verdict| verdict.outcome == Outcome::Rejected;
+    if loaded.verdicts.verdicts.iter().any(rejected) {
+        let kept =
+            "of what is rejected a running gateway keeps what it has, whatever is shown as removed";
+        writeln!(anstream::stderr(), "\n{kept}")?;
+    }
+    if left_out {
+        return Ok(Exit::InvalidConfig);
+    }
+    Ok(if difference.is_empty() { Exit::Ok } else { Exit::FailedCheck })
+}
+
+/// Findings of documents that are not wholly accepted, on standard error; whether there are such documents.
+fn tell_left_out(verdicts: &Verdicts) -> Result<bool, Failure> {
+    let left_out = |verdict: &&Verdict| verdict.outcome != Outcome::Accepted;
+    let text = findings_text(verdicts.verdicts.iter().filter(left_out));
+    anstream::stderr().write_all(text.as_bytes())?;
+    Ok(!verdicts.all_accepted())
 }
 
 fn cleanup(arguments: &NatArgs) -> Result<Exit, Failure> {

@@ -3,7 +3,7 @@
 //! Deliberately absent: anything only the host or a running process knows; that is `check`.
 
 use durward_model::Snapshot;
-use durward_model::verdict::{Outcome, Severity, Verdict, Verdicts};
+use durward_model::verdict::{Finding, Outcome, Severity, Verdict, Verdicts};
 use serde::Serialize;
 
 use crate::cli::Validate;
@@ -68,7 +68,7 @@ fn print(
         table.row(row(verdict, wide));
     }
     table.print(screen)?;
-    print_findings(screen, verdicts)?;
+    screen.text(&findings_text(&verdicts.verdicts))?;
     screen.line("")?;
     let summary = match snapshot.tenants.len() {
         0 => "nothing would be served".to_owned(),
@@ -119,25 +119,22 @@ fn findings(verdict: &Verdict) -> String {
 }
 
 /// Each finding with its excerpt, errors first, as a compiler would show them.
-pub(crate) fn print_findings(screen: &mut Screen, verdicts: &Verdicts) -> Result<(), Failure> {
-    let mut findings: Vec<_> = verdicts.findings().collect();
+pub(crate) fn findings_text<'a>(verdicts: impl IntoIterator<Item = &'a Verdict>) -> String {
+    let of = |verdict: &'a Verdict| verdict.findings.iter().map(move |finding| (verdict, finding));
+    let mut findings: Vec<_> = verdicts.into_iter().flat_map(of).collect();
     findings.sort_by_key(|(_, finding)| std::cmp::Reverse(finding.severity));
-    for (verdict, finding) in findings {
-        let (word, tone) = match finding.severity {
-            Severity::Error => ("error", Tone::Bad),
-            Severity::Warning => ("warning", Tone::Warn),
-        };
-        screen.line("")?;
-        screen.line(format!(
-            "{}: {} {}: {finding}",
-            tone.paint(&format!("{word}[{}]", finding.reason)),
-            verdict.kind,
-            verdict.name
-        ))?;
-        match &finding.excerpt {
-            Some(excerpt) => screen.line(excerpt.trim_end())?,
-            None => screen.line(format!("  --> {}", finding.origin))?,
-        }
-    }
-    Ok(())
+    findings.into_iter().map(|(verdict, finding)| finding_text(verdict, finding)).collect()
+}
+
+fn finding_text(verdict: &Verdict, finding: &Finding) -> String {
+    let (word, tone) = match finding.severity {
+        Severity::Error => ("error", Tone::Bad),
+        Severity::Warning => ("warning", Tone::Warn),
+    };
+    let head = tone.paint(&format!("{word}[{}]", finding.reason));
+    let place = match &finding.excerpt {
+        Some(excerpt) => excerpt.trim_end().to_owned(),
+        None => format!("  --> {}", finding.origin),
+    };
+    format!("\n{head}: {} {}: {finding}\n{place}\n", verdict.kind, verdict.name)
 }

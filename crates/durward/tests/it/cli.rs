@@ -356,6 +356,26 @@ fn check_tells_what_would_not_work_here() {
 }
 
 #[test]
+fn what_the_kernel_alone_would_serve_is_something() {
+    let guide = crate::text("docs/guide/nat.md");
+    let blocks: Vec<&str> = guide.split("```yaml\n").skip(1).take(2).collect();
+    let document = |at: usize| blocks[at].split_once("```").unwrap().0.to_owned();
+    let bare = document(0).replace(", sources: [10.244.3.0/24]", "");
+    let cases = [(document(0), true), (format!("{bare}---\n{}", document(1)), true), (bare, false)];
+
+    for (text, something) in cases {
+        let place = TempDir::new();
+        let file = place.write("nat.yaml", &text);
+        let check =
+            output(&["check", "-c", file.to_str().unwrap(), "--admin", "off", "-o", "short"]);
+
+        let said = stdout(&check);
+        assert!(said.contains("is not on this host"), "{said}");
+        assert_eq!(!said.contains("nothing would be served"), something, "{text}\n{said}");
+    }
+}
+
+#[test]
 fn the_schema_and_completions_are_printed() {
     let schema: Value = serde_json::from_slice(&output(&["schema"]).stdout).unwrap();
     let completions = stdout(&output(&["completions", "bash"]));

@@ -269,6 +269,31 @@ fn list_and_diff_show_what_is_and_what_would_be() {
 }
 
 #[test]
+fn list_and_diff_tell_what_is_rejected_and_kept() {
+    in_namespace("nat::list_and_diff_tell_what_is_rejected_and_kept", || {
+        let lab = Lab::new();
+        lab.write("{port: 8080}");
+        let _running = lab.start();
+        lab.write("{port: 808000}");
+
+        let list = lab.nat(&["list"]);
+        let diff = lab.nat(&["diff"]);
+
+        for told in [&list, &diff] {
+            assert_eq!(told.status.code(), Some(3), "{}", stdout(told));
+            let finding = "PortMapping desk: the value is not a whole number from 0 to 65535";
+            assert!(stderr(told).contains(finding), "{}", stderr(told));
+            assert!(stderr(told).contains("acme.yaml:"), "{}", stderr(told));
+        }
+        assert!(!stdout(&list).contains("desk"), "{}", stdout(&list));
+        assert!(stdout(&diff).contains("- svc4 203.0.113.1 tcp 8080"), "{}", stdout(&diff));
+        let kept = "of what is rejected a running gateway keeps what it has";
+        assert!(stderr(&diff).contains(kept), "{}", stderr(&diff));
+        assert!(lab.by_partner(8080).is_ok(), "and it does");
+    });
+}
+
+#[test]
 fn mappings_without_external_interfaces_are_not_ready_and_say_why() {
     in_namespace("nat::mappings_without_external_interfaces_are_not_ready_and_say_why", || {
         let lab = Lab::new();
@@ -376,6 +401,37 @@ metadata: {name: echo-x, namespace: default, labels: {kubernetes.io/service-name
 ports: [{port: 9000}]
 endpoints: [{addresses: [10.244.0.11]}]
 ";
+
+#[test]
+fn smartnats_objects_are_written_into_a_directory_that_holds_none_of_them() {
+    let dir = TempDir::new();
+    let objects = dir.write("objects.txt", DEMO);
+    let climbing = dir.write("climbing.txt", DEMO.replace("default", "../up"));
+    let out = dir.join("tenants");
+    let migrate = |objects: &std::path::Path| {
+        let (objects, out) = (objects.to_str().unwrap(), out.to_str().unwrap());
+        durward(&["migrate", objects, "--out", out]).output().unwrap()
+    };
+
+    let first = migrate(&objects);
+    let again = migrate(&objects);
+    let outside = migrate(&climbing);
+    let valid = durward(&["validate", "-c", out.to_str().unwrap()]).output().unwrap();
+
+    assert!(first.status.success() && first.stdout.is_empty(), "{}", stderr(&first));
+    let next = format!("1 mapping; next: durward validate -c {}", out.display());
+    assert!(stderr(&first).contains(&next), "{}", stderr(&first));
+    assert!(out.join("default.yaml").is_file());
+    assert_eq!(again.status.code(), Some(2));
+    assert!(stderr(&again).contains("is already there"), "{}", stderr(&again));
+    assert_eq!(outside.status.code(), Some(3), "{}", stderr(&outside));
+    assert!(!dir.join("up.yaml").exists());
+    assert!(
+        stdout(&valid).contains("1 tenant with 0 listeners and 1 mapping"),
+        "{}",
+        stdout(&valid)
+    );
+}
 
 // S5.12 S5.24 S5.25 S5.38+ S5.73
 #[test]

@@ -35,18 +35,16 @@ pub(super) fn migrate(objects: &[Value], options: SmartNatOptions) -> Migration 
         objects.iter().filter(|object| is(object, GROUP, "Mapping")).collect();
     let namespaces: BTreeSet<&str> = mappings.iter().map(|mapping| namespace(mapping)).collect();
     for namespace in namespaces {
-        let _ = write!(
-            migration.documents,
-            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {}}}\nspec: {{}}\n---\n",
+        let mut documents = format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {}}}\nspec: {{}}\n",
             scalar(namespace)
         );
-    }
-    for mapping in mappings {
-        document(mapping, objects, options, &mut migration);
-        migration.mappings += 1;
-    }
-    if migration.documents.ends_with("---\n") {
-        migration.documents.truncate(migration.documents.len() - 4);
+        for mapping in mappings.iter().filter(|mapping| self::namespace(mapping) == namespace) {
+            documents.push_str("---\n");
+            document(mapping, objects, options, (&mut documents, &mut migration.notes));
+            migration.mappings += 1;
+        }
+        migration.documents.push((namespace.to_owned(), documents));
     }
     if migration.mappings == 0 {
         migration.notes.push(format!("there is no Mapping of {GROUP} among the objects"));
@@ -54,20 +52,24 @@ pub(super) fn migrate(objects: &[Value], options: SmartNatOptions) -> Migration 
     migration
 }
 
-fn document(mapping: &Value, objects: &[Value], options: SmartNatOptions, out: &mut Migration) {
-    let (namespace, name) = (namespace(mapping), text(&mapping["metadata"], "name"));
+fn document(
+    mapping: &Value,
+    objects: &[Value],
+    options: SmartNatOptions,
+    (text, notes): (&mut String, &mut Vec<String>),
+) {
+    let (namespace, name) = (namespace(mapping), self::text(&mapping["metadata"], "name"));
     let who = format!("{namespace}/{name}");
     let spec = &mapping["spec"];
-    let service = text(spec, "serviceName");
+    let service = self::text(spec, "serviceName");
     let target = Target::find(objects, namespace, service);
     if target.service.is_none() {
-        out.notes.push(format!(
+        notes.push(format!(
             "{who}: Service {service} is not among the objects: write its endpoints"
         ));
     }
     let created = mapping["metadata"]["creationTimestamp"].as_str();
     let created = created.map(|at| format!(", creationTimestamp: {}", scalar(at)));
-    let text = &mut out.documents;
     let _ = writeln!(
         text,
         "apiVersion: durward.dev/v1alpha1\nkind: PortMapping\nmetadata: {{name: {}{}}}\nspec:\n  tenant: {}\n  addresses: {}",
@@ -94,7 +96,7 @@ fn document(mapping: &Value, objects: &[Value], options: SmartNatOptions, out: &
         let inner = port["servicePort"].as_u64().filter(|port| *port > 0).unwrap_or(external);
         let endpoints = target.endpoints(inner, &protocol);
         if endpoints.is_empty() && target.service.is_some() {
-            out.notes.push(format!(
+            notes.push(format!(
                 "{who}: Service {service} has no ready endpoint for {protocol} {inner}"
             ));
         }
@@ -105,7 +107,6 @@ fn document(mapping: &Value, objects: &[Value], options: SmartNatOptions, out: &
             scalar(&protocol)
         );
     }
-    text.push_str("---\n");
 }
 
 /// A Service with its slices.

@@ -1,17 +1,19 @@
 //! SmartNat's Mapping objects as our documents, for a person to read and keep.
 //!
-//! Deliberately absent: writing files, and asking a cluster; `kubectl get mappings,services,endpointslices -A -o yaml` does.
+//! Deliberately absent: asking a cluster; `kubectl get mappings,services,endpointslices -A -o yaml` does.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 
 use durward_control::migrate::smartnat::{self, SmartNatOptions};
 
-use crate::cli::Seed;
+use crate::cli::{Migrate, Seed};
+use crate::commands::migrate::hand_over;
 use crate::failure::{Exit, Failure};
-use crate::output::{Screen, count};
+use crate::output::count;
 
-/// Prints the documents; what to look at goes to standard error.
-pub(super) fn migrate(texts: &[(String, String)]) -> Result<Exit, Failure> {
+/// Prints or writes the documents; what to look at goes to standard error.
+pub(super) fn migrate(arguments: &Migrate, texts: &[(String, String)]) -> Result<Exit, Failure> {
     let seed = Seed::environment();
     let defaults = SmartNatOptions::default();
     let options = SmartNatOptions {
@@ -20,11 +22,13 @@ pub(super) fn migrate(texts: &[(String, String)]) -> Result<Exit, Failure> {
     };
     let migrated =
         smartnat::migrate(texts, options).map_err(|message| Failure::InvalidConfig { message })?;
-    Screen::stdout().text(&migrated.documents)?;
+    hand_over(arguments, &migrated.documents)?;
     let mut told = anstream::stderr();
     for note in &migrated.notes {
         writeln!(told, "note: {note}")?;
     }
-    writeln!(told, "{}; next: durward validate -c FILE", count(migrated.mappings, "mapping"))?;
+    let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from("FILE"));
+    let mappings = count(migrated.mappings, "mapping");
+    writeln!(told, "{mappings}; next: durward validate -c {}", out.display())?;
     Ok(if migrated.mappings == 0 { Exit::InvalidConfig } else { Exit::Ok })
 }

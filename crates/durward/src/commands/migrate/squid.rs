@@ -1,6 +1,6 @@
 //! A squid.conf as documents, and what is not the same.
 //!
-//! Deliberately absent: changing anything that is already there.
+//! Deliberately absent: writing the documents.
 
 use std::fs;
 use std::io::Write as _;
@@ -10,8 +10,9 @@ use durward_control::migrate::squid::{self, SquidOptions};
 use durward_control::migrate::{Effect, Migrated};
 
 use crate::cli::Migrate;
+use crate::commands::migrate::hand_over;
 use crate::failure::{Exit, Failure};
-use crate::output::{Screen, count};
+use crate::output::count;
 
 /// Translates and prints or writes; fails when the documents let through what the other program denied.
 pub(super) fn migrate(arguments: &Migrate, file: &Path, text: &str) -> Result<Exit, Failure> {
@@ -27,41 +28,8 @@ pub(super) fn migrate(arguments: &Migrate, file: &Path, text: &str) -> Result<Ex
     let name = file.display().to_string();
     let migrated = squid::migrate(&name, text, &options, &open)
         .map_err(|fault| Failure::InvalidConfig { message: fault.to_string() })?;
-    match &arguments.out {
-        Some(directory) => write(directory, &migrated)?,
-        None => print(&migrated)?,
-    }
+    hand_over(arguments, &migrated.documents)?;
     tell(arguments, &migrated)
-}
-
-fn print(migrated: &Migrated) -> Result<(), Failure> {
-    let mut screen = Screen::stdout();
-    for (at, (_, text)) in migrated.documents.iter().enumerate() {
-        let mark = if at == 0 { "" } else { "---\n" };
-        screen.text(&format!("{mark}{text}"))?;
-    }
-    Ok(())
-}
-
-fn write(directory: &Path, migrated: &Migrated) -> Result<(), Failure> {
-    let place = |name: &str| directory.join(format!("{name}.yaml"));
-    let taken = migrated.documents.iter().map(|(name, _)| place(name)).find(|path| path.exists());
-    if let Some(path) = taken {
-        let message = format!("{} is already there: name another directory", path.display());
-        return Err(Failure::usage(message));
-    }
-    let broken = |path: &Path| {
-        let doing = format!("writing {}", path.display());
-        move |error| Failure::broken(doing, error)
-    };
-    fs::create_dir_all(directory).map_err(broken(directory))?;
-    for (name, text) in &migrated.documents {
-        let path = place(name);
-        let written =
-            fs::File::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes()));
-        written.map_err(broken(&path))?;
-    }
-    Ok(())
 }
 
 /// Notes are for people and go beside the documents.

@@ -34,7 +34,11 @@ fn explain_says_whose_a_client_is_and_which_rule_decides() {
         ("172.16.28.9", "bank.example:25", &["no-mail denies", "REFUSED policy_denied"]),
         ("172.16.28.9", "169.254.169.254:443", &["REFUSED policy_denied"]),
         ("172.16.28.9", "192.0.2.7:22", &["peer decides", "SERVED"]),
-        ("172.16.28.9", "erp.example:443", &["every address it stands for is checked", "SERVED"]),
+        (
+            "172.16.28.9",
+            "erp.example:443",
+            &["is checked", "SERVED by outside IF all its addresses are in 10.1.2.0/24\n"],
+        ),
         (
             "172.16.28.9",
             "x.partner.example:443",
@@ -51,6 +55,49 @@ fn explain_says_whose_a_client_is_and_which_rule_decides() {
             assert!(told.contains(word), "{word:?} for {client} to {host}:\n{told}");
         }
     }
+}
+
+#[test]
+fn explain_goes_by_the_address_that_is_named() {
+    let dir = two_tenants();
+    let config = dir.path().to_str().unwrap();
+    let explain = |address: &str| {
+        let asked = ["explain", "-c", config, "172.16.28.8:3128", "--client", "172.16.28.9"];
+        let more = ["--host", "erp.example:443", "--address", address];
+        stdout(&output(&[&asked[..], &more].concat()))
+    };
+
+    let inside = explain("10.1.2.3");
+    let outside = explain("198.51.100.7");
+    let nameless =
+        output(&["explain", "-c", config, "172.16.28.8:3128", "--address", "198.51.100.7"]);
+
+    assert!(inside.contains("SERVED by outside\n"), "{inside}");
+    assert!(inside.contains("erp.example is taken to stand for 10.1.2.3"), "{inside}");
+    assert!(inside.contains("erp decides"), "{inside}");
+    assert!(outside.contains("REFUSED policy_denied"), "{outside}");
+    assert_eq!(nameless.status.code(), Some(2));
+}
+
+#[test]
+fn explain_tells_who_shows_no_credential_what_they_get() {
+    let dir = TempDir::new();
+    dir.write("ci", format!("ci:{}\n", "a".repeat(64)));
+    let entry = "address: 172.16.28.8, credentials: {file: ci}";
+    let rules = "allow: [{host: bank.example}]";
+    dir.write("a.yaml", document("a", [203, 0, 113, 2], entry, rules));
+    let file = dir.join("a.yaml");
+    let explain = |more: &[&str]| {
+        let asked = ["explain", "-c", file.to_str().unwrap(), "172.16.28.8:3128", "--host"];
+        stdout(&output(&[&asked[..], &["bank.example:443"], more].concat()))
+    };
+
+    let without = explain(&[]);
+    let with = explain(&["--credential"]);
+
+    assert!(without.contains("REFUSED proxy_authentication"), "{without}");
+    assert!(without.contains("of one of ci; none is shown: 407"), "{without}");
+    assert!(with.contains("SERVED by outside\n"), "{with}");
 }
 
 // S2.42
