@@ -3,6 +3,7 @@
 //! Deliberately absent: a TLS library's types; the proxy makes those from the DER held here.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -39,6 +40,12 @@ pub struct Certificate {
     pub fingerprint: Arc<str>,
     /// Where the document names it.
     pub origin: Origin,
+    /// The file of the chain, as it was found.
+    #[serde(skip)]
+    pub chain_file: PathBuf,
+    /// The file of the key, as it was found.
+    #[serde(skip)]
+    pub key_file: PathBuf,
 }
 
 /// A private key in DER with the container it was found in.

@@ -116,6 +116,7 @@ impl<'a> Files<'a> {
         let key = self.bytes(report, &names.key, names.place, field);
         let (certificate, key) = (certificate?, key?);
         let (chain_bytes, key_bytes) = (certificate.1, key.1);
+        let files = (certificate.0.clone(), key.0.clone());
         let old = self.old.map(|old| &old.identities);
         let read = || identity::read(chain_bytes, key_bytes);
         let identity = self.fresh.identities.get(old, vec![certificate, key], read);
@@ -127,7 +128,7 @@ impl<'a> Files<'a> {
             }
             Ok(identity) => {
                 self.remark(report, &names, field, identity, purpose);
-                Some(Arc::new(names.certificate_of(report, identity)))
+                Some(Arc::new(names.certificate_of(report, identity, files)))
             }
         }
     }
@@ -343,7 +344,12 @@ impl Names {
         None
     }
 
-    fn certificate_of(&self, report: &Report<'_>, identity: &Identity) -> Certificate {
+    fn certificate_of(
+        &self,
+        report: &Report<'_>,
+        identity: &Identity,
+        (chain_file, key_file): (PathBuf, PathBuf),
+    ) -> Certificate {
         let leaf = &identity.leaf;
         let stem = [".crt", ".pem"].iter().find_map(|end| self.certificate.strip_suffix(end));
         Certificate {
@@ -359,6 +365,8 @@ impl Names {
             not_after: leaf.not_after,
             fingerprint: Arc::clone(&leaf.fingerprint),
             origin: report.source().origin(self.place),
+            chain_file,
+            key_file,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What each kind of change does to connections that are open. Deliberately absent: connections.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use durward_model::certificate::{KeyEncoding, PrivateKey};
@@ -36,6 +37,8 @@ fn certificate(key: u8) -> Arc<Certificate> {
         not_after: 0,
         fingerprint: Arc::from(""),
         origin: Origin::default(),
+        chain_file: PathBuf::new(),
+        key_file: PathBuf::new(),
     })
 }
 

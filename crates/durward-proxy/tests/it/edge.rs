@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -288,6 +289,8 @@ pub(crate) fn certificate_named(identity: &Identity, names: &[&str]) -> Arc<Cert
         not_after: i64::MAX,
         fingerprint: text(""),
         origin: Origin::default(),
+        chain_file: PathBuf::new(),
+        key_file: PathBuf::new(),
     })
 }
 

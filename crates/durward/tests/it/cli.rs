@@ -356,6 +356,36 @@ fn check_tells_what_would_not_work_here() {
 }
 
 #[test]
+fn what_check_advises_about_a_certificate_cures_it_word_for_word() {
+    let place = TempDir::new();
+    let certs = place.join("certs");
+    let address = unique_loopback();
+    let ip = address.to_string();
+    let few = ["--days", "10", "--dns", "*.pay.example", "--name", "pay"];
+    let common = ["certs", "issue", "--dir", certs.to_str().unwrap(), "--ip", &ip];
+    assert!(output(&[&common[..], &few].concat()).status.success());
+    let document = tenant("pay", address.into(), 8443, nowhere())
+        .replace("protocol: HTTP,", "protocol: HTTPS, certificate: {file: certs/pay},");
+    let file = place.write("pay.yaml", document);
+    let check = || {
+        let asked = ["check", "-c", file.to_str().unwrap(), "--admin", "off"];
+        stdout(&output(&asked))
+    };
+
+    let before = check();
+    let advice = before.split_once("durward certs issue").unwrap().1.lines().next().unwrap();
+    let line = format!("{} certs issue{advice}", env!("CARGO_BIN_EXE_durward"));
+    let elsewhere = TempDir::new();
+    let run = Command::new("sh").args(["-c", &line]).current_dir(elsewhere.path()).output();
+    let after = check();
+
+    assert!(before.contains("ends in 9 days"), "{before}");
+    assert!(run.as_ref().unwrap().status.success(), "{line}\n{}", stderr(&run.unwrap()));
+    assert!(after.contains("ECDSA-P256, 2 names, 89 days"), "{after}");
+    assert!(!after.contains("durward certs issue"), "{after}");
+}
+
+#[test]
 fn what_the_kernel_alone_would_serve_is_something() {
     let guide = crate::text("docs/guide/nat.md");
     let blocks: Vec<&str> = guide.split("```yaml\n").skip(1).take(2).collect();

@@ -46,10 +46,10 @@ fn listener_certificates(category: &mut Category, listener: &Listener, now: i64)
     let Some(tls) = listener.tls() else { return };
     for certificate in &tls.certificates {
         let what = format!("{} certificate {} at {listener}", listener.tenant, certificate.name);
-        let remedy = format!(
-            "replace its files, they are picked up at once; a local authority: durward certs issue --ip {} --force",
-            listener.address
-        );
+        let mut remedy = "replace its files, they are picked up at once".to_owned();
+        if let Some(command) = reissue(certificate, listener.address.0) {
+            remedy.push_str(&format!("; a local authority: {command}"));
+        }
         judge(category, &what, certificate, now, &remedy);
     }
     if let Some(first) = tls.certificates.first() {
@@ -64,11 +64,37 @@ fn address_named(
     address: IpAddr,
 ) {
     if !certificate.covers_ip(address) {
+        let command = reissue(certificate, address).map(|command| format!("; {command}"));
         category.warn(
             format!("{} certificate {} does not name {address}", listener.tenant, certificate.name),
-            format!("clients that check the address refuse it; durward certs issue --ip {address}"),
+            format!("clients that check the address refuse it{}", command.unwrap_or_default()),
         );
     }
+}
+
+/// The command that writes the certificate anew, with its names and `address`; `None` where its files are not called as it would call them.
+fn reissue(certificate: &Certificate, address: IpAddr) -> Option<String> {
+    let file = &certificate.chain_file;
+    let fits = file.extension()? == "crt" && certificate.key_file == file.with_extension("key");
+    let stem = file.file_stem()?.to_str().filter(|stem| fits && *stem != "ca")?;
+    let dir = match file.parent()?.to_str()? {
+        "" => ".",
+        dir => dir,
+    };
+    let mut words = vec![format!("--dir {} --name {}", quoted(dir), quoted(stem))];
+    let others = certificate.ip_names.iter().filter(|known| **known != address);
+    words.extend(std::iter::once(&address).chain(others).map(|ip| format!("--ip {ip}")));
+    words.extend(certificate.dns_names.iter().map(|name| format!("--dns {}", quoted(name))));
+    Some(format!("durward certs issue {} --force", words.join(" ")))
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@".contains(&byte);
+    if word.bytes().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn judge(category: &mut Category, what: &str, certificate: &Certificate, now: i64, remedy: &str) {
@@ -140,5 +166,17 @@ fn client_authorities(category: &mut Category, tenant: &Tenant, now: i64) {
                 category.ok(format!("{what}: {}", days(facts.days_left(now))));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_reach_the_command_as_they_are() {
+        assert_eq!(quoted("/etc/durward/certs"), "/etc/durward/certs");
+        assert_eq!(quoted("*.acme.example"), "'*.acme.example'");
+        assert_eq!(quoted("a b's"), r"'a b'\''s'");
     }
 }
