@@ -1,7 +1,8 @@
 //! Bytes both ways between a client and an upstream until both have said their last.
 //!
-//! Between two plain sockets what is much is joined in the kernel by splice(2); a little, and with TLS on either side all, is copied. A side that is done writing is told to
-//! the other; one that breaks off breaks the other off. Deliberately absent: buffers for connections that are silent.
+//! Between two plain sockets much is joined in the kernel by splice(2); a little, and with TLS on either side all, is copied. A side that
+//! is done writing is told to the other; one that breaks off breaks the other off. Deliberately absent: buffers for connections that are
+//! silent.
 
 mod copy;
 mod meter;

@@ -366,9 +366,10 @@ pub(super) fn sysctls(wanted: &BTreeMap<Sysctl, u32>, set: bool) -> Vec<String> 
         };
         Some(format!("{} should be {value}: {why}", sysctl.path().display()))
     };
-    wanted.iter().filter_map(one)
-        .chain(sysctl::no_way_back(wanted).map(|interfaces| {
-            format!("no default route, and rp_filter on {interfaces}: clients that no route leads to are dropped")
-        }))
-        .collect()
+    let dropped = sysctl::no_way_back(wanted).map(|interfaces| {
+        format!(
+            "no default route, and rp_filter on {interfaces}: clients that no route leads to are dropped"
+        )
+    });
+    wanted.iter().filter_map(one).chain(dropped).collect()
 }

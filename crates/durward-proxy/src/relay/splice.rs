@@ -1,4 +1,5 @@
-//! Two plain sockets joined: much goes through a pipe in the kernel and never through this process, a little is read and written, which needs fewer calls.
+//! Two plain sockets joined: much goes through a pipe in the kernel and never through this process; a little is read and written, which
+//! needs fewer calls.
 //!
 //! Deliberately absent: a pipe or a buffer for a direction in which nothing moves.
 

@@ -130,6 +130,24 @@ async fn many_streams_at_once_exceed_the_pipes_and_lose_nothing() {
     }
 }
 
+// S1.39
+#[tokio::test]
+async fn little_and_much_in_turn_arrive_in_order() {
+    let echo = TcpEcho::start("127.0.0.1:0");
+    let address = any(9000);
+    let _proxy = serve(&[tenant("a").upstream(echo.address()).listen(address, tcp(None))]);
+    let bytes = pattern(300_000);
+    let mut stream = tcp_connect(address, None).await.unwrap();
+
+    // Around the sizes at which a direction begins and ends to go through a pipe.
+    for size in [1, 16_383, 300_000, 1, 1_023, 16_384, 1_024, 65_536, 2, 16_385, 100].repeat(10) {
+        stream.write_all(&bytes[..size]).await.unwrap();
+        let mut back = vec![0; size];
+        stream.read_exact(&mut back).await.unwrap();
+        assert!(back == bytes[..size], "{size}");
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_speaks_first_is_heard() {
     let origin = RawOrigin::start("127.0.0.1:0", |mut connection| async move {

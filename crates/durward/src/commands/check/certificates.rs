@@ -64,7 +64,8 @@ fn address_named(
     address: IpAddr,
 ) {
     if !certificate.covers_ip(address) {
-        let command = reissue(certificate, address).map(|command| format!("; {command}"));
+        let command =
+            reissue(certificate, address).map(|command| format!("; a local authority: {command}"));
         category.warn(
             format!("{} certificate {} does not name {address}", listener.tenant, certificate.name),
             format!("clients that check the address refuse it{}", command.unwrap_or_default()),
