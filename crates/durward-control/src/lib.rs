@@ -6,6 +6,7 @@
 pub mod certificate;
 pub mod compile;
 pub mod excerpt;
+mod field;
 pub mod isolation;
 pub mod migrate;
 pub mod place;

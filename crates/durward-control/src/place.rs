@@ -31,6 +31,13 @@ impl Place {
             len: small(range.len()),
         }
     }
+
+    /// What is written here; `None` when only the beginning is known.
+    #[must_use]
+    pub fn of(self, text: &str) -> Option<&str> {
+        let (start, len) = (self.start as usize, self.len as usize);
+        text.get(start..start + len).filter(|_| len > 0)
+    }
 }
 
 fn small(number: usize) -> u32 {

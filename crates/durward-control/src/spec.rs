@@ -5,6 +5,7 @@
 
 pub mod document;
 pub mod egress;
+mod fields;
 pub mod ingress;
 pub mod port_mapping;
 pub mod references;

@@ -172,6 +172,16 @@ pub enum HostMatch {
 }
 
 impl HostMatch {
+    /// A name it is for.
+    #[must_use]
+    pub fn example(&self) -> Host {
+        Host::Name(match self {
+            Self::Any => Arc::from("name.example"),
+            Self::Pattern(HostPattern::Exact(name)) | Self::Suffix(name) => Arc::clone(name),
+            Self::Pattern(HostPattern::Wildcard(parent)) => Arc::from(format!("name.{parent}")),
+        })
+    }
+
     fn matches(&self, name: &str) -> bool {
         match self {
             Self::Any => true,

@@ -15,6 +15,7 @@ use durward_model::mapping::{NatModel, Transport};
 
 use crate::interface::Interfaces;
 use crate::mark;
+use crate::nftables::changes::Detail;
 use crate::nftables::ruleset::{Data, Value};
 use crate::nftables::{Changes, Element, Ruleset, Set};
 use crate::options::{AssignedAddress, Options};
@@ -107,7 +108,31 @@ impl Difference {
 
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.ruleset.write(f, words::element)?;
+        self.write(f, Detail::Elements)
+    }
+}
+
+impl Difference {
+    /// One line for each change, of a table that is made at once all its rules as well.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        struct Full<'a>(&'a Difference);
+        impl std::fmt::Display for Full<'_> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.write(f, Detail::All)
+            }
+        }
+        Full(self).to_string()
+    }
+
+    /// Whether a table is made at once, so that its rules are not shown with the rest.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.ruleset.first
+    }
+
+    fn write(&self, f: &mut std::fmt::Formatter<'_>, detail: Detail) -> std::fmt::Result {
+        self.ruleset.write(f, detail, words::element)?;
         for (sign, routing) in [('+', &self.new_routing), ('-', &self.old_routing)] {
             for line in routing.lines() {
                 writeln!(f, "{sign} {line}")?;

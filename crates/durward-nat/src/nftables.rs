@@ -14,6 +14,7 @@ pub(crate) mod probe;
 pub mod ruleset;
 pub mod table;
 mod uapi;
+pub(crate) mod words;
 
 pub use changes::Changes;
 pub use expression::{Expression, Verdict};

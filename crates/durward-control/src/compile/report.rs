@@ -1,13 +1,14 @@
-//! What is found wrong with one document while it is compiled, and the names of the fields it is about.
+//! What is found wrong with one document while it is compiled.
 //!
 //! Deliberately absent: deciding what is left out; callers do that with the `None` they get.
 
-use std::fmt::{self, Display};
+use std::fmt::Display;
 
 use durward_model::verdict::{Finding, Severity};
 use ipnet::IpNet;
 
 use super::words;
+pub(crate) use crate::field::Field;
 use crate::place::{At, Place};
 use crate::resources::Source;
 
@@ -123,54 +124,5 @@ impl<'a> Report<'a> {
     /// Takes the findings out, for a verdict that several parts contribute to.
     pub(crate) fn take(&mut self) -> Vec<Finding> {
         std::mem::take(&mut self.findings)
-    }
-}
-
-/// The name of a field, written out only when a finding needs it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Field<'a> {
-    parent: Option<&'a Self>,
-    step: Step<'a>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Step<'a> {
-    Root(&'a str),
-    Name(&'a str),
-    Index(usize),
-}
-
-impl<'a> Field<'a> {
-    pub(crate) const SPEC: Field<'static> = Field { parent: None, step: Step::Root("spec") };
-    pub(crate) const NAME: Field<'static> =
-        Field { parent: None, step: Step::Root("metadata.name") };
-    pub(crate) const CREATED: Field<'static> =
-        Field { parent: None, step: Step::Root("metadata.creationTimestamp") };
-
-    pub(crate) fn name(&'a self, name: &'a str) -> Self {
-        Self { parent: Some(self), step: Step::Name(name) }
-    }
-
-    pub(crate) fn index(&'a self, index: usize) -> Self {
-        Self { parent: Some(self), step: Step::Index(index) }
-    }
-}
-
-fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
-}
-
-impl Display for Field<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(parent) = self.parent {
-            parent.fmt(f)?;
-        }
-        match self.step {
-            Step::Root(name) => f.write_str(name),
-            Step::Name(name) if name.bytes().all(is_plain) => write!(f, ".{name}"),
-            // A key of the user's may hold anything, and findings are printed on terminals.
-            Step::Name(name) => write!(f, ".{name:?}"),
-            Step::Index(index) => write!(f, "[{index}]"),
-        }
     }
 }

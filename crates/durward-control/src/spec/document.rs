@@ -11,6 +11,7 @@ use serde_saphyr::Error;
 
 use crate::place::{At, Place};
 use crate::resources::{Broken, Content, Source};
+use crate::spec::fields::{Path, Sought};
 use crate::spec::port_mapping::{self, PortMappingDocument};
 use crate::spec::tenant::{API_VERSION, KIND, TenantDocument};
 use crate::suggest;
@@ -101,28 +102,60 @@ pub fn source(
 /// What the text of `source` says.
 #[must_use]
 pub fn content(source: &Source) -> Content {
-    let text = &source.text;
-    let read = if *source.kind == *port_mapping::KIND {
-        serde_saphyr::from_str(text).map(|document| checked_mapping(source, document))
+    read(&source.kind, &source.text).unwrap_or_else(|fault| fault.of(source))
+}
+
+/// What a YAML text says that is of this kind.
+pub(super) fn read(kind: &str, text: &str) -> Result<Content, Fault> {
+    let read = if kind == port_mapping::KIND {
+        serde_saphyr::from_str(text).map(checked_mapping)
     } else {
-        serde_saphyr::from_str(text).map(|document| checked(source, document))
+        serde_saphyr::from_str(text).map(checked)
     };
-    read.unwrap_or_else(|error| Content::Broken(Arc::new(broken(source, &error))))
+    read.unwrap_or_else(|error| Err(fault(text, &error)))
 }
 
 /// The tenant, if the document is of our kind and version.
-pub(super) fn checked(source: &Source, document: TenantDocument) -> Content {
-    match misdirected(source, &document.api_version, &document.kind) {
-        None => Content::Tenant(Arc::new(document)),
-        Some(broken) => Content::Broken(Arc::new(broken)),
+pub(super) fn checked(document: TenantDocument) -> Result<Content, Fault> {
+    match misdirected(&document.api_version, &document.kind) {
+        None => Ok(Content::Tenant(Arc::new(document))),
+        Some(fault) => Err(fault),
     }
 }
 
 /// The mapping, if the document is of our version.
-pub(super) fn checked_mapping(source: &Source, document: PortMappingDocument) -> Content {
-    match misdirected(source, &document.api_version, &document.kind) {
-        None => Content::Mapping(Arc::new(document)),
-        Some(broken) => Content::Broken(Arc::new(broken)),
+pub(super) fn checked_mapping(document: PortMappingDocument) -> Result<Content, Fault> {
+    match misdirected(&document.api_version, &document.kind) {
+        None => Ok(Content::Mapping(Arc::new(document))),
+        Some(fault) => Err(fault),
+    }
+}
+
+/// Why a text is not a document.
+#[derive(Debug)]
+pub(super) struct Fault {
+    reason: &'static str,
+    /// What is said of the field, or of the whole document.
+    pub(super) sentence: String,
+    /// The field, as far as it can be told.
+    pub(super) path: Option<Path>,
+    pub(super) place: Place,
+    /// Whose document it is, as far as it can be told.
+    pub(super) name: Option<String>,
+}
+
+impl Fault {
+    /// A text whose form is wrong.
+    pub(super) fn of_form(path: Option<Path>, sentence: String) -> Self {
+        Self { reason: "Unreadable", sentence, path, place: Place::default(), name: None }
+    }
+
+    /// The broken document.
+    pub(super) fn of(self, source: &Source) -> Content {
+        let field = self.path.map(|path| path.to_string()).unwrap_or_default();
+        let finding =
+            source.finding(Severity::Error, self.reason, self.place, &field, &self.sentence);
+        Content::Broken(Arc::new(Broken { name: self.name, findings: vec![finding] }))
     }
 }
 
@@ -140,61 +173,44 @@ struct HeadMetadata {
     name: Option<String>,
 }
 
-fn broken(source: &Source, error: &Error) -> Broken {
-    let head = serde_saphyr::from_str::<Head>(&source.text).ok();
+fn fault(text: &str, error: &Error) -> Fault {
+    let head = serde_saphyr::from_str::<Head>(text).ok();
     let (version, kind) =
         head.as_ref().map_or((None, None), |head| (head.api_version.as_ref(), head.kind.as_ref()));
     if let (Some(version), Some(kind)) = (version, kind)
-        && let Some(broken) = misdirected(source, version, kind)
+        && let Some(fault) = misdirected(version, kind)
     {
-        return broken;
+        return fault;
     }
     let name = head.and_then(|head| head.metadata).and_then(|metadata| metadata.name);
     let place = error.location().map(Place::from).unwrap_or_default();
-    let finding = source.finding(Severity::Error, "Unreadable", place, "", &sentence(error));
-    Broken { name: name.or_else(|| named_in(&source.text)), findings: vec![finding] }
+    Fault { place, name: name.or_else(|| named_in(text)), ..of_form(error, text, place) }
 }
 
 /// A document of another kind or version.
-fn misdirected(source: &Source, version: &At<String>, kind: &At<String>) -> Option<Broken> {
+fn misdirected(version: &At<String>, kind: &At<String>) -> Option<Fault> {
+    let kinds = || KINDS.join(" and ");
     let (field, at, sentence) = if !version.starts_with("durward.dev/") {
-        (
-            "apiVersion",
-            version,
-            format!("{:?} is not ours: Durward reads {API_VERSION}", version.value),
-        )
+        let sentence = format!("{:?} is not ours: Durward reads {API_VERSION}", version.value);
+        ("apiVersion", version, sentence)
     } else if version.value != API_VERSION {
-        (
-            "apiVersion",
-            version,
-            format!("{:?} is not known: this version reads {API_VERSION}", version.value),
-        )
+        let sentence =
+            format!("{:?} is not known: this version reads {API_VERSION}", version.value);
+        ("apiVersion", version, sentence)
     } else if LATER.contains(&kind.as_str()) {
-        (
-            "kind",
-            kind,
-            format!(
-                "{:?} is not served yet: this version reads {}",
-                kind.value,
-                KINDS.join(" and ")
-            ),
-        )
+        let sentence =
+            format!("{:?} is not served yet: this version reads {}", kind.value, kinds());
+        ("kind", kind, sentence)
     } else if !KINDS.contains(&kind.as_str()) {
         let hint = suggest::hint(kind, KINDS);
-        (
-            "kind",
-            kind,
-            format!(
-                "{:?} is not known{hint}: this version reads {}",
-                kind.value,
-                KINDS.join(" and ")
-            ),
-        )
+        let sentence =
+            format!("{:?} is not known{hint}: this version reads {}", kind.value, kinds());
+        ("kind", kind, sentence)
     } else {
         return None;
     };
-    let finding = source.finding(Severity::Error, "UnknownKind", at.place, field, &sentence);
-    Some(Broken { name: None, findings: vec![finding] })
+    let path = Some(Path::default().with(field));
+    Some(Fault { reason: "UnknownKind", sentence, path, place: at.place, name: None })
 }
 
 /// The name in a text too broken to parse: that of the first `metadata`.
@@ -208,30 +224,51 @@ fn named_in(text: &str) -> Option<String> {
     names.next()
 }
 
-/// What is wrong, in our words where the error says what was expected.
-fn sentence(error: &Error) -> String {
+/// What is wrong at `place` of a YAML text, in our words where the error says what was expected.
+fn of_form(error: &Error, text: &str, place: Place) -> Fault {
+    let to = |sought| Path::to(text, place, sought);
+    let of_name = |name: &str, sentence: String| match to(Sought::Name) {
+        Some(path) => Fault::of_form(Some(path), sentence),
+        None => Fault::of_form(None, format!("field {name:?} {sentence}")),
+    };
+    let of_value = |sentence: String| Fault::of_form(to(Sought::Value), sentence);
+    let must_be = |what: &str| match to(Sought::Value) {
+        Some(path) if path.is_whole() => {
+            Fault::of_form(None, format!("the document must be {what}"))
+        }
+        Some(path) => Fault::of_form(Some(path), format!("must be {what}")),
+        None => Fault::of_form(None, format!("what is written here must be {what}")),
+    };
     match error.without_snippet() {
         Error::SerdeUnknownField { field, expected, .. } => {
             let hint = suggest::hint(field, expected.iter().copied());
-            format!("field {field:?} is not known here{hint}; known are {}", expected.join(", "))
+            of_name(field, format!("is not known here{hint}; known are {}", expected.join(", ")))
         }
+        Error::DuplicateMappingKey { key: Some(key), .. } => {
+            of_name(key, "is written twice: keep one of them".to_owned())
+        }
+        Error::SerdeMissingField { field, .. } => match to(Sought::Mapping) {
+            Some(path) => Fault::of_form(Some(path.with(field)), "is missing".to_owned()),
+            None => Fault::of_form(None, format!("field {field:?} is missing here")),
+        },
         Error::SerdeUnknownVariant { variant, expected, .. } => {
             let hint = suggest::hint(variant, expected.iter().copied());
-            format!("{variant:?} is not allowed here{hint}; allowed are {}", expected.join(", "))
-        }
-        Error::SerdeMissingField { field, .. } => format!("field {field:?} is missing here"),
-        Error::DuplicateMappingKey { key: Some(key), .. } => {
-            format!("{key:?} is written twice; keep one of them")
+            let allowed = expected.join(", ");
+            of_value(format!("{variant:?} is not allowed here{hint}; allowed are {allowed}"))
         }
         Error::SerdeInvalidType { unexpected, expected, .. }
         | Error::SerdeInvalidValue { unexpected, expected, .. } => {
-            format!("{unexpected} is written where {expected} is expected")
+            must_be(&format!("{expected}, but {unexpected} is written"))
         }
-        Error::InvalidScalar { ty, .. } => format!("the value is not {}", expected(ty)),
-        Error::Unexpected { expected: wanted, .. } => {
-            format!("{} is expected here", expected(wanted))
-        }
-        other => plain(&other.to_string()),
+        Error::InvalidScalar { ty, .. } => match place.of(text) {
+            Some(written) => {
+                let bare = written.trim_matches(['"', '\'']);
+                of_value(format!("{bare:?} is not {}", expected(ty)))
+            }
+            None => must_be(expected(ty)),
+        },
+        Error::Unexpected { expected: wanted, .. } => must_be(expected(wanted)),
+        other => Fault::of_form(None, plain(&other.to_string())),
     }
 }
 
@@ -241,9 +278,9 @@ fn expected(what: &str) -> &str {
         "u8" => "a whole number from 0 to 255",
         "u16" => "a whole number from 0 to 65535",
         "u32" => "a whole number from 0 to 4294967295",
-        "bool" => "true or false",
-        "mapping start" => "a mapping (name: value)",
-        "sequence start" => "a list",
+        "bool" | "boolean" => "true or false",
+        "mapping start" => "a mapping: names with values, like `name: value` on lines of their own",
+        "sequence start" => "a list: each entry on a line after `- `, or all in [ ] with commas",
         "string scalar" | "scalar" | "scalar value" => "a text",
         other => other,
     }

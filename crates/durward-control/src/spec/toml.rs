@@ -1,35 +1,67 @@
 //! A `Tenant` or `PortMapping` document in TOML: the same fields, one document per file.
 //!
-//! Deliberately absent: the place of each value; findings about a TOML document name the field, parse errors the line.
+//! Deliberately absent: the place of each value; findings about a TOML document name the field, those about its form the line as well.
 
-use durward_model::verdict::Severity;
+use std::ops::Range;
 
-use super::tenant::TenantDocument;
-use super::{document, port_mapping};
+use toml::de::{DeTable, DeValue};
+
+use super::document::{self, Fault};
+use super::fields::Path;
+use super::port_mapping;
+use crate::field::Step;
 use crate::place::Place;
-use crate::resources::{Broken, Content, Source};
+use crate::resources::{Content, Source};
 
 /// What the TOML text of `source` says.
 #[must_use]
 pub fn content(source: &Source) -> Content {
+    let text = &source.text;
     let read = if *source.kind == *port_mapping::KIND {
-        toml::from_str(&source.text).map(|mapping| document::checked_mapping(source, mapping))
+        toml::from_str(text).map(document::checked_mapping)
     } else {
-        toml::from_str::<TenantDocument>(&source.text)
-            .map(|tenant| document::checked(source, tenant))
+        toml::from_str(text).map(document::checked)
     };
-    match read {
-        Ok(content) => content,
-        Err(error) => {
-            let place =
-                error.span().map(|range| Place::within(&source.text, &range)).unwrap_or_default();
-            let message =
-                error.message().lines().next().unwrap_or("the text cannot be parsed").to_owned();
-            let finding = source.finding(Severity::Error, "Unreadable", place, "", &message);
-            let name = named_in(&source.text);
-            Content::Broken(std::sync::Arc::new(Broken { name, findings: vec![finding] }))
-        }
+    let (mut fault, at) = match read {
+        Ok(Ok(content)) => return content,
+        Ok(Err(fault)) => (fault, None),
+        Err(error) => (fault(source, &error), error.span()),
+    };
+    let at = fault.path.as_ref().and_then(|path| span(text, path)).or(at);
+    fault.place = at.map(|at| Place::within(text, &at)).unwrap_or_default();
+    fault.of(source)
+}
+
+/// A text of sound syntax is told of as the same in JSON would be, which is YAML: there can be asked what was expected.
+fn fault(source: &Source, error: &toml::de::Error) -> Fault {
+    let table = toml::from_str::<toml::Table>(&source.text).ok();
+    let same = table.and_then(|table| serde_json::to_string(&table).ok());
+    same.and_then(|same| document::read(&source.kind, &same).err()).unwrap_or_else(|| {
+        let message = error.message().lines().next().unwrap_or("the text cannot be parsed");
+        Fault::of_form(None, message.to_owned())
+    })
+}
+
+/// Where the field is written, or the nearest around it.
+fn span(text: &str, path: &Path) -> Option<Range<usize>> {
+    let root = DeTable::parse(text).ok()?;
+    let mut node = &DeValue::Table(root.into_inner());
+    let mut found = None;
+    for step in path.steps() {
+        let next = match (step, node) {
+            (Step::Root(name) | Step::Name(name), DeValue::Table(table)) => {
+                table.get_key_value(name).map(|(name, value)| (name.span(), value))
+            }
+            (Step::Index(at), DeValue::Array(list)) => {
+                list.get(at).map(|value| (value.span(), value))
+            }
+            _ => None,
+        };
+        let Some((span, value)) = next else { break };
+        found = Some(span);
+        node = value.get_ref();
     }
+    found
 }
 
 /// The kind a TOML text says it is of; `Tenant` when it says nothing that is known.
@@ -38,10 +70,4 @@ pub fn kind(text: &str) -> &'static str {
     let table: Option<toml::Table> = toml::from_str(text).ok();
     let named = table.as_ref().and_then(|table| table.get("kind")?.as_str());
     document::known_kind(named.unwrap_or_default())
-}
-
-/// The tenant's or mapping's name, as far as the text can be understood.
-fn named_in(text: &str) -> Option<String> {
-    let table: toml::Table = toml::from_str(text).ok()?;
-    Some(table.get("metadata")?.get("name")?.as_str()?.to_owned())
 }

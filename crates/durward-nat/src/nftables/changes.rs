@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::ruleset::{Chain, Element, Entry, Rule, Ruleset, Set};
+use super::ruleset::{Chain, Element, Entry, Ruleset, Set};
 
 /// The difference between two rulesets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,17 @@ pub struct Changes {
     pub old_counters: Vec<String>,
     /// Whether something cannot be changed in place, so that the whole table must be made anew.
     pub whole_table: bool,
+    /// Whether there was nothing before.
+    pub first: bool,
+}
+
+/// How much of a table that is made at once is written out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Its elements; of its chains and sets only how many there are.
+    Elements,
+    /// Everything.
+    All,
 }
 
 impl Changes {
@@ -44,6 +55,7 @@ impl Changes {
         if changes.whole_table {
             changes = Self { whole_table: true, ..Self::between(&Ruleset::default(), desired) };
         }
+        changes.first |= current.chains.is_empty() && !desired.chains.is_empty();
         changes
     }
 
@@ -137,7 +149,7 @@ pub(crate) fn difference(
 
 impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write(f, |_, key, element| Entry { key, element }.to_string())
+        self.write(f, Detail::All, |_, key, element| Entry { key, element }.to_string())
     }
 }
 
@@ -147,7 +159,7 @@ impl Changes {
         struct Words<'a>(&'a Changes);
         impl fmt::Display for Words<'_> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.write(f, crate::program::words::element)
+                self.0.write(f, Detail::All, crate::program::words::element)
             }
         }
         Words(self).to_string()
@@ -157,11 +169,31 @@ impl Changes {
     pub(crate) fn write(
         &self,
         f: &mut fmt::Formatter<'_>,
+        detail: Detail,
         words: impl Fn(&str, &[u8], &Element) -> String,
     ) -> fmt::Result {
         if self.whole_table {
             writeln!(f, "! the table is made anew")?;
         }
+        if self.first && detail == Detail::Elements {
+            let (chains, sets) = (self.new_chains.len(), self.new_sets.len());
+            let rules: usize = self.rewritten.values().map(|chain| chain.rules.len()).sum();
+            let counters = self.new_counters.len();
+            writeln!(f, "+ {chains} chains with {rules} rules, {sets} sets, {counters} counters")?;
+        } else {
+            self.write_program(f)?;
+        }
+        for (sign, elements) in [('-', &self.removed), ('+', &self.added)] {
+            for (set, elements) in elements {
+                for (key, element) in elements {
+                    writeln!(f, "{sign} {set} {}", words(set, key, element))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_program(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (kind, sign, names) in [
             ("counter", '+', &self.new_counters),
             ("chain", '-', &self.old_chains),
@@ -177,14 +209,7 @@ impl Changes {
             let sign = if self.new_chains.contains_key(name) { '+' } else { '~' };
             writeln!(f, "{sign} chain {name}")?;
             for rule in &chain.rules {
-                writeln!(f, "    {}", Rule(rule))?;
-            }
-        }
-        for (sign, elements) in [('-', &self.removed), ('+', &self.added)] {
-            for (set, elements) in elements {
-                for (key, element) in elements {
-                    writeln!(f, "{sign} {set} {}", words(set, key, element))?;
-                }
+                writeln!(f, "    {}", super::words::rule(rule))?;
             }
         }
         Ok(())

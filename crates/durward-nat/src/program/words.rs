@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use crate::nftables::ruleset::{Entry, Value};
+use crate::nftables::words::protocol;
 use crate::nftables::{Element, Verdict};
 
 /// An element of `set` on one line.
@@ -30,6 +31,8 @@ fn in_words(set: &str, key: &[u8], element: &Element) -> Option<String> {
         "ext" | "ext_in" | "out_ok" => name(key)?,
         "ctr" | "slot_out" => format!("{:#x}", number(key, 0)?),
         "taken" => taken(key)?,
+        "l4" => protocol(*key.first()?),
+        "discovery" => format!("icmpv6 type {}", key.first()?),
         "others" => format!("pool {} all else", number(key, 0)?),
         "here" => format!("kind {}", number(key, 0)?),
         "egp" => format!("pool {} range {}", number(key, 0)?, number(key, 4)?),
@@ -60,12 +63,7 @@ fn in_words(set: &str, key: &[u8], element: &Element) -> Option<String> {
 /// Address, protocol and port, a range of ports, or a port with the number of one of its endpoints.
 fn ports(key: &[u8], end: Option<&[u8]>, v4: bool) -> Option<String> {
     let (ip, rest) = address(key, v4)?;
-    let protocol = match rest.first()? {
-        6 => "tcp".to_owned(),
-        17 => "udp".to_owned(),
-        132 => "sctp".to_owned(),
-        other => other.to_string(),
-    };
+    let protocol = protocol(*rest.first()?);
     let first = port(rest.get(4..)?)?;
     let last = match end {
         Some(end) => port(address(end, v4)?.1.get(4..)?)?.wrapping_sub(1),
@@ -78,7 +76,7 @@ fn ports(key: &[u8], end: Option<&[u8]>, v4: bool) -> Option<String> {
 
 /// A pool, a protocol and a port.
 fn taken(key: &[u8]) -> Option<String> {
-    let protocol = if *key.get(4)? == 6 { "tcp" } else { "udp" };
+    let protocol = protocol(*key.get(4)?);
     Some(format!("pool {} {protocol} {}", number(key, 0)?, port(key.get(8..)?)?))
 }
 

@@ -97,6 +97,9 @@ pub(crate) enum NatWhat {
         config: ConfigArgs,
         #[command(flatten)]
         nat: NatArgs,
+        /// Show the rules and sets of a table that is not there yet as well
+        #[arg(long)]
+        program: bool,
     },
     /// Show what the kernel really does with packets: each matching one's way through all tables, Durward's steps in words. Slows
     /// all packets down a little while it runs

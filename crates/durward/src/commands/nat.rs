@@ -5,12 +5,14 @@
 mod steer;
 mod trace;
 
-use std::io::Write as _;
+use std::error::Error;
+use std::io::{ErrorKind, Write as _};
 
 use durward_model::mapping::{KernelEgress, NatModel, PortMapping};
 use durward_model::verdict::{Outcome, Verdict, Verdicts};
 use durward_nat::nftables::TableError;
 use durward_nat::{MappingReport, Nat, NatError};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::app::sentence;
@@ -24,7 +26,7 @@ use crate::output::{Format, Screen, Table, Tone, count, plain};
 pub(crate) fn nat(arguments: &NatCommand, log: LogFormat) -> Result<Exit, Failure> {
     match &arguments.what {
         NatWhat::List { config, nat, output } => list(config, nat, *output),
-        NatWhat::Diff { config, nat } => diff(config, nat),
+        NatWhat::Diff { config, nat, program } => diff(config, nat, *program),
         NatWhat::Trace(arguments) => trace::trace(arguments),
         NatWhat::Steer(arguments) => steer::steer(arguments, log),
         NatWhat::Cleanup { nat } => cleanup(nat),
@@ -179,14 +181,19 @@ fn print(
     ))
 }
 
-fn diff(config: &ConfigArgs, arguments: &NatArgs) -> Result<Exit, Failure> {
+fn diff(config: &ConfigArgs, arguments: &NatArgs, program: bool) -> Result<Exit, Failure> {
     let loaded = config::load(config)?;
     let (_, difference) = open(arguments)?.preview(&loaded.snapshot.nat).map_err(failed)?;
     let mut screen = Screen::stdout();
     match (difference.is_empty(), loaded.verdicts.all_accepted()) {
+        (false, _) if program => screen.text(&difference.in_full())?,
         (false, _) => screen.text(&difference.to_string())?,
         (true, true) => screen.line("the kernel is as the configuration says")?,
         (true, false) => screen.line("the kernel is as the accepted documents say")?,
+    }
+    if difference.is_first() && !program {
+        screen
+            .line("\nthe table is not there yet; its rules and sets: durward nat diff --program")?;
     }
     let left_out = tell_left_out(&loaded.verdicts)?;
     let rejected = |verdict: &Verdict| verdict.outcome == Outcome::Rejected;
@@ -226,6 +233,9 @@ fn open(arguments: &NatArgs) -> Result<Nat, Failure> {
     Nat::start(arguments.options()?).map_err(failed)
 }
 
+const RIGHTS: &str =
+    "this needs CAP_NET_ADMIN: run it as root, or in a network namespace of your own";
+
 #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` passes")]
 fn failed(error: NatError) -> Failure {
     match &error {
@@ -234,6 +244,21 @@ fn failed(error: NatError) -> Failure {
             "it may not be changed: either a running durward owns it, or CAP_NET_ADMIN is missing",
         ),
         NatError::Options { problem } => Failure::usage(problem.clone()),
+        error if is_forbidden(error) => Failure::broken("asking the kernel", RIGHTS),
         error => Failure::broken("asking the kernel", sentence(error)),
     }
+}
+
+/// Whether the kernel said that we may not.
+fn is_forbidden(error: &NatError) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        let errno = error.downcast_ref::<Errno>().map(|errno| errno.kind());
+        if io.or(errno) == Some(ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }

@@ -106,10 +106,7 @@ fn a_bad_edit_keeps_what_was_served_and_is_shown() {
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(answer["accepted"], false);
     assert!(
-        answer["findings"][0]
-            .as_str()
-            .unwrap()
-            .contains("acme.yaml:4: field \"ingres\" is not known"),
+        answer["findings"][0].as_str().unwrap().contains("acme.yaml:4: spec.ingres is not known"),
         "{answer}"
     );
     assert_eq!(gateway.get("/").unwrap().0, 200, "the last good configuration is served");

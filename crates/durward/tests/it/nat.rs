@@ -8,7 +8,7 @@ mod trace;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use durward_testkit::netns::{Namespace, add_address, add_route, in_namespace, ip, link_up, veth};
@@ -70,11 +70,14 @@ impl Lab {
 
     /// `durward nat WHAT` on the lab's configuration.
     fn nat(&self, what: &[&str]) -> Output {
+        // Nothing but the binary itself is needed.
+        self.command(what).env("PATH", "").output().unwrap()
+    }
+
+    fn command(&self, what: &[&str]) -> Command {
         let config = self.dir.path().to_str().unwrap().to_owned();
         let config = if what[0] == "cleanup" { vec![] } else { vec!["-c", &config] };
-        let mut command = durward(&[&["nat"], what, &config, &OPTIONS].concat());
-        // Nothing but the binary itself is needed.
-        command.env("PATH", "").output().unwrap()
+        durward(&[&["nat"], what, &config, &OPTIONS].concat())
     }
 
     fn by_partner(&self, port: u16) -> Result<(TcpStream, String), String> {
@@ -269,6 +272,24 @@ fn list_and_diff_show_what_is_and_what_would_be() {
 }
 
 #[test]
+fn without_the_right_the_missing_capability_is_named() {
+    in_namespace("nat::without_the_right_the_missing_capability_is_named", || {
+        let lab = Lab::new();
+        lab.write("{port: 8080}");
+
+        for what in ["list", "diff", "cleanup"] {
+            let plain = lab.command(&[what]);
+            // A program keeps no capability that is outside of its bounding set.
+            let mut without = Command::new("setpriv");
+            without.args(["--bounding-set", "-all", "--inh-caps", "-all"]);
+            let told = without.arg(plain.get_program()).args(plain.get_args()).output().unwrap();
+            assert_eq!(told.status.code(), Some(1), "{what}");
+            assert!(stderr(&told).contains("needs CAP_NET_ADMIN"), "{what}: {}", stderr(&told));
+        }
+    });
+}
+
+#[test]
 fn list_and_diff_tell_what_is_rejected_and_kept() {
     in_namespace("nat::list_and_diff_tell_what_is_rejected_and_kept", || {
         let lab = Lab::new();
@@ -281,7 +302,7 @@ fn list_and_diff_tell_what_is_rejected_and_kept() {
 
         for told in [&list, &diff] {
             assert_eq!(told.status.code(), Some(3), "{}", stdout(told));
-            let finding = "PortMapping desk: the value is not a whole number from 0 to 65535";
+            let finding = "PortMapping desk: spec.ports[0].port \"808000\" is not a whole number from 0 to 65535";
             assert!(stderr(told).contains(finding), "{}", stderr(told));
             assert!(stderr(told).contains("acme.yaml:"), "{}", stderr(told));
         }

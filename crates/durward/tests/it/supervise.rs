@@ -109,7 +109,9 @@ fn a_new_process_that_cannot_start_leaves_the_old_one_serving() {
     assert!(!gateway.child.output().contains("accepted again"), "it had not read the broken one");
     gateway.dir.write("acme.yaml", "not: a tenant\n");
     gateway.child.signal(Signal::HUP);
-    gateway.child.wait_for_line_blocking("\"level\":\"ERROR\",\"message\":\"field", DEADLINE);
+    gateway
+        .child
+        .wait_for_line_blocking("\"level\":\"ERROR\",\"message\":\"not is not known", DEADLINE);
     gateway
         .dir
         .write("acme.yaml", tenant("acme", listener.ip(), listener.port(), second.address()));

@@ -17,11 +17,17 @@ pub(crate) fn check(loaded: &Loaded) -> Category {
         category.ok(format!("{} accepted", count(good, "document")));
     }
     for verdict in verdicts.iter().filter(|verdict| verdict.outcome != Outcome::Accepted) {
-        let why = verdict.findings.iter().find(|finding| finding.severity == Severity::Error);
-        let why = why.map(ToString::to_string).unwrap_or_default();
+        let mut errors =
+            verdict.findings.iter().filter(|finding| finding.severity == Severity::Error);
+        let why = errors.next().map(|first| format!("{}: {first}", first.origin));
+        let why = why.unwrap_or_else(|| verdict.origin.to_string());
+        let more = match errors.count() {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
         category.error(
             format!("{} {}: {}", verdict.kind, verdict.name, verdict.outcome),
-            format!("{why} ({}); see: durward validate", verdict.origin),
+            format!("{why}{more}; see: durward validate"),
         );
     }
     for (verdict, finding) in loaded.verdicts.findings() {

@@ -5,7 +5,8 @@
 use std::net::IpAddr;
 
 use durward_model::egress::{
-    Asked, ForwardService, Host, Mode, NO_HOST, Neighbours, Outcome, Policy, Surroundings, guard,
+    Asked, ForwardService, Host, HostMatch, Mode, NO_HOST, Neighbours, Outcome, Policy, Rule,
+    Surroundings, guard,
 };
 use durward_model::{ClientAuth, Listener, Service, Snapshot, Tenant};
 
@@ -74,26 +75,18 @@ pub(crate) fn one(
     }
     let around = Surroundings { tenant: &tenant.id, neighbours, host: &NO_HOST };
     let open = opened(policy, around);
-    if open.is_empty() {
+    if open.is_empty() && !is_near_reached(policy, around) {
         category.ok(format!("{name}: {} targets nearby are all denied", NEAR.len() * PORTS.len()));
     }
     for (rule, target) in open {
-        let sentence = format!("{name}: {rule} opens {target}, which is near the gateway");
-        if is_single(policy, &rule) {
+        let sentence = format!("{name}: {} opens {target}, which is near the gateway", rule.name);
+        // Nobody names single addresses by mistake.
+        if rule.blocks.iter().all(|block| block.prefix_len() == block.max_prefix_len()) {
             category.ok(format!("{sentence}, and nothing else"));
         } else {
             category.warn(sentence, "if that is not meant, narrow its cidr to single addresses");
         }
     }
-}
-
-/// Whether a rule names single addresses only: nobody does that by mistake.
-fn is_single(policy: &Policy, rule: &str) -> bool {
-    let mut named = policy.allow.iter().filter(|known| *known.name == *rule);
-    named.all(|rule| {
-        rule.blocks.iter().all(|block| block.prefix_len() == block.max_prefix_len())
-            && !rule.blocks.is_empty()
-    })
 }
 
 fn who(category: &mut Category, name: &str, listener: &Listener, service: &ForwardService) {
@@ -118,24 +111,53 @@ fn who(category: &mut Category, name: &str, listener: &Listener, service: &Forwa
     }
 }
 
-/// The rules that let tunnels through to places nearby, and one place each.
-fn opened(policy: &Policy, around: Surroundings<'_>) -> Vec<(String, String)> {
-    let written = policy.allow.iter().flat_map(|rule| &rule.blocks).map(|block| block.addr());
-    let near = NEAR.iter().filter_map(|text| text.parse().ok());
-    let mut open: Vec<(String, String)> = Vec::new();
-    for address in near.chain(written.filter(|address| guard::classify(*address).is_some())) {
-        let host = Host::Address(IpAddr::to_canonical(&address));
-        let ports = policy.allow.iter().flat_map(|rule| &rule.ports).map(|(from, _)| *from);
-        for port in PORTS.into_iter().chain(ports) {
-            let asked = Asked { host: &host, port, method: None };
-            let decided = policy.decide(around, asked, &[address]);
-            let known = open.iter().any(|(rule, _)| **rule == *decided.rule);
-            if decided.outcome != Outcome::Deny && !known {
-                open.push((decided.rule.to_string(), format!("{address} port {port}")));
+/// Whether a tunnel to any of the places nearby is let through, asked for by its address.
+fn is_near_reached(policy: &Policy, around: Surroundings<'_>) -> bool {
+    let near = NEAR.iter().filter_map(|text| text.parse::<IpAddr>().ok());
+    near.flat_map(|address| PORTS.map(|port| (address, port))).any(|(address, port)| {
+        let host = Host::Address(address.to_canonical());
+        let asked = Asked { host: &host, port, method: None };
+        policy.decide(around, asked, &[address]).outcome != Outcome::Deny
+    })
+}
+
+/// The rules that let something through to places nearby, and one place each. Only a rule that names a block can.
+fn opened<'p>(policy: &'p Policy, around: Surroundings<'_>) -> Vec<(&'p Rule, String)> {
+    let rules = policy.allow.iter().filter(|rule| !rule.blocks.is_empty());
+    rules.filter_map(|rule| Some((rule, opened_by(policy, rule, around)?))).collect()
+}
+
+fn opened_by(policy: &Policy, rule: &Rule, around: Surroundings<'_>) -> Option<String> {
+    let within = |address: &IpAddr| rule.blocks.iter().any(|block| block.contains(address));
+    let near = NEAR.iter().filter_map(|text| text.parse().ok()).filter(within);
+    let ends = rule.blocks.iter().flat_map(|block| [block.network(), block.broadcast()]);
+    // A rule with methods may be for plain requests only.
+    let tunnels = rule.methods.is_empty() || rule.methods.iter().any(|known| **known == *"CONNECT");
+    let method = rule.methods.first().filter(|_| !tunnels).map(|method| &**method);
+    let default = if method.is_some() { 80 } else { 443 };
+    let ports: Vec<u16> = match rule.ports.as_slice() {
+        [] => vec![default],
+        ports => ports.iter().flat_map(|(from, to)| [*from, *to]).collect(),
+    };
+    let guarded = near.chain(ends).filter(|address| guard::classify(*address).is_some());
+    for address in guarded {
+        let hosts: Vec<Host> = match rule.hosts.as_slice() {
+            [] => vec![Host::Address(address.to_canonical())],
+            names => names.iter().map(HostMatch::example).collect(),
+        };
+        for (host, port) in
+            hosts.iter().flat_map(|host| ports.iter().map(move |port| (host, *port)))
+        {
+            let asked = Asked { host, port, method };
+            if policy.decide(around, asked, &[address]).outcome != Outcome::Deny {
+                return Some(match host {
+                    Host::Address(_) => format!("{address} port {port}"),
+                    Host::Name(name) => format!("{address} port {port} as {name}"),
+                });
             }
         }
     }
-    open
+    None
 }
 
 #[cfg(test)]
@@ -171,6 +193,17 @@ mod tests {
             "{open}"
         );
         assert!(wide.contains("allow[0] opens 10.1.2.0 port 22"), "{wide}");
+        let named = report(
+            "    proxy: [{address: 198.51.100.2, allowedSources: [192.0.2.0/24]}]\n    allow: [{host: db.acme.example, cidr: 10.1.2.9/32}, {host: .erp.example, cidr: 10.0.0.0/8}, {host: \"*\", cidr: 192.168.7.0/24, methods: [GET]}, {cidr: 172.16.0.0/12, ports: [8000-8100]}]\n    deny: [{cidr: 10.0.0.0/9}, {cidr: 172.16.0.0/12, ports: [1-8099]}]\n",
+        );
+        for word in [
+            "allow[1] opens 10.255.255.255 port 443 as erp.example,",
+            "allow[2] opens 192.168.7.0 port 80 as name.example,",
+            "allow[3] opens 172.16.0.1 port 8100,",
+        ] {
+            assert!(named.contains(word), "{word}: {named}");
+        }
+        assert!(!named.contains("allow[0] opens"), "{named}");
         let handed_over =
             report("    mode: Open\n    sources: [10.244.3.0/24]\n    transparent: {}\n");
         assert!(handed_over.contains("transparent egress of acme: rules are not asked"));
