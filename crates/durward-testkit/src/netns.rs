@@ -35,7 +35,7 @@ const INSIDE: &str = "DURWARD_TESTKIT_INSIDE";
 const MARK: &str = "DURWARD_TESTKIT_MARK";
 /// Set to make a skipped test a failed one, for machines that must be able to run them all.
 const REQUIRED: &str = "DURWARD_TESTKIT_REQUIRE_NAMESPACES";
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(600);
 
 /// Runs the work in fresh user, network and mount namespaces, as their root, with `lo` up.
 ///
