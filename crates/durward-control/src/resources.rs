@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: handles and paths still to be read; whoever builds `Resources` has done all I/O.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub struct Resources {
     /// Files that could not be read, and why.
     pub unreadable: Vec<Unreadable>,
     /// The bytes of files documents refer to; why, for those that could not be read.
-    pub files: BTreeMap<PathBuf, FileBytes>,
+    pub files: HashMap<PathBuf, FileBytes>,
 }
 
 /// A file's bytes, or why they could not be read, as a lower-case phrase.
@@ -149,9 +149,10 @@ impl Resources {
     #[must_use]
     pub fn same_as(&self, other: &Self) -> bool {
         let documents = |(a, b): (&Document, &Document)| {
-            a.source.file == b.source.file
-                && a.source.first_line == b.source.first_line
-                && (Arc::ptr_eq(&a.source.text, &b.source.text) || a.source.text == b.source.text)
+            Arc::ptr_eq(&a.source, &b.source)
+                || a.source.file == b.source.file
+                    && a.source.first_line == b.source.first_line
+                    && a.source.text == b.source.text
         };
         let bytes = |a: &FileBytes, b: &FileBytes| match (a, b) {
             (Ok(a), Ok(b)) => Arc::ptr_eq(a, b) || a == b,
@@ -161,7 +162,10 @@ impl Resources {
             && self.documents.len() == other.documents.len()
             && self.files.len() == other.files.len()
             && self.documents.iter().zip(&other.documents).all(documents)
-            && self.files.iter().zip(&other.files).all(|(a, b)| a.0 == b.0 && bytes(a.1, b.1))
+            && self
+                .files
+                .iter()
+                .all(|(path, read)| other.files.get(path).is_some_and(|other| bytes(read, other)))
     }
 
     /// The bytes `written` refers to in a document of `source`, and the path they are at.

@@ -30,7 +30,18 @@ type Grammar = (fn(&str) -> &'static str, fn(&Source) -> Content);
 #[derive(Debug, Default)]
 struct Memory {
     reader: Reader,
-    parsed: HashMap<Arc<str>, Content>,
+    files: HashMap<PathBuf, Known>,
+    /// How often everything was read.
+    turn: u64,
+}
+
+/// What a file says.
+#[derive(Clone, Debug)]
+struct Known {
+    bytes: Arc<[u8]>,
+    documents: Vec<Document>,
+    /// The files its documents refer to.
+    references: Arc<[PathBuf]>,
 }
 
 impl FileSource {
@@ -44,23 +55,36 @@ impl FileSource {
     ///
     /// A path that cannot be read is an unreadable file of the result, never an error for the rest. Performs blocking I/O.
     pub fn load(&self, paths: &[PathBuf]) -> Resources {
+        self.load_in_turn(paths).0
+    }
+
+    /// The same, and the number by which [`Self::is_current`] knows it.
+    pub(super) fn load_in_turn(&self, paths: &[PathBuf]) -> (Resources, u64) {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let Memory { reader, parsed } = &mut *memory;
+        let Memory { reader, files, turn } = &mut *memory;
         let mut load = Load {
             options: &self.options,
             reader,
-            known: std::mem::take(parsed),
-            parsed: HashMap::new(),
+            files: HashMap::with_capacity(files.len()),
+            known: std::mem::take(files),
+            references: Vec::new(),
             resources: Resources::default(),
         };
         for path in paths {
             load.path(path);
         }
         load.referenced();
-        let Load { parsed: fresh, resources, .. } = load;
-        memory.parsed = fresh;
-        memory.reader.finish();
-        resources
+        let Load { files: fresh, resources, .. } = load;
+        *files = fresh;
+        *turn += 1;
+        reader.finish();
+        (resources, *turn)
+    }
+
+    /// Whether the load of this number was the last one, and another would find the same. Performs blocking I/O, but much less of it.
+    pub(super) fn is_current(&self, turn: u64) -> bool {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.turn == turn && memory.reader.is_current()
     }
 }
 
@@ -71,24 +95,12 @@ pub(super) fn holds_documents(path: &Path) -> bool {
     !hidden && ending.is_some_and(|ending| ENDINGS.contains(&ending))
 }
 
-/// The files of a directory that hold documents, in order of name.
-fn documents_in(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if holds_documents(&path) && !path.is_dir() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
 struct Load<'a> {
     options: &'a RoutingJsonOptions,
     reader: &'a mut Reader,
-    known: HashMap<Arc<str>, Content>,
-    parsed: HashMap<Arc<str>, Content>,
+    known: HashMap<PathBuf, Known>,
+    files: HashMap<PathBuf, Known>,
+    references: Vec<Arc<[PathBuf]>>,
     resources: Resources,
 }
 
@@ -98,7 +110,7 @@ impl Load<'_> {
             self.file(path);
             return;
         }
-        match documents_in(path) {
+        match self.documents_in(path) {
             Err(error) => self.unreadable(path, reason(&error)),
             Ok(files) => {
                 for file in files {
@@ -106,6 +118,28 @@ impl Load<'_> {
                 }
             }
         }
+    }
+
+    /// The files of a directory that hold documents, in order of name.
+    fn documents_in(&mut self, directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+        self.reader.directory(directory);
+        let mut files = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let path = entry.path();
+            if !holds_documents(&path) {
+                continue;
+            }
+            // Most entries say what they are; only what a link leads to must be asked for.
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            if is_file || !path.is_dir() {
+                files.push(path);
+            } else {
+                self.reader.directory(&path);
+            }
+        }
+        files.sort();
+        Ok(files)
     }
 
     /// A file of a directory: one that is gone by now was deleted, and says nothing.
@@ -127,13 +161,39 @@ impl Load<'_> {
             Ok(bytes) => bytes,
             Err(reason) => return self.unreadable(path, reason),
         };
-        match std::str::from_utf8(&bytes) {
-            // Who writes a file in place empties it first.
-            Ok(text) if text.trim().is_empty() => {
-                self.unreadable(path, "is empty: delete it if nothing is meant".to_owned());
+        let known = self.known.remove(path).or_else(|| self.files.get(path).cloned());
+        let known = match known {
+            Some(known) if Arc::ptr_eq(&known.bytes, &bytes) => known,
+            former => {
+                let former = former.map(|former| former.documents).unwrap_or_default();
+                match self.documents(path, &bytes, &former) {
+                    Ok(documents) => {
+                        let references = documents.iter().flat_map(referenced).collect();
+                        Known { bytes, documents, references }
+                    }
+                    Err(reason) => return self.unreadable(path, reason.to_owned()),
+                }
             }
-            Ok(text) => self.text(path, text.strip_prefix('\u{feff}').unwrap_or(text)),
-            Err(_) => self.unreadable(path, "is not UTF-8 text".to_owned()),
+        };
+        self.resources.documents.extend_from_slice(&known.documents);
+        if !known.references.is_empty() {
+            self.references.push(Arc::clone(&known.references));
+        }
+        self.files.insert(path.to_owned(), known);
+    }
+
+    /// What a file says, or why it says nothing. Documents that were in it before and are unchanged are not parsed again.
+    fn documents(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        former: &[Document],
+    ) -> Result<Vec<Document>, &'static str> {
+        match std::str::from_utf8(bytes) {
+            // Who writes a file in place empties it first.
+            Ok(text) if text.trim().is_empty() => Err("is empty: delete it if nothing is meant"),
+            Ok(text) => Ok(self.text(path, text.strip_prefix('\u{feff}').unwrap_or(text), former)),
+            Err(_) => Err("is not UTF-8 text"),
         }
     }
 
@@ -142,21 +202,22 @@ impl Load<'_> {
         self.resources.unreadable.push(Unreadable { file, reason });
     }
 
-    fn text(&mut self, path: &Path, text: &str) {
+    fn text(&self, path: &Path, text: &str, former: &[Document]) -> Vec<Document> {
         let file: Arc<str> = Arc::from(path.display().to_string());
         let directory = path.parent().map(Path::to_owned).unwrap_or_default();
         if path.file_name().is_some_and(|name| name == ROUTING_JSON) {
             let bases = self.routing_bases(directory);
             let source =
                 Source { file, text: Arc::from(text), first_line: 1, bases, ..Source::default() };
-            self.resources.documents.extend(routing_json::parse(source, self.options));
-        } else if path.extension().is_some_and(|ending| ending == "toml") {
-            let part = Part { text, first_line: 1 };
-            self.document(&file, part, &directory, (toml::kind, toml::content));
+            return routing_json::parse(source, self.options);
+        }
+        let former = former.iter().map(|document| (&*document.source.text, document)).collect();
+        let parser = Parser { file, directory, former };
+        if path.extension().is_some_and(|ending| ending == "toml") {
+            vec![parser.document(Part { text, first_line: 1 }, (toml::kind, toml::content))]
         } else {
-            for part in document::split(text) {
-                self.document(&file, part, &directory, (document::kind, document::content));
-            }
+            let parts = document::split(text).into_iter();
+            parts.map(|part| parser.document(part, (document::kind, document::content))).collect()
         }
     }
 
@@ -166,43 +227,54 @@ impl Load<'_> {
         [directory, certs].into_iter().chain(self.options.certs_dir.clone()).collect()
     }
 
-    fn document(
-        &mut self,
-        file: &Arc<str>,
-        part: Part<'_>,
-        directory: &Path,
-        (kind, parse): Grammar,
-    ) {
-        let known = self
-            .known
-            .get_key_value(part.text)
-            .map(|(text, content)| (Arc::clone(text), content.clone()));
-        let (text, content) = known
-            .map_or_else(|| (Arc::from(part.text), None), |(text, content)| (text, Some(content)));
+    /// Reads what the documents refer to.
+    fn referenced(&mut self) {
+        for references in std::mem::take(&mut self.references) {
+            for path in &*references {
+                if !self.resources.files.contains_key(path) {
+                    let bytes = self.reader.read(path);
+                    self.resources.files.insert(path.clone(), bytes);
+                }
+            }
+        }
+    }
+}
+
+/// The files a document refers to, wherever they may be.
+fn referenced(document: &Document) -> Vec<PathBuf> {
+    let Content::Tenant(tenant) = &document.content else { return Vec::new() };
+    let names = references(&tenant.spec).into_iter();
+    names.flat_map(|name| document.source.candidates(&name)).collect()
+}
+
+/// Parses the documents of one file.
+struct Parser<'a> {
+    file: Arc<str>,
+    directory: PathBuf,
+    /// What was in it before, by text.
+    former: HashMap<&'a str, &'a Document>,
+}
+
+impl Parser<'_> {
+    fn document(&self, part: Part<'_>, (kind, parse): Grammar) -> Document {
+        let former = self.former.get(part.text);
+        if let Some(same) = former.filter(|former| former.source.first_line == part.first_line) {
+            return Document::clone(same);
+        }
+        // Findings about a broken document name lines, and those have moved.
+        let known = former.filter(|former| !matches!(former.content, Content::Broken(_)));
+        let (text, content) = match known {
+            Some(known) => (Arc::clone(&known.source.text), Some(known.content.clone())),
+            None => (Arc::from(part.text), None),
+        };
         let kind = match &content {
             Some(Content::Tenant(_)) => tenant::KIND,
             Some(Content::Mapping(_)) => port_mapping::KIND,
             Some(Content::Broken(_)) | None => kind(&text),
         };
-        let bases = vec![directory.to_owned()];
-        let source = document::source(kind, file, text, part.first_line, bases);
+        let bases = vec![self.directory.clone()];
+        let source = document::source(kind, &self.file, text, part.first_line, bases);
         let content = content.unwrap_or_else(|| parse(&source));
-        if !matches!(content, Content::Broken(_)) {
-            self.parsed.insert(Arc::clone(&source.text), content.clone());
-        }
-        self.resources.documents.push(Document { source: Arc::new(source), content });
-    }
-
-    /// Reads what the documents refer to.
-    fn referenced(&mut self) {
-        for document in &self.resources.documents {
-            let Content::Tenant(tenant) = &document.content else { continue };
-            for name in references(&tenant.spec) {
-                for path in document.source.candidates(&name) {
-                    let reader = &mut *self.reader;
-                    self.resources.files.entry(path).or_insert_with_key(|path| reader.read(path));
-                }
-            }
-        }
+        Document { source: Arc::new(source), content }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: writing, locking, and following anything but what the system follows.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{ErrorKind, Read};
@@ -21,14 +21,24 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// Files read before, valid as long as the system says they are the same.
 #[derive(Default)]
 pub(super) struct Reader {
-    old: BTreeMap<PathBuf, (Stamp, Arc<[u8]>)>,
-    fresh: BTreeMap<PathBuf, (Stamp, Arc<[u8]>)>,
+    old: Round,
+    fresh: Round,
+}
+
+/// What was asked for in one round.
+#[derive(Default)]
+struct Round {
+    files: HashMap<PathBuf, (Stamp, Arc<[u8]>)>,
+    /// Directories, and what is one where a file might have been.
+    directories: Vec<(PathBuf, Stamp)>,
+    /// What could not be read, for whatever reason.
+    unreadable: Vec<PathBuf>,
 }
 
 impl fmt::Debug for Reader {
     /// Only the names: the bytes may be keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.old.keys()).finish()
+        f.debug_set().entries(self.old.files.keys()).finish()
     }
 }
 
@@ -63,26 +73,53 @@ impl Reader {
     /// Forgets what this round did not ask for.
     pub(super) fn finish(&mut self) {
         self.old = std::mem::take(&mut self.fresh);
+        self.fresh.files.reserve(self.old.files.len());
+    }
+
+    /// Whether a round that asks for the same would find the same, as far as the system's times tell.
+    pub(super) fn is_current(&self) -> bool {
+        let same = |path: &Path, stamp: &Stamp| {
+            stamp.settled && fs::metadata(path).is_ok_and(|metadata| Stamp::of(&metadata) == *stamp)
+        };
+        self.old.files.iter().all(|(path, (stamp, _))| same(path, stamp))
+            && self.old.directories.iter().all(|(path, stamp)| same(path, stamp))
+            && self.old.unreadable.iter().all(|path| fs::metadata(path).is_err())
+    }
+
+    /// Takes note of a directory, before its entries are read.
+    pub(super) fn directory(&mut self, path: &Path) {
+        match fs::metadata(path) {
+            Ok(metadata) => {
+                self.fresh.directories.push((path.to_owned(), Stamp::of(&metadata)));
+            }
+            Err(_) => self.fresh.unreadable.push(path.to_owned()),
+        }
     }
 
     /// The bytes of a file, or why it cannot be read. The same `Arc` as before when they are the same.
     pub(super) fn read(&mut self, path: &Path) -> FileBytes {
-        if let Some((_, bytes)) = self.fresh.get(path) {
+        if let Some((_, bytes)) = self.fresh.files.get(path) {
             return Ok(Arc::clone(bytes));
         }
-        let known = self.old.get(path);
+        let known = self.old.files.get(path);
         if let (Some((stamp, bytes)), Ok(metadata)) = (known, fs::metadata(path)) {
             let now = Stamp::of(&metadata);
             if stamp.settled && *stamp == now {
                 let bytes = Arc::clone(bytes);
-                self.fresh.insert(path.to_owned(), (now, Arc::clone(&bytes)));
+                self.fresh.files.insert(path.to_owned(), (now, Arc::clone(&bytes)));
                 return Ok(bytes);
             }
         }
-        let (stamp, bytes) = read(path)?;
+        let (stamp, bytes) = match read(path) {
+            Ok(read) => read,
+            Err(reason) => {
+                self.fresh.unreadable.push(path.to_owned());
+                return Err(reason);
+            }
+        };
         let same = known.filter(|(_, known)| **known == *bytes).map(|(_, known)| Arc::clone(known));
         let bytes = same.unwrap_or_else(|| Arc::from(bytes));
-        self.fresh.insert(path.to_owned(), (stamp, Arc::clone(&bytes)));
+        self.fresh.files.insert(path.to_owned(), (stamp, Arc::clone(&bytes)));
         Ok(bytes)
     }
 }

@@ -84,7 +84,7 @@ pub fn watch(
 ) -> io::Result<Watching> {
     let (wake, woken) = sync_channel(1);
     let eyes = if pace.notified { Eyes::open(wake.clone()) } else { Eyes::default() };
-    let watcher = WatcherThread { source, paths, pace, changed, eyes };
+    let watcher = WatcherThread { source, paths, pace, changed, eyes, turn: 0 };
     let thread = std::thread::Builder::new()
         .name("durward-watch".to_owned())
         .spawn(move || watcher.run(&woken))?;
@@ -97,6 +97,8 @@ struct WatcherThread {
     pace: Pace,
     changed: Sender<Arc<Resources>>,
     eyes: Eyes,
+    /// The number of the last load.
+    turn: u64,
 }
 
 impl WatcherThread {
@@ -133,7 +135,11 @@ impl WatcherThread {
 
     /// After a notification the watches are set anew even without news: a directory on the way to a file may have appeared.
     fn load(&mut self, notified: bool) {
-        let resources = self.source.load(&self.paths);
+        if !notified && !self.eyes.are_stale() && self.source.is_current(self.turn) {
+            return;
+        }
+        let (resources, turn) = self.source.load_in_turn(&self.paths);
+        self.turn = turn;
         let news = !self.changed.borrow().same_as(&resources);
         if news || notified || self.eyes.are_stale() {
             self.eyes.look_at(&self.paths, &resources);

@@ -178,6 +178,67 @@ fn a_certificate_that_is_replaced_is_seen_within_two_seconds() {
     }
 }
 
+/// What has not changed for long is only glanced at, and a glance must see everything.
+#[test]
+fn whatever_changes_after_a_long_silence_is_seen() {
+    let root = tempfile::tempdir().unwrap();
+    let place = |name: &str| {
+        let place = root.path().join(name);
+        fs::create_dir(&place).unwrap();
+        place
+    };
+    let (edited, same_size, added, deleted) =
+        (place("edited"), place("same-size"), place("added"), place("deleted"));
+    let (linked, appearing, reloaded) = (place("linked"), place("appearing"), place("reloaded"));
+    for place in [&edited, &same_size, &deleted, &reloaded] {
+        fs::write(place.join("a.yaml"), tenant("old")).unwrap();
+    }
+    for version in ["old", "new"] {
+        fs::create_dir(linked.join(format!("..{version}"))).unwrap();
+        fs::write(linked.join(format!("..{version}/a.yaml")), tenant(version)).unwrap();
+    }
+    symlink("..old", linked.join("..data")).unwrap();
+    symlink("..data/a.yaml", linked.join("a.yaml")).unwrap();
+    let refers = tenant("old").replace(
+        "spec: {}",
+        "spec: {ingress: [{address: 198.51.100.2, certificate: {file: later}}]}",
+    );
+    fs::write(appearing.join("a.yaml"), refers).unwrap();
+    let watch_alone = |place: &PathBuf| Seen::of(vec![place.clone()], POLLED);
+    let all = [&edited, &same_size, &added, &deleted, &linked, &appearing].map(watch_alone);
+    let [of_edited, of_same_size, of_added, of_deleted, of_linked, of_appearing] = &all;
+    let source = Arc::new(FileSource::default());
+    let sender = Sender::new(Arc::new(source.load(std::slice::from_ref(&reloaded))));
+    let receiver = sender.subscribe();
+    let _watching = watch(Arc::clone(&source), vec![reloaded.clone()], POLLED, sender).unwrap();
+    std::thread::sleep(Duration::from_millis(3500));
+
+    fs::write(edited.join("a.yaml"), tenant("new")).unwrap();
+    fs::write(same_size.join("b"), tenant("new")).unwrap();
+    fs::rename(same_size.join("b"), same_size.join("a.yaml")).unwrap();
+    fs::write(added.join("a.yaml"), tenant("new")).unwrap();
+    fs::remove_file(deleted.join("a.yaml")).unwrap();
+    symlink("..new", linked.join("..tmp")).unwrap();
+    fs::rename(linked.join("..tmp"), linked.join("..data")).unwrap();
+    fs::write(appearing.join("later.crt"), "a certificate").unwrap();
+    // Somebody else reads it first: the watcher must see it all the same.
+    fs::write(reloaded.join("a.yaml"), tenant("new")).unwrap();
+    source.load(std::slice::from_ref(&reloaded));
+
+    for seen in [of_edited, of_same_size, of_added, of_linked] {
+        seen.until_name("new");
+    }
+    of_deleted.until("deletion", |resources| resources.documents.is_empty());
+    of_appearing.until("the certificate", |resources| {
+        resources.files.get(&appearing.join("later.crt")).is_some_and(Result::is_ok)
+    });
+    let start = Instant::now();
+    while names(&receiver.borrow()) != ["new"] {
+        assert!(start.elapsed() < PATIENCE, "what somebody else has read is never seen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 // S1.35
 #[test]
 fn a_thousand_fast_edits_end_in_the_last() {
