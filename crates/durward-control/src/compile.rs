@@ -4,6 +4,7 @@
 //! clocks, randomness, and an error for the whole.
 
 mod assemble;
+mod blocks;
 mod body;
 mod certificates;
 mod claims;

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use durward_model::{EgressAddress, TenantId};
 use ipnet::IpNet;
 
+use super::blocks::Blocks;
 use super::report::Field;
 use super::roster::{Basis, Entrant, Roster};
 use crate::place::{At, Place};
@@ -51,12 +52,12 @@ pub(crate) fn steer(roster: &mut Roster<'_>) -> Vec<(IpNet, TenantId)> {
         };
         rank(a).cmp(&rank(b)).then(a.1.cmp(&b.1))
     });
-    let mut granted: Vec<(IpNet, usize)> = Vec::new();
+    let mut granted = Blocks::default();
+    let mut all: Vec<(IpNet, usize)> = Vec::new();
     for (at, position, source) in claims {
-        let overlaps = |known: &IpNet| known.contains(&source.value) || source.contains(known);
-        let other = granted.iter().find(|(known, holder)| *holder != at && overlaps(known));
-        let Some((known, holder)) = other else {
-            granted.push((source.value, at));
+        let Some((known, holder)) = granted.meeting(&source.value, |holder| *holder != at) else {
+            granted.insert(source.value, at);
+            all.push((source.value, at));
             roster.entrants[at].sources.push(source.value);
             continue;
         };
@@ -73,7 +74,7 @@ pub(crate) fn steer(roster: &mut Roster<'_>) -> Vec<(IpNet, TenantId)> {
         }
     }
     let owner = |at: usize| roster.entrants[at].id.clone();
-    granted.into_iter().map(|(source, at)| (source, owner(at))).collect()
+    all.into_iter().map(|(source, at)| (source, owner(at))).collect()
 }
 
 /// Addresses are granted by age and held in the order written, so that a second compile of the same documents changes nothing.

@@ -11,13 +11,14 @@ use durward_model::mapping::{AddressRange, KernelEgress, PortMapping};
 use ipnet::IpNet;
 
 use super::Applicant;
+use crate::compile::blocks::Blocks;
 use crate::compile::report::Field;
 use crate::compile::roster::Roster;
 
 /// What is taken already.
 #[derive(Debug)]
 pub(crate) struct Taken {
-    pods: Vec<(IpNet, TenantId)>,
+    pods: Blocks<TenantId>,
     addresses: BTreeMap<IpAddr, TenantId>,
 }
 
@@ -27,7 +28,9 @@ impl Taken {
         let addresses = roster.entrants.iter().flat_map(|entrant| {
             entrant.egress.iter().map(|address| (address.0, entrant.id.clone()))
         });
-        Self { pods, addresses: addresses.collect() }
+        let mut taken = Self { pods: Blocks::default(), addresses: addresses.collect() };
+        pods.into_iter().for_each(|(block, holder)| taken.pods.insert(block, holder));
+        taken
     }
 
     fn address(&self, address: IpAddr, tenant: &TenantId) -> Option<&TenantId> {
@@ -35,8 +38,7 @@ impl Taken {
     }
 
     fn pod(&self, pod: &IpNet) -> Option<&TenantId> {
-        let met = |block: &IpNet| block.contains(pod) || pod.contains(block);
-        self.pods.iter().find(|(block, _)| met(block)).map(|(_, holder)| holder)
+        self.pods.meeting(pod, |_| true).map(|(_, holder)| holder)
     }
 }
 
@@ -55,7 +57,7 @@ fn rule(applicant: &mut Applicant<'_>, taken: &mut Taken) -> Option<KernelEgress
         return None;
     }
     taken.addresses.extend(addresses.iter().map(|address| (*address, mapping.tenant.clone())));
-    taken.pods.extend(sources.iter().map(|pod| (*pod, mapping.tenant.clone())));
+    sources.iter().for_each(|pod| taken.pods.insert(*pod, mapping.tenant.clone()));
     Some(KernelEgress {
         tenant: mapping.tenant.clone(),
         name: Arc::clone(&mapping.name),
