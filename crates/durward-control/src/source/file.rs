@@ -83,7 +83,7 @@ impl FileSource {
 
     /// Whether the load of this number was the last one, and another would find the same. Performs blocking I/O, but much less of it.
     pub(super) fn is_current(&self, turn: u64) -> bool {
-        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         memory.turn == turn && memory.reader.is_current()
     }
 }
@@ -122,23 +122,19 @@ impl Load<'_> {
 
     /// The files of a directory that hold documents, in order of name.
     fn documents_in(&mut self, directory: &Path) -> std::io::Result<Vec<PathBuf>> {
-        self.reader.directory(directory);
         let mut files = Vec::new();
-        for entry in fs::read_dir(directory)? {
-            let entry = entry?;
-            let path = entry.path();
-            if !holds_documents(&path) {
+        for (name, is_file) in self.reader.names(directory)? {
+            if !holds_documents(Path::new(&name)) {
                 continue;
             }
-            // Most entries say what they are; only what a link leads to must be asked for.
-            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            let path = directory.join(name);
             if is_file || !path.is_dir() {
                 files.push(path);
             } else {
-                self.reader.directory(&path);
+                // It may be a file's one day. Why it cannot be listed is nobody's business until then.
+                let _ = self.reader.names(&path);
             }
         }
-        files.sort();
         Ok(files)
     }
 

@@ -3,6 +3,7 @@
 //! Deliberately absent: writing, locking, and following anything but what the system follows.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{ErrorKind, Read};
@@ -25,12 +26,15 @@ pub(super) struct Reader {
     fresh: Round,
 }
 
+/// A name in a directory, and whether it is a file's without asking where it leads.
+pub(super) type Name = (OsString, bool);
+
 /// What was asked for in one round.
 #[derive(Default)]
 struct Round {
     files: HashMap<PathBuf, (Stamp, Arc<[u8]>)>,
-    /// Directories, and what is one where a file might have been.
-    directories: Vec<(PathBuf, Stamp)>,
+    /// Directories and the names in them.
+    directories: Vec<(PathBuf, Stamp, Vec<Name>)>,
     /// What could not be read, for whatever reason.
     unreadable: Vec<PathBuf>,
 }
@@ -67,6 +71,29 @@ impl Stamp {
             settled: age > SETTLED,
         }
     }
+
+    /// Whether what is at the path is what it was; `is_same` is asked where the times cannot tell.
+    fn holds(&mut self, path: &Path, is_same: impl FnOnce(&Path) -> bool) -> bool {
+        let Ok(metadata) = fs::metadata(path) else { return false };
+        let now = Self::of(&metadata);
+        if self.settled {
+            return *self == now;
+        }
+        let same = is_same(path);
+        *self = now;
+        same
+    }
+}
+
+fn listing(path: &Path) -> std::io::Result<Vec<Name>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        names.push((entry.file_name(), is_file));
+    }
+    names.sort();
+    Ok(names)
 }
 
 impl Reader {
@@ -76,23 +103,29 @@ impl Reader {
         self.fresh.files.reserve(self.old.files.len());
     }
 
-    /// Whether a round that asks for the same would find the same, as far as the system's times tell.
-    pub(super) fn is_current(&self) -> bool {
-        let same = |path: &Path, stamp: &Stamp| {
-            stamp.settled && fs::metadata(path).is_ok_and(|metadata| Stamp::of(&metadata) == *stamp)
-        };
-        self.old.files.iter().all(|(path, (stamp, _))| same(path, stamp))
-            && self.old.directories.iter().all(|(path, stamp)| same(path, stamp))
-            && self.old.unreadable.iter().all(|path| fs::metadata(path).is_err())
+    /// Whether a round that asks for the same would find the same. What changed lately is looked into, for the rest the system's times tell.
+    pub(super) fn is_current(&mut self) -> bool {
+        let Round { files, directories, unreadable } = &mut self.old;
+        files.iter_mut().all(|(path, (stamp, bytes))| {
+            stamp.holds(path, |path| read(path).is_ok_and(|(_, now)| *now == **bytes))
+        }) && directories.iter_mut().all(|(path, stamp, names)| {
+            stamp.holds(path, |path| listing(path).is_ok_and(|now| now == *names))
+        }) && unreadable.iter().all(|path| fs::metadata(path).is_err())
     }
 
-    /// Takes note of a directory, before its entries are read.
-    pub(super) fn directory(&mut self, path: &Path) {
-        match fs::metadata(path) {
-            Ok(metadata) => {
-                self.fresh.directories.push((path.to_owned(), Stamp::of(&metadata)));
+    /// The names in a directory, in order.
+    pub(super) fn names(&mut self, path: &Path) -> std::io::Result<Vec<Name>> {
+        let read =
+            fs::metadata(path).and_then(|metadata| Ok((Stamp::of(&metadata), listing(path)?)));
+        match read {
+            Ok((stamp, names)) => {
+                self.fresh.directories.push((path.to_owned(), stamp, names.clone()));
+                Ok(names)
             }
-            Err(_) => self.fresh.unreadable.push(path.to_owned()),
+            Err(error) => {
+                self.fresh.unreadable.push(path.to_owned());
+                Err(error)
+            }
         }
     }
 
