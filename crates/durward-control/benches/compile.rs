@@ -1,4 +1,4 @@
-//! How long 10,000 tenants take to compile: from nothing, unchanged, and with one of them changed.
+//! How long 10,000 tenants take to compile: from nothing, unchanged, with one of them changed, and with one more.
 //!
 //! `cargo bench -p durward-control` prints divan's table; the line before it is the plain timing the target (100 ms) is about.
 
@@ -20,12 +20,12 @@ fn main() {
 /// One reading of each, for people.
 fn plain() {
     let started = Instant::now();
-    let first = resources(None);
+    let first = resources();
     let parsed = started.elapsed();
-    let changed = resources(Some(TENANTS / 2));
     let started = Instant::now();
     let compiled = compile(&first, None, NOW);
     let fresh = started.elapsed();
+    let changed = with_changed(&first, TENANTS / 2);
     let started = Instant::now();
     let again = compile(&changed, Some(&compiled), NOW);
     let one = started.elapsed();
@@ -42,37 +42,62 @@ fn eprintln(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-fn resources(changed: Option<usize>) -> Resources {
-    let file = Arc::from("tenants.yaml");
-    let documents = (0..TENANTS).map(|at| {
-        let (high, low) = (at / 250, at % 250 + 1);
-        let port = if changed == Some(at) { 8081 } else { 8080 };
-        let text = format!(
-            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: tenant-{at}}}\nspec:\n  ingress:\n    - address: 198.18.{high}.{low}\n      protocol: HTTP\n      allowedSources: [192.0.2.0/24]\n      routes:\n        - {{pathPrefix: /, upstream: pay}}\n  upstreams:\n    pay: {{endpoints: [\"10.0.{high}.{low}:{port}\"], healthCheck: {{path: /healthz}}}}\n  egress:\n    addresses: [198.19.{high}.{low}]\n  limits: {{connections: 10000, requestsPerSecond: 2000}}\n"
-        );
-        let source = document::source("Tenant", &file, Arc::from(text), 1, vec![PathBuf::from(".")]);
-        let content = document::content(&source);
-        Document { source: Arc::new(source), content }
-    });
+fn resources() -> Resources {
+    let documents = (0..TENANTS).map(|at| tenant(at, 8080));
     Resources { documents: documents.collect(), ..Resources::default() }
+}
+
+/// The same with another port of one upstream; the others are the same values, as a source keeps them.
+fn with_changed(resources: &Resources, at: usize) -> Resources {
+    let mut changed = resources.clone();
+    changed.documents[at] = tenant(at, 8081);
+    changed
+}
+
+fn with_one_more(resources: &Resources) -> Resources {
+    let mut more = resources.clone();
+    more.documents.push(tenant(TENANTS, 8080));
+    more
+}
+
+/// Each in a file of its own.
+fn tenant(at: usize, port: u16) -> Document {
+    let (high, low) = (at / 250, at % 250 + 1);
+    let text = format!(
+        "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: tenant-{at}}}\nspec:\n  ingress:\n    - address: 198.18.{high}.{low}\n      protocol: HTTP\n      allowedSources: [192.0.2.0/24]\n      routes:\n        - {{pathPrefix: /, upstream: pay}}\n  upstreams:\n    pay: {{endpoints: [\"10.0.{high}.{low}:{port}\"], healthCheck: {{path: /healthz}}}}\n  egress:\n    addresses: [198.19.{high}.{low}]\n    sources: [10.{}.{low}.0/24]\n  limits: {{connections: 10000, requestsPerSecond: 2000}}\n",
+        64 + high
+    );
+    let file = Arc::from(format!("tenant-{at}.yaml"));
+    let source = document::source("Tenant", &file, Arc::from(text), 1, vec![PathBuf::from(".")]);
+    let content = document::content(&source);
+    Document { source: Arc::new(source), content }
 }
 
 #[divan::bench(sample_count = 20)]
 fn from_nothing(bencher: divan::Bencher<'_, '_>) {
-    let resources = resources(None);
+    let resources = resources();
     bencher.bench_local(|| compile(&resources, None, NOW));
 }
 
 #[divan::bench(sample_count = 20)]
 fn unchanged(bencher: divan::Bencher<'_, '_>) {
-    let resources = resources(None);
+    let resources = resources();
     let previous = compile(&resources, None, NOW);
     bencher.bench_local(|| compile(&resources, Some(&previous), NOW));
 }
 
 #[divan::bench(sample_count = 20)]
 fn one_changed(bencher: divan::Bencher<'_, '_>) {
-    let previous: Compiled = compile(&resources(None), None, NOW);
-    let resources = resources(Some(17));
-    bencher.bench_local(|| compile(&resources, Some(&previous), NOW));
+    let resources = resources();
+    let previous: Compiled = compile(&resources, None, NOW);
+    let changed = with_changed(&resources, 17);
+    bencher.bench_local(|| compile(&changed, Some(&previous), NOW));
+}
+
+#[divan::bench(sample_count = 20)]
+fn one_more(bencher: divan::Bencher<'_, '_>) {
+    let resources = resources();
+    let previous: Compiled = compile(&resources, None, NOW);
+    let more = with_one_more(&resources);
+    bencher.bench_local(|| compile(&more, Some(&previous), NOW));
 }

@@ -19,6 +19,7 @@ mod mapping;
 mod names;
 mod nat;
 mod outward;
+mod patch;
 mod report;
 mod roster;
 mod route;
@@ -32,11 +33,13 @@ mod verdict;
 mod words;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use durward_model::{Snapshot, TenantId, Verdicts};
 
-use crate::resources::Resources;
+use crate::resources::{Document, FileBytes, Resources};
 use certificates::{Certificates, Files};
 use roster::Past;
 
@@ -53,9 +56,31 @@ pub struct Compiled {
 /// What later compiles need to know.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
-    tenants: HashMap<TenantId, Past>,
-    mappings: BTreeMap<Arc<str>, mapping::Past>,
-    certificates: Certificates,
+    tenants: Arc<HashMap<TenantId, Arc<Past>>>,
+    mappings: Arc<BTreeMap<Arc<str>, mapping::Past>>,
+    certificates: Arc<Certificates>,
+    seen: Seen,
+}
+
+/// What was compiled last.
+#[derive(Clone, Default)]
+struct Seen {
+    documents: Vec<Document>,
+    files: Arc<HashMap<Arc<Path>, FileBytes>>,
+    /// Whether there were files that could not be read.
+    unreadable: bool,
+    /// When all of it was.
+    at: i64,
+}
+
+impl fmt::Debug for Seen {
+    /// Files by name only: they hold keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seen")
+            .field("documents", &self.documents.len())
+            .field("files", &self.files.keys())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Compiles `resources`, given what was served before and the time in seconds since the Unix epoch.
@@ -64,8 +89,14 @@ pub(crate) struct Memory {
 /// is not, `metadata.creationTimestamp` counts where it is written, the order of documents decides the rest.
 #[must_use]
 pub fn compile(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
+    let patched = previous.and_then(|previous| patch::compile(resources, previous, now));
+    patched.unwrap_or_else(|| whole(resources, previous, now))
+}
+
+/// Compiles everything, whatever changed.
+fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
     let mut files =
-        Files::new(resources, previous.map(|previous| &previous.memory.certificates), now);
+        Files::new(resources, previous.map(|previous| &*previous.memory.certificates), now);
     let mut roster = roster::enrol(resources, previous);
     egress::grant(&mut roster);
     let steered = egress::steer(&mut roster);
@@ -73,5 +104,13 @@ pub fn compile(resources: &Resources, previous: Option<&Compiled>, now: i64) -> 
     let mut mappings = mapping::enrol(resources, &mut roster, previous);
     let claimed = claims::decide(&mut roster, candidates, &mut mappings, previous);
     let nat = nat::assemble(&roster, &mut mappings, steered);
-    assemble::assemble(roster, claimed, (mappings, nat), files.into_certificates(), previous)
+    let certificates = files.into_certificates();
+    let mut compiled = assemble::assemble(roster, claimed, (mappings, nat), certificates, previous);
+    compiled.memory.seen = Seen {
+        documents: resources.documents.clone(),
+        files: Arc::new(resources.files.clone()),
+        unreadable: !resources.unreadable.is_empty(),
+        at: now,
+    };
+    compiled
 }

@@ -23,7 +23,7 @@ pub struct Resources {
     /// Files that could not be read, and why.
     pub unreadable: Vec<Unreadable>,
     /// The bytes of files documents refer to; why, for those that could not be read.
-    pub files: HashMap<PathBuf, FileBytes>,
+    pub files: HashMap<Arc<Path>, FileBytes>,
 }
 
 /// A file's bytes, or why they could not be read, as a lower-case phrase.
@@ -154,18 +154,11 @@ impl Resources {
                     && a.source.first_line == b.source.first_line
                     && a.source.text == b.source.text
         };
-        let bytes = |a: &FileBytes, b: &FileBytes| match (a, b) {
-            (Ok(a), Ok(b)) => Arc::ptr_eq(a, b) || a == b,
-            (a, b) => a == b,
-        };
         self.unreadable == other.unreadable
             && self.documents.len() == other.documents.len()
             && self.files.len() == other.files.len()
             && self.documents.iter().zip(&other.documents).all(documents)
-            && self
-                .files
-                .iter()
-                .all(|(path, read)| other.files.get(path).is_some_and(|other| bytes(read, other)))
+            && holds_all(&self.files, &other.files)
     }
 
     /// The bytes `written` refers to in a document of `source`, and the path they are at.
@@ -175,7 +168,7 @@ impl Resources {
     pub fn file(&self, source: &Source, written: &str) -> Result<(PathBuf, &Arc<[u8]>), String> {
         let mut faults = Vec::new();
         for path in source.candidates(written) {
-            match self.files.get(&path) {
+            match self.files.get(path.as_path()) {
                 Some(Ok(bytes)) => return Ok((path, bytes)),
                 Some(Err(fault)) => faults.push(format!("{} {fault}", path.display())),
                 None => faults.push(format!("{} was not read", path.display())),
@@ -187,12 +180,24 @@ impl Resources {
     /// Whether `written` was found at all, readable or not.
     #[must_use]
     pub fn has_file(&self, source: &Source, written: &str) -> bool {
-        source.candidates(written).into_iter().any(|path| match self.files.get(&path) {
+        source.candidates(written).into_iter().any(|path| match self.files.get(path.as_path()) {
             Some(Ok(_)) => true,
             Some(Err(fault)) => fault != MISSING,
             None => false,
         })
     }
+}
+
+/// Whether all these files are among the others, with the same bytes.
+pub(crate) fn holds_all(
+    these: &HashMap<Arc<Path>, FileBytes>,
+    others: &HashMap<Arc<Path>, FileBytes>,
+) -> bool {
+    let same = |a: &FileBytes, b: &FileBytes| match (a, b) {
+        (Ok(a), Ok(b)) => Arc::ptr_eq(a, b) || a == b,
+        (a, b) => a == b,
+    };
+    these.iter().all(|(path, read)| others.get(path).is_some_and(|other| same(read, other)))
 }
 
 /// What `Resources::files` says of a file that is not there.

@@ -53,17 +53,22 @@ pub(crate) fn assemble(
         tenants.extend(tenant.iter().map(|tenant| (entrant.id.clone(), Arc::clone(tenant))));
         let Entrant { egress, sources, transparent, .. } = entrant;
         let past = Past { egress, sources, transparent, served: tenant, ..entrant.past };
-        pasts.push((entrant.id, past));
+        pasts.push((entrant.id, Arc::new(past)));
     }
     let mappings = mapping::conclude(mappings, &mut drafts);
-    let memory = Memory { certificates, tenants: pasts.into_iter().collect(), mappings };
+    let memory = Memory {
+        certificates: Arc::new(certificates),
+        tenants: Arc::new(pasts.into_iter().collect()),
+        mappings: Arc::new(mappings),
+        ..Memory::default()
+    };
     let verdicts = drafts.into_iter().map(super::verdict::Draft::into_verdict).collect();
     let snapshot = snapshot((tenants.into_iter().collect(), nat), &claimed.modes, previous);
     Compiled { snapshot, verdicts: Verdicts { verdicts }, memory }
 }
 
 /// How much of a tenant is served: all of it may be left out, or all that is left may be what it was before.
-fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
+pub(super) fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
     let current = listeners.iter().any(|candidate| candidate.entry.is_some());
     match &entrant.basis {
         Basis::Out => Served::Nothing,
@@ -77,7 +82,8 @@ fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
     }
 }
 
-fn tenant(
+/// The tenant, the same as before where nothing of it changed.
+pub(super) fn tenant(
     entrant: &Entrant<'_>,
     candidates: Vec<Candidate>,
     upstreams: UpstreamSet<'_>,

@@ -98,7 +98,8 @@ fn kept<'a>(
     upstreams
 }
 
-fn document<'a>(
+/// What a tenant's document says of its upstreams and listeners.
+pub(super) fn document<'a>(
     at: usize,
     entrant: &mut Entrant<'a>,
     body: &Body<'a>,

@@ -29,7 +29,22 @@ pub(crate) struct Certificates {
     revocations: Cache<Result<Vec<Revocations>, AuthorityFault>>,
 }
 
-#[derive(Clone)]
+impl Certificates {
+    /// Whether these have all that the others have.
+    pub(crate) fn hold(&self, others: &Self) -> bool {
+        self.identities.holds(&others.identities)
+            && self.authorities.holds(&others.authorities)
+            && self.revocations.holds(&others.revocations)
+    }
+
+    /// Takes the others in.
+    pub(crate) fn take_in(&mut self, others: Self) {
+        self.identities.0.extend(others.identities.0);
+        self.authorities.0.extend(others.authorities.0);
+        self.revocations.0.extend(others.revocations.0);
+    }
+}
+
 struct Cache<T>(BTreeMap<Vec<PathBuf>, Known<T>>);
 
 /// The bytes that were read, and what came of them.
@@ -48,7 +63,20 @@ impl<T> Default for Cache<T> {
     }
 }
 
+// What was read is shared, so it need not be one that can be copied.
+impl<T> Clone for Cache<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
 impl<T> Cache<T> {
+    fn holds(&self, others: &Self) -> bool {
+        let same = |known: &Known<T>, other: &Known<T>| Arc::ptr_eq(&known.1, &other.1);
+        let mut others = others.0.iter();
+        others.all(|(paths, other)| self.0.get(paths).is_some_and(|known| same(known, other)))
+    }
+
     /// What `read` makes of the files, from this compile or the one before.
     fn get(
         &mut self,

@@ -238,7 +238,8 @@ impl Register {
     }
 }
 
-fn shares(listener: &Listener) -> bool {
+/// Whether it lets others have its address and port.
+pub(super) fn shares(listener: &Listener) -> bool {
     matches!(&listener.service, Service::Forward(service) if service.shared)
 }
 

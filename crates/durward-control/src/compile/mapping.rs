@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durward_model::mapping::{Affinity, PortMapping, SourceMode};
+use durward_model::verdict::Finding;
 use durward_model::{IngressAddress, Origin, SourceSet, TenantId};
 use ipnet::IpNet;
 
@@ -31,6 +32,13 @@ pub(crate) struct Past {
     pub(crate) seniority: u64,
     created: Option<Arc<str>>,
     served: Option<Arc<PortMapping>>,
+}
+
+impl Past {
+    /// What is served of it.
+    pub(super) fn served(&self) -> Option<&Arc<PortMapping>> {
+        self.served.as_ref()
+    }
 }
 
 /// A mapping that asks to be served.
@@ -312,6 +320,35 @@ impl Applicant<'_> {
     pub(crate) fn wanted(&self) -> Option<&Arc<PortMapping>> {
         self.current.as_ref().or(self.former.as_ref())
     }
+}
+
+/// What a document now says of a mapping that is served, and what is found in it; `None` when it is anything but sound, or asks for other
+/// addresses or ports.
+pub(super) fn again(
+    source: &Source,
+    document: &PortMappingDocument,
+    past: &Past,
+) -> Option<(Past, Vec<Finding>)> {
+    let former = past.served.as_ref()?;
+    let mut report = Report::new(source);
+    let written = &document.metadata.name;
+    let name = report.check("BadName", written, &Field::NAME, words::mapping_name)?;
+    let created = names::created(&mut report, &document.metadata);
+    let (roster, tenants) = (Roster::default(), [former.tenant.clone()].into());
+    let reading = &mut Reading { report: &mut report, roster: &roster, tenants: &tenants };
+    let current = reading.mapping(&name, document)?;
+    let claims = |of: &PortMapping| {
+        let ports = of.ports.iter().map(|port| (port.protocol, port.ports));
+        (of.addresses.clone(), ports.collect::<Vec<_>>())
+    };
+    // What leaves from a mapping's addresses depends on what others have.
+    let moved = current.egress || former.egress || claims(&current) != claims(former);
+    if moved || report.errors() > 0 {
+        return None;
+    }
+    let served = Some(if **former == current { Arc::clone(former) } else { Arc::new(current) });
+    let past = Past { file: Arc::clone(&source.file), seniority: past.seniority, created, served };
+    Some((past, report.into_findings()))
 }
 
 /// The verdicts of all applicants, and what to remember of them.

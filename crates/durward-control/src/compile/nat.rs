@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use super::mapping::Applicant;
 use super::mapping::egress::{self, Taken};
-use super::roster::Roster;
+use super::roster::{Entrant, Roster};
 use super::transparent::Wish;
 
 /// The mappings that are served, the oldest first, and the egress rules; numbers and listeners come with [`finish`].
@@ -33,24 +33,24 @@ pub(crate) fn assemble(
 }
 
 fn tenants_egress(roster: &Roster<'_>) -> Vec<Arc<KernelEgress>> {
-    let with_sources = roster
-        .entrants
-        .iter()
-        .filter(|entrant| !entrant.sources.is_empty() && !entrant.egress.is_empty());
-    with_sources
-        .map(|entrant| {
-            Arc::new(KernelEgress {
-                tenant: entrant.id.clone(),
-                name: Arc::from("egress"),
-                sources: entrant.sources.clone(),
-                addresses: entrant.egress.iter().map(|address| address.0.into()).collect(),
-                transparent: entrant.transparent.ports(),
-                enrolled: !matches!(entrant.transparent, Wish::Broken),
-                drain: std::time::Duration::ZERO,
-                origin: entrant.origin.clone(),
-            })
-        })
-        .collect()
+    roster.entrants.iter().filter_map(tenant_egress).map(Arc::new).collect()
+}
+
+/// How the traffic of a tenant's networks leaves, if it has any.
+pub(super) fn tenant_egress(entrant: &Entrant<'_>) -> Option<KernelEgress> {
+    if entrant.sources.is_empty() || entrant.egress.is_empty() {
+        return None;
+    }
+    Some(KernelEgress {
+        tenant: entrant.id.clone(),
+        name: Arc::from("egress"),
+        sources: entrant.sources.clone(),
+        addresses: entrant.egress.iter().map(|address| address.0.into()).collect(),
+        transparent: entrant.transparent.ports(),
+        enrolled: !matches!(entrant.transparent, Wish::Broken),
+        drain: std::time::Duration::ZERO,
+        origin: entrant.origin.clone(),
+    })
 }
 
 /// The whole model: tenants with their numbers of before, new ones with free ones, and this host's own listeners.

@@ -46,7 +46,7 @@ pub(crate) struct Past {
 }
 
 /// All who take part, and the verdicts in the making.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Roster<'a> {
     pub(crate) entrants: Vec<Entrant<'a>>,
     pub(crate) drafts: Vec<Draft>,
@@ -180,7 +180,7 @@ impl<'a> Register<'a> {
 
     /// What is remembered of a tenant, served or not.
     pub(crate) fn past(&self, id: &TenantId) -> Option<&'a Past> {
-        self.previous?.memory.tenants.get(id)
+        self.previous?.memory.tenants.get(id).map(Arc::as_ref)
     }
 
     /// The documents with a usable name; the others get their verdict here.

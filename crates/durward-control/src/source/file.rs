@@ -41,7 +41,7 @@ struct Known {
     bytes: Arc<[u8]>,
     documents: Vec<Document>,
     /// The files its documents refer to.
-    references: Arc<[PathBuf]>,
+    references: Arc<[Arc<Path>]>,
 }
 
 impl FileSource {
@@ -100,7 +100,7 @@ struct Load<'a> {
     reader: &'a mut Reader,
     known: HashMap<PathBuf, Known>,
     files: HashMap<PathBuf, Known>,
-    references: Vec<Arc<[PathBuf]>>,
+    references: Vec<Arc<[Arc<Path>]>>,
     resources: Resources,
 }
 
@@ -229,7 +229,7 @@ impl Load<'_> {
             for path in &*references {
                 if !self.resources.files.contains_key(path) {
                     let bytes = self.reader.read(path);
-                    self.resources.files.insert(path.clone(), bytes);
+                    self.resources.files.insert(Arc::clone(path), bytes);
                 }
             }
         }
@@ -237,10 +237,10 @@ impl Load<'_> {
 }
 
 /// The files a document refers to, wherever they may be.
-fn referenced(document: &Document) -> Vec<PathBuf> {
+fn referenced(document: &Document) -> Vec<Arc<Path>> {
     let Content::Tenant(tenant) = &document.content else { return Vec::new() };
     let names = references(&tenant.spec).into_iter();
-    names.flat_map(|name| document.source.candidates(&name)).collect()
+    names.flat_map(|name| document.source.candidates(&name)).map(Arc::from).collect()
 }
 
 /// Parses the documents of one file.

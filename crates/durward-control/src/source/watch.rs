@@ -236,7 +236,7 @@ fn directories(
 ) -> (BTreeMap<PathBuf, (u64, u64)>, HashSet<OsString>) {
     let mut names = HashSet::new();
     let documents = resources.documents.iter().map(|document| Path::new(&*document.source.file));
-    let files = documents.chain(resources.files.keys().map(PathBuf::as_path));
+    let files = documents.chain(resources.files.keys().map(|path| &**path));
     let mut wanted = BTreeSet::new();
     for path in paths {
         if path.is_dir() {

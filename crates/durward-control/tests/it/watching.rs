@@ -158,7 +158,7 @@ fn a_certificate_that_is_replaced_is_seen_within_two_seconds() {
         fs::write(config.join("a.yaml"), text).unwrap();
         let seen = Seen::of(vec![config.clone()], Pace { notified, ..Pace::default() });
         let bytes = |resources: &Resources, name: &str| {
-            resources.files[&config.join("../elsewhere").join(name)].as_ref().unwrap().to_vec()
+            resources.files[&*config.join("../elsewhere").join(name)].as_ref().unwrap().to_vec()
         };
         let renewals = [
             ("acme.crt", "bank.crt"),
@@ -230,7 +230,7 @@ fn whatever_changes_after_a_long_silence_is_seen() {
     }
     of_deleted.until("deletion", |resources| resources.documents.is_empty());
     of_appearing.until("the certificate", |resources| {
-        resources.files.get(&appearing.join("later.crt")).is_some_and(Result::is_ok)
+        resources.files.get(&*appearing.join("later.crt")).is_some_and(Result::is_ok)
     });
     let start = Instant::now();
     while names(&receiver.borrow()) != ["new"] {
