@@ -2,25 +2,31 @@
 //!
 //! Deliberately absent: who may have one; whoever inserts has decided.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-/// Networks by first address and then length, with their holders and the order they came in.
+/// Networks with their holders.
 #[derive(Debug)]
-pub(crate) struct Blocks<H>(BTreeMap<IpNet, (usize, H)>);
+pub(crate) struct Blocks<H> {
+    /// By first address and then length, with the order they came in.
+    held: BTreeMap<IpNet, (usize, H)>,
+    /// The lengths there are.
+    lens: BTreeSet<u8>,
+}
 
 impl<H> Default for Blocks<H> {
     fn default() -> Self {
-        Self(BTreeMap::new())
+        Self { held: BTreeMap::new(), lens: BTreeSet::new() }
     }
 }
 
 impl<H> Blocks<H> {
     /// Takes a network in, unless it is there.
     pub(crate) fn insert(&mut self, block: IpNet, holder: H) {
-        let order = self.0.len();
-        self.0.entry(block.trunc()).or_insert((order, holder));
+        let order = self.held.len();
+        self.lens.insert(block.prefix_len());
+        self.held.entry(block.trunc()).or_insert((order, holder));
     }
 
     /// The network that contains `block` or lies in it and came first of those whose holder is meant.
@@ -32,12 +38,13 @@ impl<H> Blocks<H> {
         let (block, last) = (block.trunc(), block.broadcast());
         let at = |address, len| IpNet::new(address, len).ok();
         // Two networks meet only where one contains the other.
-        let around = (0..block.prefix_len()).filter_map(|len| Some(at(block.addr(), len)?.trunc()));
+        let shorter = self.lens.range(..block.prefix_len());
+        let around = shorter.filter_map(|len| Some(at(block.addr(), *len)?.trunc()));
         let around = around
             .filter(|wider| wider.addr() != block.addr())
-            .filter_map(|wider| self.0.get_key_value(&wider));
+            .filter_map(|wider| self.held.get_key_value(&wider));
         let (from, to) = at(block.addr(), 0).zip(at(last, block.max_prefix_len()))?;
-        let meeting = around.chain(self.0.range(from..=to));
+        let meeting = around.chain(self.held.range(from..=to));
         let first = meeting.filter(|(_, (_, holder))| is_meant(holder));
         first.min_by_key(|(_, (order, _))| *order).map(|(block, (_, holder))| (block, holder))
     }
