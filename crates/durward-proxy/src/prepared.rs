@@ -32,7 +32,7 @@ pub(crate) struct Prepared {
     /// By name.
     pub(crate) tenants: BTreeMap<TenantId, Arc<TenantRuntime>>,
     /// Whom a forward proxy must not reach here.
-    pub(crate) neighbours: Neighbours,
+    pub(crate) neighbours: Arc<Neighbours>,
     /// Tenants' own DNS servers.
     pub(crate) resolvers: HashMap<Asking, Resolver>,
 }

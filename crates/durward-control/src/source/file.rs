@@ -42,6 +42,8 @@ struct Known {
     documents: Vec<Document>,
     /// The files its documents refer to.
     references: Arc<[Arc<Path>]>,
+    /// The last turn it was read in.
+    turn: u64,
 }
 
 impl FileSource {
@@ -62,11 +64,13 @@ impl FileSource {
     pub(super) fn load_in_turn(&self, paths: &[PathBuf]) -> (Resources, u64) {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let Memory { reader, files, turn } = &mut *memory;
+        *turn += 1;
+        reader.begin();
         let mut load = Load {
             options: &self.options,
+            turn: *turn,
             reader,
-            files: HashMap::with_capacity(files.len()),
-            known: std::mem::take(files),
+            files,
             references: Vec::new(),
             resources: Resources::default(),
         };
@@ -74,9 +78,8 @@ impl FileSource {
             load.path(path);
         }
         load.referenced();
-        let Load { files: fresh, resources, .. } = load;
-        *files = fresh;
-        *turn += 1;
+        let resources = load.resources;
+        files.retain(|_, known| known.turn == *turn);
         reader.finish();
         (resources, *turn)
     }
@@ -97,9 +100,9 @@ pub(super) fn holds_documents(path: &Path) -> bool {
 
 struct Load<'a> {
     options: &'a RoutingJsonOptions,
+    turn: u64,
     reader: &'a mut Reader,
-    known: HashMap<PathBuf, Known>,
-    files: HashMap<PathBuf, Known>,
+    files: &'a mut HashMap<PathBuf, Known>,
     references: Vec<Arc<[Arc<Path>]>>,
     resources: Resources,
 }
@@ -123,12 +126,12 @@ impl Load<'_> {
     /// The files of a directory that hold documents, in order of name.
     fn documents_in(&mut self, directory: &Path) -> std::io::Result<Vec<PathBuf>> {
         let mut files = Vec::new();
-        for (name, is_file) in self.reader.names(directory)? {
-            if !holds_documents(Path::new(&name)) {
+        for (name, is_file) in &*self.reader.names(directory)? {
+            if !holds_documents(Path::new(name)) {
                 continue;
             }
             let path = directory.join(name);
-            if is_file || !path.is_dir() {
+            if *is_file || !path.is_dir() {
                 files.push(path);
             } else {
                 // It may be a file's one day. Why it cannot be listed is nobody's business until then.
@@ -157,25 +160,25 @@ impl Load<'_> {
             Ok(bytes) => bytes,
             Err(reason) => return self.unreadable(path, reason),
         };
-        let known = self.known.remove(path).or_else(|| self.files.get(path).cloned());
-        let known = match known {
-            Some(known) if Arc::ptr_eq(&known.bytes, &bytes) => known,
-            former => {
-                let former = former.map(|former| former.documents).unwrap_or_default();
-                match self.documents(path, &bytes, &former) {
-                    Ok(documents) => {
-                        let references = documents.iter().flat_map(referenced).collect();
-                        Known { bytes, documents, references }
-                    }
-                    Err(reason) => return self.unreadable(path, reason.to_owned()),
-                }
-            }
-        };
-        self.resources.documents.extend_from_slice(&known.documents);
-        if !known.references.is_empty() {
+        let turn = self.turn;
+        let known = self.files.get_mut(path);
+        if let Some(known) = known.filter(|known| Arc::ptr_eq(&known.bytes, &bytes)) {
+            known.turn = turn;
+            self.resources.documents.extend_from_slice(&known.documents);
             self.references.push(Arc::clone(&known.references));
+            return;
         }
-        self.files.insert(path.to_owned(), known);
+        let former = self.files.get(path).map_or(&[][..], |known| &known.documents);
+        match self.documents(path, &bytes, former) {
+            Ok(documents) => {
+                let references = documents.iter().flat_map(referenced).collect();
+                let known = Known { bytes, documents, references, turn };
+                self.resources.documents.extend_from_slice(&known.documents);
+                self.references.push(Arc::clone(&known.references));
+                self.files.insert(path.to_owned(), known);
+            }
+            Err(reason) => self.unreadable(path, reason.to_owned()),
+        }
     }
 
     /// What a file says, or why it says nothing. Documents that were in it before and are unchanged are not parsed again.

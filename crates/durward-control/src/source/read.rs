@@ -19,30 +19,31 @@ const LARGEST: u64 = 256 * 1024 * 1024;
 /// A file changed so lately may change again without its times telling.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// Files read before, valid as long as the system says they are the same.
+/// Files and directories read before, valid as long as the system says they are the same.
 #[derive(Default)]
 pub(super) struct Reader {
-    old: Round,
-    fresh: Round,
+    files: HashMap<PathBuf, Known<Arc<[u8]>>>,
+    /// Directories, and what is one where a file might have been.
+    directories: HashMap<PathBuf, Known<Arc<[Name]>>>,
+    /// What could not be read in the last round, for whatever reason.
+    unreadable: Vec<PathBuf>,
+    round: u64,
+}
+
+/// What was read, and the last round it was asked for in.
+struct Known<T> {
+    stamp: Stamp,
+    content: T,
+    round: u64,
 }
 
 /// A name in a directory, and whether it is a file's without asking where it leads.
 pub(super) type Name = (OsString, bool);
 
-/// What was asked for in one round.
-#[derive(Default)]
-struct Round {
-    files: HashMap<PathBuf, (Stamp, Arc<[u8]>)>,
-    /// Directories and the names in them.
-    directories: Vec<(PathBuf, Stamp, Vec<Name>)>,
-    /// What could not be read, for whatever reason.
-    unreadable: Vec<PathBuf>,
-}
-
 impl fmt::Debug for Reader {
     /// Only the names: the bytes may be keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.old.files.keys()).finish()
+        f.debug_set().entries(self.files.keys()).finish()
     }
 }
 
@@ -85,7 +86,7 @@ impl Stamp {
     }
 }
 
-fn listing(path: &Path) -> std::io::Result<Vec<Name>> {
+fn listing(path: &Path) -> std::io::Result<Arc<[Name]>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
@@ -93,37 +94,64 @@ fn listing(path: &Path) -> std::io::Result<Vec<Name>> {
         names.push((entry.file_name(), is_file));
     }
     names.sort();
-    Ok(names)
+    Ok(Arc::from(names))
+}
+
+impl<T: Clone> Known<T> {
+    /// What was read before, if that was in this round or the system's times say that it is the same.
+    fn reused(&mut self, path: &Path, round: u64) -> Option<T> {
+        let same = || fs::metadata(path).is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp);
+        if self.round != round && !(self.stamp.settled && same()) {
+            return None;
+        }
+        self.round = round;
+        Some(self.content.clone())
+    }
 }
 
 impl Reader {
+    /// Everything is asked for anew.
+    pub(super) fn begin(&mut self) {
+        self.round += 1;
+        self.unreadable.clear();
+    }
+
     /// Forgets what this round did not ask for.
     pub(super) fn finish(&mut self) {
-        self.old = std::mem::take(&mut self.fresh);
-        self.fresh.files.reserve(self.old.files.len());
+        let round = self.round;
+        self.files.retain(|_, known| known.round == round);
+        self.directories.retain(|_, known| known.round == round);
     }
 
     /// Whether a round that asks for the same would find the same. What changed lately is looked into, for the rest the system's times tell.
     pub(super) fn is_current(&mut self) -> bool {
-        let Round { files, directories, unreadable } = &mut self.old;
-        files.iter_mut().all(|(path, (stamp, bytes))| {
-            stamp.holds(path, |path| read(path).is_ok_and(|(_, now)| *now == **bytes))
-        }) && directories.iter_mut().all(|(path, stamp, names)| {
-            stamp.holds(path, |path| listing(path).is_ok_and(|now| now == *names))
-        }) && unreadable.iter().all(|path| fs::metadata(path).is_err())
+        self.files.iter_mut().all(|(path, known)| {
+            let Known { stamp, content, .. } = known;
+            stamp.holds(path, |path| read(path).is_ok_and(|(_, now)| *now == **content))
+        }) && self.directories.iter_mut().all(|(path, known)| {
+            let Known { stamp, content, .. } = known;
+            stamp.holds(path, |path| listing(path).is_ok_and(|now| now == *content))
+        }) && self.unreadable.iter().all(|path| fs::metadata(path).is_err())
     }
 
     /// The names in a directory, in order.
-    pub(super) fn names(&mut self, path: &Path) -> std::io::Result<Vec<Name>> {
+    pub(super) fn names(&mut self, path: &Path) -> std::io::Result<Arc<[Name]>> {
+        let round = self.round;
+        if let Some(names) =
+            self.directories.get_mut(path).and_then(|known| known.reused(path, round))
+        {
+            return Ok(names);
+        }
         let read =
             fs::metadata(path).and_then(|metadata| Ok((Stamp::of(&metadata), listing(path)?)));
         match read {
             Ok((stamp, names)) => {
-                self.fresh.directories.push((path.to_owned(), stamp, names.clone()));
+                let known = Known { stamp, content: Arc::clone(&names), round };
+                self.directories.insert(path.to_owned(), known);
                 Ok(names)
             }
             Err(error) => {
-                self.fresh.unreadable.push(path.to_owned());
+                self.unreadable.push(path.to_owned());
                 Err(error)
             }
         }
@@ -131,29 +159,24 @@ impl Reader {
 
     /// The bytes of a file, or why it cannot be read. The same `Arc` as before when they are the same.
     pub(super) fn read(&mut self, path: &Path) -> FileBytes {
-        if let Some((_, bytes)) = self.fresh.files.get(path) {
-            return Ok(Arc::clone(bytes));
-        }
-        let known = self.old.files.get(path);
-        if let (Some((stamp, bytes)), Ok(metadata)) = (known, fs::metadata(path)) {
-            let now = Stamp::of(&metadata);
-            if stamp.settled && *stamp == now {
-                let bytes = Arc::clone(bytes);
-                self.fresh.files.insert(path.to_owned(), (now, Arc::clone(&bytes)));
-                return Ok(bytes);
-            }
+        let round = self.round;
+        let known = self.files.get_mut(path);
+        let reused = known.and_then(|known| known.reused(path, round));
+        if let Some(bytes) = reused {
+            return Ok(bytes);
         }
         let (stamp, bytes) = match read(path) {
             Ok(read) => read,
             Err(reason) => {
-                self.fresh.unreadable.push(path.to_owned());
+                self.unreadable.push(path.to_owned());
                 return Err(reason);
             }
         };
-        let same = known.filter(|(_, known)| **known == *bytes).map(|(_, known)| Arc::clone(known));
-        let bytes = same.unwrap_or_else(|| Arc::from(bytes));
-        self.fresh.files.insert(path.to_owned(), (stamp, Arc::clone(&bytes)));
-        Ok(bytes)
+        let same = self.files.get(path).filter(|known| *known.content == *bytes);
+        let content = same.map_or_else(|| Arc::from(bytes), |known| Arc::clone(&known.content));
+        let known = Known { stamp, content: Arc::clone(&content), round };
+        self.files.insert(path.to_owned(), known);
+        Ok(content)
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -140,13 +141,20 @@ impl WatcherThread {
         }
         let (resources, turn) = self.source.load_in_turn(&self.paths);
         self.turn = turn;
+        let resources = Arc::new(resources);
         let news = !self.changed.borrow().same_as(&resources);
-        if news || notified || self.eyes.are_stale() {
+        // Whoever is told of a file may change it at once, so a new one is watched before.
+        let as_before = outline(&resources) == self.eyes.outline && !self.eyes.are_stale();
+        let looks = news || notified || !as_before;
+        if looks && !as_before {
             self.eyes.look_at(&self.paths, &resources);
         }
         if news {
             debug!(documents = resources.documents.len(), "configuration changed");
-            self.changed.send_replace(Arc::new(resources));
+            self.changed.send_replace(Arc::clone(&resources));
+        }
+        if looks && as_before {
+            self.eyes.look_at(&self.paths, &resources);
         }
     }
 }
@@ -159,6 +167,21 @@ struct Eyes {
     watched: BTreeMap<PathBuf, (u64, u64)>,
     /// What files are called that say something.
     names: Names,
+    /// The files that were looked at.
+    outline: u64,
+}
+
+/// A number that is another one when there are other files.
+fn outline(resources: &Resources) -> u64 {
+    let documents = resources.documents.iter().map(|document| Path::new(&*document.source.file));
+    let files = documents.chain(resources.files.keys().map(|path| &**path));
+    let hashed = files.map(|file| {
+        let mut hasher = DefaultHasher::new();
+        file.as_os_str().hash(&mut hasher);
+        hasher.finish()
+    });
+    // Files are in no order, and may be there more than once.
+    hashed.fold(0, u64::wrapping_add)
 }
 
 type Names = Arc<Mutex<HashSet<OsString>>>;
@@ -176,7 +199,7 @@ impl Eyes {
         if let Err(error) = &watcher {
             warn!(%error, "no notifications from the system: files are looked at every second only");
         }
-        Self { watcher: watcher.ok(), watched: BTreeMap::new(), names }
+        Self { watcher: watcher.ok(), watched: BTreeMap::new(), names, outline: 0 }
     }
 
     /// Whether a directory is no longer what it was when the watch was set, or none is set yet.
@@ -187,6 +210,7 @@ impl Eyes {
 
     /// Directories, not files: what is renamed over a file, or appears later, is seen there.
     fn look_at(&mut self, paths: &[PathBuf], resources: &Resources) {
+        self.outline = outline(resources);
         let Some(watcher) = &mut self.watcher else { return };
         let (wanted, names) = directories(paths, resources);
         *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;

@@ -6,13 +6,14 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use crate::egress::{Guarded, guard};
 use crate::mapping::{Endpoints, NatModel};
 use crate::snapshot::Snapshot;
-use crate::tenant::TenantId;
+use crate::tenant::{Tenant, TenantId};
 
 /// All tenants' addresses and networks, and the sockets accepted on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +55,22 @@ impl Neighbours {
         neighbours.doors.extend(snapshot.binds.keys().copied());
         neighbours.add_pods(&snapshot.nat);
         neighbours
+    }
+
+    /// Whether both snapshots have the same ones, as far as that can be told by looking at what changed alone.
+    #[must_use]
+    pub fn are_same(before: &Snapshot, now: &Snapshot) -> bool {
+        let places = |tenant: &Tenant| {
+            let doors = tenant.listeners.iter().map(|listener| listener.key());
+            (tenant.egress.clone(), doors.collect::<Vec<_>>())
+        };
+        let same = |(was, is): (&Arc<Tenant>, &Arc<Tenant>)| {
+            Arc::ptr_eq(was, is) || (was.id == is.id && places(was) == places(is))
+        };
+        Arc::ptr_eq(&before.nat, &now.nat)
+            && before.tenants.len() == now.tenants.len()
+            && before.tenants.values().zip(now.tenants.values()).all(same)
+            && before.binds.keys().eq(now.binds.keys())
     }
 
     /// What the kernel carries: mapped addresses, where they lead, and whose traffic leaves from a tenant's addresses.

@@ -65,7 +65,12 @@ pub(crate) fn build(snapshot: Arc<Snapshot>, previous: &Prepared, metrics: &Metr
         snapshot.binds.values().map(|bind| (bind.address, builder.bind(bind, &tenants))).collect();
     builder.retire_missing(&binds);
     let Builder { problems, retiring, resolvers, .. } = builder;
-    let neighbours = Neighbours::of(&snapshot);
+    let former = &previous.snapshot;
+    let neighbours = if Neighbours::are_same(former, &snapshot) {
+        Arc::clone(&previous.neighbours)
+    } else {
+        Arc::new(Neighbours::of(&snapshot))
+    };
     let prepared = Prepared { snapshot, binds, tenants, neighbours, resolvers };
     Built { prepared, problems, retiring }
 }
@@ -119,6 +124,13 @@ impl Builder<'_> {
         tenants: &BTreeMap<TenantId, Arc<TenantRuntime>>,
     ) -> Arc<PreparedBind> {
         let previous = self.previous.binds.get(&bind.address).map(Arc::clone);
+        if let Some(same) = previous.as_ref().filter(|previous| is_same(previous, bind, tenants)) {
+            for prepared in same.listeners.iter().flatten() {
+                // So that the next configuration finds it.
+                self.resolver(&prepared.listener, &prepared.tenant);
+            }
+            return Arc::clone(same);
+        }
         let listeners: Vec<_> = bind
             .listeners
             .iter()
@@ -217,6 +229,9 @@ impl Builder<'_> {
     /// Listeners that are in no bind any more, or not on the same one.
     fn retire_missing(&mut self, binds: &BTreeMap<std::net::SocketAddr, Arc<PreparedBind>>) {
         for (address, before) in &self.previous.binds {
+            if binds.get(address).is_some_and(|bind| Arc::ptr_eq(bind, before)) {
+                continue;
+            }
             for listener in before.listeners.iter().flatten() {
                 let still = binds.get(address).and_then(|bind| find(bind, &listener.listener));
                 if still.is_none() {
@@ -225,6 +240,21 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+/// Whether a bind is made ready already: all its listeners are, for tenants that are the same.
+fn is_same(
+    previous: &PreparedBind,
+    bind: &Arc<Bind>,
+    tenants: &BTreeMap<TenantId, Arc<TenantRuntime>>,
+) -> bool {
+    let ready = |prepared: &Option<Arc<PreparedListener>>| {
+        prepared.as_ref().is_some_and(|prepared| {
+            let tenant = tenants.get(&prepared.listener.tenant);
+            tenant.is_some_and(|tenant| Arc::ptr_eq(tenant, &prepared.tenant))
+        })
+    };
+    Arc::ptr_eq(&previous.bind, bind) && previous.listeners.iter().all(ready)
 }
 
 /// The tenant's listener with the same address and port.

@@ -52,7 +52,7 @@ fn egress(bits: u8) -> Vec<EgressAddress> {
     [1, 2].into_iter().filter(|bit| bits & bit != 0).map(address).collect()
 }
 
-fn snapshot(config: &Config) -> Arc<Snapshot> {
+fn snapshot(config: &Config) -> Snapshot {
     let id = |tenant: usize| TenantId::new(["a", "b"][tenant]).unwrap();
     let listener = |at: usize, door: Door| {
         Arc::new(Listener {
@@ -86,12 +86,28 @@ fn snapshot(config: &Config) -> Arc<Snapshot> {
         };
         (id(tenant), Arc::new(made))
     };
-    Arc::new(Snapshot {
+    Snapshot {
         generation: 1,
         tenants: (0..2).map(tenant).collect(),
         binds: doors().filter_map(bind).collect(),
         ..Snapshot::default()
-    })
+    }
+}
+
+/// The snapshot with what did not change as the same value, as the compile step makes it.
+fn after(before: &Snapshot, mut now: Snapshot) -> Arc<Snapshot> {
+    for (id, tenant) in &mut now.tenants {
+        if let Some(same) = before.tenants.get(id).filter(|known| *known == tenant) {
+            *tenant = Arc::clone(same);
+        }
+    }
+    for (address, bind) in &mut now.binds {
+        if let Some(same) = before.binds.get(address).filter(|known| *known == bind) {
+            *bind = Arc::clone(same);
+        }
+    }
+    now.nat = Arc::clone(&before.nat);
+    Arc::new(now)
 }
 
 /// A connection a client made while `door` was at `at` and its tenant had these.
@@ -147,10 +163,12 @@ proptest! {
         let mut same = Vec::new();
 
         for config in &configs {
-            let built = build(snapshot(config), &prepared, &metrics);
+            let now = after(&prepared.snapshot, snapshot(config));
+            let built = build(now, &prepared, &metrics);
             prop_assert!(built.problems.is_empty());
             built.retiring.retire();
             prepared = built.prepared;
+            prop_assert_eq!(&*prepared.neighbours, &Neighbours::of(&prepared.snapshot));
 
             same.resize(open.len(), true);
             for (connection, same) in open.iter_mut().zip(&mut same) {

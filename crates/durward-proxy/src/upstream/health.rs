@@ -47,7 +47,11 @@ impl Checks {
 /// Starts the checks that are not running yet. Called on core 0 after each apply; what is configured no more ends by itself.
 pub(crate) fn spawn_health_checks(core: &Rc<Core>, prepared: &Arc<Prepared>) {
     let mut listeners = HashMap::new();
-    for listener in prepared.binds.values().flat_map(|bind| bind.listeners.iter().flatten()) {
+    let is_checked = |listener: &&Arc<PreparedListener>| {
+        listener.tenant.upstreams.iter().any(|runtime| runtime.upstream.health_check.is_some())
+    };
+    let all = prepared.binds.values().flat_map(|bind| bind.listeners.iter().flatten());
+    for listener in all.filter(is_checked) {
         listeners.entry(Arc::as_ptr(&listener.tenant)).or_insert(listener);
     }
     for tenant in prepared.tenants.values() {

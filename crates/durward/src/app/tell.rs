@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind::AddrNotAvailable;
 use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
 
 use durward_control::Compiled;
 use durward_model::verdict::{Outcome, Severity, Verdict};
-use durward_model::{Snapshot, Verdicts};
+use durward_model::{EgressAddress, Snapshot, Verdicts};
 use durward_proxy::proxy::{Applied, BindState, Drained, Status};
 use durward_proxy::{EndpointReport, UpstreamReport};
 use serde_json::{Value, json};
@@ -62,13 +63,20 @@ pub(crate) fn applied(view: &Compiled, applied: &Applied, cause: &str) {
 
 /// New egress addresses that this host does not have.
 pub(crate) fn absent_egress(before: &Snapshot, now: &Snapshot) {
-    let addresses = |of: &Snapshot| -> BTreeSet<IpAddr> {
-        of.tenants.values().flat_map(|tenant| &tenant.egress).map(|egress| egress.0).collect()
+    // What did not change is the same value.
+    let changed = now.tenants.iter().filter(|(id, tenant)| {
+        before.tenants.get(*id).is_none_or(|known| !Arc::ptr_eq(known, tenant))
+    });
+    let addresses = changed.flat_map(|(id, tenant)| {
+        let known = before.tenants.get(id);
+        let is_new =
+            move |egress: &&EgressAddress| known.is_none_or(|known| !known.egress.contains(egress));
+        tenant.egress.iter().filter(is_new).map(|egress| egress.0)
+    });
+    let is_absent = |address: &IpAddr| {
+        UdpSocket::bind((*address, 0)).is_err_and(|error| error.kind() == AddrNotAvailable)
     };
-    let is_absent = |address: &&IpAddr| {
-        UdpSocket::bind((**address, 0)).is_err_and(|error| error.kind() == AddrNotAvailable)
-    };
-    for address in addresses(now).difference(&addresses(before)).filter(is_absent) {
+    for address in addresses.collect::<BTreeSet<_>>().into_iter().filter(is_absent) {
         tracing::warn!(%address, "the egress address is not on this host; what would leave from it is refused until it is");
     }
 }
