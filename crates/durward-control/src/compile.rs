@@ -69,6 +69,8 @@ struct Seen {
     files: Arc<HashMap<Arc<Path>, FileBytes>>,
     /// Whether there were files that could not be read.
     unreadable: bool,
+    /// Whether no tenant is served as it was before, for what becomes of those may decide the next compile.
+    settled: bool,
     /// When all of it was.
     at: i64,
 }
@@ -106,11 +108,10 @@ fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compil
     let nat = nat::assemble(&roster, &mut mappings, steered);
     let certificates = files.into_certificates();
     let mut compiled = assemble::assemble(roster, claimed, (mappings, nat), certificates, previous);
-    compiled.memory.seen = Seen {
-        documents: resources.documents.clone(),
-        files: Arc::new(resources.files.clone()),
-        unreadable: !resources.unreadable.is_empty(),
-        at: now,
-    };
+    let seen = &mut compiled.memory.seen;
+    seen.documents.clone_from(&resources.documents);
+    seen.files = Arc::new(resources.files.clone());
+    seen.unreadable = !resources.unreadable.is_empty();
+    seen.at = now;
     compiled
 }

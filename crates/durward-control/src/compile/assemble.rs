@@ -16,7 +16,7 @@ use super::mapping::{self, Applicant};
 use super::roster::{Basis, Entrant, Past, Roster, Verdict};
 use super::upstream_set::UpstreamSet;
 use super::verdict::Served;
-use super::{Compiled, Memory};
+use super::{Compiled, Memory, Seen};
 use super::{last_good, nat, transparent};
 
 /// The snapshot, the verdicts and what to remember.
@@ -28,6 +28,7 @@ pub(crate) fn assemble(
     previous: Option<&Compiled>,
 ) -> Compiled {
     let Roster { entrants, mut drafts, .. } = roster;
+    let settled = !entrants.iter().any(|entrant| matches!(entrant.basis, Basis::Kept(_)));
     let mut listeners: Vec<Vec<Candidate>> = entrants.iter().map(|_| Vec::new()).collect();
     for candidate in claimed.listeners {
         listeners[candidate.entrant].push(candidate);
@@ -60,7 +61,7 @@ pub(crate) fn assemble(
         certificates: Arc::new(certificates),
         tenants: Arc::new(pasts.into_iter().collect()),
         mappings: Arc::new(mappings),
-        ..Memory::default()
+        seen: Seen { settled, ..Seen::default() },
     };
     let verdicts = drafts.into_iter().map(super::verdict::Draft::into_verdict).collect();
     let snapshot = snapshot((tenants.into_iter().collect(), nat), &claimed.modes, previous);

@@ -73,8 +73,17 @@ pub(crate) fn steer(roster: &mut Roster<'_>) -> Vec<(IpNet, TenantId)> {
             report.error("SourceTaken", source.place, &field.index(position), &sentence);
         }
     }
+    roster.entrants.iter_mut().for_each(sources_in_order);
     let owner = |at: usize| roster.entrants[at].id.clone();
     all.into_iter().map(|(source, at)| (source, owner(at))).collect()
+}
+
+/// The same of networks.
+fn sources_in_order(entrant: &mut Entrant<'_>) {
+    if let (Basis::Document(body), true) = (&entrant.basis, entrant.sources.len() > 1) {
+        let wanted: Vec<IpNet> = body.sources.iter().map(|source| source.value).collect();
+        entrant.sources.sort_by_key(|source| wanted.iter().position(|wanted| wanted == source));
+    }
 }
 
 /// Addresses are granted by age and held in the order written, so that a second compile of the same documents changes nothing.

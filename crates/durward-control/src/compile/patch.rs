@@ -31,9 +31,9 @@ const LONG: i64 = 3600;
 /// The outcome, if no claim moves.
 pub(super) fn compile(resources: &Resources, previous: &Compiled, now: i64) -> Option<Compiled> {
     let seen = &previous.memory.seen;
-    let readable = !seen.unreadable && resources.unreadable.is_empty();
+    let sound = seen.settled && !seen.unreadable && resources.unreadable.is_empty();
     let lately = (0..LONG).contains(&now.saturating_sub(seen.at));
-    if !readable || !lately || !holds_all(&seen.files, &resources.files) {
+    if !sound || !lately || !holds_all(&seen.files, &resources.files) {
         return None;
     }
     let changed = changed(&seen.documents, &resources.documents)?;
@@ -294,11 +294,11 @@ fn snapshot(
 fn put_doors(binds: &mut BTreeMap<SocketAddr, Arc<Bind>>, tenant: &Tenant) {
     for listener in tenant.listeners.iter().chain(&tenant.transparent) {
         let Some(bind) = binds.get_mut(&listener.bind) else { continue };
-        let is_its = |known: &&mut Arc<Listener>| {
-            known.tenant == listener.tenant && known.key() == listener.key()
+        let place = |known: &Arc<Listener>| {
+            known.key().cmp(&listener.key()).then_with(|| known.tenant.cmp(&listener.tenant))
         };
-        if let Some(place) = Arc::make_mut(bind).listeners.iter_mut().find(is_its) {
-            *place = Arc::clone(listener);
+        if let Ok(at) = bind.listeners.binary_search_by(place) {
+            Arc::make_mut(bind).listeners[at] = Arc::clone(listener);
         }
     }
 }

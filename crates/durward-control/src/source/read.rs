@@ -22,18 +22,18 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// Files and directories read before, valid as long as the system says they are the same.
 #[derive(Default)]
 pub(super) struct Reader {
-    files: HashMap<PathBuf, Known<Arc<[u8]>>>,
-    /// Directories, and what is one where a file might have been.
-    directories: HashMap<PathBuf, Known<Arc<[Name]>>>,
-    /// What could not be read in the last round, for whatever reason.
-    unreadable: Vec<PathBuf>,
+    files: HashMap<PathBuf, Known>,
+    /// Directories, and what is one where a file might have been, with the names in them.
+    directories: Vec<(PathBuf, Arc<[Name]>)>,
+    /// What could not be read in the last round, with what the system says of it.
+    unreadable: Vec<(PathBuf, Result<Stamp, ErrorKind>)>,
     round: u64,
 }
 
-/// What was read, and the last round it was asked for in.
-struct Known<T> {
+/// What was read of a file, and the last round it was asked for in.
+struct Known {
     stamp: Stamp,
-    content: T,
+    bytes: Arc<[u8]>,
     round: u64,
 }
 
@@ -80,8 +80,11 @@ impl Stamp {
         if self.settled {
             return *self == now;
         }
+        // What is not known to be the same must be read, so its times are nothing to go by.
         let same = is_same(path);
-        *self = now;
+        if same {
+            *self = now;
+        }
         same
     }
 }
@@ -97,15 +100,20 @@ fn listing(path: &Path) -> std::io::Result<Arc<[Name]>> {
     Ok(Arc::from(names))
 }
 
-impl<T: Clone> Known<T> {
+/// What the system says of a path.
+fn told(path: &Path) -> Result<Stamp, ErrorKind> {
+    fs::metadata(path).map(|metadata| Stamp::of(&metadata)).map_err(|error| error.kind())
+}
+
+impl Known {
     /// What was read before, if that was in this round or the system's times say that it is the same.
-    fn reused(&mut self, path: &Path, round: u64) -> Option<T> {
+    fn reused(&mut self, path: &Path, round: u64) -> Option<Arc<[u8]>> {
         let same = || fs::metadata(path).is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp);
         if self.round != round && !(self.stamp.settled && same()) {
             return None;
         }
         self.round = round;
-        Some(self.content.clone())
+        Some(Arc::clone(&self.bytes))
     }
 }
 
@@ -113,6 +121,7 @@ impl Reader {
     /// Everything is asked for anew.
     pub(super) fn begin(&mut self) {
         self.round += 1;
+        self.directories.clear();
         self.unreadable.clear();
     }
 
@@ -120,38 +129,32 @@ impl Reader {
     pub(super) fn finish(&mut self) {
         let round = self.round;
         self.files.retain(|_, known| known.round == round);
-        self.directories.retain(|_, known| known.round == round);
     }
 
     /// Whether a round that asks for the same would find the same. What changed lately is looked into, for the rest the system's times tell.
     pub(super) fn is_current(&mut self) -> bool {
-        self.files.iter_mut().all(|(path, known)| {
-            let Known { stamp, content, .. } = known;
-            stamp.holds(path, |path| read(path).is_ok_and(|(_, now)| *now == **content))
-        }) && self.directories.iter_mut().all(|(path, known)| {
-            let Known { stamp, content, .. } = known;
-            stamp.holds(path, |path| listing(path).is_ok_and(|now| now == *content))
-        }) && self.unreadable.iter().all(|path| fs::metadata(path).is_err())
+        self.files.iter_mut().all(|(path, Known { stamp, bytes, .. })| {
+            stamp.holds(path, |path| read(path).is_ok_and(|(_, now)| *now == **bytes))
+        }) && self
+            .directories
+            .iter()
+            .all(|(path, names)| listing(path).is_ok_and(|now| now == *names))
+            && self.unreadable.iter().all(|(path, was)| match (was, told(path)) {
+                (Ok(was), Ok(now)) => was.settled && *was == now,
+                (Err(was), Err(now)) => *was == now,
+                _ => false,
+            })
     }
 
     /// The names in a directory, in order.
     pub(super) fn names(&mut self, path: &Path) -> std::io::Result<Arc<[Name]>> {
-        let round = self.round;
-        if let Some(names) =
-            self.directories.get_mut(path).and_then(|known| known.reused(path, round))
-        {
-            return Ok(names);
-        }
-        let read =
-            fs::metadata(path).and_then(|metadata| Ok((Stamp::of(&metadata), listing(path)?)));
-        match read {
-            Ok((stamp, names)) => {
-                let known = Known { stamp, content: Arc::clone(&names), round };
-                self.directories.insert(path.to_owned(), known);
+        match listing(path) {
+            Ok(names) => {
+                self.directories.push((path.to_owned(), Arc::clone(&names)));
                 Ok(names)
             }
             Err(error) => {
-                self.unreadable.push(path.to_owned());
+                self.unreadable.push((path.to_owned(), told(path)));
                 Err(error)
             }
         }
@@ -168,15 +171,15 @@ impl Reader {
         let (stamp, bytes) = match read(path) {
             Ok(read) => read,
             Err(reason) => {
-                self.unreadable.push(path.to_owned());
+                self.unreadable.push((path.to_owned(), told(path)));
                 return Err(reason);
             }
         };
-        let same = self.files.get(path).filter(|known| *known.content == *bytes);
-        let content = same.map_or_else(|| Arc::from(bytes), |known| Arc::clone(&known.content));
-        let known = Known { stamp, content: Arc::clone(&content), round };
+        let same = self.files.get(path).filter(|known| *known.bytes == *bytes);
+        let bytes = same.map_or_else(|| Arc::from(bytes), |known| Arc::clone(&known.bytes));
+        let known = Known { stamp, bytes: Arc::clone(&bytes), round };
         self.files.insert(path.to_owned(), known);
-        Ok(content)
+        Ok(bytes)
     }
 }
 
@@ -221,5 +224,54 @@ pub(super) fn reason(error: &std::io::Error) -> String {
             let text = text.split(" (os error").next().unwrap_or_default();
             format!("cannot be read: {text}")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changed_lately_is_read_again_however_old_its_times_have_grown() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a.yaml");
+        fs::write(&path, "old").unwrap();
+        let mut reader = Reader::default();
+        reader.begin();
+        assert_eq!(&*reader.read(&path).unwrap(), b"old");
+        reader.finish();
+        assert!(reader.is_current(), "looked into, it is the same");
+        // So lately that no time tells, and seen only when the new time is an old one.
+        fs::write(&path, "new").unwrap();
+        reader.files.get_mut(&path).unwrap().stamp.settled = false;
+        std::thread::sleep(SETTLED + Duration::from_millis(1100));
+
+        assert!(!reader.is_current());
+        reader.begin();
+        assert_eq!(&*reader.read(&path).unwrap(), b"new");
+        reader.finish();
+        assert!(reader.is_current());
+        assert!(reader.files[&path].stamp.settled);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_current_until_the_system_says_something_else() {
+        let root = tempfile::tempdir().unwrap();
+        let (path, folder) = (root.path().join("a.yaml"), root.path().join("b.yaml"));
+        let mut reader = Reader::default();
+        let mut round = || {
+            reader.begin();
+            let read = [&path, &folder].map(|path| reader.read(path).is_ok());
+            reader.finish();
+            (read, reader.is_current())
+        };
+
+        assert_eq!(round(), ([false, false], true));
+        fs::create_dir(&folder).unwrap();
+        fs::write(&path, "there").unwrap();
+        let (read, _) = round();
+        assert_eq!(read, [true, false]);
+        std::thread::sleep(SETTLED + Duration::from_millis(1100));
+        assert_eq!(round(), ([true, false], true), "a directory is no file, time and again");
     }
 }

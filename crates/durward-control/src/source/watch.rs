@@ -204,6 +204,9 @@ impl Eyes {
 
     /// Whether a directory is no longer what it was when the watch was set, or none is set yet.
     fn are_stale(&self) -> bool {
+        if self.watcher.is_none() {
+            return false;
+        }
         self.watched.is_empty()
             || self.watched.iter().any(|(directory, was)| identity(directory) != Some(*was))
     }

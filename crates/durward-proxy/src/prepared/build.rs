@@ -262,9 +262,10 @@ pub(crate) fn find<'a>(
     bind: &'a PreparedBind,
     listener: &Listener,
 ) -> Option<&'a Arc<PreparedListener>> {
-    let at = bind.bind.listeners.binary_search_by_key(&listener.key(), |other| other.key()).ok()?;
-    let mut beside = bind.bind.beside(at);
-    let at = beside.find(|at| bind.bind.listeners[*at].tenant == listener.tenant)?;
+    let place = |other: &Arc<Listener>| {
+        other.key().cmp(&listener.key()).then_with(|| other.tenant.cmp(&listener.tenant))
+    };
+    let at = bind.bind.listeners.binary_search_by(place).ok()?;
     bind.listeners.get(at)?.as_ref()
 }
 

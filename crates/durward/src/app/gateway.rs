@@ -6,7 +6,7 @@ use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use durward_control::source::watch::{self as file_watch, Pace, Watching};
@@ -165,13 +165,24 @@ impl Gateway {
 
     /// Reads the configuration again because of `cause`, and applies what changed.
     pub(crate) fn reload(&self, cause: &str) -> Reloaded {
-        let resources = Arc::new(self.source.load(&self.paths));
-        self.adopt(&resources, cause)
+        // Read in one's turn: what was read before another's turn would be older than what that one adopted.
+        let turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let resources = self.source.load(&self.paths);
+        self.adopt_in_turn(&turn, &resources, cause)
     }
 
     fn adopt(&self, resources: &Resources, cause: &str) -> Reloaded {
-        // One after the other, so that the proxy never goes back to an older generation.
-        let _turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        self.adopt_in_turn(&turn, resources, cause)
+    }
+
+    /// One after the other, so that the proxy never goes back to an older generation.
+    fn adopt_in_turn(
+        &self,
+        _turn: &MutexGuard<'_, ()>,
+        resources: &Resources,
+        cause: &str,
+    ) -> Reloaded {
         let before = self.view();
         let compiled = self.publisher.reload(resources, now());
         if before.verdicts != compiled.verdicts {

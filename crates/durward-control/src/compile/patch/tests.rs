@@ -39,7 +39,7 @@ fn written() -> impl Strategy<Value = Written> {
     let likely = |yes: f64| prop::bool::weighted(yes);
     let doors = (0..5_u8, prop::option::weighted(0.3, 0..5_u8), likely(0.2));
     let inner = (0..4_u8, likely(0.95), 0..3_u8, 1..4_u8);
-    let leaving = (0..5_u8, likely(0.2), prop::option::weighted(0.4, 0..3_u8), likely(0.4));
+    let leaving = (0..5_u8, likely(0.2), prop::option::weighted(0.4, 0..4_u8), likely(0.4));
     let proxy = prop::option::weighted(0.3, (0..4_u8, likely(0.5), 0..3_u8));
     let whole = (0..4_u8, likely(0.03), likely(0.1), likely(0.5), 0..3_u8);
     (doors, inner, leaving, proxy, whole).prop_map(|(doors, inner, leaving, proxy, whole)| {
@@ -108,8 +108,9 @@ impl Written {
             self.endpoint, self.limit, self.egress, self.shared
         );
         if let Some(source) = self.source {
-            let network = ["10.244.1.0/24", "10.244.2.0/24", "10.244.0.0/16"];
-            let _ = writeln!(text, "    sources: [{}]", network[usize::from(source)]);
+            let networks =
+                ["10.244.1.0/24", "10.244.2.0/24", "10.244.0.0/16", "10.244.2.0/24, 10.244.1.0/24"];
+            let _ = writeln!(text, "    sources: [{}]", networks[usize::from(source)]);
         }
         if self.transparent {
             let _ = writeln!(text, "    transparent: {{http: [8{}]}}", self.limit);
@@ -200,8 +201,11 @@ fn what_is_patched_is_what_is_compiled_as_a_whole() {
         let mut now = resources(documents(&world, &[]));
         let mut all = whole(&now, None, NOW);
         let mut patch = all.clone();
-        for (at, field, other) in edits {
-            world[at] = edited(&world[at], &other, field);
+        // Now and then two at once.
+        for edits in edits.chunk_by(|(at, ..), (next, ..)| at < next) {
+            for (at, field, other) in edits {
+                world[*at] = edited(&world[*at], other, *field);
+            }
             now = resources(documents(&world, &now.documents));
             steps.set(steps.get() + 1);
             patched.set(patched.get() + usize::from(super::compile(&now, &patch, NOW).is_some()));
