@@ -4,7 +4,6 @@
 //! clocks, randomness, and an error for the whole.
 
 mod assemble;
-mod blocks;
 mod body;
 mod certificates;
 mod claims;

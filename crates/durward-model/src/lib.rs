@@ -4,6 +4,7 @@
 //! functions the proxy calls. Deliberately absent: tokio, Kubernetes types, TLS libraries, sockets.
 
 pub mod address;
+pub mod blocks;
 pub mod certificate;
 pub mod client_auth;
 pub mod egress;

@@ -4,10 +4,10 @@
 
 use std::collections::HashMap;
 
+use durward_model::blocks::Blocks;
 use durward_model::{EgressAddress, TenantId};
 use ipnet::IpNet;
 
-use super::blocks::Blocks;
 use super::report::Field;
 use super::roster::{Basis, Entrant, Roster};
 use crate::place::{At, Place};

@@ -3,10 +3,11 @@
 //! Deliberately absent: a rule for everybody else; who is not known does not leave.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use durward_model::blocks::Blocks;
 use durward_model::egress::{Others, Transparent};
 use durward_model::mapping::{AddressRange, KernelEgress, NatModel, Transport};
-use ipnet::IpNet;
 
 use super::Elements;
 use super::policy::{Leaving, Policy};
@@ -26,7 +27,7 @@ pub(super) fn compile(
     (options, interfaces): (&Options, &Interfaces),
     (elements, shapes, policy): Outputs<'_>,
 ) -> Vec<MappingReport> {
-    let mut taken: Vec<(IpNet, String)> = Vec::new();
+    let mut taken = Blocks::default();
     let mut reports = Vec::with_capacity(model.egress.len());
     for (pool, rule) in (1u32..).zip(&model.egress) {
         let judged = judge(rule, model, (options, interfaces), &taken);
@@ -38,8 +39,7 @@ pub(super) fn compile(
             foreign_addresses: firsts.filter(|address| !interfaces.has(*address)).collect(),
         });
         let Ok(sound) = judged else { continue };
-        let name = format!("{}/{}", rule.tenant, rule.name);
-        taken.extend(rule.sources.iter().map(|source| (*source, name.clone())));
+        rule.sources.iter().for_each(|source| taken.insert(*source, rule));
         for (ip, slot) in [(Ip::V4, sound.slot_v4), (Ip::V6, sound.slot_v6)] {
             if let Some(slot) = slot {
                 put(rule, (ip, pool), mark::mark(sound.tenant, slot, EGRESS), (elements, shapes));
@@ -65,7 +65,7 @@ fn judge(
     rule: &KernelEgress,
     model: &NatModel,
     (options, interfaces): (&Options, &Interfaces),
-    taken: &[(IpNet, String)],
+    taken: &Blocks<&Arc<KernelEgress>>,
 ) -> Result<Sound, Rejection> {
     let tenant = model.tenants.get(&rule.tenant).filter(|number| **number > 0);
     let tenant = *tenant.ok_or(Rejection::UnknownTenant)?;
@@ -73,10 +73,10 @@ fn judge(
     if let Some((field, _)) = missing.into_iter().find(|(_, missing)| *missing) {
         return Err(Rejection::Incomplete { field });
     }
-    let overlap = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
-    let other = taken.iter().find(|(known, _)| rule.sources.iter().any(|own| overlap(own, known)));
-    if let Some((_, by)) = other {
-        return Err(Rejection::SourcesTaken { by: by.clone() });
+    let mut others = rule.sources.iter().filter_map(|own| taken.meeting(own, |_| true));
+    if let Some((_, other)) = others.next() {
+        let by = format!("{}/{}", other.tenant, other.name);
+        return Err(Rejection::SourcesTaken { by });
     }
     if !rule.enrolled {
         return Err(Rejection::NotEnrolled);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durward_model::SourceSet;
+use durward_model::blocks::Blocks;
 use durward_model::egress::{Taken, Transparent};
 use durward_model::mapping::{
     AddressRange, Affinity, KernelEgress, MappedPort, PortMapping, PortRange, Transport,
@@ -20,6 +21,8 @@ pub struct Policy {
     /// By address and protocol, then by first port; ranges do not overlap.
     mapped: BTreeMap<(IpAddr, u8), BTreeMap<u16, Mapped>>,
     leaving: Vec<Leaving>,
+    /// The positions of those by their sources, which do not overlap.
+    by_source: Blocks<usize>,
 }
 
 /// A mapped port.
@@ -104,6 +107,8 @@ impl Policy {
     }
 
     pub(super) fn leave(&mut self, leaving: Leaving) {
+        let at = self.leaving.len();
+        leaving.sources.iter().for_each(|source| self.by_source.insert(*source, at));
         self.leaving.push(leaving);
     }
 
@@ -118,7 +123,8 @@ impl Policy {
     /// The egress rule of a pod.
     #[must_use]
     pub fn leaving(&self, source: IpAddr) -> Option<&Leaving> {
-        self.leaving.iter().find(|rule| rule.sources.iter().any(|block| block.contains(&source)))
+        let (_, at) = self.by_source.meeting(&IpNet::from(source), |_| true)?;
+        self.leaving.get(*at)
     }
 
     /// Puts the ports of `after` in the place of those of `before`, which are of this policy.
@@ -174,7 +180,11 @@ impl Policy {
             };
             these.iter().filter(lost).map(|(_, this)| this.tenant)
         });
-        let leaving = self.leaving.iter().filter(|this| !next.leaving.contains(this));
+        let is_same = |this: &&Leaving| {
+            let source = this.sources.first().map(IpNet::network);
+            source.and_then(|source| next.leaving(source)) == Some(*this)
+        };
+        let leaving = self.leaving.iter().filter(|this| !is_same(this));
         mapped.chain(leaving.map(|leaving| leaving.tenant)).collect()
     }
 }

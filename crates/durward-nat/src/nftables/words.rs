@@ -76,8 +76,7 @@ impl Reader {
                 self.hold(*to, words.to_owned(), len, kind)
             }
             Expression::Bitwise { from, to, mask, xor } => {
-                let bits = (u32::from_ne_bytes(*mask), u32::from_ne_bytes(*xor));
-                let (words, kind) = self.masked(*from, bits);
+                let (words, kind) = self.masked(*from, *mask, u32::from_ne_bytes(*xor));
                 self.hold(*to, words, 4, kind)
             }
             Expression::Immediate { to, value } => {
@@ -116,10 +115,15 @@ impl Reader {
         }
     }
 
-    fn masked(&self, from: u32, (mask, xor): (u32, u32)) -> (String, Kind) {
+    fn masked(&self, from: u32, mask: [u8; 4], xor: u32) -> (String, Kind) {
+        let bits = u32::from_ne_bytes(mask);
         let (words, kind) = match self.held.get(&from) {
-            Some(held) if held.kind == Kind::State => (held.words.clone(), Kind::StateMasked(mask)),
-            _ => (format!("{} & {mask:#x}", self.words(from)), Kind::Masked),
+            Some(held) if held.kind == Kind::State => (held.words.clone(), Kind::StateMasked(bits)),
+            // A packet's bytes are in the order of addresses.
+            Some(held) if held.kind == Kind::Bytes => {
+                (format!("{} & {}", held.words, constant(&mask)), Kind::Bytes)
+            }
+            _ => (format!("{} & {bits:#x}", self.words(from)), Kind::Masked),
         };
         (if xor == 0 { words } else { format!("{words} ^ {xor:#x}") }, kind)
     }

@@ -46,7 +46,10 @@ fn text(model: &NatModel) -> String {
         }
     }
     writeln!(text, "addresses {:?}\n", policy.addresses()).unwrap();
-    write!(text, "{}", diff((&Ruleset::default(), &Routing::default()), &wanted)).unwrap();
+    let difference = diff((&Ruleset::default(), &Routing::default()), &wanted);
+    // For people, and then exactly: two rules may read the same in words.
+    let rules = Ruleset { chains: wanted.ruleset.chains.clone(), ..Ruleset::default() };
+    write!(text, "{}\n{rules}", difference.in_full()).unwrap();
     text
 }
 

@@ -5,6 +5,7 @@
 
 mod ports;
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -252,10 +253,8 @@ pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
 }
 
 fn tell(before: &Report, now: &Report, cured: bool) {
-    let known = |of: &[MappingReport], one: &MappingReport| of.contains(one);
-    let all = now.mappings.iter().map(|one| (one, known(&before.mappings, one)));
-    let all = all.chain(now.egress.iter().map(|one| (one, known(&before.egress, one))));
-    for (one, known) in all {
+    let all = [(&before.mappings, &now.mappings), (&before.egress, &now.egress)];
+    for (one, known) in all.into_iter().flat_map(|(before, now)| beside(before, now)) {
         let (tenant, mapping) = (&one.tenant, &*one.name);
         match &one.rejected {
             _ if known => {}
@@ -279,4 +278,14 @@ fn tell(before: &Report, now: &Report, cured: bool) {
         cured,
         "the kernel carries the mappings"
     );
+}
+
+/// Each report, and whether it was the same before.
+fn beside<'a>(
+    before: &'a [MappingReport],
+    now: &'a [MappingReport],
+) -> impl Iterator<Item = (&'a MappingReport, bool)> {
+    let key = |one: &'a MappingReport| (&one.tenant, &*one.name);
+    let before: HashMap<_, _> = before.iter().map(|one| (key(one), one)).collect();
+    now.iter().map(move |one| (one, before.get(&key(one)) == Some(&one)))
 }

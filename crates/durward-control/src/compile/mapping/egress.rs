@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use durward_model::TenantId;
+use durward_model::blocks::Blocks;
 use durward_model::mapping::{AddressRange, KernelEgress, PortMapping};
 use ipnet::IpNet;
 
 use super::Applicant;
-use crate::compile::blocks::Blocks;
 use crate::compile::report::Field;
 use crate::compile::roster::Roster;
 

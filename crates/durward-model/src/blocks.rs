@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 /// Networks with their holders.
-#[derive(Debug)]
-pub(crate) struct Blocks<H> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocks<H> {
     /// By first address and then length, with the order they came in.
     held: BTreeMap<IpNet, (usize, H)>,
     /// The lengths there are.
@@ -23,18 +23,15 @@ impl<H> Default for Blocks<H> {
 
 impl<H> Blocks<H> {
     /// Takes a network in, unless it is there.
-    pub(crate) fn insert(&mut self, block: IpNet, holder: H) {
+    pub fn insert(&mut self, block: IpNet, holder: H) {
         let order = self.held.len();
         self.lens.insert(block.prefix_len());
         self.held.entry(block.trunc()).or_insert((order, holder));
     }
 
     /// The network that contains `block` or lies in it and came first of those whose holder is meant.
-    pub(crate) fn meeting(
-        &self,
-        block: &IpNet,
-        is_meant: impl Fn(&H) -> bool,
-    ) -> Option<(&IpNet, &H)> {
+    #[must_use]
+    pub fn meeting(&self, block: &IpNet, is_meant: impl Fn(&H) -> bool) -> Option<(&IpNet, &H)> {
         let (block, last) = (block.trunc(), block.broadcast());
         let at = |address, len| IpNet::new(address, len).ok();
         // Two networks meet only where one contains the other.
