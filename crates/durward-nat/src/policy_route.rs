@@ -83,8 +83,8 @@ pub struct Rule {
 pub enum Selector {
     /// Those to a network.
     To(IpNet),
-    /// Those from an address.
-    From(IpAddr),
+    /// Those from a network.
+    From(IpNet),
     /// Those with a mark.
     Mark {
         /// The mark's bits.
@@ -109,14 +109,14 @@ impl Routing {
             let own = external.addresses.iter().map(IpNet::addr);
             let routed = addresses.iter().copied();
             let routed = routed.filter(|ip| interfaces.slot_of(*ip) == Some(external.slot));
-            let all: BTreeSet<IpAddr> = own.chain(routed).collect();
-            wanted.rules.extend(all.into_iter().filter(|ip| !is_link_local(*ip)).map(|address| {
-                Rule {
-                    priority: options.rule_priority + 2,
-                    ipv4: address.is_ipv4(),
-                    selector: Selector::From(address),
-                    table: options.routing_table + u32::from(external.slot),
-                }
+            let all = own.chain(routed).filter(|ip| !is_link_local(*ip)).map(IpNet::from);
+            // The kernel asks rule by rule, so addresses beside each other share one, which is for them and no other.
+            let all = IpNet::aggregate(&all.collect::<Vec<_>>());
+            wanted.rules.extend(all.into_iter().map(|block| Rule {
+                priority: options.rule_priority + 2,
+                ipv4: block.addr().is_ipv4(),
+                selector: Selector::From(block),
+                table: options.routing_table + u32::from(external.slot),
             }));
         }
         if !wanted.rules.is_empty() {
@@ -249,7 +249,10 @@ impl fmt::Display for Rule {
         write!(f, "rule {} ", self.priority)?;
         match &self.selector {
             Selector::To(net) => write!(f, "to {net}")?,
-            Selector::From(address) => write!(f, "from {address}")?,
+            Selector::From(net) if net.prefix_len() == net.max_prefix_len() => {
+                write!(f, "from {}", net.addr())?
+            }
+            Selector::From(net) => write!(f, "from {net}")?,
             Selector::Mark { mark, mask } => write!(f, "fwmark {mark:#x}/{mask:#x}")?,
         }
         write!(f, " lookup {} {}", self.table, if self.ipv4 { "ipv4" } else { "ipv6" })

@@ -103,7 +103,7 @@ pub(super) fn rule(message: &Message, protocol: u8) -> Option<Rule> {
     let end = |kind| attributes.get(kind).and_then(|end| ip(end.value));
     let selector = match (end(1), end(2), attributes.ne32(10)) {
         (Some(to), None, None) => Selector::To(IpNet::new(to, header[1]).ok()?),
-        (None, Some(from), None) => Selector::From(from),
+        (None, Some(from), None) => Selector::From(IpNet::new(from, header[2]).ok()?),
         (None, None, Some(mark)) => {
             Selector::Mark { mark, mask: attributes.ne32(16).unwrap_or(u32::MAX) }
         }
@@ -154,7 +154,7 @@ pub(super) fn write_route(to: &mut Builder, route: &Route, protocol: u8) {
 pub(super) fn write_rule(to: &mut Builder, rule: &Rule, protocol: u8) {
     let (to_len, from_len) = match &rule.selector {
         Selector::To(net) => (net.prefix_len(), 0),
-        Selector::From(address) => (0, if address.is_ipv4() { 32 } else { 128 }),
+        Selector::From(net) => (0, net.prefix_len()),
         Selector::Mark { .. } => (0, 0),
     };
     let family = if rule.ipv4 { INET } else { INET6 };
@@ -162,7 +162,7 @@ pub(super) fn write_rule(to: &mut Builder, rule: &Rule, protocol: u8) {
     to.ne32(6, rule.priority).ne32(15, rule.table).bytes_attribute(21, &[protocol]);
     match &rule.selector {
         Selector::To(net) => to.bytes_attribute(1, &octets(net.addr())),
-        Selector::From(address) => to.bytes_attribute(2, &octets(*address)),
+        Selector::From(net) => to.bytes_attribute(2, &octets(net.addr())),
         Selector::Mark { mark, mask } => to.ne32(10, *mark).ne32(16, *mask),
     };
 }

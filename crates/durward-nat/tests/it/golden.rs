@@ -193,6 +193,26 @@ fn the_program_has_as_many_rules_for_ten_thousand_mappings_as_for_ten() {
     assert_eq!(rules(10), rules(10_000));
 }
 
+/// The kernel asks routing rules one after the other.
+#[test]
+fn addresses_beside_each_other_share_a_routing_rule_that_is_for_no_other() {
+    let wanted = |lasts: std::ops::RangeInclusive<u8>| {
+        let addresses = lasts.map(|last| IpAddr::from([203, 0, 113, last])).collect();
+        let lines = Routing::wanted(&options(), &host(), &addresses).lines();
+        let from = lines.into_iter().filter_map(|line| {
+            let (_, from) = line.split_once(" from ")?;
+            Some(from.split(' ').next()?.to_owned())
+        });
+        from.collect::<Vec<_>>()
+    };
+
+    assert_eq!(wanted(2..=2), ["198.51.100.1", "203.0.113.1", "203.0.113.2"]);
+    assert_eq!(
+        wanted(64..=130),
+        ["198.51.100.1", "203.0.113.1", "203.0.113.64/26", "203.0.113.128/31", "203.0.113.130"]
+    );
+}
+
 #[test]
 fn the_same_model_gives_the_same_state_whatever_its_order_in_memory() {
     let again: Arc<NatModel> = model(rich(), vec![]);
