@@ -290,3 +290,30 @@ fn what_the_kernel_carries_of_a_change_is_patched_too() {
         assert_eq!(patched.verdicts, all.verdicts);
     }
 }
+
+/// What becomes of a tenant that is kept may decide what others get in the next compile.
+#[test]
+fn nothing_is_patched_while_a_tenant_is_kept_as_it_was() {
+    let text = |address: u8, limit: &str| {
+        format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: t{address}}}\nspec:\n  ingress: [{{address: 198.51.100.{address}, protocol: HTTP, redirectToHttps: true}}]\n  limits: {{bodyBytes: {limit}}}\n"
+        )
+    };
+    let of = |first: &str, second: &str| Resources {
+        documents: vec![document(0, text(1, first)), document(1, text(2, second))],
+        ..Resources::default()
+    };
+    let sound = whole(&of("1MiB", "1MiB"), None, NOW);
+    assert!(sound.verdicts.all_accepted(), "{:#?}", sound.verdicts);
+    assert!(super::compile(&of("1MiB", "2MiB"), &sound, NOW).is_some());
+
+    let kept = compile(&of("nonsense", "1MiB"), Some(&sound), NOW);
+    assert_eq!(kept.verdicts.verdicts[0].outcome, Outcome::KeptLastGood);
+    let mut edited = of("nonsense", "2MiB");
+    edited.documents[0] = kept.memory.seen.documents[0].clone();
+
+    assert!(super::compile(&edited, &kept, NOW).is_none());
+    let now = compile(&edited, Some(&kept), NOW);
+    assert_eq!(now.verdicts.verdicts[1].outcome, Outcome::Accepted);
+    assert_eq!(now.snapshot.tenants.len(), 2);
+}
