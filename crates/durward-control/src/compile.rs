@@ -24,6 +24,7 @@ mod roster;
 mod route;
 mod server_tls;
 mod sni;
+mod times;
 mod transparent;
 mod trust;
 mod upstream;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use durward_model::limits::{Limits, Timeouts};
 
 use super::report::{Field, Report};
+use super::times::{self, Range};
 use super::words;
 use crate::place::At;
 use crate::spec::tenant::{LimitsSpec, TimeoutsSpec};
@@ -92,19 +93,18 @@ fn header_bytes(
 fn timeouts(report: &mut Report<'_>, field: &Field<'_>, spec: &TimeoutsSpec) -> Option<Timeouts> {
     let defaults = Timeouts::default();
     let before = report.errors();
-    let mut time = |written: &Option<At<String>>, name: &str| -> Option<Duration> {
-        report
-            .check_optional("BadLimit", written.as_ref(), &field.name(name), words::duration)
-            .flatten()
+    let mut time = |written: &Option<At<String>>, name: &str, range: Range| -> Option<Duration> {
+        let read = |text: &str| range.read(text);
+        report.check_optional("BadLimit", written.as_ref(), &field.name(name), read).flatten()
     };
     let timeouts = Timeouts {
-        handshake: time(&spec.handshake, "handshake").unwrap_or(defaults.handshake),
-        header: time(&spec.header, "header").unwrap_or(defaults.header),
-        idle: time(&spec.idle, "idle").unwrap_or(defaults.idle),
-        stream_idle: time(&spec.stream_idle, "streamIdle").unwrap_or(defaults.stream_idle),
-        connect: time(&spec.connect, "connect").unwrap_or(defaults.connect),
-        response: time(&spec.response, "response").unwrap_or(defaults.response),
-        request: time(&spec.request, "request"),
+        handshake: time(&spec.handshake, "handshake", times::HANDSHAKE).unwrap_or(defaults.handshake),
+        header: time(&spec.header, "header", times::HEADER).unwrap_or(defaults.header),
+        idle: time(&spec.idle, "idle", times::IDLE).unwrap_or(defaults.idle),
+        stream_idle: time(&spec.stream_idle, "streamIdle", times::IDLE).unwrap_or(defaults.stream_idle),
+        connect: time(&spec.connect, "connect", times::CONNECT).unwrap_or(defaults.connect),
+        response: time(&spec.response, "response", times::RESPONSE).unwrap_or(defaults.response),
+        request: time(&spec.request, "request", times::REQUEST),
     };
     (report.errors() == before).then_some(timeouts)
 }

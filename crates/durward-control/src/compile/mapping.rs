@@ -20,7 +20,7 @@ use super::names;
 use super::report::{Field, Report};
 use super::roster::{Basis, NOWHERE, Roster};
 use super::verdict::Served;
-use super::{route, words};
+use super::{route, times, words};
 use crate::place::Place;
 use crate::resources::{Content, Resources, Source};
 use crate::spec::port_mapping::{AffinitySpec, KIND, PortMappingDocument, SourceSpec};
@@ -211,8 +211,8 @@ impl Reading<'_, '_, '_> {
         let field = Field::SPEC.name("allowedSources");
         let allowed = route::networks(self.report, spec.allowed_sources.as_ref(), &field);
         let field = Field::SPEC.name("drain");
-        let drain =
-            self.report.check_optional("BadDuration", spec.drain.as_ref(), &field, words::duration);
+        let read = |text: &str| times::DRAIN.read(text);
+        let drain = self.report.check_optional("BadDuration", spec.drain.as_ref(), &field, read);
         if self.report.errors() > before {
             return None;
         }

@@ -14,7 +14,7 @@ use durward_model::{Route, SourceSet};
 use super::header;
 use super::report::{Field, Report};
 use super::upstream_set::UpstreamSet;
-use super::words;
+use super::{times, words};
 use crate::place::{At, Place};
 use crate::spec::route::{RedirectSpec, RespondSpec, RouteSpec, WeightedUpstreamSpec};
 
@@ -206,7 +206,7 @@ fn action(
         "BadDuration",
         spec.timeout.as_ref(),
         &field.name("timeout"),
-        words::duration,
+        |text| times::REQUEST.read(text),
     );
     let (prefix, host) = spec.rewrite.as_ref().map_or((Some(None), Some(None)), |rewrite| {
         let field = field.name("rewrite");

@@ -14,6 +14,7 @@ use durward_model::{EgressAddress, Upstream};
 
 use super::certificates::{Files, Purpose};
 use super::report::{Field, Report};
+use super::times::{self, Range};
 use super::{trust, words};
 use crate::place::At;
 use crate::spec::ingress::TlsVersionSpec;
@@ -71,7 +72,7 @@ pub(crate) fn upstream(
         IDLE_PER_CORE,
     );
     let timeout =
-        time(report, spec.pool.idle_timeout.as_ref(), &pool.name("idleTimeout"), IDLE_TIMEOUT);
+        time(report, spec.pool.idle_timeout.as_ref(), &pool.name("idleTimeout"), (times::POOL_IDLE, IDLE_TIMEOUT));
     if report.errors() > before {
         return None;
     }
@@ -267,8 +268,8 @@ fn health_check(
         return None;
     }
     let probe = if asked(spec.tls) { Some(Probe::Tls) } else { http_probe(report, spec, field) };
-    let interval = time(report, spec.interval.as_ref(), &field.name("interval"), CHECK_INTERVAL);
-    let timeout = time(report, spec.timeout.as_ref(), &field.name("timeout"), CHECK_TIMEOUT);
+    let interval = time(report, spec.interval.as_ref(), &field.name("interval"), (times::CHECK_INTERVAL, CHECK_INTERVAL));
+    let timeout = time(report, spec.timeout.as_ref(), &field.name("timeout"), (times::CHECK_TIMEOUT, CHECK_TIMEOUT));
     let unhealthy = report.number(spec.unhealthy_after, &field.name("unhealthyAfter"), (1, 100), 3);
     let healthy = report.number(spec.healthy_after, &field.name("healthyAfter"), (1, 100), 2);
     Some(HealthCheck {
@@ -324,7 +325,7 @@ fn outlier(
         report,
         spec.base_ejection.as_ref(),
         &field.name("baseEjection"),
-        defaults.base_ejection,
+        (times::BASE_EJECTION, defaults.base_ejection),
     );
     let percent = report.number(
         spec.max_ejected_percent,
@@ -366,7 +367,8 @@ fn time(
     report: &mut Report<'_>,
     written: Option<&At<String>>,
     field: &Field<'_>,
-    default: Duration,
+    (range, default): (Range, Duration),
 ) -> Option<Duration> {
-    Some(report.check_optional("BadDuration", written, field, words::duration)?.unwrap_or(default))
+    let read = |text: &str| range.read(text);
+    Some(report.check_optional("BadDuration", written, field, read)?.unwrap_or(default))
 }
