@@ -2,6 +2,8 @@
 //!
 //! Meant for the operator's machines, on loopback unless told otherwise. Deliberately absent: secrets, and anything a tenant could reach.
 
+mod connections;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -39,8 +41,8 @@ pub(crate) async fn serve(
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let address = listener.local_addr()?;
-    let router = router(gateway, address).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, router).with_graceful_shutdown(stopped).await
+    connections::accept(listener, router(gateway, address), stopped).await;
+    Ok(())
 }
 
 fn router(gateway: Arc<Gateway>, address: SocketAddr) -> Router {

@@ -226,3 +226,26 @@ fn a_drain_delay_keeps_accepting_while_not_ready() {
     assert_eq!(gateway.get("/").map(|(status, _)| status), Some(200));
     assert!(gateway.child.wait_blocking(Duration::from_secs(20)).success());
 }
+
+#[test]
+fn a_flood_of_connections_keeps_neither_descriptors_nor_the_operator_out() {
+    let origin = Origin::http1(HERE);
+    let gateway = Gateway::start(origin.address(), &[]);
+    let descriptors =
+        || std::fs::read_dir(format!("/proc/{}/fd", gateway.child.id())).unwrap().count();
+    let before = descriptors();
+
+    let silent: Vec<_> =
+        (0..400).filter_map(|_| std::net::TcpStream::connect(gateway.admin).ok()).collect();
+
+    assert!(silent.len() > 300, "{} are open here", silent.len());
+    for _ in 0..20 {
+        assert_eq!(status(gateway.admin, "/livez"), Some(200));
+        assert_eq!(gateway.get("/").map(|(status, _)| status), Some(200));
+    }
+    let few = || descriptors() <= before + 100;
+    assert!(eventually_blocking(DEADLINE, few), "{before}, then {}", descriptors());
+    // Those that say nothing are closed in the end, so that none is left even without a flood.
+    let none = || descriptors() <= before + 10;
+    assert!(eventually_blocking(DEADLINE, none), "{before}, then {}", descriptors());
+}

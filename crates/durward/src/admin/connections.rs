@@ -1,0 +1,180 @@
+//! Connections to the admin interface: a bounded number of them, each with deadlines.
+//!
+//! A flood of connections must neither keep the operator out nor take descriptors that tenants' connections need: when all places are
+//! taken, the connection that has been idle longest makes room.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Connections open at once.
+pub(super) const MOST: usize = 64;
+/// How long a connection may take to send a request's head, the time between two requests included.
+const HEAD: Duration = Duration::from_secs(10);
+/// How long a connection may last; the request under way is answered before it closes.
+const WHOLE: Duration = Duration::from_secs(240);
+/// How long that last answer may take.
+const LAST_ANSWER: Duration = Duration::from_secs(60);
+/// How long accepting pauses after an error such as EMFILE.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts connections until `stopped`, then lets the requests under way finish.
+pub(super) async fn accept(
+    listener: TcpListener,
+    router: Router,
+    stopped: impl Future<Output = ()> + Send,
+) {
+    let places = Arc::new(Places::default());
+    let (tasks, ending) = (TaskTracker::new(), CancellationToken::new());
+    let mut stopped = std::pin::pin!(stopped);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut stopped => break,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, peer)) = accepted else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let place = places.take();
+        let (router, ending) = (router.clone(), ending.clone());
+        tasks.spawn(async move {
+            let served = serve(stream, peer, router, &place, &ending);
+            place.closed.run_until_cancelled(served).await;
+        });
+        // Connections that were told to close do so before the next one is accepted.
+        tokio::task::yield_now().await;
+    }
+    ending.cancel();
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// Answers the requests of one connection.
+async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    place: &Place,
+    ending: &CancellationToken,
+) {
+    let router = TowerToHyperService::new(router);
+    let activity = Arc::clone(&place.activity);
+    let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let (answered, activity) = (router.call(request), Arc::clone(&activity));
+        async move {
+            activity.begin();
+            let response: Result<Response, Infallible> = answered.await;
+            activity.end();
+            response
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .serve_connection(TokioIo::new(stream), answer);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = ending.cancelled() => {}
+        () = tokio::time::sleep(WHOLE) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    drop(tokio::time::timeout(LAST_ANSWER, connection).await);
+}
+
+/// The connections that are open.
+#[derive(Default)]
+struct Places {
+    open: Mutex<Vec<Open>>,
+}
+
+struct Open {
+    activity: Arc<Activity>,
+    closed: CancellationToken,
+}
+
+impl Places {
+    /// Takes a place, and closes the connection that has been idle longest when all are taken.
+    fn take(self: &Arc<Self>) -> Place {
+        let (activity, closed) = (Arc::new(Activity::new()), CancellationToken::new());
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= MOST
+            && let Some(at) = longest_idle(&open)
+        {
+            open.swap_remove(at).closed.cancel();
+        }
+        open.push(Open { activity: Arc::clone(&activity), closed: closed.clone() });
+        Place { places: Arc::clone(self), activity, closed }
+    }
+}
+
+/// The connection without a request under way that was last active earliest; among busy ones only when all are busy.
+fn longest_idle(open: &[Open]) -> Option<usize> {
+    let rank = |one: &Open| (one.activity.busy.load(Relaxed), one.activity.last.load(Relaxed));
+    (0..open.len()).min_by_key(|at| rank(&open[*at]))
+}
+
+/// One connection's place, given back when dropped.
+struct Place {
+    places: Arc<Places>,
+    activity: Arc<Activity>,
+    closed: CancellationToken,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.places.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|one| !Arc::ptr_eq(&one.activity, &self.activity));
+    }
+}
+
+/// When a connection was last used, and whether it is now.
+struct Activity {
+    busy: AtomicBool,
+    /// Nanoseconds on the clock of the process.
+    last: AtomicU64,
+}
+
+impl Activity {
+    fn new() -> Self {
+        let activity = Self { busy: AtomicBool::new(false), last: AtomicU64::new(0) };
+        activity.touch();
+        activity
+    }
+
+    fn touch(&self) {
+        self.last.store(nanoseconds(), Relaxed);
+    }
+
+    fn begin(&self) {
+        self.busy.store(true, Relaxed);
+        self.touch();
+    }
+
+    fn end(&self) {
+        self.busy.store(false, Relaxed);
+        self.touch();
+    }
+}
+
+/// Nanoseconds since the process first asked.
+fn nanoseconds() -> u64 {
+    static BEGAN: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    u64::try_from(BEGAN.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
