@@ -105,6 +105,10 @@ impl Door {
                     }
                 }
                 Err(error) if concerns_one_connection(&error) => {}
+                // Connections without a tenant make room before those of tenants wait.
+                Err(_) if files.clients.is_full() && self.core.unidentified.make_room() => {
+                    tokio::task::yield_now().await;
+                }
                 Err(error) => {
                     self.no_room(bind, &error);
                     if files::are_exhausted(&error) {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use durward_model::address::canonical;
 use durward_model::limits::Timeouts;
-use durward_model::{ClientAddr, Destination, Service};
+use durward_model::{ClientAddr, Destination, DestinationMode, Service};
 use tokio::net::TcpStream;
 
 use crate::access_log::Record;
@@ -22,12 +22,14 @@ use crate::forward::door::{self, Told};
 use crate::forward::socks::Greeted;
 use crate::io::Io;
 use crate::limits::ConnectionGuard;
+use crate::memory::{self, Hold, Kind};
 use crate::metrics::{Cells, Counter, TenantMetrics};
 use crate::peek;
 use crate::prepared::{Found, PreparedBind, PreparedListener, TenantView};
 use crate::refusal::Refusal;
 use crate::session::{Accepted, Admitted, ConnectionFacts, TlsFacts};
 use crate::tls::handshake::{self, Failed};
+use crate::unidentified;
 use crate::watch::{Expired, Watch};
 
 /// A connection that came in, and what counts it while it lasts.
@@ -42,7 +44,7 @@ pub(crate) struct Entrance {
 pub(crate) struct Counted {
     metrics: Arc<TenantMetrics>,
     core: usize,
-    _limit: ConnectionGuard,
+    _limit: (ConnectionGuard, Hold),
 }
 
 /// A connection that is turned away.
@@ -65,6 +67,8 @@ struct Visit {
     listener: Option<Arc<PreparedListener>>,
     /// The name asked for in a handshake that failed.
     name: Option<String>,
+    /// Its place among those without a tenant, until it has one.
+    unidentified: Option<unidentified::Place>,
 }
 
 /// Lets a connection in, or says why not.
@@ -104,8 +108,26 @@ impl Visit {
         watch.arm(Some(Timeouts::default().handshake), false);
         let (client, destination) = (ClientAddr(peer), Destination(local));
         let (listener, name) = (None, None);
-        let visit =
-            Self { core, watch, bind, began: at, peer, client, destination, listener, name };
+        let brings_many = bind.as_ref().is_some_and(|bind| match &bind.bind.mode {
+            DestinationMode::ProxyProtocol { trusted } => trusted.contains(peer.ip()),
+            _ => false,
+        });
+        let at_bind = bind.as_ref().map_or(local, |bind| bind.bind.address);
+        let source = (!brings_many).then_some(peer.ip());
+        let most = core.most_unidentified();
+        let place = core.unidentified.enter(most, (at_bind, source), watch.closer());
+        let visit = Self {
+            core,
+            watch,
+            bind,
+            began: at,
+            peer,
+            client,
+            destination,
+            listener,
+            name,
+            unidentified: Some(place),
+        };
         (visit, stream)
     }
 
@@ -115,7 +137,8 @@ impl Visit {
             |destination: Destination| Refusal::UnknownAddress { destination: destination.0 };
         let Some(bind) = self.bind.clone() else { return Err(unknown(self.destination)) };
         let peeking = peek::peek(stream, &bind.bind.mode, self.peer, self.destination.0);
-        let peeked = self.watch.guard(peeking).await.map_err(given_up)??;
+        let peeked =
+            self.watch.guard(peeking).await.map_err(|expired| given_up(&self.watch, expired))??;
         (self.client, self.destination) = (peeked.client, peeked.destination);
         let found = bind.found(peeked.destination, peeked.client.0.ip());
         let found = found.ok_or_else(|| unknown(peeked.destination))?;
@@ -132,6 +155,7 @@ impl Visit {
     fn belongs_to(&mut self, listener: &Arc<PreparedListener>) {
         self.watch.retire_with(&listener.retirement);
         self.listener = Some(Arc::clone(listener));
+        self.unidentified = None;
     }
 
     /// Lets a connection in that could be one of several tenants', once it is known whose it is. Their TLS is the same.
@@ -145,11 +169,17 @@ impl Visit {
             Ok(secured) => secured,
             Err((refusal, stream)) => return Err(self.turn_away(refusal, stream)),
         };
-        let telling = door::tell(&mut secured.io, secured.tls.as_ref(), candidates);
+        let shared = &self.core.shared;
+        let mut memory = shared.memory.hold(&shared.unidentified, Kind::Clients);
+        let tls = secured.tls.as_ref();
+        let telling = door::tell(&mut secured.io, tls, candidates, &mut memory);
         let told = match self.watch.guard(telling).await {
             Ok(Ok(told)) => told,
             Ok(Err(refusal)) => return Err(self.turn_away(refusal, None)),
-            Err(expired) => return Err(self.turn_away(given_up(expired), None)),
+            Err(expired) => {
+                let refusal = given_up(&self.watch, expired);
+                return Err(self.turn_away(refusal, None));
+            }
         };
         let listener = match self.as_of_now(&told) {
             Ok(listener) => listener,
@@ -173,7 +203,7 @@ impl Visit {
     }
 
     /// Whether the client may connect, before it costs a handshake.
-    fn check(&self, listener: &PreparedListener) -> Result<ConnectionGuard, Refusal> {
+    fn check(&self, listener: &PreparedListener) -> Result<(ConnectionGuard, Hold), Refusal> {
         let client = self.client.0;
         if !listener.listener.admits(client.ip()) {
             return Err(Refusal::SourceNotAllowed { client });
@@ -182,7 +212,15 @@ impl Visit {
         let guard = tenant.usage.connection(&tenant.tenant.limits, client.ip())?;
         let held = usize::try_from(tenant.usage.connections()).unwrap_or(usize::MAX);
         let fair = self.core.shared.files.clients.allows(held);
-        fair.then_some(guard).ok_or(Refusal::FairShare { of: "connections" })
+        if !fair {
+            return Err(Refusal::FairShare { of: "connections" });
+        }
+        let mut hold = self.core.shared.memory.hold(&tenant.usage, Kind::Clients);
+        hold.grow(match listener.listener.tls() {
+            Some(_) => memory::TLS_CONNECTION,
+            None => memory::CONNECTION,
+        })?;
+        Ok((guard, hold))
     }
 
     /// Ends TLS where it is ended here, and reads the ClientHello where it goes on.
@@ -206,7 +244,7 @@ impl Visit {
                     self.name = name;
                     Err((refusal, Some(stream)))
                 }
-                Err(expired) => Err((given_up(expired), None)),
+                Err(expired) => Err((given_up(&self.watch, expired), None)),
             };
         }
         if !matches!(listener.listener.service, Service::PassThrough(_)) {
@@ -219,7 +257,7 @@ impl Visit {
                 Ok(Secured { io: Io::Tcp(stream), tls, early, greeted: None })
             }
             Ok(Err(refusal)) => Err((refusal, Some(stream))),
-            Err(expired) => Err((given_up(expired), Some(stream))),
+            Err(expired) => Err((given_up(&self.watch, expired), Some(stream))),
         }
     }
 
@@ -227,7 +265,7 @@ impl Visit {
         self,
         listener: Arc<PreparedListener>,
         secured: Secured,
-        limit: ConnectionGuard,
+        limit: (ConnectionGuard, Hold),
     ) -> Entrance {
         let metrics = Arc::clone(&listener.tenant.metrics);
         let cells = metrics.core(self.core.id);
@@ -277,9 +315,10 @@ fn count_handshake(cells: &Cells, tls: &TlsFacts, duration: Duration) {
     cells.handshake_duration.observe(duration);
 }
 
-fn given_up(expired: Expired) -> Refusal {
+fn given_up(watch: &Watch, expired: Expired) -> Refusal {
     match expired {
         Expired::Deadline => Refusal::ClientTimeout { phase: "handshake" },
+        Expired::Closing if watch.is_crowded() => Refusal::Crowded,
         Expired::Closing => Refusal::Draining,
     }
 }

@@ -13,8 +13,11 @@ use crate::files::Files;
 use crate::forward::host::HostAddresses;
 use crate::forward::ledger::Ledger;
 use crate::forward::record::Decisions;
+use crate::limits::Usage;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::prepared::Prepared;
+use crate::unidentified::Unidentified;
 use crate::upstream::pool::Pools;
 use crate::upstream::resolve::Resolver;
 use crate::watch::Watchdog;
@@ -33,6 +36,10 @@ pub(crate) struct Shared {
     pub(crate) host: HostAddresses,
     /// The process's files, and who has them.
     pub(crate) files: Arc<Files>,
+    /// The memory budget, and how much of it each tenant holds.
+    pub(crate) memory: Arc<Memory>,
+    /// What connections without a tenant hold together.
+    pub(crate) unidentified: Arc<Usage>,
     /// Names to addresses, cached for their TTL.
     pub(crate) resolver: Resolver,
 }
@@ -45,6 +52,8 @@ pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     /// Idle upstream connections.
     pub(crate) pools: Pools,
+    /// Connections that belong to no tenant yet.
+    pub(crate) unidentified: Rc<Unidentified>,
     /// Deadlines.
     pub(crate) watchdog: Rc<Watchdog>,
     /// Lines not yet handed to the writer.
@@ -64,11 +73,18 @@ impl Core {
             id,
             shared,
             pools: Pools::default(),
+            unidentified: Rc::default(),
             watchdog: Rc::default(),
             log,
             decisions,
             random: Cell::new(seed | 1),
         })
+    }
+
+    /// Returns how many connections without a tenant may be open here: what open files and memory leave them, shared out among cores.
+    pub(crate) fn most_unidentified(&self) -> usize {
+        let (files, memory) = (&self.shared.files, &self.shared.memory);
+        (files.clients.most() / 4).min(memory.unidentified()) / files.cores()
     }
 
     /// Numbers for spreading load; not for secrets (xorshift64*).

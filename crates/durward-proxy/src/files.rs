@@ -1,17 +1,16 @@
 //! The files the process may have open, shared out: to clients, to whatever is opened for them, and to the process itself.
 //!
-//! A quarter is shared out evenly and is each tenant's own; of the rest a tenant may have [`GREED`] times what is left, so that who has most
-//! is refused first. Deliberately absent: taking away what somebody uses.
+//! Both kinds are shared out among tenants by the rule of [`Share`].
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::limits::{LookupGuard, Usage};
+use crate::memory::{Hold, Kind, Memory};
 use crate::refusal::Refusal;
+use crate::share::Share;
 
-/// How often what is left a tenant may have: one gets four fifths, two get four ninths each.
-const GREED: usize = 4;
 /// What is set aside for the process itself: logs, watched files, the admin listener, reloads, connections to name servers; and on each
 /// core its reactor and its pipes.
 const OWN: (usize, usize) = (256, 160);
@@ -31,55 +30,6 @@ pub(crate) struct Files {
     pub(crate) clients: Share,
     /// What is dialled for them, idle connections and questions to name servers included.
     pub(crate) outward: Share,
-}
-
-/// A part of them.
-#[derive(Debug, Default)]
-pub(crate) struct Share {
-    most: AtomicUsize,
-    used: AtomicUsize,
-    /// What each tenant may have whatever the others do.
-    own: AtomicUsize,
-    /// Of all that are used, what is left of so many may be had beyond that.
-    common: AtomicUsize,
-}
-
-impl Share {
-    /// How many may be open.
-    pub(crate) fn most(&self) -> usize {
-        self.most.load(Relaxed)
-    }
-
-    /// How many are.
-    pub(crate) fn used(&self) -> usize {
-        self.used.load(Relaxed)
-    }
-
-    /// Whether none is left.
-    pub(crate) fn is_full(&self) -> bool {
-        self.used() >= self.most()
-    }
-
-    /// Whether few are left.
-    pub(crate) fn is_scarce(&self) -> bool {
-        self.used() >= self.most() / 8 * 7
-    }
-
-    /// Whether a tenant may have `held` of them, the last one counted already.
-    pub(crate) fn allows(&self, held: usize) -> bool {
-        let left = self.common.load(Relaxed).saturating_sub(self.used());
-        held <= self.own.load(Relaxed) || held <= GREED * left
-    }
-
-    fn share_out(&self, most: usize, tenants: usize) {
-        let (own, common) = match tenants {
-            0 | 1 => (most, most),
-            _ => ((most / 4 / tenants).max(1), most / 4 * 3),
-        };
-        self.most.store(most, Relaxed);
-        self.own.store(own, Relaxed);
-        self.common.store(common, Relaxed);
-    }
 }
 
 impl Default for Files {
@@ -112,6 +62,11 @@ impl Files {
         self.outward.share_out(half, tenants);
     }
 
+    /// Returns the number of cores they are for.
+    pub(crate) fn cores(&self) -> usize {
+        self.cores
+    }
+
     /// Idle connections a core may keep, of one tenant and in all.
     pub(crate) fn idle(&self) -> (usize, usize) {
         let all = (self.outward.most() / (2 * self.cores)).max(LEAST);
@@ -120,7 +75,7 @@ impl Files {
 
     /// Counts a client's connection while the place is held.
     pub(crate) fn client(self: &Arc<Self>) -> ClientPlace {
-        self.clients.used.fetch_add(1, Relaxed);
+        self.clients.add(1);
         ClientPlace(Arc::clone(self))
     }
 
@@ -135,13 +90,13 @@ impl Files {
     /// Counts a connection of our own to a tenant's upstream, in whatever state the share is: what is checked is the upstream.
     pub(crate) fn dial_anyway(self: &Arc<Self>, usage: &Arc<Usage>) -> Place {
         usage.files().fetch_add(1, Relaxed);
-        self.outward.used.fetch_add(1, Relaxed);
+        self.outward.add(1);
         Place { files: Arc::clone(self), usage: Arc::clone(usage), count: 1 }
     }
 
     fn take(self: &Arc<Self>, usage: &Arc<Usage>, count: usize) -> Option<Place> {
         let held = usage.files().fetch_add(count, Relaxed) + count;
-        self.outward.used.fetch_add(count, Relaxed);
+        self.outward.add(count);
         let place = Place { files: Arc::clone(self), usage: Arc::clone(usage), count };
         self.outward.allows(held).then_some(place)
     }
@@ -153,7 +108,7 @@ pub(crate) struct ClientPlace(Arc<Files>);
 
 impl Drop for ClientPlace {
     fn drop(&mut self) {
-        self.0.clients.used.fetch_sub(1, Relaxed);
+        self.0.clients.sub(1);
     }
 }
 
@@ -168,7 +123,7 @@ pub(crate) struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.usage.files().fetch_sub(self.count, Relaxed);
-        self.files.outward.used.fetch_sub(self.count, Relaxed);
+        self.files.outward.sub(self.count);
     }
 }
 
@@ -177,6 +132,8 @@ impl Drop for Place {
 pub(crate) struct Asker<'a> {
     /// All files.
     pub(crate) files: &'a Arc<Files>,
+    /// The memory budget, which what is remembered of the answer is charged to.
+    pub(crate) memory: &'a Arc<Memory>,
     /// The tenant.
     pub(crate) usage: &'a Arc<Usage>,
 }
@@ -193,6 +150,11 @@ impl Asker<'_> {
     pub(crate) fn ask(self) -> Option<Asked> {
         let guard = self.usage.lookup()?;
         Some(Asked { _place: self.files.take(self.usage, LOOKUP)?, _guard: guard })
+    }
+
+    /// Holds nothing yet for what will be remembered of the answer.
+    pub(crate) fn hold(self) -> Hold {
+        self.memory.hold(self.usage, Kind::Names)
     }
 }
 
@@ -256,7 +218,8 @@ mod tests {
     #[test]
     fn a_tenant_has_a_bounded_number_of_lookups_under_way() {
         let (files, usage) = (files(1_000_000), Arc::default());
-        let asker = Asker { files: &files, usage: &usage };
+        let memory = Arc::default();
+        let asker = Asker { files: &files, memory: &memory, usage: &usage };
 
         let asked: Vec<_> = std::iter::from_fn(|| asker.ask()).take(100_000).collect();
 

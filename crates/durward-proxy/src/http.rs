@@ -33,6 +33,7 @@ use crate::http::parse::{HeadLimits, Parsed, Progress};
 
 pub(crate) use h2::base64;
 
+use crate::memory::{ConnectionMemory, Kind, Part};
 use crate::metrics::Cells;
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
@@ -48,9 +49,23 @@ pub(crate) struct Http {
     texts: Texts,
     /// Upstream connections that are this client's alone.
     pins: Rc<Pins>,
+    /// What the connection holds: heads, bodies and buffers of all its exchanges.
+    pub(crate) memory: Rc<ConnectionMemory>,
 }
 
 impl Http {
+    /// Charges `held` bytes, which wait here because a side does not take them, to the connection until `waiting` is dropped.
+    ///
+    /// # Errors
+    /// [`Refusal::Memory`] when the tenant has no room for them.
+    fn hold_waiting(&self, waiting: &mut Option<Part>, held: usize) -> Result<(), Refusal> {
+        match waiting {
+            _ if held == 0 => Ok(()),
+            Some(part) => part.raise(held),
+            None => self.memory.take(held).map(|part| *waiting = Some(part)),
+        }
+    }
+
     /// What is served; empty for a listener that is not HTTP, which never gets here.
     fn service(&self) -> Option<&HttpService> {
         match &self.view.listener().service {
@@ -80,7 +95,12 @@ impl Http {
         self.view.tenant().metrics.core(self.core.id)
     }
 
-    fn new(core: Rc<Core>, view: TenantView, facts: Rc<ConnectionFacts>, pins: Rc<Pins>) -> Self {
+    fn new(
+        core: Rc<Core>,
+        view: TenantView,
+        facts: Rc<ConnectionFacts>,
+        (pins, memory): (Rc<Pins>, Rc<ConnectionMemory>),
+    ) -> Self {
         let (trusted, xfcc) = match &view.listener().service {
             Service::Http(service) => (
                 service.trusted_proxies.contains(facts.client.0.ip()),
@@ -89,7 +109,7 @@ impl Http {
             _ => (false, false),
         };
         let texts = Texts::new(&facts, view.listener(), trusted, xfcc);
-        Self { core, view, facts, texts, pins }
+        Self { core, view, facts, texts, pins, memory }
     }
 
     /// What serves the next request: this, or what has become of it if the configuration has changed since.
@@ -109,8 +129,9 @@ impl Http {
         if first && lingered() && !view.trusts_like(&self.view) {
             return Err(Refusal::Draining);
         }
-        let (core, facts, pins) = (&self.core, &self.facts, &self.pins);
-        Ok(Rc::new(Self::new(Rc::clone(core), view, Rc::clone(facts), Rc::clone(pins))))
+        let (core, facts) = (Rc::clone(&self.core), Rc::clone(&self.facts));
+        let own = (Rc::clone(&self.pins), Rc::clone(&self.memory));
+        Ok(Rc::new(Self::new(core, view, facts, own)))
     }
 
     /// The same for a connection that has asked for nothing yet: it lives on as if it had come in now.
@@ -126,7 +147,8 @@ impl Http {
 /// Serves an admitted connection until it ends.
 pub(crate) async fn serve(admitted: Admitted) {
     let Admitted { io, early, view, facts, watch, core, greeted } = admitted;
-    let http = Rc::new(Http::new(core, view, facts, Rc::default()));
+    let hold = core.shared.memory.hold(&view.tenant().usage, Kind::Clients);
+    let http = Rc::new(Http::new(core, view, facts, (Rc::default(), ConnectionMemory::new(hold))));
     if greeted.is_some() {
         return Box::pin(socks::serve(&http, &watch, io, early, greeted)).await;
     }
@@ -169,6 +191,12 @@ impl FirstRequest {
             Parsed::Head(_) => Some(request.fields.bytes(request.proxy_authorization).to_vec()),
         })
     }
+}
+
+/// Gives half of this core's unused buffers and messages back.
+pub(crate) fn shrink_pools() {
+    buffer::shrink_pools();
+    message::shrink_pools();
 }
 
 /// A new name for a tunnel that no request asks for.

@@ -12,9 +12,11 @@ mod files;
 mod forward;
 mod handover;
 mod http;
+mod http2;
 mod io;
 mod limits;
 mod listeners;
+mod memory;
 pub mod metrics;
 mod passthrough;
 #[doc(hidden)]
@@ -24,8 +26,10 @@ pub mod proxy;
 pub mod refusal;
 mod relay;
 mod session;
+mod share;
 mod tcp;
 mod tls;
+mod unidentified;
 mod upstream;
 mod watch;
 

@@ -9,8 +9,10 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use durward_model::limits::Limits;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::refusal::Refusal;
+use crate::share::MemoryKind;
 
 /// Bandwidth may run ahead of its rate by this much before a sender has to wait.
 const BANDWIDTH_TOLERANCE: Duration = Duration::from_millis(100);
@@ -30,7 +32,10 @@ pub(crate) struct Usage {
     upstream_connections: AtomicU32,
     /// Of the process's files, those opened for it.
     files: AtomicUsize,
+    /// Bytes of the memory budget held for it.
+    memory: [AtomicUsize; MemoryKind::ALL.len()],
     lookups: AtomicU32,
+    checks: HealthSlots,
     requests: Bucket,
     bytes_out: Bucket,
     bytes_in: Bucket,
@@ -108,6 +113,21 @@ impl Usage {
         &self.files
     }
 
+    /// Returns how many bytes of the memory budget are held for the tenant.
+    pub(crate) fn memory(&self) -> usize {
+        self.memory.iter().map(|bytes| bytes.load(Relaxed)).sum()
+    }
+
+    /// Returns the bytes of the memory budget that are held for the tenant and one purpose.
+    pub(crate) fn memory_for(&self, kind: MemoryKind) -> &AtomicUsize {
+        &self.memory[kind as usize]
+    }
+
+    /// Waits for a slot for a health check.
+    pub(crate) async fn health_slot(&self) -> HealthSlot<'_> {
+        self.checks.take().await
+    }
+
     /// Counts a name that is looked up, if the tenant may look up one more at once.
     pub(crate) fn lookup(self: &Arc<Self>) -> Option<LookupGuard> {
         enter(&self.lookups, Some(LOOKUPS))?;
@@ -122,6 +142,50 @@ impl Usage {
     /// Accounts bytes received from a client and says how long to wait before reading more.
     pub(crate) fn bandwidth_in(&self, limits: &Limits, bytes: u64) -> Option<Duration> {
         self.bytes_in.charge(limits.bandwidth_in?, bytes)
+    }
+}
+
+/// Health checks under way at once in this process, those in tenants' own slots aside.
+static COMMON_CHECKS: Semaphore = Semaphore::const_new(256);
+/// Slots that a tenant has to itself, so that slow checks of other tenants never keep its own waiting.
+const OWN_CHECKS: usize = 2;
+/// Slots of the common ones that a tenant may have.
+const MORE_CHECKS: usize = 30;
+
+/// Slots for the health checks of one tenant.
+#[derive(Debug)]
+struct HealthSlots {
+    own: Semaphore,
+    more: Semaphore,
+}
+
+/// A health check's slot; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct HealthSlot<'a> {
+    _permits: (SemaphorePermit<'a>, Option<SemaphorePermit<'a>>),
+}
+
+impl Default for HealthSlots {
+    fn default() -> Self {
+        Self { own: Semaphore::new(OWN_CHECKS), more: Semaphore::new(MORE_CHECKS) }
+    }
+}
+
+impl HealthSlots {
+    async fn take(&self) -> HealthSlot<'_> {
+        // The semaphores are never closed, so that both always give a permit in the end.
+        let own = async { Some((self.own.acquire().await.ok()?, None)) };
+        let common = async {
+            let of_tenant = self.more.acquire().await.ok()?;
+            Some((of_tenant, Some(COMMON_CHECKS.acquire().await.ok()?)))
+        };
+        let permits = tokio::select! {
+            biased;
+            Some(permits) = own => permits,
+            Some(permits) = common => permits,
+            else => std::future::pending().await,
+        };
+        HealthSlot { _permits: permits }
     }
 }
 
@@ -266,6 +330,9 @@ fn now() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+    use tokio::task::unconstrained;
+
     use super::*;
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
@@ -378,6 +445,29 @@ mod tests {
         assert!(matches!(usage.pending(&limits), Err(Refusal::CircuitOpen)));
         drop((connection, pending));
         assert!(usage.upstream_connection(&limits).is_ok() && usage.pending(&limits).is_ok());
+    }
+
+    #[tokio::test]
+    async fn slow_health_checks_of_some_tenants_leave_slots_for_every_other() {
+        let slow: Vec<Usage> = (0..20).map(|_| Usage::default()).collect();
+        let mut held = Vec::new();
+        for tenant in &slow {
+            for _ in 0..OWN_CHECKS + MORE_CHECKS {
+                // Common slots run out; what is not granted at once is not granted at all here.
+                held.extend(unconstrained(tenant.health_slot()).now_or_never());
+            }
+            assert!(
+                unconstrained(tenant.health_slot()).now_or_never().is_none(),
+                "a tenant's slots are bounded"
+            );
+        }
+        assert_eq!(held.len(), 256 + 20 * OWN_CHECKS);
+
+        let other = Usage::default();
+
+        assert!(unconstrained(other.health_slot()).now_or_never().is_some());
+        drop(held);
+        assert!(unconstrained(slow[0].health_slot()).now_or_never().is_some());
     }
 
     // S1.71

@@ -20,6 +20,7 @@ use crate::core::Shared;
 use crate::files::Files;
 use crate::forward::host::HostAddresses;
 use crate::listeners::{Listeners, Opened};
+use crate::memory::{self, Memory, Trimmer};
 use crate::metrics::exposition::{self, ExpositionState};
 use crate::metrics::{Counter, Metrics};
 use crate::prepared::Prepared;
@@ -40,6 +41,8 @@ pub struct Options {
     pub inherited: Vec<TcpListener>,
     /// Whether to listen also where another process of the same user does: the kernel spreads clients over both.
     pub shared: bool,
+    /// Bytes this process may have; half of them are the memory budget. `None` takes what its cgroup or the host leaves it.
+    pub memory: Option<usize>,
     /// How long connections may go on when the proxy is dropped without [`Proxy::drain`].
     pub drain_grace: Duration,
 }
@@ -123,6 +126,7 @@ pub struct Proxy {
     listeners: Mutex<Listeners>,
     workers: Vec<Worker>,
     drain_grace: Duration,
+    _trimmer: Trimmer,
 }
 
 impl Proxy {
@@ -132,6 +136,9 @@ impl Proxy {
     /// When a thread or its runtime cannot be made.
     pub fn start(options: Options) -> io::Result<Self> {
         let cores = options.workers.max(1);
+        let limit = options.memory.unwrap_or_else(memory::of_this_process);
+        let memory = Arc::new(Memory::new(limit));
+        info!(limit, budget = memory.budget(), "memory budget");
         let shared = Arc::new(Shared {
             prepared: ArcSwap::from_pointee(Prepared::default()),
             metrics: Metrics::new(cores),
@@ -139,6 +146,8 @@ impl Proxy {
             decisions: options.decisions,
             host: HostAddresses::default(),
             files: Arc::new(Files::of_this_process(cores)),
+            memory: Arc::clone(&memory),
+            unidentified: Arc::default(),
             resolver: Resolver::default(),
         });
         let workers: io::Result<Vec<_>> =
@@ -148,6 +157,7 @@ impl Proxy {
             listeners: Mutex::new(Listeners::new(cores, options.inherited, options.shared)),
             workers: workers?,
             drain_grace: options.drain_grace,
+            _trimmer: Trimmer::start(memory)?,
         })
     }
 
@@ -161,6 +171,8 @@ impl Proxy {
         let prepared = Arc::new(prepared);
         let opened = listeners.open(&prepared.binds);
         self.shared.files.share_out(listeners.files(), prepared.tenants.len());
+        // Connections without a tenant have a share like a tenant's.
+        self.shared.memory.share_out(prepared.tenants.len() + 1);
         self.shared.prepared.store(Arc::clone(&prepared));
         retiring.retire();
         self.hand_out(opened);

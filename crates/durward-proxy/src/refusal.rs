@@ -196,6 +196,12 @@ pub enum Refusal {
         /// `connections` or `lookups`.
         of: &'static str,
     },
+    /// The connection was closed before its tenant was known, to make room for newer ones.
+    #[error("closed to make room: too many connections had not shown which tenant they are for")]
+    Crowded,
+    /// The tenant holds as much memory as its share of the gateway's budget allows.
+    #[error("the tenant holds as much memory as its share of the gateway's budget allows")]
+    Memory,
     /// The record of it is not in the audit file.
     #[error("not let out without a record")]
     NotRecorded(#[source] NotRecorded),
@@ -301,7 +307,9 @@ words!(Refusal {
     Self::PortsExhausted { .. } => 31 "ports_exhausted",
     Self::NotRecorded(_) => 32 "not_recorded",
     Self::FairShare { .. } => 33 "fair_share",
-    Self::Socket(_) => 34 "socket",
+    Self::Memory => 34 "memory",
+    Self::Crowded => 35 "crowded",
+    Self::Socket(_) => 36 "socket",
 });
 
 impl Refusal {
@@ -329,6 +337,8 @@ impl Refusal {
             Self::ParentRefused { .. } => (502, Some("destination_unavailable")),
             Self::PortsExhausted { .. }
             | Self::FairShare { .. }
+            | Self::Memory
+            | Self::Crowded
             | Self::ConnectionLimit
             | Self::CircuitOpen => (503, Some("connection_limit_reached")),
             Self::NoEndpoint { .. } => (503, Some("destination_unavailable")),
@@ -354,6 +364,7 @@ impl Refusal {
             Self::ConnectionLimit
             | Self::PortsExhausted { .. }
             | Self::FairShare { .. }
+            | Self::Memory
             | Self::CircuitOpen
             | Self::NoEndpoint { .. }
             | Self::NotRecorded(_)

@@ -48,11 +48,12 @@ enum Way {
     ToClient,
 }
 
-/// The side that broke off.
+/// The side that broke off, or what there was too little of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Broken {
     Client,
     Upstream,
+    Memory,
 }
 
 impl Way {
@@ -101,6 +102,7 @@ pub(crate) async fn relay(
         Ok(Ok(())) => None,
         Ok(Err(Broken::Client)) => Some(Refusal::ClientClosed),
         Ok(Err(Broken::Upstream)) => Some(Refusal::UpstreamClosed { peer: peer.0 }),
+        Ok(Err(Broken::Memory)) => Some(Refusal::Memory),
         Err(Expired::Deadline) => Some(Refusal::ClientTimeout { phase: "stream" }),
         Err(Expired::Closing) => Some(Refusal::Draining),
     };

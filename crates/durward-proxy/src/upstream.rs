@@ -304,7 +304,10 @@ async fn fresh_carrier(attempt: &Attempt<'_>, header: Option<Vec<u8>>) -> Result
     if !reusable(attempt.runtime) {
         let connected = connect_counted(attempt, header).await?;
         let connect = Some(connected.took);
-        return Ok(Found::Stream { shared: Shared::start(connected).await?, connect });
+        return Ok(Found::Stream {
+            shared: Shared::start(attempt.core, attempt.view, connected).await?,
+            connect,
+        });
     }
     let first = match attempt.addresses.first() {
         Some(peer) => attempt.paths(*peer)?.into_iter().next(),
@@ -320,7 +323,7 @@ async fn fresh_carrier(attempt: &Attempt<'_>, header: Option<Vec<u8>>) -> Result
     }
     let connected = connect_counted(attempt, header).await?;
     let connect = Some(connected.took);
-    let shared = Shared::start(connected).await?;
+    let shared = Shared::start(attempt.core, attempt.view, connected).await?;
     Pools::share(attempt.core, &shared, timeout);
     Ok(Found::Stream { shared, connect })
 }

@@ -67,7 +67,27 @@ struct Entry {
     idle: Cell<bool>,
     retirement: RefCell<Option<Arc<Retirement>>>,
     fired: Cell<Option<Expired>>,
+    /// It was told to make room; nothing takes that back.
+    crowded: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+}
+
+impl Entry {
+    fn expired(&self) -> Option<Expired> {
+        if self.crowded.get() { Some(Expired::Closing) } else { self.fired.get() }
+    }
+}
+
+/// Closes a connection that belongs to no tenant yet.
+pub(crate) struct Closer(Rc<Entry>);
+
+impl Closer {
+    /// Ends what the connection waits for.
+    pub(crate) fn close(&self) {
+        self.0.crowded.set(true);
+        let waker = self.0.waker.borrow_mut().take();
+        waker.into_iter().for_each(Waker::wake);
+    }
 }
 
 impl Watchdog {
@@ -78,6 +98,7 @@ impl Watchdog {
             idle: Cell::new(false),
             retirement: RefCell::new(None),
             fired: Cell::new(None),
+            crowded: Cell::new(false),
             waker: RefCell::new(None),
         });
         self.watches.borrow_mut().push(Rc::downgrade(&entry));
@@ -149,6 +170,16 @@ impl Watch {
         *self.entry.retirement.borrow_mut() = Some(Arc::clone(retirement));
     }
 
+    /// Returns the handle that closes the connection to make room.
+    pub(crate) fn closer(&self) -> Closer {
+        Closer(Rc::clone(&self.entry))
+    }
+
+    /// Returns whether the connection was told to make room.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.entry.crowded.get()
+    }
+
     /// Sets the deadline and says whether the connection is idle (between exchanges). Clears an earlier expiry.
     pub(crate) fn arm(&self, after: Option<Duration>, idle: bool) {
         self.entry.deadline.set(after.map(|after| Instant::now() + after));
@@ -185,7 +216,7 @@ impl Watch {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
-            if let Some(expired) = self.entry.fired.get() {
+            if let Some(expired) = self.entry.expired() {
                 return Poll::Ready(Err(expired));
             }
             let mut waker = self.entry.waker.borrow_mut();

@@ -156,6 +156,10 @@ pub(crate) struct Run {
     /// When an audit record counts as written: when the kernel has it, or the disk
     #[arg(long, value_name = "kernel|disk", env = "DURWARD_AUDIT_SYNC", hide_env_values = true, value_enum, default_value_t = AuditSync::Kernel, hide_possible_values = true)]
     pub(crate) audit_sync: AuditSync,
+    /// Memory this process may have, such as 512MiB; half of it is for heads, bodies and DNS answers [default: the limit of the cgroup, or the
+    /// host's memory]
+    #[arg(long, value_name = "SIZE", env = "DURWARD_MEMORY", hide_env_values = true, value_parser = parse_memory)]
+    pub(crate) memory: Option<usize>,
     /// How long connections may take to end when the process stops or hands over
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub(crate) drain_grace: Duration,
@@ -442,6 +446,21 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "h" => Ok(Duration::from_secs(number.saturating_mul(3_600))),
         _ => Err(format!("{unit:?} is not a unit of time: use ms, s, m or h")),
     }
+    .and_then(|time| {
+        let day = Duration::from_secs(86_400);
+        (time <= day).then_some(time).ok_or_else(|| format!("{text:?} is too long: at most 24h"))
+    })
+}
+
+/// The least that a process with an empty configuration can work with.
+const LEAST_MEMORY: u64 = 64 * 1024 * 1024;
+
+fn parse_memory(text: &str) -> Result<usize, String> {
+    let bytes = durward_control::quantity::size(text).map_err(|fault| fault.to_string())?;
+    if bytes < LEAST_MEMORY {
+        return Err(format!("{text:?} is too little: use 64MiB or more"));
+    }
+    usize::try_from(bytes).map_err(|_| format!("{text:?} is more than can be addressed"))
 }
 
 fn parse_header(text: &str) -> Result<(String, String), String> {
@@ -459,6 +478,15 @@ mod tests {
     #[test]
     fn the_grammar_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn memory_has_a_unit_and_a_least() {
+        assert_eq!(parse_memory("512MiB"), Ok(512 << 20));
+        for bad in ["1KiB", "much", "-1GiB", ""] {
+            assert!(parse_memory(bad).is_err(), "{bad}");
+        }
+        assert!(parse_duration("25h").is_err());
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub(crate) fn choose(
         }
         Refusal::ClientHello { detail } if *detail == PLAIN_HTTP => Farewell::Text(SPEAK_TLS),
         Refusal::ClientHello { .. } => Farewell::Alert(DECODE_ERROR),
-        Refusal::ConnectionLimit | Refusal::FairShare { .. }
+        Refusal::ConnectionLimit | Refusal::FairShare { .. } | Refusal::Memory
             if protocol == Some(Protocol::Http) =>
         {
             Farewell::Text(TOO_MANY)

@@ -12,6 +12,7 @@ use crate::forward::identify;
 use crate::forward::socks::{self, Greeted};
 use crate::http::FirstRequest;
 use crate::io::Io;
+use crate::memory::Hold;
 use crate::prepared::PreparedListener;
 use crate::refusal::Refusal;
 use crate::session::TlsFacts;
@@ -35,11 +36,12 @@ pub(crate) struct Told {
 /// Tells which of the listeners a client is for.
 ///
 /// # Errors
-/// When it is for none: it has been told so.
+/// When it is for none: it has been told so. [`Refusal::Memory`] when there is no memory for its head; `memory` is held for it.
 pub(crate) async fn tell(
     io: &mut Io,
     tls: Option<&TlsFacts>,
     candidates: &[Arc<PreparedListener>],
+    memory: &mut Hold,
 ) -> Result<Told, Refusal> {
     let left: Vec<_> = candidates.iter().filter(|one| admits(one, tls)).collect();
     if let [one] = left[..] {
@@ -57,7 +59,10 @@ pub(crate) async fn tell(
     let shown = loop {
         match request.authorization(&early) {
             Ok(Some(shown)) => break shown,
-            Ok(None) if early.len() < HEAD => _ = read(io, &mut early).await?,
+            Ok(None) if early.len() < HEAD => {
+                memory.resize(early.capacity())?;
+                read(io, &mut early).await?;
+            }
             Ok(None) | Err(_) => break Vec::new(),
         }
     };

@@ -115,10 +115,12 @@ async fn lookup(core: &Core, view: &TenantView, host: &Host) -> Result<Arc<[IpAd
         Host::Name(name) => name,
     };
     let resolver = view.resolver().unwrap_or(&core.shared.resolver);
-    let asker = Asker { files: &core.shared.files, usage: &view.tenant().usage };
+    let shared = &core.shared;
+    let asker = Asker { files: &shared.files, memory: &shared.memory, usage: &view.tenant().usage };
     let resolved = resolver.lookup(name, Some(asker)).await;
     let resolved = resolved.map_err(|error| match error {
         Unresolved::TooMany => Refusal::FairShare { of: "lookups" },
+        Unresolved::Memory => Refusal::Memory,
         error => Refusal::Unresolvable { detail: error.to_string() },
     })?;
     Ok(resolved.addresses.iter().map(IpAddr::to_canonical).collect())

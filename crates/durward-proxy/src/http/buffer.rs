@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 /// Bytes of a read buffer, and the largest head that can be read.
 pub(crate) const SIZE: usize = 64 * 1024;
 /// A buffer with less than this left in it when reading stalls is swapped for one of just that size.
-const SMALL: usize = 4096;
+const SMALL: usize = 32 * 1024;
 /// Buffers of each kind kept per core.
 const KEPT: usize = 64;
 
@@ -38,6 +38,11 @@ impl Buffer {
     /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    /// Returns the memory it takes up now.
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Marks the first `count` bytes as used.
@@ -134,6 +139,12 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         self.release();
     }
+}
+
+/// Gives back what nobody has needed since this was last called: half of each kind, so that a peak is forgotten in a few calls.
+pub(crate) fn shrink_pools() {
+    READ.with_borrow_mut(|pool| pool.truncate(pool.len() / 2));
+    WRITE.with_borrow_mut(|pool| pool.truncate(pool.len() / 2));
 }
 
 /// An empty buffer to write to.

@@ -90,7 +90,11 @@ pub(crate) async fn run<'a, D: Downstream>(
 ) -> Ended<'a> {
     let mut account = Account::open(http, request);
     let mut response = PooledResponse::new();
-    let ended = match serve(http, watch, down, &mut account, &mut response).await {
+    let served = match account.hold_request() {
+        Ok(()) => serve(http, watch, down, &mut account, &mut response).await,
+        Err(refusal) => Err(Stop::Refuse(refusal)),
+    };
+    let ended = match served {
         Ok(ended) => ended,
         Err(Stop::Refuse(refusal)) => {
             // Who breaks one rule may have broken another that we did not see.

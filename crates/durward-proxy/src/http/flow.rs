@@ -41,6 +41,10 @@ pub(crate) trait Source {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<Filled, SourceFault>>;
     /// What is there now.
     fn data(&self) -> &[u8];
+    /// Returns how much memory waits here with the data while it cannot be passed on, that counted elsewhere aside.
+    fn held(&self) -> usize {
+        0
+    }
     /// Marks the first `count` bytes of `data` as taken.
     fn consume(&mut self, count: usize);
     /// Takes the first `count` bytes of `data` out.

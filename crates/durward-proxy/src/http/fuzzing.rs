@@ -120,11 +120,12 @@ pub fn chunked(bytes: &[u8]) {
 pub fn h2_guard(bytes: &[u8]) {
     let now = Instant::now();
     let mut whole = FrameMeter::new(now);
-    let found = whole.received(bytes, now + Duration::from_millis(1));
+    let found = whole.received(bytes, now + Duration::from_millis(1), |_| {});
     let mut grown = FrameMeter::new(now);
     let mut again = None;
     for byte in bytes {
-        let broken = grown.received(std::slice::from_ref(byte), now + Duration::from_millis(1));
+        let later = now + Duration::from_millis(1);
+        let broken = grown.received(std::slice::from_ref(byte), later, |_| {});
         again = again.or(broken);
     }
     assert_eq!(found, again);

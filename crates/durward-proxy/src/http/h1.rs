@@ -118,6 +118,10 @@ impl Source for Conn {
         self.input.buffer.filled().get(..self.input.available).unwrap_or_default()
     }
 
+    fn held(&self) -> usize {
+        self.input.buffer.size() + self.output.size()
+    }
+
     fn consume(&mut self, count: usize) {
         self.input.decoder.taken(count);
         self.input.available -= count.min(self.input.available);

@@ -10,6 +10,7 @@ mod websocket;
 mod wire;
 
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -17,6 +18,7 @@ use h2::{Reason, RecvStream, SendStream};
 
 use crate::http::fields::Fields;
 use crate::http::flow::{Filled, Source, SourceFault};
+use crate::http2::StreamAccount;
 
 pub(crate) use websocket::base64;
 pub(super) use websocket::{accepts as websocket_accepts, new_key as websocket_key};
@@ -29,12 +31,20 @@ pub(crate) struct Body {
     ended: bool,
     taken: u64,
     limit: Option<u64>,
+    account: Rc<StreamAccount>,
 }
 
 impl Body {
-    fn new(stream: RecvStream, limit: Option<u64>) -> Self {
+    fn new(stream: RecvStream, limit: Option<u64>, account: Rc<StreamAccount>) -> Self {
         let ended = stream.is_end_stream();
-        Self { stream, chunk: Bytes::new(), trailers: None, ended, taken: 0, limit }
+        Self { stream, chunk: Bytes::new(), trailers: None, ended, taken: 0, limit, account }
+    }
+
+    fn release(&mut self, count: usize) {
+        self.taken += count as u64;
+        self.account.consumed(count);
+        // Fails only when the stream is gone, and then the window does not matter.
+        let _ = self.stream.flow_control().release_capacity(count);
     }
 
     fn is_read(&self) -> bool {
@@ -57,12 +67,14 @@ impl Source for Body {
             }
             if let Some(chunk) = ready!(self.stream.poll_data(cx)) {
                 self.chunk = chunk.map_err(|error| source_fault(&error))?;
+                self.account.chunk_taken();
                 continue;
             }
             if let Some(trailers) =
                 ready!(self.stream.poll_trailers(cx)).map_err(|error| source_fault(&error))?
             {
                 self.trailers = Some(Box::new(convert::trailers(&trailers)));
+                self.account.heads_taken();
             }
             self.ended = true;
         }
@@ -75,16 +87,13 @@ impl Source for Body {
     fn consume(&mut self, count: usize) {
         let count = count.min(self.chunk.len());
         self.chunk.advance(count);
-        self.taken += count as u64;
-        // Fails only when the stream is gone, and then the window does not matter.
-        let _ = self.stream.flow_control().release_capacity(count);
+        self.release(count);
     }
 
     fn take(&mut self, count: usize) -> Bytes {
         let count = count.min(self.chunk.len());
         let taken = self.chunk.split_to(count);
-        self.taken += count as u64;
-        let _ = self.stream.flow_control().release_capacity(count);
+        self.release(count);
         taken
     }
 
@@ -114,13 +123,15 @@ fn to_io(error: h2::Error) -> io::Error {
 #[derive(Default)]
 pub(crate) struct Outlet {
     stream: Option<SendStream<Bytes>>,
+    account: Option<Rc<StreamAccount>>,
     finished: bool,
     sent: u64,
 }
 
 impl Outlet {
-    fn open(&mut self, stream: SendStream<Bytes>, finished: bool) {
+    fn open(&mut self, stream: SendStream<Bytes>, account: Rc<StreamAccount>, finished: bool) {
         self.stream = Some(stream);
+        self.account = Some(account);
         self.finished = finished;
     }
 
@@ -149,6 +160,9 @@ impl Outlet {
         let count = room.min(wanted);
         let last = source.ends_after(count);
         stream.send_data(source.take(count), last).map_err(to_io)?;
+        if let Some(account) = &self.account {
+            account.queued(count);
+        }
         self.finished = last;
         self.sent += count as u64;
         Poll::Ready(Ok(count))
@@ -160,7 +174,13 @@ impl Outlet {
         }
         let stream = self.stream()?;
         match trailers {
-            Some(trailers) => stream.send_trailers(convert::header_map(trailers)).map_err(to_io),
+            Some(trailers) => {
+                stream.send_trailers(convert::header_map(trailers)).map_err(to_io)?;
+                if let Some(account) = &self.account {
+                    account.head_queued(trailers.capacity());
+                }
+                Ok(())
+            }
             None => stream.send_data(Bytes::new(), true).map_err(to_io),
         }
     }

@@ -99,6 +99,29 @@ impl Request {
         *self = Self { fields, ..Self::default() };
     }
 
+    /// Lets go of a large head, but for its method, host and `logged`, and returns where that lies now.
+    pub(crate) fn release_fields(&mut self, logged: Span) -> Span {
+        if self.fields.capacity() <= SMALL_HEAD {
+            return logged;
+        }
+        let mut kept = Fields::default();
+        let mut keep = |span| kept.store(self.fields.bytes(span));
+        let (method, host, logged) = (keep(self.method), keep(self.host), keep(logged));
+        *self = Self {
+            fields: kept,
+            method,
+            host,
+            version: self.version,
+            framing: self.framing,
+            expects_continue: self.expects_continue,
+            upgrade: self.upgrade,
+            keep_alive: self.keep_alive,
+            te_trailers: self.te_trailers,
+            ..Self::default()
+        };
+        logged
+    }
+
     /// The method.
     pub(crate) fn method(&self) -> &str {
         self.fields.text(self.method)
@@ -150,12 +173,21 @@ impl Response {
         *self = Self { fields, ..Self::default() };
     }
 
+    /// Lets go of a large head.
+    pub(crate) fn release_fields(&mut self) {
+        if self.fields.capacity() > SMALL_HEAD {
+            self.fields = Fields::default();
+        }
+    }
+
     /// Whether another head follows.
     pub(crate) fn is_interim(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101
     }
 }
 
+/// Heads up to this size stay until their exchange is over: copying what is logged would cost more.
+const SMALL_HEAD: usize = 4 * 1024;
 /// More memory than this is not kept for the next message.
 const KEPT_BYTES: usize = 32 * 1024;
 const KEPT: usize = 64;
@@ -210,5 +242,11 @@ macro_rules! pooled {
         }
     };
 }
+/// Gives half of the messages back that wait to be used again, so that a peak is forgotten in a few calls.
+pub(crate) fn shrink_pools() {
+    REQUESTS.with_borrow_mut(|pool| pool.truncate(pool.len() / 2));
+    RESPONSES.with_borrow_mut(|pool| pool.truncate(pool.len() / 2));
+}
+
 pooled!(PooledRequest, Request, REQUESTS);
 pooled!(PooledResponse, Response, RESPONSES);

@@ -5,6 +5,7 @@
 mod bodies;
 mod exchange;
 mod forwarding;
+mod heads;
 mod http2;
 mod malformed;
 mod requests;

@@ -18,6 +18,8 @@ use self::text::{Family, Kind, Text};
 use super::{BUCKETS, Cells, Counter, Histogram, Metrics, TenantMetrics};
 use crate::audit::{self, Audit};
 use crate::core::Shared;
+use crate::memory;
+use crate::prepared::{Prepared, TenantRuntime};
 use crate::refusal::{HandshakeFailure, Refusal};
 use crate::upstream::PortReport;
 use crate::upstream::report::{EndpointHealth, UpstreamReport};
@@ -47,6 +49,32 @@ pub struct ExpositionState {
     pub ports: Vec<PortReport>,
     /// Of what kind files are open, how many, and how many may be.
     pub files: Vec<(&'static str, usize, usize)>,
+    /// How much of the memory budget is held.
+    pub memory: MemoryState,
+}
+
+/// The memory budget and who holds how much of it.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryState {
+    /// Bytes of the budget.
+    pub budget: usize,
+    /// Bytes held, by kind.
+    pub kinds: Vec<(&'static str, usize)>,
+    /// Bytes held, by tenant.
+    pub tenants: Vec<(TenantId, usize)>,
+}
+
+impl MemoryState {
+    fn of(shared: &Shared, prepared: &Prepared) -> Self {
+        let memory = &shared.memory;
+        let held =
+            |runtime: &Arc<TenantRuntime>| (runtime.tenant.id.clone(), runtime.usage.memory());
+        Self {
+            budget: memory.budget(),
+            kinds: memory::Kind::ALL.map(|(kind, word)| (word, memory.used_for(kind))).to_vec(),
+            tenants: prepared.tenants.values().map(held).collect(),
+        }
+    }
 }
 
 impl ExpositionState {
@@ -71,6 +99,7 @@ impl ExpositionState {
             files: [("clients", &shared.files.clients), ("outward", &shared.files.outward)]
                 .map(|(kind, share)| (kind, share.used(), share.most()))
                 .to_vec(),
+            memory: MemoryState::of(shared, &prepared),
         }
     }
 }
@@ -173,6 +202,22 @@ fn process(text: &mut Text, state: &ExpositionState) {
     let mut budget = text.family("durward_files_budget", Kind::Gauge, help);
     for (kind, _, most) in &state.files {
         budget.row(&[("kind", kind)], *most as u64);
+    }
+    memory_budget(text, &state.memory);
+}
+
+fn memory_budget(text: &mut Text, state: &MemoryState) {
+    let help = "Bytes that heads, bodies and DNS answers of all tenants may take together.";
+    text.family("durward_memory_budget_bytes", Kind::Gauge, help).row(&[], state.budget as u64);
+    let help = "Bytes of the budget that are held, by what they are held for.";
+    let mut used = text.family("durward_memory_used_bytes", Kind::Gauge, help);
+    for (kind, bytes) in &state.kinds {
+        used.row(&[("kind", kind)], *bytes as u64);
+    }
+    let help = "Bytes of the budget that a tenant holds.";
+    let mut held = text.family("durward_memory_tenant_bytes", Kind::Gauge, help);
+    for (tenant, bytes) in state.tenants.iter().filter(|(_, bytes)| *bytes > 0) {
+        held.row(&[("tenant", tenant.as_str())], *bytes as u64);
     }
 }
 

@@ -21,10 +21,12 @@ use crate::accept::{self, Closing, Complaint, Door};
 use crate::core::{Core, Shared};
 use crate::prepared::Prepared;
 use crate::proxy::Drained;
-use crate::upstream;
+use crate::{http, upstream};
 
 /// How often log lines that wait are handed to the writer.
 const LOG_FLUSH: Duration = Duration::from_millis(100);
+/// How often half of the buffers that wait for use are given back.
+const SHRINK: Duration = Duration::from_secs(1);
 /// How long cut connections may take to notice.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
 
@@ -79,6 +81,7 @@ async fn live(id: usize, shared: Arc<Shared>, mut commands: UnboundedReceiver<Co
     let core = Core::new(id, shared, seed(id));
     tokio::task::spawn_local(Rc::clone(&core.watchdog).run());
     tokio::task::spawn_local(flush_log(Rc::clone(&core)));
+    tokio::task::spawn_local(shrink_pools());
     let door = Door {
         core,
         connections: TaskTracker::new(),
@@ -119,6 +122,16 @@ async fn flush_log(core: Rc<Core>) {
         ticks.tick().await;
         core.log.flush();
         core.decisions.flush();
+    }
+}
+
+/// Gives buffers back that a peak has left behind.
+async fn shrink_pools() {
+    let mut ticks = tokio::time::interval(SHRINK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        http::shrink_pools();
     }
 }
 

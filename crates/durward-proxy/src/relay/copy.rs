@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 use super::meter::Meter;
 use super::{BURST, Broken, SCRATCH, SCRATCH_BYTES, Way};
 use crate::io::Io;
+use crate::memory::Hold;
 
 /// Carries bytes both ways until both directions have ended.
 pub(super) async fn both(
@@ -57,6 +58,8 @@ struct Flow {
     ending: Result<(), Broken>,
     /// What the receiver has not taken yet.
     held: Vec<u8>,
+    /// Memory for it.
+    memory: Option<Hold>,
     taken: usize,
     unflushed: bool,
     pause: Option<Pin<Box<Sleep>>>,
@@ -69,6 +72,7 @@ impl Flow {
             state: State::Open,
             ending: Ok(()),
             held,
+            memory: None,
             taken: 0,
             unflushed: false,
             pause: None,
@@ -93,7 +97,9 @@ impl Flow {
             }
             match ready!(self.step(cx, meter, from, to)) {
                 Ok(()) => {}
-                Err(broken) if broken == self.way.source() => return Poll::Ready(Err(broken)),
+                Err(broken) if broken == self.way.source() || broken == Broken::Memory => {
+                    return Poll::Ready(Err(broken));
+                }
                 Err(broken) => {
                     self.ending = Err(broken);
                     self.state = State::Ended;
@@ -159,7 +165,7 @@ impl Flow {
             self.taken += self.written(meter, attempt.ok())?;
         }
         if !self.held.is_empty() {
-            (self.held, self.taken) = (Vec::new(), 0);
+            (self.held, self.taken, self.memory) = (Vec::new(), 0, None);
         }
         Poll::Ready(Ok(()))
     }
@@ -183,6 +189,7 @@ impl Flow {
             match Pin::new(&mut *to).poll_write(cx, bytes) {
                 Poll::Ready(attempt) => bytes = &bytes[self.written(meter, attempt.ok())?..],
                 Poll::Pending => {
+                    self.memory = Some(meter.hold(bytes.len()).ok_or(Broken::Memory)?);
                     self.held = bytes.to_vec();
                     break;
                 }

@@ -3,6 +3,7 @@
 //! Deliberately absent: moving them.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use durward_model::limits::Limits;
@@ -10,6 +11,7 @@ use durward_model::limits::Limits;
 use super::Way;
 use crate::core::Core;
 use crate::limits::Usage;
+use crate::memory::{Hold, Kind, Memory};
 use crate::metrics::{Cells, Counter};
 use crate::prepared::TenantView;
 use crate::watch::Watch;
@@ -17,7 +19,8 @@ use crate::watch::Watch;
 /// One relay's meter.
 pub(super) struct Meter<'a> {
     cells: &'a Cells,
-    usage: &'a Usage,
+    usage: &'a Arc<Usage>,
+    memory: &'a Arc<Memory>,
     limits: &'a Limits,
     watch: &'a Watch,
     from_client: Cell<u64>,
@@ -27,7 +30,7 @@ pub(super) struct Meter<'a> {
 impl<'a> Meter<'a> {
     /// A meter that has seen the bytes read before.
     pub(super) fn new(
-        core: &Core,
+        core: &'a Core,
         view: &'a TenantView,
         watch: &'a Watch,
         early_from_client: usize,
@@ -37,6 +40,7 @@ impl<'a> Meter<'a> {
         let meter = Self {
             cells: tenant.metrics.core(core.id),
             usage: &tenant.usage,
+            memory: &core.shared.memory,
             limits: &tenant.tenant.limits,
             watch,
             from_client: Cell::new(0),
@@ -82,6 +86,13 @@ impl<'a> Meter<'a> {
         }?;
         self.watch.extend(self.patience() + wait);
         Some(wait)
+    }
+
+    /// Holds memory for bytes that the receiver does not take; `None` when the tenant has no room for them.
+    pub(super) fn hold(&self, bytes: usize) -> Option<Hold> {
+        let mut hold = self.memory.hold(self.usage, Kind::Clients);
+        hold.grow(bytes).ok()?;
+        Some(hold)
     }
 
     /// How many bytes to move at once: all that `most` allows, or an eighth of a second's worth of a limited bandwidth.

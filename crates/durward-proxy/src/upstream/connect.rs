@@ -26,6 +26,7 @@ use crate::core::Core;
 use crate::files::{self, Place};
 use crate::io::Io;
 use crate::limits::UpstreamGuard;
+use crate::memory::{self, Hold, Kind};
 use crate::metrics::Counter;
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
@@ -72,6 +73,7 @@ impl Attempt<'_> {
             });
         };
         let ours = guard.is_none();
+        let memory = self.memory(ours)?;
         let connecting = async {
             let Dialled { stream, source, port } = self.race(ours).await?;
             Ok((self.secure(stream, &port.0, header).await?, source, port))
@@ -88,6 +90,7 @@ impl Attempt<'_> {
             cells.connect_duration.observe(took);
         }
         let ticket = Ticket {
+            _memory: memory,
             port,
             source,
             retired: Arc::clone(&self.runtime.retired),
@@ -158,6 +161,26 @@ impl Attempt<'_> {
                 _ => files.dial(&tenant.usage),
             }
         })
+    }
+
+    /// Memory for one more connection; the tenant's idle ones make room. A check of ours is not the tenant's doing.
+    fn memory(&self, ours: bool) -> Result<Hold, Refusal> {
+        let (memory, tenant) = (&self.core.shared.memory, self.view.tenant());
+        let mut hold = memory.hold(&tenant.usage, Kind::Upstreams);
+        if ours {
+            return Ok(hold);
+        }
+        let price = match self.runtime.upstream.tls {
+            Some(_) => memory::TLS_CONNECTION,
+            None => memory::CONNECTION,
+        };
+        hold.grow(price).or_else(|refusal| {
+            match self.core.pools.make_room(Some(&tenant.metrics)) {
+                0 => Err(refusal),
+                _ => hold.grow(price),
+            }
+        })?;
+        Ok(hold)
     }
 
     /// The ways to `peer`, one per source address of its family.

@@ -13,7 +13,6 @@ use durward_model::upstream::UpstreamProtocol;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Semaphore;
 
 use super::connect::{Attempt, Connected};
 use super::endpoint::EndpointRuntime;
@@ -22,9 +21,6 @@ use super::{UpstreamRuntime, proxy_header};
 use crate::core::Core;
 use crate::metrics::Counter;
 use crate::prepared::{Prepared, PreparedListener, TenantView};
-
-/// Checks under way at once in this process.
-static SLOTS: Semaphore = Semaphore::const_new(256);
 
 /// Whether an upstream is being checked, and in whose name.
 #[derive(Default)]
@@ -103,7 +99,7 @@ async fn round(
         .endpoints
         .iter()
         .map(|endpoint| async move {
-            let _slot = SLOTS.acquire().await;
+            let _slot = view.tenant().usage.health_slot().await;
             let asked = ask(core, view, runtime, endpoint);
             let outcome = match tokio::time::timeout(check.timeout, Box::pin(asked)).await {
                 Ok(outcome) => outcome,
@@ -169,7 +165,7 @@ async fn ask(
         None => endpoint.target.to_string(),
     };
     let status = match runtime.upstream.protocol {
-        UpstreamProtocol::Http2 => http2_status(connected, path, &host).await?,
+        UpstreamProtocol::Http2 => http2_status((core, view), connected, path, &host).await?,
         _ => http1_status(connected, path, &host).await?,
     };
     if (*from..=*to).contains(&status) { Ok(()) } else { Err(format!("status {status}")) }
@@ -189,9 +185,15 @@ async fn http1_status(connected: Connected, path: &str, host: &str) -> Result<u1
     status.and_then(|status| status.parse().ok()).ok_or_else(|| "not an HTTP/1 answer".to_owned())
 }
 
-async fn http2_status(connected: Connected, path: &str, host: &str) -> Result<u16, String> {
+async fn http2_status(
+    (core, view): (&Core, &TenantView),
+    connected: Connected,
+    path: &str,
+    host: &str,
+) -> Result<u16, String> {
     let scheme = if matches!(connected.io, crate::io::Io::Tls(_)) { "https" } else { "http" };
-    let shared = Shared::start(connected).await.map_err(|refusal| sentence(&refusal))?;
+    let shared =
+        Shared::start(core, view, connected).await.map_err(|refusal| sentence(&refusal))?;
     let (send, _stream) = shared.stream();
     let request = http::Request::get(format!("{scheme}://{host}{path}"))
         .version(http::Version::HTTP_2)

@@ -14,14 +14,17 @@ use h2::{Ping, PingPong};
 
 use super::connect::Connected;
 use super::pool::{Path, Ticket};
-use crate::io::Io;
+use crate::core::Core;
+use crate::http2::{HEADER_LIST, Metered, Streams};
+use crate::memory::{ConnectionMemory, Kind};
+use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 
 /// Streams we put on one connection at most.
 const STREAMS: u32 = 100;
 
-/// A stream's receive window; the connection's is that of all streams, so that a stalled client never stops the others.
-const WINDOW: u32 = 256 * 1024;
+/// Bytes of a request's body that may wait for a stream's window.
+const SEND_BUFFER: usize = 128 * 1024;
 
 /// Between pings, and the longest wait for their answer.
 const PING_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 20_000 });
@@ -29,6 +32,9 @@ const PING_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 500 } else
 /// One connection and the streams on it.
 pub(crate) struct Shared {
     send: SendRequest<Bytes>,
+    streams: Streams,
+    /// A stream's receive window.
+    window: u32,
     life: Rc<Life>,
     ticket: Ticket,
     idle_ticks: Cell<u32>,
@@ -48,6 +54,16 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    /// What the connection's streams hold.
+    pub(crate) fn accounts(&self) -> Streams {
+        self.shared.streams.clone()
+    }
+
+    /// Bytes that the upstream may send ahead on it.
+    pub(crate) fn window(&self) -> usize {
+        self.shared.window as usize
+    }
+
     /// No stream joins this one's connection any more.
     pub(crate) fn close_to_others(&self) {
         self.shared.bound.set(true);
@@ -63,14 +79,25 @@ impl Drop for Stream {
 
 impl Shared {
     /// Speaks the preface on a fresh connection and drives it from a task of its own until it ends.
-    pub(crate) async fn start(connected: Connected) -> Result<Rc<Self>, Refusal> {
+    pub(crate) async fn start(
+        core: &Core,
+        view: &TenantView,
+        connected: Connected,
+    ) -> Result<Rc<Self>, Refusal> {
         let peer = connected.ticket.port.0.peer().0;
+        let memory = &core.shared.memory;
+        let window = memory.stream_window();
+        let held = ConnectionMemory::new(memory.hold(&view.tenant().usage, Kind::Upstreams));
+        let streams = Streams::of_upstream(held, HEADER_LIST as usize);
         let (send, connection) = Builder::new()
             .enable_push(false)
-            .initial_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW * STREAMS)
+            .initial_window_size(window)
+            // That of all streams, so that a stalled client never stops the others.
+            .initial_connection_window_size(window * STREAMS)
+            .max_header_list_size(HEADER_LIST)
+            .max_send_buffer_size(SEND_BUFFER)
             .max_concurrent_reset_streams(64)
-            .handshake::<Io, Bytes>(connected.io)
+            .handshake::<Metered, Bytes>(Metered::new(connected.io, streams.clone()))
             .await
             .map_err(|error| Refusal::ConnectFailed {
                 peer,
@@ -79,7 +106,8 @@ impl Shared {
         let life = Rc::new(Life::default());
         tokio::task::spawn_local(drive(connection, Rc::clone(&life)));
         let (idle_ticks, bound) = (Cell::new(0), Cell::new(false));
-        Ok(Rc::new(Self { send, life, ticket: connected.ticket, idle_ticks, bound }))
+        let ticket = connected.ticket;
+        Ok(Rc::new(Self { send, streams, window, life, ticket, idle_ticks, bound }))
     }
 
     /// The handle to send a request on, and what counts it.
@@ -120,7 +148,7 @@ impl Shared {
 }
 
 /// Runs the connection and pings it, until it ends, the peer does not answer, or nobody holds a handle.
-async fn drive(mut connection: Connection<Io, Bytes>, life: Rc<Life>) {
+async fn drive(mut connection: Connection<Metered, Bytes>, life: Rc<Life>) {
     let pings = connection.ping_pong();
     let ended = tokio::select! {
         ended = connection => ended,

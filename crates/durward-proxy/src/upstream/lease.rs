@@ -17,6 +17,7 @@ use super::http2::Stream;
 use super::pool::{Pools, Ticket};
 use super::{Carrier, Found, UpstreamRuntime};
 use crate::core::Core;
+use crate::http2::Streams;
 use crate::io::Io;
 use crate::limits::PendingGuard;
 use crate::metrics::{Cells, Counter};
@@ -42,6 +43,11 @@ impl Lease {
     /// The upstream.
     pub(crate) fn upstream(&self) -> &UpstreamRuntime {
         self.load.runtime()
+    }
+
+    /// What the HTTP/2 connection's streams hold, and the bytes that the upstream may send ahead on each; `None` over HTTP/1.
+    pub(crate) fn streams(&self) -> Option<(Streams, usize)> {
+        self.stream.as_ref().map(|stream| (stream.accounts(), stream.window()))
     }
 
     /// The upstream answered. 502, 503 and 504 count as failures of the endpoint, everything else as success.
@@ -148,7 +154,7 @@ impl Load {
     /// Counts a failed connect, and holds it against the endpoint unless the cause is on our side.
     pub(crate) fn unreachable(&self, refusal: Refusal) -> Refusal {
         match refusal {
-            Refusal::CircuitOpen | Refusal::FairShare { .. } => {}
+            Refusal::CircuitOpen | Refusal::FairShare { .. } | Refusal::Memory => {}
             Refusal::ConnectFailed { .. }
             | Refusal::ConnectTimeout { .. }
             | Refusal::UpstreamTls { .. } => {

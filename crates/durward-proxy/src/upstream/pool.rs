@@ -22,6 +22,7 @@ use crate::core::Core;
 use crate::files::Place;
 use crate::io::Io;
 use crate::limits::UpstreamGuard;
+use crate::memory::Hold;
 use crate::metrics::{Cells, Counter, TenantMetrics};
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
@@ -164,6 +165,8 @@ impl Drop for PortGuard {
 
 /// What an open connection holds besides its bytes; goes with it into the pool and out again.
 pub(crate) struct Ticket {
+    /// What the connection takes up.
+    pub(crate) _memory: Hold,
     pub(crate) port: PortGuard,
     pub(crate) source: std::net::SocketAddr,
     pub(crate) retired: Arc<AtomicBool>,

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use crate::files::{Asked, Asker};
+use crate::memory::Hold;
 
 /// A TTL is taken for at least this long, so that a TTL of 0 does not mean one query per request.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -45,6 +46,12 @@ const NAMES: usize = 4096;
 
 /// Names remembered before those that have expired at all are forgotten, and then those that have not.
 const MOST_NAMES: usize = 65_536;
+
+/// Addresses of one answer that are used. A reply over TCP has room for thousands, which nobody dials and everybody would remember.
+const ADDRESSES: usize = 64;
+
+/// Bytes a name is counted as besides itself and its addresses.
+const OVERHEAD: usize = 384;
 
 /// Looks names up. Clones share one memory.
 #[derive(Clone, Default)]
@@ -107,6 +114,9 @@ pub(crate) enum Unresolved {
     /// Whoever asks has too many names looked up at once.
     #[error("too many names are being looked up")]
     TooMany,
+    /// Whoever asks holds as much memory as its share of the budget allows.
+    #[error("no memory is left for names that are looked up")]
+    Memory,
 }
 
 /// What came of a query.
@@ -145,6 +155,13 @@ impl Resolver {
                 let held = asker.map(Asker::ask);
                 if let Some(None) = held {
                     return stale.ok_or(Unresolved::TooMany);
+                }
+                if let (None, Some(asker)) = (&name.hold, asker) {
+                    let mut hold = asker.hold();
+                    if hold.grow(price(host, 0)).is_err() {
+                        return stale.ok_or(Unresolved::Memory);
+                    }
+                    name.hold = Some(hold);
                 }
                 name.asking = Some(Query { _held: held.flatten(), task: None });
                 self.ask(host);
@@ -232,6 +249,40 @@ impl Names {
     fn keep(&mut self, good: impl Fn(&Resolved) -> bool) {
         self.known.retain(|_, name| name.asking.is_some() || name.good.as_ref().is_some_and(&good));
     }
+
+    /// Charges what is remembered of a name to the tenant that asked first. Where that is too much, names of this tenant are forgotten:
+    /// first those that have expired, then the others.
+    fn charge(&mut self, host: &Arc<str>, now: Instant) {
+        let Some(name) = self.known.get_mut(host) else { return };
+        let Some(mut hold) = name.hold.take() else { return };
+        let addresses = name.good.as_ref().map_or(0, |good| good.addresses.len());
+        if hold.resize(price(host, addresses)).is_err() {
+            self.known.remove(host);
+            return self.forget(&hold, |_| false);
+        }
+        if hold.has_too_many_names() {
+            self.forget(&hold, |name| name.until().is_some_and(|until| until > now));
+        }
+        if hold.has_too_many_names() {
+            self.forget(&hold, |_| false);
+        }
+        if let Some(name) = self.known.get_mut(host) {
+            name.hold = Some(hold);
+        }
+    }
+
+    /// Forgets the names of one tenant that are not being looked up and do not pass `keep`.
+    fn forget(&mut self, of: &Hold, keep: impl Fn(&Name) -> bool) {
+        self.known.retain(|_, name| {
+            let other = name.hold.as_ref().is_none_or(|hold| !hold.is_of_the_tenant_of(of));
+            other || name.asking.is_some() || keep(name)
+        });
+    }
+}
+
+/// Bytes that a name with so many addresses is counted as.
+fn price(host: &str, addresses: usize) -> usize {
+    OVERHEAD + 2 * host.len() + addresses * size_of::<IpAddr>()
 }
 
 /// A client's wait for an answer. When it is given up and nobody else waits, the question is, too.
@@ -269,9 +320,17 @@ struct Name {
     bad: Option<(Unresolved, Instant)>,
     waiting: Vec<oneshot::Sender<Result<Resolved, Unresolved>>>,
     asking: Option<Query>,
+    /// What it is charged to, if a client asked for it.
+    hold: Option<Hold>,
 }
 
 impl Name {
+    /// Until when what is known holds.
+    fn until(&self) -> Option<Instant> {
+        let bad = self.bad.as_ref().map(|(_, until)| *until);
+        self.good.as_ref().map(|good| good.expires).max(bad)
+    }
+
     /// What need not be asked again yet.
     fn known(&self, now: Instant) -> Option<Result<Resolved, Unresolved>> {
         if let Some(good) = &self.good
@@ -300,7 +359,8 @@ impl Name {
     ) -> Result<Resolved, Unresolved> {
         let host = Arc::clone(host);
         let (bad, until) = match answer {
-            Answer::Addresses(addresses, ttl) if !addresses.is_empty() => {
+            Answer::Addresses(mut addresses, ttl) if !addresses.is_empty() => {
+                addresses.truncate(ADDRESSES);
                 let expires = now + ttl.clamp(SHORTEST, LONGEST);
                 let good = Resolved { addresses: addresses.into(), expires };
                 self.good = Some(good.clone());
@@ -369,6 +429,7 @@ impl Memory {
         for waiting in name.waiting.drain(..) {
             let _gone = waiting.send(outcome.clone());
         }
+        names.charge(host, now);
         outcome
     }
 }
@@ -430,6 +491,39 @@ mod tests {
         let names = memory.lock();
         assert!(names.known.len() <= MOST_NAMES + 1, "{}", names.known.len());
         assert!(names.known.len() > 5, "the last ones are remembered");
+    }
+
+    #[test]
+    fn a_huge_answer_is_remembered_in_part() {
+        let addresses = (0..4000u32).map(|last| IpAddr::from(last.to_be_bytes())).collect();
+        let mut name = Name::default();
+
+        let answer = Answer::Addresses(addresses, Duration::from_secs(5));
+        let learnt = name.learn(&host(), answer, Instant::now()).unwrap();
+
+        assert_eq!(learnt.addresses.len(), ADDRESSES);
+    }
+
+    // S2.60+
+    #[test]
+    fn the_names_of_one_tenant_leave_those_of_others_in_memory() {
+        let budget = Arc::new(crate::memory::Memory::new(0));
+        let (memory, other, greedy) = (Memory::default(), Arc::default(), Arc::default());
+        let ask = |name: &str, usage: &Arc<crate::limits::Usage>| {
+            let (host, mut hold) =
+                (Arc::from(name), budget.hold(usage, crate::memory::Kind::Names));
+            hold.grow(price(name, 0)).unwrap();
+            memory.lock().known.entry(Arc::clone(&host)).or_default().hold = Some(hold);
+            memory.answer(&host, good(300)).unwrap();
+        };
+        ask("pay.example", &other);
+
+        (0..20_000).for_each(|number| ask(&format!("{number}.example"), &greedy));
+
+        assert!(budget.used() <= budget.budget() / 16, "{} bytes", budget.used());
+        assert!(memory.lock().known.contains_key("pay.example"));
+        drop(memory);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

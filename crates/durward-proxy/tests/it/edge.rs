@@ -200,6 +200,7 @@ pub(crate) fn options() -> Options {
         decisions: Sink::none(),
         inherited: Vec::new(),
         shared: false,
+        memory: None,
         drain_grace: Duration::ZERO,
     }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) workers: usize,
     /// Where lines go.
     pub(crate) logs: Logs,
+    /// Bytes this process may have; `None` takes what its cgroup or the host leaves it.
+    pub(crate) memory: Option<usize>,
     /// How long connections may take to end.
     pub(crate) drain_grace: Duration,
     /// How long to go on accepting while already not ready.
@@ -343,6 +345,7 @@ fn start_proxy(settings: Settings, access_log: Sink, decisions: Sink) -> Result<
         decisions,
         inherited: settings.sockets,
         shared: settings.shared,
+        memory: settings.memory,
         drain_grace: settings.drain_grace,
     };
     Proxy::start(options).map_err(|error| Failure::broken("starting the proxy", error))

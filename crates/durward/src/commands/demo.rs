@@ -82,6 +82,7 @@ fn settings(stage: &Stage) -> Settings {
         routing: RoutingJsonOptions::default(),
         workers: 2,
         logs: Logs::access(AccessLog::Off),
+        memory: None,
         drain_grace: GRACE,
         drain_delay: Duration::ZERO,
         watch: true,

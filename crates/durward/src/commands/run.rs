@@ -35,6 +35,7 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
             audit: arguments.audit_log.clone(),
             audit_sync: arguments.audit_sync,
         },
+        memory: arguments.memory,
         drain_grace: arguments.drain_grace,
         drain_delay: arguments.drain_delay,
         watch: !arguments.no_watch,

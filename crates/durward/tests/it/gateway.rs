@@ -45,6 +45,7 @@ impl Preparation {
             decisions: decision_log,
             inherited: Vec::new(),
             shared: false,
+            memory: None,
             drain_grace: Duration::from_secs(2),
         };
         let proxy = Proxy::start(options).expect("threads can be started");

@@ -17,6 +17,7 @@ mod gateway;
 mod isolation;
 mod lab;
 mod layering;
+mod memory;
 mod nat;
 mod records;
 mod reload;

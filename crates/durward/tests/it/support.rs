@@ -22,6 +22,7 @@ pub(crate) fn durward(arguments: &[&str]) -> Command {
         "DURWARD_DECISION_LOG",
         "DURWARD_AUDIT_LOG",
         "DURWARD_AUDIT_SYNC",
+        "DURWARD_MEMORY",
         "RUST_LOG",
         "NOTIFY_SOCKET",
         "CLICOLOR_FORCE",

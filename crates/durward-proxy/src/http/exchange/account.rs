@@ -13,8 +13,9 @@ use crate::forward::passage::Passage;
 use crate::http::Http;
 use crate::http::fields::Span;
 use crate::http::forward::RequestId;
-use crate::http::message::PooledRequest;
+use crate::http::message::{PooledRequest, Response};
 use crate::http::names::Known;
+use crate::memory::Part;
 use crate::metrics::Counter;
 use crate::refusal::Refusal;
 
@@ -52,7 +53,12 @@ pub(crate) struct Account<'a> {
     pub(super) passage: Option<Passage>,
     /// The path as the client asked for it, normalised, before a prefix is replaced.
     path: Span,
+    /// Memory for the heads.
+    heads: Option<Part>,
 }
+
+/// How often the head of a request is there at once: as it was read, and as it is sent.
+const COPIES: usize = 2;
 
 impl<'a> Account<'a> {
     pub(super) fn open(http: &'a Http, request: PooledRequest) -> Self {
@@ -74,7 +80,45 @@ impl<'a> Account<'a> {
             relayed: (0, 0),
             passage: None,
             path,
+            heads: None,
         }
+    }
+
+    /// Charges the request's head to the connection.
+    ///
+    /// # Errors
+    /// [`Refusal::Memory`] when the tenant has no room for it.
+    pub(super) fn hold_request(&mut self) -> Result<(), Refusal> {
+        let held = self.http.memory.take(self.request.fields.capacity() * COPIES);
+        if held.is_err() {
+            self.forget_request();
+        }
+        self.heads = Some(held?);
+        Ok(())
+    }
+
+    /// Charges the response's head to the connection.
+    ///
+    /// # Errors
+    /// [`Refusal::Memory`] when the tenant has no room for it.
+    pub(super) fn hold_response(&mut self, response: &Response) -> Result<(), Refusal> {
+        let both = self.request.fields.capacity() * COPIES + response.fields.capacity() * COPIES;
+        self.heads.as_mut().map_or(Ok(()), |heads| heads.raise(both))
+    }
+
+    /// Both heads were passed on: only what the log tells is kept. The response's may still wait to be sent, so it stays charged once.
+    pub(super) fn release_heads(&mut self, response: &mut Response) {
+        let waiting = response.fields.capacity();
+        response.release_fields();
+        self.forget_request();
+        if let Some(heads) = &mut self.heads {
+            heads.lower(self.request.fields.capacity() + waiting);
+        }
+    }
+
+    /// Keeps of the request what the log tells.
+    fn forget_request(&mut self) {
+        self.path = self.request.release_fields(self.path);
     }
 
     /// There is a connection.

@@ -266,7 +266,8 @@ impl<'a> Attempt<'_, 'a> {
         if bound::proves(&self.account.request) {
             lease.bind();
         }
-        let mut up = Up::new(send, lease.upstream().upstream.tls.is_some());
+        let Some(streams) = lease.streams() else { return Ok(Ended::Broken) };
+        let mut up = Up::new(send, streams, lease.upstream().upstream.tls.is_some());
         let turn = self.exchange(down, &mut up, &mut lease, tries).await;
         self.count_traffic(&up);
         match turn? {
@@ -314,11 +315,19 @@ impl<'a> Attempt<'_, 'a> {
             return Err(Failure::discarded());
         }
         self.apply_rules();
+        self.account.hold_response(self.response).map_err(Failure::refused)?;
         self.account.status = self.response.status;
         if self.clock.watch.closing() {
             self.account.request.keep_alive = false;
         }
-        match drive.pass_on(&self.account.request, self.response).await {
+        let begun = drive.begin_response(&self.account.request, self.response);
+        let switches = self.account.request.upgrade;
+        self.account.release_heads(self.response);
+        let passed = match begun {
+            Ok(()) => drive.pass_on(switches, self.response.status).await,
+            Err(refusal) => Err(refusal),
+        };
+        match passed {
             Ok(turn) => Ok(turn),
             Err(refusal) => {
                 let failure = Failure::after_head(refusal);

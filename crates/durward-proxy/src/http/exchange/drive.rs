@@ -11,6 +11,7 @@ use crate::http::flow::{Downstream, HeadFault, Pump, PumpFault, SourceFault, Ups
 use crate::http::h2::websocket_accepts;
 use crate::http::message::{Request, Response, Upgrade, Version};
 use crate::http::names::Known;
+use crate::memory::Part;
 use crate::refusal::Refusal;
 use crate::upstream::Lease;
 use crate::watch::Expired;
@@ -61,6 +62,11 @@ impl Failure {
         Self { begun: false, retriable: true, granted: true, ..Self::after_head(refusal) }
     }
 
+    /// The response cannot be passed on, and nothing of it was.
+    pub(super) fn refused(refusal: Refusal) -> Self {
+        Self { begun: false, ..Self::after_head(refusal) }
+    }
+
     /// The response broke off.
     pub(super) fn after_head(refusal: Refusal) -> Self {
         let (retriable, unsent, stale, granted) = (false, false, false, false);
@@ -94,6 +100,8 @@ pub(super) struct Drive<'t, D, U> {
     interim: bool,
     /// How many interim responses came.
     interims: u32,
+    /// Memory for bytes that wait because a side does not take them.
+    waiting: Option<Part>,
 }
 
 /// Why a poll cannot go on.
@@ -105,13 +113,15 @@ pub(super) enum Snag {
     UpstreamRefused,
     Upstream(SourceFault),
     Malformed(Refusal),
+    Memory,
 }
 
 impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
     pub(super) fn new(http: &'t Http, clock: Clock<'t>, down: &'t mut D, up: &'t mut U) -> Self {
         let (upload, download) = (Pump::default(), Pump::default());
         let (refused, held, interim, interims) = (false, false, false, 0);
-        Self { http, clock, down, up, upload, download, refused, held, interim, interims }
+        let waiting = None;
+        Self { http, clock, down, up, upload, download, refused, held, interim, interims, waiting }
     }
 
     pub(super) fn has_consumed(&self) -> bool {
@@ -185,7 +195,13 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         if self.upload.moved != before && !self.upload.is_done() {
             self.clock.extend(self.http.limits().timeouts.stream_idle);
         }
-        Poll::Pending
+        self.hold_waiting().map_or_else(|snag| Poll::Ready(Err(snag)), |()| Poll::Pending)
+    }
+
+    /// Charges bytes that wait here, because a side does not take them, to the client's connection.
+    fn hold_waiting(&mut self) -> Result<(), Snag> {
+        let held = self.down.held() + self.up.held();
+        self.http.hold_waiting(&mut self.waiting, held).map_err(|_| Snag::Memory)
     }
 
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Snag> {
@@ -230,18 +246,20 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         Ok(())
     }
 
-    /// Passes the final head and the body on.
-    pub(super) async fn pass_on(
+    /// Passes the final head on.
+    pub(super) fn begin_response(
         &mut self,
         request: &Request,
         response: &Response,
-    ) -> Result<Turn, Refusal> {
-        if self.down.head(request, response).is_err() {
-            return Err(Refusal::ClientClosed);
-        }
+    ) -> Result<(), Refusal> {
+        self.down.head(request, response).map_err(|_| Refusal::ClientClosed)
+    }
+
+    /// Passes the body on, whose head was passed on; neither head is needed any more.
+    pub(super) async fn pass_on(&mut self, asked: Upgrade, status: u16) -> Result<Turn, Refusal> {
         let watch = self.clock.watch;
-        if response.status == 101 {
-            if let Upgrade::Token(_) = request.upgrade {
+        if status == 101 {
+            if let Upgrade::Token(_) = asked {
                 return self.switch().await;
             }
             self.up.tunnel();
@@ -285,7 +303,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         if self.upload.moved + self.download.moved != before || before == 0 {
             self.clock.extend(limits.timeouts.stream_idle);
         }
-        Poll::Pending
+        self.hold_waiting().map_or_else(|snag| Poll::Ready(Err(snag)), |()| Poll::Pending)
     }
 
     /// What a failed wait for the head means.
@@ -314,6 +332,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
                 Refusal::ClientClosed
             }
             Snag::Malformed(refusal) => refusal,
+            Snag::Memory => Refusal::Memory,
             Snag::Upstream(SourceFault::Malformed(detail)) => Refusal::BadResponse { detail },
             Snag::UpstreamClosed | Snag::UpstreamRefused | Snag::Upstream(_) => match lease {
                 Some(lease) => Refusal::UpstreamClosed { peer: lease.peer.0 },

@@ -211,6 +211,7 @@ impl Visitor<'_> {
         account.request.keep_alive = true;
         let gone = || Stop::Break(Refusal::ClientClosed);
         down.head(&account.request, response).map_err(|_| gone())?;
+        account.release_heads(response);
         match self.watch.guard(poll_fn(|cx| down.poll_flush(cx))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(gone()),

@@ -11,8 +11,9 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 
 use crate::http::Http;
-use crate::http::flow::{Downstream, Filled, Pump, PumpFault, Upstream};
+use crate::http::flow::{Downstream, Filled, Pump, PumpFault, Source, Upstream};
 use crate::http::h1::Conn;
+use crate::memory::Part;
 use crate::refusal::Refusal;
 use crate::watch::{Expired, Watch};
 
@@ -24,8 +25,8 @@ pub(super) async fn carry<D: Downstream>(
     up: &mut Conn,
 ) -> Result<(), Refusal> {
     up.tunnel();
-    let mut tunnel =
-        Tunnel { http, down, up, upload: Pump::default(), download: Pump::default(), shut: false };
+    let (upload, download) = (Pump::default(), Pump::default());
+    let mut tunnel = Tunnel { http, down, up, upload, download, shut: false, waiting: None };
     let mut moved = None;
     let idle = http.limits().timeouts.stream_idle;
     watch.arm(Some(idle), false);
@@ -69,6 +70,8 @@ struct Tunnel<'t, D> {
     download: Pump,
     /// The upstream was told that the client has said its last.
     shut: bool,
+    /// Memory for bytes that wait because a side does not take them.
+    waiting: Option<Part>,
 }
 
 impl<D: Downstream> Tunnel<'_, D> {
@@ -107,7 +110,11 @@ impl<D: Downstream> Tunnel<'_, D> {
         if self.down.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Refusal::ClientClosed));
         }
-        Poll::Pending
+        let held = self.down.held() + self.up.held();
+        match self.http.hold_waiting(&mut self.waiting, held) {
+            Ok(()) => Poll::Pending,
+            Err(refusal) => Poll::Ready(Err(refusal)),
+        }
     }
 
     fn broken(&self) -> Refusal {

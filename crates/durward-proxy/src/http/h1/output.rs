@@ -62,6 +62,11 @@ impl Output {
         self.start == self.pending.len()
     }
 
+    /// Returns the memory that bytes to be written take up.
+    pub(super) fn size(&self) -> usize {
+        if self.is_empty() { 0 } else { self.pending.capacity() }
+    }
+
     /// Whether the framing of the last message was completed.
     pub(super) fn is_complete(&self) -> bool {
         self.encoding == Encoding::None

@@ -20,9 +20,12 @@ use crate::http::h1::{Conn, write};
 use crate::http::message::{Framing, PooledRequest, Request, Response};
 use crate::http::parse::{Fault, HeadLimits, Parsed, Progress, parse_request};
 use crate::io::Io;
+use crate::memory::Part;
 use crate::refusal::Refusal;
 use crate::watch::{Expired, Watch};
 
+/// Bytes of an incomplete head that the connection's own price covers.
+const LITTLE: usize = 4 * 1024;
 /// Bytes of the longest request line.
 const LINE: usize = 16 * 1024;
 /// How HTTP/2 begins without TLS (RFC 9113 §3.4).
@@ -123,6 +126,7 @@ async fn next_request(
     let limits = head_limits(http);
     let mut progress = Progress::default();
     let mut begun = false;
+    let mut held: Option<Part> = None;
     conn.input.received = conn.input.buffer.filled().len() as u64;
     // Nobody who has just connected is idle: the first request is on its way.
     watch.arm(Some(timeouts.idle), !first);
@@ -146,6 +150,12 @@ async fn next_request(
                 }
                 Ok(Parsed::Incomplete) => {}
                 Err(fault) => return refused(fault),
+            }
+        }
+        if conn.input.buffer.filled().len() > LITTLE && held.is_none() {
+            match http.memory.take(SIZE) {
+                Ok(part) => held = Some(part),
+                Err(refusal) => return Next::Refused(refusal, None),
             }
         }
         match watch.guard(poll_fn(|cx| conn.poll_receive(cx))).await {

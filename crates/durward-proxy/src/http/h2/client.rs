@@ -4,6 +4,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -14,11 +15,16 @@ use crate::http::fields::Fields;
 use crate::http::flow::{Filled, HeadFault, Sink, Source, SourceFault, Upstream};
 use crate::http::h2::{Body, Outlet, convert, to_io};
 use crate::http::message::{Request, Response, Upgrade};
+use crate::http2::{StreamAccount, Streams};
 use crate::refusal::Refusal;
 
 /// A stream towards an upstream.
 pub(crate) struct Up {
     send: SendRequest<Bytes>,
+    streams: Streams,
+    account: Option<Rc<StreamAccount>>,
+    /// Bytes that the upstream may send ahead.
+    window: usize,
     scheme: &'static str,
     /// Waits for the connection to have room for it; `true`: it has no body.
     waiting: Option<(http::Request<()>, bool)>,
@@ -28,9 +34,16 @@ pub(crate) struct Up {
 }
 
 impl Up {
-    pub(crate) fn new(send: SendRequest<Bytes>, tls: bool) -> Self {
+    pub(crate) fn new(
+        send: SendRequest<Bytes>,
+        (streams, window): (Streams, usize),
+        tls: bool,
+    ) -> Self {
         Self {
             send,
+            streams,
+            account: None,
+            window,
             scheme: if tls { "https" } else { "http" },
             waiting: None,
             response: None,
@@ -46,8 +59,10 @@ impl Up {
         ready!(self.send.poll_ready(cx))?;
         if let Some((request, ended)) = self.waiting.take() {
             let (response, stream) = self.send.send_request(request, ended)?;
+            let account = Rc::new(self.streams.serve(stream.stream_id().into()));
             self.response = Some(response);
-            self.outlet.open(stream, ended);
+            self.account = Some(Rc::clone(&account));
+            self.outlet.open(stream, account, ended);
         }
         Poll::Ready(Ok(()))
     }
@@ -61,10 +76,25 @@ impl Up {
         match future.poll_informational(cx) {
             Poll::Ready(Some(Ok(interim))) => {
                 let (parts, ()) = interim.into_parts();
+                self.head_taken();
                 Poll::Ready(read_head(&parts, false, response))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Err(head_fault(&error))),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Err(self.fault(&error))),
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn head_taken(&self) {
+        if let Some(account) = &self.account {
+            account.heads_taken();
+        }
+    }
+
+    /// Why there is no head: the connection may have ended because of a bound that the upstream broke.
+    fn fault(&self, error: &h2::Error) -> HeadFault {
+        match self.streams.broken() {
+            Some(refusal) => HeadFault::Malformed(refusal),
+            None => head_fault(error),
         }
     }
 }
@@ -80,10 +110,11 @@ fn read_head(
 
 fn head_fault(error: &h2::Error) -> HeadFault {
     match error.reason() {
-        Some(Reason::REFUSED_STREAM) => HeadFault::Refused,
+        Some(Reason::REFUSED_STREAM) if error.is_remote() => HeadFault::Refused,
         // A GOAWAY in good order ends only the streams that the upstream did not look at.
         Some(Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => HeadFault::Refused,
-        Some(Reason::PROTOCOL_ERROR) if !error.is_remote() => {
+        // The codec's own: a rule of the protocol or a bound on heads is broken.
+        Some(_) if error.is_library() => {
             HeadFault::Malformed(Refusal::BadResponse { detail: "HTTP/2 protocol error" })
         }
         _ => HeadFault::Closed,
@@ -111,17 +142,18 @@ impl Upstream for Up {
         if let Err(error) = ready!(self.poll_start(cx)) {
             // Still waiting: nothing was sent.
             let unsent = self.waiting.is_some();
-            return Poll::Ready(Err(if unsent { HeadFault::Refused } else { head_fault(&error) }));
+            return Poll::Ready(Err(if unsent { HeadFault::Refused } else { self.fault(&error) }));
         }
         if let Poll::Ready(interim) = self.poll_interim(cx, response) {
             return Poll::Ready(interim);
         }
         let Some(future) = &mut self.response else { return Poll::Pending };
-        let (parts, stream) =
-            ready!(Pin::new(future).poll(cx)).map_err(|error| head_fault(&error))?.into_parts();
+        let answered = ready!(Pin::new(future).poll(cx)).map_err(|error| self.fault(&error))?;
+        let (parts, stream) = answered.into_parts();
         self.response = None;
+        self.head_taken();
         let read = read_head(&parts, stream.is_end_stream(), response);
-        self.body = Some(Body::new(stream, None));
+        self.body = self.account.clone().map(|account| Body::new(stream, None, account));
         Poll::Ready(read)
     }
 
@@ -156,6 +188,11 @@ impl Source for Up {
 
     fn take(&mut self, count: usize) -> Bytes {
         self.body.as_mut().map(|body| body.take(count)).unwrap_or_default()
+    }
+
+    fn held(&self) -> usize {
+        // What waits here stops the stream, and the upstream fills its window.
+        if self.data().is_empty() { 0 } else { self.window }
     }
 
     fn ends_after(&self, count: usize) -> bool {

@@ -10,8 +10,10 @@ use crate::http::fields::{Fields, Span};
 use crate::http::message::{Framing, Request, Response, Upgrade, Version};
 use crate::http::names::Known;
 use crate::http::parse::{
-    Fault, content_length, is_target_byte, is_token, is_value, set_host, valid_authority,
+    Fault, HeadLimits, content_length, is_target_byte, is_token, is_value, set_host,
+    valid_authority,
 };
+use crate::http2::HEADER_LIST;
 
 /// Bytes a field is counted as besides its name and value (RFC 9113 §6.5.2).
 const OVERHEAD: usize = 32;
@@ -222,6 +224,9 @@ pub(super) fn response(
         return Err(Fault::Malformed("invalid status"));
     }
     let control = fields(&parts.headers, &mut out.fields, false)?;
+    if control.size > HEADER_LIST as usize || out.fields.len() > HeadLimits::RESPONSE.fields {
+        return Err(Fault::TooLarge);
+    }
     let interim = out.is_interim();
     out.framing = match control.length {
         _ if ended || interim => Framing::None,

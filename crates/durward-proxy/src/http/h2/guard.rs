@@ -4,11 +4,12 @@
 
 use std::time::{Duration, Instant};
 
+use crate::http2::frames::{Frame, Scanner, kind};
+
 /// Budgets are for this long.
 const WINDOW: Duration = Duration::from_secs(1);
 /// The connection preface is passed over.
 const PREFACE: usize = 24;
-const HEADER: usize = 9;
 
 /// Frames of each kind that a client may send in a window.
 const PINGS: u32 = 1000;
@@ -38,9 +39,7 @@ struct Counts {
 /// Reads frame headers from a stream of bytes and counts.
 #[derive(Debug)]
 pub(crate) struct FrameMeter {
-    header: [u8; HEADER],
-    have: usize,
-    skip: usize,
+    scanner: Scanner,
     counts: Counts,
     since: Instant,
     sent: u64,
@@ -49,14 +48,7 @@ pub(crate) struct FrameMeter {
 impl FrameMeter {
     /// For a connection that begins now.
     pub(crate) fn new(now: Instant) -> Self {
-        Self {
-            header: [0; HEADER],
-            have: 0,
-            skip: PREFACE,
-            counts: Counts::default(),
-            since: now,
-            sent: 0,
-        }
+        Self { scanner: Scanner::new(PREFACE), counts: Counts::default(), since: now, sent: 0 }
     }
 
     /// So many bytes were sent to the client.
@@ -64,49 +56,45 @@ impl FrameMeter {
         self.sent = self.sent.saturating_add(bytes);
     }
 
-    /// Looks at bytes that arrived; tells which budget they break.
-    pub(crate) fn received(&mut self, mut bytes: &[u8], now: Instant) -> Option<&'static str> {
+    /// Looks at bytes that arrived, hands each frame over, and tells which budget the frames break.
+    pub(crate) fn received(
+        &mut self,
+        bytes: &[u8],
+        now: Instant,
+        mut each: impl FnMut(Frame),
+    ) -> Option<&'static str> {
         if now.duration_since(self.since) >= WINDOW {
             (self.counts, self.since, self.sent) = (Counts::default(), now, 0);
         }
         let mut broken = None;
-        while !bytes.is_empty() {
-            let passed = self.skip.min(bytes.len());
-            self.skip -= passed;
-            bytes = &bytes[passed..];
-            let taken = (HEADER - self.have).min(bytes.len());
-            self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
-            self.have += taken;
-            bytes = &bytes[taken..];
-            if self.have == HEADER {
-                self.have = 0;
-                let found = self.count();
-                broken = broken.or(found);
-            }
-        }
+        let (counts, sent) = (&mut self.counts, self.sent);
+        self.scanner.scan(bytes, |frame| {
+            let found = counts.add(frame, sent);
+            broken = broken.or(found);
+            each(frame);
+        });
         broken
     }
+}
 
-    fn count(&mut self) -> Option<&'static str> {
-        let [high, middle, low, kind, flags, ..] = self.header;
-        let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-        self.skip = length;
-        let ends_stream = flags & 1 != 0;
-        let updates = u32::try_from(self.sent / BYTES_PER_UPDATE).unwrap_or(u32::MAX);
-        let counts = &mut self.counts;
-        let (count, budget, word) = match kind {
-            0 if length == 0 && !ends_stream => (&mut counts.empty_data, EMPTY_DATA, "empty DATA"),
-            0 | 1 => return None,
-            2 => (&mut counts.priorities, PRIORITIES, "PRIORITY"),
-            3 => (&mut counts.resets, RESETS, "RST_STREAM"),
-            4 => (&mut counts.settings, SETTINGS, "SETTINGS"),
-            6 => (&mut counts.pings, PINGS, "PING"),
-            8 => {
-                let budget = WINDOW_UPDATES.saturating_add(updates);
-                (&mut counts.window_updates, budget, "WINDOW_UPDATE")
+impl Counts {
+    fn add(&mut self, frame: Frame, sent: u64) -> Option<&'static str> {
+        let updates = u32::try_from(sent / BYTES_PER_UPDATE).unwrap_or(u32::MAX);
+        let (count, budget, word) = match frame.kind {
+            kind::DATA if frame.length == 0 && !frame.ends_stream() => {
+                (&mut self.empty_data, EMPTY_DATA, "empty DATA")
             }
-            9 => (&mut counts.continuations, CONTINUATIONS, "CONTINUATION"),
-            _ => (&mut counts.unknown, UNKNOWN, "unknown frames"),
+            kind::DATA | kind::HEADERS => return None,
+            kind::PRIORITY => (&mut self.priorities, PRIORITIES, "PRIORITY"),
+            kind::RST_STREAM => (&mut self.resets, RESETS, "RST_STREAM"),
+            kind::SETTINGS => (&mut self.settings, SETTINGS, "SETTINGS"),
+            kind::PING => (&mut self.pings, PINGS, "PING"),
+            kind::WINDOW_UPDATE => {
+                let budget = WINDOW_UPDATES.saturating_add(updates);
+                (&mut self.window_updates, budget, "WINDOW_UPDATE")
+            }
+            kind::CONTINUATION => (&mut self.continuations, CONTINUATIONS, "CONTINUATION"),
+            _ => (&mut self.unknown, UNKNOWN, "unknown frames"),
         };
         *count += 1;
         (*count > budget).then_some(word)
@@ -118,7 +106,7 @@ mod tests {
     use durward_testkit::client::h2_frames::{PREFACE as OPENING, frame, kind};
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{FrameMeter, Instant, WINDOW};
 
     fn feed(wire: &[u8], cuts: &[usize]) -> Option<&'static str> {
         let now = Instant::now();
@@ -127,7 +115,7 @@ mod tests {
         let mut broken = None;
         for end in cuts.iter().copied().chain([wire.len()]) {
             let end = end.clamp(start, wire.len());
-            let found = meter.received(&wire[start..end], now);
+            let found = meter.received(&wire[start..end], now, |_| {});
             broken = broken.or(found);
             start = end;
         }
@@ -162,8 +150,9 @@ mod tests {
         let begin = Instant::now();
         let mut meter = FrameMeter::new(begin);
 
-        let first = meter.received(&many(50, kind::SETTINGS, &[]), begin);
-        let second = meter.received(&frame(kind::SETTINGS, 0, 0, &[]).repeat(50), begin + WINDOW);
+        let first = meter.received(&many(50, kind::SETTINGS, &[]), begin, |_| {});
+        let second =
+            meter.received(&frame(kind::SETTINGS, 0, 0, &[]).repeat(50), begin + WINDOW, |_| {});
 
         assert_eq!((first, second), (None, None));
     }
@@ -174,7 +163,7 @@ mod tests {
         let mut meter = FrameMeter::new(now);
         meter.sent(256 * 500);
 
-        assert_eq!(meter.received(&many(1500, kind::WINDOW_UPDATE, &[0; 4]), now), None);
+        assert_eq!(meter.received(&many(1500, kind::WINDOW_UPDATE, &[0; 4]), now, |_| {}), None);
     }
 
     proptest! {

@@ -21,14 +21,19 @@ use crate::http::flow::{Downstream, Filled, Sink, Source, SourceFault};
 use crate::http::h2::wire::Wire;
 use crate::http::h2::{Body, Outlet, convert, to_io};
 use crate::http::message::{Framing, PooledRequest, Request, Response};
+use crate::http2::{StreamAccount, Streams};
 use crate::io::Io;
 use crate::refusal::Refusal;
 use crate::watch::{Expired, Watch};
 
-/// What a client may send ahead on one stream, and on all streams of a connection.
-const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
+/// Streams' windows that a client may fill on one connection.
+const WINDOWS: u32 = 4;
+/// Bytes a stream is counted as besides its head, its data and its task.
+const STREAM: usize = 4 * 1024;
 /// What of a response's body may wait for a stream's window.
 const SEND_BUFFER: usize = 128 * 1024;
+/// How much larger than our own form of a head the codec's is.
+const COPIES: usize = 2;
 /// Streams reset by the client and not yet looked at.
 const PENDING_RESETS: usize = 20;
 /// Streams reset by us for the client's mistakes.
@@ -36,30 +41,31 @@ const MISTAKES: usize = 256;
 /// How long a connection without streams may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-type Streams = FuturesUnordered<Pin<Box<dyn Future<Output = ()>>>>;
+type Serving = FuturesUnordered<Pin<Box<dyn Future<Output = ()>>>>;
 
 /// Serves streams until the connection ends.
 pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) {
-    let wire = Wire::new(io, early);
+    let list = header_list(http) as usize;
+    let accounts = Streams::of_client(Rc::clone(&http.memory), list);
+    let wire = Wire::new(io, early, accounts.clone());
     watch.arm(Some(http.limits().timeouts.header), false);
     let handshake = builder(http).handshake::<_, Bytes>(wire.clone());
     let Ok(Ok(connection)) = watch.guard(handshake).await else { return };
     let streams = FuturesUnordered::new();
     let (leaving, fresh) = (false, true);
     let http = Rc::clone(http);
-    let mut session = Session { http, watch, connection, streams, wire, leaving, fresh };
+    let mut session = Session { http, watch, connection, streams, accounts, wire, leaving, fresh };
     session.run().await;
 }
 
 fn builder(http: &Http) -> Builder {
-    let limits = http.limits();
+    let window = http.core.shared.memory.stream_window();
     let mut builder = Builder::new();
     builder
-        .initial_window_size(WINDOWS.0)
-        .initial_connection_window_size(WINDOWS.1)
-        .max_concurrent_streams(limits.http2_streams)
-        // Ours is checked by us, so that it is answered and recorded; this one only bounds what is stored.
-        .max_header_list_size(limits.header_bytes.saturating_mul(2))
+        .initial_window_size(window)
+        .initial_connection_window_size(window * WINDOWS)
+        .max_concurrent_streams(http.limits().http2_streams)
+        .max_header_list_size(header_list(http))
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(PENDING_RESETS)
         .max_pending_accept_reset_streams(PENDING_RESETS)
@@ -68,11 +74,18 @@ fn builder(http: &Http) -> Builder {
     builder
 }
 
+/// The bound on a head's list of fields. Ours is half of it and checked by us, so that a head above it is answered and recorded; this one
+/// only bounds what is stored.
+fn header_list(http: &Http) -> u32 {
+    http.limits().header_bytes.saturating_mul(2)
+}
+
 struct Session<'a> {
     http: Rc<Http>,
     watch: &'a Watch,
     connection: Connection<Wire, Bytes>,
-    streams: Streams,
+    streams: Serving,
+    accounts: Streams,
     wire: Wire,
     /// GOAWAY was sent.
     leaving: bool,
@@ -86,8 +99,8 @@ enum Event {
     Turned,
     /// The connection has ended.
     Ended,
-    /// A budget is broken.
-    Flood(&'static str),
+    /// A budget is broken, or there is no memory for what the connection holds.
+    ThrowOut(Refusal),
 }
 
 impl Session<'_> {
@@ -98,7 +111,7 @@ impl Session<'_> {
             match watch.guard(poll_fn(|cx| self.poll(cx))).await {
                 Ok(Event::Turned) => {}
                 Ok(Event::Ended) => return,
-                Ok(Event::Flood(detail)) => return self.throw_out(detail).await,
+                Ok(Event::ThrowOut(refusal)) => return self.throw_out(&refusal).await,
                 Err(Expired::Closing) if self.watch.cut() => return,
                 // The goodbye took too long.
                 Err(Expired::Deadline) if self.leaving => return,
@@ -130,9 +143,10 @@ impl Session<'_> {
         loop {
             let accepted = self.connection.poll_accept(cx);
             if let Some(detail) = self.wire.broken() {
-                return Poll::Ready(Event::Flood(detail));
+                return Poll::Ready(Event::ThrowOut(Refusal::Flood { detail }));
             }
-            let mut moved = false;
+            let held_back = self.wire.was_held_back();
+            let mut moved = held_back;
             match accepted {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     self.begin(request, respond);
@@ -140,6 +154,10 @@ impl Session<'_> {
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(self.failed(&error)),
                 Poll::Ready(None) => return Poll::Ready(Event::Ended),
+                // No stream is there to take the heads that wait: they are trailers of bodies that nobody reads.
+                Poll::Pending if held_back && self.accounts.is_full() => {
+                    return Poll::Ready(Event::ThrowOut(Refusal::Flood { detail: "heads" }));
+                }
                 Poll::Pending => {}
             }
             while let Poll::Ready(Some(())) = self.streams.poll_next_unpin(cx) {
@@ -156,6 +174,9 @@ impl Session<'_> {
         if let Poll::Ready(Err(_)) = self.wire.poll_send(cx) {
             return Poll::Ready(Event::Ended);
         }
+        if let Err(refusal) = self.accounts.settle() {
+            return Poll::Ready(Event::ThrowOut(refusal));
+        }
         if self.streams.is_empty() == idle { Poll::Pending } else { Poll::Ready(Event::Turned) }
     }
 
@@ -171,7 +192,19 @@ impl Session<'_> {
             // It was not looked at, so that the client may ask elsewhere (RFC 9113 section 8.7).
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
-        self.streams.push(Box::pin(stream(Rc::clone(&self.http), request, respond)));
+        let account = self.accounts.serve(respond.stream_id().into());
+        let Ok(mut held) = self.http.memory.take(STREAM) else {
+            note_refusal(&self.http, &Refusal::Memory);
+            // Nothing was done with it, so that the client may try again.
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        };
+        let exchange = Box::pin(stream(Rc::clone(&self.http), request, respond, account));
+        // Where that is too much the head, which comes next, is refused with an answer.
+        let _ = held.raise(STREAM + size_of_val(&*exchange));
+        self.streams.push(Box::pin(async move {
+            exchange.await;
+            drop(held);
+        }));
     }
 
     fn failed(&self, error: &h2::Error) -> Event {
@@ -182,8 +215,8 @@ impl Session<'_> {
         Event::Ended
     }
 
-    async fn throw_out(&mut self, detail: &'static str) {
-        note_refusal(&self.http, &Refusal::Flood { detail });
+    async fn throw_out(&mut self, refusal: &Refusal) {
+        note_refusal(&self.http, refusal);
         self.streams.clear();
         self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         self.watch.arm(Some(GOODBYE), false);
@@ -197,7 +230,13 @@ impl Session<'_> {
     }
 }
 
-async fn stream(http: Rc<Http>, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) {
+async fn stream(
+    http: Rc<Http>,
+    request: http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    account: StreamAccount,
+) {
+    let account = Rc::new(account);
     let watch = http.core.watchdog.watch();
     let (parts, stream) = request.into_parts();
     let limits = http.limits();
@@ -206,9 +245,10 @@ async fn stream(http: Rc<Http>, request: http::Request<RecvStream>, respond: Sen
     let ended = stream.is_end_stream();
     let read = convert::request(&parts, (ended, http.is_asked()), bounds, &mut request);
     let tunnel = request.method() == "CONNECT";
-    let body = Body::new(stream, limits.body_bytes.filter(|_| !tunnel));
+    let limit = limits.body_bytes.filter(|_| !tunnel);
+    let body = Body::new(stream, limit, Rc::clone(&account));
     drop(parts);
-    let mut down = Down { respond, body, outlet: Outlet::default() };
+    let mut down = Down { respond, body, account, outlet: Outlet::default() };
     if let Err(fault) = read {
         let (refusal, status) = fault.of_request();
         exchange::refuse(&http, &watch, &mut down, request, refusal, status).await;
@@ -224,6 +264,7 @@ async fn stream(http: Rc<Http>, request: http::Request<RecvStream>, respond: Sen
 struct Down {
     respond: SendResponse<Bytes>,
     body: Body,
+    account: Rc<StreamAccount>,
     outlet: Outlet,
 }
 
@@ -243,7 +284,9 @@ fn unsendable() -> io::Error {
 impl Downstream for Down {
     fn interim(&mut self, response: &Response) -> io::Result<()> {
         let head = convert::to_response(response).ok_or_else(unsendable)?;
-        self.respond.send_informational(head).map_err(to_io)
+        self.respond.send_informational(head).map_err(to_io)?;
+        self.account.head_queued(response.fields.capacity() * COPIES);
+        Ok(())
     }
 
     fn head(&mut self, request: &Request, response: &Response) -> io::Result<()> {
@@ -253,7 +296,8 @@ impl Downstream for Down {
             || (request.method() == "CONNECT" && matches!(response.status, 200..=299));
         let ended = bodiless && !tunnel;
         let stream = self.respond.send_response(head, ended).map_err(to_io)?;
-        self.outlet.open(stream, ended);
+        self.account.head_queued(response.fields.capacity() * COPIES);
+        self.outlet.open(stream, Rc::clone(&self.account), ended);
         Ok(())
     }
 

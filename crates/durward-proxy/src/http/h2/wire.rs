@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http::buffer::{Buffer, SIZE, give_write, take_write};
 use crate::http::h2::guard::FrameMeter;
+use crate::http2::Streams;
+use crate::http2::frames::Scanner;
 use crate::io::Io;
 
 /// A connection shared by `h2`, which reads and writes, and the task, which flushes.
@@ -25,13 +27,18 @@ struct State {
     early: Buffer,
     meter: FrameMeter,
     broken: Option<&'static str>,
+    streams: Streams,
+    /// Frames that go out.
+    sent: Scanner,
+    /// Nothing was read because too many heads wait to be taken.
+    held_back: bool,
     out: Vec<u8>,
     start: usize,
 }
 
 impl Wire {
-    /// Over `io`, of which `early` was read already.
-    pub(super) fn new(io: Io, early: &[u8]) -> Self {
+    /// Over `io`, of which `early` was read already. What its streams hold is counted in `streams`.
+    pub(super) fn new(io: Io, early: &[u8], streams: Streams) -> Self {
         let mut buffer = Buffer::default();
         buffer.preload(early);
         Self(Rc::new(RefCell::new(State {
@@ -39,6 +46,9 @@ impl Wire {
             early: buffer,
             meter: FrameMeter::new(Instant::now()),
             broken: None,
+            streams,
+            sent: Scanner::new(0),
+            held_back: false,
             out: Vec::new(),
             start: 0,
         })))
@@ -47,6 +57,11 @@ impl Wire {
     /// The budget that is broken. Nothing more is read then.
     pub(super) fn broken(&self) -> Option<&'static str> {
         self.0.borrow().broken
+    }
+
+    /// Says whether reading stopped since it was last asked because too many heads wait to be taken.
+    pub(super) fn was_held_back(&self) -> bool {
+        std::mem::take(&mut self.0.borrow_mut().held_back)
     }
 
     /// Hands everything gathered to the system.
@@ -89,6 +104,8 @@ impl State {
         for part in parts {
             let count = part.len().min(room);
             self.out.extend_from_slice(&part[..count]);
+            let streams = &self.streams;
+            self.sent.scan(&part[..count], |frame| streams.sent(frame));
             room -= count;
         }
         Poll::Ready(Ok(SIZE - room))
@@ -96,6 +113,11 @@ impl State {
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.broken.is_some() {
+            return Poll::Pending;
+        }
+        // The task that polls takes the heads and reads on; nobody has to be woken.
+        if self.streams.is_full() {
+            self.held_back = true;
             return Poll::Pending;
         }
         let before = buf.filled().len();
@@ -106,7 +128,10 @@ impl State {
             buf.put_slice(&self.early.filled()[..count]);
             self.early.consume(count);
         }
-        self.broken = self.meter.received(&buf.filled()[before..], Instant::now());
+        let streams = &self.streams;
+        let received = &buf.filled()[before..];
+        self.broken =
+            self.meter.received(received, Instant::now(), |frame| streams.received(frame));
         Poll::Ready(Ok(()))
     }
 }

@@ -21,6 +21,7 @@ use tokio::task::LocalSet;
 use crate::access_log::{Lines, Sink};
 use crate::core::{Core, Shared};
 use crate::io::Io;
+use crate::memory::Memory;
 use crate::metrics::{Metrics, TenantMetrics};
 use crate::prepared::{Prepared, PreparedListener, TenantView};
 use crate::session::{Admitted, ConnectionFacts, TlsFacts};
@@ -31,6 +32,8 @@ pub(super) struct Setup {
     pub(super) limits: Limits,
     pub(super) service: HttpService,
     pub(super) tls: Option<fn() -> TlsFacts>,
+    /// Bytes the process may have.
+    pub(super) memory: usize,
 }
 
 /// A running engine.
@@ -90,7 +93,8 @@ impl Setup {
             trusted_proxies: SourceSet::default(),
             identity_headers: IdentityHeaders::default(),
         };
-        Self { upstream, limits: Limits::default(), service, tls: None }
+        let memory = usize::MAX / 64;
+        Self { upstream, limits: Limits::default(), service, tls: None, memory }
     }
 
     /// Runs a test against the engine, for half a minute at most.
@@ -103,6 +107,8 @@ impl Setup {
             decisions: Sink::none(),
             host: crate::forward::host::HostAddresses::default(),
             files: Arc::default(),
+            memory: Arc::new(Memory::new(self.memory)),
+            unidentified: Arc::default(),
             resolver: crate::upstream::resolve::Resolver::default(),
         };
         let core = Core::new(0, Arc::new(shared), 7);

@@ -140,7 +140,7 @@ fn busy() -> (Metrics, ExpositionState) {
             })
             .into(),
         upstreams: vec![UpstreamReport {
-            tenant: acme,
+            tenant: acme.clone(),
             name: Arc::from("pay"),
             endpoints: vec![endpoint(EndpointHealth::Healthy), endpoint(EndpointHealth::Ejected)],
         }],
@@ -148,6 +148,11 @@ fn busy() -> (Metrics, ExpositionState) {
         decisions_lost: [("otlp", 6)].into(),
         audit: Some(audit::Status { written: 8, lost: 1, sequence: 9, failing: true }),
         files: vec![("clients", 2, 900), ("outward", 3, 900)],
+        memory: MemoryState {
+            budget: 1_000_000,
+            kinds: vec![("clients", 4_000), ("upstreams", 0), ("names", 30)],
+            tenants: vec![(acme, 4_030)],
+        },
     };
     (metrics, state)
 }

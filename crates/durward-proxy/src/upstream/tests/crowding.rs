@@ -148,7 +148,12 @@ async fn names_nobody_waits_for_are_asked_no_more_and_a_tenant_asks_for_so_many_
             let usage = Arc::clone(usage);
             tokio::task::spawn_local(async move {
                 let host = Arc::from(format!("{at}.example"));
-                resolver.lookup(&host, Some(Asker { files: &files, usage: &usage })).await
+                resolver
+                    .lookup(
+                        &host,
+                        Some(Asker { files: &files, memory: &Arc::default(), usage: &usage }),
+                    )
+                    .await
             })
         };
 

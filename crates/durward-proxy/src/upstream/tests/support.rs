@@ -54,6 +54,8 @@ pub(super) async fn on_a_core_of<F: Future>(
         decisions: crate::access_log::Sink::default(),
         host: crate::forward::host::HostAddresses::default(),
         files: Arc::new(files),
+        memory: Arc::default(),
+        unidentified: Arc::default(),
         resolver,
     };
     let core = Core::new(0, Arc::new(shared), 7);

@@ -81,6 +81,7 @@ impl Stage {
             decisions: Sink::none(),
             inherited: Vec::new(),
             shared: false,
+            memory: None,
             drain_grace: Duration::from_secs(1),
         })
         .map_err(|error| Failure::broken("starting the gateway to attack", error))?;

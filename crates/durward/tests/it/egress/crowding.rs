@@ -6,6 +6,7 @@ use std::process::Command;
 
 use durward_testkit::origin::Origin;
 use durward_testkit::process::{Child, TempDir, eventually_blocking, unique_loopback};
+use durward_testkit::secrets;
 use rustix::process::Signal;
 
 use super::document;
@@ -76,12 +77,28 @@ struct Crowded {
 
 impl Crowded {
     fn start() -> Self {
+        Self::with(&["greedy"])
+    }
+
+    /// A proxy of these tenants, told apart by credentials where there are several.
+    fn with(tenants: &[&str]) -> Self {
         let (origin, far, dir) = (Origin::http1("127.0.0.1:0"), everywhere(), TempDir::new());
         let proxy = SocketAddr::from((unique_loopback(), 3128));
         let modest = SocketAddr::from((unique_loopback(), 8080));
-        let entry = format!("address: {}, allowedSources: [127.0.0.0/8]", proxy.ip());
         let allow = format!("allow: [{{cidr: 127.9.0.0/16, ports: [{far}]}}]");
-        dir.write("greedy.yaml", document("greedy", unique_loopback(), &entry, &allow));
+        for name in tenants {
+            let hash = secrets::sha256_hex(&format!("secret of {name}"));
+            dir.write(format!("users-{name}"), format!("{name}:{hash}\n"));
+            let entry = match tenants.len() {
+                1 => format!("address: {}, allowedSources: [127.0.0.0/8]", proxy.ip()),
+                _ => format!(
+                    "address: {}, shared: true, credentials: {{file: users-{name}}}",
+                    proxy.ip()
+                ),
+            };
+            let document = document(name, unique_loopback(), &entry, &allow);
+            dir.write(format!("{name}.yaml"), document);
+        }
         dir.write("modest.yaml", tenant("modest", modest.ip(), modest.port(), origin.address()));
         let admin = admin_address();
         let at = admin.to_string();
@@ -151,4 +168,25 @@ fn tunnels_to_everywhere_are_refused_before_the_others_suffer() {
         get(gateway.admin, "/metrics").unwrap().1.contains("reason=\"fair_share\""),
         "it is counted"
     );
+}
+
+#[test]
+fn silent_connections_at_a_shared_proxy_leave_other_binds_and_its_own_clients_served() {
+    let mut gateway = Crowded::with(&["one", "two"]);
+    let place = gateway.place(1);
+    let shown = secrets::basic("two", "secret of two");
+    let request = format!(
+        "GET http://{place}/ HTTP/1.1\r\nHost: {place}\r\nProxy-Authorization: {shown}\r\n\r\n"
+    );
+
+    let silent: Vec<TcpStream> = (0..usize::try_from(FILES).unwrap() - 100)
+        .filter_map(|_| TcpStream::connect(gateway.proxy).ok())
+        .collect();
+
+    assert!(silent.len() > 500, "{} are open here", silent.len());
+    let mut client = TcpStream::connect(gateway.proxy).unwrap();
+    assert_eq!(ask(&mut client, &request), 200, "who speaks is served");
+    let metrics = get(gateway.admin, "/metrics").unwrap().1;
+    assert!(metrics.contains("reason=\"crowded\""), "older ones made room");
+    gateway.others_are_served();
 }

@@ -1,0 +1,188 @@
+//! Heads that grow while they are decoded, from upstreams and from clients, and heads without end.
+
+use durward_model::limits::Limits;
+use durward_model::upstream::UpstreamProtocol;
+use durward_testkit::client::h2_frames::{
+    PREFACE, flag, frame, header_block, kind, opening, read_frame,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::support::{Setup, ask};
+use crate::memory::Kind;
+
+const KIB: usize = 1024;
+
+type Answer = fn(u32) -> Vec<u8>;
+
+/// An HTTP/2 upstream that answers each request with the same frames, and the engine in front of it.
+async fn before(answer: Answer) -> Setup {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut setup = Setup::to(listener.local_addr().unwrap());
+    setup.upstream.protocol = UpstreamProtocol::Http2;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream, answer));
+        }
+    });
+    setup
+}
+
+async fn serve(mut stream: TcpStream, answer: Answer) -> std::io::Result<()> {
+    let mut preface = [0; PREFACE.len()];
+    stream.read_exact(&mut preface).await?;
+    stream.write_all(&frame(kind::SETTINGS, 0, 0, &[])).await?;
+    loop {
+        let read = read_frame(&mut stream).await?;
+        match read.kind {
+            kind::SETTINGS if read.flags == 0 => {
+                let acknowledged = frame(kind::SETTINGS, flag::END_STREAM_OR_ACK, 0, &[]);
+                stream.write_all(&acknowledged).await?;
+            }
+            kind::HEADERS => stream.write_all(&answer(read.stream)).await?,
+            _ => {}
+        }
+    }
+}
+
+fn status(code: &str) -> Vec<u8> {
+    header_block(&[(":status", code)])
+}
+
+/// A head of 15 MB in frames of 15 KB.
+fn endless(stream: u32) -> Vec<u8> {
+    let part = header_block(&[("x-b", &"b".repeat(15_000))]);
+    let mut frames = frame(kind::HEADERS, flag::END_STREAM_OR_ACK, stream, &status("200"));
+    frames.extend(frame(kind::CONTINUATION, 0, stream, &part).repeat(1000));
+    frames.extend(frame(kind::CONTINUATION, flag::END_HEADERS, stream, &part));
+    frames
+}
+
+/// A field of 4,000 bytes that enters the table, and `references` to it of one byte each.
+fn references(status: Vec<u8>, references: usize) -> Vec<u8> {
+    let mut block = status;
+    // A literal with incremental indexing (RFC 7541 section 6.2.1): the same but for its first byte.
+    let mut entry = header_block(&[("x-a", &"a".repeat(4_000))]);
+    entry[0] = 0x40;
+    block.extend(entry);
+    block.extend(std::iter::repeat_n(0x80 | 62, references));
+    block
+}
+
+fn expanding(stream: u32) -> Vec<u8> {
+    let flags = flag::END_HEADERS | flag::END_STREAM_OR_ACK;
+    frame(kind::HEADERS, flags, stream, &references(status("200"), 10_000))
+}
+
+/// 1xx heads without end, and never a final one.
+fn interims(stream: u32) -> Vec<u8> {
+    frame(kind::HEADERS, flag::END_HEADERS, stream, &references(status("103"), 10)).repeat(5_000)
+}
+
+/// A body that ends with trailers of 15 MB.
+fn trailers(stream: u32) -> Vec<u8> {
+    let mut frames = frame(kind::HEADERS, flag::END_HEADERS, stream, &status("200"));
+    frames.extend(frame(kind::DATA, 0, stream, b"hello"));
+    let head = endless(stream);
+    let first = frame(kind::HEADERS, 0, stream, &status("200")).len();
+    frames.extend(frame(kind::HEADERS, flag::END_STREAM_OR_ACK, stream, &[]));
+    frames.extend(&head[first..]);
+    frames
+}
+
+fn promised(stream: u32) -> Vec<u8> {
+    let mut promise = 2_u32.to_be_bytes().to_vec();
+    promise.extend(header_block(&[
+        (":method", "GET"),
+        (":path", "/"),
+        ("x-b", &"b".repeat(9_000)),
+    ]));
+    frame(5, flag::END_HEADERS, stream, &promise).repeat(100)
+}
+
+#[tokio::test]
+async fn heads_of_http2_upstreams_are_bounded_while_they_are_decoded() {
+    let cases: [(&str, Answer); 4] = [
+        ("CONTINUATION", endless),
+        ("HPACK references", expanding),
+        ("1xx", interims),
+        ("PUSH_PROMISE", promised),
+    ];
+    for (name, answer) in cases {
+        before(answer)
+            .await
+            .run(|rig| async move {
+                let answered = ask(&rig, "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await;
+
+                let (head, body) = answered.rsplit_once("\r\n\r\n").unwrap();
+                assert!(head.contains("HTTP/1.1 502 "), "{name}: {head}");
+                assert!(body.contains("bad_response"), "{name}: {body}");
+                let memory = &rig.core.shared.memory;
+                assert!(memory.used_for(Kind::Upstreams) < 2048 * KIB, "{name}");
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn trailers_of_http2_upstreams_are_bounded_too() {
+    before(trailers)
+        .await
+        .run(|rig| async move {
+            let answered = ask(&rig, "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await;
+
+            assert!(answered.starts_with("HTTP/1.1 200 "), "{answered}");
+            assert!(!answered.ends_with("\r\n0\r\n\r\n"), "it is broken off");
+            assert!(rig.core.shared.memory.used_for(Kind::Upstreams) < 2048 * KIB);
+        })
+        .await;
+}
+
+/// A request whose head is small on the wire and large once it is decoded.
+fn request(stream: u32, first: bool) -> Vec<u8> {
+    let mut block = header_block(&[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", "a.example"),
+        (":path", "/slow/60000"),
+    ]);
+    block = match first {
+        true => references(block, 10),
+        false => [block, vec![0x80 | 62; 10]].concat(),
+    };
+    frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM_OR_ACK, stream, &block)
+}
+
+#[tokio::test]
+async fn a_client_whose_streams_hold_more_than_its_share_is_refused_and_not_served_on_credit() {
+    let origin = durward_testkit::origin::Origin::http1("127.0.0.1:0");
+    let mut setup = Setup::to(origin.address());
+    setup.limits = Limits { http2_streams: 10_000, ..Limits::default() };
+    setup.memory = 0;
+    setup
+        .run(|rig| async move {
+            let budget = rig.core.shared.memory.budget();
+            let (mut client, wire) = (rig.stream().await, opening());
+            client.write_all(&wire).await.unwrap();
+            let mut refused = 0;
+            for at in 0..2_000 {
+                client.write_all(&request(2 * at + 1, at == 0)).await.unwrap();
+            }
+
+            while refused == 0 {
+                let answer = read_frame(&mut client).await.unwrap();
+                let reset = answer.kind == kind::RST_STREAM && answer.error_code() == Some(7);
+                let answered = answer.kind == kind::HEADERS;
+                refused += u32::from(reset || answered);
+            }
+
+            let memory = &rig.core.shared.memory;
+            assert!(memory.used() <= budget, "{} of {budget}", memory.used());
+            assert!(memory.used() > budget / 2, "{} of {budget}", memory.used());
+            drop(client);
+            while memory.used_for(Kind::Clients) > 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+}

@@ -1,0 +1,92 @@
+//! The bytes of an HTTP/2 connection to an upstream: frames are counted on their way in and out, so that what the codec holds is known and
+//! bounded.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::http2::frames::Scanner;
+use crate::http2::streams::Streams;
+use crate::io::Io;
+
+/// Bytes of the list of fields of one head from an upstream (RFC 9113 section 6.5.2); the same as the bytes of an HTTP/1 head.
+pub(crate) const HEADER_LIST: u32 = 64 * 1024;
+/// The connection preface that goes before our frames.
+const PREFACE: usize = 24;
+
+/// A connection whose frames are counted.
+pub(crate) struct Metered {
+    io: Io,
+    streams: Streams,
+    received: Scanner,
+    sent: Scanner,
+}
+
+impl Metered {
+    /// Nothing was sent yet, the preface included.
+    pub(crate) fn new(io: Io, streams: Streams) -> Self {
+        Self { io, streams, received: Scanner::new(0), sent: Scanner::new(PREFACE) }
+    }
+
+    fn note_sent(&mut self, parts: &[io::IoSlice<'_>], mut count: usize) {
+        let streams = &self.streams;
+        for part in parts {
+            let written = part.len().min(count);
+            self.sent.scan(&part[..written], |frame| streams.sent(frame));
+            count -= written;
+        }
+    }
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        let streams = &this.streams;
+        this.received.scan(&buf.filled()[before..], |frame| streams.received(frame));
+        Poll::Ready(streams.settle().map_err(io::Error::other))
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.io).poll_write(cx, bytes))?;
+        this.note_sent(&[io::IoSlice::new(bytes)], written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, parts))?;
+        this.note_sent(parts, written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}

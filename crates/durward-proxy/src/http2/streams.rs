@@ -1,0 +1,415 @@
+//! What the HTTP/2 codec holds for each stream of a connection: heads that nobody has taken yet, data that was received and not taken,
+//! data that was queued and not sent.
+//!
+//! HPACK lets one byte stand for a field of four kilobytes, so a head is counted at what it may take up once it is decoded. All of it is
+//! charged to the connection's account.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
+
+use crate::http2::frames::{Frame, kind};
+use crate::memory::ConnectionMemory;
+use crate::refusal::Refusal;
+
+/// Bytes that one byte of a header block may take up: a reference to the table becomes an entry of a map.
+const EXPANSION: usize = 112;
+/// Bytes that a head may take up for each byte that its list of fields may have (RFC 9113 section 6.5.2).
+const HEAD_MOST: usize = 4;
+/// Bytes a chunk of data is counted as besides its own.
+const CHUNK: usize = 256;
+/// Heads that wait to be taken on one connection, at their price, before no more are read.
+const UNTAKEN: usize = 1024 * 1024;
+/// Largest heads' worth that all heads of one stream together may take up, 1xx and trailers included.
+const HEADS: usize = 4;
+
+/// The streams of one connection.
+#[derive(Clone)]
+pub(crate) struct Streams(Rc<State>);
+
+struct State {
+    memory: Rc<ConnectionMemory>,
+    open: RefCell<HashMap<u32, Stream, BuildHasherDefault<StreamHasher>>>,
+    /// Whether the peer opens streams: it is a client.
+    of_client: bool,
+    /// Bytes that one head may take up.
+    head_most: usize,
+    /// The last stream that the peer opened.
+    last: Cell<u32>,
+    /// The header block under way: its stream, and the bytes of it that have come.
+    block: Cell<(u32, usize)>,
+    /// Price of all heads that wait to be taken.
+    untaken: Cell<usize>,
+    broken: Cell<Option<&'static str>>,
+}
+
+#[derive(Default)]
+struct Stream {
+    heads: usize,
+    unread: usize,
+    queued: usize,
+    /// Heads of ours that wait to be sent: how many, and what they take up together.
+    leaving: (u32, usize),
+    /// An exchange serves it, or has.
+    taken: bool,
+    /// The exchange is over.
+    ended: bool,
+}
+
+impl Stream {
+    /// What is no longer held because one of our heads was sent: nothing before the last, for which is which is not known.
+    fn head_sent(&mut self) -> usize {
+        self.leaving.0 = self.leaving.0.saturating_sub(1);
+        if self.leaving.0 == 0 { std::mem::take(&mut self.leaving.1) } else { 0 }
+    }
+}
+
+impl Streams {
+    /// Of a connection with a client, whose heads may have lists of `list` bytes.
+    pub(crate) fn of_client(memory: Rc<ConnectionMemory>, list: usize) -> Self {
+        Self::new(memory, list, true)
+    }
+
+    /// Of a connection to an upstream.
+    pub(crate) fn of_upstream(memory: Rc<ConnectionMemory>, list: usize) -> Self {
+        Self::new(memory, list, false)
+    }
+
+    fn new(memory: Rc<ConnectionMemory>, list: usize, of_client: bool) -> Self {
+        Self(Rc::new(State {
+            memory,
+            open: RefCell::default(),
+            of_client,
+            head_most: list.saturating_mul(HEAD_MOST),
+            last: Cell::new(0),
+            block: Cell::new((0, 0)),
+            untaken: Cell::new(0),
+            broken: Cell::new(None),
+        }))
+    }
+
+    /// Notes a frame that came in.
+    pub(crate) fn received(&self, frame: Frame) {
+        let state = &*self.0;
+        match frame.kind {
+            kind::HEADERS => {
+                state.block.set((frame.stream, 0));
+                if state.of_client && frame.stream > state.last.get() {
+                    state.last.set(frame.stream);
+                    state.open.borrow_mut().insert(frame.stream, Stream::default());
+                }
+                state.head(frame.length);
+            }
+            kind::CONTINUATION => state.head(frame.length),
+            kind::DATA if state.of_client => {
+                if let Some(stream) = state.open.borrow_mut().get_mut(&frame.stream) {
+                    stream.unread += frame.length + CHUNK;
+                    state.memory.add(frame.length + CHUNK);
+                }
+            }
+            kind::RST_STREAM => state.reset(frame.stream),
+            // Push is turned off: a peer that promises nevertheless is not listened to.
+            kind::PUSH_PROMISE => state.broken.set(Some("PUSH_PROMISE although push is off")),
+            _ => {}
+        }
+    }
+
+    /// Notes a frame that went out.
+    pub(crate) fn sent(&self, frame: Frame) {
+        let state = &*self.0;
+        match frame.kind {
+            kind::DATA => {
+                state.change(frame.stream, |stream| less(&mut stream.queued, frame.length));
+                if frame.ends_stream() {
+                    state.closed(frame.stream);
+                }
+            }
+            kind::HEADERS => {
+                state.change(frame.stream, Stream::head_sent);
+                if frame.ends_stream() {
+                    state.closed(frame.stream);
+                }
+            }
+            kind::RST_STREAM => state.reset(frame.stream),
+            _ => {}
+        }
+    }
+
+    /// An exchange takes over a stream, and with it the head that opened it.
+    pub(crate) fn serve(&self, stream: u32) -> StreamAccount {
+        let state = &*self.0;
+        state.open.borrow_mut().entry(stream).or_default().taken = true;
+        let account = StreamAccount { streams: self.clone(), stream };
+        account.heads_taken();
+        account
+    }
+
+    /// Returns whether so many heads wait that no more should be read before some are taken.
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.untaken.get() > UNTAKEN
+    }
+
+    /// Brings what the budget was asked for in line with what is held.
+    ///
+    /// # Errors
+    /// Why the connection has to end.
+    pub(crate) fn settle(&self) -> Result<(), Refusal> {
+        match self.broken() {
+            Some(refusal) => Err(refusal),
+            None => self.0.memory.settle(),
+        }
+    }
+
+    /// Returns the bound that the peer has broken.
+    pub(crate) fn broken(&self) -> Option<Refusal> {
+        let detail = self.0.broken.get()?;
+        Some(match self.0.of_client {
+            true => Refusal::Flood { detail },
+            false => Refusal::BadResponse { detail },
+        })
+    }
+}
+
+impl State {
+    /// A frame of a header block: what it may take up is the whole block's price, less what was counted of it before.
+    fn head(&self, length: usize) {
+        let (id, before) = self.block.get();
+        self.block.set((id, before.saturating_add(length)));
+        let price = |bytes: usize| bytes.saturating_mul(EXPANSION).min(self.head_most);
+        let more = price(before.saturating_add(length)) - price(before);
+        let mut open = self.open.borrow_mut();
+        let Some(stream) = open.get_mut(&id) else { return };
+        stream.heads += more;
+        self.memory.add(more);
+        self.untaken.set(self.untaken.get() + more);
+        if stream.heads > self.head_most.saturating_mul(HEADS) {
+            self.broken.set(Some("too many heads on one stream"));
+        }
+    }
+
+    /// Changes what is held of a stream, and forgets the stream when nothing is and no exchange serves it.
+    fn change(&self, id: u32, with: impl FnOnce(&mut Stream) -> usize) {
+        let mut open = self.open.borrow_mut();
+        let Some(stream) = open.get_mut(&id) else { return };
+        self.memory.sub(with(stream));
+        if stream.ended && stream.queued == 0 && stream.leaving.0 == 0 {
+            self.forget(open.remove(&id));
+        }
+    }
+
+    fn forget(&self, stream: Option<Stream>) {
+        let Some(stream) = stream else { return };
+        self.memory.sub(stream.heads + stream.unread + stream.queued + stream.leaving.1);
+        self.untaken.set(self.untaken.get().saturating_sub(stream.heads));
+    }
+
+    /// Nothing more is sent on a stream. One that no exchange serves was answered by the codec.
+    fn closed(&self, id: u32) {
+        let mut open = self.open.borrow_mut();
+        if open.get(&id).is_some_and(|stream| !stream.taken || stream.ended) {
+            self.forget(open.remove(&id));
+        }
+    }
+
+    /// The codec forgets what it had queued.
+    fn reset(&self, id: u32) {
+        self.change(id, |stream| {
+            std::mem::take(&mut stream.queued) + std::mem::take(&mut stream.leaving).1
+        });
+        self.closed(id);
+    }
+}
+
+fn less(count: &mut usize, by: usize) -> usize {
+    let by = by.min(*count);
+    *count -= by;
+    by
+}
+
+/// What one exchange's stream holds; given back when dropped, but for what is still queued.
+pub(crate) struct StreamAccount {
+    streams: Streams,
+    stream: u32,
+}
+
+impl StreamAccount {
+    fn state(&self) -> &State {
+        &self.streams.0
+    }
+
+    /// The heads that have come were taken.
+    pub(crate) fn heads_taken(&self) {
+        let state = self.state();
+        state.change(self.stream, |stream| {
+            state.untaken.set(state.untaken.get().saturating_sub(stream.heads));
+            std::mem::take(&mut stream.heads)
+        });
+    }
+
+    /// A chunk of data was taken from the codec.
+    pub(crate) fn chunk_taken(&self) {
+        self.state().change(self.stream, |stream| less(&mut stream.unread, CHUNK));
+    }
+
+    /// Received data was passed on.
+    pub(crate) fn consumed(&self, bytes: usize) {
+        self.state().change(self.stream, |stream| less(&mut stream.unread, bytes));
+    }
+
+    /// A head was queued to be sent.
+    pub(crate) fn head_queued(&self, bytes: usize) {
+        let state = self.state();
+        if let Some(stream) = state.open.borrow_mut().get_mut(&self.stream) {
+            stream.leaving = (stream.leaving.0 + 1, stream.leaving.1 + bytes);
+            state.memory.add(bytes);
+        }
+    }
+
+    /// Data was queued to be sent.
+    pub(crate) fn queued(&self, bytes: usize) {
+        let state = self.state();
+        if let Some(stream) = state.open.borrow_mut().get_mut(&self.stream) {
+            stream.queued += bytes;
+            state.memory.add(bytes);
+        }
+    }
+}
+
+impl Drop for StreamAccount {
+    fn drop(&mut self) {
+        self.heads_taken();
+        self.state().change(self.stream, |stream| {
+            stream.ended = true;
+            std::mem::take(&mut stream.unread)
+        });
+    }
+}
+
+/// Stream numbers only rise; spreading their bits is enough.
+#[derive(Default)]
+struct StreamHasher(u64);
+
+impl Hasher for StreamHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::memory::{Kind, Memory};
+
+    const LIST: usize = 64 * 1024;
+
+    fn budget() -> (Arc<Memory>, Rc<ConnectionMemory>) {
+        let memory = Arc::new(Memory::new(1 << 30));
+        let of_connection = ConnectionMemory::new(memory.hold(&Arc::default(), Kind::Clients));
+        (memory, of_connection)
+    }
+
+    fn frame(kind: u8, stream: u32, length: usize) -> Frame {
+        Frame { kind, flags: 0, stream, length }
+    }
+
+    #[test]
+    fn everything_a_stream_held_is_given_back_when_it_is_over() {
+        let (memory, of_connection) = budget();
+        let streams = Streams::of_client(of_connection, LIST);
+
+        streams.received(frame(kind::HEADERS, 1, 9_000));
+        streams.received(frame(kind::CONTINUATION, 1, 9_000));
+        streams.received(frame(kind::DATA, 1, 100_000));
+        streams.settle().unwrap();
+        assert!(memory.used() > 300_000, "{}", memory.used());
+        let account = streams.serve(1);
+        account.queued(70_000);
+        account.chunk_taken();
+        account.consumed(60_000);
+        drop(account);
+        streams.settle().unwrap();
+        assert!((50_000..150_000).contains(&memory.used()), "{}", memory.used());
+        streams.sent(frame(kind::DATA, 1, 70_000));
+
+        assert!(streams.0.open.borrow().is_empty());
+        streams.settle().unwrap();
+        drop(streams);
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn a_head_that_the_client_does_not_read_stays_counted_after_its_exchange() {
+        let (memory, of_connection) = budget();
+        let streams = Streams::of_client(of_connection, LIST);
+        streams.received(frame(kind::HEADERS, 1, 10));
+
+        let account = streams.serve(1);
+        account.head_queued(100);
+        account.head_queued(100_000);
+        drop(account);
+        streams.sent(frame(kind::HEADERS, 1, 10));
+        streams.settle().unwrap();
+        assert!(memory.used() >= 90_000, "{}", memory.used());
+        streams.sent(frame(kind::HEADERS, 1, 60_000));
+
+        assert!(streams.0.open.borrow().is_empty());
+    }
+
+    #[test]
+    fn streams_that_the_codec_answers_or_the_peer_resets_are_forgotten() {
+        let (_memory, of_connection) = budget();
+        let streams = Streams::of_client(of_connection, LIST);
+        for stream in [1, 3, 5] {
+            streams.received(frame(kind::HEADERS, stream, 100));
+        }
+
+        streams.sent(Frame { flags: 1, ..frame(kind::HEADERS, 1, 10) });
+        streams.sent(frame(kind::RST_STREAM, 3, 4));
+        streams.received(frame(kind::RST_STREAM, 5, 4));
+        streams.received(frame(kind::DATA, 5, 1000));
+
+        assert!(streams.0.open.borrow().is_empty());
+        assert_eq!(streams.0.untaken.get(), 0);
+    }
+
+    #[test]
+    fn one_byte_of_a_header_block_is_counted_at_what_it_may_become() {
+        let (memory, of_connection) = budget();
+        let streams = Streams::of_client(of_connection, LIST);
+
+        (0..20).for_each(|at| streams.received(frame(kind::HEADERS, 2 * at + 1, 4_000)));
+
+        assert!(streams.is_full());
+        streams.settle().unwrap();
+        assert!(memory.used() >= 20 * HEAD_MOST * LIST);
+        let served: Vec<_> = (0..20).map(|at| streams.serve(2 * at + 1)).collect();
+        assert!(!streams.is_full());
+        drop(served);
+    }
+
+    #[test]
+    fn an_upstream_cannot_send_heads_without_end_on_a_stream() {
+        let (_memory, of_connection) = budget();
+        let streams = Streams::of_upstream(of_connection, LIST);
+        let account = streams.serve(1);
+
+        for _ in 0..20 {
+            streams.received(frame(kind::HEADERS, 1, 5_000));
+        }
+
+        assert!(matches!(streams.settle(), Err(Refusal::BadResponse { .. })));
+        assert!(streams.broken().is_some());
+        drop(account);
+    }
+}

@@ -1,0 +1,206 @@
+//! The memory budget of the process: heads, bodies and DNS answers of all tenants together, shared out among the tenants.
+//!
+//! Half of what the process may have is the budget; the other half is for the configuration, the program itself, sockets in the kernel
+//! and what the allocator cannot give back. What is counted is counted at its real size or above it.
+
+mod connection;
+mod limit;
+mod trim;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+pub(crate) use connection::{ConnectionMemory, Part};
+pub(crate) use limit::of_this_process;
+pub(crate) use trim::Trimmer;
+
+use crate::limits::Usage;
+use crate::refusal::Refusal;
+pub(crate) use crate::share::MemoryKind as Kind;
+use crate::share::Share;
+
+/// Bytes an open client connection is counted as before it has sent a request: its task, its socket's registration, and TLS keys and
+/// buffers where it has them.
+pub(crate) const CONNECTION: usize = 8 * 1024;
+/// The same with TLS.
+pub(crate) const TLS_CONNECTION: usize = 20 * 1024;
+/// The smallest budget, however little the process may have.
+const LEAST: usize = 8 * 1024 * 1024;
+/// Part of the budget that DNS answers may take; those of one tenant may take half of that.
+const NAMES: usize = 16;
+/// Part of the budget that connections without a tenant may take.
+const UNIDENTIFIED: usize = 8;
+
+/// The budget, and how much of it is held.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    budget: usize,
+    share: Share,
+    kinds: [AtomicUsize; Kind::ALL.len()],
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new(usize::MAX / 64)
+    }
+}
+
+impl Memory {
+    /// The budget of a process that may have `limit` bytes.
+    pub(crate) fn new(limit: usize) -> Self {
+        let memory = Self {
+            budget: (limit / 2).max(LEAST),
+            share: Share::default(),
+            kinds: Default::default(),
+        };
+        memory.share_out(1);
+        memory
+    }
+
+    /// Shares the budget out among so many tenants.
+    pub(crate) fn share_out(&self, tenants: usize) {
+        self.share.share_out(self.budget, tenants);
+    }
+
+    /// Bytes of the budget.
+    pub(crate) fn budget(&self) -> usize {
+        self.budget
+    }
+
+    /// Bytes held now.
+    pub(crate) fn used(&self) -> usize {
+        self.share.used()
+    }
+
+    /// Bytes held for one kind.
+    pub(crate) fn used_for(&self, kind: Kind) -> usize {
+        self.kinds[kind as usize].load(Relaxed)
+    }
+
+    /// Returns whether DNS answers of all tenants, or of this one, take more than their part of the budget.
+    fn has_too_many_names(&self, usage: &Usage) -> bool {
+        let most = self.budget / NAMES;
+        self.used_for(Kind::Names) > most || usage.memory_for(Kind::Names).load(Relaxed) > most / 2
+    }
+
+    /// Connections without a tenant that the budget has room for.
+    pub(crate) fn unidentified(&self) -> usize {
+        self.budget / UNIDENTIFIED / TLS_CONNECTION
+    }
+
+    /// Bytes that a peer may send ahead on one HTTP/2 stream: less where there is less memory.
+    pub(crate) fn stream_window(&self) -> u32 {
+        let bytes = (self.budget / 2048).clamp(64 * 1024, 256 * 1024);
+        u32::try_from(bytes).unwrap_or(64 * 1024)
+    }
+
+    /// Holds nothing yet for a tenant.
+    pub(crate) fn hold(self: &Arc<Self>, usage: &Arc<Usage>, kind: Kind) -> Hold {
+        Hold { memory: Arc::clone(self), usage: Arc::clone(usage), kind, bytes: 0 }
+    }
+}
+
+/// Bytes held for a tenant; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    memory: Arc<Memory>,
+    usage: Arc<Usage>,
+    kind: Kind,
+    bytes: usize,
+}
+
+impl Hold {
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Holds `bytes` more.
+    ///
+    /// # Errors
+    /// [`Refusal::Memory`] when that is more than the tenant's share, and then no more is held than before.
+    pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.usage.memory_for(self.kind).fetch_add(bytes, Relaxed);
+        self.memory.share.add(bytes);
+        self.memory.kinds[self.kind as usize].fetch_add(bytes, Relaxed);
+        self.bytes += bytes;
+        if self.memory.share.allows(self.usage.memory()) {
+            return Ok(());
+        }
+        self.shrink(bytes);
+        Err(Refusal::Memory)
+    }
+
+    /// Holds `bytes` in all.
+    ///
+    /// # Errors
+    /// [`Refusal::Memory`] when that is more than the tenant's share, and then what was held before is held.
+    pub(crate) fn resize(&mut self, bytes: usize) -> Result<(), Refusal> {
+        if bytes > self.bytes {
+            return self.grow(bytes - self.bytes);
+        }
+        self.shrink(self.bytes - bytes);
+        Ok(())
+    }
+
+    /// Returns whether DNS answers, of all tenants or of this one, take more than their part of the budget.
+    pub(crate) fn has_too_many_names(&self) -> bool {
+        self.memory.has_too_many_names(&self.usage)
+    }
+
+    /// Returns whether both are held for one tenant.
+    pub(crate) fn is_of_the_tenant_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.usage, &other.usage)
+    }
+
+    /// Holds `bytes` less.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.usage.memory_for(self.kind).fetch_sub(bytes, Relaxed);
+        self.memory.share.sub(bytes);
+        self.memory.kinds[self.kind as usize].fetch_sub(bytes, Relaxed);
+        self.bytes -= bytes;
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.shrink(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    #[test]
+    fn a_tenant_that_takes_all_it_can_leaves_a_share_for_every_other() {
+        let memory = Arc::new(Memory::new(512 * MIB));
+        memory.share_out(4);
+        let (greedy, other) = (Arc::<Usage>::default(), Arc::default());
+
+        let mut taken = memory.hold(&greedy, Kind::Clients);
+        while taken.grow(MIB).is_ok() {}
+
+        assert!(taken.bytes() > memory.budget() / 2 && taken.bytes() < memory.budget() / 4 * 3);
+        let mut own = memory.hold(&other, Kind::Upstreams);
+        assert!((0..15).all(|_| own.grow(MIB).is_ok()), "{} left", memory.budget() - memory.used());
+        drop((taken, own));
+        assert_eq!((memory.used(), memory.used_for(Kind::Clients)), (0, 0));
+        assert_eq!(greedy.memory(), 0);
+    }
+
+    #[test]
+    fn what_is_refused_is_not_held() {
+        let memory = Arc::new(Memory::new(16 * MIB));
+        let usage = Arc::default();
+        let mut hold = memory.hold(&usage, Kind::Names);
+
+        assert!(matches!(hold.grow(9 * MIB), Err(Refusal::Memory)));
+
+        assert_eq!((hold.bytes(), memory.used()), (0, 0));
+        assert!(hold.grow(8 * MIB).is_ok());
+    }
+}
