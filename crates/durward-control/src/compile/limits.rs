@@ -98,10 +98,12 @@ fn timeouts(report: &mut Report<'_>, field: &Field<'_>, spec: &TimeoutsSpec) -> 
         report.check_optional("BadLimit", written.as_ref(), &field.name(name), read).flatten()
     };
     let timeouts = Timeouts {
-        handshake: time(&spec.handshake, "handshake", times::HANDSHAKE).unwrap_or(defaults.handshake),
+        handshake: time(&spec.handshake, "handshake", times::HANDSHAKE)
+            .unwrap_or(defaults.handshake),
         header: time(&spec.header, "header", times::HEADER).unwrap_or(defaults.header),
         idle: time(&spec.idle, "idle", times::IDLE).unwrap_or(defaults.idle),
-        stream_idle: time(&spec.stream_idle, "streamIdle", times::IDLE).unwrap_or(defaults.stream_idle),
+        stream_idle: time(&spec.stream_idle, "streamIdle", times::IDLE)
+            .unwrap_or(defaults.stream_idle),
         connect: time(&spec.connect, "connect", times::CONNECT).unwrap_or(defaults.connect),
         response: time(&spec.response, "response", times::RESPONSE).unwrap_or(defaults.response),
         request: time(&spec.request, "request", times::REQUEST),

@@ -71,8 +71,12 @@ pub(crate) fn upstream(
         (0, 10_000),
         IDLE_PER_CORE,
     );
-    let timeout =
-        time(report, spec.pool.idle_timeout.as_ref(), &pool.name("idleTimeout"), (times::POOL_IDLE, IDLE_TIMEOUT));
+    let timeout = time(
+        report,
+        spec.pool.idle_timeout.as_ref(),
+        &pool.name("idleTimeout"),
+        (times::POOL_IDLE, IDLE_TIMEOUT),
+    );
     if report.errors() > before {
         return None;
     }
@@ -268,8 +272,18 @@ fn health_check(
         return None;
     }
     let probe = if asked(spec.tls) { Some(Probe::Tls) } else { http_probe(report, spec, field) };
-    let interval = time(report, spec.interval.as_ref(), &field.name("interval"), (times::CHECK_INTERVAL, CHECK_INTERVAL));
-    let timeout = time(report, spec.timeout.as_ref(), &field.name("timeout"), (times::CHECK_TIMEOUT, CHECK_TIMEOUT));
+    let interval = time(
+        report,
+        spec.interval.as_ref(),
+        &field.name("interval"),
+        (times::CHECK_INTERVAL, CHECK_INTERVAL),
+    );
+    let timeout = time(
+        report,
+        spec.timeout.as_ref(),
+        &field.name("timeout"),
+        (times::CHECK_TIMEOUT, CHECK_TIMEOUT),
+    );
     let unhealthy = report.number(spec.unhealthy_after, &field.name("unhealthyAfter"), (1, 100), 3);
     let healthy = report.number(spec.healthy_after, &field.name("healthyAfter"), (1, 100), 2);
     Some(HealthCheck {
