@@ -131,6 +131,8 @@ pub(crate) async fn refuse<D: Downstream>(
     let mut account = Account::open(http, request);
     let answer = refusal_answer(&account.request, &refusal, status, account.id.as_str());
     account.refusal = Some(refusal);
+    // A client that does not take the answer must not keep a head that was too large.
+    account.forget_request();
     let mut response = PooledResponse::new();
     answer_here(watch, down, &mut account, &mut response, &answer).await;
     account.close(down.traffic());

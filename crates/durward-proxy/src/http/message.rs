@@ -99,13 +99,13 @@ impl Request {
         *self = Self { fields, ..Self::default() };
     }
 
-    /// Lets go of a large head, but for its method, host and `logged`, and returns where that lies now.
+    /// Lets go of a large head, but for the beginnings of its method, host and `logged`, and returns where that lies now.
     pub(crate) fn release_fields(&mut self, logged: Span) -> Span {
         if self.fields.capacity() <= SMALL_HEAD {
             return logged;
         }
         let mut kept = Fields::default();
-        let mut keep = |span| kept.store(self.fields.bytes(span));
+        let mut keep = |span: Span| kept.store(self.fields.bytes(span.first(LOGGED)));
         let (method, host, logged) = (keep(self.method), keep(self.host), keep(logged));
         *self = Self {
             fields: kept,
@@ -188,6 +188,8 @@ impl Response {
 
 /// Heads up to this size stay until their exchange is over: copying what is logged would cost more.
 const SMALL_HEAD: usize = 4 * 1024;
+/// Bytes of the method, the host and the path that are kept of a large head.
+const LOGGED: usize = 4 * 1024;
 /// More memory than this is not kept for the next message.
 const KEPT_BYTES: usize = 32 * 1024;
 const KEPT: usize = 64;

@@ -42,6 +42,8 @@ struct State {
     /// Price of all heads that wait to be taken.
     untaken: Cell<usize>,
     broken: Cell<Option<&'static str>>,
+    /// The budget had no room for what is held.
+    exhausted: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -86,6 +88,7 @@ impl Streams {
             block: Cell::new((0, 0)),
             untaken: Cell::new(0),
             broken: Cell::new(None),
+            exhausted: Cell::new(false),
         }))
     }
 
@@ -147,7 +150,7 @@ impl Streams {
 
     /// Returns whether so many heads wait that no more should be read before some are taken.
     pub(crate) fn is_full(&self) -> bool {
-        self.0.untaken.get() > UNTAKEN
+        self.0.untaken.get() > UNTAKEN.max(2 * self.0.head_most)
     }
 
     /// Brings what the budget was asked for in line with what is held.
@@ -155,14 +158,17 @@ impl Streams {
     /// # Errors
     /// Why the connection has to end.
     pub(crate) fn settle(&self) -> Result<(), Refusal> {
-        match self.broken() {
-            Some(refusal) => Err(refusal),
-            None => self.0.memory.settle(),
+        if let Some(refusal) = self.broken() {
+            return Err(refusal);
         }
+        self.0.memory.settle().inspect_err(|_| self.0.exhausted.set(true))
     }
 
-    /// Returns the bound that the peer has broken.
+    /// Returns why the connection has to end: the bound that the peer has broken, or that there is no memory for what it holds.
     pub(crate) fn broken(&self) -> Option<Refusal> {
+        if self.0.exhausted.get() {
+            return Some(Refusal::Memory);
+        }
         let detail = self.0.broken.get()?;
         Some(match self.0.of_client {
             true => Refusal::Flood { detail },

@@ -145,6 +145,10 @@ async fn copy_ready(
     });
     let (moved, rest) = attempt.await.map_err(|_| way.source())?;
     let Moved::Some(read) = moved else { return Ok(moved) };
+    let _memory = match rest.len() {
+        0 => None,
+        waiting => Some(meter.hold(waiting).ok_or(Broken::Memory)?),
+    };
     if write_all(meter, way, to, &rest).await.is_err() {
         return Ok(Moved::Refused);
     }

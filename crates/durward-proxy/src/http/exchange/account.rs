@@ -117,7 +117,7 @@ impl<'a> Account<'a> {
     }
 
     /// Keeps of the request what the log tells.
-    fn forget_request(&mut self) {
+    pub(super) fn forget_request(&mut self) {
         self.path = self.request.release_fields(self.path);
     }
 
