@@ -15,6 +15,7 @@ use crate::forward::ledger::Ledger;
 use crate::forward::record::Decisions;
 use crate::metrics::Metrics;
 use crate::prepared::Prepared;
+use crate::proxy::SinkStatus;
 use crate::upstream::pool::Pools;
 use crate::upstream::resolve::Resolver;
 use crate::watch::Watchdog;
@@ -35,6 +36,17 @@ pub(crate) struct Shared {
     pub(crate) files: Arc<Files>,
     /// Names to addresses, cached for their TTL.
     pub(crate) resolver: Resolver,
+}
+
+impl Shared {
+    /// State of every place that access-log and decision lines go to.
+    pub(crate) fn sinks(&self) -> Vec<SinkStatus> {
+        let of = |log, sink: &access_log::Sink| -> Vec<SinkStatus> {
+            let states = sink.states();
+            states.map(|(kind, failing, lost)| SinkStatus { log, kind, failing, lost }).collect()
+        };
+        [of("access", &self.log), of("decisions", &self.decisions)].concat()
+    }
 }
 
 /// One core.

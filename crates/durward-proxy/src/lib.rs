@@ -20,6 +20,7 @@ mod passthrough;
 #[doc(hidden)]
 pub mod peek;
 mod prepared;
+pub mod present;
 pub mod proxy;
 pub mod refusal;
 mod relay;
