@@ -6,8 +6,8 @@ use std::time::Duration;
 use durward_model::EgressAddress;
 
 use super::*;
-use crate::upstream::report::EndpointHealth;
 use crate::upstream::PortReport;
+use crate::upstream::report::EndpointHealth;
 use crate::upstream::report::EndpointReport;
 
 /// Samples by name and labels.
