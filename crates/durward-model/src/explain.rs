@@ -6,23 +6,26 @@ mod mapped;
 mod outside;
 mod transparent;
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::address::Destination;
+use crate::address::{Destination, EgressAddress};
 use crate::client_auth::ClientAuth;
 use crate::listener::{HttpService, Listener, Service, sni_route};
 use crate::mapping::Transport;
 use crate::origin::Origin;
 use crate::path;
+use crate::request;
 use crate::route::{self, Action, RequestView, WeightedUpstream};
 use crate::snapshot::Snapshot;
-use crate::tenant::Tenant;
+use crate::tenant::{Tenant, TenantId};
+use crate::upstream::Target;
 
 /// What is asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Question {
     /// The client; `None` leaves source rules unanswered.
     pub client: Option<IpAddr>,
@@ -49,20 +52,54 @@ pub struct Question {
 }
 
 /// The answer: the steps in order, and how it ends.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Explanation {
+    /// What the question turned out to be about.
+    pub kind: Kind,
+    /// What is asked for there: the host and port of a tunnel, the name of a port mapping.
+    pub target: Option<String>,
+    /// The tenant whose traffic it is; `None` where nothing has the destination.
+    pub tenant: Option<Arc<str>>,
+    /// The addresses it may leave from, as addresses or `first-last`; empty where nothing leaves.
+    pub leaves_from: Vec<String>,
     /// What was decided at each step.
     pub steps: Vec<Step>,
     /// How it ends.
     pub ending: Ending,
 }
 
+/// What a question is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Kind {
+    /// Nothing has the destination.
+    #[default]
+    Unknown,
+    /// An HTTP request to a listener.
+    Request,
+    /// A TCP connection to a listener.
+    Connection,
+    /// A TLS connection that is passed through a listener.
+    PassThrough,
+    /// A tunnel through a forward proxy.
+    Tunnel,
+    /// A plain request through a forward proxy.
+    ProxiedRequest,
+    /// A port mapping of the kernel.
+    PortMapping,
+    /// Traffic of a pod that the kernel translates.
+    KernelEgress,
+    /// Traffic of a pod that the kernel hands to the forward proxy.
+    TransparentEgress,
+}
+
 /// One decision.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Step {
     /// The stage: `listener`, `source`, `certificate`, `client certificate`, `route`, `upstream`, `leaves from`; of the kernel
     /// `mapping`, `source`, `endpoint`, `seen as`, `egress`, `handed over`, `leaves from`.
-    pub stage: &'static str,
+    pub stage: Cow<'static, str>,
     /// What was decided and why.
     pub sentence: String,
     /// Where the rule is written.
@@ -70,14 +107,14 @@ pub struct Step {
 }
 
 /// How a connection or request ends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
     /// It is served by these upstream endpoints.
     Served {
         /// The upstream's name.
         upstream: Arc<str>,
     },
-    /// It is served where something is true that nobody has said.
+    /// Served only if a condition holds that the question leaves open.
     ServedIf {
         /// The upstream's name.
         upstream: Arc<str>,
@@ -92,25 +129,37 @@ pub enum Ending {
     /// It is refused.
     Refused {
         /// The refusal's reason code, as in logs and metrics.
-        reason: &'static str,
+        reason: Cow<'static, str>,
     },
 }
 
 /// Answers `question` from `snapshot`.
 #[must_use]
 pub fn explain(snapshot: &Snapshot, question: &Question) -> Explanation {
-    let mut trail = Trail { steps: Vec::new() };
+    let mut trail = Trail::default();
     let ending = trail.follow(snapshot, question);
-    Explanation { steps: trail.steps, ending }
+    let Trail { kind, target, tenant, mut leaves_from, steps } = trail;
+    if matches!(ending, Ending::Refused { .. } | Ending::Answered { .. }) {
+        leaves_from.clear();
+    }
+    leaves_from.sort();
+    leaves_from.dedup();
+    Explanation { kind, target, tenant, leaves_from, steps, ending }
 }
 
+/// What has been found out so far.
+#[derive(Default)]
 struct Trail {
+    kind: Kind,
+    target: Option<String>,
+    tenant: Option<Arc<str>>,
+    leaves_from: Vec<String>,
     steps: Vec<Step>,
 }
 
 impl Trail {
     fn note(&mut self, stage: &'static str, origin: Option<&Origin>, sentence: String) {
-        self.steps.push(Step { stage, sentence, origin: origin.cloned() });
+        self.steps.push(Step { stage: stage.into(), sentence, origin: origin.cloned() });
     }
 
     fn refuse(
@@ -121,7 +170,11 @@ impl Trail {
         sentence: String,
     ) -> Ending {
         self.note(stage, origin, sentence);
-        Ending::Refused { reason }
+        Ending::Refused { reason: reason.into() }
+    }
+
+    fn belongs_to(&mut self, tenant: &TenantId) {
+        self.tenant = Some(tenant.as_str().into());
     }
 
     fn follow(&mut self, snapshot: &Snapshot, question: &Question) -> Ending {
@@ -145,6 +198,13 @@ impl Trail {
                 "tenant_not_found",
                 format!("tenant {} is not served", listener.tenant),
             );
+        };
+        self.belongs_to(&tenant.id);
+        self.kind = match &listener.service {
+            Service::Http(_) => Kind::Request,
+            Service::Tcp(_) => Kind::Connection,
+            Service::PassThrough(_) => Kind::PassThrough,
+            Service::Forward(_) => Kind::Tunnel,
         };
         self.note(
             "listener",
@@ -247,11 +307,15 @@ impl Trail {
                 return self.refuse("route", None, "bad_request", format!("{raw}: {fault}"));
             }
         };
-        let host = question
-            .host
-            .clone()
-            .unwrap_or_else(|| question.destination.ip().to_string())
-            .to_ascii_lowercase();
+        let asked = question.host.as_deref().map(|field| request::split_host(field).0);
+        let asked = asked.filter(|host| !host.is_empty());
+        let asked = asked.map_or_else(|| question.destination.ip().to_string(), str::to_owned);
+        let host = request::normal_host(&asked);
+        if !request::is_directed(question.sni.as_deref(), &host) {
+            let sni = question.sni.as_deref().unwrap_or_default();
+            let sentence = format!("the TLS session is for {sni}, the request for {host}: 421");
+            return self.refuse("host", None, "misdirected", sentence);
+        }
         let client = question.client.unwrap_or_else(|| IpAddr::from([0, 0, 0, 0]));
         let view = RequestView {
             host: &host,
@@ -296,31 +360,39 @@ impl Trail {
 
     fn upstreams(&mut self, tenant: &Tenant, choices: &[WeightedUpstream]) -> Ending {
         let mut served = None;
-        for choice in choices {
+        // A choice or endpoint of weight 0 is never taken.
+        for choice in choices.iter().filter(|choice| choice.weight > 0) {
             let upstream = tenant.upstream(choice.upstream);
+            let weighed = || upstream.endpoints.iter().filter(|endpoint| endpoint.weight > 0);
             let endpoints: Vec<String> =
-                upstream.endpoints.iter().map(|endpoint| endpoint.target.to_string()).collect();
+                weighed().map(|endpoint| endpoint.target.to_string()).collect();
+            if endpoints.is_empty() {
+                let sentence = format!("{}: every endpoint has weight 0", upstream.name);
+                self.note("upstream", Some(&upstream.origin), sentence);
+                served.get_or_insert(Ending::Refused { reason: "no_endpoint".into() });
+                continue;
+            }
             let tls = if upstream.tls.is_some() { " over verified TLS" } else { "" };
-            self.note(
-                "upstream",
-                Some(&upstream.origin),
-                format!(
-                    "{} at {}{tls}, weight {}",
-                    upstream.name,
-                    endpoints.join(", "),
-                    choice.weight
-                ),
-            );
-            self.note(
-                "leaves from",
-                Some(&tenant.origin),
-                format!("{}, {}'s own", list(&upstream.sources), tenant.id),
-            );
-            served.get_or_insert_with(|| Arc::clone(&upstream.name));
+            let (name, weight) = (&upstream.name, choice.weight);
+            let sentence = format!("{name} at {}{tls}, weight {weight}", endpoints.join(", "));
+            self.note("upstream", Some(&upstream.origin), sentence);
+            let targets = || weighed().map(|endpoint| &endpoint.target);
+            let reaches = |source: &&EgressAddress| {
+                targets().any(|target| match target {
+                    Target::Address(address) => source.reaches(address.ip()),
+                    Target::Name { .. } => true,
+                })
+            };
+            let sources: Vec<_> = upstream.sources.iter().filter(reaches).collect();
+            let sentence = format!("{}, {}'s own", list(&sources), tenant.id);
+            self.note("leaves from", Some(&tenant.origin), sentence);
+            self.leaves_from.extend(sources.iter().map(ToString::to_string));
+            let upstream = Arc::clone(&upstream.name);
+            if !matches!(served, Some(Ending::Served { .. })) {
+                served = Some(Ending::Served { upstream });
+            }
         }
-        served.map_or(Ending::Refused { reason: "no_upstream" }, |upstream| Ending::Served {
-            upstream,
-        })
+        served.unwrap_or(Ending::Refused { reason: "no_route".into() })
     }
 }
 

@@ -15,6 +15,7 @@ pub mod listener;
 pub mod mapping;
 pub mod origin;
 pub mod path;
+pub mod request;
 pub mod route;
 pub mod secret;
 pub mod snapshot;

@@ -5,10 +5,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The file and line a value came from. All origins are equal to each other.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Origin {
     /// The file as the user named it; `None` for values no file holds (defaults, tests).
     pub file: Option<Arc<str>>,

@@ -24,7 +24,7 @@ use crate::desired::{Desired, Difference};
 use crate::nftables::TableError;
 use crate::nftables::table::Count;
 use crate::options::{AssignedAddress, Options};
-use crate::report::Report;
+use crate::report::{Health, Report};
 use crate::rtnetlink::GROUPS;
 use crate::watch::{self, Waker};
 use state::State;
@@ -80,6 +80,15 @@ pub struct Counters {
     pub conntrack: Statistics,
     /// How often foreign changes were undone.
     pub repairs: u64,
+}
+
+/// Presence in the kernel of what a model asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// One per mapping, in the model's order.
+    pub mappings: Vec<bool>,
+    /// One per egress rule, in the model's order.
+    pub egress: Vec<bool>,
 }
 
 /// What leaves from an egress address.
@@ -161,12 +170,19 @@ impl Nat {
         self.state().leaving()
     }
 
-    /// For each mapping of `model`, in its order, whether the kernel carries all its ports now.
+    /// For each mapping and egress rule of `model` whether the kernel carries it now: all ports of a mapping, all sources of a rule.
     ///
     /// # Errors
     /// When the kernel cannot be read.
-    pub fn carried(&self, model: &NatModel) -> Result<Vec<bool>, NatError> {
+    pub fn carried(&self, model: &NatModel) -> Result<Carried, NatError> {
         self.state().carried(model)
+    }
+
+    /// What the last comparison with the kernel found, those of the watching thread included: an address that came or went
+    /// since the last [`apply`](Self::apply) is in it.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.state().health.clone()
     }
 
     /// Whether others are kept from changing the table.

@@ -28,6 +28,6 @@ pub use desired::{Desired, desired};
 pub use engine::{Nat, NatError};
 pub use interface::Interfaces;
 pub use options::Options;
-pub use report::{MappingReport, Report};
+pub use report::{Health, MappingReport, Report};
 pub use steer::Steer;
 pub use survey::{Survey, survey};

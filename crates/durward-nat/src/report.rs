@@ -5,6 +5,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use durward_model::TenantId;
 use durward_model::mapping::{PortRange, Transport};
@@ -20,6 +21,41 @@ pub struct Report {
     pub host: Vec<String>,
     /// How many connections were cut because they are no longer allowed.
     pub connections_cut: usize,
+}
+
+/// State of the kernel plane when it was last compared with the model: by an apply, a repair or an audit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// The last report that a comparison gave.
+    pub report: Report,
+    /// Reason why the last comparison failed; `None` when it succeeded.
+    pub fault: Option<String>,
+    /// Time of the last comparison that succeeded.
+    pub compared: Option<SystemTime>,
+}
+
+impl Health {
+    /// Records the result of a comparison.
+    pub(crate) fn record<E: std::error::Error>(&mut self, result: &Result<Report, E>) {
+        match result {
+            Ok(report) => {
+                let (report, compared) = (report.clone(), Some(SystemTime::now()));
+                *self = Self { report, fault: None, compared };
+            }
+            Err(error) => self.fault = Some(chain(error)),
+        }
+    }
+}
+
+/// The error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// What became of one mapping or egress rule.

@@ -18,6 +18,7 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::prepared::Prepared;
 use crate::unidentified::Unidentified;
+use crate::proxy::SinkStatus;
 use crate::upstream::pool::Pools;
 use crate::upstream::resolve::Resolver;
 use crate::watch::Watchdog;
@@ -42,6 +43,17 @@ pub(crate) struct Shared {
     pub(crate) unidentified: Arc<Usage>,
     /// Names to addresses, cached for their TTL.
     pub(crate) resolver: Resolver,
+}
+
+impl Shared {
+    /// State of every place that access-log and decision lines go to.
+    pub(crate) fn sinks(&self) -> Vec<SinkStatus> {
+        let of = |log, sink: &access_log::Sink| -> Vec<SinkStatus> {
+            let states = sink.states();
+            states.map(|(kind, failing, lost)| SinkStatus { log, kind, failing, lost }).collect()
+        };
+        [of("access", &self.log), of("decisions", &self.decisions)].concat()
+    }
 }
 
 /// One core.

@@ -22,6 +22,7 @@ mod passthrough;
 #[doc(hidden)]
 pub mod peek;
 mod prepared;
+pub mod present;
 pub mod proxy;
 pub mod refusal;
 mod relay;

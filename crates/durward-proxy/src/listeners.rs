@@ -12,8 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durward_model::address::canonical;
+use tracing::{info, warn};
 
 use crate::prepared::PreparedBind;
+use crate::present::{PresentAddresses, can_bind};
 use crate::proxy::{BindReport, BindState};
 
 /// Clients that may wait in a socket's queue; the kernel's `net.core.somaxconn` bounds it too.
@@ -35,7 +37,7 @@ pub(crate) struct Listeners {
 
 struct OpenBind {
     transparent: bool,
-    /// Whether the host had the address when last looked.
+    /// Whether the host had the address at the last [`Listeners::log_moves`].
     present: bool,
     sockets: Vec<Held>,
 }
@@ -98,7 +100,7 @@ impl Listeners {
         let for_cores: io::Result<Vec<_>> =
             sockets.iter().map(|held| held.socket.try_clone()).collect();
         let opened = Opened { bind: address, sockets: for_cores? };
-        let present = transparent || socket::is_local(address.ip());
+        let present = transparent || can_bind(address.ip());
         self.open.insert(address, OpenBind { transparent, present, sockets });
         Ok(Some(opened))
     }
@@ -173,19 +175,27 @@ impl Listeners {
         !self.failed.is_empty()
     }
 
-    /// Looks again which addresses the host has.
-    pub(crate) fn look(&mut self) {
-        let mut seen = BTreeMap::new();
+    /// Logs each address that this host got or lost since the last call.
+    pub(crate) fn log_moves(&mut self) {
+        let host = PresentAddresses::now();
         for (address, open) in self.open.iter_mut().filter(|(_, open)| !open.transparent) {
-            let ip = address.ip();
-            open.present = *seen.entry(ip).or_insert_with(|| socket::is_local(ip));
+            let present = host.has(address.ip());
+            match (std::mem::replace(&mut open.present, present), present) {
+                (true, false) => {
+                    warn!(%address, "the listener's address left this host: nothing arrives until it is back");
+                }
+                (false, true) => info!(%address, "the listener's address is on this host now"),
+                (true, true) | (false, false) => {}
+            }
         }
     }
 
-    /// The state of every bind that is wanted, as of the last look.
+    /// The state of every wanted bind now.
     pub(crate) fn reports(&self) -> Vec<BindReport> {
+        let host = PresentAddresses::now();
         let open = self.open.iter().map(|(address, open)| {
-            let state = if open.present { BindState::Bound } else { BindState::AddressNotLocal };
+            let present = open.transparent || host.has(address.ip());
+            let state = if present { BindState::Bound } else { BindState::AddressNotLocal };
             (*address, state)
         });
         let failed =

@@ -18,6 +18,7 @@ use durward_model::{
 
 use crate::limits::Usage;
 use crate::metrics::TenantMetrics;
+use crate::proxy::Problem;
 use crate::upstream::resolve::{Asking, Resolver};
 use crate::upstream::{PortReport, UpstreamRuntime, budget};
 use crate::watch::Retirement;
@@ -35,6 +36,8 @@ pub(crate) struct Prepared {
     pub(crate) neighbours: Arc<Neighbours>,
     /// Tenants' own DNS servers.
     pub(crate) resolvers: HashMap<Asking, Resolver>,
+    /// What of the snapshot could not be prepared.
+    pub(crate) problems: Vec<Problem>,
 }
 
 /// A bind with its listeners made ready, position by position as in [`Bind::listeners`].

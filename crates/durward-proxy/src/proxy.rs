@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use durward_model::{Snapshot, TenantId};
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use crate::accept::Closing;
 use crate::access_log;
+use crate::audit::{self, Audit};
 use crate::core::Shared;
 use crate::files::Files;
 use crate::forward::host::HostAddresses;
@@ -98,6 +99,25 @@ pub struct Status {
     pub binds: Vec<BindReport>,
     /// Every tenant that is served.
     pub tenants: Vec<TenantStatus>,
+    /// What of the generation could not be prepared and is not served.
+    pub problems: Vec<Problem>,
+    /// Every place lines go to.
+    pub sinks: Vec<SinkStatus>,
+    /// The audit file, if there is one.
+    pub audit: Option<audit::Status>,
+}
+
+/// State of one place that lines go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SinkStatus {
+    /// `access` or `decisions`.
+    pub log: &'static str,
+    /// The kind of sink: `stdout`, `file`, `syslog` or `otlp`.
+    pub kind: &'static str,
+    /// Whether the last write failed.
+    pub failing: bool,
+    /// Lines lost since the start.
+    pub lost: u64,
 }
 
 /// How a tenant is.
@@ -168,7 +188,7 @@ impl Proxy {
         let previous = self.shared.prepared.load_full();
         let Built { prepared, problems, retiring } =
             build(snapshot, &previous, &self.shared.metrics);
-        let prepared = Arc::new(prepared);
+        let prepared = Arc::new(Prepared { problems: problems.clone(), ..prepared });
         let opened = listeners.open(&prepared.binds);
         self.shared.files.share_out(listeners.files(), prepared.tenants.len());
         // Connections without a tenant have a share like a tenant's.
@@ -186,19 +206,25 @@ impl Proxy {
             warn!(%address, "closed an inherited socket that no bind asks for");
         }
         self.workers[0].tell(Command::Prepared(prepared));
-        info!(generation, problems = problems.len(), "configuration served");
+        // How many problems there are in all, only the caller knows.
+        debug!(generation, "snapshot applied");
         Applied { generation, binds: listeners.reports(), problems }
     }
 
-    /// How everything is. Binds that failed are tried again, and addresses looked for again.
-    pub fn status(&self) -> Status {
+    /// Tries again to open the binds that failed, and logs addresses that came or went.
+    pub fn retry(&self) {
         let prepared = self.shared.prepared.load_full();
         let mut listeners = self.listeners();
         if listeners.any_failed() {
             let opened = listeners.open(&prepared.binds);
             self.hand_out(opened);
         }
-        listeners.look();
+        listeners.log_moves();
+    }
+
+    /// Reports the state of everything now; changes nothing.
+    pub fn status(&self) -> Status {
+        let prepared = self.shared.prepared.load_full();
         let tenants = prepared.tenants.values().map(|tenant| TenantStatus {
             tenant: tenant.tenant.id.clone(),
             connections: tenant
@@ -209,8 +235,11 @@ impl Proxy {
         });
         Status {
             generation: prepared.snapshot.generation,
-            binds: listeners.reports(),
+            binds: self.listeners().reports(),
             tenants: tenants.collect(),
+            problems: prepared.problems.clone(),
+            sinks: self.shared.sinks(),
+            audit: self.shared.decisions.audit().map(Audit::status),
         }
     }
 

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use thiserror::Error;
 
 use crate::audit::NotRecorded;
+use crate::tls::presented::{Presented, Refused};
 
 /// Why a connection or request was turned away.
 #[derive(Debug, Error)]
@@ -354,6 +355,12 @@ impl Refusal {
             Self::ResponseTimeout => (504, Some("http_response_timeout")),
             Self::Draining => (503, Some("proxy_configuration_error")),
         }
+    }
+
+    /// The client certificate that the handshake was refused for.
+    pub(crate) fn client_certificate(&self) -> Option<&Presented> {
+        let Self::Handshake { source: Some(source), .. } = self else { return None };
+        Some(&source.get_ref()?.downcast_ref::<Refused>()?.certificate)
     }
 
     /// Seconds for `Retry-After`, where waiting helps.

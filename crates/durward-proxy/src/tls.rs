@@ -5,4 +5,5 @@
 pub(crate) mod client_certificate;
 pub(crate) mod failure;
 pub(crate) mod handshake;
+pub(crate) mod presented;
 pub(crate) mod server_config;

@@ -7,16 +7,18 @@ mod connections;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::{ConnectInfo, Query, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Json, Router};
+use durward_model::explain::Question;
 use std::collections::BTreeMap;
 use tokio::net::TcpListener;
 
 use crate::app::Gateway;
+use crate::app::health::Health;
 
 const INDEX: &str = "\
 durward admin
@@ -24,9 +26,14 @@ durward admin
   GET  /readyz          it serves; ?verbose says why or why not
   GET  /healthcheck     SmartNat's: OK and when, or why not
   GET  /metrics         OpenMetrics
-  GET  /snapshot        what is served, what was rejected and why
+  GET  /snapshot        what is served, what was rejected and why, what does not work
+  GET  /nat             mappings and egress rules, and what the kernel does with them
+  POST /explain         what happens to a connection or request; durward explain --running asks it
   POST /config/reload   read the configuration again now
 ";
+
+/// Bytes of a question to `/explain` at most.
+const QUESTION_BYTES: usize = 64 * 1024;
 
 #[derive(Clone)]
 struct Admin {
@@ -55,6 +62,8 @@ fn router(gateway: Arc<Gateway>, address: SocketAddr) -> Router {
         .route("/healthcheck", get(healthcheck))
         .route("/metrics", get(metrics))
         .route("/snapshot", get(snapshot))
+        .route("/nat", get(nat))
+        .route("/explain", post(explain).layer(DefaultBodyLimit::max(QUESTION_BYTES)))
         .route("/config/reload", post(reload))
         .layer(middleware::from_fn_with_state(admin.clone(), guard))
         .with_state(admin)
@@ -103,30 +112,39 @@ fn is_this_host(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
 }
 
+/// Looks up health beside the runtime: with many addresses that takes a moment.
+async fn health(admin: &Admin) -> Result<Health, String> {
+    let gateway = Arc::clone(&admin.gateway);
+    let looked = tokio::task::spawn_blocking(move || gateway.health()).await;
+    looked.map_err(|error| error.to_string())
+}
+
 async fn ready(
     State(admin): State<Admin>,
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Response {
-    let checks = admin.gateway.readiness();
-    let ready = checks.iter().all(|check| check.fault.is_none());
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = if query.contains_key("verbose") || !ready {
-        let lines = checks.iter().map(|check| match &check.fault {
-            None => format!("[+]{} ok: {}\n", check.name, check.state),
-            Some(fault) => format!("[-]{} failed: {fault}\n", check.name),
-        });
-        let end = if ready { "readyz check passed\n" } else { "readyz check failed\n" };
-        lines.collect::<String>() + end
-    } else {
-        "ok\n".to_owned()
+    let health = match health(&admin).await {
+        Ok(health) => health,
+        Err(error) => return broken(&error),
     };
-    (status, body).into_response()
+    match (health.fault().is_none(), query.contains_key("verbose")) {
+        (true, false) => "ok\n".into_response(),
+        (true, true) => health.text().into_response(),
+        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, health.text()).into_response(),
+    }
+}
+
+fn broken(error: &str) -> Response {
+    (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
 }
 
 /// SmartNat's: `OK` and when the kernel was last as it should be. It tells the truth: 503 when it is not.
 async fn healthcheck(State(admin): State<Admin>) -> Response {
-    let fault = admin.gateway.readiness().into_iter().find_map(|check| check.fault);
-    match fault {
+    let health = match health(&admin).await {
+        Ok(health) => health,
+        Err(error) => return broken(&error),
+    };
+    match health.fault() {
         None => format!("OK {}", admin.gateway.last_applied()).into_response(),
         Some(fault) => (StatusCode::SERVICE_UNAVAILABLE, format!("{fault}\n")).into_response(),
     }
@@ -134,17 +152,41 @@ async fn healthcheck(State(admin): State<Admin>) -> Response {
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], admin.gateway.metrics_text()).into_response()
+    let text = tokio::task::spawn_blocking(move || admin.gateway.metrics_text()).await;
+    match text {
+        Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
+        Err(error) => broken(&error.to_string()),
+    }
 }
 
 async fn snapshot(State(admin): State<Admin>) -> Response {
-    axum::Json(admin.gateway.report()).into_response()
+    match tokio::task::spawn_blocking(move || admin.gateway.report()).await {
+        Ok(Ok(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Ok(Err(error)) => broken(&error.to_string()),
+        Err(error) => broken(&error.to_string()),
+    }
+}
+
+async fn nat(State(admin): State<Admin>) -> Response {
+    match tokio::task::spawn_blocking(move || admin.gateway.kernel_lines()).await {
+        Ok(Ok(lines)) => Json(lines).into_response(),
+        Ok(Err(error)) => (StatusCode::NOT_FOUND, format!("{error}\n")).into_response(),
+        Err(error) => broken(&error.to_string()),
+    }
+}
+
+/// Answers by what is served now; changes nothing.
+async fn explain(State(admin): State<Admin>, Json(question): Json<Question>) -> Response {
+    match tokio::task::spawn_blocking(move || admin.gateway.explain(&question)).await {
+        Ok(explained) => Json(explained).into_response(),
+        Err(error) => broken(&error.to_string()),
+    }
 }
 
 async fn reload(State(admin): State<Admin>) -> Response {
     let gateway = Arc::clone(&admin.gateway);
     match tokio::task::spawn_blocking(move || gateway.reload("the admin interface")).await {
-        Ok(report) => axum::Json(report).into_response(),
+        Ok(report) => Json(report).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

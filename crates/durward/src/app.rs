@@ -2,11 +2,15 @@
 //!
 //! The only place that knows all crates. Deliberately absent: decisions; every one of them belongs to a part.
 
+mod condition;
+mod exposition;
 mod gateway;
-mod kernel;
+pub(crate) mod health;
+pub(crate) mod kernel;
+mod log;
 mod logs;
+mod report;
 mod supervise;
-mod tell;
 
 pub(crate) use gateway::{Gateway, Settings};
 pub(crate) use kernel::sentence;

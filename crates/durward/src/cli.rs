@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use durward_control::spec::ingress::DestinationSpec;
 use durward_model::mapping::Transport;
 
+use crate::commands::explain::expect;
 use crate::output::Format;
 pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed, SteerArgs, TraceArgs};
 
@@ -234,6 +235,13 @@ pub(crate) struct Explain {
     /// The client shows a forward proxy a valid credential
     #[arg(long)]
     pub(crate) credential: bool,
+    /// Ask the running gateway with this admin interface what it does now, not the files what it should do
+    #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:9440", value_parser = parse_admin)]
+    pub(crate) running: Option<Admin>,
+    /// Exit with 1 unless this holds: served, answered[:STATUS], refused[:REASON], tenant=NAME, upstream=NAME, egress=ADDRESS; may be
+    /// repeated, and then all of it must hold; with egress every address it may leave from must be named
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = expect::parse)]
+    pub(crate) expect: Vec<expect::Expectation>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

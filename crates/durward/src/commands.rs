@@ -8,7 +8,7 @@ mod check;
 mod completions;
 mod demo;
 mod egress;
-mod explain;
+pub(crate) mod explain;
 mod lab;
 mod migrate;
 mod nat;

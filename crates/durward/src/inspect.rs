@@ -189,6 +189,12 @@ pub(crate) fn date(seconds: i64) -> String {
     text.split('T').next().unwrap_or_default().to_owned()
 }
 
+/// Seconds since the Unix epoch as a moment of RFC 3339, `2027-01-31T12:00:00Z`.
+pub(crate) fn moment(seconds: i64) -> String {
+    let time = jiff::Timestamp::from_second(seconds);
+    time.map_or_else(|_| format!("{seconds} s"), |time| time.to_string())
+}
+
 /// Seconds since the Unix epoch, now.
 pub(crate) fn now() -> i64 {
     jiff::Timestamp::now().as_second()

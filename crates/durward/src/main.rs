@@ -8,6 +8,8 @@ mod authority;
 mod cli;
 mod commands;
 mod config;
+mod digest;
+mod explained;
 mod failure;
 mod handover;
 mod inspect;

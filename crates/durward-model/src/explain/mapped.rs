@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::{Ending, Question, Trail, list};
+use super::{Ending, Kind, Question, Trail, list};
 use crate::mapping::{Affinity, KernelEgress, MappedPort, NatModel, PortMapping, SourceMode};
 use crate::snapshot::Snapshot;
 
@@ -24,6 +24,9 @@ impl Trail {
         let origin = Some(&mapping.origin);
         let destination = question.destination;
         let name = &mapping.name;
+        self.belongs_to(&mapping.tenant);
+        self.kind = Kind::PortMapping;
+        self.target = Some(name.to_string());
         self.note(
             "mapping",
             origin,
@@ -79,6 +82,8 @@ impl Trail {
         (client, question): (IpAddr, &Question),
     ) -> Ending {
         let origin = Some(&rule.origin);
+        self.belongs_to(&rule.tenant);
+        self.kind = Kind::KernelEgress;
         let block = rule.sources.iter().find(|block| block.contains(&client));
         let block = block.map(ToString::to_string).unwrap_or_default();
         self.note("egress", origin, format!("{client} is in {block} of tenant {}", rule.tenant));
@@ -96,6 +101,7 @@ impl Trail {
             return ending;
         }
         self.note("leaves from", origin, list(&of_family));
+        self.leaves_from = of_family;
         Ending::Served { upstream: rule.name.clone() }
     }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use crate::egress::{
     Asked, Decided, ForwardService, Host, Mode, NO_HOST, Neighbours, Outcome, Surroundings,
 };
-use crate::explain::{Ending, Question, Trail, list};
+use crate::explain::{Ending, Kind, Question, Trail, list};
 use crate::snapshot::Snapshot;
 use crate::tenant::Tenant;
 
@@ -43,6 +43,11 @@ impl Trail {
         }
         let plain = question.method != "CONNECT" && port != 443;
         let method = plain.then_some(question.method.as_str());
+        self.kind = if plain { Kind::ProxiedRequest } else { Kind::Tunnel };
+        self.target = Some(match &host {
+            Host::Address(IpAddr::V6(address)) => format!("[{address}]:{port}"),
+            host => format!("{host}:{port}"),
+        });
         let asked = Asked { host: &host, port, method };
         self.judged(snapshot, (tenant, service), asked, question.resolved)
     }
@@ -158,6 +163,7 @@ impl Trail {
     fn leaves(&mut self, tenant: &Tenant) -> Ending {
         let sentence = format!("{}, {}'s own", list(&tenant.egress), tenant.id);
         self.note("leaves from", Some(&tenant.origin), sentence);
+        self.leaves_from.extend(tenant.egress.iter().map(ToString::to_string));
         Ending::Served { upstream: OUTSIDE.into() }
     }
 }

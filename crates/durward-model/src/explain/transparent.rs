@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use super::outside::split;
-use super::{Ending, Question, Trail};
+use super::{Ending, Kind, Question, Trail};
 use crate::egress::{Asked, ForwardService, Host, Taken};
 use crate::listener::Service;
 use crate::mapping::KernelEgress;
@@ -43,6 +43,7 @@ impl Trail {
             let sentence = "to a proxy that has no rules: refused".to_owned();
             return Some(self.refuse("handed over", origin, "tenant_not_found", sentence));
         };
+        self.kind = Kind::TransparentEgress;
         self.note("handed over", origin, format!("to the forward proxy: {how} is judged"));
         Some(self.named_or_not(snapshot, (tenant, service), question, taken == Taken::Http))
     }

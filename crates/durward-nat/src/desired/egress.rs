@@ -31,12 +31,15 @@ pub(super) fn compile(
     let mut reports = Vec::with_capacity(model.egress.len());
     for (pool, rule) in (1u32..).zip(&model.egress) {
         let judged = judge(rule, model, (options, interfaces), &taken);
-        let firsts = rule.addresses.iter().map(|range| range.first());
+        let mut ends: Vec<IpAddr> =
+            rule.addresses.iter().flat_map(|range| [range.first(), range.last()]).collect();
+        ends.dedup();
+        ends.retain(|address| !interfaces.has(*address));
         reports.push(MappingReport {
             tenant: rule.tenant.clone(),
             name: rule.name.clone(),
             rejected: judged.clone().err(),
-            foreign_addresses: firsts.filter(|address| !interfaces.has(*address)).collect(),
+            foreign_addresses: ends,
         });
         let Ok(sound) = judged else { continue };
         rule.sources.iter().for_each(|source| taken.insert(*source, rule));

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use durward_model::TenantId;
-use durward_model::mapping::{NatModel, PortMapping};
+use durward_model::mapping::{KernelEgress, NatModel, PortMapping};
 
 use super::state::{State, kernel};
-use super::{Leaving, NatError};
+use super::{Carried, Leaving, NatError};
 use crate::mark::{self, EGRESS};
-use crate::program::step::{Ip, port_key};
+use crate::program::step::{Ip, interval, port_key};
 
 /// TCP, UDP and SCTP.
 const PORTS: [u8; 3] = [6, 17, 132];
@@ -51,13 +51,28 @@ impl State {
         Ok(leaving)
     }
 
-    pub(super) fn carried(&self, model: &NatModel) -> Result<Vec<bool>, NatError> {
+    pub(super) fn carried(&self, model: &NatModel) -> Result<Carried, NatError> {
         let sets = self.table.read()?.ruleset.sets;
-        let has =
-            |set: &str, key: &[u8]| sets.get(set).is_some_and(|set| set.elements.contains_key(key));
-        let carried = |mapping: &PortMapping| keys(mapping).all(|(set, key)| has(&set, &key));
-        Ok(model.mappings.iter().map(|mapping| carried(mapping)).collect())
+        let has = |(set, key): (String, Vec<u8>)| {
+            sets.get(&set).is_some_and(|set| set.elements.contains_key(&key))
+        };
+        Ok(Carried {
+            mappings: model.mappings.iter().map(|one| keys(one).all(has)).collect(),
+            egress: model.egress.iter().map(|one| source_keys(one).all(has)).collect(),
+        })
     }
+}
+
+/// The elements that mark what an egress rule's pods send: set and key.
+fn source_keys(rule: &KernelEgress) -> impl Iterator<Item = (String, Vec<u8>)> + '_ {
+    let families = [Ip::V4, Ip::V6]
+        .into_iter()
+        .filter(|ip| rule.addresses.iter().any(|range| range.first().is_ipv4() == ip.v4()));
+    families.flat_map(|ip| {
+        interval(ip, &rule.sources)
+            .into_keys()
+            .map(move |first| (format!("egm{}", ip.digit()), first))
+    })
 }
 
 /// The elements that lead to a mapping: set and key.

@@ -34,6 +34,7 @@ impl State {
     pub(super) fn apply(&mut self, model: Arc<NatModel>) -> Result<Report, NatError> {
         let model = self.numbered(model);
         if let Some(report) = self.apply_patch(&model)? {
+            self.health.record(&Ok::<_, NatError>(report.clone()));
             return Ok(report);
         }
         let numbers = model.tenants.clone();
@@ -51,6 +52,12 @@ impl State {
     /// Brings the kernel to the model. What is cached about the kernel is believed, since a transaction of another
     /// generation is refused.
     pub(super) fn reconcile(&mut self) -> Result<Report, NatError> {
+        let result = self.reconcile_once();
+        self.health.record(&result);
+        result
+    }
+
+    fn reconcile_once(&mut self) -> Result<Report, NatError> {
         let Some(model) = self.model.clone() else { return Ok(Report::default()) };
         self.last = None;
         let interfaces = self.interfaces(&model)?;
@@ -307,7 +314,8 @@ impl Kept for State {
             return Ok(false);
         }
         let before = self.held.take();
-        let read = self.table.read()?;
+        let read = self.table.read().map_err(NatError::from);
+        let read = read.inspect_err(|error| self.health.fault = Some(error.to_string()))?;
         let tampered = before.is_some_and(|before| before.ruleset != read.ruleset);
         self.held = Some(read);
         self.routing = None;

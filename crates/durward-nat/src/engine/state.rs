@@ -22,7 +22,7 @@ use crate::nftables::table::{Held, Ownership};
 use crate::nftables::{Ruleset, Table};
 use crate::options::{AssignedAddress, Options};
 use crate::policy_route::Routing;
-use crate::report::Report;
+use crate::report::{Health, Report};
 use crate::rtnetlink::Rtnetlink;
 
 /// How many generations of our own are remembered.
@@ -55,6 +55,8 @@ pub(super) struct State {
     pub(super) addresses: BTreeMap<std::net::IpAddr, AssignedAddress>,
     pub(super) own_generations: BTreeSet<u32>,
     pub(super) repairs: u64,
+    /// What the last comparison with the kernel found.
+    pub(super) health: Health,
     /// Whether the kernel can hand connections over; not known until somebody wants it.
     can_hand_over: OnceCell<bool>,
 }
@@ -94,6 +96,7 @@ impl State {
             addresses,
             own_generations: BTreeSet::new(),
             repairs: 0,
+            health: Health::default(),
             can_hand_over: OnceCell::new(),
         })
     }

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
+use rustls::CertificateError;
 
 use super::{Record, RequestRecord, UpstreamRecord};
 use crate::refusal::Refusal;
@@ -81,10 +82,32 @@ fn detail(out: &mut dyn Write, refusal: &Refusal) -> std::io::Result<()> {
     write!(out, "{refusal}")?;
     let mut cause = std::error::Error::source(refusal);
     while let Some(error) = cause {
-        write!(out, ": {error}")?;
+        match error.downcast_ref::<std::io::Error>().and_then(out_of_time) {
+            Some(sentence) => write!(out, ": {sentence}")?,
+            None => write!(out, ": {error}")?,
+        }
         cause = error.source();
     }
     Ok(())
+}
+
+/// What the TLS library says in seconds since 1970, in times that can be read.
+fn out_of_time(error: &std::io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let time = |at: rustls::pki_types::UnixTime| {
+        let second = i64::try_from(at.as_secs()).ok()?;
+        Some(Timestamp::from_second(second).ok()?.to_string())
+    };
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
+            not_after, ..
+        }) => Some(format!("the certificate expired at {}", time(*not_after)?)),
+        rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
+            not_before,
+            ..
+        }) => Some(format!("the certificate is not valid before {}", time(*not_before)?)),
+        _ => None,
+    }
 }
 
 /// The fields of a line.
@@ -105,6 +128,13 @@ impl<'a> Fields<'a> {
     pub(crate) fn refusal(&mut self, refusal: Option<&Refusal>) {
         let Some(refusal) = refusal else { return };
         self.text("reason", refusal.word());
+        if let Some(certificate) = refusal.client_certificate() {
+            self.text("client_subject", &certificate.subject);
+            self.text("client_issuer", &certificate.issuer);
+            self.text("client_serial", &certificate.serial);
+            self.text("client_not_before", &certificate.not_before);
+            self.text("client_not_after", &certificate.not_after);
+        }
         self.key("detail");
         string(self.out, |out| detail(out, refusal));
     }

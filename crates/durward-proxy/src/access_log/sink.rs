@@ -131,6 +131,11 @@ impl Sink {
         self.writers.iter().map(|writer| (writer.kind(), writer.lost())).collect()
     }
 
+    /// Kind, failing or not, and lost lines of each sink.
+    pub(crate) fn states(&self) -> impl Iterator<Item = (&'static str, bool, u64)> + '_ {
+        self.writers.iter().map(|writer| (writer.kind(), writer.failing(), writer.lost()))
+    }
+
     /// The audit file, if there is one.
     #[must_use]
     pub fn audit(&self) -> Option<&Audit> {

@@ -55,6 +55,8 @@ pub struct Use {
     pub byte: u64,
     /// Whether the record has a hash that is not its own.
     pub altered: bool,
+    /// Whether the clock was set while it was open: the times of its records and its duration do not fit together.
+    pub clock_set: bool,
 }
 
 fn as_time<S: Serializer>(at: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -154,36 +156,86 @@ struct Found {
     closed: Option<Placed>,
 }
 
-/// Goes through all entries of the key, request by request; memory is bounded by the number of segments.
+/// Goes through all entries of the key, request by request; memory is bounded by the number of segments, and by the records that one
+/// request has of this address.
 fn search(sources: &[Source], key: u64, question: &Question) -> io::Result<Vec<Found>> {
     let mut merged = Merge::new(sources, key)?;
     let mut found = Vec::new();
-    let mut open: VecDeque<Placed> = VecDeque::new();
-    let mut request = None;
+    let mut request: Vec<Placed> = Vec::new();
     while let Some((entry, source)) = merged.advance()? {
-        if request.replace(entry.id) != Some(entry.id) {
-            found.extend(without_end(&mut open, question));
+        if request.first().is_some_and(|(first, _)| first.id != entry.id) {
+            found.extend(pair(std::mem::take(&mut request)));
         }
-        if !entry.is_close() {
-            open.push_back((entry, source));
-            continue;
-        }
-        let opened = open.pop_front();
-        let begins = opened.is_none_or(|(opened, _)| opened.at <= question.to);
-        if begins && entry.at >= question.from {
-            found.push(Found { opened, closed: Some((entry, source)) });
-        }
+        request.push((entry, source));
     }
-    found.extend(without_end(&mut open, question));
+    found.extend(pair(request));
+    found.retain(|one| one.may_overlap(question));
     Ok(found)
 }
 
-fn without_end(open: &mut VecDeque<Placed>, question: &Question) -> Vec<Found> {
-    let begun = open.drain(..).filter(|(entry, _)| entry.at <= question.to);
-    begun.map(|opened| Found { opened: Some(opened), closed: None }).collect()
+/// Pairs the openings and endings of one request, in the order of time. Where the clock was set back in between, an ending is dated
+/// before its opening: what is left over of both is paired by the id alone.
+fn pair(entries: Vec<Placed>) -> Vec<Found> {
+    let mut found = Vec::new();
+    let mut open: VecDeque<Placed> = VecDeque::new();
+    let mut ended: VecDeque<Placed> = VecDeque::new();
+    for placed in entries {
+        if !placed.0.is_close() {
+            open.push_back(placed);
+        } else if let Some(opened) = open.pop_front() {
+            found.push(Found { opened: Some(opened), closed: Some(placed) });
+        } else {
+            ended.push_back(placed);
+        }
+    }
+    while !(open.is_empty() && ended.is_empty()) {
+        found.push(Found { opened: open.pop_front(), closed: ended.pop_front() });
+    }
+    found
+}
+
+/// The time between two records may exceed the recorded duration by so much before the clock counts as set forward.
+const FORWARD: i64 = 2_000_000;
+/// The recorded duration may exceed the time between two records by so much before the clock counts as set back: it includes the lookup
+/// and the connect before the first record.
+const BACK: i64 = 30_000_000;
+
+/// First and last moment of a use in microseconds, and whether the clock was set meanwhile; `total` is its duration as recorded.
+/// Where the clock was set back, the moment of that is not known: all the time from either record is meant.
+fn span(opened: Option<i64>, closed: Option<i64>, total: Option<i64>) -> (i64, i64, bool) {
+    let (opened, closed) = match (opened, closed) {
+        (Some(opened), Some(closed)) => (opened, closed),
+        // Without its first record, it began as long before the last as that says.
+        (None, Some(closed)) => {
+            return (total.map_or(i64::MIN, |total| closed.saturating_sub(total)), closed, false);
+        }
+        (Some(opened), None) => return (opened, i64::MAX, false),
+        (None, None) => return (i64::MAX, i64::MIN, false),
+    };
+    let total = total.unwrap_or(0);
+    let between = closed.saturating_sub(opened);
+    if between < 0 || total.saturating_sub(between) > BACK {
+        let (from, to) = (closed.saturating_sub(total), opened.saturating_add(total));
+        return (from.min(opened), to.max(closed), true);
+    }
+    (opened, closed, total > 0 && between.saturating_sub(total) > FORWARD)
 }
 
 impl Found {
+    /// Whether its times, as far as the index knows them, leave it possible that it is meant.
+    fn may_overlap(&self, question: &Question) -> bool {
+        let times =
+            (self.opened.map(|(entry, _)| entry.at), self.closed.map(|(entry, _)| entry.at));
+        match times {
+            // The duration that decides is in the record.
+            (Some(opened), Some(closed)) if closed < opened => true,
+            (opened, closed) => {
+                let (from, to, _) = span(opened, closed, None);
+                from <= question.to && to >= question.from
+            }
+        }
+    }
+
     /// The end of a request that began on a pooled connection which was gone, and went over another: that has another port.
     fn moved_away(&self, sources: &[Source], effort: &mut u64) -> io::Result<Option<Placed>> {
         let Some((opened, number)) = self.opened else { return Ok(None) };
@@ -221,16 +273,16 @@ impl Found {
         }
         let closed = self.closed.map(|(entry, _)| entry.at);
         let opened = self.opened.map(|(entry, _)| entry.at);
-        // Without its first record, it began as long before the last as that says.
-        let asked = closed.zip(record.get("total_ms").and_then(Value::as_f64));
-        let began = opened.or_else(|| Some(asked?.0 - (asked?.1 * 1_000.0) as i64));
-        let began_later = began.is_some_and(|began| began > question.to);
-        if began_later || closed.is_some_and(|closed| closed < question.from) {
+        let total = record.get("total_ms").and_then(Value::as_f64);
+        let total = total.filter(|_| ended_here.is_some()).map(|total| (total * 1_000.0) as i64);
+        let (from, to, clock_set) = span(opened, closed, total);
+        if from > question.to || to < question.from {
             return Ok(None);
         }
         Ok(Some(Use {
             opened,
             closed,
+            clock_set,
             altered: record.contains_key("hash") && chain::read(&line).is_none(),
             record,
             file: source.path.clone(),

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
+use crate::present::address;
+
 /// How long an answer holds.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -60,12 +62,6 @@ impl Memory {
         self.known.store(Some(Arc::new(Known { at, addresses: Arc::clone(&addresses) })));
         Ok(addresses)
     }
-}
-
-fn address(interface: &nix::ifaddrs::InterfaceAddress) -> Option<IpAddr> {
-    let address = interface.address.as_ref()?;
-    let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-    v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip()).to_canonical()))
 }
 
 #[cfg(test)]

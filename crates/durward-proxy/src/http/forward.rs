@@ -6,9 +6,10 @@ mod headers;
 mod id;
 mod redirect;
 
-use std::net::IpAddr;
+use std::borrow::Cow;
 
 use durward_model::path::{self, PathFault};
+use durward_model::request::{is_directed, normal_host};
 use durward_model::route::{Action, Forward, PathMatch, RequestView, Route, pick_weighted, select};
 use durward_model::upstream::UpstreamIndex;
 
@@ -71,8 +72,8 @@ fn normalise_path(request: &mut Request) -> Result<(), Refusal> {
         return Ok(());
     }
     let normal = match path::normalise(request.path()) {
-        Ok(std::borrow::Cow::Borrowed(_)) => return Ok(()),
-        Ok(std::borrow::Cow::Owned(normal)) => normal,
+        Ok(Cow::Borrowed(_)) => return Ok(()),
+        Ok(Cow::Owned(normal)) => normal,
         Err(fault) => return Err(Refusal::BadRequest { detail: path_detail(fault) }),
     };
     request.path = request.fields.store(normal.as_bytes());
@@ -93,13 +94,14 @@ fn normalise_host(http: &Http, request: &mut Request) {
     if request.host.is_empty() {
         return name_destination(http, request);
     }
-    if request.host().len() > 1 && request.host().ends_with('.') {
-        request.host = request.host.first(request.host.len() - 1);
-    }
-    if request.host().bytes().any(|byte| byte.is_ascii_uppercase()) {
-        let lower = request.host().to_ascii_lowercase();
-        request.host = request.fields.store(lower.as_bytes());
-    }
+    let (length, stored) = match normal_host(request.host()) {
+        Cow::Borrowed(normal) => (normal.len(), None),
+        Cow::Owned(normal) => (normal.len(), Some(normal)),
+    };
+    request.host = match stored {
+        None => request.host.first(length),
+        Some(normal) => request.fields.store(normal.as_bytes()),
+    };
 }
 
 /// Lets a request that names no host be for where its client connected.
@@ -116,16 +118,8 @@ fn check_direction(http: &Http, request: &Request) -> Result<(), Refusal> {
     if !scheme.is_empty() && !scheme.eq_ignore_ascii_case(http.texts.scheme.as_bytes()) {
         return Err(Refusal::Misdirected);
     }
-    let Some(sni) = http.facts.tls.as_ref().and_then(|tls| tls.sni.as_deref()) else {
-        return Ok(());
-    };
-    let host = request.host();
-    let is_address = |name: &str| name.parse::<IpAddr>().is_ok();
-    let sni = sni.strip_suffix('.').unwrap_or(sni);
-    if sni.eq_ignore_ascii_case(host) || is_address(host) || is_address(sni) {
-        return Ok(());
-    }
-    Err(Refusal::Misdirected)
+    let sni = http.facts.tls.as_ref().and_then(|tls| tls.sni.as_deref());
+    if is_directed(sni, request.host()) { Ok(()) } else { Err(Refusal::Misdirected) }
 }
 
 fn find_route<'a>(http: &'a Http, request: &Request) -> Option<(usize, &'a Route)> {

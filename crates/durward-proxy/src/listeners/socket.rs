@@ -3,7 +3,7 @@
 //! Deliberately absent: which sockets there should be.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
 
 use durward_model::address::canonical;
@@ -83,24 +83,9 @@ pub(super) fn listens_on(socket: &TcpListener, address: SocketAddr) -> bool {
     socket.local_addr().is_ok_and(|local| canonical(local) == canonical(address))
 }
 
-/// Whether the host has the address, in the kernel's own opinion: a socket without freebind can be bound to it.
-pub(super) fn is_local(address: IpAddr) -> bool {
-    match UdpSocket::bind((address, 0)) {
-        Ok(_) => true,
-        Err(error) => error.kind() != io::ErrorKind::AddrNotAvailable,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn loopback_is_local_and_documentation_is_not() {
-        assert!(is_local("127.0.0.77".parse().unwrap()));
-        assert!(is_local("0.0.0.0".parse().unwrap()));
-        assert!(!is_local("192.0.2.77".parse().unwrap()));
-    }
 
     #[test]
     fn accepted_sockets_send_without_delay() {

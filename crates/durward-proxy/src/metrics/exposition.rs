@@ -20,9 +20,10 @@ use crate::audit::{self, Audit};
 use crate::core::Shared;
 use crate::memory;
 use crate::prepared::{Prepared, TenantRuntime};
+use crate::proxy::SinkStatus;
 use crate::refusal::{HandshakeFailure, Refusal};
 use crate::upstream::PortReport;
-use crate::upstream::report::{EndpointHealth, UpstreamReport};
+use crate::upstream::report::UpstreamReport;
 
 /// The `Content-Type` of [`encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -43,6 +44,8 @@ pub struct ExpositionState {
     pub log_lost: u64,
     /// Decision lines lost, by kind of sink.
     pub decisions_lost: BTreeMap<&'static str, u64>,
+    /// Every place lines go to.
+    pub sinks: Vec<SinkStatus>,
     /// How the audit file is, if there is one.
     pub audit: Option<audit::Status>,
     /// How many ports of each egress address are in use.
@@ -95,6 +98,7 @@ impl ExpositionState {
                     sums
                 },
             ),
+            sinks: shared.sinks(),
             audit: shared.decisions.audit().map(Audit::status),
             files: [("clients", &shared.files.clients), ("outward", &shared.files.outward)]
                 .map(|(kind, share)| (kind, share.used(), share.most()))
@@ -192,6 +196,7 @@ fn process(text: &mut Text, state: &ExpositionState) {
     for (sink, count) in &state.decisions_lost {
         lost.row(&[("sink", sink)], *count);
     }
+    records::sinks(text, &state.sinks);
     records::audit_file(text, state.audit);
     let help = "Files open for clients' connections, and for what is dialled and looked up.";
     let mut used = text.family("durward_files_open", Kind::Gauge, help);
@@ -376,13 +381,7 @@ fn endpoints(text: &mut Text, state: &ExpositionState) {
     let mut counts: BTreeMap<(&TenantId, &'static str), u64> = BTreeMap::new();
     for upstream in &state.upstreams {
         for endpoint in &upstream.endpoints {
-            let state = match endpoint.state {
-                EndpointHealth::Healthy => "healthy",
-                EndpointHealth::Unhealthy => "unhealthy",
-                EndpointHealth::Ejected => "ejected",
-                EndpointHealth::Drained => "drained",
-            };
-            *counts.entry((&upstream.tenant, state)).or_default() += 1;
+            *counts.entry((&upstream.tenant, endpoint.state.word())).or_default() += 1;
         }
     }
     let mut family =

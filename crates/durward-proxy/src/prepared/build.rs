@@ -71,7 +71,8 @@ pub(crate) fn build(snapshot: Arc<Snapshot>, previous: &Prepared, metrics: &Metr
     } else {
         Arc::new(Neighbours::of(&snapshot))
     };
-    let prepared = Prepared { snapshot, binds, tenants, neighbours, resolvers };
+    let prepared =
+        Prepared { snapshot, binds, tenants, neighbours, resolvers, problems: Vec::new() };
     Built { prepared, problems, retiring }
 }
 

@@ -7,6 +7,7 @@ use std::io;
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
 use crate::refusal::{HandshakeFailure, Refusal};
+use crate::tls::presented::{Presented, Refused};
 
 /// The refusal for a handshake that ended in `error`.
 pub(crate) fn refusal(error: io::Error) -> Refusal {
@@ -15,6 +16,21 @@ pub(crate) fn refusal(error: io::Error) -> Refusal {
         None => HandshakeFailure::Closed,
     };
     Refusal::Handshake { reason, source: Some(error) }
+}
+
+/// The refusal for a handshake that ended in `error` because of a client certificate, if one was refused.
+pub(crate) fn refusal_for(error: io::Error, certificate: Option<Presented>) -> Refusal {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    let named = match (tls, certificate) {
+        (Some(tls), Some(certificate)) => Some((of_tls(tls), Refused::new(certificate, tls))),
+        _ => None,
+    };
+    match named {
+        Some((reason, refused)) => {
+            Refusal::Handshake { reason, source: Some(io::Error::new(error.kind(), refused)) }
+        }
+        None => refusal(error),
+    }
 }
 
 /// The reason for an error of the TLS library.

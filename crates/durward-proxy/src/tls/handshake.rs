@@ -16,6 +16,7 @@ use crate::peek::client_hello::MAX_WIRE;
 use crate::peek::{SCRATCH, read_some};
 use crate::refusal::{HandshakeFailure, Refusal};
 use crate::session::TlsFacts;
+use crate::tls::presented::{self, Presented, Refused};
 use crate::tls::{client_certificate, failure};
 
 /// A handshake that failed.
@@ -42,16 +43,23 @@ pub(crate) async fn terminate(
     let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
     let config = Arc::clone(&configs[tls.certificate_for(name.as_deref())]);
     let handshake = StartHandshake::from_parts(accepted, stream).into_stream(config);
-    let stream = match handshake.into_fallible().await {
+    let (handshake, refused) = match tls.client_auth.trust() {
+        Some(_) => presented::observe(handshake.into_fallible()).await,
+        None => (handshake.into_fallible().await, None),
+    };
+    let stream = match handshake {
         Ok(stream) => stream,
         Err((error, stream)) => {
-            return Err(Failed { refusal: failure::refusal(error), stream, name });
+            return Err(Failed { refusal: failure::refusal_for(error, refused), stream, name });
         }
     };
     match facts(stream.get_ref().1, &name, began) {
         Ok(facts) => Ok((stream, facts)),
         Err(reason) => {
-            let refusal = Refusal::Handshake { reason, source: None };
+            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let certificate = chain.first().and_then(|leaf| Presented::read(leaf));
+            let source = certificate.map(Refused::out_of_time).map(std::io::Error::other);
+            let refusal = Refusal::Handshake { reason, source };
             Err(Failed { refusal, stream: stream.into_inner().0, name })
         }
     }

@@ -18,6 +18,8 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
+use crate::tls::presented::Noting;
+
 /// The cryptography of every TLS connection towards clients.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
@@ -93,7 +95,7 @@ fn client_verifier(auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, Str
     let verifier = builder
         .build()
         .map_err(|error| format!("client certificates cannot be verified: {error}"))?;
-    Ok(verifier)
+    Ok(Arc::new(Noting(verifier)))
 }
 
 fn roots(trust: &ClientTrust) -> Result<RootCertStore, String> {

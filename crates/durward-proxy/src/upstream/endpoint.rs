@@ -59,6 +59,8 @@ pub(crate) struct EndpointState {
     pub(crate) ejections: AtomicU32,
     /// Active checks say it is unhealthy.
     pub(crate) unhealthy: AtomicBool,
+    /// The name had no address when it was last looked up.
+    pub(crate) unresolved: AtomicBool,
     /// Consecutive active checks with the same outcome.
     pub(crate) checks: AtomicU32,
 }
@@ -133,10 +135,12 @@ impl EndpointRuntime {
         {
             return Ok(Addresses::Many(Arc::clone(&located.addresses)));
         }
-        let resolved =
-            Box::pin(core.shared.resolver.lookup(host, None)).await.map_err(|error| {
-                Refusal::NoEndpoint { upstream: upstream.to_owned(), detail: error.to_string() }
-            })?;
+        let resolved = Box::pin(core.shared.resolver.lookup(host, None)).await;
+        self.state.unresolved.store(resolved.is_err(), Relaxed);
+        let resolved = resolved.map_err(|error| Refusal::NoEndpoint {
+            upstream: upstream.to_owned(),
+            detail: error.to_string(),
+        })?;
         let addresses: Arc<[SocketAddr]> =
             resolved.addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
         let located = Located { addresses: Arc::clone(&addresses), expires: resolved.expires };

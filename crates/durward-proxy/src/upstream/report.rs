@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: anything that could be used to reach it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -45,9 +46,43 @@ pub enum EndpointHealth {
     Unhealthy,
     /// It rests after failed requests.
     Ejected,
+    /// The last requests to it failed, and it is chosen all the same: nothing takes it out of rotation.
+    Failing,
+    /// Its name had no address when it was last looked up.
+    Unresolved,
     /// Its weight is 0.
     Drained,
 }
+
+impl fmt::Display for EndpointHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl EndpointHealth {
+    /// The word in metrics and status screens.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+            Self::Ejected => "ejected",
+            Self::Failing => "failing",
+            Self::Unresolved => "unresolved",
+            Self::Drained => "drained",
+        }
+    }
+
+    /// Returns true when a request that goes there now can be expected to be answered.
+    #[must_use]
+    pub fn is_usable(self) -> bool {
+        self == Self::Healthy
+    }
+}
+
+/// Failed requests in a row after which an endpoint without passive ejection counts as failing.
+const FAILING_AFTER: u32 = 3;
 
 impl UpstreamRuntime {
     /// How it is now.
@@ -68,6 +103,10 @@ fn endpoint(endpoint: &EndpointRuntime) -> EndpointReport {
         EndpointHealth::Unhealthy
     } else if health.ejected_until.load(Relaxed) != 0 {
         EndpointHealth::Ejected
+    } else if health.unresolved.load(Relaxed) {
+        EndpointHealth::Unresolved
+    } else if health.failures.load(Relaxed) >= FAILING_AFTER {
+        EndpointHealth::Failing
     } else {
         EndpointHealth::Healthy
     };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use durward_proxy::metrics::Counter;
-use durward_proxy::proxy::BindState;
+use durward_proxy::proxy::{BindReport, BindState};
 use durward_testkit::client::{RawHttp, tcp_connect};
 use durward_testkit::netns;
 use durward_testkit::process::{eventually, eventually_blocking, free_port, unique_loopback};
@@ -70,7 +70,10 @@ async fn a_second_gateway_gets_no_part_of_the_first_ones_clients() {
         assert_eq!(answer(address).await.unwrap(), "first");
     }
     drop(first);
-    let taken_over = async || second.status().binds[0].state == BindState::Bound;
+    let taken_over = async || {
+        second.retry();
+        second.status().binds[0].state == BindState::Bound
+    };
     assert!(eventually(SOON, taken_over).await);
     assert_eq!(answer(address).await.unwrap(), "second");
 }
@@ -162,6 +165,9 @@ async fn a_taken_port_is_reported_and_bound_once_it_is_free() {
     assert_eq!(state(free), BindState::Bound);
     assert!(matches!(state(taken), BindState::Failed(why) if why.contains("another process")));
     drop(stranger);
+    let failed = |bind: &BindReport| matches!(bind.state, BindState::Failed(_));
+    assert!(proxy.status().binds.iter().any(failed), "asking changes nothing");
+    proxy.retry();
     assert!(proxy.status().binds.iter().all(|bind| bind.state == BindState::Bound));
     assert_eq!(answer(taken).await.unwrap(), "a");
 }

@@ -6,19 +6,25 @@ use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use durward_control::source::watch::{self as file_watch, Pace, Watching};
 use durward_control::{Compiled, FileSource, Publisher, Resources, RoutingJsonOptions};
-use durward_model::Snapshot;
+use durward_model::explain::Question;
 use durward_proxy::access_log::Sink;
-use durward_proxy::proxy::{BindState, Options, Proxy};
+use durward_proxy::present::PresentAddresses;
+use durward_proxy::proxy::{Options, Proxy};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::app::health::{Facts, Health};
 use crate::app::kernel::Kernel;
-use crate::app::{Logs, tell};
+use crate::app::kernel::lines::Line;
+use crate::app::log::{self, AbsentEgress};
+use crate::app::report::Report;
+use crate::app::{Logs, exposition};
+use crate::explained::Explained;
 use crate::failure::Failure;
 use crate::inspect::now;
 
@@ -60,7 +66,8 @@ pub(crate) struct Gateway {
     publisher: Publisher,
     proxy: RwLock<Option<Proxy>>,
     kernel: Kernel,
-    applying: Mutex<()>,
+    /// Held while a configuration is applied.
+    applying: Mutex<AbsentEgress>,
     /// The exposition as it was when the proxy was drained.
     last_metrics: Mutex<String>,
     access_log: Sink,
@@ -68,16 +75,6 @@ pub(crate) struct Gateway {
     draining: AtomicBool,
     reload_failures: AtomicU64,
     drain_grace: Duration,
-}
-
-/// One condition of readiness.
-pub(crate) struct Readiness {
-    /// Its name.
-    pub(crate) name: &'static str,
-    /// What holds.
-    pub(crate) state: String,
-    /// What keeps us from being ready.
-    pub(crate) fault: Option<String>,
 }
 
 /// What a reload brought about.
@@ -102,13 +99,15 @@ impl Gateway {
         let resources = Arc::new(source.load(&settings.paths));
         let compiled = publisher.reload(&resources, now());
         refuse_bad_start(&compiled, settings.strict)?;
-        tell::findings(&compiled.verdicts);
+        log::findings(&compiled.verdicts);
         let (paths, drain_grace) = (settings.paths.clone(), settings.drain_grace);
         let (access_log, decisions) = settings.logs.open()?;
         let kernel = Kernel::new(settings.nat.clone());
         let proxy = start_proxy(settings, access_log.clone(), decisions.clone())?;
-        tell::applied(&compiled, &proxy.apply(Arc::clone(&compiled.snapshot)), "start");
-        tell::absent_egress(&Snapshot::default(), &compiled.snapshot);
+        let applied = proxy.apply(Arc::clone(&compiled.snapshot));
+        let mut absent_egress = AbsentEgress::default();
+        let absent = absent_egress.log_changes(&compiled.snapshot);
+        log::applied(&compiled, &applied, absent, "start");
         kernel.apply(&compiled.snapshot.nat);
         Ok(Arc::new(Self {
             source,
@@ -118,7 +117,7 @@ impl Gateway {
             publisher,
             proxy: RwLock::new(Some(proxy)),
             kernel,
-            applying: Mutex::new(()),
+            applying: Mutex::new(absent_egress),
             last_metrics: Mutex::default(),
             access_log,
             decisions,
@@ -168,34 +167,34 @@ impl Gateway {
     /// Reads the configuration again because of `cause`, and applies what changed.
     pub(crate) fn reload(&self, cause: &str) -> Reloaded {
         // Read in one's turn: what was read before another's turn would be older than what that one adopted.
-        let turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let resources = self.source.load(&self.paths);
-        self.adopt_in_turn(&turn, &resources, cause)
+        self.adopt_in_turn(&mut turn, &resources, cause)
     }
 
     fn adopt(&self, resources: &Resources, cause: &str) -> Reloaded {
-        let turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
-        self.adopt_in_turn(&turn, resources, cause)
+        let mut turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        self.adopt_in_turn(&mut turn, resources, cause)
     }
 
     /// One after the other, so that the proxy never goes back to an older generation.
     fn adopt_in_turn(
         &self,
-        _turn: &MutexGuard<'_, ()>,
+        absent_egress: &mut AbsentEgress,
         resources: &Resources,
         cause: &str,
     ) -> Reloaded {
         let before = self.view();
         let compiled = self.publisher.reload(resources, now());
         if before.verdicts != compiled.verdicts {
-            tell::findings(&compiled.verdicts);
-            tell::mended(&before.verdicts, &compiled.verdicts);
+            log::findings(&compiled.verdicts);
+            log::mended(&before.verdicts, &compiled.verdicts);
         }
         if before.snapshot.generation != compiled.snapshot.generation {
             let applied = self.with_proxy(|proxy| proxy.apply(Arc::clone(&compiled.snapshot)));
             if let Some(applied) = applied {
-                tell::applied(&compiled, &applied, cause);
-                tell::absent_egress(&before.snapshot, &compiled.snapshot);
+                let absent = absent_egress.log_changes(&compiled.snapshot);
+                log::applied(&compiled, &applied, absent, cause);
             }
             if !Arc::ptr_eq(&before.snapshot.nat, &compiled.snapshot.nat) {
                 self.kernel.apply(&compiled.snapshot.nat);
@@ -250,17 +249,20 @@ impl Gateway {
         *self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner) = self.metrics_text();
         let proxy = self.proxy.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(proxy) = proxy {
-            tell::drained(proxy.drain(grace));
+            log::drained(proxy.drain(grace));
             self.access_log.close();
             self.decisions.close();
         }
     }
 
-    /// Tries again the sockets that could not be bound, and the kernel where it refused.
+    /// Tries again the sockets that could not be bound, and the kernel where it refused; logs addresses that came or went.
     pub(crate) fn retry(&self) {
         self.kernel.retry();
-        // Asking how they are tries them again.
-        drop(self.with_proxy(Proxy::status));
+        self.with_proxy(Proxy::retry);
+        // While a configuration is being applied, the one that applies it looks.
+        if let Ok(mut absent_egress) = self.applying.try_lock() {
+            absent_egress.log_changes(&self.view().snapshot);
+        }
     }
 
     /// How long connections may take to end.
@@ -268,43 +270,23 @@ impl Gateway {
         self.drain_grace
     }
 
-    /// What readiness depends on.
-    pub(crate) fn readiness(&self) -> Vec<Readiness> {
-        let view = self.view();
-        let binds = self.with_proxy(Proxy::status).map(|status| status.binds).unwrap_or_default();
-        let bound = binds.iter().filter(|bind| matches!(bind.state, BindState::Bound)).count();
-        let draining = self.draining.load(Relaxed);
-        let fault = |bad: bool, sentence: &str| bad.then(|| sentence.to_owned());
-        let nat = &view.snapshot.nat;
-        let nothing_else = binds.is_empty() && !(nat.mappings.is_empty() && nat.egress.is_empty());
-        let mut all = vec![
-            Readiness {
-                name: "configuration",
-                state: format!(
-                    "generation {}, {} tenants",
-                    view.snapshot.generation,
-                    view.snapshot.tenants.len()
-                ),
-                fault: fault(view.snapshot.tenants.is_empty(), "no tenant is served"),
-            },
-            Readiness {
-                name: "listeners",
-                state: format!("{bound} of {} bound", binds.len()),
-                fault: fault(
-                    bound == 0 && !nothing_else,
-                    &format!("none of {} is bound", binds.len()),
-                ),
-            },
-            Readiness {
-                name: "draining",
-                state: "no".to_owned(),
-                fault: fault(draining, "the process is stopping"),
-            },
-        ];
-        if let Some((state, fault)) = self.kernel.readiness() {
-            all.push(Readiness { name: "kernel", state, fault });
-        }
-        all
+    /// Looks up what works and what does not.
+    pub(crate) fn health(&self) -> Health {
+        self.with_facts(Health::judge)
+    }
+
+    /// Asks `ask` with the facts of this moment.
+    fn with_facts<T>(&self, ask: impl FnOnce(&Facts<'_>) -> T) -> T {
+        let (view, kernel) = (self.view(), self.kernel.facts());
+        let status = self.with_proxy(Proxy::status);
+        ask(&Facts {
+            view: &view,
+            status: status.as_ref(),
+            kernel: kernel.as_ref(),
+            draining: self.draining.load(Relaxed),
+            present: &PresentAddresses::now(),
+            now: now(),
+        })
     }
 
     /// When the kernel was last brought to the configuration, or found to be as it says, in RFC 3339.
@@ -312,15 +294,27 @@ impl Gateway {
         self.kernel.last_applied()
     }
 
-    /// What is served, what was rejected and why, and how the sockets and upstreams are; nothing secret.
-    pub(crate) fn report(&self) -> serde_json::Value {
+    /// What is served, what was rejected and why, and what does not work, as JSON; nothing secret.
+    ///
+    /// # Errors
+    /// When a value cannot be serialised.
+    pub(crate) fn report(&self) -> serde_json::Result<Vec<u8>> {
+        self.with_facts(|facts| serde_json::to_vec(&Report::new(facts, &Health::judge(facts))))
+    }
+
+    /// Answers `question` by what is served now.
+    pub(crate) fn explain(&self, question: &Question) -> Explained {
         let view = self.view();
-        let (status, draining) = (self.with_proxy(Proxy::status), self.draining.load(Relaxed));
-        let mut report = tell::report(&view, status.as_ref(), draining);
-        if self.kernel.is_wanted() {
-            report["kernel"] = self.kernel.report();
-        }
-        report
+        let generation = Some(view.snapshot.generation);
+        Explained { generation, ..Explained::new(&view.snapshot, &view.verdicts, question) }
+    }
+
+    /// Every mapping and egress rule with its state in the kernel now.
+    ///
+    /// # Errors
+    /// When there is no kernel plane, or the kernel cannot be read.
+    pub(crate) fn kernel_lines(&self) -> Result<Vec<Line>, String> {
+        self.kernel.lines()
     }
 
     /// The exposition: the proxy's, and what only we know.
@@ -329,7 +323,9 @@ impl Gateway {
             return self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner).clone();
         };
         let failures = self.reload_failures.load(Relaxed);
-        tell::exposition(&text, &self.view(), failures, &self.kernel.exposition())
+        let problems = exposition::problems(&self.health());
+        let own = self.kernel.exposition() + &problems;
+        exposition::exposition(&text, &self.view(), failures, &own)
     }
 
     fn with_proxy<T>(&self, ask: impl FnOnce(&Proxy) -> T) -> Option<T> {
@@ -361,5 +357,5 @@ fn refuse_bad_start(compiled: &Compiled, strict: bool) -> Result<(), Failure> {
     if !refused {
         return Ok(());
     }
-    Err(Failure::InvalidConfig { message: tell::refusal(&compiled.verdicts, strict) })
+    Err(Failure::InvalidConfig { message: log::refusal(&compiled.verdicts, strict) })
 }

@@ -3,6 +3,7 @@
 //! It starts with the first mapping. When the process ends or crashes the kernel goes on alone; a fault is tried again until it is cured.
 //! Deliberately absent: taking anything out of the kernel at the end; `durward nat cleanup` does that.
 
+pub(crate) mod lines;
 mod ports;
 
 use std::collections::HashMap;
@@ -10,10 +11,12 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use durward_model::mapping::NatModel;
-use durward_nat::{MappingReport, Nat, Options, Report};
+use durward_nat::{Health, MappingReport, Nat, Options, Report};
 use jiff::Timestamp;
+use lines::Line;
 use ports::Scarce;
-use serde_json::{Value, json};
+
+use super::health::KernelFacts;
 
 /// The kernel's share.
 pub(crate) struct Kernel {
@@ -25,7 +28,8 @@ pub(crate) struct Kernel {
 struct State {
     plane: Option<Nat>,
     wanted: Arc<NatModel>,
-    report: Report,
+    /// The last report that was logged.
+    logged: Report,
     /// Why the kernel is not as it should be.
     fault: Option<String>,
     /// The egress addresses that have few ports left.
@@ -51,12 +55,13 @@ impl Kernel {
         self.bring_about(&mut state);
     }
 
-    /// Tries again what did not work.
+    /// Tries again what did not work, and logs what the watching thread found since the last call.
     pub(crate) fn retry(&self) {
         let mut state = self.state();
         if state.fault.is_some() {
             self.bring_about(&mut state);
         }
+        state.follow();
         if state.scarce.is_due()
             && let Some(Ok(leaving)) = state.plane.as_ref().map(Nat::leaving)
         {
@@ -71,59 +76,47 @@ impl Kernel {
         state.plane = None;
     }
 
-    /// When the kernel was last brought to the configuration.
+    /// When the kernel was last brought to the configuration, or found to be as it says.
     pub(crate) fn last_applied(&self) -> Timestamp {
-        let applied = self.state().applied;
+        let state = self.state();
+        let compared = state.health().compared.and_then(|at| Timestamp::try_from(at).ok());
+        let applied = compared.map_or(state.applied, |compared| compared.max(state.applied));
         applied.round(jiff::Unit::Second).unwrap_or(applied)
     }
 
-    /// Whether anybody asked for anything.
-    pub(crate) fn is_wanted(&self) -> bool {
-        is_wanted(&self.options, &self.state().wanted)
-    }
-
-    /// What the kernel carries, and what keeps it from carrying all; `None` when nothing was asked.
-    pub(crate) fn readiness(&self) -> Option<(String, Option<String>)> {
+    /// State of the kernel plane now; `None` when nothing was asked of it.
+    pub(crate) fn facts(&self) -> Option<KernelFacts> {
         let state = self.state();
-        if !is_wanted(&self.options, &state.wanted) {
+        // After a hand-over it is the younger process that knows.
+        if state.closed || !is_wanted(&self.options, &state.wanted) {
             return None;
         }
-        let programmed =
-            |of: &[MappingReport]| of.iter().filter(|one| one.rejected.is_none()).count();
-        let (mappings, rules) = (&state.report.mappings, &state.report.egress);
-        let carried = format!(
-            "{} of {} mappings, {} of {} egress rules in the kernel",
-            programmed(mappings),
-            state.wanted.mappings.len(),
-            programmed(rules),
-            state.wanted.egress.len()
-        );
-        Some((carried, state.fault.clone()))
+        let health = state.health();
+        Some(KernelFacts {
+            wanted: (state.wanted.mappings.len(), state.wanted.egress.len()),
+            report: health.report,
+            fault: state.fault.clone().or(health.fault),
+            enabled: !self.options.external.is_empty(),
+            owns_table: state.plane.as_ref().is_some_and(Nat::owns_table),
+        })
     }
 
-    /// For `/snapshot`.
-    pub(crate) fn report(&self) -> Value {
+    /// Every mapping and egress rule with its state in the kernel now.
+    ///
+    /// # Errors
+    /// When there is no kernel plane, or the kernel cannot be read.
+    pub(crate) fn lines(&self) -> Result<Vec<Line>, String> {
         let state = self.state();
-        let one = |report: &MappingReport| {
-            json!({
-                "tenant": report.tenant,
-                "name": report.name,
-                "state": report.rejected.as_ref().map_or_else(|| "in the kernel".to_owned(), ToString::to_string),
-                "addressesNotHere": report.foreign_addresses,
-            })
+        let Some(plane) = &state.plane else {
+            let none = "this gateway carries nothing in the kernel";
+            return Err(state.fault.clone().unwrap_or_else(|| none.to_owned()));
         };
-        json!({
-            "fault": state.fault,
-            "ownsTable": state.plane.as_ref().is_some_and(Nat::owns_table),
-            "host": state.report.host,
-            "mappings": state.report.mappings.iter().map(one).collect::<Vec<_>>(),
-            "egress": state.report.egress.iter().map(one).collect::<Vec<_>>(),
-        })
+        lines::lines(plane, &state.wanted, &plane.health().report).map_err(|error| sentence(&error))
     }
 
     /// Metric families, empty when nothing was asked.
     pub(crate) fn exposition(&self) -> String {
-        let mut state = self.state();
+        let state = self.state();
         let mut text = String::new();
         if !is_wanted(&self.options, &state.wanted) {
             return text;
@@ -138,16 +131,13 @@ impl Kernel {
                 let _ = writeln!(text, "durward_nat_{name}{suffix}{labels} {value}");
             }
         };
-        let up = u64::from(state.fault.is_none());
+        let health = state.health();
+        let up = u64::from(state.fault.is_none() && health.fault.is_none());
         family("up", "gauge", "Whether the kernel is as the configuration says.", one(up));
-        let rejected =
-            state.report.mappings.iter().filter(|one| one.rejected.is_some()).count() as u64;
-        let carried = state.report.mappings.len() as u64 - rejected;
-        let states = vec![
-            ("{state=\"carried\"}".to_owned(), carried),
-            ("{state=\"left_out\"}".to_owned(), rejected),
-        ];
-        family("mappings", "gauge", "Mappings by what became of them.", states);
+        let help = "Mappings by what became of them.";
+        family("mappings", "gauge", help, by_state(&health.report.mappings));
+        let help = "Egress rules by what became of them.";
+        family("egress_rules", "gauge", help, by_state(&health.report.egress));
         let help = "Connections that were cut because they are no longer allowed.";
         family("connections_cut", "counter", help, one(state.cut));
         if let Some(counts) = state.plane.as_ref().and_then(|plane| plane.counters().ok()) {
@@ -172,7 +162,7 @@ impl Kernel {
             let help = "Times foreign changes of the table were undone.";
             family("repairs", "counter", help, one(counts.repairs));
         }
-        traffic(&mut state, &mut family);
+        traffic(&state, &mut family);
         text
     }
 
@@ -186,8 +176,9 @@ impl Kernel {
             Ok(report) => {
                 state.applied = Timestamp::now();
                 state.cut += report.connections_cut as u64;
-                tell(&state.report, &report, was.is_some());
-                state.report = report;
+                log_changes(&state.logged, &report);
+                log_applied(&report, was.is_some());
+                state.logged = report;
             }
             Err(fault) => {
                 if was.as_ref() != Some(&fault) {
@@ -217,6 +208,32 @@ impl Kernel {
     }
 }
 
+impl State {
+    /// What the kernel plane last found; nothing while there is none.
+    fn health(&self) -> Health {
+        self.plane.as_ref().map(Nat::health).unwrap_or_default()
+    }
+
+    /// Logs what changed without an apply: addresses and interfaces that came or went.
+    fn follow(&mut self) {
+        if self.plane.is_none() || self.fault.is_some() {
+            return;
+        }
+        let report = Report { connections_cut: 0, ..self.health().report };
+        log_changes(&self.logged, &report);
+        self.logged = report;
+    }
+}
+
+/// How many of them the kernel carries, and how many are left out.
+fn by_state(reports: &[MappingReport]) -> Vec<(String, u64)> {
+    let left_out = reports.iter().filter(|one| one.rejected.is_some()).count() as u64;
+    let carried = reports.len() as u64 - left_out;
+    [("carried", carried), ("left_out", left_out)]
+        .map(|(state, count)| (format!("{{state=\"{state}\"}}"), count))
+        .into()
+}
+
 fn is_wanted(options: &Options, model: &NatModel) -> bool {
     !options.external.is_empty() || !model.mappings.is_empty() || !model.egress.is_empty()
 }
@@ -226,7 +243,7 @@ fn one(value: u64) -> Vec<(String, u64)> {
 }
 
 /// Connections by mapping, and those that leave by egress address.
-fn traffic(state: &mut State, family: &mut impl FnMut(&str, &str, &str, Vec<(String, u64)>)) {
+fn traffic(state: &State, family: &mut impl FnMut(&str, &str, &str, Vec<(String, u64)>)) {
     let Some(plane) = &state.plane else { return };
     if let Ok(begun) = plane.begun(&state.wanted) {
         let samples = state.wanted.mappings.iter().zip(begun).map(|(mapping, begun)| {
@@ -237,7 +254,6 @@ fn traffic(state: &mut State, family: &mut impl FnMut(&str, &str, &str, Vec<(Str
     }
     if let Ok(leaving) = plane.leaving() {
         ports::families(&leaving, family);
-        state.scarce.look(&leaving);
     }
 }
 
@@ -252,15 +268,19 @@ pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn tell(before: &Report, now: &Report, cured: bool) {
+/// One event for each mapping, egress rule and fault of the host that is not as it was.
+fn log_changes(before: &Report, now: &Report) {
     let all = [(&before.mappings, &now.mappings), (&before.egress, &now.egress)];
-    for (one, known) in all.into_iter().flat_map(|(before, now)| beside(before, now)) {
+    for (one, was) in all.into_iter().flat_map(|(before, now)| beside(before, now)) {
         let (tenant, mapping) = (&one.tenant, &*one.name);
         match &one.rejected {
-            _ if known => {}
+            _ if was == Some(one) => {}
             Some(why) => tracing::error!(%tenant, mapping, %why, "left out of the kernel"),
             None if !one.foreign_addresses.is_empty() => {
                 tracing::warn!(%tenant, mapping, addresses = ?one.foreign_addresses, "addresses are not on this host");
+            }
+            None if was.is_some() => {
+                tracing::info!(%tenant, mapping, "in the kernel, and its addresses are on this host");
             }
             None => tracing::debug!(%tenant, mapping, "in the kernel"),
         }
@@ -268,6 +288,12 @@ fn tell(before: &Report, now: &Report, cured: bool) {
     for problem in now.host.iter().filter(|problem| !before.host.contains(problem)) {
         tracing::warn!(problem, "this host");
     }
+    for problem in before.host.iter().filter(|problem| !now.host.contains(problem)) {
+        tracing::info!(problem, "this host: no longer so");
+    }
+}
+
+fn log_applied(now: &Report, cured: bool) {
     let carried = |of: &[MappingReport]| of.iter().filter(|one| one.rejected.is_none()).count();
     let (mappings, egress) = (carried(&now.mappings), carried(&now.egress));
     tracing::info!(
@@ -280,12 +306,12 @@ fn tell(before: &Report, now: &Report, cured: bool) {
     );
 }
 
-/// Each report, and whether it was the same before.
+/// Each report, and the one of the same mapping before.
 fn beside<'a>(
     before: &'a [MappingReport],
     now: &'a [MappingReport],
-) -> impl Iterator<Item = (&'a MappingReport, bool)> {
+) -> impl Iterator<Item = (&'a MappingReport, Option<&'a MappingReport>)> {
     let key = |one: &'a MappingReport| (&one.tenant, &*one.name);
     let before: HashMap<_, _> = before.iter().map(|one| (key(one), one)).collect();
-    now.iter().map(move |one| (one, before.get(&key(one)) == Some(&one)))
+    now.iter().map(move |one| (one, before.get(&key(one)).copied()))
 }

@@ -81,12 +81,15 @@ pub(crate) struct NatCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum NatWhat {
     /// Say of each mapping whether the kernel carries it, and how many connections began; exit code 1 when it does not carry one, 3
-    /// when a document is not wholly accepted
+    /// when a document is not wholly accepted. Without --nat-external a running gateway is asked
     List {
         #[command(flatten)]
         config: ConfigArgs,
         #[command(flatten)]
         nat: NatArgs,
+        /// The admin interface of the gateway that is asked when --nat-external is not given
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9440", value_parser = super::parse_admin)]
+        admin: super::Admin,
         #[command(flatten)]
         output: OutputArgs,
     },

@@ -1,34 +1,76 @@
 //! `durward explain`: what happens to a connection or request and why, each step with file and line.
 //!
-//! The answer comes from the functions that serve. Deliberately absent: sending anything.
+//! The answer comes from the functions that serve: by the files, or by a running gateway. Nothing is sent to anybody else.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+pub(crate) mod expect;
+mod question;
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use durward_model::Snapshot;
-use durward_model::explain::{self, Ending, Explanation, Question};
+use durward_model::explain::{Ending, Kind, Question};
 use durward_model::mapping::Transport;
 
-use crate::cli::Explain;
+use crate::cli::{Admin, Explain};
+use crate::commands::check::running;
 use crate::config;
+use crate::explained::Explained;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Screen, Tone};
 
+/// Patience with a running gateway.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Answers the question on the command line.
 pub(crate) fn explain(arguments: &Explain) -> Result<Exit, Failure> {
-    let loaded = config::load(&arguments.config)?;
-    let question = question(arguments, &loaded.snapshot)?;
-    let explanation = explain::explain(&loaded.snapshot, &question);
+    let (question, explained) = match arguments.running {
+        Some(Admin::Off) => return Err(Failure::usage("--running off leaves no gateway to ask")),
+        Some(Admin::At(address)) => {
+            let question = question::question(arguments, &Snapshot::default())?;
+            let explained = ask(address, &question)?;
+            (question, explained)
+        }
+        None => {
+            let loaded = config::load(&arguments.config)?;
+            let question = question::question(arguments, &loaded.snapshot)?;
+            let explained = Explained::new(&loaded.snapshot, &loaded.verdicts, &question);
+            (question, explained)
+        }
+    };
     let mut screen = Screen::stdout();
     match arguments.output.format {
-        format @ (Format::Json | Format::Yaml) => screen.value(&explanation, format)?,
-        Format::Table | Format::Wide => print(&mut screen, &question, &explanation)?,
+        format @ (Format::Json | Format::Yaml) => screen.value(&explained, format)?,
+        Format::Table | Format::Wide => print(&mut screen, &question, &explained)?,
     }
-    Ok(Exit::Ok)
+    let failures = expect::failures(&arguments.expect, &explained.explanation);
+    for failure in &failures {
+        writeln!(anstream::stderr(), "durward: {failure}")?;
+    }
+    Ok(if failures.is_empty() { Exit::Ok } else { Exit::FailedCheck })
 }
 
-fn print(screen: &mut Screen, question: &Question, answer: &Explanation) -> Result<(), Failure> {
+/// Asks the gateway with this admin interface.
+fn ask(address: SocketAddr, question: &Question) -> Result<Explained, Failure> {
+    let unreachable = |why: String| Failure::Unreachable { message: why };
+    let json = serde_json::to_string(question)
+        .map_err(|error| Failure::broken("writing the question", error))?;
+    let (status, body) = running::post(address, "/explain", &json, PATIENCE).map_err(|error| {
+        unreachable(format!("no durward answers at {address} ({error}); name its admin interface: --running=ADDRESS:PORT"))
+    })?;
+    if status != 200 {
+        let said = String::from_utf8_lossy(&body).trim().to_owned();
+        return Err(unreachable(format!("the gateway at {address} answers {status}: {said}")));
+    }
+    serde_json::from_slice(&body)
+        .map_err(|error| unreachable(format!("{address} is no durward of this version ({error})")))
+}
+
+fn print(screen: &mut Screen, question: &Question, explained: &Explained) -> Result<(), Failure> {
+    let answer = &explained.explanation;
     let (word, tone) = ending(&answer.ending);
-    let title = title(question);
+    let title = title(question, explained);
     let gap = " ".repeat(72_usize.saturating_sub(title.chars().count()).max(2));
     screen.line(format!("{}{gap}{}", Tone::Bold.paint(&title), tone.paint(&word)))?;
     for (number, step) in answer.steps.iter().enumerate() {
@@ -37,17 +79,43 @@ fn print(screen: &mut Screen, question: &Question, answer: &Explanation) -> Resu
         let gap = " ".repeat(72_usize.saturating_sub(head.chars().count()).max(2));
         screen.line(format!("{head}{gap}{}", Tone::Faint.paint(&place)).trim_end())?;
     }
+    if let Some(generation) = explained.generation {
+        screen.line(format!("    by the running gateway, generation {generation}"))?;
+    }
+    if !explained.not_accepted.is_empty() {
+        screen.line("    not wholly accepted, and so not or only partly in this answer:")?;
+    }
+    for document in &explained.not_accepted {
+        let (kind, name) = (&document.kind, &document.name);
+        let head = format!("      {kind} {name}: {}", document.outcome);
+        screen.line(format!("{}: {}", Tone::Warn.paint(&head), document.why))?;
+    }
+    if explained.more_not_accepted > 0 {
+        screen.line(format!("      and {} more", explained.more_not_accepted))?;
+    }
     Ok(())
 }
 
-fn title(question: &Question) -> String {
+/// What the question is about, by the answer: a request, a tunnel, a port mapping.
+fn title(question: &Question, explained: &Explained) -> String {
     let client = question.client.map_or_else(|| "anyone".to_owned(), |client| client.to_string());
     let sni = question.sni.as_ref().map(|name| format!(", SNI {name}")).unwrap_or_default();
-    let to = question.destination;
-    if question.transport != Transport::Tcp {
-        return format!("{client} → {to} {}", question.transport);
+    let (to, transport) = (question.destination, question.transport);
+    let target = explained.explanation.target.as_deref().unwrap_or_default();
+    let (method, path) = (&question.method, &question.path);
+    match explained.explanation.kind {
+        Kind::Request => format!("{client} → {to}{sni}: {method} {path}"),
+        Kind::Connection => format!("{client} → {to}{sni}: TCP connection"),
+        Kind::PassThrough => format!("{client} → {to}{sni}: TLS passed through"),
+        Kind::Tunnel if target.is_empty() => format!("{client} → {to}{sni}: tunnel"),
+        Kind::Tunnel => format!("{client} → {to}{sni}: tunnel to {target}"),
+        Kind::ProxiedRequest => format!("{client} → {to}{sni}: {method} to {target}"),
+        Kind::PortMapping => format!("{client} → {to} {transport}: port mapping {target}"),
+        Kind::KernelEgress => format!("{client} → {to} {transport}: kernel egress"),
+        Kind::TransparentEgress => format!("{client} → {to} {transport}: transparent egress"),
+        Kind::Unknown if transport == Transport::Tcp => format!("{client} → {to}{sni}"),
+        Kind::Unknown => format!("{client} → {to} {transport}"),
     }
-    format!("{client} → {to}{sni}: {} {}", question.method, question.path)
 }
 
 fn ending(ending: &Ending) -> (String, Tone) {
@@ -58,137 +126,5 @@ fn ending(ending: &Ending) -> (String, Tone) {
         }
         Ending::Answered { status } => (format!("ANSWERED {status}"), Tone::Good),
         Ending::Refused { reason } => (format!("REFUSED {reason}"), Tone::Bad),
-    }
-}
-
-fn question(arguments: &Explain, snapshot: &Snapshot) -> Result<Question, Failure> {
-    let target = target(arguments, snapshot)?;
-    Ok(Question {
-        client: arguments.client,
-        destination: target.destination,
-        transport: arguments.protocol.into(),
-        sni: arguments.sni.clone().or(target.sni).map(|name| name.to_ascii_lowercase()),
-        host: arguments.host.clone().or(target.host),
-        path: arguments.path.clone().or(target.path).unwrap_or_else(|| "/".to_owned()),
-        method: arguments.method.clone(),
-        headers: arguments.headers.clone(),
-        client_certificate: arguments.client_cert,
-        credential: arguments.credential,
-        resolved: target.resolved,
-    })
-}
-
-/// What the positional argument says.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Url {
-    port: u16,
-    host: String,
-    path: Option<String>,
-    tls: bool,
-}
-
-struct Target {
-    destination: SocketAddr,
-    sni: Option<String>,
-    host: Option<String>,
-    path: Option<String>,
-    /// What the name of `--host` stands for.
-    resolved: Option<IpAddr>,
-}
-
-fn target(arguments: &Explain, snapshot: &Snapshot) -> Result<Target, Failure> {
-    if let Ok(destination) = arguments.destination.parse() {
-        let resolved = arguments.address;
-        if resolved.is_some() && arguments.host.is_none() && arguments.sni.is_none() {
-            return Err(Failure::usage("--address says what a name stands for: say which, --host"));
-        }
-        return Ok(Target { destination, sni: None, host: None, path: None, resolved });
-    }
-    let url = parse_url(&arguments.destination)?;
-    let literal = url.host.parse::<IpAddr>().ok();
-    let ip = match arguments.address.or(literal) {
-        Some(ip) => ip,
-        None => look_up(&url, snapshot)?,
-    };
-    Ok(Target {
-        destination: SocketAddr::new(ip, url.port),
-        sni: (url.tls && literal.is_none()).then(|| url.host.clone()),
-        host: Some(url.host),
-        path: url.path,
-        resolved: None,
-    })
-}
-
-fn parse_url(text: &str) -> Result<Url, Failure> {
-    let wrong = || {
-        Failure::usage(format!(
-            "{text:?} is neither ADDRESS:PORT (198.51.100.2:443, [2001:db8::1]:443) nor a URL (https://198.51.100.2/pay)"
-        ))
-    };
-    let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
-    let (tls, default_port) = match scheme {
-        "https" => (true, 443),
-        "http" => (false, 80),
-        _ => return Err(wrong()),
-    };
-    let (authority, path) = match rest.find(['/', '?']) {
-        Some(at) => (&rest[..at], Some(&rest[at..])),
-        None => (rest, None),
-    };
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| wrong())?),
-        _ => (authority, default_port),
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
-    if host.is_empty() {
-        return Err(wrong());
-    }
-    Ok(Url { port, host, path: path.map(str::to_owned), tls })
-}
-
-/// The address of a name: the first one that a listener has, or the first one.
-fn look_up(url: &Url, snapshot: &Snapshot) -> Result<IpAddr, Failure> {
-    let found = (url.host.as_str(), url.port).to_socket_addrs().map_err(|error| {
-        let message = format!(
-            "{} cannot be looked up ({error}); say what it stands for with --address IP",
-            url.host
-        );
-        Failure::Unreachable { message }
-    })?;
-    let addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
-    let ours = |ip: &&IpAddr| {
-        let listeners = snapshot.tenants.values().flat_map(|tenant| &tenant.listeners);
-        listeners.into_iter().any(|listener| listener.address.0 == **ip)
-    };
-    let chosen = addresses.iter().find(ours).or_else(|| addresses.first());
-    chosen.copied().ok_or_else(|| Failure::Unreachable {
-        message: format!("{} has no address; say one with --address IP", url.host),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_say_address_port_host_and_path() {
-        let cases = [
-            ("https://198.51.100.2/pay?a=1", ("198.51.100.2", 443, Some("/pay?a=1"), true)),
-            ("http://[2001:db8::1]:8080", ("2001:db8::1", 8080, None, false)),
-            ("https://[2001:db8::1]/", ("2001:db8::1", 443, Some("/"), true)),
-            ("https://Pay.Example:8443/x", ("pay.example", 8443, Some("/x"), true)),
-        ];
-
-        for (text, (host, port, path, tls)) in cases {
-            let url = parse_url(text).unwrap();
-            assert_eq!(
-                (url.host.as_str(), url.port, url.path.as_deref(), url.tls),
-                (host, port, path, tls),
-                "{text}"
-            );
-        }
-        for junk in ["198.51.100.2", "ftp://x/", "https://", "https://a:b/"] {
-            assert!(parse_url(junk).is_err(), "{junk}");
-        }
     }
 }

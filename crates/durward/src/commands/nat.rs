@@ -7,16 +7,17 @@ mod trace;
 
 use std::error::Error;
 use std::io::{ErrorKind, Write as _};
+use std::time::Duration;
 
-use durward_model::mapping::{KernelEgress, NatModel, PortMapping};
 use durward_model::verdict::{Outcome, Verdict, Verdicts};
 use durward_nat::nftables::TableError;
-use durward_nat::{MappingReport, Nat, NatError};
+use durward_nat::{Nat, NatError};
 use rustix::io::Errno;
-use serde::Serialize;
 
+use crate::app::kernel::lines::{self, Line};
 use crate::app::sentence;
-use crate::cli::{ConfigArgs, LogFormat, NatArgs, NatCommand, NatWhat, OutputArgs};
+use crate::cli::{Admin, ConfigArgs, LogFormat, NatArgs, NatCommand, NatWhat, OutputArgs};
+use crate::commands::check::running;
 use crate::commands::validate::findings_text;
 use crate::config;
 use crate::failure::{Exit, Failure};
@@ -25,7 +26,10 @@ use crate::output::{Format, Screen, Table, Tone, count, plain};
 /// Does what is asked.
 pub(crate) fn nat(arguments: &NatCommand, log: LogFormat) -> Result<Exit, Failure> {
     match &arguments.what {
-        NatWhat::List { config, nat, output } => list(config, nat, *output),
+        NatWhat::List { nat, admin, output, .. } if nat.options()?.external.is_empty() => {
+            list_running(*admin, *output)
+        }
+        NatWhat::List { config, nat, output, .. } => list(config, nat, *output),
         NatWhat::Diff { config, nat, program } => diff(config, nat, *program),
         NatWhat::Trace(arguments) => trace::trace(arguments),
         NatWhat::Steer(arguments) => steer::steer(arguments, log),
@@ -33,21 +37,40 @@ pub(crate) fn nat(arguments: &NatCommand, log: LogFormat) -> Result<Exit, Failur
     }
 }
 
-/// One line of the list.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Line {
-    kind: &'static str,
-    tenant: String,
-    name: String,
-    /// `addresses ports` or `sources`.
-    from: Vec<String>,
-    to: Vec<String>,
-    state: String,
-    carried: bool,
-    /// Since the ports were last changed.
-    connections: u64,
-    written_at: String,
+/// Patience with a running gateway, which reads the kernel to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Without external interfaces this command cannot know what the kernel should carry, so it asks the gateway that does.
+fn list_running(admin: Admin, output: OutputArgs) -> Result<Exit, Failure> {
+    let Admin::At(address) = admin else {
+        return Err(Failure::usage(
+            "name the external interfaces with --nat-external, or a running gateway with --admin",
+        ));
+    };
+    let unreachable = |why: String| Failure::Unreachable {
+        message: format!(
+            "{why}; --admin names a running gateway, --nat-external PATTERN reads the kernel without one"
+        ),
+    };
+    let (status, body) = running::fetch(address, "/nat", PATIENCE)
+        .map_err(|error| unreachable(format!("no durward answers at {address} ({error})")))?;
+    if status != 200 {
+        let said = String::from_utf8_lossy(&body).trim().to_owned();
+        return Err(unreachable(format!("the gateway at {address} says: {said}")));
+    }
+    let lines: Vec<Line> = serde_json::from_slice(&body).map_err(|error| {
+        unreachable(format!("{address} is no durward of this version ({error})"))
+    })?;
+    let mut screen = Screen::stdout();
+    match output.format {
+        format @ (Format::Json | Format::Yaml) => screen.value(&lines, format)?,
+        format => {
+            print(&mut screen, &lines, format)?;
+            screen.line(format!("as the gateway at {address} says"))?;
+        }
+    }
+    let all = lines.iter().all(|line| line.carried);
+    Ok(if all { Exit::Ok } else { Exit::FailedCheck })
 }
 
 fn list(config: &ConfigArgs, arguments: &NatArgs, output: OutputArgs) -> Result<Exit, Failure> {
@@ -55,30 +78,12 @@ fn list(config: &ConfigArgs, arguments: &NatArgs, output: OutputArgs) -> Result<
     let model = &loaded.snapshot.nat;
     let plane = open(arguments)?;
     let (wanted, _) = plane.preview(model).map_err(failed)?;
-    let carried = plane.carried(model).map_err(failed)?;
-    let begun = plane.begun(model).map_err(failed)?;
-    let leaving = plane.leaving().map_err(failed)?;
-    let mut lines = Vec::with_capacity(model.mappings.len() + model.egress.len());
-    for (((mapping, report), carried), begun) in
-        model.mappings.iter().zip(&wanted.report.mappings).zip(carried).zip(begun)
-    {
-        lines.push(mapping_line(mapping, report, carried, begun));
-    }
-    for (rule, report) in model.egress.iter().zip(&wanted.report.egress) {
-        let of_rule = leaving
-            .iter()
-            .filter(|(address, _)| rule.addresses.iter().any(|range| range.contains(**address)));
-        lines.push(egress_line(
-            rule,
-            report,
-            of_rule.map(|(_, leaving)| leaving.connections).sum(),
-        ));
-    }
+    let lines = lines::lines(&plane, model, &wanted.report).map_err(failed)?;
     let all = lines.iter().all(|line| line.carried);
     let mut screen = Screen::stdout();
     match output.format {
         format @ (Format::Json | Format::Yaml) => screen.value(&lines, format)?,
-        format => print(&mut screen, &lines, model, format)?,
+        format => print(&mut screen, &lines, format)?,
     }
     if tell_left_out(&loaded.verdicts)? {
         return Ok(Exit::InvalidConfig);
@@ -86,64 +91,7 @@ fn list(config: &ConfigArgs, arguments: &NatArgs, output: OutputArgs) -> Result<
     Ok(if all { Exit::Ok } else { Exit::FailedCheck })
 }
 
-fn mapping_line(mapping: &PortMapping, report: &MappingReport, carried: bool, begun: u64) -> Line {
-    let from = mapping.addresses.iter().flat_map(|address| {
-        let ports = mapping.ports.iter();
-        ports.map(move |port| format!("{address} {} {}", port.protocol, port.ports))
-    });
-    let to = mapping.ports.iter().flat_map(|port| {
-        let all = port.endpoints(true).into_iter().chain(port.endpoints(false));
-        all.map(|(address, port)| match port {
-            Some(port) => std::net::SocketAddr::new(address, port).to_string(),
-            None => address.to_string(),
-        })
-    });
-    let mut to: Vec<String> = to.collect();
-    to.sort();
-    to.dedup();
-    let state = match (&report.rejected, carried, report.foreign_addresses.as_slice()) {
-        (Some(why), ..) => format!("left out: {why}"),
-        (None, false, _) => "not in the kernel yet".to_owned(),
-        (None, true, []) => "in the kernel".to_owned(),
-        (None, true, foreign) => {
-            let foreign: Vec<String> = foreign.iter().map(ToString::to_string).collect();
-            format!("in the kernel, not on this host: {}", foreign.join(", "))
-        }
-    };
-    Line {
-        kind: "mapping",
-        tenant: mapping.tenant.to_string(),
-        name: mapping.name.to_string(),
-        from: from.collect(),
-        to,
-        carried: carried && report.rejected.is_none(),
-        state,
-        connections: begun,
-        written_at: mapping.origin.to_string(),
-    }
-}
-
-fn egress_line(rule: &KernelEgress, report: &MappingReport, leaving: u64) -> Line {
-    let rejected = report.rejected.as_ref();
-    Line {
-        kind: "egress",
-        tenant: rule.tenant.to_string(),
-        name: rule.name.to_string(),
-        from: rule.sources.iter().map(ToString::to_string).collect(),
-        to: rule.addresses.iter().map(ToString::to_string).collect(),
-        carried: rejected.is_none(),
-        state: rejected.map_or_else(|| "may leave".to_owned(), |why| format!("left out: {why}")),
-        connections: leaving,
-        written_at: rule.origin.to_string(),
-    }
-}
-
-fn print(
-    screen: &mut Screen,
-    lines: &[Line],
-    model: &NatModel,
-    format: Format,
-) -> Result<(), Failure> {
+fn print(screen: &mut Screen, lines: &[Line], format: Format) -> Result<(), Failure> {
     let wide = format == Format::Wide;
     let mut header = vec!["KIND", "TENANT", "NAME", "FROM", "TO", "CONNECTIONS", "STATE"];
     if wide {
@@ -158,7 +106,7 @@ fn print(
         };
         let tone = if line.carried { Tone::Good } else { Tone::Bad };
         let mut cells = vec![
-            plain(line.kind),
+            plain(&line.kind),
             plain(&line.tenant),
             plain(&line.name),
             plain(some(&line.from)),
@@ -173,7 +121,8 @@ fn print(
     }
     table.print(screen)?;
     screen.line("")?;
-    let (mappings, rules) = (model.mappings.len(), model.egress.len());
+    let mappings = lines.iter().filter(|line| line.kind == "mapping").count();
+    let rules = lines.len() - mappings;
     screen.line(format!(
         "{}, {}; next: durward nat diff",
         count(mappings, "mapping"),

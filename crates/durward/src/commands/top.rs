@@ -53,7 +53,13 @@ fn ask(admin: Admin) -> Result<Ledger, Failure> {
     let text = running::get(address, "/metrics", PATIENCE).ok_or_else(|| Failure::Unreachable {
         message: format!("no durward answers at {address}; --admin says where one is"),
     })?;
-    Ok(Ledger::read(&String::from_utf8_lossy(&text)))
+    let text = String::from_utf8_lossy(&text);
+    if !text.contains("durward_build_info") {
+        // Another exporter's metrics would look like a gateway without tenants.
+        let message = format!("what answers at {address} is no durward; --admin says where one is");
+        return Err(Failure::Unreachable { message });
+    }
+    Ok(Ledger::read(&text))
 }
 
 fn totals(ledger: &Ledger) -> Table {

@@ -27,7 +27,14 @@ pub(crate) fn who(arguments: &Who) -> Result<Exit, Failure> {
         .map_err(|error| Failure::Unreachable { message: error.to_string() })?;
     let mut screen = Screen::stdout();
     match arguments.output.format {
-        format @ (Format::Json | Format::Yaml) => screen.value(&uses, format)?,
+        format @ (Format::Json | Format::Yaml) => {
+            screen.value(&uses, format)?;
+            if uses.is_empty() {
+                note(
+                    "only the forward proxy's traffic is recorded; ingress is in the access log, kernel egress is not recorded",
+                );
+            }
+        }
         format => print(&mut screen, &uses, &question, format == Format::Wide)?,
     }
     Ok(if uses.is_empty() { Exit::FailedCheck } else { Exit::Ok })
@@ -97,7 +104,7 @@ fn print(
 ) -> Result<(), Failure> {
     let egress = question.egress;
     if uses.is_empty() {
-        return screen.line(format!("nobody is on record with {egress} then"));
+        return print_nothing(screen, egress);
     }
     let mut header = vec!["TENANT", "IDENTITY", "CLIENT", "METHOD", "HOST", "FROM", "TO"];
     if wide {
@@ -116,12 +123,32 @@ fn print(
             "{endless} without a recorded end: it goes on, or ended with its process"
         ))?;
     }
+    let set = uses.iter().filter(|used| used.clock_set).count();
+    if set > 0 {
+        screen.line(format!(
+            "{set} while the clock was set: the times are those of the records, and may be apart from the duration"
+        ))?;
+    }
     for used in uses.iter().filter(|used| used.altered) {
         let place = format!("{} at byte {}", used.file.display(), used.byte);
         screen
             .line(format!("{} {place}; next: durward audit verify", Tone::Bad.paint("altered:")))?;
     }
     Ok(())
+}
+
+/// Only the forward proxy writes records; what else can leave from an address is said, so that nothing is taken for proof of absence.
+fn print_nothing(screen: &mut Screen, egress: SocketAddr) -> Result<(), Failure> {
+    screen.line(format!(
+        "no request or tunnel of the forward proxy is on record with {egress} then"
+    ))?;
+    screen.line("not recorded in audit files, so look there too:")?;
+    screen.line(format!(
+        "  ingress: what the gateway sent to upstreams is in the access log: grep '\"egress\":\"{egress}\"'"
+    ))?;
+    screen.line(
+        "  kernel egress and port mappings: no record is kept; while it lasts, conntrack -L has it",
+    )
 }
 
 fn row(used: &Use, wide: bool) -> Vec<(String, Tone)> {

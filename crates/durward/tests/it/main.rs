@@ -28,6 +28,7 @@ mod supervise;
 
 mod support;
 mod transparent;
+mod truth;
 mod walkthrough;
 
 /// The root of the repository.

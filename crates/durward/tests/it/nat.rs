@@ -244,7 +244,8 @@ fn list_and_diff_show_what_is_and_what_would_be() {
 
         let before = lab.nat(&["list"]);
         assert_eq!(before.status.code(), Some(1), "{}", stderr(&before));
-        assert!(stdout(&before).contains("not in the kernel yet"), "{}", stdout(&before));
+        let absent = stdout(&before).matches("not in the kernel yet").count();
+        assert_eq!(absent, 2, "the mapping and the egress rule: {}", stdout(&before));
         let would = lab.nat(&["diff"]);
         assert_eq!(would.status.code(), Some(1));
         assert!(
@@ -315,18 +316,65 @@ fn list_and_diff_tell_what_is_rejected_and_kept() {
 }
 
 #[test]
-fn mappings_without_external_interfaces_are_not_ready_and_say_why() {
-    in_namespace("nat::mappings_without_external_interfaces_are_not_ready_and_say_why", || {
+fn mappings_without_external_interfaces_are_a_condition_while_listeners_serve() {
+    let name = "nat::mappings_without_external_interfaces_are_a_condition_while_listeners_serve";
+    in_namespace(name, || {
         let lab = Lab::new();
         lab.write("{port: 8080}");
 
         let child = spawn(lab.dir.path(), ADMIN, &[]);
         let says = || {
-            get(ADMIN, "/readyz?verbose")
-                .is_some_and(|(status, text)| status == 503 && text.contains("--nat-external"))
+            get(ADMIN, "/readyz?verbose").is_some_and(|(status, text)| {
+                status == 200 && text.contains("[!]kernel") && text.contains("--nat-external")
+            })
         };
 
         assert!(eventually_blocking(DEADLINE, says), "{}", child.output());
+    });
+}
+
+#[test]
+fn an_egress_address_that_comes_or_goes_is_shown_without_a_change_of_configuration() {
+    let name =
+        "nat::an_egress_address_that_comes_or_goes_is_shown_without_a_change_of_configuration";
+    in_namespace(name, || {
+        let lab = Lab::new();
+        let address = "203.0.113.9";
+        lab.dir.replace(
+            "acme.yaml",
+            format!(
+                "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: acme}}\nspec:\n  \
+                   egress: {{addresses: [{address}], sources: [10.244.0.0/24]}}\n"
+            ),
+        );
+        let running = lab.start();
+        let says = |here: bool| {
+            let told = || {
+                let text = get(ADMIN, "/readyz?verbose").map(|(_, text)| text).unwrap_or_default();
+                let snapshot = get(ADMIN, "/snapshot").map(|(_, text)| text).unwrap_or_default();
+                let list = stdout(&durward(&["nat", "list"]).output().unwrap());
+                let shown = text.contains(&format!("uses {address}, which is not on this host"));
+                let listed = snapshot.contains(&format!("\"addressesNotHere\":[\"{address}\"]"));
+                let in_list = list.contains(&format!("not on this host: {address}"));
+                list.contains("may leave") && [shown, listed, in_list] == [!here; 3]
+            };
+            let said = eventually_blocking(DEADLINE, told);
+            assert!(said, "{here}: {:?} {}", get(ADMIN, "/readyz?verbose"), running.output());
+        };
+
+        says(false);
+        add_address("ext1", &format!("{address}/24"));
+        says(true);
+        running.wait_for_line_blocking("its addresses are on this host", DEADLINE);
+        let before = running.lines().len();
+        ip(&format!("address del {address}/24 dev ext1"));
+        says(false);
+        let logged = || {
+            let lines = running.lines().split_off(before);
+            lines.iter().any(|line| line.contains("addresses are not on this host"))
+        };
+        assert!(eventually_blocking(DEADLINE, logged), "{}", running.output());
+        assert_eq!(status(ADMIN, "/readyz"), Some(200));
     });
 }
 
@@ -386,7 +434,12 @@ fn explain_knows_what_the_kernel_does() {
     for (arguments, words) in [
         (
             &["203.0.113.1:80", "--client", "192.0.2.9"][..],
-            &["SERVED by desk", "10.0.0.1:80, 10.0.0.2:80", "acme.yaml:"][..],
+            &[
+                "tcp: port mapping desk ",
+                "SERVED by desk",
+                "10.0.0.1:80, 10.0.0.2:80",
+                "acme.yaml:",
+            ][..],
         ),
         (
             &["203.0.113.1:80", "--client", "198.51.100.9"],
@@ -397,7 +450,10 @@ fn explain_knows_what_the_kernel_does() {
             &["REFUSED no_endpoint"],
         ),
         (&["203.0.113.1:53"], &["REFUSED tenant_not_found"]),
-        (&["198.51.100.7:443", "--client", "10.244.3.9"], &["SERVED by egress", "203.0.113.1"]),
+        (
+            &["198.51.100.7:443", "--client", "10.244.3.9"],
+            &[": kernel egress ", "SERVED by egress", "203.0.113.1"],
+        ),
     ] {
         let said = explain(arguments);
         assert!(words.iter().all(|word| said.contains(word)), "{arguments:?}: {said}");

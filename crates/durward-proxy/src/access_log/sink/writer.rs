@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -21,6 +21,7 @@ pub(super) struct Writer {
     kind: &'static str,
     sender: SyncSender<Message>,
     lost: Arc<AtomicU64>,
+    failing: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -41,11 +42,12 @@ impl Writer {
     pub(super) fn start(kind: &'static str, target: Target) -> io::Result<Self> {
         let (sender, messages) = sync_channel(WAITING);
         let lost = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&lost);
+        let failing = Arc::new(AtomicBool::new(false));
+        let (counted, shown) = (Arc::clone(&lost), Arc::clone(&failing));
         let thread = std::thread::Builder::new()
             .name("durward-log".to_owned())
-            .spawn(move || Loop { target, lost: &counted, failing: false }.run(&messages))?;
-        Ok(Self { kind, sender, lost, thread: Mutex::new(Some(thread)) })
+            .spawn(move || Loop::new(target, &counted, &shown).run(&messages))?;
+        Ok(Self { kind, sender, lost, failing, thread: Mutex::new(Some(thread)) })
     }
 
     pub(super) fn kind(&self) -> &'static str {
@@ -54,6 +56,11 @@ impl Writer {
 
     pub(super) fn lost(&self) -> u64 {
         self.lost.load(Relaxed)
+    }
+
+    /// Whether the last write, or the last reopening of the file, failed.
+    pub(super) fn failing(&self) -> bool {
+        self.failing.load(Relaxed)
     }
 
     pub(super) fn offer(&self, bytes: Vec<u8>, lines: u64) {
@@ -96,9 +103,17 @@ struct Loop<'a> {
     target: Target,
     lost: &'a AtomicU64,
     failing: bool,
+    /// The file could not be opened again under its name, so lines go to the old one.
+    detached: bool,
+    /// What others see of `failing` and `detached`.
+    shown: &'a AtomicBool,
 }
 
-impl Loop<'_> {
+impl<'a> Loop<'a> {
+    fn new(target: Target, lost: &'a AtomicU64, shown: &'a AtomicBool) -> Self {
+        Self { target, lost, failing: false, detached: false, shown }
+    }
+
     fn run(mut self, messages: &Receiver<Message>) {
         loop {
             let message = match self.target.due() {
@@ -111,6 +126,7 @@ impl Loop<'_> {
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => self.again(),
             }
+            self.shown.store(self.failing || self.detached || self.target.due().is_some(), Relaxed);
         }
         if let Target::Remote(remote) = &mut self.target {
             self.lost.fetch_add(remote.finish(), Relaxed);
@@ -141,8 +157,12 @@ impl Loop<'_> {
     fn reopen(&mut self) {
         if let Target::File { path, file } = &mut self.target {
             match append(path) {
-                Ok(opened) => *file = opened,
+                Ok(opened) => {
+                    *file = opened;
+                    self.detached = false;
+                }
                 Err(error) => {
+                    self.detached = true;
                     tracing::error!(%error, "a log cannot be opened again; the old file is kept");
                 }
             }

@@ -107,6 +107,51 @@ fn the_one_who_had_the_port_then_is_named_and_nobody_else() {
     );
 }
 
+#[test]
+fn an_ending_dated_before_its_opening_is_paired_by_its_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.log");
+    // A tunnel of 3 s; the clock was set back by 5 s while it was open.
+    let record = |kind: &str, at: i64, total: f64| {
+        let time = Timestamp::from_microsecond(BEGIN + at * SECOND).unwrap();
+        format!(
+            r#"{{"ts":"{time:.6}","kind":"{kind}","id":"stepped","egress":"203.0.113.2:4000","total_ms":{total}}}"#
+        ) + "\n"
+    };
+    let beside = [session("beside", 4000, Some(40), Some(41))];
+    fs::write(&path, record("egress-open", 110, 1.5) + &record("egress-close", 108, 3001.5))
+        .unwrap();
+    write(&path, &beside, Link::default());
+    let at = |from, to| {
+        let uses = who(std::slice::from_ref(&path), &question(4000, from, to), &mut |_, _| true);
+        uses.unwrap()
+    };
+
+    for time in [106, 108, 109, 110, 112] {
+        let uses = at(time, time);
+        assert_eq!(uses.len(), 1, "at {time}");
+        assert!(uses[0].clock_set && uses[0].closed.is_some(), "at {time}: {uses:?}");
+    }
+    assert!(at(120, 120).is_empty() && at(90, 90).is_empty());
+    assert_eq!(at(80, 140).len(), 1, "one use, not an opening and an ending");
+    assert!(!at(40, 40)[0].clock_set);
+}
+
+#[test]
+fn a_clock_set_forward_while_it_was_open_is_told() {
+    let (opened, total) = (Some(10 * SECOND), Some(3 * SECOND));
+
+    assert_eq!(span(opened, Some(13 * SECOND), total), (10 * SECOND, 13 * SECOND, false));
+    assert_eq!(span(opened, Some(73 * SECOND), total), (10 * SECOND, 73 * SECOND, true));
+    assert_eq!(span(opened, Some(8 * SECOND), total), (5 * SECOND, 13 * SECOND, true));
+    let slow_lookup = Some(9 * SECOND);
+    assert_eq!(
+        span(opened, Some(13 * SECOND), slow_lookup),
+        (10 * SECOND, 13 * SECOND, false),
+        "the duration includes what was before the port was taken"
+    );
+}
+
 // S2.49+
 #[test]
 fn a_request_that_went_over_to_another_port_has_not_kept_the_first() {

@@ -2,10 +2,26 @@
 //!
 //! Deliberately absent: lines lost on their way to a sink; those are the process's.
 
+use std::collections::BTreeMap;
+
 use super::Row;
 use super::text::{Kind, Text};
 use crate::audit::Status;
 use crate::metrics::Counter;
+use crate::proxy::SinkStatus;
+
+/// One row per log and kind of sink: 1 when a sink of the kind fails.
+pub(super) fn sinks(text: &mut Text, sinks: &[SinkStatus]) {
+    let mut rows: BTreeMap<(&str, &str), bool> = BTreeMap::new();
+    for sink in sinks {
+        *rows.entry((sink.log, sink.kind)).or_default() |= sink.failing;
+    }
+    let help = "1 while lines of a log cannot be written to a kind of sink.";
+    let mut family = text.family("durward_log_failing", Kind::Gauge, help);
+    for ((log, sink), failing) in rows {
+        family.row(&[("log", log), ("sink", sink)], u64::from(failing));
+    }
+}
 
 /// Without an audit file there are no rows.
 pub(super) fn audit_file(text: &mut Text, audit: Option<Status>) {

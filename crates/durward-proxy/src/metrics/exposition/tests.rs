@@ -7,6 +7,7 @@ use durward_model::EgressAddress;
 
 use super::*;
 use crate::upstream::PortReport;
+use crate::upstream::report::EndpointHealth;
 use crate::upstream::report::EndpointReport;
 
 /// Samples by name and labels.
@@ -146,6 +147,7 @@ fn busy() -> (Metrics, ExpositionState) {
         }],
         log_lost: 4,
         decisions_lost: [("otlp", 6)].into(),
+        sinks: Vec::new(),
         audit: Some(audit::Status { written: 8, lost: 1, sequence: 9, failing: true }),
         files: vec![("clients", 2, 900), ("outward", 3, 900)],
         memory: MemoryState {

@@ -12,8 +12,8 @@ use durward_testkit::client::RawHttp;
 use durward_testkit::process::{eventually, unique_loopback};
 
 use crate::edge::{
-    SOON, Wanted, assert_served, await_refusals, bound, handshakes_failed, http, https,
-    identity_for, serve, tenant, total, trust,
+    SOON, Wanted, assert_served, await_lines, await_refusals, bound, handshakes_failed, http,
+    https, identity_for, serve, serve_with_log, tenant, total, trust,
 };
 
 /// One GET with this identity; whether it was answered.
@@ -86,6 +86,36 @@ async fn only_a_valid_certificate_from_an_allowed_source_comes_in() {
     assert!(is_served(address, None, Some(&without_purpose)).await);
     let through_intermediate = partners.intermediate("issuing").issue(&spec().client());
     assert!(is_served(address, None, Some(&through_intermediate)).await);
+}
+
+#[tokio::test]
+async fn a_refused_certificate_is_named_in_the_access_log_with_readable_times() {
+    let (servers, partners) = (Authority::new("servers"), Authority::new("partners"));
+    let (others, address) = (Authority::new("others"), SocketAddr::from((unique_loopback(), 8443)));
+    let auth = ClientAuth::Required(trust(&[&partners], &[]));
+    let server = identity_for(&servers, address.ip());
+    let (proxy, lines) = serve_with_log(&[with_clients(address, &server, auth)]);
+    let spec = || CertSpec::new().client().common_name("bank\n{\"forged\":1}").serial(0x1f2e);
+
+    let identities = [partners.issue(&spec().expired()), others.issue(&spec())];
+    for identity in &identities {
+        assert!(!is_served(address, None, Some(identity)).await);
+    }
+
+    let lines = await_lines(proxy, &lines, identities.len()).await;
+    for (line, issuer) in lines.iter().zip(["partners", "others"]) {
+        assert_eq!(line["client_subject"], "CN=bank?{\"forged\":1}", "{line}");
+        assert!(line["client_issuer"].as_str().unwrap().contains(issuer), "{line}");
+        assert_eq!(line["client_serial"], "1f:2e", "{line}");
+        for field in ["client_not_before", "client_not_after"] {
+            let time = line[field].as_str().unwrap();
+            assert!(time.starts_with("20") && time.ends_with('Z'), "{field}: {line}");
+        }
+    }
+    let expired = lines[0]["detail"].as_str().unwrap();
+    let end = lines[0]["client_not_after"].as_str().unwrap();
+    assert!(expired.contains(&format!("serial 1f:2e: expired at {end}")), "{expired}");
+    assert!(lines[1]["detail"].as_str().unwrap().contains("no trusted authority issued it"));
 }
 
 // S1.66

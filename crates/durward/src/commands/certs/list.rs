@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -207,7 +208,15 @@ fn pem_files(dir: &Path) -> Result<Vec<(PathBuf, Vec<CertificateDer<'static>>)>,
         .collect::<Result<Vec<_>, _>>()?;
     paths.sort();
     let certificates = |path: PathBuf| {
-        let bytes = fs::read(&path).ok()?;
+        let unread = |error: &std::io::Error| {
+            // Left out silently, a file would look as if it held no certificate.
+            drop(writeln!(
+                anstream::stderr(),
+                "durward: {} cannot be read: {error}",
+                path.display()
+            ));
+        };
+        let bytes = fs::read(&path).inspect_err(unread).ok()?;
         let chain: Vec<_> = CertificateDer::pem_slice_iter(&bytes).flatten().collect();
         (!chain.is_empty()).then_some((path, chain))
     };

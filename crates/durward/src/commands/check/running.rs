@@ -3,7 +3,7 @@
 //! Deliberately absent: a real HTTP client; the admin interface answers HTTP/1.0 with a length.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -12,11 +12,17 @@ use serde::Deserialize;
 
 use crate::cli::Admin;
 use crate::commands::check::Category;
+use crate::digest::Digests;
+
+/// Bytes of an answer at most.
+const MOST: u64 = 256 << 20;
 
 /// What a running process says of itself.
 #[derive(Debug, Default)]
 pub(crate) struct Running {
     answer: Option<Answer>,
+    /// Something answered that is no durward, or refused to say.
+    other: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -26,6 +32,18 @@ struct Answer {
     binds: BTreeMap<SocketAddr, String>,
     #[serde(default)]
     upstreams: Vec<Upstream>,
+    /// Not there in the answers of older versions.
+    digests: Option<Digests>,
+    #[serde(default)]
+    rejected: Vec<NotAccepted>,
+}
+
+/// A document that the running gateway has not wholly accepted.
+#[derive(Debug, Deserialize)]
+struct NotAccepted {
+    kind: String,
+    name: String,
+    outcome: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -46,14 +64,26 @@ impl Running {
 /// Asks; nobody answering is an answer too.
 pub(crate) fn ask(admin: Admin, timeout: Duration) -> Running {
     let Admin::At(address) = admin else { return Running::default() };
-    let answer = get(address, "/snapshot", timeout);
-    Running { answer: answer.and_then(|body| serde_json::from_slice(&body).ok()) }
+    match fetch(address, "/snapshot", timeout) {
+        Err(_) => Running::default(),
+        Ok((200, body)) => match serde_json::from_slice(&body) {
+            Ok(answer) => Running { answer: Some(answer), other: None },
+            Err(error) => Running { answer: None, other: Some(error.to_string()) },
+        },
+        Ok((status, _)) => Running { answer: None, other: Some(format!("status {status}")) },
+    }
 }
 
 /// What the running process says about its listeners and upstreams.
 pub(crate) fn check(admin: Admin, running: &Running, snapshot: &Snapshot) -> Category {
     let mut category = Category::new("running gateway");
     let Admin::At(address) = admin else { return category };
+    if let Some(other) = &running.other {
+        let sentence =
+            format!("what answers at {address} is no durward that can be asked ({other})");
+        category.warn(sentence, "--admin ADDRESS:PORT names the admin interface");
+        return category;
+    }
     let Some(answer) = &running.answer else {
         category.ok(format!("none answers at {address}"));
         return category;
@@ -64,6 +94,7 @@ pub(crate) fn check(admin: Admin, running: &Running, snapshot: &Snapshot) -> Cat
             category.error(format!("{bind}: {state}"), "");
         }
     }
+    documents(&mut category, answer, snapshot);
     for upstream in answer.upstreams.iter().filter(|upstream| upstream.state != "healthy") {
         category.warn(
             format!(
@@ -76,15 +107,80 @@ pub(crate) fn check(admin: Admin, running: &Running, snapshot: &Snapshot) -> Cat
     category
 }
 
+/// Differences shown at most.
+const SHOWN: usize = 10;
+
+/// Compares what is served with what the files say.
+fn documents(category: &mut Category, answer: &Answer, snapshot: &Snapshot) {
+    let Some(served) = &answer.digests else {
+        category.warn("it is of a version that cannot be compared with the files", "");
+        return;
+    };
+    let differences = served.differences(&Digests::of(snapshot));
+    if differences.is_empty() {
+        category.ok("it serves what the files say, secrets aside");
+    }
+    for difference in differences.iter().take(SHOWN) {
+        category.warn(
+            difference.to_string(),
+            "see: durward explain --running; a running gateway that does not watch its files reloads on SIGHUP",
+        );
+    }
+    if differences.len() > SHOWN {
+        category.warn(format!("and {} more differences", differences.len() - SHOWN), "");
+    }
+    for document in answer.rejected.iter().take(SHOWN) {
+        let NotAccepted { kind, name, outcome } = document;
+        let outcome = match outcome.as_str() {
+            "KeptLastGood" => "rejected, last good kept",
+            "Partial" => "partly accepted",
+            _ => "rejected",
+        };
+        category.warn(
+            format!("it has not wholly accepted {kind} {name}: {outcome}"),
+            "see: durward validate, and rejected in /snapshot",
+        );
+    }
+}
+
 /// The body of a 200 answer.
 pub(crate) fn get(address: SocketAddr, path: &str, timeout: Duration) -> Option<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&address, timeout).ok()?;
-    stream.set_read_timeout(Some(timeout)).ok()?;
-    stream.set_write_timeout(Some(timeout)).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;
+    let (status, body) = fetch(address, path, timeout).ok()?;
+    (status == 200).then_some(body)
+}
+
+/// Status and body of the answer to a GET.
+pub(crate) fn fetch(
+    address: SocketAddr,
+    path: &str,
+    timeout: Duration,
+) -> io::Result<(u16, Vec<u8>)> {
+    exchange(address, &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n"), timeout)
+}
+
+/// Status and body of the answer to a POST of JSON.
+pub(crate) fn post(
+    address: SocketAddr,
+    path: &str,
+    json: &str,
+    timeout: Duration,
+) -> io::Result<(u16, Vec<u8>)> {
+    let length = json.len();
+    let head =
+        format!("POST {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\n");
+    exchange(address, &format!("{head}Content-Length: {length}\r\n\r\n{json}"), timeout)
+}
+
+fn exchange(address: SocketAddr, request: &str, timeout: Duration) -> io::Result<(u16, Vec<u8>)> {
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
-    stream.take(256 << 20).read_to_end(&mut answer).ok()?;
-    let head = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
-    let ok = answer.starts_with(b"HTTP/1.0 200") || answer.starts_with(b"HTTP/1.1 200");
-    ok.then(|| answer.split_off(head + 4))
+    stream.take(MOST).read_to_end(&mut answer)?;
+    let no_http = || io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP");
+    let head = answer.windows(4).position(|four| four == b"\r\n\r\n").ok_or_else(no_http)?;
+    let line = String::from_utf8_lossy(answer.get(..head).unwrap_or_default()).into_owned();
+    let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok((status.ok_or_else(no_http)?, answer.split_off(head + 4)))
 }

@@ -29,7 +29,11 @@ fn explain_says_whose_a_client_is_and_which_rule_decides() {
     let dir = two_tenants();
 
     for (client, host, wanted) in [
-        ("172.16.28.9", "bank.example:443", &["tenant a", "allow[0]", "203.0.113.2", "SERVED"][..]),
+        (
+            "172.16.28.9",
+            "bank.example:443",
+            &["tenant a", "allow[0]", "203.0.113.2", "SERVED", ": tunnel to bank.example:443 "][..],
+        ),
         ("172.16.28.9", "evil.example:443", &["default denies a tunnel", "REFUSED policy_denied"]),
         ("172.16.28.9", "bank.example:25", &["no-mail denies", "REFUSED policy_denied"]),
         ("172.16.28.9", "169.254.169.254:443", &["REFUSED policy_denied"]),

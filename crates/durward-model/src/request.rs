@@ -1,0 +1,89 @@
+//! The host of a request: its one form for matching, and whether a TLS session may carry it.
+//!
+//! The proxy and `explain` both decide by these functions.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+/// Returns the host as routes compare it: lower case, without a trailing dot. `host` has no port.
+#[must_use]
+pub fn normal_host(host: &str) -> Cow<'_, str> {
+    let host = if host.len() > 1 { host.strip_suffix('.').unwrap_or(host) } else { host };
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    }
+}
+
+/// Returns true when a request for `host` may come in a TLS session for `sni` (RFC 9110 §7.4): they are equal, or one of them is
+/// an address or absent. `host` is in the form of [`normal_host`].
+#[must_use]
+pub fn is_directed(sni: Option<&str>, host: &str) -> bool {
+    let is_address = |name: &str| name.parse::<IpAddr>().is_ok();
+    sni.is_none_or(|sni| {
+        let sni = sni.strip_suffix('.').unwrap_or(sni);
+        sni.eq_ignore_ascii_case(host) || is_address(host) || is_address(sni)
+    })
+}
+
+/// Splits a `Host` field into host and port; the brackets of an IPv6 address are taken off.
+#[must_use]
+pub fn split_host(field: &str) -> (&str, Option<u16>) {
+    if let Some(rest) = field.strip_prefix('[')
+        && let Some((host, port)) = rest.split_once(']')
+    {
+        return (host, port.strip_prefix(':').and_then(|port| port.parse().ok()));
+    }
+    match field.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') => match port.parse() {
+            Ok(port) => (host, Some(port)),
+            Err(_) => (field, None),
+        },
+        _ => (field, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_one_form() {
+        for (written, normal) in [
+            ("app.example", "app.example"),
+            ("App.Example.", "app.example"),
+            (".", "."),
+            ("", ""),
+            ("192.0.2.1", "192.0.2.1"),
+        ] {
+            assert_eq!(normal_host(written), normal, "{written}");
+        }
+    }
+
+    #[test]
+    fn a_session_carries_its_own_name_and_addresses_only() {
+        for (sni, host, carried) in [
+            (Some("app.example"), "app.example", true),
+            (Some("APP.example."), "app.example", true),
+            (Some("other.example"), "app.example", false),
+            (Some("other.example"), "192.0.2.1", true),
+            (None, "app.example", true),
+        ] {
+            assert_eq!(is_directed(sni, host), carried, "{sni:?} {host}");
+        }
+    }
+
+    #[test]
+    fn a_host_field_is_split_at_its_port() {
+        for (field, host, port) in [
+            ("app.example:8443", "app.example", Some(8443)),
+            ("app.example", "app.example", None),
+            ("[2001:db8::1]:80", "2001:db8::1", Some(80)),
+            ("[2001:db8::1]", "2001:db8::1", None),
+            ("2001:db8::1", "2001:db8::1", None),
+        ] {
+            assert_eq!(split_host(field), (host, port), "{field}");
+        }
+    }
+}

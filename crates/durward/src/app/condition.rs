@@ -1,0 +1,104 @@
+//! Conditions: things that do not work now, each with the tenant and the object it concerns.
+
+use durward_model::TenantId;
+use serde::{Deserialize, Serialize};
+
+/// Kind of object that a condition concerns; the label `kind` of `durward_problems`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    /// A document that is rejected, partly accepted, or served as it last was.
+    Document,
+    /// A listener that nothing can arrive at.
+    Listener,
+    /// An address that traffic would leave from and that is not on this host.
+    EgressAddress,
+    /// A certificate that is expired, ends soon, or does not name its address.
+    Certificate,
+    /// An upstream without a usable endpoint.
+    Upstream,
+    /// A mapping, an egress rule or a parameter of the kernel.
+    Kernel,
+    /// The audit file.
+    Audit,
+    /// A sink of log lines.
+    Log,
+}
+
+impl Kind {
+    /// The word for the metric label, the one that is also serialised.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Document => "document",
+            Self::Listener => "listener",
+            Self::EgressAddress => "egress_address",
+            Self::Certificate => "certificate",
+            Self::Upstream => "upstream",
+            Self::Kernel => "kernel",
+            Self::Audit => "audit",
+            Self::Log => "log",
+        }
+    }
+}
+
+/// One thing that does not work now.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct Condition {
+    /// Kind of the object.
+    pub(crate) kind: Kind,
+    /// The tenant that suffers; `None` for the process as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tenant: Option<TenantId>,
+    /// The object: an address, a document, an upstream.
+    pub(crate) subject: String,
+    /// What is wrong with it, without its name.
+    pub(crate) sentence: String,
+}
+
+impl Condition {
+    /// A condition of one tenant.
+    pub(crate) fn of(
+        kind: Kind,
+        tenant: &TenantId,
+        subject: impl ToString,
+        sentence: impl Into<String>,
+    ) -> Self {
+        let (subject, sentence) = (subject.to_string(), sentence.into());
+        Self { kind, tenant: Some(tenant.clone()), subject, sentence }
+    }
+
+    /// A condition of the process.
+    pub(crate) fn process(kind: Kind, subject: impl ToString, sentence: impl Into<String>) -> Self {
+        Self { kind, tenant: None, subject: subject.to_string(), sentence: sentence.into() }
+    }
+}
+
+impl std::fmt::Display for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(tenant) = &self.tenant {
+            write!(f, "{tenant}: ")?;
+        }
+        write!(f, "{} {}", self.subject, self.sentence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_label_is_the_serialised_word() {
+        for kind in [
+            Kind::Document,
+            Kind::Listener,
+            Kind::EgressAddress,
+            Kind::Certificate,
+            Kind::Upstream,
+            Kind::Kernel,
+            Kind::Audit,
+            Kind::Log,
+        ] {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.word());
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The checks one by one: pure functions of the facts.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use durward_model::verdict::{Outcome, Severity, Verdict};
+use durward_model::{EgressAddress, Listener, Service, Tenant, TenantId};
+use durward_nat::MappingReport;
+use durward_proxy::UpstreamReport;
+use durward_proxy::proxy::BindState;
+
+use super::certificates::certificates;
+use super::{Check, Facts};
+use crate::app::condition::{Condition, Kind};
+
+pub(super) fn all(facts: &Facts<'_>) -> Vec<Check> {
+    let draining = Check {
+        fault: facts.draining.then(|| "the process is stopping".to_owned()),
+        ..Check::new("draining", "no".to_owned())
+    };
+    let always = [configuration(facts), documents(facts), listeners(facts), draining];
+    let asked = [egress(facts), certificates(facts), upstreams(facts), kernel(facts)];
+    let records = [audit(facts), logs(facts)];
+    always.into_iter().chain(asked.into_iter().chain(records).flatten()).collect()
+}
+
+fn configuration(facts: &Facts<'_>) -> Check {
+    let snapshot = &facts.view.snapshot;
+    let (generation, tenants) = (snapshot.generation, snapshot.tenants.len());
+    let mut check =
+        Check::new("configuration", format!("generation {generation}, {tenants} tenants"));
+    check.fault = (tenants == 0).then(|| "no tenant is served".to_owned());
+    check
+}
+
+fn documents(facts: &Facts<'_>) -> Check {
+    let verdicts = &facts.view.verdicts.verdicts;
+    let accepted = verdicts.iter().filter(|one| one.outcome == Outcome::Accepted).count();
+    let state = format!("{accepted} of {} accepted", verdicts.len());
+    let bad = verdicts.iter().filter(|verdict| verdict.outcome != Outcome::Accepted);
+    Check { conditions: bad.map(document).collect(), ..Check::new("documents", state) }
+}
+
+fn document(verdict: &Verdict) -> Condition {
+    Condition {
+        kind: Kind::Document,
+        tenant: tenant_of(verdict),
+        subject: format!("{} {}", verdict.kind, verdict.name),
+        sentence: format!("is {}: {}", verdict.outcome, why(verdict)),
+    }
+}
+
+/// The tenant that a document defines, where that is the document's own name.
+pub(super) fn tenant_of(verdict: &Verdict) -> Option<TenantId> {
+    (&*verdict.kind == "Tenant").then(|| TenantId::new(&verdict.name).ok()).flatten()
+}
+
+/// The first error with its place, and how many more there are.
+pub(crate) fn why(verdict: &Verdict) -> String {
+    let mut errors = verdict.findings.iter().filter(|one| one.severity == Severity::Error);
+    let Some(first) = errors.next() else { return format!("see {}", verdict.origin) };
+    match errors.count() {
+        0 => format!("{}: {first}", first.origin),
+        more => format!("{}: {first} (and {more} more)", first.origin),
+    }
+}
+
+fn listeners(facts: &Facts<'_>) -> Check {
+    let binds = facts.status.map_or(&[][..], |status| &status.binds);
+    let bound = binds.iter().filter(|bind| bind.state == BindState::Bound).count();
+    let mut check = Check::new("listeners", format!("{bound} of {} bound", binds.len()));
+    let without = binds.is_empty() && has_kernel_share(facts);
+    check.fault = (bound == 0 && !without).then(|| format!("none of {} is bound", binds.len()));
+    for bind in binds {
+        let sentence = match &bind.state {
+            BindState::Bound => continue,
+            BindState::AddressNotLocal => "is not on this host".to_owned(),
+            BindState::Failed(error) => format!("cannot be bound: {error}"),
+        };
+        let configured = facts.view.snapshot.binds.get(&bind.address);
+        let tenants: BTreeSet<&TenantId> =
+            configured.iter().flat_map(|bind| &bind.listeners).map(|one| &one.tenant).collect();
+        let of = |tenant| Condition::of(Kind::Listener, tenant, bind.address, &sentence);
+        check.conditions.extend(tenants.into_iter().map(of));
+    }
+    for problem in facts.status.iter().flat_map(|status| &status.problems) {
+        let subject = problem.listener.as_deref().unwrap_or("every listener");
+        let sentence = format!("cannot be served: {}", problem.sentence);
+        check.conditions.push(Condition::of(Kind::Listener, &problem.tenant, subject, sentence));
+    }
+    check
+}
+
+fn has_kernel_share(facts: &Facts<'_>) -> bool {
+    let nat = &facts.view.snapshot.nat;
+    !(nat.mappings.is_empty() && nat.egress.is_empty())
+}
+
+fn forwards(listener: &Arc<Listener>) -> bool {
+    matches!(listener.service, Service::Forward(_))
+}
+
+/// Whether the proxy opens connections for the tenant. What only the kernel carries is judged by the kernel plane.
+fn dials_out(tenant: &Tenant) -> bool {
+    let mut listeners = tenant.listeners.iter().chain(&tenant.transparent).peekable();
+    let accepts = listeners.peek().is_some();
+    accepts && (!tenant.upstreams.is_empty() || listeners.any(forwards))
+}
+
+fn egress(facts: &Facts<'_>) -> Option<Check> {
+    let tenants = facts.view.snapshot.tenants.values();
+    let dialling: Vec<_> = tenants.filter(|tenant| dials_out(tenant)).collect();
+    if dialling.is_empty() {
+        return None;
+    }
+    let (mut conditions, mut addresses, mut cut_off) = (Vec::new(), 0, 0);
+    for tenant in &dialling {
+        let is_absent = |address: &&EgressAddress| !facts.present.has(address.0);
+        let absent: Vec<_> = tenant.egress.iter().filter(is_absent).collect();
+        addresses += tenant.egress.len();
+        let all = absent.len() == tenant.egress.len();
+        cut_off += usize::from(all);
+        let sentence = if all {
+            "is not on this host: every request and tunnel of the tenant is refused with egress_address"
+        } else {
+            "is not on this host: nothing leaves from it"
+        };
+        let of = |address| Condition::of(Kind::EgressAddress, &tenant.id, address, sentence);
+        conditions.extend(absent.into_iter().map(of));
+    }
+    let here = addresses - conditions.len();
+    let mut check = Check::new("egress", format!("{here} of {addresses} addresses on this host"));
+    let nothing_else =
+        dialling.len() == facts.view.snapshot.tenants.len() && !has_kernel_share(facts);
+    let nothing = cut_off == dialling.len() && nothing_else;
+    let fault = "no tenant has an egress address on this host: every request is refused";
+    check.fault = nothing.then(|| fault.to_owned());
+    check.conditions = conditions;
+    Some(check)
+}
+
+fn upstreams(facts: &Facts<'_>) -> Option<Check> {
+    let tenants = facts.status.iter().flat_map(|status| &status.tenants);
+    let all: Vec<&UpstreamReport> = tenants.flat_map(|tenant| &tenant.upstreams).collect();
+    if all.is_empty() {
+        return None;
+    }
+    let is_down = |one: &&&UpstreamReport| !one.endpoints.iter().any(|one| one.state.is_usable());
+    let conditions: Vec<_> = all.iter().filter(is_down).map(|one| upstream(one)).collect();
+    let usable = all.len() - conditions.len();
+    let state = format!("{usable} of {} with a usable endpoint", all.len());
+    Some(Check { conditions, ..Check::new("upstreams", state) })
+}
+
+fn upstream(report: &UpstreamReport) -> Condition {
+    let endpoints: Vec<String> =
+        report.endpoints.iter().map(|one| format!("{} is {}", one.address, one.state)).collect();
+    let sentence = format!("has no usable endpoint: {}", endpoints.join(", "));
+    Condition::of(Kind::Upstream, &report.tenant, format!("upstream {}", report.name), sentence)
+}
+
+fn kernel(facts: &Facts<'_>) -> Option<Check> {
+    let kernel = facts.kernel?;
+    let carried = |of: &[MappingReport]| of.iter().filter(|one| one.rejected.is_none()).count();
+    let (report, (mappings, rules)) = (&kernel.report, kernel.wanted);
+    let all = || report.mappings.iter().chain(&report.egress);
+    let absent: usize = all().map(|one| one.foreign_addresses.len()).sum();
+    let mut state = format!(
+        "{} of {mappings} mappings, {} of {rules} egress rules in the kernel",
+        carried(&report.mappings),
+        carried(&report.egress),
+    );
+    if absent > 0 {
+        state.push_str(&format!(", {absent} of their addresses not on this host"));
+    }
+    let mut check = Check::new("kernel", state);
+    for one in all() {
+        let of = |sentence| Condition::of(Kind::Kernel, &one.tenant, &one.name, sentence);
+        if let Some(why) = &one.rejected {
+            check.conditions.push(of(format!("is left out of the kernel: {why}")));
+        } else {
+            let absent = one.foreign_addresses.iter();
+            let sentence = |ip| format!("uses {ip}, which is not on this host");
+            check.conditions.extend(absent.map(|ip| of(sentence(ip))));
+        }
+    }
+    let host = report.host.iter();
+    check.conditions.extend(host.map(|one| Condition::process(Kind::Kernel, "host:", one)));
+    // A tenant's document must not take the gateway away from the others where the operator never asked for the kernel plane.
+    let nothing_else = facts.view.snapshot.binds.is_empty();
+    match &kernel.fault {
+        Some(fault) if kernel.enabled || nothing_else => check.fault = Some(fault.clone()),
+        Some(fault) => check.conditions.push(Condition::process(Kind::Kernel, "plane:", fault)),
+        None => {}
+    }
+    Some(check)
+}
+
+fn audit(facts: &Facts<'_>) -> Option<Check> {
+    let audit = facts.status?.audit?;
+    let mut check = Check::new("audit", format!("record {} written", audit.sequence));
+    if audit.failing {
+        let sentence = "cannot be written: the forward proxy lets nothing new out";
+        check.conditions.push(Condition::process(Kind::Audit, "the audit file", sentence));
+        let mut all = facts.view.snapshot.binds.values().flat_map(|bind| &bind.listeners);
+        let nothing_else = all.all(forwards) && !has_kernel_share(facts);
+        let fault = "the audit file cannot be written, and all traffic needs a record in it";
+        check.fault = nothing_else.then(|| fault.to_owned());
+    }
+    Some(check)
+}
+
+fn logs(facts: &Facts<'_>) -> Option<Check> {
+    let sinks = facts.status.map_or(&[][..], |status| &status.sinks);
+    if sinks.is_empty() {
+        return None;
+    }
+    let lost: u64 = sinks.iter().map(|sink| sink.lost).sum();
+    let failing = sinks.iter().filter(|sink| sink.failing);
+    let conditions: BTreeSet<Condition> = failing
+        .map(|sink| {
+            let sentence = format!("of the {} log cannot be written: lines are lost", sink.log);
+            Condition::process(Kind::Log, format!("{} sink", sink.kind), sentence)
+        })
+        .collect();
+    let conditions = conditions.into_iter().collect();
+    Some(Check { conditions, ..Check::new("logs", format!("{lost} lines lost since the start")) })
+}
+
+#[cfg(test)]
+#[path = "checks_tests.rs"]
+mod tests;

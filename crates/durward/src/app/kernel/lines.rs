@@ -1,0 +1,103 @@
+//! One line per mapping and egress rule: what it is, what the kernel does with it now, and how much.
+//!
+//! `durward nat list` prints these lines, whether it reads the kernel itself or asks a running gateway.
+
+use durward_model::mapping::{KernelEgress, NatModel, PortMapping};
+use durward_nat::{MappingReport, Nat, NatError, Report};
+use serde::{Deserialize, Serialize};
+
+/// A mapping or egress rule.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Line {
+    /// `mapping` or `egress`.
+    pub(crate) kind: String,
+    pub(crate) tenant: String,
+    pub(crate) name: String,
+    /// `addresses ports` or `sources`.
+    pub(crate) from: Vec<String>,
+    pub(crate) to: Vec<String>,
+    pub(crate) state: String,
+    pub(crate) carried: bool,
+    /// Since the ports were last changed.
+    pub(crate) connections: u64,
+    pub(crate) written_at: String,
+}
+
+/// The lines of `model`, whose report is `report`, with what `plane` reads in the kernel now.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub(crate) fn lines(plane: &Nat, model: &NatModel, report: &Report) -> Result<Vec<Line>, NatError> {
+    let carried = plane.carried(model)?;
+    let begun = plane.begun(model)?;
+    let leaving = plane.leaving()?;
+    let mut lines = Vec::with_capacity(model.mappings.len() + model.egress.len());
+    let mappings = model.mappings.iter().zip(&report.mappings).zip(carried.mappings).zip(begun);
+    for (((mapping, report), carried), begun) in mappings {
+        lines.push(mapping_line(mapping, report, carried, begun));
+    }
+    for ((rule, report), carried) in model.egress.iter().zip(&report.egress).zip(carried.egress) {
+        let of_rule = leaving
+            .iter()
+            .filter(|(address, _)| rule.addresses.iter().any(|range| range.contains(**address)));
+        let connections = of_rule.map(|(_, leaving)| leaving.connections).sum();
+        lines.push(egress_line(rule, report, carried, connections));
+    }
+    Ok(lines)
+}
+
+fn state(report: &MappingReport, carried: bool, good: &str) -> String {
+    match (&report.rejected, carried, report.foreign_addresses.as_slice()) {
+        (Some(why), ..) => format!("left out: {why}"),
+        (None, false, _) => "not in the kernel yet".to_owned(),
+        (None, true, []) => good.to_owned(),
+        (None, true, foreign) => {
+            let foreign: Vec<String> = foreign.iter().map(ToString::to_string).collect();
+            format!("{good}, not on this host: {}", foreign.join(", "))
+        }
+    }
+}
+
+fn mapping_line(mapping: &PortMapping, report: &MappingReport, carried: bool, begun: u64) -> Line {
+    let from = mapping.addresses.iter().flat_map(|address| {
+        let ports = mapping.ports.iter();
+        ports.map(move |port| format!("{address} {} {}", port.protocol, port.ports))
+    });
+    let to = mapping.ports.iter().flat_map(|port| {
+        let all = port.endpoints(true).into_iter().chain(port.endpoints(false));
+        all.map(|(address, port)| match port {
+            Some(port) => std::net::SocketAddr::new(address, port).to_string(),
+            None => address.to_string(),
+        })
+    });
+    let mut to: Vec<String> = to.collect();
+    to.sort();
+    to.dedup();
+    let state = state(report, carried, "in the kernel");
+    Line {
+        kind: "mapping".to_owned(),
+        tenant: mapping.tenant.to_string(),
+        name: mapping.name.to_string(),
+        from: from.collect(),
+        to,
+        carried: carried && report.rejected.is_none(),
+        state,
+        connections: begun,
+        written_at: mapping.origin.to_string(),
+    }
+}
+
+fn egress_line(rule: &KernelEgress, report: &MappingReport, carried: bool, leaving: u64) -> Line {
+    Line {
+        kind: "egress".to_owned(),
+        tenant: rule.tenant.to_string(),
+        name: rule.name.to_string(),
+        from: rule.sources.iter().map(ToString::to_string).collect(),
+        to: rule.addresses.iter().map(ToString::to_string).collect(),
+        carried: carried && report.rejected.is_none(),
+        state: state(report, carried, "may leave"),
+        connections: leaving,
+        written_at: rule.origin.to_string(),
+    }
+}

@@ -1,0 +1,199 @@
+//! The answer of `/snapshot`: what is served, what was rejected and why, and what does not work now, tenant by tenant.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use durward_model::verdict::{Outcome, Verdict};
+use durward_model::{Tenant, TenantId};
+use durward_nat::MappingReport;
+use durward_proxy::EndpointHealth;
+use durward_proxy::proxy::{BindState, Status};
+use serde::Serialize;
+
+use super::condition::Condition;
+use super::health::{Facts, Health, KernelFacts};
+use crate::digest::Digests;
+
+/// The whole answer.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Report<'a> {
+    version: &'static str,
+    generation: u64,
+    ready: bool,
+    draining: bool,
+    binds: BTreeMap<String, String>,
+    connections: BTreeMap<&'a TenantId, u64>,
+    upstreams: Vec<EndpointRow<'a>>,
+    accepted: Vec<&'a Verdict>,
+    rejected: Vec<&'a Verdict>,
+    tenants: &'a BTreeMap<TenantId, Arc<Tenant>>,
+    /// Conditions by tenant; a tenant without any is not listed.
+    tenant_conditions: BTreeMap<&'a TenantId, Vec<&'a Condition>>,
+    /// Conditions of the process as a whole.
+    conditions: Vec<&'a Condition>,
+    digests: Digests,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<KernelReport<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit: Option<AuditReport>,
+    logs: Vec<LogReport>,
+}
+
+/// One endpoint of an upstream.
+#[derive(Serialize)]
+struct EndpointRow<'a> {
+    tenant: &'a TenantId,
+    upstream: &'a str,
+    endpoint: &'a str,
+    state: EndpointHealth,
+    active: u32,
+    failures: u32,
+}
+
+/// State of the kernel plane.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct KernelReport<'a> {
+    fault: Option<&'a str>,
+    owns_table: bool,
+    host: &'a [String],
+    mappings: Vec<KernelRow<'a>>,
+    egress: Vec<KernelRow<'a>>,
+}
+
+/// One mapping or egress rule.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct KernelRow<'a> {
+    tenant: &'a TenantId,
+    name: &'a str,
+    state: String,
+    addresses_not_here: &'a [std::net::IpAddr],
+}
+
+/// State of the audit file.
+#[derive(Serialize)]
+struct AuditReport {
+    failing: bool,
+    sequence: u64,
+    written: u64,
+    lost: u64,
+}
+
+/// State of one sink.
+#[derive(Serialize)]
+struct LogReport {
+    log: &'static str,
+    sink: &'static str,
+    failing: bool,
+    lost: u64,
+}
+
+impl<'a> Report<'a> {
+    /// The report of these facts.
+    pub(crate) fn new(facts: &Facts<'a>, health: &'a Health) -> Self {
+        let Facts { view, status, kernel, draining, .. } = *facts;
+        let verdicts: &'a [Verdict] = &view.verdicts.verdicts;
+        let (accepted, rejected) =
+            verdicts.iter().partition(|verdict| verdict.outcome == Outcome::Accepted);
+        let tenants = status.iter().flat_map(|status| &status.tenants);
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            generation: view.snapshot.generation,
+            ready: health.fault().is_none(),
+            draining,
+            binds: binds(status),
+            connections: tenants.map(|tenant| (&tenant.tenant, tenant.connections)).collect(),
+            upstreams: upstreams(status),
+            accepted,
+            rejected,
+            tenants: &view.snapshot.tenants,
+            tenant_conditions: by_tenant(health),
+            conditions: health.conditions().filter(|one| one.tenant.is_none()).collect(),
+            digests: Digests::of(&view.snapshot),
+            kernel: kernel.map(kernel_report),
+            audit: status.and_then(audit),
+            logs: status.map(logs).unwrap_or_default(),
+        }
+    }
+}
+
+fn binds(status: Option<&Status>) -> BTreeMap<String, String> {
+    let state = |state: &BindState| match state {
+        BindState::Bound => "bound".to_owned(),
+        BindState::AddressNotLocal => "the address is not on this host".to_owned(),
+        BindState::Failed(error) => format!("failed: {error}"),
+    };
+    let binds = status.iter().flat_map(|status| &status.binds);
+    binds.map(|bind| (bind.address.to_string(), state(&bind.state))).collect()
+}
+
+/// Every endpoint and its state.
+fn upstreams(status: Option<&Status>) -> Vec<EndpointRow<'_>> {
+    let tenants = status.into_iter().flat_map(|status| &status.tenants);
+    let reports = tenants.flat_map(|tenant| &tenant.upstreams);
+    reports
+        .flat_map(|report| {
+            report.endpoints.iter().map(move |endpoint| EndpointRow {
+                tenant: &report.tenant,
+                upstream: &report.name,
+                endpoint: &endpoint.address,
+                state: endpoint.state,
+                active: endpoint.active,
+                failures: endpoint.failures,
+            })
+        })
+        .collect()
+}
+
+fn by_tenant(health: &Health) -> BTreeMap<&TenantId, Vec<&Condition>> {
+    let mut by_tenant: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for condition in health.conditions() {
+        if let Some(tenant) = &condition.tenant {
+            by_tenant.entry(tenant).or_default().push(condition);
+        }
+    }
+    by_tenant
+}
+
+fn kernel_report(facts: &KernelFacts) -> KernelReport<'_> {
+    KernelReport {
+        fault: facts.fault.as_deref(),
+        owns_table: facts.owns_table,
+        host: &facts.report.host,
+        mappings: facts.report.mappings.iter().map(kernel_row).collect(),
+        egress: facts.report.egress.iter().map(kernel_row).collect(),
+    }
+}
+
+fn kernel_row(report: &MappingReport) -> KernelRow<'_> {
+    let in_kernel = || match report.foreign_addresses.is_empty() {
+        true => "in the kernel".to_owned(),
+        false => "in the kernel, addresses not on this host".to_owned(),
+    };
+    KernelRow {
+        tenant: &report.tenant,
+        name: &report.name,
+        state: report.rejected.as_ref().map_or_else(in_kernel, ToString::to_string),
+        addresses_not_here: &report.foreign_addresses,
+    }
+}
+
+fn audit(status: &Status) -> Option<AuditReport> {
+    let audit = status.audit?;
+    let (failing, sequence) = (audit.failing, audit.sequence);
+    Some(AuditReport { failing, sequence, written: audit.written, lost: audit.lost })
+}
+
+fn logs(status: &Status) -> Vec<LogReport> {
+    let sinks = status.sinks.iter();
+    sinks
+        .map(|sink| LogReport {
+            log: sink.log,
+            sink: sink.kind,
+            failing: sink.failing,
+            lost: sink.lost,
+        })
+        .collect()
+}

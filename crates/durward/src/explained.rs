@@ -1,0 +1,59 @@
+//! An explanation with what it was made from: files or a running gateway, and the documents that are not in it.
+
+use durward_model::explain::{self, Explanation, Question};
+use durward_model::verdict::Outcome;
+use durward_model::{Snapshot, Verdicts};
+use serde::{Deserialize, Serialize};
+
+use crate::app::health::why;
+
+/// Documents named at most.
+const NAMED: usize = 20;
+
+/// An explanation and its sources.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Explained {
+    #[serde(flatten)]
+    pub(crate) explanation: Explanation,
+    /// Generation of the running gateway that answered; `None` when files were asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) generation: Option<u64>,
+    /// Documents that are not wholly accepted.
+    #[serde(default)]
+    pub(crate) not_accepted: Vec<NotAccepted>,
+    /// How many more of them there are.
+    #[serde(default)]
+    pub(crate) more_not_accepted: usize,
+}
+
+/// A document that is not, or only partly, in an explanation.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct NotAccepted {
+    pub(crate) kind: String,
+    pub(crate) name: String,
+    /// `rejected`, `partly accepted` or `rejected, last good kept`.
+    pub(crate) outcome: String,
+    /// Its first error, with file and line.
+    pub(crate) why: String,
+}
+
+impl Explained {
+    /// Answers `question` from a snapshot and the verdicts beside it.
+    pub(crate) fn new(snapshot: &Snapshot, verdicts: &Verdicts, question: &Question) -> Self {
+        let verdicts = verdicts.verdicts.iter();
+        let bad: Vec<_> = verdicts.filter(|verdict| verdict.outcome != Outcome::Accepted).collect();
+        let named = bad.iter().take(NAMED).map(|verdict| NotAccepted {
+            kind: verdict.kind.to_string(),
+            name: verdict.name.to_string(),
+            outcome: verdict.outcome.to_string(),
+            why: why(verdict),
+        });
+        Self {
+            explanation: explain::explain(snapshot, question),
+            generation: None,
+            not_accepted: named.collect(),
+            more_not_accepted: bad.len().saturating_sub(NAMED),
+        }
+    }
+}
