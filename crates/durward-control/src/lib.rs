@@ -7,6 +7,7 @@ pub mod certificate;
 pub mod compile;
 pub mod excerpt;
 mod field;
+pub mod file_roots;
 pub mod isolation;
 pub mod migrate;
 pub mod place;
@@ -18,6 +19,7 @@ pub mod spec;
 pub mod suggest;
 
 pub use compile::{Compiled, compile};
+pub use file_roots::FileRoots;
 pub use publish::Publisher;
 pub use resources::{Document, Resources, Source};
 pub use source::file::FileSource;

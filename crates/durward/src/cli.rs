@@ -102,6 +102,15 @@ pub(crate) struct ConfigArgs {
     /// A document, a routing.json, or a directory of documents; may be repeated [env: DURWARD_CONFIG (`:` between paths), ROUTING_CONFIG_PATH]
     #[arg(short = 'c', long = "config", value_name = "FILE|DIR")]
     pub(crate) config: Vec<PathBuf>,
+    /// Where documents may name files, beside their own directory; may be repeated
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "DURWARD_FILES_ROOT",
+        hide_env_values = true,
+        value_delimiter = ':'
+    )]
+    pub(crate) files_root: Vec<PathBuf>,
     /// Where connections for routing.json are accepted, such as 0.0.0.0:8443; each address itself on port 443 by default
     #[arg(long, value_name = "ADDRESS:PORT", env = "DURWARD_ROUTING_BIND", hide_env_values = true, help_heading = ROUTING)]
     pub(crate) routing_bind: Option<SocketAddr>,

@@ -52,9 +52,14 @@ pub(crate) fn routing(arguments: &ConfigArgs) -> RoutingJsonOptions {
     }
 }
 
+/// Builds the source of what the user names.
+pub(crate) fn source(arguments: &ConfigArgs) -> FileSource {
+    FileSource::new(routing(arguments)).with_files_from(&arguments.files_root)
+}
+
 /// Reads and compiles what the user names.
 pub(crate) fn load(arguments: &ConfigArgs) -> Result<Loaded, Failure> {
-    let resources = FileSource::new(routing(arguments)).load(&paths(arguments)?);
+    let resources = source(arguments).load(&paths(arguments)?);
     let compiled = compile(&resources, None, now());
     Ok(Loaded { snapshot: compiled.snapshot, verdicts: compiled.verdicts })
 }

@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) paths: Vec<PathBuf>,
     /// What a `routing.json` leaves to its surroundings.
     pub(crate) routing: RoutingJsonOptions,
+    /// Directories in which documents may name files, beside their own.
+    pub(crate) files_roots: Vec<PathBuf>,
     /// Threads that serve; 0 is one per processor.
     pub(crate) workers: usize,
     /// Where lines go.
@@ -95,7 +97,8 @@ impl Gateway {
     /// # Errors
     /// When nothing could be served, or with `strict` when anything is rejected.
     pub(crate) fn start(settings: Settings) -> Result<Arc<Self>, Failure> {
-        let source = Arc::new(FileSource::new(settings.routing.clone()));
+        let source = FileSource::new(settings.routing.clone());
+        let source = Arc::new(source.with_files_from(&settings.files_roots));
         let publisher = Publisher::new();
         let resources = Arc::new(source.load(&settings.paths));
         let compiled = publisher.reload(&resources, now());

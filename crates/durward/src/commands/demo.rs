@@ -80,6 +80,7 @@ fn settings(stage: &Stage) -> Settings {
     Settings {
         paths: vec![stage.path().to_owned()],
         routing: RoutingJsonOptions::default(),
+        files_roots: Vec::new(),
         workers: 2,
         logs: Logs::access(AccessLog::Off),
         drain_grace: GRACE,

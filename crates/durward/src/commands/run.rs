@@ -28,6 +28,7 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
     let settings = Settings {
         paths,
         routing: config::routing(&arguments.config),
+        files_roots: arguments.config.files_root.clone(),
         workers: arguments.workers,
         logs: Logs {
             access: arguments.access_log.clone(),
