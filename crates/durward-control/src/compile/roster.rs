@@ -12,7 +12,10 @@ use durward_model::{EgressAddress, Origin, Tenant, TenantId};
 use ipnet::IpNet;
 
 use super::Compiled;
+use super::addresses::Held;
+use super::keys::HeldKey;
 use super::names::{self, Named};
+use super::precedence::Precedence;
 use super::report::{Field, Report};
 use super::transparent::Wish;
 use super::verdict::Draft;
@@ -37,8 +40,10 @@ pub(crate) struct Past {
     pub(crate) created: Option<Arc<str>>,
     /// The egress addresses it was granted.
     pub(crate) egress: Vec<EgressAddress>,
-    /// Whether it shares them.
-    pub(crate) shared: bool,
+    /// All addresses it was granted, in order.
+    pub(crate) addresses: Vec<Held>,
+    /// The private keys it was granted, in order.
+    pub(crate) keys: Vec<HeldKey>,
     /// Whose traffic it was granted to let out by them.
     pub(crate) sources: Vec<IpNet>,
     /// What of that its forward proxy had.
@@ -121,14 +126,9 @@ impl Body<'_> {
 }
 
 impl Entrant<'_> {
-    /// What claims are sorted by, the strongest first. `held` says that it had the thing before.
-    pub(crate) fn precedence(&self, held: bool) -> (u8, Option<&Arc<str>>, bool, u64) {
-        let tier = match (&self.past.created, held) {
-            (None, true) => 0,
-            (Some(_), _) => 1,
-            (None, false) => 2,
-        };
-        (tier, self.past.created.as_ref(), !held, self.past.seniority)
+    /// Returns what its claims are sorted by; `held` says that it had the thing before.
+    pub(crate) fn precedence(&self, held: bool) -> Precedence {
+        Precedence::new(held, self.past.created.as_ref(), self.past.seniority)
     }
 }
 
@@ -250,10 +250,6 @@ impl<'a> Register<'a> {
             (None, None) => Basis::Out,
         };
         let seniority = past.map_or_else(|| self.newcomer(), |past| past.seniority);
-        let shared = match (&basis, past) {
-            (Basis::Kept(_), Some(past)) => past.shared,
-            _ => named.document.spec.egress.shared,
-        };
         let past = Past {
             file: Arc::clone(&named.source.file),
             text: Arc::clone(&named.source.text),
@@ -263,7 +259,8 @@ impl<'a> Register<'a> {
             transparent: past.map(|past| past.transparent.clone()).unwrap_or_default(),
             seniority,
             created: named.created,
-            shared,
+            addresses: past.map(|past| past.addresses.clone()).unwrap_or_default(),
+            keys: past.map(|past| past.keys.clone()).unwrap_or_default(),
         };
         self.taken.insert(named.id.clone());
         self.entrants.push(Entrant {

@@ -2,7 +2,9 @@
 //! The tests of `durward-control` that need files: golden cases, random documents, and watching.
 
 mod certificates;
+mod claims;
 mod describe;
+mod files;
 mod golden;
 mod identities;
 mod isolation;
