@@ -29,7 +29,7 @@ pub(crate) fn sha256_bytes<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8
     sum
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()

@@ -23,6 +23,7 @@ mod outward;
 mod patch;
 mod precedence;
 mod report;
+pub mod retained;
 mod roster;
 mod route;
 mod server_tls;
@@ -114,6 +115,7 @@ fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compil
     let claimed =
         claims::decide(&mut roster, candidates, &mut mappings, (&mut addresses, previous));
     addresses.remember(&mut roster);
+    roster::remember_good(&mut roster, resources);
     let nat = nat::assemble(&roster, &mut mappings, steered);
     let certificates = files.into_certificates();
     let mut compiled = assemble::assemble(roster, claimed, (mappings, nat), certificates, previous);

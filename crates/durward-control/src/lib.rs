@@ -16,6 +16,7 @@ pub mod quantity;
 pub mod resources;
 pub mod source;
 pub mod spec;
+pub mod state;
 pub mod suggest;
 
 pub use compile::{Compiled, compile};
@@ -25,3 +26,4 @@ pub use resources::{Document, Resources, Source};
 pub use source::file::FileSource;
 pub use spec::routing_json::RoutingJsonOptions;
 pub use spec::schema;
+pub use state::State;

@@ -174,6 +174,9 @@ pub(crate) struct Run {
     /// Do not watch the files; reload on SIGHUP only
     #[arg(long)]
     pub(crate) no_watch: bool,
+    /// Where claims and last good documents are kept for the next start [default: $STATE_DIRECTORY, which systemd sets, else off]
+    #[arg(long, value_name = "DIR|off", env = "DURWARD_STATE_DIR", hide_env_values = true)]
+    pub(crate) state_dir: Option<PathBuf>,
     /// Refuse to start unless every document is accepted
     #[arg(long)]
     pub(crate) strict: bool,

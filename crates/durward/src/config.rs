@@ -8,7 +8,7 @@ use std::sync::Arc;
 use durward_control::{FileSource, RoutingJsonOptions, compile};
 use durward_model::{Snapshot, Verdicts};
 
-use crate::cli::ConfigArgs;
+use crate::cli::{ConfigArgs, Run};
 use crate::failure::Failure;
 use crate::inspect::now;
 
@@ -49,6 +49,17 @@ pub(crate) fn routing(arguments: &ConfigArgs) -> RoutingJsonOptions {
         trusted_proxies: arguments.routing_trusted_proxies.clone(),
         default_backend_port: arguments.routing_backend_port,
         certs_dir: arguments.routing_certs.clone(),
+    }
+}
+
+/// Returns where `run` keeps claims and last good documents: where the user or else systemd says.
+pub(crate) fn state_dir(arguments: &Run) -> Option<PathBuf> {
+    match &arguments.state_dir {
+        Some(off) if off.as_os_str() == "off" => None,
+        Some(directory) => Some(directory.clone()),
+        None => std::env::split_paths(&std::env::var_os("STATE_DIRECTORY")?)
+            .next()
+            .filter(|directory| !directory.as_os_str().is_empty()),
     }
 }
 

@@ -94,9 +94,10 @@ type Rank = (Precedence, usize);
 fn rank(roster: &Roster<'_>, candidate: &Candidate) -> Rank {
     let entrant = &roster.entrants[candidate.entrant];
     let key = candidate.listener.key();
-    let held = entrant.previous.is_some_and(|tenant| {
-        tenant.listeners.binary_search_by_key(&key, |listener| listener.key()).is_ok()
-    });
+    let held = entrant.past.listeners.contains(&key)
+        || entrant.previous.is_some_and(|tenant| {
+            tenant.listeners.binary_search_by_key(&key, |listener| listener.key()).is_ok()
+        });
     (entrant.precedence(held), candidate.entry.map_or(usize::MAX, |entry| entry.position))
 }
 

@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durward_model::mapping::{Affinity, PortMapping, SourceMode};
-use durward_model::verdict::Finding;
+use durward_model::verdict::{Finding, Outcome};
 use durward_model::{IngressAddress, Origin, SourceSet, TenantId};
 use ipnet::IpNet;
 
 use super::Compiled;
 use super::addresses::{Addresses, Role};
+use super::assemble;
 use super::names;
 use super::precedence::Precedence;
 use super::report::{Field, Report};
@@ -27,6 +28,7 @@ use super::{route, words};
 use crate::place::Place;
 use crate::resources::{Content, Resources, Source};
 use crate::spec::port_mapping::{AffinitySpec, KIND, PortMappingDocument, SourceSpec};
+use crate::state::MappingState;
 
 /// Identity of a mapping: its tenant and its name among the tenant's mappings.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +61,11 @@ pub(crate) struct Past {
     pub(crate) created: Option<Arc<str>>,
     /// Whether other tenants that also say so may use its addresses.
     pub(crate) shared: bool,
+    /// The last document of it that was served.
+    pub(crate) good: Option<Arc<Source>>,
+    /// Whether an earlier process served it as the document says.
+    pub(crate) restored: bool,
+    pub(crate) outcome: Outcome,
     served: Option<Arc<PortMapping>>,
 }
 
@@ -66,6 +73,21 @@ impl Past {
     /// What is served of it.
     pub(super) fn served(&self) -> Option<&Arc<PortMapping>> {
         self.served.as_ref()
+    }
+
+    /// Builds what is remembered of a mapping that an earlier process had.
+    pub(super) fn of_earlier(state: &MappingState, good: Option<Arc<Source>>) -> Self {
+        Self {
+            file: Arc::clone(&state.file),
+            text: good.as_ref().map_or_else(|| Arc::from(""), |good| Arc::clone(&good.text)),
+            seniority: state.seniority,
+            created: state.created.clone(),
+            shared: state.shared,
+            restored: good.is_some(),
+            good,
+            outcome: Outcome::Rejected,
+            served: None,
+        }
     }
 }
 
@@ -83,6 +105,10 @@ pub(crate) struct Applicant<'a> {
     pub(crate) former: Option<Arc<PortMapping>>,
     file: Arc<str>,
     text: Arc<str>,
+    /// Its document, when it has one.
+    document: Option<Arc<Source>>,
+    good: Option<Arc<Source>>,
+    restored: bool,
     pub(crate) seniority: u64,
     pub(crate) created: Option<Arc<str>>,
     /// Whether other tenants that also say so may use its addresses.
@@ -131,7 +157,7 @@ pub(crate) fn enrol<'a>(
 /// A document with a usable name.
 pub(crate) struct NamedMapping<'a> {
     pub(crate) draft: usize,
-    pub(crate) source: &'a Source,
+    pub(crate) source: &'a Arc<Source>,
     pub(crate) document: &'a PortMappingDocument,
     /// `None` when what it says of its tenant is no tenant's name.
     pub(crate) id: Option<MappingId>,
@@ -175,7 +201,12 @@ impl<'a> Office<'a, '_> {
         let current = Reading { report: &mut report, roster, tenants }.mapping(&id.name, document);
         let past = self.past(&id).cloned();
         let seniority = past.as_ref().map(|past| past.seniority);
+        let good = past.as_ref().and_then(|past| past.good.clone());
+        let restored = past.as_ref().is_some_and(|past| past.restored && past.text == source.text);
         self.applicants.push(Applicant {
+            document: Some(Arc::clone(source)),
+            good,
+            restored,
             draft,
             of_file: false,
             report,
@@ -257,6 +288,9 @@ impl<'a> Office<'a, '_> {
             former: Some(former),
             file: past.file,
             text: past.text,
+            document: None,
+            good: past.good,
+            restored: false,
             seniority: past.seniority,
             created: past.created,
             shared: past.shared,
@@ -406,6 +440,7 @@ impl Applicant<'_> {
     /// Whether all it asks for now it had before.
     pub(crate) fn held(&self) -> bool {
         match (&self.current, &self.former) {
+            (Some(_), None) => self.restored,
             (None, Some(_)) => true,
             (Some(current), Some(former)) => {
                 current.addresses.iter().all(|address| former.addresses.contains(address))
@@ -439,7 +474,7 @@ impl Applicant<'_> {
 /// What a document now says of a mapping that is served, and what is found in it; `None` when it is anything but sound, or asks for other
 /// addresses or ports.
 pub(super) fn again(
-    source: &Source,
+    source: &Arc<Source>,
     document: &PortMappingDocument,
     past: &Past,
 ) -> Option<(Past, Vec<Finding>)> {
@@ -466,7 +501,9 @@ pub(super) fn again(
     let served = Some(if **former == current { Arc::clone(former) } else { Arc::new(current) });
     let (file, text) = (Arc::clone(&source.file), Arc::clone(&source.text));
     let (seniority, shared) = (past.seniority, past.shared);
-    let past = Past { file, text, seniority, created, shared, served };
+    let good = Some(Arc::clone(source));
+    let (restored, outcome) = (false, Outcome::Accepted);
+    let past = Past { file, text, seniority, created, shared, good, restored, outcome, served };
     Some((past, report.into_findings()))
 }
 
@@ -483,6 +520,7 @@ pub(crate) fn conclude(
             (Some(_), _) => Served::Former,
             (None, _) => Served::Nothing,
         };
+        let outcome = assemble::outcome(served, applicant.report.errors());
         if applicant.of_file {
             if served != Served::Nothing {
                 draft.note_kept(&applicant.id.to_string());
@@ -497,6 +535,9 @@ pub(crate) fn conclude(
             seniority: applicant.seniority,
             created: applicant.created,
             shared: applicant.shared,
+            good: if served == Served::Current { applicant.document } else { applicant.good },
+            restored: false,
+            outcome,
             served: applicant.served,
         };
         pasts.insert(applicant.id, past);

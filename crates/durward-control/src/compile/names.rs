@@ -25,7 +25,7 @@ use crate::spec::tenant::{Metadata, TenantDocument, TenantSpec};
 pub(crate) struct Named<'a> {
     pub(crate) at: usize,
     pub(crate) document: &'a TenantDocument,
-    pub(crate) source: &'a Source,
+    pub(crate) source: &'a Arc<Source>,
     pub(crate) id: TenantId,
     pub(crate) created: Option<Arc<str>>,
     pub(crate) report: Report<'a>,
@@ -164,7 +164,7 @@ pub(crate) fn mappings<'a>(
         }
         let created = created(&mut report, &mapping.metadata);
         let id = MappingId::written(mapping);
-        let (document, source) = (mapping, &*document.source);
+        let (document, source) = (mapping, &document.source);
         named.push(NamedMapping { draft, source, document, id, created, report });
     }
     let rank = |at: usize| {

@@ -117,7 +117,7 @@ impl<'a> Patch<'a> {
     fn tenant(
         &mut self,
         at: usize,
-        source: &'a Source,
+        source: &'a Arc<Source>,
         document: &'a TenantDocument,
     ) -> Option<()> {
         let id = TenantId::new(&document.metadata.name).ok()?;
@@ -135,6 +135,8 @@ impl<'a> Patch<'a> {
                 file: Arc::clone(&source.file),
                 text: Arc::clone(&source.text),
                 served: None,
+                good: Some(Arc::clone(source)),
+                outcome: Outcome::Accepted,
                 ..past.as_ref().clone()
             },
             report: named.report,
@@ -202,7 +204,7 @@ impl<'a> Patch<'a> {
     fn mapping(
         &mut self,
         at: usize,
-        source: &'a Source,
+        source: &'a Arc<Source>,
         document: &'a PortMappingDocument,
     ) -> Option<()> {
         let id = MappingId::written(document)?;

@@ -3,11 +3,12 @@
 //! Here ends what can be said of a document by itself: after this, tenants meet. Deliberately absent: listeners and upstreams.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use durward_model::limits::Limits;
-use durward_model::verdict::Severity;
+use durward_model::verdict::{Outcome, Severity};
 use durward_model::{EgressAddress, Origin, Tenant, TenantId};
 use ipnet::IpNet;
 
@@ -34,6 +35,12 @@ pub(crate) struct Past {
     pub(crate) text: Arc<str>,
     /// What of it is served.
     pub(crate) served: Option<Arc<Tenant>>,
+    /// How much of its document is served.
+    pub(crate) outcome: Outcome,
+    /// The last document of it that was served without errors; if there is none, the first that was served at all.
+    pub(crate) good: Option<Arc<Source>>,
+    /// Listeners that it held in an earlier process.
+    pub(crate) listeners: Vec<(IpAddr, u16)>,
     /// Its place in the order of arrival.
     pub(crate) seniority: u64,
     /// When it says it was created.
@@ -132,6 +139,21 @@ impl Entrant<'_> {
     }
 }
 
+/// Writes down with each tenant the document that stands in when a later one is broken.
+pub(crate) fn remember_good(roster: &mut Roster<'_>, resources: &Resources) {
+    for entrant in &mut roster.entrants {
+        let (Basis::Document(_), Verdict::Own(at)) = (&entrant.basis, entrant.verdict) else {
+            continue;
+        };
+        let document = resources.documents.get(at);
+        if let Some(document) = document
+            && (entrant.report.errors() == 0 || entrant.past.good.is_none())
+        {
+            entrant.past.good = Some(Arc::clone(&document.source));
+        }
+    }
+}
+
 pub(crate) static NOWHERE: std::sync::LazyLock<Source> = std::sync::LazyLock::new(Source::default);
 
 /// Everybody who takes part.
@@ -190,7 +212,7 @@ impl<'a> Register<'a> {
         self.entrants.reserve(documents.len());
         self.taken.reserve(documents.len());
         for (at, document) in documents.iter().enumerate() {
-            let source = &*document.source;
+            let source = &document.source;
             let start = source.origin(Place { line: 1, ..Place::default() });
             match &document.content {
                 Content::Tenant(tenant) => {
@@ -254,6 +276,9 @@ impl<'a> Register<'a> {
             file: Arc::clone(&named.source.file),
             text: Arc::clone(&named.source.text),
             served: None,
+            outcome: Outcome::Rejected,
+            good: past.and_then(|past| past.good.clone()),
+            listeners: past.map(|past| past.listeners.clone()).unwrap_or_default(),
             egress: past.map(|past| past.egress.clone()).unwrap_or_default(),
             sources: past.map(|past| past.sources.clone()).unwrap_or_default(),
             transparent: past.map(|past| past.transparent.clone()).unwrap_or_default(),

@@ -14,6 +14,7 @@ use crate::spec::document::{self, Part};
 use crate::spec::references::references;
 use crate::spec::routing_json::{self, ROUTING_JSON, RoutingJsonOptions};
 use crate::spec::{port_mapping, tenant, toml};
+use crate::state::Text;
 
 /// Names of files that are read from a directory end so.
 const ENDINGS: [&str; 4] = ["yaml", "yml", "json", "toml"];
@@ -100,6 +101,46 @@ impl FileSource {
         files.retain(|_, known| known.turn == *turn);
         reader.finish();
         (resources, *turn)
+    }
+
+    /// Returns the documents in texts that were in files once, each with the position of its text.
+    pub(crate) fn parse_again(&self, texts: &[Text]) -> Vec<(usize, Document)> {
+        let (mut reader, mut files) = (Reader::default(), HashMap::new());
+        let load = self.empty(&mut reader, &mut files);
+        let documents = texts.iter().enumerate();
+        documents
+            .flat_map(|(at, text)| load.restored(text).into_iter().map(move |one| (at, one)))
+            .collect()
+    }
+
+    /// Returns the documents with the files they refer to. Performs blocking I/O.
+    pub(crate) fn with_references(&self, documents: Vec<Document>) -> Resources {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let Memory { reader, files, .. } = &mut *memory;
+        reader.begin();
+        let mut load = self.empty(reader, files);
+        load.references.push(documents.iter().flat_map(referenced).collect());
+        load.resources.documents = documents;
+        load.referenced();
+        let resources = load.resources;
+        reader.finish();
+        resources
+    }
+
+    fn empty<'a>(
+        &'a self,
+        reader: &'a mut Reader,
+        files: &'a mut HashMap<PathBuf, Known>,
+    ) -> Load<'a> {
+        Load {
+            options: &self.options,
+            roots: &self.roots,
+            turn: 0,
+            reader,
+            files,
+            references: Vec::new(),
+            resources: Resources::default(),
+        }
     }
 
     /// Whether the load of this number was the last one, and another would find the same. Performs blocking I/O, but much less of it.
@@ -237,6 +278,21 @@ impl Load<'_> {
             let parts = document::split(text).into_iter();
             parts.map(|part| parser.document(part, (document::kind, document::content))).collect()
         }
+    }
+
+    /// The documents in a text that was in a file once.
+    fn restored(&self, text: &Text) -> Vec<Document> {
+        let path = Path::new(&*text.file);
+        let is_whole = path.file_name().is_some_and(|name| name == ROUTING_JSON)
+            || path.extension().is_some_and(|ending| ending == "toml");
+        if is_whole {
+            return self.text(path, &text.text, &[]);
+        }
+        let directory = path.parent().map(Path::to_owned).unwrap_or_default();
+        let file = Arc::clone(&text.file);
+        let parser = Parser { file, directory, roots: self.roots, former: HashMap::new() };
+        let part = Part { text: &text.text, first_line: text.first_line };
+        vec![parser.document(part, (document::kind, document::content))]
     }
 
     /// Beside the file, in `certs` beside its directory, and where the options say.

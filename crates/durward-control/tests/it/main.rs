@@ -10,6 +10,7 @@ mod identities;
 mod isolation;
 mod migrating;
 mod publishing;
+mod retained;
 mod routing_json;
 mod schema;
 mod squid;

@@ -4,14 +4,18 @@
 
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use durward_control::compile::retained;
 use durward_control::source::watch::{self as file_watch, Pace, Watching};
-use durward_control::{Compiled, FileSource, Publisher, Resources, RoutingJsonOptions};
+use durward_control::{
+    Compiled, FileSource, Publisher, Resources, RoutingJsonOptions, State, compile,
+};
 use durward_model::Snapshot;
+use durward_model::verdict::Outcome;
 use durward_proxy::access_log::Sink;
 use durward_proxy::proxy::{BindState, Options, Proxy};
 use serde::Serialize;
@@ -20,7 +24,9 @@ use tokio::sync::watch;
 use crate::app::kernel::Kernel;
 use crate::app::{Logs, tell};
 use crate::failure::Failure;
+use crate::handover::Handed;
 use crate::inspect::now;
+use crate::state_file::{self, StateFile};
 
 /// What the gateway is started with.
 #[derive(Debug)]
@@ -43,6 +49,10 @@ pub(crate) struct Settings {
     pub(crate) watch: bool,
     /// Whether anything rejected keeps the gateway from starting.
     pub(crate) strict: bool,
+    /// Where claims and last good documents are kept for the next process.
+    pub(crate) state_dir: Option<PathBuf>,
+    /// What an older process serves and holds that hands over to this one.
+    pub(crate) handed: Option<Handed>,
     /// Listening sockets that were passed to us.
     pub(crate) sockets: Vec<TcpListener>,
     /// Whether to listen also where another process does.
@@ -65,6 +75,7 @@ pub(crate) struct Gateway {
     last_metrics: Mutex<String>,
     access_log: Sink,
     decisions: Sink,
+    state_file: Option<StateFile>,
     draining: AtomicBool,
     reload_failures: AtomicU64,
     drain_grace: Duration,
@@ -99,11 +110,15 @@ impl Gateway {
     pub(crate) fn start(settings: Settings) -> Result<Arc<Self>, Failure> {
         let source = FileSource::new(settings.routing.clone());
         let source = Arc::new(source.with_files_from(&settings.files_roots));
-        let publisher = Publisher::new();
+        let earlier = earlier(&settings);
+        let restored = earlier.map(|state| retained::restore(&state, &source, now()));
+        let publisher = Publisher::after(restored.unwrap_or_default());
         let resources = Arc::new(source.load(&settings.paths));
         let compiled = publisher.reload(&resources, now());
         refuse_bad_start(&compiled, settings.strict)?;
         tell::findings(&compiled.verdicts);
+        refuse_to_serve_less(settings.handed.as_ref(), &compiled)?;
+        let state_file = state_file(settings.state_dir.as_deref())?;
         let (paths, drain_grace) = (settings.paths.clone(), settings.drain_grace);
         let (access_log, decisions) = settings.logs.open()?;
         let kernel = Kernel::new(settings.nat.clone());
@@ -111,6 +126,9 @@ impl Gateway {
         tell::applied(&compiled, &proxy.apply(Arc::clone(&compiled.snapshot)), "start");
         tell::absent_egress(&Snapshot::default(), &compiled.snapshot);
         kernel.apply(&compiled.snapshot.nat);
+        if let Some(file) = &state_file {
+            file.save(&compiled);
+        }
         Ok(Arc::new(Self {
             source,
             paths,
@@ -123,6 +141,7 @@ impl Gateway {
             last_metrics: Mutex::default(),
             access_log,
             decisions,
+            state_file,
             draining: AtomicBool::new(false),
             reload_failures: AtomicU64::new(0),
             drain_grace,
@@ -188,6 +207,9 @@ impl Gateway {
     ) -> Reloaded {
         let before = self.view();
         let compiled = self.publisher.reload(resources, now());
+        if let Some(file) = &self.state_file {
+            file.save(&compiled);
+        }
         if before.verdicts != compiled.verdicts {
             tell::findings(&compiled.verdicts);
             tell::mended(&before.verdicts, &compiled.verdicts);
@@ -226,6 +248,13 @@ impl Gateway {
             .any(|tenant| tenant.egress.iter().any(|egress| egress.0 == address))
     }
 
+    /// What is served and held, as it would be of the files as they are now, for a younger process that reads the same.
+    pub(crate) fn handed(&self) -> Handed {
+        let resources = self.source.load(&self.paths);
+        let compiled = compile(&resources, Some(&self.view()), now());
+        Handed { state: compiled.state(), served: compiled.served() }
+    }
+
     /// The listening sockets, for a younger process.
     pub(crate) fn listening_sockets(&self) -> std::io::Result<Vec<OwnedFd>> {
         let sockets =
@@ -243,6 +272,8 @@ impl Gateway {
         self.announce_end();
         self.with_proxy(Proxy::stop_accepting);
         self.kernel.close();
+        // From now on the younger process writes it.
+        self.close_state_file();
     }
 
     /// Waits until connections have ended, at most `grace`; then ends them.
@@ -250,10 +281,17 @@ impl Gateway {
         self.draining.store(true, Relaxed);
         *self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner) = self.metrics_text();
         let proxy = self.proxy.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.close_state_file();
         if let Some(proxy) = proxy {
             tell::drained(proxy.drain(grace));
             self.access_log.close();
             self.decisions.close();
+        }
+    }
+
+    fn close_state_file(&self) {
+        if let Some(file) = &self.state_file {
+            file.close();
         }
     }
 
@@ -282,9 +320,10 @@ impl Gateway {
             Readiness {
                 name: "configuration",
                 state: format!(
-                    "generation {}, {} tenants",
+                    "generation {}, {} tenants{}",
                     view.snapshot.generation,
-                    view.snapshot.tenants.len()
+                    view.snapshot.tenants.len(),
+                    kept(&view)
                 ),
                 fault: fault(view.snapshot.tenants.is_empty(), "no tenant is served"),
             },
@@ -302,6 +341,11 @@ impl Gateway {
                 fault: fault(draining, "the process is stopping"),
             },
         ];
+        if let Some(file) = &self.state_file {
+            // What is served does not depend on the file, so it keeps nobody from being ready.
+            let state = file.status().unwrap_or_else(|fault| fault);
+            all.push(Readiness { name: "state", state, fault: None });
+        }
         if let Some((state, fault)) = self.kernel.readiness() {
             all.push(Readiness { name: "kernel", state, fault });
         }
@@ -336,6 +380,39 @@ impl Gateway {
     fn with_proxy<T>(&self, ask: impl FnOnce(&Proxy) -> T) -> Option<T> {
         self.proxy.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(ask)
     }
+}
+
+/// What an earlier process knew: one that hands over, or else one that wrote the state file.
+fn earlier(settings: &Settings) -> Option<State> {
+    match &settings.handed {
+        Some(handed) => Some(handed.state.clone()),
+        None => state_file::read(settings.state_dir.as_deref()?),
+    }
+}
+
+fn state_file(directory: Option<&Path>) -> Result<Option<StateFile>, Failure> {
+    let started = directory.map(StateFile::start).transpose();
+    started.map_err(|error| Failure::broken("starting to keep the state", error))
+}
+
+/// A younger process takes over only what it serves as well as the older one.
+fn refuse_to_serve_less(older: Option<&Handed>, compiled: &Compiled) -> Result<(), Failure> {
+    let Some(older) = older else { return Ok(()) };
+    let lost = older.served.lost_in(&compiled.served());
+    for lost in &lost {
+        tracing::error!("this process would serve less than the older one: {lost}");
+    }
+    let Some(first) = lost.first() else { return Ok(()) };
+    let message =
+        format!("this process would serve less than the older one, which goes on: {first}");
+    Err(Failure::InvalidConfig { message })
+}
+
+/// How many documents are served as they were earlier, in words; nothing when none is.
+fn kept(view: &Compiled) -> String {
+    let verdicts = view.verdicts.verdicts.iter();
+    let kept = verdicts.filter(|verdict| verdict.outcome == Outcome::KeptLastGood).count();
+    if kept == 0 { String::new() } else { format!(", {kept} kept last good") }
 }
 
 fn start_proxy(settings: Settings, access_log: Sink, decisions: Sink) -> Result<Proxy, Failure> {

@@ -87,6 +87,8 @@ fn settings(stage: &Stage) -> Settings {
         drain_delay: Duration::ZERO,
         watch: true,
         strict: true,
+        state_dir: None,
+        handed: None,
         sockets: Vec::new(),
         shared: false,
         nat: durward_nat::Options::default(),
