@@ -3,6 +3,7 @@
 //! A document that was served before and is broken now keeps what it had, as far as nobody older claims it. Deliberately absent: I/O,
 //! clocks, randomness, and an error for the whole.
 
+mod addresses;
 mod assemble;
 mod body;
 mod certificates;
@@ -10,6 +11,7 @@ mod claims;
 mod credentials;
 mod egress;
 mod header;
+mod keys;
 mod last_good;
 mod limits;
 mod listen;
@@ -19,7 +21,9 @@ mod names;
 mod nat;
 mod outward;
 mod patch;
+mod precedence;
 mod report;
+pub mod retained;
 mod roster;
 mod route;
 mod server_tls;
@@ -39,8 +43,10 @@ use std::sync::Arc;
 
 use durward_model::{Snapshot, TenantId, Verdicts};
 
-use crate::resources::{Document, FileBytes, Resources};
+use crate::resources::{Document, FileBytes, Links, Resources};
+use addresses::Addresses;
 use certificates::{Certificates, Files};
+use mapping::MappingId;
 use roster::Past;
 
 /// What came of one compile, and what the next one needs to know of it.
@@ -57,7 +63,7 @@ pub struct Compiled {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
     tenants: Arc<HashMap<TenantId, Arc<Past>>>,
-    mappings: Arc<BTreeMap<Arc<str>, mapping::Past>>,
+    mappings: Arc<BTreeMap<MappingId, mapping::Past>>,
     certificates: Arc<Certificates>,
     seen: Seen,
 }
@@ -67,6 +73,7 @@ pub(crate) struct Memory {
 struct Seen {
     documents: Vec<Document>,
     files: Arc<HashMap<Arc<Path>, FileBytes>>,
+    links: Arc<Links>,
     /// Whether there were files that could not be read.
     unreadable: bool,
     /// Whether no tenant is served as it was before, for what becomes of those may decide the next compile.
@@ -87,8 +94,8 @@ impl fmt::Debug for Seen {
 
 /// Compiles `resources`, given what was served before and the time in seconds since the Unix epoch.
 ///
-/// Claims to an address and port, an egress address, a network, a name or a socket are decided by age: who is in `previous` is older than who
-/// is not, `metadata.creationTimestamp` counts where it is written, the order of documents decides the rest.
+/// Claims to an address, a network, a name or a socket are decided by age: what `previous` says is held stays held, among others
+/// `metadata.creationTimestamp` counts where it is written, and the order of arrival decides the rest.
 #[must_use]
 pub fn compile(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
     let patched = previous.and_then(|previous| patch::compile(resources, previous, now));
@@ -100,17 +107,23 @@ fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compil
     let mut files =
         Files::new(resources, previous.map(|previous| &*previous.memory.certificates), now);
     let mut roster = roster::enrol(resources, previous);
-    egress::grant(&mut roster);
-    let steered = egress::steer(&mut roster);
-    let candidates = body::compile(&mut roster, &mut files, previous);
     let mut mappings = mapping::enrol(resources, &mut roster, previous);
-    let claimed = claims::decide(&mut roster, candidates, &mut mappings, previous);
+    let mut addresses = Addresses::decide(&roster, &mappings);
+    egress::grant(&mut roster, &mut addresses);
+    let steered = egress::steer(&mut roster);
+    mapping::yield_addresses(&mut mappings, &roster, &mut addresses);
+    let candidates = body::compile(&mut roster, &mut files, previous);
+    let claimed =
+        claims::decide(&mut roster, candidates, &mut mappings, (&mut addresses, previous));
+    addresses.remember(&mut roster);
+    roster::remember_good(&mut roster, resources);
     let nat = nat::assemble(&roster, &mut mappings, steered);
     let certificates = files.into_certificates();
     let mut compiled = assemble::assemble(roster, claimed, (mappings, nat), certificates, previous);
     let seen = &mut compiled.memory.seen;
     seen.documents.clone_from(&resources.documents);
     seen.files = Arc::new(resources.files.clone());
+    seen.links = Arc::clone(&resources.links);
     seen.unreadable = !resources.unreadable.is_empty();
     seen.at = now;
     compiled

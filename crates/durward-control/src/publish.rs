@@ -26,7 +26,13 @@ impl Publisher {
     /// Nothing served yet: an empty snapshot of generation 0.
     #[must_use]
     pub fn new() -> Self {
-        Self { turn: Mutex::new(()), sender: watch::Sender::new(Arc::default()) }
+        Self::after(Compiled::default())
+    }
+
+    /// Goes on after what an earlier process served, see [`crate::compile::retained::restore`].
+    #[must_use]
+    pub fn after(earlier: Compiled) -> Self {
+        Self { turn: Mutex::new(()), sender: watch::Sender::new(Arc::new(earlier)) }
     }
 
     /// The last compile.

@@ -11,6 +11,7 @@ use durward_model::Origin;
 use durward_model::verdict::{Finding, Severity};
 
 use crate::excerpt;
+use crate::file_roots::{FileRoots, is_within};
 use crate::place::Place;
 use crate::spec::port_mapping::PortMappingDocument;
 use crate::spec::tenant::TenantDocument;
@@ -24,6 +25,17 @@ pub struct Resources {
     pub unreadable: Vec<Unreadable>,
     /// The bytes of files documents refer to; why, for those that could not be read.
     pub files: HashMap<Arc<Path>, FileBytes>,
+    /// Where links in the paths of those files lead.
+    pub links: Arc<Links>,
+}
+
+/// Where links lead: a document's directory says nothing of a file that is elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Links {
+    /// The real paths of files that are not where their names say.
+    pub files: HashMap<Arc<Path>, PathBuf>,
+    /// The real paths of directories that files may be named in, by cleaned path; itself for those that are missing here.
+    pub roots: HashMap<PathBuf, PathBuf>,
 }
 
 /// A file's bytes, or why they could not be read, as a lower-case phrase.
@@ -93,6 +105,42 @@ pub struct Source {
     pub bases: Vec<PathBuf>,
     /// What the fields of an adapted document are called where the user wrote them: longest prefix of ours, theirs.
     pub field_names: Vec<(String, String)>,
+    /// The directories that files may be named in beside `bases`.
+    pub roots: Arc<FileRoots>,
+}
+
+/// Why a document cannot have a file it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileFault {
+    /// The path is outside of the directories the document may name files in.
+    Outside(String),
+    /// None of the paths the name may mean could be read.
+    Unreadable(String),
+}
+
+impl FileFault {
+    /// Returns the stable word for programs.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Outside(_) => "FileOutside",
+            Self::Unreadable(_) => "FileMissing",
+        }
+    }
+}
+
+impl fmt::Display for FileFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Outside(place) => {
+                write!(
+                    f,
+                    "{place}: keep it there, or let the operator allow its directory with --files-root DIR"
+                )
+            }
+            Self::Unreadable(fault) => write!(f, "cannot be read: {fault}"),
+        }
+    }
 }
 
 impl Source {
@@ -133,14 +181,30 @@ impl Source {
         theirs.map_or_else(|| field.to_owned(), |(_, theirs)| theirs.clone())
     }
 
-    /// The paths `written` may mean, in the order they are tried.
+    /// Returns the paths that `written` may mean and the document may name, in the order they are tried.
     #[must_use]
     pub fn candidates(&self, written: &str) -> Vec<PathBuf> {
+        let mut paths = self.meant(written);
+        paths.retain(|path| {
+            let clean = self.roots.clean(path);
+            self.roots.of(&self.bases).any(|root| is_within(&clean, &root))
+        });
+        paths
+    }
+
+    fn meant(&self, written: &str) -> Vec<PathBuf> {
         let path = Path::new(written);
         if path.is_absolute() {
             return vec![path.to_owned()];
         }
         self.bases.iter().map(|base| base.join(path)).collect()
+    }
+
+    /// Says that `path` is not in the document's directories.
+    fn outside(&self, path: &Path) -> FileFault {
+        let own = self.bases.first().map(|base| self.roots.clean(base)).unwrap_or_default();
+        let (path, own) = (path.display(), own.display());
+        FileFault::Outside(format!("is {path}, outside of the document's directory {own}"))
     }
 }
 
@@ -158,23 +222,40 @@ impl Resources {
             && self.documents.len() == other.documents.len()
             && self.files.len() == other.files.len()
             && self.documents.iter().zip(&other.documents).all(documents)
+            && self.links == other.links
             && holds_all(&self.files, &other.files)
     }
 
     /// The bytes `written` refers to in a document of `source`, and the path they are at.
     ///
     /// # Errors
-    /// When none of the paths it may mean could be read: the sentence names the paths and why.
-    pub fn file(&self, source: &Source, written: &str) -> Result<(PathBuf, &Arc<[u8]>), String> {
+    /// When the document may name none of the paths it may mean, or none of them could be read: the sentence names the paths and why.
+    pub fn file(&self, source: &Source, written: &str) -> Result<(PathBuf, &Arc<[u8]>), FileFault> {
+        let candidates = source.candidates(written);
+        if candidates.is_empty() {
+            let meant = source.meant(written).into_iter().next().unwrap_or_default();
+            return Err(source.outside(&source.roots.clean(&meant)));
+        }
         let mut faults = Vec::new();
-        for path in source.candidates(written) {
+        for path in candidates {
             match self.files.get(path.as_path()) {
-                Some(Ok(bytes)) => return Ok((path, bytes)),
+                Some(Ok(bytes)) => {
+                    return match self.links.files.get(path.as_path()) {
+                        Some(real) if !self.reaches(source, real) => Err(source.outside(real)),
+                        _ => Ok((path, bytes)),
+                    };
+                }
                 Some(Err(fault)) => faults.push(format!("{} {fault}", path.display())),
                 None => faults.push(format!("{} was not read", path.display())),
             }
         }
-        Err(faults.join("; "))
+        Err(FileFault::Unreadable(faults.join("; ")))
+    }
+
+    /// Whether a file that links lead to is in a directory the document may name files in, that directory's own links followed.
+    fn reaches(&self, source: &Source, real: &Path) -> bool {
+        let mut roots = source.roots.of(&source.bases);
+        roots.any(|root| is_within(real, self.links.roots.get(&root).unwrap_or(&root)))
     }
 
     /// Whether `written` was found at all, readable or not.

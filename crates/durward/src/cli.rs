@@ -103,6 +103,15 @@ pub(crate) struct ConfigArgs {
     /// A document, a routing.json, or a directory of documents; may be repeated [env: DURWARD_CONFIG (`:` between paths), ROUTING_CONFIG_PATH]
     #[arg(short = 'c', long = "config", value_name = "FILE|DIR")]
     pub(crate) config: Vec<PathBuf>,
+    /// Where documents may name files, beside their own directory; may be repeated
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "DURWARD_FILES_ROOT",
+        hide_env_values = true,
+        value_delimiter = ':'
+    )]
+    pub(crate) files_root: Vec<PathBuf>,
     /// Where connections for routing.json are accepted, such as 0.0.0.0:8443; each address itself on port 443 by default
     #[arg(long, value_name = "ADDRESS:PORT", env = "DURWARD_ROUTING_BIND", hide_env_values = true, help_heading = ROUTING)]
     pub(crate) routing_bind: Option<SocketAddr>,
@@ -170,6 +179,9 @@ pub(crate) struct Run {
     /// Do not watch the files; reload on SIGHUP only
     #[arg(long)]
     pub(crate) no_watch: bool,
+    /// Where claims and last good documents are kept for the next start [default: $STATE_DIRECTORY, which systemd sets, else off]
+    #[arg(long, value_name = "DIR|off", env = "DURWARD_STATE_DIR", hide_env_values = true)]
+    pub(crate) state_dir: Option<PathBuf>,
     /// Refuse to start unless every document is accepted
     #[arg(long)]
     pub(crate) strict: bool,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use durward_control::{FileSource, RoutingJsonOptions, compile};
 use durward_model::{Snapshot, Verdicts};
 
-use crate::cli::ConfigArgs;
+use crate::cli::{ConfigArgs, Run};
 use crate::failure::Failure;
 use crate::inspect::now;
 
@@ -52,9 +52,25 @@ pub(crate) fn routing(arguments: &ConfigArgs) -> RoutingJsonOptions {
     }
 }
 
+/// Returns where `run` keeps claims and last good documents: where the user or else systemd says.
+pub(crate) fn state_dir(arguments: &Run) -> Option<PathBuf> {
+    match &arguments.state_dir {
+        Some(off) if off.as_os_str() == "off" => None,
+        Some(directory) => Some(directory.clone()),
+        None => std::env::split_paths(&std::env::var_os("STATE_DIRECTORY")?)
+            .next()
+            .filter(|directory| !directory.as_os_str().is_empty()),
+    }
+}
+
+/// Builds the source of what the user names.
+pub(crate) fn source(arguments: &ConfigArgs) -> FileSource {
+    FileSource::new(routing(arguments)).with_files_from(&arguments.files_root)
+}
+
 /// Reads and compiles what the user names.
 pub(crate) fn load(arguments: &ConfigArgs) -> Result<Loaded, Failure> {
-    let resources = FileSource::new(routing(arguments)).load(&paths(arguments)?);
+    let resources = source(arguments).load(&paths(arguments)?);
     let compiled = compile(&resources, None, now());
     Ok(Loaded { snapshot: compiled.snapshot, verdicts: compiled.verdicts })
 }

@@ -1,9 +1,10 @@
 //! Passing the listening sockets to a new process of ours, so that a new binary takes over without refusing anybody.
 //!
-//! The sockets travel over a Unix socket pair that is the child's standard input (SCM_RIGHTS), and the child answers on it when it
-//! serves. Deliberately absent: descriptor numbers in the environment, which would need unsafe code to be believed.
+//! The sockets travel over a Unix socket pair that is the child's standard input (SCM_RIGHTS), then a memory file with what the older process
+//! serves and holds, and the child answers when it serves. Deliberately absent: descriptor numbers in the environment, which would need unsafe code to be believed.
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,15 +13,23 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use durward_control::State;
+use durward_control::compile::retained::Served;
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use serde::{Deserialize, Serialize};
 
-/// Set in a child whose standard input is the hand-over socket.
+/// Set in a child whose standard input is the hand-over socket; `2` says that a memory file follows the sockets.
 const VARIABLE: &str = "DURWARD_HANDOVER";
+const WITH_STATE: &str = "2";
 const SOCKET: u8 = b'S';
 const END: u8 = b'E';
+const STATE: u8 = b'M';
+/// More bytes are not believed to be a state.
+const LARGEST_STATE: u64 = 512 << 20;
 const READY: u8 = b'R';
 
 /// What a new process found waiting for it.
@@ -30,6 +39,17 @@ pub(crate) struct Inherited {
     pub(crate) sockets: Vec<TcpListener>,
     /// The older process, to be told when we serve.
     pub(crate) older: Option<Older>,
+    /// What the older process serves and holds.
+    pub(crate) handed: Option<Handed>,
+}
+
+/// What an older process serves, and what its claims and last good documents are.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Handed {
+    /// For the younger process to begin from.
+    pub(crate) state: State,
+    /// What the older process would serve of the files as they are now.
+    pub(crate) served: Served,
 }
 
 /// The process that hands over to this one.
@@ -48,30 +68,53 @@ impl Older {
 /// # Errors
 /// When an older process announced itself and its sockets do not arrive.
 pub(crate) fn inherit() -> io::Result<Inherited> {
-    if std::env::var_os(VARIABLE).is_some() {
-        return from_older();
+    if let Some(form) = std::env::var_os(VARIABLE) {
+        return from_older(form == WITH_STATE);
     }
     let mut passed = listenfd::ListenFd::from_env();
     let mut sockets = Vec::new();
     for index in 0..passed.len() {
         sockets.extend(passed.take_tcp_listener(index)?);
     }
-    Ok(Inherited { sockets, older: None })
+    Ok(Inherited { sockets, older: None, handed: None })
 }
 
-fn from_older() -> io::Result<Inherited> {
+fn from_older(with_state: bool) -> io::Result<Inherited> {
     let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut sockets = Vec::new();
     while let Some(socket) = receive(&stream)? {
         sockets.push(TcpListener::from(socket));
     }
-    let null = std::fs::File::open("/dev/null")?;
+    let handed = if with_state { Some(receive_state(&stream)?) } else { None };
+    let null = File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
-    Ok(Inherited { sockets, older: Some(Older(stream)) })
+    Ok(Inherited { sockets, older: Some(Older(stream)), handed })
 }
 
 fn receive(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    match receive_byte(stream)? {
+        (END, None) => Ok(None),
+        (SOCKET, Some(socket)) => Ok(Some(socket)),
+        _ => Err(broken_off()),
+    }
+}
+
+fn receive_state(stream: &UnixStream) -> io::Result<Handed> {
+    let (STATE, Some(memory)) = receive_byte(stream)? else { return Err(broken_off()) };
+    let mut memory = File::from(memory);
+    memory.seek(SeekFrom::Start(0))?;
+    let mut bytes = Vec::new();
+    memory.take(LARGEST_STATE).read_to_end(&mut bytes)?;
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
+fn broken_off() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the hand-over broke off")
+}
+
+/// One byte, with the descriptor that came beside it.
+fn receive_byte(stream: &UnixStream) -> io::Result<(u8, Option<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
@@ -85,11 +128,7 @@ fn receive(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
         RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
         _ => None,
     });
-    match (received.bytes, byte[0], socket) {
-        (1, END, None) => Ok(None),
-        (1, SOCKET, Some(socket)) => Ok(Some(socket)),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the hand-over broke off")),
-    }
+    if received.bytes == 1 { Ok((byte[0], socket)) } else { Err(broken_off()) }
 }
 
 /// For a process that hung up to end by itself.
@@ -103,32 +142,42 @@ pub(crate) struct Younger {
 }
 
 impl Younger {
-    /// Starts `program` with our arguments and passes it `sockets`.
-    pub(crate) fn start(program: &Path, sockets: &[OwnedFd]) -> io::Result<Self> {
+    /// Starts `program` with our arguments and passes it `sockets` and what we serve and hold.
+    pub(crate) fn start(program: &Path, sockets: &[OwnedFd], handed: &Handed) -> io::Result<Self> {
+        let memory = memory_file(handed)?;
         let (ours, theirs) = UnixStream::pair()?;
         let child = Command::new(program)
             .args(std::env::args_os().skip(1))
-            .env(VARIABLE, "1")
+            .env(VARIABLE, WITH_STATE)
             .env_remove("LISTEN_FDS")
             .env_remove("LISTEN_PID")
             .env_remove("WATCHDOG_PID")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()?;
         let younger = Self { child, stream: ours };
-        younger.pass(sockets).inspect_err(|_| tracing::debug!("the new process went away"))?;
+        younger
+            .pass(sockets, &memory)
+            .inspect_err(|_| tracing::debug!("the new process went away"))?;
         Ok(younger)
     }
 
-    fn pass(&self, sockets: &[OwnedFd]) -> io::Result<()> {
+    fn pass(&self, sockets: &[OwnedFd], memory: &impl AsFd) -> io::Result<()> {
         self.stream.set_write_timeout(Some(Duration::from_secs(10)))?;
         for socket in sockets {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            let fds = [socket.as_fd()];
-            ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-            sendmsg(&self.stream, &[IoSlice::new(&[SOCKET])], &mut ancillary, SendFlags::NOSIGNAL)?;
+            self.send(SOCKET, socket)?;
         }
-        (&self.stream).write_all(&[END])
+        (&self.stream).write_all(&[END])?;
+        // An older program stops reading here, so this must not wait for being read.
+        self.send(STATE, memory)
+    }
+
+    fn send(&self, what: u8, descriptor: &impl AsFd) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let fds = [descriptor.as_fd()];
+        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+        sendmsg(&self.stream, &[IoSlice::new(&[what])], &mut ancillary, SendFlags::NOSIGNAL)?;
+        Ok(())
     }
 
     /// Its process id.
@@ -164,6 +213,14 @@ impl Younger {
     }
 }
 
+/// A file in memory with what is handed over; it may be larger than a socket's buffer.
+fn memory_file(handed: &Handed) -> io::Result<File> {
+    let memory = memfd_create("durward-state", MemfdFlags::CLOEXEC)?;
+    let mut memory = File::from(memory);
+    memory.write_all(&serde_json::to_vec(handed)?)?;
+    Ok(memory)
+}
+
 fn timed_out(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
@@ -181,18 +238,20 @@ mod tests {
         let younger = Younger { child: Command::new("true").spawn().unwrap(), stream: ours };
 
         let fds: Vec<OwnedFd> = sockets.into_iter().map(OwnedFd::from).collect();
-        younger.pass(&fds).unwrap();
+        younger.pass(&fds, &memory_file(&Handed::default()).unwrap()).unwrap();
         let mut received = Vec::new();
         while let Some(socket) = receive(&theirs).unwrap() {
             received.push(TcpListener::from(socket).local_addr().unwrap());
         }
 
         assert_eq!(received, addresses);
+        let handed = receive_state(&theirs).unwrap();
+        assert_eq!(handed.served, Served::default());
     }
 
     #[test]
     fn a_child_that_ends_is_not_ready() {
-        let younger = Younger::start(Path::new("/bin/false"), &[]);
+        let younger = Younger::start(Path::new("/bin/false"), &[], &Handed::default());
 
         // The child may end before or after everything is passed.
         if let Ok(younger) = younger {

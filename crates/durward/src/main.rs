@@ -14,6 +14,7 @@ mod failure;
 mod handover;
 mod inspect;
 mod output;
+mod state_file;
 mod telemetry;
 
 use std::io::Write;

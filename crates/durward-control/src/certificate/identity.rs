@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::key::{self, KeyFault};
 use super::pem::{self, PemFault};
+use super::sha256_bytes;
 use super::x509::{self, Facts, NotCertificate};
 
 /// A chain and its key that belong together.
@@ -22,6 +23,8 @@ pub struct Identity {
     pub leaf: Facts,
     /// The leaf's key.
     pub key: PrivateKey,
+    /// SHA-256 of the leaf's public key and its kind, by which the private key is recognised in whatever file.
+    pub key_id: [u8; 32],
     /// What is unusual about the chain.
     pub remarks: Vec<Remark>,
 }
@@ -156,8 +159,9 @@ pub fn read(certificate: &[u8], key: &[u8]) -> Result<Identity, IdentityFault> {
     let key = key::read(key)?;
     belongs(&key, &chain)?;
     let remarks = remarks(&chain);
+    let key_id = sha256_bytes([leaf.key_kind.name().as_bytes(), &leaf.public_key]);
     let chain = chain.into_iter().map(|facts| facts.der).collect();
-    Ok(Identity { chain, leaf, key, remarks })
+    Ok(Identity { chain, leaf, key, key_id, remarks })
 }
 
 fn certificates(bytes: &[u8]) -> Result<Vec<Facts>, IdentityFault> {

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use durward_model::mapping::NatModel;
+use durward_model::verdict::Outcome;
 use durward_model::{Bind, DestinationMode, Listener, Snapshot, Tenant, TenantId, Verdicts};
 
 use super::body::Candidate;
@@ -39,6 +40,7 @@ pub(crate) fn assemble(
         entrants.into_iter().zip(listeners).zip(claimed.upstreams)
     {
         let served = served(&entrant, &listeners);
+        let outcome = outcome(served, entrant.report.errors());
         match entrant.verdict {
             Verdict::Own(draft) => {
                 drafts[draft].served = served;
@@ -53,7 +55,16 @@ pub(crate) fn assemble(
         let tenant = (served != Served::Nothing).then(|| tenant(&entrant, listeners, upstreams));
         tenants.extend(tenant.iter().map(|tenant| (entrant.id.clone(), Arc::clone(tenant))));
         let Entrant { egress, sources, transparent, .. } = entrant;
-        let past = Past { egress, sources, transparent, served: tenant, ..entrant.past };
+        let listeners = Vec::new();
+        let past = Past {
+            egress,
+            sources,
+            transparent,
+            served: tenant,
+            outcome,
+            listeners,
+            ..entrant.past
+        };
         pasts.push((entrant.id, Arc::new(past)));
     }
     let mappings = mapping::conclude(mappings, &mut drafts);
@@ -66,6 +77,16 @@ pub(crate) fn assemble(
     let verdicts = drafts.into_iter().map(super::verdict::Draft::into_verdict).collect();
     let snapshot = snapshot((tenants.into_iter().collect(), nat), &claimed.modes, previous);
     Compiled { snapshot, verdicts: Verdicts { verdicts }, memory }
+}
+
+/// Returns what became of a document with so many errors, as its verdict says it.
+pub(super) fn outcome(served: Served, errors: usize) -> Outcome {
+    match (served, errors) {
+        (Served::Nothing, _) => Outcome::Rejected,
+        (Served::Former, _) => Outcome::KeptLastGood,
+        (Served::Current, 0) => Outcome::Accepted,
+        (Served::Current, _) => Outcome::Partial,
+    }
 }
 
 /// How much of a tenant is served: all of it may be left out, or all that is left may be what it was before.

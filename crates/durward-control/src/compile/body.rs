@@ -9,6 +9,7 @@ use std::sync::Arc;
 use durward_model::{DestinationMode, EgressAddress, Listener, Tenant};
 
 use super::certificates::Files;
+use super::keys::{KeyUse, Keys};
 use super::listener::{self, Outward, Workshop};
 use super::outward;
 use super::report::{Field, Report};
@@ -54,29 +55,77 @@ pub(crate) enum List {
     Proxy,
 }
 
-/// Compiles everybody's upstreams and listeners.
+/// Compiles everybody's upstreams and listeners; whoever uses an older tenant's key is compiled again without it.
 pub(crate) fn compile<'a>(
     roster: &mut Roster<'a>,
     files: &mut Files<'_>,
     previous: Option<&Compiled>,
 ) -> Candidates<'a> {
     let mut candidates = Candidates::default();
-    for (at, entrant) in roster.entrants.iter_mut().enumerate() {
-        let basis = std::mem::replace(&mut entrant.basis, Basis::Out);
-        let upstreams = match &basis {
-            Basis::Document(body) => {
-                document(at, entrant, body, files, previous, &mut candidates.listeners)
-            }
-            Basis::Kept(tenant) => {
-                entrant.transparent = entrant.past.transparent.clone();
-                kept(at, entrant, tenant, previous, &mut candidates.listeners)
-            }
-            Basis::Out => UpstreamSet::default(),
-        };
-        entrant.basis = basis;
+    let mut keys = Keys::default();
+    let marks: Vec<_> = roster.entrants.iter().map(|entrant| entrant.report.mark()).collect();
+    for at in 0..roster.entrants.len() {
+        let upstreams =
+            entrant(at, roster, files, (previous, &mut keys), &mut candidates.listeners);
         candidates.upstreams.push(upstreams);
     }
+    // What stands in for a denied key may use another one, so this goes on until nothing new is denied.
+    loop {
+        let losers = keys.conflicts(roster);
+        if losers.is_empty() {
+            break;
+        }
+        candidates.listeners.retain(|candidate| !losers.contains(&candidate.entrant));
+        for at in losers {
+            roster.entrants[at].report.rewind(marks[at]);
+            let again =
+                entrant(at, roster, files, (previous, &mut keys), &mut candidates.listeners);
+            candidates.upstreams[at] = again;
+        }
+    }
+    keys.remember(roster);
     candidates
+}
+
+fn entrant<'a>(
+    at: usize,
+    roster: &mut Roster<'a>,
+    files: &mut Files<'_>,
+    (previous, keys): (Option<&Compiled>, &mut Keys),
+    listeners: &mut Vec<Candidate>,
+) -> UpstreamSet<'a> {
+    let entrant = &mut roster.entrants[at];
+    let basis = std::mem::replace(&mut entrant.basis, Basis::Out);
+    let former = || {
+        entrant.past.keys.iter().map(|held| KeyUse {
+            key: held.key,
+            shared: held.shared,
+            origin: entrant.origin.clone(),
+        })
+    };
+    let (upstreams, used) = match &basis {
+        Basis::Document(body) => {
+            let denied = keys.denied(at);
+            let former: Vec<_> = former().filter(|used| !denied.contains_key(&used.key)).collect();
+            files.deny(denied);
+            let upstreams = document(at, entrant, body, files, previous, listeners);
+            let mut used = files.keys_used();
+            if entrant.report.errors() > 0 {
+                // What stands in for the broken parts has keys of before.
+                used.extend(former);
+            }
+            (upstreams, used)
+        }
+        Basis::Kept(tenant) => {
+            let used = former().collect();
+            entrant.transparent = entrant.past.transparent.clone();
+            (kept(at, entrant, tenant, previous, listeners), used)
+        }
+        Basis::Out => (UpstreamSet::default(), Vec::new()),
+    };
+    keys.note(at, used);
+    entrant.basis = basis;
+    upstreams
 }
 
 fn kept<'a>(

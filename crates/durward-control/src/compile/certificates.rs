@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use durward_model::Certificate;
 
+use super::keys::{Denied, KeyUse};
 use super::report::{Field, Report};
 use crate::certificate::authority::{self, AuthorityFault};
 use crate::certificate::identity::{self, IdentityFault};
@@ -105,20 +106,38 @@ pub(crate) struct Files<'a> {
     old: Option<&'a Certificates>,
     fresh: Certificates,
     now: i64,
+    /// Keys used by the document that is read now.
+    used: Vec<KeyUse>,
+    /// Keys of other tenants, which the document that is read now may not use.
+    denied: Denied,
 }
 
 /// What a certificate is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Shown to clients.
-    Server,
+    Server {
+        /// At a proxy beside those of other tenants, where all show the same certificate.
+        shared: bool,
+    },
     /// Shown to upstreams.
     Client,
 }
 
 impl<'a> Files<'a> {
     pub(crate) fn new(resources: &'a Resources, old: Option<&'a Certificates>, now: i64) -> Self {
-        Self { resources, old, fresh: Certificates::default(), now }
+        let fresh = Certificates::default();
+        Self { resources, old, fresh, now, used: Vec::new(), denied: Denied::new() }
+    }
+
+    /// Refuses these keys from now on.
+    pub(crate) fn deny(&mut self, keys: Denied) {
+        self.denied = keys;
+    }
+
+    /// Returns the keys used since this was last asked.
+    pub(crate) fn keys_used(&mut self) -> Vec<KeyUse> {
+        std::mem::take(&mut self.used)
     }
 
     /// What has been read, for the next compile.
@@ -154,7 +173,20 @@ impl<'a> Files<'a> {
                 report.error(fault.reason(), names.place, field, &sentence);
                 None
             }
+            Ok(identity) if self.denied.contains_key(&identity.key_id) => {
+                let sentence = format!(
+                    "{:?} holds the private key {}: a key is one tenant's, issue another",
+                    names.key, self.denied[&identity.key_id]
+                );
+                report.error("KeyTaken", names.place, field, &sentence);
+                None
+            }
             Ok(identity) => {
+                self.used.push(KeyUse {
+                    key: identity.key_id,
+                    shared: purpose == Purpose::Server { shared: true },
+                    origin: report.source().origin(names.place),
+                });
                 self.remark(report, &names, field, identity, purpose);
                 Some(Arc::new(names.certificate_of(report, identity, files)))
             }
@@ -198,7 +230,7 @@ impl<'a> Files<'a> {
             warn("CertificateEndsSoon", &format!("ends in {}: renew it", days_text(days)));
         }
         match (purpose, leaf.usage) {
-            (Purpose::Server, Some(usage)) if !usage.server => warn(
+            (Purpose::Server { .. }, Some(usage)) if !usage.server => warn(
                 "CertificateUsage",
                 "is not for servers (its extended key usage lacks serverAuth): clients refuse it, reissue it",
             ),
@@ -324,12 +356,7 @@ impl<'a> Files<'a> {
         match self.resources.file(report.source(), written) {
             Ok(found) => Some(found),
             Err(fault) => {
-                report.error(
-                    "FileMissing",
-                    place,
-                    field,
-                    &format!("{written:?} cannot be read: {fault}"),
-                );
+                report.error(fault.reason(), place, field, &format!("{written:?} {fault}"));
                 None
             }
         }

@@ -12,8 +12,10 @@ use durward_model::egress::told_apart;
 use durward_model::mapping::PortMapping;
 use durward_model::{DestinationMode, Listener, Origin, Service};
 
+use super::addresses::{Addresses, Role};
 use super::body::{Candidate, Candidates, List};
 use super::mapping::Applicant;
+use super::precedence::Precedence;
 use super::report::Field;
 use super::roster::Roster;
 use super::upstream_set::UpstreamSet;
@@ -36,10 +38,10 @@ pub(crate) fn decide<'a>(
     roster: &mut Roster<'a>,
     candidates: Candidates<'a>,
     mappings: &mut [Applicant<'_>],
-    previous: Option<&Compiled>,
+    (addresses, previous): (&mut Addresses, Option<&Compiled>),
 ) -> Claimed<'a> {
     let Candidates { listeners, mut upstreams } = candidates;
-    let mut register = Register::default();
+    let mut register = Register::new(addresses);
     let mut asking: Vec<Asking> = listeners.into_iter().map(Asking::Listener).collect();
     for (at, applicant) in mappings.iter().enumerate() {
         asking.push(Asking::Mapping(at));
@@ -49,8 +51,8 @@ pub(crate) fn decide<'a>(
     }
     asking.sort_by_cached_key(|asking| match asking {
         Asking::Listener(candidate) => rank(roster, candidate),
-        Asking::FormerMapping(at) => mapping_rank(&mappings[*at], true, 0),
-        Asking::Mapping(at) => mapping_rank(&mappings[*at], mappings[*at].held(), 1),
+        Asking::FormerMapping(at) => (mappings[*at].precedence(true), 0),
+        Asking::Mapping(at) => (mappings[*at].precedence(mappings[*at].held()), 1),
     });
     let mut unlucky = Vec::new();
     for asking in asking {
@@ -87,33 +89,22 @@ enum Asking {
     Mapping(usize),
 }
 
-fn mapping_rank(applicant: &Applicant<'_>, held: bool, position: usize) -> Rank {
-    let (tier, created, new, seniority) = applicant.precedence(held);
-    (tier, created, new, seniority, position)
-}
-
-type Rank = (u8, Option<Arc<str>>, bool, u64, usize);
+type Rank = (Precedence, usize);
 
 fn rank(roster: &Roster<'_>, candidate: &Candidate) -> Rank {
     let entrant = &roster.entrants[candidate.entrant];
     let key = candidate.listener.key();
-    let held = entrant.previous.is_some_and(|tenant| {
-        tenant.listeners.binary_search_by_key(&key, |listener| listener.key()).is_ok()
-    });
-    let (tier, created, new, seniority) = entrant.precedence(held);
-    (
-        tier,
-        created.cloned(),
-        new,
-        seniority,
-        candidate.entry.map_or(usize::MAX, |entry| entry.position),
-    )
+    let held = entrant.past.listeners.contains(&key)
+        || entrant.previous.is_some_and(|tenant| {
+            tenant.listeners.binary_search_by_key(&key, |listener| listener.key()).is_ok()
+        });
+    (entrant.precedence(held), candidate.entry.map_or(usize::MAX, |entry| entry.position))
 }
 
 /// The loser's tenant keeps what it had before in place of what it may not have.
 fn stand_in<'a>(
     roster: &Roster<'a>,
-    register: &mut Register,
+    register: &mut Register<'_>,
     upstreams: &mut [UpstreamSet<'a>],
     loser: &Candidate,
     previous: Option<&Compiled>,
@@ -132,13 +123,13 @@ fn stand_in<'a>(
             continue;
         };
         if register.objection(roster, &former).is_none() {
-            register.accept(former);
+            register.accept(roster, former);
         }
     }
 }
 
-#[derive(Default)]
-struct Register {
+struct Register<'r> {
+    addresses: &'r mut Addresses,
     accepted: Vec<Candidate>,
     by_key: HashMap<(IpAddr, u16), Vec<usize>>,
     by_bind: HashMap<SocketAddr, usize>,
@@ -147,7 +138,19 @@ struct Register {
     ports: Ports,
 }
 
-impl Register {
+impl<'r> Register<'r> {
+    fn new(addresses: &'r mut Addresses) -> Self {
+        Self {
+            addresses,
+            accepted: Vec::new(),
+            by_key: HashMap::new(),
+            by_bind: HashMap::new(),
+            by_bind_and_address: HashMap::new(),
+            modes: HashMap::new(),
+            ports: Ports::default(),
+        }
+    }
+
     /// Gives who asks what it asks for; returns who cannot have it.
     fn ask(
         &mut self,
@@ -160,7 +163,7 @@ impl Register {
                 if self.objection(roster, &candidate).is_some() {
                     return Some(Asking::Listener(candidate));
                 }
-                self.accept(candidate);
+                self.accept(roster, candidate);
                 None
             }
             Asking::FormerMapping(at) => {
@@ -174,9 +177,12 @@ impl Register {
         }
     }
 
-    fn accept(&mut self, candidate: Candidate) {
+    fn accept(&mut self, roster: &Roster<'_>, candidate: Candidate) {
         let at = self.accepted.len();
         let listener = &candidate.listener;
+        for (address, role) in addresses_of(listener) {
+            self.addresses.take(roster, candidate.entrant, address, role);
+        }
         self.by_key.entry(listener.key()).or_default().push(at);
         self.ports.listen(listener);
         self.by_bind.entry(listener.bind).or_insert(at);
@@ -189,6 +195,14 @@ impl Register {
     fn objection(&self, roster: &Roster<'_>, candidate: &Candidate) -> Option<Objection> {
         let listener = &candidate.listener;
         let holder = |at: usize| self.holder(roster, at);
+        let mut addresses = addresses_of(listener);
+        let foreign = addresses.find_map(|(address, role)| {
+            let objection = self.addresses.objection(roster, candidate.entrant, address, role)?;
+            Some(Objection::Foreign { role, objection })
+        });
+        if foreign.is_some() {
+            return foreign;
+        }
         let there = self.by_key.get(&listener.key()).map_or(&[][..], Vec::as_slice);
         if let Some(&at) = there.iter().find(|at| !self.apart(**at, candidate)) {
             let shared = [listener, &self.accepted[at].listener].map(|listener| shares(listener));
@@ -238,6 +252,13 @@ impl Register {
     }
 }
 
+/// The addresses a listener needs: the one clients know, and that of its socket where it is another.
+fn addresses_of(listener: &Listener) -> impl Iterator<Item = (IpAddr, Role)> + use<> {
+    let (address, bind) = (listener.address.0, listener.bind.ip());
+    let socket = (bind != address && !bind.is_unspecified()).then_some((bind, Role::Listen));
+    [(address, Role::Ingress)].into_iter().chain(socket)
+}
+
 /// Whether it lets others have its address and port.
 pub(super) fn shares(listener: &Listener) -> bool {
     matches!(&listener.service, Service::Forward(service) if service.shared)
@@ -251,6 +272,8 @@ struct Holder {
 
 /// Why a listener is left out.
 enum Objection {
+    /// One of its addresses is another tenant's.
+    Foreign { role: Role, objection: String },
     /// Its address and port are somebody's.
     Address(Holder),
     /// They would share, but a client could be both tenants'.
@@ -284,6 +307,11 @@ impl Objection {
         let listener = &candidate.listener;
         let bind = listener.bind;
         let (reason, name, holder, sentence) = match self {
+            Self::Foreign { role, objection } => {
+                let name = if *role == Role::Listen { "listen" } else { "address" };
+                let sentence = format!("{objection}: use another, or let both say shared: true");
+                return ("AddressTaken", name, sentence);
+            }
             Self::Address(holder) => {
                 ("AddressTaken", "address", holder, format!("{listener} is taken by"))
             }

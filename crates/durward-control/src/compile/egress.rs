@@ -1,31 +1,23 @@
-//! Who leaves from which address: one tenant per address, unless all who ask for it say they share.
+//! The addresses each tenant leaves from, and the networks whose traffic it lets out by them.
 //!
 //! Deliberately absent: whether the host has the address; that is asked where sockets are.
-
-use std::collections::HashMap;
 
 use durward_model::blocks::Blocks;
 use durward_model::{EgressAddress, TenantId};
 use ipnet::IpNet;
 
+use super::addresses::{Addresses, Role};
 use super::report::Field;
 use super::roster::{Basis, Entrant, Roster};
 use crate::place::{At, Place};
 
 /// Grants each tenant the egress addresses it may have. One that is left without any is kept as it was, or is out.
-pub(crate) fn grant(roster: &mut Roster<'_>) {
-    let mut holders = Holders::default();
-    let mut claims = claims(roster);
-    claims.sort_by(|a, b| {
-        let rank = |claim: &Claim| roster.entrants[claim.entrant].precedence(claim.held);
-        rank(a).cmp(&rank(b)).then(a.position.cmp(&b.position))
-    });
-    for claim in &claims {
-        holders.ask(roster, claim);
+pub(crate) fn grant(roster: &mut Roster<'_>, addresses: &mut Addresses) {
+    for entrant in 0..roster.entrants.len() {
+        ask(roster, addresses, entrant);
     }
     for entrant in 0..roster.entrants.len() {
-        settle(roster, &mut holders, entrant);
-        in_order(&mut roster.entrants[entrant]);
+        settle(roster, addresses, entrant);
     }
 }
 
@@ -78,7 +70,7 @@ pub(crate) fn steer(roster: &mut Roster<'_>) -> Vec<(IpNet, TenantId)> {
     all.into_iter().map(|(source, at)| (source, owner(at))).collect()
 }
 
-/// The same of networks.
+/// Networks are granted by age and held in the order written, so that a second compile of the same documents changes nothing.
 fn sources_in_order(entrant: &mut Entrant<'_>) {
     if let (Basis::Document(body), true) = (&entrant.basis, entrant.sources.len() > 1) {
         let wanted: Vec<IpNet> = body.sources.iter().map(|source| source.value).collect();
@@ -86,104 +78,37 @@ fn sources_in_order(entrant: &mut Entrant<'_>) {
     }
 }
 
-/// Addresses are granted by age and held in the order written, so that a second compile of the same documents changes nothing.
-fn in_order(entrant: &mut Entrant<'_>) {
-    if entrant.egress.len() < 2 {
-        return;
-    }
-    let wanted: Vec<EgressAddress> = match &entrant.basis {
-        Basis::Document(body) => body.egress.iter().map(|address| address.value).collect(),
-        Basis::Kept(tenant) => tenant.egress.clone(),
-        Basis::Out => Vec::new(),
+/// Gives the tenant the addresses it asks for and may have, in the order written.
+fn ask(roster: &mut Roster<'_>, addresses: &Addresses, at: usize) {
+    let wanted: Vec<At<EgressAddress>> = match &roster.entrants[at].basis {
+        Basis::Document(body) => body.egress.clone(),
+        Basis::Kept(tenant) => {
+            tenant.egress.iter().map(|address| At::new(*address, Place::default())).collect()
+        }
+        Basis::Out => return,
     };
-    entrant.egress.sort_by_key(|address| wanted.iter().position(|wanted| wanted == address));
-}
-
-/// A wish of a tenant to leave from an address.
-struct Claim {
-    entrant: usize,
-    position: usize,
-    address: At<EgressAddress>,
-    held: bool,
-}
-
-fn claims(roster: &Roster<'_>) -> Vec<Claim> {
-    let mut claims = Vec::with_capacity(roster.entrants.len());
-    for (at, entrant) in roster.entrants.iter().enumerate() {
-        let mut claim = |(position, address): (usize, At<EgressAddress>)| {
-            let held = entrant.past.egress.contains(&address.value);
-            claims.push(Claim { entrant: at, position, address, held });
-        };
-        match &entrant.basis {
-            Basis::Document(body) => body.egress.iter().copied().enumerate().for_each(&mut claim),
-            Basis::Kept(tenant) => {
-                let addresses =
-                    tenant.egress.iter().map(|address| At::new(*address, Place::default()));
-                addresses.enumerate().for_each(&mut claim);
-            }
-            Basis::Out => {}
-        }
-    }
-    claims
-}
-
-/// Who has an address: the first who asked, and whether it shares. Whoever came after shares too.
-#[derive(Clone, Copy)]
-struct Holder {
-    entrant: usize,
-    shares: bool,
-}
-
-#[derive(Default)]
-struct Holders(HashMap<EgressAddress, Holder>);
-
-impl Holders {
-    /// Who keeps `entrant` from having the address.
-    fn objector(
-        &self,
-        roster: &Roster<'_>,
-        address: EgressAddress,
-        entrant: usize,
-    ) -> Option<usize> {
-        let asking = &roster.entrants[entrant];
-        let holder = self.0.get(&address)?;
-        let shared = holder.shares && asking.past.shared;
-        (!shared && !asking.egress.contains(&address)).then_some(holder.entrant)
-    }
-
-    fn take(&mut self, roster: &mut Roster<'_>, address: EgressAddress, at: usize) {
+    for (position, address) in wanted.into_iter().enumerate() {
+        let objection = addresses.objection(roster, at, address.value.0, Role::Egress);
         let entrant = &mut roster.entrants[at];
-        let holder = Holder { entrant: at, shares: entrant.past.shared };
-        self.0.entry(address).or_insert(holder);
-        if !entrant.egress.contains(&address) {
-            entrant.egress.push(address);
-        }
-    }
-
-    fn ask(&mut self, roster: &mut Roster<'_>, claim: &Claim) {
-        let address = claim.address.value;
-        let Some(first) = self.objector(roster, address, claim.entrant) else {
-            self.take(roster, address, claim.entrant);
-            return;
-        };
-        if matches!(roster.entrants[claim.entrant].basis, Basis::Kept(_)) {
+        match objection {
+            None if entrant.egress.contains(&address.value) => {}
+            None => entrant.egress.push(address.value),
             // What was served before is in no document now, so there is nothing to point at.
-            return;
+            Some(_) if matches!(entrant.basis, Basis::Kept(_)) => {}
+            Some(objection) => {
+                let sentence =
+                    format!("{objection}: use another, or let both say egress.shared: true");
+                let parent = Field::SPEC.name("egress");
+                let field = parent.name("addresses");
+                let (field, place) = (field.index(position), address.place);
+                entrant.report.error("EgressTaken", place, &field, &sentence);
+            }
         }
-        let holder = &roster.entrants[first];
-        let sentence = format!(
-            "{address} is the egress address of tenant {} ({}), which asked first: use another, or let both say egress.shared: true",
-            holder.id, holder.origin
-        );
-        let parent = Field::SPEC.name("egress");
-        let field = parent.name("addresses");
-        let report = &mut roster.entrants[claim.entrant].report;
-        report.error("EgressTaken", claim.address.place, &field.index(claim.position), &sentence);
     }
 }
 
 /// A tenant that asked for addresses and has none is served as it was, or not at all.
-fn settle(roster: &mut Roster<'_>, holders: &mut Holders, at: usize) {
+fn settle(roster: &mut Roster<'_>, addresses: &mut Addresses, at: usize) {
     let entrant = &roster.entrants[at];
     let wanted = match &entrant.basis {
         Basis::Document(body) => !body.egress.is_empty(),
@@ -198,8 +123,9 @@ fn settle(roster: &mut Roster<'_>, holders: &mut Holders, at: usize) {
         return;
     };
     for address in &former.egress {
-        if holders.objector(roster, *address, at).is_none() {
-            holders.take(roster, *address, at);
+        if addresses.objection(roster, at, address.0, Role::Egress).is_none() {
+            addresses.take(roster, at, address.0, Role::Egress);
+            roster.entrants[at].egress.push(*address);
         }
     }
     let served = !roster.entrants[at].egress.is_empty();

@@ -5,18 +5,22 @@
 pub(crate) mod egress;
 mod ports;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use durward_model::mapping::{Affinity, PortMapping, SourceMode};
-use durward_model::verdict::Finding;
+use durward_model::verdict::{Finding, Outcome};
 use durward_model::{IngressAddress, Origin, SourceSet, TenantId};
 use ipnet::IpNet;
 
 use super::Compiled;
+use super::addresses::{Addresses, Role};
+use super::assemble;
 use super::names;
+use super::precedence::Precedence;
 use super::report::{Field, Report};
 use super::roster::{Basis, NOWHERE, Roster};
 use super::verdict::Served;
@@ -24,13 +28,44 @@ use super::{route, times, words};
 use crate::place::Place;
 use crate::resources::{Content, Resources, Source};
 use crate::spec::port_mapping::{AffinitySpec, KIND, PortMappingDocument, SourceSpec};
+use crate::state::MappingState;
 
-/// What is remembered of a mapping.
+/// Identity of a mapping: its tenant and its name among the tenant's mappings.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct MappingId {
+    pub(crate) tenant: TenantId,
+    pub(crate) name: Arc<str>,
+}
+
+impl MappingId {
+    /// Returns the identity a document gives itself; `None` when its tenant or name cannot be one.
+    pub(crate) fn written(document: &PortMappingDocument) -> Option<Self> {
+        let tenant = TenantId::new(&document.spec.tenant).ok()?;
+        Some(Self { tenant, name: words::mapping_name(&document.metadata.name).ok()? })
+    }
+}
+
+impl fmt::Display for MappingId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mapping {} of tenant {}", self.name, self.tenant)
+    }
+}
+
+/// State of a mapping in the previous compile.
 #[derive(Clone, Debug)]
 pub(crate) struct Past {
-    file: Arc<str>,
+    pub(crate) file: Arc<str>,
+    /// Text of its document.
+    pub(crate) text: Arc<str>,
     pub(crate) seniority: u64,
-    created: Option<Arc<str>>,
+    pub(crate) created: Option<Arc<str>>,
+    /// Whether other tenants that also say so may use its addresses.
+    pub(crate) shared: bool,
+    /// The last document of it that was served.
+    pub(crate) good: Option<Arc<Source>>,
+    /// Whether an earlier process served it as the document says.
+    pub(crate) restored: bool,
+    pub(crate) outcome: Outcome,
     served: Option<Arc<PortMapping>>,
 }
 
@@ -39,12 +74,27 @@ impl Past {
     pub(super) fn served(&self) -> Option<&Arc<PortMapping>> {
         self.served.as_ref()
     }
+
+    /// Builds what is remembered of a mapping that an earlier process had.
+    pub(super) fn of_earlier(state: &MappingState, good: Option<Arc<Source>>) -> Self {
+        Self {
+            file: Arc::clone(&state.file),
+            text: good.as_ref().map_or_else(|| Arc::from(""), |good| Arc::clone(&good.text)),
+            seniority: state.seniority,
+            created: state.created.clone(),
+            shared: state.shared,
+            restored: good.is_some(),
+            good,
+            outcome: Outcome::Rejected,
+            served: None,
+        }
+    }
 }
 
 /// A mapping that asks to be served.
 #[derive(Debug)]
 pub(crate) struct Applicant<'a> {
-    pub(crate) name: Arc<str>,
+    pub(crate) id: MappingId,
     /// The verdict, among the drafts, it is told in; a file's when its document cannot be found.
     draft: usize,
     of_file: bool,
@@ -54,8 +104,15 @@ pub(crate) struct Applicant<'a> {
     /// What was served before.
     pub(crate) former: Option<Arc<PortMapping>>,
     file: Arc<str>,
+    text: Arc<str>,
+    /// Its document, when it has one.
+    document: Option<Arc<Source>>,
+    good: Option<Arc<Source>>,
+    restored: bool,
     pub(crate) seniority: u64,
     pub(crate) created: Option<Arc<str>>,
+    /// Whether other tenants that also say so may use its addresses.
+    pub(crate) shared: bool,
     /// Where its addresses and ports are written.
     pub(crate) places: Places,
     /// What is served, once decided.
@@ -65,11 +122,13 @@ pub(crate) struct Applicant<'a> {
 /// Where the parts of a claim are written.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Places {
+    pub(crate) tenant: Place,
+    pub(crate) addresses: Vec<Place>,
     pub(crate) ports: Vec<Place>,
     pub(crate) egress: Place,
 }
 
-/// Everybody who asks, the verdicts of the rest being written already.
+/// Returns everybody who asks; the verdicts of documents that have no part in it are written already.
 pub(crate) fn enrol<'a>(
     resources: &'a Resources,
     roster: &mut Roster<'_>,
@@ -78,13 +137,38 @@ pub(crate) fn enrol<'a>(
     let live = roster.entrants.iter().filter(|entrant| !matches!(entrant.basis, Basis::Out));
     let tenants = live.map(|entrant| entrant.id.clone()).collect();
     let mut office = Office { previous, tenants, applicants: Vec::new(), taken: BTreeMap::new() };
-    for (draft, document) in resources.documents.iter().enumerate() {
-        if let Content::Mapping(mapping) = &document.content {
-            office.document(roster, draft, &document.source, mapping);
-        }
+    let named = names::mappings(resources, previous, &mut roster.drafts);
+    // A tenant that is not served is known all the same: its mappings are rejected with it, not taken for a slip in the name.
+    let known: HashSet<TenantId> =
+        roster.entrants.iter().map(|entrant| entrant.id.clone()).collect();
+    let is_known =
+        |named: &NamedMapping<'_>| named.id.as_ref().is_some_and(|id| known.contains(&id.tenant));
+    let (named, strays): (Vec<_>, Vec<_>) = named.into_iter().partition(is_known);
+    for named in named {
+        office.document(roster, named);
+    }
+    for named in strays {
+        office.stray(roster, named);
     }
     office.keep_broken(resources);
     office.applicants
+}
+
+/// A document with a usable name.
+pub(crate) struct NamedMapping<'a> {
+    pub(crate) draft: usize,
+    pub(crate) source: &'a Arc<Source>,
+    pub(crate) document: &'a PortMappingDocument,
+    /// `None` when what it says of its tenant is no tenant's name.
+    pub(crate) id: Option<MappingId>,
+    pub(crate) created: Option<Arc<str>>,
+    pub(crate) report: Report<'a>,
+}
+
+impl NamedMapping<'_> {
+    pub(crate) fn origin(&self) -> Origin {
+        self.source.origin(self.document.metadata.name.place)
+    }
 }
 
 struct Office<'a, 'p> {
@@ -92,56 +176,69 @@ struct Office<'a, 'p> {
     /// Those that are served.
     tenants: BTreeSet<TenantId>,
     applicants: Vec<Applicant<'a>>,
-    taken: BTreeMap<Arc<str>, Origin>,
+    taken: BTreeMap<MappingId, Origin>,
 }
 
 impl<'a> Office<'a, '_> {
-    fn past(&self, name: &str) -> Option<&Past> {
-        self.previous?.memory.mappings.get(name)
+    fn past(&self, id: &MappingId) -> Option<&Past> {
+        self.previous?.memory.mappings.get(id)
     }
 
-    fn document(
-        &mut self,
-        roster: &mut Roster<'_>,
-        draft: usize,
-        source: &'a Source,
-        document: &'a PortMappingDocument,
-    ) {
-        let mut report = Report::new(source);
-        let written = &document.metadata.name;
-        let Some(name) = report.check("BadName", written, &Field::NAME, words::mapping_name) else {
-            roster.drafts[draft].findings = report.into_findings();
-            return;
-        };
-        if let Some(holder) = self.taken.get(&name) {
-            let sentence =
-                format!("{name:?} is taken by the mapping at {holder}: give this one another name");
-            report.error("NameTaken", written.place, &Field::NAME, &sentence);
-            roster.drafts[draft].findings = report.into_findings();
-            return;
-        }
-        self.taken.insert(Arc::clone(&name), source.origin(written.place));
-        let created = names::created(&mut report, &document.metadata);
+    /// The served mappings of this name that were written in this file.
+    fn past_in_file(&self, name: &str, file: &str) -> Vec<MappingId> {
+        let Some(previous) = self.previous else { return Vec::new() };
+        let all = previous.memory.mappings.iter();
+        let here = all
+            .filter(|(id, past)| *id.name == *name && *past.file == *file && past.served.is_some());
+        here.map(|(id, _)| id.clone()).collect()
+    }
+
+    fn document(&mut self, roster: &mut Roster<'_>, named: NamedMapping<'a>) {
+        let Some(id) = named.id.clone() else { return };
+        self.taken.insert(id.clone(), named.origin());
+        let NamedMapping { draft, source, document, created, mut report, .. } = named;
         let tenants = &self.tenants;
-        let current = Reading { report: &mut report, roster, tenants }.mapping(&name, document);
-        let past = self.past(&name).cloned();
+        let current = Reading { report: &mut report, roster, tenants }.mapping(&id.name, document);
+        let past = self.past(&id).cloned();
         let seniority = past.as_ref().map(|past| past.seniority);
+        let good = past.as_ref().and_then(|past| past.good.clone());
+        let restored = past.as_ref().is_some_and(|past| past.restored && past.text == source.text);
         self.applicants.push(Applicant {
-            name,
+            document: Some(Arc::clone(source)),
+            good,
+            restored,
             draft,
             of_file: false,
             report,
             current: current.map(Arc::new),
             former: past.and_then(|past| past.served).filter(|past| tenants.contains(&past.tenant)),
             file: Arc::clone(&source.file),
+            text: Arc::clone(&source.text),
             seniority: seniority.unwrap_or_else(|| roster.newcomer()),
             created,
+            shared: document.spec.shared,
             places: Places {
+                tenant: document.spec.tenant.place,
+                addresses: document.spec.addresses.iter().map(|address| address.place).collect(),
                 ports: document.spec.ports.iter().map(|port| port.place).collect(),
                 egress: document.spec.egress.place,
             },
             served: None,
+            id,
         });
+    }
+
+    /// Rejects a document that names no tenant of ours. What the same file said of a mapping of this name stays: a slip in the tenant's name
+    /// must not take it away.
+    fn stray(&mut self, roster: &mut Roster<'_>, named: NamedMapping<'a>) {
+        let NamedMapping { draft, source, document, mut report, .. } = named;
+        let tenants = &self.tenants;
+        let name = Arc::from(document.metadata.name.value.as_str());
+        Reading { report: &mut report, roster, tenants }.mapping(&name, document);
+        roster.drafts[draft].findings = report.into_findings();
+        for id in self.past_in_file(&name, &source.file) {
+            self.keep(&id, draft, false, source);
+        }
     }
 
     /// Keeps what broken documents and unreadable files were before.
@@ -150,7 +247,11 @@ impl<'a> Office<'a, '_> {
         for (draft, document) in resources.documents.iter().enumerate() {
             let Content::Broken(broken) = &document.content else { continue };
             match (&broken.name, &*document.source.kind == KIND) {
-                (Some(name), true) => self.keep(name, draft, false, &document.source),
+                (Some(name), true) => {
+                    for id in self.past_in_file(name, &document.source.file) {
+                        self.keep(&id, draft, false, &document.source);
+                    }
+                }
                 (None, _) => nameless.push((&document.source.file, draft)),
                 (Some(_), false) => {}
             }
@@ -163,34 +264,76 @@ impl<'a> Office<'a, '_> {
             let Some(previous) = self.previous else { return };
             let of_file = previous.memory.mappings.iter();
             let of_file = of_file.filter(|(_, past)| Path::new(&*past.file).starts_with(file));
-            for name in of_file.map(|(name, _)| Arc::clone(name)).collect::<Vec<_>>() {
-                self.keep(&name, draft, true, &NOWHERE);
+            for id in of_file.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+                self.keep(&id, draft, true, &NOWHERE);
             }
         }
     }
 
-    fn keep(&mut self, name: &str, draft: usize, of_file: bool, source: &'a Source) {
-        let Some(past) = self.past(name).cloned() else { return };
+    fn keep(&mut self, id: &MappingId, draft: usize, of_file: bool, source: &'a Source) {
+        let Some(past) = self.past(id).cloned() else { return };
         let Some(former) = past.served.filter(|past| self.tenants.contains(&past.tenant)) else {
             return;
         };
-        if self.taken.contains_key(name) {
+        if self.taken.contains_key(id) {
             return;
         }
-        self.taken.insert(Arc::from(name), former.origin.clone());
+        self.taken.insert(id.clone(), former.origin.clone());
         self.applicants.push(Applicant {
-            name: Arc::from(name),
+            id: id.clone(),
             draft,
             of_file,
             report: Report::new(source),
             current: None,
             former: Some(former),
             file: past.file,
+            text: past.text,
+            document: None,
+            good: past.good,
+            restored: false,
             seniority: past.seniority,
             created: past.created,
+            shared: past.shared,
             places: Places::default(),
             served: None,
         });
+    }
+}
+
+/// Leaves out what asks for another tenant's address or belongs to a tenant that is not served; what was served before stands in where it may.
+pub(crate) fn yield_addresses(
+    applicants: &mut [Applicant<'_>],
+    roster: &Roster<'_>,
+    addresses: &mut Addresses,
+) {
+    let places: HashMap<&TenantId, usize> =
+        roster.entrants.iter().enumerate().map(|(at, entrant)| (&entrant.id, at)).collect();
+    for applicant in applicants {
+        let Some(&at) = places.get(&applicant.id.tenant) else { continue };
+        if matches!(roster.entrants[at].basis, Basis::Out) {
+            applicant.leave_out_with_tenant();
+            continue;
+        }
+        let objection = |mapping: &PortMapping| {
+            let mut all = mapping.addresses.iter().enumerate();
+            all.find_map(|(position, address)| {
+                Some((position, addresses.objection(roster, at, address.0, Role::Mapped)?))
+            })
+        };
+        let refused = applicant.current.as_deref().and_then(objection);
+        if let Some((position, objection)) = &refused {
+            applicant.current = None;
+            let place = applicant.places.addresses.get(*position).copied().unwrap_or_default();
+            let field = Field::SPEC.name("addresses");
+            let sentence = format!("{objection}: use another, or let both say shared: true");
+            applicant.report.error("AddressTaken", place, &field.index(*position), &sentence);
+        }
+        if applicant.former.as_deref().and_then(objection).is_some() {
+            applicant.former = None;
+        }
+        for address in applicant.former.iter().flat_map(|former| &former.addresses) {
+            addresses.take(roster, at, address.0, Role::Mapped);
+        }
     }
 }
 
@@ -289,19 +432,15 @@ fn everybody() -> SourceSet {
 }
 
 impl Applicant<'_> {
-    /// What claims are sorted by, the strongest first, as for tenants.
-    pub(crate) fn precedence(&self, held: bool) -> (u8, Option<Arc<str>>, bool, u64) {
-        let tier = match (&self.created, held) {
-            (None, true) => 0,
-            (Some(_), _) => 1,
-            (None, false) => 2,
-        };
-        (tier, self.created.clone(), !held, self.seniority)
+    /// Returns what its claims are sorted by, as for tenants.
+    pub(crate) fn precedence(&self, held: bool) -> Precedence {
+        Precedence::new(held, self.created.as_ref(), self.seniority)
     }
 
     /// Whether all it asks for now it had before.
     pub(crate) fn held(&self) -> bool {
         match (&self.current, &self.former) {
+            (Some(_), None) => self.restored,
             (None, Some(_)) => true,
             (Some(current), Some(former)) => {
                 current.addresses.iter().all(|address| former.addresses.contains(address))
@@ -316,6 +455,16 @@ impl Applicant<'_> {
         }
     }
 
+    /// Rejects the mapping of a tenant that turned out not to be served.
+    fn leave_out_with_tenant(&mut self) {
+        self.former = None;
+        if self.current.take().is_some() {
+            let (place, name) = (self.places.tenant, &self.id.tenant);
+            let sentence = format!("{:?} is not served, see what is said about it", name.as_str());
+            self.report.error("TenantUnknown", place, &Field::SPEC.name("tenant"), &sentence);
+        }
+    }
+
     /// What it asks for first.
     pub(crate) fn wanted(&self) -> Option<&Arc<PortMapping>> {
         self.current.as_ref().or(self.former.as_ref())
@@ -325,7 +474,7 @@ impl Applicant<'_> {
 /// What a document now says of a mapping that is served, and what is found in it; `None` when it is anything but sound, or asks for other
 /// addresses or ports.
 pub(super) fn again(
-    source: &Source,
+    source: &Arc<Source>,
     document: &PortMappingDocument,
     past: &Past,
 ) -> Option<(Past, Vec<Finding>)> {
@@ -342,12 +491,19 @@ pub(super) fn again(
         (of.addresses.clone(), ports.collect::<Vec<_>>())
     };
     // What leaves from a mapping's addresses depends on what others have.
-    let moved = current.egress || former.egress || claims(&current) != claims(former);
+    let moved = current.egress
+        || former.egress
+        || document.spec.shared != past.shared
+        || claims(&current) != claims(former);
     if moved || report.errors() > 0 {
         return None;
     }
     let served = Some(if **former == current { Arc::clone(former) } else { Arc::new(current) });
-    let past = Past { file: Arc::clone(&source.file), seniority: past.seniority, created, served };
+    let (file, text) = (Arc::clone(&source.file), Arc::clone(&source.text));
+    let (seniority, shared) = (past.seniority, past.shared);
+    let good = Some(Arc::clone(source));
+    let (restored, outcome) = (false, Outcome::Accepted);
+    let past = Past { file, text, seniority, created, shared, good, restored, outcome, served };
     Some((past, report.into_findings()))
 }
 
@@ -355,7 +511,7 @@ pub(super) fn again(
 pub(crate) fn conclude(
     applicants: Vec<Applicant<'_>>,
     drafts: &mut [super::verdict::Draft],
-) -> BTreeMap<Arc<str>, Past> {
+) -> BTreeMap<MappingId, Past> {
     let mut pasts = BTreeMap::new();
     for mut applicant in applicants {
         let draft = &mut drafts[applicant.draft];
@@ -364,9 +520,10 @@ pub(crate) fn conclude(
             (Some(_), _) => Served::Former,
             (None, _) => Served::Nothing,
         };
+        let outcome = assemble::outcome(served, applicant.report.errors());
         if applicant.of_file {
             if served != Served::Nothing {
-                draft.note_kept(&format!("mapping {}", applicant.name));
+                draft.note_kept(&applicant.id.to_string());
             }
         } else {
             draft.served = served;
@@ -374,11 +531,16 @@ pub(crate) fn conclude(
         }
         let past = Past {
             file: applicant.file,
+            text: applicant.text,
             seniority: applicant.seniority,
             created: applicant.created,
+            shared: applicant.shared,
+            good: if served == Served::Current { applicant.document } else { applicant.good },
+            restored: false,
+            outcome,
             served: applicant.served,
         };
-        pasts.insert(applicant.name, past);
+        pasts.insert(applicant.id, past);
     }
     pasts
 }

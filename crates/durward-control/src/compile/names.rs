@@ -2,7 +2,6 @@
 //!
 //! Deliberately absent: other tenants' claims.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use durward_model::verdict::Finding;
@@ -10,19 +9,23 @@ use durward_model::{EgressAddress, Origin, TenantId};
 
 use ipnet::IpNet;
 
+use super::Compiled;
 use super::limits;
+use super::mapping::{MappingId, NamedMapping};
+use super::precedence::winners;
 use super::report::{Field, Report};
 use super::roster::{Body, Register};
+use super::verdict::Draft;
 use super::words;
 use crate::place::At;
-use crate::resources::Source;
+use crate::resources::{Content, Resources, Source};
 use crate::spec::tenant::{Metadata, TenantDocument, TenantSpec};
 
 /// A document that says whose it is.
 pub(crate) struct Named<'a> {
     pub(crate) at: usize,
     pub(crate) document: &'a TenantDocument,
-    pub(crate) source: &'a Source,
+    pub(crate) source: &'a Arc<Source>,
     pub(crate) id: TenantId,
     pub(crate) created: Option<Arc<str>>,
     pub(crate) report: Report<'a>,
@@ -45,29 +48,29 @@ pub(crate) fn created(report: &mut Report<'_>, metadata: &Metadata) -> Option<Ar
     moment.ok()
 }
 
-/// For each document the place of the one that has its name; `None` for those that have it themselves.
+/// Returns for each document the place of the document that has its name; `None` for those that have it themselves.
 pub(crate) fn lost_to(register: &Register<'_>, named: &[Named<'_>]) -> Vec<Option<Origin>> {
-    let mut winners: HashMap<&TenantId, usize> = HashMap::with_capacity(named.len());
-    for (index, candidate) in named.iter().enumerate() {
-        let winner = winners.entry(&candidate.id).or_insert(index);
-        if *winner != index && rank(register, candidate) < rank(register, &named[*winner]) {
-            *winner = index;
-        }
-    }
-    let lost = |(index, candidate): (usize, &Named<'_>)| {
-        let winner = winners.get(&candidate.id).copied().filter(|winner| *winner != index)?;
-        Some(named[winner].origin())
+    let rank = |at: usize| {
+        let candidate = &named[at];
+        let past = register.past(&candidate.id).map(|past| (&past.text, &past.file));
+        rank(past, candidate.source, candidate.created.as_ref(), candidate.at)
     };
-    named.iter().enumerate().map(lost).collect()
+    let winners = winners(named.iter().map(|candidate| &candidate.id), rank).into_iter();
+    let lost = |(at, winner): (usize, usize)| (at != winner).then(|| named[winner].origin());
+    winners.enumerate().map(lost).collect()
 }
 
-/// The document that is still the same comes first, then the one that stayed in its file, then the oldest, then the first.
-fn rank(register: &Register<'_>, candidate: &Named<'_>) -> impl Ord + use<> {
-    let past = register.past(&candidate.id);
-    let edited = past.is_some_and(|past| past.text != candidate.source.text);
-    let moved = past.is_some_and(|past| past.file != candidate.source.file);
-    let created = candidate.created.clone();
-    (edited, moved, created.is_none(), created, candidate.at)
+/// Ranks documents of one name: the document that is still the same comes first, then the one that stayed in its file, then the oldest,
+/// then the first. `past` is the text and file of the document that has the name.
+pub(super) fn rank(
+    past: Option<(&Arc<str>, &Arc<str>)>,
+    source: &Source,
+    created: Option<&Arc<str>>,
+    at: usize,
+) -> impl Ord + use<> {
+    let edited = past.is_some_and(|(text, _)| *text != source.text);
+    let moved = past.is_some_and(|(_, file)| *file != source.file);
+    (edited, moved, created.is_none(), created.cloned(), at)
 }
 
 impl<'a> Named<'a> {
@@ -141,4 +144,53 @@ fn egress(named: &mut Named<'_>) -> Option<Vec<At<EgressAddress>>> {
         report.error("EgressMissing", proxy.place, &field, sentence);
     }
     (report.errors() == before).then_some(addresses)
+}
+
+/// Returns the mapping documents that have their identity; the others get their verdict here. A mapping is its tenant's: what another tenant
+/// calls by the same name is another mapping.
+pub(crate) fn mappings<'a>(
+    resources: &'a Resources,
+    previous: Option<&Compiled>,
+    drafts: &mut [Draft],
+) -> Vec<NamedMapping<'a>> {
+    let mut named = Vec::new();
+    for (draft, document) in resources.documents.iter().enumerate() {
+        let Content::Mapping(mapping) = &document.content else { continue };
+        let mut report = Report::new(&document.source);
+        let written = &mapping.metadata.name;
+        if report.check("BadName", written, &Field::NAME, words::mapping_name).is_none() {
+            drafts[draft].findings = report.into_findings();
+            continue;
+        }
+        let created = created(&mut report, &mapping.metadata);
+        let id = MappingId::written(mapping);
+        let (document, source) = (mapping, &document.source);
+        named.push(NamedMapping { draft, source, document, id, created, report });
+    }
+    let rank = |at: usize| {
+        let candidate: &NamedMapping<'_> = &named[at];
+        let past = candidate.id.as_ref().and_then(|id| previous?.memory.mappings.get(id));
+        let past = past.map(|past| (&past.text, &past.file));
+        rank(past, candidate.source, candidate.created.as_ref(), candidate.draft)
+    };
+    // A document without an identity loses to none.
+    let keys = named.iter().map(|named| named.id.as_ref().ok_or(named.draft));
+    let lost = winners(keys, rank).into_iter().enumerate();
+    let lost: Vec<_> =
+        lost.map(|(at, winner)| (at != winner).then(|| named[winner].origin())).collect();
+    let mut having = Vec::with_capacity(named.len());
+    for (mut named, holder) in named.into_iter().zip(lost) {
+        let (Some(holder), Some(id)) = (holder, &named.id) else {
+            having.push(named);
+            continue;
+        };
+        let sentence = format!(
+            "{:?} is taken by the mapping of tenant {} at {holder}: give this one another name",
+            id.name, id.tenant
+        );
+        let place = named.document.metadata.name.place;
+        named.report.error("NameTaken", place, &Field::NAME, &sentence);
+        drafts[named.draft].findings = named.report.into_findings();
+    }
+    having
 }

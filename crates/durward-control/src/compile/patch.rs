@@ -13,12 +13,13 @@ use durward_model::{Bind, Listener, Origin, Snapshot, Tenant, TenantId};
 
 use super::body::Candidate;
 use super::certificates::Files;
+use super::mapping::MappingId;
 use super::names::{self, Named};
 use super::report::Report;
 use super::roster::{Basis, Entrant, Past, Verdict as Told};
 use super::transparent::Wish;
 use super::verdict::{Draft, Served};
-use super::{Compiled, Seen, assemble, body, claims, mapping, nat};
+use super::{Compiled, Seen, assemble, body, claims, keys, mapping, nat};
 use crate::resources::{Content, Document, Resources, Source, holds_all};
 use crate::spec::port_mapping::PortMappingDocument;
 use crate::spec::tenant::{Metadata, TenantDocument, TenantSpec};
@@ -33,7 +34,8 @@ pub(super) fn compile(resources: &Resources, previous: &Compiled, now: i64) -> O
     let seen = &previous.memory.seen;
     let sound = seen.settled && !seen.unreadable && resources.unreadable.is_empty();
     let lately = (0..LONG).contains(&now.saturating_sub(seen.at));
-    if !sound || !lately || !holds_all(&seen.files, &resources.files) {
+    let same_links = Arc::ptr_eq(&seen.links, &resources.links) || seen.links == resources.links;
+    if !sound || !lately || !same_links || !holds_all(&seen.files, &resources.files) {
         return None;
     }
     let changed = changed(&seen.documents, &resources.documents)?;
@@ -78,7 +80,7 @@ struct Changes {
     egress: Rules,
 }
 
-type Mappings = Vec<(Arc<str>, mapping::Past)>;
+type Mappings = Vec<(MappingId, mapping::Past)>;
 /// Rules by their position in the model.
 type Rules = Vec<(usize, Arc<KernelEgress>)>;
 
@@ -115,7 +117,7 @@ impl<'a> Patch<'a> {
     fn tenant(
         &mut self,
         at: usize,
-        source: &'a Source,
+        source: &'a Arc<Source>,
         document: &'a TenantDocument,
     ) -> Option<()> {
         let id = TenantId::new(&document.metadata.name).ok()?;
@@ -133,6 +135,8 @@ impl<'a> Patch<'a> {
                 file: Arc::clone(&source.file),
                 text: Arc::clone(&source.text),
                 served: None,
+                good: Some(Arc::clone(source)),
+                outcome: Outcome::Accepted,
                 ..past.as_ref().clone()
             },
             report: named.report,
@@ -146,7 +150,9 @@ impl<'a> Patch<'a> {
         let (files, previous) = (&mut self.files, Some(self.previous));
         let upstreams = body::document(0, &mut entrant, &body, files, previous, &mut listeners);
         entrant.basis = Basis::Document(Box::new(body));
+        // Another key may be another tenant's.
         let sound = entrant.report.errors() == 0
+            && keys::held(&self.files.keys_used()) == entrant.past.keys
             && assemble::served(&entrant, &listeners) == Served::Current
             && self.have_same_doors(former, &mut listeners);
         if !sound {
@@ -198,15 +204,15 @@ impl<'a> Patch<'a> {
     fn mapping(
         &mut self,
         at: usize,
-        source: &'a Source,
+        source: &'a Arc<Source>,
         document: &'a PortMappingDocument,
     ) -> Option<()> {
-        let (name, past) =
-            self.previous.memory.mappings.get_key_value(&*document.metadata.name.value)?;
+        let id = MappingId::written(document)?;
+        let past = self.previous.memory.mappings.get(&id)?;
         let (past, findings) = mapping::again(source, document, past)?;
         let written = &document.metadata.name;
         self.tell(at, source, (written, source.origin(written.place)), findings);
-        self.changes.mappings.push((Arc::clone(name), past));
+        self.changes.mappings.push((id, past));
         Some(())
     }
 
@@ -257,10 +263,18 @@ fn is_same(was: &Metadata, is: &Metadata) -> bool {
     was.name == is.name && was.creation_timestamp == is.creation_timestamp
 }
 
-/// Whether both ask for the same addresses and networks.
+/// Whether both ask for the same addresses and networks, as far as listeners do not tell.
 fn have_same(was: &TenantSpec, is: &TenantSpec) -> bool {
+    let doors = was.ingress.iter().zip(&is.ingress);
+    let same_doors = was.ingress.len() == is.ingress.len()
+        && doors
+            .into_iter()
+            .all(|(was, is)| (&*was.address, was.shared) == (&*is.address, is.shared));
     let (was, is) = (&was.egress, &is.egress);
-    was.addresses == is.addresses && was.sources == is.sources && was.shared == is.shared
+    same_doors
+        && was.addresses == is.addresses
+        && was.sources == is.sources
+        && was.shared == is.shared
 }
 
 /// The snapshot with what changed in its place; the same where nothing did.
@@ -306,7 +320,8 @@ fn put_doors(binds: &mut BTreeMap<SocketAddr, Arc<Bind>>, tenant: &Tenant) {
 /// The model with what changed in its place, if anything did.
 fn nat_model(former: &NatModel, mappings: &Mappings, egress: Rules) -> Option<NatModel> {
     let place = |mapping: &Arc<PortMapping>| {
-        former.mappings.iter().position(|known| known.name == mapping.name)
+        let id = (&mapping.tenant, &mapping.name);
+        former.mappings.iter().position(|known| (&known.tenant, &known.name) == id)
     };
     let served = mappings.iter().filter_map(|(_, past)| past.served());
     let placed = served.filter_map(|mapping| Some((place(mapping)?, mapping)));

@@ -117,6 +117,17 @@ impl<'a> Report<'a> {
         None
     }
 
+    /// Returns how much has been found, for [`Self::rewind`].
+    pub(crate) fn mark(&self) -> (usize, usize) {
+        (self.findings.len(), self.errors)
+    }
+
+    /// Forgets what was found after `mark`.
+    pub(crate) fn rewind(&mut self, mark: (usize, usize)) {
+        self.findings.truncate(mark.0);
+        self.errors = mark.1;
+    }
+
     pub(crate) fn into_findings(self) -> Vec<Finding> {
         self.findings
     }

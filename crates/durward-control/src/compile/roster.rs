@@ -3,16 +3,20 @@
 //! Here ends what can be said of a document by itself: after this, tenants meet. Deliberately absent: listeners and upstreams.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use durward_model::limits::Limits;
-use durward_model::verdict::Severity;
+use durward_model::verdict::{Outcome, Severity};
 use durward_model::{EgressAddress, Origin, Tenant, TenantId};
 use ipnet::IpNet;
 
 use super::Compiled;
+use super::addresses::Held;
+use super::keys::HeldKey;
 use super::names::{self, Named};
+use super::precedence::Precedence;
 use super::report::{Field, Report};
 use super::transparent::Wish;
 use super::verdict::Draft;
@@ -31,14 +35,22 @@ pub(crate) struct Past {
     pub(crate) text: Arc<str>,
     /// What of it is served.
     pub(crate) served: Option<Arc<Tenant>>,
+    /// How much of its document is served.
+    pub(crate) outcome: Outcome,
+    /// The last document of it that was served without errors; if there is none, the first that was served at all.
+    pub(crate) good: Option<Arc<Source>>,
+    /// Listeners that it held in an earlier process.
+    pub(crate) listeners: Vec<(IpAddr, u16)>,
     /// Its place in the order of arrival.
     pub(crate) seniority: u64,
     /// When it says it was created.
     pub(crate) created: Option<Arc<str>>,
     /// The egress addresses it was granted.
     pub(crate) egress: Vec<EgressAddress>,
-    /// Whether it shares them.
-    pub(crate) shared: bool,
+    /// All addresses it was granted, in order.
+    pub(crate) addresses: Vec<Held>,
+    /// The private keys it was granted, in order.
+    pub(crate) keys: Vec<HeldKey>,
     /// Whose traffic it was granted to let out by them.
     pub(crate) sources: Vec<IpNet>,
     /// What of that its forward proxy had.
@@ -121,14 +133,24 @@ impl Body<'_> {
 }
 
 impl Entrant<'_> {
-    /// What claims are sorted by, the strongest first. `held` says that it had the thing before.
-    pub(crate) fn precedence(&self, held: bool) -> (u8, Option<&Arc<str>>, bool, u64) {
-        let tier = match (&self.past.created, held) {
-            (None, true) => 0,
-            (Some(_), _) => 1,
-            (None, false) => 2,
+    /// Returns what its claims are sorted by; `held` says that it had the thing before.
+    pub(crate) fn precedence(&self, held: bool) -> Precedence {
+        Precedence::new(held, self.past.created.as_ref(), self.past.seniority)
+    }
+}
+
+/// Writes down with each tenant the document that stands in when a later one is broken.
+pub(crate) fn remember_good(roster: &mut Roster<'_>, resources: &Resources) {
+    for entrant in &mut roster.entrants {
+        let (Basis::Document(_), Verdict::Own(at)) = (&entrant.basis, entrant.verdict) else {
+            continue;
         };
-        (tier, self.past.created.as_ref(), !held, self.past.seniority)
+        let document = resources.documents.get(at);
+        if let Some(document) = document
+            && (entrant.report.errors() == 0 || entrant.past.good.is_none())
+        {
+            entrant.past.good = Some(Arc::clone(&document.source));
+        }
     }
 }
 
@@ -190,7 +212,7 @@ impl<'a> Register<'a> {
         self.entrants.reserve(documents.len());
         self.taken.reserve(documents.len());
         for (at, document) in documents.iter().enumerate() {
-            let source = &*document.source;
+            let source = &document.source;
             let start = source.origin(Place { line: 1, ..Place::default() });
             match &document.content {
                 Content::Tenant(tenant) => {
@@ -250,20 +272,20 @@ impl<'a> Register<'a> {
             (None, None) => Basis::Out,
         };
         let seniority = past.map_or_else(|| self.newcomer(), |past| past.seniority);
-        let shared = match (&basis, past) {
-            (Basis::Kept(_), Some(past)) => past.shared,
-            _ => named.document.spec.egress.shared,
-        };
         let past = Past {
             file: Arc::clone(&named.source.file),
             text: Arc::clone(&named.source.text),
             served: None,
+            outcome: Outcome::Rejected,
+            good: past.and_then(|past| past.good.clone()),
+            listeners: past.map(|past| past.listeners.clone()).unwrap_or_default(),
             egress: past.map(|past| past.egress.clone()).unwrap_or_default(),
             sources: past.map(|past| past.sources.clone()).unwrap_or_default(),
             transparent: past.map(|past| past.transparent.clone()).unwrap_or_default(),
             seniority,
             created: named.created,
-            shared,
+            addresses: past.map(|past| past.addresses.clone()).unwrap_or_default(),
+            keys: past.map(|past| past.keys.clone()).unwrap_or_default(),
         };
         self.taken.insert(named.id.clone());
         self.entrants.push(Entrant {

@@ -94,9 +94,11 @@ impl Workshop<'_, '_, '_, '_> {
         let list = field.name("certificates");
         let one = spec.certificate.iter().map(|spec| (spec, field.name("certificate")));
         let more = spec.certificates.iter().enumerate().map(|(at, spec)| (spec, list.index(at)));
+        let shared = self.outward.is_some_and(|outward| outward.spec.shared);
         let mut certificates = Vec::new();
         for (position, (written, field)) in one.chain(more).enumerate() {
-            let read = self.files.certificate(self.report, written, &field, Purpose::Server);
+            let read =
+                self.files.certificate(self.report, written, &field, Purpose::Server { shared });
             let Some(certificate) = read else { continue };
             let fault =
                 address.and_then(|address| trust::names_address(&certificate, address).err());

@@ -185,7 +185,11 @@ impl All<'_> {
             if client.credentials {
                 proxy["credentials"] = json!({"file": format!("{}.credentials", client.name)});
             }
-            if self.is_shared(|other| other.uses(door)) {
+            let at_address = |other: &Client| {
+                let mut doors = self.doors.iter().filter(|one| one.address == door.address);
+                doors.any(|one| other.uses(one))
+            };
+            if self.is_shared(at_address) {
                 proxy["shared"] = json!(true);
             }
             proxy

@@ -2,25 +2,28 @@
 //!
 //! Deliberately absent: watching, and any write.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::resources::{Content, Document, MISSING, Resources, Source, Unreadable};
+use crate::file_roots::FileRoots;
+use crate::resources::{Content, Document, Links, MISSING, Resources, Source, Unreadable};
 use crate::source::read::{Reader, reason};
 use crate::spec::document::{self, Part};
 use crate::spec::references::references;
 use crate::spec::routing_json::{self, ROUTING_JSON, RoutingJsonOptions};
 use crate::spec::{port_mapping, tenant, toml};
+use crate::state::Text;
 
 /// Names of files that are read from a directory end so.
 const ENDINGS: [&str; 4] = ["yaml", "yml", "json", "toml"];
 
 /// Reads configuration from files; what has not changed since the last load is neither read nor parsed again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FileSource {
     options: RoutingJsonOptions,
+    roots: Arc<FileRoots>,
     memory: Mutex<Memory>,
 }
 
@@ -46,11 +49,26 @@ struct Known {
     turn: u64,
 }
 
+impl Default for FileSource {
+    fn default() -> Self {
+        Self::new(RoutingJsonOptions::default())
+    }
+}
+
 impl FileSource {
     /// A source that treats `routing.json` as `options` say.
     #[must_use]
     pub fn new(options: RoutingJsonOptions) -> Self {
-        Self { options, memory: Mutex::default() }
+        let source = Self { options, roots: Arc::default(), memory: Mutex::default() };
+        source.with_files_from(&[])
+    }
+
+    /// Lets documents name files in these directories too, beside those in their own.
+    #[must_use]
+    pub fn with_files_from(mut self, directories: &[PathBuf]) -> Self {
+        let here = std::env::current_dir().unwrap_or_default();
+        self.roots = Arc::new(FileRoots::new(here, directories));
+        self
     }
 
     /// Everything in `paths`: files as they are, directories with their `*.yaml`, `*.yml`, `*.json` and `*.toml` files in order of name.
@@ -68,6 +86,7 @@ impl FileSource {
         reader.begin();
         let mut load = Load {
             options: &self.options,
+            roots: &self.roots,
             turn: *turn,
             reader,
             files,
@@ -82,6 +101,46 @@ impl FileSource {
         files.retain(|_, known| known.turn == *turn);
         reader.finish();
         (resources, *turn)
+    }
+
+    /// Returns the documents in texts that were in files once, each with the position of its text.
+    pub(crate) fn parse_again(&self, texts: &[Text]) -> Vec<(usize, Document)> {
+        let (mut reader, mut files) = (Reader::default(), HashMap::new());
+        let load = self.empty(&mut reader, &mut files);
+        let documents = texts.iter().enumerate();
+        documents
+            .flat_map(|(at, text)| load.restored(text).into_iter().map(move |one| (at, one)))
+            .collect()
+    }
+
+    /// Returns the documents with the files they refer to. Performs blocking I/O.
+    pub(crate) fn with_references(&self, documents: Vec<Document>) -> Resources {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let Memory { reader, files, .. } = &mut *memory;
+        reader.begin();
+        let mut load = self.empty(reader, files);
+        load.references.push(documents.iter().flat_map(referenced).collect());
+        load.resources.documents = documents;
+        load.referenced();
+        let resources = load.resources;
+        reader.finish();
+        resources
+    }
+
+    fn empty<'a>(
+        &'a self,
+        reader: &'a mut Reader,
+        files: &'a mut HashMap<PathBuf, Known>,
+    ) -> Load<'a> {
+        Load {
+            options: &self.options,
+            roots: &self.roots,
+            turn: 0,
+            reader,
+            files,
+            references: Vec::new(),
+            resources: Resources::default(),
+        }
     }
 
     /// Whether the load of this number was the last one, and another would find the same. Performs blocking I/O, but much less of it.
@@ -100,6 +159,7 @@ pub(super) fn holds_documents(path: &Path) -> bool {
 
 struct Load<'a> {
     options: &'a RoutingJsonOptions,
+    roots: &'a Arc<FileRoots>,
     turn: u64,
     reader: &'a mut Reader,
     files: &'a mut HashMap<PathBuf, Known>,
@@ -206,18 +266,33 @@ impl Load<'_> {
         let directory = path.parent().map(Path::to_owned).unwrap_or_default();
         if path.file_name().is_some_and(|name| name == ROUTING_JSON) {
             let bases = self.routing_bases(directory);
-            let source =
-                Source { file, text: Arc::from(text), first_line: 1, bases, ..Source::default() };
+            let (text, roots) = (Arc::from(text), Arc::clone(self.roots));
+            let source = Source { file, text, first_line: 1, bases, roots, ..Source::default() };
             return routing_json::parse(source, self.options);
         }
         let former = former.iter().map(|document| (&*document.source.text, document)).collect();
-        let parser = Parser { file, directory, former };
+        let parser = Parser { file, directory, roots: self.roots, former };
         if path.extension().is_some_and(|ending| ending == "toml") {
             vec![parser.document(Part { text, first_line: 1 }, (toml::kind, toml::content))]
         } else {
             let parts = document::split(text).into_iter();
             parts.map(|part| parser.document(part, (document::kind, document::content))).collect()
         }
+    }
+
+    /// The documents in a text that was in a file once.
+    fn restored(&self, text: &Text) -> Vec<Document> {
+        let path = Path::new(&*text.file);
+        let is_whole = path.file_name().is_some_and(|name| name == ROUTING_JSON)
+            || path.extension().is_some_and(|ending| ending == "toml");
+        if is_whole {
+            return self.text(path, &text.text, &[]);
+        }
+        let directory = path.parent().map(Path::to_owned).unwrap_or_default();
+        let file = Arc::clone(&text.file);
+        let parser = Parser { file, directory, roots: self.roots, former: HashMap::new() };
+        let part = Part { text: &text.text, first_line: text.first_line };
+        vec![parser.document(part, (document::kind, document::content))]
     }
 
     /// Beside the file, in `certs` beside its directory, and where the options say.
@@ -228,14 +303,34 @@ impl Load<'_> {
 
     /// Reads what the documents refer to.
     fn referenced(&mut self) {
+        let mut links = Links::default();
         for references in std::mem::take(&mut self.references) {
             for path in &*references {
-                if !self.resources.files.contains_key(path) {
-                    let bytes = self.reader.read(path);
-                    self.resources.files.insert(Arc::clone(path), bytes);
+                if self.resources.files.contains_key(path) {
+                    continue;
                 }
+                let bytes = self.reader.read(path);
+                let real = self.reader.real(path).filter(|_| bytes.is_ok());
+                if let Some(real) = real.filter(|real| ***real != *self.roots.clean(path)) {
+                    links.files.insert(Arc::clone(path), real.to_path_buf());
+                }
+                self.resources.files.insert(Arc::clone(path), bytes);
             }
         }
+        if !links.files.is_empty() {
+            links.roots = self.real_roots();
+            self.resources.links = Arc::new(links);
+        }
+    }
+
+    /// The directories that documents may name files in, as far as links lead them elsewhere.
+    fn real_roots(&self) -> HashMap<PathBuf, PathBuf> {
+        let bases: HashSet<&[PathBuf]> =
+            self.resources.documents.iter().map(|document| &*document.source.bases).collect();
+        let roots = bases.into_iter().flat_map(|bases| self.roots.of(bases));
+        let real = |root: PathBuf| Some((fs::canonicalize(&root).ok()?, root));
+        let moved = roots.filter_map(real).filter(|(real, root)| real != root);
+        moved.map(|(real, root)| (root, real)).collect()
     }
 }
 
@@ -250,6 +345,7 @@ fn referenced(document: &Document) -> Vec<Arc<Path>> {
 struct Parser<'a> {
     file: Arc<str>,
     directory: PathBuf,
+    roots: &'a Arc<FileRoots>,
     /// What was in it before, by text.
     former: HashMap<&'a str, &'a Document>,
 }
@@ -273,6 +369,7 @@ impl Parser<'_> {
         };
         let bases = vec![self.directory.clone()];
         let source = document::source(kind, &self.file, text, part.first_line, bases);
+        let source = Source { roots: Arc::clone(self.roots), ..source };
         let content = content.unwrap_or_else(|| parse(&source));
         Document { source: Arc::new(source), content }
     }

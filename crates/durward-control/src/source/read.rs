@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{ErrorKind, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +35,8 @@ pub(super) struct Reader {
 struct Known {
     stamp: Stamp,
     bytes: Arc<[u8]>,
+    /// The path without links.
+    real: Arc<Path>,
     round: u64,
 }
 
@@ -134,7 +137,7 @@ impl Reader {
     /// Whether a round that asks for the same would find the same. What changed lately is looked into, for the rest the system's times tell.
     pub(super) fn is_current(&mut self) -> bool {
         self.files.iter_mut().all(|(path, Known { stamp, bytes, .. })| {
-            stamp.holds(path, |path| read(path).is_ok_and(|(_, now)| *now == **bytes))
+            stamp.holds(path, |path| read(path).is_ok_and(|now| *now.bytes == **bytes))
         }) && self
             .directories
             .iter()
@@ -168,7 +171,7 @@ impl Reader {
         if let Some(bytes) = reused {
             return Ok(bytes);
         }
-        let (stamp, bytes) = match read(path) {
+        let Contents { stamp, bytes, real } = match read(path) {
             Ok(read) => read,
             Err(reason) => {
                 self.unreadable.push((path.to_owned(), told(path)));
@@ -177,13 +180,25 @@ impl Reader {
         };
         let same = self.files.get(path).filter(|known| *known.bytes == *bytes);
         let bytes = same.map_or_else(|| Arc::from(bytes), |known| Arc::clone(&known.bytes));
-        let known = Known { stamp, bytes: Arc::clone(&bytes), round };
+        let known = Known { stamp, bytes: Arc::clone(&bytes), real: Arc::from(real), round };
         self.files.insert(path.to_owned(), known);
         Ok(bytes)
     }
+
+    /// Returns the path, without links, of a file that was read.
+    pub(super) fn real(&self, path: &Path) -> Option<&Arc<Path>> {
+        self.files.get(path).map(|known| &known.real)
+    }
 }
 
-fn read(path: &Path) -> Result<(Stamp, Vec<u8>), String> {
+/// What was read of a file.
+struct Contents {
+    stamp: Stamp,
+    bytes: Vec<u8>,
+    real: PathBuf,
+}
+
+fn read(path: &Path) -> Result<Contents, String> {
     let mut file = open(path)?;
     let metadata = file.metadata().map_err(|error| reason(&error))?;
     if !metadata.is_file() {
@@ -195,7 +210,13 @@ fn read(path: &Path) -> Result<(Stamp, Vec<u8>), String> {
     let stamp = Stamp::of(&metadata);
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
     file.by_ref().take(LARGEST).read_to_end(&mut bytes).map_err(|error| reason(&error))?;
-    Ok((stamp, bytes))
+    Ok(Contents { stamp, bytes, real: real(&file, path) })
+}
+
+/// Where the opened file is. The kernel is asked about the descriptor, for the path may lead elsewhere by now.
+fn real(file: &File, path: &Path) -> PathBuf {
+    let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fs::read_link(descriptor).or_else(|_| fs::canonicalize(path)).unwrap_or_default()
 }
 
 /// Opens a file; one that is there and yet not is just being swapped, so it is tried again.

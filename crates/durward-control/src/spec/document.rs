@@ -95,7 +95,7 @@ pub fn source(
         text,
         first_line,
         bases,
-        field_names: Vec::new(),
+        ..Source::default()
     }
 }
 

@@ -21,7 +21,7 @@ pub struct EgressSpec {
     /// IP addresses. They need not be on the host yet.
     #[serde(default)]
     pub addresses: Vec<At<String>>,
-    /// Whether other tenants that also say so may leave from the same addresses. Default: false.
+    /// Whether other tenants that also say so may use the same addresses. Default: false.
     #[serde(default)]
     pub shared: bool,
     /// Networks of the tenant's pods or machines: what they send through this host leaves from the addresses. Who is in no
@@ -94,7 +94,8 @@ pub struct ProxySpec {
     /// The port clients know. Default: 3128.
     #[serde(default)]
     pub port: Option<At<u16>>,
-    /// Whether proxies of other tenants that also say so may have the same address and port, where clients can be told apart. Default: false.
+    /// Whether other tenants that also say so may use the same address; proxies also at the same port, where clients can be told apart.
+    /// Default: false.
     #[serde(default)]
     pub shared: bool,
     /// Where connections are accepted. Default: bound on the address and port themselves.
@@ -244,6 +245,7 @@ impl At<ProxySpec> {
             address: spec.address,
             port: spec.port,
             protocol: Some(At::new(ProtocolSpec::Proxy, self.place)),
+            shared: spec.shared,
             listen: spec.listen,
             certificate: spec.certificate,
             certificates: spec.certificates,

@@ -20,6 +20,9 @@ pub struct IngressSpec {
     /// What is spoken. Default: HTTPS.
     #[serde(default)]
     pub protocol: Option<At<ProtocolSpec>>,
+    /// Whether other tenants that also say so may use the same address, at other ports. Default: false.
+    #[serde(default)]
+    pub shared: bool,
     /// Where connections are accepted. Default: bound on the address and port themselves.
     #[serde(default)]
     pub listen: Option<At<ListenSpec>>,

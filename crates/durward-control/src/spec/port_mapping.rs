@@ -20,7 +20,7 @@ pub struct PortMappingDocument {
     pub api_version: At<String>,
     /// `PortMapping`
     pub kind: At<String>,
-    /// What it is called; no two mappings have one name.
+    /// What it is called among its tenant's mappings.
     pub metadata: Metadata,
     /// What leads where.
     pub spec: PortMappingSpec,
@@ -35,6 +35,9 @@ pub struct PortMappingSpec {
     /// The external IP addresses, of either family. Each port is open on every one.
     #[serde(default)]
     pub addresses: Vec<At<String>>,
+    /// Whether other tenants that also say so may use the same addresses, at other ports. Default: false.
+    #[serde(default)]
+    pub shared: bool,
     /// The external ports.
     #[serde(default)]
     pub ports: Vec<At<MappedPortSpec>>,

@@ -38,7 +38,7 @@ pub struct TenantDocument {
 pub struct Metadata {
     /// 1 to 63 letters, digits, `-`, `_` or `.`, beginning and ending with a letter or digit.
     pub name: At<String>,
-    /// When it was created (RFC 3339, UTC): where two tenants claim one thing, the older has it.
+    /// When it was created (RFC 3339, UTC): of two tenants that claim one thing which neither has yet, the older gets it.
     #[serde(default)]
     pub creation_timestamp: Option<At<String>>,
     /// Free for your tools; not read.

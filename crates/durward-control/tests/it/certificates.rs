@@ -49,11 +49,10 @@ fn make() -> Vec<(String, Vec<u8>)> {
     leaf("tenant-A", server("tenant-A", &a), &authority);
     leaf("tenant-B", server("tenant-B", &["198.51.100.3"]), &authority);
     leaf("bank", server("bank", &["198.51.100.3"]), &authority);
-    leaf(
-        "many",
-        server("many", &["198.51.100.2", "198.51.100.3", "198.51.100.4", "2001:db8::2"]),
-        &authority,
-    );
+    let many = ["198.51.100.2", "198.51.100.3", "198.51.100.4", "2001:db8::2"];
+    leaf("many", server("many", &many), &authority);
+    leaf("acme-many", server("acme-many", &many), &authority);
+    leaf("bank-many", server("bank-many", &many), &authority);
     leaf("wrong-address", server("elsewhere", &["203.0.113.99"]), &authority);
     leaf("no-address", names(server("names", &[]), &["acme.example"]), &authority);
     leaf("named", names(server("named", &[]), &["acme.example", "*.acme.example"]), &authority);

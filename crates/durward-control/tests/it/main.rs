@@ -2,12 +2,15 @@
 //! The tests of `durward-control` that need files: golden cases, random documents, and watching.
 
 mod certificates;
+mod claims;
 mod describe;
+mod files;
 mod golden;
 mod identities;
 mod isolation;
 mod migrating;
 mod publishing;
+mod retained;
 mod routing_json;
 mod schema;
 mod squid;

@@ -82,6 +82,7 @@ fn mappings_become_documents_that_are_accepted() {
     spec:
       tenant: desk
       addresses: ["203.0.113.10"]
+      shared: true
       source: Gateway
       ports:
         - {port: 22, protocol: TCP, endpoints: []}
@@ -97,6 +98,7 @@ fn mappings_become_documents_that_are_accepted() {
     spec:
       tenant: shop
       addresses: ["203.0.113.10", "203.0.113.11"]
+      shared: true
       allowedSources: ["192.0.2.0/24"]
       source: Gateway
       affinity: ClientIP

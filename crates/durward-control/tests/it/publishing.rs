@@ -11,7 +11,7 @@ use crate::certificates::{self, NOW};
 
 fn tenant(name: &str, last: u8) -> String {
     format!(
-        "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec:\n  ingress: [{{address: 198.51.100.{last}, certificate: {{file: certs/many}}, upstream: pay}}]\n  upstreams: {{pay: {{endpoints: [10.0.0.1]}}}}\n  egress: {{addresses: [203.0.113.{last}]}}\n"
+        "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec:\n  ingress: [{{address: 198.51.100.{last}, certificate: {{file: certs/{name}-many}}, upstream: pay}}]\n  upstreams: {{pay: {{endpoints: [10.0.0.1]}}}}\n  egress: {{addresses: [203.0.113.{last}]}}\n"
     )
 }
 
@@ -120,9 +120,9 @@ fn a_half_replaced_certificate_keeps_the_old_one_until_both_halves_are_there() {
     };
     let old = publisher.reload(&source.load(&paths), NOW);
 
-    fs::copy(certs.join("acme.crt"), certs.join("many.crt")).unwrap();
+    fs::copy(certs.join("acme.crt"), certs.join("acme-many.crt")).unwrap();
     let torn = publisher.reload(&source.load(&paths), NOW);
-    fs::copy(certs.join("acme.key"), certs.join("many.key")).unwrap();
+    fs::copy(certs.join("acme.key"), certs.join("acme-many.key")).unwrap();
     let new = publisher.reload(&source.load(&paths), NOW);
 
     assert_eq!(torn.verdicts.verdicts[0].outcome, Outcome::KeptLastGood);

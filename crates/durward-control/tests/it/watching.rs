@@ -32,7 +32,8 @@ struct Seen {
 
 impl Seen {
     fn of(paths: Vec<PathBuf>, pace: Pace) -> Self {
-        let source = Arc::new(FileSource::default());
+        let anywhere = [PathBuf::from("/")];
+        let source = Arc::new(FileSource::default().with_files_from(&anywhere));
         let sender = Sender::new(Arc::new(source.load(&paths)));
         let receiver = sender.subscribe();
         let watching = watch(source, paths, pace, sender).unwrap();

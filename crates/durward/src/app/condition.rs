@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     Audit,
     /// A sink of log lines.
     Log,
+    /// The file that keeps claims and last good documents.
+    State,
 }
 
 impl Kind {
@@ -37,6 +39,7 @@ impl Kind {
             Self::Kernel => "kernel",
             Self::Audit => "audit",
             Self::Log => "log",
+            Self::State => "state",
         }
     }
 }

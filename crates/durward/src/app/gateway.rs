@@ -4,13 +4,17 @@
 
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use durward_control::compile::retained;
 use durward_control::source::watch::{self as file_watch, Pace, Watching};
-use durward_control::{Compiled, FileSource, Publisher, Resources, RoutingJsonOptions};
+use durward_control::{
+    Compiled, FileSource, Publisher, Resources, RoutingJsonOptions, State, compile,
+};
+use durward_model::Snapshot;
 use durward_model::explain::Question;
 use durward_proxy::access_log::Sink;
 use durward_proxy::present::PresentAddresses;
@@ -26,7 +30,9 @@ use crate::app::report::Report;
 use crate::app::{Logs, exposition};
 use crate::explained::Explained;
 use crate::failure::Failure;
+use crate::handover::Handed;
 use crate::inspect::now;
+use crate::state_file::{self, StateFile};
 
 /// What the gateway is started with.
 #[derive(Debug)]
@@ -35,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) paths: Vec<PathBuf>,
     /// What a `routing.json` leaves to its surroundings.
     pub(crate) routing: RoutingJsonOptions,
+    /// Directories in which documents may name files, beside their own.
+    pub(crate) files_roots: Vec<PathBuf>,
     /// Threads that serve; 0 is one per processor.
     pub(crate) workers: usize,
     /// Where lines go.
@@ -49,6 +57,10 @@ pub(crate) struct Settings {
     pub(crate) watch: bool,
     /// Whether anything rejected keeps the gateway from starting.
     pub(crate) strict: bool,
+    /// Where claims and last good documents are kept for the next process.
+    pub(crate) state_dir: Option<PathBuf>,
+    /// What an older process serves and holds that hands over to this one.
+    pub(crate) handed: Option<Handed>,
     /// Listening sockets that were passed to us.
     pub(crate) sockets: Vec<TcpListener>,
     /// Whether to listen also where another process does.
@@ -72,6 +84,7 @@ pub(crate) struct Gateway {
     last_metrics: Mutex<String>,
     access_log: Sink,
     decisions: Sink,
+    state_file: Option<StateFile>,
     draining: AtomicBool,
     reload_failures: AtomicU64,
     drain_grace: Duration,
@@ -94,12 +107,17 @@ impl Gateway {
     /// # Errors
     /// When nothing could be served, or with `strict` when anything is rejected.
     pub(crate) fn start(settings: Settings) -> Result<Arc<Self>, Failure> {
-        let source = Arc::new(FileSource::new(settings.routing.clone()));
-        let publisher = Publisher::new();
+        let source = FileSource::new(settings.routing.clone());
+        let source = Arc::new(source.with_files_from(&settings.files_roots));
+        let earlier = earlier(&settings);
+        let restored = earlier.map(|state| retained::restore(&state, &source, now()));
+        let publisher = Publisher::after(restored.unwrap_or_default());
         let resources = Arc::new(source.load(&settings.paths));
         let compiled = publisher.reload(&resources, now());
         refuse_bad_start(&compiled, settings.strict)?;
         log::findings(&compiled.verdicts);
+        refuse_to_serve_less(settings.handed.as_ref(), &compiled)?;
+        let state_file = state_file(settings.state_dir.as_deref())?;
         let (paths, drain_grace) = (settings.paths.clone(), settings.drain_grace);
         let (access_log, decisions) = settings.logs.open()?;
         let kernel = Kernel::new(settings.nat.clone());
@@ -109,6 +127,9 @@ impl Gateway {
         let absent = absent_egress.log_changes(&compiled.snapshot);
         log::applied(&compiled, &applied, absent, "start");
         kernel.apply(&compiled.snapshot.nat);
+        if let Some(file) = &state_file {
+            file.save(&compiled);
+        }
         Ok(Arc::new(Self {
             source,
             paths,
@@ -121,6 +142,7 @@ impl Gateway {
             last_metrics: Mutex::default(),
             access_log,
             decisions,
+            state_file,
             draining: AtomicBool::new(false),
             reload_failures: AtomicU64::new(0),
             drain_grace,
@@ -186,6 +208,9 @@ impl Gateway {
     ) -> Reloaded {
         let before = self.view();
         let compiled = self.publisher.reload(resources, now());
+        if let Some(file) = &self.state_file {
+            file.save(&compiled);
+        }
         if before.verdicts != compiled.verdicts {
             log::findings(&compiled.verdicts);
             log::mended(&before.verdicts, &compiled.verdicts);
@@ -224,6 +249,13 @@ impl Gateway {
             .any(|tenant| tenant.egress.iter().any(|egress| egress.0 == address))
     }
 
+    /// What is served and held, as it would be of the files as they are now, for a younger process that reads the same.
+    pub(crate) fn handed(&self) -> Handed {
+        let resources = self.source.load(&self.paths);
+        let compiled = compile(&resources, Some(&self.view()), now());
+        Handed { state: compiled.state(), served: compiled.served() }
+    }
+
     /// The listening sockets, for a younger process.
     pub(crate) fn listening_sockets(&self) -> std::io::Result<Vec<OwnedFd>> {
         let sockets =
@@ -241,6 +273,8 @@ impl Gateway {
         self.announce_end();
         self.with_proxy(Proxy::stop_accepting);
         self.kernel.close();
+        // From now on the younger process writes it.
+        self.close_state_file();
     }
 
     /// Waits until connections have ended, at most `grace`; then ends them.
@@ -248,10 +282,17 @@ impl Gateway {
         self.draining.store(true, Relaxed);
         *self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner) = self.metrics_text();
         let proxy = self.proxy.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.close_state_file();
         if let Some(proxy) = proxy {
             log::drained(proxy.drain(grace));
             self.access_log.close();
             self.decisions.close();
+        }
+    }
+
+    fn close_state_file(&self) {
+        if let Some(file) = &self.state_file {
+            file.close();
         }
     }
 
@@ -283,6 +324,7 @@ impl Gateway {
             view: &view,
             status: status.as_ref(),
             kernel: kernel.as_ref(),
+            state_file: self.state_file.as_ref().map(StateFile::status),
             draining: self.draining.load(Relaxed),
             present: &PresentAddresses::now(),
             now: now(),
@@ -333,6 +375,33 @@ impl Gateway {
     }
 }
 
+/// What an earlier process knew: one that hands over, or else one that wrote the state file.
+fn earlier(settings: &Settings) -> Option<State> {
+    match &settings.handed {
+        Some(handed) => Some(handed.state.clone()),
+        None => state_file::read(settings.state_dir.as_deref()?),
+    }
+}
+
+fn state_file(directory: Option<&Path>) -> Result<Option<StateFile>, Failure> {
+    let started = directory.map(StateFile::start).transpose();
+    started.map_err(|error| Failure::broken("starting to keep the state", error))
+}
+
+/// A younger process takes over only what it serves as well as the older one.
+fn refuse_to_serve_less(older: Option<&Handed>, compiled: &Compiled) -> Result<(), Failure> {
+    let Some(older) = older else { return Ok(()) };
+    let lost = older.served.lost_in(&compiled.served());
+    for lost in &lost {
+        tracing::error!("this process would serve less than the older one: {lost}");
+    }
+    let Some(first) = lost.first() else { return Ok(()) };
+    let message =
+        format!("this process would serve less than the older one, which goes on: {first}");
+    Err(Failure::InvalidConfig { message })
+}
+
+/// How many documents are served as they were earlier, in words; nothing when none is.
 fn start_proxy(settings: Settings, access_log: Sink, decisions: Sink) -> Result<Proxy, Failure> {
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {

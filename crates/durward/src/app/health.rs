@@ -29,6 +29,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) status: Option<&'a Status>,
     /// The kernel plane; `None` when nothing was asked of it.
     pub(crate) kernel: Option<&'a KernelFacts>,
+    /// State of the file that keeps claims and last good documents, or what is wrong with it; `None` without one.
+    pub(crate) state_file: Option<Result<String, String>>,
     /// Whether the process is stopping.
     pub(crate) draining: bool,
     /// Addresses of this host.

@@ -222,8 +222,10 @@ impl Supervisor {
     fn hand_over(&self) -> JoinHandle<bool> {
         let sockets = self.sockets();
         let program = self.program.clone();
+        let gateway = Arc::clone(&self.gateway);
         tokio::task::spawn_blocking(move || {
-            let started = sockets.and_then(|sockets| Younger::start(&program, &sockets));
+            let handed = gateway.handed();
+            let started = sockets.and_then(|sockets| Younger::start(&program, &sockets, &handed));
             let outcome = started.map_err(|error| error.to_string()).and_then(|younger| {
                 let id = younger.id();
                 tracing::info!(process = id, "a new process is starting");

@@ -80,6 +80,7 @@ fn settings(stage: &Stage) -> Settings {
     Settings {
         paths: vec![stage.path().to_owned()],
         routing: RoutingJsonOptions::default(),
+        files_roots: Vec::new(),
         workers: 2,
         logs: Logs::access(AccessLog::Off),
         memory: None,
@@ -87,6 +88,8 @@ fn settings(stage: &Stage) -> Settings {
         drain_delay: Duration::ZERO,
         watch: true,
         strict: true,
+        state_dir: None,
+        handed: None,
         sockets: Vec::new(),
         shared: false,
         nat: durward_nat::Options::default(),

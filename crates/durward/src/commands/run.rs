@@ -28,6 +28,7 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
     let settings = Settings {
         paths,
         routing: config::routing(&arguments.config),
+        files_roots: arguments.config.files_root.clone(),
         workers: arguments.workers,
         logs: Logs {
             access: arguments.access_log.clone(),
@@ -40,6 +41,8 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
         drain_delay: arguments.drain_delay,
         watch: !arguments.no_watch,
         strict: arguments.strict,
+        state_dir: config::state_dir(arguments),
+        handed: inherited.handed,
         sockets: inherited.sockets,
         shared: arguments.share_addresses,
         nat: arguments.nat.options()?,

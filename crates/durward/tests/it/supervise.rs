@@ -91,11 +91,13 @@ fn a_new_process_takes_over_without_refusing_anybody() {
 fn a_new_process_that_cannot_start_leaves_the_old_one_serving() {
     let origin = Origin::http1(HERE);
     let mut gateway = Gateway::start(origin.address(), &["--no-watch"]);
-    gateway.dir.write("acme.yaml", "not: a tenant\n");
+    let away = gateway.dir.path().with_extension("away");
+    std::fs::rename(gateway.dir.path(), &away).unwrap();
 
     gateway.child.signal(Signal::USR2);
 
     gateway.child.wait_for_line_blocking("could not take over", DEADLINE);
+    std::fs::rename(&away, gateway.dir.path()).unwrap();
     assert_eq!(gateway.get("/").unwrap().0, 200);
     assert!(gateway.child.is_running());
     assert_eq!(status(gateway.admin, "/readyz"), Some(200));
@@ -123,6 +125,120 @@ fn a_new_process_that_cannot_start_leaves_the_old_one_serving() {
     assert!(gateway.child.wait_blocking(DEADLINE).success(), "{}", gateway.child.output());
     assert_eq!(gateway.get("/").unwrap().0, 200);
     end(&line);
+}
+
+/// Two documents: v's, and a newcomer's that sorts first and asks for the same.
+fn contested(gateway: &Gateway, upstream: SocketAddr) {
+    let at = gateway.listener;
+    let newcomer = tenant("ant", at.ip(), at.port(), upstream)
+        .replace("name: ant", "name: ant, creationTimestamp: \"1999-01-01T00:00:00Z\"");
+    gateway.dir.write("aaa.yaml", newcomer);
+}
+
+#[test]
+fn a_new_process_lets_holders_keep_what_they_hold_and_serves_a_broken_document_as_it_was() {
+    let (origin, thief) = (Origin::http1(HERE), Origin::http1(HERE));
+    let mut gateway = Gateway::start(origin.address(), &["--no-watch"]);
+    contested(&gateway, thief.address());
+    gateway.child.signal(Signal::HUP);
+    gateway.child.wait_for_line_blocking("aaa.yaml", DEADLINE);
+
+    gateway.child.signal(Signal::USR2);
+    let line = gateway.child.wait_for_line_blocking("the new process serves", DEADLINE);
+    assert!(gateway.child.wait_blocking(DEADLINE).success(), "{}", gateway.child.output());
+    assert_eq!(gateway.get("/").unwrap().0, 200);
+    assert_eq!(thief.requests(), 0, "{}", gateway.child.output());
+
+    // The newcomer is refused all the same, and v is broken when the third process starts.
+    gateway.dir.write("acme.yaml", "kind: Tenant\nmetadata: {name: acme}\nspec: [\n");
+    kill_process(process(&line), Signal::USR2).unwrap();
+    assert!(
+        eventually_blocking(DEADLINE, || {
+            gateway.child.output().matches("the new process serves").count() == 2
+        }),
+        "{}",
+        gateway.child.output()
+    );
+    let output = gateway.child.output();
+    let last = output.lines().filter(|line| line.contains("the new process serves")).next_back();
+    assert_eq!(gateway.get("/").unwrap().0, 200);
+    assert_eq!(thief.requests(), 0, "{}", gateway.child.output());
+    assert!(get(gateway.admin, "/readyz?verbose").unwrap().1.contains("1 kept last good"));
+    end(last.unwrap());
+}
+
+#[test]
+fn a_new_process_that_would_serve_less_says_so_and_the_old_one_goes_on() {
+    let origin = Origin::http1(HERE);
+    let dir = TempDir::new();
+    let admin = admin_address();
+    let at = SocketAddr::new(unique_loopback().into(), 8080);
+    let issued = output(&[
+        "certs",
+        "issue",
+        "--dir",
+        dir.path().to_str().unwrap(),
+        "--ip",
+        &at.ip().to_string(),
+        "--name",
+        "acme",
+    ]);
+    assert!(issued.status.success(), "{}", stderr(&issued));
+    let secured = tenant("acme", at.ip(), at.port(), origin.address())
+        .replace("protocol: HTTP,", "certificate: {file: acme},");
+    assert!(secured.contains("certificate: {file: acme}"), "{secured}");
+    let other = SocketAddr::new(unique_loopback().into(), 8080);
+    dir.write("acme.yaml", secured);
+    dir.write("other.yaml", tenant("other", other.ip(), other.port(), origin.address()));
+    let mut child = spawn(dir.path(), admin, &["--no-watch"]);
+    assert!(
+        eventually_blocking(DEADLINE, || status(admin, "/readyz") == Some(200)),
+        "{}",
+        child.output()
+    );
+
+    // The old process has the key in memory; the new one could not serve the listener.
+    std::fs::remove_file(dir.join("acme.key")).unwrap();
+    child.signal(Signal::USR2);
+
+    let line = child.wait_for_line_blocking("would serve less than the older one", DEADLINE);
+    assert!(line.contains("acme"), "{line}");
+    child.wait_for_line_blocking("could not take over", DEADLINE);
+    assert!(child.is_running());
+    assert_eq!(status(admin, "/readyz"), Some(200));
+    // What the configuration takes away is no loss.
+    std::fs::remove_file(dir.join("acme.yaml")).unwrap();
+    child.signal(Signal::USR2);
+    let line = child.wait_for_line_blocking("the new process serves", DEADLINE);
+    assert!(child.wait_blocking(DEADLINE).success(), "{}", child.output());
+    assert_eq!(get(other, "/").unwrap().0, 200);
+    end(&line);
+}
+
+#[test]
+fn a_restart_with_a_state_directory_keeps_holders_and_last_good_documents() {
+    let (origin, thief) = (Origin::http1(HERE), Origin::http1(HERE));
+    let state = TempDir::new();
+    let arguments = ["--no-watch", "--state-dir", state.path().to_str().unwrap()];
+    let mut gateway = Gateway::start(origin.address(), &arguments);
+    contested(&gateway, thief.address());
+    gateway.child.signal(Signal::HUP);
+    gateway.child.wait_for_line_blocking("aaa.yaml", DEADLINE);
+    gateway.child.signal(Signal::TERM);
+    assert!(gateway.child.wait_blocking(DEADLINE).success());
+    gateway.dir.write("acme.yaml", "kind: Tenant\nmetadata: {name: acme}\nspec: [\n");
+
+    let restarted = spawn(gateway.dir.path(), gateway.admin, &arguments);
+
+    assert!(
+        eventually_blocking(DEADLINE, || status(gateway.admin, "/readyz") == Some(200)),
+        "{}",
+        restarted.output()
+    );
+    assert_eq!(gateway.get("/").unwrap().0, 200, "{}", restarted.output());
+    assert_eq!(thief.requests(), 0);
+    let ready = get(gateway.admin, "/readyz?verbose").unwrap().1;
+    assert!(ready.contains("1 kept last good") && ready.contains("claims.json"), "{ready}");
 }
 
 // S2.28+
@@ -243,12 +359,17 @@ impl Load {
 
 /// Ends the process a log line names: it is not a child of this one.
 fn end(line: &str) {
-    let number = line.split("\"process\":").nth(1).unwrap();
-    let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
-    let pid = Pid::from_raw(digits.parse().unwrap()).unwrap();
+    let pid = process(line);
     kill_process(pid, Signal::TERM).unwrap();
     let gone = eventually_blocking(Duration::from_secs(20), || {
         rustix::process::test_kill_process(pid).is_err()
     });
     assert!(gone, "the new process ends too");
+}
+
+/// The process a log line names.
+fn process(line: &str) -> Pid {
+    let number = line.split("\"process\":").nth(1).unwrap();
+    let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
+    Pid::from_raw(digits.parse().unwrap()).unwrap()
 }

@@ -96,15 +96,18 @@ impl Written {
         let upstream = if self.upstream_known { "pay" } else { "play" };
         let listen = if self.listen { ", listen: {address: 0.0.0.0}" } else { "" };
         let _ = writeln!(text, "  ingress:");
+        let shared = self.protocol;
         for address in [self.address].into_iter().chain(self.second) {
             let _ = writeln!(
                 text,
-                "    - {{address: 198.51.100.{address}, protocol: HTTP, upstream: {upstream}{listen}}}"
+                "    - {{address: 198.51.100.{address}, protocol: HTTP, upstream: {upstream}, shared: {shared}{listen}}}"
             );
         }
+        // An address for both directions now and then.
+        let network = if (self.lines, self.host) == (2, 2) { "198.51.100" } else { "203.0.113" };
         let _ = writeln!(
             text,
-            "  upstreams: {{pay: {{endpoints: [10.0.0.{}]}}}}\n  limits: {{connections: {}}}\n  egress:\n    addresses: [203.0.113.{}]\n    shared: {}",
+            "  upstreams: {{pay: {{endpoints: [10.0.0.{}]}}}}\n  limits: {{connections: {}}}\n  egress:\n    addresses: [{network}.{}]\n    shared: {}",
             self.endpoint, self.limit, self.egress, self.shared
         );
         if let Some(source) = self.source {
@@ -132,8 +135,8 @@ impl Written {
         let protocol = if self.protocol { "TCP" } else { "UDP" };
         let _ = writeln!(
             text,
-            "  tenant: t{}\n  addresses: [198.51.100.{}]\n  endpoints: [10.244.1.{}]\n  ports: [{{port: {port}, protocol: {protocol}}}]\n  allowedSources: [192.0.2.0/2{}]\n  egress: {}",
-            self.egress, self.address, self.endpoint, self.host, self.shared
+            "  tenant: t{}\n  addresses: [198.51.100.{}]\n  endpoints: [10.244.1.{}]\n  ports: [{{port: {port}, protocol: {protocol}}}]\n  allowedSources: [192.0.2.0/2{}]\n  egress: {}\n  shared: {}",
+            self.egress, self.address, self.endpoint, self.host, self.shared, self.transparent
         );
         text
     }

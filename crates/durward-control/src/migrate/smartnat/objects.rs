@@ -34,6 +34,7 @@ pub(super) fn migrate(objects: &[Value], options: SmartNatOptions) -> Migration 
     let mappings: Vec<&Value> =
         objects.iter().filter(|object| is(object, GROUP, "Mapping")).collect();
     let namespaces: BTreeSet<&str> = mappings.iter().map(|mapping| namespace(mapping)).collect();
+    let shared = shared(&mappings);
     for namespace in namespaces {
         let mut documents = format!(
             "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {}}}\nspec: {{}}\n",
@@ -41,7 +42,8 @@ pub(super) fn migrate(objects: &[Value], options: SmartNatOptions) -> Migration 
         );
         for mapping in mappings.iter().filter(|mapping| self::namespace(mapping) == namespace) {
             documents.push_str("---\n");
-            document(mapping, objects, options, (&mut documents, &mut migration.notes));
+            let surroundings = Surroundings { objects, options, shared: &shared };
+            document(mapping, &surroundings, (&mut documents, &mut migration.notes));
             migration.mappings += 1;
         }
         migration.documents.push((namespace.to_owned(), documents));
@@ -52,12 +54,31 @@ pub(super) fn migrate(objects: &[Value], options: SmartNatOptions) -> Migration 
     migration
 }
 
+/// What a mapping is translated with.
+struct Surroundings<'a> {
+    objects: &'a [Value],
+    options: SmartNatOptions,
+    /// Addresses that mappings of several namespaces have.
+    shared: &'a BTreeSet<String>,
+}
+
+/// SmartNat lets all namespaces use an address; here an address is one tenant's unless all say that they share it.
+fn shared(mappings: &[&Value]) -> BTreeSet<String> {
+    let mut users: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for mapping in mappings {
+        for address in strings(&mapping["spec"]["addresses"]) {
+            users.entry(address).or_default().insert(namespace(mapping));
+        }
+    }
+    users.into_iter().filter(|(_, users)| users.len() > 1).map(|(address, _)| address).collect()
+}
+
 fn document(
     mapping: &Value,
-    objects: &[Value],
-    options: SmartNatOptions,
+    surroundings: &Surroundings<'_>,
     (text, notes): (&mut String, &mut Vec<String>),
 ) {
+    let Surroundings { objects, options, shared } = *surroundings;
     let (namespace, name) = (namespace(mapping), self::text(&mapping["metadata"], "name"));
     let who = format!("{namespace}/{name}");
     let spec = &mapping["spec"];
@@ -78,6 +99,9 @@ fn document(
         scalar(namespace),
         list(strings(&spec["addresses"]))
     );
+    if strings(&spec["addresses"]).iter().any(|address| shared.contains(address)) {
+        let _ = writeln!(text, "  shared: true");
+    }
     let sources = strings(&spec["allowedSources"]);
     if !sources.is_empty() && sources != ["0.0.0.0/0"] {
         let _ = writeln!(text, "  allowedSources: {}", list(sources));

@@ -20,7 +20,7 @@ pub(super) fn all(facts: &Facts<'_>) -> Vec<Check> {
     };
     let always = [configuration(facts), documents(facts), listeners(facts), draining];
     let asked = [egress(facts), certificates(facts), upstreams(facts), kernel(facts)];
-    let records = [audit(facts), logs(facts)];
+    let records = [audit(facts), logs(facts), state_file(facts)];
     always.into_iter().chain(asked.into_iter().chain(records).flatten()).collect()
 }
 
@@ -225,6 +225,17 @@ fn logs(facts: &Facts<'_>) -> Option<Check> {
         .collect();
     let conditions = conditions.into_iter().collect();
     Some(Check { conditions, ..Check::new("logs", format!("{lost} lines lost since the start")) })
+}
+
+/// What is served does not depend on the file, so that it never fails readiness.
+fn state_file(facts: &Facts<'_>) -> Option<Check> {
+    Some(match facts.state_file.as_ref()? {
+        Ok(state) => Check::new("state", state.clone()),
+        Err(fault) => Check {
+            conditions: vec![Condition::process(Kind::State, "the state file", fault)],
+            ..Check::new("state", "claims and last good documents do not survive a restart".to_owned())
+        },
+    })
 }
 
 #[cfg(test)]

@@ -144,7 +144,7 @@ enum Kind {
 impl Follower {
     /// `enrolled` is what an earlier process left.
     fn new(arguments: &SteerArgs, enrolled: BTreeSet<IpNet>) -> Result<Self, Failure> {
-        let source = Arc::new(FileSource::new(config::routing(&arguments.config)));
+        let source = Arc::new(config::source(&arguments.config));
         let (kind, paths) = match (arguments.gateway, arguments.gateway_side()?) {
             (Some(gateway), _) => (Kind::Node(gateway), config::paths(&arguments.config)?),
             (None, Some(side)) => (Kind::Gateway(side), Vec::new()),

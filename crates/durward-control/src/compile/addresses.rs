@@ -1,0 +1,275 @@
+//! Claims to addresses: an address belongs to one tenant as a whole, at every port and in both directions, unless all who use it share it.
+//!
+//! A tenant claims what its documents name, whether or not all of it can be served. Ports, sockets and networks are decided elsewhere,
+//! among those who have the address.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
+
+use durward_model::Origin;
+
+use super::mapping::Applicant;
+use super::roster::{Basis, Body, Entrant, Roster};
+use super::words;
+use crate::place::{At, Place};
+use crate::spec::ingress::ListenSpec;
+
+/// Part that an address plays for a tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    /// Clients connect to it.
+    Ingress,
+    /// The tenant's traffic leaves from it.
+    Egress,
+    /// The kernel leads its ports to endpoints.
+    Mapped,
+    /// A socket accepts there what clients sent to another address of the tenant; several tenants may have such sockets side by side.
+    Listen,
+}
+
+impl Role {
+    fn named(self) -> &'static str {
+        match self {
+            Self::Ingress => "an ingress address",
+            Self::Egress => "the egress address",
+            Self::Mapped => "an address of a port mapping",
+            Self::Listen => "a listen address",
+        }
+    }
+}
+
+/// An address that a tenant was granted, as the next compile must know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) address: IpAddr,
+    pub(crate) role: Role,
+    /// Whether the tenant lets others that also say so use it.
+    pub(crate) shared: bool,
+}
+
+/// All that one tenant asks of one address.
+#[derive(Clone, Debug)]
+struct Claim {
+    entrant: usize,
+    role: Role,
+    shared: bool,
+    origin: Origin,
+}
+
+impl Claim {
+    fn fits(&self, other: &Self) -> bool {
+        self.entrant == other.entrant
+            || (self.role == Role::Listen && other.role == Role::Listen)
+            || (self.shared && other.shared)
+    }
+}
+
+/// The claims to one address.
+#[derive(Debug, Default)]
+struct Claims {
+    granted: Vec<Claim>,
+    refused: Vec<Claim>,
+}
+
+/// Who has which address.
+#[derive(Debug, Default)]
+pub(crate) struct Addresses(HashMap<IpAddr, Claims>);
+
+impl Addresses {
+    /// Decides the claims of all tenants and their mappings.
+    pub(crate) fn decide(roster: &Roster<'_>, mappings: &[Applicant<'_>]) -> Self {
+        let mut asked = Asked::default();
+        for (at, entrant) in roster.entrants.iter().enumerate() {
+            asked.entrant(at, entrant);
+        }
+        let places: HashMap<_, _> = if mappings.is_empty() {
+            HashMap::new()
+        } else {
+            roster.entrants.iter().enumerate().map(|(at, entrant)| (&entrant.id, at)).collect()
+        };
+        for applicant in mappings {
+            if let Some(at) = places.get(&applicant.id.tenant) {
+                asked.mapping(*at, applicant);
+            }
+        }
+        Self(
+            asked
+                .0
+                .into_iter()
+                .map(|(address, claims)| (address, settled(roster, address, claims)))
+                .collect(),
+        )
+    }
+
+    /// Returns who keeps the tenant at `entrant` from using the address, in the words of a finding.
+    pub(crate) fn objection(
+        &self,
+        roster: &Roster<'_>,
+        entrant: usize,
+        address: IpAddr,
+        role: Role,
+    ) -> Option<String> {
+        let claims = self.0.get(&address)?;
+        if claims.granted.iter().any(|claim| claim.entrant == entrant) {
+            return None;
+        }
+        let refused = claims.refused.iter().find(|claim| claim.entrant == entrant);
+        // What is served from before is in no document, so nobody has asked for it yet.
+        let former = former(&roster.entrants[entrant], entrant, address, role);
+        let asking = refused.unwrap_or(&former);
+        let holder = claims.granted.iter().find(|claim| !claim.fits(asking))?;
+        let Entrant { id, .. } = &roster.entrants[holder.entrant];
+        let (role, origin) = (holder.role.named(), &holder.origin);
+        Some(format!("{address} is {role} of tenant {id} ({origin}), which asked first"))
+    }
+
+    /// Takes note that the tenant uses an address from before that its documents do not name now.
+    pub(crate) fn take(
+        &mut self,
+        roster: &Roster<'_>,
+        entrant: usize,
+        address: IpAddr,
+        role: Role,
+    ) {
+        let claims = self.0.entry(address).or_default();
+        if !claims.granted.iter().any(|claim| claim.entrant == entrant) {
+            claims.granted.push(former(&roster.entrants[entrant], entrant, address, role));
+        }
+    }
+
+    /// Writes down with each tenant what it was granted.
+    pub(crate) fn remember(self, roster: &mut Roster<'_>) {
+        for entrant in &mut roster.entrants {
+            entrant.past.addresses.clear();
+        }
+        for (address, claims) in self.0 {
+            for Claim { entrant, role, shared, .. } in claims.granted {
+                roster.entrants[entrant].past.addresses.push(Held { address, role, shared });
+            }
+        }
+        for entrant in &mut roster.entrants {
+            entrant.past.addresses.sort_by_key(|held| held.address);
+        }
+    }
+}
+
+fn former(entrant: &Entrant<'_>, at: usize, address: IpAddr, role: Role) -> Claim {
+    let held = entrant.past.addresses.iter().find(|held| held.address == address);
+    Claim {
+        entrant: at,
+        role,
+        shared: held.is_some_and(|held| held.shared),
+        origin: entrant.origin.clone(),
+    }
+}
+
+fn settled(roster: &Roster<'_>, address: IpAddr, mut claims: Vec<Claim>) -> Claims {
+    if claims.len() == 1 {
+        return Claims { granted: claims, refused: Vec::new() };
+    }
+    claims.sort_by_cached_key(|claim| {
+        let entrant = &roster.entrants[claim.entrant];
+        let held = entrant.past.addresses.iter().any(|held| {
+            held.address == address && (claim.role == Role::Listen || held.role != Role::Listen)
+        });
+        entrant.precedence(held)
+    });
+    let mut settled = Claims::default();
+    for claim in claims {
+        let fits = settled.granted.iter().all(|granted| granted.fits(&claim));
+        if fits { settled.granted.push(claim) } else { settled.refused.push(claim) }
+    }
+    settled
+}
+
+/// The claims to each address, one for each tenant.
+#[derive(Default)]
+struct Asked(HashMap<IpAddr, Vec<Claim>>);
+
+impl Asked {
+    fn claim(&mut self, address: IpAddr, claim: Claim) {
+        let claims = match self.0.entry(address) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(vec![claim]);
+                return;
+            }
+            Entry::Occupied(occupied) => occupied.into_mut(),
+        };
+        // A tenant's claims come one after the other, but for those of its mappings.
+        let known = claims.iter_mut().rev().find(|known| known.entrant == claim.entrant);
+        match known {
+            None => claims.push(claim),
+            Some(known) => {
+                known.shared &= claim.shared;
+                if known.role == Role::Listen && claim.role != Role::Listen {
+                    known.role = claim.role;
+                    known.origin = claim.origin;
+                }
+            }
+        }
+    }
+
+    fn entrant(&mut self, at: usize, entrant: &Entrant<'_>) {
+        match &entrant.basis {
+            Basis::Document(body) => self.document(at, entrant, body),
+            Basis::Kept(_) => self.former(at, entrant),
+            Basis::Out => {}
+        }
+    }
+
+    fn document(&mut self, at: usize, entrant: &Entrant<'_>, body: &Body<'_>) {
+        let egress = &body.spec.egress;
+        let source = entrant.report.source();
+        let claim =
+            |role, shared, place| Claim { entrant: at, role, shared, origin: source.origin(place) };
+        for address in &body.egress {
+            self.claim(address.value.0, claim(Role::Egress, egress.shared, address.place));
+        }
+        let ingress =
+            body.spec.ingress.iter().map(|entry| (&entry.address, &entry.listen, entry.shared));
+        let proxies =
+            egress.proxy.iter().map(|entry| (&entry.address, &entry.listen, entry.shared));
+        let mut unreadable = false;
+        for (address, listen, shared) in ingress.chain(proxies) {
+            match words::address(address) {
+                Ok(ip) => self.claim(ip, claim(Role::Ingress, shared, address.place)),
+                Err(_) => unreadable = true,
+            }
+            if let Some((ip, place)) = listen.as_ref().and_then(listening) {
+                self.claim(ip, claim(Role::Listen, shared, place));
+            }
+        }
+        if unreadable {
+            // The entry may have meant any of the addresses it had; what stands in for it must find its own.
+            self.former(at, entrant);
+        }
+    }
+
+    /// Claims what the tenant had before.
+    fn former(&mut self, at: usize, entrant: &Entrant<'_>) {
+        for held in &entrant.past.addresses {
+            if held.role != Role::Mapped {
+                let origin = entrant.origin.clone();
+                let claim = Claim { entrant: at, role: held.role, shared: held.shared, origin };
+                self.claim(held.address, claim);
+            }
+        }
+    }
+
+    fn mapping(&mut self, at: usize, applicant: &Applicant<'_>) {
+        let Some(mapping) = applicant.wanted() else { return };
+        for address in &mapping.addresses {
+            let origin = mapping.origin.clone();
+            let claim = Claim { entrant: at, role: Role::Mapped, shared: applicant.shared, origin };
+            self.claim(address.0, claim);
+        }
+    }
+}
+
+/// The one address an entry's socket is at, where it says so.
+fn listening(listen: &At<ListenSpec>) -> Option<(IpAddr, Place)> {
+    let written = listen.address.as_ref()?;
+    let address = words::local_address(written).ok().filter(|address| !address.is_unspecified())?;
+    Some((address, written.place))
+}

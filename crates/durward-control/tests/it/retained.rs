@@ -1,0 +1,185 @@
+//! What the next process is given: who holds what, and the last good documents.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use durward_control::compile::retained::restore;
+use durward_control::{Compiled, FileSource, Publisher, State};
+use durward_model::TenantId;
+use durward_model::verdict::Outcome;
+
+use crate::certificates::{self, NOW};
+
+/// A process: a source and a publisher of its own.
+struct Process {
+    source: FileSource,
+    publisher: Publisher,
+}
+
+impl Process {
+    fn first() -> Self {
+        Self { source: FileSource::default(), publisher: Publisher::new() }
+    }
+
+    /// One that begins from what another wrote.
+    fn after(compiled: &Compiled) -> Self {
+        let state = State::from_json(&compiled.state().to_json()).unwrap();
+        let source = FileSource::default();
+        let publisher = Publisher::after(restore(&state, &source, NOW));
+        Self { source, publisher }
+    }
+
+    fn reload(&self, path: &Path) -> Arc<Compiled> {
+        self.publisher.reload(&self.source.load(&[path.to_owned()]), NOW)
+    }
+}
+
+fn id(name: &str) -> TenantId {
+    TenantId::new(name).unwrap()
+}
+
+/// A tenant that has everything that can be asked for, and mapping `web`.
+fn tenant(name: &str, certificate: &str, created: &str) -> String {
+    format!(
+        "---\napiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}{created}}}\nspec:\n  ingress:\n    - {{address: 198.51.100.2, certificate: {{file: certs/{certificate}}}, ipSan: Warn, upstream: pay}}\n  upstreams: {{pay: {{endpoints: [10.0.0.1]}}}}\n  egress: {{addresses: [203.0.113.2], sources: [10.9.0.0/16]}}\n---\napiVersion: durward.dev/v1alpha1\nkind: PortMapping\nmetadata: {{name: web{created}}}\nspec: {{tenant: {name}, addresses: [198.51.100.4], endpoints: [10.0.0.1], ports: [{{port: 25}}]}}\n"
+    )
+}
+
+fn stage() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    certificates::write_into(&root.path().join("certs"));
+    fs::write(root.path().join("v.yaml"), tenant("v", "acme", "")).unwrap();
+    root
+}
+
+#[test]
+fn whoever_holds_a_thing_holds_it_in_the_next_process_too() {
+    let root = stage();
+    let first = Process::first();
+    let before = first.reload(root.path());
+    assert!(
+        before.verdicts.findings().all(|(_, finding)| &*finding.reason == "IpSanMissing"),
+        "{:#?}",
+        before.verdicts
+    );
+    let newcomer = tenant("x", "acme", ", creationTimestamp: \"1999-01-01T00:00:00Z\"");
+    fs::write(root.path().join("a.yaml"), newcomer).unwrap();
+    let refused = first.reload(root.path());
+    assert_eq!(before.snapshot.tenants, refused.snapshot.tenants);
+
+    let mut last = refused;
+    for _ in 0..3 {
+        let after = Process::after(&last).reload(root.path());
+
+        assert_eq!(after.snapshot.tenants, before.snapshot.tenants, "{:#?}", after.verdicts);
+        assert_eq!(after.snapshot.nat, before.snapshot.nat);
+        assert_eq!(after.snapshot.generation, 1, "nothing changed");
+        assert!(last.served().lost_in(&after.served()).is_empty());
+        last = after;
+    }
+    let anew = Process::first().reload(root.path());
+    assert!(
+        anew.snapshot.tenants.contains_key(&id("x")),
+        "without the state the first document has it"
+    );
+    assert!(!last.served().lost_in(&anew.served()).is_empty());
+}
+
+#[test]
+fn a_document_that_is_broken_when_the_next_process_starts_is_served_as_it_was() {
+    for broken in ["spec: [", "", "kind: Tenant\nmetadata: {name: v}\nspec: {nonsense: 1}\n"] {
+        let root = stage();
+        let first = Process::first();
+        first.reload(root.path());
+        fs::write(root.path().join("v.yaml"), broken).unwrap();
+        let kept = first.reload(root.path());
+
+        let after = Process::after(&kept).reload(root.path());
+
+        assert_eq!(
+            after.snapshot.tenants, kept.snapshot.tenants,
+            "{broken:?}: {:#?}",
+            after.verdicts
+        );
+        assert_eq!(after.snapshot.nat, kept.snapshot.nat, "{broken:?}");
+        let outcomes = after.verdicts.verdicts.iter().map(|verdict| verdict.outcome);
+        assert!(
+            outcomes.clone().all(|outcome| outcome == Outcome::KeptLastGood),
+            "{broken:?}: {:#?}",
+            after.verdicts
+        );
+        assert!(kept.served().lost_in(&after.served()).is_empty(), "{broken:?}");
+        fs::write(root.path().join("v.yaml"), tenant("v", "acme", "")).unwrap();
+        let mended = Process::after(&after).reload(root.path());
+        assert!(
+            mended.verdicts.verdicts.iter().all(|verdict| verdict.outcome == Outcome::Accepted)
+        );
+        fs::remove_file(root.path().join("v.yaml")).unwrap();
+        assert!(
+            Process::after(&mended).reload(root.path()).snapshot.tenants.is_empty(),
+            "what is deleted goes"
+        );
+    }
+}
+
+#[test]
+fn a_process_that_serves_less_than_the_one_before_can_say_what() {
+    let root = stage();
+    let first = Process::first();
+    let before = first.reload(root.path());
+    fs::remove_file(root.path().join("certs/acme.key")).unwrap();
+    let kept = first.reload(root.path());
+    assert_eq!(kept.snapshot.tenants, before.snapshot.tenants, "the key is in memory");
+
+    let after = Process::after(&kept).reload(root.path());
+
+    let lost = kept.served().lost_in(&after.served());
+    assert!(lost.iter().any(|lost| lost.contains("tenant v")), "{lost:?}");
+    assert!(kept.served().lost_in(&kept.served()).is_empty());
+    // The claims stay all the same.
+    fs::write(root.path().join("a.yaml"), tenant("x", "bank", "")).unwrap();
+    assert!(!Process::after(&kept).reload(root.path()).snapshot.tenants.contains_key(&id("x")));
+}
+
+#[test]
+fn a_routing_json_is_handed_on_by_tenant() {
+    let root = tempfile::tempdir().unwrap();
+    certificates::write_into(&root.path().join("certs"));
+    let config = root.path().join("config");
+    fs::create_dir(&config).unwrap();
+    let entry = |address: &str, tenant: &str, last: u8| {
+        format!(
+            "{address:?}: {{\"tenant\": {tenant:?}, \"backend\": \"10.244.1.5\", \"egressIP\": \"203.0.113.{last}\"}}"
+        )
+    };
+    let (a, b) = (entry("198.51.100.2", "tenant-A", 2), entry("198.51.100.3", "tenant-B", 3));
+    fs::write(config.join("routing.json"), format!("{{{a}, {b}}}")).unwrap();
+    let before = Process::first().reload(&config);
+    assert_eq!(before.snapshot.tenants.len(), 2, "{:#?}", before.verdicts);
+    fs::write(config.join("routing.json"), format!("{{{a}, {b}")).unwrap();
+
+    let after = Process::after(&before).reload(&config);
+
+    assert_eq!(after.snapshot.tenants, before.snapshot.tenants, "{:#?}", after.verdicts);
+}
+
+#[test]
+fn what_is_handed_on_holds_no_secret_and_is_refused_in_another_form() {
+    let root = stage();
+    let text = String::from_utf8(Process::first().reload(root.path()).state().to_json()).unwrap();
+
+    let key = fs::read_to_string(root.path().join("certs/acme.key")).unwrap();
+    let lines = key.lines().filter(|line| !line.starts_with('-')).collect::<Vec<_>>();
+    assert!(!lines.is_empty() && lines.iter().all(|line| !text.contains(line)));
+    assert!(!text.contains("PRIVATE KEY"));
+    for other in [
+        "",
+        "[]",
+        "{}",
+        &text.replacen("\"version\":1", "\"version\":2", 1),
+        &text[..text.len() - 9],
+    ] {
+        assert!(State::from_json(other.as_bytes()).is_err());
+    }
+}
