@@ -203,7 +203,7 @@ pub(crate) async fn acquire(
     tried.insert(at);
     let load = Load::new(core, view, Some(index), at, pending);
     let endpoint = &runtime.endpoints[at];
-    let addresses = match endpoint.addresses(core, &runtime.upstream.name).await {
+    let addresses = match endpoint.addresses(core, &runtime.upstream).await {
         Ok(addresses) => addresses,
         Err(refusal) => return Err(load.unreachable(refusal)),
     };
@@ -246,7 +246,7 @@ pub(crate) async fn open(
 async fn connect_at(load: &Load, header: Option<Vec<u8>>) -> Result<Connected, Refusal> {
     let (core, view, runtime) = (load.core(), load.view(), load.runtime());
     let endpoint = load.endpoint();
-    let addresses: Addresses = endpoint.addresses(core, &runtime.upstream.name).await?;
+    let addresses: Addresses = endpoint.addresses(core, &runtime.upstream).await?;
     let attempt = Attempt { core, view, runtime, endpoint, addresses: &addresses };
     connect_counted(&attempt, header).await
 }

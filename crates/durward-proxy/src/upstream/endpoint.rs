@@ -10,9 +10,10 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use durward_model::upstream::{Endpoint, Target, UpstreamProtocol};
-use durward_model::{EgressAddress, UpstreamAddr};
+use durward_model::{EgressAddress, Upstream, UpstreamAddr};
 
 use super::pool::{Path, PoolKey};
+use super::resolve::Families;
 use super::tls_client::Verify;
 use crate::core::Core;
 use crate::prepared::TenantView;
@@ -121,7 +122,7 @@ impl EndpointRuntime {
     pub(crate) async fn addresses(
         &self,
         core: &Core,
-        upstream: &str,
+        upstream: &Upstream,
     ) -> Result<Addresses, Refusal> {
         let (host, port) = match &self.target {
             Target::Address(address) => return Ok(Addresses::One([*address])),
@@ -133,10 +134,12 @@ impl EndpointRuntime {
         {
             return Ok(Addresses::Many(Arc::clone(&located.addresses)));
         }
-        let resolved =
-            Box::pin(core.shared.resolver.lookup(host, None)).await.map_err(|error| {
-                Refusal::NoEndpoint { upstream: upstream.to_owned(), detail: error.to_string() }
-            })?;
+        let families = Families::of(&upstream.sources);
+        let looking = core.shared.resolver.lookup_for(host, None, families);
+        let resolved = Box::pin(looking).await.map_err(|error| Refusal::NoEndpoint {
+            upstream: upstream.name.to_string(),
+            detail: error.to_string(),
+        })?;
         let addresses: Arc<[SocketAddr]> =
             resolved.addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
         let located = Located { addresses: Arc::clone(&addresses), expires: resolved.expires };

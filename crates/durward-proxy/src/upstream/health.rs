@@ -159,7 +159,7 @@ async fn ask(
 ) -> Result<(), String> {
     let Some(check) = &runtime.upstream.health_check else { return Ok(()) };
     let said = |error: crate::refusal::Refusal| sentence(&error);
-    let addresses = endpoint.addresses(core, &runtime.upstream.name).await.map_err(said)?;
+    let addresses = endpoint.addresses(core, &runtime.upstream).await.map_err(said)?;
     let attempt = Attempt { core, view, runtime, endpoint, addresses: &addresses };
     let header = runtime.upstream.send_proxy.map(proxy_header::own);
     let connected = attempt.connect(None, header, check.timeout).await.map_err(said)?;
