@@ -6,6 +6,7 @@ pub mod authority;
 pub mod identity;
 pub mod key;
 mod pem;
+mod signature;
 pub mod x509;
 
 pub use authority::{Authority, Revocations};

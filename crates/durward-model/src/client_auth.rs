@@ -27,6 +27,10 @@ pub struct ClientTrust {
     /// Certificate revocation lists in DER.
     #[serde(skip)]
     pub revocations: Vec<Arc<[u8]>>,
+    /// For each revocation list the roots whose key has signed it; none for a list of an intermediate authority. Several roots may have
+    /// one subject during a change of keys, and a subject alone does not say whose list it is.
+    #[serde(skip)]
+    pub signers: Vec<Vec<usize>>,
     /// Subjects of the roots, for people.
     pub subjects: Vec<Arc<str>>,
     /// SHA-256 over roots and revocation lists, hexadecimal: sessions never outlive it.

@@ -320,6 +320,31 @@ impl ServerTls {
     }
 }
 
+impl ServerTls {
+    /// The certificates for a client that asked for `sni` (lower case), as indices in order: those that name it, or the first and those
+    /// for the same names. They differ in their keys, and the client's algorithms decide among them.
+    pub fn alternatives(&self, sni: Option<&str>) -> impl Iterator<Item = usize> {
+        let first = self.certificate_for(sni);
+        let named = sni.filter(|name| self.certificates[first].covers_host(name));
+        let alike = move |at: &usize| match (named, &self.certificates[*at]) {
+            (Some(name), other) => other.covers_host(name),
+            (None, other) => {
+                let first = &self.certificates[first];
+                (&first.dns_names, &first.ip_names) == (&other.dns_names, &other.ip_names)
+            }
+        };
+        (first..self.certificates.len()).filter(alike)
+    }
+
+    /// Whether a client that asked for `sni` may ask for `host` on the same connection: each certificate that it may have been shown
+    /// for the one name is for the other, too. What is asked of clients is the same for all certificates of a listener.
+    #[must_use]
+    pub fn serves_alike(&self, sni: &str, host: &str) -> bool {
+        let mut shown = self.certificates.iter().filter(|shown| shown.covers_host(sni)).peekable();
+        shown.peek().is_some() && shown.all(|shown| shown.covers_host(host))
+    }
+}
+
 /// The route of a pass-through listener for a client that asked for `sni` (lower case).
 #[must_use]
 pub fn sni_route<'a>(routes: &'a [SniRoute], sni: Option<&str>) -> Option<&'a SniRoute> {

@@ -10,7 +10,7 @@ mod sink;
 mod tests;
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use durward_model::UpstreamAddr;
@@ -53,6 +53,8 @@ pub(crate) struct Record<'a> {
 pub(crate) struct RequestRecord<'a> {
     /// Ours, or the trusted client's: `X-Request-Id`.
     pub(crate) id: &'a str,
+    /// The client a trusted proxy names; the connection's stands in without one.
+    pub(crate) client: Option<IpAddr>,
     /// `HTTP/1.1`, `HTTP/2`.
     pub(crate) version: &'static str,
     pub(crate) method: &'a str,

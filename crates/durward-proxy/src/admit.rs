@@ -195,7 +195,7 @@ impl Visit {
 
     /// What has become of the listener while the client took its time. Who speaks SOCKS has shown what may count no more.
     fn as_of_now(&self, told: &Told) -> Result<Arc<PreparedListener>, Refusal> {
-        if !told.listener.retirement.changed() {
+        if !told.listener.retirement.outdated() {
             return Ok(Arc::clone(&told.listener));
         }
         let now = told.listener.renewed(&self.core.shared.prepared.load(), self.client.0.ip());

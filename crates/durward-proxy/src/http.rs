@@ -112,7 +112,8 @@ impl Http {
         Self { core, view, facts, texts, pins, memory }
     }
 
-    /// What serves the next request: this, or what has become of it if the configuration has changed since.
+    /// What serves the next request: this, or what has become of it if the configuration has changed since. A connection that the change
+    /// does not forbid goes on under the new configuration.
     ///
     /// # Errors
     /// [`Refusal::Draining`] when there is nothing it has become, or when a client that has asked for nothing yet would have to prove
@@ -128,6 +129,9 @@ impl Http {
         let lingered = || self.facts.accepted.elapsed() > self.limits().timeouts.handshake;
         if first && lingered() && !view.trusts_like(&self.view) {
             return Err(Refusal::Draining);
+        }
+        if view.may_take_over(&self.view) {
+            watch.retire_with(view.retirement());
         }
         let (core, facts) = (Rc::clone(&self.core), Rc::clone(&self.facts));
         let own = (Rc::clone(&self.pins), Rc::clone(&self.memory));

@@ -3,7 +3,7 @@
 //! Deliberately absent: a look into the bytes.
 
 use std::rc::Rc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use durward_model::Service;
 use durward_model::route::WeightedUpstream;
@@ -109,7 +109,7 @@ async fn connect(
     let Some(runtime) = view.tenant().upstreams.get(choice.upstream.0) else {
         return Err((Refusal::NoRoute, 0));
     };
-    let mut tried = Tried::default();
+    let (mut tried, began) = (Tried::default(), Instant::now());
     let mut retries = 0;
     runtime.count_request();
     loop {
@@ -123,8 +123,9 @@ async fn connect(
                         | Refusal::ConnectTimeout { .. }
                         | Refusal::UpstreamTls { .. }
                 );
+                let free = elsewhere && runtime.may_connect_elsewhere(&tried, began);
                 let again = retries < runtime.upstream.retry.attempts && elsewhere;
-                if !again || !runtime.may_retry() {
+                if !free && !(again && runtime.may_retry()) {
                     return Err((refusal, retries));
                 }
                 view.tenant().metrics.core(core.id).add(Counter::Retries, 1);

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use durward_model::health::Probe;
 use durward_model::upstream::{UpstreamIndex, UpstreamProtocol};
@@ -52,6 +52,9 @@ use http2::Shared;
 use lease::Load;
 use pool::Pools;
 use tls_client::Verify;
+
+/// How long endpoints are tried one after the other for one request before its client is told.
+const ELSEWHERE: Duration = Duration::from_secs(10);
 
 /// An upstream made ready: endpoints with health and load, and the TLS configuration, shared by all cores.
 pub(crate) struct UpstreamRuntime {
@@ -110,6 +113,14 @@ impl UpstreamRuntime {
     /// Whether the budget allows one more retry; takes its price.
     pub(crate) fn may_retry(&self) -> bool {
         self.budget.take()
+    }
+
+    /// Whether another endpoint may be tried after one that could not be connected to. Nothing was sent, so it costs no budget: each
+    /// endpoint is tried once, within [`ELSEWHERE`]. `retries.attempts: 0` turns this off with all retries.
+    pub(crate) fn may_connect_elsewhere(&self, tried: &Tried, began: Instant) -> bool {
+        self.upstream.retry.attempts > 0
+            && began.elapsed() < ELSEWHERE
+            && balance::is_any_left(&self.endpoints, tried)
     }
 
     /// A request pays into the retry budget.
@@ -203,7 +214,7 @@ pub(crate) async fn acquire(
     tried.insert(at);
     let load = Load::new(core, view, Some(index), at, pending);
     let endpoint = &runtime.endpoints[at];
-    let addresses = match endpoint.addresses(core, &runtime.upstream.name).await {
+    let addresses = match endpoint.addresses(core, &runtime.upstream).await {
         Ok(addresses) => addresses,
         Err(refusal) => return Err(load.unreachable(refusal)),
     };
@@ -246,7 +257,7 @@ pub(crate) async fn open(
 async fn connect_at(load: &Load, header: Option<Vec<u8>>) -> Result<Connected, Refusal> {
     let (core, view, runtime) = (load.core(), load.view(), load.runtime());
     let endpoint = load.endpoint();
-    let addresses: Addresses = endpoint.addresses(core, &runtime.upstream.name).await?;
+    let addresses: Addresses = endpoint.addresses(core, &runtime.upstream).await?;
     let attempt = Attempt { core, view, runtime, endpoint, addresses: &addresses };
     connect_counted(&attempt, header).await
 }

@@ -29,8 +29,14 @@ pub(crate) enum Expired {
 pub(crate) struct Retirement(AtomicU8);
 
 impl Retirement {
-    const CHANGED: u8 = 1;
-    const REMOVED: u8 = 2;
+    const RENEWED: u8 = 1;
+    const CHANGED: u8 = 2;
+    const REMOVED: u8 = 3;
+
+    /// Connections go on, and obey a newer configuration from their next request on.
+    pub(crate) fn renew(&self) {
+        self.0.fetch_max(Self::RENEWED, Relaxed);
+    }
 
     /// Connections end after the exchange they are in.
     pub(crate) fn change(&self) {
@@ -40,6 +46,11 @@ impl Retirement {
     /// Connections end at once.
     pub(crate) fn remove(&self) {
         self.0.fetch_max(Self::REMOVED, Relaxed);
+    }
+
+    /// Whether there is a newer configuration.
+    pub(crate) fn outdated(&self) -> bool {
+        self.0.load(Relaxed) >= Self::RENEWED
     }
 
     /// Whether connections should end after the exchange they are in.
@@ -194,12 +205,23 @@ impl Watch {
 
     /// Whether the connection should end after the exchange it is in.
     pub(crate) fn closing(&self) -> bool {
-        self.watchdog.draining.get() || self.outdated()
+        self.watchdog.draining.get() || self.asks(Retirement::changed)
+    }
+
+    /// Whether the connection ends only because its core drains: its next request would be served.
+    pub(crate) fn drains(&self) -> bool {
+        self.watchdog.draining.get()
+            && !self.watchdog.cutting.get()
+            && !self.asks(Retirement::changed)
     }
 
     /// Whether the configuration that the connection came in by has changed since.
     pub(crate) fn outdated(&self) -> bool {
-        self.entry.retirement.borrow().as_ref().is_some_and(|retirement| retirement.changed())
+        self.asks(Retirement::outdated)
+    }
+
+    fn asks(&self, question: impl Fn(&Retirement) -> bool) -> bool {
+        self.entry.retirement.borrow().as_deref().is_some_and(question)
     }
 
     /// Whether the connection should end whatever it is doing.

@@ -54,11 +54,15 @@ pub(crate) struct Issued {
 }
 
 impl Authority {
-    /// A new authority called `name`.
+    /// A new authority called `name`, with a part of its key behind it: verifiers find authorities and revocation lists by subject, and two
+    /// with one subject would be taken for each other.
     pub(crate) fn create(name: &str) -> Result<(Self, String), Failure> {
         let key = generate(KeyKind::Ecdsa)?;
         let key_pem = key.serialize_pem();
-        let params = authority_params(name);
+        // The first byte of a point on the curve is always the same.
+        let own = key.public_key_raw().iter().skip(1).take(4);
+        let own: String = own.map(|byte| format!("{byte:02x}")).collect();
+        let params = authority_params(&format!("{name} {own}"));
         let certificate = params.self_signed(&key).map_err(signing)?.pem();
         Ok((Self { issuer: Issuer::new(params, key), certificate }, key_pem))
     }

@@ -222,46 +222,42 @@ impl Workshop<'_, '_, '_, '_> {
         })
     }
 
-    /// The route for what no other takes: the entry's own upstream, or the redirect to https.
-    fn catch_all(&mut self, spec: &At<IngressSpec>, field: &Field<'_>) -> Option<Route> {
+    /// The routes for what no other takes: the redirect to https, then the entry's own upstream. Both make sense together behind a
+    /// proxy that ends TLS and says so: what came by https is not redirected.
+    fn catch_all(&mut self, spec: &At<IngressSpec>, field: &Field<'_>) -> Vec<Route> {
         let forwards = spec.upstream.is_some() || !spec.upstreams.is_empty();
         let redirect = spec.redirect_to_https.filter(|redirect| redirect.value);
-        let (name, action) = match (forwards, redirect) {
-            (false, None) => return None,
-            (true, Some(redirect)) => {
-                let field = field.name("redirectToHttps");
-                self.report.error(
-                    "BadRoute",
-                    redirect.place,
-                    &field,
-                    "has an upstream beside it: keep one",
-                );
-                return None;
-            }
-            (false, Some(_)) => {
-                let scheme = Some(Arc::from("https"));
-                let redirect = Redirect { status: 308, scheme, host: None, port: None, path: None };
-                ("redirectToHttps", Action::Redirect(redirect))
-            }
-            (true, None) => {
-                let upstreams = self.direct(spec, field)?;
-                let forward = durward_model::route::Forward {
-                    upstreams,
-                    replace_prefix: None,
-                    host: None,
-                    timeout: None,
-                };
-                ("upstream", Action::Forward(forward))
-            }
-        };
-        Some(Route {
+        if let Some(redirect) = redirect
+            && forwards
+            && spec.trusted_proxies.is_empty()
+        {
+            let field = field.name("redirectToHttps");
+            let sentence = "has an upstream beside it, which nothing would reach: keep one, or name the proxies that end TLS in trustedProxies";
+            self.report.error("BadRoute", redirect.place, &field, sentence);
+            return Vec::new();
+        }
+        let redirect = redirect.map(|_| {
+            let scheme = Some(Arc::from("https"));
+            let redirect = Redirect { status: 308, scheme, host: None, port: None, path: None };
+            ("redirectToHttps", Action::Redirect(redirect))
+        });
+        let upstreams = if forwards { self.direct(spec, field) } else { None };
+        let forward = upstreams.map(|upstreams| {
+            let (replace_prefix, host, timeout) = (None, None, None);
+            let forward =
+                durward_model::route::Forward { upstreams, replace_prefix, host, timeout };
+            ("upstream", Action::Forward(forward))
+        });
+        let origin = self.report.source().origin(spec.place);
+        let route = |(name, action): (&str, Action)| Route {
             name: Arc::from(name),
             matches: RouteMatch::default(),
             action,
             request_headers: HeaderRules::default(),
             response_headers: HeaderRules::default(),
-            origin: self.report.source().origin(spec.place),
-        })
+            origin: origin.clone(),
+        };
+        redirect.into_iter().chain(forward).map(route).collect()
     }
 
     /// The entry's own `upstream` or `upstreams`.

@@ -81,17 +81,57 @@ fn revocations(
     for (file, field) in one.chain(more) {
         let Some(lists) = files.revocations(report, file, &field) else { continue };
         for list in &lists {
-            if !authorities.iter().any(|authority| authority.raw_subject == list.raw_issuer) {
-                let sentence = format!(
-                    "{:?} is from {:?}, which is none of the authorities here: it revokes nothing",
-                    file.value, list.issuer
-                );
-                report.warning("RevocationsForeign", file.place, &field, &sentence);
+            match signed(list, authorities) {
+                Signed::ByAuthority => {}
+                Signed::ByNobodyHere => {
+                    let sentence = format!(
+                        "{:?} is from {:?}, which is none of the authorities here: it counts for clients that show an intermediate authority of that name, and for no other",
+                        file.value, list.issuer
+                    );
+                    report.warning("RevocationsForeign", file.place, &field, &sentence);
+                }
+                Signed::ByAnotherKey => {
+                    let sentence = format!(
+                        "{:?} says it is from {:?}, and is signed by another key: every client of that authority would be refused; fetch the list again, or add the authority whose key signed it",
+                        file.value, list.issuer
+                    );
+                    report.error("RevocationsSignature", file.place, &field, &sentence);
+                }
             }
         }
         found.extend(lists);
     }
     found
+}
+
+/// Who has signed a revocation list.
+enum Signed {
+    /// One of the authorities named beside it, as far as that can be checked.
+    ByAuthority,
+    /// Somebody else, by name.
+    ByNobodyHere,
+    /// The issuer has the name of an authority and not its key.
+    ByAnotherKey,
+}
+
+fn signed(list: &Revocations, authorities: &[Authority]) -> Signed {
+    let mut issuers =
+        authorities.iter().filter(|one| one.raw_subject == list.raw_issuer).peekable();
+    if issuers.peek().is_none() {
+        return Signed::ByNobodyHere;
+    }
+    if issuers.any(|one| list.is_signed_by(one) != Some(false)) {
+        return Signed::ByAuthority;
+    }
+    Signed::ByAnotherKey
+}
+
+/// The positions of the authorities whose key has signed the list.
+fn signers(list: &Revocations, authorities: &[Authority]) -> Vec<usize> {
+    let signed = |one: &Authority| {
+        one.raw_subject == list.raw_issuer && list.is_signed_by(one) != Some(false)
+    };
+    authorities.iter().enumerate().filter(|(_, one)| signed(one)).map(|(at, _)| at).collect()
 }
 
 fn trust(authorities: &[Authority], revocations: &[Revocations]) -> ClientTrust {
@@ -102,7 +142,8 @@ fn trust(authorities: &[Authority], revocations: &[Revocations]) -> ClientTrust 
     let parts = std::iter::once(&count[..]).chain(roots.iter().chain(&lists).map(|der| &**der));
     let generation = Arc::from(sha256(parts));
     let subjects = authorities.iter().map(|authority| Arc::clone(&authority.subject)).collect();
-    ClientTrust { roots, revocations: lists, subjects, generation }
+    let signers = revocations.iter().map(|list| signers(list, authorities)).collect();
+    ClientTrust { roots, revocations: lists, signers, subjects, generation }
 }
 
 /// The roots an upstream is verified with, or `None` after an error.

@@ -59,10 +59,11 @@ pub(crate) fn upstream(
         .health_check
         .as_ref()
         .map(|check| health_check(report, check, &field.name("healthCheck")));
-    let outlier = spec
-        .outlier_detection
-        .as_ref()
-        .map(|spec| outlier(report, spec, &field.name("outlierDetection")));
+    // On by default: without it a dead endpoint would get its share of requests for ever.
+    let outlier = match &spec.outlier_detection {
+        Some(spec) => outlier(report, spec, &field.name("outlierDetection")),
+        None => Some(OutlierDetection::default()),
+    };
     let retry = retry(report, &spec.retries, &field.name("retries"));
     let pool = field.name("pool");
     let idle = report.number(
@@ -88,7 +89,7 @@ pub(crate) fn upstream(
         sources,
         balance: balance(spec.balance.unwrap_or_default()),
         health_check: health.flatten(),
-        outlier: outlier.flatten(),
+        outlier: outlier.filter(|outlier| outlier.max_ejected_percent > 0),
         retry: retry?,
         pool_idle: idle?,
         pool_idle_timeout: timeout?,
@@ -344,7 +345,7 @@ fn outlier(
     let percent = report.number(
         spec.max_ejected_percent,
         &field.name("maxEjectedPercent"),
-        (1, 100),
+        (0, 100),
         defaults.max_ejected_percent,
     );
     Some(OutlierDetection {

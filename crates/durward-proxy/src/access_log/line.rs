@@ -17,6 +17,10 @@ pub(super) fn encode(out: &mut Vec<u8>, clock: &mut Clock, record: &Record<'_>) 
     let mut line = Fields::begin(out, clock, record.began);
     line.text("kind", record.kind);
     line.maybe_text("tenant", record.tenant);
+    match record.request.as_ref().and_then(|request| request.client) {
+        Some(client) => line.display("client", &client),
+        None => line.display("client", &record.facts.client),
+    }
     connection(&mut line, record.facts);
     if let Some(request) = &record.request {
         http(&mut line, request);
@@ -32,7 +36,6 @@ pub(super) fn encode(out: &mut Vec<u8>, clock: &mut Clock, record: &Record<'_>) 
 }
 
 fn connection(line: &mut Fields<'_>, facts: &ConnectionFacts) {
-    line.display("client", &facts.client);
     line.display("peer", &facts.peer);
     line.display("destination", &facts.destination);
     if let Some(tls) = &facts.tls {

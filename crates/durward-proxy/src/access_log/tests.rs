@@ -47,6 +47,7 @@ fn facts() -> ConnectionFacts {
 fn request<'a>(host: &'a str, path: &'a str) -> RequestRecord<'a> {
     RequestRecord {
         id: "01-ab",
+        client: None,
         version: "HTTP/1.1",
         method: "GET",
         host,

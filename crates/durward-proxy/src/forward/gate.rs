@@ -14,7 +14,7 @@ use crate::forward::passage::Passage;
 use crate::forward::record::Verdict;
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
-use crate::upstream::resolve::Unresolved;
+use crate::upstream::resolve::{Families, Unresolved};
 
 /// A way that is open.
 pub(crate) struct Cleared<'p> {
@@ -117,7 +117,8 @@ async fn lookup(core: &Core, view: &TenantView, host: &Host) -> Result<Arc<[IpAd
     let resolver = view.resolver().unwrap_or(&core.shared.resolver);
     let shared = &core.shared;
     let asker = Asker { files: &shared.files, memory: &shared.memory, usage: &view.tenant().usage };
-    let resolved = resolver.lookup(name, Some(asker)).await;
+    let families = Families::of(&view.tenant().tenant.egress);
+    let resolved = resolver.lookup_for(name, Some(asker), families).await;
     let resolved = resolved.map_err(|error| match error {
         Unresolved::TooMany => Refusal::FairShare { of: "lookups" },
         Unresolved::Memory => Refusal::Memory,

@@ -1,6 +1,7 @@
 //! Buffers for bytes on the move, shared by all connections of a core: held while there is something in them, given back when not.
 //!
-//! That is why ten thousand idle connections need no buffers at all. Deliberately absent: growth; a buffer has one size.
+//! That is why ten thousand idle connections need no buffers at all. A buffer has one size; only a head that a tenant allows to be larger
+//! makes its own grow, until the head is read.
 
 use std::cell::RefCell;
 use std::io;
@@ -9,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// Bytes of a read buffer, and the largest head that can be read.
+/// Bytes of a read buffer, and of the largest head that is read without a buffer of its own.
 pub(crate) const SIZE: usize = 64 * 1024;
 /// A buffer with less than this left in it when reading stalls is swapped for one of just that size.
 const SMALL: usize = 32 * 1024;
@@ -94,6 +95,20 @@ impl Buffer {
         Poll::Ready(Ok(count))
     }
 
+    /// Makes a full buffer larger, up to `most` bytes; false when it is as large as that already.
+    pub(crate) fn grow(&mut self, most: usize) -> bool {
+        if self.bytes.len() >= most {
+            return false;
+        }
+        let unused = self.filled();
+        let mut larger = vec![0; (self.bytes.len() * 2).max(SIZE).min(most)].into_boxed_slice();
+        let count = unused.len();
+        larger[..count].copy_from_slice(unused);
+        self.release();
+        (self.bytes, self.end) = (larger, count);
+        true
+    }
+
     fn make_room(&mut self) {
         if self.bytes.len() < SIZE {
             let mut large =
@@ -113,7 +128,7 @@ impl Buffer {
         let unused = self.filled().len();
         if unused == 0 {
             self.release();
-        } else if unused < SMALL && self.bytes.len() == SIZE {
+        } else if unused < SMALL && self.bytes.len() >= SIZE {
             let small: Box<[u8]> = self.filled().into();
             self.release();
             (self.bytes, self.end) = (small, unused);
@@ -194,6 +209,21 @@ mod tests {
         assert!(matches!(read(&mut buffer, b""), Poll::Ready(Ok(0))));
 
         assert_eq!((buffer.bytes.len(), buffer.filled()), (3, &b"GET"[..]));
+    }
+
+    #[test]
+    fn a_full_buffer_grows_as_far_as_it_may_and_is_not_kept() {
+        let mut buffer = Buffer::default();
+        let all = vec![b'x'; SIZE * 4];
+        assert!(matches!(read(&mut buffer, &all), Poll::Ready(Ok(SIZE))));
+
+        assert!(!buffer.grow(SIZE) && buffer.grow(SIZE * 3));
+        assert!(matches!(read(&mut buffer, &all), Poll::Ready(Ok(SIZE))));
+        assert!(buffer.grow(SIZE * 3) && !buffer.grow(SIZE * 3));
+
+        assert_eq!(buffer.filled(), &all[..SIZE * 2]);
+        buffer.consume(SIZE * 2);
+        assert!(buffer.bytes.is_empty());
     }
 
     #[test]

@@ -153,13 +153,20 @@ async fn serve<'a, D: Downstream>(
     if let Some(service) = http.outward() {
         return outside::serve(http, watch, down, account, response, service).await;
     }
-    let id = account.id;
-    let plan = match forward::plan(http, &mut account.request, &id) {
+    let (id, chain) = (account.id, account.chain);
+    let plan = match forward::plan(http, &mut account.request, &chain, &id) {
         Ok((plan, route, path)) => {
             account.note_route(route, path);
             plan
         }
-        Err(refusal) => return Err(Stop::Refuse(refusal)),
+        Err(refusal) => {
+            if matches!(refusal, Refusal::RateLimit { .. } | Refusal::BodyTooLarge)
+                && let Some((route, path)) = forward::locate(http, &mut account.request, &chain)
+            {
+                account.note_route(route, path);
+            }
+            return Err(Stop::Refuse(refusal));
+        }
     };
     if watch.closing() {
         account.request.keep_alive = false;
@@ -192,6 +199,9 @@ async fn answer_here<'a, D: Downstream>(
     watch.arm(Some(ANSWER), false);
     let request = &account.request;
     answer.write(request, response);
+    if let Some(rules) = account.response_rules() {
+        forward::rewrite(&mut response.fields, rules);
+    }
     account.status = answer.status;
     let mut body = answer.body(response);
     if down.head(request, response).is_err() {

@@ -2,17 +2,21 @@
 //!
 //! Runs without waiting for anything. Deliberately absent: connections; see [`exchange`](crate::http::exchange).
 
+mod chain;
 mod headers;
 mod id;
 mod redirect;
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 
+use durward_model::ClientAddr;
 use durward_model::path::{self, PathFault};
 use durward_model::request::{is_directed, normal_host};
 use durward_model::route::{Action, Forward, PathMatch, RequestView, Route, pick_weighted, select};
 use durward_model::upstream::UpstreamIndex;
 
+pub(super) use chain::ProxyChain;
 pub(super) use headers::{Texts, rewrite};
 pub(super) use id::RequestId;
 
@@ -35,29 +39,59 @@ pub(super) enum Plan<'a> {
 pub(super) fn plan<'a>(
     http: &'a Http,
     request: &mut Request,
+    chain: &ProxyChain,
     id: &RequestId,
 ) -> Result<(Plan<'a>, usize, Span), Refusal> {
     check_size(http, request)?;
     http.view.tenant().usage.request(http.limits())?;
     normalise_path(request)?;
     normalise_host(http, request);
-    check_direction(http, request)?;
-    let (position, route) = find_route(http, request).ok_or(Refusal::NoRoute)?;
+    check_direction(http, request, chain)?;
+    let (mut position, mut route) = find_route(http, request, chain).ok_or(Refusal::NoRoute)?;
     let path = request.path;
+    // A redirect to where the client is already would send it round for ever: the route after it serves.
+    while let Action::Redirect(redirect) = &route.action {
+        if let Some(answer) = redirect::answer(http, request, chain, redirect) {
+            return Ok((Plan::Answer(answer), position, path));
+        }
+        (position, route) =
+            next_route(http, request, chain, position + 1).ok_or(Refusal::NoRoute)?;
+    }
     let plan = match &route.action {
         Action::Forward(forward) => {
             let weights = forward.upstreams.iter().map(|choice| choice.weight);
             let choice = pick_weighted(weights, http.core.random())
                 .and_then(|index| forward.upstreams.get(index))
                 .ok_or(Refusal::NoRoute)?;
-            headers::request(http, request, route, id);
+            headers::request(http, request, route, (chain, id));
             rewrite_target(request, route, forward);
             Plan::Forward(forward, choice.upstream)
         }
-        Action::Redirect(redirect) => Plan::Answer(redirect::answer(http, request, redirect)),
+        Action::Redirect(_) => return Err(Refusal::NoRoute),
         Action::Respond { status, body } => Plan::Answer(Answer::text(*status, body)),
     };
     Ok((plan, position, path))
+}
+
+/// The position of the route of a request that was refused before it was routed, and its path: the refusal carries the route's headers.
+pub(super) fn locate(
+    http: &Http,
+    request: &mut Request,
+    chain: &ProxyChain,
+) -> Option<(usize, Span)> {
+    normalise_path(request).ok()?;
+    normalise_host(http, request);
+    check_direction(http, request, chain).ok()?;
+    find_route(http, request, chain).map(|(position, _)| (position, request.path))
+}
+
+/// The client of a request: the one a trusted proxy names, or the connection's.
+pub(super) fn client(http: &Http, chain: &ProxyChain) -> ClientAddr {
+    match chain.client {
+        // Nobody says the port; 0 is none.
+        Some(client) => ClientAddr(SocketAddr::new(client, 0)),
+        None => http.facts.client,
+    }
 }
 
 fn check_size(http: &Http, request: &Request) -> Result<(), Refusal> {
@@ -112,25 +146,54 @@ pub(crate) fn name_destination(http: &Http, request: &mut Request) {
     }
 }
 
-/// Over TLS the host must be the one the session was made for, unless one of them is an address or none (RFC 9110 §7.4).
-fn check_direction(http: &Http, request: &Request) -> Result<(), Refusal> {
+/// The scheme must be the listener's or what a trusted proxy says. Over TLS the host must be one that the certificate shown for the SNI
+/// is for, unless one of them is an address or none (RFC 9110 section 7.4, RFC 9113 section 9.1.1).
+fn check_direction(http: &Http, request: &Request, chain: &ProxyChain) -> Result<(), Refusal> {
     let scheme = request.fields.bytes(request.scheme);
-    if !scheme.is_empty() && !scheme.eq_ignore_ascii_case(http.texts.scheme.as_bytes()) {
+    if !scheme.is_empty() && !chain.allows_scheme(http, scheme) {
         return Err(Refusal::Misdirected);
     }
-    let sni = http.facts.tls.as_ref().and_then(|tls| tls.sni.as_deref());
-    if is_directed(sni, request.host()) { Ok(()) } else { Err(Refusal::Misdirected) }
+    let Some(sni) = http.facts.tls.as_ref().and_then(|tls| tls.sni.as_deref()) else {
+        return Ok(());
+    };
+    if is_directed(Some(sni), request.host()) {
+        return Ok(());
+    }
+    let sni = sni.strip_suffix('.').unwrap_or(sni);
+    match http.view.listener().tls() {
+        Some(tls) if tls.serves_alike(sni, request.host()) => Ok(()),
+        _ => Err(Refusal::Misdirected),
+    }
 }
 
-fn find_route<'a>(http: &'a Http, request: &Request) -> Option<(usize, &'a Route)> {
-    let view = RequestView {
+fn find_route<'a>(
+    http: &'a Http,
+    request: &Request,
+    chain: &ProxyChain,
+) -> Option<(usize, &'a Route)> {
+    select(&http.service()?.routes, &view(http, request, chain))
+}
+
+/// The first route from position `from` on that takes the request.
+fn next_route<'a>(
+    http: &'a Http,
+    request: &Request,
+    chain: &ProxyChain,
+    from: usize,
+) -> Option<(usize, &'a Route)> {
+    let view = view(http, request, chain);
+    let mut routes = http.service()?.routes.iter().enumerate().skip(from);
+    routes.find(|(_, route)| route.matches.mismatch(&view).is_none())
+}
+
+fn view<'r>(http: &Http, request: &'r Request, chain: &ProxyChain) -> RequestView<'r> {
+    RequestView {
         host: request.host(),
         path: request.path(),
         method: request.method(),
-        client: http.facts.client.0.ip(),
+        client: client(http, chain).0.ip(),
         headers: &request.fields,
-    };
-    select(&http.service()?.routes, &view)
+    }
 }
 
 fn rewrite_target(request: &mut Request, route: &Route, forward: &Forward) {

@@ -30,6 +30,68 @@ pub enum Progress {
     Missing(usize),
 }
 
+/// Measures a ClientHello while its bytes arrive, so that the limits on its size are the same in one segment and in many, in one record and
+/// in many. What follows it is not counted.
+#[derive(Debug, Default)]
+pub struct Gauge {
+    wire: usize,
+    header: [u8; 5],
+    /// Bytes of the record header that are here.
+    got: usize,
+    /// Bytes of the record's body that are still to come.
+    left: usize,
+    start: [u8; 4],
+    /// Bytes of the message that are here.
+    message: usize,
+}
+
+impl Gauge {
+    /// Counts more bytes.
+    ///
+    /// # Errors
+    /// The limit that is exceeded, as a phrase.
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), &'static str> {
+        while !bytes.is_empty() && !self.is_complete() {
+            if self.wire > MAX_WIRE {
+                return Err("ClientHello in too many records");
+            }
+            if self.left == 0 {
+                self.wire += 1;
+                self.header[self.got] = bytes[0];
+                self.got += 1;
+                bytes = &bytes[1..];
+                if self.got == self.header.len() {
+                    self.got = 0;
+                    self.left = usize::from(u16::from_be_bytes([self.header[3], self.header[4]]));
+                }
+                continue;
+            }
+            let (body, rest) = bytes.split_at(self.left.min(bytes.len()));
+            let wanted = self.start.get_mut(self.message..).unwrap_or_default();
+            let known = wanted.len().min(body.len());
+            wanted[..known].copy_from_slice(&body[..known]);
+            self.message += body.len();
+            self.left -= body.len();
+            self.wire += body.len();
+            bytes = rest;
+            if self.length().is_some_and(|length| length > 4 + MAX_MESSAGE) {
+                return Err("ClientHello too long");
+            }
+        }
+        Ok(())
+    }
+
+    /// The length the message says it has, header included.
+    fn length(&self) -> Option<usize> {
+        let [_, high, middle, low] = self.start;
+        (self.message >= 4).then(|| 4 + u32::from_be_bytes([0, high, middle, low]) as usize)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.length().is_some_and(|length| self.message >= length)
+    }
+}
+
 /// Reads a ClientHello at the start of `bytes`, from as many records as it was cut into.
 ///
 /// # Errors

@@ -38,16 +38,18 @@ impl Retiring {
         for (listener, fate) in self.0 {
             match fate {
                 Fate::Keep => {}
-                Fate::Change => listener.retirement.change(),
-                Fate::Remove => remove(&listener),
+                Fate::Renew => listener.retirement.renew(),
+                Fate::Change => with_former(&listener, Retirement::change),
+                Fate::Remove => with_former(&listener, Retirement::remove),
             }
         }
     }
 }
 
-fn remove(listener: &PreparedListener) {
-    listener.retirement.remove();
-    listener.former.iter().filter_map(std::sync::Weak::upgrade).for_each(|former| former.remove());
+/// Retires a listener and those of its former selves whose connections have not asked for anything since.
+fn with_former(listener: &PreparedListener, retire: impl Fn(&Retirement)) {
+    retire(&listener.retirement);
+    listener.former.iter().filter_map(std::sync::Weak::upgrade).for_each(|former| retire(&former));
 }
 
 /// Makes `snapshot` ready, beside `previous`.
@@ -215,7 +217,7 @@ impl Builder<'_> {
         former.retain(|former| former.strong_count() > 0);
         match fate {
             Fate::Keep => (Arc::clone(&before.retirement), former),
-            Fate::Change => {
+            Fate::Renew | Fate::Change => {
                 self.retiring.0.push((Arc::clone(before), fate));
                 former.push(Arc::downgrade(&before.retirement));
                 (Arc::default(), former)

@@ -11,6 +11,8 @@ use durward_model::{ClientAuth, Listener, Service, SourceSet, Tenant};
 pub(crate) enum Fate {
     /// Nothing they depend on differs.
     Keep,
+    /// They go on, and obey the new configuration from their next request on.
+    Renew,
     /// They end after the exchange they are in.
     Change,
     /// They end at once.
@@ -19,12 +21,15 @@ pub(crate) enum Fate {
 
 /// The fate of all of a tenant's connections, its listeners aside.
 pub(crate) fn of_tenant(old: &Tenant, new: &Tenant) -> Fate {
-    if !old.egress.iter().all(|address| new.egress.contains(address)) {
+    if !keeps_egress(old, new) {
         return Fate::Remove;
+    }
+    if !keeps_streams(old, new) {
+        return Fate::Change;
     }
     let same =
         old.egress == new.egress && old.upstreams == new.upstreams && old.limits == new.limits;
-    if same { Fate::Keep } else { Fate::Change }
+    if same { Fate::Keep } else { Fate::Renew }
 }
 
 /// The fate of a listener's connections.
@@ -39,7 +44,58 @@ pub(crate) fn of_listener(old: &Listener, new: &Listener) -> Fate {
     {
         return Fate::Remove;
     }
-    if *old == with_certificates_of(new, old) { Fate::Keep } else { Fate::Change }
+    if !keeps_session(old, new) {
+        return Fate::Change;
+    }
+    if *old == with_certificates_of(new, old) { Fate::Keep } else { Fate::Renew }
+}
+
+/// Whether a connection of the old listener may go on as one of the new listener, which admits its client. Asked per connection, so it
+/// compares no routes and no sources.
+pub(crate) fn may_go_on((old, of): (&Listener, &Tenant), (new, now): (&Listener, &Tenant)) -> bool {
+    old.tenant == new.tenant
+        && keeps_egress(of, now)
+        && keeps_streams(of, now)
+        && !trust_shrinks(old.tls(), new.tls())
+        && !holders_shrink(&old.service, &new.service)
+        && keeps_session(old, new)
+}
+
+fn keeps_egress(old: &Tenant, new: &Tenant) -> bool {
+    old.egress.iter().all(|address| new.egress.contains(address))
+}
+
+/// The number of streams is agreed once, when an HTTP/2 connection begins.
+fn keeps_streams(old: &Tenant, new: &Tenant) -> bool {
+    old.limits.http2_streams == new.limits.http2_streams
+}
+
+/// Whether what was agreed when a connection began is what would be agreed now.
+fn keeps_session(old: &Listener, new: &Listener) -> bool {
+    let transparent = |service: &Service| matches!(service, Service::Forward(service) if service.transparent.is_some());
+    let same_tls = match (old.tls(), new.tls()) {
+        (None, None) => true,
+        (Some(old), Some(new)) => {
+            old.tls13_only == new.tls13_only
+                && old.alpn == new.alpn
+                && keeps_trust(&old.client_auth, &new.client_auth)
+        }
+        _ => false,
+    };
+    same_tls
+        && old.protocol() == new.protocol()
+        && transparent(&old.service) == transparent(&new.service)
+}
+
+/// Whether clients would prove themselves in the same way; further authorities forbid nobody.
+fn keeps_trust(old: &ClientAuth, new: &ClientAuth) -> bool {
+    match (old, new) {
+        (ClientAuth::Required(old), ClientAuth::Required(new))
+        | (ClientAuth::Optional(old), ClientAuth::Optional(new)) => {
+            old.revocations == new.revocations && !roots_shrink(old, new)
+        }
+        (old, new) => old == new,
+    }
 }
 
 /// Whether a client that was admitted might not be any more.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use durward_model::{ClientAuth, Listener};
 
-use super::{Prepared, PreparedListener, TenantView, build};
+use super::{Prepared, PreparedListener, TenantView, build, fate};
 use crate::watch::Retirement;
 
 impl PreparedListener {
@@ -35,6 +35,14 @@ impl TenantView {
     /// What ends connections that come in by this listener.
     pub(crate) fn retirement(&self) -> &Arc<Retirement> {
         &self.0.retirement
+    }
+
+    /// Whether a connection of `former` may go on under this view.
+    pub(crate) fn may_take_over(&self, former: &Self) -> bool {
+        fate::may_go_on(
+            (former.listener(), &former.tenant().tenant),
+            (self.listener(), &self.tenant().tenant),
+        )
     }
 
     /// Whether clients prove themselves to both in the same way, revocation lists included.

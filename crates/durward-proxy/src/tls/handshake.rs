@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use durward_model::listener::ServerTls;
-use rustls::server::{Accepted, Acceptor};
-use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
+use rustls::server::{Accepted, Acceptor, ClientHello};
+use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConnection, SignatureScheme};
 use rustls_pki_types::UnixTime;
 use tokio::net::TcpStream;
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
-use crate::peek::client_hello::MAX_WIRE;
+use crate::peek::client_hello::Gauge;
 use crate::peek::{SCRATCH, read_some};
 use crate::refusal::{HandshakeFailure, Refusal};
 use crate::session::TlsFacts;
@@ -41,7 +41,12 @@ pub(crate) async fn terminate(
         Err(refusal) => return Err(Failed { refusal, stream, name: None }),
     };
     let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
-    let config = Arc::clone(&configs[tls.certificate_for(name.as_deref())]);
+    let hello = accepted.client_hello();
+    let fitting = tls
+        .alternatives(name.as_deref())
+        .find(|at| can_verify(&hello, &tls.certificates[*at].key_type))
+        .unwrap_or_else(|| tls.certificate_for(name.as_deref()));
+    let config = Arc::clone(&configs[fitting]);
     let handshake = StartHandshake::from_parts(accepted, stream).into_stream(config);
     let (handshake, refused) = match tls.client_auth.trust() {
         Some(_) => presented::observe(handshake.into_fallible()).await,
@@ -65,26 +70,52 @@ pub(crate) async fn terminate(
     }
 }
 
+/// Whether a client can verify signatures of a key of this type, in the version and with the suites it offers.
+fn can_verify(hello: &ClientHello<'_>, key_type: &str) -> bool {
+    use SignatureScheme as S;
+    let has = |scheme: &S| hello.signature_schemes().contains(scheme);
+    let (schemes, suites) = match key_type.split_once('-') {
+        Some(("RSA", _)) => (
+            &[
+                S::RSA_PSS_SHA256,
+                S::RSA_PSS_SHA384,
+                S::RSA_PSS_SHA512,
+                S::RSA_PKCS1_SHA256,
+                S::RSA_PKCS1_SHA384,
+                S::RSA_PKCS1_SHA512,
+            ][..],
+            "_RSA_",
+        ),
+        Some(("ECDSA", "P256")) => (&[S::ECDSA_NISTP256_SHA256][..], "_ECDSA_"),
+        Some(("ECDSA", "P384")) => (&[S::ECDSA_NISTP384_SHA384][..], "_ECDSA_"),
+        Some(("ECDSA", "P521")) => (&[S::ECDSA_NISTP521_SHA512][..], "_ECDSA_"),
+        _ if key_type == "Ed25519" => (&[S::ED25519][..], "_ECDSA_"),
+        _ => return true,
+    };
+    // Suites of TLS 1.3 say nothing of the certificate.
+    let suits = |suite: &CipherSuite| {
+        suite.as_str().is_some_and(|name| name.starts_with("TLS13_") || name.contains(suites))
+    };
+    schemes.iter().any(has) && hello.cipher_suites().iter().any(suits)
+}
+
 /// Reads until the ClientHello is complete. What is read beyond it stays with the TLS library.
 async fn client_hello(stream: &TcpStream) -> Result<Accepted, Refusal> {
     let mut acceptor = Acceptor::default();
-    let mut total = 0;
+    let (mut gauge, mut first) = (Gauge::default(), true);
     loop {
         let mut verdict = Ok(());
         let read = read_some(stream, SCRATCH, |bytes| {
-            verdict = feed(&mut acceptor, bytes, total);
+            verdict = feed(&mut acceptor, &mut gauge, bytes, first);
         });
         let read = read.await.map_err(failure::refusal)?;
         verdict?;
         if read == 0 {
             return Err(Refusal::Handshake { reason: HandshakeFailure::Closed, source: None });
         }
-        total += read;
+        first = false;
         match acceptor.accept() {
             Ok(Some(accepted)) => return Ok(accepted),
-            Ok(None) if total > MAX_WIRE => {
-                return Err(Refusal::ClientHello { detail: "ClientHello too long" });
-            }
             Ok(None) => {}
             Err((error, alert)) => {
                 say(stream, alert);
@@ -99,11 +130,17 @@ async fn client_hello(stream: &TcpStream) -> Result<Accepted, Refusal> {
 /// What a client that speaks HTTP to a TLS listener is refused with.
 pub(crate) const PLAIN_HTTP: &str = "plain HTTP on a TLS port";
 
-fn feed(acceptor: &mut Acceptor, mut bytes: &[u8], before: usize) -> Result<(), Refusal> {
-    if before == 0 && bytes.first().is_some_and(|first| *first != 22) {
+fn feed(
+    acceptor: &mut Acceptor,
+    gauge: &mut Gauge,
+    mut bytes: &[u8],
+    first: bool,
+) -> Result<(), Refusal> {
+    if first && bytes.first().is_some_and(|first| *first != 22) {
         let detail = if looks_like_http(bytes) { PLAIN_HTTP } else { "not a TLS handshake" };
         return Err(Refusal::ClientHello { detail });
     }
+    gauge.feed(bytes).map_err(|detail| Refusal::ClientHello { detail })?;
     while !bytes.is_empty() {
         if acceptor.read_tls(&mut bytes).is_err() {
             return Err(Refusal::ClientHello { detail: "ClientHello too long" });

@@ -5,20 +5,19 @@
 
 use std::sync::{Arc, OnceLock};
 
+use durward_model::Certificate;
 use durward_model::certificate::{KeyEncoding, PrivateKey};
-use durward_model::client_auth::ClientTrust;
 use durward_model::listener::{Alpn, ServerTls};
-use durward_model::{Certificate, ClientAuth};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::{ServerConfig, SupportedProtocolVersion};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::tls::presented::Noting;
+use crate::tls::client_verifier::client_verifier;
 
 /// The cryptography of every TLS connection towards clients.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
@@ -78,33 +77,4 @@ fn key_der(key: &PrivateKey) -> PrivateKeyDer<'static> {
         KeyEncoding::Pkcs1 => PrivateKeyDer::Pkcs1(der.into()),
         KeyEncoding::Sec1 => PrivateKeyDer::Sec1(der.into()),
     }
-}
-
-fn client_verifier(auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let Some(trust) = auth.trust() else { return Ok(WebPkiClientVerifier::no_client_auth()) };
-    let lists =
-        trust.revocations.iter().map(|der| CertificateRevocationListDer::from(der.to_vec()));
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(trust)?), provider())
-        .with_crls(lists)
-        // An authority without a list has nothing revoked; one with a list answers for all it issued.
-        .allow_unknown_revocation_status();
-    let builder = match auth {
-        ClientAuth::Optional(_) => builder.allow_unauthenticated(),
-        ClientAuth::Required(_) | ClientAuth::Off => builder,
-    };
-    let verifier = builder
-        .build()
-        .map_err(|error| format!("client certificates cannot be verified: {error}"))?;
-    Ok(Arc::new(Noting(verifier)))
-}
-
-fn roots(trust: &ClientTrust) -> Result<RootCertStore, String> {
-    let mut store = RootCertStore::empty();
-    for (at, root) in trust.roots.iter().enumerate() {
-        store.add(CertificateDer::from(root.to_vec())).map_err(|error| {
-            let subject = trust.subjects.get(at).map_or("?", |subject| &**subject);
-            format!("client authority {subject} cannot be used: {error}")
-        })?;
-    }
-    Ok(store)
 }

@@ -30,8 +30,16 @@ impl Tried {
     }
 }
 
-/// Chooses among `endpoints`: available and untried, else available, else resting after failures of its own. Endpoints that active
-/// checks found unhealthy or that have no weight are never chosen.
+/// Whether [`choose`] would find an endpoint that was not tried yet.
+pub(crate) fn is_any_left(endpoints: &[EndpointRuntime], tried: &Tried) -> bool {
+    let serving = |e: &EndpointRuntime| e.weight > 0 && !e.state.unhealthy.load(Relaxed);
+    let all_rest = !endpoints.iter().any(|e| serving(e) && e.state.available());
+    let mut all = endpoints.iter().enumerate();
+    all.any(|(at, e)| serving(e) && (all_rest || e.state.available()) && !tried.contains(at))
+}
+
+/// Chooses among `endpoints`: available and untried, else available, else resting after failures of its own, the untried first. When all
+/// of them rest, all are tried rather than none. Endpoints that active checks found unhealthy or that have no weight are never chosen.
 pub(crate) fn choose(
     endpoints: &[EndpointRuntime],
     balance: Balance,
@@ -51,7 +59,8 @@ pub(crate) fn choose(
     let available = |at: usize| endpoints[at].state.available();
     let untried = |at: usize| available(at) && !tried.contains(at);
     let resting = |at: usize| !unhealthy(&endpoints[at]);
-    let rounds: [&dyn Fn(usize) -> bool; 3] = [&untried, &available, &resting];
+    let fresh = |at: usize| resting(at) && !tried.contains(at);
+    let rounds: [&dyn Fn(usize) -> bool; 4] = [&untried, &available, &fresh, &resting];
     let (eligible, total) = rounds
         .into_iter()
         .map(|eligible| (eligible, round(eligible)))
@@ -215,6 +224,23 @@ mod tests {
         for (before, after) in before.iter().zip(&after) {
             assert!(before == after || *before == 2);
         }
+    }
+
+    // S1.44+
+    #[test]
+    fn each_endpoint_is_left_until_it_was_tried_and_resting_ones_when_all_rest() {
+        let endpoints = endpoints(&[1, 1, 0]);
+        let mut tried = Tried::default();
+        endpoints[1].state.ejected_until.store(9, Relaxed);
+
+        assert!(is_any_left(&endpoints, &tried));
+        tried.insert(0);
+        assert!(!is_any_left(&endpoints, &tried), "the other one rests");
+        endpoints[0].state.ejected_until.store(9, Relaxed);
+        assert!(is_any_left(&endpoints, &tried), "all rest");
+        let turn = AtomicU32::new(0);
+        let again = choose(&endpoints, Balance::RoundRobin, &turn, client(7), &tried, || 0);
+        assert_eq!(again, Some(1));
     }
 
     // S1.42 S1.44

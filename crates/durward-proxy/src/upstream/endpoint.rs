@@ -10,9 +10,10 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use durward_model::upstream::{Endpoint, Target, UpstreamProtocol};
-use durward_model::{EgressAddress, UpstreamAddr};
+use durward_model::{EgressAddress, Upstream, UpstreamAddr};
 
 use super::pool::{Path, PoolKey};
+use super::resolve::Families;
 use super::tls_client::Verify;
 use crate::core::Core;
 use crate::prepared::TenantView;
@@ -123,7 +124,7 @@ impl EndpointRuntime {
     pub(crate) async fn addresses(
         &self,
         core: &Core,
-        upstream: &str,
+        upstream: &Upstream,
     ) -> Result<Addresses, Refusal> {
         let (host, port) = match &self.target {
             Target::Address(address) => return Ok(Addresses::One([*address])),
@@ -135,10 +136,12 @@ impl EndpointRuntime {
         {
             return Ok(Addresses::Many(Arc::clone(&located.addresses)));
         }
-        let resolved = Box::pin(core.shared.resolver.lookup(host, None)).await;
+        let families = Families::of(&upstream.sources);
+        let looking = core.shared.resolver.lookup_for(host, None, families);
+        let resolved = Box::pin(looking).await;
         self.state.unresolved.store(resolved.is_err(), Relaxed);
         let resolved = resolved.map_err(|error| Refusal::NoEndpoint {
-            upstream: upstream.to_owned(),
+            upstream: upstream.name.to_string(),
             detail: error.to_string(),
         })?;
         let addresses: Arc<[SocketAddr]> =

@@ -22,6 +22,9 @@ use crate::core::Core;
 use crate::metrics::Counter;
 use crate::prepared::{Prepared, PreparedListener, TenantView};
 
+/// How long a checked endpoint may take to end its connection, and how much it may send meanwhile.
+const GOODBYE: (Duration, u64) = (Duration::from_secs(1), 64 * 1024);
+
 /// Whether an upstream is being checked, and in whose name.
 #[derive(Default)]
 pub(crate) struct Checks {
@@ -155,11 +158,14 @@ async fn ask(
 ) -> Result<(), String> {
     let Some(check) = &runtime.upstream.health_check else { return Ok(()) };
     let said = |error: crate::refusal::Refusal| sentence(&error);
-    let addresses = endpoint.addresses(core, &runtime.upstream.name).await.map_err(said)?;
+    let addresses = endpoint.addresses(core, &runtime.upstream).await.map_err(said)?;
     let attempt = Attempt { core, view, runtime, endpoint, addresses: &addresses };
     let header = runtime.upstream.send_proxy.map(proxy_header::own);
     let connected = attempt.connect(None, header, check.timeout).await.map_err(said)?;
-    let Probe::Http { path, host, from, to } = &check.probe else { return Ok(()) };
+    let Probe::Http { path, host, from, to } = &check.probe else {
+        tokio::task::spawn_local(end(connected));
+        return Ok(());
+    };
     let host = match host {
         Some(host) => host.to_string(),
         None => endpoint.target.to_string(),
@@ -171,18 +177,30 @@ async fn ask(
     if (*from..=*to).contains(&status) { Ok(()) } else { Err(format!("status {status}")) }
 }
 
-async fn http1_status(connected: Connected, path: &str, host: &str) -> Result<u16, String> {
-    let mut io = connected.io;
+async fn http1_status(mut connected: Connected, path: &str, host: &str) -> Result<u16, String> {
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: durward-health-check\r\nconnection: close\r\n\r\n"
     );
+    let io = &mut connected.io;
     io.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
     io.flush().await.map_err(|error| error.to_string())?;
     let mut head = [0; 12];
     io.read_exact(&mut head).await.map_err(|error| error.to_string())?;
+    tokio::task::spawn_local(end(connected));
     let status =
         head.strip_prefix(b"HTTP/1.").and_then(|rest| std::str::from_utf8(&rest[2..]).ok());
     status.and_then(|status| status.parse().ok()).ok_or_else(|| "not an HTTP/1 answer".to_owned())
+}
+
+/// Ends a connection so that the endpoint sees no reset: says that nothing more comes (in TLS, too), and reads what it still sends. A
+/// socket that is closed with unread bytes answers with a reset.
+async fn end(mut connected: Connected) {
+    let io = &mut connected.io;
+    let goodbye = async {
+        io.shutdown().await?;
+        tokio::io::copy(&mut io.take(GOODBYE.1), &mut tokio::io::sink()).await
+    };
+    let _ = tokio::time::timeout(GOODBYE.0, goodbye).await;
 }
 
 async fn http2_status(
@@ -194,7 +212,7 @@ async fn http2_status(
     let scheme = if matches!(connected.io, crate::io::Io::Tls(_)) { "https" } else { "http" };
     let shared =
         Shared::start(core, view, connected).await.map_err(|refusal| sentence(&refusal))?;
-    let (send, _stream) = shared.stream();
+    let (send, stream) = shared.stream();
     let request = http::Request::get(format!("{scheme}://{host}{path}"))
         .version(http::Version::HTTP_2)
         .header("user-agent", "durward-health-check")
@@ -202,7 +220,24 @@ async fn http2_status(
         .map_err(|error| error.to_string())?;
     let mut send = send.ready().await.map_err(|error| error.to_string())?;
     let (answer, _) = send.send_request(request, true).map_err(|error| error.to_string())?;
-    Ok(answer.await.map_err(|error| error.to_string())?.status().as_u16())
+    let answer = answer.await.map_err(|error| error.to_string())?;
+    let status = answer.status().as_u16();
+    tokio::task::spawn_local(async move {
+        let _connection = (shared, send, stream);
+        let _ = tokio::time::timeout(GOODBYE.0, read_out(answer.into_body())).await;
+    });
+    Ok(status)
+}
+
+/// Reads the body of an answer to its end: a stream that is dropped earlier is reset.
+async fn read_out(mut body: h2::RecvStream) {
+    let mut left = GOODBYE.1;
+    while let Some(Ok(data)) = body.data().await {
+        left = left.saturating_sub(data.len() as u64);
+        if left == 0 || body.flow_control().release_capacity(data.len()).is_err() {
+            return;
+        }
+    }
 }
 
 /// An error with its causes.

@@ -38,6 +38,9 @@ const STALE: Duration = Duration::from_secs(3600);
 /// The longest wait for an answer while an old one could stand in.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long an answer for one family is taken for, while the other's is on its way: whoever can use neither asks again soon.
+const INCOMPLETE: Duration = Duration::from_millis(200);
+
 /// The longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -85,6 +88,31 @@ pub(crate) struct Asking {
     pub(crate) roots: TrustRoots,
 }
 
+/// The families of addresses that whoever asks can reach. An answer for one family may come before the other's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Families {
+    v4: bool,
+    v6: bool,
+}
+
+impl Families {
+    /// Both.
+    #[cfg(test)]
+    pub(crate) const ALL: Self = Self { v4: true, v6: true };
+
+    /// Those of a tenant's addresses.
+    pub(crate) fn of(sources: &[EgressAddress]) -> Self {
+        Self {
+            v4: sources.iter().any(|source| source.0.is_ipv4()),
+            v6: sources.iter().any(|source| source.0.is_ipv6()),
+        }
+    }
+
+    fn reach(self, found: &Resolved) -> bool {
+        found.addresses.iter().any(|ip| if ip.is_ipv4() { self.v4 } else { self.v6 })
+    }
+}
+
 /// What a name stands for.
 #[derive(Clone, Debug)]
 pub(crate) struct Resolved {
@@ -130,14 +158,29 @@ pub(crate) enum Answer {
 }
 
 impl Resolver {
-    /// Where `host` is. Does not leave the thread while the TTL holds.
+    /// Looks `host` up for somebody who can reach both families.
     ///
     /// # Errors
     /// When it has no address, or the DNS does not say.
+    #[cfg(test)]
     pub(crate) async fn lookup(
         &self,
         host: &Arc<str>,
         asker: Option<Asker<'_>>,
+    ) -> Result<Resolved, Unresolved> {
+        self.lookup_for(host, asker, Families::ALL).await
+    }
+
+    /// Looks `host` up. Does not leave the thread while the TTL holds. While one family's answer is late, the other's is returned if
+    /// it can be reached.
+    ///
+    /// # Errors
+    /// When it has no address, or the DNS does not say.
+    pub(crate) async fn lookup_for(
+        &self,
+        host: &Arc<str>,
+        asker: Option<Asker<'_>>,
+        families: Families,
     ) -> Result<Resolved, Unresolved> {
         #[cfg(test)]
         if let Source::Fixed(names) = &self.source {
@@ -147,7 +190,7 @@ impl Resolver {
         let (answered, stale) = {
             let mut names = self.memory.lock();
             let name = names.known.entry(Arc::clone(host)).or_default();
-            if let Some(known) = name.known(Instant::now()) {
+            if let Some(known) = name.known(Instant::now(), families) {
                 return known;
             }
             let stale = name.stale(Instant::now());
@@ -167,7 +210,7 @@ impl Resolver {
                 self.ask(host);
             }
             let (sender, answered) = oneshot::channel();
-            name.waiting.push(sender);
+            name.waiting.push(Waiting { families, sender });
             wait.over = false;
             (answered, stale)
         };
@@ -318,10 +361,25 @@ impl Drop for Query {
 struct Name {
     good: Option<Resolved>,
     bad: Option<(Unresolved, Instant)>,
-    waiting: Vec<oneshot::Sender<Result<Resolved, Unresolved>>>,
+    waiting: Vec<Waiting>,
+    /// The question under way. With a good answer beside it that holds, that one is of one family, and the other's is on its way.
     asking: Option<Query>,
     /// What it is charged to, if a client asked for it.
     hold: Option<Hold>,
+}
+
+/// Somebody who waits for an answer.
+struct Waiting {
+    families: Families,
+    sender: oneshot::Sender<Result<Resolved, Unresolved>>,
+}
+
+impl Resolved {
+    /// The answer of one family, for as long as the other's may still come.
+    fn incomplete(&self, now: Instant) -> Self {
+        let expires = self.expires.min(now + INCOMPLETE);
+        Self { addresses: Arc::clone(&self.addresses), expires }
+    }
 }
 
 impl Name {
@@ -332,11 +390,14 @@ impl Name {
     }
 
     /// What need not be asked again yet.
-    fn known(&self, now: Instant) -> Option<Result<Resolved, Unresolved>> {
+    fn known(&self, now: Instant, families: Families) -> Option<Result<Resolved, Unresolved>> {
         if let Some(good) = &self.good
             && good.expires > now
         {
-            return Some(Ok(good.clone()));
+            if self.asking.is_none() {
+                return Some(Ok(good.clone()));
+            }
+            return families.reach(good).then(|| Ok(good.incomplete(now)));
         }
         match &self.bad {
             Some((bad, until)) if *until > now => Some(Err(bad.clone())),
@@ -395,7 +456,7 @@ impl Memory {
     fn leave(&self, host: &Arc<str>) {
         let mut names = self.lock();
         let Some(name) = names.known.get_mut(host) else { return };
-        name.waiting.retain(|waiting| !waiting.is_closed());
+        name.waiting.retain(|waiting| !waiting.sender.is_closed());
         if name.waiting.is_empty() && name.good.is_none() {
             name.asking = None;
             if name.bad.is_none() {
@@ -418,6 +479,21 @@ impl Memory {
         }
     }
 
+    /// Takes the answer for one family in while the other's is on its way, and gives it to those who can reach it.
+    fn early(&self, host: &Arc<str>, addresses: Vec<IpAddr>, ttl: Duration) {
+        let now = Instant::now();
+        let mut names = self.lock();
+        let Some(name) = names.known.get_mut(host).filter(|name| name.asking.is_some()) else {
+            return;
+        };
+        if let Ok(good) = name.learn(host, Answer::Addresses(addresses, ttl), now) {
+            let reaches = |waiting: &mut Waiting| waiting.families.reach(&good);
+            for waiting in name.waiting.extract_if(.., reaches) {
+                let _gone = waiting.sender.send(Ok(good.incomplete(now)));
+            }
+        }
+    }
+
     /// Takes an answer in and tells everybody who waits for it.
     pub(crate) fn answer(&self, host: &Arc<str>, answer: Answer) -> Result<Resolved, Unresolved> {
         let now = Instant::now();
@@ -427,7 +503,7 @@ impl Memory {
         name.asking = None;
         let outcome = name.learn(host, answer, now);
         for waiting in name.waiting.drain(..) {
-            let _gone = waiting.send(outcome.clone());
+            let _gone = waiting.sender.send(outcome.clone());
         }
         names.charge(host, now);
         outcome
@@ -456,8 +532,8 @@ mod tests {
             let learnt = name.learn(&host(), good(ttl), now).unwrap();
 
             assert_eq!(learnt.expires, now + Duration::from_secs(holds));
-            assert!(name.known(now + Duration::from_secs(holds) / 2).is_some());
-            assert!(name.known(now + Duration::from_secs(holds)).is_none());
+            assert!(name.known(now + Duration::from_secs(holds) / 2, Families::ALL).is_some());
+            assert!(name.known(now + Duration::from_secs(holds), Families::ALL).is_none());
         }
     }
 
@@ -473,8 +549,8 @@ mod tests {
         let denied = name.learn(&host(), Answer::Nothing(Some(Duration::from_secs(9))), later);
 
         assert_eq!(denied.unwrap_err(), Unresolved::NoSuchName { host: host() });
-        assert!(matches!(name.known(later + Duration::from_secs(8)), Some(Err(_))));
-        assert!(name.known(later + Duration::from_secs(9)).is_none());
+        assert!(matches!(name.known(later + Duration::from_secs(8), Families::ALL), Some(Err(_))));
+        assert!(name.known(later + Duration::from_secs(9), Families::ALL).is_none());
         let failed = name.learn(&host(), Answer::Failed("timed out".into()), later);
         assert!(matches!(failed, Err(Unresolved::Failed { .. })));
     }

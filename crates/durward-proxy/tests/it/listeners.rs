@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use durward_model::limits::Limits;
 use durward_proxy::metrics::Counter;
 use durward_proxy::proxy::{BindReport, BindState};
-use durward_testkit::client::{RawHttp, tcp_connect};
+use durward_testkit::client::{H2Client, RawHttp, tcp_connect};
 use durward_testkit::netns;
 use durward_testkit::process::{eventually, eventually_blocking, free_port, unique_loopback};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -50,6 +51,36 @@ async fn binds_come_and_go_without_touching_the_others() {
     let gone = eventually(SOON, async || answer(addresses[19]).await.is_err());
     assert!(gone.await);
     assert_eq!(open.get("a", "/").await.unwrap().text(), "first");
+}
+
+// S1.56+
+#[tokio::test]
+async fn an_edit_that_forbids_nothing_leaves_idle_connections_and_counts_from_their_next_request() {
+    let address = SocketAddr::from((unique_loopback(), 8080));
+    let stage = |answer: &str| tenant("a").listen(address, http(answer, None));
+    let proxy = serve(&[stage("0")]);
+    let mut h1 = RawHttp::connect(address).await.unwrap();
+    assert_eq!(h1.get("a", "/").await.unwrap().text(), "0");
+    let h2 = H2Client::h2c(address, None).await.unwrap();
+    assert_eq!(h2.get("/").await.unwrap().text(), "0");
+
+    for edit in 1..20 {
+        let answer = edit.to_string();
+        let limited = |limits: &mut Limits| limits.connections = Some(100 + edit as u32);
+        assert_served(&proxy.apply(bound(edit + 1, &[stage(&answer).limits(limited)])));
+        // Longer than deadlines and drains are looked at.
+        tokio::time::sleep(Duration::from_millis(if edit % 5 == 0 { 250 } else { 0 })).await;
+
+        let over_h1 = h1.get("a", "/").await.unwrap();
+        assert_eq!((over_h1.text(), over_h1.header("connection")), (answer.clone(), None));
+        assert_eq!(h2.get("/").await.unwrap().text(), answer);
+    }
+
+    // Through a configuration that the connections did not ask anything of, too.
+    assert_served(&proxy.apply(bound(30, &[stage("kept")])));
+    assert_served(&proxy.apply(bound(31, &[stage("kept").only_from("192.0.2.0/24")])));
+    assert!(h1.is_closed().await);
+    assert!(h2.get("/").await.is_err());
 }
 
 // S1.2+ S2.4+

@@ -6,9 +6,10 @@ mod resumption;
 mod rotation;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use durward_proxy::metrics::Counter;
-use durward_testkit::certificates::{Authority, CertSpec, KeyKind, client_config};
+use durward_testkit::certificates::{Authority, CertSpec, KeyKind, client_config, roots};
 use durward_testkit::client::client_hello::{ClientHello, Reaction, probe};
 use durward_testkit::client::{RawHttp, tls_connect};
 use durward_testkit::process::{free_port, unique_loopback};
@@ -234,4 +235,47 @@ fn no_file_is_needed_to_serve() {
         rustix::process::fchdir(&outside).unwrap();
         rustix::process::chroot(".").unwrap();
     });
+}
+
+// S1.33+
+#[tokio::test]
+async fn of_two_certificates_for_one_name_the_clients_algorithms_choose() {
+    let authority = Authority::new("root");
+    let address = SocketAddr::from((unique_loopback(), 8443));
+    let shown = [(KeyKind::EcdsaP256, "ECDSA-P256"), (KeyKind::Rsa2048, "RSA-2048")];
+    let shown = shown.map(|(key, name)| {
+        let identity = authority.issue(&CertSpec::new().ip(address.ip()).dns("a.example").key(key));
+        let mut certificate = (*certificate_named(&identity, &["a.example"])).clone();
+        certificate.key_type = Arc::from(name);
+        (identity, Arc::new(certificate))
+    });
+    let mut policy = https(&shown[0].0);
+    policy.certificates = shown.iter().map(|(_, certificate)| Arc::clone(certificate)).collect();
+    let _proxy = serve(&[tenant("a").listen(address, http("a", Some(policy)))]);
+
+    for (only, expected) in [("", 0), ("ECDSA", 0), ("RSA", 1)] {
+        for versions in [&[&rustls::version::TLS13][..], &[&rustls::version::TLS12]] {
+            for name in [Some("a.example"), None] {
+                let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+                let known = provider.signature_verification_algorithms;
+                let wanted = |scheme: &rustls::SignatureScheme| {
+                    scheme.as_str().is_some_and(|name| name.starts_with(only))
+                };
+                let mapping: Vec<_> =
+                    known.mapping.iter().copied().filter(|(scheme, _)| wanted(scheme)).collect();
+                provider.signature_verification_algorithms =
+                    rustls::crypto::WebPkiSupportedAlgorithms { mapping: mapping.leak(), ..known };
+                let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+                    .with_protocol_versions(versions)
+                    .unwrap()
+                    .with_root_certificates(roots(&authority))
+                    .with_no_client_auth();
+
+                let stream = tls_connect(address, None, config, name).await.unwrap();
+
+                let seen = stream.get_ref().1.peer_certificates().unwrap();
+                assert_eq!(&seen[0], shown[expected].0.leaf(), "{only:?} {name:?}");
+            }
+        }
+    }
 }

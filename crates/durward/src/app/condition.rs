@@ -100,6 +100,7 @@ mod tests {
             Kind::Kernel,
             Kind::Audit,
             Kind::Log,
+            Kind::State,
         ] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.word());
         }

@@ -9,6 +9,7 @@ mod documents;
 mod egress;
 mod host;
 mod kernel;
+mod mappings;
 pub(crate) mod report;
 mod route;
 pub(crate) mod running;
@@ -58,6 +59,7 @@ async fn everything(loaded: &Loaded, arguments: &CheckArgs, kernel: Category) ->
         certificates::check(snapshot, inspect::now()),
         egress::check(snapshot),
         dial::check(snapshot, &missing, arguments.timeout).await,
+        mappings::check(snapshot, arguments.timeout).await,
         running::check(arguments.admin, &running, snapshot),
     ])
 }

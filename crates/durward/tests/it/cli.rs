@@ -295,7 +295,8 @@ fn the_audit_tells_everything_about_each_certificate() {
     assert_eq!(row("a.crt")["key"], "ECDSA-P256");
     assert_eq!(row("a.crt")["daysLeft"], 9);
     assert_eq!(row("a.crt")["chain"], "ok");
-    assert_eq!(row("a.crt")["issuer"], "CN=Durward local authority");
+    let issuer = row("a.crt")["issuer"].as_str().unwrap().to_owned();
+    assert!(issuer.starts_with("CN=Durward local authority "), "{issuer}");
     assert_eq!(row("ca.crt")["authority"], true);
     assert_eq!(row("b.crt")["key"], "RSA-2048");
     assert!(row("b.crt")["chain"].as_str().unwrap().starts_with("broken"), "{}", row("b.crt"));

@@ -6,13 +6,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use durward_model::UpstreamAddr;
+use durward_model::route::HeaderRules;
 use durward_model::upstream::UpstreamIndex;
 
 use crate::access_log::{Record, RequestRecord, UpstreamRecord};
 use crate::forward::passage::Passage;
 use crate::http::Http;
 use crate::http::fields::Span;
-use crate::http::forward::RequestId;
+use crate::http::forward::{ProxyChain, RequestId};
 use crate::http::message::{PooledRequest, Response};
 use crate::http::names::Known;
 use crate::memory::Part;
@@ -38,6 +39,8 @@ pub(crate) struct Account<'a> {
     http: &'a Http,
     pub(super) request: PooledRequest,
     pub(super) id: RequestId,
+    /// What trusted proxies say of the request.
+    pub(super) chain: ProxyChain,
     began: Instant,
     wall: SystemTime,
     pub(super) route: Option<usize>,
@@ -65,10 +68,14 @@ impl<'a> Account<'a> {
         let kept = request.fields.get(Known::XRequestId).filter(|_| http.texts.trusted);
         let id = kept.and_then(RequestId::kept).unwrap_or_else(|| RequestId::new(&http.core));
         let path = request.path;
+        let service = http.service().filter(|_| http.texts.trusted);
+        let chain =
+            service.map(|service| ProxyChain::read(&request.fields, &service.trusted_proxies));
         Self {
             http,
             request,
             id,
+            chain: chain.unwrap_or_default(),
             began: Instant::now(),
             wall: SystemTime::now(),
             route: None,
@@ -82,6 +89,12 @@ impl<'a> Account<'a> {
             path,
             heads: None,
         }
+    }
+
+    /// The route's changes to the response's fields.
+    pub(super) fn response_rules(&self) -> Option<&'a HeaderRules> {
+        let route = self.http.service()?.routes.get(self.route?)?;
+        Some(&route.response_headers)
     }
 
     /// Charges the request's head to the connection.
@@ -192,6 +205,7 @@ impl<'a> Account<'a> {
             facts: &self.http.facts,
             request: Some(RequestRecord {
                 id: self.id.as_str(),
+                client: self.chain.client,
                 version: request.version.name(),
                 method: request.method(),
                 host: request.host(),

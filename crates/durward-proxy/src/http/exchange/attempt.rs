@@ -13,7 +13,6 @@ use durward_model::route::Forward;
 use durward_model::upstream::UpstreamIndex;
 
 use crate::forward::gate::Cleared;
-use crate::forward::passage::Passage;
 use crate::forward::reach;
 use crate::http::Http;
 use crate::http::exchange::account::Upstream as UpstreamAccount;
@@ -21,7 +20,7 @@ use crate::http::exchange::drive::{Drive, Failure, Turn};
 use crate::http::exchange::switch::Switched;
 use crate::http::exchange::{Account, Clock, Ended, Stop, bound};
 use crate::http::flow::{Downstream, Sink, Upstream};
-use crate::http::forward::rewrite;
+use crate::http::forward::{client, rewrite};
 use crate::http::h1::Conn;
 use crate::http::h2::client::Up;
 use crate::http::h2::websocket_key;
@@ -68,32 +67,29 @@ pub(super) async fn forward<'a, D: Downstream>(
     let mut tries = Tries::new(runtime);
     loop {
         response.clear();
-        let failure =
-            match connect(http, down, &clock, (way, account.passage.as_ref()), &mut tries.tried)
-                .await
-            {
-                Ok((Carrier::Http1(io), lease)) => {
-                    note(account, way, &lease);
-                    account.recorded().await?;
-                    let mut attempt =
-                        Attempt { http, clock, account, response, pooled: way.is_pooled() };
-                    match attempt.http1(down, io, lease, &tries).await {
-                        Ok(ended) => return Ok(ended),
-                        Err(failure) => failure,
-                    }
+        let failure = match connect(http, down, &clock, account, way, &mut tries.tried).await {
+            Ok((Carrier::Http1(io), lease)) => {
+                note(account, way, &lease);
+                account.recorded().await?;
+                let mut attempt =
+                    Attempt { http, clock, account, response, pooled: way.is_pooled() };
+                match attempt.http1(down, io, lease, &tries).await {
+                    Ok(ended) => return Ok(ended),
+                    Err(failure) => failure,
                 }
-                Ok((Carrier::Http2(send), lease)) => {
-                    note(account, way, &lease);
-                    account.recorded().await?;
-                    let mut attempt =
-                        Attempt { http, clock, account, response, pooled: way.is_pooled() };
-                    match attempt.http2(down, send, lease, &tries).await {
-                        Ok(ended) => return Ok(ended),
-                        Err(failure) => failure,
-                    }
+            }
+            Ok((Carrier::Http2(send), lease)) => {
+                note(account, way, &lease);
+                account.recorded().await?;
+                let mut attempt =
+                    Attempt { http, clock, account, response, pooled: way.is_pooled() };
+                match attempt.http2(down, send, lease, &tries).await {
+                    Ok(ended) => return Ok(ended),
+                    Err(failure) => failure,
                 }
-                Err(refusal) => Failure::before_sending(refusal),
-            };
+            }
+            Err(refusal) => Failure::before_sending(refusal),
+        };
         let retry = !failure.begun && !down.consumed() && tries.allow(account, &failure);
         if !retry {
             return Err(failure.into_stop());
@@ -106,7 +102,8 @@ async fn connect<D: Downstream>(
     http: &Http,
     down: &mut D,
     clock: &Clock<'_>,
-    (way, passage): (Way<'_>, Option<&Passage>),
+    account: &Account<'_>,
+    way: Way<'_>,
     tried: &mut Tried,
 ) -> Result<(Carrier, Lease), Refusal> {
     let (core, view) = (&http.core, &http.view);
@@ -119,12 +116,16 @@ async fn connect<D: Downstream>(
     }
     match way {
         Way::Upstream(_, index) => {
-            let acquiring = acquire(core, view, index, http.facts.client, tried);
+            let acquiring = acquire(core, view, index, client(http, &account.chain), tried);
             wait_for(acquiring, down, clock).await
         }
         Way::Outside(cleared, asked) if cleared.parent.is_some() => {
-            let reached =
-                wait_for(reach::connect(core, view, cleared, asked, passage), down, clock).await?;
+            let reached = wait_for(
+                reach::connect(core, view, cleared, asked, account.passage.as_ref()),
+                down,
+                clock,
+            )
+            .await?;
             // Who speaks before it is asked is no HTTP server.
             let quiet = reached.side.early.is_empty();
             let fault = Refusal::BadResponse { detail: "response before its request" };
@@ -194,6 +195,9 @@ impl<'a> Tries<'a> {
             return false;
         }
         if failure.stale && std::mem::take(&mut self.free) {
+            return true;
+        }
+        if failure.unconnected && self.runtime.may_connect_elsewhere(&self.tried, account.began()) {
             return true;
         }
         if self.left == 0 || !(failure.granted || self.runtime.may_retry()) {
@@ -347,9 +351,8 @@ impl<'a> Attempt<'_, 'a> {
             // Only the proxy itself speaks to its client as one.
             self.response.fields.retain(|known| known != Known::ProxyOther);
         }
-        let Some(service) = self.http.service() else { return };
-        if let Some(route) = self.account.route.and_then(|at| service.routes.get(at)) {
-            rewrite(&mut self.response.fields, &route.response_headers);
+        if let Some(rules) = self.account.response_rules() {
+            rewrite(&mut self.response.fields, rules);
         }
     }
 

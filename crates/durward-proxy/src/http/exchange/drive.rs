@@ -36,6 +36,8 @@ pub(super) struct Failure {
     pub(super) retriable: bool,
     /// Nothing of the request was sent.
     pub(super) unsent: bool,
+    /// There was no connection to send it on.
+    pub(super) unconnected: bool,
     /// A pooled connection turned out to be closed.
     pub(super) stale: bool,
     /// The budget has paid for another try.
@@ -53,7 +55,8 @@ impl Failure {
                 | Refusal::UpstreamClosed { .. }
         );
         let begun = matches!(refusal, Refusal::ClientClosed);
-        Self { begun, retriable, unsent: true, ..Self::after_head(refusal) }
+        let unconnected = retriable && !matches!(refusal, Refusal::UpstreamClosed { .. });
+        Self { begun, retriable, unsent: true, unconnected, ..Self::after_head(refusal) }
     }
 
     /// A response was received that the upstream's retry rules want thrown away.
@@ -69,8 +72,8 @@ impl Failure {
 
     /// The response broke off.
     pub(super) fn after_head(refusal: Refusal) -> Self {
-        let (retriable, unsent, stale, granted) = (false, false, false, false);
-        Self { refusal, begun: true, retriable, unsent, stale, granted }
+        let (retriable, unsent, unconnected, stale, granted) = (false, false, false, false, false);
+        Self { refusal, begun: true, retriable, unsent, unconnected, stale, granted }
     }
 
     pub(super) fn upstream_is_to_blame(&self) -> bool {

@@ -11,7 +11,7 @@ use durward_model::route::{HeaderRules, Route};
 
 use crate::http::Http;
 use crate::http::fields::{Fields, Part};
-use crate::http::forward::RequestId;
+use crate::http::forward::{ProxyChain, RequestId};
 use crate::http::message::Request;
 use crate::http::names::Known;
 use crate::session::{ClientCertificate, ConnectionFacts};
@@ -63,10 +63,15 @@ impl Texts {
 }
 
 /// Rewrites a request's fields for the upstream; `Host` and the target come later.
-pub(super) fn request(http: &Http, request: &mut Request, route: &Route, id: &RequestId) {
+pub(super) fn request(
+    http: &Http,
+    request: &mut Request,
+    route: &Route,
+    (chain, id): (&ProxyChain, &RequestId),
+) {
     let trusted = http.texts.trusted;
     request.fields.retain(|known| !known.identity() && (trusted || !known.forwarding()));
-    forwarding(http, request, id);
+    forwarding(http, request, chain, id);
     identity(http, &mut request.fields);
     request.fields.append_with(Known::Via, b"Via", |out| {
         let version = request.version;
@@ -84,7 +89,7 @@ fn via(version: crate::http::message::Version) -> &'static [u8] {
     }
 }
 
-fn forwarding(http: &Http, request: &mut Request, id: &RequestId) {
+fn forwarding(http: &Http, request: &mut Request, chain: &ProxyChain, id: &RequestId) {
     let texts = &http.texts;
     let authority = request.authority;
     let fields = &mut request.fields;
@@ -107,7 +112,12 @@ fn forwarding(http: &Http, request: &mut Request, id: &RequestId) {
     unless_said(Known::XForwardedProto, b"X-Forwarded-Proto", scheme);
     unless_said(Known::XForwardedHost, b"X-Forwarded-Host", Part::Copy(authority));
     unless_said(Known::XForwardedPort, b"X-Forwarded-Port", Part::Text(texts.port.as_bytes()));
-    unless_said(Known::XRealIp, b"X-Real-IP", client);
+    match chain.client {
+        Some(real) => {
+            unless_said(Known::XRealIp, b"X-Real-IP", Part::Text(real.to_string().as_bytes()))
+        }
+        None => unless_said(Known::XRealIp, b"X-Real-IP", client),
+    }
     fields.retain(|known| known != Known::XRequestId);
     fields.extend_list(Known::XRequestId, b"X-Request-Id", &[Part::Text(id.as_str().as_bytes())]);
 }

@@ -33,6 +33,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 /// How long, and for how many bytes, a client is listened to after its last response, so that it gets to read it.
 const LINGER: (Duration, u64) = (Duration::from_secs(2), 1024 * 1024);
 
+/// How long an idle connection waits for one more request when its core drains.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
+
 /// How a connection's HTTP/1 life ended.
 pub(crate) enum Served {
     /// For good.
@@ -57,25 +60,27 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
     let mut conn = Conn::new(io);
     conn.input.buffer.preload(early);
     let mut first = true;
+    let mut current = Rc::clone(http);
     loop {
         let mut request = PooledRequest::new();
-        match next_request(http, watch, &mut conn, &mut request, first).await {
+        match next_request(&current, watch, &mut conn, &mut request, first).await {
             Next::Request => {}
             Next::Nothing => break,
             Next::Socks => return Served::Socks(conn.io, conn.input.buffer.take()),
             Next::Http2 => return Served::Http2(conn.io, conn.input.buffer.take()),
             Next::Refused(refusal, status) => {
-                let turned = turn_away(http, watch, conn, (request, refusal, status));
+                let turned = turn_away(&current, watch, conn, (request, refusal, status));
                 return Box::pin(turned).await;
             }
         }
-        let http = match http.now(watch, first) {
+        let http = match current.now(watch, first) {
             Ok(now) => now,
             Err(refusal) => {
-                let turned = turn_away(http, watch, conn, (request, refusal, None));
+                let turned = turn_away(&current, watch, conn, (request, refusal, None));
                 return Box::pin(turned).await;
             }
         };
+        current = Rc::clone(&http);
         first = false;
         conn.begin(&http, &request);
         // The exchange is large and an idle connection should not be.
@@ -162,7 +167,13 @@ async fn next_request(
             Ok(Ok(0)) => return Next::Nothing,
             Ok(Ok(_)) => {}
             Ok(Err(error)) if error.kind() == io::ErrorKind::StorageFull => {
-                return refused(Fault::TooLarge);
+                if !conn.input.buffer.grow(limits.bytes) {
+                    return refused(Fault::TooLarge);
+                }
+            }
+            // A client that has not noticed the drain may have sent a request already: it is answered, with `Connection: close`.
+            Err(Expired::Closing) if !begun && watch.drains() => {
+                watch.arm(Some(LAST_REQUEST), false);
             }
             Err(Expired::Deadline) if begun => {
                 return Next::Refused(Refusal::ClientTimeout { phase: "head" }, None);
@@ -174,7 +185,7 @@ async fn next_request(
 
 fn head_limits(http: &Http) -> HeadLimits {
     let limits = http.limits();
-    let bytes = usize::try_from(limits.header_bytes).unwrap_or(SIZE).min(SIZE);
+    let bytes = usize::try_from(limits.header_bytes).unwrap_or(SIZE);
     let fields = usize::try_from(limits.header_fields).unwrap_or(usize::MAX);
     HeadLimits { bytes, line: LINE.min(bytes), fields, outward: http.is_asked() }
 }

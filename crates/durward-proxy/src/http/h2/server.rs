@@ -187,6 +187,12 @@ impl Session<'_> {
         {
             self.http = http;
         }
+        if self.watch.outdated()
+            && let Ok(http) = self.http.now(self.watch, false)
+            && !self.watch.outdated()
+        {
+            self.http = http;
+        }
         if self.watch.outdated() {
             note_refusal(&self.http, &Refusal::Draining);
             // It was not looked at, so that the client may ask elsewhere (RFC 9113 section 8.7).

@@ -292,6 +292,32 @@ async fn draining_ends_connections_after_their_exchange() {
         .await;
 }
 
+// S1.58+
+#[tokio::test]
+async fn a_request_that_meets_the_drain_is_answered_and_the_connection_closed() {
+    let origin = Origin::http1("127.0.0.1:0");
+    Setup::to(origin.address())
+        .run(|rig| async move {
+            let mut clients = Vec::new();
+            for _ in 0..20 {
+                let mut client = rig.client().await;
+                client.get("a", "/").await.unwrap();
+                clients.push(client);
+            }
+
+            rig.core.watchdog.drain();
+
+            for mut client in clients {
+                let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
+                client.send(post).await.unwrap();
+                let answer = client.read_response().await.unwrap();
+                assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+                assert!(client.is_closed().await);
+            }
+        })
+        .await;
+}
+
 // S1.38
 #[tokio::test]
 async fn interim_responses_without_end_are_cut_off() {

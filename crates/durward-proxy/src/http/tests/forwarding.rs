@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use durward_model::route::{Action, Forward, HeaderRules, PathMatch, Redirect, WeightedUpstream};
+use durward_model::route::{
+    Action, Forward, HeaderRules, PathMatch, Redirect, Route, WeightedUpstream,
+};
 use durward_model::upstream::UpstreamIndex;
+use durward_testkit::client::H2Client;
 use durward_testkit::origin::{Origin, RawOrigin};
 
 use super::support::{Setup, ask, forward, route};
@@ -147,6 +150,189 @@ async fn redirects_and_fixed_answers_are_made_here() {
             assert!(gone.starts_with("HTTP/1.1 410 Gone\r\n") && gone.contains("\r\n\r\ngone\n"), "{gone}");
             assert!(gone.contains("HTTP/1.1 308 ") && gone.contains("Location: https://[::1]/\r\n"), "{gone}");
             assert!(head.contains("Content-Length: 5\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+        })
+        .await;
+}
+
+fn redirect(change: impl FnOnce(&mut Redirect)) -> Action {
+    let mut redirect = Redirect { status: 308, scheme: None, host: None, port: None, path: None };
+    change(&mut redirect);
+    Action::Redirect(redirect)
+}
+
+fn below(prefix: &str, action: Action) -> Route {
+    let mut route = route(prefix, action);
+    route.matches.path = PathMatch::Prefix(Arc::from(prefix));
+    route
+}
+
+fn location(answer: &str) -> Option<&str> {
+    answer.split("\r\n").find_map(|line| line.strip_prefix("Location: "))
+}
+
+fn hsts(mut route: Route) -> Route {
+    let set = vec![(Arc::from("strict-transport-security"), Arc::from("max-age=1"))];
+    route.response_headers = HeaderRules { set, ..HeaderRules::default() };
+    route
+}
+
+// S1.38+
+#[tokio::test]
+async fn a_redirect_keeps_what_is_not_written() {
+    let mut setup = Setup::to("127.0.0.1:9".parse().unwrap());
+    setup.service.routes = vec![
+        below("/path", redirect(|to| to.path = Some(Arc::from("/new")))),
+        below("/query", redirect(|to| to.path = Some(Arc::from("/new?c")))),
+        below("/host", redirect(|to| to.host = Some(Arc::from("b.example")))),
+        below("/port", redirect(|to| to.port = Some(81))),
+        below("/same", redirect(|to| to.scheme = Some(Arc::from("http")))),
+        below("/https", redirect(|to| to.scheme = Some(Arc::from("https")))),
+    ];
+    setup
+        .run(|rig| async move {
+            for (asked, expected) in [
+                ("/path?a=b", "http://a.example:8080/new?a=b"),
+                ("/query?a=b", "http://a.example:8080/new?c"),
+                ("/host/x?a=b", "http://b.example:8080/host/x?a=b"),
+                ("/port?a=b", "http://a.example:81/port?a=b"),
+                ("/https?a=b", "https://a.example/https?a=b"),
+            ] {
+                let answer =
+                    ask(&rig, format!("GET {asked} HTTP/1.1\r\nHost: A.example:8080\r\n\r\n"))
+                        .await;
+
+                assert_eq!(location(&answer), Some(expected), "{asked}: {answer}");
+            }
+            let round = ask(&rig, "GET /same HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            assert!(round.starts_with("HTTP/1.1 404 "), "it would lead to itself: {round}");
+        })
+        .await;
+}
+
+// S1.38+
+#[tokio::test]
+async fn redirects_follow_what_a_trusted_proxy_says_and_nobody_else() {
+    for trusted in [true, false] {
+        let mut setup = Setup::to("127.0.0.1:9".parse().unwrap());
+        if trusted {
+            setup.service.trusted_proxies = ["127.0.0.1/32".parse().unwrap()].into_iter().collect();
+        }
+        let respond = Action::Respond { status: 200, body: Arc::from("by https\n") };
+        setup.service.routes = vec![
+            below("/old", redirect(|to| to.path = Some(Arc::from("/new")))),
+            route("redirectToHttps", redirect(|to| to.scheme = Some(Arc::from("https")))),
+            route("rest", respond),
+        ];
+        setup
+            .run(|rig| async move {
+                let said = [
+                    ("X-Forwarded-Proto: https\r\nX-Forwarded-Host: Pub.example\r\n", "https://pub.example/new"),
+                    ("X-Forwarded-Proto: https\r\nX-Forwarded-Host: pub.example:8443\r\nX-Forwarded-Port: 9\r\n", "https://pub.example:8443/new"),
+                    ("X-Forwarded-Proto: https\r\nX-Forwarded-Host: pub.example\r\nX-Forwarded-Port: 8443\r\n", "https://pub.example:8443/new"),
+                    ("X-Forwarded-Proto: https\r\nX-Forwarded-Port: 443\r\n", "https://inner.example/new"),
+                    ("X-Forwarded-For: 203.0.113.7, 127.0.0.1\r\nX-Forwarded-Proto: https, http\r\nX-Forwarded-Host: pub.example, inner.example\r\n", "https://pub.example/new"),
+                    ("Forwarded: for=203.0.113.7;proto=https;host=\"pub.example\"\r\n", "https://pub.example/new"),
+                    ("X-Forwarded-Proto: https\r\nX-Forwarded-Host: a/../b\r\n", "https://inner.example:8080/new"),
+                ];
+                for (fields, expected) in said {
+                    let request = |path| format!("GET {path} HTTP/1.1\r\nHost: inner.example:8080\r\n{fields}\r\n");
+                    let moved = ask(&rig, request("/old")).await;
+                    let rest = ask(&rig, request("/x")).await;
+
+                    let kept = "http://inner.example:8080/new";
+                    assert_eq!(location(&moved), Some(if trusted { expected } else { kept }), "{fields}: {moved}");
+                    let served = if trusted { "HTTP/1.1 200 " } else { "HTTP/1.1 308 " };
+                    assert!(rest.starts_with(served), "{fields}: {rest}");
+                }
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn https_in_the_target_of_a_plain_listener_is_right_when_a_trusted_proxy_sends_it() {
+    for (trusted, status) in [("127.0.0.1/32", 200), ("192.0.2.1/32", 421)] {
+        let mut setup = Setup::to("127.0.0.1:9".parse().unwrap());
+        setup.service.trusted_proxies = [trusted.parse().unwrap()].into_iter().collect();
+        let respond = Action::Respond { status: 200, body: Arc::from("here\n") };
+        setup.service.routes = vec![
+            route("moved", redirect(|to| to.scheme = Some(Arc::from("https")))),
+            route("all", respond),
+        ];
+        setup
+            .run(|rig| async move {
+                let absolute = "GET https://pub.example/ HTTP/1.1\r\nHost: pub.example\r\n\r\n";
+                let h1 = ask(&rig, absolute).await;
+                let builder = h2::client::Builder::new();
+                let h2 = H2Client::over(rig.stream().await, &builder, "pub.example").await.unwrap();
+                let mut request = h2.request(http::Method::GET, "/");
+                *request.uri_mut() = "https://pub.example/".parse().unwrap();
+                let h2 = h2.send(request, "".into(), None).await.unwrap();
+
+                assert!(h1.starts_with(&format!("HTTP/1.1 {status} ")), "{h1}");
+                assert_eq!(h2.status, status);
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn the_log_and_the_routes_know_the_client_a_trusted_proxy_names_and_no_other() {
+    for (trusted, client) in [(true, "203.0.113.7"), (false, "127.0.0.1")] {
+        let mut setup = Setup::to("127.0.0.1:9".parse().unwrap());
+        if trusted {
+            setup.service.trusted_proxies = ["127.0.0.0/8".parse().unwrap()].into_iter().collect();
+        }
+        let answer = |status| Action::Respond { status, body: Arc::from("x") };
+        let mut partner = route("partner", answer(200));
+        partner.matches.sources = Some(["203.0.113.0/24".parse().unwrap()].into_iter().collect());
+        setup.service.routes = vec![partner, route("others", answer(403))];
+        setup
+            .run(|rig| async move {
+                let answer = ask(&rig, "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 198.51.100.9, 203.0.113.7, 127.0.0.9\r\n\r\n").await;
+
+                let line = rig.log(1).await.remove(0);
+                assert!(line["client"].as_str().unwrap().starts_with(client), "{line}");
+                assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+                assert!(answer.starts_with(if trusted { "HTTP/1.1 200 " } else { "HTTP/1.1 403 " }));
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn response_headers_are_changed_in_answers_made_here_too() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut setup = Setup::to(closed);
+    setup.limits.body_bytes = Some(3);
+    setup.service.routes = vec![
+        hsts(below("/moved", redirect(|to| to.scheme = Some(Arc::from("https"))))),
+        hsts(below("/fixed", Action::Respond { status: 200, body: Arc::from("x") })),
+        hsts(below("/dead", forward())),
+    ];
+    setup
+        .run(|rig| async move {
+            for (path, body, status) in [
+                ("/moved", "", 308),
+                ("/fixed", "", 200),
+                ("/dead", "", 502),
+                ("/dead", "long", 413),
+            ] {
+                let length = body.len();
+                let request = format!(
+                    "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}"
+                );
+                let h1 = ask(&rig, request).await;
+                let builder = h2::client::Builder::new();
+                let h2 = H2Client::over(rig.stream().await, &builder, "a").await.unwrap();
+                let h2 = h2.post(path, body).await.unwrap();
+
+                assert!(h1.starts_with(&format!("HTTP/1.1 {status} ")), "{h1}");
+                assert!(h1.contains("strict-transport-security: max-age=1\r\n"), "{h1}");
+                // Over HTTP/2 this body names no length beforehand.
+                assert_eq!(h2.status, if status == 413 { 502 } else { status });
+                assert_eq!(h2.header("strict-transport-security"), Some("max-age=1"), "{path}");
+            }
         })
         .await;
 }

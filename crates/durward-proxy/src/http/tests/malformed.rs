@@ -229,6 +229,25 @@ async fn malformed_chunks_are_refused_and_no_request_completed() {
         .await;
 }
 
+// S1.38+
+#[tokio::test]
+async fn a_head_as_large_as_the_tenant_allows_is_served_and_a_larger_one_is_not() {
+    let origin = origin();
+    let mut setup = Setup::to(origin.address());
+    setup.limits.header_bytes = 256 * 1024;
+    setup
+        .run(|rig| async move {
+            for (kib, status) in [(60, 200), (70, 200), (100, 200), (250, 200), (260, 431)] {
+                let fields = format!("X: {}\r\n", "x".repeat(4090)).repeat(kib / 4);
+                let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+                let answer = ask(&rig, request).await;
+
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{kib} KiB: {answer}");
+            }
+        })
+        .await;
+}
+
 // S1.38
 #[tokio::test]
 async fn heads_and_bodies_have_limits() {

@@ -1,7 +1,7 @@
 //! Which requests are sent again, and to whom.
 
 use durward_model::upstream::Retry;
-use durward_testkit::origin::{RawConnection, RawOrigin};
+use durward_testkit::origin::{Origin, RawConnection, RawOrigin};
 
 use super::support::{Setup, ask};
 use crate::metrics::Counter;
@@ -106,6 +106,25 @@ async fn half_a_head_is_an_answer_that_is_not_asked_for_again() {
             assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
             assert!(answer.contains("\r\nDate: ") && answer.contains(" GMT\r\n"), "{answer}");
             assert_eq!(origin.connections(), 1);
+        })
+        .await;
+}
+
+// S1.44+
+#[tokio::test]
+async fn endpoints_that_refuse_connections_cost_no_request_and_no_budget() {
+    let live = Origin::http1("127.0.0.1:0");
+    let refused = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut setup = Setup::to_all(&[refused(), live.address(), refused(), refused()]);
+    setup.upstream.retry = Retry { attempts: 1, budget_percent: 0, on_status: Vec::new() };
+    setup
+        .run(|rig| async move {
+            for _ in 0..20 {
+                let post = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
+                let answer = ask(&rig, post).await;
+
+                assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            }
         })
         .await;
 }

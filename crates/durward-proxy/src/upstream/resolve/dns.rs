@@ -1,27 +1,31 @@
 //! The thread that asks the DNS, so that names do not depend on any core's runtime.
 //!
-//! Deliberately absent: a cache; the memory beside it is the only one.
+//! IPv6 and IPv4 are asked for at once. An answer for one family is used after a short grace, and the other family is added when it comes
+//! (RFC 8305 section 3): a server that drops AAAA queries must not cost the A answer. The memory beside this file is the only cache.
+
+mod servers;
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use hickory_resolver::config::{
-    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
-    ResolverOpts, ServerOrderingStrategy,
-};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::system_conf::read_system_conf;
-use hickory_resolver::{Resolver, TokioResolver};
+use hickory_resolver::proto::rr::{Name, RecordType};
 use tokio::sync::mpsc;
 
-use super::{Answer, Asking, Memory, Source};
-use crate::upstream::tls_client::dns_client_config;
+use super::{Answer, Memory, Source};
+use servers::{Found, Servers};
 
 /// The files the host's answers depend on.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+
+/// How long the answer for one family waits for the other's: RFC 8305's resolution delay.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// How long the other family's answer is waited for after that, while the first one serves already.
+const LATE: Duration = Duration::from_secs(2);
 
 /// Starts the thread; it ends when the last sender is dropped.
 pub(super) fn start(source: Source, memory: Arc<Memory>) -> mpsc::UnboundedSender<Arc<str>> {
@@ -45,96 +49,119 @@ async fn serve(
     memory: Arc<Memory>,
     mut questions: mpsc::UnboundedReceiver<Arc<str>>,
 ) {
-    let mut made: Option<(TokioResolver, Vec<Option<SystemTime>>)> = None;
+    let mut made: Option<(Arc<Servers>, Vec<Option<SystemTime>>)> = None;
     while let Some(host) = questions.recv().await {
         if !memory.is_asked(&host) {
             continue;
         }
         let seen = FILES.map(|file| fs::metadata(file).and_then(|m| m.modified()).ok()).to_vec();
         if made.as_ref().is_none_or(|(_, before)| *before != seen) {
-            made = match build(&source) {
-                Ok(resolver) => Some((resolver, seen)),
+            made = match Servers::of(&source) {
+                Ok(servers) => Some((Arc::new(servers), seen)),
                 Err(error) => {
                     let _told = memory.answer(&host, Answer::Failed(error));
                     continue;
                 }
             };
         }
-        let Some((resolver, _)) = &made else { continue };
-        let (resolver, told, asked) = (resolver.clone(), Arc::clone(&memory), Arc::clone(&host));
+        let Some((servers, _)) = &made else { continue };
+        let (servers, told, asked) = (Arc::clone(servers), Arc::clone(&memory), Arc::clone(&host));
         let task = tokio::spawn(async move {
-            let answer = ask(&resolver, &asked).await;
+            let answer = ask(&servers, &asked, &told).await;
             let _told = told.answer(&asked, answer);
         });
         memory.began(&host, task.abort_handle());
     }
 }
 
-fn build(source: &Source) -> Result<TokioResolver, String> {
-    let (config, mut options) = match source {
-        // Without resolv.conf the hosts file still answers; nobody else is asked.
-        Source::Host => read_system_conf()
-            .unwrap_or_else(|_| (ResolverConfig::default(), ResolverOpts::default())),
-        Source::Own(asking) => (of(asking), own()),
-        #[cfg(test)]
-        Source::Fixed(_) => (ResolverConfig::default(), ResolverOpts::default()),
-    };
-    options.cache_size = 0;
-    options.ip_strategy = LookupIpStrategy::Ipv6AndIpv4;
-    options.use_hosts_file = match source {
-        Source::Own(_) => ResolveHosts::Never,
-        _ => ResolveHosts::Always,
-    };
-    let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
-    *builder.options_mut() = options;
-    if let Source::Own(asking) = source
-        && asking.servers.iter().any(|server| server.tls.is_some())
-    {
-        builder = builder.with_tls_config(dns_client_config(&asking.roots)?);
+/// Asks for a host: the hosts file, then each name the search list makes of it. Both families are always those of one name.
+async fn ask(servers: &Servers, host: &Arc<str>, memory: &Memory) -> Answer {
+    if let Some((addresses, ttl)) = servers.in_hosts_file(host) {
+        return Answer::Addresses(addresses, ttl);
     }
-    builder.build().map_err(|error| error.to_string())
+    let mut last = Answer::Nothing(None);
+    for name in servers.names(host) {
+        match both(servers, &name, |addresses, ttl| memory.early(host, addresses, ttl)).await {
+            found @ Answer::Addresses(..) => return found,
+            // A server that fails says nothing of the names that follow, but in the end nothing is known.
+            failed @ Answer::Failed(_) => last = failed,
+            nothing => last = if matches!(last, Answer::Failed(_)) { last } else { nothing },
+        }
+    }
+    last
 }
 
-/// The servers of a tenant, each asked by TLS, or by UDP and for long answers by TCP, from the tenant's own address.
-fn of(asking: &Asking) -> ResolverConfig {
-    let servers = asking.servers.iter().filter_map(|server| {
-        let ip = server.address.ip();
-        let source = asking.sources.iter().find(|source| source.reaches(ip))?;
-        let mut connections = match &server.tls {
-            Some(name) => vec![ConnectionConfig::tls(Arc::clone(name))],
-            None => vec![ConnectionConfig::udp(), ConnectionConfig::tcp()],
-        };
-        for way in &mut connections {
-            way.port = server.address.port();
-            way.bind_addr = Some(SocketAddr::new(source.0, 0));
+/// Asks for both families of a name. `early` is given the addresses of one when the other's answer is late.
+async fn both(servers: &Servers, name: &Name, early: impl FnOnce(Vec<IpAddr>, Duration)) -> Answer {
+    let mut v6 = pin!(servers.ask(name, RecordType::AAAA));
+    let mut v4 = pin!(servers.ask(name, RecordType::A));
+    tokio::select! {
+        found = &mut v6 => {
+            let other = second(&found, v4, early).await;
+            combine(found, other)
         }
-        Some(NameServerConfig::new(ip, true, connections))
-    });
-    ResolverConfig::from_name_servers(servers.collect())
+        found = &mut v4 => {
+            let other = second(&found, v6, early).await;
+            combine(other, found)
+        }
+    }
 }
 
-/// In the order written, and names as they are: nothing is appended to them.
-fn own() -> ResolverOpts {
-    let mut options = ResolverOpts::default();
-    options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
-    options.ndots = 0;
-    options
+/// Waits for the second family's answer, as long as it may take beside what came first.
+async fn second(
+    first: &Found,
+    mut other: impl Future<Output = Found> + Unpin,
+    early: impl FnOnce(Vec<IpAddr>, Duration),
+) -> Found {
+    let Found::Addresses(addresses, ttl) = first else { return other.await };
+    if let Ok(found) = tokio::time::timeout(GRACE, &mut other).await {
+        return found;
+    }
+    early(addresses.clone(), *ttl);
+    let late = tokio::time::timeout(LATE, other).await;
+    late.unwrap_or_else(|_| Found::Failed("no answer in time".to_owned()))
 }
 
-async fn ask(resolver: &TokioResolver, host: &str) -> Answer {
-    match resolver.lookup_ip(host).await {
-        Ok(found) => {
-            let mut addresses: Vec<IpAddr> = Vec::new();
-            for address in found.iter().map(|ip| ip.to_canonical()) {
-                if !addresses.contains(&address) {
-                    addresses.push(address);
-                }
-            }
-            Answer::Addresses(addresses, found.valid_until().duration_since(Instant::now()))
+/// Puts the answers for both families together, IPv6 first.
+fn combine(v6: Found, v4: Found) -> Answer {
+    match (v6, v4) {
+        (Found::Addresses(mut all, ttl), Found::Addresses(more, other)) => {
+            all.extend(more);
+            Answer::Addresses(all, ttl.min(other))
         }
-        Err(NetError::Dns(DnsError::NoRecordsFound(nothing))) => {
-            Answer::Nothing(nothing.negative_ttl.map(|ttl| Duration::from_secs(u64::from(ttl))))
+        (Found::Addresses(all, ttl), _) | (_, Found::Addresses(all, ttl)) => {
+            Answer::Addresses(all, ttl)
         }
-        Err(error) => Answer::Failed(error.to_string()),
+        (Found::Nothing { ttl, .. }, Found::Nothing { ttl: other, .. }) => {
+            Answer::Nothing(ttl.into_iter().chain(other).min())
+        }
+        // NXDOMAIN denies the name, and with it both families; an empty answer denies one of them only.
+        (Found::Nothing { ttl, denies_name: true }, _)
+        | (_, Found::Nothing { ttl, denies_name: true }) => Answer::Nothing(ttl),
+        (Found::Failed(cause), _) | (_, Found::Failed(cause)) => Answer::Failed(cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_familys_answer_counts_whatever_became_of_the_other() {
+        let ttl = Duration::from_secs(9);
+        let found = || Found::Addresses(vec![IpAddr::from([192, 0, 2, 1])], ttl);
+        let nothing = |denies_name| Found::Nothing { ttl: Some(ttl), denies_name };
+        let failed = || Found::Failed("SERVFAIL".to_owned());
+
+        for other in [nothing(false), nothing(true), failed()] {
+            let there =
+                matches!(combine(other, found()), Answer::Addresses(one, _) if one.len() == 1);
+            assert!(there);
+        }
+        assert!(matches!(combine(found(), found()), Answer::Addresses(two, _) if two.len() == 2));
+        assert!(matches!(combine(nothing(false), nothing(false)), Answer::Nothing(Some(_))));
+        assert!(matches!(combine(nothing(false), failed()), Answer::Failed(_)));
+        assert!(matches!(combine(failed(), nothing(true)), Answer::Nothing(Some(_))));
+        assert!(matches!(combine(failed(), failed()), Answer::Failed(_)));
     }
 }

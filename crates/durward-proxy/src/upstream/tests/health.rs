@@ -283,3 +283,28 @@ async fn health_survives_a_change_of_the_upstream() {
 
     assert_eq!(state(&without, 1), EndpointHealth::Healthy);
 }
+
+#[tokio::test]
+async fn a_check_ends_without_a_reset() {
+    for probe in [get("/healthz"), Probe::Tcp] {
+        on_a_core(|core| async move {
+            let (origin, address) = bind().await;
+            let listener =
+                listener("a", checked(upstream(&[address], "127.0.0.2"), probe), Limits::default());
+            spawn_health_checks(&core, &prepared(&listener));
+
+            for _ in 0..5 {
+                let (mut stream, _) = origin.accept().await.unwrap();
+                // A server may speak first, and send more than a check looks at.
+                let answer =
+                    format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{}", "x".repeat(9_000));
+                tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await.unwrap();
+                let mut rest = Vec::new();
+                let ended = stream.read_to_end(&mut rest).await;
+
+                assert!(ended.is_ok(), "{ended:?}");
+            }
+        })
+        .await;
+    }
+}

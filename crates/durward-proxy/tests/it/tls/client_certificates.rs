@@ -178,3 +178,29 @@ async fn an_authority_without_a_revocation_list_is_not_troubled_by_anothers() {
         assert!(is_served(address, None, Some(&client)).await);
     }
 }
+
+// S1.49+ S1.67+
+#[tokio::test]
+async fn two_keys_of_one_authority_are_each_judged_by_their_own_revocation_list() {
+    let servers = Authority::new("servers");
+    let keys = [Authority::new("partners"), Authority::new("partners")];
+    let address = SocketAddr::from((unique_loopback(), 8443));
+    let server = identity_for(&servers, address.ip());
+    let client = |authority: &Authority| authority.issue(&CertSpec::new().client());
+    let (good, revoked) = (keys.each_ref().map(client), keys.each_ref().map(client));
+    let lists = [keys[0].revoke(&[&revoked[0]]), keys[1].revoke(&[&revoked[1]])];
+    let mut both = (*trust(&[&keys[0], &keys[1]], &[&lists[0], &lists[1]])).clone();
+    both.signers = vec![vec![0], vec![1]];
+    let auth = ClientAuth::Required(Arc::new(both));
+    let proxy = serve(&[with_clients(address, &server, auth)]);
+
+    for at in 0..2 {
+        assert!(is_served(address, None, Some(&good[at])).await, "key {at}");
+        assert!(!is_served(address, None, Some(&revoked[at])).await, "key {at}");
+    }
+    let reason = "client_certificate_revoked";
+    let counted = eventually(SOON, async || handshakes_failed(&proxy, "a", reason) == 2);
+    assert!(counted.await);
+    let impostor = client(&Authority::new("partners"));
+    assert!(!is_served(address, None, Some(&impostor)).await);
+}

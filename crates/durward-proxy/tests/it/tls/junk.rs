@@ -121,6 +121,29 @@ async fn a_hello_split_anywhere_or_into_many_records_is_served() {
 }
 
 #[tokio::test]
+async fn a_hellos_size_counts_alike_however_it_arrives() {
+    let address = SocketAddr::from((unique_loopback(), 8443));
+    let (_authority, _proxy) = secure(address);
+    for (padding, served) in [(15_000, true), (16_600, false), (17_500, false), (19_000, false)] {
+        let hello = ClientHello::new().server_name("pay.example").padding(padding);
+        for record in [16_000, 1_000] {
+            let bytes = hello.encode_split(record);
+            for piece in [bytes.len(), 4_000, 500] {
+                let mut stream = tcp_connect(address, None).await.unwrap();
+                for piece in bytes.chunks(piece) {
+                    // It may have been refused already.
+                    let _ = stream.write_all(piece).await;
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                let reaction = reaction(&mut stream).await;
+                let shown = matches!(reaction, Ok(Reaction::Chain(_)));
+                assert_eq!(shown, served, "{padding} in {record}, {piece}: {reaction:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_oversized_hello_is_refused_early() {
     let (ended, passed) = (unique_loopback(), unique_loopback());
     let at = |ip| SocketAddr::from((ip, 8443));

@@ -46,6 +46,7 @@ fn judge(view: &Compiled, status: &Status, kernel: Option<&KernelFacts>) -> Heal
         view,
         status: Some(status),
         kernel,
+        state_file: None,
         draining: false,
         present: &PresentAddresses::now(),
         now: 1_800_000_000,

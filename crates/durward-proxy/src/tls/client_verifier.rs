@@ -1,0 +1,161 @@
+//! The verification of client certificates, as a listener's authorities and revocation lists demand it.
+//!
+//! The library finds the revocation list of an authority by subject. While an authority changes its key there are two of one subject, each
+//! with a list of its own, and the wrong list would refuse everybody. So authorities of one subject and different keys are kept in verifiers
+//! of their own, each with the lists its keys have signed; a client is admitted when one of them admits it.
+
+use std::sync::Arc;
+
+use durward_model::ClientAuth;
+use durward_model::client_auth::ClientTrust;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
+
+use crate::tls::presented::Noting;
+use crate::tls::server_config::provider;
+
+/// Makes the verifier.
+///
+/// # Errors
+/// What cannot be used, as a sentence.
+pub(crate) fn client_verifier(auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let Some(trust) = auth.trust() else { return Ok(WebPkiClientVerifier::no_client_auth()) };
+    let anchors = anchors(trust)?;
+    let verifiers = groups(&anchors).into_iter().map(|group| one(auth, trust, &anchors, &group));
+    let mut verifiers = verifiers.collect::<Result<Vec<_>, _>>()?;
+    if verifiers.len() == 1 {
+        return Ok(Arc::new(Noting(verifiers.remove(0))));
+    }
+    let hints = verifiers.iter().flat_map(|one| one.root_hint_subjects().to_vec()).collect();
+    Ok(Arc::new(Noting(Arc::new(AnyOf { verifiers, hints }))))
+}
+
+/// The authorities as the library has them.
+fn anchors(trust: &ClientTrust) -> Result<Vec<TrustAnchor<'static>>, String> {
+    let mut store = RootCertStore::empty();
+    for (at, root) in trust.roots.iter().enumerate() {
+        store.add(CertificateDer::from(root.to_vec())).map_err(|error| {
+            let subject = trust.subjects.get(at).map_or("?", |subject| &**subject);
+            format!("client authority {subject} cannot be used: {error}")
+        })?;
+    }
+    Ok(store.roots)
+}
+
+/// The authorities' positions, so that no two of one subject and different keys are in one group.
+fn groups(anchors: &[TrustAnchor<'_>]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = vec![Vec::new()];
+    for (at, anchor) in anchors.iter().enumerate() {
+        let conflicts = |other: &usize| {
+            let other = &anchors[*other];
+            other.subject == anchor.subject
+                && other.subject_public_key_info != anchor.subject_public_key_info
+        };
+        match groups.iter_mut().find(|group| !group.iter().any(conflicts)) {
+            Some(group) => group.push(at),
+            None => groups.push(vec![at]),
+        }
+    }
+    groups
+}
+
+/// The verifier for one group, with the lists of its authorities and of intermediate ones.
+fn one(
+    auth: &ClientAuth,
+    trust: &ClientTrust,
+    anchors: &[TrustAnchor<'static>],
+    group: &[usize],
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let roots = RootCertStore { roots: group.iter().map(|at| anchors[*at].clone()).collect() };
+    let belongs = |at: usize| {
+        let signers = trust.signers.get(at).map_or(&[][..], |signers| &signers[..]);
+        signers.is_empty() || signers.iter().any(|signer| group.contains(signer))
+    };
+    let lists = trust.revocations.iter().enumerate().filter(|(at, _)| belongs(*at));
+    let lists = lists.map(|(_, der)| CertificateRevocationListDer::from(der.to_vec()));
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        .with_crls(lists)
+        // An authority without a list has nothing revoked; one with a list answers for all it issued.
+        .allow_unknown_revocation_status();
+    let builder = match auth {
+        ClientAuth::Optional(_) => builder.allow_unauthenticated(),
+        ClientAuth::Required(_) | ClientAuth::Off => builder,
+    };
+    let verifier = builder
+        .build()
+        .map_err(|error| format!("client certificates cannot be verified: {error}"))?;
+    Ok(verifier)
+}
+
+/// Admits whom one of several verifiers admits. There are at least two.
+#[derive(Debug)]
+struct AnyOf {
+    verifiers: Vec<Arc<dyn ClientCertVerifier>>,
+    hints: Vec<DistinguishedName>,
+}
+
+/// How much an error says: of several that of the authority which did issue the certificate counts.
+fn weight(error: &Error) -> u8 {
+    match error {
+        Error::InvalidCertificate(CertificateError::Revoked) => 2,
+        Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => 0,
+        _ => 1,
+    }
+}
+
+impl ClientCertVerifier for AnyOf {
+    fn client_auth_mandatory(&self) -> bool {
+        self.verifiers.iter().all(|one| one.client_auth_mandatory())
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let mut worst = Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        for one in &self.verifiers {
+            match one.verify_client_cert(end_entity, intermediates, now) {
+                Ok(verified) => return Ok(verified),
+                Err(error) if weight(&error) >= weight(&worst) => worst = error,
+                Err(_) => {}
+            }
+        }
+        Err(worst)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifiers[0].verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifiers[0].verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifiers[0].supported_verify_schemes()
+    }
+}

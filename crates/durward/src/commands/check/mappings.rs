@@ -1,0 +1,74 @@
+//! Dials the TCP endpoints of port mappings from this host, on whose behalf the kernel leads clients there.
+//!
+//! UDP and SCTP endpoints are not dialled: without an answer of their own protocol nothing can be said of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use durward_model::Snapshot;
+use durward_model::mapping::{Endpoints, MappedPort, PortMapping, Transport};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::commands::check::Category;
+use crate::commands::check::report::Mark;
+
+/// How many connections are tried at once.
+const AT_ONCE: usize = 64;
+
+/// All endpoints of all mappings, each once per mapping.
+pub(crate) async fn check(snapshot: &Snapshot, timeout: Duration) -> Category {
+    let permits = Arc::new(Semaphore::new(AT_ONCE));
+    let mut dials = JoinSet::new();
+    let all = snapshot.nat.mappings.iter();
+    let all = all.flat_map(|mapping| endpoints(mapping).into_iter().map(move |at| (mapping, at)));
+    for (order, (mapping, endpoint)) in all.enumerate() {
+        let (permits, name) = (Arc::clone(&permits), mapping.full_name());
+        dials.spawn(async move {
+            // The semaphore is never closed.
+            let _permit = permits.acquire().await;
+            (order, dial(&name, endpoint, timeout).await)
+        });
+    }
+    let mut results = BTreeMap::new();
+    while let Some(done) = dials.join_next().await {
+        results.extend(done);
+    }
+    let mut category = Category::new("mappings");
+    for (mark, sentence, hint) in results.into_values() {
+        category.add(mark, sentence, hint.to_owned());
+    }
+    category
+}
+
+/// Where a mapping's TCP connections go; of a range at the port a client asked for, at its first port.
+fn endpoints(mapping: &PortMapping) -> BTreeSet<SocketAddr> {
+    let at = |port: &MappedPort| match &port.endpoints {
+        Endpoints::At(at) => at.clone(),
+        Endpoints::SamePort(at) => {
+            at.iter().map(|ip| SocketAddr::new(*ip, port.ports.first())).collect()
+        }
+    };
+    let tcp = mapping.ports.iter().filter(|port| port.protocol == Transport::Tcp);
+    tcp.flat_map(at).collect()
+}
+
+async fn dial(name: &str, endpoint: SocketAddr, timeout: Duration) -> (Mark, String, &'static str) {
+    let name = format!("mapping {name} at {endpoint}");
+    match tokio::time::timeout(timeout, TcpStream::connect(endpoint)).await {
+        Ok(Ok(_)) => (Mark::Ok, format!("{name}: reached"), ""),
+        Ok(Err(error)) => (
+            Mark::Error,
+            format!("{name}: cannot be reached: {error}"),
+            "does it listen there? The kernel sends it its share of clients all the same",
+        ),
+        Err(_) => (
+            Mark::Error,
+            format!("{name}: no answer within {timeout:?}"),
+            "a firewall that drops, or no route from this host to the endpoint",
+        ),
+    }
+}
