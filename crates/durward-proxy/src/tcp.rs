@@ -123,9 +123,9 @@ async fn connect(
                         | Refusal::ConnectTimeout { .. }
                         | Refusal::UpstreamTls { .. }
                 );
-                let free = elsewhere && runtime.may_connect_elsewhere(&tried, began);
-                let again = retries < runtime.upstream.retry.attempts && elsewhere;
-                if !free && !(again && runtime.may_retry()) {
+                let left = || retries < runtime.upstream.retry.attempts && runtime.may_retry();
+                let again = elsewhere && (runtime.may_connect_elsewhere(&tried, began) || left());
+                if !again {
                     return Err((refusal, retries));
                 }
                 view.tenant().metrics.core(core.id).add(Counter::Retries, 1);
