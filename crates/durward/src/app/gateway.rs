@@ -14,7 +14,6 @@ use durward_control::source::watch::{self as file_watch, Pace, Watching};
 use durward_control::{
     Compiled, FileSource, Publisher, Resources, RoutingJsonOptions, State, compile,
 };
-use durward_model::Snapshot;
 use durward_model::explain::Question;
 use durward_proxy::access_log::Sink;
 use durward_proxy::present::PresentAddresses;
