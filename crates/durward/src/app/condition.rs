@@ -60,6 +60,7 @@ pub(crate) struct Condition {
 
 impl Condition {
     /// A condition of one tenant.
+    #[expect(clippy::needless_pass_by_value, reason = "callers pass what they would format")]
     pub(crate) fn of(
         kind: Kind,
         tenant: &TenantId,
@@ -71,6 +72,7 @@ impl Condition {
     }
 
     /// A condition of the process.
+    #[expect(clippy::needless_pass_by_value, reason = "callers pass what they would format")]
     pub(crate) fn process(kind: Kind, subject: impl ToString, sentence: impl Into<String>) -> Self {
         Self { kind, tenant: None, subject: subject.to_string(), sentence: sentence.into() }
     }

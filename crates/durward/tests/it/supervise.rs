@@ -160,7 +160,7 @@ fn a_new_process_lets_holders_keep_what_they_hold_and_serves_a_broken_document_a
         gateway.child.output()
     );
     let output = gateway.child.output();
-    let last = output.lines().filter(|line| line.contains("the new process serves")).next_back();
+    let last = output.lines().rfind(|line| line.contains("the new process serves"));
     assert_eq!(gateway.get("/").unwrap().0, 200);
     assert_eq!(thief.requests(), 0, "{}", gateway.child.output());
     assert!(get(gateway.admin, "/readyz?verbose").unwrap().1.contains("1 kept last good"));

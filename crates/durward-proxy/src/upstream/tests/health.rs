@@ -233,7 +233,7 @@ async fn bad_answers_count_and_a_good_one_starts_again() {
 
         assert_eq!(runtime.report().endpoints[0].failures, 2);
         lease.answered(503);
-        assert_eq!(state(runtime, 0), EndpointHealth::Healthy, "the last one is never ejected");
+        assert_eq!(state(runtime, 0), EndpointHealth::Failing, "the last one is never ejected");
         assert_eq!(state(runtime, 1), EndpointHealth::Drained);
     })
     .await;
@@ -255,8 +255,8 @@ async fn no_more_than_the_share_is_ejected() {
         }
 
         let states: Vec<_> = (0..4).map(|at| state(runtime, at)).collect();
-        let (ejected, healthy) = (EndpointHealth::Ejected, EndpointHealth::Healthy);
-        assert_eq!(states, [ejected, ejected, healthy, healthy]);
+        let (ejected, failing) = (EndpointHealth::Ejected, EndpointHealth::Failing);
+        assert_eq!(states, [ejected, ejected, failing, failing]);
     })
     .await;
 }
@@ -281,7 +281,7 @@ async fn health_survives_a_change_of_the_upstream() {
     changed.outlier = None;
     let without = UpstreamRuntime::prepare(&Arc::new(changed), &tenant, Some(&after)).unwrap();
 
-    assert_eq!(state(&without, 1), EndpointHealth::Healthy);
+    assert_eq!(state(&without, 1), EndpointHealth::Failing, "in rotation again, as it fails");
 }
 
 #[tokio::test]

@@ -102,7 +102,9 @@ async fn a_refused_certificate_is_named_in_the_access_log_with_readable_times() 
         assert!(!is_served(address, None, Some(identity)).await);
     }
 
-    let lines = await_lines(proxy, &lines, identities.len()).await;
+    let mut lines = await_lines(proxy, &lines, identities.len()).await;
+    // Two cores write, each when it likes.
+    lines.sort_by_key(|line| !line["detail"].to_string().contains("expired at"));
     for (line, issuer) in lines.iter().zip(["partners", "others"]) {
         assert_eq!(line["client_subject"], "CN=bank?{\"forged\":1}", "{line}");
         assert!(line["client_issuer"].as_str().unwrap().contains(issuer), "{line}");
