@@ -158,7 +158,7 @@ impl Proxy {
         let cores = options.workers.max(1);
         let limit = options.memory.unwrap_or_else(memory::of_this_process);
         let memory = Arc::new(Memory::new(limit));
-        info!(limit, budget = memory.budget(), "memory budget");
+        tracing::info!(limit, budget = memory.budget(), "memory budget");
         let shared = Arc::new(Shared {
             prepared: ArcSwap::from_pointee(Prepared::default()),
             metrics: Metrics::new(cores),

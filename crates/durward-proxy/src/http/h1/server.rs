@@ -157,11 +157,10 @@ async fn next_request(
                 Err(fault) => return refused(fault),
             }
         }
-        if conn.input.buffer.filled().len() > LITTLE && held.is_none() {
-            match http.memory.take(SIZE) {
-                Ok(part) => held = Some(part),
-                Err(refusal) => return Next::Refused(refusal, None),
-            }
+        if conn.input.buffer.filled().len() > LITTLE
+            && let Err(refusal) = http.hold_waiting(&mut held, conn.input.buffer.size().max(SIZE))
+        {
+            return Next::Refused(refusal, None);
         }
         match watch.guard(poll_fn(|cx| conn.poll_receive(cx))).await {
             Ok(Ok(0)) => return Next::Nothing,

@@ -34,6 +34,8 @@ const STREAM: usize = 4 * 1024;
 const SEND_BUFFER: usize = 128 * 1024;
 /// How much larger than our own form of a head the codec's is.
 const COPIES: usize = 2;
+/// Streams that begin in a row before other connections of the core get their turn.
+const BURST: u32 = 16;
 /// Streams reset by the client and not yet looked at.
 const PENDING_RESETS: usize = 20;
 /// Streams reset by us for the client's mistakes.
@@ -140,7 +142,12 @@ impl Session<'_> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let idle = self.streams.is_empty();
+        let mut begun = 0;
         loop {
+            if begun == BURST {
+                cx.waker().wake_by_ref();
+                break;
+            }
             let accepted = self.connection.poll_accept(cx);
             if let Some(detail) = self.wire.broken() {
                 return Poll::Ready(Event::ThrowOut(Refusal::Flood { detail }));
@@ -150,6 +157,7 @@ impl Session<'_> {
             match accepted {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     self.begin(request, respond);
+                    begun += 1;
                     moved = true;
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(self.failed(&error)),
