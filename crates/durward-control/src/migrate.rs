@@ -6,7 +6,12 @@ pub mod smartnat;
 pub mod squid;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use crate::compile::{Compiled, compile};
+use crate::resources::{Document, Resources};
+use crate::spec::document;
 
 /// What became of a configuration.
 #[derive(Clone, Debug, Default)]
@@ -64,4 +69,23 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}: {}", self.file, self.line, self.effect.word(), self.text)
     }
+}
+
+/// Compiles documents with the files beside them, as if they lay in one directory. Each text has the name its file should have.
+fn compiled(documents: &[(String, String)], files: &[(String, Vec<u8>)]) -> Compiled {
+    let mut resources = Resources::default();
+    for (name, text) in documents {
+        let file: Arc<str> = Arc::from(name.as_str());
+        for part in document::split(text) {
+            let bases = vec![PathBuf::new()];
+            let (kind, text) = (document::kind(part.text), Arc::from(part.text));
+            let source = document::source(kind, &file, text, part.first_line, bases);
+            let content = document::content(&source);
+            resources.documents.push(Document { source: Arc::new(source), content });
+        }
+    }
+    for (name, bytes) in files {
+        resources.files.insert(Arc::from(PathBuf::from(name)), Ok(Arc::from(bytes.as_slice())));
+    }
+    compile(&resources, None, 0)
 }

@@ -9,6 +9,7 @@ mod addresses;
 mod directives;
 mod document;
 mod doors;
+mod kinds;
 mod lines;
 mod names;
 mod ports;
@@ -158,7 +159,7 @@ pub fn migrate(
     let mut writer = Writer::new((&lines, &acls, &doors), &tenants, general, passwords);
     let documents = writer.documents(&mut notes);
     let beside = writer.files;
-    let compiled = verify::compiled(&documents, &beside);
+    let compiled = super::compiled(&documents, &beside);
     let comparison = Comparison {
         lines: &lines,
         acls: &acls,

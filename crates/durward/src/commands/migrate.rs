@@ -6,6 +6,7 @@ mod squid;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use crate::cli::Migrate;
@@ -90,7 +91,10 @@ fn write(directory: &Path, files: &[(String, &[u8])]) -> Result<(), Failure> {
     fs::create_dir_all(directory).map_err(broken(directory))?;
     for (name, bytes) in files {
         let path = directory.join(name);
-        let written = fs::File::create_new(&path).and_then(|mut file| file.write_all(bytes));
+        // Hashes of secrets are not for every user of the host.
+        let mode = if name.ends_with(".credentials") { 0o640 } else { 0o666 };
+        let created = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
+        let written = created.and_then(|mut file| file.write_all(bytes));
         written.map_err(broken(&path))?;
     }
     Ok(())

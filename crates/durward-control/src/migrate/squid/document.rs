@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -72,7 +73,7 @@ impl<'a> Writer<'a> {
         let Translated { tenant, rules } = translated;
         let mut egress = self.general.clone();
         egress["addresses"] = json!(tenant.egress);
-        if tenant.egress.iter().any(|address| self.is_shared(|one| one.egress.contains(address))) {
+        if tenant.egress.iter().any(|address| self.is_shared(*address)) {
             egress["shared"] = json!(true);
         }
         if tenant.users.is_some() {
@@ -90,7 +91,12 @@ impl<'a> Writer<'a> {
         egress
     }
 
-    fn is_shared(&self, has: impl Fn(&Tenant) -> bool) -> bool {
+    /// Whether several tenants leave from the address or come in there.
+    fn is_shared(&self, address: IpAddr) -> bool {
+        let has = |one: &Tenant| {
+            let mut doors = one.entries.iter().map(|(door, _)| self.doors[*door].address);
+            one.egress.contains(&address) || doors.any(|door| door == address)
+        };
         self.tenants.iter().filter(|known| has(&known.tenant)).count() > 1
     }
 
@@ -104,7 +110,7 @@ impl<'a> Writer<'a> {
             if tenant.users.is_some() {
                 proxy["credentials"] = json!({"file": format!("{}.credentials", tenant.name)});
             }
-            if self.is_shared(|one| one.entries.iter().any(|(known, _)| known == at)) {
+            if self.is_shared(door.address) {
                 proxy["shared"] = json!(true);
             }
             proxy

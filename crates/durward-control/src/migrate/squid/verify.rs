@@ -2,10 +2,9 @@
 //!
 //! A difference is reported at the line of squid.conf that decides, so nothing is wider, narrower or at another address without a note.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use durward_model::egress::{
@@ -19,34 +18,14 @@ use super::acl::{Acl, Acls};
 use super::addresses::{self, AddressSet};
 use super::document::Translated;
 use super::doors::Door;
+use super::kinds::{Kinds, NameKinds, name_kinds, port_kinds};
 use super::lines::Line;
-use super::ports::Ports;
 use super::{Notes, SquidFault};
-use crate::compile::{Compiled, compile};
-use crate::resources::{Document, Resources};
-use crate::spec::document;
+use crate::compile::Compiled;
 
 /// Most requests that one tenant's rules are asked about.
 const REQUESTS: usize = 200_000;
 const GUARD: &str = "addresses of this host, of private networks and of clouds' metadata stay closed: a rule with cidrs opens them";
-
-/// Compiles documents with the files beside them, as if they lay in one directory.
-pub(super) fn compiled(documents: &[(String, String)], files: &[(String, Vec<u8>)]) -> Compiled {
-    let mut resources = Resources::default();
-    for (name, text) in documents {
-        let file: Arc<str> = Arc::from(format!("{name}.yaml"));
-        let kind = document::kind(text);
-        let bases = vec![PathBuf::new()];
-        let source = document::source(kind, &file, Arc::from(text.as_str()), 1, bases);
-        let content = document::content(&source);
-        resources.documents.push(Document { source: Arc::new(source), content });
-    }
-    for (name, bytes) in files {
-        let path = PathBuf::new().join(name);
-        resources.files.insert(Arc::from(path), Ok(Arc::from(bytes.as_slice())));
-    }
-    compile(&resources, None, 0)
-}
 
 /// The comparison of all tenants.
 pub(super) struct Comparison<'a> {
@@ -119,18 +98,6 @@ struct Decision {
     line: usize,
     undecided: Vec<(bool, usize)>,
 }
-
-/// Requests of each kind: one of each is asked.
-struct Kinds {
-    methods: Vec<String>,
-    ports: Vec<u16>,
-    names: Arc<Vec<Host>>,
-    addresses: Vec<IpAddr>,
-    /// Addresses in guarded ranges, asked for as such.
-    near: Vec<IpAddr>,
-}
-
-type NameKinds = HashMap<Vec<usize>, Arc<Vec<Host>>>;
 
 impl Comparison<'_> {
     /// The first document that does not compile, with the line of squid.conf behind it.
@@ -482,49 +449,4 @@ impl OneTenant<'_> {
         }
         (kinds, near)
     }
-}
-
-/// A port of each kind.
-fn port_kinds(edges: &BTreeSet<u16>, sets: &[&Ports]) -> Vec<u16> {
-    let mut kinds: BTreeMap<Vec<bool>, u16> = BTreeMap::new();
-    // Well-known ports first: they make notes that can be read.
-    for port in [443, 80].iter().chain(edges) {
-        let member = sets.iter().map(|set| set.has(*port)).collect();
-        kinds.entry(member).or_insert(*port);
-    }
-    kinds.into_values().collect()
-}
-
-/// A name of each kind, and addresses that are among names.
-fn name_kinds(lists: &[usize], acls: &Acls) -> Vec<Host> {
-    let sets: Vec<_> = lists
-        .iter()
-        .filter_map(|list| match &acls.at(*list).acl {
-            Acl::Names(names) => Some(names),
-            _ => None,
-        })
-        .collect();
-    let mut kinds: BTreeMap<Vec<bool>, Host> = BTreeMap::new();
-    let mut add = |name: &str| {
-        let member: Vec<bool> = sets.iter().map(|set| set.has(name)).collect();
-        if kinds.contains_key(&member) {
-            return;
-        }
-        if let Ok(host) = Host::parse(name) {
-            kinds.insert(member, host);
-        }
-    };
-    add("unlisted.durward-migrate");
-    for entry in sets.iter().flat_map(|set| set.entries()) {
-        add(&entry.name);
-        if entry.below {
-            add(&format!("unlisted.{}", entry.name));
-        }
-    }
-    let mut literals: BTreeMap<Vec<bool>, Host> = BTreeMap::new();
-    for address in sets.iter().flat_map(|set| &set.literals) {
-        let member = sets.iter().map(|set| set.literals.contains(address)).collect();
-        literals.entry(member).or_insert(Host::Address(*address));
-    }
-    kinds.into_values().chain(literals.into_values()).collect()
 }

@@ -88,10 +88,7 @@ fn report(arguments: &Migrate, migrated: &Migrated) -> Result<Exit, Failure> {
         }
     } else if !migrated.left_out.is_empty() {
         let count = count(migrated.left_out.len(), "directive");
-        writeln!(
-            notes,
-            "{count} left out that do not decide who may go where; --all-notes lists them"
-        )?;
+        writeln!(notes, "{count} left out without effect on who may go where: see --all-notes")?;
     }
     let of = |effect| migrated.notes.iter().filter(|note| note.effect == effect).count();
     let (moved, wider) = (of(Effect::OtherAddress), of(Effect::Wider));
