@@ -39,7 +39,7 @@ pub fn migrate(texts: &[(String, String)], options: SmartNatOptions) -> Result<M
     let mut migration = Migration::default();
     let objects = objects::read(texts, &mut migration.left_out)?;
     say_unused(&objects, &mut migration);
-    let mut documents: Vec<Translated> = Vec::new();
+    let mut documents: Vec<Translated<'_>> = Vec::new();
     for object in objects.iter().filter(|object| object.is(GROUP, "Mapping")) {
         let text = mapping::translate(object, &objects, options, &mut migration);
         documents.extend(text.map(|text| Translated { object, text }));
