@@ -118,10 +118,10 @@ fn mapping(spec: &str) -> Migration {
     migrate(&[("objects.yaml".to_owned(), text)], SmartNatOptions::default()).unwrap()
 }
 
-#[test]
-fn what_smartnat_does_not_serve_either_is_left_out_with_its_line_and_never_in_silence() {
+/// Specs, how many mappings are left of each, and what is said of the rest.
+fn unserved() -> Vec<(String, usize, &'static str)> {
     let rest = "addresses: [203.0.113.2], mode: service, serviceName: web";
-    for (spec, mappings, sentence) in [
+    vec![
         (
             format!("{rest}, ports: [{{port: 8080}}, {{protocol: TCP, servicePort: 80}}]"),
             1,
@@ -176,7 +176,12 @@ fn what_smartnat_does_not_serve_either_is_left_out_with_its_line_and_never_in_si
             0,
             "spec.mode \"direct\"",
         ),
-    ] {
+    ]
+}
+
+#[test]
+fn what_smartnat_does_not_serve_either_is_left_out_with_its_line_and_never_in_silence() {
+    for (spec, mappings, sentence) in unserved() {
         let migrated = mapping(&spec);
 
         assert_eq!(migrated.mappings, mappings, "{spec}: {:?}", migrated.left_out);

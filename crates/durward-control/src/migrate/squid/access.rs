@@ -109,12 +109,12 @@ fn expand(words: &[String], acls: &mut Acls, depth: usize) -> Vec<Vec<Test>> {
     for word in words {
         let (not, name) = word.strip_prefix('!').map_or((false, &**word), |name| (true, name));
         let alternatives = alternatives(name, not, acls, depth);
-        combinations = product(combinations, &alternatives, acls);
+        combinations = product(&combinations, &alternatives, acls);
     }
     combinations
 }
 
-fn product(one: Vec<Vec<Test>>, other: &[Vec<Test>], acls: &mut Acls) -> Vec<Vec<Test>> {
+fn product(one: &[Vec<Test>], other: &[Vec<Test>], acls: &mut Acls) -> Vec<Vec<Test>> {
     if one.len() * other.len() > COMBINATIONS {
         let acl = acls.unknown("too many combinations of lists");
         return vec![vec![Test { not: false, acl }]];
@@ -143,7 +143,7 @@ fn alternatives(name: &str, not: bool, acls: &mut Acls, depth: usize) -> Vec<Vec
     let each: Vec<_> = each.collect();
     // Not any of them means none of each, and the other way round.
     if any == not {
-        each.iter().fold(vec![Vec::new()], |all, one| product(all, one, acls))
+        each.iter().fold(vec![Vec::new()], |all, one| product(&all, one, acls))
     } else {
         each.into_iter().flatten().collect()
     }

@@ -193,11 +193,10 @@ impl Membership {
 }
 
 /// All addresses, split by the lists they are in.
-pub(super) fn split(lists: &[&AddressSet]) -> BTreeMap<Membership, AddressSet> {
+pub(super) fn split<'s>(lists: &[&'s AddressSet]) -> BTreeMap<Membership, AddressSet> {
     let mut parts: BTreeMap<Membership, AddressSet> = BTreeMap::new();
-    let families: [(fn(&AddressSet) -> &Ranges, u128); 2] =
-        [(|set| &set.v4, LAST_V4), (|set| &set.v6, u128::MAX)];
-    for (is_v6, (ranges, last)) in families.into_iter().enumerate() {
+    for (is_v6, last) in [(false, LAST_V4), (true, u128::MAX)] {
+        let ranges = |set: &'s AddressSet| if is_v6 { &set.v6 } else { &set.v4 };
         let mut changes: Vec<(u128, usize)> = Vec::new();
         for (list, set) in lists.iter().enumerate() {
             for (from, to) in &ranges(set).0 {
@@ -209,7 +208,7 @@ pub(super) fn split(lists: &[&AddressSet]) -> BTreeMap<Membership, AddressSet> {
         let mut member = Membership::none(lists.len());
         let mut add = |member: &Membership, from: u128, to: u128| {
             let part = parts.entry(member.clone()).or_default();
-            let into = if is_v6 == 1 { &mut part.v6 } else { &mut part.v4 };
+            let into = if is_v6 { &mut part.v6 } else { &mut part.v4 };
             into.0.push((from, to));
         };
         let mut from = 0;

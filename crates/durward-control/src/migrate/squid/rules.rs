@@ -311,12 +311,12 @@ impl Condition {
         if let Some(names) = region.names {
             let known = self.outside.names.take();
             let both = |known: Arc<NameSet>| Arc::new(known.union(&names));
-            self.outside.names = Some(known.map_or(Arc::clone(&names), both));
+            self.outside.names = Some(known.map_or_else(|| Arc::clone(&names), both));
         }
         if let Some(blocks) = region.blocks {
             let known = self.outside.blocks.take();
             let both = |known: Blocks| Blocks::of(known.set.union(&blocks.set));
-            self.outside.blocks = Some(known.map_or(blocks.clone(), both));
+            self.outside.blocks = Some(known.map_or_else(|| blocks.clone(), both));
         }
     }
 }

@@ -145,7 +145,7 @@ impl Comparison<'_> {
         ];
         let named =
             named.iter().find(|(name, _)| field.starts_with(&format!("spec.egress.{name}")));
-        let main = tenant.profile.main_line(true).or(tenant.profile.main_line(false));
+        let main = [true, false].into_iter().find_map(|is_v4| tenant.profile.main_line(is_v4));
         match named {
             Some(("addresses", _)) => main.unwrap_or(first),
             Some((_, name)) => directive(name).unwrap_or(first),
