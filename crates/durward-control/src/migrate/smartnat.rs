@@ -12,6 +12,7 @@ use std::fmt::Write as _;
 use durward_model::verdict::Severity;
 
 pub use mapping::SmartNatOptions;
+use mapping::Surroundings;
 use objects::Object;
 
 /// The group of SmartNat's objects.
@@ -39,9 +40,10 @@ pub fn migrate(texts: &[(String, String)], options: SmartNatOptions) -> Result<M
     let mut migration = Migration::default();
     let objects = objects::read(texts, &mut migration.left_out)?;
     say_unused(&objects, &mut migration);
+    let surroundings = Surroundings::new(&objects, options);
     let mut documents: Vec<Translated<'_>> = Vec::new();
     for object in objects.iter().filter(|object| object.is(GROUP, "Mapping")) {
-        let text = mapping::translate(object, &objects, options, &mut migration);
+        let text = mapping::translate(object, &surroundings, &mut migration);
         documents.extend(text.map(|text| Translated { object, text }));
     }
     accepted(&mut documents, &mut migration.left_out);

@@ -1,6 +1,6 @@
 //! SmartNat's `Mapping` (`smartnat.aureacentral.com/v1alpha1`) as `PortMapping`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -30,11 +30,33 @@ impl Default for SmartNatOptions {
 const SPEC: [&str; 5] = ["addresses", "allowedSources", "serviceName", "mode", "ports"];
 const PORT: [&str; 3] = ["port", "protocol", "servicePort"];
 
+/// Everything that mappings are translated with.
+pub(super) struct Surroundings<'a> {
+    objects: &'a [Object],
+    options: SmartNatOptions,
+    /// Addresses that mappings of several namespaces have.
+    shared: BTreeSet<&'a str>,
+}
+
+impl<'a> Surroundings<'a> {
+    /// SmartNat lets all namespaces use an address; here an address is one tenant's unless all say that they share it.
+    pub(super) fn new(objects: &'a [Object], options: SmartNatOptions) -> Self {
+        let mut users: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for object in objects.iter().filter(|object| object.kind() == "Mapping") {
+            let addresses = object.value["spec"]["addresses"].as_array().into_iter().flatten();
+            for address in addresses.filter_map(Value::as_str) {
+                users.entry(address).or_default().insert(object.namespace());
+            }
+        }
+        let shared = users.into_iter().filter(|(_, users)| users.len() > 1);
+        Self { objects, options, shared: shared.map(|(address, _)| address).collect() }
+    }
+}
+
 /// The document of a mapping; `None` where nothing of it can be served.
 pub(super) fn translate(
     object: &Object,
-    objects: &[Object],
-    options: SmartNatOptions,
+    surroundings: &Surroundings<'_>,
     migration: &mut Migration,
 ) -> Option<String> {
     let mut mapping = Mapping { object, migration };
@@ -44,11 +66,11 @@ pub(super) fn translate(
     let sources = mapping.sources()?;
     let ports = mapping.ports()?;
     let service = mapping.service();
-    let target = Target::find(objects, object.namespace(), &service);
+    let target = Target::find(surroundings.objects, object.namespace(), &service);
     if target.service.is_none() {
         mapping.note(&format!("Service {service} is not among the objects: write its endpoints"));
     }
-    let mut text = mapping.head(&addresses, &sources, options, target.affinity);
+    let mut text = mapping.head(&addresses, &sources, surroundings, target.affinity);
     for port in ports {
         let endpoints = target.endpoints(port.inner, port.protocol);
         if endpoints.is_empty() && target.service.is_some() {
@@ -258,7 +280,7 @@ impl Mapping<'_> {
         &self,
         addresses: &[String],
         sources: &[String],
-        options: SmartNatOptions,
+        surroundings: &Surroundings<'_>,
         affinity: bool,
     ) -> String {
         let (namespace, name) = (self.object.namespace(), self.object.name());
@@ -271,15 +293,18 @@ impl Mapping<'_> {
             scalar(namespace),
             list(addresses.iter().cloned())
         );
+        if addresses.iter().any(|address| surroundings.shared.contains(&**address)) {
+            text.push_str("  shared: true\n");
+        }
         if !sources.is_empty() {
             let _ = writeln!(text, "  allowedSources: {}", list(sources.iter().cloned()));
         }
-        let source = if options.masquerade { "Gateway" } else { "Preserve" };
+        let source = if surroundings.options.masquerade { "Gateway" } else { "Preserve" };
         let _ = writeln!(text, "  source: {source}");
         if affinity {
             text.push_str("  affinity: ClientIP\n");
         }
-        if options.snat {
+        if surroundings.options.snat {
             text.push_str("  egress: true\n");
         }
         text.push_str("  ports:\n");
