@@ -17,6 +17,7 @@ mod limits;
 mod listen;
 mod listener;
 mod mapping;
+mod name_list;
 mod names;
 mod nat;
 mod outward;
@@ -90,6 +91,11 @@ impl fmt::Debug for Seen {
             .field("files", &self.files.keys())
             .finish_non_exhaustive()
     }
+}
+
+/// Whether documents take `text` for a host name.
+pub(crate) fn is_host_name(text: &str) -> bool {
+    words::host_name(text).is_ok()
 }
 
 /// Compiles `resources`, given what was served before and the time in seconds since the Unix epoch.

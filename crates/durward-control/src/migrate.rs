@@ -1,24 +1,33 @@
 //! Configurations of other programs as our documents, with a note for each line that has no equal here.
 //!
-//! Nothing is let through that the other program denied without a note that says so. Deliberately absent: reading files.
+//! Nothing is let through that the other program denied, and no client moves to another address, without a note that says so.
 
 pub mod smartnat;
 pub mod squid;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use crate::compile::{Compiled, compile};
+use crate::resources::{Document, Resources};
+use crate::spec::document;
 
 /// What became of a configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Migrated {
     /// The documents, as YAML, each with the name its file should have.
     pub documents: Vec<(String, String)>,
+    /// Files that the documents name, to lie beside them.
+    pub files: Vec<(String, Vec<u8>)>,
     /// What is different, in the order of the lines.
     pub notes: Vec<Note>,
+    /// Lines that decide neither who may go where nor from which address.
+    pub left_out: Vec<Note>,
 }
 
-/// One thing that is not as it was.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Note {
     /// The file.
     pub file: Arc<str>,
@@ -31,13 +40,15 @@ pub struct Note {
 }
 
 /// How the documents differ from the configuration they come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect {
+    /// The other program lets clients leave from an address that the documents cannot give them.
+    OtherAddress,
     /// They let through what it denied.
     Wider,
     /// They deny what it let through, or something has to be added to them.
     Narrower,
-    /// It is said elsewhere, or always so.
+    /// It is configured in another place, or always so.
     Elsewhere,
 }
 
@@ -46,6 +57,7 @@ impl Effect {
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
+            Self::OtherAddress => "other address",
             Self::Wider => "wider",
             Self::Narrower => "narrower",
             Self::Elsewhere => "note",
@@ -57,4 +69,23 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}: {}", self.file, self.line, self.effect.word(), self.text)
     }
+}
+
+/// Compiles documents with the files beside them, as if they lay in one directory. Each text has the name its file should have.
+fn compiled(documents: &[(String, String)], files: &[(String, Vec<u8>)]) -> Compiled {
+    let mut resources = Resources::default();
+    for (name, text) in documents {
+        let file: Arc<str> = Arc::from(name.as_str());
+        for part in document::split(text) {
+            let bases = vec![PathBuf::new()];
+            let (kind, text) = (document::kind(part.text), Arc::from(part.text));
+            let source = document::source(kind, &file, text, part.first_line, bases);
+            let content = document::content(&source);
+            resources.documents.push(Document { source: Arc::new(source), content });
+        }
+    }
+    for (name, bytes) in files {
+        resources.files.insert(Arc::from(PathBuf::from(name)), Ok(Arc::from(bytes.as_slice())));
+    }
+    compile(&resources, None, 0)
 }

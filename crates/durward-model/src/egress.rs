@@ -4,6 +4,7 @@
 
 pub mod door;
 pub mod guard;
+pub mod names;
 pub mod neighbours;
 pub mod target;
 pub mod transparent;
@@ -23,6 +24,7 @@ use crate::upstream::TrustRoots;
 
 pub use door::{HolderMatch, told_apart};
 pub use guard::Guarded;
+pub use names::{ListedName, NameList};
 pub use neighbours::{NO_HOST, Neighbours, Surroundings};
 pub use target::Host;
 pub use transparent::{Others, Taken, Transparent};
@@ -150,6 +152,8 @@ pub struct Rule {
     pub name: Arc<str>,
     /// Names. An address asked for as such is no name.
     pub hosts: Vec<HostMatch>,
+    /// Lists of names, beside `hosts`. A list without an entry matches nothing.
+    pub lists: Vec<Arc<NameList>>,
     /// Blocks of addresses: all of a name's addresses must lie in them; to deny, one is enough.
     pub blocks: Vec<IpNet>,
     /// Ports, from and to. Empty means 443 for tunnels and 80 for plain requests in `allow`, all in `deny`.
@@ -360,8 +364,11 @@ impl Rule {
 
     fn names(&self, host: &Host) -> bool {
         match host {
-            _ if self.hosts.is_empty() => true,
-            Host::Name(name) => self.hosts.iter().any(|host| host.matches(name)),
+            _ if self.hosts.is_empty() && self.lists.is_empty() => true,
+            Host::Name(name) => {
+                self.hosts.iter().any(|host| host.matches(name))
+                    || self.lists.iter().any(|list| list.matches(name))
+            }
             Host::Address(_) => false,
         }
     }

@@ -410,15 +410,18 @@ pub(crate) struct Migrate {
     /// EndpointSlice objects they refer to; `-` is standard input
     #[arg(value_name = "FILE", required = true)]
     pub(crate) files: Vec<PathBuf>,
-    /// squid.conf: the address clients know, where http_port names none
+    /// squid.conf: an address clients know, where http_port names none; may be repeated
     #[arg(long, value_name = "IP")]
-    pub(crate) address: Option<IpAddr>,
+    pub(crate) address: Vec<IpAddr>,
     /// squid.conf: an address to leave from for clients without tcp_outgoing_address; may be repeated
     #[arg(long, value_name = "IP")]
     pub(crate) egress_address: Vec<IpAddr>,
     /// A directory for one file per tenant, instead of standard output
     #[arg(short = 'd', long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+    /// squid.conf: also list the directives that do not decide who may go where
+    #[arg(long)]
+    pub(crate) all_notes: bool,
 }
 
 /// `durward completions`

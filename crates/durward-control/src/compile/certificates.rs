@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use durward_model::Certificate;
+use durward_model::egress::NameList;
 
 use super::keys::{Denied, KeyUse};
+use super::name_list::{self, ListFault};
 use super::report::{Field, Report};
 use crate::certificate::authority::{self, AuthorityFault};
 use crate::certificate::identity::{self, IdentityFault};
@@ -28,6 +30,7 @@ pub(crate) struct Certificates {
     identities: Cache<Result<Identity, IdentityFault>>,
     authorities: Cache<Result<Vec<Authority>, AuthorityFault>>,
     revocations: Cache<Result<Vec<Revocations>, AuthorityFault>>,
+    names: Cache<Result<Arc<NameList>, ListFault>>,
 }
 
 impl Certificates {
@@ -36,6 +39,7 @@ impl Certificates {
         self.identities.holds(&others.identities)
             && self.authorities.holds(&others.authorities)
             && self.revocations.holds(&others.revocations)
+            && self.names.holds(&others.names)
     }
 
     /// Takes the others in.
@@ -43,6 +47,7 @@ impl Certificates {
         self.identities.0.extend(others.identities.0);
         self.authorities.0.extend(others.authorities.0);
         self.revocations.0.extend(others.revocations.0);
+        self.names.0.extend(others.names.0);
     }
 }
 
@@ -332,6 +337,27 @@ impl<'a> Files<'a> {
                     report.warning("RevocationsOutdated", written.place, field, &sentence);
                 }
                 Some(lists.clone())
+            }
+        }
+    }
+
+    /// The names in the file, or `None` after an error.
+    pub(crate) fn names(
+        &mut self,
+        report: &mut Report<'_>,
+        written: &At<String>,
+        field: &Field<'_>,
+    ) -> Option<Arc<NameList>> {
+        let file = self.bytes(report, written, written.place, field)?;
+        let bytes = file.1;
+        let old = self.old.map(|old| &old.names);
+        let found = self.fresh.names.get(old, vec![file], || name_list::read(bytes).map(Arc::new));
+        match &*found {
+            Ok(list) => Some(Arc::clone(list)),
+            Err(fault) => {
+                let sentence = format!("{:?} {fault}", written.value);
+                report.error("BadNameList", written.place, field, &sentence);
+                None
             }
         }
     }

@@ -26,8 +26,8 @@ pub(crate) fn policy(
 ) -> Option<Arc<Policy>> {
     let field = &Field::SPEC.name("egress");
     let before = report.errors();
-    let deny = rules(report, spec.deny.as_ref(), field, "deny");
-    let allow = rules(report, spec.allow.as_ref(), field, "allow");
+    let deny = rules(report, files, spec.deny.as_ref(), field, "deny");
+    let allow = rules(report, files, spec.allow.as_ref(), field, "allow");
     let contact = spec.contact.as_ref();
     let contact = report.check_optional("BadContact", contact, &field.name("contact"), printable);
     let list = field.name("resolvers");
@@ -99,33 +99,44 @@ fn each<T, V>(
 
 fn rules(
     report: &mut Report<'_>,
+    files: &mut Files<'_>,
     written: Option<&At<Vec<At<RuleSpec>>>>,
     parent: &Field<'_>,
-    name: &str,
+    name: &'static str,
 ) -> Vec<Rule> {
     let Some(written) = written else { return Vec::new() };
     let list = parent.name(name);
     let rules = written.iter().enumerate();
     rules
         .filter_map(|(at, spec)| {
-            rule(report, spec, &list.index(at), format!("{name}[{at}]"), name == "deny")
+            let place = RulePlace { field: &list.index(at), list: name, at };
+            rule(report, files, spec, &place)
         })
         .collect()
 }
 
+/// The list a rule is in, and its place there.
+struct RulePlace<'a> {
+    field: &'a Field<'a>,
+    list: &'static str,
+    at: usize,
+}
+
 fn rule(
     report: &mut Report<'_>,
+    files: &mut Files<'_>,
     spec: &At<RuleSpec>,
-    field: &Field<'_>,
-    place: String,
-    denies: bool,
+    place: &RulePlace<'_>,
 ) -> Option<Rule> {
+    let field = place.field;
     let before = report.errors();
     let name = report.check_optional("BadName", spec.name.as_ref(), &field.name("name"), rule_name);
     let hosts =
         one_and_more(&spec.host, &spec.hosts, (field, "host", "hosts"), |written, field| {
             report.check("BadHost", written, field, host_match)
         });
+    let file = spec.hosts_file.as_ref();
+    let list = file.and_then(|file| files.names(report, file, &field.name("hostsFile")));
     let blocks =
         one_and_more(&spec.cidr, &spec.cidrs, (field, "cidr", "cidrs"), |written, field| {
             report.network(written, field)
@@ -135,8 +146,13 @@ fn rule(
     let methods = each(&spec.methods, &field.name("methods"), |written, field| {
         report.check("BadMethod", written, field, words::method)
     });
-    if hosts.is_empty() && blocks.is_empty() && ports.is_empty() && methods.is_empty() {
-        let all = if denies { "denies everything" } else { "allows every name and address" };
+    let names_nothing = hosts.is_empty() && spec.hosts_file.is_none() && blocks.is_empty();
+    if names_nothing && ports.is_empty() && methods.is_empty() {
+        let all = if place.list == "deny" {
+            "denies everything"
+        } else {
+            "allows every name and address"
+        };
         let sentence = format!("says nothing, and so {all}: name a host or cidr");
         if report.errors() == before {
             report.error("RuleEmpty", spec.place, field, &sentence);
@@ -146,8 +162,9 @@ fn rule(
         return None;
     }
     Some(Rule {
-        name: name?.unwrap_or_else(|| Arc::from(place)),
+        name: name?.unwrap_or_else(|| Arc::from(format!("{}[{}]", place.list, place.at))),
         hosts,
+        lists: list.into_iter().collect(),
         blocks,
         ports,
         methods,
@@ -190,7 +207,7 @@ fn printable(text: &str) -> Result<Arc<str>, String> {
     }
 }
 
-fn host_match(text: &str) -> Result<HostMatch, String> {
+pub(super) fn host_match(text: &str) -> Result<HostMatch, String> {
     if text == "*" {
         return Ok(HostMatch::Any);
     }

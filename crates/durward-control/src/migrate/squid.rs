@@ -1,15 +1,23 @@
 //! A squid.conf as tenants with a forward proxy: who comes in, where they may go, which address they leave from.
 //!
-//! Squid asks its lines in order; here what is denied is denied, whatever else allows it. Where that makes a difference, or a list has no
-//! equal, a note says so. Deliberately absent: caching, reverse proxying and interception.
+//! The documents are compiled and compared with Squid's lines before they are handed out: a difference is a note with file and line. A request
+//! that Squid sends from another address than the tenant's is denied, never sent from the tenant's.
 
+mod access;
 mod acl;
-mod clients;
+mod addresses;
+mod directives;
+mod document;
 mod doors;
+mod kinds;
 mod lines;
+mod names;
 mod ports;
 mod rules;
+mod tenants;
+mod verify;
 
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,25 +25,45 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::{Effect, Migrated, Note};
-use clients::Client;
-use doors::Door;
+use access::Rule;
+use acl::{Acl, Acls};
+use directives::Class;
+use document::{Passwords, Translated, Writer};
 use lines::{Line, Reader};
-use rules::Rules;
+use tenants::{Clients, Tenant};
+use verify::Comparison;
 
 /// What a squid.conf may leave open.
 #[derive(Clone, Debug, Default)]
 pub struct SquidOptions {
-    /// The address clients know, where `http_port` names none.
-    pub address: Option<IpAddr>,
+    /// The addresses clients know, where `http_port` names none.
+    pub addresses: Vec<IpAddr>,
     /// The addresses of clients for which no `tcp_outgoing_address` is there.
     pub egress: Vec<IpAddr>,
+}
+
+/// The files that a squid.conf names.
+pub trait SquidFiles {
+    /// The text of a file.
+    ///
+    /// # Errors
+    /// When it cannot be read; the phrase says why.
+    fn read(&self, path: &str) -> Result<String, String>;
+
+    /// The files whose names match a pattern with `*`, `?` or `[…]`, in order.
+    ///
+    /// # Errors
+    /// When they cannot be listed; the phrase says why.
+    fn matching(&self, pattern: &str) -> Result<Vec<String>, String>;
 }
 
 /// Why there are no documents.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SquidFault {
     /// No `http_port`, or none of use.
-    #[error("there is no http_port or https_port that clients could be configured with")]
+    #[error(
+        "no http_port is for clients that are configured with a proxy: write one, or see egress.transparent for intercepted clients"
+    )]
     NoDoor,
     /// `http_port 3128`.
     #[error(
@@ -57,12 +85,46 @@ pub enum SquidFault {
         /// Their name.
         clients: String,
     },
-    /// Nobody is let in.
-    #[error("no http_access line lets anybody in")]
+    /// No client is let in.
+    #[error("no http_access line lets a client in")]
     NoClient,
+    /// A file that is included cannot be read; it might hold any line.
+    #[error("{file}:{line}: cannot include {path}: {why}")]
+    Include {
+        /// The file.
+        file: Arc<str>,
+        /// The line.
+        line: usize,
+        /// The file or pattern that is included.
+        path: String,
+        /// The reason.
+        why: String,
+    },
+    /// An `if` that depends on the process; it might hide any line.
+    #[error("{file}:{line}: {written:?} cannot be decided here: write true or false in its place")]
+    Condition {
+        /// The file.
+        file: Arc<str>,
+        /// The line.
+        line: usize,
+        /// The line as written.
+        written: String,
+    },
+    /// A document is not accepted.
+    #[error("{file}:{line}: the document of tenant {tenant} is not accepted: {why}")]
+    Invalid {
+        /// The file.
+        file: Arc<str>,
+        /// The line behind it.
+        line: usize,
+        /// The tenant.
+        tenant: String,
+        /// The finding of `validate`.
+        why: String,
+    },
 }
 
-/// The documents for the squid.conf `text`, which is called `file`. `open` gives the text of the files it names.
+/// The documents for the squid.conf `text`, which is called `file`.
 ///
 /// # Errors
 /// When something is missing without which no tenant can be written.
@@ -70,52 +132,115 @@ pub fn migrate(
     file: &str,
     text: &str,
     options: &SquidOptions,
-    open: &dyn Fn(&str) -> Result<String, String>,
+    files: &dyn SquidFiles,
 ) -> Result<Migrated, SquidFault> {
     let mut notes = Notes::default();
-    let lines = Reader { open, notes: &mut notes }.lines(file, text, 0);
-    let acls = acl::read(&lines, &mut notes);
-    let doors = doors::read(&lines, options.address, &mut notes)?;
-    let mut clients = clients::read(&lines, &acls, &doors, options, &mut notes)?;
-    let general = general(&lines, &mut notes);
-    let rules: Vec<Rules> = clients
-        .iter_mut()
-        .map(|client| rules::of(client, &lines, &acls, &doors, &mut notes))
-        .collect();
-    let all = All { clients: &clients, doors: &doors };
-    let documents = clients.iter().zip(rules).map(|(client, rules)| {
-        let egress = all.egress(client, rules, general.clone());
-        (client.name.clone(), document(&client.name, &egress))
-    });
-    let documents = documents.collect();
-    for line in &lines {
-        say_rest(line, &mut notes);
+    let lines = Reader::new(files).lines(file, text, 0)?;
+    let mut acls = acl::read(&lines, &mut notes);
+    let doors = doors::read(&lines, &acls, &options.addresses, &mut notes)?;
+    let rules = access::rules(&lines, &mut acls);
+    let outgoing = access::outgoing(&lines, &mut acls, &mut notes);
+    let clients = Clients {
+        lines: &lines,
+        acls: &acls,
+        doors: &doors,
+        rules: &rules,
+        outgoing: &outgoing,
+        options,
+    };
+    let tenants = clients.tenants(&mut notes)?;
+    if tenants.is_empty() && !notes.has(Effect::OtherAddress) {
+        return Err(SquidFault::NoClient);
     }
-    say_left_out(&lines, &mut notes);
-    Ok(Migrated { documents, notes: notes.in_order(&lines) })
+    let tenants: Vec<Translated> =
+        tenants.into_iter().map(|tenant| translate(tenant, &clients)).collect();
+    let general = general(&lines, &acls, &mut notes);
+    let passwords = passwords(&lines, files, &mut notes);
+    let mut writer = Writer::new((&lines, &acls, &doors), &tenants, general, passwords);
+    let documents = writer.documents(&mut notes);
+    let beside = writer.files;
+    let compiled = super::compiled(&documents, &beside);
+    let comparison = Comparison {
+        lines: &lines,
+        acls: &acls,
+        doors: &doors,
+        compiled: &compiled,
+        uses_v6: uses_v6(&acls, &tenants),
+    };
+    if let Some(fault) = comparison.fault(&tenants) {
+        return Err(fault);
+    }
+    comparison.compare(&tenants, &mut notes);
+    for line in &lines {
+        directives::report(line, &mut notes);
+    }
+    let left_out = left_out(&lines);
+    Ok(Migrated { documents, files: beside, notes: notes.in_order(&lines), left_out })
 }
 
-fn document(name: &str, egress: &Value) -> String {
-    let value = json!({
-        "apiVersion": crate::spec::tenant::API_VERSION,
-        "kind": crate::spec::tenant::KIND,
-        "metadata": {"name": name},
-        "spec": {"egress": egress},
+/// The rules of a tenant; what Squid sends from another address is denied first.
+fn translate(tenant: Tenant, clients: &Clients<'_>) -> Translated {
+    let closed = clients.elsewhere(&tenant.profile).map(|line| {
+        let known = |test: &&access::Test| !tenants::is_unknown(clients.acls, test.acl);
+        let tests = line.tests.iter().filter(known).copied().collect();
+        Rule { allow: false, line: line.line, tests }
     });
-    // A tree of strings, numbers and lists has a YAML form.
-    serde_saphyr::to_string(&value).unwrap_or_default()
+    let closed: Vec<Rule> = closed.collect();
+    let rules = rules::of(&tenant.profile, &closed, clients.acls);
+    Translated { tenant, rules }
+}
+
+fn uses_v6(acls: &Acls, tenants: &[Translated]) -> bool {
+    let mut sets = acls.iter().filter(|acl| acl.kind == "src" || acl.kind == "dst");
+    let named = sets.any(|acl| match &acl.acl {
+        Acl::Destinations(networks) | Acl::Sources(networks) => {
+            networks.set.has_v6() && !acl.name.starts_with("to_") && acl.name != "localhost"
+        }
+        _ => false,
+    });
+    named || tenants.iter().any(|one| one.tenant.egress.iter().any(IpAddr::is_ipv6))
+}
+
+/// The file that holds users' passwords, where Squid's helper names one.
+fn passwords(lines: &[Line], files: &dyn SquidFiles, notes: &mut Notes) -> Option<Passwords> {
+    let mut found = None;
+    for line in lines.iter().filter(|line| line.name() == "auth_param") {
+        let [scheme, key, values @ ..] = line.arguments() else { continue };
+        if scheme != "basic" {
+            let text = format!(
+                "{scheme} has no equal: clients show credentials as Basic, as Bearer or by SOCKS"
+            );
+            notes.narrower(line, text);
+            continue;
+        }
+        let Some(path) = values.get(1..).and_then(<[String]>::last).filter(|_| key == "program")
+        else {
+            continue;
+        };
+        let user = |line: &str| Some(line.split_once(':')?.0.trim().to_owned());
+        let read = files.read(path);
+        if let Err(why) = &read {
+            notes.elsewhere(
+                line,
+                format!("{path} cannot be read, so its users are not known: {why}"),
+            );
+        }
+        let users = read.ok().map(|text| text.lines().filter_map(user).collect());
+        found = Some(Passwords { path: path.clone(), users });
+    }
+    found
 }
 
 /// What is the same for all clients.
-fn general(lines: &[Line], notes: &mut Notes) -> Value {
+fn general(lines: &[Line], acls: &Acls, notes: &mut Notes) -> Value {
     let mut egress = json!({});
-    let mut parents = Vec::new();
+    let mut parents: Vec<(&Line, Value)> = Vec::new();
     for line in lines {
         match (line.name(), line.arguments()) {
             ("dns_nameservers", servers) => egress["resolvers"] = json!(servers),
             ("cache_mgr", [contact, ..]) => egress["contact"] = json!(contact),
             ("cache_peer", [host, kind, port, _, options @ ..]) if kind == "parent" => {
-                parents.push(json!({"address": format!("{host}:{port}")}));
+                parents.push((line, json!({"address": format!("{host}:{port}")})));
                 if options.iter().any(|option| option.starts_with("login=")) {
                     notes.narrower(
                         line,
@@ -130,190 +255,75 @@ fn general(lines: &[Line], notes: &mut Notes) -> Value {
                 }
             }
             ("cache_peer", _) => {
-                notes.narrower(line, "only parents are asked; siblings have caches")
-            }
-            ("cache_peer_access", _) => {
-                notes.narrower(line, "write the parent's names as its hosts");
+                notes.narrower(line, "only parents are asked; siblings have caches");
             }
             _ => {}
         }
     }
+    say_of_parents(lines, acls, &parents, notes);
     if !parents.is_empty() {
-        egress["parents"] = Value::Array(parents);
+        egress["parents"] = parents.into_iter().map(|(_, parent)| parent).collect();
     }
     egress
 }
 
-/// All clients, and where they come in: what several have in common they must say they share.
-struct All<'a> {
-    clients: &'a [Client],
-    doors: &'a [Door],
-}
-
-impl All<'_> {
-    fn egress(&self, client: &Client, rules: Rules, mut egress: Value) -> Value {
-        egress["addresses"] = json!(client.egress);
-        egress["proxy"] = self.proxies(client);
-        egress["allow"] = Value::Array(rules.allow);
-        if !rules.deny.is_empty() {
-            egress["deny"] = Value::Array(rules.deny);
+/// Through a parent the far side sees the parent's address: here everything goes through the first one, in Squid that depends on more.
+fn say_of_parents(lines: &[Line], acls: &Acls, parents: &[(&Line, Value)], notes: &mut Notes) {
+    let is_all = |line: &Line| match line.arguments() {
+        [word, lists @ ..] => {
+            let all =
+                |list: &String| acls.find(list).is_some_and(|acl| acls.at(acl).acl == Acl::All);
+            word == "allow" && lists.iter().all(all)
         }
-        if client
-            .egress
-            .iter()
-            .any(|address| self.is_shared(|other| other.egress.contains(address)))
+        [] => false,
+    };
+    let never = lines.iter().find(|line| line.name() == "never_direct");
+    let Some((first, _)) = parents.first() else {
+        if let Some(line) =
+            never.filter(|line| line.arguments().first().is_some_and(|w| w == "allow"))
         {
-            egress["shared"] = json!(true);
+            notes.wider(line, "without a parent Squid refuses what it must not send directly; here it is sent directly");
         }
-        egress
-    }
-
-    fn is_shared(&self, has: impl Fn(&Client) -> bool) -> bool {
-        self.clients.iter().filter(|client| has(client)).count() > 1
-    }
-
-    fn proxies(&self, client: &Client) -> Value {
-        let used = self.doors.iter().filter(|door| client.uses(door));
-        let proxies = used.map(|door| {
-            let mut proxy = json!({"address": door.address, "port": door.port});
-            if !client.sources.is_empty() {
-                proxy["allowedSources"] = json!(client.sources);
-            }
-            if let Some((chain, key)) = &door.certificate {
-                proxy["certificate"] = json!({"certificateFile": chain, "keyFile": key});
-            }
-            if client.credentials {
-                proxy["credentials"] = json!({"file": format!("{}.credentials", client.name)});
-            }
-            let at_address = |other: &Client| {
-                let mut doors = self.doors.iter().filter(|one| one.address == door.address);
-                doors.any(|one| other.uses(one))
-            };
-            if self.is_shared(at_address) {
-                proxy["shared"] = json!(true);
-            }
-            proxy
-        });
-        Value::Array(proxies.collect())
-    }
-}
-
-/// Directives that say nothing about who may go where.
-const WITHOUT_EFFECT: &[&str] = &[
-    "cache",
-    "cache_dir",
-    "cache_mem",
-    "cache_log",
-    "cache_effective_user",
-    "cache_effective_group",
-    "coredump_dir",
-    "refresh_pattern",
-    "maximum_object_size",
-    "maximum_object_size_in_memory",
-    "minimum_object_size",
-    "pid_filename",
-    "shutdown_lifetime",
-    "visible_hostname",
-    "unique_hostname",
-    "hierarchy_stoplist",
-    "dns_v4_first",
-    "forwarded_for",
-    "via",
-    "request_header_access",
-    "reply_header_access",
-    "httpd_suppress_version_string",
-    "error_directory",
-    "error_default_language",
-    "max_filedesc",
-    "max_filedescriptors",
-    "workers",
-    "client_db",
-    "half_closed_clients",
-    "quick_abort_min",
-    "quick_abort_max",
-    "memory_pools",
-    "logfile_rotate",
-    "buffered_logs",
-    "strip_query_terms",
-    "positive_dns_ttl",
-    "negative_dns_ttl",
-    "ipcache_size",
-    "fqdncache_size",
-    "icp_port",
-    "htcp_port",
-    "icp_access",
-    "snmp_port",
-    "cache_replacement_policy",
-    "memory_replacement_policy",
-    "pipeline_prefetch",
-    "log_mime_hdrs",
-    "never_direct",
-    "always_direct",
-    "connect_retries",
-    "cache_access_log",
-    "cache_store_log",
-];
-
-/// Directives that were looked at.
-const READ: &[&str] = &[
-    "acl",
-    "http_port",
-    "https_port",
-    "http_access",
-    "tcp_outgoing_address",
-    "dns_nameservers",
-    "cache_mgr",
-    "cache_peer",
-    "cache_peer_access",
-    "include",
-];
-
-fn say_rest(line: &Line, notes: &mut Notes) {
-    let name = line.name();
-    if READ.contains(&name) || WITHOUT_EFFECT.contains(&name) {
         return;
+    };
+    if !never.is_some_and(is_all) {
+        notes.other_address(first, "Squid sends tunnels directly, from its own address, unless never_direct allows all; here everything goes through the parent");
     }
-    match name {
-        "access_log" | "logformat" => {
-            notes.elsewhere(line, "every request and tunnel is recorded; where, says the command line of run");
+    for (line, _) in parents.iter().skip(1) {
+        notes.other_address(line, "Squid chooses among parents; here everything goes through the first one that is for the name: write hosts");
+    }
+    for line in lines.iter().filter(|line| directives::PARENTS.contains(&line.name())) {
+        if line.name() != "never_direct"
+            && !matches!(line.name(), "prefer_direct" | "hierarchy_stoplist")
+        {
+            let text = format!(
+                "{} chooses which names go through a parent: write them as the parent's hosts",
+                line.name()
+            );
+            notes.other_address(line, text);
         }
-        "auth_param" => notes.narrower(
-            line,
-            "passwords cannot be taken over, only hashes of new secrets: NAME:HASH lines in the file that credentials names",
-        ),
-        "connect_timeout" | "read_timeout" | "request_timeout" | "client_lifetime"
-        | "pconn_timeout" | "persistent_request_timeout" | "request_body_max_size"
-        | "request_header_max_size" | "client_request_buffer_max_size" => {
-            notes.elsewhere(line, format!("{name} is a limit of the tenant: spec.limits"));
-        }
-        "delay_pools" | "delay_class" | "delay_access" | "delay_parameters" => {
-            notes.wider(line, "bandwidth is a limit of the tenant: spec.limits");
-        }
-        "http_reply_access" | "adapted_http_access" | "http_access2" | "reply_body_max_size"
-        | "url_rewrite_program" | "url_rewrite_access" | "icap_enable" | "ssl_bump"
-        | "external_acl_type" | "deny_info" => {
-            notes.wider(line, format!("{name} has no equal: nothing looks into answers or asks other programs"));
-        }
-        _ => notes.wider(line, format!("{name} is not known here")),
     }
 }
 
-/// One note per directive that has no effect here, at its first line.
-fn say_left_out(lines: &[Line], notes: &mut Notes) {
-    for name in WITHOUT_EFFECT {
-        let mut of_name = lines.iter().filter(|line| line.name() == *name);
-        let Some(first) = of_name.next() else { continue };
-        let more: Vec<String> = of_name.map(|line| place(first, line)).collect();
+/// One note per directive without a say in who may go where, at its first line.
+fn left_out(lines: &[Line]) -> Vec<Note> {
+    let mut by_name: BTreeMap<&str, Vec<&Line>> = BTreeMap::new();
+    for line in lines.iter().filter(|line| directives::class(line.name()) == Class::Harmless) {
+        by_name.entry(line.name()).or_default().push(line);
+    }
+    let mut notes = Notes::default();
+    for (name, of_name) in by_name {
+        let [first, more @ ..] = &*of_name else { continue };
+        let more: Vec<String> = more.iter().map(|line| place(first, line)).collect();
         let also = match &*more {
             [] => String::new(),
             [one] => format!("; so is line {one}"),
             more => format!("; so are lines {}", more.join(", ")),
         };
-        notes.elsewhere(
-            first,
-            format!("{name} is left out: it says nothing about who may go where{also}"),
-        );
+        let text = format!("{name} is left out: it does not decide who may go where{also}");
+        notes.elsewhere(first, text);
     }
+    notes.in_order(lines)
 }
 
 /// The line's number, with its file where that is not the file of `beside`.
@@ -322,9 +332,12 @@ fn place(beside: &Line, line: &Line) -> String {
     if *file == beside.file { number.to_string() } else { format!("{file}:{number}") }
 }
 
-/// Notes as they come.
+/// Notes as they come; what is true for several clients is said once.
 #[derive(Debug, Default)]
-struct Notes(Vec<Note>);
+struct Notes {
+    all: Vec<Note>,
+    known: HashSet<Note>,
+}
 
 impl Notes {
     fn wider(&mut self, line: &Line, text: impl Into<String>) {
@@ -335,24 +348,35 @@ impl Notes {
         self.add(line, Effect::Narrower, text.into());
     }
 
+    fn other_address(&mut self, line: &Line, text: impl Into<String>) {
+        self.add(line, Effect::OtherAddress, text.into());
+    }
+
     fn elsewhere(&mut self, line: &Line, text: impl Into<String>) {
         self.add(line, Effect::Elsewhere, text.into());
     }
 
-    /// What is true for several clients is said once.
     fn add(&mut self, line: &Line, effect: Effect, text: String) {
         let note = Note { file: Arc::clone(&line.file), line: line.number, effect, text };
-        if !self.0.contains(&note) {
-            self.0.push(note);
+        if self.known.insert(note.clone()) {
+            self.all.push(note);
         }
     }
 
-    fn in_order(mut self, lines: &[Line]) -> Vec<Note> {
-        let place = |note: &Note| {
-            let same = |line: &Line| line.file == note.file && line.number == note.line;
-            lines.iter().position(same).unwrap_or(lines.len())
-        };
-        self.0.sort_by_key(|note| (place(note), note.effect));
-        self.0
+    fn has(&self, effect: Effect) -> bool {
+        self.all.iter().any(|note| note.effect == effect)
+    }
+
+    fn in_order(self, lines: &[Line]) -> Vec<Note> {
+        let places: BTreeMap<(&str, usize), usize> = lines
+            .iter()
+            .enumerate()
+            .rev()
+            .map(|(at, line)| ((&*line.file, line.number), at))
+            .collect();
+        let place = |note: &Note| places.get(&(&*note.file, note.line)).copied();
+        let mut all = self.all;
+        all.sort_by_key(|note| (place(note).unwrap_or(usize::MAX), note.effect));
+        all
     }
 }

@@ -163,6 +163,9 @@ pub struct RuleSpec {
     /// Several of them.
     #[serde(default)]
     pub hosts: Vec<At<String>>,
+    /// A file of names as in `hosts`, one a line; `#` begins a comment. A list without a name matches nothing. Relative to the document.
+    #[serde(default)]
+    pub hosts_file: Option<At<String>>,
     /// A block of addresses, or one: all that a name stands for must be in it.
     #[serde(default)]
     pub cidr: Option<At<String>>,

@@ -17,7 +17,11 @@ pub fn references(spec: &TenantSpec) -> Vec<String> {
     let parents = spec.egress.parents.iter();
     let parents = parents.filter_map(|parent| Some(parent.credential_file.as_ref()?.value.clone()));
     let authorities = spec.egress.resolver_ca_file.iter().map(|file| file.value.clone());
-    ingress.chain(upstreams).chain(proxies).chain(parents).chain(authorities).collect()
+    let rules = [&spec.egress.allow, &spec.egress.deny].into_iter().flatten();
+    let lists = rules.flat_map(|rules| rules.iter().filter_map(|rule| rule.hosts_file.as_ref()));
+    let lists = lists.map(|file| file.value.clone());
+    let egress = proxies.chain(parents).chain(authorities).chain(lists);
+    ingress.chain(upstreams).chain(egress).collect()
 }
 
 fn of_proxy(spec: &At<ProxySpec>) -> Vec<String> {

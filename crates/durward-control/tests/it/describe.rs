@@ -153,10 +153,11 @@ fn forward(out: &mut String, service: &ForwardService) {
     writeln!(out, ", sni must match: {}, resolvers {resolvers:?}", policy.sni_must_match).unwrap();
     for (word, rules) in [("deny", &policy.deny), ("allow", &policy.allow)] {
         for rule in rules {
+            let lists: String = rule.lists.iter().map(|list| format!(" {list:?}")).collect();
             writeln!(
                 out,
-                "    {word} {}: {:?} {:?} {:?} {:?} at {}",
-                rule.name, rule.hosts, rule.blocks, rule.ports, rule.methods, rule.origin
+                "    {word} {}: {:?}{} {:?} {:?} {:?} at {}",
+                rule.name, rule.hosts, lists, rule.blocks, rule.ports, rule.methods, rule.origin
             )
             .unwrap();
         }

@@ -14,4 +14,5 @@ mod retained;
 mod routing_json;
 mod schema;
 mod squid;
+mod squid_model;
 mod watching;

@@ -110,6 +110,160 @@ fn mappings_become_documents_that_are_accepted() {
     assert!(preserved.contains("source: Preserve\n  affinity: ClientIP\n  egress: true"));
 }
 
+/// A mapping whose spec is `spec`, with its Service.
+fn mapping(spec: &str) -> Migration {
+    let text = format!(
+        "apiVersion: smartnat.aureacentral.com/v1alpha1\nkind: Mapping\nmetadata: {{name: dyn, namespace: acme}}\nspec: {{{spec}}}\n"
+    );
+    migrate(&[("objects.yaml".to_owned(), text)], SmartNatOptions::default()).unwrap()
+}
+
+/// Specs, how many mappings are left of each, and what is said of the rest.
+fn unserved() -> Vec<(String, usize, &'static str)> {
+    let rest = "addresses: [203.0.113.2], mode: service, serviceName: web";
+    vec![
+        (
+            format!("{rest}, ports: [{{port: 8080}}, {{protocol: TCP, servicePort: 80}}]"),
+            1,
+            "spec.ports[1] has no external port",
+        ),
+        (format!("{rest}, ports: [{{port: 0}}]"), 0, "spec.ports[0] has no external port"),
+        (format!("{rest}, ports: [{{port: 70000}}]"), 0, "spec.ports[0].port 70000 is no port"),
+        (format!("{rest}, ports: [{{port: \"8000-8100\"}}]"), 0, "endPort"),
+        (
+            format!("{rest}, ports: [{{port: 80, servicePort: 0}}]"),
+            0,
+            "spec.ports[0].servicePort 0",
+        ),
+        (format!("{rest}, ports: [{{port: 80, protocol: SCTP}}]"), 0, "neither tcp nor udp"),
+        (
+            format!("{rest}, ports: [{{port: 80}}, {{port: 80, protocol: tcp}}]"),
+            1,
+            "TCP 80 once more",
+        ),
+        (
+            format!("{rest}, ports: [{{port: 80, endPort: 90}}]"),
+            1,
+            "spec.ports[0].endPort is not known",
+        ),
+        (format!("{rest}, ports: []"), 0, "spec.ports has no port"),
+        (format!("{rest}, ports: 80"), 0, "spec.ports 80 is no list"),
+        (format!("{rest}, ports: [{{port: 80}}], dynamic: true"), 1, "spec.dynamic is not known"),
+        (
+            format!("{rest}, ports: [{{port: 80}}], allowedSources: [partner]"),
+            0,
+            "allowedSources names no network",
+        ),
+        (
+            format!("{rest}, ports: [{{port: 80}}], allowedSources: [partner, 192.0.2.0/24]"),
+            1,
+            "spec.allowedSources[0] \"partner\"",
+        ),
+        (format!("{rest}, ports: [{{port: 80}}], allowedSources: 192.0.2.0/24"), 0, "is no list"),
+        (
+            "addresses: [x.example], serviceName: web, ports: [{port: 80}]".to_owned(),
+            0,
+            "names no address",
+        ),
+        (
+            "addresses: [203.0.113.2, x], serviceName: web, ports: [{port: 80}]".to_owned(),
+            1,
+            "spec.addresses[1] \"x\"",
+        ),
+        (
+            "addresses: [203.0.113.2], mode: direct, serviceName: web, ports: [{port: 80}]"
+                .to_owned(),
+            0,
+            "spec.mode \"direct\"",
+        ),
+    ]
+}
+
+#[test]
+fn what_smartnat_does_not_serve_either_is_left_out_with_its_line_and_never_in_silence() {
+    for (spec, mappings, sentence) in unserved() {
+        let migrated = mapping(&spec);
+
+        assert_eq!(migrated.mappings, mappings, "{spec}: {:?}", migrated.left_out);
+        let said = migrated.left_out.iter().any(|note| note.contains(sentence));
+        assert!(said, "{spec}: {:?}", migrated.left_out);
+        assert!(
+            migrated.left_out.iter().all(|note| note.starts_with("objects.yaml:1: acme/dyn: "))
+        );
+        all_accepted(&migrated);
+    }
+}
+
+#[test]
+fn of_two_mappings_that_claim_one_port_the_first_stays_and_the_other_is_named() {
+    let mapping = |name: &str| {
+        format!(
+            "- apiVersion: smartnat.aureacentral.com/v1alpha1\n  kind: Mapping\n  metadata: {{name: {name}, namespace: acme}}\n  spec: {{addresses: [203.0.113.2], serviceName: web, ports: [{{port: 80}}]}}\n"
+        )
+    };
+    let text = format!("{}{}", mapping("one"), mapping("two"));
+
+    let migrated =
+        migrate(&[("objects.yaml".to_owned(), text)], SmartNatOptions::default()).unwrap();
+
+    assert_eq!((migrated.mappings, migrated.left_out.len()), (1, 1), "{:?}", migrated.left_out);
+    assert!(
+        migrated.left_out[0].starts_with("objects.yaml:1: acme/two: the document is not accepted")
+    );
+    all_accepted(&migrated);
+}
+
+#[test]
+fn items_of_lists_of_every_form_are_read() {
+    let item = |name: &str, port: u16| {
+        format!(
+            "{{metadata: {{name: {name}, namespace: acme}}, spec: {{addresses: [203.0.113.2], serviceName: web, ports: [{{port: {port}}}]}}}}"
+        )
+    };
+    let bare = format!(
+        "apiVersion: smartnat.aureacentral.com/v1alpha1\nkind: MappingList\nitems: [{}, {}]\n---\nkind: Deployment\n---\nkind: Mapping\napiVersion: other/v1\nmetadata: {{name: x}}\n---\njust text\n",
+        item("a", 80),
+        item("b", 81)
+    );
+
+    let migrated =
+        migrate(&[("objects.yaml".to_owned(), bare)], SmartNatOptions::default()).unwrap();
+
+    assert_eq!(migrated.mappings, 2, "{migrated:?}");
+    assert!(migrated.notes.iter().any(|note| note.contains("kind Deployment are not used (1)")));
+    assert_eq!(migrated.left_out.len(), 2, "{:?}", migrated.left_out);
+    assert!(migrated.left_out[0].starts_with("objects.yaml:10: neither an object"));
+    assert!(
+        migrated.left_out[1].starts_with("objects.yaml:6: default/x: its apiVersion"),
+        "{:?}",
+        migrated.left_out
+    );
+}
+
+#[test]
+fn endpoints_of_older_clusters_are_read() {
+    let objects = "apiVersion: smartnat.aureacentral.com/v1alpha1\nkind: Mapping\nmetadata: {name: m, namespace: acme}\nspec: {addresses: [203.0.113.2], serviceName: web, ports: [{port: 80}]}\n---\n\
+        kind: Service\nmetadata: {name: web, namespace: acme}\nspec: {ports: [{name: http, port: 80}]}\n---\n\
+        kind: Endpoints\nmetadata: {name: web, namespace: acme}\nsubsets: [{addresses: [{ip: 10.1.0.5}], notReadyAddresses: [{ip: 10.1.0.6}], ports: [{name: http, port: 8080}]}, {addresses: [{ip: 10.1.0.7}], ports: [{name: http, port: 8081}]}]\n";
+
+    let migrated =
+        migrate(&[("o.yaml".to_owned(), objects.to_owned())], SmartNatOptions::default()).unwrap();
+
+    assert!(
+        migrated.documents[0].1.contains(r#"endpoints: ["10.1.0.5:8080", "10.1.0.7:8081"]"#),
+        "{migrated:?}"
+    );
+}
+
+fn all_accepted(migrated: &Migration) {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in &migrated.documents {
+        std::fs::write(folder.path().join(format!("{name}.yaml")), text).unwrap();
+    }
+    let compiled = compile(&FileSource::default().load(&[folder.path().to_owned()]), None, NOW);
+    assert!(compiled.verdicts.all_accepted(), "{:#?}\n{migrated:?}", compiled.verdicts);
+}
+
 fn joined(migrated: &Migration) -> String {
     let texts: Vec<&str> = migrated.documents.iter().map(|(_, text)| text.as_str()).collect();
     texts.join("---\n")

@@ -29,6 +29,7 @@ fn rule(name: &str, hosts: &[&str], blocks: &[&str], ports: &[(u16, u16)]) -> Ru
     Rule {
         name: Arc::from(name),
         hosts: hosts.collect(),
+        lists: Vec::new(),
         blocks: blocks.iter().map(|block| block.parse().unwrap()).collect(),
         ports: ports.to_vec(),
         methods: Vec::new(),

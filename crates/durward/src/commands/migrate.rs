@@ -1,12 +1,12 @@
-//! `durward migrate`: another program's configuration as our documents, told by what is in it.
-//!
-//! Deliberately absent: the translations.
+//! `durward migrate`: another program's configuration as our documents, recognized by its directives.
 
+mod glob;
 mod smartnat;
 mod squid;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use crate::cli::Migrate;
@@ -43,11 +43,25 @@ fn is_squid(text: &str) -> bool {
 }
 
 /// Documents with the names of their files, into the directory the user names or to standard output.
-fn hand_over(arguments: &Migrate, documents: &[(String, String)]) -> Result<(), Failure> {
-    match &arguments.out {
-        Some(directory) => write(directory, documents),
-        None => print(documents),
-    }
+fn hand_over(
+    arguments: &Migrate,
+    documents: &[(String, String)],
+    files: &[(String, Vec<u8>)],
+) -> Result<(), Failure> {
+    let Some(directory) = &arguments.out else {
+        if let [(name, _), ..] = files {
+            let message = format!(
+                "the documents name files of their own ({name}): say with --out which directory takes them"
+            );
+            return Err(Failure::usage(message));
+        }
+        return print(documents);
+    };
+    let documents = documents
+        .iter()
+        .map(|(name, text)| (format!("{name}.yaml"), text.as_bytes()))
+        .chain(files.iter().map(|(name, bytes)| (name.clone(), bytes.as_slice())));
+    write(directory, &documents.collect::<Vec<_>>())
 }
 
 fn print(documents: &[(String, String)]) -> Result<(), Failure> {
@@ -59,14 +73,13 @@ fn print(documents: &[(String, String)]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Changes nothing that is already there.
-fn write(directory: &Path, documents: &[(String, String)]) -> Result<(), Failure> {
-    let place = |name: &str| directory.join(format!("{name}.yaml"));
-    if let Some((name, _)) = documents.iter().find(|(name, _)| name.contains('/')) {
+/// Writes files with their names; what is already there is not changed.
+fn write(directory: &Path, files: &[(String, &[u8])]) -> Result<(), Failure> {
+    if let Some((name, _)) = files.iter().find(|(name, _)| name.contains('/')) {
         let message = format!("{name:?} cannot name a file: without --out all is printed");
         return Err(Failure::InvalidConfig { message });
     }
-    let taken = documents.iter().map(|(name, _)| place(name)).find(|path| path.exists());
+    let taken = files.iter().map(|(name, _)| directory.join(name)).find(|path| path.exists());
     if let Some(path) = taken {
         let message = format!("{} is already there: name another directory", path.display());
         return Err(Failure::usage(message));
@@ -76,10 +89,12 @@ fn write(directory: &Path, documents: &[(String, String)]) -> Result<(), Failure
         move |error| Failure::broken(doing, error)
     };
     fs::create_dir_all(directory).map_err(broken(directory))?;
-    for (name, text) in documents {
-        let path = place(name);
-        let written =
-            fs::File::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+    for (name, bytes) in files {
+        let path = directory.join(name);
+        // Hashes of secrets are not for every user of the host.
+        let mode = if name.ends_with(".credentials") { 0o640 } else { 0o666 };
+        let created = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
+        let written = created.and_then(|mut file| file.write_all(bytes));
         written.map_err(broken(&path))?;
     }
     Ok(())

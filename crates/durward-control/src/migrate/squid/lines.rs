@@ -1,20 +1,30 @@
 //! The lines of a squid.conf as words: comments and continuations gone, included files in their place.
-//!
-//! Deliberately absent: what the words mean, and conditional lines (`if`), which are noted.
 
 use std::sync::Arc;
 
-use super::Notes;
+use super::{SquidFault, SquidFiles};
 
-/// How deep files may include each other.
+/// How deep files may include each other; Squid's own bound.
 const DEPTH: usize = 16;
+/// How many files may be included in all: sixteen levels of two each would be 65,536.
+const FILES: usize = 10_000;
 
-/// One line that says something.
+/// A line with a directive.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
     pub(super) file: Arc<str>,
     pub(super) number: usize,
     pub(super) words: Vec<String>,
+    /// Values of an `acl` line that come from files.
+    pub(super) listed: Vec<Listed>,
+}
+
+/// The values in a file that an `acl` line names.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    pub(super) path: String,
+    /// One value a line, or the reason why there are none.
+    pub(super) values: Result<Vec<String>, String>,
 }
 
 impl Line {
@@ -23,86 +33,137 @@ impl Line {
         &self.words[0]
     }
 
-    /// What follows it.
+    /// Words after the directive.
     pub(super) fn arguments(&self) -> &[String] {
         &self.words[1..]
     }
 }
 
-/// Reads lines; `open` gives the text of files named in them.
+/// Reads lines; `files` gives the text of files named in them.
 pub(super) struct Reader<'a> {
-    pub(super) open: &'a dyn Fn(&str) -> Result<String, String>,
-    pub(super) notes: &'a mut Notes,
+    files: &'a dyn SquidFiles,
+    included: usize,
+    /// For each open `if`, whether its lines count.
+    conditions: Vec<bool>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    pub(super) fn new(files: &'a dyn SquidFiles) -> Self {
+        Self { files, included: 0, conditions: Vec::new() }
+    }
+
     /// The lines of `text`, which is called `file`.
-    pub(super) fn lines(&mut self, file: &str, text: &str, depth: usize) -> Vec<Line> {
+    pub(super) fn lines(
+        &mut self,
+        file: &str,
+        text: &str,
+        depth: usize,
+    ) -> Result<Vec<Line>, SquidFault> {
         let file: Arc<str> = Arc::from(file);
         let mut lines = Vec::new();
         for (number, joined) in logical(text) {
-            let mut words = words(&joined);
+            let words = words(&joined);
             if words.is_empty() {
                 continue;
             }
-            if words[0] == "acl" {
-                self.expand(&file, number, &mut words);
+            let mut line = Line { file: Arc::clone(&file), number, words, listed: Vec::new() };
+            if self.is_condition(&line)? || self.conditions.contains(&false) {
+                continue;
             }
-            let line = Line { file: Arc::clone(&file), number, words };
+            if line.name() == "acl" {
+                self.take_lists(&mut line);
+            }
             if line.name() == "include" {
-                lines.extend(self.included(&line, depth));
+                lines.extend(self.included(&line, depth)?);
             } else {
                 lines.push(line);
             }
         }
-        lines
+        Ok(lines)
     }
 
-    fn included(&mut self, line: &Line, depth: usize) -> Vec<Line> {
-        let mut lines = Vec::new();
-        for path in line.arguments() {
-            if depth >= DEPTH {
-                self.notes.wider(line, "files include each other too deep");
-                continue;
-            }
-            match (self.open)(path) {
-                Ok(text) => lines.extend(self.lines(path, &text, depth + 1)),
-                Err(error) => {
-                    self.notes.wider(line, format!("{path} is not included: {error}"));
-                }
-            }
-        }
-        lines
-    }
-
-    /// In an ACL, `"file"` stands for the words in the file.
-    fn expand(&mut self, file: &Arc<str>, number: usize, words: &mut Vec<String>) {
-        let quoted = |word: &str| {
-            word.strip_prefix('"').and_then(|word| word.strip_suffix('"')).map(str::to_owned)
+    /// Takes `if`, `else` and `endif`. What cannot be decided here may hide any line, so nothing is translated.
+    fn is_condition(&mut self, line: &Line) -> Result<bool, SquidFault> {
+        let fault = || SquidFault::Condition {
+            file: Arc::clone(&line.file),
+            line: line.number,
+            written: line.words.join(" "),
         };
-        if !words.iter().any(|word| quoted(word).is_some()) {
-            return;
+        match (line.name(), line.arguments()) {
+            ("if", condition) => {
+                let condition: Vec<&str> = condition.iter().map(String::as_str).collect();
+                let holds = match &*condition {
+                    ["true"] => true,
+                    ["false"] => false,
+                    [one, "=", other] => {
+                        let number = |word: &str| word.parse::<i64>().map_err(|_| fault());
+                        number(one)? == number(other)?
+                    }
+                    _ => return Err(fault()),
+                };
+                self.conditions.push(holds);
+            }
+            ("else", []) => {
+                let last = self.conditions.last_mut().ok_or_else(fault)?;
+                *last = !*last;
+            }
+            ("endif", []) => drop(self.conditions.pop().ok_or_else(fault)?),
+            _ => return Ok(false),
         }
-        let mut expanded = Vec::new();
-        for word in std::mem::take(words) {
-            let Some(path) = quoted(&word) else {
-                expanded.push(word);
-                continue;
-            };
-            match (self.open)(&path) {
-                Ok(text) => {
-                    expanded.extend(
-                        logical(&text).into_iter().flat_map(|(_, line)| self::words(&line)),
-                    );
+        Ok(true)
+    }
+
+    fn included(&mut self, line: &Line, depth: usize) -> Result<Vec<Line>, SquidFault> {
+        let fault = |path: &str, why: String| SquidFault::Include {
+            file: Arc::clone(&line.file),
+            line: line.number,
+            path: path.to_owned(),
+            why,
+        };
+        let mut lines = Vec::new();
+        for pattern in line.arguments() {
+            let pattern = pattern.trim_matches('"');
+            if depth >= DEPTH {
+                return Err(fault(pattern, format!("files include each other {DEPTH} deep")));
+            }
+            let paths = self.files.matching(pattern).map_err(|why| fault(pattern, why))?;
+            if paths.is_empty() {
+                return Err(fault(pattern, "no file has such a name".to_owned()));
+            }
+            for path in paths {
+                self.included += 1;
+                if self.included > FILES {
+                    return Err(fault(&path, format!("more than {FILES} files are included")));
                 }
-                Err(error) => {
-                    let line = Line { file: Arc::clone(file), number, words: Vec::new() };
-                    self.notes.wider(&line, format!("{path} is not read: {error}"));
-                }
+                let text = self.files.read(&path).map_err(|why| fault(&path, why))?;
+                lines.extend(self.lines(&path, &text, depth + 1)?);
             }
         }
-        *words = expanded;
+        Ok(lines)
     }
+
+    /// In an `acl` line, `"file"` stands for the values in the file.
+    fn take_lists(&mut self, line: &mut Line) {
+        let quoted = |word: &String| {
+            let inner = word.strip_prefix('"').and_then(|word| word.strip_suffix('"'));
+            inner.map(str::to_owned)
+        };
+        let paths: Vec<String> = line.words.iter().filter_map(quoted).collect();
+        line.words.retain(|word| quoted(word).is_none());
+        line.listed = paths
+            .into_iter()
+            .map(|path| {
+                let values = self.files.read(&path).map(|text| values(&text));
+                Listed { path, values }
+            })
+            .collect();
+    }
+}
+
+/// The values in a file of an access list: one a line, as Squid reads them.
+fn values(text: &str) -> Vec<String> {
+    let value = |line: &str| line.split('#').next().unwrap_or_default().trim().to_owned();
+    text.lines().map(value).filter(|value| !value.is_empty()).collect()
 }
 
 /// Lines with their continuations, each with the number of its first.

@@ -1,15 +1,18 @@
-//! A set of ports as ranges in order that do not touch.
-//!
-//! Deliberately absent: 0, which is no port to connect to.
+//! A set of ports as ranges in order that do not touch; 0 is no port to connect to.
 
 /// The set.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ports(Vec<(u16, u16)>);
 
 impl Ports {
     /// Every port.
     pub(super) fn all() -> Self {
         Self(vec![(1, u16::MAX)])
+    }
+
+    /// The ports from one to another.
+    pub(super) fn range(from: u16, to: u16) -> Self {
+        Self(vec![(from, to)])
     }
 
     /// The ports of words like `443` and `1025-65535`; the word that is neither otherwise.
@@ -37,34 +40,22 @@ impl Ports {
         Self(joined)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub(super) fn is_all(&self) -> bool {
         *self == Self::all()
     }
 
-    /// All others.
-    pub(super) fn complement(&self) -> Self {
-        let mut next = 1;
-        let mut others = Vec::with_capacity(self.0.len() + 1);
-        for (from, to) in &self.0 {
-            if *from > next {
-                others.push((next, from - 1));
-            }
-            let Some(after) = to.checked_add(1) else { return Self(others) };
-            next = after;
-        }
-        others.push((next, u16::MAX));
-        Self(others)
+    pub(super) fn has(&self, port: u16) -> bool {
+        self.0.iter().any(|(from, to)| (*from..=*to).contains(&port))
     }
 
-    /// Those in both.
-    pub(super) fn intersection(&self, other: &Self) -> Self {
-        let pairs = self.0.iter().flat_map(|one| other.0.iter().map(move |two| (one, two)));
-        let common = pairs.map(|(one, two)| (one.0.max(two.0), one.1.min(two.1)));
-        Self::of(common.filter(|(from, to)| from <= to).collect())
+    /// The first port of each range, and the first one after it: between two of them nothing changes.
+    pub(super) fn edges(&self) -> impl Iterator<Item = u16> {
+        self.0.iter().flat_map(|(from, to)| [Some(*from), to.checked_add(1)]).flatten()
+    }
+
+    /// Those in either.
+    pub(super) fn union(&self, other: &Self) -> Self {
+        Self::of(self.0.iter().chain(&other.0).copied().collect())
     }
 
     /// As rules have them.
@@ -88,9 +79,11 @@ mod tests {
     #[test]
     fn sets_are_sets() {
         assert_eq!(ports("443 80 81 1025-65535 2000").words(), ["80-81", "443", "1025-65535"]);
-        assert_eq!(ports("80 443").complement().words(), ["1-79", "81-442", "444-65535"]);
-        assert!(Ports::all().complement().is_empty() && Ports::default().complement().is_all());
-        assert_eq!(ports("1-100 443").intersection(&ports("80-443")).words(), ["80-100", "443"]);
+        assert_eq!(ports("80 443").union(&ports("81-442")).words(), ["80-443"]);
+        assert!(ports("1-65535").is_all() && !ports("443").is_all());
+        assert!(ports("80 443").has(443) && !ports("80 443").has(81));
+        let edges: Vec<u16> = ports("80-81 65535").edges().collect();
+        assert_eq!(edges, [80, 82, 65535]);
         assert!(Ports::parse(&["http".to_owned()]).is_err());
         assert!(Ports::parse(&["9-1".to_owned()]).is_err());
         assert!(Ports::parse(&["0".to_owned()]).is_err());

@@ -1,381 +1,452 @@
-//! Where clients may go: the `http_access` lines that concern them, as rules that deny and rules that allow.
+//! Rules without order for `http_access` lines that have one.
 //!
-//! Deliberately absent: order. Lines after one that decides about everything are not asked, as in Squid.
+//! Ports and methods are taken apart first, so that for each part only names and networks are left. There a line that denies becomes a `deny`
+//! rule, or is taken out of the lines that allow after it where an earlier one already allowed some of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use serde_json::{Value, json};
 
-use super::Notes;
+use super::access::{Rule, Test};
 use super::acl::{Acl, Acls};
-use super::clients::{Client, covers, touches};
-use super::doors::Door;
-use super::lines::Line;
+use super::addresses::AddressSet;
+use super::names::NameSet;
 use super::ports::Ports;
+use super::tenants::{Profile, is_unknown};
 
-/// Methods other than CONNECT, where a rule is not for tunnels.
-const PLAIN: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+/// Methods that a rule names where it is not for tunnels: those of RFC 9110 and WebDAV.
+pub(super) const PLAIN: &[&str] = &[
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "PATCH",
+    "DELETE",
+    "OPTIONS",
+    "PROPFIND",
+    "PROPPATCH",
+    "MKCOL",
+    "COPY",
+    "MOVE",
+    "LOCK",
+    "UNLOCK",
+    "REPORT",
+    "SEARCH",
+];
+/// Stands for every method that nothing names.
+const OTHERS: &str = "";
+/// Most alternatives of what lines like `deny !LIST` leave.
+const LIMITS: usize = 16;
 
-/// A client's rules, as documents have them.
-#[derive(Debug, Default)]
-pub(super) struct Rules {
-    pub(super) allow: Vec<Value>,
-    pub(super) deny: Vec<Value>,
+/// A rule for a document.
+#[derive(Clone, Debug)]
+pub(super) struct Written {
+    pub(super) allow: bool,
+    pub(super) names: Option<Arc<NameSet>>,
+    pub(super) blocks: Option<Vec<IpNet>>,
+    pub(super) ports: Ports,
+    /// `None` means all.
+    pub(super) methods: Option<Vec<String>>,
+    pub(super) line: usize,
 }
 
-/// The rules of `client`, who is found out to need credentials where a line that lets it in asks for them.
-pub(super) fn of(
-    client: &mut Client,
-    lines: &[Line],
+/// The rules of a tenant. `closed` are requests that would leave from another address.
+pub(super) fn of(profile: &Profile, closed: &[Rule], acls: &Acls) -> Vec<Written> {
+    let mut rules = closed.to_vec();
+    rules.extend(profile.access.rules.iter().cloned());
+    let last = (profile.access.last, profile.access.last_line);
+    let methods = methods(&rules, acls);
+    let groups = by_destination(&rules, last, &methods, acls);
+    let groups: Vec<(Vec<HostRule>, Parts)> = groups
+        .into_iter()
+        .map(|(list, parts)| (Translation::of(&list, acls), parts))
+        .filter(|(rules, _)| rules.iter().any(|rule| rule.allow))
+        .collect();
+    let alone = groups.len() == 1;
+    let mut written = Vec::new();
+    for (rules, parts) in groups {
+        for rule in rules {
+            // What no other part allows is denied there anyway.
+            if alone && !rule.allow {
+                written.push(rule.written(Ports::all(), None));
+                continue;
+            }
+            written.extend(
+                parts
+                    .rectangles(&methods)
+                    .into_iter()
+                    .map(|(ports, methods)| rule.written(ports, methods)),
+            );
+        }
+    }
+    written
+}
+
+/// The methods that rules tell apart.
+fn methods(rules: &[Rule], acls: &Acls) -> Vec<String> {
+    let mut methods: Vec<String> = vec!["CONNECT".to_owned()];
+    methods.extend(PLAIN.iter().map(|method| (*method).to_owned()));
+    for test in rules.iter().flat_map(|rule| &rule.tests) {
+        let Acl::Methods(named) = &acls.at(test.acl).acl else { continue };
+        for method in named {
+            let token = method.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            if token && !methods.contains(method) {
+                methods.push(method.clone());
+            }
+        }
+    }
+    methods.push(OTHERS.to_owned());
+    methods
+}
+
+/// What is left of the rules for one method and port, and what becomes of the rest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct HostList {
+    rules: Vec<Rule>,
+    last: bool,
+    last_line: usize,
+}
+
+/// The ports of each method, by its place.
+#[derive(Clone, Debug, Default)]
+struct Parts(BTreeMap<usize, Ports>);
+
+impl Parts {
+    fn add(&mut self, method: usize, ports: &Ports) {
+        let known = self.0.entry(method).or_default();
+        *known = known.union(ports);
+    }
+
+    /// Methods with the same ports, together.
+    fn rectangles(&self, methods: &[String]) -> Vec<(Ports, Option<Vec<String>>)> {
+        let mut by_ports: BTreeMap<&Ports, Vec<usize>> = BTreeMap::new();
+        for (method, ports) in &self.0 {
+            by_ports.entry(ports).or_default().push(*method);
+        }
+        let rectangle = |(ports, of): (&Ports, Vec<usize>)| {
+            let names = of.iter().map(|method| methods[*method].clone());
+            let names: Vec<String> = names.filter(|name| name != OTHERS).collect();
+            let all = of.len() == methods.len();
+            (all || !names.is_empty()).then(|| (ports.clone(), (!all).then_some(names)))
+        };
+        by_ports.into_iter().filter_map(rectangle).collect()
+    }
+}
+
+fn by_destination(
+    rules: &[Rule],
+    last: (bool, usize),
+    methods: &[String],
     acls: &Acls,
-    doors: &[Door],
-    notes: &mut Notes,
-) -> Rules {
-    let access: Vec<&Line> = lines.iter().filter(|line| line.name() == "http_access").collect();
-    let mut writer = Writer { rules: Rules::default(), limit: None, notes };
-    for line in &access {
-        let Some((word, lists)) = line.arguments().split_first() else { continue };
-        let view = View { client, acls, doors };
-        let scope = view.scope(lists);
-        if scope.fit == Fit::No {
+) -> BTreeMap<HostList, Parts> {
+    let mut edges = BTreeSet::from([1u16]);
+    for test in rules.iter().flat_map(|rule| &rule.tests) {
+        if let Acl::Ports(ports) = &acls.at(test.acl).acl {
+            edges.extend(ports.edges());
+        }
+    }
+    let starts: Vec<u16> = edges.into_iter().collect();
+    let mut groups: BTreeMap<HostList, Parts> = BTreeMap::new();
+    for (at, from) in starts.iter().enumerate() {
+        let to = starts.get(at + 1).map_or(u16::MAX, |next| next - 1);
+        for (number, method) in methods.iter().enumerate() {
+            let list = host_list(rules, last, (method, *from), acls);
+            groups.entry(list).or_default().add(number, &Ports::range(*from, to));
+        }
+    }
+    groups
+}
+
+fn host_list(
+    rules: &[Rule],
+    (last, last_line): (bool, usize),
+    (method, port): (&str, u16),
+    acls: &Acls,
+) -> HostList {
+    let mut list = HostList { rules: Vec::new(), last, last_line };
+    for rule in rules {
+        let mut left = Rule { tests: Vec::new(), ..rule.clone() };
+        let matches = rule.tests.iter().all(|test| match &acls.at(test.acl).acl {
+            Acl::Ports(ports) => ports.has(port) != test.not,
+            Acl::Methods(named) => named.iter().any(|known| known == method) != test.not,
+            _ => {
+                left.tests.push(*test);
+                true
+            }
+        });
+        if !matches {
             continue;
         }
-        let allows = word == "allow";
-        if allows && scope.users.is_some() {
-            client.credentials = true;
+        if left.tests.is_empty() {
+            (list.last, list.last_line) = (left.allow, left.line);
+            break;
         }
-        let done = if allows { writer.allow(line, &scope) } else { writer.deny(line, &scope) };
-        if done {
-            return writer.rules;
+        list.rules.push(left);
+    }
+    while list.rules.last().is_some_and(|rule| rule.allow == list.last) {
+        list.rules.pop();
+    }
+    list
+}
+
+/// A rule about names and networks alone.
+#[derive(Clone, Debug)]
+struct HostRule {
+    allow: bool,
+    region: Region,
+    line: usize,
+}
+
+impl HostRule {
+    fn written(&self, ports: Ports, methods: Option<Vec<String>>) -> Written {
+        Written {
+            allow: self.allow,
+            names: self.region.names.clone(),
+            blocks: self.region.blocks.as_ref().map(Blocks::nets),
+            ports,
+            methods,
+            line: self.line,
         }
     }
-    if let Some(last) = access.last().filter(|line| line.words.get(1).is_some_and(|w| w == "deny"))
-    {
-        let text =
-            "Squid lets through what no line names when the last one denies; here it is denied";
-        writer.notes.narrower(last, text);
+}
+
+/// Names and networks; `None` means any.
+#[derive(Clone, Debug, Default)]
+struct Region {
+    names: Option<Arc<NameSet>>,
+    blocks: Option<Blocks>,
+}
+
+/// Networks, as they are written where nothing was taken out of them: a rule opens a guarded range by a block inside it.
+#[derive(Clone, Debug)]
+struct Blocks {
+    set: AddressSet,
+    written: Option<Vec<IpNet>>,
+}
+
+impl Blocks {
+    fn nets(&self) -> Vec<IpNet> {
+        self.written.clone().unwrap_or_else(|| self.set.nets())
     }
-    writer.rules
-}
 
-/// Whether a line is about the client.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Fit {
-    No,
-    Partly,
-    Yes,
-}
+    fn of(set: AddressSet) -> Self {
+        Self { set, written: None }
+    }
 
-/// What a line is about.
-#[derive(Clone)]
-struct Scope {
-    fit: Fit,
-    names: Option<Vec<String>>,
-    blocks: Option<Vec<IpNet>>,
-    /// Names and blocks the line is not about.
-    other: Limit,
-    /// The ports of tunnels.
-    tunnel: Ports,
-    /// The ports of plain requests.
-    plain: Ports,
-    methods: Option<Vec<String>>,
-    users: Option<Vec<String>>,
-    /// Lists that have no equal.
-    lost: Vec<String>,
-}
-
-/// Names and blocks.
-#[derive(Clone, Default)]
-struct Limit {
-    names: Option<Vec<String>>,
-    blocks: Option<Vec<IpNet>>,
-}
-
-impl Limit {
-    fn is_none(&self) -> bool {
-        self.names.is_none() && self.blocks.is_none()
+    fn within(&self, other: &Self) -> Self {
+        if other.set.covers(&self.set) {
+            self.clone()
+        } else {
+            Self::of(self.set.intersection(&other.set))
+        }
     }
 }
 
-struct View<'a> {
-    client: &'a Client,
-    acls: &'a Acls,
-    doors: &'a [Door],
-}
+impl Region {
+    /// Whether nothing can be in it.
+    fn is_nothing(&self) -> bool {
+        self.names.as_ref().is_some_and(|names| names.is_empty())
+            || self.blocks.as_ref().is_some_and(|blocks| blocks.set.is_empty())
+    }
 
-impl View<'_> {
-    fn scope(&self, lists: &[String]) -> Scope {
-        let mut scope = Scope {
-            fit: Fit::Yes,
-            names: None,
-            blocks: None,
-            other: Limit::default(),
-            tunnel: Ports::all(),
-            plain: Ports::all(),
-            methods: None,
-            users: None,
-            lost: Vec::new(),
+    fn within(&self, other: &Self) -> Self {
+        let names = match (&self.names, &other.names) {
+            (Some(one), Some(other)) => Some(Arc::new(one.intersection(other))),
+            (one, other) => one.clone().or_else(|| other.clone()),
         };
-        for word in lists.iter().take_while(|word| !word.starts_with('#')) {
-            let (not, name) = word.strip_prefix('!').map_or((false, &**word), |name| (true, name));
-            match self.acls.get(name) {
-                Some(acl) => self.narrow(&mut scope, acl, not, word),
-                None => scope.lost.push(word.clone()),
-            }
-        }
-        scope
-    }
-
-    fn narrow(&self, scope: &mut Scope, acl: &Acl, not: bool, word: &str) {
-        match acl {
-            Acl::All if not => scope.fit = Fit::No,
-            Acl::Nothing if !not => scope.fit = Fit::No,
-            Acl::All | Acl::Nothing => {}
-            Acl::Sources(nets) => scope.fit = scope.fit.min(negated(self.from(nets), not)),
-            Acl::Doors(names) => scope.fit = scope.fit.min(negated(self.by(names), not)),
-            Acl::Names(names) if not => add(&mut scope.other.names, names),
-            Acl::Destinations(blocks) if not => add(&mut scope.other.blocks, blocks),
-            Acl::Names(names) if scope.names.is_none() => scope.names = Some(names.clone()),
-            Acl::Destinations(blocks) if scope.blocks.is_none() => {
-                scope.blocks = Some(blocks.clone());
-            }
-            Acl::Ports(ports) => {
-                let ports = if not { ports.complement() } else { ports.clone() };
-                scope.tunnel = scope.tunnel.intersection(&ports);
-                scope.plain = scope.plain.intersection(&ports);
-            }
-            Acl::Methods(methods) => scope.by_method(methods, not, word),
-            Acl::Users(users) if !not => scope.users = Some(users.clone()),
-            Acl::Names(_) | Acl::Destinations(_) | Acl::Users(_) | Acl::Unknown(_) => {
-                scope.lost.push(word.to_owned());
-            }
-        }
-    }
-
-    fn from(&self, nets: &[IpNet]) -> Fit {
-        let sources = &self.client.sources;
-        if sources.is_empty() {
-            let loopback = nets.iter().all(|net| net.network().is_loopback());
-            return if loopback { Fit::No } else { Fit::Partly };
-        }
-        match (covers(nets, sources), touches(nets, sources)) {
-            (true, _) => Fit::Yes,
-            (false, true) => Fit::Partly,
-            (false, false) => Fit::No,
-        }
-    }
-
-    fn by(&self, names: &[String]) -> Fit {
-        let used: Vec<&Door> = self.doors.iter().filter(|door| self.client.uses(door)).collect();
-        let named = |door: &&&Door| names.iter().any(|name| door.is_called(name));
-        match used.iter().filter(named).count() {
-            0 => Fit::No,
-            count if count == used.len() => Fit::Yes,
-            _ => Fit::Partly,
-        }
-    }
-}
-
-fn negated(fit: Fit, not: bool) -> Fit {
-    match fit {
-        Fit::Yes if not => Fit::No,
-        Fit::No if not => Fit::Yes,
-        fit => fit,
-    }
-}
-
-fn add<T: Clone>(all: &mut Option<Vec<T>>, more: &[T]) {
-    all.get_or_insert_default().extend_from_slice(more);
-}
-
-impl Scope {
-    fn by_method(&mut self, methods: &[String], not: bool, word: &str) {
-        let (tunnels, plain): (Vec<&String>, Vec<&String>) =
-            methods.iter().partition(|method| *method == "CONNECT");
-        if tunnels.is_empty() != not {
-            self.tunnel = Ports::default();
-        }
-        match (not, plain.is_empty()) {
-            (false, true) => self.plain = Ports::default(),
-            (false, false) if self.methods.is_none() => {
-                self.methods = Some(plain.into_iter().cloned().collect());
-            }
-            (true, true) => {}
-            _ => self.lost.push(word.to_owned()),
-        }
-    }
-
-    fn is_everything(&self) -> bool {
-        self.names.is_none()
-            && self.blocks.is_none()
-            && self.other.is_none()
-            && self.methods.is_none()
-            && self.tunnel.is_all()
-            && self.plain.is_all()
-    }
-
-    /// The rules for it: one, or one for tunnels and one for plain requests.
-    fn rules(&self, line: &Line, ports: impl Fn(&Ports) -> Option<Value>) -> Vec<Value> {
-        let rule = |which: &Ports, methods: Option<Value>| {
-            let file = line.file.rsplit('/').next().unwrap_or_default();
-            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            let file: String = file.chars().filter(|c| plain(*c)).take(50).collect();
-            let name = format!("{file}-{}", line.number);
-            let mut rule = json!({"name": name});
-            if let Some(names) = &self.names {
-                rule["hosts"] = json!(names);
-            }
-            if let Some(blocks) = &self.blocks {
-                rule["cidrs"] = json!(blocks);
-            }
-            if let Some(ports) = ports(which) {
-                rule["ports"] = ports;
-            }
-            if let Some(methods) = methods {
-                rule["methods"] = methods;
-            }
-            rule
+        let blocks = match (&self.blocks, &other.blocks) {
+            (Some(one), Some(other)) => Some(one.within(other)),
+            (one, other) => one.clone().or_else(|| other.clone()),
         };
-        if self.tunnel == self.plain && self.methods.is_none() {
-            return if self.plain.is_empty() { Vec::new() } else { vec![rule(&self.plain, None)] };
-        }
-        let mut rules = Vec::new();
-        if !self.tunnel.is_empty() {
-            rules.push(rule(&self.tunnel, Some(json!(["CONNECT"]))));
-        }
-        if !self.plain.is_empty() {
-            let methods = self.methods.as_ref().map_or_else(|| json!(PLAIN), |list| json!(list));
-            rules.push(rule(&self.plain, Some(methods)));
-        }
-        rules
+        Self { names, blocks }
+    }
+
+    fn touches(&self, other: &Self) -> bool {
+        let names = match (&self.names, &other.names) {
+            (Some(one), Some(other)) => one.touches(other),
+            _ => true,
+        };
+        let blocks = match (&self.blocks, &other.blocks) {
+            (Some(one), Some(other)) => !one.set.intersection(&other.set).is_empty(),
+            _ => true,
+        };
+        names && blocks
     }
 }
 
-struct Writer<'a> {
-    rules: Rules,
-    /// What lines like `deny !LIST` leave of what later ones allow.
-    limit: Option<Limit>,
-    notes: &'a mut Notes,
+/// What the tests of a line say together.
+#[derive(Default)]
+struct Condition {
+    /// Where all positive tests hold.
+    inside: Region,
+    /// Of negated tests.
+    outside: Region,
+    unknown: bool,
 }
 
-impl Writer<'_> {
-    /// Adds what the line allows; whether it allowed everything.
-    fn allow(&mut self, line: &Line, scope: &Scope) -> bool {
-        if !scope.lost.is_empty() || !scope.other.is_none() {
-            let lists = self.without_equal(scope);
-            self.notes
-                .narrower(line, format!("{lists} has no equal: what the line allows is denied"));
-            return false;
-        }
-        if scope.fit == Fit::Partly {
-            self.notes.narrower(
-                line,
-                "it is about some clients of a tenant only: what it allows is denied",
-            );
-            return false;
-        }
-        if let Some(users) = scope.users.as_ref().filter(|users| !users.is_empty()) {
-            let users = users.join(", ");
-            self.notes.wider(line, format!("every credential of the tenant may do what it allows to {users}: make them tenants"));
-        }
-        let limited = self.limited(scope);
-        let everything = scope.is_everything() && self.limit.is_none();
-        let nothing = limited.names.as_ref().is_some_and(Vec::is_empty)
-            || limited.blocks.as_ref().is_some_and(Vec::is_empty);
-        if nothing {
-            self.notes.narrower(line, "nothing it allows is among what an earlier line leaves");
-            return false;
-        }
-        self.rules.allow.extend(limited.rules(line, |ports| Some(json!(ports.words()))));
-        if everything {
-            let text = "addresses of this host, of private networks and of clouds' metadata stay closed: a rule with cidrs opens them";
-            self.notes.narrower(line, text);
-        }
-        everything
-    }
-
-    fn limited(&self, scope: &Scope) -> Scope {
-        let mut limited = scope.clone();
-        let Some(limit) = &self.limit else { return limited };
-        if let Some(allowed) = &limit.names {
-            limited.names = Some(match &scope.names {
-                None => allowed.clone(),
-                Some(names) => {
-                    names.iter().filter(|name| is_among(name, allowed)).cloned().collect()
+impl Condition {
+    fn of(tests: &[Test], acls: &Acls) -> Self {
+        let mut all = Self::default();
+        for test in tests {
+            let mut region = Region::default();
+            match &acls.at(test.acl).acl {
+                Acl::Names(names) => region.names = Some(Arc::clone(names)),
+                Acl::Destinations(networks) => {
+                    let written = Some(networks.written.clone());
+                    region.blocks = Some(Blocks { set: networks.set.clone(), written });
                 }
-            });
+                _ => all.unknown |= is_unknown(acls, test.acl),
+            }
+            if test.not {
+                all.leave_out(region);
+            } else {
+                all.inside = all.inside.within(&region);
+            }
         }
-        if let Some(allowed) = &limit.blocks {
-            let within = |block: &&IpNet| covers(allowed, std::slice::from_ref(*block));
-            limited.blocks = Some(match &scope.blocks {
-                None => allowed.clone(),
-                Some(blocks) => blocks.iter().filter(within).copied().collect(),
-            });
-        }
-        limited
+        all
     }
 
-    /// Adds what the line denies; whether it denied everything.
-    fn deny(&mut self, line: &Line, scope: &Scope) -> bool {
-        if !scope.lost.is_empty() || scope.users.is_some() {
-            let lists = self.without_equal(scope);
-            self.notes.wider(
-                line,
-                format!("{lists} has no equal: what the line denies may be let through"),
-            );
-            return false;
+    fn leave_out(&mut self, region: Region) {
+        if let Some(names) = region.names {
+            let known = self.outside.names.take();
+            let both = |known: Arc<NameSet>| Arc::new(known.union(&names));
+            self.outside.names = Some(known.map_or_else(|| Arc::clone(&names), both));
         }
-        if !scope.other.is_none() {
-            return self.leave(line, scope);
+        if let Some(blocks) = region.blocks {
+            let known = self.outside.blocks.take();
+            let both = |known: Blocks| Blocks::of(known.set.union(&blocks.set));
+            self.outside.blocks = Some(known.map_or_else(|| blocks.clone(), both));
         }
-        if scope.is_everything() && scope.fit == Fit::Yes {
-            return true;
-        }
-        if scope.fit == Fit::Partly {
-            self.notes
-                .narrower(line, "it is about some clients of a tenant; all of them are denied");
-        }
-        if !self.rules.allow.is_empty() {
-            self.notes
-                .narrower(line, "it comes after lines that allow; here it counts before them");
-        }
-        let bare = scope.names.is_none() && scope.blocks.is_none();
-        let ports = |ports: &Ports| (bare || !ports.is_all()).then(|| json!(ports.words()));
-        self.rules.deny.extend(scope.rules(line, ports));
-        false
-    }
-
-    /// `deny !LIST`: later lines allow what is in the list only.
-    fn leave(&mut self, line: &Line, scope: &Scope) -> bool {
-        let bare = Scope { other: Limit::default(), ..scope.clone() };
-        let both = scope.other.names.is_some() && scope.other.blocks.is_some();
-        if !bare.is_everything() || both || self.limit.is_some() {
-            let lists = self.without_equal(scope);
-            self.notes.wider(
-                line,
-                format!("{lists} has no equal here: what the line denies may be let through"),
-            );
-            return false;
-        }
-        if scope.fit == Fit::Partly {
-            self.notes
-                .narrower(line, "it is about some clients of a tenant; all of them are denied");
-        }
-        self.limit = Some(scope.other.clone());
-        false
-    }
-
-    fn without_equal(&self, scope: &Scope) -> String {
-        if scope.lost.is_empty() { "the combination".to_owned() } else { scope.lost.join(" ") }
     }
 }
 
-/// Whether a name, or all below `.name`, is in the list.
-fn is_among(name: &str, list: &[String]) -> bool {
-    list.iter().any(|entry| {
-        entry == name
-            || entry.strip_prefix('.').is_some_and(|suffix| {
-                let bare = name.trim_start_matches('.');
-                bare == suffix || bare.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.'))
-            })
-    })
+/// Turns lines about names and networks into rules, in the order of the lines.
+struct Translation {
+    rules: Vec<HostRule>,
+    /// What later lines may allow at most: one of these.
+    limits: Vec<Region>,
+    /// What later lines must not allow.
+    holes: Vec<(Region, usize)>,
+}
+
+impl Translation {
+    fn of(list: &HostList, acls: &Acls) -> Vec<HostRule> {
+        let mut translation =
+            Self { rules: Vec::new(), limits: vec![Region::default()], holes: Vec::new() };
+        for rule in &list.rules {
+            let condition = Condition::of(&rule.tests, acls);
+            // A line that cannot be judged neither allows nor denies here; the comparison with Squid reports it.
+            if condition.unknown {
+                continue;
+            }
+            if rule.allow {
+                translation.allow(&condition, rule.line);
+            } else {
+                translation.deny(condition, rule.line);
+            }
+        }
+        if list.last {
+            translation.allow(&Condition::default(), list.last_line);
+        }
+        translation.finish()
+    }
+
+    fn push(&mut self, allow: bool, region: Region, line: usize) {
+        if !region.is_nothing() {
+            self.rules.push(HostRule { allow, region, line });
+        }
+    }
+
+    fn allow(&mut self, condition: &Condition, line: usize) {
+        let mut holes = self.holes.clone();
+        let names = condition.outside.names.clone().map(|names| (Some(names), None));
+        let blocks = condition.outside.blocks.clone().map(|blocks| (None, Some(blocks)));
+        let own = names.into_iter().chain(blocks);
+        holes.extend(own.map(|(names, blocks)| (Region { names, blocks }, line)));
+        for limit in self.limits.clone() {
+            let mut region = condition.inside.within(&limit);
+            for (hole, line) in &holes {
+                self.cut(&mut region, hole, *line);
+            }
+            self.push(true, region, line);
+        }
+    }
+
+    /// Takes a hole out of what is allowed, or denies it beside that where a list cannot say it.
+    fn cut(&mut self, region: &mut Region, hole: &Region, line: usize) {
+        if !region.touches(hole) {
+            return;
+        }
+        match (&mut region.names, &mut region.blocks, &hole.names, &hole.blocks) {
+            (Some(names), _, Some(hole), None) => {
+                let (left, inner) = names.minus(hole);
+                *names = Arc::new(left);
+                let inner = Some(Arc::new(inner));
+                let region = Region { names: inner, blocks: region.blocks.clone() };
+                self.push(false, region, line);
+            }
+            (_, Some(blocks), None, Some(hole)) => {
+                *blocks = Blocks::of(blocks.set.minus(&hole.set))
+            }
+            _ => {
+                self.deny_literals(hole, line);
+                self.push(false, hole.within(region), line);
+            }
+        }
+    }
+
+    fn deny(&mut self, condition: Condition, line: usize) {
+        let Condition { mut inside, outside, .. } = condition;
+        let negated = outside.names.is_some() || outside.blocks.is_some();
+        if inside.names.is_none() && inside.blocks.is_none() && negated {
+            return self.limit(&outside);
+        }
+        if let (Some(names), Some(outside)) = (&mut inside.names, &outside.names) {
+            *names = Arc::new(names.minus(outside).0);
+        }
+        if let (Some(blocks), Some(outside)) = (&mut inside.blocks, &outside.blocks) {
+            *blocks = Blocks::of(blocks.set.minus(&outside.set));
+        }
+        let allowed = |rule: &HostRule| rule.allow && rule.region.touches(&inside);
+        if self.rules.iter().any(allowed) {
+            self.holes.push((inside, line));
+        } else {
+            self.deny_literals(&inside, line);
+            self.push(false, inside, line);
+        }
+    }
+
+    /// Addresses among names are asked for as such; a rule names them by block.
+    fn deny_literals(&mut self, region: &Region, line: usize) {
+        let Some(names) = region.names.as_ref().filter(|_| region.blocks.is_none()) else { return };
+        let set = AddressSet::of(names.literals.iter().map(|address| (*address, *address)));
+        let region = Region { names: None, blocks: Some(Blocks::of(set)) };
+        self.push(false, region, line);
+    }
+
+    /// `deny !LIST`: later lines allow what is in the list only; of several lists, what is in any of them.
+    fn limit(&mut self, outside: &Region) {
+        let names = outside.names.clone().map(|names| Region { names: Some(names), blocks: None });
+        let blocks =
+            outside.blocks.clone().map(|blocks| Region { names: None, blocks: Some(blocks) });
+        let alternatives: Vec<Region> = names.into_iter().chain(blocks).collect();
+        let both =
+            self.limits.iter().flat_map(|one| alternatives.iter().map(|two| one.within(two)));
+        let mut limits: Vec<Region> = both.collect();
+        limits.truncate(LIMITS);
+        self.limits = limits;
+    }
+
+    fn finish(mut self) -> Vec<HostRule> {
+        let is_everything = |rule: &HostRule| {
+            rule.allow && rule.region.names.is_none() && rule.region.blocks.is_none()
+        };
+        if self.rules.iter().any(is_everything) {
+            // Rules with networks stay: they open what is guarded.
+            self.rules
+                .retain(|rule| !rule.allow || rule.region.blocks.is_some() || is_everything(rule));
+        }
+        self.rules
+    }
 }

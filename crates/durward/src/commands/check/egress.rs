@@ -32,6 +32,9 @@ const NEAR: [&str; 14] = [
 /// Ports asked for there.
 const PORTS: [u16; 6] = [22, 80, 443, 3128, 6443, 10250];
 
+/// Names of a long list that are tried: its rule opens the same blocks for each.
+const LISTED_EXAMPLES: usize = 16;
+
 /// All proxies of all tenants.
 pub(crate) fn check(snapshot: &Snapshot) -> Category {
     let mut category = Category::new("egress");
@@ -127,6 +130,13 @@ fn opened<'p>(policy: &'p Policy, around: Surroundings<'_>) -> Vec<(&'p Rule, St
     rules.filter_map(|rule| Some((rule, opened_by(policy, rule, around)?))).collect()
 }
 
+/// Names the rule is for: each that is written, and the first of a long list.
+fn examples(rule: &Rule) -> Vec<Host> {
+    let listed = rule.lists.iter().flat_map(|list| list.examples().take(LISTED_EXAMPLES));
+    let listed = listed.filter_map(|name| Host::parse(&name).ok());
+    rule.hosts.iter().map(HostMatch::example).chain(listed).collect()
+}
+
 fn opened_by(policy: &Policy, rule: &Rule, around: Surroundings<'_>) -> Option<String> {
     let within = |address: &IpAddr| rule.blocks.iter().any(|block| block.contains(address));
     let near = NEAR.iter().filter_map(|text| text.parse().ok()).filter(within);
@@ -141,10 +151,9 @@ fn opened_by(policy: &Policy, rule: &Rule, around: Surroundings<'_>) -> Option<S
     };
     let guarded = near.chain(ends).filter(|address| guard::classify(*address).is_some());
     for address in guarded {
-        let hosts: Vec<Host> = match rule.hosts.as_slice() {
-            [] => vec![Host::Address(address.to_canonical())],
-            names => names.iter().map(HostMatch::example).collect(),
-        };
+        let named = !(rule.hosts.is_empty() && rule.lists.is_empty());
+        let hosts: Vec<Host> =
+            if named { examples(rule) } else { vec![Host::Address(address.to_canonical())] };
         for (host, port) in
             hosts.iter().flat_map(|host| ports.iter().map(move |port| (host, *port)))
         {

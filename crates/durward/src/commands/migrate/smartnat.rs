@@ -1,6 +1,4 @@
-//! SmartNat's Mapping objects as our documents, for a person to read and keep.
-//!
-//! Deliberately absent: asking a cluster; `kubectl get mappings,services,endpointslices -A -o yaml` does.
+//! SmartNat's Mapping objects as our documents, for a person to read and keep; `kubectl get mappings,services,endpointslices -A -o yaml` writes them.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -22,13 +20,20 @@ pub(super) fn migrate(arguments: &Migrate, texts: &[(String, String)]) -> Result
     };
     let migrated =
         smartnat::migrate(texts, options).map_err(|message| Failure::InvalidConfig { message })?;
-    hand_over(arguments, &migrated.documents)?;
+    hand_over(arguments, &migrated.documents, &[])?;
     let mut told = anstream::stderr();
     for note in &migrated.notes {
         writeln!(told, "note: {note}")?;
     }
+    for note in &migrated.left_out {
+        writeln!(told, "left out: {note}")?;
+    }
     let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from("FILE"));
     let mappings = count(migrated.mappings, "mapping");
     writeln!(told, "{mappings}; next: durward validate -c {}", out.display())?;
-    Ok(if migrated.mappings == 0 { Exit::InvalidConfig } else { Exit::Ok })
+    Ok(match (migrated.mappings, migrated.left_out.len()) {
+        (0, _) => Exit::InvalidConfig,
+        (_, 0) => Exit::Ok,
+        _ => Exit::FailedCheck,
+    })
 }
