@@ -8,11 +8,13 @@ mod exchange;
 mod fields;
 mod flow;
 mod forward;
+mod framing;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod h1;
 mod h2;
+mod linger;
 mod message;
 mod names;
 mod parse;

@@ -51,7 +51,7 @@ pub(crate) async fn carry(
             };
             match &relayed.ended {
                 Some(refusal) if relayed.from_upstream == 0 => lease.failed(refusal),
-                _ => lease.answered(200),
+                _ => lease.served(200),
             }
             (relayed, Some(lease), retries)
         }

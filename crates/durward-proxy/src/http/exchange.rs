@@ -198,12 +198,12 @@ async fn answer_here<'a, D: Downstream>(
     }
     watch.arm(Some(ANSWER), false);
     let request = &account.request;
-    answer.write(request, response);
+    answer.write(response);
     if let Some(rules) = account.response_rules() {
         forward::rewrite(&mut response.fields, rules);
     }
     account.status = answer.status;
-    let mut body = answer.body(response);
+    let mut body = answer.body(request);
     if down.head(request, response).is_err() {
         return Ended::Broken;
     }

@@ -92,7 +92,10 @@ pub(crate) trait Downstream: Source + Sink {
 /// An upstream's side of one exchange.
 pub(crate) trait Upstream: Source + Sink {
     /// Queues the request's head, and prepares for its body.
-    fn request(&mut self, request: &Request) -> io::Result<()>;
+    ///
+    /// # Errors
+    /// When the request cannot be expressed towards this upstream; nothing is sent then.
+    fn request(&mut self, request: &Request) -> Result<(), Refusal>;
     /// The next head of the response, 1xx or final.
     fn poll_head(
         &mut self,
@@ -115,8 +118,12 @@ pub(crate) enum HeadFault {
     Closed,
     /// The upstream says that it did nothing with the request.
     Refused,
+    /// The upstream ended the request with an error code of HTTP/2.
+    Reset(&'static str),
     /// What it sent is no head.
     Malformed(Refusal),
+    /// The request cannot be sent to this upstream.
+    Unfit(Refusal),
 }
 
 /// Which side a pump failed on.

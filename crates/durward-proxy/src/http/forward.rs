@@ -189,7 +189,8 @@ fn next_route<'a>(
 fn view<'r>(http: &Http, request: &'r Request, chain: &ProxyChain) -> RequestView<'r> {
     RequestView {
         host: request.host(),
-        path: request.path(),
+        // `OPTIONS *` concerns the whole server: the route of its root takes it.
+        path: if request.path() == "*" { "/" } else { request.path() },
         method: request.method(),
         client: client(http, chain).0.ip(),
         headers: &request.fields,
@@ -201,6 +202,9 @@ fn rewrite_target(request: &mut Request, route: &Route, forward: &Forward) {
         request.authority = request.fields.store(host.as_bytes());
     }
     let Some(replacement) = &forward.replace_prefix else { return };
+    if request.path() == "*" {
+        return;
+    }
     let matched = match &route.matches.path {
         PathMatch::Exact(path) | PathMatch::Prefix(path) => path.len(),
     };

@@ -3,8 +3,11 @@
 //! Frames are the `h2` crate's business. Deliberately absent: server push and priorities.
 
 pub(crate) mod client;
-mod convert;
+pub(super) mod convert;
 pub(crate) mod guard;
+mod hpack;
+mod huffman;
+mod inspect;
 pub(crate) mod server;
 mod websocket;
 mod wire;
@@ -18,6 +21,8 @@ use h2::{Reason, RecvStream, SendStream};
 
 use crate::http::fields::Fields;
 use crate::http::flow::{Filled, Source, SourceFault};
+use crate::http::h2::inspect::Findings;
+use crate::http::parse::Fault;
 use crate::http2::StreamAccount;
 
 pub(crate) use websocket::base64;
@@ -32,12 +37,26 @@ pub(crate) struct Body {
     taken: u64,
     limit: Option<u64>,
     account: Rc<StreamAccount>,
+    /// RST_STREAM with NO_ERROR follows a whole response: its server wants no more of the request (RFC 9113 §8.1).
+    ends_by_reset: bool,
+    /// The stream's number, and where faults of its trailers are noted.
+    findings: Option<(u32, Rc<Findings>)>,
 }
 
 impl Body {
     fn new(stream: RecvStream, limit: Option<u64>, account: Rc<StreamAccount>) -> Self {
         let ended = stream.is_end_stream();
-        Self { stream, chunk: Bytes::new(), trailers: None, ended, taken: 0, limit, account }
+        Self {
+            stream,
+            chunk: Bytes::new(),
+            trailers: None,
+            ended,
+            taken: 0,
+            limit,
+            account,
+            ends_by_reset: false,
+            findings: None,
+        }
     }
 
     fn release(&mut self, count: usize) {
@@ -45,6 +64,11 @@ impl Body {
         self.account.consumed(count);
         // Fails only when the stream is gone, and then the window does not matter.
         let _ = self.stream.flow_control().release_capacity(count);
+    }
+
+    fn is_whole(&self, error: &h2::Error) -> bool {
+        let clean = error.reason() == Some(Reason::NO_ERROR) && error.is_reset();
+        self.ends_by_reset && clean && error.is_remote()
     }
 
     fn is_read(&self) -> bool {
@@ -66,15 +90,30 @@ impl Source for Body {
                 return Poll::Ready(Ok(Filled::End));
             }
             if let Some(chunk) = ready!(self.stream.poll_data(cx)) {
-                self.chunk = chunk.map_err(|error| source_fault(&error))?;
-                self.account.chunk_taken();
+                match chunk {
+                    Ok(chunk) => {
+                        self.chunk = chunk;
+                        self.account.chunk_taken();
+                    }
+                    Err(error) if self.is_whole(&error) => self.ended = true,
+                    Err(error) => return Poll::Ready(Err(source_fault(&error))),
+                }
                 continue;
             }
             if let Some(trailers) =
                 ready!(self.stream.poll_trailers(cx)).map_err(|error| source_fault(&error))?
             {
-                self.trailers = Some(Box::new(convert::trailers(&trailers)));
                 self.account.heads_taken();
+                let noted = self.findings.as_ref().and_then(|(id, findings)| findings.take(*id));
+                if let Some(fault) = noted {
+                    let detail = match fault {
+                        Fault::Malformed(detail) => detail,
+                        _ => "trailers too large",
+                    };
+                    return Poll::Ready(Err(SourceFault::Malformed(detail)));
+                }
+                let trailers = convert::trailers(&trailers).map_err(SourceFault::Malformed)?;
+                self.trailers = Some(Box::new(trailers));
             }
             self.ended = true;
         }

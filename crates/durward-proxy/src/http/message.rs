@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 
 use crate::http::fields::{Fields, Span};
+use crate::http::framing::Content;
 
 /// The version of HTTP a message came in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,11 +56,15 @@ pub(crate) enum Upgrade {
     Extended(Span),
 }
 
-#[cfg(any(test, feature = "fuzzing"))]
 impl Upgrade {
-    /// Whether there is one.
-    pub(crate) fn is_some(self) -> bool {
-        self != Self::None
+    /// Reports whether the request asks for no other protocol.
+    pub(crate) fn is_none(self) -> bool {
+        self == Self::None
+    }
+
+    /// Reports whether the request is an extended CONNECT.
+    pub(crate) fn is_extended(self) -> bool {
+        matches!(self, Self::Extended(_))
     }
 }
 
@@ -156,9 +161,8 @@ pub(crate) struct Response {
     /// The reason phrase; may be empty.
     pub(crate) reason: Span,
     pub(crate) version: Version,
-    pub(crate) framing: Framing,
-    /// The length named in a response that has no body (to HEAD, or 304).
-    pub(crate) named_length: Option<u64>,
+    /// What its sender says of its content.
+    pub(crate) content: Content,
     /// The sender will close, or the end of the message cannot be known otherwise.
     pub(crate) close: bool,
     /// The protocol of a 101.

@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use crate::http::fields::Fields;
 use crate::http::flow::{Filled, Source, SourceFault};
-use crate::http::message::{Framing, Request, Response, Version};
+use crate::http::framing::{Content, Kind, is_empty};
+use crate::http::message::{Request, Response, Version};
 use crate::http::names::Known;
 use crate::refusal::Refusal;
 
@@ -109,7 +110,7 @@ impl Answer {
     }
 
     /// The head.
-    pub(crate) fn write(&self, request: &Request, response: &mut Response) {
+    pub(crate) fn write(&self, response: &mut Response) {
         response.clear();
         response.status = self.status;
         response.version = Version::Http11;
@@ -122,21 +123,18 @@ impl Answer {
         for (name, value) in &self.fields {
             fields.append(name.as_bytes(), value.as_bytes());
         }
-        let length = self.body.len() as u64;
-        let bodiless = matches!(self.status, 100..200 | 204 | 304);
-        if request.method() == "HEAD" || bodiless {
-            response.framing = Framing::None;
-            response.named_length = (!bodiless).then_some(length);
-        } else {
-            response.framing = Framing::Length(length);
-        }
+        // The length of a 304 would be that of another response.
+        response.content = match self.status {
+            304 => Content::Empty,
+            _ => Content::Length(self.body.len() as u64),
+        };
     }
 
-    /// The body, unless the head says there is none.
-    pub(crate) fn body(&self, response: &Response) -> Fixed {
-        match response.framing {
-            Framing::None => Fixed(Bytes::new()),
-            _ => Fixed(self.body.clone()),
+    /// The body, unless the response to `request` has none.
+    pub(crate) fn body(&self, request: &Request) -> Fixed {
+        match is_empty(Kind::of(request), self.status) {
+            true => Fixed(Bytes::new()),
+            false => Fixed(self.body.clone()),
         }
     }
 }

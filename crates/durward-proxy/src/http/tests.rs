@@ -4,10 +4,15 @@
 
 mod bodies;
 mod exchange;
+mod failing;
 mod forwarding;
+mod framing;
 mod heads;
 mod http2;
+mod lingering;
 mod malformed;
+mod odd;
+mod programs;
 mod requests;
 mod retries;
 mod support;

@@ -50,13 +50,23 @@ impl Lease {
         self.stream.as_ref().map(|stream| (stream.accounts(), stream.window()))
     }
 
-    /// The upstream answered. 502, 503 and 504 count as failures of the endpoint, everything else as success.
+    /// Counts a response's head: 502, 503 and 504 are failures of the endpoint. The rest of the response decides about all others.
     pub(crate) fn answered(&self, status: u16) {
-        if matches!(status, 502..=504) {
+        if is_failure(status) {
             self.load.failure();
-        } else {
+        }
+    }
+
+    /// Counts a response that the upstream did not break off: a success of the endpoint, unless its status says otherwise.
+    pub(crate) fn served(&self, status: u16) {
+        if !is_failure(status) {
             self.load.runtime().success(self.load.at);
         }
+    }
+
+    /// Counts a request that the endpoint refused unseen and that was not sent anywhere else.
+    pub(crate) fn refused(&self) {
+        self.load.failure();
     }
 
     /// The exchange ended in a refusal. What the client did, and a pooled connection that was closed meanwhile, are not held against
@@ -109,6 +119,10 @@ impl Lease {
             Pools::push(&self.load.core, io, ticket, keep, timeout);
         }
     }
+}
+
+fn is_failure(status: u16) -> bool {
+    matches!(status, 502..=504)
 }
 
 /// One request or connection counted at an endpoint.

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use durward_model::egress::Asked;
 use durward_model::route::Forward;
-use durward_model::upstream::UpstreamIndex;
+use durward_model::upstream::{UpstreamIndex, UpstreamProtocol};
 
 use crate::forward::gate::Cleared;
 use crate::forward::reach;
@@ -23,6 +23,7 @@ use crate::http::flow::{Downstream, Sink, Upstream};
 use crate::http::forward::{client, rewrite};
 use crate::http::h1::Conn;
 use crate::http::h2::client::Up;
+use crate::http::h2::convert::unfit;
 use crate::http::h2::websocket_key;
 use crate::http::message::{PooledResponse, Upgrade, Version};
 use crate::http::names::Known;
@@ -62,6 +63,11 @@ pub(super) async fn forward<'a, D: Downstream>(
         Way::Upstream(forward, index) => (&tenant.upstreams[index.0], forward.timeout.or(whole)),
         Way::Outside(..) => (&tenant.outside, whole),
     };
+    if runtime.upstream.protocol == UpstreamProtocol::Http2
+        && let Some(detail) = unfit(&account.request)
+    {
+        return Err(Refusal::BadRequest { detail }.into());
+    }
     runtime.count_request();
     let clock = Clock { watch, end: limit.map(|limit| account.began() + limit) };
     let mut tries = Tries::new(runtime);
@@ -92,6 +98,9 @@ pub(super) async fn forward<'a, D: Downstream>(
         };
         let retry = !failure.begun && !down.consumed() && tries.allow(account, &failure);
         if !retry {
+            if let Some(lease) = &failure.refused_by {
+                lease.refused();
+            }
             return Err(failure.into_stop());
         }
         account.retries += 1;
@@ -274,10 +283,14 @@ impl<'a> Attempt<'_, 'a> {
         let mut up = Up::new(send, streams, lease.upstream().upstream.tls.is_some());
         let turn = self.exchange(down, &mut up, &mut lease, tries).await;
         self.count_traffic(&up);
-        match turn? {
-            Turn::Complete { read: true } => Ok(Ended::Complete),
-            Turn::Complete { read: false } => Ok(Ended::Unread),
-            Turn::Switched => Ok(Ended::Broken),
+        match turn {
+            Ok(Turn::Complete { read: true }) => Ok(Ended::Complete),
+            Ok(Turn::Complete { read: false }) => Ok(Ended::Unread),
+            Ok(Turn::Switched) => Ok(Ended::Broken),
+            Err(mut failure) => {
+                failure.refused_by = failure.unsent.then_some(lease);
+                Err(failure)
+            }
         }
     }
 
@@ -311,7 +324,8 @@ impl<'a> Attempt<'_, 'a> {
         if let Some(upstream) = &mut self.account.upstream {
             upstream.first_byte = Some(sent.elapsed());
         }
-        lease.answered(self.response.status);
+        let status = self.response.status;
+        lease.answered(status);
         if bound::wants(self.response) {
             lease.bind_connection();
         }
@@ -332,11 +346,16 @@ impl<'a> Attempt<'_, 'a> {
             Err(refusal) => Err(refusal),
         };
         match passed {
-            Ok(turn) => Ok(turn),
+            Ok(turn) => {
+                lease.served(status);
+                Ok(turn)
+            }
             Err(refusal) => {
                 let failure = Failure::after_head(refusal);
                 if failure.upstream_is_to_blame() {
                     lease.failed(&failure.refusal);
+                } else {
+                    lease.served(status);
                 }
                 Err(failure)
             }
@@ -344,7 +363,7 @@ impl<'a> Attempt<'_, 'a> {
     }
 
     fn apply_rules(&mut self) {
-        if self.response.status == 101 && self.account.request.upgrade != Upgrade::None {
+        if self.response.status == 101 && !self.account.request.upgrade.is_none() {
             return;
         }
         if self.account.passage.is_some() {

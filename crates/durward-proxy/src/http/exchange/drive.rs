@@ -7,7 +7,9 @@ use std::task::{Context, Poll};
 
 use crate::http::Http;
 use crate::http::exchange::{Clock, Stop};
-use crate::http::flow::{Downstream, HeadFault, Pump, PumpFault, SourceFault, Upstream};
+use crate::http::fields::list;
+use crate::http::flow::{Downstream, Filled, HeadFault, Pump, PumpFault, SourceFault, Upstream};
+use crate::http::framing::{Kind, is_empty};
 use crate::http::h2::websocket_accepts;
 use crate::http::message::{Request, Response, Upgrade, Version};
 use crate::http::names::Known;
@@ -42,6 +44,8 @@ pub(super) struct Failure {
     pub(super) stale: bool,
     /// The budget has paid for another try.
     pub(super) granted: bool,
+    /// The hold on an upstream that refused the request unseen: that counts against it once nobody else is asked.
+    pub(super) refused_by: Option<Lease>,
 }
 
 impl Failure {
@@ -73,7 +77,16 @@ impl Failure {
     /// The response broke off.
     pub(super) fn after_head(refusal: Refusal) -> Self {
         let (retriable, unsent, unconnected, stale, granted) = (false, false, false, false, false);
-        Self { refusal, begun: true, retriable, unsent, unconnected, stale, granted }
+        Self {
+            refusal,
+            begun: true,
+            retriable,
+            unsent,
+            unconnected,
+            stale,
+            granted,
+            refused_by: None,
+        }
     }
 
     pub(super) fn upstream_is_to_blame(&self) -> bool {
@@ -101,6 +114,10 @@ pub(super) struct Drive<'t, D, U> {
     /// What follows the request's head waits for the upgrade to be granted.
     held: bool,
     interim: bool,
+    /// The response ends with its head: nothing may follow.
+    bare: bool,
+    /// It names a length that is not its own.
+    foreign_length: bool,
     /// How many interim responses came.
     interims: u32,
     /// Memory for bytes that wait because a side does not take them.
@@ -114,17 +131,35 @@ pub(super) enum Snag {
     ClientWrite,
     UpstreamClosed,
     UpstreamRefused,
+    /// It ended the request with an error code.
+    UpstreamReset(&'static str),
     Upstream(SourceFault),
     Malformed(Refusal),
     Memory,
+    /// The request cannot be sent to this upstream, whose fault that is not.
+    Unfit(Refusal),
 }
 
 impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
     pub(super) fn new(http: &'t Http, clock: Clock<'t>, down: &'t mut D, up: &'t mut U) -> Self {
         let (upload, download) = (Pump::default(), Pump::default());
         let (refused, held, interim, interims) = (false, false, false, 0);
-        let waiting = None;
-        Self { http, clock, down, up, upload, download, refused, held, interim, interims, waiting }
+        let (bare, foreign_length) = (false, false);
+        Self {
+            http,
+            clock,
+            down,
+            up,
+            upload,
+            download,
+            refused,
+            held,
+            interim,
+            bare,
+            foreign_length,
+            interims,
+            waiting: None,
+        }
     }
 
     pub(super) fn has_consumed(&self) -> bool {
@@ -137,8 +172,8 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         request: &Request,
         response: &mut Response,
     ) -> Result<(), Snagged> {
-        if self.up.request(request).is_err() {
-            return Err(Snagged::Snag(Snag::UpstreamClosed));
+        if let Err(refusal) = self.up.request(request) {
+            return Err(Snagged::Snag(Snag::Unfit(refusal)));
         }
         self.held = self.up.holds_upgrades() && matches!(request.upgrade, Upgrade::Extended(_));
         let timeouts = &self.http.limits().timeouts;
@@ -182,6 +217,12 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
                 }
                 Poll::Ready(Err(HeadFault::Refused)) => {
                     return Poll::Ready(Err(Snag::UpstreamRefused));
+                }
+                Poll::Ready(Err(HeadFault::Reset(detail))) => {
+                    return Poll::Ready(Err(Snag::UpstreamReset(detail)));
+                }
+                Poll::Ready(Err(HeadFault::Unfit(refusal))) => {
+                    return Poll::Ready(Err(Snag::Unfit(refusal)));
                 }
                 Poll::Ready(Err(HeadFault::Malformed(refusal))) => {
                     return Poll::Ready(Err(Snag::Malformed(refusal)));
@@ -230,13 +271,21 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
     }
 
     fn check_switch(&self, request: &Request, response: &Response) -> Result<(), Snag> {
+        if request.upgrade.is_extended() && self.up.holds_upgrades() && response.status < 300 {
+            // To the client a 2xx would say that the tunnel stands.
+            let detail = "2xx to a protocol that was not granted";
+            if response.status != 101 {
+                return Err(Snag::Malformed(Refusal::BadResponse { detail }));
+            }
+        }
         let Some(answered) = response.upgrade else { return Ok(()) };
         let (Upgrade::Token(asked) | Upgrade::Extended(asked)) = request.upgrade else {
             return Ok(());
         };
         let (asked, answered) = (request.fields.bytes(asked), response.fields.bytes(answered));
         let malformed = |detail| Err(Snag::Malformed(Refusal::BadResponse { detail }));
-        if !asked.eq_ignore_ascii_case(answered) {
+        let offered = |name: &[u8]| list(asked).any(|asked| asked.eq_ignore_ascii_case(name));
+        if list(answered).next().is_none() || !list(answered).all(offered) {
             return malformed("101 to a protocol that was not asked for");
         }
         if let Upgrade::Extended(_) = request.upgrade {
@@ -255,6 +304,10 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         request: &Request,
         response: &Response,
     ) -> Result<(), Refusal> {
+        self.bare = response.status != 101
+            && !request.upgrade.is_extended()
+            && is_empty(Kind::of(request), response.status);
+        self.foreign_length = self.bare && request.method() != "HEAD";
         self.down.head(request, response).map_err(|_| Refusal::ClientClosed)
     }
 
@@ -278,10 +331,23 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         }
     }
 
+    /// Ends the request before bytes go both ways: an upstream may grant the protocol while content is still on its way.
     async fn switch(&mut self) -> Result<Turn, Refusal> {
-        match self.clock.watch.guard(poll_fn(|cx| self.down.poll_flush(cx))).await {
+        let switched = self.clock.watch.guard(poll_fn(|cx| {
+            if let Err(snag) = self.poll_upload(cx) {
+                return Poll::Ready(Err(snag));
+            }
+            let flushed = self.down.poll_flush(cx).map_err(|_| Snag::ClientWrite)?;
+            match (self.refused, self.upload.is_done()) {
+                (true, _) => Poll::Ready(Err(Snag::UpstreamClosed)),
+                (false, true) => flushed.map(Ok),
+                (false, false) => Poll::Pending,
+            }
+        }));
+        match switched.await {
             Ok(Ok(())) => Ok(Turn::Switched),
-            Ok(Err(_)) | Err(_) => Err(Refusal::ClientClosed),
+            Ok(Err(snag)) => Err(self.reason(snag, None)),
+            Err(_) => Err(Refusal::ClientClosed),
         }
     }
 
@@ -289,7 +355,11 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         let before = self.upload.moved + self.download.moved;
         let (usage, limits) = (&self.http.view.tenant().usage, self.http.limits());
         let meter = |bytes| usage.bandwidth_out(limits, bytes);
-        match self.download.poll(cx, self.up, self.down, &meter) {
+        let downloaded = match self.bare {
+            true => self.poll_bare_end(cx),
+            false => self.download.poll(cx, self.up, self.down, &meter),
+        };
+        match downloaded {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
             Poll::Ready(Err(PumpFault::Source(fault))) => {
                 // The client gets what came before it broke off, as far as it takes it at once.
@@ -309,6 +379,31 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         self.hold_waiting().map_or_else(|snag| Poll::Ready(Err(snag)), |()| Poll::Pending)
     }
 
+    /// Waits for the end of a response without content. HTTP/2 may send that end in a frame of its own, after the head.
+    fn poll_bare_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpFault>> {
+        match self.up.poll_fill(cx) {
+            Poll::Ready(Ok(Filled::End)) => self.finish_bare(cx),
+            // The length of a 304 is not that of its own content, but `h2` takes it for that.
+            Poll::Ready(Err(SourceFault::Malformed(_))) if self.foreign_length => {
+                self.finish_bare(cx)
+            }
+            Poll::Ready(Ok(Filled::Data)) => {
+                let fault = SourceFault::Malformed("content in a response that has none");
+                Poll::Ready(Err(PumpFault::Source(fault)))
+            }
+            Poll::Ready(Err(fault)) => Poll::Ready(Err(PumpFault::Source(fault))),
+            Poll::Pending => {
+                let _ = self.down.poll_flush(cx).map_err(|_| PumpFault::Sink)?;
+                Poll::Pending
+            }
+        }
+    }
+
+    fn finish_bare(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpFault>> {
+        self.down.finish(None).map_err(|_| PumpFault::Sink)?;
+        self.down.poll_flush(cx).map_err(|_| PumpFault::Sink)
+    }
+
     /// What a failed wait for the head means.
     pub(super) fn failure(&self, snagged: Snagged, lease: &Lease) -> Failure {
         let snag = match snagged {
@@ -320,9 +415,11 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         let begun =
             matches!(snag, Snag::Gone | Snag::ClientWrite | Snag::Client(SourceFault::Closed));
         let unsent = matches!(snag, Snag::UpstreamRefused);
-        let retriable = unsent
-            || (matches!(snag, Snag::UpstreamClosed) && self.interims == 0 && self.up.is_silent());
-        let stale = retriable && lease.reused;
+        let silent = self.interims == 0 && self.up.is_silent();
+        let ended = matches!(snag, Snag::UpstreamClosed | Snag::UpstreamReset(_));
+        let retriable = unsent || (ended && silent);
+        // Who answers with an error code was there: its connection did not just lie idle too long.
+        let stale = retriable && lease.reused && !matches!(snag, Snag::UpstreamReset(_));
         let refusal = self.reason(snag, Some(lease));
         Failure { begun, retriable, unsent, stale, ..Failure::after_head(refusal) }
     }
@@ -334,7 +431,8 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
             Snag::Client(SourceFault::Closed) | Snag::Gone | Snag::ClientWrite => {
                 Refusal::ClientClosed
             }
-            Snag::Malformed(refusal) => refusal,
+            Snag::Malformed(refusal) | Snag::Unfit(refusal) => refusal,
+            Snag::UpstreamReset(detail) => Refusal::BadResponse { detail },
             Snag::Memory => Refusal::Memory,
             Snag::Upstream(SourceFault::Malformed(detail)) => Refusal::BadResponse { detail },
             Snag::UpstreamClosed | Snag::UpstreamRefused | Snag::Upstream(_) => match lease {

@@ -18,8 +18,9 @@ use crate::http::exchange::switch::Switched;
 use crate::http::exchange::{Account, Clock, Ended, Stop, tunnel};
 use crate::http::flow::{Downstream, Sink};
 use crate::http::forward;
+use crate::http::framing::Content;
 use crate::http::h1::Conn;
-use crate::http::message::{Framing, PooledResponse, Request, Upgrade, Version};
+use crate::http::message::{PooledResponse, Request, Version};
 use crate::http::names::Known;
 use crate::metrics::Counter;
 use crate::refusal::Refusal;
@@ -53,7 +54,7 @@ pub(super) async fn serve<'a, D: Downstream>(
         account.request.keep_alive = false;
     }
     let mut passage = account.passage.take().ok_or(Refusal::NoRoute)?;
-    if service.policy.sni_must_match && account.request.upgrade != Upgrade::None {
+    if service.policy.sni_must_match && !account.request.upgrade.is_none() {
         passage.rule = sni::RULE.into();
         account.passage = Some(passage);
         let contact = service.policy.contact.clone();
@@ -85,7 +86,7 @@ pub(super) async fn serve<'a, D: Downstream>(
 
 /// A CONNECT that asks for another protocol (RFC 8441) is a plain request by another name.
 fn is_tunnel(request: &Request) -> bool {
-    request.method() == "CONNECT" && request.upgrade == Upgrade::None
+    request.method() == "CONNECT" && request.upgrade.is_none()
 }
 
 impl Visitor<'_> {
@@ -100,10 +101,8 @@ impl Visitor<'_> {
             forward::name_destination(http, &mut account.request);
         }
         let request = &account.request;
-        passage.method = match request.upgrade {
-            Upgrade::Extended(_) => "GET".to_owned(),
-            _ => request.method().to_owned(),
-        };
+        let extended = request.upgrade.is_extended();
+        passage.method = if extended { "GET" } else { request.method() }.to_owned();
         passage.host = request.host().to_ascii_lowercase();
         let target = match handed_over {
             Some(destination) => meant(request, destination),
@@ -205,7 +204,7 @@ impl Visitor<'_> {
         response.clear();
         response.status = 200;
         response.version = Version::Http11;
-        response.framing = Framing::None;
+        response.content = Content::Empty;
         response.reason = response.fields.store(b"Connection established");
         account.status = 200;
         account.request.keep_alive = true;
@@ -238,6 +237,7 @@ fn target(request: &Request, tunnel: bool) -> Result<(Host, u16), Refusal> {
     }
     let authority = request.fields.text(request.authority);
     let port = match authority.rsplit_once(':') {
+        Some((_, "")) => 80,
         Some((_, port)) if !port.ends_with(']') => port.parse().unwrap_or(0),
         _ => 80,
     };

@@ -7,14 +7,15 @@ use std::task::{Context, Poll, ready};
 
 use crate::http::body::Decoder;
 use crate::http::flow::{HeadFault, Upstream};
+use crate::http::framing::{self, Kind};
 use crate::http::h1::{Conn, write};
-use crate::http::message::{Framing, Request, Response, Upgrade, Version};
+use crate::http::message::{Framing, Request, Response, Version};
 use crate::http::parse::{Asked, Fault, Parsed, Progress, parse_response};
+use crate::refusal::Refusal;
 
 impl Upstream for Conn {
-    fn request(&mut self, request: &Request) -> io::Result<()> {
-        let framing =
-            if request.upgrade == Upgrade::None { request.framing } else { Framing::None };
+    fn request(&mut self, request: &Request) -> Result<(), Refusal> {
+        let framing = if request.upgrade.is_extended() { Framing::None } else { request.framing };
         self.output.begin(framing, |out| write::request(out, request));
         Ok(())
     }
@@ -25,8 +26,10 @@ impl Upstream for Conn {
         request: &Request,
         response: &mut Response,
     ) -> Poll<Result<(), HeadFault>> {
-        let asked =
-            Asked { head: request.method() == "HEAD", upgrade: request.upgrade != Upgrade::None };
+        // An extended CONNECT is a GET here.
+        let extended = request.upgrade.is_extended();
+        let kind = if extended { Kind::Other } else { Kind::of(request) };
+        let asked = Asked { kind, upgrade: !request.upgrade.is_none() };
         loop {
             if !self.input.buffer.is_empty() {
                 let input = self.input.buffer.filled();
@@ -35,7 +38,8 @@ impl Upstream for Conn {
                 if let Parsed::Head(length) = parsed {
                     self.input.buffer.consume(length);
                     self.progress = Progress::default();
-                    self.expect_body(response.framing, None);
+                    let framing = framing::incoming(kind, response.status, response.content);
+                    self.expect_body(framing, None);
                     return Poll::Ready(Ok(()));
                 }
             }

@@ -72,6 +72,11 @@ impl Output {
         self.encoding == Encoding::None
     }
 
+    /// Reports whether at least one message went out, and all of it.
+    pub(super) fn is_finished(&self) -> bool {
+        self.sent > 0 && self.is_empty() && self.is_complete()
+    }
+
     /// Whether a body is under way whose end is the connection's.
     pub(super) fn is_raw(&self) -> bool {
         self.encoding == Encoding::Raw

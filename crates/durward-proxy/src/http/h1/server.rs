@@ -16,7 +16,9 @@ use crate::http::Http;
 use crate::http::buffer::SIZE;
 use crate::http::exchange::{self, Ended};
 use crate::http::flow::Downstream;
+use crate::http::framing::{Kind, outgoing};
 use crate::http::h1::{Conn, write};
+use crate::http::linger::discard;
 use crate::http::message::{Framing, PooledRequest, Request, Response};
 use crate::http::parse::{Fault, HeadLimits, Parsed, Progress, parse_request};
 use crate::io::Io;
@@ -30,8 +32,8 @@ const LITTLE: usize = 4 * 1024;
 const LINE: usize = 16 * 1024;
 /// How HTTP/2 begins without TLS (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
-/// How long, and for how many bytes, a client is listened to after its last response, so that it gets to read it.
-const LINGER: (Duration, u64) = (Duration::from_secs(2), 1024 * 1024);
+/// How long a client may take to take the end of its connection.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// How long an idle connection waits for one more request when its core drains.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
@@ -88,11 +90,14 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
             Ended::Complete if !conn.close => {}
             Ended::Complete => break,
             Ended::Unread => {
-                linger(watch, &mut conn).await;
+                Box::pin(linger(&http, watch, &mut conn)).await;
                 return Served::Closed;
             }
             Ended::Broken => {
-                if conn.output.is_raw() {
+                if conn.output.is_finished() {
+                    // The response is whole; what broke came after it.
+                    Box::pin(linger(&http, watch, &mut conn)).await;
+                } else if conn.output.is_raw() {
                     cut(&conn.io);
                 }
                 return Served::Closed;
@@ -116,7 +121,7 @@ async fn turn_away(
     (request, refusal, status): (PooledRequest, Refusal, Option<u16>),
 ) -> Served {
     exchange::refuse(http, watch, &mut conn, request, refusal, status).await;
-    linger(watch, &mut conn).await;
+    linger(http, watch, &mut conn).await;
     Served::Closed
 }
 
@@ -196,27 +201,22 @@ fn refused(fault: Fault) -> Next {
 
 /// Closes politely: everything was sent, nothing is expected.
 async fn close(watch: &Watch, conn: &mut Conn) {
-    watch.arm(Some(LINGER.0), false);
+    watch.arm(Some(GOODBYE), false);
     let _ = watch.guard(poll_fn(|cx| Pin::new(&mut conn.io).poll_shutdown(cx))).await;
 }
 
 /// Closes one direction and reads the other for a while: an answer that meets unread bytes would be lost to a reset.
-async fn linger(watch: &Watch, conn: &mut Conn) {
-    watch.arm(Some(LINGER.0), false);
-    let waited = watch.guard(async {
-        poll_fn(|cx| Pin::new(&mut conn.io).poll_shutdown(cx)).await?;
-        let mut left = LINGER.1;
-        loop {
-            let held = conn.input.buffer.filled().len();
-            conn.input.buffer.consume(held);
-            let count = poll_fn(|cx| conn.poll_receive(cx)).await? as u64;
-            if count == 0 || count >= left {
-                return io::Result::Ok(());
-            }
-            left -= count;
-        }
-    });
-    let _ = waited.await;
+async fn linger(http: &Http, watch: &Watch, conn: &mut Conn) {
+    close(watch, conn).await;
+    let received = |cx: &mut Context<'_>| {
+        let held = conn.input.buffer.filled().len();
+        conn.input.buffer.consume(held);
+        conn.poll_receive(cx).map(|received| match received {
+            Ok(0) | Err(_) => None,
+            Ok(count) => Some(count as u64),
+        })
+    };
+    discard(http, watch, received).await;
 }
 
 /// Ends a connection with a reset, so that a message that ends with it cannot be taken for complete.
@@ -240,11 +240,12 @@ impl Downstream for Conn {
     }
 
     fn head(&mut self, request: &Request, response: &Response) -> io::Result<()> {
-        let framing = write::response_framing(request, response);
+        let sent = outgoing(Kind::of(request), response.status, request.version, response.content);
         let unread = !self.is_read() && (request.expects_continue || response.status >= 300);
-        self.close |= unread || !request.keep_alive || framing == Framing::UntilClose;
+        self.close |= unread || !request.keep_alive || sent.framing == Framing::UntilClose;
         let close = self.close;
-        self.output.begin(framing, |out| write::response(out, request, response, framing, close));
+        let write = |out: &mut Vec<u8>| write::response(out, request, response, sent, close);
+        self.output.begin(sent.framing, write);
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 
 use std::io::Write;
 
+use crate::http::framing::{Outgoing, names_empty_content};
 use crate::http::message::{Framing, Request, Response, Upgrade, Version};
 use crate::http::names::Known;
 use crate::http::parse::is_value;
@@ -42,7 +43,10 @@ pub(crate) fn request(out: &mut Vec<u8>, request: &Request) {
         field(out, line.name, line.value);
     }
     match request.framing {
-        _ if request.upgrade != Upgrade::None => {}
+        _ if request.upgrade.is_extended() => {}
+        Framing::None if request.upgrade.is_none() && names_empty_content(request.method()) => {
+            content_length(out, 0);
+        }
         Framing::None => {}
         Framing::Length(length) => content_length(out, length),
         Framing::Chunked | Framing::UntilClose => {
@@ -94,38 +98,22 @@ pub(crate) fn interim(out: &mut Vec<u8>, response: &Response) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// How the body of `response` is framed towards the client of `request`.
-pub(crate) fn response_framing(request: &Request, response: &Response) -> Framing {
-    match response.framing {
-        Framing::Chunked | Framing::UntilClose if request.version == Version::Http10 => {
-            Framing::UntilClose
-        }
-        Framing::UntilClose => Framing::Chunked,
-        framing => framing,
-    }
-}
-
 /// A final response's head; `close` says that the connection ends with it.
 pub(crate) fn response(
     out: &mut Vec<u8>,
     request: &Request,
     response: &Response,
-    framing: Framing,
+    sent: Outgoing,
     close: bool,
 ) {
     status_line(out, response);
     for line in response.fields.iter().filter(|line| line.known != Known::Connection) {
         field(out, line.name, line.value);
     }
-    let bodiless = response.status == 204 || response.status < 200;
-    match framing {
-        Framing::Length(length) if !bodiless => content_length(out, length),
-        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-        _ => {
-            if let Some(length) = response.named_length {
-                content_length(out, length);
-            }
-        }
+    if let Some(length) = sent.length {
+        content_length(out, length);
+    } else if sent.framing == Framing::Chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
     if let Some(token) = response.upgrade {
         field(out, b"Upgrade", response.fields.bytes(token));

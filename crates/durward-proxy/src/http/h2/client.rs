@@ -14,7 +14,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use crate::http::fields::Fields;
 use crate::http::flow::{Filled, HeadFault, Sink, Source, SourceFault, Upstream};
 use crate::http::h2::{Body, Outlet, convert, to_io};
-use crate::http::message::{Request, Response, Upgrade};
+use crate::http::message::{Request, Response};
 use crate::http2::{StreamAccount, Streams};
 use crate::refusal::Refusal;
 
@@ -113,22 +113,49 @@ fn head_fault(error: &h2::Error) -> HeadFault {
         Some(Reason::REFUSED_STREAM) if error.is_remote() => HeadFault::Refused,
         // A GOAWAY in good order ends only the streams that the upstream did not look at.
         Some(Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => HeadFault::Refused,
+        Some(reason) if error.is_remote() => HeadFault::Reset(ended_by(reason)),
         // The codec's own: a rule of the protocol or a bound on heads is broken.
         Some(_) if error.is_library() => {
             HeadFault::Malformed(Refusal::BadResponse { detail: "HTTP/2 protocol error" })
         }
-        _ => HeadFault::Closed,
+        _ if error.is_io() => HeadFault::Closed,
+        // The crate itself will not send it.
+        None => HeadFault::Unfit(unfit("request that HTTP/2 cannot carry")),
+        Some(_) => HeadFault::Closed,
     }
 }
 
+/// Names the error code of RST_STREAM or GOAWAY with which an upstream ended a request.
+fn ended_by(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NO_ERROR => "stream reset before the response: NO_ERROR",
+        Reason::PROTOCOL_ERROR => "stream reset before the response: PROTOCOL_ERROR",
+        Reason::INTERNAL_ERROR => "stream reset before the response: INTERNAL_ERROR",
+        Reason::FLOW_CONTROL_ERROR => "stream reset before the response: FLOW_CONTROL_ERROR",
+        Reason::STREAM_CLOSED => "stream reset before the response: STREAM_CLOSED",
+        Reason::FRAME_SIZE_ERROR => "stream reset before the response: FRAME_SIZE_ERROR",
+        Reason::CANCEL => "stream reset before the response: CANCEL",
+        Reason::COMPRESSION_ERROR => "stream reset before the response: COMPRESSION_ERROR",
+        Reason::CONNECT_ERROR => "stream reset before the response: CONNECT_ERROR",
+        Reason::ENHANCE_YOUR_CALM => "stream reset before the response: ENHANCE_YOUR_CALM",
+        Reason::INADEQUATE_SECURITY => "stream reset before the response: INADEQUATE_SECURITY",
+        Reason::HTTP_1_1_REQUIRED => "stream reset before the response: HTTP_1_1_REQUIRED",
+        _ => "stream reset before the response",
+    }
+}
+
+fn unfit(detail: &'static str) -> Refusal {
+    Refusal::BadRequest { detail }
+}
+
 impl Upstream for Up {
-    fn request(&mut self, request: &Request) -> io::Result<()> {
-        let extended = request.upgrade != Upgrade::None;
+    fn request(&mut self, request: &Request) -> Result<(), Refusal> {
+        let extended = !request.upgrade.is_none();
         if extended && !self.send.is_extended_connect_protocol_enabled() {
-            return Err(io::ErrorKind::Unsupported.into());
+            return Err(Refusal::NotSupported { detail: "extended CONNECT by the upstream" });
         }
         let head = convert::to_request(request, self.scheme)
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+            .ok_or_else(|| unfit("request that HTTP/2 cannot carry"))?;
         self.waiting = Some((head, !extended && !request.has_body()));
         Ok(())
     }
@@ -141,8 +168,9 @@ impl Upstream for Up {
     ) -> Poll<Result<(), HeadFault>> {
         if let Err(error) = ready!(self.poll_start(cx)) {
             // Still waiting: nothing was sent.
-            let unsent = self.waiting.is_some();
-            return Poll::Ready(Err(if unsent { HeadFault::Refused } else { self.fault(&error) }));
+            let fault = self.fault(&error);
+            let unsent = self.waiting.is_some() && !matches!(fault, HeadFault::Unfit(_));
+            return Poll::Ready(Err(if unsent { HeadFault::Refused } else { fault }));
         }
         if let Poll::Ready(interim) = self.poll_interim(cx, response) {
             return Poll::Ready(interim);
@@ -153,7 +181,11 @@ impl Upstream for Up {
         self.response = None;
         self.head_taken();
         let read = read_head(&parts, stream.is_end_stream(), response);
-        self.body = self.account.clone().map(|account| Body::new(stream, None, account));
+        self.body = self.account.clone().map(|account| {
+            let mut body = Body::new(stream, None, account);
+            body.ends_by_reset = true;
+            body
+        });
         Poll::Ready(read)
     }
 

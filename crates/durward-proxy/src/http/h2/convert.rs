@@ -7,6 +7,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Uri, request, response};
 
 use crate::http::fields::{Fields, Span};
+use crate::http::framing::{Content, End};
 use crate::http::message::{Framing, Request, Response, Upgrade, Version};
 use crate::http::names::Known;
 use crate::http::parse::{
@@ -108,7 +109,7 @@ fn tunnel(parts: &request::Parts, connect: bool, out: &mut Request) -> Result<()
     let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
     let authority = authority.unwrap_or_default();
     match valid_authority(authority) {
-        Some(host) if host < authority.len() => {}
+        Some(host) if host + 1 < authority.len() => {}
         _ => return Err(Fault::Malformed("CONNECT target is not host and port")),
     }
     out.authority = out.fields.store(authority);
@@ -140,7 +141,7 @@ fn fields(map: &HeaderMap, out: &mut Fields, is_request: bool) -> Result<Control
     for (name, value) in map {
         let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
         control.size += name.len() + value.len() + OVERHEAD;
-        check_value(value)?;
+        check_field(name, value)?;
         match Known::of(name) {
             Known::ContentLength => {
                 if control.length.replace(content_length(value)?).is_some() {
@@ -202,7 +203,11 @@ fn join_cookies(map: &HeaderMap, out: &mut Fields) {
     });
 }
 
-fn check_value(value: &[u8]) -> Result<(), Fault> {
+/// The `http` crate takes more names than are tokens, `"` among them.
+fn check_field(name: &[u8], value: &[u8]) -> Result<(), Fault> {
+    if !is_token(name) {
+        return Err(Fault::Malformed("field name is not a token"));
+    }
     if !is_value(value) {
         return Err(Fault::Malformed("control character in field value"));
     }
@@ -227,32 +232,28 @@ pub(super) fn response(
     if control.size > HEADER_LIST as usize || out.fields.len() > HeadLimits::RESPONSE.fields {
         return Err(Fault::TooLarge);
     }
-    let interim = out.is_interim();
-    out.framing = match control.length {
-        _ if ended || interim => Framing::None,
-        Some(length) => Framing::Length(length),
-        None => Framing::Chunked,
+    out.content = match control.length {
+        Some(length) => Content::Length(length),
+        None if ended => Content::Empty,
+        None => Content::Open(End::Marked),
     };
-    if ended {
-        out.named_length = control.length;
-    }
     Ok(())
 }
 
 /// Trailer fields that may be passed on.
-pub(super) fn trailers(map: &HeaderMap) -> Fields {
+pub(super) fn trailers(map: &HeaderMap) -> Result<Fields, &'static str> {
     let mut out = Fields::default();
     for (name, value) in map {
         let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+        check_field(name, value).map_err(|_| "malformed trailer")?;
         let known = Known::of(name);
-        let allowed = !known.forbidden_in_trailers()
-            && Known::with_underscores(name) == Known::Other
-            && check_value(value).is_ok();
+        let allowed =
+            !known.forbidden_in_trailers() && Known::with_underscores(name) == Known::Other;
         if allowed {
             out.append_with(known, name, |bytes| bytes.extend_from_slice(value));
         }
     }
-    out
+    Ok(out)
 }
 
 /// Fields as `h2` wants them.
@@ -266,6 +267,18 @@ pub(super) fn header_map(fields: &Fields) -> HeaderMap {
         }
     }
     map
+}
+
+/// Returns why a request cannot be sent over HTTP/2: the `http` crate, whose types `h2` takes, has narrower targets than HTTP/1.
+pub(crate) fn unfit(request: &Request) -> Option<&'static str> {
+    let fields = &request.fields;
+    if fields.bytes(request.path).iter().any(|byte| matches!(byte, b'<' | b'>' | b'`')) {
+        return Some("character in path that HTTP/2 cannot carry");
+    }
+    if fields.bytes(request.query).iter().any(|byte| matches!(byte, b'<' | b'>' | b'"')) {
+        return Some("character in query that HTTP/2 cannot carry");
+    }
+    None
 }
 
 /// A request for an upstream.
@@ -301,17 +314,13 @@ pub(super) fn to_request(request: &Request, scheme: &str) -> Option<http::Reques
     Some(out)
 }
 
-/// A response for a client. A tunnel that HTTP/1 opens with 101 is opened with 200 here.
-pub(super) fn to_response(response: &Response) -> Option<http::Response<()>> {
+/// A response for a client, with `length` as its `Content-Length`. A tunnel that HTTP/1 opens with 101 is opened with 200 here.
+pub(super) fn to_response(response: &Response, length: Option<u64>) -> Option<http::Response<()>> {
     let mut out = http::Response::new(());
     let status = if response.status == 101 { 200 } else { response.status };
     *out.status_mut() = StatusCode::from_u16(status).ok()?;
     *out.version_mut() = http::Version::HTTP_2;
     *out.headers_mut() = header_map(&response.fields);
-    let length = match response.framing {
-        Framing::Length(length) => Some(length),
-        _ => response.named_length,
-    };
     if let Some(length) = length {
         out.headers_mut().insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
     }

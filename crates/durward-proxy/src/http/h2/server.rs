@@ -18,9 +18,13 @@ use crate::http::Http;
 use crate::http::exchange::{self, Ended, note_refusal};
 use crate::http::fields::Fields;
 use crate::http::flow::{Downstream, Filled, Sink, Source, SourceFault};
+use crate::http::framing::{Kind, outgoing};
+use crate::http::h2::inspect::{Accepted, Findings};
 use crate::http::h2::wire::Wire;
 use crate::http::h2::{Body, Outlet, convert, to_io};
-use crate::http::message::{Framing, PooledRequest, Request, Response};
+use crate::http::linger::discard;
+use crate::http::message::{Framing, PooledRequest, Request, Response, Version};
+use crate::http::parse::Fault;
 use crate::http2::{StreamAccount, Streams};
 use crate::io::Io;
 use crate::refusal::Refusal;
@@ -49,14 +53,23 @@ type Serving = FuturesUnordered<Pin<Box<dyn Future<Output = ()>>>>;
 pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) {
     let list = header_list(http) as usize;
     let accounts = Streams::of_client(Rc::clone(&http.memory), list);
-    let wire = Wire::new(io, early, accounts.clone());
+    let wire = Wire::new(io, early, accounts.clone(), list);
     watch.arm(Some(http.limits().timeouts.header), false);
     let handshake = builder(http).handshake::<_, Bytes>(wire.clone());
-    let Ok(Ok(connection)) = watch.guard(handshake).await else { return };
+    let connection = match watch.guard(handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) if !error.is_io() => {
+            let detail = "HTTP/2 connection preface";
+            return note_refusal(http, &Refusal::BadRequest { detail });
+        }
+        Ok(Err(_)) | Err(_) => return,
+    };
     let streams = FuturesUnordered::new();
     let (leaving, fresh) = (false, true);
     let http = Rc::clone(http);
-    let mut session = Session { http, watch, connection, streams, accounts, wire, leaving, fresh };
+    let findings = wire.findings();
+    let mut session =
+        Session { http, watch, connection, streams, accounts, wire, findings, leaving, fresh };
     session.run().await;
 }
 
@@ -89,6 +102,7 @@ struct Session<'a> {
     streams: Serving,
     accounts: Streams,
     wire: Wire,
+    findings: Rc<Findings>,
     /// GOAWAY was sent.
     leaving: bool,
     /// No stream has begun yet. Nobody who has just connected is idle.
@@ -149,6 +163,7 @@ impl Session<'_> {
                 break;
             }
             let accepted = self.connection.poll_accept(cx);
+            self.note_rejected();
             if let Some(detail) = self.wire.broken() {
                 return Poll::Ready(Event::ThrowOut(Refusal::Flood { detail }));
             }
@@ -201,6 +216,12 @@ impl Session<'_> {
         {
             self.http = http;
         }
+        let id = u32::from(respond.stream_id());
+        let fault = match self.findings.accepted(id) {
+            Accepted::Sound => None,
+            Accepted::Faulty(fault) => Some(fault),
+            Accepted::Reset => return,
+        };
         if self.watch.outdated() {
             note_refusal(&self.http, &Refusal::Draining);
             // It was not looked at, so that the client may ask elsewhere (RFC 9113 section 8.7).
@@ -212,7 +233,9 @@ impl Session<'_> {
             // Nothing was done with it, so that the client may try again.
             return respond.send_reset(Reason::REFUSED_STREAM);
         };
-        let exchange = Box::pin(stream(Rc::clone(&self.http), request, respond, account));
+        let findings = Rc::clone(&self.findings);
+        let begun = Begun { request, respond, account, id, fault, findings };
+        let exchange = Box::pin(stream(Rc::clone(&self.http), begun));
         // Where that is too much the head, which comes next, is refused with an answer.
         let _ = held.raise(STREAM + size_of_val(&*exchange));
         self.streams.push(Box::pin(async move {
@@ -221,10 +244,25 @@ impl Session<'_> {
         }));
     }
 
+    /// Requests that `h2` turned away by itself are refusals like others.
+    fn note_rejected(&self) {
+        while let Some(fault) = self.findings.rejected() {
+            note_refusal(&self.http, &fault.of_request().0);
+        }
+    }
+
     fn failed(&self, error: &h2::Error) -> Event {
         // The crate's own budgets: rapid resets, CONTINUATION, small DATA frames.
-        if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) && !error.is_remote() {
-            note_refusal(&self.http, &Refusal::Flood { detail: "streams" });
+        let refusal = match error.reason() {
+            Some(Reason::ENHANCE_YOUR_CALM) => Refusal::Flood { detail: "streams" },
+            Some(Reason::NO_ERROR) | None => return Event::Ended,
+            Some(_) => {
+                let fault = self.findings.any();
+                fault.unwrap_or(Fault::Malformed("HTTP/2 connection error")).of_request().0
+            }
+        };
+        if error.is_library() {
+            note_refusal(&self.http, &refusal);
         }
         Event::Ended
     }
@@ -244,12 +282,19 @@ impl Session<'_> {
     }
 }
 
-async fn stream(
-    http: Rc<Http>,
+/// A request as `h2` hands it over, and what is known besides.
+struct Begun {
     request: http::Request<RecvStream>,
     respond: SendResponse<Bytes>,
     account: StreamAccount,
-) {
+    id: u32,
+    /// A rule that its head breaks.
+    fault: Option<Fault>,
+    findings: Rc<Findings>,
+}
+
+async fn stream(http: Rc<Http>, begun: Begun) {
+    let Begun { request, respond, account, id, fault, findings } = begun;
     let account = Rc::new(account);
     let watch = http.core.watchdog.watch();
     let (parts, stream) = request.into_parts();
@@ -258,18 +303,21 @@ async fn stream(
     let mut request = PooledRequest::new();
     let ended = stream.is_end_stream();
     let read = convert::request(&parts, (ended, http.is_asked()), bounds, &mut request);
+    let read = fault.map_or(read, Err);
     let tunnel = request.method() == "CONNECT";
     let limit = limits.body_bytes.filter(|_| !tunnel);
-    let body = Body::new(stream, limit, Rc::clone(&account));
+    let mut body = Body::new(stream, limit, Rc::clone(&account));
+    body.findings = Some((id, findings));
     drop(parts);
     let mut down = Down { respond, body, account, outlet: Outlet::default() };
     if let Err(fault) = read {
         let (refusal, status) = fault.of_request();
         exchange::refuse(&http, &watch, &mut down, request, refusal, status).await;
-        return;
+        return down.linger(&http, &watch).await;
     }
     match exchange::run(&http, &watch, &mut down, request).await {
-        Ended::Complete | Ended::Unread => {}
+        Ended::Complete => {}
+        Ended::Unread => down.linger(&http, &watch).await,
         Ended::Broken | Ended::Upgraded(_) => down.reset(Reason::INTERNAL_ERROR),
     }
 }
@@ -283,6 +331,26 @@ struct Down {
 }
 
 impl Down {
+    /// Takes the rest of a request whose response is sent. Dropping the stream before its client has sent all resets it, and some
+    /// clients then forget the response (curl before 7.89).
+    async fn linger(&mut self, http: &Http, watch: &Watch) {
+        self.body.limit = None;
+        discard(http, watch, |cx| {
+            if self.body.is_read() || self.poll_gone(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            self.body.poll_fill(cx).map(|filled| match filled {
+                Ok(Filled::Data) => {
+                    let count = self.body.data().len();
+                    self.body.consume(count);
+                    Some(count as u64)
+                }
+                Ok(Filled::End) | Err(_) => None,
+            })
+        })
+        .await;
+    }
+
     fn reset(&mut self, reason: Reason) {
         match self.outlet.stream {
             Some(_) => self.outlet.reset(reason),
@@ -297,15 +365,16 @@ fn unsendable() -> io::Error {
 
 impl Downstream for Down {
     fn interim(&mut self, response: &Response) -> io::Result<()> {
-        let head = convert::to_response(response).ok_or_else(unsendable)?;
+        let head = convert::to_response(response, None).ok_or_else(unsendable)?;
         self.respond.send_informational(head).map_err(to_io)?;
         self.account.head_queued(response.fields.capacity() * COPIES);
         Ok(())
     }
 
     fn head(&mut self, request: &Request, response: &Response) -> io::Result<()> {
-        let head = convert::to_response(response).ok_or_else(unsendable)?;
-        let bodiless = matches!(response.framing, Framing::None | Framing::Length(0));
+        let sent = outgoing(Kind::of(request), response.status, Version::Http2, response.content);
+        let head = convert::to_response(response, sent.length).ok_or_else(unsendable)?;
+        let bodiless = matches!(sent.framing, Framing::None | Framing::Length(0));
         let tunnel = response.status == 101
             || (request.method() == "CONNECT" && matches!(response.status, 200..=299));
         let ended = bodiless && !tunnel;

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http::buffer::{Buffer, SIZE, give_write, take_write};
 use crate::http::h2::guard::FrameMeter;
+use crate::http::h2::inspect::{Findings, Incoming, Outgoing};
 use crate::http2::Streams;
 use crate::http2::frames::Scanner;
 use crate::io::Io;
@@ -26,6 +27,9 @@ struct State {
     io: Io,
     early: Buffer,
     meter: FrameMeter,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    findings: Rc<Findings>,
     broken: Option<&'static str>,
     streams: Streams,
     /// Frames that go out.
@@ -37,14 +41,19 @@ struct State {
 }
 
 impl Wire {
-    /// Over `io`, of which `early` was read already. What its streams hold is counted in `streams`.
-    pub(super) fn new(io: Io, early: &[u8], streams: Streams) -> Self {
+    /// Over `io`, of which `early` was read already. What its streams hold is counted in `streams`; `h2` takes lists of fields up to a
+    /// size of `list`.
+    pub(super) fn new(io: Io, early: &[u8], streams: Streams, list: usize) -> Self {
+        let findings = Rc::<Findings>::default();
         let mut buffer = Buffer::default();
         buffer.preload(early);
         Self(Rc::new(RefCell::new(State {
             io,
             early: buffer,
             meter: FrameMeter::new(Instant::now()),
+            incoming: Incoming::new(list, Rc::clone(&findings)),
+            outgoing: Outgoing::new(Rc::clone(&findings)),
+            findings,
             broken: None,
             streams,
             sent: Scanner::new(0),
@@ -52,6 +61,11 @@ impl Wire {
             out: Vec::new(),
             start: 0,
         })))
+    }
+
+    /// What was noted of the connection's requests.
+    pub(super) fn findings(&self) -> Rc<Findings> {
+        Rc::clone(&self.0.borrow().findings)
     }
 
     /// The budget that is broken. Nothing more is read then.
@@ -104,6 +118,7 @@ impl State {
         for part in parts {
             let count = part.len().min(room);
             self.out.extend_from_slice(&part[..count]);
+            self.outgoing.sent(&part[..count]);
             let streams = &self.streams;
             self.sent.scan(&part[..count], |frame| streams.sent(frame));
             room -= count;
@@ -132,6 +147,7 @@ impl State {
         let received = &buf.filled()[before..];
         self.broken =
             self.meter.received(received, Instant::now(), |frame| streams.received(frame));
+        self.incoming.received(received);
         Poll::Ready(Ok(()))
     }
 }

@@ -20,8 +20,9 @@ pub(super) struct Control {
     pub(super) keep_alive: bool,
     /// `Connection: upgrade`.
     pub(super) upgrades: bool,
-    /// The last `Upgrade` field.
+    /// The last `Upgrade` field, and how many there are.
     pub(super) upgrade: Option<Span>,
+    pub(super) upgrade_fields: u32,
     /// `TE: trailers`.
     pub(super) te_trailers: bool,
     /// How many `Host` fields there are, and the last one.
@@ -73,7 +74,10 @@ impl Control {
             }
             Known::TransferEncoding => self.transfer_encoding(value, version)?,
             Known::Connection => self.connection(value)?,
-            Known::Upgrade => self.upgrade = Some(span),
+            Known::Upgrade => {
+                self.upgrade = Some(span);
+                self.upgrade_fields += 1;
+            }
             Known::Te => {
                 self.te_trailers |=
                     list(value).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));

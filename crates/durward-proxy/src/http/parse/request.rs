@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: the tenant; whose request it is does not change what it means.
 
-use crate::http::fields::{Fields, Span};
+use crate::http::fields::{Fields, Span, list};
 use crate::http::message::{Framing, Request, Upgrade, Version};
 use crate::http::names::Known;
 use crate::http::parse::connection::Control;
@@ -117,6 +117,7 @@ fn finish(request: &mut Request, limits: HeadLimits) -> Result<(), Fault> {
         (None, false) => Framing::None,
     };
     request.keep_alive = control.persists(request.version);
+    fill_path(request);
     request.te_trailers = control.te_trailers;
     if control.proxy_authorization.0 > 1 {
         return Err(Fault::Malformed("repeated Proxy-Authorization"));
@@ -134,35 +135,48 @@ fn finish(request: &mut Request, limits: HeadLimits) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The host is that of the target, whatever `Host` says: some clients name the proxy there. A CONNECT has no body.
+/// Gives an absolute target with an empty path the path it stands for (RFC 9112 §3.2.1, §3.2.4).
+fn fill_path(request: &mut Request) {
+    if !request.path.is_empty() || request.method() == "CONNECT" {
+        return;
+    }
+    let all = request.method() == "OPTIONS" && request.query.is_empty();
+    request.path = request.fields.store(if all { b"*" } else { b"/" });
+}
+
+/// The host is that of the target, but `Host` must be there and be a host (RFC 9112 §3.2); some clients name the proxy in it. A
+/// CONNECT has no body.
 fn outward_host(request: &mut Request, control: &Control) -> Result<(), Fault> {
     if request.method() == "CONNECT" && (control.length.is_some() || control.chunked) {
         return Err(Fault::Malformed("CONNECT with a body"));
     }
-    if control.hosts.0 > 1 {
-        return Err(Fault::Malformed("repeated Host"));
-    }
+    one_host(request, control)?;
     request.host = set_host(&request.fields, request.authority)?;
     Ok(())
 }
 
-fn find_host(request: &mut Request, control: &Control) -> Result<(), Fault> {
+/// Returns the one valid `Host`; HTTP/1.0 may do without.
+fn one_host(request: &Request, control: &Control) -> Result<Option<Span>, Fault> {
     let (count, host) = control.hosts;
     match count {
-        0 if request.version == Version::Http11 => return Err(Fault::Malformed("missing Host")),
-        0 => {}
-        1 => {
-            let value = request.fields.bytes(host);
-            let named = request.fields.bytes(request.authority);
-            if !named.is_empty() && !named.eq_ignore_ascii_case(value) {
-                return Err(Fault::Malformed("Host differs from the target's authority"));
-            }
-            if valid_authority(value).is_none() {
-                return Err(Fault::Malformed("invalid Host"));
-            }
-            request.authority = host;
+        0 if request.version == Version::Http11 => Err(Fault::Malformed("missing Host")),
+        0 => Ok(None),
+        1 if valid_authority(request.fields.bytes(host)).is_none() => {
+            Err(Fault::Malformed("invalid Host"))
         }
-        _ => return Err(Fault::Malformed("repeated Host")),
+        1 => Ok(Some(host)),
+        _ => Err(Fault::Malformed("repeated Host")),
+    }
+}
+
+fn find_host(request: &mut Request, control: &Control) -> Result<(), Fault> {
+    if let Some(host) = one_host(request, control)? {
+        let value = request.fields.bytes(host);
+        let named = request.fields.bytes(request.authority);
+        if !named.is_empty() && !named.eq_ignore_ascii_case(value) {
+            return Err(Fault::Malformed("Host differs from the target's authority"));
+        }
+        request.authority = host;
     }
     set_host(&request.fields, request.authority).map(|host| request.host = host)
 }
@@ -189,17 +203,35 @@ fn expectation(request: &mut Request, control: &Control) -> Result<(), Fault> {
     Ok(())
 }
 
-/// `Upgrade` counts for a GET without body, and never for `h2c`: HTTP/2 without TLS begins with its preface here.
+/// Notes the protocols that `Upgrade` offers (RFC 9110 §7.8), with any method and with content: `docker exec` posts JSON with it.
+/// `h2c` is left out: HTTP/2 without TLS begins with its preface here.
 fn upgrade(request: &mut Request, control: &Control) {
-    let Some(token) = control.upgrade.filter(|_| control.upgrades) else { return };
-    let text = request.fields.bytes(token);
-    let wanted = request.version == Version::Http11
-        && request.method() == "GET"
-        && !request.has_body()
-        && text.split(|byte| *byte == b'/').all(is_token)
-        && !text.eq_ignore_ascii_case(b"h2c");
-    if wanted {
-        request.upgrade = Upgrade::Token(token);
-        request.framing = Framing::None;
+    if !control.upgrades || request.version != Version::Http11 || request.method() == "CONNECT" {
+        return;
+    }
+    let Some(last) = control.upgrade else { return };
+    let is_protocol = |text: &[u8]| text.split(|byte| *byte == b'/').all(is_token);
+    let offered = request.fields.bytes(last);
+    let plain = control.upgrade_fields == 1
+        && is_protocol(offered)
+        && !offered.eq_ignore_ascii_case(b"h2c");
+    if plain {
+        request.upgrade = Upgrade::Token(last);
+        return;
+    }
+    let mut protocols = Vec::new();
+    for field in request.fields.iter().filter(|field| field.known == Known::Upgrade) {
+        for protocol in list(field.value).filter(|text| !text.eq_ignore_ascii_case(b"h2c")) {
+            if !is_protocol(protocol) {
+                return;
+            }
+            if !protocols.is_empty() {
+                protocols.extend_from_slice(b", ");
+            }
+            protocols.extend_from_slice(protocol);
+        }
+    }
+    if !protocols.is_empty() {
+        request.upgrade = Upgrade::Token(request.fields.store(&protocols));
     }
 }

@@ -3,6 +3,7 @@
 //! Deliberately absent: trust. An upstream's head is read as strictly as a client's.
 
 use crate::http::fields::Span;
+use crate::http::framing::{self, Content, End, Kind};
 use crate::http::message::{Framing, Response};
 use crate::http::names::Known;
 use crate::http::parse::connection::Control;
@@ -12,8 +13,8 @@ use crate::http::parse::{Fault, HeadLimits, Line, Parsed, Progress, field_line, 
 /// What of the request decides how its response ends.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Asked {
-    /// The method is HEAD.
-    pub(crate) head: bool,
+    /// HEAD and CONNECT are answered by a head alone.
+    pub(crate) kind: Kind,
     /// An upgrade was asked for.
     pub(crate) upgrade: bool,
 }
@@ -81,21 +82,27 @@ fn finish(response: &mut Response, asked: Asked) -> Result<(), Fault> {
     if response.status == 101 {
         switching(response, &control, asked)?;
     }
-    let bodiless =
-        asked.head || response.status < 200 || response.status == 204 || response.status == 304;
-    response.framing = match (control.length, control.chunked) {
-        _ if bodiless => Framing::None,
-        (Some(length), _) => Framing::Length(length),
-        (None, true) => Framing::Chunked,
-        (None, false) => Framing::UntilClose,
+    response.content = match (control.length, control.chunked) {
+        (Some(length), _) => Content::Length(length),
+        (None, true) => Content::Open(End::Marked),
+        (None, false) => Content::Open(End::Close),
     };
-    if asked.head || response.status == 304 {
-        response.named_length = control.length;
-    }
-    response.close = !control.persists(response.version) || response.framing == Framing::UntilClose;
+    response.close = !control.persists(response.version)
+        || framing::incoming(asked.kind, response.status, response.content) == Framing::UntilClose
+        || announces_forbidden_content(response);
     control.strip(&mut response.fields);
     response.fields.retain(|known| known != Known::Host);
     Ok(())
+}
+
+/// Reports whether a 204 or 304 announces content. Its sender may send that late, and the next response would begin with it.
+fn announces_forbidden_content(response: &Response) -> bool {
+    let announced = match response.content {
+        Content::Length(length) => length > 0,
+        Content::Open(end) => end == End::Marked,
+        Content::Empty => false,
+    };
+    announced && matches!(response.status, 204 | 304)
 }
 
 fn switching(response: &mut Response, control: &Control, asked: Asked) -> Result<(), Fault> {

@@ -43,7 +43,7 @@ pub(super) fn split(
 pub(super) fn tunnel(input: &[u8], start: usize, end: usize) -> Result<Span, Fault> {
     let target = &input[start..end];
     match valid_authority(target) {
-        Some(host) if host < target.len() => Ok(Span::new(start, end)),
+        Some(host) if host + 1 < target.len() => Ok(Span::new(start, end)),
         _ => Err(Fault::Malformed("CONNECT target is not host and port")),
     }
 }
@@ -74,9 +74,7 @@ fn absolute(input: &[u8], start: usize, end: usize) -> Result<Target, Fault> {
     if length == 0 {
         return Err(Fault::Malformed("absolute target without a host"));
     }
-    if input.get(rest).is_none_or(|byte| *byte != b'/') || rest == end {
-        return Err(Fault::Malformed("absolute target without a path"));
-    }
+    // The path may be empty: `http://host` and `http://host?query` (RFC 9110 §4.2.3).
     Ok(Target {
         scheme: Span::new(start, start + scheme),
         authority: Span::new(from, rest),
@@ -84,7 +82,7 @@ fn absolute(input: &[u8], start: usize, end: usize) -> Result<Target, Fault> {
     })
 }
 
-/// Whether this is a host with an optional port, and how much of it is the host (brackets included).
+/// Whether this is a host with an optional port, and how much of it is the host (brackets included). A port may be empty (RFC 3986 §3.2.3).
 pub(crate) fn valid_authority(authority: &[u8]) -> Option<usize> {
     let host = if authority.first() == Some(&b'[') {
         let close = authority.iter().position(|byte| *byte == b']')?;
@@ -104,7 +102,8 @@ pub(crate) fn valid_authority(authority: &[u8]) -> Option<usize> {
         || (port[0] == b':'
             && port.len() <= 6
             && port[1..].iter().all(u8::is_ascii_digit)
-            && std::str::from_utf8(&port[1..]).is_ok_and(|port| port.parse::<u16>().is_ok()));
+            && (port.len() == 1
+                || std::str::from_utf8(&port[1..]).is_ok_and(|port| port.parse::<u16>().is_ok())));
     (host > 0 && valid_port).then_some(host)
 }
 
@@ -121,11 +120,13 @@ mod tests {
             ("192.0.2.1", 9),
             ("svc_name:8080", 8),
             ("a.example.", 10),
+            ("a:", 1),
+            ("[::1]:", 5),
         ] {
             assert_eq!(valid_authority(good.as_bytes()), Some(host), "{good}");
         }
         for bad in [
-            "", ":80", "a:", "a:b", "a:99999", "user@a", "a/b", "a b", "a,b", "[::1", "[zz]",
+            "", ":", ":80", "a:b", "a::", "a:99999", "user@a", "a/b", "a b", "a,b", "[::1", "[zz]",
             "[::1]x", "a:80:80", "%41", "a\u{e9}", ".", "a:+80",
         ] {
             assert_eq!(valid_authority(bad.as_bytes()), None, "{bad}");

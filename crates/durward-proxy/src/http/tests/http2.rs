@@ -193,34 +193,210 @@ const MALFORMED: &[&[(&str, &str)]] = &[
     ],
     &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("x:y", "z")],
     &[(":method", "GET"), (":path", "/"), (":authority", "a")],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "/x#frag"), (":authority", "a")],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "?a=b"), (":authority", "a")],
+    &[(":method", "GET"), (":scheme", "http"), (":path", ""), (":authority", "a")],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "x"), (":authority", "a")],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "*"), (":authority", "a")],
+    &[(":method", "GET"), (":scheme", ""), (":path", "/"), (":authority", "a")],
+    &[(":method", "GET"), (":scheme", ""), (":path", "/"), ("host", "a")],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "")],
+    &[(":method", "GET"), (":scheme", "http"), (":authority", "a")],
+    &[(":method", ""), (":scheme", "http"), (":path", "/"), (":authority", "a")],
+    &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a"),
+        (":path", "/b"),
+    ],
+    &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a"),
+        ("x", "y"),
+        (":scheme", "http"),
+    ],
+    &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a"),
+        (":status", "200"),
+    ],
+    &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a"),
+        (":unknown", "x"),
+    ],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("a\"b", "c")],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("a b", "c")],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("a(b", "c")],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("aB", "c")],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("", "c")],
+    &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a"),
+        ("x\u{e9}", "c"),
+    ],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("te", "gzip")],
+    &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a"),
+        ("keep-alive", "5"),
+    ],
+    &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a"),
+        ("proxy-connection", "close"),
+    ],
+    &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a"),
+        ("upgrade", "websocket"),
+    ],
+    &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a"),
+        ("host", "a"),
+        ("host", "a"),
+    ],
+    &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("x", "a\0b")],
+    &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a"),
+        ("content-length", "5"),
+    ],
+    &[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "a"),
+        ("content-length", "0"),
+        ("content-length", "0"),
+    ],
 ];
+
+/// The word and number of the counter of malformed requests.
+const BAD_REQUEST: usize = 9;
+
+/// Sends frames on a connection of their own and waits until the stream, or the connection, is turned away.
+async fn refused(rig: &Rig, frames: &[u8]) -> u8 {
+    let mut stream = rig.stream().await;
+    stream.write_all(&[h2_frames::opening(), frames.to_vec()].concat()).await.unwrap();
+    loop {
+        let Ok(frame) = h2_frames::read_frame(&mut stream).await else { return kind::GOAWAY };
+        match frame.kind {
+            kind::HEADERS | kind::RST_STREAM | kind::GOAWAY => return frame.kind,
+            _ => {}
+        }
+    }
+}
 
 // S1.38
 #[tokio::test]
-async fn malformed_requests_are_refused_on_their_stream() {
+async fn malformed_requests_are_refused_on_their_stream_and_recorded() {
     let origin = Origin::http1("127.0.0.1:0");
     Setup::to(origin.address())
         .run(|rig| async move {
-            for fields in MALFORMED {
-                let mut stream = rig.stream().await;
-                let mut wire = h2_frames::opening();
-                wire.extend(frame(kind::HEADERS, 5, 1, &h2_frames::header_block(fields)));
-                stream.write_all(&wire).await.unwrap();
-                let refused = loop {
-                    let Ok(frame) = h2_frames::read_frame(&mut stream).await else {
-                        break "closed";
-                    };
-                    match frame.kind {
-                        kind::HEADERS => break "answered",
-                        kind::RST_STREAM => break "reset",
-                        kind::GOAWAY => break "closed",
-                        _ => {}
-                    }
-                };
-                assert!(["answered", "reset", "closed"].contains(&refused));
+            for (at, fields) in MALFORMED.iter().enumerate() {
+                let block = h2_frames::header_block(fields);
+
+                refused(&rig, &frame(kind::HEADERS, 5, 1, &block)).await;
+
+                let log = rig.log(at + 1).await;
+                assert_eq!(log.len(), at + 1, "{fields:?}: {:?}", log.last());
+                let counted: u64 = rig.metrics().refusals().iter().sum();
+                assert_eq!(counted, at as u64 + 1, "{fields:?}");
             }
 
             assert_eq!(origin.connections(), 0);
+            // One is CONNECT, which is not served here.
+            assert_eq!(rig.metrics().refusals()[BAD_REQUEST], MALFORMED.len() as u64 - 1);
+        })
+        .await;
+}
+
+// S1.38
+#[tokio::test]
+async fn malformed_trailers_are_refused() {
+    let origin = durward_testkit::origin::RawOrigin::replying(
+        "127.0.0.1:0",
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    );
+    let fields = [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
+    let request = |trailers: &[(&str, &str)]| {
+        [
+            frame(kind::HEADERS, 4, 1, &h2_frames::header_block(&fields)),
+            frame(kind::DATA, 0, 1, b"hi"),
+            frame(kind::HEADERS, 5, 1, &h2_frames::header_block(trailers)),
+        ]
+        .concat()
+    };
+    Setup::to(origin.address())
+        .run(|rig| async move {
+            let cases: [&[(&str, &str)]; 9] = [
+                &[(":path", "/evil")],
+                &[(":method", "GET")],
+                &[(":status", "200")],
+                &[(":scheme", "http")],
+                &[(":authority", "b")],
+                &[("x", "y"), (":path", "/evil")],
+                &[("a\"b", "c")],
+                &[("connection", "close")],
+                &[("x", " y")],
+            ];
+            for (at, trailers) in cases.into_iter().enumerate() {
+                refused(&rig, &request(trailers)).await;
+
+                let log = rig.log(at + 1).await;
+                assert_eq!(log[at]["reason"], "bad_request", "{trailers:?}: {log:?}");
+                assert_eq!(log.len(), at + 1, "{trailers:?}: {log:?}");
+            }
+            assert!(!origin.received_text().concat().contains("0\r\n\r\n"), "a request was ended");
+
+            assert_eq!(refused(&rig, &request(&[("x-sum", "1")])).await, kind::HEADERS);
+            assert!(origin.received_text().concat().ends_with("0\r\nx-sum: 1\r\n\r\n"));
+        })
+        .await;
+}
+
+// S1.38
+#[tokio::test]
+async fn a_list_of_fields_beyond_every_limit_is_recorded() {
+    let origin = Origin::http1("127.0.0.1:0");
+    let mut setup = Setup::to(origin.address());
+    setup.limits.header_bytes = 2000;
+    setup
+        .run(|rig| async move {
+            let long = "x".repeat(3000);
+            let fields = [
+                (":method", "GET"),
+                (":scheme", "http"),
+                (":path", "/"),
+                ("a", &long),
+                ("b", &long),
+            ];
+            let block = h2_frames::header_block(&fields);
+
+            refused(&rig, &frame(kind::HEADERS, 5, 1, &block)).await;
+
+            assert_eq!(rig.log(1).await[0]["reason"], "head_too_large");
         })
         .await;
 }

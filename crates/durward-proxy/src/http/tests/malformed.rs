@@ -56,7 +56,6 @@ const HEADS: &[(&str, u16, &str)] = &[
     ("GET http://u@a/ HTTP/1.1\r\nHost: u@a\r\n\r\n", 400, "bad_request"),
     ("GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request"),
     ("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request"),
-    ("GET http://a HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request"),
     // Length and coding.
     (
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
@@ -289,4 +288,38 @@ async fn heads_and_bodies_have_limits() {
             }
         })
         .await;
+}
+
+// S1.38 S2.27
+#[test]
+fn a_request_to_a_forward_proxy_needs_one_valid_host() {
+    use crate::http::message::Request;
+    use crate::http::parse::{HeadLimits, Parsed, Progress, parse_request};
+
+    let limits = HeadLimits { outward: true, ..HeadLimits::RESPONSE };
+    let read = |head: &str| {
+        let mut request = Request::default();
+        let read = parse_request(head.as_bytes(), &mut Progress::default(), limits, &mut request);
+        matches!(read, Ok(Parsed::Head(_)))
+    };
+    for target in ["GET http://a/ HTTP/1.1", "CONNECT a:443 HTTP/1.1", "OPTIONS http://a HTTP/1.1"]
+    {
+        for hosts in [
+            "",
+            "Host: a b@@\"\r\n",
+            "Host: a\r\nHost: b\r\n",
+            "Host: a\r\nHost: a\r\n",
+            "Host:\r\n",
+            "Host: u@a\r\n",
+        ] {
+            assert!(!read(&format!("{target}\r\n{hosts}\r\n")), "{target} {hosts:?}");
+        }
+        for hosts in ["Host: a\r\n", "Host: proxy.example:3128\r\n", "Host: a:\r\n"] {
+            assert!(read(&format!("{target}\r\n{hosts}\r\n")), "{target} {hosts:?}");
+        }
+    }
+    for target in ["GET http://a/ HTTP/1.0", "CONNECT a:443 HTTP/1.0"] {
+        assert!(read(&format!("{target}\r\n\r\n")), "{target}");
+        assert!(!read(&format!("{target}\r\nHost: a b\r\n\r\n")), "{target}");
+    }
 }

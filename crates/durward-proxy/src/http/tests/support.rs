@@ -99,6 +99,15 @@ impl Setup {
 
     /// Runs a test against the engine, for half a minute at most.
     pub(super) async fn run<F: Future<Output = ()>>(self, test: impl FnOnce(Rc<Rig>) -> F) {
+        self.run_within(Duration::from_secs(30), test).await;
+    }
+
+    /// The same, for as long as that.
+    pub(super) async fn run_within<F: Future<Output = ()>>(
+        self,
+        most: Duration,
+        test: impl FnOnce(Rc<Rig>) -> F,
+    ) {
         let (sink, lines) = Sink::memory().unwrap();
         let shared = Shared {
             prepared: ArcSwap::from_pointee(Prepared::empty_for_test()),
@@ -127,7 +136,7 @@ impl Setup {
             tokio::task::spawn_local(Rc::clone(&core.watchdog).run());
             test(rig).await;
         };
-        let bounded = tokio::time::timeout(Duration::from_secs(30), run);
+        let bounded = tokio::time::timeout(most, run);
         LocalSet::new().run_until(bounded).await.expect("the test took too long");
     }
 }
@@ -145,8 +154,25 @@ impl Rig {
         let accept = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(accept.local_addr().unwrap()).await.unwrap();
         let (served, peer) = accept.accept().await.unwrap();
-        served.set_nodelay(true).unwrap();
         client.set_nodelay(true).unwrap();
+        (client, self.admit(served, peer))
+    }
+
+    /// A port of 127.0.0.1 that is served from now on.
+    pub(super) async fn listen(self: &Rc<Self>) -> u16 {
+        let accept = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = accept.local_addr().unwrap().port();
+        let rig = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            while let Ok((served, peer)) = accept.accept().await {
+                tokio::task::spawn_local(crate::http::serve(rig.admit(served, peer)));
+            }
+        });
+        port
+    }
+
+    fn admit(&self, served: TcpStream, peer: SocketAddr) -> Admitted {
+        served.set_nodelay(true).unwrap();
         let facts = ConnectionFacts {
             accepted: Instant::now(),
             client: ClientAddr(peer),
@@ -156,7 +182,7 @@ impl Rig {
         };
         let watch = self.core.watchdog.watch();
         watch.retire_with(&self.listener.retirement);
-        let admitted = Admitted {
+        Admitted {
             io: Io::Tcp(served),
             early: Vec::new(),
             view: TenantView::admitted(Arc::clone(&self.listener)),
@@ -164,8 +190,7 @@ impl Rig {
             watch,
             core: Rc::clone(&self.core),
             greeted: None,
-        };
-        (client, admitted)
+        }
     }
 
     pub(super) async fn client(&self) -> RawHttp {

@@ -227,7 +227,7 @@ async fn bad_answers_count_and_a_good_one_starts_again() {
 
         lease.answered(503);
         lease.answered(504);
-        lease.answered(200);
+        lease.served(200);
         lease.answered(502);
         lease.failed(&Refusal::ResponseTimeout);
 

@@ -65,9 +65,7 @@ async fn the_target_says_where_to_whatever_host_says() {
     let far = origin.address();
     let mut client = out.connect().await;
 
-    for host in
-        [format!("Host: {}\r\n", out.proxy), "Host: evil.example\r\n".to_owned(), String::new()]
-    {
+    for host in [format!("Host: {}\r\n", out.proxy), "Host: evil.example\r\n".to_owned()] {
         let plain =
             client.exchange(format!("GET http://{far}/ HTTP/1.1\r\n{host}\r\n")).await.unwrap();
         assert_eq!(plain.echo().header("host"), Some(far.to_string().as_str()));
@@ -75,9 +73,46 @@ async fn the_target_says_where_to_whatever_host_says() {
         tunnel.send(format!("CONNECT {far} HTTP/1.1\r\n{host}\r\n")).await.unwrap();
         assert_eq!(tunnel.read_response_to("CONNECT").await.unwrap().status, 200);
     }
-    let two = format!("GET http://{far}/ HTTP/1.1\r\nHost: {far}\r\nHost: evil.example\r\n\r\n");
-    client.send(two).await.unwrap();
-    assert_eq!(client.read_response().await.unwrap().status, 400);
+}
+
+// S2.9
+#[tokio::test]
+async fn without_one_valid_host_a_request_is_refused_as_the_rfc_says() {
+    let origin = Origin::http1("127.0.0.1:0");
+    let out = open_to(&origin);
+    let far = origin.address();
+
+    for hosts in ["", "Host: a b@@\"\r\n", "Host:\r\n", "Host: a\r\nHost: b\r\n"] {
+        for line in [format!("GET http://{far}/"), format!("CONNECT {far}")] {
+            let mut client = out.connect().await;
+            client.send(format!("{line} HTTP/1.1\r\n{hosts}\r\n")).await.unwrap();
+            assert_eq!(client.read_response().await.unwrap().status, 400, "{line} {hosts:?}");
+        }
+    }
+
+    let mut old = out.connect().await;
+    old.send(format!("GET http://{far}/ HTTP/1.0\r\n\r\n")).await.unwrap();
+    assert_eq!(old.read_response().await.unwrap().status, 200);
+    assert_eq!(origin.requests(), 1);
+}
+
+// S2.9
+#[tokio::test]
+async fn a_target_without_a_path_is_asked_for_its_root() {
+    let origin = Origin::http1("127.0.0.1:0");
+    let out = open_to(&origin);
+    let far = origin.address();
+    let mut client = out.connect().await;
+
+    for (line, path) in [
+        (format!("GET http://{far}"), "/"),
+        (format!("GET http://{far}?q=1"), "/?q=1"),
+        (format!("OPTIONS http://{far}"), "*"),
+    ] {
+        let head = format!("{line} HTTP/1.1\r\nHost: {far}\r\n\r\n");
+        let answer = client.exchange(head).await.unwrap();
+        assert_eq!((answer.status, answer.echo().path.as_str()), (200, path), "{line}");
+    }
 }
 
 // S2.9

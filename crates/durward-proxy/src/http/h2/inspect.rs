@@ -1,0 +1,395 @@
+//! The requests of an HTTP/2 connection as they pass on the wire: what `h2` would mend is noted, and what it turns away by itself is told.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use crate::http::h2::hpack::{Blocks, Section};
+use crate::http::parse::Fault;
+
+/// Length of the client's connection preface.
+const PREFACE: usize = 24;
+const HEADER: usize = 9;
+/// Frame types and flags of RFC 9113.
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 0x4;
+const PADDED: u8 = 0x8;
+const PRIORITY: u8 = 0x20;
+const REFUSED_STREAM: u32 = 7;
+
+/// Faults and heads that wait for what `h2` makes of them; a client with more breaks rules faster than they are looked at.
+const WAITING: usize = 1024;
+/// Memory kept for the next header block.
+const KEPT: usize = 4096;
+
+/// A request that `h2` has handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accepted {
+    /// Nothing is known against it.
+    Sound,
+    /// Its head breaks a rule.
+    Faulty(Fault),
+    /// `h2` has reset it since its head, and that is told already.
+    Reset,
+}
+
+/// What is known of a connection's requests besides what `h2` says. Shared by the wire, the session and the bodies of its streams.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    /// Streams whose head came in and that `h2` has neither handed over nor reset.
+    heads: RefCell<VecDeque<u32>>,
+    /// Rules that heads and trailers break.
+    faults: RefCell<VecDeque<(u32, Fault)>>,
+    /// Requests that `h2` has reset by itself.
+    rejected: RefCell<VecDeque<Fault>>,
+    /// Header blocks cannot be read any more.
+    lost: Cell<bool>,
+}
+
+impl Findings {
+    /// Takes the fault of a stream's head or trailers. When header blocks cannot be read, every one is faulty.
+    pub(super) fn take(&self, stream: u32) -> Option<Fault> {
+        if self.lost.get() {
+            return Some(Fault::Malformed("header block cannot be decoded"));
+        }
+        let mut faults = self.faults.borrow_mut();
+        if faults.is_empty() {
+            return None;
+        }
+        let at = faults.iter().position(|(faulty, _)| *faulty == stream)?;
+        faults.remove(at).map(|(_, fault)| fault)
+    }
+
+    /// Notes that `h2` has handed a request over, and takes the fault of its head.
+    pub(super) fn accepted(&self, stream: u32) -> Accepted {
+        if self.settle(stream) || self.lost.get() {
+            self.take(stream).map_or(Accepted::Sound, Accepted::Faulty)
+        } else {
+            Accepted::Reset
+        }
+    }
+
+    /// Takes the fault of a request that `h2` has reset by itself, of the connection if `h2` has ended that.
+    pub(super) fn rejected(&self) -> Option<Fault> {
+        self.rejected.borrow_mut().pop_front()
+    }
+
+    /// Takes any fault that is noted.
+    pub(super) fn any(&self) -> Option<Fault> {
+        self.faults.borrow_mut().pop_front().map(|(_, fault)| fault)
+    }
+
+    fn begun(&self, stream: u32) {
+        let mut heads = self.heads.borrow_mut();
+        if heads.len() == WAITING {
+            self.lost.set(true);
+        } else {
+            heads.push_back(stream);
+        }
+    }
+
+    fn note(&self, stream: u32, fault: Fault) {
+        let mut faults = self.faults.borrow_mut();
+        if faults.len() == WAITING {
+            self.lost.set(true);
+        } else {
+            faults.push_back((stream, fault));
+        }
+    }
+
+    /// Forgets a head that waits; false if none did.
+    fn settle(&self, stream: u32) -> bool {
+        let mut heads = self.heads.borrow_mut();
+        let at = heads.iter().position(|waiting| *waiting == stream);
+        at.is_some_and(|at| heads.remove(at).is_some())
+    }
+
+    /// `h2` has answered a request by itself: its list of fields is too large.
+    fn answered(&self, stream: u32) {
+        if self.settle(stream) {
+            let fault = self.take(stream).unwrap_or(Fault::TooLarge);
+            self.rejected.borrow_mut().push_back(fault);
+        }
+    }
+
+    fn reset(&self, stream: u32, code: u32) {
+        if !self.settle(stream) || code == REFUSED_STREAM {
+            return;
+        }
+        let fault = self.take(stream).unwrap_or(Fault::Malformed("head that HTTP/2 forbids"));
+        self.rejected.borrow_mut().push_back(fault);
+    }
+}
+
+/// A frame's head.
+#[derive(Clone, Copy, Debug, Default)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
+/// Cuts a stream of bytes into frames.
+#[derive(Debug, Default)]
+struct Frames {
+    skip: usize,
+    header: [u8; HEADER],
+    have: usize,
+    frame: Frame,
+    left: usize,
+}
+
+impl Frames {
+    /// Calls `each` with every piece of a frame; true says that the frame ends with it.
+    fn walk(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame, &[u8], bool)) {
+        let skipped = self.skip.min(bytes.len());
+        self.skip -= skipped;
+        bytes = &bytes[skipped..];
+        while !bytes.is_empty() {
+            if self.have < HEADER {
+                let taken = (HEADER - self.have).min(bytes.len());
+                self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
+                self.have += taken;
+                bytes = &bytes[taken..];
+                if self.have < HEADER {
+                    return;
+                }
+                let [a, b, c, kind, flags, id @ ..] = self.header;
+                let length = u32::from_be_bytes([0, a, b, c]) as usize;
+                let stream = u32::from_be_bytes(id) & 0x7fff_ffff;
+                self.frame = Frame { kind, flags, stream };
+                self.left = length;
+            }
+            let taken = self.left.min(bytes.len());
+            let (piece, rest) = bytes.split_at(taken);
+            self.left -= taken;
+            bytes = rest;
+            let ended = self.left == 0;
+            if ended {
+                self.have = 0;
+            }
+            if ended || taken > 0 {
+                each(self.frame, piece, ended);
+            }
+        }
+    }
+}
+
+/// Reads what a client sends.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    frames: Frames,
+    blocks: Blocks,
+    block: Vec<u8>,
+    /// Octets of the largest block, and of the largest list of fields that `h2` hands over.
+    bounds: (usize, usize),
+    /// The newest stream. A header block on an older one is a trailer section.
+    newest: u32,
+    findings: Rc<Findings>,
+}
+
+impl Incoming {
+    /// For a client whose lists of fields `h2` takes up to a size of `list`.
+    pub(super) fn new(list: usize, findings: Rc<Findings>) -> Self {
+        let frames = Frames { skip: PREFACE, ..Frames::default() };
+        let bounds = (list.saturating_mul(2).max(64 * 1024), list);
+        let (blocks, block) = (Blocks::default(), Vec::new());
+        Self { frames, blocks, block, bounds, newest: 0, findings }
+    }
+
+    /// Looks at bytes before `h2` sees them.
+    pub(super) fn received(&mut self, bytes: &[u8]) {
+        if self.findings.lost.get() {
+            return;
+        }
+        let mut frames = std::mem::take(&mut self.frames);
+        frames.walk(bytes, |frame, piece, ended| {
+            if matches!(frame.kind, HEADERS | CONTINUATION) {
+                self.fragment(frame, piece, ended);
+            }
+        });
+        self.frames = frames;
+    }
+
+    fn fragment(&mut self, frame: Frame, piece: &[u8], ended: bool) {
+        if self.block.len() + piece.len() > self.bounds.0 {
+            return self.findings.lost.set(true);
+        }
+        self.block.extend_from_slice(piece);
+        if !ended {
+            return;
+        }
+        if frame.kind == HEADERS && !self.strip(frame) {
+            return self.findings.lost.set(true);
+        }
+        if frame.flags & END_HEADERS != 0 {
+            self.section(frame.stream);
+        }
+    }
+
+    /// Removes padding and priority from a HEADERS frame's payload; false if they are longer than it.
+    fn strip(&mut self, frame: Frame) -> bool {
+        let mut lead = 0;
+        if frame.flags & PADDED != 0 {
+            let Some(padding) = self.block.first().map(|length| usize::from(*length)) else {
+                return false;
+            };
+            let Some(end) = self.block.len().checked_sub(padding) else { return false };
+            self.block.truncate(end);
+            lead += 1;
+        }
+        if frame.flags & PRIORITY != 0 {
+            lead += 5;
+        }
+        if lead > self.block.len() {
+            return false;
+        }
+        if lead > 0 {
+            self.block.drain(..lead);
+        }
+        true
+    }
+
+    fn section(&mut self, stream: u32) {
+        let section = if stream > self.newest { Section::Request } else { Section::Trailers };
+        if section == Section::Request {
+            self.newest = stream;
+            self.findings.begun(stream);
+        }
+        match self.blocks.read(&self.block, section) {
+            Ok(summary) => {
+                let malformed = summary.fault.map(Fault::Malformed);
+                let large = (summary.size > self.bounds.1).then_some(Fault::TooLarge);
+                if let Some(fault) = malformed.or(large) {
+                    self.findings.note(stream, fault);
+                }
+            }
+            Err(_) => self.findings.lost.set(true),
+        }
+        self.block.clear();
+        if self.block.capacity() > KEPT {
+            self.block = Vec::new();
+        }
+        self.blocks.trim(KEPT);
+    }
+}
+
+/// Reads what `h2` sends.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    frames: Frames,
+    code: u32,
+    findings: Rc<Findings>,
+}
+
+impl Outgoing {
+    pub(super) fn new(findings: Rc<Findings>) -> Self {
+        Self { frames: Frames::default(), code: 0, findings }
+    }
+
+    /// Looks for streams that `h2` resets or answers.
+    pub(super) fn sent(&mut self, bytes: &[u8]) {
+        let (code, findings) = (&mut self.code, &self.findings);
+        self.frames.walk(bytes, |frame, piece, ended| {
+            if frame.kind == HEADERS && ended {
+                findings.answered(frame.stream);
+            }
+            if frame.kind != RST_STREAM {
+                return;
+            }
+            *code = piece.iter().fold(*code, |code, byte| code << 8 | u32::from(*byte));
+            if ended {
+                findings.reset(frame.stream, std::mem::take(code));
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use durward_testkit::client::h2_frames::{PREFACE as OPENING, frame, get, header_block, kind};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn inspect(wire: &[u8], cuts: &[usize]) -> Rc<Findings> {
+        let findings = Rc::new(Findings::default());
+        let mut incoming = Incoming::new(1024, Rc::clone(&findings));
+        let mut start = 0;
+        for end in cuts.iter().copied().chain([wire.len()]) {
+            let end = end.clamp(start, wire.len());
+            incoming.received(&wire[start..end]);
+            start = end;
+        }
+        findings
+    }
+
+    fn wire() -> Vec<u8> {
+        let trailers = header_block(&[(":path", "/evil")]);
+        let padded = [&[2, 0, 0, 0, 0, 9][..], &header_block(&[(":path", "/a#b")]), &[0; 2]];
+        let large = header_block(&[("x", &"y".repeat(2000))]);
+        [
+            OPENING.to_vec(),
+            get(1, "http", "a", "/"),
+            frame(kind::DATA, 0, 1, b"hi"),
+            frame(kind::HEADERS, 5, 1, &trailers),
+            frame(kind::HEADERS, PADDED | PRIORITY | END_HEADERS, 3, &padded.concat()),
+            frame(kind::HEADERS, 0, 5, &large[..9]),
+            frame(kind::CONTINUATION, END_HEADERS, 5, &large[9..]),
+            get(7, "http", "a", "/"),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn faults_are_noted_for_their_stream() {
+        let findings = inspect(&wire(), &[]);
+
+        let malformed = |detail| Accepted::Faulty(Fault::Malformed(detail));
+        assert_eq!(findings.accepted(1), malformed("pseudo-header field in trailers"));
+        assert_eq!(findings.accepted(3), malformed("fragment in :path"));
+        assert_eq!(findings.accepted(5), Accepted::Faulty(Fault::TooLarge));
+        assert_eq!(findings.accepted(7), Accepted::Sound);
+        assert!(findings.heads.borrow().is_empty() && findings.faults.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_reset_counts_for_what_was_not_handed_over() {
+        let findings = inspect(&wire(), &[]);
+        let mut outgoing = Outgoing::new(Rc::clone(&findings));
+        let _ = (findings.accepted(1), findings.accepted(3));
+
+        for (stream, code) in [(1, 1u32), (3, 1), (5, 1), (7, REFUSED_STREAM)] {
+            for byte in frame(kind::RST_STREAM, 0, stream, &code.to_be_bytes()) {
+                outgoing.sent(&[byte]);
+            }
+        }
+
+        assert_eq!(findings.rejected(), Some(Fault::TooLarge));
+        assert_eq!((findings.rejected(), findings.accepted(5)), (None, Accepted::Reset));
+    }
+
+    #[test]
+    fn after_a_block_that_cannot_be_decoded_nothing_is_trusted() {
+        let wire =
+            [OPENING, &frame(kind::HEADERS, END_HEADERS, 1, &[0x80]), &get(3, "http", "a", "/")];
+
+        let findings = inspect(&wire.concat(), &[]);
+
+        assert!(matches!(findings.accepted(3), Accepted::Faulty(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn splits_do_not_hide_faults(mut cuts in proptest::collection::vec(0usize..2300, 0..30)) {
+            cuts.sort_unstable();
+            let whole = inspect(&wire(), &[]);
+            let split = inspect(&wire(), &cuts);
+
+            prop_assert_eq!(&*whole.faults.borrow(), &*split.faults.borrow());
+            prop_assert_eq!(&*whole.heads.borrow(), &*split.heads.borrow());
+        }
+    }
+}

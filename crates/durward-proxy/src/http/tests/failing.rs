@@ -1,0 +1,260 @@
+//! Upstreams that fail requests, and requests that no upstream is at fault for.
+
+use std::time::Duration;
+
+use durward_model::health::OutlierDetection;
+use durward_model::upstream::{Retry, UpstreamProtocol};
+use durward_testkit::client::H2Client;
+use durward_testkit::client::h2_frames::{flag, frame, header_block, kind};
+use durward_testkit::origin::{Origin, RawConnection, RawOrigin};
+
+use super::framing::{answer, http2_origin};
+use super::support::{Rig, Setup, ask};
+use crate::metrics::Counter;
+use crate::upstream::report::EndpointHealth;
+
+const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+const NO_RETRY: Retry = Retry { attempts: 0, budget_percent: 0, on_status: Vec::new() };
+
+fn ok(stream: u32) -> Vec<u8> {
+    answer(stream, &[(":status", "200"), ("content-length", "2")], b"ok")
+}
+
+fn reset(stream: u32, code: u32) -> Vec<u8> {
+    frame(kind::RST_STREAM, 0, stream, &code.to_be_bytes())
+}
+
+/// A good and a bad upstream, in turn, without retries.
+fn setup(good: &RawOrigin, bad: &RawOrigin, protocol: UpstreamProtocol) -> Setup {
+    let mut setup = Setup::to_all(&[good.address(), bad.address()]);
+    setup.upstream.protocol = protocol;
+    setup.upstream.retry = NO_RETRY;
+    setup.upstream.outlier = Some(OutlierDetection {
+        consecutive_failures: 3,
+        base_ejection: Duration::from_secs(600),
+        max_ejected_percent: 50,
+    });
+    setup
+}
+
+fn health(rig: &Rig, at: usize) -> EndpointHealth {
+    rig.listener.tenant.upstreams[0].report().endpoints[at].state
+}
+
+/// What an HTTP/2 upstream may do instead of answering, and whether that is its failure.
+type Reply = fn(u32) -> Vec<u8>;
+
+// S1.42
+#[tokio::test]
+async fn an_http2_upstream_that_fails_every_stream_is_ejected() {
+    let cases: [(&str, Reply); 8] = [
+        ("RST_STREAM INTERNAL_ERROR", |stream| reset(stream, 2)),
+        ("RST_STREAM CANCEL", |stream| reset(stream, 8)),
+        ("RST_STREAM NO_ERROR", |stream| reset(stream, 0)),
+        ("RST_STREAM ENHANCE_YOUR_CALM", |stream| reset(stream, 11)),
+        ("GOAWAY INTERNAL_ERROR", |_| frame(kind::GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 2])),
+        ("DATA before HEADERS", |stream| frame(kind::DATA, 1, stream, b"hello")),
+        ("a header block that cannot be decoded", |stream| {
+            frame(kind::HEADERS, flag::END_HEADERS | 1, stream, &[0x80])
+        }),
+        ("RST_STREAM after the head", |stream| {
+            let block = header_block(&[(":status", "200")]);
+            let head = frame(kind::HEADERS, flag::END_HEADERS, stream, &block);
+            [head, reset(stream, 2)].concat()
+        }),
+    ];
+    for (name, reply) in cases {
+        let (good, bad) = (http2_origin(ok), http2_origin(reply));
+        setup(&good, &bad, UpstreamProtocol::Http2)
+            .run(|rig| async move {
+                for _ in 0..12 {
+                    ask(&rig, POST).await;
+                }
+
+                assert_eq!(health(&rig, 1), EndpointHealth::Ejected, "{name}");
+                assert_eq!(health(&rig, 0), EndpointHealth::Healthy, "{name}");
+                assert!(ask(&rig, POST).await.starts_with("HTTP/1.1 200"), "{name}");
+                assert_eq!(rig.metrics().total(Counter::Retries), 0, "{name}");
+            })
+            .await;
+    }
+}
+
+// S1.42
+#[tokio::test]
+async fn an_http1_upstream_that_breaks_every_response_off_is_ejected() {
+    let good = RawOrigin::replying("127.0.0.1:0", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let bad = RawOrigin::once("127.0.0.1:0", "HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\nok");
+    setup(&good, &bad, UpstreamProtocol::Http1)
+        .run(|rig| async move {
+            for _ in 0..12 {
+                let mut client = rig.client().await;
+                client.send(POST).await.unwrap();
+                let _ = client.read_response().await;
+            }
+
+            assert_eq!(health(&rig, 1), EndpointHealth::Ejected);
+        })
+        .await;
+}
+
+// S1.42 S1.44
+#[tokio::test]
+async fn a_stream_refused_unseen_goes_elsewhere_with_any_method() {
+    let (good, bad) = (http2_origin(ok), http2_origin(|stream| reset(stream, 7)));
+    let mut setup = setup(&good, &bad, UpstreamProtocol::Http2);
+    setup.upstream.retry = Retry { attempts: 1, budget_percent: 100, on_status: Vec::new() };
+    setup
+        .run(|rig| async move {
+            for _ in 0..12 {
+                assert!(ask(&rig, POST).await.starts_with("HTTP/1.1 200"));
+            }
+
+            assert_eq!(health(&rig, 1), EndpointHealth::Healthy);
+        })
+        .await;
+}
+
+// S1.42
+#[tokio::test]
+async fn an_upstream_that_refuses_every_stream_for_good_is_ejected() {
+    let (good, bad) = (http2_origin(ok), http2_origin(|stream| reset(stream, 7)));
+    let mut setup = setup(&good, &bad, UpstreamProtocol::Http2);
+    // One endpoint is the first choice and there is no second one.
+    setup.upstream.endpoints[0].weight = 1;
+    setup
+        .run(|rig| async move {
+            let mut failed = 0;
+            for _ in 0..40 {
+                failed += u32::from(!ask(&rig, POST).await.starts_with("HTTP/1.1 200"));
+            }
+
+            assert!(failed <= 3, "{failed}");
+        })
+        .await;
+}
+
+// S1.42
+#[tokio::test]
+async fn what_the_client_cancels_is_not_held_against_the_upstream() {
+    let origin = Origin::h2c("127.0.0.1:0");
+    let other = Origin::h2c("127.0.0.1:0");
+    let mut setup = Setup::to_all(&[origin.address(), other.address()]);
+    setup.upstream.protocol = UpstreamProtocol::Http2;
+    setup.upstream.outlier = Some(OutlierDetection {
+        consecutive_failures: 1,
+        base_ejection: Duration::from_secs(600),
+        max_ejected_percent: 50,
+    });
+    setup
+        .run(|rig| async move {
+            let builder = h2::client::Builder::new();
+            let client = H2Client::over(rig.stream().await, &builder, "a").await.unwrap();
+
+            for path in ["/hang", "/sse"] {
+                let request = client.request(http::Method::GET, path);
+                let (response, mut stream) = client.open(request, true).await.unwrap();
+                if path == "/sse" {
+                    assert_eq!(response.await.unwrap().status(), 200);
+                }
+                stream.send_reset(h2::Reason::CANCEL);
+            }
+            rig.log(2).await;
+
+            assert_eq!(health(&rig, 0), EndpointHealth::Healthy);
+            assert_eq!(health(&rig, 1), EndpointHealth::Healthy);
+        })
+        .await;
+}
+
+// S1.44
+#[tokio::test]
+async fn what_http2_cannot_carry_is_refused_before_anybody_is_asked() {
+    let origin = http2_origin(ok);
+    let mut setup = Setup::to(origin.address());
+    setup.upstream.protocol = UpstreamProtocol::Http2;
+    setup
+        .run(|rig| async move {
+            for target in ["/a<b>", "/a`b", "/x?q=\"", "/x?<", "/>"] {
+                let answer = ask(&rig, format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+                assert!(answer.starts_with("HTTP/1.1 400 "), "{target}: {answer}");
+            }
+            assert_eq!(origin.connections(), 0);
+            assert_eq!(rig.metrics().total(Counter::Retries), 0);
+            let log = rig.log(5).await;
+            assert!(log.iter().all(|line| line["reason"] == "bad_request"), "{log:?}");
+
+            let target = "/x|{\"}^?`{|}^[]\\~!$&'()*+,;=:@%20";
+            let answer = ask(&rig, format!("GET {target} HTTP/1.1\r\nHost: a:\r\n\r\n")).await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        })
+        .await;
+}
+
+// S1.38
+#[tokio::test]
+async fn a_websocket_that_the_upstream_cannot_take_is_nobodys_failure() {
+    let origin = http2_origin(ok);
+    let mut setup = Setup::to(origin.address());
+    setup.upstream.protocol = UpstreamProtocol::Http2;
+    setup
+        .run(|rig| async move {
+            let (mut send, connection) = h2::client::handshake(rig.stream().await).await.unwrap();
+            tokio::task::spawn_local(connection);
+            while !send.is_extended_connect_protocol_enabled() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let mut request = http::Request::connect("http://a/ws").body(()).unwrap();
+            request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+
+            let (response, _out) = send.send_request(request, false).unwrap();
+
+            assert_eq!(response.await.unwrap().status(), 501);
+            assert_eq!(rig.listener.tenant.upstreams[0].report().endpoints[0].failures, 0);
+            assert_eq!(rig.metrics().total(Counter::Retries), 0);
+        })
+        .await;
+}
+
+// S1.38
+#[tokio::test]
+async fn a_response_is_whole_although_its_upstream_wants_no_more_of_the_request() {
+    let origin = http2_origin(|stream| [ok(stream), reset(stream, 0)].concat());
+    let mut setup = Setup::to(origin.address());
+    setup.upstream.protocol = UpstreamProtocol::Http2;
+    setup
+        .run(|rig| async move {
+            let mut client = rig.client().await;
+            client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n").await.unwrap();
+
+            let read = client.read_response().await.unwrap();
+
+            assert_eq!((read.status, read.text().as_str()), (200, "ok"));
+        })
+        .await;
+}
+
+// S1.38
+#[tokio::test]
+async fn a_2xx_to_an_upgrade_that_was_not_granted_opens_no_tunnel() {
+    let origin = RawOrigin::start("127.0.0.1:0", |mut connection: RawConnection| async move {
+        connection.read_until(b"\r\n\r\n").await.unwrap();
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+        connection.hold().await;
+    });
+    Setup::to(origin.address())
+        .run(|rig| async move {
+            let (mut send, connection) = h2::client::handshake(rig.stream().await).await.unwrap();
+            tokio::task::spawn_local(connection);
+            while !send.is_extended_connect_protocol_enabled() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let mut request = http::Request::connect("http://a/ws").body(()).unwrap();
+            request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+
+            let (response, _out) = send.send_request(request, false).unwrap();
+
+            assert_eq!(response.await.unwrap().status(), 502);
+        })
+        .await;
+}
