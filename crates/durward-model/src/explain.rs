@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{Destination, EgressAddress};
 use crate::client_auth::ClientAuth;
-use crate::listener::{HttpService, Listener, Service, sni_route};
+use crate::listener::{HttpService, Listener, Service};
 use crate::mapping::Transport;
 use crate::origin::Origin;
 use crate::path;
@@ -221,7 +221,7 @@ impl Trail {
             Service::Http(service) => self.http(tenant, service, question),
             Service::Tcp(service) => self.upstreams(tenant, &service.upstreams),
             Service::Forward(service) => self.outside(snapshot, tenant, service, question),
-            Service::PassThrough(routes) => match sni_route(routes, question.sni.as_deref()) {
+            Service::PassThrough(routes) => match routes.select(question.sni.as_deref()) {
                 Some(route) => {
                     self.note(
                         "route",
@@ -324,9 +324,9 @@ impl Trail {
             client,
             headers: &question.headers,
         };
-        for skipped in
-            service.routes.iter().take_while(|route| route.matches.mismatch(&view).is_some())
-        {
+        let selected = service.routes.select(&view);
+        let passed = selected.map_or(service.routes.len(), |(position, _)| position);
+        for skipped in &service.routes[..passed] {
             let mismatch = skipped.matches.mismatch(&view);
             self.note(
                 "route",
@@ -338,7 +338,7 @@ impl Trail {
                 ),
             );
         }
-        let Some((_, route)) = route::select(&service.routes, &view) else {
+        let Some((_, route)) = selected else {
             return self.refuse(
                 "route",
                 None,

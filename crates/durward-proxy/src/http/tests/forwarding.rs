@@ -137,7 +137,7 @@ async fn redirects_and_fixed_answers_are_made_here() {
     };
     let mut gone = route("gone", Action::Respond { status: 410, body: Arc::from("gone\n") });
     gone.matches.path = PathMatch::Prefix(Arc::from("/old"));
-    setup.service.routes = vec![gone, route("https", Action::Redirect(redirect))];
+    setup.service.routes = vec![gone, route("https", Action::Redirect(redirect))].into();
     setup
         .run(|rig| async move {
             let moved = ask(&rig, "GET //evil.example/%2e?a=b HTTP/1.1\r\nHost: A.example:8080\r\n\r\n").await;
@@ -358,7 +358,7 @@ async fn a_route_changes_target_host_and_headers() {
     };
     route.response_headers =
         HeaderRules { remove: vec![text("x-secret")], ..HeaderRules::default() };
-    setup.service.routes = vec![route];
+    setup.service.routes = vec![route].into();
     setup
         .run(|rig| async move {
             for (asked, sent) in
