@@ -21,6 +21,7 @@ use crate::path;
 use crate::request;
 use crate::route::{self, Action, RequestView, WeightedUpstream};
 use crate::snapshot::Snapshot;
+use crate::sni::SniTable;
 use crate::tenant::{Tenant, TenantId};
 use crate::upstream::Target;
 
@@ -221,26 +222,25 @@ impl Trail {
             Service::Http(service) => self.http(tenant, service, question),
             Service::Tcp(service) => self.upstreams(tenant, &service.upstreams),
             Service::Forward(service) => self.outside(snapshot, tenant, service, question),
-            Service::PassThrough(routes) => match routes.select(question.sni.as_deref()) {
-                Some(route) => {
-                    self.note(
-                        "route",
-                        Some(&route.origin),
-                        format!(
-                            "SNI {} is carried through",
-                            question.sni.as_deref().unwrap_or("(none)")
-                        ),
-                    );
-                    self.upstreams(tenant, &route.upstreams)
-                }
-                None => self.refuse(
-                    "route",
-                    Some(&listener.origin),
-                    "no_route",
-                    "no route has this SNI".to_owned(),
-                ),
-            },
+            Service::PassThrough(routes) => {
+                self.pass_through((tenant, listener), routes, question.sni.as_deref())
+            }
         }
+    }
+
+    fn pass_through(
+        &mut self,
+        (tenant, listener): (&Tenant, &Listener),
+        routes: &SniTable,
+        sni: Option<&str>,
+    ) -> Ending {
+        let Some(route) = routes.select(sni) else {
+            let sentence = "no route has this SNI".to_owned();
+            return self.refuse("route", Some(&listener.origin), "no_route", sentence);
+        };
+        let sentence = format!("SNI {} is carried through", sni.unwrap_or("(none)"));
+        self.note("route", Some(&route.origin), sentence);
+        self.upstreams(tenant, &route.upstreams)
     }
 
     fn source(&mut self, listener: &Listener, question: &Question) -> Option<Ending> {
@@ -369,7 +369,7 @@ impl Trail {
             if endpoints.is_empty() {
                 let sentence = format!("{}: every endpoint has weight 0", upstream.name);
                 self.note("upstream", Some(&upstream.origin), sentence);
-                served.get_or_insert(Ending::Refused { reason: "no_endpoint".into() });
+                served.get_or_insert_with(|| Ending::Refused { reason: "no_endpoint".into() });
                 continue;
             }
             let tls = if upstream.tls.is_some() { " over verified TLS" } else { "" };
@@ -392,7 +392,7 @@ impl Trail {
                 served = Some(Ending::Served { upstream });
             }
         }
-        served.unwrap_or(Ending::Refused { reason: "no_route".into() })
+        served.unwrap_or_else(|| Ending::Refused { reason: "no_route".into() })
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! Deliberately absent: writing the documents.
 
-use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +12,7 @@ use crate::cli::Migrate;
 use crate::commands::migrate::hand_over;
 use crate::failure::{Exit, Failure};
 use crate::output::count;
+use durward_control::source::regular::{self, FileKind};
 
 /// Translates and prints or writes; fails when the documents let through what the other program denied.
 pub(super) fn migrate(arguments: &Migrate, file: &Path, text: &str) -> Result<Exit, Failure> {
@@ -22,8 +22,8 @@ pub(super) fn migrate(arguments: &Migrate, file: &Path, text: &str) -> Result<Ex
     // Squid's own paths are absolute, or from where it was started; beside the file is what a copy has.
     let open = |name: &str| {
         let beside = folder.join(Path::new(name).file_name().unwrap_or_default());
-        fs::read_to_string(folder.join(name))
-            .or_else(|error| fs::read_to_string(beside).map_err(|_| error.to_string()))
+        let read = |path: &Path| regular::read_text(path, FileKind::Document);
+        read(&folder.join(name)).or_else(|error| read(&beside).map_err(|_| error.to_string()))
     };
     let name = file.display().to_string();
     let migrated = squid::migrate(&name, text, &options, &open)
