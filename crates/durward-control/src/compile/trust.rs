@@ -82,15 +82,15 @@ fn revocations(
         let Some(lists) = files.revocations(report, file, &field) else { continue };
         for list in &lists {
             match signed(list, authorities) {
-                Signed::ByAuthority => {}
-                Signed::ByNobodyHere => {
+                Signed::Authority => {}
+                Signed::NobodyHere => {
                     let sentence = format!(
                         "{:?} is from {:?}, which is none of the authorities here: it counts for clients that show an intermediate authority of that name, and for no other",
                         file.value, list.issuer
                     );
                     report.warning("RevocationsForeign", file.place, &field, &sentence);
                 }
-                Signed::ByAnotherKey => {
+                Signed::AnotherKey => {
                     let sentence = format!(
                         "{:?} says it is from {:?}, and is signed by another key: every client of that authority would be refused; fetch the list again, or add the authority whose key signed it",
                         file.value, list.issuer
@@ -107,23 +107,23 @@ fn revocations(
 /// Who has signed a revocation list.
 enum Signed {
     /// One of the authorities named beside it, as far as that can be checked.
-    ByAuthority,
+    Authority,
     /// Somebody else, by name.
-    ByNobodyHere,
+    NobodyHere,
     /// The issuer has the name of an authority and not its key.
-    ByAnotherKey,
+    AnotherKey,
 }
 
 fn signed(list: &Revocations, authorities: &[Authority]) -> Signed {
     let mut issuers =
         authorities.iter().filter(|one| one.raw_subject == list.raw_issuer).peekable();
     if issuers.peek().is_none() {
-        return Signed::ByNobodyHere;
+        return Signed::NobodyHere;
     }
     if issuers.any(|one| list.is_signed_by(one) != Some(false)) {
-        return Signed::ByAuthority;
+        return Signed::Authority;
     }
-    Signed::ByAnotherKey
+    Signed::AnotherKey
 }
 
 /// The positions of the authorities whose key has signed the list.
