@@ -6,6 +6,7 @@
 mod addresses;
 mod assemble;
 mod body;
+mod bounds;
 mod certificates;
 mod claims;
 mod credentials;

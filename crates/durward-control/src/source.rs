@@ -4,4 +4,5 @@
 
 pub mod file;
 mod read;
+pub mod regular;
 pub mod watch;

@@ -3,6 +3,7 @@
 //! Scalars a user may get wrong (addresses, names, durations) stay text with their place here: a bad one then costs the listener it is
 //! in, not the whole document. Deliberately absent: meaning; that is `compile`.
 
+mod budget;
 pub mod document;
 pub mod egress;
 mod fields;

@@ -14,13 +14,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{Destination, EgressAddress};
 use crate::client_auth::ClientAuth;
-use crate::listener::{HttpService, Listener, Service, sni_route};
+use crate::listener::{HttpService, Listener, Service};
 use crate::mapping::Transport;
 use crate::origin::Origin;
 use crate::path;
 use crate::request;
 use crate::route::{self, Action, RequestView, WeightedUpstream};
 use crate::snapshot::Snapshot;
+use crate::sni::SniTable;
 use crate::tenant::{Tenant, TenantId};
 use crate::upstream::Target;
 
@@ -216,26 +217,25 @@ impl Trail {
             Service::Http(service) => self.http(tenant, service, question),
             Service::Tcp(service) => self.upstreams(tenant, &service.upstreams),
             Service::Forward(service) => self.outside(snapshot, tenant, service, question),
-            Service::PassThrough(routes) => match sni_route(routes, question.sni.as_deref()) {
-                Some(route) => {
-                    self.note(
-                        "route",
-                        Some(&route.origin),
-                        format!(
-                            "SNI {} is carried through",
-                            question.sni.as_deref().unwrap_or("(none)")
-                        ),
-                    );
-                    self.upstreams(tenant, &route.upstreams)
-                }
-                None => self.refuse(
-                    "route",
-                    Some(&listener.origin),
-                    "no_route",
-                    "no route has this SNI".to_owned(),
-                ),
-            },
+            Service::PassThrough(routes) => {
+                self.pass_through((tenant, listener), routes, question.sni.as_deref())
+            }
         }
+    }
+
+    fn pass_through(
+        &mut self,
+        (tenant, listener): (&Tenant, &Listener),
+        routes: &SniTable,
+        sni: Option<&str>,
+    ) -> Ending {
+        let Some(route) = routes.select(sni) else {
+            let sentence = "no route has this SNI".to_owned();
+            return self.refuse("route", Some(&listener.origin), "no_route", sentence);
+        };
+        let sentence = format!("SNI {} is carried through", sni.unwrap_or("(none)"));
+        self.note("route", Some(&route.origin), sentence);
+        self.upstreams(tenant, &route.upstreams)
     }
 
     fn source(&mut self, listener: &Listener, question: &Question) -> Option<Ending> {
@@ -319,9 +319,9 @@ impl Trail {
             client,
             headers: &question.headers,
         };
-        for skipped in
-            service.routes.iter().take_while(|route| route.matches.mismatch(&view).is_some())
-        {
+        let selected = service.routes.select(&view);
+        let passed = selected.map_or(service.routes.len(), |(position, _)| position);
+        for skipped in &service.routes[..passed] {
             let mismatch = skipped.matches.mismatch(&view);
             self.note(
                 "route",
@@ -333,7 +333,7 @@ impl Trail {
                 ),
             );
         }
-        let Some((_, route)) = route::select(&service.routes, &view) else {
+        let Some((_, route)) = selected else {
             return self.refuse(
                 "route",
                 None,

@@ -19,6 +19,7 @@ pub mod request;
 pub mod route;
 pub mod secret;
 pub mod snapshot;
+pub mod sni;
 pub mod source_set;
 pub mod tenant;
 pub mod upstream;

@@ -14,7 +14,9 @@ use crate::certificate::Certificate;
 use crate::client_auth::ClientAuth;
 use crate::egress::ForwardService;
 use crate::origin::Origin;
-use crate::route::{HostPattern, Route, WeightedUpstream};
+use crate::route::table::RouteTable;
+use crate::route::{HostPattern, WeightedUpstream};
+use crate::sni::SniTable;
 use crate::source_set::SourceSet;
 use crate::tenant::TenantId;
 
@@ -151,7 +153,7 @@ pub enum Service {
     /// HTTP/1.1 and HTTP/2, over TLS when there is a certificate.
     Http(HttpService),
     /// TLS carried through untouched, by SNI.
-    PassThrough(Vec<SniRoute>),
+    PassThrough(SniTable),
     /// Bytes, after TLS when there is a certificate.
     Tcp(TcpService),
     /// A forward proxy: clients say where to.
@@ -164,7 +166,7 @@ pub struct HttpService {
     /// TLS towards clients.
     pub tls: Option<ServerTls>,
     /// In order of precedence; the first that matches serves.
-    pub routes: Vec<Route>,
+    pub routes: RouteTable,
     /// Peers whose forwarding headers are kept and extended; everybody else's are replaced.
     pub trusted_proxies: SourceSet,
     /// How a client certificate is told to upstreams.
@@ -343,16 +345,4 @@ impl ServerTls {
         let mut shown = self.certificates.iter().filter(|shown| shown.covers_host(sni)).peekable();
         shown.peek().is_some() && shown.all(|shown| shown.covers_host(host))
     }
-}
-
-/// The route of a pass-through listener for a client that asked for `sni` (lower case).
-#[must_use]
-pub fn sni_route<'a>(routes: &'a [SniRoute], sni: Option<&str>) -> Option<&'a SniRoute> {
-    let named = sni.and_then(|name| {
-        let rank = |route: &&SniRoute| {
-            route.hosts.iter().filter(|host| host.matches(name)).map(HostPattern::rank).max()
-        };
-        routes.iter().filter(|route| rank(route).is_some()).max_by_key(|route| rank(route))
-    });
-    named.or_else(|| routes.iter().find(|route| route.hosts.is_empty()))
 }

@@ -3,6 +3,8 @@
 //! Precedence is the Gateway API's: most specific host, then path, then method, then number of headers, then the order written.
 //! Deliberately absent: regular expressions; a route is read by people and by `explain`.
 
+pub mod table;
+
 use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -230,6 +232,15 @@ impl RouteMatch {
         if !self.hosts.is_empty() && !self.hosts.iter().any(|host| host.matches(request.host)) {
             return Some(Mismatch::Host);
         }
+        self.mismatch_of_rest(request)
+    }
+
+    /// Whether a request whose host and path match is accepted.
+    fn accepts_rest(&self, request: &RequestView<'_>) -> bool {
+        self.mismatch_of_rest(request).is_none()
+    }
+
+    fn mismatch_of_rest(&self, request: &RequestView<'_>) -> Option<Mismatch> {
         if !self.methods.is_empty()
             && !self.methods.iter().any(|method| **method == *request.method)
         {
@@ -271,12 +282,6 @@ pub enum Mismatch {
     Source,
     /// The header at this position of the match.
     Header(usize),
-}
-
-/// The first route that accepts `request`, and its position.
-#[must_use]
-pub fn select<'a>(routes: &'a [Route], request: &RequestView<'_>) -> Option<(usize, &'a Route)> {
-    routes.iter().enumerate().find(|(_, route)| route.matches.mismatch(request).is_none())
 }
 
 /// The position of the choice that `draw` (uniform over all `u32`) falls on, by weight. `None` when all weights are 0.

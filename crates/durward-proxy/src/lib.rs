@@ -25,6 +25,7 @@ mod prepared;
 pub mod present;
 pub mod proxy;
 pub mod refusal;
+mod regular;
 mod relay;
 mod session;
 mod share;

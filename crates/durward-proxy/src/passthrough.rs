@@ -5,7 +5,6 @@
 use std::time::SystemTime;
 
 use durward_model::Service;
-use durward_model::listener::sni_route;
 
 use crate::access_log::Record;
 use crate::admit::{Farewell, INTERNAL_ERROR, UNRECOGNIZED_NAME, alert, say};
@@ -19,7 +18,7 @@ pub(crate) async fn serve(admitted: Admitted) {
     let view = admitted.view.clone();
     let Service::PassThrough(routes) = &view.listener().service else { return };
     let sni = admitted.facts.tls.as_ref().and_then(|tls| tls.sni.as_deref());
-    match sni_route(routes, sni) {
+    match routes.select(sni) {
         Some(route) => {
             carry(admitted, "passthrough", &route.upstreams, |io| {
                 let _ = io.socket().try_write(&alert(INTERNAL_ERROR));

@@ -133,7 +133,7 @@ fn run_again_inside(test_name: &str) {
     );
 }
 
-/// Says loudly that a test cannot run here.
+/// Prints a line that says which test does not run here, and why.
 ///
 /// # Panics
 /// Where all tests must run (`DURWARD_TESTKIT_REQUIRE_NAMESPACES`).

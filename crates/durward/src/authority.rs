@@ -16,6 +16,7 @@ use rcgen::{
 
 use crate::cli::KeyKind;
 use crate::failure::Failure;
+use durward_control::source::regular::{self, FileKind};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -93,7 +94,7 @@ impl Authority {
 
     fn open(certificate_path: &Path, key_path: &Path) -> Result<Self, Failure> {
         let read = |path: &Path| {
-            fs::read_to_string(path)
+            regular::read_text(path, FileKind::Certificate)
                 .map_err(|error| Failure::broken(format!("reading {}", path.display()), error))
         };
         let certificate = read(certificate_path)?;

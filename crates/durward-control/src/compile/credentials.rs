@@ -12,6 +12,9 @@ use super::certificates::Files;
 use super::report::{Field, Report};
 use crate::place::At;
 
+/// So many faulty lines are listed: a file of another kind has a million of them.
+const FAULTS: usize = 20;
+
 /// The credentials in the file; none after an error.
 pub(crate) fn read(
     report: &mut Report<'_>,
@@ -30,8 +33,13 @@ pub(crate) fn read(
     };
     let mut credentials = Vec::new();
     let mut names = BTreeSet::new();
+    let mut faults = 0;
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
+        if faults == FAULTS {
+            fault("has more faults of this kind, which are not listed");
+            break;
+        }
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
@@ -39,10 +47,16 @@ pub(crate) fn read(
             Some(credential) if names.insert(Arc::clone(&credential.name)) => {
                 credentials.push(credential)
             }
-            Some(_) => fault(&format!("has in line {number} a name it had before")),
-            None => fault(&format!(
-                "has in line {number} no NAME:HASH; the hash is the secret's SHA-256 in hexadecimal, as `printf %s SECRET | sha256sum` says"
-            )),
+            Some(_) => {
+                faults += 1;
+                fault(&format!("has in line {number} a name it had before"));
+            }
+            None => {
+                faults += 1;
+                fault(&format!(
+                    "has in line {number} no NAME:HASH; the hash is the secret's SHA-256 in hexadecimal, as `printf %s SECRET | sha256sum` says"
+                ));
+            }
         }
     }
     if credentials.is_empty() {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use durward_model::listener::Service;
+use durward_model::listener::{HttpService, Service};
 use durward_model::route::{Action, WeightedUpstream};
 use durward_model::upstream::UpstreamIndex;
 use durward_model::{EgressAddress, Listener, Tenant, Upstream};
@@ -76,28 +76,38 @@ pub(crate) fn reindexed(
     listener: &Arc<Listener>,
     new: impl Fn(UpstreamIndex) -> Option<UpstreamIndex>,
 ) -> Option<Arc<Listener>> {
-    let mut changed = Listener::clone(listener);
-    for choice in choices(&mut changed.service) {
-        choice.upstream = new(choice.upstream)?;
-    }
-    Some(if changed == **listener { Arc::clone(listener) } else { Arc::new(changed) })
+    let moved = |choices: &mut Vec<WeightedUpstream>| {
+        choices.iter_mut().try_for_each(|choice| {
+            choice.upstream = new(choice.upstream).ok_or(Unreachable)?;
+            Ok::<(), Unreachable>(())
+        })
+    };
+    let service = match &listener.service {
+        Service::Http(service) => {
+            let routes = service.routes.try_map_actions(|route| match &mut route.action {
+                Action::Forward(forward) => moved(&mut forward.upstreams),
+                Action::Redirect(_) | Action::Respond { .. } => Ok(()),
+            });
+            Service::Http(HttpService { routes: routes.ok()?, ..service.clone() })
+        }
+        Service::PassThrough(routes) => {
+            let routes = routes.try_map_targets(|route| moved(&mut route.upstreams));
+            Service::PassThrough(routes.ok()?)
+        }
+        Service::Tcp(service) => {
+            let mut service = service.clone();
+            moved(&mut service.upstreams).ok()?;
+            Service::Tcp(service)
+        }
+        Service::Forward(service) => Service::Forward(service.clone()),
+    };
+    let changed = service != listener.service;
+    Some(if changed {
+        Arc::new(Listener { service, ..Listener::clone(listener) })
+    } else {
+        Arc::clone(listener)
+    })
 }
 
-fn choices(service: &mut Service) -> Vec<&mut WeightedUpstream> {
-    match service {
-        Service::Http(service) => service
-            .routes
-            .iter_mut()
-            .filter_map(|route| match &mut route.action {
-                Action::Forward(forward) => Some(&mut forward.upstreams),
-                Action::Redirect(_) | Action::Respond { .. } => None,
-            })
-            .flatten()
-            .collect(),
-        Service::PassThrough(routes) => {
-            routes.iter_mut().flat_map(|route| &mut route.upstreams).collect()
-        }
-        Service::Tcp(service) => service.upstreams.iter_mut().collect(),
-        Service::Forward(_) => Vec::new(),
-    }
-}
+/// An upstream that a listener needs is gone.
+struct Unreachable;

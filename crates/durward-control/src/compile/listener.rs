@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use durward_model::egress::Policy;
 use durward_model::listener::{HttpService, IdentityHeaders, ServerTls, SniRoute, TcpService};
+use durward_model::route::table::RouteTable;
 use durward_model::route::{Action, HeaderRules, Redirect, RouteMatch, WeightedUpstream};
 use durward_model::{
     DestinationMode, IngressAddress, Listener, Route, Service, SourceSet, TenantId,
@@ -163,7 +164,9 @@ impl Workshop<'_, '_, '_, '_> {
                 let service = self.http(spec, None, field);
                 Some(Service::Http(HttpService { tls: Some(tls?), ..service? }))
             }
-            ProtocolSpec::Tls => self.pass_through(spec, field).map(Service::PassThrough),
+            ProtocolSpec::Tls => {
+                self.pass_through(spec, field).map(|routes| Service::PassThrough(routes.into()))
+            }
             ProtocolSpec::Tcp => {
                 let secured = spec.certificate.is_some() || !spec.certificates.is_empty();
                 let tls = secured.then(|| self.tls(spec, address, field));
@@ -206,12 +209,11 @@ impl Workshop<'_, '_, '_, '_> {
             );
             return None;
         }
-        routes.sort_by_cached_key(|route| route.matches.precedence());
         let defaults = IdentityHeaders::default();
         let identity = spec.identity_headers.as_ref();
         Some(HttpService {
             tls,
-            routes,
+            routes: RouteTable::new(routes),
             trusted_proxies: SourceSet::new(proxies),
             identity_headers: IdentityHeaders {
                 client_cert: identity

@@ -10,6 +10,7 @@ use durward_model::{EgressAddress, Origin, TenantId};
 use ipnet::IpNet;
 
 use super::Compiled;
+use super::bounds;
 use super::limits;
 use super::mapping::{MappingId, NamedMapping};
 use super::precedence::winners;
@@ -77,6 +78,11 @@ impl<'a> Named<'a> {
     /// What the document says of its tenant as a whole, or `None` when that cannot be served.
     pub(crate) fn body(&mut self) -> Option<Body<'a>> {
         let spec = &self.document.spec;
+        let before = self.report.errors();
+        bounds::check(&mut self.report, spec);
+        if self.report.errors() > before {
+            return None;
+        }
         let egress = egress(self);
         let sources = sources(&mut self.report, spec);
         let limits = limits::limits(&mut self.report, &spec.limits);

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::file_roots::FileRoots;
 use crate::resources::{Content, Document, Links, MISSING, Resources, Source, Unreadable};
-use crate::source::read::{Reader, reason};
+use crate::source::read::Reader;
+use crate::source::regular::{FileKind, reason};
 use crate::spec::document::{self, Part};
 use crate::spec::references::references;
 use crate::spec::routing_json::{self, ROUTING_JSON, RoutingJsonOptions};
@@ -26,6 +27,9 @@ pub struct FileSource {
     roots: Arc<FileRoots>,
     memory: Mutex<Memory>,
 }
+
+/// A file that a document refers to, and the purpose it is read for.
+type Reference = (FileKind, Arc<Path>);
 
 /// How the kind of a document's text is told, and how it is read.
 type Grammar = (fn(&str) -> &'static str, fn(&Source) -> Content);
@@ -44,7 +48,7 @@ struct Known {
     bytes: Arc<[u8]>,
     documents: Vec<Document>,
     /// The files its documents refer to.
-    references: Arc<[Arc<Path>]>,
+    references: Arc<[Reference]>,
     /// The last turn it was read in.
     turn: u64,
 }
@@ -163,7 +167,7 @@ struct Load<'a> {
     turn: u64,
     reader: &'a mut Reader,
     files: &'a mut HashMap<PathBuf, Known>,
-    references: Vec<Arc<[Arc<Path>]>>,
+    references: Vec<Arc<[Reference]>>,
     resources: Resources,
 }
 
@@ -204,14 +208,14 @@ impl Load<'_> {
     /// A file of a directory: one that is gone by now was deleted, and says nothing.
     fn entry(&mut self, path: &Path) {
         let gone = |reason: &str| reason == MISSING && fs::symlink_metadata(path).is_err();
-        match self.reader.read(path) {
+        match self.reader.read(path, FileKind::Document) {
             Err(reason) if gone(&reason) => {}
             read => self.read(path, read),
         }
     }
 
     fn file(&mut self, path: &Path) {
-        let read = self.reader.read(path);
+        let read = self.reader.read(path, FileKind::Document);
         self.read(path, read);
     }
 
@@ -304,12 +308,19 @@ impl Load<'_> {
     /// Reads what the documents refer to.
     fn referenced(&mut self) {
         let mut links = Links::default();
-        for references in std::mem::take(&mut self.references) {
-            for path in &*references {
+        let references = std::mem::take(&mut self.references);
+        // A file that is named for two purposes may be as large as the larger of them.
+        let mut kinds: HashMap<&Arc<Path>, FileKind> = HashMap::new();
+        for (kind, path) in references.iter().flat_map(|of_file| &**of_file) {
+            let largest = kinds.entry(path).or_insert(*kind);
+            *largest = (*kind).max(*largest);
+        }
+        for references in &references {
+            for (_, path) in &**references {
                 if self.resources.files.contains_key(path) {
                     continue;
                 }
-                let bytes = self.reader.read(path);
+                let bytes = self.reader.read(path, kinds[path]);
                 let real = self.reader.real(path).filter(|_| bytes.is_ok());
                 if let Some(real) = real.filter(|real| ***real != *self.roots.clean(path)) {
                     links.files.insert(Arc::clone(path), real.to_path_buf());
@@ -335,10 +346,14 @@ impl Load<'_> {
 }
 
 /// The files a document refers to, wherever they may be.
-fn referenced(document: &Document) -> Vec<Arc<Path>> {
+fn referenced(document: &Document) -> Vec<Reference> {
     let Content::Tenant(tenant) = &document.content else { return Vec::new() };
     let names = references(&tenant.spec).into_iter();
-    names.flat_map(|name| document.source.candidates(&name)).map(Arc::from).collect()
+    let candidates = |(kind, name): (FileKind, String)| {
+        let paths = document.source.candidates(&name).into_iter();
+        paths.map(move |path| (kind, Arc::from(path)))
+    };
+    names.flat_map(candidates).collect()
 }
 
 /// Parses the documents of one file.

@@ -6,17 +6,16 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File, Metadata};
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::resources::{FileBytes, MISSING};
+use super::regular::{self, FileKind, Unread};
+use crate::resources::FileBytes;
 
-/// The largest file that is read, in bytes.
-const LARGEST: u64 = 256 * 1024 * 1024;
 /// A file changed so lately may change again without its times telling.
 const SETTLED: Duration = Duration::from_secs(2);
 
@@ -137,7 +136,9 @@ impl Reader {
     /// Whether a round that asks for the same would find the same. What changed lately is looked into, for the rest the system's times tell.
     pub(super) fn is_current(&mut self) -> bool {
         self.files.iter_mut().all(|(path, Known { stamp, bytes, .. })| {
-            stamp.holds(path, |path| read(path).is_ok_and(|now| *now.bytes == **bytes))
+            stamp.holds(path, |path| {
+                read(path, FileKind::RevocationLists).is_ok_and(|now| *now.bytes == **bytes)
+            })
         }) && self
             .directories
             .iter()
@@ -164,18 +165,18 @@ impl Reader {
     }
 
     /// The bytes of a file, or why it cannot be read. The same `Arc` as before when they are the same.
-    pub(super) fn read(&mut self, path: &Path) -> FileBytes {
+    pub(super) fn read(&mut self, path: &Path, kind: FileKind) -> FileBytes {
         let round = self.round;
         let known = self.files.get_mut(path);
         let reused = known.and_then(|known| known.reused(path, round));
-        if let Some(bytes) = reused {
+        if let Some(bytes) = reused.filter(|bytes| bytes.len() as u64 <= kind.limit()) {
             return Ok(bytes);
         }
-        let Contents { stamp, bytes, real } = match read(path) {
+        let Contents { stamp, bytes, real } = match read(path, kind) {
             Ok(read) => read,
-            Err(reason) => {
+            Err(error) => {
                 self.unreadable.push((path.to_owned(), told(path)));
-                return Err(reason);
+                return Err(error.to_string());
             }
         };
         let same = self.files.get(path).filter(|known| *known.bytes == *bytes);
@@ -198,18 +199,10 @@ struct Contents {
     real: PathBuf,
 }
 
-fn read(path: &Path) -> Result<Contents, String> {
-    let mut file = open(path)?;
-    let metadata = file.metadata().map_err(|error| reason(&error))?;
-    if !metadata.is_file() {
-        return Err("is not a file".to_owned());
-    }
-    if metadata.len() > LARGEST {
-        return Err("is larger than 256 MiB".to_owned());
-    }
+fn read(path: &Path, kind: FileKind) -> Result<Contents, Unread> {
+    let (mut file, metadata) = regular::open(path, kind)?;
     let stamp = Stamp::of(&metadata);
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
-    file.by_ref().take(LARGEST).read_to_end(&mut bytes).map_err(|error| reason(&error))?;
+    let bytes = regular::contents(&mut file, &metadata, kind)?;
     Ok(Contents { stamp, bytes, real: real(&file, path) })
 }
 
@@ -217,35 +210,6 @@ fn read(path: &Path) -> Result<Contents, String> {
 fn real(file: &File, path: &Path) -> PathBuf {
     let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
     fs::read_link(descriptor).or_else(|_| fs::canonicalize(path)).unwrap_or_default()
-}
-
-/// Opens a file; one that is there and yet not is just being swapped, so it is tried again.
-fn open(path: &Path) -> Result<File, String> {
-    let mut tries = 0;
-    loop {
-        match File::open(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound && tries < 3 => {
-                if fs::symlink_metadata(path).is_err() {
-                    return Err(MISSING.to_owned());
-                }
-                tries += 1;
-            }
-            other => return other.map_err(|error| reason(&error)),
-        }
-    }
-}
-
-/// The system's reason as a phrase.
-pub(super) fn reason(error: &std::io::Error) -> String {
-    match error.kind() {
-        ErrorKind::NotFound => MISSING.to_owned(),
-        ErrorKind::PermissionDenied => "cannot be read: permission denied".to_owned(),
-        _ => {
-            let text = error.to_string().to_lowercase();
-            let text = text.split(" (os error").next().unwrap_or_default();
-            format!("cannot be read: {text}")
-        }
-    }
 }
 
 #[cfg(test)]
@@ -259,7 +223,7 @@ mod tests {
         fs::write(&path, "old").unwrap();
         let mut reader = Reader::default();
         reader.begin();
-        assert_eq!(&*reader.read(&path).unwrap(), b"old");
+        assert_eq!(&*reader.read(&path, FileKind::Document).unwrap(), b"old");
         reader.finish();
         assert!(reader.is_current(), "looked into, it is the same");
         // So lately that no time tells, and seen only when the new time is an old one.
@@ -269,7 +233,7 @@ mod tests {
 
         assert!(!reader.is_current());
         reader.begin();
-        assert_eq!(&*reader.read(&path).unwrap(), b"new");
+        assert_eq!(&*reader.read(&path, FileKind::Document).unwrap(), b"new");
         reader.finish();
         assert!(reader.is_current());
         assert!(reader.files[&path].stamp.settled);
@@ -282,7 +246,7 @@ mod tests {
         let mut reader = Reader::default();
         let mut round = || {
             reader.begin();
-            let read = [&path, &folder].map(|path| reader.read(path).is_ok());
+            let read = [&path, &folder].map(|path| reader.read(path, FileKind::Document).is_ok());
             reader.finish();
             (read, reader.is_current())
         };

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use durward_model::verdict::Severity;
 use serde::Deserialize;
 use serde_saphyr::Error;
+use serde_saphyr::budget::BudgetBreach;
 
 use crate::place::{At, Place};
 use crate::resources::{Broken, Content, Source};
+use crate::spec::budget::Excess;
 use crate::spec::fields::{Path, Sought};
 use crate::spec::port_mapping::{self, PortMappingDocument};
 use crate::spec::tenant::{API_VERSION, KIND, TenantDocument};
@@ -268,6 +270,12 @@ fn of_form(error: &Error, text: &str, place: Place) -> Fault {
             None => must_be(expected(ty)),
         },
         Error::Unexpected { expected: wanted, .. } => must_be(expected(wanted)),
+        Error::Budget {
+            breach: BudgetBreach::Nodes { .. } | BudgetBreach::Events { .. }, ..
+        } => Fault::of_form(None, Excess::Values.sentence()),
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
+            Fault::of_form(None, Excess::Levels.sentence())
+        }
         other => Fault::of_form(None, plain(&other.to_string())),
     }
 }

@@ -4,7 +4,7 @@
 //! required client certificates. Deliberately absent: extensions of the format; who needs more writes `Tenant` documents.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 
 use crate::place::{At, Place};
 use crate::resources::{Broken, Content, Document, Source};
+use crate::spec::budget::{self, Excess};
 use crate::spec::egress::EgressSpec;
 use crate::spec::ingress::{CertificateSpec, DestinationSpec, IngressSpec, ListenSpec};
 use crate::spec::tenant::{API_VERSION, KIND, Metadata, TenantDocument, TenantSpec};
@@ -61,7 +62,12 @@ impl Default for RoutingJsonOptions {
 /// The documents in the text of a `routing.json`, one per tenant. File names in them are looked up in the source's bases.
 #[must_use]
 pub fn parse(source: Source, options: &RoutingJsonOptions) -> Vec<Document> {
-    let reader = Reader { source: Source { kind: Arc::from(ROUTING_JSON), ..source }, options };
+    let lines = source.text.match_indices('\n').map(|(at, _)| at).collect();
+    let source = Source { kind: Arc::from(ROUTING_JSON), ..source };
+    let reader = Reader { source, options, lines };
+    if let Err((excess, at)) = budget::check(&reader.source.text) {
+        return vec![reader.excessive(excess, at)];
+    }
     match serde_json::from_str::<Members<'_>>(&reader.source.text) {
         Ok(members) => reader.documents(&members),
         Err(error) => vec![reader.unreadable(&error)],
@@ -109,12 +115,15 @@ struct Entry {
 struct Reader<'o> {
     source: Source,
     options: &'o RoutingJsonOptions,
+    /// The positions of line feeds: counting them anew for each value would take the square of the file's size.
+    lines: Vec<usize>,
 }
 
 impl Reader<'_> {
     fn documents(&self, members: &Members<'_>) -> Vec<Document> {
         let mut documents = Vec::new();
-        let mut tenants: Vec<(String, Vec<Entry>)> = Vec::new();
+        let mut tenants: Vec<Vec<Entry>> = Vec::new();
+        let mut known: HashMap<String, usize> = HashMap::new();
         let mut seen = BTreeMap::new();
         for (key, value) in &members.0 {
             let place = self.key_place(key, value);
@@ -124,15 +133,17 @@ impl Reader<'_> {
                 continue;
             }
             match self.entry(&At::new(key.to_string(), place), value) {
-                Ok(entry) => match tenants.iter_mut().find(|(name, _)| *name == entry.tenant.value)
-                {
-                    Some((_, entries)) => entries.push(entry),
-                    None => tenants.push((entry.tenant.value.clone(), vec![entry])),
-                },
+                Ok(entry) => {
+                    let at = *known.entry(entry.tenant.value.clone()).or_insert_with(|| {
+                        tenants.push(Vec::new());
+                        tenants.len() - 1
+                    });
+                    tenants[at].push(entry);
+                }
                 Err(broken) => documents.push(self.broken(broken)),
             }
         }
-        let good = tenants.into_iter().map(|(_, entries)| self.document(entries));
+        let good = tenants.into_iter().map(|entries| self.document(entries));
         good.chain(documents).collect()
     }
 
@@ -146,13 +157,27 @@ impl Reader<'_> {
         self.broken(Broken { name: None, findings: vec![finding] })
     }
 
+    /// A whole file with more than is parsed.
+    fn excessive(&self, excess: Excess, at: usize) -> Document {
+        let place = self.place(&(at..at + 1));
+        let finding =
+            self.source.finding(Severity::Error, "Unreadable", place, "", &excess.sentence());
+        self.broken(Broken { name: None, findings: vec![finding] })
+    }
+
+    fn place(&self, range: &Range<usize>) -> Place {
+        let line = self.lines.partition_point(|feed| *feed < range.start) + 1;
+        let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Place { line: small(line), start: small(range.start), len: small(range.len()) }
+    }
+
     fn error_place(&self, error: &serde_json::Error) -> Place {
         let text = &self.source.text;
         let line = text.split_inclusive('\n').take(error.line().saturating_sub(1));
         let start = line.map(str::len).sum::<usize>() + error.column().saturating_sub(1);
         let start = (0..=start.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
         let start = start.unwrap_or(0);
-        Place::within(text, &(start..start))
+        self.place(&(start..start))
     }
 
     fn duplicate(&self, key: &str, place: Place, first: Place, value: &RawValue) -> Document {
@@ -317,7 +342,7 @@ impl Reader<'_> {
     }
 
     fn value_place(&self, value: &RawValue) -> Place {
-        Place::within(&self.source.text, &self.range(value.get()))
+        self.place(&self.range(value.get()))
     }
 
     /// The place of the key before `value`; of the value when the key is spelled with escapes.
@@ -326,7 +351,7 @@ impl Reader<'_> {
         let quoted = format!("\"{key}\"");
         let before = self.source.text.get(..value.start).unwrap_or_default();
         let range = before.rfind(&quoted).map_or(value, |at| at..at + quoted.len());
-        Place::within(&self.source.text, &range)
+        self.place(&range)
     }
 
     /// Where `part`, a slice of the text, lies in it.

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
+use super::budget;
 use super::document::{self, Fault};
 use super::fields::Path;
 use super::port_mapping;
@@ -17,6 +18,12 @@ use crate::resources::{Content, Source};
 #[must_use]
 pub fn content(source: &Source) -> Content {
     let text = &source.text;
+    if let Err((excess, at)) = budget::check(text) {
+        let mut fault = Fault::of_form(None, excess.sentence());
+        fault.place = Place::within(text, &(at..at + 1));
+        fault.name = named(text);
+        return fault.of(source);
+    }
     let read = if *source.kind == *port_mapping::KIND {
         toml::from_str(text).map(document::checked_mapping)
     } else {
@@ -64,9 +71,21 @@ fn span(text: &str, path: &Path) -> Option<Range<usize>> {
     found
 }
 
+/// The name in a text that is not parsed: that of its first `name = "…"` before the specification.
+fn named(text: &str) -> Option<String> {
+    let head = text.split("\n[spec").next()?;
+    head.lines().find_map(|line| {
+        let value = line.trim().strip_prefix("name")?.trim_start().strip_prefix('=')?;
+        Some(value.trim().trim_matches(['"', '\'']).to_owned())
+    })
+}
+
 /// The kind a TOML text says it is of; `Tenant` when it says nothing that is known.
 #[must_use]
 pub fn kind(text: &str) -> &'static str {
+    if budget::check(text).is_err() {
+        return document::known_kind("");
+    }
     let table: Option<toml::Table> = toml::from_str(text).ok();
     let named = table.as_ref().and_then(|table| table.get("kind")?.as_str());
     document::known_kind(named.unwrap_or_default())

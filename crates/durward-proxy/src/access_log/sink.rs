@@ -13,13 +13,18 @@ mod tests;
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use self::remote::Remote;
 use self::writer::{Target, Writer};
 use super::Buffer;
 use crate::audit::Audit;
+use crate::regular;
 
 pub use otlp::OtlpTo;
 pub use syslog::{Carrier, SyslogTo};
@@ -196,6 +201,18 @@ impl Sink {
     }
 }
 
+/// Opens a log to append to. A FIFO without a reader is an error; opened to wait for one, it would keep the process from starting.
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(0o640).custom_flags(regular::flags());
+    let file = options.open(path).map_err(|error| match error.raw_os_error() {
+        Some(code) if code == Errno::NXIO.raw_os_error() => {
+            io::Error::new(error.kind(), "it is a FIFO or a device, and nobody reads there")
+        }
+        _ => error,
+    })?;
+    // What is written waits for a slow reader, on the writer's own thread.
+    let flags = rustix::fs::fcntl_getfl(&file)?;
+    rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    Ok(file)
 }

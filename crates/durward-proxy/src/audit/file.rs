@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::chain::{self, Hash, Link};
 use super::{Durability, siblings, tail};
 use crate::access_log::{Clock, Fields};
+use crate::regular;
 
 /// The lock is had within this time, or the write fails.
 const LOCK_WITHIN: Duration = Duration::from_secs(2);
@@ -281,5 +282,5 @@ fn lock(file: &File) -> io::Result<()> {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).append(true).create(true).mode(0o640).open(path)
+    regular::open_with(OpenOptions::new().read(true).append(true).create(true).mode(0o640), path)
 }

@@ -9,7 +9,7 @@ mod segment;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 pub(super) use entry::{Entry, key_of};
@@ -19,6 +19,7 @@ use super::chain::Hash;
 use super::lines::Lines;
 use super::siblings;
 use super::verify::settled;
+use crate::regular;
 
 /// Less than this is not worth indexing.
 pub const SMALL: u64 = 16 * 1024 * 1024;
@@ -43,11 +44,11 @@ pub(super) struct Index {
 impl Index {
     /// Loads what there is, as far as it is in order.
     pub(super) fn load(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        let file = regular::open(path)?;
         let size = settled(&file)?;
         let place = place(path, &file, size)?;
         let mut this = Self { file, place, segments: Vec::new(), covered: 0, size };
-        if let Some(found) = this.place.as_ref().and_then(|place| File::open(place).ok()) {
+        if let Some(found) = this.place.as_ref().and_then(|place| regular::open(place).ok()) {
             this.read(&found)?;
         }
         Ok(this)
@@ -141,10 +142,8 @@ fn sweep(folder: &Path) -> io::Result<()> {
     let mut wanted = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let Ok(file) = File::open(&path) else { continue };
-        if file.metadata()?.is_file() {
-            wanted.extend(place(&path, &file, u64::MAX)?);
-        }
+        let Ok(file) = regular::open(&path) else { continue };
+        wanted.extend(place(&path, &file, u64::MAX)?);
     }
     for entry in fs::read_dir(&indexes)? {
         let path = entry?.path();
@@ -168,7 +167,9 @@ fn open(place: &Path) -> io::Result<File> {
     if let Some(folder) = place.parent() {
         fs::create_dir_all(folder)?;
     }
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(place)
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o640);
+    regular::open_with(&mut options, place)
 }
 
 /// Reads a file in parts that fit into memory.

@@ -14,6 +14,7 @@ use thiserror::Error;
 use super::chain::{self, Hash, Link, Record};
 use super::lines::Lines;
 use crate::access_log::glance;
+use crate::regular;
 
 /// What is in one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +121,7 @@ pub fn find(paths: &[PathBuf], hashes: &[String]) -> io::Result<BTreeSet<String>
     let mut found = BTreeSet::new();
     for path in if wanted.is_empty() { &[] } else { paths } {
         let mut search = || {
-            let mut lines = Lines::between(File::open(path)?, 0, u64::MAX)?;
+            let mut lines = Lines::between(regular::open(path)?, 0, u64::MAX)?;
             while let Some((_, line)) = lines.next()? {
                 let hash = chain::read(line).map(|record| record.link.hash.to_string());
                 found.extend(hash.filter(|hash| wanted.contains(hash)));
@@ -138,7 +139,7 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
 
 /// The number of the first record, to bring files into order; those without come last.
 fn first(path: &Path) -> io::Result<u64> {
-    let mut lines = Lines::between(File::open(path)?, 0, u64::MAX)?;
+    let mut lines = Lines::between(regular::open(path)?, 0, u64::MAX)?;
     let line = lines.next()?;
     Ok(line.and_then(|(_, line)| chain::read(line)).map_or(u64::MAX, |record| record.link.sequence))
 }
@@ -172,7 +173,7 @@ impl Walk {
     }
 
     fn through(&mut self) -> io::Result<Option<Break>> {
-        let file = File::open(&self.part.path)?;
+        let file = regular::open(&self.part.path)?;
         let size = settled(&file)?;
         let mut lines = Lines::between(file, 0, size)?;
         let mut number = 0;

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use durward_model::ClientAddr;
 use durward_model::path::{self, PathFault};
 use durward_model::request::{is_directed, normal_host};
-use durward_model::route::{Action, Forward, PathMatch, RequestView, Route, pick_weighted, select};
+use durward_model::route::{Action, Forward, PathMatch, RequestView, Route, pick_weighted};
 use durward_model::upstream::UpstreamIndex;
 
 pub(super) use chain::ProxyChain;
@@ -171,7 +171,7 @@ fn find_route<'a>(
     request: &Request,
     chain: &ProxyChain,
 ) -> Option<(usize, &'a Route)> {
-    select(&http.service()?.routes, &view(http, request, chain))
+    http.service()?.routes.select(&view(http, request, chain))
 }
 
 /// The first route from position `from` on that takes the request.
@@ -182,8 +182,7 @@ fn next_route<'a>(
     from: usize,
 ) -> Option<(usize, &'a Route)> {
     let view = view(http, request, chain);
-    let mut routes = http.service()?.routes.iter().enumerate().skip(from);
-    routes.find(|(_, route)| route.matches.mismatch(&view).is_none())
+    http.service()?.routes.select_from(&view, from)
 }
 
 fn view<'r>(http: &Http, request: &'r Request, chain: &ProxyChain) -> RequestView<'r> {

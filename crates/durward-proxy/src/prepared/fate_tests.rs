@@ -51,7 +51,7 @@ fn listener(change: impl FnOnce(&mut Listener, &mut ServerTls)) -> Listener {
         port: 443,
         bind: (address, 443).into(),
         allowed_sources: None,
-        service: Service::PassThrough(Vec::new()),
+        service: Service::PassThrough(Vec::new().into()),
         origin: Origin::default(),
     };
     let mut tls = ServerTls {

@@ -224,7 +224,8 @@ pub(crate) fn http(answer: &str, tls: Option<ServerTls>) -> Service {
             request_headers: HeaderRules::default(),
             response_headers: HeaderRules::default(),
             origin: Origin::default(),
-        }],
+        }]
+        .into(),
         trusted_proxies: SourceSet::default(),
         identity_headers: IdentityHeaders::default(),
     })
@@ -245,7 +246,7 @@ pub(crate) fn pass(routes: &[(&str, usize)]) -> Service {
         upstreams: vec![to(*at)],
         origin: Origin::default(),
     };
-    Service::PassThrough(routes.iter().map(route).collect())
+    Service::PassThrough(routes.iter().map(route).collect::<Vec<_>>().into())
 }
 
 fn to(at: usize) -> WeightedUpstream {

@@ -113,7 +113,11 @@ impl Gateway {
         let publisher = Publisher::after(restored.unwrap_or_default());
         let resources = Arc::new(source.load(&settings.paths));
         let compiled = publisher.reload(&resources, now());
-        refuse_bad_start(&compiled, settings.strict)?;
+        if resources.documents.is_empty() && resources.unreadable.is_empty() && !settings.strict {
+            tracing::warn!("there are no documents yet: waiting for the first");
+        } else {
+            refuse_bad_start(&compiled, settings.strict)?;
+        }
         log::findings(&compiled.verdicts);
         refuse_to_serve_less(settings.handed.as_ref(), &compiled)?;
         let state_file = state_file(settings.state_dir.as_deref())?;

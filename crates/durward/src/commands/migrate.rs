@@ -12,6 +12,7 @@ use std::path::Path;
 use crate::cli::Migrate;
 use crate::failure::{Exit, Failure};
 use crate::output::Screen;
+use durward_control::source::regular::{self, FileKind, Unread};
 
 /// Translates what the user names.
 pub(crate) fn migrate(arguments: &Migrate) -> Result<Exit, Failure> {
@@ -20,9 +21,17 @@ pub(crate) fn migrate(arguments: &Migrate) -> Result<Exit, Failure> {
         let name = path.display().to_string();
         let mut text = String::new();
         let read = if name == "-" {
-            std::io::stdin().read_to_string(&mut text).map(drop)
+            let limit = FileKind::Document.limit();
+            std::io::stdin()
+                .take(limit + 1)
+                .read_to_string(&mut text)
+                .map_err(Unread::from)
+                .and_then(|read| {
+                    let fits = read as u64 <= limit;
+                    fits.then_some(()).ok_or(Unread::TooLarge { kind: FileKind::Document })
+                })
         } else {
-            fs::read_to_string(path).map(|read| text = read)
+            regular::read_text(path, FileKind::Document).map(|read| text = read)
         };
         read.map_err(|error| Failure::InvalidConfig { message: format!("{name}: {error}") })?;
         texts.push((name, text));

@@ -249,3 +249,20 @@ fn a_flood_of_connections_keeps_neither_descriptors_nor_the_operator_out() {
     let none = || descriptors() <= before + 10;
     assert!(eventually_blocking(DEADLINE, none), "{before}, then {}", descriptors());
 }
+
+#[test]
+fn without_documents_the_gateway_waits_for_the_first() {
+    let (dir, admin, address) = (TempDir::new(), admin_address(), unique_loopback());
+    let mut child = spawn(dir.path(), admin, &[]);
+
+    assert!(eventually_blocking(DEADLINE, || status(admin, "/livez") == Some(200)));
+    let (code, said) = get(admin, "/readyz?verbose").unwrap();
+    assert_eq!(code, 503);
+    assert!(said.contains("no tenant is served"), "{said}");
+    dir.write("acme.yaml", tenant("acme", address.into(), 8080, nowhere()));
+
+    let is_ready = || status(admin, "/readyz") == Some(200);
+    assert!(eventually_blocking(DEADLINE, is_ready), "{}", child.output());
+    assert!(status((address, 8080).into(), "/").is_some());
+    child.terminate();
+}

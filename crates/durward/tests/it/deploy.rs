@@ -269,3 +269,30 @@ fn the_chart_refuses_a_misspelt_value() {
 
     assert!(refusal.contains("tenant"), "{refusal}");
 }
+
+#[test]
+fn on_the_nodes_own_network_only_the_node_reaches_the_admin_listener() {
+    let mut seen = 0;
+
+    for path in KUSTOMIZATIONS {
+        let Some(objects) = kustomize(path) else { return };
+        let deployments = objects.iter().filter(|object| object["kind"] == "Deployment");
+        for pod in deployments.map(|object| &object["spec"]["template"]["spec"]) {
+            let container = &pod["containers"][0];
+            let probes = ["startupProbe", "livenessProbe", "readinessProbe"];
+            let arguments = container["args"].as_array().unwrap();
+            let at = arguments.iter().position(|argument| argument == "--admin").unwrap() + 1;
+            let on_host = pod["hostNetwork"] == true;
+            let wanted = if on_host { "127.0.0.1:9440" } else { "0.0.0.0:9440" };
+
+            assert_eq!(arguments[at], wanted, "{path}");
+            for probe in probes {
+                let host = &container[probe]["httpGet"]["host"];
+                assert_eq!(host == "127.0.0.1", on_host, "{path}: {probe}");
+            }
+            seen += 1;
+        }
+    }
+
+    assert!(seen >= 4, "{seen}");
+}

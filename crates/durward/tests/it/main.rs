@@ -19,6 +19,7 @@ mod lab;
 mod layering;
 mod memory;
 mod nat;
+mod odd_files;
 mod records;
 mod reload;
 mod replicas;

@@ -25,3 +25,7 @@ spec:
   {{- toYaml $spec | nindent 2 }}
 {{- end }}
 {{- end -}}
+
+{{- define "durward.adminAddress" -}}
+{{- ternary "127.0.0.1" "0.0.0.0" .Values.hostNetwork -}}
+{{- end -}}

@@ -13,12 +13,15 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::syslog::resolve;
+use crate::regular;
 
 /// Connecting, each read and each write may take this long.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// And all of an answer this long.
 const WHOLE: Duration = Duration::from_secs(10);
 const HEAD: usize = 16 * 1024;
+/// The most that is read of a bundle of authorities.
+const LARGEST_BUNDLE: u64 = 8 * 1024 * 1024;
 const BODY: usize = 64 * 1024;
 
 /// Who is posted to.
@@ -94,7 +97,9 @@ fn configure(
     let mut roots = RootCertStore::empty();
     match ca {
         Some(path) => {
-            for certificate in CertificateDer::pem_file_iter(path).map_err(other)? {
+            let mut bundle = Vec::new();
+            regular::open(path)?.take(LARGEST_BUNDLE).read_to_end(&mut bundle)?;
+            for certificate in CertificateDer::pem_slice_iter(&bundle) {
                 roots.add(certificate.map_err(other)?).map_err(other)?;
             }
         }

@@ -137,7 +137,7 @@ async fn redirects_and_fixed_answers_are_made_here() {
     };
     let mut gone = route("gone", Action::Respond { status: 410, body: Arc::from("gone\n") });
     gone.matches.path = PathMatch::Prefix(Arc::from("/old"));
-    setup.service.routes = vec![gone, route("https", Action::Redirect(redirect))];
+    setup.service.routes = vec![gone, route("https", Action::Redirect(redirect))].into();
     setup
         .run(|rig| async move {
             let moved = ask(&rig, "GET //evil.example/%2e?a=b HTTP/1.1\r\nHost: A.example:8080\r\n\r\n").await;
@@ -187,7 +187,8 @@ async fn a_redirect_keeps_what_is_not_written() {
         below("/port", redirect(|to| to.port = Some(81))),
         below("/same", redirect(|to| to.scheme = Some(Arc::from("http")))),
         below("/https", redirect(|to| to.scheme = Some(Arc::from("https")))),
-    ];
+    ]
+    .into();
     setup
         .run(|rig| async move {
             for (asked, expected) in [
@@ -222,7 +223,8 @@ async fn redirects_follow_what_a_trusted_proxy_says_and_nobody_else() {
             below("/old", redirect(|to| to.path = Some(Arc::from("/new")))),
             route("redirectToHttps", redirect(|to| to.scheme = Some(Arc::from("https")))),
             route("rest", respond),
-        ];
+        ]
+        .into();
         setup
             .run(|rig| async move {
                 let said = [
@@ -258,7 +260,8 @@ async fn https_in_the_target_of_a_plain_listener_is_right_when_a_trusted_proxy_s
         setup.service.routes = vec![
             route("moved", redirect(|to| to.scheme = Some(Arc::from("https")))),
             route("all", respond),
-        ];
+        ]
+        .into();
         setup
             .run(|rig| async move {
                 let absolute = "GET https://pub.example/ HTTP/1.1\r\nHost: pub.example\r\n\r\n";
@@ -286,7 +289,7 @@ async fn the_log_and_the_routes_know_the_client_a_trusted_proxy_names_and_no_oth
         let answer = |status| Action::Respond { status, body: Arc::from("x") };
         let mut partner = route("partner", answer(200));
         partner.matches.sources = Some(["203.0.113.0/24".parse().unwrap()].into_iter().collect());
-        setup.service.routes = vec![partner, route("others", answer(403))];
+        setup.service.routes = vec![partner, route("others", answer(403))].into();
         setup
             .run(|rig| async move {
                 let answer = ask(&rig, "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 198.51.100.9, 203.0.113.7, 127.0.0.9\r\n\r\n").await;
@@ -309,7 +312,8 @@ async fn response_headers_are_changed_in_answers_made_here_too() {
         hsts(below("/moved", redirect(|to| to.scheme = Some(Arc::from("https"))))),
         hsts(below("/fixed", Action::Respond { status: 200, body: Arc::from("x") })),
         hsts(below("/dead", forward())),
-    ];
+    ]
+    .into();
     setup
         .run(|rig| async move {
             for (path, body, status) in [
@@ -358,7 +362,7 @@ async fn a_route_changes_target_host_and_headers() {
     };
     route.response_headers =
         HeaderRules { remove: vec![text("x-secret")], ..HeaderRules::default() };
-    setup.service.routes = vec![route];
+    setup.service.routes = vec![route].into();
     setup
         .run(|rig| async move {
             for (asked, sent) in

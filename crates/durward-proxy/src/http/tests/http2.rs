@@ -99,7 +99,7 @@ async fn http1_clients_are_served_by_http2_upstreams() {
 #[tokio::test]
 async fn a_refused_grpc_call_is_told_in_grpcs_own_way() {
     let mut setup = Setup::to("127.0.0.1:9".parse().unwrap());
-    setup.service.routes.clear();
+    setup.service.routes = Vec::new().into();
     setup
         .run(|rig| async move {
             let client = client(&rig).await;

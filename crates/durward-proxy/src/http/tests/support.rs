@@ -89,7 +89,7 @@ impl Setup {
         };
         let service = HttpService {
             tls: None,
-            routes: vec![route("all", forward())],
+            routes: vec![route("all", forward())].into(),
             trusted_proxies: SourceSet::default(),
             identity_headers: IdentityHeaders::default(),
         };

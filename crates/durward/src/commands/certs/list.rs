@@ -19,6 +19,7 @@ use crate::config;
 use crate::failure::{Exit, Failure};
 use crate::inspect::{self, Facts};
 use crate::output::{Format, Screen, Table, Tone, count, plain};
+use durward_control::source::regular::{self, FileKind};
 
 /// One line of the list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -208,15 +209,12 @@ fn pem_files(dir: &Path) -> Result<Vec<(PathBuf, Vec<CertificateDer<'static>>)>,
         .collect::<Result<Vec<_>, _>>()?;
     paths.sort();
     let certificates = |path: PathBuf| {
-        let unread = |error: &std::io::Error| {
+        let unread = |error: &regular::Unread| {
             // Left out silently, a file would look as if it held no certificate.
-            drop(writeln!(
-                anstream::stderr(),
-                "durward: {} cannot be read: {error}",
-                path.display()
-            ));
+            drop(writeln!(anstream::stderr(), "durward: {} {error}", path.display()));
         };
-        let bytes = fs::read(&path).inspect_err(unread).ok()?;
+        let read = regular::read(&path, FileKind::Authorities).inspect_err(unread);
+        let (_, bytes) = read.ok()?;
         let chain: Vec<_> = CertificateDer::pem_slice_iter(&bytes).flatten().collect();
         (!chain.is_empty()).then_some((path, chain))
     };

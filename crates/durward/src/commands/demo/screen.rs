@@ -16,6 +16,8 @@ use crate::output::{Screen, Table, Tone, plain};
 
 /// Between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+/// Columns of a terminal that does not say how wide it is.
+const NARROW: usize = 80;
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 /// The tenants' names in the order they are shown.
@@ -134,13 +136,20 @@ fn place(finding: &Finding) -> String {
     place.rsplit_once('/').map_or_else(|| place.clone(), |(_, name)| name.to_owned())
 }
 
-/// At most as wide as a narrow terminal, so that a line never becomes two.
+/// Cuts a line to the terminal's width, so that it never becomes two.
 fn clipped(line: &str) -> String {
-    const WIDTH: usize = 79;
-    if line.chars().count() <= WIDTH {
+    let width = rustix::termios::tcgetwinsize(std::io::stdout());
+    let width = width.map_or(0, |size| usize::from(size.ws_col));
+    cut(line, if width == 0 { NARROW } else { width })
+}
+
+/// Cuts a line to so many columns; the last one stays free, for some terminals begin a new line after it.
+fn cut(line: &str, columns: usize) -> String {
+    let columns = columns.saturating_sub(1).max(1);
+    if line.chars().count() <= columns {
         return line.to_owned();
     }
-    line.chars().take(WIDTH - 1).chain(['…']).collect()
+    line.chars().take(columns - 1).chain(['…']).collect()
 }
 
 fn spark(history: &VecDeque<u64>) -> String {

@@ -2,8 +2,6 @@
 //!
 //! Deliberately absent: secrets from documents, which hold hashes only; who has the secret names its file.
 
-use std::fs;
-
 use durward_model::{Listener, Service, Tenant};
 use serde::Serialize;
 
@@ -11,6 +9,7 @@ use crate::cli::{EgressEnv, EnvFormat};
 use crate::config;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Screen};
+use durward_control::source::regular::{self, FileKind};
 
 /// A variable, as containers have them.
 #[derive(Serialize)]
@@ -32,7 +31,7 @@ pub(crate) fn env(arguments: &EgressEnv) -> Result<Exit, Failure> {
     let tenant = choose(&with_proxy, arguments.tenant.as_deref())?;
     let listener = pick(tenant, arguments)?;
     let secret = arguments.credential_file.as_ref().map(|path| {
-        let text = fs::read_to_string(path);
+        let text = regular::read_text(path, FileKind::Key);
         text.map(|text| text.trim().to_owned())
             .map_err(|error| Failure::broken(format!("reading {}", path.display()), error))
     });

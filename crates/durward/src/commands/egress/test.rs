@@ -18,6 +18,7 @@ use super::reach::{Client, Reached};
 use crate::cli::EgressTest;
 use crate::commands::check::report::{Category, Report};
 use crate::failure::{Exit, Failure};
+use durward_control::source::regular::{self, FileKind};
 
 /// Asks and reports.
 pub(crate) fn test(arguments: &EgressTest) -> Result<Exit, Failure> {
@@ -70,8 +71,10 @@ fn tls(arguments: &EgressTest) -> Result<Arc<ClientConfig>, Failure> {
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     for path in &arguments.ca {
         let doing = || format!("reading {}", path.display());
-        let certificates = CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        let (_, bundle) = regular::read(path, FileKind::Authorities)
+            .map_err(|error| Failure::broken(doing(), error))?;
+        let certificates = CertificateDer::pem_slice_iter(&bundle)
+            .collect::<Result<Vec<_>, _>>()
             .map_err(|error| Failure::broken(doing(), error))?;
         for certificate in certificates {
             roots.add(certificate).map_err(|error| Failure::broken(doing(), error))?;

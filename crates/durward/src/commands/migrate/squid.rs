@@ -12,9 +12,7 @@ use crate::commands::migrate::glob;
 use crate::commands::migrate::hand_over;
 use crate::failure::{Exit, Failure};
 use crate::output::count;
-
-/// The largest file that is read for a squid.conf.
-const LARGEST: u64 = 64 * 1024 * 1024;
+use durward_control::source::regular::{self, FileKind};
 
 /// Translates and prints or writes; fails when the documents let through what Squid denied, or cannot keep an address.
 pub(super) fn migrate(arguments: &Migrate, file: &Path, text: &str) -> Result<Exit, Failure> {
@@ -51,11 +49,7 @@ impl SquidFiles for Beside {
             let first = fs::metadata(&candidates[0]).map(|_| "is no file".to_owned());
             return Err(first.unwrap_or_else(|error| error.to_string()));
         };
-        let size = fs::metadata(found).map_err(|error| error.to_string())?.len();
-        if size > LARGEST {
-            return Err(format!("is larger than {} MiB", LARGEST / 1024 / 1024));
-        }
-        let bytes = fs::read(found).map_err(|error| error.to_string())?;
+        let (_, bytes) = regular::read(found, FileKind::Names).map_err(|error| error.to_string())?;
         // Names in a code page of old are no names anybody asks for; each is reported where it is used.
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }

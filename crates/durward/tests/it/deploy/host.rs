@@ -49,6 +49,7 @@ fn the_unit_is_confined() {
         "WatchdogSec=30s",
         "LogsDirectory=durward",
         "KillMode=mixed",
+        "LimitCORE=0",
     ] {
         assert!(has(line), "{line}");
     }
@@ -143,7 +144,7 @@ fn systemd_understands_the_units() {
         .current_dir(&folder)
         .output();
     let Ok(verify) = verify else {
-        eprintln!("SKIPPED: no systemd-analyze");
+        durward_testkit::netns::skip("a check of the systemd unit", "no systemd-analyze");
         return;
     };
 
@@ -166,7 +167,7 @@ fn the_unit_is_little_exposed() {
         .arg(unit)
         .output();
     let Ok(security) = security else {
-        eprintln!("SKIPPED: no systemd-analyze");
+        durward_testkit::netns::skip("a check of the systemd unit", "no systemd-analyze");
         return;
     };
 

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: Prometheus and Grafana themselves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use durward_model::TenantId;
 use durward_proxy::metrics::Metrics;
@@ -172,6 +172,67 @@ fn templates_values_and_schema_agree() {
     }
     for name in values.as_object().unwrap().keys() {
         assert!(used.iter().any(|path| path[0] == *name), "no template uses {name}");
+    }
+}
+
+/// `DURWARD_WRITE_SCHEMA=1` writes the definitions after a field was added to a document.
+#[test]
+fn tenants_in_the_charts_values_are_checked_as_documents_are() {
+    const PATH: &str = "deploy/helm/durward/values.schema.json";
+    let mut values: Value = serde_json::from_str(&text(PATH)).unwrap();
+    let schema = durward_control::schema();
+    let all = schema["$defs"].as_object().unwrap();
+    let mut wanted = BTreeMap::new();
+    let mut names = vec!["TenantSpec".to_owned()];
+    while let Some(name) = names.pop() {
+        if wanted.contains_key(&name) {
+            continue;
+        }
+        let definition = without_prose(&all[&name]);
+        let text = definition.to_string();
+        let used = text.split("#/$defs/").skip(1).map(|rest| rest.split('"').next().unwrap());
+        names.extend(used.map(str::to_owned));
+        wanted.insert(name, definition);
+    }
+    let wanted = serde_json::to_value(wanted).unwrap();
+
+    if std::env::var_os("DURWARD_WRITE_SCHEMA").is_some() && values["$defs"] != wanted {
+        values["$defs"] = wanted.clone();
+        let text = serde_json::to_string_pretty(&values).unwrap() + "\n";
+        std::fs::write(crate::root().join(PATH), text).unwrap();
+    }
+
+    assert_eq!(
+        values["properties"]["tenants"]["additionalProperties"]["$ref"],
+        "#/$defs/TenantSpec"
+    );
+    assert!(
+        values["$defs"] == wanted,
+        "{PATH} has other definitions than `durward schema`: run this test with DURWARD_WRITE_SCHEMA=1"
+    );
+}
+
+/// A schema without descriptions and titles; fields may be called so.
+fn without_prose(schema: &Value) -> Value {
+    match schema {
+        Value::Object(fields) => {
+            let kept = fields
+                .iter()
+                .filter(|(name, _)| !["description", "title"].contains(&name.as_str()));
+            let kept = kept.map(|(name, value)| {
+                let value = match value {
+                    Value::Object(properties) if name == "properties" => properties
+                        .iter()
+                        .map(|(name, value)| (name.clone(), without_prose(value)))
+                        .collect(),
+                    value => without_prose(value),
+                };
+                (name.clone(), value)
+            });
+            Value::Object(kept.collect())
+        }
+        Value::Array(items) => items.iter().map(without_prose).collect(),
+        other => other.clone(),
     }
 }
 

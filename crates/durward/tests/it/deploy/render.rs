@@ -116,7 +116,7 @@ fn python() -> Option<std::ffi::OsString> {
 
 pub(super) fn skip<T>(tool: &str) -> Option<T> {
     assert!(std::env::var_os("DURWARD_REQUIRE_RENDER").is_none(), "missing: {tool}");
-    eprintln!("SKIPPED: nothing is rendered here, for want of {tool}");
+    durward_testkit::netns::skip("rendering of manifests", &format!("no {tool}"));
     None
 }
 

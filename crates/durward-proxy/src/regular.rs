@@ -1,0 +1,38 @@
+//! Opens regular files without waiting for a peer: a FIFO among audit files blocks its reader until somebody writes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+/// Opens a regular file for reading.
+///
+/// # Errors
+/// When it cannot be opened, or is a directory, FIFO, socket or device.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    open_with(OpenOptions::new().read(true), path)
+}
+
+/// Opens a regular file as `options` say.
+///
+/// # Errors
+/// When it cannot be opened, or is a directory, FIFO, socket or device.
+pub(crate) fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    // Opening a device may act on it, so its type is asked for before.
+    if path.metadata().is_ok_and(|found| !found.is_file()) {
+        return Err(not_regular());
+    }
+    let file = options.custom_flags(flags()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
+}
+
+/// Flags for open(2) that keep it from waiting.
+pub(crate) fn flags() -> i32 {
+    i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or_default()
+}
+
+fn not_regular() -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, "it is not a regular file")
+}
