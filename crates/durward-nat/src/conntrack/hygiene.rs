@@ -203,7 +203,8 @@ mod tests {
             gateway_v4: None,
             gateway_v6: None,
         };
-        let host = Interfaces { external: [("ext1".to_owned(), external)].into() };
+        let external = [("ext1".to_owned(), external)].into();
+        let host = Interfaces { external, ..Interfaces::default() };
         let rule = |others| durward_model::mapping::KernelEgress {
             tenant: TenantId::new("acme").unwrap(),
             name: "egress".into(),

@@ -15,6 +15,9 @@ use crate::policy_route::{Hop, Route, Rule, Selector, any};
 pub(super) const INET: u8 = 2;
 pub(super) const INET6: u8 = 10;
 
+const UP: u32 = 1;
+/// `IFF_LOWER_UP`: there is a carrier.
+const LOWER_UP: u32 = 1 << 16;
 const UNICAST: u8 = 1;
 const LOCAL: u8 = 2;
 const UNREACHABLE: u8 = 7;
@@ -41,7 +44,9 @@ pub(super) fn link(message: &Message) -> Option<Link> {
     let name = attributes.text(3)?;
     let mac = attributes.get(1).and_then(|mac| mac.value.try_into().ok());
     let bridge = attributes.nested(18).text(1).as_deref() == Some("bridge");
-    Some(Link { name, index: word(4)?, up: word(8)? & 1 != 0, bridge, mac, ..Link::default() })
+    let flags = word(8)?;
+    let (up, running) = (flags & UP != 0, flags & (UP | LOWER_UP) == UP | LOWER_UP);
+    Some(Link { name, index: word(4)?, up, running, bridge, mac, ..Link::default() })
 }
 
 pub(super) fn address(message: &Message) -> Option<HeldAddress> {

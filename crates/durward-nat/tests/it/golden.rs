@@ -30,7 +30,7 @@ fn host() -> Interfaces {
         ("ext1".to_owned(), external(7, 1, "203.0.113.1/24", [203, 0, 113, 254])),
         ("ext2".to_owned(), external(8, 2, "198.51.100.1/24", [198, 51, 100, 254])),
     ];
-    Interfaces { external: external.into() }
+    Interfaces { external: external.into(), ..Interfaces::default() }
 }
 
 fn text(model: &NatModel) -> String {
