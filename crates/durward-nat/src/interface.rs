@@ -57,6 +57,8 @@ pub struct Link {
     pub addresses: Vec<IpNet>,
     /// Whether it carries packets: up, and with a carrier.
     pub running: bool,
+    /// How often its carrier came or went.
+    pub carrier_changes: u32,
     /// Where the host's default routes by it lead.
     pub default_gateways: Vec<IpAddr>,
     /// Where the host's other routes by it lead, with the router.

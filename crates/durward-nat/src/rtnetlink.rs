@@ -18,8 +18,9 @@ use crate::options::AssignedAddress;
 use crate::policy_route::{Hop, MAIN, Route, Routing, Rule};
 use wire::Labelled;
 
-/// Groups: links, addresses, routes and rules of both families, as bits of the bind mask.
-pub(crate) const GROUPS: u32 = 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
+/// Groups: links, addresses, routes, rules and forwarding parameters of both families, as bits of the bind mask.
+pub(crate) const GROUPS: u32 =
+    1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18 | 1 << 23 | 1 << 24;
 
 /// The group of neighbours, as a bit of the bind mask.
 pub(crate) const NEIGHBOURS: u32 = 1 << 2;

@@ -127,12 +127,7 @@ fn slot(rule: &KernelEgress, interfaces: &Interfaces, v4: bool) -> Result<Option
 
 /// Sources lead to the rule's mark and digest by one element, and those two to its addresses. The digest is that of the rule's content, so a
 /// packet that sees two generations finds the addresses of one of them, or none.
-fn put(
-    rule: &KernelEgress,
-    ip: Ip,
-    mark: u32,
-    (elements, shapes): (&mut Elements, &mut Shapes),
-) {
+fn put(rule: &KernelEgress, ip: Ip, mark: u32, (elements, shapes): (&mut Elements, &mut Shapes)) {
     let digit = ip.digit();
     let ends = |range: &AddressRange| {
         let [first, last]: [IpAddr; 2] = [range.first(), range.last()];

@@ -304,10 +304,7 @@ impl Answer {
         let [first, second] = if ip.v4() { ["rev4", "revs4"] } else { ["rev6", "revs6"] };
         let marked = [&key[..], &mark].concat();
         let found = [&mark[..], &self.list.digest().bytes()].concat();
-        vec![
-            (first, key, Value::Bytes(found)),
-            (second, marked, Value::Bytes(self.place.clone())),
-        ]
+        vec![(first, key, Value::Bytes(found)), (second, marked, Value::Bytes(self.place.clone()))]
     }
 }
 

@@ -177,8 +177,7 @@ fn place_answers(
             answer.map(|answer| answer.elements(endpoint, port)).unwrap_or_default()
         };
         let (held, wanted) = (of(&before), of(&after));
-        for (to, elements, others) in
-            [(&mut removed, &held, &wanted), (&mut added, &wanted, &held)]
+        for (to, elements, others) in [(&mut removed, &held, &wanted), (&mut added, &wanted, &held)]
         {
             for (set, key, value) in elements.iter().filter(|one| !others.contains(one)) {
                 let element = Element { end: None, value: value.clone() };

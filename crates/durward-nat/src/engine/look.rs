@@ -19,7 +19,8 @@ const PORTS: [u8; 3] = [6, 17, 132];
 impl State {
     pub(super) fn begun(&self, model: &NatModel) -> Result<Vec<u64>, NatError> {
         // Each endpoint of a port counts for itself.
-        let [v4, v6] = ["ep4", "ep6"].map(|set| self.table.element_packets(set).unwrap_or_default());
+        let [v4, v6] =
+            ["ep4", "ep6"].map(|set| self.table.element_packets(set).unwrap_or_default());
         let begun = |mapping: &PortMapping| {
             let counts = keys(mapping).flat_map(|(set, key)| {
                 let packets = if set.ends_with('4') { &v4 } else { &v6 };

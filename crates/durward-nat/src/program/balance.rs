@@ -130,12 +130,7 @@ fn enter(entry: Entry, seed: u32) -> Vec<Vec<Expression>> {
     let mut rules = Vec::new();
     if entry.list != List::EVERYBODY {
         let strange = step::absent(&entry.list.set(ip), 8);
-        rules.push(vec![
-            ip.source(8),
-            strange,
-            count(counter::DENIED),
-            verdict(Verdict::Drop),
-        ]);
+        rules.push(vec![ip.source(8), strange, count(counter::DENIED), verdict(Verdict::Drop)]);
     }
     match entry.balance {
         Some(balance) => rules.extend(spread(ip, balance, (entry.list, seed))),
@@ -211,11 +206,8 @@ fn sources(ip: Ip, cluster_address: Option<&[u8]>) -> Vec<Vec<Expression>> {
         rule_key(ip),
         vec![step::to(&format!("egs{digit}"), rule(ip), rule(ip) + 3), range(ip, rule(ip) + 3)],
     ];
-    let several = [
-        marked(mark::EGRESS),
-        rule_key(ip),
-        vec![dispatch(&format!("egn{digit}"), rule(ip))],
-    ];
+    let several =
+        [marked(mark::EGRESS), rule_key(ip), vec![dispatch(&format!("egn{digit}"), rule(ip))]];
     let lost = [
         marked(mark::EGRESS | mark::PICKED_UP),
         vec![count(counter::LOST), verdict(Verdict::Drop)],

@@ -4,7 +4,9 @@
 //! Packets of a connection itself need no such look: their source is part of what they are recognised by.
 
 use super::balance::{rule, rule_of_source};
-use super::step::{self, Ip, absent, by_slot, count, ct_mark, goto, keep, marked, present, verdict};
+use super::step::{
+    self, Ip, absent, by_slot, count, ct_mark, goto, keep, marked, present, verdict,
+};
 use super::{counter, member, plain, transparent};
 use crate::interface::Interfaces;
 use crate::mark::{EGRESS, MAPPED, PICKED_UP, TENANT_MASK, TRANSPARENT};

@@ -36,7 +36,7 @@ pub(super) fn build(
             let key = [mark::mark(0, slot, kind).to_ne_bytes(), direction.to_ne_bytes()].concat();
             ends.elements.insert(key, goto(&depart));
         }
-        ruleset.chains.insert(arrive, plain(vec![arrived(slot)]));
+        ruleset.chains.insert(arrive, plain(vec![arrived(slot), departing(options, ANSWER_SLOT)]));
         ruleset.chains.insert(depart, plain(vec![departing(options, slot)]));
     }
     ruleset.sets.insert("ext_in".to_owned(), arrivals);
@@ -99,7 +99,7 @@ fn new(ip: Ip, proxied: bool) -> Vec<Vec<Expression>> {
     let stray = || step::in_state(step::INVALID | step::UNTRACKED);
     let refused = vec![step::count(counter::INVALID), verdict(Verdict::Drop)];
     let lost = || vec![step::count(counter::LOST), verdict(Verdict::Drop)];
-    let mut rules = vec![[to_cluster(ip), vec![verdict(Verdict::Return)]].concat()];
+    let mut rules = vec![[to_cluster(ip), vec![goto("answer")]].concat()];
     rules.extend((ip == Ip::V6).then(on_link).into_iter().flatten());
     rules.extend([
         [stray(), rule_of_source(ip), refused].concat(),
@@ -123,8 +123,7 @@ fn new(ip: Ip, proxied: bool) -> Vec<Vec<Expression>> {
 /// Packets to neighbours, among them neighbour discovery, which connection tracking leaves alone.
 fn on_link() -> [Vec<Expression>; 2] {
     const DESTINATION: u32 = 24;
-    let first =
-        |len| Expression::Payload { base: Base::Network, offset: DESTINATION, len, to: 8 };
+    let first = |len| Expression::Payload { base: Base::Network, offset: DESTINATION, len, to: 8 };
     let mask = Expression::Bitwise { from: 8, to: 8, mask: [0xff, 0xc0, 0, 0], xor: [0; 4] };
     let multicast = vec![first(1), step::equals(8, vec![0xff]), verdict(Verdict::Return)];
     let link_local = step::equals(8, vec![0xfe, 0x80, 0, 0]);
@@ -132,9 +131,9 @@ fn on_link() -> [Vec<Expression>; 2] {
 }
 
 /// A packet of a connection without an interface of ours: an answer to a connection begun elsewhere goes the host's own ways, what an
-/// enrolled network sends by itself does not.
+/// enrolled network sends by itself does not. What goes to the cluster has the mark as well, with which `rp_filter` asks for the way back.
 fn answers() -> Vec<Vec<Expression>> {
-    let near = |ip: Ip| [ip.only(), to_cluster(ip), vec![verdict(Verdict::Return)]].concat();
+    let near = |ip: Ip| [ip.only(), to_cluster(ip), vec![goto("answer")]].concat();
     let back = vec![direction(8), step::equals(8, vec![1]), goto("answer")];
     vec![near(Ip::V4), near(Ip::V6), back, [step::marked(MAPPED), vec![goto("answer")]].concat()]
 }

@@ -198,7 +198,7 @@ fn the_program_has_as_many_rules_for_ten_thousand_mappings_as_for_ten() {
 fn addresses_beside_each_other_share_a_routing_rule_that_is_for_no_other() {
     let wanted = |lasts: std::ops::RangeInclusive<u8>| {
         let addresses = lasts.map(|last| IpAddr::from([203, 0, 113, last])).collect();
-        let lines = Routing::wanted(&options(), &host(), &addresses).lines();
+        let lines = Routing::wanted(&options(), &host(), &addresses, &[]).lines();
         let from = lines.into_iter().filter_map(|line| {
             let (_, from) = line.split_once(" from ")?;
             Some(from.split(' ').next()?.to_owned())
