@@ -74,7 +74,7 @@ fn source_keys(rule: &KernelEgress) -> impl Iterator<Item = (String, Vec<u8>)> +
     families.flat_map(|ip| {
         interval(ip, &rule.sources)
             .into_keys()
-            .map(move |first| (format!("egm{}", ip.digit()), first))
+            .map(move |first| (format!("eg{}", ip.digit()), first))
     })
 }
 

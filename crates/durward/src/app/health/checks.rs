@@ -233,7 +233,10 @@ fn state_file(facts: &Facts<'_>) -> Option<Check> {
         Ok(state) => Check::new("state", state.clone()),
         Err(fault) => Check {
             conditions: vec![Condition::process(Kind::State, "the state file", fault)],
-            ..Check::new("state", "claims and last good documents do not survive a restart".to_owned())
+            ..Check::new(
+                "state",
+                "claims and last good documents do not survive a restart".to_owned(),
+            )
         },
     })
 }
