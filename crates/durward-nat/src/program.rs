@@ -76,7 +76,7 @@ pub(crate) fn program(options: &Options, interfaces: &Interfaces, shapes: &Shape
     maps(&mut ruleset);
     gate::build(&mut ruleset, options, interfaces);
     route::build(&mut ruleset, options, (interfaces, shapes.transparent));
-    related::build(&mut ruleset, options, (interfaces, shapes.transparent));
+    related::build(&mut ruleset, interfaces, shapes.transparent);
     if shapes.transparent {
         transparent::build(&mut ruleset, options);
     }

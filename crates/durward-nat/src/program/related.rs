@@ -13,13 +13,8 @@ use crate::mark::{EGRESS, MAPPED, PICKED_UP, TENANT_MASK, TRANSPARENT};
 use crate::nftables::expression::Ct;
 use crate::nftables::ruleset::Data;
 use crate::nftables::{Expression, Ruleset, Set, Verdict};
-use crate::options::Options;
 
-pub(super) fn build(
-    ruleset: &mut Ruleset,
-    _options: &Options,
-    (interfaces, proxied): (&Interfaces, bool),
-) {
+pub(super) fn build(ruleset: &mut Ruleset, interfaces: &Interfaces, proxied: bool) {
     let mut chain = |name: &str, rules| ruleset.chains.insert(name.to_owned(), plain(rules));
     let not_ours = vec![
         ct_mark(8),
