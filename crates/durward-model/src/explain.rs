@@ -200,12 +200,7 @@ impl Trail {
             );
         };
         self.belongs_to(&tenant.id);
-        self.kind = match &listener.service {
-            Service::Http(_) => Kind::Request,
-            Service::Tcp(_) => Kind::Connection,
-            Service::PassThrough(_) => Kind::PassThrough,
-            Service::Forward(_) => Kind::Tunnel,
-        };
+        self.kind = kind_of(&listener.service);
         self.note(
             "listener",
             Some(&listener.origin),
@@ -369,7 +364,7 @@ impl Trail {
             if endpoints.is_empty() {
                 let sentence = format!("{}: every endpoint has weight 0", upstream.name);
                 self.note("upstream", Some(&upstream.origin), sentence);
-                served.get_or_insert(Ending::Refused { reason: "no_endpoint".into() });
+                served.get_or_insert_with(|| Ending::Refused { reason: "no_endpoint".into() });
                 continue;
             }
             let tls = if upstream.tls.is_some() { " over verified TLS" } else { "" };
@@ -392,7 +387,7 @@ impl Trail {
                 served = Some(Ending::Served { upstream });
             }
         }
-        served.unwrap_or(Ending::Refused { reason: "no_route".into() })
+        served.unwrap_or_else(|| Ending::Refused { reason: "no_route".into() })
     }
 }
 
@@ -432,4 +427,14 @@ fn describe(mismatch: route::Mismatch) -> &'static str {
 
 fn list(items: &[impl ToString]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What is asked of such a service.
+const fn kind_of(service: &Service) -> Kind {
+    match service {
+        Service::Http(_) => Kind::Request,
+        Service::Tcp(_) => Kind::Connection,
+        Service::PassThrough(_) => Kind::PassThrough,
+        Service::Forward(_) => Kind::Tunnel,
+    }
 }
