@@ -437,3 +437,13 @@ fn describe(mismatch: route::Mismatch) -> &'static str {
 fn list(items: &[impl ToString]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
+
+/// What is asked of such a service.
+const fn kind_of(service: &Service) -> Kind {
+    match service {
+        Service::Http(_) => Kind::Request,
+        Service::Tcp(_) => Kind::Connection,
+        Service::PassThrough(_) => Kind::PassThrough,
+        Service::Forward(_) => Kind::Tunnel,
+    }
+}

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 
 use durward_model::TenantId;
 use durward_model::mapping::{NatModel, Transport};
+use ipnet::IpNet;
 
 use crate::interface::Interfaces;
 use crate::mark;
@@ -74,7 +75,10 @@ pub fn desired(model: &NatModel, options: &Options, interfaces: &Interfaces) -> 
         }
     }
     ruleset.sets.insert(REMEMBERED.to_owned(), Set::new(24, 0, Data::Nothing));
-    let mut routing = Routing::wanted(options, interfaces, &policy.addresses());
+    // Those of rules that are rejected as well: their traffic is refused, by whatever interface.
+    let enrolled: Vec<IpNet> =
+        model.egress.iter().flat_map(|rule| rule.sources.iter().copied()).collect();
+    let mut routing = Routing::wanted(options, interfaces, &policy.addresses(), &enrolled);
     if shapes.transparent {
         routing = routing.with_own(options);
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use regex_lite::Regex;
 
-use crate::mark::OWN_SLOT;
+use crate::mark::ANSWER_SLOT;
 use crate::options::{GatewayRule, Options};
 
 /// What the host has, as far as it matters here.
@@ -17,6 +17,10 @@ use crate::options::{GatewayRule, Options};
 pub struct Interfaces {
     /// The external interfaces, by name.
     pub external: BTreeMap<String, External>,
+    /// The routers by which the host's main table leads to networks of the cluster; their ICMP errors are believed.
+    pub routers: BTreeSet<IpAddr>,
+    /// The links by which the routes of `durward nat steer` lead to nodes.
+    pub tunnels: BTreeSet<String>,
 }
 
 /// An external interface.
@@ -51,8 +55,16 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// Its addresses with their networks.
     pub addresses: Vec<IpNet>,
+    /// Whether it carries packets: up, and with a carrier.
+    pub running: bool,
+    /// How often its carrier came or went.
+    pub carrier_changes: u32,
     /// Where the host's default routes by it lead.
     pub default_gateways: Vec<IpAddr>,
+    /// Where the host's other routes by it lead, with the router.
+    pub routes: Vec<(IpNet, IpAddr)>,
+    /// Whether a route of `durward nat steer` in the main table leads by it.
+    pub tunnel: bool,
 }
 
 impl Interfaces {
@@ -64,7 +76,12 @@ impl Interfaces {
         slots: &BTreeMap<Arc<str>, u8>,
         known: &BTreeMap<String, u8>,
     ) -> Self {
-        let Some(pattern) = full_match(&options.external) else { return Self::default() };
+        let tunnels = links.iter().filter(|link| link.tunnel);
+        let tunnels = tunnels.map(|link| link.name.clone()).collect();
+        let routers = routers(links, &options.cluster);
+        let Some(pattern) = full_match(&options.external) else {
+            return Self { routers, tunnels, ..Self::default() };
+        };
         let mut links: Vec<_> = links
             .iter()
             .filter(|link| {
@@ -77,15 +94,15 @@ impl Interfaces {
         let mut external = BTreeMap::new();
         for link in links {
             let slot = slots.get(&*link.name).or_else(|| known.get(&link.name)).copied();
-            let slot = slot.filter(|slot| *slot != OWN_SLOT);
-            let Some(slot) = slot.or_else(|| (1..OWN_SLOT).find(|slot| !taken.contains(slot)))
+            let slot = slot.filter(|slot| *slot < ANSWER_SLOT);
+            let Some(slot) = slot.or_else(|| (1..ANSWER_SLOT).find(|slot| !taken.contains(slot)))
             else {
                 continue;
             };
             taken.insert(slot);
             external.insert(link.name.clone(), judge(link, slot, &options.gateway));
         }
-        Self { external }
+        Self { external, routers, tunnels }
     }
 
     /// The slot an address belongs to: of the interface that has it, or else of one whose network it is in.
@@ -114,6 +131,12 @@ impl Interfaces {
     pub fn slots(&self) -> BTreeMap<String, u8> {
         self.external.iter().map(|(name, external)| (name.clone(), external.slot)).collect()
     }
+}
+
+fn routers(links: &[Link], cluster: &[IpNet]) -> BTreeSet<IpAddr> {
+    let routes = links.iter().flat_map(|link| &link.routes);
+    let inward = routes.filter(|(to, _)| cluster.iter().any(|net| net.contains(to)));
+    inward.map(|(_, router)| *router).collect()
 }
 
 /// A pattern that must match the whole name: `eth[1-9][0-9]*` is not found inside of `veth12ab`.

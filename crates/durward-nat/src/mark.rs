@@ -15,8 +15,17 @@ pub(crate) const PICKED_UP: u32 = 8;
 /// This host's forward proxy has it.
 pub(crate) const TRANSPARENT: u32 = 16;
 
+/// Its tenant has transparent egress: the destination's port decides whether the proxy takes it.
+pub(crate) const ASKED: u32 = 32;
+
+/// Its tenant refuses what the proxy does not take.
+pub(crate) const WITHHELD: u32 = 64;
+
 /// The slot that belongs to no interface: packets for the forward proxy, which stay on this host.
 pub(crate) const OWN_SLOT: u8 = 255;
+
+/// The slot of packets from enrolled networks that may take the host's own routes: answers to connections begun elsewhere.
+pub(crate) const ANSWER_SLOT: u8 = 254;
 
 pub(crate) const SLOT_MASK: u32 = 0xff00;
 pub(crate) const TENANT_MASK: u32 = 0xffff_0000;
@@ -34,4 +43,9 @@ pub(crate) const fn slot_bits(slot: u8) -> u32 {
 /// The tenant's number in a mark.
 pub(crate) const fn tenant(mark: u32) -> u16 {
     (mark >> 16) as u16
+}
+
+/// Whether a connection's mark is one of Durward's.
+pub(crate) const fn is_ours(mark: u32) -> bool {
+    mark & (MAPPED | EGRESS | TRANSPARENT) != 0 && tenant(mark) != 0
 }

@@ -35,7 +35,7 @@ pub struct Options {
     pub mark_mask: u32,
     /// The routing table of slot 0; slot 1 has the next.
     pub routing_table: u32,
-    /// The priority of the first of three groups of routing rules.
+    /// The priority of the first of six groups of routing rules.
     pub rule_priority: u32,
     /// What routes, rules and addresses of Durward are labelled with.
     pub protocol: u8,

@@ -10,11 +10,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::interface::{External, Interfaces};
-use crate::mark::OWN_SLOT;
+use crate::mark::{ANSWER_SLOT, OWN_SLOT};
 use crate::options::Options;
 
 /// The host's main routing table.
 pub(crate) const MAIN: u32 = 254;
+/// More rules than this are not asked one by one: whole networks of the cluster take their place.
+const SOURCE_RULES: usize = 1024;
 /// Behind every other route of a table.
 pub(crate) const LAST: u32 = 0xffff_0000;
 /// What IPv6 gives a route that names no metric.
@@ -74,8 +76,21 @@ pub struct Rule {
     pub ipv4: bool,
     /// For which packets.
     pub selector: Selector,
-    /// The table to look in.
-    pub table: u32,
+    /// What becomes of them.
+    pub action: Action,
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// Looks in a table.
+    Lookup(u32),
+    /// Goes on at the rule of this priority.
+    Goto(u32),
+    /// Nothing: others go on here.
+    Nothing,
+    /// Refuses with "administratively prohibited".
+    Prohibit,
 }
 
 /// For which packets a rule is.
@@ -85,6 +100,10 @@ pub enum Selector {
     To(IpNet),
     /// Those from a network.
     From(IpNet),
+    /// Those of this host itself, and questions for the way back to a source.
+    Local,
+    /// All.
+    All,
     /// Those with a mark.
     Mark {
         /// The mark's bits.
@@ -95,12 +114,13 @@ pub enum Selector {
 }
 
 impl Routing {
-    /// What these interfaces and external addresses ask for.
+    /// What these interfaces, external addresses and enrolled networks ask for.
     #[must_use]
     pub fn wanted(
         options: &Options,
         interfaces: &Interfaces,
         addresses: &BTreeSet<IpAddr>,
+        enrolled: &[IpNet],
     ) -> Self {
         let mut wanted = Self::default();
         for external in interfaces.external.values() {
@@ -116,16 +136,17 @@ impl Routing {
                 priority: options.rule_priority + 2,
                 ipv4: block.addr().is_ipv4(),
                 selector: Selector::From(block),
-                table: options.routing_table + u32::from(external.slot),
+                action: Action::Lookup(options.routing_table + u32::from(external.slot)),
             }));
         }
+        wanted.rules.extend(unmarked(options, enrolled));
         if !wanted.rules.is_empty() {
             // What goes into the cluster is routed as the host does it, whatever its source.
             wanted.rules.extend(options.cluster.iter().map(|net| Rule {
                 priority: options.rule_priority,
                 ipv4: net.addr().is_ipv4(),
                 selector: Selector::To(net.trunc()),
-                table: MAIN,
+                action: Action::Lookup(MAIN),
             }));
         }
         wanted
@@ -203,6 +224,34 @@ fn routes(options: &Options, external: &External) -> Vec<Route> {
     found
 }
 
+/// What enrolled networks send leaves with a mark, or not at all: these rules stay when the packet filter's table is gone, flushed by others
+/// or with a process that died. This host itself is not concerned, nor are answers to connections begun elsewhere, which have a mark of their own.
+fn unmarked(options: &Options, enrolled: &[IpNet]) -> Vec<Rule> {
+    let [pass, stop, end] = [3, 4, 5].map(|group| options.rule_priority + group);
+    let mut rules = Vec::new();
+    for ipv4 in [true, false] {
+        let of_family = |net: &&IpNet| net.addr().is_ipv4() == ipv4;
+        let mut blocks =
+            IpNet::aggregate(&enrolled.iter().filter(of_family).copied().collect::<Vec<_>>());
+        if blocks.len() > SOURCE_RULES {
+            blocks.extend(options.cluster.iter().filter(of_family));
+            blocks = IpNet::aggregate(&blocks);
+        }
+        if blocks.is_empty() {
+            continue;
+        }
+        let rule = |priority, selector, action| Rule { priority, ipv4, selector, action };
+        let mark = options.packet_mark(ANSWER_SLOT);
+        let answers = Selector::Mark { mark, mask: options.mark_mask };
+        rules.push(rule(pass, Selector::Local, Action::Goto(end)));
+        rules.push(rule(pass, answers, Action::Goto(end)));
+        let prohibit = |net: IpNet| rule(stop, Selector::From(net.trunc()), Action::Prohibit);
+        rules.extend(blocks.into_iter().map(prohibit));
+        rules.push(rule(end, Selector::All, Action::Nothing));
+    }
+    rules
+}
+
 /// The metric of a route that names none.
 fn usual(net: &IpNet) -> u32 {
     if net.addr().is_ipv4() { 0 } else { USUAL_V6 }
@@ -213,7 +262,7 @@ fn marks(options: &Options, slot: u8) -> [Rule; 2] {
         priority: options.rule_priority + 1,
         ipv4,
         selector: Selector::Mark { mark: options.packet_mark(slot), mask: options.mark_mask },
-        table: options.routing_table + u32::from(slot),
+        action: Action::Lookup(options.routing_table + u32::from(slot)),
     })
 }
 
@@ -254,7 +303,15 @@ impl fmt::Display for Rule {
             }
             Selector::From(net) => write!(f, "from {net}")?,
             Selector::Mark { mark, mask } => write!(f, "fwmark {mark:#x}/{mask:#x}")?,
+            Selector::Local => write!(f, "iif lo")?,
+            Selector::All => write!(f, "from all")?,
         }
-        write!(f, " lookup {} {}", self.table, if self.ipv4 { "ipv4" } else { "ipv6" })
+        match self.action {
+            Action::Lookup(table) => write!(f, " lookup {table}")?,
+            Action::Goto(priority) => write!(f, " goto {priority}")?,
+            Action::Nothing => f.write_str(" nop")?,
+            Action::Prohibit => f.write_str(" prohibit")?,
+        }
+        write!(f, " {}", if self.ipv4 { "ipv4" } else { "ipv6" })
     }
 }

@@ -4,7 +4,9 @@
 //! Deliberately absent: tenants; see `desired`.
 
 mod balance;
+mod digest;
 mod gate;
+mod related;
 mod route;
 pub(crate) mod step;
 pub(crate) mod transparent;
@@ -14,7 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-pub(crate) use balance::{Balance, NO_ENDPOINT, Shape, leads_to, pool_chain};
+pub(crate) use balance::{Balance, Entry, Shape, leads_to, pool_chain};
+pub(crate) use digest::{Digest, List};
 
 use crate::interface::Interfaces;
 use crate::nftables::ruleset::{Data, Point};
@@ -25,14 +28,14 @@ use step::{Ip, interval, kind};
 /// What the shape of the program depends on, beside options and interfaces.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shapes {
-    /// The ways connections are spread over endpoints.
-    pub(crate) balances: BTreeSet<Balance>,
+    /// The ways new connections to a mapping are judged and spread over endpoints.
+    pub(crate) entries: BTreeSet<Entry>,
     /// How many ranges egress pools have, by family (IPv4 first).
     pub(crate) pools: BTreeSet<(bool, u32)>,
     /// Whether anything is handed to this host's forward proxy.
     pub(crate) transparent: bool,
-    /// The distinct lists of sources, by family and name.
-    pub(crate) sources: BTreeMap<(bool, String), Vec<IpNet>>,
+    /// The distinct lists of sources, by family.
+    pub(crate) sources: BTreeMap<(bool, List), Vec<IpNet>>,
 }
 
 /// The names of counters.
@@ -47,8 +50,12 @@ pub(crate) mod counter {
     pub(crate) const UNENROLLED: &str = "unenrolled";
     /// A mapping without endpoints.
     pub(crate) const NO_ENDPOINT: &str = "no_endpoint";
-    /// An egress rule vanished between two steps.
+    /// The configuration changed between two steps of one packet.
     pub(crate) const LOST: &str = "lost";
+    /// It came from the cluster and speaks for a connection of which its sender is no end.
+    pub(crate) const FORGED: &str = "forged";
+    /// It came from an enrolled network and belongs to no connection.
+    pub(crate) const INVALID: &str = "invalid";
     /// It is for the forward proxy, and nobody listens there.
     pub(crate) const NO_PROXY: &str = "no_proxy";
     /// UDP to a port of TLS, whose names only TCP shows.
@@ -58,7 +65,8 @@ pub(crate) mod counter {
     /// Those of transparent egress, which are there with it.
     pub(crate) const TRANSPARENT: [&str; 3] = [NO_PROXY, QUIC, WITHHELD];
     /// Those that are always there.
-    pub(crate) const ALL: [&str; 6] = [DENIED, UNMAPPED, SPOOFED, UNENROLLED, NO_ENDPOINT, LOST];
+    pub(crate) const ALL: [&str; 8] =
+        [DENIED, UNMAPPED, SPOOFED, UNENROLLED, NO_ENDPOINT, LOST, FORGED, INVALID];
 }
 
 /// The ruleset without any mapping.
@@ -68,61 +76,53 @@ pub(crate) fn program(options: &Options, interfaces: &Interfaces, shapes: &Shape
     maps(&mut ruleset);
     gate::build(&mut ruleset, options, interfaces);
     route::build(&mut ruleset, options, (interfaces, shapes.transparent));
+    related::build(&mut ruleset, interfaces, shapes.transparent);
     if shapes.transparent {
         transparent::build(&mut ruleset, options);
     }
     balance::build(&mut ruleset, options, shapes);
-    for ((v4, name), blocks) in &shapes.sources {
-        source_list(&mut ruleset, Ip::of(*v4), name, blocks);
+    for ((v4, list), blocks) in &shapes.sources {
+        let ip = Ip::of(*v4);
+        let mut sources = Set::new(ip.len(), ip.kind(), Data::Nothing).interval();
+        sources.elements = interval(ip, blocks);
+        ruleset.sets.insert(list.set(ip), sources);
     }
     ruleset
 }
 
-/// The name of the chain that lets only these sources on.
-pub(crate) fn source_chain(v4: bool, list: &str) -> String {
-    format!("acl{}_{list}", Ip::of(v4).digit())
-}
-
+/// The maps of tenants. What a map gives is a later map's key together with what identifies its owner, because each lookup reads the
+/// generation of the moment; see the guide's section on changes.
 fn maps(ruleset: &mut Ruleset) {
     let mut set = |name: String, set: Set| ruleset.sets.insert(name, set);
     for ip in [Ip::V4, Ip::V6] {
         let digit = ip.digit();
         let port = kind::concat(&[ip.kind(), kind::PROTOCOL, kind::PORT]);
         let port_len = ip.len() + 8;
-        let indexed = kind::concat(&[ip.kind(), kind::PROTOCOL, kind::PORT, kind::NUMBER]);
-        let endpoint = Data::Bytes {
-            len: ip.len() + 8,
-            kind: kind::concat(&[ip.kind(), kind::PORT, kind::MARK]),
-        };
-        let number = |kind| Data::Bytes { len: 4, kind };
-        set(format!("svc{digit}"), Set::new(port_len, port, Data::Verdict).counting());
-        set(format!("acl{digit}"), Set::new(port_len, port, Data::Verdict).counting());
+        let bytes = |len, kind| Data::Bytes { len, kind };
+        let (digest, pair) = (Digest::LEN, kind::concat(&[kind::MARK, kind::BYTES]));
+        let endpoint = bytes(ip.len() + 8, kind::concat(&[ip.kind(), kind::PORT, kind::MARK]));
+        set(format!("svc{digit}"), Set::new(port_len, port, Data::Verdict));
         set(format!("svcr{digit}"), Set::new(port_len, kind::BYTES, Data::Verdict).interval());
-        set(format!("aclr{digit}"), Set::new(port_len, kind::BYTES, Data::Verdict).interval());
-        set(format!("rng{digit}"), Set::new(port_len, kind::BYTES, number(kind::PORT)).interval());
-        set(format!("ep{digit}"), Set::new(port_len + 4, indexed, endpoint));
-        set(format!("rev{digit}"), Set::new(port_len, port, endpoint));
-        set(format!("egm{digit}"), Set::new(ip.len(), ip.kind(), number(kind::MARK)).interval());
-        set(format!("eg{digit}"), Set::new(ip.len(), ip.kind(), Data::Verdict).interval());
-        set(format!("egid{digit}"), Set::new(ip.len(), ip.kind(), number(kind::MARK)).interval());
-        let pool = Data::Bytes { len: 2 * ip.len(), kind: kind::concat(&[ip.kind(), ip.kind()]) };
-        set(format!("egp{digit}"), Set::new(8, kind::concat(&[kind::MARK, kind::MARK]), pool));
+        let first = bytes(4, kind::PORT);
+        set(format!("rng{digit}"), Set::new(port_len, kind::BYTES, first).interval());
+        let numbered = Set::new(port_len + 4 + digest, kind::BYTES, endpoint);
+        set(format!("ep{digit}"), numbered.counting());
+        set(format!("same{digit}"), Set::new(2 * ip.len(), kind::BYTES, Data::Nothing));
+        set(format!("rev{digit}"), Set::new(port_len, port, bytes(4 + digest, pair)));
+        let back = bytes(ip.len() + 4, kind::concat(&[ip.kind(), kind::PORT]));
+        set(format!("revs{digit}"), Set::new(port_len + 4, kind::BYTES, back));
+        set(format!("back{digit}"), Set::new(digest, kind::BYTES, Data::Verdict));
+        let rule = bytes(4 + digest, pair);
+        set(format!("eg{digit}"), Set::new(ip.len(), ip.kind(), rule).interval());
+        set(format!("egt{digit}"), Set::new(4 + digest, pair, Data::Nothing));
+        let range = bytes(2 * ip.len(), kind::concat(&[ip.kind(), ip.kind()]));
+        set(format!("egs{digit}"), Set::new(4 + digest, pair, range));
+        set(format!("egn{digit}"), Set::new(4 + digest, pair, Data::Verdict));
+        set(format!("egp{digit}"), Set::new(8 + digest, kind::BYTES, range));
     }
     // As many as a tenant's number can tell apart.
     let tenants = Set::new(4, kind::MARK, Data::Counter).sized(u32::from(u16::MAX));
     set("ctr".to_owned(), tenants);
-}
-
-fn source_list(ruleset: &mut Ruleset, ip: Ip, name: &str, blocks: &[IpNet]) {
-    let set = format!("src{}_{name}", ip.digit());
-    let mut sources = Set::new(ip.len(), ip.kind(), Data::Nothing).interval();
-    sources.elements = interval(ip, blocks);
-    ruleset.sets.insert(set.clone(), sources);
-    let rules = vec![
-        vec![ip.source(8), step::present(&set, 8), step::verdict(Verdict::Return)],
-        vec![step::count(counter::DENIED), step::verdict(Verdict::Drop)],
-    ];
-    ruleset.chains.insert(source_chain(ip == Ip::V4, name), Chain { hook: None, rules });
 }
 
 fn hooked(kind: &'static str, point: Point, priority: i32, rules: Vec<Vec<Expression>>) -> Chain {

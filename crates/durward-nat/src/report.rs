@@ -116,6 +116,8 @@ pub enum Rejection {
     NotEnrolled,
     /// Its connections are for the forward proxy, and the kernel cannot hand them over.
     NoHandOver,
+    /// Another egress rule of its tenant has other ports for the forward proxy.
+    SeveralWays,
 }
 
 impl fmt::Display for Rejection {
@@ -134,6 +136,9 @@ impl fmt::Display for Rejection {
             }
             Self::NoHandOver => f.write_str(
                 "its traffic is rejected: the kernel cannot hand connections to the proxy (nft_tproxy, nft_fib_inet)",
+            ),
+            Self::SeveralWays => f.write_str(
+                "its traffic is rejected: another egress rule of the tenant hands other ports to the proxy",
             ),
             Self::NotEnrolled => f.write_str("not enrolled: its traffic is rejected"),
         }

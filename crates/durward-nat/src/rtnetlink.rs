@@ -15,10 +15,12 @@ use rustix::io::Errno;
 use crate::interface::Link;
 use crate::netlink::{Family, Message, Socket, flags};
 use crate::options::AssignedAddress;
-use crate::policy_route::{Hop, Route, Routing, Rule};
+use crate::policy_route::{Hop, MAIN, Route, Routing, Rule};
+use wire::Labelled;
 
-/// Groups: links, addresses, routes and rules of both families, as bits of the bind mask.
-pub(crate) const GROUPS: u32 = 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
+/// Groups: links, addresses, routes, rules and forwarding parameters of both families, as bits of the bind mask.
+pub(crate) const GROUPS: u32 =
+    1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18 | 1 << 23 | 1 << 24;
 
 /// The group of neighbours, as a bit of the bind mask.
 pub(crate) const NEIGHBOURS: u32 = 1 << 2;
@@ -85,16 +87,16 @@ impl Rtnetlink {
             }
         }
         for message in self.routes()? {
-            let Some(route) = wire::route(&message).filter(|route| route.protocol != protocol)
-            else {
+            let Some(Labelled { route, protocol: by }) = wire::route(&message) else { continue };
+            let Hop::Gateway { gateway, interface } = route.hop else { continue };
+            let Some(link) = links.get_mut(&interface).filter(|_| route.table == MAIN) else {
                 continue;
             };
-            if let Hop::Gateway { gateway, interface } = route.route.hop
-                && route.route.destination.prefix_len() == 0
-                && route.route.table == 254
-                && let Some(link) = links.get_mut(&interface)
-            {
-                link.default_gateways.push(gateway);
+            link.tunnel |= by == crate::steer::PROTOCOL;
+            match route.destination.prefix_len() {
+                0 if by != protocol => link.default_gateways.push(gateway),
+                0 => {}
+                _ => link.routes.push((route.destination, gateway)),
             }
         }
         Ok(links.into_values().collect())

@@ -7,11 +7,12 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use durward_model::mapping::NatModel;
+use ipnet::IpNet;
 use rustix::io::Errno;
 
 use crate::engine::NatError;
 use crate::hand_over;
-use crate::interface::Interfaces;
+use crate::interface::{Interfaces, Link};
 use crate::nftables::{others, probe};
 use crate::options::Options;
 use crate::rtnetlink::Rtnetlink;
@@ -39,6 +40,8 @@ pub struct Survey {
     pub hand_over: Option<bool>,
     /// What keeps it from handing over some of them.
     pub obstacles: Vec<String>,
+    /// Bridges towards the cluster on which any source address is believed.
+    pub believing: Vec<String>,
     /// External addresses of the model that this host does not have.
     pub missing: BTreeSet<IpAddr>,
 }
@@ -89,8 +92,23 @@ pub fn survey(options: &Options, model: &NatModel) -> Result<Survey, NatError> {
         no_way_back,
         hand_over: can,
         obstacles: if wanted { hand_over::obstacles(&links) } else { Vec::new() },
+        believing: believing(&links, &options.cluster),
         missing,
     })
+}
+
+/// The bridges towards the cluster without a strict `rp_filter`.
+fn believing(links: &[Link], cluster: &[IpNet]) -> Vec<String> {
+    let inward = |link: &&Link| {
+        let meets = |net: &IpNet| {
+            cluster
+                .iter()
+                .any(|block| block.contains(&net.network()) || net.contains(&block.network()))
+        };
+        link.bridge && link.addresses.iter().any(meets)
+    };
+    let bridges = links.iter().filter(inward).filter(|link| !sysctl::is_strict(&link.name));
+    bridges.map(|link| link.name.clone()).collect()
 }
 
 fn parameters(wanted: &BTreeMap<Sysctl, u32>) -> Vec<String> {

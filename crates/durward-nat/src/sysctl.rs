@@ -21,7 +21,7 @@ pub struct Sysctl {
 
 /// Paths under `/proc/sys/net`, `*` for the interface, and the wanted value. Former values are remembered by position:
 /// new ones go to the end.
-const WANTED: [(&str, u32); 6] = [
+const WANTED: [(&str, u32); 7] = [
     ("ipv4/ip_forward", 1),
     ("ipv6/conf/all/forwarding", 1),
     // Loose: the way back need not be the way the host itself would take.
@@ -31,6 +31,8 @@ const WANTED: [(&str, u32); 6] = [
     ("ipv4/conf/*/arp_announce", 2),
     // Connections another gateway had are taken up in the middle.
     ("netfilter/nf_conntrack_tcp_loose", 1),
+    // `rp_filter` asks for the way back with the packet's mark: without it, the rules that keep enrolled networks in would answer.
+    ("ipv4/conf/all/src_valid_mark", 1),
 ];
 
 /// The position of `rp_filter`.
@@ -114,6 +116,13 @@ impl Sysctl {
         let kind = number(0)? as usize;
         (kind < WANTED.len()).then_some((Self { kind, interface }, number(20)?))
     }
+}
+
+/// Whether the kernel drops packets that came in by the interface with a source it would not be answered at.
+pub(crate) fn is_strict(interface: &str) -> bool {
+    let path = format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter");
+    let own = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    own.max(way_back_everywhere()) == Some(1)
 }
 
 /// The interfaces, with commas, whose clients are dropped where this host's main table does not lead to them: it leads to few, and `rp_filter`

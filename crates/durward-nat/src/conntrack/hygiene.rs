@@ -11,7 +11,7 @@ use durward_model::mapping::Affinity;
 
 use super::Flow;
 use crate::desired::Policy;
-use crate::mark::{EGRESS, MAPPED, PICKED_UP, TRANSPARENT, tenant};
+use crate::mark::{EGRESS, MAPPED, PICKED_UP, SLOT_MASK, TRANSPARENT, slot_bits, tenant};
 
 const UDP: u8 = 17;
 
@@ -99,6 +99,10 @@ fn judge_leaving(flow: &Flow, new: &Policy) -> Fate {
         return Fate::Cut;
     };
     if rule.take(flow.protocol, flow.destination.port()) != Taken::Translated {
+        return Fate::Cut;
+    }
+    let slot = rule.slots[usize::from(flow.source.is_ipv6())];
+    if slot.map(slot_bits) != Some(flow.mark & SLOT_MASK) {
         return Fate::Cut;
     }
     let address = flow.reply_destination.ip();
@@ -203,7 +207,8 @@ mod tests {
             gateway_v4: None,
             gateway_v6: None,
         };
-        let host = Interfaces { external: [("ext1".to_owned(), external)].into() };
+        let external = [("ext1".to_owned(), external)].into();
+        let host = Interfaces { external, ..Interfaces::default() };
         let rule = |others| durward_model::mapping::KernelEgress {
             tenant: TenantId::new("acme").unwrap(),
             name: "egress".into(),

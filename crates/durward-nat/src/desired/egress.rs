@@ -2,9 +2,11 @@
 //!
 //! Deliberately absent: a rule for everybody else; who is not known does not leave.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use durward_model::TenantId;
 use durward_model::blocks::Blocks;
 use durward_model::egress::{Others, Transparent};
 use durward_model::mapping::{AddressRange, KernelEgress, NatModel, Transport};
@@ -12,11 +14,11 @@ use durward_model::mapping::{AddressRange, KernelEgress, NatModel, Transport};
 use super::Elements;
 use super::policy::{Leaving, Policy};
 use crate::interface::Interfaces;
-use crate::mark::{self, EGRESS};
+use crate::mark::{self, ASKED, EGRESS, WITHHELD};
 use crate::nftables::Value;
 use crate::options::Options;
 use crate::program::step::{Ip, interval, port_key};
-use crate::program::{Shapes, leads_to, pool_chain, transparent as chains};
+use crate::program::{Digest, Shapes, leads_to, pool_chain, transparent as chains};
 use crate::report::{MappingReport, Rejection};
 
 type Outputs<'a> = (&'a mut Elements, &'a mut Shapes, &'a mut Policy);
@@ -28,9 +30,11 @@ pub(super) fn compile(
     (elements, shapes, policy): Outputs<'_>,
 ) -> Vec<MappingReport> {
     let mut taken = Blocks::default();
+    let mut asked = BTreeMap::new();
     let mut reports = Vec::with_capacity(model.egress.len());
-    for (pool, rule) in (1u32..).zip(&model.egress) {
-        let judged = judge(rule, model, (options, interfaces), &taken);
+    for rule in &model.egress {
+        let judged = judge(rule, model, (options, interfaces), &taken)
+            .and_then(|sound| one_way(rule, &mut asked).map(|()| sound));
         let mut ends: Vec<IpAddr> =
             rule.addresses.iter().flat_map(|range| [range.first(), range.last()]).collect();
         ends.dedup();
@@ -43,16 +47,17 @@ pub(super) fn compile(
         });
         let Ok(sound) = judged else { continue };
         rule.sources.iter().for_each(|source| taken.insert(*source, rule));
+        let flags = EGRESS | rule.transparent.as_deref().map_or(0, flags);
         for (ip, slot) in [(Ip::V4, sound.slot_v4), (Ip::V6, sound.slot_v6)] {
             if let Some(slot) = slot {
-                put(rule, (ip, pool), mark::mark(sound.tenant, slot, EGRESS), (elements, shapes));
+                put(rule, ip, mark::mark(sound.tenant, slot, flags), (elements, shapes));
             }
         }
         if let Some(transparent) = &rule.transparent {
             shapes.transparent = true;
-            hand_over(transparent, pool, elements);
+            hand_over(transparent, sound.tenant, elements);
         }
-        policy.leave(Leaving::of(rule, sound.tenant));
+        policy.leave(Leaving::of(rule, sound.tenant, [sound.slot_v4, sound.slot_v6]));
     }
     reports
 }
@@ -92,6 +97,20 @@ fn judge(
     Ok(Sound { tenant, slot_v4, slot_v6 })
 }
 
+/// What is handed over is one and the same for all of a tenant: the kernel asks by the tenant's number.
+fn one_way<'a>(
+    rule: &'a KernelEgress,
+    asked: &mut BTreeMap<&'a TenantId, &'a Transparent>,
+) -> Result<(), Rejection> {
+    let Some(transparent) = rule.transparent.as_deref() else { return Ok(()) };
+    let known = *asked.entry(&rule.tenant).or_insert(transparent);
+    if known == transparent { Ok(()) } else { Err(Rejection::SeveralWays) }
+}
+
+fn flags(transparent: &Transparent) -> u32 {
+    ASKED | if transparent.others == Others::Deny { WITHHELD } else { 0 }
+}
+
 /// The one interface all addresses of a family are on.
 fn slot(rule: &KernelEgress, interfaces: &Interfaces, v4: bool) -> Result<Option<u8>, Rejection> {
     let mut found = None;
@@ -106,39 +125,41 @@ fn slot(rule: &KernelEgress, interfaces: &Interfaces, v4: bool) -> Result<Option
     Ok(found)
 }
 
-fn put(
-    rule: &KernelEgress,
-    (ip, pool): (Ip, u32),
-    mark: u32,
-    (elements, shapes): (&mut Elements, &mut Shapes),
-) {
+/// Sources lead to the rule's mark and digest by one element, and those two to its addresses. The digest is that of the rule's content, so a
+/// packet that sees two generations finds the addresses of one of them, or none.
+fn put(rule: &KernelEgress, ip: Ip, mark: u32, (elements, shapes): (&mut Elements, &mut Shapes)) {
     let digit = ip.digit();
     let ends = |range: &AddressRange| {
         let [first, last]: [IpAddr; 2] = [range.first(), range.last()];
         Some([ip.bytes(first)?, ip.bytes(last)?].concat())
     };
     let ranges: Vec<_> = rule.addresses.iter().filter_map(ends).collect();
+    let digest = Digest::of(&format!("{mark:x} {ranges:x?}")).bytes();
+    for (first, range) in interval(ip, &rule.sources) {
+        let value = [&mark.to_ne_bytes()[..], &digest].concat();
+        elements.put_range(&format!("eg{digit}"), first, range.end, Value::Bytes(value));
+    }
+    let of = |bits: u32| [&(mark & bits).to_ne_bytes()[..], &digest].concat();
+    elements.put(&format!("egt{digit}"), of(mark::TENANT_MASK), Value::Nothing);
+    let key = of(mark::TENANT_MASK | mark::SLOT_MASK);
+    if let [range] = &ranges[..] {
+        elements.put(&format!("egs{digit}"), key, Value::Bytes(range.clone()));
+        return;
+    }
     let count = ranges.len() as u32;
     shapes.pools.insert((ip.v4(), count));
-    for (first, range) in interval(ip, &rule.sources) {
-        let mut put = |set: &str, value| {
-            elements.put_range(&format!("{set}{digit}"), first.clone(), range.end.clone(), value);
-        };
-        put("egm", Value::Bytes(mark.to_ne_bytes().to_vec()));
-        put("eg", leads_to(pool_chain(ip.v4(), count)));
-        put("egid", Value::Bytes(pool.to_ne_bytes().to_vec()));
-    }
+    elements.put(&format!("egn{digit}"), key.clone(), leads_to(pool_chain(ip.v4(), count)));
     for (index, range) in (0u32..).zip(ranges) {
-        let key = [pool.to_ne_bytes(), index.to_ne_bytes()].concat();
+        let key = [&key[..], &index.to_ne_bytes()].concat();
         elements.put(&format!("egp{digit}"), key, Value::Bytes(range));
     }
 }
 
-/// Which ports of a rule's traffic are the proxy's, and what becomes of the others.
-fn hand_over(transparent: &Transparent, pool: u32, elements: &mut Elements) {
-    let pool = pool.to_ne_bytes();
+/// Which ports of a tenant's traffic are the proxy's, and what becomes of the others: a word about them is always there.
+fn hand_over(transparent: &Transparent, tenant: u16, elements: &mut Elements) {
+    let asked = mark::mark(tenant, 0, ASKED).to_ne_bytes();
     let mut put = |protocol: Transport, port: u16, chain: &str| {
-        let key = port_key(&pool, protocol.number(), port);
+        let key = port_key(&asked, protocol.number(), port);
         elements.put("taken", key, leads_to(chain.to_owned()));
     };
     for port in transparent.http.iter().chain(&transparent.tls) {
@@ -147,7 +168,9 @@ fn hand_over(transparent: &Transparent, pool: u32, elements: &mut Elements) {
     for port in &transparent.tls {
         put(Transport::Udp, *port, chains::QUIC);
     }
-    if transparent.others == Others::Deny {
-        elements.put("others", pool.to_vec(), leads_to(chains::WITHHOLD.to_owned()));
-    }
+    let others = match transparent.others {
+        Others::Deny => chains::WITHHOLD,
+        Others::Translate => chains::LEAVE,
+    };
+    elements.put("others", asked.to_vec(), leads_to(others.to_owned()));
 }

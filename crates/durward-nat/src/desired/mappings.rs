@@ -3,7 +3,7 @@
 //! A mapping is first judged whole; only then does it put anything anywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use durward_model::SourceSet;
@@ -16,9 +16,9 @@ use super::Elements;
 use super::policy::{Mapped, Policy};
 use crate::interface::Interfaces;
 use crate::mark::{self, MAPPED, SNAT};
-use crate::nftables::{Value, Verdict};
+use crate::nftables::Value;
 use crate::program::step::{Ip, after, port_key};
-use crate::program::{Balance, NO_ENDPOINT, Shape, Shapes, leads_to, source_chain};
+use crate::program::{Balance, Entry, List, Shape, Shapes, leads_to};
 use crate::report::{MappingReport, Rejection};
 
 /// More would make hashes and maps large without being of use.
@@ -49,8 +49,8 @@ pub(super) fn compile(
         let Ok(tenant) = judged else { continue };
         for each in services(mapping) {
             claim(&mut claims, mapping, each.address, each.port);
-            put(&each, tenant, (elements, shapes));
-            answers.take(&each, tenant, interfaces);
+            let list = put(&each, tenant, (elements, shapes));
+            answers.take(&each, (tenant, list), interfaces);
             let mapped = Mapped::of(mapping, each.port, tenant);
             policy.map(each.address, each.port.protocol, mapped);
         }
@@ -135,19 +135,21 @@ fn claim<'a>(
     of.insert(port.ports.first(), (port.ports, mapping));
 }
 
-fn put(service: &Service<'_>, tenant: u16, (elements, shapes): (&mut Elements, &mut Shapes)) {
+/// Puts a service into the maps; returns the list of its clients.
+fn put(
+    service: &Service<'_>,
+    tenant: u16,
+    (elements, shapes): (&mut Elements, &mut Shapes),
+) -> List {
     let ip = service.ip();
-    let Some(address) = ip.bytes(service.address) else { return };
+    let list = source_list(shapes, ip, &service.mapping.allowed_sources);
+    let Some(address) = ip.bytes(service.address) else { return list };
     let (protocol, ports) = (service.port.protocol.number(), service.port.ports);
     let single = ports.first() == ports.last();
     let maps = Maps::of(ip, single);
     let first = port_key(&address, protocol, ports.first());
     let end = if single { None } else { behind(&address, protocol, ports.last()) };
 
-    if let Some(chain) = source_filter(shapes, ip, &service.mapping.allowed_sources) {
-        let verdict = Value::Verdict(Verdict::Jump(chain));
-        elements.put_range(maps.sources, first.clone(), end.clone(), verdict);
-    }
     let endpoints = service.endpoints();
     let same_port = endpoints.first().is_some_and(|(_, port)| port.is_none());
     let shape = match (single, same_port) {
@@ -155,31 +157,29 @@ fn put(service: &Service<'_>, tenant: u16, (elements, shapes): (&mut Elements, &
         (false, true) => Shape::SamePort,
         (false, false) => Shape::Range,
     };
-    let target = if endpoints.is_empty() {
-        NO_ENDPOINT.to_owned()
-    } else {
-        let sticky = service.mapping.affinity == Affinity::ClientIp && endpoints.len() > 1;
-        let balance = Balance { v4: ip.v4(), shape, sticky, endpoints: endpoints.len() as u32 };
-        shapes.balances.insert(balance);
-        balance.chain()
-    };
-    elements.put_range(maps.services, first.clone(), end.clone(), leads_to(target));
+    let sticky = service.mapping.affinity == Affinity::ClientIp && endpoints.len() > 1;
+    let balance = Balance { shape, sticky, endpoints: endpoints.len() as u32 };
+    let balance = (!endpoints.is_empty()).then_some(balance);
+    let entry = Entry { v4: ip.v4(), list, balance };
+    shapes.entries.insert(entry);
+    elements.put_range(maps.services, first.clone(), end.clone(), leads_to(entry.chain()));
     if !single {
         let canonical = [&ports.first().to_be_bytes()[..], &[0, 0]].concat();
         elements.put_range(maps.ranges, first.clone(), end, Value::Bytes(canonical));
     }
     let mark = service.mark(tenant, 0);
     for (index, (endpoint, port)) in endpoints.iter().enumerate() {
-        let key = [&first[..], &(index as u32).to_ne_bytes()].concat();
-        if let Some(data) = endpoint_data(ip, *endpoint, port.unwrap_or_default(), mark) {
-            elements.put(maps.endpoints, key, Value::Bytes(data));
-        }
+        let key = [&first[..], &(index as u32).to_ne_bytes(), &list.digest().bytes()].concat();
+        let Some(bytes) = ip.bytes(*endpoint) else { continue };
+        let data = [&bytes[..], &port_bytes(port.unwrap_or_default()), &mark.to_ne_bytes()];
+        elements.put(maps.endpoints, key, Value::Bytes(data.concat()));
+        elements.put(same_set(ip), [&bytes[..], &bytes].concat(), Value::Nothing);
     }
+    list
 }
 
 /// The maps a service of this kind is in.
 struct Maps {
-    sources: &'static str,
     services: &'static str,
     ranges: &'static str,
     endpoints: &'static str,
@@ -187,22 +187,25 @@ struct Maps {
 
 impl Maps {
     const fn of(ip: Ip, single: bool) -> Self {
-        let [sources, services, ranges, endpoints] = match (ip.v4(), single) {
-            (true, true) => ["acl4", "svc4", "rng4", "ep4"],
-            (true, false) => ["aclr4", "svcr4", "rng4", "ep4"],
-            (false, true) => ["acl6", "svc6", "rng6", "ep6"],
-            (false, false) => ["aclr6", "svcr6", "rng6", "ep6"],
+        let [services, ranges, endpoints] = match (ip.v4(), single) {
+            (true, true) => ["svc4", "rng4", "ep4"],
+            (true, false) => ["svcr4", "rng4", "ep4"],
+            (false, true) => ["svc6", "rng6", "ep6"],
+            (false, false) => ["svcr6", "rng6", "ep6"],
         };
-        Self { sources, services, ranges, endpoints }
+        Self { services, ranges, endpoints }
     }
 }
 
-fn endpoint_data(ip: Ip, address: IpAddr, port: u16, mark: u32) -> Option<Vec<u8>> {
-    let mut data = ip.bytes(address)?;
-    data.extend(port.to_be_bytes());
-    data.extend([0, 0]);
-    data.extend(mark.to_ne_bytes());
-    Some(data)
+/// A port as it stands beside an address.
+fn port_bytes(port: u16) -> [u8; 4] {
+    let [high, low] = port.to_be_bytes();
+    [high, low, 0, 0]
+}
+
+/// The set of endpoints, each beside itself: two addresses that are not one endpoint are not in it.
+pub(super) const fn same_set(ip: Ip) -> &'static str {
+    if ip.v4() { "same4" } else { "same6" }
 }
 
 /// The key behind the last port of a range.
@@ -216,37 +219,51 @@ fn behind(address: &[u8], protocol: u8, last: u16) -> Option<Vec<u8>> {
     Some(key)
 }
 
-/// The chain that keeps other sources away; `None` when everybody may connect.
-fn source_filter(shapes: &mut Shapes, ip: Ip, sources: &SourceSet) -> Option<String> {
-    let mut blocks: Vec<IpNet> = sources.blocks().to_vec();
-    blocks.retain(|block| block.addr().is_ipv4() == ip.v4());
-    if blocks.iter().any(|block| block.prefix_len() == 0) {
-        return None;
+/// The list of the sources of a family.
+fn source_list(shapes: &mut Shapes, ip: Ip, sources: &SourceSet) -> List {
+    let (mut list, blocks) = own_list(ip, sources);
+    // Two lists with one number must not become one list.
+    while list != List::EVERYBODY
+        && shapes.sources.get(&(ip.v4(), list)).is_some_and(|known| *known != blocks)
+    {
+        list = list.next();
     }
-    let mut name = format!("{:016x}", hash(&blocks));
-    // Two lists with one hash must not become one list.
-    while shapes.sources.get(&(ip.v4(), name.clone())).is_some_and(|known| *known != blocks) {
-        name.push('x');
+    if list != List::EVERYBODY {
+        shapes.sources.insert((ip.v4(), list), blocks);
     }
-    shapes.sources.insert((ip.v4(), name.clone()), blocks);
-    Some(source_chain(ip.v4(), &name))
+    list
 }
 
-/// FNV-1a: the same everywhere, which `std`'s hashers do not promise.
-fn hash(blocks: &[IpNet]) -> u64 {
-    let text = blocks.iter().flat_map(|block| format!("{block} ").into_bytes());
-    text.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+fn own_list(ip: Ip, sources: &SourceSet) -> (List, Vec<IpNet>) {
+    let mut blocks: Vec<IpNet> = sources.blocks().to_vec();
+    blocks.retain(|block| block.addr().is_ipv4() == ip.v4());
+    let everybody = blocks.iter().any(|block| block.prefix_len() == 0);
+    (if everybody { List::EVERYBODY } else { List::of(&blocks) }, blocks)
 }
 
 /// Where answers of endpoints belong whose connection is unknown here, because another gateway had it.
 /// An endpoint behind several external ports has no such place.
 #[derive(Default)]
-struct Answers(BTreeMap<(IpAddr, u16), Option<Vec<u8>>>);
+struct Answers(BTreeMap<(IpAddr, u16), Option<Answer>>);
+
+/// Where the answers of an endpoint belong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// The mark of the connections.
+    mark: u32,
+    /// The list of the clients.
+    list: List,
+    /// The external address and port.
+    place: Vec<u8>,
+}
 
 impl Answers {
-    fn take(&mut self, service: &Service<'_>, tenant: u16, interfaces: &Interfaces) {
+    fn take(
+        &mut self,
+        service: &Service<'_>,
+        (tenant, list): (u16, List),
+        interfaces: &Interfaces,
+    ) {
         if !may_answer(service) {
             return;
         }
@@ -255,18 +272,39 @@ impl Answers {
         let external = service.port.ports.first();
         for (endpoint, port) in service.endpoints() {
             let Some(port) = port else { continue };
-            let data = || endpoint_data(service.ip(), service.address, external, mark);
+            let answer = || {
+                let address = service.ip().bytes(service.address)?;
+                Some(Answer { mark, list, place: [&address[..], &port_bytes(external)].concat() })
+            };
             let place = self.0.entry((endpoint, port));
-            place.and_modify(|known| *known = None).or_insert_with(data);
+            place.and_modify(|known| *known = None).or_insert_with(answer);
         }
     }
 
     fn put(self, elements: &mut Elements) {
-        for ((endpoint, port), data) in self.0 {
-            if let (Some(data), (set, Some(key))) = (data, answer_place(endpoint, port)) {
-                elements.put(set, key, Value::Bytes(data));
+        for ((endpoint, port), answer) in self.0 {
+            for (set, key, value) in answer.iter().flat_map(|one| one.elements(endpoint, port)) {
+                elements.put(set, key, value);
             }
         }
+    }
+}
+
+impl Answer {
+    /// The mark and list by the endpoint, and the place by both; what an answer was picked up for is looked up with its mark again.
+    pub(super) fn elements(
+        &self,
+        endpoint: IpAddr,
+        port: u16,
+    ) -> Vec<(&'static str, Vec<u8>, Value)> {
+        let ip = Ip::of(endpoint.is_ipv4());
+        let Some(address) = ip.bytes(endpoint) else { return Vec::new() };
+        let key = port_key(&address, 6, port);
+        let mark = self.mark.to_ne_bytes();
+        let [first, second] = if ip.v4() { ["rev4", "revs4"] } else { ["rev6", "revs6"] };
+        let marked = [&key[..], &mark].concat();
+        let found = [&mark[..], &self.list.digest().bytes()].concat();
+        vec![(first, key, Value::Bytes(found)), (second, marked, Value::Bytes(self.place.clone()))]
     }
 }
 
@@ -278,19 +316,12 @@ fn may_answer(service: &Service<'_>) -> bool {
         && service.mapping.mode == SourceMode::PreserveSource
 }
 
-/// The map and key of an endpoint's answers.
-pub(super) fn answer_place(endpoint: IpAddr, port: u16) -> (&'static str, Option<Vec<u8>>) {
-    let ip = Ip::of(endpoint.is_ipv4());
-    let set = if ip.v4() { "rev4" } else { "rev6" };
-    (set, ip.bytes(endpoint).map(|address| port_key(&address, 6, port)))
-}
-
 /// Where the answers of these endpoints belong, as all mappings of a model without rejected ones say it.
 pub(super) fn answers_of(
     model: &NatModel,
     interfaces: &Interfaces,
     endpoints: &BTreeSet<(IpAddr, u16)>,
-) -> BTreeMap<(IpAddr, u16), Option<Vec<u8>>> {
+) -> BTreeMap<(IpAddr, u16), Option<Answer>> {
     let mut answers = Answers::default();
     // Those of which it is not yet known that there are several places.
     let mut open = endpoints.clone();
@@ -306,12 +337,27 @@ pub(super) fn answers_of(
             continue;
         }
         for each in services(mapping) {
-            answers.take(&each, *tenant, interfaces);
+            let list = own_list(each.ip(), &mapping.allowed_sources).0;
+            answers.take(&each, (*tenant, list), interfaces);
         }
         open.retain(|one| answers.0.get(one).is_none_or(Option::is_some));
     }
     answers.0.retain(|endpoint, _| endpoints.contains(endpoint));
     answers.0
+}
+
+/// The addresses of the endpoints that a mapping's external addresses lead to: those of their families.
+pub(super) fn endpoint_addresses(mapping: &PortMapping) -> impl Iterator<Item = IpAddr> + '_ {
+    let serves = |ipv4: bool| mapping.addresses.iter().any(|one| one.0.is_ipv4() == ipv4);
+    let families = [serves(true), serves(false)];
+    let all = mapping.ports.iter().flat_map(|port| {
+        let (at, same) = match &port.endpoints {
+            Endpoints::At(at) => (&at[..], &[][..]),
+            Endpoints::SamePort(at) => (&[][..], &at[..]),
+        };
+        at.iter().map(SocketAddr::ip).chain(same.iter().copied())
+    });
+    all.filter(move |address| families[usize::from(address.is_ipv6())])
 }
 
 /// The endpoints whose answers these mappings may place.

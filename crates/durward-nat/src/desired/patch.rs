@@ -2,26 +2,28 @@
 //!
 //! It gives up whenever others could be concerned, and then everything is computed. Deliberately absent: the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
 use durward_model::mapping::{NatModel, PortMapping};
 
-use super::mappings::{answer_place, answering, answers_of};
+use super::mappings::{Answer, answering, answers_of, endpoint_addresses, same_set};
 use super::{Desired, Policy, desired};
 use crate::interface::Interfaces;
 use crate::nftables::changes::difference;
 use crate::nftables::ruleset::Value;
 use crate::nftables::{Chain, Changes, Element, Ruleset, Verdict};
 use crate::options::Options;
+use crate::program::step::Ip;
 
 /// More changes at once are computed with everything else.
 const FEW: usize = 64;
 /// The maps each of whose elements belongs to one mapping.
-const OWN: [&str; 6] = ["acl4", "acl6", "ep4", "ep6", "svc4", "svc6"];
+const OWN: [&str; 4] = ["ep4", "ep6", "svc4", "svc6"];
 /// The maps that lead to chains.
-const LEADING: [&str; 8] = ["acl4", "acl6", "aclr4", "aclr6", "svc4", "svc6", "svcr4", "svcr6"];
+const LEADING: [&str; 4] = ["svc4", "svc6", "svcr4", "svcr6"];
 
 /// What is known of a model of which no mapping is rejected.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +82,7 @@ pub fn patch(known: &Known<'_>, model: &NatModel) -> Option<Patch> {
         note(&mut changes.added, set, difference(&those, &these));
     }
     place_answers(known, model, [gone, come], &mut changes)?;
+    place_endpoints(known, model, [gone, come], &mut changes)?;
     Some(Patch { changes, before, after, place: old })
 }
 
@@ -165,20 +168,64 @@ fn place_answers(
 ) -> Option<()> {
     let mut endpoints = answering(gone);
     endpoints.extend(answering(come));
-    let mut wanted = answers_of(model, known.interfaces, &endpoints);
+    let before = answers_of(known.model, known.interfaces, &endpoints);
+    let after = answers_of(model, known.interfaces, &endpoints);
     let (mut removed, mut added) = (Elements::new(), Elements::new());
     for (endpoint, port) in endpoints {
-        let (set, Some(key)) = answer_place(endpoint, port) else { continue };
-        let held = known.ruleset.sets.get(set)?.elements.get(&key);
-        let new = wanted.remove(&(endpoint, port)).flatten();
-        let new = new.map(|data| Element { end: None, value: Value::Bytes(data) });
-        if held != new.as_ref() {
-            removed.entry(set).or_default().extend(held.map(|held| (key.clone(), held.clone())));
-            added.entry(set).or_default().extend(new.map(|new| (key, new)));
+        let of = |answers: &BTreeMap<(IpAddr, u16), Option<Answer>>| {
+            let answer = answers.get(&(endpoint, port)).and_then(Option::as_ref);
+            answer.map(|answer| answer.elements(endpoint, port)).unwrap_or_default()
+        };
+        let (held, wanted) = (of(&before), of(&after));
+        for (to, elements, others) in [(&mut removed, &held, &wanted), (&mut added, &wanted, &held)]
+        {
+            for (set, key, value) in elements.iter().filter(|one| !others.contains(one)) {
+                let element = Element { end: None, value: value.clone() };
+                to.entry(set).or_default().push((key.clone(), element));
+            }
         }
     }
-    removed.into_iter().for_each(|(set, elements)| note(&mut changes.removed, set, elements));
-    added.into_iter().for_each(|(set, elements)| note(&mut changes.added, set, elements));
+    settle(removed, added, changes)
+}
+
+/// Which addresses are endpoints depends on all mappings as well.
+fn place_endpoints(
+    known: &Known<'_>,
+    model: &NatModel,
+    [gone, come]: [&[Arc<PortMapping>]; 2],
+    changes: &mut Changes,
+) -> Option<()> {
+    let of = |mappings: &[Arc<PortMapping>]| -> BTreeSet<IpAddr> {
+        mappings.iter().flat_map(|mapping| endpoint_addresses(mapping)).collect()
+    };
+    let mut concerned = of(gone);
+    concerned.extend(of(come));
+    let all = model.mappings.iter().flat_map(|mapping| endpoint_addresses(mapping));
+    let wanted: BTreeSet<IpAddr> = all.filter(|address| concerned.contains(address)).collect();
+    let (mut removed, mut added) = (Elements::new(), Elements::new());
+    for address in concerned {
+        let ip = Ip::of(address.is_ipv4());
+        let set = same_set(ip);
+        let key = ip.bytes(address)?.repeat(2);
+        let held = known.ruleset.sets.get(set)?.elements.contains_key(&key);
+        let to = match (held, wanted.contains(&address)) {
+            (true, false) => &mut removed,
+            (false, true) => &mut added,
+            _ => continue,
+        };
+        let element = Element { end: None, value: Value::Nothing };
+        to.entry(set).or_default().push((key, element));
+    }
+    settle(removed, added, changes)
+}
+
+fn settle(removed: Elements, added: Elements, changes: &mut Changes) -> Option<()> {
+    let sorted = |mut elements: Vec<(Vec<u8>, Element)>| {
+        elements.sort_by(|(a, _), (b, _)| a.cmp(b));
+        elements
+    };
+    removed.into_iter().for_each(|(set, all)| note(&mut changes.removed, set, sorted(all)));
+    added.into_iter().for_each(|(set, all)| note(&mut changes.added, set, sorted(all)));
     Some(())
 }
 

@@ -51,6 +51,8 @@ pub struct Leaving {
     pub sources: Vec<IpNet>,
     /// The addresses.
     pub addresses: Vec<AddressRange>,
+    /// The slots of their interfaces, IPv4's and IPv6's.
+    pub slots: [Option<u8>; 2],
     /// What is handed to the forward proxy instead.
     pub transparent: Option<Arc<Transparent>>,
     /// How long connections from an address that is gone go on.
@@ -80,9 +82,10 @@ impl Mapped {
 }
 
 impl Leaving {
-    pub(super) fn of(rule: &KernelEgress, tenant: u16) -> Self {
+    pub(super) fn of(rule: &KernelEgress, tenant: u16, slots: [Option<u8>; 2]) -> Self {
         Self {
             tenant,
+            slots,
             sources: rule.sources.clone(),
             addresses: rule.addresses.clone(),
             transparent: rule.transparent.clone(),

@@ -18,12 +18,15 @@ const PORTS: [u8; 3] = [6, 17, 132];
 
 impl State {
     pub(super) fn begun(&self, model: &NatModel) -> Result<Vec<u64>, NatError> {
-        let mut packets: BTreeMap<String, BTreeMap<Vec<u8>, u64>> = BTreeMap::new();
-        for set in ["svc4", "svc6", "svcr4", "svcr6"] {
-            packets.insert(set.to_owned(), self.table.element_packets(set).unwrap_or_default());
-        }
+        // Each endpoint of a port counts for itself.
+        let [v4, v6] =
+            ["ep4", "ep6"].map(|set| self.table.element_packets(set).unwrap_or_default());
         let begun = |mapping: &PortMapping| {
-            let counts = keys(mapping).filter_map(|(set, key)| packets.get(&set)?.get(&key));
+            let counts = keys(mapping).flat_map(|(set, key)| {
+                let packets = if set.ends_with('4') { &v4 } else { &v6 };
+                let of = packets.range(key.clone()..);
+                of.take_while(move |(one, _)| one.starts_with(&key)).map(|(_, count)| *count)
+            });
             counts.sum()
         };
         Ok(model.mappings.iter().map(|mapping| begun(mapping)).collect())
@@ -71,7 +74,7 @@ fn source_keys(rule: &KernelEgress) -> impl Iterator<Item = (String, Vec<u8>)> +
     families.flat_map(|ip| {
         interval(ip, &rule.sources)
             .into_keys()
-            .map(move |first| (format!("egm{}", ip.digit()), first))
+            .map(move |first| (format!("eg{}", ip.digit()), first))
     })
 }
 

@@ -3,6 +3,7 @@
 //! It is taken when nothing else has changed since everything was computed. Deliberately absent: repair, which goes the whole way.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use durward_model::mapping::NatModel;
 
@@ -67,6 +68,7 @@ impl State {
         match self.table.change(held.generation, &patch.changes) {
             Ok(generation) => {
                 self.own(generation);
+                self.check.change(Instant::now());
                 patch.changes.exchange_elements(&mut held.ruleset);
                 held.generation = generation;
                 self.held = Some(held);

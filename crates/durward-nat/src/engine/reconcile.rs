@@ -2,21 +2,24 @@
 //!
 //! New routes come before the rules that mark for them, old ones go after; connections are cut last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durward_model::mapping::NatModel;
+use rustix::io::Errno;
 
 use super::NatError;
 use super::state::{State, adopted_numbers, kernel};
-use crate::announce::{Mac, Place};
+use crate::announce::{Announcer, Mac, Place};
 use crate::conntrack::Flow;
 use crate::conntrack::hygiene;
 use crate::desired::{Desired, Difference, Policy, desired, diff};
 use crate::hand_over;
-use crate::mark::{self, EGRESS, MAPPED, TRANSPARENT};
+use crate::interface::Link;
+use crate::mark::{self, EGRESS};
 use crate::nftables::ruleset::Value;
 use crate::nftables::{Changes, Element, TableError};
 use crate::options::AssignedAddress;
@@ -44,7 +47,7 @@ impl State {
             // The kernel still serves the former model; watching for tampering must not change that.
             self.model = former;
         } else {
-            self.numbers = numbers;
+            self.renumber(numbers, Instant::now());
         }
         result
     }
@@ -78,6 +81,24 @@ impl State {
         self.restore_addresses(&mut report)?;
         report.connections_cut = self.cut_connections(desired.policy)?;
         Ok(report)
+    }
+
+    /// Notes that a foreign change was undone.
+    fn cured(&mut self, what: &str, which: &str) {
+        self.repairs += 1;
+        tracing::warn!(what, which, "undid a foreign change");
+    }
+
+    /// The parameters that are not as the last configuration wants them, where they are ours to set.
+    fn wrong_parameters(&self) -> Vec<Sysctl> {
+        let Some((interfaces, _)) = self.last.as_ref().filter(|_| self.options.set_sysctls) else {
+            return Vec::new();
+        };
+        let wrong = |(sysctl, wanted): &(Sysctl, u32)| {
+            sysctl.read().is_ok_and(|held| !sysctl.suffices(held, *wanted))
+        };
+        let wrong = Sysctl::wanted(interfaces).into_iter().filter(wrong);
+        wrong.map(|(sysctl, _)| sysctl).collect()
     }
 
     /// What keeps connections from the forward proxy of this host, where some are for it.
@@ -165,17 +186,25 @@ impl State {
     }
 
     fn change_table(&mut self, desired: &mut Desired) -> Result<(), NatError> {
-        let mut refused = false;
+        let (mut refused, mut anew) = (false, false);
         for _ in 0..ATTEMPTS {
             let held = match self.held.take() {
                 Some(held) => held,
                 None => self.table.read()?,
             };
             remember(&held.ruleset, desired, self.options.set_sysctls);
-            let changes = Changes::between(&held.ruleset, &desired.ruleset);
+            let changes = if anew && held.exists {
+                Changes::anew(&desired.ruleset)
+            } else {
+                Changes::between(&held.ruleset, &desired.ruleset)
+            };
             if changes.is_empty() && held.exists {
                 match self.table.take(held.generation) {
                     Err(TableError::Outdated) => continue,
+                    Err(error) if !anew && self.is_of_an_owner(&error) => {
+                        anew = true;
+                        continue;
+                    }
                     other => other?,
                 }
                 self.held = Some(held);
@@ -184,18 +213,34 @@ impl State {
             match self.table.change(held.generation, &changes) {
                 Ok(generation) => {
                     self.own(generation);
+                    self.check.change(Instant::now());
                     let ruleset = std::mem::take(&mut desired.ruleset);
                     self.held =
                         Some(crate::nftables::table::Held { exists: true, ruleset, generation });
                     return Ok(());
                 }
                 Err(TableError::Outdated) => {}
+                Err(error) if !anew && self.is_of_an_owner(&error) => anew = true,
                 // What we believed the kernel to hold may have been wrong: once.
                 Err(TableError::Refused { .. }) if !refused => refused = true,
                 Err(error) => return Err(error.into()),
             }
         }
         Err(TableError::Outdated.into())
+    }
+
+    /// Whether the table that is to be shared was left by a process that owned it: the kernel keeps such a table apart, so it is made anew, in
+    /// one transaction. While its owner lives the kernel says "not allowed" instead.
+    fn is_of_an_owner(&self, error: &TableError) -> bool {
+        let kept_apart = matches!(error, TableError::Refused { object, errno }
+            if object == "the table" && *errno == Errno::OPNOTSUPP);
+        if kept_apart && !self.options.own_table {
+            tracing::info!(
+                table = self.options.table,
+                "replaces the table that an owning process left"
+            );
+        }
+        kept_apart && !self.options.own_table
     }
 
     /// Cuts what is no longer allowed; what may drain is looked at again when its time is over.
@@ -240,10 +285,34 @@ impl State {
 
     pub(super) fn flows(&self, mark: u32, mask: u32) -> Result<Vec<Flow>, NatError> {
         let mut flows = self.conntrack.flows(mark, mask).map_err(kernel("connections"))?;
-        flows.retain(|flow| {
-            flow.mark & (MAPPED | EGRESS | TRANSPARENT) != 0 && mark::tenant(flow.mark) != 0
-        });
+        flows.retain(|flow| mark::is_ours(flow.mark));
+        // What a pod sends to this host itself is not translated.
+        let stays = |flow: &Flow| {
+            flow.mark & EGRESS != 0 && flow.reply_destination.ip() == flow.source.ip()
+        };
+        if flows.iter().any(stays) {
+            let here = self.route.addresses().map_err(kernel("addresses"))?;
+            let here: BTreeSet<IpAddr> = here.iter().map(|held| held.net.addr()).collect();
+            flows.retain(|flow| !stays(flow) || !here.contains(&flow.destination.ip()));
+        }
         Ok(flows)
+    }
+
+    /// Compares all connections with what is allowed now. Not only those of tenants that were changed: a packet that was on its way during a
+    /// change may have made a connection that fits neither state.
+    fn check_all(&mut self, now: Instant) -> Result<(), NatError> {
+        self.check.done(now);
+        let flows = self.flows(0, 0)?;
+        let policy = self.policy.clone();
+        let (cut, drain) = hygiene::sort(flows, &policy, &policy);
+        let cut = self.settle(cut, drain)?;
+        if cut > 0 {
+            tracing::warn!(
+                connections = cut,
+                "cut connections that were made while something changed"
+            );
+        }
+        Ok(())
     }
 
     /// Puts back permanent addresses. One with a time is put on by `assign` only: when nobody renews it, it must go.
@@ -272,21 +341,20 @@ impl State {
                 continue;
             };
             let here = held.iter().any(|one| one.net.addr() == *address && one.index == link.index);
-            if here && assigned.valid.is_none() {
-                continue;
+            if !here || assigned.valid.is_some() {
+                let added = self.route.add_address(link.index, *address, assigned, protocol);
+                added.map_err(kernel("an address"))?;
             }
-            let added = self.route.add_address(link.index, *address, assigned, protocol);
-            added.map_err(kernel("an address"))?;
-            if let (false, Some(mac), Some(announcer)) = (here, link.mac, &mut self.announcer) {
-                let place = Place { interface: link.index, mac: Mac(mac) };
-                if let Err(error) = announcer.announce(*address, place, Instant::now()) {
-                    report.host.push(format!("{address} could not be announced: {error}"));
-                }
+            if let Err(error) =
+                announce(&mut self.announcer, &mut self.announced, (*address, link, here))
+            {
+                report.host.push(format!("{address} could not be announced: {error}"));
             }
         }
         for old in held.iter().filter(|old| old.protocol == protocol) {
             if !self.addresses.contains_key(&old.net.addr()) {
                 self.route.remove_address(old).map_err(kernel("an address"))?;
+                self.announced.remove(&old.net.addr());
                 if let Some(announcer) = &mut self.announcer {
                     announcer.withdraw(old.net.addr());
                 }
@@ -318,27 +386,63 @@ impl Kept for State {
         let read = read.inspect_err(|error| self.health.fault = Some(error.to_string()))?;
         let tampered = before.is_some_and(|before| before.ruleset != read.ruleset);
         self.held = Some(read);
-        self.routing = None;
+        let (routing, found) = (self.routing.take().unwrap_or_default(), self.read_routing()?);
+        self.routing = Some(found.clone());
+        let parameters = self.wrong_parameters();
         self.reconcile()?;
         if tampered {
-            self.repairs += 1;
-            tracing::warn!(table = self.options.table, "undid a foreign change");
+            self.cured("the packet filter's table", &self.options.table.clone());
         }
-        Ok(tampered)
+        let now = self.routing.clone().unwrap_or_default();
+        let back = routing.without(&found).lines().into_iter();
+        let back = back.filter(|line| now.lines().contains(line));
+        let lines: Vec<String> =
+            back.chain(found.without(&routing).without(&now).lines()).collect();
+        // Before the first comparison nothing was known that others could have changed.
+        let rerouted = !routing.is_empty() && !lines.is_empty();
+        if rerouted {
+            self.cured("routes or routing rules", &lines.join(", "));
+        }
+        let still = self.wrong_parameters();
+        let set = parameters.iter().filter(|one| !still.contains(one));
+        let set: Vec<String> = set.map(|one| one.path().display().to_string()).collect();
+        if !set.is_empty() {
+            self.cured("kernel parameters", &set.join(", "));
+        }
+        Ok(tampered || rerouted || !set.is_empty())
     }
 
     fn tick(&mut self, now: Instant) -> Option<Instant> {
         let announcement = self.announcer.as_mut().and_then(|announcer| announcer.send_due(now));
-        if self.draining.is_empty() {
-            return announcement;
-        }
-        let policy = self.policy.clone();
-        if let Err(error) = self.cut_connections(policy) {
-            tracing::error!(%error, "drained connections could not be cut");
+        let due = self.check.due().is_some_and(|due| due <= now);
+        if (due || !self.draining.is_empty())
+            && let Err(error) = self.check_all(now)
+        {
+            tracing::error!(%error, "connections could not be compared with the configuration");
         }
         let drain = (!self.draining.is_empty()).then(|| now + DRAIN_STEP);
-        announcement.into_iter().chain(drain).min()
+        announcement.into_iter().chain(drain).chain(self.check.due()).min()
     }
+}
+
+/// Announces an address that is new here, or whose interface has another hardware address or was without a carrier since.
+fn announce(
+    announcer: &mut Option<Announcer>,
+    announced: &mut BTreeMap<IpAddr, (Place, u32)>,
+    (address, link, here): (IpAddr, &Link, bool),
+) -> io::Result<()> {
+    let (Some(announcer), Some(mac)) = (announcer, link.mac) else { return Ok(()) };
+    if !link.running {
+        announced.remove(&address);
+        announcer.withdraw(address);
+        return Ok(());
+    }
+    let place = Place { interface: link.index, mac: Mac(mac) };
+    let known = announced.insert(address, (place, link.carrier_changes));
+    if here && known == Some((place, link.carrier_changes)) {
+        return Ok(());
+    }
+    announcer.announce(address, place, Instant::now())
 }
 
 /// Notes the former values of kernel parameters before they are changed, beside those noted before.

@@ -4,19 +4,20 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use durward_model::TenantId;
 use durward_model::mapping::NatModel;
 use rustix::io::Errno;
 
 use super::{Counters, NatError};
-use crate::announce::Announcer;
+use crate::announce::{Announcer, Place};
 use crate::conntrack::Conntrack;
 use crate::desired::{Policy, counted_tenant};
 use crate::interface::{Interfaces, full_match};
+use crate::mark;
 use crate::nftables::probe;
 use crate::nftables::table::{Held, Ownership};
 use crate::nftables::{Ruleset, Table};
@@ -27,6 +28,41 @@ use crate::rtnetlink::Rtnetlink;
 
 /// How many generations of our own are remembered.
 const OWN_GENERATIONS: usize = 4096;
+
+/// How long a tenant's number is nobody's before it may be another's.
+const QUARANTINE: Duration = Duration::from_secs(600);
+/// Between two comparisons of all connections.
+const CHECK_PAUSE: Duration = Duration::from_secs(1);
+
+/// When all connections are compared with the policy: soon after a change, and once more for packets that were on their way meanwhile and
+/// made their connection later.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Check {
+    changed: Option<Instant>,
+    last: Option<Instant>,
+    due: Option<Instant>,
+}
+
+impl Check {
+    /// Something was changed.
+    pub(super) fn change(&mut self, now: Instant) {
+        self.changed = Some(now);
+        let soon = self.last.map_or(now, |last| now.max(last + CHECK_PAUSE));
+        self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
+    }
+
+    /// When it is due next.
+    pub(super) const fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// It is being done.
+    pub(super) fn done(&mut self, now: Instant) {
+        let again = self.changed.is_some_and(|changed| now < changed + CHECK_PAUSE);
+        self.last = Some(now);
+        self.due = again.then(|| now + CHECK_PAUSE);
+    }
+}
 
 /// The engine's state.
 #[derive(Debug)]
@@ -50,9 +86,15 @@ pub(super) struct State {
     pub(super) slots: BTreeMap<String, u8>,
     /// The tenants' numbers in the marks of connections that exist.
     pub(super) numbers: BTreeMap<TenantId, u16>,
+    /// Numbers that no tenant has any more, and since when: packets and connections may still have them.
+    pub(super) retired: BTreeMap<u16, Instant>,
+    /// When all connections are compared with the policy again.
+    pub(super) check: Check,
     /// Since when connections to an endpoint drain.
     pub(super) draining: BTreeMap<(u8, SocketAddr, SocketAddr), Instant>,
-    pub(super) addresses: BTreeMap<std::net::IpAddr, AssignedAddress>,
+    pub(super) addresses: BTreeMap<IpAddr, AssignedAddress>,
+    /// Where addresses were announced last, and how often the link's carrier had changed.
+    pub(super) announced: BTreeMap<IpAddr, (Place, u32)>,
     pub(super) own_generations: BTreeSet<u32>,
     pub(super) repairs: u64,
     /// What the last comparison with the kernel found.
@@ -75,6 +117,7 @@ impl State {
         let held = table.read()?;
         let slots = adopted_slots(&held.ruleset);
         let numbers = adopted_numbers(&held.ruleset);
+        let retired = left_over(&conntrack, &numbers)?;
         if held.exists {
             tracing::info!(table = options.table, "adopts what an earlier process left");
         }
@@ -92,8 +135,11 @@ impl State {
             last: None,
             slots,
             numbers,
+            retired,
+            check: Check::default(),
             draining: BTreeMap::new(),
             addresses,
+            announced: BTreeMap::new(),
             own_generations: BTreeSet::new(),
             repairs: 0,
             health: Health::default(),
@@ -130,10 +176,14 @@ impl State {
         let known = |tenant: &TenantId| self.numbers.get(tenant).copied();
         let mut taken: BTreeSet<u16> = self.numbers.values().copied().collect();
         let mut numbers = BTreeMap::new();
+        let resting = |number: &u16| self.retired.contains_key(number);
         for (tenant, wished) in &model.tenants {
-            let free = || (1..=u16::MAX).find(|number| !taken.contains(number));
-            let own = (!taken.contains(wished)).then_some(*wished);
-            let Some(number) = known(tenant).or(own).or_else(free) else { continue };
+            let unused = || (1..=u16::MAX).filter(|number| !taken.contains(number));
+            let free = || unused().find(|number| !resting(number));
+            let longest = || unused().min_by_key(|number| self.retired.get(number).copied());
+            let own = (!taken.contains(wished) && !resting(wished)).then_some(*wished);
+            let number = known(tenant).or(own).or_else(free).or_else(longest);
+            let Some(number) = number else { continue };
             taken.insert(number);
             numbers.insert(tenant.clone(), number);
         }
@@ -141,6 +191,16 @@ impl State {
             return model;
         }
         Arc::new(NatModel { tenants: numbers, ..(*model).clone() })
+    }
+
+    /// Goes on with these numbers. Those that nobody has any more rest for a while.
+    pub(super) fn renumber(&mut self, numbers: BTreeMap<TenantId, u16>, now: Instant) {
+        let former = std::mem::replace(&mut self.numbers, numbers);
+        self.retired.extend(former.into_values().map(|number| (number, now)));
+        let used: BTreeSet<u16> = self.numbers.values().copied().collect();
+        self.retired.retain(|number, since| {
+            !used.contains(number) && now.duration_since(*since) < QUARANTINE
+        });
     }
 
     /// The options, and in them what the kernel can do of what the model wants.
@@ -163,6 +223,18 @@ impl State {
 
 pub(super) fn kernel(what: &'static str) -> impl FnOnce(Errno) -> NatError {
     move |errno| NatError::Kernel { what, errno }
+}
+
+/// The numbers of connections that are no known tenant's: an earlier process ended before it cut them.
+fn left_over(
+    conntrack: &Conntrack,
+    numbers: &BTreeMap<TenantId, u16>,
+) -> Result<BTreeMap<u16, Instant>, NatError> {
+    let used: BTreeSet<u16> = numbers.values().copied().collect();
+    let flows = conntrack.flows(0, 0).map_err(kernel("connections"))?;
+    let found = flows.iter().filter(|flow| mark::is_ours(flow.mark));
+    let found = found.map(|flow| mark::tenant(flow.mark)).filter(|number| !used.contains(number));
+    Ok(found.map(|number| (number, Instant::now())).collect())
 }
 
 fn check(options: &Options) -> Result<(), NatError> {

@@ -53,10 +53,16 @@ impl Changes {
         changes.new_counters = desired.counters.difference(&current.counters).cloned().collect();
         changes.old_counters = current.counters.difference(&desired.counters).cloned().collect();
         if changes.whole_table {
-            changes = Self { whole_table: true, ..Self::between(&Ruleset::default(), desired) };
+            changes = Self::anew(desired);
         }
         changes.first |= current.chains.is_empty() && !desired.chains.is_empty();
         changes
+    }
+
+    /// What makes `desired` of any table that is there.
+    #[must_use]
+    pub fn anew(desired: &Ruleset) -> Self {
+        Self { whole_table: true, ..Self::between(&Ruleset::default(), desired) }
     }
 
     /// Whether nothing differs.

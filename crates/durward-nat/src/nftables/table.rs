@@ -302,7 +302,10 @@ impl Table {
         let table = |to: &mut Builder| {
             to.text(1, name).be32(2, ownership);
         };
-        batch.add("the table", msg::NEWTABLE, flags::CREATE, table);
+        // A table whose kind of ownership differs can be taken away, not changed.
+        if !changes.whole_table || self.ownership != Ownership::Shared {
+            batch.add("the table", msg::NEWTABLE, flags::CREATE, table);
+        }
         if changes.whole_table {
             batch.add("the old table", msg::DELTABLE, 0, |to| {
                 to.text(1, name);

@@ -2,8 +2,10 @@
 //!
 //! A choice depends on nothing but the packet and the seed, so that two gateways make the same one.
 
-use super::step::{self, Ip, count, ct_mark, dispatch, goto, marked, present, replace, verdict};
-use super::{Shapes, counter, hooked, plain};
+use super::step::{
+    self, Ip, count, ct_mark, dispatch, goto, keep, marked, present, replace, verdict,
+};
+use super::{Digest, List, Shapes, counter, hooked, plain, verdict_element};
 use crate::mark;
 use crate::nftables::expression::Reject;
 use crate::nftables::ruleset::{Data, Point};
@@ -13,7 +15,6 @@ use crate::options::Options;
 /// A way connections are spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Balance {
-    pub(crate) v4: bool,
     pub(crate) shape: Shape,
     /// Whether a client keeps its endpoint.
     pub(crate) sticky: bool,
@@ -32,20 +33,45 @@ pub(crate) enum Shape {
 }
 
 impl Balance {
-    /// The chain that does it.
-    pub(crate) fn chain(self) -> String {
+    fn name(self) -> String {
         let shape = match self.shape {
             Shape::Port => "",
             Shape::Range => "r",
             Shape::SamePort => "k",
         };
         let sticky = if self.sticky { "c" } else { "" };
-        format!("lb{}_{shape}{}{sticky}", Ip::of(self.v4).digit(), self.endpoints)
+        format!("{shape}{}{sticky}", self.endpoints)
+    }
+}
+
+/// How a new connection to a mapping is judged and placed, in one chain: a port leads to it by one lookup, so the list of sources and what
+/// comes behind it cannot be of two generations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Entry {
+    pub(crate) v4: bool,
+    /// The sources that may connect.
+    pub(crate) list: List,
+    /// The choice of an endpoint; `None` where there is none.
+    pub(crate) balance: Option<Balance>,
+}
+
+impl Entry {
+    /// The chain that does it.
+    pub(crate) fn chain(self) -> String {
+        let ip = Ip::of(self.v4);
+        match (self.list, self.balance) {
+            (List::EVERYBODY, None) => NO_ENDPOINT.to_owned(),
+            (List::EVERYBODY, Some(balance)) => format!("lb{}_{}", ip.digit(), balance.name()),
+            (list, balance) => {
+                let name = balance.map_or_else(|| "none".to_owned(), Balance::name);
+                format!("{}_{name}", list.chain("acl", ip))
+            }
+        }
     }
 }
 
 /// The chain that refuses because there is no endpoint.
-pub(crate) const NO_ENDPOINT: &str = "no_endpoint";
+const NO_ENDPOINT: &str = "no_endpoint";
 
 /// The chain that chooses among so many ranges of egress addresses.
 pub(crate) fn pool_chain(v4: bool, ranges: u32) -> String {
@@ -70,8 +96,7 @@ pub(super) fn build(ruleset: &mut Ruleset, options: &Options, shapes: &Shapes) {
     chain("nat_out", hooked("nat", Point::Output, -110, entry()));
     chain("nat4", plain(services(Ip::V4)));
     chain("nat6", plain(services(Ip::V6)));
-    chain(NO_ENDPOINT, plain(no_endpoint()));
-    let nothing_done = vec![ct_mark(8), step::keep(8, 0xff), step::equals(8, vec![0; 4])];
+    let nothing_done = vec![ct_mark(8), keep(8, 0xff), step::equals(8, vec![0; 4])];
     let post = vec![
         [nothing_done, vec![verdict(Verdict::Return)]].concat(),
         [Ip::V4.only(), vec![goto("post4")]].concat(),
@@ -82,19 +107,37 @@ pub(super) fn build(ruleset: &mut Ruleset, options: &Options, shapes: &Shapes) {
     chain("post4", plain(sources(Ip::V4, address.as_deref())));
     let address = options.cluster_address_v6.map(|address| address.octets().to_vec());
     chain("post6", plain(sources(Ip::V6, address.as_deref())));
-    for balance in &shapes.balances {
-        chain(&balance.chain(), plain(spread(*balance, options.seed)));
+    chain(NO_ENDPOINT, plain(no_endpoint()));
+    for entry in &shapes.entries {
+        chain(&entry.chain(), plain(enter(*entry, options.seed)));
     }
+    build_back(ruleset, shapes);
+    let mut chain = |name: &str, chain| ruleset.chains.insert(name.to_owned(), chain);
     for (v4, ranges) in &shapes.pools {
         chain(&pool_chain(*v4, *ranges), plain(pool(Ip::of(*v4), *ranges, options.seed)));
     }
 }
 
-/// Sources are judged before services are found; single ports before ranges.
+/// Single ports before ranges.
 fn services(ip: Ip) -> Vec<Vec<Expression>> {
     let by =
         |map: &str| [ip.service_key(), vec![dispatch(&format!("{map}{}", ip.digit()), 8)]].concat();
-    vec![by("acl"), by("svc"), by("aclr"), by("svcr")]
+    vec![by("svc"), by("svcr")]
+}
+
+fn enter(entry: Entry, seed: u32) -> Vec<Vec<Expression>> {
+    let ip = Ip::of(entry.v4);
+    let mut rules = Vec::new();
+    if entry.list != List::EVERYBODY {
+        let strange = step::absent(&entry.list.set(ip), 8);
+        rules.push(vec![ip.source(8), strange, count(counter::DENIED), verdict(Verdict::Drop)]);
+    }
+    match entry.balance {
+        Some(balance) => rules.extend(spread(ip, balance, (entry.list, seed))),
+        None if entry.list == List::EVERYBODY => rules.extend(no_endpoint()),
+        None => rules.push(vec![goto(NO_ENDPOINT)]),
+    }
+    rules
 }
 
 fn no_endpoint() -> Vec<Vec<Expression>> {
@@ -106,9 +149,10 @@ fn no_endpoint() -> Vec<Vec<Expression>> {
     ]
 }
 
-fn spread(balance: Balance, seed: u32) -> Vec<Vec<Expression>> {
-    let ip = Ip::of(balance.v4);
-    let (port, index, free) = (9 + ip.words(), 10 + ip.words(), 11 + ip.words());
+/// An endpoint is found by the list of sources too: one of another mapping that has the port meanwhile is not reached past its own list.
+fn spread(ip: Ip, balance: Balance, (list, seed): (List, u32)) -> Vec<Vec<Expression>> {
+    let (port, index, digest) = (9 + ip.words(), 10 + ip.words(), 11 + ip.words());
+    let free = digest + Digest::WORDS;
     let mut rule = ip.service_key();
     if balance.shape != Shape::Port {
         rule.push(step::to(&format!("rng{}", ip.digit()), 8, port));
@@ -130,6 +174,7 @@ fn spread(balance: Balance, seed: u32) -> Vec<Vec<Expression>> {
             to: index,
         });
     }
+    rule.push(Expression::Immediate { to: digest, value: list.digest().bytes().to_vec() });
     rule.push(step::to(&format!("ep{}", ip.digit()), 8, free));
     rule.push(Expression::SetCtMark { from: free + ip.words() + 1 });
     rule.push(Expression::Nat {
@@ -144,14 +189,25 @@ fn spread(balance: Balance, seed: u32) -> Vec<Vec<Expression>> {
 
 /// Which source the packet gets: of a connection picked up, of an egress rule, or of the gateway.
 fn sources(ip: Ip, cluster_address: Option<&[u8]>) -> Vec<Vec<Expression>> {
-    let (digit, words) = (ip.digit(), ip.words());
-    let free = 10 + words;
+    let digit = ip.digit();
+    let (key, mark) = (8, 10 + ip.words());
+    // By the mark as well: the address is the mapping's whose mark the connection has.
     let picked_up = [
         marked(mark::PICKED_UP),
         ip.answer_key(),
-        vec![step::to(&format!("rev{digit}"), 8, free), snat(ip, free, Some(free + words))],
+        vec![
+            ct_mark(mark),
+            step::to(&format!("revs{digit}"), key, mark + 1),
+            snat(ip, mark + 1, Some(mark + 1 + ip.words())),
+        ],
     ];
-    let egress = [marked(mark::EGRESS), vec![ip.source(8), dispatch(&format!("eg{digit}"), 8)]];
+    let single = [
+        marked(mark::EGRESS),
+        rule_key(ip),
+        vec![step::to(&format!("egs{digit}"), rule(ip), rule(ip) + 3), range(ip, rule(ip) + 3)],
+    ];
+    let several =
+        [marked(mark::EGRESS), rule_key(ip), vec![dispatch(&format!("egn{digit}"), rule(ip))]];
     let lost = [
         marked(mark::EGRESS | mark::PICKED_UP),
         vec![count(counter::LOST), verdict(Verdict::Drop)],
@@ -173,51 +229,84 @@ fn sources(ip: Ip, cluster_address: Option<&[u8]>) -> Vec<Vec<Expression>> {
     let hairpin = [local, own()].concat();
     // The client's own address, so that nobody behind puts the node's there.
     let kept = [marked(mark::MAPPED), vec![ip.source(8), snat(ip, 8, None)]];
-    vec![picked_up.concat(), egress.concat(), lost.concat(), asked.concat(), hairpin, kept.concat()]
+    vec![
+        picked_up.concat(),
+        single.concat(),
+        several.concat(),
+        lost.concat(),
+        asked.concat(),
+        hairpin,
+        kept.concat(),
+    ]
+}
+
+/// The register of an egress rule's mark, with its digest behind.
+pub(super) const fn rule(ip: Ip) -> u32 {
+    8 + ip.words()
+}
+
+/// Finds the egress rule of the source; what was loaded before is gone.
+pub(super) fn rule_of_source(ip: Ip) -> Vec<Expression> {
+    vec![ip.source(8), step::to(&format!("eg{}", ip.digit()), 8, rule(ip))]
+}
+
+/// Loads the key of the rule's addresses: tenant and interface as the connection's mark has them, and the digest of the rule that the source
+/// has now. Where both are not of one rule, no address is found.
+fn rule_key(ip: Ip) -> Vec<Expression> {
+    let own = vec![ct_mark(rule(ip)), keep(rule(ip), mark::TENANT_MASK | mark::SLOT_MASK)];
+    [rule_of_source(ip), own].concat()
+}
+
+fn range(ip: Ip, first: u32) -> Expression {
+    let last_address = Some(first + ip.words());
+    Expression::Nat { source: true, ipv4: ip.v4(), address: first, last_address, port: None }
 }
 
 /// One range of addresses of the pool, the same for all connections of a pod.
 fn pool(ip: Ip, ranges: u32, seed: u32) -> Vec<Vec<Expression>> {
-    let (digit, words) = (ip.digit(), ip.words());
-    let (id, index, first) = (8 + words, 9 + words, 10 + words);
-    let rule = vec![
-        ip.source(8),
-        step::to(&format!("egid{digit}"), 8, id),
+    let (index, first) = (rule(ip) + 3, rule(ip) + 4);
+    let choice = vec![
         Expression::Hash { from: 8, len: ip.len(), modulus: ranges, seed, to: index },
-        step::to(&format!("egp{digit}"), id, first),
-        Expression::Nat {
-            source: true,
-            ipv4: ip.v4(),
-            address: first,
-            last_address: Some(first + words),
-            port: None,
-        },
+        step::to(&format!("egp{}", ip.digit()), rule(ip), first),
+        range(ip, first),
     ];
-    vec![rule, vec![count(counter::LOST), verdict(Verdict::Drop)]]
+    vec![[rule_key(ip), choice].concat(), vec![count(counter::LOST), verdict(Verdict::Drop)]]
 }
 
 const fn snat(ip: Ip, address: u32, port: Option<u32>) -> Expression {
     Expression::Nat { source: true, ipv4: ip.v4(), address, last_address: None, port }
 }
 
-/// Loads the mark an answering endpoint's connection has, with the rule's condition that it is known.
-pub(super) fn picked_up_mark(ip: Ip) -> Vec<Expression> {
-    let free = 10 + ip.words();
-    let to_mark = free + ip.words() + 1;
-    [
-        ip.answer_key(),
-        vec![
-            step::to(&format!("rev{}", ip.digit()), 8, free),
-            Expression::SetCtMark { from: to_mark },
-            Expression::Bitwise {
-                from: to_mark,
-                to: 8,
-                mask: mark::SLOT_MASK.to_ne_bytes(),
-                xor: [0; 4],
-            },
-        ],
-    ]
-    .concat()
+/// Picks up a connection that another gateway had, by an endpoint's answer, where its mapping's list has the client.
+pub(super) fn pick_up(ip: Ip) -> Vec<Expression> {
+    let mark = 10 + ip.words();
+    let digit = ip.digit();
+    let found = vec![
+        step::to(&format!("rev{digit}"), 8, mark),
+        Expression::SetCtMark { from: mark },
+        dispatch(&format!("back{digit}"), mark + 1),
+    ];
+    [ip.answer_key(), found].concat()
+}
+
+/// Makes a list's chain for answers: it goes on for a client in the list, and else nothing was picked up.
+fn build_back(ruleset: &mut Ruleset, shapes: &Shapes) {
+    for ip in [Ip::V4, Ip::V6] {
+        let lists = shapes.sources.keys().filter(|(v4, _)| *v4 == ip.v4()).map(|(_, list)| *list);
+        for list in lists.chain([List::EVERYBODY]) {
+            let mut rules = vec![step::by_slot()];
+            if list != List::EVERYBODY {
+                let listed = vec![ip.destination(8), present(&list.set(ip), 8)];
+                rules = vec![[listed, step::by_slot()].concat(), step::unmark()];
+            }
+            let name = list.chain("back", ip);
+            let key = list.digest().bytes().to_vec();
+            let back = ruleset.sets.get_mut(&format!("back{}", ip.digit()));
+            let element = verdict_element(Verdict::Jump(name.clone()));
+            back.map(|set| set.elements.insert(key, element));
+            ruleset.chains.insert(name, plain(rules));
+        }
+    }
 }
 
 /// What an element holds that leads to a chain for good.

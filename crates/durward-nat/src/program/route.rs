@@ -2,15 +2,20 @@
 //!
 //! Marks are set from constants, never merged with one another. Egress is decided after destinations are translated.
 
-use super::balance::{picked_up_mark, to_cluster};
-use super::step::{self, Ip, ct_mark, dispatch, goto, input_name, keep, replace, verdict};
-use super::{hooked, plain, transparent, verdict_element};
+use super::balance::{pick_up, rule, rule_of_source, to_cluster};
+use super::step::{
+    self, Ip, by_slot, ct_mark, direction, dispatch, goto, input_name, keep, replace, verdict,
+};
+use super::{counter, hooked, plain, transparent, verdict_element};
 use crate::interface::Interfaces;
-use crate::mark;
-use crate::nftables::expression::{Ct, Meta};
+use crate::mark::{self, ANSWER_SLOT, ASKED, EGRESS, MAPPED, PICKED_UP, WITHHELD};
+use crate::nftables::expression::{Base, Ct, Meta};
 use crate::nftables::ruleset::{Data, Point};
 use crate::nftables::{Expression, Ruleset, Set, Verdict};
 use crate::options::Options;
+
+/// What a connection with an interface is, and the direction its packets from the cluster have: 0 that of the first, 1 the other.
+const FROM_CLUSTER: [(u32, u32); 3] = [(EGRESS, 0), (MAPPED, 1), (MAPPED | PICKED_UP, 0)];
 
 pub(super) fn build(
     ruleset: &mut Ruleset,
@@ -19,27 +24,31 @@ pub(super) fn build(
 ) {
     let mut arrivals = Set::new(16, step::kind::NAME, Data::Verdict).sized(step::SLOTS);
     let mut departures = Set::new(4, step::kind::MARK, Data::Verdict).sized(step::SLOTS);
+    let sides = step::kind::concat(&[step::kind::MARK, step::kind::NUMBER]);
+    let mut ends = Set::new(8, sides, Data::Verdict).sized(3 * step::SLOTS);
     for (name, external) in &interfaces.external {
         let slot = external.slot;
         let (arrive, depart) = (format!("in_{slot}"), format!("out_{slot}"));
         let goto = |chain: &String| verdict_element(Verdict::Goto(chain.clone()));
         arrivals.elements.insert(step::name_key(name), goto(&arrive));
         departures.elements.insert(mark::slot_bits(slot).to_ne_bytes().to_vec(), goto(&depart));
-        ruleset.chains.insert(arrive, plain(vec![arrived(slot)]));
+        for (kind, direction) in FROM_CLUSTER {
+            let key = [mark::mark(0, slot, kind).to_ne_bytes(), direction.to_ne_bytes()].concat();
+            ends.elements.insert(key, goto(&depart));
+        }
+        ruleset.chains.insert(arrive, plain(vec![arrived(slot), departing(options, ANSWER_SLOT)]));
         ruleset.chains.insert(depart, plain(vec![departing(options, slot)]));
     }
     ruleset.sets.insert("ext_in".to_owned(), arrivals);
     ruleset.sets.insert("slot_out".to_owned(), departures);
+    ruleset.sets.insert("ends".to_owned(), ends);
     let mut chain = |name: &str, chain| ruleset.chains.insert(name.to_owned(), chain);
     chain("route_pre", hooked("filter", Point::Prerouting, -90, pre(interfaces, proxied)));
     chain("route4", plain(new(Ip::V4, proxied)));
     chain("route6", plain(new(Ip::V6, proxied)));
+    chain("answers", plain(answers()));
+    chain("answer", plain(vec![departing(options, ANSWER_SLOT)]));
     chain("route_out", hooked("route", Point::Output, -150, out()));
-}
-
-/// The slot's packet mark by the connection's.
-fn by_slot() -> Vec<Expression> {
-    vec![ct_mark(8), keep(8, mark::SLOT_MASK), dispatch("slot_out", 8)]
 }
 
 /// `proxied` says that some connections are for this host's forward proxy.
@@ -49,24 +58,34 @@ fn pre(interfaces: &Interfaces, proxied: bool) -> Vec<Vec<Expression>> {
     } else {
         vec![vec![input_name(8), dispatch("ext_in", 8)]]
     };
+    let of_this_side = vec![
+        ct_mark(8),
+        keep(8, mark::SLOT_MASK | EGRESS | MAPPED | PICKED_UP),
+        direction(9),
+        dispatch("ends", 8),
+    ];
+    let forged = vec![step::count(counter::FORGED), verdict(Verdict::Drop)];
     let not_new = vec![
         Expression::Ct { key: Ct::State, to: 8 },
-        keep(8, step::NEW),
+        keep(8, step::NEW | step::INVALID | step::UNTRACKED),
         step::equals(8, vec![0; 4]),
-        verdict(Verdict::Return),
+        goto("answers"),
     ];
-    rules.push(by_slot());
+    rules.push([step::in_state(step::RELATED), vec![goto("related")]].concat());
+    rules.push(of_this_side);
+    rules.push([step::marked(mark::SLOT_MASK), forged].concat());
     rules.extend(proxied.then(transparent::taken_already));
     rules.extend([
         not_new,
-        [step::marked(mark::MAPPED), vec![verdict(Verdict::Return)]].concat(),
+        [step::marked(MAPPED), vec![goto("answer")]].concat(),
         [Ip::V4.only(), vec![goto("route4")]].concat(),
         vec![goto("route6")],
     ]);
     rules
 }
 
-/// A new connection from the cluster: the answer of a connection another gateway had, or the proxy's, or egress, or nothing of ours.
+/// A packet from the cluster that begins a connection or belongs to none: the answer of a connection another gateway had, or the proxy's, or
+/// egress, or nothing of ours.
 fn new(ip: Ip, proxied: bool) -> Vec<Vec<Expression>> {
     const SYN_ACK: u8 = 0x12;
     const SYN: u8 = 0x02;
@@ -77,20 +96,46 @@ fn new(ip: Ip, proxied: bool) -> Vec<Vec<Expression>> {
         Expression::Bitwise { from: 8, to: 8, mask: [SYN_ACK, 0, 0, 0], xor: [0; 4] },
         step::differs(8, vec![SYN, 0, 0, 0]),
     ];
-    let egress = vec![
-        ip.source(8),
-        step::to(&format!("egm{}", ip.digit()), 8, 8),
-        Expression::SetCtMark { from: 8 },
-        keep(8, mark::SLOT_MASK),
-        dispatch("slot_out", 8),
-    ];
-    let mut rules = vec![
-        [to_cluster(ip), vec![verdict(Verdict::Return)]].concat(),
-        [mid_stream, picked_up_mark(ip), vec![dispatch("slot_out", 8)]].concat(),
-    ];
-    rules.extend(proxied.then(|| transparent::ask(ip)).into_iter().flatten());
-    rules.push(egress);
+    let stray = || step::in_state(step::INVALID | step::UNTRACKED);
+    let refused = vec![step::count(counter::INVALID), verdict(Verdict::Drop)];
+    let lost = || vec![step::count(counter::LOST), verdict(Verdict::Drop)];
+    let mut rules = vec![[to_cluster(ip), vec![goto("answer")]].concat()];
+    rules.extend((ip == Ip::V6).then(on_link).into_iter().flatten());
+    rules.extend([
+        [stray(), rule_of_source(ip), refused].concat(),
+        [stray(), vec![verdict(Verdict::Return)]].concat(),
+        [mid_stream, pick_up(ip)].concat(),
+        // The list it leads to was replaced meanwhile.
+        [step::marked(PICKED_UP), lost()].concat(),
+    ]);
+    let marked = [rule_of_source(ip), vec![Expression::SetCtMark { from: rule(ip) }]].concat();
+    // The mark and what follows from it are of one lookup. A rule that asks the proxy, met by a program that cannot, was made meanwhile.
+    if proxied {
+        rules.extend(transparent::ask(ip, marked));
+    } else {
+        rules.push(marked);
+        rules.push([step::marked(ASKED | WITHHELD), lost()].concat());
+    }
+    rules.push(by_slot());
     rules
+}
+
+/// Packets to neighbours, among them neighbour discovery, which connection tracking leaves alone.
+fn on_link() -> [Vec<Expression>; 2] {
+    const DESTINATION: u32 = 24;
+    let first = |len| Expression::Payload { base: Base::Network, offset: DESTINATION, len, to: 8 };
+    let mask = Expression::Bitwise { from: 8, to: 8, mask: [0xff, 0xc0, 0, 0], xor: [0; 4] };
+    let multicast = vec![first(1), step::equals(8, vec![0xff]), verdict(Verdict::Return)];
+    let link_local = step::equals(8, vec![0xfe, 0x80, 0, 0]);
+    [multicast, vec![first(4), mask, link_local, verdict(Verdict::Return)]]
+}
+
+/// A packet of a connection without an interface of ours: an answer to a connection begun elsewhere goes the host's own ways, what an
+/// enrolled network sends by itself does not. What goes to the cluster has the mark as well, with which `rp_filter` asks for the way back.
+fn answers() -> Vec<Vec<Expression>> {
+    let near = |ip: Ip| [ip.only(), to_cluster(ip), vec![goto("answer")]].concat();
+    let back = vec![direction(8), step::equals(8, vec![1]), goto("answer")];
+    vec![near(Ip::V4), near(Ip::V6), back, [step::marked(MAPPED), vec![goto("answer")]].concat()]
 }
 
 /// What this host itself says about a connection (an ICMP error) goes the connection's way.
@@ -103,7 +148,7 @@ fn out() -> Vec<Vec<Expression>> {
 fn arrived(slot: u8) -> Vec<Expression> {
     vec![
         ct_mark(8),
-        replace(8, mark::MAPPED | mark::SLOT_MASK, mark::MAPPED),
+        replace(8, MAPPED | mark::SLOT_MASK, MAPPED),
         step::equals(8, vec![0; 4]),
         ct_mark(8),
         replace(8, !mark::SLOT_MASK, mark::slot_bits(slot)),

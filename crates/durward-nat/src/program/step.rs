@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::interface::{External, Interfaces};
+use crate::mark;
 use crate::nftables::expression::{Base, Ct, LookupResult, Meta};
 use crate::nftables::{Element, Expression, Value, Verdict};
 
@@ -203,15 +204,32 @@ pub(crate) fn marked(bits: u32) -> Vec<Expression> {
     vec![ct_mark(8), keep(8, bits), differs(8, vec![0; 4])]
 }
 
+/// Goes where packets of the connection's interface are marked.
+pub(crate) fn by_slot() -> Vec<Expression> {
+    vec![ct_mark(8), keep(8, mark::SLOT_MASK), dispatch("slot_out", 8)]
+}
+
+/// Takes the connection's mark away.
+pub(crate) fn unmark() -> Vec<Expression> {
+    vec![Expression::Immediate { to: 8, value: vec![0; 4] }, Expression::SetCtMark { from: 8 }]
+}
+
 /// Holds when the connection is in one of the states.
 pub(crate) fn in_state(bits: u32) -> Vec<Expression> {
     vec![Expression::Ct { key: Ct::State, to: 8 }, keep(8, bits), differs(8, vec![0; 4])]
+}
+
+/// Loads the connection's direction as a word: 0 for the first packet's, 1 for answers.
+pub(crate) const fn direction(to: u32) -> Expression {
+    Expression::Ct { key: Ct::Direction, to }
 }
 
 pub(crate) const INVALID: u32 = 1;
 pub(crate) const ESTABLISHED: u32 = 2;
 pub(crate) const RELATED: u32 = 4;
 pub(crate) const NEW: u32 = 8;
+/// Connection tracking was told to leave the packet alone.
+pub(crate) const UNTRACKED: u32 = 64;
 
 /// An interface's name as a map key.
 pub(crate) fn name_key(name: &str) -> Vec<u8> {

@@ -5,6 +5,7 @@
 
 use durward_model::egress::transparent;
 
+use super::balance::rule;
 use super::step::{self, Ip, count, dispatch, goto, present, replace, verdict};
 use super::{counter, member, plain};
 use crate::mark::{self, OWN_SLOT};
@@ -17,6 +18,8 @@ use crate::options::Options;
 pub(crate) const TAKE: &str = "take";
 /// Where UDP goes that hides what TCP would show.
 pub(crate) const QUIC: &str = "quic";
+/// Where what is translated goes.
+pub(crate) const LEAVE: &str = "leave";
 /// Where everything goes that is neither the proxy's nor translated.
 pub(crate) const WITHHOLD: &str = "withhold";
 
@@ -33,16 +36,19 @@ pub(super) fn build(ruleset: &mut Ruleset, options: &Options) {
     ruleset.sets.insert("taken".to_owned(), taken);
     ruleset.sets.insert("others".to_owned(), Set::new(4, step::kind::MARK, Data::Verdict));
     let mut chain = |name: &str, rules| ruleset.chains.insert(name.to_owned(), plain(rules));
-    chain(TAKE, vec![take(Ip::V4), take(Ip::V6)]);
-    chain(QUIC, vec![vec![count(counter::QUIC), Expression::Reject(Reject::Port)]]);
+    chain(TAKE, vec![take()]);
+    let refused = vec![count(counter::QUIC), Expression::Reject(Reject::Port)];
+    chain(QUIC, vec![step::unmark(), refused]);
+    chain(LEAVE, vec![step::by_slot()]);
     chain(WITHHOLD, withhold());
     chain("hand_over", hand_over(options));
 }
 
-/// A reset is no ICMP error, of which the kernel sends few.
+/// A reset is no ICMP error, of which the kernel sends few. Without the mark it goes back the way the packet came.
 fn withhold() -> Vec<Vec<Expression>> {
     let tcp = vec![step::transport(8), step::equals(8, vec![6])];
     vec![
+        step::unmark(),
         vec![count(counter::WITHHELD)],
         [tcp, vec![Expression::Reject(Reject::Reset)]].concat(),
         vec![Expression::Reject(Reject::Prohibited)],
@@ -54,25 +60,38 @@ pub(super) fn taken_already() -> Vec<Expression> {
     [step::marked(mark::TRANSPARENT), vec![goto("hand_over")]].concat()
 }
 
-/// What is asked of a new connection before it may leave.
-pub(super) fn ask(ip: Ip) -> Vec<Vec<Expression>> {
-    let pool = || vec![ip.source(8), step::to(&format!("egid{}", ip.digit()), 8, 8)];
+/// What becomes of a new connection of an enrolled network; `mark` looks its rule up and marks the connection.
+///
+/// The maps are asked by the tenant of the mark, never by a rule's position: a port that is not taken, and the word about all others, are
+/// then the same tenant's of this moment. Where that word is gone meanwhile, nothing leaves.
+pub(super) fn ask(ip: Ip, mark: Vec<Expression>) -> Vec<Vec<Expression>> {
+    const OF_TENANT: u32 = mark::TENANT_MASK | mark::ASKED;
     let near =
         vec![Expression::DestinationKind { to: 8 }, present("here", 8), verdict(Verdict::Return)];
-    let port = vec![step::transport(9), step::transport_bytes(2, 2, 10), dispatch("taken", 8)];
-    vec![near, [pool(), port].concat(), [pool(), vec![dispatch("others", 8)]].concat()]
+    let port = vec![
+        step::keep(rule(ip), OF_TENANT),
+        step::transport(rule(ip) + 1),
+        step::transport_bytes(2, 2, rule(ip) + 2),
+        dispatch("taken", rule(ip)),
+    ];
+    let others = vec![step::ct_mark(8), step::keep(8, OF_TENANT), dispatch("others", 8)];
+    vec![
+        near,
+        [mark, port].concat(),
+        [step::marked(mark::WITHHELD), vec![goto(WITHHOLD)]].concat(),
+        others,
+        [step::marked(mark::ASKED), vec![count(counter::LOST), verdict(Verdict::Drop)]].concat(),
+    ]
 }
 
-/// Marks the connection as its tenant's and the proxy's.
-fn take(ip: Ip) -> Vec<Expression> {
-    let mark = vec![
-        ip.source(8),
-        step::to(&format!("egm{}", ip.digit()), 8, 8),
+/// Marks the connection as the proxy's; its tenant stays.
+fn take() -> Vec<Expression> {
+    vec![
+        step::ct_mark(8),
         replace(8, mark::TENANT_MASK, mark::TRANSPARENT),
         Expression::SetCtMark { from: 8 },
         goto("hand_over"),
-    ];
-    [ip.only(), mark].concat()
+    ]
 }
 
 fn hand_over(options: &Options) -> Vec<Vec<Expression>> {

@@ -2,8 +2,9 @@
 //!
 //! Deliberately absent: reading words back. What is not understood is shown as its bytes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use crate::mark;
 use crate::nftables::ruleset::{Entry, Value};
 use crate::nftables::words::protocol;
 use crate::nftables::{Element, Verdict};
@@ -22,10 +23,10 @@ fn in_words(set: &str, key: &[u8], element: &Element) -> Option<String> {
         _ => (set, true),
     };
     let words = match base {
-        "svc" | "acl" | "svcr" | "aclr" | "rng" | "ep" | "rev" | "local" => {
+        "svc" | "svcr" | "rng" | "ep" | "rev" | "revs" | "local" => {
             ports(key, element.end.as_deref(), v4)?
         }
-        "src" | "cluster" | "egm" | "eg" | "egid" | "enrolled" | "near" | "pods" | "peers" => {
+        "src" | "cluster" | "eg" | "enrolled" | "near" | "pods" | "peers" | "routers" => {
             block(key, element.end.as_deref(), v4)?
         }
         "ext" | "ext_in" | "out_ok" => name(key)?,
@@ -33,24 +34,33 @@ fn in_words(set: &str, key: &[u8], element: &Element) -> Option<String> {
         "taken" => taken(key)?,
         "l4" => protocol(*key.first()?),
         "discovery" => format!("icmpv6 type {}", key.first()?),
-        "others" => format!("pool {} all else", number(key, 0)?),
+        "others" => format!("tenant {} all else", tenant(key)?),
         "here" => format!("kind {}", number(key, 0)?),
-        "egp" => format!("pool {} range {}", number(key, 0)?, number(key, 4)?),
+        "ends" => format!("{:#x} direction {}", number(key, 0)?, number(key, 4)?),
+        "same" => address(key, v4)?.0.to_string(),
+        "back" => format!("list {}", digest(key)?),
+        "egt" | "egs" | "egn" => rule(key)?,
+        "egp" => format!("{} range {}", rule(key)?, number(key, 12)?),
         _ => return None,
     };
     let value = match (&element.value, base) {
         (Value::Nothing, _) => String::new(),
         (Value::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)), _) => format!(" -> {chain}"),
         (Value::Counter(name), _) => format!(" -> {name}"),
-        (Value::Bytes(bytes), "ep" | "rev") => {
+        (Value::Bytes(bytes), "ep") => {
             let (ip, rest) = address(bytes, v4)?;
             let mark = number(rest, 4)?;
-            format!(" -> {} mark {mark:#x}", std::net::SocketAddr::new(ip, port(rest)?))
+            format!(" -> {} mark {mark:#x}", SocketAddr::new(ip, port(rest)?))
         }
-        (Value::Bytes(bytes), "egm") => format!(" -> mark {:#x}", number(bytes, 0)?),
-        (Value::Bytes(bytes), "egid") => format!(" -> pool {}", number(bytes, 0)?),
+        (Value::Bytes(bytes), "revs") => {
+            let (ip, rest) = address(bytes, v4)?;
+            format!(" -> {}", SocketAddr::new(ip, port(rest)?))
+        }
+        (Value::Bytes(bytes), "eg" | "rev") => {
+            format!(" -> mark {:#x} {}", number(bytes, 0)?, digest(bytes.get(4..)?)?)
+        }
         (Value::Bytes(bytes), "rng") => format!(" -> {}", port(bytes)?),
-        (Value::Bytes(bytes), "egp") => {
+        (Value::Bytes(bytes), "egp" | "egs") => {
             let (first, rest) = address(bytes, v4)?;
             let (last, _) = address(rest, v4)?;
             if first == last { format!(" -> {first}") } else { format!(" -> {first}-{last}") }
@@ -70,14 +80,32 @@ fn ports(key: &[u8], end: Option<&[u8]>, v4: bool) -> Option<String> {
         None => first,
     };
     let range = if last == first { String::new() } else { format!("-{last}") };
-    let index = number(rest, 8).map(|index| format!(" endpoint {index}")).unwrap_or_default();
-    Some(format!("{ip} {protocol} {first}{range}{index}"))
+    let more = match (number(rest, 8), rest.get(12..).and_then(digest)) {
+        (Some(index), Some(list)) => format!(" endpoint {index} list {list}"),
+        (Some(mark), None) => format!(" mark {mark:#x}"),
+        (None, _) => String::new(),
+    };
+    Some(format!("{ip} {protocol} {first}{range}{more}"))
 }
 
-/// A pool, a protocol and a port.
+/// The digest of a list or rule.
+fn digest(bytes: &[u8]) -> Option<String> {
+    Some(format!("{:016x}", u64::from_be_bytes(*bytes.first_chunk()?)))
+}
+
+/// The marks and digest of an egress rule.
+fn rule(key: &[u8]) -> Option<String> {
+    Some(format!("{:#x} {}", number(key, 0)?, digest(key.get(4..)?)?))
+}
+
+fn tenant(key: &[u8]) -> Option<u16> {
+    Some(mark::tenant(number(key, 0)?))
+}
+
+/// A tenant, a protocol and a port.
 fn taken(key: &[u8]) -> Option<String> {
     let protocol = protocol(*key.get(4)?);
-    Some(format!("pool {} {protocol} {}", number(key, 0)?, port(key.get(8..)?)?))
+    Some(format!("tenant {} {protocol} {}", tenant(key)?, port(key.get(8..)?)?))
 }
 
 fn block(key: &[u8], end: Option<&[u8]>, v4: bool) -> Option<String> {

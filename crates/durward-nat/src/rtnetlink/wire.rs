@@ -10,11 +10,14 @@ use ipnet::IpNet;
 use super::{HeldAddress, Neighbour};
 use crate::interface::Link;
 use crate::netlink::{Builder, Message};
-use crate::policy_route::{Hop, Route, Rule, Selector, any};
+use crate::policy_route::{Action, Hop, Route, Rule, Selector, any};
 
 pub(super) const INET: u8 = 2;
 pub(super) const INET6: u8 = 10;
 
+const UP: u32 = 1;
+/// `IFF_LOWER_UP`: there is a carrier.
+const LOWER_UP: u32 = 1 << 16;
 const UNICAST: u8 = 1;
 const LOCAL: u8 = 2;
 const UNREACHABLE: u8 = 7;
@@ -24,7 +27,13 @@ const SCOPE_HOST: u8 = 254;
 /// `lo`, in every network namespace.
 const LOOPBACK: u32 = 1;
 const ONLINK: u32 = 4;
+/// `FR_ACT_*`.
 const TO_TABLE: u8 = 1;
+const GOTO: u8 = 2;
+const NOP: u8 = 3;
+const PROHIBIT: u8 = 8;
+/// The name by which rules know packets of this host itself.
+const SELF: &str = "lo";
 /// `IFA_F_NODAD`: the address is usable at once.
 const NO_DETECTION: u32 = 2;
 
@@ -41,7 +50,11 @@ pub(super) fn link(message: &Message) -> Option<Link> {
     let name = attributes.text(3)?;
     let mac = attributes.get(1).and_then(|mac| mac.value.try_into().ok());
     let bridge = attributes.nested(18).text(1).as_deref() == Some("bridge");
-    Some(Link { name, index: word(4)?, up: word(8)? & 1 != 0, bridge, mac, ..Link::default() })
+    let flags = word(8)?;
+    let (up, running) = (flags & UP != 0, flags & (UP | LOWER_UP) == UP | LOWER_UP);
+    let carrier_changes = attributes.ne32(35).unwrap_or_default();
+    let index = word(4)?;
+    Some(Link { name, index, up, running, carrier_changes, bridge, mac, ..Link::default() })
 }
 
 pub(super) fn address(message: &Message) -> Option<HeldAddress> {
@@ -97,9 +110,17 @@ pub(super) fn route(message: &Message) -> Option<Labelled> {
 pub(super) fn rule(message: &Message, protocol: u8) -> Option<Rule> {
     let header = message.payload.get(..12)?;
     let attributes = message.attributes(12);
-    if attributes.get(21)?.value.first() != Some(&protocol) || header[7] != TO_TABLE {
+    if attributes.get(21)?.value.first() != Some(&protocol) {
         return None;
     }
+    let table = || attributes.ne32(15).unwrap_or_else(|| u32::from(header[4]));
+    let action = match header[7] {
+        TO_TABLE => Action::Lookup(table()),
+        GOTO => Action::Goto(attributes.ne32(4)?),
+        NOP => Action::Nothing,
+        PROHIBIT => Action::Prohibit,
+        _ => return None,
+    };
     let end = |kind| attributes.get(kind).and_then(|end| ip(end.value));
     let selector = match (end(1), end(2), attributes.ne32(10)) {
         (Some(to), None, None) => Selector::To(IpNet::new(to, header[1]).ok()?),
@@ -107,13 +128,15 @@ pub(super) fn rule(message: &Message, protocol: u8) -> Option<Rule> {
         (None, None, Some(mark)) => {
             Selector::Mark { mark, mask: attributes.ne32(16).unwrap_or(u32::MAX) }
         }
+        (None, None, None) if attributes.text(3).as_deref() == Some(SELF) => Selector::Local,
+        (None, None, None) if attributes.get(3).is_none() => Selector::All,
         _ => return None,
     };
     Some(Rule {
         priority: attributes.ne32(6).unwrap_or_default(),
         ipv4: header[0] == INET,
         selector,
-        table: attributes.ne32(15).unwrap_or_else(|| u32::from(header[4])),
+        action,
     })
 }
 
@@ -155,15 +178,28 @@ pub(super) fn write_rule(to: &mut Builder, rule: &Rule, protocol: u8) {
     let (to_len, from_len) = match &rule.selector {
         Selector::To(net) => (net.prefix_len(), 0),
         Selector::From(net) => (0, net.prefix_len()),
-        Selector::Mark { .. } => (0, 0),
+        Selector::Mark { .. } | Selector::Local | Selector::All => (0, 0),
+    };
+    let action = match rule.action {
+        Action::Lookup(_) => TO_TABLE,
+        Action::Goto(_) => GOTO,
+        Action::Nothing => NOP,
+        Action::Prohibit => PROHIBIT,
     };
     let family = if rule.ipv4 { INET } else { INET6 };
-    to.raw(&[family, to_len, from_len, 0, 0, 0, 0, TO_TABLE]).raw(&[0; 4]);
-    to.ne32(6, rule.priority).ne32(15, rule.table).bytes_attribute(21, &[protocol]);
+    to.raw(&[family, to_len, from_len, 0, 0, 0, 0, action]).raw(&[0; 4]);
+    to.ne32(6, rule.priority).bytes_attribute(21, &[protocol]);
+    match rule.action {
+        Action::Lookup(table) => drop(to.ne32(15, table)),
+        Action::Goto(priority) => drop(to.ne32(4, priority)),
+        Action::Nothing | Action::Prohibit => {}
+    }
     match &rule.selector {
         Selector::To(net) => to.bytes_attribute(1, &octets(net.addr())),
         Selector::From(net) => to.bytes_attribute(2, &octets(net.addr())),
         Selector::Mark { mark, mask } => to.ne32(10, *mark).ne32(16, *mask),
+        Selector::Local => to.text(3, SELF),
+        Selector::All => to,
     };
 }
 

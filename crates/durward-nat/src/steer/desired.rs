@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::tunnel::{Entry, Tunnel, entries, next_hop};
 use super::{Options, Side, ruleset};
 use crate::nftables::Ruleset;
-use crate::policy_route::{Hop, LAST, MAIN, Route, Routing, Rule, Selector, USUAL_V6};
+use crate::policy_route::{Action, Hop, LAST, MAIN, Route, Routing, Rule, Selector, USUAL_V6};
 
 /// Routes to pods come behind those a network plugin has.
 const BEHIND: u32 = 4242;
@@ -100,7 +100,8 @@ fn to_gateway(
             routing.routes.insert(route(end, 0, Hop::Throw));
         }
         let selector = Selector::Mark { mark: options.mark, mask: options.mark };
-        routing.rules.insert(Rule { priority: options.rule_priority, ipv4, selector, table });
+        let action = Action::Lookup(table);
+        routing.rules.insert(Rule { priority: options.rule_priority, ipv4, selector, action });
     }
     routing
 }

@@ -40,7 +40,10 @@ pub(super) fn node(options: &Options, networks: &[IpNet], gateway: Ipv4Addr) -> 
     let leaves = || by_link(output_name(8), options);
     let through = [leaves(), vec![verdict(Verdict::Accept)]].concat();
     // A pod that speaks the tunnel's language would get the node's address, and be believed.
-    let refuse = families(vec![strange(options), through], "refuse");
+    let mut refuse = vec![strange(options)];
+    refuse.extend([Ip::V4, Ip::V6].map(|ip| speaks_for_others(ip, leaves())));
+    refuse.push(through);
+    let refuse = families(refuse, "refuse");
     chain("forward", hooked("filter", Point::Forward, -5, refuse));
     let elsewhere = vec![
         output_name(8),
@@ -180,6 +183,13 @@ fn errors(options: &Options) -> Rules {
         about(Ip::V6, Ct::OriginalSource6),
         about(Ip::V6, Ct::ReplySource6),
     ]
+}
+
+/// An ICMP error has the connection's way whoever sent it: only a pod of an enrolled network, or this node itself, may send one by the link.
+fn speaks_for_others(ip: Ip, by_link: Vec<Expression>) -> Vec<Expression> {
+    let strange = vec![ip.source(8), absent(&named("enrolled", ip), 8)];
+    let drop = vec![count(counter::FOREIGN_SOURCE), verdict(Verdict::Drop)];
+    [ip.only(), by_link, in_state(step::RELATED), strange, drop].concat()
 }
 
 fn refusal() -> Rules {

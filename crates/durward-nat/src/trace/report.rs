@@ -265,7 +265,7 @@ fn has(mapping: &PortMapping, protocol: u8, at: SocketAddr) -> bool {
 fn allowed(ours: &Ruleset, chain: &str) -> String {
     let sets = ours.chains.get(chain).into_iter().flat_map(|chain| chain.rules.iter().flatten());
     let set = sets.filter_map(|expression| match expression {
-        Expression::Lookup { set, .. } => Some(set),
+        Expression::Lookup { set, .. } if set.starts_with("src") => Some(set),
         _ => None,
     });
     let blocks = set.filter_map(|set| Some((set, ours.sets.get(set)?))).flat_map(|(name, set)| {

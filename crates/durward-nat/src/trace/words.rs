@@ -18,7 +18,9 @@ pub fn reason(name: &str) -> Option<&'static str> {
         counter::SPOOFED => "a source of the cluster's came from outside",
         counter::UNENROLLED => "nobody's egress: no egress.sources has its source",
         counter::NO_ENDPOINT => "the mapping has no endpoint",
-        counter::LOST => "its egress rule vanished meanwhile",
+        counter::LOST => "its rule was changed meanwhile",
+        counter::FORGED => "its sender is no end of the connection it speaks for",
+        counter::INVALID => "it belongs to no connection",
         steer::counter::NO_GATEWAY => "it would leave by another way than the gateway",
         steer::counter::FOREIGN_SOURCE => {
             "it would go to the gateway with an address that is no pod's"
@@ -83,21 +85,20 @@ pub(super) fn ours(rule: &ListedRule, verdict: &Told) -> Option<&'static str> {
         Expression::Lookup { set, result: LookupResult::Verdict, .. } => Some(set.as_str()),
         _ => None,
     });
-    if let (Some(set), Told::To(_)) = (looked_up, verdict) {
+    if let (Some(set), Told::To(chain)) = (looked_up, verdict) {
         return match set.trim_end_matches(['4', '6']) {
-            "acl" | "aclr" => Some("a mapping has the port; is the source allowed?"),
+            "svc" | "svcr" if chain.starts_with("acl") => {
+                Some("a mapping has the port; is the source allowed?")
+            }
             "svc" | "svcr" => Some("an endpoint is chosen"),
             "ext_in" => Some("came in from outside"),
-            "slot_out" => Some("leaves by its connection's interface"),
-            "eg" => Some("an egress address is chosen"),
+            "slot_out" | "ends" => Some("leaves by its connection's interface"),
+            "egn" => Some("an egress address is chosen"),
             _ => None,
         };
     }
     if let Some(counted) = counted(rule).and_then(reason) {
         return Some(counted);
-    }
-    if rule.chain.starts_with("acl") && *verdict == Told::Return {
-        return Some("its source is allowed");
     }
     let marks = |one: &Expression| matches!(one, Expression::SetMark { .. });
     if rule.expressions.iter().any(marks) {

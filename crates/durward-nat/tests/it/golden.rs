@@ -30,7 +30,7 @@ fn host() -> Interfaces {
         ("ext1".to_owned(), external(7, 1, "203.0.113.1/24", [203, 0, 113, 254])),
         ("ext2".to_owned(), external(8, 2, "198.51.100.1/24", [198, 51, 100, 254])),
     ];
-    Interfaces { external: external.into() }
+    Interfaces { external: external.into(), ..Interfaces::default() }
 }
 
 fn text(model: &NatModel) -> String {
@@ -198,7 +198,7 @@ fn the_program_has_as_many_rules_for_ten_thousand_mappings_as_for_ten() {
 fn addresses_beside_each_other_share_a_routing_rule_that_is_for_no_other() {
     let wanted = |lasts: std::ops::RangeInclusive<u8>| {
         let addresses = lasts.map(|last| IpAddr::from([203, 0, 113, last])).collect();
-        let lines = Routing::wanted(&options(), &host(), &addresses).lines();
+        let lines = Routing::wanted(&options(), &host(), &addresses, &[]).lines();
         let from = lines.into_iter().filter_map(|line| {
             let (_, from) = line.split_once(" from ")?;
             Some(from.split(' ').next()?.to_owned())

@@ -33,7 +33,7 @@ fn host() -> Interfaces {
         ("ext1".to_owned(), external(7, 1, "203.0.113.1/24")),
         ("ext2".to_owned(), external(8, 2, "198.51.100.1/24")),
     ];
-    Interfaces { external: all.into() }
+    Interfaces { external: all.into(), ..Interfaces::default() }
 }
 
 fn whole(model: &NatModel) -> Desired {

@@ -159,7 +159,7 @@ impl Kernel {
             let help =
                 "Connections that found no free port or lost a race for one, on the whole host.";
             family("conntrack_insert_failed", "counter", help, one(counts.conntrack.insert_failed));
-            let help = "Times foreign changes of the table were undone.";
+            let help = "Times foreign changes of the table, of routes and routing rules, or of kernel parameters were undone.";
             family("repairs", "counter", help, one(counts.repairs));
         }
         traffic(&state, &mut family);

@@ -53,7 +53,7 @@ pub(crate) struct NatArgs {
     /// The first routing table; each external interface has its own behind it
     #[arg(long, value_name = "NUMBER", env = "DURWARD_NAT_ROUTING_TABLE", hide_env_values = true, default_value_t = 10100, help_heading = HEADING)]
     pub(crate) nat_routing_table: u32,
-    /// The priority of the first of three groups of routing rules
+    /// The priority of the first of six groups of routing rules
     #[arg(long, value_name = "NUMBER", env = "DURWARD_NAT_RULE_PRIORITY", hide_env_values = true, default_value_t = 999, help_heading = HEADING)]
     pub(crate) nat_rule_priority: u32,
     /// The name of the packet filter's table

@@ -97,6 +97,12 @@ fn judge(category: &mut Category, survey: &Survey, options: &Options) {
             "a default route, or routes to the clients, in the main table; or rp_filter 0 there and for `all`",
         );
     }
+    for bridge in &survey.believing {
+        category.warn(
+            format!("any source address is believed on {bridge}: rp_filter is not strict there, so a pod can send as another tenant's pod"),
+            "sysctl -w net.ipv4.conf.BRIDGE.rp_filter=1, and a network plugin that checks each pod's address at its port",
+        );
+    }
     for address in &survey.missing {
         category.warn(
             format!("{address} is on no external interface"),
