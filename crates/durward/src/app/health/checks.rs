@@ -36,7 +36,11 @@ fn configuration(facts: &Facts<'_>) -> Check {
 fn documents(facts: &Facts<'_>) -> Check {
     let verdicts = &facts.view.verdicts.verdicts;
     let accepted = verdicts.iter().filter(|one| one.outcome == Outcome::Accepted).count();
-    let state = format!("{accepted} of {} accepted", verdicts.len());
+    let kept = verdicts.iter().filter(|one| one.outcome == Outcome::KeptLastGood).count();
+    let mut state = format!("{accepted} of {} accepted", verdicts.len());
+    if kept > 0 {
+        state.push_str(&format!(", {kept} kept last good"));
+    }
     let bad = verdicts.iter().filter(|verdict| verdict.outcome != Outcome::Accepted);
     Check { conditions: bad.map(document).collect(), ..Check::new("documents", state) }
 }
