@@ -125,7 +125,7 @@ async fn connect(
                 );
                 let free = elsewhere && runtime.may_connect_elsewhere(&tried, began);
                 let again = retries < runtime.upstream.retry.attempts && elsewhere;
-                if !free && !(again && runtime.may_retry()) {
+                if !(free || again && runtime.may_retry()) {
                     return Err((refusal, retries));
                 }
                 view.tenant().metrics.core(core.id).add(Counter::Retries, 1);
