@@ -391,15 +391,6 @@ impl Trail {
     }
 }
 
-fn kind_of(service: &Service) -> Kind {
-    match service {
-        Service::Http(_) => Kind::Request,
-        Service::Tcp(_) => Kind::Connection,
-        Service::PassThrough(_) => Kind::PassThrough,
-        Service::Forward(_) => Kind::Tunnel,
-    }
-}
-
 /// Listeners are asked for by the address clients know, whatever bind they arrive on. Of several proxies at one door it is the one whose
 /// sources the client is among.
 fn find_listener<'a>(snapshot: &'a Snapshot, question: &Question) -> Option<&'a Listener> {

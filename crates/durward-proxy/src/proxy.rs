@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use durward_model::{Snapshot, TenantId};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::accept::Closing;
 use crate::access_log;

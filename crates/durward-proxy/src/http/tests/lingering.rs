@@ -3,6 +3,8 @@
 use durward_testkit::client::h2_frames::{flag, frame, header_block, kind, opening, read_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use durward_model::route::RouteTable;
+
 use super::support::Setup;
 use crate::metrics::Counter;
 
@@ -13,7 +15,7 @@ const UPLOAD: usize = 3_000_000;
 #[tokio::test]
 async fn an_http2_client_may_send_all_of_its_request_after_the_answer() {
     let mut setup = Setup::to("127.0.0.1:9".parse().unwrap());
-    setup.service.routes.clear();
+    setup.service.routes = RouteTable::default();
     setup
         .run(|rig| async move {
             let mut stream = rig.stream().await;
@@ -73,7 +75,7 @@ async fn an_http2_client_may_send_all_of_its_request_after_the_answer() {
 #[tokio::test]
 async fn an_http1_client_may_send_all_of_its_request_before_it_reads_the_answer() {
     let mut setup = Setup::to("127.0.0.1:9".parse().unwrap());
-    setup.service.routes.clear();
+    setup.service.routes = RouteTable::default();
     setup
         .run(|rig| async move {
             let mut stream = rig.stream().await;
@@ -96,7 +98,7 @@ async fn an_http1_client_may_send_all_of_its_request_before_it_reads_the_answer(
 #[tokio::test]
 async fn a_client_that_sends_nothing_more_is_not_waited_for_without_end() {
     let mut setup = Setup::to("127.0.0.1:9".parse().unwrap());
-    setup.service.routes.clear();
+    setup.service.routes = RouteTable::default();
     setup
         .run(|rig| async move {
             let mut stream = rig.stream().await;

@@ -49,7 +49,8 @@ impl SquidFiles for Beside {
             let first = fs::metadata(&candidates[0]).map(|_| "is no file".to_owned());
             return Err(first.unwrap_or_else(|error| error.to_string()));
         };
-        let (_, bytes) = regular::read(found, FileKind::Names).map_err(|error| error.to_string())?;
+        let (_, bytes) =
+            regular::read(found, FileKind::Names).map_err(|error| error.to_string())?;
         // Names in a code page of old are no names anybody asks for; each is reported where it is used.
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
