@@ -3,7 +3,7 @@
 use durward_testkit::client::h2_frames::{flag, frame, header_block, kind, opening, read_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use durward_model::route::RouteTable;
+use durward_model::route::table::RouteTable;
 
 use super::support::Setup;
 use crate::metrics::Counter;
