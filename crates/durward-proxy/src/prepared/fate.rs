@@ -85,6 +85,16 @@ fn keeps_session(old: &Listener, new: &Listener) -> bool {
     same_tls
         && old.protocol() == new.protocol()
         && transparent(&old.service) == transparent(&new.service)
+        && !credentials_shrink(&old.service, &new.service)
+}
+
+/// Returns whether a credential was taken back. An HTTP/2 client learns that by GOAWAY, without asking; one that asks meanwhile is judged
+/// by the new credentials.
+fn credentials_shrink(old: &Service, new: &Service) -> bool {
+    let (Service::Forward(old), Service::Forward(new)) = (old, new) else { return false };
+    !new.credentials.is_empty()
+        && (old.credentials.is_empty()
+            || !old.credentials.iter().all(|credential| new.credentials.contains(credential)))
 }
 
 /// Whether clients would prove themselves in the same way; further authorities forbid nobody.

@@ -105,15 +105,19 @@ impl World {
         }
     }
 
-    /// Which doors are open: the oldest claim of an address wins, an egress address is nobody else's, a certificate names its address.
+    /// Returns the doors that are open. The oldest claim of an address wins, in both directions and also where the older document cannot be
+    /// served; a certificate names its address.
     fn open(&self) -> BTreeMap<Ipv4Addr, &Door> {
-        let (mut open, mut egress) = (BTreeMap::new(), BTreeMap::new());
+        let (mut ingress, mut egress) = (BTreeMap::new(), BTreeMap::new());
+        let mut open = BTreeMap::new();
         for (index, door) in self.doors.iter().enumerate() {
-            if *egress.entry(door.egress).or_insert(index) != index {
-                continue;
-            }
-            if !door.wrong_san {
-                open.entry(door.address).or_insert(door);
+            let is_first = |claims: &mut BTreeMap<Ipv4Addr, usize>, address| {
+                *claims.entry(address).or_insert(index) == index
+            };
+            let claimed =
+                [is_first(&mut ingress, door.address), is_first(&mut egress, door.egress)];
+            if claimed == [true, true] && !door.wrong_san {
+                open.insert(door.address, door);
             }
         }
         open

@@ -395,6 +395,12 @@ fn check_finds_a_wrong_gateway_a_firewall_and_parameters() {
             stdout(&output) + &stderr(&output)
         };
 
+        let bridge = |rp_filter: &str| {
+            std::fs::write("/proc/sys/net/ipv4/conf/br0/rp_filter", rp_filter).unwrap();
+        };
+        bridge("0");
+        let forgeable = check(&["--nat-gateway", "-1"]);
+        bridge("1");
         let sound = check(&["--nat-gateway", "-1"]);
         let wrong = check(&["--nat-gateway", "7", "--nat-keep-sysctls"]);
         // A firewall of somebody else's that drops what it does not know.
@@ -408,6 +414,7 @@ fn check_finds_a_wrong_gateway_a_firewall_and_parameters() {
         table.change(generation, &Changes::between(&Ruleset::default(), &theirs)).unwrap();
         let walled = check(&["--nat-gateway", "-1"]);
 
+        assert!(forgeable.contains("any source address is believed on br0"), "{forgeable}");
         assert!(!sound.contains("kernel: "), "{sound}");
         assert!(wrong.contains("nobody answers for gateway 203.0.113.7 on ext1"), "{wrong}");
         assert!(wrong.contains("net/ipv4/ip_forward is 0 instead of 1"), "{wrong}");

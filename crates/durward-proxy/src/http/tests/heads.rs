@@ -166,7 +166,10 @@ async fn a_client_whose_streams_hold_more_than_its_share_is_refused_and_not_serv
             client.write_all(&wire).await.unwrap();
             let mut refused = 0;
             for at in 0..2_000 {
-                client.write_all(&request(2 * at + 1, at == 0)).await.unwrap();
+                // The connection may end before all of them are sent.
+                if client.write_all(&request(2 * at + 1, at == 0)).await.is_err() {
+                    break;
+                }
             }
 
             while refused == 0 {

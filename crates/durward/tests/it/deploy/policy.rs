@@ -150,14 +150,17 @@ fn mount_complaints(objects: &[Value], pod: &Value, container: &Value) -> Vec<St
     let mut found = Vec::new();
     let mut files = BTreeSet::new();
     for mount in list(&container["volumeMounts"]) {
-        if mount["readOnly"] != true {
-            found.push(format!("mount {} is writable", mount["name"]));
-        }
         let Some(volume) = list(&pod["volumes"]).find(|volume| volume["name"] == mount["name"])
         else {
             found.push(format!("mount {} has no volume", mount["name"]));
             continue;
         };
+        // The state directory is the pod's own and bounded; everything else comes from outside and is only read.
+        let is_state =
+            mount["mountPath"] == "/var/lib/durward" && volume["emptyDir"]["sizeLimit"].is_string();
+        if mount["readOnly"] != true && !is_state {
+            found.push(format!("mount {} is writable", mount["name"]));
+        }
         let place = mount["mountPath"].as_str().unwrap_or_default();
         match volume_files(objects, volume) {
             Ok(names) => files.extend(names.into_iter().map(|name| format!("{place}/{name}"))),
