@@ -28,6 +28,27 @@ fn finish(arguments: &[&str]) -> (bool, String) {
     (status.success(), child.output())
 }
 
+/// Returns a piece of a tenant's document for each field that names a file, with `name` in it; `own` is a sound pair.
+fn fields_naming(name: &str, own: &str) -> [String; 6] {
+    let other = unique_loopback();
+    let tls = |certificate: &str, more: &str| {
+        format!(
+            "    - {{address: {other}, port: 8443, certificate: {certificate}, {more} routes: [{{respond: {{body: x}}}}]}}\n"
+        )
+    };
+    let sound = format!("{{file: {own}}}");
+    [
+        tls(&format!("{{certificateFile: {name}, keyFile: {own}.key}}"), ""),
+        tls(&format!("{{certificateFile: {own}.crt, keyFile: {name}}}"), ""),
+        tls(&sound, &format!("clientCertificates: {{caFile: {name}}},")),
+        tls(&sound, &format!("clientCertificates: {{caFile: {own}.crt, crlFile: {name}}},")),
+        format!("  upstreams: {{u: {{endpoints: [192.0.2.1], tls: {{caFile: {name}}}}}}}\n"),
+        format!(
+            "  egress: {{addresses: [{other}], proxy: [{{address: {other}, port: 3128, credentials: {{file: {name}}}}}]}}\n"
+        ),
+    ]
+}
+
 #[test]
 fn a_fifo_or_device_named_anywhere_costs_what_names_it_and_no_reload_of_others() {
     let (dir, outside) = (TempDir::new(), TempDir::new());
@@ -52,28 +73,10 @@ fn a_fifo_or_device_named_anywhere_costs_what_names_it_and_no_reload_of_others()
         outside.path().display().to_string(),
     ];
     for (at, name) in odd.iter().enumerate() {
-        let other = unique_loopback();
-        let tls = |certificate: &str, more: &str| {
-            format!(
-                "    - {{address: {other}, port: 8443, certificate: {certificate}, {more} routes: [{{respond: {{body: x}}}}]}}\n"
-            )
-        };
-        let sound = format!("{{file: {own}}}");
-        let fields = [
-            tls(&format!("{{certificateFile: {name}, keyFile: {own}.key}}"), ""),
-            tls(&format!("{{certificateFile: {own}.crt, keyFile: {name}}}"), ""),
-            tls(&sound, &format!("clientCertificates: {{caFile: {name}}},")),
-            tls(&sound, &format!("clientCertificates: {{caFile: {own}.crt, crlFile: {name}}},")),
-            format!("  upstreams: {{u: {{endpoints: [192.0.2.1], tls: {{caFile: {name}}}}}}}\n"),
-            format!(
-                "  egress: {{addresses: [{other}], proxy: [{{address: {other}, port: 3128, credentials: {{file: {name}}}}}]}}\n"
-            ),
-        ];
-        for (number, field) in fields.iter().enumerate() {
-            dir.write(
-                &format!("bad-{at}-{number}.yaml"),
-                respond(&format!("bad-{at}-{number}"), other, "bad", field),
-            );
+        for (number, field) in fields_naming(name, &own).into_iter().enumerate() {
+            let tenant = format!("bad-{at}-{number}");
+            let document = respond(&tenant, unique_loopback(), "bad", &field);
+            dir.write(format!("{tenant}.yaml"), document);
         }
     }
     fifo(&dir.path().join("x.yaml"));
