@@ -306,7 +306,7 @@ impl Trail {
         let asked = asked.filter(|host| !host.is_empty());
         let asked = asked.map_or_else(|| question.destination.ip().to_string(), str::to_owned);
         let host = request::normal_host(&asked);
-        if !request::is_directed(question.sni.as_deref(), &host) {
+        if !request::is_directed(service.tls.as_ref(), question.sni.as_deref(), &host) {
             let sni = question.sni.as_deref().unwrap_or_default();
             let sentence = format!("the TLS session is for {sni}, the request for {host}: 421");
             return self.refuse("host", None, "misdirected", sentence);

@@ -5,6 +5,8 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use crate::listener::ServerTls;
+
 /// Returns the host as routes compare it: lower case, without a trailing dot. `host` has no port.
 #[must_use]
 pub fn normal_host(host: &str) -> Cow<'_, str> {
@@ -16,14 +18,18 @@ pub fn normal_host(host: &str) -> Cow<'_, str> {
     }
 }
 
-/// Returns true when a request for `host` may come in a TLS session for `sni` (RFC 9110 §7.4): they are equal, or one of them is
-/// an address or absent. `host` is in the form of [`normal_host`].
+/// Returns whether a request for `host` may come over a TLS session for `sni`: the names are the same, one of them is an address or absent,
+/// or every certificate that the session may have been shown is for both (RFC 9110 section 7.4, RFC 9113 section 9.1.1). `host` is in the
+/// form of [`normal_host`].
 #[must_use]
-pub fn is_directed(sni: Option<&str>, host: &str) -> bool {
+pub fn is_directed(tls: Option<&ServerTls>, sni: Option<&str>, host: &str) -> bool {
     let is_address = |name: &str| name.parse::<IpAddr>().is_ok();
     sni.is_none_or(|sni| {
         let sni = sni.strip_suffix('.').unwrap_or(sni);
-        sni.eq_ignore_ascii_case(host) || is_address(host) || is_address(sni)
+        sni.eq_ignore_ascii_case(host)
+            || is_address(host)
+            || is_address(sni)
+            || tls.is_some_and(|tls| tls.serves_alike(sni, host))
     })
 }
 
@@ -70,7 +76,7 @@ mod tests {
             (Some("other.example"), "192.0.2.1", true),
             (None, "app.example", true),
         ] {
-            assert_eq!(is_directed(sni, host), carried, "{sni:?} {host}");
+            assert_eq!(is_directed(None, sni, host), carried, "{sni:?} {host}");
         }
     }
 

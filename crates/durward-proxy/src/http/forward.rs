@@ -153,17 +153,9 @@ fn check_direction(http: &Http, request: &Request, chain: &ProxyChain) -> Result
     if !scheme.is_empty() && !chain.allows_scheme(http, scheme) {
         return Err(Refusal::Misdirected);
     }
-    let Some(sni) = http.facts.tls.as_ref().and_then(|tls| tls.sni.as_deref()) else {
-        return Ok(());
-    };
-    if is_directed(Some(sni), request.host()) {
-        return Ok(());
-    }
-    let sni = sni.strip_suffix('.').unwrap_or(sni);
-    match http.view.listener().tls() {
-        Some(tls) if tls.serves_alike(sni, request.host()) => Ok(()),
-        _ => Err(Refusal::Misdirected),
-    }
+    let sni = http.facts.tls.as_ref().and_then(|tls| tls.sni.as_deref());
+    let directed = is_directed(http.view.listener().tls(), sni, request.host());
+    if directed { Ok(()) } else { Err(Refusal::Misdirected) }
 }
 
 fn find_route<'a>(
