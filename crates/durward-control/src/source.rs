@@ -5,4 +5,5 @@
 pub mod file;
 mod read;
 pub mod regular;
+mod shares;
 pub mod watch;

@@ -2,20 +2,24 @@
 //!
 //! Deliberately absent: watching, and any write.
 
-use std::collections::{HashMap, HashSet};
+mod named;
+
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::file_roots::FileRoots;
-use crate::resources::{Content, Document, Links, MISSING, Resources, Source, Unreadable};
+use crate::named_file::{Digest, NamedFile};
+use crate::resources::{Content, Document, FileBytes, MISSING, Resources, Source, Unreadable};
 use crate::source::read::Reader;
 use crate::source::regular::{FileKind, reason};
+use crate::source::shares::BUDGET;
 use crate::spec::document::{self, Part};
-use crate::spec::references::references;
 use crate::spec::routing_json::{self, ROUTING_JSON, RoutingJsonOptions};
 use crate::spec::{port_mapping, tenant, toml};
 use crate::state::Text;
+use named::{Reference, referenced};
 
 /// Names of files that are read from a directory end so.
 const ENDINGS: [&str; 4] = ["yaml", "yml", "json", "toml"];
@@ -26,10 +30,17 @@ pub struct FileSource {
     options: RoutingJsonOptions,
     roots: Arc<FileRoots>,
     memory: Mutex<Memory>,
+    usage: Mutex<Usage>,
 }
 
-/// A file that a document refers to, and the purpose it is read for.
-type Reference = (FileKind, Arc<Path>);
+/// Memory that the files named by documents have taken in the last load, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of them that are held.
+    pub named_bytes: u64,
+    /// Files left out because all named files together are too large.
+    pub over_budget: u64,
+}
 
 /// How the kind of a document's text is told, and how it is read.
 type Grammar = (fn(&str) -> &'static str, fn(&Source) -> Content);
@@ -45,7 +56,7 @@ struct Memory {
 /// What a file says.
 #[derive(Clone, Debug)]
 struct Known {
-    bytes: Arc<[u8]>,
+    digest: Digest,
     documents: Vec<Document>,
     /// The files its documents refer to.
     references: Arc<[Reference]>,
@@ -63,7 +74,12 @@ impl FileSource {
     /// A source that treats `routing.json` as `options` say.
     #[must_use]
     pub fn new(options: RoutingJsonOptions) -> Self {
-        let source = Self { options, roots: Arc::default(), memory: Mutex::default() };
+        let source = Self {
+            options,
+            roots: Arc::default(),
+            memory: Mutex::default(),
+            usage: Mutex::default(),
+        };
         source.with_files_from(&[])
     }
 
@@ -96,14 +112,17 @@ impl FileSource {
             files,
             references: Vec::new(),
             resources: Resources::default(),
+            over_budget: 0,
         };
         for path in paths {
             load.path(path);
         }
-        load.referenced();
-        let resources = load.resources;
+        load.referenced(BUDGET);
+        let Load { resources, over_budget, .. } = load;
         files.retain(|_, known| known.turn == *turn);
         reader.finish();
+        let named_bytes = resources.files.values().flatten().map(NamedFile::held).sum();
+        *self.usage() = Usage { named_bytes, over_budget };
         (resources, *turn)
     }
 
@@ -125,7 +144,7 @@ impl FileSource {
         let mut load = self.empty(reader, files);
         load.references.push(documents.iter().flat_map(referenced).collect());
         load.resources.documents = documents;
-        load.referenced();
+        load.referenced(BUDGET);
         let resources = load.resources;
         reader.finish();
         resources
@@ -144,7 +163,29 @@ impl FileSource {
             files,
             references: Vec::new(),
             resources: Resources::default(),
+            over_budget: 0,
         }
+    }
+
+    /// Lets the bytes of files go. A later load reads them again.
+    pub fn release(&self, files: &[Arc<Path>]) {
+        if files.is_empty() {
+            return;
+        }
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let released: u64 = files.iter().map(|path| memory.reader.release(path)).sum();
+        let mut usage = self.usage();
+        usage.named_bytes = usage.named_bytes.saturating_sub(released);
+    }
+
+    /// The memory that the files named by documents take.
+    #[must_use]
+    pub fn usage_now(&self) -> Usage {
+        *self.usage()
+    }
+
+    fn usage(&self) -> MutexGuard<'_, Usage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the load of this number was the last one, and another would find the same. Performs blocking I/O, but much less of it.
@@ -169,6 +210,7 @@ struct Load<'a> {
     files: &'a mut HashMap<PathBuf, Known>,
     references: Vec<Arc<[Reference]>>,
     resources: Resources,
+    over_budget: u64,
 }
 
 impl Load<'_> {
@@ -219,24 +261,25 @@ impl Load<'_> {
         self.read(path, read);
     }
 
-    fn read(&mut self, path: &Path, read: Result<Arc<[u8]>, String>) {
-        let bytes = match read {
-            Ok(bytes) => bytes,
+    fn read(&mut self, path: &Path, read: FileBytes) {
+        let file = match read {
+            Ok(file) => file,
             Err(reason) => return self.unreadable(path, reason),
         };
         let turn = self.turn;
         let known = self.files.get_mut(path);
-        if let Some(known) = known.filter(|known| Arc::ptr_eq(&known.bytes, &bytes)) {
+        if let Some(known) = known.filter(|known| known.digest == *file.digest()) {
             known.turn = turn;
             self.resources.documents.extend_from_slice(&known.documents);
             self.references.push(Arc::clone(&known.references));
             return;
         }
+        let Some(bytes) = file.bytes() else { return };
         let former = self.files.get(path).map_or(&[][..], |known| &known.documents);
-        match self.documents(path, &bytes, former) {
+        match self.documents(path, bytes, former) {
             Ok(documents) => {
                 let references = documents.iter().flat_map(referenced).collect();
-                let known = Known { bytes, documents, references, turn };
+                let known = Known { digest: *file.digest(), documents, references, turn };
                 self.resources.documents.extend_from_slice(&known.documents);
                 self.references.push(Arc::clone(&known.references));
                 self.files.insert(path.to_owned(), known);
@@ -304,56 +347,6 @@ impl Load<'_> {
         let certs = directory.join("..").join("certs");
         [directory, certs].into_iter().chain(self.options.certs_dir.clone()).collect()
     }
-
-    /// Reads what the documents refer to.
-    fn referenced(&mut self) {
-        let mut links = Links::default();
-        let references = std::mem::take(&mut self.references);
-        // A file that is named for two purposes may be as large as the larger of them.
-        let mut kinds: HashMap<&Arc<Path>, FileKind> = HashMap::new();
-        for (kind, path) in references.iter().flat_map(|of_file| &**of_file) {
-            let largest = kinds.entry(path).or_insert(*kind);
-            *largest = (*kind).max(*largest);
-        }
-        for references in &references {
-            for (_, path) in &**references {
-                if self.resources.files.contains_key(path) {
-                    continue;
-                }
-                let bytes = self.reader.read(path, kinds[path]);
-                let real = self.reader.real(path).filter(|_| bytes.is_ok());
-                if let Some(real) = real.filter(|real| ***real != *self.roots.clean(path)) {
-                    links.files.insert(Arc::clone(path), real.to_path_buf());
-                }
-                self.resources.files.insert(Arc::clone(path), bytes);
-            }
-        }
-        if !links.files.is_empty() {
-            links.roots = self.real_roots();
-            self.resources.links = Arc::new(links);
-        }
-    }
-
-    /// The directories that documents may name files in, as far as links lead them elsewhere.
-    fn real_roots(&self) -> HashMap<PathBuf, PathBuf> {
-        let bases: HashSet<&[PathBuf]> =
-            self.resources.documents.iter().map(|document| &*document.source.bases).collect();
-        let roots = bases.into_iter().flat_map(|bases| self.roots.of(bases));
-        let real = |root: PathBuf| Some((fs::canonicalize(&root).ok()?, root));
-        let moved = roots.filter_map(real).filter(|(real, root)| real != root);
-        moved.map(|(real, root)| (root, real)).collect()
-    }
-}
-
-/// The files a document refers to, wherever they may be.
-fn referenced(document: &Document) -> Vec<Reference> {
-    let Content::Tenant(tenant) = &document.content else { return Vec::new() };
-    let names = references(&tenant.spec).into_iter();
-    let candidates = |(kind, name): (FileKind, String)| {
-        let paths = document.source.candidates(&name).into_iter();
-        paths.map(move |path| (kind, Arc::from(path)))
-    };
-    names.flat_map(candidates).collect()
 }
 
 /// Parses the documents of one file.

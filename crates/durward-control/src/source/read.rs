@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::regular::{self, FileKind, Unread};
+use crate::named_file::{NamedFile, digest_of};
 use crate::resources::FileBytes;
 
 /// A file changed so lately may change again without its times telling.
@@ -33,7 +34,7 @@ pub(super) struct Reader {
 /// What was read of a file, and the last round it was asked for in.
 struct Known {
     stamp: Stamp,
-    bytes: Arc<[u8]>,
+    file: NamedFile,
     /// The path without links.
     real: Arc<Path>,
     round: u64,
@@ -108,14 +109,15 @@ fn told(path: &Path) -> Result<Stamp, ErrorKind> {
 }
 
 impl Known {
-    /// What was read before, if that was in this round or the system's times say that it is the same.
-    fn reused(&mut self, path: &Path, round: u64) -> Option<Arc<[u8]>> {
+    /// What was read before, if its bytes are at hand and it was read in this round or the system's times say that it is the same.
+    fn reused(&mut self, path: &Path, round: u64) -> Option<NamedFile> {
         let same = || fs::metadata(path).is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp);
-        if self.round != round && !(self.stamp.settled && same()) {
+        let is_held = self.file.bytes().is_some();
+        if !is_held || self.round != round && !(self.stamp.settled && same()) {
             return None;
         }
         self.round = round;
-        Some(Arc::clone(&self.bytes))
+        Some(self.file.clone())
     }
 }
 
@@ -135,9 +137,10 @@ impl Reader {
 
     /// Whether a round that asks for the same would find the same. What changed lately is looked into, for the rest the system's times tell.
     pub(super) fn is_current(&mut self) -> bool {
-        self.files.iter_mut().all(|(path, Known { stamp, bytes, .. })| {
+        self.files.iter_mut().all(|(path, Known { stamp, file, .. })| {
             stamp.holds(path, |path| {
-                read(path, FileKind::RevocationLists).is_ok_and(|now| *now.bytes == **bytes)
+                let now = read(path, FileKind::RevocationLists);
+                now.is_ok_and(|now| digest_of(&now.bytes) == *file.digest())
             })
         }) && self
             .directories
@@ -164,13 +167,13 @@ impl Reader {
         }
     }
 
-    /// The bytes of a file, or why it cannot be read. The same `Arc` as before when they are the same.
+    /// A file, or why it cannot be read. The same bytes as before when they are equal.
     pub(super) fn read(&mut self, path: &Path, kind: FileKind) -> FileBytes {
         let round = self.round;
         let known = self.files.get_mut(path);
         let reused = known.and_then(|known| known.reused(path, round));
-        if let Some(bytes) = reused.filter(|bytes| bytes.len() as u64 <= kind.limit()) {
-            return Ok(bytes);
+        if let Some(file) = reused.filter(|file| file.length() <= kind.limit()) {
+            return Ok(file);
         }
         let Contents { stamp, bytes, real } = match read(path, kind) {
             Ok(read) => read,
@@ -179,11 +182,33 @@ impl Reader {
                 return Err(error.to_string());
             }
         };
-        let same = self.files.get(path).filter(|known| *known.bytes == *bytes);
-        let bytes = same.map_or_else(|| Arc::from(bytes), |known| Arc::clone(&known.bytes));
-        let known = Known { stamp, bytes: Arc::clone(&bytes), real: Arc::from(real), round };
+        let file = NamedFile::new(bytes);
+        let former = self.files.get(path).map(|known| &known.file);
+        let former = former.filter(|known| **known == file && known.bytes().is_some()).cloned();
+        let file = former.unwrap_or(file);
+        let known = Known { stamp, file: file.clone(), real: Arc::from(real), round };
         self.files.insert(path.to_owned(), known);
-        Ok(bytes)
+        Ok(file)
+    }
+
+    /// The size the system claims for a file, or what was read of it where that is more.
+    pub(super) fn size(&self, path: &Path) -> u64 {
+        let read = self.files.get(path).map_or(0, |known| known.file.length());
+        fs::metadata(path).map_or(0, |metadata| metadata.len()).max(read)
+    }
+
+    /// Leaves a file out of this round, until the system says something else of it.
+    pub(super) fn refuse(&mut self, path: &Path) {
+        self.files.remove(path);
+        self.unreadable.push((path.to_owned(), told(path)));
+    }
+
+    /// Lets the bytes of a file go and returns how many they are; the file is read again when it is asked for.
+    pub(super) fn release(&mut self, path: &Path) -> u64 {
+        let Some(known) = self.files.get_mut(path) else { return 0 };
+        let held = known.file.held();
+        known.file = known.file.released();
+        held
     }
 
     /// Returns the path, without links, of a file that was read.
@@ -216,6 +241,10 @@ fn real(file: &File, path: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
+    fn bytes(reader: &mut Reader, path: &Path) -> Vec<u8> {
+        reader.read(path, FileKind::Document).unwrap().bytes().unwrap().to_vec()
+    }
+
     #[test]
     fn what_changed_lately_is_read_again_however_old_its_times_have_grown() {
         let root = tempfile::tempdir().unwrap();
@@ -223,7 +252,7 @@ mod tests {
         fs::write(&path, "old").unwrap();
         let mut reader = Reader::default();
         reader.begin();
-        assert_eq!(&*reader.read(&path, FileKind::Document).unwrap(), b"old");
+        assert_eq!(bytes(&mut reader, &path), b"old");
         reader.finish();
         assert!(reader.is_current(), "looked into, it is the same");
         // So lately that no time tells, and seen only when the new time is an old one.
@@ -233,7 +262,7 @@ mod tests {
 
         assert!(!reader.is_current());
         reader.begin();
-        assert_eq!(&*reader.read(&path, FileKind::Document).unwrap(), b"new");
+        assert_eq!(bytes(&mut reader, &path), b"new");
         reader.finish();
         assert!(reader.is_current());
         assert!(reader.files[&path].stamp.settled);
@@ -258,5 +287,25 @@ mod tests {
         assert_eq!(read, [true, false]);
         std::thread::sleep(SETTLED + Duration::from_millis(1100));
         assert_eq!(round(), ([true, false], true), "a directory is no file, time and again");
+    }
+
+    #[test]
+    fn a_released_file_is_known_by_its_digest_and_read_again_when_it_is_asked_for() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a.crt");
+        fs::write(&path, "bytes").unwrap();
+        let mut reader = Reader::default();
+        reader.begin();
+        let first = reader.read(&path, FileKind::Certificate).unwrap();
+        reader.finish();
+
+        assert_eq!(reader.release(&path), 5);
+
+        assert!(reader.is_current());
+        assert_eq!(reader.files[&path].file.held(), 0);
+        reader.begin();
+        let again = reader.read(&path, FileKind::Certificate).unwrap();
+        assert_eq!(again, first);
+        assert_eq!(again.bytes().unwrap().to_vec(), b"bytes");
     }
 }

@@ -149,6 +149,11 @@ impl WatcherThread {
         if looks && !as_before {
             self.eyes.look_at(&self.paths, &resources);
         }
+        if !news {
+            // This load has read them again.
+            let released = self.changed.borrow().released();
+            self.source.release(&released);
+        }
         if news {
             debug!(documents = resources.documents.len(), "configuration changed");
             self.changed.send_replace(Arc::clone(&resources));

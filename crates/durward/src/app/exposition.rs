@@ -1,6 +1,7 @@
 //! Metrics that only the gateway as a whole knows, beside those of the proxy and the kernel plane.
 
 use durward_control::Compiled;
+use durward_control::source::file::Usage;
 use durward_model::verdict::Outcome;
 
 use super::health::Health;
@@ -56,6 +57,28 @@ pub(crate) fn problems(health: &Health) -> String {
     text.push_str("# HELP durward_ready 1 when /readyz answers 200.\n# TYPE durward_ready gauge\n");
     text.push_str(&format!("durward_ready {ready}\n"));
     text
+}
+
+/// Memory that the files named by documents take.
+pub(crate) fn named_files(usage: &Usage) -> String {
+    let families = [
+        (
+            "durward_config_named_file_bytes",
+            "Bytes held of files that documents name.",
+            usage.named_bytes,
+        ),
+        (
+            "durward_config_named_files_over_budget",
+            "Files that are not read because a tenant's share of the budget for named files is used.",
+            usage.over_budget,
+        ),
+    ];
+    families
+        .into_iter()
+        .map(|(name, help, value)| {
+            format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n")
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -111,8 +111,11 @@ impl Gateway {
         let earlier = earlier(&settings);
         let restored = earlier.map(|state| retained::restore(&state, &source, now()));
         let publisher = Publisher::after(restored.unwrap_or_default());
-        let resources = Arc::new(source.load(&settings.paths));
+        let resources = source.load(&settings.paths);
         let compiled = publisher.reload(&resources, now());
+        let rejected = resources.files_of_rejected(&compiled.verdicts);
+        source.release(&rejected);
+        let resources = Arc::new(resources.without_bytes_of(&rejected));
         if resources.documents.is_empty() && resources.unreadable.is_empty() && !settings.strict {
             tracing::warn!("there are no documents yet: waiting for the first");
         } else {
@@ -173,7 +176,8 @@ impl Gateway {
                 let resources = Arc::clone(&changes.borrow_and_update());
                 let Some(gateway) = gateway.upgrade() else { return };
                 let adopted = tokio::task::spawn_blocking(move || {
-                    gateway.adopt(&resources, "a file changed")
+                    gateway.adopt(&resources, "a file changed");
+                    gateway.release_rejected(&resources);
                 });
                 if let Err(error) = adopted.await {
                     tracing::error!(%error, "a change of files could not be adopted");
@@ -194,7 +198,25 @@ impl Gateway {
         // Read in one's turn: what was read before another's turn would be older than what that one adopted.
         let mut turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let resources = self.source.load(&self.paths);
-        self.adopt_in_turn(&mut turn, &resources, cause)
+        let reloaded = self.adopt_in_turn(&mut turn, &resources, cause);
+        self.source.release(&resources.files_of_rejected(&self.view().verdicts));
+        reloaded
+    }
+
+    /// Lets the bytes of files go that only rejected documents name.
+    fn release_rejected(&self, resources: &Arc<Resources>) {
+        let files = resources.files_of_rejected(&self.view().verdicts);
+        if files.is_empty() {
+            return;
+        }
+        self.source.release(&files);
+        self.resources.send_if_modified(|held| {
+            if Arc::ptr_eq(held, resources) {
+                *held = Arc::new(resources.without_bytes_of(&files));
+            }
+            // The files say the same as before, so there is nothing to adopt.
+            false
+        });
     }
 
     fn adopt(&self, resources: &Resources, cause: &str) -> Reloaded {
@@ -256,6 +278,7 @@ impl Gateway {
     pub(crate) fn handed(&self) -> Handed {
         let resources = self.source.load(&self.paths);
         let compiled = compile(&resources, Some(&self.view()), now());
+        self.source.release(&resources.files_of_rejected(&compiled.verdicts));
         Handed { state: compiled.state(), served: compiled.served() }
     }
 
@@ -369,7 +392,8 @@ impl Gateway {
         };
         let failures = self.reload_failures.load(Relaxed);
         let problems = exposition::problems(&self.health());
-        let own = self.kernel.exposition() + &problems;
+        let files = exposition::named_files(&self.source.usage_now());
+        let own = self.kernel.exposition() + &problems + &files;
         exposition::exposition(&text, &self.view(), failures, &own)
     }
 
