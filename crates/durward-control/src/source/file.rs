@@ -5,15 +5,17 @@
 mod named;
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use crate::file_roots::FileRoots;
 use crate::named_file::{Digest, NamedFile};
 use crate::resources::{Content, Document, FileBytes, MISSING, Resources, Source, Unreadable};
+use crate::source::patience::{Overdue, Patience, Progress};
 use crate::source::read::Reader;
-use crate::source::regular::{FileKind, reason};
+use crate::source::regular::FileKind;
 use crate::source::shares::BUDGET;
 use crate::spec::document::{self, Part};
 use crate::spec::routing_json::{self, ROUTING_JSON, RoutingJsonOptions};
@@ -27,16 +29,27 @@ const ENDINGS: [&str; 4] = ["yaml", "yml", "json", "toml"];
 /// Reads configuration from files; what has not changed since the last load is neither read nor parsed again.
 #[derive(Debug)]
 pub struct FileSource {
-    options: RoutingJsonOptions,
+    options: Arc<RoutingJsonOptions>,
     roots: Arc<FileRoots>,
     memory: Mutex<Memory>,
-    usage: Mutex<Usage>,
+    patience: Patience,
+    /// The number of the last load.
+    turn: AtomicU64,
+    health: Mutex<LoadHealth>,
 }
 
-/// Memory that the files named by documents have taken in the last load, for metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Bytes of them that are held.
+/// State of the loads, for readiness and metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadHealth {
+    /// Time of the last load that read everything it was to read.
+    pub succeeded: Option<SystemTime>,
+    /// Time at which all files were last found to be as loaded.
+    pub unchanged: Option<SystemTime>,
+    /// Paths whose file system does not answer.
+    pub stuck: Vec<PathBuf>,
+    /// Whether the last load was given up.
+    pub overdue: bool,
+    /// Bytes held of the files that documents name.
     pub named_bytes: u64,
     /// Files left out because all named files together are too large.
     pub over_budget: u64,
@@ -49,7 +62,7 @@ type Grammar = (fn(&str) -> &'static str, fn(&Source) -> Content);
 struct Memory {
     reader: Reader,
     files: HashMap<PathBuf, Known>,
-    /// How often everything was read.
+    /// The number of the load it is of.
     turn: u64,
 }
 
@@ -64,6 +77,12 @@ struct Known {
     turn: u64,
 }
 
+/// The outcome of one load.
+struct Loaded {
+    resources: Resources,
+    over_budget: u64,
+}
+
 impl Default for FileSource {
     fn default() -> Self {
         Self::new(RoutingJsonOptions::default())
@@ -75,10 +94,12 @@ impl FileSource {
     #[must_use]
     pub fn new(options: RoutingJsonOptions) -> Self {
         let source = Self {
-            options,
+            options: Arc::new(options),
             roots: Arc::default(),
             memory: Mutex::default(),
-            usage: Mutex::default(),
+            patience: Patience::default(),
+            turn: AtomicU64::new(0),
+            health: Mutex::default(),
         };
         source.with_files_from(&[])
     }
@@ -95,41 +116,54 @@ impl FileSource {
     ///
     /// A path that cannot be read is an unreadable file of the result, never an error for the rest. Performs blocking I/O.
     pub fn load(&self, paths: &[PathBuf]) -> Resources {
-        self.load_in_turn(paths).0
+        match self.load_in_turn(paths) {
+            Ok((resources, _)) => resources,
+            Err(Overdue) => {
+                let unreadable = paths.iter().map(|path| Unreadable {
+                    file: Arc::from(path.display().to_string()),
+                    reason: "cannot be read: too many files do not answer".to_owned(),
+                });
+                Resources { unreadable: unreadable.collect(), ..Resources::default() }
+            }
+        }
     }
 
     /// The same, and the number by which [`Self::is_current`] knows it.
-    pub(super) fn load_in_turn(&self, paths: &[PathBuf]) -> (Resources, u64) {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let Memory { reader, files, turn } = &mut *memory;
-        *turn += 1;
-        reader.begin();
-        let mut load = Load {
-            options: &self.options,
-            roots: &self.roots,
-            turn: *turn,
-            reader,
-            files,
-            references: Vec::new(),
-            resources: Resources::default(),
-            over_budget: 0,
-        };
-        for path in paths {
-            load.path(path);
+    pub(super) fn load_in_turn(&self, paths: &[PathBuf]) -> Result<(Resources, u64), Overdue> {
+        let turn = self.turn.fetch_add(1, Relaxed) + 1;
+        let (options, roots) = (Arc::clone(&self.options), Arc::clone(&self.roots));
+        let paths = paths.to_owned();
+        let loaded = self.patience.run(&mut *self.memory(), move |memory, progress| {
+            let Memory { reader, files, turn: last } = memory;
+            *last = turn;
+            reader.begin(progress);
+            let mut load = Load::new((&options, &roots), turn, reader, files);
+            for path in &paths {
+                load.path(path);
+            }
+            load.referenced(BUDGET);
+            let Load { resources, over_budget, .. } = load;
+            files.retain(|_, known| known.turn == turn);
+            reader.finish();
+            Loaded { resources, over_budget }
+        });
+        let mut health = self.health_now();
+        health.overdue = loaded.is_err();
+        health.stuck = self.patience.stuck.paths();
+        let loaded = loaded?;
+        if health.stuck.is_empty() {
+            health.succeeded = Some(SystemTime::now());
         }
-        load.referenced(BUDGET);
-        let Load { resources, over_budget, .. } = load;
-        files.retain(|_, known| known.turn == *turn);
-        reader.finish();
-        let named_bytes = resources.files.values().flatten().map(NamedFile::held).sum();
-        *self.usage() = Usage { named_bytes, over_budget };
-        (resources, *turn)
+        health.unchanged = health.succeeded;
+        health.over_budget = loaded.over_budget;
+        health.named_bytes = loaded.resources.files.values().flatten().map(NamedFile::held).sum();
+        Ok((loaded.resources, turn))
     }
 
     /// Returns the documents in texts that were in files once, each with the position of its text.
     pub(crate) fn parse_again(&self, texts: &[Text]) -> Vec<(usize, Document)> {
         let (mut reader, mut files) = (Reader::default(), HashMap::new());
-        let load = self.empty(&mut reader, &mut files);
+        let load = Load::new((&self.options, &self.roots), 0, &mut reader, &mut files);
         let documents = texts.iter().enumerate();
         documents
             .flat_map(|(at, text)| load.restored(text).into_iter().map(move |one| (at, one)))
@@ -138,33 +172,42 @@ impl FileSource {
 
     /// Returns the documents with the files they refer to. Performs blocking I/O.
     pub(crate) fn with_references(&self, documents: Vec<Document>) -> Resources {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let Memory { reader, files, .. } = &mut *memory;
-        reader.begin();
-        let mut load = self.empty(reader, files);
-        load.references.push(documents.iter().flat_map(referenced).collect());
-        load.resources.documents = documents;
-        load.referenced(BUDGET);
-        let resources = load.resources;
-        reader.finish();
-        resources
+        let (options, roots) = (Arc::clone(&self.options), Arc::clone(&self.roots));
+        let wanted = documents.clone();
+        let read = self.patience.run(&mut *self.memory(), move |memory, progress| {
+            let Memory { reader, files, .. } = memory;
+            reader.begin(progress);
+            let mut load = Load::new((&options, &roots), 0, reader, files);
+            load.references.push(wanted.iter().flat_map(referenced).collect());
+            load.resources.documents.clone_from(&wanted);
+            load.referenced(BUDGET);
+            let resources = load.resources;
+            reader.finish();
+            resources
+        });
+        read.unwrap_or_else(|Overdue| Resources { documents, ..Resources::default() })
     }
 
-    fn empty<'a>(
-        &'a self,
-        reader: &'a mut Reader,
-        files: &'a mut HashMap<PathBuf, Known>,
-    ) -> Load<'a> {
-        Load {
-            options: &self.options,
-            roots: &self.roots,
-            turn: 0,
-            reader,
-            files,
-            references: Vec::new(),
-            resources: Resources::default(),
-            over_budget: 0,
+    /// Whether the load of this number was the last one, and another would find the same. Performs blocking I/O, but much less of it.
+    pub(super) fn is_current(&self, turn: u64) -> bool {
+        let current = self.patience.run(&mut *self.memory(), move |memory, progress| {
+            memory.turn == turn && memory.reader.is_current(progress)
+        });
+        let current = current.unwrap_or(false);
+        let mut health = self.health_now();
+        health.stuck = self.patience.stuck.paths();
+        if current && health.stuck.is_empty() {
+            health.unchanged = Some(SystemTime::now());
         }
+        current
+    }
+
+    /// Runs other questions to the file system with the same patience; `None` when it does not answer.
+    pub(super) fn ask<T: Send + 'static>(
+        &self,
+        question: impl Fn(&Progress) -> T + Send + Sync + 'static,
+    ) -> Option<T> {
+        self.patience.run(&mut (), move |(), progress| question(progress)).ok()
     }
 
     /// Lets the bytes of files go. A later load reads them again.
@@ -172,26 +215,25 @@ impl FileSource {
         if files.is_empty() {
             return;
         }
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.memory();
         let released: u64 = files.iter().map(|path| memory.reader.release(path)).sum();
-        let mut usage = self.usage();
-        usage.named_bytes = usage.named_bytes.saturating_sub(released);
+        drop(memory);
+        let mut health = self.health_now();
+        health.named_bytes = health.named_bytes.saturating_sub(released);
     }
 
-    /// The memory that the files named by documents take.
+    /// The state of the loads.
     #[must_use]
-    pub fn usage_now(&self) -> Usage {
-        *self.usage()
+    pub fn health(&self) -> LoadHealth {
+        self.health_now().clone()
     }
 
-    fn usage(&self) -> MutexGuard<'_, Usage> {
-        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    fn health_now(&self) -> MutexGuard<'_, LoadHealth> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the load of this number was the last one, and another would find the same. Performs blocking I/O, but much less of it.
-    pub(super) fn is_current(&self, turn: u64) -> bool {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.turn == turn && memory.reader.is_current()
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -213,14 +255,24 @@ struct Load<'a> {
     over_budget: u64,
 }
 
-impl Load<'_> {
+impl<'a> Load<'a> {
+    fn new(
+        (options, roots): (&'a RoutingJsonOptions, &'a Arc<FileRoots>),
+        turn: u64,
+        reader: &'a mut Reader,
+        files: &'a mut HashMap<PathBuf, Known>,
+    ) -> Self {
+        let (references, resources) = (Vec::new(), Resources::default());
+        Self { options, roots, turn, reader, files, references, resources, over_budget: 0 }
+    }
+
     fn path(&mut self, path: &Path) {
-        if !path.is_dir() {
+        if !self.reader.is_dir(path) {
             self.file(path);
             return;
         }
         match self.documents_in(path) {
-            Err(error) => self.unreadable(path, reason(&error)),
+            Err(reason) => self.unreadable(path, reason),
             Ok(files) => {
                 for file in files {
                     self.entry(&file);
@@ -230,14 +282,14 @@ impl Load<'_> {
     }
 
     /// The files of a directory that hold documents, in order of name.
-    fn documents_in(&mut self, directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    fn documents_in(&mut self, directory: &Path) -> Result<Vec<PathBuf>, String> {
         let mut files = Vec::new();
         for (name, is_file) in &*self.reader.names(directory)? {
             if !holds_documents(Path::new(name)) {
                 continue;
             }
             let path = directory.join(name);
-            if *is_file || !path.is_dir() {
+            if *is_file || !self.reader.is_dir(&path) {
                 files.push(path);
             } else {
                 // It may be a file's one day. Why it cannot be listed is nobody's business until then.
@@ -249,9 +301,8 @@ impl Load<'_> {
 
     /// A file of a directory: one that is gone by now was deleted, and says nothing.
     fn entry(&mut self, path: &Path) {
-        let gone = |reason: &str| reason == MISSING && fs::symlink_metadata(path).is_err();
         match self.reader.read(path, FileKind::Document) {
-            Err(reason) if gone(&reason) => {}
+            Err(reason) if reason == MISSING && self.reader.is_gone(path) => {}
             read => self.read(path, read),
         }
     }
@@ -382,3 +433,6 @@ impl Parser<'_> {
         Document { source: Arc::new(source), content }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,13 +39,13 @@ fn bytes_of_files_that_only_rejected_documents_name_are_not_kept() {
     let compiled = compile(&resources, None, NOW);
     let outcomes: Vec<_> = compiled.verdicts.verdicts.iter().map(|one| one.outcome).collect();
     assert_eq!(outcomes, [Outcome::Accepted, Outcome::Rejected], "{:?}", compiled.verdicts);
-    let held = source.usage_now().named_bytes;
+    let held = source.health().named_bytes;
     let files = resources.files_of_rejected(&compiled.verdicts);
     source.release(&files);
 
     assert_eq!(files, [Arc::<Path>::from(root.path().join(own))], "the other is a tenant's too");
     let length = fs::metadata(root.path().join(own)).unwrap().len();
-    assert_eq!(source.usage_now().named_bytes, held - length);
+    assert_eq!(source.health().named_bytes, held - length);
     let without = resources.without_bytes_of(&files);
     assert_eq!(without.released(), files);
     assert!(without.same_as(&resources), "the digest tells whether it changed");

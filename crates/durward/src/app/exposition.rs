@@ -1,7 +1,7 @@
 //! Metrics that only the gateway as a whole knows, beside those of the proxy and the kernel plane.
 
 use durward_control::Compiled;
-use durward_control::source::file::Usage;
+use durward_control::source::file::LoadHealth;
 use durward_model::verdict::Outcome;
 
 use super::health::Health;
@@ -60,17 +60,17 @@ pub(crate) fn problems(health: &Health) -> String {
 }
 
 /// Memory that the files named by documents take.
-pub(crate) fn named_files(usage: &Usage) -> String {
+pub(crate) fn named_files(loads: &LoadHealth) -> String {
     let families = [
         (
             "durward_config_named_file_bytes",
             "Bytes held of files that documents name.",
-            usage.named_bytes,
+            loads.named_bytes,
         ),
         (
             "durward_config_named_files_over_budget",
             "Files that are not read because a tenant's share of the budget for named files is used.",
-            usage.over_budget,
+            loads.over_budget,
         ),
     ];
     families

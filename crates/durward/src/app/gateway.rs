@@ -392,7 +392,7 @@ impl Gateway {
         };
         let failures = self.reload_failures.load(Relaxed);
         let problems = exposition::problems(&self.health());
-        let files = exposition::named_files(&self.source.usage_now());
+        let files = exposition::named_files(&self.source.health());
         let own = self.kernel.exposition() + &problems + &files;
         exposition::exposition(&text, &self.view(), failures, &own)
     }

@@ -1,7 +1,6 @@
 //! Reads the files that documents name, within a budget that is shared out among tenants.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -132,7 +131,7 @@ impl Load<'_> {
         let bases: HashSet<&[PathBuf]> =
             self.resources.documents.iter().map(|document| &*document.source.bases).collect();
         let roots = bases.into_iter().flat_map(|bases| self.roots.of(bases));
-        let real = |root: PathBuf| Some((fs::canonicalize(&root).ok()?, root));
+        let real = |root: PathBuf| Some((self.reader.real_directory(&root)?, root));
         let moved = roots.filter_map(real).filter(|(real, root)| real != root);
         moved.map(|(real, root)| (root, real)).collect()
     }
@@ -140,6 +139,8 @@ impl Load<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::resources::Resources;
     use crate::source::read::Reader;
@@ -163,7 +164,7 @@ mod tests {
         let of_greedy = large.iter().map(|path| reference("a-greedy", path));
         let references = of_greedy.chain([reference("b-modest", &small)]).collect();
         let (mut reader, mut files) = (Reader::default(), HashMap::new());
-        reader.begin();
+        reader.begin(&Arc::default());
         let mut load = Load {
             options: &RoutingJsonOptions::default(),
             roots: &Arc::default(),
