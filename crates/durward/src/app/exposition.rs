@@ -1,5 +1,7 @@
 //! Metrics that only the gateway as a whole knows, beside those of the proxy and the kernel plane.
 
+use std::time::UNIX_EPOCH;
+
 use durward_control::Compiled;
 use durward_control::source::file::LoadHealth;
 use durward_model::verdict::Outcome;
@@ -59,9 +61,20 @@ pub(crate) fn problems(health: &Health) -> String {
     text
 }
 
-/// Memory that the files named by documents take.
-pub(crate) fn named_files(loads: &LoadHealth) -> String {
+/// State of the loads of configuration files.
+pub(crate) fn files(loads: &LoadHealth) -> String {
+    let loaded = loads.unchanged.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let families = [
+        (
+            "durward_config_last_load_timestamp_seconds",
+            "Time at which all files were last read, or found unchanged; 0 before.",
+            loaded.map_or(0, |time| time.as_secs()),
+        ),
+        (
+            "durward_config_paths_not_answering",
+            "Paths whose file system does not answer.",
+            loads.stuck.len() as u64,
+        ),
         (
             "durward_config_named_file_bytes",
             "Bytes held of files that documents name.",

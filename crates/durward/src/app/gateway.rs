@@ -345,12 +345,14 @@ impl Gateway {
     /// Asks `ask` with the facts of this moment.
     fn with_facts<T>(&self, ask: impl FnOnce(&Facts<'_>) -> T) -> T {
         let (view, kernel) = (self.view(), self.kernel.facts());
+        let loads = self.source.health();
         let status = self.with_proxy(Proxy::status);
         ask(&Facts {
             view: &view,
             status: status.as_ref(),
             kernel: kernel.as_ref(),
             state_file: self.state_file.as_ref().map(StateFile::status),
+            loads: &loads,
             draining: self.draining.load(Relaxed),
             present: &PresentAddresses::now(),
             now: now(),
@@ -392,7 +394,7 @@ impl Gateway {
         };
         let failures = self.reload_failures.load(Relaxed);
         let problems = exposition::problems(&self.health());
-        let files = exposition::named_files(&self.source.health());
+        let files = exposition::files(&self.source.health());
         let own = self.kernel.exposition() + &problems + &files;
         exposition::exposition(&text, &self.view(), failures, &own)
     }

@@ -20,7 +20,9 @@ fn ready_when_it_serves_and_not_while_it_drains() {
     let (admin, listener) = (gateway.admin, gateway.listener);
     assert_eq!(status(admin, "/livez"), Some(200));
     let (_, verbose) = get(admin, "/readyz?verbose").unwrap();
-    for line in ["[+]configuration ok", "[+]listeners ok: 1 of 1 bound", "[+]draining ok"] {
+    for line in
+        ["[+]configuration ok", "[+]listeners ok: 1 of 1 bound", "[+]draining ok", "[+]files ok"]
+    {
         assert!(verbose.contains(line), "{verbose}");
     }
 
