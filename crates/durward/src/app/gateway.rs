@@ -274,6 +274,15 @@ impl Gateway {
             .any(|tenant| tenant.egress.iter().any(|egress| egress.0 == address))
     }
 
+    /// Whether `address` is one that a tenant's clients connect to, or that its connections leave from.
+    pub(crate) fn is_tenants(&self, address: IpAddr) -> bool {
+        let view = self.view();
+        let mut tenants = view.snapshot.tenants.values();
+        let listens = tenants
+            .any(|tenant| tenant.listeners.iter().any(|listener| listener.address.0 == address));
+        listens || self.is_egress(address)
+    }
+
     /// What is served and held, as it would be of the files as they are now, for a younger process that reads the same.
     pub(crate) fn handed(&self) -> Handed {
         let resources = self.source.load(&self.paths);
