@@ -1,4 +1,4 @@
-//! The content of a file that documents name.
+//! The content of a file that documents name, and whether everybody may change it.
 //!
 //! The digest outlives the bytes: of a file that only rejected documents name, nothing but the digest is kept between loads.
 
@@ -16,14 +16,16 @@ pub struct NamedFile {
     bytes: Option<Arc<[u8]>>,
     digest: Digest,
     length: u64,
+    /// Whether every user of the host may change the file.
+    pub writable_by_all: bool,
 }
 
 impl NamedFile {
-    /// A file with these bytes.
+    /// A file with these bytes that only its owner and group may change.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
         let (digest, length) = (digest_of(&bytes), bytes.len() as u64);
-        Self { bytes: Some(Arc::from(bytes)), digest, length }
+        Self { bytes: Some(Arc::from(bytes)), digest, length, writable_by_all: false }
     }
 
     /// The bytes; `None` once they were released.
@@ -64,9 +66,9 @@ pub(crate) fn digest_of(bytes: &[u8]) -> Digest {
 }
 
 impl PartialEq for NamedFile {
-    /// Equal content, with the bytes at hand or not.
+    /// Equal content and permission, with the bytes at hand or not.
     fn eq(&self, other: &Self) -> bool {
-        self.digest == other.digest
+        self.digest == other.digest && self.writable_by_all == other.writable_by_all
     }
 }
 

@@ -131,6 +131,8 @@ pub struct Source {
     pub first_line: u32,
     /// Directories that relative file names are looked up in, in this order.
     pub bases: Vec<PathBuf>,
+    /// The file or directory through which every user of the host could change the document.
+    pub writable_by_all: Option<Arc<str>>,
     /// What the fields of an adapted document are called where the user wrote them: longest prefix of ours, theirs.
     pub field_names: Vec<(String, String)>,
     /// The directories that files may be named in beside `bases`.
@@ -245,6 +247,7 @@ impl Resources {
                 || a.source.file == b.source.file
                     && a.source.first_line == b.source.first_line
                     && a.source.text == b.source.text
+                    && a.source.writable_by_all == b.source.writable_by_all
         };
         self.unreadable == other.unreadable
             && self.documents.len() == other.documents.len()

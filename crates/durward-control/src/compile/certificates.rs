@@ -376,7 +376,15 @@ impl<'a> Files<'a> {
         field: &Field<'_>,
     ) -> Option<Found<'a>> {
         match self.resources.file(report.source(), written) {
-            Ok(found) => Some(found),
+            Ok(found) => {
+                if found.file.writable_by_all {
+                    let path = found.path.display();
+                    let sentence =
+                        format!("every user of this host may change {written:?}: chmod o-w {path}");
+                    report.warning("WritableByAll", place, field, &sentence);
+                }
+                Some(found)
+            }
             Err(fault) => {
                 report.error(fault.reason(), place, field, &format!("{written:?} {fault}"));
                 None

@@ -123,7 +123,7 @@ impl<'a> Patch<'a> {
         let id = TenantId::new(&document.metadata.name).ok()?;
         let past = self.previous.memory.tenants.get(&id)?;
         let former = past.served.as_ref()?;
-        let mut report = Report::new(source);
+        let mut report = Report::of_document(source);
         let created = names::created(&mut report, &document.metadata);
         let mut named = Named { at, document, source, id, created, report };
         let body = named.body()?;

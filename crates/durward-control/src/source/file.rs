@@ -55,6 +55,9 @@ pub struct LoadHealth {
     pub over_budget: u64,
 }
 
+/// The documents that were in a file before, and the path through which every user could change them now.
+type Former<'a> = (&'a [Document], &'a Option<Arc<str>>);
+
 /// How the kind of a document's text is told, and how it is read.
 type Grammar = (fn(&str) -> &'static str, fn(&Source) -> Content);
 
@@ -70,6 +73,7 @@ struct Memory {
 #[derive(Clone, Debug)]
 struct Known {
     digest: Digest,
+    writable_by_all: Option<Arc<str>>,
     documents: Vec<Document>,
     /// The files its documents refer to.
     references: Arc<[Reference]>,
@@ -251,6 +255,8 @@ struct Load<'a> {
     reader: &'a mut Reader,
     files: &'a mut HashMap<PathBuf, Known>,
     references: Vec<Arc<[Reference]>>,
+    /// The directory whose files are read now, if every user may add files to it.
+    writable_by_all: Option<Arc<str>>,
     resources: Resources,
     over_budget: u64,
 }
@@ -263,10 +269,21 @@ impl<'a> Load<'a> {
         files: &'a mut HashMap<PathBuf, Known>,
     ) -> Self {
         let (references, resources) = (Vec::new(), Resources::default());
-        Self { options, roots, turn, reader, files, references, resources, over_budget: 0 }
+        Self {
+            options,
+            roots,
+            turn,
+            reader,
+            files,
+            references,
+            writable_by_all: None,
+            resources,
+            over_budget: 0,
+        }
     }
 
     fn path(&mut self, path: &Path) {
+        self.writable_by_all = None;
         if !self.reader.is_dir(path) {
             self.file(path);
             return;
@@ -284,7 +301,11 @@ impl<'a> Load<'a> {
     /// The files of a directory that hold documents, in order of name.
     fn documents_in(&mut self, directory: &Path) -> Result<Vec<PathBuf>, String> {
         let mut files = Vec::new();
-        for (name, is_file) in &*self.reader.names(directory)? {
+        let listing = self.reader.names(directory)?;
+        if listing.writable_by_all {
+            self.writable_by_all = Some(Arc::from(directory.display().to_string()));
+        }
+        for (name, is_file) in &*listing.names {
             if !holds_documents(Path::new(name)) {
                 continue;
             }
@@ -318,8 +339,15 @@ impl<'a> Load<'a> {
             Err(reason) => return self.unreadable(path, reason),
         };
         let turn = self.turn;
+        let writable_by_all = match &self.writable_by_all {
+            None if file.writable_by_all => Some(Arc::from(path.display().to_string())),
+            directory => directory.clone(),
+        };
         let known = self.files.get_mut(path);
-        if let Some(known) = known.filter(|known| known.digest == *file.digest()) {
+        let is_same = |known: &&mut Known| {
+            known.digest == *file.digest() && known.writable_by_all == writable_by_all
+        };
+        if let Some(known) = known.filter(is_same) {
             known.turn = turn;
             self.resources.documents.extend_from_slice(&known.documents);
             self.references.push(Arc::clone(&known.references));
@@ -327,10 +355,11 @@ impl<'a> Load<'a> {
         }
         let Some(bytes) = file.bytes() else { return };
         let former = self.files.get(path).map_or(&[][..], |known| &known.documents);
-        match self.documents(path, bytes, former) {
+        match self.documents(path, bytes, (former, &writable_by_all)) {
             Ok(documents) => {
                 let references = documents.iter().flat_map(referenced).collect();
-                let known = Known { digest: *file.digest(), documents, references, turn };
+                let digest = *file.digest();
+                let known = Known { digest, writable_by_all, documents, references, turn };
                 self.resources.documents.extend_from_slice(&known.documents);
                 self.references.push(Arc::clone(&known.references));
                 self.files.insert(path.to_owned(), known);
@@ -344,7 +373,7 @@ impl<'a> Load<'a> {
         &self,
         path: &Path,
         bytes: &[u8],
-        former: &[Document],
+        former: Former<'_>,
     ) -> Result<Vec<Document>, &'static str> {
         match std::str::from_utf8(bytes) {
             // Who writes a file in place empties it first.
@@ -359,17 +388,20 @@ impl<'a> Load<'a> {
         self.resources.unreadable.push(Unreadable { file, reason });
     }
 
-    fn text(&self, path: &Path, text: &str, former: &[Document]) -> Vec<Document> {
+    fn text(&self, path: &Path, text: &str, (former, writable): Former<'_>) -> Vec<Document> {
         let file: Arc<str> = Arc::from(path.display().to_string());
         let directory = path.parent().map(Path::to_owned).unwrap_or_default();
         if path.file_name().is_some_and(|name| name == ROUTING_JSON) {
             let bases = self.routing_bases(directory);
             let (text, roots) = (Arc::from(text), Arc::clone(self.roots));
+            let writable_by_all = writable.clone();
             let source = Source { file, text, first_line: 1, bases, roots, ..Source::default() };
+            let source = Source { writable_by_all, ..source };
             return routing_json::parse(source, self.options);
         }
         let former = former.iter().map(|document| (&*document.source.text, document)).collect();
-        let parser = Parser { file, directory, roots: self.roots, former };
+        let writable_by_all = writable.clone();
+        let parser = Parser { file, directory, roots: self.roots, former, writable_by_all };
         if path.extension().is_some_and(|ending| ending == "toml") {
             vec![parser.document(Part { text, first_line: 1 }, (toml::kind, toml::content))]
         } else {
@@ -384,11 +416,17 @@ impl<'a> Load<'a> {
         let is_whole = path.file_name().is_some_and(|name| name == ROUTING_JSON)
             || path.extension().is_some_and(|ending| ending == "toml");
         if is_whole {
-            return self.text(path, &text.text, &[]);
+            return self.text(path, &text.text, (&[], &None));
         }
         let directory = path.parent().map(Path::to_owned).unwrap_or_default();
         let file = Arc::clone(&text.file);
-        let parser = Parser { file, directory, roots: self.roots, former: HashMap::new() };
+        let parser = Parser {
+            file,
+            directory,
+            roots: self.roots,
+            former: HashMap::new(),
+            writable_by_all: None,
+        };
         let part = Part { text: &text.text, first_line: text.first_line };
         vec![parser.document(part, (document::kind, document::content))]
     }
@@ -407,12 +445,17 @@ struct Parser<'a> {
     roots: &'a Arc<FileRoots>,
     /// What was in it before, by text.
     former: HashMap<&'a str, &'a Document>,
+    writable_by_all: Option<Arc<str>>,
 }
 
 impl Parser<'_> {
     fn document(&self, part: Part<'_>, (kind, parse): Grammar) -> Document {
         let former = self.former.get(part.text);
-        if let Some(same) = former.filter(|former| former.source.first_line == part.first_line) {
+        let stands = |former: &&&Document| {
+            former.source.first_line == part.first_line
+                && former.source.writable_by_all == self.writable_by_all
+        };
+        if let Some(same) = former.filter(stands) {
             return Document::clone(same);
         }
         // Findings about a broken document name lines, and those have moved.
@@ -428,7 +471,8 @@ impl Parser<'_> {
         };
         let bases = vec![self.directory.clone()];
         let source = document::source(kind, &self.file, text, part.first_line, bases);
-        let source = Source { roots: Arc::clone(self.roots), ..source };
+        let writable_by_all = self.writable_by_all.clone();
+        let source = Source { roots: Arc::clone(self.roots), writable_by_all, ..source };
         let content = content.unwrap_or_else(|| parse(&source));
         Document { source: Arc::new(source), content }
     }

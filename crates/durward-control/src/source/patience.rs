@@ -199,7 +199,7 @@ impl Patience {
             let thread = std::thread::Builder::new().name("durward-load".to_owned());
             let spawned = thread.spawn(move || {
                 let made = its_work(&mut taken, &its_progress);
-                // Fails when nobody waits any more.
+                // Fails when this thread was left behind.
                 drop(done.send((taken, made)));
             });
             let Ok(thread) = spawned else { return Err(Overdue) };

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::fs::StatVfsMountFlags;
+
 use super::patience::Progress;
 use super::regular::{self, FileKind, Unread};
 use crate::named_file::{NamedFile, digest_of};
@@ -29,7 +31,7 @@ const NO_ANSWER: &str =
 pub(super) struct Reader {
     files: HashMap<PathBuf, Known>,
     /// Directories, and what is one where a file might have been, with the names in them.
-    directories: Vec<(PathBuf, Arc<[Name]>)>,
+    directories: Vec<(PathBuf, Listing)>,
     /// What could not be read in the last round, and what would have to change for another try.
     unreadable: Vec<(PathBuf, Obstacle)>,
     round: u64,
@@ -54,6 +56,14 @@ struct Known {
     /// The path without links.
     real: Arc<Path>,
     round: u64,
+}
+
+/// The names in a directory, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listing {
+    pub(super) names: Arc<[Name]>,
+    /// Whether every user of the host may add files to the directory.
+    pub(super) writable_by_all: bool,
 }
 
 /// A name in a directory, and whether it is a file's without asking where it leads.
@@ -103,7 +113,10 @@ impl Known {
         }
         // What is not known to be the same must be read, so its times are nothing to go by.
         let found = read(path, kind_for(self.file.length()));
-        let same = found.is_ok_and(|found| digest_of(&found.bytes) == *self.file.digest());
+        let same = found.is_ok_and(|found| {
+            found.writable_by_all == self.file.writable_by_all
+                && digest_of(&found.bytes) == *self.file.digest()
+        });
         if same {
             self.stamp = now;
         }
@@ -128,7 +141,7 @@ fn kind_for(length: u64) -> FileKind {
     kinds.into_iter().find(|kind| length <= kind.limit()).unwrap_or(RevocationLists)
 }
 
-fn listing(path: &Path) -> std::io::Result<Arc<[Name]>> {
+fn listing(path: &Path) -> std::io::Result<Listing> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
@@ -136,7 +149,8 @@ fn listing(path: &Path) -> std::io::Result<Arc<[Name]>> {
         names.push((entry.file_name(), is_file));
     }
     names.sort();
-    Ok(Arc::from(names))
+    let writable_by_all = is_writable_by_all(path, &fs::metadata(path)?);
+    Ok(Listing { names: Arc::from(names), writable_by_all })
 }
 
 /// What the system says of a path.
@@ -180,7 +194,7 @@ impl Reader {
         let is_same = |(path, known): (&PathBuf, &mut Known)| {
             progress.at(path, || known.holds(path)).unwrap_or(false)
         };
-        let has_same = |(path, names): &(PathBuf, Arc<[Name]>)| {
+        let has_same = |(path, names): &(PathBuf, Listing)| {
             let now = progress.at(path, || listing(path));
             now.is_some_and(|now| now.is_ok_and(|now| now == *names))
         };
@@ -206,15 +220,15 @@ impl Reader {
         claimed.and_then(Result::ok).map_or(0, |metadata| metadata.len()).max(read)
     }
 
-    /// The names in a directory, in order.
-    pub(super) fn names(&mut self, path: &Path) -> Result<Arc<[Name]>, String> {
+    /// The names in a directory.
+    pub(super) fn names(&mut self, path: &Path) -> Result<Listing, String> {
         let Some(found) = self.progress.at(path, || listing(path)) else {
             return Err(self.stuck(path));
         };
         match found {
-            Ok(names) => {
-                self.directories.push((path.to_owned(), Arc::clone(&names)));
-                Ok(names)
+            Ok(listing) => {
+                self.directories.push((path.to_owned(), listing.clone()));
+                Ok(listing)
             }
             Err(error) => {
                 let obstacle = self.lasting(path);
@@ -240,7 +254,7 @@ impl Reader {
                 None => read(path, kind).map(Ok),
             }
         });
-        let Contents { stamp, bytes, real } = match found {
+        let Contents { stamp, bytes, writable_by_all, real } = match found {
             None => return Err(self.stuck(path)),
             Some(Ok(Err(reused))) => return Ok(reused),
             Some(Ok(Ok(read))) => read,
@@ -251,7 +265,8 @@ impl Reader {
                 return Err(error.to_string());
             }
         };
-        let file = NamedFile::new(bytes);
+        let mut file = NamedFile::new(bytes);
+        file.writable_by_all = writable_by_all;
         let former = self.files.get(path).map(|known| &known.file);
         let former = former.filter(|known| **known == file && known.bytes().is_some()).cloned();
         let file = former.unwrap_or(file);
@@ -295,6 +310,7 @@ impl Reader {
 struct Contents {
     stamp: Stamp,
     bytes: Vec<u8>,
+    writable_by_all: bool,
     real: PathBuf,
 }
 
@@ -302,7 +318,17 @@ fn read(path: &Path, kind: FileKind) -> Result<Contents, Unread> {
     let (mut file, metadata) = regular::open(path, kind)?;
     let stamp = Stamp::of(&metadata);
     let bytes = regular::contents(&mut file, &metadata, kind)?;
-    Ok(Contents { stamp, bytes, real: real(&file, path) })
+    let writable_by_all = is_writable_by_all(path, &metadata);
+    Ok(Contents { stamp, bytes, writable_by_all, real: real(&file, path) })
+}
+
+/// Whether every user of the host may change what is at the path. On a file system that is mounted read-only no user may.
+fn is_writable_by_all(path: &Path, metadata: &Metadata) -> bool {
+    let is_read_only = || {
+        rustix::fs::statvfs(path)
+            .is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
+    };
+    metadata.mode() & 0o002 != 0 && !is_read_only()
 }
 
 /// Where the opened file is. The kernel is asked about the descriptor, for the path may lead elsewhere by now.

@@ -172,6 +172,7 @@ mod tests {
             reader: &mut reader,
             files: &mut files,
             references: vec![references],
+            writable_by_all: None,
             resources: Resources::default(),
             over_budget: 0,
         };
