@@ -45,6 +45,7 @@ use std::sync::Arc;
 
 use durward_model::{Snapshot, TenantId, Verdicts};
 
+use crate::named_file::NamedFile;
 use crate::resources::{Document, FileBytes, Links, Resources};
 use addresses::Addresses;
 use certificates::{Certificates, Files};
@@ -109,6 +110,12 @@ pub fn compile(resources: &Resources, previous: Option<&Compiled>, now: i64) -> 
     patched.unwrap_or_else(|| whole(resources, previous, now))
 }
 
+/// Returns the files without their bytes: later compiles compare them and read them no more.
+fn digests(files: &HashMap<Arc<Path>, FileBytes>) -> HashMap<Arc<Path>, FileBytes> {
+    let without = |read: &FileBytes| read.as_ref().map(NamedFile::released).map_err(Clone::clone);
+    files.iter().map(|(path, read)| (Arc::clone(path), without(read))).collect()
+}
+
 /// Compiles everything, whatever changed.
 fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
     let mut files =
@@ -129,7 +136,7 @@ fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compil
     let mut compiled = assemble::assemble(roster, claimed, (mappings, nat), certificates, previous);
     let seen = &mut compiled.memory.seen;
     seen.documents.clone_from(&resources.documents);
-    seen.files = Arc::new(resources.files.clone());
+    seen.files = Arc::new(digests(&resources.files));
     seen.links = Arc::clone(&resources.links);
     seen.unreadable = !resources.unreadable.is_empty();
     seen.at = now;

@@ -10,6 +10,7 @@ mod field;
 pub mod file_roots;
 pub mod isolation;
 pub mod migrate;
+pub mod named_file;
 pub mod place;
 pub mod publish;
 pub mod quantity;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::compile::{Compiled, compile};
+use crate::named_file::NamedFile;
 use crate::resources::{Document, Resources};
 use crate::spec::document;
 
@@ -85,7 +86,8 @@ fn compiled(documents: &[(String, String)], files: &[(String, Vec<u8>)]) -> Comp
         }
     }
     for (name, bytes) in files {
-        resources.files.insert(Arc::from(PathBuf::from(name)), Ok(Arc::from(bytes.as_slice())));
+        let file = NamedFile::new(bytes.clone());
+        resources.files.insert(Arc::from(PathBuf::from(name)), Ok(file));
     }
     compile(&resources, None, 0)
 }

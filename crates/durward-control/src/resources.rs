@@ -2,18 +2,21 @@
 //!
 //! Deliberately absent: handles and paths still to be read; whoever builds `Resources` has done all I/O.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use durward_model::Origin;
-use durward_model::verdict::{Finding, Severity};
+use durward_model::verdict::{Finding, Outcome, Severity};
+use durward_model::{Origin, Verdicts};
 
 use crate::excerpt;
 use crate::file_roots::{FileRoots, is_within};
+use crate::named_file::NamedFile;
 use crate::place::Place;
+use crate::source::regular::FileKind;
 use crate::spec::port_mapping::PortMappingDocument;
+use crate::spec::references::references;
 use crate::spec::tenant::TenantDocument;
 
 /// What configuration says, and everything it refers to.
@@ -38,8 +41,19 @@ pub struct Links {
     pub roots: HashMap<PathBuf, PathBuf>,
 }
 
-/// A file's bytes, or why they could not be read, as a lower-case phrase.
-pub type FileBytes = Result<Arc<[u8]>, String>;
+/// A file, or why it could not be read, as a lower-case phrase.
+pub type FileBytes = Result<NamedFile, String>;
+
+/// A file that a document refers to.
+#[derive(Clone, Debug)]
+pub struct Found<'a> {
+    /// The path it is at.
+    pub path: PathBuf,
+    /// The file.
+    pub file: &'a NamedFile,
+    /// Its bytes.
+    pub bytes: &'a Arc<[u8]>,
+}
 
 impl fmt::Debug for Resources {
     /// Files by name only: they hold keys.
@@ -68,6 +82,20 @@ pub struct Document {
     pub source: Arc<Source>,
     /// What it says.
     pub content: Content,
+}
+
+impl Document {
+    /// Returns the files the document refers to, wherever they may be, with the purpose of each.
+    #[must_use]
+    pub fn references(&self) -> Vec<(FileKind, Arc<Path>)> {
+        let Content::Tenant(tenant) = &self.content else { return Vec::new() };
+        let names = references(&tenant.spec).into_iter();
+        let candidates = |(kind, name): (FileKind, String)| {
+            let paths = self.source.candidates(&name).into_iter();
+            paths.map(move |path| (kind, Arc::from(path)))
+        };
+        names.flat_map(candidates).collect()
+    }
 }
 
 /// What a document says.
@@ -103,6 +131,8 @@ pub struct Source {
     pub first_line: u32,
     /// Directories that relative file names are looked up in, in this order.
     pub bases: Vec<PathBuf>,
+    /// The file or directory through which every user of the host could change the document.
+    pub writable_by_all: Option<Arc<str>>,
     /// What the fields of an adapted document are called where the user wrote them: longest prefix of ours, theirs.
     pub field_names: Vec<(String, String)>,
     /// The directories that files may be named in beside `bases`.
@@ -217,6 +247,7 @@ impl Resources {
                 || a.source.file == b.source.file
                     && a.source.first_line == b.source.first_line
                     && a.source.text == b.source.text
+                    && a.source.writable_by_all == b.source.writable_by_all
         };
         self.unreadable == other.unreadable
             && self.documents.len() == other.documents.len()
@@ -226,11 +257,11 @@ impl Resources {
             && holds_all(&self.files, &other.files)
     }
 
-    /// The bytes `written` refers to in a document of `source`, and the path they are at.
+    /// The file `written` refers to in a document of `source`, and the path it is at.
     ///
     /// # Errors
     /// When the document may name none of the paths it may mean, or none of them could be read: the sentence names the paths and why.
-    pub fn file(&self, source: &Source, written: &str) -> Result<(PathBuf, &Arc<[u8]>), FileFault> {
+    pub fn file(&self, source: &Source, written: &str) -> Result<Found<'_>, FileFault> {
         let candidates = source.candidates(written);
         if candidates.is_empty() {
             let meant = source.meant(written).into_iter().next().unwrap_or_default();
@@ -239,12 +270,13 @@ impl Resources {
         let mut faults = Vec::new();
         for path in candidates {
             match self.files.get(path.as_path()) {
-                Some(Ok(bytes)) => {
-                    return match self.links.files.get(path.as_path()) {
-                        Some(real) if !self.reaches(source, real) => Err(source.outside(real)),
-                        _ => Ok((path, bytes)),
-                    };
-                }
+                Some(Ok(file)) => match (self.links.files.get(path.as_path()), file.bytes()) {
+                    (Some(real), _) if !self.reaches(source, real) => {
+                        return Err(source.outside(real));
+                    }
+                    (_, Some(bytes)) => return Ok(Found { path, file, bytes }),
+                    (_, None) => faults.push(format!("{} was not read", path.display())),
+                },
                 Some(Err(fault)) => faults.push(format!("{} {fault}", path.display())),
                 None => faults.push(format!("{} was not read", path.display())),
             }
@@ -256,6 +288,52 @@ impl Resources {
     fn reaches(&self, source: &Source, real: &Path) -> bool {
         let mut roots = source.roots.of(&source.bases);
         roots.any(|root| is_within(real, self.links.roots.get(&root).unwrap_or(&root)))
+    }
+
+    /// Returns the files that rejected documents refer to and no other, where any has bytes.
+    #[must_use]
+    pub fn files_of_rejected(&self, verdicts: &Verdicts) -> Vec<Arc<Path>> {
+        let outcomes = verdicts.verdicts.iter().map(|verdict| verdict.outcome);
+        let is_rejected = |outcome| matches!(outcome, Outcome::Rejected | Outcome::KeptLastGood);
+        // The verdicts on documents come first, in their order.
+        let (rejected, others): (Vec<_>, Vec<_>) =
+            self.documents.iter().zip(outcomes).partition(|(_, outcome)| is_rejected(*outcome));
+        let referenced = |document: &Document| -> Vec<Arc<Path>> {
+            document.references().into_iter().map(|(_, path)| path).collect()
+        };
+        let is_held =
+            |path: &Arc<Path>| matches!(self.files.get(path), Some(Ok(file)) if file.held() > 0);
+        let mut files: BTreeSet<_> = rejected
+            .into_iter()
+            .flat_map(|(document, _)| referenced(document))
+            .filter(is_held)
+            .collect();
+        if !files.is_empty() {
+            for path in others.into_iter().flat_map(|(document, _)| referenced(document)) {
+                files.remove(&path);
+            }
+        }
+        files.into_iter().collect()
+    }
+
+    /// Returns the resources without the bytes of these files.
+    #[must_use]
+    pub fn without_bytes_of(&self, files: &[Arc<Path>]) -> Self {
+        let mut resources = self.clone();
+        for path in files {
+            if let Some(Ok(file)) = resources.files.get_mut(path) {
+                *file = file.released();
+            }
+        }
+        resources
+    }
+
+    /// Returns the files whose bytes were released.
+    #[must_use]
+    pub fn released(&self) -> Vec<Arc<Path>> {
+        let released = |file: &FileBytes| matches!(file, Ok(file) if file.bytes().is_none());
+        let files = self.files.iter().filter(|(_, file)| released(file));
+        files.map(|(path, _)| Arc::clone(path)).collect()
     }
 
     /// Whether `written` was found at all, readable or not.
@@ -274,11 +352,7 @@ pub(crate) fn holds_all(
     these: &HashMap<Arc<Path>, FileBytes>,
     others: &HashMap<Arc<Path>, FileBytes>,
 ) -> bool {
-    let same = |a: &FileBytes, b: &FileBytes| match (a, b) {
-        (Ok(a), Ok(b)) => Arc::ptr_eq(a, b) || a == b,
-        (a, b) => a == b,
-    };
-    these.iter().all(|(path, read)| others.get(path).is_some_and(|other| same(read, other)))
+    these.iter().all(|(path, read)| others.get(path).is_some_and(|other| read == other))
 }
 
 /// What `Resources::files` says of a file that is not there.

@@ -3,6 +3,8 @@
 //! Deliberately absent: writing. Nothing under a configuration is ever changed.
 
 pub mod file;
+mod patience;
 mod read;
 pub mod regular;
+mod shares;
 pub mod watch;

@@ -35,6 +35,14 @@ durward admin
 /// Bytes of a question to `/explain` at most.
 const QUESTION_BYTES: usize = 64 * 1024;
 
+/// Addresses of a connection.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    peer: IpAddr,
+    /// The address the client connected to; `None` when the socket no longer knows.
+    local: Option<IpAddr>,
+}
+
 #[derive(Clone)]
 struct Admin {
     gateway: Arc<Gateway>,
@@ -69,18 +77,22 @@ fn router(gateway: Arc<Gateway>, address: SocketAddr) -> Router {
         .with_state(admin)
 }
 
-/// Keeps out web pages (DNS rebinding, cross-site posts) and tenants (requests that came through a proxy, connections from a tenant's address).
+/// Keeps out web pages (DNS rebinding, cross-site posts) and tenants (requests that came through a proxy, connections from or to a tenant's address).
 async fn guard(
     State(admin): State<Admin>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(ends): ConnectInfo<Ends>,
     request: Request,
     next: Next,
 ) -> Response {
     let local = admin.address.ip().is_loopback();
     let page = local.then(|| stranger(request.headers(), request.method(), request.uri().host()));
-    let from_tenant = peer.ip() != admin.address.ip() && admin.gateway.is_egress(peer.ip());
+    let from_tenant = ends.peer != admin.address.ip() && admin.gateway.is_egress(ends.peer);
     let tenant = from_tenant.then_some("connections from a tenant's address are refused");
-    let refusal = page.flatten().or(tenant);
+    // On all addresses of the host, those of tenants are among them, and their clients can reach those.
+    let is_tenants = |local| admin.gateway.is_tenants(local);
+    let at_tenant = admin.address.ip().is_unspecified() && ends.local.is_none_or(is_tenants);
+    let at_tenant = at_tenant.then_some("connections to a tenant's address are refused");
+    let refusal = page.flatten().or(tenant).or(at_tenant);
     match refusal {
         Some(reason) => (StatusCode::FORBIDDEN, format!("{reason}\n")).into_response(),
         None => next.run(request).await,

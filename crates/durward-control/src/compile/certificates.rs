@@ -16,8 +16,9 @@ use super::report::{Field, Report};
 use crate::certificate::authority::{self, AuthorityFault};
 use crate::certificate::identity::{self, IdentityFault};
 use crate::certificate::{Authority, Identity, Revocations};
+use crate::named_file::Digest;
 use crate::place::{At, Place};
-use crate::resources::Resources;
+use crate::resources::{Found, Resources};
 use crate::spec::ingress::CertificateSpec;
 
 /// Days before its end at which a certificate is worth a warning.
@@ -53,11 +54,11 @@ impl Certificates {
 
 struct Cache<T>(BTreeMap<Vec<PathBuf>, Known<T>>);
 
-/// The bytes that were read, and what came of them.
-type Known<T> = (Vec<Arc<[u8]>>, Arc<T>);
+/// The digests of the files that were read, and what came of them.
+type Known<T> = (Vec<Digest>, Arc<T>);
 
 impl<T> fmt::Debug for Cache<T> {
-    /// Only the names: the bytes may be keys.
+    /// Only the names: what was read may be keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
@@ -87,20 +88,17 @@ impl<T> Cache<T> {
     fn get(
         &mut self,
         old: Option<&Self>,
-        files: Vec<(PathBuf, &Arc<[u8]>)>,
+        files: &[&Found<'_>],
         read: impl FnOnce() -> T,
     ) -> Arc<T> {
-        let (paths, bytes): (Vec<_>, Vec<_>) = files.into_iter().unzip();
-        let same = |known: &[Arc<[u8]>]| {
-            known.iter().zip(&bytes).all(|(known, now)| Arc::ptr_eq(known, now) || known == *now)
-        };
+        let paths: Vec<_> = files.iter().map(|found| found.path.clone()).collect();
         if let Some((_, value)) = self.0.get(&paths) {
             return Arc::clone(value);
         }
-        let reused = old.and_then(|old| old.0.get(&paths)).filter(|(known, _)| same(known));
+        let digests: Vec<_> = files.iter().map(|found| *found.file.digest()).collect();
+        let reused = old.and_then(|old| old.0.get(&paths)).filter(|(known, _)| *known == digests);
         let value = reused.map_or_else(|| Arc::new(read()), |(_, value)| Arc::clone(value));
-        let bytes = bytes.into_iter().map(Arc::clone).collect();
-        self.0.insert(paths, (bytes, Arc::clone(&value)));
+        self.0.insert(paths, (digests, Arc::clone(&value)));
         value
     }
 }
@@ -167,11 +165,10 @@ impl<'a> Files<'a> {
         let certificate = self.bytes(report, &names.certificate, names.place, field);
         let key = self.bytes(report, &names.key, names.place, field);
         let (certificate, key) = (certificate?, key?);
-        let (chain_bytes, key_bytes) = (certificate.1, key.1);
-        let files = (certificate.0.clone(), key.0.clone());
         let old = self.old.map(|old| &old.identities);
-        let read = || identity::read(chain_bytes, key_bytes);
-        let identity = self.fresh.identities.get(old, vec![certificate, key], read);
+        let read = || identity::read(certificate.bytes, key.bytes);
+        let identity = self.fresh.identities.get(old, &[&certificate, &key], read);
+        let files = (certificate.path, key.path);
         match &*identity {
             Err(fault) => {
                 let sentence = format!("{:?}: {fault}", names.certificate);
@@ -255,9 +252,9 @@ impl<'a> Files<'a> {
         field: &Field<'_>,
     ) -> Option<Vec<Authority>> {
         let file = self.bytes(report, written, written.place, field)?;
-        let bytes = file.1;
         let old = self.old.map(|old| &old.authorities);
-        let found = self.fresh.authorities.get(old, vec![file], || authority::read(bytes));
+        let read = || authority::read(file.bytes);
+        let found = self.fresh.authorities.get(old, &[&file], read);
         let authorities = match &*found {
             Ok(authorities) => authorities.clone(),
             Err(fault) => {
@@ -315,10 +312,9 @@ impl<'a> Files<'a> {
         field: &Field<'_>,
     ) -> Option<Vec<Revocations>> {
         let file = self.bytes(report, written, written.place, field)?;
-        let bytes = file.1;
         let old = self.old.map(|old| &old.revocations);
-        let found =
-            self.fresh.revocations.get(old, vec![file], || authority::read_revocations(bytes));
+        let read = || authority::read_revocations(file.bytes);
+        let found = self.fresh.revocations.get(old, &[&file], read);
         match &*found {
             Err(fault) => {
                 let sentence = format!("{:?}: {fault}", written.value);
@@ -349,9 +345,9 @@ impl<'a> Files<'a> {
         field: &Field<'_>,
     ) -> Option<Arc<NameList>> {
         let file = self.bytes(report, written, written.place, field)?;
-        let bytes = file.1;
         let old = self.old.map(|old| &old.names);
-        let found = self.fresh.names.get(old, vec![file], || name_list::read(bytes).map(Arc::new));
+        let read = || name_list::read(file.bytes).map(Arc::new);
+        let found = self.fresh.names.get(old, &[&file], read);
         match &*found {
             Ok(list) => Some(Arc::clone(list)),
             Err(fault) => {
@@ -362,14 +358,14 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// The bytes of a file that holds no certificate, or `None` after an error.
+    /// A file that holds no certificate, or `None` after an error.
     pub(crate) fn read(
         &self,
         report: &mut Report<'_>,
         written: &At<String>,
         field: &Field<'_>,
-    ) -> Option<&'a Arc<[u8]>> {
-        self.bytes(report, written, written.place, field).map(|(_, bytes)| bytes)
+    ) -> Option<Found<'a>> {
+        self.bytes(report, written, written.place, field)
     }
 
     fn bytes(
@@ -378,9 +374,17 @@ impl<'a> Files<'a> {
         written: &str,
         place: Place,
         field: &Field<'_>,
-    ) -> Option<(PathBuf, &'a Arc<[u8]>)> {
+    ) -> Option<Found<'a>> {
         match self.resources.file(report.source(), written) {
-            Ok(found) => Some(found),
+            Ok(found) => {
+                if found.file.writable_by_all {
+                    let path = found.path.display();
+                    let sentence =
+                        format!("every user of this host may change {written:?}: chmod o-w {path}");
+                    report.warning("WritableByAll", place, field, &sentence);
+                }
+                Some(found)
+            }
             Err(fault) => {
                 report.error(fault.reason(), place, field, &format!("{written:?} {fault}"));
                 None

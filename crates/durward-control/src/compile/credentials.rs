@@ -22,12 +22,12 @@ pub(crate) fn read(
     file: &At<String>,
     field: &Field<'_>,
 ) -> Vec<Credential> {
-    let Some(bytes) = files.read(report, file, field) else { return Vec::new() };
+    let Some(found) = files.read(report, file, field) else { return Vec::new() };
     let mut fault = |sentence: &str| {
         let sentence = format!("{:?} {sentence}", file.value);
         report.error("BadCredential", file.place, field, &sentence);
     };
-    let Ok(text) = std::str::from_utf8(bytes) else {
+    let Ok(text) = std::str::from_utf8(found.bytes) else {
         fault("is not text");
         return Vec::new();
     };

@@ -479,7 +479,7 @@ pub(super) fn again(
     past: &Past,
 ) -> Option<(Past, Vec<Finding>)> {
     let former = past.served.as_ref()?;
-    let mut report = Report::new(source);
+    let mut report = Report::of_document(source);
     let written = &document.metadata.name;
     let name = report.check("BadName", written, &Field::NAME, words::mapping_name)?;
     let created = names::created(&mut report, &document.metadata);

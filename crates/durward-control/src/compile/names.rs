@@ -162,7 +162,7 @@ pub(crate) fn mappings<'a>(
     let mut named = Vec::new();
     for (draft, document) in resources.documents.iter().enumerate() {
         let Content::Mapping(mapping) = &document.content else { continue };
-        let mut report = Report::new(&document.source);
+        let mut report = Report::of_document(&document.source);
         let written = &mapping.metadata.name;
         if report.check("BadName", written, &Field::NAME, words::mapping_name).is_none() {
             drafts[draft].findings = report.into_findings();

@@ -300,8 +300,8 @@ fn pair(
     file: &At<String>,
     field: &Field<'_>,
 ) -> Option<Secret> {
-    let bytes = files.read(report, file, field)?;
-    let pair = bytes.trim_ascii();
+    let found = files.read(report, file, field)?;
+    let pair = found.bytes.trim_ascii();
     let printable = pair.iter().all(|byte| *byte >= 0x20 && *byte != 0x7f);
     if !printable || !pair.contains(&b':') {
         let sentence = format!("{:?} does not hold one line NAME:SECRET", file.value);

@@ -19,7 +19,7 @@ use super::report::Report;
 use super::roster::{Basis, Entrant, Past, Verdict as Told};
 use super::transparent::Wish;
 use super::verdict::{Draft, Served};
-use super::{Compiled, Seen, assemble, body, claims, keys, mapping, nat};
+use super::{Compiled, Seen, assemble, body, claims, digests, keys, mapping, nat};
 use crate::resources::{Content, Document, Resources, Source, holds_all};
 use crate::spec::port_mapping::PortMappingDocument;
 use crate::spec::tenant::{Metadata, TenantDocument, TenantSpec};
@@ -123,7 +123,7 @@ impl<'a> Patch<'a> {
         let id = TenantId::new(&document.metadata.name).ok()?;
         let past = self.previous.memory.tenants.get(&id)?;
         let former = past.served.as_ref()?;
-        let mut report = Report::new(source);
+        let mut report = Report::of_document(source);
         let created = names::created(&mut report, &document.metadata);
         let mut named = Named { at, document, source, id, created, report };
         let body = named.body()?;
@@ -252,7 +252,7 @@ impl<'a> Patch<'a> {
         let Seen { documents, files, .. } = &mut memory.seen;
         documents.clone_from(&resources.documents);
         if files.len() != resources.files.len() {
-            *files = Arc::new(resources.files.clone());
+            *files = Arc::new(digests(&resources.files));
         }
         compiled
     }

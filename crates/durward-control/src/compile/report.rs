@@ -25,6 +25,19 @@ impl<'a> Report<'a> {
         Self { source, findings: Vec::new(), errors: 0 }
     }
 
+    /// The report of a document that is compiled: it begins with a warning when every user of the host could change the document.
+    pub(crate) fn of_document(source: &'a Source) -> Self {
+        let mut report = Self::new(source);
+        if let Some(path) = &source.writable_by_all {
+            let sentence =
+                format!("every user of this host may change this document: chmod o-w {path}");
+            let place = Place { line: 1, ..Place::default() };
+            let finding = source.finding(Severity::Warning, "WritableByAll", place, "", &sentence);
+            report.findings.push(finding);
+        }
+        report
+    }
+
     /// The document's text and file.
     pub(crate) fn source(&self) -> &'a Source {
         self.source

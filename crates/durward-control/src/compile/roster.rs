@@ -216,7 +216,7 @@ impl<'a> Register<'a> {
             let start = source.origin(Place { line: 1, ..Place::default() });
             match &document.content {
                 Content::Tenant(tenant) => {
-                    let mut report = Report::new(source);
+                    let mut report = Report::of_document(source);
                     let name = &tenant.metadata.name;
                     let origin = source.origin(name.place);
                     let mut draft = Draft::new(&source.kind, name, origin);

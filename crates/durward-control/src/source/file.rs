@@ -2,20 +2,26 @@
 //!
 //! Deliberately absent: watching, and any write.
 
-use std::collections::{HashMap, HashSet};
-use std::fs;
+mod named;
+
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use crate::file_roots::FileRoots;
-use crate::resources::{Content, Document, Links, MISSING, Resources, Source, Unreadable};
+use crate::named_file::{Digest, NamedFile};
+use crate::resources::{Content, Document, FileBytes, MISSING, Resources, Source, Unreadable};
+use crate::source::patience::{Overdue, Patience, Progress};
 use crate::source::read::Reader;
-use crate::source::regular::{FileKind, reason};
+use crate::source::regular::FileKind;
+use crate::source::shares::BUDGET;
 use crate::spec::document::{self, Part};
-use crate::spec::references::references;
 use crate::spec::routing_json::{self, ROUTING_JSON, RoutingJsonOptions};
 use crate::spec::{port_mapping, tenant, toml};
 use crate::state::Text;
+use named::{Reference, referenced};
 
 /// Names of files that are read from a directory end so.
 const ENDINGS: [&str; 4] = ["yaml", "yml", "json", "toml"];
@@ -23,13 +29,34 @@ const ENDINGS: [&str; 4] = ["yaml", "yml", "json", "toml"];
 /// Reads configuration from files; what has not changed since the last load is neither read nor parsed again.
 #[derive(Debug)]
 pub struct FileSource {
-    options: RoutingJsonOptions,
+    options: Arc<RoutingJsonOptions>,
     roots: Arc<FileRoots>,
     memory: Mutex<Memory>,
+    patience: Patience,
+    /// The number of the last load.
+    turn: AtomicU64,
+    health: Mutex<LoadHealth>,
 }
 
-/// A file that a document refers to, and the purpose it is read for.
-type Reference = (FileKind, Arc<Path>);
+/// State of the loads, for readiness and metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadHealth {
+    /// Time of the last load that read everything it was to read.
+    pub succeeded: Option<SystemTime>,
+    /// Time at which all files were last found to be as loaded.
+    pub unchanged: Option<SystemTime>,
+    /// Paths whose file system does not answer.
+    pub stuck: Vec<PathBuf>,
+    /// Whether the last load was given up.
+    pub overdue: bool,
+    /// Bytes held of the files that documents name.
+    pub named_bytes: u64,
+    /// Files left out because all named files together are too large.
+    pub over_budget: u64,
+}
+
+/// The documents that were in a file before, and the path through which every user could change them now.
+type Former<'a> = (&'a [Document], &'a Option<Arc<str>>);
 
 /// How the kind of a document's text is told, and how it is read.
 type Grammar = (fn(&str) -> &'static str, fn(&Source) -> Content);
@@ -38,19 +65,26 @@ type Grammar = (fn(&str) -> &'static str, fn(&Source) -> Content);
 struct Memory {
     reader: Reader,
     files: HashMap<PathBuf, Known>,
-    /// How often everything was read.
+    /// The number of the load it is of.
     turn: u64,
 }
 
 /// What a file says.
 #[derive(Clone, Debug)]
 struct Known {
-    bytes: Arc<[u8]>,
+    digest: Digest,
+    writable_by_all: Option<Arc<str>>,
     documents: Vec<Document>,
     /// The files its documents refer to.
     references: Arc<[Reference]>,
     /// The last turn it was read in.
     turn: u64,
+}
+
+/// The outcome of one load.
+struct Loaded {
+    resources: Resources,
+    over_budget: u64,
 }
 
 impl Default for FileSource {
@@ -63,7 +97,14 @@ impl FileSource {
     /// A source that treats `routing.json` as `options` say.
     #[must_use]
     pub fn new(options: RoutingJsonOptions) -> Self {
-        let source = Self { options, roots: Arc::default(), memory: Mutex::default() };
+        let source = Self {
+            options: Arc::new(options),
+            roots: Arc::default(),
+            memory: Mutex::default(),
+            patience: Patience::default(),
+            turn: AtomicU64::new(0),
+            health: Mutex::default(),
+        };
         source.with_files_from(&[])
     }
 
@@ -79,38 +120,54 @@ impl FileSource {
     ///
     /// A path that cannot be read is an unreadable file of the result, never an error for the rest. Performs blocking I/O.
     pub fn load(&self, paths: &[PathBuf]) -> Resources {
-        self.load_in_turn(paths).0
+        match self.load_in_turn(paths) {
+            Ok((resources, _)) => resources,
+            Err(Overdue) => {
+                let unreadable = paths.iter().map(|path| Unreadable {
+                    file: Arc::from(path.display().to_string()),
+                    reason: "cannot be read: too many files do not answer".to_owned(),
+                });
+                Resources { unreadable: unreadable.collect(), ..Resources::default() }
+            }
+        }
     }
 
     /// The same, and the number by which [`Self::is_current`] knows it.
-    pub(super) fn load_in_turn(&self, paths: &[PathBuf]) -> (Resources, u64) {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let Memory { reader, files, turn } = &mut *memory;
-        *turn += 1;
-        reader.begin();
-        let mut load = Load {
-            options: &self.options,
-            roots: &self.roots,
-            turn: *turn,
-            reader,
-            files,
-            references: Vec::new(),
-            resources: Resources::default(),
-        };
-        for path in paths {
-            load.path(path);
+    pub(super) fn load_in_turn(&self, paths: &[PathBuf]) -> Result<(Resources, u64), Overdue> {
+        let turn = self.turn.fetch_add(1, Relaxed) + 1;
+        let (options, roots) = (Arc::clone(&self.options), Arc::clone(&self.roots));
+        let paths = paths.to_owned();
+        let loaded = self.patience.run(&mut *self.memory(), move |memory, progress| {
+            let Memory { reader, files, turn: last } = memory;
+            *last = turn;
+            reader.begin(progress);
+            let mut load = Load::new((&options, &roots), turn, reader, files);
+            for path in &paths {
+                load.path(path);
+            }
+            load.referenced(BUDGET);
+            let Load { resources, over_budget, .. } = load;
+            files.retain(|_, known| known.turn == turn);
+            reader.finish();
+            Loaded { resources, over_budget }
+        });
+        let mut health = self.health_now();
+        health.overdue = loaded.is_err();
+        health.stuck = self.patience.stuck.paths();
+        let loaded = loaded?;
+        if health.stuck.is_empty() {
+            health.succeeded = Some(SystemTime::now());
         }
-        load.referenced();
-        let resources = load.resources;
-        files.retain(|_, known| known.turn == *turn);
-        reader.finish();
-        (resources, *turn)
+        health.unchanged = health.succeeded;
+        health.over_budget = loaded.over_budget;
+        health.named_bytes = loaded.resources.files.values().flatten().map(NamedFile::held).sum();
+        Ok((loaded.resources, turn))
     }
 
     /// Returns the documents in texts that were in files once, each with the position of its text.
     pub(crate) fn parse_again(&self, texts: &[Text]) -> Vec<(usize, Document)> {
         let (mut reader, mut files) = (Reader::default(), HashMap::new());
-        let load = self.empty(&mut reader, &mut files);
+        let load = Load::new((&self.options, &self.roots), 0, &mut reader, &mut files);
         let documents = texts.iter().enumerate();
         documents
             .flat_map(|(at, text)| load.restored(text).into_iter().map(move |one| (at, one)))
@@ -119,38 +176,68 @@ impl FileSource {
 
     /// Returns the documents with the files they refer to. Performs blocking I/O.
     pub(crate) fn with_references(&self, documents: Vec<Document>) -> Resources {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let Memory { reader, files, .. } = &mut *memory;
-        reader.begin();
-        let mut load = self.empty(reader, files);
-        load.references.push(documents.iter().flat_map(referenced).collect());
-        load.resources.documents = documents;
-        load.referenced();
-        let resources = load.resources;
-        reader.finish();
-        resources
-    }
-
-    fn empty<'a>(
-        &'a self,
-        reader: &'a mut Reader,
-        files: &'a mut HashMap<PathBuf, Known>,
-    ) -> Load<'a> {
-        Load {
-            options: &self.options,
-            roots: &self.roots,
-            turn: 0,
-            reader,
-            files,
-            references: Vec::new(),
-            resources: Resources::default(),
-        }
+        let (options, roots) = (Arc::clone(&self.options), Arc::clone(&self.roots));
+        let wanted = documents.clone();
+        let read = self.patience.run(&mut *self.memory(), move |memory, progress| {
+            let Memory { reader, files, .. } = memory;
+            reader.begin(progress);
+            let mut load = Load::new((&options, &roots), 0, reader, files);
+            load.references.push(wanted.iter().flat_map(referenced).collect());
+            load.resources.documents.clone_from(&wanted);
+            load.referenced(BUDGET);
+            let resources = load.resources;
+            reader.finish();
+            resources
+        });
+        read.unwrap_or_else(|Overdue| Resources { documents, ..Resources::default() })
     }
 
     /// Whether the load of this number was the last one, and another would find the same. Performs blocking I/O, but much less of it.
     pub(super) fn is_current(&self, turn: u64) -> bool {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.turn == turn && memory.reader.is_current()
+        let current = self.patience.run(&mut *self.memory(), move |memory, progress| {
+            memory.turn == turn && memory.reader.is_current(progress)
+        });
+        let current = current.unwrap_or(false);
+        let mut health = self.health_now();
+        health.stuck = self.patience.stuck.paths();
+        if current && health.stuck.is_empty() {
+            health.unchanged = Some(SystemTime::now());
+        }
+        current
+    }
+
+    /// Runs other questions to the file system with the same patience; `None` when it does not answer.
+    pub(super) fn ask<T: Send + 'static>(
+        &self,
+        question: impl Fn(&Progress) -> T + Send + Sync + 'static,
+    ) -> Option<T> {
+        self.patience.run(&mut (), move |(), progress| question(progress)).ok()
+    }
+
+    /// Lets the bytes of files go. A later load reads them again.
+    pub fn release(&self, files: &[Arc<Path>]) {
+        if files.is_empty() {
+            return;
+        }
+        let mut memory = self.memory();
+        let released: u64 = files.iter().map(|path| memory.reader.release(path)).sum();
+        drop(memory);
+        let mut health = self.health_now();
+        health.named_bytes = health.named_bytes.saturating_sub(released);
+    }
+
+    /// The state of the loads.
+    #[must_use]
+    pub fn health(&self) -> LoadHealth {
+        self.health_now().clone()
+    }
+
+    fn health_now(&self) -> MutexGuard<'_, LoadHealth> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -168,17 +255,41 @@ struct Load<'a> {
     reader: &'a mut Reader,
     files: &'a mut HashMap<PathBuf, Known>,
     references: Vec<Arc<[Reference]>>,
+    /// The directory whose files are read now, if every user may add files to it.
+    writable_by_all: Option<Arc<str>>,
     resources: Resources,
+    over_budget: u64,
 }
 
-impl Load<'_> {
+impl<'a> Load<'a> {
+    fn new(
+        (options, roots): (&'a RoutingJsonOptions, &'a Arc<FileRoots>),
+        turn: u64,
+        reader: &'a mut Reader,
+        files: &'a mut HashMap<PathBuf, Known>,
+    ) -> Self {
+        let (references, resources) = (Vec::new(), Resources::default());
+        Self {
+            options,
+            roots,
+            turn,
+            reader,
+            files,
+            references,
+            writable_by_all: None,
+            resources,
+            over_budget: 0,
+        }
+    }
+
     fn path(&mut self, path: &Path) {
-        if !path.is_dir() {
+        self.writable_by_all = None;
+        if !self.reader.is_dir(path) {
             self.file(path);
             return;
         }
         match self.documents_in(path) {
-            Err(error) => self.unreadable(path, reason(&error)),
+            Err(reason) => self.unreadable(path, reason),
             Ok(files) => {
                 for file in files {
                     self.entry(&file);
@@ -188,14 +299,18 @@ impl Load<'_> {
     }
 
     /// The files of a directory that hold documents, in order of name.
-    fn documents_in(&mut self, directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    fn documents_in(&mut self, directory: &Path) -> Result<Vec<PathBuf>, String> {
         let mut files = Vec::new();
-        for (name, is_file) in &*self.reader.names(directory)? {
+        let listing = self.reader.names(directory)?;
+        if listing.writable_by_all {
+            self.writable_by_all = Some(Arc::from(directory.display().to_string()));
+        }
+        for (name, is_file) in &*listing.names {
             if !holds_documents(Path::new(name)) {
                 continue;
             }
             let path = directory.join(name);
-            if *is_file || !path.is_dir() {
+            if *is_file || !self.reader.is_dir(&path) {
                 files.push(path);
             } else {
                 // It may be a file's one day. Why it cannot be listed is nobody's business until then.
@@ -207,9 +322,8 @@ impl Load<'_> {
 
     /// A file of a directory: one that is gone by now was deleted, and says nothing.
     fn entry(&mut self, path: &Path) {
-        let gone = |reason: &str| reason == MISSING && fs::symlink_metadata(path).is_err();
         match self.reader.read(path, FileKind::Document) {
-            Err(reason) if gone(&reason) => {}
+            Err(reason) if reason == MISSING && self.reader.is_gone(path) => {}
             read => self.read(path, read),
         }
     }
@@ -219,24 +333,33 @@ impl Load<'_> {
         self.read(path, read);
     }
 
-    fn read(&mut self, path: &Path, read: Result<Arc<[u8]>, String>) {
-        let bytes = match read {
-            Ok(bytes) => bytes,
+    fn read(&mut self, path: &Path, read: FileBytes) {
+        let file = match read {
+            Ok(file) => file,
             Err(reason) => return self.unreadable(path, reason),
         };
         let turn = self.turn;
+        let writable_by_all = match &self.writable_by_all {
+            None if file.writable_by_all => Some(Arc::from(path.display().to_string())),
+            directory => directory.clone(),
+        };
         let known = self.files.get_mut(path);
-        if let Some(known) = known.filter(|known| Arc::ptr_eq(&known.bytes, &bytes)) {
+        let is_same = |known: &&mut Known| {
+            known.digest == *file.digest() && known.writable_by_all == writable_by_all
+        };
+        if let Some(known) = known.filter(is_same) {
             known.turn = turn;
             self.resources.documents.extend_from_slice(&known.documents);
             self.references.push(Arc::clone(&known.references));
             return;
         }
+        let Some(bytes) = file.bytes() else { return };
         let former = self.files.get(path).map_or(&[][..], |known| &known.documents);
-        match self.documents(path, &bytes, former) {
+        match self.documents(path, bytes, (former, &writable_by_all)) {
             Ok(documents) => {
                 let references = documents.iter().flat_map(referenced).collect();
-                let known = Known { bytes, documents, references, turn };
+                let digest = *file.digest();
+                let known = Known { digest, writable_by_all, documents, references, turn };
                 self.resources.documents.extend_from_slice(&known.documents);
                 self.references.push(Arc::clone(&known.references));
                 self.files.insert(path.to_owned(), known);
@@ -250,7 +373,7 @@ impl Load<'_> {
         &self,
         path: &Path,
         bytes: &[u8],
-        former: &[Document],
+        former: Former<'_>,
     ) -> Result<Vec<Document>, &'static str> {
         match std::str::from_utf8(bytes) {
             // Who writes a file in place empties it first.
@@ -265,17 +388,20 @@ impl Load<'_> {
         self.resources.unreadable.push(Unreadable { file, reason });
     }
 
-    fn text(&self, path: &Path, text: &str, former: &[Document]) -> Vec<Document> {
+    fn text(&self, path: &Path, text: &str, (former, writable): Former<'_>) -> Vec<Document> {
         let file: Arc<str> = Arc::from(path.display().to_string());
         let directory = path.parent().map(Path::to_owned).unwrap_or_default();
         if path.file_name().is_some_and(|name| name == ROUTING_JSON) {
             let bases = self.routing_bases(directory);
             let (text, roots) = (Arc::from(text), Arc::clone(self.roots));
+            let writable_by_all = writable.clone();
             let source = Source { file, text, first_line: 1, bases, roots, ..Source::default() };
+            let source = Source { writable_by_all, ..source };
             return routing_json::parse(source, self.options);
         }
         let former = former.iter().map(|document| (&*document.source.text, document)).collect();
-        let parser = Parser { file, directory, roots: self.roots, former };
+        let writable_by_all = writable.clone();
+        let parser = Parser { file, directory, roots: self.roots, former, writable_by_all };
         if path.extension().is_some_and(|ending| ending == "toml") {
             vec![parser.document(Part { text, first_line: 1 }, (toml::kind, toml::content))]
         } else {
@@ -290,11 +416,17 @@ impl Load<'_> {
         let is_whole = path.file_name().is_some_and(|name| name == ROUTING_JSON)
             || path.extension().is_some_and(|ending| ending == "toml");
         if is_whole {
-            return self.text(path, &text.text, &[]);
+            return self.text(path, &text.text, (&[], &None));
         }
         let directory = path.parent().map(Path::to_owned).unwrap_or_default();
         let file = Arc::clone(&text.file);
-        let parser = Parser { file, directory, roots: self.roots, former: HashMap::new() };
+        let parser = Parser {
+            file,
+            directory,
+            roots: self.roots,
+            former: HashMap::new(),
+            writable_by_all: None,
+        };
         let part = Part { text: &text.text, first_line: text.first_line };
         vec![parser.document(part, (document::kind, document::content))]
     }
@@ -304,56 +436,6 @@ impl Load<'_> {
         let certs = directory.join("..").join("certs");
         [directory, certs].into_iter().chain(self.options.certs_dir.clone()).collect()
     }
-
-    /// Reads what the documents refer to.
-    fn referenced(&mut self) {
-        let mut links = Links::default();
-        let references = std::mem::take(&mut self.references);
-        // A file that is named for two purposes may be as large as the larger of them.
-        let mut kinds: HashMap<&Arc<Path>, FileKind> = HashMap::new();
-        for (kind, path) in references.iter().flat_map(|of_file| &**of_file) {
-            let largest = kinds.entry(path).or_insert(*kind);
-            *largest = (*kind).max(*largest);
-        }
-        for references in &references {
-            for (_, path) in &**references {
-                if self.resources.files.contains_key(path) {
-                    continue;
-                }
-                let bytes = self.reader.read(path, kinds[path]);
-                let real = self.reader.real(path).filter(|_| bytes.is_ok());
-                if let Some(real) = real.filter(|real| ***real != *self.roots.clean(path)) {
-                    links.files.insert(Arc::clone(path), real.to_path_buf());
-                }
-                self.resources.files.insert(Arc::clone(path), bytes);
-            }
-        }
-        if !links.files.is_empty() {
-            links.roots = self.real_roots();
-            self.resources.links = Arc::new(links);
-        }
-    }
-
-    /// The directories that documents may name files in, as far as links lead them elsewhere.
-    fn real_roots(&self) -> HashMap<PathBuf, PathBuf> {
-        let bases: HashSet<&[PathBuf]> =
-            self.resources.documents.iter().map(|document| &*document.source.bases).collect();
-        let roots = bases.into_iter().flat_map(|bases| self.roots.of(bases));
-        let real = |root: PathBuf| Some((fs::canonicalize(&root).ok()?, root));
-        let moved = roots.filter_map(real).filter(|(real, root)| real != root);
-        moved.map(|(real, root)| (root, real)).collect()
-    }
-}
-
-/// The files a document refers to, wherever they may be.
-fn referenced(document: &Document) -> Vec<Reference> {
-    let Content::Tenant(tenant) = &document.content else { return Vec::new() };
-    let names = references(&tenant.spec).into_iter();
-    let candidates = |(kind, name): (FileKind, String)| {
-        let paths = document.source.candidates(&name).into_iter();
-        paths.map(move |path| (kind, Arc::from(path)))
-    };
-    names.flat_map(candidates).collect()
 }
 
 /// Parses the documents of one file.
@@ -363,12 +445,17 @@ struct Parser<'a> {
     roots: &'a Arc<FileRoots>,
     /// What was in it before, by text.
     former: HashMap<&'a str, &'a Document>,
+    writable_by_all: Option<Arc<str>>,
 }
 
 impl Parser<'_> {
     fn document(&self, part: Part<'_>, (kind, parse): Grammar) -> Document {
         let former = self.former.get(part.text);
-        if let Some(same) = former.filter(|former| former.source.first_line == part.first_line) {
+        let stands = |former: &&&Document| {
+            former.source.first_line == part.first_line
+                && former.source.writable_by_all == self.writable_by_all
+        };
+        if let Some(same) = former.filter(stands) {
             return Document::clone(same);
         }
         // Findings about a broken document name lines, and those have moved.
@@ -384,8 +471,12 @@ impl Parser<'_> {
         };
         let bases = vec![self.directory.clone()];
         let source = document::source(kind, &self.file, text, part.first_line, bases);
-        let source = Source { roots: Arc::clone(self.roots), ..source };
+        let writable_by_all = self.writable_by_all.clone();
+        let source = Source { roots: Arc::clone(self.roots), writable_by_all, ..source };
         let content = content.unwrap_or_else(|| parse(&source));
         Document { source: Arc::new(source), content }
     }
 }
+
+#[cfg(test)]
+mod tests;

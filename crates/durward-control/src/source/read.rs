@@ -13,30 +13,57 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::fs::StatVfsMountFlags;
+
+use super::patience::Progress;
 use super::regular::{self, FileKind, Unread};
+use crate::named_file::{NamedFile, digest_of};
 use crate::resources::FileBytes;
 
 /// A file changed so lately may change again without its times telling.
 const SETTLED: Duration = Duration::from_secs(2);
+/// Phrase for a path that a load leaves out.
+const NO_ANSWER: &str =
+    "cannot be read: its file system does not answer, it is left out until it does";
 
 /// Files and directories read before, valid as long as the system says they are the same.
 #[derive(Default)]
 pub(super) struct Reader {
     files: HashMap<PathBuf, Known>,
     /// Directories, and what is one where a file might have been, with the names in them.
-    directories: Vec<(PathBuf, Arc<[Name]>)>,
-    /// What could not be read in the last round, with what the system says of it.
-    unreadable: Vec<(PathBuf, Result<Stamp, ErrorKind>)>,
+    directories: Vec<(PathBuf, Listing)>,
+    /// What could not be read in the last round, and what would have to change for another try.
+    unreadable: Vec<(PathBuf, Obstacle)>,
     round: u64,
+    progress: Arc<Progress>,
+}
+
+/// State of a path that could not be read.
+#[derive(Debug)]
+enum Obstacle {
+    /// The system says so again as long as it says this of the path.
+    Lasting(Result<Stamp, ErrorKind>),
+    /// Another try may succeed though nothing changes: a lease ends, descriptors are free again.
+    Passing,
+    /// The file system does not answer.
+    Stuck,
 }
 
 /// What was read of a file, and the last round it was asked for in.
 struct Known {
     stamp: Stamp,
-    bytes: Arc<[u8]>,
+    file: NamedFile,
     /// The path without links.
     real: Arc<Path>,
     round: u64,
+}
+
+/// The names in a directory, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listing {
+    pub(super) names: Arc<[Name]>,
+    /// Whether every user of the host may add files to the directory.
+    pub(super) writable_by_all: bool,
 }
 
 /// A name in a directory, and whether it is a file's without asking where it leads.
@@ -74,24 +101,47 @@ impl Stamp {
             settled: age > SETTLED,
         }
     }
+}
 
-    /// Whether what is at the path is what it was; `is_same` is asked where the times cannot tell.
-    fn holds(&mut self, path: &Path, is_same: impl FnOnce(&Path) -> bool) -> bool {
+impl Known {
+    /// Whether what is at the path is what it was; bytes are compared where the times cannot tell.
+    fn holds(&mut self, path: &Path) -> bool {
         let Ok(metadata) = fs::metadata(path) else { return false };
-        let now = Self::of(&metadata);
-        if self.settled {
-            return *self == now;
+        let now = Stamp::of(&metadata);
+        if self.stamp.settled {
+            return self.stamp == now;
         }
         // What is not known to be the same must be read, so its times are nothing to go by.
-        let same = is_same(path);
+        let found = read(path, kind_for(self.file.length()));
+        let same = found.is_ok_and(|found| {
+            found.writable_by_all == self.file.writable_by_all
+                && digest_of(&found.bytes) == *self.file.digest()
+        });
         if same {
-            *self = now;
+            self.stamp = now;
         }
         same
     }
+
+    /// What was read before, if it is at hand and was read in this round or the system's times say that it is the same.
+    fn reused(&mut self, path: &Path, round: u64) -> Option<NamedFile> {
+        let same = || fs::metadata(path).is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp);
+        if self.file.bytes().is_none() || self.round != round && !(self.stamp.settled && same()) {
+            return None;
+        }
+        self.round = round;
+        Some(self.file.clone())
+    }
 }
 
-fn listing(path: &Path) -> std::io::Result<Arc<[Name]>> {
+/// The kind with the smallest limit that a file of this length keeps, to compare it with what it was.
+fn kind_for(length: u64) -> FileKind {
+    use FileKind::{Authorities, Certificate, Credentials, Document, Key, RevocationLists};
+    let kinds = [Key, Certificate, Authorities, Credentials, Document];
+    kinds.into_iter().find(|kind| length <= kind.limit()).unwrap_or(RevocationLists)
+}
+
+fn listing(path: &Path) -> std::io::Result<Listing> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
@@ -99,32 +149,37 @@ fn listing(path: &Path) -> std::io::Result<Arc<[Name]>> {
         names.push((entry.file_name(), is_file));
     }
     names.sort();
-    Ok(Arc::from(names))
+    let writable_by_all = is_writable_by_all(path, &fs::metadata(path)?);
+    Ok(Listing { names: Arc::from(names), writable_by_all })
 }
 
 /// What the system says of a path.
-fn told(path: &Path) -> Result<Stamp, ErrorKind> {
+fn stamp(path: &Path) -> Result<Stamp, ErrorKind> {
     fs::metadata(path).map(|metadata| Stamp::of(&metadata)).map_err(|error| error.kind())
 }
 
-impl Known {
-    /// What was read before, if that was in this round or the system's times say that it is the same.
-    fn reused(&mut self, path: &Path, round: u64) -> Option<Arc<[u8]>> {
-        let same = || fs::metadata(path).is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp);
-        if self.round != round && !(self.stamp.settled && same()) {
-            return None;
+impl Obstacle {
+    /// Whether another try would fail alike.
+    fn remains(&self, path: &Path, progress: &Progress) -> bool {
+        match self {
+            Self::Passing => false,
+            Self::Stuck => progress.leaves_out(path),
+            Self::Lasting(was) => match (was, progress.at(path, || stamp(path))) {
+                (Ok(was), Some(Ok(now))) => was.settled && *was == now,
+                (Err(was), Some(Err(now))) => *was == now,
+                _ => false,
+            },
         }
-        self.round = round;
-        Some(Arc::clone(&self.bytes))
     }
 }
 
 impl Reader {
-    /// Everything is asked for anew.
-    pub(super) fn begin(&mut self) {
+    /// Everything is asked for anew, by a load that reports its progress there.
+    pub(super) fn begin(&mut self, progress: &Arc<Progress>) {
         self.round += 1;
         self.directories.clear();
         self.unreadable.clear();
+        self.progress = Arc::clone(progress);
     }
 
     /// Forgets what this round did not ask for.
@@ -134,61 +189,120 @@ impl Reader {
     }
 
     /// Whether a round that asks for the same would find the same. What changed lately is looked into, for the rest the system's times tell.
-    pub(super) fn is_current(&mut self) -> bool {
-        self.files.iter_mut().all(|(path, Known { stamp, bytes, .. })| {
-            stamp.holds(path, |path| {
-                read(path, FileKind::RevocationLists).is_ok_and(|now| *now.bytes == **bytes)
-            })
-        }) && self
-            .directories
-            .iter()
-            .all(|(path, names)| listing(path).is_ok_and(|now| now == *names))
-            && self.unreadable.iter().all(|(path, was)| match (was, told(path)) {
-                (Ok(was), Ok(now)) => was.settled && *was == now,
-                (Err(was), Err(now)) => *was == now,
-                _ => false,
-            })
+    pub(super) fn is_current(&mut self, progress: &Progress) -> bool {
+        let mut files = self.files.iter_mut();
+        let is_same = |(path, known): (&PathBuf, &mut Known)| {
+            progress.at(path, || known.holds(path)).unwrap_or(false)
+        };
+        let has_same = |(path, names): &(PathBuf, Listing)| {
+            let now = progress.at(path, || listing(path));
+            now.is_some_and(|now| now.is_ok_and(|now| now == *names))
+        };
+        files.all(is_same)
+            && self.directories.iter().all(has_same)
+            && self.unreadable.iter().all(|(path, obstacle)| obstacle.remains(path, progress))
     }
 
-    /// The names in a directory, in order.
-    pub(super) fn names(&mut self, path: &Path) -> std::io::Result<Arc<[Name]>> {
-        match listing(path) {
-            Ok(names) => {
-                self.directories.push((path.to_owned(), Arc::clone(&names)));
-                Ok(names)
+    /// Whether the path leads to a directory.
+    pub(super) fn is_dir(&self, path: &Path) -> bool {
+        self.progress.at(path, || path.is_dir()).unwrap_or(false)
+    }
+
+    /// Whether nothing is at the path, not even a link that leads nowhere.
+    pub(super) fn is_gone(&self, path: &Path) -> bool {
+        self.progress.at(path, || fs::symlink_metadata(path).is_err()).unwrap_or(false)
+    }
+
+    /// The size the system claims for a file, or what was read of it where that is more.
+    pub(super) fn size(&self, path: &Path) -> u64 {
+        let read = self.files.get(path).map_or(0, |known| known.file.length());
+        let claimed = self.progress.at(path, || fs::metadata(path));
+        claimed.and_then(Result::ok).map_or(0, |metadata| metadata.len()).max(read)
+    }
+
+    /// The names in a directory.
+    pub(super) fn names(&mut self, path: &Path) -> Result<Listing, String> {
+        let Some(found) = self.progress.at(path, || listing(path)) else {
+            return Err(self.stuck(path));
+        };
+        match found {
+            Ok(listing) => {
+                self.directories.push((path.to_owned(), listing.clone()));
+                Ok(listing)
             }
             Err(error) => {
-                self.unreadable.push((path.to_owned(), told(path)));
-                Err(error)
+                let obstacle = self.lasting(path);
+                self.unreadable.push((path.to_owned(), obstacle));
+                Err(regular::reason(&error))
             }
         }
     }
 
-    /// The bytes of a file, or why it cannot be read. The same `Arc` as before when they are the same.
+    fn stuck(&mut self, path: &Path) -> String {
+        self.unreadable.push((path.to_owned(), Obstacle::Stuck));
+        NO_ANSWER.to_owned()
+    }
+
+    /// A file of this kind, or why it cannot be read. The same bytes as before when they are equal.
     pub(super) fn read(&mut self, path: &Path, kind: FileKind) -> FileBytes {
-        let round = self.round;
+        let (round, progress) = (self.round, Arc::clone(&self.progress));
         let known = self.files.get_mut(path);
-        let reused = known.and_then(|known| known.reused(path, round));
-        if let Some(bytes) = reused.filter(|bytes| bytes.len() as u64 <= kind.limit()) {
-            return Ok(bytes);
-        }
-        let Contents { stamp, bytes, real } = match read(path, kind) {
-            Ok(read) => read,
-            Err(error) => {
-                self.unreadable.push((path.to_owned(), told(path)));
+        let found = progress.at(path, || {
+            let reused = known.and_then(|known| known.reused(path, round));
+            match reused.filter(|file| file.length() <= kind.limit()) {
+                Some(file) => Ok(Err(file)),
+                None => read(path, kind).map(Ok),
+            }
+        });
+        let Contents { stamp, bytes, writable_by_all, real } = match found {
+            None => return Err(self.stuck(path)),
+            Some(Ok(Err(reused))) => return Ok(reused),
+            Some(Ok(Ok(read))) => read,
+            Some(Err(error)) => {
+                let passes = matches!(&error, Unread::Failed(error) if error.kind() != ErrorKind::PermissionDenied);
+                let obstacle = if passes { Obstacle::Passing } else { self.lasting(path) };
+                self.unreadable.push((path.to_owned(), obstacle));
                 return Err(error.to_string());
             }
         };
-        let same = self.files.get(path).filter(|known| *known.bytes == *bytes);
-        let bytes = same.map_or_else(|| Arc::from(bytes), |known| Arc::clone(&known.bytes));
-        let known = Known { stamp, bytes: Arc::clone(&bytes), real: Arc::from(real), round };
+        let mut file = NamedFile::new(bytes);
+        file.writable_by_all = writable_by_all;
+        let former = self.files.get(path).map(|known| &known.file);
+        let former = former.filter(|known| **known == file && known.bytes().is_some()).cloned();
+        let file = former.unwrap_or(file);
+        let known = Known { stamp, file: file.clone(), real: Arc::from(real), round };
         self.files.insert(path.to_owned(), known);
-        Ok(bytes)
+        Ok(file)
     }
 
     /// Returns the path, without links, of a file that was read.
     pub(super) fn real(&self, path: &Path) -> Option<&Arc<Path>> {
         self.files.get(path).map(|known| &known.real)
+    }
+
+    /// Returns the directory that links in this path lead to.
+    pub(super) fn real_directory(&self, path: &Path) -> Option<PathBuf> {
+        self.progress.at(path, || fs::canonicalize(path).ok()).flatten()
+    }
+
+    /// Leaves a file that was read out of this round, until the system says something else of it.
+    pub(super) fn refuse(&mut self, path: &Path) {
+        self.files.remove(path);
+        let obstacle = self.lasting(path);
+        self.unreadable.push((path.to_owned(), obstacle));
+    }
+
+    /// The obstacle that remains as long as the system says the same of the path.
+    fn lasting(&self, path: &Path) -> Obstacle {
+        self.progress.at(path, || stamp(path)).map_or(Obstacle::Stuck, Obstacle::Lasting)
+    }
+
+    /// Lets the bytes of a file go and returns how many they are; the file is read again when it is asked for.
+    pub(super) fn release(&mut self, path: &Path) -> u64 {
+        let Some(known) = self.files.get_mut(path) else { return 0 };
+        let held = known.file.held();
+        known.file = known.file.released();
+        held
     }
 }
 
@@ -196,6 +310,7 @@ impl Reader {
 struct Contents {
     stamp: Stamp,
     bytes: Vec<u8>,
+    writable_by_all: bool,
     real: PathBuf,
 }
 
@@ -203,7 +318,17 @@ fn read(path: &Path, kind: FileKind) -> Result<Contents, Unread> {
     let (mut file, metadata) = regular::open(path, kind)?;
     let stamp = Stamp::of(&metadata);
     let bytes = regular::contents(&mut file, &metadata, kind)?;
-    Ok(Contents { stamp, bytes, real: real(&file, path) })
+    let writable_by_all = is_writable_by_all(path, &metadata);
+    Ok(Contents { stamp, bytes, writable_by_all, real: real(&file, path) })
+}
+
+/// Whether every user of the host may change what is at the path. On a file system that is mounted read-only no user may.
+fn is_writable_by_all(path: &Path, metadata: &Metadata) -> bool {
+    let is_read_only = || {
+        rustix::fs::statvfs(path)
+            .is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
+    };
+    metadata.mode() & 0o002 != 0 && !is_read_only()
 }
 
 /// Where the opened file is. The kernel is asked about the descriptor, for the path may lead elsewhere by now.
@@ -216,26 +341,32 @@ fn real(file: &File, path: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
+    const KIND: FileKind = FileKind::Document;
+
+    fn bytes(reader: &mut Reader, path: &Path) -> Vec<u8> {
+        reader.read(path, KIND).unwrap().bytes().unwrap().to_vec()
+    }
+
     #[test]
     fn what_changed_lately_is_read_again_however_old_its_times_have_grown() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a.yaml");
         fs::write(&path, "old").unwrap();
-        let mut reader = Reader::default();
-        reader.begin();
-        assert_eq!(&*reader.read(&path, FileKind::Document).unwrap(), b"old");
+        let (mut reader, progress) = (Reader::default(), Arc::default());
+        reader.begin(&progress);
+        assert_eq!(bytes(&mut reader, &path), b"old");
         reader.finish();
-        assert!(reader.is_current(), "looked into, it is the same");
+        assert!(reader.is_current(&progress), "looked into, it is the same");
         // So lately that no time tells, and seen only when the new time is an old one.
         fs::write(&path, "new").unwrap();
         reader.files.get_mut(&path).unwrap().stamp.settled = false;
         std::thread::sleep(SETTLED + Duration::from_millis(1100));
 
-        assert!(!reader.is_current());
-        reader.begin();
-        assert_eq!(&*reader.read(&path, FileKind::Document).unwrap(), b"new");
+        assert!(!reader.is_current(&progress));
+        reader.begin(&progress);
+        assert_eq!(bytes(&mut reader, &path), b"new");
         reader.finish();
-        assert!(reader.is_current());
+        assert!(reader.is_current(&progress));
         assert!(reader.files[&path].stamp.settled);
     }
 
@@ -243,12 +374,12 @@ mod tests {
     fn what_cannot_be_read_is_current_until_the_system_says_something_else() {
         let root = tempfile::tempdir().unwrap();
         let (path, folder) = (root.path().join("a.yaml"), root.path().join("b.yaml"));
-        let mut reader = Reader::default();
+        let (mut reader, progress) = (Reader::default(), Arc::default());
         let mut round = || {
-            reader.begin();
-            let read = [&path, &folder].map(|path| reader.read(path, FileKind::Document).is_ok());
+            reader.begin(&progress);
+            let read = [&path, &folder].map(|path| reader.read(path, KIND).is_ok());
             reader.finish();
-            (read, reader.is_current())
+            (read, reader.is_current(&progress))
         };
 
         assert_eq!(round(), ([false, false], true));
@@ -258,5 +389,25 @@ mod tests {
         assert_eq!(read, [true, false]);
         std::thread::sleep(SETTLED + Duration::from_millis(1100));
         assert_eq!(round(), ([true, false], true), "a directory is no file, time and again");
+    }
+
+    #[test]
+    fn a_released_file_is_known_by_its_digest_and_read_again_when_it_is_asked_for() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a.crt");
+        fs::write(&path, "bytes").unwrap();
+        let (mut reader, progress) = (Reader::default(), Arc::default());
+        reader.begin(&progress);
+        let first = reader.read(&path, FileKind::Certificate).unwrap();
+        reader.finish();
+
+        reader.release(&path);
+
+        assert!(reader.is_current(&progress));
+        assert_eq!(reader.files[&path].file.held(), 0);
+        reader.begin(&progress);
+        let again = reader.read(&path, FileKind::Certificate).unwrap();
+        assert_eq!(again, first);
+        assert_eq!(again.bytes().unwrap().to_vec(), b"bytes");
     }
 }

@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 
 use crate::resources::Resources;
 use crate::source::file::{self, FileSource};
+use crate::source::patience::Progress;
 
 /// How eagerly changes are looked for.
 #[derive(Clone, Copy, Debug)]
@@ -136,25 +137,32 @@ impl WatcherThread {
 
     /// After a notification the watches are set anew even without news: a directory on the way to a file may have appeared.
     fn load(&mut self, notified: bool) {
-        if !notified && !self.eyes.are_stale() && self.source.is_current(self.turn) {
+        if !notified && !self.eyes.are_stale(&self.source) && self.source.is_current(self.turn) {
             return;
         }
-        let (resources, turn) = self.source.load_in_turn(&self.paths);
+        // A load that was given up is said so by the source, and tried again; what was loaded before stays.
+        let Ok((resources, turn)) = self.source.load_in_turn(&self.paths) else { return };
         self.turn = turn;
         let resources = Arc::new(resources);
         let news = !self.changed.borrow().same_as(&resources);
         // Whoever is told of a file may change it at once, so a new one is watched before.
-        let as_before = outline(&resources) == self.eyes.outline && !self.eyes.are_stale();
+        let as_before =
+            outline(&resources) == self.eyes.outline && !self.eyes.are_stale(&self.source);
         let looks = news || notified || !as_before;
         if looks && !as_before {
-            self.eyes.look_at(&self.paths, &resources);
+            self.eyes.look_at(&self.source, &self.paths, &resources);
+        }
+        if !news {
+            // This load has read them again.
+            let released = self.changed.borrow().released();
+            self.source.release(&released);
         }
         if news {
             debug!(documents = resources.documents.len(), "configuration changed");
             self.changed.send_replace(Arc::clone(&resources));
         }
         if looks && as_before {
-            self.eyes.look_at(&self.paths, &resources);
+            self.eyes.look_at(&self.source, &self.paths, &resources);
         }
     }
 }
@@ -164,7 +172,7 @@ impl WatcherThread {
 struct Eyes {
     watcher: Option<RecommendedWatcher>,
     /// The directories and what they were when the watch was set: one that is replaced must be watched anew.
-    watched: BTreeMap<PathBuf, (u64, u64)>,
+    watched: Arc<BTreeMap<PathBuf, (u64, u64)>>,
     /// What files are called that say something.
     names: Names,
     /// The files that were looked at.
@@ -199,42 +207,49 @@ impl Eyes {
         if let Err(error) = &watcher {
             warn!(%error, "no notifications from the system: files are looked at every second only");
         }
-        Self { watcher: watcher.ok(), watched: BTreeMap::new(), names, outline: 0 }
+        Self { watcher: watcher.ok(), watched: Arc::default(), names, outline: 0 }
     }
 
     /// Whether a directory is no longer what it was when the watch was set, or none is set yet.
-    fn are_stale(&self) -> bool {
+    fn are_stale(&self, source: &FileSource) -> bool {
         if self.watcher.is_none() {
             return false;
         }
-        self.watched.is_empty()
-            || self.watched.iter().any(|(directory, was)| identity(directory) != Some(*was))
+        let watched = Arc::clone(&self.watched);
+        let replaced = source.ask(move |progress| {
+            let mut directories = watched.iter();
+            directories.any(|(directory, was)| identity(progress, directory) != Some(*was))
+        });
+        // Where no answer comes there is no use in watching anew.
+        self.watched.is_empty() || replaced.unwrap_or(false)
     }
 
     /// Directories, not files: what is renamed over a file, or appears later, is seen there.
-    fn look_at(&mut self, paths: &[PathBuf], resources: &Resources) {
+    fn look_at(&mut self, source: &FileSource, paths: &[PathBuf], resources: &Arc<Resources>) {
         self.outline = outline(resources);
         let Some(watcher) = &mut self.watcher else { return };
-        let (wanted, names) = directories(paths, resources);
+        let (paths, resources) = (paths.to_owned(), Arc::clone(resources));
+        let found = source.ask(move |progress| directories(progress, &paths, &resources));
+        let Some((wanted, names)) = found else { return };
+        let watched = Arc::make_mut(&mut self.watched);
         *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
-        let stale: Vec<PathBuf> = self
-            .watched
+        let stale: Vec<PathBuf> = watched
             .iter()
             .filter(|(directory, was)| wanted.get(*directory) != Some(*was))
             .map(|(directory, _)| directory.clone())
             .collect();
         for directory in stale {
-            self.watched.remove(&directory);
+            watched.remove(&directory);
             // The system may have ended the watch with the directory.
             let _ = watcher.unwatch(&directory);
         }
         for (directory, identity) in wanted {
-            if self.watched.contains_key(&directory) {
+            if watched.contains_key(&directory) {
                 continue;
             }
             match watcher.watch(&directory, RecursiveMode::NonRecursive) {
                 Ok(()) => {
-                    self.watched.insert(directory, identity);
+                    watched.insert(directory, identity);
                 }
                 Err(error) => debug!(%error, directory = %directory.display(), "not notified here"),
             }
@@ -258,6 +273,7 @@ fn matters(event: &Event, names: &Names) -> bool {
 
 /// The directories in which something that matters may change, with device and inode, and the names of the files.
 fn directories(
+    progress: &Progress,
     paths: &[PathBuf],
     resources: &Resources,
 ) -> (BTreeMap<PathBuf, (u64, u64)>, HashSet<OsString>) {
@@ -266,7 +282,7 @@ fn directories(
     let files = documents.chain(resources.files.keys().map(|path| &**path));
     let mut wanted = BTreeSet::new();
     for path in paths {
-        if path.is_dir() {
+        if is_dir(progress, path) {
             wanted.insert(path.clone());
         }
     }
@@ -275,30 +291,35 @@ fn directories(
         parents.insert(file.parent());
         names.extend(file.file_name().map(ToOwned::to_owned));
         // A file behind a symbolic link may be written where it really is.
-        if fs::symlink_metadata(file).is_ok_and(|metadata| metadata.is_symlink()) {
-            let real = fs::canonicalize(file).unwrap_or_default();
+        let is_link = || fs::symlink_metadata(file).is_ok_and(|metadata| metadata.is_symlink());
+        let real = progress.at(file, || is_link().then(|| fs::canonicalize(file).ok()));
+        if let Some(real) = real.flatten().flatten() {
             names.extend(real.file_name().map(ToOwned::to_owned));
             wanted.extend(real.parent().map(Path::to_owned));
         }
     }
-    wanted.extend(parents.into_iter().filter_map(existing));
+    wanted.extend(parents.into_iter().filter_map(|parent| existing(progress, parent)));
     let identified =
-        |directory: PathBuf| identity(&directory).map(|identity| (directory, identity));
+        |directory: PathBuf| identity(progress, &directory).map(|identity| (directory, identity));
     (wanted.into_iter().filter_map(identified).collect(), names)
 }
 
-fn identity(directory: &Path) -> Option<(u64, u64)> {
-    let metadata = fs::metadata(directory).ok()?;
+fn is_dir(progress: &Progress, path: &Path) -> bool {
+    progress.at(path, || path.is_dir()).unwrap_or(false)
+}
+
+fn identity(progress: &Progress, directory: &Path) -> Option<(u64, u64)> {
+    let metadata = progress.at(directory, || fs::metadata(directory))?.ok()?;
     Some((metadata.dev(), metadata.ino()))
 }
 
 /// The nearest directory that is there; the current one for a bare name.
-fn existing(mut directory: Option<&Path>) -> Option<PathBuf> {
+fn existing(progress: &Progress, mut directory: Option<&Path>) -> Option<PathBuf> {
     while let Some(path) = directory {
         if path.as_os_str().is_empty() {
             return Some(PathBuf::from("."));
         }
-        if path.is_dir() {
+        if is_dir(progress, path) {
             return Some(path.to_owned());
         }
         directory = path.parent();

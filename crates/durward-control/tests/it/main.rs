@@ -9,6 +9,7 @@ mod golden;
 mod identities;
 mod isolation;
 mod migrating;
+mod named_files;
 mod publishing;
 mod retained;
 mod routing_json;

@@ -159,7 +159,8 @@ fn a_certificate_that_is_replaced_is_seen_within_two_seconds() {
         fs::write(config.join("a.yaml"), text).unwrap();
         let seen = Seen::of(vec![config.clone()], Pace { notified, ..Pace::default() });
         let bytes = |resources: &Resources, name: &str| {
-            resources.files[&*config.join("../elsewhere").join(name)].as_ref().unwrap().to_vec()
+            let file = resources.files[&*config.join("../elsewhere").join(name)].as_ref().unwrap();
+            file.bytes().unwrap().to_vec()
         };
         let renewals = [
             ("acme.crt", "bank.crt"),

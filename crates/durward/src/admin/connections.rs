@@ -4,7 +4,6 @@
 //! taken, the connection that has been idle longest makes room.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +19,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use super::Ends;
 
 /// Connections open at once.
 pub(super) const MOST: usize = 64;
@@ -50,10 +51,12 @@ pub(super) async fn accept(
             tokio::time::sleep(PAUSE).await;
             continue;
         };
+        let local = stream.local_addr().ok().map(|local| local.ip().to_canonical());
+        let ends = Ends { peer: peer.ip().to_canonical(), local };
         let place = places.take();
         let (router, ending) = (router.clone(), ending.clone());
         tasks.spawn(async move {
-            let served = serve(stream, peer, router, &place, &ending);
+            let served = serve(stream, ends, router, &place, &ending);
             place.closed.run_until_cancelled(served).await;
         });
         // Connections that were told to close do so before the next one is accepted.
@@ -67,7 +70,7 @@ pub(super) async fn accept(
 /// Answers the requests of one connection.
 async fn serve(
     stream: TcpStream,
-    peer: SocketAddr,
+    ends: Ends,
     router: Router,
     place: &Place,
     ending: &CancellationToken,
@@ -75,7 +78,7 @@ async fn serve(
     let router = TowerToHyperService::new(router);
     let activity = Arc::clone(&place.activity);
     let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(ConnectInfo(ends));
         let (answered, activity) = (router.call(request), Arc::clone(&activity));
         async move {
             activity.begin();

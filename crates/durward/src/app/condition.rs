@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     Log,
     /// The file that keeps claims and last good documents.
     State,
+    /// Configuration files, and files that documents name.
+    Files,
 }
 
 impl Kind {
@@ -40,6 +42,7 @@ impl Kind {
             Self::Audit => "audit",
             Self::Log => "log",
             Self::State => "state",
+            Self::Files => "files",
         }
     }
 }
@@ -103,6 +106,7 @@ mod tests {
             Kind::Audit,
             Kind::Log,
             Kind::State,
+            Kind::Files,
         ] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.word());
         }

@@ -1,6 +1,9 @@
 //! Metrics that only the gateway as a whole knows, beside those of the proxy and the kernel plane.
 
+use std::time::UNIX_EPOCH;
+
 use durward_control::Compiled;
+use durward_control::source::file::LoadHealth;
 use durward_model::verdict::Outcome;
 
 use super::health::Health;
@@ -56,6 +59,39 @@ pub(crate) fn problems(health: &Health) -> String {
     text.push_str("# HELP durward_ready 1 when /readyz answers 200.\n# TYPE durward_ready gauge\n");
     text.push_str(&format!("durward_ready {ready}\n"));
     text
+}
+
+/// State of the loads of configuration files.
+pub(crate) fn files(loads: &LoadHealth) -> String {
+    let loaded = loads.unchanged.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let families = [
+        (
+            "durward_config_last_load_timestamp_seconds",
+            "Time at which all files were last read, or found unchanged; 0 before.",
+            loaded.map_or(0, |time| time.as_secs()),
+        ),
+        (
+            "durward_config_paths_not_answering",
+            "Paths whose file system does not answer.",
+            loads.stuck.len() as u64,
+        ),
+        (
+            "durward_config_named_file_bytes",
+            "Bytes held of files that documents name.",
+            loads.named_bytes,
+        ),
+        (
+            "durward_config_named_files_over_budget",
+            "Files that are not read because a tenant's share of the budget for named files is used.",
+            loads.over_budget,
+        ),
+    ];
+    families
+        .into_iter()
+        .map(|(name, help, value)| {
+            format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n")
+        })
+        .collect()
 }
 
 #[cfg(test)]

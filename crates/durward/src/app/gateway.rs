@@ -111,8 +111,11 @@ impl Gateway {
         let earlier = earlier(&settings);
         let restored = earlier.map(|state| retained::restore(&state, &source, now()));
         let publisher = Publisher::after(restored.unwrap_or_default());
-        let resources = Arc::new(source.load(&settings.paths));
+        let resources = source.load(&settings.paths);
         let compiled = publisher.reload(&resources, now());
+        let rejected = resources.files_of_rejected(&compiled.verdicts);
+        source.release(&rejected);
+        let resources = Arc::new(resources.without_bytes_of(&rejected));
         if resources.documents.is_empty() && resources.unreadable.is_empty() && !settings.strict {
             tracing::warn!("there are no documents yet: waiting for the first");
         } else {
@@ -173,7 +176,8 @@ impl Gateway {
                 let resources = Arc::clone(&changes.borrow_and_update());
                 let Some(gateway) = gateway.upgrade() else { return };
                 let adopted = tokio::task::spawn_blocking(move || {
-                    gateway.adopt(&resources, "a file changed")
+                    gateway.adopt(&resources, "a file changed");
+                    gateway.release_rejected(&resources);
                 });
                 if let Err(error) = adopted.await {
                     tracing::error!(%error, "a change of files could not be adopted");
@@ -194,7 +198,25 @@ impl Gateway {
         // Read in one's turn: what was read before another's turn would be older than what that one adopted.
         let mut turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let resources = self.source.load(&self.paths);
-        self.adopt_in_turn(&mut turn, &resources, cause)
+        let reloaded = self.adopt_in_turn(&mut turn, &resources, cause);
+        self.source.release(&resources.files_of_rejected(&self.view().verdicts));
+        reloaded
+    }
+
+    /// Lets the bytes of files go that only rejected documents name.
+    fn release_rejected(&self, resources: &Arc<Resources>) {
+        let files = resources.files_of_rejected(&self.view().verdicts);
+        if files.is_empty() {
+            return;
+        }
+        self.source.release(&files);
+        self.resources.send_if_modified(|held| {
+            if Arc::ptr_eq(held, resources) {
+                *held = Arc::new(resources.without_bytes_of(&files));
+            }
+            // The files say the same as before, so there is nothing to adopt.
+            false
+        });
     }
 
     fn adopt(&self, resources: &Resources, cause: &str) -> Reloaded {
@@ -252,10 +274,20 @@ impl Gateway {
             .any(|tenant| tenant.egress.iter().any(|egress| egress.0 == address))
     }
 
+    /// Whether `address` is one that a tenant's clients connect to, or that its connections leave from.
+    pub(crate) fn is_tenants(&self, address: IpAddr) -> bool {
+        let view = self.view();
+        let mut tenants = view.snapshot.tenants.values();
+        let listens = tenants
+            .any(|tenant| tenant.listeners.iter().any(|listener| listener.address.0 == address));
+        listens || self.is_egress(address)
+    }
+
     /// What is served and held, as it would be of the files as they are now, for a younger process that reads the same.
     pub(crate) fn handed(&self) -> Handed {
         let resources = self.source.load(&self.paths);
         let compiled = compile(&resources, Some(&self.view()), now());
+        self.source.release(&resources.files_of_rejected(&compiled.verdicts));
         Handed { state: compiled.state(), served: compiled.served() }
     }
 
@@ -322,12 +354,14 @@ impl Gateway {
     /// Asks `ask` with the facts of this moment.
     fn with_facts<T>(&self, ask: impl FnOnce(&Facts<'_>) -> T) -> T {
         let (view, kernel) = (self.view(), self.kernel.facts());
+        let loads = self.source.health();
         let status = self.with_proxy(Proxy::status);
         ask(&Facts {
             view: &view,
             status: status.as_ref(),
             kernel: kernel.as_ref(),
             state_file: self.state_file.as_ref().map(StateFile::status),
+            loads: &loads,
             draining: self.draining.load(Relaxed),
             present: &PresentAddresses::now(),
             now: now(),
@@ -369,7 +403,8 @@ impl Gateway {
         };
         let failures = self.reload_failures.load(Relaxed);
         let problems = exposition::problems(&self.health());
-        let own = self.kernel.exposition() + &problems;
+        let files = exposition::files(&self.source.health());
+        let own = self.kernel.exposition() + &problems + &files;
         exposition::exposition(&text, &self.view(), failures, &own)
     }
 

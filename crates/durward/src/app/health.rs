@@ -11,6 +11,7 @@ pub(crate) use checks::why;
 use std::collections::BTreeMap;
 
 use durward_control::Compiled;
+use durward_control::source::file::LoadHealth;
 use durward_model::TenantId;
 use durward_nat::Report;
 use durward_proxy::present::PresentAddresses;
@@ -31,6 +32,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) kernel: Option<&'a KernelFacts>,
     /// State of the file that keeps claims and last good documents, or what is wrong with it; `None` without one.
     pub(crate) state_file: Option<Result<String, String>>,
+    /// State of the loads of configuration files.
+    pub(crate) loads: &'a LoadHealth,
     /// Whether the process is stopping.
     pub(crate) draining: bool,
     /// Addresses of this host.

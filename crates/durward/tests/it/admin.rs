@@ -20,7 +20,9 @@ fn ready_when_it_serves_and_not_while_it_drains() {
     let (admin, listener) = (gateway.admin, gateway.listener);
     assert_eq!(status(admin, "/livez"), Some(200));
     let (_, verbose) = get(admin, "/readyz?verbose").unwrap();
-    for line in ["[+]configuration ok", "[+]listeners ok: 1 of 1 bound", "[+]draining ok"] {
+    for line in
+        ["[+]configuration ok", "[+]listeners ok: 1 of 1 bound", "[+]draining ok", "[+]files ok"]
+    {
         assert!(verbose.contains(line), "{verbose}");
     }
 
@@ -264,5 +266,21 @@ fn without_documents_the_gateway_waits_for_the_first() {
     let is_ready = || status(admin, "/readyz") == Some(200);
     assert!(eventually_blocking(DEADLINE, is_ready), "{}", child.output());
     assert!(status((address, 8080).into(), "/").is_some());
+    child.terminate();
+}
+
+#[test]
+fn on_all_addresses_the_admin_listener_refuses_at_tenants_addresses() {
+    let (dir, address, other) = (TempDir::new(), unique_loopback(), unique_loopback());
+    let port = durward_testkit::process::free_port([0, 0, 0, 0]);
+    dir.write("acme.yaml", tenant("acme", address.into(), 8080, nowhere()));
+    let mut child = spawn(dir.path(), ([0, 0, 0, 0], port).into(), &[]);
+    let ask = |at: std::net::Ipv4Addr, path| status((at, port).into(), path);
+    let is_ready = || ask(other, "/readyz") == Some(200);
+
+    assert!(eventually_blocking(DEADLINE, is_ready), "{}", child.output());
+    for path in ["/", "/livez", "/readyz", "/metrics", "/snapshot"] {
+        assert_eq!(ask(address, path), Some(403), "{path}");
+    }
     child.terminate();
 }

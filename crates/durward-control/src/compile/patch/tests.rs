@@ -9,6 +9,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::super::{compile, whole};
 use super::*;
+use crate::named_file::NamedFile;
 use crate::spec::document;
 
 const NOW: i64 = 1_906_502_400;
@@ -259,7 +260,7 @@ fn what_stays_is_the_same_value_and_a_file_or_an_hour_is_looked_at_as_a_whole() 
     assert!(super::compile(&resources, &second, NOW + LONG).is_none());
     let path = Arc::from(PathBuf::from("a.crt"));
     let mut with_file = resources.clone();
-    with_file.files.insert(path, Ok(Arc::from(&b"one"[..])));
+    with_file.files.insert(path, Ok(NamedFile::new(b"one".to_vec())));
     let third = super::compile(&with_file, &second, NOW).expect("a file more is nobody else's");
     assert!(super::compile(&resources, &third, NOW).is_none(), "a file less may be another's");
     resources.documents.swap(0, 2);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use durward_model::verdict::{Outcome, Severity, Verdict};
 use durward_model::{EgressAddress, Listener, Service, Tenant, TenantId};
@@ -20,7 +21,7 @@ pub(super) fn all(facts: &Facts<'_>) -> Vec<Check> {
     };
     let always = [configuration(facts), documents(facts), listeners(facts), draining];
     let asked = [egress(facts), certificates(facts), upstreams(facts), kernel(facts)];
-    let records = [audit(facts), logs(facts), state_file(facts)];
+    let records = [audit(facts), logs(facts), state_file(facts), Some(files(facts))];
     always.into_iter().chain(asked.into_iter().chain(records).flatten()).collect()
 }
 
@@ -243,6 +244,39 @@ fn state_file(facts: &Facts<'_>) -> Option<Check> {
             )
         },
     })
+}
+
+/// What was loaded before is served, so that it never fails readiness.
+fn files(facts: &Facts<'_>) -> Check {
+    let loads = facts.loads;
+    let at = |time: SystemTime| {
+        let time = jiff::Timestamp::try_from(time).unwrap_or_default();
+        let age = facts.now.saturating_sub(time.as_second()).max(0);
+        format!("{time:.0} ({age} s ago)")
+    };
+    let state = match (loads.succeeded, loads.unchanged) {
+        (None, _) => "no load has been successful yet".to_owned(),
+        (Some(loaded), None) => format!("last successful load {}", at(loaded)),
+        (Some(loaded), Some(seen)) => {
+            format!("last successful load {}, unchanged since, seen {}", at(loaded), at(seen))
+        }
+    };
+    let mut check = Check::new("files", state);
+    let of = |subject: String, sentence| Condition::process(Kind::Files, subject, sentence);
+    let stuck = loads.stuck.iter().map(|path| {
+        let sentence = "is on a file system that does not answer: what was loaded before is served";
+        of(path.display().to_string(), sentence)
+    });
+    check.conditions.extend(stuck);
+    if loads.overdue {
+        let sentence = "was given up: too many files do not answer";
+        check.conditions.push(of("the last load".to_owned(), sentence));
+    }
+    if loads.over_budget > 0 {
+        let sentence = "are not read: a tenant's share of the memory for named files is used";
+        check.conditions.push(of(format!("{} files", loads.over_budget), sentence));
+    }
+    check
 }
 
 #[cfg(test)]

@@ -1,3 +1,7 @@
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
+
+use durward_control::source::file::LoadHealth;
 use durward_control::{Compiled, FileSource, RoutingJsonOptions, compile};
 use durward_nat::Report;
 use durward_proxy::EndpointHealth;
@@ -47,6 +51,7 @@ fn judge(view: &Compiled, status: &Status, kernel: Option<&KernelFacts>) -> Heal
         status: Some(status),
         kernel,
         state_file: None,
+        loads: &LoadHealth::default(),
         draining: false,
         present: &PresentAddresses::now(),
         now: 1_800_000_000,
@@ -211,4 +216,39 @@ fn a_check_shows_some_conditions_and_counts_the_others() {
 
     assert!(text.contains("    and "), "{text}");
     assert!(text.lines().count() < 30, "{text}");
+}
+
+// S1.33+
+#[test]
+fn files_that_do_not_answer_are_shown_with_the_last_successful_load() {
+    let view = Compiled::default();
+    let before = UNIX_EPOCH + Duration::from_secs(1_799_999_900);
+    let loads = LoadHealth {
+        succeeded: Some(before),
+        unchanged: Some(before + Duration::from_secs(60)),
+        stuck: vec![PathBuf::from("/mnt/ca.pem")],
+        overdue: true,
+        over_budget: 2,
+        ..LoadHealth::default()
+    };
+
+    let health = Health::judge(&Facts {
+        view: &view,
+        status: None,
+        kernel: None,
+        state_file: None,
+        loads: &loads,
+        draining: false,
+        present: &PresentAddresses::now(),
+        now: 1_800_000_000,
+    });
+
+    let text = health.text();
+    let state = "[!]files warning: last successful load 2027-01-15T07:58:20Z (100 s ago), unchanged since, seen 2027-01-15T07:59:20Z (40 s ago)";
+    assert!(text.contains(state), "{text}");
+    assert!(text.contains("/mnt/ca.pem is on a file system that does not answer"), "{text}");
+    assert!(text.contains("the last load was given up"), "{text}");
+    assert!(text.contains("2 files are not read"), "{text}");
+    let check = health.checks.iter().find(|check| check.name == "files").unwrap();
+    assert_eq!(check.fault, None, "what was loaded before is served");
 }
