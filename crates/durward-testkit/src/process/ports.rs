@@ -2,7 +2,7 @@
 //! A port found here can be lost to a stranger before it is bound; with an address of one's own that does not happen.
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A TCP port that was free on this address a moment ago. Prefer binding port 0 where the test can.
 #[must_use]
@@ -21,16 +21,19 @@ pub fn free_udp_port(ip: impl Into<IpAddr>) -> u16 {
 /// A loopback address no other test of this process gets, and hardly any of another process: every port is free there.
 ///
 /// # Panics
-/// After 250 addresses.
+/// After 500 addresses.
 #[must_use]
 pub fn unique_loopback() -> Ipv4Addr {
-    static LAST: AtomicU8 = AtomicU8::new(0);
-    let number = LAST
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| (last < 250).then_some(last + 1))
-        .expect("a process asks for at most 250 loopback addresses");
+    const PER_BLOCK: u32 = 250;
+    const PROCESSES: u32 = 32_000;
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let number = LAST.fetch_add(1, Ordering::Relaxed);
+    let (block, host) = (number / PER_BLOCK, number % PER_BLOCK);
+    assert!(block < 2, "a process asks for at most 500 loopback addresses");
     // 127.0 is what everybody else uses.
-    let [.., high, low] = (std::process::id() % 65_000 + 256).to_be_bytes();
-    Ipv4Addr::new(127, high, low, number + 1)
+    let [.., high, low] = (256 + block * PROCESSES + std::process::id() % PROCESSES).to_be_bytes();
+    let host = u8::try_from(host + 1).expect("a block has 250 addresses");
+    Ipv4Addr::new(127, high, low, host)
 }
 
 /// A port below those the kernel gives to clients, each at most once per process: nobody takes it by chance.

@@ -1,5 +1,6 @@
 //! Files that are no regular files, or have no end, wherever a user can name one: they cost what names them, never a reload of others.
 
+use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +16,7 @@ fn fifo(path: &Path) -> PathBuf {
     path.to_owned()
 }
 
-fn respond(name: &str, address: std::net::Ipv4Addr, body: &str, more: &str) -> String {
+fn respond(name: &str, address: Ipv4Addr, body: &str, more: &str) -> String {
     format!(
         "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec:\n  ingress:\n    - {{address: {address}, port: 8080, protocol: HTTP, routes: [{{respond: {{body: \"{body}\"}}}}]}}\n{more}"
     )
@@ -29,8 +30,7 @@ fn finish(arguments: &[&str]) -> (bool, String) {
 }
 
 /// Returns a piece of a tenant's document for each field that names a file, with `name` in it; `own` is a sound pair.
-fn fields_naming(name: &str, own: &str) -> [String; 6] {
-    let other = unique_loopback();
+fn fields_naming(name: &str, own: &str, other: Ipv4Addr) -> [String; 6] {
     let tls = |certificate: &str, more: &str| {
         format!(
             "    - {{address: {other}, port: 8443, certificate: {certificate}, {more} routes: [{{respond: {{body: x}}}}]}}\n"
@@ -73,9 +73,10 @@ fn a_fifo_or_device_named_anywhere_costs_what_names_it_and_no_reload_of_others()
         outside.path().display().to_string(),
     ];
     for (at, name) in odd.iter().enumerate() {
-        for (number, field) in fields_naming(name, &own).into_iter().enumerate() {
+        let other = unique_loopback();
+        for (number, field) in fields_naming(name, &own, other).into_iter().enumerate() {
             let tenant = format!("bad-{at}-{number}");
-            let document = respond(&tenant, unique_loopback(), "bad", &field);
+            let document = respond(&tenant, other, "bad", &field);
             dir.write(format!("{tenant}.yaml"), document);
         }
     }
