@@ -95,7 +95,7 @@ impl fmt::Debug for Seen {
     }
 }
 
-/// Whether documents take `text` for a host name.
+/// Returns whether documents take `text` for a host name.
 pub(crate) fn is_host_name(text: &str) -> bool {
     words::host_name(text).is_ok()
 }

@@ -44,7 +44,7 @@ impl FileRoots {
     }
 }
 
-/// Whether a cleaned path is in a cleaned directory, or is that directory.
+/// Returns whether a cleaned path is in a cleaned directory, or is that directory.
 #[must_use]
 pub fn is_within(path: &Path, root: &Path) -> bool {
     let rest = path.strip_prefix(root).ok();

@@ -16,7 +16,7 @@ pub struct NamedFile {
     bytes: Option<Arc<[u8]>>,
     digest: Digest,
     length: u64,
-    /// Whether every user of the host may change the file.
+    /// True if every user of the host may change the file.
     pub writable_by_all: bool,
 }
 

@@ -284,7 +284,7 @@ impl Resources {
         Err(FileFault::Unreadable(faults.join("; ")))
     }
 
-    /// Whether a file that links lead to is in a directory the document may name files in, that directory's own links followed.
+    /// Returns whether a file that links lead to is in a directory the document may name files in, that directory's own links followed.
     fn reaches(&self, source: &Source, real: &Path) -> bool {
         let mut roots = source.roots.of(&source.bases);
         roots.any(|root| is_within(real, self.links.roots.get(&root).unwrap_or(&root)))

@@ -131,7 +131,7 @@ impl State {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Whether documents were left out because there were too many bytes of them.
+    /// Returns whether documents were left out because there were too many bytes of them.
     #[must_use]
     pub fn lacks_documents(&self) -> bool {
         self.texts.is_empty() && !self.tenants.is_empty()

@@ -338,7 +338,7 @@ impl ServerTls {
         (first..self.certificates.len()).filter(alike)
     }
 
-    /// Whether a client that asked for `sni` may ask for `host` on the same connection: each certificate that it may have been shown
+    /// Returns whether a client that asked for `sni` may ask for `host` on the same connection: each certificate that it may have been shown
     /// for the one name is for the other, too. What is asked of clients is the same for all certificates of a listener.
     #[must_use]
     pub fn serves_alike(&self, sni: &str, host: &str) -> bool {

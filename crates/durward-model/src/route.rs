@@ -235,7 +235,7 @@ impl RouteMatch {
         self.mismatch_of_rest(request)
     }
 
-    /// Whether a request whose host and path match is accepted.
+    /// Returns whether a request whose host and path match is accepted.
     fn accepts_rest(&self, request: &RequestView<'_>) -> bool {
         self.mismatch_of_rest(request).is_none()
     }

@@ -55,7 +55,7 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// Its addresses with their networks.
     pub addresses: Vec<IpNet>,
-    /// Whether it carries packets: up, and with a carrier.
+    /// True if it carries packets: up, and with a carrier.
     pub running: bool,
     /// How often its carrier came or went.
     pub carrier_changes: u32,
@@ -63,7 +63,7 @@ pub struct Link {
     pub default_gateways: Vec<IpAddr>,
     /// Where the host's other routes by it lead, with the router.
     pub routes: Vec<(IpNet, IpAddr)>,
-    /// Whether a route of `durward nat steer` in the main table leads by it.
+    /// True if a route of `durward nat steer` in the main table leads by it.
     pub tunnel: bool,
 }
 

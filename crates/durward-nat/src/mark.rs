@@ -45,7 +45,7 @@ pub(crate) const fn tenant(mark: u32) -> u16 {
     (mark >> 16) as u16
 }
 
-/// Whether a connection's mark is one of Durward's.
+/// Returns whether a connection's mark is one of Durward's.
 pub(crate) const fn is_ours(mark: u32) -> bool {
     mark & (MAPPED | EGRESS | TRANSPARENT) != 0 && tenant(mark) != 0
 }

@@ -118,7 +118,7 @@ impl Sysctl {
     }
 }
 
-/// Whether the kernel drops packets that came in by the interface with a source it would not be answered at.
+/// Returns whether the kernel drops packets that came in by the interface with a source it would not be answered at.
 pub(crate) fn is_strict(interface: &str) -> bool {
     let path = format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter");
     let own = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u32>().ok());

@@ -37,7 +37,7 @@ pub(crate) struct Listeners {
 
 struct OpenBind {
     transparent: bool,
-    /// Whether the host had the address at the last [`Listeners::log_moves`].
+    /// True if the host had the address at the last [`Listeners::log_moves`].
     present: bool,
     sockets: Vec<Held>,
 }

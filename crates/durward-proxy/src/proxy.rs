@@ -114,7 +114,7 @@ pub struct SinkStatus {
     pub log: &'static str,
     /// The kind of sink: `stdout`, `file`, `syslog` or `otlp`.
     pub kind: &'static str,
-    /// Whether the last write failed.
+    /// True if the last write failed.
     pub failing: bool,
     /// Lines lost since the start.
     pub lost: u64,

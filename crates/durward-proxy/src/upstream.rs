@@ -115,7 +115,7 @@ impl UpstreamRuntime {
         self.budget.take()
     }
 
-    /// Whether another endpoint may be tried after one that could not be connected to. Nothing was sent, so it costs no budget: each
+    /// Returns whether another endpoint may be tried after one that could not be connected to. Nothing was sent, so it costs no budget: each
     /// endpoint is tried once, within [`ELSEWHERE`]. `retries.attempts: 0` turns this off with all retries.
     pub(crate) fn may_connect_elsewhere(&self, tried: &Tried, began: Instant) -> bool {
         self.upstream.retry.attempts > 0

@@ -48,7 +48,7 @@ impl Retirement {
         self.0.fetch_max(Self::REMOVED, Relaxed);
     }
 
-    /// Whether there is a newer configuration.
+    /// Returns whether there is a newer configuration.
     pub(crate) fn outdated(&self) -> bool {
         self.0.load(Relaxed) >= Self::RENEWED
     }
@@ -208,7 +208,7 @@ impl Watch {
         self.watchdog.draining.get() || self.asks(Retirement::changed)
     }
 
-    /// Whether the connection ends only because its core drains: its next request would be served.
+    /// Returns whether the connection ends only because its core drains: its next request would be served.
     pub(crate) fn drains(&self) -> bool {
         self.watchdog.draining.get()
             && !self.watchdog.cutting.get()

@@ -20,7 +20,7 @@ const ECDSA_SHA512: &str = "1.2.840.10045.4.3.4";
 const PURE_ED25519: &str = "1.3.101.112";
 
 impl Revocations {
-    /// Whether `authority`'s key has signed the list; `None` when the algorithm is none we can check.
+    /// Returns whether `authority`'s key has signed the list; `None` when the algorithm is none we can check.
     #[must_use]
     pub fn is_signed_by(&self, authority: &Authority) -> Option<bool> {
         let (_, list) = CertificateRevocationList::from_der(&self.der).ok()?;

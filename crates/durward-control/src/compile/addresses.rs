@@ -44,7 +44,7 @@ impl Role {
 pub(crate) struct Held {
     pub(crate) address: IpAddr,
     pub(crate) role: Role,
-    /// Whether the tenant lets others that also say so use it.
+    /// True if the tenant lets others that also say so use it.
     pub(crate) shared: bool,
 }
 
@@ -72,7 +72,7 @@ struct Claims {
     refused: Vec<Claim>,
 }
 
-/// Who has which address.
+/// The tenant that holds each address.
 #[derive(Debug, Default)]
 pub(crate) struct Addresses(HashMap<IpAddr, Claims>);
 

@@ -15,7 +15,7 @@ pub(crate) type KeyId = [u8; 32];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HeldKey {
     pub(crate) key: KeyId,
-    /// Whether it is used at shared proxies only.
+    /// True if it is used at shared proxies only.
     pub(crate) shared: bool,
 }
 
@@ -53,7 +53,7 @@ impl Keys {
         self.used[entrant] = used;
     }
 
-    /// What the entrant at this position may not use.
+    /// Keys that the entrant at this position may not use.
     pub(crate) fn denied(&self, entrant: usize) -> Denied {
         self.denied.get(&entrant).cloned().unwrap_or_default()
     }

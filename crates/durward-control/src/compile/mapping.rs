@@ -59,11 +59,11 @@ pub(crate) struct Past {
     pub(crate) text: Arc<str>,
     pub(crate) seniority: u64,
     pub(crate) created: Option<Arc<str>>,
-    /// Whether other tenants that also say so may use its addresses.
+    /// True if other tenants that also say so may use its addresses.
     pub(crate) shared: bool,
     /// The last document of it that was served.
     pub(crate) good: Option<Arc<Source>>,
-    /// Whether an earlier process served it as the document says.
+    /// True if an earlier process served it as the document says.
     pub(crate) restored: bool,
     pub(crate) outcome: Outcome,
     served: Option<Arc<PortMapping>>,
@@ -111,7 +111,7 @@ pub(crate) struct Applicant<'a> {
     restored: bool,
     pub(crate) seniority: u64,
     pub(crate) created: Option<Arc<str>>,
-    /// Whether other tenants that also say so may use its addresses.
+    /// True if other tenants that also say so may use its addresses.
     pub(crate) shared: bool,
     /// Where its addresses and ports are written.
     pub(crate) places: Places,

@@ -263,7 +263,7 @@ fn is_same(was: &Metadata, is: &Metadata) -> bool {
     was.name == is.name && was.creation_timestamp == is.creation_timestamp
 }
 
-/// Whether both ask for the same addresses and networks, as far as listeners do not tell.
+/// Returns whether both ask for the same addresses and networks, as far as listeners do not tell.
 fn have_same(was: &TenantSpec, is: &TenantSpec) -> bool {
     let doors = was.ingress.iter().zip(&is.ingress);
     let same_doors = was.ingress.len() == is.ingress.len()

@@ -220,7 +220,7 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// What a process serves, by tenant, mapping and egress rule.
+/// Tenants, mappings and egress rules that a process serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Served(BTreeMap<String, Part>);
 

@@ -104,7 +104,7 @@ fn revocations(
     found
 }
 
-/// Who has signed a revocation list.
+/// Signer of a revocation list, as judged by the authorities named beside it.
 enum Signer {
     /// One of the authorities named beside it, as far as that can be checked.
     Authority,

@@ -47,7 +47,7 @@ pub struct LoadHealth {
     pub unchanged: Option<SystemTime>,
     /// Paths whose file system does not answer.
     pub stuck: Vec<PathBuf>,
-    /// Whether the last load was given up.
+    /// True if the last load was given up.
     pub overdue: bool,
     /// Bytes held of the files that documents name.
     pub named_bytes: u64,

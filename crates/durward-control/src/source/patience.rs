@@ -70,7 +70,7 @@ impl Progress {
         self.at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the path is left out.
+    /// Returns whether the path is left out.
     pub(super) fn leaves_out(&self, path: &Path) -> bool {
         self.stuck.holds(path)
     }
@@ -94,12 +94,12 @@ pub(super) struct Stuck {
 struct Waiting {
     /// The threads that wait for it.
     threads: usize,
-    /// Whether what lies beside it is on another file system.
+    /// True if what lies beside it is on another file system.
     is_mount_point: bool,
 }
 
 impl Stuck {
-    /// Whether a path does not answer: itself, what lies below it, and what lies beside it on the same file system.
+    /// Returns whether a path does not answer: itself, what lies below it, and what lies beside it on the same file system.
     fn holds(&self, path: &Path) -> bool {
         if self.count.load(Relaxed) == 0 {
             return false;
@@ -136,7 +136,7 @@ impl Stuck {
     }
 }
 
-/// Whether a file system is mounted at the path. The list of mounts is asked, which answers always.
+/// Returns whether a file system is mounted at the path. The list of mounts is asked, which answers always.
 fn is_mount_point(path: &Path) -> bool {
     let Ok(path) = std::path::absolute(path) else { return false };
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

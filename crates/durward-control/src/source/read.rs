@@ -62,7 +62,7 @@ struct Known {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listing {
     pub(super) names: Arc<[Name]>,
-    /// Whether every user of the host may add files to the directory.
+    /// True if every user of the host may add files to the directory.
     pub(super) writable_by_all: bool,
 }
 
@@ -104,7 +104,7 @@ impl Stamp {
 }
 
 impl Known {
-    /// Whether what is at the path is what it was; bytes are compared where the times cannot tell.
+    /// Returns whether what is at the path is what it was; bytes are compared where the times cannot tell.
     fn holds(&mut self, path: &Path) -> bool {
         let Ok(metadata) = fs::metadata(path) else { return false };
         let now = Stamp::of(&metadata);
@@ -159,7 +159,7 @@ fn stamp(path: &Path) -> Result<Stamp, ErrorKind> {
 }
 
 impl Obstacle {
-    /// Whether another try would fail alike.
+    /// Returns whether another try would fail alike.
     fn remains(&self, path: &Path, progress: &Progress) -> bool {
         match self {
             Self::Passing => false,
@@ -203,12 +203,12 @@ impl Reader {
             && self.unreadable.iter().all(|(path, obstacle)| obstacle.remains(path, progress))
     }
 
-    /// Whether the path leads to a directory.
+    /// Returns whether the path leads to a directory.
     pub(super) fn is_dir(&self, path: &Path) -> bool {
         self.progress.at(path, || path.is_dir()).unwrap_or(false)
     }
 
-    /// Whether nothing is at the path, not even a link that leads nowhere.
+    /// Returns whether nothing is at the path, not even a link that leads nowhere.
     pub(super) fn is_gone(&self, path: &Path) -> bool {
         self.progress.at(path, || fs::symlink_metadata(path).is_err()).unwrap_or(false)
     }
@@ -322,7 +322,7 @@ fn read(path: &Path, kind: FileKind) -> Result<Contents, Unread> {
     Ok(Contents { stamp, bytes, writable_by_all, real: real(&file, path) })
 }
 
-/// Whether every user of the host may change what is at the path. On a file system that is mounted read-only no user may.
+/// Returns whether every user of the host may change what is at the path. On a file system that is mounted read-only no user may.
 fn is_writable_by_all(path: &Path, metadata: &Metadata) -> bool {
     let is_read_only = || {
         rustix::fs::statvfs(path)

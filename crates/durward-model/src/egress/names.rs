@@ -26,7 +26,7 @@ pub enum ListedName<'a> {
 }
 
 impl NameList {
-    /// Whether the list has the name, or a name above it that stands for all below. `name` is in lower case.
+    /// Returns whether the list has the name, or a name above it that stands for all below. `name` is in lower case.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         let mut above = Some(name);
@@ -47,7 +47,7 @@ impl NameList {
         self.exact.len() + self.suffixes.len() + self.below.len()
     }
 
-    /// Whether the list has no entry, and so matches no name.
+    /// Returns whether the list has no entry, and so matches no name.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -162,7 +162,7 @@ impl Paths {
     }
 }
 
-/// Whether a path is another one or lies below it.
+/// Returns whether a path is another one or lies below it.
 fn lies_below(path: &str, prefix: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

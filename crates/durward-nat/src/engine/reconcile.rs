@@ -229,7 +229,7 @@ impl State {
         Err(TableError::Outdated.into())
     }
 
-    /// Whether the table that is to be shared was left by a process that owned it: the kernel keeps such a table apart, so it is made anew, in
+    /// Returns whether the table that is to be shared was left by a process that owned it: the kernel keeps such a table apart, so it is made anew, in
     /// one transaction. While its owner lives the kernel says "not allowed" instead.
     fn is_of_an_owner(&self, error: &TableError) -> bool {
         let kept_apart = matches!(error, TableError::Refused { object, errno }

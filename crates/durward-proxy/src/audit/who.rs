@@ -55,7 +55,7 @@ pub struct Use {
     pub byte: u64,
     /// Whether the record has a hash that is not its own.
     pub altered: bool,
-    /// Whether the clock was set while it was open: the times of its records and its duration do not fit together.
+    /// True if the clock was set while it was open: the times of its records and its duration do not fit together.
     pub clock_set: bool,
 }
 
@@ -222,7 +222,7 @@ fn span(opened: Option<i64>, closed: Option<i64>, total: Option<i64>) -> (i64, i
 }
 
 impl Found {
-    /// Whether its times, as far as the index knows them, leave it possible that it is meant.
+    /// Returns whether its times, as far as the index knows them, leave it possible that it is meant.
     fn may_overlap(&self, question: &Question) -> bool {
         let times =
             (self.opened.map(|(entry, _)| entry.at), self.closed.map(|(entry, _)| entry.at));

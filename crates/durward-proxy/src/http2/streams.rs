@@ -31,7 +31,7 @@ pub(crate) struct Streams(Rc<State>);
 struct State {
     memory: Rc<ConnectionMemory>,
     open: RefCell<HashMap<u32, Stream, BuildHasherDefault<StreamHasher>>>,
-    /// Whether the peer opens streams: it is a client.
+    /// True if the peer opens streams: it is a client.
     of_client: bool,
     /// Bytes that one head may take up.
     head_most: usize,

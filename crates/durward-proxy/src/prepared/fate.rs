@@ -50,7 +50,7 @@ pub(crate) fn of_listener(old: &Listener, new: &Listener) -> Fate {
     if *old == with_certificates_of(new, old) { Fate::Keep } else { Fate::Renew }
 }
 
-/// Whether a connection of the old listener may go on as one of the new listener, which admits its client. Asked per connection, so it
+/// Returns whether a connection of the old listener may go on as one of the new listener, which admits its client. Asked per connection, so it
 /// compares no routes and no sources.
 pub(crate) fn may_go_on((old, of): (&Listener, &Tenant), (new, now): (&Listener, &Tenant)) -> bool {
     old.tenant == new.tenant
@@ -70,7 +70,7 @@ fn keeps_streams(old: &Tenant, new: &Tenant) -> bool {
     old.limits.http2_streams == new.limits.http2_streams
 }
 
-/// Whether what was agreed when a connection began is what would be agreed now.
+/// Returns whether what was agreed when a connection began is what would be agreed now.
 fn keeps_session(old: &Listener, new: &Listener) -> bool {
     let transparent = |service: &Service| matches!(service, Service::Forward(service) if service.transparent.is_some());
     let same_tls = match (old.tls(), new.tls()) {
@@ -97,7 +97,7 @@ fn credentials_shrink(old: &Service, new: &Service) -> bool {
             || !old.credentials.iter().all(|credential| new.credentials.contains(credential)))
 }
 
-/// Whether clients would prove themselves in the same way; further authorities forbid nobody.
+/// Returns whether clients would prove themselves in the same way; further authorities forbid nobody.
 fn keeps_trust(old: &ClientAuth, new: &ClientAuth) -> bool {
     match (old, new) {
         (ClientAuth::Required(old), ClientAuth::Required(new))

@@ -37,7 +37,7 @@ impl TenantView {
         &self.0.retirement
     }
 
-    /// Whether a connection of `former` may go on under this view.
+    /// Returns whether a connection of `former` may go on under this view.
     pub(crate) fn may_take_over(&self, former: &Self) -> bool {
         fate::may_go_on(
             (former.listener(), &former.tenant().tenant),

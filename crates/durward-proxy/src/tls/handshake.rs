@@ -70,7 +70,7 @@ pub(crate) async fn terminate(
     }
 }
 
-/// Whether a client can verify signatures of a key of this type, in the version and with the suites it offers.
+/// Returns whether a client can verify signatures of a key of this type, in the version and with the suites it offers.
 fn can_verify(hello: &ClientHello<'_>, key_type: &str) -> bool {
     use SignatureScheme as S;
     let has = |scheme: &S| hello.signature_schemes().contains(scheme);

@@ -30,7 +30,7 @@ impl Tried {
     }
 }
 
-/// Whether [`choose`] would find an endpoint that was not tried yet.
+/// Returns whether [`choose`] would find an endpoint that was not tried yet.
 pub(crate) fn is_any_left(endpoints: &[EndpointRuntime], tried: &Tried) -> bool {
     let serving = |e: &EndpointRuntime| e.weight > 0 && !e.state.unhealthy.load(Relaxed);
     let all_rest = !endpoints.iter().any(|e| serving(e) && e.state.available());

@@ -274,7 +274,7 @@ impl Gateway {
             .any(|tenant| tenant.egress.iter().any(|egress| egress.0 == address))
     }
 
-    /// Whether `address` is one that a tenant's clients connect to, or that its connections leave from.
+    /// Returns whether `address` is one that a tenant's clients connect to, or that its connections leave from.
     pub(crate) fn is_tenants(&self, address: IpAddr) -> bool {
         let view = self.view();
         let mut tenants = view.snapshot.tenants.values();

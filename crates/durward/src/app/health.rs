@@ -34,7 +34,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) state_file: Option<Result<String, String>>,
     /// State of the loads of configuration files.
     pub(crate) loads: &'a LoadHealth,
-    /// Whether the process is stopping.
+    /// True if the process is stopping.
     pub(crate) draining: bool,
     /// Addresses of this host.
     pub(crate) present: &'a PresentAddresses,
@@ -50,9 +50,9 @@ pub(crate) struct KernelFacts {
     pub(crate) report: Report,
     /// Reason why the kernel could not be brought to the documents.
     pub(crate) fault: Option<String>,
-    /// Whether the operator named external interfaces. Without them only documents ask for the kernel plane.
+    /// True if the operator named external interfaces. Without them only documents ask for the kernel plane.
     pub(crate) enabled: bool,
-    /// Whether others are kept from changing the table.
+    /// True if others are kept from changing the table.
     pub(crate) owns_table: bool,
 }
 

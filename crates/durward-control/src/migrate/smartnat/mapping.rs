@@ -126,7 +126,7 @@ impl Mapping<'_> {
         }
     }
 
-    /// Whether SmartNat serves the mapping at all.
+    /// Returns whether SmartNat serves the mapping at all.
     fn is_served(&mut self) -> Option<()> {
         let invalid = self.object.value["status"]["invalid"].as_str().unwrap_or("no").to_owned();
         if !matches!(&*invalid, "no" | "") {

@@ -53,7 +53,7 @@ pub(super) enum Leaves {
 }
 
 impl Leaves {
-    /// Whether Squid looks at the line for a destination of this family.
+    /// Returns whether Squid looks at the line for a destination of this family.
     pub(super) fn is_for(self, is_v4: bool) -> bool {
         match self {
             Self::At(address) => address.is_ipv4() == is_v4,
@@ -216,7 +216,7 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// Whether there is anything the client might be allowed.
+    /// Returns whether there is anything the client might be allowed.
     pub(super) fn lets_in(&self) -> bool {
         self.last || self.rules.iter().any(|rule| rule.allow)
     }

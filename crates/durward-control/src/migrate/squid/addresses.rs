@@ -124,7 +124,7 @@ impl AddressSet {
         self.intersection(&outside)
     }
 
-    /// Whether every address of `other` is in it.
+    /// Returns whether every address of `other` is in it.
     pub(super) fn covers(&self, other: &Self) -> bool {
         other.minus(self).is_empty()
     }
@@ -159,7 +159,7 @@ impl AddressSet {
         four.chain(six)
     }
 
-    /// Whether it has an IPv6 address.
+    /// Returns whether it has an IPv6 address.
     pub(super) fn has_v6(&self) -> bool {
         !self.v6.0.is_empty()
     }

@@ -91,7 +91,7 @@ impl<'a> Writer<'a> {
         egress
     }
 
-    /// Whether several tenants leave from the address or come in there.
+    /// Returns whether several tenants leave from the address or come in there.
     fn is_shared(&self, address: IpAddr) -> bool {
         let has = |one: &Tenant| {
             let mut doors = one.entries.iter().map(|(door, _)| self.doors[*door].address);

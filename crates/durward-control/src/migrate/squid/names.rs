@@ -59,7 +59,7 @@ impl NameSet {
         &self.entries
     }
 
-    /// Whether no name is in it; it may have addresses.
+    /// Returns whether no name is in it; it may have addresses.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -79,7 +79,7 @@ impl NameSet {
         false
     }
 
-    /// Whether all names that the entry means are in it.
+    /// Returns whether all names that the entry means are in it.
     fn covers(&self, entry: &Entry) -> bool {
         if entry.below { self.has_all_below(&entry.name) } else { self.has(&entry.name) }
     }

@@ -244,7 +244,7 @@ impl Blocks {
 }
 
 impl Region {
-    /// Whether nothing can be in it.
+    /// Returns whether nothing can be in it.
     fn is_nothing(&self) -> bool {
         self.names.as_ref().is_some_and(|names| names.is_empty())
             || self.blocks.as_ref().is_some_and(|blocks| blocks.set.is_empty())

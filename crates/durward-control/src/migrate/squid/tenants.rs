@@ -194,7 +194,7 @@ impl Clients<'_> {
         name.trim_matches('-').to_owned()
     }
 
-    /// Whether no address can be written for the clients. Each line that keeps them out is named.
+    /// Returns whether no address can be written for the clients. Each line that keeps them out is named.
     fn is_left_out(&self, profile: &Profile, notes: &mut Notes) -> bool {
         let unreadable =
             profile.leaving.main.iter().flatten().any(|(leaves, _)| *leaves == Leaves::Unreadable);
@@ -246,13 +246,13 @@ impl Clients<'_> {
         Ok(egress)
     }
 
-    /// Whether clients may come from the host itself.
+    /// Returns whether clients may come from the host itself.
     fn counts_loopback(&self) -> bool {
         self.doors.iter().any(|door| door.address.is_loopback())
     }
 }
 
-/// Whether a list has no equal here.
+/// Returns whether a list has no equal here.
 pub(super) fn is_unknown(acls: &Acls, acl: usize) -> bool {
     // Users are among what is left where no line asks for credentials.
     matches!(acls.at(acl).acl, Acl::Unknown(_) | Acl::Group { .. } | Acl::Users(_))

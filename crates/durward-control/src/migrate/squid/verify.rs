@@ -33,7 +33,7 @@ pub(super) struct Comparison<'a> {
     pub(super) acls: &'a Acls,
     pub(super) doors: &'a [Door],
     pub(super) compiled: &'a Compiled,
-    /// Whether the configuration names IPv6 addresses anywhere.
+    /// True if the configuration names IPv6 addresses anywhere.
     pub(super) uses_v6: bool,
 }
 
@@ -350,7 +350,7 @@ impl OneTenant<'_> {
         None
     }
 
-    /// Whether all tests hold; `None` where that depends on one without an equal.
+    /// Returns whether all tests hold; `None` where that depends on one without an equal.
     fn holds(&self, tests: &[Test], request: Request<'_>) -> Option<bool> {
         let mut unknown = false;
         for test in tests {

@@ -58,7 +58,7 @@ impl Writer {
         self.lost.load(Relaxed)
     }
 
-    /// Whether the last write, or the last reopening of the file, failed.
+    /// Returns whether the last write, or the last reopening of the file, failed.
     pub(super) fn failing(&self) -> bool {
         self.failing.load(Relaxed)
     }

@@ -23,7 +23,7 @@ const X_FORWARDED: [Known; 4] =
 pub(crate) struct ProxyChain {
     /// The client the outermost trusted proxy saw.
     pub(crate) client: Option<IpAddr>,
-    /// Whether what the peer says is believed.
+    /// True if what the peer says is believed.
     trusted: bool,
     /// Elements to skip from the right: the trusted hops before the outermost.
     depth: usize,
@@ -61,7 +61,7 @@ impl ProxyChain {
         said.or(asked).unwrap_or(http.texts.scheme)
     }
 
-    /// Whether a request may name this scheme on this listener: a trusted proxy may have ended TLS, or not used it.
+    /// Returns whether a request may name this scheme on this listener: a trusted proxy may have ended TLS, or not used it.
     pub(super) fn allows_scheme(&self, http: &Http, named: &[u8]) -> bool {
         named.eq_ignore_ascii_case(http.texts.scheme.as_bytes())
             || (self.trusted && scheme(named).is_some())

@@ -82,7 +82,7 @@ fn absolute(input: &[u8], start: usize, end: usize) -> Result<Target, Fault> {
     })
 }
 
-/// Whether this is a host with an optional port, and how much of it is the host (brackets included). A port may be empty (RFC 3986 §3.2.3).
+/// Returns whether this is a host with an optional port, and how much of it is the host (brackets included). A port may be empty (RFC 3986 §3.2.3).
 pub(crate) fn valid_authority(authority: &[u8]) -> Option<usize> {
     let host = if authority.first() == Some(&b'[') {
         let close = authority.iter().position(|byte| *byte == b']')?;

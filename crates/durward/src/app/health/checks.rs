@@ -105,7 +105,7 @@ fn forwards(listener: &Arc<Listener>) -> bool {
     matches!(listener.service, Service::Forward(_))
 }
 
-/// Whether the proxy opens connections for the tenant. What only the kernel carries is judged by the kernel plane.
+/// Returns whether the proxy opens connections for the tenant. What only the kernel carries is judged by the kernel plane.
 fn dials_out(tenant: &Tenant) -> bool {
     let mut listeners = tenant.listeners.iter().chain(&tenant.transparent).peekable();
     let accepts = listeners.peek().is_some();

@@ -7,7 +7,7 @@ use std::path::Path;
 /// Most files that one pattern may name.
 const MOST: usize = 10_000;
 
-/// Whether there is anything to match.
+/// Returns whether there is anything to match.
 pub(super) fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '['])
 }
@@ -58,7 +58,7 @@ fn names(directory: &Path) -> Result<Vec<String>, String> {
     Ok(entries.filter_map(name).collect())
 }
 
-/// Whether a name matches. A star that fits too little is tried with one character more, so the time is bounded by the product of both lengths.
+/// Returns whether a name matches. A star that fits too little is tried with one character more, so the time is bounded by the product of both lengths.
 fn is_match(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();
