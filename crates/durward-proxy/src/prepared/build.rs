@@ -4,10 +4,11 @@
 //! and the swap itself.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use durward_model::egress::Neighbours;
-use durward_model::{Bind, Listener, Service, Snapshot, Tenant, TenantId};
+use durward_model::{Bind, DestinationMode, Listener, Service, Snapshot, Tenant, TenantId};
 
 use crate::metrics::Metrics;
 use crate::prepared::fate::{self, Fate};
@@ -65,7 +66,7 @@ pub(crate) fn build(snapshot: Arc<Snapshot>, previous: &Prepared, metrics: &Metr
         snapshot.tenants.values().filter_map(|tenant| builder.tenant(tenant)).collect();
     let binds: BTreeMap<_, _> =
         snapshot.binds.values().map(|bind| (bind.address, builder.bind(bind, &tenants))).collect();
-    builder.retire_missing(&binds);
+    builder.retire_missing(&binds, &snapshot);
     let Builder { problems, retiring, resolvers, .. } = builder;
     let former = &previous.snapshot;
     let neighbours = if Neighbours::are_same(former, &snapshot) {
@@ -126,8 +127,8 @@ impl Builder<'_> {
         bind: &Arc<Bind>,
         tenants: &BTreeMap<TenantId, Arc<TenantRuntime>>,
     ) -> Arc<PreparedBind> {
-        let previous = self.previous.binds.get(&bind.address).map(Arc::clone);
-        if let Some(same) = previous.as_ref().filter(|previous| is_same(previous, bind, tenants)) {
+        let previous = self.previous.binds.get(&bind.address);
+        if let Some(same) = previous.filter(|previous| is_same(previous, bind, tenants)) {
             for prepared in same.listeners.iter().flatten() {
                 // So that the next configuration finds it.
                 self.resolver(&prepared.listener, &prepared.tenant);
@@ -138,9 +139,8 @@ impl Builder<'_> {
             .listeners
             .iter()
             .map(|listener| {
-                let before = previous.as_deref().and_then(|bind| find(bind, listener));
                 let tenant = tenants.get(&listener.tenant)?;
-                self.listener(listener, tenant, before)
+                self.listener(listener, tenant, &bind.mode)
             })
             .collect();
         Arc::new(PreparedBind::new(Arc::clone(bind), listeners))
@@ -150,9 +150,15 @@ impl Builder<'_> {
         &mut self,
         listener: &Arc<Listener>,
         tenant: &Arc<TenantRuntime>,
-        before: Option<&Arc<PreparedListener>>,
+        mode: &DestinationMode,
     ) -> Option<Arc<PreparedListener>> {
+        let before = in_place_of(listener, &self.previous.binds, &self.previous.snapshot);
+        let of_bind = before.map_or(Fate::Keep, |before| {
+            let bind = self.previous.snapshot.binds.get(&before.listener.bind);
+            bind.map_or(Fate::Keep, |bind| fate::of_mode(&bind.mode, mode))
+        });
         if let Some(before) = before
+            && of_bind == Fate::Keep
             && Arc::ptr_eq(&before.tenant, tenant)
             && same(&before.listener, listener)
         {
@@ -171,7 +177,7 @@ impl Builder<'_> {
                 return None;
             }
         };
-        let (retirement, former) = self.succeed(listener, tenant, before);
+        let (retirement, former) = self.succeed(listener, tenant, before.map(|before| (before, of_bind)));
         Some(Arc::new(PreparedListener {
             listener: Arc::clone(listener),
             tenant: Arc::clone(tenant),
@@ -208,10 +214,11 @@ impl Builder<'_> {
         &mut self,
         listener: &Listener,
         tenant: &TenantRuntime,
-        before: Option<&Arc<PreparedListener>>,
+        before: Option<(&Arc<PreparedListener>, Fate)>,
     ) -> (Arc<Retirement>, Vec<std::sync::Weak<Retirement>>) {
-        let Some(before) = before else { return (Arc::default(), Vec::new()) };
+        let Some((before, of_bind)) = before else { return (Arc::default(), Vec::new()) };
         let fate = fate::of_listener(&before.listener, listener)
+            .max(of_bind)
             .max(fate::of_tenant(&before.tenant.tenant, &tenant.tenant));
         let mut former = before.former.clone();
         former.retain(|former| former.strong_count() > 0);
@@ -229,15 +236,14 @@ impl Builder<'_> {
         }
     }
 
-    /// Listeners that are in no bind any more, or not on the same one.
-    fn retire_missing(&mut self, binds: &BTreeMap<std::net::SocketAddr, Arc<PreparedBind>>) {
+    /// Listeners that are in no bind any more.
+    fn retire_missing(&mut self, binds: &Binds, snapshot: &Snapshot) {
         for (address, before) in &self.previous.binds {
             if binds.get(address).is_some_and(|bind| Arc::ptr_eq(bind, before)) {
                 continue;
             }
             for listener in before.listeners.iter().flatten() {
-                let still = binds.get(address).and_then(|bind| find(bind, &listener.listener));
-                if still.is_none() {
+                if in_place_of(&listener.listener, binds, snapshot).is_none() {
                     self.retiring.0.push((Arc::clone(listener), Fate::Remove));
                 }
             }
@@ -260,8 +266,25 @@ fn is_same(
     Arc::ptr_eq(&previous.bind, bind) && previous.listeners.iter().all(ready)
 }
 
+/// All binds, by their address.
+type Binds = BTreeMap<SocketAddr, Arc<PreparedBind>>;
+
+/// Returns the tenant's listener that stands where `listener` does: on the same bind, or on one that took its place.
+pub(crate) fn in_place_of<'a>(
+    listener: &Listener,
+    binds: &'a Binds,
+    snapshot: &Snapshot,
+) -> Option<&'a Arc<PreparedListener>> {
+    let here = binds.get(&listener.bind).and_then(|bind| find(bind, listener));
+    here.or_else(|| {
+        let at = SocketAddr::new(listener.address.0, listener.port);
+        let bind = binds.get(&snapshot.bind_for(at)?.address)?;
+        find(bind, listener)
+    })
+}
+
 /// The tenant's listener with the same address and port.
-pub(crate) fn find<'a>(
+fn find<'a>(
     bind: &'a PreparedBind,
     listener: &Listener,
 ) -> Option<&'a Arc<PreparedListener>> {

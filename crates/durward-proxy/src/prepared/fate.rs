@@ -4,7 +4,7 @@
 
 use durward_model::client_auth::ClientTrust;
 use durward_model::listener::ServerTls;
-use durward_model::{ClientAuth, Listener, Service, SourceSet, Tenant};
+use durward_model::{ClientAuth, DestinationMode, Listener, Service, SourceSet, Tenant};
 
 /// What becomes of existing connections. The greater wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +48,18 @@ pub(crate) fn of_listener(old: &Listener, new: &Listener) -> Fate {
         return Fate::Change;
     }
     if *old == with_certificates_of(new, old) { Fate::Keep } else { Fate::Renew }
+}
+
+/// The fate of a listener's connections when what is believed of who they come from differs.
+pub(crate) fn of_mode(old: &DestinationMode, new: &DestinationMode) -> Fate {
+    use DestinationMode::ProxyProtocol;
+    match (old, new) {
+        (ProxyProtocol { trusted: old }, ProxyProtocol { trusted: new }) => {
+            if sources_shrink(Some(old), Some(new)) { Fate::Remove } else { Fate::Keep }
+        }
+        (ProxyProtocol { .. }, _) | (_, ProxyProtocol { .. }) => Fate::Remove,
+        _ => Fate::Keep,
+    }
 }
 
 /// Returns whether a connection of the old listener may go on as one of the new listener, which admits its client. Asked per connection, so it

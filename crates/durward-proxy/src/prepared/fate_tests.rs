@@ -69,9 +69,12 @@ fn with_auth(auth: ClientAuth) -> Listener {
     listener(|_, tls| tls.client_auth = auth)
 }
 
+fn sources(blocks: &[&str]) -> SourceSet {
+    SourceSet::new(blocks.iter().map(|block| block.parse().unwrap()))
+}
+
 fn from(blocks: &[&str]) -> Listener {
-    let sources = SourceSet::new(blocks.iter().map(|block| block.parse().unwrap()));
-    listener(|listener, _| listener.allowed_sources = Some(sources))
+    listener(|listener, _| listener.allowed_sources = Some(sources(blocks)))
 }
 
 // S1.56 S1.67
@@ -135,4 +138,19 @@ fn a_tenant_that_loses_an_address_loses_its_connections() {
     let fewer_streams = tenant(&[2, 3], Limits { http2_streams: 7, ..Limits::default() });
     assert_eq!(of_tenant(&usual(), &fewer_streams), Fate::Change);
     assert_eq!(of_tenant(&usual(), &tenant(&[3], Limits::default())), Fate::Remove);
+}
+
+#[test]
+fn a_peer_that_is_no_longer_believed_loses_what_it_brought() {
+    let header = |trusted: &[&str]| DestinationMode::ProxyProtocol { trusted: sources(trusted) };
+    let cases = [
+        (DestinationMode::Bound, DestinationMode::Port, Fate::Keep),
+        (header(&["192.0.2.0/25"]), header(&["192.0.2.0/24"]), Fate::Keep),
+        (header(&["192.0.2.0/24"]), header(&["192.0.2.0/25"]), Fate::Remove),
+        (header(&["192.0.2.0/24"]), DestinationMode::Bound, Fate::Remove),
+        (DestinationMode::Bound, header(&["192.0.2.0/24"]), Fate::Remove),
+    ];
+    for (old, new, fate) in cases {
+        assert_eq!(of_mode(&old, &new), fate, "{old:?} to {new:?}");
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: another tenant's listener, though it may stand in the same place now.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use durward_model::{ClientAuth, Listener};
@@ -13,15 +13,7 @@ use crate::watch::Retirement;
 impl PreparedListener {
     /// The same tenant's listener in the same place, if there still is one and it lets the client in.
     pub(crate) fn renewed(&self, prepared: &Prepared, client: IpAddr) -> Option<Arc<Self>> {
-        let here = prepared.binds.get(&self.listener.bind);
-        let now = here.and_then(|bind| build::find(bind, &self.listener));
-        // Another bind may have taken its place.
-        let elsewhere = || {
-            let at = SocketAddr::new(self.listener.address.0, self.listener.port);
-            let bind = prepared.binds.get(&prepared.snapshot.bind_for(at)?.address)?;
-            build::find(bind, &self.listener)
-        };
-        let now = now.or_else(elsewhere)?;
+        let now = build::in_place_of(&self.listener, &prepared.binds, &prepared.snapshot)?;
         now.listener.admits(client).then(|| Arc::clone(now))
     }
 }

@@ -258,6 +258,7 @@ async fn a_bind_for_all_addresses_and_binds_of_their_own_take_turns_unnoticed() 
     let address = SocketAddr::from((unique_loopback(), port));
     let through = |bind| [tenant("a").listen_through(bind, address, http("A", None))];
     let proxy = serve(&through(everywhere));
+    let mut open = RawHttp::connect(address).await.unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let load = tokio::spawn({
         let done = done.clone();
@@ -274,6 +275,7 @@ async fn a_bind_for_all_addresses_and_binds_of_their_own_take_turns_unnoticed() 
     for generation in 2..30 {
         let bind = if generation % 2 == 0 { address } else { everywhere };
         assert_served(&proxy.apply(bound(generation, &through(bind))));
+        assert_eq!(open.get("a", "/").await.unwrap().text(), "A");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     done.store(true, Relaxed);
