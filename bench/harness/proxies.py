@@ -20,7 +20,7 @@ from harness.tools import OUT, environment
 
 ORIGIN_ADDRESS = "127.91.1.1"
 EGRESS_ADDRESS = "127.91.2.1"
-NAMES = ["durward", "nginx", "haproxy", "pingora", "envoy", "squid", "tinyproxy"]
+NAMES = ["durward", "nginx", "haproxy", "pingora", "envoy", "squid", "tinyproxy", "former"]
 ADDRESSES = {name: f"127.91.0.{index}" for index, name in enumerate(NAMES, 1)}
 DOORS = ["tls", "rsa", "plain", "pass"]
 FORWARD = "forward"  # the door of forward proxies
@@ -118,10 +118,10 @@ class Durward(Proxy):
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        self.version = says([self.program, "version"]) or "this tree"
+        self.version = says([self.program, "version"]) or str(self.program)
 
     def prepare(self):
-        config = OUT / "durward.yaml"
+        config = OUT / f"{self.name}.yaml"
         ecdsa, rsa = self.setting.certificates.ecdsa, self.setting.certificates.rsa
         origin = ["upstream: origin"]
         config.write_text(f"""apiVersion: durward.dev/v1alpha1

@@ -303,6 +303,6 @@ def catalogue():
 
 
 def peers_for(names, chosen):
-    """Of the peers named, those that have a part in the chosen workloads: forward proxies at theirs, the others elsewhere."""
+    """Of the peers named, those that have a part in the chosen workloads: forward proxies at theirs, the others elsewhere, Durward at both."""
     forward = {workload.door == FORWARD for workload in chosen}
-    return [name for name in names if (name in FORWARD_PEERS) in forward]
+    return [name for name in names if name == "former" or (name in FORWARD_PEERS) in forward]

@@ -1,4 +1,6 @@
-//! The nine bytes before each HTTP/2 frame, found in a stream of bytes. Payloads are passed over.
+//! Frames of HTTP/2, found in a stream of bytes (RFC 9113 section 4.1).
+//!
+//! One walk serves whoever counts frames and whoever reads them. What a payload means is not looked at here.
 
 /// Bytes of a frame's header.
 const HEADER: usize = 9;
@@ -17,7 +19,7 @@ pub(crate) mod kind {
 }
 
 /// A frame's header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) kind: u8,
     pub(crate) flags: u8,
@@ -33,39 +35,125 @@ impl Frame {
     }
 }
 
-/// Reads frame headers out of bytes as they come.
-#[derive(Clone, Debug)]
-pub(crate) struct Scanner {
-    header: [u8; HEADER],
-    have: usize,
-    skip: usize,
+/// Some bytes of a frame, in the order in which they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece<'b> {
+    pub(crate) frame: Frame,
+    /// Bytes of the payload; none where only the header has come.
+    pub(crate) payload: &'b [u8],
+    /// True of the piece with which the frame begins.
+    pub(crate) first: bool,
+    /// True of the piece with which it ends.
+    pub(crate) last: bool,
 }
 
-impl Scanner {
+/// Cuts bytes into frames as they come.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Frames {
+    /// Bytes to pass over.
+    skip: usize,
+    header: [u8; HEADER],
+    have: usize,
+    frame: Frame,
+    /// Bytes of the payload that are still to come.
+    left: usize,
+}
+
+impl Frames {
     /// Passes over the first `preface` bytes.
     pub(crate) fn new(preface: usize) -> Self {
-        Self { header: [0; HEADER], have: 0, skip: preface }
+        Self { skip: preface, ..Self::default() }
     }
 
-    /// Looks at bytes that follow those before, and hands over each frame whose header ends in them.
-    pub(crate) fn scan(&mut self, mut bytes: &[u8], mut found: impl FnMut(Frame)) {
+    /// Looks at bytes that follow those before, and hands over each piece of a frame in them.
+    pub(crate) fn walk(&mut self, mut bytes: &[u8], mut each: impl FnMut(Piece<'_>)) {
+        let skipped = self.skip.min(bytes.len());
+        self.skip -= skipped;
+        bytes = &bytes[skipped..];
         while !bytes.is_empty() {
-            let passed = self.skip.min(bytes.len());
-            self.skip -= passed;
-            bytes = &bytes[passed..];
-            let taken = (HEADER - self.have).min(bytes.len());
-            self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
-            self.have += taken;
-            bytes = &bytes[taken..];
-            if self.have == HEADER {
-                self.have = 0;
-                let [high, middle, low, kind, flags, id @ ..] = self.header;
-                let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-                self.skip = length;
-                // The highest bit is reserved.
-                let stream = u32::from_be_bytes(id) & 0x7fff_ffff;
-                found(Frame { kind, flags, stream, length });
+            let first = self.have < HEADER;
+            if first && !self.begin(&mut bytes) {
+                return;
             }
+            let (payload, rest) = bytes.split_at(self.left.min(bytes.len()));
+            self.left -= payload.len();
+            bytes = rest;
+            let last = self.left == 0;
+            if last {
+                self.have = 0;
+            }
+            each(Piece { frame: self.frame, payload, first, last });
         }
+    }
+
+    /// Takes the header of a frame; false if it is not whole yet.
+    fn begin(&mut self, bytes: &mut &[u8]) -> bool {
+        let taken = (HEADER - self.have).min(bytes.len());
+        self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
+        self.have += taken;
+        *bytes = &bytes[taken..];
+        if self.have < HEADER {
+            return false;
+        }
+        let [high, middle, low, kind, flags, id @ ..] = self.header;
+        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+        // The highest bit is reserved.
+        let stream = u32::from_be_bytes(id) & 0x7fff_ffff;
+        self.frame = Frame { kind, flags, stream, length };
+        self.left = length;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Frames with the payloads that were put together again.
+    fn walk(wire: &[u8], size: usize) -> Vec<(Frame, Vec<u8>)> {
+        let (mut frames, mut found) = (Frames::new(3), Vec::new());
+        let mut begun = Vec::new();
+        for bytes in wire.chunks(size) {
+            frames.walk(bytes, |piece| {
+                assert_eq!(piece.first, begun.is_empty());
+                begun.push(piece.payload.to_vec());
+                if piece.last {
+                    found.push((piece.frame, begun.drain(..).flatten().collect()));
+                }
+            });
+        }
+        found
+    }
+
+    #[test]
+    fn a_frame_is_the_same_however_its_bytes_come() {
+        let wire = [
+            &b"abc"[..],
+            &[0, 0, 5, kind::DATA, 1, 0x80, 0, 0, 3],
+            b"hello",
+            &[0, 0, 0, kind::SETTINGS, 1, 0, 0, 0, 0],
+            &[0, 0, 1, kind::HEADERS, 4, 0, 0, 1, 1],
+            b"x",
+        ]
+        .concat();
+        let frame = |kind, flags, stream, length| Frame { kind, flags, stream, length };
+        let whole = vec![
+            (frame(kind::DATA, 1, 3, 5), b"hello".to_vec()),
+            (frame(kind::SETTINGS, 1, 0, 0), Vec::new()),
+            (frame(kind::HEADERS, 4, 257, 1), b"x".to_vec()),
+        ];
+
+        for size in 1..=wire.len() {
+            assert_eq!(walk(&wire, size), whole, "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn a_frame_is_known_before_its_payload_comes() {
+        let (mut frames, mut first) = (Frames::new(0), Vec::new());
+
+        frames.walk(&[0, 1, 0, kind::DATA, 0, 0, 0, 0, 1], |piece| first.push(piece.frame.length));
+
+        assert_eq!(first, [256]);
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http2::frames::Scanner;
+use crate::http2::frames::Frames;
 use crate::http2::streams::Streams;
 use crate::io::Io;
 
@@ -20,21 +20,21 @@ const PREFACE: usize = 24;
 pub(crate) struct Metered {
     io: Io,
     streams: Streams,
-    received: Scanner,
-    sent: Scanner,
+    received: Frames,
+    sent: Frames,
 }
 
 impl Metered {
     /// Nothing was sent yet, the preface included.
     pub(crate) fn new(io: Io, streams: Streams) -> Self {
-        Self { io, streams, received: Scanner::new(0), sent: Scanner::new(PREFACE) }
+        Self { io, streams, received: Frames::new(0), sent: Frames::new(PREFACE) }
     }
 
     fn note_sent(&mut self, parts: &[io::IoSlice<'_>], mut count: usize) {
         let streams = &self.streams;
         for part in parts {
             let written = part.len().min(count);
-            self.sent.scan(&part[..written], |frame| streams.sent(frame));
+            self.sent.walk(&part[..written], |piece| streams.sent(piece));
             count -= written;
         }
     }
@@ -50,7 +50,7 @@ impl AsyncRead for Metered {
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
         let streams = &this.streams;
-        this.received.scan(&buf.filled()[before..], |frame| streams.received(frame));
+        this.received.walk(&buf.filled()[before..], |piece| streams.received(piece));
         Poll::Ready(streams.settle().map_err(io::Error::other))
     }
 }

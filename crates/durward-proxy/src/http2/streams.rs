@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
-use crate::http2::frames::{Frame, kind};
+use crate::http2::frames::{Piece, kind};
 use crate::memory::ConnectionMemory;
 use crate::refusal::Refusal;
 
@@ -92,10 +92,11 @@ impl Streams {
         }))
     }
 
-    /// Notes a frame that came in.
-    pub(crate) fn received(&self, frame: Frame) {
-        let state = &*self.0;
+    /// Notes a piece of a frame that came in.
+    pub(crate) fn received(&self, piece: Piece<'_>) {
+        let (state, frame) = (&*self.0, piece.frame);
         match frame.kind {
+            _ if !piece.first => {}
             kind::HEADERS => {
                 state.block.set((frame.stream, 0));
                 if state.of_client && frame.stream > state.last.get() {
@@ -118,10 +119,11 @@ impl Streams {
         }
     }
 
-    /// Notes a frame that went out.
-    pub(crate) fn sent(&self, frame: Frame) {
-        let state = &*self.0;
+    /// Notes a piece of a frame that went out.
+    pub(crate) fn sent(&self, piece: Piece<'_>) {
+        let (state, frame) = (&*self.0, piece.frame);
         match frame.kind {
+            _ if !piece.first => {}
             kind::DATA => {
                 state.change(frame.stream, |stream| less(&mut stream.queued, frame.length));
                 if frame.ends_stream() {
@@ -315,6 +317,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::http2::frames::Frame;
     use crate::memory::{Kind, Memory};
 
     const LIST: usize = 64 * 1024;
@@ -325,8 +328,12 @@ mod tests {
         (memory, of_connection)
     }
 
-    fn frame(kind: u8, stream: u32, length: usize) -> Frame {
-        Frame { kind, flags: 0, stream, length }
+    fn frame(kind: u8, stream: u32, length: usize) -> Piece<'static> {
+        whole(Frame { kind, flags: 0, stream, length })
+    }
+
+    fn whole(frame: Frame) -> Piece<'static> {
+        Piece { frame, payload: &[], first: true, last: true }
     }
 
     #[test]
@@ -380,7 +387,7 @@ mod tests {
             streams.received(frame(kind::HEADERS, stream, 100));
         }
 
-        streams.sent(Frame { flags: 1, ..frame(kind::HEADERS, 1, 10) });
+        streams.sent(whole(Frame { flags: 1, ..frame(kind::HEADERS, 1, 10).frame }));
         streams.sent(frame(kind::RST_STREAM, 3, 4));
         streams.received(frame(kind::RST_STREAM, 5, 4));
         streams.received(frame(kind::DATA, 5, 1000));

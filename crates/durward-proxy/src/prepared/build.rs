@@ -177,7 +177,8 @@ impl Builder<'_> {
                 return None;
             }
         };
-        let (retirement, former) = self.succeed(listener, tenant, before.map(|before| (before, of_bind)));
+        let (retirement, former) =
+            self.succeed(listener, tenant, before.map(|before| (before, of_bind)));
         Some(Arc::new(PreparedListener {
             listener: Arc::clone(listener),
             tenant: Arc::clone(tenant),
@@ -284,10 +285,7 @@ pub(crate) fn in_place_of<'a>(
 }
 
 /// The tenant's listener with the same address and port.
-fn find<'a>(
-    bind: &'a PreparedBind,
-    listener: &Listener,
-) -> Option<&'a Arc<PreparedListener>> {
+fn find<'a>(bind: &'a PreparedBind, listener: &Listener) -> Option<&'a Arc<PreparedListener>> {
     let place = |other: &Arc<Listener>| {
         other.key().cmp(&listener.key()).then_with(|| other.tenant.cmp(&listener.tenant))
     };

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::http2::frames::{Frame, Scanner, kind};
+use crate::http2::frames::{Frame, Frames, Piece, kind};
 
 /// Budgets are for this long.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ struct Counts {
 /// Reads frame headers from a stream of bytes and counts.
 #[derive(Debug)]
 pub(crate) struct FrameMeter {
-    scanner: Scanner,
+    frames: Frames,
     counts: Counts,
     since: Instant,
     sent: u64,
@@ -48,7 +48,7 @@ pub(crate) struct FrameMeter {
 impl FrameMeter {
     /// For a connection that begins now.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { scanner: Scanner::new(PREFACE), counts: Counts::default(), since: now, sent: 0 }
+        Self { frames: Frames::new(PREFACE), counts: Counts::default(), since: now, sent: 0 }
     }
 
     /// So many bytes were sent to the client.
@@ -56,22 +56,23 @@ impl FrameMeter {
         self.sent = self.sent.saturating_add(bytes);
     }
 
-    /// Looks at bytes that arrived, hands each frame over, and tells which budget the frames break.
+    /// Looks at bytes that arrived, hands each piece of a frame over, and tells which budget the frames break.
     pub(crate) fn received(
         &mut self,
         bytes: &[u8],
         now: Instant,
-        mut each: impl FnMut(Frame),
+        mut each: impl FnMut(Piece<'_>),
     ) -> Option<&'static str> {
         if now.duration_since(self.since) >= WINDOW {
             (self.counts, self.since, self.sent) = (Counts::default(), now, 0);
         }
         let mut broken = None;
         let (counts, sent) = (&mut self.counts, self.sent);
-        self.scanner.scan(bytes, |frame| {
-            let found = counts.add(frame, sent);
-            broken = broken.or(found);
-            each(frame);
+        self.frames.walk(bytes, |piece| {
+            if piece.first {
+                broken = broken.or(counts.add(piece.frame, sent));
+            }
+            each(piece);
         });
         broken
     }

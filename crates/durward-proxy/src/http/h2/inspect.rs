@@ -6,14 +6,9 @@ use std::rc::Rc;
 
 use crate::http::h2::hpack::{Blocks, Section};
 use crate::http::parse::Fault;
+use crate::http2::frames::{Frame, Piece, kind};
 
-/// Length of the client's connection preface.
-const PREFACE: usize = 24;
-const HEADER: usize = 9;
-/// Frame types and flags of RFC 9113.
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const CONTINUATION: u8 = 9;
+/// Flags of HEADERS frames (RFC 9113 section 6.2).
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
@@ -123,64 +118,9 @@ impl Findings {
     }
 }
 
-/// A frame's head.
-#[derive(Clone, Copy, Debug, Default)]
-struct Frame {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-}
-
-/// Cuts a stream of bytes into frames.
-#[derive(Debug, Default)]
-struct Frames {
-    skip: usize,
-    header: [u8; HEADER],
-    have: usize,
-    frame: Frame,
-    left: usize,
-}
-
-impl Frames {
-    /// Calls `each` with every piece of a frame; true says that the frame ends with it.
-    fn walk(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame, &[u8], bool)) {
-        let skipped = self.skip.min(bytes.len());
-        self.skip -= skipped;
-        bytes = &bytes[skipped..];
-        while !bytes.is_empty() {
-            if self.have < HEADER {
-                let taken = (HEADER - self.have).min(bytes.len());
-                self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
-                self.have += taken;
-                bytes = &bytes[taken..];
-                if self.have < HEADER {
-                    return;
-                }
-                let [a, b, c, kind, flags, id @ ..] = self.header;
-                let length = u32::from_be_bytes([0, a, b, c]) as usize;
-                let stream = u32::from_be_bytes(id) & 0x7fff_ffff;
-                self.frame = Frame { kind, flags, stream };
-                self.left = length;
-            }
-            let taken = self.left.min(bytes.len());
-            let (piece, rest) = bytes.split_at(taken);
-            self.left -= taken;
-            bytes = rest;
-            let ended = self.left == 0;
-            if ended {
-                self.have = 0;
-            }
-            if ended || taken > 0 {
-                each(self.frame, piece, ended);
-            }
-        }
-    }
-}
-
 /// Reads what a client sends.
 #[derive(Debug)]
 pub(super) struct Incoming {
-    frames: Frames,
     blocks: Blocks,
     block: Vec<u8>,
     /// Octets of the largest block, and of the largest list of fields that `h2` hands over.
@@ -193,35 +133,25 @@ pub(super) struct Incoming {
 impl Incoming {
     /// For a client whose lists of fields `h2` takes up to a size of `list`.
     pub(super) fn new(list: usize, findings: Rc<Findings>) -> Self {
-        let frames = Frames { skip: PREFACE, ..Frames::default() };
         let bounds = (list.saturating_mul(2).max(64 * 1024), list);
         let (blocks, block) = (Blocks::default(), Vec::new());
-        Self { frames, blocks, block, bounds, newest: 0, findings }
+        Self { blocks, block, bounds, newest: 0, findings }
     }
 
-    /// Looks at bytes before `h2` sees them.
-    pub(super) fn received(&mut self, bytes: &[u8]) {
-        if self.findings.lost.get() {
+    /// Looks at a piece of a frame before `h2` sees it.
+    pub(super) fn received(&mut self, piece: Piece<'_>) {
+        let Piece { frame, payload, last, .. } = piece;
+        if !matches!(frame.kind, kind::HEADERS | kind::CONTINUATION) || self.findings.lost.get() {
             return;
         }
-        let mut frames = std::mem::take(&mut self.frames);
-        frames.walk(bytes, |frame, piece, ended| {
-            if matches!(frame.kind, HEADERS | CONTINUATION) {
-                self.fragment(frame, piece, ended);
-            }
-        });
-        self.frames = frames;
-    }
-
-    fn fragment(&mut self, frame: Frame, piece: &[u8], ended: bool) {
-        if self.block.len() + piece.len() > self.bounds.0 {
+        if self.block.len() + payload.len() > self.bounds.0 {
             return self.findings.lost.set(true);
         }
-        self.block.extend_from_slice(piece);
-        if !ended {
+        self.block.extend_from_slice(payload);
+        if !last {
             return;
         }
-        if frame.kind == HEADERS && !self.strip(frame) {
+        if frame.kind == kind::HEADERS && !self.strip(frame) {
             return self.findings.lost.set(true);
         }
         if frame.flags & END_HEADERS != 0 {
@@ -279,48 +209,49 @@ impl Incoming {
 /// Reads what `h2` sends.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    frames: Frames,
     code: u32,
     findings: Rc<Findings>,
 }
 
 impl Outgoing {
     pub(super) fn new(findings: Rc<Findings>) -> Self {
-        Self { frames: Frames::default(), code: 0, findings }
+        Self { code: 0, findings }
     }
 
     /// Looks for streams that `h2` resets or answers.
-    pub(super) fn sent(&mut self, bytes: &[u8]) {
-        let (code, findings) = (&mut self.code, &self.findings);
-        self.frames.walk(bytes, |frame, piece, ended| {
-            if frame.kind == HEADERS && ended {
-                findings.answered(frame.stream);
+    pub(super) fn sent(&mut self, piece: Piece<'_>) {
+        let Piece { frame, payload, last, .. } = piece;
+        match frame.kind {
+            kind::HEADERS if last => self.findings.answered(frame.stream),
+            kind::RST_STREAM => {
+                let code =
+                    payload.iter().fold(self.code, |code, byte| code << 8 | u32::from(*byte));
+                self.code = if last { 0 } else { code };
+                if last {
+                    self.findings.reset(frame.stream, code);
+                }
             }
-            if frame.kind != RST_STREAM {
-                return;
-            }
-            *code = piece.iter().fold(*code, |code, byte| code << 8 | u32::from(*byte));
-            if ended {
-                findings.reset(frame.stream, std::mem::take(code));
-            }
-        });
+            _ => {}
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use durward_testkit::client::h2_frames::{PREFACE as OPENING, frame, get, header_block, kind};
+    use durward_testkit::client::h2_frames::{PREFACE as OPENING, frame, get, header_block};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::http2::frames::Frames;
 
     fn inspect(wire: &[u8], cuts: &[usize]) -> Rc<Findings> {
         let findings = Rc::new(Findings::default());
         let mut incoming = Incoming::new(1024, Rc::clone(&findings));
+        let mut frames = Frames::new(OPENING.len());
         let mut start = 0;
         for end in cuts.iter().copied().chain([wire.len()]) {
             let end = end.clamp(start, wire.len());
-            incoming.received(&wire[start..end]);
+            frames.walk(&wire[start..end], |piece| incoming.received(piece));
             start = end;
         }
         findings
@@ -359,11 +290,12 @@ mod tests {
     fn a_reset_counts_for_what_was_not_handed_over() {
         let findings = inspect(&wire(), &[]);
         let mut outgoing = Outgoing::new(Rc::clone(&findings));
+        let mut frames = Frames::default();
         let _ = (findings.accepted(1), findings.accepted(3));
 
         for (stream, code) in [(1, 1u32), (3, 1), (5, 1), (7, REFUSED_STREAM)] {
             for byte in frame(kind::RST_STREAM, 0, stream, &code.to_be_bytes()) {
-                outgoing.sent(&[byte]);
+                frames.walk(&[byte], |piece| outgoing.sent(piece));
             }
         }
 

@@ -16,7 +16,7 @@ use crate::http::buffer::{Buffer, SIZE, give_write, take_write};
 use crate::http::h2::guard::FrameMeter;
 use crate::http::h2::inspect::{Findings, Incoming, Outgoing};
 use crate::http2::Streams;
-use crate::http2::frames::Scanner;
+use crate::http2::frames::Frames;
 use crate::io::Io;
 
 /// A connection shared by `h2`, which reads and writes, and the task, which flushes.
@@ -33,7 +33,7 @@ struct State {
     broken: Option<&'static str>,
     streams: Streams,
     /// Frames that go out.
-    sent: Scanner,
+    sent: Frames,
     /// Nothing was read because too many heads wait to be taken.
     held_back: bool,
     out: Vec<u8>,
@@ -56,7 +56,7 @@ impl Wire {
             findings,
             broken: None,
             streams,
-            sent: Scanner::new(0),
+            sent: Frames::default(),
             held_back: false,
             out: Vec::new(),
             start: 0,
@@ -118,9 +118,11 @@ impl State {
         for part in parts {
             let count = part.len().min(room);
             self.out.extend_from_slice(&part[..count]);
-            self.outgoing.sent(&part[..count]);
-            let streams = &self.streams;
-            self.sent.scan(&part[..count], |frame| streams.sent(frame));
+            let (streams, outgoing) = (&self.streams, &mut self.outgoing);
+            self.sent.walk(&part[..count], |piece| {
+                streams.sent(piece);
+                outgoing.sent(piece);
+            });
             room -= count;
         }
         Poll::Ready(Ok(SIZE - room))
@@ -143,11 +145,11 @@ impl State {
             buf.put_slice(&self.early.filled()[..count]);
             self.early.consume(count);
         }
-        let streams = &self.streams;
-        let received = &buf.filled()[before..];
-        self.broken =
-            self.meter.received(received, Instant::now(), |frame| streams.received(frame));
-        self.incoming.received(received);
+        let (streams, incoming) = (&self.streams, &mut self.incoming);
+        self.broken = self.meter.received(&buf.filled()[before..], Instant::now(), |piece| {
+            streams.received(piece);
+            incoming.received(piece);
+        });
         Poll::Ready(Ok(()))
     }
 }
