@@ -21,6 +21,7 @@ use crate::files::{self, Files};
 use crate::prepared::PreparedBind;
 use crate::refusal::Refusal;
 use crate::session::{self, Accepted};
+use crate::turns::{self, Owner, Queue};
 
 /// Connections accepted in a row before others get their turn.
 const BURST: u32 = 32;
@@ -69,11 +70,12 @@ pub(crate) async fn run(
     closed: CancellationToken,
     closing: Rc<Cell<Closing>>,
 ) {
-    door.accept(bind, &listener, closed.cancelled()).await;
+    let newcomers = door.core.turns.of(&Owner::Bind(bind));
+    door.accept(bind, &newcomers, &listener, closed.cancelled()).await;
     if closing.get() == Closing::EmptyQueue {
-        door.accept(bind, &listener, tokio::time::sleep(LAST_HANDSHAKES)).await;
+        door.accept(bind, &newcomers, &listener, tokio::time::sleep(LAST_HANDSHAKES)).await;
         if let Ok(listener) = listener.into_std() {
-            door.empty(&listener, bind);
+            door.empty(&listener, &newcomers, bind);
         }
     }
 }
@@ -82,6 +84,7 @@ impl Door {
     async fn accept(
         &self,
         bind: SocketAddr,
+        newcomers: &Rc<Queue>,
         listener: &TcpListener,
         until: impl Future<Output = ()>,
     ) {
@@ -98,7 +101,7 @@ impl Door {
             match attempt {
                 Ok((stream, peer)) => {
                     pause.over();
-                    self.let_in(stream, peer, bind);
+                    self.let_in(stream, peer, bind, newcomers);
                     burst += 1;
                     if burst % BURST == 0 {
                         tokio::task::yield_now().await;
@@ -124,13 +127,15 @@ impl Door {
         }
     }
 
-    fn let_in(&self, stream: TcpStream, peer: SocketAddr, bind: SocketAddr) {
+    fn let_in(&self, stream: TcpStream, peer: SocketAddr, bind: SocketAddr, newcomers: &Rc<Queue>) {
         let prepared = self.core.shared.prepared.load();
         let on = prepared.binds.get(&bind);
         let Ok(local) = local_addr(&stream, bind, on.map(|on| &**on)) else { return };
         // The last clients of a bind that was given up may belong to one that took its place.
         let on = on.or_else(|| prepared.binds.get(&prepared.snapshot.bind_for(local)?.address));
+        let turn = turns::Place::new(Rc::clone(newcomers));
         let accepted = Accepted {
+            turn: Rc::clone(&turn),
             stream,
             peer,
             local,
@@ -140,10 +145,10 @@ impl Door {
         };
         let place = self.core.shared.files.client();
         self.accepted.set(self.accepted.get() + 1);
-        self.connections.spawn_local(async move {
+        self.connections.spawn_local(turn.run(async move {
             session::serve(accepted).await;
             drop(place);
-        });
+        }));
     }
 
     fn no_room(&self, bind: SocketAddr, error: &io::Error) {
@@ -155,13 +160,13 @@ impl Door {
     }
 
     /// Lets in whoever waits, without waiting for more.
-    fn empty(&self, listener: &StdListener, bind: SocketAddr) {
+    fn empty(&self, listener: &StdListener, newcomers: &Rc<Queue>, bind: SocketAddr) {
         let most = 2 * crate::listeners::BACKLOG;
         for _ in 0..most {
             let Ok((stream, peer)) = listener.accept() else { return };
             let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
             if let Ok(stream) = stream {
-                self.let_in(stream, peer, bind);
+                self.let_in(stream, peer, bind, newcomers);
             }
         }
     }

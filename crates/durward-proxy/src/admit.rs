@@ -29,6 +29,7 @@ use crate::prepared::{Found, PreparedBind, PreparedListener, TenantView};
 use crate::refusal::Refusal;
 use crate::session::{Accepted, Admitted, ConnectionFacts, TlsFacts};
 use crate::tls::handshake::{self, Failed};
+use crate::turns::{self, Owner};
 use crate::unidentified;
 use crate::watch::{Expired, Watch};
 
@@ -58,6 +59,7 @@ pub(crate) struct TurnedAway {
 /// What is known so far of a connection at the door.
 struct Visit {
     core: Rc<Core>,
+    turn: Rc<turns::Place>,
     watch: Watch,
     bind: Option<Arc<PreparedBind>>,
     began: Instant,
@@ -102,7 +104,7 @@ struct Secured {
 
 impl Visit {
     fn begin(accepted: Accepted) -> (Self, TcpStream) {
-        let Accepted { stream, peer, local, bind, at, core } = accepted;
+        let Accepted { stream, peer, local, bind, at, core, turn } = accepted;
         let (peer, local) = (canonical(peer), canonical(local));
         let watch = core.watchdog.watch();
         watch.arm(Some(Timeouts::default().handshake), false);
@@ -118,6 +120,7 @@ impl Visit {
         let place = core.unidentified.enter(most, (at_bind, source), watch.closer());
         let visit = Self {
             core,
+            turn,
             watch,
             bind,
             began: at,
@@ -154,6 +157,8 @@ impl Visit {
 
     fn belongs_to(&mut self, listener: &Arc<PreparedListener>) {
         self.watch.retire_with(&listener.retirement);
+        let owner = Owner::Tenant(listener.listener.tenant.clone());
+        self.turn.belong_to(self.core.turns.of(&owner));
         self.listener = Some(Arc::clone(listener));
         self.unidentified = None;
     }

@@ -18,6 +18,7 @@ use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::prepared::Prepared;
 use crate::proxy::SinkStatus;
+use crate::turns::Turns;
 use crate::unidentified::Unidentified;
 use crate::upstream::pool::Pools;
 use crate::upstream::resolve::Resolver;
@@ -68,6 +69,8 @@ pub(crate) struct Core {
     pub(crate) unidentified: Rc<Unidentified>,
     /// Deadlines.
     pub(crate) watchdog: Rc<Watchdog>,
+    /// Time, shared out among tenants.
+    pub(crate) turns: Rc<Turns>,
     /// Lines not yet handed to the writer.
     pub(crate) log: access_log::Buffer,
     /// Decisions not yet handed to the writer.
@@ -87,6 +90,7 @@ impl Core {
             pools: Pools::default(),
             unidentified: Rc::default(),
             watchdog: Rc::default(),
+            turns: Rc::default(),
             log,
             decisions,
             random: Cell::new(seed | 1),

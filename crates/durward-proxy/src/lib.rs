@@ -31,6 +31,7 @@ mod session;
 mod share;
 mod tcp;
 mod tls;
+mod turns;
 mod unidentified;
 mod upstream;
 mod watch;

@@ -18,13 +18,14 @@ use crate::core::Core;
 use crate::io::Io;
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
+use crate::turns;
 use crate::watch::{Expired, Watch};
 use meter::Meter;
 
 /// The most bytes copied at once.
 const SCRATCH: usize = 64 * 1024;
-/// Turns a direction takes in a row before others get theirs.
-const BURST: u32 = 16;
+/// Steps a direction takes in a row before others get their turn.
+const BURST: usize = turns::BYTES / SCRATCH;
 
 thread_local! {
     static SCRATCH_BYTES: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());

@@ -17,7 +17,7 @@ use crate::forward::socks::Greeted;
 use crate::io::Io;
 use crate::prepared::{PreparedBind, TenantView};
 use crate::watch::Watch;
-use crate::{forward, http, passthrough, tcp};
+use crate::{forward, http, passthrough, tcp, turns};
 
 /// A connection nobody knows anything of yet.
 pub(crate) struct Accepted {
@@ -33,6 +33,8 @@ pub(crate) struct Accepted {
     pub(crate) at: Instant,
     /// The core it lives on.
     pub(crate) core: Rc<Core>,
+    /// Its place among the connections that take turns there.
+    pub(crate) turn: Rc<turns::Place>,
 }
 
 /// Serves a connection to its end. What became of it is recorded once: by the one that turned it away, or by the one that served it.

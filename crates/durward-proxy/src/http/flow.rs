@@ -14,6 +14,7 @@ use tokio::time::Sleep;
 use crate::http::fields::Fields;
 use crate::http::message::{Request, Response};
 use crate::refusal::Refusal;
+use crate::turns;
 
 /// Whether a source has something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +159,7 @@ impl Pump {
         self.stage == Stage::Done
     }
 
-    /// Moves what can be moved. `meter` is told of bytes moved and may ask for a pause.
+    /// Moves what can be moved in one turn. `meter` is told of bytes moved and may ask for a pause.
     pub(crate) fn poll<S: Source, K: Sink>(
         &mut self,
         cx: &mut Context<'_>,
@@ -166,7 +167,12 @@ impl Pump {
         sink: &mut K,
         meter: &dyn Fn(u64) -> Option<Duration>,
     ) -> Poll<Result<(), PumpFault>> {
+        let mut left = turns::BYTES;
         while self.stage == Stage::Moving {
+            if left == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if let Some(wait) = &mut self.wait {
                 ready!(wait.as_mut().poll(cx));
                 self.wait = None;
@@ -186,6 +192,7 @@ impl Pump {
             }
             let count = ready!(sink.poll_send(cx, source)).map_err(|_| PumpFault::Sink)?;
             self.moved += count as u64;
+            left = left.saturating_sub(count);
             if let Some(pause) = meter(count as u64) {
                 let _ = sink.poll_flush(cx).map_err(|_| PumpFault::Sink)?;
                 self.wait = Some(Box::pin(tokio::time::sleep(pause)));

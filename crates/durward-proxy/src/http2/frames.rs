@@ -72,7 +72,7 @@ impl Frames {
         bytes = &bytes[skipped..];
         while !bytes.is_empty() {
             let first = self.have < HEADER;
-            if first && !self.begin(&mut bytes) {
+            if first && !self.take_header(&mut bytes) {
                 return;
             }
             let (payload, rest) = bytes.split_at(self.left.min(bytes.len()));
@@ -87,21 +87,32 @@ impl Frames {
     }
 
     /// Takes the header of a frame; false if it is not whole yet.
-    fn begin(&mut self, bytes: &mut &[u8]) -> bool {
+    fn take_header(&mut self, bytes: &mut &[u8]) -> bool {
+        if self.have == 0
+            && let Some((header, rest)) = bytes.split_first_chunk()
+        {
+            *bytes = rest;
+            self.have = HEADER;
+            self.begin(*header);
+            return true;
+        }
         let taken = (HEADER - self.have).min(bytes.len());
         self.header[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
         self.have += taken;
         *bytes = &bytes[taken..];
-        if self.have < HEADER {
-            return false;
+        if self.have == HEADER {
+            self.begin(self.header);
         }
-        let [high, middle, low, kind, flags, id @ ..] = self.header;
+        self.have == HEADER
+    }
+
+    fn begin(&mut self, header: [u8; HEADER]) {
+        let [high, middle, low, kind, flags, id @ ..] = header;
         let length = u32::from_be_bytes([0, high, middle, low]) as usize;
         // The highest bit is reserved.
         let stream = u32::from_be_bytes(id) & 0x7fff_ffff;
         self.frame = Frame { kind, flags, stream, length };
         self.left = length;
-        true
     }
 }
 

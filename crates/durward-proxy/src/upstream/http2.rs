@@ -19,6 +19,7 @@ use crate::http2::{HEADER_LIST, Metered, Streams};
 use crate::memory::{ConnectionMemory, Kind};
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
+use crate::turns::{Owner, Place};
 
 /// Streams we put on one connection at most.
 const STREAMS: u32 = 100;
@@ -104,7 +105,8 @@ impl Shared {
                 source: std::io::Error::other(error),
             })?;
         let life = Rc::new(Life::default());
-        tokio::task::spawn_local(drive(connection, Rc::clone(&life)));
+        let turn = Place::new(core.turns.of(&Owner::Tenant(view.tenant().tenant.id.clone())));
+        tokio::task::spawn_local(turn.run(drive(connection, Rc::clone(&life))));
         let (idle_ticks, bound) = (Cell::new(0), Cell::new(false));
         let ticket = connected.ticket;
         Ok(Rc::new(Self { send, streams, window, life, ticket, idle_ticks, bound }))

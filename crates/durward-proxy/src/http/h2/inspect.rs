@@ -147,48 +147,38 @@ impl Incoming {
         if self.block.len() + payload.len() > self.bounds.0 {
             return self.findings.lost.set(true);
         }
+        let whole = piece.first && last && frame.kind == kind::HEADERS;
+        if whole && frame.flags & END_HEADERS != 0 {
+            return match fragment(frame, payload) {
+                Some(block) => self.section(frame.stream, block),
+                None => self.findings.lost.set(true),
+            };
+        }
         self.block.extend_from_slice(payload);
         if !last {
             return;
         }
-        if frame.kind == kind::HEADERS && !self.strip(frame) {
-            return self.findings.lost.set(true);
+        let mut block = std::mem::take(&mut self.block);
+        if frame.kind == kind::HEADERS {
+            match fragment(frame, &block) {
+                Some(stripped) => block = stripped.to_vec(),
+                None => return self.findings.lost.set(true),
+            }
         }
         if frame.flags & END_HEADERS != 0 {
-            self.section(frame.stream);
+            self.section(frame.stream, &block);
+        } else {
+            self.block = block;
         }
     }
 
-    /// Removes padding and priority from a HEADERS frame's payload; false if they are longer than it.
-    fn strip(&mut self, frame: Frame) -> bool {
-        let mut lead = 0;
-        if frame.flags & PADDED != 0 {
-            let Some(padding) = self.block.first().map(|length| usize::from(*length)) else {
-                return false;
-            };
-            let Some(end) = self.block.len().checked_sub(padding) else { return false };
-            self.block.truncate(end);
-            lead += 1;
-        }
-        if frame.flags & PRIORITY != 0 {
-            lead += 5;
-        }
-        if lead > self.block.len() {
-            return false;
-        }
-        if lead > 0 {
-            self.block.drain(..lead);
-        }
-        true
-    }
-
-    fn section(&mut self, stream: u32) {
+    fn section(&mut self, stream: u32, block: &[u8]) {
         let section = if stream > self.newest { Section::Request } else { Section::Trailers };
         if section == Section::Request {
             self.newest = stream;
             self.findings.begun(stream);
         }
-        match self.blocks.read(&self.block, section) {
+        match self.blocks.read(block, section) {
             Ok(summary) => {
                 let malformed = summary.fault.map(Fault::Malformed);
                 let large = (summary.size > self.bounds.1).then_some(Fault::TooLarge);
@@ -198,12 +188,19 @@ impl Incoming {
             }
             Err(_) => self.findings.lost.set(true),
         }
-        self.block.clear();
-        if self.block.capacity() > KEPT {
-            self.block = Vec::new();
-        }
         self.blocks.trim(KEPT);
     }
+}
+
+/// The part of a header block in a HEADERS frame's payload, without padding and priority; `None` if they are longer than it.
+fn fragment(frame: Frame, payload: &[u8]) -> Option<&[u8]> {
+    let mut block = payload;
+    if frame.flags & PADDED != 0 {
+        let (padding, rest) = block.split_first()?;
+        let end = rest.len().checked_sub(usize::from(*padding))?;
+        block = &rest[..end];
+    }
+    if frame.flags & PRIORITY != 0 { block.get(5..) } else { Some(block) }
 }
 
 /// Reads what `h2` sends.

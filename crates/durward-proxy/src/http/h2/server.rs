@@ -227,7 +227,7 @@ impl Session<'_> {
             // It was not looked at, so that the client may ask elsewhere (RFC 9113 section 8.7).
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
-        let account = self.accounts.serve(respond.stream_id().into());
+        let account = self.accounts.serve(id);
         let Ok(mut held) = self.http.memory.take(STREAM) else {
             note_refusal(&self.http, &Refusal::Memory);
             // Nothing was done with it, so that the client may try again.

@@ -1,0 +1,327 @@
+//! The time of one core, shared out among tenants.
+//!
+//! Whatever is ready on a core runs in the order in which it became ready, so a tenant with a thousand busy connections would let everybody
+//! else wait for all of them. A round is one pass over what is ready: in it the connections of one tenant run [`MOST`] times, and those
+//! that come later wait for the next round without having run. What one turn may do is bounded where it is done.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+
+use durward_model::TenantId;
+
+/// Turns of one tenant in a round.
+const MOST: u32 = 8;
+/// Bytes of a body or a stream that are moved in one turn.
+pub(crate) const BYTES: usize = 256 * 1024;
+
+/// Whose connections they are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Owner {
+    /// A tenant's.
+    Tenant(TenantId),
+    /// Connections that came in at a bind and belong to no tenant yet.
+    Bind(SocketAddr),
+}
+
+/// The rounds of one core.
+#[derive(Default)]
+pub(crate) struct Turns {
+    round: Cell<u64>,
+    queues: RefCell<HashMap<Owner, Weak<Queue>>>,
+    /// Those in which somebody waits.
+    pressed: RefCell<Vec<Rc<Queue>>>,
+    /// True once [`Turns::run`] was begun.
+    running: Cell<bool>,
+    /// Wakes it.
+    waker: RefCell<Option<Waker>>,
+}
+
+/// The turns of one owner.
+pub(crate) struct Queue {
+    owner: Owner,
+    turns: Weak<Turns>,
+    /// The round that `used` is about.
+    round: Cell<u64>,
+    used: Cell<u32>,
+    waiting: RefCell<VecDeque<(Rc<Place>, Waker)>>,
+}
+
+/// One connection's place among those that take turns.
+pub(crate) struct Place {
+    queue: RefCell<Rc<Queue>>,
+    waits: Cell<bool>,
+    /// It has waited, and a turn of this round is kept for it.
+    granted: Cell<bool>,
+}
+
+impl Turns {
+    /// Returns the turns of `owner`.
+    pub(crate) fn of(self: &Rc<Self>, owner: &Owner) -> Rc<Queue> {
+        let mut queues = self.queues.borrow_mut();
+        if let Some(queue) = queues.get(owner).and_then(Weak::upgrade) {
+            return queue;
+        }
+        let queue = Rc::new(Queue {
+            owner: owner.clone(),
+            turns: Rc::downgrade(self),
+            round: Cell::new(0),
+            used: Cell::new(0),
+            waiting: RefCell::default(),
+        });
+        queues.insert(owner.clone(), Rc::downgrade(&queue));
+        queue
+    }
+
+    /// Somebody waits in `queue`, where nobody did.
+    fn press(self: &Rc<Self>, queue: Rc<Queue>) {
+        self.pressed.borrow_mut().push(queue);
+        if !self.running.replace(true) {
+            tokio::task::spawn_local(Rc::clone(self).run());
+        }
+        let waker = self.waker.borrow_mut().take();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Begins a new round whenever somebody waits for one.
+    async fn run(self: Rc<Self>) {
+        loop {
+            poll_fn(|cx| {
+                if !self.pressed.borrow().is_empty() {
+                    return Poll::Ready(());
+                }
+                *self.waker.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            })
+            .await;
+            self.next_round();
+            // Whatever is ready now comes before the round after this one.
+            let mut yielded = false;
+            poll_fn(|cx| {
+                if std::mem::replace(&mut yielded, true) {
+                    return Poll::Ready(());
+                }
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            })
+            .await;
+        }
+    }
+
+    fn next_round(&self) {
+        self.round.set(self.round.get() + 1);
+        let pressed = std::mem::take(&mut *self.pressed.borrow_mut());
+        let mut woken = Vec::new();
+        for queue in pressed {
+            queue.begin(self.round.get());
+            let mut waiting = queue.waiting.borrow_mut();
+            let count = waiting.len().min(MOST as usize);
+            for (place, waker) in waiting.drain(..count) {
+                place.waits.set(false);
+                place.granted.set(true);
+                woken.push(waker);
+            }
+            queue.used.set(count as u32);
+            let more = !waiting.is_empty();
+            drop(waiting);
+            if more {
+                self.pressed.borrow_mut().push(queue);
+            }
+        }
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Queue {
+    fn begin(&self, round: u64) {
+        if self.round.replace(round) != round {
+            self.used.set(0);
+        }
+    }
+
+    /// Takes a turn of this round; false when all are used up.
+    fn take(&self, round: u64) -> bool {
+        self.begin(round);
+        let used = self.used.get();
+        self.used.set(used + u32::from(used < MOST));
+        used < MOST
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let Some(turns) = self.turns.upgrade() else { return };
+        let mut queues = turns.queues.borrow_mut();
+        if queues.get(&self.owner).is_some_and(|queue| queue.strong_count() == 0) {
+            queues.remove(&self.owner);
+        }
+    }
+}
+
+impl Place {
+    /// Returns a place among those of `queue`.
+    pub(crate) fn new(queue: Rc<Queue>) -> Rc<Self> {
+        let (waits, granted) = (Cell::new(false), Cell::new(false));
+        Rc::new(Self { queue: RefCell::new(queue), waits, granted })
+    }
+
+    /// Puts the connection among others. If it waits, it waits where it is.
+    pub(crate) fn belong_to(&self, queue: Rc<Queue>) {
+        *self.queue.borrow_mut() = queue;
+    }
+
+    /// Runs `future` when it is its turn.
+    pub(crate) async fn run<F: Future>(self: Rc<Self>, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|cx| if self.poll_turn(cx) { poll(future.as_mut(), cx) } else { Poll::Pending })
+            .await
+    }
+
+    fn poll_turn(self: &Rc<Self>, cx: &mut Context<'_>) -> bool {
+        if self.granted.replace(false) {
+            return true;
+        }
+        if self.waits.get() {
+            return false;
+        }
+        let queue = self.queue.borrow();
+        let Some(turns) = queue.turns.upgrade() else { return true };
+        if queue.take(turns.round.get()) {
+            return true;
+        }
+        self.waits.set(true);
+        let mut waiting = queue.waiting.borrow_mut();
+        if waiting.is_empty() {
+            turns.press(Rc::clone(&queue));
+        }
+        waiting.push_back((Rc::clone(self), cx.waker().clone()));
+        false
+    }
+}
+
+fn poll<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    future.poll(cx)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+
+    fn tenant(name: &str) -> Owner {
+        Owner::Tenant(TenantId::new(name).unwrap())
+    }
+
+    /// Is ready again as soon as it has run, so many times, and notes each run.
+    async fn busy(name: &'static str, times: usize, ran: Rc<RefCell<Vec<&'static str>>>) {
+        let mut left = times;
+        poll_fn(|cx| {
+            ran.borrow_mut().push(name);
+            left -= 1;
+            if left == 0 {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn spawn(
+        turns: &Rc<Turns>,
+        name: &'static str,
+        times: usize,
+        ran: &Rc<RefCell<Vec<&'static str>>>,
+    ) {
+        let place = Place::new(turns.of(&tenant(name)));
+        spawn_local(place.run(busy(name, times, Rc::clone(ran))));
+    }
+
+    async fn until_ran(ran: &Rc<RefCell<Vec<&'static str>>>, count: usize) {
+        while ran.borrow().len() < count {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tenant_with_many_busy_connections_lets_another_wait_for_a_few() {
+        let (turns, ran) = (Rc::<Turns>::default(), Rc::default());
+        LocalSet::new()
+            .run_until(async {
+                (0..500).for_each(|_| spawn(&turns, "greedy", 20, &ran));
+                spawn(&turns, "modest", 20, &ran);
+                until_ran(&ran, 500 * 20 + 20).await;
+            })
+            .await;
+
+        let ran = ran.borrow();
+        let modest: Vec<_> = (0..ran.len()).filter(|at| ran[*at] == "modest").collect();
+        assert_eq!(modest.len(), 20);
+        assert!(modest[0] <= MOST as usize, "waited for {}", modest[0]);
+        let longest = modest.windows(2).map(|pair| pair[1] - pair[0] - 1).max().unwrap();
+        assert!(longest <= 2 * MOST as usize, "waited for {longest}");
+    }
+
+    #[tokio::test]
+    async fn no_connection_of_a_busy_tenant_waits_for_ever() {
+        let (turns, ran) = (Rc::<Turns>::default(), Rc::<RefCell<Vec<_>>>::default());
+        let order: Vec<&'static str> =
+            vec!["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"];
+        LocalSet::new()
+            .run_until(async {
+                for name in &order {
+                    let place = Place::new(turns.of(&tenant("one")));
+                    spawn_local(place.run(busy(name, 50, Rc::clone(&ran))));
+                }
+                until_ran(&ran, order.len() * 50).await;
+            })
+            .await;
+
+        let ran = ran.borrow();
+        for name in order {
+            let half = ran[..ran.len() / 2].iter().filter(|who| **who == name).count();
+            // Who has waited comes first, so that nobody waits for ever.
+            assert!(half >= 10, "{name} had {half} of its 50 turns");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_ends_while_it_waits_or_moves_to_another_tenant_holds_nobody_up() {
+        let (turns, ran) = (Rc::<Turns>::default(), Rc::<RefCell<Vec<_>>>::default());
+        LocalSet::new()
+            .run_until(async {
+                let ended: Vec<_> = (0..100)
+                    .map(|_| {
+                        let place = Place::new(turns.of(&tenant("one")));
+                        spawn_local(place.run(busy("ended", 1000, Rc::clone(&ran))))
+                    })
+                    .collect();
+                let moving =
+                    Place::new(turns.of(&Owner::Bind(SocketAddr::from(([192, 0, 2, 1], 80)))));
+                spawn_local(Rc::clone(&moving).run(busy("moved", 30, Rc::clone(&ran))));
+                until_ran(&ran, 50).await;
+                moving.belong_to(turns.of(&tenant("one")));
+                ended.iter().for_each(tokio::task::JoinHandle::abort);
+                drop(moving);
+                for task in ended {
+                    let _ = task.await;
+                }
+                spawn(&turns, "one", 40, &ran);
+                while ran.borrow().iter().filter(|who| **who == "one").count() < 40
+                    || ran.borrow().iter().filter(|who| **who == "moved").count() < 30
+                {
+                    tokio::task::yield_now().await;
+                }
+                // Those that ended while they waited are forgotten in their turn.
+                while !turns.queues.borrow().is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+    }
+}
