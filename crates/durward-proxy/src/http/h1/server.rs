@@ -87,6 +87,10 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
         conn.begin(&http, &request);
         // The exchange is large and an idle connection should not be.
         match Box::pin(exchange::run(&http, watch, &mut conn, request)).await {
+            // Requests that were sent ahead are many turns, not one.
+            Ended::Complete if !conn.close && !conn.input.buffer.filled().is_empty() => {
+                tokio::task::yield_now().await;
+            }
             Ended::Complete if !conn.close => {}
             Ended::Complete => break,
             Ended::Unread => {
