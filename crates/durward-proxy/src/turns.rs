@@ -34,7 +34,7 @@ pub(crate) struct Turns {
     round: Cell<u64>,
     queues: RefCell<HashMap<Owner, Weak<Queue>>>,
     /// Those in which somebody waits.
-    pressed: RefCell<Vec<Rc<Queue>>>,
+    pressed: RefCell<VecDeque<Rc<Queue>>>,
     /// True once [`Turns::run`] was begun.
     running: Cell<bool>,
     /// Wakes it.
@@ -79,7 +79,7 @@ impl Turns {
 
     /// Somebody waits in `queue`, where nobody did.
     fn press(self: &Rc<Self>, queue: Rc<Queue>) {
-        self.pressed.borrow_mut().push(queue);
+        self.pressed.borrow_mut().push_back(queue);
         if !self.running.replace(true) {
             tokio::task::spawn_local(Rc::clone(self).run());
         }
@@ -114,25 +114,14 @@ impl Turns {
 
     fn next_round(&self) {
         self.round.set(self.round.get() + 1);
-        let pressed = std::mem::take(&mut *self.pressed.borrow_mut());
-        let mut woken = Vec::new();
-        for queue in pressed {
-            queue.begin(self.round.get());
-            let mut waiting = queue.waiting.borrow_mut();
-            let count = waiting.len().min(MOST as usize);
-            for (place, waker) in waiting.drain(..count) {
-                place.waits.set(false);
-                place.granted.set(true);
-                woken.push(waker);
-            }
-            queue.used.set(count as u32);
-            let more = !waiting.is_empty();
-            drop(waiting);
-            if more {
-                self.pressed.borrow_mut().push(queue);
+        let pressed = self.pressed.borrow().len();
+        for _ in 0..pressed {
+            let Some(queue) = self.pressed.borrow_mut().pop_front() else { return };
+            queue.grant(self.round.get());
+            if !queue.waiting.borrow().is_empty() {
+                self.pressed.borrow_mut().push_back(queue);
             }
         }
-        woken.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -140,6 +129,18 @@ impl Queue {
     fn begin(&self, round: u64) {
         if self.round.replace(round) != round {
             self.used.set(0);
+        }
+    }
+
+    /// Wakes those that have waited longest, and keeps turns of the round that begins for them.
+    fn grant(&self, round: u64) {
+        self.begin(round);
+        while self.used.get() < MOST {
+            let Some((place, waker)) = self.waiting.borrow_mut().pop_front() else { return };
+            place.waits.set(false);
+            place.granted.set(true);
+            self.used.set(self.used.get() + 1);
+            waker.wake();
         }
     }
 
