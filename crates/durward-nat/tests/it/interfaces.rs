@@ -342,8 +342,8 @@ fn mac() -> String {
 
 /// Whether the neighbour, which never asks, knows both addresses at this hardware address.
 fn all_know(lab: &Lab, mac: &str) -> bool {
-    let known = |address: &&str| lab.c1.ip(&format!("neigh show {address} dev wan")).contains(mac);
-    ANNOUNCED.iter().all(|address| known(&address))
+    let known = |address: &str| lab.c1.ip(&format!("neigh show {address} dev wan")).contains(mac);
+    ANNOUNCED.iter().all(|address| known(address))
 }
 
 // S5.7+

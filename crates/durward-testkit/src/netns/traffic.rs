@@ -105,14 +105,14 @@ impl Traffic {
             .collect();
         let untranslated =
             of_ours.iter().filter(|(packet, sender)| packet.source == sender.source).count();
-        report(&format!(
+        let line = format!(
             "{what}: {sent} flows, {rate:.0} a second, {} distinct packets seen, {} foreign, {untranslated} untranslated",
             of_ours.len(),
             foreign.len(),
-        ));
+        );
+        report(&line);
         let some = &foreign[..foreign.len().min(8)];
-        assert!(foreign.is_empty(), "{what}: {} foreign, {some:?}", foreign.len());
-        assert_eq!(untranslated, 0, "{what}");
+        assert!(foreign.is_empty() && untranslated == 0, "{line}: {some:?}");
         for sender in &self.senders {
             let arrived = of_ours.iter().any(|(packet, _)| packet.destination == sender.remote);
             assert_eq!(arrived, sender.own.is_some(), "{what}: from {}", sender.source);
@@ -121,7 +121,6 @@ impl Traffic {
 }
 
 fn report(line: &str) {
-    println!("{line}");
     if let Some(path) = std::env::var_os("DURWARD_STRESS_REPORT") {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
         writeln!(file.expect("the report opens"), "{line}").expect("the report is written");

@@ -10,7 +10,7 @@ use durward_nat::nftables::ruleset::{Chain, Hook, Point, Ruleset};
 use durward_nat::nftables::table::{Ownership, Table};
 use durward_nat::steer::{Options, Side};
 use durward_nat::{Nat, Steer};
-use durward_testkit::netns::{Namespace, add_address, add_route, ip, link_up, veth};
+use durward_testkit::netns::{Namespace, add_address, add_route, ip, link_up, sysctl, veth};
 
 use crate::lab::{self, REMOTE, REMOTE_V6, SOON, model, serve_on};
 
@@ -56,6 +56,8 @@ impl Lab {
             // The worst case: a host that checks the way back strictly.
             one.sysctl("net.ipv4.conf.all.rp_filter", "1");
         }
+        // Not what the machine has that runs the test.
+        sysctl("net.ipv4.conf.all.src_valid_mark", "0");
         veth("eth0", "eth0", &gateway);
         add_address("eth0", &format!("{NODE}/24"));
         gateway.add_address("eth0", &format!("{GATEWAY}/24"));
