@@ -17,14 +17,14 @@ use ipnet::IpNet;
 use crate::interface::Interfaces;
 use crate::mark;
 use crate::nftables::changes::Detail;
-use crate::nftables::ruleset::{Data, Value};
-use crate::nftables::{Changes, Element, Ruleset, Set};
+use crate::nftables::ruleset::Value;
+use crate::nftables::{Changes, Element, Ruleset};
 use crate::options::{AssignedAddress, Options};
 use crate::policy_route::Routing;
 use crate::program::step::{Ip, port_key};
 use crate::program::{Shapes, program, words};
 use crate::report::Report;
-use crate::sysctl::{REMEMBERED, Sysctl};
+use crate::sysctl::{self, REMEMBERED, Sysctl, Wrong};
 pub use policy::Policy;
 
 /// The kernel state a model asks for.
@@ -53,6 +53,8 @@ pub struct Difference {
     pub new_routing: Routing,
     /// Routes and rules to take away.
     pub old_routing: Routing,
+    /// Kernel parameters to set.
+    pub sysctls: BTreeMap<Sysctl, Wrong>,
 }
 
 /// The kernel state `model` asks for on a host with these interfaces.
@@ -74,7 +76,7 @@ pub fn desired(model: &NatModel, options: &Options, interfaces: &Interfaces) -> 
             set.elements.append(&mut elements);
         }
     }
-    ruleset.sets.insert(REMEMBERED.to_owned(), Set::new(24, 0, Data::Nothing));
+    ruleset.sets.insert(REMEMBERED.to_owned(), sysctl::memory());
     // Those of rules that are rejected as well: their traffic is refused, by whatever interface.
     let enrolled: Vec<IpNet> =
         model.egress.iter().flat_map(|rule| rule.sources.iter().copied()).collect();
@@ -92,13 +94,14 @@ pub fn desired(model: &NatModel, options: &Options, interfaces: &Interfaces) -> 
     }
 }
 
-/// What makes `desired` of `current`.
+/// What makes `desired` of `current`; kernel parameters are compared by whoever can read them.
 #[must_use]
 pub fn diff(current: (&Ruleset, &Routing), desired: &Desired) -> Difference {
     Difference {
         ruleset: Changes::between(current.0, &desired.ruleset),
         new_routing: desired.routing.without(current.1),
         old_routing: current.1.without(&desired.routing),
+        sysctls: BTreeMap::new(),
     }
 }
 
@@ -106,7 +109,10 @@ impl Difference {
     /// Whether nothing differs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.ruleset.is_empty() && self.new_routing.is_empty() && self.old_routing.is_empty()
+        self.ruleset.is_empty()
+            && self.new_routing.is_empty()
+            && self.old_routing.is_empty()
+            && self.sysctls.is_empty()
     }
 }
 
@@ -136,13 +142,13 @@ impl Difference {
     }
 
     fn write(&self, f: &mut std::fmt::Formatter<'_>, detail: Detail) -> std::fmt::Result {
-        self.ruleset.write(f, detail, words::element)?;
+        self.ruleset.write(f, detail, words::change)?;
         for (sign, routing) in [('+', &self.new_routing), ('-', &self.old_routing)] {
             for line in routing.lines() {
                 writeln!(f, "{sign} {line}")?;
             }
         }
-        Ok(())
+        sysctl::change_lines(&self.sysctls).try_for_each(|line| writeln!(f, "{line}"))
     }
 }
 

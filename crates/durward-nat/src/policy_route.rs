@@ -179,6 +179,29 @@ impl Routing {
         }
     }
 
+    /// The rules in the order in which they are put in: a target before the rules that go on there, and prohibitions behind all that passes them.
+    pub(crate) fn rules_to_add(&self) -> impl Iterator<Item = &Rule> {
+        let passing = self.rules.iter().rev().filter(|rule| !rule.prohibits());
+        passing.chain(self.prohibitions())
+    }
+
+    /// The rules in the order in which they are taken away: prohibitions before what passes them.
+    pub(crate) fn rules_to_remove(&self) -> impl Iterator<Item = &Rule> {
+        self.prohibitions().chain(self.rules.iter().filter(|rule| !rule.prohibits()))
+    }
+
+    fn prohibitions(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(|rule| rule.prohibits())
+    }
+
+    /// The networks whose unmarked packets the rules prohibit.
+    pub(crate) fn prohibited(&self) -> impl Iterator<Item = IpNet> {
+        self.prohibitions().filter_map(|rule| match rule.selector {
+            Selector::From(net) => Some(net),
+            _ => None,
+        })
+    }
+
     /// Whether there is nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -190,6 +213,45 @@ impl Routing {
     pub fn lines(&self) -> Vec<String> {
         let routes = self.routes.iter().map(ToString::to_string);
         routes.chain(self.rules.iter().map(ToString::to_string)).collect()
+    }
+}
+
+impl Rule {
+    const fn prohibits(&self) -> bool {
+        matches!(self.action, Action::Prohibit)
+    }
+}
+
+/// Networks of one family whose packets need a mark.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Prohibited {
+    /// The networks.
+    pub(crate) blocks: Vec<IpNet>,
+    /// True if the cluster's networks stand for the enrolled ones, which are too many to be asked one by one.
+    pub(crate) whole_cluster: bool,
+}
+
+impl Prohibited {
+    /// Chooses what is prohibited, so that each enrolled network of the family is.
+    pub(crate) fn of(enrolled: &[IpNet], cluster: &[IpNet], ipv4: bool) -> Self {
+        let of_family = |net: &&IpNet| net.addr().is_ipv4() == ipv4;
+        let enrolled: Vec<IpNet> = enrolled.iter().filter(of_family).copied().collect();
+        let mut blocks = IpNet::aggregate(&enrolled);
+        let whole_cluster = blocks.len() > SOURCE_RULES;
+        if whole_cluster {
+            blocks.extend(cluster.iter().filter(of_family));
+            blocks = IpNet::aggregate(&blocks);
+        }
+        Self { blocks, whole_cluster }
+    }
+
+    /// The prohibitions themselves.
+    pub(crate) fn rules(self, priority: u32, ipv4: bool) -> impl Iterator<Item = Rule> {
+        let prohibit = move |net: IpNet| {
+            let selector = Selector::From(net.trunc());
+            Rule { priority, ipv4, selector, action: Action::Prohibit }
+        };
+        self.blocks.into_iter().map(prohibit)
     }
 }
 
@@ -230,14 +292,8 @@ fn unmarked(options: &Options, enrolled: &[IpNet]) -> Vec<Rule> {
     let [pass, stop, end] = [3, 4, 5].map(|group| options.rule_priority + group);
     let mut rules = Vec::new();
     for ipv4 in [true, false] {
-        let of_family = |net: &&IpNet| net.addr().is_ipv4() == ipv4;
-        let mut blocks =
-            IpNet::aggregate(&enrolled.iter().filter(of_family).copied().collect::<Vec<_>>());
-        if blocks.len() > SOURCE_RULES {
-            blocks.extend(options.cluster.iter().filter(of_family));
-            blocks = IpNet::aggregate(&blocks);
-        }
-        if blocks.is_empty() {
+        let prohibited = Prohibited::of(enrolled, &options.cluster, ipv4);
+        if prohibited.blocks.is_empty() {
             continue;
         }
         let rule = |priority, selector, action| Rule { priority, ipv4, selector, action };
@@ -245,15 +301,14 @@ fn unmarked(options: &Options, enrolled: &[IpNet]) -> Vec<Rule> {
         let answers = Selector::Mark { mark, mask: options.mark_mask };
         rules.push(rule(pass, Selector::Local, Action::Goto(end)));
         rules.push(rule(pass, answers, Action::Goto(end)));
-        let prohibit = |net: IpNet| rule(stop, Selector::From(net.trunc()), Action::Prohibit);
-        rules.extend(blocks.into_iter().map(prohibit));
+        rules.extend(prohibited.rules(stop, ipv4));
         rules.push(rule(end, Selector::All, Action::Nothing));
     }
     rules
 }
 
 /// The metric of a route that names none.
-fn usual(net: &IpNet) -> u32 {
+pub(crate) fn usual(net: &IpNet) -> u32 {
     if net.addr().is_ipv4() { 0 } else { USUAL_V6 }
 }
 

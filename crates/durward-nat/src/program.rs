@@ -69,6 +69,9 @@ pub(crate) mod counter {
         [DENIED, UNMAPPED, SPOOFED, UNENROLLED, NO_ENDPOINT, LOST, FORGED, INVALID];
 }
 
+/// The set of bytes beside themselves.
+pub(crate) const TWINS: &str = "twins";
+
 /// The ruleset without any mapping.
 pub(crate) fn program(options: &Options, interfaces: &Interfaces, shapes: &Shapes) -> Ruleset {
     let mut ruleset = Ruleset::default();

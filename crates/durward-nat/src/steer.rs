@@ -57,11 +57,14 @@ pub struct Options {
     pub mtu: Option<u32>,
     /// What stays on the node's own ways: pods, nodes, services.
     pub cluster: Vec<IpNet>,
-    /// The bits of the packet mark that say "to the gateway"; others are never touched.
+    /// The bit of the packet mark that says "to the gateway"; bits but this and the next are never touched.
     pub mark: u32,
+    /// The bit of the packet mark that says "by the node's own ways": without it or the other, what an enrolled network sends to the
+    /// world is prohibited.
+    pub pass_mark: u32,
     /// The routing table that leads to the gateway.
     pub routing_table: u32,
-    /// The priority of the rule that leads to that table.
+    /// The priority of the first of five groups of routing rules.
     pub rule_priority: u32,
     /// What routes and rules are labelled with.
     pub protocol: u8,
@@ -98,6 +101,9 @@ pub struct Steer {
     watcher: Option<JoinHandle<()>>,
 }
 
+/// The number of groups of routing rules.
+pub const RULE_GROUPS: u32 = 5;
+
 /// The routes' and rules' label, another than the gateway plane's, which takes away those of its own that it does not know.
 pub const PROTOCOL: u8 = 158;
 
@@ -113,8 +119,9 @@ impl Default for Options {
             mtu: None,
             cluster: Vec::new(),
             mark: 0x20,
+            pass_mark: 0x40,
             routing_table: 10099,
-            rule_priority: 998,
+            rule_priority: 994,
             protocol: PROTOCOL,
             debounce: Duration::from_millis(50),
             audit: Duration::from_secs(60),

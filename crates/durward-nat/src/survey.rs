@@ -16,7 +16,7 @@ use crate::interface::{Interfaces, Link};
 use crate::nftables::{others, probe};
 use crate::options::Options;
 use crate::rtnetlink::Rtnetlink;
-use crate::sysctl::{self, Sysctl};
+use crate::sysctl::{self, Sysctl, Wrong};
 
 /// How long a gateway may take to say that it is there.
 const PATIENCE: Duration = Duration::from_millis(1200);
@@ -112,13 +112,11 @@ fn believing(links: &[Link], cluster: &[IpNet]) -> Vec<String> {
 }
 
 fn parameters(wanted: &BTreeMap<Sysctl, u32>) -> Vec<String> {
-    let wrong = wanted.iter().filter_map(|(sysctl, value)| {
-        let held = sysctl.read().ok().filter(|held| !sysctl.suffices(*held, *value))?;
-        let path = sysctl.path();
-        let path = path.strip_prefix("/proc/sys").unwrap_or(&path).display().to_string();
-        Some(format!("{path} is {held} instead of {value}"))
-    });
-    wrong.collect()
+    let wrong = sysctl::wrong(wanted);
+    let line = |(sysctl, Wrong { held, wanted }): (&Sysctl, &Wrong)| {
+        format!("{sysctl} is {held} instead of {wanted}")
+    };
+    wrong.iter().map(line).collect()
 }
 
 /// Sends each gateway a datagram nobody waits for, so that the kernel looks for it, and gives it time.

@@ -4,10 +4,13 @@
 //! table. Deliberately absent: parameters of interfaces that are not external.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use crate::interface::Interfaces;
+use crate::nftables::ruleset::{Data, Value};
+use crate::nftables::{Element, Ruleset, Set};
 
 /// The set of former values.
 pub(crate) const REMEMBERED: &str = "remembered";
@@ -17,6 +20,15 @@ pub(crate) const REMEMBERED: &str = "remembered";
 pub struct Sysctl {
     kind: usize,
     interface: String,
+}
+
+/// Values of a parameter that is not as it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    /// The value it has.
+    pub held: u32,
+    /// The value it should have.
+    pub wanted: u32,
 }
 
 /// Paths under `/proc/sys/net`, `*` for the interface, and the wanted value. Former values are remembered by position:
@@ -37,6 +49,8 @@ const WANTED: [(&str, u32); 7] = [
 
 /// The position of `rp_filter`.
 const RP_FILTER: usize = 2;
+/// The position of `src_valid_mark`.
+const SRC_VALID_MARK: usize = 6;
 
 /// `rp_filter` of all interfaces; of each the larger one counts.
 fn way_back_everywhere() -> Option<u32> {
@@ -59,6 +73,12 @@ impl Sysctl {
             }
         }
         wanted
+    }
+
+    /// The parameter that has `rp_filter` ask by the packet's mark, with its value.
+    pub(crate) fn way_back_by_mark() -> BTreeMap<Self, u32> {
+        let value = WANTED[SRC_VALID_MARK].1;
+        [(Self { kind: SRC_VALID_MARK, interface: String::new() }, value)].into()
     }
 
     /// Where it is.
@@ -116,6 +136,66 @@ impl Sysctl {
         let kind = number(0)? as usize;
         (kind < WANTED.len()).then_some((Self { kind, interface }, number(20)?))
     }
+}
+
+impl fmt::Display for Sysctl {
+    /// Writes the name as `sysctl` takes it; with slashes, since an interface's name may contain a dot.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path();
+        path.strip_prefix("/proc/sys").unwrap_or(&path).display().fmt(f)
+    }
+}
+
+/// The set of former values, without any.
+pub(crate) fn memory() -> Set {
+    Set::new(24, 0, Data::Nothing)
+}
+
+/// Notes the former values of kernel parameters before they are changed, beside those noted before.
+pub(crate) fn remember(held: &Ruleset, wanted: &mut Ruleset, sysctls: &BTreeMap<Sysctl, u32>) {
+    let Some(set) = wanted.sets.get_mut(REMEMBERED) else { return };
+    if let Some(known) = held.sets.get(REMEMBERED) {
+        set.elements.extend(known.elements.clone());
+    }
+    let known: Vec<Sysctl> =
+        set.elements.keys().filter_map(|key| Some(Sysctl::recall(key)?.0)).collect();
+    for (sysctl, value) in sysctls.iter().filter(|(sysctl, _)| !known.contains(sysctl)) {
+        if let Ok(held) = sysctl.read()
+            && !sysctl.suffices(held, *value)
+        {
+            let element = Element { end: None, value: Value::Nothing };
+            set.elements.insert(sysctl.remember(held), element);
+        }
+    }
+}
+
+/// Gives kernel parameters the values they had before a table noted them.
+pub(crate) fn restore(held: &Ruleset) {
+    let remembered = held.sets.get(REMEMBERED);
+    for key in remembered.iter().flat_map(|set| set.elements.keys()) {
+        if let Some((sysctl, value)) = Sysctl::recall(key)
+            && let Err(error) = sysctl.write(value)
+        {
+            tracing::warn!(path = %sysctl.path().display(), %error, "not restored");
+        }
+    }
+}
+
+/// The parameters that are not as they should be.
+pub(crate) fn wrong(wanted: &BTreeMap<Sysctl, u32>) -> BTreeMap<Sysctl, Wrong> {
+    let held = wanted.iter().filter_map(|(sysctl, wanted)| {
+        let held = sysctl.read().ok().filter(|held| !sysctl.suffices(*held, *wanted))?;
+        Some((sysctl.clone(), Wrong { held, wanted: *wanted }))
+    });
+    held.collect()
+}
+
+/// Two lines for each parameter that would be set: what it is, and what it should be.
+pub(crate) fn change_lines(wrong: &BTreeMap<Sysctl, Wrong>) -> impl Iterator<Item = String> {
+    let both = |(sysctl, Wrong { held, wanted }): (&Sysctl, &Wrong)| {
+        [format!("- sysctl {sysctl} = {held}"), format!("+ sysctl {sysctl} = {wanted}")]
+    };
+    wrong.iter().flat_map(both)
 }
 
 /// Returns whether the kernel drops packets that came in by the interface with a source it would not be answered at.

@@ -15,6 +15,7 @@
 mod capture;
 mod ip;
 mod namespace;
+pub mod traffic;
 mod unshare;
 
 use std::io::Write;

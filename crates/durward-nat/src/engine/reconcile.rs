@@ -20,8 +20,7 @@ use crate::desired::{Desired, Difference, Policy, desired, diff};
 use crate::hand_over;
 use crate::interface::Link;
 use crate::mark::{self, EGRESS};
-use crate::nftables::ruleset::Value;
-use crate::nftables::{Changes, Element, TableError};
+use crate::nftables::{Changes, TableError};
 use crate::options::AssignedAddress;
 use crate::policy_route::Routing;
 use crate::report::Report;
@@ -94,11 +93,7 @@ impl State {
         let Some((interfaces, _)) = self.last.as_ref().filter(|_| self.options.set_sysctls) else {
             return Vec::new();
         };
-        let wrong = |(sysctl, wanted): &(Sysctl, u32)| {
-            sysctl.read().is_ok_and(|held| !sysctl.suffices(held, *wanted))
-        };
-        let wrong = Sysctl::wanted(interfaces).into_iter().filter(wrong);
-        wrong.map(|(sysctl, _)| sysctl).collect()
+        sysctl::wrong(&Sysctl::wanted(interfaces)).into_keys().collect()
     }
 
     /// What keeps connections from the forward proxy of this host, where some are for it.
@@ -120,7 +115,10 @@ impl State {
         {
             new.elements.clone_from(&old.elements);
         }
-        let difference = diff((&held.ruleset, &self.read_routing()?), &wanted);
+        let mut difference = diff((&held.ruleset, &self.read_routing()?), &wanted);
+        if self.options.set_sysctls {
+            difference.sysctls = sysctl::wrong(&wanted.sysctls);
+        }
         Ok((wanted, difference))
     }
 
@@ -137,14 +135,7 @@ impl State {
 
     pub(super) fn cleanup(&mut self) -> Result<(), NatError> {
         let held = self.table.read()?;
-        let remembered = held.ruleset.sets.get(REMEMBERED);
-        for key in remembered.iter().flat_map(|set| set.elements.keys()) {
-            if let Some((sysctl, value)) = Sysctl::recall(key)
-                && let Err(error) = sysctl.write(value)
-            {
-                tracing::warn!(path = %sysctl.path().display(), %error, "not restored");
-            }
-        }
+        sysctl::restore(&held.ruleset);
         let numbers = adopted_numbers(&held.ruleset);
         self.table.delete()?;
         let routing = self.read_routing()?;
@@ -168,7 +159,7 @@ impl State {
         for route in new.routes.iter() {
             self.route.add_route(route, protocol).map_err(kernel("a route"))?;
         }
-        for rule in &new.rules {
+        for rule in new.rules_to_add() {
             self.route.add_rule(rule, protocol).map_err(kernel("a routing rule"))?;
         }
         Ok(())
@@ -176,7 +167,7 @@ impl State {
 
     fn remove_routing(&self, old: &Routing) -> Result<(), NatError> {
         let protocol = self.options.protocol;
-        for rule in &old.rules {
+        for rule in old.rules_to_remove() {
             self.route.remove_rule(rule, protocol).map_err(kernel("a routing rule"))?;
         }
         for route in &old.routes {
@@ -192,7 +183,8 @@ impl State {
                 Some(held) => held,
                 None => self.table.read()?,
             };
-            remember(&held.ruleset, desired, self.options.set_sysctls);
+            let to_set = self.options.set_sysctls.then(|| desired.sysctls.clone());
+            sysctl::remember(&held.ruleset, &mut desired.ruleset, &to_set.unwrap_or_default());
             let changes = if anew && held.exists {
                 Changes::anew(&desired.ruleset)
             } else {
@@ -443,25 +435,6 @@ fn announce(
         return Ok(());
     }
     announcer.announce(address, place, Instant::now())
-}
-
-/// Notes the former values of kernel parameters before they are changed, beside those noted before.
-fn remember(held: &crate::nftables::Ruleset, desired: &mut Desired, set_sysctls: bool) {
-    let Some(set) = desired.ruleset.sets.get_mut(REMEMBERED) else { return };
-    if let Some(known) = held.sets.get(REMEMBERED) {
-        set.elements.extend(known.elements.clone());
-    }
-    let known: Vec<Sysctl> =
-        set.elements.keys().filter_map(|key| Some(Sysctl::recall(key)?.0)).collect();
-    for (sysctl, wanted) in desired.sysctls.iter().filter(|_| set_sysctls) {
-        if !known.contains(sysctl)
-            && let Ok(value) = sysctl.read()
-            && !sysctl.suffices(value, *wanted)
-        {
-            let element = Element { end: None, value: Value::Nothing };
-            set.elements.insert(sysctl.remember(value), element);
-        }
-    }
 }
 
 /// Sets the parameters, or only looks at them; what is not as it should be.

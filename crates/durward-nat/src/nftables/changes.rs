@@ -155,7 +155,7 @@ pub(crate) fn difference(
 
 impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write(f, Detail::All, |_, key, element| Entry { key, element }.to_string())
+        self.write(f, Detail::All, |_, key, element| Some(Entry { key, element }.to_string()))
     }
 }
 
@@ -165,18 +165,19 @@ impl Changes {
         struct Words<'a>(&'a Changes);
         impl fmt::Display for Words<'_> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.write(f, Detail::All, crate::program::words::element)
+                self.0.write(f, Detail::All, crate::program::words::change)
             }
         }
         Words(self).to_string()
     }
 
-    /// One line for each change; `words` says what an element of a set is.
+    /// One line for each change; `words` says what an element of a set is, and nothing of a set that is the same everywhere, whose elements are
+    /// not shown when it is made.
     pub(crate) fn write(
         &self,
         f: &mut fmt::Formatter<'_>,
         detail: Detail,
-        words: impl Fn(&str, &[u8], &Element) -> String,
+        words: impl Fn(&str, &[u8], &Element) -> Option<String>,
     ) -> fmt::Result {
         if self.whole_table {
             writeln!(f, "! the table is made anew")?;
@@ -192,7 +193,11 @@ impl Changes {
         for (sign, elements) in [('-', &self.removed), ('+', &self.added)] {
             for (set, elements) in elements {
                 for (key, element) in elements {
-                    writeln!(f, "{sign} {set} {}", words(set, key, element))?;
+                    match words(set, key, element) {
+                        Some(words) => writeln!(f, "{sign} {set} {words}")?,
+                        None if self.new_sets.contains_key(set) => {}
+                        None => writeln!(f, "{sign} {set} {}", Entry { key, element })?,
+                    }
                 }
             }
         }

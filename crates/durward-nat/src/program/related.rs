@@ -7,10 +7,10 @@ use super::balance::{rule, rule_of_source};
 use super::step::{
     self, Ip, absent, by_slot, count, ct_mark, goto, keep, marked, present, verdict,
 };
-use super::{counter, member, plain, transparent};
+use super::{TWINS, counter, member, plain, transparent};
 use crate::interface::Interfaces;
 use crate::mark::{EGRESS, MAPPED, PICKED_UP, TENANT_MASK, TRANSPARENT};
-use crate::nftables::expression::Ct;
+use crate::nftables::expression::{Base, Ct};
 use crate::nftables::ruleset::Data;
 use crate::nftables::{Expression, Ruleset, Set, Verdict};
 
@@ -30,6 +30,7 @@ pub(super) fn build(ruleset: &mut Ruleset, interfaces: &Interfaces, proxied: boo
     rules.extend(proxied.then(transparent::taken_already));
     rules.push(vec![goto("answer")]);
     chain("credible", rules);
+    ruleset.sets.insert(TWINS.to_owned(), twins());
     for ip in [Ip::V4, Ip::V6] {
         let mut routers = Set::new(ip.len(), ip.kind(), Data::Nothing);
         let addresses = interfaces.routers.iter().filter_map(|router| ip.bytes(*router));
@@ -38,7 +39,32 @@ pub(super) fn build(ruleset: &mut Ruleset, interfaces: &Interfaces, proxied: boo
     }
 }
 
-/// The sender is the connection's endpoint, or its tenant's, or a router on the way to the cluster.
+/// Every byte beside itself, as keys of a lookup that compares two bytes.
+fn twins() -> Set {
+    let kind = step::kind::concat(&[step::kind::BYTES, step::kind::BYTES]);
+    let mut twins = Set::new(8, kind, Data::Nothing).sized(256);
+    twins.elements = (0..=u8::MAX).map(|byte| ([byte, 0, 0, 0].repeat(2), member())).collect();
+    twins
+}
+
+/// Holds for an ICMP error from the receiver of the packet that it is about, such as a client in the cluster whose own connection it is. Byte
+/// by byte, because no kernel before Linux 6.13 can compare two registers.
+fn from_the_receiver(ip: Ip) -> Vec<Expression> {
+    // The error's own header; the packet that it is about begins behind.
+    const HEADER: u32 = 8;
+    let (icmp, source, destination) = if ip.v4() { (1, 12, 16) } else { (58, 8, 24) };
+    let mut rule = vec![step::transport(8), step::equals(8, vec![icmp])];
+    for byte in 0..ip.len() {
+        rule.extend([
+            Expression::Payload { base: Base::Network, offset: source + byte, len: 1, to: 8 },
+            step::transport_bytes(HEADER + destination + byte, 1, 9),
+            present(TWINS, 8),
+        ]);
+    }
+    rule
+}
+
+/// The sender is an end of the connection (its endpoint, or a client in the cluster), or its tenant's, or a router on the way to the cluster.
 fn from_an_end(ip: Ip, interfaces: &Interfaces) -> Vec<Vec<Expression>> {
     let digit = ip.digit();
     let same = |flag: u32, key: Ct| {
@@ -60,6 +86,7 @@ fn from_an_end(ip: Ip, interfaces: &Interfaces) -> Vec<Vec<Expression>> {
     let mut rules = vec![
         same(MAPPED, reply),
         same(PICKED_UP, original),
+        [marked(MAPPED), from_the_receiver(ip), vec![goto("credible")]].concat(),
         [rule_of_source(ip), own].concat(),
         vec![ip.source(8), present(&format!("routers{digit}"), 8), goto("credible")],
     ];

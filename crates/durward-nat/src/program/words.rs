@@ -14,6 +14,11 @@ pub(crate) fn element(set: &str, key: &[u8], element: &Element) -> String {
     in_words(set, key, element).unwrap_or_else(|| Entry { key, element }.to_string())
 }
 
+/// The same for people who look at a difference; `None` in a set that is the same everywhere.
+pub(crate) fn change(set: &str, key: &[u8], one: &Element) -> Option<String> {
+    (set != super::TWINS).then(|| element(set, key, one))
+}
+
 fn in_words(set: &str, key: &[u8], element: &Element) -> Option<String> {
     let (base, v4) = match set.split_once('_') {
         Some(("src4", _)) => ("src", true),

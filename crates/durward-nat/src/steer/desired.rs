@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: the kernel. Without a link, or without a way to the other end, what is left refuses.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -11,7 +11,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::tunnel::{Entry, Tunnel, entries, next_hop};
 use super::{Options, Side, ruleset};
 use crate::nftables::Ruleset;
-use crate::policy_route::{Action, Hop, LAST, MAIN, Route, Routing, Rule, Selector, USUAL_V6};
+use crate::policy_route::{
+    Action, Hop, LAST, MAIN, Prohibited, Route, Routing, Rule, Selector, usual,
+};
+use crate::sysctl::Sysctl;
 
 /// Routes to pods come behind those a network plugin has.
 const BEHIND: u32 = 4242;
@@ -36,6 +39,8 @@ pub struct Desired {
     pub entries: BTreeSet<Entry>,
     /// Routes and rules.
     pub routing: Routing,
+    /// Kernel parameters.
+    pub sysctls: BTreeMap<Sysctl, u32>,
 }
 
 /// The kernel state `side` asks for on such a host.
@@ -54,6 +59,7 @@ pub fn desired(options: &Options, side: &Side, host: Host) -> Desired {
             tunnel,
             entries: entries([*gateway]),
             routing: to_gateway(options, *gateway, networks, host.link),
+            sysctls: parameters(networks),
         },
         Side::Gateway { nodes } => {
             let ends: Vec<Ipv4Addr> = nodes.keys().copied().collect();
@@ -67,6 +73,7 @@ pub fn desired(options: &Options, side: &Side, host: Host) -> Desired {
                 tunnel,
                 entries: entries(ends),
                 routing: Routing { routes: routes.collect(), rules: BTreeSet::new() },
+                sysctls: BTreeMap::new(),
             }
         }
     }
@@ -86,11 +93,10 @@ fn to_gateway(
         }
         let destination =
             if ipv4 { IpNet::V4(Ipv4Net::default()) } else { IpNet::V6(Ipv6Net::default()) };
-        let usual = if ipv4 { 0 } else { USUAL_V6 };
         let route = |destination, metric, hop| Route { table, destination, metric, hop };
         if let Some(interface) = link {
             let hop = Hop::Gateway { gateway: next_hop(gateway, ipv4), interface };
-            routing.routes.insert(route(destination, usual, hop));
+            routing.routes.insert(route(destination, usual(&destination), hop));
         }
         // Without the link nothing falls through to the host's own routes.
         routing.routes.insert(route(destination, LAST, Hop::Unreachable));
@@ -99,11 +105,36 @@ fn to_gateway(
             let end = IpNet::from(std::net::IpAddr::V4(gateway));
             routing.routes.insert(route(end, 0, Hop::Throw));
         }
-        let selector = Selector::Mark { mark: options.mark, mask: options.mark };
-        let action = Action::Lookup(table);
-        routing.rules.insert(Rule { priority: options.rule_priority, ipv4, selector, action });
+        routing.rules.extend(rules(options, networks, ipv4));
     }
     routing
+}
+
+/// The rules of one family. They outlive the packet filter's table, so what an enrolled network sends to the world goes to the gateway by the
+/// one mark, by the node's own ways by the other, or nowhere.
+fn rules(options: &Options, networks: &[IpNet], ipv4: bool) -> Vec<Rule> {
+    let [near, gateway, pass, stop, end] =
+        [0, 1, 2, 3, 4].map(|group| options.rule_priority + group);
+    let rule = |priority, selector, action| Rule { priority, ipv4, selector, action };
+    let marked = |mark| Selector::Mark { mark, mask: mark };
+    let cluster = options.cluster.iter().filter(|net| net.addr().is_ipv4() == ipv4);
+    // Before the gateway's: `rp_filter` asks for the way back to a pod with the mark of the packet that it sent.
+    let mut rules: Vec<Rule> =
+        cluster.map(|net| rule(near, Selector::To(net.trunc()), Action::Goto(end))).collect();
+    rules.extend([
+        rule(gateway, marked(options.mark), Action::Lookup(options.routing_table)),
+        rule(pass, Selector::Local, Action::Goto(end)),
+        rule(pass, marked(options.pass_mark), Action::Goto(end)),
+        rule(end, Selector::All, Action::Nothing),
+    ]);
+    rules.extend(Prohibited::of(networks, &options.cluster, ipv4).rules(stop, ipv4));
+    rules
+}
+
+/// `rp_filter` asks the rules for the way back of what comes for a pod: with the packet's mark it is let pass.
+fn parameters(networks: &[IpNet]) -> BTreeMap<Sysctl, u32> {
+    let v4 = networks.iter().any(|net| net.addr().is_ipv4());
+    if v4 { Sysctl::way_back_by_mark() } else { BTreeMap::new() }
 }
 
 fn to_pods(node: Ipv4Addr, pods: &[IpNet], interface: u32) -> impl Iterator<Item = Route> {

@@ -10,10 +10,12 @@ use super::{Options, counter};
 use crate::nftables::expression::{Ct, Meta, Reject};
 use crate::nftables::ruleset::{Data, Hook, Point};
 use crate::nftables::{Chain, Expression, Ruleset, Set, Verdict};
+use crate::policy_route::Prohibited;
 use crate::program::step::{
     self, Ip, absent, count, equals, goto, in_state, input_name, interval, kind, output_name,
     present, verdict,
 };
+use crate::sysctl::{self, REMEMBERED};
 
 /// Never routed to anybody: this host, groups, neighbours.
 const NEAR: [&str; 5] =
@@ -32,8 +34,14 @@ pub(super) fn node(options: &Options, networks: &[IpNet], gateway: Ipv4Addr) -> 
     sets(&mut ruleset, "enrolled", networks);
     sets(&mut ruleset, "near", &near);
     sets(&mut ruleset, "link", &nets(&LINK));
+    ruleset.sets.insert(REMEMBERED.to_owned(), sysctl::memory());
     let mut chain = |name: &str, chain| ruleset.chains.insert(name.to_owned(), chain);
-    let arrived = [by_link(input_name(8), options), vec![verdict(Verdict::Accept)]].concat();
+    let arrived = [
+        by_link(input_name(8), options),
+        set_mark(options, options.pass_mark),
+        vec![verdict(Verdict::Accept)],
+    ]
+    .concat();
     // After destinations are translated: a service's address may stand for a pod.
     chain("mark", hooked("filter", Point::Prerouting, -90, families(vec![arrived], "mark")));
     chain("errors", hooked("route", Point::Output, -150, errors(options)));
@@ -56,9 +64,8 @@ pub(super) fn node(options: &Options, networks: &[IpNet], gateway: Ipv4Addr) -> 
     let related = [in_state(step::RELATED), vec![verdict(Verdict::Accept)]].concat();
     chain("last", hooked("filter", Point::Postrouting, 300, last(elsewhere, related)));
     for ip in [Ip::V4, Ip::V6] {
-        let marked = [exits(ip), vec![set_mark(options)]].concat();
-        chain(&named("mark", ip), plain(marked));
-        chain(&named("refuse", ip), plain([exits(ip), refusal()].concat()));
+        chain(&named("mark", ip), plain(marked(ip, options, networks)));
+        chain(&named("refuse", ip), plain([exits(ip, &[]), refusal()].concat()));
         chain(&named("identity", ip), plain(keep_source(ip)));
     }
     ruleset
@@ -142,14 +149,31 @@ fn segment() -> Vec<Expression> {
     ]
 }
 
-/// Whom steering does not concern: other sources, near destinations, and answers of connections to a port of this node.
-fn exits(ip: Ip) -> Rules {
+/// Which way a packet takes: to the gateway, or by the node's own ways. What the routing rules would prohibit has a mark either way.
+fn marked(ip: Ip, options: &Options, networks: &[IpNet]) -> Rules {
+    let pass = set_mark(options, options.pass_mark);
+    let other = || vec![ip.source(8), absent(&named("enrolled", ip), 8)];
+    let to = |set: &str| vec![ip.destination(8), present(&named(set, ip), 8)];
+    // `rp_filter` asks for the way back, from the pod, with this packet's mark.
+    let mut rules = vec![[other(), to("enrolled"), pass.clone()].concat()];
+    if Prohibited::of(networks, &options.cluster, ip.v4()).whole_cluster {
+        let from = vec![ip.source(8), present(&named("near", ip), 8)];
+        rules.push([other(), from, pass.clone()].concat());
+        rules.push([other(), to("near"), pass.clone()].concat());
+    }
+    rules.extend(exits(ip, &pass));
+    rules.push(set_mark(options, options.mark));
+    rules
+}
+
+/// Whom steering does not concern: other sources, near destinations, and answers of connections to a port of this node, which first `pass`.
+fn exits(ip: Ip, pass: &[Expression]) -> Rules {
     let answer =
         [vec![Expression::Ct { key: Ct::Direction, to: 8 }, equals(8, vec![1])], to_port()];
     vec![
         vec![ip.source(8), absent(&named("enrolled", ip), 8), verdict(Verdict::Return)],
         vec![ip.destination(8), present(&named("near", ip), 8), verdict(Verdict::Return)],
-        [answer.concat(), vec![verdict(Verdict::Return)]].concat(),
+        [&answer.concat(), pass, &[verdict(Verdict::Return)]].concat(),
     ]
 }
 
@@ -167,7 +191,7 @@ fn errors(options: &Options) -> Rules {
     let about = |ip: Ip, key: Ct| {
         let far = vec![ip.destination(8), absent(&named("near", ip), 8)];
         let of = vec![Expression::Ct { key, to: 8 }, present(&named("enrolled", ip), 8)];
-        [ip.only(), far, of, set_mark(options)].concat()
+        [ip.only(), far, of, set_mark(options, options.mark)].concat()
     };
     let unrelated = vec![
         Expression::Ct { key: Ct::State, to: 8 },
@@ -223,10 +247,11 @@ fn last(elsewhere: Vec<Expression>, related: Vec<Expression>) -> Rules {
     ]
 }
 
-fn set_mark(options: &Options) -> Vec<Expression> {
+/// Sets one of the two bits that say which way, and clears the other.
+fn set_mark(options: &Options, mark: u32) -> Vec<Expression> {
     vec![
         Expression::Meta { key: Meta::Mark, to: 8 },
-        step::replace(8, !options.mark, options.mark),
+        step::replace(8, !(options.mark | options.pass_mark), mark),
         Expression::SetMark { from: 8 },
     ]
 }

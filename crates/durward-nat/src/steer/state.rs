@@ -11,18 +11,19 @@ use ipnet::IpNet;
 use rustix::io::Errno;
 
 use super::desired::{Desired, Host, desired};
-use super::strays::{Steered, blocks, is_stray};
+use super::strays::{Steered, is_stray};
 use super::tunnel::Tunnel;
 use super::{Options, Side, address_towards};
 use crate::conntrack::{Conntrack, Flow};
 use crate::engine::NatError;
 use crate::netlink::Message;
 use crate::nftables::table::{Count, Ownership};
-use crate::nftables::{Changes, Ruleset, Table};
+use crate::nftables::{Changes, Table};
 use crate::options::AssignedAddress;
 use crate::policy_route::Routing;
 use crate::rtnetlink::Rtnetlink;
 use crate::rtnetlink::tunnel::{HeldTunnel, index, is_neighbour};
+use crate::sysctl::{self, REMEMBERED, Sysctl, Wrong};
 use crate::watch::Kept;
 
 /// Loose: the world's answers come out of the tunnel, and the host's own way to the world is another.
@@ -67,22 +68,30 @@ impl State {
     }
 
     pub(super) fn enrolled(&self) -> Result<BTreeSet<IpNet>, NatError> {
-        let held = self.table.read()?.ruleset;
-        let sets = ["enrolled4", "enrolled6"].iter().filter_map(|name| held.sets.get(*name));
-        Ok(sets.flat_map(|set| &set.elements).flat_map(|(first, one)| blocks(first, one)).collect())
+        let steered = Steered::of(&self.table.read()?.ruleset, &self.read_routing()?);
+        Ok(steered.networks().collect())
     }
 
     pub(super) fn preview(&self, side: &Side) -> Result<String, NatError> {
         let held = self.tunnels()?.into_iter().find(|held| self.is_its_link(held));
         let host =
             Host { underlay: self.underlay(side)?, link: held.as_ref().map(|held| held.index) };
-        let wanted = desired(&self.options, side, host);
-        let mut text = Changes::between(&self.table.read()?.ruleset, &wanted.ruleset).in_words();
+        let mut wanted = desired(&self.options, side, host);
+        let ruleset = self.table.read()?.ruleset;
+        if let (Some(old), Some(new)) =
+            (ruleset.sets.get(REMEMBERED), wanted.ruleset.sets.get_mut(REMEMBERED))
+        {
+            new.elements.clone_from(&old.elements);
+        }
+        let mut text = Changes::between(&ruleset, &wanted.ruleset).in_words();
         let (before, after) = (self.held(held.as_ref())?.lines(), wanted.lines());
         for (sign, these, those) in [('+', &after, &before), ('-', &before, &after)] {
             for line in these.iter().filter(|line| !those.contains(line)) {
                 let _ = writeln!(text, "{sign} {line}");
             }
+        }
+        for line in sysctl::change_lines(&sysctl::wrong(&wanted.sysctls)) {
+            let _ = writeln!(text, "{line}");
         }
         Ok(text)
     }
@@ -91,9 +100,8 @@ impl State {
     fn reconcile(&mut self) -> Result<bool, NatError> {
         let Some(side) = self.side.clone() else { return Ok(false) };
         let mut wanted = desired(&self.options, &side, Host::default());
-        let before = self.table.read()?.ruleset;
-        let mut changed = self.table.bring_to(&wanted.ruleset)?;
-        // From here on nothing gets past. The way comes after, and the connections that went another one are cut last.
+        let mut changed = self.bring_refusals(&mut wanted, matches!(side, Side::Node { .. }))?;
+        // From here on nothing gets past. The way comes after.
         let underlay = self.underlay(&side)?;
         let link = match desired(&self.options, &side, Host { underlay, link: None }).tunnel {
             Some(tunnel) => Some(self.bring_link(&tunnel, &mut changed)?),
@@ -105,15 +113,33 @@ impl State {
             changed |= self.bring_entries(link, &wanted)?;
         }
         changed |= self.bring_routing(&wanted.routing)?;
-        if matches!(side, Side::Node { .. }) {
-            self.cut(&before, &wanted.ruleset)?;
-        }
         if underlay.is_none() {
             let ends: Vec<String> = side.ends().iter().map(ToString::to_string).collect();
             let problem = format!("this host has no address towards {}", ends.join(", "));
             return Err(NatError::Options { problem });
         }
         Ok(changed)
+    }
+
+    /// Brings table, rules and parameters there, which need no link. What is enrolled no more is prohibited until its connections are cut, because
+    /// they would keep the pod's own address.
+    fn bring_refusals(&mut self, wanted: &mut Desired, is_node: bool) -> Result<bool, NatError> {
+        let (before, routing) = (self.table.read()?.ruleset, self.read_routing()?);
+        sysctl::remember(&before, &mut wanted.ruleset, &wanted.sysctls);
+        let mut changed = self.table.bring_to(&wanted.ruleset)?;
+        // While the table was not as it should be, connections may have begun another way.
+        self.judged &= !changed;
+        changed |= set_parameters(&wanted.sysctls);
+        let new = wanted.routing.without(&routing);
+        self.add_routing(&new)?;
+        if is_node {
+            let is = Steered::of(&wanted.ruleset, &wanted.routing);
+            let was = Steered::of(&before, &routing).with_near_of(&is);
+            self.cut(&was, &is)?;
+        }
+        let old = Routing { rules: routing.without(&wanted.routing).rules, ..Routing::default() };
+        remove(&self.route, &old, self.options.protocol)?;
+        Ok(changed || !new.is_empty() || !old.is_empty())
     }
 
     fn underlay(&self, side: &Side) -> Result<Option<(Ipv4Addr, u32)>, NatError> {
@@ -206,28 +232,35 @@ impl State {
     }
 
     fn bring_routing(&self, wanted: &Routing) -> Result<bool, NatError> {
-        let protocol = self.options.protocol;
-        let held = self.route.routing(protocol).map_err(kernel("routes"))?;
+        let held = self.read_routing()?;
         let (new, old) = (wanted.without(&held), held.without(wanted));
-        for route in &new.routes {
-            self.route.add_route(route, protocol).map_err(kernel("a route"))?;
-        }
-        for rule in &new.rules {
-            self.route.add_rule(rule, protocol).map_err(kernel("a routing rule"))?;
-        }
-        remove(&self.route, &old, protocol)?;
+        self.add_routing(&new)?;
+        remove(&self.route, &old, self.options.protocol)?;
         Ok(!new.is_empty() || !old.is_empty())
     }
 
+    fn read_routing(&self) -> Result<Routing, NatError> {
+        self.route.routing(self.options.protocol).map_err(kernel("routes"))
+    }
+
+    fn add_routing(&self, new: &Routing) -> Result<(), NatError> {
+        let protocol = self.options.protocol;
+        for route in &new.routes {
+            self.route.add_route(route, protocol).map_err(kernel("a route"))?;
+        }
+        for rule in new.rules_to_add() {
+            self.route.add_rule(rule, protocol).map_err(kernel("a routing rule"))?;
+        }
+        Ok(())
+    }
+
     /// Cuts connections that have another source than the pod's although they are steered now, and those that were and are not.
-    fn cut(&mut self, before: &Ruleset, now: &Ruleset) -> Result<(), NatError> {
-        let (was, is) = (Steered::of(before), Steered::of(now));
+    fn cut(&mut self, was: &Steered, is: &Steered) -> Result<(), NatError> {
         if self.judged && was == is {
             return Ok(());
         }
         let flows = self.conntrack.flows(0, 0).map_err(kernel("connections"))?;
-        let strays: Vec<Flow> =
-            flows.into_iter().filter(|flow| is_stray(flow, &was, &is)).collect();
+        let strays: Vec<Flow> = flows.into_iter().filter(|flow| is_stray(flow, was, is)).collect();
         let cut = self.conntrack.cut(&strays).map_err(kernel("connections"))?;
         if cut > 0 {
             tracing::info!(connections = cut, "cut: they went another way");
@@ -241,9 +274,9 @@ impl State {
             Some(link) => self.route.entries(link.index).map_err(kernel("neighbours"))?,
             None => BTreeSet::new(),
         };
-        let routing = self.route.routing(self.options.protocol).map_err(kernel("routes"))?;
+        let routing = self.read_routing()?;
         let tunnel = link.map(|link| link.tunnel.clone());
-        Ok(Desired { ruleset: Ruleset::default(), tunnel, entries, routing })
+        Ok(Desired { tunnel, entries, routing, ..Desired::default() })
     }
 
     /// Kernel parameters that keep steering from working.
@@ -259,7 +292,17 @@ impl State {
                 && std::fs::read_to_string(format!("/proc/sys/net/{path}"))
                     .is_ok_and(|held| held.trim() == "0")
         });
-        off.map(|(_, path)| format!("net/{path} is 0 instead of 1")).collect()
+        let off = off.map(|(_, path)| format!("net/{path} is 0 instead of 1"));
+        off.chain(self.unset_parameters()).collect()
+    }
+
+    fn unset_parameters(&self) -> Vec<String> {
+        let Some(side) = &self.side else { return Vec::new() };
+        let wrong = sysctl::wrong(&desired(&self.options, side, Host::default()).sysctls);
+        let line = |(sysctl, Wrong { held, wanted }): (&Sysctl, &Wrong)| {
+            format!("{sysctl} is {held} instead of {wanted}")
+        };
+        wrong.iter().map(line).collect()
     }
 }
 
@@ -297,18 +340,32 @@ impl Kept for State {
 /// When the kernel refuses; it can be tried again.
 pub fn cleanup(options: &Options) -> Result<(), NatError> {
     let mut state = State::open(Options { own_table: false, ..options.clone() })?;
-    let before = state.table.read()?.ruleset;
+    let (before, held) = (state.table.read()?.ruleset, state.read_routing()?);
     state.table.delete()?;
-    let held = state.route.routing(options.protocol).map_err(kernel("routes"))?;
+    // The rules prohibit what the table no longer steers until the connections that have a pod's own address are cut.
+    state.cut(&Steered::of(&before, &held), &Steered::default())?;
+    sysctl::restore(&before);
     remove(&state.route, &held, options.protocol)?;
     for held in state.tunnels()?.iter().filter(|held| held.is_ours()) {
         state.route.remove_tunnel(held.index).map_err(kernel("the link"))?;
     }
-    state.cut(&before, &Ruleset::default())
+    Ok(())
+}
+
+/// Sets parameters; one that cannot be set is among the problems that `apply` returns.
+fn set_parameters(wanted: &BTreeMap<Sysctl, u32>) -> bool {
+    let mut changed = false;
+    for (sysctl, Wrong { wanted, .. }) in sysctl::wrong(wanted) {
+        match sysctl.write(wanted) {
+            Ok(()) => changed = true,
+            Err(error) => tracing::warn!(%sysctl, %error, "a kernel parameter could not be set"),
+        }
+    }
+    changed
 }
 
 fn remove(route: &Rtnetlink, old: &Routing, protocol: u8) -> Result<(), NatError> {
-    for rule in &old.rules {
+    for rule in old.rules_to_remove() {
         route.remove_rule(rule, protocol).map_err(kernel("a routing rule"))?;
     }
     for old in &old.routes {

@@ -7,8 +7,10 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use crate::conntrack::Flow;
+use crate::nftables::ruleset::Data;
 use crate::nftables::{Element, Ruleset, Set};
-use crate::program::step::Ip;
+use crate::policy_route::Routing;
+use crate::program::step::{Ip, interval};
 
 /// Whose connections a table steers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,15 +20,42 @@ pub(super) struct Steered {
 }
 
 impl Steered {
-    pub(super) fn of(ruleset: &Ruleset) -> Self {
+    /// Reads the table's sets. Where the table is gone, routing rules still say what was enrolled: all that, or the networks around it.
+    pub(super) fn of(ruleset: &Ruleset, routing: &Routing) -> Self {
         let sets =
             |name: &str| ['4', '6'].map(|ip| ruleset.sets.get(&format!("{name}{ip}")).cloned());
-        Self { enrolled: sets("enrolled"), near: sets("near") }
+        let enrolled = sets("enrolled");
+        let is_gone = enrolled.iter().flatten().all(|set| set.elements.is_empty());
+        let enrolled = if is_gone { prohibited(routing) } else { enrolled };
+        Self { enrolled, near: sets("near") }
+    }
+
+    /// Takes what is near from another state where the table that said so is gone.
+    pub(super) fn with_near_of(mut self, other: &Self) -> Self {
+        for (near, others) in self.near.iter_mut().zip(&other.near) {
+            *near = near.take().or_else(|| others.clone());
+        }
+        self
+    }
+
+    /// The enrolled networks.
+    pub(super) fn networks(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let elements = self.enrolled.iter().flatten().flat_map(|set| &set.elements);
+        elements.flat_map(|(first, one)| blocks(first, one))
     }
 
     fn has(&self, source: IpAddr, destination: IpAddr) -> bool {
         contains(&self.enrolled, source) && !contains(&self.near, destination)
     }
+}
+
+fn prohibited(routing: &Routing) -> [Option<Set>; 2] {
+    let networks: Vec<IpNet> = routing.prohibited().collect();
+    [Ip::V4, Ip::V6].map(|ip| {
+        let mut set = Set::new(ip.len(), ip.kind(), Data::Nothing).interval();
+        set.elements = interval(ip, &networks);
+        (!set.elements.is_empty()).then_some(set)
+    })
 }
 
 fn contains(sets: &[Option<Set>; 2], address: IpAddr) -> bool {
@@ -50,7 +79,7 @@ pub(super) fn is_stray(flow: &Flow, was: &Steered, is: &Steered) -> bool {
 }
 
 /// The blocks an interval is made of.
-pub(super) fn blocks(first: &[u8], element: &Element) -> Vec<IpNet> {
+fn blocks(first: &[u8], element: &Element) -> Vec<IpNet> {
     let last = |len: usize| match &element.end {
         Some(end) => before(end),
         None => vec![0xff; len],
@@ -81,7 +110,7 @@ fn before(key: &[u8]) -> Vec<u8> {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use super::super::{Options, ruleset};
+    use super::super::{Host, Options, Side, desired, ruleset};
     use super::*;
 
     #[test]
@@ -90,17 +119,28 @@ mod tests {
         let nets: Vec<IpNet> = nets.iter().map(|net| net.parse().unwrap()).collect();
         let ruleset = ruleset::node(&Options::default(), &nets, Ipv4Addr::LOCALHOST);
 
-        let sets = ["enrolled4", "enrolled6"].iter().flat_map(|name| &ruleset.sets[*name].elements);
-        let read: Vec<IpNet> = sets.flat_map(|(first, one)| blocks(first, one)).collect();
+        let read: Vec<IpNet> = Steered::of(&ruleset, &Routing::default()).networks().collect();
 
         assert_eq!(read, nets);
+    }
+
+    #[test]
+    fn without_the_table_the_rules_say_what_was_enrolled() {
+        let nets = ["10.1.0.0/24", "fd00::/64"].map(|net| net.parse::<IpNet>().unwrap());
+        let side = Side::Node { gateway: Ipv4Addr::new(192, 0, 2, 1), networks: nets.into() };
+        let wanted = desired(&Options::default(), &side, Host::default());
+
+        let steered = Steered::of(&Ruleset::default(), &wanted.routing);
+
+        assert_eq!(steered.networks().collect::<Vec<_>>(), nets);
     }
 
     fn steered(networks: &[&str]) -> Steered {
         let options =
             Options { cluster: vec!["10.0.0.0/8".parse().unwrap()], ..Options::default() };
         let networks: Vec<_> = networks.iter().map(|net| net.parse().unwrap()).collect();
-        Steered::of(&ruleset::node(&options, &networks, Ipv4Addr::new(192, 0, 2, 1)))
+        let table = ruleset::node(&options, &networks, Ipv4Addr::new(192, 0, 2, 1));
+        Steered::of(&table, &Routing::default())
     }
 
     // S2.56+

@@ -1,11 +1,15 @@
 //! What a change cuts: exactly the connections that could not be made anew, and no others.
 
-use std::net::{TcpStream, UdpSocket};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use durward_model::mapping::{Affinity, NatModel, PortMapping};
-use durward_nat::Nat;
-use durward_testkit::netns::in_namespace;
+use durward_nat::{Nat, Options};
+use durward_testkit::netns::{Capture, in_namespace, ip};
+use durward_testkit::process::eventually_blocking;
 
 use crate::lab::{
     EXT1, EXT1_V6, EXT2, Lab, P1, P1_V6, P2, REMOTE, REMOTE_V6, SOON, apply, ask, at, both,
@@ -85,7 +89,7 @@ fn endpoints_come_and_go_and_zero_refuses() {
         let set = |endpoints: &[&str]| {
             model(vec![mapping("web", &[EXT1], both(8080, endpoints))], vec![])
         };
-        let names = || -> std::collections::BTreeSet<String> {
+        let names = || -> BTreeSet<String> {
             let ask = |_| connect(&lab.c1, REMOTE, (EXT1, 8080), SOON * 6).unwrap().1;
             (0..40).map(ask).collect()
         };
@@ -184,9 +188,9 @@ fn a_client_with_affinity_keeps_its_endpoint() {
         let nat = Nat::start(options()).unwrap();
         apply(&nat, &model(vec![web], vec![]));
 
-        let mut endpoints = std::collections::BTreeSet::new();
+        let mut endpoints = BTreeSet::new();
         for client in &clients {
-            let names: std::collections::BTreeSet<String> = (0..4)
+            let names: BTreeSet<String> = (0..4)
                 .map(|_| connect(&lab.c1, client, (EXT1, 8080), SOON * 6).unwrap().1)
                 .collect();
             assert_eq!(names.len(), 1, "{client} saw {names:?}");
@@ -219,7 +223,58 @@ fn egress_connections_go_when_their_address_or_rule_goes() {
         assert!(!is_alive(&mut second, SOON));
         let (mut third, seen) = from_pod();
         assert_eq!(seen, format!("c2 {EXT2}"));
-        apply(&nat, &std::sync::Arc::new(NatModel::default()));
+        apply(&nat, &Arc::new(NatModel::default()));
         assert!(!is_alive(&mut third, SOON));
     });
+}
+
+// S5.44+
+#[test]
+fn what_a_removed_tenant_still_sends_has_the_tenants_address_no_more() {
+    in_namespace(
+        "hygiene::what_a_removed_tenant_still_sends_has_the_tenants_address_no_more",
+        || {
+            let lab = Lab::new();
+            // The host's default route leads by an interface that is none of Durward's, as it was before the pod was enrolled.
+            ip("-4 route replace default via 198.51.100.254");
+            ip("-6 route replace default via 2001:db8:2::254");
+            let pods = [format!("{P1}/32"), format!("{P1_V6}/128")];
+            let enrolled = model(vec![], vec![egress(&pods, &[EXT1, EXT1_V6])]);
+            let nat = Nat::start(Options { external: "ext1".to_owned(), ..options() }).unwrap();
+            apply(&nat, &enrolled);
+            let stop = Arc::new(AtomicBool::new(false));
+            let stopped = Arc::clone(&stop);
+            // One connection of each family, which lives all the time.
+            let sending = lab.p1.spawn(move || {
+                let ends = [(P1, REMOTE), (P1_V6, REMOTE_V6)];
+                let sockets = ends.map(|(pod, to)| (UdpSocket::bind((pod, 4000)).unwrap(), to));
+                while !stopped.load(Relaxed) {
+                    for (socket, to) in &sockets {
+                        let _ = socket.send_to(b"?", (*to, 99));
+                    }
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+            });
+            let from = |seen: &Capture| -> BTreeSet<IpAddr> {
+                let ours = seen.seen().into_iter().filter(|one| one.port == 99);
+                ours.map(|packet| packet.source).collect()
+            };
+            let addresses = |both: [&str; 2]| both.map(|one| one.parse::<IpAddr>().unwrap()).into();
+            let [tenants, pods]: [BTreeSet<IpAddr>; 2] =
+                [addresses([EXT1, EXT1_V6]), addresses([P1, P1_V6])];
+            let patience = Duration::from_secs(20);
+            let before = Capture::start(&lab.c1);
+            assert!(eventually_blocking(patience, || from(&before) == tenants));
+
+            let report = apply(&nat, &Arc::new(NatModel::default()));
+            let (outside, elsewhere) = (Capture::start(&lab.c1), Capture::start(&lab.c2));
+            let host_decides = eventually_blocking(patience, || from(&elsewhere) == pods);
+            stop.store(true, Relaxed);
+            sending.join().unwrap();
+
+            assert_eq!(report.connections_cut, 2);
+            assert!(host_decides, "it is a pod like any other: {:?}", from(&elsewhere));
+            assert_eq!(from(&outside), BTreeSet::new());
+        },
+    );
 }

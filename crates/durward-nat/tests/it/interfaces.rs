@@ -309,3 +309,109 @@ fn ranges_of_ports_lead_to_one_port_or_to_the_same() {
         assert!(tcp_soon(&lab.c1, "203.0.113.254", (EXT1, 8500)).is_err(), "not an allowed source");
     });
 }
+
+/// A gateway that has put addresses of both families on and announced them often enough, and a neighbour that believes announcements.
+fn announced(lab: &Lab) -> Nat {
+    // Of IPv6 only a router takes up what it did not ask for.
+    for name in [
+        "ipv4.conf.wan.arp_accept",
+        "ipv6.conf.wan.forwarding",
+        "ipv6.conf.wan.accept_untracked_na",
+    ] {
+        lab.c1.sysctl(&format!("net.{name}"), "1");
+    }
+    let on = |address: &str, prefix_len| {
+        let (interface, valid) = ("ext1".to_owned(), None);
+        (address.parse::<IpAddr>().unwrap(), AssignedAddress { interface, prefix_len, valid })
+    };
+    let addresses = [on(ANNOUNCED[0], 24), on(ANNOUNCED[1], 64)].into();
+    let nat = Nat::start(Options { addresses, ..options() }).unwrap();
+    apply(&nat, &model(vec![], vec![]));
+    assert!(within(Duration::from_secs(20), || all_know(lab, &mac())), "at first");
+    // The repeats of the first announcement would hide that there is no second one.
+    std::thread::sleep(Duration::from_secs(3));
+    nat
+}
+
+const ANNOUNCED: [&str; 2] = ["203.0.113.60", "2001:db8:1::60"];
+
+fn mac() -> String {
+    let shown = ip("-o link show ext1");
+    shown.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().to_owned()
+}
+
+/// Whether the neighbour, which never asks, knows both addresses at this hardware address.
+fn all_know(lab: &Lab, mac: &str) -> bool {
+    let known = |address: &str| lab.c1.ip(&format!("neigh show {address} dev wan")).contains(mac);
+    ANNOUNCED.iter().all(|address| known(address))
+}
+
+// S5.7+
+#[test]
+fn addresses_are_announced_again_when_the_link_was_down() {
+    in_namespace("interfaces::addresses_are_announced_again_when_the_link_was_down", || {
+        let lab = Lab::new();
+        let _nat = announced(&lab);
+
+        ip("link set ext1 down");
+        // IPv6 addresses go with the link, and are put back with it.
+        assert!(within(Duration::from_secs(20), || !lab
+            .c1
+            .ip("neigh show dev wan")
+            .contains(&mac())));
+        ip("link set ext1 up");
+
+        let told = within(Duration::from_secs(20), || all_know(&lab, &mac()));
+        assert!(told, "{}", lab.c1.ip("neigh show dev wan"));
+    });
+}
+
+// S5.7+
+#[test]
+fn addresses_are_announced_again_with_another_hardware_address() {
+    in_namespace("interfaces::addresses_are_announced_again_with_another_hardware_address", || {
+        let lab = Lab::new();
+        let _nat = announced(&lab);
+        let new = "02:00:00:00:00:77";
+
+        ip(&format!("link set ext1 address {new}"));
+
+        let told = within(Duration::from_secs(20), || all_know(&lab, new));
+        assert!(told, "{}", lab.c1.ip("neigh show dev wan"));
+    });
+}
+
+#[test]
+fn a_difference_names_kernel_parameters_where_they_are_ours_to_set() {
+    in_namespace(
+        "interfaces::a_difference_names_kernel_parameters_where_they_are_ours_to_set",
+        || {
+            let _lab = Lab::new();
+            let nat = Nat::start(options()).unwrap();
+            let wanted = model(vec![], vec![]);
+            apply(&nat, &wanted);
+            let sound = nat.preview(&wanted).unwrap().1;
+            drop(nat);
+
+            // Nobody watches who would set them at once.
+            sysctl("net.ipv4.ip_forward", "0");
+            sysctl("net.ipv4.conf.ext2.rp_filter", "1");
+            let nat = Nat::start(options()).unwrap();
+            let wrong = nat.preview(&wanted).unwrap().1;
+            drop(nat);
+            let kept = Nat::start(Options { set_sysctls: false, ..options() }).unwrap();
+            let left_alone = kept.preview(&wanted).unwrap().1;
+
+            assert!(sound.is_empty(), "{sound}");
+            assert!(!wrong.is_empty());
+            let lines = [
+                "- sysctl net/ipv4/ip_forward = 0",
+                "+ sysctl net/ipv4/ip_forward = 1",
+                "- sysctl net/ipv4/conf/ext2/rp_filter = 1",
+                "+ sysctl net/ipv4/conf/ext2/rp_filter = 2",
+            ];
+            assert_eq!(wrong.to_string(), lines.join("\n") + "\n");
+            assert!(left_alone.is_empty(), "{left_alone}");
+        },
+    );
+}

@@ -136,7 +136,8 @@ fn outside(world: &Namespace, device: &str, v4: [&str; 2], v6: [&str; 2]) {
     world.add_address("lo", &format!("{REMOTE_V6}/128"));
 }
 
-fn pod(pod: &Namespace, device: &str, v4: &str, v6: &str) {
+/// A pod on the bridge.
+pub(crate) fn pod(pod: &Namespace, device: &str, v4: &str, v6: &str) {
     veth(device, "eth0", pod);
     ip(&format!("link set {device} master br0"));
     // As CNIs do: where bridged packets pass the packet filter, a pod else cannot reach itself.

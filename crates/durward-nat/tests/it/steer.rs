@@ -3,6 +3,7 @@
 mod golden;
 mod lab;
 mod life;
+mod outlive;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, UdpSocket};
@@ -58,10 +59,12 @@ fn what_is_near_stays_on_the_nodes_own_ways() {
         let beside = tcp(&lab.pod, POD, (&GATEWAY.to_string(), 9001));
         // A port of the node leads to the pod; the answers must go where the question came from.
         let port = tcp(&lab.world, REMOTE, (NODE_WAN, 30080));
+        let port_v6 = tcp(&lab.world, REMOTE_V6, (NODE_WAN_V6, 30080));
 
         assert_eq!(neighbour, Ok(format!("other {POD}")));
         assert_eq!(beside, Ok(format!("gateway {NODE}")), "as the plugin has it");
         assert_eq!(port, Ok(format!("pod {REMOTE}")));
+        assert_eq!(port_v6, Ok(format!("pod {REMOTE_V6}")));
     });
 }
 

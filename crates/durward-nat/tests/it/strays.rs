@@ -1,13 +1,15 @@
 //! Packets that belong to no connection, or to one of which their sender is no end.
 
+mod clients;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use durward_nat::{Nat, Options};
+use durward_testkit::netns::traffic::checksum;
 use durward_testkit::netns::{Capture, Namespace, in_namespace, ip};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::generations::checksum;
 use crate::lab::{EXT1, Lab, P1, P2, REMOTE, SOON, apply, egress, model, options};
 
 const TCP: u8 = 6;
@@ -26,10 +28,12 @@ fn packet(protocol: u8, source: &str, to: &str, payload: &[u8]) -> Vec<u8> {
     [&head[..], &v4(source).octets(), &v4(to).octets(), payload].concat()
 }
 
-fn send(from: &Namespace, to: &str, packet: &[u8]) {
+fn send_to(from: &Namespace, to: &str, packet: &[u8]) {
     from.run(|| {
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))).unwrap();
-        socket.send_to(packet, &SocketAddr::new(to.parse().unwrap(), 0).into()).unwrap();
+        let to = SocketAddr::new(to.parse().unwrap(), 0);
+        let domain = Domain::for_address(to);
+        let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(255))).unwrap();
+        socket.send_to(packet, &to.into()).unwrap();
     });
 }
 
@@ -83,10 +87,10 @@ fn what_belongs_to_no_connection_does_not_leave_by_the_hosts_other_interfaces() 
             ];
 
             for (_, protocol, payload) in &forms {
-                send(&lab.p1, REMOTE, &packet(*protocol, P1, REMOTE, payload));
+                send_to(&lab.p1, REMOTE, &packet(*protocol, P1, REMOTE, payload));
             }
             // Nothing of the pod that is in no list is held back by the same rules.
-            send(&lab.p2, REMOTE, &packet(TCP, P2, REMOTE, &segment(4_008, 4)));
+            send_to(&lab.p2, REMOTE, &packet(TCP, P2, REMOTE, &segment(4_008, 4)));
 
             let own: IpAddr = P1.parse().unwrap();
             let other: IpAddr = P2.parse().unwrap();
@@ -116,12 +120,12 @@ fn an_error_about_anothers_connection_does_not_leave() {
         assert!(seen.sees(PATIENCE, |packet| packet.source == own && packet.protocol == UDP));
 
         for source in [P2, "192.0.2.77"] {
-            send(&lab.p2, REMOTE, &packet(ICMP, source, REMOTE, &unreachable()));
+            send_to(&lab.p2, REMOTE, &packet(ICMP, source, REMOTE, &unreachable()));
         }
         std::thread::sleep(SOON);
         let errors = || seen.seen().into_iter().filter(|one| one.protocol == ICMP).count();
         let before = errors();
-        send(&lab.p1, REMOTE, &packet(ICMP, P1, REMOTE, &unreachable()));
+        send_to(&lab.p1, REMOTE, &packet(ICMP, P1, REMOTE, &unreachable()));
 
         assert_eq!(before, 0, "forged: {:?}", seen.seen());
         let arrived = seen.sees(PATIENCE, |one| one.protocol == ICMP && one.source == own);

@@ -3,6 +3,7 @@
 //! `partner -ext1- gateway -br0- pod`; the gateway is the test's own namespace. Deliberately absent: what netfilter does in detail; the
 //! tests of `durward-nat` show it.
 
+mod repair;
 mod steer;
 mod trace;
 
@@ -11,7 +12,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use durward_testkit::netns::{Namespace, add_address, add_route, in_namespace, ip, link_up, veth};
+use durward_testkit::netns::{
+    Namespace, add_address, add_route, in_namespace, ip, link_up, sysctl, veth,
+};
 use durward_testkit::process::{Child, TempDir, eventually_blocking};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -242,6 +245,7 @@ fn list_and_diff_show_what_is_and_what_would_be() {
         let lab = Lab::new();
         lab.write("{port: 8080}");
 
+        sysctl("net.ipv4.ip_forward", "0");
         let before = lab.nat(&["list"]);
         assert_eq!(before.status.code(), Some(1), "{}", stderr(&before));
         let absent = stdout(&before).matches("not in the kernel yet").count();
@@ -253,6 +257,8 @@ fn list_and_diff_show_what_is_and_what_would_be() {
             "{}",
             stdout(&would)
         );
+        let parameter = "- sysctl net/ipv4/ip_forward = 0\n+ sysctl net/ipv4/ip_forward = 1\n";
+        assert!(stdout(&would).contains(parameter), "{}", stdout(&would));
 
         let _running = lab.start();
         lab.by_partner(8080).unwrap();

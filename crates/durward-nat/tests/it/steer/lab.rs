@@ -3,14 +3,14 @@
 //!
 //! The node is the test's own namespace.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use durward_nat::nftables::expression::{Expression, Verdict};
 use durward_nat::nftables::ruleset::{Chain, Hook, Point, Ruleset};
 use durward_nat::nftables::table::{Ownership, Table};
 use durward_nat::steer::{Options, Side};
 use durward_nat::{Nat, Steer};
-use durward_testkit::netns::{Namespace, add_address, add_route, ip, link_up, veth};
+use durward_testkit::netns::{Namespace, add_address, add_route, ip, link_up, sysctl, veth};
 
 use crate::lab::{self, REMOTE, REMOTE_V6, SOON, model, serve_on};
 
@@ -56,6 +56,8 @@ impl Lab {
             // The worst case: a host that checks the way back strictly.
             one.sysctl("net.ipv4.conf.all.rp_filter", "1");
         }
+        // Not what the machine has that runs the test.
+        sysctl("net.ipv4.conf.all.src_valid_mark", "0");
         veth("eth0", "eth0", &gateway);
         add_address("eth0", &format!("{NODE}/24"));
         gateway.add_address("eth0", &format!("{GATEWAY}/24"));
@@ -185,30 +187,32 @@ fn plugin() -> Ruleset {
         Expression::Compare { from: 8, equal: false, value: name("br0") },
         Expression::Masquerade,
     ];
-    let port = vec![
-        Expression::Meta { key: Meta::InputName, to: 8 },
-        Expression::Compare { from: 8, equal: true, value: name("wan") },
-        Expression::Meta { key: Meta::Family, to: 8 },
-        Expression::Compare { from: 8, equal: true, value: vec![2] },
-        Expression::Meta { key: Meta::Transport, to: 8 },
-        Expression::Compare { from: 8, equal: true, value: vec![6] },
-        Expression::Payload { base: Base::Transport, offset: 2, len: 2, to: 8 },
-        Expression::Compare { from: 8, equal: true, value: 30080u16.to_be_bytes().to_vec() },
-        Expression::Immediate { to: 8, value: POD.parse::<Ipv4Addr>().unwrap().octets().to_vec() },
-        Expression::Immediate { to: 9, value: 9000u16.to_be_bytes().to_vec() },
-        Expression::Nat {
-            source: false,
-            ipv4: true,
-            address: 8,
-            last_address: None,
-            port: Some(9),
-        },
+    let port = |pod: Vec<u8>| {
+        let ipv4 = pod.len() == 4;
+        let (address, port) = (8, 12);
+        vec![
+            Expression::Meta { key: Meta::InputName, to: 8 },
+            Expression::Compare { from: 8, equal: true, value: name("wan") },
+            Expression::Meta { key: Meta::Family, to: 8 },
+            Expression::Compare { from: 8, equal: true, value: vec![if ipv4 { 2 } else { 10 }] },
+            Expression::Meta { key: Meta::Transport, to: 8 },
+            Expression::Compare { from: 8, equal: true, value: vec![6] },
+            Expression::Payload { base: Base::Transport, offset: 2, len: 2, to: 8 },
+            Expression::Compare { from: 8, equal: true, value: 30080u16.to_be_bytes().to_vec() },
+            Expression::Immediate { to: address, value: pod },
+            Expression::Immediate { to: port, value: 9000u16.to_be_bytes().to_vec() },
+            Expression::Nat { source: false, ipv4, address, last_address: None, port: Some(port) },
+        ]
+    };
+    let ports = vec![
+        port(POD.parse::<Ipv4Addr>().unwrap().octets().into()),
+        port(POD_V6.parse::<Ipv6Addr>().unwrap().octets().into()),
     ];
     let chain =
         |point, priority, rules| Chain { hook: Some(Hook { kind: "nat", point, priority }), rules };
     let chains = [
         ("post".to_owned(), chain(Point::Postrouting, 100, vec![elsewhere])),
-        ("pre".to_owned(), chain(Point::Prerouting, -100, vec![port])),
+        ("pre".to_owned(), chain(Point::Prerouting, -100, ports)),
     ];
     Ruleset { chains: chains.into(), ..Ruleset::default() }
 }

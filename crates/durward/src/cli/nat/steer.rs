@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use clap::Args;
-use durward_nat::steer::{Options, Side, table_beside};
+use durward_nat::steer::{Options, RULE_GROUPS, Side, table_beside};
 use ipnet::IpNet;
 
 use crate::cli::ConfigArgs;
 use crate::failure::Failure;
+
+/// The last group stands before the rule of the host's main table, 32766.
+const LAST_RULE: i64 = 32_766 - RULE_GROUPS as i64 + 1;
 
 /// `durward nat steer`
 #[derive(Args, Debug)]
@@ -51,11 +54,14 @@ pub(crate) struct SteerArgs {
     /// The bit of the packet mark that says "to the gateway"
     #[arg(long, value_name = "BIT", default_value = "0x20", value_parser = parse_mark)]
     pub(crate) mark: u32,
+    /// The bit of the packet mark that says "by the node's own ways", for answers of node ports and packets to pods
+    #[arg(long, value_name = "BIT", default_value = "0x40", value_parser = parse_mark)]
+    pub(crate) pass_mark: u32,
     /// The routing table that leads to the gateway
     #[arg(long, value_name = "NUMBER", default_value_t = 10099)]
     pub(crate) routing_table: u32,
-    /// The priority of the rule that leads to that table
-    #[arg(long, value_name = "NUMBER", default_value_t = 998)]
+    /// The priority of the first of five groups of routing rules
+    #[arg(long, value_name = "NUMBER", default_value_t = 994, value_parser = clap::value_parser!(u32).range(1..LAST_RULE))]
     pub(crate) rule_priority: u32,
     /// The packet filter's table is named after this one, with -steer
     #[arg(
@@ -84,6 +90,11 @@ impl SteerArgs {
             let message = "--nat-cluster is missing: without the networks of pods, nodes and services the node could not reach them any more";
             return Err(Failure::usage(message));
         }
+        if self.mark == self.pass_mark {
+            let message =
+                format!("--mark and --pass-mark are both {:#x}: choose two bits", self.mark);
+            return Err(Failure::usage(message));
+        }
         Ok(Options {
             table: table_beside(&self.nat_table),
             own_table: !self.nat_shared_table,
@@ -94,6 +105,7 @@ impl SteerArgs {
             mtu: self.mtu,
             cluster: self.nat_cluster.clone(),
             mark: self.mark,
+            pass_mark: self.pass_mark,
             routing_table: self.routing_table,
             rule_priority: self.rule_priority,
             ..Options::default()
@@ -180,6 +192,11 @@ mod tests {
         assert!(taken.to_string().contains("192.0.2.1 has that network"), "{taken}");
         assert!(arguments(&[]).is_err());
         assert!(arguments(&["--gateway", "192.0.2.9", "--node", "192.0.2.1=10.1.0.0/16"]).is_err());
+        let node = ["--gateway", "192.0.2.9", "--nat-cluster", "10.0.0.0/8"];
+        let same = arguments(&[&node[..], &["--mark", "0x40"]].concat()).unwrap().options();
+        assert!(same.unwrap_err().to_string().contains("--pass-mark are both 0x40"));
+        assert!(arguments(&[&node[..], &["--rule-priority", "32762"]].concat()).is_err());
+        assert!(arguments(&[&node[..], &["--rule-priority", "32761"]].concat()).is_ok());
         let bare = arguments(&["--gateway", "192.0.2.9"]).unwrap().options().unwrap_err();
         assert!(bare.to_string().contains("--nat-cluster"), "{bare}");
     }

@@ -169,6 +169,10 @@ fn enrolment_follows_documents_and_is_never_lost_by_a_broken_one() {
             node.wait_for_line_blocking("what was steered stays steered", DEADLINE);
             node.kill();
             node.wait_blocking(DEADLINE);
+            // Rules of routing still know what was steered.
+            let mut table = Table::open("durward-steer", Ownership::Shared, DEADLINE).unwrap();
+            table.delete().unwrap();
+            assert!(lab.seen().is_err(), "nobody is there, and nothing leaves");
             let again = lab.start_node();
             again.wait_for_line_blocking("what was steered stays steered", DEADLINE);
 
