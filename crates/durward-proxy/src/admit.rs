@@ -136,11 +136,12 @@ impl Visit {
         let unknown =
             |destination: Destination| Refusal::UnknownAddress { destination: destination.0 };
         let Some(bind) = self.bind.clone() else { return Err(unknown(self.destination)) };
-        let peeking = peek::peek(stream, &bind.bind.mode, self.peer, self.destination.0);
+        let local = self.destination.0;
+        let peeking = peek::peek(stream, &bind.bind.mode, self.peer, local);
         let peeked =
             self.watch.guard(peeking).await.map_err(|expired| given_up(&self.watch, expired))??;
         (self.client, self.destination) = (peeked.client, peeked.destination);
-        let found = bind.found(peeked.destination, peeked.client.0.ip());
+        let found = bind.found(peeked.destination, local.ip(), peeked.client.0.ip());
         let found = found.ok_or_else(|| unknown(peeked.destination))?;
         match &found {
             Found::One(listener) => self.belongs_to(listener),

@@ -7,8 +7,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use durward_model::Certificate;
 use durward_model::egress::NameList;
+use durward_model::{Certificate, Origin};
 
 use super::keys::{Denied, KeyUse};
 use super::name_list::{self, ListFault};
@@ -358,14 +358,26 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// A file that holds no certificate, or `None` after an error.
-    pub(crate) fn read(
+    /// A file of secrets, or `None` after an error. Another tenant's is one: that tenant's clients would be let in, or its account be used.
+    pub(crate) fn secrets(
         &self,
         report: &mut Report<'_>,
         written: &At<String>,
         field: &Field<'_>,
     ) -> Option<Found<'a>> {
-        self.bytes(report, written, written.place, field)
+        let found = self.bytes(report, written, written.place, field)?;
+        let Some(holder) = self.denied.get(found.file.digest()) else { return Some(found) };
+        let sentence = format!(
+            "{:?} holds the secrets {holder}: a file of secrets is one tenant's, write others",
+            written.value
+        );
+        report.error("SecretTaken", written.place, field, &sentence);
+        None
+    }
+
+    /// Takes note that the document uses a file of secrets.
+    pub(crate) fn use_secrets(&mut self, found: &Found<'_>, shared: bool, origin: Origin) {
+        self.used.push(KeyUse { key: *found.file.digest(), shared, origin });
     }
 
     fn bytes(

@@ -7,6 +7,7 @@ mod ports;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -325,7 +326,7 @@ pub(crate) fn yield_addresses(
             applicant.current = None;
             let place = applicant.places.addresses.get(*position).copied().unwrap_or_default();
             let field = Field::SPEC.name("addresses");
-            let sentence = format!("{objection}: use another, or let both say shared: true");
+            let sentence = objection.with_cure("shared: true");
             applicant.report.error("AddressTaken", place, &field.index(*position), &sentence);
         }
         if applicant.former.as_deref().and_then(objection).is_some() {
@@ -470,6 +471,19 @@ impl Applicant<'_> {
         self.current.as_ref().or(self.former.as_ref())
     }
 }
+    /// Returns the endpoints whose traffic is to leave from the mapping's addresses, each with whether it did before.
+    pub(crate) fn leaving(&self) -> impl Iterator<Item = (IpAddr, bool)> {
+        let of = |mapping: Option<&Arc<PortMapping>>| -> BTreeSet<IpAddr> {
+            let ports = mapping.filter(|mapping| mapping.egress).into_iter();
+            let ports = ports.flat_map(|mapping| &mapping.ports);
+            let both = ports.flat_map(|port| [port.endpoints(true), port.endpoints(false)]);
+            both.flatten().map(|(address, _)| address).collect()
+        };
+        let (wanted, former) = (of(self.wanted()), of(self.former.as_ref()));
+        let restored = self.restored;
+        wanted.into_iter().map(move |pod| (pod, restored || former.contains(&pod)))
+    }
+
 
 /// What a document now says of a mapping that is served, and what is found in it; `None` when it is anything but sound, or asks for other
 /// addresses or ports.
