@@ -136,6 +136,9 @@ fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compil
     claimed.owners = owners;
     let certificates = files.into_certificates();
     let mut compiled = assemble::assemble(roster, claimed, (mappings, nat), certificates, previous);
+    // Whoever writes rejected documents must not fill memory with what their files hold.
+    let rejected = resources.named_by_rejected(&compiled.verdicts);
+    Arc::make_mut(&mut compiled.memory.certificates).forget(&rejected);
     let seen = &mut compiled.memory.seen;
     seen.documents.clone_from(&resources.documents);
     seen.files = Arc::new(digests(&resources.files));
