@@ -20,6 +20,7 @@ use ipnet::IpNet;
 use super::Compiled;
 use super::addresses::{Addresses, Role};
 use super::assemble;
+use super::bounds;
 use super::names;
 use super::precedence::Precedence;
 use super::report::{Field, Report};
@@ -349,6 +350,10 @@ impl Reading<'_, '_, '_> {
     fn mapping(&mut self, name: &Arc<str>, document: &PortMappingDocument) -> Option<PortMapping> {
         let spec = &document.spec;
         let before = self.report.errors();
+        bounds::check_mapping(self.report, spec);
+        if self.report.errors() > before {
+            return None;
+        }
         let tenant = self.tenant(document);
         let addresses = self.addresses(document);
         let ports = ports::ports(self.report, spec);
@@ -466,11 +471,6 @@ impl Applicant<'_> {
         }
     }
 
-    /// What it asks for first.
-    pub(crate) fn wanted(&self) -> Option<&Arc<PortMapping>> {
-        self.current.as_ref().or(self.former.as_ref())
-    }
-}
     /// Returns the endpoints whose traffic is to leave from the mapping's addresses, each with whether it did before.
     pub(crate) fn leaving(&self) -> impl Iterator<Item = (IpAddr, bool)> {
         let of = |mapping: Option<&Arc<PortMapping>>| -> BTreeSet<IpAddr> {
@@ -484,6 +484,11 @@ impl Applicant<'_> {
         wanted.into_iter().map(move |pod| (pod, restored || former.contains(&pod)))
     }
 
+    /// What it asks for first.
+    pub(crate) fn wanted(&self) -> Option<&Arc<PortMapping>> {
+        self.current.as_ref().or(self.former.as_ref())
+    }
+}
 
 /// What a document now says of a mapping that is served, and what is found in it; `None` when it is anything but sound, or asks for other
 /// addresses or ports.
