@@ -194,13 +194,23 @@ impl Visit {
         }
     }
 
-    /// What has become of the listener while the client took its time. Who speaks SOCKS has shown what may count no more.
+    /// What has become of the listener while the client took its time. What it has shown must still count.
     fn as_of_now(&self, told: &Told) -> Result<Arc<PreparedListener>, Refusal> {
         if !told.listener.retirement.outdated() {
             return Ok(Arc::clone(&told.listener));
         }
         let now = told.listener.renewed(&self.core.shared.prepared.load(), self.client.0.ip());
-        now.filter(|_| told.greeted.is_none()).ok_or(Refusal::Draining)
+        let now = now.ok_or(Refusal::Draining)?;
+        let view = |listener: &Arc<PreparedListener>| TenantView::admitted(Arc::clone(listener));
+        let counts = match (&now.listener.service, &told.greeted) {
+            (Service::Forward(service), Some(greeted)) => greeted.counts_at(service),
+            _ => true,
+        };
+        // The handshake was judged by the trust of before.
+        if !view(&now).trusts_like(&view(&told.listener)) || !counts {
+            return Err(Refusal::Draining);
+        }
+        Ok(now)
     }
 
     /// Whether the client may connect, before it costs a handshake.
