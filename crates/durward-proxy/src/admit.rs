@@ -246,7 +246,7 @@ impl Visit {
             let handshake = handshake::terminate(stream, tls, &listener.server_configs);
             return match self.watch.guard(handshake).await {
                 Ok(Ok((stream, facts))) => Ok(Secured {
-                    io: Io::Tls(Box::new(stream.into())),
+                    io: Io::tls(stream.into()),
                     tls: Some(facts),
                     early: Vec::new(),
                     greeted: None,
@@ -275,7 +275,7 @@ impl Visit {
     fn admit(
         self,
         listener: Arc<PreparedListener>,
-        secured: Secured,
+        mut secured: Secured,
         limit: (ConnectionGuard, Hold),
     ) -> Entrance {
         let metrics = Arc::clone(&listener.tenant.metrics);
@@ -285,6 +285,8 @@ impl Visit {
             count_handshake(cells, tls, self.began.elapsed());
         }
         let core = self.core.id;
+        let memory = &self.core.shared.memory;
+        secured.io.count(memory.hold(&listener.tenant.usage, Kind::Clients));
         let facts = self.facts(secured.tls);
         let admitted = Admitted {
             io: secured.io,

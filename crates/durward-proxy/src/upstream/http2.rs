@@ -16,7 +16,7 @@ use super::connect::Connected;
 use super::pool::{Path, Ticket};
 use crate::core::Core;
 use crate::http2::{HEADER_LIST, Metered, Streams};
-use crate::memory::{ConnectionMemory, Kind};
+use crate::memory::{ConnectionMemory, HTTP2_CONNECTION, Kind};
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 
@@ -96,6 +96,7 @@ impl Shared {
             .initial_connection_window_size(window * STREAMS)
             .max_header_list_size(HEADER_LIST)
             .max_send_buffer_size(SEND_BUFFER)
+        held.add(HTTP2_CONNECTION);
             .max_concurrent_reset_streams(64)
             .handshake::<Metered, Bytes>(Metered::new(connected.io, streams.clone()))
             .await
