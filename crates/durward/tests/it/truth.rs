@@ -57,6 +57,11 @@ fn trouble_of_one_tenant_is_shown_everywhere_and_leaves_the_others_ready() {
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }
+    let of = |name: &str| get(admin, &format!("/readyz?tenant={name}")).unwrap();
+    assert_eq!(of("acme"), (200, "ok\n".to_owned()));
+    let (code, why) = of("globex");
+    assert!(code == 503 && why.starts_with("globex: 192.0.2.77 is not on this host"), "{why}");
+    assert_eq!((of("broken").0, of("%0a").0), (404, 404));
     let told = snapshot(admin);
     assert_eq!(told["ready"], true, "{told}");
     assert_eq!(told["tenantConditions"]["globex"][0]["kind"], "egress_address", "{told}");
