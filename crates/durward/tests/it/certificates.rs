@@ -50,6 +50,16 @@ async fn admits(servers: &Authority, case: &Case<'_>) -> bool {
     served
 }
 
+/// Says past the test runner that a test is skipped where OpenSSL is not installed.
+fn has_openssl(test: &str) -> bool {
+    let there = Command::new("openssl").arg("version").output().is_ok();
+    if !there {
+        let text = format!("SKIPPED {test} (openssl is not installed)\n");
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+    }
+    there
+}
+
 fn openssl_admits(dir: &Path, case: &Case<'_>) -> bool {
     let authorities: String = case.authorities.iter().map(|one| one.pem()).collect();
     let files = case.client.write(dir, "client");
@@ -67,10 +77,7 @@ fn openssl_admits(dir: &Path, case: &Case<'_>) -> bool {
 // Issue 10, point 21.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revocation_lists_are_judged_as_openssl_does() {
-    if Command::new("openssl").arg("version").output().is_err() {
-        let text =
-            "SKIPPED revocation_lists_are_judged_as_openssl_does (openssl is not installed)\n";
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+    if !has_openssl("revocation_lists_are_judged_as_openssl_does") {
         return;
     }
     let servers = Authority::new("servers");
