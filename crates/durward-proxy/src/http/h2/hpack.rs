@@ -443,7 +443,8 @@ mod tests {
 
     #[test]
     fn a_response_has_a_status_and_no_other_pseudo_field() {
-        let cases: [(&[(&str, &str)], Option<&str>); 6] = [
+        type Fields<'f> = &'f [(&'f str, &'f str)];
+        let cases: [(Fields<'_>, Option<&str>); 6] = [
             (&[(":status", "200"), ("x", "y")], None),
             (&[("x", "y")], Some("response without :status")),
             (

@@ -313,7 +313,7 @@ async fn pseudo_fields_in_trailers_or_heads_of_an_upstream_make_its_response_mal
                 client.send("GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n").await.unwrap();
                 let whole = client.read_response().await;
                 let served =
-                    whole.is_ok_and(|answer| answer.status == 200 && answer.body == &b"hello"[..]);
+                    whole.is_ok_and(|answer| answer.status == 200 && answer.body == b"hello"[..]);
                 assert_eq!(served, sound, "{name}");
 
                 let log = rig.log(1).await;
