@@ -47,8 +47,9 @@ fn what_only_rejected_documents_name_is_not_kept_parsed() {
     assert_eq!(both.snapshot.tenants.len(), 2, "{:#?}", both.verdicts);
     assert_eq!(of_both, [2, 2, 2]);
 
-    // An address that cannot be read, beside files that can.
-    let broken = tenant("bad", 3, "bad").replace("203.0.113.3", "203.0.113.x");
+    // Entries that cannot be served, of which all files are read.
+    let broken = tenant("bad", 3, "bad").replace("upstream: u}", "upstream: nowhere}");
+    let broken = broken.replace("10.0.0.0/8", "nowhere");
     write("b.yaml", &broken);
     let (rejected, of_one) = compile(None);
     let outcomes: Vec<_> = rejected.verdicts.verdicts.iter().map(|one| one.outcome).collect();
