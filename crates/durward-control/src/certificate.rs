@@ -11,6 +11,7 @@ pub mod x509;
 
 pub use authority::{Authority, Revocations};
 pub use identity::{Identity, Remark};
+pub use signature::Signature;
 
 use aws_lc_rs::digest;
 

@@ -124,16 +124,21 @@ fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compil
     let mut mappings = mapping::enrol(resources, &mut roster, previous);
     let mut addresses = Addresses::decide(&roster, &mappings);
     egress::grant(&mut roster, &mut addresses);
-    let steered = egress::steer(&mut roster);
+    let steered = egress::steer(&mut roster, &addresses);
     mapping::yield_addresses(&mut mappings, &roster, &mut addresses);
     let candidates = body::compile(&mut roster, &mut files, previous);
-    let claimed =
+    let mut claimed =
         claims::decide(&mut roster, candidates, &mut mappings, (&mut addresses, previous));
+    let owners = addresses.owners(&roster);
     addresses.remember(&mut roster);
     roster::remember_good(&mut roster, resources);
-    let nat = nat::assemble(&roster, &mut mappings, steered);
+    let nat = nat::assemble(&roster, &mut mappings, (steered, &owners));
+    claimed.owners = owners;
     let certificates = files.into_certificates();
     let mut compiled = assemble::assemble(roster, claimed, (mappings, nat), certificates, previous);
+    // Whoever writes rejected documents must not fill memory with what their files hold.
+    let rejected = resources.named_by_rejected(&compiled.verdicts);
+    Arc::make_mut(&mut compiled.memory.certificates).forget(&rejected);
     let seen = &mut compiled.memory.seen;
     seen.documents.clone_from(&resources.documents);
     seen.files = Arc::new(digests(&resources.files));

@@ -3,11 +3,12 @@
 //! `compile` makes snapshots that hold; this says so without trusting it. Deliberately absent: what the kernel and other hosts do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use durward_model::egress::told_apart;
 use durward_model::route::{Action, WeightedUpstream};
-use durward_model::{Listener, Service, Snapshot, Tenant, TenantId};
+use durward_model::{AddressOwners, Destination, Listener, Service, Snapshot, Tenant, TenantId};
 use thiserror::Error;
 
 /// A way in which a snapshot would let one tenant into another's.
@@ -63,6 +64,18 @@ pub enum Crossing {
         /// The listener.
         listener: String,
     },
+    /// A socket at all addresses that serves a tenant at an address of another.
+    #[error("socket {bind} serves {listener} at {address}, an address of {owner}")]
+    Foreign {
+        /// The socket.
+        bind: String,
+        /// The listener.
+        listener: String,
+        /// The address.
+        address: String,
+        /// Who holds it.
+        owner: TenantId,
+    },
 }
 
 /// All ways in which `snapshot` would let one tenant into another's; none when it holds.
@@ -85,7 +98,41 @@ pub fn crossings(snapshot: &Snapshot) -> Vec<Crossing> {
         sources(tenant, &mut found);
     }
     binds(snapshot, &mut found);
+    wildcards(snapshot, &mut found);
     found
+}
+
+/// A socket at all addresses serves nobody at an address that only others have.
+fn wildcards(snapshot: &Snapshot, found: &mut Vec<Crossing>) {
+    let wildcards: Vec<_> =
+        snapshot.binds.values().filter(|bind| bind.address.ip().is_unspecified()).collect();
+    if wildcards.is_empty() {
+        return;
+    }
+    let mut owners = AddressOwners::default();
+    for tenant in snapshot.tenants.values() {
+        let ingress = tenant.listeners.iter().map(|listener| listener.address.0);
+        for address in ingress.chain(tenant.egress.iter().map(|egress| egress.0)) {
+            owners.insert(address, &tenant.id);
+        }
+    }
+    for mapping in &snapshot.nat.mappings {
+        mapping.addresses.iter().for_each(|address| owners.insert(address.0, &mapping.tenant));
+    }
+    for bind in wildcards {
+        for (address, tenants) in owners.iter() {
+            let dialled = Destination(SocketAddr::new(address, bind.address.port()));
+            let Some((_, listener)) = bind.listener_at(dialled, address) else { continue };
+            if let (false, Some(owner)) = (tenants.contains(&listener.tenant), tenants.first()) {
+                found.push(Crossing::Foreign {
+                    bind: bind.address.to_string(),
+                    listener: listener.to_string(),
+                    address: address.to_string(),
+                    owner: owner.clone(),
+                });
+            }
+        }
+    }
 }
 
 fn own(tenant: &Tenant, listener: &Listener, found: &mut Vec<Crossing>) {
@@ -161,7 +208,7 @@ fn binds(snapshot: &Snapshot, found: &mut Vec<Crossing>) {
         .map(|listener| (listener.bind, (listener.key(), listener.tenant.clone())))
         .collect();
     for (bind, ((address, port), _)) in reached.symmetric_difference(&known) {
-        let listener = std::net::SocketAddr::new(*address, *port).to_string();
+        let listener = SocketAddr::new(*address, *port).to_string();
         found.push(Crossing::Bind { bind: bind.to_string(), listener });
     }
 }

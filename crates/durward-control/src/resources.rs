@@ -293,6 +293,13 @@ impl Resources {
     /// Returns the files that rejected documents refer to and no other, where any has bytes.
     #[must_use]
     pub fn files_of_rejected(&self, verdicts: &Verdicts) -> Vec<Arc<Path>> {
+        let is_held =
+            |path: &Arc<Path>| matches!(self.files.get(path), Some(Ok(file)) if file.held() > 0);
+        self.named_by_rejected(verdicts).into_iter().filter(is_held).collect()
+    }
+
+    /// Returns the files that rejected documents refer to and no other.
+    pub(crate) fn named_by_rejected(&self, verdicts: &Verdicts) -> BTreeSet<Arc<Path>> {
         let outcomes = verdicts.verdicts.iter().map(|verdict| verdict.outcome);
         let is_rejected = |outcome| matches!(outcome, Outcome::Rejected | Outcome::KeptLastGood);
         // The verdicts on documents come first, in their order.
@@ -301,19 +308,14 @@ impl Resources {
         let referenced = |document: &Document| -> Vec<Arc<Path>> {
             document.references().into_iter().map(|(_, path)| path).collect()
         };
-        let is_held =
-            |path: &Arc<Path>| matches!(self.files.get(path), Some(Ok(file)) if file.held() > 0);
-        let mut files: BTreeSet<_> = rejected
-            .into_iter()
-            .flat_map(|(document, _)| referenced(document))
-            .filter(is_held)
-            .collect();
+        let mut files: BTreeSet<_> =
+            rejected.into_iter().flat_map(|(document, _)| referenced(document)).collect();
         if !files.is_empty() {
             for path in others.into_iter().flat_map(|(document, _)| referenced(document)) {
                 files.remove(&path);
             }
         }
-        files.into_iter().collect()
+        files
     }
 
     /// Returns the resources without the bytes of these files.

@@ -185,12 +185,8 @@ impl Trail {
             if let Some(ending) = self.mapped(snapshot, question) {
                 return ending;
             }
-            return self.refuse(
-                "listener",
-                None,
-                "tenant_not_found",
-                format!("no tenant has {}", question.destination),
-            );
+            let sentence = unserved(snapshot, question.destination);
+            return self.refuse("listener", None, "tenant_not_found", sentence);
         };
         let Some(tenant) = snapshot.tenants.get(&listener.tenant) else {
             return self.refuse(
@@ -408,11 +404,23 @@ fn find_listener<'a>(snapshot: &'a Snapshot, question: &Question) -> Option<&'a 
     let arrived = || {
         snapshot
             .bind_for(destination)
-            .and_then(|bind| bind.listener_at(Destination(destination)))
+            .and_then(|bind| bind.listener_at(Destination(destination), destination.ip()))
             .map(|(_, listener)| listener)
     };
     let found = admitted().or_else(|| known.first());
     found.copied().or_else(arrived).map(|listener| &**listener)
+}
+
+/// Says why no listener serves a destination.
+fn unserved(snapshot: &Snapshot, destination: SocketAddr) -> String {
+    let bind = snapshot.bind_for(destination);
+    let foreign = bind.and_then(|bind| Some((bind, bind.foreign_owner(destination.ip())?)));
+    let Some((bind, owner)) = foreign else { return format!("no tenant has {destination}") };
+    let ip = destination.ip();
+    format!(
+        "no tenant has {destination}: the socket at {} refuses it, for {ip} is an address of tenant {owner}",
+        bind.address
+    )
 }
 
 fn describe(mismatch: route::Mismatch) -> &'static str {

@@ -14,6 +14,7 @@ use crate::certificate::Certificate;
 use crate::client_auth::ClientAuth;
 use crate::egress::ForwardService;
 use crate::origin::Origin;
+use crate::owners::AddressOwners;
 use crate::route::table::RouteTable;
 use crate::route::{HostPattern, WeightedUpstream};
 use crate::sni::SniTable;
@@ -29,6 +30,9 @@ pub struct Bind {
     pub mode: DestinationMode,
     /// The listeners, sorted by address and port, then by tenant.
     pub listeners: Vec<Arc<Listener>>,
+    /// The tenants' addresses, where the socket accepts at all addresses and the one dialled does not name the listener; empty elsewhere.
+    #[serde(skip)]
+    pub owners: Arc<AddressOwners>,
 }
 
 /// How a bind learns which address the client connected to.
@@ -73,12 +77,16 @@ impl DestinationMode {
 }
 
 impl Bind {
-    /// The listener for a connection that was made to `destination`, and its position in `listeners`.
+    /// The listener for a connection that was made to `destination` and accepted at `local`, and its position in `listeners`.
     ///
-    /// `None` where the destination says nothing of that. Where the port was rewritten on the way (a load balancer's 443 to our 8443) the address alone decides, if it has one listener here.
+    /// `None` where the destination says nothing of that, and where `local` belongs to tenants that have no listener here. Where the port was rewritten on the way (a load balancer's 443 to our 8443) the address alone decides, if it has one listener here.
     #[must_use]
-    pub fn listener_at(&self, destination: Destination) -> Option<(usize, &Arc<Listener>)> {
-        if self.mode == DestinationMode::Anywhere {
+    pub fn listener_at(
+        &self,
+        destination: Destination,
+        local: IpAddr,
+    ) -> Option<(usize, &Arc<Listener>)> {
+        if self.mode == DestinationMode::Anywhere || self.foreign_owner(local).is_some() {
             return None;
         }
         if self.mode == DestinationMode::Port {
@@ -98,6 +106,23 @@ impl Bind {
             }
             _ => None,
         }
+    }
+
+    /// Returns whether the socket accepts at addresses of other tenants and serves by something else than the address that was dialled.
+    #[must_use]
+    pub fn accepts_elsewhere(address: SocketAddr, mode: &DestinationMode) -> bool {
+        // In the other modes the kernel says which address was dialled, and only a listener with that address is found.
+        let by_other_means =
+            matches!(mode, DestinationMode::Port | DestinationMode::ProxyProtocol { .. });
+        address.ip().is_unspecified() && by_other_means
+    }
+
+    /// Returns a tenant that holds the address `local` of an accepted connection, if only tenants without a listener here hold it.
+    #[must_use]
+    pub fn foreign_owner(&self, local: IpAddr) -> Option<&TenantId> {
+        let owners = self.owners.of(local);
+        let is_here = |owner: &TenantId| self.listeners.iter().any(|one| one.tenant == *owner);
+        owners.first().filter(|_| !owners.iter().any(is_here))
     }
 
     /// Where those are that stand at the same address and port as the one at `at`, itself included: several proxies may share a door.

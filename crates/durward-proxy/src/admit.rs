@@ -139,11 +139,12 @@ impl Visit {
         let unknown =
             |destination: Destination| Refusal::UnknownAddress { destination: destination.0 };
         let Some(bind) = self.bind.clone() else { return Err(unknown(self.destination)) };
-        let peeking = peek::peek(stream, &bind.bind.mode, self.peer, self.destination.0);
+        let local = self.destination.0;
+        let peeking = peek::peek(stream, &bind.bind.mode, self.peer, local);
         let peeked =
             self.watch.guard(peeking).await.map_err(|expired| given_up(&self.watch, expired))??;
         (self.client, self.destination) = (peeked.client, peeked.destination);
-        let found = bind.found(peeked.destination, peeked.client.0.ip());
+        let found = bind.found(peeked.destination, local.ip(), peeked.client.0.ip());
         let found = found.ok_or_else(|| unknown(peeked.destination))?;
         match &found {
             Found::One(listener) => self.belongs_to(listener),
@@ -198,13 +199,23 @@ impl Visit {
         }
     }
 
-    /// What has become of the listener while the client took its time. Who speaks SOCKS has shown what may count no more.
+    /// What has become of the listener while the client took its time. What it has shown must still count.
     fn as_of_now(&self, told: &Told) -> Result<Arc<PreparedListener>, Refusal> {
         if !told.listener.retirement.outdated() {
             return Ok(Arc::clone(&told.listener));
         }
         let now = told.listener.renewed(&self.core.shared.prepared.load(), self.client.0.ip());
-        now.filter(|_| told.greeted.is_none()).ok_or(Refusal::Draining)
+        let now = now.ok_or(Refusal::Draining)?;
+        let view = |listener: &Arc<PreparedListener>| TenantView::admitted(Arc::clone(listener));
+        let counts = match (&now.listener.service, &told.greeted) {
+            (Service::Forward(service), Some(greeted)) => greeted.counts_at(service),
+            _ => true,
+        };
+        // The handshake was judged by the trust of before.
+        if !view(&now).trusts_like(&view(&told.listener)) || !counts {
+            return Err(Refusal::Draining);
+        }
+        Ok(now)
     }
 
     /// Whether the client may connect, before it costs a handshake.
@@ -240,7 +251,7 @@ impl Visit {
             let handshake = handshake::terminate(stream, tls, &listener.server_configs);
             return match self.watch.guard(handshake).await {
                 Ok(Ok((stream, facts))) => Ok(Secured {
-                    io: Io::Tls(Box::new(stream.into())),
+                    io: Io::tls(stream.into()),
                     tls: Some(facts),
                     early: Vec::new(),
                     greeted: None,
@@ -269,7 +280,7 @@ impl Visit {
     fn admit(
         self,
         listener: Arc<PreparedListener>,
-        secured: Secured,
+        mut secured: Secured,
         limit: (ConnectionGuard, Hold),
     ) -> Entrance {
         let metrics = Arc::clone(&listener.tenant.metrics);
@@ -279,6 +290,8 @@ impl Visit {
             count_handshake(cells, tls, self.began.elapsed());
         }
         let core = self.core.id;
+        let memory = &self.core.shared.memory;
+        secured.io.count(memory.hold(&listener.tenant.usage, Kind::Clients));
         let facts = self.facts(secured.tls);
         let admitted = Admitted {
             io: secured.io,

@@ -4,11 +4,13 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
+
+use crate::memory::{Hold, TLS_BACKLOG};
 
 /// A connected stream.
 #[derive(Debug)]
@@ -16,15 +18,60 @@ pub(crate) enum Io {
     /// Bytes as they are.
     Tcp(TcpStream),
     /// Inside TLS.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Tls>),
+}
+
+/// A TLS session over a socket, and what is counted of it.
+#[derive(Debug)]
+pub(crate) struct Tls {
+    stream: TlsStream<TcpStream>,
+    /// What the session is charged for while it keeps records that the socket does not take; `None` until a tenant is known.
+    backlog: Option<Hold>,
+}
+
+impl Tls {
+    /// The TLS library's side.
+    #[cfg(test)]
+    pub(crate) fn get_ref(&self) -> (&TcpStream, &rustls::CommonState) {
+        self.stream.get_ref()
+    }
+
+    /// Charges the session for the records it keeps, at the most they may be. A response is charged once, however often it waits.
+    fn charge(&mut self) -> io::Result<()> {
+        let Some(backlog) = self.backlog.as_mut().filter(|backlog| backlog.bytes() == 0) else {
+            return Ok(());
+        };
+        if !self.stream.get_ref().1.wants_write() {
+            return Ok(());
+        }
+        backlog.grow(TLS_BACKLOG).map_err(io::Error::other)
+    }
+
+    fn flushed(&mut self) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.shrink(backlog.bytes());
+        }
+    }
 }
 
 impl Io {
+    /// A session inside TLS of which nothing is counted yet.
+    pub(crate) fn tls(stream: TlsStream<TcpStream>) -> Self {
+        Self::Tls(Box::new(Tls { stream, backlog: None }))
+    }
+
+    /// Charges what TLS keeps back for a peer that does not read to `hold`, which holds nothing yet.
+    pub(crate) fn count(&mut self, hold: Hold) {
+        if let Self::Tls(tls) = self {
+            tls.backlog = Some(hold);
+        }
+    }
+
     /// The socket below.
     pub(crate) fn socket(&self) -> &TcpStream {
         match self {
             Self::Tcp(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tls(tls) => tls.stream.get_ref().0,
         }
     }
 
@@ -32,7 +79,7 @@ impl Io {
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         match self {
             Self::Tcp(_) => None,
-            Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+            Self::Tls(tls) => tls.stream.get_ref().1.alpn_protocol(),
         }
     }
 }
@@ -45,7 +92,7 @@ impl AsyncRead for Io {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_read(cx, buf),
         }
     }
 }
@@ -58,7 +105,11 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
+            Self::Tls(tls) => {
+                let written = Pin::new(&mut tls.stream).poll_write(cx, buf);
+                tls.charge()?;
+                written
+            }
         }
     }
 
@@ -69,7 +120,11 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => {
+                let written = Pin::new(&mut tls.stream).poll_write_vectored(cx, bufs);
+                tls.charge()?;
+                written
+            }
         }
     }
 
@@ -80,14 +135,114 @@ impl AsyncWrite for Io {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
+            Self::Tls(tls) => {
+                ready!(Pin::new(&mut tls.stream).poll_flush(cx))?;
+                tls.flushed();
+                Poll::Ready(Ok(()))
+            }
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use durward_testkit::certificates::{Authority, CertSpec, client_config, server_config};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::*;
+    use crate::memory::{Kind, Memory};
+
+    /// Both ends of a TLS session, ours first.
+    async fn session() -> (Io, tokio_rustls::client::TlsStream<TcpStream>) {
+        let authority = Authority::new("servers");
+        let server = authority.issue(&CertSpec::new().ip([127, 0, 0, 1]).server());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connecting = async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let connector = TlsConnector::from(Arc::new(client_config(&authority, None)));
+            connector.connect(address.ip().into(), stream).await.unwrap()
+        };
+        let accepting = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = TlsAcceptor::from(Arc::new(server_config(&server, None)));
+            acceptor.accept(stream).await.unwrap()
+        };
+        let (client, server) = tokio::join!(connecting, accepting);
+        (Io::tls(server.into()), client)
+    }
+
+    /// Writes until the peer's silence keeps bytes back.
+    async fn fill(io: &mut Io) -> io::Result<()> {
+        let chunk = vec![b'x'; 64 * 1024];
+        loop {
+            let writing =
+                std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *io).poll_write(cx, &chunk)));
+            match writing.await {
+                Poll::Ready(Ok(_)) => tokio::task::yield_now().await,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => return Ok(()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_tls_keeps_back_for_a_peer_that_does_not_read_is_counted_until_it_is_sent() {
+        let memory = Arc::new(Memory::new(0));
+        let (mut io, mut client) = session().await;
+        io.count(memory.hold(&Arc::default(), Kind::Clients));
+        io.write_all(b"a little").await.unwrap();
+        io.flush().await.unwrap();
+        assert_eq!(memory.used(), 0, "nothing is kept back");
+
+        fill(&mut io).await.unwrap();
+
+        assert_eq!(memory.used(), TLS_BACKLOG);
+        let (flushed, read) = tokio::join!(
+            async {
+                io.flush().await.unwrap();
+                let used = memory.used();
+                io.shutdown().await.unwrap();
+                used
+            },
+            async {
+                let mut bytes = Vec::new();
+                let _ = client.read_to_end(&mut bytes).await;
+                bytes.len()
+            }
+        );
+        assert_eq!(flushed, 0);
+        assert!(read > TLS_BACKLOG, "{read}");
+        drop(io);
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_tenant_without_room_for_what_tls_keeps_back_loses_the_connection() {
+        let memory = Arc::new(Memory::new(0));
+        let usage = Arc::default();
+        let mut taken = memory.hold(&usage, Kind::Clients);
+        taken.grow(memory.budget()).unwrap();
+        let (mut io, _client) = session().await;
+        io.count(memory.hold(&usage, Kind::Clients));
+
+        let error = fill(&mut io).await.unwrap_err();
+
+        assert!(matches!(
+            error.get_ref().and_then(|inner| inner.downcast_ref()),
+            Some(crate::refusal::Refusal::Memory)
+        ));
+        assert_eq!(memory.used(), taken.bytes());
     }
 }

@@ -19,11 +19,15 @@ use crate::refusal::Refusal;
 pub(crate) use crate::share::MemoryKind as Kind;
 use crate::share::Share;
 
-/// Bytes an open client connection is counted as before it has sent a request: its task, its socket's registration, and TLS keys and
-/// buffers where it has them.
+/// Bytes an open connection is counted as before a request: its task, its socket's registration, and TLS keys and buffers where it has them.
 pub(crate) const CONNECTION: usize = 8 * 1024;
 /// The same with TLS.
 pub(crate) const TLS_CONNECTION: usize = 20 * 1024;
+/// Bytes of records that a TLS session keeps at the most while its peer does not read: the library's own bound.
+pub(crate) const TLS_BACKLOG: usize = 64 * 1024;
+/// Bytes an HTTP/2 connection is counted as besides: the codec's buffers, and the tables of header fields of both directions, here and in
+/// the codec.
+pub(crate) const HTTP2_CONNECTION: usize = 32 * 1024;
 /// The smallest budget, however little the process may have.
 const LEAST: usize = 8 * 1024 * 1024;
 /// Part of the budget that DNS answers may take; those of one tenant may take half of that.

@@ -70,12 +70,18 @@ impl PreparedBind {
         listener.map(Found::One)
     }
 
-    /// Whose a connection made to `destination` is, as far as that tells; `None` when it is nobody's.
-    pub(crate) fn found(&self, destination: Destination, client: IpAddr) -> Option<Found> {
+    /// Whose a connection of `client` is that was made to `destination` and accepted at `local`, as far as that tells; `None` when it is
+    /// nobody's.
+    pub(crate) fn found(
+        &self,
+        destination: Destination,
+        local: IpAddr,
+        client: IpAddr,
+    ) -> Option<Found> {
         if self.bind.mode == DestinationMode::Anywhere {
             return self.found_by_source(client);
         }
-        let (at, _) = self.bind.listener_at(destination)?;
+        let (at, _) = self.bind.listener_at(destination, local)?;
         let beside = self.bind.beside(at);
         if beside.len() <= 1 {
             return self.listeners.get(at)?.clone().map(Found::One);

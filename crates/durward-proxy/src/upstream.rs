@@ -35,6 +35,7 @@ use rustls::ClientConfig;
 
 pub(crate) use balance::Tried;
 pub(crate) use health::spawn_health_checks;
+pub(crate) use http2::Stream;
 pub(crate) use lease::Lease;
 pub(crate) use outside::{carry, visit};
 pub(crate) use pins::Pins;

@@ -107,6 +107,16 @@ impl Authority {
     /// A revocation list naming these identities, valid from an hour ago until tomorrow.
     #[must_use]
     pub fn revoke(&self, identities: &[&Identity]) -> RevocationList {
+        self.revoke_until(identities, SystemTime::now() + DAY)
+    }
+
+    /// A revocation list naming these identities whose successor was due a minute ago.
+    #[must_use]
+    pub fn revoke_outdated(&self, identities: &[&Identity]) -> RevocationList {
+        self.revoke_until(identities, SystemTime::now() - HOUR / 60)
+    }
+
+    fn revoke_until(&self, identities: &[&Identity], next_update: SystemTime) -> RevocationList {
         let now = SystemTime::now();
         let revoked = |identity: &&Identity| RevokedCertParams {
             serial_number: SerialNumber::from_slice(&identity.serial),
@@ -116,7 +126,7 @@ impl Authority {
         };
         let params = CertificateRevocationListParams {
             this_update: (now - HOUR).into(),
-            next_update: (now + DAY).into(),
+            next_update: next_update.into(),
             crl_number: SerialNumber::from(next_serial()),
             issuing_distribution_point: None,
             revoked_certs: identities.iter().map(revoked).collect(),

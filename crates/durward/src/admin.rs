@@ -13,17 +13,18 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use durward_model::TenantId;
 use durward_model::explain::Question;
 use std::collections::BTreeMap;
 use tokio::net::TcpListener;
 
 use crate::app::Gateway;
-use crate::app::health::Health;
+use crate::app::health::{self, Health};
 
 const INDEX: &str = "\
 durward admin
   GET  /livez           the process runs
-  GET  /readyz          it serves; ?verbose says why or why not
+  GET  /readyz          it serves; ?verbose says why or why not; ?tenant=NAME asks for one tenant
   GET  /healthcheck     SmartNat's: OK and when, or why not
   GET  /metrics         OpenMetrics
   GET  /snapshot        what is served, what was rejected and why, what does not work
@@ -139,11 +140,28 @@ async fn ready(
         Ok(health) => health,
         Err(error) => return broken(&error),
     };
+    if let (Some(name), None) = (query.get("tenant"), health.fault()) {
+        return ready_for(&admin, &health, name);
+    }
     match (health.fault().is_none(), query.contains_key("verbose")) {
         (true, false) => "ok\n".into_response(),
         (true, true) => health.text().into_response(),
         (false, _) => (StatusCode::SERVICE_UNAVAILABLE, health.text()).into_response(),
     }
+}
+
+/// Whether this replica serves one tenant: replicas on nodes with different addresses serve different ones.
+fn ready_for(admin: &Admin, health: &Health, name: &str) -> Response {
+    let snapshot = Arc::clone(&admin.gateway.view().snapshot);
+    let tenant = TenantId::new(name).ok().and_then(|id| snapshot.tenants.get(&id));
+    let Some(tenant) = tenant else {
+        return (StatusCode::NOT_FOUND, "this tenant is not served\n").into_response();
+    };
+    let keeping = health.keeps_from(tenant);
+    if keeping.is_empty() {
+        return "ok\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, health::lines(&keeping)).into_response()
 }
 
 fn broken(error: &str) -> Response {

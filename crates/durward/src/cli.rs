@@ -112,6 +112,10 @@ pub(crate) struct ConfigArgs {
         value_delimiter = ':'
     )]
     pub(crate) files_root: Vec<PathBuf>,
+    /// Where `run` keeps claims and last good documents for the next start; other commands read there who holds what, and answer as a
+    /// gateway that starts now would [default: $STATE_DIRECTORY, which systemd sets, else off]
+    #[arg(long, value_name = "DIR|off", env = "DURWARD_STATE_DIR", hide_env_values = true)]
+    pub(crate) state_dir: Option<PathBuf>,
     /// Where connections for routing.json are accepted, such as 0.0.0.0:8443; each address itself on port 443 by default
     #[arg(long, value_name = "ADDRESS:PORT", env = "DURWARD_ROUTING_BIND", hide_env_values = true, help_heading = ROUTING)]
     pub(crate) routing_bind: Option<SocketAddr>,
@@ -179,9 +183,6 @@ pub(crate) struct Run {
     /// Do not watch the files; reload on SIGHUP only
     #[arg(long)]
     pub(crate) no_watch: bool,
-    /// Where claims and last good documents are kept for the next start [default: $STATE_DIRECTORY, which systemd sets, else off]
-    #[arg(long, value_name = "DIR|off", env = "DURWARD_STATE_DIR", hide_env_values = true)]
-    pub(crate) state_dir: Option<PathBuf>,
     /// Refuse to start unless every document is accepted
     #[arg(long)]
     pub(crate) strict: bool,

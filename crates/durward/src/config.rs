@@ -5,12 +5,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use durward_control::compile::retained;
 use durward_control::{FileSource, RoutingJsonOptions, compile};
 use durward_model::{Snapshot, Verdicts};
 
-use crate::cli::{ConfigArgs, Run};
+use crate::cli::ConfigArgs;
 use crate::failure::Failure;
 use crate::inspect::now;
+use crate::state_file;
 
 /// A configuration compiled once.
 pub(crate) struct Loaded {
@@ -52,8 +54,8 @@ pub(crate) fn routing(arguments: &ConfigArgs) -> RoutingJsonOptions {
     }
 }
 
-/// Returns where `run` keeps claims and last good documents: where the user or else systemd says.
-pub(crate) fn state_dir(arguments: &Run) -> Option<PathBuf> {
+/// Returns the directory in which `run` keeps claims and last good documents: where the user or else systemd says.
+pub(crate) fn state_dir(arguments: &ConfigArgs) -> Option<PathBuf> {
     match &arguments.state_dir {
         Some(off) if off.as_os_str() == "off" => None,
         Some(directory) => Some(directory.clone()),
@@ -68,9 +70,14 @@ pub(crate) fn source(arguments: &ConfigArgs) -> FileSource {
     FileSource::new(routing(arguments)).with_files_from(&arguments.files_root)
 }
 
-/// Reads and compiles what the user names.
+/// Reads and compiles what the user names, after what a gateway with the same state directory had: whoever holds a claim there keeps it.
 pub(crate) fn load(arguments: &ConfigArgs) -> Result<Loaded, Failure> {
-    let resources = source(arguments).load(&paths(arguments)?);
-    let compiled = compile(&resources, None, now());
+    let (source, paths) = (source(arguments), paths(arguments)?);
+    let earlier = match state_dir(arguments) {
+        Some(directory) => state_file::look(&directory)?,
+        None => None,
+    };
+    let earlier = earlier.map(|state| retained::restore(&state, &source, now()));
+    let compiled = compile(&source.load(&paths), earlier.as_ref(), now());
     Ok(Loaded { snapshot: compiled.snapshot, verdicts: compiled.verdicts })
 }

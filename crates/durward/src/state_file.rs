@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use durward_control::{Compiled, State, state};
 
+use crate::failure::Failure;
+
 /// The name of the file in the state directory.
 const NAME: &str = "claims.json";
 /// Between two tries of a file that could not be written.
@@ -169,6 +171,26 @@ pub(crate) fn read(directory: &Path) -> Option<State> {
     }
 }
 
+/// Reads the state of a gateway that runs or ran, and changes nothing; `None` where there is none yet.
+///
+/// # Errors
+/// When there is one that cannot be used.
+pub(crate) fn look(directory: &Path) -> Result<Option<State>, Failure> {
+    let path = directory.join(NAME);
+    let unusable = |why: &dyn std::fmt::Display| {
+        let message = format!(
+            "cannot use {}: {why}; look as the user of the gateway, or say --state-dir off to decide all claims anew",
+            path.display()
+        );
+        Failure::InvalidConfig { message }
+    };
+    match contents(&path) {
+        Ok(bytes) => State::from_json(&bytes).map(Some).map_err(|fault| unusable(&fault)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unusable(&error)),
+    }
+}
+
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new()
         .read(true)
@@ -200,6 +222,7 @@ mod tests {
         let path = directory.path().join(NAME);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(read(directory.path()), Some(Compiled::default().state()));
+        assert_eq!(look(directory.path()).unwrap(), Some(Compiled::default().state()));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
         assert!(file.status().is_ok());
     }
@@ -213,6 +236,7 @@ mod tests {
         {
             fs::write(&path, damaged).unwrap();
 
+            assert!(look(directory.path()).is_err() && path.exists(), "{damaged}");
             assert_eq!(read(directory.path()), None, "{damaged}");
 
             assert!(!path.exists() && path.with_extension("unreadable").exists(), "{damaged}");

@@ -3,13 +3,17 @@
 //! A tenant claims what its documents name, whether or not all of it can be served. Ports, sockets and networks are decided elsewhere,
 //! among those who have the address.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use durward_model::Origin;
+use durward_model::blocks::Blocks;
+use durward_model::{AddressOwners, Origin, TenantId};
+use ipnet::IpNet;
 
+use super::egress;
 use super::mapping::Applicant;
+use super::precedence::Precedence;
 use super::roster::{Basis, Body, Entrant, Roster};
 use super::words;
 use crate::place::{At, Place};
@@ -63,6 +67,12 @@ impl Claim {
             || (self.role == Role::Listen && other.role == Role::Listen)
             || (self.shared && other.shared)
     }
+
+    /// Names the address and who has it, in the words of a finding.
+    fn described(&self, roster: &Roster<'_>, address: IpAddr) -> String {
+        let (role, id) = (self.role.named(), &roster.entrants[self.entrant].id);
+        format!("{address}, {role} of tenant {id} ({}), which asked first", self.origin)
+    }
 }
 
 /// The claims to one address.
@@ -72,9 +82,104 @@ struct Claims {
     refused: Vec<Claim>,
 }
 
+/// The claims to an address that nobody asked for.
+static NOBODYS: Claims = Claims { granted: Vec::new(), refused: Vec::new() };
+
 /// The tenant that holds each address.
 #[derive(Debug, Default)]
-pub(crate) struct Addresses(HashMap<IpAddr, Claims>);
+pub(crate) struct Addresses {
+    claims: HashMap<IpAddr, Claims>,
+    networks: Networks,
+}
+
+/// Claims to networks whose traffic leaves as a tenant's: an address in one is no other tenant's, unless that asked first.
+#[derive(Debug, Default)]
+struct Networks(Blocks<(usize, Precedence)>);
+
+impl Networks {
+    fn asked(
+        roster: &Roster<'_>,
+        mappings: &[Applicant<'_>],
+        places: &HashMap<&TenantId, usize>,
+    ) -> Self {
+        let mut claims: Vec<_> = egress::network_claims(roster)
+            .into_iter()
+            .map(|claim| (claim.precedence, claim.entrant, claim.network.value))
+            .collect();
+        for applicant in mappings {
+            let Some(&at) = places.get(&applicant.id.tenant) else { continue };
+            claims.extend(
+                applicant.leaving().map(|(pod, held)| {
+                    (roster.entrants[at].precedence(held), at, IpNet::from(pod))
+                }),
+            );
+        }
+        claims.sort();
+        let mut networks = Blocks::default();
+        // Of two claims to one network the stronger stays.
+        for (precedence, entrant, network) in claims {
+            networks.insert(network, (entrant, precedence));
+        }
+        Self(networks)
+    }
+
+    /// Returns the network of another tenant that the address is in and that comes before the claim to it, with the tenant.
+    fn before(
+        &self,
+        roster: &Roster<'_>,
+        address: IpAddr,
+        claim: &Claim,
+    ) -> Option<(&IpNet, usize)> {
+        // A socket is no address of the tenant's own.
+        if claim.role == Role::Listen {
+            return None;
+        }
+        let precedence = rank(&roster.entrants[claim.entrant], address, claim.role);
+        let is_meant = |(entrant, network): &(usize, Precedence)| {
+            *entrant != claim.entrant && *network < precedence
+        };
+        let (network, (entrant, _)) = self.0.meeting(&address.into(), is_meant)?;
+        Some((network, *entrant))
+    }
+}
+
+/// Why a tenant may not use an address.
+pub(crate) struct Taken {
+    holder: String,
+    /// True if the address itself is another tenant's, so that both could share it.
+    can_be_shared: bool,
+}
+
+impl Taken {
+    /// Returns the sentence of a finding; `shared` is what both tenants would have to say.
+    pub(crate) fn with_cure(&self, shared: &str) -> String {
+        if self.can_be_shared {
+            return format!("{}: use another, or let both say {shared}", self.holder);
+        }
+        format!("{}: use another, or take it out of that tenant's egress.sources", self.holder)
+    }
+}
+
+/// The addresses that are granted, in order.
+#[derive(Default)]
+pub(crate) struct Granted<'a>(BTreeMap<IpAddr, &'a [Claim]>);
+
+impl Granted<'_> {
+    /// Returns an address in the network that only other tenants than the one at `entrant` have, in the words of a finding.
+    pub(crate) fn foreign_in(
+        &self,
+        roster: &Roster<'_>,
+        entrant: usize,
+        network: IpNet,
+    ) -> Option<String> {
+        let there = self.0.range(network.network()..=network.broadcast());
+        there.into_iter().find_map(|(address, claims)| {
+            let own = claims.iter().any(|claim| claim.entrant == entrant);
+            let holder = claims.iter().find(|claim| claim.role != Role::Listen)?;
+            (!own).then(|| holder.described(roster, *address))
+        })
+    }
+}
 
 impl Addresses {
     /// Decides the claims of all tenants and their mappings.
@@ -83,7 +188,7 @@ impl Addresses {
         for (at, entrant) in roster.entrants.iter().enumerate() {
             asked.entrant(at, entrant);
         }
-        let places: HashMap<_, _> = if mappings.is_empty() {
+        let places: HashMap<&TenantId, usize> = if mappings.is_empty() {
             HashMap::new()
         } else {
             roster.entrants.iter().enumerate().map(|(at, entrant)| (&entrant.id, at)).collect()
@@ -93,13 +198,9 @@ impl Addresses {
                 asked.mapping(*at, applicant);
             }
         }
-        Self(
-            asked
-                .0
-                .into_iter()
-                .map(|(address, claims)| (address, settled(roster, address, claims)))
-                .collect(),
-        )
+        let networks = Networks::asked(roster, mappings, &places);
+        let settle = |(address, claims)| (address, settled(roster, &networks, address, claims));
+        Self { claims: asked.0.into_iter().map(settle).collect(), networks }
     }
 
     /// Returns who keeps the tenant at `entrant` from using the address, in the words of a finding.
@@ -109,8 +210,8 @@ impl Addresses {
         entrant: usize,
         address: IpAddr,
         role: Role,
-    ) -> Option<String> {
-        let claims = self.0.get(&address)?;
+    ) -> Option<Taken> {
+        let claims = self.claims.get(&address).unwrap_or(&NOBODYS);
         if claims.granted.iter().any(|claim| claim.entrant == entrant) {
             return None;
         }
@@ -118,10 +219,25 @@ impl Addresses {
         // What is served from before is in no document, so nobody has asked for it yet.
         let former = former(&roster.entrants[entrant], entrant, address, role);
         let asking = refused.unwrap_or(&former);
-        let holder = claims.granted.iter().find(|claim| !claim.fits(asking))?;
-        let Entrant { id, .. } = &roster.entrants[holder.entrant];
-        let (role, origin) = (holder.role.named(), &holder.origin);
-        Some(format!("{address} is {role} of tenant {id} ({origin}), which asked first"))
+        if let Some(holder) = claims.granted.iter().find(|claim| !claim.fits(asking)) {
+            let Entrant { id, .. } = &roster.entrants[holder.entrant];
+            let (role, origin) = (holder.role.named(), &holder.origin);
+            let holder =
+                format!("{address} is {role} of tenant {id} ({origin}), which asked first");
+            return Some(Taken { holder, can_be_shared: true });
+        }
+        let (network, holder) = self.networks.before(roster, address, asking)?;
+        let Entrant { id, origin, .. } = &roster.entrants[holder];
+        let holder = format!(
+            "{address} is in {network}, whose traffic leaves as tenant {id}'s ({origin}), which asked first"
+        );
+        Some(Taken { holder, can_be_shared: false })
+    }
+
+    /// Returns the addresses that are granted, in order.
+    pub(crate) fn granted(&self) -> Granted<'_> {
+        let granted = self.claims.iter().filter(|(_, claims)| !claims.granted.is_empty());
+        Granted(granted.map(|(address, claims)| (*address, claims.granted.as_slice())).collect())
     }
 
     /// Takes note that the tenant uses an address from before that its documents do not name now.
@@ -132,10 +248,21 @@ impl Addresses {
         address: IpAddr,
         role: Role,
     ) {
-        let claims = self.0.entry(address).or_default();
+        let claims = self.claims.entry(address).or_default();
         if !claims.granted.iter().any(|claim| claim.entrant == entrant) {
             claims.granted.push(former(&roster.entrants[entrant], entrant, address, role));
         }
+    }
+
+    /// Returns the tenants that hold each address. Where a tenant has but a socket, the address may be that of others, too.
+    pub(crate) fn owners(&self, roster: &Roster<'_>) -> AddressOwners {
+        let mut owners = AddressOwners::default();
+        for (address, claims) in &self.claims {
+            for claim in claims.granted.iter().filter(|claim| claim.role != Role::Listen) {
+                owners.insert(*address, &roster.entrants[claim.entrant].id);
+            }
+        }
+        owners
     }
 
     /// Writes down with each tenant what it was granted.
@@ -143,7 +270,7 @@ impl Addresses {
         for entrant in &mut roster.entrants {
             entrant.past.addresses.clear();
         }
-        for (address, claims) in self.0 {
+        for (address, claims) in self.claims {
             for Claim { entrant, role, shared, .. } in claims.granted {
                 roster.entrants[entrant].past.addresses.push(Held { address, role, shared });
             }
@@ -164,23 +291,32 @@ fn former(entrant: &Entrant<'_>, at: usize, address: IpAddr, role: Role) -> Clai
     }
 }
 
-fn settled(roster: &Roster<'_>, address: IpAddr, mut claims: Vec<Claim>) -> Claims {
-    if claims.len() == 1 {
-        return Claims { granted: claims, refused: Vec::new() };
+fn settled(
+    roster: &Roster<'_>,
+    networks: &Networks,
+    address: IpAddr,
+    mut claims: Vec<Claim>,
+) -> Claims {
+    if claims.len() > 1 {
+        claims
+            .sort_by_cached_key(|claim| rank(&roster.entrants[claim.entrant], address, claim.role));
     }
-    claims.sort_by_cached_key(|claim| {
-        let entrant = &roster.entrants[claim.entrant];
-        let held = entrant.past.addresses.iter().any(|held| {
-            held.address == address && (claim.role == Role::Listen || held.role != Role::Listen)
-        });
-        entrant.precedence(held)
-    });
     let mut settled = Claims::default();
     for claim in claims {
         let fits = settled.granted.iter().all(|granted| granted.fits(&claim));
-        if fits { settled.granted.push(claim) } else { settled.refused.push(claim) }
+        let free = fits && networks.before(roster, address, &claim).is_none();
+        if free { settled.granted.push(claim) } else { settled.refused.push(claim) }
     }
     settled
+}
+
+/// Returns what a claim to an address is sorted by.
+fn rank(entrant: &Entrant<'_>, address: IpAddr, role: Role) -> Precedence {
+    let held =
+        entrant.past.addresses.iter().any(|held| {
+            held.address == address && (role == Role::Listen || held.role != Role::Listen)
+        });
+    entrant.precedence(held)
 }
 
 /// The claims to each address, one for each tenant.

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use durward_model::mapping::NatModel;
 use durward_model::verdict::Outcome;
-use durward_model::{Bind, DestinationMode, Listener, Snapshot, Tenant, TenantId, Verdicts};
+use durward_model::{
+    AddressOwners, Bind, DestinationMode, Listener, Snapshot, Tenant, TenantId, Verdicts,
+};
 
 use super::body::Candidate;
 use super::certificates::Certificates;
@@ -75,7 +77,8 @@ pub(crate) fn assemble(
         seen: Seen { settled, ..Seen::default() },
     };
     let verdicts = drafts.into_iter().map(super::verdict::Draft::into_verdict).collect();
-    let snapshot = snapshot((tenants.into_iter().collect(), nat), &claimed.modes, previous);
+    let sockets = Sockets { owners: owners(claimed.owners, previous), modes: claimed.modes };
+    let snapshot = snapshot((tenants.into_iter().collect(), nat), &sockets, previous);
     Compiled { snapshot, verdicts: Verdicts { verdicts }, memory }
 }
 
@@ -136,9 +139,23 @@ pub(super) fn tenant(
     }
 }
 
+/// The owners, the same as before where they are equal, so that sockets are quickly seen to be the same.
+fn owners(owners: AddressOwners, previous: Option<&Compiled>) -> Arc<AddressOwners> {
+    let mut known = previous.iter().flat_map(|previous| previous.snapshot.binds.values());
+    let known = known.find(|bind| Bind::accepts_elsewhere(bind.address, &bind.mode));
+    let same = known.filter(|bind| *bind.owners == owners);
+    same.map_or_else(|| Arc::new(owners), |bind| Arc::clone(&bind.owners))
+}
+
+/// What sockets know of the connections they accept.
+struct Sockets {
+    modes: HashMap<SocketAddr, DestinationMode>,
+    owners: Arc<AddressOwners>,
+}
+
 fn snapshot(
     (tenants, nat): (BTreeMap<TenantId, Arc<Tenant>>, NatModel),
-    modes: &HashMap<SocketAddr, DestinationMode>,
+    sockets: &Sockets,
     previous: Option<&Compiled>,
 ) -> Arc<Snapshot> {
     let former = previous.map(|previous| &previous.snapshot);
@@ -151,8 +168,10 @@ fn snapshot(
     let binds = reached.into_iter().filter_map(|(address, mut listeners)| {
         listeners.sort_by(|a, b| a.key().cmp(&b.key()).then_with(|| a.tenant.cmp(&b.tenant)));
         let anywhere = transparent::is_socket(address).then_some(DestinationMode::Anywhere);
-        let mode = anywhere.or_else(|| modes.get(&address).cloned())?;
-        let bind = Bind { address, mode, listeners };
+        let mode = anywhere.or_else(|| sockets.modes.get(&address).cloned())?;
+        let elsewhere = Bind::accepts_elsewhere(address, &mode);
+        let owners = if elsewhere { Arc::clone(&sockets.owners) } else { Arc::default() };
+        let bind = Bind { address, mode, listeners, owners };
         let same = former
             .and_then(|former| former.binds.get(&address))
             .filter(|known| is_same(known, &bind));
@@ -178,6 +197,7 @@ fn snapshot(
 fn is_same(known: &Bind, bind: &Bind) -> bool {
     let same = |(a, b): (&Arc<Listener>, &Arc<Listener>)| Arc::ptr_eq(a, b);
     known.mode == bind.mode
+        && known.owners == bind.owners
         && known.listeners.len() == bind.listeners.len()
         && known.listeners.iter().zip(&bind.listeners).all(same)
 }

@@ -2,13 +2,13 @@
 //!
 //! What was read in an earlier compile is used again as long as the bytes are the same. Deliberately absent: reading files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use durward_model::Certificate;
 use durward_model::egress::NameList;
+use durward_model::{Certificate, Origin};
 
 use super::keys::{Denied, KeyUse};
 use super::name_list::{self, ListFault};
@@ -41,6 +41,17 @@ impl Certificates {
             && self.authorities.holds(&others.authorities)
             && self.revocations.holds(&others.revocations)
             && self.names.holds(&others.names)
+    }
+
+    /// Lets go of what was read from any of these files; a later compile that needs it reads it again.
+    pub(crate) fn forget(&mut self, files: &BTreeSet<Arc<Path>>) {
+        if files.is_empty() {
+            return;
+        }
+        self.identities.forget(files);
+        self.authorities.forget(files);
+        self.revocations.forget(files);
+        self.names.forget(files);
     }
 
     /// Takes the others in.
@@ -82,6 +93,10 @@ impl<T> Cache<T> {
         let same = |known: &Known<T>, other: &Known<T>| Arc::ptr_eq(&known.1, &other.1);
         let mut others = others.0.iter();
         others.all(|(paths, other)| self.0.get(paths).is_some_and(|known| same(known, other)))
+    }
+
+    fn forget(&mut self, files: &BTreeSet<Arc<Path>>) {
+        self.0.retain(|paths, _| !paths.iter().any(|path| files.contains(path.as_path())));
     }
 
     /// What `read` makes of the files, from this compile or the one before.
@@ -358,14 +373,26 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// A file that holds no certificate, or `None` after an error.
-    pub(crate) fn read(
+    /// A file of secrets, or `None` after an error. Another tenant's is one: that tenant's clients would be let in, or its account be used.
+    pub(crate) fn secrets(
         &self,
         report: &mut Report<'_>,
         written: &At<String>,
         field: &Field<'_>,
     ) -> Option<Found<'a>> {
-        self.bytes(report, written, written.place, field)
+        let found = self.bytes(report, written, written.place, field)?;
+        let Some(holder) = self.denied.get(found.file.digest()) else { return Some(found) };
+        let sentence = format!(
+            "{:?} holds the secrets {holder}: a file of secrets is one tenant's, write others",
+            written.value
+        );
+        report.error("SecretTaken", written.place, field, &sentence);
+        None
+    }
+
+    /// Takes note that the document uses a file of secrets.
+    pub(crate) fn use_secrets(&mut self, found: &Found<'_>, shared: bool, origin: Origin) {
+        self.used.push(KeyUse { key: *found.file.digest(), shared, origin });
     }
 
     fn bytes(
@@ -455,3 +482,6 @@ impl Names {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use durward_model::egress::told_apart;
 use durward_model::mapping::PortMapping;
-use durward_model::{DestinationMode, Listener, Origin, Service};
+use durward_model::{AddressOwners, DestinationMode, Listener, Origin, Service};
 
-use super::addresses::{Addresses, Role};
+use super::addresses::{Addresses, Role, Taken};
 use super::body::{Candidate, Candidates, List};
 use super::mapping::Applicant;
 use super::precedence::Precedence;
@@ -29,6 +29,8 @@ pub(crate) struct Claimed<'a> {
     pub(crate) listeners: Vec<Candidate>,
     /// How each socket knows destinations.
     pub(crate) modes: HashMap<SocketAddr, DestinationMode>,
+    /// The tenants' addresses, if a socket must tell them from its own.
+    pub(crate) owners: AddressOwners,
     /// Each tenant's upstreams.
     pub(crate) upstreams: Vec<UpstreamSet<'a>>,
 }
@@ -77,7 +79,8 @@ pub(crate) fn decide<'a>(
     for loser in losers {
         stand_in(roster, &mut register, &mut upstreams, &loser, previous);
     }
-    Claimed { listeners: register.accepted, modes: register.modes, upstreams }
+    let owners = AddressOwners::default();
+    Claimed { listeners: register.accepted, modes: register.modes, owners, upstreams }
 }
 
 /// Who asks for addresses and ports.
@@ -273,7 +276,7 @@ struct Holder {
 /// Why a listener is left out.
 enum Objection {
     /// One of its addresses is another tenant's.
-    Foreign { role: Role, objection: String },
+    Foreign { role: Role, objection: Taken },
     /// Its address and port are somebody's.
     Address(Holder),
     /// They would share, but a client could be both tenants'.
@@ -309,8 +312,7 @@ impl Objection {
         let (reason, name, holder, sentence) = match self {
             Self::Foreign { role, objection } => {
                 let name = if *role == Role::Listen { "listen" } else { "address" };
-                let sentence = format!("{objection}: use another, or let both say shared: true");
-                return ("AddressTaken", name, sentence);
+                return ("AddressTaken", name, objection.with_cure("shared: true"));
             }
             Self::Address(holder) => {
                 ("AddressTaken", "address", holder, format!("{listener} is taken by"))

@@ -15,14 +15,15 @@ use crate::place::At;
 /// So many faulty lines are listed: a file of another kind has a million of them.
 const FAULTS: usize = 20;
 
-/// The credentials in the file; none after an error.
+/// The credentials in the file; none after an error. `shared` says that the proxy has its address together with those of other tenants.
 pub(crate) fn read(
     report: &mut Report<'_>,
-    files: &Files<'_>,
-    file: &At<String>,
+    files: &mut Files<'_>,
+    (file, shared): (&At<String>, bool),
     field: &Field<'_>,
 ) -> Vec<Credential> {
-    let Some(found) = files.read(report, file, field) else { return Vec::new() };
+    let Some(found) = files.secrets(report, file, field) else { return Vec::new() };
+    let before = report.errors();
     let mut fault = |sentence: &str| {
         let sentence = format!("{:?} {sentence}", file.value);
         report.error("BadCredential", file.place, field, &sentence);
@@ -63,6 +64,9 @@ pub(crate) fn read(
         fault(
             "holds no credential, so nobody could use the proxy: write NAME:HASH, or, to shut everybody out, take the entry of `proxy` away",
         );
+    }
+    if report.errors() == before {
+        files.use_secrets(&found, shared, report.source().origin(file.place));
     }
     credentials
 }

@@ -6,7 +6,8 @@ use durward_model::blocks::Blocks;
 use durward_model::{EgressAddress, TenantId};
 use ipnet::IpNet;
 
-use super::addresses::{Addresses, Role};
+use super::addresses::{Addresses, Granted, Role};
+use super::precedence::Precedence;
 use super::report::Field;
 use super::roster::{Basis, Entrant, Roster};
 use crate::place::{At, Place};
@@ -21,12 +22,26 @@ pub(crate) fn grant(roster: &mut Roster<'_>, addresses: &mut Addresses) {
     }
 }
 
-/// Grants each tenant the networks whose traffic it lets out; of two that claim a network the older has it.
-pub(crate) fn steer(roster: &mut Roster<'_>) -> Vec<(IpNet, TenantId)> {
-    let mut claims: Vec<(usize, usize, At<IpNet>)> = Vec::new();
+/// One tenant's claim to a network.
+pub(crate) struct NetworkClaim {
+    pub(crate) entrant: usize,
+    /// Place among the tenant's networks.
+    position: usize,
+    pub(crate) network: At<IpNet>,
+    pub(crate) precedence: Precedence,
+}
+
+/// Returns the claims of all tenants to networks, the strongest first.
+pub(crate) fn network_claims(roster: &Roster<'_>) -> Vec<NetworkClaim> {
+    let mut claims = Vec::new();
     for (at, entrant) in roster.entrants.iter().enumerate() {
         let mut claim = |sources: &mut dyn Iterator<Item = At<IpNet>>| {
-            claims.extend(sources.enumerate().map(|(position, source)| (at, position, source)));
+            claims.extend(sources.enumerate().map(|(position, network)| NetworkClaim {
+                entrant: at,
+                position,
+                network,
+                precedence: entrant.precedence(entrant.past.sources.contains(&network.value)),
+            }));
         };
         match &entrant.basis {
             Basis::Document(body) => claim(&mut body.sources.iter().copied()),
@@ -37,32 +52,43 @@ pub(crate) fn steer(roster: &mut Roster<'_>) -> Vec<(IpNet, TenantId)> {
             Basis::Out => {}
         }
     }
-    claims.sort_by(|a, b| {
-        let rank = |claim: &(usize, usize, At<IpNet>)| {
-            let entrant = &roster.entrants[claim.0];
-            entrant.precedence(entrant.past.sources.contains(&claim.2.value))
-        };
-        rank(a).cmp(&rank(b)).then(a.1.cmp(&b.1))
-    });
-    let mut granted = Blocks::default();
+    claims.sort_by(|a, b| a.precedence.cmp(&b.precedence).then(a.position.cmp(&b.position)));
+    claims
+}
+
+/// Grants each tenant the networks whose traffic it lets out; of two that claim a network, or an address in it, the older has it.
+pub(crate) fn steer(roster: &mut Roster<'_>, addresses: &Addresses) -> Vec<(IpNet, TenantId)> {
+    let claims = network_claims(roster);
+    let held = if claims.is_empty() { Granted::default() } else { addresses.granted() };
+    let mut granted: Blocks<usize> = Blocks::default();
     let mut all: Vec<(IpNet, usize)> = Vec::new();
-    for (at, position, source) in claims {
-        let Some((known, holder)) = granted.meeting(&source.value, |holder| *holder != at) else {
-            granted.insert(source.value, at);
-            all.push((source.value, at));
-            roster.entrants[at].sources.push(source.value);
+    for claim in claims {
+        let (at, network) = (claim.entrant, claim.network.value);
+        let meeting = granted.meeting(&network, |holder| *holder != at);
+        let objection = match meeting {
+            Some((known, holder)) => {
+                let holder = &roster.entrants[*holder];
+                Some(format!(
+                    "{network} is or is in {known} of tenant {} ({}), which asked first: its traffic leaves as that tenant's",
+                    holder.id, holder.origin
+                ))
+            }
+            None => held
+                .foreign_in(roster, at, network)
+                .map(|holder| format!("{network} has in it {holder}: name networks without it")),
+        };
+        let Some(sentence) = objection else {
+            granted.insert(network, at);
+            all.push((network, at));
+            roster.entrants[at].sources.push(network);
             continue;
         };
-        let holder = &roster.entrants[*holder];
-        let sentence = format!(
-            "{} is or is in {known} of tenant {} ({}), which asked first: its traffic leaves as that tenant's",
-            source.value, holder.id, holder.origin
-        );
         if matches!(roster.entrants[at].basis, Basis::Document(_)) {
             let parent = Field::SPEC.name("egress");
             let field = parent.name("sources");
             let report = &mut roster.entrants[at].report;
-            report.error("SourceTaken", source.place, &field.index(position), &sentence);
+            let place = claim.network.place;
+            report.error("SourceTaken", place, &field.index(claim.position), &sentence);
         }
     }
     roster.entrants.iter_mut().for_each(sources_in_order);
@@ -96,8 +122,7 @@ fn ask(roster: &mut Roster<'_>, addresses: &Addresses, at: usize) {
             // What was served before is in no document now, so there is nothing to point at.
             Some(_) if matches!(entrant.basis, Basis::Kept(_)) => {}
             Some(objection) => {
-                let sentence =
-                    format!("{objection}: use another, or let both say egress.shared: true");
+                let sentence = objection.with_cure("egress.shared: true");
                 let parent = Field::SPEC.name("egress");
                 let field = parent.name("addresses");
                 let (field, place) = (field.index(position), address.place);

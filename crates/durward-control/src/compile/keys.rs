@@ -1,4 +1,4 @@
-//! Claims to private keys: a key belongs to one tenant, whatever its file is called.
+//! Claims to private keys and files of secrets: each belongs to one tenant, whatever its file is called.
 //!
 //! Proxies of several tenants at one address and port show clients the same certificate, so where all of them say `shared` they share its key.
 
@@ -8,7 +8,7 @@ use durward_model::Origin;
 
 use super::roster::Roster;
 
-/// SHA-256 of a public key: two files with one private key have one of these.
+/// SHA-256 of a public key, so that two files with one private key have one of these; of a file of credentials, that of the file.
 pub(crate) type KeyId = [u8; 32];
 
 /// A key that a tenant was granted, as the next compile must know it.

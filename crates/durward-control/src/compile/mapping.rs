@@ -7,6 +7,7 @@ mod ports;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use ipnet::IpNet;
 use super::Compiled;
 use super::addresses::{Addresses, Role};
 use super::assemble;
+use super::bounds;
 use super::names;
 use super::precedence::Precedence;
 use super::report::{Field, Report};
@@ -325,7 +327,7 @@ pub(crate) fn yield_addresses(
             applicant.current = None;
             let place = applicant.places.addresses.get(*position).copied().unwrap_or_default();
             let field = Field::SPEC.name("addresses");
-            let sentence = format!("{objection}: use another, or let both say shared: true");
+            let sentence = objection.with_cure("shared: true");
             applicant.report.error("AddressTaken", place, &field.index(*position), &sentence);
         }
         if applicant.former.as_deref().and_then(objection).is_some() {
@@ -348,6 +350,10 @@ impl Reading<'_, '_, '_> {
     fn mapping(&mut self, name: &Arc<str>, document: &PortMappingDocument) -> Option<PortMapping> {
         let spec = &document.spec;
         let before = self.report.errors();
+        bounds::check_mapping(self.report, spec);
+        if self.report.errors() > before {
+            return None;
+        }
         let tenant = self.tenant(document);
         let addresses = self.addresses(document);
         let ports = ports::ports(self.report, spec);
@@ -463,6 +469,19 @@ impl Applicant<'_> {
             let sentence = format!("{:?} is not served, see what is said about it", name.as_str());
             self.report.error("TenantUnknown", place, &Field::SPEC.name("tenant"), &sentence);
         }
+    }
+
+    /// Returns the endpoints whose traffic is to leave from the mapping's addresses, each with whether it did before.
+    pub(crate) fn leaving(&self) -> impl Iterator<Item = (IpAddr, bool)> {
+        let of = |mapping: Option<&Arc<PortMapping>>| -> BTreeSet<IpAddr> {
+            let ports = mapping.filter(|mapping| mapping.egress).into_iter();
+            let ports = ports.flat_map(|mapping| &mapping.ports);
+            let both = ports.flat_map(|port| [port.endpoints(true), port.endpoints(false)]);
+            both.flatten().map(|(address, _)| address).collect()
+        };
+        let (wanted, former) = (of(self.wanted()), of(self.former.as_ref()));
+        let restored = self.restored;
+        wanted.into_iter().map(move |pod| (pod, restored || former.contains(&pod)))
     }
 
     /// What it asks for first.

@@ -5,9 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use durward_model::TenantId;
 use durward_model::mapping::{KernelEgress, NatModel};
-use durward_model::{Bind, DestinationMode, Snapshot};
+use durward_model::{AddressOwners, Bind, DestinationMode, Snapshot, TenantId};
 use ipnet::IpNet;
 
 use super::mapping::Applicant;
@@ -19,10 +18,10 @@ use super::transparent::Wish;
 pub(crate) fn assemble(
     roster: &Roster<'_>,
     applicants: &mut [Applicant<'_>],
-    steered: Vec<(IpNet, TenantId)>,
+    (steered, owners): (Vec<(IpNet, TenantId)>, &AddressOwners),
 ) -> NatModel {
     let mut rules = tenants_egress(roster);
-    rules.extend(egress::rules(applicants, &mut Taken::new(roster, steered)));
+    rules.extend(egress::rules(applicants, &mut Taken::new(roster, steered, owners)));
     let mut served: Vec<_> = applicants
         .iter()
         .filter_map(|applicant| Some((applicant.precedence(true), applicant.served.clone()?)))

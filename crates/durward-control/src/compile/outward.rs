@@ -265,7 +265,7 @@ fn name_server(text: &str) -> Result<NameServer, String> {
 
 fn parent(
     report: &mut Report<'_>,
-    files: &Files<'_>,
+    files: &mut Files<'_>,
     spec: &At<ParentSpec>,
     field: &Field<'_>,
 ) -> Option<Parent> {
@@ -296,11 +296,11 @@ fn parent_address(text: &str) -> Result<(Host, u16), String> {
 /// `NAME:SECRET` in a file.
 fn pair(
     report: &mut Report<'_>,
-    files: &Files<'_>,
+    files: &mut Files<'_>,
     file: &At<String>,
     field: &Field<'_>,
 ) -> Option<Secret> {
-    let found = files.read(report, file, field)?;
+    let found = files.secrets(report, file, field)?;
     let pair = found.bytes.trim_ascii();
     let printable = pair.iter().all(|byte| *byte >= 0x20 && *byte != 0x7f);
     if !printable || !pair.contains(&b':') {
@@ -308,6 +308,7 @@ fn pair(
         report.error("BadCredential", file.place, field, &sentence);
         return None;
     }
+    files.use_secrets(&found, false, report.source().origin(file.place));
     Some(Secret::new(pair.to_vec()))
 }
 
@@ -327,6 +328,7 @@ impl Workshop<'_, '_, '_, '_> {
         let credentials = match &written.credentials {
             Some(credentials) => {
                 let (parent, file) = (field.name("credentials"), &credentials.file);
+                let file = (file, written.shared);
                 super::credentials::read(self.report, self.files, file, &parent.name("file"))
             }
             None => Vec::new(),

@@ -9,7 +9,7 @@ use durward_model::{ClientAuth, ClientTrust};
 
 use super::certificates::Files;
 use super::report::{Field, Report};
-use crate::certificate::{Authority, Revocations, sha256};
+use crate::certificate::{Authority, Revocations, Signature, sha256};
 use crate::place::{At, Place};
 use crate::spec::ingress::{ClientCertificatesSpec, ClientModeSpec, IngressSpec};
 
@@ -90,6 +90,13 @@ fn revocations(
                     );
                     report.warning("RevocationsForeign", file.place, &field, &sentence);
                 }
+                Signer::Unreadable => {
+                    let sentence = format!(
+                        "{:?} is signed by {:?} with an algorithm that cannot be checked: every client of that authority would be refused; have it signed with SHA-256 by ECDSA, Ed25519 or RSA (RSA-PSS with a salt as long as the hash)",
+                        file.value, list.issuer
+                    );
+                    report.error("RevocationsSignature", file.place, &field, &sentence);
+                }
                 Signer::AnotherKey => {
                     let sentence = format!(
                         "{:?} says it is from {:?}, and is signed by another key: every client of that authority would be refused; fetch the list again, or add the authority whose key signed it",
@@ -106,30 +113,31 @@ fn revocations(
 
 /// Signer of a revocation list, as judged by the authorities named beside it.
 enum Signer {
-    /// One of the authorities named beside it, as far as that can be checked.
+    /// One of the authorities named beside it.
     Authority,
     /// Somebody else, by name.
     Unknown,
     /// The issuer has the name of an authority and not its key.
     AnotherKey,
+    /// The issuer has the name of an authority, and nobody can tell whether its key, too.
+    Unreadable,
 }
 
 fn signer(list: &Revocations, authorities: &[Authority]) -> Signer {
-    let mut issuers =
-        authorities.iter().filter(|one| one.raw_subject == list.raw_issuer).peekable();
-    if issuers.peek().is_none() {
-        return Signer::Unknown;
+    let issuers = authorities.iter().filter(|one| one.raw_subject == list.raw_issuer);
+    let signatures: Vec<_> = issuers.map(|one| list.signature_of(one)).collect();
+    match signatures.first() {
+        None => Signer::Unknown,
+        Some(_) if signatures.contains(&Signature::Fits) => Signer::Authority,
+        Some(Signature::Unsupported) => Signer::Unreadable,
+        Some(_) => Signer::AnotherKey,
     }
-    if issuers.any(|one| list.is_signed_by(one) != Some(false)) {
-        return Signer::Authority;
-    }
-    Signer::AnotherKey
 }
 
 /// The positions of the authorities whose key has signed the list.
 fn signers(list: &Revocations, authorities: &[Authority]) -> Vec<usize> {
     let signed = |one: &Authority| {
-        one.raw_subject == list.raw_issuer && list.is_signed_by(one) != Some(false)
+        one.raw_subject == list.raw_issuer && list.signature_of(one) == Signature::Fits
     };
     authorities.iter().enumerate().filter(|(_, one)| signed(one)).map(|(at, _)| at).collect()
 }

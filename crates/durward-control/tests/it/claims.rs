@@ -1,5 +1,9 @@
 //! Claims: an address, a key and a mapping belong to one tenant, and whoever holds one keeps it.
 
+mod networks;
+mod secrets;
+mod sockets;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 #![cfg(test)]
 //! The tests of `durward-control` that need files: golden cases, random documents, and watching.
 
+mod bounds;
 mod certificates;
 mod claims;
 mod describe;

@@ -32,14 +32,14 @@ pub(crate) fn whose(sets: &[&[Credential]], value: &[u8]) -> Option<usize> {
     sets.iter().position(|set| shown.owner(set).is_some())
 }
 
-/// The same for a name and secret as SOCKS sends them, and what the record calls it.
-pub(crate) fn whose_pair(
-    sets: &[&[Credential]],
+/// The same for a name and secret as SOCKS sends them, with the credential they are.
+pub(crate) fn whose_pair<'c>(
+    sets: &[&'c [Credential]],
     user: Vec<u8>,
     secret: Vec<u8>,
-) -> Option<(usize, String)> {
+) -> Option<(usize, &'c Credential)> {
     let shown = Shown { user: Some(user), secret };
-    sets.iter().enumerate().find_map(|(at, set)| Some((at, shown.owner(set)?)))
+    sets.iter().enumerate().find_map(|(at, set)| Some((at, shown.credential(set)?)))
 }
 
 /// Whose credential `value` is; every one is compared, each in constant time.
@@ -72,18 +72,22 @@ impl Shown {
     }
 
     fn owner(&self, credentials: &[Credential]) -> Option<String> {
+        let kind = if self.user.is_some() { "user" } else { "token" };
+        self.credential(credentials).map(|credential| format!("{kind}:{}", credential.name))
+    }
+
+    fn credential<'c>(&self, credentials: &'c [Credential]) -> Option<&'c Credential> {
         let hash = digest(&SHA256, &self.secret);
-        let mut owner = None;
+        let mut found = None;
         for credential in credentials {
             let differing = hash.as_ref().iter().zip(&credential.sha256);
             let same = differing.fold(0, |all, (a, b)| all | (a ^ b)) == 0;
             let named = self.user.as_ref().is_none_or(|user| **user == *credential.name.as_bytes());
             if same && named {
-                owner = Some(&credential.name);
+                found = Some(credential);
             }
         }
-        let kind = if self.user.is_some() { "user" } else { "token" };
-        owner.map(|name| format!("{kind}:{name}"))
+        found
     }
 }
 

@@ -5,6 +5,7 @@
 pub(crate) mod wire;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 
 use durward_model::ForwardService;
 use durward_model::egress::{Asked, Credential, Host};
@@ -30,6 +31,19 @@ const MESSAGE: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Greeted {
     identity: Option<String>,
+    /// The credential it has shown; none where none is asked for.
+    credential: Option<Credential>,
+}
+
+impl Greeted {
+    /// Returns whether a proxy would take what was shown, in the place of the one that asked for it.
+    pub(crate) fn counts_at(&self, service: &ForwardService) -> bool {
+        let asked_for = &service.credentials;
+        match &self.credential {
+            Some(shown) => asked_for.is_empty() || asked_for.contains(shown),
+            None => asked_for.is_empty(),
+        }
+    }
 }
 
 /// Reads who a client is, as one of the `sets` of credentials says it; an empty set asks for none.
@@ -55,33 +69,34 @@ pub(crate) async fn greet(
     }
     say(io, &[VERSION, wanted]).await?;
     if let Some(at) = open {
-        return Ok((at, Greeted { identity: None }));
+        return Ok((at, Greeted { identity: None, credential: None }));
     }
     let pair = next(io, bytes, wire::pair).await?;
     let found = identify::whose_pair(sets, pair.user, pair.secret);
     say(io, &[1, u8::from(found.is_none())]).await?;
-    let (at, identity) = found.ok_or(Refusal::ProxyAuthentication)?;
-    Ok((at, Greeted { identity: Some(identity) }))
+    let (at, credential) = found.ok_or(Refusal::ProxyAuthentication)?;
+    let (identity, credential) = (format!("user:{}", credential.name), credential.clone());
+    Ok((at, Greeted { identity: Some(identity), credential: Some(credential) }))
 }
 
 /// Serves a client that speaks SOCKS to its end. `bytes` were read already.
 pub(crate) async fn serve(
-    http: &Http,
+    http: &Rc<Http>,
     watch: &Watch,
     mut io: Io,
     mut bytes: Vec<u8>,
     greeted: Option<Greeted>,
 ) {
-    let Some(service) = http.outward() else { return };
     let id = new_request_id(&http.core);
     let mut passage = Passage::new(&id, &http.view.tenant().tenant.id, http.facts.client);
     "SOCKS5".clone_into(&mut passage.method);
-    let client = Client { http, watch, service };
-    let opened = client.open(&mut io, &mut bytes, &mut passage, greeted).await;
+    // What the client may is judged by what is served once it has asked.
+    let mut now = Rc::clone(http);
+    let opened = open(&mut now, watch, (&mut io, &mut bytes), &mut passage, greeted).await;
     let (relayed, lease) = match opened {
         Ok(Reached { side, lease }) => {
             let client = Side { io, early: bytes };
-            let relayed = relay(&http.core, &http.view, watch, client, side, lease.peer).await;
+            let relayed = relay(&now.core, &now.view, watch, client, side, lease.peer).await;
             (relayed, Some(lease))
         }
         Err(refusal) => {
@@ -90,8 +105,42 @@ pub(crate) async fn serve(
         }
     };
     let traffic = (relayed.from_client, relayed.from_upstream);
-    passage.ended(&http.core, relayed.ended.as_ref(), traffic);
-    told::tell(&http.core, &http.view, &http.facts, "socks5", (&relayed, lease.as_ref()));
+    passage.ended(&now.core, relayed.ended.as_ref(), traffic);
+    told::tell(&now.core, &now.view, &now.facts, "socks5", (&relayed, lease.as_ref()));
+}
+
+/// Finds out who the client is and where to, and connects it there.
+async fn open(
+    http: &mut Rc<Http>,
+    watch: &Watch,
+    (io, bytes): (&mut Io, &mut Vec<u8>),
+    passage: &mut Passage,
+    greeted: Option<Greeted>,
+) -> Result<Reached, Refusal> {
+    let limits = http.limits();
+    watch.arm(Some(limits.timeouts.header), false);
+    let asking = ask(http, io, bytes, passage, greeted);
+    let (host, greeted) = watch.guard(asking).await.map_err(late)??;
+    match as_of_now(http, watch, &greeted) {
+        Ok(now) => *http = now,
+        Err(refusal) => {
+            let answer = wire::answer(code(&refusal), NOWHERE);
+            let _ = watch.guard(say(io, &answer)).await;
+            return Err(refusal);
+        }
+    }
+    let service = http.outward().ok_or(Refusal::Draining)?;
+    Client { http, watch, service }.reach(&host, (io, bytes), passage).await
+}
+
+/// What serves the client now, if the configuration has changed while it spoke. What it has shown must still count.
+fn as_of_now(http: &Rc<Http>, watch: &Watch, greeted: &Greeted) -> Result<Rc<Http>, Refusal> {
+    let now = http.now(watch, true)?;
+    let service = now.outward().ok_or(Refusal::Draining)?;
+    if !greeted.counts_at(service) || !identify::holds(service, now.facts.tls.as_ref()) {
+        return Err(Refusal::ProxyAuthentication);
+    }
+    Ok(now)
 }
 
 /// Whom a client has before it.
@@ -102,24 +151,17 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Who it is, where to, and the connection there.
-    async fn open(
+    /// Makes the connection to where the client wants to go.
+    async fn reach(
         &self,
-        io: &mut Io,
-        bytes: &mut Vec<u8>,
+        host: &Host,
+        (io, bytes): (&mut Io, &mut Vec<u8>),
         passage: &mut Passage,
-        greeted: Option<Greeted>,
     ) -> Result<Reached, Refusal> {
         let limits = self.http.limits();
-        self.watch.arm(Some(limits.timeouts.header), false);
-        let asking = self.ask(io, bytes, passage, greeted);
-        let host = self.watch.guard(asking).await.map_err(late)??;
-        if self.watch.outdated() {
-            return Err(Refusal::Draining);
-        }
         self.http.view.tenant().usage.request(limits)?;
         self.watch.arm(None, false);
-        let asked = Asked { host: &host, port: passage.port, method: None };
+        let asked = Asked { host, port: passage.port, method: None };
         let (core, view) = (&self.http.core, &self.http.view);
         let opening = reach::tunnel(core, view, &self.service.policy, asked, passage);
         let mut opened = self.watch.guard(opening).await.unwrap_or(Err(Refusal::Draining));
@@ -137,49 +179,50 @@ impl Client<'_> {
             let reached = opened?;
             if self.service.policy.sni_must_match {
                 let contact = self.service.policy.contact.as_ref();
-                sni::wait(io, bytes, (&host, contact), &mut passage.sni).await?;
+                sni::wait(io, bytes, (host, contact), &mut passage.sni).await?;
             }
             Ok(reached)
         };
         self.watch.guard(answering).await.map_err(late)?
     }
+}
 
-    async fn ask(
-        &self,
-        io: &mut Io,
-        bytes: &mut Vec<u8>,
-        passage: &mut Passage,
-        greeted: Option<Greeted>,
-    ) -> Result<Host, Refusal> {
-        let tls = self.http.facts.tls.as_ref();
-        let greeted = match greeted {
-            Some(greeted) => greeted,
-            None => greet(io, bytes, &[&self.service.credentials]).await?.1,
-        };
-        passage.identity = greeted.identity.or_else(|| identify::holder(tls));
-        let wish = next(io, bytes, wire::wish).await?;
-        let host = match wish.host {
-            Name::Address(address) => Ok(Host::Address(address.to_canonical())),
-            Name::Text(text) => Host::parse(&text).map_err(|_| text),
-        };
-        passage.port = wish.port;
-        match &host {
-            Ok(host) => passage.host = host.to_string(),
-            Err(text) => passage.host.clone_from(text),
-        }
-        let bad = |detail| Refusal::BadRequest { detail };
-        if !identify::holds(self.service, tls) {
-            say(io, &wire::answer(2, NOWHERE)).await?;
-            return Err(Refusal::ProxyAuthentication);
-        }
-        let fault = match host {
-            Ok(host) if wish.port > 0 => return Ok(host),
-            Ok(_) => bad("target without a port"),
-            Err(_) => bad("target is no host in its usual form"),
-        };
-        say(io, &wire::answer(2, NOWHERE)).await?;
-        Err(fault)
+/// Reads who a client is, unless that is known, and where it wants to go.
+async fn ask(
+    http: &Http,
+    io: &mut Io,
+    bytes: &mut Vec<u8>,
+    passage: &mut Passage,
+    greeted: Option<Greeted>,
+) -> Result<(Host, Greeted), Refusal> {
+    let (tls, service) = (http.facts.tls.as_ref(), http.outward().ok_or(Refusal::Draining)?);
+    let greeted = match greeted {
+        Some(greeted) => greeted,
+        None => greet(io, bytes, &[&service.credentials]).await?.1,
+    };
+    passage.identity = greeted.identity.clone().or_else(|| identify::holder(tls));
+    let wish = next(io, bytes, wire::wish).await?;
+    let host = match wish.host {
+        Name::Address(address) => Ok(Host::Address(address.to_canonical())),
+        Name::Text(text) => Host::parse(&text).map_err(|_| text),
+    };
+    passage.port = wish.port;
+    match &host {
+        Ok(host) => passage.host = host.to_string(),
+        Err(text) => passage.host.clone_from(text),
     }
+    let bad = |detail| Refusal::BadRequest { detail };
+    if !identify::holds(service, tls) {
+        say(io, &wire::answer(2, NOWHERE)).await?;
+        return Err(Refusal::ProxyAuthentication);
+    }
+    let fault = match host {
+        Ok(host) if wish.port > 0 => return Ok((host, greeted)),
+        Ok(_) => bad("target without a port"),
+        Err(_) => bad("target is no host in its usual form"),
+    };
+    say(io, &wire::answer(2, NOWHERE)).await?;
+    Err(fault)
 }
 
 /// What is said of where a connection leaves from when there is none.

@@ -7,7 +7,7 @@ pub(super) mod convert;
 pub(crate) mod guard;
 mod hpack;
 mod huffman;
-mod inspect;
+pub(crate) mod inspect;
 pub(crate) mod server;
 mod websocket;
 mod wire;

@@ -3,11 +3,13 @@
 
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http2::frames::Frames;
+use crate::http::{Findings, Incoming};
+use crate::http2::frames::{Frames, kind};
 use crate::http2::streams::Streams;
 use crate::io::Io;
 
@@ -16,25 +18,32 @@ pub(crate) const HEADER_LIST: u32 = 64 * 1024;
 /// The connection preface that goes before our frames.
 const PREFACE: usize = 24;
 
-/// A connection whose frames are counted.
+/// A connection whose frames are counted, and whose heads and trailers are looked at.
 pub(crate) struct Metered {
     io: Io,
     streams: Streams,
+    incoming: Incoming,
     received: Frames,
     sent: Frames,
 }
 
 impl Metered {
     /// Nothing was sent yet, the preface included.
-    pub(crate) fn new(io: Io, streams: Streams) -> Self {
-        Self { io, streams, received: Frames::new(0), sent: Frames::new(PREFACE) }
+    pub(crate) fn new(io: Io, streams: Streams, findings: Rc<Findings>) -> Self {
+        let incoming = Incoming::of_upstream(HEADER_LIST as usize, findings);
+        Self { io, streams, incoming, received: Frames::new(0), sent: Frames::new(PREFACE) }
     }
 
     fn note_sent(&mut self, parts: &[io::IoSlice<'_>], mut count: usize) {
-        let streams = &self.streams;
+        let (streams, incoming) = (&self.streams, &mut self.incoming);
         for part in parts {
             let written = part.len().min(count);
-            self.sent.walk(&part[..written], |piece| streams.sent(piece));
+            self.sent.walk(&part[..written], |piece| {
+                streams.sent(piece);
+                if piece.first && piece.frame.kind == kind::RST_STREAM {
+                    incoming.reset(piece.frame.stream);
+                }
+            });
             count -= written;
         }
     }
@@ -50,7 +59,11 @@ impl AsyncRead for Metered {
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
         let streams = &this.streams;
-        this.received.walk(&buf.filled()[before..], |piece| streams.received(piece));
+        let incoming = &mut this.incoming;
+        this.received.walk(&buf.filled()[before..], |piece| {
+            streams.received(piece);
+            incoming.received(piece);
+        });
         Poll::Ready(streams.settle().map_err(io::Error::other))
     }
 }

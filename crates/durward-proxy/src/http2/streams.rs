@@ -39,6 +39,8 @@ struct State {
     last: Cell<u32>,
     /// The header block under way: its stream, and the bytes of it that have come.
     block: Cell<(u32, usize)>,
+    /// Bytes of the block under way that are counted although its stream is over, or never was.
+    stray: Cell<usize>,
     /// Price of all heads that wait to be taken.
     untaken: Cell<usize>,
     broken: Cell<Option<&'static str>>,
@@ -86,6 +88,7 @@ impl Streams {
             head_most: list.saturating_mul(HEAD_MOST),
             last: Cell::new(0),
             block: Cell::new((0, 0)),
+            stray: Cell::new(0),
             untaken: Cell::new(0),
             broken: Cell::new(None),
             exhausted: Cell::new(false),
@@ -95,6 +98,10 @@ impl Streams {
     /// Notes a piece of a frame that came in.
     pub(crate) fn received(&self, piece: Piece<'_>) {
         let (state, frame) = (&*self.0, piece.frame);
+        if piece.first && frame.kind != kind::CONTINUATION {
+            // The block before is whole, and the codec has done with it.
+            state.memory.sub(state.stray.take());
+        }
         match frame.kind {
             _ if !piece.first => {}
             kind::HEADERS => {
@@ -187,7 +194,11 @@ impl State {
         let price = |bytes: usize| bytes.saturating_mul(EXPANSION).min(self.head_most);
         let more = price(before.saturating_add(length)) - price(before);
         let mut open = self.open.borrow_mut();
-        let Some(stream) = open.get_mut(&id) else { return };
+        let Some(stream) = open.get_mut(&id) else {
+            // The codec gathers the block all the same, and so does whoever looks for its faults.
+            self.stray.set(self.stray.get() + more);
+            return self.memory.add(more);
+        };
         stream.heads += more;
         self.memory.add(more);
         self.untaken.set(self.untaken.get() + more);
@@ -409,6 +420,27 @@ mod tests {
         let served: Vec<_> = (0..20).map(|at| streams.serve(2 * at + 1)).collect();
         assert!(!streams.is_full());
         drop(served);
+    }
+
+    #[test]
+    fn a_header_block_on_a_stream_that_is_over_is_counted_until_it_is_whole() {
+        let (memory, of_connection) = budget();
+        let streams = Streams::of_client(of_connection, LIST);
+        streams.received(frame(kind::HEADERS, 1, 100));
+        streams.received(frame(kind::RST_STREAM, 1, 4));
+        streams.settle().unwrap();
+        let before = memory.used();
+
+        streams.received(frame(kind::HEADERS, 1, 16_000));
+        streams.received(frame(kind::CONTINUATION, 1, 16_000));
+        streams.settle().unwrap();
+        let held = memory.used();
+        streams.received(frame(kind::PING, 0, 8));
+        streams.settle().unwrap();
+
+        assert!(held - before >= 32_000, "{before} {held}");
+        drop(streams);
+        assert_eq!(memory.used(), 0);
     }
 
     #[test]

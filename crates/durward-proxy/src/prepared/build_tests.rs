@@ -68,7 +68,12 @@ fn snapshot(config: &Config) -> Snapshot {
     let doors = || config.doors.iter().enumerate();
     let bind = |(at, door): (usize, &Option<Door>)| {
         let listeners = vec![listener(at, (*door)?)];
-        let bind = Bind { address: address(at), mode: DestinationMode::Bound, listeners };
+        let bind = Bind {
+            address: address(at),
+            mode: DestinationMode::Bound,
+            listeners,
+            owners: Arc::default(),
+        };
         Some((address(at), Arc::new(bind)))
     };
     let tenant = |tenant: usize| {

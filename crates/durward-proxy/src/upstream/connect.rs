@@ -244,7 +244,10 @@ impl Attempt<'_> {
         }
         Ok(match (&self.runtime.tls, &self.endpoint.verify) {
             (Some(config), Some(verify)) => {
-                tls_client::handshake(config, verify, stream, peer).await?
+                let mut io = tls_client::handshake(config, verify, stream, peer).await?;
+                let memory = &self.core.shared.memory;
+                io.count(memory.hold(&self.view.tenant().usage, Kind::Upstreams));
+                io
             }
             _ => Io::Tcp(stream),
         })

@@ -15,8 +15,9 @@ use h2::{Ping, PingPong};
 use super::connect::Connected;
 use super::pool::{Path, Ticket};
 use crate::core::Core;
+use crate::http::Findings;
 use crate::http2::{HEADER_LIST, Metered, Streams};
-use crate::memory::{ConnectionMemory, Kind};
+use crate::memory::{ConnectionMemory, HTTP2_CONNECTION, Kind};
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 use crate::turns::{Owner, Place};
@@ -34,6 +35,8 @@ const PING_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 500 } else
 pub(crate) struct Shared {
     send: SendRequest<Bytes>,
     streams: Streams,
+    /// Rules that heads and trailers break.
+    findings: Rc<Findings>,
     /// A stream's receive window.
     window: u32,
     life: Rc<Life>,
@@ -58,6 +61,11 @@ impl Stream {
     /// What the connection's streams hold.
     pub(crate) fn accounts(&self) -> Streams {
         self.shared.streams.clone()
+    }
+
+    /// What is wrong with heads and trailers on the connection.
+    pub(crate) fn findings(&self) -> Rc<Findings> {
+        Rc::clone(&self.shared.findings)
     }
 
     /// Bytes that the upstream may send ahead on it.
@@ -89,7 +97,10 @@ impl Shared {
         let memory = &core.shared.memory;
         let window = memory.stream_window();
         let held = ConnectionMemory::new(memory.hold(&view.tenant().usage, Kind::Upstreams));
+        held.add(HTTP2_CONNECTION);
         let streams = Streams::of_upstream(held, HEADER_LIST as usize);
+        let findings = Rc::<Findings>::default();
+        let wire = Metered::new(connected.io, streams.clone(), Rc::clone(&findings));
         let (send, connection) = Builder::new()
             .enable_push(false)
             .initial_window_size(window)
@@ -98,7 +109,7 @@ impl Shared {
             .max_header_list_size(HEADER_LIST)
             .max_send_buffer_size(SEND_BUFFER)
             .max_concurrent_reset_streams(64)
-            .handshake::<Metered, Bytes>(Metered::new(connected.io, streams.clone()))
+            .handshake::<Metered, Bytes>(wire)
             .await
             .map_err(|error| Refusal::ConnectFailed {
                 peer,
@@ -109,7 +120,7 @@ impl Shared {
         tokio::task::spawn_local(turn.run(drive(connection, Rc::clone(&life))));
         let (idle_ticks, bound) = (Cell::new(0), Cell::new(false));
         let ticket = connected.ticket;
-        Ok(Rc::new(Self { send, streams, window, life, ticket, idle_ticks, bound }))
+        Ok(Rc::new(Self { send, streams, findings, window, life, ticket, idle_ticks, bound }))
     }
 
     /// The handle to send a request on, and what counts it.

@@ -17,7 +17,6 @@ use super::http2::Stream;
 use super::pool::{Pools, Ticket};
 use super::{Carrier, Found, UpstreamRuntime};
 use crate::core::Core;
-use crate::http2::Streams;
 use crate::io::Io;
 use crate::limits::PendingGuard;
 use crate::metrics::{Cells, Counter};
@@ -45,9 +44,9 @@ impl Lease {
         self.load.runtime()
     }
 
-    /// What the HTTP/2 connection's streams hold, and the bytes that the upstream may send ahead on each; `None` over HTTP/1.
-    pub(crate) fn streams(&self) -> Option<(Streams, usize)> {
-        self.stream.as_ref().map(|stream| (stream.accounts(), stream.window()))
+    /// The HTTP/2 stream's share of its connection; `None` over HTTP/1.
+    pub(crate) fn stream(&self) -> Option<&Stream> {
+        self.stream.as_ref()
     }
 
     /// Counts a response's head: 502, 503 and 504 are failures of the endpoint. The rest of the response decides about all others.

@@ -118,7 +118,7 @@ pub(crate) async fn handshake(
         .connect(verify.name.clone(), stream)
         .await
         .map_err(refused)?;
-    let io = Io::Tls(Box::new(stream.into()));
+    let io = Io::tls(stream.into());
     let h2_only = config.alpn_protocols.iter().any(|protocol| protocol == b"h2");
     if h2_only && io.alpn() != Some(b"h2") {
         return Err(refused(io::Error::other("the upstream did not agree to h2 by ALPN")));

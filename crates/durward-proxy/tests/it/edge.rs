@@ -140,7 +140,7 @@ pub(crate) fn snapshot(
     }
     let bind = |(address, mut listeners): (SocketAddr, Vec<Arc<Listener>>)| {
         listeners.sort_by_key(|listener| listener.key());
-        (address, Arc::new(Bind { address, mode: mode.clone(), listeners }))
+        (address, Arc::new(Bind { address, mode: mode.clone(), listeners, owners: Arc::default() }))
     };
     Arc::new(Snapshot {
         generation,

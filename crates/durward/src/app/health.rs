@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use durward_control::Compiled;
 use durward_control::source::file::LoadHealth;
-use durward_model::TenantId;
+use durward_model::{Tenant, TenantId};
 use durward_nat::Report;
 use durward_proxy::present::PresentAddresses;
 use durward_proxy::proxy::Status;
@@ -94,6 +94,11 @@ fn printable(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
 }
 
+/// Conditions as lines.
+pub(crate) fn lines(conditions: &[&Condition]) -> String {
+    conditions.iter().map(|condition| printable(&condition.to_string()) + "\n").collect()
+}
+
 /// All checks.
 pub(crate) struct Health {
     /// In the order they are shown.
@@ -114,6 +119,20 @@ impl Health {
     /// Everything that does not work.
     pub(crate) fn conditions(&self) -> impl Iterator<Item = &Condition> {
         self.checks.iter().flat_map(|check| &check.conditions)
+    }
+
+    /// Returns what keeps this replica from serving a tenant: its listeners, its part of the kernel, or that none of its egress addresses is
+    /// on this host. Certificates and upstreams are the same on every replica.
+    pub(crate) fn keeps_from(&self, tenant: &Tenant) -> Vec<&Condition> {
+        let of = |kind| {
+            let all = self.conditions();
+            all.filter(move |one| one.kind == kind && one.tenant.as_ref() == Some(&tenant.id))
+        };
+        let absent: Vec<_> = of(Kind::EgressAddress).collect();
+        let none_left = absent.len() >= tenant.egress.len();
+        let mut keeping: Vec<_> = of(Kind::Listener).chain(of(Kind::Kernel)).collect();
+        keeping.extend(absent.into_iter().filter(|_| none_left));
+        keeping
     }
 
     /// How many conditions there are, by tenant and kind.

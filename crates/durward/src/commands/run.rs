@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
         drain_delay: arguments.drain_delay,
         watch: !arguments.no_watch,
         strict: arguments.strict,
-        state_dir: config::state_dir(arguments),
+        state_dir: config::state_dir(&arguments.config),
         handed: inherited.handed,
         sockets: inherited.sockets,
         shared: arguments.share_addresses,

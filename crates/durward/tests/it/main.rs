@@ -6,6 +6,7 @@
 mod acceptance;
 mod admin;
 mod bench;
+mod certificates;
 mod cli;
 mod demo;
 mod dependencies;

@@ -12,7 +12,8 @@ use durward_testkit::process::{TempDir, eventually_blocking, unique_loopback};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
-    DEADLINE, Gateway, HERE, admin_address, get, nowhere, output, spawn, status, stderr, tenant,
+    DEADLINE, Gateway, HERE, admin_address, get, nowhere, output, spawn, status, stderr, stdout,
+    tenant,
 };
 
 // S1.63
@@ -239,6 +240,35 @@ fn a_restart_with_a_state_directory_keeps_holders_and_last_good_documents() {
     assert_eq!(thief.requests(), 0);
     let ready = get(gateway.admin, "/readyz?verbose").unwrap().1;
     assert!(ready.contains("1 kept last good") && ready.contains("claims.json"), "{ready}");
+    commands_answer_as_the_gateway_does(&gateway, state.path());
+}
+
+/// Asks the files with the state directory, without it, and with one that is of no use.
+fn commands_answer_as_the_gateway_does(gateway: &Gateway, state: &std::path::Path) {
+    let (config, at) = (gateway.dir.path().to_str().unwrap(), gateway.listener.to_string());
+    let admin = gateway.admin.to_string();
+    let ask = |state: &str, command: &[&str]| {
+        output(&[command, &["-c", config, "--state-dir", state]].concat())
+    };
+    let (known, off) = (state.to_str().unwrap(), "off");
+
+    for (state, holder) in [(known, "tenant=acme"), (off, "tenant=ant")] {
+        let told = ask(state, &["explain", &at, "--expect", holder]);
+        assert_eq!(told.status.code(), Some(0), "{holder}: {}{}", stdout(&told), stderr(&told));
+    }
+    let (with, without) = (ask(known, &["validate"]), ask(off, &["validate"]));
+    assert!(stdout(&with).contains("last good kept"), "{}", stdout(&with));
+    assert!(stdout(&with).contains("EgressTaken"), "{}", stdout(&with));
+    assert!(!stdout(&without).contains("EgressTaken"), "{}", stdout(&without));
+    let same = "it serves what the files say";
+    let check = |state: &str| stdout(&ask(state, &["check", "--admin", &admin]));
+    assert!(check(known).contains(same) && !check(off).contains(same), "{}", check(known));
+
+    let junk = TempDir::new();
+    junk.write("claims.json", "{");
+    let told = ask(junk.path().to_str().unwrap(), &["validate"]);
+    assert_eq!(told.status.code(), Some(3), "{}", stderr(&told));
+    assert!(stderr(&told).contains("claims.json") && junk.path().join("claims.json").exists());
 }
 
 // S2.28+

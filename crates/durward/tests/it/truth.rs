@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use durward_testkit::certificates::{Authority, CertSpec};
 use durward_testkit::origin::Origin;
-use durward_testkit::process::{TempDir, eventually_blocking, unique_loopback};
+use durward_testkit::process::{TempDir, eventually_blocking, free_port, unique_loopback};
 use serde_json::Value;
 
 use crate::support::{
@@ -57,6 +57,11 @@ fn trouble_of_one_tenant_is_shown_everywhere_and_leaves_the_others_ready() {
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }
+    let of = |name: &str| get(admin, &format!("/readyz?tenant={name}")).unwrap();
+    assert_eq!(of("acme"), (200, "ok\n".to_owned()));
+    let (code, why) = of("globex");
+    assert!(code == 503 && why.starts_with("globex: 192.0.2.77 is not on this host"), "{why}");
+    assert_eq!((of("broken").0, of("%0a").0), (404, 404));
     let told = snapshot(admin);
     assert_eq!(told["ready"], true, "{told}");
     assert_eq!(told["tenantConditions"]["globex"][0]["kind"], "egress_address", "{told}");
@@ -303,4 +308,37 @@ fn nat_list_without_interfaces_asks_and_says_whom() {
     assert!(stderr(&asked).contains("carries nothing in the kernel"), "{}", stderr(&asked));
     assert_eq!(unanswered.status.code(), Some(4));
     assert!(stderr(&unanswered).contains("--admin"), "{}", stderr(&unanswered));
+}
+
+// Issue 10, point 4.
+#[test]
+fn a_socket_at_all_addresses_serves_nobody_at_an_address_of_another() {
+    let origin = Origin::http1(HERE);
+    let (dir, admin) = (TempDir::new(), admin_address());
+    let [theirs, out, mine, nobodys] = std::array::from_fn(|_| unique_loopback());
+    let everywhere = free_port([0, 0, 0, 0]);
+    let v = tenant("v", theirs.into(), 8080, origin.address());
+    dir.write(
+        "v.yaml",
+        v.replace(&format!("addresses: [{theirs}]"), &format!("addresses: [{out}]")),
+    );
+    let x = tenant("x", mine.into(), 80, origin.address());
+    let listen = format!(
+        "listen: {{address: 0.0.0.0, port: {everywhere}, destination: Port}}, protocol: HTTP,"
+    );
+    dir.write("x.yaml", x.replace("protocol: HTTP,", &listen));
+    let child = spawn(dir.path(), admin, &[]);
+    let ready = || status(admin, "/readyz") == Some(200);
+    assert!(eventually_blocking(DEADLINE, ready), "{}", child.output());
+
+    let config = dir.path().to_str().unwrap();
+    for (address, served) in [(mine, true), (nobodys, true), (theirs, false), (out, false)] {
+        let at = SocketAddr::from((address, everywhere));
+        let answer = request(at, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let told = stdout(&output(&["explain", "-c", config, &at.to_string()]));
+
+        assert_eq!(answer.is_some_and(|(code, _)| code == 200), served, "{at}: {}", child.output());
+        assert_eq!(told.contains("SERVED by"), served, "{at}: {told}");
+        assert_eq!(told.contains("is an address of tenant v"), !served, "{at}: {told}");
+    }
 }

@@ -223,3 +223,18 @@ fn posted(stream: &mut impl BufRead) -> (String, Value) {
 fn answer(stream: &mut TcpStream, text: &str) {
     stream.write_all(format!("HTTP/1.1 {text}\r\n\r\n").as_bytes()).unwrap();
 }
+
+#[test]
+fn lines_that_wait_are_bounded_by_their_bytes_too() {
+    let (sink, lines) = Sink::memory().unwrap();
+    let long = vec![b'x'; 1024 * 1024];
+    let held = lines.hold();
+
+    // The writer has taken one at the most, and waits.
+    (0..20).for_each(|_| sink.offer([&long[..], b"\n"].concat(), 1));
+
+    assert_eq!(sink.lost(), 17, "three of them are 4 MiB");
+    drop(held);
+    sink.close();
+    assert_eq!(lines.read().len() as u64, 20 - sink.lost());
+}

@@ -5,8 +5,8 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -14,12 +14,15 @@ use std::time::Instant;
 use super::remote::Remote;
 use super::{Lines, append};
 
-/// Buffers waiting for the writer at most: about four megabytes.
+/// Buffers waiting for the writer at most, and bytes in them: a line may be longer than a buffer usually is.
 const WAITING: usize = 128;
+const WAITING_BYTES: usize = 4 * 1024 * 1024;
 
 pub(super) struct Writer {
     kind: &'static str,
     sender: SyncSender<Message>,
+    /// Bytes of lines that wait.
+    waiting: Arc<AtomicUsize>,
     lost: Arc<AtomicU64>,
     failing: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -44,10 +47,12 @@ impl Writer {
         let lost = Arc::new(AtomicU64::new(0));
         let failing = Arc::new(AtomicBool::new(false));
         let (counted, shown) = (Arc::clone(&lost), Arc::clone(&failing));
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let queue = Arc::clone(&waiting);
         let thread = std::thread::Builder::new()
             .name("durward-log".to_owned())
-            .spawn(move || Loop::new(target, &counted, &shown).run(&messages))?;
-        Ok(Self { kind, sender, lost, failing, thread: Mutex::new(Some(thread)) })
+            .spawn(move || Loop::new(target, &counted, (&queue, &shown)).run(&messages))?;
+        Ok(Self { kind, sender, waiting, lost, failing, thread: Mutex::new(Some(thread)) })
     }
 
     pub(super) fn kind(&self) -> &'static str {
@@ -64,18 +69,27 @@ impl Writer {
     }
 
     pub(super) fn offer(&self, bytes: Vec<u8>, lines: u64) {
-        match self.sender.try_send(Message::Lines(bytes, lines)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.lost.fetch_add(lines, Relaxed);
-            }
+        let length = bytes.len();
+        let before = self.waiting.fetch_add(length, Relaxed);
+        // A buffer that finds nothing before it is taken whatever its size.
+        let fits = before == 0 || before + length <= WAITING_BYTES;
+        let sent = fits && self.sender.try_send(Message::Lines(bytes, lines)).is_ok();
+        if !sent {
+            self.give_up(length, lines);
         }
     }
 
     pub(super) fn insist(&self, bytes: Vec<u8>, lines: u64) {
+        let length = bytes.len();
+        self.waiting.fetch_add(length, Relaxed);
         if self.sender.send(Message::Lines(bytes, lines)).is_err() {
-            self.lost.fetch_add(lines, Relaxed);
+            self.give_up(length, lines);
         }
+    }
+
+    fn give_up(&self, bytes: usize, lines: u64) {
+        self.waiting.fetch_sub(bytes, Relaxed);
+        self.lost.fetch_add(lines, Relaxed);
     }
 
     pub(super) fn reopen(&self) {
@@ -102,6 +116,7 @@ impl Drop for Writer {
 struct Loop<'a> {
     target: Target,
     lost: &'a AtomicU64,
+    waiting: &'a AtomicUsize,
     failing: bool,
     /// The file could not be opened again under its name, so lines go to the old one.
     detached: bool,
@@ -110,8 +125,12 @@ struct Loop<'a> {
 }
 
 impl<'a> Loop<'a> {
-    fn new(target: Target, lost: &'a AtomicU64, shown: &'a AtomicBool) -> Self {
-        Self { target, lost, failing: false, detached: false, shown }
+    fn new(
+        target: Target,
+        lost: &'a AtomicU64,
+        (waiting, shown): (&'a AtomicUsize, &'a AtomicBool),
+    ) -> Self {
+        Self { target, lost, waiting, failing: false, detached: false, shown }
     }
 
     fn run(mut self, messages: &Receiver<Message>) {
@@ -121,7 +140,10 @@ impl<'a> Loop<'a> {
                 Some(at) => messages.recv_timeout(at.saturating_duration_since(Instant::now())),
             };
             match message {
-                Ok(Message::Lines(bytes, lines)) => self.write(&bytes, lines),
+                Ok(Message::Lines(bytes, lines)) => {
+                    self.write(&bytes, lines);
+                    self.waiting.fetch_sub(bytes.len(), Relaxed);
+                }
                 Ok(Message::Reopen) => self.reopen(),
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => self.again(),

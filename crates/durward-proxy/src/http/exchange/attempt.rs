@@ -279,8 +279,8 @@ impl<'a> Attempt<'_, 'a> {
         if bound::proves(&self.account.request) {
             lease.bind();
         }
-        let Some(streams) = lease.streams() else { return Ok(Ended::Broken) };
-        let mut up = Up::new(send, streams, lease.upstream().upstream.tls.is_some());
+        let Some(stream) = lease.stream() else { return Ok(Ended::Broken) };
+        let mut up = Up::new(send, stream, lease.upstream().upstream.tls.is_some());
         let turn = self.exchange(down, &mut up, &mut lease, tries).await;
         self.count_traffic(&up);
         match turn {

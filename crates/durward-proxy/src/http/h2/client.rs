@@ -13,16 +13,20 @@ use h2::client::{ResponseFuture, SendRequest};
 
 use crate::http::fields::Fields;
 use crate::http::flow::{Filled, HeadFault, Sink, Source, SourceFault, Upstream};
+use crate::http::h2::inspect::Findings;
 use crate::http::h2::{Body, Outlet, convert, to_io};
 use crate::http::message::{Request, Response};
 use crate::http2::{StreamAccount, Streams};
 use crate::refusal::Refusal;
+use crate::upstream::Stream;
 
 /// A stream towards an upstream.
 pub(crate) struct Up {
     send: SendRequest<Bytes>,
     streams: Streams,
     account: Option<Rc<StreamAccount>>,
+    /// The stream's number once it is open, and where faults of its heads and trailers are noted.
+    findings: (u32, Rc<Findings>),
     /// Bytes that the upstream may send ahead.
     window: usize,
     scheme: &'static str,
@@ -34,16 +38,13 @@ pub(crate) struct Up {
 }
 
 impl Up {
-    pub(crate) fn new(
-        send: SendRequest<Bytes>,
-        (streams, window): (Streams, usize),
-        tls: bool,
-    ) -> Self {
+    pub(crate) fn new(send: SendRequest<Bytes>, stream: &Stream, tls: bool) -> Self {
         Self {
             send,
-            streams,
+            streams: stream.accounts(),
             account: None,
-            window,
+            findings: (0, stream.findings()),
+            window: stream.window(),
             scheme: if tls { "https" } else { "http" },
             waiting: None,
             response: None,
@@ -59,7 +60,8 @@ impl Up {
         ready!(self.send.poll_ready(cx))?;
         if let Some((request, ended)) = self.waiting.take() {
             let (response, stream) = self.send.send_request(request, ended)?;
-            let account = Rc::new(self.streams.serve(stream.stream_id().into()));
+            self.findings.0 = stream.stream_id().into();
+            let account = Rc::new(self.streams.serve(self.findings.0));
             self.response = Some(response);
             self.account = Some(Rc::clone(&account));
             self.outlet.open(stream, account, ended);
@@ -77,7 +79,7 @@ impl Up {
             Poll::Ready(Some(Ok(interim))) => {
                 let (parts, ()) = interim.into_parts();
                 self.head_taken();
-                Poll::Ready(read_head(&parts, false, response))
+                Poll::Ready(self.sound().and_then(|()| read_head(&parts, false, response)))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Err(self.fault(&error))),
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
@@ -88,6 +90,13 @@ impl Up {
         if let Some(account) = &self.account {
             account.heads_taken();
         }
+    }
+
+    /// What the codec mends in a head or in trailers makes the response malformed.
+    fn sound(&self) -> Result<(), HeadFault> {
+        let (stream, findings) = &self.findings;
+        let fault = findings.take(*stream);
+        fault.map_or(Ok(()), |fault| Err(HeadFault::Malformed(fault.of_response())))
     }
 
     /// Why there is no head: the connection may have ended because of a bound that the upstream broke.
@@ -180,10 +189,12 @@ impl Upstream for Up {
         let (parts, stream) = answered.into_parts();
         self.response = None;
         self.head_taken();
-        let read = read_head(&parts, stream.is_end_stream(), response);
+        let ended = stream.is_end_stream();
+        let read = self.sound().and_then(|()| read_head(&parts, ended, response));
         self.body = self.account.clone().map(|account| {
             let mut body = Body::new(stream, None, account);
             body.ends_by_reset = true;
+            body.findings = Some((self.findings.0, Rc::clone(&self.findings.1)));
             body
         });
         Poll::Ready(read)

@@ -1,6 +1,6 @@
 //! Header blocks of HTTP/2 (RFC 7541), read beside `h2` for what the crate mends before anybody sees it.
 //!
-//! `h2` drops a fragment of `:path` and pseudo-header fields of trailers without a word. The dynamic table kept here holds the lengths
+//! `h2` drops a fragment of `:path`, and pseudo-header fields of trailers on both sides, without a word. The dynamic table kept here holds the lengths
 //! and faults of fields, not the fields.
 
 use std::collections::VecDeque;
@@ -55,12 +55,15 @@ struct Entry {
     name_fault: Option<&'static str>,
     /// A rule that the field breaks.
     fault: Option<&'static str>,
+    /// The status of a response that is not the last (1xx).
+    interim: bool,
 }
 
 /// Kind of a header block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Section {
     Request,
+    Response,
     Trailers,
 }
 
@@ -71,6 +74,8 @@ pub(super) struct Summary {
     pub(super) fault: Option<&'static str>,
     /// Size of its list of fields (RFC 9113 §6.5.2).
     pub(super) size: usize,
+    /// A response with this head is followed by another (1xx).
+    pub(super) interim: bool,
 }
 
 /// A header block that cannot be decoded: nothing on its connection can be from here on.
@@ -127,7 +132,7 @@ impl Blocks {
                 }
             }
         }
-        Ok(check.summary)
+        Ok(check.summary())
     }
 
     /// Gives memory back that a large field needed.
@@ -149,6 +154,7 @@ impl Blocks {
                     // Of the static names one concerns a connection only.
                     name_fault: (name == b"transfer-encoding").then_some(CONNECTION),
                     fault: (name == b"transfer-encoding").then_some(CONNECTION),
+                    interim: false,
                 })
             }
             at => self.dynamic.get(at - STATIC.len()).copied().ok_or(Undecodable),
@@ -171,6 +177,7 @@ impl Blocks {
             size: (name_length + self.value.len() + OVERHEAD) as u32,
             name_fault,
             fault: name_fault.or_else(|| value_fault(name, &self.value)),
+            interim: name == Name::Status && self.value.first() == Some(&b'1'),
         })
     }
 
@@ -204,6 +211,7 @@ struct Check {
 impl Check {
     fn field(&mut self, entry: Entry) {
         self.summary.size += entry.size as usize;
+        self.summary.interim |= entry.interim;
         let fault = match entry.name {
             Name::Regular => {
                 self.regular = true;
@@ -214,13 +222,26 @@ impl Check {
         self.summary.fault = self.summary.fault.or(fault);
     }
 
+    fn summary(mut self) -> Summary {
+        let has_status = self.seen & (1 << Name::Status as u8) != 0;
+        if self.section == Section::Response && !has_status {
+            self.summary.fault = self.summary.fault.or(Some("response without :status"));
+        }
+        self.summary
+    }
+
     fn pseudo(&mut self, name: Name) -> Option<&'static str> {
         let bit = 1 << name as u8;
         let repeated = self.seen & bit != 0;
         self.seen |= bit;
-        match name {
-            _ if self.section == Section::Trailers => Some("pseudo-header field in trailers"),
-            Name::Unknown | Name::Status => Some("pseudo-header field that requests do not have"),
+        match (self.section, name) {
+            (Section::Trailers, _) => Some("pseudo-header field in trailers"),
+            (Section::Request, Name::Unknown | Name::Status) => {
+                Some("pseudo-header field that requests do not have")
+            }
+            (Section::Response, name) if name != Name::Status => {
+                Some("pseudo-header field that responses do not have")
+            }
             _ if self.regular => Some("pseudo-header field after others"),
             _ if repeated => Some("repeated pseudo-header field"),
             _ => None,
@@ -418,6 +439,34 @@ mod tests {
             assert_eq!(fault, Some("pseudo-header field in trailers"), "{name}");
         }
         assert_eq!(read(&[("x", "y"), ("te", "trailers")], Section::Trailers), None);
+    }
+
+    #[test]
+    fn a_response_has_a_status_and_no_other_pseudo_field() {
+        type Fields<'f> = &'f [(&'f str, &'f str)];
+        let cases: [(Fields<'_>, Option<&str>); 6] = [
+            (&[(":status", "200"), ("x", "y")], None),
+            (&[("x", "y")], Some("response without :status")),
+            (
+                &[(":status", "200"), (":path", "/")],
+                Some("pseudo-header field that responses do not have"),
+            ),
+            (
+                &[(":status", "200"), (":x", "/")],
+                Some("pseudo-header field that responses do not have"),
+            ),
+            (&[("x", "y"), (":status", "200")], Some("pseudo-header field after others")),
+            (&[(":status", "200"), (":status", "200")], Some("repeated pseudo-header field")),
+        ];
+
+        for (fields, detail) in cases {
+            assert_eq!(read(fields, Section::Response), detail, "{fields:?}");
+        }
+        for (status, interim) in [("103", true), ("200", false), ("418", false)] {
+            let block = header_block(&[(":status", status)]);
+            let read = Blocks::default().read(&block, Section::Response).unwrap();
+            assert_eq!(read.interim, interim, "{status}");
+        }
     }
 
     #[test]

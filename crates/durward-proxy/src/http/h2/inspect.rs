@@ -1,7 +1,8 @@
-//! The requests of an HTTP/2 connection as they pass on the wire: what `h2` would mend is noted, and what it turns away by itself is told.
+//! The heads and trailers of an HTTP/2 connection as they pass on the wire: what `h2` would mend is noted, and what it turns away by itself
+//! is told.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use crate::http::h2::hpack::{Blocks, Section};
@@ -9,6 +10,7 @@ use crate::http::parse::Fault;
 use crate::http2::frames::{Frame, Piece, kind};
 
 /// Flags of HEADERS frames (RFC 9113 section 6.2).
+const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
@@ -32,7 +34,7 @@ pub(super) enum Accepted {
 
 /// What is known of a connection's requests besides what `h2` says. Shared by the wire, the session and the bodies of its streams.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
+pub(crate) struct Findings {
     /// Streams whose head came in and that `h2` has neither handed over nor reset.
     heads: RefCell<VecDeque<u32>>,
     /// Rules that heads and trailers break.
@@ -45,7 +47,7 @@ pub(super) struct Findings {
 
 impl Findings {
     /// Takes the fault of a stream's head or trailers. When header blocks cannot be read, every one is faulty.
-    pub(super) fn take(&self, stream: u32) -> Option<Fault> {
+    pub(crate) fn take(&self, stream: u32) -> Option<Fault> {
         if self.lost.get() {
             return Some(Fault::Malformed("header block cannot be decoded"));
         }
@@ -118,34 +120,66 @@ impl Findings {
     }
 }
 
-/// Reads what a client sends.
+/// Which peer sends, and what of its streams tells heads from trailers.
 #[derive(Debug)]
-pub(super) struct Incoming {
+enum Peer {
+    /// A client, and its newest stream: a header block on an older one is a trailer section.
+    Client { newest: u32 },
+    /// An upstream, and the streams whose last head has come: what follows there is a trailer section.
+    Upstream { answered: BTreeSet<u32> },
+}
+
+/// Reads what a peer sends.
+#[derive(Debug)]
+pub(crate) struct Incoming {
     blocks: Blocks,
     block: Vec<u8>,
+    /// The stream ends with the block under way.
+    ends: bool,
     /// Octets of the largest block, and of the largest list of fields that `h2` hands over.
     bounds: (usize, usize),
-    /// The newest stream. A header block on an older one is a trailer section.
-    newest: u32,
+    peer: Peer,
     findings: Rc<Findings>,
 }
 
 impl Incoming {
     /// For a client whose lists of fields `h2` takes up to a size of `list`.
-    pub(super) fn new(list: usize, findings: Rc<Findings>) -> Self {
+    pub(super) fn of_client(list: usize, findings: Rc<Findings>) -> Self {
+        Self::new(Peer::Client { newest: 0 }, list, findings)
+    }
+
+    /// For an upstream whose lists of fields `h2` takes up to a size of `list`.
+    pub(crate) fn of_upstream(list: usize, findings: Rc<Findings>) -> Self {
+        Self::new(Peer::Upstream { answered: BTreeSet::new() }, list, findings)
+    }
+
+    fn new(peer: Peer, list: usize, findings: Rc<Findings>) -> Self {
         let bounds = (list.saturating_mul(2).max(64 * 1024), list);
         let (blocks, block) = (Blocks::default(), Vec::new());
-        Self { blocks, block, bounds, newest: 0, findings }
+        Self { blocks, block, ends: false, bounds, peer, findings }
+    }
+
+    /// Forgets a stream that was reset.
+    pub(crate) fn reset(&mut self, stream: u32) {
+        if let Peer::Upstream { answered } = &mut self.peer {
+            answered.remove(&stream);
+        }
     }
 
     /// Looks at a piece of a frame before `h2` sees it.
-    pub(super) fn received(&mut self, piece: Piece<'_>) {
+    pub(crate) fn received(&mut self, piece: Piece<'_>) {
         let Piece { frame, payload, last, .. } = piece;
+        if frame.kind == kind::RST_STREAM && last {
+            self.reset(frame.stream);
+        }
         if !matches!(frame.kind, kind::HEADERS | kind::CONTINUATION) || self.findings.lost.get() {
             return;
         }
         if self.block.len() + payload.len() > self.bounds.0 {
             return self.findings.lost.set(true);
+        }
+        if frame.kind == kind::HEADERS {
+            self.ends = frame.flags & END_STREAM != 0;
         }
         let whole = piece.first && last && frame.kind == kind::HEADERS;
         if whole && frame.flags & END_HEADERS != 0 {
@@ -173,13 +207,24 @@ impl Incoming {
     }
 
     fn section(&mut self, stream: u32, block: &[u8]) {
-        let section = if stream > self.newest { Section::Request } else { Section::Trailers };
-        if section == Section::Request {
-            self.newest = stream;
-            self.findings.begun(stream);
-        }
+        let section = match &mut self.peer {
+            Peer::Client { newest } if stream > *newest => {
+                *newest = stream;
+                self.findings.begun(stream);
+                Section::Request
+            }
+            Peer::Upstream { answered } if !answered.contains(&stream) => Section::Response,
+            Peer::Client { .. } | Peer::Upstream { .. } => Section::Trailers,
+        };
         match self.blocks.read(block, section) {
             Ok(summary) => {
+                if let Peer::Upstream { answered } = &mut self.peer {
+                    match (self.ends, section) {
+                        (true, _) => answered.remove(&stream),
+                        (false, Section::Response) => !summary.interim && answered.insert(stream),
+                        (false, _) => false,
+                    };
+                }
                 let malformed = summary.fault.map(Fault::Malformed);
                 let large = (summary.size > self.bounds.1).then_some(Fault::TooLarge);
                 if let Some(fault) = malformed.or(large) {
@@ -243,7 +288,7 @@ mod tests {
 
     fn inspect(wire: &[u8], cuts: &[usize]) -> Rc<Findings> {
         let findings = Rc::new(Findings::default());
-        let mut incoming = Incoming::new(1024, Rc::clone(&findings));
+        let mut incoming = Incoming::of_client(1024, Rc::clone(&findings));
         let mut frames = Frames::new(OPENING.len());
         let mut start = 0;
         for end in cuts.iter().copied().chain([wire.len()]) {
@@ -308,6 +353,41 @@ mod tests {
         let findings = inspect(&wire.concat(), &[]);
 
         assert!(matches!(findings.accepted(3), Accepted::Faulty(_)));
+    }
+
+    #[test]
+    fn heads_of_responses_are_told_from_trailers() {
+        let block = |fields: &[(&str, &str)]| header_block(fields);
+        let (early, head) = (block(&[(":status", "103")]), block(&[(":status", "200")]));
+        let (trailers, evil) = (block(&[("x", "y")]), block(&[("x", "y"), (":status", "500")]));
+        let whole = END_HEADERS | END_STREAM;
+        let wire = [
+            frame(kind::HEADERS, END_HEADERS, 1, &early),
+            frame(kind::HEADERS, whole, 1, &head),
+            frame(kind::HEADERS, END_HEADERS, 3, &head),
+            frame(kind::DATA, 0, 3, b"hi"),
+            frame(kind::HEADERS, whole, 3, &trailers),
+            frame(kind::HEADERS, END_HEADERS, 5, &head),
+            frame(kind::HEADERS, whole, 5, &evil),
+            frame(kind::HEADERS, END_HEADERS, 7, &head),
+            frame(kind::RST_STREAM, 0, 7, &[0; 4]),
+            frame(kind::HEADERS, END_HEADERS, 9, &early),
+            frame(kind::HEADERS, END_HEADERS, 9, &head),
+            frame(kind::HEADERS, 1, 9, &evil[..1]),
+            frame(kind::CONTINUATION, END_HEADERS, 9, &evil[1..]),
+        ];
+        let findings = Rc::new(Findings::default());
+        let mut incoming = Incoming::of_upstream(1024, Rc::clone(&findings));
+
+        let mut frames = Frames::default();
+        for bytes in wire.concat().chunks(7) {
+            frames.walk(bytes, |piece| incoming.received(piece));
+        }
+
+        let fault = Some(Fault::Malformed("pseudo-header field in trailers"));
+        let found = [1, 3, 5, 7, 9].map(|stream| findings.take(stream));
+        assert_eq!(found, [None, None, fault, None, fault]);
+        assert!(matches!(&incoming.peer, Peer::Upstream { answered } if answered.is_empty()));
     }
 
     proptest! {

@@ -27,6 +27,7 @@ use crate::http::message::{Framing, PooledRequest, Request, Response, Version};
 use crate::http::parse::Fault;
 use crate::http2::{StreamAccount, Streams};
 use crate::io::Io;
+use crate::memory::HTTP2_CONNECTION;
 use crate::refusal::Refusal;
 use crate::watch::{Expired, Watch};
 
@@ -51,6 +52,9 @@ type Serving = FuturesUnordered<Pin<Box<dyn Future<Output = ()>>>>;
 
 /// Serves streams until the connection ends.
 pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) {
+    let Ok(_codec) = http.memory.take(HTTP2_CONNECTION) else {
+        return note_refusal(http, &Refusal::Memory);
+    };
     let list = header_list(http) as usize;
     let accounts = Streams::of_client(Rc::clone(&http.memory), list);
     let wire = Wire::new(io, early, accounts.clone(), list);

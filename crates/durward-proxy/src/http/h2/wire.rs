@@ -51,7 +51,7 @@ impl Wire {
             io,
             early: buffer,
             meter: FrameMeter::new(Instant::now()),
-            incoming: Incoming::new(list, Rc::clone(&findings)),
+            incoming: Incoming::of_client(list, Rc::clone(&findings)),
             outgoing: Outgoing::new(Rc::clone(&findings)),
             findings,
             broken: None,

@@ -258,3 +258,69 @@ async fn a_2xx_to_an_upgrade_that_was_not_granted_opens_no_tunnel() {
         })
         .await;
 }
+
+/// A response with a body and trailers.
+fn with_trailers(stream: u32, trailers: &[(&str, &str)]) -> Vec<u8> {
+    let head = header_block(&[(":status", "200")]);
+    [
+        frame(kind::HEADERS, flag::END_HEADERS, stream, &head),
+        frame(kind::DATA, 0, stream, b"hello"),
+        frame(kind::HEADERS, flag::END_HEADERS | 1, stream, &header_block(trailers)),
+    ]
+    .concat()
+}
+
+// Issue 10, point 16.
+#[tokio::test]
+async fn pseudo_fields_in_trailers_or_heads_of_an_upstream_make_its_response_malformed() {
+    let cases: [(&str, Reply, bool); 8] = [
+        ("sound", |stream| with_trailers(stream, &[("x-sum", "1")]), true),
+        (
+            "sound after 103",
+            |stream| {
+                let early = header_block(&[(":status", "103")]);
+                [
+                    frame(kind::HEADERS, flag::END_HEADERS, stream, &early),
+                    with_trailers(stream, &[("x-sum", "1")]),
+                ]
+                .concat()
+            },
+            true,
+        ),
+        (
+            ":status in trailers",
+            |stream| with_trailers(stream, &[("x", "y"), (":status", "500")]),
+            false,
+        ),
+        (":path in trailers", |stream| with_trailers(stream, &[(":path", "/evil")]), false),
+        ("unknown in trailers", |stream| with_trailers(stream, &[(":x", "y")]), false),
+        ("field name in trailers", |stream| with_trailers(stream, &[("a\"b", "c")]), false),
+        (
+            ":path in the head",
+            |stream| answer(stream, &[(":status", "200"), (":path", "/")], b"hello"),
+            false,
+        ),
+        ("no :status", |stream| answer(stream, &[("x", "y")], b"hello"), false),
+    ];
+    for (name, reply, sound) in cases {
+        let origin = http2_origin(reply);
+        let mut setup = Setup::to(origin.address());
+        setup.upstream.protocol = UpstreamProtocol::Http2;
+        setup.upstream.retry = NO_RETRY;
+        setup
+            .run(|rig| async move {
+                let mut client = rig.client().await;
+                client.send("GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n").await.unwrap();
+                let whole = client.read_response().await;
+                let served =
+                    whole.is_ok_and(|answer| answer.status == 200 && answer.body == b"hello"[..]);
+                assert_eq!(served, sound, "{name}");
+
+                let log = rig.log(1).await;
+                assert_eq!(log[0]["reason"].is_null(), sound, "{name}: {log:?}");
+                let upstream = rig.listener.tenant.upstreams[0].report();
+                assert_eq!(upstream.endpoints[0].state, EndpointHealth::Healthy, "{name}");
+            })
+            .await;
+    }
+}

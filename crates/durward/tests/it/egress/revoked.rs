@@ -224,3 +224,76 @@ async fn a_client_that_waits_at_a_shared_door_is_let_in_by_what_counts_then() {
     let answer = socks.read_exactly(2).await;
     assert!(answer.is_err() || answer.unwrap()[1] != 0, "what it has shown counts no more");
 }
+
+/// A SOCKS client in the middle of its handshake: it has offered to show a name and secret.
+async fn greeted(door: SocketAddr) -> RawHttp {
+    let mut socks = RawHttp::connect(door).await.unwrap();
+    socks.send([5, 1, 2]).await.unwrap();
+    assert_eq!(socks.read_exactly(2).await.unwrap(), [5, 2]);
+    socks
+}
+
+async fn prove(socks: &mut RawHttp, name: &str) {
+    let length = u8::try_from(name.len()).unwrap();
+    let secret = secret(name);
+    let pair = [&[1, length][..], name.as_bytes(), &[u8::try_from(secret.len()).unwrap()]].concat();
+    socks.send([&pair[..], secret.as_bytes()].concat()).await.unwrap();
+    assert_eq!(socks.read_exactly(2).await.unwrap(), [1, 0], "{name}");
+}
+
+/// The code that a wish is answered with; `None` when the connection ends instead.
+async fn wish(socks: &mut RawHttp, far: SocketAddr) -> Option<u8> {
+    let SocketAddr::V4(far) = far else { panic!("IPv4 here") };
+    let wish = [&[5, 1, 0, 1][..], &far.ip().octets(), &far.port().to_be_bytes()].concat();
+    socks.send(&wish).await.ok()?;
+    socks.read_exactly(10).await.ok().map(|answer| answer[1])
+}
+
+// Issue 10, point 19.
+#[tokio::test]
+async fn a_socks_client_in_its_handshake_goes_on_under_an_edit_that_does_not_forbid_it() {
+    let echo = TcpEcho::start("127.0.0.1:0");
+    let far = echo.address();
+    for shared in [false, true] {
+        let (door, egress, beside) = (unique_loopback(), unique_loopback(), unique_loopback());
+        let prepared = Gateway::prepare();
+        users(prepared.dir(), "users", &NAMES);
+        users(prepared.dir(), "users-b", &["web"]);
+        let entry = |file: &str| {
+            format!("address: {door}, shared: {shared}, credentials: {{file: {file}}}")
+        };
+        let allow = format!("allow: [{{cidr: 127.0.0.1, ports: [{}]}}]", echo.port());
+        let mut documents = document("acme", egress, &entry("users"), &allow);
+        if shared {
+            documents += &document("bank", beside, &entry("users-b"), &allow);
+        }
+        let mut gateway = prepared.start(&documents);
+        assert_eq!(gateway.findings(), Vec::<String>::new());
+        let door = SocketAddr::from((door, 3128));
+        let (mut early, mut ready) = (greeted(door).await, greeted(door).await);
+        prove(&mut ready, "ops").await;
+        let (mut kept, mut lost, mut denied) =
+            (greeted(door).await, greeted(door).await, greeted(door).await);
+        prove(&mut kept, "ci").await;
+        prove(&mut lost, "ops").await;
+        prove(&mut denied, "ci").await;
+
+        let rule =
+            format!("allow: [{{cidr: 127.0.0.2}}, {{cidr: 127.0.0.1, ports: [{}]}}]", echo.port());
+        let edited = documents.replacen(&allow, &rule, 1);
+        assert_ne!(documents, edited);
+        gateway.reload(&edited);
+        assert_eq!(wish(&mut ready, far).await, Some(0), "shared: {shared}");
+        prove(&mut early, "ops").await;
+        assert_eq!(wish(&mut early, far).await, Some(0), "shared: {shared}");
+
+        // What is taken back counts no more, for whoever had it alone.
+        users(gateway.dir(), "users", &NAMES[..1]);
+        gateway.reload(&edited);
+        assert_eq!(wish(&mut kept, far).await, Some(0), "shared: {shared}");
+        assert_ne!(wish(&mut lost, far).await, Some(0), "shared: {shared}");
+        let port = format!("ports: [{}]", echo.port());
+        gateway.reload(&edited.replace(&port, "ports: [1]"));
+        assert_eq!(wish(&mut denied, far).await, Some(2), "the rules of now, shared: {shared}");
+    }
+}

@@ -1,0 +1,120 @@
+//! Networks whose traffic leaves as a tenant's: they hold no address of another, and whoever asked first has it.
+
+use std::fs;
+use std::sync::Arc;
+
+use super::{Stage, errors, id, mapping, tenant, victim};
+
+/// Addresses that v has for its clients, for its traffic and for its mapping, and networks around them.
+const THEIRS: [&str; 8] = [
+    "198.51.100.2",
+    "198.51.100.3",
+    "198.51.100.4",
+    "198.51.100.0/24",
+    "0.0.0.0/0",
+    "'2001:db8::2'",
+    "'2001:db8::3'",
+    "'2001:db8::/64'",
+];
+
+fn enrolled(network: &str) -> String {
+    tenant(
+        "x",
+        &format!(
+            "{{egress: {{addresses: [203.0.113.9, '2001:db8:1::9'], sources: [10.7.0.0/16, {network}]}}}}"
+        ),
+    )
+}
+
+#[test]
+fn a_network_with_an_address_of_another_in_it_is_nobodys_traffic() {
+    for network in THEIRS {
+        for created in ["", ", creationTimestamp: '1970-01-01T00:00:00Z'"] {
+            let stage = Stage::new();
+            stage.write("v.yaml", &victim());
+            let before = stage.reload();
+            let x = enrolled(network).replace("{name: x}", &format!("{{name: x{created}}}"));
+            stage.write("a.yaml", &x);
+            let after = stage.reload();
+
+            let (was, is) = (&before.snapshot, &after.snapshot);
+            assert!(Arc::ptr_eq(&was.tenants[&id("v")], &is.tenants[&id("v")]), "{network}");
+            assert_eq!(was.nat.mappings, is.nat.mappings, "{network}");
+            let errors = errors(&after, "a.yaml");
+            assert_eq!(errors.len(), 1, "{network}: {errors:#?}");
+            assert_eq!(&*errors[0].reason, "SourceTaken", "{network}");
+            assert_eq!(&*errors[0].field, "spec.egress.sources[1]", "{network}");
+            assert!(errors[0].sentence.contains("of tenant v ("), "{network}: {}", errors[0]);
+            let rules = &is.nat.egress;
+            assert_eq!(rules.len(), 1, "{network}");
+            assert_eq!(rules[0].sources, ["10.7.0.0/16".parse().unwrap()], "{network}");
+        }
+    }
+}
+
+#[test]
+fn an_address_in_a_network_of_another_is_taken_by_nobody_who_comes_later() {
+    for network in THEIRS {
+        let stage = Stage::new();
+        stage.write("x.yaml", &enrolled(network));
+        let before = stage.reload();
+        assert!(before.verdicts.all_accepted(), "{network}: {:#?}", before.verdicts);
+        let v =
+            victim().replace("{name: v}", "{name: v, creationTimestamp: '1970-01-01T00:00:00Z'}");
+        stage.write("a.yaml", &v);
+        let after = stage.reload();
+
+        assert_eq!(before.snapshot.nat.egress, after.snapshot.nat.egress, "{network}");
+        let errors = errors(&after, "a.yaml");
+        let taken = |reason: &str| ["AddressTaken", "EgressTaken"].contains(&reason);
+        let told = errors.iter().find(|error| taken(&error.reason));
+        let told = told.unwrap_or_else(|| panic!("{network}: {:#?}", after.verdicts));
+        assert!(told.sentence.contains("whose traffic leaves as tenant x's"), "{network}: {told}");
+        assert!(!told.sentence.contains("shared"), "{network}: {told}");
+
+        // A second look at the same documents changes nothing, and what is given up is free.
+        assert_eq!(after.snapshot, stage.reload().snapshot, "{network}");
+        stage.write("x.yaml", &enrolled("10.8.0.0/16"));
+        stage.reload();
+        assert!(stage.reload().verdicts.all_accepted(), "{network}");
+    }
+}
+
+#[test]
+fn a_tenants_own_addresses_may_be_in_its_networks() {
+    let stage = Stage::new();
+    let v = victim().replace("'2001:db8::3']}}", "'2001:db8::3'], sources: [198.51.100.0/24]}}");
+    stage.write("v.yaml", &v);
+
+    let compiled = stage.reload();
+
+    assert!(v.contains("sources") && compiled.verdicts.all_accepted(), "{:#?}", compiled.verdicts);
+}
+
+#[test]
+fn an_endpoint_that_is_an_address_of_another_leaves_as_nobodys() {
+    let web = |endpoints: &str| {
+        let spec = "{tenant: x, addresses: [203.0.113.9], endpoints: ENDPOINTS, ports: [{port: 80}], egress: true}";
+        tenant("x", "{}") + &mapping("web", &spec.replace("ENDPOINTS", endpoints))
+    };
+    let stage = Stage::new();
+    stage.write("v.yaml", &victim());
+    stage.write("x.yaml", &web("[10.0.0.8]"));
+    let before = stage.reload();
+    assert!(before.verdicts.all_accepted(), "{:#?}", before.verdicts);
+
+    // The mapping is older than its new endpoint is.
+    stage.write("x.yaml", &web("[10.0.0.8, 198.51.100.3]"));
+    let after = stage.reload();
+
+    assert_eq!(before.snapshot.tenants[&id("v")], after.snapshot.tenants[&id("v")]);
+    assert_eq!(before.snapshot.nat.egress[0].sources, after.snapshot.nat.egress[0].sources);
+    assert_eq!(&*errors(&after, "x.yaml")[0].reason, "SourceTaken", "{:#?}", after.verdicts);
+
+    // The other way about, nobody takes the address of a pod.
+    fs::remove_file(stage.path().join("v.yaml")).unwrap();
+    stage.reload();
+    stage.write("v.yaml", &victim().replace("198.51.100.3", "10.0.0.8"));
+    let taken = stage.reload();
+    assert_eq!(&*errors(&taken, "v.yaml")[0].reason, "EgressTaken", "{:#?}", taken.verdicts);
+}

@@ -1,0 +1,33 @@
+//! Tenants that hold the addresses of a gateway: for clients, for traffic that leaves, and for port mappings.
+//!
+//! Deliberately absent: networks and pods; those are in [`crate::egress::Neighbours`].
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::tenant::TenantId;
+
+/// The addresses that tenants were granted. Several tenants hold one where all of them say `shared`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddressOwners(BTreeMap<IpAddr, Vec<TenantId>>);
+
+impl AddressOwners {
+    /// Notes that a tenant holds an address.
+    pub fn insert(&mut self, address: IpAddr, tenant: &TenantId) {
+        let owners = self.0.entry(address.to_canonical()).or_default();
+        if let Err(at) = owners.binary_search(tenant) {
+            owners.insert(at, tenant.clone());
+        }
+    }
+
+    /// Returns the tenants that hold an address, in order; none where nobody does.
+    #[must_use]
+    pub fn of(&self, address: IpAddr) -> &[TenantId] {
+        self.0.get(&address.to_canonical()).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns all addresses with the tenants that hold them.
+    pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &[TenantId])> {
+        self.0.iter().map(|(address, owners)| (*address, owners.as_slice()))
+    }
+}
