@@ -1,6 +1,6 @@
-//! How an upstream's endpoints are found healthy or not.
+//! Checks of the endpoints of upstreams and port mappings.
 //!
-//! Deliberately absent: the state of any endpoint; the proxy holds it.
+//! Deliberately absent: the state of any endpoint; the proxy and the kernel plane hold it.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::IngressAddress;
 use crate::egress::Transparent;
+use crate::health::HealthCheck;
 use crate::origin::Origin;
 use crate::source_set::SourceSet;
 use crate::tenant::TenantId;
@@ -54,6 +55,8 @@ pub struct PortMapping {
     pub drain: Duration,
     /// Whether what its endpoints send out leaves from its addresses.
     pub egress: bool,
+    /// Connect checks of its TCP endpoints; their probe is [`Probe::Tcp`](crate::health::Probe::Tcp).
+    pub health_check: Option<HealthCheck>,
     /// Where it is written.
     pub origin: Origin,
 }
@@ -150,6 +153,20 @@ impl PortMapping {
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.tenant, self.name)
     }
+
+    /// Returns where a check of its TCP ports connects to: the endpoints of the families that its addresses have.
+    #[must_use]
+    pub fn tcp_endpoints(&self) -> BTreeSet<SocketAddr> {
+        let serves = |ipv4: bool| self.addresses.iter().any(|one| one.0.is_ipv4() == ipv4);
+        let families = [serves(true), serves(false)];
+        let tcp = self.ports.iter().filter(|port| port.protocol == Transport::Tcp);
+        let all = tcp.flat_map(|port| {
+            let of_family = |ipv4| port.endpoints(ipv4).into_iter();
+            let both = of_family(true).chain(of_family(false));
+            both.map(|endpoint| port.checked_at(endpoint))
+        });
+        all.filter(|at| families[usize::from(at.is_ipv6())]).collect()
+    }
 }
 
 impl MappedPort {
@@ -164,6 +181,12 @@ impl MappedPort {
         all.sort();
         all.dedup();
         all
+    }
+
+    /// Returns where a check of an endpoint connects to: its own port, or the first of those that a client may ask for.
+    #[must_use]
+    pub fn checked_at(&self, (address, port): (IpAddr, Option<u16>)) -> SocketAddr {
+        SocketAddr::new(address, port.unwrap_or_else(|| self.ports.first()))
     }
 }
 
@@ -291,6 +314,39 @@ mod tests {
             AddressRange::new("10.0.0.1".parse().unwrap(), "::1".parse().unwrap()).is_none(),
             "two families"
         );
+    }
+
+    #[test]
+    fn checks_connect_to_tcp_endpoints_of_the_families_that_are_served() {
+        let port = |protocol, first, last, endpoints| MappedPort {
+            protocol,
+            ports: PortRange::new(first, last).unwrap(),
+            endpoints,
+        };
+        let at = |all: &[&str]| Endpoints::At(all.iter().map(|at| at.parse().unwrap()).collect());
+        let same = Endpoints::SamePort(vec!["10.0.0.3".parse().unwrap()]);
+        let mapping = PortMapping {
+            tenant: TenantId::new("acme").unwrap(),
+            name: "web".into(),
+            addresses: vec![IngressAddress("203.0.113.1".parse().unwrap())],
+            ports: vec![
+                port(Transport::Tcp, 80, 80, at(&["10.0.0.1:8080", "[fd00::1]:8080"])),
+                port(Transport::Tcp, 7000, 7009, same),
+                port(Transport::Udp, 53, 53, at(&["10.0.0.9:53"])),
+            ],
+            allowed_sources: SourceSet::default(),
+            mode: SourceMode::default(),
+            affinity: Affinity::default(),
+            drain: Duration::ZERO,
+            egress: false,
+            health_check: None,
+            origin: Origin::default(),
+        };
+
+        let checked: Vec<String> =
+            mapping.tcp_endpoints().iter().map(ToString::to_string).collect();
+
+        assert_eq!(checked, ["10.0.0.1:8080", "10.0.0.3:7000"]);
     }
 
     #[test]

@@ -194,6 +194,7 @@ fn mapping(number: u16, pod: u8) -> Arc<PortMapping> {
         affinity: Affinity::None,
         drain: Duration::ZERO,
         egress: false,
+        health_check: None,
         origin: Origin::default(),
     })
 }

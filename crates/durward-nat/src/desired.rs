@@ -3,6 +3,7 @@
 //! A mapping is in it whole or not at all, and the report says which. Deliberately absent: the kernel, and time.
 
 mod egress;
+pub mod ejected;
 mod mappings;
 pub mod patch;
 pub mod policy;
@@ -25,6 +26,7 @@ use crate::program::step::{Ip, port_key};
 use crate::program::{Shapes, program, words};
 use crate::report::Report;
 use crate::sysctl::{self, REMEMBERED, Sysctl, Wrong};
+pub use ejected::Ejected;
 pub use policy::Policy;
 
 /// The kernel state a model asks for.
@@ -57,14 +59,25 @@ pub struct Difference {
     pub sysctls: BTreeMap<Sysctl, Wrong>,
 }
 
-/// The kernel state `model` asks for on a host with these interfaces.
+/// The kernel state `model` asks for on a host with these interfaces, with every endpoint in rotation.
 #[must_use]
 pub fn desired(model: &NatModel, options: &Options, interfaces: &Interfaces) -> Desired {
+    desired_without(model, &Ejected::default(), options, interfaces)
+}
+
+/// The same without the endpoints that checks took out of rotation: no new connection finds them, those that exist go on.
+#[must_use]
+pub fn desired_without(
+    model: &NatModel,
+    ejected: &Ejected,
+    options: &Options,
+    interfaces: &Interfaces,
+) -> Desired {
     let mut elements = Elements::default();
     let mut shapes = Shapes::default();
     let mut policy = Policy::default();
     let outputs = (&mut elements, &mut shapes, &mut policy);
-    let mappings = mappings::compile(model, interfaces, outputs);
+    let mappings = mappings::compile((model, ejected), interfaces, outputs);
     let outputs = (&mut elements, &mut shapes, &mut policy);
     let egress = egress::compile(model, (options, interfaces), outputs);
     let report = Report { mappings, egress, ..Report::default() };

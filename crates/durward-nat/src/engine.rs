@@ -3,14 +3,15 @@
 //! Every step leads from what is to what should be; nothing depends on what this process did before. Deliberately
 //! absent: deciding who owns an address.
 
+mod apply;
 mod look;
 mod patch;
 mod reconcile;
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -19,12 +20,14 @@ use durward_model::mapping::NatModel;
 use rustix::io::Errno;
 use thiserror::Error;
 
+use crate::checks::{CheckedMapping, Checks, Owners, Wanted};
 use crate::conntrack::Statistics;
-use crate::desired::{Desired, Difference};
+use crate::desired::ejected::MappingId;
+use crate::desired::{Desired, Difference, Ejected};
 use crate::nftables::TableError;
 use crate::nftables::table::Count;
 use crate::options::{AssignedAddress, Options};
-use crate::report::{Health, Report};
+use crate::report::{Health, MappingReport, Report};
 use crate::rtnetlink::GROUPS;
 use crate::watch::{self, Waker};
 use state::State;
@@ -35,6 +38,9 @@ pub struct Nat {
     state: Arc<Mutex<State>>,
     waker: Arc<Waker>,
     watcher: Option<JoinHandle<()>>,
+    /// Starts with the first mapping that has a check.
+    checks: Mutex<Option<Checks>>,
+    owners: Mutex<Arc<Owners>>,
 }
 
 /// Why the kernel is not as it should be.
@@ -89,6 +95,8 @@ pub struct Carried {
     pub mappings: Vec<bool>,
     /// One per egress rule, in the model's order.
     pub egress: Vec<bool>,
+    /// Endpoints of each mapping that its checks took out, in the model's order.
+    pub out: Vec<BTreeSet<SocketAddr>>,
 }
 
 /// What leaves from an egress address.
@@ -115,7 +123,16 @@ impl Nat {
         let waker = Arc::new(Waker::new()?);
         let state = Arc::new(Mutex::new(State::open(options)?));
         let watcher = watch::spawn(Arc::clone(&state), Arc::clone(&waker), watched)?;
-        Ok(Self { state, waker, watcher: Some(watcher) })
+        let (checks, owners) = (Mutex::default(), Mutex::default());
+        Ok(Self { state, waker, watcher: Some(watcher), checks, owners })
+    }
+
+    /// Says which addresses are which tenants' beside those of the model: from now on no check of another tenant's endpoint leaves from them.
+    pub fn set_owners(&self, owners: Arc<Owners>) {
+        *lock(&self.owners) = Arc::clone(&owners);
+        if let Some(checks) = &*lock(&self.checks) {
+            checks.set_owners(owners);
+        }
     }
 
     /// Makes the kernel as this model says, in one transaction.
@@ -123,9 +140,55 @@ impl Nat {
     /// # Errors
     /// When the kernel refuses; it is then as before.
     pub fn apply(&self, model: Arc<NatModel>) -> Result<Report, NatError> {
-        let report = self.state().apply(model);
+        let report = {
+            let mut state = self.state();
+            let report = state.apply(model);
+            // Within the lock, so that of two applies the later one is followed last.
+            report.and_then(|report| self.follow(&state, &report).map(|()| report))
+        };
         self.waker.wake();
         report
+    }
+
+    /// Has the endpoints checked of what the kernel carries now.
+    fn follow(&self, state: &State, report: &Report) -> Result<(), NatError> {
+        let Some(model) = &state.model else { return Ok(()) };
+        let mut checks = lock(&self.checks);
+        if checks.is_none() && model.mappings.iter().all(|one| one.health_check.is_none()) {
+            return Ok(());
+        }
+        if checks.is_none() {
+            let of_thread = Arc::clone(&self.state);
+            let eject = move |ejected: &Ejected| lock(&of_thread).eject(ejected);
+            let started = Checks::start(state.options.clone(), eject)?;
+            started.set_owners(Arc::clone(&lock(&self.owners)));
+            *checks = Some(started);
+        }
+        let rejected = report.mappings.iter().filter(|one| one.rejected.is_some());
+        let id = |one: &MappingReport| MappingId {
+            tenant: one.tenant.clone(),
+            name: Arc::clone(&one.name),
+        };
+        if let Some(checks) = &*checks {
+            checks.follow(Wanted {
+                model: Arc::clone(model),
+                rejected: rejected.map(id).collect(),
+                ejected: state.ejected.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Returns every mapping with checks, its endpoints, and which of them are out and why.
+    #[must_use]
+    pub fn checked(&self) -> Vec<CheckedMapping> {
+        lock(&self.checks).as_ref().map(Checks::checked).unwrap_or_default()
+    }
+
+    /// Returns how often checks took an endpoint out, by tenant, since the start.
+    #[must_use]
+    pub fn ejections(&self) -> BTreeMap<TenantId, u64> {
+        lock(&self.checks).as_ref().map(Checks::ejections).unwrap_or_default()
     }
 
     /// Gives this host these addresses and no others of Durward's, renews those with a time, and announces the new ones.
@@ -203,15 +266,21 @@ impl Nat {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Every step begins by reading, so a step that panicked leaves nothing half-known.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn stop(&mut self) {
+        // Checks first: they change the kernel.
+        *lock(&self.checks) = None;
         self.waker.stop();
         if let Some(watcher) = self.watcher.take() {
             let _ = watcher.join();
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Nat {

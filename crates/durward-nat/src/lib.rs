@@ -4,6 +4,7 @@
 //! programs that are run (iptables, nft, ip, conntrack, ipset), and the decision who owns an address.
 
 pub mod announce;
+pub mod checks;
 pub mod conntrack;
 pub mod desired;
 pub mod engine;
@@ -24,6 +25,7 @@ pub mod trace;
 mod watch;
 pub mod wiring;
 
+pub use checks::{CheckedEndpoint, CheckedMapping, Owners};
 pub use desired::{Desired, desired};
 pub use engine::{Nat, NatError};
 pub use interface::Interfaces;

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: polling, but for an audit now and then in case an event was lost; and the repair itself, see [`Kept`].
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -59,17 +59,23 @@ impl Waker {
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
 
+    /// Returns what becomes readable when it is woken.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+
     /// Makes the thread end.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.wake();
     }
 
-    fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 
-    fn calm(&self) {
+    /// Forgets the calls of before.
+    pub(crate) fn calm(&self) {
         let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
     }
 }

@@ -3,6 +3,7 @@
 //! Deliberately absent: other claims to its ports; those are decided in `claims`.
 
 pub(crate) mod egress;
+mod health;
 mod ports;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -362,6 +363,10 @@ impl Reading<'_, '_, '_> {
         let field = Field::SPEC.name("drain");
         let read = |text: &str| times::DRAIN.read(text);
         let drain = self.report.check_optional("BadDuration", spec.drain.as_ref(), &field, read);
+        // Where a port is wrong, the others do not say what is mapped.
+        let sound = if ports.len() == spec.ports.len() { &ports[..] } else { &[] };
+        let check = spec.health_check.as_ref();
+        let check = check.and_then(|check| health::check(self.report, check, sound));
         if self.report.errors() > before {
             return None;
         }
@@ -381,6 +386,7 @@ impl Reading<'_, '_, '_> {
             },
             drain: drain?.unwrap_or(Duration::ZERO),
             egress: spec.egress.value,
+            health_check: check,
             origin: self.report.source().origin(document.metadata.name.place),
         })
     }

@@ -273,6 +273,16 @@ fn health_check(
         return None;
     }
     let probe = if asked(spec.tls) { Some(Probe::Tls) } else { http_probe(report, spec, field) };
+    paced(report, spec, field, probe)
+}
+
+/// Reads how often and how long `probe` is tried, the same for upstreams and port mappings.
+pub(super) fn paced(
+    report: &mut Report<'_>,
+    spec: &HealthCheckSpec,
+    field: &Field<'_>,
+    probe: Option<Probe>,
+) -> Option<HealthCheck> {
     let interval = time(
         report,
         spec.interval.as_ref(),

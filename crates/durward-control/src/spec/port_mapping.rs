@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::place::At;
 use crate::spec::tenant::Metadata;
+use crate::spec::upstream::HealthCheckSpec;
 
 /// The kind of the documents read here.
 pub const KIND: &str = "PortMapping";
@@ -59,6 +60,9 @@ pub struct PortMappingSpec {
     /// Whether what the endpoints send out themselves leaves from the first address of each family. Default: false.
     #[serde(default)]
     pub egress: At<bool>,
+    /// TCP connect checks of the endpoints of TCP ports: `interval`, `timeout`, `unhealthyAfter`, `healthyAfter`. Default: none.
+    #[serde(default)]
+    pub health_check: Option<At<HealthCheckSpec>>,
 }
 
 /// A port or a range of ports.

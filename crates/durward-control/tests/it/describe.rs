@@ -62,7 +62,11 @@ fn nat(out: &mut String, nat: &NatModel) {
             mapping.allowed_sources.blocks().iter().map(ToString::to_string).collect();
         write!(out, " from [{}] {:?} {:?}", blocks.join(", "), mapping.mode, mapping.affinity)
             .unwrap();
-        writeln!(out, " drain {:?}", mapping.drain).unwrap();
+        write!(out, " drain {:?}", mapping.drain).unwrap();
+        if let Some(check) = &mapping.health_check {
+            write!(out, ", {check:?}").unwrap();
+        }
+        writeln!(out).unwrap();
         for port in &mapping.ports {
             writeln!(out, "  {} {} -> {:?}", port.protocol, port.ports, port.endpoints).unwrap();
         }

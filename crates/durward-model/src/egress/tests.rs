@@ -219,6 +219,7 @@ fn what_the_kernel_carries_of_others_is_theirs_and_cannot_be_opened() {
         affinity: Affinity::default(),
         drain: Duration::ZERO,
         egress: false,
+        health_check: None,
         origin: Origin::default(),
     };
     let sources = KernelEgress {

@@ -5,7 +5,9 @@
 use std::net::IpAddr;
 
 use super::{Ending, Kind, Question, Trail, list};
-use crate::mapping::{Affinity, KernelEgress, MappedPort, NatModel, PortMapping, SourceMode};
+use crate::mapping::{
+    Affinity, KernelEgress, MappedPort, NatModel, PortMapping, SourceMode, Transport,
+};
 use crate::snapshot::Snapshot;
 
 impl Trail {
@@ -66,7 +68,12 @@ impl Trail {
             Affinity::ClientIp => "the client's address",
         };
         let chosen = if endpoints.len() > 1 { format!(", by {by}") } else { String::new() };
-        self.note("endpoint", origin, format!("{}{chosen}", list(&endpoints)));
+        let checked = if mapping.health_check.is_some() && port.protocol == Transport::Tcp {
+            ", but those whose checks fail"
+        } else {
+            ""
+        };
+        self.note("endpoint", origin, format!("{}{checked}{chosen}", list(&endpoints)));
         let seen = match mapping.mode {
             SourceMode::PreserveSource => "the client",
             SourceMode::Snat => "this host's address towards the cluster",

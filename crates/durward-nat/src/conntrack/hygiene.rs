@@ -157,6 +157,7 @@ mod tests {
             affinity: Affinity::None,
             drain: Duration::from_secs(drain),
             egress: false,
+            health_check: None,
             origin: Origin::default(),
         };
         let model = NatModel {

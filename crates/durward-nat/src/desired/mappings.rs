@@ -12,8 +12,9 @@ use durward_model::mapping::{
 };
 use ipnet::IpNet;
 
-use super::Elements;
+use super::ejected::Out;
 use super::policy::{Mapped, Policy};
+use super::{Ejected, Elements};
 use crate::interface::Interfaces;
 use crate::mark::{self, MAPPED, SNAT};
 use crate::nftables::Value;
@@ -30,7 +31,7 @@ type Outputs<'a> = (&'a mut Elements, &'a mut Shapes, &'a mut Policy);
 
 /// Puts every sound mapping into the outputs.
 pub(super) fn compile(
-    model: &NatModel,
+    (model, ejected): (&NatModel, &Ejected),
     interfaces: &Interfaces,
     (elements, shapes, policy): Outputs<'_>,
 ) -> Vec<MappingReport> {
@@ -47,9 +48,10 @@ pub(super) fn compile(
             foreign_addresses: foreign.filter(|address| !interfaces.has(*address)).collect(),
         });
         let Ok(tenant) = judged else { continue };
+        let out = ejected.of(mapping);
         for each in services(mapping) {
             claim(&mut claims, mapping, each.address, each.port);
-            let list = put(&each, tenant, (elements, shapes));
+            let list = put(&each, (tenant, out), (elements, shapes));
             answers.take(&each, (tenant, list), interfaces);
             let mapped = Mapped::of(mapping, each.port, tenant);
             policy.map(each.address, each.port.protocol, mapped);
@@ -138,7 +140,7 @@ fn claim<'a>(
 /// Puts a service into the maps; returns the list of its clients.
 fn put(
     service: &Service<'_>,
-    tenant: u16,
+    (tenant, out): (u16, Out<'_>),
     (elements, shapes): (&mut Elements, &mut Shapes),
 ) -> List {
     let ip = service.ip();
@@ -151,6 +153,11 @@ fn put(
     let end = if single { None } else { behind(&address, protocol, ports.last()) };
 
     let endpoints = service.endpoints();
+    for bytes in endpoints.iter().filter_map(|(endpoint, _)| ip.bytes(*endpoint)) {
+        elements.put(same_set(ip), bytes.repeat(2), Value::Nothing);
+    }
+    let endpoints: Vec<_> =
+        endpoints.into_iter().filter(|one| !out.has(service.port, *one)).collect();
     let same_port = endpoints.first().is_some_and(|(_, port)| port.is_none());
     let shape = match (single, same_port) {
         (true, _) => Shape::Port,
@@ -173,7 +180,6 @@ fn put(
         let Some(bytes) = ip.bytes(*endpoint) else { continue };
         let data = [&bytes[..], &port_bytes(port.unwrap_or_default()), &mark.to_ne_bytes()];
         elements.put(maps.endpoints, key, Value::Bytes(data.concat()));
-        elements.put(same_set(ip), [&bytes[..], &bytes].concat(), Value::Nothing);
     }
     list
 }
@@ -198,7 +204,7 @@ impl Maps {
 }
 
 /// A port as it stands beside an address.
-fn port_bytes(port: u16) -> [u8; 4] {
+pub(super) fn port_bytes(port: u16) -> [u8; 4] {
     let [high, low] = port.to_be_bytes();
     [high, low, 0, 0]
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use durward_model::mapping::{NatModel, PortMapping};
 
 use super::mappings::{Answer, answering, answers_of, endpoint_addresses, same_set};
-use super::{Desired, Policy, desired};
+use super::{Desired, Ejected, Policy, desired_without};
 use crate::interface::Interfaces;
 use crate::nftables::changes::difference;
 use crate::nftables::ruleset::Value;
@@ -30,6 +30,8 @@ const LEADING: [&str; 4] = ["svc4", "svc6", "svcr4", "svcr6"];
 pub struct Known<'a> {
     /// The model.
     pub model: &'a NatModel,
+    /// The endpoints of it that are out of rotation.
+    pub ejected: &'a Ejected,
     /// The packet filter's table it asks for.
     pub ruleset: &'a Ruleset,
     /// Which connections it lets go on.
@@ -53,19 +55,24 @@ pub struct Patch {
     pub place: Range<usize>,
 }
 
-/// What `model` changes; `None` when everything must be computed.
+/// What `model` without `ejected` changes; `None` when everything must be computed.
 #[must_use]
-pub fn patch(known: &Known<'_>, model: &NatModel) -> Option<Patch> {
+pub fn patch(known: &Known<'_>, model: &NatModel, ejected: &Ejected) -> Option<Patch> {
     if !differ_in_mappings_only(known.model, model) {
         return None;
     }
-    let (old, new) = middle(&known.model.mappings, &model.mappings);
+    let same = |old: &Arc<PortMapping>, new: &Arc<PortMapping>| {
+        old == new && known.ejected.of(old) == ejected.of(new)
+    };
+    let (old, new) = middle(&known.model.mappings, &model.mappings, same);
     let (gone, come) = (&known.model.mappings[old.clone()], &model.mappings[new]);
     if gone.len().max(come.len()) > FEW || gone.iter().chain(come).any(|one| has_range(one)) {
         return None;
     }
-    let alone = |mappings| desired(&part(model, mappings), known.options, known.interfaces);
-    let (before, after) = (alone(gone), alone(come));
+    let alone = |mappings, ejected| {
+        desired_without(&part(model, mappings), ejected, known.options, known.interfaces)
+    };
+    let (before, after) = (alone(gone, known.ejected), alone(come, ejected));
     let rejected = after.report.mappings.iter().any(|one| one.rejected.is_some());
     if rejected
         || !are_free(come, known.policy, &before.policy)
@@ -93,10 +100,14 @@ fn differ_in_mappings_only(old: &NatModel, new: &NatModel) -> bool {
 }
 
 /// What is left of both lists without their common beginning and end.
-fn middle(old: &[Arc<PortMapping>], new: &[Arc<PortMapping>]) -> (Range<usize>, Range<usize>) {
-    let start = old.iter().zip(new).take_while(|(old, new)| old == new).count();
+fn middle(
+    old: &[Arc<PortMapping>],
+    new: &[Arc<PortMapping>],
+    same: impl Fn(&Arc<PortMapping>, &Arc<PortMapping>) -> bool,
+) -> (Range<usize>, Range<usize>) {
+    let start = old.iter().zip(new).take_while(|(old, new)| same(old, new)).count();
     let ends = old[start..].iter().rev().zip(new[start..].iter().rev());
-    let end = ends.take_while(|(old, new)| old == new).count();
+    let end = ends.take_while(|(old, new)| same(old, new)).count();
     (start..old.len() - end, start..new.len() - end)
 }
 

@@ -10,6 +10,7 @@ use durward_model::mapping::{KernelEgress, NatModel, PortMapping};
 
 use super::state::{State, kernel};
 use super::{Carried, Leaving, NatError};
+use crate::desired::Ejected;
 use crate::mark::{self, EGRESS};
 use crate::program::step::{Ip, interval, port_key};
 
@@ -55,13 +56,16 @@ impl State {
     }
 
     pub(super) fn carried(&self, model: &NatModel) -> Result<Carried, NatError> {
-        let sets = self.table.read()?.ruleset.sets;
+        let ruleset = self.table.read()?.ruleset;
+        let ejected = Ejected::found(&ruleset, model);
+        let sets = ruleset.sets;
         let has = |(set, key): (String, Vec<u8>)| {
             sets.get(&set).is_some_and(|set| set.elements.contains_key(&key))
         };
         Ok(Carried {
             mappings: model.mappings.iter().map(|one| keys(one).all(has)).collect(),
             egress: model.egress.iter().map(|one| source_keys(one).all(has)).collect(),
+            out: model.mappings.iter().map(|one| ejected.endpoints(one)).collect(),
         })
     }
 }

@@ -11,8 +11,8 @@ use super::NatError;
 use super::reconcile::sysctls;
 use super::state::State;
 use crate::conntrack::hygiene;
-use crate::desired::Policy;
 use crate::desired::patch::{Known, Patch, patch};
+use crate::desired::{Ejected, Policy};
 use crate::mark;
 use crate::nftables::TableError;
 use crate::report::Report;
@@ -22,12 +22,14 @@ impl State {
     pub(super) fn apply_patch(
         &mut self,
         model: &Arc<NatModel>,
+        ejected: &Ejected,
     ) -> Result<Option<Report>, NatError> {
-        let Some(patch) = self.patch(model)? else { return Ok(None) };
+        let Some(patch) = self.patch(model, ejected)? else { return Ok(None) };
         if !self.change_elements(&patch)? {
             return Ok(None);
         }
         self.model = Some(Arc::clone(model));
+        self.ejected.clone_from(ejected);
         self.policy.exchange(&patch.before.policy, &patch.after.policy);
         let Some((_, report)) = &mut self.last else { return Ok(None) };
         report.mappings.splice(patch.place, patch.after.report.mappings);
@@ -42,7 +44,7 @@ impl State {
     }
 
     /// What is to be done, when that is known from the mappings that differ.
-    fn patch(&self, model: &NatModel) -> Result<Option<Patch>, NatError> {
+    fn patch(&self, model: &NatModel, ejected: &Ejected) -> Result<Option<Patch>, NatError> {
         let (Some(last), Some(held), Some((interfaces, report)), Some(_)) =
             (&self.model, &self.held, &self.last, &self.routing)
         else {
@@ -56,7 +58,9 @@ impl State {
             return Ok(None);
         }
         let (ruleset, policy, options) = (&held.ruleset, &self.policy, &self.options);
-        Ok(patch(&Known { model: last, ruleset, policy, options, interfaces }, model))
+        let known =
+            Known { model: last, ejected: &self.ejected, ruleset, policy, options, interfaces };
+        Ok(patch(&known, model, ejected))
     }
 
     /// Changes the table, unless somebody else has meanwhile.

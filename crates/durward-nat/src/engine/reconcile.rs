@@ -5,10 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use durward_model::mapping::NatModel;
 use rustix::io::Errno;
 
 use super::NatError;
@@ -16,7 +14,7 @@ use super::state::{State, adopted_numbers, kernel};
 use crate::announce::{Announcer, Mac, Place};
 use crate::conntrack::Flow;
 use crate::conntrack::hygiene;
-use crate::desired::{Desired, Difference, Policy, desired, diff};
+use crate::desired::{Desired, Ejected, Policy, desired_without};
 use crate::hand_over;
 use crate::interface::Link;
 use crate::mark::{self, EGRESS};
@@ -24,7 +22,7 @@ use crate::nftables::{Changes, TableError};
 use crate::options::AssignedAddress;
 use crate::policy_route::Routing;
 use crate::report::Report;
-use crate::sysctl::{self, REMEMBERED, Sysctl};
+use crate::sysctl::{self, Sysctl};
 use crate::watch::Kept;
 
 /// How often a transaction is tried again because others change rulesets at the same time.
@@ -33,24 +31,6 @@ const ATTEMPTS: usize = 50;
 const DRAIN_STEP: Duration = Duration::from_secs(1);
 
 impl State {
-    pub(super) fn apply(&mut self, model: Arc<NatModel>) -> Result<Report, NatError> {
-        let model = self.numbered(model);
-        if let Some(report) = self.apply_patch(&model)? {
-            self.health.record(&Ok::<_, NatError>(report.clone()));
-            return Ok(report);
-        }
-        let numbers = model.tenants.clone();
-        let former = self.model.replace(model);
-        let result = self.reconcile();
-        if result.is_err() && former.is_some() {
-            // The kernel still serves the former model; watching for tampering must not change that.
-            self.model = former;
-        } else {
-            self.renumber(numbers, Instant::now());
-        }
-        result
-    }
-
     /// Brings the kernel to the model. What is cached about the kernel is believed, since a transaction of another
     /// generation is refused.
     pub(super) fn reconcile(&mut self) -> Result<Report, NatError> {
@@ -64,7 +44,8 @@ impl State {
         self.last = None;
         let interfaces = self.interfaces(&model)?;
         self.slots.extend(interfaces.slots());
-        let mut desired = desired(&model, &self.options_for(&model)?, &interfaces);
+        let options = self.options_for(&model)?;
+        let mut desired = desired_without(&model, &self.ejected, &options, &interfaces);
         let routing = match self.routing.take() {
             Some(routing) => routing,
             None => self.read_routing()?,
@@ -105,23 +86,6 @@ impl State {
         Ok(hand_over::obstacles(&links))
     }
 
-    pub(super) fn preview(&self, model: &NatModel) -> Result<(Desired, Difference), NatError> {
-        let model = self.numbered(Arc::new(model.clone()));
-        let (options, interfaces) = (self.options_for(&model)?, self.interfaces(&model)?);
-        let mut wanted = desired(&model, &options, &interfaces);
-        let held = self.table.read()?;
-        if let (Some(old), Some(new)) =
-            (held.ruleset.sets.get(REMEMBERED), wanted.ruleset.sets.get_mut(REMEMBERED))
-        {
-            new.elements.clone_from(&old.elements);
-        }
-        let mut difference = diff((&held.ruleset, &self.read_routing()?), &wanted);
-        if self.options.set_sysctls {
-            difference.sysctls = sysctl::wrong(&wanted.sysctls);
-        }
-        Ok((wanted, difference))
-    }
-
     pub(super) fn assign(
         &mut self,
         addresses: BTreeMap<IpAddr, AssignedAddress>,
@@ -147,10 +111,11 @@ impl State {
             self.conntrack.flush(tenant, mark::TENANT_MASK).map_err(kernel("connections"))?;
         }
         (self.model, self.held, self.routing) = (None, None, None);
+        self.ejected = Ejected::default();
         Ok(())
     }
 
-    fn read_routing(&self) -> Result<Routing, NatError> {
+    pub(super) fn read_routing(&self) -> Result<Routing, NatError> {
         self.route.routing(self.options.protocol).map_err(kernel("routes"))
     }
 

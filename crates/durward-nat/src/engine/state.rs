@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::{Counters, NatError};
 use crate::announce::{Announcer, Place};
 use crate::conntrack::Conntrack;
-use crate::desired::{Policy, counted_tenant};
+use crate::desired::{Ejected, Policy, counted_tenant};
 use crate::interface::{Interfaces, full_match};
 use crate::mark;
 use crate::nftables::probe;
@@ -75,6 +75,8 @@ pub(super) struct State {
     pub(super) announcer: Option<Announcer>,
     /// `None` until the first model: what was left stays as it is until then.
     pub(super) model: Option<Arc<NatModel>>,
+    /// The model's endpoints that checks took out of rotation.
+    pub(super) ejected: Ejected,
     /// What the table held when it was last read or changed, if nobody changed it since.
     pub(super) held: Option<Held>,
     /// Routes and rules as they were last read or changed.
@@ -129,6 +131,7 @@ impl State {
             conntrack,
             announcer,
             model: None,
+            ejected: Ejected::default(),
             held: Some(held),
             routing: None,
             policy: Policy::default(),

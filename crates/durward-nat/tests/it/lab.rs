@@ -352,6 +352,7 @@ pub(crate) fn mapping(name: &str, addresses: &[&str], ports: Vec<MappedPort>) ->
         affinity: Affinity::None,
         drain: Duration::ZERO,
         egress: false,
+        health_check: None,
         origin: Origin::default(),
     }
 }

@@ -2,6 +2,7 @@
 //! The kernel plane against real kernels, in network namespaces made without root.
 
 mod atomic;
+mod checks;
 mod cost;
 mod egress;
 mod enrolment;

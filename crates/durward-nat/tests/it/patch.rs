@@ -4,13 +4,15 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use durward_model::health::{HealthCheck, Probe};
 use durward_model::mapping::{
     Affinity, Endpoints, MappedPort, NatModel, PortMapping, PortRange, SourceMode, Transport,
 };
-use durward_nat::desired::diff;
+use durward_nat::desired::ejected::MappingId;
 use durward_nat::desired::patch::{Known, Patch, patch};
+use durward_nat::desired::{Ejected, desired_without, diff};
 use durward_nat::interface::External;
-use durward_nat::{Desired, Interfaces, Nat, desired};
+use durward_nat::{Desired, Interfaces, Nat};
 use durward_testkit::netns::in_namespace;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -36,23 +38,27 @@ fn host() -> Interfaces {
     Interfaces { external: all.into(), ..Interfaces::default() }
 }
 
-fn whole(model: &NatModel) -> Desired {
-    desired(model, &options(), &host())
+/// A model and its endpoints that are out of rotation.
+type Side<'a> = (&'a NatModel, &'a Ejected);
+
+fn whole((model, ejected): Side<'_>) -> Desired {
+    desired_without(model, ejected, &options(), &host())
 }
 
 /// The patch from one model to the other, when the short way may be taken at all.
-fn short(old: &NatModel, new: &NatModel) -> Option<Patch> {
-    let held = whole(old);
+fn short((model, ejected): Side<'_>, new: Side<'_>) -> Option<Patch> {
+    let held = whole((model, ejected));
     if held.report.mappings.iter().any(|one| one.rejected.is_some()) {
         return None;
     }
     let (options, interfaces) = (options(), host());
     let (ruleset, policy) = (&held.ruleset, &held.policy);
-    patch(&Known { model: old, ruleset, policy, options: &options, interfaces: &interfaces }, new)
+    let (options, interfaces) = (&options, &interfaces);
+    patch(&Known { model, ejected, ruleset, policy, options, interfaces }, new.0, new.1)
 }
 
 /// Compares everything that the short way leads to with what the long way leads to.
-fn assert_leads_there(old: &NatModel, new: &NatModel, patch: &Patch) {
+fn assert_leads_there(old: Side<'_>, new: Side<'_>, patch: &Patch) {
     let (from, to) = (whole(old), whole(new));
     let difference = diff((&from.ruleset, &from.routing), &to);
     assert_eq!(patch.changes, difference.ruleset);
@@ -80,12 +86,14 @@ fn one_more_one_less_and_one_changed_take_the_short_way() {
     let mut changed = three();
     changed[1].ports[0].endpoints = Endpoints::At(vec![at(P1, 80).parse().unwrap()]);
 
+    let none = Ejected::default();
     for (what, mappings) in
         [("fewer", fewer), ("more", more), ("changed", changed), ("none", three())]
     {
         let new = model(mappings, vec![]);
-        let patch = short(&old, &new).unwrap_or_else(|| panic!("{what}: the long way is taken"));
-        assert_leads_there(&old, &new, &patch);
+        let (old, new) = ((&*old, &none), (&*new, &none));
+        let patch = short(old, new).unwrap_or_else(|| panic!("{what}: the long way is taken"));
+        assert_leads_there(old, new, &patch);
     }
 }
 
@@ -107,7 +115,8 @@ fn what_concerns_others_takes_the_long_way() {
         ("a new address", with(&|all| all[2].addresses = mapping("", &[EXT2], vec![]).addresses)),
         ("the last of a tenant's numbers", with(&|all| all[2].tenant = tenant("globex"))),
     ] {
-        assert!(short(&old, &new).is_none(), "{what}");
+        let none = Ejected::default();
+        assert!(short((&old, &none), (&new, &none)).is_none(), "{what}");
     }
 }
 
@@ -120,20 +129,30 @@ fn mappings() -> impl Strategy<Value = Vec<Arc<PortMapping>>> {
         (select(vec!["acme", "globex"]), select(vec![EXT1, EXT2, EXT1_V6])),
         (number, select(vec![Transport::Tcp, Transport::Udp]), 0u16..8),
         (endpoints, sources_of),
-        (any::<bool>(), any::<bool>(), any::<bool>()),
+        (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
     );
-    let built = one.prop_map(|((of, address), (number, protocol, width), (pods, from), flags)| {
-        let last = if width == 0 { number + 2 } else { number };
-        let at = |pod: &&str| at(pod, if flags.2 { 8080 } else { 9090 }).parse().unwrap();
-        let endpoints = Endpoints::At(pods.iter().map(at).collect());
-        let ports = PortRange::new(number, last).unwrap();
-        let mut built = mapping("any", &[address], vec![MappedPort { protocol, ports, endpoints }]);
-        built.tenant = tenant(of);
-        built.allowed_sources = sources(from);
-        built.mode = if flags.0 { SourceMode::Snat } else { SourceMode::PreserveSource };
-        built.affinity = if flags.1 { Affinity::ClientIp } else { Affinity::None };
-        Arc::new(built)
-    });
+    let check = HealthCheck {
+        probe: Probe::Tcp,
+        interval: Duration::from_secs(5),
+        timeout: Duration::from_secs(2),
+        unhealthy_after: 3,
+        healthy_after: 2,
+    };
+    let built =
+        one.prop_map(move |((of, address), (number, protocol, width), (pods, from), flags)| {
+            let last = if width == 0 { number + 2 } else { number };
+            let at = |pod: &&str| at(pod, if flags.2 { 8080 } else { 9090 }).parse().unwrap();
+            let endpoints = Endpoints::At(pods.iter().map(at).collect());
+            let ports = PortRange::new(number, last).unwrap();
+            let mut built =
+                mapping("any", &[address], vec![MappedPort { protocol, ports, endpoints }]);
+            built.tenant = tenant(of);
+            built.allowed_sources = sources(from);
+            built.mode = if flags.0 { SourceMode::Snat } else { SourceMode::PreserveSource };
+            built.affinity = if flags.1 { Affinity::ClientIp } else { Affinity::None };
+            built.health_check = flags.3.then(|| check.clone());
+            Arc::new(built)
+        });
     proptest::collection::vec(built, 0..9)
 }
 
@@ -155,10 +174,21 @@ fn two_tenants(mappings: Vec<Arc<PortMapping>>) -> NatModel {
     NatModel { tenants, mappings, ..NatModel::default() }
 }
 
+/// The endpoints on the first pod are out.
+fn all_on_p1(old: &NatModel, new: &NatModel) -> Ejected {
+    let mut ejected = Ejected::default();
+    for mapping in old.mappings.iter().chain(&new.mappings) {
+        for endpoint in mapping.tcp_endpoints().into_iter().filter(|at| at.ip().to_string() == P1) {
+            ejected.insert(MappingId::of(mapping), endpoint);
+        }
+    }
+    ejected
+}
+
 // S5.60+
 #[test]
 fn whatever_changes_the_short_way_leads_where_the_long_way_does() {
-    let taken = Cell::new(0);
+    let (taken, ejections, none) = (Cell::new(0), Cell::new(0), Ejected::default());
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
         cases: 3_000,
         failure_persistence: None,
@@ -166,20 +196,27 @@ fn whatever_changes_the_short_way_leads_where_the_long_way_does() {
     });
 
     runner
-        .run(&(mappings(), 0usize..9, 0usize..3, mappings()), |(all, at, takes, new)| {
-            let old = two_tenants(all.clone());
-            let new = two_tenants(changed(&all, at, takes, &new));
-            if let Some(patch) = short(&old, &new) {
-                assert_leads_there(&old, &new, &patch);
-                if !patch.changes.is_empty() {
-                    taken.set(taken.get() + 1);
+        .run(
+            &(mappings(), 0usize..9, 0usize..3, mappings(), any::<[bool; 2]>()),
+            |(all, at, takes, new, out)| {
+                let old = two_tenants(all.clone());
+                let new = two_tenants(changed(&all, at, takes, &new));
+                let ejected = out.map(|out| if out { all_on_p1(&old, &new) } else { none.clone() });
+                let (old, new) = ((&old, &ejected[0]), (&new, &ejected[1]));
+                if let Some(patch) = short(old, new) {
+                    assert_leads_there(old, new, &patch);
+                    if !patch.changes.is_empty() {
+                        taken.set(taken.get() + 1);
+                        ejections.set(ejections.get() + usize::from(ejected[0] != ejected[1]));
+                    }
                 }
-            }
-            Ok(())
-        })
+                Ok(())
+            },
+        )
         .unwrap();
 
     assert!(taken.get() > 50, "the short way was taken {} times only", taken.get());
+    assert!(ejections.get() > 10, "and with a change of endpoints {} times", ejections.get());
 }
 
 // S5.44+ S5.60+

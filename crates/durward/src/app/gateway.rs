@@ -132,7 +132,7 @@ impl Gateway {
         let mut absent_egress = AbsentEgress::default();
         let absent = absent_egress.log_changes(&compiled.snapshot);
         log::applied(&compiled, &applied, absent, "start");
-        kernel.apply(&compiled.snapshot.nat);
+        kernel.apply(&compiled.snapshot);
         if let Some(file) = &state_file {
             file.save(&compiled);
         }
@@ -246,8 +246,10 @@ impl Gateway {
                 let absent = absent_egress.log_changes(&compiled.snapshot);
                 log::applied(&compiled, &applied, absent, cause);
             }
-            if !Arc::ptr_eq(&before.snapshot.nat, &compiled.snapshot.nat) {
-                self.kernel.apply(&compiled.snapshot.nat);
+            if Arc::ptr_eq(&before.snapshot.nat, &compiled.snapshot.nat) {
+                self.kernel.follow_owners(&compiled.snapshot);
+            } else {
+                self.kernel.apply(&compiled.snapshot);
             }
         }
         let accepted = compiled.verdicts.all_accepted();

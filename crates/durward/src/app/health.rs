@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use durward_control::Compiled;
 use durward_control::source::file::LoadHealth;
 use durward_model::{Tenant, TenantId};
-use durward_nat::Report;
+use durward_nat::{CheckedMapping, Report};
 use durward_proxy::present::PresentAddresses;
 use durward_proxy::proxy::Status;
 
@@ -48,6 +48,8 @@ pub(crate) struct KernelFacts {
     pub(crate) wanted: (usize, usize),
     /// What became of each, when the kernel was last compared.
     pub(crate) report: Report,
+    /// Mappings with checks, and what these say.
+    pub(crate) checked: Vec<CheckedMapping>,
     /// Reason why the kernel could not be brought to the documents.
     pub(crate) fault: Option<String>,
     /// True if the operator named external interfaces. Without them only documents ask for the kernel plane.

@@ -10,8 +10,9 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use durward_model::Snapshot;
 use durward_model::mapping::NatModel;
-use durward_nat::{Health, MappingReport, Nat, Options, Report};
+use durward_nat::{Health, MappingReport, Nat, Options, Owners, Report};
 use jiff::Timestamp;
 use lines::Line;
 use ports::Scarce;
@@ -28,6 +29,8 @@ pub(crate) struct Kernel {
 struct State {
     plane: Option<Nat>,
     wanted: Arc<NatModel>,
+    /// Tenants by their addresses, where checks must know them.
+    owners: Arc<Owners>,
     /// The last report that was logged.
     logged: Report,
     /// Why the kernel is not as it should be.
@@ -48,11 +51,21 @@ impl Kernel {
         Self { options, state: Mutex::default() }
     }
 
-    /// Makes the kernel as the model says. A fault is kept and told, and tried again by `retry`.
-    pub(crate) fn apply(&self, model: &Arc<NatModel>) {
+    /// Makes the kernel as the snapshot says. A fault is kept and told, and tried again by `retry`.
+    pub(crate) fn apply(&self, snapshot: &Snapshot) {
         let mut state = self.state();
-        state.wanted = Arc::clone(model);
+        state.wanted = Arc::clone(&snapshot.nat);
+        state.owners = Arc::new(owners(snapshot));
         self.bring_about(&mut state);
+    }
+
+    /// Follows a snapshot that asks nothing else of the kernel: addresses may be other tenants' now.
+    pub(crate) fn follow_owners(&self, snapshot: &Snapshot) {
+        let mut state = self.state();
+        state.owners = Arc::new(owners(snapshot));
+        if let Some(plane) = &state.plane {
+            plane.set_owners(Arc::clone(&state.owners));
+        }
     }
 
     /// Tries again what did not work, and logs what the watching thread found since the last call.
@@ -95,6 +108,7 @@ impl Kernel {
         Some(KernelFacts {
             wanted: (state.wanted.mappings.len(), state.wanted.egress.len()),
             report: health.report,
+            checked: state.plane.as_ref().map(Nat::checked).unwrap_or_default(),
             fault: state.fault.clone().or(health.fault),
             enabled: !self.options.external.is_empty(),
             owns_table: state.plane.as_ref().is_some_and(Nat::owns_table),
@@ -162,6 +176,7 @@ impl Kernel {
             let help = "Times foreign changes of the table, of routes and routing rules, or of kernel parameters were undone.";
             family("repairs", "counter", help, one(counts.repairs));
         }
+        checks(&state, &mut family);
         traffic(&state, &mut family);
         text
     }
@@ -200,6 +215,7 @@ impl Kernel {
             state.plane = Some(Nat::start(self.options.clone()).map_err(|error| sentence(&error))?);
         }
         let Some(plane) = &state.plane else { return Err("it did not start".to_owned()) };
+        plane.set_owners(Arc::clone(&state.owners));
         plane.apply(Arc::clone(&state.wanted)).map_err(|error| sentence(&error))
     }
 
@@ -234,12 +250,46 @@ fn by_state(reports: &[MappingReport]) -> Vec<(String, u64)> {
         .into()
 }
 
+/// Tenants by the addresses that clients reach them at and that their traffic leaves from: no check of another's endpoint is made from there.
+fn owners(snapshot: &Snapshot) -> Owners {
+    let mut owners = Owners::new();
+    if snapshot.nat.mappings.iter().all(|mapping| mapping.health_check.is_none()) {
+        return owners;
+    }
+    let listeners = snapshot.binds.values().flat_map(|bind| &bind.listeners);
+    let ingress = listeners.map(|listener| (&listener.tenant, listener.address.0));
+    let egress = snapshot.tenants.values();
+    let egress = egress.flat_map(|one| one.egress.iter().map(|address| (&one.id, address.0)));
+    for (tenant, address) in ingress.chain(egress) {
+        owners.entry(address).or_default().insert(tenant.clone());
+    }
+    owners
+}
+
 fn is_wanted(options: &Options, model: &NatModel) -> bool {
     !options.external.is_empty() || !model.mappings.is_empty() || !model.egress.is_empty()
 }
 
 fn one(value: u64) -> Vec<(String, u64)> {
     vec![(String::new(), value)]
+}
+
+/// Endpoints of checked mappings, and how often they were taken out.
+fn checks(state: &State, family: &mut impl FnMut(&str, &str, &str, Vec<(String, u64)>)) {
+    let Some(plane) = &state.plane else { return };
+    let checked = plane.checked();
+    let samples = checked.iter().flat_map(|one| {
+        let out = one.endpoints.iter().filter(|endpoint| endpoint.out).count() as u64;
+        let states = [("healthy", one.endpoints.len() as u64 - out), ("unhealthy", out)];
+        let labels = format!("tenant=\"{}\",mapping=\"{}\"", one.tenant, one.name);
+        states.map(|(state, count)| (format!("{{{labels},state=\"{state}\"}}"), count))
+    });
+    let help = "Endpoints of mappings with a health check, by what it says.";
+    family("mapping_endpoints", "gauge", help, samples.collect());
+    let ejections = plane.ejections().into_iter();
+    let samples = ejections.map(|(tenant, count)| (format!("{{tenant=\"{tenant}\"}}"), count));
+    let help = "Endpoints of mappings that were taken out because their checks failed.";
+    family("endpoint_ejections", "counter", help, samples.collect());
 }
 
 /// Connections by mapping, and those that leave by egress address.

@@ -1,11 +1,12 @@
 //! The answer of `/snapshot`: what is served, what was rejected and why, and what does not work now, tenant by tenant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use durward_model::verdict::{Outcome, Verdict};
 use durward_model::{Tenant, TenantId};
-use durward_nat::MappingReport;
+use durward_nat::{CheckedEndpoint, MappingReport};
 use durward_proxy::EndpointHealth;
 use durward_proxy::proxy::{BindState, Status};
 use serde::Serialize;
@@ -70,6 +71,21 @@ struct KernelRow<'a> {
     name: &'a str,
     state: String,
     addresses_not_here: &'a [std::net::IpAddr],
+    /// Of a mapping with a health check.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    endpoints: Vec<CheckedRow<'a>>,
+}
+
+/// An endpoint of a mapping and what its checks say.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CheckedRow<'a> {
+    endpoint: SocketAddr,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_checked: Option<&'a str>,
 }
 
 /// State of the audit file.
@@ -162,8 +178,29 @@ fn kernel_report(facts: &KernelFacts) -> KernelReport<'_> {
         fault: facts.fault.as_deref(),
         owns_table: facts.owns_table,
         host: &facts.report.host,
-        mappings: facts.report.mappings.iter().map(kernel_row).collect(),
+        mappings: mapping_rows(facts),
         egress: facts.report.egress.iter().map(kernel_row).collect(),
+    }
+}
+
+fn mapping_rows(facts: &KernelFacts) -> Vec<KernelRow<'_>> {
+    let checked = facts.checked.iter();
+    let checked: HashMap<_, _> =
+        checked.map(|one| ((&one.tenant, &*one.name), &one.endpoints)).collect();
+    let row = |report| {
+        let row = kernel_row(report);
+        let endpoints = checked.get(&(row.tenant, row.name)).into_iter().copied().flatten();
+        KernelRow { endpoints: endpoints.map(checked_row).collect(), ..row }
+    };
+    facts.report.mappings.iter().map(row).collect()
+}
+
+fn checked_row(endpoint: &CheckedEndpoint) -> CheckedRow<'_> {
+    CheckedRow {
+        endpoint: endpoint.at,
+        state: if endpoint.out { "unhealthy" } else { "healthy" },
+        cause: endpoint.cause.as_deref(),
+        not_checked: endpoint.unchecked.as_deref(),
     }
 }
 
@@ -177,6 +214,7 @@ fn kernel_row(report: &MappingReport) -> KernelRow<'_> {
         name: &report.name,
         state: report.rejected.as_ref().map_or_else(in_kernel, ToString::to_string),
         addresses_not_here: &report.foreign_addresses,
+        endpoints: Vec::new(),
     }
 }
 

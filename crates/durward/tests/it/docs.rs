@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use durward_control::{FileSource, compile};
 use serde_json::Value;
 
 use crate::deploy::{find, objects};
@@ -23,6 +24,39 @@ pub(crate) const GUIDES: &[&str] = &[
     "docs/guide/records.md",
     "deploy/README.md",
 ];
+
+#[test]
+fn passive_ejection_and_retries_are_on_by_default_and_the_reference_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let tenant = "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\nspec:\n  \
+                  ingress: [{address: 127.0.0.1, port: 80, protocol: HTTP, routes: [{upstream: app}]}]\n  \
+                  upstreams: {app: {endpoints: ['10.0.0.1:80', '10.0.0.2:80']}}\n  egress: {addresses: [127.0.0.1]}\n";
+    std::fs::write(folder.path().join("acme.yaml"), tenant).unwrap();
+    let resources = FileSource::default().load(&[folder.path().to_owned()]);
+
+    let compiled = compile(&resources, None, 1_800_000_000);
+
+    let tenant = compiled.snapshot.tenants.values().next().expect("it is served");
+    let upstream = &tenant.upstreams[0];
+    let outlier = upstream.outlier.as_ref().expect("passive ejection is on");
+    let page = text("docs/reference/configuration.md");
+    let default = |field: &str| {
+        let row = page.lines().find(|line| line.starts_with(&format!("| {field} |"))).expect(field);
+        row.trim_end_matches(" |").rsplit(" | ").next().unwrap().to_owned()
+    };
+    assert_eq!(default("`outlierDetection`"), "on");
+    let written = [
+        ("`outlierDetection` `consecutiveFailures`", outlier.consecutive_failures.to_string()),
+        ("`outlierDetection` `baseEjection`", format!("`{}s`", outlier.base_ejection.as_secs())),
+        ("`outlierDetection` `maxEjectedPercent`", outlier.max_ejected_percent.to_string()),
+        ("`retries` `attempts`", upstream.retry.attempts.to_string()),
+        ("`retries` `budgetPercent`", upstream.retry.budget_percent.to_string()),
+    ];
+    for (field, value) in written {
+        assert_eq!(default(field), value, "{field}");
+    }
+    assert!(outlier.max_ejected_percent > 0 && upstream.retry.attempts > 0);
+}
 
 #[test]
 fn links_lead_somewhere() {

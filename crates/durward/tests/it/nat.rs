@@ -3,6 +3,7 @@
 //! `partner -ext1- gateway -br0- pod`; the gateway is the test's own namespace. Deliberately absent: what netfilter does in detail; the
 //! tests of `durward-nat` show it.
 
+mod checks;
 mod repair;
 mod steer;
 mod trace;

@@ -6,13 +6,14 @@ use std::time::SystemTime;
 
 use durward_model::verdict::{Outcome, Severity, Verdict};
 use durward_model::{EgressAddress, Listener, Service, Tenant, TenantId};
-use durward_nat::MappingReport;
+use durward_nat::{CheckedEndpoint, CheckedMapping, MappingReport};
 use durward_proxy::UpstreamReport;
 use durward_proxy::proxy::BindState;
 
 use super::certificates::certificates;
 use super::{Check, Facts};
 use crate::app::condition::{Condition, Kind};
+use crate::app::kernel::lines::named;
 
 pub(super) fn all(facts: &Facts<'_>) -> Vec<Check> {
     let draining = Check {
@@ -189,6 +190,7 @@ fn kernel(facts: &Facts<'_>) -> Option<Check> {
             check.conditions.extend(absent.map(|ip| of(sentence(ip))));
         }
     }
+    check.conditions.extend(kernel.checked.iter().flat_map(mapping));
     let host = report.host.iter();
     check.conditions.extend(host.map(|one| Condition::process(Kind::Kernel, "host:", one)));
     // A tenant's document must not take the gateway away from the others where the operator never asked for the kernel plane.
@@ -199,6 +201,33 @@ fn kernel(facts: &Facts<'_>) -> Option<Check> {
         None => {}
     }
     Some(check)
+}
+
+/// What the checks of a mapping's endpoints say, unless all pass.
+fn mapping(checked: &CheckedMapping) -> Vec<Condition> {
+    let list = |why: fn(&CheckedEndpoint) -> Option<&str>| {
+        let found = checked.endpoints.iter().filter_map(|one| Some(named(one.at, Some(why(one)?))));
+        found.collect::<Vec<_>>()
+    };
+    let out = list(|one| one.out.then(|| one.cause.as_deref().unwrap_or("its checks fail")));
+    let unknown = list(|one| one.unchecked.as_deref());
+    let all = checked.endpoints.len();
+    let mut sentences = Vec::new();
+    match out.len() {
+        0 => {}
+        count if count == all => sentences.push(format!(
+            "refuses connections, because all its endpoints are out: {}",
+            out.join(", ")
+        )),
+        count => {
+            sentences.push(format!("has {count} of {all} endpoints out: {}", out.join(", ")));
+        }
+    }
+    if !unknown.is_empty() {
+        sentences.push(format!("has endpoints that cannot be checked: {}", unknown.join(", ")));
+    }
+    let of = |sentence| Condition::of(Kind::Kernel, &checked.tenant, &checked.name, sentence);
+    sentences.into_iter().map(of).collect()
 }
 
 fn audit(facts: &Facts<'_>) -> Option<Check> {

@@ -185,6 +185,7 @@ fn a_sink_that_fails_and_a_rule_left_out_of_the_kernel_are_shown() {
     let kernel = |fault: Option<&str>, enabled| KernelFacts {
         wanted: (1, 0),
         report: Report { mappings: vec![left_out.clone()], ..Report::default() },
+        checked: Vec::new(),
         fault: fault.map(str::to_owned),
         enabled,
         owns_table: true,
@@ -204,6 +205,50 @@ fn a_sink_that_fails_and_a_rule_left_out_of_the_kernel_are_shown() {
     assert_eq!(not_asked.fault(), None, "one tenant's document must not take the gateway away");
     assert!(not_asked.text().contains("    plane: no interface\n"), "{}", not_asked.text());
     assert_eq!(broken.fault(), Some("refused"));
+}
+
+#[test]
+fn endpoints_of_mappings_that_are_out_or_cannot_be_checked_are_shown_with_the_reason() {
+    let view = compiled(&tenant("a", "127.0.0.7", "127.0.0.7"));
+    let endpoint = |at: &str, cause: Option<&str>, unchecked: Option<&str>| CheckedEndpoint {
+        at: at.parse().unwrap(),
+        out: cause.is_some(),
+        cause: cause.map(Into::into),
+        unchecked: unchecked.map(Into::into),
+    };
+    let mapping = |name: &str, endpoints| CheckedMapping {
+        tenant: TenantId::new("a").unwrap(),
+        name: name.into(),
+        endpoints,
+    };
+    let (up, down) = ("10.0.0.1:80", "10.0.0.2:80");
+    let kernel = KernelFacts {
+        wanted: (4, 0),
+        report: Report::default(),
+        checked: vec![
+            mapping("some", vec![endpoint(up, None, None), endpoint(down, Some("refused"), None)]),
+            mapping("none", vec![endpoint(down, Some("refused"), None)]),
+            mapping("odd", vec![endpoint(up, None, Some("no files"))]),
+            mapping("well", vec![endpoint(up, None, None)]),
+        ],
+        fault: None,
+        enabled: true,
+        owns_table: true,
+    };
+
+    let shown = judge(&view, &bound(&view), Some(&kernel));
+
+    for line in [
+        "    a: some has 1 of 2 endpoints out: 10.0.0.2:80 (refused)\n",
+        "    a: none refuses connections, because all its endpoints are out: 10.0.0.2:80 (refused)\n",
+        "    a: odd has endpoints that cannot be checked: 10.0.0.1:80 (no files)\n",
+    ] {
+        assert!(shown.text().contains(line), "{line}: {}", shown.text());
+    }
+    assert!(!shown.text().contains("a: well"), "{}", shown.text());
+    assert_eq!(shown.fault(), None, "one tenant's endpoints do not make the gateway unready");
+    let id = TenantId::new("a").unwrap();
+    assert_eq!(shown.counts().get(&(Some(&id), Kind::Kernel)), Some(&3));
 }
 
 #[test]

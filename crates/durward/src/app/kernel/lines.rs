@@ -2,8 +2,11 @@
 //!
 //! `durward nat list` prints these lines, whether it reads the kernel itself or asks a running gateway.
 
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+
 use durward_model::mapping::{KernelEgress, NatModel, PortMapping};
-use durward_nat::{MappingReport, Nat, NatError, Report};
+use durward_nat::{CheckedEndpoint, MappingReport, Nat, NatError, Report};
 use serde::{Deserialize, Serialize};
 
 /// A mapping or egress rule.
@@ -19,6 +22,9 @@ pub(crate) struct Line {
     pub(crate) to: Vec<String>,
     pub(crate) state: String,
     pub(crate) carried: bool,
+    /// Endpoints that checks took out of rotation.
+    #[serde(default)]
+    pub(crate) out: Vec<SocketAddr>,
     /// Since the ports were last changed.
     pub(crate) connections: u64,
     pub(crate) written_at: String,
@@ -33,9 +39,16 @@ pub(crate) fn lines(plane: &Nat, model: &NatModel, report: &Report) -> Result<Ve
     let begun = plane.begun(model)?;
     let leaving = plane.leaving()?;
     let mut lines = Vec::with_capacity(model.mappings.len() + model.egress.len());
-    let mappings = model.mappings.iter().zip(&report.mappings).zip(carried.mappings).zip(begun);
-    for (((mapping, report), carried), begun) in mappings {
-        lines.push(mapping_line(mapping, report, carried, begun));
+    let checked = plane.checked();
+    let checked: HashMap<_, _> =
+        checked.iter().map(|one| ((&one.tenant, &*one.name), &*one.endpoints)).collect();
+    let known = carried.mappings.into_iter().zip(carried.out).zip(begun);
+    for ((mapping, report), ((carried, out), begun)) in
+        model.mappings.iter().zip(&report.mappings).zip(known)
+    {
+        let endpoints = checked.get(&(&mapping.tenant, &*mapping.name));
+        let out = Out { endpoints: out, checked: endpoints.copied().unwrap_or_default() };
+        lines.push(mapping_line(mapping, report, (carried, out), begun));
     }
     for ((rule, report), carried) in model.egress.iter().zip(&report.egress).zip(carried.egress) {
         let of_rule = leaving
@@ -59,7 +72,44 @@ fn state(report: &MappingReport, carried: bool, good: &str) -> String {
     }
 }
 
-fn mapping_line(mapping: &PortMapping, report: &MappingReport, carried: bool, begun: u64) -> Line {
+/// Endpoints of a mapping that the kernel does not lead to, and what checks say of all of them, where this process checks.
+struct Out<'a> {
+    endpoints: BTreeSet<SocketAddr>,
+    checked: &'a [CheckedEndpoint],
+}
+
+impl Out<'_> {
+    /// The state with what is out and why.
+    fn add_to(&self, state: &str, mapping: &PortMapping) -> String {
+        let why = |at: &SocketAddr| self.checked.iter().find(|one| one.at == *at)?.cause.as_deref();
+        let mut parts = vec![state.to_owned()];
+        if !self.endpoints.is_empty() {
+            let named = self.endpoints.iter().map(|at| named(*at, why(at)));
+            let named: Vec<String> = named.collect();
+            let all = mapping.tcp_endpoints().len();
+            parts.push(format!("{} of {all} endpoints out: {}", named.len(), named.join(", ")));
+        }
+        let unknown = self.checked.iter().filter(|one| one.unchecked.is_some());
+        let unknown: Vec<String> =
+            unknown.map(|one| named(one.at, one.unchecked.as_deref())).collect();
+        if !unknown.is_empty() {
+            parts.push(format!("cannot be checked: {}", unknown.join(", ")));
+        }
+        parts.join("; ")
+    }
+}
+
+/// An endpoint and what is said of it.
+pub(crate) fn named(at: SocketAddr, why: Option<&str>) -> String {
+    why.map_or_else(|| at.to_string(), |why| format!("{at} ({why})"))
+}
+
+fn mapping_line(
+    mapping: &PortMapping,
+    report: &MappingReport,
+    (carried, out): (bool, Out<'_>),
+    begun: u64,
+) -> Line {
     let from = mapping.addresses.iter().flat_map(|address| {
         let ports = mapping.ports.iter();
         ports.map(move |port| format!("{address} {} {}", port.protocol, port.ports))
@@ -67,14 +117,14 @@ fn mapping_line(mapping: &PortMapping, report: &MappingReport, carried: bool, be
     let to = mapping.ports.iter().flat_map(|port| {
         let all = port.endpoints(true).into_iter().chain(port.endpoints(false));
         all.map(|(address, port)| match port {
-            Some(port) => std::net::SocketAddr::new(address, port).to_string(),
+            Some(port) => SocketAddr::new(address, port).to_string(),
             None => address.to_string(),
         })
     });
     let mut to: Vec<String> = to.collect();
     to.sort();
     to.dedup();
-    let state = state(report, carried, "in the kernel");
+    let state = out.add_to(&state(report, carried, "in the kernel"), mapping);
     Line {
         kind: "mapping".to_owned(),
         tenant: mapping.tenant.to_string(),
@@ -83,6 +133,7 @@ fn mapping_line(mapping: &PortMapping, report: &MappingReport, carried: bool, be
         to,
         carried: carried && report.rejected.is_none(),
         state,
+        out: out.endpoints.into_iter().collect(),
         connections: begun,
         written_at: mapping.origin.to_string(),
     }
@@ -97,6 +148,7 @@ fn egress_line(rule: &KernelEgress, report: &MappingReport, carried: bool, leavi
         to: rule.addresses.iter().map(ToString::to_string).collect(),
         carried: carried && report.rejected.is_none(),
         state: state(report, carried, "may leave"),
+        out: Vec::new(),
         connections: leaving,
         written_at: rule.origin.to_string(),
     }

@@ -2,13 +2,12 @@
 //!
 //! UDP and SCTP endpoints are not dialled: without an answer of their own protocol nothing can be said of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use durward_model::Snapshot;
-use durward_model::mapping::{Endpoints, MappedPort, PortMapping, Transport};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -24,7 +23,8 @@ pub(crate) async fn check(snapshot: &Snapshot, timeout: Duration) -> Category {
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     let mut dials = JoinSet::new();
     let all = snapshot.nat.mappings.iter();
-    let all = all.flat_map(|mapping| endpoints(mapping).into_iter().map(move |at| (mapping, at)));
+    let all =
+        all.flat_map(|mapping| mapping.tcp_endpoints().into_iter().map(move |at| (mapping, at)));
     for (order, (mapping, endpoint)) in all.enumerate() {
         let (permits, name) = (Arc::clone(&permits), mapping.full_name());
         dials.spawn(async move {
@@ -42,18 +42,6 @@ pub(crate) async fn check(snapshot: &Snapshot, timeout: Duration) -> Category {
         category.add(mark, sentence, hint.to_owned());
     }
     category
-}
-
-/// Where a mapping's TCP connections go; of a range at the port a client asked for, at its first port.
-fn endpoints(mapping: &PortMapping) -> BTreeSet<SocketAddr> {
-    let at = |port: &MappedPort| match &port.endpoints {
-        Endpoints::At(at) => at.clone(),
-        Endpoints::SamePort(at) => {
-            at.iter().map(|ip| SocketAddr::new(*ip, port.ports.first())).collect()
-        }
-    };
-    let tcp = mapping.ports.iter().filter(|port| port.protocol == Transport::Tcp);
-    tcp.flat_map(at).collect()
 }
 
 async fn dial(name: &str, endpoint: SocketAddr, timeout: Duration) -> (Mark, String, &'static str) {

@@ -1,0 +1,258 @@
+//! Connections of checks: opened from a chosen address, waited for, and ended without a reset.
+//!
+//! A connection that was accepted is shut down, and what the endpoint still sends is read for a moment: a socket that is closed with unread
+//! bytes answers with a reset. One that is not accepted in time is closed before the handshake, which sends nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind, Read};
+use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::schedule::{Outcome, Target};
+use crate::engine::NatError;
+use crate::watch::Waker;
+
+/// Time that an endpoint has to end its side of a connection.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Bytes it may send meanwhile.
+const GOODBYE_BYTES: usize = 64 * 1024;
+/// Events taken at once.
+const EVENTS: usize = 256;
+/// The number of the waker among those of connections.
+const WAKER: u64 = u64::MAX;
+
+/// Connections under way and ending.
+#[derive(Debug)]
+pub(super) struct Dials {
+    epoll: OwnedFd,
+    connections: BTreeMap<u64, Connection>,
+    deadlines: BTreeSet<(Instant, u64)>,
+    by_target: BTreeMap<Target, u64>,
+    /// Those that end, the oldest first, and how many there may be; the oldest of more is closed.
+    ending: BTreeSet<u64>,
+    most_ending: usize,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Connection {
+    socket: Socket,
+    deadline: Instant,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Connecting { target: Target },
+    Ending { left: usize },
+}
+
+impl Dials {
+    /// Opens the queue of events, in which the waker is one; so many connections may end beside those that begin.
+    pub(super) fn open(waker: &Waker, most_ending: usize) -> Result<Self, NatError> {
+        let kernel = |errno| NatError::Kernel { what: "events of checks", errno };
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(kernel)?;
+        let data = epoll::EventData::new_u64(WAKER);
+        epoll::add(&epoll, waker.fd(), data, epoll::EventFlags::IN).map_err(kernel)?;
+        Ok(Self {
+            epoll,
+            connections: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            by_target: BTreeMap::new(),
+            ending: BTreeSet::new(),
+            most_ending,
+            next: 0,
+        })
+    }
+
+    /// Begins to connect; returns the outcome when it is known at once.
+    pub(super) fn connect(
+        &mut self,
+        target: Target,
+        (source, endpoint): (IpAddr, SocketAddr),
+        deadline: Instant,
+    ) -> Option<Outcome> {
+        match begin(source, endpoint) {
+            Ok(socket) => {
+                let flags = epoll::EventFlags::OUT | epoll::EventFlags::IN;
+                // A later connection has a later number, so that numbers are in the order of their beginning.
+                let number = self.next;
+                self.next += 1;
+                let data = epoll::EventData::new_u64(number);
+                if let Err(errno) = epoll::add(&self.epoll, &socket, data, flags) {
+                    return Some(Outcome::Unchecked(io::Error::from(errno).to_string()));
+                }
+                self.by_target.insert(target, number);
+                self.deadlines.insert((deadline, number));
+                let phase = Phase::Connecting { target };
+                self.connections.insert(number, Connection { socket, deadline, phase });
+                None
+            }
+            Err(error) => Some(failed(&error)),
+        }
+    }
+
+    /// Closes a check that nobody asks for any more.
+    pub(super) fn cancel(&mut self, target: Target) {
+        if let Some(number) = self.by_target.remove(&target) {
+            self.close(number);
+        }
+    }
+
+    /// Waits for events, at most until `until`, and returns the outcomes.
+    pub(super) fn wait(&mut self, until: Option<Instant>) -> Vec<(Target, Outcome)> {
+        let first = self.deadlines.first().map(|(deadline, _)| *deadline);
+        let until = until.into_iter().chain(first).min();
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let timeout = left.map(|left| Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        });
+        let mut events = Vec::with_capacity(EVENTS);
+        // An interrupted wait is a short one.
+        let _ = epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref());
+        let numbers = events.iter().map(|event| event.data.u64()).filter(|one| *one != WAKER);
+        let mut outcomes: Vec<_> = numbers
+            .collect::<Vec<_>>()
+            .into_iter()
+            .filter_map(|number| self.proceed(number))
+            .collect();
+        if events.len() >= EVENTS {
+            // More are known already, also of connections whose time is over.
+            return outcomes;
+        }
+        let now = Instant::now();
+        while let Some((_, number)) = self.deadlines.first().filter(|one| one.0 <= now).copied() {
+            if let Some(Phase::Connecting { target }) = self.close(number) {
+                outcomes.push((target, Outcome::Failed("no answer in time".to_owned())));
+            }
+        }
+        outcomes
+    }
+
+    /// Takes one connection a step further.
+    fn proceed(&mut self, number: u64) -> Option<(Target, Outcome)> {
+        let connection = self.connections.get_mut(&number)?;
+        match &mut connection.phase {
+            Phase::Connecting { target } => {
+                let target = *target;
+                let outcome = match accepted(&connection.socket) {
+                    Ok(()) => Outcome::Passed,
+                    Err(error) if error.kind() == ErrorKind::NotConnected => return None,
+                    Err(error) => failed(&error),
+                };
+                self.by_target.remove(&target);
+                if outcome == Outcome::Passed {
+                    self.say_goodbye(number);
+                } else {
+                    self.close(number);
+                }
+                Some((target, outcome))
+            }
+            Phase::Ending { left } => {
+                if !goes_on(&mut &connection.socket, left) {
+                    self.close(number);
+                }
+                None
+            }
+        }
+    }
+
+    /// Says that nothing more comes, and gives the endpoint a moment to end too.
+    fn say_goodbye(&mut self, number: u64) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        self.deadlines.remove(&(connection.deadline, number));
+        connection.deadline = Instant::now() + GOODBYE;
+        connection.phase = Phase::Ending { left: GOODBYE_BYTES };
+        self.deadlines.insert((connection.deadline, number));
+        let data = epoll::EventData::new_u64(number);
+        let said = connection.socket.shutdown(Shutdown::Write).is_ok()
+            && epoll::modify(&self.epoll, &connection.socket, data, epoll::EventFlags::IN).is_ok();
+        self.ending.insert(number);
+        if !said {
+            self.close(number);
+        }
+        if self.ending.len() > self.most_ending
+            && let Some(oldest) = self.ending.first().copied()
+        {
+            self.close(oldest);
+        }
+    }
+
+    /// Closes a connection; the kernel takes it out of the queue of events.
+    fn close(&mut self, number: u64) -> Option<Phase> {
+        let connection = self.connections.remove(&number)?;
+        self.deadlines.remove(&(connection.deadline, number));
+        self.ending.remove(&number);
+        if let Phase::Connecting { target } = connection.phase {
+            self.by_target.remove(&target);
+        }
+        Some(connection.phase)
+    }
+}
+
+fn begin(source: IpAddr, endpoint: SocketAddr) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(endpoint), kind, Some(Protocol::TCP))?;
+    // A port that is chosen before the destination is known is taken for all destinations.
+    let _kernel_may_lack_it = setsockopt(&socket, sockopt::IpBindAddressNoPort, &true);
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    match socket.connect(&endpoint.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(error),
+        _ => Ok(socket),
+    }
+}
+
+/// Returns whether the connection was accepted by somebody else than itself.
+fn accepted(socket: &Socket) -> io::Result<()> {
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    let peer = socket.peer_addr()?.as_socket();
+    if socket.local_addr()?.as_socket() == peer {
+        return Err(io::Error::new(
+            ErrorKind::ConnectionRefused,
+            "TCP self-connect: nothing listens there",
+        ));
+    }
+    Ok(())
+}
+
+/// Reads what an endpoint still sends; returns whether it may send more.
+fn goes_on(socket: &mut &Socket, left: &mut usize) -> bool {
+    let mut buffer = [0; 4096];
+    loop {
+        match socket.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(length) => *left = left.saturating_sub(length),
+            Err(error) => return error.kind() == ErrorKind::WouldBlock,
+        }
+        if *left == 0 {
+            return false;
+        }
+    }
+}
+
+/// Tells a failure of the endpoint, or of the way to it, from one of this host.
+pub(super) fn failed(error: &io::Error) -> Outcome {
+    const OWN: [Errno; 8] = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::ADDRNOTAVAIL,
+        Errno::ADDRINUSE,
+        Errno::PERM,
+        Errno::ACCESS,
+    ];
+    let own =
+        error.raw_os_error().is_some_and(|raw| OWN.iter().any(|one| one.raw_os_error() == raw));
+    if own { Outcome::Unchecked(error.to_string()) } else { Outcome::Failed(error.to_string()) }
+}
