@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
+use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch::Sender;
 use tracing::{debug, warn};
@@ -24,10 +24,15 @@ use crate::resources::Resources;
 use crate::source::file::{self, FileSource};
 use crate::source::patience::Progress;
 
+/// Unfinished files that are told apart; with more of them there is no hurry.
+const MOST_UNFINISHED: usize = 1024;
+
 /// How eagerly changes are looked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// A change is loaded once nothing further has changed for so long.
+    /// The first change after a quiet time is loaded so soon, if what changed is whole.
+    pub first: Duration,
+    /// Any other change is loaded once nothing further has changed for so long.
     pub debounce: Duration,
     /// And after so long at the latest, however busy it is.
     pub longest: Duration,
@@ -40,6 +45,7 @@ pub struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Self {
+            first: Duration::from_millis(5),
             debounce: Duration::from_millis(50),
             longest: Duration::from_millis(500),
             poll: Duration::from_secs(1),
@@ -86,7 +92,7 @@ pub fn watch(
 ) -> io::Result<Watching> {
     let (wake, woken) = sync_channel(1);
     let eyes = if pace.notified { Eyes::open(wake.clone()) } else { Eyes::default() };
-    let watcher = WatcherThread { source, paths, pace, changed, eyes, turn: 0 };
+    let watcher = WatcherThread { source, paths, pace, changed, eyes, turn: 0, busy: None };
     let thread = std::thread::Builder::new()
         .name("durward-watch".to_owned())
         .spawn(move || watcher.run(&woken))?;
@@ -101,6 +107,8 @@ struct WatcherThread {
     eyes: Eyes,
     /// The number of the last load.
     turn: u64,
+    /// When something was last loaded because of a notification.
+    busy: Option<Instant>,
 }
 
 impl WatcherThread {
@@ -122,17 +130,25 @@ impl WatcherThread {
         }
     }
 
-    /// Waits until nothing has changed for a while, but never for long.
-    fn settle(&self, woken: &Receiver<Wake>) -> Wake {
-        let deadline = Instant::now() + self.pace.longest;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now()).min(self.pace.debounce);
+    /// Waits until nothing has changed for a while, but never for long. One file that was put in place is loaded almost at once; where files
+    /// are still being written, or change after change comes, more of them are gathered.
+    fn settle(&mut self, woken: &Receiver<Wake>) -> Wake {
+        let began = Instant::now();
+        let deadline = began + self.pace.longest;
+        let quiet = self.busy.is_none_or(|busy| began.duration_since(busy) >= self.pace.longest);
+        let wake = loop {
+            let soon = quiet && !self.eyes.unfinished.any();
+            let patience = if soon { self.pace.first } else { self.pace.debounce };
+            let left = deadline.saturating_duration_since(Instant::now()).min(patience);
             match woken.recv_timeout(left) {
                 Ok(Wake::Changed) if Instant::now() < deadline => {}
-                Ok(Wake::Stop) => return Wake::Stop,
-                _ => return Wake::Changed,
+                Ok(Wake::Stop) => break Wake::Stop,
+                _ => break Wake::Changed,
             }
-        }
+        };
+        self.busy = Some(Instant::now());
+        self.eyes.unfinished.forget();
+        wake
     }
 
     /// After a notification the watches are set anew even without news: a directory on the way to a file may have appeared.
@@ -177,6 +193,50 @@ struct Eyes {
     names: Names,
     /// The files that were looked at.
     outline: u64,
+    unfinished: Unfinished,
+}
+
+/// Files that somebody has begun to write, or taken away perhaps to write them anew: what they say now is not what is meant.
+#[derive(Clone, Debug, Default)]
+struct Unfinished(Arc<Mutex<HashSet<PathBuf>>>);
+
+impl Unfinished {
+    /// Takes note of an event. `is_named` says which files the configuration consists of.
+    fn note(&self, event: &Event, matters: bool, is_named: impl Fn(&PathBuf) -> bool) {
+        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match event.kind {
+            // An editor moves a file away before it writes it anew, so that one is not whole by being renamed.
+            EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => {
+                if let [from, to, ..] = &event.paths[..] {
+                    if !is_named(from) {
+                        files.remove(from);
+                    }
+                    files.remove(to);
+                }
+            }
+            // Put in place, or closed by its writer.
+            EventKind::Modify(ModifyKind::Name(RenameMode::To))
+            | EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                files.retain(|file| !event.paths.contains(file));
+            }
+            EventKind::Modify(ModifyKind::Name(_) | ModifyKind::Data(_))
+            | EventKind::Create(CreateKind::File)
+            | EventKind::Remove(_)
+                if matters && files.len() < MOST_UNFINISHED =>
+            {
+                files.extend(event.paths.iter().cloned());
+            }
+            _ => {}
+        }
+    }
+
+    fn any(&self) -> bool {
+        !self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 /// A number that is another one when there are other files.
@@ -196,10 +256,13 @@ type Names = Arc<Mutex<HashSet<OsString>>>;
 
 impl Eyes {
     fn open(wake: SyncSender<Wake>) -> Self {
-        let names = Names::default();
-        let known = Arc::clone(&names);
+        let (names, unfinished) = (Names::default(), Unfinished::default());
+        let (known, begun) = (Arc::clone(&names), unfinished.clone());
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            if event.is_ok_and(|event| matters(&event, &known)) {
+            let Ok(event) = event else { return };
+            let matters = matters(&event, &known);
+            begun.note(&event, matters, |path| is_named(path, &known));
+            if matters {
                 // A full channel has a wake in it already.
                 let _ = wake.try_send(Wake::Changed);
             }
@@ -207,7 +270,7 @@ impl Eyes {
         if let Err(error) = &watcher {
             warn!(%error, "no notifications from the system: files are looked at every second only");
         }
-        Self { watcher: watcher.ok(), watched: Arc::default(), names, outline: 0 }
+        Self { watcher: watcher.ok(), watched: Arc::default(), names, outline: 0, unfinished }
     }
 
     /// Whether a directory is no longer what it was when the watch was set, or none is set yet.
@@ -266,9 +329,12 @@ fn matters(event: &Event, names: &Names) -> bool {
         EventKind::Access(_) => return false,
         _ => return true,
     }
+    event.paths.iter().any(|path| is_named(path, names))
+}
+
+fn is_named(path: &Path, names: &Names) -> bool {
     let names = names.lock().unwrap_or_else(PoisonError::into_inner);
-    let named = |path: &PathBuf| path.file_name().is_none_or(|name| names.contains(name));
-    event.paths.iter().any(|path| file::holds_documents(path) || named(path))
+    file::holds_documents(path) || path.file_name().is_none_or(|name| names.contains(name))
 }
 
 /// The directories in which something that matters may change, with device and inode, and the names of the files.
@@ -329,7 +395,7 @@ fn existing(progress: &Progress, mut directory: Option<&Path>) -> Option<PathBuf
 
 #[cfg(test)]
 mod tests {
-    use notify::event::{CreateKind, DataChange};
+    use notify::event::{DataChange, RemoveKind};
 
     use super::*;
 
@@ -351,5 +417,41 @@ mod tests {
         }
         assert!(matters(EventKind::Create(CreateKind::Any), "/etc/durward/..data"));
         assert!(!matters(opened, "/etc/durward/acme.yaml"));
+    }
+
+    #[test]
+    fn a_file_is_unfinished_until_it_is_closed_or_put_in_place() {
+        let unfinished = Unfinished::default();
+        let note = |kind: EventKind, paths: &[&str]| {
+            let event = Event {
+                kind,
+                paths: paths.iter().map(PathBuf::from).collect(),
+                ..Event::default()
+            };
+            unfinished.note(&event, true, |path| file::holds_documents(path));
+            unfinished.any()
+        };
+        let renamed = |mode| EventKind::Modify(ModifyKind::Name(mode));
+        let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
+
+        // Written in place.
+        assert!(note(written, &["/d/a.yaml"]));
+        assert!(!note(closed, &["/d/a.yaml"]));
+        // Written beside it and renamed over it.
+        assert!(note(EventKind::Create(CreateKind::File), &["/d/.tmp"]));
+        assert!(!note(closed, &["/d/.tmp"]));
+        assert!(note(renamed(RenameMode::From), &["/d/.tmp"]));
+        assert!(note(renamed(RenameMode::To), &["/d/a.yaml"]));
+        assert!(!note(renamed(RenameMode::Both), &["/d/.tmp", "/d/a.yaml"]));
+        // Moved away by an editor, and written anew.
+        assert!(note(renamed(RenameMode::From), &["/d/a.yaml"]));
+        assert!(note(renamed(RenameMode::To), &["/d/a.yaml~"]));
+        assert!(note(renamed(RenameMode::Both), &["/d/a.yaml", "/d/a.yaml~"]));
+        assert!(note(EventKind::Create(CreateKind::File), &["/d/a.yaml"]));
+        assert!(!note(closed, &["/d/a.yaml"]));
+        assert!(note(EventKind::Remove(RemoveKind::File), &["/d/a.yaml"]));
+        unfinished.forget();
+        assert!(!unfinished.any());
     }
 }

@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Notifications only: polling would hide that they do not work.
 const NOTIFIED: Pace = Pace {
+    first: Duration::from_millis(5),
     debounce: Duration::from_millis(20),
     longest: Duration::from_millis(200),
     poll: Duration::from_secs(3600),
@@ -259,12 +260,46 @@ fn a_thousand_fast_edits_end_in_the_last() {
 }
 
 #[test]
+fn a_file_that_is_put_in_place_is_loaded_without_waiting_for_more() {
+    let root = tempfile::tempdir().unwrap();
+    let (file, beside) = (root.path().join("tenant.yaml"), root.path().join("tenant.new"));
+    fs::write(&file, tenant("t")).unwrap();
+    // Waiting for more would take an hour.
+    let hour = Duration::from_secs(3600);
+    let seen =
+        Seen::of(vec![root.path().to_owned()], Pace { debounce: hour, longest: hour, ..NOTIFIED });
+
+    fs::write(&beside, tenant("renamed")).unwrap();
+    fs::rename(&beside, &file).unwrap();
+
+    seen.until_name("renamed");
+}
+
+#[test]
+fn a_file_that_is_written_anew_is_not_taken_for_gone() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("tenant.yaml");
+    fs::write(&file, tenant("t")).unwrap();
+    let pace = Pace { debounce: Duration::from_secs(3), ..NOTIFIED };
+    let pace = Pace { longest: Duration::from_secs(3600), ..pace };
+    let seen = Seen::of(vec![root.path().to_owned()], pace);
+
+    // As editors do that keep a backup.
+    fs::rename(&file, root.path().join("tenant.yaml~")).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(names(&seen.receiver.borrow()), ["t"]);
+    fs::write(&file, tenant("anew")).unwrap();
+
+    seen.until_name("anew");
+}
+
+#[test]
 fn endless_edits_do_not_starve() {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("tenant.yaml");
     fs::write(&file, tenant("t")).unwrap();
     // No pause between edits is ever this long.
-    let pace = Pace { debounce: PATIENCE, ..NOTIFIED };
+    let pace = Pace { first: PATIENCE, debounce: PATIENCE, ..NOTIFIED };
     let mut seen = Seen::of(vec![root.path().to_owned()], pace);
     seen.receiver.borrow_and_update();
     let start = Instant::now();
