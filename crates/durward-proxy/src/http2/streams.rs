@@ -10,7 +10,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 use crate::http2::frames::{Piece, kind};
-use crate::memory::ConnectionMemory;
+use crate::memory::{ConnectionMemory, Part};
 use crate::refusal::Refusal;
 
 /// Bytes that one byte of a header block may take up: a reference to the table becomes an entry of a map.
@@ -152,7 +152,7 @@ impl Streams {
     pub(crate) fn serve(&self, stream: u32) -> StreamAccount {
         let state = &*self.0;
         state.open.borrow_mut().entry(stream).or_default().taken = true;
-        let account = StreamAccount { streams: self.clone(), stream };
+        let account = StreamAccount { streams: self.clone(), stream, task: Cell::new(None) };
         account.heads_taken();
         account
     }
@@ -250,11 +250,18 @@ fn less(count: &mut usize, by: usize) -> usize {
 pub(crate) struct StreamAccount {
     streams: Streams,
     stream: u32,
+    /// Memory of the task that serves the stream.
+    task: Cell<Option<Part>>,
 }
 
 impl StreamAccount {
     fn state(&self) -> &State {
         &self.streams.0
+    }
+
+    /// Keeps the memory of the task that serves the stream as long as the account.
+    pub(crate) fn keep(&self, task: Part) {
+        self.task.set(Some(task));
     }
 
     /// The heads that have come were taken.

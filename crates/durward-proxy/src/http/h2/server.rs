@@ -231,21 +231,19 @@ impl Session<'_> {
             // It was not looked at, so that the client may ask elsewhere (RFC 9113 section 8.7).
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
-        let account = self.accounts.serve(id);
+        let account = Rc::new(self.accounts.serve(id));
         let Ok(mut held) = self.http.memory.take(STREAM) else {
             note_refusal(&self.http, &Refusal::Memory);
             // Nothing was done with it, so that the client may try again.
             return respond.send_reset(Reason::REFUSED_STREAM);
         };
         let findings = Rc::clone(&self.findings);
-        let begun = Begun { request, respond, account, id, fault, findings };
+        let begun = Begun { request, respond, account: Rc::clone(&account), id, fault, findings };
         let exchange = Box::pin(stream(Rc::clone(&self.http), begun));
         // Where that is too much the head, which comes next, is refused with an answer.
         let _ = held.raise(STREAM + size_of_val(&*exchange));
-        self.streams.push(Box::pin(async move {
-            exchange.await;
-            drop(held);
-        }));
+        account.keep(held);
+        self.streams.push(exchange);
     }
 
     /// Requests that `h2` turned away by itself are refusals like others.
@@ -290,7 +288,7 @@ impl Session<'_> {
 struct Begun {
     request: http::Request<RecvStream>,
     respond: SendResponse<Bytes>,
-    account: StreamAccount,
+    account: Rc<StreamAccount>,
     id: u32,
     /// A rule that its head breaks.
     fault: Option<Fault>,
@@ -299,7 +297,6 @@ struct Begun {
 
 async fn stream(http: Rc<Http>, begun: Begun) {
     let Begun { request, respond, account, id, fault, findings } = begun;
-    let account = Rc::new(account);
     let watch = http.core.watchdog.watch();
     let (parts, stream) = request.into_parts();
     let limits = http.limits();
