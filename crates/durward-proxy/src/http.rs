@@ -34,6 +34,7 @@ use crate::http::forward::Texts;
 use crate::http::parse::{HeadLimits, Parsed, Progress};
 
 pub(crate) use h2::base64;
+pub(crate) use h2::guard::FrameMeter;
 pub(crate) use h2::inspect::{Findings, Incoming};
 
 use crate::memory::{ConnectionMemory, Kind, Part};

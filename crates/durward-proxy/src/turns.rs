@@ -16,8 +16,27 @@ use durward_model::TenantId;
 
 /// Turns of one tenant in a round.
 const MOST: u32 = 8;
-/// Bytes of a body or a stream that are moved in one turn.
+/// Bytes of bodies and streams that are moved in one turn.
 pub(crate) const BYTES: usize = 256 * 1024;
+/// Bytes that moving one piece of a body counts as, however small it is.
+pub(crate) const PIECE: usize = 2 * 1024;
+/// Bytes that reading one frame of HTTP/2 counts as.
+pub(crate) const FRAME: usize = 256;
+
+thread_local! {
+    /// What is left of the present turn's bytes; `None` outside of turns.
+    static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Takes bytes out of those of the present turn.
+pub(crate) fn spend(bytes: usize) {
+    LEFT.set(LEFT.get().map(|left| left.saturating_sub(bytes)));
+}
+
+/// Returns whether the present turn has moved its bytes: what else is ready waits for the next.
+pub(crate) fn is_over() -> bool {
+    LEFT.get() == Some(0)
+}
 
 /// Whose connections they are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -144,6 +163,13 @@ impl Queue {
         }
     }
 
+    /// Uses up more turns of this round: the present one has done the work of several.
+    pub(crate) fn charge(&self, turns: u32) {
+        let Some(all) = self.turns.upgrade() else { return };
+        self.begin(all.round.get());
+        self.used.set((self.used.get() + turns).min(MOST));
+    }
+
     /// Takes a turn of this round; false when all are used up.
     fn take(&self, round: u64) -> bool {
         self.begin(round);
@@ -205,7 +231,10 @@ impl Place {
 }
 
 fn poll<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
-    future.poll(cx)
+    LEFT.set(Some(BYTES));
+    let polled = future.poll(cx);
+    LEFT.set(None);
+    polled
 }
 
 #[cfg(test)]

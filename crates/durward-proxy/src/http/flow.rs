@@ -169,7 +169,7 @@ impl Pump {
     ) -> Poll<Result<(), PumpFault>> {
         let mut left = turns::BYTES;
         while self.stage == Stage::Moving {
-            if left == 0 {
+            if left == 0 || turns::is_over() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -192,7 +192,9 @@ impl Pump {
             }
             let count = ready!(sink.poll_send(cx, source)).map_err(|_| PumpFault::Sink)?;
             self.moved += count as u64;
-            left = left.saturating_sub(count);
+            let price = count.max(turns::PIECE);
+            left = left.saturating_sub(price);
+            turns::spend(price);
             if let Some(pause) = meter(count as u64) {
                 let _ = sink.poll_flush(cx).map_err(|_| PumpFault::Sink)?;
                 self.wait = Some(Box::pin(tokio::time::sleep(pause)));
@@ -203,5 +205,76 @@ impl Pump {
             self.stage = Stage::Done;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// A body of so many bytes that comes one byte at a time.
+    struct Drops(usize);
+
+    impl Source for Drops {
+        fn poll_fill(&mut self, _: &mut Context<'_>) -> Poll<Result<Filled, SourceFault>> {
+            Poll::Ready(Ok(if self.0 == 0 { Filled::End } else { Filled::Data }))
+        }
+
+        fn data(&self) -> &[u8] {
+            b"x"
+        }
+
+        fn consume(&mut self, count: usize) {
+            self.0 -= count;
+        }
+
+        fn ends_after(&self, count: usize) -> bool {
+            self.0 == count
+        }
+
+        fn trailers(&self) -> Option<&Fields> {
+            None
+        }
+    }
+
+    struct Drain;
+
+    impl Sink for Drain {
+        fn poll_send<S: Source>(
+            &mut self,
+            _: &mut Context<'_>,
+            source: &mut S,
+        ) -> Poll<io::Result<usize>> {
+            let count = source.data().len();
+            source.consume(count);
+            Poll::Ready(Ok(count))
+        }
+
+        fn finish(&mut self, _: Option<&Fields>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn traffic(&self) -> (u64, u64) {
+            (0, 0)
+        }
+    }
+
+    #[test]
+    fn a_body_of_single_bytes_takes_many_turns() {
+        let (mut pump, mut source) = (Pump::default(), Drops(1_000));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut polls = 1;
+
+        while pump.poll(&mut cx, &mut source, &mut Drain, &|_| None).is_pending() {
+            polls += 1;
+        }
+
+        assert_eq!((pump.moved, polls), (1_000, 1 + 1_000 / (turns::BYTES / turns::PIECE)));
     }
 }

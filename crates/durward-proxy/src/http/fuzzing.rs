@@ -122,9 +122,9 @@ pub fn chunked(bytes: &[u8]) {
 /// Counts frames whole and byte by byte; both must agree.
 pub fn h2_guard(bytes: &[u8]) {
     let now = Instant::now();
-    let mut whole = FrameMeter::new(now);
+    let mut whole = FrameMeter::of_client(now);
     let found = whole.received(bytes, now + Duration::from_millis(1), |_| {});
-    let mut grown = FrameMeter::new(now);
+    let mut grown = FrameMeter::of_client(now);
     let mut again = None;
     for byte in bytes {
         let later = now + Duration::from_millis(1);

@@ -68,7 +68,7 @@ impl Body {
 
     fn is_whole(&self, error: &h2::Error) -> bool {
         let clean = error.reason() == Some(Reason::NO_ERROR) && error.is_reset();
-        self.ends_by_reset && clean && error.is_remote()
+        self.ends_by_reset && clean && error.is_remote() && self.account.is_whole()
     }
 
     fn is_read(&self) -> bool {

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use crate::http::Http;
 use crate::metrics::Counter;
+use crate::turns;
 use crate::watch::Watch;
 
 /// The longest wait for more bytes.
@@ -33,6 +34,10 @@ pub(super) async fn discard(
         watch.arm(Some(left()), false);
         let Ok(Some(bytes)) = watch.guard(poll_fn(&mut next)).await else { break };
         discarded += bytes;
+        turns::spend((bytes as usize).max(turns::PIECE));
+        if turns::is_over() {
+            tokio::task::yield_now().await;
+        }
         http.cells().add(Counter::ClientBytesIn, bytes);
         if let Some(pause) = http.view.tenant().usage.bandwidth_in(http.limits(), bytes) {
             watch.arm(Some(left()), false);

@@ -5,13 +5,15 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http::{Findings, Incoming};
+use crate::http::{Findings, FrameMeter, Incoming};
 use crate::http2::frames::{Frames, kind};
 use crate::http2::streams::Streams;
 use crate::io::Io;
+use crate::turns;
 
 /// Bytes of the list of fields of one head from an upstream (RFC 9113 section 6.5.2); the same as the bytes of an HTTP/1 head.
 pub(crate) const HEADER_LIST: u32 = 64 * 1024;
@@ -23,7 +25,7 @@ pub(crate) struct Metered {
     io: Io,
     streams: Streams,
     incoming: Incoming,
-    received: Frames,
+    received: FrameMeter,
     sent: Frames,
 }
 
@@ -31,7 +33,13 @@ impl Metered {
     /// Nothing was sent yet, the preface included.
     pub(crate) fn new(io: Io, streams: Streams, findings: Rc<Findings>) -> Self {
         let incoming = Incoming::of_upstream(HEADER_LIST as usize, findings);
-        Self { io, streams, incoming, received: Frames::new(0), sent: Frames::new(PREFACE) }
+        Self {
+            io,
+            streams,
+            incoming,
+            received: FrameMeter::of_upstream(Instant::now()),
+            sent: Frames::new(PREFACE),
+        }
     }
 
     fn note_sent(&mut self, parts: &[io::IoSlice<'_>], mut count: usize) {
@@ -45,6 +53,7 @@ impl Metered {
                 }
             });
             count -= written;
+            self.received.sent(written as u64);
         }
     }
 }
@@ -56,14 +65,21 @@ impl AsyncRead for Metered {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if turns::is_over() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
         let streams = &this.streams;
         let incoming = &mut this.incoming;
-        this.received.walk(&buf.filled()[before..], |piece| {
+        let broken = this.received.received(&buf.filled()[before..], Instant::now(), |piece| {
             streams.received(piece);
             incoming.received(piece);
         });
+        if let Some(detail) = broken {
+            streams.flooded(detail);
+        }
         Poll::Ready(streams.settle().map_err(io::Error::other))
     }
 }

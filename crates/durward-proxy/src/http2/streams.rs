@@ -59,6 +59,8 @@ struct Stream {
     taken: bool,
     /// The exchange is over.
     ended: bool,
+    /// The peer has sent all of its direction.
+    whole: bool,
 }
 
 impl Stream {
@@ -102,6 +104,12 @@ impl Streams {
             // The block before is whole, and the codec has done with it.
             state.memory.sub(state.stray.take());
         }
+        if piece.last && frame.ends_stream() && matches!(frame.kind, kind::DATA | kind::HEADERS) {
+            let mut open = state.open.borrow_mut();
+            if let Some(stream) = open.get_mut(&frame.stream) {
+                stream.whole = true;
+            }
+        }
         match frame.kind {
             _ if !piece.first => {}
             kind::HEADERS => {
@@ -124,6 +132,11 @@ impl Streams {
             kind::PUSH_PROMISE => state.broken.set(Some("PUSH_PROMISE although push is off")),
             _ => {}
         }
+    }
+
+    /// Ends the connection: the peer sends more frames of a kind than it may.
+    pub(crate) fn flooded(&self, detail: &'static str) {
+        self.0.broken.set(Some(detail));
     }
 
     /// Notes a piece of a frame that went out.
@@ -271,6 +284,11 @@ impl StreamAccount {
             state.untaken.set(state.untaken.get().saturating_sub(stream.heads));
             std::mem::take(&mut stream.heads)
         });
+    }
+
+    /// Returns whether the peer has sent all of its direction, the end of the stream included.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.state().open.borrow().get(&self.stream).is_some_and(|stream| stream.whole)
     }
 
     /// A chunk of data was taken from the codec.

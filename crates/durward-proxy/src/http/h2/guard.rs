@@ -1,17 +1,18 @@
-//! Budgets for the frames a client can send without end and without cost: they are counted before HTTP/2 sees them.
+//! Budgets for the frames a peer can send without end and without cost: they are counted before HTTP/2 sees them.
 //!
 //! Only the nine bytes before each frame are read. Deliberately absent: any judgement of a frame's content.
 
 use std::time::{Duration, Instant};
 
 use crate::http2::frames::{Frame, Frames, Piece, kind};
+use crate::turns;
 
 /// Budgets are for this long.
 const WINDOW: Duration = Duration::from_secs(1);
 /// The connection preface is passed over.
 const PREFACE: usize = 24;
 
-/// Frames of each kind that a client may send in a window.
+/// Frames of each kind that a peer may send in a window.
 const PINGS: u32 = 1000;
 const SETTINGS: u32 = 50;
 const PRIORITIES: u32 = 1000;
@@ -20,12 +21,15 @@ const EMPTY_DATA: u32 = 100;
 const CONTINUATIONS: u32 = 100;
 const WINDOW_UPDATES: u32 = 1000;
 const UNKNOWN: u32 = 500;
+/// A reset more is allowed to an upstream for so many bytes sent: the header of a frame, and the fields of a request that repeats another.
+const BYTES_PER_REQUEST: u64 = 9 + 5;
 /// A window update more is allowed for so many bytes sent.
 const BYTES_PER_UPDATE: u64 = 256;
 
 /// Frames counted in the present window.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
+    of_upstream: bool,
     pings: u32,
     settings: u32,
     priorities: u32,
@@ -46,12 +50,18 @@ pub(crate) struct FrameMeter {
 }
 
 impl FrameMeter {
-    /// For a connection that begins now.
-    pub(crate) fn new(now: Instant) -> Self {
+    /// For a client's connection that begins now.
+    pub(crate) fn of_client(now: Instant) -> Self {
         Self { frames: Frames::new(PREFACE), counts: Counts::default(), since: now, sent: 0 }
     }
 
-    /// So many bytes were sent to the client.
+    /// For a connection to an upstream that begins now.
+    pub(crate) fn of_upstream(now: Instant) -> Self {
+        let counts = Counts { of_upstream: true, ..Counts::default() };
+        Self { frames: Frames::default(), counts, since: now, sent: 0 }
+    }
+
+    /// So many bytes were sent to the peer.
     pub(crate) fn sent(&mut self, bytes: u64) {
         self.sent = self.sent.saturating_add(bytes);
     }
@@ -64,17 +74,22 @@ impl FrameMeter {
         mut each: impl FnMut(Piece<'_>),
     ) -> Option<&'static str> {
         if now.duration_since(self.since) >= WINDOW {
-            (self.counts, self.since, self.sent) = (Counts::default(), now, 0);
+            let of_upstream = self.counts.of_upstream;
+            self.counts = Counts { of_upstream, ..Counts::default() };
+            (self.since, self.sent) = (now, 0);
         }
         let mut broken = None;
+        let mut frames = 0;
         let (counts, sent) = (&mut self.counts, self.sent);
         self.frames.walk(bytes, |piece| {
             if piece.first {
+                frames += 1;
                 let found = counts.add(piece.frame, sent);
                 broken = broken.or(found);
             }
             each(piece);
         });
+        turns::spend(bytes.len() + frames * turns::FRAME);
         broken
     }
 }
@@ -88,7 +103,13 @@ impl Counts {
             }
             kind::DATA | kind::HEADERS => return None,
             kind::PRIORITY => (&mut self.priorities, PRIORITIES, "PRIORITY"),
-            kind::RST_STREAM => (&mut self.resets, RESETS, "RST_STREAM"),
+            // An upstream may reset each stream that it was sent, and a request is a frame of a few bytes at least.
+            kind::RST_STREAM => {
+                let requests = u32::try_from(sent / BYTES_PER_REQUEST).unwrap_or(u32::MAX);
+                let budget =
+                    if self.of_upstream { RESETS.saturating_add(requests) } else { RESETS };
+                (&mut self.resets, budget, "RST_STREAM")
+            }
             kind::SETTINGS => (&mut self.settings, SETTINGS, "SETTINGS"),
             kind::PING => (&mut self.pings, PINGS, "PING"),
             kind::WINDOW_UPDATE => {
@@ -112,7 +133,7 @@ mod tests {
 
     fn feed(wire: &[u8], cuts: &[usize]) -> Option<&'static str> {
         let now = Instant::now();
-        let mut meter = FrameMeter::new(now);
+        let mut meter = FrameMeter::of_client(now);
         let mut start = 0;
         let mut broken = None;
         for end in cuts.iter().copied().chain([wire.len()]) {
@@ -150,7 +171,7 @@ mod tests {
     #[test]
     fn a_budget_is_for_a_second() {
         let begin = Instant::now();
-        let mut meter = FrameMeter::new(begin);
+        let mut meter = FrameMeter::of_client(begin);
 
         let first = meter.received(&many(50, kind::SETTINGS, &[]), begin, |_| {});
         let second =
@@ -162,7 +183,7 @@ mod tests {
     #[test]
     fn what_is_sent_allows_for_window_updates() {
         let now = Instant::now();
-        let mut meter = FrameMeter::new(now);
+        let mut meter = FrameMeter::of_client(now);
         meter.sent(256 * 500);
 
         assert_eq!(meter.received(&many(1500, kind::WINDOW_UPDATE, &[0; 4]), now, |_| {}), None);

@@ -29,6 +29,7 @@ use crate::http2::{StreamAccount, Streams};
 use crate::io::Io;
 use crate::memory::HTTP2_CONNECTION;
 use crate::refusal::Refusal;
+use crate::turns::{Owner, Queue};
 use crate::watch::{Expired, Watch};
 
 /// Streams' windows that a client may fill on one connection.
@@ -72,8 +73,19 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
     let (leaving, fresh) = (false, true);
     let http = Rc::clone(http);
     let findings = wire.findings();
-    let mut session =
-        Session { http, watch, connection, streams, accounts, wire, findings, leaving, fresh };
+    let turns = http.core.turns.of(&Owner::Tenant(http.view.tenant().tenant.id.clone()));
+    let mut session = Session {
+        http,
+        watch,
+        connection,
+        streams,
+        accounts,
+        wire,
+        findings,
+        turns,
+        leaving,
+        fresh,
+    };
     session.run().await;
 }
 
@@ -107,6 +119,8 @@ struct Session<'a> {
     accounts: Streams,
     wire: Wire,
     findings: Rc<Findings>,
+    /// The turns of its tenant.
+    turns: Rc<Queue>,
     /// GOAWAY was sent.
     leaving: bool,
     /// No stream has begun yet. Nobody who has just connected is idle.
@@ -160,7 +174,7 @@ impl Session<'_> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let idle = self.streams.is_empty();
-        let mut begun = 0;
+        let (mut begun, mut ended) = (0, 0);
         loop {
             if begun == BURST {
                 cx.waker().wake_by_ref();
@@ -188,6 +202,7 @@ impl Session<'_> {
                 Poll::Pending => {}
             }
             while let Poll::Ready(Some(())) = self.streams.poll_next_unpin(cx) {
+                ended += 1;
                 moved = true;
             }
             if !self.leaving && self.watch.closing() {
@@ -198,6 +213,8 @@ impl Session<'_> {
                 break;
             }
         }
+        // Over HTTP/1 each of them would have had turns of its own.
+        self.turns.charge((begun + ended) / 2);
         if let Poll::Ready(Err(_)) = self.wire.poll_send(cx) {
             return Poll::Ready(Event::Ended);
         }

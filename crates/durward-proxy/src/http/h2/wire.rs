@@ -18,6 +18,7 @@ use crate::http::h2::inspect::{Findings, Incoming, Outgoing};
 use crate::http2::Streams;
 use crate::http2::frames::Frames;
 use crate::io::Io;
+use crate::turns;
 
 /// A connection shared by `h2`, which reads and writes, and the task, which flushes.
 #[derive(Clone)]
@@ -50,7 +51,7 @@ impl Wire {
         Self(Rc::new(RefCell::new(State {
             io,
             early: buffer,
-            meter: FrameMeter::new(Instant::now()),
+            meter: FrameMeter::of_client(Instant::now()),
             incoming: Incoming::of_client(list, Rc::clone(&findings)),
             outgoing: Outgoing::new(Rc::clone(&findings)),
             findings,
@@ -130,6 +131,11 @@ impl State {
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.broken.is_some() {
+            return Poll::Pending;
+        }
+        // Frames cost time, however small they are.
+        if turns::is_over() {
+            cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         // The task that polls takes the heads and reads on; nobody has to be woken.

@@ -324,3 +324,51 @@ async fn pseudo_fields_in_trailers_or_heads_of_an_upstream_make_its_response_mal
             .await;
     }
 }
+
+// RFC 9113 section 8.1: NO_ERROR is an end in good order only after END_STREAM.
+#[tokio::test]
+async fn a_body_that_is_reset_without_an_error_before_its_end_is_cut_off() {
+    let begun = |stream| {
+        let head =
+            frame(kind::HEADERS, flag::END_HEADERS, stream, &header_block(&[(":status", "200")]));
+        [head, frame(kind::DATA, 0, stream, b"abc")].concat()
+    };
+    let origin = http2_origin(move |stream| [begun(stream), reset(stream, 0)].concat());
+    let mut setup = Setup::to(origin.address());
+    setup.upstream.protocol = UpstreamProtocol::Http2;
+    setup.upstream.retry = NO_RETRY;
+    setup
+        .run(|rig| async move {
+            let mut client = rig.client().await;
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+
+            assert!(client.read_response().await.is_err());
+
+            let log = rig.log(1).await;
+            assert!(!log[0]["reason"].is_null(), "{log:?}");
+        })
+        .await;
+}
+
+// S1.38
+#[tokio::test]
+async fn an_upstream_that_floods_frames_loses_its_connection() {
+    let floods: [(&str, Reply); 3] = [
+        ("PING", |_| frame(kind::PING, 0, 0, &[0; 8]).repeat(5_000)),
+        ("SETTINGS", |_| frame(kind::SETTINGS, 0, 0, &[]).repeat(200)),
+        ("unknown frames", |_| frame(0x77, 0, 0, &[]).repeat(5_000)),
+    ];
+    for (name, flood) in floods {
+        let origin = http2_origin(flood);
+        let mut setup = Setup::to(origin.address());
+        setup.upstream.protocol = UpstreamProtocol::Http2;
+        setup.upstream.retry = NO_RETRY;
+        setup
+            .run(|rig| async move {
+                let answer = ask(&rig, "GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()).await;
+
+                assert!(answer.starts_with("HTTP/1.1 502 "), "{name}: {answer}");
+            })
+            .await;
+    }
+}
