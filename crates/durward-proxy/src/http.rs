@@ -32,9 +32,6 @@ use crate::core::Core;
 use crate::forward::socks;
 use crate::http::forward::Texts;
 use crate::http::parse::{HeadLimits, Parsed, Progress};
-
-pub(crate) use h2::base64;
-
 use crate::memory::{ConnectionMemory, Kind, Part};
 use crate::metrics::Cells;
 use crate::prepared::TenantView;

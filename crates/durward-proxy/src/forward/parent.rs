@@ -2,10 +2,10 @@
 //!
 //! Deliberately absent: plain requests; those go through a tunnel too, so that every parent sees one kind of request.
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use durward_model::egress::{Host, Parent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::http::base64;
 use crate::io::Io;
 use crate::refusal::Refusal;
 
@@ -47,7 +47,7 @@ fn request(parent: &Parent, host: &Host, port: u16) -> Vec<u8> {
     };
     let mut bytes = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").into_bytes();
     if let Some(credential) = &parent.credential {
-        let value = base64(credential.expose());
+        let value = BASE64_STANDARD.encode(credential.expose());
         bytes.extend_from_slice(format!("Proxy-Authorization: Basic {value}\r\n").as_bytes());
     }
     bytes.extend_from_slice(b"\r\n");
