@@ -14,6 +14,7 @@ mod failure;
 mod handover;
 mod inspect;
 mod output;
+mod percent;
 mod state_file;
 mod telemetry;
 
