@@ -255,6 +255,5 @@ fn text(name: &str, egress: &Value) -> String {
         "metadata": {"name": name},
         "spec": {"egress": egress},
     });
-    // A tree of strings, numbers and lists has a YAML form.
-    serde_saphyr::to_string(&value).unwrap_or_default()
+    serde_saphyr::to_string(&value).expect("texts, numbers and lists have a YAML form")
 }
