@@ -1,6 +1,6 @@
 //! The documents a migration writes, short enough to be read before they are used: names and lists stand on one line.
 
-use crate::spec::{port_mapping, tenant};
+use durward_control::spec::{port_mapping, tenant};
 use serde::Serialize;
 use serde_saphyr::{FlowMap, FlowSeq, SerializerOptions, ser_options};
 

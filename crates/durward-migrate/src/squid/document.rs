@@ -250,8 +250,8 @@ fn is_credential_name(name: &str) -> bool {
 
 fn text(name: &str, egress: &Value) -> String {
     let value = json!({
-        "apiVersion": crate::spec::tenant::API_VERSION,
-        "kind": crate::spec::tenant::KIND,
+        "apiVersion": durward_control::spec::tenant::API_VERSION,
+        "kind": durward_control::spec::tenant::KIND,
         "metadata": {"name": name},
         "spec": {"egress": egress},
     });

@@ -1,9 +1,9 @@
 //! SmartNat's objects become documents that are accepted as they are.
 
-use durward_control::migrate::smartnat::{Migration, SmartNatOptions, migrate};
 use durward_control::{FileSource, compile};
+use durward_migrate::smartnat::{Migration, SmartNatOptions, migrate};
 
-use crate::certificates::NOW;
+use crate::NOW;
 
 const OBJECTS: &str = r#"
 apiVersion: v1
