@@ -4,6 +4,7 @@
 
 mod body;
 mod buffer;
+pub(crate) mod client;
 mod exchange;
 mod fields;
 mod flow;
