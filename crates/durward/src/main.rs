@@ -6,6 +6,7 @@ mod admin;
 mod app;
 mod authority;
 mod cli;
+mod client;
 mod commands;
 mod config;
 mod digest;
