@@ -70,7 +70,8 @@ impl FrameMeter {
         let (counts, sent) = (&mut self.counts, self.sent);
         self.frames.walk(bytes, |piece| {
             if piece.first {
-                broken = broken.or(counts.add(piece.frame, sent));
+                let found = counts.add(piece.frame, sent);
+                broken = broken.or(found);
             }
             each(piece);
         });
