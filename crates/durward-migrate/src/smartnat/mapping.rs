@@ -71,7 +71,7 @@ pub(super) fn translate(
     if target.service.is_none() {
         mapping.note(&format!("Service {service} is not among the objects: write its endpoints"));
     }
-    let ports = ports.into_iter().map(|port| FlowMap(mapping.port_spec(port, &target, &service)));
+    let ports = ports.iter().map(|port| FlowMap(mapping.port_spec(port, &target, &service)));
     let spec = PortMappingSpec {
         tenant: object.namespace().to_owned(),
         shared: addresses.iter().any(|address| surroundings.shared.contains(&**address)),
@@ -269,7 +269,7 @@ impl Mapping<'_> {
         Some(Port { outer, inner, protocol })
     }
 
-    fn port_spec(&mut self, port: Port, target: &Target<'_>, service: &str) -> PortSpec {
+    fn port_spec(&mut self, port: &Port, target: &Target<'_>, service: &str) -> PortSpec {
         let endpoints = target.endpoints(port.inner, port.protocol);
         if endpoints.is_empty() && target.service.is_some() {
             self.note(&format!(
