@@ -96,7 +96,8 @@ impl fmt::Debug for Seen {
 }
 
 /// Returns whether documents take `text` for a host name.
-pub(crate) fn is_host_name(text: &str) -> bool {
+#[must_use]
+pub fn is_host_name(text: &str) -> bool {
     words::host_name(text).is_ok()
 }
 

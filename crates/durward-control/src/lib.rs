@@ -9,7 +9,6 @@ pub mod excerpt;
 mod field;
 pub mod file_roots;
 pub mod isolation;
-pub mod migrate;
 pub mod named_file;
 pub mod place;
 pub mod publish;

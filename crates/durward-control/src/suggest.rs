@@ -2,6 +2,9 @@
 //!
 //! Deliberately absent: guesses about words that share little with any known one.
 
+/// Characters of a word that are compared.
+const LONGEST: usize = 64;
+
 /// The word of `known` nearest to `written`, when it is near enough to be meant.
 pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = written.to_ascii_lowercase();
@@ -19,28 +22,11 @@ pub fn hint<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Stri
     nearest(written, known).map(|word| format!(" (did you mean {word:?}?)")).unwrap_or_default()
 }
 
-/// Insertions, deletions, replacements and swaps of neighbours (Damerau, restricted) between the two.
+/// Insertions, deletions, replacements and swaps of neighbours between two words. Only their first [`LONGEST`] characters count, so that
+/// a word of a document costs little whatever its length.
 fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) =
-        (a.chars().take(64).collect(), b.chars().take(64).collect());
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for (i, row) in rows.iter_mut().enumerate() {
-        row[0] = i;
-    }
-    for (j, cell) in rows[0].iter_mut().enumerate() {
-        *cell = j;
-    }
-    for i in 1..=a.len() {
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            rows[i][j] = best;
-        }
-    }
-    rows[a.len()][b.len()]
+    let begin = |word: &str| word.chars().take(LONGEST).collect::<String>();
+    strsim::osa_distance(&begin(a), &begin(b))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 mod body;
 mod buffer;
+pub(crate) mod client;
 mod exchange;
 mod fields;
 mod flow;
@@ -32,8 +33,6 @@ use crate::core::Core;
 use crate::forward::socks;
 use crate::http::forward::Texts;
 use crate::http::parse::{HeadLimits, Parsed, Progress};
-
-pub(crate) use h2::base64;
 pub(crate) use h2::guard::FrameMeter;
 pub(crate) use h2::inspect::{Findings, Incoming};
 

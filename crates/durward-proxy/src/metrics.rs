@@ -3,6 +3,7 @@
 //! Labels are closed enums plus the tenant. Deliberately absent: client addresses, names and URLs as labels.
 
 pub mod exposition;
+pub mod openmetrics;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -23,6 +23,7 @@ use crate::forward::host::HostAddresses;
 use crate::listeners::{Listeners, Opened};
 use crate::memory::{self, Memory, Trimmer};
 use crate::metrics::exposition::{self, ExpositionState};
+use crate::metrics::openmetrics::Text;
 use crate::metrics::{Counter, Metrics};
 use crate::prepared::Prepared;
 use crate::prepared::build::{Built, build};
@@ -249,10 +250,9 @@ impl Proxy {
         &self.shared.metrics
     }
 
-    /// All counters and what is served now, as OpenMetrics text.
-    #[must_use]
-    pub fn metrics_text(&self) -> String {
-        exposition::encode(&self.shared.metrics, &ExpositionState::of(&self.shared))
+    /// Writes all counters and what is served now.
+    pub fn write_metrics(&self, text: &mut Text) {
+        exposition::write(text, &self.shared.metrics, &ExpositionState::of(&self.shared));
     }
 
     fn hand_out(&self, opened: Vec<Opened>) {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use pem::{EncodeConfig, LineEnding, Pem};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
     DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair,
@@ -68,7 +69,7 @@ impl Authority {
     /// This authority's own certificate.
     #[must_use]
     pub fn pem(&self) -> String {
-        crate::base64::pem("CERTIFICATE", self.issuer.der())
+        pem("CERTIFICATE", self.issuer.der())
     }
 
     /// This authority's own certificate.
@@ -134,7 +135,7 @@ impl Authority {
         };
         let list = params.signed_by(&self.issuer).expect("a revocation list is signed");
         let der = list.der().to_vec();
-        RevocationList { pem: crate::base64::pem("X509 CRL", &der), der }
+        RevocationList { pem: pem("X509 CRL", &der), der }
     }
 
     /// Writes `stem.crt` with this authority's certificate and returns its path.
@@ -223,4 +224,10 @@ fn next_serial() -> u64 {
     let mixed = nanos.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(std::process::id()) << 40;
     // A positive INTEGER of at most 63 bits, different for each call.
     (mixed.wrapping_add(COUNTER.fetch_add(1, Ordering::Relaxed)) >> 1) | 1 << 56
+}
+
+/// Encodes DER as one PEM block.
+fn pem(label: &str, der: &[u8]) -> String {
+    let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
+    pem::encode_config(&Pem::new(label, der), config)
 }

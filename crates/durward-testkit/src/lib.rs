@@ -6,7 +6,6 @@
     reason = "the kit runs inside tests: an arrangement that fails must fail the test, in words"
 )]
 
-mod base64;
 pub mod certificates;
 pub mod client;
 pub mod dns;

@@ -1,13 +1,12 @@
 //! Secrets in the forms they are shown and stored in.
 
 use aws_lc_rs::digest::{SHA256, digest};
-
-use crate::base64;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 /// The value of `Authorization` or `Proxy-Authorization` for a name and a secret.
 #[must_use]
 pub fn basic(user: &str, secret: &str) -> String {
-    format!("Basic {}", base64::encode(format!("{user}:{secret}").as_bytes()))
+    format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{secret}")))
 }
 
 /// SHA-256 in lower-case hexadecimal.

@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use durward_model::TenantId;
 use durward_model::explain::Question;
+use durward_proxy::metrics::openmetrics;
 use std::collections::BTreeMap;
 use tokio::net::TcpListener;
 
@@ -181,10 +182,9 @@ async fn healthcheck(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let text = tokio::task::spawn_blocking(move || admin.gateway.metrics_text()).await;
     match text {
-        Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
+        Ok(text) => ([(header::CONTENT_TYPE, openmetrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => broken(&error.to_string()),
     }
 }

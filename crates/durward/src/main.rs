@@ -6,6 +6,7 @@ mod admin;
 mod app;
 mod authority;
 mod cli;
+mod client;
 mod commands;
 mod config;
 mod digest;
@@ -14,6 +15,7 @@ mod failure;
 mod handover;
 mod inspect;
 mod output;
+mod percent;
 mod state_file;
 mod telemetry;
 

@@ -47,21 +47,21 @@ pub(crate) async fn connect(
     asked: Asked<'_>,
     passage: Option<&Passage>,
 ) -> Result<Reached, Refusal> {
-    let (mut io, lease) = visit(core, view, &cleared.addresses).await?;
-    let early = match cleared.parent {
-        None => Vec::new(),
+    let (io, lease) = visit(core, view, &cleared.addresses).await?;
+    let side = match cleared.parent {
+        None => Side { io, early: Vec::new() },
         Some(parent) => {
             if let Some(passage) = passage {
                 passage.opened(core, lease.peer, lease.source);
                 core.decisions.committed().await.map_err(Refusal::NotRecorded)?;
             }
-            let asking = parent::ask(&mut io, parent, (asked.host, asked.port));
+            let asking = parent::ask(io, parent, asked.host, asked.port);
             let limit = view.tenant().tenant.limits.timeouts.response;
             match tokio::time::timeout(limit, asking).await {
-                Ok(early) => early?,
+                Ok(side) => side?,
                 Err(_) => return Err(Refusal::ConnectTimeout { peer: lease.peer.0 }),
             }
         }
     };
-    Ok(Reached { side: Side { io, early }, lease })
+    Ok(Reached { side, lease })
 }

@@ -25,7 +25,6 @@ use crate::http::h2::inspect::Findings;
 use crate::http::parse::Fault;
 use crate::http2::StreamAccount;
 
-pub(crate) use websocket::base64;
 pub(super) use websocket::{accepts as websocket_accepts, new_key as websocket_key};
 
 /// The body that comes in on a stream.

@@ -4,7 +4,6 @@
 //! Deliberately absent: a registry; what is counted is known here.
 
 mod records;
-mod text;
 
 #[cfg(test)]
 mod tests;
@@ -14,7 +13,7 @@ use std::sync::Arc;
 
 use durward_model::{Tenant, TenantId};
 
-use self::text::{Family, Kind, Text};
+use super::openmetrics::{Family, Kind, Text};
 use super::{BUCKETS, Cells, Counter, Histogram, Metrics, TenantMetrics};
 use crate::audit::{self, Audit};
 use crate::core::Shared;
@@ -24,9 +23,6 @@ use crate::proxy::SinkStatus;
 use crate::refusal::{HandshakeFailure, Refusal};
 use crate::upstream::PortReport;
 use crate::upstream::report::UpstreamReport;
-
-/// The `Content-Type` of [`encode`]'s text.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The `tenant` label of what happened before a tenant was known; no tenant can have this name.
 pub const UNKNOWN: &str = "";
@@ -121,24 +117,21 @@ fn ends(tenant: &Tenant) -> Vec<(TenantId, Arc<str>, i64)> {
         .collect()
 }
 
-/// The text, ended by `# EOF`.
-#[must_use]
-pub fn encode(metrics: &Metrics, state: &ExpositionState) -> String {
+/// Writes the families of the proxy.
+pub fn write(text: &mut Text, metrics: &Metrics, state: &ExpositionState) {
     let tenants = metrics.tenants();
     let rows = std::iter::once((UNKNOWN, &metrics.unknown))
         .chain(tenants.iter().map(|(id, metrics)| (id.as_str(), metrics)))
         .map(|(tenant, metrics)| Row { tenant, metrics })
         .collect::<Vec<_>>();
-    let mut text = Text::default();
-    process(&mut text, state);
-    connections(&mut text, &rows);
-    requests(&mut text, &rows);
-    handshakes(&mut text, &rows);
-    upstreams(&mut text, &rows, state);
-    records::decisions(&mut text, &rows);
-    certificates(&mut text, state);
-    ports(&mut text, state);
-    text.end()
+    process(text, state);
+    connections(text, &rows);
+    requests(text, &rows);
+    handshakes(text, &rows);
+    upstreams(text, &rows, state);
+    records::decisions(text, &rows);
+    certificates(text, state);
+    ports(text, state);
 }
 
 fn ports(text: &mut Text, state: &ExpositionState) {

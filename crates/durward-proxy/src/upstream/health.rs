@@ -19,11 +19,14 @@ use super::endpoint::EndpointRuntime;
 use super::http2::Shared;
 use super::{UpstreamRuntime, proxy_header};
 use crate::core::Core;
+use crate::http::client::{self, Ask, HeadFault};
 use crate::metrics::Counter;
 use crate::prepared::{Prepared, PreparedListener, TenantView};
 
 /// How long a checked endpoint may take to end its connection, and how much it may send meanwhile.
 const GOODBYE: (Duration, u64) = (Duration::from_secs(1), 64 * 1024);
+
+const AGENT: &str = "durward-health-check";
 
 /// Whether an upstream is being checked, and in whose name.
 #[derive(Default)]
@@ -177,19 +180,18 @@ async fn ask(
     if (*from..=*to).contains(&status) { Ok(()) } else { Err(format!("status {status}")) }
 }
 
-async fn http1_status(mut connected: Connected, path: &str, host: &str) -> Result<u16, String> {
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: durward-health-check\r\nconnection: close\r\n\r\n"
-    );
-    let io = &mut connected.io;
-    io.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
-    io.flush().await.map_err(|error| error.to_string())?;
-    let mut head = [0; 12];
-    io.read_exact(&mut head).await.map_err(|error| error.to_string())?;
-    tokio::task::spawn_local(end(connected));
-    let status =
-        head.strip_prefix(b"HTTP/1.").and_then(|rest| std::str::from_utf8(&rest[2..]).ok());
-    status.and_then(|status| status.parse().ok()).ok_or_else(|| "not an HTTP/1 answer".to_owned())
+async fn http1_status(connected: Connected, path: &str, host: &str) -> Result<u16, String> {
+    let fields = &[("User-Agent", AGENT), ("Connection", "close")];
+    let ask = Ask { method: "GET", target: path, host, fields };
+    let Connected { io, ticket, took } = connected;
+    let answer = client::ask(io, ask).await.map_err(|fault| match fault {
+        HeadFault::Malformed(refusal) | HeadFault::Unfit(refusal) => sentence(&refusal),
+        HeadFault::Closed | HeadFault::Refused | HeadFault::Reset(_) => {
+            "connection closed before the end of a response head".to_owned()
+        }
+    })?;
+    tokio::task::spawn_local(end(Connected { io: answer.io, ticket, took }));
+    Ok(answer.status)
 }
 
 /// Ends a connection so that the endpoint sees no reset: says that nothing more comes (in TLS, too), and reads what it still sends. A
@@ -215,7 +217,7 @@ async fn http2_status(
     let (send, stream) = shared.stream();
     let request = http::Request::get(format!("{scheme}://{host}{path}"))
         .version(http::Version::HTTP_2)
-        .header("user-agent", "durward-health-check")
+        .header("user-agent", AGENT)
         .body(())
         .map_err(|error| error.to_string())?;
     let mut send = send.ready().await.map_err(|error| error.to_string())?;

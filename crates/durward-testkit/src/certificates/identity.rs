@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use rcgen::KeyPair;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{KeyKind, keys};
-use crate::base64;
+use super::{KeyKind, keys, pem};
 
 /// The file encoding of a private key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +64,8 @@ impl Identity {
     ) -> Self {
         let pkcs8 = keys::pkcs8(kind, key);
         Self {
-            chain_pem: chain_der.iter().map(|der| base64::pem("CERTIFICATE", der)).collect(),
-            key_pem: base64::pem("PRIVATE KEY", &pkcs8),
+            chain_pem: chain_der.iter().map(|der| pem("CERTIFICATE", der)).collect(),
+            key_pem: pem("PRIVATE KEY", &pkcs8),
             chain_der,
             key_der: PrivateKeyDer::Pkcs8(pkcs8.into()),
             serial,
@@ -99,7 +98,7 @@ impl Identity {
             KeyEncoding::Pkcs1 => ("RSA PRIVATE KEY", keys::pkcs1(self.kind, pkcs8)),
         };
         let Some(der) = der else { panic!("a {:?} key has no {encoding:?} encoding", self.kind) };
-        base64::pem(label, &der)
+        pem(label, &der)
     }
 
     /// Writes `stem.crt` (the chain) and `stem.key` (PKCS#8).

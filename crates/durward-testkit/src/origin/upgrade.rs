@@ -2,6 +2,7 @@
 //! It does not parse WebSocket frames, so a test may send any bytes through.
 
 use aws_lc_rs::digest;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -9,7 +10,6 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::body::{self, ResponseBody};
-use crate::base64;
 
 /// RFC 6455, section 1.3.
 const WEBSOCKET_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -41,7 +41,7 @@ fn websocket_proof(headers: &HeaderMap) -> Option<HeaderValue> {
         &digest::SHA1_FOR_LEGACY_USE_ONLY,
         format!("{key}{WEBSOCKET_GUID}").as_bytes(),
     );
-    HeaderValue::from_str(&base64::encode(hash.as_ref())).ok()
+    HeaderValue::from_str(&BASE64_STANDARD.encode(hash)).ok()
 }
 
 fn echo_after_upgrade(request: Request<Incoming>) {

@@ -16,6 +16,7 @@ use durward_control::{
 };
 use durward_model::explain::Question;
 use durward_proxy::access_log::Sink;
+use durward_proxy::metrics::openmetrics::Text;
 use durward_proxy::present::PresentAddresses;
 use durward_proxy::proxy::{Options, Proxy};
 use serde::Serialize;
@@ -400,14 +401,15 @@ impl Gateway {
 
     /// The exposition: the proxy's, and what only we know.
     pub(crate) fn metrics_text(&self) -> String {
-        let Some(text) = self.with_proxy(Proxy::metrics_text) else {
+        let mut text = Text::default();
+        if self.with_proxy(|proxy| proxy.write_metrics(&mut text)).is_none() {
             return self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        };
-        let failures = self.reload_failures.load(Relaxed);
-        let problems = exposition::problems(&self.health());
-        let files = exposition::files(&self.source.health());
-        let own = self.kernel.exposition() + &problems + &files;
-        exposition::exposition(&text, &self.view(), failures, &own)
+        }
+        exposition::documents(&mut text, &self.view(), self.reload_failures.load(Relaxed));
+        self.kernel.write_metrics(&mut text);
+        exposition::problems(&mut text, &self.health());
+        exposition::files(&mut text, &self.source.health());
+        text.end()
     }
 
     fn with_proxy<T>(&self, ask: impl FnOnce(&Proxy) -> T) -> Option<T> {

@@ -4,6 +4,7 @@
 //! Deliberately absent: taking anything out of the kernel at the end; `durward nat cleanup` does that.
 
 pub(crate) mod lines;
+mod metrics;
 mod ports;
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use durward_model::Snapshot;
 use durward_model::mapping::NatModel;
 use durward_nat::{Health, MappingReport, Nat, Options, Owners, Report};
+use durward_proxy::metrics::openmetrics::Text;
 use jiff::Timestamp;
 use lines::Line;
 use ports::Scarce;
@@ -128,57 +130,12 @@ impl Kernel {
         lines::lines(plane, &state.wanted, &plane.health().report).map_err(|error| sentence(&error))
     }
 
-    /// Metric families, empty when nothing was asked.
-    pub(crate) fn exposition(&self) -> String {
+    /// Writes the metric families of the kernel plane; none when nothing was asked of it.
+    pub(crate) fn write_metrics(&self, text: &mut Text) {
         let state = self.state();
-        let mut text = String::new();
-        if !is_wanted(&self.options, &state.wanted) {
-            return text;
+        if is_wanted(&self.options, &state.wanted) {
+            metrics::write(text, &state);
         }
-        let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>| {
-            let suffix = if kind == "counter" { "_total" } else { "" };
-            let _ = writeln!(
-                text,
-                "# HELP durward_nat_{name} {help}\n# TYPE durward_nat_{name} {kind}"
-            );
-            for (labels, value) in samples {
-                let _ = writeln!(text, "durward_nat_{name}{suffix}{labels} {value}");
-            }
-        };
-        let health = state.health();
-        let up = u64::from(state.fault.is_none() && health.fault.is_none());
-        family("up", "gauge", "Whether the kernel is as the configuration says.", one(up));
-        let help = "Mappings by what became of them.";
-        family("mappings", "gauge", help, by_state(&health.report.mappings));
-        let help = "Egress rules by what became of them.";
-        family("egress_rules", "gauge", help, by_state(&health.report.egress));
-        let help = "Connections that were cut because they are no longer allowed.";
-        family("connections_cut", "counter", help, one(state.cut));
-        if let Some(counts) = state.plane.as_ref().and_then(|plane| plane.counters().ok()) {
-            let refused = counts.refused.iter();
-            let refused =
-                refused.map(|(why, count)| (format!("{{reason=\"{why}\"}}"), count.packets));
-            let help = "Packets that were dropped or refused.";
-            family("refused_packets", "counter", help, refused.collect());
-            let by_tenant = |value: fn(&durward_nat::nftables::table::Count) -> u64| {
-                let tenants = counts.tenants.iter();
-                tenants
-                    .map(|(tenant, count)| (format!("{{tenant=\"{tenant}\"}}"), value(count)))
-                    .collect()
-            };
-            let help = "Packets forwarded for a tenant, both ways.";
-            family("tenant_packets", "counter", help, by_tenant(|count| count.packets));
-            let help = "Bytes forwarded for a tenant, both ways.";
-            family("tenant_bytes", "counter", help, by_tenant(|count| count.bytes));
-            let help =
-                "Connections that found no free port or lost a race for one, on the whole host.";
-            family("conntrack_insert_failed", "counter", help, one(counts.conntrack.insert_failed));
-            let help = "Times foreign changes of the table, of routes and routing rules, or of kernel parameters were undone.";
-            family("repairs", "counter", help, one(counts.repairs));
-        }
-        checks(&state, &mut family);
-        traffic(&state, &mut family);
-        text
     }
 
     fn bring_about(&self, state: &mut State) {
@@ -241,15 +198,6 @@ impl State {
     }
 }
 
-/// How many of them the kernel carries, and how many are left out.
-fn by_state(reports: &[MappingReport]) -> Vec<(String, u64)> {
-    let left_out = reports.iter().filter(|one| one.rejected.is_some()).count() as u64;
-    let carried = reports.len() as u64 - left_out;
-    [("carried", carried), ("left_out", left_out)]
-        .map(|(state, count)| (format!("{{state=\"{state}\"}}"), count))
-        .into()
-}
-
 /// Tenants by the addresses that clients reach them at and that their traffic leaves from: no check of another's endpoint is made from there.
 fn owners(snapshot: &Snapshot) -> Owners {
     let mut owners = Owners::new();
@@ -268,43 +216,6 @@ fn owners(snapshot: &Snapshot) -> Owners {
 
 fn is_wanted(options: &Options, model: &NatModel) -> bool {
     !options.external.is_empty() || !model.mappings.is_empty() || !model.egress.is_empty()
-}
-
-fn one(value: u64) -> Vec<(String, u64)> {
-    vec![(String::new(), value)]
-}
-
-/// Endpoints of checked mappings, and how often they were taken out.
-fn checks(state: &State, family: &mut impl FnMut(&str, &str, &str, Vec<(String, u64)>)) {
-    let Some(plane) = &state.plane else { return };
-    let checked = plane.checked();
-    let samples = checked.iter().flat_map(|one| {
-        let out = one.endpoints.iter().filter(|endpoint| endpoint.out).count() as u64;
-        let states = [("healthy", one.endpoints.len() as u64 - out), ("unhealthy", out)];
-        let labels = format!("tenant=\"{}\",mapping=\"{}\"", one.tenant, one.name);
-        states.map(|(state, count)| (format!("{{{labels},state=\"{state}\"}}"), count))
-    });
-    let help = "Endpoints of mappings with a health check, by what it says.";
-    family("mapping_endpoints", "gauge", help, samples.collect());
-    let ejections = plane.ejections().into_iter();
-    let samples = ejections.map(|(tenant, count)| (format!("{{tenant=\"{tenant}\"}}"), count));
-    let help = "Endpoints of mappings that were taken out because their checks failed.";
-    family("endpoint_ejections", "counter", help, samples.collect());
-}
-
-/// Connections by mapping, and those that leave by egress address.
-fn traffic(state: &State, family: &mut impl FnMut(&str, &str, &str, Vec<(String, u64)>)) {
-    let Some(plane) = &state.plane else { return };
-    if let Ok(begun) = plane.begun(&state.wanted) {
-        let samples = state.wanted.mappings.iter().zip(begun).map(|(mapping, begun)| {
-            (format!("{{tenant=\"{}\",mapping=\"{}\"}}", mapping.tenant, mapping.name), begun)
-        });
-        let help = "Connections that began at a mapping since its ports were last changed.";
-        family("mapping_connections", "gauge", help, samples.collect());
-    }
-    if let Ok(leaving) = plane.leaving() {
-        ports::families(&leaving, family);
-    }
 }
 
 /// The error with its causes, each once.

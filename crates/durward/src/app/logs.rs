@@ -9,6 +9,7 @@ use durward_proxy::audit::{Audit, Durability};
 
 use crate::cli::{AccessLog, AuditSync};
 use crate::failure::Failure;
+use crate::percent;
 
 /// Where lines are to go.
 #[derive(Clone, Debug)]
@@ -87,7 +88,8 @@ fn pairs(name: &str, variable: impl Fn(&str) -> String) -> Result<Vec<(String, S
     entries
         .map(|entry| {
             let (name, value) = entry.split_once('=').ok_or_else(wrong)?;
-            let value = decoded(value.trim()).ok_or_else(wrong)?;
+            let value = percent::decoded(value.trim()).ok_or_else(wrong)?;
+            let value = String::from_utf8(value).map_err(|_| wrong())?;
             let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
             let sound = !name.is_empty()
                 && name.trim().bytes().all(token)
@@ -95,22 +97,6 @@ fn pairs(name: &str, variable: impl Fn(&str) -> String) -> Result<Vec<(String, S
             sound.then(|| (name.trim().to_owned(), value)).ok_or_else(wrong)
         })
         .collect()
-}
-
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((byte, more)) = rest.split_first() {
-        if *byte == b'%' {
-            let (digits, more) = more.split_at_checked(2)?;
-            bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
-            rest = more;
-        } else {
-            bytes.push(*byte);
-            rest = more;
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -131,7 +117,7 @@ mod tests {
         assert_eq!(to.headers, [pair("api-key", "a b"), pair("x", "1")]);
         assert_eq!(to.resource, [pair("zone", "b")]);
         assert_eq!(to.ca, None);
-        for junk in ["x", "=1", "x=%0d%0ay: z", "x=%", "x y=1", "x:y=1"] {
+        for junk in ["x", "=1", "x=%0d%0ay: z", "x=%", "x y=1", "x:y=1", "x=%+1", "x=%ff"] {
             assert!(pairs("", |_| junk.to_owned()).is_err(), "{junk}");
         }
     }

@@ -48,7 +48,7 @@ pub(crate) fn check(arguments: Check) -> Result<Exit, Failure> {
 
 async fn everything(loaded: &Loaded, arguments: &CheckArgs, kernel: Category) -> Report {
     let snapshot = &loaded.snapshot;
-    let running = running::ask(arguments.admin, Duration::from_secs(2));
+    let running = running::ask(arguments.admin, Duration::from_secs(2)).await;
     let missing = addresses::missing(snapshot);
     Report::new(vec![
         documents::check(loaded),

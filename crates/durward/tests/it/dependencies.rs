@@ -67,6 +67,27 @@ fn nothing_is_older_than_what_repaired_it() {
     }
 }
 
+#[test]
+fn the_workspace_declares_no_dependency_that_no_crate_has() {
+    let manifest: Table = text("Cargo.toml").parse().unwrap();
+    let declared = manifest["workspace"]["dependencies"].as_table().unwrap();
+    let crates = std::fs::read_dir(root().join("crates")).unwrap();
+    let manifests: Vec<Table> = crates
+        .map(|entry| std::fs::read_to_string(entry.unwrap().path().join("Cargo.toml")).unwrap())
+        .map(|text| text.parse().unwrap())
+        .collect();
+
+    let used = |name: &str| {
+        let kinds = ["dependencies", "dev-dependencies", "build-dependencies"];
+        let mut tables = manifests.iter().flat_map(|manifest| kinds.map(|kind| manifest.get(kind)));
+        tables.any(|table| table.is_some_and(|table| table.get(name).is_some()))
+    };
+    let unused: Vec<_> = declared.keys().filter(|name| !used(name)).collect();
+
+    assert!(declared.len() > 40 && manifests.len() > 6);
+    assert_eq!(unused, Vec::<&String>::new());
+}
+
 // S2.50
 #[test]
 fn advisories_are_asked_for_by_a_command_that_ignores_none() {

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use durward_control::{FileSource, Publisher, RoutingJsonOptions};
 use durward_proxy::access_log::{Lines, Sink};
 use durward_proxy::metrics::Counter;
+use durward_proxy::metrics::openmetrics::Text;
 use durward_proxy::proxy::{Options, Proxy};
 use durward_testkit::process::{TempDir, allow_all_descriptors};
 
@@ -108,7 +109,9 @@ impl Gateway {
 
     /// The metrics as somebody who scrapes sees them.
     pub(crate) fn metrics_text(&self) -> String {
-        self.proxy.metrics_text()
+        let mut text = Text::default();
+        self.proxy.write_metrics(&mut text);
+        text.end()
     }
 
     /// What was found wrong with the documents.

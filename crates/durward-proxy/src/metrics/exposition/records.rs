@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use super::Row;
-use super::text::{Kind, Text};
 use crate::audit::Status;
 use crate::metrics::Counter;
+use crate::metrics::openmetrics::{Kind, Text};
 use crate::proxy::SinkStatus;
 
 /// One row per log and kind of sink: 1 when a sink of the kind fails.

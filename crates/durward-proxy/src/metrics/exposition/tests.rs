@@ -10,6 +10,12 @@ use crate::upstream::PortReport;
 use crate::upstream::report::EndpointHealth;
 use crate::upstream::report::EndpointReport;
 
+fn encode(metrics: &Metrics, state: &ExpositionState) -> String {
+    let mut text = Text::default();
+    write(&mut text, metrics, state);
+    text.end()
+}
+
 /// Samples by name and labels.
 type Samples = BTreeMap<String, f64>;
 

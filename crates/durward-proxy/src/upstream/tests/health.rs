@@ -9,7 +9,7 @@ use durward_model::health::{HealthCheck, OutlierDetection, Probe};
 use durward_model::limits::Limits;
 use durward_model::upstream::{ProxyVersion, UpstreamProtocol};
 use durward_testkit::certificates::{Authority, CertSpec};
-use durward_testkit::origin::Origin;
+use durward_testkit::origin::{Origin, RawOrigin};
 
 use tokio::io::AsyncReadExt;
 
@@ -282,6 +282,28 @@ async fn health_survives_a_change_of_the_upstream() {
     let without = UpstreamRuntime::prepare(&Arc::new(changed), &tenant, Some(&after)).unwrap();
 
     assert_eq!(state(&without, 1), EndpointHealth::Failing, "in rotation again, as it fails");
+}
+
+// S1.42+
+#[tokio::test]
+async fn a_check_reads_heads_as_strictly_as_requests_do_and_skips_interim_ones() {
+    on_a_core(|core| async move {
+        let well = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        let odd = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n";
+        let origins = [well, odd].map(|answer| RawOrigin::replying("127.0.0.1:0", answer));
+        let addresses = origins.each_ref().map(|origin| origin.address());
+        let config = checked(upstream(&addresses, "127.0.0.2"), get("/healthz"));
+        let listener = listener("a", config, Limits::default());
+        let runtime = &listener.tenant.upstreams[0];
+
+        spawn_health_checks(&core, &prepared(&listener));
+        until(|| state(runtime, 1) == EndpointHealth::Unhealthy).await;
+        let asked = origins[0].connections();
+        until(|| origins[0].connections() > asked + 3).await;
+
+        assert_eq!(state(runtime, 0), EndpointHealth::Healthy);
+    })
+    .await;
 }
 
 #[tokio::test]

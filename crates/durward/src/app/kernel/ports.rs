@@ -7,6 +7,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use durward_nat::engine::{Leaving, PORT_BUDGET};
+use durward_proxy::metrics::openmetrics::{Kind, Text};
+
+use super::metrics::family;
 
 /// Between two looks when nobody asks for metrics.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -48,26 +51,22 @@ impl Scarce {
     }
 }
 
-/// The metric families.
-pub(super) fn families(
-    leaving: &BTreeMap<IpAddr, Leaving>,
-    family: &mut impl FnMut(&str, &str, &str, Vec<(String, u64)>),
-) {
-    let connections = leaving
-        .iter()
-        .map(|(address, one)| (format!("{{address=\"{address}\"}}"), one.connections));
+/// Writes the metric families.
+pub(super) fn families(text: &mut Text, leaving: &BTreeMap<IpAddr, Leaving>) {
     let help = "Connections that leave from an egress address now.";
-    family("egress_connections", "gauge", help, connections.collect());
-    let ports = leaving.iter().filter_map(|(address, one)| {
-        let tenant = one.tenant.as_ref()?;
-        Some((format!("{{tenant=\"{tenant}\",address=\"{address}\"}}"), u64::from(one.ports)))
-    });
+    let mut connections = family(text, "egress_connections", Kind::Gauge, help);
+    for (address, one) in leaving {
+        connections.row(&[("address", &address.to_string())], one.connections);
+    }
     let help =
         "Ports in use from an egress address to the one destination that takes most of them.";
-    family("egress_ports_used", "gauge", help, ports.collect());
+    let mut used = family(text, "egress_ports_used", Kind::Gauge, help);
+    for (address, one) in leaving {
+        let Some(tenant) = &one.tenant else { continue };
+        used.row(&[("tenant", tenant.as_str()), ("address", &address.to_string())], one.ports);
+    }
     let help = "Ports there are from an egress address to one destination.";
-    let budget = vec![(String::new(), u64::from(PORT_BUDGET))];
-    family("egress_ports_budget", "gauge", help, budget);
+    family(text, "egress_ports_budget", Kind::Gauge, help).row(&[], PORT_BUDGET);
 }
 
 #[cfg(test)]

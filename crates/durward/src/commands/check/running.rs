@@ -1,21 +1,25 @@
 //! Asks a durward that runs on this host which sockets it serves, so that its ports are not taken for a stranger's.
 //!
-//! Deliberately absent: a real HTTP client; the admin interface answers HTTP/1.0 with a length.
+//! Deliberately absent: TLS; the admin interface has none.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use durward_model::Snapshot;
+use http::Request;
+use http_body_util::Full;
 use serde::Deserialize;
+use tokio::net::TcpStream;
 
 use crate::cli::Admin;
+use crate::client::{self, Client};
 use crate::commands::check::Category;
 use crate::digest::Digests;
 
 /// Bytes of an answer at most.
-const MOST: u64 = 256 << 20;
+const MOST: usize = 256 << 20;
 
 /// What a running process says of itself.
 #[derive(Debug, Default)]
@@ -62,9 +66,9 @@ impl Running {
 }
 
 /// Asks; nobody answering is an answer too.
-pub(crate) fn ask(admin: Admin, timeout: Duration) -> Running {
+pub(crate) async fn ask(admin: Admin, timeout: Duration) -> Running {
     let Admin::At(address) = admin else { return Running::default() };
-    match fetch(address, "/snapshot", timeout) {
+    match exchange(address, client::get("/snapshot", &address.to_string()), timeout).await {
         Err(_) => Running::default(),
         Ok((200, body)) => match serde_json::from_slice(&body) {
             Ok(answer) => Running { answer: Some(answer), other: None },
@@ -144,7 +148,7 @@ fn documents(category: &mut Category, answer: &Answer, snapshot: &Snapshot) {
 }
 
 /// The body of a 200 answer.
-pub(crate) fn get(address: SocketAddr, path: &str, timeout: Duration) -> Option<Vec<u8>> {
+pub(crate) fn get(address: SocketAddr, path: &str, timeout: Duration) -> Option<Bytes> {
     let (status, body) = fetch(address, path, timeout).ok()?;
     (status == 200).then_some(body)
 }
@@ -154,8 +158,8 @@ pub(crate) fn fetch(
     address: SocketAddr,
     path: &str,
     timeout: Duration,
-) -> io::Result<(u16, Vec<u8>)> {
-    exchange(address, &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n"), timeout)
+) -> Result<(u16, Bytes), String> {
+    client::block_on(exchange(address, client::get(path, &address.to_string()), timeout))
 }
 
 /// Status and body of the answer to a POST of JSON.
@@ -164,23 +168,19 @@ pub(crate) fn post(
     path: &str,
     json: &str,
     timeout: Duration,
-) -> io::Result<(u16, Vec<u8>)> {
-    let length = json.len();
-    let head =
-        format!("POST {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\n");
-    exchange(address, &format!("{head}Content-Length: {length}\r\n\r\n{json}"), timeout)
+) -> Result<(u16, Bytes), String> {
+    client::block_on(exchange(address, client::post(path, &address.to_string(), json), timeout))
 }
 
-fn exchange(address: SocketAddr, request: &str, timeout: Duration) -> io::Result<(u16, Vec<u8>)> {
-    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
-    stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(MOST).read_to_end(&mut answer)?;
-    let no_http = || io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP");
-    let head = answer.windows(4).position(|four| four == b"\r\n\r\n").ok_or_else(no_http)?;
-    let line = String::from_utf8_lossy(answer.get(..head).unwrap_or_default()).into_owned();
-    let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Ok((status.ok_or_else(no_http)?, answer.split_off(head + 4)))
+async fn exchange(
+    address: SocketAddr,
+    request: Result<Request<Full<Bytes>>, String>,
+    timeout: Duration,
+) -> Result<(u16, Bytes), String> {
+    let request = request?;
+    let connecting = tokio::time::timeout(timeout, TcpStream::connect(address)).await;
+    let stream = connecting.map_err(|_| format!("no connection within {timeout:?}"))?;
+    let stream = stream.map_err(|error| error.to_string())?;
+    let answer = Client::on(stream, timeout).await?.send(request, MOST).await?;
+    Ok((answer.status.as_u16(), answer.body))
 }

@@ -7,21 +7,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::client::{self, Client, Stream, Tunnel};
 use crate::failure::Failure;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a body at most.
+const BODY: usize = 64 * 1024;
 
 /// A client of one tenant, with one connection that it keeps.
 pub(crate) struct Caller {
@@ -29,7 +26,7 @@ pub(crate) struct Caller {
     /// The forward proxy it goes through.
     proxy: Option<SocketAddr>,
     connector: TlsConnector,
-    connection: Option<SendRequest<Empty<Bytes>>>,
+    connection: Option<Client>,
 }
 
 impl Caller {
@@ -61,68 +58,40 @@ impl Caller {
     }
 
     async fn exchange(&mut self, path: &str) -> Result<(u16, String), String> {
-        let request = Request::get(path)
-            .header("host", self.address.to_string())
-            .body(Empty::new())
-            .map_err(|error| error.to_string())?;
-        let sender = self.connected().await?;
-        let response = sender.send_request(request).await.map_err(|error| chain(&error))?;
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await.map_err(|error| chain(&error))?.to_bytes();
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+        let request = client::get(path, &self.address.to_string())?;
+        let answer = self.connected().await?.send(request, BODY).await?;
+        Ok((answer.status.as_u16(), answer.text()))
     }
 
-    async fn connected(&mut self) -> Result<&mut SendRequest<Empty<Bytes>>, String> {
+    async fn connected(&mut self) -> Result<&mut Client, String> {
         let kept = match self.connection.take() {
-            Some(mut sender) => sender.ready().await.is_ok().then_some(sender),
+            Some(mut kept) => kept.is_open().await.then_some(kept),
             None => None,
         };
-        let sender = match kept {
-            Some(sender) => sender,
+        let connection = match kept {
+            Some(kept) => kept,
             None => self.connect().await?,
         };
-        Ok(self.connection.insert(sender))
+        Ok(self.connection.insert(connection))
     }
 
-    async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>, String> {
-        let stream = match self.proxy {
-            None => TcpStream::connect(self.address).await.map_err(|error| error.to_string())?,
-            Some(proxy) => tunnel(proxy, self.address).await?,
+    async fn connect(&self) -> Result<Client, String> {
+        let stream = TcpStream::connect(self.proxy.unwrap_or(self.address)).await;
+        let stream = stream.map_err(|error| error.to_string())?;
+        let stream: Box<dyn Stream> = match self.proxy {
+            None => Box::new(stream),
+            Some(_) => {
+                match client::tunnel(stream, &self.address.to_string(), None, PATIENCE).await? {
+                    Tunnel::Open(tunnel) => Box::new(tunnel),
+                    Tunnel::Refused(status, _) => return Err(format!("the proxy said {status}")),
+                }
+            }
         };
         let name = ServerName::IpAddress(self.address.ip().into());
         let stream =
             self.connector.connect(name, stream).await.map_err(|error| error.to_string())?;
-        let (sender, connection) =
-            handshake(TokioIo::new(stream)).await.map_err(|error| chain(&error))?;
-        // Its end shows in the next request.
-        tokio::spawn(async move { drop(connection.await) });
-        Ok(sender)
+        Client::on(stream, PATIENCE).await
     }
-}
-
-/// A tunnel to `target`, or the first line of the proxy's answer.
-async fn tunnel(proxy: SocketAddr, target: SocketAddr) -> Result<TcpStream, String> {
-    let asking = async {
-        let mut stream = TcpStream::connect(proxy).await?;
-        let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\n") && answer.len() < 4096 {
-            answer.push(stream.read_u8().await?);
-        }
-        std::io::Result::Ok((stream, answer))
-    };
-    let (stream, answer) = asking.await.map_err(|error| error.to_string())?;
-    let answer = String::from_utf8_lossy(&answer);
-    match answer.lines().next() {
-        Some(first) if first.starts_with("HTTP/1.1 200 ") => Ok(stream),
-        first => Err(format!("the proxy said {}", first.unwrap_or("nothing"))),
-    }
-}
-
-/// hyper puts the cause below its own words.
-fn chain(error: &hyper::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn config(

@@ -9,6 +9,7 @@ use crate::cli::{EgressEnv, EnvFormat};
 use crate::config;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Screen};
+use crate::percent::encoded;
 use durward_control::source::regular::{self, FileKind};
 
 /// A variable, as containers have them.
@@ -114,19 +115,12 @@ fn variables(listener: &Listener, secret: Option<&str>, direct: &str) -> Vec<Var
     through.into_iter().chain(beside).collect()
 }
 
-/// What a URL cannot hold, in percent; the first colon stays, it parts name and secret.
+/// Encodes a credential for a URL. The first colon stays: it parts name and secret.
 fn escaped(credential: &str) -> String {
-    let mut out = String::with_capacity(credential.len());
-    let first_colon = credential.find(':');
-    for (at, byte) in credential.bytes().enumerate() {
-        let plain = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-        if plain || Some(at) == first_colon {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
+    match credential.split_once(':') {
+        Some((name, secret)) => format!("{}:{}", encoded(name), encoded(secret)),
+        None => encoded(credential),
     }
-    out
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@
 
 use std::str::FromStr;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use http::Uri;
+
+use crate::percent;
 
 /// Where it is and what it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,29 +41,13 @@ impl FromStr for ProxyUrl {
         let authority = uri.authority().ok_or("names no host")?;
         let host = authority.host().trim_matches(['[', ']']).to_owned();
         let port = authority.port_u16().unwrap_or(if tls { 443 } else { 3128 });
-        let user = authority.as_str().rsplit_once('@').map(|(user, _)| plain(user));
+        let user = authority.as_str().rsplit_once('@').map(|(user, _)| {
+            percent::decoded(user).ok_or("has a % that two hexadecimal digits do not follow")
+        });
         let authorization =
-            user.transpose()?.map(|user| format!("Basic {}", STANDARD.encode(user)));
+            user.transpose()?.map(|user| format!("Basic {}", BASE64_STANDARD.encode(user)));
         Ok(Self { host, port, tls, authorization })
     }
-}
-
-/// Text without its percent signs.
-fn plain(text: &str) -> Result<Vec<u8>, String> {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        if bytes[at] == b'%' {
-            let digits = text.get(at + 1..at + 3).ok_or("has a % without two digits")?;
-            out.push(u8::from_str_radix(digits, 16).map_err(|_| "has a % without two digits")?);
-            at += 3;
-        } else {
-            out.push(bytes[at]);
-            at += 1;
-        }
-    }
-    Ok(out)
 }
 
 #[cfg(test)]
@@ -77,7 +62,9 @@ mod tests {
         let whole = read("https://ci:a%3Ab@[2001:db8::1]:8443/").unwrap();
         assert_eq!((whole.host.as_str(), whole.port, whole.tls), ("2001:db8::1", 8443, true));
         assert_eq!(whole.authorization.as_deref(), Some("Basic Y2k6YTpi"));
-        for odd in ["socks5://h:1", "http://", "http://a%2@h:1", "http://a%zz@h:1", ""] {
+        for odd in
+            ["socks5://h:1", "http://", "http://a%2@h:1", "http://a%zz@h:1", "http://a%+1@h:1", ""]
+        {
             assert!(read(odd).is_err(), "{odd}");
         }
     }

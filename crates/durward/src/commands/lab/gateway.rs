@@ -64,7 +64,9 @@ impl Gateway {
     fn wait(&mut self, stage: &Stage) -> Result<(), Failure> {
         let begin = Instant::now();
         loop {
-            let answer = talk::ask(ADMIN.ip(), ADMIN, "/readyz", PATIENCE);
+            // On a thread of its own, which has the same network: the caller's may be one of a runtime, and cannot wait for another.
+            let asking = std::thread::spawn(|| talk::ask(ADMIN.ip(), ADMIN, "/readyz", PATIENCE));
+            let answer = asking.join().unwrap_or_else(|_| Err("asking it failed".to_owned()));
             let Err(why) = answer else { return Ok(()) };
             let ended = self.ended();
             if ended.is_some() || begin.elapsed() > PATIENCE {

@@ -2,15 +2,21 @@
 //!
 //! Deliberately absent: everything else of HTTP; the gateway between has it.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use http::uri::Uri;
+use tokio::net::TcpSocket;
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+use crate::client::{self, Client};
 
 /// How long an answer may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a body at most.
+const BODY: usize = 64 * 1024;
 /// How long silence must last to count as such.
 pub(super) const SILENCE: Duration = Duration::from_millis(1200);
 
@@ -56,55 +62,42 @@ fn head(reader: &mut impl BufRead) -> io::Result<Vec<String>> {
 
 /// A connection that asks again and again.
 pub(super) struct Connection {
-    reader: BufReader<TcpStream>,
+    client: Client,
     to: SocketAddr,
+    /// Moves the bytes, on whatever thread asks.
+    runtime: Runtime,
 }
 
 impl Connection {
     /// Connects from an address of this thread's network.
     pub(super) fn open(from: IpAddr, to: SocketAddr, patience: Duration) -> Result<Self, String> {
-        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let opening = || {
-            let socket = socket(family, SocketType::STREAM, None)?;
-            set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
-            set_socket_timeout(&socket, Timeout::Recv, Some(patience))?;
-            bind(&socket, &SocketAddr::new(from, 0))?;
-            connect(&socket, &to)?;
-            Ok(socket)
-        };
-        let said = |errno: rustix::io::Errno| match errno {
-            rustix::io::Errno::INPROGRESS => "no answer".to_owned(),
-            other => {
-                let text = io::Error::from(other).to_string();
+        let runtime = client::runtime()?;
+        let client = runtime.block_on(async {
+            let connecting = timeout(patience, connect(from, to)).await;
+            let stream = connecting.map_err(|_| "no answer".to_owned())?.map_err(|error| {
+                let text = error.to_string();
                 text.split(" (os error").next().unwrap_or_default().to_owned()
-            }
-        };
-        let socket = opening().map_err(said)?;
-        Ok(Self { reader: BufReader::new(TcpStream::from(socket)), to })
+            })?;
+            Client::on(stream, patience).await
+        })?;
+        Ok(Self { client, to, runtime })
     }
 
-    /// Asks for a target, a path or, of a proxy, a URL: the body, or the first line when it is no success.
+    /// Asks for a target, a path or, of a proxy, a URL: the body, or the status when it is no success.
     pub(super) fn ask(&mut self, target: &str) -> Result<String, String> {
-        self.exchange(target).unwrap_or_else(|error| Err(error.to_string()))
+        let uri: Uri = target.parse().map_err(|error| format!("{target}: {error}"))?;
+        let host = uri.authority().map_or_else(|| self.to.to_string(), ToString::to_string);
+        let asking = self.client.send(client::get(target, &host)?, BODY);
+        let answer = self.runtime.block_on(asking)?;
+        let said = answer.status == 200;
+        if said { Ok(answer.text().trim().to_owned()) } else { Err(answer.status.to_string()) }
     }
+}
 
-    fn exchange(&mut self, target: &str) -> io::Result<Result<String, String>> {
-        let host = target.strip_prefix("http://").and_then(|rest| rest.split('/').next());
-        let host = host.map_or_else(|| self.to.to_string(), str::to_owned);
-        let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
-        self.reader.get_mut().write_all(request.as_bytes())?;
-        let head = head(&mut self.reader)?;
-        let first = head.first().cloned().unwrap_or_else(|| "the connection was closed".to_owned());
-        let length =
-            head.iter().filter_map(|line| line.split_once(':')).find_map(|(name, value)| {
-                name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
-            });
-        let mut body = vec![0; length.unwrap_or_default()];
-        self.reader.read_exact(&mut body)?;
-        let text = String::from_utf8_lossy(&body).trim().to_owned();
-        let code = first.strip_prefix("HTTP/1.1 ").unwrap_or(&first);
-        Ok(if code.starts_with("200") { Ok(text) } else { Err(code.to_owned()) })
-    }
+async fn connect(from: IpAddr, to: SocketAddr) -> io::Result<tokio::net::TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(to).await
 }
 
 /// One question on a connection of its own.

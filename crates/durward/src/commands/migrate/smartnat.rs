@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use durward_control::migrate::smartnat::{self, SmartNatOptions};
+use durward_migrate::smartnat::{self, SmartNatOptions};
 
 use crate::cli::{Migrate, Seed};
 use crate::commands::migrate::hand_over;

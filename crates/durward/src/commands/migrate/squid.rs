@@ -4,8 +4,8 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use durward_control::migrate::squid::{self, SquidFiles, SquidOptions};
-use durward_control::migrate::{Effect, Migrated};
+use durward_migrate::squid::{self, SquidFiles, SquidOptions};
+use durward_migrate::{Effect, Migrated};
 
 use crate::cli::Migrate;
 use crate::commands::migrate::glob;

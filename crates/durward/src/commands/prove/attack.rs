@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Tally;
 use super::stage::{Side, Stage};
+use crate::client::{self, Tunnel};
 use crate::commands::check::report::Category;
 use crate::commands::egress::proxy::ProxyUrl;
 use crate::commands::egress::reach::{Client, Reached};
 use crate::failure::Failure;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a body at most.
+const BODY: usize = 64 * 1024;
 
 pub(super) fn prove(requests: u64) -> Result<Category, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -88,34 +90,27 @@ async fn interleaved(category: &mut Category, stage: &Stage, requests: u64) {
     }
 }
 
-/// What the partner saw of a request that came in at `address`.
+/// Returns what the partner saw of a request that came in at `address`.
 async fn ingress(address: SocketAddr) -> Option<String> {
-    let talk = async {
-        let mut stream = TcpStream::connect(address).await?;
-        let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        std::io::Result::Ok(answer)
-    };
-    let answer = tokio::time::timeout(PATIENCE, talk).await.ok()?.ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.starts_with("HTTP/1.1 200 ").then(|| body.to_owned())
+    let stream = TcpStream::connect(address).await.ok()?;
+    let mut client = client::Client::on(stream, PATIENCE).await.ok()?;
+    let answer = client.send(client::get("/", &address.to_string()).ok()?, BODY).await.ok()?;
+    (answer.status == 200).then(|| answer.text())
 }
 
 /// Every spelling of what is near, as the target of a tunnel.
 async fn forbidden(category: &mut Category, stage: &Stage) {
     let [one, other] = stage.sides;
     let proxy = SocketAddr::from((one.address, stage.ports.proxy));
-    let open = connect(proxy, &stage.partner.to_string()).await;
-    if !matches!(open, Some(200)) {
+    let open = opens(proxy, &stage.partner.to_string()).await;
+    if open != Ok(true) {
         category.error("the tunnel that is allowed does not open", "nothing is proved by refusals");
         return;
     }
     let mut tally = Tally::default();
     let mut reached = Vec::new();
     for target in targets(stage, other) {
-        let crossed = matches!(connect(proxy, &target).await, Some(200..=299));
+        let crossed = opens(proxy, &target).await == Ok(true);
         tally.add(crossed);
         if crossed {
             reached.push(target);
@@ -188,18 +183,11 @@ fn spellings(address: Ipv4Addr) -> [String; 10] {
     ]
 }
 
-/// The status of a CONNECT.
-async fn connect(proxy: SocketAddr, target: &str) -> Option<u16> {
-    let talk = async {
-        let mut stream = TcpStream::connect(proxy).await?;
-        let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut start = [0; 12];
-        stream.read_exact(&mut start).await?;
-        std::io::Result::Ok(start)
-    };
-    let start = tokio::time::timeout(PATIENCE, talk).await.ok()?.ok()?;
-    std::str::from_utf8(&start[9..]).ok()?.parse().ok()
+/// Reports whether a proxy opens a tunnel to `target`.
+async fn opens(proxy: SocketAddr, target: &str) -> Result<bool, String> {
+    let stream = TcpStream::connect(proxy).await.map_err(|error| error.to_string())?;
+    let answer = client::tunnel(stream, target, None, PATIENCE).await?;
+    Ok(matches!(answer, Tunnel::Open(_)))
 }
 
 /// Each tenant's secret at its own door, at the other's, and none.
@@ -245,5 +233,22 @@ fn checks(category: &mut Category, stage: &Stage) {
         category.ok(sentence);
     } else {
         category.error(sentence, "this is a fault of durward: please report it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::uri::Authority;
+
+    use super::*;
+
+    #[test]
+    fn every_spelling_can_be_asked_for() {
+        for host in spellings(Ipv4Addr::new(10, 0, 0, 1)) {
+            let target = format!("{host}:443");
+
+            let sent: Authority = target.parse().unwrap();
+            assert_eq!(sent.as_str(), target);
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use durward_control::{FileSource, RoutingJsonOptions, compile};
 use durward_proxy::access_log::Sink;
+use durward_proxy::metrics::openmetrics::Text;
 use durward_proxy::proxy::{Options, Proxy};
 use http::Response;
 use http_body_util::Full;
@@ -98,7 +99,9 @@ impl Stage {
 
     /// How often the engine itself found a foreign source address.
     pub(super) fn metrics_text(&self) -> String {
-        self.proxy.metrics_text()
+        let mut text = Text::default();
+        self.proxy.write_metrics(&mut text);
+        text.end()
     }
 
     /// Ends the gateway.

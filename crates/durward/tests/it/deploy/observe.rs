@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use durward_model::TenantId;
 use durward_proxy::metrics::Metrics;
-use durward_proxy::metrics::exposition::{ExpositionState, encode};
+use durward_proxy::metrics::exposition::{self, ExpositionState};
+use durward_proxy::metrics::openmetrics::Text;
 use durward_proxy::refusal::{HandshakeFailure, Refusal};
 use serde_json::Value;
 
@@ -39,7 +40,9 @@ fn alerts_dashboard_and_autoscaling_name_only_documented_metrics() {
 fn the_reference_describes_the_metrics_that_exist_and_no_others() {
     let metrics = Metrics::new(1);
     drop(metrics.tenant(&TenantId::new("acme").unwrap()));
-    let exposition = encode(&metrics, &ExpositionState::default());
+    let mut exposition = Text::default();
+    exposition::write(&mut exposition, &metrics, &ExpositionState::default());
+    let exposition = exposition.end();
     let exposed: BTreeSet<(String, String)> = exposition
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))

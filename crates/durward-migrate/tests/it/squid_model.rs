@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use durward_control::Compiled;
-use durward_control::migrate::squid::{SquidFault, SquidOptions, migrate};
-use durward_control::migrate::{Effect, Migrated};
+use durward_migrate::squid::{SquidFault, SquidOptions, migrate};
+use durward_migrate::{Effect, Migrated};
 use durward_model::egress::{Asked, Host, NO_HOST, Neighbours, Outcome, Surroundings};
 use durward_model::{Listener, Service};
 use ipnet::IpNet;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use durward_control::compile::is_host_name;
 use ipnet::IpNet;
 
 use super::Notes;
@@ -11,7 +12,6 @@ use super::addresses::AddressSet;
 use super::lines::Line;
 use super::names::{Entry, NameSet, a_labels};
 use super::ports::Ports;
-use crate::compile::is_host_name;
 
 /// An access list.
 #[derive(Clone, Debug, PartialEq, Eq)]

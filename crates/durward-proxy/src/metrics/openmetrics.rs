@@ -1,34 +1,42 @@
-//! The OpenMetrics text format, version 1.0.0.
+//! Writes the OpenMetrics text format, version 1.0.0, for every part of the gateway that counts something.
 //!
 //! Deliberately absent: timestamps and exemplars.
 
 use std::fmt::{Display, Write};
 
-/// The kinds of families we have.
+/// The `Content-Type` of the text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The types of metric families in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
+    /// A number that grows; its samples end in `_total`.
     Counter,
+    /// A number that grows and shrinks.
     Gauge,
+    /// Observations in buckets.
     Histogram,
+    /// Facts in labels; its samples end in `_info`.
     Info,
 }
 
-/// A text in the making.
-#[derive(Default)]
-pub(super) struct Text {
+/// An exposition that is being written.
+#[derive(Debug, Default)]
+pub struct Text {
     out: String,
 }
 
-/// One family of it.
-pub(super) struct Family<'a> {
+/// One metric family of a [`Text`].
+#[derive(Debug)]
+pub struct Family<'a> {
     out: &'a mut String,
     name: String,
     kind: Kind,
 }
 
 impl Text {
-    /// Begins a family. Its unit is the name's last word, if that is one.
-    pub(super) fn family(&mut self, name: &str, kind: Kind, help: &str) -> Family<'_> {
+    /// Begins a family, which must not have been begun before. Its unit is the name's last word, if that is one.
+    pub fn family(&mut self, name: &str, kind: Kind, help: &str) -> Family<'_> {
         let word = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
@@ -46,16 +54,17 @@ impl Text {
         Family { out, name: name.to_owned(), kind }
     }
 
-    /// The whole text.
-    pub(super) fn end(mut self) -> String {
+    /// Ends the text with `# EOF`.
+    #[must_use]
+    pub fn end(mut self) -> String {
         self.out.push_str("# EOF\n");
         self.out
     }
 }
 
 impl Family<'_> {
-    /// One sample.
-    pub(super) fn row(&mut self, labels: &[(&str, &str)], value: impl Display) {
+    /// Adds a sample.
+    pub fn row(&mut self, labels: &[(&str, &str)], value: impl Display) {
         let suffix = match self.kind {
             Kind::Counter => "_total",
             Kind::Info => "_info",
@@ -64,14 +73,8 @@ impl Family<'_> {
         self.sample(suffix, labels, value);
     }
 
-    /// One histogram; `counts` are not cumulative.
-    pub(super) fn histogram(
-        &mut self,
-        labels: &[(&str, &str)],
-        bounds: &[f64],
-        counts: &[u64],
-        sum: f64,
-    ) {
+    /// Adds a histogram; `counts` are not cumulative.
+    pub fn histogram(&mut self, labels: &[(&str, &str)], bounds: &[f64], counts: &[u64], sum: f64) {
         let mut total = 0;
         for (bound, count) in bounds.iter().zip(counts) {
             total += count;
@@ -113,5 +116,21 @@ impl Display for Escaped<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_backslashes_and_line_ends_of_labels_are_escaped() {
+        let mut text = Text::default();
+
+        text.family("a", Kind::Counter, "Of\nall.")
+            .row(&[("tenant", "a\"} 1\nb"), ("name", "c\\")], 2);
+
+        let expected = "# TYPE a counter\n# HELP a Of\\nall.\na_total{tenant=\"a\\\"} 1\\nb\",name=\"c\\\\\"} 2\n# EOF\n";
+        assert_eq!(text.end(), expected);
     }
 }

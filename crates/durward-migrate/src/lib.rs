@@ -9,10 +9,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::compile::{Compiled, compile};
-use crate::named_file::NamedFile;
-use crate::resources::{Document, Resources};
-use crate::spec::document;
+use durward_control::named_file::NamedFile;
+use durward_control::spec::document;
+use durward_control::{Compiled, Document, Resources, compile};
 
 /// What became of a configuration.
 #[derive(Clone, Debug, Default)]

@@ -250,11 +250,10 @@ fn is_credential_name(name: &str) -> bool {
 
 fn text(name: &str, egress: &Value) -> String {
     let value = json!({
-        "apiVersion": crate::spec::tenant::API_VERSION,
-        "kind": crate::spec::tenant::KIND,
+        "apiVersion": durward_control::spec::tenant::API_VERSION,
+        "kind": durward_control::spec::tenant::KIND,
         "metadata": {"name": name},
         "spec": {"egress": egress},
     });
-    // A tree of strings, numbers and lists has a YAML form.
-    serde_saphyr::to_string(&value).unwrap_or_default()
+    serde_saphyr::to_string(&value).expect("texts, numbers and lists have a YAML form")
 }

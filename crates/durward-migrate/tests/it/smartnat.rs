@@ -1,9 +1,9 @@
 //! SmartNat's objects become documents that are accepted as they are.
 
-use durward_control::migrate::smartnat::{Migration, SmartNatOptions, migrate};
 use durward_control::{FileSource, compile};
+use durward_migrate::smartnat::{Migration, SmartNatOptions, migrate};
 
-use crate::certificates::NOW;
+use crate::NOW;
 
 const OBJECTS: &str = r#"
 apiVersion: v1
@@ -99,13 +99,13 @@ fn mappings_become_documents_that_are_accepted() {
       tenant: shop
       addresses: ["203.0.113.10", "203.0.113.11"]
       shared: true
-      allowedSources: ["192.0.2.0/24"]
+      allowedSources: [192.0.2.0/24]
       source: Gateway
       affinity: ClientIP
       ports:
-        - {port: 8080, protocol: TCP, endpoints: ["10.244.1.5:80", "10.244.2.6:80"]}
-        - {port: 8081, protocol: TCP, endpoints: ["10.244.1.5:80", "10.244.2.6:80"]}
-        - {port: 8081, protocol: UDP, endpoints: ["10.244.1.5:7"]}
+        - {port: 8080, protocol: TCP, endpoints: [10.244.1.5:80, 10.244.2.6:80]}
+        - {port: 8081, protocol: TCP, endpoints: [10.244.1.5:80, 10.244.2.6:80]}
+        - {port: 8081, protocol: UDP, endpoints: [10.244.1.5:7]}
     "#);
     assert!(preserved.contains("source: Preserve\n  affinity: ClientIP\n  egress: true"));
 }
@@ -250,7 +250,7 @@ fn endpoints_of_older_clusters_are_read() {
         migrate(&[("o.yaml".to_owned(), objects.to_owned())], SmartNatOptions::default()).unwrap();
 
     assert!(
-        migrated.documents[0].1.contains(r#"endpoints: ["10.1.0.5:8080", "10.1.0.7:8081"]"#),
+        migrated.documents[0].1.contains("endpoints: [10.1.0.5:8080, 10.1.0.7:8081]"),
         "{migrated:?}"
     );
 }

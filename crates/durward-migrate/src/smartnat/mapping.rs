@@ -1,15 +1,16 @@
 //! SmartNat's `Mapping` (`smartnat.aureacentral.com/v1alpha1`) as `PortMapping`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde_json::Value;
+use serde_saphyr::{FlowMap, FlowSeq};
 
+use super::Migration;
+use super::document::{self, PortMappingSpec, PortSpec};
 use super::objects::Object;
 use super::target::Target;
-use super::{Migration, list, scalar};
 
 /// SmartNat's environment, under its documented defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,24 +71,20 @@ pub(super) fn translate(
     if target.service.is_none() {
         mapping.note(&format!("Service {service} is not among the objects: write its endpoints"));
     }
-    let mut text = mapping.head(&addresses, &sources, surroundings, target.affinity);
-    for port in ports {
-        let endpoints = target.endpoints(port.inner, port.protocol);
-        if endpoints.is_empty() && target.service.is_some() {
-            mapping.note(&format!(
-                "Service {service} has no ready endpoint for {} {}",
-                port.protocol, port.inner
-            ));
-        }
-        let _ = writeln!(
-            text,
-            "    - {{port: {}, protocol: {}, endpoints: {}}}",
-            port.outer,
-            port.protocol,
-            list(endpoints)
-        );
-    }
-    Some(text)
+    let ports = ports.iter().map(|port| FlowMap(mapping.port_spec(port, &target, &service)));
+    let spec = PortMappingSpec {
+        tenant: object.namespace().to_owned(),
+        shared: addresses.iter().any(|address| surroundings.shared.contains(&**address)),
+        ports: ports.collect(),
+        addresses: FlowSeq(addresses),
+        allowed_sources: (!sources.is_empty()).then_some(FlowSeq(sources)),
+        source: if surroundings.options.masquerade { "Gateway" } else { "Preserve" },
+        affinity: target.affinity.then_some("ClientIP"),
+        egress: surroundings.options.snat,
+    };
+    let name = format!("{}.{}", object.namespace(), object.name());
+    let created = object.value["metadata"]["creationTimestamp"].as_str();
+    Some(document::port_mapping(name, created, spec))
 }
 
 /// A port of a mapping.
@@ -272,42 +269,18 @@ impl Mapping<'_> {
         Some(Port { outer, inner, protocol })
     }
 
-    fn service(&self) -> String {
-        self.spec("serviceName").as_str().unwrap_or("(none)").to_owned()
+    fn port_spec(&mut self, port: &Port, target: &Target<'_>, service: &str) -> PortSpec {
+        let endpoints = target.endpoints(port.inner, port.protocol);
+        if endpoints.is_empty() && target.service.is_some() {
+            self.note(&format!(
+                "Service {service} has no ready endpoint for {} {}",
+                port.protocol, port.inner
+            ));
+        }
+        PortSpec { port: port.outer, protocol: port.protocol, endpoints }
     }
 
-    fn head(
-        &self,
-        addresses: &[String],
-        sources: &[String],
-        surroundings: &Surroundings<'_>,
-        affinity: bool,
-    ) -> String {
-        let (namespace, name) = (self.object.namespace(), self.object.name());
-        let created = self.object.value["metadata"]["creationTimestamp"].as_str();
-        let created = created.map(|at| format!(", creationTimestamp: {}", scalar(at)));
-        let mut text = format!(
-            "apiVersion: durward.dev/v1alpha1\nkind: PortMapping\nmetadata: {{name: {}{}}}\nspec:\n  tenant: {}\n  addresses: {}\n",
-            scalar(&format!("{namespace}.{name}")),
-            created.unwrap_or_default(),
-            scalar(namespace),
-            list(addresses.iter().cloned())
-        );
-        if addresses.iter().any(|address| surroundings.shared.contains(&**address)) {
-            text.push_str("  shared: true\n");
-        }
-        if !sources.is_empty() {
-            let _ = writeln!(text, "  allowedSources: {}", list(sources.iter().cloned()));
-        }
-        let source = if surroundings.options.masquerade { "Gateway" } else { "Preserve" };
-        let _ = writeln!(text, "  source: {source}");
-        if affinity {
-            text.push_str("  affinity: ClientIP\n");
-        }
-        if surroundings.options.snat {
-            text.push_str("  egress: true\n");
-        }
-        text.push_str("  ports:\n");
-        text
+    fn service(&self) -> String {
+        self.spec("serviceName").as_str().unwrap_or("(none)").to_owned()
     }
 }

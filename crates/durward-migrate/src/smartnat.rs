@@ -2,12 +2,12 @@
 //!
 //! Objects are given as text, like `kubectl get … -o yaml` writes them. Nothing is dropped without a note with its file and line.
 
+mod document;
 mod mapping;
 mod objects;
 mod target;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
 use durward_model::verdict::Severity;
 
@@ -53,7 +53,7 @@ pub fn migrate(texts: &[(String, String)], options: SmartNatOptions) -> Result<M
     migration.mappings = documents.len();
     let namespaces: BTreeSet<&str> = documents.iter().map(|one| one.object.namespace()).collect();
     for namespace in namespaces {
-        let mut text = tenant(namespace);
+        let mut text = document::tenant(namespace);
         for one in documents.iter().filter(|one| one.object.namespace() == namespace) {
             text.push_str("---\n");
             text.push_str(&one.text);
@@ -69,13 +69,6 @@ struct Translated<'a> {
     text: String,
 }
 
-fn tenant(namespace: &str) -> String {
-    let name = scalar(namespace);
-    format!(
-        "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec: {{}}\n"
-    )
-}
-
 /// Keeps the mappings whose documents are accepted: of two that claim one port SmartNat serves one, too.
 fn accepted(documents: &mut Vec<Translated<'_>>, left_out: &mut Vec<String>) {
     loop {
@@ -83,7 +76,7 @@ fn accepted(documents: &mut Vec<Translated<'_>>, left_out: &mut Vec<String>) {
         let mut seen = BTreeSet::new();
         for (at, one) in documents.iter().enumerate() {
             if seen.insert(one.object.namespace()) {
-                texts.push((format!("tenant {at}"), tenant(one.object.namespace())));
+                texts.push((format!("tenant {at}"), document::tenant(one.object.namespace())));
             }
             texts.push((format!("mapping {at}"), one.text.clone()));
         }
@@ -127,44 +120,5 @@ fn say_unused(objects: &[Object], migration: &mut Migration) {
     for (kind, count) in others {
         let kind = if kind.is_empty() { "no kind" } else { &kind };
         migration.notes.push(format!("objects of kind {kind} are not used ({count})"));
-    }
-}
-
-/// A text as YAML: quoted unless it cannot be anything else.
-fn scalar(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
-    let begins = text.as_bytes().first().is_some_and(u8::is_ascii_alphabetic);
-    let word = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"]
-        .contains(&text.to_ascii_lowercase().as_str());
-    if begins && !word && text.bytes().all(plain) {
-        return text.to_owned();
-    }
-    let mut quoted = String::from("\"");
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => quoted.extend(['\\', character]),
-            other if other.is_control() => drop(write!(quoted, "\\u{:04x}", u32::from(other))),
-            other => quoted.push(other),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
-fn list(items: impl IntoIterator<Item = String>) -> String {
-    let items: Vec<String> = items.into_iter().map(|item| scalar(&item)).collect();
-    format!("[{}]", items.join(", "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_are_quoted_unless_they_are_plain() {
-        assert_eq!(scalar("acme-desk"), "acme-desk");
-        assert_eq!(scalar("203.0.113.1"), "\"203.0.113.1\"");
-        assert_eq!(scalar("No"), "\"No\"");
-        assert_eq!(scalar("a: {b}\n\"c\""), "\"a: {b}\\u000a\\\"c\\\"\"");
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn read(
     let mut objects = Vec::new();
     for (file, text) in texts {
         let file: Arc<str> = Arc::from(file.as_str());
-        for part in crate::spec::document::split(text) {
+        for part in durward_control::spec::document::split(text) {
             let value: Value = serde_saphyr::from_str(part.text).map_err(|error| {
                 let first = error.to_string();
                 let first = first.lines().next().unwrap_or_default().to_owned();

@@ -5,14 +5,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use durward_control::migrate::squid::{SquidFault, SquidFiles, SquidOptions, migrate};
-use durward_control::migrate::{Effect, Migrated};
 use durward_control::{Compiled, FileSource, RoutingJsonOptions, compile};
+use durward_migrate::squid::{SquidFault, SquidFiles, SquidOptions, migrate};
+use durward_migrate::{Effect, Migrated};
 use durward_model::egress::neighbours::{NO_HOST, Surroundings};
 use durward_model::egress::{Asked, Host, Neighbours, Outcome, Policy};
 use durward_model::{Service, Tenant};
 
-use crate::certificates::NOW;
+use crate::NOW;
 
 pub(crate) fn options() -> SquidOptions {
     SquidOptions {

@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use durward_control::Compiled;
 use durward_model::egress::{
     Asked, Decided, Host, NO_HOST, Neighbours, Outcome, Policy, Surroundings, guard,
 };
@@ -21,7 +22,6 @@ use super::doors::Door;
 use super::kinds::{Kinds, NameKinds, name_kinds, port_kinds};
 use super::lines::Line;
 use super::{Notes, SquidFault};
-use crate::compile::Compiled;
 
 /// Most requests that one tenant's rules are asked about.
 const REQUESTS: usize = 200_000;

@@ -1,0 +1,125 @@
+//! Metrics of the kernel plane: what it carries, what it refused, and how much of it is used.
+
+use durward_nat::nftables::table::Count;
+use durward_nat::{MappingReport, Nat};
+use durward_proxy::metrics::openmetrics::{Family, Kind, Text};
+
+use super::{State, ports};
+
+/// Writes all families.
+pub(super) fn write(text: &mut Text, state: &State) {
+    let health = state.health();
+    let up = u64::from(state.fault.is_none() && health.fault.is_none());
+    family(text, "up", Kind::Gauge, "Whether the kernel is as the configuration says.")
+        .row(&[], up);
+    let help = "Mappings by what became of them.";
+    by_state(&mut family(text, "mappings", Kind::Gauge, help), &health.report.mappings);
+    let help = "Egress rules by what became of them.";
+    by_state(&mut family(text, "egress_rules", Kind::Gauge, help), &health.report.egress);
+    let help = "Connections that were cut because they are no longer allowed.";
+    family(text, "connections_cut", Kind::Counter, help).row(&[], state.cut);
+    let Some(plane) = &state.plane else { return };
+    counters(text, plane);
+    checks(text, plane);
+    traffic(text, plane, state);
+}
+
+/// Begins a family of the kernel plane.
+pub(super) fn family<'a>(text: &'a mut Text, name: &str, kind: Kind, help: &str) -> Family<'a> {
+    text.family(&format!("durward_nat_{name}"), kind, help)
+}
+
+/// Writes how many of `reports` the kernel carries, and how many are left out.
+fn by_state(family: &mut Family<'_>, reports: &[MappingReport]) {
+    let left_out = reports.iter().filter(|one| one.rejected.is_some()).count();
+    family.row(&[("state", "carried")], reports.len() - left_out);
+    family.row(&[("state", "left_out")], left_out);
+}
+
+/// Writes what the rules and connection tracking have counted.
+fn counters(text: &mut Text, plane: &Nat) {
+    let Ok(counts) = plane.counters() else { return };
+    let help = "Packets that were dropped or refused.";
+    let mut refused = family(text, "refused_packets", Kind::Counter, help);
+    for (reason, count) in &counts.refused {
+        refused.row(&[("reason", reason)], count.packets);
+    }
+    type Of = fn(&Count) -> u64;
+    let both_ways: [(&str, &str, Of); 2] = [
+        ("tenant_packets", "Packets forwarded for a tenant, both ways.", |count| count.packets),
+        ("tenant_bytes", "Bytes forwarded for a tenant, both ways.", |count| count.bytes),
+    ];
+    for (name, help, of) in both_ways {
+        let mut forwarded = family(text, name, Kind::Counter, help);
+        for (tenant, count) in &counts.tenants {
+            forwarded.row(&[("tenant", tenant.as_str())], of(count));
+        }
+    }
+    let help = "Connections that found no free port or lost a race for one, on the whole host.";
+    family(text, "conntrack_insert_failed", Kind::Counter, help)
+        .row(&[], counts.conntrack.insert_failed);
+    let help = "Times foreign changes of the table, of routes and routing rules, or of kernel parameters were undone.";
+    family(text, "repairs", Kind::Counter, help).row(&[], counts.repairs);
+}
+
+/// Writes how many endpoints of checked mappings are in rotation, and how often some were taken out.
+fn checks(text: &mut Text, plane: &Nat) {
+    let help = "Endpoints of mappings with a health check, by what it says.";
+    let mut endpoints = family(text, "mapping_endpoints", Kind::Gauge, help);
+    for one in plane.checked() {
+        let out = one.endpoints.iter().filter(|endpoint| endpoint.out).count();
+        for (state, count) in [("healthy", one.endpoints.len() - out), ("unhealthy", out)] {
+            let labels =
+                [("tenant", one.tenant.as_str()), ("mapping", &*one.name), ("state", state)];
+            endpoints.row(&labels, count);
+        }
+    }
+    let help = "Endpoints of mappings that were taken out because their checks failed.";
+    let mut ejections = family(text, "endpoint_ejections", Kind::Counter, help);
+    for (tenant, count) in plane.ejections() {
+        ejections.row(&[("tenant", tenant.as_str())], count);
+    }
+}
+
+/// Writes connections by mapping, and those that leave by egress address.
+fn traffic(text: &mut Text, plane: &Nat, state: &State) {
+    if let Ok(begun) = plane.begun(&state.wanted) {
+        let mappings = state.wanted.mappings.iter().zip(begun);
+        mapping_connections(
+            text,
+            mappings.map(|(mapping, begun)| (mapping.tenant.as_str(), &*mapping.name, begun)),
+        );
+    }
+    if let Ok(leaving) = plane.leaving() {
+        ports::families(text, &leaving);
+    }
+}
+
+/// Writes how many connections began at each mapping of a tenant.
+fn mapping_connections<'a>(
+    text: &mut Text,
+    mappings: impl Iterator<Item = (&'a str, &'a str, u64)>,
+) {
+    let help = "Connections that began at a mapping since its ports were last changed.";
+    let mut connections = family(text, "mapping_connections", Kind::Gauge, help);
+    for (tenant, mapping, begun) in mappings {
+        connections.row(&[("tenant", tenant), ("mapping", mapping)], begun);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_any_kind_stays_one_label() {
+        let mut text = Text::default();
+
+        mapping_connections(&mut text, [("a\\", "m\"} 9\nx", 3)].into_iter());
+
+        let text = text.end();
+        let row = r#"durward_nat_mapping_connections{tenant="a\\",mapping="m\"} 9\nx"} 3"#;
+        assert_eq!(text.lines().nth(2), Some(row), "{text}");
+        assert_eq!(text.lines().count(), 4);
+    }
+}
