@@ -21,6 +21,7 @@ use crate::files::{self, Files};
 use crate::prepared::PreparedBind;
 use crate::refusal::Refusal;
 use crate::session::{self, Accepted};
+use crate::status::Closing;
 use crate::turns::{self, Owner, Queue};
 
 /// Connections accepted in a row before others get their turn.
@@ -51,15 +52,6 @@ fn exhausted(files: &Files) -> io::Error {
         files.clients.most()
     );
     io::Error::new(io::ErrorKind::OutOfMemory, text)
-}
-
-/// How a door's listening socket is given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Closing {
-    /// Clients that wait in its queue are let in first: closing would reset them.
-    EmptyQueue,
-    /// Somebody else holds the socket and will let them in, or nobody is served any more.
-    LeaveQueue,
 }
 
 /// Accepts on one socket until `closed`, then gives it up as `closing` says at that time.

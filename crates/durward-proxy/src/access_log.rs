@@ -18,9 +18,10 @@ use durward_model::UpstreamAddr;
 pub(crate) use line::{Clock, Fields};
 pub use sink::{Carrier, Lines, OtlpTo, Sink, SyslogTo};
 
-use crate::audit::{Audit, Courier, NotRecorded};
+use crate::audit::{Audit, Courier};
+use crate::connection::ConnectionFacts;
+use crate::refusal::NotRecorded;
 use crate::refusal::Refusal;
-use crate::session::ConnectionFacts;
 
 /// A buffer this full goes to the writer.
 const FULL: usize = 32 * 1024;

@@ -2,10 +2,6 @@
 //!
 //! In that order, so that a stranger costs little. Deliberately absent: a default tenant, listener or certificate.
 
-mod farewell;
-
-pub(crate) use farewell::{Farewell, INTERNAL_ERROR, UNRECOGNIZED_NAME, alert, reset, say};
-
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +13,8 @@ use durward_model::{ClientAddr, Destination, DestinationMode, Service};
 use tokio::net::TcpStream;
 
 use crate::access_log::Record;
+use crate::admitted::Admitted;
+use crate::connection::{ConnectionFacts, TlsFacts};
 use crate::core::Core;
 use crate::forward::door::{self, Told};
 use crate::forward::socks::Greeted;
@@ -27,7 +25,8 @@ use crate::metrics::{Cells, Counter, TenantMetrics};
 use crate::peek;
 use crate::prepared::{Found, PreparedBind, PreparedListener, TenantView};
 use crate::refusal::Refusal;
-use crate::session::{Accepted, Admitted, ConnectionFacts, TlsFacts};
+use crate::reject;
+use crate::session::Accepted;
 use crate::tls::handshake::{self, Failed};
 use crate::turns::{self, Owner};
 use crate::unidentified;
@@ -352,12 +351,12 @@ impl TurnedAway {
     pub(crate) async fn leave(self) {
         self.record();
         let Some(stream) = self.stream else { return };
-        let farewell = farewell::choose(
+        let farewell = reject::choose(
             &self.refusal,
             self.visit.listener.as_deref().map(|listener| &*listener.listener),
             self.visit.bind.as_ref().is_some_and(|bind| bind.speaks_tls()),
         );
-        say(stream, farewell, &self.visit.watch).await;
+        reject::say(stream, farewell, &self.visit.watch).await;
     }
 
     fn record(&self) {

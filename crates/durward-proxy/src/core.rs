@@ -17,7 +17,7 @@ use crate::limits::Usage;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::prepared::Prepared;
-use crate::proxy::SinkStatus;
+use crate::status::SinkStatus;
 use crate::turns::Turns;
 use crate::unidentified::Unidentified;
 use crate::upstream::pool::Pools;

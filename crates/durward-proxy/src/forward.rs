@@ -20,8 +20,8 @@ use durward_model::Service;
 use durward_model::egress::Taken;
 use durward_model::mapping::Transport;
 
+use crate::admitted::Admitted;
 use crate::http;
-use crate::session::Admitted;
 
 /// Serves a client of a forward proxy: one that asks it, or one that was handed over and does not know.
 pub(crate) async fn serve(admitted: Admitted) {

@@ -36,11 +36,12 @@ use crate::http::parse::{HeadLimits, Parsed, Progress};
 pub(crate) use h2::base64;
 pub(crate) use h2::inspect::{Findings, Incoming};
 
+use crate::admitted::Admitted;
+use crate::connection::ConnectionFacts;
 use crate::memory::{ConnectionMemory, Kind, Part};
 use crate::metrics::Cells;
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
-use crate::session::{Admitted, ConnectionFacts};
 use crate::upstream::Pins;
 use crate::watch::Watch;
 

@@ -18,7 +18,7 @@ use durward_model::{
 
 use crate::limits::Usage;
 use crate::metrics::TenantMetrics;
-use crate::proxy::Problem;
+use crate::status::Problem;
 use crate::upstream::resolve::{Asking, Resolver};
 use crate::upstream::{PortReport, UpstreamRuntime, budget};
 use crate::watch::Retirement;

@@ -7,8 +7,12 @@ use std::net::SocketAddr;
 
 use thiserror::Error;
 
-use crate::audit::NotRecorded;
 use crate::tls::presented::{Presented, Refused};
+
+/// The record of something is not on disk, so it must not begin.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("the audit file cannot be written")]
+pub struct NotRecorded;
 
 /// Why a connection or request was turned away.
 #[derive(Debug, Error)]

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use rustls::CertificateError;
 
 use super::{Record, RequestRecord, UpstreamRecord};
+use crate::connection::{ConnectionFacts, TlsFacts};
 use crate::refusal::Refusal;
-use crate::session::{ConnectionFacts, TlsFacts};
 
 /// Adds the line for `record` to `out`.
 pub(super) fn encode(out: &mut Vec<u8>, clock: &mut Clock, record: &Record<'_>) {

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::line::escape;
 use super::{Record, RequestRecord, Sink, UpstreamRecord};
+use crate::connection::{ClientCertificate, ConnectionFacts, TlsFacts};
 use crate::refusal::Refusal;
-use crate::session::{ClientCertificate, ConnectionFacts, TlsFacts};
 
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()

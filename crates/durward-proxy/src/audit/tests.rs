@@ -14,6 +14,7 @@ use super::verify::{Break, Reason, Verified, verify};
 use super::*;
 use crate::access_log::Sink;
 use crate::forward::record::{Decision, Decisions, Kind, Verdict};
+use crate::refusal::NotRecorded;
 
 struct Place {
     dir: tempfile::TempDir,

@@ -8,6 +8,7 @@ use durward_model::egress::Credential;
 use durward_model::{ForwardService, Service};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::connection::TlsFacts;
 use crate::forward::identify;
 use crate::forward::socks::{self, Greeted};
 use crate::http::FirstRequest;
@@ -15,7 +16,6 @@ use crate::io::Io;
 use crate::memory::Hold;
 use crate::prepared::PreparedListener;
 use crate::refusal::Refusal;
-use crate::session::TlsFacts;
 
 /// The most bytes of a first request's head.
 const HEAD: usize = 64 * 1024;

@@ -7,8 +7,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use durward_model::ForwardService;
 use durward_model::egress::Credential;
 
+use crate::connection::TlsFacts;
 use crate::refusal::Refusal;
-use crate::session::TlsFacts;
 
 /// Whether the client shows a certificate of a holder the proxy is for. Without holders every client is one.
 pub(crate) fn holds(service: &ForwardService, tls: Option<&TlsFacts>) -> bool {

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use durward_model::{ClientAddr, TenantId};
 
 use crate::access_log::{Buffer, Clock, Fields, Sink};
-use crate::audit::NotRecorded;
 use crate::forward::ledger::Ledger;
+use crate::refusal::NotRecorded;
 use crate::refusal::Refusal;
 
 /// Which of the two lines it is.

@@ -5,10 +5,10 @@
 use std::time::SystemTime;
 
 use crate::access_log::{Record, UpstreamRecord};
+use crate::connection::ConnectionFacts;
 use crate::core::Core;
 use crate::prepared::TenantView;
 use crate::relay::Relayed;
-use crate::session::ConnectionFacts;
 use crate::upstream::Lease;
 
 /// Tells of a connection that has ended; `kind` is the log's word for how it asked.

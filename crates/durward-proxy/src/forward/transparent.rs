@@ -10,7 +10,8 @@ use durward_model::Service;
 use durward_model::egress::{Asked, Host, Policy};
 use tokio::net::TcpStream;
 
-use crate::admit::{Farewell, INTERNAL_ERROR, UNRECOGNIZED_NAME, reset, say};
+use crate::admitted::Admitted;
+use crate::connection::{ConnectionFacts, TlsFacts};
 use crate::core::Core;
 use crate::forward::gate;
 use crate::forward::passage::Passage;
@@ -21,8 +22,8 @@ use crate::io::Io;
 use crate::peek;
 use crate::prepared::TenantView;
 use crate::refusal::{HandshakeFailure, Refusal};
+use crate::reject::{Farewell, INTERNAL_ERROR, UNRECOGNIZED_NAME, reset, say};
 use crate::relay::{Relayed, Side, relay};
-use crate::session::{Admitted, ConnectionFacts, TlsFacts};
 use crate::watch::{Expired, Watch};
 
 /// The access log's word.

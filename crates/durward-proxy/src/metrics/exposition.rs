@@ -20,8 +20,8 @@ use crate::audit::{self, Audit};
 use crate::core::Shared;
 use crate::memory;
 use crate::prepared::{Prepared, TenantRuntime};
-use crate::proxy::SinkStatus;
 use crate::refusal::{HandshakeFailure, Refusal};
+use crate::status::SinkStatus;
 use crate::upstream::PortReport;
 use crate::upstream::report::UpstreamReport;
 

@@ -17,10 +17,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
-use crate::accept::{self, Closing, Complaint, Door};
+use crate::accept;
+use crate::accept::{Complaint, Door};
 use crate::core::{Core, Shared};
 use crate::prepared::Prepared;
 use crate::proxy::Drained;
+use crate::status::Closing;
 use crate::{http, upstream};
 
 /// How often log lines that wait are handed to the writer.

@@ -9,12 +9,12 @@ use std::net::IpAddr;
 use durward_model::Listener;
 use durward_model::route::{HeaderRules, Route};
 
+use crate::connection::{ClientCertificate, ConnectionFacts};
 use crate::http::Http;
 use crate::http::fields::{Fields, Part};
 use crate::http::forward::{ProxyChain, RequestId};
 use crate::http::message::Request;
 use crate::http::names::Known;
-use crate::session::{ClientCertificate, ConnectionFacts};
 
 /// What is said about a connection in each of its requests, made once.
 pub(crate) struct Texts {

@@ -10,7 +10,7 @@ use durward_testkit::client::H2Client;
 use durward_testkit::origin::{Origin, RawOrigin};
 
 use super::support::{Setup, ask, forward, route};
-use crate::session::{ClientCertificate, TlsFacts};
+use crate::connection::{ClientCertificate, TlsFacts};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Secret: 1\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\nok";
 

@@ -19,12 +19,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
 use crate::access_log::{Lines, Sink};
+use crate::admitted::Admitted;
+use crate::connection::{ConnectionFacts, TlsFacts};
 use crate::core::{Core, Shared};
 use crate::io::Io;
 use crate::memory::Memory;
 use crate::metrics::{Metrics, TenantMetrics};
 use crate::prepared::{Prepared, PreparedListener, TenantView};
-use crate::session::{Admitted, ConnectionFacts, TlsFacts};
 
 /// What a test may change before it begins.
 pub(super) struct Setup {

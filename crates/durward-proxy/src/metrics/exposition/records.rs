@@ -8,7 +8,7 @@ use super::Row;
 use super::text::{Kind, Text};
 use crate::audit::Status;
 use crate::metrics::Counter;
-use crate::proxy::SinkStatus;
+use crate::status::SinkStatus;
 
 /// One row per log and kind of sink: 1 when a sink of the kind fails.
 pub(super) fn sinks(text: &mut Text, sinks: &[SinkStatus]) {

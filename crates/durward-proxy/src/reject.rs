@@ -9,7 +9,7 @@ use durward_model::Listener;
 use durward_model::listener::Protocol;
 use tokio::net::TcpStream;
 
-use crate::peek::{SCRATCH, read_some};
+use crate::io::scratch::{SCRATCH, read_some};
 use crate::refusal::Refusal;
 use crate::tls::handshake::PLAIN_HTTP;
 use crate::watch::Watch;
