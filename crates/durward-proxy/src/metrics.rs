@@ -2,8 +2,6 @@
 //!
 //! Labels are closed enums plus the tenant. Deliberately absent: client addresses, names and URLs as labels.
 
-pub mod exposition;
-
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};

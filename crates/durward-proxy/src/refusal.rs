@@ -3,11 +3,13 @@
 //! The reason goes to the access log, the metrics and the problem document; the sentence goes to the log only. Deliberately absent:
 //! anything about another tenant, and panics: input from the network ends here.
 
+mod certificate;
+
 use std::net::SocketAddr;
 
 use thiserror::Error;
 
-use crate::tls::presented::{Presented, Refused};
+pub(crate) use certificate::{Presented, Refused};
 
 /// The record of something is not on disk, so it must not begin.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]

@@ -7,9 +7,9 @@ use durward_model::{ClientAddr, Destination, UpstreamAddr};
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::line::escape;
 use super::{Record, RequestRecord, Sink, UpstreamRecord};
 use crate::connection::{ClientCertificate, ConnectionFacts, TlsFacts};
+use crate::json_line::escape;
 use crate::refusal::Refusal;
 
 fn address(text: &str) -> SocketAddr {

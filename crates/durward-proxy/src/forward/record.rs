@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use durward_model::{ClientAddr, TenantId};
 
-use crate::access_log::{Buffer, Clock, Fields, Sink};
+use crate::access_log::{Buffer, Sink};
 use crate::forward::ledger::Ledger;
+use crate::json_line::{Clock, Fields};
 use crate::refusal::NotRecorded;
 use crate::refusal::Refusal;
 

@@ -16,7 +16,8 @@ use crate::connection::TlsFacts;
 use crate::io::scratch::{SCRATCH, read_some};
 use crate::peek::client_hello::Gauge;
 use crate::refusal::{HandshakeFailure, Refusal};
-use crate::tls::presented::{self, Presented, Refused};
+use crate::refusal::{Presented, Refused};
+use crate::tls::presented;
 use crate::tls::{client_certificate, failure};
 
 /// A handshake that failed.

@@ -15,10 +15,10 @@ use std::sync::Arc;
 use durward_model::{Tenant, TenantId};
 
 use self::text::{Family, Kind, Text};
-use super::{BUCKETS, Cells, Counter, Histogram, Metrics, TenantMetrics};
 use crate::audit::{self, Audit};
 use crate::core::Shared;
 use crate::memory;
+use crate::metrics::{BUCKETS, Cells, Counter, Histogram, Metrics, TenantMetrics};
 use crate::prepared::{Prepared, TenantRuntime};
 use crate::refusal::{HandshakeFailure, Refusal};
 use crate::status::SinkStatus;
