@@ -2,21 +2,21 @@
 //!
 //! Everything here is `!Send` on purpose. Deliberately absent: locks.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
 use crate::access_log;
+use crate::decisions::Decisions;
+use crate::decisions::Ledger;
 use crate::files::Files;
-use crate::forward::host::HostAddresses;
-use crate::forward::ledger::Ledger;
-use crate::forward::record::Decisions;
 use crate::limits::Usage;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::prepared::Prepared;
+use crate::present::host::HostAddresses;
+use crate::random::Random;
 use crate::status::SinkStatus;
 use crate::turns::Turns;
 use crate::unidentified::Unidentified;
@@ -29,7 +29,7 @@ pub(crate) struct Shared {
     /// What is served now.
     pub(crate) prepared: ArcSwap<Prepared>,
     /// All counters.
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
     /// Where log lines go.
     pub(crate) log: access_log::Sink,
     /// Where decisions of the forward proxy go.
@@ -75,14 +75,14 @@ pub(crate) struct Core {
     pub(crate) log: access_log::Buffer,
     /// Decisions not yet handed to the writer.
     pub(crate) decisions: Decisions,
-    random: Cell<u64>,
+    random: Rc<Random>,
 }
 
 impl Core {
     /// A core with empty pools.
     pub(crate) fn new(id: usize, shared: Arc<Shared>, seed: u64) -> Rc<Self> {
         let log = shared.log.buffer();
-        let ledger = Ledger::new(Arc::clone(&shared), id);
+        let ledger = Ledger::new(Arc::clone(&shared.metrics), id);
         let decisions = Decisions::new(&shared.decisions).counted(ledger);
         Rc::new(Self {
             id,
@@ -93,7 +93,7 @@ impl Core {
             turns: Rc::default(),
             log,
             decisions,
-            random: Cell::new(seed | 1),
+            random: Rc::new(Random::new(seed)),
         })
     }
 
@@ -103,13 +103,8 @@ impl Core {
         (files.clients.most() / 4).min(memory.unidentified()) / files.cores()
     }
 
-    /// Numbers for spreading load; not for secrets (xorshift64*).
+    /// Returns a number for spreading load; not for secrets.
     pub(crate) fn random(&self) -> u32 {
-        let mut state = self.random.get();
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        self.random.set(state);
-        (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
+        self.random.next()
     }
 }

@@ -4,13 +4,9 @@
 
 pub(crate) mod door;
 pub(crate) mod gate;
-pub(crate) mod host;
 pub(crate) mod identify;
-pub(crate) mod ledger;
 pub(crate) mod parent;
-pub(crate) mod passage;
 pub(crate) mod reach;
-pub(crate) mod record;
 pub(crate) mod sni;
 pub(crate) mod socks;
 mod told;

@@ -20,12 +20,12 @@ use crate::core::Shared;
 use crate::exposition;
 use crate::exposition::ExpositionState;
 use crate::files::Files;
-use crate::forward::host::HostAddresses;
 use crate::listeners::{Listeners, Opened};
 use crate::memory::{self, Memory, Trimmer};
 use crate::metrics::{Counter, Metrics};
 use crate::prepared::Prepared;
 use crate::prepared::build::{Built, build};
+use crate::present::host::HostAddresses;
 use crate::status::Closing;
 pub use crate::status::{BindReport, BindState, Problem, SinkStatus};
 use crate::upstream::report::UpstreamReport;
@@ -119,7 +119,7 @@ impl Proxy {
         tracing::info!(limit, budget = memory.budget(), "memory budget");
         let shared = Arc::new(Shared {
             prepared: ArcSwap::from_pointee(Prepared::default()),
-            metrics: Metrics::new(cores),
+            metrics: Arc::new(Metrics::new(cores)),
             log: options.access_log,
             decisions: options.decisions,
             host: HostAddresses::default(),

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use durward_model::egress::{Asked, Decided, Host, Outcome, Parent, Policy, Surroundings};
 
 use crate::core::Core;
+use crate::decisions::Passage;
+use crate::decisions::Verdict;
 use crate::files::Asker;
-use crate::forward::passage::Passage;
-use crate::forward::record::Verdict;
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 use crate::upstream::resolve::{Families, Unresolved};

@@ -7,9 +7,9 @@ use std::rc::Rc;
 use durward_model::egress::{Asked, Policy};
 
 use crate::core::Core;
+use crate::decisions::Passage;
 use crate::forward::gate::{self, Cleared};
 use crate::forward::parent;
-use crate::forward::passage::Passage;
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 use crate::relay::Side;
@@ -52,7 +52,7 @@ pub(crate) async fn connect(
         None => Vec::new(),
         Some(parent) => {
             if let Some(passage) = passage {
-                passage.opened(core, lease.peer, lease.source);
+                passage.opened(&core.decisions, lease.peer, lease.source);
                 core.decisions.committed().await.map_err(Refusal::NotRecorded)?;
             }
             let asking = parent::ask(&mut io, parent, (asked.host, asked.port));

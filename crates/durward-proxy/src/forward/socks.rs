@@ -11,8 +11,8 @@ use durward_model::ForwardService;
 use durward_model::egress::{Asked, Credential, Host};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::decisions::Passage;
 use crate::forward::identify;
-use crate::forward::passage::Passage;
 use crate::forward::reach::{self, Reached};
 use crate::forward::{sni, told};
 use crate::http::{Http, new_request_id};
@@ -105,7 +105,7 @@ pub(crate) async fn serve(
         }
     };
     let traffic = (relayed.from_client, relayed.from_upstream);
-    passage.ended(&now.core, relayed.ended.as_ref(), traffic);
+    passage.ended(&now.core.decisions, relayed.ended.as_ref(), traffic);
     told::tell(&now.core, &now.view, &now.facts, "socks5", (&relayed, lease.as_ref()));
 }
 
@@ -166,7 +166,7 @@ impl Client<'_> {
         let opening = reach::tunnel(core, view, &self.service.policy, asked, passage);
         let mut opened = self.watch.guard(opening).await.unwrap_or(Err(Refusal::Draining));
         if let Ok(Reached { lease, .. }) = &opened {
-            passage.opened(core, lease.peer, lease.source);
+            passage.opened(&core.decisions, lease.peer, lease.source);
             if let Err(error) = core.decisions.committed().await {
                 opened = Err(Refusal::NotRecorded(error));
             }

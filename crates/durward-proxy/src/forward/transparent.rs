@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 use crate::admitted::Admitted;
 use crate::connection::{ConnectionFacts, TlsFacts};
 use crate::core::Core;
+use crate::decisions::Passage;
 use crate::forward::gate;
-use crate::forward::passage::Passage;
 use crate::forward::reach::{self, Reached};
 use crate::forward::told;
 use crate::http::new_request_id;
@@ -57,7 +57,7 @@ pub(super) async fn serve(admitted: Admitted) {
         }
     };
     let traffic = (relayed.from_client, relayed.from_upstream);
-    passage.ended(&core, relayed.ended.as_ref(), traffic);
+    passage.ended(&core.decisions, relayed.ended.as_ref(), traffic);
     let facts = with_name(&facts, passage.sni);
     told::tell(&core, &view, &facts, KIND, (&relayed, lease.as_ref()));
 }
@@ -118,7 +118,7 @@ impl Client<'_> {
         let mut cleared = gate::check(self.core, self.view, policy, asked, passage).await?;
         cleared.keep_to(self.destination);
         let reached = reach::connect(self.core, self.view, &cleared, asked, Some(passage)).await?;
-        passage.opened(self.core, reached.lease.peer, reached.lease.source);
+        passage.opened(&self.core.decisions, reached.lease.peer, reached.lease.source);
         self.core.decisions.committed().await.map_err(Refusal::NotRecorded)?;
         Ok(reached)
     }

@@ -10,7 +10,7 @@ use durward_model::route::HeaderRules;
 use durward_model::upstream::UpstreamIndex;
 
 use crate::access_log::{Record, RequestRecord, UpstreamRecord};
-use crate::forward::passage::Passage;
+use crate::decisions::Passage;
 use crate::http::Http;
 use crate::http::fields::Span;
 use crate::http::forward::{ProxyChain, RequestId};
@@ -137,7 +137,7 @@ impl<'a> Account<'a> {
     /// There is a connection.
     pub(super) fn note_upstream(&mut self, upstream: Upstream) {
         if let Some(passage) = &mut self.passage {
-            passage.opened(&self.http.core, upstream.peer, upstream.source);
+            passage.opened(&self.http.core.decisions, upstream.peer, upstream.source);
         }
         self.upstream = Some(upstream);
     }
@@ -258,7 +258,7 @@ impl Drop for Account<'_> {
         self.record(duration);
         if let Some(passage) = &self.passage {
             let bytes = (self.traffic.0 + self.relayed.0, self.traffic.1 + self.relayed.1);
-            passage.ended(&self.http.core, self.refusal.as_ref(), bytes);
+            passage.ended(&self.http.core.decisions, self.refusal.as_ref(), bytes);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use durward_model::ForwardService;
 use durward_model::egress::{Asked, Host};
 
-use crate::forward::passage::Passage;
+use crate::decisions::Passage;
 use crate::forward::reach::{self, Reached};
 use crate::forward::{gate, identify, sni};
 use crate::http::Http;

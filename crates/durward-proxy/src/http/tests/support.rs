@@ -112,10 +112,10 @@ impl Setup {
         let (sink, lines) = Sink::memory().unwrap();
         let shared = Shared {
             prepared: ArcSwap::from_pointee(Prepared::empty_for_test()),
-            metrics: Metrics::new(1),
+            metrics: Arc::new(Metrics::new(1)),
             log: sink,
             decisions: Sink::none(),
-            host: crate::forward::host::HostAddresses::default(),
+            host: crate::present::host::HostAddresses::default(),
             files: Arc::default(),
             memory: Arc::new(Memory::new(self.memory)),
             unidentified: Arc::default(),

@@ -4,14 +4,12 @@
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use durward_model::{ClientAddr, TenantId, UpstreamAddr};
 
-use crate::core::Core;
-use crate::forward::record::{Decision, Kind, Verdict};
+use super::{Decision, Decisions, Kind, Verdict};
 use crate::refusal::Refusal;
 
 /// What is known of it so far.
@@ -55,45 +53,50 @@ impl Passage {
     }
 
     /// There is a connection from `egress` to `dialled`. Where it takes the place of another that was stale, that one has ended.
-    pub(crate) fn opened(&self, core: &Rc<Core>, dialled: UpstreamAddr, egress: SocketAddr) {
+    pub(crate) fn opened(&self, decisions: &Decisions, dialled: UpstreamAddr, egress: SocketAddr) {
         let now = Some((dialled.0, egress));
         if self.dialled.get() == now {
             return;
         }
         if let Some((peer, _)) = self.dialled.get() {
             let stale = Refusal::UpstreamClosed { peer };
-            self.write(core, Kind::Close, (&self.rule, self.verdict), Some(&stale), (0, 0));
+            self.write(decisions, Kind::Close, (&self.rule, self.verdict), Some(&stale), (0, 0));
         }
         self.dialled.set(now);
-        self.write(core, Kind::Open, (&self.rule, self.verdict), None, (0, 0));
+        self.write(decisions, Kind::Open, (&self.rule, self.verdict), None, (0, 0));
     }
 
     /// It is over: refused before there was a connection, or after so many bytes from and to the client.
-    pub(crate) fn ended(&self, core: &Rc<Core>, refusal: Option<&Refusal>, bytes: (u64, u64)) {
+    pub(crate) fn ended(
+        &self,
+        decisions: &Decisions,
+        refusal: Option<&Refusal>,
+        bytes: (u64, u64),
+    ) {
         if self.dialled.get().is_some() {
             // What a tunnel begins with is judged after it is connected.
             let decided = match refusal {
                 Some(Refusal::PolicyDenied { rule, .. }) => (&**rule, Verdict::Denied),
                 _ => (&*self.rule, self.verdict),
             };
-            return self.write(core, Kind::Close, decided, refusal, bytes);
+            return self.write(decisions, Kind::Close, decided, refusal, bytes);
         }
         let denied =
             matches!(refusal, Some(Refusal::PolicyDenied { .. } | Refusal::ProxyAuthentication));
         let verdict = if denied { Verdict::Denied } else { Verdict::Failed };
-        self.write(core, Kind::Open, (&self.rule, verdict), refusal, bytes);
+        self.write(decisions, Kind::Open, (&self.rule, verdict), refusal, bytes);
     }
 
     fn write(
         &self,
-        core: &Rc<Core>,
+        decisions: &Decisions,
         kind: Kind,
         (rule, verdict): (&str, Verdict),
         refusal: Option<&Refusal>,
         bytes: (u64, u64),
     ) {
         let connection = self.dialled.get();
-        core.decisions.write(&Decision {
+        decisions.write(&Decision {
             kind,
             at: SystemTime::now(),
             id: &self.id,

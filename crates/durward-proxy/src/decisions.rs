@@ -2,16 +2,20 @@
 //!
 //! Deliberately absent: credentials, paths, header values and bodies; and where the lines go, which `access_log` and `audit` know.
 
+mod ledger;
+mod passage;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use durward_model::{ClientAddr, TenantId};
 
 use crate::access_log::{Buffer, Sink};
-use crate::forward::ledger::Ledger;
 use crate::json_line::{Clock, Fields};
 use crate::refusal::NotRecorded;
 use crate::refusal::Refusal;
+pub(crate) use ledger::Ledger;
+pub(crate) use passage::Passage;
 
 /// Which of the two lines it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,28 +8,27 @@ use std::sync::Arc;
 
 use durward_model::TenantId;
 
-use crate::core::Shared;
-use crate::forward::record::{Decision, Kind, Verdict};
-use crate::metrics::{Counter, TenantMetrics};
+use super::{Decision, Kind, Verdict};
+use crate::metrics::{Counter, Metrics, TenantMetrics};
 
 /// One core's way to the counters.
 pub(crate) struct Ledger {
-    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
     core: usize,
     known: RefCell<BTreeMap<TenantId, Arc<TenantMetrics>>>,
 }
 
 impl Ledger {
     /// Counts in the cells of `core`.
-    pub(crate) fn new(shared: Arc<Shared>, core: usize) -> Self {
-        Self { shared, core, known: RefCell::default() }
+    pub(crate) fn new(metrics: Arc<Metrics>, core: usize) -> Self {
+        Self { metrics, core, known: RefCell::default() }
     }
 
     /// Counts a decision.
     pub(super) fn count(&self, decision: &Decision<'_>) {
         let mut known = self.known.borrow_mut();
         if !known.contains_key(decision.tenant) {
-            let metrics = self.shared.metrics.tenant(decision.tenant);
+            let metrics = self.metrics.tenant(decision.tenant);
             known.insert(decision.tenant.clone(), metrics);
         }
         let Some(cells) = known.get(decision.tenant).map(|metrics| metrics.core(self.core)) else {
