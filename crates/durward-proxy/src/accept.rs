@@ -107,7 +107,7 @@ impl Door {
                 Err(error) => {
                     self.no_room(bind, &error);
                     if files::are_exhausted(&error) {
-                        self.core.pools.make_room(None);
+                        self.core.upstreams.pools.make_room(None);
                     }
                     tokio::select! {
                         biased;

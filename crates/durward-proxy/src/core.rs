@@ -1,4 +1,4 @@
-//! What one core has to itself: its pools, its watchdog, its log buffer, its random numbers.
+//! What one core has to itself: its upstream side, its watchdog, its log buffer, its random numbers.
 //!
 //! Everything here is `!Send` on purpose. Deliberately absent: locks.
 
@@ -20,6 +20,7 @@ use crate::random::Random;
 use crate::status::SinkStatus;
 use crate::turns::Turns;
 use crate::unidentified::Unidentified;
+use crate::upstream::Upstreams;
 use crate::upstream::pool::Pools;
 use crate::upstream::resolve::Resolver;
 use crate::watch::Watchdog;
@@ -63,8 +64,8 @@ pub(crate) struct Core {
     pub(crate) id: usize,
     /// What all cores share.
     pub(crate) shared: Arc<Shared>,
-    /// Idle upstream connections.
-    pub(crate) pools: Pools,
+    /// The upstream side.
+    pub(crate) upstreams: Rc<Upstreams>,
     /// Connections that belong to no tenant yet.
     pub(crate) unidentified: Rc<Unidentified>,
     /// Deadlines.
@@ -84,16 +85,29 @@ impl Core {
         let log = shared.log.buffer();
         let ledger = Ledger::new(Arc::clone(&shared.metrics), id);
         let decisions = Decisions::new(&shared.decisions).counted(ledger);
+        let random = Rc::new(Random::new(seed));
+        let (watchdog, turns) = (Rc::<Watchdog>::default(), Rc::<Turns>::default());
+        let upstreams = Rc::new(Upstreams {
+            core: id,
+            pools: Pools::default(),
+            resolver: shared.resolver.clone(),
+            files: Arc::clone(&shared.files),
+            memory: Arc::clone(&shared.memory),
+            random: Rc::clone(&random),
+            turns: Rc::clone(&turns),
+            watchdog: Rc::clone(&watchdog),
+        });
+        let unidentified = Rc::default();
         Rc::new(Self {
             id,
             shared,
-            pools: Pools::default(),
-            unidentified: Rc::default(),
-            watchdog: Rc::default(),
-            turns: Rc::default(),
+            upstreams,
+            unidentified,
+            watchdog,
+            turns,
             log,
             decisions,
-            random: Rc::new(Random::new(seed)),
+            random,
         })
     }
 

@@ -19,10 +19,11 @@ use crate::audit::{self, Audit};
 use crate::core::Shared;
 use crate::memory;
 use crate::metrics::{BUCKETS, Cells, Counter, Histogram, Metrics, TenantMetrics};
-use crate::prepared::{Prepared, TenantRuntime};
+use crate::prepared::Prepared;
 use crate::refusal::{HandshakeFailure, Refusal};
 use crate::status::SinkStatus;
 use crate::upstream::PortReport;
+use crate::upstream::TenantRuntime;
 use crate::upstream::report::UpstreamReport;
 
 /// The `Content-Type` of [`encode`]'s text.

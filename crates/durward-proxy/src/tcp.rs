@@ -114,7 +114,16 @@ async fn connect(
     runtime.count_request();
     loop {
         let (client, destination) = (facts.client, facts.destination);
-        match upstream::open(core, view, choice.upstream, client, destination, &mut tried).await {
+        match upstream::open(
+            &core.upstreams,
+            view.access(),
+            choice.upstream,
+            client,
+            destination,
+            &mut tried,
+        )
+        .await
+        {
             Ok((io, lease)) => return Ok((io, lease, retries)),
             Err(refusal) => {
                 let elsewhere = matches!(

@@ -47,7 +47,7 @@ pub(crate) async fn connect(
     asked: Asked<'_>,
     passage: Option<&Passage>,
 ) -> Result<Reached, Refusal> {
-    let (mut io, lease) = visit(core, view, &cleared.addresses).await?;
+    let (mut io, lease) = visit(&core.upstreams, view.access(), &cleared.addresses).await?;
     let early = match cleared.parent {
         None => Vec::new(),
         Some(parent) => {

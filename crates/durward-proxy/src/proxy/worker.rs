@@ -99,7 +99,8 @@ async fn live(id: usize, shared: Arc<Shared>, mut commands: UnboundedReceiver<Co
             Command::Close(bind) => doors.close(bind, Closing::EmptyQueue),
             Command::CloseAll(closing) => doors.close_all(closing),
             Command::Prepared(prepared) => {
-                upstream::spawn_health_checks(&doors.door.core, &prepared);
+                let upstreams = &doors.door.core.upstreams;
+                upstream::spawn_health_checks(upstreams, prepared.checked_tenants());
             }
             Command::Drain(given) => {
                 grace = given;

@@ -116,16 +116,18 @@ async fn connect<D: Downstream>(
     tried: &mut Tried,
 ) -> Result<(Carrier, Lease), Refusal> {
     let (core, view) = (&http.core, &http.view);
+    let upstreams = &core.upstreams;
     let (index, addresses) = match way {
         Way::Upstream(_, index) => (Some(index), &[][..]),
         Way::Outside(cleared, _) => (None, &cleared.addresses[..]),
     };
-    if let Some(own) = http.pins.take(core, view, index, addresses, tried)? {
+    if let Some(own) = http.pins.take(upstreams, || view.access(), index, addresses, tried)? {
         return Ok(own);
     }
     match way {
         Way::Upstream(_, index) => {
-            let acquiring = acquire(core, view, index, client(http, &account.chain), tried);
+            let acquiring =
+                acquire(upstreams, view.access(), index, client(http, &account.chain), tried);
             wait_for(acquiring, down, clock).await
         }
         Way::Outside(cleared, asked) if cleared.parent.is_some() => {
@@ -141,7 +143,7 @@ async fn connect<D: Downstream>(
             quiet.then_some((Carrier::Http1(reached.side.io), reached.lease)).ok_or(fault)
         }
         Way::Outside(cleared, _) => {
-            wait_for(carry(core, view, &cleared.addresses, tried), down, clock).await
+            wait_for(carry(upstreams, view.access(), &cleared.addresses, tried), down, clock).await
         }
     }
 }

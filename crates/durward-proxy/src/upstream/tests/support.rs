@@ -136,7 +136,7 @@ pub(super) async fn ask(io: &mut Io) -> IpAddr {
 }
 
 pub(super) async fn take(core: &Rc<Core>, view: &TenantView) -> Result<(Carrier, Lease), Refusal> {
-    acquire(core, view, FIRST, client(), &mut Tried::default()).await
+    acquire(&core.upstreams, view.access(), FIRST, client(), &mut Tried::default()).await
 }
 
 pub(super) async fn take_io(core: &Rc<Core>, view: &TenantView) -> (Io, Lease) {
