@@ -76,7 +76,8 @@ pub(crate) struct Core {
     pub(crate) log: access_log::Buffer,
     /// Decisions not yet handed to the writer.
     pub(crate) decisions: Decisions,
-    random: Rc<Random>,
+    /// Numbers for spreading load.
+    pub(crate) random: Rc<Random>,
 }
 
 impl Core {

@@ -34,7 +34,6 @@ use crate::http::forward::Texts;
 use crate::http::parse::{HeadLimits, Parsed, Progress};
 
 pub(crate) use h2::base64;
-pub(crate) use h2::inspect::{Findings, Incoming};
 
 use crate::admitted::Admitted;
 use crate::connection::ConnectionFacts;
@@ -191,7 +190,10 @@ impl FirstRequest {
     ///
     /// # Errors
     /// When it is no request.
-    pub(crate) fn authorization(&mut self, bytes: &[u8]) -> Result<Option<Vec<u8>>, parse::Fault> {
+    pub(crate) fn authorization(
+        &mut self,
+        bytes: &[u8],
+    ) -> Result<Option<Vec<u8>>, crate::syntax::Fault> {
         let limits = HeadLimits { outward: true, ..HeadLimits::RESPONSE };
         let request = &mut self.request;
         Ok(match parse::parse_request(bytes, &mut self.progress, limits, request)? {

@@ -37,6 +37,7 @@ mod relay;
 mod session;
 mod share;
 mod status;
+mod syntax;
 mod tcp;
 mod tls;
 mod turns;

@@ -30,7 +30,6 @@ mod tests;
 pub(crate) use acquire::{Carrier, acquire, open};
 pub(crate) use balance::Tried;
 pub(crate) use health::spawn_health_checks;
-pub(crate) use http2::Stream;
 pub(crate) use lease::Lease;
 pub(crate) use outside::{carry, visit};
 pub(crate) use per_core::Upstreams;

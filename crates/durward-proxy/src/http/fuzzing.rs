@@ -11,9 +11,8 @@ use crate::http::framing::{Kind, incoming, outgoing};
 use crate::http::h1::write;
 use crate::http::h2::guard::FrameMeter;
 use crate::http::message::{Framing, Request, Response, Version};
-use crate::http::parse::{
-    Asked, Fault, HeadLimits, Parsed, Progress, is_value_byte, parse_request, parse_response,
-};
+use crate::http::parse::{Asked, HeadLimits, Parsed, Progress, parse_request, parse_response};
+use crate::syntax::{Fault, is_value_byte};
 
 const LIMITS: HeadLimits =
     HeadLimits { bytes: 16 * 1024, line: 4 * 1024, fields: 64, outward: true };

@@ -5,9 +5,6 @@
 pub(crate) mod client;
 pub(super) mod convert;
 pub(crate) mod guard;
-mod hpack;
-mod huffman;
-pub(crate) mod inspect;
 pub(crate) mod server;
 mod websocket;
 mod wire;
@@ -21,9 +18,9 @@ use h2::{Reason, RecvStream, SendStream};
 
 use crate::http::fields::Fields;
 use crate::http::flow::{Filled, Source, SourceFault};
-use crate::http::h2::inspect::Findings;
-use crate::http::parse::Fault;
 use crate::http2::StreamAccount;
+use crate::http2::inspect::Findings;
+use crate::syntax::Fault;
 
 pub(crate) use websocket::base64;
 pub(super) use websocket::{accepts as websocket_accepts, new_key as websocket_key};

@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http::{Findings, Incoming};
 use crate::http2::frames::{Frames, kind};
+use crate::http2::inspect::{Findings, Incoming};
 use crate::http2::streams::Streams;
 use crate::io::Io;
 

@@ -13,7 +13,7 @@ use h2::client::{Builder, Connection, SendRequest};
 use h2::{Ping, PingPong};
 
 use super::path::{Connected, Path, Ticket};
-use crate::http::Findings;
+use crate::http2::inspect::Findings;
 use crate::http2::{HEADER_LIST, Metered, Streams};
 use crate::memory::{ConnectionMemory, HTTP2_CONNECTION, Hold};
 use crate::refusal::Refusal;

@@ -248,7 +248,7 @@ impl<'a> Attempt<'_, 'a> {
             lease.bind();
         }
         if let Upgrade::Extended(_) = self.account.request.upgrade {
-            let key = websocket_key(&self.http.core);
+            let key = websocket_key(&self.http.core.random);
             let fields = &mut self.account.request.fields;
             fields.retain(|known| known != Known::SecWebsocketKey);
             fields.append(b"Sec-WebSocket-Key", key.as_bytes());
@@ -282,7 +282,9 @@ impl<'a> Attempt<'_, 'a> {
             lease.bind();
         }
         let Some(stream) = lease.stream() else { return Ok(Ended::Broken) };
-        let mut up = Up::new(send, stream, lease.upstream().upstream.tls.is_some());
+        let tls = lease.upstream().upstream.tls.is_some();
+        let (streams, findings) = (stream.accounts(), stream.findings());
+        let mut up = Up::new(send, streams, findings, stream.window(), tls);
         let turn = self.exchange(down, &mut up, &mut lease, tries).await;
         self.count_traffic(&up);
         match turn {

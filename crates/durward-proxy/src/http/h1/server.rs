@@ -20,10 +20,11 @@ use crate::http::framing::{Kind, outgoing};
 use crate::http::h1::{Conn, write};
 use crate::http::linger::discard;
 use crate::http::message::{Framing, PooledRequest, Request, Response};
-use crate::http::parse::{Fault, HeadLimits, Parsed, Progress, parse_request};
+use crate::http::parse::{HeadLimits, Parsed, Progress, parse_request};
 use crate::io::Io;
 use crate::memory::Part;
 use crate::refusal::Refusal;
+use crate::syntax::Fault;
 use crate::watch::{Expired, Watch};
 
 /// Bytes of an incomplete head that the connection's own price covers.

@@ -10,11 +10,9 @@ use crate::http::fields::{Fields, Span};
 use crate::http::framing::{Content, End};
 use crate::http::message::{Framing, Request, Response, Upgrade, Version};
 use crate::http::names::Known;
-use crate::http::parse::{
-    Fault, HeadLimits, content_length, is_target_byte, is_token, is_value, set_host,
-    valid_authority,
-};
+use crate::http::parse::{HeadLimits, set_host, valid_authority};
 use crate::http2::HEADER_LIST;
+use crate::syntax::{Fault, content_length, is_target_byte, is_token, is_value};
 
 /// Bytes a field is counted as besides its name and value (RFC 9113 §6.5.2).
 const OVERHEAD: usize = 32;

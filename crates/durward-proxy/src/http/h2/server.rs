@@ -19,16 +19,16 @@ use crate::http::exchange::{self, Ended, note_refusal};
 use crate::http::fields::Fields;
 use crate::http::flow::{Downstream, Filled, Sink, Source, SourceFault};
 use crate::http::framing::{Kind, outgoing};
-use crate::http::h2::inspect::{Accepted, Findings};
 use crate::http::h2::wire::Wire;
 use crate::http::h2::{Body, Outlet, convert, to_io};
 use crate::http::linger::discard;
 use crate::http::message::{Framing, PooledRequest, Request, Response, Version};
-use crate::http::parse::Fault;
+use crate::http2::inspect::{Accepted, Findings};
 use crate::http2::{StreamAccount, Streams};
 use crate::io::Io;
 use crate::memory::HTTP2_CONNECTION;
 use crate::refusal::Refusal;
+use crate::syntax::Fault;
 use crate::watch::{Expired, Watch};
 
 /// Streams' windows that a client may fill on one connection.

@@ -14,9 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http::buffer::{Buffer, SIZE, give_write, take_write};
 use crate::http::h2::guard::FrameMeter;
-use crate::http::h2::inspect::{Findings, Incoming, Outgoing};
 use crate::http2::Streams;
 use crate::http2::frames::Frames;
+use crate::http2::inspect::{Findings, Incoming, Outgoing};
 use crate::io::Io;
 
 /// A connection shared by `h2`, which reads and writes, and the task, which flushes.

@@ -5,7 +5,7 @@
 use crate::http::fields::{Fields, Span, list};
 use crate::http::message::Version;
 use crate::http::names::Known;
-use crate::http::parse::{Fault, content_length, is_token};
+use crate::syntax::{Fault, content_length, is_token};
 
 /// The fields that frame a message and rule its connection.
 #[derive(Debug, Default)]

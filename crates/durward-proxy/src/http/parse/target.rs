@@ -5,7 +5,7 @@
 use std::net::Ipv6Addr;
 
 use crate::http::fields::Span;
-use crate::http::parse::{Fault, is_target_byte};
+use crate::syntax::{Fault, is_target_byte};
 
 /// The parts of a target, as offsets into the head.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,5 @@
 //! What is pooled, and that it never crosses tenants.
 
-use crate::prepared::TenantView;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use super::support::{
     FIRST, ask, bind, client, listener, on_a_core, take, take_io, upstream, view, whoami,
 };
 use crate::metrics::Counter;
+use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 
 // S1.3 S1.41

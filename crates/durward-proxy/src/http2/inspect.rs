@@ -5,9 +5,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use crate::http::h2::hpack::{Blocks, Section};
-use crate::http::parse::Fault;
 use crate::http2::frames::{Frame, Piece, kind};
+use crate::http2::hpack::{Blocks, Section};
+use crate::syntax::Fault;
 
 /// Flags of HEADERS frames (RFC 9113 section 6.2).
 const END_STREAM: u8 = 0x1;
@@ -23,7 +23,7 @@ const KEPT: usize = 4096;
 
 /// A request that `h2` has handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Accepted {
+pub(crate) enum Accepted {
     /// Nothing is known against it.
     Sound,
     /// Its head breaks a rule.
@@ -60,7 +60,7 @@ impl Findings {
     }
 
     /// Notes that `h2` has handed a request over, and takes the fault of its head.
-    pub(super) fn accepted(&self, stream: u32) -> Accepted {
+    pub(crate) fn accepted(&self, stream: u32) -> Accepted {
         if self.settle(stream) || self.lost.get() {
             self.take(stream).map_or(Accepted::Sound, Accepted::Faulty)
         } else {
@@ -69,12 +69,12 @@ impl Findings {
     }
 
     /// Takes the fault of a request that `h2` has reset by itself, of the connection if `h2` has ended that.
-    pub(super) fn rejected(&self) -> Option<Fault> {
+    pub(crate) fn rejected(&self) -> Option<Fault> {
         self.rejected.borrow_mut().pop_front()
     }
 
     /// Takes any fault that is noted.
-    pub(super) fn any(&self) -> Option<Fault> {
+    pub(crate) fn any(&self) -> Option<Fault> {
         self.faults.borrow_mut().pop_front().map(|(_, fault)| fault)
     }
 
@@ -144,7 +144,7 @@ pub(crate) struct Incoming {
 
 impl Incoming {
     /// For a client whose lists of fields `h2` takes up to a size of `list`.
-    pub(super) fn of_client(list: usize, findings: Rc<Findings>) -> Self {
+    pub(crate) fn of_client(list: usize, findings: Rc<Findings>) -> Self {
         Self::new(Peer::Client { newest: 0 }, list, findings)
     }
 
@@ -250,18 +250,18 @@ fn fragment(frame: Frame, payload: &[u8]) -> Option<&[u8]> {
 
 /// Reads what `h2` sends.
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub(crate) struct Outgoing {
     code: u32,
     findings: Rc<Findings>,
 }
 
 impl Outgoing {
-    pub(super) fn new(findings: Rc<Findings>) -> Self {
+    pub(crate) fn new(findings: Rc<Findings>) -> Self {
         Self { code: 0, findings }
     }
 
     /// Looks for streams that `h2` resets or answers.
-    pub(super) fn sent(&mut self, piece: Piece<'_>) {
+    pub(crate) fn sent(&mut self, piece: Piece<'_>) {
         let Piece { frame, payload, last, .. } = piece;
         match frame.kind {
             kind::HEADERS if last => self.findings.answered(frame.stream),

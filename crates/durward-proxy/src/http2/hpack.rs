@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
-use crate::http::h2::huffman;
-use crate::http::parse::{is_token_byte, is_value};
+use crate::http2::huffman;
+use crate::syntax::{is_token_byte, is_value};
 
 /// Octets a field is counted as besides its name and value (RFC 7541 §4.1).
 const OVERHEAD: usize = 32;
@@ -61,7 +61,7 @@ struct Entry {
 
 /// Kind of a header block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Section {
+pub(crate) enum Section {
     Request,
     Response,
     Trailers,
@@ -69,22 +69,22 @@ pub(super) enum Section {
 
 /// What a header block says as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Summary {
+pub(crate) struct Summary {
     /// The first rule it breaks.
-    pub(super) fault: Option<&'static str>,
+    pub(crate) fault: Option<&'static str>,
     /// Size of its list of fields (RFC 9113 §6.5.2).
-    pub(super) size: usize,
+    pub(crate) size: usize,
     /// A response with this head is followed by another (1xx).
-    pub(super) interim: bool,
+    pub(crate) interim: bool,
 }
 
 /// A header block that cannot be decoded: nothing on its connection can be from here on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Undecodable;
+pub(crate) struct Undecodable;
 
 /// Reads the header blocks of one direction of a connection.
 #[derive(Debug)]
-pub(super) struct Blocks {
+pub(crate) struct Blocks {
     dynamic: VecDeque<Entry>,
     used: usize,
     limit: usize,
@@ -101,7 +101,7 @@ impl Default for Blocks {
 
 impl Blocks {
     /// Reads one complete block.
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         mut block: &[u8],
         section: Section,
@@ -136,7 +136,7 @@ impl Blocks {
     }
 
     /// Gives memory back that a large field needed.
-    pub(super) fn trim(&mut self, kept: usize) {
+    pub(crate) fn trim(&mut self, kept: usize) {
         for scratch in [&mut self.name, &mut self.value] {
             scratch.clear();
             scratch.shrink_to(kept);
