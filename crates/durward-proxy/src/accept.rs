@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use crate::admit::Accepted;
 use crate::core::Core;
 use crate::files::{self, Files};
 use crate::prepared::PreparedBind;
 use crate::refusal::Refusal;
-use crate::session::{self, Accepted};
+use crate::session;
 use crate::status::Closing;
 use crate::turns::{self, Owner, Queue};
 

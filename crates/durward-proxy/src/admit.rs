@@ -2,6 +2,8 @@
 //!
 //! In that order, so that a stranger costs little. Deliberately absent: a default tenant, listener or certificate.
 
+mod door;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,8 +18,6 @@ use crate::access_log::Record;
 use crate::admitted::Admitted;
 use crate::connection::{ConnectionFacts, TlsFacts};
 use crate::core::Core;
-use crate::forward::door::{self, Told};
-use crate::forward::socks::Greeted;
 use crate::io::Io;
 use crate::limits::ConnectionGuard;
 use crate::memory::{self, Hold, Kind};
@@ -26,11 +26,30 @@ use crate::peek;
 use crate::prepared::{Found, PreparedBind, PreparedListener, TenantView};
 use crate::refusal::Refusal;
 use crate::reject;
-use crate::session::Accepted;
+use crate::socks::Greeted;
 use crate::tls::handshake::{self, Failed};
 use crate::turns::{self, Owner};
 use crate::unidentified;
 use crate::watch::{Expired, Watch};
+use door::Told;
+
+/// A connection nobody knows anything of yet.
+pub(crate) struct Accepted {
+    /// The socket.
+    pub(crate) stream: TcpStream,
+    /// Its other end.
+    pub(crate) peer: SocketAddr,
+    /// Its own address.
+    pub(crate) local: SocketAddr,
+    /// What it was accepted on; `None` when the configuration has just given that up.
+    pub(crate) bind: Option<Arc<PreparedBind>>,
+    /// When it was accepted.
+    pub(crate) at: Instant,
+    /// The core it lives on.
+    pub(crate) core: Rc<Core>,
+    /// Its place among the connections that take turns there.
+    pub(crate) turn: Rc<turns::Place>,
+}
 
 /// A connection that came in, and what counts it while it lasts.
 pub(crate) struct Entrance {

@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use crate::connection::ConnectionFacts;
 use crate::core::Core;
-use crate::forward::socks::Greeted;
 use crate::io::Io;
 use crate::prepared::TenantView;
+use crate::socks::Greeted;
 use crate::watch::Watch;
 
 /// A connection that may be served: its tenant is known, its source allowed, its TLS done.

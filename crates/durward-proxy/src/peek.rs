@@ -4,6 +4,7 @@
 
 pub mod client_hello;
 pub mod proxy_header;
+pub(crate) mod sni;
 
 use std::net::SocketAddr;
 

@@ -2,36 +2,15 @@
 //!
 //! Deliberately absent: the steps themselves; each has a room of its own.
 
-use std::net::SocketAddr;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Instant;
-
+use durward_model::Service;
+use durward_model::egress::Taken;
 use durward_model::listener::Protocol;
-use tokio::net::TcpStream;
+use durward_model::mapping::Transport;
 
-use crate::admit::enter;
-use crate::core::Core;
-use crate::prepared::PreparedBind;
-use crate::{forward, http, passthrough, tcp, turns};
-
-/// A connection nobody knows anything of yet.
-pub(crate) struct Accepted {
-    /// The socket.
-    pub(crate) stream: TcpStream,
-    /// Its other end.
-    pub(crate) peer: SocketAddr,
-    /// Its own address.
-    pub(crate) local: SocketAddr,
-    /// What it was accepted on; `None` when the configuration has just given that up.
-    pub(crate) bind: Option<Arc<PreparedBind>>,
-    /// When it was accepted.
-    pub(crate) at: Instant,
-    /// The core it lives on.
-    pub(crate) core: Rc<Core>,
-    /// Its place among the connections that take turns there.
-    pub(crate) turn: Rc<turns::Place>,
-}
+use crate::admit::{Accepted, enter};
+use crate::admitted::Admitted;
+use crate::egress_proxy::transparent;
+use crate::{passthrough, server, tcp};
 
 /// Serves a connection to its end. What became of it is recorded once: by the one that turned it away, or by the one that served it.
 pub(crate) async fn serve(accepted: Accepted) {
@@ -41,9 +20,24 @@ pub(crate) async fn serve(accepted: Accepted) {
     };
     let (admitted, _counted) = (entrance.admitted, entrance.counted);
     match admitted.view.listener().protocol() {
-        Protocol::Http | Protocol::Https => Box::pin(http::serve(admitted)).await,
-        Protocol::Forward => Box::pin(forward::serve(admitted)).await,
+        Protocol::Http | Protocol::Https => Box::pin(server::serve(admitted)).await,
+        Protocol::Forward => Box::pin(serve_forward(admitted)).await,
         Protocol::Tcp => Box::pin(tcp::serve(admitted)).await,
         Protocol::Tls => Box::pin(passthrough::serve(admitted)).await,
+    }
+}
+
+/// Serves a client of a forward proxy: one that asks it, or one that was handed over and does not know.
+async fn serve_forward(admitted: Admitted) {
+    let Service::Forward(service) = &admitted.view.listener().service else { return };
+    let Some(transparent) = &service.transparent else {
+        return Box::pin(server::serve(admitted)).await;
+    };
+    let port = admitted.facts.destination.0.port();
+    match transparent.take(Transport::Tcp.number(), port) {
+        // Each in a place of its own: a client of one kind does not keep memory for the other.
+        Taken::Http => Box::pin(server::serve(admitted)).await,
+        Taken::Tls => Box::pin(transparent::serve(admitted)).await,
+        Taken::Quic | Taken::Denied | Taken::Translated => transparent::turn_away(admitted),
     }
 }

@@ -3,11 +3,10 @@
 //! Frames are the `h2` crate's business. Deliberately absent: server push and priorities.
 
 pub(crate) mod client;
-pub(super) mod convert;
+pub(crate) mod convert;
 pub(crate) mod guard;
-pub(crate) mod server;
 mod websocket;
-mod wire;
+pub(crate) mod wire;
 
 use std::io;
 use std::rc::Rc;
@@ -23,7 +22,7 @@ use crate::http2::inspect::Findings;
 use crate::syntax::Fault;
 
 pub(crate) use websocket::base64;
-pub(super) use websocket::{accepts as websocket_accepts, new_key as websocket_key};
+pub(crate) use websocket::{accepts as websocket_accepts, new_key as websocket_key};
 
 /// The body that comes in on a stream.
 pub(crate) struct Body {
@@ -31,17 +30,17 @@ pub(crate) struct Body {
     chunk: Bytes,
     trailers: Option<Box<Fields>>,
     ended: bool,
-    taken: u64,
-    limit: Option<u64>,
+    pub(crate) taken: u64,
+    pub(crate) limit: Option<u64>,
     account: Rc<StreamAccount>,
     /// RST_STREAM with NO_ERROR follows a whole response: its server wants no more of the request (RFC 9113 §8.1).
     ends_by_reset: bool,
     /// The stream's number, and where faults of its trailers are noted.
-    findings: Option<(u32, Rc<Findings>)>,
+    pub(crate) findings: Option<(u32, Rc<Findings>)>,
 }
 
 impl Body {
-    fn new(stream: RecvStream, limit: Option<u64>, account: Rc<StreamAccount>) -> Self {
+    pub(crate) fn new(stream: RecvStream, limit: Option<u64>, account: Rc<StreamAccount>) -> Self {
         let ended = stream.is_end_stream();
         Self {
             stream,
@@ -68,7 +67,7 @@ impl Body {
         self.ends_by_reset && clean && error.is_remote()
     }
 
-    fn is_read(&self) -> bool {
+    pub(crate) fn is_read(&self) -> bool {
         self.chunk.is_empty() && (self.ended || self.stream.is_end_stream())
     }
 }
@@ -151,21 +150,26 @@ fn source_fault(error: &h2::Error) -> SourceFault {
     }
 }
 
-fn to_io(error: h2::Error) -> io::Error {
+pub(crate) fn to_io(error: h2::Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
 
 /// The body that goes out on a stream.
 #[derive(Default)]
 pub(crate) struct Outlet {
-    stream: Option<SendStream<Bytes>>,
+    pub(crate) stream: Option<SendStream<Bytes>>,
     account: Option<Rc<StreamAccount>>,
     finished: bool,
-    sent: u64,
+    pub(crate) sent: u64,
 }
 
 impl Outlet {
-    fn open(&mut self, stream: SendStream<Bytes>, account: Rc<StreamAccount>, finished: bool) {
+    pub(crate) fn open(
+        &mut self,
+        stream: SendStream<Bytes>,
+        account: Rc<StreamAccount>,
+        finished: bool,
+    ) {
         self.stream = Some(stream);
         self.account = Some(account);
         self.finished = finished;
@@ -175,7 +179,7 @@ impl Outlet {
         self.stream.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    fn poll_send<S: Source>(
+    pub(crate) fn poll_send<S: Source>(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut S,
@@ -204,7 +208,7 @@ impl Outlet {
         Poll::Ready(Ok(count))
     }
 
-    fn finish(&mut self, trailers: Option<&Fields>) -> io::Result<()> {
+    pub(crate) fn finish(&mut self, trailers: Option<&Fields>) -> io::Result<()> {
         if std::mem::replace(&mut self.finished, true) {
             return Ok(());
         }
@@ -222,7 +226,7 @@ impl Outlet {
     }
 
     /// Breaks the stream off, unless its end was sent.
-    fn reset(&mut self, reason: Reason) {
+    pub(crate) fn reset(&mut self, reason: Reason) {
         if let Some(stream) = self.stream.as_mut().filter(|_| !self.finished) {
             stream.send_reset(reason);
         }

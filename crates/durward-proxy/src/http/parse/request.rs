@@ -97,7 +97,7 @@ fn request_line(
 }
 
 /// `HTTP/1.0` or `HTTP/1.1`.
-pub(super) fn read_version(text: &[u8]) -> Result<Version, Fault> {
+pub(crate) fn read_version(text: &[u8]) -> Result<Version, Fault> {
     match text {
         b"HTTP/1.1" => Ok(Version::Http11),
         b"HTTP/1.0" => Ok(Version::Http10),
