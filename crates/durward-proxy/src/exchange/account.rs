@@ -11,7 +11,7 @@ use durward_model::upstream::UpstreamIndex;
 
 use crate::access_log::{Record, RequestRecord, UpstreamRecord};
 use crate::decisions::Passage;
-use crate::exchange::Http;
+use crate::exchange::context::Http;
 use crate::exchange::request::{ProxyChain, RequestId};
 use crate::http::fields::Span;
 use crate::http::message::{PooledRequest, Response};

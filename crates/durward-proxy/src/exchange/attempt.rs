@@ -14,12 +14,14 @@ use durward_model::upstream::{UpstreamIndex, UpstreamProtocol};
 
 use crate::dial;
 use crate::dial::Cleared;
-use crate::exchange::Http;
-use crate::exchange::UpstreamAccount;
+use crate::exchange::account::Account;
+use crate::exchange::account::Upstream as UpstreamAccount;
+use crate::exchange::bound;
+use crate::exchange::context::Http;
 use crate::exchange::drive::{Drive, Failure, Turn};
+use crate::exchange::ended::{Clock, Ended, Stop};
 use crate::exchange::request::{client, rewrite};
 use crate::exchange::switch::Switched;
-use crate::exchange::{Account, Clock, Ended, Stop, bound};
 use crate::http::flow::{Downstream, Sink, Upstream};
 use crate::http::h1::Conn;
 use crate::http::h2::client::Up;

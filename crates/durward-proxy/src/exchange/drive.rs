@@ -5,8 +5,8 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use crate::exchange::Http;
-use crate::exchange::{Clock, Stop};
+use crate::exchange::context::Http;
+use crate::exchange::ended::{Clock, Stop};
 use crate::http::fields::list;
 use crate::http::flow::{Downstream, Filled, HeadFault, Pump, PumpFault, SourceFault, Upstream};
 use crate::http::framing::{Kind, is_empty};

@@ -20,7 +20,8 @@ pub(crate) use chain::ProxyChain;
 pub(crate) use headers::{Texts, rewrite};
 pub(crate) use id::RequestId;
 
-use crate::exchange::Http;
+use crate::core::Core;
+use crate::exchange::context::Http;
 use crate::http::fields::Span;
 use crate::http::message::{Framing, Request};
 use crate::http::problem::Answer;
@@ -92,6 +93,11 @@ pub(crate) fn client(http: &Http, chain: &ProxyChain) -> ClientAddr {
         Some(client) => ClientAddr(SocketAddr::new(client, 0)),
         None => http.facts.client,
     }
+}
+
+/// A new name for a tunnel that no request asks for.
+pub(crate) fn new_request_id(core: &Core) -> String {
+    RequestId::new(core).as_str().to_owned()
 }
 
 fn check_size(http: &Http, request: &Request) -> Result<(), Refusal> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use durward_model::egress::Host;
 
-use crate::exchange::Account;
-use crate::exchange::Http;
+use crate::exchange::account::Account;
+use crate::exchange::context::Http;
 use crate::http::h1::Conn;
 use crate::io::Io;
 use crate::peek::sni;

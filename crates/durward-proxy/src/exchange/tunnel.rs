@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWrite;
 
-use crate::exchange::Http;
+use crate::exchange::context::Http;
 use crate::http::flow::{Downstream, Filled, Pump, PumpFault, Source, Upstream};
 use crate::http::h1::Conn;
 use crate::memory::Part;

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use durward_model::SourceSet;
 
-use crate::exchange::Http;
+use crate::exchange::context::Http;
 use crate::http::fields::Fields;
 use crate::http::message::Request;
 use crate::http::names::Known;

@@ -10,7 +10,7 @@ use durward_model::Listener;
 use durward_model::route::{HeaderRules, Route};
 
 use crate::connection::{ClientCertificate, ConnectionFacts};
-use crate::exchange::Http;
+use crate::exchange::context::Http;
 use crate::exchange::request::{ProxyChain, RequestId};
 use crate::http::fields::{Fields, Part};
 use crate::http::message::Request;

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use durward_model::route::Redirect;
 
-use crate::exchange::Http;
+use crate::exchange::context::Http;
 use crate::exchange::request::chain::{ProxyChain, own_port};
 use crate::http::message::Request;
 use crate::http::problem::Answer;
