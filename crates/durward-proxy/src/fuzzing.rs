@@ -1,4 +1,4 @@
-//! The parsers of this room, for fuzz targets: each reads bytes and keeps the promises the engine relies on.
+//! The parsers of `http` and `socks`, for fuzz targets: each reads bytes and keeps the promises the engine relies on.
 //!
 //! Deliberately absent: anything a program that serves would call.
 

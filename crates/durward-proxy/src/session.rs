@@ -12,7 +12,9 @@ use crate::admitted::Admitted;
 use crate::egress_proxy::transparent;
 use crate::{passthrough, server, tcp};
 
-/// Serves a connection to its end. What became of it is recorded once: by the one that turned it away, or by the one that served it.
+/// Serves a connection to its end: `enter` peeks and admits, the protocol's server routes, connects and relays.
+///
+/// What became of it is recorded once: by the one that turned it away, or by the one that served it.
 pub(crate) async fn serve(accepted: Accepted) {
     let entrance = match Box::pin(enter(accepted)).await {
         Ok(entrance) => entrance,

@@ -1,6 +1,6 @@
 //! The client's side over HTTP/1: one request after the other on one connection.
 //!
-//! Deliberately absent: what becomes of a request; that is `http::exchange`.
+//! Deliberately absent: what becomes of a request; `server::requests` decides that.
 
 use std::future::poll_fn;
 use std::io;
