@@ -16,11 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use crate::admit::Accepted;
 use crate::core::Core;
 use crate::files::{self, Files};
 use crate::prepared::PreparedBind;
 use crate::refusal::Refusal;
-use crate::session::{self, Accepted};
+use crate::session;
+use crate::status::Closing;
 use crate::turns::{self, Owner, Queue};
 
 /// Connections accepted in a row before others get their turn.
@@ -51,15 +53,6 @@ fn exhausted(files: &Files) -> io::Error {
         files.clients.most()
     );
     io::Error::new(io::ErrorKind::OutOfMemory, text)
-}
-
-/// How a door's listening socket is given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Closing {
-    /// Clients that wait in its queue are let in first: closing would reset them.
-    EmptyQueue,
-    /// Somebody else holds the socket and will let them in, or nobody is served any more.
-    LeaveQueue,
 }
 
 /// Accepts on one socket until `closed`, then gives it up as `closing` says at that time.
@@ -115,7 +108,7 @@ impl Door {
                 Err(error) => {
                     self.no_room(bind, &error);
                     if files::are_exhausted(&error) {
-                        self.core.pools.make_room(None);
+                        self.core.upstreams.pools.make_room(None);
                     }
                     tokio::select! {
                         biased;

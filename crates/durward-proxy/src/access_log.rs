@@ -2,7 +2,6 @@
 //!
 //! Deliberately absent: bodies, header values and anything secret.
 
-pub(crate) mod glance;
 mod line;
 mod sink;
 
@@ -15,12 +14,13 @@ use std::time::{Duration, SystemTime};
 
 use durward_model::UpstreamAddr;
 
-pub(crate) use line::{Clock, Fields};
 pub use sink::{Carrier, Lines, OtlpTo, Sink, SyslogTo};
 
-use crate::audit::{Audit, Courier, NotRecorded};
+use crate::audit::{Audit, Courier};
+use crate::connection::ConnectionFacts;
+use crate::json_line::Clock;
+use crate::refusal::NotRecorded;
 use crate::refusal::Refusal;
-use crate::session::ConnectionFacts;
 
 /// A buffer this full goes to the writer.
 const FULL: usize = 32 * 1024;

@@ -2,9 +2,7 @@
 //!
 //! In that order, so that a stranger costs little. Deliberately absent: a default tenant, listener or certificate.
 
-mod farewell;
-
-pub(crate) use farewell::{Farewell, INTERNAL_ERROR, UNRECOGNIZED_NAME, alert, reset, say};
+mod door;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -17,9 +15,9 @@ use durward_model::{ClientAddr, Destination, DestinationMode, Service};
 use tokio::net::TcpStream;
 
 use crate::access_log::Record;
+use crate::admitted::Admitted;
+use crate::connection::{ConnectionFacts, TlsFacts};
 use crate::core::Core;
-use crate::forward::door::{self, Told};
-use crate::forward::socks::Greeted;
 use crate::io::Io;
 use crate::limits::ConnectionGuard;
 use crate::memory::{self, Hold, Kind};
@@ -27,11 +25,31 @@ use crate::metrics::{Cells, Counter, TenantMetrics};
 use crate::peek;
 use crate::prepared::{Found, PreparedBind, PreparedListener, TenantView};
 use crate::refusal::Refusal;
-use crate::session::{Accepted, Admitted, ConnectionFacts, TlsFacts};
+use crate::reject;
+use crate::socks::Greeted;
 use crate::tls::handshake::{self, Failed};
 use crate::turns::{self, Owner};
 use crate::unidentified;
 use crate::watch::{Expired, Watch};
+use door::Told;
+
+/// A connection nobody knows anything of yet.
+pub(crate) struct Accepted {
+    /// The socket.
+    pub(crate) stream: TcpStream,
+    /// Its other end.
+    pub(crate) peer: SocketAddr,
+    /// Its own address.
+    pub(crate) local: SocketAddr,
+    /// What it was accepted on; `None` when the configuration has just given that up.
+    pub(crate) bind: Option<Arc<PreparedBind>>,
+    /// When it was accepted.
+    pub(crate) at: Instant,
+    /// The core it lives on.
+    pub(crate) core: Rc<Core>,
+    /// Its place among the connections that take turns there.
+    pub(crate) turn: Rc<turns::Place>,
+}
 
 /// A connection that came in, and what counts it while it lasts.
 pub(crate) struct Entrance {
@@ -352,12 +370,12 @@ impl TurnedAway {
     pub(crate) async fn leave(self) {
         self.record();
         let Some(stream) = self.stream else { return };
-        let farewell = farewell::choose(
+        let farewell = reject::choose(
             &self.refusal,
             self.visit.listener.as_deref().map(|listener| &*listener.listener),
             self.visit.bind.as_ref().is_some_and(|bind| bind.speaks_tls()),
         );
-        say(stream, farewell, &self.visit.watch).await;
+        reject::say(stream, farewell, &self.visit.watch).await;
     }
 
     fn record(&self) {

@@ -23,11 +23,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use thiserror::Error;
 use tokio::sync::oneshot;
 
 use self::file::AuditFile;
 pub use self::siblings::rotated;
+use crate::refusal::NotRecorded;
 
 /// Bytes that wait for the writer at most; what comes after that is lost, counted and noted in the file.
 const WAITING: usize = 16 * 1024 * 1024;
@@ -51,11 +51,6 @@ pub enum Durability {
     /// When the disk has it: it survives a power failure too.
     Disk,
 }
-
-/// The record of something is not on disk, so it must not begin.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("the audit file cannot be written")]
-pub struct NotRecorded;
 
 /// How the audit file is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,25 +1,26 @@
-//! What one core has to itself: its pools, its watchdog, its log buffer, its random numbers.
+//! What one core has to itself: its upstream side, its watchdog, its log buffer, its random numbers.
 //!
 //! Everything here is `!Send` on purpose. Deliberately absent: locks.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
 use crate::access_log;
+use crate::decisions::Decisions;
+use crate::decisions::Ledger;
 use crate::files::Files;
-use crate::forward::host::HostAddresses;
-use crate::forward::ledger::Ledger;
-use crate::forward::record::Decisions;
 use crate::limits::Usage;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::prepared::Prepared;
-use crate::proxy::SinkStatus;
+use crate::present::host::HostAddresses;
+use crate::random::Random;
+use crate::status::SinkStatus;
 use crate::turns::Turns;
 use crate::unidentified::Unidentified;
+use crate::upstream::Upstreams;
 use crate::upstream::pool::Pools;
 use crate::upstream::resolve::Resolver;
 use crate::watch::Watchdog;
@@ -29,7 +30,7 @@ pub(crate) struct Shared {
     /// What is served now.
     pub(crate) prepared: ArcSwap<Prepared>,
     /// All counters.
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
     /// Where log lines go.
     pub(crate) log: access_log::Sink,
     /// Where decisions of the forward proxy go.
@@ -63,8 +64,8 @@ pub(crate) struct Core {
     pub(crate) id: usize,
     /// What all cores share.
     pub(crate) shared: Arc<Shared>,
-    /// Idle upstream connections.
-    pub(crate) pools: Pools,
+    /// The upstream side.
+    pub(crate) upstreams: Rc<Upstreams>,
     /// Connections that belong to no tenant yet.
     pub(crate) unidentified: Rc<Unidentified>,
     /// Deadlines.
@@ -75,25 +76,39 @@ pub(crate) struct Core {
     pub(crate) log: access_log::Buffer,
     /// Decisions not yet handed to the writer.
     pub(crate) decisions: Decisions,
-    random: Cell<u64>,
+    /// Numbers for spreading load.
+    pub(crate) random: Rc<Random>,
 }
 
 impl Core {
     /// A core with empty pools.
     pub(crate) fn new(id: usize, shared: Arc<Shared>, seed: u64) -> Rc<Self> {
         let log = shared.log.buffer();
-        let ledger = Ledger::new(Arc::clone(&shared), id);
+        let ledger = Ledger::new(Arc::clone(&shared.metrics), id);
         let decisions = Decisions::new(&shared.decisions).counted(ledger);
+        let random = Rc::new(Random::new(seed));
+        let (watchdog, turns) = (Rc::<Watchdog>::default(), Rc::<Turns>::default());
+        let upstreams = Rc::new(Upstreams {
+            core: id,
+            pools: Pools::default(),
+            resolver: shared.resolver.clone(),
+            files: Arc::clone(&shared.files),
+            memory: Arc::clone(&shared.memory),
+            random: Rc::clone(&random),
+            turns: Rc::clone(&turns),
+            watchdog: Rc::clone(&watchdog),
+        });
+        let unidentified = Rc::default();
         Rc::new(Self {
             id,
             shared,
-            pools: Pools::default(),
-            unidentified: Rc::default(),
-            watchdog: Rc::default(),
-            turns: Rc::default(),
+            upstreams,
+            unidentified,
+            watchdog,
+            turns,
             log,
             decisions,
-            random: Cell::new(seed | 1),
+            random,
         })
     }
 
@@ -103,13 +118,8 @@ impl Core {
         (files.clients.most() / 4).min(memory.unidentified()) / files.cores()
     }
 
-    /// Numbers for spreading load; not for secrets (xorshift64*).
+    /// Returns a number for spreading load; not for secrets.
     pub(crate) fn random(&self) -> u32 {
-        let mut state = self.random.get();
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        self.random.set(state);
-        (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
+        self.random.next()
     }
 }

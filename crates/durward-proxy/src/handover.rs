@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crate::accept::Closing;
 use crate::proxy::{Drained, Proxy};
+use crate::status::Closing;
 
 impl Proxy {
     /// Duplicates of the listening sockets with the bind each belongs to, for a successor. They close on `exec` until that is cleared.

@@ -3,6 +3,10 @@
 //! What a frame means is the business of the `h2` crate.
 
 pub(crate) mod frames;
+pub(crate) mod guard;
+mod hpack;
+mod huffman;
+pub(crate) mod inspect;
 mod metered;
 mod streams;
 

@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: boxes behind traits; the two kinds are known.
 
+pub(crate) mod scratch;
+
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

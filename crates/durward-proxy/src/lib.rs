@@ -6,14 +6,25 @@
 mod accept;
 pub mod access_log;
 mod admit;
+mod admitted;
 pub mod audit;
+mod connection;
 mod core;
+mod decisions;
+mod dial;
+mod egress_proxy;
+mod exchange;
+pub mod exposition;
 mod files;
-mod forward;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handover;
 mod http;
 mod http2;
+mod identify;
 mod io;
+mod json_line;
 mod limits;
 mod listeners;
 mod memory;
@@ -24,11 +35,17 @@ pub mod peek;
 mod prepared;
 pub mod present;
 pub mod proxy;
+mod random;
 pub mod refusal;
 mod regular;
+mod reject;
 mod relay;
+mod server;
 mod session;
 mod share;
+mod socks;
+mod status;
+mod syntax;
 mod tcp;
 mod tls;
 mod turns;
@@ -36,9 +53,6 @@ mod unidentified;
 mod upstream;
 mod watch;
 
-#[cfg(any(test, feature = "fuzzing"))]
-#[doc(hidden)]
-pub use http::fuzzing;
 pub use proxy::Proxy;
 pub use upstream::PortReport;
 pub use upstream::report::{EndpointHealth, EndpointReport, UpstreamReport};

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::prepared::PreparedBind;
 use crate::present::{PresentAddresses, can_bind};
-use crate::proxy::{BindReport, BindState};
+use crate::status::{BindReport, BindState};
 
 /// Clients that may wait in a socket's queue; the kernel's `net.core.somaxconn` bounds it too.
 pub(crate) const BACKLOG: i32 = 4096;

@@ -2,7 +2,6 @@
 //!
 //! Labels are closed enums plus the tenant. Deliberately absent: client addresses, names and URLs as labels.
 
-pub mod exposition;
 pub mod openmetrics;
 
 use std::collections::BTreeMap;

@@ -7,10 +7,10 @@ use std::time::SystemTime;
 use durward_model::Service;
 
 use crate::access_log::Record;
-use crate::admit::{Farewell, INTERNAL_ERROR, UNRECOGNIZED_NAME, alert, say};
+use crate::admitted::Admitted;
 use crate::io::Io;
 use crate::refusal::Refusal;
-use crate::session::Admitted;
+use crate::reject::{Farewell, INTERNAL_ERROR, UNRECOGNIZED_NAME, alert, say};
 use crate::tcp::carry;
 
 /// Serves a connection of a pass-through listener to its end.

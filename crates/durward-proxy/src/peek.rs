@@ -4,25 +4,18 @@
 
 pub mod client_hello;
 pub mod proxy_header;
+pub(crate) mod sni;
 
-use std::cell::RefCell;
-use std::io;
 use std::net::SocketAddr;
 
 use durward_model::address::canonical;
 use durward_model::{ClientAddr, Destination, DestinationMode, SourceSet};
 use tokio::net::TcpStream;
 
+use crate::io::scratch::{SCRATCH, read_some};
 use crate::refusal::{HandshakeFailure, Refusal};
 use client_hello::ClientHello;
 use proxy_header::Header;
-
-/// One read's worth of bytes; enough for any ClientHello seen in the wild.
-pub(crate) const SCRATCH: usize = 16 * 1024;
-
-thread_local! {
-    static SCRATCH_BYTES: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-}
 
 /// Who connects, and to where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,25 +108,6 @@ async fn take(stream: &TcpStream, bytes: &mut Vec<u8>, most: usize) -> Result<()
         Ok(0) => Err(Refusal::ProxyHeader { detail: "closed midway" }),
         Ok(_) => Ok(()),
         Err(_) => Err(Refusal::ClientClosed),
-    }
-}
-
-/// Reads at most `most` bytes into the core's scratch space and hands them over. 0 means the peer closed.
-pub(crate) async fn read_some(
-    stream: &TcpStream,
-    most: usize,
-    mut hand_over: impl FnMut(&[u8]),
-) -> io::Result<usize> {
-    loop {
-        let attempt = SCRATCH_BYTES.with_borrow_mut(|scratch| {
-            let read = stream.try_read(&mut scratch[..most.min(SCRATCH)])?;
-            hand_over(&scratch[..read]);
-            Ok::<usize, io::Error>(read)
-        });
-        match attempt {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
-            other => return other,
-        }
     }
 }
 

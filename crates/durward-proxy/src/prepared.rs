@@ -7,20 +7,16 @@ pub(crate) mod build;
 pub(crate) mod fate;
 pub(crate) mod renewed;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 use durward_model::egress::Neighbours;
-use durward_model::{
-    Bind, Destination, DestinationMode, Listener, Service, Snapshot, Tenant, TenantId,
-};
+use durward_model::{Bind, Destination, DestinationMode, Listener, Service, Snapshot, TenantId};
 
-use crate::limits::Usage;
-use crate::metrics::TenantMetrics;
-use crate::proxy::Problem;
+use crate::status::Problem;
 use crate::upstream::resolve::{Asking, Resolver};
-use crate::upstream::{PortReport, UpstreamRuntime, budget};
+use crate::upstream::{Access, TenantRuntime};
 use crate::watch::Retirement;
 
 /// What is served now.
@@ -38,6 +34,20 @@ pub(crate) struct Prepared {
     pub(crate) resolvers: HashMap<Asking, Resolver>,
     /// What of the snapshot could not be prepared.
     pub(crate) problems: Vec<Problem>,
+}
+
+impl Prepared {
+    /// Returns the tenants that have a listener here and an upstream that is checked.
+    pub(crate) fn checked_tenants(&self) -> impl Iterator<Item = &Arc<TenantRuntime>> {
+        let is_checked = |listener: &&Arc<PreparedListener>| {
+            let mut upstreams = listener.tenant.upstreams.iter();
+            upstreams.any(|runtime| runtime.upstream.health_check.is_some())
+        };
+        let all = self.binds.values().flat_map(|bind| bind.listeners.iter().flatten());
+        let served: HashSet<_> =
+            all.filter(is_checked).map(|listener| Arc::as_ptr(&listener.tenant)).collect();
+        self.tenants.values().filter(move |tenant| served.contains(&Arc::as_ptr(tenant)))
+    }
 }
 
 /// A bind with its listeners made ready, position by position as in [`Bind::listeners`].
@@ -127,46 +137,12 @@ pub(crate) struct PreparedListener {
     pub(crate) former: Vec<Weak<Retirement>>,
 }
 
-/// A tenant made ready.
-pub(crate) struct TenantRuntime {
-    /// What it was made from.
-    pub(crate) tenant: Arc<Tenant>,
-    /// In the order of [`Tenant::upstreams`].
-    pub(crate) upstreams: Vec<Arc<UpstreamRuntime>>,
-    /// Whatever its forward proxy may reach.
-    pub(crate) outside: Arc<UpstreamRuntime>,
-    /// What it uses of its limits; lives on when the tenant changes.
-    pub(crate) usage: Arc<Usage>,
-    /// Its counters; live on likewise.
-    pub(crate) metrics: Arc<TenantMetrics>,
-}
-
-impl TenantRuntime {
-    /// How many ports of each of its egress addresses are in use.
-    pub(crate) fn ports(&self) -> Vec<PortReport> {
-        let mut busiest: BTreeMap<_, u32> =
-            self.tenant.egress.iter().map(|address| (*address, 0)).collect();
-        let ways = self.upstreams.iter().chain(std::iter::once(&self.outside));
-        for (address, used) in ways.flat_map(|runtime| runtime.busiest()) {
-            let most = busiest.entry(address).or_insert(0);
-            *most = used.max(*most);
-        }
-        let report = |(address, used)| PortReport {
-            tenant: self.tenant.id.clone(),
-            address,
-            used,
-            budget: budget(),
-        };
-        busiest.into_iter().map(report).collect()
-    }
-}
-
 /// The proof that a connection was admitted to a listener, and the only way to its tenant's upstreams.
 #[derive(Clone)]
 pub(crate) struct TenantView(Arc<PreparedListener>);
 
 impl TenantView {
-    /// Made by `admit` alone, once source, certificate and limits are satisfied; and by health checks for the tenant they check.
+    /// Made by `admit` alone, once source, certificate and limits are satisfied.
     pub(crate) fn admitted(listener: Arc<PreparedListener>) -> Self {
         Self(listener)
     }
@@ -181,6 +157,13 @@ impl TenantView {
         &self.0.tenant
     }
 
+    /// Returns the handle by which the tenant's upstreams are reached.
+    pub(crate) fn access(&self) -> Access {
+        let listener = self.listener();
+        let destination = Destination((listener.address.0, listener.port).into());
+        Access::admitted(&self.0.tenant, destination)
+    }
+
     /// Its own resolver, if it has one.
     pub(crate) fn resolver(&self) -> Option<&Resolver> {
         self.0.resolver.as_ref()
@@ -190,7 +173,10 @@ impl TenantView {
 #[cfg(test)]
 impl PreparedListener {
     /// A listener of `tenant` on 127.0.0.1:443 that serves `service`, without server certificates.
-    pub(crate) fn for_test(tenant: Tenant, service: Service) -> Result<Arc<Self>, String> {
+    pub(crate) fn for_test(
+        tenant: durward_model::Tenant,
+        service: Service,
+    ) -> Result<Arc<Self>, String> {
         let address = std::net::Ipv4Addr::LOCALHOST;
         let listener = Listener {
             tenant: tenant.id.clone(),
@@ -201,10 +187,11 @@ impl PreparedListener {
             service,
             origin: durward_model::Origin::default(),
         };
-        let prepare = |upstream| UpstreamRuntime::prepare(upstream, &tenant.id, None);
+        let prepare =
+            |upstream| crate::upstream::UpstreamRuntime::prepare(upstream, &tenant.id, None);
         let upstreams = tenant.upstreams.iter().map(prepare).collect::<Result<_, _>>()?;
-        let (usage, metrics) = (Arc::default(), Arc::new(TenantMetrics::new(1)));
-        let outside = UpstreamRuntime::outside(&tenant, None)?;
+        let (usage, metrics) = (Arc::default(), Arc::new(crate::metrics::TenantMetrics::new(1)));
+        let outside = crate::upstream::UpstreamRuntime::outside(&tenant, None)?;
         let tenant = TenantRuntime { tenant: Arc::new(tenant), upstreams, outside, usage, metrics };
         Ok(Arc::new(Self {
             listener: Arc::new(listener),

@@ -3,6 +3,8 @@
 //! The list of the interfaces is read once for all addresses asked about. An address that is not on the list may still be usable
 //! (127.0.0.0/8, a `local` route, `ip_nonlocal_bind`), so the kernel is asked about each of those by a bind.
 
+pub(crate) mod host;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};

@@ -14,19 +14,21 @@ use arc_swap::ArcSwap;
 use durward_model::{Snapshot, TenantId};
 use tracing::{debug, warn};
 
-use crate::accept::Closing;
 use crate::access_log;
 use crate::audit::{self, Audit};
 use crate::core::Shared;
+use crate::exposition;
+use crate::exposition::ExpositionState;
 use crate::files::Files;
-use crate::forward::host::HostAddresses;
 use crate::listeners::{Listeners, Opened};
 use crate::memory::{self, Memory, Trimmer};
-use crate::metrics::exposition::{self, ExpositionState};
 use crate::metrics::openmetrics::Text;
 use crate::metrics::{Counter, Metrics};
 use crate::prepared::Prepared;
 use crate::prepared::build::{Built, build};
+use crate::present::host::HostAddresses;
+use crate::status::Closing;
+pub use crate::status::{BindReport, BindState, Problem, SinkStatus};
 use crate::upstream::report::UpstreamReport;
 use crate::upstream::resolve::Resolver;
 use worker::{Command, Worker};
@@ -60,37 +62,6 @@ pub struct Applied {
     pub problems: Vec<Problem>,
 }
 
-/// Something of a snapshot that cannot be served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Whose it is.
-    pub tenant: TenantId,
-    /// The listener that is left out; `None` when the whole tenant is.
-    pub listener: Option<String>,
-    /// Why, as a sentence.
-    pub sentence: String,
-}
-
-/// A bind and its state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BindReport {
-    /// The bind.
-    pub address: SocketAddr,
-    /// How it is.
-    pub state: BindState,
-}
-
-/// How a bind is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BindState {
-    /// Connections are accepted.
-    Bound,
-    /// It is bound, and reachable as soon as the host has the address.
-    AddressNotLocal,
-    /// It could not be bound; why.
-    Failed(String),
-}
-
 /// How the data plane is.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -106,19 +77,6 @@ pub struct Status {
     pub sinks: Vec<SinkStatus>,
     /// The audit file, if there is one.
     pub audit: Option<audit::Status>,
-}
-
-/// State of one place that lines go to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SinkStatus {
-    /// `access` or `decisions`.
-    pub log: &'static str,
-    /// The kind of sink: `stdout`, `file`, `syslog` or `otlp`.
-    pub kind: &'static str,
-    /// True if the last write failed.
-    pub failing: bool,
-    /// Lines lost since the start.
-    pub lost: u64,
 }
 
 /// How a tenant is.
@@ -162,7 +120,7 @@ impl Proxy {
         tracing::info!(limit, budget = memory.budget(), "memory budget");
         let shared = Arc::new(Shared {
             prepared: ArcSwap::from_pointee(Prepared::default()),
-            metrics: Metrics::new(cores),
+            metrics: Arc::new(Metrics::new(cores)),
             log: options.access_log,
             decisions: options.decisions,
             host: HostAddresses::default(),

@@ -3,12 +3,18 @@
 //! The reason goes to the access log, the metrics and the problem document; the sentence goes to the log only. Deliberately absent:
 //! anything about another tenant, and panics: input from the network ends here.
 
+mod certificate;
+
 use std::net::SocketAddr;
 
 use thiserror::Error;
 
-use crate::audit::NotRecorded;
-use crate::tls::presented::{Presented, Refused};
+pub(crate) use certificate::{Presented, Refused};
+
+/// The record of something is not on disk, so it must not begin.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("the audit file cannot be written")]
+pub struct NotRecorded;
 
 /// Why a connection or request was turned away.
 #[derive(Debug, Error)]

@@ -9,14 +9,14 @@ use durward_model::Service;
 use durward_model::route::WeightedUpstream;
 
 use crate::access_log::{Record, UpstreamRecord};
-use crate::admit::reset;
+use crate::admitted::Admitted;
 use crate::core::Core;
 use crate::io::Io;
 use crate::metrics::Counter;
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
+use crate::reject::reset;
 use crate::relay::{Relayed, Side, relay};
-use crate::session::Admitted;
 use crate::upstream::{self, Lease, Tried};
 
 /// Serves a connection of a TCP listener to its end.
@@ -103,7 +103,7 @@ async fn connect(
     core: &Rc<Core>,
     view: &TenantView,
     choice: Option<&WeightedUpstream>,
-    facts: &crate::session::ConnectionFacts,
+    facts: &crate::connection::ConnectionFacts,
 ) -> Result<(Io, Lease, u32), (Refusal, u32)> {
     let Some(choice) = choice else { return Err((Refusal::NoRoute, 0)) };
     let Some(runtime) = view.tenant().upstreams.get(choice.upstream.0) else {
@@ -114,7 +114,16 @@ async fn connect(
     runtime.count_request();
     loop {
         let (client, destination) = (facts.client, facts.destination);
-        match upstream::open(core, view, choice.upstream, client, destination, &mut tried).await {
+        match upstream::open(
+            &core.upstreams,
+            view.access(),
+            choice.upstream,
+            client,
+            destination,
+            &mut tried,
+        )
+        .await
+        {
             Ok((io, lease)) => return Ok((io, lease, retries)),
             Err(refusal) => {
                 let elsewhere = matches!(

@@ -7,10 +7,10 @@ use durward_model::{ClientAddr, Destination, UpstreamAddr};
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::line::escape;
 use super::{Record, RequestRecord, Sink, UpstreamRecord};
+use crate::connection::{ClientCertificate, ConnectionFacts, TlsFacts};
+use crate::json_line::escape;
 use crate::refusal::Refusal;
-use crate::session::{ClientCertificate, ConnectionFacts, TlsFacts};
 
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::chain::{self, Hash, Link};
 use super::{Durability, siblings, tail};
-use crate::access_log::{Clock, Fields};
+use crate::json_line::{Clock, Fields};
 use crate::regular;
 
 /// The lock is had within this time, or the write fails.

@@ -13,7 +13,8 @@ use super::chain::{self, Link};
 use super::verify::{Break, Reason, Verified, verify};
 use super::*;
 use crate::access_log::Sink;
-use crate::forward::record::{Decision, Decisions, Kind, Verdict};
+use crate::decisions::{Decision, Decisions, Kind, Verdict};
+use crate::refusal::NotRecorded;
 
 struct Place {
     dir: tempfile::TempDir,

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::chain::{self, Hash, Link, Record};
 use super::lines::Lines;
-use crate::access_log::glance;
+use crate::json_line::scan;
 use crate::regular;
 
 /// What is in one file.
@@ -224,8 +224,8 @@ impl Walk {
         self.before = Some(link);
         self.part.records += 1;
         self.part.ends = Some((self.part.ends.map_or(link, |(first, _)| first), link));
-        if glance::text(line, b",\"kind\":\"") == Some(b"audit-lost") {
-            self.part.lost += glance::number(line, b",\"records\":").unwrap_or(0);
+        if scan::text(line, b",\"kind\":\"") == Some(b"audit-lost") {
+            self.part.lost += scan::number(line, b",\"records\":").unwrap_or(0);
         }
         None
     }
@@ -260,9 +260,9 @@ impl Doubtful {
     fn is_noted_by(&self, line: &[u8]) -> bool {
         let mut hash = Hash::default();
         hash.0.copy_from_slice(self.hash.clone().finish().as_ref());
-        glance::text(line, b",\"kind\":\"") == Some(b"audit-torn")
-            && glance::number(line, b",\"bytes\":") == Some(self.length)
-            && glance::text(line, b",\"sha256\":\"") == Some(hash.to_string().as_bytes())
+        scan::text(line, b",\"kind\":\"") == Some(b"audit-torn")
+            && scan::number(line, b",\"bytes\":") == Some(self.length)
+            && scan::text(line, b",\"sha256\":\"") == Some(hash.to_string().as_bytes())
     }
 }
 

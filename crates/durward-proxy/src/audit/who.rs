@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 use super::chain;
 use super::index::{Cursor, Entry, Index, Progress, key_of};
 use super::lines::Lines;
-use crate::access_log::glance;
+use crate::json_line::scan;
 
 /// How far behind an opening its end is looked for when it is not on the same address, and how much is read for that in all.
 const NEAR: u64 = 32 * 1024 * 1024;
@@ -244,7 +244,7 @@ impl Found {
         let to = source.index.size.min(from.saturating_add(NEAR.min(*effort)));
         *effort -= to.saturating_sub(from).min(*effort);
         let line = source.line(from)?;
-        let Some(id) = glance::text(&line, b",\"id\":\"") else { return Ok(None) };
+        let Some(id) = scan::text(&line, b",\"id\":\"") else { return Ok(None) };
         let mut lines = Lines::between(source.index.file.try_clone()?, from, to)?;
         while let Some((at, line)) = lines.next()? {
             if memmem::find(line, id).is_some()

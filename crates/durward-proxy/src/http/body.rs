@@ -169,7 +169,7 @@ fn chunk_size(input: &[u8]) -> Result<Option<(u64, usize, usize)>, &'static str>
     }
     let window = &rest[..rest.len().min(SIZE_LINE)];
     let Some(end) =
-        window.iter().position(|byte| *byte == b'\r' || !crate::http::parse::is_value_byte(*byte))
+        window.iter().position(|byte| *byte == b'\r' || !crate::syntax::is_value_byte(*byte))
     else {
         return if rest.len() < SIZE_LINE { Ok(None) } else { Err("chunk extension too long") };
     };

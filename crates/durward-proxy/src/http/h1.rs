@@ -4,7 +4,6 @@
 
 pub(crate) mod client;
 mod output;
-pub(crate) mod server;
 pub(crate) mod write;
 
 use std::io;
@@ -27,25 +26,25 @@ pub(crate) struct Conn {
     /// Where in a response's head the parser is.
     progress: Progress,
     /// The connection ends with this exchange.
-    close: bool,
+    pub(crate) close: bool,
 }
 
 /// The bytes that come in.
 #[derive(Default)]
 pub(crate) struct Input {
     pub(crate) buffer: Buffer,
-    decoder: Decoder,
+    pub(crate) decoder: Decoder,
     /// How many of the buffered bytes are the body's.
     available: usize,
     trailers: Option<Box<Fields>>,
     /// Body bytes taken in this exchange.
-    taken: u64,
+    pub(crate) taken: u64,
     /// The most body bytes accepted.
     limit: Option<u64>,
     /// Bytes received in this exchange.
-    received: u64,
+    pub(crate) received: u64,
     /// The peer has closed its direction.
-    eof: bool,
+    pub(crate) eof: bool,
 }
 
 impl Conn {
@@ -61,7 +60,7 @@ impl Conn {
     }
 
     /// A body framed like this comes next, of `limit` bytes at the most.
-    fn expect_body(&mut self, framing: Framing, limit: Option<u64>) {
+    pub(crate) fn expect_body(&mut self, framing: Framing, limit: Option<u64>) {
         self.input.decoder = Decoder::new(framing);
         self.input.limit = limit;
         self.input.available = 0;
@@ -70,7 +69,7 @@ impl Conn {
     }
 
     /// Reads more bytes; 0 at the end.
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.input.eof {
             return Poll::Ready(Ok(0));
         }

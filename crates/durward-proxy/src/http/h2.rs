@@ -3,14 +3,9 @@
 //! Frames are the `h2` crate's business. Deliberately absent: server push and priorities.
 
 pub(crate) mod client;
-pub(super) mod convert;
-pub(crate) mod guard;
-mod hpack;
-mod huffman;
-pub(crate) mod inspect;
-pub(crate) mod server;
+pub(crate) mod convert;
 mod websocket;
-mod wire;
+pub(crate) mod wire;
 
 use std::io;
 use std::rc::Rc;
@@ -21,11 +16,11 @@ use h2::{Reason, RecvStream, SendStream};
 
 use crate::http::fields::Fields;
 use crate::http::flow::{Filled, Source, SourceFault};
-use crate::http::h2::inspect::Findings;
-use crate::http::parse::Fault;
 use crate::http2::StreamAccount;
+use crate::http2::inspect::Findings;
+use crate::syntax::Fault;
 
-pub(super) use websocket::{accepts as websocket_accepts, new_key as websocket_key};
+pub(crate) use websocket::{accepts as websocket_accepts, new_key as websocket_key};
 
 /// The body that comes in on a stream.
 pub(crate) struct Body {
@@ -33,17 +28,17 @@ pub(crate) struct Body {
     chunk: Bytes,
     trailers: Option<Box<Fields>>,
     ended: bool,
-    taken: u64,
-    limit: Option<u64>,
+    pub(crate) taken: u64,
+    pub(crate) limit: Option<u64>,
     account: Rc<StreamAccount>,
     /// RST_STREAM with NO_ERROR follows a whole response: its server wants no more of the request (RFC 9113 §8.1).
     ends_by_reset: bool,
     /// The stream's number, and where faults of its trailers are noted.
-    findings: Option<(u32, Rc<Findings>)>,
+    pub(crate) findings: Option<(u32, Rc<Findings>)>,
 }
 
 impl Body {
-    fn new(stream: RecvStream, limit: Option<u64>, account: Rc<StreamAccount>) -> Self {
+    pub(crate) fn new(stream: RecvStream, limit: Option<u64>, account: Rc<StreamAccount>) -> Self {
         let ended = stream.is_end_stream();
         Self {
             stream,
@@ -70,7 +65,7 @@ impl Body {
         self.ends_by_reset && clean && error.is_remote() && self.account.is_whole()
     }
 
-    fn is_read(&self) -> bool {
+    pub(crate) fn is_read(&self) -> bool {
         self.chunk.is_empty() && (self.ended || self.stream.is_end_stream())
     }
 }
@@ -153,21 +148,26 @@ fn source_fault(error: &h2::Error) -> SourceFault {
     }
 }
 
-fn to_io(error: h2::Error) -> io::Error {
+pub(crate) fn to_io(error: h2::Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
 
 /// The body that goes out on a stream.
 #[derive(Default)]
 pub(crate) struct Outlet {
-    stream: Option<SendStream<Bytes>>,
+    pub(crate) stream: Option<SendStream<Bytes>>,
     account: Option<Rc<StreamAccount>>,
     finished: bool,
-    sent: u64,
+    pub(crate) sent: u64,
 }
 
 impl Outlet {
-    fn open(&mut self, stream: SendStream<Bytes>, account: Rc<StreamAccount>, finished: bool) {
+    pub(crate) fn open(
+        &mut self,
+        stream: SendStream<Bytes>,
+        account: Rc<StreamAccount>,
+        finished: bool,
+    ) {
         self.stream = Some(stream);
         self.account = Some(account);
         self.finished = finished;
@@ -177,7 +177,7 @@ impl Outlet {
         self.stream.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    fn poll_send<S: Source>(
+    pub(crate) fn poll_send<S: Source>(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut S,
@@ -206,7 +206,7 @@ impl Outlet {
         Poll::Ready(Ok(count))
     }
 
-    fn finish(&mut self, trailers: Option<&Fields>) -> io::Result<()> {
+    pub(crate) fn finish(&mut self, trailers: Option<&Fields>) -> io::Result<()> {
         if std::mem::replace(&mut self.finished, true) {
             return Ok(());
         }
@@ -224,7 +224,7 @@ impl Outlet {
     }
 
     /// Breaks the stream off, unless its end was sent.
-    fn reset(&mut self, reason: Reason) {
+    pub(crate) fn reset(&mut self, reason: Reason) {
         if let Some(stream) = self.stream.as_mut().filter(|_| !self.finished) {
             stream.send_reset(reason);
         }

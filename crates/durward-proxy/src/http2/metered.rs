@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http::{Findings, FrameMeter, Incoming};
 use crate::http2::frames::{Frames, kind};
+use crate::http2::guard::FrameMeter;
+use crate::http2::inspect::{Findings, Incoming};
 use crate::http2::streams::Streams;
 use crate::io::Io;
 use crate::turns;

@@ -12,9 +12,10 @@ use durward_model::{Bind, DestinationMode, Listener, Service, Snapshot, Tenant, 
 
 use crate::metrics::Metrics;
 use crate::prepared::fate::{self, Fate};
-use crate::prepared::{Prepared, PreparedBind, PreparedListener, TenantRuntime};
-use crate::proxy::Problem;
+use crate::prepared::{Prepared, PreparedBind, PreparedListener};
+use crate::status::Problem;
 use crate::tls::server_config::server_configs;
+use crate::upstream::TenantRuntime;
 use crate::upstream::UpstreamRuntime;
 use crate::upstream::resolve::{Asking, Resolver};
 use crate::watch::Retirement;

@@ -17,10 +17,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
-use crate::accept::{self, Closing, Complaint, Door};
+use crate::accept;
+use crate::accept::{Complaint, Door};
 use crate::core::{Core, Shared};
 use crate::prepared::Prepared;
 use crate::proxy::Drained;
+use crate::status::Closing;
 use crate::{http, upstream};
 
 /// How often log lines that wait are handed to the writer.
@@ -97,7 +99,8 @@ async fn live(id: usize, shared: Arc<Shared>, mut commands: UnboundedReceiver<Co
             Command::Close(bind) => doors.close(bind, Closing::EmptyQueue),
             Command::CloseAll(closing) => doors.close_all(closing),
             Command::Prepared(prepared) => {
-                upstream::spawn_health_checks(&doors.door.core, &prepared);
+                let upstreams = &doors.door.core.upstreams;
+                upstream::spawn_health_checks(upstreams, prepared.checked_tenants());
             }
             Command::Drain(given) => {
                 grace = given;

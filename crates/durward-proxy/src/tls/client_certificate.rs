@@ -10,8 +10,8 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::connection::ClientCertificate;
 use crate::refusal::HandshakeFailure;
-use crate::session::ClientCertificate;
 
 /// Reads the chain a client showed, leaf first. `None` without one.
 ///

@@ -7,7 +7,7 @@ use std::io;
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
 use crate::refusal::{HandshakeFailure, Refusal};
-use crate::tls::presented::{Presented, Refused};
+use crate::refusal::{Presented, Refused};
 
 /// The refusal for a handshake that ended in `error`.
 pub(crate) fn refusal(error: io::Error) -> Refusal {

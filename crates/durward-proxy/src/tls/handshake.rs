@@ -12,11 +12,12 @@ use rustls_pki_types::UnixTime;
 use tokio::net::TcpStream;
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
+use crate::connection::TlsFacts;
+use crate::io::scratch::{SCRATCH, read_some};
 use crate::peek::client_hello::Gauge;
-use crate::peek::{SCRATCH, read_some};
 use crate::refusal::{HandshakeFailure, Refusal};
-use crate::session::TlsFacts;
-use crate::tls::presented::{self, Presented, Refused};
+use crate::refusal::{Presented, Refused};
+use crate::tls::presented;
 use crate::tls::{client_certificate, failure};
 
 /// A handshake that failed.

@@ -17,37 +17,32 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::UpstreamRuntime;
 use super::endpoint::EndpointRuntime;
-use super::pool::{Path, PortGuard, Ticket};
+use super::http2::Shared;
+use super::path::{Connected, Path, PortGuard, Ticket};
+use super::per_core::Upstreams;
 use super::ports;
+use super::runtime::UpstreamRuntime;
+use super::tenant::TenantRuntime;
 use super::tls_client;
-use crate::core::Core;
 use crate::files::{self, Place};
 use crate::io::Io;
 use crate::limits::UpstreamGuard;
 use crate::memory::{self, Hold, Kind};
 use crate::metrics::Counter;
-use crate::prepared::TenantView;
 use crate::refusal::Refusal;
+use crate::turns::{self, Owner};
 
 /// Between attempts to further addresses of one endpoint (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// What is to be connected, for whom.
 pub(crate) struct Attempt<'a> {
-    pub(crate) core: &'a Rc<Core>,
-    pub(crate) view: &'a TenantView,
+    pub(crate) upstreams: &'a Rc<Upstreams>,
+    pub(crate) tenant: &'a TenantRuntime,
     pub(crate) runtime: &'a Arc<UpstreamRuntime>,
     pub(crate) endpoint: &'a EndpointRuntime,
     pub(crate) addresses: &'a [SocketAddr],
-}
-
-/// A connection nobody used yet.
-pub(crate) struct Connected {
-    pub(crate) io: Io,
-    pub(crate) ticket: Ticket,
-    pub(crate) took: Duration,
 }
 
 /// A TCP connection, the address and port that it leaves from, and its place among the path's ports.
@@ -83,8 +78,8 @@ impl Attempt<'_> {
             Err(_) => return Err(Refusal::ConnectTimeout { peer: *first }),
         };
         let took = began.elapsed();
-        let metrics = &self.view.tenant().metrics;
-        let cells = metrics.core(self.core.id);
+        let metrics = &self.tenant.metrics;
+        let cells = metrics.core(self.upstreams.core);
         if guard.is_some() {
             cells.add(Counter::UpstreamConnectionsNew, 1);
             cells.connect_duration.observe(took);
@@ -95,7 +90,7 @@ impl Attempt<'_> {
             source,
             retired: Arc::clone(&self.runtime.retired),
             metrics: Arc::clone(metrics),
-            core: self.core.id,
+            core: self.upstreams.core,
             guard,
             bound: false,
         };
@@ -151,12 +146,12 @@ impl Attempt<'_> {
 
     /// A file for one more connection. A tenant that has its share gives up idle ones first; a check of ours is not the tenant's doing.
     fn place(&self, ours: bool) -> Result<Place, Refusal> {
-        let (files, tenant) = (&self.core.shared.files, self.view.tenant());
+        let (files, tenant) = (&self.upstreams.files, self.tenant);
         if ours {
             return Ok(files.dial_anyway(&tenant.usage));
         }
         files.dial(&tenant.usage).or_else(|refusal| {
-            match self.core.pools.make_room(Some(&tenant.metrics)) {
+            match self.upstreams.pools.make_room(Some(&tenant.metrics)) {
                 0 => Err(refusal),
                 _ => files.dial(&tenant.usage),
             }
@@ -165,7 +160,7 @@ impl Attempt<'_> {
 
     /// Memory for one more connection; the tenant's idle ones make room. A check of ours is not the tenant's doing.
     fn memory(&self, ours: bool) -> Result<Hold, Refusal> {
-        let (memory, tenant) = (&self.core.shared.memory, self.view.tenant());
+        let (memory, tenant) = (&self.upstreams.memory, self.tenant);
         let mut hold = memory.hold(&tenant.usage, Kind::Upstreams);
         if ours {
             return Ok(hold);
@@ -175,7 +170,7 @@ impl Attempt<'_> {
             None => memory::CONNECTION,
         };
         hold.grow(price).or_else(|refusal| {
-            match self.core.pools.make_room(Some(&tenant.metrics)) {
+            match self.upstreams.pools.make_room(Some(&tenant.metrics)) {
                 0 => Err(refusal),
                 _ => hold.grow(price),
             }
@@ -183,12 +178,20 @@ impl Attempt<'_> {
         Ok(hold)
     }
 
+    /// Speaks HTTP/2 on a connection that was just made.
+    pub(crate) async fn http2(&self, connected: Connected) -> Result<Rc<Shared>, Refusal> {
+        let memory = &self.upstreams.memory;
+        let held = memory.hold(&self.tenant.usage, Kind::Upstreams);
+        let turn = self.upstreams.turns.of(&Owner::Tenant(self.tenant.tenant.id.clone()));
+        Shared::start(connected, held, memory.stream_window(), turns::Place::new(turn)).await
+    }
+
     /// The ways to `peer`, one per source address of its family.
     pub(crate) fn paths(&self, peer: SocketAddr) -> Result<Vec<Arc<Path>>, Refusal> {
         let upstream = &self.runtime.upstream;
         let sources = upstream.sources.iter().filter(|source| source.reaches(peer.ip()));
         sources
-            .map(|source| self.endpoint.path(self.view, peer, *source, upstream.protocol))
+            .map(|source| self.endpoint.path(&self.tenant.tenant, peer, *source, upstream.protocol))
             .collect()
     }
 
@@ -198,7 +201,7 @@ impl Attempt<'_> {
         let unusable =
             |detail: &str| Refusal::EgressAddress { peer, detail: format!("{wanted}: {detail}") };
         let bound = bound(path).or_else(|error| {
-            let more = files::are_exhausted(&error) && self.core.pools.make_room(None) > 0;
+            let more = files::are_exhausted(&error) && self.upstreams.pools.make_room(None) > 0;
             if more { bound(path) } else { Err(error) }
         });
         let socket = bound.map_err(|error| match error.kind() {
@@ -216,7 +219,7 @@ impl Attempt<'_> {
     /// Asks the kernel which address the connection leaves from. Nothing is sent unless it is the tenant's.
     pub(super) fn check(&self, stream: &TcpStream, path: &Path) -> Result<SocketAddr, Refusal> {
         let (peer, wanted) = (path.peer().0, path.source().0);
-        let cells = self.view.tenant().metrics.core(self.core.id);
+        let cells = self.tenant.metrics.core(self.upstreams.core);
         let actual = stream.local_addr().map_err(Refusal::Socket)?;
         cells.add(Counter::IsolationChecks, 1);
         if actual.ip().to_canonical() != wanted {
@@ -245,8 +248,8 @@ impl Attempt<'_> {
         Ok(match (&self.runtime.tls, &self.endpoint.verify) {
             (Some(config), Some(verify)) => {
                 let mut io = tls_client::handshake(config, verify, stream, peer).await?;
-                let memory = &self.core.shared.memory;
-                io.count(memory.hold(&self.view.tenant().usage, Kind::Upstreams));
+                let memory = &self.upstreams.memory;
+                io.count(memory.hold(&self.tenant.usage, Kind::Upstreams));
                 io
             }
             _ => Io::Tcp(stream),

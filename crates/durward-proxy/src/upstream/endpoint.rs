@@ -10,13 +10,11 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use durward_model::upstream::{Endpoint, Target, UpstreamProtocol};
-use durward_model::{EgressAddress, Upstream, UpstreamAddr};
+use durward_model::{EgressAddress, Tenant, TenantId, Upstream, UpstreamAddr};
 
-use super::pool::{Path, PoolKey};
-use super::resolve::Families;
+use super::path::{Path, PoolKey};
+use super::resolve::{Families, Resolver};
 use super::tls_client::Verify;
-use crate::core::Core;
-use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 
 /// Paths remembered per endpoint; names that move a lot forget the oldest.
@@ -123,7 +121,7 @@ impl EndpointRuntime {
     /// Where it is: the address itself, or what the name says while its TTL holds.
     pub(crate) async fn addresses(
         &self,
-        core: &Core,
+        resolver: &Resolver,
         upstream: &Upstream,
     ) -> Result<Addresses, Refusal> {
         let (host, port) = match &self.target {
@@ -137,7 +135,7 @@ impl EndpointRuntime {
             return Ok(Addresses::Many(Arc::clone(&located.addresses)));
         }
         let families = Families::of(&upstream.sources);
-        let looking = core.shared.resolver.lookup_for(host, None, families);
+        let looking = resolver.lookup_for(host, None, families);
         let resolved = Box::pin(looking).await;
         self.state.unresolved.store(resolved.is_err(), Relaxed);
         let resolved = resolved.map_err(|error| Refusal::NoEndpoint {
@@ -154,18 +152,18 @@ impl EndpointRuntime {
     /// The path from `source` to `peer`, made once and then found.
     pub(crate) fn path(
         &self,
-        view: &TenantView,
+        tenant: &Tenant,
         peer: SocketAddr,
         source: EgressAddress,
         protocol: UpstreamProtocol,
     ) -> Result<Arc<Path>, Refusal> {
-        self.with_path(view, peer, source, protocol, Arc::clone)
+        self.with_path(tenant, peer, source, protocol, Arc::clone)
     }
 
     /// Uses the path from `source` to `peer` without holding it.
     pub(crate) fn with_path<T>(
         &self,
-        view: &TenantView,
+        tenant: &Tenant,
         peer: SocketAddr,
         source: EgressAddress,
         protocol: UpstreamProtocol,
@@ -174,7 +172,8 @@ impl EndpointRuntime {
         let peer = UpstreamAddr(peer);
         let make = || {
             let identity = self.verify.as_ref().map(|verify| verify.identity.clone());
-            PoolKey::new(view, peer, source, identity, protocol).map(|key| Arc::new(Path::new(key)))
+            PoolKey::new(tenant, peer, source, identity, protocol)
+                .map(|key| Arc::new(Path::new(key)))
         };
         let paths = match &self.paths {
             Paths::Few(paths) => paths,
@@ -183,21 +182,21 @@ impl EndpointRuntime {
                 return Ok(with(&among(paths, (peer, source), make)?));
             }
         };
-        if let Some(path) = find(&paths.load(), view, peer, source) {
+        if let Some(path) = find(&paths.load(), &tenant.id, peer, source) {
             return Ok(with(path));
         }
         let made = make()?;
         paths.rcu(|paths| {
             let skip = (paths.len() + 1).saturating_sub(PATHS);
             let mut paths: Vec<_> = paths.iter().skip(skip).cloned().collect();
-            if find(&paths, view, peer, source).is_none() {
+            if find(&paths, &tenant.id, peer, source).is_none() {
                 paths.push(Arc::clone(&made));
             }
             paths
         });
         // Another core may have made it meanwhile; all use the same one, for it counts ports.
         let paths = paths.load();
-        Ok(with(find(&paths, view, peer, source).unwrap_or(&made)))
+        Ok(with(find(&paths, &tenant.id, peer, source).unwrap_or(&made)))
     }
 }
 
@@ -239,11 +238,11 @@ fn among(
 
 fn find<'a>(
     paths: &'a [Arc<Path>],
-    view: &TenantView,
+    tenant: &TenantId,
     peer: UpstreamAddr,
     source: EgressAddress,
 ) -> Option<&'a Arc<Path>> {
-    paths.iter().find(|path| path.joins(view, peer, source))
+    paths.iter().find(|path| path.joins(tenant, peer, source))
 }
 
 /// Milliseconds since this process first asked, from 1.

@@ -2,7 +2,6 @@
 //!
 //! Deliberately absent: a register of tasks; a check ends by itself when nothing is left to check for.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -14,14 +13,15 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::connect::{Attempt, Connected};
+use super::connect::Attempt;
 use super::endpoint::EndpointRuntime;
-use super::http2::Shared;
-use super::{UpstreamRuntime, proxy_header};
-use crate::core::Core;
+use super::path::Connected;
+use super::per_core::Upstreams;
+use super::proxy_header;
+use super::runtime::UpstreamRuntime;
+use super::tenant::TenantRuntime;
 use crate::http::client::{self, Ask, HeadFault};
 use crate::metrics::Counter;
-use crate::prepared::{Prepared, PreparedListener, TenantView};
 
 /// How long a checked endpoint may take to end its connection, and how much it may send meanwhile.
 const GOODBYE: (Duration, u64) = (Duration::from_secs(1), 64 * 1024);
@@ -32,57 +32,52 @@ const AGENT: &str = "durward-health-check";
 #[derive(Default)]
 pub(crate) struct Checks {
     running: AtomicBool,
-    listener: Mutex<Weak<PreparedListener>>,
+    tenant: Mutex<Weak<TenantRuntime>>,
 }
 
 impl Checks {
-    fn renew(&self, listener: &Arc<PreparedListener>) {
-        *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(listener);
+    fn renew(&self, tenant: &Arc<TenantRuntime>) {
+        *self.tenant.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(tenant);
     }
 
-    fn view(&self) -> Option<TenantView> {
-        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
-        listener.upgrade().map(TenantView::admitted)
+    fn tenant(&self) -> Option<Arc<TenantRuntime>> {
+        self.tenant.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
     }
 }
 
-/// Starts the checks that are not running yet. Called on core 0 after each apply; what is configured no more ends by itself.
-pub(crate) fn spawn_health_checks(core: &Rc<Core>, prepared: &Arc<Prepared>) {
-    let mut listeners = HashMap::new();
-    let is_checked = |listener: &&Arc<PreparedListener>| {
-        listener.tenant.upstreams.iter().any(|runtime| runtime.upstream.health_check.is_some())
-    };
-    let all = prepared.binds.values().flat_map(|bind| bind.listeners.iter().flatten());
-    for listener in all.filter(is_checked) {
-        listeners.entry(Arc::as_ptr(&listener.tenant)).or_insert(listener);
-    }
-    for tenant in prepared.tenants.values() {
-        let Some(listener) = listeners.get(&Arc::as_ptr(tenant)) else { continue };
+/// Starts the checks of these tenants that are not running yet. Called on core 0 after each apply; what is configured no more ends by itself.
+pub(crate) fn spawn_health_checks<'a>(
+    upstreams: &Rc<Upstreams>,
+    tenants: impl Iterator<Item = &'a Arc<TenantRuntime>>,
+) {
+    for tenant in tenants {
         for runtime in tenant.upstreams.iter().filter(|r| r.upstream.health_check.is_some()) {
-            runtime.checks.renew(listener);
+            runtime.checks.renew(tenant);
             if !runtime.checks.running.swap(true, Relaxed) {
-                tokio::task::spawn_local(check(Rc::downgrade(core), Arc::downgrade(runtime)));
+                tokio::task::spawn_local(check(Rc::downgrade(upstreams), Arc::downgrade(runtime)));
             }
         }
     }
 }
 
 /// Checks one upstream until it is retired, its tenant is gone, or the core drains.
-async fn check(core: std::rc::Weak<Core>, runtime: Weak<UpstreamRuntime>) {
+async fn check(upstreams: std::rc::Weak<Upstreams>, runtime: Weak<UpstreamRuntime>) {
     loop {
         let pause = {
-            let (Some(core), Some(runtime)) = (core.upgrade(), runtime.upgrade()) else { return };
+            let (Some(upstreams), Some(runtime)) = (upstreams.upgrade(), runtime.upgrade()) else {
+                return;
+            };
             let Some(check) = &runtime.upstream.health_check else { return };
-            let view = runtime.checks.view();
-            let (Some(view), false) = (view, core.watchdog.draining()) else {
+            let tenant = runtime.checks.tenant();
+            let (Some(tenant), false) = (tenant, upstreams.watchdog.draining()) else {
                 runtime.checks.running.store(false, Relaxed);
                 return;
             };
             if runtime.retired.load(Relaxed) {
                 return;
             }
-            round(&core, &view, &runtime, check).await;
-            jittered(check.interval, core.random())
+            round(&upstreams, &tenant, &runtime, check).await;
+            jittered(check.interval, upstreams.random.next())
         };
         tokio::time::sleep(pause).await;
     }
@@ -96,8 +91,8 @@ fn jittered(interval: Duration, random: u32) -> Duration {
 
 /// Asks every endpoint once.
 async fn round(
-    core: &Rc<Core>,
-    view: &TenantView,
+    upstreams: &Rc<Upstreams>,
+    tenant: &TenantRuntime,
     runtime: &Arc<UpstreamRuntime>,
     check: &HealthCheck,
 ) {
@@ -105,8 +100,8 @@ async fn round(
         .endpoints
         .iter()
         .map(|endpoint| async move {
-            let _slot = view.tenant().usage.health_slot().await;
-            let asked = ask(core, view, runtime, endpoint);
+            let _slot = tenant.usage.health_slot().await;
+            let asked = ask(upstreams, tenant, runtime, endpoint);
             let outcome = match tokio::time::timeout(check.timeout, Box::pin(asked)).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err("no answer in time".to_owned()),
@@ -115,14 +110,14 @@ async fn round(
         })
         .collect();
     while let Some((endpoint, outcome)) = probes.next().await {
-        record(core, view, runtime, endpoint, &outcome);
+        record(upstreams.core, tenant, runtime, endpoint, &outcome);
     }
 }
 
 /// Counts an outcome and changes the endpoint's state when there are enough of it in a row.
 fn record(
-    core: &Core,
-    view: &TenantView,
+    core: usize,
+    tenant: &TenantRuntime,
     runtime: &UpstreamRuntime,
     endpoint: &EndpointRuntime,
     outcome: &Result<(), String>,
@@ -140,13 +135,14 @@ fn record(
     }
     state.checks.store(0, Relaxed);
     state.unhealthy.store(!unhealthy, Relaxed);
-    let (tenant, upstream) = (&runtime.tenant, &runtime.upstream.name);
+    let (metrics, upstream) = (&tenant.metrics, &runtime.upstream.name);
+    let tenant = &runtime.tenant;
     match outcome {
         Ok(()) => {
             tracing::info!(%tenant, %upstream, endpoint = %endpoint.target, "endpoint restored: its checks pass");
         }
         Err(cause) => {
-            view.tenant().metrics.core(core.id).add(Counter::Ejections, 1);
+            metrics.core(core).add(Counter::Ejections, 1);
             tracing::warn!(%tenant, %upstream, endpoint = %endpoint.target, %cause, "endpoint ejected: its checks fail");
         }
     }
@@ -154,15 +150,16 @@ fn record(
 
 /// One check, connect included.
 async fn ask(
-    core: &Rc<Core>,
-    view: &TenantView,
+    upstreams: &Rc<Upstreams>,
+    tenant: &TenantRuntime,
     runtime: &Arc<UpstreamRuntime>,
     endpoint: &EndpointRuntime,
 ) -> Result<(), String> {
     let Some(check) = &runtime.upstream.health_check else { return Ok(()) };
     let said = |error: crate::refusal::Refusal| sentence(&error);
-    let addresses = endpoint.addresses(core, &runtime.upstream).await.map_err(said)?;
-    let attempt = Attempt { core, view, runtime, endpoint, addresses: &addresses };
+    let addresses =
+        endpoint.addresses(&upstreams.resolver, &runtime.upstream).await.map_err(said)?;
+    let attempt = Attempt { upstreams, tenant, runtime, endpoint, addresses: &addresses };
     let header = runtime.upstream.send_proxy.map(proxy_header::own);
     let connected = attempt.connect(None, header, check.timeout).await.map_err(said)?;
     let Probe::Http { path, host, from, to } = &check.probe else {
@@ -174,7 +171,7 @@ async fn ask(
         None => endpoint.target.to_string(),
     };
     let status = match runtime.upstream.protocol {
-        UpstreamProtocol::Http2 => http2_status((core, view), connected, path, &host).await?,
+        UpstreamProtocol::Http2 => http2_status(&attempt, connected, path, &host).await?,
         _ => http1_status(connected, path, &host).await?,
     };
     if (*from..=*to).contains(&status) { Ok(()) } else { Err(format!("status {status}")) }
@@ -206,14 +203,13 @@ async fn end(mut connected: Connected) {
 }
 
 async fn http2_status(
-    (core, view): (&Core, &TenantView),
+    attempt: &Attempt<'_>,
     connected: Connected,
     path: &str,
     host: &str,
 ) -> Result<u16, String> {
     let scheme = if matches!(connected.io, crate::io::Io::Tls(_)) { "https" } else { "http" };
-    let shared =
-        Shared::start(core, view, connected).await.map_err(|refusal| sentence(&refusal))?;
+    let shared = attempt.http2(connected).await.map_err(|refusal| sentence(&refusal))?;
     let (send, stream) = shared.stream();
     let request = http::Request::get(format!("{scheme}://{host}{path}"))
         .version(http::Version::HTTP_2)

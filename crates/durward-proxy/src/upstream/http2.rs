@@ -12,15 +12,12 @@ use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
 use h2::{Ping, PingPong};
 
-use super::connect::Connected;
-use super::pool::{Path, Ticket};
-use crate::core::Core;
-use crate::http::Findings;
+use super::path::{Connected, Path, Ticket};
+use crate::http2::inspect::Findings;
 use crate::http2::{HEADER_LIST, Metered, Streams};
-use crate::memory::{ConnectionMemory, HTTP2_CONNECTION, Kind};
-use crate::prepared::TenantView;
+use crate::memory::{ConnectionMemory, HTTP2_CONNECTION, Hold};
 use crate::refusal::Refusal;
-use crate::turns::{Owner, Place};
+use crate::turns::Place;
 
 /// Streams we put on one connection at most.
 const STREAMS: u32 = 100;
@@ -87,16 +84,16 @@ impl Drop for Stream {
 }
 
 impl Shared {
-    /// Speaks the preface on a fresh connection and drives it from a task of its own until it ends.
+    /// Speaks the preface on a fresh connection and drives it from a task of its own until it ends. `hold` is charged for what its streams
+    /// hold, `window` is what the upstream may send ahead on each, and the task runs when it is `turn`'s turn.
     pub(crate) async fn start(
-        core: &Core,
-        view: &TenantView,
         connected: Connected,
+        hold: Hold,
+        window: u32,
+        turn: Rc<Place>,
     ) -> Result<Rc<Self>, Refusal> {
         let peer = connected.ticket.port.0.peer().0;
-        let memory = &core.shared.memory;
-        let window = memory.stream_window();
-        let held = ConnectionMemory::new(memory.hold(&view.tenant().usage, Kind::Upstreams));
+        let held = ConnectionMemory::new(hold);
         held.add(HTTP2_CONNECTION);
         let streams = Streams::of_upstream(held, HEADER_LIST as usize);
         let findings = Rc::<Findings>::default();
@@ -116,7 +113,6 @@ impl Shared {
                 source: std::io::Error::other(error),
             })?;
         let life = Rc::new(Life::default());
-        let turn = Place::new(core.turns.of(&Owner::Tenant(view.tenant().tenant.id.clone())));
         tokio::task::spawn_local(turn.run(drive(connection, Rc::clone(&life))));
         let (idle_ticks, bound) = (Cell::new(0), Cell::new(false));
         let ticket = connected.ticket;

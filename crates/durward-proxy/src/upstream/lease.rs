@@ -11,16 +11,18 @@ use std::time::Duration;
 use durward_model::UpstreamAddr;
 use durward_model::upstream::UpstreamIndex;
 
-use super::connect::{Connected, reusable};
+use super::acquire::{Carrier, Found};
+use super::connect::reusable;
 use super::endpoint::EndpointRuntime;
 use super::http2::Stream;
-use super::pool::{Pools, Ticket};
-use super::{Carrier, Found, UpstreamRuntime};
-use crate::core::Core;
+use super::path::{Connected, Ticket};
+use super::per_core::Upstreams;
+use super::pool::Pools;
+use super::runtime::UpstreamRuntime;
+use super::tenant::Access;
 use crate::io::Io;
 use crate::limits::PendingGuard;
 use crate::metrics::{Cells, Counter};
-use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 
 /// What a request or connection uses of an upstream.
@@ -115,7 +117,7 @@ impl Lease {
         if reusable(runtime) {
             let upstream = &runtime.upstream;
             let (keep, timeout) = (upstream.pool_idle, upstream.pool_idle_timeout);
-            Pools::push(&self.load.core, io, ticket, keep, timeout);
+            Pools::push(&self.load.upstreams, io, ticket, keep, timeout);
         }
     }
 }
@@ -126,8 +128,8 @@ fn is_failure(status: u16) -> bool {
 
 /// One request or connection counted at an endpoint.
 pub(crate) struct Load {
-    core: Rc<Core>,
-    view: TenantView,
+    upstreams: Rc<Upstreams>,
+    access: Access,
     /// `None` is outside.
     index: Option<UpstreamIndex>,
     at: usize,
@@ -136,27 +138,27 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn new(
-        core: &Rc<Core>,
-        view: &TenantView,
+        upstreams: &Rc<Upstreams>,
+        access: Access,
         index: Option<UpstreamIndex>,
         at: usize,
         pending: PendingGuard,
     ) -> Self {
-        let load = Self { core: Rc::clone(core), view: view.clone(), index, at, _pending: pending };
+        let load = Self { upstreams: Rc::clone(upstreams), access, index, at, _pending: pending };
         load.endpoint().state.active.fetch_add(1, Relaxed);
         load
     }
 
-    pub(crate) fn core(&self) -> &Rc<Core> {
-        &self.core
+    pub(crate) fn upstreams(&self) -> &Rc<Upstreams> {
+        &self.upstreams
     }
 
-    pub(crate) fn view(&self) -> &TenantView {
-        &self.view
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
     }
 
     pub(crate) fn runtime(&self) -> &Arc<UpstreamRuntime> {
-        let tenant = self.view.tenant();
+        let tenant = self.access.tenant();
         self.index.map_or(&tenant.outside, |index| &tenant.upstreams[index.0])
     }
 
@@ -205,7 +207,7 @@ impl Load {
     }
 
     fn cells(&self) -> &Cells {
-        self.view.tenant().metrics.core(self.core.id)
+        self.access.tenant().metrics.core(self.upstreams.core)
     }
 
     fn failure(&self) {

@@ -4,8 +4,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::UpstreamRuntime;
 use super::endpoint::now_ms;
+use super::runtime::UpstreamRuntime;
 use crate::metrics::{Cells, Counter};
 
 /// A rest is at most this many times the first.

@@ -10,13 +10,14 @@ use std::time::Duration;
 use durward_model::upstream::{Balance, Endpoint, Retry, Target, UpstreamProtocol};
 use durward_model::{Tenant, Upstream};
 
+use super::acquire::{Carrier, Found, connect_counted, fresh_carrier, pooled};
+use super::balance::Tried;
 use super::connect::Attempt;
-use super::{
-    Carrier, Found, Lease, Load, Tried, UpstreamRuntime, connect_counted, fresh_carrier, pooled,
-};
-use crate::core::Core;
+use super::lease::{Lease, Load};
+use super::per_core::Upstreams;
+use super::runtime::UpstreamRuntime;
+use super::tenant::Access;
 use crate::io::Io;
-use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 
 /// Idle connections kept per core, address and source; plain requests come in bursts to few places.
@@ -63,13 +64,13 @@ impl UpstreamRuntime {
 /// # Errors
 /// Why none could be reached.
 pub(crate) async fn carry(
-    core: &Rc<Core>,
-    view: &TenantView,
+    upstreams: &Rc<Upstreams>,
+    access: Access,
     addresses: &[SocketAddr],
     tried: &mut Tried,
 ) -> Result<(Carrier, Lease), Refusal> {
-    let load = load(core, view)?;
-    let attempt = attempt(core, view, addresses);
+    let load = load(upstreams, access)?;
+    let attempt = attempt(&load, addresses);
     let fresh = tried.contains(0);
     tried.insert(0);
     if !fresh && let Some(found) = pooled(&attempt)? {
@@ -86,28 +87,24 @@ pub(crate) async fn carry(
 /// # Errors
 /// Why none could be reached.
 pub(crate) async fn visit(
-    core: &Rc<Core>,
-    view: &TenantView,
+    upstreams: &Rc<Upstreams>,
+    access: Access,
     addresses: &[SocketAddr],
 ) -> Result<(Io, Lease), Refusal> {
-    let load = load(core, view)?;
-    match Box::pin(connect_counted(&attempt(core, view, addresses), None)).await {
+    let load = load(upstreams, access)?;
+    match Box::pin(connect_counted(&attempt(&load, addresses), None)).await {
         Ok(connected) => Ok(load.opened(connected)),
         Err(refusal) => Err(load.unreachable(refusal)),
     }
 }
 
-fn load(core: &Rc<Core>, view: &TenantView) -> Result<Load, Refusal> {
-    let tenant = view.tenant();
+fn load(upstreams: &Rc<Upstreams>, access: Access) -> Result<Load, Refusal> {
+    let tenant = access.tenant();
     let pending = tenant.usage.pending(&tenant.tenant.limits)?;
-    Ok(Load::new(core, view, None, 0, pending))
+    Ok(Load::new(upstreams, access, None, 0, pending))
 }
 
-fn attempt<'a>(
-    core: &'a Rc<Core>,
-    view: &'a TenantView,
-    addresses: &'a [SocketAddr],
-) -> Attempt<'a> {
-    let runtime = &view.tenant().outside;
-    Attempt { core, view, runtime, endpoint: &runtime.endpoints[0], addresses }
+fn attempt<'a>(load: &'a Load, addresses: &'a [SocketAddr]) -> Attempt<'a> {
+    let (upstreams, tenant) = (load.upstreams(), load.access().tenant());
+    Attempt { upstreams, tenant, runtime: load.runtime(), endpoint: load.endpoint(), addresses }
 }

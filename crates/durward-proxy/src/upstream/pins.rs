@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use durward_model::upstream::UpstreamIndex;
 
+use super::acquire::Carrier;
+use super::balance::Tried;
 use super::lease::{Lease, Load};
-use super::pool::{Ticket, alive};
-use super::{Carrier, Tried};
-use crate::core::Core;
+use super::path::Ticket;
+use super::per_core::Upstreams;
+use super::pool::alive;
+use super::tenant::Access;
 use crate::io::Io;
-use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 
 /// Such connections of one client's connection; the one used least lately makes room.
@@ -49,8 +51,8 @@ impl Pins {
     /// [`Refusal::CircuitOpen`] when the tenant has its limit of requests under way.
     pub(crate) fn take(
         &self,
-        core: &Rc<Core>,
-        view: &TenantView,
+        upstreams: &Rc<Upstreams>,
+        access: impl FnOnce() -> Access,
         index: Option<UpstreamIndex>,
         addresses: &[SocketAddr],
         tried: &mut Tried,
@@ -60,7 +62,8 @@ impl Pins {
             return Ok(None);
         }
         pins.retain_mut(|pin| !pin.ticket.retired() && alive(&mut pin.io));
-        let tenant = view.tenant();
+        let access = access();
+        let tenant = access.tenant();
         let runtime = index.map_or(&tenant.outside, |index| &tenant.upstreams[index.0]);
         let fits = |pin: &Pinned| {
             Arc::ptr_eq(&pin.ticket.retired, &runtime.retired)
@@ -71,7 +74,7 @@ impl Pins {
         let pending = tenant.usage.pending(&tenant.tenant.limits)?;
         let Pinned { io, ticket, at } = pins.remove(found);
         tried.insert(at);
-        let load = Load::new(core, view, index, at, pending);
+        let load = Load::new(upstreams, access, index, at, pending);
         Ok(Some((Carrier::Http1(io), load.with(ticket, true, Duration::ZERO))))
     }
 }

@@ -1,197 +1,29 @@
-//! Idle upstream connections of one core, by [`PoolKey`].
+//! Idle upstream connections of one core, by [`Path`].
 //!
-//! Deliberately absent: a way to build a key without the tenant and its source address, and clocks: a sweep per [`TICK`] counts time.
+//! Deliberately absent: clocks; a sweep per [`TICK`] counts time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::pin::Pin;
 use std::rc::{Rc, Weak as LocalWeak};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use durward_model::upstream::UpstreamProtocol;
-use durward_model::{EgressAddress, TenantId, UpstreamAddr};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::http2::Shared;
-use super::tls_client::TlsIdentity;
-use crate::core::Core;
-use crate::files::Place;
+use super::path::{Path, Ticket};
+use super::per_core::Upstreams;
 use crate::io::Io;
-use crate::limits::UpstreamGuard;
-use crate::memory::Hold;
 use crate::metrics::{Cells, Counter, TenantMetrics};
-use crate::prepared::TenantView;
-use crate::refusal::Refusal;
 
 /// How often idle connections are looked at.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
 
 /// How many sweeps a connection idles at the most while few files are left.
 const SCARCE: u32 = 4;
-
-/// What two connections must have in common for one to stand for the other.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct PoolKey {
-    tenant: TenantId,
-    peer: UpstreamAddr,
-    source: EgressAddress,
-    identity: Option<TlsIdentity>,
-    protocol: UpstreamProtocolKey,
-}
-
-/// [`UpstreamProtocol`], hashable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum UpstreamProtocolKey {
-    Http1,
-    Http2,
-    Tcp,
-}
-
-impl PoolKey {
-    /// A key for the view's tenant.
-    ///
-    /// # Errors
-    /// [`Refusal::EgressAddress`] when `source` is not an address of the tenant or of another family than `peer`.
-    pub(crate) fn new(
-        view: &TenantView,
-        peer: UpstreamAddr,
-        source: EgressAddress,
-        identity: Option<TlsIdentity>,
-        protocol: UpstreamProtocol,
-    ) -> Result<Self, Refusal> {
-        let tenant = &view.tenant().tenant;
-        let refused = |detail: &str| {
-            Err(Refusal::EgressAddress { peer: peer.0, detail: format!("{source} is {detail}") })
-        };
-        if !tenant.egress.contains(&source) {
-            return refused("not an egress address of the tenant");
-        }
-        if !source.reaches(peer.0.ip()) {
-            return refused("of the wrong family");
-        }
-        let protocol = match protocol {
-            UpstreamProtocol::Http1 => UpstreamProtocolKey::Http1,
-            UpstreamProtocol::Http2 => UpstreamProtocolKey::Http2,
-            UpstreamProtocol::Tcp => UpstreamProtocolKey::Tcp,
-        };
-        Ok(Self { tenant: tenant.id.clone(), peer, source, identity, protocol })
-    }
-}
-
-/// A key made once with its hash, and how many connections go this way over all cores.
-#[derive(Debug)]
-pub(crate) struct Path {
-    key: PoolKey,
-    hash: u64,
-    ports: AtomicU32,
-    /// It was said that few ports are left.
-    pub(super) scarce: AtomicBool,
-}
-
-impl Path {
-    pub(crate) fn new(key: PoolKey) -> Self {
-        static STATE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        let hash = STATE.hash_one(&key);
-        Self { key, hash, ports: AtomicU32::new(0), scarce: AtomicBool::new(false) }
-    }
-
-    /// Whether this is the view's tenant's way from `source` to `peer`.
-    pub(crate) fn joins(
-        &self,
-        view: &TenantView,
-        peer: UpstreamAddr,
-        source: EgressAddress,
-    ) -> bool {
-        self.key.peer == peer
-            && self.key.source == source
-            && self.key.tenant == view.tenant().tenant.id
-    }
-
-    pub(crate) fn peer(&self) -> UpstreamAddr {
-        self.key.peer
-    }
-
-    pub(crate) fn tenant(&self) -> &TenantId {
-        &self.key.tenant
-    }
-
-    pub(crate) fn source(&self) -> EgressAddress {
-        self.key.source
-    }
-
-    /// Source ports in use, connections being made included.
-    pub(crate) fn ports(&self) -> u32 {
-        self.ports.load(Relaxed)
-    }
-}
-
-impl PartialEq for Path {
-    fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other) || self.key == other.key
-    }
-}
-
-impl Eq for Path {}
-
-impl Hash for Path {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-/// One source port of a path, and the file that has it.
-#[derive(Debug)]
-pub(crate) struct PortGuard(
-    pub(crate) Arc<Path>,
-    #[expect(dead_code, reason = "held until the connection is closed")] Place,
-);
-
-impl PortGuard {
-    pub(crate) fn new(path: Arc<Path>, place: Place) -> Self {
-        path.ports.fetch_add(1, Relaxed);
-        Self(path, place)
-    }
-}
-
-impl Drop for PortGuard {
-    fn drop(&mut self) {
-        self.0.ports.fetch_sub(1, Relaxed);
-    }
-}
-
-/// What an open connection holds besides its bytes; goes with it into the pool and out again.
-pub(crate) struct Ticket {
-    /// What the connection takes up.
-    pub(crate) _memory: Hold,
-    pub(crate) port: PortGuard,
-    pub(crate) source: std::net::SocketAddr,
-    pub(crate) retired: Arc<AtomicBool>,
-    pub(crate) metrics: Arc<TenantMetrics>,
-    pub(crate) core: usize,
-    /// Checks of our own have none and are not counted either.
-    pub(crate) guard: Option<UpstreamGuard>,
-    /// A client has proved itself on it, or was asked to: it is that client's alone.
-    pub(crate) bound: bool,
-}
-
-impl Ticket {
-    /// Whether its upstream is configured no more, or otherwise.
-    pub(crate) fn retired(&self) -> bool {
-        self.retired.load(Relaxed)
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if self.guard.is_some() {
-            self.metrics.core(self.core).add(Counter::UpstreamConnectionsClosed, 1);
-        }
-    }
-}
 
 /// The pools of one core.
 #[derive(Default)]
@@ -237,11 +69,17 @@ impl Pools {
     }
 
     /// Keeps a connection that may serve again; the longest idle one makes room.
-    pub(crate) fn push(core: &Rc<Core>, io: Io, ticket: Ticket, keep: u32, timeout: Duration) {
+    pub(crate) fn push(
+        upstreams: &Rc<Upstreams>,
+        io: Io,
+        ticket: Ticket,
+        keep: u32,
+        timeout: Duration,
+    ) {
         if keep == 0 || ticket.bound || ticket.retired() {
             return;
         }
-        let pools = &core.pools;
+        let pools = &upstreams.pools;
         let mut slots = pools.slots.borrow_mut();
         let path = &ticket.port.0;
         let metrics = Arc::clone(&ticket.metrics);
@@ -258,14 +96,14 @@ impl Pools {
             pools.left(&oldest.ticket);
         }
         drop(slots);
-        let (of_one, of_all) = core.shared.files.idle();
-        if idle_of(metrics.core(core.id)) > of_one as u64 {
+        let (of_one, of_all) = upstreams.files.idle();
+        if idle_of(metrics.core(upstreams.core)) > of_one as u64 {
             pools.make_room(Some(&metrics));
         } else if pools.idle.get() > of_all {
             pools.make_room(None);
         }
         if !pools.sweeping.replace(true) {
-            tokio::task::spawn_local(sweep(Rc::downgrade(core)));
+            tokio::task::spawn_local(sweep(Rc::downgrade(upstreams)));
         }
     }
 
@@ -315,14 +153,14 @@ impl Pools {
     }
 
     /// Offers an HTTP/2 connection to all streams of its path.
-    pub(crate) fn share(core: &Rc<Core>, shared: &Rc<Shared>, timeout: Duration) {
-        let pools = &core.pools;
+    pub(crate) fn share(upstreams: &Rc<Upstreams>, shared: &Rc<Shared>, timeout: Duration) {
+        let pools = &upstreams.pools;
         let mut slots = pools.slots.borrow_mut();
         let slot = slots.entry(Arc::clone(shared.path())).or_default();
         slot.keep = ticks(timeout);
         slot.shared.push(Rc::clone(shared));
         if !pools.sweeping.replace(true) {
-            tokio::task::spawn_local(sweep(Rc::downgrade(core)));
+            tokio::task::spawn_local(sweep(Rc::downgrade(upstreams)));
         }
     }
 
@@ -369,16 +207,16 @@ impl Pools {
 }
 
 /// Runs while there is anything to sweep.
-async fn sweep(core: LocalWeak<Core>) {
+async fn sweep(upstreams: LocalWeak<Upstreams>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        let Some(core) = core.upgrade() else { return };
-        let longest = if core.shared.files.outward.is_scarce() { SCARCE } else { u32::MAX };
-        if !core.pools.sweep(longest) {
-            core.pools.sweeping.set(false);
+        let Some(upstreams) = upstreams.upgrade() else { return };
+        let longest = if upstreams.files.outward.is_scarce() { SCARCE } else { u32::MAX };
+        if !upstreams.pools.sweep(longest) {
+            upstreams.pools.sweeping.set(false);
             return;
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use durward_model::{EgressAddress, TenantId};
 
-use super::pool::Path;
+use super::path::Path;
 use crate::refusal::Refusal;
 
 /// Where the kernel says which ports it gives out, and which of them it does not.

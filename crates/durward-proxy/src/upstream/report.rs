@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use durward_model::TenantId;
 use serde::Serialize;
 
-use super::UpstreamRuntime;
 use super::endpoint::EndpointRuntime;
+use super::runtime::UpstreamRuntime;
 
 /// An upstream and its endpoints now.
 #[derive(Clone, Debug, Serialize)]

@@ -1,6 +1,8 @@
-//! The layers of the workspace, held by reading every crate's manifest.
+//! The layers of the workspace, held by reading every crate's manifest; those of the proxy's rooms by reading its sources.
 //!
 //! Deliberately absent: `cargo metadata`; what matters is what somebody writes into a manifest, not what it pulls in.
+
+mod rooms;
 
 use std::collections::BTreeSet;
 

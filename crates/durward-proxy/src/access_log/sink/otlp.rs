@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::http_client::Client;
 use super::remote::{Deliver, Delivered, Undelivered};
-use crate::access_log::glance;
+use crate::json_line::scan;
 
 /// Bytes of lines per request at most, if a line is not longer.
 const BATCH: usize = 512 * 1024;
@@ -126,8 +126,8 @@ fn request(lines: &[u8], resource: &[(String, String)]) -> Value {
 
 /// One line: all of it as the body, and what one selects by as attributes.
 fn record(line: &[u8]) -> Value {
-    let nanoseconds = glance::time(line).unwrap_or(0).unsigned_abs().saturating_mul(1_000);
-    let (number, text) = if glance::is_unwell(line) { (13, "WARN") } else { (9, "INFO") };
+    let nanoseconds = scan::time(line).unwrap_or(0).unsigned_abs().saturating_mul(1_000);
+    let (number, text) = if scan::is_unwell(line) { (13, "WARN") } else { (9, "INFO") };
     let parsed = serde_json::from_slice::<Map<String, Value>>(line);
     let attributes = parsed.iter().flat_map(|fields| {
         [("kind", "event.name"), ("tenant", "durward.tenant"), ("verdict", "durward.verdict")]

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::remote::{Deliver, Delivered, Undelivered};
-use crate::access_log::glance;
+use crate::json_line::scan;
 
 /// Connecting and sending may take this long.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -61,10 +61,10 @@ impl Syslog {
 
     /// `<PRI>1 TIME HOST durward PID KIND - JSON`
     fn format(&mut self, line: &[u8]) {
-        let severity = if glance::is_unwell(line) { WARNING } else { INFORMATIONAL };
+        let severity = if scan::is_unwell(line) { WARNING } else { INFORMATIONAL };
         let priority = self.to.facility * 8 + severity;
-        let time = glance::text(line, b"{\"ts\":\"").filter(|time| time.len() <= 40);
-        let kind = glance::text(line, b",\"kind\":\"").filter(|kind| kind.len() <= 32);
+        let time = scan::text(line, b"{\"ts\":\"").filter(|time| time.len() <= 40);
+        let kind = scan::text(line, b",\"kind\":\"").filter(|kind| kind.len() <= 32);
         self.message.clear();
         let _infallible = write!(self.message, "<{priority}>1 ");
         self.message.extend(time.unwrap_or(b"-"));

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: what the record says. It is read from the file, so the index cannot lie about it.
 
-use crate::access_log::glance;
+use crate::json_line::scan;
 
 /// In the order of a segment: by address, then by request, then by time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,14 +23,14 @@ pub(in crate::audit) const SIZE: usize = 32;
 impl Entry {
     /// Of a line at `place`; `None` when it is no decision, or nothing was dialled.
     pub(in crate::audit) fn of(line: &[u8], place: u64) -> Option<Self> {
-        let close = match glance::text(line, b",\"kind\":\"")? {
+        let close = match scan::text(line, b",\"kind\":\"")? {
             b"egress-open" => 0,
             b"egress-close" => 1,
             _ => return None,
         };
-        let key = key_of(glance::text(line, b",\"egress\":\"")?);
-        let id = key_of(glance::text(line, b",\"id\":\"")?);
-        Some(Self { key, id, at: glance::time(line)?, place: place << 1 | close })
+        let key = key_of(scan::text(line, b",\"egress\":\"")?);
+        let id = key_of(scan::text(line, b",\"id\":\"")?);
+        Some(Self { key, id, at: scan::time(line)?, place: place << 1 | close })
     }
 
     /// Where the line begins.

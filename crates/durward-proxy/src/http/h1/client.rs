@@ -10,8 +10,9 @@ use crate::http::flow::{HeadFault, Upstream};
 use crate::http::framing::{self, Kind};
 use crate::http::h1::{Conn, write};
 use crate::http::message::{Framing, Request, Response, Version};
-use crate::http::parse::{Asked, Fault, Parsed, Progress, parse_response};
+use crate::http::parse::{Asked, Parsed, Progress, parse_response};
 use crate::refusal::Refusal;
+use crate::syntax::Fault;
 
 impl Upstream for Conn {
     fn request(&mut self, request: &Request) -> Result<(), Refusal> {

@@ -39,12 +39,12 @@ pub(crate) struct Output {
     encoding: Encoding,
     flushed: bool,
     /// Bytes written in this exchange.
-    pub(super) sent: u64,
+    pub(crate) sent: u64,
 }
 
 impl Output {
     /// Queues a head, and prepares for a body framed like this.
-    pub(super) fn begin(&mut self, framing: Framing, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn begin(&mut self, framing: Framing, write: impl FnOnce(&mut Vec<u8>)) {
         if self.pending.capacity() == 0 {
             self.pending = take_write();
         }
@@ -58,31 +58,31 @@ impl Output {
     }
 
     /// Whether everything was handed to the system.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.start == self.pending.len()
     }
 
     /// Returns the memory that bytes to be written take up.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         if self.is_empty() { 0 } else { self.pending.capacity() }
     }
 
     /// Whether the framing of the last message was completed.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.encoding == Encoding::None
     }
 
     /// Reports whether at least one message went out, and all of it.
-    pub(super) fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         self.sent > 0 && self.is_empty() && self.is_complete()
     }
 
     /// Whether a body is under way whose end is the connection's.
-    pub(super) fn is_raw(&self) -> bool {
+    pub(crate) fn is_raw(&self) -> bool {
         self.encoding == Encoding::Raw
     }
 
-    pub(super) fn poll_send<S: Source>(
+    pub(crate) fn poll_send<S: Source>(
         &mut self,
         cx: &mut Context<'_>,
         io: &mut Io,
@@ -171,7 +171,7 @@ impl Output {
         }
     }
 
-    pub(super) fn finish(&mut self, trailers: Option<&Fields>) -> io::Result<()> {
+    pub(crate) fn finish(&mut self, trailers: Option<&Fields>) -> io::Result<()> {
         match std::mem::take(&mut self.encoding) {
             Encoding::Length(left) if left > 0 => {
                 self.encoding = Encoding::Length(left);
@@ -190,7 +190,7 @@ impl Output {
         }
     }
 
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>, io: &mut Io) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>, io: &mut Io) -> Poll<io::Result<()>> {
         while !self.is_empty() {
             let written = ready!(Pin::new(&mut *io).poll_write(cx, &self.pending[self.start..]))?;
             if written == 0 {

@@ -8,7 +8,7 @@ use std::io::Write;
 use crate::http::framing::{Outgoing, names_empty_content};
 use crate::http::message::{Framing, Request, Response, Upgrade, Version};
 use crate::http::names::Known;
-use crate::http::parse::is_value;
+use crate::syntax::is_value;
 
 /// One field line.
 pub(crate) fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {

@@ -13,12 +13,11 @@ use h2::client::{ResponseFuture, SendRequest};
 
 use crate::http::fields::Fields;
 use crate::http::flow::{Filled, HeadFault, Sink, Source, SourceFault, Upstream};
-use crate::http::h2::inspect::Findings;
 use crate::http::h2::{Body, Outlet, convert, to_io};
 use crate::http::message::{Request, Response};
+use crate::http2::inspect::Findings;
 use crate::http2::{StreamAccount, Streams};
 use crate::refusal::Refusal;
-use crate::upstream::Stream;
 
 /// A stream towards an upstream.
 pub(crate) struct Up {
@@ -38,13 +37,19 @@ pub(crate) struct Up {
 }
 
 impl Up {
-    pub(crate) fn new(send: SendRequest<Bytes>, stream: &Stream, tls: bool) -> Self {
+    pub(crate) fn new(
+        send: SendRequest<Bytes>,
+        streams: Streams,
+        findings: Rc<Findings>,
+        window: usize,
+        tls: bool,
+    ) -> Self {
         Self {
             send,
-            streams: stream.accounts(),
+            streams,
             account: None,
-            findings: (0, stream.findings()),
-            window: stream.window(),
+            findings: (0, findings),
+            window,
             scheme: if tls { "https" } else { "http" },
             waiting: None,
             response: None,

@@ -10,11 +10,9 @@ use crate::http::fields::{Fields, Span};
 use crate::http::framing::{Content, End};
 use crate::http::message::{Framing, Request, Response, Upgrade, Version};
 use crate::http::names::Known;
-use crate::http::parse::{
-    Fault, HeadLimits, content_length, is_target_byte, is_token, is_value, set_host,
-    valid_authority,
-};
+use crate::http::parse::{HeadLimits, set_host, valid_authority};
 use crate::http2::HEADER_LIST;
+use crate::syntax::{Fault, content_length, is_target_byte, is_token, is_value};
 
 /// Bytes a field is counted as besides its name and value (RFC 9113 §6.5.2).
 const OVERHEAD: usize = 32;
@@ -33,7 +31,7 @@ struct Control {
 }
 
 /// A client's request. `ended` says that it has no body, `connect` that tunnels may be asked for.
-pub(super) fn request(
+pub(crate) fn request(
     parts: &request::Parts,
     (ended, connect): (bool, bool),
     limits: (usize, usize),
@@ -218,7 +216,7 @@ fn check_field(name: &[u8], value: &[u8]) -> Result<(), Fault> {
 }
 
 /// An upstream's response. `ended` says that it has no body.
-pub(super) fn response(
+pub(crate) fn response(
     parts: &response::Parts,
     ended: bool,
     out: &mut Response,
@@ -241,7 +239,7 @@ pub(super) fn response(
 }
 
 /// Trailer fields that may be passed on.
-pub(super) fn trailers(map: &HeaderMap) -> Result<Fields, &'static str> {
+pub(crate) fn trailers(map: &HeaderMap) -> Result<Fields, &'static str> {
     let mut out = Fields::default();
     for (name, value) in map {
         let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
@@ -257,7 +255,7 @@ pub(super) fn trailers(map: &HeaderMap) -> Result<Fields, &'static str> {
 }
 
 /// Fields as `h2` wants them.
-pub(super) fn header_map(fields: &Fields) -> HeaderMap {
+pub(crate) fn header_map(fields: &Fields) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(fields.len() + 2);
     for field in fields.iter() {
         let name = HeaderName::from_bytes(field.name);
@@ -282,7 +280,7 @@ pub(crate) fn unfit(request: &Request) -> Option<&'static str> {
 }
 
 /// A request for an upstream.
-pub(super) fn to_request(request: &Request, scheme: &str) -> Option<http::Request<()>> {
+pub(crate) fn to_request(request: &Request, scheme: &str) -> Option<http::Request<()>> {
     let fields = &request.fields;
     let mut path = Vec::with_capacity(request.path.len() + request.query.len());
     path.extend_from_slice(fields.bytes(request.path));
@@ -315,7 +313,7 @@ pub(super) fn to_request(request: &Request, scheme: &str) -> Option<http::Reques
 }
 
 /// A response for a client, with `length` as its `Content-Length`. A tunnel that HTTP/1 opens with 101 is opened with 200 here.
-pub(super) fn to_response(response: &Response, length: Option<u64>) -> Option<http::Response<()>> {
+pub(crate) fn to_response(response: &Response, length: Option<u64>) -> Option<http::Response<()>> {
     let mut out = http::Response::new(());
     let status = if response.status == 101 { 200 } else { response.status };
     *out.status_mut() = StatusCode::from_u16(status).ok()?;

@@ -5,16 +5,16 @@
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
-use crate::core::Core;
+use crate::random::Random;
 
 /// RFC 6455 §1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// `Sec-WebSocket-Key`: 16 bytes in base64.
-pub(crate) fn new_key(core: &Core) -> String {
+pub(crate) fn new_key(random: &Random) -> String {
     let mut bytes = [0; 16];
     for word in bytes.chunks_exact_mut(4) {
-        word.copy_from_slice(&core.random().to_ne_bytes());
+        word.copy_from_slice(&random.next().to_ne_bytes());
     }
     BASE64_STANDARD.encode(bytes)
 }

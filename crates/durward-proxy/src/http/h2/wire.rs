@@ -13,16 +13,16 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http::buffer::{Buffer, SIZE, give_write, take_write};
-use crate::http::h2::guard::FrameMeter;
-use crate::http::h2::inspect::{Findings, Incoming, Outgoing};
 use crate::http2::Streams;
 use crate::http2::frames::Frames;
+use crate::http2::guard::FrameMeter;
+use crate::http2::inspect::{Findings, Incoming, Outgoing};
 use crate::io::Io;
 use crate::turns;
 
 /// A connection shared by `h2`, which reads and writes, and the task, which flushes.
 #[derive(Clone)]
-pub(super) struct Wire(Rc<RefCell<State>>);
+pub(crate) struct Wire(Rc<RefCell<State>>);
 
 struct State {
     io: Io,
@@ -44,7 +44,7 @@ struct State {
 impl Wire {
     /// Over `io`, of which `early` was read already. What its streams hold is counted in `streams`; `h2` takes lists of fields up to a
     /// size of `list`.
-    pub(super) fn new(io: Io, early: &[u8], streams: Streams, list: usize) -> Self {
+    pub(crate) fn new(io: Io, early: &[u8], streams: Streams, list: usize) -> Self {
         let findings = Rc::<Findings>::default();
         let mut buffer = Buffer::default();
         buffer.preload(early);
@@ -65,22 +65,22 @@ impl Wire {
     }
 
     /// What was noted of the connection's requests.
-    pub(super) fn findings(&self) -> Rc<Findings> {
+    pub(crate) fn findings(&self) -> Rc<Findings> {
         Rc::clone(&self.0.borrow().findings)
     }
 
     /// The budget that is broken. Nothing more is read then.
-    pub(super) fn broken(&self) -> Option<&'static str> {
+    pub(crate) fn broken(&self) -> Option<&'static str> {
         self.0.borrow().broken
     }
 
     /// Says whether reading stopped since it was last asked because too many heads wait to be taken.
-    pub(super) fn was_held_back(&self) -> bool {
+    pub(crate) fn was_held_back(&self) -> bool {
         std::mem::take(&mut self.0.borrow_mut().held_back)
     }
 
     /// Hands everything gathered to the system.
-    pub(super) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.borrow_mut();
         ready!(state.poll_drain(cx))?;
         Pin::new(&mut state.io).poll_flush(cx)

@@ -5,39 +5,39 @@
 use crate::http::fields::{Fields, Span, list};
 use crate::http::message::Version;
 use crate::http::names::Known;
-use crate::http::parse::{Fault, content_length, is_token};
+use crate::syntax::{Fault, content_length, is_token};
 
 /// The fields that frame a message and rule its connection.
 #[derive(Debug, Default)]
-pub(super) struct Control {
+pub(crate) struct Control {
     /// `Content-Length`.
-    pub(super) length: Option<u64>,
+    pub(crate) length: Option<u64>,
     /// `Transfer-Encoding: chunked`.
-    pub(super) chunked: bool,
+    pub(crate) chunked: bool,
     /// `Connection: close`.
-    pub(super) close: bool,
+    pub(crate) close: bool,
     /// `Connection: keep-alive`.
-    pub(super) keep_alive: bool,
+    pub(crate) keep_alive: bool,
     /// `Connection: upgrade`.
-    pub(super) upgrades: bool,
+    pub(crate) upgrades: bool,
     /// The last `Upgrade` field, and how many there are.
-    pub(super) upgrade: Option<Span>,
-    pub(super) upgrade_fields: u32,
+    pub(crate) upgrade: Option<Span>,
+    pub(crate) upgrade_fields: u32,
     /// `TE: trailers`.
-    pub(super) te_trailers: bool,
+    pub(crate) te_trailers: bool,
     /// How many `Host` fields there are, and the last one.
-    pub(super) hosts: (u32, Span),
+    pub(crate) hosts: (u32, Span),
     /// The last `Expect` field.
-    pub(super) expect: Option<Span>,
+    pub(crate) expect: Option<Span>,
     /// The last `Proxy-Authorization` field, and whether there is another.
-    pub(super) proxy_authorization: (u32, Span),
+    pub(crate) proxy_authorization: (u32, Span),
     nominates: bool,
     disguised: bool,
 }
 
 impl Control {
     /// Looks at all fields of a loaded head.
-    pub(super) fn read(fields: &Fields, version: Version) -> Result<Self, Fault> {
+    pub(crate) fn read(fields: &Fields, version: Version) -> Result<Self, Fault> {
         let mut control = Self::default();
         for index in 0..fields.len() {
             let Some((known, name, value)) = fields.entry(index) else { break };
@@ -127,7 +127,7 @@ impl Control {
 
     /// Removes what concerns this connection only, hop-by-hop fields and those `Connection` names, and names that a server may take
     /// for one of ours.
-    pub(super) fn strip(&self, fields: &mut Fields) {
+    pub(crate) fn strip(&self, fields: &mut Fields) {
         if self.nominates {
             let named: Vec<Vec<u8>> = fields
                 .iter()
@@ -147,7 +147,7 @@ impl Control {
     }
 
     /// Whether the connection may be used again.
-    pub(super) fn persists(&self, version: Version) -> bool {
+    pub(crate) fn persists(&self, version: Version) -> bool {
         !self.close && (version != Version::Http10 || self.keep_alive)
     }
 }

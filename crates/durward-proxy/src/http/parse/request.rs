@@ -7,7 +7,8 @@ use crate::http::message::{Framing, Request, Upgrade, Version};
 use crate::http::names::Known;
 use crate::http::parse::connection::Control;
 use crate::http::parse::target::{self, valid_authority};
-use crate::http::parse::{Fault, HeadLimits, Line, Parsed, Progress, field_line, is_token};
+use crate::http::parse::{HeadLimits, Line, Parsed, Progress, field_line};
+use crate::syntax::{Fault, is_token};
 
 /// Bytes of the longest method.
 const METHOD: usize = 32;
@@ -96,7 +97,7 @@ fn request_line(
 }
 
 /// `HTTP/1.0` or `HTTP/1.1`.
-pub(super) fn read_version(text: &[u8]) -> Result<Version, Fault> {
+pub(crate) fn read_version(text: &[u8]) -> Result<Version, Fault> {
     match text {
         b"HTTP/1.1" => Ok(Version::Http11),
         b"HTTP/1.0" => Ok(Version::Http10),

@@ -8,7 +8,8 @@ use crate::http::message::{Framing, Response};
 use crate::http::names::Known;
 use crate::http::parse::connection::Control;
 use crate::http::parse::request::read_version;
-use crate::http::parse::{Fault, HeadLimits, Line, Parsed, Progress, field_line, is_value};
+use crate::http::parse::{HeadLimits, Line, Parsed, Progress, field_line};
+use crate::syntax::{Fault, is_value};
 
 /// What of the request decides how its response ends.
 #[derive(Clone, Copy, Debug, Default)]

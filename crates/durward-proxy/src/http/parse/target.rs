@@ -5,19 +5,19 @@
 use std::net::Ipv6Addr;
 
 use crate::http::fields::Span;
-use crate::http::parse::{Fault, is_target_byte};
+use crate::syntax::{Fault, is_target_byte};
 
 /// The parts of a target, as offsets into the head.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Target {
-    pub(super) scheme: Span,
-    pub(super) authority: Span,
-    pub(super) path: Span,
-    pub(super) query: Span,
+pub(crate) struct Target {
+    pub(crate) scheme: Span,
+    pub(crate) authority: Span,
+    pub(crate) path: Span,
+    pub(crate) query: Span,
 }
 
 /// Splits `input[start..end]`.
-pub(super) fn split(
+pub(crate) fn split(
     input: &[u8],
     start: usize,
     end: usize,
@@ -40,7 +40,7 @@ pub(super) fn split(
 }
 
 /// The authority a CONNECT is for: a host and a port (RFC 9110 section 9.3.6).
-pub(super) fn tunnel(input: &[u8], start: usize, end: usize) -> Result<Span, Fault> {
+pub(crate) fn tunnel(input: &[u8], start: usize, end: usize) -> Result<Span, Fault> {
     let target = &input[start..end];
     match valid_authority(target) {
         Some(host) if host + 1 < target.len() => Ok(Span::new(start, end)),

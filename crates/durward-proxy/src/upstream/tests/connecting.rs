@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::super::connect::Attempt;
-use super::super::pool::{Path, PoolKey};
+use super::super::path::{Path, PoolKey};
 use super::super::resolve::Resolver;
 use super::super::{Tried, open};
 use super::support::{
@@ -29,11 +29,17 @@ async fn a_connection_from_a_foreign_address_is_refused_before_its_first_byte() 
         let (origin, address) = bind().await;
         let view = view("a", upstream(&[address], "127.0.0.2"));
         let (peer, source) = (UpstreamAddr(address), EgressAddress([127, 0, 0, 2].into()));
-        let key = PoolKey::new(&view, peer, source, None, UpstreamProtocol::Http1).unwrap();
+        let key = PoolKey::new(&view.tenant().tenant, peer, source, None, UpstreamProtocol::Http1)
+            .unwrap();
         let runtime = &view.tenant().upstreams[0];
         let endpoint = &runtime.endpoints[0];
-        let attempt =
-            Attempt { core: &core, view: &view, runtime, endpoint, addresses: &[address] };
+        let attempt = Attempt {
+            upstreams: &core.upstreams,
+            tenant: view.tenant(),
+            runtime,
+            endpoint,
+            addresses: &[address],
+        };
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
         let foreign = socket.connect(address).await.unwrap();
@@ -235,11 +241,20 @@ async fn another_endpoint_takes_over_while_one_is_down() {
 
         for _ in 0..50 {
             let mut tried = Tried::default();
-            let outcome = super::super::acquire(&core, &view, FIRST, client(), &mut tried).await;
+            let outcome =
+                super::super::acquire(&core.upstreams, view.access(), FIRST, client(), &mut tried)
+                    .await;
             if let Err(refusal) = &outcome {
                 assert_eq!(refusal.word(), "connect_failed");
                 retried += 1;
-                let again = super::super::acquire(&core, &view, FIRST, client(), &mut tried).await;
+                let again = super::super::acquire(
+                    &core.upstreams,
+                    view.access(),
+                    FIRST,
+                    client(),
+                    &mut tried,
+                )
+                .await;
                 assert_eq!(again.unwrap().1.peer.0, origin);
             }
         }
@@ -285,7 +300,8 @@ async fn bytes_are_carried_after_the_proxy_header_and_never_pooled() {
         let destination = Destination("198.51.100.2:443".parse().unwrap());
         let mut tried = Tried::default();
 
-        let opened = open(&core, &view, FIRST, client(), destination, &mut tried).await;
+        let opened =
+            open(&core.upstreams, view.access(), FIRST, client(), destination, &mut tried).await;
         let (mut io, lease) = opened.unwrap();
         io.write_all(b"ISO8583").await.unwrap();
         let (mut accepted, from) = origin.accept().await.unwrap();
@@ -296,7 +312,7 @@ async fn bytes_are_carried_after_the_proxy_header_and_never_pooled() {
         assert_eq!(from.ip(), IpAddr::from([127, 0, 0, 2]));
         assert_eq!(lease.source, from);
         lease.release(io);
-        assert_eq!(core.pools.idle(), 0);
+        assert_eq!(core.upstreams.pools.idle(), 0);
     })
     .await;
 }
@@ -317,7 +333,7 @@ async fn a_connection_with_a_proxy_header_is_used_for_one_client_only() {
         lease.release(io);
 
         assert_eq!(&seen[..12], b"\r\n\r\n\0\r\nQUIT\n");
-        assert_eq!(core.pools.idle(), 0);
+        assert_eq!(core.upstreams.pools.idle(), 0);
         assert!(!take_io(&core, &view).await.1.reused);
     })
     .await;

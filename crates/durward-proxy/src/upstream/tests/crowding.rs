@@ -47,7 +47,7 @@ async fn visit(
 ) -> Result<(Io, Lease), Refusal> {
     let [.., high, low] = (at + 256).to_be_bytes();
     let address = SocketAddr::from((Ipv4Addr::new(127, 9, high, low), port));
-    match carry(core, view, &[address], &mut Tried::default()).await? {
+    match carry(&core.upstreams, view.access(), &[address], &mut Tried::default()).await? {
         (Carrier::Http1(io), lease) => Ok((io, lease)),
         (Carrier::Http2(_), _) => panic!("HTTP/2 is not spoken outwards"),
     }
@@ -93,11 +93,11 @@ async fn idle_connections_to_everywhere_are_kept_up_to_a_share_and_the_latest_of
             lease.release(io);
             // As time goes by.
             if at % 16 == 0 {
-                core.pools.age();
+                core.upstreams.pools.age();
             }
         }
 
-        let idle = core.pools.idle();
+        let idle = core.upstreams.pools.idle();
         assert!(idle <= most && idle > most / 2, "{idle} of {most}");
         let total = |counter| view.tenant().metrics.total(counter);
         let gauge =
@@ -122,7 +122,7 @@ async fn idle_connections_make_room_for_those_that_are_needed() {
         let (io, lease) = visit(&core, &modest, port, 0).await.unwrap();
         lease.release(io);
         held.drain(..).for_each(|(io, lease)| lease.release(io));
-        assert_eq!(core.pools.idle(), idle + 1);
+        assert_eq!(core.upstreams.pools.idle(), idle + 1);
 
         while let Ok(visited) = visit(&core, &greedy, port, 10_000 + held.len()).await {
             held.push(visited);

@@ -51,7 +51,7 @@ async fn a_failing_check_ejects_and_a_passing_one_restores() {
         let listener = listener("a", checked(config, get("/healthz")), Limits::default());
         let runtime = Arc::clone(&listener.tenant.upstreams[0]);
         let view = TenantView::admitted(Arc::clone(&listener));
-        spawn_health_checks(&core, &prepared(&listener));
+        spawn_health_checks(&core.upstreams, prepared(&listener).checked_tenants());
 
         one.fail_path("/healthz", 503);
         until(|| state(&runtime, 0) == EndpointHealth::Unhealthy).await;
@@ -103,7 +103,7 @@ async fn a_port_a_handshake_and_an_http2_answer_can_be_asked_for() {
         ] {
             let listener = listener("a", checked(config, probe), Limits::default());
             let runtime = &listener.tenant.upstreams[0];
-            spawn_health_checks(&core, &prepared(&listener));
+            spawn_health_checks(&core.upstreams, prepared(&listener).checked_tenants());
 
             until(|| state(runtime, 1) == EndpointHealth::Unhealthy).await;
 
@@ -122,8 +122,8 @@ async fn checks_end_with_their_configuration_and_survive_a_new_listener() {
         let config = checked(upstream(&[origin.address()], "127.0.0.2"), get("/"));
         let first = listener("a", config, Limits::default());
         let runtime = Arc::downgrade(&first.tenant.upstreams[0]);
-        spawn_health_checks(&core, &prepared(&first));
-        spawn_health_checks(&core, &prepared(&first));
+        spawn_health_checks(&core.upstreams, prepared(&first).checked_tenants());
+        spawn_health_checks(&core.upstreams, prepared(&first).checked_tenants());
         until(|| origin.requests() > 2).await;
 
         let second = Arc::new(crate::prepared::PreparedListener {
@@ -134,7 +134,7 @@ async fn checks_end_with_their_configuration_and_survive_a_new_listener() {
             retirement: Arc::default(),
             former: Vec::new(),
         });
-        spawn_health_checks(&core, &prepared(&second));
+        spawn_health_checks(&core.upstreams, prepared(&second).checked_tenants());
         drop(first);
         let before = origin.requests();
         until(|| origin.requests() > before + 2).await;
@@ -160,7 +160,7 @@ async fn a_check_says_that_it_has_no_client() {
             let mut config = checked(upstream(&[address], "127.0.0.2"), get("/healthz"));
             config.send_proxy = Some(version);
             let listener = listener("a", config, Limits::default());
-            spawn_health_checks(&core, &prepared(&listener));
+            spawn_health_checks(&core.upstreams, prepared(&listener).checked_tenants());
 
             let (mut accepted, from) = origin.accept().await.unwrap();
             let mut seen = vec![0; wanted.len()];
@@ -296,7 +296,7 @@ async fn a_check_reads_heads_as_strictly_as_requests_do_and_skips_interim_ones()
         let listener = listener("a", config, Limits::default());
         let runtime = &listener.tenant.upstreams[0];
 
-        spawn_health_checks(&core, &prepared(&listener));
+        spawn_health_checks(&core.upstreams, prepared(&listener).checked_tenants());
         until(|| state(runtime, 1) == EndpointHealth::Unhealthy).await;
         let asked = origins[0].connections();
         until(|| origins[0].connections() > asked + 3).await;
@@ -313,7 +313,7 @@ async fn a_check_ends_without_a_reset() {
             let (origin, address) = bind().await;
             let listener =
                 listener("a", checked(upstream(&[address], "127.0.0.2"), probe), Limits::default());
-            spawn_health_checks(&core, &prepared(&listener));
+            spawn_health_checks(&core.upstreams, prepared(&listener).checked_tenants());
 
             for _ in 0..5 {
                 let (mut stream, _) = origin.accept().await.unwrap();

@@ -171,8 +171,9 @@ fn still_shared(core: &Rc<Core>, view: &TenantView) -> bool {
     let endpoint = &runtime.endpoints[0];
     let durward_model::upstream::Target::Address(peer) = endpoint.target else { return false };
     let source = runtime.upstream.sources[0];
-    let path = endpoint.path(view, peer, source, runtime.upstream.protocol).unwrap();
-    core.pools.shared(&path).is_some()
+    let path =
+        endpoint.path(&view.tenant().tenant, peer, source, runtime.upstream.protocol).unwrap();
+    core.upstreams.pools.shared(&path).is_some()
 }
 
 // S1.44

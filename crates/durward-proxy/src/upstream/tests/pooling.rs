@@ -6,13 +6,15 @@ use std::time::Duration;
 use durward_model::upstream::UpstreamProtocol;
 use durward_model::{EgressAddress, UpstreamAddr};
 
-use super::super::pool::{PoolKey, TICK};
+use super::super::path::PoolKey;
+use super::super::pool::TICK;
 use super::super::tls_client::TlsIdentity;
 use super::super::{Tried, acquire};
 use super::support::{
     FIRST, ask, bind, client, listener, on_a_core, take, take_io, upstream, view, whoami,
 };
 use crate::metrics::Counter;
+use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 
 // S1.3 S1.41
@@ -68,8 +70,8 @@ async fn a_pool_key_differs_by_every_single_component() {
         Some(changed)
     };
     let (h1, h2) = (UpstreamProtocol::Http1, UpstreamProtocol::Http2);
-    let key = |view, peer, source, identity, protocol| {
-        PoolKey::new(view, peer, source, identity, protocol).unwrap()
+    let key = |view: &TenantView, peer, source, identity, protocol| {
+        PoolKey::new(&view.tenant().tenant, peer, source, identity, protocol).unwrap()
     };
     let same = || identity(&|_| {});
 
@@ -103,7 +105,8 @@ async fn a_key_for_a_foreign_source_cannot_be_made() {
     let peer = UpstreamAddr(([127, 0, 0, 1], 80).into());
     let foreign = EgressAddress([127, 0, 0, 3].into());
 
-    let refusal = PoolKey::new(&view, peer, foreign, None, UpstreamProtocol::Http1).unwrap_err();
+    let refusal = PoolKey::new(&view.tenant().tenant, peer, foreign, None, UpstreamProtocol::Http1)
+        .unwrap_err();
 
     assert!(matches!(refusal, Refusal::EgressAddress { .. }), "{refusal}");
 }
@@ -118,7 +121,7 @@ async fn what_the_peer_closed_or_spoke_on_unasked_is_not_handed_out() {
             let (io, lease) = take_io(&core, &view).await;
             let (mut accepted, _) = origin.accept().await.unwrap();
             lease.release(io);
-            assert_eq!(core.pools.idle(), 1);
+            assert_eq!(core.upstreams.pools.idle(), 1);
 
             tokio::io::AsyncWriteExt::write_all(&mut accepted, say).await.unwrap();
             drop(accepted);
@@ -148,7 +151,7 @@ async fn the_last_used_is_reused_and_the_pool_has_a_limit() {
 
         held.drain(..).for_each(|(io, lease)| lease.release(io));
 
-        assert_eq!(core.pools.idle(), 2);
+        assert_eq!(core.upstreams.pools.idle(), 2);
         let (_io, lease) = take_io(&core, &view).await;
         assert!(lease.reused);
         assert_eq!(lease.source, last);
@@ -170,9 +173,9 @@ async fn idle_connections_end_with_their_timeout() {
 
         lease.release(io);
 
-        assert_eq!(core.pools.idle(), 1);
+        assert_eq!(core.upstreams.pools.idle(), 1);
         tokio::time::sleep(TICK * 4).await;
-        assert_eq!(core.pools.idle(), 0);
+        assert_eq!(core.upstreams.pools.idle(), 0);
     })
     .await;
 }
@@ -187,7 +190,7 @@ async fn a_changed_upstream_uses_no_connection_of_the_one_before() {
         after.pool_idle = 3;
         let old = listener("a", before.clone(), Default::default());
         let runtime = &old.tenant.upstreams[0];
-        let view = crate::prepared::TenantView::admitted(old.clone());
+        let view = TenantView::admitted(old.clone());
         let (io, lease) = take_io(&core, &view).await;
         lease.release(io);
         let tenant = &old.tenant.tenant.id;
@@ -203,7 +206,7 @@ async fn a_changed_upstream_uses_no_connection_of_the_one_before() {
         lease.release(io);
 
         assert!(!std::sync::Arc::ptr_eq(&changed, runtime));
-        assert_eq!(core.pools.idle(), 0);
+        assert_eq!(core.upstreams.pools.idle(), 0);
         assert!(!take_io(&core, &view).await.1.reused);
     })
     .await;
@@ -219,8 +222,10 @@ async fn a_second_try_in_one_request_gets_a_fresh_connection() {
         lease.release(io);
         let mut tried = Tried::default();
 
-        let first = acquire(&core, &view, FIRST, client(), &mut tried).await.unwrap().1;
-        let second = acquire(&core, &view, FIRST, client(), &mut tried).await.unwrap().1;
+        let first =
+            acquire(&core.upstreams, view.access(), FIRST, client(), &mut tried).await.unwrap().1;
+        let second =
+            acquire(&core.upstreams, view.access(), FIRST, client(), &mut tried).await.unwrap().1;
 
         assert!(first.reused && !second.reused);
     })

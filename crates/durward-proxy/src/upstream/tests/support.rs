@@ -49,10 +49,10 @@ pub(super) async fn on_a_core_of<F: Future>(
 ) -> F::Output {
     let shared = Shared {
         prepared: ArcSwap::from_pointee(Prepared::empty_for_test()),
-        metrics: Metrics::new(1),
+        metrics: Arc::new(Metrics::new(1)),
         log: crate::access_log::Sink::default(),
         decisions: crate::access_log::Sink::default(),
-        host: crate::forward::host::HostAddresses::default(),
+        host: crate::present::host::HostAddresses::default(),
         files: Arc::new(files),
         memory: Arc::default(),
         unidentified: Arc::default(),
@@ -136,7 +136,7 @@ pub(super) async fn ask(io: &mut Io) -> IpAddr {
 }
 
 pub(super) async fn take(core: &Rc<Core>, view: &TenantView) -> Result<(Carrier, Lease), Refusal> {
-    acquire(core, view, FIRST, client(), &mut Tried::default()).await
+    acquire(&core.upstreams, view.access(), FIRST, client(), &mut Tried::default()).await
 }
 
 pub(super) async fn take_io(core: &Rc<Core>, view: &TenantView) -> (Io, Lease) {

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use durward_model::TenantId;
+use durward_proxy::exposition::{self, ExpositionState};
 use durward_proxy::metrics::Metrics;
-use durward_proxy::metrics::exposition::{self, ExpositionState};
 use durward_proxy::metrics::openmetrics::Text;
 use durward_proxy::refusal::{HandshakeFailure, Refusal};
 use serde_json::Value;

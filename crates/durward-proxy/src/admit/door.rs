@@ -1,0 +1,102 @@
+//! Several tenants' proxies at one address and port: whose a client is, by its certificate or by the first thing it says.
+//!
+//! By its address it was not to be told. Deliberately absent: anybody's for a client that says nothing.
+
+use std::sync::Arc;
+
+use durward_model::egress::Credential;
+use durward_model::{ForwardService, Service};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::connection::TlsFacts;
+use crate::http::FirstRequest;
+use crate::identify;
+use crate::io::Io;
+use crate::memory::Hold;
+use crate::prepared::PreparedListener;
+use crate::refusal::Refusal;
+use crate::socks;
+use crate::socks::Greeted;
+
+/// The most bytes of a first request's head.
+const HEAD: usize = 64 * 1024;
+/// What a client without a credential of anybody's here is told; it comes back with one.
+const WHO: &[u8] = b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"durward\", charset=\"UTF-8\"\r\n\
+    Proxy-Authenticate: Bearer realm=\"durward\"\r\nProxy-Status: durward; error=http_request_denied; details=\"proxy_authentication\"\r\n\
+    Content-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// Whose it is, and what was read to know it.
+pub(crate) struct Told {
+    pub(crate) listener: Arc<PreparedListener>,
+    /// Bytes that are still to be served.
+    pub(crate) early: Vec<u8>,
+    /// Said already, by a client that speaks SOCKS.
+    pub(crate) greeted: Option<Greeted>,
+}
+
+/// Tells which of the listeners a client is for.
+///
+/// # Errors
+/// When it is for none: it has been told so. [`Refusal::Memory`] when there is no memory for its head; `memory` is held for it.
+pub(crate) async fn tell(
+    io: &mut Io,
+    tls: Option<&TlsFacts>,
+    candidates: &[Arc<PreparedListener>],
+    memory: &mut Hold,
+) -> Result<Told, Refusal> {
+    let left: Vec<_> = candidates.iter().filter(|one| admits(one, tls)).collect();
+    if let [one] = left[..] {
+        return Ok(Told { listener: Arc::clone(one), early: Vec::new(), greeted: None });
+    }
+    let sets: Vec<&[Credential]> = left.iter().map(|one| credentials(one)).collect();
+    let mut early = Vec::new();
+    let first = read(io, &mut early).await?;
+    if first == socks::VERSION {
+        let (at, greeted) = socks::greet(io, &mut early, &sets).await?;
+        let listener = left.get(at).ok_or(Refusal::ProxyAuthentication)?;
+        return Ok(Told { listener: Arc::clone(listener), early, greeted: Some(greeted) });
+    }
+    let mut request = FirstRequest::new();
+    let shown = loop {
+        match request.authorization(&early) {
+            Ok(Some(shown)) => break shown,
+            Ok(None) if early.len() < HEAD => {
+                memory.resize(early.capacity())?;
+                read(io, &mut early).await?;
+            }
+            Ok(None) | Err(_) => break Vec::new(),
+        }
+    };
+    match identify::whose(&sets, &shown) {
+        Some(at) => Ok(Told { listener: Arc::clone(left[at]), early, greeted: None }),
+        None => {
+            // Whoever does not read it is refused all the same.
+            let _ = io.write_all(WHO).await;
+            let _ = io.shutdown().await;
+            Err(Refusal::ProxyAuthentication)
+        }
+    }
+}
+
+/// Appends what comes; the first byte of all.
+async fn read(io: &mut Io, bytes: &mut Vec<u8>) -> Result<u8, Refusal> {
+    match io.read_buf(bytes).await {
+        Ok(count) if count > 0 => Ok(bytes[0]),
+        _ => Err(Refusal::ClientClosed),
+    }
+}
+
+fn service(listener: &PreparedListener) -> Option<&ForwardService> {
+    match &listener.listener.service {
+        Service::Forward(service) => Some(service),
+        _ => None,
+    }
+}
+
+fn credentials(listener: &PreparedListener) -> &[Credential] {
+    service(listener).map_or(&[], |service| &service.credentials)
+}
+
+fn admits(listener: &PreparedListener, tls: Option<&TlsFacts>) -> bool {
+    service(listener).is_some_and(|service| identify::holds(service, tls))
+}

@@ -1,0 +1,122 @@
+//! One request or tunnel on its way out, and its two lines in the record: when it is connected or refused, and when it has ended.
+//!
+//! Deliberately absent: a way to be let out without a line.
+
+use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use durward_model::{ClientAddr, TenantId, UpstreamAddr};
+
+use super::{Decision, Decisions, Kind, Verdict};
+use crate::refusal::Refusal;
+
+/// What is known of it so far.
+pub(crate) struct Passage {
+    pub(crate) id: String,
+    pub(crate) tenant: TenantId,
+    pub(crate) identity: Option<String>,
+    pub(crate) client: ClientAddr,
+    pub(crate) method: String,
+    /// Where the client connected, if it was handed over.
+    pub(crate) transparent: Option<SocketAddr>,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) sni: Option<String>,
+    pub(crate) resolved: Arc<[IpAddr]>,
+    pub(crate) rule: Arc<str>,
+    pub(crate) verdict: Verdict,
+    began: Instant,
+    dialled: Cell<Option<(SocketAddr, SocketAddr)>>,
+}
+
+impl Passage {
+    /// Nothing is decided yet: were it to end now, it would be denied.
+    pub(crate) fn new(id: &str, tenant: &TenantId, client: ClientAddr) -> Self {
+        Self {
+            id: id.to_owned(),
+            tenant: tenant.clone(),
+            identity: None,
+            client,
+            method: String::new(),
+            transparent: None,
+            host: String::new(),
+            port: 0,
+            sni: None,
+            resolved: Arc::default(),
+            rule: Arc::from(""),
+            verdict: Verdict::Denied,
+            began: Instant::now(),
+            dialled: Cell::new(None),
+        }
+    }
+
+    /// There is a connection from `egress` to `dialled`. Where it takes the place of another that was stale, that one has ended.
+    pub(crate) fn opened(&self, decisions: &Decisions, dialled: UpstreamAddr, egress: SocketAddr) {
+        let now = Some((dialled.0, egress));
+        if self.dialled.get() == now {
+            return;
+        }
+        if let Some((peer, _)) = self.dialled.get() {
+            let stale = Refusal::UpstreamClosed { peer };
+            self.write(decisions, Kind::Close, (&self.rule, self.verdict), Some(&stale), (0, 0));
+        }
+        self.dialled.set(now);
+        self.write(decisions, Kind::Open, (&self.rule, self.verdict), None, (0, 0));
+    }
+
+    /// It is over: refused before there was a connection, or after so many bytes from and to the client.
+    pub(crate) fn ended(
+        &self,
+        decisions: &Decisions,
+        refusal: Option<&Refusal>,
+        bytes: (u64, u64),
+    ) {
+        if self.dialled.get().is_some() {
+            // What a tunnel begins with is judged after it is connected.
+            let decided = match refusal {
+                Some(Refusal::PolicyDenied { rule, .. }) => (&**rule, Verdict::Denied),
+                _ => (&*self.rule, self.verdict),
+            };
+            return self.write(decisions, Kind::Close, decided, refusal, bytes);
+        }
+        let denied =
+            matches!(refusal, Some(Refusal::PolicyDenied { .. } | Refusal::ProxyAuthentication));
+        let verdict = if denied { Verdict::Denied } else { Verdict::Failed };
+        self.write(decisions, Kind::Open, (&self.rule, verdict), refusal, bytes);
+    }
+
+    fn write(
+        &self,
+        decisions: &Decisions,
+        kind: Kind,
+        (rule, verdict): (&str, Verdict),
+        refusal: Option<&Refusal>,
+        bytes: (u64, u64),
+    ) {
+        let connection = self.dialled.get();
+        decisions.write(&Decision {
+            kind,
+            at: SystemTime::now(),
+            id: &self.id,
+            tenant: &self.tenant,
+            identity: self.identity.as_deref(),
+            client: self.client,
+            method: &self.method,
+            transparent: self.transparent,
+            host: &self.host,
+            port: self.port,
+            sni: self.sni.as_deref(),
+            resolved: &self.resolved,
+            dialled: connection.map(|(dialled, _)| dialled),
+            egress: connection.map(|(_, egress)| egress),
+            rule,
+            verdict,
+            refusal,
+            bytes_up: bytes.0,
+            bytes_down: bytes.1,
+            duration: self.began.elapsed(),
+        });
+    }
+}

@@ -1,0 +1,466 @@
+//! Both bodies of one try at once: the request's on its way up, the response's on its way down, in one task.
+//!
+//! Deliberately absent: a rule about which is finished first. An upstream may answer before it has read the request.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use crate::exchange::context::Http;
+use crate::exchange::ended::{Clock, Stop};
+use crate::http::fields::list;
+use crate::http::flow::{Downstream, Filled, HeadFault, Pump, PumpFault, SourceFault, Upstream};
+use crate::http::framing::{Kind, is_empty};
+use crate::http::h2::websocket_accepts;
+use crate::http::message::{Request, Response, Upgrade, Version};
+use crate::http::names::Known;
+use crate::memory::Part;
+use crate::refusal::Refusal;
+use crate::upstream::Lease;
+use crate::watch::Expired;
+
+/// Interim responses passed on before one request's final one.
+const INTERIMS: u32 = 32;
+
+/// How a try went on after the response's head.
+pub(crate) enum Turn {
+    /// The response is complete; `read` says whether the request is too.
+    Complete { read: bool },
+    /// 101: bytes go both ways from here on.
+    Switched,
+}
+
+/// Why a try failed, and what may be done about it.
+pub(crate) struct Failure {
+    pub(crate) refusal: Refusal,
+    /// The client has been sent a head, or has gone.
+    pub(crate) begun: bool,
+    /// Another upstream may do better.
+    pub(crate) retriable: bool,
+    /// Nothing of the request was sent.
+    pub(crate) unsent: bool,
+    /// There was no connection to send it on.
+    pub(crate) unconnected: bool,
+    /// A pooled connection turned out to be closed.
+    pub(crate) stale: bool,
+    /// The budget has paid for another try.
+    pub(crate) granted: bool,
+    /// The hold on an upstream that refused the request unseen: that counts against it once nobody else is asked.
+    pub(crate) refused_by: Option<Lease>,
+}
+
+impl Failure {
+    /// There was no connection to send the request on.
+    pub(crate) fn before_sending(refusal: Refusal) -> Self {
+        let retriable = matches!(
+            refusal,
+            Refusal::ConnectFailed { .. }
+                | Refusal::ConnectTimeout { .. }
+                | Refusal::UpstreamTls { .. }
+                | Refusal::UpstreamClosed { .. }
+        );
+        let begun = matches!(refusal, Refusal::ClientClosed);
+        let unconnected = retriable && !matches!(refusal, Refusal::UpstreamClosed { .. });
+        Self { begun, retriable, unsent: true, unconnected, ..Self::after_head(refusal) }
+    }
+
+    /// A response was received that the upstream's retry rules want thrown away.
+    pub(crate) fn discarded() -> Self {
+        let refusal = Refusal::BadResponse { detail: "status to be retried" };
+        Self { begun: false, retriable: true, granted: true, ..Self::after_head(refusal) }
+    }
+
+    /// The response cannot be passed on, and nothing of it was.
+    pub(crate) fn refused(refusal: Refusal) -> Self {
+        Self { begun: false, ..Self::after_head(refusal) }
+    }
+
+    /// The response broke off.
+    pub(crate) fn after_head(refusal: Refusal) -> Self {
+        let (retriable, unsent, unconnected, stale, granted) = (false, false, false, false, false);
+        Self {
+            refusal,
+            begun: true,
+            retriable,
+            unsent,
+            unconnected,
+            stale,
+            granted,
+            refused_by: None,
+        }
+    }
+
+    pub(crate) fn upstream_is_to_blame(&self) -> bool {
+        matches!(
+            self.refusal,
+            Refusal::UpstreamClosed { .. } | Refusal::BadResponse { .. } | Refusal::ResponseTimeout
+        )
+    }
+
+    pub(crate) fn into_stop(self) -> Stop {
+        if self.begun { Stop::Break(self.refusal) } else { Stop::Refuse(self.refusal) }
+    }
+}
+
+/// One try under way.
+pub(crate) struct Drive<'t, D, U> {
+    http: &'t Http,
+    clock: Clock<'t>,
+    down: &'t mut D,
+    up: &'t mut U,
+    upload: Pump,
+    download: Pump,
+    /// The upstream takes no more of the request.
+    refused: bool,
+    /// What follows the request's head waits for the upgrade to be granted.
+    held: bool,
+    interim: bool,
+    /// The response ends with its head: nothing may follow.
+    bare: bool,
+    /// It names a length that is not its own.
+    foreign_length: bool,
+    /// How many interim responses came.
+    interims: u32,
+    /// Memory for bytes that wait because a side does not take them.
+    waiting: Option<Part>,
+}
+
+/// Why a poll cannot go on.
+pub(crate) enum Snag {
+    Client(SourceFault),
+    Gone,
+    ClientWrite,
+    UpstreamClosed,
+    UpstreamRefused,
+    /// It ended the request with an error code.
+    UpstreamReset(&'static str),
+    Upstream(SourceFault),
+    Malformed(Refusal),
+    Memory,
+    /// The request cannot be sent to this upstream, whose fault that is not.
+    Unfit(Refusal),
+}
+
+impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
+    pub(crate) fn new(http: &'t Http, clock: Clock<'t>, down: &'t mut D, up: &'t mut U) -> Self {
+        let (upload, download) = (Pump::default(), Pump::default());
+        let (refused, held, interim, interims) = (false, false, false, 0);
+        let (bare, foreign_length) = (false, false);
+        Self {
+            http,
+            clock,
+            down,
+            up,
+            upload,
+            download,
+            refused,
+            held,
+            interim,
+            bare,
+            foreign_length,
+            interims,
+            waiting: None,
+        }
+    }
+
+    pub(crate) fn has_consumed(&self) -> bool {
+        self.down.consumed()
+    }
+
+    /// Sends the request until there is a final head, which is not passed on yet.
+    pub(crate) async fn until_answered(
+        &mut self,
+        request: &Request,
+        response: &mut Response,
+    ) -> Result<(), Snagged> {
+        if let Err(refusal) = self.up.request(request) {
+            return Err(Snagged::Snag(Snag::Unfit(refusal)));
+        }
+        self.held = self.up.holds_upgrades() && matches!(request.upgrade, Upgrade::Extended(_));
+        let timeouts = &self.http.limits().timeouts;
+        let watch = self.clock.watch;
+        self.clock.arm(if request.has_body() { timeouts.stream_idle } else { timeouts.response });
+        let answered = watch.guard(poll_fn(|cx| self.poll_answer(cx, request, response))).await;
+        match answered {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(snag)) => Err(Snagged::Snag(snag)),
+            Err(expired) => Err(Snagged::Expired(expired)),
+        }
+    }
+
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: &Request,
+        response: &mut Response,
+    ) -> Poll<Result<(), Snag>> {
+        let before = self.upload.moved;
+        self.poll_upload(cx)?;
+        loop {
+            match self.up.poll_head(cx, request, response) {
+                Poll::Ready(Ok(())) => {
+                    if !response.is_interim() {
+                        return Poll::Ready(self.check_switch(request, response));
+                    }
+                    self.interims += 1;
+                    if self.interims > INTERIMS {
+                        let detail = "too many interim responses";
+                        return Poll::Ready(Err(Snag::Malformed(Refusal::BadResponse { detail })));
+                    }
+                    if request.version != Version::Http10 {
+                        self.down.interim(response).map_err(|_| Snag::ClientWrite)?;
+                        self.interim = true;
+                    }
+                    response.clear();
+                }
+                Poll::Ready(Err(HeadFault::Closed)) => {
+                    return Poll::Ready(Err(Snag::UpstreamClosed));
+                }
+                Poll::Ready(Err(HeadFault::Refused)) => {
+                    return Poll::Ready(Err(Snag::UpstreamRefused));
+                }
+                Poll::Ready(Err(HeadFault::Reset(detail))) => {
+                    return Poll::Ready(Err(Snag::UpstreamReset(detail)));
+                }
+                Poll::Ready(Err(HeadFault::Unfit(refusal))) => {
+                    return Poll::Ready(Err(Snag::Unfit(refusal)));
+                }
+                Poll::Ready(Err(HeadFault::Malformed(refusal))) => {
+                    return Poll::Ready(Err(Snag::Malformed(refusal)));
+                }
+                Poll::Pending => break,
+            }
+        }
+        if self.interim {
+            self.interim = self.down.poll_flush(cx).map_err(|_| Snag::ClientWrite)?.is_pending();
+        }
+        if self.down.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(Snag::Gone));
+        }
+        if self.upload.moved != before && !self.upload.is_done() {
+            self.clock.extend(self.http.limits().timeouts.stream_idle);
+        }
+        self.hold_waiting().map_or_else(|snag| Poll::Ready(Err(snag)), |()| Poll::Pending)
+    }
+
+    /// Charges bytes that wait here, because a side does not take them, to the client's connection.
+    fn hold_waiting(&mut self) -> Result<(), Snag> {
+        let held = self.down.held() + self.up.held();
+        self.http.hold_waiting(&mut self.waiting, held).map_err(|_| Snag::Memory)
+    }
+
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Snag> {
+        if self.held {
+            self.refused |= matches!(self.up.poll_flush(cx), Poll::Ready(Err(_)));
+            return Ok(());
+        }
+        if self.upload.is_done() || self.refused {
+            return Ok(());
+        }
+        let (usage, limits) = (&self.http.view.tenant().usage, self.http.limits());
+        let meter = |bytes| usage.bandwidth_in(limits, bytes);
+        match self.upload.poll(cx, self.down, self.up, &meter) {
+            Poll::Ready(Ok(())) if self.upload.moved > 0 => {
+                self.clock.extend(limits.timeouts.response);
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+            Poll::Ready(Err(PumpFault::Source(fault))) => return Err(Snag::Client(fault)),
+            // It may have answered before it closed.
+            Poll::Ready(Err(PumpFault::Sink)) => self.refused = true,
+        }
+        Ok(())
+    }
+
+    fn check_switch(&self, request: &Request, response: &Response) -> Result<(), Snag> {
+        if request.upgrade.is_extended() && self.up.holds_upgrades() && response.status < 300 {
+            // To the client a 2xx would say that the tunnel stands.
+            let detail = "2xx to a protocol that was not granted";
+            if response.status != 101 {
+                return Err(Snag::Malformed(Refusal::BadResponse { detail }));
+            }
+        }
+        let Some(answered) = response.upgrade else { return Ok(()) };
+        let (Upgrade::Token(asked) | Upgrade::Extended(asked)) = request.upgrade else {
+            return Ok(());
+        };
+        let (asked, answered) = (request.fields.bytes(asked), response.fields.bytes(answered));
+        let malformed = |detail| Err(Snag::Malformed(Refusal::BadResponse { detail }));
+        let offered = |name: &[u8]| list(asked).any(|asked| asked.eq_ignore_ascii_case(name));
+        if list(answered).next().is_none() || !list(answered).all(offered) {
+            return malformed("101 to a protocol that was not asked for");
+        }
+        if let Upgrade::Extended(_) = request.upgrade {
+            let key = request.fields.get(Known::SecWebsocketKey).unwrap_or_default();
+            let accept = response.fields.get(Known::SecWebsocketAccept).unwrap_or_default();
+            if !websocket_accepts(key, accept) {
+                return malformed("101 with a wrong Sec-WebSocket-Accept");
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes the final head on.
+    pub(crate) fn begin_response(
+        &mut self,
+        request: &Request,
+        response: &Response,
+    ) -> Result<(), Refusal> {
+        self.bare = response.status != 101
+            && !request.upgrade.is_extended()
+            && is_empty(Kind::of(request), response.status);
+        self.foreign_length = self.bare && request.method() != "HEAD";
+        self.down.head(request, response).map_err(|_| Refusal::ClientClosed)
+    }
+
+    /// Passes the body on, whose head was passed on; neither head is needed any more.
+    pub(crate) async fn pass_on(&mut self, asked: Upgrade, status: u16) -> Result<Turn, Refusal> {
+        let watch = self.clock.watch;
+        if status == 101 {
+            if let Upgrade::Token(_) = asked {
+                return self.switch().await;
+            }
+            self.up.tunnel();
+            self.held = false;
+            self.clock.end = None;
+            (self.upload, self.download) = (Pump::default(), Pump::default());
+        }
+        let passed = watch.guard(poll_fn(|cx| self.poll_rest(cx))).await;
+        match passed {
+            Ok(Ok(())) => Ok(Turn::Complete { read: self.upload.is_done() }),
+            Ok(Err(snag)) => Err(self.reason(snag, None)),
+            Err(expired) => Err(self.expired(expired)),
+        }
+    }
+
+    /// Ends the request before bytes go both ways: an upstream may grant the protocol while content is still on its way.
+    async fn switch(&mut self) -> Result<Turn, Refusal> {
+        let switched = self.clock.watch.guard(poll_fn(|cx| {
+            if let Err(snag) = self.poll_upload(cx) {
+                return Poll::Ready(Err(snag));
+            }
+            let flushed = self.down.poll_flush(cx).map_err(|_| Snag::ClientWrite)?;
+            match (self.refused, self.upload.is_done()) {
+                (true, _) => Poll::Ready(Err(Snag::UpstreamClosed)),
+                (false, true) => flushed.map(Ok),
+                (false, false) => Poll::Pending,
+            }
+        }));
+        match switched.await {
+            Ok(Ok(())) => Ok(Turn::Switched),
+            Ok(Err(snag)) => Err(self.reason(snag, None)),
+            Err(_) => Err(Refusal::ClientClosed),
+        }
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Snag>> {
+        let before = self.upload.moved + self.download.moved;
+        let (usage, limits) = (&self.http.view.tenant().usage, self.http.limits());
+        let meter = |bytes| usage.bandwidth_out(limits, bytes);
+        let downloaded = match self.bare {
+            true => self.poll_bare_end(cx),
+            false => self.download.poll(cx, self.up, self.down, &meter),
+        };
+        match downloaded {
+            Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+            Poll::Ready(Err(PumpFault::Source(fault))) => {
+                // The client gets what came before it broke off, as far as it takes it at once.
+                let _ = self.down.poll_flush(cx);
+                return Poll::Ready(Err(Snag::Upstream(fault)));
+            }
+            Poll::Ready(Err(PumpFault::Sink)) => return Poll::Ready(Err(Snag::ClientWrite)),
+            Poll::Pending => {}
+        }
+        self.poll_upload(cx)?;
+        if self.down.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(Snag::Gone));
+        }
+        if self.upload.moved + self.download.moved != before || before == 0 {
+            self.clock.extend(limits.timeouts.stream_idle);
+        }
+        self.hold_waiting().map_or_else(|snag| Poll::Ready(Err(snag)), |()| Poll::Pending)
+    }
+
+    /// Waits for the end of a response without content. HTTP/2 may send that end in a frame of its own, after the head.
+    fn poll_bare_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpFault>> {
+        match self.up.poll_fill(cx) {
+            Poll::Ready(Ok(Filled::End)) => self.finish_bare(cx),
+            // The length of a 304 is not that of its own content, but `h2` takes it for that.
+            Poll::Ready(Err(SourceFault::Malformed(_))) if self.foreign_length => {
+                self.finish_bare(cx)
+            }
+            Poll::Ready(Ok(Filled::Data)) => {
+                let fault = SourceFault::Malformed("content in a response that has none");
+                Poll::Ready(Err(PumpFault::Source(fault)))
+            }
+            Poll::Ready(Err(fault)) => Poll::Ready(Err(PumpFault::Source(fault))),
+            Poll::Pending => {
+                let _ = self.down.poll_flush(cx).map_err(|_| PumpFault::Sink)?;
+                Poll::Pending
+            }
+        }
+    }
+
+    fn finish_bare(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpFault>> {
+        self.down.finish(None).map_err(|_| PumpFault::Sink)?;
+        self.down.poll_flush(cx).map_err(|_| PumpFault::Sink)
+    }
+
+    /// What a failed wait for the head means.
+    pub(crate) fn failure(&self, snagged: Snagged, lease: &Lease) -> Failure {
+        let snag = match snagged {
+            Snagged::Snag(snag) => snag,
+            Snagged::Expired(expired) => {
+                return Failure { begun: false, ..Failure::after_head(self.expired(expired)) };
+            }
+        };
+        let begun =
+            matches!(snag, Snag::Gone | Snag::ClientWrite | Snag::Client(SourceFault::Closed));
+        let unsent = matches!(snag, Snag::UpstreamRefused);
+        let silent = self.interims == 0 && self.up.is_silent();
+        let ended = matches!(snag, Snag::UpstreamClosed | Snag::UpstreamReset(_));
+        let retriable = unsent || (ended && silent);
+        // Who answers with an error code was there: its connection did not just lie idle too long.
+        let stale = retriable && lease.reused && !matches!(snag, Snag::UpstreamReset(_));
+        let refusal = self.reason(snag, Some(lease));
+        Failure { begun, retriable, unsent, stale, ..Failure::after_head(refusal) }
+    }
+
+    fn reason(&self, snag: Snag, lease: Option<&Lease>) -> Refusal {
+        match snag {
+            Snag::Client(SourceFault::Malformed(detail)) => Refusal::BadRequest { detail },
+            Snag::Client(SourceFault::TooLarge) => Refusal::BodyTooLarge,
+            Snag::Client(SourceFault::Closed) | Snag::Gone | Snag::ClientWrite => {
+                Refusal::ClientClosed
+            }
+            Snag::Malformed(refusal) | Snag::Unfit(refusal) => refusal,
+            Snag::UpstreamReset(detail) => Refusal::BadResponse { detail },
+            Snag::Memory => Refusal::Memory,
+            Snag::Upstream(SourceFault::Malformed(detail)) => Refusal::BadResponse { detail },
+            Snag::UpstreamClosed | Snag::UpstreamRefused | Snag::Upstream(_) => match lease {
+                Some(lease) => Refusal::UpstreamClosed { peer: lease.peer.0 },
+                None => Refusal::BadResponse { detail: "response broke off" },
+            },
+        }
+    }
+
+    fn expired(&self, expired: Expired) -> Refusal {
+        match expired {
+            Expired::Closing => Refusal::Draining,
+            // Bytes that lie here wait for the other side.
+            Expired::Deadline if !self.up.data().is_empty() => {
+                Refusal::ClientTimeout { phase: "body" }
+            }
+            Expired::Deadline
+                if !self.upload.is_done() && self.up.is_silent() && self.down.data().is_empty() =>
+            {
+                Refusal::ClientTimeout { phase: "body" }
+            }
+            Expired::Deadline => Refusal::ResponseTimeout,
+        }
+    }
+}
+
+/// Why there is no head.
+pub(crate) enum Snagged {
+    Snag(Snag),
+    Expired(Expired),
+}

@@ -1,0 +1,260 @@
+//! The parsers of `http` and `socks`, for fuzz targets: each reads bytes and keeps the promises the engine relies on.
+//!
+//! Deliberately absent: anything a program that serves would call.
+
+use std::time::{Duration, Instant};
+
+use crate::http::body::{Decoder, Step};
+use crate::http::fields::Fields;
+use crate::http::framing::{Kind, incoming, outgoing};
+use crate::http::h1::write;
+use crate::http::message::{Framing, Request, Response, Version};
+use crate::http::parse::{Asked, HeadLimits, Parsed, Progress, parse_request, parse_response};
+use crate::http2::guard::FrameMeter;
+use crate::socks::wire;
+use crate::syntax::{Fault, is_value_byte};
+
+const LIMITS: HeadLimits =
+    HeadLimits { bytes: 16 * 1024, line: 4 * 1024, fields: 64, outward: true };
+
+/// Reads a CONNECT for `target`: what is taken is a host and a port, and names the very bytes that were sent.
+pub fn connect_target(target: &[u8]) {
+    let head = [b"CONNECT ", target, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+    let mut request = Request::default();
+    let read = parse_request(&head, &mut Progress::default(), LIMITS, &mut request);
+    if read != Ok(Parsed::Head(head.len())) {
+        return;
+    }
+    let authority = request.fields.bytes(request.authority);
+    assert_eq!(authority, target, "{}", head.escape_ascii());
+    let host = request.host();
+    assert!(authority.len() > host.len() && !host.contains(['@', '/', ' ']), "{host:?}");
+}
+
+/// Reads the messages of SOCKS 5: what they are does not change when more follows.
+pub fn socks(bytes: &[u8]) {
+    steady(bytes, wire::greeting);
+    steady(bytes, wire::pair);
+    steady(bytes, wire::wish);
+}
+
+fn steady<T: PartialEq + std::fmt::Debug>(
+    bytes: &[u8],
+    read: fn(&[u8]) -> Result<wire::Read<T>, wire::Fault>,
+) {
+    let more = |read: &Result<wire::Read<T>, wire::Fault>| *read == Ok(wire::Read::More);
+    let first = (0..=bytes.len()).find(|end| !more(&read(&bytes[..*end])));
+    match first {
+        None => assert!(more(&read(bytes))),
+        Some(end) => {
+            let known = read(&bytes[..end]);
+            if let Ok(wire::Read::Complete(_, length)) = &known {
+                assert_eq!(*length, end, "read beyond its end, or late");
+            }
+            assert_eq!(read(bytes), known);
+        }
+    }
+}
+
+/// Reads a request's head whole and byte by byte; both must agree, and what we write of it must be read as the same request.
+pub fn request_head(bytes: &[u8]) {
+    let mut whole = Request::default();
+    let read = parse_request(bytes, &mut Progress::default(), LIMITS, &mut whole);
+    let mut grown = Request::default();
+    assert_eq!(byte_by_byte(bytes, |part, at| parse_request(part, at, LIMITS, &mut grown)), read);
+    let Ok(Parsed::Head(length)) = read else { return };
+    assert!(length <= bytes.len() && length <= LIMITS.bytes);
+    check_fields(&whole.fields);
+    if whole.authority.is_empty() || whole.path() == "*" || whole.method() == "CONNECT" {
+        return;
+    }
+    let mut wire = Vec::new();
+    write::request(&mut wire, &whole);
+    let mut again = Request::default();
+    let limits = HeadLimits { bytes: 64 * 1024, line: 64 * 1024, fields: 80, outward: true };
+    let reread = parse_request(&wire, &mut Progress::default(), limits, &mut again);
+    assert_eq!(reread, Ok(Parsed::Head(wire.len())), "{}", wire.escape_ascii());
+    assert_eq!(
+        (again.method(), again.path(), again.host()),
+        (whole.method(), whole.path(), whole.host())
+    );
+    assert_eq!((again.framing, again.upgrade.is_none()), (whole.framing, whole.upgrade.is_none()));
+    assert!(again.fields.iter().eq(whole.fields.iter()), "{}", wire.escape_ascii());
+}
+
+/// Reads a response's head likewise.
+pub fn response_head(bytes: &[u8]) {
+    let [first, bytes @ ..] = bytes else { return };
+    let kind = if first & 1 != 0 { Kind::Head } else { Kind::Other };
+    let asked = Asked { kind, upgrade: first & 2 != 0 };
+    let mut whole = Response::default();
+    let read = parse_response(bytes, &mut Progress::default(), asked, &mut whole);
+    let mut grown = Response::default();
+    assert_eq!(byte_by_byte(bytes, |part, at| parse_response(part, at, asked, &mut grown)), read);
+    let Ok(Parsed::Head(_)) = read else { return };
+    check_fields(&whole.fields);
+    assert!((100..600).contains(&whole.status));
+    if whole.fields.len() > 250 {
+        // With the fields we add there would be more than are read again.
+        return;
+    }
+    let request = Request::default();
+    let sent = outgoing(kind, whole.status, Version::Http11, whole.content);
+    let mut wire = Vec::new();
+    write::response(&mut wire, &request, &whole, sent, false);
+    let mut again = Response::default();
+    let reread = parse_response(&wire, &mut Progress::default(), asked, &mut again);
+    assert_eq!(reread, Ok(Parsed::Head(wire.len())), "{}", wire.escape_ascii());
+    let received = incoming(kind, again.status, again.content);
+    assert_eq!((again.status, received), (whole.status, sent.framing));
+}
+
+/// Decodes chunks whole and in pieces whose sizes the first bytes tell; both must agree.
+pub fn chunked(bytes: &[u8]) {
+    let (cuts, wire) = bytes.split_at(bytes.len().min(8));
+    let whole = decode(wire, &mut std::iter::once(wire.len()));
+    let mut sizes = cuts.iter().cycle().map(|size| usize::from(*size % 64) + 1);
+    let pieces = decode(wire, &mut sizes);
+    assert_eq!(whole, pieces);
+}
+
+/// Counts frames whole and byte by byte; both must agree.
+pub fn h2_guard(bytes: &[u8]) {
+    let now = Instant::now();
+    let mut whole = FrameMeter::of_client(now);
+    let found = whole.received(bytes, now + Duration::from_millis(1), |_| {});
+    let mut grown = FrameMeter::of_client(now);
+    let mut again = None;
+    for byte in bytes {
+        let later = now + Duration::from_millis(1);
+        let broken = grown.received(std::slice::from_ref(byte), later, |_| {});
+        again = again.or(broken);
+    }
+    assert_eq!(found, again);
+}
+
+fn byte_by_byte(
+    bytes: &[u8],
+    mut parse: impl FnMut(&[u8], &mut Progress) -> Result<Parsed, Fault>,
+) -> Result<Parsed, Fault> {
+    let mut progress = Progress::default();
+    for end in 1..bytes.len() {
+        match parse(&bytes[..end], &mut progress) {
+            Ok(Parsed::Incomplete) => {}
+            other => return other,
+        }
+    }
+    parse(bytes, &mut progress)
+}
+
+fn check_fields(fields: &Fields) {
+    for field in fields.iter() {
+        assert!(!field.name.is_empty());
+        assert!(field.value.iter().all(|byte| is_value_byte(*byte)));
+        assert_eq!(field.value.trim_ascii(), field.value);
+        assert!(!field.known.hop_by_hop());
+    }
+}
+
+type Decoded = Result<(Vec<u8>, usize, bool), &'static str>;
+
+fn decode(wire: &[u8], sizes: &mut dyn Iterator<Item = usize>) -> Decoded {
+    let mut decoder = Decoder::new(Framing::Chunked);
+    let (mut trailers, mut body) = (None, Vec::new());
+    let (mut start, mut end) = (0, 0);
+    loop {
+        match decoder.step(&wire[start..end], &mut trailers)? {
+            Step::Data(count) => {
+                body.extend_from_slice(&wire[start..start + count]);
+                decoder.taken(count);
+                start += count;
+            }
+            Step::Skip(count) => start += count,
+            Step::End => return Ok((body, start, true)),
+            Step::More if end == wire.len() => return Ok((body, 0, false)),
+            Step::More => end = (end + sizes.next().unwrap_or(wire.len())).min(wire.len()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    /// Pieces of heads and bodies, so that random sequences of them often get far.
+    const PIECES: &[&[u8]] = &[
+        b"GET ",
+        b"POST ",
+        b"CONNECT a:1",
+        b"http://b:2/",
+        b"/",
+        b"*",
+        b"http://a",
+        b"a.example",
+        b" HTTP/1.1\r\n",
+        b" HTTP/1.0\r\n",
+        b"HTTP/1.1 ",
+        b"200",
+        b"101",
+        b"304",
+        b" OK\r\n",
+        b"Host: a\r\n",
+        b"Host: a.example\r\n",
+        b"Content-Length: 5\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Connection: ",
+        b"close",
+        b"Upgrade",
+        b", ",
+        b"X-A",
+        b": ",
+        b"b",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"\n",
+        b"\r",
+        b" ",
+        b"\t",
+        b"\0",
+        b"_",
+        b"Upgrade: websocket\r\n",
+        b"Expect: 100-continue\r\n",
+        b"TE: trailers\r\n",
+        b"5",
+        b"0",
+        b";x",
+        b"hello",
+        b"\x80",
+        b"\xff\xff\xff",
+    ];
+
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(prop::sample::select(PIECES), 0..24)
+            .prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn promises_are_kept_for_all_sequences_of_pieces(bytes in bytes(), frames in proptest::collection::vec(any::<u8>(), 0..200)) {
+            super::request_head(&bytes);
+            super::request_head(&[b"GET / HTTP/1.1\r\nHost: a\r\n", &bytes[..]].concat());
+            super::response_head(&bytes);
+            super::response_head(&[b"\x02HTTP/1.1 200 OK\r\n", &bytes[..]].concat());
+            super::chunked(&bytes);
+            super::h2_guard(&frames);
+            super::connect_target(&bytes);
+        }
+
+        #[test]
+        fn promises_of_the_forward_proxys_parsers_are_kept(
+            target in "(\\[?[0-9a-fA-F:.xX]{0,20}\\]?|[a-z0-9.@_-]{0,20}):[0-9]{0,6}",
+            start in prop::sample::select(vec![&b"\x05\x01\x00"[..], b"\x05\x02\x00\x02", b"\x05\x01\x00\x01", b"\x05\x01\x00\x03\x04", b"\x05\x01\x00\x04", b"\x01\x02ci", b""]),
+            rest in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            super::connect_target(target.as_bytes());
+            super::socks(&[start, &rest].concat());
+        }
+    }
+}

@@ -1,0 +1,491 @@
+//! Header blocks of HTTP/2 (RFC 7541), read beside `h2` for what the crate mends before anybody sees it.
+//!
+//! `h2` drops a fragment of `:path`, and pseudo-header fields of trailers on both sides, without a word. The dynamic table kept here holds the lengths
+//! and faults of fields, not the fields.
+
+use std::collections::VecDeque;
+
+use crate::http2::huffman;
+use crate::syntax::{is_token_byte, is_value};
+
+/// Octets a field is counted as besides its name and value (RFC 7541 §4.1).
+const OVERHEAD: usize = 32;
+/// Size of the dynamic table that a peer may use: we announce no other.
+const TABLE: usize = 4096;
+/// Octets of the longest string that is looked at; a longer one is a fault.
+const STRING: usize = 1024 * 1024;
+
+/// Meaning of a field's name in a header block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Method,
+    Scheme,
+    Authority,
+    Path,
+    Protocol,
+    Status,
+    /// A name that begins with a colon and is none of those.
+    Unknown,
+    Regular,
+}
+
+impl Name {
+    fn of(name: &[u8]) -> Self {
+        match name {
+            b":method" => Self::Method,
+            b":scheme" => Self::Scheme,
+            b":authority" => Self::Authority,
+            b":path" => Self::Path,
+            b":protocol" => Self::Protocol,
+            b":status" => Self::Status,
+            [b':', ..] => Self::Unknown,
+            _ => Self::Regular,
+        }
+    }
+}
+
+/// What is remembered of a field.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    name: Name,
+    name_length: u32,
+    /// Name, value and overhead.
+    size: u32,
+    /// A rule that the name breaks.
+    name_fault: Option<&'static str>,
+    /// A rule that the field breaks.
+    fault: Option<&'static str>,
+    /// The status of a response that is not the last (1xx).
+    interim: bool,
+}
+
+/// Kind of a header block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Section {
+    Request,
+    Response,
+    Trailers,
+}
+
+/// What a header block says as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    /// The first rule it breaks.
+    pub(crate) fault: Option<&'static str>,
+    /// Size of its list of fields (RFC 9113 §6.5.2).
+    pub(crate) size: usize,
+    /// A response with this head is followed by another (1xx).
+    pub(crate) interim: bool,
+}
+
+/// A header block that cannot be decoded: nothing on its connection can be from here on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Undecodable;
+
+/// Reads the header blocks of one direction of a connection.
+#[derive(Debug)]
+pub(crate) struct Blocks {
+    dynamic: VecDeque<Entry>,
+    used: usize,
+    limit: usize,
+    name: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Default for Blocks {
+    fn default() -> Self {
+        let (name, value) = (Vec::new(), Vec::new());
+        Self { dynamic: VecDeque::new(), used: 0, limit: TABLE, name, value }
+    }
+}
+
+impl Blocks {
+    /// Reads one complete block.
+    pub(crate) fn read(
+        &mut self,
+        mut block: &[u8],
+        section: Section,
+    ) -> Result<Summary, Undecodable> {
+        let mut check = Check { section, summary: Summary::default(), seen: 0, regular: false };
+        while let Some(first) = block.first().copied() {
+            match first {
+                0x80.. => {
+                    let index = integer(&mut block, 7)?;
+                    check.field(self.entry(index)?);
+                }
+                0x40..=0x7f => {
+                    let entry = self.literal(&mut block, 6)?;
+                    check.field(entry);
+                    self.insert(entry);
+                }
+                0x20..=0x3f => {
+                    let limit = integer(&mut block, 5)?;
+                    if limit > TABLE {
+                        return Err(Undecodable);
+                    }
+                    self.limit = limit;
+                    self.evict(0);
+                }
+                _ => {
+                    let entry = self.literal(&mut block, 4)?;
+                    check.field(entry);
+                }
+            }
+        }
+        Ok(check.summary())
+    }
+
+    /// Gives memory back that a large field needed.
+    pub(crate) fn trim(&mut self, kept: usize) {
+        for scratch in [&mut self.name, &mut self.value] {
+            scratch.clear();
+            scratch.shrink_to(kept);
+        }
+    }
+
+    fn entry(&self, index: usize) -> Result<Entry, Undecodable> {
+        match index.checked_sub(1).ok_or(Undecodable)? {
+            at if at < STATIC.len() => {
+                let (name, value) = STATIC[at];
+                Ok(Entry {
+                    name: if at < 14 { Name::of(name) } else { Name::Regular },
+                    name_length: name.len() as u32,
+                    size: (name.len() + usize::from(value) + OVERHEAD) as u32,
+                    // Of the static names one concerns a connection only.
+                    name_fault: (name == b"transfer-encoding").then_some(CONNECTION),
+                    fault: (name == b"transfer-encoding").then_some(CONNECTION),
+                    interim: false,
+                })
+            }
+            at => self.dynamic.get(at - STATIC.len()).copied().ok_or(Undecodable),
+        }
+    }
+
+    fn literal(&mut self, block: &mut &[u8], prefix: u8) -> Result<Entry, Undecodable> {
+        let index = integer(block, prefix)?;
+        let (name, name_length, name_fault) = if index == 0 {
+            string(block, &mut self.name)?;
+            (Name::of(&self.name), self.name.len(), name_fault(&self.name))
+        } else {
+            let entry = self.entry(index)?;
+            (entry.name, entry.name_length as usize, entry.name_fault)
+        };
+        string(block, &mut self.value)?;
+        Ok(Entry {
+            name,
+            name_length: name_length as u32,
+            size: (name_length + self.value.len() + OVERHEAD) as u32,
+            name_fault,
+            fault: name_fault.or_else(|| value_fault(name, &self.value)),
+            interim: name == Name::Status && self.value.first() == Some(&b'1'),
+        })
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let size = entry.size as usize;
+        self.evict(size);
+        if size <= self.limit {
+            self.used += size;
+            self.dynamic.push_front(entry);
+        }
+    }
+
+    /// Makes room for `size` octets.
+    fn evict(&mut self, size: usize) {
+        while self.used + size > self.limit {
+            let Some(last) = self.dynamic.pop_back() else { return };
+            self.used -= last.size as usize;
+        }
+    }
+}
+
+/// Judges the fields of one block in their order.
+struct Check {
+    section: Section,
+    summary: Summary,
+    /// A bit for each pseudo-header field.
+    seen: u8,
+    regular: bool,
+}
+
+impl Check {
+    fn field(&mut self, entry: Entry) {
+        self.summary.size += entry.size as usize;
+        self.summary.interim |= entry.interim;
+        let fault = match entry.name {
+            Name::Regular => {
+                self.regular = true;
+                entry.fault
+            }
+            pseudo => self.pseudo(pseudo).or(entry.fault),
+        };
+        self.summary.fault = self.summary.fault.or(fault);
+    }
+
+    fn summary(mut self) -> Summary {
+        let has_status = self.seen & (1 << Name::Status as u8) != 0;
+        if self.section == Section::Response && !has_status {
+            self.summary.fault = self.summary.fault.or(Some("response without :status"));
+        }
+        self.summary
+    }
+
+    fn pseudo(&mut self, name: Name) -> Option<&'static str> {
+        let bit = 1 << name as u8;
+        let repeated = self.seen & bit != 0;
+        self.seen |= bit;
+        match (self.section, name) {
+            (Section::Trailers, _) => Some("pseudo-header field in trailers"),
+            (Section::Request, Name::Unknown | Name::Status) => {
+                Some("pseudo-header field that requests do not have")
+            }
+            (Section::Response, name) if name != Name::Status => {
+                Some("pseudo-header field that responses do not have")
+            }
+            _ if self.regular => Some("pseudo-header field after others"),
+            _ if repeated => Some("repeated pseudo-header field"),
+            _ => None,
+        }
+    }
+}
+
+const CONNECTION: &str = "field of one connection";
+
+fn name_fault(name: &[u8]) -> Option<&'static str> {
+    let name = name.strip_prefix(b":").unwrap_or(name);
+    if name.is_empty() || !name.iter().all(|byte| is_token_byte(*byte)) {
+        return Some("field name is not a token");
+    }
+    if name.iter().any(u8::is_ascii_uppercase) {
+        return Some("upper case in field name");
+    }
+    let connection: [&[u8]; 5] =
+        [b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"];
+    connection.contains(&name).then_some(CONNECTION)
+}
+
+fn value_fault(name: Name, value: &[u8]) -> Option<&'static str> {
+    match name {
+        Name::Path if value.is_empty() => Some("empty :path"),
+        Name::Path if value.contains(&b'#') => Some("fragment in :path"),
+        Name::Path if value[0] != b'/' && value != b"*" => {
+            Some(":path does not begin with a slash")
+        }
+        Name::Scheme if value.is_empty() => Some("empty :scheme"),
+        _ if !is_value(value) => Some("control character in field value"),
+        _ => None,
+    }
+}
+
+/// An integer with a prefix of so many bits (RFC 7541 §5.1).
+fn integer(block: &mut &[u8], prefix: u8) -> Result<usize, Undecodable> {
+    let (first, mut rest) = block.split_first().ok_or(Undecodable)?;
+    let most = (1usize << prefix) - 1;
+    let mut value = usize::from(*first) & most;
+    if value == most {
+        let mut shift = 0;
+        loop {
+            let (byte, after) = rest.split_first().ok_or(Undecodable)?;
+            rest = after;
+            value += usize::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                break;
+            }
+            shift += 7;
+            if shift > 21 {
+                return Err(Undecodable);
+            }
+        }
+    }
+    *block = rest;
+    Ok(value)
+}
+
+/// A string, plain or in Huffman's code (RFC 7541 §5.2).
+fn string(block: &mut &[u8], out: &mut Vec<u8>) -> Result<(), Undecodable> {
+    let coded = block.first().ok_or(Undecodable)? & 0x80 != 0;
+    let length = integer(block, 7)?;
+    if length > STRING {
+        return Err(Undecodable);
+    }
+    let (text, rest) = block.split_at_checked(length).ok_or(Undecodable)?;
+    *block = rest;
+    out.clear();
+    if coded {
+        return huffman::decode(text, out).ok_or(Undecodable);
+    }
+    out.extend_from_slice(text);
+    Ok(())
+}
+
+/// Names of the static table (RFC 7541, appendix A) and the lengths of their values.
+const STATIC: [(&[u8], u8); 61] = [
+    (b":authority", 0),
+    (b":method", 3),
+    (b":method", 4),
+    (b":path", 1),
+    (b":path", 11),
+    (b":scheme", 4),
+    (b":scheme", 5),
+    (b":status", 3),
+    (b":status", 3),
+    (b":status", 3),
+    (b":status", 3),
+    (b":status", 3),
+    (b":status", 3),
+    (b":status", 3),
+    (b"accept-charset", 0),
+    (b"accept-encoding", 13),
+    (b"accept-language", 0),
+    (b"accept-ranges", 0),
+    (b"accept", 0),
+    (b"access-control-allow-origin", 0),
+    (b"age", 0),
+    (b"allow", 0),
+    (b"authorization", 0),
+    (b"cache-control", 0),
+    (b"content-disposition", 0),
+    (b"content-encoding", 0),
+    (b"content-language", 0),
+    (b"content-length", 0),
+    (b"content-location", 0),
+    (b"content-range", 0),
+    (b"content-type", 0),
+    (b"cookie", 0),
+    (b"date", 0),
+    (b"etag", 0),
+    (b"expect", 0),
+    (b"expires", 0),
+    (b"from", 0),
+    (b"host", 0),
+    (b"if-match", 0),
+    (b"if-modified-since", 0),
+    (b"if-none-match", 0),
+    (b"if-range", 0),
+    (b"if-unmodified-since", 0),
+    (b"last-modified", 0),
+    (b"link", 0),
+    (b"location", 0),
+    (b"max-forwards", 0),
+    (b"proxy-authenticate", 0),
+    (b"proxy-authorization", 0),
+    (b"range", 0),
+    (b"referer", 0),
+    (b"refresh", 0),
+    (b"retry-after", 0),
+    (b"server", 0),
+    (b"set-cookie", 0),
+    (b"strict-transport-security", 0),
+    (b"transfer-encoding", 0),
+    (b"user-agent", 0),
+    (b"vary", 0),
+    (b"via", 0),
+    (b"www-authenticate", 0),
+];
+
+#[cfg(test)]
+mod tests {
+    use durward_testkit::client::h2_frames::header_block;
+
+    use super::*;
+
+    fn read(fields: &[(&str, &str)], section: Section) -> Option<&'static str> {
+        Blocks::default().read(&header_block(fields), section).unwrap().fault
+    }
+
+    // RFC 7541, appendix C.4: requests on one connection, in Huffman's code.
+    #[test]
+    fn the_examples_of_the_rfc_are_read() {
+        let blocks: [&[u8]; 3] = [
+            &[
+                0x82, 0x86, 0x84, 0x41, 0x8c, 0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab,
+                0x90, 0xf4, 0xff,
+            ],
+            &[0x82, 0x86, 0x84, 0xbe, 0x58, 0x86, 0xa8, 0xeb, 0x10, 0x64, 0x9c, 0xbf],
+            &[
+                0x82, 0x87, 0x85, 0xbf, 0x40, 0x88, 0x25, 0xa8, 0x49, 0xe9, 0x5b, 0xa9, 0x7d, 0x7f,
+                0x89, 0x25, 0xa8, 0x49, 0xe9, 0x5b, 0xb8, 0xe8, 0xb4, 0xbf,
+            ],
+        ];
+        let mut reader = Blocks::default();
+
+        let read = blocks.map(|block| {
+            let summary = reader.read(block, Section::Request).unwrap();
+            (summary.fault, reader.dynamic.len(), reader.used)
+        });
+
+        assert_eq!(read, [(None, 1, 57), (None, 2, 110), (None, 3, 164)]);
+    }
+
+    #[test]
+    fn what_h2_mends_is_a_fault() {
+        let cases: [(&[(&str, &str)], &str); 9] = [
+            (&[(":path", "/x#frag")], "fragment in :path"),
+            (&[(":path", "?a=b")], ":path does not begin with a slash"),
+            (&[(":path", "")], "empty :path"),
+            (&[(":scheme", "")], "empty :scheme"),
+            (&[("a", "b"), (":path", "/")], "pseudo-header field after others"),
+            (&[(":path", "/"), (":path", "/")], "repeated pseudo-header field"),
+            (&[("a\"b", "c")], "field name is not a token"),
+            (&[("aB", "c")], "upper case in field name"),
+            (&[("keep-alive", "5")], "field of one connection"),
+        ];
+
+        for (fields, detail) in cases {
+            assert_eq!(read(fields, Section::Request), Some(detail), "{fields:?}");
+        }
+        for name in [":path", ":method", ":status", ":scheme", ":authority", ":x"] {
+            let fault = read(&[("x", "y"), (name, "/")], Section::Trailers);
+            assert_eq!(fault, Some("pseudo-header field in trailers"), "{name}");
+        }
+        assert_eq!(read(&[("x", "y"), ("te", "trailers")], Section::Trailers), None);
+    }
+
+    #[test]
+    fn a_response_has_a_status_and_no_other_pseudo_field() {
+        type Fields<'f> = &'f [(&'f str, &'f str)];
+        let cases: [(Fields<'_>, Option<&str>); 6] = [
+            (&[(":status", "200"), ("x", "y")], None),
+            (&[("x", "y")], Some("response without :status")),
+            (
+                &[(":status", "200"), (":path", "/")],
+                Some("pseudo-header field that responses do not have"),
+            ),
+            (
+                &[(":status", "200"), (":x", "/")],
+                Some("pseudo-header field that responses do not have"),
+            ),
+            (&[("x", "y"), (":status", "200")], Some("pseudo-header field after others")),
+            (&[(":status", "200"), (":status", "200")], Some("repeated pseudo-header field")),
+        ];
+
+        for (fields, detail) in cases {
+            assert_eq!(read(fields, Section::Response), detail, "{fields:?}");
+        }
+        for (status, interim) in [("103", true), ("200", false), ("418", false)] {
+            let block = header_block(&[(":status", status)]);
+            let read = Blocks::default().read(&block, Section::Response).unwrap();
+            assert_eq!(read.interim, interim, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_fault_in_the_dynamic_table_is_found_again() {
+        let mut reader = Blocks::default();
+        let indexed = [&[0x44, 7][..], b"/x#frag"].concat();
+        let first = reader.read(&indexed, Section::Request).unwrap();
+
+        let again = reader.read(&[0xbe], Section::Request).unwrap();
+
+        assert_eq!((first.fault, again.fault), (Some("fragment in :path"), first.fault));
+        assert_eq!(again.size, 5 + 7 + 32);
+    }
+
+    #[test]
+    fn a_block_that_cannot_be_decoded_says_so() {
+        for block in [&[0x80][..], &[0xff, 0xff], &[0xc0], &[0x40, 0x85], &[0x3f, 0xff, 0x7f]] {
+            let read = Blocks::default().read(block, Section::Request);
+            assert_eq!(read, Err(Undecodable), "{block:x?}");
+        }
+    }
+}

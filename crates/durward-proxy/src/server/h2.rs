@@ -1,0 +1,469 @@
+//! The client's side over HTTP/2: many requests at once, all inside the connection's own task.
+//!
+//! Deliberately absent: a task per stream; dropping the connection drops its streams, and their upstream work with them.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
+
+use crate::exchange::Http;
+use crate::exchange::{Ended, note_refusal};
+use crate::http::fields::Fields;
+use crate::http::flow::{Downstream, Filled, Sink, Source, SourceFault};
+use crate::http::framing::{Kind, outgoing};
+use crate::http::h2::wire::Wire;
+use crate::http::h2::{Body, Outlet, convert, to_io};
+use crate::http::message::{Framing, PooledRequest, Request, Response, Version};
+use crate::http2::inspect::{Accepted, Findings};
+use crate::http2::{StreamAccount, Streams};
+use crate::io::Io;
+use crate::memory::HTTP2_CONNECTION;
+use crate::refusal::Refusal;
+use crate::server::linger::discard;
+use crate::server::requests;
+use crate::syntax::Fault;
+use crate::turns::{Owner, Queue};
+use crate::watch::{Expired, Watch};
+
+/// Streams' windows that a client may fill on one connection.
+const WINDOWS: u32 = 4;
+/// Bytes a stream is counted as besides its head, its data and its task.
+const STREAM: usize = 4 * 1024;
+/// What of a response's body may wait for a stream's window.
+const SEND_BUFFER: usize = 128 * 1024;
+/// How much larger than our own form of a head the codec's is.
+const COPIES: usize = 2;
+/// Streams that begin in a row before other connections of the core get their turn.
+const BURST: u32 = 16;
+/// Streams reset by the client and not yet looked at.
+const PENDING_RESETS: usize = 20;
+/// Streams reset by us for the client's mistakes.
+const MISTAKES: usize = 256;
+/// How long a connection without streams may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+type Serving = FuturesUnordered<Pin<Box<dyn Future<Output = ()>>>>;
+
+/// Serves streams until the connection ends.
+pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) {
+    let Ok(_codec) = http.memory.take(HTTP2_CONNECTION) else {
+        return note_refusal(http, &Refusal::Memory);
+    };
+    let list = header_list(http) as usize;
+    let accounts = Streams::of_client(Rc::clone(&http.memory), list);
+    let wire = Wire::new(io, early, accounts.clone(), list);
+    watch.arm(Some(http.limits().timeouts.header), false);
+    let handshake = builder(http).handshake::<_, Bytes>(wire.clone());
+    let connection = match watch.guard(handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) if !error.is_io() => {
+            let detail = "HTTP/2 connection preface";
+            return note_refusal(http, &Refusal::BadRequest { detail });
+        }
+        Ok(Err(_)) | Err(_) => return,
+    };
+    let streams = FuturesUnordered::new();
+    let (leaving, fresh) = (false, true);
+    let http = Rc::clone(http);
+    let findings = wire.findings();
+    let turns = http.core.turns.of(&Owner::Tenant(http.view.tenant().tenant.id.clone()));
+    let mut session = Session {
+        http,
+        watch,
+        connection,
+        streams,
+        accounts,
+        wire,
+        findings,
+        turns,
+        leaving,
+        fresh,
+    };
+    session.run().await;
+}
+
+fn builder(http: &Http) -> Builder {
+    let window = http.core.shared.memory.stream_window();
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(window)
+        .initial_connection_window_size(window * WINDOWS)
+        .max_concurrent_streams(http.limits().http2_streams)
+        .max_header_list_size(header_list(http))
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_concurrent_reset_streams(PENDING_RESETS)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(Some(MISTAKES))
+        .enable_connect_protocol();
+    builder
+}
+
+/// The bound on a head's list of fields. Ours is half of it and checked by us, so that a head above it is answered and recorded; this one
+/// only bounds what is stored.
+fn header_list(http: &Http) -> u32 {
+    http.limits().header_bytes.saturating_mul(2)
+}
+
+struct Session<'a> {
+    http: Rc<Http>,
+    watch: &'a Watch,
+    connection: Connection<Wire, Bytes>,
+    streams: Serving,
+    accounts: Streams,
+    wire: Wire,
+    findings: Rc<Findings>,
+    /// The turns of its tenant.
+    turns: Rc<Queue>,
+    /// GOAWAY was sent.
+    leaving: bool,
+    /// No stream has begun yet. Nobody who has just connected is idle.
+    fresh: bool,
+}
+
+/// Why the connection is looked at again.
+enum Event {
+    /// A first stream begins, or the last one has ended.
+    Turned,
+    /// The connection has ended.
+    Ended,
+    /// A budget is broken, or there is no memory for what the connection holds.
+    ThrowOut(Refusal),
+}
+
+impl Session<'_> {
+    async fn run(&mut self) {
+        loop {
+            self.arm();
+            let watch = self.watch;
+            match watch.guard(poll_fn(|cx| self.poll(cx))).await {
+                Ok(Event::Turned) => {}
+                Ok(Event::Ended) => return,
+                Ok(Event::ThrowOut(refusal)) => return self.throw_out(&refusal).await,
+                Err(Expired::Closing) if self.watch.cut() => return,
+                // The goodbye took too long.
+                Err(Expired::Deadline) if self.leaving => return,
+                // Being woken for it, the last poll has taken leave already.
+                Err(Expired::Closing) if self.leaving => {}
+                Err(Expired::Deadline | Expired::Closing) => self.leave(),
+            }
+        }
+    }
+
+    fn arm(&self) {
+        let idle = self.streams.is_empty();
+        let after = match (idle, self.leaving) {
+            (true, true) => Some(GOODBYE),
+            (true, false) => Some(self.http.limits().timeouts.idle),
+            (false, _) => None,
+        };
+        // Whoever is busy is told to go elsewhere as soon as the idle are.
+        self.watch.arm(after, !self.leaving && !self.fresh);
+    }
+
+    fn leave(&mut self) {
+        self.leaving = true;
+        self.connection.graceful_shutdown();
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let idle = self.streams.is_empty();
+        let (mut begun, mut ended) = (0, 0);
+        loop {
+            if begun == BURST {
+                cx.waker().wake_by_ref();
+                break;
+            }
+            let accepted = self.connection.poll_accept(cx);
+            self.note_rejected();
+            if let Some(detail) = self.wire.broken() {
+                return Poll::Ready(Event::ThrowOut(Refusal::Flood { detail }));
+            }
+            let held_back = self.wire.was_held_back();
+            let mut moved = held_back;
+            match accepted {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    self.begin(request, respond);
+                    begun += 1;
+                    moved = true;
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(self.failed(&error)),
+                Poll::Ready(None) => return Poll::Ready(Event::Ended),
+                // No stream is there to take the heads that wait: they are trailers of bodies that nobody reads.
+                Poll::Pending if held_back && self.accounts.is_full() => {
+                    return Poll::Ready(Event::ThrowOut(Refusal::Flood { detail: "heads" }));
+                }
+                Poll::Pending => {}
+            }
+            while let Poll::Ready(Some(())) = self.streams.poll_next_unpin(cx) {
+                ended += 1;
+                moved = true;
+            }
+            if !self.leaving && self.watch.closing() {
+                self.leave();
+                moved = true;
+            }
+            if !moved {
+                break;
+            }
+        }
+        // Over HTTP/1 each of them would have had turns of its own.
+        self.turns.charge((begun + ended) / 2);
+        if let Poll::Ready(Err(_)) = self.wire.poll_send(cx) {
+            return Poll::Ready(Event::Ended);
+        }
+        if let Err(refusal) = self.accounts.settle() {
+            return Poll::Ready(Event::ThrowOut(refusal));
+        }
+        if self.streams.is_empty() == idle { Poll::Pending } else { Poll::Ready(Event::Turned) }
+    }
+
+    /// A stream begins, unless what let the connection in has changed: a client that does not heed GOAWAY would go on by the old rules.
+    fn begin(&mut self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        if std::mem::take(&mut self.fresh)
+            && let Ok(http) = self.http.fresh(self.watch)
+        {
+            self.http = http;
+        }
+        if self.watch.outdated()
+            && let Ok(http) = self.http.now(self.watch, false)
+            && !self.watch.outdated()
+        {
+            self.http = http;
+        }
+        let id = u32::from(respond.stream_id());
+        let fault = match self.findings.accepted(id) {
+            Accepted::Sound => None,
+            Accepted::Faulty(fault) => Some(fault),
+            Accepted::Reset => return,
+        };
+        if self.watch.outdated() {
+            note_refusal(&self.http, &Refusal::Draining);
+            // It was not looked at, so that the client may ask elsewhere (RFC 9113 section 8.7).
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        }
+        let account = Rc::new(self.accounts.serve(id));
+        let Ok(mut held) = self.http.memory.take(STREAM) else {
+            note_refusal(&self.http, &Refusal::Memory);
+            // Nothing was done with it, so that the client may try again.
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        };
+        let findings = Rc::clone(&self.findings);
+        let begun = Begun { request, respond, account: Rc::clone(&account), id, fault, findings };
+        let exchange = Box::pin(stream(Rc::clone(&self.http), begun));
+        // Where that is too much the head, which comes next, is refused with an answer.
+        let _ = held.raise(STREAM + size_of_val(&*exchange));
+        account.keep(held);
+        self.streams.push(exchange);
+    }
+
+    /// Requests that `h2` turned away by itself are refusals like others.
+    fn note_rejected(&self) {
+        while let Some(fault) = self.findings.rejected() {
+            note_refusal(&self.http, &fault.of_request().0);
+        }
+    }
+
+    fn failed(&self, error: &h2::Error) -> Event {
+        // The crate's own budgets: rapid resets, CONTINUATION, small DATA frames.
+        let refusal = match error.reason() {
+            Some(Reason::ENHANCE_YOUR_CALM) => Refusal::Flood { detail: "streams" },
+            Some(Reason::NO_ERROR) | None => return Event::Ended,
+            Some(_) => {
+                let fault = self.findings.any();
+                fault.unwrap_or(Fault::Malformed("HTTP/2 connection error")).of_request().0
+            }
+        };
+        if error.is_library() {
+            note_refusal(&self.http, &refusal);
+        }
+        Event::Ended
+    }
+
+    async fn throw_out(&mut self, refusal: &Refusal) {
+        note_refusal(&self.http, refusal);
+        self.streams.clear();
+        self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+        self.watch.arm(Some(GOODBYE), false);
+        let (connection, wire) = (&mut self.connection, &self.wire);
+        let goodbye = poll_fn(|cx| {
+            let closed = connection.poll_closed(cx).is_ready();
+            let sent = wire.poll_send(cx);
+            if closed { sent.map(|_| ()) } else { Poll::Pending }
+        });
+        let _ = self.watch.guard(goodbye).await;
+    }
+}
+
+/// A request as `h2` hands it over, and what is known besides.
+struct Begun {
+    request: http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    account: Rc<StreamAccount>,
+    id: u32,
+    /// A rule that its head breaks.
+    fault: Option<Fault>,
+    findings: Rc<Findings>,
+}
+
+async fn stream(http: Rc<Http>, begun: Begun) {
+    let Begun { request, respond, account, id, fault, findings } = begun;
+    let watch = http.core.watchdog.watch();
+    let (parts, stream) = request.into_parts();
+    let limits = http.limits();
+    let bounds = (limits.header_bytes as usize, limits.header_fields as usize);
+    let mut request = PooledRequest::new();
+    let ended = stream.is_end_stream();
+    let read = convert::request(&parts, (ended, http.is_asked()), bounds, &mut request);
+    let read = fault.map_or(read, Err);
+    let tunnel = request.method() == "CONNECT";
+    let limit = limits.body_bytes.filter(|_| !tunnel);
+    let mut body = Body::new(stream, limit, Rc::clone(&account));
+    body.findings = Some((id, findings));
+    drop(parts);
+    let mut down = Down { respond, body, account, outlet: Outlet::default() };
+    if let Err(fault) = read {
+        let (refusal, status) = fault.of_request();
+        requests::refuse(&http, &watch, &mut down, request, refusal, status).await;
+        return down.linger(&http, &watch).await;
+    }
+    match requests::run(&http, &watch, &mut down, request).await {
+        Ended::Complete => {}
+        Ended::Unread => down.linger(&http, &watch).await,
+        Ended::Broken | Ended::Upgraded(_) => down.reset(Reason::INTERNAL_ERROR),
+    }
+}
+
+/// A stream towards a client.
+struct Down {
+    respond: SendResponse<Bytes>,
+    body: Body,
+    account: Rc<StreamAccount>,
+    outlet: Outlet,
+}
+
+impl Down {
+    /// Takes the rest of a request whose response is sent. Dropping the stream before its client has sent all resets it, and some
+    /// clients then forget the response (curl before 7.89).
+    async fn linger(&mut self, http: &Http, watch: &Watch) {
+        self.body.limit = None;
+        discard(http, watch, |cx| {
+            if self.body.is_read() || self.poll_gone(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            self.body.poll_fill(cx).map(|filled| match filled {
+                Ok(Filled::Data) => {
+                    let count = self.body.data().len();
+                    self.body.consume(count);
+                    Some(count as u64)
+                }
+                Ok(Filled::End) | Err(_) => None,
+            })
+        })
+        .await;
+    }
+
+    fn reset(&mut self, reason: Reason) {
+        match self.outlet.stream {
+            Some(_) => self.outlet.reset(reason),
+            None => self.respond.send_reset(reason),
+        }
+    }
+}
+
+fn unsendable() -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}
+
+impl Downstream for Down {
+    fn interim(&mut self, response: &Response) -> io::Result<()> {
+        let head = convert::to_response(response, None).ok_or_else(unsendable)?;
+        self.respond.send_informational(head).map_err(to_io)?;
+        self.account.head_queued(response.fields.capacity() * COPIES);
+        Ok(())
+    }
+
+    fn head(&mut self, request: &Request, response: &Response) -> io::Result<()> {
+        let sent = outgoing(Kind::of(request), response.status, Version::Http2, response.content);
+        let head = convert::to_response(response, sent.length).ok_or_else(unsendable)?;
+        let bodiless = matches!(sent.framing, Framing::None | Framing::Length(0));
+        let tunnel = response.status == 101
+            || (request.method() == "CONNECT" && matches!(response.status, 200..=299));
+        let ended = bodiless && !tunnel;
+        let stream = self.respond.send_response(head, ended).map_err(to_io)?;
+        self.account.head_queued(response.fields.capacity() * COPIES);
+        self.outlet.open(stream, Rc::clone(&self.account), ended);
+        Ok(())
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let reset = match &mut self.outlet.stream {
+            Some(stream) => stream.poll_reset(cx),
+            None => self.respond.poll_reset(cx),
+        };
+        reset.map(|_| ())
+    }
+
+    fn consumed(&self) -> bool {
+        self.body.taken > 0
+    }
+
+    fn is_read(&self) -> bool {
+        self.body.is_read()
+    }
+}
+
+impl Source for Down {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<Filled, SourceFault>> {
+        self.body.poll_fill(cx)
+    }
+
+    fn data(&self) -> &[u8] {
+        self.body.data()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.body.consume(count);
+    }
+
+    fn take(&mut self, count: usize) -> Bytes {
+        self.body.take(count)
+    }
+
+    fn ends_after(&self, count: usize) -> bool {
+        self.body.ends_after(count)
+    }
+
+    fn trailers(&self) -> Option<&Fields> {
+        self.body.trailers()
+    }
+}
+
+impl Sink for Down {
+    fn poll_send<S: Source>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+    ) -> Poll<io::Result<usize>> {
+        self.outlet.poll_send(cx, source)
+    }
+
+    fn finish(&mut self, trailers: Option<&Fields>) -> io::Result<()> {
+        self.outlet.finish(trailers)
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn traffic(&self) -> (u64, u64) {
+        (self.body.taken, self.outlet.sent)
+    }
+}

@@ -1,0 +1,168 @@
+//! One request that was read: answered here, or handed to the route's upstream or to the forward proxy.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use crate::egress_proxy;
+use crate::exchange::request::{self as routed, Plan};
+use crate::exchange::{self, Account, Ended, Http, Stop, Way};
+use crate::http::flow::{Downstream, Filled, Pump};
+use crate::http::message::{Framing, PooledRequest, PooledResponse, Request};
+use crate::http::problem::{Answer, is_grpc};
+use crate::refusal::Refusal;
+use crate::watch::{Expired, Watch};
+
+/// How long a client may take to take an answer made here.
+const ANSWER: Duration = Duration::from_secs(10);
+/// A request body up to this size is read to its end before an answer made here, to keep the connection; but not longer than this.
+const SMALL_BODY: (u64, Duration) = (64 * 1024, Duration::from_secs(1));
+
+/// Serves one request.
+pub(crate) async fn run<'a, D: Downstream>(
+    http: &'a Http,
+    watch: &Watch,
+    down: &mut D,
+    request: PooledRequest,
+) -> Ended<'a> {
+    let mut account = Account::open(http, request);
+    let mut response = PooledResponse::new();
+    let served = match account.hold_request() {
+        Ok(()) => serve(http, watch, down, &mut account, &mut response).await,
+        Err(refusal) => Err(Stop::Refuse(refusal)),
+    };
+    let ended = match served {
+        Ok(ended) => ended,
+        Err(Stop::Refuse(refusal)) => {
+            // Who breaks one rule may have broken another that we did not see.
+            account.request.keep_alive &=
+                !matches!(refusal, Refusal::BadRequest { .. } | Refusal::ClientTimeout { .. });
+            let answer = refusal_answer(&account.request, &refusal, None, account.id.as_str());
+            account.refusal = Some(refusal);
+            answer_here(watch, down, &mut account, &mut response, &answer).await
+        }
+        Err(Stop::Break(refusal)) => {
+            account.refusal = Some(refusal);
+            Ended::Broken
+        }
+    };
+    if let Ended::Upgraded(mut switched) = ended {
+        switched.account = Some(account.upgrade(down.traffic()));
+        return Ended::Upgraded(switched);
+    }
+    account.close(down.traffic());
+    ended
+}
+
+/// Tells a client that what it sent is not a request.
+pub(crate) async fn refuse<D: Downstream>(
+    http: &Http,
+    watch: &Watch,
+    down: &mut D,
+    mut request: PooledRequest,
+    refusal: Refusal,
+    status: Option<u16>,
+) {
+    request.keep_alive = false;
+    request.framing = Framing::None;
+    let mut account = Account::open(http, request);
+    let answer = refusal_answer(&account.request, &refusal, status, account.id.as_str());
+    account.refusal = Some(refusal);
+    // A client that does not take the answer must not keep a head that was too large.
+    account.forget_request();
+    let mut response = PooledResponse::new();
+    answer_here(watch, down, &mut account, &mut response, &answer).await;
+    account.close(down.traffic());
+}
+
+fn refusal_answer(request: &Request, refusal: &Refusal, status: Option<u16>, id: &str) -> Answer {
+    let answer = Answer::refusal(refusal, status, id);
+    if is_grpc(request) { answer.for_grpc(refusal) } else { answer }
+}
+
+async fn serve<'a, D: Downstream>(
+    http: &'a Http,
+    watch: &Watch,
+    down: &mut D,
+    account: &mut Account<'a>,
+    response: &mut PooledResponse,
+) -> Result<Ended<'a>, Stop> {
+    if let Some(service) = http.outward() {
+        return egress_proxy::serve(http, watch, down, account, response, service).await;
+    }
+    let (id, chain) = (account.id, account.chain);
+    let plan = match routed::plan(http, &mut account.request, &chain, &id) {
+        Ok((plan, route, path)) => {
+            account.note_route(route, path);
+            plan
+        }
+        Err(refusal) => {
+            if matches!(refusal, Refusal::RateLimit { .. } | Refusal::BodyTooLarge)
+                && let Some((route, path)) = routed::locate(http, &mut account.request, &chain)
+            {
+                account.note_route(route, path);
+            }
+            return Err(Stop::Refuse(refusal));
+        }
+    };
+    if watch.closing() {
+        account.request.keep_alive = false;
+    }
+    match plan {
+        Plan::Forward(forward, upstream) => {
+            let way = Way::Upstream(forward, upstream);
+            exchange::forward(http, watch, down, account, response, way).await
+        }
+        Plan::Answer(answer) => Ok(answer_here(watch, down, account, response, &answer).await),
+    }
+}
+
+/// Writes an answer made here.
+async fn answer_here<'a, D: Downstream>(
+    watch: &Watch,
+    down: &mut D,
+    account: &mut Account<'a>,
+    response: &mut PooledResponse,
+    answer: &Answer,
+) -> Ended<'a> {
+    if !down.is_read() {
+        let request = &mut account.request;
+        let small = matches!(request.framing, Framing::Length(length) if length <= SMALL_BODY.0);
+        if small && !request.expects_continue && request.keep_alive {
+            discard(watch, down).await;
+        }
+        request.keep_alive &= down.is_read();
+    }
+    watch.arm(Some(ANSWER), false);
+    let request = &account.request;
+    answer.write(response);
+    if let Some(rules) = account.response_rules() {
+        routed::rewrite(&mut response.fields, rules);
+    }
+    account.status = answer.status;
+    let mut body = answer.body(request);
+    if down.head(request, response).is_err() {
+        return Ended::Broken;
+    }
+    let mut pump = Pump::default();
+    let sent = watch.guard(poll_fn(|cx| pump.poll(cx, &mut body, down, &|_| None))).await;
+    match sent {
+        Ok(Ok(())) if down.is_read() => Ended::Complete,
+        Ok(Ok(())) => Ended::Unread,
+        Ok(Err(_)) | Err(Expired::Deadline | Expired::Closing) => Ended::Broken,
+    }
+}
+
+/// Reads what is left of a small body and forgets it.
+async fn discard<D: Downstream>(watch: &Watch, down: &mut D) {
+    let all = poll_fn(|cx| {
+        while let std::task::Poll::Ready(filled) = down.poll_fill(cx) {
+            match filled {
+                Ok(Filled::Data) => down.consume(down.data().len()),
+                Ok(Filled::End) | Err(_) => return std::task::Poll::Ready(()),
+            }
+        }
+        std::task::Poll::Pending
+    });
+    watch.arm(Some(SMALL_BODY.1), false);
+    let _ = watch.guard(all).await;
+}

@@ -1,0 +1,186 @@
+//! A connection or stream for one request: an endpoint is chosen, then a pooled connection is taken or one is made.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use durward_model::upstream::{UpstreamIndex, UpstreamProtocol};
+use durward_model::{ClientAddr, Destination};
+
+use super::balance::Tried;
+use super::connect::{Attempt, reusable};
+use super::endpoint::Addresses;
+use super::http2::Shared;
+use super::lease::{Lease, Load};
+use super::path::{Connected, Ticket};
+use super::per_core::Upstreams;
+use super::pool::Pools;
+use super::proxy_header;
+use super::runtime::UpstreamRuntime;
+use super::tenant::Access;
+use crate::io::Io;
+use crate::refusal::Refusal;
+
+/// What carries a request.
+pub(crate) enum Carrier {
+    /// A connection of its own.
+    Http1(Io),
+    /// A stream on a shared one.
+    Http2(h2::client::SendRequest<bytes::Bytes>),
+}
+
+/// A carrier for one request of the view's tenant: from the pool, or connected from the tenant's address. An endpoint that is tried a
+/// second time in one request gets a fresh connection.
+///
+/// # Errors
+/// Why no endpoint could be reached. The endpoint is in `tried`, so that the caller may ask again for another.
+pub(crate) async fn acquire(
+    upstreams: &Rc<Upstreams>,
+    access: Access,
+    index: UpstreamIndex,
+    client: ClientAddr,
+    tried: &mut Tried,
+) -> Result<(Carrier, Lease), Refusal> {
+    let tenant = access.tenant();
+    let runtime = &tenant.upstreams[index.0];
+    let pending = tenant.usage.pending(&tenant.tenant.limits)?;
+    let at = runtime.choose(&upstreams.random, client, tried)?;
+    let fresh = tried.contains(at) || !reusable(runtime);
+    tried.insert(at);
+    let load = Load::new(upstreams, access, Some(index), at, pending);
+    let (runtime, endpoint) = (load.runtime(), load.endpoint());
+    let addresses = match endpoint.addresses(&upstreams.resolver, &runtime.upstream).await {
+        Ok(addresses) => addresses,
+        Err(refusal) => return Err(load.unreachable(refusal)),
+    };
+    let tenant = load.access().tenant();
+    let attempt = Attempt { upstreams, tenant, runtime, endpoint, addresses: &addresses };
+    if !fresh && let Some(found) = pooled(&attempt)? {
+        return Ok(found.lease(load));
+    }
+    let header = proxy_header(load.access(), runtime, client, None);
+    match Box::pin(fresh_carrier(&attempt, header)).await {
+        Ok(found) => Ok(found.lease(load)),
+        Err(refusal) => Err(load.unreachable(refusal)),
+    }
+}
+
+/// A connection of its own for bytes; never pooled.
+///
+/// # Errors
+/// Why no endpoint could be reached.
+pub(crate) async fn open(
+    upstreams: &Rc<Upstreams>,
+    access: Access,
+    index: UpstreamIndex,
+    client: ClientAddr,
+    destination: Destination,
+    tried: &mut Tried,
+) -> Result<(Io, Lease), Refusal> {
+    let tenant = access.tenant();
+    let runtime = &tenant.upstreams[index.0];
+    let pending = tenant.usage.pending(&tenant.tenant.limits)?;
+    let at = runtime.choose(&upstreams.random, client, tried)?;
+    tried.insert(at);
+    let load = Load::new(upstreams, access, Some(index), at, pending);
+    let header = proxy_header(load.access(), load.runtime(), client, Some(destination));
+    match Box::pin(connect_at(&load, header)).await {
+        Ok(connected) => Ok(load.opened(connected)),
+        Err(refusal) => Err(load.unreachable(refusal)),
+    }
+}
+
+async fn connect_at(load: &Load, header: Option<Vec<u8>>) -> Result<Connected, Refusal> {
+    let (upstreams, tenant) = (load.upstreams(), load.access().tenant());
+    let (runtime, endpoint) = (load.runtime(), load.endpoint());
+    let addresses: Addresses = endpoint.addresses(&upstreams.resolver, &runtime.upstream).await?;
+    let attempt = Attempt { upstreams, tenant, runtime, endpoint, addresses: &addresses };
+    connect_counted(&attempt, header).await
+}
+
+/// Connects within the tenant's limits.
+pub(super) async fn connect_counted(
+    attempt: &Attempt<'_>,
+    header: Option<Vec<u8>>,
+) -> Result<Connected, Refusal> {
+    let tenant = attempt.tenant;
+    let limits = &tenant.tenant.limits;
+    let guard = tenant.usage.upstream_connection(limits)?;
+    attempt.connect(Some(guard), header, limits.timeouts.connect).await
+}
+
+/// What was found to carry a request.
+pub(super) enum Found {
+    Pooled(Io, Ticket),
+    Connected(Connected),
+    Stream { shared: Rc<Shared>, connect: Option<Duration> },
+}
+
+/// A pooled connection to any of the endpoint's addresses from any of the tenant's sources.
+pub(super) fn pooled(attempt: &Attempt<'_>) -> Result<Option<Found>, Refusal> {
+    let pools = &attempt.upstreams.pools;
+    let upstream = &attempt.runtime.upstream;
+    for peer in attempt.addresses {
+        for source in upstream.sources.iter().filter(|source| source.reaches(peer.ip())) {
+            let found = attempt.endpoint.with_path(
+                &attempt.tenant.tenant,
+                *peer,
+                *source,
+                upstream.protocol,
+                |path| {
+                    if upstream.protocol == UpstreamProtocol::Http2 {
+                        pools.shared(path).map(|shared| Found::Stream { shared, connect: None })
+                    } else {
+                        pools.pop(path).map(|(io, ticket)| Found::Pooled(io, ticket))
+                    }
+                },
+            )?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+    }
+    Ok(None)
+}
+
+pub(super) async fn fresh_carrier(
+    attempt: &Attempt<'_>,
+    header: Option<Vec<u8>>,
+) -> Result<Found, Refusal> {
+    if attempt.runtime.upstream.protocol != UpstreamProtocol::Http2 {
+        return connect_counted(attempt, header).await.map(Found::Connected);
+    }
+    let timeout = attempt.runtime.upstream.pool_idle_timeout;
+    if !reusable(attempt.runtime) {
+        let connected = connect_counted(attempt, header).await?;
+        let connect = Some(connected.took);
+        return Ok(Found::Stream { shared: attempt.http2(connected).await?, connect });
+    }
+    let first = match attempt.addresses.first() {
+        Some(peer) => attempt.paths(*peer)?.into_iter().next(),
+        None => None,
+    };
+    let turn = first.map(|path| attempt.upstreams.pools.opening(&path));
+    let _turn = match &turn {
+        Some(turn) => Some(turn.lock().await),
+        None => None,
+    };
+    if let Some(found) = pooled(attempt)? {
+        return Ok(found);
+    }
+    let connected = connect_counted(attempt, header).await?;
+    let connect = Some(connected.took);
+    let shared = attempt.http2(connected).await?;
+    Pools::share(attempt.upstreams, &shared, timeout);
+    Ok(Found::Stream { shared, connect })
+}
+
+fn proxy_header(
+    access: &Access,
+    runtime: &UpstreamRuntime,
+    client: ClientAddr,
+    destination: Option<Destination>,
+) -> Option<Vec<u8>> {
+    let version = runtime.upstream.send_proxy?;
+    let destination = destination.unwrap_or_else(|| access.destination());
+    Some(proxy_header::encode(version, client, destination, &runtime.tenant))
+}

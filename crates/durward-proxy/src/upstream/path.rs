@@ -1,0 +1,183 @@
+//! Paths from a tenant's address to an endpoint: the key connections are pooled by, the ports in use, and what an open connection holds.
+//!
+//! Deliberately absent: a way to build a key without the tenant and its source address.
+
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use durward_model::upstream::UpstreamProtocol;
+use durward_model::{EgressAddress, Tenant, TenantId, UpstreamAddr};
+
+use super::tls_client::TlsIdentity;
+use crate::files::Place;
+use crate::io::Io;
+use crate::limits::UpstreamGuard;
+use crate::memory::Hold;
+use crate::metrics::{Counter, TenantMetrics};
+use crate::refusal::Refusal;
+
+/// What two connections must have in common for one to stand for the other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PoolKey {
+    tenant: TenantId,
+    peer: UpstreamAddr,
+    source: EgressAddress,
+    identity: Option<TlsIdentity>,
+    protocol: UpstreamProtocolKey,
+}
+
+/// [`UpstreamProtocol`], hashable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum UpstreamProtocolKey {
+    Http1,
+    Http2,
+    Tcp,
+}
+
+impl PoolKey {
+    /// Returns the key of a tenant's connections from `source` to `peer`.
+    ///
+    /// # Errors
+    /// [`Refusal::EgressAddress`] when `source` is not an address of the tenant or of another family than `peer`.
+    pub(crate) fn new(
+        tenant: &Tenant,
+        peer: UpstreamAddr,
+        source: EgressAddress,
+        identity: Option<TlsIdentity>,
+        protocol: UpstreamProtocol,
+    ) -> Result<Self, Refusal> {
+        let refused = |detail: &str| {
+            Err(Refusal::EgressAddress { peer: peer.0, detail: format!("{source} is {detail}") })
+        };
+        if !tenant.egress.contains(&source) {
+            return refused("not an egress address of the tenant");
+        }
+        if !source.reaches(peer.0.ip()) {
+            return refused("of the wrong family");
+        }
+        let protocol = match protocol {
+            UpstreamProtocol::Http1 => UpstreamProtocolKey::Http1,
+            UpstreamProtocol::Http2 => UpstreamProtocolKey::Http2,
+            UpstreamProtocol::Tcp => UpstreamProtocolKey::Tcp,
+        };
+        Ok(Self { tenant: tenant.id.clone(), peer, source, identity, protocol })
+    }
+}
+
+/// A key made once with its hash, and how many connections go this way over all cores.
+#[derive(Debug)]
+pub(crate) struct Path {
+    key: PoolKey,
+    hash: u64,
+    ports: AtomicU32,
+    /// It was said that few ports are left.
+    pub(super) scarce: AtomicBool,
+}
+
+impl Path {
+    pub(crate) fn new(key: PoolKey) -> Self {
+        static STATE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let hash = STATE.hash_one(&key);
+        Self { key, hash, ports: AtomicU32::new(0), scarce: AtomicBool::new(false) }
+    }
+
+    /// Whether this is the tenant's way from `source` to `peer`.
+    pub(crate) fn joins(
+        &self,
+        tenant: &TenantId,
+        peer: UpstreamAddr,
+        source: EgressAddress,
+    ) -> bool {
+        self.key.peer == peer && self.key.source == source && self.key.tenant == *tenant
+    }
+
+    pub(crate) fn peer(&self) -> UpstreamAddr {
+        self.key.peer
+    }
+
+    pub(crate) fn tenant(&self) -> &TenantId {
+        &self.key.tenant
+    }
+
+    pub(crate) fn source(&self) -> EgressAddress {
+        self.key.source
+    }
+
+    /// Source ports in use, connections being made included.
+    pub(crate) fn ports(&self) -> u32 {
+        self.ports.load(Relaxed)
+    }
+}
+
+impl PartialEq for Path {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other) || self.key == other.key
+    }
+}
+
+impl Eq for Path {}
+
+impl Hash for Path {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// One source port of a path, and the file that has it.
+#[derive(Debug)]
+pub(crate) struct PortGuard(
+    pub(crate) Arc<Path>,
+    #[expect(dead_code, reason = "held until the connection is closed")] Place,
+);
+
+impl PortGuard {
+    pub(crate) fn new(path: Arc<Path>, place: Place) -> Self {
+        path.ports.fetch_add(1, Relaxed);
+        Self(path, place)
+    }
+}
+
+impl Drop for PortGuard {
+    fn drop(&mut self) {
+        self.0.ports.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What an open connection holds besides its bytes; goes with it into the pool and out again.
+pub(crate) struct Ticket {
+    /// What the connection takes up.
+    pub(crate) _memory: Hold,
+    pub(crate) port: PortGuard,
+    pub(crate) source: std::net::SocketAddr,
+    pub(crate) retired: Arc<AtomicBool>,
+    pub(crate) metrics: Arc<TenantMetrics>,
+    pub(crate) core: usize,
+    /// Checks of our own have none and are not counted either.
+    pub(crate) guard: Option<UpstreamGuard>,
+    /// A client has proved itself on it, or was asked to: it is that client's alone.
+    pub(crate) bound: bool,
+}
+
+impl Ticket {
+    /// Whether its upstream is configured no more, or otherwise.
+    pub(crate) fn retired(&self) -> bool {
+        self.retired.load(Relaxed)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.guard.is_some() {
+            self.metrics.core(self.core).add(Counter::UpstreamConnectionsClosed, 1);
+        }
+    }
+}
+
+/// A connection nobody used yet.
+pub(crate) struct Connected {
+    pub(crate) io: Io,
+    pub(crate) ticket: Ticket,
+    pub(crate) took: Duration,
+}

@@ -1,0 +1,69 @@
+//! A tenant made ready, and the handle by which its upstreams are reached.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use durward_model::{Destination, Tenant};
+
+use super::ports::{PortReport, budget};
+use super::runtime::UpstreamRuntime;
+use crate::limits::Usage;
+use crate::metrics::TenantMetrics;
+
+/// A tenant made ready.
+pub(crate) struct TenantRuntime {
+    /// What it was made from.
+    pub(crate) tenant: Arc<Tenant>,
+    /// In the order of [`Tenant::upstreams`].
+    pub(crate) upstreams: Vec<Arc<UpstreamRuntime>>,
+    /// Whatever its forward proxy may reach.
+    pub(crate) outside: Arc<UpstreamRuntime>,
+    /// What it uses of its limits; lives on when the tenant changes.
+    pub(crate) usage: Arc<Usage>,
+    /// Its counters; live on likewise.
+    pub(crate) metrics: Arc<TenantMetrics>,
+}
+
+impl TenantRuntime {
+    /// How many ports of each of its egress addresses are in use.
+    pub(crate) fn ports(&self) -> Vec<PortReport> {
+        let mut busiest: BTreeMap<_, u32> =
+            self.tenant.egress.iter().map(|address| (*address, 0)).collect();
+        let ways = self.upstreams.iter().chain(std::iter::once(&self.outside));
+        for (address, used) in ways.flat_map(|runtime| runtime.busiest()) {
+            let most = busiest.entry(address).or_insert(0);
+            *most = used.max(*most);
+        }
+        let report = |(address, used)| PortReport {
+            tenant: self.tenant.id.clone(),
+            address,
+            used,
+            budget: budget(),
+        };
+        busiest.into_iter().map(report).collect()
+    }
+}
+
+/// Access to one tenant's upstreams. A [`TenantView`](crate::prepared::TenantView) mints it; no connection leaves without one.
+#[derive(Clone)]
+pub(crate) struct Access {
+    tenant: Arc<TenantRuntime>,
+    destination: Destination,
+}
+
+impl Access {
+    /// Returns access for a client that was admitted to a listener of `tenant` at `destination`.
+    pub(crate) fn admitted(tenant: &Arc<TenantRuntime>, destination: Destination) -> Self {
+        Self { tenant: Arc::clone(tenant), destination }
+    }
+
+    /// Returns the tenant.
+    pub(crate) fn tenant(&self) -> &TenantRuntime {
+        &self.tenant
+    }
+
+    /// Returns the listener's address and port: the destination in a PROXY header of a connection that serves many clients.
+    pub(super) fn destination(&self) -> Destination {
+        self.destination
+    }
+}
