@@ -126,6 +126,7 @@ fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compil
     let mut addresses = Addresses::decide(&roster, &mappings);
     egress::grant(&mut roster, &mut addresses);
     let steered = egress::steer(&mut roster, &addresses);
+    mapping::foreign::refuse(&mut mappings, &roster);
     mapping::yield_addresses(&mut mappings, &roster, &mut addresses);
     let candidates = body::compile(&mut roster, &mut files, previous);
     let mut claimed =

@@ -2,7 +2,7 @@
 //!
 //! Holds nothing that the documents do not hold: of keys only the hashes of their public parts, of other files nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use thiserror::Error;
 
 /// The version of the format written here. A reader refuses others: they are from a newer Durward.
 const VERSION: u32 = 1;
-/// The most bytes of documents that are kept; more are left out, the claims are not.
+/// The most bytes of documents that are kept, as they are written; of more, those of the largest tenants are left out, the claims are not.
 const MOST_TEXT: usize = 64 << 20;
 /// The largest state that is read, in bytes.
 pub const LARGEST: u64 = 256 << 20;
@@ -26,6 +26,9 @@ pub struct State {
     pub(crate) texts: Vec<Text>,
     pub(crate) tenants: Vec<TenantState>,
     pub(crate) mappings: Vec<MappingState>,
+    /// Tenants whose documents were left out.
+    #[serde(skip)]
+    left_out: BTreeSet<String>,
 }
 
 /// The text of a document, and where it was.
@@ -131,10 +134,81 @@ impl State {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Returns whether documents were left out because there were too many bytes of them.
+    /// Returns the tenants whose documents were left out because there were too many bytes of them.
     #[must_use]
-    pub fn lacks_documents(&self) -> bool {
-        self.texts.is_empty() && !self.tenants.is_empty()
+    pub fn left_out(&self) -> &BTreeSet<String> {
+        &self.left_out
+    }
+
+    /// Returns the claims alone, without the last good documents.
+    #[must_use]
+    pub fn without_documents(mut self) -> Self {
+        self.keep_documents(&BTreeSet::new());
+        self
+    }
+
+    /// Leaves out the documents of all tenants but `kept`.
+    fn keep_documents(&mut self, kept: &BTreeSet<String>) {
+        let mut moved: HashMap<usize, usize> = HashMap::new();
+        let mut place = |tenant: &String, good: &mut Option<usize>| {
+            if !kept.contains(tenant) {
+                return good.take().is_some().then(|| tenant.clone());
+            }
+            let next = moved.len();
+            *good = good.map(|at| *moved.entry(at).or_insert(next));
+            None
+        };
+        for tenant in &mut self.tenants {
+            self.left_out.extend(place(&tenant.name, &mut tenant.good));
+        }
+        for mapping in &mut self.mappings {
+            self.left_out.extend(place(&mapping.tenant, &mut mapping.good));
+        }
+        let texts = std::mem::take(&mut self.texts).into_iter().enumerate();
+        let mut texts: Vec<(usize, Text)> =
+            texts.filter_map(|(at, text)| Some((*moved.get(&at)?, text))).collect();
+        texts.sort_by_key(|(at, _)| *at);
+        self.texts = texts.into_iter().map(|(_, text)| text).collect();
+    }
+
+    /// Returns the tenants whose documents have `budget` bytes together, the smallest first.
+    fn fitting(&self, budget: usize) -> BTreeSet<String> {
+        let mut of_tenants: BTreeMap<&String, BTreeSet<usize>> = BTreeMap::new();
+        let tenants = self.tenants.iter().map(|tenant| (&tenant.name, tenant.good));
+        let mappings = self.mappings.iter().map(|mapping| (&mapping.tenant, mapping.good));
+        for (tenant, good) in tenants.chain(mappings) {
+            of_tenants.entry(tenant).or_default().extend(good);
+        }
+        let sizes: Vec<usize> = self.texts.iter().map(Text::written).collect();
+        let mut users = vec![0; sizes.len()];
+        of_tenants.values().flatten().for_each(|at| users[*at] += 1);
+        // A text of many tenants is a part of each.
+        let share = |texts: &BTreeSet<usize>| texts.iter().map(|at| sizes[*at] / users[*at]).sum();
+        let mut smallest: Vec<(usize, &String, &BTreeSet<usize>)> =
+            of_tenants.iter().map(|(tenant, texts)| (share(texts), *tenant, texts)).collect();
+        smallest.sort();
+        let (mut fitting, mut kept, mut left) = (BTreeSet::new(), BTreeSet::new(), budget);
+        for (_, tenant, texts) in smallest {
+            let more = texts.difference(&kept).map(|at| sizes[*at]).sum();
+            let Some(rest) = left.checked_sub(more) else { continue };
+            left = rest;
+            kept.extend(texts);
+            fitting.insert(tenant.clone());
+        }
+        fitting
+    }
+}
+
+impl Text {
+    /// Returns about how many bytes it takes in JSON, where a character may become six.
+    fn written(&self) -> usize {
+        let byte = |byte: u8| match byte {
+            b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
+            ..0x20 => 6,
+            _ => 1,
+        };
+        let all = self.file.bytes().chain(self.text.bytes());
+        all.map(byte).sum()
     }
 }
 
@@ -142,13 +216,12 @@ impl State {
 pub(crate) struct Writer {
     state: State,
     known: HashMap<(Arc<str>, u32, Arc<str>), usize>,
-    bytes: usize,
 }
 
 impl Writer {
     pub(crate) fn new() -> Self {
         let state = State { version: VERSION, ..State::default() };
-        Self { state, known: HashMap::new(), bytes: 0 }
+        Self { state, known: HashMap::new() }
     }
 
     /// Returns the position of a document's text among the texts.
@@ -157,7 +230,6 @@ impl Writer {
         let next = self.state.texts.len();
         let at = *self.known.entry(key).or_insert(next);
         if at == next {
-            self.bytes += text.len();
             let (file, text) = (Arc::clone(file), Arc::clone(text));
             self.state.texts.push(Text { file, first_line, text });
         }
@@ -172,12 +244,72 @@ impl Writer {
         self.state.mappings.push(mapping);
     }
 
-    pub(crate) fn finish(mut self) -> State {
-        if self.bytes > MOST_TEXT {
-            self.state.texts = Vec::new();
-            self.state.tenants.iter_mut().for_each(|tenant| tenant.good = None);
-            self.state.mappings.iter_mut().for_each(|mapping| mapping.good = None);
+    pub(crate) fn finish(self) -> State {
+        self.within(MOST_TEXT)
+    }
+
+    fn within(mut self, budget: usize) -> State {
+        if self.state.texts.iter().map(Text::written).sum::<usize>() > budget {
+            let fitting = self.state.fitting(budget);
+            self.state.keep_documents(&fitting);
         }
         self.state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writer(texts: &[(&str, &str)]) -> Writer {
+        let mut writer = Writer::new();
+        for (tenant, text) in texts {
+            let file: Arc<str> = Arc::from("f");
+            let good = Some(writer.text(&file, 1, &Arc::from(*text)));
+            let (name, addresses, keys) = ((*tenant).to_owned(), Vec::new(), Vec::new());
+            let (listeners, egress, sources) = (Vec::new(), Vec::new(), Vec::new());
+            let (seniority, created) = (1, None);
+            writer.tenant(TenantState {
+                name,
+                file,
+                seniority,
+                created,
+                good,
+                listeners,
+                addresses,
+                egress,
+                sources,
+                keys,
+            });
+        }
+        writer
+    }
+
+    #[test]
+    fn the_documents_of_the_largest_tenant_are_left_out_first() {
+        let large = "x".repeat(90);
+        let state = writer(&[("a", &large), ("b", "bb"), ("c", "bb"), ("d", "d")]).within(80);
+
+        assert_eq!(state.left_out().iter().collect::<Vec<_>>(), ["a"]);
+        let texts: Vec<_> = state.texts.iter().map(|text| &*text.text).collect();
+        let of = |at: usize| state.tenants[at].good.map(|at| texts[at]);
+        assert_eq!([of(0), of(1), of(2), of(3)], [None, Some("bb"), Some("bb"), Some("d")]);
+        assert_eq!(state.texts.len(), 2);
+        assert_eq!(State::from_json(&state.to_json()).unwrap().tenants, state.tenants);
+
+        let claims = state.without_documents();
+        assert_eq!((claims.texts.len(), claims.tenants.len()), (0, 4));
+    }
+
+    #[test]
+    fn the_budget_counts_bytes_as_they_are_written() {
+        let state = writer(&[("a", &"\u{1}".repeat(20)), ("b", "b")]).within(80);
+
+        assert_eq!(state.left_out().iter().collect::<Vec<_>>(), ["a"]);
+        let text = |text: &str| Text { file: "".into(), first_line: 1, text: text.into() };
+        for each in ["\u{1}", "\"", "\\", "\n", "ä", "\u{1f}"] {
+            let json = serde_json::to_string(each).unwrap();
+            assert_eq!(text(each).written(), json.len() - 2, "{each:?}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The state file: who holds what and the last good documents, written beside the serving and read at the next start.
 //!
-//! Nothing waits for it. A file that cannot be written is reported and tried again; one that cannot be read is set aside.
+//! Nothing waits for it. A file that cannot be written is reported and tried again; one whose content is of no use is set aside, and one that
+//! cannot be read keeps the process from starting: whoever holds a claim must not lose it in silence.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -16,6 +17,8 @@ use crate::failure::Failure;
 
 /// The name of the file in the state directory.
 const NAME: &str = "claims.json";
+/// The first part of the name of a file that was set aside.
+const ASIDE: &str = "claims.unreadable";
 /// Between two tries of a file that could not be written.
 const AGAIN: Duration = Duration::from_secs(30);
 
@@ -25,6 +28,15 @@ pub(crate) struct StateFile {
     path: PathBuf,
     shared: Arc<(Mutex<Desk>, Condvar)>,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Condition of the state file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Status {
+    /// A description of what is kept, or what keeps the file from being written.
+    pub(crate) kept: Result<String, String>,
+    /// Files of earlier processes that were set aside and are still there.
+    pub(crate) aside: Vec<PathBuf>,
 }
 
 /// What the writing thread is given, and what became of it.
@@ -52,13 +64,14 @@ impl StateFile {
         self.shared.1.notify_all();
     }
 
-    /// Returns how the file is, and what keeps it from being written.
-    pub(crate) fn status(&self) -> Result<String, String> {
+    /// Returns how the file is, what keeps it from being written, and what was set aside.
+    pub(crate) fn status(&self) -> Status {
         let path = self.path.display();
-        match &desk(&self.shared).fault {
+        let kept = match &desk(&self.shared).fault {
             None => Ok(format!("claims and last good documents are kept in {path}")),
             Some(fault) => Err(format!("{path} cannot be written: {fault}")),
-        }
+        };
+        Status { kept, aside: self.path.parent().map_or_else(Vec::new, aside) }
     }
 
     /// Writes what waits and ends the thread. A younger process writes from now on.
@@ -83,32 +96,51 @@ fn write_all(shared: &(Mutex<Desk>, Condvar), path: &Path) {
     loop {
         let Some(compiled) = next(shared, failed.take()) else { return };
         let state = compiled.state();
-        let bytes = state.to_json();
-        if bytes == written {
-            desk(shared).fault = None;
-            continue;
-        }
-        let outcome = write(path, &bytes);
+        let left_out = state.left_out().len();
+        let outcome = write_new(path, &state.to_json(), &mut written).map_err(|error| {
+            // One tenant's documents must not cost the others their claims.
+            let claims = state.without_documents().to_json();
+            let only_claims = write_new(path, &claims, &mut written).is_ok();
+            (error, only_claims)
+        });
         let mut desk = desk(shared);
         match outcome {
             Ok(()) => {
-                if state.lacks_documents() {
-                    tracing::warn!(path = %path.display(), "the last good documents are too large to be kept: only claims are");
+                if left_out > 0 {
+                    tracing::warn!(path = %path.display(), tenants = left_out, "the last good documents of tenants are too large to be kept: only their claims are");
                 }
                 if desk.fault.take().is_some() {
                     tracing::info!(path = %path.display(), "the state file is written again");
                 }
-                written = bytes;
             }
-            Err(error) => {
-                if desk.fault.is_none() {
-                    tracing::error!(path = %path.display(), %error, "cannot write the state file: after a restart claims are decided anew; free space there or name another --state-dir");
+            Err((error, only_claims)) => {
+                let kept = if only_claims {
+                    "claims are kept, last good documents are not"
+                } else {
+                    "neither claims nor documents are kept"
+                };
+                let fault = format!("{error} ({kept})");
+                if desk.fault.as_ref() != Some(&fault) {
+                    tracing::error!(path = %path.display(), %error, only_claims, "cannot write the state file: {kept} for a restart; free space there or name another --state-dir");
                 }
-                desk.fault = Some(error.to_string());
+                desk.fault = Some(fault);
                 failed = Some(compiled);
             }
         }
     }
+}
+
+/// Replaces the file unless it has these bytes; one that the next process would not read is not written.
+fn write_new(path: &Path, bytes: &[u8], written: &mut Vec<u8>) -> io::Result<()> {
+    if bytes == written.as_slice() {
+        return Ok(());
+    }
+    if bytes.len() as u64 > state::LARGEST {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the state is too large"));
+    }
+    write(path, bytes)?;
+    bytes.clone_into(written);
+    Ok(())
 }
 
 /// Waits for something to write; `None` when there is no more. What failed before is tried again after a while.
@@ -149,26 +181,58 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     outcome
 }
 
-/// Reads the state of an earlier process; one that cannot be used is reported and set aside.
-pub(crate) fn read(directory: &Path) -> Option<State> {
+/// Reads the state of an earlier process; one whose content is of no use is reported and set aside.
+///
+/// # Errors
+/// When the file cannot be read, or not be set aside: the claims in it must not be overwritten.
+pub(crate) fn read(directory: &Path) -> Result<Option<State>, Failure> {
     let path = directory.join(NAME);
-    let bytes = match contents(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) => {
-            tracing::error!(path = %path.display(), %error, "cannot read the state file: claims are decided anew");
-            return None;
-        }
+    let fault = match contents(&path) {
+        Ok(bytes) => match State::from_json(&bytes) {
+            Ok(state) => return Ok(Some(state)),
+            Err(fault) => fault.to_string(),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // Our own verdict about what is there; the system has no word for it.
+        Err(error) if error.raw_os_error().is_none() => error.to_string(),
+        Err(error) => return Err(unread(&path, &error)),
     };
-    match State::from_json(&bytes) {
-        Ok(state) => Some(state),
-        Err(error) => {
-            let aside = path.with_extension("unreadable");
-            let moved = fs::rename(&path, &aside).is_ok();
-            tracing::error!(path = %path.display(), %error, moved, aside = %aside.display(), "cannot use the state file: claims are decided anew");
-            None
+    let aside = free_name(directory).and_then(|aside| fs::rename(&path, &aside).map(|()| aside));
+    let aside =
+        aside.map_err(|error| unread(&path, &format!("{fault}, and not set aside: {error}")))?;
+    tracing::error!(path = %path.display(), aside = %aside.display(), error = fault, "cannot use the state file, which is set aside: claims are decided anew");
+    Ok(None)
+}
+
+fn unread(path: &Path, why: &dyn std::fmt::Display) -> Failure {
+    let message = format!(
+        "cannot read the state file {}: {why}; make it readable for the user of the gateway, or move it away to decide all claims anew",
+        path.display()
+    );
+    Failure::InvalidConfig { message }
+}
+
+/// Returns a name that no file that was set aside has.
+fn free_name(directory: &Path) -> io::Result<PathBuf> {
+    let first = std::iter::once(directory.join(ASIDE));
+    let more = (2..=1000).map(|number| directory.join(format!("{ASIDE}.{number}")));
+    for name in first.chain(more) {
+        match fs::symlink_metadata(&name) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(name),
+            Err(error) => return Err(error),
         }
     }
+    Err(io::Error::other("too many files were set aside: remove them"))
+}
+
+/// Returns what was set aside in the directory, in the order of names.
+fn aside(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let aside = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(ASIDE));
+    let mut aside: Vec<PathBuf> = aside.map(|entry| entry.path()).collect();
+    aside.sort();
+    aside
 }
 
 /// Reads the state of a gateway that runs or ran, and changes nothing; `None` where there is none yet.
@@ -192,13 +256,18 @@ pub(crate) fn look(directory: &Path) -> Result<Option<State>, Failure> {
 }
 
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    // What is no file is not opened: opening a device may act on it, and some cannot be.
+    let unfit = || io::Error::new(io::ErrorKind::InvalidData, "not a file of a state's size");
+    if !fs::metadata(path)?.is_file() {
+        return Err(unfit());
+    }
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
         .open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.len() > state::LARGEST {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a file of a state's size"));
+        return Err(unfit());
     }
     let mut bytes = Vec::new();
     file.take(state::LARGEST).read_to_end(&mut bytes)?;
@@ -221,34 +290,73 @@ mod tests {
 
         let path = directory.path().join(NAME);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(read(directory.path()), Some(Compiled::default().state()));
+        assert_eq!(read(directory.path()).unwrap(), Some(Compiled::default().state()));
         assert_eq!(look(directory.path()).unwrap(), Some(Compiled::default().state()));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-        assert!(file.status().is_ok());
+        assert!(file.status().kept.is_ok() && file.status().aside.is_empty());
     }
 
     #[test]
     fn a_damaged_state_file_is_set_aside_and_a_missing_directory_is_reported() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(NAME);
-        for damaged in
-            ["", "{", "{\"version\":99,\"texts\":[],\"tenants\":[],\"mappings\":[]}", "[]"]
-        {
+        let damaged =
+            ["", "{", "{\"version\":99,\"texts\":[],\"tenants\":[],\"mappings\":[]}", "[]"];
+        for (at, damaged) in damaged.into_iter().enumerate() {
             fs::write(&path, damaged).unwrap();
 
             assert!(look(directory.path()).is_err() && path.exists(), "{damaged}");
-            assert_eq!(read(directory.path()), None, "{damaged}");
+            assert_eq!(read(directory.path()).unwrap(), None, "{damaged}");
 
-            assert!(!path.exists() && path.with_extension("unreadable").exists(), "{damaged}");
+            assert!(!path.exists(), "{damaged}");
+            assert_eq!(aside(directory.path()).len(), at + 1, "none is overwritten: {damaged}");
         }
+        assert_eq!(fs::read(directory.path().join("claims.unreadable.2")).unwrap(), b"{");
         fs::create_dir(&path).unwrap();
-        assert_eq!(read(directory.path()), None, "a directory");
+        assert_eq!(read(directory.path()).unwrap(), None, "a directory");
+        let large = File::create(&path).unwrap();
+        large.set_len(state::LARGEST + 1).unwrap();
+        assert_eq!(read(directory.path()).unwrap(), None, "a large file");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
+        assert_eq!(read(directory.path()).unwrap(), None, "a FIFO");
+        assert_eq!(aside(directory.path()).len(), 7);
+
+        // They are told of also after a state was written.
+        let file = StateFile::start(directory.path()).unwrap();
+        file.save(&Arc::new(Compiled::default()));
+        file.close();
+        assert!(path.exists() && file.status().kept.is_ok());
+        assert_eq!(file.status().aside.len(), 7);
 
         let nowhere = StateFile::start(&directory.path().join("nowhere")).unwrap();
         nowhere.save(&Arc::new(Compiled::default()));
-        while nowhere.status().is_ok() {
+        while nowhere.status().kept.is_ok() {
             std::thread::sleep(Duration::from_millis(10));
         }
         nowhere.close();
+    }
+
+    #[test]
+    fn a_state_file_that_cannot_be_read_keeps_the_process_from_starting() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(NAME);
+        // A link to itself cannot be read by root either.
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+
+        let failure = read(directory.path()).unwrap_err().to_string();
+
+        assert!(failure.contains("claims.json") && failure.contains("make it readable"));
+        assert!(fs::symlink_metadata(&path).is_ok() && aside(directory.path()).is_empty());
+    }
+
+    #[test]
+    fn a_state_that_is_too_large_is_not_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(NAME);
+        let largest = usize::try_from(state::LARGEST).unwrap();
+
+        assert!(write_new(&path, &vec![b' '; largest + 1], &mut Vec::new()).is_err());
+
+        assert!(!path.exists());
     }
 }

@@ -3,6 +3,7 @@
 //! Deliberately absent: other claims to its ports; those are decided in `claims`.
 
 pub(crate) mod egress;
+pub(crate) mod foreign;
 mod health;
 mod ports;
 
@@ -30,7 +31,9 @@ use super::verdict::Served;
 use super::{route, times, words};
 use crate::place::Place;
 use crate::resources::{Content, Resources, Source};
-use crate::spec::port_mapping::{AffinitySpec, KIND, PortMappingDocument, SourceSpec};
+use crate::spec::port_mapping::{
+    AffinitySpec, KIND, PortMappingDocument, PortMappingSpec, SourceSpec,
+};
 use crate::state::MappingState;
 
 /// Identity of a mapping: its tenant and its name among the tenant's mappings.
@@ -118,6 +121,8 @@ pub(crate) struct Applicant<'a> {
     pub(crate) shared: bool,
     /// Where its addresses and ports are written.
     pub(crate) places: Places,
+    /// What its document says, when it has one.
+    spec: Option<&'a PortMappingSpec>,
     /// What is served, once decided.
     pub(crate) served: Option<Arc<PortMapping>>,
 }
@@ -226,6 +231,7 @@ impl<'a> Office<'a, '_> {
                 ports: document.spec.ports.iter().map(|port| port.place).collect(),
                 egress: document.spec.egress.place,
             },
+            spec: Some(&document.spec),
             served: None,
             id,
         });
@@ -298,6 +304,7 @@ impl<'a> Office<'a, '_> {
             created: past.created,
             shared: past.shared,
             places: Places::default(),
+            spec: None,
             served: None,
         });
     }

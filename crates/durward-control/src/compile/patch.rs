@@ -209,7 +209,12 @@ impl<'a> Patch<'a> {
     ) -> Option<()> {
         let id = MappingId::written(document)?;
         let past = self.previous.memory.mappings.get(&id)?;
+        let former = past.served();
         let (past, findings) = mapping::again(source, document, past)?;
+        let networks = &self.previous.memory.tenants;
+        if mapping::foreign::leads_to_another(past.served()?, former, networks) {
+            return None;
+        }
         let written = &document.metadata.name;
         self.tell(at, source, (written, source.origin(written.place)), findings);
         self.changes.mappings.push((id, past));

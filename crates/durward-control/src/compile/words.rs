@@ -127,7 +127,25 @@ pub(crate) fn endpoint_address(text: &str) -> Result<(IpAddr, Option<u16>), Stri
         "is not the address of an endpoint: write an IP address with or without a port, like 10.0.0.1:8080"
             .to_owned()
     })?;
-    address(&ip.to_string()).map(|ip| (ip, port))
+    forwarded(address(&ip.to_string())?).map(|ip| (ip, port))
+}
+
+/// An address that the kernel can forward packets to: none of the host itself, of one link, or of a block that is not in use.
+fn forwarded(address: IpAddr) -> Result<IpAddr, String> {
+    let (own_or_reserved, link_local) = match address {
+        IpAddr::V4(ip) => {
+            let first = ip.octets()[0];
+            (first == 0 || first == 127 || first >= 240, ip.is_link_local())
+        }
+        IpAddr::V6(ip) => (ip.is_loopback(), ip.is_unicast_link_local()),
+    };
+    if own_or_reserved {
+        return Err("is a loopback or reserved address, to which the kernel forwards nothing: write the address of a pod or host".to_owned());
+    }
+    if link_local {
+        return Err("is a link-local address, which is not forwarded to: write the address of a pod or host that is routed".to_owned());
+    }
+    Ok(address)
 }
 
 /// A name of a mapping, as Kubernetes would have it: RFC 1123, with dots.
@@ -318,6 +336,31 @@ mod tests {
         ] {
             assert!(host_pattern(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn an_endpoint_of_a_mapping_is_an_address_that_can_be_forwarded_to() {
+        for good in ["10.0.0.1", "1.0.0.1:80", "223.255.255.255", "[fd00::1]:80", "169.253.0.1"] {
+            assert!(endpoint_address(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "127.0.0.1:80",
+            "127.255.0.1",
+            "0.0.0.0",
+            "0.1.2.3:80",
+            "240.0.0.1",
+            "255.255.255.254:1",
+            "169.254.169.254:80",
+            "::1",
+            "[::1]:80",
+            "::ffff:127.0.0.1",
+            "[fe80::1]:80",
+            "febf::1",
+        ] {
+            assert!(endpoint_address(bad).is_err(), "{bad}");
+        }
+        // The proxy dials from the host itself.
+        assert!(endpoint("127.0.0.1:80", None).is_ok());
     }
 
     #[test]

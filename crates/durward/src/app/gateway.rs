@@ -109,7 +109,7 @@ impl Gateway {
     pub(crate) fn start(settings: Settings) -> Result<Arc<Self>, Failure> {
         let source = FileSource::new(settings.routing.clone());
         let source = Arc::new(source.with_files_from(&settings.files_roots));
-        let earlier = earlier(&settings);
+        let earlier = earlier(&settings)?;
         let restored = earlier.map(|state| retained::restore(&state, &source, now()));
         let publisher = Publisher::after(restored.unwrap_or_default());
         let resources = source.load(&settings.paths);
@@ -418,10 +418,11 @@ impl Gateway {
 }
 
 /// What an earlier process knew: one that hands over, or else one that wrote the state file.
-fn earlier(settings: &Settings) -> Option<State> {
-    match &settings.handed {
-        Some(handed) => Some(handed.state.clone()),
-        None => state_file::read(settings.state_dir.as_deref()?),
+fn earlier(settings: &Settings) -> Result<Option<State>, Failure> {
+    match (&settings.handed, &settings.state_dir) {
+        (Some(handed), _) => Ok(Some(handed.state.clone())),
+        (None, Some(directory)) => state_file::read(directory),
+        (None, None) => Ok(None),
     }
 }
 

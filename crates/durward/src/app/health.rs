@@ -18,6 +18,7 @@ use durward_proxy::present::PresentAddresses;
 use durward_proxy::proxy::Status;
 
 use super::condition::{Condition, Kind};
+use crate::state_file;
 
 /// Conditions shown per check by `/readyz?verbose`; `/snapshot` has all.
 const SHOWN: usize = 10;
@@ -31,7 +32,7 @@ pub(crate) struct Facts<'a> {
     /// The kernel plane; `None` when nothing was asked of it.
     pub(crate) kernel: Option<&'a KernelFacts>,
     /// State of the file that keeps claims and last good documents, or what is wrong with it; `None` without one.
-    pub(crate) state_file: Option<Result<String, String>>,
+    pub(crate) state_file: Option<state_file::Status>,
     /// State of the loads of configuration files.
     pub(crate) loads: &'a LoadHealth,
     /// True if the process is stopping.

@@ -118,3 +118,63 @@ fn an_endpoint_that_is_an_address_of_another_leaves_as_nobodys() {
     let taken = stage.reload();
     assert_eq!(&*errors(&taken, "v.yaml")[0].reason, "EgressTaken", "{:#?}", taken.verdicts);
 }
+
+fn leading_to(endpoints: &str) -> String {
+    let spec = "{tenant: x, addresses: [203.0.113.9], endpoints: [10.0.0.8], ports: [{port: 80}, {port: 81, endpoints: ENDPOINTS}]}";
+    tenant("x", "{}") + &mapping("web", &spec.replace("ENDPOINTS", endpoints))
+}
+
+fn pods_of_v(network: &str) -> String {
+    tenant("v", &format!("{{egress: {{addresses: [203.0.113.2], sources: [{network}]}}}}"))
+}
+
+#[test]
+fn a_mapping_leads_to_no_pod_of_another_who_asked_first() {
+    for created in ["", ", creationTimestamp: '1970-01-01T00:00:00Z'"] {
+        let stage = Stage::new();
+        stage.write("v.yaml", &pods_of_v("10.9.0.0/16"));
+        stage.reload();
+        let web = |endpoints| {
+            leading_to(endpoints).replace("{name: x}", &format!("{{name: x{created}}}"))
+        };
+        // A new mapping.
+        stage.write("a.yaml", &web("[10.0.0.9, 10.9.0.5]"));
+        let after = stage.reload();
+        assert!(after.snapshot.nat.mappings.is_empty(), "{:#?}", after.verdicts);
+        let told = errors(&after, "a.yaml");
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert_eq!(&*told[0].reason, "SourceTaken");
+        assert_eq!(&*told[0].field, "spec.ports[1].endpoints[1]");
+        assert!(told[0].sentence.contains("10.9.0.0/16 of tenant v:"), "{}", told[0]);
+        // A new endpoint of a mapping that is served.
+        stage.write("a.yaml", &web("[10.0.0.9]"));
+        let served = stage.reload();
+        assert!(served.verdicts.all_accepted(), "{:#?}", served.verdicts);
+        stage.write("a.yaml", &web("[10.0.0.9, 10.9.0.5]"));
+        let kept = stage.reload();
+        assert_eq!(kept.snapshot.nat.mappings, served.snapshot.nat.mappings);
+        assert_eq!(&*errors(&kept, "a.yaml")[0].reason, "SourceTaken", "{:#?}", kept.verdicts);
+        assert_eq!(kept.verdicts, stage.reload().verdicts);
+        // What the other gives up is free.
+        stage.write("v.yaml", &pods_of_v("10.8.0.0/16"));
+        assert!(stage.reload().verdicts.all_accepted());
+    }
+}
+
+#[test]
+fn a_mapping_keeps_the_endpoints_it_had_before_a_network_of_another() {
+    let stage = Stage::new();
+    stage.write("x.yaml", &leading_to("[10.9.0.5]"));
+    let before = stage.reload();
+    stage.write("v.yaml", &pods_of_v("10.9.0.0/16"));
+    for _ in 0..3 {
+        let after = stage.reload();
+        assert_eq!(after.snapshot.nat.mappings, before.snapshot.nat.mappings);
+        assert!(after.verdicts.all_accepted(), "{:#?}", after.verdicts);
+    }
+    // The tenant's own networks are no obstacle.
+    let own = leading_to("[10.7.0.1]")
+        .replace("spec: {}", "spec: {egress: {addresses: [203.0.113.7], sources: [10.7.0.0/16]}}");
+    stage.write("x.yaml", &own);
+    assert!(own.contains("10.7.0.0/16") && stage.reload().verdicts.all_accepted());
+}

@@ -263,16 +263,22 @@ fn logs(facts: &Facts<'_>) -> Option<Check> {
 
 /// What is served does not depend on the file, so that it never fails readiness.
 fn state_file(facts: &Facts<'_>) -> Option<Check> {
-    Some(match facts.state_file.as_ref()? {
+    let status = facts.state_file.as_ref()?;
+    let of = |sentence: &str| Condition::process(Kind::State, "the state file", sentence);
+    let mut check = match &status.kept {
         Ok(state) => Check::new("state", state.clone()),
         Err(fault) => Check {
-            conditions: vec![Condition::process(Kind::State, "the state file", fault)],
-            ..Check::new(
-                "state",
-                "claims and last good documents do not survive a restart".to_owned(),
-            )
+            conditions: vec![of(fault)],
+            ..Check::new("state", "a restart would lose what is not kept".to_owned())
         },
-    })
+    };
+    check.conditions.extend(status.aside.iter().map(|aside| {
+        let aside = aside.display();
+        of(&format!(
+            "was set aside as {aside}: claims were decided anew; compare, then remove that file"
+        ))
+    }));
+    Some(check)
 }
 
 /// What was loaded before is served, so that it never fails readiness.
