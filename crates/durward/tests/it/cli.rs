@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use durward_proxy::audit::chain::{Link, seal};
+use durward_testkit::netns;
 use durward_testkit::origin::Origin;
 use durward_testkit::process::{TempDir, unique_loopback};
 use serde_json::Value;
@@ -358,41 +359,45 @@ fn check_tells_what_would_not_work_here() {
 
 #[test]
 fn check_dials_the_tcp_endpoints_of_mappings() {
-    let listener = std::net::TcpListener::bind(HERE).unwrap();
-    let (live, dead, here) = (listener.local_addr().unwrap(), nowhere(), HERE.0);
-    let place = TempDir::new();
-    place.write(
+    netns::in_namespace("cli::check_dials_the_tcp_endpoints_of_mappings", || {
+        netns::add_address("lo", "198.51.100.7/32");
+        let here = std::net::IpAddr::from([198, 51, 100, 7]);
+        let listener = std::net::TcpListener::bind((here, 0)).unwrap();
+        let (live, dead) = (listener.local_addr().unwrap(), SocketAddr::from((here, 9)));
+        let place = TempDir::new();
+        place.write(
         "acme.yaml",
         format!(
             "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: acme}}\nspec: {{}}\n---\n\
              apiVersion: durward.dev/v1alpha1\nkind: PortMapping\nmetadata: {{name: desk}}\nspec:\n  \
-               tenant: acme\n  addresses: [{here}]\n  ports:\n    \
+               tenant: acme\n  addresses: [198.51.100.8]\n  ports:\n    \
                - {{port: 80, endpoints: ['{live}', '{dead}']}}\n    \
                - {{port: 53, protocol: UDP, endpoints: ['{here}:53']}}\n"
         ),
     );
 
-    let config = place.path().to_str().unwrap();
-    let check = output(&["check", "-c", config, "--admin", "off", "-o", "json"]);
+        let config = place.path().to_str().unwrap();
+        let check = output(&["check", "-c", config, "--admin", "off", "-o", "json"]);
 
-    assert_eq!(check.status.code(), Some(1));
-    let report: Value = serde_json::from_slice(&check.stdout).unwrap();
-    let categories = report["categories"].as_array().unwrap();
-    let mappings = categories.iter().find(|one| one["category"] == "mappings").unwrap();
-    let said: Vec<String> = mappings["checks"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|one| {
-            format!("{} {}", one["result"].as_str().unwrap(), one["sentence"].as_str().unwrap())
-        })
-        .collect();
-    let reached = format!("ok mapping acme/desk at {live}: reached");
-    let refused =
-        format!("error mapping acme/desk at {dead}: cannot be reached: Connection refused");
-    assert_eq!(said.len(), 2, "UDP is not dialled: {said:?}");
-    assert!(said.contains(&reached), "{reached} in {said:?}");
-    assert!(said.iter().any(|one| one.starts_with(&refused)), "{refused} in {said:?}");
+        assert_eq!(check.status.code(), Some(1));
+        let report: Value = serde_json::from_slice(&check.stdout).unwrap();
+        let categories = report["categories"].as_array().unwrap();
+        let mappings = categories.iter().find(|one| one["category"] == "mappings").unwrap();
+        let said: Vec<String> = mappings["checks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| {
+                format!("{} {}", one["result"].as_str().unwrap(), one["sentence"].as_str().unwrap())
+            })
+            .collect();
+        let reached = format!("ok mapping acme/desk at {live}: reached");
+        let refused =
+            format!("error mapping acme/desk at {dead}: cannot be reached: Connection refused");
+        assert_eq!(said.len(), 2, "UDP is not dialled: {said:?}");
+        assert!(said.contains(&reached), "{reached} in {said:?}");
+        assert!(said.iter().any(|one| one.starts_with(&refused)), "{refused} in {said:?}");
+    });
 }
 
 #[test]
