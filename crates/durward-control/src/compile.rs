@@ -134,7 +134,7 @@ fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compil
     let owners = addresses.owners(&roster);
     addresses.remember(&mut roster);
     roster::remember_good(&mut roster, resources);
-    let nat = nat::assemble(&roster, &mut mappings, (steered, &owners));
+    let nat = nat::assemble(&roster, &mut mappings, steered, &owners);
     claimed.owners = owners;
     let certificates = files.into_certificates();
     let mut compiled = assemble::assemble(roster, claimed, (mappings, nat), certificates, previous);

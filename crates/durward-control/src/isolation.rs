@@ -31,7 +31,7 @@ pub enum Crossing {
         listener: String,
         /// Whose it says it is.
         owner: TenantId,
-        /// Who holds it.
+        /// The tenant that holds it.
         holder: TenantId,
     },
     /// A route to an upstream the tenant does not have.

@@ -40,9 +40,9 @@ const ENDING: usize = 4;
 /// A mapping with checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedMapping {
-    /// Its tenant.
+    /// The tenant of the mapping.
     pub tenant: TenantId,
-    /// Its name.
+    /// The name of the mapping.
     pub name: Arc<str>,
     /// Its TCP endpoints.
     pub endpoints: Vec<CheckedEndpoint>,
@@ -205,7 +205,7 @@ impl Room {
         self.claims = Claims::new(&wanted.model);
         let now = Instant::now();
         let mut schedule = lock(&shared.schedule);
-        let gone = schedule.follow(&wanted.model, &wanted.rejected, (&wanted.ejected, now));
+        let gone = schedule.follow(&wanted.model, &wanted.rejected, &wanted.ejected, now);
         for target in gone {
             self.dials.cancel(target);
             schedule.finish(target, Outcome::Passed, now);
@@ -226,11 +226,10 @@ impl Room {
 
     fn dial(&mut self, shared: &Shared, due: &Due) -> Option<Outcome> {
         self.claims.owners = Arc::clone(&lock(&shared.owners));
-        let asked = (&due.tenant, due.endpoint);
-        match claims::source(&self.claims, &self.options, asked) {
+        match claims::source(&self.claims, &self.options, &due.tenant, due.endpoint) {
             Ok(source) => {
                 let deadline = Instant::now() + due.timeout;
-                self.dials.connect(due.target, (source, due.endpoint), deadline)
+                self.dials.connect(due.target, source, due.endpoint, deadline)
             }
             Err(NoSource::Unreachable(error)) => Some(dial::failed(&error)),
             Err(NoSource::Unfit(why)) => Some(Outcome::Unchecked(why)),

@@ -14,7 +14,7 @@ use x509_parser::x509::AlgorithmIdentifier;
 use super::x509::KeyKind;
 use super::{Authority, Revocations};
 
-/// What a signature says of a key.
+/// Judgement of a signature by one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signature {
     /// The key has made the signature.
@@ -56,7 +56,7 @@ impl Algorithm {
         })
     }
 
-    /// How a key of this kind makes such signatures; `None` where it cannot.
+    /// Returns the algorithm by which a key of this kind makes such signatures; `None` where it cannot.
     fn of_key(self, kind: &KeyKind) -> Option<&'static dyn VerificationAlgorithm> {
         use Hash::{Sha256, Sha384, Sha512};
         Some(match (kind, self) {

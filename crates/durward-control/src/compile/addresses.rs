@@ -143,7 +143,7 @@ impl Networks {
     }
 }
 
-/// Why a tenant may not use an address.
+/// Reason for which a tenant may not use an address.
 pub(crate) struct Taken {
     holder: String,
     /// True if the address itself is another tenant's, so that both could share it.

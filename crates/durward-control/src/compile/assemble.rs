@@ -147,7 +147,7 @@ fn owners(owners: AddressOwners, previous: Option<&Compiled>) -> Arc<AddressOwne
     same.map_or_else(|| Arc::new(owners), |bind| Arc::clone(&bind.owners))
 }
 
-/// What sockets know of the connections they accept.
+/// Knowledge of sockets about the connections they accept.
 struct Sockets {
     modes: HashMap<SocketAddr, DestinationMode>,
     owners: Arc<AddressOwners>,

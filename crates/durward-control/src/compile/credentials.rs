@@ -19,7 +19,8 @@ const FAULTS: usize = 20;
 pub(crate) fn read(
     report: &mut Report<'_>,
     files: &mut Files<'_>,
-    (file, shared): (&At<String>, bool),
+    file: &At<String>,
+    shared: bool,
     field: &Field<'_>,
 ) -> Vec<Credential> {
     let Some(found) = files.secrets(report, file, field) else { return Vec::new() };

@@ -121,7 +121,7 @@ pub(crate) struct Applicant<'a> {
     pub(crate) shared: bool,
     /// Where its addresses and ports are written.
     pub(crate) places: Places,
-    /// What its document says, when it has one.
+    /// The `spec` of its document, when it has one.
     spec: Option<&'a PortMappingSpec>,
     /// What is served, once decided.
     pub(crate) served: Option<Arc<PortMapping>>,
@@ -370,7 +370,7 @@ impl Reading<'_, '_, '_> {
         let field = Field::SPEC.name("drain");
         let read = |text: &str| times::DRAIN.read(text);
         let drain = self.report.check_optional("BadDuration", spec.drain.as_ref(), &field, read);
-        // Where a port is wrong, the others do not say what is mapped.
+        // One wrong port hides what is mapped, so that nothing is concluded from the others.
         let sound = if ports.len() == spec.ports.len() { &ports[..] } else { &[] };
         let check = spec.health_check.as_ref();
         let check = check.and_then(|check| health::check(self.report, check, sound));

@@ -18,7 +18,8 @@ use super::transparent::Wish;
 pub(crate) fn assemble(
     roster: &Roster<'_>,
     applicants: &mut [Applicant<'_>],
-    (steered, owners): (Vec<(IpNet, TenantId)>, &AddressOwners),
+    steered: Vec<(IpNet, TenantId)>,
+    owners: &AddressOwners,
 ) -> NatModel {
     let mut rules = tenants_egress(roster);
     rules.extend(egress::rules(applicants, &mut Taken::new(roster, steered, owners)));

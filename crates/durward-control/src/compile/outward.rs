@@ -328,8 +328,8 @@ impl Workshop<'_, '_, '_, '_> {
         let credentials = match &written.credentials {
             Some(credentials) => {
                 let (parent, file) = (field.name("credentials"), &credentials.file);
-                let file = (file, written.shared);
-                super::credentials::read(self.report, self.files, file, &parent.name("file"))
+                let (field, shared) = (parent.name("file"), written.shared);
+                super::credentials::read(self.report, self.files, file, shared, &field)
             }
             None => Vec::new(),
         };

@@ -75,7 +75,8 @@ pub(super) enum NoSource {
 pub(super) fn source(
     claims: &Claims,
     options: &Options,
-    (tenant, endpoint): (&TenantId, SocketAddr),
+    tenant: &TenantId,
+    endpoint: SocketAddr,
 ) -> Result<IpAddr, NoSource> {
     if claims.is_mapped(endpoint) {
         return Err(NoSource::Unfit("it is itself the port of a mapping".to_owned()));
@@ -166,7 +167,7 @@ mod tests {
             Options { cluster_address_v4: Some("192.0.2.7".parse().unwrap()), ..here.clone() };
         let claims = claims(&[("bank", "127.0.0.1"), ("bank", "127.0.1.9")], &[]);
         let ask = |who: &str, options: &Options, to: &str| {
-            source(&claims, options, (&tenant(who), to.parse().unwrap()))
+            source(&claims, options, &tenant(who), to.parse().unwrap())
         };
 
         assert_eq!(ask("bank", &here, "127.0.1.5:80").unwrap().to_string(), "127.0.1.9");
@@ -187,7 +188,7 @@ mod tests {
         let ports = vec![PortRange::new(80, 89).unwrap()];
         claims.mapped.insert("127.0.0.5".parse().unwrap(), ports);
         let options = Options::default();
-        let ask = |to: &str| source(&claims, &options, (&tenant("acme"), to.parse().unwrap()));
+        let ask = |to: &str| source(&claims, &options, &tenant("acme"), to.parse().unwrap());
 
         assert!(matches!(ask("127.0.0.5:85"), Err(NoSource::Unfit(_))));
         assert!(ask("127.0.0.5:90").is_ok());

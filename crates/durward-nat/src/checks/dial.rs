@@ -76,7 +76,8 @@ impl Dials {
     pub(super) fn connect(
         &mut self,
         target: Target,
-        (source, endpoint): (IpAddr, SocketAddr),
+        source: IpAddr,
+        endpoint: SocketAddr,
         deadline: Instant,
     ) -> Option<Outcome> {
         match begin(source, endpoint) {

@@ -124,7 +124,8 @@ impl Schedule {
         &mut self,
         model: &NatModel,
         rejected: &BTreeSet<MappingId>,
-        (ejected, now): (&Ejected, Instant),
+        ejected: &Ejected,
+        now: Instant,
     ) -> Vec<Target> {
         let mut former = std::mem::take(&mut self.mappings);
         for mapping in &model.mappings {

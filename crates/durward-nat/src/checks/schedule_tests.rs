@@ -58,8 +58,7 @@ impl Bench {
     fn follow(&mut self, mappings: Vec<PortMapping>) -> Vec<Target> {
         let mappings = mappings.into_iter().map(Arc::new).collect();
         let model = NatModel { mappings, ..NatModel::default() };
-        let nothing = (&Ejected::default(), self.now);
-        self.schedule.follow(&model, &BTreeSet::new(), nothing)
+        self.schedule.follow(&model, &BTreeSet::new(), &Ejected::default(), self.now)
     }
 
     /// Starts what is due and gives each the outcome that `outcome` says.
@@ -193,7 +192,7 @@ fn a_rejected_mapping_is_not_checked() {
     let model = NatModel { mappings: vec![Arc::new(one)], ..NatModel::default() };
     let mut schedule = Schedule::new(Slots::new(FILES), 7);
 
-    schedule.follow(&model, &[id].into(), (&Ejected::default(), Instant::now()));
+    schedule.follow(&model, &[id].into(), &Ejected::default(), Instant::now());
 
     assert_eq!(schedule.next_due(), None);
 }
@@ -205,7 +204,7 @@ fn an_endpoint_that_was_out_before_this_process_is_out_until_its_checks_pass() {
     ejected.insert(MappingId::of(&one), B.parse().unwrap());
     let model = NatModel { mappings: vec![Arc::new(one)], ..NatModel::default() };
     let mut bench = Bench::new(vec![]);
-    bench.schedule.follow(&model, &BTreeSet::new(), (&ejected, bench.now));
+    bench.schedule.follow(&model, &BTreeSet::new(), &ejected, bench.now);
     assert_eq!(bench.out(), [B]);
 
     bench.round(|_| Outcome::Passed);

@@ -21,8 +21,12 @@ const EMPTY_DATA: u32 = 100;
 const CONTINUATIONS: u32 = 100;
 const WINDOW_UPDATES: u32 = 1000;
 const UNKNOWN: u32 = 500;
-/// A reset more is allowed to an upstream for so many bytes sent: the header of a frame, and the fields of a request that repeats another.
+/// Requests that may wait for their response on one connection to an upstream.
+const OPEN_REQUESTS: u64 = 100;
+/// Bytes of the smallest request: the header of a frame, and the fields of a request that repeats another.
 const BYTES_PER_REQUEST: u64 = 9 + 5;
+/// CONTINUATION frames of the largest head of an upstream.
+const PER_HEAD: u32 = 4;
 /// A window update more is allowed for so many bytes sent.
 const BYTES_PER_UPDATE: u64 = 256;
 
@@ -97,26 +101,28 @@ impl FrameMeter {
 impl Counts {
     fn add(&mut self, frame: Frame, sent: u64) -> Option<&'static str> {
         let updates = u32::try_from(sent / BYTES_PER_UPDATE).unwrap_or(u32::MAX);
+        // An upstream answers each request with a head of several frames, or resets it, and its response may begin with an empty DATA frame.
+        let requests = match self.of_upstream {
+            true => u32::try_from(OPEN_REQUESTS + sent / BYTES_PER_REQUEST).unwrap_or(u32::MAX),
+            false => 0,
+        };
         let (count, budget, word) = match frame.kind {
             kind::DATA if frame.length == 0 && !frame.ends_stream() => {
-                (&mut self.empty_data, EMPTY_DATA, "empty DATA")
+                (&mut self.empty_data, EMPTY_DATA.saturating_add(requests), "empty DATA")
             }
             kind::DATA | kind::HEADERS => return None,
             kind::PRIORITY => (&mut self.priorities, PRIORITIES, "PRIORITY"),
-            // An upstream may reset each stream that it was sent, and a request is a frame of a few bytes at least.
-            kind::RST_STREAM => {
-                let requests = u32::try_from(sent / BYTES_PER_REQUEST).unwrap_or(u32::MAX);
-                let budget =
-                    if self.of_upstream { RESETS.saturating_add(requests) } else { RESETS };
-                (&mut self.resets, budget, "RST_STREAM")
-            }
+            kind::RST_STREAM => (&mut self.resets, RESETS.saturating_add(requests), "RST_STREAM"),
             kind::SETTINGS => (&mut self.settings, SETTINGS, "SETTINGS"),
             kind::PING => (&mut self.pings, PINGS, "PING"),
             kind::WINDOW_UPDATE => {
                 let budget = WINDOW_UPDATES.saturating_add(updates);
                 (&mut self.window_updates, budget, "WINDOW_UPDATE")
             }
-            kind::CONTINUATION => (&mut self.continuations, CONTINUATIONS, "CONTINUATION"),
+            kind::CONTINUATION => {
+                let budget = CONTINUATIONS.saturating_add(requests.saturating_mul(PER_HEAD));
+                (&mut self.continuations, budget, "CONTINUATION")
+            }
             _ => (&mut self.unknown, UNKNOWN, "unknown frames"),
         };
         *count += 1;
@@ -187,6 +193,23 @@ mod tests {
         meter.sent(256 * 500);
 
         assert_eq!(meter.received(&many(1500, kind::WINDOW_UPDATE, &[0; 4]), now, |_| {}), None);
+    }
+
+    #[test]
+    fn an_upstream_that_answers_many_requests_with_large_heads_is_no_flood() {
+        let now = Instant::now();
+        for (kind, payload, per_request) in [
+            (kind::CONTINUATION, &[0; 9][..], 4),
+            (kind::RST_STREAM, &[0; 4], 1),
+            (kind::DATA, &[], 1),
+        ] {
+            let (mut busy, mut idle) = (FrameMeter::of_upstream(now), FrameMeter::of_upstream(now));
+            busy.sent(14 * 5_000);
+            let frames = frame(kind, 0, 1, payload).repeat(5_000 * per_request);
+
+            assert_eq!(busy.received(&frames, now, |_| {}), None, "{kind}");
+            assert!(idle.received(&frames, now, |_| {}).is_some(), "{kind}");
+        }
     }
 
     proptest! {

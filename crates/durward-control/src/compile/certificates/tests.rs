@@ -20,7 +20,7 @@ spec:
     )
 }
 
-/// How many files are kept of each kind: certificates with keys, authorities, names.
+/// Counts the files that are kept of each kind: certificates with keys, authorities, names.
 fn kept(of: &Certificates) -> [usize; 3] {
     [of.identities.0.len(), of.authorities.0.len(), of.names.0.len()]
 }

@@ -155,7 +155,7 @@ fn a_mapping_leads_to_no_pod_of_another_who_asked_first() {
         assert_eq!(kept.snapshot.nat.mappings, served.snapshot.nat.mappings);
         assert_eq!(&*errors(&kept, "a.yaml")[0].reason, "SourceTaken", "{:#?}", kept.verdicts);
         assert_eq!(kept.verdicts, stage.reload().verdicts);
-        // What the other gives up is free.
+        // A network that the other tenant gives up is free.
         stage.write("v.yaml", &pods_of_v("10.8.0.0/16"));
         assert!(stage.reload().verdicts.all_accepted());
     }
