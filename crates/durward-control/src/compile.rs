@@ -8,6 +8,7 @@ mod assemble;
 mod body;
 mod bounds;
 mod certificates;
+mod claim_table;
 mod claims;
 mod credentials;
 mod egress;
@@ -22,12 +23,12 @@ mod name_list;
 mod names;
 mod nat;
 mod outward;
-mod patch;
 mod precedence;
 mod report;
 pub mod retained;
 mod roster;
 mod route;
+mod scope;
 mod server_tls;
 mod sni;
 mod times;
@@ -38,19 +39,21 @@ mod upstream_set;
 mod verdict;
 mod words;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use durward_model::{Snapshot, TenantId, Verdicts};
+use durward_model::{AddressOwners, Snapshot, TenantId, Verdicts};
 
 use crate::named_file::NamedFile;
-use crate::resources::{Document, FileBytes, Links, Resources};
+use crate::resources::{FileBytes, Links, Resources, Source};
 use addresses::Addresses;
+use assemble::Decided;
 use certificates::{Certificates, Files};
+use claim_table::{ClaimTable, Tenants};
 use mapping::MappingId;
-use roster::Past;
+use scope::Scope;
 
 /// What came of one compile, and what the next one needs to know of it.
 #[derive(Clone, Debug, Default)]
@@ -65,23 +68,29 @@ pub struct Compiled {
 /// What later compiles need to know.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
-    tenants: Arc<HashMap<TenantId, Arc<Past>>>,
+    tenants: Tenants,
     mappings: Arc<BTreeMap<MappingId, mapping::Past>>,
     certificates: Arc<Certificates>,
+    /// The holders of addresses.
+    owners: Arc<AddressOwners>,
+    /// Tenants that are not served as their documents say: the next compile may find them something.
+    unsettled: BTreeSet<TenantId>,
+    claims: ClaimTable,
     seen: Seen,
 }
 
 /// What was compiled last.
 #[derive(Clone, Default)]
 struct Seen {
-    documents: Vec<Document>,
+    /// Of each document.
+    sources: Vec<Arc<Source>>,
+    /// The tenant of each document.
+    units: Arc<[Option<TenantId>]>,
     files: Arc<HashMap<Arc<Path>, FileBytes>>,
     links: Arc<Links>,
-    /// Whether there were files that could not be read.
-    unreadable: bool,
-    /// Whether no tenant is served as it was before, for what becomes of those may decide the next compile.
-    settled: bool,
-    /// When all of it was.
+    /// True if all of it was compiled; false while it is only what an earlier process had.
+    complete: bool,
+    /// The time at which all of it was last looked at.
     at: i64,
 }
 
@@ -89,7 +98,7 @@ impl fmt::Debug for Seen {
     /// Files by name only: they hold keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Seen")
-            .field("documents", &self.documents.len())
+            .field("documents", &self.sources.len())
             .field("files", &self.files.keys())
             .finish_non_exhaustive()
     }
@@ -105,10 +114,41 @@ pub fn is_host_name(text: &str) -> bool {
 ///
 /// Claims to an address, a network, a name or a socket are decided by age: what `previous` says is held stays held, among others
 /// `metadata.creationTimestamp` counts where it is written, and the order of arrival decides the rest.
+///
+/// Only the tenants that a change concerns are compiled: those whose documents or files differ, and those whose claims meet theirs.
 #[must_use]
 pub fn compile(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
-    let patched = previous.and_then(|previous| patch::compile(resources, previous, now));
-    patched.unwrap_or_else(|| whole(resources, previous, now))
+    compile_scope(resources, previous, Scope::touched(resources, previous, now), now)
+}
+
+/// Compiles everything, whatever changed.
+fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
+    compile_scope(resources, previous, Scope::Everything, now)
+}
+
+fn compile_scope(
+    resources: &Resources,
+    previous: Option<&Compiled>,
+    mut scope: Scope,
+    now: i64,
+) -> Compiled {
+    loop {
+        if let Some(previous) = previous {
+            scope = scope.closed(&previous.memory, resources);
+        }
+        let (Scope::Part(part), Some(known)) = (&scope, previous) else {
+            let decided = decide(resources, previous, &scope, now);
+            return decided.put_in((resources, None), previous, &scope, now);
+        };
+        let (concerned, positions) = part.resources(resources);
+        let decided = decide(&concerned, previous, &scope, now);
+        match part.grown(&known.memory.claims, &decided.tenants) {
+            Some(larger) => scope = Scope::Part(larger),
+            None => {
+                return decided.put_in((resources, Some(&positions)), previous, &scope, now);
+            }
+        }
+    }
 }
 
 /// Returns the files without their bytes: later compiles compare them and read them no more.
@@ -117,35 +157,28 @@ fn digests(files: &HashMap<Arc<Path>, FileBytes>) -> HashMap<Arc<Path>, FileByte
     files.iter().map(|(path, read)| (Arc::clone(path), without(read))).collect()
 }
 
-/// Compiles everything, whatever changed.
-fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
+/// Decides what is served of the tenants in `resources`, which are all that `scope` says.
+fn decide(resources: &Resources, previous: Option<&Compiled>, scope: &Scope, now: i64) -> Decided {
     let mut files =
         Files::new(resources, previous.map(|previous| &*previous.memory.certificates), now);
-    let mut roster = roster::enrol(resources, previous);
+    let mut roster = roster::enrol(resources, previous, scope);
     let mut mappings = mapping::enrol(resources, &mut roster, previous);
+    mapping::note_claims(&mappings, &mut roster);
     let mut addresses = Addresses::decide(&roster, &mappings);
     egress::grant(&mut roster, &mut addresses);
-    let steered = egress::steer(&mut roster, &addresses);
-    mapping::foreign::refuse(&mut mappings, &roster);
+    let steered = egress::steer(&mut roster, &mappings, &addresses);
+    mapping::foreign::refuse(&mut mappings, &mut roster, &steered);
     mapping::yield_addresses(&mut mappings, &roster, &mut addresses);
     let candidates = body::compile(&mut roster, &mut files, previous);
-    let mut claimed =
+    let claimed =
         claims::decide(&mut roster, candidates, &mut mappings, (&mut addresses, previous));
     let owners = addresses.owners(&roster);
     addresses.remember(&mut roster);
     roster::remember_good(&mut roster, resources);
-    let nat = nat::assemble(&roster, &mut mappings, steered, &owners);
-    claimed.owners = owners;
+    let rules = nat::rules(&roster, &mut mappings, steered.networks, &owners);
     let certificates = files.into_certificates();
-    let mut compiled = assemble::assemble(roster, claimed, (mappings, nat), certificates, previous);
-    // Whoever writes rejected documents must not fill memory with what their files hold.
-    let rejected = resources.named_by_rejected(&compiled.verdicts);
-    Arc::make_mut(&mut compiled.memory.certificates).forget(&rejected);
-    let seen = &mut compiled.memory.seen;
-    seen.documents.clone_from(&resources.documents);
-    seen.files = Arc::new(digests(&resources.files));
-    seen.links = Arc::clone(&resources.links);
-    seen.unreadable = !resources.unreadable.is_empty();
-    seen.at = now;
-    compiled
+    assemble::conclude(roster, claimed, (mappings, rules, owners), (resources, certificates))
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use durward_model::verdict::{Finding, Outcome, Severity};
+use durward_model::verdict::{Finding, Outcome, Severity, Verdict};
 use durward_model::{Origin, Verdicts};
 
 use crate::excerpt;
@@ -27,7 +27,7 @@ pub struct Resources {
     /// Files that could not be read, and why.
     pub unreadable: Vec<Unreadable>,
     /// The bytes of files documents refer to; why, for those that could not be read.
-    pub files: HashMap<Arc<Path>, FileBytes>,
+    pub files: Arc<HashMap<Arc<Path>, FileBytes>>,
     /// Where links in the paths of those files lead.
     pub links: Arc<Links>,
 }
@@ -251,10 +251,17 @@ impl Resources {
         };
         self.unreadable == other.unreadable
             && self.documents.len() == other.documents.len()
-            && self.files.len() == other.files.len()
             && self.documents.iter().zip(&other.documents).all(documents)
             && self.links == other.links
-            && holds_all(&self.files, &other.files)
+            && (Arc::ptr_eq(&self.files, &other.files)
+                || self.files.len() == other.files.len() && holds_all(&self.files, &other.files))
+    }
+
+    /// Returns the same with only these documents.
+    pub(crate) fn with_documents(&self, documents: Vec<Document>) -> Self {
+        let Self { documents: _, unreadable, files, links } = self;
+        let (unreadable, files, links) = (unreadable.clone(), Arc::clone(files), Arc::clone(links));
+        Self { documents, unreadable, files, links }
     }
 
     /// The file `written` refers to in a document of `source`, and the path it is at.
@@ -295,12 +302,12 @@ impl Resources {
     pub fn files_of_rejected(&self, verdicts: &Verdicts) -> Vec<Arc<Path>> {
         let is_held =
             |path: &Arc<Path>| matches!(self.files.get(path), Some(Ok(file)) if file.held() > 0);
-        self.named_by_rejected(verdicts).into_iter().filter(is_held).collect()
+        self.named_by_rejected(&verdicts.verdicts).into_iter().filter(is_held).collect()
     }
 
     /// Returns the files that rejected documents refer to and no other.
-    pub(crate) fn named_by_rejected(&self, verdicts: &Verdicts) -> BTreeSet<Arc<Path>> {
-        let outcomes = verdicts.verdicts.iter().map(|verdict| verdict.outcome);
+    pub(crate) fn named_by_rejected(&self, verdicts: &[Arc<Verdict>]) -> BTreeSet<Arc<Path>> {
+        let outcomes = verdicts.iter().map(|verdict| verdict.outcome);
         let is_rejected = |outcome| matches!(outcome, Outcome::Rejected | Outcome::KeptLastGood);
         // The verdicts on documents come first, in their order.
         let (rejected, others): (Vec<_>, Vec<_>) =
@@ -323,7 +330,7 @@ impl Resources {
     pub fn without_bytes_of(&self, files: &[Arc<Path>]) -> Self {
         let mut resources = self.clone();
         for path in files {
-            if let Some(Ok(file)) = resources.files.get_mut(path) {
+            if let Some(Ok(file)) = Arc::make_mut(&mut resources.files).get_mut(path) {
                 *file = file.released();
             }
         }

@@ -86,7 +86,7 @@ fn compiled(documents: &[(String, String)], files: &[(String, Vec<u8>)]) -> Comp
     }
     for (name, bytes) in files {
         let file = NamedFile::new(bytes.clone());
-        resources.files.insert(Arc::from(PathBuf::from(name)), Ok(file));
+        Arc::make_mut(&mut resources.files).insert(Arc::from(PathBuf::from(name)), Ok(file));
     }
     compile(&resources, None, 0)
 }

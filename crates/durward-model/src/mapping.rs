@@ -26,7 +26,7 @@ pub struct NatModel {
     pub tenants: BTreeMap<TenantId, u16>,
     /// The mappings, the oldest first: of two that claim one port the first keeps it.
     pub mappings: Vec<Arc<PortMapping>>,
-    /// Whose traffic leaves from which addresses, the oldest first.
+    /// Whose traffic leaves from which addresses, by tenant: its own rule before those of its mappings, the oldest of those first.
     pub egress: Vec<Arc<KernelEgress>>,
     /// Where this host's own listeners accept TCP connections; `0.0.0.0` stands for all of IPv4, `::` for all.
     pub local: BTreeSet<SocketAddr>,

@@ -20,6 +20,17 @@ impl AddressOwners {
         }
     }
 
+    /// Notes that a tenant holds an address no more.
+    pub fn remove(&mut self, address: IpAddr, tenant: &TenantId) {
+        let address = address.to_canonical();
+        if let Some(owners) = self.0.get_mut(&address) {
+            owners.retain(|owner| owner != tenant);
+            if owners.is_empty() {
+                self.0.remove(&address);
+            }
+        }
+    }
+
     /// Returns the tenants that hold an address, in order; none where nobody does.
     #[must_use]
     pub fn of(&self, address: IpAddr) -> &[TenantId] {

@@ -13,7 +13,7 @@ use crate::origin::Origin;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Verdicts {
     /// One per resource.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<Arc<Verdict>>,
 }
 
 /// What became of one resource.
@@ -77,11 +77,16 @@ impl Verdicts {
         self.verdicts.iter().all(|verdict| verdict.outcome == Outcome::Accepted)
     }
 
+    /// The verdicts, in the order of the resources.
+    pub fn iter(&self) -> impl Iterator<Item = &Verdict> {
+        self.verdicts.iter().map(|verdict| &**verdict)
+    }
+
     /// All findings with the resource they are about.
     pub fn findings(&self) -> impl Iterator<Item = (&Verdict, &Finding)> {
         self.verdicts
             .iter()
-            .flat_map(|verdict| verdict.findings.iter().map(move |finding| (verdict, finding)))
+            .flat_map(|verdict| verdict.findings.iter().map(move |finding| (&**verdict, finding)))
     }
 }
 

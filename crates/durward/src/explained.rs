@@ -41,7 +41,7 @@ pub(crate) struct NotAccepted {
 impl Explained {
     /// Answers `question` from a snapshot and the verdicts beside it.
     pub(crate) fn new(snapshot: &Snapshot, verdicts: &Verdicts, question: &Question) -> Self {
-        let verdicts = verdicts.verdicts.iter();
+        let verdicts = verdicts.iter();
         let bad: Vec<_> = verdicts.filter(|verdict| verdict.outcome != Outcome::Accepted).collect();
         let named = bad.iter().take(NAMED).map(|verdict| NotAccepted {
             kind: verdict.kind.to_string(),

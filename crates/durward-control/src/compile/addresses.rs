@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use durward_model::blocks::Blocks;
-use durward_model::{AddressOwners, Origin, TenantId};
+use durward_model::{AddressOwners, Origin};
 use ipnet::IpNet;
 
+use super::claim_table;
 use super::egress;
 use super::mapping::Applicant;
 use super::precedence::Precedence;
@@ -97,28 +98,11 @@ pub(crate) struct Addresses {
 struct Networks(Blocks<(usize, Precedence)>);
 
 impl Networks {
-    fn asked(
-        roster: &Roster<'_>,
-        mappings: &[Applicant<'_>],
-        places: &HashMap<&TenantId, usize>,
-    ) -> Self {
-        let mut claims: Vec<_> = egress::network_claims(roster)
-            .into_iter()
-            .map(|claim| (claim.precedence, claim.entrant, claim.network.value))
-            .collect();
-        for applicant in mappings {
-            let Some(&at) = places.get(&applicant.id.tenant) else { continue };
-            claims.extend(
-                applicant.leaving().map(|(pod, held)| {
-                    (roster.entrants[at].precedence(held), at, IpNet::from(pod))
-                }),
-            );
-        }
-        claims.sort();
+    fn asked(roster: &Roster<'_>, mappings: &[Applicant<'_>]) -> Self {
         let mut networks = Blocks::default();
         // Of two claims to one network the stronger stays.
-        for (precedence, entrant, network) in claims {
-            networks.insert(network, (entrant, precedence));
+        for claim in egress::network_claims(roster, mappings) {
+            networks.insert(claim.network.value, (claim.entrant, claim.precedence));
         }
         Self(networks)
     }
@@ -188,17 +172,13 @@ impl Addresses {
         for (at, entrant) in roster.entrants.iter().enumerate() {
             asked.entrant(at, entrant);
         }
-        let places: HashMap<&TenantId, usize> = if mappings.is_empty() {
-            HashMap::new()
-        } else {
-            roster.entrants.iter().enumerate().map(|(at, entrant)| (&entrant.id, at)).collect()
-        };
+        let places = roster.places(mappings);
         for applicant in mappings {
             if let Some(at) = places.get(&applicant.id.tenant) {
                 asked.mapping(*at, applicant);
             }
         }
-        let networks = Networks::asked(roster, mappings, &places);
+        let networks = Networks::asked(roster, mappings);
         let settle = |(address, claims)| (address, settled(roster, &networks, address, claims));
         Self { claims: asked.0.into_iter().map(settle).collect(), networks }
     }
@@ -265,12 +245,17 @@ impl Addresses {
         owners
     }
 
-    /// Writes down with each tenant what it was granted.
+    /// Writes down with each tenant what it asked for and what it was granted.
     pub(crate) fn remember(self, roster: &mut Roster<'_>) {
         for entrant in &mut roster.entrants {
             entrant.past.addresses.clear();
         }
         for (address, claims) in self.claims {
+            for claim in claims.granted.iter().chain(&claims.refused) {
+                let (is_socket, shared) = (claim.role == Role::Listen, claim.shared);
+                let asked = claim_table::Claim::Address { address, is_socket, shared };
+                roster.entrants[claim.entrant].claims.push(asked);
+            }
             for Claim { entrant, role, shared, .. } in claims.granted {
                 roster.entrants[entrant].past.addresses.push(Held { address, role, shared });
             }

@@ -1,85 +1,116 @@
-//! The pieces become a snapshot: unchanged tenants, sockets and snapshots are the same `Arc` as before.
+//! What was decided becomes a snapshot: unchanged tenants, sockets and snapshots are the same `Arc` as before.
 //!
-//! Deliberately absent: decisions; all are made.
+//! Tenants that were not compiled stay as they were. Deliberately absent: decisions; all are made.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
-use durward_model::mapping::NatModel;
-use durward_model::verdict::Outcome;
+use durward_model::mapping::PortMapping;
+use durward_model::verdict::{Outcome, Verdict};
 use durward_model::{
     AddressOwners, Bind, DestinationMode, Listener, Snapshot, Tenant, TenantId, Verdicts,
 };
 
+use super::addresses::{Held, Role};
 use super::body::Candidate;
 use super::certificates::Certificates;
+use super::claim_table::ClaimTable;
 use super::claims::Claimed;
-use super::mapping::{self, Applicant};
-use super::roster::{Basis, Entrant, Past, Roster, Verdict};
+use super::mapping::{self, Applicant, MappingId};
+use super::nat::{self, Around, Rules};
+use super::roster::{Basis, Entrant, Past, Roster, Verdict as Told};
+use super::scope::{self, Scope};
 use super::upstream_set::UpstreamSet;
 use super::verdict::Served;
-use super::{Compiled, Memory, Seen};
-use super::{last_good, nat, transparent};
+use super::{Compiled, Memory, Seen, digests, last_good, transparent};
+use crate::resources::Resources;
 
-/// The snapshot, the verdicts and what to remember.
-pub(crate) fn assemble(
+/// What became of the tenants that were compiled.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    /// All of them, served or not.
+    pub(crate) tenants: Vec<(TenantId, Arc<Past>)>,
+    pub(crate) mappings: BTreeMap<MappingId, mapping::Past>,
+    /// Those that are not served as their documents say.
+    pub(crate) unsettled: BTreeSet<TenantId>,
+    verdicts: Vec<Arc<Verdict>>,
+    certificates: Certificates,
+    /// Files that only rejected documents name.
+    forgotten: BTreeSet<Arc<Path>>,
+    rules: Rules,
+    owners: AddressOwners,
+    modes: HashMap<SocketAddr, DestinationMode>,
+}
+
+/// Concludes what is served of each tenant and mapping.
+pub(crate) fn conclude(
     roster: Roster<'_>,
     claimed: Claimed<'_>,
-    (mappings, nat): (Vec<Applicant<'_>>, NatModel),
-    certificates: Certificates,
-    previous: Option<&Compiled>,
-) -> Compiled {
+    (mappings, rules, owners): (Vec<Applicant<'_>>, Rules, AddressOwners),
+    (resources, mut certificates): (&Resources, Certificates),
+) -> Decided {
     let Roster { entrants, mut drafts, .. } = roster;
-    let settled = !entrants.iter().any(|entrant| matches!(entrant.basis, Basis::Kept(_)));
     let mut listeners: Vec<Vec<Candidate>> = entrants.iter().map(|_| Vec::new()).collect();
     for candidate in claimed.listeners {
         listeners[candidate.entrant].push(candidate);
     }
+    let mut unsettled = mapping::unsettled(&mappings);
     let mut tenants = Vec::with_capacity(entrants.len());
-    let mut pasts = Vec::with_capacity(entrants.len());
     for ((mut entrant, listeners), upstreams) in
         entrants.into_iter().zip(listeners).zip(claimed.upstreams)
     {
         let served = served(&entrant, &listeners);
         let outcome = outcome(served, entrant.report.errors());
+        if matches!(entrant.verdict, Told::OfFile(_)) {
+            unsettled.insert(entrant.id.clone());
+        }
         match entrant.verdict {
-            Verdict::Own(draft) => {
+            Told::Own(draft) => {
                 drafts[draft].served = served;
                 drafts[draft].findings.append(&mut entrant.report.take());
             }
-            Verdict::OfFile(draft) if served != Served::Nothing => {
+            Told::OfFile(draft) if served != Served::Nothing => {
                 drafts[draft].note_kept(entrant.id.as_str())
             }
-            Verdict::OfFile(_) => {}
+            Told::OfFile(_) => {}
         }
         // Who serves nothing now still has asked: its claims keep their age.
         let tenant = (served != Served::Nothing).then(|| tenant(&entrant, listeners, upstreams));
-        tenants.extend(tenant.iter().map(|tenant| (entrant.id.clone(), Arc::clone(tenant))));
-        let Entrant { egress, sources, transparent, .. } = entrant;
-        let listeners = Vec::new();
+        let Entrant { egress, sources, transparent, claims, .. } = entrant;
         let past = Past {
             egress,
             sources,
             transparent,
             served: tenant,
             outcome,
-            listeners,
+            listeners: Vec::new(),
+            claims: Arc::from(claims),
             ..entrant.past
         };
-        pasts.push((entrant.id, Arc::new(past)));
+        tenants.push((entrant.id, Arc::new(past)));
     }
     let mappings = mapping::conclude(mappings, &mut drafts);
-    let memory = Memory {
-        certificates: Arc::new(certificates),
-        tenants: Arc::new(pasts.into_iter().collect()),
-        mappings: Arc::new(mappings),
-        seen: Seen { settled, ..Seen::default() },
-    };
-    let verdicts = drafts.into_iter().map(super::verdict::Draft::into_verdict).collect();
-    let sockets = Sockets { owners: owners(claimed.owners, previous), modes: claimed.modes };
-    let snapshot = snapshot((tenants.into_iter().collect(), nat), &sockets, previous);
-    Compiled { snapshot, verdicts: Verdicts { verdicts }, memory }
+    let verdicts: Vec<_> = drafts.into_iter().map(|draft| Arc::new(draft.into_verdict())).collect();
+    let faulty = resources.documents.iter().zip(&verdicts);
+    let faulty = faulty.filter(|(_, verdict)| verdict.outcome != Outcome::Accepted);
+    unsettled.extend(faulty.filter_map(|(document, _)| scope::unit(document)));
+    // Whoever writes rejected documents must not fill memory with what their files hold.
+    let forgotten = resources.named_by_rejected(&verdicts);
+    certificates.forget(&forgotten);
+    let modes = claimed.modes;
+    Decided {
+        tenants,
+        mappings,
+        unsettled,
+        verdicts,
+        certificates,
+        forgotten,
+        rules,
+        owners,
+        modes,
+    }
 }
 
 /// Returns what became of a document with so many errors, as its verdict says it.
@@ -93,7 +124,7 @@ pub(super) fn outcome(served: Served, errors: usize) -> Outcome {
 }
 
 /// How much of a tenant is served: all of it may be left out, or all that is left may be what it was before.
-pub(super) fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
+fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
     let current = listeners.iter().any(|candidate| candidate.entry.is_some());
     match &entrant.basis {
         Basis::Out => Served::Nothing,
@@ -108,7 +139,7 @@ pub(super) fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
 }
 
 /// The tenant, the same as before where nothing of it changed.
-pub(super) fn tenant(
+fn tenant(
     entrant: &Entrant<'_>,
     candidates: Vec<Candidate>,
     upstreams: UpstreamSet<'_>,
@@ -139,75 +170,288 @@ pub(super) fn tenant(
     }
 }
 
-/// The owners, the same as before where they are equal, so that sockets are quickly seen to be the same.
-fn owners(owners: AddressOwners, previous: Option<&Compiled>) -> Arc<AddressOwners> {
-    let mut known = previous.iter().flat_map(|previous| previous.snapshot.binds.values());
-    let known = known.find(|bind| Bind::accepts_elsewhere(bind.address, &bind.mode));
-    let same = known.filter(|bind| *bind.owners == owners);
-    same.map_or_else(|| Arc::new(owners), |bind| Arc::clone(&bind.owners))
-}
-
-/// Knowledge of sockets about the connections they accept.
-struct Sockets {
-    modes: HashMap<SocketAddr, DestinationMode>,
-    owners: Arc<AddressOwners>,
-}
-
-fn snapshot(
-    (tenants, nat): (BTreeMap<TenantId, Arc<Tenant>>, NatModel),
-    sockets: &Sockets,
-    previous: Option<&Compiled>,
-) -> Arc<Snapshot> {
-    let former = previous.map(|previous| &previous.snapshot);
-    let mut reached: BTreeMap<SocketAddr, Vec<Arc<Listener>>> = BTreeMap::new();
-    for listener in
-        tenants.values().flat_map(|tenant| tenant.listeners.iter().chain(&tenant.transparent))
-    {
-        reached.entry(listener.bind).or_default().push(Arc::clone(listener));
-    }
-    let binds = reached.into_iter().filter_map(|(address, mut listeners)| {
-        listeners.sort_by(|a, b| a.key().cmp(&b.key()).then_with(|| a.tenant.cmp(&b.tenant)));
-        let anywhere = transparent::is_socket(address).then_some(DestinationMode::Anywhere);
-        let mode = anywhere.or_else(|| sockets.modes.get(&address).cloned())?;
-        let elsewhere = Bind::accepts_elsewhere(address, &mode);
-        let owners = if elsewhere { Arc::clone(&sockets.owners) } else { Arc::default() };
-        let bind = Bind { address, mode, listeners, owners };
-        let same = former
-            .and_then(|former| former.binds.get(&address))
-            .filter(|known| is_same(known, &bind));
-        Some((address, same.map_or_else(|| Arc::new(bind), Arc::clone)))
-    });
-    let binds: BTreeMap<_, _> = binds.collect();
-    let nat = nat::finish(nat, binds.values(), former);
-    match former {
-        Some(former)
-            if same_tenants(former, &tenants)
-                && same_binds(former, &binds)
-                && Arc::ptr_eq(&former.nat, &nat) =>
+impl Decided {
+    /// Puts what was decided in the place of what these tenants had. `positions` says which documents were compiled.
+    pub(super) fn put_in(
+        self,
+        (resources, positions): (&Resources, Option<&[usize]>),
+        previous: Option<&Compiled>,
+        scope: &Scope,
+        now: i64,
+    ) -> Compiled {
+        if let (Some(previous), Scope::Part(part)) = (previous, scope)
+            && part.tenants.is_empty()
+            && part.former.are_same(&previous.memory.seen)
+            && resources.unreadable.is_empty()
+            && previous.verdicts.verdicts.len() == resources.documents.len()
         {
-            Arc::clone(former)
+            return previous.clone();
         }
-        former => {
-            let generation = former.map_or(0, |former| former.generation) + 1;
-            Arc::new(Snapshot { generation, tenants, binds, nat })
+        let (memory, former) = match (previous, scope) {
+            (Some(previous), Scope::Part(_)) => (&previous.memory, &previous.verdicts),
+            _ => (&Memory::default(), &Verdicts::default()),
+        };
+        let owners = self.owners(memory, scope, previous);
+        let snapshot = self.snapshot(&owners, previous, scope);
+        let verdicts = self.verdicts(former, positions, scope);
+        let mut tenants = HashMap::clone(&memory.tenants);
+        scope.tenants().for_each(|tenant| drop(tenants.remove(tenant)));
+        tenants.extend(self.tenants);
+        let mut mappings = Arc::clone(&memory.mappings);
+        let gone: Vec<_> =
+            scope.tenants().flat_map(|tenant| mappings_of(tenant, memory)).collect();
+        if !gone.is_empty() || !self.mappings.is_empty() {
+            let mappings = Arc::make_mut(&mut mappings);
+            gone.into_iter().for_each(|id| drop(mappings.remove(id)));
+            mappings.extend(self.mappings);
+        }
+        let mut certificates = Arc::clone(&memory.certificates);
+        if !self.forgotten.is_empty() {
+            Arc::make_mut(&mut certificates).forget(&self.forgotten);
+        }
+        if !certificates.hold(&self.certificates) {
+            Arc::make_mut(&mut certificates).take_in(self.certificates);
+        }
+        let tenants = Arc::new(tenants);
+        let claims = match scope {
+            Scope::Everything => ClaimTable::new(&tenants),
+            Scope::Part(part) => {
+                memory.claims.with(part.tenants.iter(), (&memory.tenants, &tenants))
+            }
+        };
+        let (unsettled, seen) = (self.unsettled, seen(resources, memory, scope, now));
+        let memory = Memory { tenants, mappings, certificates, owners, unsettled, claims, seen };
+        Compiled { snapshot, verdicts, memory }
+    }
+
+    /// Returns the verdicts on all documents.
+    fn verdicts(&self, former: &Verdicts, positions: Option<&[usize]>, scope: &Scope) -> Verdicts {
+        let (Some(positions), Scope::Part(part)) = (positions, scope) else {
+            return Verdicts { verdicts: self.verdicts.clone() };
+        };
+        let (compiled, of_files) = self.verdicts.split_at(positions.len());
+        let mut compiled = positions.iter().zip(compiled).peekable();
+        let verdict = |(at, place): (usize, Option<usize>)| {
+            if let Some((_, verdict)) = compiled.next_if(|(position, _)| **position == at) {
+                return Some(Arc::clone(verdict));
+            }
+            former.verdicts.get(place?).cloned()
+        };
+        let documents = part.former.iter().enumerate().filter_map(verdict);
+        Verdicts { verdicts: documents.chain(of_files.iter().cloned()).collect() }
+    }
+
+    /// Returns the holders of addresses, the same as before where they are equal, so that sockets are quickly seen to be the same.
+    fn owners(
+        &self,
+        memory: &Memory,
+        scope: &Scope,
+        previous: Option<&Compiled>,
+    ) -> Arc<AddressOwners> {
+        let Scope::Part(_) = scope else {
+            let former = previous.map(|previous| &previous.memory.owners);
+            let same = former.filter(|former| ***former == self.owners);
+            return same.map_or_else(|| Arc::new(self.owners.clone()), Arc::clone);
+        };
+        let gone = scope.tenants().filter_map(|tenant| memory.tenants.get_key_value(tenant));
+        let gone: BTreeSet<(IpAddr, &TenantId)> =
+            gone.flat_map(|(tenant, past)| owned(tenant, &past.addresses)).collect();
+        let come = self.owners.iter();
+        let come: BTreeSet<(IpAddr, &TenantId)> = come
+            .flat_map(|(address, tenants)| tenants.iter().map(move |tenant| (address, tenant)))
+            .collect();
+        if gone == come {
+            return Arc::clone(&memory.owners);
+        }
+        let mut owners = AddressOwners::clone(&memory.owners);
+        gone.difference(&come).for_each(|(address, tenant)| owners.remove(*address, tenant));
+        come.difference(&gone).for_each(|(address, tenant)| owners.insert(*address, tenant));
+        Arc::new(owners)
+    }
+
+    fn snapshot(
+        &self,
+        owners: &Arc<AddressOwners>,
+        previous: Option<&Compiled>,
+        scope: &Scope,
+    ) -> Arc<Snapshot> {
+        let former = previous.map(|previous| &previous.snapshot);
+        let base = former.filter(|_| matches!(scope, Scope::Part(_)));
+        let mut tenants = base.map(|base| base.tenants.clone()).unwrap_or_default();
+        let mut binds = base.map(|base| base.binds.clone()).unwrap_or_default();
+        let mut touched = BTreeSet::new();
+        let mut same_binds = base.is_some();
+        for tenant in scope.tenants().filter_map(|tenant| tenants.remove(tenant)) {
+            for listener in doors(&tenant) {
+                leave(&mut binds, listener.bind, scope);
+                touched.insert(listener.bind);
+            }
+        }
+        let served = self.tenants.iter().filter_map(|(id, past)| Some((id, past.served.as_ref()?)));
+        tenants.extend(served.clone().map(|(id, tenant)| (id.clone(), Arc::clone(tenant))));
+        let mut come: BTreeMap<SocketAddr, Vec<Arc<Listener>>> = BTreeMap::new();
+        for listener in served.flat_map(|(_, tenant)| doors(tenant)) {
+            come.entry(listener.bind).or_default().push(Arc::clone(listener));
+        }
+        for (address, listeners) in come {
+            self.arrive(&mut binds, address, listeners);
+            touched.insert(address);
+        }
+        if let Some(base) = base {
+            let mode = |binds: &BTreeMap<_, Arc<Bind>>, at| {
+                binds.get(at).map(|bind: &Arc<Bind>| bind.mode.clone())
+            };
+            same_binds = touched.iter().all(|at| mode(&base.binds, at) == mode(&binds, at));
+        }
+        if previous.is_some_and(|previous| !Arc::ptr_eq(owners, &previous.memory.owners)) {
+            touched.extend(binds.values().filter(|bind| elsewhere(bind)).map(|bind| bind.address));
+        }
+        for address in touched {
+            if let Some(bind) = binds.get_mut(&address) {
+                settle(bind, owners, former);
+            }
+        }
+        let gone = scope.tenants().flat_map(|tenant| had(tenant, previous));
+        let mut gone: Vec<_> = gone.collect();
+        gone.sort_by_key(|(seniority, _)| *seniority);
+        let gone = gone.into_iter().map(|(_, mapping)| mapping).collect();
+        let seniority = self.seniority(previous);
+        let around = Around { binds: &binds, same_binds, gone, seniority };
+        let nat = nat::model(&self.rules, &around, former, scope);
+        match former {
+            Some(former)
+                if same(&former.tenants, &tenants)
+                    && same(&former.binds, &binds)
+                    && Arc::ptr_eq(&former.nat, &nat) =>
+            {
+                Arc::clone(former)
+            }
+            former => {
+                let generation = former.map_or(0, |former| former.generation) + 1;
+                Arc::new(Snapshot { generation, tenants, binds, nat })
+            }
         }
     }
+
+    /// Adds listeners to a socket.
+    fn arrive(
+        &self,
+        binds: &mut BTreeMap<SocketAddr, Arc<Bind>>,
+        address: SocketAddr,
+        listeners: Vec<Arc<Listener>>,
+    ) {
+        let known = binds.get_mut(&address);
+        let anywhere = transparent::is_socket(address).then_some(DestinationMode::Anywhere);
+        let mode = anywhere.or_else(|| self.modes.get(&address).cloned());
+        let mode = mode.or_else(|| known.as_ref().map(|bind| bind.mode.clone()));
+        let Some(mode) = mode else { return };
+        let mut all = known.map(|bind| bind.listeners.clone()).unwrap_or_default();
+        all.extend(listeners);
+        all.sort_by(|a, b| a.key().cmp(&b.key()).then_with(|| a.tenant.cmp(&b.tenant)));
+        let bind = Bind { address, mode, listeners: all, owners: Arc::default() };
+        binds.insert(address, Arc::new(bind));
+    }
+
+    /// Returns the place of each mapping in the order of arrival.
+    fn seniority<'a>(
+        &'a self,
+        previous: Option<&'a Compiled>,
+    ) -> impl Fn(&PortMapping) -> u64 + 'a {
+        move |mapping| {
+            let id = MappingId { tenant: mapping.tenant.clone(), name: Arc::clone(&mapping.name) };
+            let known = previous.and_then(|previous| previous.memory.mappings.get(&id));
+            let known = known.or_else(|| self.mappings.get(&id));
+            known.map_or(0, |past| past.seniority)
+        }
+    }
+}
+
+/// Returns what the next compile must know of the documents.
+fn seen(resources: &Resources, memory: &Memory, scope: &Scope, now: i64) -> Seen {
+    let (units, at, files) = match scope {
+        Scope::Everything => (scope::units(&resources.documents), now, None),
+        Scope::Part(part) => {
+            let same = memory.seen.files.len() == resources.files.len()
+                && crate::resources::holds_all(&memory.seen.files, &resources.files);
+            (Arc::clone(&part.units), memory.seen.at, same.then(|| Arc::clone(&memory.seen.files)))
+        }
+    };
+    Seen {
+        sources: resources.documents.iter().map(|document| Arc::clone(&document.source)).collect(),
+        units,
+        files: files.unwrap_or_else(|| Arc::new(digests(&resources.files))),
+        links: Arc::clone(&resources.links),
+        complete: true,
+        at,
+    }
+}
+
+fn mappings_of<'a>(
+    tenant: &TenantId,
+    memory: &'a Memory,
+) -> impl Iterator<Item = &'a MappingId> + use<'a> {
+    let first = MappingId { tenant: tenant.clone(), name: Arc::from("") };
+    let from = memory.mappings.range(first.clone()..).map(|(id, _)| id);
+    from.take_while(move |id| id.tenant == first.tenant)
+}
+
+/// Returns the mappings of a tenant that were served, each with its place in the order of arrival.
+fn had(tenant: &TenantId, previous: Option<&Compiled>) -> Vec<(u64, Arc<PortMapping>)> {
+    let Some(Compiled { memory, .. }) = previous else { return Vec::new() };
+    let past = mappings_of(tenant, memory).filter_map(|id| memory.mappings.get(id));
+    past.filter_map(|past| Some((past.seniority, Arc::clone(past.served()?)))).collect()
+}
+
+fn owned<'a>(
+    tenant: &'a TenantId,
+    held: &'a [Held],
+) -> impl Iterator<Item = (IpAddr, &'a TenantId)> {
+    // Where a tenant has but a socket, the address may be that of others, too.
+    let own = held.iter().filter(|held| held.role != Role::Listen);
+    own.map(move |held| (held.address, tenant))
+}
+
+/// Returns all through which the tenant's clients come in.
+fn doors(tenant: &Tenant) -> impl Iterator<Item = &Arc<Listener>> {
+    tenant.listeners.iter().chain(&tenant.transparent)
+}
+
+/// Takes the listeners of these tenants from a socket.
+fn leave(binds: &mut BTreeMap<SocketAddr, Arc<Bind>>, address: SocketAddr, scope: &Scope) {
+    let Some(bind) = binds.get_mut(&address) else { return };
+    let stays = |listener: &Arc<Listener>| !scope.contains(&listener.tenant);
+    if !bind.listeners.iter().any(stays) {
+        binds.remove(&address);
+    } else if !bind.listeners.iter().all(stays) {
+        Arc::make_mut(bind).listeners.retain(stays);
+    }
+}
+
+/// Gives a socket the holders of addresses, if it must know them, and makes it the former one if it is the same.
+fn settle(bind: &mut Arc<Bind>, owners: &Arc<AddressOwners>, former: Option<&Arc<Snapshot>>) {
+    if elsewhere(bind) && !Arc::ptr_eq(&bind.owners, owners) {
+        Arc::make_mut(bind).owners = Arc::clone(owners);
+    }
+    let known = former.and_then(|former| former.binds.get(&bind.address));
+    if let Some(known) = known.filter(|known| !Arc::ptr_eq(known, bind) && is_same(known, bind)) {
+        *bind = Arc::clone(known);
+    }
+}
+
+fn elsewhere(bind: &Bind) -> bool {
+    Bind::accepts_elsewhere(bind.address, &bind.mode)
 }
 
 fn is_same(known: &Bind, bind: &Bind) -> bool {
     let same = |(a, b): (&Arc<Listener>, &Arc<Listener>)| Arc::ptr_eq(a, b);
     known.mode == bind.mode
-        && known.owners == bind.owners
+        && (Arc::ptr_eq(&known.owners, &bind.owners) || known.owners == bind.owners)
         && known.listeners.len() == bind.listeners.len()
         && known.listeners.iter().zip(&bind.listeners).all(same)
 }
 
-fn same_tenants(former: &Snapshot, tenants: &BTreeMap<TenantId, Arc<Tenant>>) -> bool {
-    let same = |(a, b): (&Arc<Tenant>, &Arc<Tenant>)| Arc::ptr_eq(a, b);
-    former.tenants.len() == tenants.len() && former.tenants.values().zip(tenants.values()).all(same)
-}
-
-fn same_binds(former: &Snapshot, binds: &BTreeMap<SocketAddr, Arc<Bind>>) -> bool {
-    let same = |(a, b): (&Arc<Bind>, &Arc<Bind>)| Arc::ptr_eq(a, b);
-    former.binds.len() == binds.len() && former.binds.values().zip(binds.values()).all(same)
+/// Returns whether both have the same values.
+fn same<K: Ord, T>(former: &BTreeMap<K, Arc<T>>, current: &BTreeMap<K, Arc<T>>) -> bool {
+    former.len() == current.len()
+        && former.values().zip(current.values()).all(|(a, b)| Arc::ptr_eq(a, b))
 }

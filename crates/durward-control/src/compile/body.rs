@@ -148,7 +148,7 @@ fn kept<'a>(
 }
 
 /// What a tenant's document says of its upstreams and listeners.
-pub(super) fn document<'a>(
+fn document<'a>(
     at: usize,
     entrant: &mut Entrant<'a>,
     body: &Body<'a>,

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use durward_model::egress::told_apart;
 use durward_model::mapping::PortMapping;
-use durward_model::{AddressOwners, DestinationMode, Listener, Origin, Service};
+use durward_model::{DestinationMode, Listener, Origin, Service};
 
 use super::addresses::{Addresses, Role, Taken};
 use super::body::{Candidate, Candidates, List};
+use super::claim_table::{Claim, Door};
 use super::mapping::Applicant;
 use super::precedence::Precedence;
 use super::report::Field;
@@ -29,8 +30,6 @@ pub(crate) struct Claimed<'a> {
     pub(crate) listeners: Vec<Candidate>,
     /// How each socket knows destinations.
     pub(crate) modes: HashMap<SocketAddr, DestinationMode>,
-    /// The tenants' addresses, if a socket must tell them from its own.
-    pub(crate) owners: AddressOwners,
     /// Each tenant's upstreams.
     pub(crate) upstreams: Vec<UpstreamSet<'a>>,
 }
@@ -44,6 +43,7 @@ pub(crate) fn decide<'a>(
 ) -> Claimed<'a> {
     let Candidates { listeners, mut upstreams } = candidates;
     let mut register = Register::new(addresses);
+    listeners.iter().for_each(|candidate| note_claim(roster, candidate));
     let mut asking: Vec<Asking> = listeners.into_iter().map(Asking::Listener).collect();
     for (at, applicant) in mappings.iter().enumerate() {
         asking.push(Asking::Mapping(at));
@@ -79,8 +79,15 @@ pub(crate) fn decide<'a>(
     for loser in losers {
         stand_in(roster, &mut register, &mut upstreams, &loser, previous);
     }
-    let owners = AddressOwners::default();
-    Claimed { listeners: register.accepted, modes: register.modes, owners, upstreams }
+    // What stands in has not asked before.
+    let accepted = register.accepted.iter().filter(|candidate| candidate.entry.is_none());
+    accepted.for_each(|candidate| note_claim(roster, candidate));
+    Claimed { listeners: register.accepted, modes: register.modes, upstreams }
+}
+
+fn note_claim(roster: &mut Roster<'_>, candidate: &Candidate) {
+    let door = Door::new(&candidate.listener, &candidate.mode);
+    roster.entrants[candidate.entrant].claims.push(Claim::Door(Arc::new(door)));
 }
 
 /// Who asks for addresses and ports.

@@ -2,11 +2,15 @@
 //!
 //! Deliberately absent: whether the host has the address; that is asked where sockets are.
 
+use std::net::IpAddr;
+
 use durward_model::blocks::Blocks;
 use durward_model::{EgressAddress, TenantId};
 use ipnet::IpNet;
 
 use super::addresses::{Addresses, Granted, Role};
+use super::claim_table::Claim;
+use super::mapping::Applicant;
 use super::precedence::Precedence;
 use super::report::Field;
 use super::roster::{Basis, Entrant, Roster};
@@ -25,20 +29,44 @@ pub(crate) fn grant(roster: &mut Roster<'_>, addresses: &mut Addresses) {
 /// One tenant's claim to a network.
 pub(crate) struct NetworkClaim {
     pub(crate) entrant: usize,
-    /// Place among the tenant's networks.
-    position: usize,
+    asked: Asked,
     pub(crate) network: At<IpNet>,
     pub(crate) precedence: Precedence,
 }
 
-/// Returns the claims of all tenants to networks, the strongest first.
-pub(crate) fn network_claims(roster: &Roster<'_>) -> Vec<NetworkClaim> {
+/// The place where a network is asked for, by position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Asked {
+    /// Among `egress.sources`.
+    Source(usize),
+    /// An endpoint of one of the mappings, whose traffic leaves from the mapping's addresses.
+    Endpoint(usize),
+}
+
+/// Networks and endpoints whose traffic leaves as a tenant's.
+#[derive(Debug, Default)]
+pub(crate) struct Steered {
+    /// The networks of `egress.sources`.
+    pub(crate) networks: Vec<(IpNet, TenantId)>,
+    granted: Blocks<(usize, Asked)>,
+}
+
+impl Steered {
+    /// Returns the network or endpoint of another tenant than the one at `entrant` that the endpoint is in, with that tenant.
+    pub(crate) fn foreign(&self, endpoint: IpAddr, entrant: usize) -> Option<(IpNet, usize)> {
+        let meeting = self.granted.meeting(&endpoint.into(), |(holder, _)| *holder != entrant);
+        meeting.map(|(network, (holder, _))| (*network, *holder))
+    }
+}
+
+/// Returns the claims of all tenants and their mappings to networks, the strongest first.
+pub(crate) fn network_claims(roster: &Roster<'_>, mappings: &[Applicant<'_>]) -> Vec<NetworkClaim> {
     let mut claims = Vec::new();
     for (at, entrant) in roster.entrants.iter().enumerate() {
         let mut claim = |sources: &mut dyn Iterator<Item = At<IpNet>>| {
             claims.extend(sources.enumerate().map(|(position, network)| NetworkClaim {
                 entrant: at,
-                position,
+                asked: Asked::Source(position),
                 network,
                 precedence: entrant.precedence(entrant.past.sources.contains(&network.value)),
             }));
@@ -52,48 +80,74 @@ pub(crate) fn network_claims(roster: &Roster<'_>) -> Vec<NetworkClaim> {
             Basis::Out => {}
         }
     }
-    claims.sort_by(|a, b| a.precedence.cmp(&b.precedence).then(a.position.cmp(&b.position)));
+    let places = roster.places(mappings);
+    for (position, applicant) in mappings.iter().enumerate() {
+        let Some(&at) = places.get(&applicant.id.tenant) else { continue };
+        claims.extend(applicant.leaving().map(|(endpoint, held)| NetworkClaim {
+            entrant: at,
+            asked: Asked::Endpoint(position),
+            network: At::new(endpoint.into(), Place::default()),
+            precedence: roster.entrants[at].precedence(held),
+        }));
+    }
+    claims.sort_by(|a, b| a.precedence.cmp(&b.precedence).then(a.asked.cmp(&b.asked)));
     claims
 }
 
-/// Grants each tenant the networks whose traffic it lets out; of two that claim a network, or an address in it, the older has it.
-pub(crate) fn steer(roster: &mut Roster<'_>, addresses: &Addresses) -> Vec<(IpNet, TenantId)> {
-    let claims = network_claims(roster);
+/// Grants each tenant the networks whose traffic it lets out; of two that claim a network, or an address in it, the older has it. Endpoints of
+/// mappings with `egress` are claimed like networks.
+pub(crate) fn steer(
+    roster: &mut Roster<'_>,
+    mappings: &[Applicant<'_>],
+    addresses: &Addresses,
+) -> Steered {
+    let claims = network_claims(roster, mappings);
     let held = if claims.is_empty() { Granted::default() } else { addresses.granted() };
-    let mut granted: Blocks<usize> = Blocks::default();
-    let mut all: Vec<(IpNet, usize)> = Vec::new();
+    let mut steered = Steered::default();
     for claim in claims {
         let (at, network) = (claim.entrant, claim.network.value);
-        let meeting = granted.meeting(&network, |holder| *holder != at);
-        let objection = match meeting {
-            Some((known, holder)) => {
-                let holder = &roster.entrants[*holder];
-                Some(format!(
-                    "{network} is or is in {known} of tenant {} ({}), which asked first: its traffic leaves as that tenant's",
-                    holder.id, holder.origin
-                ))
+        roster.entrants[at].claims.push(Claim::Network(network));
+        let meeting = steered.granted.meeting(&network, |(holder, _)| *holder != at);
+        let objection = meeting.map(|(known, (holder, asked))| {
+            let holder = &roster.entrants[*holder];
+            let (id, origin) = (&holder.id, &holder.origin);
+            match asked {
+                Asked::Source(_) => format!(
+                    "{network} is or is in {known} of tenant {id} ({origin}), which asked first: its traffic leaves as that tenant's"
+                ),
+                Asked::Endpoint(_) => format!(
+                    "{network} has in it {}, an endpoint of tenant {id} ({origin}) with egress: true, which asked first: its traffic leaves as that tenant's",
+                    known.addr()
+                ),
             }
-            None => held
-                .foreign_in(roster, at, network)
-                .map(|holder| format!("{network} has in it {holder}: name networks without it")),
+        });
+        let Asked::Source(position) = claim.asked else {
+            // A mapping is told where its rule is made.
+            if objection.is_none() {
+                steered.granted.insert(network, (at, claim.asked));
+            }
+            continue;
         };
+        let objection = objection.or_else(|| {
+            let holder = held.foreign_in(roster, at, network)?;
+            Some(format!("{network} has in it {holder}: name networks without it"))
+        });
         let Some(sentence) = objection else {
-            granted.insert(network, at);
-            all.push((network, at));
+            steered.granted.insert(network, (at, claim.asked));
+            steered.networks.push((network, roster.entrants[at].id.clone()));
             roster.entrants[at].sources.push(network);
             continue;
         };
         if matches!(roster.entrants[at].basis, Basis::Document(_)) {
             let parent = Field::SPEC.name("egress");
             let field = parent.name("sources");
-            let report = &mut roster.entrants[at].report;
             let place = claim.network.place;
-            report.error("SourceTaken", place, &field.index(claim.position), &sentence);
+            let report = &mut roster.entrants[at].report;
+            report.error("SourceTaken", place, &field.index(position), &sentence);
         }
     }
     roster.entrants.iter_mut().for_each(sources_in_order);
-    let owner = |at: usize| roster.entrants[at].id.clone();
-    all.into_iter().map(|(source, at)| (source, owner(at))).collect()
+    steered
 }
 
 /// Networks are granted by age and held in the order written, so that a second compile of the same documents changes nothing.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use durward_model::Origin;
 
+use super::claim_table::Claim;
 use super::roster::Roster;
 
 /// SHA-256 of a public key, so that two files with one private key have one of these; of a file of credentials, that of the file.
@@ -91,16 +92,23 @@ impl Keys {
         new
     }
 
-    /// Writes down with each tenant the keys it was granted.
+    /// Writes down with each tenant the keys it asked for and those it was granted.
     pub(crate) fn remember(self, roster: &mut Roster<'_>) {
+        for (at, denied) in self.denied {
+            let denied = denied.into_keys().map(|key| Claim::Key { key, shared: false });
+            roster.entrants[at].claims.extend(denied);
+        }
         for (entrant, used) in roster.entrants.iter_mut().zip(self.used) {
             entrant.past.keys = held(&used);
+            let held = entrant.past.keys.iter();
+            let held = held.map(|held| Claim::Key { key: held.key, shared: held.shared });
+            entrant.claims.extend(held);
         }
     }
 }
 
 /// Returns the keys of a list of uses, for the next compile.
-pub(crate) fn held(used: &[KeyUse]) -> Vec<HeldKey> {
+fn held(used: &[KeyUse]) -> Vec<HeldKey> {
     let mut held: Vec<HeldKey> =
         used.iter().map(|used| HeldKey { key: used.key, shared: used.shared }).collect();
     held.sort();

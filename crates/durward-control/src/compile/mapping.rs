@@ -7,7 +7,7 @@ pub(crate) mod foreign;
 mod health;
 mod ports;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durward_model::mapping::{Affinity, PortMapping, SourceMode};
-use durward_model::verdict::{Finding, Outcome};
+use durward_model::verdict::Outcome;
 use durward_model::{IngressAddress, Origin, SourceSet, TenantId};
 use ipnet::IpNet;
 
@@ -23,6 +23,7 @@ use super::Compiled;
 use super::addresses::{Addresses, Role};
 use super::assemble;
 use super::bounds;
+use super::claim_table::Claim;
 use super::names;
 use super::precedence::Precedence;
 use super::report::{Field, Report};
@@ -316,8 +317,7 @@ pub(crate) fn yield_addresses(
     roster: &Roster<'_>,
     addresses: &mut Addresses,
 ) {
-    let places: HashMap<&TenantId, usize> =
-        roster.entrants.iter().enumerate().map(|(at, entrant)| (&entrant.id, at)).collect();
+    let places = roster.places(applicants);
     for applicant in applicants {
         let Some(&at) = places.get(&applicant.id.tenant) else { continue };
         if matches!(roster.entrants[at].basis, Basis::Out) {
@@ -410,7 +410,8 @@ impl Reading<'_, '_, '_> {
             if names.any(|name| name == text) {
                 return Err("is not served, see what is said about it".to_owned());
             }
-            let hint = crate::suggest::hint(text, tenants.iter().map(TenantId::as_str));
+            let served = roster.served();
+            let hint = crate::suggest::hint(text, served.iter().map(|tenant| tenant.as_str()));
             Err(format!("is no tenant here{hint}: write a Tenant document of this name"))
         })
     }
@@ -503,40 +504,52 @@ impl Applicant<'_> {
     }
 }
 
-/// What a document now says of a mapping that is served, and what is found in it; `None` when it is anything but sound, or asks for other
-/// addresses or ports.
-pub(super) fn again(
-    source: &Arc<Source>,
-    document: &PortMappingDocument,
-    past: &Past,
-) -> Option<(Past, Vec<Finding>)> {
-    let former = past.served.as_ref()?;
-    let mut report = Report::of_document(source);
-    let written = &document.metadata.name;
-    let name = report.check("BadName", written, &Field::NAME, words::mapping_name)?;
-    let created = names::created(&mut report, &document.metadata);
-    let (roster, tenants) = (Roster::default(), [former.tenant.clone()].into());
-    let reading = &mut Reading { report: &mut report, roster: &roster, tenants: &tenants };
-    let current = reading.mapping(&name, document)?;
-    let claims = |of: &PortMapping| {
-        let ports = of.ports.iter().map(|port| (port.protocol, port.ports));
-        (of.addresses.clone(), ports.collect::<Vec<_>>())
-    };
-    // What leaves from a mapping's addresses depends on what others have.
-    let moved = current.egress
-        || former.egress
-        || document.spec.shared != past.shared
-        || claims(&current) != claims(former);
-    if moved || report.errors() > 0 {
-        return None;
+/// Notes with each tenant what its mappings ask for: now, and until that is granted what they had.
+pub(crate) fn note_claims(applicants: &[Applicant<'_>], roster: &mut Roster<'_>) {
+    let places = roster.places(applicants);
+    for applicant in applicants {
+        let Some(at) = places.get(&applicant.id.tenant) else { continue };
+        for mapping in applicant.current.iter().chain(&applicant.former) {
+            let claims = claims_of(mapping, applicant.shared);
+            roster.entrants[*at].claims.extend(claims);
+        }
     }
-    let served = Some(if **former == current { Arc::clone(former) } else { Arc::new(current) });
-    let (file, text) = (Arc::clone(&source.file), Arc::clone(&source.text));
-    let (seniority, shared) = (past.seniority, past.shared);
-    let good = Some(Arc::clone(source));
-    let (restored, outcome) = (false, Outcome::Accepted);
-    let past = Past { file, text, seniority, created, shared, good, restored, outcome, served };
-    Some((past, report.into_findings()))
+}
+
+fn claims_of(mapping: &PortMapping, shared: bool) -> Vec<Claim> {
+    let mut claims = Vec::new();
+    for address in &mapping.addresses {
+        claims.push(Claim::Address { address: address.0, is_socket: false, shared });
+        if mapping.egress {
+            claims.push(Claim::Leaving(address.0));
+        }
+        let ports = mapping.ports.iter().map(|port| Claim::Ports {
+            address: address.0,
+            transport: port.protocol,
+            ports: port.ports,
+        });
+        claims.extend(ports);
+    }
+    for pod in foreign::pods(mapping) {
+        claims.push(Claim::Endpoint(pod));
+        if mapping.egress {
+            claims.push(Claim::Network(pod.into()));
+        }
+    }
+    claims
+}
+
+/// Returns the tenants of mappings that are not served as their documents say, or that have given an address up, which is free only now.
+pub(crate) fn unsettled(applicants: &[Applicant<'_>]) -> BTreeSet<TenantId> {
+    let is_settled = |applicant: &&Applicant<'_>| {
+        let Applicant { served, current, former, .. } = applicant;
+        let had = former.iter().flat_map(|former| &former.addresses);
+        served.as_ref().zip(current.as_ref()).is_some_and(|(served, current)| {
+            Arc::ptr_eq(served, current) && had.clone().all(|one| served.addresses.contains(one))
+        })
+    };
+    let unsettled = applicants.iter().filter(|applicant| !is_settled(applicant));
+    unsettled.map(|applicant| applicant.id.tenant.clone()).collect()
 }
 
 /// The verdicts of all applicants, and what to remember of them.

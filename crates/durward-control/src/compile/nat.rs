@@ -1,43 +1,56 @@
-//! What the kernel carries: the mappings that are served, whose traffic leaves from where, and who let which port in.
+//! The kernel's part: the mappings that are served, whose traffic leaves from where, and the ports of this host's own listeners.
 //!
 //! Deliberately absent: decisions; all are made.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
-use durward_model::mapping::{KernelEgress, NatModel};
+use durward_model::mapping::{KernelEgress, NatModel, PortMapping};
 use durward_model::{AddressOwners, Bind, DestinationMode, Snapshot, TenantId};
 use ipnet::IpNet;
 
 use super::mapping::Applicant;
 use super::mapping::egress::{self, Taken};
 use super::roster::{Entrant, Roster};
+use super::scope::Scope;
 use super::transparent::Wish;
 
-/// The mappings that are served, the oldest first, and the egress rules; numbers and listeners come with [`finish`].
-pub(crate) fn assemble(
+/// Everything that the tenants that were compiled ask of the kernel.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    /// The mappings that are served, the oldest first.
+    mappings: Vec<Arc<PortMapping>>,
+    /// By tenant.
+    egress: BTreeMap<TenantId, Vec<Arc<KernelEgress>>>,
+}
+
+/// Gathers what is served; numbers and listeners come with [`model`].
+pub(crate) fn rules(
     roster: &Roster<'_>,
     applicants: &mut [Applicant<'_>],
     steered: Vec<(IpNet, TenantId)>,
     owners: &AddressOwners,
-) -> NatModel {
-    let mut rules = tenants_egress(roster);
-    rules.extend(egress::rules(applicants, &mut Taken::new(roster, steered, owners)));
+) -> Rules {
+    let mut rules = Rules::default();
+    let taken = &mut Taken::new(roster, steered, owners);
+    let of_mappings = egress::rules(applicants, taken);
+    let of_tenants = roster.entrants.iter().filter_map(tenant_egress).map(Arc::new);
+    for rule in of_tenants.chain(of_mappings) {
+        rules.egress.entry(rule.tenant.clone()).or_default().push(rule);
+    }
     let mut served: Vec<_> = applicants
         .iter()
         .filter_map(|applicant| Some((applicant.precedence(true), applicant.served.clone()?)))
         .collect();
     served.sort_by(|a, b| a.0.cmp(&b.0));
-    let mappings = served.into_iter().map(|(_, mapping)| mapping).collect();
-    NatModel { mappings, egress: rules, ..NatModel::default() }
-}
-
-fn tenants_egress(roster: &Roster<'_>) -> Vec<Arc<KernelEgress>> {
-    roster.entrants.iter().filter_map(tenant_egress).map(Arc::new).collect()
+    rules.mappings = served.into_iter().map(|(_, mapping)| mapping).collect();
+    rules
 }
 
 /// How the traffic of a tenant's networks leaves, if it has any.
-pub(super) fn tenant_egress(entrant: &Entrant<'_>) -> Option<KernelEgress> {
+fn tenant_egress(entrant: &Entrant<'_>) -> Option<KernelEgress> {
     if entrant.sources.is_empty() || entrant.egress.is_empty() {
         return None;
     }
@@ -53,46 +66,113 @@ pub(super) fn tenant_egress(entrant: &Entrant<'_>) -> Option<KernelEgress> {
     })
 }
 
-/// The whole model: tenants with their numbers of before, new ones with free ones, and this host's own listeners.
-pub(crate) fn finish<'b>(
-    mut model: NatModel,
-    binds: impl Iterator<Item = &'b Arc<Bind>>,
+/// Everything that the model is made of beside the rules of the tenants that were compiled.
+pub(crate) struct Around<'a, F> {
+    pub(crate) binds: &'a BTreeMap<SocketAddr, Arc<Bind>>,
+    /// True if the host listens where it did.
+    pub(crate) same_binds: bool,
+    /// What the tenants that were compiled had, if others stay as they were.
+    pub(crate) gone: Vec<Arc<PortMapping>>,
+    /// The place of each mapping in the order of arrival.
+    pub(crate) seniority: F,
+}
+
+/// Builds the whole model: tenants with their numbers of before, new ones with free ones, and this host's own listeners. What tenants ask for
+/// that were not compiled stays as it was.
+pub(crate) fn model(
+    rules: &Rules,
+    around: &Around<'_, impl Fn(&PortMapping) -> u64>,
     former: Option<&Arc<Snapshot>>,
+    scope: &Scope,
 ) -> Arc<NatModel> {
-    if model.mappings.is_empty() && model.egress.is_empty() {
-        // Nobody asks the kernel for anything, so it need not know the listeners either.
-        let nothing = || Arc::new(NatModel::default());
-        return former.map_or_else(nothing, |former| reuse(&former.nat, NatModel::default()));
+    let base = former.map(|former| &former.nat).filter(|_| matches!(scope, Scope::Part(_)));
+    if let Some(base) = base.filter(|base| around.same_binds && rules.are_same(base, around, scope))
+    {
+        return Arc::clone(base);
     }
-    let tenants: BTreeSet<&TenantId> = model
-        .mappings
-        .iter()
-        .map(|mapping| &mapping.tenant)
-        .chain(model.egress.iter().map(|rule| &rule.tenant))
-        .collect();
-    let known = |tenant: &TenantId| former?.nat.tenants.get(tenant).copied();
-    let mut numbers: BTreeMap<TenantId, u16> =
-        tenants.iter().filter_map(|tenant| Some(((*tenant).clone(), known(tenant)?))).collect();
-    let mut free = (1..=u16::MAX).filter({
-        let taken: BTreeSet<u16> = numbers.values().copied().collect();
-        move |number| !taken.contains(number)
-    });
-    for tenant in tenants {
+    let mut model = NatModel::default();
+    if let Some(base) = base {
+        (model.mappings, model.egress) = (base.mappings.clone(), base.egress.clone());
+    }
+    let Around { binds, gone, seniority, .. } = around;
+    let place = |mappings: &[Arc<PortMapping>], mapping: &PortMapping| {
+        let own = seniority(mapping);
+        mappings.partition_point(|other| seniority(other) < own)
+    };
+    for mapping in gone {
+        let at = place(&model.mappings, mapping);
+        model.mappings.remove(at);
+    }
+    for mapping in &rules.mappings {
+        let at = place(&model.mappings, mapping);
+        model.mappings.insert(at, Arc::clone(mapping));
+    }
+    for tenant in scope.tenants() {
+        let rules = of_tenant(&model.egress, tenant);
+        model.egress.drain(rules);
+    }
+    for (tenant, rules) in &rules.egress {
+        let at = of_tenant(&model.egress, tenant).start;
+        model.egress.splice(at..at, rules.iter().cloned());
+    }
+    if !model.mappings.is_empty() || !model.egress.is_empty() {
+        model.tenants = numbers(rules, former, scope);
+        let outer = binds.values().filter(|bind| bind.mode != DestinationMode::Anywhere);
+        model.local = outer.map(|bind| bind.address).collect();
+    }
+    match former {
+        Some(former) if *former.nat == model => Arc::clone(&former.nat),
+        _ => Arc::new(model),
+    }
+}
+
+/// Returns where the rules of a tenant are, or would be.
+fn of_tenant(rules: &[Arc<KernelEgress>], tenant: &TenantId) -> Range<usize> {
+    let start = rules.partition_point(|rule| rule.tenant < *tenant);
+    let end = rules[start..].partition_point(|rule| rule.tenant == *tenant);
+    start..start + end
+}
+
+impl Rules {
+    /// Returns whether these are the rules that the tenants had.
+    fn are_same<F>(&self, base: &NatModel, around: &Around<'_, F>, scope: &Scope) -> bool {
+        let same_rules = |tenant: &TenantId| {
+            let rules = self.egress.get(tenant).map_or(&[][..], Vec::as_slice);
+            base.egress[of_tenant(&base.egress, tenant)] == *rules
+        };
+        around.gone == self.mappings && scope.tenants().all(same_rules)
+    }
+}
+
+/// Returns the number of each tenant that asks for something.
+fn numbers(
+    rules: &Rules,
+    former: Option<&Arc<Snapshot>>,
+    scope: &Scope,
+) -> BTreeMap<TenantId, u16> {
+    let of_mappings = rules.mappings.iter().map(|mapping| &mapping.tenant);
+    let asking: BTreeSet<&TenantId> = of_mappings.chain(rules.egress.keys()).collect();
+    let mut numbers = former.map(|former| former.nat.tenants.clone()).unwrap_or_default();
+    match scope {
+        Scope::Everything => numbers.retain(|tenant, _| asking.contains(tenant)),
+        Scope::Part(part) => {
+            for tenant in part.tenants.iter().filter(|tenant| !asking.contains(tenant)) {
+                numbers.remove(tenant);
+            }
+        }
+    }
+    if asking.iter().all(|tenant| numbers.contains_key(*tenant)) {
+        return numbers;
+    }
+    let mut taken = vec![false; usize::from(u16::MAX) + 1];
+    numbers.values().for_each(|number| taken[usize::from(*number)] = true);
+    let mut free = (1..=u16::MAX).filter(|number| !taken[usize::from(*number)]);
+    for tenant in asking {
         if !numbers.contains_key(tenant)
             && let Some(number) = free.next()
         {
             numbers.insert(tenant.clone(), number);
         }
     }
-    model.tenants = numbers;
-    let outer = binds.filter(|bind| bind.mode != DestinationMode::Anywhere);
-    model.local = outer.map(|bind| bind.address).collect();
-    match former {
-        Some(former) => reuse(&former.nat, model),
-        None => Arc::new(model),
-    }
-}
-
-fn reuse(former: &Arc<NatModel>, model: NatModel) -> Arc<NatModel> {
-    if **former == model { Arc::clone(former) } else { Arc::new(model) }
+    numbers
 }

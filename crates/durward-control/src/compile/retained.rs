@@ -146,7 +146,7 @@ pub fn restore(state: &State, source: &FileSource, now: i64) -> Compiled {
     for (id, past) in &*earlier.memory.mappings {
         mappings.entry(id.clone()).or_insert_with(|| past.clone());
     }
-    restored.memory.seen.settled = false;
+    restored.memory.seen.complete = false;
     restored
 }
 
@@ -206,6 +206,7 @@ fn tenant_past(state: &TenantState, document: Option<&Document>) -> Past {
         keys: state.keys.iter().filter_map(key).collect(),
         sources: state.sources.clone(),
         transparent: Wish::None,
+        claims: Arc::default(),
     }
 }
 

@@ -2,22 +2,25 @@
 //!
 //! Here ends what can be said of a document by itself: after this, tenants meet. Deliberately absent: listeners and upstreams.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use durward_model::limits::Limits;
 use durward_model::verdict::{Outcome, Severity};
-use durward_model::{EgressAddress, Origin, Tenant, TenantId};
+use durward_model::{EgressAddress, Origin, Snapshot, Tenant, TenantId};
 use ipnet::IpNet;
 
 use super::Compiled;
 use super::addresses::Held;
+use super::claim_table::Claim;
 use super::keys::HeldKey;
+use super::mapping::Applicant;
 use super::names::{self, Named};
 use super::precedence::Precedence;
 use super::report::{Field, Report};
+use super::scope::Scope;
 use super::transparent::Wish;
 use super::verdict::Draft;
 use crate::place::{At, Place};
@@ -55,6 +58,8 @@ pub(crate) struct Past {
     pub(crate) sources: Vec<IpNet>,
     /// What of that its forward proxy had.
     pub(crate) transparent: Wish,
+    /// All it asks for, whether or not it has it.
+    pub(crate) claims: Arc<[Claim]>,
 }
 
 /// All who take part, and the verdicts in the making.
@@ -62,10 +67,27 @@ pub(crate) struct Past {
 pub(crate) struct Roster<'a> {
     pub(crate) entrants: Vec<Entrant<'a>>,
     pub(crate) drafts: Vec<Draft>,
+    /// Where the tenants are that are served and take no part, as nothing of theirs can change.
+    others: Option<(&'a Snapshot, &'a Scope)>,
     newcomers: u64,
 }
 
 impl Roster<'_> {
+    /// Returns the positions of the tenants, if there are mappings to find theirs.
+    pub(crate) fn places(&self, mappings: &[Applicant<'_>]) -> HashMap<TenantId, usize> {
+        let entrants = if mappings.is_empty() { &[][..] } else { &self.entrants[..] };
+        entrants.iter().enumerate().map(|(at, entrant)| (entrant.id.clone(), at)).collect()
+    }
+
+    /// Returns the tenants that are served, in order, as far as is known by now.
+    pub(crate) fn served(&self) -> BTreeSet<&TenantId> {
+        let live = self.entrants.iter().filter(|entrant| !matches!(entrant.basis, Basis::Out));
+        let others = self.others.into_iter().flat_map(|(former, scope)| {
+            former.tenants.keys().filter(|tenant| !scope.contains(tenant))
+        });
+        live.map(|entrant| &entrant.id).chain(others).collect()
+    }
+
     /// The next place in the order of arrival.
     pub(crate) fn newcomer(&mut self) -> u64 {
         self.newcomers += 1;
@@ -93,6 +115,8 @@ pub(crate) struct Entrant<'a> {
     pub(crate) sources: Vec<IpNet>,
     /// What of that its forward proxy has, once read.
     pub(crate) transparent: Wish,
+    /// All it asks for, as it is read.
+    pub(crate) claims: Vec<Claim>,
 }
 
 /// The verdict, among the drafts, a tenant is told in.
@@ -157,7 +181,11 @@ pub(crate) fn remember_good(roster: &mut Roster<'_>, resources: &Resources) {
 pub(crate) static NOWHERE: std::sync::LazyLock<Source> = std::sync::LazyLock::new(Source::default);
 
 /// Everybody who takes part.
-pub(crate) fn enrol<'a>(resources: &'a Resources, previous: Option<&'a Compiled>) -> Roster<'a> {
+pub(crate) fn enrol<'a>(
+    resources: &'a Resources,
+    previous: Option<&'a Compiled>,
+    scope: &'a Scope,
+) -> Roster<'a> {
     let mut register = Register::new(previous);
     let named = register.read_names(&resources.documents);
     let lost = names::lost_to(&register, &named);
@@ -172,7 +200,8 @@ pub(crate) fn enrol<'a>(resources: &'a Resources, previous: Option<&'a Compiled>
     }
     register.keep_broken(resources);
     let Register { entrants, drafts, newcomers, .. } = register;
-    Roster { entrants, drafts, newcomers }
+    let others = previous.map(|previous| (&*previous.snapshot, scope));
+    Roster { entrants, drafts, others, newcomers }
 }
 
 /// The roster while it is filled.
@@ -286,6 +315,7 @@ impl<'a> Register<'a> {
             created: named.created,
             addresses: past.map(|past| past.addresses.clone()).unwrap_or_default(),
             keys: past.map(|past| past.keys.clone()).unwrap_or_default(),
+            claims: Arc::default(),
         };
         self.taken.insert(named.id.clone());
         self.entrants.push(Entrant {
@@ -299,6 +329,7 @@ impl<'a> Register<'a> {
             egress: Vec::new(),
             sources: Vec::new(),
             transparent: Wish::None,
+            claims: Vec::new(),
         });
     }
 
@@ -378,6 +409,7 @@ impl<'a> Register<'a> {
             egress: Vec::new(),
             sources: Vec::new(),
             transparent: Wish::None,
+            claims: Vec::new(),
         });
     }
 }

@@ -4,7 +4,7 @@
 
 mod named;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -85,6 +85,16 @@ struct Known {
 struct Loaded {
     resources: Resources,
     over_budget: u64,
+    is_narrow: bool,
+}
+
+/// One load among others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    /// Its number, by which [`FileSource::is_current`] knows it.
+    pub(super) number: u64,
+    /// True if only what was said to have changed was looked at.
+    pub(super) is_narrow: bool,
 }
 
 impl Default for FileSource {
@@ -120,7 +130,7 @@ impl FileSource {
     ///
     /// A path that cannot be read is an unreadable file of the result, never an error for the rest. Performs blocking I/O.
     pub fn load(&self, paths: &[PathBuf]) -> Resources {
-        match self.load_in_turn(paths) {
+        match self.load_in_turn(paths, None) {
             Ok((resources, _)) => resources,
             Err(Overdue) => {
                 let unreadable = paths.iter().map(|path| Unreadable {
@@ -132,15 +142,20 @@ impl FileSource {
         }
     }
 
-    /// The same, and the number by which [`Self::is_current`] knows it.
-    pub(super) fn load_in_turn(&self, paths: &[PathBuf]) -> Result<(Resources, u64), Overdue> {
+    /// The same, and which load it was. If `changed` names everything that has changed since the last load, only
+    /// that is looked at, and the names in directories.
+    pub(super) fn load_in_turn(
+        &self,
+        paths: &[PathBuf],
+        changed: Option<HashSet<PathBuf>>,
+    ) -> Result<(Resources, Turn), Overdue> {
         let turn = self.turn.fetch_add(1, Relaxed) + 1;
         let (options, roots) = (Arc::clone(&self.options), Arc::clone(&self.roots));
         let paths = paths.to_owned();
         let loaded = self.patience.run(&mut *self.memory(), move |memory, progress| {
             let Memory { reader, files, turn: last } = memory;
             *last = turn;
-            reader.begin(progress);
+            reader.begin(progress, changed.as_ref());
             let mut load = Load::new((&options, &roots), turn, reader, files);
             for path in &paths {
                 load.path(path);
@@ -149,7 +164,7 @@ impl FileSource {
             let Load { resources, over_budget, .. } = load;
             files.retain(|_, known| known.turn == turn);
             reader.finish();
-            Loaded { resources, over_budget }
+            Loaded { resources, over_budget, is_narrow: reader.is_narrow() }
         });
         let mut health = self.health_now();
         health.overdue = loaded.is_err();
@@ -161,7 +176,7 @@ impl FileSource {
         health.unchanged = health.succeeded;
         health.over_budget = loaded.over_budget;
         health.named_bytes = loaded.resources.files.values().flatten().map(NamedFile::held).sum();
-        Ok((loaded.resources, turn))
+        Ok((loaded.resources, Turn { number: turn, is_narrow: loaded.is_narrow }))
     }
 
     /// Returns the documents in texts that were in files once, each with the position of its text.
@@ -180,7 +195,7 @@ impl FileSource {
         let wanted = documents.clone();
         let read = self.patience.run(&mut *self.memory(), move |memory, progress| {
             let Memory { reader, files, .. } = memory;
-            reader.begin(progress);
+            reader.begin(progress, None);
             let mut load = Load::new((&options, &roots), 0, reader, files);
             load.references.push(wanted.iter().flat_map(referenced).collect());
             load.resources.documents.clone_from(&wanted);

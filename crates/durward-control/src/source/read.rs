@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: writing, locking, and following anything but what the system follows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File, Metadata};
@@ -35,6 +35,8 @@ pub(super) struct Reader {
     /// What could not be read in the last round, and what would have to change for another try.
     unreadable: Vec<(PathBuf, Obstacle)>,
     round: u64,
+    /// The files to look at in this round; the others are what they were. `None` for all.
+    only: Option<HashSet<PathBuf>>,
     progress: Arc<Progress>,
 }
 
@@ -55,6 +57,8 @@ struct Known {
     file: NamedFile,
     /// The path without links.
     real: Arc<Path>,
+    /// True if links may be what leads there.
+    is_linked: bool,
     round: u64,
 }
 
@@ -123,10 +127,11 @@ impl Known {
         same
     }
 
-    /// What was read before, if it is at hand and was read in this round or the system's times say that it is the same.
-    fn reused(&mut self, path: &Path, round: u64) -> Option<NamedFile> {
+    /// What was read before, if it is at hand and was read in this round, is `trusted`, or is the same by the system's times.
+    fn reused(&mut self, path: &Path, round: u64, trusted: bool) -> Option<NamedFile> {
         let same = || fs::metadata(path).is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp);
-        if self.file.bytes().is_none() || self.round != round && !(self.stamp.settled && same()) {
+        let reusable = trusted || self.round == round || self.stamp.settled && same();
+        if self.file.bytes().is_none() || !reusable {
             return None;
         }
         self.round = round;
@@ -174,12 +179,44 @@ impl Obstacle {
 }
 
 impl Reader {
-    /// Everything is asked for anew, by a load that reports its progress there.
-    pub(super) fn begin(&mut self, progress: &Arc<Progress>) {
+    /// Everything is asked for anew, by a load that reports its progress there. If `changed` says all that has changed since the last round,
+    /// other files are taken for what they were.
+    pub(super) fn begin(&mut self, progress: &Arc<Progress>, changed: Option<&HashSet<PathBuf>>) {
+        self.only = changed.and_then(|changed| self.files_at(changed));
         self.round += 1;
         self.directories.clear();
         self.unreadable.clear();
         self.progress = Arc::clone(progress);
+    }
+
+    /// Returns the files that something at these paths changes; `None` if that cannot be told, because one of them may lead to any file.
+    fn files_at(&self, changed: &HashSet<PathBuf>) -> Option<HashSet<PathBuf>> {
+        if self.files.values().any(|known| known.is_linked) {
+            return None;
+        }
+        let mut only = HashSet::new();
+        for path in changed {
+            if self.files.contains_key(path) {
+                only.insert(path.clone());
+                continue;
+            }
+            let is_plain = match fs::symlink_metadata(path) {
+                Ok(metadata) => metadata.is_file(),
+                Err(error) => {
+                    error.kind() == ErrorKind::NotFound
+                        && !self.files.keys().any(|file| file.starts_with(path))
+                }
+            };
+            if !is_plain {
+                return None;
+            }
+        }
+        Some(only)
+    }
+
+    /// Returns whether only what has changed is looked at in this round.
+    pub(super) fn is_narrow(&self) -> bool {
+        self.only.is_some()
     }
 
     /// Forgets what this round did not ask for.
@@ -246,9 +283,10 @@ impl Reader {
     /// A file of this kind, or why it cannot be read. The same bytes as before when they are equal.
     pub(super) fn read(&mut self, path: &Path, kind: FileKind) -> FileBytes {
         let (round, progress) = (self.round, Arc::clone(&self.progress));
+        let trusted = self.only.as_ref().is_some_and(|only| !only.contains(path));
         let known = self.files.get_mut(path);
         let found = progress.at(path, || {
-            let reused = known.and_then(|known| known.reused(path, round));
+            let reused = known.and_then(|known| known.reused(path, round, trusted));
             match reused.filter(|file| file.length() <= kind.limit()) {
                 Some(file) => Ok(Err(file)),
                 None => read(path, kind).map(Ok),
@@ -270,14 +308,16 @@ impl Reader {
         let former = self.files.get(path).map(|known| &known.file);
         let former = former.filter(|known| **known == file && known.bytes().is_some()).cloned();
         let file = former.unwrap_or(file);
-        let known = Known { stamp, file: file.clone(), real: Arc::from(real), round };
+        let is_linked = !real.ends_with(path.strip_prefix(".").unwrap_or(path));
+        let known = Known { stamp, file: file.clone(), real: Arc::from(real), is_linked, round };
         self.files.insert(path.to_owned(), known);
         Ok(file)
     }
 
-    /// Returns the path, without links, of a file that was read.
+    /// Returns the path, without links, of a file that was read, if links may have led to it.
     pub(super) fn real(&self, path: &Path) -> Option<&Arc<Path>> {
-        self.files.get(path).map(|known| &known.real)
+        let known = self.files.get(path)?;
+        (known.is_linked || path.is_relative()).then_some(&known.real)
     }
 
     /// Returns the directory that links in this path lead to.
@@ -353,7 +393,7 @@ mod tests {
         let path = root.path().join("a.yaml");
         fs::write(&path, "old").unwrap();
         let (mut reader, progress) = (Reader::default(), Arc::default());
-        reader.begin(&progress);
+        reader.begin(&progress, None);
         assert_eq!(bytes(&mut reader, &path), b"old");
         reader.finish();
         assert!(reader.is_current(&progress), "looked into, it is the same");
@@ -363,7 +403,7 @@ mod tests {
         std::thread::sleep(SETTLED + Duration::from_millis(1100));
 
         assert!(!reader.is_current(&progress));
-        reader.begin(&progress);
+        reader.begin(&progress, None);
         assert_eq!(bytes(&mut reader, &path), b"new");
         reader.finish();
         assert!(reader.is_current(&progress));
@@ -376,7 +416,7 @@ mod tests {
         let (path, folder) = (root.path().join("a.yaml"), root.path().join("b.yaml"));
         let (mut reader, progress) = (Reader::default(), Arc::default());
         let mut round = || {
-            reader.begin(&progress);
+            reader.begin(&progress, None);
             let read = [&path, &folder].map(|path| reader.read(path, KIND).is_ok());
             reader.finish();
             (read, reader.is_current(&progress))
@@ -397,7 +437,7 @@ mod tests {
         let path = root.path().join("a.crt");
         fs::write(&path, "bytes").unwrap();
         let (mut reader, progress) = (Reader::default(), Arc::default());
-        reader.begin(&progress);
+        reader.begin(&progress, None);
         let first = reader.read(&path, FileKind::Certificate).unwrap();
         reader.finish();
 
@@ -405,9 +445,51 @@ mod tests {
 
         assert!(reader.is_current(&progress));
         assert_eq!(reader.files[&path].file.held(), 0);
-        reader.begin(&progress);
+        reader.begin(&progress, None);
         let again = reader.read(&path, FileKind::Certificate).unwrap();
         assert_eq!(again, first);
         assert_eq!(again.bytes().unwrap().to_vec(), b"bytes");
+    }
+
+    #[test]
+    fn only_what_has_changed_is_looked_at_unless_it_may_lead_anywhere() {
+        let root = tempfile::tempdir().unwrap();
+        let real = fs::canonicalize(root.path()).unwrap();
+        let at = |name: &str| real.join(name);
+        for name in ["a.yaml", "b.yaml", "note.txt"] {
+            fs::write(at(name), name).unwrap();
+        }
+        fs::create_dir(at("certs")).unwrap();
+        fs::write(at("certs/c.crt"), "c").unwrap();
+        let all = ["a.yaml", "b.yaml", "certs/c.crt"];
+        let (mut reader, progress) = (Reader::default(), Arc::default());
+        let mut round = |changed: &[&str]| {
+            let changed = changed.iter().map(|name| at(name)).collect();
+            reader.begin(&progress, Some(&changed));
+            let read = all.map(|name| reader.read(&at(name), KIND).is_ok());
+            reader.finish();
+            assert_eq!(read, [true; 3]);
+            (reader.is_narrow(), String::from_utf8(bytes(&mut reader, &at("a.yaml"))).unwrap())
+        };
+        round(&[]);
+
+        fs::write(at("a.yaml"), "changed").unwrap();
+        assert_eq!(round(&["b.yaml"]), (true, "a.yaml".to_owned()), "nobody told of it");
+        assert_eq!(round(&["a.yaml"]), (true, "changed".to_owned()));
+        fs::write(at("a.yaml"), "again").unwrap();
+        assert_eq!(round(&["note.txt", "gone.tmp"]), (true, "changed".to_owned()));
+        // A directory, and a link, may be on the way to any file.
+        std::os::unix::fs::symlink("certs", at("..data")).unwrap();
+        for anywhere in ["certs", "..data"] {
+            fs::write(at("a.yaml"), anywhere).unwrap();
+            assert_eq!(round(&[anywhere]), (false, anywhere.to_owned()));
+        }
+        // So may whatever was at a path that a file was behind.
+        fs::rename(at("certs"), at("elsewhere")).unwrap();
+        assert!(reader.files_at(&[at("certs")].into()).is_none());
+        std::os::unix::fs::symlink("elsewhere", at("certs")).unwrap();
+        reader.begin(&progress, None);
+        reader.read(&at("certs/c.crt"), KIND).unwrap();
+        assert!(reader.files_at(&[at("a.yaml")].into()).is_none(), "links are in use");
     }
 }

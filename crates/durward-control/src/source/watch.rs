@@ -1,7 +1,7 @@
 //! Watching: whenever something under the configuration changes, it is loaded again and handed on if it says something else.
 //!
-//! The system's notifications are believed for speed and not relied on: every second all files are looked at as well. Deliberately
-//! absent: compiling; whoever receives the resources does that.
+//! The system's notifications are believed for speed and not relied on: all files are looked at as well, every second or, where that would take
+//! more than half a hundredth of a core, less often. Deliberately absent: compiling; whoever receives the resources does that.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
@@ -15,7 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
+use notify::event::{
+    AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RemoveKind, RenameMode,
+};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch::Sender;
 use tracing::{debug, warn};
@@ -26,6 +28,12 @@ use crate::source::patience::Progress;
 
 /// Unfinished files that are told apart; with more of them there is no hurry.
 const MOST_UNFINISHED: usize = 1024;
+/// Changed paths that are looked at alone; with more of them everything is.
+const MOST_CHANGED: usize = 256;
+/// All files are looked at only so often that it takes no more than this part of a core, where the system's notifications tell of changes anyway.
+const SHARE: u32 = 200;
+/// And so often at the least.
+const SELDOM: Duration = Duration::from_secs(30);
 
 /// How eagerly changes are looked for.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +44,7 @@ pub struct Pace {
     pub debounce: Duration,
     /// And after so long at the latest, however busy it is.
     pub longest: Duration,
-    /// All files are looked at so often, notified or not.
+    /// All files are looked at so often, notified or not; many files, of whose changes the system notifies, less often.
     pub poll: Duration,
     /// Whether the system's notifications are used at all.
     pub notified: bool,
@@ -92,7 +100,8 @@ pub fn watch(
 ) -> io::Result<Watching> {
     let (wake, woken) = sync_channel(1);
     let eyes = if pace.notified { Eyes::open(wake.clone()) } else { Eyes::default() };
-    let watcher = WatcherThread { source, paths, pace, changed, eyes, turn: 0, busy: None };
+    let (turn, busy, poll) = (0, None, pace.poll);
+    let watcher = WatcherThread { source, paths, pace, changed, eyes, turn, busy, poll };
     let thread = std::thread::Builder::new()
         .name("durward-watch".to_owned())
         .spawn(move || watcher.run(&woken))?;
@@ -109,6 +118,8 @@ struct WatcherThread {
     turn: u64,
     /// When something was last loaded because of a notification.
     busy: Option<Instant>,
+    /// The time after which all files are looked at next.
+    poll: Duration,
 }
 
 impl WatcherThread {
@@ -117,7 +128,7 @@ impl WatcherThread {
         loop {
             self.load(notified);
             notified = false;
-            match woken.recv_timeout(self.pace.poll) {
+            match woken.recv_timeout(self.poll) {
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Wake::Changed) => {
@@ -151,20 +162,37 @@ impl WatcherThread {
         wake
     }
 
+    /// Returns when all files are to be looked at again, if one look takes so long.
+    fn next_look(&self, took: Duration) -> Duration {
+        let seldom = if self.eyes.all { (took * SHARE).min(SELDOM) } else { self.pace.poll };
+        seldom.max(self.pace.poll)
+    }
+
     /// After a notification the watches are set anew even without news: a directory on the way to a file may have appeared.
     fn load(&mut self, notified: bool) {
-        if !notified && !self.eyes.are_stale(&self.source) && self.source.is_current(self.turn) {
-            return;
+        if !notified && !self.eyes.are_stale(&self.source) {
+            let began = Instant::now();
+            let is_current = self.source.is_current(self.turn);
+            self.poll = self.next_look(began.elapsed());
+            if is_current {
+                // Nothing changed before the directories were watched.
+                self.eyes.all = self.eyes.complete;
+                return;
+            }
         }
+        let changed = self.eyes.changed.take().filter(|_| notified && self.eyes.all);
         // A load that was given up is said so by the source, and tried again; what was loaded before stays.
-        let Ok((resources, turn)) = self.source.load_in_turn(&self.paths) else { return };
-        self.turn = turn;
+        let Ok((resources, turn)) = self.source.load_in_turn(&self.paths, changed) else {
+            self.eyes.changed.note_anything();
+            return;
+        };
+        self.turn = turn.number;
         let resources = Arc::new(resources);
         let news = !self.changed.borrow().same_as(&resources);
         // Whoever is told of a file may change it at once, so a new one is watched before.
         let as_before =
             outline(&resources) == self.eyes.outline && !self.eyes.are_stale(&self.source);
-        let looks = news || notified || !as_before;
+        let looks = !as_before || !turn.is_narrow && (news || notified);
         if looks && !as_before {
             self.eyes.look_at(&self.source, &self.paths, &resources);
         }
@@ -193,7 +221,51 @@ struct Eyes {
     names: Names,
     /// The files that were looked at.
     outline: u64,
+    /// True if every directory is watched.
+    complete: bool,
+    /// True if every change since the last load is told.
+    all: bool,
     unfinished: Unfinished,
+    changed: Changed,
+}
+
+/// Paths at which something has changed since the last load; `None` once that could be anywhere.
+#[derive(Clone, Debug)]
+struct Changed(Arc<Mutex<Option<HashSet<PathBuf>>>>);
+
+impl Default for Changed {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Some(HashSet::new()))))
+    }
+}
+
+impl Changed {
+    fn note(&self, event: &Event) {
+        let mut changed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_of_folder = matches!(
+            event.kind,
+            EventKind::Create(CreateKind::Folder) | EventKind::Remove(RemoveKind::Folder)
+        );
+        let paths = changed.as_mut().filter(|paths| {
+            !event.need_rescan()
+                && !event.paths.is_empty()
+                && !is_of_folder
+                && paths.len() < MOST_CHANGED
+        });
+        match paths {
+            Some(paths) => paths.extend(event.paths.iter().cloned()),
+            None => *changed = None,
+        }
+    }
+
+    fn note_anything(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn take(&self) -> Option<HashSet<PathBuf>> {
+        let mut changed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        changed.replace(HashSet::new())
+    }
 }
 
 /// Files that somebody has begun to write, or taken away perhaps to write them anew: what they say now is not what is meant.
@@ -257,12 +329,15 @@ type Names = Arc<Mutex<HashSet<OsString>>>;
 impl Eyes {
     fn open(wake: SyncSender<Wake>) -> Self {
         let (names, unfinished) = (Names::default(), Unfinished::default());
+        let changed = Changed::default();
         let (known, begun) = (Arc::clone(&names), unfinished.clone());
+        let noted = changed.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            let Ok(event) = event else { return };
+            let Ok(event) = event else { return noted.note_anything() };
             let matters = matters(&event, &known);
             begun.note(&event, matters, |path| is_named(path, &known));
             if matters {
+                noted.note(&event);
                 // A full channel has a wake in it already.
                 let _ = wake.try_send(Wake::Changed);
             }
@@ -270,7 +345,17 @@ impl Eyes {
         if let Err(error) = &watcher {
             warn!(%error, "no notifications from the system: files are looked at every second only");
         }
-        Self { watcher: watcher.ok(), watched: Arc::default(), names, outline: 0, unfinished }
+        let watcher = watcher.ok();
+        Self {
+            watcher,
+            watched: Arc::default(),
+            complete: false,
+            all: false,
+            names,
+            outline: 0,
+            unfinished,
+            changed,
+        }
     }
 
     /// Whether a directory is no longer what it was when the watch was set, or none is set yet.
@@ -290,11 +375,14 @@ impl Eyes {
     /// Directories, not files: what is renamed over a file, or appears later, is seen there.
     fn look_at(&mut self, source: &FileSource, paths: &[PathBuf], resources: &Arc<Resources>) {
         self.outline = outline(resources);
+        (self.complete, self.all) = (false, false);
         let Some(watcher) = &mut self.watcher else { return };
         let (paths, resources) = (paths.to_owned(), Arc::clone(resources));
         let found = source.ask(move |progress| directories(progress, &paths, &resources));
         let Some((wanted, names)) = found else { return };
         let watched = Arc::make_mut(&mut self.watched);
+        let before = watched.clone();
+        self.complete = true;
         *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
         let stale: Vec<PathBuf> = watched
             .iter()
@@ -314,9 +402,14 @@ impl Eyes {
                 Ok(()) => {
                     watched.insert(directory, identity);
                 }
-                Err(error) => debug!(%error, directory = %directory.display(), "not notified here"),
+                Err(error) => {
+                    self.complete = false;
+                    debug!(%error, directory = %directory.display(), "not notified here");
+                }
             }
         }
+        // Of what changed in a new directory before it was watched nobody was told.
+        self.all = self.complete && before == *watched;
     }
 }
 

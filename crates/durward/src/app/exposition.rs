@@ -11,7 +11,7 @@ use super::health::Health;
 
 /// Writes what became of the documents.
 pub(crate) fn documents(text: &mut Text, view: &Compiled, failures: u64) {
-    let verdicts = view.verdicts.verdicts.iter();
+    let verdicts = view.verdicts.iter();
     let rejected = verdicts.filter(|verdict| verdict.outcome != Outcome::Accepted).count();
     let help = "Whether every document was accepted when last read.";
     text.family("durward_config_last_reload_success", Kind::Gauge, help)

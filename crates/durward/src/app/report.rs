@@ -110,9 +110,9 @@ impl<'a> Report<'a> {
     /// The report of these facts.
     pub(crate) fn new(facts: &Facts<'a>, health: &'a Health) -> Self {
         let Facts { view, status, kernel, draining, .. } = *facts;
-        let verdicts: &'a [Verdict] = &view.verdicts.verdicts;
+        let verdicts = view.verdicts.iter();
         let (accepted, rejected) =
-            verdicts.iter().partition(|verdict| verdict.outcome == Outcome::Accepted);
+            verdicts.partition(|verdict| verdict.outcome == Outcome::Accepted);
         let tenants = status.iter().flat_map(|status| &status.tenants);
         Self {
             version: env!("CARGO_PKG_VERSION"),

@@ -146,7 +146,7 @@ fn diff(config: &ConfigArgs, arguments: &NatArgs, program: bool) -> Result<Exit,
     }
     let left_out = tell_left_out(&loaded.verdicts)?;
     let rejected = |verdict: &Verdict| verdict.outcome == Outcome::Rejected;
-    if loaded.verdicts.verdicts.iter().any(rejected) {
+    if loaded.verdicts.iter().any(rejected) {
         let kept =
             "of what is rejected a running gateway keeps what it has, whatever is shown as removed";
         writeln!(anstream::stderr(), "\n{kept}")?;
@@ -160,7 +160,7 @@ fn diff(config: &ConfigArgs, arguments: &NatArgs, program: bool) -> Result<Exit,
 /// Findings of documents that are not wholly accepted, on standard error; whether there are such documents.
 fn tell_left_out(verdicts: &Verdicts) -> Result<bool, Failure> {
     let left_out = |verdict: &&Verdict| verdict.outcome != Outcome::Accepted;
-    let text = findings_text(verdicts.verdicts.iter().filter(left_out));
+    let text = findings_text(verdicts.iter().filter(left_out));
     anstream::stderr().write_all(text.as_bytes())?;
     Ok(!verdicts.all_accepted())
 }

@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: anything only the host or a running process knows; that is `check`.
 
+use std::sync::Arc;
+
 use durward_model::Snapshot;
 use durward_model::verdict::{Finding, Outcome, Severity, Verdict, Verdicts};
 use serde::Serialize;
@@ -18,7 +20,7 @@ struct Report<'a> {
     tenants: usize,
     listeners: usize,
     mappings: usize,
-    verdicts: &'a [Verdict],
+    verdicts: &'a [Arc<Verdict>],
 }
 
 /// Compiles and reports.
@@ -68,7 +70,7 @@ fn print(
         table.row(row(verdict, wide));
     }
     table.print(screen)?;
-    screen.text(&findings_text(&verdicts.verdicts))?;
+    screen.text(&findings_text(verdicts.iter()))?;
     screen.line("")?;
     let summary = match snapshot.tenants.len() {
         0 => "nothing would be served".to_owned(),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use durward_model::Listener;
 use durward_model::mapping::{PortMapping, PortRange, Transport};
 
+use crate::compile::claim_table::covers;
 use crate::compile::mapping::Applicant;
 use crate::compile::report::Field;
 
@@ -162,11 +163,6 @@ impl Ports {
 fn overlapping(mapped: &Mapped, ports: PortRange) -> Option<&Arc<PortMapping>> {
     let (_, (known, mapping)) = mapped.range(..=ports.last()).next_back()?;
     known.overlaps(ports).then_some(mapping)
-}
-
-/// Whether a socket at `bound` accepts connections to `address`; `::` is for both families.
-fn covers(bound: IpAddr, address: IpAddr) -> bool {
-    bound == address || (bound.is_unspecified() && (bound.is_ipv6() || address.is_ipv4()))
 }
 
 /// A mapping as those who lose to it are told.

@@ -1,71 +1,77 @@
-//! Endpoints in another tenant's `egress.sources`: those are that tenant's pods, which nobody else's mapping leads to, unless it did before.
+//! Pods of another tenant: those in its `egress.sources`, and the endpoints of its mappings with `egress: true`. Nobody else's mapping leads to
+//! them, unless it did before; then whoever they belong to is told.
 //!
 //! Endpoints that are only named by other mappings are not compared: several tenants may lead to one service.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use durward_model::TenantId;
-use durward_model::blocks::Blocks;
 use durward_model::mapping::PortMapping;
+use ipnet::IpNet;
 
 use super::Applicant;
+use crate::compile::egress::Steered;
 use crate::compile::report::Field;
-use crate::compile::roster::{Past, Roster};
+use crate::compile::roster::{Basis, Roster};
 use crate::compile::words;
 use crate::place::Place;
 
 /// Rejects mappings that newly lead to a pod of another tenant. An endpoint that was served before stays, and what was served stands in.
 ///
-/// Ages are not compared: the network will be held in the next compile, which must decide alike.
-pub(crate) fn refuse(applicants: &mut [Applicant<'_>], roster: &Roster<'_>) {
-    let mut networks: Blocks<usize> = Blocks::default();
-    for (at, entrant) in roster.entrants.iter().enumerate() {
-        entrant.sources.iter().for_each(|network| networks.insert(*network, at));
-    }
+/// Ages are not compared: the pod will be held in the next compile, which must decide alike.
+pub(crate) fn refuse(applicants: &mut [Applicant<'_>], roster: &mut Roster<'_>, steered: &Steered) {
+    let places = roster.places(applicants);
     for applicant in applicants {
-        let Some(current) = applicant.current.as_deref().filter(|_| !applicant.restored) else {
+        let Some(&at) = places.get(&applicant.id.tenant) else { continue };
+        let Some(current) = applicant.current.as_deref() else { continue };
+        let all = pods(current);
+        let mut had = applicant.former.as_deref().map(pods).unwrap_or_default();
+        if applicant.restored {
+            had.extend(&all);
+        }
+        let foreign = |pod: &IpAddr| Some((*pod, steered.foreign(*pod, at)?));
+        let found = all.difference(&had).find_map(foreign);
+        if let Some((pod, (network, holder))) = found {
+            let holder = &roster.entrants[holder].id;
+            let sentence = format!(
+                "leads to {pod}, which is in {network} of tenant {holder}: name an endpoint of this tenant, or take it out of that tenant's egress.sources and of its mappings with egress: true"
+            );
+            applicant.current = None;
+            applicant.tell_of_endpoint(pod, &sentence);
             continue;
+        }
+        let sentence = |pod: IpAddr| {
+            let (name, tenant, origin) = (&current.name, &current.tenant, &current.origin);
+            format!(
+                "{pod} is one of the endpoints that mapping {name} of tenant {tenant} ({origin}) has led to since before: its clients reach them"
+            )
         };
-        let tenant = &applicant.id.tenant;
-        let is_anothers = |holder: &usize| roster.entrants[*holder].id != *tenant;
-        let mut pods = new_pods(current, applicant.former.as_deref()).into_iter();
-        let found = pods.find_map(|pod| Some((pod, networks.meeting(&pod.into(), is_anothers)?)));
-        let Some((pod, (network, holder))) = found else { continue };
-        let sentence = format!(
-            "leads to {pod}, which is in {network} of tenant {}: name an endpoint of this tenant, or take it out of that tenant's egress.sources",
-            roster.entrants[*holder].id
-        );
-        applicant.current = None;
-        applicant.tell_of_endpoint(pod, &sentence);
+        let told: BTreeSet<_> = all.intersection(&had).filter_map(foreign).collect();
+        let mut known = BTreeSet::new();
+        for (pod, (network, holder)) in told {
+            if known.insert((network, holder)) {
+                tell_holder(roster, (network, holder), &sentence(pod));
+            }
+        }
     }
 }
 
-/// Returns whether `current` leads to pods of other tenants that `former` did not lead to.
-pub(crate) fn leads_to_another(
-    current: &PortMapping,
-    former: Option<&Arc<PortMapping>>,
-    tenants: &HashMap<TenantId, Arc<Past>>,
-) -> bool {
-    let pods = new_pods(current, former.map(|former| &**former));
-    let others = tenants.iter().filter(|(tenant, _)| **tenant != current.tenant);
-    !pods.is_empty()
-        && others
-            .flat_map(|(_, past)| &past.sources)
-            .any(|network| pods.iter().any(|pod| network.contains(pod)))
+/// Warns the tenant that has a network that another's mapping leads into it.
+fn tell_holder(roster: &mut Roster<'_>, (network, holder): (IpNet, usize), sentence: &str) {
+    let entrant = &mut roster.entrants[holder];
+    let Basis::Document(body) = &entrant.basis else { return };
+    let parent = Field::SPEC.name("egress");
+    let field = parent.name("sources");
+    let written = body.sources.iter().position(|source| source.value == network);
+    let (place, field) = match written {
+        Some(at) => (body.sources[at].place, field.index(at)),
+        None => (Place { line: 1, ..Place::default() }, parent),
+    };
+    entrant.report.warning("EndpointOfAnother", place, &field, sentence);
 }
 
-fn new_pods(current: &PortMapping, former: Option<&PortMapping>) -> BTreeSet<IpAddr> {
-    let mut pods = pods(current);
-    if let Some(former) = former {
-        let had = self::pods(former);
-        pods.retain(|pod| !had.contains(pod));
-    }
-    pods
-}
-
-fn pods(mapping: &PortMapping) -> BTreeSet<IpAddr> {
+/// Returns the endpoints that a mapping leads to.
+pub(super) fn pods(mapping: &PortMapping) -> BTreeSet<IpAddr> {
     let ports = mapping.ports.iter();
     let all = ports.flat_map(|port| port.endpoints(true).into_iter().chain(port.endpoints(false)));
     all.map(|(address, _)| address).collect()

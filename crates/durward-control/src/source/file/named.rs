@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Load;
 use crate::named_file::NamedFile;
-use crate::resources::{Content, Document, Links};
+use crate::resources::{Content, Document, FileBytes, Links};
 use crate::source::regular::{FileKind, size};
 use crate::source::shares;
 
@@ -45,14 +45,18 @@ impl Load<'_> {
             }
             let file = self.reader.read(&reference.path, kinds[&*reference.path]);
             total += file.as_ref().map_or(0, NamedFile::length);
-            self.resources.files.insert(Arc::clone(&reference.path), file);
+            self.files_read().insert(Arc::clone(&reference.path), file);
             if total > budget {
-                self.resources.files.clear();
+                self.files_read().clear();
                 self.share_out(&references, &kinds, budget);
                 break;
             }
         }
         self.follow_links();
+    }
+
+    fn files_read(&mut self) -> &mut HashMap<Arc<Path>, FileBytes> {
+        Arc::make_mut(&mut self.resources.files)
     }
 
     /// Reads each tenant's files in the order written, as far as its share goes.
@@ -108,7 +112,7 @@ impl Load<'_> {
             Err(refusal())
         });
         *left -= file.as_ref().map_or(0, NamedFile::length);
-        self.resources.files.insert(Arc::clone(path), file);
+        self.files_read().insert(Arc::clone(path), file);
     }
 
     /// Notes where the files that were read are, as far as that is not where their names say.
@@ -164,7 +168,7 @@ mod tests {
         let of_greedy = large.iter().map(|path| reference("a-greedy", path));
         let references = of_greedy.chain([reference("b-modest", &small)]).collect();
         let (mut reader, mut files) = (Reader::default(), HashMap::new());
-        reader.begin(&Arc::default());
+        reader.begin(&Arc::default(), None);
         let mut load = Load {
             options: &RoutingJsonOptions::default(),
             roots: &Arc::default(),

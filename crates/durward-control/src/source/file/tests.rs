@@ -62,22 +62,22 @@ fn a_file_system_that_hangs_costs_the_files_on_it_and_no_load_of_others() {
     let source = patient(root.path(), mount, &answers);
     let paths = [good];
 
-    let (first, turn) = source.load_in_turn(&paths).unwrap();
+    let (first, turn) = source.load_in_turn(&paths, None).unwrap();
     assert!(read(&first, &hung).unwrap_err().contains("does not answer"));
     assert!(read(&first, &sound).is_ok());
     assert_eq!(source.health().stuck, std::slice::from_ref(&hung));
     assert_eq!(source.health().succeeded, None);
-    assert!(source.is_current(turn), "nothing is read again while it hangs");
+    assert!(source.is_current(turn.number), "nothing is read again while it hangs");
     fs::write(&sound, "another").unwrap();
-    let (second, turn) = source.load_in_turn(&paths).unwrap();
+    let (second, turn) = source.load_in_turn(&paths, None).unwrap();
     assert_eq!(read(&second, &sound).unwrap().length(), 7, "others are loaded");
 
     answers.give();
     while !source.patience.stuck.paths().is_empty() {
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert!(!source.is_current(turn), "what answers again is read");
-    let (third, _) = source.load_in_turn(&paths).unwrap();
+    assert!(!source.is_current(turn.number), "what answers again is read");
+    let (third, _) = source.load_in_turn(&paths, None).unwrap();
     assert_eq!(read(&third, &hung).unwrap().length(), 3);
     assert!(source.health().succeeded.is_some() && source.health().stuck.is_empty());
 }

@@ -171,10 +171,74 @@ fn a_mapping_keeps_the_endpoints_it_had_before_a_network_of_another() {
         let after = stage.reload();
         assert_eq!(after.snapshot.nat.mappings, before.snapshot.nat.mappings);
         assert!(after.verdicts.all_accepted(), "{:#?}", after.verdicts);
+        // The tenant whose network it is learns who reaches into it.
+        let findings: Vec<_> = after.verdicts.findings().collect();
+        assert_eq!(findings.len(), 1, "{findings:#?}");
+        let (verdict, finding) = findings[0];
+        assert_eq!((&*verdict.name, &*finding.reason), ("v", "EndpointOfAnother"));
+        assert_eq!(&*finding.field, "spec.egress.sources[0]");
+        assert!(finding.sentence.contains("10.9.0.5"), "{finding}");
+        assert!(finding.sentence.contains("mapping web of tenant x ("), "{finding}");
     }
     // The tenant's own networks are no obstacle.
     let own = leading_to("[10.7.0.1]")
         .replace("spec: {}", "spec: {egress: {addresses: [203.0.113.7], sources: [10.7.0.0/16]}}");
     stage.write("x.yaml", &own);
     assert!(own.contains("10.7.0.0/16") && stage.reload().verdicts.all_accepted());
+}
+
+fn leaving_from(tenant_name: &str, address: &str, endpoints: &str) -> String {
+    let spec =
+        "{tenant: T, addresses: [A], endpoints: ENDPOINTS, ports: [{port: 80}], egress: true}";
+    let spec = spec.replace("T,", &format!("{tenant_name},")).replace("[A]", address);
+    tenant(tenant_name, "{}") + &mapping("web", &spec.replace("ENDPOINTS", endpoints))
+}
+
+/// Endpoints of a mapping with `egress: true` are its tenant's pods, as much as those in `egress.sources`.
+#[test]
+fn a_mapping_leads_to_no_pod_that_leaves_by_a_mapping_of_another() {
+    let stage = Stage::new();
+    stage.write("v.yaml", &leaving_from("v", "[203.0.113.2]", "[10.9.0.5]"));
+    let before = stage.reload();
+    assert!(before.verdicts.all_accepted(), "{:#?}", before.verdicts);
+
+    stage.write("a.yaml", &leading_to("[10.9.0.5]"));
+    let after = stage.reload();
+
+    assert_eq!(after.snapshot.nat.mappings, before.snapshot.nat.mappings);
+    let told = errors(&after, "a.yaml");
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert_eq!(&*told[0].reason, "SourceTaken");
+    assert!(told[0].sentence.contains("10.9.0.5/32 of tenant v:"), "{}", told[0]);
+    stage.write("a.yaml", &leading_to("[10.9.0.6]"));
+    assert!(stage.reload().verdicts.all_accepted());
+}
+
+#[test]
+fn a_network_with_a_pod_that_leaves_by_an_older_mapping_is_not_granted() {
+    for created in ["", ", creationTimestamp: '1970-01-01T00:00:00Z'"] {
+        let stage = Stage::new();
+        stage.write("x.yaml", &leaving_from("x", "[203.0.113.9]", "[10.9.0.5]"));
+        let before = stage.reload();
+        assert!(before.verdicts.all_accepted(), "{:#?}", before.verdicts);
+
+        let v = pods_of_v("10.9.0.0/16");
+        stage.write("a.yaml", &v.replace("{name: v}", &format!("{{name: v{created}}}")));
+        for _ in 0..3 {
+            let after = stage.reload();
+            assert_eq!(after.snapshot.nat.egress, before.snapshot.nat.egress);
+            let told = errors(&after, "a.yaml");
+            assert_eq!(told.len(), 1, "{:#?}", after.verdicts);
+            assert_eq!(&*told[0].reason, "SourceTaken");
+            assert!(
+                told[0].sentence.contains("10.9.0.5, an endpoint of tenant x ("),
+                "{}",
+                told[0]
+            );
+        }
+        // What the mapping gives up is free.
+        stage.write("x.yaml", &leaving_from("x", "[203.0.113.9]", "[10.8.0.5]"));
+        stage.reload();
+        assert!(stage.reload().verdicts.all_accepted());
+    }
 }

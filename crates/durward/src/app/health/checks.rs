@@ -44,7 +44,10 @@ fn documents(facts: &Facts<'_>) -> Check {
         state.push_str(&format!(", {kept} kept last good"));
     }
     let bad = verdicts.iter().filter(|verdict| verdict.outcome != Outcome::Accepted);
-    Check { conditions: bad.map(document).collect(), ..Check::new("documents", state) }
+    Check {
+        conditions: bad.map(|verdict| document(verdict)).collect(),
+        ..Check::new("documents", state)
+    }
 }
 
 fn document(verdict: &Verdict) -> Condition {

@@ -1,0 +1,422 @@
+//! A change that is compiled in part comes to what compiling everything comes to, whatever was changed before.
+
+use std::cell::Cell;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use durward_model::verdict::{Outcome, Verdict};
+
+use super::scope::LONG;
+use super::*;
+use crate::named_file::NamedFile;
+use crate::resources::{Document, Unreadable};
+use crate::spec::document;
+
+const NOW: i64 = 1_906_502_400;
+
+/// What an edit may touch, each from a few values, so that documents often meet.
+#[derive(Clone, Debug)]
+struct Written {
+    name: u8,
+    broken: bool,
+    created: bool,
+    address: u8,
+    second: Option<u8>,
+    listen: bool,
+    endpoint: u8,
+    upstream_known: bool,
+    egress: u8,
+    shared: bool,
+    source: Option<u8>,
+    transparent: bool,
+    proxy: Option<(u8, bool, u8)>,
+    host: u8,
+    limit: u8,
+    protocol: bool,
+    lines: u8,
+    certificate: Option<u8>,
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    let likely = |yes: f64| prop::bool::weighted(yes);
+    let certificate = prop::option::weighted(0.3, 0..FILES as u8);
+    let doors = (0..5_u8, prop::option::weighted(0.3, 0..5_u8), likely(0.2), certificate);
+    let inner = (0..4_u8, likely(0.95), 0..3_u8, 1..4_u8);
+    let leaving = (0..5_u8, likely(0.2), prop::option::weighted(0.4, 0..4_u8), likely(0.4));
+    let proxy = prop::option::weighted(0.3, (0..4_u8, likely(0.5), 0..3_u8));
+    let whole = (0..4_u8, likely(0.03), likely(0.1), likely(0.5), 0..3_u8);
+    (doors, inner, leaving, proxy, whole).prop_map(|(doors, inner, leaving, proxy, whole)| {
+        Written {
+            name: whole.0,
+            broken: whole.1,
+            created: whole.2,
+            protocol: whole.3,
+            lines: whole.4,
+            address: doors.0,
+            second: doors.1,
+            listen: doors.2,
+            certificate: doors.3,
+            endpoint: inner.0,
+            upstream_known: inner.1,
+            host: inner.2,
+            limit: inner.3,
+            egress: leaving.0,
+            shared: leaving.1,
+            source: leaving.2,
+            transparent: leaving.3,
+            proxy,
+        }
+    })
+}
+
+/// Tenants first, then mappings.
+const TENANTS: usize = 5;
+const ALL: usize = 8;
+/// Files with a certificate and its key.
+const FILES: usize = 3;
+
+/// Two identities: two files may hold the same key.
+static IDENTITIES: LazyLock<[String; 2]> = LazyLock::new(|| {
+    [1, 2].map(|_| {
+        let identity = rcgen::generate_simple_self_signed(["pay.example".to_owned()]).unwrap();
+        identity.cert.pem() + &identity.signing_key.serialize_pem()
+    })
+});
+
+impl Written {
+    fn head(&self, kind: &str, name: &str) -> String {
+        let mut text = "# a line\n".repeat(self.lines.into());
+        let created =
+            if self.created { ", creationTimestamp: \"2026-01-02T03:04:05Z\"" } else { "" };
+        let _ = write!(
+            text,
+            "apiVersion: durward.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}{created}}}\nspec:\n"
+        );
+        text
+    }
+
+    fn text(&self, at: usize) -> String {
+        let mut text = if at < TENANTS { self.tenant(at) } else { self.mapping(at) };
+        if self.broken {
+            text.push_str("  nonsense: true\n");
+        }
+        text
+    }
+
+    fn tenant(&self, at: usize) -> String {
+        // A name is another's now and then.
+        let name = if self.name == 0 && at > 0 { at - 1 } else { at };
+        let mut text = self.head("Tenant", &format!("t{name}"));
+        let upstream = if self.upstream_known { "pay" } else { "play" };
+        let listen = if self.listen { ", listen: {address: 0.0.0.0}" } else { "" };
+        let _ = writeln!(text, "  ingress:");
+        let shared = self.protocol;
+        let protocol = self.certificate.map_or("HTTP".to_owned(), |file| {
+            format!("HTTPS, certificate: {{certificateFile: {file}.pem, keyFile: {file}.pem}}")
+        });
+        for address in [self.address].into_iter().chain(self.second) {
+            let _ = writeln!(
+                text,
+                "    - {{address: 198.51.100.{address}, protocol: {protocol}, upstream: {upstream}, shared: {shared}{listen}}}"
+            );
+        }
+        // An address for both directions now and then.
+        let network = if (self.lines, self.host) == (2, 2) { "198.51.100" } else { "203.0.113" };
+        let _ = writeln!(
+            text,
+            "  upstreams: {{pay: {{endpoints: [10.0.0.{}]}}}}\n  limits: {{connections: {}}}\n  egress:\n    addresses: [{network}.{}]\n    shared: {}",
+            self.endpoint, self.limit, self.egress, self.shared
+        );
+        if let Some(source) = self.source {
+            let networks =
+                ["10.244.1.0/24", "10.244.2.0/24", "10.244.0.0/16", "10.244.2.0/24, 10.244.1.0/24"];
+            let _ = writeln!(text, "    sources: [{}]", networks[usize::from(source)]);
+        }
+        if self.transparent {
+            let _ = writeln!(text, "    transparent: {{http: [8{}]}}", self.limit);
+        }
+        let _ = writeln!(text, "    allow: [{{host: h{}.example}}]", self.host);
+        if let Some((address, shared, clients)) = self.proxy {
+            let _ = writeln!(
+                text,
+                "    proxy: [{{address: 198.51.100.{address}, shared: {shared}, allowedSources: [192.0.2.{clients}/32]}}]"
+            );
+        }
+        text
+    }
+
+    fn mapping(&self, at: usize) -> String {
+        let name = if self.name == 0 && at > TENANTS { at - 1 } else { at };
+        let mut text = self.head("PortMapping", &format!("m{name}"));
+        let port = if self.listen { "80-90" } else { "80" };
+        let protocol = if self.protocol { "TCP" } else { "UDP" };
+        let _ = writeln!(
+            text,
+            "  tenant: t{}\n  addresses: [198.51.100.{}]\n  endpoints: [10.244.1.{}]\n  ports: [{{port: {port}, protocol: {protocol}}}]\n  allowedSources: [192.0.2.0/2{}]\n  egress: {}\n  shared: {}",
+            self.egress, self.address, self.endpoint, self.host, self.shared, self.transparent
+        );
+        text
+    }
+}
+
+fn document(at: usize, text: String) -> Document {
+    document_in(&format!("{at}.yaml"), text)
+}
+
+fn document_in(file: &str, text: String) -> Document {
+    let (file, text) = (Arc::from(file), Arc::from(text));
+    let kind = document::kind(&text);
+    let source = document::source(kind, &file, text, 1, vec![PathBuf::from(".")]);
+    let content = document::content(&source);
+    Document { source: Arc::new(source), content }
+}
+
+/// A file of a directory.
+#[derive(Clone, Debug)]
+enum Slot {
+    Absent,
+    Document(Written),
+    Unreadable,
+    /// Of a tenant or mapping that nobody knows.
+    Nameless,
+}
+
+#[derive(Clone, Debug)]
+struct World {
+    /// Each with whether its file comes after the others.
+    slots: Vec<(Slot, bool)>,
+    /// What is in the files with certificates: one of the identities, or nothing that could be read.
+    files: [u8; FILES],
+}
+
+impl World {
+    /// What a source says of it: documents that are what they were are the same values.
+    fn resources(&self, former: &Resources) -> Resources {
+        let mut resources = Resources::default();
+        let mut files: Vec<_> = self.slots.iter().enumerate().collect();
+        files.sort_by_key(|(at, (_, last))| (*last, *at));
+        for (at, (slot, last)) in files {
+            let file = format!("{}{at}.yaml", if *last { "z" } else { "a" });
+            let text = match slot {
+                Slot::Absent => continue,
+                Slot::Unreadable => {
+                    let (file, reason) = (Arc::from(file), "cannot be read".to_owned());
+                    resources.unreadable.push(Unreadable { file, reason });
+                    continue;
+                }
+                Slot::Nameless if at % 2 == 0 => "kind: Tenant\nspec: {a".to_owned(),
+                Slot::Nameless => {
+                    "apiVersion: durward.dev/v1alpha1\nkind: PortMapping\nmetadata: {name: m6}\nspec: {tenant: t9, nonsense: 1}\n".to_owned()
+                }
+                Slot::Document(written) => written.text(at),
+            };
+            let is_same = |one: &&Document| *one.source.file == *file && *one.source.text == *text;
+            let known = former.documents.iter().find(is_same).cloned();
+            resources.documents.push(known.unwrap_or_else(|| document_in(&file, text)));
+        }
+        let named = resources.documents.iter().flat_map(Document::references);
+        let files = named.map(|(_, path)| {
+            let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<usize>().ok());
+            let content = self.files[number.unwrap()];
+            let read = IDENTITIES.get(usize::from(content)).ok_or_else(|| "is locked".to_owned());
+            (path, read.map(|pem| NamedFile::new(pem.clone().into_bytes())))
+        });
+        resources.files = Arc::new(files.collect());
+        resources
+    }
+
+    fn change(&mut self, (at, field, other): &(usize, usize, Written)) {
+        if let 24..=25 = field {
+            self.files[at % FILES] = other.limit % 3;
+            return;
+        }
+        let (slot, last) = &mut self.slots[*at];
+        *slot = match (&*slot, field) {
+            (_, 20) => Slot::Absent,
+            (_, 21) => Slot::Unreadable,
+            (_, 22) => Slot::Nameless,
+            (_, 23) => {
+                *last = !*last;
+                return;
+            }
+            (Slot::Document(was), field) if *field < 20 => {
+                Slot::Document(edited(was, other, *field))
+            }
+            _ => Slot::Document(other.clone()),
+        };
+    }
+}
+
+/// One field of a document as in another.
+fn edited(was: &Written, other: &Written, field: usize) -> Written {
+    let mut now = was.clone();
+    match field {
+        0 => now.address = other.address,
+        1 => now.second = other.second,
+        2 => (now.endpoint, now.limit) = (other.endpoint, other.limit),
+        3 => now.upstream_known = other.upstream_known,
+        4 => now.egress = other.egress,
+        5 => now.shared = other.shared,
+        6 => now.source = other.source,
+        7 => now.transparent = other.transparent,
+        8 => now.proxy = other.proxy,
+        9 => now.broken = other.broken,
+        10 => (now.name, now.created) = (other.name, other.created),
+        11 => (now.listen, now.protocol) = (other.listen, other.protocol),
+        12 => now.lines = other.lines,
+        13 => now.certificate = other.certificate,
+        _ => now.host = other.host,
+    }
+    now
+}
+
+/// Of two who have what a third asked for, a second compile may name the other one.
+fn said(verdict: &Verdict) -> Verdict {
+    let mut said = verdict.clone();
+    for finding in &mut said.findings {
+        if finding.sentence.contains("which asked first") {
+            finding.sentence = Arc::from("taken");
+        }
+    }
+    said
+}
+
+/// All that decides a later compile.
+fn remembered(compiled: &Compiled) -> String {
+    let Memory { tenants, mappings, owners, unsettled, .. } = &compiled.memory;
+    let tenants: BTreeMap<_, _> = tenants.iter().collect();
+    let tenants = tenants.iter().map(|(id, past)| {
+        let roster::Past { file, text, outcome, seniority, created, .. } = &***past;
+        let age = (file, text.len(), outcome, seniority, created);
+        (id, age, &past.egress, &past.addresses, &past.keys, &past.sources, &past.served)
+    });
+    let tenants: Vec<_> = tenants.collect();
+    format!("{tenants:#?} {mappings:#?} {owners:#?} {unsettled:?}")
+}
+
+#[test]
+fn a_change_comes_to_what_compiling_everything_comes_to() {
+    let cases = std::env::var("DURWARD_WORLDS").ok().and_then(|text| text.parse().ok());
+    let cases = cases.unwrap_or(400);
+    let (steps, parts) = (Cell::new(0), Cell::new(0));
+    let edits = prop::collection::vec((0..ALL, 0..26_usize, written()), 1..20);
+    let world = prop::collection::vec((written(), prop::bool::weighted(0.8)), ALL..=ALL);
+    let mut runner = TestRunner::new(Config { cases, ..Config::default() });
+
+    let result = runner.run(&(world, edits), |(world, edits)| {
+        let slot =
+            |(written, there)| (if there { Slot::Document(written) } else { Slot::Absent }, false);
+        let mut world = World { slots: world.into_iter().map(slot).collect(), files: [0, 1, 0] };
+        let mut now = world.resources(&Resources::default());
+        let mut all = whole(&now, None, NOW);
+        let mut part = all.clone();
+        // Now and then two at once.
+        for edits in edits.chunk_by(|(at, ..), (next, ..)| at < next) {
+            edits.iter().for_each(|edit| world.change(edit));
+            now = world.resources(&now);
+            let scope = Scope::touched(&now, Some(&part), NOW);
+            steps.set(steps.get() + 1);
+            parts.set(parts.get() + usize::from(matches!(scope, Scope::Part(_))));
+            all = whole(&now, Some(&all), NOW);
+            part = compile(&now, Some(&part), NOW);
+            prop_assert_eq!(part.verdicts.verdicts.len(), all.verdicts.verdicts.len());
+            for (one, other) in part.verdicts.verdicts.iter().zip(&all.verdicts.verdicts) {
+                prop_assert_eq!(said(one), said(other));
+            }
+            prop_assert_eq!(&part.snapshot, &all.snapshot);
+            prop_assert_eq!(remembered(&part), remembered(&all));
+        }
+        Ok(())
+    });
+
+    assert!(result.is_ok(), "{}", result.unwrap_err());
+    let (steps, parts) = (steps.get(), parts.get());
+    assert!(parts * 2 > steps, "{parts} of {steps} were compiled in part");
+}
+
+fn sound(address: u8, endpoint: &str) -> String {
+    format!(
+        "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: t{address}}}\nspec:\n  ingress: [{{address: 198.51.100.{address}, protocol: HTTP, upstream: pay}}]\n  upstreams: {{pay: {{endpoints: [{endpoint}]}}}}\n  egress: {{addresses: [203.0.113.{address}]}}\n"
+    )
+}
+
+/// The tenants that a compile looks at.
+fn looked_at(resources: &Resources, previous: &Compiled) -> Option<Vec<String>> {
+    let scope = Scope::touched(resources, Some(previous), NOW);
+    let Scope::Part(part) = scope.closed(&previous.memory, resources) else { return None };
+    let mut names: Vec<_> = part.tenants.iter().map(ToString::to_string).collect();
+    names.sort();
+    Some(names)
+}
+
+#[test]
+fn who_is_not_concerned_is_not_looked_at_and_stays_the_same_value() {
+    let documents = (1..=3).map(|at| document(at, sound(at as u8, "10.0.0.1"))).collect();
+    let mut resources = Resources { documents, ..Resources::default() };
+    let first = compile(&resources, None, NOW);
+    resources.documents[1] = document(2, sound(2, "10.0.0.2"));
+
+    assert_eq!(looked_at(&resources, &first).unwrap(), ["t2"]);
+    let second = compile(&resources, Some(&first), NOW);
+
+    assert_eq!(second.snapshot.generation, 2);
+    for name in ["t1", "t3"] {
+        let id = TenantId::new(name).unwrap();
+        assert!(Arc::ptr_eq(&first.snapshot.tenants[&id], &second.snapshot.tenants[&id]));
+    }
+    let bind = "198.51.100.1:80".parse().unwrap();
+    assert!(Arc::ptr_eq(&first.snapshot.binds[&bind], &second.snapshot.binds[&bind]));
+    let same = compile(&resources, Some(&second), NOW);
+    assert!(Arc::ptr_eq(&second.snapshot, &same.snapshot));
+    assert!(looked_at(&resources, &same).unwrap().is_empty());
+
+    let newcomer = document(4, sound(4, "10.0.0.1"));
+    resources.documents.push(newcomer);
+    assert_eq!(looked_at(&resources, &same).unwrap(), ["t4"]);
+    let more = compile(&resources, Some(&same), NOW);
+    assert_eq!(more.snapshot.tenants.len(), 4);
+    resources.documents.remove(0);
+    assert_eq!(looked_at(&resources, &more).unwrap(), ["t1"]);
+    let fewer = compile(&resources, Some(&more), NOW);
+    assert_eq!(fewer.snapshot.tenants.len(), 3);
+    assert!(!fewer.snapshot.binds.contains_key(&bind));
+}
+
+#[test]
+fn everything_is_looked_at_every_hour_for_certificates_age() {
+    let resources =
+        Resources { documents: vec![document(1, sound(1, "10.0.0.1"))], ..Resources::default() };
+    let compiled = compile(&resources, None, NOW);
+
+    let scope = |now| Scope::touched(&resources, Some(&compiled), now);
+    assert!(matches!(scope(NOW + LONG - 1), Scope::Part(_)));
+    assert!(matches!(scope(NOW + LONG), Scope::Everything));
+    assert!(matches!(scope(NOW - 1), Scope::Everything), "the clock was set back");
+}
+
+#[test]
+fn whoever_waits_for_something_gets_it_when_its_holder_goes() {
+    let asking = |name: &str| {
+        sound(1, "10.0.0.1")
+            .replace("{name: t1}", &format!("{{name: {name}}}"))
+            .replace("203.0.113.1", &format!("203.0.113.{}", name.len()))
+    };
+    let documents = vec![
+        document(1, asking("a")),
+        document(2, asking("bb")),
+        document(3, sound(3, "10.0.0.3")),
+    ];
+    let mut resources = Resources { documents, ..Resources::default() };
+    let both = compile(&resources, None, NOW);
+    assert_eq!(both.verdicts.verdicts[1].outcome, Outcome::Rejected);
+    resources.documents.remove(0);
+
+    assert_eq!(looked_at(&resources, &both).unwrap(), ["a", "bb"]);
+    let left = compile(&resources, Some(&both), NOW);
+
+    assert!(left.verdicts.all_accepted(), "{:#?}", left.verdicts);
+}
