@@ -198,8 +198,7 @@ impl Decided {
         scope.tenants().for_each(|tenant| drop(tenants.remove(tenant)));
         tenants.extend(self.tenants);
         let mut mappings = Arc::clone(&memory.mappings);
-        let gone: Vec<_> =
-            scope.tenants().flat_map(|tenant| mappings_of(tenant, memory)).collect();
+        let gone: Vec<_> = scope.tenants().flat_map(|tenant| mappings_of(tenant, memory)).collect();
         if !gone.is_empty() || !self.mappings.is_empty() {
             let mappings = Arc::make_mut(&mut mappings);
             gone.into_iter().for_each(|id| drop(mappings.remove(id)));

@@ -115,9 +115,12 @@ impl Written {
         let listen = if self.listen { ", listen: {address: 0.0.0.0}" } else { "" };
         let _ = writeln!(text, "  ingress:");
         let shared = self.protocol;
-        let protocol = self.certificate.map_or("HTTP".to_owned(), |file| {
-            format!("HTTPS, certificate: {{certificateFile: {file}.pem, keyFile: {file}.pem}}")
-        });
+        let protocol = self.certificate.map_or_else(
+            || "HTTP".to_owned(),
+            |file| {
+                format!("HTTPS, certificate: {{certificateFile: {file}.pem, keyFile: {file}.pem}}")
+            },
+        );
         for address in [self.address].into_iter().chain(self.second) {
             let _ = writeln!(
                 text,
