@@ -27,6 +27,9 @@ use super::verdict::Served;
 use super::{Compiled, Memory, Seen, digests, last_good, transparent};
 use crate::resources::Resources;
 
+/// Fewer listeners than these are each put in their place in a socket's list.
+const FEW: usize = 16;
+
 /// What became of the tenants that were compiled.
 #[derive(Debug)]
 pub(crate) struct Decided {
@@ -344,9 +347,19 @@ impl Decided {
         let mode = anywhere.or_else(|| self.modes.get(&address).cloned());
         let mode = mode.or_else(|| known.as_ref().map(|bind| bind.mode.clone()));
         let Some(mode) = mode else { return };
+        let order = |a: &Arc<Listener>, b: &Arc<Listener>| {
+            a.key().cmp(&b.key()).then_with(|| a.tenant.cmp(&b.tenant))
+        };
         let mut all = known.map(|bind| bind.listeners.clone()).unwrap_or_default();
-        all.extend(listeners);
-        all.sort_by(|a, b| a.key().cmp(&b.key()).then_with(|| a.tenant.cmp(&b.tenant)));
+        if listeners.len() < FEW {
+            for listener in listeners {
+                let at = all.partition_point(|other| order(other, &listener).is_lt());
+                all.insert(at, listener);
+            }
+        } else {
+            all.extend(listeners);
+            all.sort_by(order);
+        }
         let bind = Bind { address, mode, listeners: all, owners: Arc::default() };
         binds.insert(address, Arc::new(bind));
     }

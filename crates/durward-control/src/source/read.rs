@@ -203,8 +203,11 @@ impl Reader {
             let is_plain = match fs::symlink_metadata(path) {
                 Ok(metadata) => metadata.is_file(),
                 Err(error) => {
-                    error.kind() == ErrorKind::NotFound
-                        && !self.files.keys().any(|file| file.starts_with(path))
+                    // As bytes: the system tells of names in directories that are watched by the names that files have here.
+                    let bytes = path.as_os_str().as_encoded_bytes();
+                    let is_behind =
+                        |file: &PathBuf| file.as_os_str().as_encoded_bytes().starts_with(bytes);
+                    error.kind() == ErrorKind::NotFound && !self.files.keys().any(is_behind)
                 }
             };
             if !is_plain {

@@ -136,11 +136,17 @@ impl Builder<'_> {
             }
             return Arc::clone(same);
         }
+        let mut unchanged = Unchanged::of(previous, bind);
         let listeners: Vec<_> = bind
             .listeners
             .iter()
             .map(|listener| {
                 let tenant = tenants.get(&listener.tenant)?;
+                if let Some(same) = unchanged.next(listener, tenant) {
+                    // So that the next configuration finds it.
+                    self.resolver(listener, tenant);
+                    return Some(same);
+                }
                 self.listener(listener, tenant, &bind.mode)
             })
             .collect();
@@ -253,6 +259,37 @@ impl Builder<'_> {
     }
 }
 
+/// The former listeners of a bind, walked along with the present ones, so that the many that did not change need not be looked for.
+struct Unchanged<'a> {
+    former: Option<&'a PreparedBind>,
+    next: usize,
+}
+
+impl<'a> Unchanged<'a> {
+    fn of(former: Option<&'a Arc<PreparedBind>>, bind: &Bind) -> Self {
+        let former = former.filter(|former| former.bind.mode == bind.mode);
+        Self { former: former.map(|former| &**former), next: 0 }
+    }
+
+    /// Returns what was made ready for the same listener of the same tenant.
+    fn next(
+        &mut self,
+        listener: &Arc<Listener>,
+        tenant: &Arc<TenantRuntime>,
+    ) -> Option<Arc<PreparedListener>> {
+        let former = self.former?;
+        let all = &former.bind.listeners;
+        let is_same = |at: usize| all.get(at).is_some_and(|other| Arc::ptr_eq(other, listener));
+        let at = if is_same(self.next) { self.next } else { place(all, listener) };
+        self.next = at + 1;
+        if !is_same(at) {
+            return None;
+        }
+        let prepared = former.listeners.get(at)?.as_ref()?;
+        Arc::ptr_eq(&prepared.tenant, tenant).then(|| Arc::clone(prepared))
+    }
+}
+
 /// Whether a bind is made ready already: all its listeners are, for tenants that are the same.
 fn is_same(
     previous: &PreparedBind,
@@ -287,11 +324,18 @@ pub(crate) fn in_place_of<'a>(
 
 /// The tenant's listener with the same address and port.
 fn find<'a>(bind: &'a PreparedBind, listener: &Listener) -> Option<&'a Arc<PreparedListener>> {
-    let place = |other: &Arc<Listener>| {
-        other.key().cmp(&listener.key()).then_with(|| other.tenant.cmp(&listener.tenant))
-    };
-    let at = bind.bind.listeners.binary_search_by(place).ok()?;
-    bind.listeners.get(at)?.as_ref()
+    let at = place(&bind.bind.listeners, listener);
+    let found = bind.bind.listeners.get(at)?;
+    let is_same = (found.key(), &found.tenant) == (listener.key(), &listener.tenant);
+    bind.listeners.get(at)?.as_ref().filter(|_| is_same)
+}
+
+/// Returns where a listener is among those of a bind, or would be.
+fn place(all: &[Arc<Listener>], listener: &Listener) -> usize {
+    all.partition_point(|other| {
+        let order = other.key().cmp(&listener.key());
+        order.then_with(|| other.tenant.cmp(&listener.tenant)).is_lt()
+    })
 }
 
 /// The former TLS configurations, with their tickets, as long as nothing about TLS and its owner differs; new ones otherwise.
