@@ -197,6 +197,9 @@ fn tenant_past(state: &TenantState, document: Option<&Document>) -> Past {
         shared: held.shared,
     });
     let key = |(key, shared): &(String, bool)| Some(HeldKey { key: unhex(key)?, shared: *shared });
+    let mut keys: Vec<_> = state.keys.iter().filter_map(key).collect();
+    // They are looked up by halves.
+    keys.sort();
     Past {
         file: Arc::clone(&state.file),
         text: document.map_or_else(|| Arc::from(""), |document| Arc::clone(&document.source.text)),
@@ -208,7 +211,7 @@ fn tenant_past(state: &TenantState, document: Option<&Document>) -> Past {
         created: state.created.clone(),
         egress: state.egress.iter().copied().map(EgressAddress).collect(),
         addresses: addresses.collect(),
-        keys: state.keys.iter().filter_map(key).collect(),
+        keys,
         sources: state.sources.clone(),
         transparent: Wish::None,
     }
