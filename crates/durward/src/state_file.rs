@@ -20,6 +20,8 @@ use writer::{Shared, Writer};
 
 /// The name of the file in the state directory.
 const NAME: &str = "claims.json";
+/// The first part of the name of a file that a process is writing; its id follows.
+const UNFINISHED: &str = "claims.new.";
 /// The first part of the name of a file that was set aside.
 const ASIDE: &str = "claims.unreadable";
 /// Between two looks at the file, and two tries of one that could not be written.
@@ -49,6 +51,7 @@ impl StateFile {
     }
 
     fn start_with(directory: &Path, again: Duration, sync: writer::Sync) -> io::Result<Self> {
+        remove_unfinished(directory);
         let path = directory.join(NAME);
         let shared: Arc<Shared> = Arc::default();
         let writer = Writer::new(path.clone(), Arc::clone(&shared), again, sync);
@@ -103,6 +106,19 @@ impl StateFile {
     }
 }
 
+/// Removes files that processes left behind which ended while they wrote: their bytes are what a full disk lacks.
+fn remove_unfinished(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(UNFINISHED));
+        let process = process.filter(|digits| digits.parse::<u32>().is_ok());
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            // One that stays is of no consequence for what is kept.
+            drop(fs::remove_file(entry.path()));
+        }
+    }
+}
+
 /// Reads the state of an earlier process; one whose content is of no use is reported and set aside.
 ///
 /// # Errors
@@ -135,7 +151,7 @@ fn unread(path: &Path, why: &dyn std::fmt::Display) -> Failure {
 
 /// Gives what is in the place of the state file another name, and returns that.
 fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let aside = free_name(path.parent().unwrap_or(Path::new(".")))?;
+    let aside = free_name(path.parent().unwrap_or_else(|| Path::new(".")))?;
     fs::rename(path, &aside)?;
     Ok(aside)
 }

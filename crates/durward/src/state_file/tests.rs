@@ -86,6 +86,20 @@ fn a_state_that_is_too_large_is_not_written() {
     assert!(!path.exists());
 }
 
+#[test]
+fn what_a_process_left_half_written_is_removed_at_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    // No process has the first id; the second one is still writing.
+    let ended = directory.path().join("claims.new.4194305");
+    let writing = directory.path().join(format!("claims.new.{}", std::process::id()));
+    let foreign = directory.path().join("claims.new.copy");
+    [&ended, &writing, &foreign].map(|path| fs::write(path, "half").unwrap());
+
+    StateFile::start(directory.path()).unwrap().close();
+
+    assert_eq!([&ended, &writing, &foreign].map(|path| path.exists()), [false, true, true]);
+}
+
 /// A disk that fails when it is told to.
 #[derive(Clone, Default)]
 struct Disk {

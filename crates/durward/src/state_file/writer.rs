@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest::{SHA256, digest};
 use durward_control::{Compiled, state};
 
-use super::set_aside;
+use super::{UNFINISHED, set_aside};
 
 /// The longest wait for a write that is under way; a file system that does not answer must not keep a hand-over from happening.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -278,7 +278,7 @@ impl Writer {
 
 /// Replaces the file as a whole: a crash leaves the old one or the new one.
 fn write(path: &Path, bytes: &[u8], sync: &Sync) -> io::Result<Stamp> {
-    let temporary = path.with_extension(format!("new.{}", std::process::id()));
+    let temporary = path.with_file_name(format!("{UNFINISHED}{}", std::process::id()));
     let outcome = (|| {
         let mut options = OpenOptions::new();
         let mut file =
