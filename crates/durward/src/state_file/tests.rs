@@ -93,7 +93,9 @@ fn what_a_process_left_half_written_is_removed_at_the_next_start() {
     let ended = directory.path().join("claims.new.4194305");
     let writing = directory.path().join(format!("claims.new.{}", std::process::id()));
     let foreign = directory.path().join("claims.new.copy");
-    [&ended, &writing, &foreign].map(|path| fs::write(path, "half").unwrap());
+    for path in [&ended, &writing, &foreign] {
+        fs::write(path, "half").unwrap();
+    }
 
     StateFile::start(directory.path()).unwrap().close();
 
@@ -160,7 +162,7 @@ fn compiled(name: &str) -> Arc<Compiled> {
     let resources = source.load(&[directory.path().to_owned()]);
     let compiled = Arc::new(durward_control::compile(&resources, None, 0));
     let state = compiled.state();
-    assert_ne!(state.to_json(), state.clone().without_documents().to_json());
+    assert_ne!(state.to_json(), state.without_documents().to_json());
     compiled
 }
 
