@@ -1,6 +1,6 @@
 //! What must survive the process: who holds what, and the last good documents. Written to a file and given to a younger process.
 //!
-//! Holds nothing that the documents do not hold: of keys only the hashes of their public parts, of other files nothing.
+//! Of other files it holds nothing but hashes: of the public parts of keys, and of secrets that clients or the gateway show.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -60,7 +60,7 @@ pub(crate) struct TenantState {
     pub(crate) egress: Vec<IpAddr>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sources: Vec<IpNet>,
-    /// SHA-256 of public keys in hexadecimal, and whether they are shared.
+    /// SHA-256 of public keys and of secrets in hexadecimal, and whether they are shared.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) keys: Vec<(String, bool)>,
 }

@@ -124,7 +124,7 @@ pub enum Affinity {
 pub struct KernelEgress {
     /// Whose it is.
     pub tenant: TenantId,
-    /// Its name, unique among the tenant's.
+    /// The name, unique among the tenant's: `egress` for the tenant's own rule, `mapping/NAME` for that of a mapping.
     pub name: Arc<str>,
     /// The pods.
     pub sources: Vec<IpNet>,
@@ -145,6 +145,23 @@ pub struct KernelEgress {
 pub struct AddressRange {
     first: IpAddr,
     last: IpAddr,
+}
+
+impl KernelEgress {
+    /// Begins the names of mappings' rules; no name of a mapping has a slash, so that none is that of the tenant's own rule.
+    const OF_MAPPING: &str = "mapping/";
+
+    /// Returns the name of the rule of mapping `mapping`.
+    #[must_use]
+    pub fn name_of_mapping(mapping: &str) -> Arc<str> {
+        Arc::from(format!("{}{mapping}", Self::OF_MAPPING))
+    }
+
+    /// Returns the mapping whose rule this is; `None` for a tenant's own rule.
+    #[must_use]
+    pub fn mapping(&self) -> Option<&str> {
+        self.name.strip_prefix(Self::OF_MAPPING)
+    }
 }
 
 impl PortMapping {

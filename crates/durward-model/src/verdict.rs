@@ -88,6 +88,20 @@ impl Verdicts {
             .iter()
             .flat_map(|verdict| verdict.findings.iter().map(move |finding| (&**verdict, finding)))
     }
+
+    /// Returns the number of findings of this severity.
+    #[must_use]
+    pub fn count(&self, severity: Severity) -> usize {
+        self.verdicts.iter().map(|verdict| verdict.count(severity)).sum()
+    }
+}
+
+impl Verdict {
+    /// Returns the number of findings of this severity.
+    #[must_use]
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
 }
 
 impl fmt::Display for Finding {

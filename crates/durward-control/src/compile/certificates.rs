@@ -10,7 +10,7 @@ use std::sync::Arc;
 use durward_model::egress::NameList;
 use durward_model::{Certificate, Origin};
 
-use super::keys::{Denied, KeyUse};
+use super::keys::{Denied, KeyId, KeyUse};
 use super::name_list::{self, ListFault};
 use super::report::{Field, Report};
 use crate::certificate::authority::{self, AuthorityFault};
@@ -373,26 +373,24 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// A file of secrets, or `None` after an error. Another tenant's is one: that tenant's clients would be let in, or its account be used.
+    /// Returns a file of secrets, or `None` after an error.
     pub(crate) fn secrets(
         &self,
         report: &mut Report<'_>,
         written: &At<String>,
         field: &Field<'_>,
     ) -> Option<Found<'a>> {
-        let found = self.bytes(report, written, written.place, field)?;
-        let Some(holder) = self.denied.get(found.file.digest()) else { return Some(found) };
-        let sentence = format!(
-            "{:?} holds the secrets {holder}: a file of secrets is one tenant's, write others",
-            written.value
-        );
-        report.error("SecretTaken", written.place, field, &sentence);
-        None
+        self.bytes(report, written, written.place, field)
     }
 
-    /// Takes note that the document uses a file of secrets.
-    pub(crate) fn use_secrets(&mut self, found: &Found<'_>, shared: bool, origin: Origin) {
-        self.used.push(KeyUse { key: *found.file.digest(), shared, origin });
+    /// Returns the other tenant to whom a secret belongs, in the words of a finding: its clients would be let in, or its account be used.
+    pub(crate) fn holder(&self, secret: &KeyId) -> Option<&str> {
+        self.denied.get(secret).map(|holder| &**holder)
+    }
+
+    /// Takes note that the document uses a secret.
+    pub(crate) fn use_secret(&mut self, key: KeyId, shared: bool, origin: Origin) {
+        self.used.push(KeyUse { key, shared, origin });
     }
 
     fn bytes(

@@ -9,9 +9,12 @@ use std::sync::Arc;
 use durward_model::egress::Credential;
 
 use super::certificates::Files;
+use super::keys;
 use super::report::{Field, Report};
 use crate::place::At;
 
+/// The reason of findings about a file that is no file of credentials.
+const BAD: &str = "BadCredential";
 /// So many faulty lines are listed: a file of another kind has a million of them.
 const FAULTS: usize = 20;
 
@@ -25,12 +28,12 @@ pub(crate) fn read(
 ) -> Vec<Credential> {
     let Some(found) = files.secrets(report, file, field) else { return Vec::new() };
     let before = report.errors();
-    let mut fault = |sentence: &str| {
+    let mut fault = |reason: &str, sentence: &str| {
         let sentence = format!("{:?} {sentence}", file.value);
-        report.error("BadCredential", file.place, field, &sentence);
+        report.error(reason, file.place, field, &sentence);
     };
     let Ok(text) = std::str::from_utf8(found.bytes) else {
-        fault("is not text");
+        fault(BAD, "is not text");
         return Vec::new();
     };
     let mut credentials = Vec::new();
@@ -38,41 +41,58 @@ pub(crate) fn read(
     let mut faults = 0;
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
-        if faults == FAULTS {
-            fault("has more faults of this kind, which are not listed");
-            break;
-        }
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        match credential(line) {
-            Some(credential) if names.insert(Arc::clone(&credential.name)) => {
-                credentials.push(credential)
-            }
-            Some(_) => {
+        if faults == FAULTS {
+            fault(BAD, "has more faults, which are not listed");
+            break;
+        }
+        match judge(line, &mut names, files) {
+            Ok(credential) => credentials.push(credential),
+            Err((reason, sentence)) => {
                 faults += 1;
-                fault(&format!("has in line {number} a name it had before"));
-            }
-            None => {
-                faults += 1;
-                fault(&format!(
-                    "has in line {number} no NAME:HASH; the hash is the secret's SHA-256 in hexadecimal, as `printf %s SECRET | sha256sum` says"
-                ));
+                fault(reason, &format!("has in line {number} {sentence}"));
             }
         }
     }
-    if credentials.is_empty() {
+    if credentials.is_empty() && faults == 0 {
         fault(
+            BAD,
             "holds no credential, so nobody could use the proxy: write NAME:HASH, or, to shut everybody out, take the entry of `proxy` away",
         );
     }
     if report.errors() == before {
-        files.use_secrets(&found, shared, report.source().origin(file.place));
+        let origin = report.source().origin(file.place);
+        for credential in &credentials {
+            files.use_secret(keys::of_client(credential), shared, origin.clone());
+        }
     }
     credentials
 }
 
-fn credential(line: &str) -> Option<Credential> {
+/// Returns the credential in a line, or the reason and the sentence of what is wrong with it.
+fn judge(
+    line: &str,
+    names: &mut BTreeSet<Arc<str>>,
+    files: &Files<'_>,
+) -> Result<Credential, (&'static str, String)> {
+    let unfit = "no NAME:HASH; the hash is the secret's SHA-256 in hexadecimal, as `printf %s SECRET | sha256sum` says";
+    let credential = credential(line).ok_or_else(|| (BAD, unfit.to_owned()))?;
+    if !names.insert(Arc::clone(&credential.name)) {
+        return Err((BAD, "a name it had before".to_owned()));
+    }
+    match files.holder(&keys::of_client(&credential)) {
+        None => Ok(credential),
+        Some(holder) => Err((
+            "SecretTaken",
+            format!("a credential {holder}: a credential is one tenant's, issue another"),
+        )),
+    }
+}
+
+/// Returns the credential in a line that is one.
+pub(super) fn credential(line: &str) -> Option<Credential> {
     let (name, hash) = line.rsplit_once(':')?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
     let fits = (1..=63).contains(&name.len()) && name.bytes().all(plain);

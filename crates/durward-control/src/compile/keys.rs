@@ -1,16 +1,30 @@
-//! Claims to private keys and files of secrets: each belongs to one tenant, whatever its file is called.
+//! Claims to private keys and secrets: each belongs to one tenant, whatever its file is called and whatever else the file holds.
 //!
 //! Proxies of several tenants at one address and port show clients the same certificate, so where all of them say `shared` they share its key.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use durward_model::Origin;
+use durward_model::egress::Credential;
 
 use super::claim_table::Claim;
 use super::roster::Roster;
+use crate::certificate::sha256_bytes;
 
-/// SHA-256 of a public key, so that two files with one private key have one of these; of a file of credentials, that of the file.
+/// SHA-256 of a public key, so that two files with one private key have one of these; of a secret, see [`of_client`] and [`of_account`].
 pub(crate) type KeyId = [u8; 32];
+
+/// Returns the id of a credential of clients: its name and the hash of its secret. The name is part of it: what many choose for a password is not
+/// one credential, and a finding must not tell a tenant that its password is that of somebody with another name.
+pub(crate) fn of_client(credential: &Credential) -> KeyId {
+    sha256_bytes([b"client\0", credential.name.as_bytes(), b"\0", &credential.sha256[..]])
+}
+
+/// Returns the id of an account at a parent proxy, which is written `NAME:SECRET`.
+pub(crate) fn of_account(pair: &[u8]) -> KeyId {
+    sha256_bytes([b"account\0", pair])
+}
 
 /// A key that a tenant was granted, as the next compile must know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,7 +43,7 @@ pub(crate) struct KeyUse {
 }
 
 /// The keys that a tenant may not use, each with its holder in the words of a finding.
-pub(crate) type Denied = BTreeMap<KeyId, String>;
+pub(crate) type Denied = BTreeMap<KeyId, Arc<str>>;
 
 /// The keys of all tenants.
 #[derive(Debug, Default)]
@@ -67,18 +81,20 @@ impl Keys {
                 users.entry(used.key).or_default().push((at, used));
             }
         }
-        let mut losers: BTreeMap<(usize, KeyId), String> = BTreeMap::new();
+        let mut losers: BTreeMap<(usize, KeyId), Arc<str>> = BTreeMap::new();
         for (key, mut users) in users.into_iter().filter(|(_, users)| users.len() > 1) {
             users.sort_by_cached_key(|(at, _)| {
                 let entrant = &roster.entrants[*at];
-                entrant.precedence(entrant.past.keys.iter().any(|held| held.key == key))
+                let held = entrant.past.keys.binary_search_by_key(&key, |held| held.key);
+                entrant.precedence(held.is_ok())
             });
             let (holder, first) = users[0];
             let id = &roster.entrants[holder].id;
             let sentence = format!("of tenant {id} ({}), which asked first", first.origin);
+            let sentence: Arc<str> = Arc::from(sentence);
             for (at, used) in &users[1..] {
                 if !(used.shared && first.shared) {
-                    losers.insert((*at, key), sentence.clone());
+                    losers.insert((*at, key), Arc::clone(&sentence));
                 }
             }
         }
@@ -107,7 +123,7 @@ impl Keys {
     }
 }
 
-/// Returns the keys of a list of uses, for the next compile.
+/// Returns the keys of a list of uses in their order, for the next compile.
 fn held(used: &[KeyUse]) -> Vec<HeldKey> {
     let mut held: Vec<HeldKey> =
         used.iter().map(|used| HeldKey { key: used.key, shared: used.shared }).collect();

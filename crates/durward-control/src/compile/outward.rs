@@ -13,7 +13,7 @@ use durward_model::secret::Secret;
 use super::certificates::Files;
 use super::listener::{Outward, Workshop};
 use super::report::{Field, Report};
-use super::{trust, words};
+use super::{credentials, keys, trust, words};
 use crate::place::{At, Place};
 use crate::spec::egress::{EgressSpec, ModeSpec, ParentSpec, PortsSpec, RuleSpec};
 use crate::spec::ingress::IngressSpec;
@@ -308,7 +308,20 @@ fn pair(
         report.error("BadCredential", file.place, field, &sentence);
         return None;
     }
-    files.use_secrets(&found, false, report.source().origin(file.place));
+    // What may be a credential of clients is one: the parent would be sent the hash of their secret.
+    let client = std::str::from_utf8(pair).ok().and_then(credentials::credential);
+    let ids = [Some(keys::of_account(pair)), client.as_ref().map(keys::of_client)];
+    let ids = ids.into_iter().flatten();
+    if let Some(holder) = ids.clone().find_map(|id| files.holder(&id)) {
+        let sentence = format!(
+            "{:?} holds a secret {holder}: a secret is one tenant's, use another",
+            file.value
+        );
+        report.error("SecretTaken", file.place, field, &sentence);
+        return None;
+    }
+    let origin = report.source().origin(file.place);
+    ids.for_each(|id| files.use_secret(id, false, origin.clone()));
     Some(Secret::new(pair.to_vec()))
 }
 
@@ -329,7 +342,7 @@ impl Workshop<'_, '_, '_, '_> {
             Some(credentials) => {
                 let (parent, file) = (field.name("credentials"), &credentials.file);
                 let (field, shared) = (parent.name("file"), written.shared);
-                super::credentials::read(self.report, self.files, file, shared, &field)
+                credentials::read(self.report, self.files, file, shared, &field)
             }
             None => Vec::new(),
         };

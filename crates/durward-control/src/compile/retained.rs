@@ -67,12 +67,17 @@ impl Compiled {
             let part = Part::new(past.outcome, past.good.as_deref(), parts.collect());
             Some((id.to_string(), part))
         });
-        let rules = self.snapshot.nat.egress.iter().filter(|rule| rule.enrolled).map(|rule| {
-            let sources = rule.sources.iter().map(|source| format!("network {source}"));
-            let part = Part::new(Outcome::Accepted, None, sources.collect());
-            (format!("egress rule {}/{}", rule.tenant, rule.name), part)
-        });
-        Served(tenants.chain(mappings).chain(rules).collect())
+        let mut served: BTreeMap<String, Part> = tenants.chain(mappings).collect();
+        for rule in self.snapshot.nat.egress.iter().filter(|rule| rule.enrolled) {
+            // Older processes call the rule of a mapping by the mapping's name alone, and must be understood in a hand-over. That may be the
+            // name of the tenant's own rule; then both are one part, which lacks what either lacks.
+            let name = rule.mapping().unwrap_or(&rule.name);
+            let name = format!("egress rule {}/{name}", rule.tenant);
+            let part = || Part::new(Outcome::Accepted, None, Vec::new());
+            let part = served.entry(name).or_insert_with(part);
+            part.parts.extend(rule.sources.iter().map(|source| format!("network {source}")));
+        }
+        Served(served)
     }
 }
 
@@ -192,6 +197,9 @@ fn tenant_past(state: &TenantState, document: Option<&Document>) -> Past {
         shared: held.shared,
     });
     let key = |(key, shared): &(String, bool)| Some(HeldKey { key: unhex(key)?, shared: *shared });
+    let mut keys: Vec<_> = state.keys.iter().filter_map(key).collect();
+    // They are looked up by halves.
+    keys.sort();
     Past {
         file: Arc::clone(&state.file),
         text: document.map_or_else(|| Arc::from(""), |document| Arc::clone(&document.source.text)),
@@ -203,7 +211,7 @@ fn tenant_past(state: &TenantState, document: Option<&Document>) -> Past {
         created: state.created.clone(),
         egress: state.egress.iter().copied().map(EgressAddress).collect(),
         addresses: addresses.collect(),
-        keys: state.keys.iter().filter_map(key).collect(),
+        keys,
         sources: state.sources.clone(),
         transparent: Wish::None,
         claims: Arc::default(),

@@ -1,5 +1,6 @@
 //! What the next process is given: who holds what, and the last good documents.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -182,4 +183,27 @@ fn what_is_handed_on_holds_no_secret_and_is_refused_in_another_form() {
     ] {
         assert!(State::from_json(other.as_bytes()).is_err());
     }
+}
+
+#[test]
+fn a_mapping_called_egress_has_a_rule_beside_its_tenants_own() {
+    let root = tempfile::tempdir().unwrap();
+    let document = |sources: &str| {
+        format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: v}}\nspec:\n  egress: {{addresses: [203.0.113.2]{sources}}}\n---\napiVersion: durward.dev/v1alpha1\nkind: PortMapping\nmetadata: {{name: egress}}\nspec: {{tenant: v, addresses: [198.51.100.4], endpoints: [10.0.0.1], ports: [{{port: 25}}], egress: true}}\n"
+        )
+    };
+    fs::write(root.path().join("v.yaml"), document(", sources: [10.9.0.0/16]")).unwrap();
+    let both = Process::first().reload(root.path());
+    assert!(both.verdicts.all_accepted(), "{:#?}", both.verdicts);
+    let rules = &both.snapshot.nat.egress;
+    let names: BTreeSet<_> = rules.iter().map(|rule| (&rule.tenant, &*rule.name)).collect();
+    assert_eq!((rules.len(), names.len()), (2, 2), "{names:?}");
+
+    fs::write(root.path().join("v.yaml"), document("")).unwrap();
+    let one = Process::first().reload(root.path());
+
+    let lost = both.served().lost_in(&one.served());
+    let own = ["network 10.9.0.0/16 of egress rule v/egress would not be served"];
+    assert_eq!(lost, own);
 }

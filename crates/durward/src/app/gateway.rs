@@ -287,11 +287,18 @@ impl Gateway {
     }
 
     /// What is served and held, as it would be of the files as they are now, for a younger process that reads the same.
+    /// From now on the state file is left to it, until [`Self::take_back`].
     pub(crate) fn handed(&self) -> Handed {
+        self.state_file.iter().for_each(StateFile::pause);
         let resources = self.source.load(&self.paths);
         let compiled = compile(&resources, Some(&self.view()), now());
         self.source.release(&resources.files_of_rejected(&compiled.verdicts));
         Handed { state: compiled.state(), served: compiled.served() }
+    }
+
+    /// Goes on keeping the state file: the younger process did not take over.
+    pub(crate) fn take_back(&self) {
+        self.state_file.iter().for_each(StateFile::resume);
     }
 
     /// The listening sockets, for a younger process.
@@ -311,8 +318,7 @@ impl Gateway {
         self.announce_end();
         self.with_proxy(Proxy::stop_accepting);
         self.kernel.close();
-        // From now on the younger process writes it.
-        self.close_state_file();
+        self.state_file.iter().for_each(StateFile::leave);
     }
 
     /// Waits until connections have ended, at most `grace`; then ends them.
@@ -320,17 +326,11 @@ impl Gateway {
         self.draining.store(true, Relaxed);
         *self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner) = self.metrics_text();
         let proxy = self.proxy.write().unwrap_or_else(PoisonError::into_inner).take();
-        self.close_state_file();
+        self.state_file.iter().for_each(StateFile::close);
         if let Some(proxy) = proxy {
             log::drained(proxy.drain(grace));
             self.access_log.close();
             self.decisions.close();
-        }
-    }
-
-    fn close_state_file(&self) {
-        if let Some(file) = &self.state_file {
-            file.close();
         }
     }
 

@@ -31,7 +31,8 @@ pub(crate) fn mended(before: &Verdicts, now: &Verdicts) {
 
 /// Logs what a new configuration brought about, and how much of it does not work.
 pub(crate) fn applied(view: &Compiled, applied: &Applied, absent_egress: usize, cause: &str) {
-    let mut counted = Counted { warnings: absent_egress, ..Counted::of(&view.verdicts) };
+    let mut counted = Counted::of(&view.verdicts);
+    counted.warnings += absent_egress;
     for bind in &applied.binds {
         match &bind.state {
             BindState::Bound => tracing::debug!(address = %bind.address, "listening"),
@@ -71,10 +72,10 @@ struct Counted {
 
 impl Counted {
     fn of(verdicts: &Verdicts) -> Self {
-        let number = |severity| {
-            verdicts.findings().filter(|(_, finding)| finding.severity == severity).count()
-        };
-        Self { errors: number(Severity::Error), warnings: number(Severity::Warning) }
+        Self {
+            errors: verdicts.count(Severity::Error),
+            warnings: verdicts.count(Severity::Warning),
+        }
     }
 }
 

@@ -94,6 +94,8 @@ impl Signals {
     fn listen() -> Result<Self, Failure> {
         let listen =
             |kind| signal(kind).map_err(|error| Failure::broken("listening for signals", error));
+        // A write beyond the limit of file sizes ends a process that does not catch this signal; with it, the write fails with EFBIG.
+        drop(listen(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         Ok(Self {
             hangup: listen(SignalKind::hangup())?,
             user1: listen(SignalKind::user_defined1())?,
@@ -239,6 +241,7 @@ impl Supervisor {
                 }
                 Err(error) => {
                     tracing::error!(%error, "the new process could not take over; this one goes on serving");
+                    gateway.take_back();
                     false
                 }
             }

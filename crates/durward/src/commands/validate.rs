@@ -109,10 +109,8 @@ fn row(verdict: &Verdict, wide: bool) -> Vec<(String, Tone)> {
 }
 
 fn findings(verdict: &Verdict) -> String {
-    let number =
-        |severity| verdict.findings.iter().filter(|finding| finding.severity == severity).count();
     let parts: Vec<String> =
-        [(number(Severity::Error), "error"), (number(Severity::Warning), "warning")]
+        [(verdict.count(Severity::Error), "error"), (verdict.count(Severity::Warning), "warning")]
             .into_iter()
             .filter(|(number, _)| *number > 0)
             .map(|(number, noun)| count(number, noun))

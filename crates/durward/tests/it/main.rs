@@ -26,6 +26,7 @@ mod reload;
 mod replicas;
 mod rotation;
 mod run_log;
+mod state_dir;
 mod supervise;
 
 mod support;

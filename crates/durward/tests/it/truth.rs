@@ -83,6 +83,58 @@ fn trouble_of_one_tenant_is_shown_everywhere_and_leaves_the_others_ready() {
 }
 
 #[test]
+fn warnings_are_counted_as_often_as_they_are_logged() {
+    let (dir, admin) = (TempDir::new(), admin_address());
+    let open = |name: &str, egress: &str| {
+        let at = unique_loopback();
+        let egress = if egress.is_empty() { at.to_string() } else { egress.to_owned() };
+        format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec:\n  egress:\n    \
+             addresses: [{egress}]\n    allow: [{{host: bank.example}}]\n    proxy: [{{address: {at}, port: 3128}}]\n"
+        )
+    };
+    dir.write("acme.yaml", open("acme", ""));
+    dir.write("globex.yaml", open("globex", ABSENT));
+
+    let child = spawn(dir.path(), admin, &[]);
+    let served = child.wait_for_line_blocking("configuration served", DEADLINE);
+
+    let output = child.output();
+    let before = output.split("configuration served").next().unwrap();
+    let said = |line: &&str| {
+        line.contains("WARN") && (line.contains("ProxyOpen") || line.contains("egress address"))
+    };
+    assert_eq!(before.lines().filter(said).count(), 3, "{output}");
+    assert!(served.contains("\"problems\":0") && served.contains("\"warnings\":3"), "{served}");
+    assert!(eventually_blocking(DEADLINE, || status(admin, "/readyz") == Some(200)));
+    let text = verbose(admin);
+    assert!(text.contains("[+]documents ok: 2 of 2 accepted, 2 warnings\n"), "{text}");
+}
+
+#[test]
+fn check_shows_each_warning_of_a_certificate_that_validate_shows() {
+    let dir = TempDir::new();
+    let address = unique_loopback();
+    let authority = Authority::new("servers");
+    for name in ["first", "second"] {
+        let certificate = CertSpec::new().ip(address).server();
+        authority.issue(&certificate).write(dir.path(), name);
+    }
+    let document = tenant("acme", address.into(), 8443, nowhere());
+    let certificates =
+        "protocol: HTTPS, certificate: {file: first}, certificates: [{file: second}]";
+    dir.write("acme.yaml", document.replace("protocol: HTTP", certificates));
+    let config = dir.path().to_str().unwrap();
+
+    let validated = output(&["validate", "-c", config]);
+    let checked = output(&["check", "-c", config, "--timeout", "1s"]);
+
+    for shown in [stdout(&validated), stdout(&checked)] {
+        assert!(shown.contains("names no host, so no SNI ever chooses it"), "{shown}");
+    }
+}
+
+#[test]
 fn a_gateway_that_can_refuse_only_is_not_ready() {
     let (dir, admin) = (TempDir::new(), admin_address());
     let address = unique_loopback();

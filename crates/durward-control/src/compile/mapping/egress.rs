@@ -75,7 +75,7 @@ fn rule(applicant: &mut Applicant<'_>, taken: &mut Taken<'_>) -> Option<KernelEg
     sources.iter().for_each(|pod| taken.pods.insert(*pod, mapping.tenant.clone()));
     Some(KernelEgress {
         tenant: mapping.tenant.clone(),
-        name: Arc::clone(&mapping.name),
+        name: KernelEgress::name_of_mapping(&mapping.name),
         sources,
         addresses: addresses.into_iter().map(AddressRange::from).collect(),
         transparent: None,

@@ -14,6 +14,7 @@ use super::certificates::certificates;
 use super::{Check, Facts};
 use crate::app::condition::{Condition, Kind};
 use crate::app::kernel::lines::named;
+use crate::output::count;
 
 pub(super) fn all(facts: &Facts<'_>) -> Vec<Check> {
     let draining = Check {
@@ -42,6 +43,10 @@ fn documents(facts: &Facts<'_>) -> Check {
     let mut state = format!("{accepted} of {} accepted", verdicts.len());
     if kept > 0 {
         state.push_str(&format!(", {kept} kept last good"));
+    }
+    let warnings = facts.view.verdicts.count(Severity::Warning);
+    if warnings > 0 {
+        state.push_str(&format!(", {}", count(warnings, "warning")));
     }
     let bad = verdicts.iter().filter(|verdict| verdict.outcome != Outcome::Accepted);
     Check {

@@ -8,6 +8,9 @@ use crate::commands::check::Category;
 use crate::config::Loaded;
 use crate::output::count;
 
+/// Reasons of warnings about the lifetime of a certificate.
+const LIFETIME: [&str; 3] = ["CertificateExpired", "CertificateNotYetValid", "CertificateEndsSoon"];
+
 /// One line per document that is not wholly accepted, and one for the rest.
 pub(crate) fn check(loaded: &Loaded) -> Category {
     let mut category = Category::new("configuration");
@@ -31,8 +34,9 @@ pub(crate) fn check(loaded: &Loaded) -> Category {
         );
     }
     for (verdict, finding) in loaded.verdicts.findings() {
-        // What is wrong with certificates has a category of its own.
-        if finding.severity == Severity::Warning && !finding.reason.starts_with("Certificate") {
+        // The category `certificates` reports lifetimes of what is served.
+        let reported = verdict.outcome == Outcome::Accepted && LIFETIME.contains(&&*finding.reason);
+        if finding.severity == Severity::Warning && !reported {
             category.warn(
                 format!("{} {}: {finding}", verdict.kind, verdict.name),
                 finding.origin.to_string(),

@@ -1,0 +1,334 @@
+//! The thread that writes the state file: each newer state, again what could not be written, and again what somebody else changed.
+//!
+//! The process has in memory what the file should say, so that a file that is damaged or taken away while it runs is replaced.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use durward_control::{Compiled, state};
+
+use super::{UNFINISHED, set_aside};
+
+/// The longest wait for a write that is under way; a file system that does not answer must not keep a hand-over from happening.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Makes what was written to a file or directory outlast a crash of the host.
+pub(super) type Sync = Box<dyn Fn(&File) -> io::Result<()> + Send>;
+
+/// What the thread is given, and what became of it.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    desk: Mutex<Desk>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Desk {
+    latest: Option<Arc<Compiled>>,
+    fault: Option<String>,
+    duty: Duty,
+    /// True while the thread reads or writes the file.
+    busy: bool,
+}
+
+/// What is asked of the thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Duty {
+    /// To write each newer state.
+    #[default]
+    Write,
+    /// To write nothing for now: a younger process may begin to write.
+    Pause,
+    /// To write what is not written yet, and end.
+    Finish,
+    /// To end: a younger process writes.
+    Leave,
+}
+
+impl Shared {
+    /// Has a state written; one that still waits is not written any more.
+    pub(super) fn save(&self, compiled: &Arc<Compiled>) {
+        self.desk().latest = Some(Arc::clone(compiled));
+        self.changed.notify_all();
+    }
+
+    /// Returns what keeps the file from being written.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.desk().fault.clone()
+    }
+
+    /// Keeps the thread from writing; when this returns, no write is under way.
+    pub(super) fn pause(&self) {
+        let mut desk = self.desk();
+        desk.duty = Duty::Pause;
+        let until = Instant::now() + PATIENCE;
+        while desk.busy {
+            let Some(left) = until.checked_duration_since(Instant::now()) else { return };
+            desk = self.wait(desk, left);
+        }
+    }
+
+    /// Lets the thread write again.
+    pub(super) fn resume(&self) {
+        self.ask(Duty::Write);
+    }
+
+    /// Lets the thread end after it wrote what is not written yet.
+    pub(super) fn finish(&self) {
+        self.ask(Duty::Finish);
+    }
+
+    /// Lets the thread end without writing.
+    pub(super) fn leave(&self) {
+        self.ask(Duty::Leave);
+    }
+
+    fn ask(&self, duty: Duty) {
+        self.desk().duty = duty;
+        self.changed.notify_all();
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, desk: MutexGuard<'a, Desk>, most: Duration) -> MutexGuard<'a, Desk> {
+        let waited = self.changed.wait_timeout(desk, most);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// The thread's own state.
+pub(super) struct Writer {
+    path: PathBuf,
+    shared: Arc<Shared>,
+    /// Between two looks at the file, and two tries where it could not be written.
+    again: Duration,
+    sync: Sync,
+    /// The file as it was last written here.
+    on_disk: Option<OnDisk>,
+}
+
+/// A file as it was written.
+#[derive(Debug)]
+struct OnDisk {
+    sum: [u8; 32],
+    stamp: Stamp,
+}
+
+/// The facts by which a change of a file is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+/// Reason why a state is not safe in the file.
+#[derive(Debug)]
+pub(super) struct Fault {
+    error: io::Error,
+    /// True if the file was replaced and only the directory's entry may be lost.
+    replaced: bool,
+}
+
+/// The next thing to do.
+enum Step {
+    Write(Arc<Compiled>),
+    /// To look whether the file is as it was written.
+    Look,
+    Finish(Option<Arc<Compiled>>),
+    End,
+}
+
+impl Writer {
+    pub(super) fn new(path: PathBuf, shared: Arc<Shared>, again: Duration, sync: Sync) -> Self {
+        Self { path, shared, again, sync, on_disk: None }
+    }
+
+    /// Writes until the thread is asked to end.
+    pub(super) fn run(mut self) {
+        let mut newest: Option<Arc<Compiled>> = None;
+        loop {
+            let step = self.next();
+            let is_last = matches!(step, Step::Finish(_));
+            let is_newer = match step {
+                Step::End => return,
+                Step::Look | Step::Finish(None) => false,
+                Step::Write(latest) | Step::Finish(Some(latest)) => {
+                    newest = Some(latest);
+                    true
+                }
+            };
+            if let Some(compiled) = &newest
+                && (self.was_changed() || is_newer || self.shared.fault().is_some())
+            {
+                self.keep(compiled);
+            }
+            if is_last {
+                return;
+            }
+        }
+    }
+
+    fn next(&self) -> Step {
+        let mut desk = self.shared.desk();
+        desk.busy = false;
+        self.shared.changed.notify_all();
+        let until = Instant::now() + self.again;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let step = match desk.duty {
+                Duty::Leave => Some(Step::End),
+                Duty::Finish => Some(Step::Finish(desk.latest.take())),
+                Duty::Pause => None,
+                Duty::Write => desk
+                    .latest
+                    .take()
+                    .map(Step::Write)
+                    .or_else(|| left.is_zero().then_some(Step::Look)),
+            };
+            if let Some(step) = step {
+                desk.busy = true;
+                return step;
+            }
+            let most = if desk.duty == Duty::Pause { self.again } else { left };
+            desk = self.shared.wait(desk, most);
+        }
+    }
+
+    /// Returns true if the file is not the one that was written here.
+    fn was_changed(&mut self) -> bool {
+        let Some(written) = &self.on_disk else { return false };
+        let found = fs::symlink_metadata(&self.path).map(|metadata| Stamp::of(&metadata));
+        if found.is_ok_and(|found| found == written.stamp) {
+            return false;
+        }
+        tracing::warn!(path = %self.path.display(), "the state file was changed or taken away by another process: it is replaced");
+        self.on_disk = None;
+        true
+    }
+
+    /// Writes the state, or without documents what fits, and takes down how that went.
+    fn keep(&mut self, compiled: &Compiled) {
+        let state = compiled.state();
+        let left_out = state.left_out().len();
+        let Err(fault) = self.replace(&state.to_json()) else {
+            if left_out > 0 {
+                tracing::warn!(path = %self.path.display(), tenants = left_out, "the last good documents of tenants are too large to be kept: only their claims are");
+            }
+            if self.shared.desk().fault.take().is_some() {
+                tracing::info!(path = %self.path.display(), "the state file is written again");
+            }
+            return;
+        };
+        // One tenant's documents must not cost the others their claims. Nothing else is cured by fewer bytes.
+        let only_claims = is_about_room(&fault.error)
+            && self.replace(&state.without_documents().to_json()).is_ok();
+        let kept = match (fault.replaced, only_claims) {
+            (true, _) => "claims and documents are written, and a crash of this host may lose them",
+            (false, true) => "claims are kept, last good documents are not",
+            (false, false) => "neither claims nor documents of now are kept",
+        };
+        let (error, cure) = (&fault.error, cure(&fault.error));
+        let sentence = format!("{error} ({kept}); {cure}");
+        let mut desk = self.shared.desk();
+        if desk.fault.as_ref() != Some(&sentence) {
+            tracing::error!(path = %self.path.display(), %error, only_claims, "cannot write the state file: {kept} for a restart; {cure}");
+        }
+        desk.fault = Some(sentence);
+    }
+
+    /// Replaces the file unless it has these bytes; one that the next process would not read is not written.
+    pub(super) fn replace(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        if bytes.len() as u64 > state::LARGEST {
+            let error = io::Error::new(ErrorKind::FileTooLarge, "the state is too large");
+            return Err(Fault { error, replaced: false });
+        }
+        let mut sum = [0; 32];
+        sum.copy_from_slice(digest(&SHA256, bytes).as_ref());
+        if self.on_disk.as_ref().is_some_and(|written| written.sum == sum) {
+            return Ok(());
+        }
+        let written = write(&self.path, bytes, &self.sync);
+        let stamp = written.map_err(|error| Fault { error, replaced: false })?;
+        // The name is safe only with the directory. Until it is, the same bytes are written once more.
+        sync_directory(&self.path, &self.sync).map_err(|error| Fault { error, replaced: true })?;
+        self.on_disk = Some(OnDisk { sum, stamp });
+        Ok(())
+    }
+}
+
+/// Replaces the file as a whole: a crash leaves the old one or the new one.
+fn write(path: &Path, bytes: &[u8], sync: &Sync) -> io::Result<Stamp> {
+    let temporary = path.with_file_name(format!("{UNFINISHED}{}", std::process::id()));
+    let outcome = (|| {
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        sync(&file)?;
+        let stamp = Stamp::of(&file.metadata()?);
+        match fs::rename(&temporary, path) {
+            Err(error) if error.kind() == ErrorKind::IsADirectory => {
+                let aside = set_aside(path)?;
+                tracing::error!(path = %path.display(), aside = %aside.display(), "a directory was in the place of the state file, and is set aside");
+                fs::rename(&temporary, path)?;
+            }
+            renamed => renamed?,
+        }
+        Ok(stamp)
+    })();
+    if outcome.is_err() {
+        drop(fs::remove_file(&temporary));
+    }
+    outcome
+}
+
+fn sync_directory(path: &Path, sync: &Sync) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |parent| sync(&File::open(parent)?))
+}
+
+/// Returns true if fewer bytes might be written.
+fn is_about_room(error: &io::Error) -> bool {
+    use ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+/// Returns what an operator does about the error.
+fn cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "free space there or name another --state-dir"
+        }
+        ErrorKind::FileTooLarge if error.raw_os_error().is_some() => {
+            "raise the limit of file sizes (LimitFSIZE=, ulimit -f)"
+        }
+        ErrorKind::FileTooLarge => "make documents smaller",
+        ErrorKind::PermissionDenied => {
+            "let the user of the gateway read and write the directory, or name another --state-dir"
+        }
+        ErrorKind::ReadOnlyFilesystem => {
+            "make the file system writable or name another --state-dir"
+        }
+        ErrorKind::NotFound => "make the directory or name another --state-dir",
+        _ => "look at the disk (dmesg) or name another --state-dir",
+    }
+}
