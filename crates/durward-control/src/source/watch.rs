@@ -217,8 +217,7 @@ struct Eyes {
     watcher: Option<RecommendedWatcher>,
     /// The directories and what they were when the watch was set: one that is replaced must be watched anew.
     watched: Arc<BTreeMap<PathBuf, (u64, u64)>>,
-    /// What files are called that say something.
-    names: Names,
+    interests: Interests,
     /// The files that were looked at.
     outline: u64,
     /// True if every directory is watched.
@@ -324,18 +323,43 @@ fn outline(resources: &Resources) -> u64 {
     hashed.fold(0, u64::wrapping_add)
 }
 
-type Names = Arc<Mutex<HashSet<OsString>>>;
+/// The events that concern the configuration.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Interest {
+    /// What files are called that say something.
+    names: HashSet<OsString>,
+    /// Directories that are watched only because one of the ways leads through them: what else happens there is nobody's business.
+    passages: HashSet<PathBuf>,
+    /// Everything on the way to a file or directory.
+    ways: HashSet<PathBuf>,
+}
+
+type Interests = Arc<Mutex<Interest>>;
+
+impl Interest {
+    /// Returns whether a path is of no concern: it is beside the way.
+    fn passes_by(&self, path: &Path) -> bool {
+        path.parent().is_some_and(|parent| self.passages.contains(parent))
+            && !self.ways.contains(path)
+    }
+
+    fn is_named(&self, path: &Path) -> bool {
+        file::holds_documents(path) || path.file_name().is_none_or(|name| self.names.contains(name))
+    }
+}
 
 impl Eyes {
     fn open(wake: SyncSender<Wake>) -> Self {
-        let (names, unfinished) = (Names::default(), Unfinished::default());
+        let (interests, unfinished) = (Interests::default(), Unfinished::default());
         let changed = Changed::default();
-        let (known, begun) = (Arc::clone(&names), unfinished.clone());
+        let (known, begun) = (Arc::clone(&interests), unfinished.clone());
         let noted = changed.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             let Ok(event) = event else { return noted.note_anything() };
+            let known = known.lock().unwrap_or_else(PoisonError::into_inner);
             let matters = matters(&event, &known);
-            begun.note(&event, matters, |path| is_named(path, &known));
+            begun.note(&event, matters, |path| known.is_named(path));
+            drop(known);
             if matters {
                 noted.note(&event);
                 // A full channel has a wake in it already.
@@ -351,7 +375,7 @@ impl Eyes {
             watched: Arc::default(),
             complete: false,
             all: false,
-            names,
+            interests,
             outline: 0,
             unfinished,
             changed,
@@ -379,11 +403,11 @@ impl Eyes {
         let Some(watcher) = &mut self.watcher else { return };
         let (paths, resources) = (paths.to_owned(), Arc::clone(resources));
         let found = source.ask(move |progress| directories(progress, &paths, &resources));
-        let Some((wanted, names)) = found else { return };
+        let Some((wanted, interest)) = found else { return };
         let watched = Arc::make_mut(&mut self.watched);
         let before = watched.clone();
         self.complete = true;
-        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        *self.interests.lock().unwrap_or_else(PoisonError::into_inner) = interest;
         let stale: Vec<PathBuf> = watched
             .iter()
             .filter(|(directory, was)| wanted.get(*directory) != Some(*was))
@@ -414,53 +438,68 @@ impl Eyes {
 }
 
 /// Whether an event may change what the configuration says: not when somebody reads, as we do ourselves, nor when a file is written that says
-/// nothing, such as a log beside the documents. A name that appears or goes may always be on the way to a file.
-fn matters(event: &Event, names: &Names) -> bool {
+/// nothing, such as a log beside the documents. A name that appears or goes where files are may always be on the way to one.
+fn matters(event: &Event, interest: &Interest) -> bool {
+    if !event.need_rescan()
+        && !event.paths.is_empty()
+        && event.paths.iter().all(|path| interest.passes_by(path))
+    {
+        return false;
+    }
     match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Modify(ModifyKind::Data(_)) => {}
         EventKind::Access(_) => return false,
         _ => return true,
     }
-    event.paths.iter().any(|path| is_named(path, names))
+    event.paths.iter().any(|path| interest.is_named(path))
 }
 
-fn is_named(path: &Path, names: &Names) -> bool {
-    let names = names.lock().unwrap_or_else(PoisonError::into_inner);
-    file::holds_documents(path) || path.file_name().is_none_or(|name| names.contains(name))
-}
-
-/// The directories in which something that matters may change, with device and inode, and the names of the files.
+/// The directories in which something that matters may change, with device and inode, and what matters in them.
 fn directories(
     progress: &Progress,
     paths: &[PathBuf],
     resources: &Resources,
-) -> (BTreeMap<PathBuf, (u64, u64)>, HashSet<OsString>) {
-    let mut names = HashSet::new();
+) -> (BTreeMap<PathBuf, (u64, u64)>, Interest) {
+    let mut interest = Interest::default();
     let documents = resources.documents.iter().map(|document| Path::new(&*document.source.file));
     let files = documents.chain(resources.files.keys().map(|path| &**path));
-    let mut wanted = BTreeSet::new();
-    for path in paths {
-        if is_dir(progress, path) {
-            wanted.insert(path.clone());
-        }
-    }
+    // Directories that hold files, or whose names are read.
+    let mut holding = BTreeSet::new();
     let mut parents = BTreeSet::new();
-    for file in paths.iter().map(PathBuf::as_path).chain(files) {
-        parents.insert(file.parent());
-        names.extend(file.file_name().map(ToOwned::to_owned));
+    let (directories, single): (Vec<_>, Vec<_>) =
+        paths.iter().map(PathBuf::as_path).partition(|path| is_dir(progress, path));
+    holding.extend(directories.iter().map(|path| path.to_path_buf()));
+    for file in single.into_iter().chain(files) {
+        if parents.insert(file.parent()) {
+            interest.ways.extend(file.ancestors().map(Path::to_owned));
+        }
+        interest.names.extend(file.file_name().map(ToOwned::to_owned));
         // A file behind a symbolic link may be written where it really is.
         let is_link = || fs::symlink_metadata(file).is_ok_and(|metadata| metadata.is_symlink());
         let real = progress.at(file, || is_link().then(|| fs::canonicalize(file).ok()));
         if let Some(real) = real.flatten().flatten() {
-            names.extend(real.file_name().map(ToOwned::to_owned));
-            wanted.extend(real.parent().map(Path::to_owned));
+            interest.names.extend(real.file_name().map(ToOwned::to_owned));
+            holding.extend(real.parent().map(Path::to_owned));
         }
     }
-    wanted.extend(parents.into_iter().filter_map(|parent| existing(progress, parent)));
+    let mut wanted = BTreeSet::new();
+    for parent in parents {
+        let Some(there) = existing(progress, parent) else { continue };
+        if parent.is_none_or(|parent| parent == there || parent.as_os_str().is_empty()) {
+            holding.insert(there.clone());
+        }
+        wanted.insert(there);
+    }
+    for directory in directories {
+        interest.ways.extend(directory.ancestors().map(Path::to_owned));
+        wanted.extend(existing(progress, directory.parent()));
+    }
+    wanted.extend(holding.iter().cloned());
+    interest.passages = wanted.difference(&holding).cloned().collect();
     let identified =
         |directory: PathBuf| identity(progress, &directory).map(|identity| (directory, identity));
-    (wanted.into_iter().filter_map(identified).collect(), names)
+    (wanted.into_iter().filter_map(identified).collect(), interest)
 }
 
 fn is_dir(progress: &Progress, path: &Path) -> bool {
@@ -494,10 +533,10 @@ mod tests {
 
     #[test]
     fn a_log_beside_the_documents_is_nobodys_business() {
-        let names = Names::default();
-        names.lock().unwrap().insert("acme.crt".into());
+        let mut interest = Interest::default();
+        interest.names.insert("acme.crt".into());
         let matters = |kind: EventKind, path: &str| {
-            matters(&Event::new(kind).add_path(PathBuf::from(path)), &names)
+            matters(&Event::new(kind).add_path(PathBuf::from(path)), &interest)
         };
         let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
         let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
@@ -510,6 +549,42 @@ mod tests {
         }
         assert!(matters(EventKind::Create(CreateKind::Any), "/etc/durward/..data"));
         assert!(!matters(opened, "/etc/durward/acme.yaml"));
+    }
+
+    #[test]
+    fn beside_the_way_to_the_configuration_anything_may_happen() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::create_dir_all(at("config")).unwrap();
+        fs::write(at("config/a.yaml"), "").unwrap();
+        fs::write(at("single.yaml"), "").unwrap();
+        let interest = |paths: &[&str], files: &[&str]| {
+            let paths: Vec<_> = paths.iter().map(|path| at(path)).collect();
+            let missing = || Err("does not exist".to_owned());
+            let files = files.iter().map(|file| (Arc::from(at(file)), missing())).collect();
+            let resources = Resources { files: Arc::new(files), ..Resources::default() };
+            let (wanted, interest) = directories(&Progress::default(), &paths, &resources);
+            assert!(wanted.contains_key(root.path()));
+            interest
+        };
+        let created = |interest: &Interest, path: &str| {
+            let event = Event::new(EventKind::Create(CreateKind::Any));
+            matters(&event.add_path(at(path)), interest)
+        };
+
+        let directory = interest(&["config"], &["elsewhere/certs/a.crt"]);
+        for (path, concerns) in [
+            ("config", true),
+            ("config/anything", true),
+            ("elsewhere", true),
+            ("other", false),
+            ("b.yaml", false),
+        ] {
+            assert_eq!(created(&directory, path), concerns, "{path}");
+        }
+        // Beside a file, any name may be that of a link that leads to it.
+        assert!(created(&interest(&["single.yaml"], &[]), "other"));
+        assert!(created(&interest(&["config"], &["a.crt"]), "other"));
     }
 
     #[test]
