@@ -14,6 +14,7 @@ mod deploy;
 mod docs;
 mod egress;
 mod examples;
+mod explained;
 mod gateway;
 mod isolation;
 mod lab;
