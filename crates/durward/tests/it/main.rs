@@ -5,6 +5,7 @@
 
 mod acceptance;
 mod admin;
+mod behind;
 mod bench;
 mod certificates;
 mod cli;
@@ -24,6 +25,7 @@ mod memory;
 mod moves;
 mod nat;
 mod odd_files;
+mod pressed;
 mod records;
 mod reload;
 mod replicas;
