@@ -106,3 +106,86 @@ impl Intake {
         self.serve(buf)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use durward_testkit::client::h2_frames::{frame, get, header_block};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::http2::frames::Frames;
+    use crate::http2::inspect::Findings;
+
+    /// What the codec is given of bytes that come in pieces of these sizes, the last of them again and again.
+    fn given(wire: &[u8], sizes: &[usize], room: usize) -> Vec<u8> {
+        let findings = Rc::new(Findings::default());
+        let mut intake = Intake::new(Incoming::of_client(64 * 1024, findings));
+        let (mut frames, mut out) = (Frames::default(), Vec::new());
+        let (mut rest, mut sizes) = (wire, sizes.iter().copied().chain(std::iter::repeat(room)));
+        loop {
+            let mut memory = vec![0; room];
+            let mut buf = ReadBuf::new(&mut memory);
+            while !intake.serve(&mut buf) {
+                let (new, after) = rest.split_at(sizes.next().unwrap().min(room).min(rest.len()));
+                let before = buf.filled().len();
+                buf.put_slice(new);
+                rest = after;
+                frames.walk(new, |piece| intake.received(piece, new));
+                if intake.finish(&mut buf, before, frames.partial()) {
+                    break;
+                }
+            }
+            if buf.filled().is_empty() {
+                return out;
+            }
+            out.extend_from_slice(buf.filled());
+        }
+    }
+
+    /// Frames of every kind, with heads in one frame and in several, and the same with a field that the codec cannot take.
+    fn wire(name: &str) -> Vec<u8> {
+        let block = header_block(&[(":method", "GET"), (name, &"v".repeat(40)), ("z", "1")]);
+        [
+            frame(kind::SETTINGS, 0, 0, &[]),
+            get(1, "http", "a", "/"),
+            frame(kind::HEADERS, 1, 3, &block[..7]),
+            frame(kind::CONTINUATION, 0, 3, &block[7..20]),
+            frame(kind::CONTINUATION, END_HEADERS, 3, &block[20..]),
+            frame(kind::DATA, 0, 1, &[7; 50]),
+            frame(kind::HEADERS, END_HEADERS | 0x8, 5, &[&[2][..], &block, &[0; 2]].concat()),
+            frame(kind::PING, 0, 0, &[0; 8]),
+            get(7, "http", "a", "/"),
+            frame(kind::DATA, 1, 5, b"end"),
+        ]
+        .concat()
+    }
+
+    fn reads() -> impl Strategy<Value = (Vec<usize>, usize)> {
+        (proptest::collection::vec(1usize..80, 0..40), 1usize..120)
+    }
+
+    proptest! {
+        #[test]
+        fn sound_bytes_pass_as_they_are((sizes, room) in reads()) {
+            prop_assert_eq!(given(&wire("x"), &sizes, room), wire("x"));
+        }
+
+        #[test]
+        fn what_stands_for_a_block_does_not_depend_on_how_it_comes((sizes, room) in reads()) {
+            let whole = given(&wire("X"), &[], 4096);
+
+            prop_assert!(!whole.windows(2).any(|pair| pair == b"X("), "the name is left out");
+            prop_assert_eq!(given(&wire("X"), &sizes, room), whole);
+        }
+
+        #[test]
+        fn a_connection_that_ends_within_a_block_gives_what_came((sizes, room) in reads(), end in 0usize..400) {
+            let wire = wire("x");
+            let wire = &wire[..end.min(wire.len())];
+
+            prop_assert_eq!(given(wire, &sizes, room), wire);
+        }
+    }
+}
