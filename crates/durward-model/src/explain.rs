@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: anything only a running process knows (health, pools, resolved names); those screens add it.
 
+mod door;
 mod mapped;
 mod outside;
 mod transparent;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::address::{Destination, EgressAddress};
+use crate::address::EgressAddress;
 use crate::client_auth::ClientAuth;
 use crate::listener::{HttpService, Listener, Service};
 use crate::mapping::Transport;
@@ -21,7 +22,7 @@ use crate::path;
 use crate::request;
 use crate::route::{self, Action, RequestView, WeightedUpstream};
 use crate::snapshot::Snapshot;
-use crate::sni::SniTable;
+use crate::sni::{self, SniTable};
 use crate::tenant::{Tenant, TenantId};
 use crate::upstream::Target;
 
@@ -98,7 +99,7 @@ pub enum Kind {
 /// One decision.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Step {
-    /// The stage: `listener`, `source`, `certificate`, `client certificate`, `route`, `upstream`, `leaves from`; of the kernel
+    /// The stage: `door`, `listener`, `source`, `certificate`, `client certificate`, `route`, `upstream`, `leaves from`; of the kernel
     /// `mapping`, `source`, `endpoint`, `seen as`, `egress`, `handed over`, `leaves from`.
     pub stage: Cow<'static, str>,
     /// What was decided and why.
@@ -180,12 +181,12 @@ impl Trail {
 
     fn follow(&mut self, snapshot: &Snapshot, question: &Question) -> Ending {
         let tcp = question.transport == Transport::Tcp;
-        let listener = find_listener(snapshot, question).filter(|_| tcp);
+        let listener = door::find_listener(snapshot, question).filter(|_| tcp);
         let Some(listener) = listener else {
             if let Some(ending) = self.mapped(snapshot, question) {
                 return ending;
             }
-            let sentence = unserved(snapshot, question.destination);
+            let sentence = door::unserved(snapshot, question.destination);
             return self.refuse("listener", None, "tenant_not_found", sentence);
         };
         let Some(tenant) = snapshot.tenants.get(&listener.tenant) else {
@@ -196,6 +197,9 @@ impl Trail {
                 format!("tenant {} is not served", listener.tenant),
             );
         };
+        if let Some(ending) = self.shared_door(snapshot, listener, question) {
+            return ending;
+        }
         self.belongs_to(&tenant.id);
         self.kind = kind_of(&listener.service);
         self.note(
@@ -206,16 +210,19 @@ impl Trail {
         if let Some(ending) = self.source(listener, question) {
             return ending;
         }
-        if let Some(ending) = self.tls(listener, question) {
+        let sni = match self.server_name(listener, question) {
+            Ok(sni) => sni,
+            Err(ending) => return ending,
+        };
+        let sni = sni.as_deref();
+        if let Some(ending) = self.tls(listener, question, sni) {
             return ending;
         }
         match &listener.service {
-            Service::Http(service) => self.http(tenant, service, question),
+            Service::Http(service) => self.http(tenant, service, question, sni),
             Service::Tcp(service) => self.upstreams(tenant, &service.upstreams),
             Service::Forward(service) => self.outside(snapshot, tenant, service, question),
-            Service::PassThrough(routes) => {
-                self.pass_through((tenant, listener), routes, question.sni.as_deref())
-            }
+            Service::PassThrough(routes) => self.pass_through((tenant, listener), routes, sni),
         }
     }
 
@@ -258,9 +265,27 @@ impl Trail {
         }
     }
 
-    fn tls(&mut self, listener: &Listener, question: &Question) -> Option<Ending> {
+    /// Returns the name that is asked for in the ClientHello, where one is read.
+    fn server_name(
+        &mut self,
+        listener: &Listener,
+        question: &Question,
+    ) -> Result<Option<String>, Ending> {
+        let reads = listener.tls().is_some() || matches!(listener.service, Service::PassThrough(_));
+        let Some(name) = question.sni.as_deref().filter(|_| reads) else { return Ok(None) };
+        sni::server_name(name).map_err(|fault| {
+            self.refuse("certificate", None, "client_hello", format!("{name}: {fault}"))
+        })
+    }
+
+    fn tls(
+        &mut self,
+        listener: &Listener,
+        question: &Question,
+        sni: Option<&str>,
+    ) -> Option<Ending> {
         let tls = listener.tls()?;
-        let certificate = &tls.certificates[tls.certificate_for(question.sni.as_deref())];
+        let certificate = &tls.certificates[tls.certificate_for(sni)];
         self.note(
             "certificate",
             Some(&certificate.origin),
@@ -268,7 +293,7 @@ impl Trail {
                 "{} ({}), chosen by destination address{}",
                 certificate.name,
                 certificate.subject,
-                if question.sni.is_some() { " and SNI" } else { "" }
+                if sni.is_some() { " and SNI" } else { "" }
             ),
         );
         match &tls.client_auth {
@@ -290,20 +315,29 @@ impl Trail {
         }
     }
 
-    fn http(&mut self, tenant: &Tenant, service: &HttpService, question: &Question) -> Ending {
-        let (raw, _query) = question.path.split_once('?').unwrap_or((&question.path, ""));
-        let path = match path::normalise(raw) {
+    fn http(
+        &mut self,
+        tenant: &Tenant,
+        service: &HttpService,
+        question: &Question,
+        sni: Option<&str>,
+    ) -> Ending {
+        let path = match path_of(question) {
             Ok(path) => path,
-            Err(fault) => {
-                return self.refuse("route", None, "bad_request", format!("{raw}: {fault}"));
-            }
+            Err(sentence) => return self.refuse("route", None, "bad_request", sentence),
         };
-        let asked = question.host.as_deref().map(|field| request::split_host(field).0);
-        let asked = asked.filter(|host| !host.is_empty());
-        let asked = asked.map_or_else(|| question.destination.ip().to_string(), str::to_owned);
+        let asked = question.host.as_deref().filter(|field| !field.is_empty());
+        if let Some(field) = asked
+            && request::valid_authority(field.as_bytes()).is_none()
+        {
+            let sentence = format!("{field:?} is no host with an optional port: 400");
+            return self.refuse("host", None, "bad_request", sentence);
+        }
+        let asked = asked.map(|field| request::split_host(field).0.to_owned());
+        let asked = asked.unwrap_or_else(|| question.destination.ip().to_string());
         let host = request::normal_host(&asked);
-        if !request::is_directed(service.tls.as_ref(), question.sni.as_deref(), &host) {
-            let sni = question.sni.as_deref().unwrap_or_default();
+        if !request::is_directed(service.tls.as_ref(), sni, &host) {
+            let sni = sni.unwrap_or_default();
             let sentence = format!("the TLS session is for {sni}, the request for {host}: 421");
             return self.refuse("host", None, "misdirected", sentence);
         }
@@ -387,40 +421,13 @@ impl Trail {
     }
 }
 
-/// Listeners are asked for by the address clients know, whatever bind they arrive on. Of several proxies at one door it is the one whose
-/// sources the client is among.
-fn find_listener<'a>(snapshot: &'a Snapshot, question: &Question) -> Option<&'a Listener> {
-    let destination = question.destination;
-    let known: Vec<&Arc<Listener>> = snapshot
-        .tenants
-        .values()
-        .flat_map(|tenant| &tenant.listeners)
-        .filter(|listener| listener.key() == (destination.ip(), destination.port()))
-        .collect();
-    let admitted = || {
-        let client = question.client?;
-        known.iter().find(|listener| listener.admits(client))
-    };
-    let arrived = || {
-        snapshot
-            .bind_for(destination)
-            .and_then(|bind| bind.listener_at(Destination(destination), destination.ip()))
-            .map(|(_, listener)| listener)
-    };
-    let found = admitted().or_else(|| known.first());
-    found.copied().or_else(arrived).map(|listener| &**listener)
-}
-
-/// Says why no listener serves a destination.
-fn unserved(snapshot: &Snapshot, destination: SocketAddr) -> String {
-    let bind = snapshot.bind_for(destination);
-    let foreign = bind.and_then(|bind| Some((bind, bind.foreign_owner(destination.ip())?)));
-    let Some((bind, owner)) = foreign else { return format!("no tenant has {destination}") };
-    let ip = destination.ip();
-    format!(
-        "no tenant has {destination}: the socket at {} refuses it, for {ip} is an address of tenant {owner}",
-        bind.address
-    )
+/// Returns the path that routes are asked for.
+fn path_of(question: &Question) -> Result<Cow<'_, str>, String> {
+    let (raw, _query) = question.path.split_once('?').unwrap_or((&question.path, ""));
+    match raw {
+        "*" if question.method == "OPTIONS" => Ok(Cow::Borrowed(request::routed_path(raw))),
+        _ => path::normalise(raw).map_err(|fault| format!("{raw}: {fault}")),
+    }
 }
 
 fn describe(mismatch: route::Mismatch) -> &'static str {

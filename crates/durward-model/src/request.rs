@@ -1,9 +1,9 @@
-//! The host of a request: its one form for matching, and whether a TLS session may carry it.
+//! The host of a request: its syntax, its one form for matching, and the TLS sessions that may carry it.
 //!
 //! The proxy and `explain` both decide by these functions.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::listener::ServerTls;
 
@@ -42,12 +42,46 @@ pub fn split_host(field: &str) -> (&str, Option<u16>) {
         return (host, port.strip_prefix(':').and_then(|port| port.parse().ok()));
     }
     match field.rsplit_once(':') {
+        Some((host, "")) if !host.contains(':') => (host, None),
         Some((host, port)) if !host.contains(':') => match port.parse() {
             Ok(port) => (host, Some(port)),
             Err(_) => (field, None),
         },
         _ => (field, None),
     }
+}
+
+/// Returns whether this is a host with an optional port, and how much of it is the host (brackets included).
+/// A port may be empty (RFC 3986 section 3.2.3).
+#[must_use]
+pub fn valid_authority(authority: &[u8]) -> Option<usize> {
+    let host = if authority.first() == Some(&b'[') {
+        let close = authority.iter().position(|byte| *byte == b']')?;
+        std::str::from_utf8(&authority[1..close]).ok()?.parse::<Ipv6Addr>().ok()?;
+        close + 1
+    } else {
+        let length = authority.iter().position(|byte| *byte == b':').unwrap_or(authority.len());
+        let name = &authority[..length];
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
+        if !name.iter().all(plain) || name.len() > 255 || name.trim_ascii_end() == b"." {
+            return None;
+        }
+        length
+    };
+    let port = &authority[host..];
+    let valid_port = port.is_empty()
+        || (port[0] == b':'
+            && port.len() <= 6
+            && port[1..].iter().all(u8::is_ascii_digit)
+            && (port.len() == 1
+                || std::str::from_utf8(&port[1..]).is_ok_and(|port| port.parse::<u16>().is_ok())));
+    (host > 0 && valid_port).then_some(host)
+}
+
+/// Returns the path that routes are asked for: `OPTIONS *` concerns the whole server, and the route of its root takes it.
+#[must_use]
+pub fn routed_path(path: &str) -> &str {
+    if path == "*" { "/" } else { path }
 }
 
 #[cfg(test)]
@@ -85,11 +119,35 @@ mod tests {
         for (field, host, port) in [
             ("app.example:8443", "app.example", Some(8443)),
             ("app.example", "app.example", None),
+            ("app.example:", "app.example", None),
+            ("[2001:db8::1]:", "2001:db8::1", None),
             ("[2001:db8::1]:80", "2001:db8::1", Some(80)),
             ("[2001:db8::1]", "2001:db8::1", None),
             ("2001:db8::1", "2001:db8::1", None),
         ] {
             assert_eq!(split_host(field), (host, port), "{field}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_hosts_and_nothing_else_is() {
+        for (good, host) in [
+            ("a.example", 9),
+            ("a.example:80", 9),
+            ("[::1]:443", 5),
+            ("192.0.2.1", 9),
+            ("svc_name:8080", 8),
+            ("a.example.", 10),
+            ("a:", 1),
+            ("[::1]:", 5),
+        ] {
+            assert_eq!(valid_authority(good.as_bytes()), Some(host), "{good}");
+        }
+        for bad in [
+            "", ":", ":80", "a:b", "a::", "a:99999", "user@a", "a/b", "a b", "a,b", "[::1", "[zz]",
+            "[::1]x", "a:80:80", "%41", "a\u{e9}", ".", "a:+80",
+        ] {
+            assert_eq!(valid_authority(bad.as_bytes()), None, "{bad}");
         }
     }
 }

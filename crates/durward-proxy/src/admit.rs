@@ -175,7 +175,7 @@ impl Visit {
     }
 
     fn belongs_to(&mut self, listener: &Arc<PreparedListener>) {
-        self.watch.retire_with(&listener.retirement);
+        self.watch.retire_with(&listener.retirement, self.client.0.ip());
         let owner = Owner::Tenant(listener.listener.tenant.clone());
         self.turn.belong_to(self.core.turns.of(&owner));
         self.listener = Some(Arc::clone(listener));

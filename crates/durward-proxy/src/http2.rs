@@ -7,6 +7,7 @@ pub(crate) mod guard;
 mod hpack;
 mod huffman;
 pub(crate) mod inspect;
+pub(crate) mod intake;
 mod metered;
 mod streams;
 

@@ -5,12 +5,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU8,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
+
+use durward_model::SourceSet;
 
 /// How often deadlines are looked at.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
@@ -26,41 +32,67 @@ pub(crate) enum Expired {
 
 /// How urgently the connections of a configuration should end. Shared by all cores; it only ever rises.
 #[derive(Debug, Default)]
-pub(crate) struct Retirement(AtomicU8);
+pub(crate) struct Retirement {
+    stage: AtomicU8,
+    /// There are sources.
+    narrowed: AtomicBool,
+    /// The connections of clients that are not among all of these end at once: who was forbidden stays so, though the next edit allows it.
+    sources: RwLock<Vec<SourceSet>>,
+}
 
 impl Retirement {
     const RENEWED: u8 = 1;
     const CHANGED: u8 = 2;
     const REMOVED: u8 = 3;
+    /// Sources that are kept; an edit more ends all connections, so that edits do not gather memory.
+    const NARROWINGS: usize = 16;
 
     /// Connections go on, and obey a newer configuration from their next request on.
     pub(crate) fn renew(&self) {
-        self.0.fetch_max(Self::RENEWED, Relaxed);
+        self.stage.fetch_max(Self::RENEWED, Relaxed);
+    }
+
+    /// Connections of clients that are not among `sources` end at once.
+    pub(crate) fn narrow(&self, sources: &SourceSet) {
+        let mut known = self.sources.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() == Self::NARROWINGS && !known.contains(sources) {
+            return self.remove();
+        }
+        if !known.contains(sources) {
+            known.push(sources.clone());
+        }
+        self.narrowed.store(true, Release);
     }
 
     /// Connections end after the exchange they are in.
     pub(crate) fn change(&self) {
-        self.0.fetch_max(Self::CHANGED, Relaxed);
+        self.stage.fetch_max(Self::CHANGED, Relaxed);
     }
 
     /// Connections end at once.
     pub(crate) fn remove(&self) {
-        self.0.fetch_max(Self::REMOVED, Relaxed);
+        self.stage.fetch_max(Self::REMOVED, Relaxed);
     }
 
     /// Returns whether there is a newer configuration.
     pub(crate) fn outdated(&self) -> bool {
-        self.0.load(Relaxed) >= Self::RENEWED
+        self.stage.load(Relaxed) >= Self::RENEWED
     }
 
-    /// Whether connections should end after the exchange they are in.
+    /// Returns whether connections should end after the exchange they are in.
     pub(crate) fn changed(&self) -> bool {
-        self.0.load(Relaxed) >= Self::CHANGED
+        self.stage.load(Relaxed) >= Self::CHANGED
     }
 
-    /// Whether connections should end at once.
-    pub(crate) fn removed(&self) -> bool {
-        self.0.load(Relaxed) >= Self::REMOVED
+    /// Returns whether a client's connections should end at once.
+    pub(crate) fn removed(&self, client: IpAddr) -> bool {
+        self.stage.load(Relaxed) >= Self::REMOVED
+            || (self.narrowed.load(Acquire) && !self.admits(client))
+    }
+
+    fn admits(&self, client: IpAddr) -> bool {
+        let known = self.sources.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().all(|sources| sources.contains(client))
     }
 }
 
@@ -76,7 +108,8 @@ pub(crate) struct Watchdog {
 struct Entry {
     deadline: Cell<Option<Instant>>,
     idle: Cell<bool>,
-    retirement: RefCell<Option<Arc<Retirement>>>,
+    /// What ends it, and the client that it belongs to.
+    retirement: RefCell<Option<(Arc<Retirement>, IpAddr)>>,
     fired: Cell<Option<Expired>>,
     /// It was told to make room; nothing takes that back.
     crowded: Cell<bool>,
@@ -160,8 +193,8 @@ impl Watchdog {
 
     fn judge(&self, entry: &Entry, now: Instant) -> Option<Expired> {
         let retirement = entry.retirement.borrow();
-        let removed = retirement.as_ref().is_some_and(|retirement| retirement.removed());
-        let changed = retirement.as_ref().is_some_and(|retirement| retirement.changed());
+        let removed = retirement.as_ref().is_some_and(|(by, client)| by.removed(*client));
+        let changed = retirement.as_ref().is_some_and(|(by, _)| by.changed());
         if self.cutting.get() || removed || (entry.idle.get() && (changed || self.draining.get())) {
             return Some(Expired::Closing);
         }
@@ -176,9 +209,9 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// The connection ends with this configuration.
-    pub(crate) fn retire_with(&self, retirement: &Arc<Retirement>) {
-        *self.entry.retirement.borrow_mut() = Some(Arc::clone(retirement));
+    /// The client's connection ends with this configuration.
+    pub(crate) fn retire_with(&self, retirement: &Arc<Retirement>, client: IpAddr) {
+        *self.entry.retirement.borrow_mut() = Some((Arc::clone(retirement), client));
     }
 
     /// Returns the handle that closes the connection to make room.
@@ -221,14 +254,14 @@ impl Watch {
     }
 
     fn asks(&self, question: impl Fn(&Retirement) -> bool) -> bool {
-        self.entry.retirement.borrow().as_deref().is_some_and(question)
+        self.entry.retirement.borrow().as_ref().is_some_and(|(retirement, _)| question(retirement))
     }
 
     /// Whether the connection should end whatever it is doing.
     pub(crate) fn cut(&self) -> bool {
         let retirement = self.entry.retirement.borrow();
         self.watchdog.cutting.get()
-            || retirement.as_ref().is_some_and(|retirement| retirement.removed())
+            || retirement.as_ref().is_some_and(|(by, client)| by.removed(*client))
     }
 
     /// Runs `future` until it is done or this watch fires.
@@ -287,12 +320,38 @@ mod tests {
         let watchdog = Rc::new(Watchdog::default());
         let watch = watchdog.watch();
         let retirement = Arc::new(Retirement::default());
-        watch.retire_with(&retirement);
+        watch.retire_with(&retirement, [192, 0, 2, 1].into());
         watch.arm(None, false);
 
         retirement.remove();
         watchdog.sweep(Instant::now());
 
         assert_eq!(watch.guard(std::future::pending::<()>()).await, Err(Expired::Closing));
+    }
+
+    #[tokio::test]
+    async fn narrower_sources_end_the_connections_of_others_alone() {
+        let watchdog = Rc::new(Watchdog::default());
+        let (inside, outside) = (watchdog.watch(), watchdog.watch());
+        let retirement = Arc::new(Retirement::default());
+        inside.retire_with(&retirement, [192, 0, 2, 1].into());
+        outside.retire_with(&retirement, [192, 0, 2, 200].into());
+        for watch in [&inside, &outside] {
+            watch.arm(None, true);
+        }
+
+        retirement.narrow(&SourceSet::new(["192.0.2.0/25".parse().unwrap()]));
+        watchdog.sweep(Instant::now());
+
+        assert_eq!(outside.guard(std::future::pending::<()>()).await, Err(Expired::Closing));
+        assert!(outside.cut() && !inside.cut() && !inside.closing());
+        assert_eq!(inside.guard(std::future::ready(7)).await, Ok(7));
+        retirement.narrow(&SourceSet::new(["192.0.2.0/24".parse().unwrap()]));
+        assert!(outside.cut() && !inside.cut());
+        for bits in 0..20u8 {
+            retirement
+                .narrow(&SourceSet::new([format!("192.0.2.0/{}", 4 + bits).parse().unwrap()]));
+        }
+        assert!(inside.cut());
     }
 }

@@ -58,11 +58,23 @@ pub async fn tls_connect(
     config: impl Into<Arc<ClientConfig>>,
     server_name: Option<&str>,
 ) -> io::Result<TlsStream<TcpStream>> {
+    let stream = tcp_connect(address, source).await?;
+    tls_over(stream, config, server_name).await
+}
+
+/// Speaks TLS over a connection made elsewhere; see [`tls_connect`] for the names.
+///
+/// # Errors
+/// When the handshake fails or takes too long.
+pub async fn tls_over(
+    stream: TcpStream,
+    config: impl Into<Arc<ClientConfig>>,
+    server_name: Option<&str>,
+) -> io::Result<TlsStream<TcpStream>> {
     let name = match server_name {
-        None => ServerName::from(address.ip()),
+        None => ServerName::from(stream.peer_addr()?.ip()),
         Some(name) => ServerName::try_from(name.to_owned()).map_err(io::Error::other)?,
     };
-    let stream = tcp_connect(address, source).await?;
     within(TlsConnector::from(config.into()).connect(name, stream)).await
 }
 

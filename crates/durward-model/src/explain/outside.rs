@@ -26,12 +26,6 @@ impl Trail {
             let sentence = "a forward proxy: name where to with --host HOST:PORT".to_owned();
             return self.refuse("target", None, "bad_request", sentence);
         };
-        let host = match Host::parse(host) {
-            Ok(host) => host,
-            Err(fault) => {
-                return self.refuse("target", None, "bad_request", format!("{host}: {fault}"));
-            }
-        };
         if !service.credentials.is_empty() {
             let names: Vec<_> = service.credentials.iter().map(|known| &*known.name).collect();
             let sentence = format!("a credential is needed, of one of {}", list(&names));
@@ -41,6 +35,12 @@ impl Trail {
             }
             self.note("identity", None, sentence);
         }
+        let host = match Host::parse(host) {
+            Ok(host) => host,
+            Err(fault) => {
+                return self.refuse("target", None, "bad_request", format!("{host}: {fault}"));
+            }
+        };
         let plain = question.method != "CONNECT" && port != 443;
         let method = plain.then_some(question.method.as_str());
         self.kind = if plain { Kind::ProxiedRequest } else { Kind::Tunnel };

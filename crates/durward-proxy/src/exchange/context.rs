@@ -110,7 +110,7 @@ impl Http {
             return Err(Refusal::Draining);
         }
         if view.may_take_over(&self.view) {
-            watch.retire_with(view.retirement());
+            watch.retire_with(view.retirement(), client);
         }
         let (core, facts) = (Rc::clone(&self.core), Rc::clone(&self.facts));
         let own = (Rc::clone(&self.pins), Rc::clone(&self.memory));
@@ -121,7 +121,7 @@ impl Http {
     pub(crate) fn fresh(self: &Rc<Self>, watch: &Watch) -> Result<Rc<Self>, Refusal> {
         let now = self.now(watch, true)?;
         if now.view.trusts_like(&self.view) {
-            watch.retire_with(now.view.retirement());
+            watch.retire_with(now.view.retirement(), self.facts.client.0.ip());
         }
         Ok(now)
     }

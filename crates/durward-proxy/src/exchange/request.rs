@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 
 use durward_model::ClientAddr;
 use durward_model::path::{self, PathFault};
-use durward_model::request::{is_directed, normal_host};
+use durward_model::request::{is_directed, normal_host, routed_path};
 use durward_model::route::{Action, Forward, PathMatch, RequestView, Route, pick_weighted};
 use durward_model::upstream::UpstreamIndex;
 
@@ -186,8 +186,7 @@ fn next_route<'a>(
 fn view<'r>(http: &Http, request: &'r Request, chain: &ProxyChain) -> RequestView<'r> {
     RequestView {
         host: request.host(),
-        // `OPTIONS *` concerns the whole server: the route of its root takes it.
-        path: if request.path() == "*" { "/" } else { request.path() },
+        path: routed_path(request.path()),
         method: request.method(),
         client: client(http, chain).0.ip(),
         headers: &request.fields,

@@ -8,9 +8,9 @@ mod request;
 mod response;
 mod target;
 
+pub(crate) use durward_model::request::valid_authority;
 pub(crate) use request::{parse_request, set_host};
 pub(crate) use response::{Asked, parse_response};
-pub(crate) use target::valid_authority;
 
 use crate::http::fields::{Fields, Span};
 use crate::http::names::Known;

@@ -4,6 +4,12 @@
 
 /// Bytes of a frame's header.
 const HEADER: usize = 9;
+/// Bytes of the largest payload that we take: we announce no other (RFC 9113 section 4.2).
+const LARGEST: usize = 16 * 1024;
+
+/// Flags of HEADERS frames (RFC 9113 section 6.2).
+pub(crate) const END_STREAM: u8 = 0x1;
+pub(crate) const END_HEADERS: u8 = 0x4;
 
 /// Frame types (RFC 9113 section 6).
 pub(crate) mod kind {
@@ -31,7 +37,7 @@ pub(crate) struct Frame {
 impl Frame {
     /// Returns whether the sender's direction of the stream ends with this frame. Only of DATA and HEADERS.
     pub(crate) fn ends_stream(self) -> bool {
-        self.flags & 1 != 0
+        self.flags & END_STREAM != 0
     }
 }
 
@@ -45,6 +51,8 @@ pub(crate) struct Piece<'b> {
     pub(crate) first: bool,
     /// True of the piece with which it ends.
     pub(crate) last: bool,
+    /// Where it lies in the bytes that were walked, its part of the frame's header included.
+    pub(crate) at: (usize, usize),
 }
 
 /// Cuts bytes into frames as they come.
@@ -67,10 +75,12 @@ impl Frames {
 
     /// Looks at bytes that follow those before, and hands over each piece of a frame in them.
     pub(crate) fn walk(&mut self, mut bytes: &[u8], mut each: impl FnMut(Piece<'_>)) {
-        let skipped = self.skip.min(bytes.len());
+        let total = bytes.len();
+        let skipped = self.skip.min(total);
         self.skip -= skipped;
         bytes = &bytes[skipped..];
         while !bytes.is_empty() {
+            let begin = total - bytes.len();
             let first = self.have < HEADER;
             if first && !self.take_header(&mut bytes) {
                 return;
@@ -82,8 +92,14 @@ impl Frames {
             if last {
                 self.have = 0;
             }
-            each(Piece { frame: self.frame, payload, first, last });
+            let at = (begin, total - bytes.len());
+            each(Piece { frame: self.frame, payload, first, last, at });
         }
+    }
+
+    /// Returns how many bytes of a frame's header have come that is not whole yet.
+    pub(crate) fn partial(&self) -> usize {
+        self.have % HEADER
     }
 
     /// Takes the header of a frame; false if it is not whole yet.
@@ -116,6 +132,27 @@ impl Frames {
     }
 }
 
+/// Encodes a header block as HEADERS and, where one frame is not enough, CONTINUATION.
+pub(crate) fn head(stream: u32, flags: u8, block: &[u8]) -> Vec<u8> {
+    let mut frames = Vec::with_capacity(block.len() + 2 * HEADER);
+    let mut rest = block;
+    loop {
+        let first = frames.is_empty();
+        let (part, after) = rest.split_at(rest.len().min(LARGEST));
+        rest = after;
+        let [_, length @ ..] = (part.len() as u32).to_be_bytes();
+        let last = if rest.is_empty() { END_HEADERS } else { 0 };
+        let (kind, flags) = if first { (kind::HEADERS, flags) } else { (kind::CONTINUATION, 0) };
+        frames.extend_from_slice(&length);
+        frames.extend_from_slice(&[kind, flags | last]);
+        frames.extend_from_slice(&stream.to_be_bytes());
+        frames.extend_from_slice(part);
+        if rest.is_empty() {
+            return frames;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,8 +162,12 @@ mod tests {
         let (mut frames, mut found) = (Frames::new(3), Vec::new());
         let mut begun = Vec::new();
         for bytes in wire.chunks(size) {
+            let mut end = None;
             frames.walk(bytes, |piece| {
                 assert_eq!(piece.first, begun.is_empty());
+                assert!(bytes[..piece.at.1].ends_with(piece.payload));
+                assert!(end.is_none_or(|end| end == piece.at.0), "{piece:?}");
+                end = Some(piece.at.1);
                 begun.push(piece.payload.to_vec());
                 if piece.last {
                     found.push((piece.frame, begun.drain(..).flatten().collect()));

@@ -70,6 +70,11 @@ impl FrameMeter {
         self.sent = self.sent.saturating_add(bytes);
     }
 
+    /// Returns how many of the bytes that arrived are of a frame's header that is not whole yet.
+    pub(crate) fn partial(&self) -> usize {
+        self.frames.partial()
+    }
+
     /// Looks at bytes that arrived, hands each piece of a frame over, and tells which budget the frames break.
     pub(crate) fn received(
         &mut self,

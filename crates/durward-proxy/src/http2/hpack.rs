@@ -1,12 +1,16 @@
 //! Header blocks of HTTP/2 (RFC 7541), read beside `h2` for what the crate mends before anybody sees it.
 //!
-//! `h2` drops a fragment of `:path`, and pseudo-header fields of trailers on both sides, without a word. The dynamic table kept here holds the lengths
-//! and faults of fields, not the fields.
+//! `h2` drops a fragment of `:path`, and pseudo-header fields of trailers on both sides, without a word; and it ends the connection for a field
+//! that only makes its request malformed. The dynamic table kept here holds the lengths and faults of fields, not the fields.
+
+mod fields;
+mod rewrite;
 
 use std::collections::VecDeque;
 
+use self::fields::{CONNECTION, Name, STATIC, name_fault, value_fault};
+use self::rewrite::{Literal, Rewrite};
 use crate::http2::huffman;
-use crate::syntax::{is_token_byte, is_value};
 
 /// Octets a field is counted as besides its name and value (RFC 7541 §4.1).
 const OVERHEAD: usize = 32;
@@ -14,35 +18,6 @@ const OVERHEAD: usize = 32;
 const TABLE: usize = 4096;
 /// Octets of the longest string that is looked at; a longer one is a fault.
 const STRING: usize = 1024 * 1024;
-
-/// Meaning of a field's name in a header block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Name {
-    Method,
-    Scheme,
-    Authority,
-    Path,
-    Protocol,
-    Status,
-    /// A name that begins with a colon and is none of those.
-    Unknown,
-    Regular,
-}
-
-impl Name {
-    fn of(name: &[u8]) -> Self {
-        match name {
-            b":method" => Self::Method,
-            b":scheme" => Self::Scheme,
-            b":authority" => Self::Authority,
-            b":path" => Self::Path,
-            b":protocol" => Self::Protocol,
-            b":status" => Self::Status,
-            [b':', ..] => Self::Unknown,
-            _ => Self::Regular,
-        }
-    }
-}
 
 /// What is remembered of a field.
 #[derive(Clone, Copy, Debug)]
@@ -90,23 +65,21 @@ pub(crate) struct Blocks {
     limit: usize,
     name: Vec<u8>,
     value: Vec<u8>,
+    rewritten: Option<Vec<u8>>,
 }
 
 impl Default for Blocks {
     fn default() -> Self {
         let (name, value) = (Vec::new(), Vec::new());
-        Self { dynamic: VecDeque::new(), used: 0, limit: TABLE, name, value }
+        Self { dynamic: VecDeque::new(), used: 0, limit: TABLE, name, value, rewritten: None }
     }
 }
 
 impl Blocks {
     /// Reads one complete block.
-    pub(crate) fn read(
-        &mut self,
-        mut block: &[u8],
-        section: Section,
-    ) -> Result<Summary, Undecodable> {
+    pub(crate) fn read(&mut self, whole: &[u8], section: Section) -> Result<Summary, Undecodable> {
         let mut check = Check { section, summary: Summary::default(), seen: 0, regular: false };
+        let (mut block, mut rewrite) = (whole, Rewrite::of(whole));
         while let Some(first) = block.first().copied() {
             match first {
                 0x80.. => {
@@ -114,9 +87,10 @@ impl Blocks {
                     check.field(self.entry(index)?);
                 }
                 0x40..=0x7f => {
-                    let entry = self.literal(&mut block, 6)?;
-                    check.field(entry);
-                    self.insert(entry);
+                    let mut literal = self.literal(&mut block, 6)?;
+                    check.field(literal.entry);
+                    rewrite.inserted(&mut literal, block)?;
+                    self.insert(literal.entry);
                 }
                 0x20..=0x3f => {
                     let limit = integer(&mut block, 5)?;
@@ -127,12 +101,19 @@ impl Blocks {
                     self.evict(0);
                 }
                 _ => {
-                    let entry = self.literal(&mut block, 4)?;
-                    check.field(entry);
+                    let literal = self.literal(&mut block, 4)?;
+                    rewrite.passing(&literal, block);
+                    check.field(literal.entry);
                 }
             }
         }
+        self.rewritten = rewrite.end();
         Ok(check.summary())
+    }
+
+    /// Takes what the codec is given instead of the block that was read last; `None` if that is fit for it.
+    pub(crate) fn take_rewritten(&mut self) -> Option<Vec<u8>> {
+        self.rewritten.take()
     }
 
     /// Gives memory back that a large field needed.
@@ -161,24 +142,32 @@ impl Blocks {
         }
     }
 
-    fn literal(&mut self, block: &mut &[u8], prefix: u8) -> Result<Entry, Undecodable> {
+    fn literal(&mut self, block: &mut &[u8], prefix: u8) -> Result<Literal, Undecodable> {
+        let before = block.len();
         let index = integer(block, prefix)?;
-        let (name, name_length, name_fault) = if index == 0 {
+        let (name, name_length, name_fault, name_fits) = if index == 0 {
             string(block, &mut self.name)?;
-            (Name::of(&self.name), self.name.len(), name_fault(&self.name))
+            let name = self.name.as_slice();
+            (Name::of(name), name.len(), name_fault(name), rewrite::name_fits(name))
         } else {
             let entry = self.entry(index)?;
-            (entry.name, entry.name_length as usize, entry.name_fault)
+            // An empty name has not been given to the codec.
+            let fits = entry.name_length > 0;
+            (entry.name, entry.name_length as usize, entry.name_fault, fits)
         };
+        let value_at = before - block.len();
         string(block, &mut self.value)?;
-        Ok(Entry {
+        let value = self.value.as_slice();
+        let entry = Entry {
             name,
             name_length: name_length as u32,
-            size: (name_length + self.value.len() + OVERHEAD) as u32,
+            size: (name_length + value.len() + OVERHEAD) as u32,
             name_fault,
-            fault: name_fault.or_else(|| value_fault(name, &self.value)),
-            interim: name == Name::Status && self.value.first() == Some(&b'1'),
-        })
+            fault: name_fault.or_else(|| value_fault(name, value)),
+            interim: name == Name::Status && value.first() == Some(&b'1'),
+        };
+        let fits = rewrite::fitness(name, name_fits, value);
+        Ok(Literal { entry, length: before - block.len(), value_at, value: value.len(), fits })
     }
 
     fn insert(&mut self, entry: Entry) {
@@ -249,34 +238,6 @@ impl Check {
     }
 }
 
-const CONNECTION: &str = "field of one connection";
-
-fn name_fault(name: &[u8]) -> Option<&'static str> {
-    let name = name.strip_prefix(b":").unwrap_or(name);
-    if name.is_empty() || !name.iter().all(|byte| is_token_byte(*byte)) {
-        return Some("field name is not a token");
-    }
-    if name.iter().any(u8::is_ascii_uppercase) {
-        return Some("upper case in field name");
-    }
-    let connection: [&[u8]; 5] =
-        [b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"];
-    connection.contains(&name).then_some(CONNECTION)
-}
-
-fn value_fault(name: Name, value: &[u8]) -> Option<&'static str> {
-    match name {
-        Name::Path if value.is_empty() => Some("empty :path"),
-        Name::Path if value.contains(&b'#') => Some("fragment in :path"),
-        Name::Path if value[0] != b'/' && value != b"*" => {
-            Some(":path does not begin with a slash")
-        }
-        Name::Scheme if value.is_empty() => Some("empty :scheme"),
-        _ if !is_value(value) => Some("control character in field value"),
-        _ => None,
-    }
-}
-
 /// An integer with a prefix of so many bits (RFC 7541 §5.1).
 fn integer(block: &mut &[u8], prefix: u8) -> Result<usize, Undecodable> {
     let (first, mut rest) = block.split_first().ok_or(Undecodable)?;
@@ -317,71 +278,6 @@ fn string(block: &mut &[u8], out: &mut Vec<u8>) -> Result<(), Undecodable> {
     out.extend_from_slice(text);
     Ok(())
 }
-
-/// Names of the static table (RFC 7541, appendix A) and the lengths of their values.
-const STATIC: [(&[u8], u8); 61] = [
-    (b":authority", 0),
-    (b":method", 3),
-    (b":method", 4),
-    (b":path", 1),
-    (b":path", 11),
-    (b":scheme", 4),
-    (b":scheme", 5),
-    (b":status", 3),
-    (b":status", 3),
-    (b":status", 3),
-    (b":status", 3),
-    (b":status", 3),
-    (b":status", 3),
-    (b":status", 3),
-    (b"accept-charset", 0),
-    (b"accept-encoding", 13),
-    (b"accept-language", 0),
-    (b"accept-ranges", 0),
-    (b"accept", 0),
-    (b"access-control-allow-origin", 0),
-    (b"age", 0),
-    (b"allow", 0),
-    (b"authorization", 0),
-    (b"cache-control", 0),
-    (b"content-disposition", 0),
-    (b"content-encoding", 0),
-    (b"content-language", 0),
-    (b"content-length", 0),
-    (b"content-location", 0),
-    (b"content-range", 0),
-    (b"content-type", 0),
-    (b"cookie", 0),
-    (b"date", 0),
-    (b"etag", 0),
-    (b"expect", 0),
-    (b"expires", 0),
-    (b"from", 0),
-    (b"host", 0),
-    (b"if-match", 0),
-    (b"if-modified-since", 0),
-    (b"if-none-match", 0),
-    (b"if-range", 0),
-    (b"if-unmodified-since", 0),
-    (b"last-modified", 0),
-    (b"link", 0),
-    (b"location", 0),
-    (b"max-forwards", 0),
-    (b"proxy-authenticate", 0),
-    (b"proxy-authorization", 0),
-    (b"range", 0),
-    (b"referer", 0),
-    (b"refresh", 0),
-    (b"retry-after", 0),
-    (b"server", 0),
-    (b"set-cookie", 0),
-    (b"strict-transport-security", 0),
-    (b"transfer-encoding", 0),
-    (b"user-agent", 0),
-    (b"vary", 0),
-    (b"via", 0),
-    (b"www-authenticate", 0),
-];
 
 #[cfg(test)]
 mod tests {

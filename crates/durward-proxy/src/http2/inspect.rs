@@ -5,13 +5,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use crate::http2::frames::{Frame, Piece, kind};
+use crate::http2::frames::{END_HEADERS, END_STREAM, Frame, Piece, head, kind};
 use crate::http2::hpack::{Blocks, Section};
 use crate::syntax::Fault;
 
 /// Flags of HEADERS frames (RFC 9113 section 6.2).
-const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 const REFUSED_STREAM: u32 = 7;
@@ -71,6 +69,11 @@ impl Findings {
     /// Takes the fault of a request that `h2` has reset by itself, of the connection if `h2` has ended that.
     pub(crate) fn rejected(&self) -> Option<Fault> {
         self.rejected.borrow_mut().pop_front()
+    }
+
+    /// Returns whether header blocks cannot be read any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.get()
     }
 
     /// Takes any fault that is noted.
@@ -139,6 +142,8 @@ pub(crate) struct Incoming {
     /// Octets of the largest block, and of the largest list of fields that `h2` hands over.
     bounds: (usize, usize),
     peer: Peer,
+    /// Frames that stand for the block that has just ended, where the codec cannot take its own.
+    rewritten: Option<Vec<u8>>,
     findings: Rc<Findings>,
 }
 
@@ -156,7 +161,7 @@ impl Incoming {
     fn new(peer: Peer, list: usize, findings: Rc<Findings>) -> Self {
         let bounds = (list.saturating_mul(2).max(64 * 1024), list);
         let (blocks, block) = (Blocks::default(), Vec::new());
-        Self { blocks, block, ends: false, bounds, peer, findings }
+        Self { blocks, block, ends: false, bounds, peer, rewritten: None, findings }
     }
 
     /// Forgets a stream that was reset.
@@ -164,6 +169,16 @@ impl Incoming {
         if let Peer::Upstream { answered } = &mut self.peer {
             answered.remove(&stream);
         }
+    }
+
+    /// Takes the frames that stand for the block that has just ended; `None` if they are its own.
+    pub(crate) fn take_rewritten(&mut self) -> Option<Vec<u8>> {
+        self.rewritten.take()
+    }
+
+    /// Returns whether header blocks cannot be read any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.findings.is_lost()
     }
 
     /// Looks at a piece of a frame before `h2` sees it.
@@ -233,6 +248,8 @@ impl Incoming {
             }
             Err(_) => self.findings.lost.set(true),
         }
+        let flags = if self.ends { END_STREAM } else { 0 };
+        self.rewritten = self.blocks.take_rewritten().map(|block| head(stream, flags, &block));
         self.blocks.trim(KEPT);
     }
 }

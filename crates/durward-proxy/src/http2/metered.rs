@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::http2::frames::{Frames, kind};
 use crate::http2::guard::FrameMeter;
 use crate::http2::inspect::{Findings, Incoming};
+use crate::http2::intake::Intake;
 use crate::http2::streams::Streams;
 use crate::io::Io;
 use crate::turns;
@@ -25,7 +26,7 @@ const PREFACE: usize = 24;
 pub(crate) struct Metered {
     io: Io,
     streams: Streams,
-    incoming: Incoming,
+    intake: Intake,
     received: FrameMeter,
     sent: Frames,
 }
@@ -37,20 +38,20 @@ impl Metered {
         Self {
             io,
             streams,
-            incoming,
+            intake: Intake::new(incoming),
             received: FrameMeter::of_upstream(Instant::now()),
             sent: Frames::new(PREFACE),
         }
     }
 
     fn note_sent(&mut self, parts: &[io::IoSlice<'_>], mut count: usize) {
-        let (streams, incoming) = (&self.streams, &mut self.incoming);
+        let (streams, intake) = (&self.streams, &mut self.intake);
         for part in parts {
             let written = part.len().min(count);
             self.sent.walk(&part[..written], |piece| {
                 streams.sent(piece);
                 if piece.first && piece.frame.kind == kind::RST_STREAM {
-                    incoming.reset(piece.frame.stream);
+                    intake.reset(piece.frame.stream);
                 }
             });
             count -= written;
@@ -66,22 +67,29 @@ impl AsyncRead for Metered {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if turns::is_over() {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        while !this.intake.serve(buf) {
+            if turns::is_over() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            let (streams, intake) = (&this.streams, &mut this.intake);
+            let new = &buf.filled()[before..];
+            let broken = this.received.received(new, Instant::now(), |piece| {
+                streams.received(piece);
+                intake.received(piece, new);
+            });
+            if let Some(detail) = broken {
+                streams.flooded(detail);
+            }
+            let passed = intake.finish(buf, before, this.received.partial());
+            streams.settle().map_err(io::Error::other)?;
+            if passed {
+                break;
+            }
         }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        let streams = &this.streams;
-        let incoming = &mut this.incoming;
-        let broken = this.received.received(&buf.filled()[before..], Instant::now(), |piece| {
-            streams.received(piece);
-            incoming.received(piece);
-        });
-        if let Some(detail) = broken {
-            streams.flooded(detail);
-        }
-        Poll::Ready(streams.settle().map_err(io::Error::other))
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -369,7 +369,7 @@ mod tests {
     }
 
     fn whole(frame: Frame) -> Piece<'static> {
-        Piece { frame, payload: &[], first: true, last: true }
+        Piece { frame, payload: &[], first: true, last: true, at: (0, 0) }
     }
 
     #[test]

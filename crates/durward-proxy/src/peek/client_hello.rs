@@ -213,24 +213,7 @@ fn server_name(mut value: Reader<'_>) -> Result<Option<String>, &'static str> {
         return Err("server name list");
     }
     let name = std::str::from_utf8(name).map_err(|_| "server name")?;
-    if name.parse::<std::net::IpAddr>().is_ok() {
-        return Ok(None);
-    }
-    if !is_host(name) {
-        return Err("server name");
-    }
-    Ok(Some(name.to_ascii_lowercase()))
-}
-
-fn is_host(name: &str) -> bool {
-    let label = |label: &str| {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(allowed)
-    };
-    (1..=253).contains(&name.len()) && name.split('.').all(label)
+    durward_model::sni::server_name(name).map_err(|_| "server name")
 }
 
 /// RFC 7301 section 3.1.

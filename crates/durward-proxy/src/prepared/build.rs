@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use durward_model::egress::Neighbours;
-use durward_model::{Bind, DestinationMode, Listener, Service, Snapshot, Tenant, TenantId};
+use durward_model::{
+    Bind, DestinationMode, Listener, Service, Snapshot, SourceSet, Tenant, TenantId,
+};
 
 use crate::metrics::Metrics;
 use crate::prepared::fate::{self, Fate};
@@ -32,12 +34,19 @@ pub(crate) struct Built {
 
 /// Listeners that the new configuration changes or removes.
 #[derive(Default)]
-pub(crate) struct Retiring(Vec<(Arc<PreparedListener>, Fate)>);
+pub(crate) struct Retiring {
+    listeners: Vec<(Arc<PreparedListener>, Fate)>,
+    /// Listeners that admit only these sources from now on.
+    narrowed: Vec<(Arc<PreparedListener>, SourceSet)>,
+}
 
 impl Retiring {
     /// Ends their connections as each deserves.
     pub(crate) fn retire(self) {
-        for (listener, fate) in self.0 {
+        for (listener, sources) in self.narrowed {
+            with_former(&listener, |former| former.narrow(&sources));
+        }
+        for (listener, fate) in self.listeners {
             match fate {
                 Fate::Keep => {}
                 Fate::Renew => listener.retirement.renew(),
@@ -228,17 +237,20 @@ impl Builder<'_> {
         let fate = fate::of_listener(&before.listener, listener)
             .max(of_bind)
             .max(fate::of_tenant(&before.tenant.tenant, &tenant.tenant));
+        if let Some(sources) = fate::narrowed(&before.listener, listener) {
+            self.retiring.narrowed.push((Arc::clone(before), sources.clone()));
+        }
         let mut former = before.former.clone();
         former.retain(|former| former.strong_count() > 0);
         match fate {
             Fate::Keep => (Arc::clone(&before.retirement), former),
             Fate::Renew | Fate::Change => {
-                self.retiring.0.push((Arc::clone(before), fate));
+                self.retiring.listeners.push((Arc::clone(before), fate));
                 former.push(Arc::downgrade(&before.retirement));
                 (Arc::default(), former)
             }
             Fate::Remove => {
-                self.retiring.0.push((Arc::clone(before), fate));
+                self.retiring.listeners.push((Arc::clone(before), fate));
                 (Arc::default(), Vec::new())
             }
         }
@@ -252,7 +264,7 @@ impl Builder<'_> {
             }
             for listener in before.listeners.iter().flatten() {
                 if in_place_of(&listener.listener, binds, snapshot).is_none() {
-                    self.retiring.0.push((Arc::clone(listener), Fate::Remove));
+                    self.retiring.listeners.push((Arc::clone(listener), Fate::Remove));
                 }
             }
         }
@@ -308,7 +320,8 @@ fn is_same(
 /// All binds, by their address.
 type Binds = BTreeMap<SocketAddr, Arc<PreparedBind>>;
 
-/// Returns the tenant's listener that stands where `listener` does: on the same bind, or on one that took its place.
+/// Returns the tenant's listener that stands where `listener` does: on the same bind, or on one that took its place. Wherever it is accepted, it
+/// is the one with the address and port that clients know.
 pub(crate) fn in_place_of<'a>(
     listener: &Listener,
     binds: &'a Binds,
@@ -316,9 +329,9 @@ pub(crate) fn in_place_of<'a>(
 ) -> Option<&'a Arc<PreparedListener>> {
     let here = binds.get(&listener.bind).and_then(|bind| find(bind, listener));
     here.or_else(|| {
-        let at = SocketAddr::new(listener.address.0, listener.port);
-        let bind = binds.get(&snapshot.bind_for(at)?.address)?;
-        find(bind, listener)
+        let tenant = snapshot.tenants.get(&listener.tenant)?;
+        let at = tenant.listeners.binary_search_by_key(&listener.key(), |one| one.key()).ok()?;
+        find(binds.get(&tenant.listeners[at].bind)?, listener)
     })
 }
 

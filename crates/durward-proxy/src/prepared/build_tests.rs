@@ -179,7 +179,7 @@ proptest! {
             for (connection, same) in open.iter_mut().zip(&mut same) {
                 *same &= connection.live_through(config);
                 let retirement = &connection.listener.retirement;
-                prop_assert!(!connection.must_end || retirement.removed(), "it goes on");
+                prop_assert!(!connection.must_end || retirement.removed(CLIENT), "it goes on");
                 prop_assert!(!*same || !retirement.changed(), "it was disturbed for nothing");
             }
             for (at, door) in config.doors.iter().enumerate() {

@@ -5,6 +5,7 @@
 use durward_model::client_auth::ClientTrust;
 use durward_model::listener::ServerTls;
 use durward_model::{ClientAuth, DestinationMode, Listener, Service, SourceSet, Tenant};
+use ipnet::IpNet;
 
 /// What becomes of existing connections. The greater wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,13 +33,18 @@ pub(crate) fn of_tenant(old: &Tenant, new: &Tenant) -> Fate {
     if same { Fate::Keep } else { Fate::Renew }
 }
 
-/// The fate of a listener's connections.
+/// Returns the sources among which a client of the old listener must be for its connections to go on; `None` where all are.
+pub(crate) fn narrowed<'l>(old: &Listener, new: &'l Listener) -> Option<&'l SourceSet> {
+    let (old, new) = (old.allowed_sources.as_ref(), new.allowed_sources.as_ref());
+    new.filter(|_| sources_shrink(old, new))
+}
+
+/// The fate of a listener's connections, those of clients that it does not admit any more aside ([`narrowed`]).
 pub(crate) fn of_listener(old: &Listener, new: &Listener) -> Fate {
     if old == new {
         return Fate::Keep;
     }
     if old.tenant != new.tenant
-        || sources_shrink(old.allowed_sources.as_ref(), new.allowed_sources.as_ref())
         || trust_shrinks(old.tls(), new.tls())
         || holders_shrink(&old.service, &new.service)
     {
@@ -120,11 +126,16 @@ fn keeps_trust(old: &ClientAuth, new: &ClientAuth) -> bool {
     }
 }
 
-/// Whether a client that was admitted might not be any more.
+/// Returns whether a client that was admitted might not be any more.
 fn sources_shrink(old: Option<&SourceSet>, new: Option<&SourceSet>) -> bool {
     let Some(new) = new else { return false };
     let Some(old) = old else { return true };
-    let covered = |block: &ipnet::IpNet| new.blocks().iter().any(|wider| wider.contains(block));
+    if old == new {
+        return false;
+    }
+    // Two halves admit whom their whole admits: once neighbours are joined, a block that all of them cover lies in one of them.
+    let joined = IpNet::aggregate(&new.blocks().to_vec());
+    let covered = |block: &IpNet| joined.iter().any(|wider| wider.contains(block));
     !old.blocks().iter().all(covered)
 }
 

@@ -96,9 +96,9 @@ fn what_no_longer_permits_a_connection_ends_it_and_a_new_certificate_does_not() 
         ),
         ("TLS 1.3 only", usual(), listener(|_, tls| tls.tls13_only = true), Fate::Change),
         ("tenant", usual(), moved, Fate::Remove),
-        ("any source to some", usual(), from(&["192.0.2.0/24"]), Fate::Remove),
+        ("any source to some", usual(), from(&["192.0.2.0/24"]), Fate::Renew),
         ("some sources to any", from(&["192.0.2.0/24"]), usual(), Fate::Renew),
-        ("fewer sources", from(&["192.0.2.0/24"]), from(&["192.0.2.0/25"]), Fate::Remove),
+        ("fewer sources", from(&["192.0.2.0/24"]), from(&["192.0.2.0/25"]), Fate::Renew),
         ("more sources", from(&["192.0.2.0/25"]), from(&["192.0.2.0/24"]), Fate::Renew),
         ("authority added", usual(), required(&[1, 2, 3], &[1]), Fate::Renew),
         ("authority removed", usual(), required(&[2], &[1]), Fate::Remove),
@@ -112,6 +112,28 @@ fn what_no_longer_permits_a_connection_ends_it_and_a_new_certificate_does_not() 
 
     for (change, old, new, fate) in cases {
         assert_eq!(of_listener(&old, &new), fate, "{change}");
+    }
+}
+
+#[test]
+fn sources_that_admit_fewer_clients_are_told_from_others() {
+    let whole = ["192.0.2.0/24"];
+    let halves = ["192.0.2.0/25", "192.0.2.128/25"];
+    let more = ["192.0.2.0/24", "198.51.100.0/24"];
+    let any = listener(|_, _| ());
+    let cases = [
+        ("any to some", any.clone(), from(&whole), true),
+        ("some to any", from(&whole), any, false),
+        ("to a half", from(&whole), from(&halves[..1]), true),
+        ("to its halves", from(&whole), from(&halves), false),
+        ("from its halves", from(&halves), from(&whole), false),
+        ("to more", from(&whole), from(&more), false),
+        ("to less", from(&more), from(&whole), true),
+    ];
+
+    for (change, old, new, narrower) in cases {
+        let found = narrowed(&old, &new);
+        assert_eq!(found, new.allowed_sources.as_ref().filter(|_| narrower), "{change}");
     }
 }
 

@@ -5,6 +5,7 @@
 mod bodies;
 mod exchange;
 mod failing;
+mod fields;
 mod forwarding;
 mod framing;
 mod heads;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use durward_control::{FileSource, Publisher, RoutingJsonOptions};
+use durward_model::Snapshot;
 use durward_proxy::access_log::{Lines, Sink};
 use durward_proxy::metrics::Counter;
 use durward_proxy::metrics::openmetrics::Text;
@@ -80,6 +81,11 @@ impl Gateway {
     /// The generation that is served.
     pub(crate) fn generation(&self) -> u64 {
         self.publisher.current().snapshot.generation
+    }
+
+    /// What is served.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.publisher.current().snapshot)
     }
 
     /// How often a connection would have left from another tenant's address.

@@ -5,6 +5,7 @@
 
 mod acceptance;
 mod admin;
+mod behind;
 mod bench;
 mod certificates;
 mod cli;
@@ -14,13 +15,17 @@ mod deploy;
 mod docs;
 mod egress;
 mod examples;
+mod explained;
 mod gateway;
+mod handshakes;
 mod isolation;
 mod lab;
 mod layering;
 mod memory;
+mod moves;
 mod nat;
 mod odd_files;
+mod pressed;
 mod records;
 mod reload;
 mod replicas;

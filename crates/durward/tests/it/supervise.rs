@@ -388,7 +388,7 @@ impl Load {
 }
 
 /// Ends the process a log line names: it is not a child of this one.
-fn end(line: &str) {
+pub(crate) fn end(line: &str) {
     let pid = process(line);
     kill_process(pid, Signal::TERM).unwrap();
     let gone = eventually_blocking(Duration::from_secs(20), || {
@@ -398,7 +398,7 @@ fn end(line: &str) {
 }
 
 /// The process a log line names.
-fn process(line: &str) -> Pid {
+pub(crate) fn process(line: &str) -> Pid {
     let number = line.split("\"process\":").nth(1).unwrap();
     let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
     Pid::from_raw(digits.parse().unwrap()).unwrap()

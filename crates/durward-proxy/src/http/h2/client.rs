@@ -106,9 +106,15 @@ impl Up {
 
     /// Why there is no head: the connection may have ended because of a bound that the upstream broke.
     fn fault(&self, error: &h2::Error) -> HeadFault {
-        match self.streams.broken() {
-            Some(refusal) => HeadFault::Malformed(refusal),
-            None => head_fault(error),
+        if let Some(refusal) = self.streams.broken() {
+            return HeadFault::Malformed(refusal);
+        }
+        match head_fault(error) {
+            // The codec does not say which rule it was.
+            HeadFault::Malformed(refusal) => {
+                self.sound().err().unwrap_or(HeadFault::Malformed(refusal))
+            }
+            fault => fault,
         }
     }
 }

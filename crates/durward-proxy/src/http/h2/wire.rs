@@ -17,6 +17,7 @@ use crate::http2::Streams;
 use crate::http2::frames::Frames;
 use crate::http2::guard::FrameMeter;
 use crate::http2::inspect::{Findings, Incoming, Outgoing};
+use crate::http2::intake::Intake;
 use crate::io::Io;
 use crate::turns;
 
@@ -28,7 +29,7 @@ struct State {
     io: Io,
     early: Buffer,
     meter: FrameMeter,
-    incoming: Incoming,
+    intake: Intake,
     outgoing: Outgoing,
     findings: Rc<Findings>,
     broken: Option<&'static str>,
@@ -52,7 +53,7 @@ impl Wire {
             io,
             early: buffer,
             meter: FrameMeter::of_client(Instant::now()),
-            incoming: Incoming::of_client(list, Rc::clone(&findings)),
+            intake: Intake::new(Incoming::of_client(list, Rc::clone(&findings))),
             outgoing: Outgoing::new(Rc::clone(&findings)),
             findings,
             broken: None,
@@ -133,29 +134,43 @@ impl State {
         if self.broken.is_some() {
             return Poll::Pending;
         }
-        // Frames cost time, however small they are.
-        if turns::is_over() {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        while !self.intake.serve(buf) {
+            // Frames cost time, however small they are.
+            if turns::is_over() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            // The task that polls takes the heads and reads on; nobody has to be woken.
+            if self.streams.is_full() {
+                self.held_back = true;
+                return Poll::Pending;
+            }
+            let before = buf.filled().len();
+            ready!(self.poll_arrive(cx, buf))?;
+            let (streams, intake) = (&self.streams, &mut self.intake);
+            let new = &buf.filled()[before..];
+            self.broken = self.meter.received(new, Instant::now(), |piece| {
+                streams.received(piece);
+                intake.received(piece, new);
+            });
+            if intake.finish(buf, before, self.meter.partial()) {
+                break;
+            }
+            if self.broken.is_some() {
+                return Poll::Pending;
+            }
         }
-        // The task that polls takes the heads and reads on; nobody has to be woken.
-        if self.streams.is_full() {
-            self.held_back = true;
-            return Poll::Pending;
-        }
-        let before = buf.filled().len();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes bytes that came before the connection was known to be of HTTP/2, and then those of the system.
+    fn poll_arrive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.early.is_empty() {
-            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        } else {
-            let count = self.early.filled().len().min(buf.remaining());
-            buf.put_slice(&self.early.filled()[..count]);
-            self.early.consume(count);
+            return Pin::new(&mut self.io).poll_read(cx, buf);
         }
-        let (streams, incoming) = (&self.streams, &mut self.incoming);
-        self.broken = self.meter.received(&buf.filled()[before..], Instant::now(), |piece| {
-            streams.received(piece);
-            incoming.received(piece);
-        });
+        let count = self.early.filled().len().min(buf.remaining());
+        buf.put_slice(&self.early.filled()[..count]);
+        self.early.consume(count);
         Poll::Ready(Ok(()))
     }
 }

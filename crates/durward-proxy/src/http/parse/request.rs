@@ -6,8 +6,7 @@ use crate::http::fields::{Fields, Span, list};
 use crate::http::message::{Framing, Request, Upgrade, Version};
 use crate::http::names::Known;
 use crate::http::parse::connection::Control;
-use crate::http::parse::target::{self, valid_authority};
-use crate::http::parse::{HeadLimits, Line, Parsed, Progress, field_line};
+use crate::http::parse::{HeadLimits, Line, Parsed, Progress, field_line, target, valid_authority};
 use crate::syntax::{Fault, is_token};
 
 /// Bytes of the longest method.

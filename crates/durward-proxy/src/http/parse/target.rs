@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: user information, empty hosts and percent signs in host names.
 
-use std::net::Ipv6Addr;
+use durward_model::request::valid_authority;
 
 use crate::http::fields::Span;
 use crate::syntax::{Fault, is_target_byte};
@@ -80,56 +80,4 @@ fn absolute(input: &[u8], start: usize, end: usize) -> Result<Target, Fault> {
         authority: Span::new(from, rest),
         ..origin(&input[rest..end], rest, end)
     })
-}
-
-/// Returns whether this is a host with an optional port, and how much of it is the host (brackets included). A port may be empty (RFC 3986 §3.2.3).
-pub(crate) fn valid_authority(authority: &[u8]) -> Option<usize> {
-    let host = if authority.first() == Some(&b'[') {
-        let close = authority.iter().position(|byte| *byte == b']')?;
-        std::str::from_utf8(&authority[1..close]).ok()?.parse::<Ipv6Addr>().ok()?;
-        close + 1
-    } else {
-        let length = authority.iter().position(|byte| *byte == b':').unwrap_or(authority.len());
-        let name = &authority[..length];
-        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
-        if !name.iter().all(plain) || name.len() > 255 || name.trim_ascii_end() == b"." {
-            return None;
-        }
-        length
-    };
-    let port = &authority[host..];
-    let valid_port = port.is_empty()
-        || (port[0] == b':'
-            && port.len() <= 6
-            && port[1..].iter().all(u8::is_ascii_digit)
-            && (port.len() == 1
-                || std::str::from_utf8(&port[1..]).is_ok_and(|port| port.parse::<u16>().is_ok())));
-    (host > 0 && valid_port).then_some(host)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_are_hosts_and_nothing_else_is() {
-        for (good, host) in [
-            ("a.example", 9),
-            ("a.example:80", 9),
-            ("[::1]:443", 5),
-            ("192.0.2.1", 9),
-            ("svc_name:8080", 8),
-            ("a.example.", 10),
-            ("a:", 1),
-            ("[::1]:", 5),
-        ] {
-            assert_eq!(valid_authority(good.as_bytes()), Some(host), "{good}");
-        }
-        for bad in [
-            "", ":", ":80", "a:b", "a::", "a:99999", "user@a", "a/b", "a b", "a,b", "[::1", "[zz]",
-            "[::1]x", "a:80:80", "%41", "a\u{e9}", ".", "a:+80",
-        ] {
-            assert_eq!(valid_authority(bad.as_bytes()), None, "{bad}");
-        }
-    }
 }

@@ -182,7 +182,7 @@ impl Rig {
             tls: self.tls.map(|tls| tls()),
         };
         let watch = self.core.watchdog.watch();
-        watch.retire_with(&self.listener.retirement);
+        watch.retire_with(&self.listener.retirement, peer.ip());
         Admitted {
             io: Io::Tcp(served),
             early: Vec::new(),

@@ -52,7 +52,11 @@ fn explain_says_whose_a_client_is_and_which_rule_decides() {
         ("172.16.29.9", "evil.example:443", &["tenant b", "203.0.113.3", "SERVED"]),
         ("172.16.29.9", "10.0.0.1:443", &["guard:private denies", "REFUSED"]),
         ("172.16.29.9", "203.0.113.2:443", &["guard:other-tenant denies", "REFUSED"]),
-        ("10.9.9.9", "bank.example:443", &["REFUSED source_not_allowed"]),
+        (
+            "10.9.9.9",
+            "bank.example:443",
+            &["allowedSources of none of a, b", "REFUSED source_not_allowed"],
+        ),
     ] {
         let told = explain(&dir, client, host);
         for word in wanted {
@@ -102,6 +106,25 @@ fn explain_tells_who_shows_no_credential_what_they_get() {
     assert!(without.contains("REFUSED proxy_authentication"), "{without}");
     assert!(without.contains("of one of ci; none is shown: 407"), "{without}");
     assert!(with.contains("SERVED by outside\n"), "{with}");
+}
+
+#[test]
+fn explain_says_when_a_credential_decides_whose_a_client_is() {
+    let dir = TempDir::new();
+    let entry =
+        |users: &str| format!("address: 172.16.28.8, shared: true, credentials: {{file: {users}}}");
+    for (name, last, hash) in [("a", 2, "a"), ("b", 3, "b")] {
+        dir.write(format!("users-{name}"), format!("ci-{name}:{}\n", hash.repeat(64)));
+        let entry = entry(&format!("users-{name}"));
+        dir.write(
+            format!("{name}.yaml"),
+            document(name, [203, 0, 113, last], &entry, "allow: [{host: bank.example}]"),
+        );
+    }
+
+    let told = explain(&dir, "172.16.28.9", "bank.example:443");
+
+    assert!(told.contains("a, b share it, told apart by credential"), "{told}");
 }
 
 // S2.42

@@ -1,0 +1,232 @@
+//! Header blocks as the codec can take them, where it would end a connection for a malformed field.
+//!
+//! A malformed request costs its stream (RFC 9113 section 8.1.1), but `h2` takes a field that it cannot represent for an error of the
+//! decoder. Such a field is left out, or, where it enters the dynamic table, put in with other bytes and of equal length: the peer's later references
+//! stay what they are. The request is refused by its fault, so nobody is shown the other bytes.
+
+use super::fields::{Name, is_status};
+use super::{Entry, OVERHEAD, TABLE, Undecodable};
+use crate::syntax::{is_token, is_value};
+
+/// Fills names and values, of `:status` too.
+const FILL: u8 = b'2';
+/// Length of the longest name that is kept; `h2` takes none of 64 KiB.
+const LONGEST_NAME: usize = 0xf000;
+/// A literal with indexing whose name is written out (RFC 7541 section 6.2.1).
+const NEW_NAME: u8 = 0x40;
+/// Largest length that is written in one octet (RFC 7541 section 5.1).
+const SHORT: usize = 127;
+
+/// Fault of a name that begins with a colon and is no pseudo-header field's.
+const UNKNOWN: &str = "unknown pseudo-header field";
+
+/// Part of a literal that the codec can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fits {
+    All,
+    Name,
+    Nothing,
+}
+
+/// A literal field as it was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Literal {
+    pub(super) entry: Entry,
+    /// Octets of the block that it takes.
+    pub(super) length: usize,
+    /// The octet of them with which its value begins.
+    pub(super) value_at: usize,
+    /// Octets of the value.
+    pub(super) value: usize,
+    pub(super) fits: Fits,
+}
+
+/// Returns whether the codec can represent a field with this name.
+pub(super) fn name_fits(name: &[u8]) -> bool {
+    match Name::of(name) {
+        Name::Unknown => false,
+        Name::Regular => {
+            let plain = !name.iter().any(u8::is_ascii_uppercase);
+            is_token(name) && plain && name.len() <= LONGEST_NAME
+        }
+        _ => true,
+    }
+}
+
+/// Returns what the codec can take of a literal.
+pub(super) fn fitness(name: Name, name_fits: bool, value: &[u8]) -> Fits {
+    let value_fits = match name {
+        Name::Method => is_token(value),
+        Name::Status => is_status(value),
+        Name::Regular => is_value(value),
+        _ => str::from_utf8(value).is_ok(),
+    };
+    match (name_fits, value_fits) {
+        (true, true) => Fits::All,
+        // No value of this length would do.
+        (true, false) if name == Name::Method && value.is_empty() => Fits::Nothing,
+        (true, false) if name == Name::Status && value.len() != 3 => Fits::Nothing,
+        (true, false) => Fits::Name,
+        (false, _) => Fits::Nothing,
+    }
+}
+
+/// A block under way.
+pub(super) struct Rewrite<'b> {
+    block: &'b [u8],
+    /// The octets of it that were copied or replaced.
+    done: usize,
+    out: Option<Vec<u8>>,
+}
+
+impl<'b> Rewrite<'b> {
+    pub(super) fn of(block: &'b [u8]) -> Self {
+        Self { block, done: 0, out: None }
+    }
+
+    /// Looks at a literal that does not enter the table; `rest` follows it.
+    pub(super) fn passing(&mut self, literal: &Literal, rest: &[u8]) {
+        if literal.fits != Fits::All {
+            let begin = self.block.len() - rest.len() - literal.length;
+            self.copy(begin, begin + literal.length);
+        }
+    }
+
+    /// Looks at a literal that enters the table; `rest` follows it.
+    pub(super) fn inserted(
+        &mut self,
+        literal: &mut Literal,
+        rest: &[u8],
+    ) -> Result<(), Undecodable> {
+        let begin = self.block.len() - rest.len() - literal.length;
+        let end = begin + literal.length;
+        match literal.fits {
+            Fits::All => {}
+            Fits::Name => fill(self.copy(begin + literal.value_at, end), literal.value),
+            Fits::Nothing => {
+                let (name, value) = lengths(literal)?;
+                let out = self.copy(begin, end);
+                out.push(NEW_NAME);
+                fill(out, name);
+                fill(out, value);
+                // The codec has it under another name: nothing that refers to it is sound.
+                let entry = &mut literal.entry;
+                entry.fault = entry.fault.or(Some(UNKNOWN));
+                entry.name_fault = entry.fault;
+                entry.name = Name::Regular;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies what was not copied before `until`, and passes over what follows up to `next`.
+    fn copy(&mut self, until: usize, next: usize) -> &mut Vec<u8> {
+        let out = self.out.get_or_insert_default();
+        out.extend_from_slice(&self.block[self.done..until]);
+        self.done = next;
+        out
+    }
+
+    /// Returns the block for the codec; `None` if it is the one that was read.
+    pub(super) fn end(mut self) -> Option<Vec<u8>> {
+        let out = self.out.as_mut()?;
+        out.extend_from_slice(&self.block[self.done..]);
+        self.out
+    }
+}
+
+/// Lengths of a name and a value that together are as long as the literal's. Of one that is too large for every table only that matters.
+fn lengths(literal: &Literal) -> Result<(usize, usize), Undecodable> {
+    let (name, value) = (literal.entry.name_length as usize, literal.value);
+    match name {
+        0 => Ok((1, value.checked_sub(1).ok_or(Undecodable)?)),
+        LONGEST_NAME.. => Ok((1, TABLE)),
+        _ => Ok((name, value)),
+    }
+}
+
+/// Writes a string of so many octets.
+fn fill(out: &mut Vec<u8>, length: usize) {
+    if length < SHORT {
+        out.push(length as u8);
+    } else {
+        out.push(SHORT as u8);
+        let mut rest = length - SHORT;
+        while rest >= 128 {
+            out.push((rest % 128) as u8 | 0x80);
+            rest /= 128;
+        }
+        out.push(rest as u8);
+    }
+    out.resize(out.len() + length, FILL);
+}
+
+const _: () = assert!(LONGEST_NAME > TABLE + OVERHEAD, "a name that is not kept enters no table");
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::super::{Blocks, Section};
+
+    fn string(text: &[u8]) -> Vec<u8> {
+        let mut out = match text.len().checked_sub(127) {
+            Some(more) => vec![127, more as u8 | 0x80, (more >> 7) as u8],
+            None => vec![text.len() as u8],
+        };
+        out.extend_from_slice(text);
+        out
+    }
+
+    fn text(bytes: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            vec(prop::sample::select(bytes), 0..6),
+            (prop::sample::select(bytes), 500..2500)
+                .prop_map(|(byte, count): (u8, i32)| vec![byte; count as usize]),
+        ]
+    }
+
+    /// A literal, with indexing or without, whose name is new or one of the table's.
+    fn literal() -> impl Strategy<Value = Vec<u8>> {
+        let name = prop_oneof![
+            text(b"xyY:\0").prop_map(|name| [vec![0], string(&name)].concat()),
+            prop::sample::select(vec![&b":status"[..], b":method", b":path", b":scheme"])
+                .prop_map(|name| [vec![0], string(name)].concat()),
+            (1u8..15).prop_map(|index| vec![index]),
+            (62u8..66).prop_map(|index| vec![index]),
+        ];
+        let value = prop_oneof![text(b"az\0\n\xff"), Just(b"200".to_vec())];
+        let first = prop::sample::select(vec![0x00u8, 0x10, 0x40, 0x40]);
+        (first, name, value).prop_map(|(first, name, value)| {
+            let most = if first == 0x40 { 63 } else { 15 };
+            let head = match name[0] {
+                index if index < most => vec![first | index],
+                index => vec![first | most, index - most],
+            };
+            [head, name[1..].to_vec(), string(&value)].concat()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_codecs_table_is_the_peers(blocks in vec(vec(literal(), 1..6), 1..8)) {
+            let (mut read, mut given) = (Blocks::default(), Blocks::default());
+            for block in blocks.into_iter().map(|block| block.concat()) {
+                let Ok(summary) = read.read(&block, Section::Request) else { return Ok(()) };
+                let rewritten = read.take_rewritten();
+                prop_assert!(rewritten.is_none() || summary.fault.is_some());
+                let block = rewritten.unwrap_or(block);
+
+                let again = given.read(&block, Section::Request);
+
+                prop_assert!(again.is_ok());
+                prop_assert_eq!(given.take_rewritten(), None);
+                let sizes = |blocks: &Blocks| {
+                    blocks.dynamic.iter().map(|entry| entry.size).collect::<Vec<_>>()
+                };
+                prop_assert_eq!(sizes(&read), sizes(&given));
+            }
+        }
+    }
+}
