@@ -7,14 +7,13 @@ mod door;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use durward_model::address::canonical;
 use durward_model::limits::Timeouts;
 use durward_model::{ClientAddr, Destination, DestinationMode, Service};
 use tokio::net::TcpStream;
 
-use crate::access_log::Record;
 use crate::admitted::Admitted;
 use crate::connection::{ConnectionFacts, TlsFacts};
 use crate::core::Core;
@@ -22,6 +21,7 @@ use crate::io::Io;
 use crate::limits::ConnectionGuard;
 use crate::memory::{self, Hold, Kind};
 use crate::metrics::{Cells, Counter, TenantMetrics};
+use crate::outcome::Outcome;
 use crate::peek;
 use crate::prepared::{Found, PreparedBind, PreparedListener, TenantView};
 use crate::refusal::Refusal;
@@ -379,23 +379,11 @@ impl TurnedAway {
     }
 
     fn record(&self) {
-        let (visit, refusal) = (&self.visit, &self.refusal);
-        let tenant = visit.listener.as_ref().map(|listener| &listener.tenant);
-        let metrics = tenant.map_or(&visit.core.shared.metrics.unknown, |tenant| &tenant.metrics);
-        metrics.core(visit.core.id).refused(refusal);
+        let visit = &self.visit;
+        let tenant = visit.listener.as_ref().map(|listener| &*listener.tenant);
         let duration = visit.began.elapsed();
         let asked_for = visit.name.clone().map(|name| TlsFacts::asked_for(Some(name), duration));
-        visit.core.log.write(&Record {
-            began: SystemTime::now() - duration,
-            kind: "refused",
-            tenant: tenant.map(|tenant| tenant.tenant.id.as_str()),
-            facts: &visit.facts(asked_for),
-            request: None,
-            upstream: None,
-            bytes_in: 0,
-            bytes_out: 0,
-            duration,
-            refusal: Some(refusal),
-        });
+        let outcome = Outcome::refused("refused", &self.refusal);
+        outcome.record(&visit.core, tenant, &visit.facts(asked_for));
     }
 }

@@ -29,6 +29,7 @@ mod limits;
 mod listeners;
 mod memory;
 pub mod metrics;
+mod outcome;
 mod passthrough;
 #[doc(hidden)]
 pub mod peek;

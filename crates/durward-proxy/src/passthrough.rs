@@ -2,13 +2,11 @@
 //!
 //! Deliberately absent: keys and certificates; the TLS session is between the client and the upstream.
 
-use std::time::SystemTime;
-
 use durward_model::Service;
 
-use crate::access_log::Record;
 use crate::admitted::Admitted;
 use crate::io::Io;
+use crate::outcome::Outcome;
 use crate::refusal::Refusal;
 use crate::reject::{Farewell, INTERNAL_ERROR, UNRECOGNIZED_NAME, alert, say};
 use crate::tcp::carry;
@@ -32,21 +30,8 @@ pub(crate) async fn serve(admitted: Admitted) {
 /// Nobody here has the name: the client is told so in TLS's own words.
 async fn refuse(admitted: Admitted) {
     let Admitted { io, view, facts, watch, core, .. } = admitted;
-    let refusal = Refusal::NoRoute;
-    view.tenant().metrics.core(core.id).refused(&refusal);
-    let duration = facts.accepted.elapsed();
-    core.log.write(&Record {
-        began: SystemTime::now() - duration,
-        kind: "passthrough",
-        tenant: Some(view.tenant().tenant.id.as_str()),
-        facts: &facts,
-        request: None,
-        upstream: None,
-        bytes_in: 0,
-        bytes_out: 0,
-        duration,
-        refusal: Some(&refusal),
-    });
+    let outcome = Outcome::refused("passthrough", &Refusal::NoRoute);
+    outcome.record(&core, Some(view.tenant()), &facts);
     if let Io::Tcp(stream) = io {
         say(stream, Farewell::Alert(UNRECOGNIZED_NAME), &watch).await;
     }

@@ -3,16 +3,16 @@
 //! Deliberately absent: a look into the bytes.
 
 use std::rc::Rc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use durward_model::Service;
 use durward_model::route::WeightedUpstream;
 
-use crate::access_log::{Record, UpstreamRecord};
 use crate::admitted::Admitted;
 use crate::core::Core;
 use crate::io::Io;
 use crate::metrics::Counter;
+use crate::outcome::{Outcome, upstream_record};
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 use crate::reject::reset;
@@ -34,7 +34,6 @@ pub(crate) async fn carry(
     give_up: impl FnOnce(&Io),
 ) {
     let Admitted { io, early, view, facts, watch, core, .. } = admitted;
-    let began = SystemTime::now() - facts.accepted.elapsed();
     let choice = choose(upstreams, core.random());
     // Connecting has its own deadline; until then only the end of the configuration ends it.
     watch.arm(None, false);
@@ -61,30 +60,13 @@ pub(crate) async fn carry(
             (Relayed { from_client: 0, from_upstream: 0, ended }, None, retries)
         }
     };
-    if let Some(refusal) = &relayed.ended {
-        view.tenant().metrics.core(core.id).refused(refusal);
-    }
     let upstream = choice.and_then(|choice| view.tenant().upstreams.get(choice.upstream.0));
-    core.log.write(&Record {
-        began,
-        kind,
-        tenant: Some(view.tenant().tenant.id.as_str()),
-        facts: &facts,
-        request: None,
-        upstream: upstream.zip(lease.as_ref()).map(|(upstream, lease)| UpstreamRecord {
-            name: &upstream.upstream.name,
-            peer: lease.peer,
-            source: lease.source,
-            reused: false,
-            connect: lease.connect,
-            first_byte: None,
-            retries,
-        }),
-        bytes_in: relayed.from_client,
-        bytes_out: relayed.from_upstream,
-        duration: facts.accepted.elapsed(),
-        refusal: relayed.ended.as_ref(),
-    });
+    let upstream = upstream
+        .zip(lease.as_ref())
+        .map(|(upstream, lease)| upstream_record(&upstream.upstream.name, lease, retries));
+    let bytes = (relayed.from_client, relayed.from_upstream);
+    let outcome = Outcome { kind, upstream, bytes, refusal: relayed.ended.as_ref() };
+    outcome.record(&core, Some(view.tenant()), &facts);
 }
 
 /// Draws one of the upstreams by weight.

@@ -16,6 +16,8 @@ use durward_model::TenantId;
 
 /// Turns of one tenant in a round.
 const MOST: u32 = 8;
+/// Turns that may be used up in advance.
+const LONGEST: u32 = 8 * MOST;
 /// Bytes of bodies and streams that are moved in one turn.
 pub(crate) const BYTES: usize = 256 * 1024;
 /// Bytes that moving one piece of a body counts as, however small it is.
@@ -24,18 +26,18 @@ pub(crate) const PIECE: usize = 2 * 1024;
 pub(crate) const FRAME: usize = 256;
 
 thread_local! {
-    /// What is left of the present turn's bytes; `None` outside of turns.
-    static LEFT: Cell<Option<usize>> = const { Cell::new(None) };
+    /// Bytes moved in the present turn; `None` outside of turns.
+    static MOVED: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// Takes bytes out of those of the present turn.
+/// Takes bytes out of those of the present turn. If they are more than a turn has, the connection's owner has fewer turns left in this round.
 pub(crate) fn spend(bytes: usize) {
-    LEFT.set(LEFT.get().map(|left| left.saturating_sub(bytes)));
+    MOVED.set(MOVED.get().map(|moved| moved.saturating_add(bytes)));
 }
 
 /// Returns whether the present turn has moved its bytes: what else is ready waits for the next.
 pub(crate) fn is_over() -> bool {
-    LEFT.get() == Some(0)
+    MOVED.get().is_some_and(|moved| moved >= BYTES)
 }
 
 /// Whose connections they are.
@@ -66,7 +68,10 @@ pub(crate) struct Queue {
     turns: Weak<Turns>,
     /// The round that `used` is about.
     round: Cell<u64>,
+    /// Turns used up in it. Those of more than a round are taken from the rounds after it.
     used: Cell<u32>,
+    /// Turns that the last connection used up at once, which the next one is expected to use, too.
+    price: Cell<u32>,
     waiting: RefCell<VecDeque<(Rc<Place>, Waker)>>,
 }
 
@@ -74,8 +79,8 @@ pub(crate) struct Queue {
 pub(crate) struct Place {
     queue: RefCell<Rc<Queue>>,
     waits: Cell<bool>,
-    /// It has waited, and a turn of this round is kept for it.
-    granted: Cell<bool>,
+    /// Turns of this round that are kept for it, after it has waited.
+    granted: Cell<u32>,
 }
 
 impl Turns {
@@ -90,6 +95,7 @@ impl Turns {
             turns: Rc::downgrade(self),
             round: Cell::new(0),
             used: Cell::new(0),
+            price: Cell::new(1),
             waiting: RefCell::default(),
         });
         queues.insert(owner.clone(), Rc::downgrade(&queue));
@@ -131,14 +137,18 @@ impl Turns {
         }
     }
 
+    /// Begins the next round in which somebody may run: rounds that all who wait have used up in advance are passed over.
     fn next_round(&self) {
-        self.round.set(self.round.get() + 1);
-        let pressed = self.pressed.borrow().len();
-        for _ in 0..pressed {
-            let Some(queue) = self.pressed.borrow_mut().pop_front() else { return };
-            queue.grant(self.round.get());
-            if !queue.waiting.borrow().is_empty() {
-                self.pressed.borrow_mut().push_back(queue);
+        let mut woken = false;
+        while !woken && !self.pressed.borrow().is_empty() {
+            self.round.set(self.round.get() + 1);
+            let pressed = self.pressed.borrow().len();
+            for _ in 0..pressed {
+                let Some(queue) = self.pressed.borrow_mut().pop_front() else { return };
+                woken |= queue.grant(self.round.get());
+                if !queue.waiting.borrow().is_empty() {
+                    self.pressed.borrow_mut().push_back(queue);
+                }
             }
         }
     }
@@ -146,28 +156,31 @@ impl Turns {
 
 impl Queue {
     fn begin(&self, round: u64) {
-        if self.round.replace(round) != round {
-            self.used.set(0);
-        }
+        let passed = round.saturating_sub(self.round.replace(round));
+        let passed = u32::try_from(passed).unwrap_or(u32::MAX);
+        self.used.set(self.used.get().saturating_sub(passed.saturating_mul(MOST)));
     }
 
-    /// Wakes those that have waited longest, and keeps turns of the round that begins for them.
-    fn grant(&self, round: u64) {
+    /// Wakes those that have waited longest, and keeps turns of the round that begins for them. Returns whether there were any.
+    fn grant(&self, round: u64) -> bool {
         self.begin(round);
+        let mut woken = false;
         while self.used.get() < MOST {
-            let Some((place, waker)) = self.waiting.borrow_mut().pop_front() else { return };
+            let Some((place, waker)) = self.waiting.borrow_mut().pop_front() else { break };
+            woken = true;
             place.waits.set(false);
-            place.granted.set(true);
-            self.used.set(self.used.get() + 1);
+            place.granted.set(self.price.get());
+            self.used.set(self.used.get() + self.price.get());
             waker.wake();
         }
+        woken
     }
 
-    /// Uses up more turns of this round: the present one has done the work of several.
+    /// Uses up more turns: the present one has done the work of several.
     pub(crate) fn charge(&self, turns: u32) {
         let Some(all) = self.turns.upgrade() else { return };
         self.begin(all.round.get());
-        self.used.set((self.used.get() + turns).min(MOST));
+        self.used.set((self.used.get() + turns).min(LONGEST));
     }
 
     /// Takes a turn of this round; false when all are used up.
@@ -176,6 +189,16 @@ impl Queue {
         let used = self.used.get();
         self.used.set(used + u32::from(used < MOST));
         used < MOST
+    }
+
+    /// Settles what a turn has cost that so many turns were kept for.
+    fn settle(&self, kept: u32, cost: u32) {
+        self.price.set(cost.clamp(1, MOST));
+        match cost.checked_sub(kept) {
+            Some(0) => {}
+            Some(more) => self.charge(more),
+            None => self.used.set(self.used.get().saturating_sub(kept - cost)),
+        }
     }
 }
 
@@ -192,7 +215,7 @@ impl Drop for Queue {
 impl Place {
     /// Returns a place among those of `queue`.
     pub(crate) fn new(queue: Rc<Queue>) -> Rc<Self> {
-        let (waits, granted) = (Cell::new(false), Cell::new(false));
+        let (waits, granted) = (Cell::new(false), Cell::new(0));
         Rc::new(Self { queue: RefCell::new(queue), waits, granted })
     }
 
@@ -204,21 +227,29 @@ impl Place {
     /// Runs `future` when it is its turn.
     pub(crate) async fn run<F: Future>(self: Rc<Self>, future: F) -> F::Output {
         let mut future = pin!(future);
-        poll_fn(|cx| if self.poll_turn(cx) { poll(future.as_mut(), cx) } else { Poll::Pending })
-            .await
+        poll_fn(|cx| {
+            let Some(kept) = self.poll_turn(cx) else { return Poll::Pending };
+            let (polled, moved) = poll(future.as_mut(), cx);
+            let cost = u32::try_from(moved.div_ceil(BYTES)).unwrap_or(LONGEST);
+            self.queue.borrow().settle(kept, cost.max(1));
+            polled
+        })
+        .await
     }
 
-    fn poll_turn(self: &Rc<Self>, cx: &mut Context<'_>) -> bool {
-        if self.granted.replace(false) {
-            return true;
+    /// Returns how many turns are kept for the one that begins; `None` while it must wait.
+    fn poll_turn(self: &Rc<Self>, cx: &mut Context<'_>) -> Option<u32> {
+        let granted = self.granted.replace(0);
+        if granted > 0 {
+            return Some(granted);
         }
         if self.waits.get() {
-            return false;
+            return None;
         }
         let queue = self.queue.borrow();
-        let Some(turns) = queue.turns.upgrade() else { return true };
+        let Some(turns) = queue.turns.upgrade() else { return Some(1) };
         if queue.take(turns.round.get()) {
-            return true;
+            return Some(1);
         }
         self.waits.set(true);
         let mut waiting = queue.waiting.borrow_mut();
@@ -226,15 +257,15 @@ impl Place {
             turns.press(Rc::clone(&queue));
         }
         waiting.push_back((Rc::clone(self), cx.waker().clone()));
-        false
+        None
     }
 }
 
-fn poll<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
-    LEFT.set(Some(BYTES));
+/// Polls the future, and returns the bytes it moved as well.
+fn poll<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> (Poll<F::Output>, usize) {
+    MOVED.set(Some(0));
     let polled = future.poll(cx);
-    LEFT.set(None);
-    polled
+    (polled, MOVED.take().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -295,6 +326,33 @@ mod tests {
         assert!(modest[0] <= MOST as usize, "waited for {}", modest[0]);
         let longest = modest.windows(2).map(|pair| pair[1] - pair[0] - 1).max().unwrap();
         assert!(longest <= 2 * MOST as usize, "waited for {longest}");
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_moves_more_than_its_bytes_uses_up_several() {
+        let (turns, ran) = (Rc::<Turns>::default(), Rc::<RefCell<Vec<_>>>::default());
+        LocalSet::new()
+            .run_until(async {
+                for name in ["large", "small"] {
+                    for _ in 0..20 {
+                        let place = Place::new(turns.of(&tenant(name)));
+                        let (ran, mut left) = (Rc::clone(&ran), 20);
+                        spawn_local(place.run(poll_fn(move |cx| {
+                            ran.borrow_mut().push(name);
+                            spend(if name == "large" { 4 * BYTES } else { BYTES });
+                            left -= 1;
+                            cx.waker().wake_by_ref();
+                            if left == 0 { Poll::Ready(()) } else { Poll::Pending }
+                        })));
+                    }
+                }
+                until_ran(&ran, 2 * 20 * 20).await;
+            })
+            .await;
+
+        let ran = ran.borrow();
+        let half = ran[..200].iter().filter(|name| **name == "large").count();
+        assert!((30..=60).contains(&half), "{half} of 200 turns were large");
     }
 
     #[tokio::test]

@@ -2,11 +2,9 @@
 //!
 //! Deliberately absent: requests; those of HTTP have an account of their own.
 
-use std::time::SystemTime;
-
-use crate::access_log::{Record, UpstreamRecord};
 use crate::connection::ConnectionFacts;
 use crate::core::Core;
+use crate::outcome::{Outcome, upstream_record};
 use crate::prepared::TenantView;
 use crate::relay::Relayed;
 use crate::upstream::Lease;
@@ -19,28 +17,8 @@ pub(crate) fn tell(
     kind: &'static str,
     (relayed, lease): (&Relayed, Option<&Lease>),
 ) {
-    if let Some(refusal) = &relayed.ended {
-        view.tenant().metrics.core(core.id).refused(refusal);
-    }
-    let duration = facts.accepted.elapsed();
-    core.log.write(&Record {
-        began: SystemTime::now() - duration,
-        kind,
-        tenant: Some(view.tenant().tenant.id.as_str()),
-        facts,
-        request: None,
-        upstream: lease.map(|lease| UpstreamRecord {
-            name: "outside",
-            peer: lease.peer,
-            source: lease.source,
-            reused: false,
-            connect: lease.connect,
-            first_byte: None,
-            retries: 0,
-        }),
-        bytes_in: relayed.from_client,
-        bytes_out: relayed.from_upstream,
-        duration,
-        refusal: relayed.ended.as_ref(),
-    });
+    let upstream = lease.map(|lease| upstream_record("outside", lease, 0));
+    let bytes = (relayed.from_client, relayed.from_upstream);
+    let outcome = Outcome { kind, upstream, bytes, refusal: relayed.ended.as_ref() };
+    outcome.record(core, Some(view.tenant()), facts);
 }

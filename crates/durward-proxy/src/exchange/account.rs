@@ -18,6 +18,7 @@ use crate::http::message::{PooledRequest, Response};
 use crate::http::names::Known;
 use crate::memory::Part;
 use crate::metrics::Counter;
+use crate::outcome::Outcome;
 use crate::refusal::Refusal;
 
 /// What a client that left before its response is counted as.
@@ -232,19 +233,8 @@ impl<'a> Account<'a> {
 
 /// A connection that ends for what it did as a whole.
 pub(crate) fn note_refusal(http: &Http, refusal: &Refusal) {
-    http.cells().refused(refusal);
-    http.core.log.write(&Record {
-        began: SystemTime::now(),
-        kind: "http",
-        tenant: Some(http.view.tenant().tenant.id.as_str()),
-        facts: &http.facts,
-        request: None,
-        upstream: None,
-        bytes_in: 0,
-        bytes_out: 0,
-        duration: http.facts.accepted.elapsed(),
-        refusal: Some(refusal),
-    });
+    let outcome = Outcome::refused("http", refusal);
+    outcome.record(&http.core, Some(http.view.tenant()), &http.facts);
 }
 
 impl Drop for Account<'_> {

@@ -21,10 +21,11 @@ use crate::turns;
 /// What a direction has to have ready for a pipe to be worth its calls, and how little ends that.
 const MUCH: usize = 16 * 1024;
 const LITTLE: usize = 1024;
-/// Bytes that are spliced in one turn: they cost about a quarter of what bytes cost that are copied and encrypted.
-const SPLICED: usize = 4 * turns::BYTES;
-/// Steps of a turn, however little each of them moves.
+/// Steps of a turn, however little each of them moves. As long as all that is ready is moved at once it is still in the processor's caches: with
+/// a quarter of these steps the same bytes cost half as much again.
 const STEPS: usize = 16;
+/// A byte that is spliced costs about a quarter of one that is copied and encrypted.
+const CHEAPER: usize = 4;
 
 /// Carries bytes both ways until both directions have ended.
 pub(super) async fn both(
@@ -92,13 +93,11 @@ async fn splice_ready(
     let portion = meter.portion(way, pipe.size());
     let mut moved = 0;
     for _ in 0..STEPS {
-        if moved >= SPLICED {
-            break;
-        }
         match pipe.fill(from, portion) {
             Ok(0) => return Ok(Moved::End),
             Ok(read) => {
                 moved += read;
+                turns::spend(read / CHEAPER);
                 meter.read(way, read);
                 if drain(meter, way, &mut pipe, to).await.is_err() {
                     return Ok(Moved::Refused);
