@@ -104,6 +104,9 @@ impl fmt::Debug for Seen {
     }
 }
 
+/// Rounds after which a change is taken as it is. What one gives up another may get, who gives up something else.
+const MOST_ROUNDS: u32 = 4;
+
 /// Returns whether documents take `text` for a host name.
 #[must_use]
 pub fn is_host_name(text: &str) -> bool {
@@ -118,12 +121,39 @@ pub fn is_host_name(text: &str) -> bool {
 /// Only the tenants that a change concerns are compiled: those whose documents or files differ, and those whose claims meet theirs.
 #[must_use]
 pub fn compile(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
-    compile_scope(resources, previous, Scope::touched(resources, previous, now), now)
+    let scope = Scope::touched(resources, previous, now);
+    settled(compile_scope(resources, previous, scope, now), resources, previous, now)
 }
 
 /// Compiles everything, whatever changed.
 fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
-    compile_scope(resources, previous, Scope::Everything, now)
+    let compiled = compile_scope(resources, previous, Scope::Everything, now);
+    settled(compiled, resources, previous, now)
+}
+
+/// Compiles those again that were left without something, for another may have given it up in the same change.
+fn settled(
+    mut compiled: Compiled,
+    resources: &Resources,
+    previous: Option<&Compiled>,
+    now: i64,
+) -> Compiled {
+    let former = previous.map(|previous| &previous.snapshot);
+    let mut changed = former.is_some_and(|former| !Arc::ptr_eq(former, &compiled.snapshot));
+    let mut rounds = 0;
+    while changed && !compiled.memory.unsettled.is_empty() && rounds < MOST_ROUNDS {
+        let scope = Scope::touched(resources, Some(&compiled), now);
+        let again = compile_scope(resources, Some(&compiled), scope, now);
+        changed = !Arc::ptr_eq(&again.snapshot, &compiled.snapshot);
+        compiled = again;
+        rounds += 1;
+    }
+    // One change is one generation.
+    let generation = former.map_or(0, |former| former.generation) + 1;
+    if compiled.snapshot.generation > generation {
+        Arc::make_mut(&mut compiled.snapshot).generation = generation;
+    }
+    compiled
 }
 
 fn compile_scope(

@@ -423,3 +423,29 @@ fn whoever_waits_for_something_gets_it_when_its_holder_goes() {
 
     assert!(left.verdicts.all_accepted(), "{:#?}", left.verdicts);
 }
+
+#[test]
+fn whoever_asks_for_what_is_given_up_in_the_same_change_has_it_at_once() {
+    let tenant = |name: u8| {
+        format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: t{name}}}\nspec: {{}}\n"
+        )
+    };
+    let mapping = |name: u8, address: u8| {
+        format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: PortMapping\nmetadata: {{name: m}}\nspec: {{tenant: t{name}, addresses: [198.51.100.{address}], endpoints: [10.0.0.1], ports: [{{port: 80}}]}}\n"
+        )
+    };
+    let of = |first: u8, second: u8| {
+        let texts = [tenant(1), mapping(1, first), tenant(2), mapping(2, second)];
+        let documents = texts.into_iter().enumerate().map(|(at, text)| document(at, text));
+        Resources { documents: documents.collect(), ..Resources::default() }
+    };
+    let before = compile(&of(1, 2), None, NOW);
+    assert!(before.verdicts.all_accepted(), "{:#?}", before.verdicts);
+
+    let after = compile(&of(3, 1), Some(&before), NOW);
+
+    assert!(after.verdicts.all_accepted(), "{:#?}", after.verdicts);
+    assert_eq!(after.snapshot.generation, before.snapshot.generation + 1);
+}
