@@ -2,40 +2,38 @@
 //!
 //! Deliberately absent: other claims to its ports; those are decided in `claims`.
 
+mod claimed;
 pub(crate) mod egress;
 pub(crate) mod foreign;
 mod health;
 mod ports;
+mod reading;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use durward_model::mapping::{Affinity, PortMapping, SourceMode};
+use durward_model::mapping::PortMapping;
 use durward_model::verdict::Outcome;
-use durward_model::{IngressAddress, Origin, SourceSet, TenantId};
-use ipnet::IpNet;
+use durward_model::{Origin, TenantId};
 
 use super::Compiled;
 use super::addresses::{Addresses, Role};
 use super::assemble;
-use super::bounds;
-use super::claim_table::Claim;
 use super::names;
 use super::precedence::Precedence;
 use super::report::{Field, Report};
 use super::roster::{Basis, NOWHERE, Roster};
 use super::verdict::Served;
-use super::{route, times, words};
+use super::words;
 use crate::place::Place;
 use crate::resources::{Content, Resources, Source};
-use crate::spec::port_mapping::{
-    AffinitySpec, KIND, PortMappingDocument, PortMappingSpec, SourceSpec,
-};
+use crate::spec::port_mapping::{KIND, PortMappingDocument, PortMappingSpec};
 use crate::state::MappingState;
+pub(crate) use claimed::{note_claims, unsettled};
+use reading::Reading;
 
 /// Identity of a mapping: its tenant and its name among the tenant's mappings.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -347,110 +345,6 @@ pub(crate) fn yield_addresses(
     }
 }
 
-/// A document while it is read.
-struct Reading<'r, 's, 'o> {
-    report: &'r mut Report<'s>,
-    roster: &'r Roster<'o>,
-    tenants: &'r BTreeSet<TenantId>,
-}
-
-impl Reading<'_, '_, '_> {
-    fn mapping(&mut self, name: &Arc<str>, document: &PortMappingDocument) -> Option<PortMapping> {
-        let spec = &document.spec;
-        let before = self.report.errors();
-        bounds::check_mapping(self.report, spec);
-        if self.report.errors() > before {
-            return None;
-        }
-        let tenant = self.tenant(document);
-        let addresses = self.addresses(document);
-        let ports = ports::ports(self.report, spec);
-        let field = Field::SPEC.name("allowedSources");
-        let allowed = route::networks(self.report, spec.allowed_sources.as_ref(), &field);
-        let field = Field::SPEC.name("drain");
-        let read = |text: &str| times::DRAIN.read(text);
-        let drain = self.report.check_optional("BadDuration", spec.drain.as_ref(), &field, read);
-        // One wrong port hides what is mapped, so that nothing is concluded from the others.
-        let sound = if ports.len() == spec.ports.len() { &ports[..] } else { &[] };
-        let check = spec.health_check.as_ref();
-        let check = check.and_then(|check| health::check(self.report, check, sound));
-        if self.report.errors() > before {
-            return None;
-        }
-        Some(PortMapping {
-            tenant: tenant?,
-            name: Arc::clone(name),
-            addresses,
-            ports,
-            allowed_sources: allowed.unwrap_or_else(everybody),
-            mode: match spec.source.map(|at| at.value).unwrap_or_default() {
-                SourceSpec::Preserve => SourceMode::PreserveSource,
-                SourceSpec::Gateway => SourceMode::Snat,
-            },
-            affinity: match spec.affinity.map(|at| at.value).unwrap_or_default() {
-                AffinitySpec::None => Affinity::None,
-                AffinitySpec::ClientIp => Affinity::ClientIp,
-            },
-            drain: drain?.unwrap_or(Duration::ZERO),
-            egress: spec.egress.value,
-            health_check: check,
-            origin: self.report.source().origin(document.metadata.name.place),
-        })
-    }
-
-    fn tenant(&mut self, document: &PortMappingDocument) -> Option<TenantId> {
-        let (roster, tenants) = (self.roster, self.tenants);
-        let field = Field::SPEC.name("tenant");
-        let written = &document.spec.tenant;
-        self.report.check("TenantUnknown", written, &field, |text| {
-            if let Some(tenant) = TenantId::new(text).ok().and_then(|id| tenants.get(&id)) {
-                return Ok(tenant.clone());
-            }
-            let mut names = roster.entrants.iter().map(|entrant| entrant.id.as_str());
-            if names.any(|name| name == text) {
-                return Err("is not served, see what is said about it".to_owned());
-            }
-            let served = roster.served();
-            let hint = crate::suggest::hint(text, served.iter().map(|tenant| tenant.as_str()));
-            Err(format!("is no tenant here{hint}: write a Tenant document of this name"))
-        })
-    }
-
-    fn addresses(&mut self, document: &PortMappingDocument) -> Vec<IngressAddress> {
-        let field = Field::SPEC.name("addresses");
-        let written = &document.spec.addresses;
-        if written.is_empty() {
-            let place = document.spec.tenant.place;
-            self.report.error(
-                "AddressMissing",
-                place,
-                &field,
-                "is empty: name an external address",
-            );
-        }
-        let mut addresses = Vec::with_capacity(written.len());
-        for (at, written) in written.iter().enumerate() {
-            let Some(address) =
-                self.report.check("BadAddress", written, &field.index(at), words::address)
-            else {
-                continue;
-            };
-            let address = IngressAddress(address);
-            if addresses.contains(&address) {
-                let sentence = format!("{:?} is written twice", written.value);
-                self.report.warning("AddressTwice", written.place, &field.index(at), &sentence);
-            } else {
-                addresses.push(address);
-            }
-        }
-        addresses
-    }
-}
-
-fn everybody() -> SourceSet {
-    SourceSet::new([IpNet::V4(ipnet::Ipv4Net::default()), IpNet::V6(ipnet::Ipv6Net::default())])
-}
-
 impl Applicant<'_> {
     /// Returns what its claims are sorted by, as for tenants.
     pub(crate) fn precedence(&self, held: bool) -> Precedence {
@@ -502,54 +396,6 @@ impl Applicant<'_> {
     pub(crate) fn wanted(&self) -> Option<&Arc<PortMapping>> {
         self.current.as_ref().or(self.former.as_ref())
     }
-}
-
-/// Notes with each tenant what its mappings ask for: now, and until that is granted what they had.
-pub(crate) fn note_claims(applicants: &[Applicant<'_>], roster: &mut Roster<'_>) {
-    let places = roster.places(applicants);
-    for applicant in applicants {
-        let Some(at) = places.get(&applicant.id.tenant) else { continue };
-        for mapping in applicant.current.iter().chain(&applicant.former) {
-            let claims = claims_of(mapping, applicant.shared);
-            roster.entrants[*at].claims.extend(claims);
-        }
-    }
-}
-
-fn claims_of(mapping: &PortMapping, shared: bool) -> Vec<Claim> {
-    let mut claims = Vec::new();
-    for address in &mapping.addresses {
-        claims.push(Claim::Address { address: address.0, is_socket: false, shared });
-        if mapping.egress {
-            claims.push(Claim::Leaving(address.0));
-        }
-        let ports = mapping.ports.iter().map(|port| Claim::Ports {
-            address: address.0,
-            transport: port.protocol,
-            ports: port.ports,
-        });
-        claims.extend(ports);
-    }
-    for pod in foreign::pods(mapping) {
-        claims.push(Claim::Endpoint(pod));
-        if mapping.egress {
-            claims.push(Claim::Network(pod.into()));
-        }
-    }
-    claims
-}
-
-/// Returns the tenants of mappings that are not served as their documents say, or that have given an address up, which is free only now.
-pub(crate) fn unsettled(applicants: &[Applicant<'_>]) -> BTreeSet<TenantId> {
-    let is_settled = |applicant: &&Applicant<'_>| {
-        let Applicant { served, current, former, .. } = applicant;
-        let had = former.iter().flat_map(|former| &former.addresses);
-        served.as_ref().zip(current.as_ref()).is_some_and(|(served, current)| {
-            Arc::ptr_eq(served, current) && had.clone().all(|one| served.addresses.contains(one))
-        })
-    };
-    let unsettled = applicants.iter().filter(|applicant| !is_settled(applicant));
-    unsettled.map(|applicant| applicant.id.tenant.clone()).collect()
 }
 
 /// The verdicts of all applicants, and what to remember of them.
