@@ -1,6 +1,6 @@
-//! The forward proxy: whether a client may go where it asks to, the way there, and how it is told.
+//! The forward proxy: policy, the connection to the destination, and the answer to the client.
 //!
-//! Deliberately absent: reading requests; `server` does that.
+//! Deliberately absent: parsing requests; `server` does that.
 
 mod gate;
 mod request;

@@ -1,7 +1,7 @@
 //! Sending a request to an upstream, and to another one when that is safe.
 //!
-//! Safe means: the request is idempotent or nothing of it was sent, nothing of its body is gone, and nothing came back.
-//! Deliberately absent: a memory of bodies.
+//! A retry is safe if the request is idempotent or nothing of it was sent, its body is still complete, and no response has begun. Deliberately
+//! absent: buffering bodies for retries.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -34,23 +34,23 @@ use crate::refusal::Refusal;
 use crate::upstream::{Carrier, Lease, Tried, UpstreamRuntime, acquire, carry};
 use crate::watch::{Expired, Watch};
 
-/// Where a request goes.
+/// Destination of a request.
 #[derive(Clone, Copy)]
 pub(crate) enum Way<'w> {
-    /// To an upstream.
+    /// Upstream of a route.
     Upstream(&'w Forward, UpstreamIndex),
-    /// Along a way that the forward proxy's policy has opened, to what was asked for.
+    /// Destination that the forward proxy's policy allows, and the request for it.
     Outside(&'w Cleared<'w>, Asked<'w>),
 }
 
 impl Way<'_> {
-    /// Whether its connections may serve other requests: not those that end beyond another proxy.
+    /// Returns true if its connections may serve other requests: not those that go through a parent proxy.
     fn is_pooled(self) -> bool {
         !matches!(self, Self::Outside(Cleared { parent: Some(_), .. }, _))
     }
 }
 
-/// Sends the request until somebody answers.
+/// Sends the request to one endpoint after another until one answers.
 pub(crate) async fn forward<'a, D: Downstream>(
     http: &'a Http,
     watch: &Watch,
@@ -150,7 +150,7 @@ async fn connect<D: Downstream>(
     }
 }
 
-/// Waits for a connection as long as the client does.
+/// Waits for a connection as long as the client stays connected.
 pub(crate) async fn wait_for<D: Downstream, T>(
     acquired: impl Future<Output = Result<T, Refusal>>,
     down: &mut D,
@@ -188,12 +188,12 @@ fn note(account: &mut Account<'_>, way: Way<'_>, lease: &Lease) {
     });
 }
 
-/// Which tries are left.
+/// Retries left.
 struct Tries<'a> {
     runtime: &'a UpstreamRuntime,
     tried: Tried,
     left: u32,
-    /// The one that costs nothing: a pooled connection was closed while it lay idle.
+    /// Retry that costs nothing: a pooled connection was closed while idle.
     free: bool,
 }
 
@@ -220,7 +220,7 @@ impl<'a> Tries<'a> {
         true
     }
 
-    /// Whether a response with this status is thrown away for another try.
+    /// Returns true if a response with this status is discarded for a retry.
     fn discards(&self, account: &Account<'_>, status: u16) -> bool {
         self.left > 0
             && self.runtime.upstream.retry.on_status.contains(&status)
@@ -229,7 +229,7 @@ impl<'a> Tries<'a> {
     }
 }
 
-/// One try.
+/// One attempt to send the request.
 struct Attempt<'t, 'a> {
     http: &'a Http,
     clock: Clock<'t>,
@@ -300,7 +300,8 @@ impl<'a> Attempt<'_, 'a> {
         }
     }
 
-    /// For the next request of anybody, or of this client where it has proved itself. Streams have no connection of their own to prove.
+    /// Returns the connection to the pool, or keeps it for this client if the client has authenticated on it. HTTP/2 streams have no connection to
+    /// authenticate.
     fn give_back(&self, io: crate::io::Io, lease: Lease) {
         if !lease.is_bound() {
             lease.release(io);

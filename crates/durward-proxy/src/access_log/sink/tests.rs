@@ -1,4 +1,4 @@
-//! Receivers that listen, go away and come back; and what they get.
+//! Syslog and OTLP receivers that listen, go away and come back; and the lines they get.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};

@@ -226,7 +226,7 @@ fn many() -> Vec<Session> {
         .collect()
 }
 
-/// What the sessions themselves say.
+/// Computes the expected answer from the sessions themselves.
 fn model(sessions: &[Session], port: u16, at: i64) -> BTreeSet<String> {
     let uses = sessions.iter().filter(|session| {
         session.port == port
