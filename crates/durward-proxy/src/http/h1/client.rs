@@ -1,6 +1,6 @@
-//! The upstream's side of an exchange over HTTP/1.1.
+//! Upstream's side of an exchange over HTTP/1.1.
 //!
-//! Deliberately absent: the pool; whoever holds the lease decides what becomes of the connection afterwards.
+//! Deliberately absent: the pool; the holder of the lease decides what becomes of the connection.
 
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -71,12 +71,12 @@ impl Upstream for Conn {
 }
 
 impl Conn {
-    /// Queues bytes before a tunnel's others.
+    /// Queues bytes before all others of a tunnel.
     pub(crate) fn send_first(&mut self, bytes: &[u8]) {
         self.output.begin(Framing::UntilClose, |out| out.extend_from_slice(bytes));
     }
 
-    /// Whether another request may follow the one that `response` answered.
+    /// Returns true if another request may follow the one that `response` answered.
     pub(crate) fn may_be_reused(&self, response: &Response) -> bool {
         response.version == Version::Http11
             && !response.close

@@ -1,6 +1,6 @@
-//! The upstream's side of an exchange over HTTP/2: one stream of a shared connection.
+//! Upstream's side of an exchange over HTTP/2: one stream of a shared connection.
 //!
-//! Deliberately absent: the connection; the upstream room drives it.
+//! Deliberately absent: the connection; `upstream` drives it.
 
 use std::io;
 use std::pin::Pin;
@@ -19,17 +19,17 @@ use crate::http2::inspect::Findings;
 use crate::http2::{StreamAccount, Streams};
 use crate::refusal::Refusal;
 
-/// A stream towards an upstream.
+/// Stream to an upstream.
 pub(crate) struct Up {
     send: SendRequest<Bytes>,
     streams: Streams,
     account: Option<Rc<StreamAccount>>,
-    /// The stream's number once it is open, and where faults of its heads and trailers are noted.
+    /// Stream id once the stream is open, and the place where faults of its heads and trailers are noted.
     findings: (u32, Rc<Findings>),
-    /// Bytes that the upstream may send ahead.
+    /// Bytes that the upstream may send ahead (flow-control window).
     window: usize,
     scheme: &'static str,
-    /// Waits for the connection to have room for it; `true`: it has no body.
+    /// Request that waits for a free stream on the connection; `true` if it has no body.
     waiting: Option<(http::Request<()>, bool)>,
     response: Option<ResponseFuture>,
     outlet: Outlet,
@@ -97,14 +97,14 @@ impl Up {
         }
     }
 
-    /// What the codec mends in a head or in trailers makes the response malformed.
+    /// Rejects a response whose head or trailers broke a rule that the codec silently repairs.
     fn sound(&self) -> Result<(), HeadFault> {
         let (stream, findings) = &self.findings;
         let fault = findings.take(*stream);
         fault.map_or(Ok(()), |fault| Err(HeadFault::Malformed(fault.of_response())))
     }
 
-    /// Why there is no head: the connection may have ended because of a bound that the upstream broke.
+    /// Returns the reason there is no head: the connection may have ended because the upstream broke a bound.
     fn fault(&self, error: &h2::Error) -> HeadFault {
         if let Some(refusal) = self.streams.broken() {
             return HeadFault::Malformed(refusal);
