@@ -1,6 +1,6 @@
-//! The client's side of HTTP: requests are read over HTTP/1.1 or HTTP/2, one exchange for both.
+//! Client side of HTTP: reads requests over HTTP/1.1 or HTTP/2, one exchange type for both.
 //!
-//! Deliberately absent: where a request goes; `exchange` and `egress_proxy` know that.
+//! Deliberately absent: the destination of a request; `exchange` and `egress_proxy` decide it.
 
 mod h1;
 mod h2;

@@ -1,6 +1,6 @@
-//! TLS towards clients: configurations made ahead, handshakes, and what a client's certificate says.
+//! Server-side TLS: prepared configurations, handshakes, and facts of client certificates.
 //!
-//! Deliberately absent: certificate files; what arrives here was parsed by the compile step.
+//! Deliberately absent: certificate files; the compile step has parsed them.
 
 pub(crate) mod client_certificate;
 mod client_verifier;

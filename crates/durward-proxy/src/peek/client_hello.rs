@@ -118,7 +118,7 @@ pub fn parse(bytes: &[u8]) -> Result<Progress, &'static str> {
     }
 }
 
-/// The total number of bytes with which the record at `at` is complete.
+/// Returns the total number of bytes with which the record at `at` is complete.
 fn needed(bytes: &[u8], at: usize) -> usize {
     match bytes.get(at + 3..at + 5) {
         Some(&[high, low]) => at + 5 + usize::from(u16::from_be_bytes([high, low])),

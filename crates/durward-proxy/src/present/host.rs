@@ -1,7 +1,6 @@
-//! Addresses of the host itself, which a transparent destination or a forward proxy must not reach.
+//! Addresses of the host itself, which a forward proxy must not reach.
 //!
-//! Asked of the kernel when somebody wants to know and the last answer is old; beside the traffic, for a host may have thousands.
-//! Deliberately absent: a task that watches.
+//! The list is read again by a background thread when a request needs it and it is older than [`FRESH`]: a host may have thousands of addresses.
 
 use std::collections::BTreeSet;
 use std::io;

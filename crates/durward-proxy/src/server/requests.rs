@@ -1,4 +1,4 @@
-//! One request that was read: answered here, or handed to the route's upstream or to the forward proxy.
+//! Handling of one parsed request: answered here, or passed to the route's upstream or to the forward proxy.
 
 use std::future::poll_fn;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use crate::http::problem::{Answer, is_grpc};
 use crate::refusal::Refusal;
 use crate::watch::{Expired, Watch};
 
-/// How long a client may take to take an answer made here.
+/// Time for the client to read an answer made here.
 const ANSWER: Duration = Duration::from_secs(10);
-/// A request body up to this size is read to its end before an answer made here, to keep the connection; but not longer than this.
+/// Largest request body that is read before an answer made here, to keep the connection, and the time for that.
 const SMALL_BODY: (u64, Duration) = (64 * 1024, Duration::from_secs(1));
 
 /// Serves one request.
@@ -53,7 +53,7 @@ pub(crate) async fn run<'a, D: Downstream>(
     ended
 }
 
-/// Tells a client that what it sent is not a request.
+/// Answers that the bytes are no request.
 pub(crate) async fn refuse<D: Downstream>(
     http: &Http,
     watch: &Watch,
@@ -152,7 +152,7 @@ async fn answer_here<'a, D: Downstream>(
     }
 }
 
-/// Reads what is left of a small body and forgets it.
+/// Reads and discards the rest of a small body.
 async fn discard<D: Downstream>(watch: &Watch, down: &mut D) {
     let all = poll_fn(|cx| {
         while let std::task::Poll::Ready(filled) = down.poll_fill(cx) {

@@ -41,7 +41,7 @@ fn health(rig: &Rig, at: usize) -> EndpointHealth {
     rig.listener.tenant.upstreams[0].report().endpoints[at].state
 }
 
-/// What an HTTP/2 upstream may do instead of answering, and whether that is its failure.
+/// Frames of an HTTP/2 upstream instead of a response.
 type Reply = fn(u32) -> Vec<u8>;
 
 // S1.42

@@ -67,7 +67,7 @@ fn literal(first: u8, name: &[u8], value: &[u8]) -> Vec<u8> {
     [vec![first], string(name), string(value)].concat()
 }
 
-/// What is wrong, and the header block of a request of which it is wrong.
+/// Returns malformed requests: the fault's name, the literal's first octet, and the header block.
 fn malformed() -> Vec<(String, u8, Vec<u8>)> {
     let mut cases = Vec::new();
     let mut add = |name: &[u8], first: u8, block: Vec<u8>, more: &str| {

@@ -1,4 +1,4 @@
-//! Where responses end: every combination of method, status, versions on both sides and form of content, byte by byte.
+//! Ends of responses: every combination of method, status, versions on both sides and form of content, byte by byte.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use http::Method;
 
 use super::support::{Rig, Setup};
 
-/// How an upstream says where a response ends. What has no content by its method or status is sent without any.
+/// Form in which an upstream announces the end of a response. A response without content by its method or status is sent without any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// `Content-Length`, also where there is no content.
@@ -120,7 +120,7 @@ impl Case {
         }
     }
 
-    /// What a client of HTTP/1 is to read, and whether its connection ends there.
+    /// Returns the bytes that an HTTP/1 client must read, and whether its connection ends there.
     fn expected(self, version: &str) -> (String, bool) {
         let length = |length: usize| format!("Content-Length: {length}\r\n");
         let names = matches!(self.form, Form::Length | Form::LengthEmptyData);

@@ -27,7 +27,7 @@ use crate::memory::Memory;
 use crate::metrics::{Metrics, TenantMetrics};
 use crate::prepared::{Prepared, PreparedListener, TenantView};
 
-/// What a test may change before it begins.
+/// Settings that a test may change before it begins.
 pub(super) struct Setup {
     pub(super) upstream: Upstream,
     pub(super) limits: Limits,
@@ -103,7 +103,7 @@ impl Setup {
         self.run_within(Duration::from_secs(30), test).await;
     }
 
-    /// The same, for as long as that.
+    /// Runs a test within `most`.
     pub(super) async fn run_within<F: Future<Output = ()>>(
         self,
         most: Duration,

@@ -1,4 +1,4 @@
-//! From which address, to which address, and what is said when neither can be had.
+//! Source and destination addresses of connections, and the refusals if either is missing.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

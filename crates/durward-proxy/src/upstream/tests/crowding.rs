@@ -1,4 +1,4 @@
-//! Many connections and names at once: how many files one tenant gets, and that the others get theirs.
+//! Many connections and names at once: the file descriptors that one tenant gets, and the rest for the others.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;

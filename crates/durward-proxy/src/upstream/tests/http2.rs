@@ -165,7 +165,7 @@ async fn after_goaway_new_streams_begin_on_a_new_connection() {
     .await;
 }
 
-/// Whether the pool would hand out a shared connection now.
+/// Returns true if the pool would hand out a shared connection now.
 fn still_shared(core: &Rc<Core>, view: &TenantView) -> bool {
     let runtime = &view.tenant().upstreams[0];
     let endpoint = &runtime.endpoints[0];

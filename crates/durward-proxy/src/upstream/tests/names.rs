@@ -26,7 +26,7 @@ struct Dns {
     asked: Cell<u32>,
 }
 
-/// What becomes of queries of one type.
+/// Treatment of queries of one type.
 #[derive(Clone, Copy)]
 enum Odd {
     Dropped,

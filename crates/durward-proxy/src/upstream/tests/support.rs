@@ -41,7 +41,7 @@ pub(super) async fn on_a_core_with<F: Future>(
     on_a_core_of(Files::default(), resolver, test).await
 }
 
-/// The same in a process that may have so many files.
+/// Runs a test on a core in a process with these file descriptors.
 pub(super) async fn on_a_core_of<F: Future>(
     files: Files,
     resolver: Resolver,
