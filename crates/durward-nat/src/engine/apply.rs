@@ -1,6 +1,6 @@
-//! A new model, or a new set of endpoints that are out of rotation: the short way where it leads there, else the whole way.
+//! Applies a new model, or a new set of ejected endpoints: by a patch of the changed mappings where that is possible, else as a whole.
 //!
-//! What the kernel refuses is not kept either, so that a repair brings back what is served.
+//! A state that the kernel refuses is not kept, so that a repair restores the one being served.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,7 +26,7 @@ impl State {
         self.bring(model, ejected)
     }
 
-    /// Takes these endpoints of the present model out of rotation, and puts all others back.
+    /// Ejects these endpoints of the present model, and puts all others back into rotation.
     pub(super) fn eject(&mut self, ejected: &Ejected) -> Result<(), NatError> {
         let Some(model) = self.model.clone() else { return Ok(()) };
         let ejected = ejected.within(&model);

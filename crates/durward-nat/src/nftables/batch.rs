@@ -1,6 +1,6 @@
-//! One transaction, written as one datagram: all of it or nothing.
+//! One nftables transaction, sent as one datagram: all of it or nothing.
 //!
-//! Deliberately absent: what is to change; see `changes`.
+//! Deliberately absent: the changes; see `changes`.
 
 use rustix::io::Errno;
 
@@ -11,13 +11,13 @@ use super::table::{TableError, header, socket_error};
 use super::uapi::{BATCH_GENERATION, OBJECT_COUNTER, SUBSYSTEM, msg};
 use crate::netlink::{Builder, Socket, flags};
 
-/// A transaction being written.
+/// Transaction being written.
 pub(super) struct Batch<'a> {
     socket: &'a Socket,
     builder: Builder,
     generation: u32,
     begin: u32,
-    /// The objects by sequence number.
+    /// Objects by sequence number, to name the one that the kernel refuses.
     objects: Vec<(u32, String)>,
     last: usize,
 }
@@ -141,7 +141,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Sends it as one datagram and reads the answer to its last message, or what was refused.
+    /// Sends the transaction and reads the answer to its last message, or the refusal.
     pub(super) fn commit(mut self) -> Result<u32, TableError> {
         let Some((last, _)) = self.objects.last().cloned() else { return Ok(self.generation) };
         self.builder.add_flags(self.last, flags::ACK);
