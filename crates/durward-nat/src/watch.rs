@@ -1,6 +1,6 @@
-//! Hears of changes to rulesets, interfaces, addresses, routes and rules, waits until they calm down, and has them repaired.
+//! Watches changes of rulesets, interfaces, addresses, routes and rules, waits until a burst is over, and starts a repair.
 //!
-//! Deliberately absent: polling, but for an audit now and then in case an event was lost; and the repair itself, see [`Kept`].
+//! Deliberately absent: polling, except for an audit at intervals in case an event was lost; and the repair itself, see [`Kept`].
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,32 +14,32 @@ use crate::engine::NatError;
 use crate::netlink::{Family, Message, Socket};
 use crate::nftables::table::{EVENT_GROUP, new_generation};
 
-/// What the watching thread keeps as it should be.
+/// State that the watching thread keeps.
 pub(crate) trait Kept: Send + 'static {
-    /// How long a burst of changes is waited out.
+    /// Returns the quiet time after which a burst of changes is handled.
     fn debounce(&self) -> Duration;
 
-    /// How often it is compared although nothing happened.
+    /// Returns the interval of comparisons without a change.
     fn audit(&self) -> Duration;
 
-    /// Whether a ruleset's generation is this process's own doing.
+    /// Returns true if this process made a ruleset's generation.
     fn made(&self, generation: u32) -> bool;
 
-    /// Whether an event of routing is worth a look.
+    /// Returns true if a routing event may need a repair.
     fn concerns(&self, _event: &Message) -> bool {
         true
     }
 
-    /// Reads everything anew and repairs what differs; whether something did.
+    /// Reads the whole state and repairs what differs; returns true if anything did.
     fn repair(&mut self) -> Result<bool, NatError>;
 
-    /// Does what is due; returns when something is due next.
+    /// Does timed work; returns the time of the next.
     fn tick(&mut self, _now: Instant) -> Option<Instant> {
         None
     }
 }
 
-/// Rouses the watching thread.
+/// Waker of the watching thread.
 #[derive(Debug)]
 pub(crate) struct Waker {
     event: OwnedFd,
@@ -59,7 +59,7 @@ impl Waker {
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
 
-    /// Returns what becomes readable when it is woken.
+    /// Returns the descriptor that becomes readable on a wake-up.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
     }
@@ -74,13 +74,13 @@ impl Waker {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Forgets the calls of before.
+    /// Clears earlier wake-ups.
     pub(crate) fn calm(&self) {
         let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
     }
 }
 
-/// The sockets that hear of changes.
+/// Sockets that receive events.
 #[derive(Debug)]
 pub(crate) struct Watched {
     tables: Socket,
@@ -88,7 +88,7 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// Begins to hear; `groups` are those of routing.
+    /// Opens the sockets; `groups` are those of routing.
     pub(crate) fn open(timeout: Duration, groups: u32) -> Result<Self, NatError> {
         let open = |family, groups, what| {
             Socket::open(family, groups, timeout).map_err(|error| NatError::Socket { what, error })
@@ -99,7 +99,7 @@ impl Watched {
         })
     }
 
-    /// The generations announced since the last time; `None` when some were lost.
+    /// Returns the generations announced since the last call; `None` if events were lost.
     fn generations(&self) -> Option<Vec<u32>> {
         let mut found = Vec::new();
         loop {
@@ -111,7 +111,7 @@ impl Watched {
         }
     }
 
-    /// Whether anything about routes, addresses or interfaces was announced that is worth a look.
+    /// Returns true if an event about routes, addresses or interfaces may need a repair.
     fn routes_changed(&self, concerns: impl Fn(&[Message]) -> bool) -> bool {
         let mut changed = false;
         loop {
@@ -125,7 +125,7 @@ impl Watched {
     }
 }
 
-/// Starts the watching thread. It is in the network namespace of the caller, as new threads are.
+/// Starts the watching thread, in the network namespace of the caller, which new threads inherit.
 pub(crate) fn spawn<K: Kept>(
     state: Arc<Mutex<K>>,
     waker: Arc<Waker>,

@@ -1,6 +1,6 @@
 //! `durward`: one gateway for many tenants, every tenant its own door, in and out.
 //!
-//! Deliberately absent: everything but the way from a command line to an exit code.
+//! Only the way from a command line to an exit code; everything else is in `commands` and `app`.
 
 mod admin;
 mod app;

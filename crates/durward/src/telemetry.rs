@@ -1,6 +1,6 @@
-//! Log lines on standard error: for people on a terminal, JSON for collectors.
+//! Log lines on standard error: readable on a terminal, JSON for collectors.
 //!
-//! Deliberately absent: the access log (the proxy writes it) and metrics (the admin interface serves them).
+//! Deliberately absent: the access log, which the proxy writes, and metrics, which the admin listener serves.
 
 use std::io::{IsTerminal, stderr};
 
@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::LogFormat;
 
-/// Starts logging. `default` holds where neither `DURWARD_LOG` nor `RUST_LOG` says otherwise.
+/// Starts logging. `default` applies if neither `DURWARD_LOG` nor `RUST_LOG` is set.
 pub(crate) fn start(format: LogFormat, default: &str) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(default))

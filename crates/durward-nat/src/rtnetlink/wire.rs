@@ -1,6 +1,4 @@
-//! Links, addresses, routes and rules as `linux/rtnetlink.h` and `linux/fib_rules.h` lay them out.
-//!
-//! Deliberately absent: what Durward neither writes nor needs to know.
+//! Links, addresses, routes and rules as `linux/rtnetlink.h` and `linux/fib_rules.h` define them.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,7 +14,7 @@ pub(super) const INET: u8 = 2;
 pub(super) const INET6: u8 = 10;
 
 const UP: u32 = 1;
-/// `IFF_LOWER_UP`: there is a carrier.
+/// `IFF_LOWER_UP`: the interface has a carrier.
 const LOWER_UP: u32 = 1 << 16;
 const UNICAST: u8 = 1;
 const LOCAL: u8 = 2;
@@ -24,7 +22,7 @@ const UNREACHABLE: u8 = 7;
 const THROW: u8 = 9;
 const SCOPE_LINK: u8 = 253;
 const SCOPE_HOST: u8 = 254;
-/// `lo`, in every network namespace.
+/// Index of `lo`, in every network namespace.
 const LOOPBACK: u32 = 1;
 const ONLINK: u32 = 4;
 /// `FR_ACT_*`.
@@ -32,12 +30,12 @@ const TO_TABLE: u8 = 1;
 const GOTO: u8 = 2;
 const NOP: u8 = 3;
 const PROHIBIT: u8 = 8;
-/// The name by which rules know packets of this host itself.
+/// Interface name by which rules match packets of this host itself.
 const SELF: &str = "lo";
 /// `IFA_F_NODAD`: the address is usable at once.
 const NO_DETECTION: u32 = 2;
 
-/// A route and who put it there.
+/// Route with the protocol number of its author.
 pub(super) struct Labelled {
     pub(super) route: Route,
     pub(super) protocol: u8,
@@ -106,7 +104,7 @@ pub(super) fn route(message: &Message) -> Option<Labelled> {
     Some(Labelled { route, protocol: header[5] })
 }
 
-/// The rule, if it has this label and is one Durward could have written.
+/// Parses a rule, if it has this label and is one that Durward could have written.
 pub(super) fn rule(message: &Message, protocol: u8) -> Option<Rule> {
     let header = message.payload.get(..12)?;
     let attributes = message.attributes(12);
@@ -226,7 +224,7 @@ const fn family(address: IpAddr) -> u8 {
     if address.is_ipv4() { INET } else { INET6 }
 }
 
-/// The bytes of an address.
+/// Returns the bytes of an address.
 pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),

@@ -1,6 +1,6 @@
-//! The life of the process: start, serve, reload, hand over, stop.
+//! Life of the process: start, serve, reload, hand over, stop.
 //!
-//! Deliberately absent: serving; the proxy has threads of its own and this one only waits for signals.
+//! Deliberately absent: serving; the proxy has threads of its own, and this one only waits for signals.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -20,12 +20,12 @@ use crate::cli::Admin;
 use crate::failure::{Exit, Failure};
 use crate::handover::{Older, Younger};
 
-/// How long a new process may take until it serves.
+/// Time for a new process to start serving.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two tries of sockets that could not be bound.
+/// Interval of retries of sockets that could not be bound.
 const RETRY_BINDS: Duration = Duration::from_secs(2);
 
-/// Serves until a signal ends it or a younger process has taken over.
+/// Serves until a signal arrives or a younger process has taken over.
 pub(crate) fn run(
     mut settings: Settings,
     admin: Admin,
@@ -54,7 +54,7 @@ pub(crate) fn run(
     ended
 }
 
-/// As many descriptors as the system lets us have: one per connection and more.
+/// Raises the soft limit of file descriptors to the hard limit: each connection needs one or more.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -63,7 +63,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// The admin interface's socket: one of those passed to us, or a new one.
+/// Returns the socket of the admin listener: one of those passed to this process, or a new one.
 fn admin_listener(
     admin: Admin,
     passed: &mut Vec<TcpListener>,
@@ -113,7 +113,7 @@ impl Signals {
     }
 }
 
-/// What ended the serving.
+/// Reason serving ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Told,
@@ -220,7 +220,7 @@ impl Supervisor {
         });
     }
 
-    /// Starts the program again with our sockets; true when it serves.
+    /// Starts the program again with our sockets; true once it serves.
     fn hand_over(&self) -> JoinHandle<bool> {
         let sockets = self.sockets();
         let program = self.program.clone();
@@ -256,7 +256,7 @@ impl Supervisor {
         Ok(sockets)
     }
 
-    /// Waits for connections to end; a second signal ends them now.
+    /// Waits for connections to finish; a second signal closes them.
     async fn drain(&self, signals: &mut Signals) {
         let gateway = Arc::clone(&self.gateway);
         let grace = gateway.drain_grace();
@@ -268,7 +268,7 @@ impl Supervisor {
     }
 }
 
-/// A port that was taken may be free by now, and a kernel that refused may not any more.
+/// Retries at intervals: a port that was taken may be free, and a kernel that refused may accept by now.
 async fn retry(gateway: Arc<Gateway>) {
     let mut beats = tokio::time::interval(RETRY_BINDS);
     loop {
@@ -288,7 +288,7 @@ async fn watchdog() {
     }
 }
 
-/// Tells systemd, where there is one; it not listening is no fault of ours.
+/// Notifies systemd, if it started this process; an error is ignored.
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "systemd was not told");

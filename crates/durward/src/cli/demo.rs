@@ -1,4 +1,4 @@
-//! What may be asked of the demo and the lab.
+//! Arguments of `durward demo` and `durward lab`.
 //!
 //! Deliberately absent: choices; both show one thing well.
 

@@ -1,6 +1,6 @@
-//! What may be asked of the records a gateway keeps.
+//! Arguments of the commands that read a gateway's records.
 //!
-//! Deliberately absent: where a gateway is told to keep them; that is `durward run`.
+//! Deliberately absent: options to keep records; those belong to `durward run`.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -79,7 +79,7 @@ pub(crate) struct Top {
     pub(crate) no_header: bool,
 }
 
-/// How `durward top` prints.
+/// Format of `durward top`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TopFormat {
     /// Rates on a terminal, totals when piped.

@@ -1,4 +1,4 @@
-//! The state file as a process leaves it and as the next one finds it.
+//! The state file as one process leaves it and the next one finds it.
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

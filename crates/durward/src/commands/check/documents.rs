@@ -1,4 +1,4 @@
-//! Whether the documents are accepted, and what they claim together.
+//! Checks that the documents are accepted, and that they do not conflict.
 //!
 //! Deliberately absent: excerpts; `validate` shows those.
 
@@ -11,7 +11,7 @@ use crate::output::count;
 /// Reasons of warnings about the lifetime of a certificate.
 const LIFETIME: [&str; 3] = ["CertificateExpired", "CertificateNotYetValid", "CertificateEndsSoon"];
 
-/// One line per document that is not wholly accepted, and one for the rest.
+/// Adds one line per document that is not wholly accepted, and one for the rest.
 pub(crate) fn check(loaded: &Loaded) -> Category {
     let mut category = Category::new("configuration");
     let verdicts = &loaded.verdicts.verdicts;

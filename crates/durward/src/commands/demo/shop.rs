@@ -1,6 +1,6 @@
-//! The tenants' own application in the demo: says hello and what the gateway told it about the client.
+//! Tenants' application in the demo: answers with a greeting and the fields in which the gateway describes the client.
 //!
-//! Deliberately absent: TLS; it stands behind the gateway.
+//! Deliberately absent: TLS; the shop is behind the gateway.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
 
-/// Opens the shop.
+/// Starts the shop.
 pub(crate) async fn open(address: SocketAddr, stopped: CancellationToken) -> Result<(), Failure> {
     let listener = TcpListener::bind(address)
         .await
