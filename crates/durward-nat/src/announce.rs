@@ -1,6 +1,6 @@
 //! Announces addresses to neighbours, several times: gratuitous ARP and unsolicited neighbour advertisements.
 //!
-//! Deliberately absent: ownership of addresses. One socket stays open, because closing a packet socket takes long.
+//! One socket stays open, because closing a packet socket takes long.
 
 mod frame;
 mod packet;

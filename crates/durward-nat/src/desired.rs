@@ -1,6 +1,6 @@
 //! Computes the kernel state that a model asks for: a pure function of model, options and interfaces.
 //!
-//! A mapping is in it whole or not at all; the report says which. Deliberately absent: the kernel, and time.
+//! A mapping is in it whole or not at all; the report says which.
 
 mod egress;
 pub mod ejected;

@@ -1,7 +1,6 @@
 //! Brings the kernel to the state of a model and keeps it so, also against other programs; when the engine ends, the kernel goes on alone.
 //!
-//! Every step leads from the actual to the desired state; nothing depends on what this process did before. Deliberately absent: ownership of
-//! addresses.
+//! Every step leads from the actual to the desired state; nothing depends on what this process did before.
 
 mod apply;
 mod look;

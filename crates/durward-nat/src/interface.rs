@@ -1,6 +1,4 @@
 //! External interfaces, with their addresses, gateways and slots.
-//!
-//! Deliberately absent: reading them from the kernel; `rtnetlink` does that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

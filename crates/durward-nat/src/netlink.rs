@@ -1,6 +1,4 @@
 //! One netlink socket: builds messages, sends each whole, and waits for the answers with a deadline.
-//!
-//! Deliberately absent: the meaning of messages; see `nftables`, `rtnetlink` and `conntrack`.
 
 pub(crate) mod attributes;
 

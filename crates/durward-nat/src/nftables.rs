@@ -1,7 +1,7 @@
 //! nftables rulesets, written to and read from the kernel over netlink.
 //!
 //! [`ruleset`] is the contents of a table, [`expression`] the steps of a rule, [`changes`] the difference of two rulesets; [`table`] talks to the
-//! kernel. Deliberately absent: the rules that Durward needs; see `program`.
+//! kernel.
 
 mod batch;
 pub mod changes;

@@ -1,6 +1,4 @@
 //! Options of a host's kernel plane: names, numbers, interfaces.
-//!
-//! Deliberately absent: tenants and their mappings; those are in the model.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

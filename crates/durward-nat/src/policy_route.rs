@@ -1,7 +1,6 @@
 //! Routes and routing rules by which a connection's packets leave by the interface it came in by.
 //!
-//! Each external interface has a routing table; the packet mark or the source address leads to it. Deliberately absent: the host's own tables, rules
-//! and the file that names them.
+//! Each external interface has a routing table; the packet mark or the source address leads to it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -63,7 +62,7 @@ pub enum Hop {
     Unreachable,
     /// Back to the rules, as if the table had no route.
     Throw,
-    /// This host itself, as if it had the address.
+    /// Local delivery to this host, as if it had the address.
     Local,
 }
 

@@ -1,7 +1,6 @@
 //! The nftables rules: their number does not depend on the number of mappings, which are only elements of maps.
 //!
 //! A packet from outside passes `guard`, `nat_pre`, `route_pre`, then `forward` (or `input`), then `nat_post`.
-//! Deliberately absent: tenants; see `desired`.
 
 mod balance;
 mod digest;

@@ -102,7 +102,7 @@ pub enum Rejection {
     },
     /// An address is on no external interface, nor in a network of one.
     NoInterface {
-        /// That address.
+        /// Address without an interface.
         address: IpAddr,
     },
     /// Addresses of one family are on several interfaces.

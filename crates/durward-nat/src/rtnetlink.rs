@@ -1,6 +1,4 @@
 //! Links, addresses, routes and rules of the kernel, read and changed over rtnetlink.
-//!
-//! Deliberately absent: the desired ones; see `interface` and `policy_route`.
 
 pub(crate) mod tunnel;
 mod wire;

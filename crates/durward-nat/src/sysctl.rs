@@ -1,7 +1,6 @@
 //! Kernel parameters that forwarding needs, and their former values.
 //!
-//! Former values are kept in a set of the nftables table, so that they outlive this process and are deleted with the table. Deliberately absent:
-//! parameters of interfaces that are not external.
+//! Former values are kept in a set of the nftables table, so that they outlive this process and are deleted with the table.
 
 use std::collections::BTreeMap;
 use std::fmt;

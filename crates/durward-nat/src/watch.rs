@@ -1,6 +1,4 @@
 //! Watches changes of rulesets, interfaces, addresses, routes and rules, waits until a burst is over, and starts a repair.
-//!
-//! Deliberately absent: polling, except for an audit at intervals in case an event was lost; and the repair itself, see [`Kept`].
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};

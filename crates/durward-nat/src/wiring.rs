@@ -1,6 +1,6 @@
 //! Connects network namespaces: pairs of interfaces, bridges, addresses and routes, as `durward lab` needs them.
 //!
-//! All calls act on the namespace of the thread that opened it. Deliberately absent: removal; everything goes with its namespace.
+//! All calls act on the namespace of the thread that opened it.
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -1,6 +1,6 @@
 //! State of one core: its upstream pools, deadlines, log buffer and random numbers.
 //!
-//! Everything here is `!Send` on purpose. Deliberately absent: locks.
+//! Everything here is `!Send` on purpose.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,6 +1,4 @@
 //! Connections of the forward proxy to checked addresses: from the tenant's own address, directly or through a parent proxy.
-//!
-//! Deliberately absent: names and policy; `egress_proxy` has resolved and decided before.
 
 mod parent;
 

@@ -1,6 +1,4 @@
 //! The forward proxy: policy, the connection to the destination, and the answer to the client.
-//!
-//! Deliberately absent: parsing requests; `server` does that.
 
 mod gate;
 mod request;

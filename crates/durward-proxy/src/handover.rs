@@ -1,7 +1,6 @@
 //! Stopping the data plane: a hand-over to a successor that takes the listening sockets, or a drain.
 //!
-//! A listening socket that is handed over stays open in the successor, so no client in its accept queue is lost. Deliberately absent: starting the
-//! successor, and signals.
+//! A listening socket that is handed over stays open in the successor, so no client in its accept queue is lost.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,6 +1,4 @@
 //! Stream of a connection, with or without TLS, to clients and upstreams alike.
-//!
-//! Deliberately absent: trait objects; the two kinds are known.
 
 pub(crate) mod scratch;
 

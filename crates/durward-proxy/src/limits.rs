@@ -1,6 +1,4 @@
 //! A tenant's usage of its limits, counted across cores without locks.
-//!
-//! Deliberately absent: the limits themselves; they are in the model and may change while usage lives on.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

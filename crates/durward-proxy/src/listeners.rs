@@ -1,6 +1,6 @@
 //! Listening sockets: one per bind and core, opened and closed without touching the others.
 //!
-//! A duplicate of each socket is kept for a hand-over. Deliberately absent: accepting; see [`accept`](crate::accept).
+//! A duplicate of each socket is kept for a hand-over.
 
 mod socket;
 

@@ -1,6 +1,4 @@
 //! TLS pass-through: bytes go unchanged to the upstream that the ClientHello's server name selects.
-//!
-//! Deliberately absent: keys and certificates; the TLS session is between the client and the upstream.
 
 use std::time::SystemTime;
 

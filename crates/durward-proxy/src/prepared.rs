@@ -1,7 +1,6 @@
 //! Runtime form of a snapshot: TLS configurations, upstream states and counters beside each value.
 //!
-//! Unchanged parts are the same `Arc` as in the previous snapshot, so their session tickets, pools and health states live on. Deliberately absent:
-//! anything a connection would have to look up twice.
+//! Unchanged parts are the same `Arc` as in the previous snapshot, so their session tickets, pools and health states live on.
 
 pub(crate) mod build;
 pub(crate) mod fate;

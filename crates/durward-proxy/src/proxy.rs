@@ -1,6 +1,4 @@
 //! Interface of the data plane to the rest of the process: start, apply a snapshot, status, hand-over, drain.
-//!
-//! Deliberately absent: configuration formats, signals and the admin listener.
 
 mod worker;
 

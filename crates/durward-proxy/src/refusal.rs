@@ -37,7 +37,7 @@ pub enum Refusal {
         /// Fault of the header.
         detail: &'static str,
     },
-    /// What arrived is not a TLS ClientHello, or one we do not read.
+    /// The first bytes are not a TLS ClientHello, or one we do not accept.
     #[error("not an acceptable ClientHello: {detail}")]
     ClientHello {
         /// Fault of the bytes.

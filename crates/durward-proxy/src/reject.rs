@@ -1,7 +1,6 @@
 //! End of a refused connection: a reset, a TLS alert, or a text.
 //!
-//! An alert or a text that is followed by a reset may never be read, so the client is given a moment to close first. Deliberately absent: anything
-//! that tells a stranger what is served here.
+//! An alert or a text that is followed by a reset may never be read, so the client is given a moment to close first.
 
 use std::time::Duration;
 

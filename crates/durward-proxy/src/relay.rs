@@ -1,7 +1,7 @@
 //! Relay of bytes between a client and an upstream until both directions end.
 //!
 //! Between two plain sockets large transfers are joined in the kernel by splice(2); small ones, and all with TLS on either side, are copied. An end
-//! of stream is passed on to the other side; a broken connection breaks the other. Deliberately absent: buffers for silent connections.
+//! of stream is passed on to the other side; a broken connection breaks the other.
 
 mod copy;
 mod meter;

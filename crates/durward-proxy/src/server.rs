@@ -1,6 +1,4 @@
 //! Client side of HTTP: reads requests over HTTP/1.1 or HTTP/2, one exchange type for both.
-//!
-//! Deliberately absent: the destination of a request; `exchange` and `egress_proxy` decide it.
 
 mod h1;
 mod h2;

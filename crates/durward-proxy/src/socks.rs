@@ -1,6 +1,4 @@
 //! SOCKS 5 (RFC 1928): messages and authentication.
-//!
-//! Deliberately absent: serving a request; `egress_proxy` does that.
 
 pub(crate) mod wire;
 

@@ -1,6 +1,4 @@
 //! Server-side TLS: prepared configurations, handshakes, and facts of client certificates.
-//!
-//! Deliberately absent: certificate files; the compile step has parsed them.
 
 pub(crate) mod client_certificate;
 mod client_verifier;

@@ -1,6 +1,6 @@
 //! Connections of one core that belong to no tenant yet: their PROXY header, ClientHello or credential has not arrived.
 //!
-//! They are charged to no tenant, so they have a share of their own. When it is used up the oldest connection is closed: of the source that exceeds
+//! Such connections are charged to no tenant, so they have a share of their own. When it is used up the oldest connection is closed: of the source that exceeds
 //! its part, or else of the bind that has most. A flood at one bind then costs only that bind's own oldest, and accepting never pauses for it.
 
 use std::cell::{Cell, RefCell};

@@ -1,7 +1,5 @@
 //! Connections to a tenant's upstreams: chooses an endpoint, takes a pooled connection or opens one from the tenant's address, and counts the
 //! outcome.
-//!
-//! Deliberately absent: HTTP messages; `http` and `relay` carry the bytes.
 
 mod acquire;
 mod balance;

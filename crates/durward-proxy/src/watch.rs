@@ -1,7 +1,6 @@
 //! Deadlines of connections: setting one is a store, and one sweep per core finds those that have passed.
 //!
-//! A timer per wait would cost more than the wait. The price is precision: a deadline fires up to one [`TICK`] late. Deliberately absent: threads; a
-//! watchdog and its watches live on one core.
+//! A timer per wait would cost more than the wait. The price is precision: a deadline fires up to one [`TICK`] late.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;

@@ -1,6 +1,6 @@
 //! Composition of the parts: control publishes snapshots, the proxy and the kernel plane serve them, the admin listener reports on all.
 //!
-//! The only module that imports all crates. Deliberately absent: decisions; each belongs to a part.
+//! The only module that imports all crates.
 
 mod condition;
 mod exposition;

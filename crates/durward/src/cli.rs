@@ -1,6 +1,4 @@
 //! Grammar of the command line.
-//!
-//! Deliberately absent: the commands themselves, and settings that belong into the configuration.
 
 mod demo;
 mod egress;

@@ -1,6 +1,6 @@
 //! HTTP/1.1 client of all commands: hyper's, over any stream that a command has opened.
 //!
-//! Deliberately absent: connecting, pools, redirects. A command chooses itself where its bytes go.
+//! A command chooses itself where its bytes go.
 
 use std::time::Duration;
 

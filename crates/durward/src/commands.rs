@@ -1,6 +1,4 @@
 //! One file per command; each takes its arguments and returns an exit status.
-//!
-//! Deliberately absent: the grammar, which is in `cli`, and the running gateway, which is in `app`.
 
 mod audit;
 mod certs;

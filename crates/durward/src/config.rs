@@ -1,6 +1,4 @@
 //! Loads a compiled configuration from the user's paths, for commands that do not serve it.
-//!
-//! Deliberately absent: watching; only `run` and `demo` do that.
 
 use std::path::PathBuf;
 use std::sync::Arc;

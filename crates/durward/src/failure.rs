@@ -1,6 +1,4 @@
 //! Exit status of commands, and their failures: one kind per exit code.
-//!
-//! Deliberately absent: error chains; a message is complete when it gets here, and is printed once.
 
 use std::fmt::Display;
 use std::io;

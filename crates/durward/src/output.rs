@@ -1,6 +1,4 @@
 //! Output of results: plain tables when piped, colour only on a terminal, JSON and YAML for programs.
-//!
-//! Deliberately absent: boxes, progress bars and anything wider than its content.
 
 use std::io::{self, Write};
 

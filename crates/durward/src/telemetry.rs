@@ -1,6 +1,4 @@
 //! Log lines on standard error: readable on a terminal, JSON for collectors.
-//!
-//! Deliberately absent: the access log, which the proxy writes, and metrics, which the admin listener serves.
 
 use std::io::{IsTerminal, stderr};
 

@@ -35,7 +35,7 @@ pub(super) enum Outcome {
     Passed,
     /// The endpoint did not, for this reason.
     Failed(String),
-    /// This host could not try, for this reason: the result says nothing about the endpoint.
+    /// No check was possible from this host, for this reason: the result says nothing about the endpoint.
     Unchecked(String),
 }
 

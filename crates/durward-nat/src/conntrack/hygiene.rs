@@ -1,7 +1,6 @@
 //! Connections that must end because of a change: exactly those that could not be opened again.
 //!
-//! The judgement compares with what is allowed now, so changes made while no process watched are caught too. Deliberately absent: a clock; a
-//! connection that may drain is returned with its grace.
+//! The judgement compares with what is allowed now, so changes made while no process watched are caught too.
 
 use std::net::SocketAddr;
 use std::time::Duration;

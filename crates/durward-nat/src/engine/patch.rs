@@ -1,6 +1,6 @@
 //! Fast path for a change of a few mappings: only those are computed, compared and cut.
 //!
-//! Taken only if nothing else has changed since everything was computed. Deliberately absent: repair, which compares everything.
+//! Taken only if nothing else has changed since everything was computed.
 
 use std::sync::Arc;
 use std::time::Instant;

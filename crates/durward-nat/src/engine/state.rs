@@ -1,6 +1,4 @@
 //! State of the engine: sockets, the last model, and the last known state of the kernel.
-//!
-//! Deliberately absent: the steps of a change; see `reconcile`.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};

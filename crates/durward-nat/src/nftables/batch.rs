@@ -1,6 +1,4 @@
 //! One nftables transaction, sent as one datagram: all of it or nothing.
-//!
-//! Deliberately absent: the changes; see `changes`.
 
 use rustix::io::Errno;
 

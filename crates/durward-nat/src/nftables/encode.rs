@@ -1,7 +1,7 @@
 //! Encodes expressions, sets and elements as netlink attributes.
 //!
 //! The numbers are attribute types of `linux/netfilter/nf_tables.h`, one enumeration per object or expression (`NFTA_PAYLOAD_*`, `NFTA_SET_*` …): the
-//! same number means something else in each. Deliberately absent: messages and transactions; see `table`.
+//! same number means something else in each.
 
 use super::expression::{Base, Ct, Expression, LookupResult, Meta, Reject, Verdict};
 use super::ruleset::{Chain, Data, Element, Set, Value};

@@ -1,6 +1,6 @@
 //! Expressions of a rule: load into registers, compare, look up, act.
 //!
-//! Registers are numbered 8 to 23 (`NFT_REG32_*`), four bytes each. Deliberately absent: expressions that Durward does not use.
+//! Registers are numbered 8 to 23 (`NFT_REG32_*`), four bytes each.
 
 use std::fmt;
 

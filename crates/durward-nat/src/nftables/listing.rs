@@ -1,6 +1,4 @@
 //! Chains and rules of all tables by their handles, to name the rules that a trace reports.
-//!
-//! Deliberately absent: sets, and the meaning of other programs' rules.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

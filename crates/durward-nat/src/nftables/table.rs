@@ -1,7 +1,6 @@
 //! One nftables table of the kernel: read whole, changed in transactions, owned where the kernel supports that.
 //!
-//! A transaction is one datagram; it names the generation it was computed for, and the kernel refuses it if that has passed. Deliberately absent: the
-//! choice of the time for either; see `engine`.
+//! A transaction is one datagram; it names the generation it was computed for, and the kernel refuses it if that has passed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

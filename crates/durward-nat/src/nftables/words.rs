@@ -1,6 +1,4 @@
 //! Formats rules in the words of `nft`, to read a difference: registers are followed, and their contents named where they are used.
-//!
-//! Deliberately absent: parsing, and exactness: two rules may read the same.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,6 +1,6 @@
 //! Formats elements of the program's maps in words, to read a difference.
 //!
-//! Deliberately absent: parsing. An element that is not understood is shown as its bytes.
+//! An element that is not understood is shown as its bytes.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,6 +1,6 @@
 //! Computes the kernel state of a side of the tunnel: a pure function of options, side and host.
 //!
-//! Deliberately absent: the kernel. Without a link, or without a route to the other end, the remaining rules refuse.
+//! Without a link, or without a route to the other end, the remaining rules refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -1,6 +1,6 @@
 //! nftables rules of steering: a mark towards the gateway, the pod's own address kept, and a refusal for every other way.
 //!
-//! Deliberately absent: the route to the gateway; see `desired`. Without it only the refusal is left.
+//! Without a route to the gateway only the refusal is left.
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -1,6 +1,4 @@
 //! Headers of a traced packet: addresses, protocol, and flags or types of TCP and ICMP.
-//!
-//! Deliberately absent: checks. The kernel has accepted the packet already.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

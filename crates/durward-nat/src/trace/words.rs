@@ -1,6 +1,6 @@
 //! Steps in words: the effect of a rule of Durward's and its reason to refuse, and of other rules what their expressions show.
 //!
-//! Reasons are the words of the metrics and of `explain`. Deliberately absent: the mapping, which the packet's address names.
+//! Reasons are the words of the metrics and of `explain`.
 
 use crate::nftables::expression::{Base, Expression, LookupResult, Reject};
 use crate::nftables::listing::ListedRule;

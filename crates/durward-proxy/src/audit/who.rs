@@ -1,6 +1,6 @@
 //! Finds the client that used an egress address and port at a time: the answer to an abuse report.
 //!
-//! Deliberately absent: guesses. Where no end is recorded, the answer says so.
+//! Where no end is recorded, the answer says so.
 
 #[cfg(test)]
 mod tests;

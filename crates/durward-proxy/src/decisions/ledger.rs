@@ -1,6 +1,6 @@
 //! Bytes and decisions per tenant, counted where decisions are recorded, so that metrics and record agree.
 //!
-//! Deliberately absent: a lock per decision. A tenant's counters are looked up once per core.
+//! A tenant's counters are looked up once per core.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

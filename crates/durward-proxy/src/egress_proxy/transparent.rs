@@ -1,7 +1,7 @@
 //! Transparent TLS: the server name of the ClientHello is the destination, and the original destination address only selects one of the name's
 //! addresses.
 //!
-//! Without a server name the address itself is judged. Deliberately absent: terminating TLS; bytes go on as they are.
+//! Without a server name the address itself is judged.
 
 use std::net::SocketAddr;
 use std::rc::Rc;

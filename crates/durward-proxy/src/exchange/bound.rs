@@ -1,7 +1,6 @@
 //! Connection-based authentication: NTLM and Negotiate (RFC 4559).
 //!
-//! The server takes every request on such a connection for the authenticated client's, so the connection must never serve another one. Deliberately
-//! absent: verifying credentials.
+//! The server takes every request on such a connection for the authenticated client's, so the connection must never serve another one.
 
 use crate::http::fields::{Fields, list};
 use crate::http::message::{Request, Response};

@@ -1,6 +1,6 @@
 //! Routing of a request: normalisation, the route, the rewrite, and the fields that describe the client to an upstream.
 //!
-//! Runs without waiting for anything. Deliberately absent: connections; see [`exchange`](crate::exchange).
+//! Runs without waiting for anything.
 
 mod chain;
 mod headers;

@@ -1,6 +1,4 @@
 //! Tunnel inside one HTTP/2 stream: bytes in both directions until both are closed.
-//!
-//! Deliberately absent: splice; the bytes pass through DATA frames here.
 
 use std::future::poll_fn;
 use std::io;

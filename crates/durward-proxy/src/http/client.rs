@@ -1,6 +1,6 @@
 //! One request of the gateway's own over HTTP/1.1: a CONNECT to a parent proxy, or a health check.
 //!
-//! Heads are written and read by the same codec as those of tenants' requests. Deliberately absent: content, in both directions.
+//! Heads are written and read by the same codec as those of tenants' requests.
 
 use std::future::poll_fn;
 

@@ -1,6 +1,6 @@
 //! Transfer of a body from one side of an exchange to the other, and the traits of the sides.
 //!
-//! A pump takes from a source only what its sink has room for; that is all the back-pressure there is. Deliberately absent: queues.
+//! A pump takes from a source only what its sink has room for; that is all the back-pressure there is.
 
 use std::future::Future;
 use std::io;

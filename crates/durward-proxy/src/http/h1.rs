@@ -1,6 +1,6 @@
 //! One HTTP/1 connection to a client or an upstream: its input, its output, and the parser state of both.
 //!
-//! Deliberately absent: a buffer while there is nothing to hold. See [`buffer`](crate::http::buffer).
+//! A connection holds a buffer only while there are bytes in it, see [`buffer`](crate::http::buffer).
 
 pub(crate) mod client;
 mod output;

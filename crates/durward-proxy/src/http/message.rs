@@ -1,6 +1,6 @@
 //! Version-neutral form of a request and a response.
 //!
-//! Both are reused from request to request. Deliberately absent: bodies; see [`flow`](crate::http::flow).
+//! Both are reused from request to request.
 
 use std::cell::RefCell;
 

@@ -1,6 +1,6 @@
 //! Budgets for frames that cost a peer nothing and us work (rapid reset, PING and SETTINGS floods): frames are counted before `h2` sees them.
 //!
-//! Only the nine bytes of each frame's header are read. Deliberately absent: any judgement of a frame's content.
+//! Only the nine bytes of each frame's header are read.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,4 @@
 //! Writer of the OpenMetrics text format, version 1.0.0.
-//!
-//! Deliberately absent: timestamps and exemplars.
 
 use std::fmt::{Display, Write};
 

@@ -1,6 +1,4 @@
 //! Parser of the TLS ClientHello, without a TLS library, for connections whose TLS is not terminated here.
-//!
-//! Deliberately absent: extensions that do not choose a destination.
 
 /// Longest ClientHello message accepted, in bytes.
 pub const MAX_MESSAGE: usize = 16 * 1024;

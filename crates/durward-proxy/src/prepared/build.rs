@@ -1,7 +1,6 @@
 //! Builds the runtime form of a snapshot, reusing unchanged parts of the previous one.
 //!
-//! Total like the compile step: a part that cannot be prepared is left out with a message, the rest is served. Deliberately absent: opening sockets,
-//! and the swap.
+//! Total like the compile step: a part that cannot be prepared is left out with a message, the rest is served.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;

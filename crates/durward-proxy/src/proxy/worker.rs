@@ -1,6 +1,4 @@
 //! Thread of one core: a runtime, its accept loops and its connections, controlled by commands.
-//!
-//! Deliberately absent: state shared with another core, except [`Shared`].
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

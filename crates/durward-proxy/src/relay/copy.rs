@@ -1,7 +1,6 @@
 //! Relay by copying, where TLS is on either side.
 //!
-//! Bytes are written at once from the core's scratch buffer; only what the receiver does not take is kept. Deliberately absent: a buffer per
-//! direction.
+//! Bytes are written at once from the core's scratch buffer; only what the receiver does not take is kept.
 
 use std::future::{Future, poll_fn};
 use std::io;

@@ -1,7 +1,5 @@
 //! Relay between two plain sockets: large transfers go through a kernel pipe and never through this process; small ones are read and written, which
 //! needs fewer system calls.
-//!
-//! Deliberately absent: a pipe or a buffer for an idle direction.
 
 use std::future::poll_fn;
 use std::io;

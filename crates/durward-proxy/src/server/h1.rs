@@ -1,6 +1,4 @@
 //! Client side over HTTP/1: one request after the other on one connection.
-//!
-//! Deliberately absent: handling of a request; `server::requests` does that.
 
 use std::future::poll_fn;
 use std::io;

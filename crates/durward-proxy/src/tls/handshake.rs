@@ -1,6 +1,6 @@
 //! Server side of a TLS handshake: reads the ClientHello, selects the certificate, finishes, and returns what was agreed.
 //!
-//! Deliberately absent: deadlines and admission; the caller has both. A failed handshake returns the socket, so that the caller can end it properly.
+//! A failed handshake returns the socket, so that the caller can end it properly.
 
 use std::sync::Arc;
 use std::time::Instant;

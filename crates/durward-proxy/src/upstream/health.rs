@@ -1,6 +1,4 @@
 //! Active health checks: requests to endpoints from the tenant's own address, never the node's.
-//!
-//! Deliberately absent: a list of check tasks; each ends by itself when its upstream is retired.
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

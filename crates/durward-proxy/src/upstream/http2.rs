@@ -1,6 +1,4 @@
 //! HTTP/2 connections to upstreams, shared by the streams of one path on one core.
-//!
-//! Deliberately absent: requests; `http` sends those on the handle.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -1,6 +1,4 @@
 //! A request's or connection's use of an upstream: dropping the lease ends its load on the endpoint.
-//!
-//! Deliberately absent: the transport; that is in the carrier beside the lease.
 
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -1,6 +1,6 @@
 //! Upstream connections bound to one client: it has authenticated on them, so no other client may use them.
 //!
-//! They end with the client's connection. Deliberately absent: a return to the pool.
+//! Bound connections end with the client's connection. Deliberately absent: a return to the pool.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

@@ -1,7 +1,6 @@
 //! Caching resolver: keeps answers for their TTL, with one query at a time per name.
 //!
-//! While DNS servers do not answer, the last good answer is used. Deliberately absent: DNS itself; that is `dns`, on a thread of its own that starts
-//! with the first name.
+//! While DNS servers do not answer, the last good answer is used.
 
 mod dns;
 

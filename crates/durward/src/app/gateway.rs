@@ -1,6 +1,4 @@
 //! The running gateway: the publisher's latest configuration, applied to the proxy.
-//!
-//! Deliberately absent: signals and the admin listener; they call this module.
 
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;

@@ -1,6 +1,4 @@
 //! Opens the destinations of log lines.
-//!
-//! Deliberately absent: parsing of those destinations, which is in `cli`.
 
 use std::path::PathBuf;
 

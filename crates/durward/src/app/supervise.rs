@@ -1,6 +1,4 @@
 //! Life of the process: start, serve, reload, hand over, stop.
-//!
-//! Deliberately absent: serving; the proxy has threads of its own, and this one only waits for signals.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;

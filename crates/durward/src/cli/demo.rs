@@ -1,6 +1,4 @@
 //! Arguments of `durward demo` and `durward lab`.
-//!
-//! Deliberately absent: choices; both show one thing well.
 
 use clap::Args;
 

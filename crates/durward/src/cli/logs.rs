@@ -1,6 +1,4 @@
 //! Parser for destinations of log lines on the command line.
-//!
-//! Deliberately absent: opening them; `app` does that.
 
 use std::path::PathBuf;
 

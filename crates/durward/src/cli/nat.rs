@@ -1,6 +1,6 @@
 //! Options of the kernel plane on the command line or in the environment: interfaces, gateways, numbers.
 //!
-//! SmartNat's `SNCTRLR_*` variables are read where ours are not set. Deliberately absent: mappings; those are documents.
+//! SmartNat's `SNCTRLR_*` variables are read where ours are not set.
 
 mod steer;
 mod trace;

@@ -1,6 +1,4 @@
 //! Arguments of the commands that read a gateway's records.
-//!
-//! Deliberately absent: options to keep records; those belong to `durward run`.
 
 use std::net::IpAddr;
 use std::path::PathBuf;

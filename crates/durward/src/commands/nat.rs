@@ -1,6 +1,4 @@
 //! `durward nat`: lists the kernel's mappings, shows what a configuration would change, and removes everything.
-//!
-//! Deliberately absent: changes of the state that `run` keeps, except by `cleanup`.
 
 mod steer;
 mod trace;

@@ -1,6 +1,4 @@
 //! `durward run`: serves a configuration until a termination signal.
-//!
-//! Deliberately absent: serving; `app` composes the parts, and this file only turns arguments into settings.
 
 use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -1,6 +1,4 @@
 //! `durward top`: traffic of each tenant, read from a running gateway's metrics; as CSV it is the ledger.
-//!
-//! Deliberately absent: keys to press, and history; a metrics server has that.
 
 mod ledger;
 

@@ -1,6 +1,4 @@
 //! `durward validate`: compiles as `run` does, offline, and prints the outcome of each document.
-//!
-//! Deliberately absent: facts of the host or of a running process; `check` examines those.
 
 use std::sync::Arc;
 

@@ -1,6 +1,4 @@
 //! `durward who`: finds the tenant, identity and client that used an egress address and port at a time, for abuse reports.
-//!
-//! Deliberately absent: the search; `durward-proxy` knows its own records.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::net::SocketAddr;

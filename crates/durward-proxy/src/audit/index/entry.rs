@@ -1,6 +1,6 @@
 //! One record in the index: address, request, time, offset.
 //!
-//! Deliberately absent: what the record says. It is read from the file, so the index cannot lie about it.
+//! The record itself is read from the file, so the index cannot misreport it.
 
 use crate::json_line::scan;
 

@@ -1,6 +1,4 @@
 //! A sorted part of an index on disk: a head block, then blocks of entries, each with its own check sum.
-//!
-//! Deliberately absent: `mmap`; blocks are read when they are needed.
 
 use std::fs::File;
 use std::io;

@@ -1,6 +1,4 @@
 //! Upstream's side of an exchange over HTTP/1.1.
-//!
-//! Deliberately absent: the pool; the holder of the lease decides what becomes of the connection.
 
 use std::io;
 use std::task::{Context, Poll, ready};

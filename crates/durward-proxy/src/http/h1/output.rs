@@ -1,6 +1,4 @@
 //! Outbound direction: a head and a small body in one write, a large body as it arrives, chunks framed anew.
-//!
-//! Deliberately absent: a copy of large bodies; they are written from the buffer they were read into.
 
 use std::io::{self, IoSlice, Write};
 use std::pin::Pin;

@@ -1,6 +1,4 @@
 //! Upstream's side of an exchange over HTTP/2: one stream of a shared connection.
-//!
-//! Deliberately absent: the connection; `upstream` drives it.
 
 use std::io;
 use std::pin::Pin;

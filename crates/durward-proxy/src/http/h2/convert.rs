@@ -1,6 +1,6 @@
 //! Converts heads between the version-neutral form and the `http` crate's types, which `h2` uses.
 //!
-//! A head from HTTP/2 is checked as strictly as one from HTTP/1: it may be forwarded over HTTP/1. Deliberately absent: connection-specific fields.
+//! A head from HTTP/2 is checked as strictly as one from HTTP/1: it may be forwarded over HTTP/1.
 
 use h2::ext::Protocol;
 use http::header::{HeaderMap, HeaderName, HeaderValue};

@@ -1,6 +1,6 @@
 //! Ports in use of egress addresses: for metrics, and for the log before none are left.
 //!
-//! Deliberately absent: refusing connections. The kernel drops packets that find no port, and counts them.
+//! The kernel drops packets that find no port, and counts them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -1,6 +1,4 @@
 //! Options of steering: the side of the tunnel, and the tunnel's numbers.
-//!
-//! Deliberately absent: tenants' networks on a node; those are `egress.sources` of documents.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

@@ -1,7 +1,5 @@
 //! Checks that certificates name their address, are valid for long enough, have a complete chain and match their key; and the validity of client
 //! authorities.
-//!
-//! Deliberately absent: certificates of upstreams; dialling them checks those.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,6 +1,4 @@
 //! Dials upstreams as the gateway does: from the tenant's own address, verifying TLS as configured.
-//!
-//! Deliberately absent: health history and pools; one connection shows whether the endpoint can be reached now.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

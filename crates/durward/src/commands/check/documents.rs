@@ -1,6 +1,4 @@
 //! Checks that the documents are accepted, and that they do not conflict.
-//!
-//! Deliberately absent: excerpts; `validate` shows those.
 
 use durward_model::verdict::{Outcome, Severity};
 

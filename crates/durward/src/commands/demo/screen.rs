@@ -1,6 +1,4 @@
 //! Output of the demo: an introduction once, then a live table on a terminal or a plain line at intervals.
-//!
-//! Deliberately absent: scrolling regions and cursor control beyond "up and overwrite".
 
 use std::collections::VecDeque;
 use std::io::IsTerminal;

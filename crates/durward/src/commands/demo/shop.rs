@@ -1,6 +1,4 @@
 //! Tenants' application in the demo: answers with a greeting and the fields in which the gateway describes the client.
-//!
-//! Deliberately absent: TLS; the shop is behind the gateway.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
 //! `durward egress test`: checks that allowed URLs are allowed, denied ones are denied, and the partner sees the right address.
 //!
-//! The test needs only the variables that programs have, so it runs where they run, for instance as a Job. Deliberately absent: the configuration.
+//! The test needs only the variables that programs have, so it runs where they run, for instance as a Job.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};

@@ -1,6 +1,6 @@
 //! Entry into the lab: this program once more, as root of a user namespace, in network and process namespaces of its own.
 //!
-//! The process namespace ends all of the lab with its first process. Deliberately absent: root of the host.
+//! The process namespace ends all of the lab with its first process.
 
 use std::fs;
 use std::process::{Child, Command, ExitStatus};

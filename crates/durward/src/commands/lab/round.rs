@@ -1,6 +1,4 @@
 //! One round of the lab: each property is tested with real sockets, and a line shows the result.
-//!
-//! Deliberately absent: inspection of rules; packets prove more.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

@@ -1,6 +1,4 @@
 //! Traffic of partners and pods: minimal HTTP/1.1, answered with the server's name and the client address it saw.
-//!
-//! Deliberately absent: the rest of HTTP; the gateway between has that.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};

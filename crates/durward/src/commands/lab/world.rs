@@ -1,7 +1,7 @@
 //! Networks of the lab: a bank and a stranger behind two interfaces of the gateway; pods of two tenants and of no tenant on its bridge.
 //!
 //! The gateway's only default route leads to the first interface, and the world outside drops packets that arrive by the wrong one, so the second
-//! works only if the gateway routes by connection. Deliberately absent: the gateway itself.
+//! works only if the gateway routes by connection.
 
 use std::fs;
 use std::net::IpAddr;

@@ -1,7 +1,6 @@
 //! Attack: the proxy of this program, with two made-up tenants, gets requests that it must refuse.
 //!
-//! Each part begins with a request that must work, because a gateway that refuses everything proves nothing. Deliberately absent: attacks on other
-//! hosts.
+//! Each part begins with a request that must work, because a gateway that refuses everything proves nothing.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -1,6 +1,4 @@
 //! Counters of a running process: the source address of every connection was read from the kernel, and was the tenant's.
-//!
-//! Deliberately absent: processes on other hosts; ask each.
 
 use std::time::Duration;
 

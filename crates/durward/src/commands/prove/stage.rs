@@ -1,6 +1,4 @@
 //! Stage of the attack: two tenants with ingress and egress on loopback addresses, and one partner that answers with the client address it sees.
-//!
-//! Deliberately absent: the user's own addresses; the proxy is the same, the tenants are made up.
 
 use std::convert::Infallible;
 use std::io;

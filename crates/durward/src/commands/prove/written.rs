@@ -1,6 +1,4 @@
 //! Proof by the configuration: each address belongs to one tenant, nothing refers to another's, no client may ask the proxy for a neighbour.
-//!
-//! Deliberately absent: the host; `check` looks at that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
