@@ -190,7 +190,7 @@ impl Room {
 
     fn eject(&mut self, shared: &Shared, eject: impl Fn(&Ejected) -> Result<(), NatError>) {
         self.changed = None;
-        // The lock is not held while the kernel is changed: an apply waits for it with the engine's lock.
+        // Not locked while the kernel is changed: an apply waits for this lock while it holds the engine's.
         let ejected = lock(&shared.schedule).ejected().clone();
         let begin = Instant::now();
         if let Err(error) = eject(&ejected) {
@@ -241,7 +241,7 @@ impl Room {
         let Some(event) = lock(&shared.schedule).finish(target, outcome, now) else { return };
         log(&event);
         if matches!(event.transition, Transition::Out(_) | Transition::In) {
-            // Others that failed at the same moment are in the same transaction.
+            // The debounce joins endpoints that failed at the same moment in one transaction.
             self.changed.get_or_insert(now + self.options.debounce);
         }
     }

@@ -83,7 +83,7 @@ impl Conntrack {
             }
         })?;
         let flows = found.iter().filter_map(flow);
-        // Older kernels do not filter.
+        // Older kernels ignore the filter.
         Ok(flows.filter(|flow| flow.mark & mask == mark & mask).collect())
     }
 

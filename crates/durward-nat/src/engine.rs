@@ -142,7 +142,7 @@ impl Nat {
         let report = {
             let mut state = self.state();
             let report = state.apply(model);
-            // Within the lock, so that of two applies the later one is followed last.
+            // Under the lock, so that of two applies the later one is followed last.
             report.and_then(|report| self.follow(&state, &report).map(|()| report))
         };
         self.waker.wake();
@@ -263,12 +263,12 @@ impl Nat {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every step begins by reading, so a step that panicked leaves nothing half-known.
+        // A poisoned lock is safe: every step begins by reading the kernel, so a panic leaves no half-known state.
         lock(&self.state)
     }
 
     fn stop(&mut self) {
-        // Checks first: they change the kernel.
+        // Stops the checks first, because they change the kernel.
         *lock(&self.checks) = None;
         self.waker.stop();
         if let Some(watcher) = self.watcher.take() {

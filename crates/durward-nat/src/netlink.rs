@@ -75,7 +75,7 @@ impl Socket {
         bind(&fd, &SocketAddrNetlink::new(0, groups))?;
         sockopt::set_socket_timeout(&fd, Timeout::Recv, Some(timeout))?;
         sockopt::set_socket_timeout(&fd, Timeout::Send, Some(timeout))?;
-        // Without the capability the default has to do.
+        // Fails without CAP_NET_ADMIN; the default size then has to do.
         let _ = sockopt::set_socket_recv_buffer_size_force(&fd, 8 << 20);
         Ok(Self { fd, sequence: Cell::new(0), send_buffer: Cell::new(0) })
     }

@@ -129,7 +129,7 @@ impl Routing {
             let routed = addresses.iter().copied();
             let routed = routed.filter(|ip| interfaces.slot_of(*ip) == Some(external.slot));
             let all = own.chain(routed).filter(|ip| !is_link_local(*ip)).map(IpNet::from);
-            // The kernel asks rule by rule, so addresses beside each other share one, which is for them and no other.
+            // The kernel tests rules one by one, so adjacent addresses share one, which covers no other address.
             let all = IpNet::aggregate(&all.collect::<Vec<_>>());
             wanted.rules.extend(all.into_iter().map(|block| Rule {
                 priority: options.rule_priority + 2,
@@ -140,7 +140,7 @@ impl Routing {
         }
         wanted.rules.extend(unmarked(options, enrolled));
         if !wanted.rules.is_empty() {
-            // What goes into the cluster is routed as the host does it, whatever its source.
+            // Packets into the cluster take the host's own routes, whatever their source.
             wanted.rules.extend(options.cluster.iter().map(|net| Rule {
                 priority: options.rule_priority,
                 ipv4: net.addr().is_ipv4(),

@@ -122,7 +122,7 @@ fn maps(ruleset: &mut Ruleset) {
         set(format!("egn{digit}"), Set::new(4 + digest, pair, Data::Verdict));
         set(format!("egp{digit}"), Set::new(8 + digest, kind::BYTES, range));
     }
-    // As many as a tenant's number can tell apart.
+    // One element per tenant number.
     let tenants = Set::new(4, kind::MARK, Data::Counter).sized(u32::from(u16::MAX));
     set("ctr".to_owned(), tenants);
 }

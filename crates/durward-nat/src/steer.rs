@@ -191,7 +191,7 @@ impl Steer {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every step begins by reading, so a step that panicked leaves nothing half-known.
+        // A poisoned lock is safe: every step begins by reading the kernel, so a panic leaves no half-known state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -35,14 +35,14 @@ pub struct Wrong {
 const WANTED: [(&str, u32); 7] = [
     ("ipv4/ip_forward", 1),
     ("ipv6/conf/all/forwarding", 1),
-    // Loose: the way back need not be the way the host itself would take.
+    // Loose: packets may arrive by another interface than that of the host's route back.
     ("ipv4/conf/*/rp_filter", 2),
-    // An address is answered for by its own interface only, although several are in one network.
+    // ARP requests are answered by the interface that has the address only, although several are in one network.
     ("ipv4/conf/*/arp_ignore", 1),
     ("ipv4/conf/*/arp_announce", 2),
-    // Connections another gateway had are taken up in the middle.
+    // Lets connection tracking pick up TCP connections of another gateway in mid-stream.
     ("netfilter/nf_conntrack_tcp_loose", 1),
-    // `rp_filter` asks for the way back with the packet's mark: without it, the rules that keep enrolled networks in would answer.
+    // Makes `rp_filter` look up with the packet mark: without it, the rules that confine enrolled networks would answer.
     ("ipv4/conf/all/src_valid_mark", 1),
 ];
 

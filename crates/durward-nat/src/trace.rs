@@ -92,7 +92,7 @@ impl Tracer {
         let socket = |what| move |error| NatError::Socket { what, error };
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}{}-{number}", prefix(&options.table), std::process::id());
-        // Heard before it is asked for, so that nothing is missed.
+        // The socket listens before tracing is enabled, so that no step is missed.
         let heard = Socket::open(Family::Netfilter, TRACE_GROUP, options.timeout);
         let heard = heard.map_err(socket("the way of packets"))?;
         let route = Rtnetlink::open(options.timeout).map_err(socket("interfaces"))?;
@@ -218,7 +218,7 @@ impl Tracer {
             tv_nsec: i64::from(left.subsec_nanos()),
         };
         let mut fds = [PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN)];
-        // An interrupted wait is a short one.
+        // A wait that a signal interrupts is merely shorter.
         let _ = poll(&mut fds, Some(&timeout));
     }
 }

@@ -53,7 +53,7 @@ impl Waker {
 
     /// Makes the thread look at its timers.
     pub(crate) fn wake(&self) {
-        // It can only fail when the counter is full, and then the thread is awake.
+        // Fails only if the eventfd's counter is full, and then the thread is awake.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
 
@@ -116,7 +116,7 @@ impl Watched {
             match self.routes.receive_now() {
                 Ok(messages) if messages.is_empty() => return changed,
                 Ok(messages) => changed |= concerns(&messages),
-                // An error says that events were lost.
+                // An error (ENOBUFS) means that events were lost.
                 Err(_) => changed = true,
             }
         }
@@ -187,6 +187,6 @@ fn wait(waker: &Waker, watched: &Watched, timeout: Duration) {
         tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(timeout.subsec_nanos()),
     };
-    // An interrupted wait is a short one.
+    // A wait that a signal interrupts is merely shorter.
     let _ = poll(&mut fds, Some(&timeout));
 }

@@ -99,7 +99,7 @@ impl Door {
                     }
                 }
                 Err(error) if concerns_one_connection(&error) => {}
-                // Connections without a tenant make room before those of tenants wait.
+                // Connections without a tenant make room first: tenants' connections must not wait for them.
                 Err(_) if files.clients.is_full() && self.core.unidentified.make_room() => {
                     tokio::task::yield_now().await;
                 }
@@ -122,7 +122,7 @@ impl Door {
         let prepared = self.core.shared.prepared.load();
         let on = prepared.binds.get(&bind);
         let Ok(local) = local_addr(&stream, bind, on.map(|on| &**on)) else { return };
-        // The last clients of a bind that was given up may belong to one that took its place.
+        // The last clients of a removed bind may belong to one that replaced it, such as a wildcard bind.
         let on = on.or_else(|| prepared.binds.get(&prepared.snapshot.bind_for(local)?.address));
         let turn = turns::Place::new(Rc::clone(newcomers));
         let accepted = Accepted {

@@ -231,7 +231,7 @@ impl Visit {
             (Service::Forward(service), Some(greeted)) => greeted.counts_at(service),
             _ => true,
         };
-        // The handshake was judged by the trust of before.
+        // The handshake was verified against the former authorities and revocation lists.
         if !view(&now).trusts_like(&view(&told.listener)) || !counts {
             return Err(Refusal::Draining);
         }

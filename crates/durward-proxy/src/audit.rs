@@ -164,7 +164,7 @@ impl Audit {
 
 impl Shared {
     fn tell(&self, message: Message) {
-        // A writer that has ended needs telling nothing.
+        // Fails only after the writer has ended.
         let _ = self.sender.lock().unwrap_or_else(PoisonError::into_inner).send(message);
     }
 
@@ -215,7 +215,7 @@ impl Courier {
 
 /// Updates the index at intervals, so that `who` answers at once.
 fn keep_index(path: &Path, going_on: &Receiver<()>) {
-    // Only a wish: an index that is made more slowly is as good.
+    // Lowers the indexer's priority; a failure is harmless.
     let _refused = rustix::process::nice(10);
     let goes_on = || matches!(going_on.try_recv(), Err(TryRecvError::Empty));
     while going_on.recv_timeout(INDEXED_EVERY) == Err(RecvTimeoutError::Timeout) {

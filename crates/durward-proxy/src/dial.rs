@@ -23,7 +23,7 @@ pub(crate) struct Cleared<'p> {
 }
 
 impl Cleared<'_> {
-    /// Keeps, of the checked addresses, only the one the client chose itself, if it is among them.
+    /// Keeps only the address that the client chose itself, if it is among the checked ones.
     pub(crate) fn keep_to(&mut self, chosen: SocketAddr) {
         if self.addresses.contains(&chosen) {
             self.addresses = vec![chosen];

@@ -93,7 +93,7 @@ pub fn response_head(bytes: &[u8]) {
     check_fields(&whole.fields);
     assert!((100..600).contains(&whole.status));
     if whole.fields.len() > 250 {
-        // With the fields we add there would be more than are read again.
+        // The fields that we add would exceed the limit when the head is read again.
         return;
     }
     let request = Request::default();

@@ -163,7 +163,7 @@ mod tests {
     use super::*;
     use crate::memory::{Kind, Memory};
 
-    /// Both ends of a TLS session, ours first.
+    /// Returns both ends of a TLS session, ours first.
     async fn session() -> (Io, tokio_rustls::client::TlsStream<TcpStream>) {
         let authority = Authority::new("servers");
         let server = authority.issue(&CertSpec::new().ip([127, 0, 0, 1]).server());

@@ -24,7 +24,7 @@ impl PresentAddresses {
     /// Returns true if a socket can be bound to the address.
     #[must_use]
     pub fn has(&self, address: IpAddr) -> bool {
-        // All of 127.0.0.0/8 is local where its first address is.
+        // All of 127.0.0.0/8 is local wherever 127.0.0.1 is.
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let is_loopback = address.is_ipv4() && address.is_loopback() && self.0.contains(&loopback);
         is_loopback || self.0.contains(&address.to_canonical()) || can_bind(address)

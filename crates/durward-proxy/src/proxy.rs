@@ -156,14 +156,14 @@ impl Proxy {
         for bind in listeners.close(&prepared.binds) {
             self.tell(|| Command::Close(bind));
         }
-        // A configuration without binds says nothing about which are wanted.
+        // A snapshot without binds does not tell which inherited sockets are wanted.
         let unclaimed =
             if prepared.binds.is_empty() { Vec::new() } else { listeners.close_unclaimed() };
         for address in unclaimed {
             warn!(%address, "closed an inherited socket that no bind asks for");
         }
         self.workers[0].tell(Command::Prepared(prepared));
-        // How many problems there are in all, only the caller knows.
+        // Only the caller knows the number of all problems, so it logs at info.
         debug!(generation, "snapshot applied");
         Applied { generation, binds: listeners.reports(), problems }
     }

@@ -20,7 +20,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 /// # Errors
 /// Fails if the file cannot be opened, or is a directory, FIFO, socket or device.
 pub(crate) fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    // Opening a device may act on it, so its type is asked for before.
+    // Opening a device may act on it (a tape rewinds), so the type is checked first.
     if path.metadata().is_ok_and(|found| !found.is_file()) {
         return Err(not_regular());
     }

@@ -107,7 +107,7 @@ pub(crate) async fn relay(
         Err(Expired::Closing) => Some(Refusal::Draining),
     };
     if ended.is_some() {
-        // Not a normal end, so neither side may take it for one.
+        // An abort must not look like a proper end of stream to either side.
         for io in [&client, &upstream] {
             let _ = io.socket().set_zero_linger();
         }

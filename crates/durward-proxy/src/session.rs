@@ -35,7 +35,7 @@ async fn serve_forward(admitted: Admitted) {
     };
     let port = admitted.facts.destination.0.port();
     match transparent.take(Transport::Tcp.number(), port) {
-        // Each in a place of its own: a client of one kind does not keep memory for the other.
+        // Boxed separately, so that a client of one kind does not hold memory for the other's future.
         Taken::Http => Box::pin(server::serve(admitted)).await,
         Taken::Tls => Box::pin(transparent::serve(admitted)).await,
         Taken::Quic | Taken::Denied | Taken::Translated => transparent::turn_away(admitted),

@@ -118,7 +118,7 @@ impl Turns {
             })
             .await;
             self.next_round();
-            // Whatever is ready now comes before the round after this one.
+            // Yields once, so that all tasks that are ready now run before the next round begins.
             let mut yielded = false;
             poll_fn(|cx| {
                 if std::mem::replace(&mut yielded, true) {
@@ -247,7 +247,7 @@ mod tests {
         Owner::Tenant(TenantId::new(name).unwrap())
     }
 
-    /// Is ready again as soon as it has run, so many times, and notes each run.
+    /// Becomes ready again as soon as it has run, `times` times, and records each run.
     async fn busy(name: &'static str, times: usize, ran: Rc<RefCell<Vec<&'static str>>>) {
         let mut left = times;
         poll_fn(|cx| {

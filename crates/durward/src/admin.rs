@@ -90,7 +90,7 @@ async fn guard(
     let page = local.then(|| stranger(request.headers(), request.method(), request.uri().host()));
     let from_tenant = ends.peer != admin.address.ip() && admin.gateway.is_egress(ends.peer);
     let tenant = from_tenant.then_some("connections from a tenant's address are refused");
-    // On all addresses of the host, those of tenants are among them, and their clients can reach those.
+    // A wildcard listener is reachable at tenants' addresses too, and their clients can connect to those.
     let is_tenants = |local| admin.gateway.is_tenants(local);
     let at_tenant = admin.address.ip().is_unspecified() && ends.local.is_none_or(is_tenants);
     let at_tenant = at_tenant.then_some("connections to a tenant's address are refused");

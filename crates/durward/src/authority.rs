@@ -60,7 +60,7 @@ impl Authority {
     pub(crate) fn create(name: &str) -> Result<(Self, String), Failure> {
         let key = generate(KeyKind::Ecdsa)?;
         let key_pem = key.serialize_pem();
-        // The first byte of a point on the curve is always the same.
+        // The first byte of an uncompressed curve point is constant.
         let own = key.public_key_raw().iter().skip(1).take(4);
         let own: String = own.map(|byte| format!("{byte:02x}")).collect();
         let params = authority_params(&format!("{name} {own}"));

@@ -54,7 +54,7 @@ impl Client {
     ) -> Result<Self, String> {
         let (sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|error| sentence(&error))?;
-        // How the connection ended shows in the next request.
+        // An error of the connection shows in the next request.
         let driver = tokio::spawn(async move { drop(connection.with_upgrades().await) });
         Ok(Self { sender, driver, patience })
     }

@@ -88,7 +88,7 @@ fn compare(
 
 fn hash(mut value: Value) -> String {
     forget_places(&mut value);
-    // Keys of objects are sorted, so equal values have equal texts.
+    // Keys of JSON objects are sorted, so equal values have equal texts.
     let text = value.to_string();
     let digest = digest(&SHA256, text.as_bytes());
     digest.as_ref().iter().take(16).fold(String::with_capacity(32), |mut text, byte| {

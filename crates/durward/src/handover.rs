@@ -168,7 +168,7 @@ impl Younger {
             self.send(SOCKET, socket)?;
         }
         (&self.stream).write_all(&[END])?;
-        // An older program stops reading here, so this must not wait for being read.
+        // An older program stops reading here, so this send must not wait for a reader.
         self.send(STATE, memory)
     }
 
@@ -208,7 +208,7 @@ impl Younger {
         while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
             std::thread::sleep(Duration::from_millis(10));
         }
-        // It may have ended by itself in the meantime.
+        // The process may have ended by itself meanwhile.
         drop(self.child.kill());
         self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
     }

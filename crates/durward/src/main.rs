@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !matches!(failure, failure::Failure::OutputClosed) {
-                // Nothing is left to be done when standard error is closed too.
+                // Nothing is left to do if standard error is closed too.
                 drop(writeln!(anstream::stderr(), "durward: {failure}"));
             }
             failure.exit().into()

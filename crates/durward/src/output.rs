@@ -60,7 +60,7 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    /// Standard output.
+    /// Opens standard output.
     pub(crate) fn stdout() -> Self {
         Self { out: AutoStream::auto(io::stdout()) }
     }

@@ -12,7 +12,7 @@ pub(crate) fn encoded(text: &str) -> String {
 
 /// Decodes `text`, and returns `None` where two hexadecimal digits do not follow a `%`.
 pub(crate) fn decoded(text: &str) -> Option<Vec<u8>> {
-    // The library leaves such a `%` as it is.
+    // The library leaves a `%` without two digits as it is.
     let sound = |rest: &str| matches!(rest.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
     text.split('%').skip(1).all(sound).then(|| percent_decode_str(text).collect())
 }

@@ -100,7 +100,7 @@ impl StateFile {
     fn join(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            // A panic there is reported by its hook.
+            // A panic of the thread was reported by its hook.
             drop(thread.join());
         }
     }
@@ -113,7 +113,7 @@ fn remove_unfinished(directory: &Path) {
         let process = name.to_str().and_then(|name| name.strip_prefix(UNFINISHED));
         let process = process.filter(|digits| digits.parse::<u32>().is_ok());
         if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
-            // One that stays is of no consequence for what is kept.
+            // A file that cannot be removed does no harm to the state.
             drop(fs::remove_file(entry.path()));
         }
     }
@@ -131,7 +131,7 @@ pub(crate) fn read(directory: &Path) -> Result<Option<State>, Failure> {
             Err(fault) => fault.to_string(),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        // Our own verdict about what is there; the system has no word for it.
+        // An error without an errno is our own, with a complete message.
         Err(error) if error.raw_os_error().is_none() => error.to_string(),
         Err(error) => return Err(unread(&path, &error)),
     };
@@ -200,7 +200,7 @@ pub(crate) fn look(directory: &Path) -> Result<Option<State>, Failure> {
 }
 
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
-    // What is no file is not opened: opening a device may act on it, and some cannot be.
+    // Only regular files are opened: opening a device may act on it, and a FIFO may block.
     let unfit = || io::Error::new(io::ErrorKind::InvalidData, "not a file of a state's size");
     if !fs::metadata(path)?.is_file() {
         return Err(unfit());

@@ -17,7 +17,7 @@ pub(crate) fn start(format: LogFormat, default: &str) {
     } else {
         builder.with_ansi(colour()).compact().try_init()
     };
-    // Only a second start can fail, and then the first one stands.
+    // Only a second call can fail, and then the first logger stays.
     drop(started);
 }
 

@@ -36,7 +36,7 @@ fn arp(operation: u16, address: Ipv4Addr, mac: Mac) -> Vec<u8> {
 }
 
 fn advertisement(address: Ipv6Addr, mac: Mac) -> Vec<u8> {
-    // Override: whoever knows another hardware address takes this one.
+    // The override flag makes neighbours replace a cached hardware address (RFC 4861, section 4.4).
     let mut message =
         [&[136, 0, 0, 0, 0x20, 0, 0, 0][..], &address.octets(), &[2, 1], &mac.0].concat();
     let checksum = checksum(address, &message).to_be_bytes();

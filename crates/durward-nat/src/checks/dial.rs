@@ -83,7 +83,7 @@ impl Dials {
         match begin(source, endpoint) {
             Ok(socket) => {
                 let flags = epoll::EventFlags::OUT | epoll::EventFlags::IN;
-                // A later connection has a later number, so that numbers are in the order of their beginning.
+                // Numbers rise, so they sort connections by their beginning.
                 let number = self.next;
                 self.next += 1;
                 let data = epoll::EventData::new_u64(number);
@@ -117,7 +117,7 @@ impl Dials {
             tv_nsec: i64::from(left.subsec_nanos()),
         });
         let mut events = Vec::with_capacity(EVENTS);
-        // An interrupted wait is a short one.
+        // A wait that a signal interrupts is merely shorter.
         let _ = epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref());
         let numbers = events.iter().map(|event| event.data.u64()).filter(|one| *one != WAKER);
         let mut outcomes: Vec<_> = numbers
@@ -126,7 +126,7 @@ impl Dials {
             .filter_map(|number| self.proceed(number))
             .collect();
         if events.len() >= EVENTS {
-            // More are known already, also of connections whose time is over.
+            // Other outcomes are known already, also of connections past their deadline.
             return outcomes;
         }
         let now = Instant::now();
@@ -202,7 +202,7 @@ impl Dials {
 fn begin(source: IpAddr, endpoint: SocketAddr) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(endpoint), kind, Some(Protocol::TCP))?;
-    // A port that is chosen before the destination is known is taken for all destinations.
+    // A port chosen by `bind` would be taken for all destinations; this leaves the choice to `connect`.
     let _kernel_may_lack_it = setsockopt(&socket, sockopt::IpBindAddressNoPort, &true);
     socket.bind(&SocketAddr::new(source, 0).into())?;
     match socket.connect(&endpoint.into()) {

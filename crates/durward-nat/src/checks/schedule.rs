@@ -113,7 +113,7 @@ impl Schedule {
             ejected: Ejected::default(),
             ejections: BTreeMap::new(),
             next: 0,
-            // A generator by shifts never leaves 0.
+            // A xorshift generator never leaves 0.
             random: random | 1,
         }
     }
@@ -170,7 +170,7 @@ impl Schedule {
             queue.push_back(target);
         }
         let mut started = Vec::new();
-        // Those that cannot get a slot now keep their place before those that had one.
+        // Tenants that get no slot now stay ahead of those that had one.
         let mut without = VecDeque::new();
         while let Some(tenant) = self.turns.pop_front() {
             if self.slots.used() >= self.slots.most() {
@@ -178,7 +178,7 @@ impl Schedule {
                 break;
             }
             let Some(queue) = self.queues.get_mut(&tenant) else { continue };
-            // Endpoints that were forgotten meanwhile.
+            // Skips endpoints that were removed meanwhile.
             while queue.front().is_some_and(|target| !self.endpoints.contains_key(target)) {
                 queue.pop_front();
             }

@@ -164,7 +164,7 @@ fn left_out(ruleset: &Ruleset, address: IpAddr, port: &MappedPort) -> Vec<Endpoi
         let is_known = ip.bytes(endpoint.0).is_some_and(|at| known.contains_key(&at.repeat(2)));
         led_to.len() == before && is_known
     });
-    // A table that leads to others as well was made for another document, and says nothing about these.
+    // A table that leads to other endpoints too was made for another document, so it does not tell which are out.
     if led_to.is_empty() { out } else { Vec::new() }
 }
 
@@ -220,7 +220,7 @@ mod tests {
         }
     }
 
-    /// Single ports, ranges to one port and to the same port, both families, and UDP beside them.
+    /// Builds mappings with single ports, ranges to one port and to the same port, both families, and UDP beside them.
     fn all_kinds() -> NatModel {
         let both = ["10.0.0.1:80", "10.0.0.2:80", "[fd00::1]:80", "[fd00::2]:80"];
         let same = ["10.0.0.1", "10.0.0.2", "fd00::1"].map(|ip| ip.parse().unwrap());

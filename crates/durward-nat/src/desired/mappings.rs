@@ -229,7 +229,7 @@ fn behind(address: &[u8], protocol: u8, last: u16) -> Option<Vec<u8>> {
 /// Returns the list of one family's sources.
 fn source_list(shapes: &mut Shapes, ip: Ip, sources: &SourceSet) -> List {
     let (mut list, blocks) = own_list(ip, sources);
-    // Two lists with one number must not become one list.
+    // Two lists with one digest must not become one.
     while list != List::EVERYBODY
         && shapes.sources.get(&(ip.v4(), list)).is_some_and(|known| *known != blocks)
     {
@@ -331,7 +331,7 @@ pub(super) fn answers_of(
     endpoints: &BTreeSet<(IpAddr, u16)>,
 ) -> BTreeMap<(IpAddr, u16), Option<Answer>> {
     let mut answers = Answers::default();
-    // Those of which it is not yet known that there are several places.
+    // Endpoints not yet known to be ambiguous.
     let mut open = endpoints.clone();
     for mapping in &model.mappings {
         let Some(tenant) = model.tenants.get(&mapping.tenant) else { continue };

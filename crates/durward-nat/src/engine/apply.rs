@@ -16,7 +16,7 @@ use crate::sysctl::{self, REMEMBERED};
 impl State {
     pub(super) fn apply(&mut self, model: Arc<NatModel>) -> Result<Report, NatError> {
         let model = self.numbered(model);
-        // Until something was brought about, what an earlier process left is the truth; it may have changed since the start.
+        // Until the first apply the ejections are those in the table of an earlier process, which may have changed since the start.
         let is_first = self.policy == Policy::default();
         let ejected = if is_first && model.mappings.iter().any(|one| one.health_check.is_some()) {
             Ejected::found(&self.table.read()?.ruleset, &model)
@@ -47,7 +47,7 @@ impl State {
         let out = std::mem::replace(&mut self.ejected, ejected);
         let result = self.reconcile();
         if result.is_err() && former.is_some() {
-            // The kernel still serves the former model; watching for tampering must not change that.
+            // The kernel still has the former model; repairs must not change that.
             (self.model, self.ejected) = (former, out);
         } else {
             self.renumber(numbers, Instant::now());

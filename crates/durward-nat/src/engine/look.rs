@@ -17,7 +17,7 @@ const PORTS: [u8; 3] = [6, 17, 132];
 
 impl State {
     pub(super) fn begun(&self, model: &NatModel) -> Result<Vec<u64>, NatError> {
-        // Each endpoint of a port counts for itself.
+        // Each endpoint of a port has a counter of its own.
         let [v4, v6] =
             ["ep4", "ep6"].map(|set| self.table.element_packets(set).unwrap_or_default());
         let begun = |mapping: &PortMapping| {

@@ -78,7 +78,7 @@ impl State {
                 self.held = Some(held);
                 Ok(true)
             }
-            // What we believed the kernel to hold was wrong: it is read anew.
+            // The cached table was outdated: the caller reads it again.
             Err(TableError::Outdated | TableError::Refused { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }

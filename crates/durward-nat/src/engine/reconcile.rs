@@ -177,7 +177,7 @@ impl State {
                 }
                 Err(TableError::Outdated) => {}
                 Err(error) if !anew && self.is_of_an_owner(&error) => anew = true,
-                // What we believed the kernel to hold may have been wrong: once.
+                // The cached table may have been outdated: tries once more.
                 Err(TableError::Refused { .. }) if !refused => refused = true,
                 Err(error) => return Err(error.into()),
             }
@@ -202,7 +202,7 @@ impl State {
     /// Cuts connections that are no longer allowed; those that may drain are checked again when their grace is over.
     pub(super) fn cut_connections(&mut self, new: Policy) -> Result<usize, NatError> {
         let old = std::mem::replace(&mut self.policy, new);
-        // After a start nothing is known of before: everything is judged once.
+        // After a start the former policy is unknown: every connection is judged once.
         let first = old == Policy::default();
         let tenants = old.tightened_in(&self.policy);
         let flows = if first || !self.draining.is_empty() || tenants.len() > 4 {
@@ -242,7 +242,7 @@ impl State {
     pub(super) fn flows(&self, mark: u32, mask: u32) -> Result<Vec<Flow>, NatError> {
         let mut flows = self.conntrack.flows(mark, mask).map_err(kernel("connections"))?;
         flows.retain(|flow| mark::is_ours(flow.mark));
-        // What a pod sends to this host itself is not translated.
+        // A pod's packets to this host itself are not translated.
         let stays = |flow: &Flow| {
             flow.mark & EGRESS != 0 && flow.reply_destination.ip() == flow.source.ip()
         };
@@ -354,7 +354,7 @@ impl Kept for State {
         let back = back.filter(|line| now.lines().contains(line));
         let lines: Vec<String> =
             back.chain(found.without(&routing).without(&now).lines()).collect();
-        // Before the first comparison nothing was known that others could have changed.
+        // Before the first comparison no state was known, so a difference is no foreign change.
         let rerouted = !routing.is_empty() && !lines.is_empty();
         if rerouted {
             self.cured("routes or routing rules", &lines.join(", "));

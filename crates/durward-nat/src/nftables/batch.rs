@@ -163,7 +163,7 @@ impl<'a> Batch<'a> {
                     refused.get_or_insert_with(|| self.refusal(message.sequence, errno));
                 }
                 if message.sequence == last {
-                    // After generation 2^32 - 1 comes 1.
+                    // The kernel's generation skips 0: 1 follows 2^32 - 1.
                     let next = self.generation.checked_add(1).unwrap_or(1);
                     return refused.map_or(Ok(next), Err);
                 }

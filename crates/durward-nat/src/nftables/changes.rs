@@ -125,7 +125,7 @@ impl Changes {
         for (name, set) in &current.sets {
             if !desired.sets.contains_key(name) {
                 self.old_sets.push(name.clone());
-                // Verdict elements hold their chains; both can go in one transaction only when the elements go first.
+                // A verdict element holds a reference to its chain: within one transaction the elements must go first.
                 let elements = difference(&set.elements, &none);
                 if !elements.is_empty() {
                     self.removed.insert(name.clone(), elements);

@@ -18,7 +18,7 @@ type Name = (&'static str, String, String);
 /// Returns chains that drop forwarded packets unless a rule accepts them, by policy or by their last rule, as `family table chain`.
 pub(crate) fn dropping_chains(own: &str, timeout: Duration) -> Result<Vec<String>, TableError> {
     let table = Table::open(own, Ownership::Shared, timeout)?;
-    // Chain to whether it drops what reaches its end.
+    // True if the chain drops packets that reach its end.
     let mut chains: BTreeMap<Name, bool> = BTreeMap::new();
     for message in table.dump_all(msg::GETCHAIN)? {
         let from = message.attributes(HEADER);

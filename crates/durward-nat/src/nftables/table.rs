@@ -122,7 +122,7 @@ impl Table {
             let after = self.generation()?;
             match held {
                 Ok(held) if before == after => return Ok(held),
-                // An object that vanished between two questions.
+                // The object vanished between the two dumps.
                 Err(TableError::Socket { errno: Errno::NOENT }) | Ok(_) => {}
                 Err(error) => return Err(error),
             }
@@ -148,7 +148,7 @@ impl Table {
         let unknown = matches!(&result, Err(TableError::Refused { object, errno })
             if object == "the table" && matches!(*errno, Errno::OPNOTSUPP | Errno::INVAL));
         if unknown && self.ownership != Ownership::Shared {
-            // A kernel without `persist`, or a table that began without an owner.
+            // The kernel lacks the `persist` flag, or the table was created without an owner.
             self.ownership = Ownership::Shared;
             result = self.try_change(generation, changes);
         }
@@ -301,7 +301,7 @@ impl Table {
         let table = |to: &mut Builder| {
             to.text(1, name).be32(2, ownership);
         };
-        // A table whose kind of ownership differs can be taken away, not changed.
+        // The kernel cannot change the kind of ownership of a table, only delete it.
         if !changes.whole_table || self.ownership != Ownership::Shared {
             batch.add("the table", msg::NEWTABLE, flags::CREATE, table);
         }

@@ -117,7 +117,7 @@ impl Reader {
         let bits = u32::from_ne_bytes(mask);
         let (words, kind) = match self.held.get(&from) {
             Some(held) if held.kind == Kind::State => (held.words.clone(), Kind::StateMasked(bits)),
-            // A packet's bytes are in the order of addresses.
+            // Bytes of a packet are in network order, as in addresses.
             Some(held) if held.kind == Kind::Bytes => {
                 (format!("{} & {}", held.words, constant(&mask)), Kind::Bytes)
             }
@@ -195,7 +195,7 @@ impl Reader {
         let constant = |register: u32| self.held.get(&register)?.address.clone();
         let mut words = constant(address).unwrap_or_else(|| self.words(address));
         for (register, sign) in [(last, "-"), (port, ":")] {
-            // The rest of a map's element goes with its beginning.
+            // The rest of a map's element follows its beginning.
             if let Some(held) = register.and_then(|register| self.held.get(&register)) {
                 let _ = write!(words, "{sign}{}", held.address.as_ref().unwrap_or(&held.words));
             }

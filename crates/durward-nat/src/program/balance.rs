@@ -90,8 +90,8 @@ pub(super) fn build(ruleset: &mut Ruleset, options: &Options, shapes: &Shapes) {
         ]
     };
     let mut chain = |name: &str, chain| ruleset.chains.insert(name.to_owned(), chain);
-    // Just before where others translate: the first to bind a connection has it, and a node's network plugin would give
-    // it the node's address.
+    // Just before the priority of other NAT chains: the first to set a connection's translation wins, and a network plugin would set the node's
+    // address.
     chain("nat_pre", hooked("nat", Point::Prerouting, -110, entry()));
     chain("nat_out", hooked("nat", Point::Output, -110, entry()));
     chain("nat4", plain(services(Ip::V4)));
@@ -192,7 +192,7 @@ fn spread(ip: Ip, balance: Balance, (list, seed): (List, u32)) -> Vec<Vec<Expres
 fn sources(ip: Ip, cluster_address: Option<&[u8]>) -> Vec<Vec<Expression>> {
     let digit = ip.digit();
     let (key, mark) = (8, 10 + ip.words());
-    // By the mark as well: the address is the mapping's whose mark the connection has.
+    // The mark is part of the key: the address is that of the mapping whose mark the connection has.
     let picked_up = [
         marked(mark::PICKED_UP),
         ip.answer_key(),
@@ -213,7 +213,7 @@ fn sources(ip: Ip, cluster_address: Option<&[u8]>) -> Vec<Vec<Expression>> {
         marked(mark::EGRESS | mark::PICKED_UP),
         vec![count(counter::LOST), verdict(Verdict::Drop)],
     ];
-    // Without an address of its own the gateway's is that of the interface towards the endpoint.
+    // Without a configured address the source is that of the interface towards the endpoint.
     let own = || match cluster_address {
         Some(address) => {
             vec![Expression::Immediate { to: 8, value: address.to_vec() }, snat(ip, 8, None)]
@@ -221,14 +221,14 @@ fn sources(ip: Ip, cluster_address: Option<&[u8]>) -> Vec<Vec<Expression>> {
         None => vec![Expression::Masquerade],
     };
     let asked = [marked(mark::SNAT), own()];
-    // No interface's slot: it came from the cluster or from this host, and the answer must pass here again.
+    // No slot: the packet came from the cluster or from this host, so it needs our source for the answer to return here.
     let local = vec![
         ct_mark(8),
         replace(8, mark::MAPPED | mark::SLOT_MASK, mark::MAPPED),
         step::equals(8, vec![0; 4]),
     ];
     let hairpin = [local, own()].concat();
-    // The client's own address, so that nobody behind puts the node's there.
+    // Source NAT to the client's own address keeps a later NAT chain from setting the node's.
     let kept = [marked(mark::MAPPED), vec![ip.source(8), snat(ip, 8, None)]];
     vec![
         picked_up.concat(),

@@ -50,7 +50,7 @@ fn twins() -> Set {
 /// Matches an ICMP error from the receiver of the packet that it is about, such as a client in the cluster whose own connection it is. Compares byte
 /// by byte, because kernels before Linux 6.13 cannot compare two registers.
 fn from_the_receiver(ip: Ip) -> Vec<Expression> {
-    // The error's own header; the packet that it is about begins behind.
+    // The packet that the error is about follows the 8 bytes of the ICMP header.
     const HEADER: u32 = 8;
     let (icmp, source, destination) = if ip.v4() { (1, 12, 16) } else { (58, 8, 24) };
     let mut rule = vec![step::transport(8), step::equals(8, vec![icmp])];
@@ -91,7 +91,7 @@ fn from_an_end(ip: Ip, interfaces: &Interfaces) -> Vec<Vec<Expression>> {
         [rule_of_source(ip), own].concat(),
         vec![ip.source(8), present(&format!("routers{digit}"), 8), goto("credible")],
     ];
-    // Nodes speak for their pods by the tunnel; they let no pod's packet with another's address into it.
+    // Nodes send errors for their pods by the tunnel, and let no packet with another pod's address into it.
     rules.extend(interfaces.tunnels.iter().map(|name| {
         vec![
             step::input_name(8),

@@ -105,11 +105,11 @@ fn new(ip: Ip, proxied: bool) -> Vec<Vec<Expression>> {
         [stray(), rule_of_source(ip), refused].concat(),
         [stray(), vec![verdict(Verdict::Return)]].concat(),
         [mid_stream, pick_up(ip)].concat(),
-        // The list it leads to was replaced meanwhile.
+        // The list of sources was replaced between two lookups.
         [step::marked(PICKED_UP), lost()].concat(),
     ]);
     let marked = [rule_of_source(ip), vec![Expression::SetCtMark { from: rule(ip) }]].concat();
-    // The mark and what follows from it are of one lookup. A rule that asks the proxy, met by a program that cannot, was made meanwhile.
+    // Mark and verdict come from one lookup. A program without the proxy drops traffic of a rule that asks for it, which is newer.
     if proxied {
         rules.extend(transparent::ask(ip, marked));
     } else {

@@ -112,7 +112,7 @@ fn hand_over(options: &Options) -> Vec<Vec<Expression>> {
         ];
         [ip.only(), give, stay()].concat()
     };
-    // An ICMP error about what the proxy sent: this host sent it, under another's address.
+    // ICMP errors about a packet of the proxy: this host sent it, with another source address.
     let about = [vec![step::transport(8), step::differs(8, vec![6])], stay()].concat();
     vec![
         about,

@@ -67,7 +67,7 @@ pub(super) fn address(message: &Message) -> Option<HeldAddress> {
 }
 
 pub(super) fn neighbour(message: &Message) -> Option<Neighbour> {
-    // Reachable, stale, delay, probe, noarp, permanent; neither incomplete nor failed.
+    // States with a known hardware address (NUD_*): reachable, stale, delay, probe, noarp, permanent.
     const KNOWN: u16 = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80;
     let header = message.payload.get(..12)?;
     Some(Neighbour {
@@ -213,7 +213,7 @@ pub(super) fn write_address(
     to.bytes_attribute(2, &bytes).bytes_attribute(1, &bytes);
     to.ne32(8, NO_DETECTION).bytes_attribute(11, &[protocol]);
     if let Some(valid) = valid {
-        // The kernel counts whole seconds, and 0 would be an error.
+        // Lifetimes are whole seconds, and the kernel rejects 0.
         let seconds = valid.as_secs().clamp(1, u64::from(u32::MAX - 1)) as u32;
         let words = [seconds, seconds, 0, 0].map(u32::to_ne_bytes);
         to.bytes_attribute(6, &words.concat());

@@ -98,10 +98,10 @@ fn to_gateway(
             let hop = Hop::Gateway { gateway: next_hop(gateway, ipv4), interface };
             routing.routes.insert(route(destination, usual(&destination), hop));
         }
-        // Without the link nothing falls through to the host's own routes.
+        // Without the link no packet may fall through to the host's own routes.
         routing.routes.insert(route(destination, LAST, Hop::Unreachable));
         if ipv4 {
-            // The tunnel's own packets keep the mark, and would else be sent into the tunnel.
+            // The tunnel's own packets keep the mark, and would otherwise be routed into the tunnel again.
             let end = IpNet::from(std::net::IpAddr::V4(gateway));
             routing.routes.insert(route(end, 0, Hop::Throw));
         }
@@ -118,7 +118,7 @@ fn rules(options: &Options, networks: &[IpNet], ipv4: bool) -> Vec<Rule> {
     let rule = |priority, selector, action| Rule { priority, ipv4, selector, action };
     let marked = |mark| Selector::Mark { mark, mask: mark };
     let cluster = options.cluster.iter().filter(|net| net.addr().is_ipv4() == ipv4);
-    // Before the gateway's: `rp_filter` asks for the way back to a pod with the mark of the packet that it sent.
+    // Before the gateway plane's rules: `rp_filter` looks up the way back to a pod with the mark of the packet that it sent.
     let mut rules: Vec<Rule> =
         cluster.map(|net| rule(near, Selector::To(net.trunc()), Action::Goto(end))).collect();
     rules.extend([

@@ -42,12 +42,12 @@ pub(super) fn node(options: &Options, networks: &[IpNet], gateway: Ipv4Addr) -> 
         vec![verdict(Verdict::Accept)],
     ]
     .concat();
-    // After destinations are translated: a service's address may stand for a pod.
+    // After destination NAT: a service address may stand for a pod.
     chain("mark", hooked("filter", Point::Prerouting, -90, families(vec![arrived], "mark")));
     chain("errors", hooked("route", Point::Output, -150, errors(options)));
     let leaves = || by_link(output_name(8), options);
     let through = [leaves(), vec![verdict(Verdict::Accept)]].concat();
-    // A pod that speaks the tunnel's language would get the node's address, and be believed.
+    // A tunnel packet from a pod would leave with the node's address, and the gateway would accept it.
     let mut refuse = vec![strange(options)];
     refuse.extend([Ip::V4, Ip::V6].map(|ip| speaks_for_others(ip, leaves())));
     refuse.push(through);
@@ -58,7 +58,7 @@ pub(super) fn node(options: &Options, networks: &[IpNet], gateway: Ipv4Addr) -> 
         step::differs(8, step::name_key(&options.link)),
         verdict(Verdict::Return),
     ];
-    // Before where a network plugin would give the pod the node's address: the first to bind a connection has it.
+    // Before a network plugin sets the node's address: the first to set a connection's translation wins.
     let identity = families(vec![elsewhere.clone()], "identity");
     chain("identity", hooked("nat", Point::Postrouting, 90, identity));
     let related = [in_state(step::RELATED), vec![verdict(Verdict::Accept)]].concat();
@@ -93,7 +93,7 @@ pub(super) fn gateway(options: &Options, nodes: &[Ipv4Addr], pods: &[IpNet]) -> 
         known("link", Ip::V6),
         vec![count(counter::SPOOFED), verdict(Verdict::Drop)],
     ];
-    // After connection tracking, which knows what an error belongs to.
+    // After connection tracking, which relates an error to its connection.
     ruleset.chains.insert("guard".to_owned(), hooked("filter", Point::Prerouting, -190, guard));
     ruleset
 }
@@ -125,7 +125,7 @@ fn strange(options: &Options) -> Vec<Expression> {
         equals(8, vec![17]),
         step::transport_bytes(2, 2, 8),
         equals(8, options.port.to_be_bytes().to_vec()),
-        // Behind the UDP header and VXLAN's flags.
+        // Offset of the VXLAN identifier, after the UDP header and VXLAN's flags.
         step::transport_bytes(12, 3, 8),
         equals(8, vni[1..].to_vec()),
         count(counter::STRANGER),
@@ -154,7 +154,7 @@ fn marked(ip: Ip, options: &Options, networks: &[IpNet]) -> Rules {
     let pass = set_mark(options, options.pass_mark);
     let other = || vec![ip.source(8), absent(&named("enrolled", ip), 8)];
     let to = |set: &str| vec![ip.destination(8), present(&named(set, ip), 8)];
-    // `rp_filter` asks for the way back, from the pod, with this packet's mark.
+    // `rp_filter` looks up the way back, from the pod, with this packet's mark.
     let mut rules = vec![[other(), to("enrolled"), pass.clone()].concat()];
     if Prohibited::of(networks, &options.cluster, ip.v4()).whole_cluster {
         let from = vec![ip.source(8), present(&named("near", ip), 8)];

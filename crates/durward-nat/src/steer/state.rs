@@ -101,7 +101,7 @@ impl State {
         let Some(side) = self.side.clone() else { return Ok(false) };
         let mut wanted = desired(&self.options, &side, Host::default());
         let mut changed = self.bring_refusals(&mut wanted, matches!(side, Side::Node { .. }))?;
-        // From here on nothing gets past. The way comes after.
+        // From here on no packet leaves another way; the route comes next.
         let underlay = self.underlay(&side)?;
         let link = match desired(&self.options, &side, Host { underlay, link: None }).tunnel {
             Some(tunnel) => Some(self.bring_link(&tunnel, &mut changed)?),
@@ -127,7 +127,7 @@ impl State {
         let (before, routing) = (self.table.read()?.ruleset, self.read_routing()?);
         sysctl::remember(&before, &mut wanted.ruleset, &wanted.sysctls);
         let mut changed = self.table.bring_to(&wanted.ruleset)?;
-        // While the table was not as it should be, connections may have begun another way.
+        // While the table was wrong, connections may have begun another way, so they are judged again.
         self.judged &= !changed;
         changed |= set_parameters(&wanted.sysctls);
         let new = wanted.routing.without(&routing);
@@ -342,7 +342,7 @@ pub fn cleanup(options: &Options) -> Result<(), NatError> {
     let mut state = State::open(Options { own_table: false, ..options.clone() })?;
     let (before, held) = (state.table.read()?.ruleset, state.read_routing()?);
     state.table.delete()?;
-    // The rules prohibit what the table no longer steers until the connections that have a pod's own address are cut.
+    // The routing rules stay until connections with a pod's own address are cut: they prohibit what the table no longer steers.
     state.cut(&Steered::of(&before, &held), &Steered::default())?;
     sysctl::restore(&before);
     remove(&state.route, &held, options.protocol)?;

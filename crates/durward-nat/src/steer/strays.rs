@@ -66,7 +66,7 @@ fn contains(sets: &[Option<Set>; 2], address: IpAddr) -> bool {
 }
 
 pub(super) fn is_stray(flow: &Flow, was: &Steered, is: &Steered) -> bool {
-    // Behind the translation of destinations, as the table sees it.
+    // After destination NAT, as in the table.
     let ends = (flow.source.ip(), flow.reply_source.ip());
     let translated = flow.reply_destination.ip() != flow.source.ip();
     match (was.has(ends.0, ends.1), is.has(ends.0, ends.1)) {

@@ -43,7 +43,7 @@ impl Ways {
         let is_own = event.family == "inet" && event.table == own;
         let begins = is_own && event.handle.is_some();
         let id = if begins && event.verdict == Told::Continue && event.seen.is_some() {
-            // The kernel gives a packet's number to a later one too.
+            // The kernel reuses trace ids for later packets.
             self.also.remove(&event.id);
             self.end(event.id);
             event.id

@@ -174,7 +174,7 @@ impl Tracer {
     fn dropped(&self, way: &Way, event: &Event, first: Header) -> End {
         let by = format!("{} {} {}", event.family, event.table, event.chain);
         let told = self.rule(event).and_then(words::told_sender);
-        // The counting rule may stand before the one that drops.
+        // The rule that counts may precede the one that drops.
         let mut counted = way.events.iter().rev().filter(|one| one.table == event.table);
         let reason = counted.find_map(|one| self.rule(one).and_then(words::counted));
         let reason = reason.filter(|_| self.is_ours(event)).map(str::to_owned);
@@ -205,7 +205,7 @@ impl Tracer {
         first: Header,
         flow: Option<&Flow>,
     ) -> (Option<String>, Option<String>, Option<String>) {
-        // An answer belongs to the connection's first packet.
+        // The tuple of an answer is turned round to that of the connection's first packet.
         let (source, destination) =
             flow.map_or((first.source, first.destination), |flow| (flow.source, flow.destination));
         let model = self.options.model.iter();

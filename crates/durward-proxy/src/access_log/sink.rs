@@ -211,7 +211,7 @@ fn append(path: &Path) -> io::Result<File> {
         }
         _ => error,
     })?;
-    // What is written waits for a slow reader, on the writer's own thread.
+    // Writes may block for a slow reader: they happen on the writer's own thread.
     let flags = rustix::fs::fcntl_getfl(&file)?;
     rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
     Ok(file)

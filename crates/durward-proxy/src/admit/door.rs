@@ -72,7 +72,7 @@ pub(crate) async fn tell(
     match identify::whose(&sets, &shown) {
         Some(at) => Ok(Told { listener: Arc::clone(left[at]), early, greeted: None }),
         None => {
-            // Whoever does not read it is refused all the same.
+            // The refusal stands even if the client does not read the answer.
             let _ = io.write_all(WHO).await;
             let _ = io.shutdown().await;
             Err(Refusal::ProxyAuthentication)

@@ -82,7 +82,7 @@ impl AuditFile {
         lock(&self.file)?;
         let locked = self.append_locked(records, lost);
         if locked.is_err() {
-            // What the file says is read anew before the next write.
+            // `end` 0 makes the next write read the end of the file again.
             self.out.clear();
             self.end = 0;
         }
@@ -115,7 +115,7 @@ impl AuditFile {
         if named.as_ref().is_ok_and(same) {
             return Ok(());
         }
-        // The old one is still locked: nobody adds to it any more once we have read its end.
+        // The old file is still locked, so no process appends to it after its end was read.
         self.catch_up()?;
         self.put()?;
         match open(&self.path) {
@@ -245,7 +245,7 @@ impl AuditFile {
                 Ok(())
             }
             Err(error) => {
-                // Should this fail as well, the next write finds a torn record and says so.
+                // If this fails as well, the next write finds a torn record and notes it.
                 drop(self.file.set_len(self.end));
                 Err(error)
             }

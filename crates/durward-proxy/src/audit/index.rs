@@ -197,7 +197,7 @@ impl Build {
         while entries.len() < AT_ONCE
             && let Some((at, line)) = self.lines.next()?
         {
-            // A piece without line feed may grow; it is left to the next time.
+            // A line without line feed may still be growing; the next run indexes it.
             if !line.ends_with(b"\n") {
                 break;
             }

@@ -209,7 +209,7 @@ impl Walk {
             self.part.torn += 1;
         }
         let Record { link, previous } = record;
-        // Without the part before, the first record is taken at its word; the very first has none before it.
+        // If the file before is missing, the first record's `prev` cannot be checked; record 1 has none before it.
         let first = link.sequence == 1;
         let due = self.before.or_else(|| first.then(Link::default));
         if let Some(due) = due {

@@ -205,7 +205,7 @@ const BACK: i64 = 30_000_000;
 fn span(opened: Option<i64>, closed: Option<i64>, total: Option<i64>) -> (i64, i64, bool) {
     let (opened, closed) = match (opened, closed) {
         (Some(opened), Some(closed)) => (opened, closed),
-        // Without its first record, it began as long before the last as that says.
+        // Without the opening record, the use began at its end less the recorded duration.
         (None, Some(closed)) => {
             return (total.map_or(i64::MIN, |total| closed.saturating_sub(total)), closed, false);
         }
@@ -227,7 +227,7 @@ impl Found {
         let times =
             (self.opened.map(|(entry, _)| entry.at), self.closed.map(|(entry, _)| entry.at));
         match times {
-            // The duration that decides is in the record.
+            // The recorded duration decides this, and is in the record only.
             (Some(opened), Some(closed)) if closed < opened => true,
             (opened, closed) => {
                 let (from, to, _) = span(opened, closed, None);

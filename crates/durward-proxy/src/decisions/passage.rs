@@ -72,7 +72,7 @@ impl Passage {
         bytes: (u64, u64),
     ) {
         if self.dialled.get().is_some() {
-            // What a tunnel begins with is judged after it is connected.
+            // The first bytes of a tunnel (its SNI) are judged after it is connected.
             let decided = match refusal {
                 Some(Refusal::PolicyDenied { rule, .. }) => (&**rule, Verdict::Denied),
                 _ => (&*self.rule, self.verdict),

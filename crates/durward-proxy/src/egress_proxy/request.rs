@@ -47,7 +47,7 @@ pub(crate) async fn serve<'a, D: Downstream>(
     let visitor = Visitor { http, watch, service };
     let tunnel = is_tunnel(&account.request);
     if tunnel && account.request.version != Version::Http2 {
-        // What follows a CONNECT is no request: refused, it ends with its connection.
+        // Bytes after a CONNECT are no request, so a refused one ends its connection.
         account.request.keep_alive = false;
     }
     let host = visitor.begin(account, tunnel)?;

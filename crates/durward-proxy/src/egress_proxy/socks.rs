@@ -32,7 +32,7 @@ pub(crate) async fn serve(
     let id = new_request_id(&http.core);
     let mut passage = Passage::new(&id, &http.view.tenant().tenant.id, http.facts.client);
     "SOCKS5".clone_into(&mut passage.method);
-    // What the client may is judged by what is served once it has asked.
+    // The request is judged by the configuration at its arrival, not by that at the greeting.
     let mut now = Rc::clone(http);
     let opened = open(&mut now, watch, (&mut io, &mut bytes), &mut passage, greeted).await;
     let (relayed, lease) = match opened {

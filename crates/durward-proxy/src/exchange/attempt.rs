@@ -139,7 +139,7 @@ async fn connect<D: Downstream>(
                 clock,
             )
             .await?;
-            // Who speaks before it is asked is no HTTP server.
+            // A peer that sends before the request is no HTTP server.
             let quiet = reached.side.early.is_empty();
             let fault = Refusal::BadResponse { detail: "response before its request" };
             quiet.then_some((Carrier::Http1(reached.side.io), reached.lease)).ok_or(fault)
@@ -156,7 +156,7 @@ pub(crate) async fn wait_for<D: Downstream, T>(
     down: &mut D,
     clock: &Clock<'_>,
 ) -> Result<T, Refusal> {
-    // Connecting has deadlines of its own; this one is only there for the whole's, and for being cut.
+    // Connecting has deadlines of its own; this one is the whole exchange's, and ends with the connection.
     match clock.end {
         Some(_) => clock.arm(std::time::Duration::MAX),
         None => clock.watch.arm(None, false),
@@ -276,7 +276,7 @@ impl<'a> Attempt<'_, 'a> {
         mut lease: Lease,
         tries: &Tries<'_>,
     ) -> Result<Ended<'a>, Failure> {
-        // An HTTP/1.1 upgrade has no counterpart there; without it the upstream answers as it sees fit.
+        // An HTTP/1.1 upgrade has no counterpart in HTTP/2; without it the upstream gives an ordinary answer.
         if let Upgrade::Token(_) = self.account.request.upgrade {
             self.account.request.upgrade = Upgrade::None;
         }
@@ -374,7 +374,7 @@ impl<'a> Attempt<'_, 'a> {
             return;
         }
         if self.account.passage.is_some() {
-            // Only the proxy itself speaks to its client as one.
+            // `Proxy-*` fields are between a client and its proxy, which is us.
             self.response.fields.retain(|known| known != Known::ProxyOther);
         }
         if let Some(rules) = self.account.response_rules() {

@@ -103,7 +103,7 @@ impl Http {
         let client = self.facts.client.0.ip();
         let view = self.view.renewed(&self.core.shared.prepared.load(), client);
         let view = view.ok_or(Refusal::Draining)?;
-        // Whoever has just come in is let finish; a new revocation list comes daily.
+        // A connection that has just been accepted is spared; a new revocation list comes daily.
         let lingered = || self.facts.accepted.elapsed() > self.limits().timeouts.handshake;
         if first && lingered() && !view.trusts_like(&self.view) {
             return Err(Refusal::Draining);

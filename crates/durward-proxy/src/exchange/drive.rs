@@ -265,7 +265,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
             Poll::Ready(Err(PumpFault::Source(fault))) => return Err(Snag::Client(fault)),
-            // It may have answered before it closed.
+            // The upstream may have answered before it closed.
             Poll::Ready(Err(PumpFault::Sink)) => self.refused = true,
         }
         Ok(())
@@ -273,7 +273,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
 
     fn check_switch(&self, request: &Request, response: &Response) -> Result<(), Snag> {
         if request.upgrade.is_extended() && self.up.holds_upgrades() && response.status < 300 {
-            // To the client a 2xx would say that the tunnel stands.
+            // A client takes a 2xx as an open tunnel.
             let detail = "2xx to a protocol that was not granted";
             if response.status != 101 {
                 return Err(Snag::Malformed(Refusal::BadResponse { detail }));
@@ -363,7 +363,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         match downloaded {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
             Poll::Ready(Err(PumpFault::Source(fault))) => {
-                // The client gets what came before it broke off, as far as it takes it at once.
+                // The client gets the bytes before the abort, as far as it takes them at once.
                 let _ = self.down.poll_flush(cx);
                 return Poll::Ready(Err(Snag::Upstream(fault)));
             }
@@ -384,7 +384,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
     fn poll_bare_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpFault>> {
         match self.up.poll_fill(cx) {
             Poll::Ready(Ok(Filled::End)) => self.finish_bare(cx),
-            // The length of a 304 is not that of its own content, but `h2` takes it for that.
+            // The Content-Length of a 304 is not that of its own content, but `h2` takes it for that.
             Poll::Ready(Err(SourceFault::Malformed(_))) if self.foreign_length => {
                 self.finish_bare(cx)
             }
@@ -419,7 +419,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         let silent = self.interims == 0 && self.up.is_silent();
         let ended = matches!(snag, Snag::UpstreamClosed | Snag::UpstreamReset(_));
         let retriable = unsent || (ended && silent);
-        // Who answers with an error code was there: its connection did not just lie idle too long.
+        // A reset with an error code shows that the upstream was there: its connection was not stale.
         let stale = retriable && lease.reused && !matches!(snag, Snag::UpstreamReset(_));
         let refusal = self.reason(snag, Some(lease));
         Failure { begun, retriable, unsent, stale, ..Failure::after_head(refusal) }
@@ -446,7 +446,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
     fn expired(&self, expired: Expired) -> Refusal {
         match expired {
             Expired::Closing => Refusal::Draining,
-            // Bytes that lie here wait for the other side.
+            // Bytes that wait here cannot be sent, so the upstream is not the slow side.
             Expired::Deadline if !self.up.data().is_empty() => {
                 Refusal::ClientTimeout { phase: "body" }
             }

@@ -49,7 +49,7 @@ pub(crate) fn plan<'a>(
     check_direction(http, request, chain)?;
     let (mut position, mut route) = find_route(http, request, chain).ok_or(Refusal::NoRoute)?;
     let path = request.path;
-    // A redirect to where the client is already would send it round for ever: the route after it serves.
+    // A redirect to the request's own target would loop for ever: the next route serves.
     while let Action::Redirect(redirect) = &route.action {
         if let Some(answer) = redirect::answer(http, request, chain, redirect) {
             return Ok((Plan::Answer(answer), position, path));
@@ -88,7 +88,7 @@ pub(crate) fn locate(
 /// Returns the client of a request: the one a trusted proxy names, or the connection's.
 pub(crate) fn client(http: &Http, chain: &ProxyChain) -> ClientAddr {
     match chain.client {
-        // Nobody says the port; 0 is none.
+        // X-Forwarded-For has no port; 0 stands for none.
         Some(client) => ClientAddr(SocketAddr::new(client, 0)),
         None => http.facts.client,
     }

@@ -139,7 +139,7 @@ impl Buffer {
         let bytes = std::mem::take(&mut self.bytes);
         (self.start, self.end) = (0, 0);
         if bytes.len() == SIZE {
-            // A connection may outlive the thread's pool by a moment, at exit.
+            // At thread exit a connection may outlive the thread-local pool.
             let _ = READ.try_with(|pool| {
                 let mut pool = pool.borrow_mut();
                 if pool.len() < KEPT {

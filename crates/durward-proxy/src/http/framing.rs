@@ -85,7 +85,7 @@ pub(crate) fn outgoing(kind: Kind, status: u16, version: Version, content: Conte
         Content::Length(length) => Some(length),
         Content::Empty | Content::Open(_) => None,
     };
-    // A length with 1xx, 204 or an accepted tunnel is forbidden; with HEAD and 304 it is that of another response.
+    // Content-Length is forbidden with 1xx, 204 and an accepted tunnel; with HEAD and 304 it is that of another response.
     let forbidden =
         matches!(status, 100..=199 | 204) || (kind == Kind::Tunnel && matches!(status, 200..=299));
     if forbidden {

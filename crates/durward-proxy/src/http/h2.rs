@@ -56,7 +56,7 @@ impl Body {
     fn release(&mut self, count: usize) {
         self.taken += count as u64;
         self.account.consumed(count);
-        // Fails only when the stream is gone, and then the window does not matter.
+        // Fails only if the stream is gone, and then its window does not matter.
         let _ = self.stream.flow_control().release_capacity(count);
     }
 

@@ -95,7 +95,7 @@ fn find_line_feed(bytes: &[u8]) -> Option<usize> {
     for (at, word) in words.enumerate() {
         let mut eight = [0; 8];
         eight.copy_from_slice(word);
-        // Line feeds become zero bytes, and the lowest zero byte borrows first.
+        // Line feeds become zero bytes, and subtraction borrows first at the lowest zero byte.
         let word = u64::from_le_bytes(eight) ^ (ONES * u64::from(b'\n'));
         let zeros = word.wrapping_sub(ONES) & !word & (ONES * 0x80);
         if zeros != 0 {

@@ -55,7 +55,7 @@ impl Answer {
         let mut fields = vec![("Cache-Control", "no-store".to_owned())];
         let mut proxy_status = "durward".to_owned();
         if let Some(error) = proxy_error {
-            // A String does not fail to be written to.
+            // Writing to a String cannot fail.
             let _ = write!(proxy_status, "; error={error}");
         }
         let _ = match refusal {
@@ -123,7 +123,7 @@ impl Answer {
         for (name, value) in &self.fields {
             fields.append(name.as_bytes(), value.as_bytes());
         }
-        // The length of a 304 would be that of another response.
+        // The Content-Length of a 304 would be that of another response.
         response.content = match self.status {
             304 => Content::Empty,
             _ => Content::Length(self.body.len() as u64),

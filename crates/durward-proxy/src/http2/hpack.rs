@@ -132,7 +132,7 @@ impl Blocks {
                     name: if at < 14 { Name::of(name) } else { Name::Regular },
                     name_length: name.len() as u32,
                     size: (name.len() + usize::from(value) + OVERHEAD) as u32,
-                    // Of the static names one concerns a connection only.
+                    // `transfer-encoding` is the one static name that HTTP/2 forbids.
                     name_fault: (name == b"transfer-encoding").then_some(CONNECTION),
                     fault: (name == b"transfer-encoding").then_some(CONNECTION),
                     interim: false,
@@ -151,7 +151,7 @@ impl Blocks {
             (Name::of(name), name.len(), name_fault(name), rewrite::name_fits(name))
         } else {
             let entry = self.entry(index)?;
-            // An empty name has not been given to the codec.
+            // A field with an empty name was not passed to the codec, so it cannot be referred to.
             let fits = entry.name_length > 0;
             (entry.name, entry.name_length as usize, entry.name_fault, fits)
         };

@@ -86,7 +86,7 @@ impl Intake {
     pub(crate) fn finish(&mut self, buf: &mut ReadBuf<'_>, before: usize, partial: usize) -> bool {
         let new = &buf.filled()[before..];
         if new.is_empty() {
-            // The end: the codec judges what it is left with.
+            // End of the stream: the codec judges the incomplete bytes.
             self.release();
             return self.serve(buf) || self.ready.is_empty();
         }

@@ -101,7 +101,7 @@ impl Streams {
     pub(crate) fn received(&self, piece: Piece<'_>) {
         let (state, frame) = (&*self.0, piece.frame);
         if piece.first && frame.kind != kind::CONTINUATION {
-            // The block before is whole, and the codec has done with it.
+            // The block before is complete, and the codec has released it.
             state.memory.sub(state.stray.take());
         }
         if piece.last && frame.ends_stream() && matches!(frame.kind, kind::DATA | kind::HEADERS) {
@@ -128,7 +128,7 @@ impl Streams {
                 }
             }
             kind::RST_STREAM => state.reset(frame.stream),
-            // Push is turned off: a peer that promises nevertheless is not listened to.
+            // Push is turned off: a peer that promises nevertheless is cut off.
             kind::PUSH_PROMISE => state.broken.set(Some("PUSH_PROMISE although push is off")),
             _ => {}
         }
@@ -208,7 +208,7 @@ impl State {
         let more = price(before.saturating_add(length)) - price(before);
         let mut open = self.open.borrow_mut();
         let Some(stream) = open.get_mut(&id) else {
-            // The codec gathers the block all the same, and so does whoever looks for its faults.
+            // The codec buffers the block all the same, and so does the inspection.
             self.stray.set(self.stray.get() + more);
             return self.memory.add(more);
         };

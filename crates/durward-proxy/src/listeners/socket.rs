@@ -12,7 +12,7 @@ use super::BACKLOG;
 /// Opens a listening socket. The address need not be on the host yet (`IP_FREEBIND`).
 pub(super) fn open(address: SocketAddr, transparent: bool) -> io::Result<TcpListener> {
     let socket = bound(address, transparent, true)?;
-    // Accepted sockets inherit it: one call here instead of one per connection.
+    // Accepted sockets inherit the option: one call here instead of one per connection.
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     socket.listen(BACKLOG)?;
@@ -71,7 +71,7 @@ pub(super) fn set_transparent(
 /// Makes the kernel skip the socket for new connections, as if it were closed already: they reach another socket that listens on the address, or are
 /// refused. Handshakes under way still complete in its accept queue. This cannot be undone.
 pub(super) fn divert(socket: &TcpListener) {
-    // An interface no host has. Where the kernel does not know the option, clients of the last moment are reset, as they would be anyway.
+    // No host has this interface, so no packet matches. On kernels without the option clients in the queue are reset, as they would be at close.
     let nowhere = NonZeroU32::new(i32::MAX as u32);
     let _ = SockRef::from(socket).bind_device_by_index_v4(nowhere);
 }

@@ -102,7 +102,7 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         self.account.sub(self.bytes);
-        // Less is always granted.
+        // Lowering a charge cannot fail.
         let _ = self.account.settle();
     }
 }

@@ -139,7 +139,7 @@ impl Builder<'_> {
         let previous = self.previous.binds.get(&bind.address);
         if let Some(same) = previous.filter(|previous| is_same(previous, bind, tenants)) {
             for prepared in same.listeners.iter().flatten() {
-                // So that the next configuration finds it.
+                // Registers the resolver, so that the next configuration can reuse it.
                 self.resolver(&prepared.listener, &prepared.tenant);
             }
             return Arc::clone(same);
@@ -151,7 +151,7 @@ impl Builder<'_> {
             .map(|listener| {
                 let tenant = tenants.get(&listener.tenant)?;
                 if let Some(same) = unchanged.next(listener, tenant) {
-                    // So that the next configuration finds it.
+                    // Registers the resolver, so that the next configuration can reuse it.
                     self.resolver(listener, tenant);
                     return Some(same);
                 }
@@ -177,7 +177,7 @@ impl Builder<'_> {
             && Arc::ptr_eq(&before.tenant, tenant)
             && same(&before.listener, listener)
         {
-            // So that the next configuration finds it.
+            // Registers the resolver, so that the next configuration can reuse it.
             self.resolver(listener, tenant);
             return Some(Arc::clone(before));
         }

@@ -133,7 +133,7 @@ fn sources_shrink(old: Option<&SourceSet>, new: Option<&SourceSet>) -> bool {
     if old == new {
         return false;
     }
-    // Two halves admit whom their whole admits: once neighbours are joined, a block that all of them cover lies in one of them.
+    // Adjacent networks are joined first; then a block that all of them cover lies in one of them.
     let joined = IpNet::aggregate(&new.blocks().to_vec());
     let covered = |block: &IpNet| joined.iter().any(|wider| wider.contains(block));
     !old.blocks().iter().all(covered)

@@ -43,7 +43,7 @@ impl HostAddresses {
         if known.at.elapsed() >= FRESH && !self.0.asking.swap(true, AcqRel) {
             let memory = Arc::clone(&self.0);
             tokio::task::spawn_blocking(move || {
-                // What was known before stays known.
+                // On an error the former list stays.
                 let _ = memory.ask();
                 memory.asking.store(false, Release);
             });

@@ -65,7 +65,7 @@ impl Worker {
     }
 
     pub(super) fn tell(&self, command: Command) {
-        // A thread that has ended needs no commands.
+        // Fails only after the thread has ended.
         let _ = self.commands.send(command);
     }
 

@@ -85,9 +85,9 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
         current = Rc::clone(&http);
         first = false;
         conn.begin(&http, &request);
-        // The exchange is large and an idle connection should not be.
+        // Boxed, because the exchange's future is large and an idle connection should be small.
         match Box::pin(requests::run(&http, watch, &mut conn, request)).await {
-            // Requests that were sent ahead are many turns, not one.
+            // Pipelined requests are several turns, not one.
             Ended::Complete if !conn.close && !conn.input.buffer.filled().is_empty() => {
                 tokio::task::yield_now().await;
             }
@@ -99,7 +99,7 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
             }
             Ended::Broken => {
                 if conn.output.is_finished() {
-                    // The response is whole; what broke came after it.
+                    // The response is complete; the fault came after it.
                     Box::pin(linger(&http, watch, &mut conn)).await;
                 } else if conn.output.is_raw() {
                     cut(&conn.io);
@@ -142,7 +142,7 @@ async fn next_request(
     let mut begun = false;
     let mut held: Option<Part> = None;
     conn.input.received = conn.input.buffer.filled().len() as u64;
-    // Nobody who has just connected is idle: the first request is on its way.
+    // A connection that was just accepted does not count as idle: its first request is on its way.
     watch.arm(Some(timeouts.idle), !first);
     loop {
         let input = conn.input.buffer.filled();
@@ -264,7 +264,7 @@ impl Downstream for Conn {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        // Over TCP a client may close its direction and still wait for its response; over TLS it has said goodbye.
+        // Over TCP a half-closed client may still wait for its response; over TLS it has sent `close_notify`.
         match self.io {
             Io::Tls(_) if self.input.eof => Poll::Ready(()),
             _ => Poll::Pending,

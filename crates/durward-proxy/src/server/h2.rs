@@ -148,9 +148,9 @@ impl Session<'_> {
                 Ok(Event::Ended) => return,
                 Ok(Event::ThrowOut(refusal)) => return self.throw_out(&refusal).await,
                 Err(Expired::Closing) if self.watch.cut() => return,
-                // The goodbye took too long.
+                // The GOAWAY exchange took too long.
                 Err(Expired::Deadline) if self.leaving => return,
-                // Being woken for it, the last poll has taken leave already.
+                // The last poll has sent GOAWAY already.
                 Err(Expired::Closing) if self.leaving => {}
                 Err(Expired::Deadline | Expired::Closing) => self.leave(),
             }
@@ -164,7 +164,7 @@ impl Session<'_> {
             (true, false) => Some(self.http.limits().timeouts.idle),
             (false, _) => None,
         };
-        // Whoever is busy is told to go elsewhere as soon as the idle are.
+        // Busy connections get GOAWAY as soon as idle ones do.
         self.watch.arm(after, !self.leaving && !self.fresh);
     }
 
@@ -196,7 +196,7 @@ impl Session<'_> {
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(self.failed(&error)),
                 Poll::Ready(None) => return Poll::Ready(Event::Ended),
-                // No stream is there to take the heads that wait: they are trailers of bodies that nobody reads.
+                // No stream will take the waiting heads: they are trailers of bodies that are not read.
                 Poll::Pending if held_back && self.accounts.is_full() => {
                     return Poll::Ready(Event::ThrowOut(Refusal::Flood { detail: "heads" }));
                 }
@@ -214,7 +214,7 @@ impl Session<'_> {
                 break;
             }
         }
-        // Over HTTP/1 each of them would have had turns of its own.
+        // Over HTTP/1 each request would have had turns of its own.
         self.turns.charge((begun + ended) / 2);
         if let Poll::Ready(Err(_)) = self.wire.poll_send(cx) {
             return Poll::Ready(Event::Ended);
@@ -246,19 +246,19 @@ impl Session<'_> {
         };
         if self.watch.outdated() {
             note_refusal(&self.http, &Refusal::Draining);
-            // It was not looked at, so that the client may ask elsewhere (RFC 9113 section 8.7).
+            // The request was not processed, so the client may retry elsewhere (RFC 9113 section 8.7).
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
         let account = Rc::new(self.accounts.serve(id));
         let Ok(mut held) = self.http.memory.take(STREAM) else {
             note_refusal(&self.http, &Refusal::Memory);
-            // Nothing was done with it, so that the client may try again.
+            // The request was not processed, so the client may retry.
             return respond.send_reset(Reason::REFUSED_STREAM);
         };
         let findings = Rc::clone(&self.findings);
         let begun = Begun { request, respond, account: Rc::clone(&account), id, fault, findings };
         let exchange = Box::pin(stream(Rc::clone(&self.http), begun));
-        // Where that is too much the head, which comes next, is refused with an answer.
+        // If this exceeds the budget, the head, which comes next, is refused with a response.
         let _ = held.raise(STREAM + size_of_val(&*exchange));
         account.keep(held);
         self.streams.push(exchange);
@@ -272,7 +272,7 @@ impl Session<'_> {
     }
 
     fn failed(&self, error: &h2::Error) -> Event {
-        // The crate's own budgets: rapid resets, CONTINUATION, small DATA frames.
+        // Budgets of `h2` itself: rapid resets, CONTINUATION, small DATA frames.
         let refusal = match error.reason() {
             Some(Reason::ENHANCE_YOUR_CALM) => Refusal::Flood { detail: "streams" },
             Some(Reason::NO_ERROR) | None => return Event::Ended,

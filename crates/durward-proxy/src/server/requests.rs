@@ -33,7 +33,7 @@ pub(crate) async fn run<'a, D: Downstream>(
     let ended = match served {
         Ok(ended) => ended,
         Err(Stop::Refuse(refusal)) => {
-            // Who breaks one rule may have broken another that we did not see.
+            // A request that breaks one rule may break another that we do not detect (request smuggling).
             account.request.keep_alive &=
                 !matches!(refusal, Refusal::BadRequest { .. } | Refusal::ClientTimeout { .. });
             let answer = refusal_answer(&account.request, &refusal, None, account.id.as_str());
@@ -67,7 +67,7 @@ pub(crate) async fn refuse<D: Downstream>(
     let mut account = Account::open(http, request);
     let answer = refusal_answer(&account.request, &refusal, status, account.id.as_str());
     account.refusal = Some(refusal);
-    // A client that does not take the answer must not keep a head that was too large.
+    // A client that does not read the answer must not keep an oversized head in memory.
     account.forget_request();
     let mut response = PooledResponse::new();
     answer_here(watch, down, &mut account, &mut response, &answer).await;

@@ -81,7 +81,7 @@ fn one(
     let lists = lists.map(|(_, der)| CertificateRevocationListDer::from(der.to_vec()));
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
         .with_crls(lists)
-        // An authority without a list has nothing revoked; one with a list answers for all it issued.
+        // An authority without a list revokes nothing; one with a list must list or clear each certificate.
         .allow_unknown_revocation_status();
     let builder = match auth {
         ClientAuth::Optional(_) => builder.allow_unauthenticated(),

@@ -56,7 +56,7 @@ fn of_certificate(error: &CertificateError) -> HandshakeFailure {
             HandshakeFailure::ClientCertificateNotYetValid
         }
         CertificateError::Revoked => HandshakeFailure::ClientCertificateRevoked,
-        // An authority of the same name with another key is another authority.
+        // An authority with the expected name but another key fails the signature, and counts as unknown.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             HandshakeFailure::ClientCertificateUnknownIssuer
         }

@@ -93,7 +93,7 @@ fn can_verify(hello: &ClientHello<'_>, key_type: &str) -> bool {
         _ if key_type == "Ed25519" => (&[S::ED25519][..], "_ECDSA_"),
         _ => return true,
     };
-    // Suites of TLS 1.3 say nothing of the certificate.
+    // TLS 1.3 suites do not restrict the certificate's key type.
     let suits = |suite: &CipherSuite| {
         suite.as_str().is_some_and(|name| name.starts_with("TLS13_") || name.contains(suites))
     };

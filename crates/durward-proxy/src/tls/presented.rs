@@ -51,7 +51,7 @@ impl ClientCertVerifier for Noting {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         self.0.verify_client_cert(end_entity, intermediates, now).inspect_err(|_| {
-            // Outside of `observe` there is nobody to tell.
+            // Outside of `observe` the certificate is not recorded.
             let _ = REFUSED.try_with(|refused| *refused.borrow_mut() = Presented::read(end_entity));
         })
     }

@@ -192,7 +192,7 @@ impl EndpointRuntime {
             }
             paths
         });
-        // Another core may have made it meanwhile; all use the same one, for it counts ports.
+        // Another core may have created the path meanwhile; all cores must share one, because it counts ports.
         let paths = paths.load();
         Ok(with(find(&paths, &tenant.id, peer, source).unwrap_or(&made)))
     }

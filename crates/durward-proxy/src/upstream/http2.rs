@@ -99,7 +99,7 @@ impl Shared {
         let (send, connection) = Builder::new()
             .enable_push(false)
             .initial_window_size(window)
-            // That of all streams, so that a stalled client never stops the others.
+            // Connection window for all streams, so that a stalled client never stops the others.
             .initial_connection_window_size(window * STREAMS)
             .max_header_list_size(HEADER_LIST)
             .max_send_buffer_size(SEND_BUFFER)

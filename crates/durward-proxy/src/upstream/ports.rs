@@ -22,7 +22,7 @@ pub(crate) fn budget() -> u32 {
     static BUDGET: LazyLock<u32> = LazyLock::new(|| {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let ports = available(&read(RANGE), &read(RESERVED)).unwrap_or(USUAL);
-        // One in 32 is left for connections that end but are not over.
+        // One port in 32 is reserved for connections in TIME_WAIT and other closing states.
         ports - ports / 32
     });
     *BUDGET

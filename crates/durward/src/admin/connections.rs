@@ -59,7 +59,7 @@ pub(super) async fn accept(
             let served = serve(stream, ends, router, &place, &ending);
             place.closed.run_until_cancelled(served).await;
         });
-        // Connections that were told to close do so before the next one is accepted.
+        // Lets connections that are being closed end before the next one is accepted.
         tokio::task::yield_now().await;
     }
     ending.cancel();

@@ -194,7 +194,7 @@ impl Gateway {
 
     /// Reads the configuration again because of `cause`, and applies the changes.
     pub(crate) fn reload(&self, cause: &str) -> Reloaded {
-        // Read in one's turn: what was read before another's turn would be older than what that one adopted.
+        // Files are read under the lock: otherwise an older reading could be applied after a newer one.
         let mut turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let resources = self.source.load(&self.paths);
         let reloaded = self.adopt_in_turn(&mut turn, &resources, cause);
@@ -213,7 +213,7 @@ impl Gateway {
             if Arc::ptr_eq(held, resources) {
                 *held = Arc::new(resources.without_bytes_of(&files));
             }
-            // The files say the same as before, so there is nothing to adopt.
+            // The files have not changed, so there is nothing to apply.
             false
         });
     }
@@ -336,7 +336,7 @@ impl Gateway {
     pub(crate) fn retry(&self) {
         self.kernel.retry();
         self.with_proxy(Proxy::retry);
-        // While a configuration is being applied, the one that applies it looks.
+        // If a configuration is being applied, that call logs the addresses.
         if let Ok(mut absent_egress) = self.applying.try_lock() {
             absent_egress.log_changes(&self.view().snapshot);
         }

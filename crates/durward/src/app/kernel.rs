@@ -102,7 +102,7 @@ impl Kernel {
     /// Returns the present state of the kernel plane; `None` if it is not used.
     pub(crate) fn facts(&self) -> Option<KernelFacts> {
         let state = self.state();
-        // After a hand-over it is the younger process that knows.
+        // After a hand-over only the younger process knows the state.
         if state.closed || !is_wanted(&self.options, &state.wanted) {
             return None;
         }

@@ -29,7 +29,7 @@ pub(crate) fn run(
     admin: Admin,
     older: Option<Older>,
 ) -> Result<Exit, Failure> {
-    // Read before anybody can replace the file: afterwards the kernel calls it deleted.
+    // Read before the file can be replaced: afterwards the path in /proc ends in " (deleted)".
     let program = std::env::current_exe()
         .map_err(|error| Failure::broken("finding our own program", error))?;
     let listener = admin_listener(admin, &mut settings.sockets)?;
@@ -92,7 +92,7 @@ impl Signals {
     fn listen() -> Result<Self, Failure> {
         let listen =
             |kind| signal(kind).map_err(|error| Failure::broken("listening for signals", error));
-        // A write beyond the limit of file sizes ends a process that does not catch this signal; with it, the write fails with EFBIG.
+        // A write beyond RLIMIT_FSIZE kills a process that does not catch SIGXFSZ; with a handler, the write fails with EFBIG.
         drop(listen(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         Ok(Self {
             hangup: listen(SignalKind::hangup())?,
@@ -130,7 +130,7 @@ impl Supervisor {
         let stopped = CancellationToken::new();
         let admin = self.serve_admin(&stopped)?;
         if let Some(older) = older {
-            // The older process may have gone; then there is nobody to tell.
+            // The older process may have ended meanwhile.
             drop(older.tell_ready());
         }
         notify(&[NotifyState::Ready]);
@@ -148,14 +148,14 @@ impl Supervisor {
             }
             End::Told => {
                 notify(&[NotifyState::Stopping]);
-                // Cut short when told again.
+                // A second signal cuts the delay short.
                 drop(tokio::time::timeout(self.drain_delay, signals.stop()).await);
             }
         }
         self.drain(&mut signals).await;
         stopped.cancel();
         if let Some(admin) = admin {
-            // Only a scrape that hangs could keep it; it ends with the process.
+            // Only a hanging scrape could block this; it ends with the process.
             drop(tokio::time::timeout(Duration::from_secs(1), admin).await);
         }
         Ok(Exit::Ok)
@@ -272,7 +272,7 @@ async fn retry(gateway: Arc<Gateway>) {
     loop {
         beats.tick().await;
         let gateway = Arc::clone(&gateway);
-        // Asking the kernel may take a moment.
+        // On a blocking thread: reading the kernel may take a moment.
         drop(tokio::task::spawn_blocking(move || gateway.retry()).await);
     }
 }

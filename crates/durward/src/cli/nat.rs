@@ -173,7 +173,7 @@ impl NatArgs {
             return parse_gateway(text)
                 .map_err(|fault| Failure::usage(format!("--nat-gateway {text:?} {fault}")));
         }
-        // Who comes from SmartNat has its documented default: the first address.
+        // Users of SmartNat's variables get its documented default: the first address.
         let from_there = self.nat_external.is_none() && seed.text("INTERFACES_PATTERN").is_some();
         match seed.text("GW_ADDRESS_OFFSET") {
             Some(text) => match text.parse() {

@@ -41,7 +41,7 @@ pub(crate) fn demo(arguments: &Demo, log: LogFormat) -> Result<Exit, Failure> {
         }
         return Ok(Exit::Ok);
     }
-    // On a terminal log lines would break the live table, which tells of a bad edit itself.
+    // Log lines would break the live table of a terminal, which itself shows a bad edit.
     telemetry::start(log, if std::io::stdout().is_terminal() { "off" } else { "error" });
     let stage = Stage::build()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -70,7 +70,7 @@ async fn perform(arguments: &Demo, stage: &Stage, screen: Screen) -> Result<Exit
         live(arguments, stage, screen, &gateway, &ledger, interrupted).await
     };
     let gateway = Arc::clone(&gateway);
-    // A panic while draining changes nothing about the demo's result.
+    // A panic while draining does not change the demo's result.
     drop(tokio::task::spawn_blocking(move || gateway.drain(GRACE)).await);
     stopped.cancel();
     ended
@@ -172,7 +172,7 @@ async fn keep_asking(mut caller: Caller, every: Duration) {
     beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         beats.tick().await;
-        // A refused request shows in the table and in the metrics; asking goes on.
+        // A refused request shows in the table and in the metrics; the demo goes on.
         drop(caller.get("/pay").await);
     }
 }

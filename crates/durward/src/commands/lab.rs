@@ -40,7 +40,7 @@ pub(crate) fn lab(arguments: &Lab, log: LogFormat) -> Result<Exit, Failure> {
     if !arguments.inside {
         return enter::again_inside();
     }
-    // Whoever ends the program outside ends everything.
+    // Killing the program outside ends all of the lab.
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| Failure::broken("binding our life to the program outside", error))?;
     telemetry::start(log, "error");

@@ -100,7 +100,7 @@ fn write(directory: &Path, files: &[(String, &[u8])]) -> Result<(), Failure> {
     fs::create_dir_all(directory).map_err(broken(directory))?;
     for (name, bytes) in files {
         let path = directory.join(name);
-        // Hashes of secrets are not for every user of the host.
+        // Not every user of the host should read hashes of secrets.
         let mode = if name.ends_with(".credentials") { 0o640 } else { 0o666 };
         let created = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
         let written = created.and_then(|mut file| file.write_all(bytes));

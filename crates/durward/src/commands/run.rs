@@ -13,8 +13,8 @@ const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST
 
 /// Serves the configuration.
 pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
-    // rustls warns of odd handshakes, which any client can send as often as it likes.
     let seed = Seed::environment();
+    // `rustls=error`, because rustls logs a warning per odd handshake, and clients can send any number of those.
     telemetry::start(log, if seed.debug() { "debug,rustls=error" } else { "info,rustls=error" });
     let admin = match arguments.admin {
         Some(admin) => admin,

@@ -53,7 +53,7 @@ fn ask(admin: Admin) -> Result<Ledger, Failure> {
     })?;
     let text = String::from_utf8_lossy(&text);
     if !text.contains("durward_build_info") {
-        // Another exporter's metrics would look like a gateway without tenants.
+        // Another program's metrics would look like a gateway without tenants.
         let message = format!("what answers at {address} is no durward; --admin says where one is");
         return Err(Failure::Unreachable { message });
     }
@@ -146,7 +146,7 @@ fn rates(ledger: &Ledger, old: &Ledger, seconds: f64) -> Table {
         std::cmp::Reverse(now.traffic().saturating_sub(then.traffic()))
     });
     for (tenant, now, then) in rows {
-        // A counter that fell began anew with its process.
+        // A counter that fell was reset by a restart.
         let rate = |of: fn(&Totals) -> u64| of(now).saturating_sub(of(then)) as f64 / seconds;
         table.row(vec![
             plain(name(tenant)),

@@ -58,7 +58,7 @@ fn files(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 }
 
 fn note(text: &str) {
-    // Nothing is left to be done when standard error is closed.
+    // Nothing is left to do if standard error is closed.
     drop(writeln!(anstream::stderr(), "durward: {text}"));
 }
 

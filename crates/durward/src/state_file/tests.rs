@@ -151,7 +151,7 @@ impl Stage {
     }
 }
 
-/// A tenant's document, compiled.
+/// Compiles a tenant's document.
 fn compiled(name: &str) -> Arc<Compiled> {
     let directory = tempfile::tempdir().unwrap();
     let document = format!(

@@ -239,7 +239,7 @@ impl Writer {
             }
             return;
         };
-        // One tenant's documents must not cost the others their claims. Nothing else is cured by fewer bytes.
+        // Without the documents the claims may still fit: one tenant's documents must not cost the others their claims.
         let only_claims = is_about_room(&fault.error)
             && self.replace(&state.without_documents().to_json()).is_ok();
         let kept = match (fault.replaced, only_claims) {
@@ -269,7 +269,7 @@ impl Writer {
         }
         let written = write(&self.path, bytes, &self.sync);
         let stamp = written.map_err(|error| Fault { error, replaced: false })?;
-        // The name is safe only with the directory. Until it is, the same bytes are written once more.
+        // The new name is safe only once the directory is synced. Until then the same bytes are written again.
         sync_directory(&self.path, &self.sync).map_err(|error| Fault { error, replaced: true })?;
         self.on_disk = Some(OnDisk { sum, stamp });
         Ok(())

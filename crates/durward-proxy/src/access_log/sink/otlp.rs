@@ -82,7 +82,7 @@ impl Deliver for Otlp {
                 let error = io::Error::other(format!("the collector answers {}", answer.status));
                 Err(failed(error, answer.retry_after))
             }
-            // The protocol: anything else would be answered the same the next time.
+            // A retry would get the same answer.
             status => {
                 tracing::warn!(status, "the collector does not take log records; they are lost");
                 let refused = memchr::memchr_iter(b'\n', lines).count() as u64;

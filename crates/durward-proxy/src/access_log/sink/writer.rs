@@ -69,7 +69,7 @@ impl Writer {
     pub(super) fn offer(&self, bytes: Vec<u8>, lines: u64) {
         let length = bytes.len();
         let before = self.waiting.fetch_add(length, Relaxed);
-        // A buffer that finds nothing before it is taken whatever its size.
+        // An empty queue accepts a buffer of any size, so that a long line is not lost for ever.
         let fits = before == 0 || before + length <= WAITING_BYTES;
         let sent = fits && self.sender.try_send(Message::Lines(bytes, lines)).is_ok();
         if !sent {
@@ -91,7 +91,7 @@ impl Writer {
     }
 
     pub(super) fn reopen(&self) {
-        // A writer that was closed has nothing to open.
+        // Fails only after the writer was closed.
         let _closed_already = self.sender.send(Message::Reopen);
     }
 

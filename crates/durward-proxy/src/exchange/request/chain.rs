@@ -76,7 +76,7 @@ impl ProxyChain {
         let authority = said.unwrap_or_else(|| fields.bytes(request.authority));
         let (host, port) = split(authority);
         let port = match self.said(fields, Known::XForwardedPort, b"").and_then(number) {
-            // The port in X-Forwarded-Host is the client's own, that in Host may be the way from the proxy to us.
+            // The port in X-Forwarded-Host is the client's own, that in Host may be the proxy's port to us.
             Some(own) if said.is_none() || port.is_none() => Some(own),
             _ => port,
         };
@@ -159,7 +159,7 @@ fn address(element: &[u8]) -> Option<IpAddr> {
 
 fn scheme(name: &[u8]) -> Option<&'static str> {
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-    // Some proxies name the WebSocket's scheme.
+    // Some proxies name the WebSocket scheme.
     if is("https") || is("wss") {
         Some("https")
     } else if is("http") || is("ws") {

@@ -146,7 +146,7 @@ fn envoy_format(certificate: &ClientCertificate) -> String {
     text.push('"');
     let names = certificate.uris.iter().map(|uri| ("URI", uri));
     for (key, name) in names.chain(certificate.dns.iter().map(|name| ("DNS", name))) {
-        // A String does not fail to be written to.
+        // Writing to a String cannot fail.
         let _ = write!(text, ";{key}=");
         if name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, ',' | ';' | '=' | '"' | '\\'))
         {

@@ -39,7 +39,7 @@ pub(crate) fn answer(
         return None;
     }
     let mut location = String::with_capacity(128);
-    // A String does not fail to be written to.
+    // Writing to a String cannot fail.
     let _ = match host.contains(':') {
         true => write!(location, "{scheme}://[{host}]"),
         false => write!(location, "{scheme}://{host}"),

@@ -25,7 +25,7 @@ impl Upstream for Conn {
         request: &Request,
         response: &mut Response,
     ) -> Poll<Result<(), HeadFault>> {
-        // An extended CONNECT is a GET here.
+        // An extended CONNECT becomes a GET with Upgrade in HTTP/1.1.
         let extended = request.upgrade.is_extended();
         let kind = if extended { Kind::Other } else { Kind::of(request) };
         let asked = Asked { kind, upgrade: !request.upgrade.is_none() };

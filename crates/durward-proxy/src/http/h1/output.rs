@@ -98,7 +98,7 @@ impl Output {
         }
         let gathers = self.pending.len() - self.start + count <= GATHER;
         if self.encoding == (Encoding::Chunked { open: 0 }) {
-            // A Vec does not fail to be written to.
+            // Writing to a Vec cannot fail.
             let _ = write!(self.pending_mut(), "{count:x}\r\n");
             self.encoding = Encoding::Chunked { open: count };
         }

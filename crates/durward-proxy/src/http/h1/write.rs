@@ -21,7 +21,7 @@ pub(crate) fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 }
 
 fn content_length(out: &mut Vec<u8>, length: u64) {
-    // A Vec does not fail to be written to.
+    // Writing to a Vec cannot fail.
     let _ = write!(out, "Content-Length: {length}\r\n");
 }
 

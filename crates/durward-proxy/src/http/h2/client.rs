@@ -108,7 +108,7 @@ impl Up {
             return HeadFault::Malformed(refusal);
         }
         match head_fault(error) {
-            // The codec does not say which rule it was.
+            // The codec does not report which rule was broken.
             HeadFault::Malformed(refusal) => {
                 self.sound().err().unwrap_or(HeadFault::Malformed(refusal))
             }
@@ -129,15 +129,15 @@ fn read_head(
 fn head_fault(error: &h2::Error) -> HeadFault {
     match error.reason() {
         Some(Reason::REFUSED_STREAM) if error.is_remote() => HeadFault::Refused,
-        // A GOAWAY in good order ends only the streams that the upstream did not look at.
+        // A GOAWAY with NO_ERROR ends only the streams that the upstream did not process.
         Some(Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => HeadFault::Refused,
         Some(reason) if error.is_remote() => HeadFault::Reset(ended_by(reason)),
-        // The codec's own: a rule of the protocol or a bound on heads is broken.
+        // Error raised by the codec: the upstream broke a rule of the protocol or a bound on heads.
         Some(_) if error.is_library() => {
             HeadFault::Malformed(Refusal::BadResponse { detail: "HTTP/2 protocol error" })
         }
         _ if error.is_io() => HeadFault::Closed,
-        // The crate itself will not send it.
+        // The codec itself refuses to send the request.
         None => HeadFault::Unfit(unfit("request that HTTP/2 cannot carry")),
         Some(_) => HeadFault::Closed,
     }
@@ -185,7 +185,7 @@ impl Upstream for Up {
         response: &mut Response,
     ) -> Poll<Result<(), HeadFault>> {
         if let Err(error) = ready!(self.poll_start(cx)) {
-            // Still waiting: nothing was sent.
+            // The request still waits for a free stream: nothing was sent.
             let fault = self.fault(&error);
             let unsent = self.waiting.is_some() && !matches!(fault, HeadFault::Unfit(_));
             return Poll::Ready(Err(if unsent { HeadFault::Refused } else { fault }));
@@ -243,7 +243,7 @@ impl Source for Up {
     }
 
     fn held(&self) -> usize {
-        // What waits here stops the stream, and the upstream fills its window.
+        // Unread data blocks the stream, and the upstream may fill its window meanwhile.
         if self.data().is_empty() { 0 } else { self.window }
     }
 
@@ -267,7 +267,7 @@ impl Sink for Up {
     }
 
     fn finish(&mut self, trailers: Option<&Fields>) -> io::Result<()> {
-        // A request without a body ends with its head, which may still wait for room.
+        // A request without a body ends with its head, which may still wait for a free stream.
         if self.waiting.as_ref().is_some_and(|(_, ended)| *ended) {
             return Ok(());
         }

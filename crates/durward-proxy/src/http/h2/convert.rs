@@ -158,7 +158,7 @@ fn fields(map: &HeaderMap, out: &mut Fields, is_request: bool) -> Result<Control
                     return Err(Fault::Malformed("repeated Host"));
                 }
             }
-            // RFC 9113 §8.2.3: one field again for whoever is behind.
+            // Cookie fields are joined again for HTTP/1 upstreams (RFC 9113 §8.2.3).
             Known::Cookie if is_request => cookies += 1,
             Known::Proxy => {}
             Known::ProxyAuthorization => {

@@ -114,7 +114,7 @@ impl State {
         if self.out.capacity() == 0 {
             self.out = take_write();
         }
-        // A single write may be larger than the buffer should grow.
+        // One write may be larger than the buffer should grow.
         let mut room = SIZE;
         for part in parts {
             let count = part.len().min(room);
@@ -134,12 +134,12 @@ impl State {
             return Poll::Pending;
         }
         while !self.intake.serve(buf) {
-            // Frames cost time, however small they are.
+            // Each frame costs time, however small it is.
             if turns::is_over() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            // The task that polls takes the heads and reads on; nobody has to be woken.
+            // The task that polls takes the heads and then reads on, so no wake-up is needed.
             if self.streams.is_full() {
                 self.held_back = true;
                 return Poll::Pending;

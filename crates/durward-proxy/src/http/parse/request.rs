@@ -21,7 +21,7 @@ pub(crate) fn parse_request(
         match progress.next_line(input)? {
             Line::Incomplete => return incomplete(input, progress, limits),
             Line::Empty if progress.started => break,
-            // RFC 9112 §2.2: one empty line before a request is forgiven.
+            // One empty line before a request is ignored (RFC 9112 §2.2).
             Line::Empty if progress.read() == 2 => {}
             Line::Empty => return Err(Fault::Malformed("empty lines before the request")),
             Line::Text(start, end) if !progress.started => {

@@ -63,7 +63,7 @@ pub(super) fn fitness(name: Name, name_fits: bool, value: &[u8]) -> Fits {
     };
     match (name_fits, value_fits) {
         (true, true) => Fits::All,
-        // No value of this length would do.
+        // The codec accepts no fill of this length as a value.
         (true, false) if name == Name::Method && value.is_empty() => Fits::Nothing,
         (true, false) if name == Name::Status && value.len() != 3 => Fits::Nothing,
         (true, false) => Fits::Name,
@@ -109,7 +109,7 @@ impl<'b> Rewrite<'b> {
                 out.push(NEW_NAME);
                 fill(out, name);
                 fill(out, value);
-                // The codec has it under another name: nothing that refers to it is sound.
+                // The codec has the entry under another name, so every reference to it is a fault.
                 let entry = &mut literal.entry;
                 entry.fault = entry.fault.or(Some(UNKNOWN));
                 entry.name_fault = entry.fault;
@@ -187,7 +187,7 @@ mod tests {
         ]
     }
 
-    /// A literal, with indexing or without, whose name is new or one of the table's.
+    /// Generates a literal, with indexing or without, whose name is new or one of the table's.
     fn literal() -> impl Strategy<Value = Vec<u8>> {
         let name = prop_oneof![
             text(b"xyY:\0").prop_map(|name| [vec![0], string(&name)].concat()),

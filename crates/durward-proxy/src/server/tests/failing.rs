@@ -24,7 +24,7 @@ fn reset(stream: u32, code: u32) -> Vec<u8> {
     frame(kind::RST_STREAM, 0, stream, &code.to_be_bytes())
 }
 
-/// A good and a bad upstream, in turn, without retries.
+/// Sets up a good and a bad upstream, in turn, without retries.
 fn setup(good: &RawOrigin, bad: &RawOrigin, protocol: UpstreamProtocol) -> Setup {
     let mut setup = Setup::to_all(&[good.address(), bad.address()]);
     setup.upstream.protocol = protocol;
@@ -259,7 +259,7 @@ async fn a_2xx_to_an_upgrade_that_was_not_granted_opens_no_tunnel() {
         .await;
 }
 
-/// A response with a body and trailers.
+/// Builds a response with a body and trailers.
 fn with_trailers(stream: u32, trailers: &[(&str, &str)]) -> Vec<u8> {
     let head = header_block(&[(":status", "200")]);
     [

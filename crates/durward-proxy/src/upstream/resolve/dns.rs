@@ -83,7 +83,7 @@ async fn ask(servers: &Servers, host: &Arc<str>, memory: &Memory) -> Answer {
     for name in servers.names(host) {
         match both(servers, &name, |addresses, ttl| memory.early(host, addresses, ttl)).await {
             found @ Answer::Addresses(..) => return found,
-            // A server that fails says nothing of the names that follow, but in the end nothing is known.
+            // The next name may still succeed after a failure, but if none does, the result is the failure.
             failed @ Answer::Failed(_) => last = failed,
             nothing => last = if matches!(last, Answer::Failed(_)) { last } else { nothing },
         }

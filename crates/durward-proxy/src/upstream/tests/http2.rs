@@ -82,7 +82,7 @@ async fn http2_is_agreed_by_alpn_over_tls() {
     .await;
 }
 
-/// An HTTP/2 server with a limit of streams that says GOAWAY when told to, and counts connections.
+/// Starts an HTTP/2 server with a limit of streams that sends GOAWAY on request, and counts connections.
 async fn limited(
     streams: u32,
     mut goaway: tokio::sync::watch::Receiver<bool>,

@@ -201,7 +201,7 @@ fn kernel(facts: &Facts<'_>) -> Option<Check> {
     check.conditions.extend(kernel.checked.iter().flat_map(mapping));
     let host = report.host.iter();
     check.conditions.extend(host.map(|one| Condition::process(Kind::Kernel, "host:", one)));
-    // A tenant's document must not take the gateway away from the others where the operator never asked for the kernel plane.
+    // Mappings in a tenant's document must not make the gateway unready for others, unless the operator enabled the kernel plane.
     let nothing_else = facts.view.snapshot.binds.is_empty();
     match &kernel.fault {
         Some(fault) if kernel.enabled || nothing_else => check.fault = Some(fault.clone()),

@@ -210,7 +210,7 @@ fn pem_files(dir: &Path) -> Result<Vec<(PathBuf, Vec<CertificateDer<'static>>)>,
     paths.sort();
     let certificates = |path: PathBuf| {
         let unread = |error: &regular::Unread| {
-            // Left out silently, a file would look as if it held no certificate.
+            // Skipped silently, a file would look as if it held no certificate.
             drop(writeln!(anstream::stderr(), "durward: {} {error}", path.display()));
         };
         let read = regular::read(&path, FileKind::Authorities).inspect_err(unread);

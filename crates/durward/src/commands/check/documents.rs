@@ -32,7 +32,7 @@ pub(crate) fn check(loaded: &Loaded) -> Category {
         );
     }
     for (verdict, finding) in loaded.verdicts.findings() {
-        // The category `certificates` reports lifetimes of what is served.
+        // The category `certificates` reports the lifetimes of certificates being served.
         let reported = verdict.outcome == Outcome::Accepted && LIFETIME.contains(&&*finding.reason);
         if finding.severity == Severity::Warning && !reported {
             category.warn(
@@ -42,7 +42,7 @@ pub(crate) fn check(loaded: &Loaded) -> Category {
         }
     }
     let (snapshot, nat) = (&loaded.snapshot, &loaded.snapshot.nat);
-    // The kernel serves without a listener.
+    // Mappings and egress rules need no listener.
     if snapshot.binds.is_empty() && nat.mappings.is_empty() && nat.egress.is_empty() {
         category.error("nothing would be served", "see: durward validate");
     }

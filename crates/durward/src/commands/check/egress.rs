@@ -40,7 +40,7 @@ pub(crate) fn check(snapshot: &Snapshot) -> Category {
     let mut category = Category::new("egress");
     let neighbours = Neighbours::of(snapshot);
     for tenant in snapshot.tenants.values() {
-        // Of both families the rules are the same.
+        // The transparent listeners of both families have the same rules.
         for listener in tenant.listeners.iter().chain(tenant.transparent.first()) {
             if let Service::Forward(service) = &listener.service {
                 one(&mut category, tenant, listener, service, &neighbours);
@@ -83,7 +83,7 @@ pub(crate) fn one(
     }
     for (rule, target) in open {
         let sentence = format!("{name}: {} opens {target}, which is near the gateway", rule.name);
-        // Nobody names single addresses by mistake.
+        // A rule for single addresses is no mistake.
         if rule.blocks.iter().all(|block| block.prefix_len() == block.max_prefix_len()) {
             category.ok(format!("{sentence}, and nothing else"));
         } else {
@@ -141,7 +141,7 @@ fn opened_by(policy: &Policy, rule: &Rule, around: Surroundings<'_>) -> Option<S
     let within = |address: &IpAddr| rule.blocks.iter().any(|block| block.contains(address));
     let near = NEAR.iter().filter_map(|text| text.parse().ok()).filter(within);
     let ends = rule.blocks.iter().flat_map(|block| [block.network(), block.broadcast()]);
-    // A rule with methods may be for plain requests only.
+    // A rule with methods may apply to plain requests only.
     let tunnels = rule.methods.is_empty() || rule.methods.iter().any(|known| **known == *"CONNECT");
     let method = rule.methods.first().filter(|_| !tunnels).map(|method| &**method);
     let default = if method.is_some() { 80 } else { 443 };

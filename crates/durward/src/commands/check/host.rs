@@ -79,7 +79,7 @@ fn descriptors(category: &mut Category, snapshot: &Snapshot) {
         .filter_map(|tenant| tenant.limits.connections)
         .map(u64::from)
         .sum();
-    // One descriptor towards the client and one towards the upstream.
+    // Each connection takes one descriptor towards the client and one towards the upstream.
     let wanted = DESCRIPTORS.max(promised.saturating_mul(2));
     if limit >= wanted {
         category.ok(format!("{limit} descriptors are allowed"));

@@ -77,7 +77,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, ledger: Arc<Ledger
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service);
-            // A client that goes away is no event in a demo.
+            // A client that disconnects is no error in a demo.
             drop(connection.await);
         });
     }

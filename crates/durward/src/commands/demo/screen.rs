@@ -83,7 +83,7 @@ impl Live {
         lines.push(clipped(&configuration(gateway)));
         lines.push(Tone::Faint.paint("Ctrl-C ends the demo and removes everything it made"));
         let up = if self.drawn == 0 { String::new() } else { format!("\u{1b}[{}A", self.drawn) };
-        // Each line is cleared to its end, so that a shorter one leaves nothing behind.
+        // Clears each line to its end, so that a shorter one leaves nothing behind.
         let text: String = lines.iter().map(|line| format!("{line}\u{1b}[K\n")).collect();
         self.drawn = lines.len();
         self.screen.text(&format!("{up}{text}"))

@@ -30,7 +30,7 @@ async fn accept(listener: TcpListener) {
             service_fn(move |request| async move { Ok::<_, Infallible>(answer(&request, peer)) });
         let connection = hyper::server::conn::http1::Builder::new()
             .serve_connection(TokioIo::new(stream), service);
-        // A client that goes away is no event in a demo.
+        // A client that disconnects is no error in a demo.
         tokio::spawn(async move { drop(connection.await) });
     }
 }

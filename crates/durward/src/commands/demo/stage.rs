@@ -149,7 +149,7 @@ impl Stage {
         let client = |name: &str| Wish { client: true, ..server(&[], &[], name, 60) };
         let wishes = [
             ("acme", server(&[ACME], &[], "acme", 60)),
-            // Seven days from now are six whole days and some hours.
+            // Seven days of validity show as six whole days left.
             ("globex", server(&[GLOBEX], &[], "globex", 7)),
             ("bank", server(&[HERE], &["bank.demo"], "bank", 60)),
             ("partner", client("partner")),

@@ -120,7 +120,7 @@ async fn denied(client: &Client, urls: &[Uri]) -> Category {
                     "look at the rules: durward explain",
                 );
             }
-            // A tunnel was let through and came to nothing, or there is no proxy at all: neither is a denial.
+            // The proxy opened a tunnel that then failed, or there is no proxy at all: neither is a denial.
             Reached::Nothing(why) => {
                 category.error(
                     format!("{url}: not denied: {why}"),
@@ -206,7 +206,7 @@ async fn connect(target: &str, timeout: Duration) -> Tried {
     for peer in peers {
         match tokio::time::timeout(timeout, TcpStream::connect(peer)).await {
             Ok(Ok(_)) => return Tried::Reached(peer),
-            // It was taken, then cut off before we looked; whoever never takes one refuses it.
+            // A reset after the handshake means that the connection was accepted; a port without a listener refuses it.
             Ok(Err(error)) if error.kind() == ErrorKind::ConnectionReset => {
                 return Tried::Reached(peer);
             }

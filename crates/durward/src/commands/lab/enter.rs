@@ -71,7 +71,7 @@ async fn watch(mut inside: Child) -> Result<ExitStatus, Failure> {
             _ = ended.recv() => {}
             () = &mut interrupted, if !told => {
                 told = true;
-                // It may have ended meanwhile, or have heard it too.
+                // The lab may have ended meanwhile, or have got the signal too.
                 let _ = kill_process(Pid::from_child(&inside), Signal::TERM);
             }
         }

@@ -32,7 +32,7 @@ impl Gateway {
         command.args(["run", "--access-log", "off", "--workers", "1", "-c"]);
         command.arg(stage.documents()).args(["--admin", &ADMIN.to_string()]);
         command.args(HOST.map(|(name, value)| format!("--nat-{name}={value}")));
-        // Nothing of the caller's environment counts here, and Ctrl-C is for the lab.
+        // The caller's environment must not configure the lab, and Ctrl-C is for the lab, not for this child.
         command.env_clear().process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().map_err(failed)?;
         let mut gateway = Self { child, process: String::new() };
@@ -62,7 +62,7 @@ impl Gateway {
     fn wait(&mut self, stage: &Stage) -> Result<(), Failure> {
         let begin = Instant::now();
         loop {
-            // On a thread of its own, which has the same network: the caller's may be one of a runtime, and cannot wait for another.
+            // On a thread of its own in the same network namespace: the caller's thread may belong to a runtime, which cannot block on another.
             let asking = std::thread::spawn(|| talk::ask(ADMIN.ip(), ADMIN, "/readyz", PATIENCE));
             let answer = asking.join().unwrap_or_else(|_| Err("asking it failed".to_owned()));
             let Err(why) = answer else { return Ok(()) };
@@ -99,7 +99,7 @@ fn seen_by_the_host(number: u32) -> io::Result<String> {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         drop(self.child.kill().and_then(|()| self.child.wait()));
     }
 }

@@ -42,7 +42,7 @@ impl Namespace {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Failure> {
         let (tell, told) = channel();
-        // Whoever does not wait for the result does not want it.
+        // Fails only if the caller does not wait for the result.
         let work = Box::new(move || drop(tell.send(work())));
         let failed = |cause: String| Failure::broken("working in a network namespace", cause);
         self.work.send(work).map_err(|error| failed(error.to_string()))?;

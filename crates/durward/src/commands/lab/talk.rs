@@ -24,7 +24,7 @@ pub(super) fn serve(name: &'static str, ports: &[u16]) -> io::Result<()> {
         let listener = TcpListener::bind(("::", *port))?;
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                // Who goes away is no event.
+                // A client that disconnects is no error.
                 std::thread::spawn(move || drop(answer(&stream, name)));
             }
         });

@@ -99,7 +99,7 @@ fn one(pattern: &[char], character: char) -> Option<usize> {
 fn set(pattern: &[char], character: char) -> Option<usize> {
     let negated = matches!(pattern.get(1), Some('!' | '^'));
     let start = if negated { 2 } else { 1 };
-    // A bracket right after the beginning stands for itself.
+    // A bracket right after the opening one is a literal character.
     let Some(length) = pattern[start..].iter().skip(1).position(|c| *c == ']') else {
         return (character == '[').then_some(1);
     };

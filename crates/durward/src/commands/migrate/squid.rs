@@ -51,7 +51,7 @@ impl SquidFiles for Beside {
         };
         let (_, bytes) =
             regular::read(found, FileKind::Names).map_err(|error| error.to_string())?;
-        // Names in a code page of old are no names anybody asks for; each is reported where it is used.
+        // Names in another encoding than UTF-8 match no request; each is reported where it is used.
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 

@@ -24,7 +24,7 @@ const GLANCE: Duration = Duration::from_millis(200);
 
 /// Traces until the time is over, enough packets were seen, or a signal came.
 pub(super) fn trace(arguments: &TraceArgs) -> Result<Exit, Failure> {
-    // Without a configuration there are no names; that is no fault unless one was named.
+    // Without a configuration there are no names of mappings; that is an error only if the user named one.
     let named = !arguments.config.config.is_empty() || config::paths(&arguments.config).is_ok();
     let model = match named {
         true => Some(Arc::clone(&config::load(&arguments.config)?.snapshot.nat)),
@@ -78,7 +78,7 @@ fn sum_up(shown: u64, tally: Tally, format: Format, screen: &mut Screen) -> Resu
     if matches!(format, Format::Table | Format::Wide) {
         screen.line(Tone::Faint.paint(&text))?;
     } else if tally.lost > 0 {
-        // Standard output is for programs.
+        // To standard error: standard output is for programs.
         drop(std::io::Write::write_all(&mut anstream::stderr(), format!("{text}\n").as_bytes()));
     }
     Ok(Exit::Ok)

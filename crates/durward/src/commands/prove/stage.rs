@@ -49,7 +49,7 @@ pub(super) struct Stage {
     pub(super) ports: Ports,
     pub(super) partner: SocketAddr,
     proxy: Proxy,
-    // Documents and credentials, gone with the stage.
+    // Documents and credentials; removed on drop.
     _directory: tempfile::TempDir,
 }
 

@@ -56,7 +56,7 @@ impl Servers {
     /// Returns what cannot be set up, as a message.
     pub(super) fn of(source: &Source) -> Result<Self, String> {
         let (config, options, hosts) = match source {
-            // Without resolv.conf the hosts file still answers; nobody else is asked.
+            // Without resolv.conf only the hosts file answers.
             Source::Host => {
                 let (config, options) = read_system_conf().unwrap_or_default();
                 (config, options, Hosts::from_system().unwrap_or_default())
