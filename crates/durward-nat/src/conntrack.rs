@@ -163,6 +163,7 @@ impl Conntrack {
         let mut last = 0;
         for (index, flow) in flows.iter().enumerate() {
             last = self.socket.next_sequence();
+            // One acknowledgement for the whole batch: the kernel handles messages in order, and errors are sent anyway.
             let ack = if index + 1 == flows.len() { flags::ACK } else { 0 };
             builder.message(DELETE, flags::REQUEST | ack, last, |to| {
                 to.raw(&[if flow.source.is_ipv4() { 2 } else { 10 }, 0, 0, 0]);

@@ -157,12 +157,14 @@ fn watch<K: Kept>(state: &Mutex<K>, waker: &Waker, watched: &Watched) {
         let mut changed = watched.routes_changed(concerns);
         let mut generations = watched.generations();
         if changed || generations.as_ref().is_none_or(|found| !found.is_empty()) {
+            // Waits until a burst is over: a network plugin changes many things one after another.
             std::thread::sleep(debounce);
             changed |= watched.routes_changed(concerns);
             let more = watched.generations();
             generations = generations.zip(more).map(|(found, more)| [found, more].concat());
         }
         let mut state = lock();
+        // Our own transactions announce generations too; only others need a repair.
         let foreign = generations.is_none_or(|found| found.iter().any(|one| !state.made(*one)));
         let due = Instant::now() >= next_audit;
         if (changed || foreign || due)

@@ -128,6 +128,7 @@ impl Visit {
         watch.arm(Some(Timeouts::default().handshake), false);
         let (client, destination) = (ClientAddr(peer), Destination(local));
         let (listener, name) = (None, None);
+        // A trusted proxy brings many clients, so its address must not count as one source.
         let brings_many = bind.as_ref().is_some_and(|bind| match &bind.bind.mode {
             DestinationMode::ProxyProtocol { trusted } => trusted.contains(peer.ip()),
             _ => false,
@@ -190,6 +191,7 @@ impl Visit {
         candidates: &[Arc<PreparedListener>],
     ) -> Result<Entrance, TurnedAway> {
         let patience = Timeouts::default().handshake;
+        // Candidates on one bind have equal TLS settings, so the handshake may use any of them.
         let mut secured = match self.secure(stream, &candidates[0], patience).await {
             Ok(secured) => secured,
             Err((refusal, stream)) => return Err(self.turn_away(refusal, stream)),

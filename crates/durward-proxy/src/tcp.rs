@@ -124,6 +124,7 @@ async fn connect(
         {
             Ok((io, lease)) => return Ok((io, lease, retries)),
             Err(refusal) => {
+                // Refusals for lack of our own resources would be the same at every endpoint.
                 let elsewhere = matches!(
                     refusal,
                     Refusal::ConnectFailed { .. }

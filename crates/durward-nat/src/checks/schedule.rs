@@ -148,6 +148,7 @@ impl Schedule {
                 endpoints.insert(at, target);
             }
             self.mappings.insert(id.clone(), Checked { check: check.clone(), endpoints });
+            // Endpoints that the mapping no longer has stay in `former`, to be removed below.
             if let Some(gone) = known {
                 former.insert(id, gone);
             }
@@ -327,6 +328,7 @@ impl Endpoint {
     /// Counts a result, and changes the state after enough equal ones in a row.
     fn judge(&mut self, outcome: Outcome, check: &HealthCheck) -> Option<Transition> {
         let failure = match outcome {
+            // A fault of this host says nothing about the endpoint, so it neither ejects nor restores it.
             Outcome::Unchecked(why) => {
                 self.streak = 0;
                 let is_new = self.unchecked.as_deref() != Some(&why);

@@ -47,6 +47,7 @@ pub(super) fn compile(
             rejected: judged.clone().err(),
             foreign_addresses: foreign.filter(|address| !interfaces.has(*address)).collect(),
         });
+        // Judged before it claims anything: a rejected mapping must not take ports from a later one.
         let Ok(tenant) = judged else { continue };
         let out = ejected.of(mapping);
         for each in services(mapping) {
@@ -284,6 +285,7 @@ impl Answers {
                 Some(Answer { mark, list, place: [&address[..], &port_bytes(external)].concat() })
             };
             let place = self.0.entry((endpoint, port));
+            // A second external port makes the answers ambiguous, so neither is used.
             place.and_modify(|known| *known = None).or_insert_with(answer);
         }
     }

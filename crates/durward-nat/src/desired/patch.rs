@@ -66,6 +66,7 @@ pub fn patch(known: &Known<'_>, model: &NatModel, ejected: &Ejected) -> Option<P
     };
     let (old, new) = middle(&known.model.mappings, &model.mappings, same);
     let (gone, come) = (&known.model.mappings[old.clone()], &model.mappings[new]);
+    // Mappings with port ranges have elements in other maps than `OWN`.
     if gone.len().max(come.len()) > FEW || gone.iter().chain(come).any(|one| has_range(one)) {
         return None;
     }
@@ -88,6 +89,7 @@ pub fn patch(known: &Known<'_>, model: &NatModel, ejected: &Ejected) -> Option<P
         note(&mut changes.removed, set, difference(&these, &those));
         note(&mut changes.added, set, difference(&those, &these));
     }
+    // These two depend on other mappings with the same endpoint, so they look at the whole model.
     place_answers(known, model, [gone, come], &mut changes)?;
     place_endpoints(known, model, [gone, come], &mut changes)?;
     Some(Patch { changes, before, after, place: old })

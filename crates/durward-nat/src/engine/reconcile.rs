@@ -49,6 +49,7 @@ impl State {
             Some(routing) => routing,
             None => self.read_routing()?,
         };
+        // Routes before the rules that mark for them, and old routes after: no packet finds a mark without its route.
         self.add_routing(&desired.routing.without(&routing))?;
         self.change_table(&mut desired)?;
         self.remove_routing(&routing.without(&desired.routing))?;
@@ -58,6 +59,7 @@ impl State {
         report.host.extend(sysctls(&desired.sysctls, self.options.set_sysctls));
         report.host.extend(self.obstacles(&desired.routing)?);
         self.restore_addresses(&mut report)?;
+        // Last: connections that are cut must not come back by the former rules.
         report.connections_cut = self.cut_connections(desired.policy)?;
         Ok(report)
     }
@@ -97,6 +99,7 @@ impl State {
     }
 
     pub(super) fn cleanup(&mut self) -> Result<(), NatError> {
+        // Former values and tenants' numbers are in the table, so both are read before it is deleted.
         let held = self.table.read()?;
         sysctl::restore(&held.ruleset);
         let numbers = adopted_numbers(&held.ruleset);
@@ -120,6 +123,7 @@ impl State {
 
     fn add_routing(&self, new: &Routing) -> Result<(), NatError> {
         let protocol = self.options.protocol;
+        // Routes first: a rule must not lead to an empty table.
         for route in new.routes.iter() {
             self.route.add_route(route, protocol).map_err(kernel("a route"))?;
         }

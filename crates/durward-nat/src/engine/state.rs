@@ -117,6 +117,7 @@ impl State {
         let held = table.read()?;
         let slots = adopted_slots(&held.ruleset);
         let numbers = adopted_numbers(&held.ruleset);
+        // An earlier process may have ended between removing a tenant and cutting its connections.
         let retired = left_over(&conntrack, &numbers)?;
         if held.exists {
             tracing::info!(table = options.table, "adopts what an earlier process left");

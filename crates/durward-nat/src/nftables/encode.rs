@@ -59,6 +59,7 @@ pub(super) fn set(to: &mut Builder, name: &str, set: &Set, id: u32) {
             to.be32(15, OBJECT_COUNTER);
         }
     }
+    // `NFTA_SET_ID`, which the kernel requires of a new set.
     to.be32(10, id);
     if set.size > 0 {
         to.nest(9, |to| {
@@ -93,6 +94,7 @@ pub(super) fn element(to: &mut Builder, key: &[u8], element: &Element) {
             }
         }
     });
+    // The kernel has no interval elements: the end is an element of its own with a flag.
     if let Some(end) = &element.end {
         to.nest(1, |to| {
             to.nest(1, |to| {

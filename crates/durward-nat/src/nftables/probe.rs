@@ -43,6 +43,7 @@ pub(crate) fn hand_over(timeout: Duration) -> Result<bool, TableError> {
     for _ in 0..ATTEMPTS {
         match attempt(&table, &rules) {
             Ok(()) => return Ok(true),
+            // The kernel does not have an expression (ENOENT), or not for this family (EOPNOTSUPP).
             Err(TableError::Refused { errno: Errno::NOENT | Errno::OPNOTSUPP, .. }) => {
                 return Ok(false);
             }

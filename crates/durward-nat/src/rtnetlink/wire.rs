@@ -147,6 +147,7 @@ pub(super) fn write_route(to: &mut Builder, route: &Route, protocol: u8) {
         Hop::Local => (LOCAL, SCOPE_HOST, 0),
     };
     let destination = route.destination;
+    // IPv6 ignores the scope and reports 0, so any other value would always differ.
     let scope = if destination.addr().is_ipv4() { scope } else { 0 };
     let family = family(destination.addr());
     to.raw(&[family, destination.prefix_len(), 0, 0, 0, protocol, scope, kind]);

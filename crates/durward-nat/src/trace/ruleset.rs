@@ -59,6 +59,7 @@ pub(super) fn ruleset(filter: &Filter, per_second: u64) -> Ruleset {
             ruleset.sets.insert(client.clone(), set);
         }
         let mut add = |conditions: Vec<Expression>| {
+            // Counted by a rule of its own: the rate limit of the next one hides packets.
             rules.push([conditions.clone(), vec![count(MATCHED)]].concat());
             rules.push([conditions, traced(per_second)].concat());
         };

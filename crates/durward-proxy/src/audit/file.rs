@@ -140,6 +140,7 @@ impl AuditFile {
         if size == self.end && size > 0 {
             return Ok(());
         }
+        // A new file after a rotation: its first record names the last hash of the former file.
         if size == 0 {
             self.end = 0;
             if self.head.sequence > 0 {
@@ -152,6 +153,7 @@ impl AuditFile {
             Some(tail) => {
                 self.head = tail.link;
                 self.end = size;
+                // A crash may cut the line feed only; the record before it is whole.
                 if !tail.line_feed {
                     self.out.push(b'\n');
                 } else if tail.end < size {
@@ -159,6 +161,7 @@ impl AuditFile {
                 }
                 Ok(())
             }
+            // A crash may tear the very first record, and then the file has no whole one.
             None if size < ONE_RECORD && self.begins_like_a_record(size)? => {
                 self.end = size;
                 self.note_torn(0, size)

@@ -79,6 +79,7 @@ pub fn who(paths: &[PathBuf], question: &Question, progress: Progress<'_>) -> io
         sources.push(source);
     }
     let found = match search(&sources, key, question) {
+        // A damaged index is rebuilt once; the records themselves are the truth.
         Err(error) if is_damage(&error) => {
             for source in &mut sources {
                 source.renew(key, progress)?;

@@ -115,6 +115,7 @@ impl Visitor<'_> {
         }
         let identity = self.identity(request);
         passage.identity = identity.as_ref().ok().cloned().flatten();
+        // Stored before any refusal, so that refused requests are recorded too.
         account.passage = Some(passage);
         identity?;
         let (host, _) = target?;
@@ -151,6 +152,7 @@ impl Visitor<'_> {
             connect: lease.connect,
             first_byte: None,
         });
+        // The record must be written before the client may send anything.
         account.recorded().await?;
         self.established(down, account, response).await?;
         let mut up = Conn::new(io);

@@ -110,6 +110,7 @@ impl Client<'_> {
         let mut opened = self.watch.guard(opening).await.unwrap_or(Err(Refusal::Draining));
         if let Ok(Reached { lease, .. }) = &opened {
             passage.opened(&core.decisions, lease.peer, lease.source);
+            // The record must be written before the client may send anything.
             if let Err(error) = core.decisions.committed().await {
                 opened = Err(Refusal::NotRecorded(error));
             }

@@ -77,6 +77,7 @@ pub(crate) async fn forward<'a, D: Downstream>(
         response.clear();
         let failure = match connect(http, down, &clock, account, way, &mut tries.tried).await {
             Ok((Carrier::Http1(io), lease)) => {
+                // The forward proxy's record must be written before the request is sent.
                 note(account, way, &lease);
                 account.recorded().await?;
                 let mut attempt =
@@ -98,6 +99,7 @@ pub(crate) async fn forward<'a, D: Downstream>(
             }
             Err(refusal) => Failure::before_sending(refusal),
         };
+        // Bodies are not buffered: a request whose body was touched cannot be sent again.
         let retry = !failure.begun && !down.consumed() && tries.allow(account, &failure);
         if !retry {
             if let Some(lease) = &failure.refused_by {
@@ -261,6 +263,7 @@ impl<'a> Attempt<'_, 'a> {
         match turn? {
             Turn::Switched => Ok(Ended::Upgraded(Box::new(Switched::new(up, lease)))),
             Turn::Complete { read } => {
+                // A request that was not read to its end would leave bytes in front of the next one.
                 if read && self.pooled && up.may_be_reused(self.response) {
                     self.give_back(up.io, lease);
                 }
@@ -347,6 +350,7 @@ impl<'a> Attempt<'_, 'a> {
         }
         let begun = drive.begin_response(&self.account.request, self.response);
         let switches = self.account.request.upgrade;
+        // A long body should not keep both heads in memory.
         self.account.release_heads(self.response);
         let passed = match begun {
             Ok(()) => drive.pass_on(switches, self.response.status).await,

@@ -207,6 +207,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
                         let detail = "too many interim responses";
                         return Poll::Ready(Err(Snag::Malformed(Refusal::BadResponse { detail })));
                     }
+                    // A 1xx must not be sent to an HTTP/1.0 client (RFC 9110 section 15.2).
                     if request.version != Version::Http10 {
                         self.down.interim(response).map_err(|_| Snag::ClientWrite)?;
                         self.interim = true;
@@ -237,6 +238,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         if self.down.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Snag::Gone));
         }
+        // A slow upload is progress: it extends the deadline.
         if self.upload.moved != before && !self.upload.is_done() {
             self.clock.extend(self.http.limits().timeouts.stream_idle);
         }

@@ -154,6 +154,7 @@ fn chunk_size(input: &[u8]) -> Result<Option<(u64, usize, usize)>, &'static str>
     for byte in input {
         let Some(digit) = char::from(*byte).to_digit(16) else { break };
         digits += 1;
+        // 15 digits keep the size below 2^60, so the shift cannot overflow.
         if digits > 15 {
             return Err("chunk size overflows");
         }

@@ -169,6 +169,7 @@ impl Pump {
     ) -> Poll<Result<(), PumpFault>> {
         let mut left = turns::BYTES;
         while self.stage == Stage::Moving {
+            // Wakes itself, so that other tasks run before it goes on.
             if left == 0 || turns::is_over() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -186,6 +187,7 @@ impl Pump {
                 }
                 Poll::Ready(Err(fault)) => return Poll::Ready(Err(PumpFault::Source(fault))),
                 Poll::Pending => {
+                    // While the source is silent, gathered bytes must not wait for more.
                     let _ = sink.poll_flush(cx).map_err(|_| PumpFault::Sink)?;
                     return Poll::Pending;
                 }

@@ -94,6 +94,7 @@ impl Blocks {
                 }
                 0x20..=0x3f => {
                     let limit = integer(&mut block, 5)?;
+                    // RFC 7541 §4.2: an update beyond our SETTINGS_HEADER_TABLE_SIZE is a decoding error.
                     if limit > TABLE {
                         return Err(Undecodable);
                     }

@@ -196,6 +196,7 @@ impl Incoming {
         if frame.kind == kind::HEADERS {
             self.ends = frame.flags & END_STREAM != 0;
         }
+        // Common case: a head in one piece is read in place, without a copy.
         let whole = piece.first && last && frame.kind == kind::HEADERS;
         if whole && frame.flags & END_HEADERS != 0 {
             return match fragment(frame, payload) {

@@ -67,6 +67,7 @@ impl AsyncRead for Metered {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while !this.intake.serve(buf) {
+            // Wakes itself, so that other tasks run before it goes on.
             if turns::is_over() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;

@@ -101,6 +101,7 @@ async fn splice_ready(
                 if drain(meter, way, &mut pipe, to).await.is_err() {
                     return Ok(Moved::Refused);
                 }
+                // A pipe is scarce: it is not held during a pause.
                 if let Some(wait) = meter.wait(way, read) {
                     drop(pipe);
                     tokio::time::sleep(wait).await;

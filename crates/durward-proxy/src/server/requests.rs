@@ -96,6 +96,7 @@ async fn serve<'a, D: Downstream>(
             plan
         }
         Err(refusal) => {
+            // These are refused before routing, but the response carries the route's fields all the same.
             if matches!(refusal, Refusal::RateLimit { .. } | Refusal::BodyTooLarge)
                 && let Some((route, path)) = routed::locate(http, &mut account.request, &chain)
             {
@@ -127,6 +128,7 @@ async fn answer_here<'a, D: Downstream>(
     if !down.is_read() {
         let request = &mut account.request;
         let small = matches!(request.framing, Framing::Length(length) if length <= SMALL_BODY.0);
+        // A client that waits for 100 Continue sends no body, so nothing would be read.
         if small && !request.expects_continue && request.keep_alive {
             discard(watch, down).await;
         }

@@ -94,6 +94,7 @@ pub(crate) fn wish(bytes: &[u8]) -> Result<Read<Wish>, Fault> {
     if bytes.get(1).is_some_and(|command| *command != CONNECT) {
         return Err(Fault("SOCKS command other than CONNECT", 7));
     }
+    // Octet 2 is reserved (RFC 1928 section 4).
     let (Some(kind), Some(rest)) = (bytes.get(3), bytes.get(4..)) else { return Ok(Read::More) };
     let host = match kind {
         1 => rest.first_chunk::<4>().map(|v4| (Name::Address(Ipv4Addr::from(*v4).into()), 4)),

@@ -43,6 +43,7 @@ pub(crate) async fn terminate(
     };
     let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
     let hello = accepted.client_hello();
+    // Among the certificates for the name, the first whose signatures the client can verify (RSA beside ECDSA).
     let fitting = tls
         .alternatives(name.as_deref())
         .find(|at| can_verify(&hello, &tls.certificates[*at].key_type))

@@ -44,6 +44,7 @@ pub(crate) async fn acquire(
     let runtime = &tenant.upstreams[index.0];
     let pending = tenant.usage.pending(&tenant.tenant.limits)?;
     let at = runtime.choose(&upstreams.random, client, tried)?;
+    // A second try of the same endpoint must not take another pooled connection that may be as stale.
     let fresh = tried.contains(at) || !reusable(runtime);
     tried.insert(at);
     let load = Load::new(upstreams, access, Some(index), at, pending);
@@ -164,6 +165,7 @@ pub(super) async fn fresh_carrier(
         Some(turn) => Some(turn.lock().await),
         None => None,
     };
+    // The previous holder of the lock may have opened a connection with room.
     if let Some(found) = pooled(attempt)? {
         return Ok(found);
     }

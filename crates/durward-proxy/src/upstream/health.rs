@@ -123,6 +123,7 @@ fn record(
     let Some(check) = &runtime.upstream.health_check else { return };
     let state = &endpoint.state;
     let unhealthy = state.unhealthy.load(Relaxed);
+    // The result confirms the present state, so the run of contrary results ends.
     if outcome.is_ok() != unhealthy {
         state.checks.store(0, Relaxed);
         return;

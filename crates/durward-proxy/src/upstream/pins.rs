@@ -66,6 +66,7 @@ impl Pins {
         let tenant = access.tenant();
         let runtime = index.map_or(&tenant.outside, |index| &tenant.upstreams[index.0]);
         let fits = |pin: &Pinned| {
+            // The pointer identifies the upstream: a changed or another upstream has another one.
             Arc::ptr_eq(&pin.ticket.retired, &runtime.retired)
                 && (index.is_some() || addresses.contains(&pin.ticket.port.0.peer().0))
                 && !tried.contains(pin.at)

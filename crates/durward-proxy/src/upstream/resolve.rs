@@ -195,6 +195,7 @@ impl Resolver {
             let stale = name.stale(Instant::now());
             if name.asking.is_none() {
                 let held = asker.map(Asker::ask);
+                // Too many lookups of this tenant: a stale answer is better than none.
                 if let Some(None) = held {
                     return stale.ok_or(Unresolved::TooMany);
                 }
@@ -215,6 +216,7 @@ impl Resolver {
         };
         let patience = if stale.is_some() { PATIENCE } else { TIMEOUT };
         let answered = tokio::time::timeout(patience, answered).await;
+        // The wait is over: dropping it must not count as giving up.
         wait.over = true;
         match (answered, stale) {
             (Ok(Ok(outcome)), _) => outcome,

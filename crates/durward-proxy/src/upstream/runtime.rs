@@ -68,6 +68,7 @@ impl UpstreamRuntime {
             checks: health::Checks::default(),
         };
         runtime.forget_unchecked();
+        // Last, so that a failed preparation does not retire the upstream being served.
         if let Some(previous) = previous {
             previous.retired.store(true, Relaxed);
         }

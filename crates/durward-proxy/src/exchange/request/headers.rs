@@ -104,6 +104,7 @@ fn forwarding(http: &Http, request: &mut Request, chain: &ProxyChain, id: &Reque
         scheme,
     ];
     fields.extend_list(Known::Forwarded, b"Forwarded", &element);
+    // A trusted proxy saw the client's own scheme, host and port; ours would be those of its connection.
     let mut unless_said = |known: Known, name: &[u8], value: Part<'_>| {
         if !texts.trusted || fields.get(known).is_none() {
             fields.extend_list(known, name, &[value]);

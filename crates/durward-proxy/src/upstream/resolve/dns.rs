@@ -51,6 +51,7 @@ async fn serve(
 ) {
     let mut made: Option<(Arc<Servers>, Vec<Option<SystemTime>>)> = None;
     while let Some(host) = questions.recv().await {
+        // All callers may have given up while the question was queued.
         if !memory.is_asked(&host) {
             continue;
         }
