@@ -21,7 +21,7 @@ use crate::refusal::Refusal;
 /// Sessions kept per upstream.
 const SESSIONS: usize = 64;
 
-/// TLS part of a pool key: connections with equal identities may replace each other. See [`PoolKey`](super::pool::PoolKey).
+/// TLS part of a pool key: connections with equal identities may replace each other. See [`PoolKey`](super::path::PoolKey).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TlsIdentity {
     /// SHA-256 of our client certificate, hexadecimal.
