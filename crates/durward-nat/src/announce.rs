@@ -1,6 +1,6 @@
-//! Tells neighbours that an address is here now: gratuitous ARP and unsolicited neighbour advertisements, several times.
+//! Announces addresses to neighbours, several times: gratuitous ARP and unsolicited neighbour advertisements.
 //!
-//! Deliberately absent: who owns an address. One socket stays open, because closing one takes long.
+//! One socket stays open, because closing a packet socket takes long.
 
 mod frame;
 mod packet;
@@ -13,29 +13,29 @@ use std::time::{Duration, Instant};
 pub use frame::Mac;
 use packet::PacketSocket;
 
-/// After the first: a switch may have forgotten, or a frame been lost.
+/// Times of further announcements after the first: a frame may be lost.
 const REPEATS: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
-/// A switch forgets sooner than hosts do.
+/// Interval of all later announcements: a switch forgets an address sooner than hosts do.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// Where an address is to be announced.
+/// Interface by which an address is announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The interface's number.
+    /// Index of the interface.
     pub interface: u32,
-    /// The interface's hardware address.
+    /// Hardware address of the interface.
     pub mac: Mac,
 }
 
-/// Announces addresses.
+/// Sender of announcements.
 #[derive(Debug)]
 pub struct Announcer {
     socket: PacketSocket,
     schedule: Schedule,
 }
 
-/// When which address is due.
+/// Schedule of announcements, without a socket.
 #[derive(Clone, Debug, Default)]
 pub struct Schedule {
     due: BTreeMap<IpAddr, (Place, usize, Instant, Instant)>,
@@ -45,26 +45,26 @@ impl Announcer {
     /// Opens the socket, in the thread's network namespace.
     ///
     /// # Errors
-    /// Without CAP_NET_RAW.
+    /// Fails without CAP_NET_RAW.
     pub fn open() -> io::Result<Self> {
         Ok(Self { socket: PacketSocket::open()?, schedule: Schedule::default() })
     }
 
-    /// Announces an address now, and again as the schedule has it.
+    /// Announces an address now, and again by the schedule.
     ///
     /// # Errors
-    /// When the interface is gone.
+    /// Fails if the interface is gone.
     pub fn announce(&mut self, address: IpAddr, place: Place, now: Instant) -> io::Result<()> {
         self.schedule.begin(address, place, now);
         self.send(address, place)
     }
 
-    /// Announces it no more.
+    /// Stops announcing an address.
     pub fn withdraw(&mut self, address: IpAddr) {
         self.schedule.end(address);
     }
 
-    /// Sends what is due; returns when the next is.
+    /// Sends the announcements that are due; returns the time of the next.
     pub fn send_due(&mut self, now: Instant) -> Option<Instant> {
         for (address, place) in self.schedule.take_due(now) {
             if let Err(error) = self.send(address, place) {
@@ -83,17 +83,17 @@ impl Announcer {
 }
 
 impl Schedule {
-    /// An address was announced for the first time.
+    /// Adds an address, due now.
     pub fn begin(&mut self, address: IpAddr, place: Place, now: Instant) {
         self.due.insert(address, (place, 0, now, now + REPEATS[0]));
     }
 
-    /// An address is announced no more.
+    /// Removes an address.
     pub fn end(&mut self, address: IpAddr) {
         self.due.remove(&address);
     }
 
-    /// What is due now; each is due again later.
+    /// Returns the addresses that are due, and schedules their next announcement.
     pub fn take_due(&mut self, now: Instant) -> Vec<(IpAddr, Place)> {
         let mut found = Vec::new();
         for (address, (place, sent, start, next)) in &mut self.due {
@@ -106,7 +106,7 @@ impl Schedule {
         found
     }
 
-    /// When the next one is due.
+    /// Returns the time of the next announcement.
     #[must_use]
     pub fn next(&self) -> Option<Instant> {
         self.due.values().map(|(_, _, _, next)| *next).min()

@@ -1,6 +1,6 @@
-//! TCP connect checks of the endpoints of mappings, by the gateway that carries them: a thread of its own that says which endpoints are out.
+//! TCP connect checks of mapping endpoints, by a thread of the gateway that carries the mappings.
 //!
-//! What is out is one more input of the kernel state, see [`Ejected`]. Deliberately absent: UDP and SCTP, where silence says nothing.
+//! Failing endpoints are one more input of the kernel state, see [`Ejected`]. Deliberately absent: UDP and SCTP, where silence proves nothing.
 
 mod claims;
 mod dial;
@@ -29,39 +29,39 @@ use dial::Dials;
 use schedule::{Due, Event, Outcome, Schedule, Transition};
 use slots::Slots;
 
-/// Wait before the kernel is asked again to take endpoints out that it refused to.
+/// Pause before another try to eject endpoints that the kernel refused.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Rest after a change of the kernel, in times of what the change took.
+/// Rest after a change of the kernel, as a multiple of the change's duration.
 const REST: u32 = 4;
-/// For so many slots one connection may end beside those that begin.
+/// Slots per connection that may be ending beside those being checked.
 const ENDING: usize = 4;
 
-/// A mapping with checks.
+/// Mapping with checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedMapping {
-    /// The tenant of the mapping.
+    /// Tenant of the mapping.
     pub tenant: TenantId,
-    /// The name of the mapping.
+    /// Name of the mapping.
     pub name: Arc<str>,
-    /// Its TCP endpoints.
+    /// TCP endpoints of the mapping.
     pub endpoints: Vec<CheckedEndpoint>,
 }
 
-/// An endpoint and what its checks say.
+/// Endpoint and the result of its checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedEndpoint {
-    /// Where checks connect to.
+    /// Address and port that checks connect to.
     pub at: SocketAddr,
-    /// True if it is out of rotation.
+    /// True if the endpoint is out of rotation.
     pub out: bool,
-    /// Reason why it is out.
+    /// Reason the endpoint is out.
     pub cause: Option<Arc<str>>,
-    /// Reason why it cannot be checked; it then stays what it was.
+    /// Reason the endpoint cannot be checked; its state then stays as it was.
     pub unchecked: Option<Arc<str>>,
 }
 
-/// What is to be checked.
+/// Input of the checks.
 pub(crate) struct Wanted {
     pub(crate) model: Arc<NatModel>,
     /// Mappings that the kernel does not carry.
@@ -70,7 +70,7 @@ pub(crate) struct Wanted {
     pub(crate) ejected: Ejected,
 }
 
-/// The checking thread; it ends when this is dropped.
+/// Thread that checks endpoints; ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Checks {
     shared: Arc<Shared>,
@@ -82,7 +82,7 @@ struct Shared {
     waker: Waker,
     schedule: Mutex<Schedule>,
     wanted: Mutex<Option<Wanted>>,
-    /// Addresses of tenants beside those that the model has.
+    /// Addresses of tenants besides those in the model.
     owners: Mutex<Arc<Owners>>,
 }
 
@@ -93,7 +93,7 @@ impl std::fmt::Debug for Wanted {
 }
 
 impl Checks {
-    /// Starts the thread, in the network namespace of the caller. It gives `eject` all endpoints that are out whenever that changes.
+    /// Starts the thread, in the network namespace of the caller. It passes all endpoints that are out to `eject` whenever they change.
     pub(crate) fn start(
         options: Options,
         eject: impl Fn(&Ejected) -> Result<(), NatError> + Send + 'static,
@@ -124,13 +124,13 @@ impl Checks {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Checks this from now on, and nothing else.
+    /// Replaces the input of the checks.
     pub(crate) fn follow(&self, wanted: Wanted) {
         *lock(&self.shared.wanted) = Some(wanted);
         self.shared.waker.wake();
     }
 
-    /// Keeps checks away from these tenants' addresses, from the next check on.
+    /// Keeps checks from using these tenants' addresses, from the next check on.
     pub(crate) fn set_owners(&self, owners: Arc<Owners>) {
         *lock(&self.shared.owners) = owners;
     }
@@ -140,7 +140,7 @@ impl Checks {
         lock(&self.shared.schedule).checked()
     }
 
-    /// Returns how often endpoints were taken out, by tenant.
+    /// Returns the ejections so far, by tenant.
     pub(crate) fn ejections(&self) -> BTreeMap<TenantId, u64> {
         lock(&self.shared.schedule).ejections().clone()
     }
@@ -159,14 +159,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What only the thread has.
+/// State of the thread.
 struct Room {
     options: Options,
     dials: Dials,
     claims: Claims,
-    /// When the endpoints that are out are brought into the kernel; `None` while nothing changed.
+    /// Time to bring the ejections into the kernel; `None` without a change.
     changed: Option<Instant>,
-    /// No change is made before, so that endpoints that come and go all the time leave the kernel and the processor to others.
+    /// Time before which no change is made, so that flapping endpoints leave the kernel and the processor to others.
     rests_until: Instant,
 }
 
@@ -190,7 +190,7 @@ impl Room {
 
     fn eject(&mut self, shared: &Shared, eject: impl Fn(&Ejected) -> Result<(), NatError>) {
         self.changed = None;
-        // The lock is not held while the kernel is changed: an apply waits for it with the engine's lock.
+        // Not locked while the kernel is changed: an apply waits for this lock while it holds the engine's.
         let ejected = lock(&shared.schedule).ejected().clone();
         let begin = Instant::now();
         if let Err(error) = eject(&ejected) {
@@ -241,7 +241,7 @@ impl Room {
         let Some(event) = lock(&shared.schedule).finish(target, outcome, now) else { return };
         log(&event);
         if matches!(event.transition, Transition::Out(_) | Transition::In) {
-            // Others that failed at the same moment are in the same transaction.
+            // The debounce joins endpoints that failed at the same moment in one transaction.
             self.changed.get_or_insert(now + self.options.debounce);
         }
     }

@@ -1,6 +1,6 @@
-//! Connections the kernel knows: listed, judged by what is allowed now, and cut.
+//! Connection-tracking entries: listing, judging by the current policy, and deleting.
 //!
-//! Filtering happens at a connection's first packet, so what is no longer allowed must be cut. Deliberately absent:
+//! Packets are filtered at a connection's first packet only, so connections that are no longer allowed must be deleted. Deliberately absent:
 //! connections without Durward's mark.
 
 pub mod hygiene;
@@ -27,36 +27,36 @@ const ID: u16 = 12;
 const ZONE: u16 = 18;
 const MARK_MASK: u16 = 21;
 
-/// A socket for connection tracking.
+/// Netlink socket for connection tracking.
 #[derive(Debug)]
 pub struct Conntrack {
     socket: Socket,
 }
 
-/// A connection.
+/// Connection-tracking entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// The protocol's number.
+    /// IP protocol number.
     pub protocol: u8,
-    /// Who began.
+    /// Source of the original direction: the side that opened the connection.
     pub source: SocketAddr,
-    /// Whom it was sent to.
+    /// Destination of the original direction.
     pub destination: SocketAddr,
-    /// Who answers.
+    /// Source of the reply direction.
     pub reply_source: SocketAddr,
-    /// Whom answers are sent to.
+    /// Destination of the reply direction.
     pub reply_destination: SocketAddr,
-    /// Its mark.
+    /// Connection mark.
     pub mark: u32,
     tuple: Vec<u8>,
     id: Option<Vec<u8>>,
     zone: Option<Vec<u8>>,
 }
 
-/// What connection tracking counts over all processors.
+/// Statistics of connection tracking, summed over all processors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// Connections that found no free port, and were dropped.
+    /// Connections that found no free port and were dropped (`insert_failed`).
     pub insert_failed: u64,
     /// Packets dropped because of a lack of space.
     pub dropped: u64,
@@ -66,15 +66,15 @@ impl Conntrack {
     /// Opens a socket in the thread's network namespace.
     ///
     /// # Errors
-    /// When there is none to be had.
+    /// Fails if no socket can be opened.
     pub fn open(timeout: Duration) -> std::io::Result<Self> {
         Ok(Self { socket: Socket::open(Family::Netfilter, 0, timeout)? })
     }
 
-    /// The connections whose mark has these bits of the mask; all with mask 0.
+    /// Returns the entries whose mark has these bits of the mask; all with mask 0.
     ///
     /// # Errors
-    /// When the kernel does not answer.
+    /// Returns the kernel's error.
     pub fn flows(&self, mark: u32, mask: u32) -> Result<Vec<Flow>, Errno> {
         let found = self.socket.dump(GET, |to| {
             to.raw(&[0, 0, 0, 0]);
@@ -83,14 +83,14 @@ impl Conntrack {
             }
         })?;
         let flows = found.iter().filter_map(flow);
-        // Older kernels do not filter.
+        // Older kernels ignore the filter.
         Ok(flows.filter(|flow| flow.mark & mask == mark & mask).collect())
     }
 
-    /// The connection these ends have, in whichever direction; they have ports.
+    /// Returns the entry between these endpoints, in either direction; the protocol has ports.
     ///
     /// # Errors
-    /// When the kernel does not answer.
+    /// Returns the kernel's error.
     pub fn find(
         &self,
         protocol: u8,
@@ -120,10 +120,10 @@ impl Conntrack {
         Ok(found.as_ref().and_then(flow))
     }
 
-    /// Cuts these connections; one that is gone already is no error. Returns how many were cut.
+    /// Deletes these entries; an entry that is gone already is no error. Returns the number of deleted ones.
     ///
     /// # Errors
-    /// When the kernel does not answer.
+    /// Returns the kernel's error.
     pub fn cut(&self, flows: &[Flow]) -> Result<usize, Errno> {
         let mut cut = 0;
         for batch in flows.chunks(BATCH) {
@@ -132,10 +132,10 @@ impl Conntrack {
         Ok(cut)
     }
 
-    /// Cuts all connections whose mark has these bits of the mask.
+    /// Deletes all entries whose mark has these bits of the mask.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// Returns the kernel's error.
     pub fn flush(&self, mark: u32, mask: u32) -> Result<(), Errno> {
         self.socket.request(DELETE, 0, |to| {
             to.raw(&[0, 0, 0, 0]);
@@ -143,10 +143,10 @@ impl Conntrack {
         })
     }
 
-    /// The counters of all processors together.
+    /// Returns the statistics of all processors together.
     ///
     /// # Errors
-    /// When the kernel does not answer.
+    /// Returns the kernel's error.
     pub fn statistics(&self) -> Result<Statistics, Errno> {
         let found = self.socket.dump(STATS, |to| {
             to.raw(&[0, 0, 0, 0]);
@@ -163,6 +163,7 @@ impl Conntrack {
         let mut last = 0;
         for (index, flow) in flows.iter().enumerate() {
             last = self.socket.next_sequence();
+            // One acknowledgement for the whole batch: the kernel handles messages in order, and errors are sent anyway.
             let ack = if index + 1 == flows.len() { flags::ACK } else { 0 };
             builder.message(DELETE, flags::REQUEST | ack, last, |to| {
                 to.raw(&[if flow.source.is_ipv4() { 2 } else { 10 }, 0, 0, 0]);
@@ -209,7 +210,7 @@ fn flow(message: &Message) -> Option<Flow> {
     })
 }
 
-/// Protocol, source and destination; a protocol without ports has port 0.
+/// Parses protocol, source and destination; a protocol without ports has port 0.
 fn tuple(from: Attributes<'_>) -> Option<(u8, SocketAddr, SocketAddr)> {
     let (ip, protocol) = (from.nested(1), from.nested(2));
     let address = |v4, v6| {
@@ -230,7 +231,7 @@ fn tuple(from: Attributes<'_>) -> Option<(u8, SocketAddr, SocketAddr)> {
 
 #[cfg(test)]
 impl Flow {
-    /// A connection that was never in a kernel.
+    /// Builds an entry for tests.
     pub(crate) fn imagined(protocol: u8, mark: u32, ends: [&str; 4]) -> Self {
         let [source, destination, reply_source, reply_destination] =
             ends.map(|end| end.parse().expect("an address with a port"));

@@ -1,6 +1,6 @@
-//! From a model to the kernel state it asks for: a pure function, the same everywhere and always.
+//! Computes the kernel state that a model asks for: a pure function of model, options and interfaces.
 //!
-//! A mapping is in it whole or not at all, and the report says which. Deliberately absent: the kernel, and time.
+//! A mapping is in it whole or not at all; the report says which.
 
 mod egress;
 pub mod ejected;
@@ -29,43 +29,43 @@ use crate::sysctl::{self, REMEMBERED, Sysctl, Wrong};
 pub use ejected::Ejected;
 pub use policy::Policy;
 
-/// The kernel state a model asks for.
+/// Kernel state that a model asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// The packet filter's table.
+    /// nftables table.
     pub ruleset: Ruleset,
-    /// Routes and rules.
+    /// Routes and rules of policy routing.
     pub routing: Routing,
     /// Kernel parameters.
     pub sysctls: BTreeMap<Sysctl, u32>,
-    /// Addresses of this host.
+    /// Addresses to assign to this host.
     pub addresses: BTreeMap<IpAddr, AssignedAddress>,
-    /// Which connections may go on.
+    /// Connections that may go on.
     pub policy: Policy,
-    /// What became of each mapping.
+    /// Result of each mapping and egress rule.
     pub report: Report,
 }
 
-/// What leads from one state to another.
+/// Changes from one state to another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// Of the packet filter.
+    /// Changes of the nftables table.
     pub ruleset: Changes,
-    /// Routes and rules to put in.
+    /// Routes and rules to add.
     pub new_routing: Routing,
-    /// Routes and rules to take away.
+    /// Routes and rules to remove.
     pub old_routing: Routing,
     /// Kernel parameters to set.
     pub sysctls: BTreeMap<Sysctl, Wrong>,
 }
 
-/// The kernel state `model` asks for on a host with these interfaces, with every endpoint in rotation.
+/// Computes the kernel state of `model` on a host with these interfaces, with every endpoint in rotation.
 #[must_use]
 pub fn desired(model: &NatModel, options: &Options, interfaces: &Interfaces) -> Desired {
     desired_without(model, &Ejected::default(), options, interfaces)
 }
 
-/// The same without the endpoints that checks took out of rotation: no new connection finds them, those that exist go on.
+/// Computes the kernel state without the endpoints that checks took out of rotation: new connections do not reach them, existing ones go on.
 #[must_use]
 pub fn desired_without(
     model: &NatModel,
@@ -90,7 +90,7 @@ pub fn desired_without(
         }
     }
     ruleset.sets.insert(REMEMBERED.to_owned(), sysctl::memory());
-    // Those of rules that are rejected as well: their traffic is refused, by whatever interface.
+    // Sources of rejected rules are enrolled too: their traffic is refused, whichever interface it would leave by.
     let enrolled: Vec<IpNet> =
         model.egress.iter().flat_map(|rule| rule.sources.iter().copied()).collect();
     let mut routing = Routing::wanted(options, interfaces, &policy.addresses(), &enrolled);
@@ -107,7 +107,7 @@ pub fn desired_without(
     }
 }
 
-/// What makes `desired` of `current`; kernel parameters are compared by whoever can read them.
+/// Returns the changes from `current` to `desired`; kernel parameters are compared by the caller, which can read them.
 #[must_use]
 pub fn diff(current: (&Ruleset, &Routing), desired: &Desired) -> Difference {
     Difference {
@@ -119,7 +119,7 @@ pub fn diff(current: (&Ruleset, &Routing), desired: &Desired) -> Difference {
 }
 
 impl Difference {
-    /// Whether nothing differs.
+    /// Returns true if nothing differs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ruleset.is_empty()
@@ -136,7 +136,7 @@ impl std::fmt::Display for Difference {
 }
 
 impl Difference {
-    /// One line for each change, of a table that is made at once all its rules as well.
+    /// Formats one line per change; of a table that is created as a whole, all its rules as well.
     #[must_use]
     pub fn in_full(&self) -> String {
         struct Full<'a>(&'a Difference);
@@ -148,7 +148,7 @@ impl Difference {
         Full(self).to_string()
     }
 
-    /// Whether a table is made at once, so that its rules are not shown with the rest.
+    /// Returns true if the table is created as a whole, so that its rules are not shown with the rest.
     #[must_use]
     pub fn is_first(&self) -> bool {
         self.ruleset.first
@@ -165,18 +165,18 @@ impl Difference {
     }
 }
 
-/// The counter of a tenant, which also keeps its number for whoever adopts the table.
+/// Returns the name of a tenant's counter, which also keeps its number for a process that adopts the table.
 fn tenant_counter(tenant: &TenantId, number: u16) -> String {
     format!("t_{number}_{tenant}")
 }
 
-/// The tenant and number a counter is named after.
+/// Parses the tenant and number from the name of a counter.
 pub(crate) fn counted_tenant(counter: &str) -> Option<(TenantId, u16)> {
     let (number, tenant) = counter.strip_prefix("t_")?.split_once('_')?;
     Some((TenantId::new(tenant).ok()?, number.parse().ok()?))
 }
 
-/// Elements by set, as they are gathered.
+/// Elements by set, while they are collected.
 #[derive(Clone, Debug, Default)]
 struct Elements(BTreeMap<String, BTreeMap<Vec<u8>, Element>>);
 
@@ -194,7 +194,7 @@ impl Elements {
     }
 }
 
-/// What listens on this host at external addresses: its own listeners, and what the options name.
+/// Admits connections to sockets of this host at external addresses: its own listeners, and those that the options name.
 fn let_in(model: &NatModel, options: &Options, interfaces: &Interfaces, elements: &mut Elements) {
     let listeners = model.local.iter().map(|at| (at.ip(), Transport::Tcp, at.port()));
     let named = options.local.iter().map(|one| (one.address, one.protocol, one.port));

@@ -1,7 +1,6 @@
-//! Makes the kernel as the model says and keeps it so, also against others; when it ends, the kernel goes on alone.
+//! Brings the kernel to the state of a model and keeps it so, also against other programs; when the engine ends, the kernel goes on alone.
 //!
-//! Every step leads from what is to what should be; nothing depends on what this process did before. Deliberately
-//! absent: deciding who owns an address.
+//! Every step leads from the actual to the desired state; nothing depends on what this process did before.
 
 mod apply;
 mod look;
@@ -32,92 +31,92 @@ use crate::rtnetlink::GROUPS;
 use crate::watch::{self, Waker};
 use state::State;
 
-/// The kernel plane of one network namespace: that of the thread that starts it.
+/// Kernel plane of one network namespace: that of the thread that starts it.
 #[derive(Debug)]
 pub struct Nat {
     state: Arc<Mutex<State>>,
     waker: Arc<Waker>,
     watcher: Option<JoinHandle<()>>,
-    /// Starts with the first mapping that has a check.
+    /// Thread of the checks, started with the first mapping that has a check.
     checks: Mutex<Option<Checks>>,
     owners: Mutex<Arc<Owners>>,
 }
 
-/// Why the kernel is not as it should be.
+/// Error of the kernel plane.
 #[derive(Debug, Error)]
 pub enum NatError {
-    /// The packet filter refused.
+    /// nftables refused.
     #[error("the packet filter cannot be changed")]
     Table(#[from] TableError),
     /// Routing or connection tracking refused.
     #[error("{what} cannot be read or changed")]
     Kernel {
-        /// What.
+        /// Operation that failed.
         what: &'static str,
-        /// The kernel's reason.
+        /// Error of the kernel.
         #[source]
         errno: Errno,
     },
     /// A socket could not be opened.
     #[error("no socket for {what}")]
     Socket {
-        /// For what.
+        /// Purpose of the socket.
         what: &'static str,
-        /// The reason.
+        /// Error of the socket call.
         #[source]
         error: io::Error,
     },
     /// The options contradict themselves or the host.
     #[error("{problem}")]
     Options {
-        /// How.
+        /// Description of the contradiction.
         problem: String,
     },
 }
 
-/// What is counted, for metrics.
+/// Counters for metrics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Why packets were refused: `denied`, `unmapped`, `spoofed`, `unenrolled`, `no_endpoint`, `lost`.
+    /// Refused packets by reason: `denied`, `unmapped`, `spoofed`, `unenrolled`, `no_endpoint`, `lost`.
     pub refused: BTreeMap<String, Count>,
-    /// Both directions together, by tenant.
+    /// Packets and bytes of both directions, by tenant.
     pub tenants: BTreeMap<TenantId, Count>,
-    /// What connection tracking counts.
+    /// Statistics of connection tracking.
     pub conntrack: Statistics,
-    /// How often foreign changes were undone.
+    /// Foreign changes that were undone.
     pub repairs: u64,
 }
 
-/// Presence in the kernel of what a model asks for.
+/// Presence of a model's parts in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
-    /// One per mapping, in the model's order.
+    /// True if the kernel carries the mapping; in the model's order.
     pub mappings: Vec<bool>,
-    /// One per egress rule, in the model's order.
+    /// True if the kernel carries the egress rule; in the model's order.
     pub egress: Vec<bool>,
     /// Endpoints of each mapping that its checks took out, in the model's order.
     pub out: Vec<BTreeSet<SocketAddr>>,
 }
 
-/// What leaves from an egress address.
+/// Use of an egress address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leaving {
-    /// Whose it is.
+    /// Tenant of the address.
     pub tenant: Option<TenantId>,
-    /// Connections.
+    /// Open connections from the address.
     pub connections: u64,
     /// Ports in use to one destination, the most of all; of [`PORT_BUDGET`].
     pub ports: u32,
 }
 
-/// Ports of one address there are towards one destination, of one protocol: 1024 and up.
+/// Ports of one address towards one destination, of one protocol: 1024 and up.
 pub const PORT_BUDGET: u32 = 64_512;
 
 impl Nat {
-    /// Opens the sockets, reads what an earlier process left, and begins to watch. Changes nothing yet.
+    /// Opens the sockets, reads the state that an earlier process left, and begins to watch. Changes nothing yet.
     ///
     /// # Errors
-    /// Without CAP_NET_ADMIN, or when the options cannot be meant.
+    /// Fails without CAP_NET_ADMIN, or if the options contradict themselves or the host.
     pub fn start(options: Options) -> Result<Self, NatError> {
         let watched = watch::Watched::open(options.timeout, GROUPS)?;
         let waker = Arc::new(Waker::new()?);
@@ -127,7 +126,7 @@ impl Nat {
         Ok(Self { state, waker, watcher: Some(watcher), checks, owners })
     }
 
-    /// Says which addresses are which tenants' beside those of the model: from now on no check of another tenant's endpoint leaves from them.
+    /// Sets the tenants' addresses besides those of the model: from now on no check of another tenant's endpoint leaves from them.
     pub fn set_owners(&self, owners: Arc<Owners>) {
         *lock(&self.owners) = Arc::clone(&owners);
         if let Some(checks) = &*lock(&self.checks) {
@@ -135,22 +134,22 @@ impl Nat {
         }
     }
 
-    /// Makes the kernel as this model says, in one transaction.
+    /// Brings the kernel to this model in one transaction.
     ///
     /// # Errors
-    /// When the kernel refuses; it is then as before.
+    /// Fails if the kernel refuses; its state is then as before.
     pub fn apply(&self, model: Arc<NatModel>) -> Result<Report, NatError> {
         let report = {
             let mut state = self.state();
             let report = state.apply(model);
-            // Within the lock, so that of two applies the later one is followed last.
+            // Under the lock, so that of two applies the later one is followed last.
             report.and_then(|report| self.follow(&state, &report).map(|()| report))
         };
         self.waker.wake();
         report
     }
 
-    /// Has the endpoints checked of what the kernel carries now.
+    /// Starts checking the endpoints that the kernel carries now.
     fn follow(&self, state: &State, report: &Report) -> Result<(), NatError> {
         let Some(model) = &state.model else { return Ok(()) };
         let mut checks = lock(&self.checks);
@@ -179,98 +178,97 @@ impl Nat {
         Ok(())
     }
 
-    /// Returns every mapping with checks, its endpoints, and which of them are out and why.
+    /// Returns every mapping with checks, its endpoints, and the reason for each that is out.
     #[must_use]
     pub fn checked(&self) -> Vec<CheckedMapping> {
         lock(&self.checks).as_ref().map(Checks::checked).unwrap_or_default()
     }
 
-    /// Returns how often checks took an endpoint out, by tenant, since the start.
+    /// Returns the ejections since the start, by tenant.
     #[must_use]
     pub fn ejections(&self) -> BTreeMap<TenantId, u64> {
         lock(&self.checks).as_ref().map(Checks::ejections).unwrap_or_default()
     }
 
-    /// Gives this host these addresses and no others of Durward's, renews those with a time, and announces the new ones.
+    /// Assigns these addresses to this host, removes all others of Durward's, renews those with a lifetime, and announces the new ones.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// Fails if the kernel refuses.
     pub fn assign(&self, addresses: BTreeMap<IpAddr, AssignedAddress>) -> Result<(), NatError> {
         let result = self.state().assign(addresses);
         self.waker.wake();
         result
     }
 
-    /// What a model would change, without changing it.
+    /// Computes the changes of a model, without making them.
     ///
     /// # Errors
-    /// When the kernel cannot be read.
+    /// Fails if the kernel cannot be read.
     pub fn preview(&self, model: &NatModel) -> Result<(Desired, Difference), NatError> {
         self.state().preview(model)
     }
 
-    /// What is counted.
+    /// Reads the counters.
     ///
     /// # Errors
-    /// When the kernel cannot be read.
+    /// Fails if the kernel cannot be read.
     pub fn counters(&self) -> Result<Counters, NatError> {
         self.state().counters()
     }
 
-    /// How many connections began at each mapping of `model`, in its order, since its ports were last changed.
+    /// Reads the number of connections begun at each mapping of `model`, in its order, since its ports were last changed.
     ///
     /// # Errors
-    /// When the kernel cannot be read.
+    /// Fails if the kernel cannot be read.
     pub fn begun(&self, model: &NatModel) -> Result<Vec<u64>, NatError> {
         self.state().begun(model)
     }
 
-    /// What leaves from each egress address now.
+    /// Reads the current use of each egress address.
     ///
     /// # Errors
-    /// When the kernel cannot be read.
+    /// Fails if the kernel cannot be read.
     pub fn leaving(&self) -> Result<BTreeMap<IpAddr, Leaving>, NatError> {
         self.state().leaving()
     }
 
-    /// For each mapping and egress rule of `model` whether the kernel carries it now: all ports of a mapping, all sources of a rule.
+    /// Checks for each mapping and egress rule of `model` that the kernel carries it now: all ports of a mapping, all sources of a rule.
     ///
     /// # Errors
-    /// When the kernel cannot be read.
+    /// Fails if the kernel cannot be read.
     pub fn carried(&self, model: &NatModel) -> Result<Carried, NatError> {
         self.state().carried(model)
     }
 
-    /// What the last comparison with the kernel found, those of the watching thread included: an address that came or went
-    /// since the last [`apply`](Self::apply) is in it.
+    /// Returns the result of the last comparison with the kernel, those of the watching thread included: an address that came or went since the last
+    /// [`apply`](Self::apply) is in it.
     #[must_use]
     pub fn health(&self) -> Health {
         self.state().health.clone()
     }
 
-    /// Whether others are kept from changing the table.
+    /// Returns true if the kernel keeps other programs from changing the table.
     #[must_use]
     pub fn owns_table(&self) -> bool {
         self.state().owns_table()
     }
 
-    /// Ends the watch and takes everything away: table, routes, rules, addresses, connections; kernel parameters are
-    /// as they were before.
+    /// Ends the watch and removes everything: table, routes, rules, addresses, connections; restores kernel parameters.
     ///
     /// # Errors
-    /// When the kernel refuses; it can be tried again.
+    /// Fails if the kernel refuses; the call can be repeated.
     pub fn cleanup(mut self) -> Result<(), NatError> {
         self.stop();
         self.state().cleanup()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every step begins by reading, so a step that panicked leaves nothing half-known.
+        // A poisoned lock is safe: every step begins by reading the kernel, so a panic leaves no half-known state.
         lock(&self.state)
     }
 
     fn stop(&mut self) {
-        // Checks first: they change the kernel.
+        // Stops the checks first, because they change the kernel.
         *lock(&self.checks) = None;
         self.waker.stop();
         if let Some(watcher) = self.watcher.take() {

@@ -1,13 +1,13 @@
-//! What keeps this host from handing connections to its forward proxy.
+//! Obstacles to handing connections to this host's forward proxy.
 //!
-//! Deliberately absent: curing it; these parameters belong to network plugins.
+//! Deliberately absent: removing them; these parameters belong to network plugins.
 
 use crate::interface::Link;
 
-/// With one of these, a bridge's packets pass the filter before they arrive, and forget their socket when they do.
+/// Parameters by which bridged packets pass nftables at the bridge already, and lose the socket that TPROXY assigned when they reach the IP layer.
 const PARAMETERS: [&str; 2] = ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"];
 
-/// One sentence for each obstacle.
+/// Returns one message per obstacle.
 pub(crate) fn obstacles(links: &[Link]) -> Vec<String> {
     let bridges: Vec<&str> =
         links.iter().filter(|link| link.bridge).map(|link| link.name.as_str()).collect();

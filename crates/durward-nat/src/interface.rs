@@ -1,6 +1,4 @@
-//! Which interfaces are external, with which addresses, gateway and slot.
-//!
-//! Deliberately absent: asking the kernel; `rtnetlink` does, and this only judges what it says.
+//! External interfaces, with their addresses, gateways and slots.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,63 +10,63 @@ use regex_lite::Regex;
 use crate::mark::ANSWER_SLOT;
 use crate::options::{GatewayRule, Options};
 
-/// What the host has, as far as it matters here.
+/// Interfaces and routers of the host, as far as they matter here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interfaces {
-    /// The external interfaces, by name.
+    /// External interfaces, by name.
     pub external: BTreeMap<String, External>,
-    /// The routers by which the host's main table leads to networks of the cluster; their ICMP errors are believed.
+    /// Routers by which the host's main table leads to networks of the cluster; their ICMP errors are accepted.
     pub routers: BTreeSet<IpAddr>,
-    /// The links by which the routes of `durward nat steer` lead to nodes.
+    /// Links by which the routes of `durward nat steer` lead to nodes.
     pub tunnels: BTreeSet<String>,
 }
 
-/// An external interface.
+/// External interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct External {
-    /// The kernel's number.
+    /// Index in the kernel.
     pub index: u32,
-    /// Ours, which stays the same when the interface comes anew.
+    /// Slot in marks and tables, which stays the same when the interface comes back.
     pub slot: u8,
-    /// Whether it is up.
+    /// True if the interface is up.
     pub up: bool,
-    /// Its addresses with their networks.
+    /// Addresses with their networks.
     pub addresses: Vec<IpNet>,
-    /// Its IPv4 gateway.
+    /// IPv4 gateway.
     pub gateway_v4: Option<Ipv4Addr>,
-    /// Its IPv6 gateway.
+    /// IPv6 gateway.
     pub gateway_v6: Option<Ipv6Addr>,
 }
 
-/// An interface as the kernel lists it.
+/// Interface as the kernel lists it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
-    /// Its name.
+    /// Name of the interface.
     pub name: String,
-    /// The kernel's number.
+    /// Index in the kernel.
     pub index: u32,
-    /// Whether it is up.
+    /// True if the interface is up.
     pub up: bool,
-    /// Whether it is a bridge.
+    /// True for a bridge.
     pub bridge: bool,
-    /// Its hardware address, if it has one like Ethernet's.
+    /// Hardware address, if it has six octets as Ethernet's.
     pub mac: Option<[u8; 6]>,
-    /// Its addresses with their networks.
+    /// Addresses with their networks.
     pub addresses: Vec<IpNet>,
-    /// True if it carries packets: up, and with a carrier.
+    /// True if the interface carries packets: up, and with a carrier.
     pub running: bool,
-    /// How often its carrier came or went.
+    /// Number of carrier changes.
     pub carrier_changes: u32,
-    /// Where the host's default routes by it lead.
+    /// Gateways of the host's default routes by this interface.
     pub default_gateways: Vec<IpAddr>,
-    /// Where the host's other routes by it lead, with the router.
+    /// Other routes of the host by this interface, with their router.
     pub routes: Vec<(IpNet, IpAddr)>,
-    /// True if a route of `durward nat steer` in the main table leads by it.
+    /// True if a route of `durward nat steer` in the main table uses this interface.
     pub tunnel: bool,
 }
 
 impl Interfaces {
-    /// Picks the external ones and gives each a slot: the model's, or `known` from before, or the lowest free one.
+    /// Selects the external interfaces and gives each a slot: the model's, or `known` from before, or the lowest free one.
     #[must_use]
     pub fn pick(
         links: &[Link],
@@ -105,7 +103,7 @@ impl Interfaces {
         Self { external, routers, tunnels }
     }
 
-    /// The slot an address belongs to: of the interface that has it, or else of one whose network it is in.
+    /// Returns the slot for an address: of the interface that has it, or else of one whose network contains it.
     #[must_use]
     pub fn slot_of(&self, address: IpAddr) -> Option<u8> {
         let on = |external: &&External| external.addresses.iter().any(|net| net.addr() == address);
@@ -115,18 +113,18 @@ impl Interfaces {
         found.map(|external| external.slot)
     }
 
-    /// Whether an external interface has the address.
+    /// Returns true if an external interface has the address.
     #[must_use]
     pub fn has(&self, address: IpAddr) -> bool {
         self.external.values().any(|one| one.addresses.iter().any(|net| net.addr() == address))
     }
 
-    /// All addresses of external interfaces.
+    /// Returns all addresses of external interfaces.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.external.values().flat_map(|one| one.addresses.iter().map(IpNet::addr))
     }
 
-    /// The slots by interface name.
+    /// Returns the slots by interface name.
     #[must_use]
     pub fn slots(&self) -> BTreeMap<String, u8> {
         self.external.iter().map(|(name, external)| (name.clone(), external.slot)).collect()
@@ -139,7 +137,7 @@ fn routers(links: &[Link], cluster: &[IpNet]) -> BTreeSet<IpAddr> {
     inward.map(|(_, router)| *router).collect()
 }
 
-/// A pattern that must match the whole name: `eth[1-9][0-9]*` is not found inside of `veth12ab`.
+/// Compiles a pattern that must match the whole name: `eth[1-9][0-9]*` must not match inside of `veth12ab`.
 #[must_use]
 pub fn full_match(pattern: &str) -> Option<Regex> {
     if pattern.is_empty() {
@@ -181,7 +179,7 @@ fn judge(link: &Link, slot: u8, rule: &GatewayRule) -> External {
     }
 }
 
-/// The address so far from the network's beginning or, negative, from its last address. IPv6 networks end nowhere near.
+/// Returns the address at an offset from the network's first address or, if negative, from its last. For IPv6 networks only the former.
 #[must_use]
 pub fn at_offset(network: IpNet, offset: i32) -> Option<IpAddr> {
     let distance = offset.unsigned_abs();

@@ -1,7 +1,7 @@
-//! Every packet netfilter carries: mappings, egress addresses and return paths, told to the kernel over netlink.
+//! The kernel plane: mappings, egress addresses and return paths, set up in netfilter and routing over netlink.
 //!
-//! [`desired()`] turns a model into kernel state, purely; [`Nat`] makes the kernel so and keeps it so. Deliberately absent:
-//! programs that are run (iptables, nft, ip, conntrack, ipset), and the decision who owns an address.
+//! [`desired()`] computes the kernel state of a model, purely; [`Nat`] brings the kernel to it and keeps it so. Deliberately absent: running other
+//! programs (iptables, nft, ip, conntrack, ipset), and ownership of addresses.
 
 pub mod announce;
 pub mod checks;

@@ -1,6 +1,4 @@
-//! One netlink socket: messages are built, sent whole, and their answers awaited, each with a deadline.
-//!
-//! Deliberately absent: what the messages mean; `nftables`, `rtnetlink` and `conntrack` know that.
+//! One netlink socket: builds messages, sends each whole, and waits for the answers with a deadline.
 
 pub(crate) mod attributes;
 
@@ -19,7 +17,7 @@ use rustix::net::{
 
 pub(crate) use attributes::{Attributes, Builder};
 
-/// Where a message asks for an acknowledgement, a dump …
+/// Message flags (`NLM_F_*`).
 pub(crate) mod flags {
     pub(crate) const REQUEST: u16 = 1;
     pub(crate) const ACK: u16 = 4;
@@ -33,12 +31,12 @@ pub(crate) mod flags {
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 const FLAG_DUMP_INTERRUPTED: u16 = 0x10;
-/// Larger than any message the kernel sends; a dump answers with up to 32 KiB at a time.
+/// Bytes of the receive buffer: larger than any message of the kernel, whose dumps have up to 32 KiB at a time.
 const RECEIVE_BUFFER: usize = 256 * 1024;
-/// A dump that is disturbed again and again is given up.
+/// Tries of a dump that changes interrupt (`NLM_F_DUMP_INTR`).
 const DUMP_ATTEMPTS: usize = 10;
 
-/// The netlink family a socket speaks.
+/// Netlink family of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
     /// Links, addresses, routes, rules.
@@ -47,17 +45,17 @@ pub(crate) enum Family {
     Netfilter,
 }
 
-/// A message as received.
+/// Received message.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
-    /// What follows the netlink header.
+    /// Bytes after the netlink header.
     pub(crate) payload: Vec<u8>,
 }
 
-/// A netlink socket of the network namespace of the thread that opened it.
+/// Netlink socket in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: OwnedFd,
@@ -66,7 +64,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Opens a socket that also hears the multicast groups of `groups` (bit n-1 for group n).
+    /// Opens a socket that also receives the multicast groups of `groups` (bit n-1 for group n).
     pub(crate) fn open(family: Family, groups: u32, timeout: Duration) -> io::Result<Self> {
         let protocol: Option<Protocol> = match family {
             Family::Route => None,
@@ -77,19 +75,19 @@ impl Socket {
         bind(&fd, &SocketAddrNetlink::new(0, groups))?;
         sockopt::set_socket_timeout(&fd, Timeout::Recv, Some(timeout))?;
         sockopt::set_socket_timeout(&fd, Timeout::Send, Some(timeout))?;
-        // Without the capability the default has to do.
+        // Fails without CAP_NET_ADMIN; the default size then has to do.
         let _ = sockopt::set_socket_recv_buffer_size_force(&fd, 8 << 20);
         Ok(Self { fd, sequence: Cell::new(0), send_buffer: Cell::new(0) })
     }
 
-    /// A number no other message of this socket has.
+    /// Returns a sequence number that no other message of this socket has.
     pub(crate) fn next_sequence(&self) -> u32 {
         let next = self.sequence.get().wrapping_add(1).max(1);
         self.sequence.set(next);
         next
     }
 
-    /// Sends all bytes as one datagram, however many.
+    /// Sends all bytes as one datagram, of any size.
     pub(crate) fn send(&self, bytes: &[u8]) -> Result<(), Errno> {
         let needed = bytes.len() + 4096;
         if needed > self.send_buffer.get() {
@@ -106,7 +104,7 @@ impl Socket {
         }
     }
 
-    /// The messages of the next datagram.
+    /// Returns the messages of the next datagram.
     pub(crate) fn receive(&self) -> Result<Vec<Message>, Errno> {
         let mut buffer = vec![0u8; RECEIVE_BUFFER];
         loop {
@@ -118,7 +116,7 @@ impl Socket {
         }
     }
 
-    /// The messages that are already there; none when there are none.
+    /// Returns the messages that have arrived, without waiting.
     pub(crate) fn receive_now(&self) -> Result<Vec<Message>, Errno> {
         let mut buffer = vec![0u8; RECEIVE_BUFFER];
         match recv(&self.fd, buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
@@ -150,7 +148,7 @@ impl Socket {
         }
     }
 
-    /// Asks for all objects of a kind; asks again when they changed meanwhile.
+    /// Requests all objects of a kind, again if they changed meanwhile.
     pub(crate) fn dump(
         &self,
         kind: u16,
@@ -188,7 +186,7 @@ impl Socket {
         }
     }
 
-    /// Asks for one object; `None` when there is no such object.
+    /// Requests one object; `None` if it does not exist.
     pub(crate) fn get(
         &self,
         kind: u16,
@@ -220,7 +218,7 @@ impl AsFd for Socket {
 }
 
 impl Message {
-    /// The result an acknowledgement or error message carries.
+    /// Returns the result in an acknowledgement or error message.
     pub(crate) fn error(&self) -> Option<Result<(), Errno>> {
         if self.kind != ERROR {
             return None;
@@ -229,7 +227,7 @@ impl Message {
         Some(if code == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(-code)) })
     }
 
-    /// The attributes after a family header of `header` bytes.
+    /// Returns the attributes after a family header of `header` bytes.
     pub(crate) fn attributes(&self, header: usize) -> Attributes<'_> {
         Attributes::new(self.payload.get(header..).unwrap_or_default())
     }

@@ -1,7 +1,7 @@
-//! The packet filter's language, written to and read from the kernel without any program.
+//! nftables rulesets, written to and read from the kernel over netlink.
 //!
-//! [`ruleset`] is what a table holds, [`expression`] what a rule is made of, [`changes`] what leads from one ruleset to
-//! another, [`table`] talks to the kernel. Deliberately absent: which rules Durward wants; see `program`.
+//! [`ruleset`] is the contents of a table, [`expression`] the steps of a rule, [`changes`] the difference of two rulesets; [`table`] talks to the
+//! kernel.
 
 mod batch;
 pub mod changes;

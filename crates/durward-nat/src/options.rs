@@ -1,6 +1,4 @@
-//! What a host decides for its kernel plane: names, numbers, interfaces.
-//!
-//! Deliberately absent: tenants and their mappings; those are the model.
+//! Options of a host's kernel plane: names, numbers, interfaces.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,83 +6,83 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// What a host decides.
+/// Options of the kernel plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The name of the packet filter's table, of family `inet`.
+    /// Name of the nftables table, of family `inet`.
     pub table: String,
-    /// Whether others are kept from changing the table, where the kernel can do that.
+    /// True to keep other programs from changing the table, where the kernel supports that.
     pub own_table: bool,
     /// Names of external interfaces: a regular expression that must match the whole name.
     pub external: String,
-    /// Names that are not external whatever the expression says, such as the default gateway's interface.
+    /// Names of interfaces that are not external even if the expression matches, such as the default gateway's.
     pub not_external: Vec<String>,
-    /// Where an external interface's gateway is.
+    /// Source of an external interface's gateway.
     pub gateway: GatewayRule,
-    /// Where pods and nodes are; traffic to there is never egress, and never comes from outside.
+    /// Networks of pods and nodes; traffic to them is never egress, and none arrives from outside with their addresses.
     pub cluster: Vec<IpNet>,
-    /// The gateway's own address towards the cluster, which endpoints see in mode `Snat`; that of the interface when it
-    /// is not given. With an address connections survive a take-over by another gateway that takes it too.
+    /// Address of the gateway towards the cluster, which endpoints see in mode `Snat`; that of the interface if not set. If it is set, connections
+    /// survive a take-over by another gateway that takes it too.
     pub cluster_address_v4: Option<Ipv4Addr>,
-    /// The same for IPv6.
+    /// IPv6 address of the gateway towards the cluster, likewise.
     pub cluster_address_v6: Option<Ipv6Addr>,
-    /// Services of this host that are let in from outside, beside the listeners in the model. `0.0.0.0` stands for
-    /// all IPv4 addresses of external interfaces, `::` for all.
+    /// Services of this host that are admitted from outside, besides the listeners in the model. `0.0.0.0` stands for all IPv4 addresses of external
+    /// interfaces, `::` for all.
     pub local: Vec<LocalService>,
-    /// The bits of the packet mark that are Durward's: eight adjoining ones. Others are never touched.
+    /// Bits of the packet mark that Durward uses: eight adjoining ones. It never touches the others.
     pub mark_mask: u32,
-    /// The routing table of slot 0; slot 1 has the next.
+    /// Routing table of slot 0; slot 1 has the next.
     pub routing_table: u32,
-    /// The priority of the first of six groups of routing rules.
+    /// Priority of the first of six groups of routing rules.
     pub rule_priority: u32,
-    /// What routes, rules and addresses of Durward are labelled with.
+    /// Protocol number (`rtm_protocol`) that labels Durward's routes, rules and addresses.
     pub protocol: u8,
-    /// Two gateways place connections alike when their seeds are alike.
+    /// Seed of hashes: gateways with equal seeds choose equal endpoints.
     pub seed: u32,
-    /// Addresses to put on interfaces, and to announce.
+    /// Addresses to assign to interfaces, and to announce.
     pub addresses: BTreeMap<IpAddr, AssignedAddress>,
-    /// Whether kernel parameters are set; otherwise they are only checked.
+    /// True to set kernel parameters; otherwise they are only checked.
     pub set_sysctls: bool,
-    /// Whether the kernel can hand connections to this host's forward proxy; an engine finds out by itself.
+    /// True if the kernel can hand connections to this host's forward proxy; an engine probes for it.
     pub hand_over: bool,
-    /// How long a burst of changes is waited out.
+    /// Quiet time after which a burst of changes is handled.
     pub debounce: Duration,
-    /// How often the kernel is compared although nothing happened.
+    /// Interval at which the kernel is compared although nothing happened.
     pub audit: Duration,
-    /// How long the kernel may take for an answer.
+    /// Timeout of the kernel's answers.
     pub timeout: Duration,
 }
 
-/// A service of this host.
+/// Service of this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LocalService {
-    /// Its address.
+    /// Address of the service.
     pub address: IpAddr,
-    /// Its protocol.
+    /// Transport protocol.
     pub protocol: durward_model::mapping::Transport,
-    /// Its port.
+    /// Port of the service.
     pub port: u16,
 }
 
-/// An address this host is to have.
+/// Address to assign to this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AssignedAddress {
-    /// The interface.
+    /// Name of the interface.
     pub interface: String,
-    /// The prefix length.
+    /// Prefix length.
     pub prefix_len: u8,
-    /// After how long without renewal the kernel takes it away; `None` for never.
+    /// Valid lifetime, after which the kernel removes the address unless it is renewed; `None` for ever.
     pub valid: Option<Duration>,
 }
 
-/// Where a gateway is.
+/// Source of a gateway's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GatewayRule {
-    /// So many addresses from the beginning of the interface's first network, or from its end when negative.
+    /// Offset from the first address of the interface's first network, or from its last if negative.
     Offset(i32),
-    /// Where the host's own default route by that interface leads.
+    /// Gateway of the host's own default route by that interface.
     Learned,
-    /// As written, by interface; an interface that is not written has none.
+    /// Configured gateways by interface; an interface that is not listed has none.
     Configured(BTreeMap<String, Vec<IpAddr>>),
 }
 
@@ -116,7 +114,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The packet mark of a slot.
+    /// Returns the packet mark of a slot.
     #[must_use]
     pub const fn packet_mark(&self, slot: u8) -> u32 {
         (slot as u32) << self.mark_mask.trailing_zeros()

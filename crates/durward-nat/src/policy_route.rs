@@ -1,7 +1,6 @@
-//! Which routes and routing rules bring a connection's packets out by the interface it came in by.
+//! Routes and routing rules by which a connection's packets leave by the interface it came in by.
 //!
-//! Each external interface has a routing table; the packet's mark or its own source address leads there. Deliberately
-//! absent: the host's own tables, rules and the file that names them.
+//! Each external interface has a routing table; the packet mark or the source address leads to it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,108 +12,108 @@ use crate::interface::{External, Interfaces};
 use crate::mark::{ANSWER_SLOT, OWN_SLOT};
 use crate::options::Options;
 
-/// The host's main routing table.
+/// Main routing table of the host.
 pub(crate) const MAIN: u32 = 254;
-/// More rules than this are not asked one by one: whole networks of the cluster take their place.
+/// Enrolled networks above which rules for whole networks of the cluster take their place: the kernel tests rules one by one.
 const SOURCE_RULES: usize = 1024;
-/// Behind every other route of a table.
+/// Metric after every other route of a table.
 pub(crate) const LAST: u32 = 0xffff_0000;
-/// What IPv6 gives a route that names no metric.
+/// Metric of an IPv6 route without one.
 pub(crate) const USUAL_V6: u32 = 1024;
 
-/// Routes and rules.
+/// Routes and rules of policy routing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routing {
     /// Routes in Durward's own tables.
     pub routes: BTreeSet<Route>,
-    /// Rules that lead there.
+    /// Rules that lead to these tables.
     pub rules: BTreeSet<Rule>,
 }
 
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
-    /// Its table.
+    /// Table of the route.
     pub table: u32,
-    /// Where to.
+    /// Destination network.
     pub destination: IpNet,
-    /// Lower ones come first.
+    /// Metric; lower ones come first.
     pub metric: u32,
-    /// How.
+    /// Next hop.
     pub hop: Hop,
 }
 
-/// Where a route sends packets.
+/// Next hop of a route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hop {
-    /// To neighbours at an interface.
+    /// Neighbours at an interface.
     Link {
-        /// The interface's number.
+        /// Index of the interface.
         interface: u32,
     },
-    /// To a router at an interface.
+    /// Router at an interface.
     Gateway {
-        /// The router.
+        /// Address of the router.
         gateway: IpAddr,
-        /// The interface's number.
+        /// Index of the interface.
         interface: u32,
     },
-    /// Nowhere.
+    /// None: "host unreachable".
     Unreachable,
-    /// Back to the rules, as if the table did not know.
+    /// Back to the rules, as if the table had no route.
     Throw,
-    /// To this host itself, as if it had the address.
+    /// Local delivery to this host, as if it had the address.
     Local,
 }
 
-/// A routing rule.
+/// Routing rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
-    /// Lower ones come first.
+    /// Priority; lower ones come first.
     pub priority: u32,
-    /// Whether it is for IPv4.
+    /// True for IPv4.
     pub ipv4: bool,
-    /// For which packets.
+    /// Packets that the rule matches.
     pub selector: Selector,
-    /// What becomes of them.
+    /// Action for these packets.
     pub action: Action,
 }
 
-/// What a rule does.
+/// Action of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
-    /// Looks in a table.
+    /// Look up a table.
     Lookup(u32),
-    /// Goes on at the rule of this priority.
+    /// Continue at the rule of this priority.
     Goto(u32),
-    /// Nothing: others go on here.
+    /// Do nothing: the target of a `Goto`.
     Nothing,
-    /// Refuses with "administratively prohibited".
+    /// Refuse with "administratively prohibited".
     Prohibit,
 }
 
-/// For which packets a rule is.
+/// Packets that a rule matches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Selector {
-    /// Those to a network.
+    /// Packets to a network.
     To(IpNet),
-    /// Those from a network.
+    /// Packets from a network.
     From(IpNet),
-    /// Those of this host itself, and questions for the way back to a source.
+    /// Packets of this host itself, and lookups for the way back to a source.
     Local,
-    /// All.
+    /// All packets.
     All,
-    /// Those with a mark.
+    /// Packets with a mark.
     Mark {
-        /// The mark's bits.
+        /// Bits of the mark.
         mark: u32,
-        /// The bits that count.
+        /// Mask of the bits compared.
         mask: u32,
     },
 }
 
 impl Routing {
-    /// What these interfaces, external addresses and enrolled networks ask for.
+    /// Computes the routes and rules for these interfaces, external addresses and enrolled networks.
     #[must_use]
     pub fn wanted(
         options: &Options,
@@ -130,7 +129,7 @@ impl Routing {
             let routed = addresses.iter().copied();
             let routed = routed.filter(|ip| interfaces.slot_of(*ip) == Some(external.slot));
             let all = own.chain(routed).filter(|ip| !is_link_local(*ip)).map(IpNet::from);
-            // The kernel asks rule by rule, so addresses beside each other share one, which is for them and no other.
+            // The kernel tests rules one by one, so adjacent addresses share one, which covers no other address.
             let all = IpNet::aggregate(&all.collect::<Vec<_>>());
             wanted.rules.extend(all.into_iter().map(|block| Rule {
                 priority: options.rule_priority + 2,
@@ -141,7 +140,7 @@ impl Routing {
         }
         wanted.rules.extend(unmarked(options, enrolled));
         if !wanted.rules.is_empty() {
-            // What goes into the cluster is routed as the host does it, whatever its source.
+            // Packets into the cluster take the host's own routes, whatever their source.
             wanted.rules.extend(options.cluster.iter().map(|net| Rule {
                 priority: options.rule_priority,
                 ipv4: net.addr().is_ipv4(),
@@ -152,7 +151,7 @@ impl Routing {
         wanted
     }
 
-    /// The same, and what is for this host's forward proxy stays here whatever its address.
+    /// Adds routes and rules that keep packets for this host's forward proxy here, whatever their destination.
     #[must_use]
     pub fn with_own(mut self, options: &Options) -> Self {
         let table = options.routing_table + u32::from(OWN_SLOT);
@@ -164,13 +163,13 @@ impl Routing {
         self
     }
 
-    /// Whether something is for this host's forward proxy.
+    /// Returns true if there are routes for this host's forward proxy.
     #[must_use]
     pub fn has_own(&self) -> bool {
         self.routes.iter().any(|route| route.hop == Hop::Local)
     }
 
-    /// What is here and not in the other.
+    /// Returns the routes and rules that `other` does not have.
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {
         Self {
@@ -179,13 +178,14 @@ impl Routing {
         }
     }
 
-    /// The rules in the order in which they are put in: a target before the rules that go on there, and prohibitions behind all that passes them.
+    /// Returns the rules in the order in which they are added: a target before the rules that continue there, and prohibitions after their
+    /// exceptions.
     pub(crate) fn rules_to_add(&self) -> impl Iterator<Item = &Rule> {
         let passing = self.rules.iter().rev().filter(|rule| !rule.prohibits());
         passing.chain(self.prohibitions())
     }
 
-    /// The rules in the order in which they are taken away: prohibitions before what passes them.
+    /// Returns the rules in the order in which they are removed: prohibitions before their exceptions.
     pub(crate) fn rules_to_remove(&self) -> impl Iterator<Item = &Rule> {
         self.prohibitions().chain(self.rules.iter().filter(|rule| !rule.prohibits()))
     }
@@ -194,7 +194,7 @@ impl Routing {
         self.rules.iter().filter(|rule| rule.prohibits())
     }
 
-    /// The networks whose unmarked packets the rules prohibit.
+    /// Returns the networks whose unmarked packets the rules prohibit.
     pub(crate) fn prohibited(&self) -> impl Iterator<Item = IpNet> {
         self.prohibitions().filter_map(|rule| match rule.selector {
             Selector::From(net) => Some(net),
@@ -202,13 +202,13 @@ impl Routing {
         })
     }
 
-    /// Whether there is nothing.
+    /// Returns true if there are no routes and no rules.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty() && self.rules.is_empty()
     }
 
-    /// One line for each.
+    /// Formats one line per route and rule.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let routes = self.routes.iter().map(ToString::to_string);
@@ -222,17 +222,17 @@ impl Rule {
     }
 }
 
-/// Networks of one family whose packets need a mark.
+/// Networks of one family whose packets must have a mark.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Prohibited {
-    /// The networks.
+    /// Networks with prohibitions.
     pub(crate) blocks: Vec<IpNet>,
-    /// True if the cluster's networks stand for the enrolled ones, which are too many to be asked one by one.
+    /// True if the cluster's networks replace the enrolled ones, which are too many for rules of their own.
     pub(crate) whole_cluster: bool,
 }
 
 impl Prohibited {
-    /// Chooses what is prohibited, so that each enrolled network of the family is.
+    /// Chooses the networks, so that each enrolled network of the family is covered.
     pub(crate) fn of(enrolled: &[IpNet], cluster: &[IpNet], ipv4: bool) -> Self {
         let of_family = |net: &&IpNet| net.addr().is_ipv4() == ipv4;
         let enrolled: Vec<IpNet> = enrolled.iter().filter(of_family).copied().collect();
@@ -245,7 +245,7 @@ impl Prohibited {
         Self { blocks, whole_cluster }
     }
 
-    /// The prohibitions themselves.
+    /// Returns the prohibiting rules.
     pub(crate) fn rules(self, priority: u32, ipv4: bool) -> impl Iterator<Item = Rule> {
         let prohibit = move |net: IpNet| {
             let selector = Selector::From(net.trunc());
@@ -286,8 +286,8 @@ fn routes(options: &Options, external: &External) -> Vec<Route> {
     found
 }
 
-/// What enrolled networks send leaves with a mark, or not at all: these rules stay when the packet filter's table is gone, flushed by others
-/// or with a process that died. This host itself is not concerned, nor are answers to connections begun elsewhere, which have a mark of their own.
+/// Prohibits packets of enrolled networks without a mark: these rules stay when the nftables table is gone, flushed by others or with a process that
+/// died. Packets of this host are exempt, as are answers to connections begun elsewhere, which have a mark of their own.
 fn unmarked(options: &Options, enrolled: &[IpNet]) -> Vec<Rule> {
     let [pass, stop, end] = [3, 4, 5].map(|group| options.rule_priority + group);
     let mut rules = Vec::new();
@@ -307,7 +307,7 @@ fn unmarked(options: &Options, enrolled: &[IpNet]) -> Vec<Rule> {
     rules
 }
 
-/// The metric of a route that names none.
+/// Returns the metric of a route without one.
 pub(crate) fn usual(net: &IpNet) -> u32 {
     if net.addr().is_ipv4() { 0 } else { USUAL_V6 }
 }
@@ -328,7 +328,7 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// The address all routes without a destination have.
+/// Returns the address of routes without a destination.
 pub(crate) const fn any(ipv4: bool) -> IpAddr {
     if ipv4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) }
 }

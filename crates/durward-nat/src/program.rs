@@ -1,7 +1,6 @@
-//! The rules themselves: how many there are does not depend on the number of mappings, which are only elements of maps.
+//! The nftables rules: their number does not depend on the number of mappings, which are only elements of maps.
 //!
 //! A packet from outside passes `guard`, `nat_pre`, `route_pre`, then `forward` (or `input`), then `nat_post`.
-//! Deliberately absent: tenants; see `desired`.
 
 mod balance;
 mod digest;
@@ -25,54 +24,54 @@ use crate::nftables::{Chain, Element, Expression, Hook, Ruleset, Set, Value, Ver
 use crate::options::Options;
 use step::{Ip, interval, kind};
 
-/// What the shape of the program depends on, beside options and interfaces.
+/// Parts of the model on which the program depends, besides options and interfaces.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shapes {
-    /// The ways new connections to a mapping are judged and spread over endpoints.
+    /// Distinct chains for new connections to mappings: allowed sources and the choice of an endpoint.
     pub(crate) entries: BTreeSet<Entry>,
-    /// How many ranges egress pools have, by family (IPv4 first).
+    /// Numbers of ranges in egress pools, by family (true for IPv4).
     pub(crate) pools: BTreeSet<(bool, u32)>,
-    /// Whether anything is handed to this host's forward proxy.
+    /// True if any connections are handed to this host's forward proxy.
     pub(crate) transparent: bool,
-    /// The distinct lists of sources, by family.
+    /// Distinct lists of sources, by family.
     pub(crate) sources: BTreeMap<(bool, List), Vec<IpNet>>,
 }
 
-/// The names of counters.
+/// Names of counters.
 pub(crate) mod counter {
-    /// The source is not allowed.
+    /// Packets from a source that is not allowed.
     pub(crate) const DENIED: &str = "denied";
-    /// No mapping has the port.
+    /// Packets to a port without a mapping.
     pub(crate) const UNMAPPED: &str = "unmapped";
-    /// A source of the cluster arrived from outside.
+    /// Packets from outside with a source of the cluster.
     pub(crate) const SPOOFED: &str = "spoofed";
-    /// It would have left without a tenant's address.
+    /// Packets that would have left without a tenant's address.
     pub(crate) const UNENROLLED: &str = "unenrolled";
-    /// A mapping without endpoints.
+    /// Packets to a mapping without endpoints.
     pub(crate) const NO_ENDPOINT: &str = "no_endpoint";
-    /// The configuration changed between two steps of one packet.
+    /// Packets whose rule changed between two lookups.
     pub(crate) const LOST: &str = "lost";
-    /// It came from the cluster and speaks for a connection of which its sender is no end.
+    /// Packets from the cluster that concern a connection of which the sender is no end.
     pub(crate) const FORGED: &str = "forged";
-    /// It came from an enrolled network and belongs to no connection.
+    /// Packets from an enrolled network that belong to no connection.
     pub(crate) const INVALID: &str = "invalid";
-    /// It is for the forward proxy, and nobody listens there.
+    /// Packets for the forward proxy while nothing listens there.
     pub(crate) const NO_PROXY: &str = "no_proxy";
-    /// UDP to a port of TLS, whose names only TCP shows.
+    /// UDP packets to a TLS port (QUIC), where the server name cannot be read.
     pub(crate) const QUIC: &str = "quic";
-    /// It is for no port the forward proxy has.
+    /// Packets to a port that the forward proxy does not take.
     pub(crate) const WITHHELD: &str = "withheld";
-    /// Those of transparent egress, which are there with it.
+    /// Counters of transparent egress, which exist with it only.
     pub(crate) const TRANSPARENT: [&str; 3] = [NO_PROXY, QUIC, WITHHELD];
-    /// Those that are always there.
+    /// Counters that always exist.
     pub(crate) const ALL: [&str; 8] =
         [DENIED, UNMAPPED, SPOOFED, UNENROLLED, NO_ENDPOINT, LOST, FORGED, INVALID];
 }
 
-/// The set of bytes beside themselves.
+/// Set of all bytes, each concatenated with itself.
 pub(crate) const TWINS: &str = "twins";
 
-/// The ruleset without any mapping.
+/// Builds the ruleset without any mapping.
 pub(crate) fn program(options: &Options, interfaces: &Interfaces, shapes: &Shapes) -> Ruleset {
     let mut ruleset = Ruleset::default();
     ruleset.counters.extend(counter::ALL.map(str::to_owned));
@@ -93,7 +92,7 @@ pub(crate) fn program(options: &Options, interfaces: &Interfaces, shapes: &Shape
     ruleset
 }
 
-/// The maps of tenants. What a map gives is a later map's key together with what identifies its owner, because each lookup reads the
+/// Adds the maps of tenants. The value of one map is, together with an identity of its owner, the key of the next, because each lookup reads the
 /// generation of the moment; see the guide's section on changes.
 fn maps(ruleset: &mut Ruleset) {
     let mut set = |name: String, set: Set| ruleset.sets.insert(name, set);
@@ -123,7 +122,7 @@ fn maps(ruleset: &mut Ruleset) {
         set(format!("egn{digit}"), Set::new(4 + digest, pair, Data::Verdict));
         set(format!("egp{digit}"), Set::new(8 + digest, kind::BYTES, range));
     }
-    // As many as a tenant's number can tell apart.
+    // One element per tenant number.
     let tenants = Set::new(4, kind::MARK, Data::Counter).sized(u32::from(u16::MAX));
     set("ctr".to_owned(), tenants);
 }

@@ -1,6 +1,4 @@
-//! What became of each mapping: in the kernel, or left out whole, and why.
-//!
-//! Deliberately absent: mappings that are half in the kernel.
+//! Report on each mapping and egress rule: in the kernel, or left out as a whole with a reason.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,25 +8,25 @@ use std::time::SystemTime;
 use durward_model::TenantId;
 use durward_model::mapping::{PortRange, Transport};
 
-/// What became of a model.
+/// Report on a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// One per mapping, in the model's order.
     pub mappings: Vec<MappingReport>,
     /// One per egress rule, in the model's order.
     pub egress: Vec<MappingReport>,
-    /// What concerns the host as a whole.
+    /// Problems of the host as a whole.
     pub host: Vec<String>,
-    /// How many connections were cut because they are no longer allowed.
+    /// Connections that were cut because they are no longer allowed.
     pub connections_cut: usize,
 }
 
 /// State of the kernel plane when it was last compared with the model: by an apply, a repair or an audit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// The last report that a comparison gave.
+    /// Report of the last comparison.
     pub report: Report,
-    /// Reason why the last comparison failed; `None` when it succeeded.
+    /// Reason the last comparison failed; `None` if it succeeded.
     pub fault: Option<String>,
     /// Time of the last comparison that succeeded.
     pub compared: Option<SystemTime>,
@@ -47,7 +45,7 @@ impl Health {
     }
 }
 
-/// The error with its causes.
+/// Formats an error with its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -58,65 +56,65 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What became of one mapping or egress rule.
+/// Report on one mapping or egress rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappingReport {
-    /// Whose it is.
+    /// Tenant of the mapping or rule.
     pub tenant: TenantId,
-    /// Its name.
+    /// Name of the mapping or rule.
     pub name: Arc<str>,
-    /// Why none of it is in the kernel; `None` when all of it is.
+    /// Reason none of it is in the kernel; `None` if all of it is.
     pub rejected: Option<Rejection>,
-    /// Addresses of it that this host does not have; they are programmed all the same.
+    /// Addresses of it that this host does not have; the kernel gets them all the same.
     pub foreign_addresses: Vec<IpAddr>,
 }
 
-/// Why a mapping is left out.
+/// Reason a mapping or egress rule is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
     /// The tenant has no number.
     UnknownTenant,
-    /// It names no address, no port or no source.
+    /// The mapping names no address, no port or no source.
     Incomplete {
-        /// What is missing.
+        /// Missing field.
         field: &'static str,
     },
     /// An older mapping has the port.
     PortTaken {
-        /// The address.
+        /// External address.
         address: IpAddr,
-        /// The protocol.
+        /// Transport protocol.
         protocol: Transport,
-        /// The ports.
+        /// External ports.
         ports: PortRange,
-        /// The older mapping.
+        /// Name of the older mapping.
         by: String,
     },
-    /// More endpoints than a port can have.
+    /// A port has more endpoints than allowed.
     TooManyEndpoints {
-        /// How many are allowed.
+        /// Largest number of endpoints.
         limit: usize,
     },
-    /// An older egress rule has these pods, or some of them.
+    /// An older egress rule has some of these pods.
     SourcesTaken {
-        /// The older rule.
+        /// Name of the older rule.
         by: String,
     },
-    /// The address is on no external interface, nor in a network of one.
+    /// An address is on no external interface, nor in a network of one.
     NoInterface {
-        /// The address.
+        /// Address without an interface.
         address: IpAddr,
     },
-    /// Its addresses of one family are on several interfaces.
+    /// Addresses of one family are on several interfaces.
     SeveralInterfaces {
-        /// An address on another interface than the first.
+        /// Address on another interface than the first.
         address: IpAddr,
     },
-    /// It is not enrolled: its traffic is rejected.
+    /// The traffic is not enrolled, and is rejected.
     NotEnrolled,
-    /// Its connections are for the forward proxy, and the kernel cannot hand them over.
+    /// The connections are for the forward proxy, and the kernel cannot hand them over.
     NoHandOver,
-    /// Another egress rule of its tenant has other ports for the forward proxy.
+    /// Another egress rule of the tenant has other ports for the forward proxy.
     SeveralWays,
 }
 

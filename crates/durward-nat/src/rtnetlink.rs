@@ -1,6 +1,4 @@
-//! Links, addresses, routes and rules of the kernel, read and changed over netlink.
-//!
-//! Deliberately absent: what they should be; see `interface` and `policy_route`.
+//! Links, addresses, routes and rules of the kernel, read and changed over rtnetlink.
 
 pub(crate) mod tunnel;
 mod wire;
@@ -18,11 +16,11 @@ use crate::options::AssignedAddress;
 use crate::policy_route::{Hop, MAIN, Route, Routing, Rule};
 use wire::Labelled;
 
-/// Groups: links, addresses, routes, rules and forwarding parameters of both families, as bits of the bind mask.
+/// Multicast groups of links, addresses, routes, rules and forwarding parameters of both families, as bits of the bind mask.
 pub(crate) const GROUPS: u32 =
     1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18 | 1 << 23 | 1 << 24;
 
-/// The group of neighbours, as a bit of the bind mask.
+/// Multicast group of neighbours, as a bit of the bind mask.
 pub(crate) const NEIGHBOURS: u32 = 1 << 2;
 
 mod msg {
@@ -43,27 +41,27 @@ mod msg {
     pub(super) const GETRULE: u16 = 34;
 }
 
-/// A socket for routing.
+/// Netlink socket for routing.
 #[derive(Debug)]
 pub(crate) struct Rtnetlink {
     socket: Socket,
 }
 
-/// An address as the kernel has it.
+/// Address as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HeldAddress {
     pub(crate) index: u32,
     pub(crate) net: IpNet,
-    /// Who put it there.
+    /// Protocol number of the program that set it (`IFA_PROTO`).
     pub(crate) protocol: u8,
 }
 
-/// A neighbour as the kernel knows it.
+/// Neighbour as the kernel knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Neighbour {
     pub(crate) index: u32,
     pub(crate) address: IpAddr,
-    /// Whether it has ever said where it is.
+    /// True if the neighbour has ever answered.
     pub(crate) answered: bool,
 }
 
@@ -73,7 +71,7 @@ impl Rtnetlink {
         Ok(Self { socket: Socket::open(Family::Route, 0, timeout)? })
     }
 
-    /// All interfaces with their addresses and default gateways; routes of `protocol` are ours and not learned from.
+    /// Returns all interfaces with their addresses and default gateways; routes of `protocol` are ours and are left out.
     pub(crate) fn links(&self, protocol: u8) -> Result<Vec<Link>, Errno> {
         let mut links: BTreeMap<u32, Link> = BTreeMap::new();
         for message in self.dump(msg::GETLINK, 0, 16)? {
@@ -102,17 +100,17 @@ impl Rtnetlink {
         Ok(links.into_values().collect())
     }
 
-    /// All addresses.
+    /// Returns all addresses.
     pub(crate) fn addresses(&self) -> Result<Vec<HeldAddress>, Errno> {
         Ok(self.dump(msg::GETADDR, 0, 8)?.iter().filter_map(wire::address).collect())
     }
 
-    /// All neighbours.
+    /// Returns all neighbours.
     pub(crate) fn neighbours(&self) -> Result<Vec<Neighbour>, Errno> {
         Ok(self.dump(msg::GETNEIGH, 0, 12)?.iter().filter_map(wire::neighbour).collect())
     }
 
-    /// The routes and rules labelled with this protocol.
+    /// Returns the routes and rules labelled with this protocol.
     pub(crate) fn routing(&self, protocol: u8) -> Result<Routing, Errno> {
         let mut found = Routing::default();
         for message in self.routes()? {
@@ -127,18 +125,18 @@ impl Rtnetlink {
         Ok(found)
     }
 
-    /// Puts a route in; one that is there already is replaced.
+    /// Adds or replaces a route.
     pub(crate) fn add_route(&self, route: &Route, protocol: u8) -> Result<(), Errno> {
         let mode = flags::CREATE | flags::REPLACE;
         self.socket.request(msg::NEWROUTE, mode, |to| wire::write_route(to, route, protocol))
     }
 
-    /// Takes a route away; one that is gone is no error.
+    /// Removes a route; one that is gone is no error.
     pub(crate) fn remove_route(&self, route: &Route, protocol: u8) -> Result<(), Errno> {
         gone(self.socket.request(msg::DELROUTE, 0, |to| wire::write_route(to, route, protocol)))
     }
 
-    /// Puts a rule in.
+    /// Adds a rule.
     pub(crate) fn add_rule(&self, rule: &Rule, protocol: u8) -> Result<(), Errno> {
         let mode = flags::CREATE | flags::EXCL;
         match self.socket.request(msg::NEWRULE, mode, |to| wire::write_rule(to, rule, protocol)) {
@@ -147,12 +145,12 @@ impl Rtnetlink {
         }
     }
 
-    /// Takes a rule away; one that is gone is no error.
+    /// Removes a rule; one that is gone is no error.
     pub(crate) fn remove_rule(&self, rule: &Rule, protocol: u8) -> Result<(), Errno> {
         gone(self.socket.request(msg::DELRULE, 0, |to| wire::write_rule(to, rule, protocol)))
     }
 
-    /// Puts an address on an interface, or renews it. It is usable at once.
+    /// Adds an address to an interface, or renews it. It is usable at once.
     pub(crate) fn add_address(
         &self,
         index: u32,
@@ -167,7 +165,7 @@ impl Rtnetlink {
         })
     }
 
-    /// Takes an address away; one that is gone is no error.
+    /// Removes an address; one that is gone is no error.
     pub(crate) fn remove_address(&self, held: &HeldAddress) -> Result<(), Errno> {
         match self.socket.request(msg::DELADDR, 0, |to| {
             wire::write_address(to, held.index, held.net, None, held.protocol);

@@ -1,8 +1,8 @@
-//! On a node that is not the gateway: what pods of tenants send to the world goes to the gateway, with the pod's address kept.
+//! Steering on a node that is not the gateway: packets of tenants' pods to the world go to the gateway, with the pod's address kept.
 //!
-//! Both ends are here, a VXLAN link joins them, and the kernel goes on when this process ends. Deliberately absent: the choice of an
-//! egress address, which is the gateway's; several gateways; knowing whether the gateway is alive. A pod whose gateway is gone
-//! reaches nobody, and never leaves with the node's address.
+//! Both ends are here, joined by a VXLAN link, and the kernel goes on when this process ends. Deliberately absent: the choice of an egress address,
+//! which is the gateway's; several gateways; a check that the gateway is alive. A pod whose gateway is gone reaches no destination, and never leaves
+//! with the node's address.
 
 mod desired;
 mod ruleset;
@@ -26,69 +26,68 @@ pub use desired::{Desired, Host, desired};
 use state::State;
 pub use state::cleanup;
 
-/// The names of counters.
+/// Names of counters.
 pub mod counter {
-    /// It would have left the node by another way than the gateway.
+    /// Packets that would have left the node by another way than the gateway.
     pub const NO_GATEWAY: &str = "no_gateway";
-    /// It would have gone to the gateway with another address than a pod's.
+    /// Packets that would have gone to the gateway with another address than a pod's.
     pub const FOREIGN_SOURCE: &str = "foreign_source";
-    /// A tunnel's packet from somebody who is no end of it.
+    /// Tunnel packets from a sender that is no end of the tunnel.
     pub const STRANGER: &str = "stranger";
-    /// It came out of the tunnel with an address that is no pod's.
+    /// Packets out of the tunnel with an address that is no pod's.
     pub const SPOOFED: &str = "spoofed";
 }
 
-/// What a host decides.
+/// Options of steering.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The name of the packet filter's table, of family `inet`.
+    /// Name of the nftables table, of family `inet`.
     pub table: String,
-    /// Whether others are kept from changing the table, where the kernel can do that.
+    /// True to keep other programs from changing the table, where the kernel supports that.
     pub own_table: bool,
-    /// The name of the tunnel's link.
+    /// Name of the tunnel's link.
     pub link: String,
-    /// The tunnel's number, 24 bits; the same at both ends.
+    /// VXLAN network identifier, 24 bits; the same at both ends.
     pub vni: u32,
-    /// The tunnel's UDP port; the same at both ends.
+    /// UDP port of the tunnel; the same at both ends.
     pub port: u16,
-    /// This end's underlay address; that which leads to the other end when it is not given.
+    /// Underlay address of this end; the source address towards the other end if not set.
     pub local: Option<Ipv4Addr>,
-    /// The largest packet in the tunnel; what the underlay's interface leaves of its own when it is not given.
+    /// MTU of the tunnel; that of the underlay's interface less the overhead if not set.
     pub mtu: Option<u32>,
-    /// What stays on the node's own ways: pods, nodes, services.
+    /// Destinations that keep the node's own routes: pods, nodes, services.
     pub cluster: Vec<IpNet>,
-    /// The bit of the packet mark that says "to the gateway"; bits but this and the next are never touched.
+    /// Bit of the packet mark for "to the gateway"; only this bit and the next are ever touched.
     pub mark: u32,
-    /// The bit of the packet mark that says "by the node's own ways": without it or the other, what an enrolled network sends to the
-    /// world is prohibited.
+    /// Bit of the packet mark for "by the node's own routes": without it or the other, packets of an enrolled network to the world are prohibited.
     pub pass_mark: u32,
-    /// The routing table that leads to the gateway.
+    /// Routing table that leads to the gateway.
     pub routing_table: u32,
-    /// The priority of the first of five groups of routing rules.
+    /// Priority of the first of five groups of routing rules.
     pub rule_priority: u32,
-    /// What routes and rules are labelled with.
+    /// Protocol number that labels routes and rules.
     pub protocol: u8,
-    /// How long a burst of changes is waited out.
+    /// Quiet time after which a burst of changes is handled.
     pub debounce: Duration,
-    /// How often the kernel is compared although nothing happened.
+    /// Interval at which the kernel is compared although nothing happened.
     pub audit: Duration,
-    /// How long the kernel may take for an answer.
+    /// Timeout of the kernel's answers.
     pub timeout: Duration,
 }
 
-/// A side of the tunnel.
+/// Side of the tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// A node with pods.
+    /// Node with pods.
     Node {
-        /// The gateway's underlay address.
+        /// Underlay address of the gateway.
         gateway: Ipv4Addr,
-        /// Where pods of tenants are.
+        /// Networks of tenants' pods.
         networks: Vec<IpNet>,
     },
-    /// The gateway.
+    /// Gateway.
     Gateway {
-        /// The pods' networks by the underlay address of their node.
+        /// Networks of pods by the underlay address of their node.
         nodes: BTreeMap<Ipv4Addr, Vec<IpNet>>,
     },
 }
@@ -101,10 +100,10 @@ pub struct Steer {
     watcher: Option<JoinHandle<()>>,
 }
 
-/// The number of groups of routing rules.
+/// Number of groups of routing rules.
 pub const RULE_GROUPS: u32 = 5;
 
-/// The routes' and rules' label, another than the gateway plane's, which takes away those of its own that it does not know.
+/// Label of routes and rules. Not the gateway plane's, which removes those with its own label that it does not know.
 pub const PROTOCOL: u8 = 158;
 
 impl Default for Options {
@@ -130,14 +129,14 @@ impl Default for Options {
     }
 }
 
-/// The name of the table beside the gateway plane's.
+/// Returns the name of the table, beside the gateway plane's.
 #[must_use]
 pub fn table_beside(table: &str) -> String {
     format!("{table}-steer")
 }
 
 impl Side {
-    /// The underlay addresses of the other ends.
+    /// Returns the underlay addresses of the other ends.
     fn ends(&self) -> Vec<Ipv4Addr> {
         match self {
             Self::Node { gateway, .. } => vec![*gateway],
@@ -150,7 +149,7 @@ impl Steer {
     /// Opens the sockets and begins to watch. Changes nothing yet.
     ///
     /// # Errors
-    /// Without CAP_NET_ADMIN.
+    /// Fails without CAP_NET_ADMIN.
     pub fn start(options: Options) -> Result<Self, NatError> {
         let watched = watch::Watched::open(options.timeout, GROUPS | NEIGHBOURS)?;
         let waker = Arc::new(Waker::new()?);
@@ -159,40 +158,40 @@ impl Steer {
         Ok(Self { state, waker, watcher: Some(watcher) })
     }
 
-    /// Makes the kernel so, the refusals first. It is tried again by itself when something about the host changes.
+    /// Brings the kernel to this state, refusals first. Retried without a call when something about the host changes.
     ///
     /// # Errors
-    /// When the kernel refuses, or there is no way to the other end; what is not steered is then refused.
+    /// Fails if the kernel refuses, or no route leads to the other end; what is not steered is then refused.
     pub fn apply(&self, side: Side) -> Result<Vec<String>, NatError> {
         self.state().apply(side)
     }
 
-    /// What a side would change, one line each, without changing it.
+    /// Formats the changes of a side, one line each, without making them.
     ///
     /// # Errors
-    /// When the kernel cannot be read.
+    /// Fails if the kernel cannot be read.
     pub fn preview(&self, side: &Side) -> Result<String, NatError> {
         self.state().preview(side)
     }
 
-    /// The networks the kernel steers now, whoever told it.
+    /// Reads the networks that the kernel steers now, whichever process set that up.
     ///
     /// # Errors
-    /// When the kernel cannot be read.
+    /// Fails if the kernel cannot be read.
     pub fn enrolled(&self) -> Result<BTreeSet<IpNet>, NatError> {
         self.state().enrolled()
     }
 
-    /// Packets by why they were refused, see [`counter`].
+    /// Reads refused packets by reason, see [`counter`].
     ///
     /// # Errors
-    /// When the kernel cannot be read.
+    /// Fails if the kernel cannot be read.
     pub fn counters(&self) -> Result<BTreeMap<String, Count>, NatError> {
         self.state().counters()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every step begins by reading, so a step that panicked leaves nothing half-known.
+        // A poisoned lock is safe: every step begins by reading the kernel, so a panic leaves no half-known state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -207,7 +206,7 @@ impl Drop for Steer {
     }
 }
 
-/// The address this host uses towards another.
+/// Returns the source address of this host towards another.
 fn address_towards(other: Ipv4Addr) -> Option<Ipv4Addr> {
     const DISCARD: u16 = 9;
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;

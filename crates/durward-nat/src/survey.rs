@@ -1,6 +1,6 @@
-//! What on a host would keep mappings from working, looked for without changing anything: firewalls, gateways, parameters.
+//! Survey of a host for anything that would keep mappings from working, without changing it: firewalls, gateways, parameters.
 //!
-//! Deliberately absent: what iptables' older kernel half holds; it is not told over netlink.
+//! Deliberately absent: rules of legacy iptables, which netlink does not report.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -18,38 +18,38 @@ use crate::options::Options;
 use crate::rtnetlink::Rtnetlink;
 use crate::sysctl::{self, Sysctl, Wrong};
 
-/// How long a gateway may take to say that it is there.
+/// Time for a gateway to answer.
 const PATIENCE: Duration = Duration::from_millis(1200);
 
-/// What was found.
+/// Result of a survey.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// The external interfaces.
+    /// External interfaces.
     pub interfaces: Interfaces,
-    /// Chains of others that drop forwarded packets unless one of their rules accepts them: `ip filter FORWARD`.
+    /// Chains of other programs that drop forwarded packets unless one of their rules accepts them, such as `ip filter FORWARD`.
     pub dropping: Vec<String>,
-    /// External interfaces that lead to their own networks only.
+    /// External interfaces without a gateway, which reach their own networks only.
     pub without_gateway: Vec<String>,
-    /// Gateways nobody answers for, by interface.
+    /// Gateways that do not answer, by interface.
     pub silent_gateways: Vec<(String, IpAddr)>,
-    /// Kernel parameters that are not as they should be: `net/ipv4/ip_forward is 0 instead of 1`.
+    /// Kernel parameters with a wrong value, such as `net/ipv4/ip_forward is 0 instead of 1`.
     pub parameters: Vec<String>,
-    /// The interfaces, with commas, whose clients `rp_filter` drops because no route leads to them.
+    /// Interfaces, separated by commas, whose clients `rp_filter` drops because no route leads to them.
     pub no_way_back: Option<String>,
-    /// Whether the kernel can hand connections to the forward proxy; `None` when nobody wants that.
+    /// True if the kernel can hand connections to the forward proxy; `None` if none are to be.
     pub hand_over: Option<bool>,
-    /// What keeps it from handing over some of them.
+    /// Obstacles that keep some of them from being handed over.
     pub obstacles: Vec<String>,
-    /// Bridges towards the cluster on which any source address is believed.
+    /// Bridges towards the cluster without a check of source addresses.
     pub believing: Vec<String>,
     /// External addresses of the model that this host does not have.
     pub missing: BTreeSet<IpAddr>,
 }
 
-/// Looks at the host of the calling thread's network namespace; takes a little more than a second where there are gateways.
+/// Surveys the host of the calling thread's network namespace; takes a little more than a second where there are gateways.
 ///
 /// # Errors
-/// Without CAP_NET_ADMIN, or when the kernel does not answer.
+/// Fails without CAP_NET_ADMIN, or if the kernel does not answer.
 pub fn survey(options: &Options, model: &NatModel) -> Result<Survey, NatError> {
     let kernel = |what| move |errno: Errno| NatError::Kernel { what, errno };
     let socket = |what| move |error| NatError::Socket { what, error };
@@ -97,7 +97,7 @@ pub fn survey(options: &Options, model: &NatModel) -> Result<Survey, NatError> {
     })
 }
 
-/// The bridges towards the cluster without a strict `rp_filter`.
+/// Returns the bridges towards the cluster without a strict `rp_filter`.
 fn believing(links: &[Link], cluster: &[IpNet]) -> Vec<String> {
     let inward = |link: &&Link| {
         let meets = |net: &IpNet| {
@@ -119,7 +119,7 @@ fn parameters(wanted: &BTreeMap<Sysctl, u32>) -> Vec<String> {
     wrong.iter().map(line).collect()
 }
 
-/// Sends each gateway a datagram nobody waits for, so that the kernel looks for it, and gives it time.
+/// Sends each gateway a datagram that expects no answer, so that the kernel resolves its hardware address, and waits for that.
 fn ask(gateways: &[(String, u32, IpAddr)]) {
     const DISCARD: u16 = 9;
     let mut asked = false;

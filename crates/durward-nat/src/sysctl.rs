@@ -1,7 +1,6 @@
-//! Kernel parameters forwarding needs, and what they were before.
+//! Kernel parameters that forwarding needs, and their former values.
 //!
-//! The former values are kept in a set of the packet filter's table, so that they outlive this process and go with the
-//! table. Deliberately absent: parameters of interfaces that are not external.
+//! Former values are kept in a set of the nftables table, so that they outlive this process and are deleted with the table.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,54 +11,54 @@ use crate::interface::Interfaces;
 use crate::nftables::ruleset::{Data, Value};
 use crate::nftables::{Element, Ruleset, Set};
 
-/// The set of former values.
+/// Name of the set of former values.
 pub(crate) const REMEMBERED: &str = "remembered";
 
-/// A kernel parameter.
+/// Kernel parameter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sysctl {
     kind: usize,
     interface: String,
 }
 
-/// Values of a parameter that is not as it should be.
+/// Values of a parameter that is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wrong {
-    /// The value it has.
+    /// Present value.
     pub held: u32,
-    /// The value it should have.
+    /// Wanted value.
     pub wanted: u32,
 }
 
-/// Paths under `/proc/sys/net`, `*` for the interface, and the wanted value. Former values are remembered by position:
-/// new ones go to the end.
+/// Paths under `/proc/sys/net`, `*` for the interface, and the wanted value. The set of former values refers to positions in this list, so new
+/// entries go to the end.
 const WANTED: [(&str, u32); 7] = [
     ("ipv4/ip_forward", 1),
     ("ipv6/conf/all/forwarding", 1),
-    // Loose: the way back need not be the way the host itself would take.
+    // Loose: packets may arrive by another interface than that of the host's route back.
     ("ipv4/conf/*/rp_filter", 2),
-    // An address is answered for by its own interface only, although several are in one network.
+    // ARP requests are answered by the interface that has the address only, although several are in one network.
     ("ipv4/conf/*/arp_ignore", 1),
     ("ipv4/conf/*/arp_announce", 2),
-    // Connections another gateway had are taken up in the middle.
+    // Lets connection tracking pick up TCP connections of another gateway in mid-stream.
     ("netfilter/nf_conntrack_tcp_loose", 1),
-    // `rp_filter` asks for the way back with the packet's mark: without it, the rules that keep enrolled networks in would answer.
+    // Makes `rp_filter` look up with the packet mark: without it, the rules that confine enrolled networks would answer.
     ("ipv4/conf/all/src_valid_mark", 1),
 ];
 
-/// The position of `rp_filter`.
+/// Position of `rp_filter`.
 const RP_FILTER: usize = 2;
-/// The position of `src_valid_mark`.
+/// Position of `src_valid_mark`.
 const SRC_VALID_MARK: usize = 6;
 
-/// `rp_filter` of all interfaces; of each the larger one counts.
+/// Reads `rp_filter` of all interfaces; the kernel applies the larger of it and the interface's own.
 fn way_back_everywhere() -> Option<u32> {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter").ok()?;
     text.trim().parse().ok()
 }
 
 impl Sysctl {
-    /// The parameters these interfaces need, with their values.
+    /// Returns the parameters these interfaces need, with their values.
     #[must_use]
     pub fn wanted(interfaces: &Interfaces) -> BTreeMap<Self, u32> {
         let mut wanted = BTreeMap::new();
@@ -75,13 +74,13 @@ impl Sysctl {
         wanted
     }
 
-    /// The parameter that has `rp_filter` ask by the packet's mark, with its value.
+    /// Returns the parameter that makes `rp_filter` look up by packet mark, with its value.
     pub(crate) fn way_back_by_mark() -> BTreeMap<Self, u32> {
         let value = WANTED[SRC_VALID_MARK].1;
         [(Self { kind: SRC_VALID_MARK, interface: String::new() }, value)].into()
     }
 
-    /// Where it is.
+    /// Returns the path under `/proc`.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         // An interface's name may contain a dot, never a slash.
@@ -89,37 +88,37 @@ impl Sysctl {
         PathBuf::from("/proc/sys/net").join(path.replace('*', &self.interface))
     }
 
-    /// Its value.
+    /// Reads the value.
     ///
     /// # Errors
-    /// When it does not exist here.
+    /// Fails if the parameter does not exist here.
     pub fn read(&self) -> io::Result<u32> {
         let text = std::fs::read_to_string(self.path())?;
         text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
-    /// Whether a value does what the wanted one is for. The check of the way back is loosened where it is strict, and never turned on: even a
-    /// loose one drops clients that the host's own routes do not lead to.
+    /// Returns true if a value serves as well as the wanted one. A strict reverse-path check is loosened, but none is ever turned on: even a loose
+    /// one drops clients to whom the host's own routes do not lead.
     #[must_use]
     pub fn suffices(&self, held: u32, wanted: u32) -> bool {
         held == wanted || (self.kind == RP_FILTER && held == 0 && way_back_everywhere() != Some(1))
     }
 
-    /// The interface whose packets are checked for a way back.
+    /// Returns the interface whose packets undergo the reverse-path check.
     fn checked(&self) -> Option<&str> {
         let checked = |held| held != 0 || way_back_everywhere() != Some(0);
         (self.kind == RP_FILTER && self.read().is_ok_and(checked)).then_some(&self.interface)
     }
 
-    /// Sets it.
+    /// Writes the value.
     ///
     /// # Errors
-    /// When it does not exist here or may not be written.
+    /// Fails if the parameter does not exist here or may not be written.
     pub fn write(&self, value: u32) -> io::Result<()> {
         std::fs::write(self.path(), value.to_string())
     }
 
-    /// As an element of the set of former values.
+    /// Encodes an element of the set of former values.
     pub(crate) fn remember(&self, value: u32) -> Vec<u8> {
         let mut key = (self.kind as u32).to_be_bytes().to_vec();
         key.extend(crate::program::step::name_key(&self.interface));
@@ -127,7 +126,7 @@ impl Sysctl {
         key
     }
 
-    /// From an element of that set.
+    /// Decodes an element of that set.
     pub(crate) fn recall(key: &[u8]) -> Option<(Self, u32)> {
         let number = |at: usize| Some(u32::from_be_bytes(key.get(at..at + 4)?.try_into().ok()?));
         let name = key.get(4..20)?;
@@ -139,19 +138,19 @@ impl Sysctl {
 }
 
 impl fmt::Display for Sysctl {
-    /// Writes the name as `sysctl` takes it; with slashes, since an interface's name may contain a dot.
+    /// Formats the name for `sysctl`; with slashes, because an interface's name may contain a dot.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path();
         path.strip_prefix("/proc/sys").unwrap_or(&path).display().fmt(f)
     }
 }
 
-/// The set of former values, without any.
+/// Returns the empty set of former values.
 pub(crate) fn memory() -> Set {
     Set::new(24, 0, Data::Nothing)
 }
 
-/// Notes the former values of kernel parameters before they are changed, beside those noted before.
+/// Adds the values of kernel parameters to the set before they are changed; former values that are in it already stay.
 pub(crate) fn remember(held: &Ruleset, wanted: &mut Ruleset, sysctls: &BTreeMap<Sysctl, u32>) {
     let Some(set) = wanted.sets.get_mut(REMEMBERED) else { return };
     if let Some(known) = held.sets.get(REMEMBERED) {
@@ -169,7 +168,7 @@ pub(crate) fn remember(held: &Ruleset, wanted: &mut Ruleset, sysctls: &BTreeMap<
     }
 }
 
-/// Gives kernel parameters the values they had before a table noted them.
+/// Restores the former values in the set.
 pub(crate) fn restore(held: &Ruleset) {
     let remembered = held.sets.get(REMEMBERED);
     for key in remembered.iter().flat_map(|set| set.elements.keys()) {
@@ -181,7 +180,7 @@ pub(crate) fn restore(held: &Ruleset) {
     }
 }
 
-/// The parameters that are not as they should be.
+/// Returns the parameters that have a wrong value.
 pub(crate) fn wrong(wanted: &BTreeMap<Sysctl, u32>) -> BTreeMap<Sysctl, Wrong> {
     let held = wanted.iter().filter_map(|(sysctl, wanted)| {
         let held = sysctl.read().ok().filter(|held| !sysctl.suffices(*held, *wanted))?;
@@ -190,7 +189,7 @@ pub(crate) fn wrong(wanted: &BTreeMap<Sysctl, u32>) -> BTreeMap<Sysctl, Wrong> {
     held.collect()
 }
 
-/// Two lines for each parameter that would be set: what it is, and what it should be.
+/// Formats two lines for each parameter that would be set: the present and the wanted value.
 pub(crate) fn change_lines(wrong: &BTreeMap<Sysctl, Wrong>) -> impl Iterator<Item = String> {
     let both = |(sysctl, Wrong { held, wanted }): (&Sysctl, &Wrong)| {
         [format!("- sysctl {sysctl} = {held}"), format!("+ sysctl {sysctl} = {wanted}")]
@@ -198,15 +197,15 @@ pub(crate) fn change_lines(wrong: &BTreeMap<Sysctl, Wrong>) -> impl Iterator<Ite
     wrong.iter().flat_map(both)
 }
 
-/// Returns whether the kernel drops packets that came in by the interface with a source it would not be answered at.
+/// Returns true if the kernel drops packets that came in by the interface from a source that it would answer by another.
 pub(crate) fn is_strict(interface: &str) -> bool {
     let path = format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter");
     let own = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u32>().ok());
     own.max(way_back_everywhere()) == Some(1)
 }
 
-/// The interfaces, with commas, whose clients are dropped where this host's main table does not lead to them: it leads to few, and `rp_filter`
-/// asks it.
+/// Returns the interfaces, separated by commas, whose clients are dropped if this host's main table has no route to them: `rp_filter` uses that
+/// table.
 pub(crate) fn no_way_back(wanted: &BTreeMap<Sysctl, u32>) -> Option<String> {
     let checked: Vec<&str> = wanted.keys().filter_map(Sysctl::checked).collect();
     if checked.is_empty() {

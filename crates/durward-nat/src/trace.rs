@@ -1,7 +1,7 @@
-//! What the kernel really does with packets: each step of matching ones through all tables, in words where it is Durward's.
+//! Traces of packets in the kernel: each step of matching packets through all tables, in words where the rule is Durward's.
 //!
-//! It has a table of its own while it runs, which the kernel takes away with the process (Linux 5.12). Deliberately absent: what is
-//! dropped outside of nftables; of such a packet it says how far it came.
+//! A trace has a table of its own, which the kernel removes with the process (Linux 5.12). Deliberately absent: drops outside of nftables; of such a
+//! packet the trace shows how far it came.
 
 mod event;
 pub mod header;
@@ -32,39 +32,39 @@ pub use report::{End, Packet, Step};
 pub use ruleset::Filter;
 pub use words::reason;
 
-/// Between two readings of all rules because one was not known.
+/// Pause between two listings of all rules that unknown handles cause.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
-/// Traces of this process, for their names.
+/// Traces started by this process, to give each a name.
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
-/// What is traced, and how.
+/// Options of a trace.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The name of Durward's table, which the others are named after.
+    /// Name of Durward's table, from which the trace's is derived.
     pub table: String,
-    /// Which packets.
+    /// Packets to trace.
     pub filter: Filter,
-    /// At most so many packets a second.
+    /// Packets per second at most.
     pub per_second: u64,
-    /// For the names of mappings.
+    /// Model, for the names of mappings.
     pub model: Option<Arc<NatModel>>,
-    /// How long the kernel may take for an answer.
+    /// Timeout of the kernel's answers.
     pub timeout: Duration,
 }
 
-/// How much was told.
+/// Counters of a trace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Packets that matched.
     pub matched: u64,
-    /// Those of them that were traced.
+    /// Packets that were traced.
     pub traced: u64,
-    /// How often the kernel told more than could be read, so that steps are missing.
+    /// Times the kernel reported more than could be read, so that steps are missing.
     pub lost: u64,
 }
 
-/// A trace that runs; it ends when it is dropped, or its process is.
+/// Running trace; ends when it is dropped, or with its process.
 #[derive(Debug)]
 pub struct Tracer {
     options: Options,
@@ -75,24 +75,24 @@ pub struct Tracer {
     lost: u64,
     route: Rtnetlink,
     conntrack: Conntrack,
-    /// What the rules' numbers stand for.
+    /// Rules by handle.
     listing: Listing,
-    /// Durward's own table, for tenants' names and allowed sources.
+    /// Contents of Durward's own table, for tenants' names and allowed sources.
     ours: Ruleset,
     links: BTreeMap<u32, String>,
     read: Instant,
 }
 
 impl Tracer {
-    /// Begins.
+    /// Starts the trace.
     ///
     /// # Errors
-    /// Without CAP_NET_ADMIN, or when the kernel cannot trace.
+    /// Fails without CAP_NET_ADMIN, or if the kernel cannot trace.
     pub fn start(options: Options) -> Result<Self, NatError> {
         let socket = |what| move |error| NatError::Socket { what, error };
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}{}-{number}", prefix(&options.table), std::process::id());
-        // Heard before it is asked for, so that nothing is missed.
+        // The socket listens before tracing is enabled, so that no step is missed.
         let heard = Socket::open(Family::Netfilter, TRACE_GROUP, options.timeout);
         let heard = heard.map_err(socket("the way of packets"))?;
         let route = Rtnetlink::open(options.timeout).map_err(socket("interfaces"))?;
@@ -117,16 +117,16 @@ impl Tracer {
         Ok(tracer)
     }
 
-    /// The name of its table.
+    /// Returns the name of the trace's table.
     #[must_use]
     pub fn table(&self) -> &str {
         &self.name
     }
 
-    /// The next packet that has come to its end; `None` when there is none until then.
+    /// Returns the next finished packet; `None` if there is none until then.
     ///
     /// # Errors
-    /// When the kernel does not answer.
+    /// Fails if the kernel does not answer.
     pub fn next(&mut self, until: Instant) -> Result<Option<Packet>, NatError> {
         loop {
             self.hear()?;
@@ -141,19 +141,19 @@ impl Tracer {
         }
     }
 
-    /// Packets that have not come to their end, at the end of all.
+    /// Returns the packets that are not finished, at the end of the trace.
     ///
     /// # Errors
-    /// When the kernel does not answer.
+    /// Fails if the kernel does not answer.
     pub fn rest(&mut self) -> Result<Option<Packet>, NatError> {
         self.hear()?;
         self.ended(Instant::now(), true)
     }
 
-    /// How much was told.
+    /// Reads the counters.
     ///
     /// # Errors
-    /// When the kernel does not answer.
+    /// Fails if the kernel does not answer.
     pub fn tally(&self) -> Result<Tally, NatError> {
         let counters = self.table.counters()?;
         let packets = |name: &str| counters.get(name).map_or(0, |count| count.packets);
@@ -218,13 +218,13 @@ impl Tracer {
             tv_nsec: i64::from(left.subsec_nanos()),
         };
         let mut fds = [PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN)];
-        // An interrupted wait is a short one.
+        // A wait that a signal interrupts is merely shorter.
         let _ = poll(&mut fds, Some(&timeout));
     }
 }
 
 impl Drop for Tracer {
-    /// The kernel takes an owned table away by itself; an older kernel's is taken away here.
+    /// Deletes the table on older kernels; newer ones delete an owned table by themselves.
     fn drop(&mut self) {
         if let Err(error) = self.table.delete() {
             tracing::warn!(%error, table = self.name, "the trace's table stays; `durward nat cleanup` takes it away");
@@ -236,10 +236,10 @@ fn prefix(table: &str) -> String {
     format!("{table}-trace-")
 }
 
-/// Takes away what traces of killed processes left; those that run keep theirs.
+/// Deletes tables that traces of killed processes left; those of running ones stay.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// Fails if the kernel refuses.
 pub fn cleanup(table: &str, timeout: Duration) -> Result<(), NatError> {
     let prefix = prefix(table);
     for name in listing::tables(timeout)?.iter().filter(|name| name.starts_with(&prefix)) {

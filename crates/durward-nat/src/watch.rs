@@ -1,6 +1,4 @@
-//! Hears of changes to rulesets, interfaces, addresses, routes and rules, waits until they calm down, and has them repaired.
-//!
-//! Deliberately absent: polling, but for an audit now and then in case an event was lost; and the repair itself, see [`Kept`].
+//! Watches changes of rulesets, interfaces, addresses, routes and rules, waits until a burst is over, and starts a repair.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,32 +12,32 @@ use crate::engine::NatError;
 use crate::netlink::{Family, Message, Socket};
 use crate::nftables::table::{EVENT_GROUP, new_generation};
 
-/// What the watching thread keeps as it should be.
+/// State that the watching thread keeps.
 pub(crate) trait Kept: Send + 'static {
-    /// How long a burst of changes is waited out.
+    /// Returns the quiet time after which a burst of changes is handled.
     fn debounce(&self) -> Duration;
 
-    /// How often it is compared although nothing happened.
+    /// Returns the interval of comparisons without a change.
     fn audit(&self) -> Duration;
 
-    /// Whether a ruleset's generation is this process's own doing.
+    /// Returns true if this process made a ruleset's generation.
     fn made(&self, generation: u32) -> bool;
 
-    /// Whether an event of routing is worth a look.
+    /// Returns true if a routing event may need a repair.
     fn concerns(&self, _event: &Message) -> bool {
         true
     }
 
-    /// Reads everything anew and repairs what differs; whether something did.
+    /// Reads the whole state and repairs what differs; returns true if anything did.
     fn repair(&mut self) -> Result<bool, NatError>;
 
-    /// Does what is due; returns when something is due next.
+    /// Does timed work; returns the time of the next.
     fn tick(&mut self, _now: Instant) -> Option<Instant> {
         None
     }
 }
 
-/// Rouses the watching thread.
+/// Waker of the watching thread.
 #[derive(Debug)]
 pub(crate) struct Waker {
     event: OwnedFd,
@@ -55,11 +53,11 @@ impl Waker {
 
     /// Makes the thread look at its timers.
     pub(crate) fn wake(&self) {
-        // It can only fail when the counter is full, and then the thread is awake.
+        // Fails only if the eventfd's counter is full, and then the thread is awake.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
 
-    /// Returns what becomes readable when it is woken.
+    /// Returns the descriptor that becomes readable on a wake-up.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
     }
@@ -74,13 +72,13 @@ impl Waker {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Forgets the calls of before.
+    /// Clears earlier wake-ups.
     pub(crate) fn calm(&self) {
         let _ = rustix::io::read(&self.event, &mut [0u8; 8]);
     }
 }
 
-/// The sockets that hear of changes.
+/// Sockets that receive events.
 #[derive(Debug)]
 pub(crate) struct Watched {
     tables: Socket,
@@ -88,7 +86,7 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// Begins to hear; `groups` are those of routing.
+    /// Opens the sockets; `groups` are those of routing.
     pub(crate) fn open(timeout: Duration, groups: u32) -> Result<Self, NatError> {
         let open = |family, groups, what| {
             Socket::open(family, groups, timeout).map_err(|error| NatError::Socket { what, error })
@@ -99,7 +97,7 @@ impl Watched {
         })
     }
 
-    /// The generations announced since the last time; `None` when some were lost.
+    /// Returns the generations announced since the last call; `None` if events were lost.
     fn generations(&self) -> Option<Vec<u32>> {
         let mut found = Vec::new();
         loop {
@@ -111,21 +109,21 @@ impl Watched {
         }
     }
 
-    /// Whether anything about routes, addresses or interfaces was announced that is worth a look.
+    /// Returns true if an event about routes, addresses or interfaces may need a repair.
     fn routes_changed(&self, concerns: impl Fn(&[Message]) -> bool) -> bool {
         let mut changed = false;
         loop {
             match self.routes.receive_now() {
                 Ok(messages) if messages.is_empty() => return changed,
                 Ok(messages) => changed |= concerns(&messages),
-                // An error says that events were lost.
+                // An error (ENOBUFS) means that events were lost.
                 Err(_) => changed = true,
             }
         }
     }
 }
 
-/// Starts the watching thread. It is in the network namespace of the caller, as new threads are.
+/// Starts the watching thread, in the network namespace of the caller, which new threads inherit.
 pub(crate) fn spawn<K: Kept>(
     state: Arc<Mutex<K>>,
     waker: Arc<Waker>,
@@ -159,12 +157,14 @@ fn watch<K: Kept>(state: &Mutex<K>, waker: &Waker, watched: &Watched) {
         let mut changed = watched.routes_changed(concerns);
         let mut generations = watched.generations();
         if changed || generations.as_ref().is_none_or(|found| !found.is_empty()) {
+            // Waits until a burst is over: a network plugin changes many things one after another.
             std::thread::sleep(debounce);
             changed |= watched.routes_changed(concerns);
             let more = watched.generations();
             generations = generations.zip(more).map(|(found, more)| [found, more].concat());
         }
         let mut state = lock();
+        // Our own transactions announce generations too; only others need a repair.
         let foreign = generations.is_none_or(|found| found.iter().any(|one| !state.made(*one)));
         let due = Instant::now() >= next_audit;
         if (changed || foreign || due)
@@ -189,6 +189,6 @@ fn wait(waker: &Waker, watched: &Watched, timeout: Duration) {
         tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(timeout.subsec_nanos()),
     };
-    // An interrupted wait is a short one.
+    // A wait that a signal interrupts is merely shorter.
     let _ = poll(&mut fds, Some(&timeout));
 }

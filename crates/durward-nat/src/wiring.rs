@@ -1,6 +1,6 @@
-//! Joins network namespaces: pairs of interfaces, bridges, addresses and routes, as `durward lab` needs them.
+//! Connects network namespaces: pairs of interfaces, bridges, addresses and routes, as `durward lab` needs them.
 //!
-//! Everything belongs to the namespace of the thread that opened it. Deliberately absent: taking anything away; it goes with its namespace.
+//! All calls act on the namespace of the thread that opened it.
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -21,11 +21,11 @@ const MASTER: u16 = 10;
 const INFO: u16 = 18;
 const NAMESPACE: u16 = 28;
 const UP: u32 = 1;
-/// Routes written by a person.
+/// Protocol number of static routes (`RTPROT_STATIC`).
 const STATIC: u8 = 4;
 const MAIN_TABLE: u32 = 254;
 
-/// A hand on the interfaces of one network namespace.
+/// Access to the interfaces of one network namespace.
 #[derive(Debug)]
 pub struct Wiring {
     socket: Socket,
@@ -36,7 +36,7 @@ impl Wiring {
     /// Opens the namespace of the calling thread.
     ///
     /// # Errors
-    /// When there is no netlink socket to be had.
+    /// Fails if no netlink socket can be opened.
     pub fn open(timeout: Duration) -> Result<Self, NatError> {
         let failed = |error| NatError::Socket { what: "wiring", error };
         let socket = Socket::open(Family::Route, 0, timeout).map_err(failed)?;
@@ -44,10 +44,10 @@ impl Wiring {
         Ok(Self { socket, route })
     }
 
-    /// Makes a pair of joined interfaces: `here` in this namespace, `there` in the other.
+    /// Creates a veth pair: `here` in this namespace, `there` in the other.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// Fails if the kernel refuses.
     pub fn pair(&self, here: &str, there: &str, other: BorrowedFd<'_>) -> Result<(), NatError> {
         let namespace = other.as_raw_fd().cast_unsigned();
         self.make(here, "veth", |to| {
@@ -57,10 +57,10 @@ impl Wiring {
         })
     }
 
-    /// Makes a bridge and puts these interfaces on it.
+    /// Creates a bridge with these interfaces as ports.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// Fails if the kernel refuses.
     pub fn bridge(&self, name: &str, ports: &[&str]) -> Result<(), NatError> {
         self.make(name, "bridge", |_| {})?;
         let bridge = self.index(name)?;
@@ -76,7 +76,7 @@ impl Wiring {
     /// Brings an interface up and gives it addresses, usable at once.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// Fails if the kernel refuses.
     pub fn up(&self, name: &str, addresses: &[IpNet]) -> Result<(), NatError> {
         let index = self.index(name)?;
         self.change(index, UP, |_| {})?;
@@ -92,10 +92,10 @@ impl Wiring {
         Ok(())
     }
 
-    /// Routes everything to a router at an interface.
+    /// Adds a default route by a router at an interface.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// Fails if the kernel refuses.
     pub fn default_route(&self, name: &str, gateway: IpAddr) -> Result<(), NatError> {
         let any = any(gateway.is_ipv4());
         let destination = IpNet::new(any, 0).map_err(|_| refused("a route")(Errno::INVAL))?;

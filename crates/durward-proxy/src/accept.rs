@@ -1,6 +1,4 @@
-//! Accepting connections: a few at a time, with a pause when the host has no room for more.
-//!
-//! Deliberately absent: any look at a connection; whose it is, `admit` finds out.
+//! Accepting connections on one core: a few in a row, with a pause while the host is out of file descriptors or memory.
 
 use std::cell::Cell;
 use std::io;
@@ -29,24 +27,24 @@ use crate::turns::{self, Owner, Queue};
 const BURST: u32 = 32;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How often a core says that it has no room: clients decide how often it has none.
+/// Interval between two log lines of a core about exhausted resources: clients decide how often that happens.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
-/// How long TCP handshakes may take that began before a socket was given up; they end in its queue.
+/// Time given to TCP handshakes that began before a listening socket was closed; they complete in its accept queue.
 const LAST_HANDSHAKES: Duration = Duration::from_millis(250);
 
-/// One core's door: where its connections come in and are counted.
+/// Accept side of one core: its connections and their count.
 pub(crate) struct Door {
     /// The core.
     pub(crate) core: Rc<Core>,
-    /// Its connections.
+    /// Tasks of the core's open connections; drain waits for them.
     pub(crate) connections: TaskTracker,
-    /// How many there have been.
+    /// Connections accepted since the start.
     pub(crate) accepted: Cell<usize>,
-    /// When the lack of room was last said.
+    /// Time of the last log line about exhausted resources.
     pub(crate) complaint: Complaint,
 }
 
-/// Why accepting pauses before the kernel says so.
+/// Builds the error for a pause that our own limit of clients causes before `accept` returns EMFILE.
 fn exhausted(files: &Files) -> io::Error {
     let text = format!(
         "{} clients are all that the limit of open files allows for (ulimit -n)",
@@ -55,7 +53,7 @@ fn exhausted(files: &Files) -> io::Error {
     io::Error::new(io::ErrorKind::OutOfMemory, text)
 }
 
-/// Accepts on one socket until `closed`, then gives it up as `closing` says at that time.
+/// Accepts on one socket until `closed` is cancelled, then closes the socket as `closing` says at that time.
 pub(crate) async fn run(
     door: Rc<Door>,
     bind: SocketAddr,
@@ -101,7 +99,7 @@ impl Door {
                     }
                 }
                 Err(error) if concerns_one_connection(&error) => {}
-                // Connections without a tenant make room before those of tenants wait.
+                // Connections without a tenant make room first: tenants' connections must not wait for them.
                 Err(_) if files.clients.is_full() && self.core.unidentified.make_room() => {
                     tokio::task::yield_now().await;
                 }
@@ -124,7 +122,7 @@ impl Door {
         let prepared = self.core.shared.prepared.load();
         let on = prepared.binds.get(&bind);
         let Ok(local) = local_addr(&stream, bind, on.map(|on| &**on)) else { return };
-        // The last clients of a bind that was given up may belong to one that took its place.
+        // The last clients of a removed bind may belong to one that replaced it, such as a wildcard bind.
         let on = on.or_else(|| prepared.binds.get(&prepared.snapshot.bind_for(local)?.address));
         let turn = turns::Place::new(Rc::clone(newcomers));
         let accepted = Accepted {
@@ -152,7 +150,7 @@ impl Door {
         }
     }
 
-    /// Lets in whoever waits, without waiting for more.
+    /// Accepts the connections that already wait in the queue, without waiting for more.
     fn empty(&self, listener: &StdListener, newcomers: &Rc<Queue>, bind: SocketAddr) {
         let most = 2 * crate::listeners::BACKLOG;
         for _ in 0..most {
@@ -165,7 +163,7 @@ impl Door {
     }
 }
 
-/// The accepted socket's address; the kernel is asked only where it can differ from the bind's.
+/// Returns the accepted socket's own address; `getsockname` is called only where it can differ from the bind's.
 fn local_addr(
     stream: &TcpStream,
     bind: SocketAddr,
@@ -176,7 +174,7 @@ fn local_addr(
     if known { Ok(bind) } else { stream.local_addr().map(canonical) }
 }
 
-/// Pauses that double while there is no room.
+/// Back-off between failed `accept` calls: doubles up to [`LONGEST_PAUSE`].
 #[derive(Default)]
 struct Pause {
     last: Option<Duration>,
@@ -193,7 +191,7 @@ impl Pause {
     }
 }
 
-/// Something that is said now and then, however often it happens.
+/// Rate limiter of a log line.
 #[derive(Default)]
 pub(crate) struct Complaint(Cell<Option<Instant>>);
 
@@ -207,7 +205,8 @@ impl Complaint {
     }
 }
 
-/// Linux hands pending network errors of a new connection to `accept`; the next connection is not concerned.
+/// Returns true for an error of one connection: Linux reports pending network errors of a new connection from `accept` (accept(2)), and the next
+/// connection is not concerned.
 fn concerns_one_connection(error: &io::Error) -> bool {
     let out_of_room = [
         rustix::io::Errno::MFILE,

@@ -22,12 +22,12 @@ use crate::json_line::Clock;
 use crate::refusal::NotRecorded;
 use crate::refusal::Refusal;
 
-/// A buffer this full goes to the writer.
+/// Bytes at which a buffer is handed to the writers.
 const FULL: usize = 32 * 1024;
 
-/// What is told of one request or connection; borrowed, because the line is made at once.
+/// Log record of one request or connection; borrowed, because its line is encoded at once.
 pub(crate) struct Record<'a> {
-    /// When it began.
+    /// Time the request or connection began.
     pub(crate) began: SystemTime,
     /// `http`, `tcp`, `passthrough`, or `refused` for a connection nobody served.
     pub(crate) kind: &'static str,
@@ -45,7 +45,7 @@ pub(crate) struct Record<'a> {
     pub(crate) bytes_out: u64,
     /// From beginning to end.
     pub(crate) duration: Duration,
-    /// Why it was refused or broken off.
+    /// Reason of a refusal or an abort.
     pub(crate) refusal: Option<&'a Refusal>,
 }
 
@@ -68,15 +68,15 @@ pub(crate) struct RequestRecord<'a> {
 
 /// The upstream part of a line.
 pub(crate) struct UpstreamRecord<'a> {
-    /// The upstream's name.
+    /// Upstream's name.
     pub(crate) name: &'a str,
-    /// What was dialled.
+    /// Address that was dialled.
     pub(crate) peer: UpstreamAddr,
-    /// What it was dialled from: egress address and port.
+    /// Local address of the upstream connection: egress address and port.
     pub(crate) source: SocketAddr,
-    /// Whether the connection came from the pool.
+    /// True if the connection came from the pool.
     pub(crate) reused: bool,
-    /// Connect and TLS; zero when reused.
+    /// Time of connect and TLS handshake; zero when reused.
     pub(crate) connect: Duration,
     /// From the request's first byte to the response's head.
     pub(crate) first_byte: Option<Duration>,
@@ -93,9 +93,9 @@ pub(crate) struct Buffer {
 
 #[derive(Default)]
 struct Pending {
-    /// For those who may lose lines.
+    /// Lines for writers that may lose some.
     lines: Lot,
-    /// For the audit file.
+    /// Lines for the audit file.
     records: Lot,
     clock: Clock,
 }
@@ -117,7 +117,7 @@ impl Buffer {
         self.add(|out, clock| line::encode(out, clock, record));
     }
 
-    /// The same for a line of another kind, which `encode` ends with a line feed.
+    /// Adds a line of another kind, which `encode` ends with a line feed.
     pub(crate) fn add(&self, encode: impl FnOnce(&mut Vec<u8>, &mut Clock)) {
         if !self.sink.wanted() {
             return;
@@ -156,7 +156,7 @@ impl Buffer {
         }
     }
 
-    /// Waits until every line added so far is in the audit file; at once where there is none.
+    /// Waits until every line added so far is in the audit file; returns at once without an audit file.
     pub(crate) async fn committed(&self) -> Result<(), NotRecorded> {
         let Some(audit) = &self.audit else { return Ok(()) };
         let Lot { bytes, count } = self.pending.borrow_mut().records.take();
@@ -179,7 +179,7 @@ impl Lot {
     }
 }
 
-/// The end of a core waits for the writers: what was served is told.
+/// Flushes when a core ends, waiting for room in the writers' channels, so that no line of a served request is lost.
 impl Drop for Buffer {
     fn drop(&mut self) {
         let pending = self.pending.get_mut();

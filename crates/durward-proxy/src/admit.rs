@@ -1,6 +1,6 @@
-//! Whether a connection may come in: whose it is, from where it comes, how many there are, and TLS.
+//! Admission of a connection, in this order so that a stranger costs little: tenant by destination, allowed source, limits, TLS.
 //!
-//! In that order, so that a stranger costs little. Deliberately absent: a default tenant, listener or certificate.
+//! Deliberately absent: a default tenant, listener or certificate.
 
 mod door;
 
@@ -33,48 +33,48 @@ use crate::unidentified;
 use crate::watch::{Expired, Watch};
 use door::Told;
 
-/// A connection nobody knows anything of yet.
+/// Accepted connection of which nothing is known yet.
 pub(crate) struct Accepted {
     /// The socket.
     pub(crate) stream: TcpStream,
-    /// Its other end.
+    /// Remote address of the socket.
     pub(crate) peer: SocketAddr,
-    /// Its own address.
+    /// Local address of the socket.
     pub(crate) local: SocketAddr,
-    /// What it was accepted on; `None` when the configuration has just given that up.
+    /// Bind it was accepted on; `None` if the configuration has just removed that bind.
     pub(crate) bind: Option<Arc<PreparedBind>>,
-    /// When it was accepted.
+    /// Time of `accept`.
     pub(crate) at: Instant,
-    /// The core it lives on.
+    /// Core that serves the connection.
     pub(crate) core: Rc<Core>,
-    /// Its place among the connections that take turns there.
+    /// Place in the core's scheduling of turns.
     pub(crate) turn: Rc<turns::Place>,
 }
 
-/// A connection that came in, and what counts it while it lasts.
+/// Admitted connection, and the guards that count it.
 pub(crate) struct Entrance {
-    /// What may be served.
+    /// Connection to be served.
     pub(crate) admitted: Admitted,
-    /// To be dropped when it ends.
+    /// Guards to drop when the connection ends.
     pub(crate) counted: Counted,
 }
 
-/// Counts a connection in while it lives.
+/// Guards that count a connection as open while they live.
 pub(crate) struct Counted {
     metrics: Arc<TenantMetrics>,
     core: usize,
     _limit: (ConnectionGuard, Hold),
 }
 
-/// A connection that is turned away.
+/// Refused connection.
 pub(crate) struct TurnedAway {
     visit: Visit,
     refusal: Refusal,
-    /// `None` when it was given up in the middle of something.
+    /// `None` if the connection was aborted while a step owned the socket.
     stream: Option<TcpStream>,
 }
 
-/// What is known so far of a connection at the door.
+/// State of a connection under admission.
 struct Visit {
     core: Rc<Core>,
     turn: Rc<turns::Place>,
@@ -85,13 +85,13 @@ struct Visit {
     client: ClientAddr,
     destination: Destination,
     listener: Option<Arc<PreparedListener>>,
-    /// The name asked for in a handshake that failed.
+    /// Server name of a handshake that failed.
     name: Option<String>,
-    /// Its place among those without a tenant, until it has one.
+    /// Place among the connections without a tenant, until a tenant is found.
     unidentified: Option<unidentified::Place>,
 }
 
-/// Lets a connection in, or says why not.
+/// Admits a connection, or returns why it is refused.
 pub(crate) async fn enter(accepted: Accepted) -> Result<Entrance, TurnedAway> {
     let (mut visit, stream) = Visit::begin(accepted);
     let listener = match visit.find(&stream).await {
@@ -112,7 +112,7 @@ pub(crate) async fn enter(accepted: Accepted) -> Result<Entrance, TurnedAway> {
     }
 }
 
-/// The bytes to serve, what TLS says, and what was read ahead.
+/// Stream to serve, facts of its TLS session, and bytes read ahead.
 struct Secured {
     io: Io,
     tls: Option<TlsFacts>,
@@ -128,6 +128,7 @@ impl Visit {
         watch.arm(Some(Timeouts::default().handshake), false);
         let (client, destination) = (ClientAddr(peer), Destination(local));
         let (listener, name) = (None, None);
+        // A trusted proxy brings many clients, so its address must not count as one source.
         let brings_many = bind.as_ref().is_some_and(|bind| match &bind.bind.mode {
             DestinationMode::ProxyProtocol { trusted } => trusted.contains(peer.ip()),
             _ => false,
@@ -152,7 +153,7 @@ impl Visit {
         (visit, stream)
     }
 
-    /// Whose connection it is, by where the client connected, and by where from where several share a door.
+    /// Finds the tenant by destination, and by source where several tenants share the bind.
     async fn find(&mut self, stream: &TcpStream) -> Result<Found, Refusal> {
         let unknown =
             |destination: Destination| Refusal::UnknownAddress { destination: destination.0 };
@@ -182,13 +183,15 @@ impl Visit {
         self.unidentified = None;
     }
 
-    /// Lets a connection in that could be one of several tenants', once it is known whose it is. Their TLS is the same.
+    /// Admits a connection that several tenants may own, once certificate or credential identify the tenant. TLS settings of the candidates are
+    /// equal.
     async fn tell_apart(
         mut self,
         stream: TcpStream,
         candidates: &[Arc<PreparedListener>],
     ) -> Result<Entrance, TurnedAway> {
         let patience = Timeouts::default().handshake;
+        // Candidates on one bind have equal TLS settings, so the handshake may use any of them.
         let mut secured = match self.secure(stream, &candidates[0], patience).await {
             Ok(secured) => secured,
             Err((refusal, stream)) => return Err(self.turn_away(refusal, stream)),
@@ -217,7 +220,8 @@ impl Visit {
         }
     }
 
-    /// What has become of the listener while the client took its time. What it has shown must still count.
+    /// Returns the listener of the current configuration, if it changed during the handshake. The credential or certificate shown must still be valid
+    /// there.
     fn as_of_now(&self, told: &Told) -> Result<Arc<PreparedListener>, Refusal> {
         if !told.listener.retirement.outdated() {
             return Ok(Arc::clone(&told.listener));
@@ -229,14 +233,14 @@ impl Visit {
             (Service::Forward(service), Some(greeted)) => greeted.counts_at(service),
             _ => true,
         };
-        // The handshake was judged by the trust of before.
+        // The handshake was verified against the former authorities and revocation lists.
         if !view(&now).trusts_like(&view(&told.listener)) || !counts {
             return Err(Refusal::Draining);
         }
         Ok(now)
     }
 
-    /// Whether the client may connect, before it costs a handshake.
+    /// Checks allowed sources and limits, before the client costs a handshake.
     fn check(&self, listener: &PreparedListener) -> Result<(ConnectionGuard, Hold), Refusal> {
         let client = self.client.0;
         if !listener.listener.admits(client.ip()) {
@@ -257,7 +261,7 @@ impl Visit {
         Ok((guard, hold))
     }
 
-    /// Ends TLS where it is ended here, and reads the ClientHello where it goes on.
+    /// Terminates TLS, or reads the ClientHello of a pass-through connection.
     async fn secure(
         &mut self,
         stream: TcpStream,
@@ -338,7 +342,7 @@ impl Visit {
     }
 }
 
-/// Pass-through has no version of ours: it counts as no handshake.
+/// Counts a TLS handshake. Pass-through has no version of ours and is not counted.
 fn count_handshake(cells: &Cells, tls: &TlsFacts, duration: Duration) {
     match tls.version {
         "TLSv1.3" => cells.add(Counter::HandshakesTls13, 1),
@@ -366,7 +370,7 @@ impl Drop for Counted {
 }
 
 impl TurnedAway {
-    /// Records the refusal and takes leave of the client as it deserves.
+    /// Records the refusal and closes the connection in the way of its protocol: alert, response or reset.
     pub(crate) async fn leave(self) {
         self.record();
         let Some(stream) = self.stream else { return };

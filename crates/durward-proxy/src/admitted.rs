@@ -11,18 +11,18 @@ use crate::watch::Watch;
 
 /// A connection that may be served: its tenant is known, its source allowed, its TLS done.
 pub(crate) struct Admitted {
-    /// The bytes, after TLS where it is terminated here.
+    /// Stream, after TLS where that is terminated here.
     pub(crate) io: Io,
-    /// Bytes of the first flight that were read while peeking and not consumed (pass-through only; empty otherwise).
+    /// Bytes of the first flight that were peeked and not consumed (pass-through only; empty otherwise).
     pub(crate) early: Vec<u8>,
     /// The tenant's view.
     pub(crate) view: TenantView,
-    /// What is known of the connection, for logs and headers.
+    /// Facts of the connection, for logs and headers.
     pub(crate) facts: Rc<ConnectionFacts>,
-    /// Its deadlines.
+    /// Deadlines of the connection.
     pub(crate) watch: Watch,
-    /// The core it lives on.
+    /// Core that serves the connection.
     pub(crate) core: Rc<Core>,
-    /// What a client that speaks SOCKS has said of itself at the door.
+    /// SOCKS greeting and authentication, where a shared address needed them to find the tenant.
     pub(crate) greeted: Option<Greeted>,
 }

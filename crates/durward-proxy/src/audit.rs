@@ -1,7 +1,7 @@
-//! The audit file: decisions as a chain of hashes, on disk before what they allow begins.
+//! The audit file: decisions as a hash chain, written before what they allow begins.
 //!
-//! One thread writes for all cores, and whatever waits while it writes becomes its next write. Deliberately absent: dropping a record
-//! silently; what cannot be kept is counted, and the file says so itself.
+//! One thread writes for all cores, and records that arrive during a write form the next one. Records that cannot be kept are counted, and the file
+//! itself says so.
 
 pub mod chain;
 mod file;
@@ -29,39 +29,39 @@ use self::file::AuditFile;
 pub use self::siblings::rotated;
 use crate::refusal::NotRecorded;
 
-/// Bytes that wait for the writer at most; what comes after that is lost, counted and noted in the file.
+/// Bytes queued for the writer at most; records beyond that are lost, counted and noted in the file.
 const WAITING: usize = 16 * 1024 * 1024;
-/// Bytes of records per write, if there are as many.
+/// Bytes of records per write at most.
 const BATCH: usize = 1024 * 1024;
-/// How long somebody may wait for the disk.
+/// Longest wait of a request for its record to be written.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often what could not be written is tried again when nobody asks.
+/// Interval of retries after a failed write, while no new record arrives.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How often the index is brought up to date.
+/// Interval of index updates.
 const INDEXED_EVERY: Duration = Duration::from_secs(10);
-/// How long a failure holds for those who ask.
+/// Pause of the writer after a failed write; records that arrive meanwhile fail only after the next try.
 const REST: Duration = Duration::from_millis(50);
 
-/// When a record counts as written.
+/// Point at which a record counts as written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
-    /// When the kernel has it: it survives the end of the process, however that ends.
+    /// After `write`: the record survives the end of the process, however that ends.
     #[default]
     Kernel,
-    /// When the disk has it: it survives a power failure too.
+    /// After `fdatasync`: the record survives a power failure too.
     Disk,
 }
 
-/// How the audit file is.
+/// State of the audit file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Records written since the start, the file's own notes among them.
+    /// Records written since the start, the file's own notes included.
     pub written: u64,
     /// Records lost since the start.
     pub lost: u64,
     /// The number of the last record.
     pub sequence: u64,
-    /// Whether the last write failed.
+    /// True if the last write failed.
     pub failing: bool,
 }
 
@@ -73,7 +73,7 @@ struct Shared {
     path: PathBuf,
     sender: Mutex<Sender<Message>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Keeps the indexer going while it is there.
+    /// Keeps the indexer running until dropped.
     indexing: Mutex<Option<Sender<()>>>,
     state: Arc<State>,
 }
@@ -93,17 +93,17 @@ enum Message {
     Close,
 }
 
-/// One core's way to the writer.
+/// Handle of one core to the writer.
 pub(crate) struct Courier {
     sender: Sender<Message>,
     state: Arc<State>,
 }
 
 impl Audit {
-    /// Opens the file, which is made when it is not there, and continues its chain.
+    /// Opens the file, creates it if it does not exist, and continues its chain.
     ///
     /// # Errors
-    /// When it cannot be opened or written, when it is not an audit file, or no thread can be started.
+    /// Fails if the file cannot be opened or written, is not an audit file, or no thread can be started.
     pub fn open(path: impl AsRef<Path>, durability: Durability) -> io::Result<Self> {
         let path = path.as_ref().to_path_buf();
         let file = AuditFile::open(&path, durability)?;
@@ -127,13 +127,13 @@ impl Audit {
         })))
     }
 
-    /// Where it is.
+    /// Returns the path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// How it is.
+    /// Returns the current state.
     #[must_use]
     pub fn status(&self) -> Status {
         let State { written, lost, sequence, failing, .. } = &*self.0.state;
@@ -145,7 +145,7 @@ impl Audit {
         }
     }
 
-    /// Looks now whether the file was moved away, and begins the next one. Writing notices it by itself.
+    /// Checks now whether the file was moved away, and begins the next one. Every write checks that too.
     pub fn follow(&self) {
         self.0.tell(Message::Follow);
     }
@@ -155,7 +155,7 @@ impl Audit {
         self.0.close();
     }
 
-    /// A core's own way to the writer.
+    /// Creates a core's own handle to the writer.
     pub(crate) fn courier(&self) -> Courier {
         let sender = self.0.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Courier { sender, state: Arc::clone(&self.0.state) }
@@ -164,7 +164,7 @@ impl Audit {
 
 impl Shared {
     fn tell(&self, message: Message) {
-        // A writer that has ended needs telling nothing.
+        // Fails only after the writer has ended.
         let _ = self.sender.lock().unwrap_or_else(PoisonError::into_inner).send(message);
     }
 
@@ -178,7 +178,7 @@ impl Shared {
     }
 }
 
-/// The last handle writes out what is left.
+/// Writes out what is queued when the last handle is dropped.
 impl Drop for Shared {
     fn drop(&mut self) {
         self.close();
@@ -186,12 +186,12 @@ impl Drop for Shared {
 }
 
 impl Courier {
-    /// Hands records over; nobody waits for them.
+    /// Hands records over without waiting.
     pub(crate) fn bring(&self, bytes: Vec<u8>, lines: u64) {
         self.hand_over(bytes, lines, None);
     }
 
-    /// Hands records over and waits until they, and all that were handed over before, are written.
+    /// Hands records over and waits until they, and all handed over before, are written.
     pub(crate) async fn commit(&self, bytes: Vec<u8>, lines: u64) -> Result<(), NotRecorded> {
         let (done, written) = oneshot::channel();
         self.hand_over(bytes, lines, Some(done));
@@ -213,9 +213,9 @@ impl Courier {
     }
 }
 
-/// Brings the index up to date now and then, so that `who` answers at once.
+/// Updates the index at intervals, so that `who` answers at once.
 fn keep_index(path: &Path, going_on: &Receiver<()>) {
-    // Only a wish: an index that is made more slowly is as good.
+    // Lowers the indexer's priority; a failure is harmless.
     let _refused = rustix::process::nice(10);
     let goes_on = || matches!(going_on.try_recv(), Err(TryRecvError::Empty));
     while going_on.recv_timeout(INDEXED_EVERY) == Err(RecvTimeoutError::Timeout) {
@@ -225,7 +225,7 @@ fn keep_index(path: &Path, going_on: &Receiver<()>) {
     }
 }
 
-/// The writer.
+/// Writer thread.
 struct Keeper {
     file: AuditFile,
     state: Arc<State>,
@@ -274,7 +274,7 @@ impl Keeper {
         }
     }
 
-    /// Writes the batch. What fails stays in it; whoever waits is told at once, because they must not begin.
+    /// Writes the batch. A failed batch stays for the next try; waiting requests are answered at once, because they must not begin.
     fn write(&mut self) {
         let written = self.file.append(&self.batch, self.state.lost.load(Relaxed));
         self.state.sequence.store(self.file.sequence(), Relaxed);
@@ -294,6 +294,7 @@ impl Keeper {
                 }
             }
             Err(error) => {
+                // Dropping the senders fails the waiting requests; their records stay in the batch.
                 self.waiting.clear();
                 if !failed_before {
                     tracing::error!(%error, "the audit file cannot be written; nothing new is let out until it can");

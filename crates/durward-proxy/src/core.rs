@@ -1,6 +1,6 @@
-//! What one core has to itself: its upstream side, its watchdog, its log buffer, its random numbers.
+//! State of one core: its upstream pools, deadlines, log buffer and random numbers.
 //!
-//! Everything here is `!Send` on purpose. Deliberately absent: locks.
+//! Everything here is `!Send` on purpose.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,30 +25,30 @@ use crate::upstream::pool::Pools;
 use crate::upstream::resolve::Resolver;
 use crate::watch::Watchdog;
 
-/// What all cores share. The pointer to what is prepared is the only one that is ever swapped.
+/// State shared by all cores. The pointer to the prepared snapshot is the only one that is ever swapped.
 pub(crate) struct Shared {
-    /// What is served now.
+    /// Snapshot being served, prepared for the proxy.
     pub(crate) prepared: ArcSwap<Prepared>,
     /// All counters.
     pub(crate) metrics: Arc<Metrics>,
-    /// Where log lines go.
+    /// Sink of access-log lines.
     pub(crate) log: access_log::Sink,
-    /// Where decisions of the forward proxy go.
+    /// Sink of the forward proxy's decisions.
     pub(crate) decisions: access_log::Sink,
     /// The host's own addresses.
     pub(crate) host: HostAddresses,
-    /// The process's files, and who has them.
+    /// File descriptors of the process, and who holds them.
     pub(crate) files: Arc<Files>,
     /// The memory budget, and how much of it each tenant holds.
     pub(crate) memory: Arc<Memory>,
-    /// What connections without a tenant hold together.
+    /// Memory held by all connections without a tenant.
     pub(crate) unidentified: Arc<Usage>,
     /// Names to addresses, cached for their TTL.
     pub(crate) resolver: Resolver,
 }
 
 impl Shared {
-    /// State of every place that access-log and decision lines go to.
+    /// Returns the state of every sink of access-log and decision lines.
     pub(crate) fn sinks(&self) -> Vec<SinkStatus> {
         let of = |log, sink: &access_log::Sink| -> Vec<SinkStatus> {
             let states = sink.states();
@@ -62,26 +62,26 @@ impl Shared {
 pub(crate) struct Core {
     /// From 0.
     pub(crate) id: usize,
-    /// What all cores share.
+    /// State shared by all cores.
     pub(crate) shared: Arc<Shared>,
-    /// The upstream side.
+    /// Upstream pools.
     pub(crate) upstreams: Rc<Upstreams>,
     /// Connections that belong to no tenant yet.
     pub(crate) unidentified: Rc<Unidentified>,
-    /// Deadlines.
+    /// Deadlines of the core's connections.
     pub(crate) watchdog: Rc<Watchdog>,
-    /// Time, shared out among tenants.
+    /// Scheduler that shares run time out among tenants.
     pub(crate) turns: Rc<Turns>,
-    /// Lines not yet handed to the writer.
+    /// Access-log lines not yet handed to the writer.
     pub(crate) log: access_log::Buffer,
-    /// Decisions not yet handed to the writer.
+    /// Decision lines not yet handed to the writer.
     pub(crate) decisions: Decisions,
     /// Numbers for spreading load.
     pub(crate) random: Rc<Random>,
 }
 
 impl Core {
-    /// A core with empty pools.
+    /// Creates a core with empty pools.
     pub(crate) fn new(id: usize, shared: Arc<Shared>, seed: u64) -> Rc<Self> {
         let log = shared.log.buffer();
         let ledger = Ledger::new(Arc::clone(&shared.metrics), id);

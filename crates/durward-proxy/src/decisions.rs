@@ -1,6 +1,6 @@
-//! Who asked to go where, and what was decided: one line when a request or tunnel begins, one when what was let out ends.
+//! Decision lines of the forward proxy: one when a request or tunnel is decided, one when an allowed one ends.
 //!
-//! Deliberately absent: credentials, paths, header values and bodies; and where the lines go, which `access_log` and `audit` know.
+//! Deliberately absent: credentials, paths, header values and bodies.
 
 mod ledger;
 mod passage;
@@ -17,30 +17,30 @@ use crate::refusal::Refusal;
 pub(crate) use ledger::Ledger;
 pub(crate) use passage::Passage;
 
-/// Which of the two lines it is.
+/// Kind of a decision line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// It was decided; what was let out is connected.
+    /// The request was decided; if it was allowed, it is connected.
     Open,
-    /// What was let out has ended.
+    /// An allowed request or tunnel has ended.
     Close,
 }
 
-/// What was decided. The rule's own word is in [`Decision::rule`].
+/// Outcome of a decision. The rule is in [`Decision::rule`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It may go, and went.
+    /// Allowed and connected.
     Allowed,
-    /// The rules would deny it, but the tenant's mode is `Report`: it went.
+    /// Allowed and connected only because the tenant's mode is `Report`: the rules would deny the request.
     Reported,
-    /// It may not go.
+    /// Denied.
     Denied,
-    /// It may go, but could not: no address, no connection.
+    /// Allowed, but failed: no address, or no connection.
     Failed,
 }
 
 impl Verdict {
-    /// The word in the line.
+    /// Returns the word in the line.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
@@ -54,45 +54,45 @@ impl Verdict {
 /// One decision; borrowed, because the line is made at once.
 #[derive(Debug)]
 pub(crate) struct Decision<'a> {
-    /// Which of its two lines this is.
+    /// Kind of the line.
     pub(crate) kind: Kind,
-    /// When it was written: begun for `Open`, ended for `Close`.
+    /// Time of the line: the beginning for `Open`, the end for `Close`.
     pub(crate) at: SystemTime,
-    /// The same in both lines, and the request's id in the access log and on the deny page.
+    /// Id of both lines; also the request's id in the access log and on the deny page.
     pub(crate) id: &'a str,
-    /// Whose it is.
+    /// Tenant of the client.
     pub(crate) tenant: &'a TenantId,
-    /// Who asked, where a credential or certificate said so: `user:NAME`, `token:NAME`, `certificate:SUBJECT`.
+    /// Client identity, from a credential or certificate: `user:NAME`, `token:NAME`, `certificate:SUBJECT`.
     pub(crate) identity: Option<&'a str>,
-    /// Where it was asked from.
+    /// Client address.
     pub(crate) client: ClientAddr,
     /// `CONNECT`, `SOCKS5`, `TLS` of a client that was handed over, or the method of a plain request.
     pub(crate) method: &'a str,
-    /// Where the client connected, when it was handed over and did not ask a proxy.
+    /// Original destination, for a transparent connection.
     pub(crate) transparent: Option<SocketAddr>,
-    /// What was asked for, without port: a name, or an address without brackets.
+    /// Requested host, without port: a name, or an address without brackets.
     pub(crate) host: &'a str,
-    /// Its port.
+    /// Requested port.
     pub(crate) port: u16,
-    /// What the tunnel's ClientHello names, where it was looked at.
+    /// Server name of the tunnel's ClientHello, where that is inspected.
     pub(crate) sni: Option<&'a str>,
-    /// What the name stands for; each was checked.
+    /// Addresses the name resolved to; each was checked.
     pub(crate) resolved: &'a [IpAddr],
-    /// The one of them that was dialled.
+    /// Address that was dialled.
     pub(crate) dialled: Option<SocketAddr>,
-    /// Where the connection left from: the tenant's egress address and the port, as the kernel says.
+    /// Local address of the connection as `getsockname` returns it: the tenant's egress address and a port.
     pub(crate) egress: Option<SocketAddr>,
     /// The rule that decided: `allow[0]`, `deny[2]`, or a built-in one like `default` or `guard:metadata`.
     pub(crate) rule: &'a str,
-    /// What was decided.
+    /// Outcome.
     pub(crate) verdict: Verdict,
-    /// Why it was denied, failed, or broke off.
+    /// Reason of a denial, failure or abort.
     pub(crate) refusal: Option<&'a Refusal>,
     /// Bytes from the client; 0 in `Open`.
     pub(crate) bytes_up: u64,
     /// Bytes to the client; 0 in `Open`.
     pub(crate) bytes_down: u64,
-    /// Since it was asked.
+    /// Time since the request.
     pub(crate) duration: Duration,
 }
 
@@ -103,12 +103,12 @@ pub(crate) struct Decisions {
 }
 
 impl Decisions {
-    /// Decisions that are not counted.
+    /// Creates decisions that are not counted.
     pub(crate) fn new(sink: &Sink) -> Self {
         Self { lines: sink.buffer(), ledger: None }
     }
 
-    /// The same, counted too.
+    /// Adds the counters of a ledger.
     pub(crate) fn counted(mut self, ledger: Ledger) -> Self {
         self.ledger = Some(ledger);
         self
@@ -127,10 +127,10 @@ impl Decisions {
         self.lines.flush();
     }
 
-    /// Waits until every decision written so far is in the audit file, so that what it allows may begin. At once where there is none.
+    /// Waits until every decision written so far is in the audit file, so that what they allow may begin. Returns at once without an audit file.
     ///
     /// # Errors
-    /// When that cannot be had: then nothing may begin.
+    /// Fails if the records cannot be written: then nothing may begin.
     pub(crate) async fn committed(&self) -> Result<(), NotRecorded> {
         self.lines.committed().await
     }

@@ -1,6 +1,4 @@
-//! A connection of the forward proxy's to addresses that were checked: from the tenant's own address, straight or through a parent proxy.
-//!
-//! Deliberately absent: names, and whether the client may go there; `egress_proxy` has decided that.
+//! Connections of the forward proxy to checked addresses: from the tenant's own address, directly or through a parent proxy.
 
 mod parent;
 
@@ -16,16 +14,16 @@ use crate::refusal::Refusal;
 use crate::relay::Side;
 use crate::upstream::{Lease, visit};
 
-/// A way that is open.
+/// Destination that the policy allows.
 pub(crate) struct Cleared<'p> {
-    /// The addresses to dial, all of them checked.
+    /// Addresses to dial, all of them checked.
     pub(crate) addresses: Vec<SocketAddr>,
-    /// The other proxy these are of, if it goes through one.
+    /// Parent proxy whose addresses these are, if the request goes through one.
     pub(crate) parent: Option<&'p Parent>,
 }
 
 impl Cleared<'_> {
-    /// Leaves of the addresses that were checked the one a client has chosen itself, if it is one of them.
+    /// Keeps only the address that the client chose itself, if it is among the checked ones.
     pub(crate) fn keep_to(&mut self, chosen: SocketAddr) {
         if self.addresses.contains(&chosen) {
             self.addresses = vec![chosen];
@@ -33,16 +31,16 @@ impl Cleared<'_> {
     }
 }
 
-/// A connection that nobody used yet.
+/// Unused connection.
 pub(crate) struct Reached {
     pub(crate) side: Side,
     pub(crate) lease: Lease,
 }
 
-/// A connection of its own along a way that is open.
+/// Opens a connection of its own to an allowed destination.
 ///
 /// # Errors
-/// Why there is none.
+/// Returns why there is none.
 pub(crate) async fn connect(
     core: &Rc<Core>,
     view: &TenantView,

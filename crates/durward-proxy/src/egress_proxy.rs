@@ -1,6 +1,4 @@
-//! The forward proxy: whether a client may go where it asks to, the way there, and how it is told.
-//!
-//! Deliberately absent: reading requests; `server` does that.
+//! The forward proxy: policy, the connection to the destination, and the answer to the client.
 
 mod gate;
 mod request;

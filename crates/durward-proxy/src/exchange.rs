@@ -1,6 +1,6 @@
 //! One request and its response, whatever version of HTTP is spoken on either side.
 //!
-//! The outcome is recorded exactly once, here. Deliberately absent: parsing and framing; the two sides do that.
+//! The outcome is recorded exactly once, here.
 
 mod account;
 mod attempt;

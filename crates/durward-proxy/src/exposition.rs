@@ -1,7 +1,6 @@
-//! All counters as OpenMetrics text, for Prometheus and whoever reads it.
+//! All counters as OpenMetrics text.
 //!
 //! Tenants without a handshake, a request or a refusal of a kind have no row of that kind, so that many tenants cost little.
-//! Deliberately absent: a registry; what is counted is known here.
 
 mod records;
 
@@ -25,35 +24,35 @@ use crate::upstream::PortReport;
 use crate::upstream::TenantRuntime;
 use crate::upstream::report::UpstreamReport;
 
-/// The `tenant` label of what happened before a tenant was known; no tenant can have this name.
+/// `tenant` label of events before a tenant is known; no tenant can have this name.
 pub const UNKNOWN: &str = "";
 
-/// What is told beside the counters.
+/// Values to expose beside the counters.
 #[derive(Clone, Debug, Default)]
 pub struct ExpositionState {
-    /// The configuration served.
+    /// Generation of the configuration served.
     pub generation: u64,
-    /// Tenant, certificate name and end in Unix seconds of each certificate served.
+    /// Tenant, certificate name and expiry in Unix seconds of each certificate served.
     pub certificates: Vec<(TenantId, Arc<str>, i64)>,
-    /// Every upstream.
+    /// State of every upstream.
     pub upstreams: Vec<UpstreamReport>,
     /// Access-log lines lost.
     pub log_lost: u64,
     /// Decision lines lost, by kind of sink.
     pub decisions_lost: BTreeMap<&'static str, u64>,
-    /// Every place lines go to.
+    /// State of every log sink.
     pub sinks: Vec<SinkStatus>,
-    /// How the audit file is, if there is one.
+    /// State of the audit file, if there is one.
     pub audit: Option<audit::Status>,
-    /// How many ports of each egress address are in use.
+    /// Ports in use of each egress address.
     pub ports: Vec<PortReport>,
-    /// Of what kind files are open, how many, and how many may be.
+    /// Kind, number and limit of open file descriptors.
     pub files: Vec<(&'static str, usize, usize)>,
-    /// How much of the memory budget is held.
+    /// Memory held.
     pub memory: MemoryState,
 }
 
-/// The memory budget and who holds how much of it.
+/// Memory budget and its use.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryState {
     /// Bytes of the budget.
@@ -78,7 +77,7 @@ impl MemoryState {
 }
 
 impl ExpositionState {
-    /// What `shared` serves now.
+    /// Collects the state of `shared`.
     pub(crate) fn of(shared: &Shared) -> Self {
         let prepared = shared.prepared.load();
         let tenants = prepared.tenants.values();
@@ -105,7 +104,7 @@ impl ExpositionState {
     }
 }
 
-/// The certificates a tenant shows to clients and upstreams.
+/// Returns the expiry of each certificate that a tenant shows to clients and upstreams.
 fn ends(tenant: &Tenant) -> Vec<(TenantId, Arc<str>, i64)> {
     let to_clients = tenant.listeners.iter().filter_map(|l| l.tls()).flat_map(|t| &t.certificates);
     let upstreams = tenant.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
@@ -118,7 +117,7 @@ fn ends(tenant: &Tenant) -> Vec<(TenantId, Arc<str>, i64)> {
         .collect()
 }
 
-/// Writes the families of the proxy.
+/// Writes the metric families of the proxy.
 pub fn write(text: &mut Text, metrics: &Metrics, state: &ExpositionState) {
     let tenants = metrics.tenants();
     let rows = std::iter::once((UNKNOWN, &metrics.unknown))
@@ -400,7 +399,7 @@ fn certificates(text: &mut Text, state: &ExpositionState) {
     }
 }
 
-/// One counter per tenant.
+/// Writes one counter per tenant.
 fn counters(text: &mut Text, name: &str, help: &str, rows: &[Row<'_>], counter: Counter) {
     let mut family = text.family(name, Kind::Counter, help);
     for row in rows.iter().filter(|row| row.known()) {
@@ -408,7 +407,7 @@ fn counters(text: &mut Text, name: &str, help: &str, rows: &[Row<'_>], counter: 
     }
 }
 
-/// One gauge per tenant: what has begun less what has ended.
+/// Writes one gauge per tenant: things begun less things ended.
 fn differences(
     text: &mut Text,
     (name, help): (&str, &str),
@@ -422,7 +421,7 @@ fn differences(
     }
 }
 
-/// One counter per tenant and reason that happened.
+/// Writes one counter per tenant and reason that happened.
 fn words(
     text: &mut Text,
     (name, help): (&str, &str),
@@ -439,7 +438,7 @@ fn words(
     }
 }
 
-/// One histogram per tenant that has seen anything.
+/// Writes one histogram per tenant that has observations.
 fn histogram(
     text: &mut Text,
     (name, help): (&str, &str),

@@ -1,4 +1,4 @@
-//! The files the process may have open, shared out: to clients, to whatever is opened for them, and to the process itself.
+//! File descriptors of the process, shared out: to clients' connections, to outbound connections, and to the process itself.
 //!
 //! Both kinds are shared out among tenants by the rule of [`Share`].
 
@@ -11,24 +11,24 @@ use crate::memory::{Hold, Kind, Memory};
 use crate::refusal::Refusal;
 use crate::share::Share;
 
-/// What is set aside for the process itself: logs, watched files, the admin listener, reloads, connections to name servers; and on each
-/// core its reactor and its pipes.
+/// Descriptors reserved for the process itself (logs, watched files, the admin listener, reloads, connections to name servers), and per core for its
+/// reactor and its pipes.
 const OWN: (usize, usize) = (256, 160);
-/// What a lookup may have open: two questions to two servers.
+/// Sockets that one lookup may open: two queries to two servers.
 const LOOKUP: usize = 4;
-/// What there is at the least, however little the process may have.
+/// Smallest share, however low RLIMIT_NOFILE is.
 const LEAST: usize = 16;
-/// Without a limit. Sums of a few of these do not overflow.
+/// Stands for "unlimited". Sums of a few of these do not overflow.
 const BOUNDLESS: usize = usize::MAX / 64;
 
-/// All files of the process.
+/// All file descriptors of the process.
 #[derive(Debug)]
 pub(crate) struct Files {
     limit: usize,
     cores: usize,
     /// Clients' connections.
     pub(crate) clients: Share,
-    /// What is dialled for them, idle connections and questions to name servers included.
+    /// Outbound connections, idle ones and DNS queries included.
     pub(crate) outward: Share,
 }
 
@@ -39,13 +39,13 @@ impl Default for Files {
 }
 
 impl Files {
-    /// What this process may have, for so many cores.
+    /// Reads the process's RLIMIT_NOFILE and shares it out for `cores` cores.
     pub(crate) fn of_this_process(cores: usize) -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         Self::new(limit.and_then(|files| usize::try_from(files).ok()).unwrap_or(BOUNDLESS), cores)
     }
 
-    /// The same for a process that may have `limit`.
+    /// Shares out `limit` descriptors.
     pub(crate) fn new(limit: usize, cores: usize) -> Self {
         let (clients, outward) = (Share::default(), Share::default());
         let files = Self { limit: limit.min(BOUNDLESS), cores: cores.max(1), clients, outward };
@@ -53,7 +53,7 @@ impl Files {
         files
     }
 
-    /// Shares out among so many tenants what so many listening sockets leave. Half is for clients: each needs a connection to somewhere, too.
+    /// Shares out what `listening` sockets leave among `tenants` tenants. Half is for clients, because each client needs an outbound connection too.
     pub(crate) fn share_out(&self, listening: usize, tenants: usize) {
         let own = OWN.0 + OWN.1 * self.cores + listening;
         let left = self.limit - own.min(self.limit / 2);
@@ -62,32 +62,32 @@ impl Files {
         self.outward.share_out(half, tenants);
     }
 
-    /// Returns the number of cores they are for.
+    /// Returns the number of cores.
     pub(crate) fn cores(&self) -> usize {
         self.cores
     }
 
-    /// Idle connections a core may keep, of one tenant and in all.
+    /// Returns the idle connections that a core may keep, of one tenant and in all.
     pub(crate) fn idle(&self) -> (usize, usize) {
         let all = (self.outward.most() / (2 * self.cores)).max(LEAST);
         (all / 2, all)
     }
 
-    /// Counts a client's connection while the place is held.
+    /// Counts a client's connection while the guard is held.
     pub(crate) fn client(self: &Arc<Self>) -> ClientPlace {
         self.clients.add(1);
         ClientPlace(Arc::clone(self))
     }
 
-    /// Counts a connection that is dialled for a tenant.
+    /// Counts an outbound connection for a tenant.
     ///
     /// # Errors
-    /// [`Refusal::FairShare`] when the tenant has its share.
+    /// [`Refusal::FairShare`] if the tenant has used up its share.
     pub(crate) fn dial(self: &Arc<Self>, usage: &Arc<Usage>) -> Result<Place, Refusal> {
         self.take(usage, 1).ok_or(Refusal::FairShare { of: "connections" })
     }
 
-    /// Counts a connection of our own to a tenant's upstream, in whatever state the share is: what is checked is the upstream.
+    /// Counts a health check's connection even beyond the share: a busy tenant must not make its upstream look broken.
     pub(crate) fn dial_anyway(self: &Arc<Self>, usage: &Arc<Usage>) -> Place {
         usage.files().fetch_add(1, Relaxed);
         self.outward.add(1);
@@ -102,7 +102,7 @@ impl Files {
     }
 }
 
-/// One client's connection.
+/// Guard of one client connection.
 #[derive(Debug)]
 pub(crate) struct ClientPlace(Arc<Files>);
 
@@ -112,7 +112,7 @@ impl Drop for ClientPlace {
     }
 }
 
-/// What a tenant has open outwards.
+/// Guard of a tenant's outbound connections.
 #[derive(Debug)]
 pub(crate) struct Place {
     files: Arc<Files>,
@@ -127,18 +127,18 @@ impl Drop for Place {
     }
 }
 
-/// For whom a name is looked up.
+/// Tenant for which a name is looked up, and the budgets that pay for it.
 #[derive(Clone, Copy)]
 pub(crate) struct Asker<'a> {
-    /// All files.
+    /// All file descriptors.
     pub(crate) files: &'a Arc<Files>,
-    /// The memory budget, which what is remembered of the answer is charged to.
+    /// Memory budget, charged for the cached answer.
     pub(crate) memory: &'a Arc<Memory>,
-    /// The tenant.
+    /// Usage of the tenant.
     pub(crate) usage: &'a Arc<Usage>,
 }
 
-/// What a lookup holds until it is answered or given up.
+/// Guards held until a lookup is answered or given up.
 #[derive(Debug)]
 pub(crate) struct Asked {
     _place: Place,
@@ -146,19 +146,19 @@ pub(crate) struct Asked {
 }
 
 impl Asker<'_> {
-    /// Counts a lookup; `None` when the tenant has enough under way.
+    /// Counts a lookup; `None` if the tenant has enough of them under way.
     pub(crate) fn ask(self) -> Option<Asked> {
         let guard = self.usage.lookup()?;
         Some(Asked { _place: self.files.take(self.usage, LOOKUP)?, _guard: guard })
     }
 
-    /// Holds nothing yet for what will be remembered of the answer.
+    /// Creates an empty charge for the cached answer.
     pub(crate) fn hold(self) -> Hold {
         self.memory.hold(self.usage, Kind::Names)
     }
 }
 
-/// Whether a socket was refused because there are too many files, here or on the host.
+/// Returns true if a socket could not be opened for lack of file descriptors, in the process or on the host.
 pub(crate) fn are_exhausted(error: &io::Error) -> bool {
     let errnos = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
     errnos.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))

@@ -1,6 +1,4 @@
-//! The parsers of `http` and `socks`, for fuzz targets: each reads bytes and keeps the promises the engine relies on.
-//!
-//! Deliberately absent: anything a program that serves would call.
+//! Entry points of the parsers of `http` and `socks` for fuzz targets; each checks the promises that the engine relies on.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +15,7 @@ use crate::syntax::{Fault, is_value_byte};
 const LIMITS: HeadLimits =
     HeadLimits { bytes: 16 * 1024, line: 4 * 1024, fields: 64, outward: true };
 
-/// Reads a CONNECT for `target`: what is taken is a host and a port, and names the very bytes that were sent.
+/// Parses the target of a CONNECT: an accepted one is a host and a port, and names the very bytes that were sent.
 pub fn connect_target(target: &[u8]) {
     let head = [b"CONNECT ", target, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
     let mut request = Request::default();
@@ -31,7 +29,7 @@ pub fn connect_target(target: &[u8]) {
     assert!(authority.len() > host.len() && !host.contains(['@', '/', ' ']), "{host:?}");
 }
 
-/// Reads the messages of SOCKS 5: what they are does not change when more follows.
+/// Parses SOCKS 5 messages: the result does not change when more bytes follow.
 pub fn socks(bytes: &[u8]) {
     steady(bytes, wire::greeting);
     steady(bytes, wire::pair);
@@ -56,7 +54,7 @@ fn steady<T: PartialEq + std::fmt::Debug>(
     }
 }
 
-/// Reads a request's head whole and byte by byte; both must agree, and what we write of it must be read as the same request.
+/// Parses a request's head whole and byte by byte; both must agree, and the head we write from it must parse to the same request.
 pub fn request_head(bytes: &[u8]) {
     let mut whole = Request::default();
     let read = parse_request(bytes, &mut Progress::default(), LIMITS, &mut whole);
@@ -82,7 +80,7 @@ pub fn request_head(bytes: &[u8]) {
     assert!(again.fields.iter().eq(whole.fields.iter()), "{}", wire.escape_ascii());
 }
 
-/// Reads a response's head likewise.
+/// Parses a response's head likewise.
 pub fn response_head(bytes: &[u8]) {
     let [first, bytes @ ..] = bytes else { return };
     let kind = if first & 1 != 0 { Kind::Head } else { Kind::Other };
@@ -95,7 +93,7 @@ pub fn response_head(bytes: &[u8]) {
     check_fields(&whole.fields);
     assert!((100..600).contains(&whole.status));
     if whole.fields.len() > 250 {
-        // With the fields we add there would be more than are read again.
+        // The fields that we add would exceed the limit when the head is read again.
         return;
     }
     let request = Request::default();
@@ -109,7 +107,7 @@ pub fn response_head(bytes: &[u8]) {
     assert_eq!((again.status, received), (whole.status, sent.framing));
 }
 
-/// Decodes chunks whole and in pieces whose sizes the first bytes tell; both must agree.
+/// Decodes chunks whole and in pieces whose sizes the first bytes choose; both must agree.
 pub fn chunked(bytes: &[u8]) {
     let (cuts, wire) = bytes.split_at(bytes.len().min(8));
     let whole = decode(wire, &mut std::iter::once(wire.len()));

@@ -1,7 +1,6 @@
-//! Giving the data plane up: to a successor that takes the listening sockets, or to nobody, letting connections finish.
+//! Stopping the data plane: a hand-over to a successor that takes the listening sockets, or a drain.
 //!
-//! A socket that is handed over stays open in the successor, so no client in its queue is lost. Deliberately absent: starting the
-//! successor, and signals.
+//! A listening socket that is handed over stays open in the successor, so no client in its accept queue is lost.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,20 +11,20 @@ use crate::proxy::{Drained, Proxy};
 use crate::status::Closing;
 
 impl Proxy {
-    /// Duplicates of the listening sockets with the bind each belongs to, for a successor. They close on `exec` until that is cleared.
+    /// Duplicates the listening sockets, with the bind each belongs to, for a successor. They are close-on-exec until the caller clears that flag.
     ///
     /// # Errors
-    /// When there are no file descriptors left.
+    /// Fails if no file descriptors are left.
     pub fn listening_sockets(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
         self.duplicates()
     }
 
-    /// Accepts no more. Clients that wait in a queue are left to the successor that holds the same sockets.
+    /// Stops accepting. Clients in the accept queues are left to the successor, which holds the same sockets.
     pub fn stop_accepting(&self) {
         self.close_doors(Closing::LeaveQueue);
     }
 
-    /// Accepts no more, lets connections finish for `grace` and cuts what is left. Clients that wait in a queue are let in first, unless
+    /// Stops accepting, lets connections finish for `grace` and closes the rest. Clients in the accept queues are accepted first, unless
     /// [`stop_accepting`](Self::stop_accepting) was called before. Returns when all threads have ended.
     pub fn drain(mut self, grace: Duration) -> Drained {
         self.close_doors(closing(grace));
@@ -41,7 +40,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Who would be cut at once need not be let in.
+/// Chooses how listening sockets are closed: without grace, clients in the accept queue would be cut at once and are not accepted.
 fn closing(grace: Duration) -> Closing {
     if grace.is_zero() { Closing::LeaveQueue } else { Closing::EmptyQueue }
 }

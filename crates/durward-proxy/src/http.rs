@@ -1,6 +1,6 @@
-//! HTTP as a codec: messages in one neutral form, HTTP/1.1 and HTTP/2 as its sources and sinks.
+//! HTTP as a codec: version-neutral messages, with HTTP/1.1 and HTTP/2 as their sources and sinks.
 //!
-//! Deliberately absent: a way for bytes of a head to pass unread. Heads are parsed once and written anew.
+//! Deliberately absent: forwarding of a head's raw bytes. Heads are parsed once and written anew.
 
 pub(crate) mod body;
 pub(crate) mod buffer;
@@ -18,22 +18,23 @@ pub(crate) mod problem;
 use crate::http::parse::{HeadLimits, Parsed, Progress};
 use crate::syntax;
 
-/// The request a connection begins with, read while it comes in; no line is read twice.
+/// First request of a connection, parsed as it arrives; no line is parsed twice.
 pub(crate) struct FirstRequest {
     progress: Progress,
     request: message::PooledRequest,
 }
 
 impl FirstRequest {
-    /// Nothing has come yet.
+    /// Starts with no bytes read.
     pub(crate) fn new() -> Self {
         Self { progress: Progress::default(), request: message::PooledRequest::new() }
     }
 
-    /// Its `Proxy-Authorization`, empty without one; `None` while its head is incomplete. `bytes` are those of the call before and more.
+    /// Returns the value of `Proxy-Authorization`, empty without one; `None` while the head is incomplete. `bytes` are those of the call before and
+    /// more.
     ///
     /// # Errors
-    /// When it is no request.
+    /// Fails if the bytes are no request.
     pub(crate) fn authorization(&mut self, bytes: &[u8]) -> Result<Option<Vec<u8>>, syntax::Fault> {
         let limits = HeadLimits { outward: true, ..HeadLimits::RESPONSE };
         let request = &mut self.request;
@@ -44,7 +45,7 @@ impl FirstRequest {
     }
 }
 
-/// Gives half of this core's unused buffers and messages back.
+/// Releases half of this core's unused buffers and messages.
 pub(crate) fn shrink_pools() {
     buffer::shrink_pools();
     message::shrink_pools();

@@ -1,6 +1,6 @@
-//! HTTP/2 as bytes and frames, on both sides: frames are found, and what the codec holds because of them is counted and bounded.
+//! HTTP/2 as bytes and frames, on both sides: finds frames, and counts and bounds what the codec holds because of them.
 //!
-//! What a frame means is the business of the `h2` crate.
+//! The `h2` crate gives frames their meaning.
 
 pub(crate) mod frames;
 pub(crate) mod guard;

@@ -1,7 +1,7 @@
-//! Who asks: the credential in `Proxy-Authorization`, or the client's certificate.
+//! Identification of a forward proxy's client: by the credential in `Proxy-Authorization`, or by client certificate.
 //!
-//! Secrets are long random tokens of which documents hold the SHA-256, so nothing here is worth stealing or timing. Deliberately absent: a
-//! way to tell a wrong name from a wrong secret.
+//! Secrets are long random tokens whose SHA-256 is in the documents, so neither the hashes nor timing help an attacker. Deliberately absent:
+//! different answers to a wrong name and to a wrong secret.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use durward_model::ForwardService;
@@ -10,7 +10,7 @@ use durward_model::egress::Credential;
 use crate::connection::TlsFacts;
 use crate::refusal::Refusal;
 
-/// Whether the client shows a certificate of a holder the proxy is for. Without holders every client is one.
+/// Returns true if the client's certificate names a holder of the proxy. Without holders every client is accepted.
 pub(crate) fn holds(service: &ForwardService, tls: Option<&TlsFacts>) -> bool {
     if service.holders.is_empty() {
         return true;
@@ -20,19 +20,19 @@ pub(crate) fn holds(service: &ForwardService, tls: Option<&TlsFacts>) -> bool {
     shown.names().any(named)
 }
 
-/// Who asks, by certificate: told in the record.
+/// Returns the identity in the client's certificate, for the record.
 pub(crate) fn holder(tls: Option<&TlsFacts>) -> Option<String> {
     let shown = tls.and_then(|tls| tls.client_certificate.as_ref())?;
     Some(format!("certificate:{}", shown.subject))
 }
 
-/// Which of the sets has the credential in `value`.
+/// Returns the position of the set that contains the credential in `value`.
 pub(crate) fn whose(sets: &[&[Credential]], value: &[u8]) -> Option<usize> {
     let shown = Shown::read(value)?;
     sets.iter().position(|set| shown.owner(set).is_some())
 }
 
-/// The same for a name and secret as SOCKS sends them, with the credential they are.
+/// Returns the set and the credential for a name and secret as SOCKS sends them (RFC 1929).
 pub(crate) fn whose_pair<'c>(
     sets: &[&'c [Credential]],
     user: Vec<u8>,
@@ -42,10 +42,10 @@ pub(crate) fn whose_pair<'c>(
     sets.iter().enumerate().find_map(|(at, set)| Some((at, shown.credential(set)?)))
 }
 
-/// Whose credential `value` is; every one is compared, each in constant time.
+/// Returns the owner of the credential in `value`; all are compared, each in constant time.
 ///
 /// # Errors
-/// [`Refusal::ProxyAuthentication`] when it is nobody's.
+/// [`Refusal::ProxyAuthentication`] if it is in no credential.
 pub(crate) fn identify(credentials: &[Credential], value: &[u8]) -> Result<String, Refusal> {
     let shown = Shown::read(value).ok_or(Refusal::ProxyAuthentication)?;
     shown.owner(credentials).ok_or(Refusal::ProxyAuthentication)
@@ -91,7 +91,7 @@ impl Shown {
     }
 }
 
-/// Base64 with padding (RFC 4648 section 4).
+/// Decodes base64 with padding (RFC 4648 section 4).
 fn decode(text: &[u8]) -> Option<Vec<u8>> {
     let text = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);

@@ -1,6 +1,4 @@
-//! A connection's bytes, with or without TLS, towards clients and upstreams alike.
-//!
-//! Deliberately absent: boxes behind traits; the two kinds are known.
+//! Stream of a connection, with or without TLS, to clients and upstreams alike.
 
 pub(crate) mod scratch;
 
@@ -14,31 +12,31 @@ use tokio_rustls::TlsStream;
 
 use crate::memory::{Hold, TLS_BACKLOG};
 
-/// A connected stream.
+/// Connected stream.
 #[derive(Debug)]
 pub(crate) enum Io {
-    /// Bytes as they are.
+    /// Plain TCP.
     Tcp(TcpStream),
-    /// Inside TLS.
+    /// TLS over TCP.
     Tls(Box<Tls>),
 }
 
-/// A TLS session over a socket, and what is counted of it.
+/// TLS session over a socket, and the memory charged for it.
 #[derive(Debug)]
 pub(crate) struct Tls {
     stream: TlsStream<TcpStream>,
-    /// What the session is charged for while it keeps records that the socket does not take; `None` until a tenant is known.
+    /// Charge for TLS records that the socket does not take; `None` until a tenant is known.
     backlog: Option<Hold>,
 }
 
 impl Tls {
-    /// The TLS library's side.
+    /// Returns the socket and the TLS library's state.
     #[cfg(test)]
     pub(crate) fn get_ref(&self) -> (&TcpStream, &rustls::CommonState) {
         self.stream.get_ref()
     }
 
-    /// Charges the session for the records it keeps, at the most they may be. A response is charged once, however often it waits.
+    /// Charges [`TLS_BACKLOG`] while records wait for the socket. A response is charged once, however often it waits.
     fn charge(&mut self) -> io::Result<()> {
         let Some(backlog) = self.backlog.as_mut().filter(|backlog| backlog.bytes() == 0) else {
             return Ok(());
@@ -57,19 +55,19 @@ impl Tls {
 }
 
 impl Io {
-    /// A session inside TLS of which nothing is counted yet.
+    /// Wraps a TLS session that is not charged yet.
     pub(crate) fn tls(stream: TlsStream<TcpStream>) -> Self {
         Self::Tls(Box::new(Tls { stream, backlog: None }))
     }
 
-    /// Charges what TLS keeps back for a peer that does not read to `hold`, which holds nothing yet.
+    /// Charges records that wait for a slow peer to `hold`, which must be empty.
     pub(crate) fn count(&mut self, hold: Hold) {
         if let Self::Tls(tls) = self {
             tls.backlog = Some(hold);
         }
     }
 
-    /// The socket below.
+    /// Returns the socket.
     pub(crate) fn socket(&self) -> &TcpStream {
         match self {
             Self::Tcp(stream) => stream,
@@ -77,7 +75,7 @@ impl Io {
         }
     }
 
-    /// The application protocol agreed by ALPN.
+    /// Returns the application protocol agreed by ALPN.
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         match self {
             Self::Tcp(_) => None,
@@ -165,7 +163,7 @@ mod tests {
     use super::*;
     use crate::memory::{Kind, Memory};
 
-    /// Both ends of a TLS session, ours first.
+    /// Returns both ends of a TLS session, ours first.
     async fn session() -> (Io, tokio_rustls::client::TlsStream<TcpStream>) {
         let authority = Authority::new("servers");
         let server = authority.issue(&CertSpec::new().ip([127, 0, 0, 1]).server());

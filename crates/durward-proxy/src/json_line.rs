@@ -1,6 +1,6 @@
 //! Lines of JSON for logs and audit files, field by field.
 //!
-//! Deliberately absent: a serialiser. The fields are known, and whatever a peer sent is escaped so that a line stays a line.
+//! Deliberately absent: a serialiser. The fields are known, and a peer's input is escaped so that it cannot end the line.
 
 pub(crate) mod scan;
 
@@ -12,7 +12,7 @@ use rustls::CertificateError;
 
 use crate::refusal::Refusal;
 
-/// The fields of a line.
+/// Writer of a line's fields.
 pub(crate) struct Fields<'a> {
     out: &'a mut Vec<u8>,
 }
@@ -26,7 +26,7 @@ impl<'a> Fields<'a> {
         Self { out }
     }
 
-    /// Why it was refused or broken off: the word, and the sentence with its causes.
+    /// Adds the reason of a refusal or abort: its word, and its message with its causes.
     pub(crate) fn refusal(&mut self, refusal: Option<&Refusal>) {
         let Some(refusal) = refusal else { return };
         self.text("reason", refusal.word());
@@ -46,7 +46,7 @@ impl<'a> Fields<'a> {
         self.out.extend(b"}\n");
     }
 
-    /// An array of strings.
+    /// Adds an array of strings.
     pub(crate) fn list(&mut self, name: &str, values: &[impl std::fmt::Display]) {
         self.key(name);
         self.out.push(b'[');
@@ -93,7 +93,7 @@ impl<'a> Fields<'a> {
         self.out.extend(if value { &b"true"[..] } else { b"false" });
     }
 
-    /// With microseconds.
+    /// Adds a duration in milliseconds, with microseconds as decimals.
     pub(crate) fn milliseconds(&mut self, name: &str, value: Duration) {
         self.key(name);
         let micros = value.as_micros();
@@ -101,7 +101,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A JSON string of whatever `write` writes.
+/// Writes a JSON string whose text `write` writes.
 fn string(out: &mut Vec<u8>, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) {
     out.push(b'"');
     let _infallible = write(&mut Escaping(out));
@@ -121,8 +121,8 @@ impl Write for Escaping<'_> {
     }
 }
 
-/// Escapes what JSON demands, and every control character a terminal could obey. Bytes that are not UTF-8 become `\u00XX`, so that
-/// they can be told apart.
+/// Escapes what JSON requires, and every control character that a terminal could interpret. Bytes that are not UTF-8 become `\u00XX`, so that they
+/// can be told apart.
 pub(crate) fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
     if bytes.iter().all(|byte| plain(*byte)) {
         out.extend(bytes);
@@ -149,13 +149,14 @@ fn plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
 
-/// Control characters, line and paragraph separators, and those that turn the direction of text.
+/// Returns true for characters that a terminal interprets: control characters, line and paragraph separators, and those that change the direction of
+/// text.
 fn obeyed(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{feff}')
 }
 
-/// RFC 3339 in UTC with microseconds; the seconds are formatted once each.
+/// Formatter of RFC 3339 times in UTC with microseconds; formats each second once.
 #[derive(Default)]
 pub(crate) struct Clock {
     second: u64,
@@ -177,7 +178,7 @@ impl Clock {
     }
 }
 
-/// The refusal's sentence and its causes.
+/// Writes the refusal's message and its causes.
 fn detail(out: &mut dyn Write, refusal: &Refusal) -> std::io::Result<()> {
     write!(out, "{refusal}")?;
     let mut cause = std::error::Error::source(refusal);
@@ -191,7 +192,7 @@ fn detail(out: &mut dyn Write, refusal: &Refusal) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What the TLS library says in seconds since 1970, in times that can be read.
+/// Formats the TLS library's certificate errors with readable times instead of seconds since 1970.
 fn out_of_time(error: &std::io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     let time = |at: rustls::pki_types::UnixTime| {

@@ -1,4 +1,4 @@
-//! Every byte a socket carries: accept, peek, admit, route, connect, relay.
+//! The data plane of sockets: accept, peek, admit, route, connect, relay.
 //!
 //! One current-thread runtime per core, each with its own listening sockets and pools. Deliberately absent: configuration formats,
 //! Kubernetes, and any way to reach an upstream without a `TenantView`.

@@ -1,6 +1,4 @@
-//! What a tenant uses of its limits, counted across cores without locks.
-//!
-//! Deliberately absent: the limits themselves; they are in the model and may change while usage lives on.
+//! A tenant's usage of its limits, counted across cores without locks.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,25 +12,25 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::refusal::Refusal;
 use crate::share::MemoryKind;
 
-/// Bandwidth may run ahead of its rate by this much before a sender has to wait.
+/// Time by which bandwidth may run ahead of its rate before a sender has to wait.
 const BANDWIDTH_TOLERANCE: Duration = Duration::from_millis(100);
 
-/// Names a tenant may have looked up at once, those remembered aside.
+/// Lookups that a tenant may have under way at once; cached names do not count.
 const LOOKUPS: u32 = 256;
 
 /// Shards of the table of client addresses.
 const SHARDS: usize = 16;
 
-/// One tenant's use of its limits.
+/// Usage of one tenant.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
     connections: AtomicU32,
     clients: Clients,
     pending: AtomicU32,
     upstream_connections: AtomicU32,
-    /// Of the process's files, those opened for it.
+    /// File descriptors open for the tenant, client connections aside.
     files: AtomicUsize,
-    /// Bytes of the memory budget held for it.
+    /// Bytes of the memory budget held for the tenant, by kind.
     memory: [AtomicUsize; MemoryKind::ALL.len()],
     lookups: AtomicU32,
     checks: HealthSlots,
@@ -45,7 +43,7 @@ impl Usage {
     /// Counts a client connection for as long as the guard lives.
     ///
     /// # Errors
-    /// [`Refusal::ConnectionLimit`] when the tenant, or this client of it, has its limit open.
+    /// [`Refusal::ConnectionLimit`] if the tenant, or this client of it, has reached its limit.
     pub(crate) fn connection(
         self: &Arc<Self>,
         limits: &Limits,
@@ -64,7 +62,7 @@ impl Usage {
         Ok(guard)
     }
 
-    /// How many client connections are open.
+    /// Returns the number of open client connections.
     pub(crate) fn connections(&self) -> u32 {
         self.connections.load(Relaxed)
     }
@@ -86,7 +84,7 @@ impl Usage {
     /// Counts a request that waits for or uses an upstream, if that is limited.
     ///
     /// # Errors
-    /// [`Refusal::CircuitOpen`] when the tenant has its limit of them.
+    /// [`Refusal::CircuitOpen`] if the tenant has reached its limit.
     pub(crate) fn pending(self: &Arc<Self>, limits: &Limits) -> Result<PendingGuard, Refusal> {
         if limits.pending_requests.is_none() {
             return Ok(PendingGuard(None));
@@ -98,7 +96,7 @@ impl Usage {
     /// Counts a connection to an upstream for as long as the guard lives, idle time in a pool included.
     ///
     /// # Errors
-    /// [`Refusal::CircuitOpen`] when the tenant has its limit of them.
+    /// [`Refusal::CircuitOpen`] if the tenant has reached its limit.
     pub(crate) fn upstream_connection(
         self: &Arc<Self>,
         limits: &Limits,
@@ -108,17 +106,17 @@ impl Usage {
         Ok(UpstreamGuard(Arc::clone(self)))
     }
 
-    /// How many of the process's files are open for it, client connections aside.
+    /// Returns the counter of file descriptors open for the tenant, client connections aside.
     pub(crate) fn files(&self) -> &AtomicUsize {
         &self.files
     }
 
-    /// Returns how many bytes of the memory budget are held for the tenant.
+    /// Returns the bytes of the memory budget held for the tenant.
     pub(crate) fn memory(&self) -> usize {
         self.memory.iter().map(|bytes| bytes.load(Relaxed)).sum()
     }
 
-    /// Returns the bytes of the memory budget that are held for the tenant and one purpose.
+    /// Returns the counter of bytes held for the tenant and one purpose.
     pub(crate) fn memory_for(&self, kind: MemoryKind) -> &AtomicUsize {
         &self.memory[kind as usize]
     }
@@ -128,28 +126,28 @@ impl Usage {
         self.checks.take().await
     }
 
-    /// Counts a name that is looked up, if the tenant may look up one more at once.
+    /// Counts a lookup; `None` if the tenant has enough of them under way.
     pub(crate) fn lookup(self: &Arc<Self>) -> Option<LookupGuard> {
         enter(&self.lookups, Some(LOOKUPS))?;
         Some(LookupGuard(Arc::clone(self)))
     }
 
-    /// Accounts bytes sent to a client and says how long to wait before sending more; `None` means go on.
+    /// Counts bytes sent to a client; returns the wait before sending more, if any.
     pub(crate) fn bandwidth_out(&self, limits: &Limits, bytes: u64) -> Option<Duration> {
         self.bytes_out.charge(limits.bandwidth_out?, bytes)
     }
 
-    /// Accounts bytes received from a client and says how long to wait before reading more.
+    /// Counts bytes received from a client; returns the wait before reading more, if any.
     pub(crate) fn bandwidth_in(&self, limits: &Limits, bytes: u64) -> Option<Duration> {
         self.bytes_in.charge(limits.bandwidth_in?, bytes)
     }
 }
 
-/// Health checks under way at once in this process, those in tenants' own slots aside.
+/// Slots for health checks of all tenants together, the tenants' own slots aside.
 static COMMON_CHECKS: Semaphore = Semaphore::const_new(256);
-/// Slots that a tenant has to itself, so that slow checks of other tenants never keep its own waiting.
+/// Slots of each tenant's own, so that slow checks of other tenants never delay its checks.
 const OWN_CHECKS: usize = 2;
-/// Slots of the common ones that a tenant may have.
+/// Common slots that one tenant may hold.
 const MORE_CHECKS: usize = 30;
 
 /// Slots for the health checks of one tenant.
@@ -159,7 +157,7 @@ struct HealthSlots {
     more: Semaphore,
 }
 
-/// A health check's slot; given back when dropped.
+/// Slot of a health check; released on drop.
 #[derive(Debug)]
 pub(crate) struct HealthSlot<'a> {
     _permits: (SemaphorePermit<'a>, Option<SemaphorePermit<'a>>),
@@ -189,7 +187,7 @@ impl HealthSlots {
     }
 }
 
-/// One open client connection.
+/// Guard of one open client connection.
 #[derive(Debug)]
 pub(crate) struct ConnectionGuard {
     usage: Arc<Usage>,
@@ -205,7 +203,7 @@ impl Drop for ConnectionGuard {
     }
 }
 
-/// One request that uses an upstream; counts nothing when that is not limited.
+/// Guard of one request that uses an upstream; counts nothing if that is not limited.
 #[derive(Debug)]
 pub(crate) struct PendingGuard(Option<Arc<Usage>>);
 
@@ -217,7 +215,7 @@ impl Drop for PendingGuard {
     }
 }
 
-/// One open upstream connection.
+/// Guard of one open upstream connection.
 #[derive(Debug)]
 pub(crate) struct UpstreamGuard(Arc<Usage>);
 
@@ -227,7 +225,7 @@ impl Drop for UpstreamGuard {
     }
 }
 
-/// One name being looked up.
+/// Guard of one lookup under way.
 #[derive(Debug)]
 pub(crate) struct LookupGuard(Arc<Usage>);
 
@@ -247,7 +245,7 @@ fn enter(count: &AtomicU32, limit: Option<u32>) -> Option<()> {
     Some(())
 }
 
-/// Connections by client address; touched only while `connections_per_client` is configured.
+/// Connections by client address; used only while `connections_per_client` is configured.
 #[derive(Debug, Default)]
 struct Clients([Mutex<HashMap<IpAddr, u32>>; SHARDS]);
 
@@ -284,12 +282,12 @@ impl Clients {
     }
 }
 
-/// The theoretical arrival time of the generic cell rate algorithm, nanoseconds on [`now`]'s clock.
+/// Theoretical arrival time of the generic cell rate algorithm, in nanoseconds on [`now`]'s clock.
 #[derive(Debug, Default)]
 struct Bucket(AtomicU64);
 
 impl Bucket {
-    /// Takes `cost` nanoseconds of the rate, or says after how many nanoseconds it could.
+    /// Takes `cost` nanoseconds of the rate; otherwise returns the nanoseconds until that is possible.
     fn take(&self, now: u64, cost: u64, tolerance: u64) -> Result<(), u64> {
         let mut seen = self.0.load(Relaxed);
         loop {
@@ -306,7 +304,7 @@ impl Bucket {
         }
     }
 
-    /// Takes `bytes` at `rate` bytes per second and says how far that runs ahead of the rate.
+    /// Takes `bytes` at `rate` bytes per second; returns the time by which that runs ahead of the rate.
     fn charge(&self, rate: u64, bytes: u64) -> Option<Duration> {
         let now = now();
         let cost = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
@@ -322,7 +320,7 @@ impl Bucket {
     }
 }
 
-/// Nanoseconds since this process first asked.
+/// Returns the nanoseconds since the first call in this process.
 fn now() -> u64 {
     static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
     u64::try_from(BEGAN.elapsed().as_nanos()).unwrap_or(u64::MAX)

@@ -1,6 +1,6 @@
-//! The listening sockets: one per bind and core, opened and closed without touching the others.
+//! Listening sockets: one per bind and core, opened and closed without touching the others.
 //!
-//! Our own duplicate of each is kept for handing over to a successor. Deliberately absent: accepting; the cores do that.
+//! A duplicate of each socket is kept for a hand-over.
 
 mod socket;
 
@@ -18,20 +18,20 @@ use crate::prepared::PreparedBind;
 use crate::present::{PresentAddresses, can_bind};
 use crate::status::{BindReport, BindState};
 
-/// Clients that may wait in a socket's queue; the kernel's `net.core.somaxconn` bounds it too.
+/// Backlog of a listening socket; the kernel's `net.core.somaxconn` bounds it too.
 pub(crate) const BACKLOG: i32 = 4096;
-/// So long after we let go of an address a socket that listens there may be ours.
+/// Time after closing a bind during which a socket found at its address may be our own.
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// All listening sockets of the process.
 pub(crate) struct Listeners {
     cores: usize,
-    /// Whether others may listen where we do.
+    /// True to listen at addresses where another process listens.
     shared: bool,
     inherited: Vec<TcpListener>,
     open: BTreeMap<SocketAddr, OpenBind>,
     failed: BTreeMap<SocketAddr, String>,
-    /// What was let go of, and when: the cores may still be about to.
+    /// Binds that were closed, with the time: the cores may not have closed their sockets yet.
     closed: BTreeMap<SocketAddr, Instant>,
 }
 
@@ -42,23 +42,23 @@ struct OpenBind {
     sockets: Vec<Held>,
 }
 
-/// Our duplicate of a listening socket.
+/// Duplicate of a listening socket.
 struct Held {
     socket: TcpListener,
-    /// Whether nobody but us has it: not the service manager, no predecessor and no successor.
+    /// True if no other process has the socket: no service manager, predecessor or successor.
     alone: bool,
 }
 
-/// Sockets for the cores, in turn.
+/// Sockets for the cores, to be distributed in turn.
 pub(crate) struct Opened {
-    /// What they listen on.
+    /// Address of the sockets.
     pub(crate) bind: SocketAddr,
     /// At least one per core.
     pub(crate) sockets: Vec<TcpListener>,
 }
 
 impl Listeners {
-    /// No sockets but the inherited ones, which wait for a bind that wants them.
+    /// Starts with the inherited sockets only, which wait for a bind that claims them.
     pub(crate) fn new(cores: usize, inherited: Vec<TcpListener>, shared: bool) -> Self {
         Self {
             cores,
@@ -70,7 +70,7 @@ impl Listeners {
         }
     }
 
-    /// Opens what is wanted and not open yet.
+    /// Opens the wanted binds that are not open yet.
     pub(crate) fn open(&mut self, wanted: &BTreeMap<SocketAddr, Arc<PreparedBind>>) -> Vec<Opened> {
         self.failed.clear();
         let mut opened = Vec::new();
@@ -105,7 +105,7 @@ impl Listeners {
         Ok(Some(opened))
     }
 
-    /// Inherited sockets first, new ones for the remaining cores; where those cannot be made, the inherited ones are shared.
+    /// Returns inherited sockets first, and new ones for the remaining cores; if those cannot be opened, cores share the inherited ones.
     fn sockets(&mut self, address: SocketAddr, transparent: bool) -> io::Result<Vec<Held>> {
         let (inherited, others) = std::mem::take(&mut self.inherited)
             .into_iter()
@@ -132,7 +132,7 @@ impl Listeners {
         Ok(sockets)
     }
 
-    /// Whether a socket of our own may be in the way at this address: one at all addresses, not closed yet, or given and not claimed.
+    /// Returns true if a socket of our own may occupy the address: a wildcard one, one not closed yet, or an unclaimed inherited one.
     fn may_meet_itself(&self, address: SocketAddr) -> bool {
         let meets = |own: &SocketAddr| {
             let everywhere = own.ip().is_unspecified() || address.ip().is_unspecified();
@@ -144,7 +144,7 @@ impl Listeners {
         own.copied().chain(given.map(canonical)).any(|own| meets(&own))
     }
 
-    /// Lets go of what is not wanted any more; the cores must do the same. Their addresses are returned.
+    /// Closes the binds that are not wanted any more and returns their addresses; the cores must close theirs too.
     pub(crate) fn close(
         &mut self,
         wanted: &BTreeMap<SocketAddr, Arc<PreparedBind>>,
@@ -159,18 +159,18 @@ impl Listeners {
         gone
     }
 
-    /// Inherited sockets no bind asked for. Nobody would ever accept on them, so they are closed.
+    /// Closes the inherited sockets that no bind claimed, because no task would ever accept on them.
     pub(crate) fn close_unclaimed(&mut self) -> Vec<SocketAddr> {
         let unclaimed = std::mem::take(&mut self.inherited);
         unclaimed.iter().filter_map(|socket| socket.local_addr().ok()).collect()
     }
 
-    /// How many files that takes, the cores' own duplicates included.
+    /// Returns the file descriptors in use, the cores' own duplicates included.
     pub(crate) fn files(&self) -> usize {
         2 * self.open.values().map(|open| open.sockets.len()).sum::<usize>()
     }
 
-    /// Whether some bind could not be opened.
+    /// Returns true if a bind could not be opened.
     pub(crate) fn any_failed(&self) -> bool {
         !self.failed.is_empty()
     }
@@ -190,7 +190,7 @@ impl Listeners {
         }
     }
 
-    /// The state of every wanted bind now.
+    /// Returns the current state of every wanted bind.
     pub(crate) fn reports(&self) -> Vec<BindReport> {
         let host = PresentAddresses::now();
         let open = self.open.iter().map(|(address, open)| {
@@ -204,7 +204,7 @@ impl Listeners {
         all.into_iter().map(|(address, state)| BindReport { address, state }).collect()
     }
 
-    /// Duplicates of all sockets, for a successor.
+    /// Duplicates all sockets for a successor.
     pub(crate) fn duplicates(&mut self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
         let all = self.open.iter_mut();
         let sockets = all
@@ -217,7 +217,7 @@ impl Listeners {
             .collect()
     }
 
-    /// Lets go of everything.
+    /// Closes all sockets.
     pub(crate) fn close_all(&mut self) {
         self.open.values().for_each(OpenBind::divert);
         self.open.clear();
@@ -226,7 +226,7 @@ impl Listeners {
 }
 
 impl OpenBind {
-    /// Turns new clients away from sockets that only we have, so that their queues can be emptied before they are closed.
+    /// Diverts new clients from sockets that only we have, so that the accept queues can be emptied before they are closed.
     fn divert(&self) {
         for held in self.sockets.iter().filter(|held| held.alone) {
             socket::divert(&held.socket);

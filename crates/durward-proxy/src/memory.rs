@@ -1,7 +1,7 @@
-//! The memory budget of the process: heads, bodies and DNS answers of all tenants together, shared out among the tenants.
+//! Memory budget of the process: heads, bodies and DNS answers of all tenants, shared out among the tenants.
 //!
-//! Half of what the process may have is the budget; the other half is for the configuration, the program itself, sockets in the kernel
-//! and what the allocator cannot give back. What is counted is counted at its real size or above it.
+//! Half of the memory available to the process is the budget; the other half is for the configuration, the program itself, sockets in the kernel and
+//! what the allocator cannot give back. Memory is charged at its real size or above.
 
 mod connection;
 mod limit;
@@ -19,23 +19,22 @@ use crate::refusal::Refusal;
 pub(crate) use crate::share::MemoryKind as Kind;
 use crate::share::Share;
 
-/// Bytes an open connection is counted as before a request: its task, its socket's registration, and TLS keys and buffers where it has them.
+/// Bytes charged for an open connection before a request: its task, its socket's registration, and TLS keys and buffers where it has them.
 pub(crate) const CONNECTION: usize = 8 * 1024;
-/// The same with TLS.
+/// Bytes charged for an open connection with TLS.
 pub(crate) const TLS_CONNECTION: usize = 20 * 1024;
-/// Bytes of records that a TLS session keeps at the most while its peer does not read: the library's own bound.
+/// Bytes of records that a TLS session buffers at most while its peer does not read: rustls's own bound.
 pub(crate) const TLS_BACKLOG: usize = 64 * 1024;
-/// Bytes an HTTP/2 connection is counted as besides: the codec's buffers, and the tables of header fields of both directions, here and in
-/// the codec.
+/// Bytes charged for an HTTP/2 connection besides: the codec's buffers, and the HPACK tables of both directions, here and in the codec.
 pub(crate) const HTTP2_CONNECTION: usize = 32 * 1024;
-/// The smallest budget, however little the process may have.
+/// Smallest budget, however little memory the process may have.
 const LEAST: usize = 8 * 1024 * 1024;
-/// Part of the budget that DNS answers may take; those of one tenant may take half of that.
+/// Divisor of the budget for DNS answers; those of one tenant may take half of that part.
 const NAMES: usize = 16;
-/// Part of the budget that connections without a tenant may take.
+/// Divisor of the budget for connections without a tenant.
 const UNIDENTIFIED: usize = 8;
 
-/// The budget, and how much of it is held.
+/// Memory budget and the bytes held of it.
 #[derive(Debug)]
 pub(crate) struct Memory {
     budget: usize,
@@ -50,7 +49,7 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// The budget of a process that may have `limit` bytes.
+    /// Creates the budget of a process that may have `limit` bytes.
     pub(crate) fn new(limit: usize) -> Self {
         let memory = Self {
             budget: (limit / 2).max(LEAST),
@@ -61,50 +60,50 @@ impl Memory {
         memory
     }
 
-    /// Shares the budget out among so many tenants.
+    /// Shares the budget out among `tenants` tenants.
     pub(crate) fn share_out(&self, tenants: usize) {
         self.share.share_out(self.budget, tenants);
     }
 
-    /// Bytes of the budget.
+    /// Returns the budget in bytes.
     pub(crate) fn budget(&self) -> usize {
         self.budget
     }
 
-    /// Bytes held now.
+    /// Returns the bytes held now.
     pub(crate) fn used(&self) -> usize {
         self.share.used()
     }
 
-    /// Bytes held for one kind.
+    /// Returns the bytes held for one kind.
     pub(crate) fn used_for(&self, kind: Kind) -> usize {
         self.kinds[kind as usize].load(Relaxed)
     }
 
-    /// Returns whether DNS answers of all tenants, or of this one, take more than their part of the budget.
+    /// Returns true if DNS answers of all tenants, or of this one, exceed their part of the budget.
     fn has_too_many_names(&self, usage: &Usage) -> bool {
         let most = self.budget / NAMES;
         self.used_for(Kind::Names) > most || usage.memory_for(Kind::Names).load(Relaxed) > most / 2
     }
 
-    /// Connections without a tenant that the budget has room for.
+    /// Returns the number of connections without a tenant that the budget has room for.
     pub(crate) fn unidentified(&self) -> usize {
         self.budget / UNIDENTIFIED / TLS_CONNECTION
     }
 
-    /// Bytes that a peer may send ahead on one HTTP/2 stream: less where there is less memory.
+    /// Returns the flow-control window of an HTTP/2 stream: smaller where there is less memory.
     pub(crate) fn stream_window(&self) -> u32 {
         let bytes = (self.budget / 2048).clamp(64 * 1024, 256 * 1024);
         u32::try_from(bytes).unwrap_or(64 * 1024)
     }
 
-    /// Holds nothing yet for a tenant.
+    /// Creates an empty hold for a tenant.
     pub(crate) fn hold(self: &Arc<Self>, usage: &Arc<Usage>, kind: Kind) -> Hold {
         Hold { memory: Arc::clone(self), usage: Arc::clone(usage), kind, bytes: 0 }
     }
 }
 
-/// Bytes held for a tenant; given back when dropped.
+/// Bytes held for a tenant; released on drop.
 #[derive(Debug)]
 pub(crate) struct Hold {
     memory: Arc<Memory>,
@@ -114,7 +113,7 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    /// Bytes held.
+    /// Returns the bytes held.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -122,7 +121,7 @@ impl Hold {
     /// Holds `bytes` more.
     ///
     /// # Errors
-    /// [`Refusal::Memory`] when that is more than the tenant's share, and then no more is held than before.
+    /// [`Refusal::Memory`] if that exceeds the tenant's share; then the hold is unchanged.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.usage.memory_for(self.kind).fetch_add(bytes, Relaxed);
         self.memory.share.add(bytes);
@@ -138,7 +137,7 @@ impl Hold {
     /// Holds `bytes` in all.
     ///
     /// # Errors
-    /// [`Refusal::Memory`] when that is more than the tenant's share, and then what was held before is held.
+    /// [`Refusal::Memory`] if that exceeds the tenant's share; then the hold is unchanged.
     pub(crate) fn resize(&mut self, bytes: usize) -> Result<(), Refusal> {
         if bytes > self.bytes {
             return self.grow(bytes - self.bytes);
@@ -147,12 +146,12 @@ impl Hold {
         Ok(())
     }
 
-    /// Returns whether DNS answers, of all tenants or of this one, take more than their part of the budget.
+    /// Returns true if DNS answers, of all tenants or of this one, exceed their part of the budget.
     pub(crate) fn has_too_many_names(&self) -> bool {
         self.memory.has_too_many_names(&self.usage)
     }
 
-    /// Returns whether both are held for one tenant.
+    /// Returns true if both are held for one tenant.
     pub(crate) fn is_of_the_tenant_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.usage, &other.usage)
     }

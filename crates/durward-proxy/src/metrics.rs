@@ -1,4 +1,4 @@
-//! Counters per tenant and core, written without contention and summed when somebody scrapes.
+//! Counters per tenant and core, written without contention and summed at a scrape.
 //!
 //! Labels are closed enums plus the tenant. Deliberately absent: client addresses, names and URLs as labels.
 
@@ -13,7 +13,7 @@ use durward_model::TenantId;
 
 use crate::refusal::{HandshakeFailure, Refusal};
 
-/// What is counted, per tenant.
+/// Counters of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Counter {
@@ -47,7 +47,7 @@ pub enum Counter {
     UpstreamConnectionsClosed,
     /// Times an upstream connection was kept for the next request.
     UpstreamConnectionsIdled,
-    /// Times one was taken from there or closed; idled minus taken idle now.
+    /// Times an idle upstream connection was taken or closed; idled minus taken are idle now.
     UpstreamConnectionsTaken,
     /// Connects that failed.
     UpstreamConnectFailures,
@@ -61,31 +61,31 @@ pub enum Counter {
     HandshakesTls13,
     /// Handshakes that resumed a session.
     HandshakesResumed,
-    /// Requests and tunnels let out by the rules.
+    /// Requests and tunnels of the forward proxy that the rules allowed.
     EgressAllowed,
-    /// Those let out although the rules would deny them.
+    /// Requests and tunnels that were allowed although the rules would deny them.
     EgressReported,
-    /// Those denied.
+    /// Requests and tunnels denied.
     EgressDenied,
-    /// Those that could not be connected.
+    /// Requests and tunnels that could not be connected.
     EgressFailed,
-    /// Those that have ended; allowed and reported minus closed are open.
+    /// Requests and tunnels that have ended; allowed and reported minus closed are open.
     EgressClosed,
-    /// Bytes they carried from clients.
+    /// Bytes of the forward proxy from clients.
     EgressBytesUp,
-    /// Bytes they carried to clients.
+    /// Bytes of the forward proxy to clients.
     EgressBytesDown,
     /// `getsockname` checks before the first byte.
     IsolationChecks,
-    /// Checks that found another address. Zero, always.
+    /// Checks that found an address that is not the tenant's. Zero, always.
     IsolationViolations,
 }
 
 impl Counter {
-    /// How many there are.
+    /// Number of counters.
     pub const COUNT: usize = Self::IsolationViolations as usize + 1;
 
-    /// The counter for an HTTP status.
+    /// Returns the counter for an HTTP status.
     #[must_use]
     pub fn of_status(status: u16) -> Self {
         match status {
@@ -98,7 +98,7 @@ impl Counter {
     }
 }
 
-/// Upper bounds of histogram buckets, seconds; the last is infinity.
+/// Upper bounds of histogram buckets in seconds; the last is infinity.
 pub const BUCKETS: [f64; 14] = [
     0.0005,
     0.001,
@@ -116,7 +116,7 @@ pub const BUCKETS: [f64; 14] = [
     f64::INFINITY,
 ];
 
-/// A histogram of durations.
+/// Histogram of durations.
 #[derive(Debug, Default)]
 pub struct Histogram {
     buckets: [AtomicU64; BUCKETS.len()],
@@ -134,18 +134,18 @@ impl Histogram {
     }
 }
 
-/// One core's counters of one tenant, on cache lines of their own.
+/// Counters of one tenant on one core, on cache lines of their own.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct Cells {
     counters: [AtomicU64; Counter::COUNT],
     refusals: Box<[AtomicU64]>,
     handshake_failures: Box<[AtomicU64]>,
-    /// From a request's first byte to the response's last.
+    /// Time from a request's first byte to the response's last.
     pub request_duration: Histogram,
-    /// From accept to the end of the TLS handshake.
+    /// Time from accept to the end of the TLS handshake.
     pub handshake_duration: Histogram,
-    /// Connect to an upstream, TLS included.
+    /// Time of connects to upstreams, TLS included.
     pub connect_duration: Histogram,
 }
 
@@ -169,7 +169,7 @@ impl Cells {
         self.counters[counter as usize].fetch_add(amount, Relaxed);
     }
 
-    /// What a counter has come to.
+    /// Returns a counter's value.
     pub(crate) fn get(&self, counter: Counter) -> u64 {
         self.counters[counter as usize].load(Relaxed)
     }
@@ -183,44 +183,44 @@ impl Cells {
     }
 }
 
-/// All counters of one tenant: one [`Cells`] per core.
+/// Counters of one tenant: one [`Cells`] per core.
 #[derive(Debug)]
 pub struct TenantMetrics {
     cores: Box<[Cells]>,
 }
 
 impl TenantMetrics {
-    /// Zeroes for `cores` cores.
+    /// Creates zeroes for `cores` cores.
     #[must_use]
     pub fn new(cores: usize) -> Self {
         Self { cores: (0..cores.max(1)).map(|_| Cells::default()).collect() }
     }
 
-    /// The cells of a core.
+    /// Returns the cells of a core.
     #[must_use]
     pub fn core(&self, id: usize) -> &Cells {
         &self.cores[id % self.cores.len()]
     }
 
-    /// The sum of a counter over all cores.
+    /// Returns the sum of a counter over all cores.
     #[must_use]
     pub fn total(&self, counter: Counter) -> u64 {
         self.cores.iter().map(|cells| cells.counters[counter as usize].load(Relaxed)).sum()
     }
 
-    /// The sums of refusals, in the order of [`Refusal::WORDS`].
+    /// Returns the sums of refusals, in the order of [`Refusal::WORDS`].
     #[must_use]
     pub fn refusals(&self) -> Vec<u64> {
         sum(self.cores.iter().map(|cells| &cells.refusals[..]))
     }
 
-    /// The sums of failed handshakes, in the order of [`HandshakeFailure::WORDS`].
+    /// Returns the sums of failed handshakes, in the order of [`HandshakeFailure::WORDS`].
     #[must_use]
     pub fn handshake_failures(&self) -> Vec<u64> {
         sum(self.cores.iter().map(|cells| &cells.handshake_failures[..]))
     }
 
-    /// Bucket counts (not cumulative) and sum in seconds of a histogram over all cores.
+    /// Returns bucket counts (not cumulative) and sum in seconds of a histogram over all cores.
     #[must_use]
     pub fn histogram(&self, of: impl Fn(&Cells) -> &Histogram) -> (Vec<u64>, f64) {
         let nanoseconds: u64 =
@@ -240,23 +240,23 @@ fn sum<'a>(rows: impl Iterator<Item = &'a [AtomicU64]>) -> Vec<u64> {
     })
 }
 
-/// The counters of all tenants. They outlive configurations: a tenant that returns counts on.
+/// Counters of all tenants. They outlive configurations: a tenant that comes back goes on counting.
 #[derive(Debug)]
 pub struct Metrics {
     cores: usize,
-    /// What happened before a tenant was known.
+    /// Counters of events before a tenant is known.
     pub unknown: Arc<TenantMetrics>,
     tenants: Mutex<BTreeMap<TenantId, Arc<TenantMetrics>>>,
 }
 
 impl Metrics {
-    /// Zeroes for `cores` cores.
+    /// Creates zeroes for `cores` cores.
     #[must_use]
     pub fn new(cores: usize) -> Self {
         Self { cores, unknown: Arc::new(TenantMetrics::new(cores)), tenants: Mutex::default() }
     }
 
-    /// A tenant's counters, made when first asked for. Called when configuration changes, never per connection.
+    /// Returns a tenant's counters, created at the first call. Called when the configuration changes, never per connection.
     pub fn tenant(&self, id: &TenantId) -> Arc<TenantMetrics> {
         let mut tenants = self.tenants.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         Arc::clone(
@@ -264,7 +264,7 @@ impl Metrics {
         )
     }
 
-    /// All tenants' counters, by name.
+    /// Returns all tenants' counters, by name.
     #[must_use]
     pub fn tenants(&self) -> Vec<(TenantId, Arc<TenantMetrics>)> {
         let tenants = self.tenants.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -1,6 +1,4 @@
-//! TLS carried through untouched to the upstream its ClientHello names.
-//!
-//! Deliberately absent: keys and certificates; the TLS session is between the client and the upstream.
+//! TLS pass-through: bytes go unchanged to the upstream that the ClientHello's server name selects.
 
 use durward_model::Service;
 
@@ -27,7 +25,7 @@ pub(crate) async fn serve(admitted: Admitted) {
     }
 }
 
-/// Nobody here has the name: the client is told so in TLS's own words.
+/// Refuses a server name without a route, by a TLS alert.
 async fn refuse(admitted: Admitted) {
     let Admitted { io, view, facts, watch, core, .. } = admitted;
     let outcome = Outcome::refused("passthrough", &Refusal::NoRoute);

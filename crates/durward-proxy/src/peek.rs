@@ -1,6 +1,6 @@
-//! What is learned of a connection before it is anybody's: who connects, to where, and for pass-through what its ClientHello asks for.
+//! Addresses of a connection before admission: client and destination by PROXY header or original destination; and for pass-through its ClientHello.
 //!
-//! Bytes and time are bounded. Deliberately absent: reading one byte more than was understood; what follows belongs to TLS or HTTP.
+//! Bytes and time are bounded. Never consumes a byte beyond the PROXY header; what follows belongs to TLS or HTTP.
 
 pub mod client_hello;
 pub mod proxy_header;
@@ -17,16 +17,16 @@ use crate::refusal::{HandshakeFailure, Refusal};
 use client_hello::ClientHello;
 use proxy_header::Header;
 
-/// Who connects, and to where.
+/// Client and destination of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Peeked {
-    /// The client, by PROXY header where one is trusted.
+    /// Client, by PROXY header where one is trusted.
     pub(crate) client: ClientAddr,
-    /// Where it connected.
+    /// Address and port the client connected to.
     pub(crate) destination: Destination,
 }
 
-/// Learns who connects and to where, as the bind's mode says.
+/// Determines client and destination as the bind's mode says.
 ///
 /// `local` is the accepted socket's own address.
 pub(crate) async fn peek(
@@ -56,7 +56,8 @@ pub(crate) async fn peek(
     }
 }
 
-/// The address before DNAT or REDIRECT. Without a connection-tracking entry there is none, and nobody is guessed at.
+/// Returns the destination before DNAT or REDIRECT (`SO_ORIGINAL_DST`). Without a connection-tracking entry there is none, and the connection is
+/// refused.
 fn original_destination(stream: &TcpStream, local: SocketAddr) -> Result<Destination, Refusal> {
     let socket = socket2::SockRef::from(stream);
     let original =
@@ -89,7 +90,7 @@ async fn proxy_header(
     }
 }
 
-/// How many of the bytes that wait belong to the line: up to its end, or all.
+/// Returns the bytes in the socket's buffer that belong to the line: up to its end, or all.
 async fn line_remainder(stream: &TcpStream) -> Result<usize, Refusal> {
     let mut window = [0; proxy_header::MAX_V1];
     let got = stream.peek(&mut window).await.map_err(|_| Refusal::ClientClosed)?;
@@ -101,7 +102,7 @@ async fn line_remainder(stream: &TcpStream) -> Result<usize, Refusal> {
     }
 }
 
-/// Appends one read of at most `most` bytes.
+/// Reads at most `most` bytes and appends them.
 async fn take(stream: &TcpStream, bytes: &mut Vec<u8>, most: usize) -> Result<(), Refusal> {
     let appended = read_some(stream, most, |read| bytes.extend_from_slice(read)).await;
     match appended {
@@ -111,7 +112,7 @@ async fn take(stream: &TcpStream, bytes: &mut Vec<u8>, most: usize) -> Result<()
     }
 }
 
-/// Reads a ClientHello whose bytes go on to an upstream: what it asks for, and all that was read.
+/// Reads a ClientHello that will go on to an upstream; returns it with all bytes read.
 pub(crate) async fn client_hello(stream: &TcpStream) -> Result<(ClientHello, Vec<u8>), Refusal> {
     let mut bytes = Vec::new();
     let mut wanted = 0;

@@ -1,7 +1,6 @@
-//! A snapshot made ready to serve: TLS configurations, upstream states and counters beside each value.
+//! Runtime form of a snapshot: TLS configurations, upstream states and counters beside each value.
 //!
-//! What did not change is the same `Arc` as before, so its tickets, pools and health live on. Deliberately absent: anything a
-//! connection would have to look up twice.
+//! Unchanged parts are the same `Arc` as in the previous snapshot, so their session tickets, pools and health states live on.
 
 pub(crate) mod build;
 pub(crate) mod fate;
@@ -19,25 +18,25 @@ use crate::upstream::resolve::{Asking, Resolver};
 use crate::upstream::{Access, TenantRuntime};
 use crate::watch::Retirement;
 
-/// What is served now.
+/// Runtime form of the snapshot being served.
 #[derive(Default)]
 pub(crate) struct Prepared {
-    /// What it was made from.
+    /// Snapshot.
     pub(crate) snapshot: Arc<Snapshot>,
-    /// By local address of the listening socket.
+    /// Binds, by the local address of their listening sockets.
     pub(crate) binds: BTreeMap<SocketAddr, Arc<PreparedBind>>,
-    /// By name.
+    /// Tenants, by name.
     pub(crate) tenants: BTreeMap<TenantId, Arc<TenantRuntime>>,
-    /// Whom a forward proxy must not reach here.
+    /// Addresses on this gateway that a forward proxy must not reach.
     pub(crate) neighbours: Arc<Neighbours>,
-    /// Tenants' own DNS servers.
+    /// Resolvers of tenants' own DNS servers.
     pub(crate) resolvers: HashMap<Asking, Resolver>,
-    /// What of the snapshot could not be prepared.
+    /// Parts of the snapshot that could not be prepared.
     pub(crate) problems: Vec<Problem>,
 }
 
 impl Prepared {
-    /// Returns the tenants that have a listener here and an upstream that is checked.
+    /// Returns the tenants that have a listener here and an upstream with health checks.
     pub(crate) fn checked_tenants(&self) -> impl Iterator<Item = &Arc<TenantRuntime>> {
         let is_checked = |listener: &&Arc<PreparedListener>| {
             let mut upstreams = listener.tenant.upstreams.iter();
@@ -50,18 +49,18 @@ impl Prepared {
     }
 }
 
-/// A bind with its listeners made ready, position by position as in [`Bind::listeners`].
+/// Runtime form of a bind; its listeners have the positions of [`Bind::listeners`].
 pub(crate) struct PreparedBind {
-    /// What it was made from.
+    /// Bind of the snapshot.
     pub(crate) bind: Arc<Bind>,
-    /// In the order of `bind.listeners`; `None` for one that could not be made ready: its address is as good as unknown.
+    /// Listeners, in the order of `bind.listeners`; `None` for one that could not be prepared: its address counts as unknown.
     pub(crate) listeners: Vec<Option<Arc<PreparedListener>>>,
-    /// Where the client says whose a connection is: the positions in `listeners` by their sources, from first to last address.
+    /// For a bind that finds the tenant by source: position in `listeners` by range of sources, from first to last address.
     by_source: BTreeMap<IpAddr, (IpAddr, usize)>,
 }
 
 impl PreparedBind {
-    /// The bind with its listeners.
+    /// Pairs a bind with its prepared listeners.
     pub(crate) fn new(bind: Arc<Bind>, listeners: Vec<Option<Arc<PreparedListener>>>) -> Self {
         let told_by_source = bind.mode == DestinationMode::Anywhere;
         let sources = bind.listeners.iter().enumerate().filter(|_| told_by_source);
@@ -72,7 +71,7 @@ impl PreparedBind {
         Self { bind, listeners, by_source }
     }
 
-    /// Whose a connection of this client is, whatever its destination; `None` when it is nobody's. No two listeners have one source.
+    /// Returns the listener for a client, whatever its destination; `None` if no tenant has the source. No two listeners share a source.
     fn found_by_source(&self, client: IpAddr) -> Option<Found> {
         let (_, (last, at)) = self.by_source.range(..=client.to_canonical()).next_back()?;
         let within = client.to_canonical() <= *last;
@@ -80,8 +79,8 @@ impl PreparedBind {
         listener.map(Found::One)
     }
 
-    /// Whose a connection of `client` is that was made to `destination` and accepted at `local`, as far as that tells; `None` when it is
-    /// nobody's.
+    /// Returns the listener or the candidates for a connection of `client` to `destination` that was accepted at `local`; `None` if no tenant has the
+    /// destination.
     pub(crate) fn found(
         &self,
         destination: Destination,
@@ -105,7 +104,7 @@ impl PreparedBind {
         })
     }
 
-    /// Whether any of its clients is expected to begin with a ClientHello.
+    /// Returns true if clients of any listener are expected to begin with a ClientHello.
     pub(crate) fn speaks_tls(&self) -> bool {
         self.bind.listeners.iter().any(|listener| {
             listener.tls().is_some() || matches!(listener.service, Service::PassThrough(_))
@@ -113,46 +112,46 @@ impl PreparedBind {
     }
 }
 
-/// Whose a connection is, as far as addresses tell.
+/// Listeners of a connection, as far as addresses decide.
 pub(crate) enum Found {
-    /// This listener's.
+    /// Exactly one listener.
     One(Arc<PreparedListener>),
-    /// One of those that share the door, or of none if there is none the client may use.
+    /// Listeners that share address and port; empty if the client may use none of them.
     Several(Vec<Arc<PreparedListener>>),
 }
 
-/// A listener made ready.
+/// Runtime form of a listener.
 pub(crate) struct PreparedListener {
-    /// What it was made from.
+    /// Listener of the snapshot.
     pub(crate) listener: Arc<Listener>,
-    /// Whose it is.
+    /// Tenant of the listener.
     pub(crate) tenant: Arc<TenantRuntime>,
-    /// One TLS configuration per certificate, as in [`durward_model::listener::ServerTls::certificates`]; empty without TLS.
+    /// TLS configurations, one per certificate as in [`durward_model::listener::ServerTls::certificates`]; empty without TLS.
     pub(crate) server_configs: Vec<Arc<rustls::ServerConfig>>,
-    /// Who looks names up for its clients; `None` leaves it to the host's.
+    /// Resolver for its clients' requests; `None` for the host's.
     pub(crate) resolver: Option<Resolver>,
-    /// Set when a newer configuration changes or removes this listener or its tenant.
+    /// Signal set when a newer configuration changes or removes this listener or its tenant.
     pub(crate) retirement: Arc<Retirement>,
-    /// Those of its former selves whose connections may still be open.
+    /// Signals of previous forms of the listener whose connections may still be open.
     pub(crate) former: Vec<Weak<Retirement>>,
 }
 
-/// The proof that a connection was admitted to a listener, and the only way to its tenant's upstreams.
+/// Proof that a connection was admitted to a listener, and the only way to its tenant's upstreams.
 #[derive(Clone)]
 pub(crate) struct TenantView(Arc<PreparedListener>);
 
 impl TenantView {
-    /// Made by `admit` alone, once source, certificate and limits are satisfied.
+    /// Creates the view. Called by `admit` alone, once source, certificate and limits are satisfied.
     pub(crate) fn admitted(listener: Arc<PreparedListener>) -> Self {
         Self(listener)
     }
 
-    /// The listener.
+    /// Returns the listener.
     pub(crate) fn listener(&self) -> &Listener {
         &self.0.listener
     }
 
-    /// The tenant.
+    /// Returns the tenant.
     pub(crate) fn tenant(&self) -> &TenantRuntime {
         &self.0.tenant
     }
@@ -164,7 +163,7 @@ impl TenantView {
         Access::admitted(&self.0.tenant, destination)
     }
 
-    /// Its own resolver, if it has one.
+    /// Returns the listener's own resolver, if it has one.
     pub(crate) fn resolver(&self) -> Option<&Resolver> {
         self.0.resolver.as_ref()
     }
@@ -172,7 +171,7 @@ impl TenantView {
 
 #[cfg(test)]
 impl PreparedListener {
-    /// A listener of `tenant` on 127.0.0.1:443 that serves `service`, without server certificates.
+    /// Builds a listener of `tenant` on 127.0.0.1:443 that serves `service`, without server certificates.
     pub(crate) fn for_test(
         tenant: durward_model::Tenant,
         service: Service,
@@ -206,7 +205,7 @@ impl PreparedListener {
 
 #[cfg(test)]
 impl Prepared {
-    /// Nothing.
+    /// Builds an empty one.
     pub(crate) fn empty_for_test() -> Self {
         Self::default()
     }

@@ -1,6 +1,4 @@
-//! The data plane as the rest of the process sees it: start it, give it snapshots, ask how it is, hand it over, drain it.
-//!
-//! Threads and sockets live behind it. Deliberately absent: configuration formats, signals and the admin interface.
+//! Interface of the data plane to the rest of the process: start, apply a snapshot, status, hand-over, drain.
 
 mod worker;
 
@@ -33,69 +31,69 @@ use crate::upstream::report::UpstreamReport;
 use crate::upstream::resolve::Resolver;
 use worker::{Command, Worker};
 
-/// How to start.
+/// Start options.
 pub struct Options {
     /// Threads, each with its own sockets and pools; usually one per core. At least one is started.
     pub workers: usize,
-    /// Where access-log lines go.
+    /// Sink of access-log lines.
     pub access_log: access_log::Sink,
-    /// Where decisions of the forward proxy go, one line at open and one at close.
+    /// Sink of the forward proxy's decisions, one line at open and one at close.
     pub decisions: access_log::Sink,
-    /// Listening sockets somebody else opened: a predecessor or the service manager. Binds with their address use them.
+    /// Listening sockets that a predecessor or the service manager opened. Binds with their address use them.
     pub inherited: Vec<TcpListener>,
-    /// Whether to listen also where another process of the same user does: the kernel spreads clients over both.
+    /// True to listen at addresses where another process of the same user listens: the kernel spreads clients over both.
     pub shared: bool,
-    /// Bytes this process may have; half of them are the memory budget. `None` takes what its cgroup or the host leaves it.
+    /// Bytes of memory this process may have; half of them are the memory budget. `None` reads the limit of its cgroup or the host.
     pub memory: Option<usize>,
-    /// How long connections may go on when the proxy is dropped without [`Proxy::drain`].
+    /// Grace of a drain when the proxy is dropped without [`Proxy::drain`].
     pub drain_grace: Duration,
 }
 
-/// What became of a snapshot.
+/// Result of applying a snapshot.
 #[derive(Clone, Debug)]
 pub struct Applied {
-    /// The snapshot's generation.
+    /// Generation of the snapshot.
     pub generation: u64,
     /// Every bind and its state.
     pub binds: Vec<BindReport>,
-    /// What was left out.
+    /// Parts that were left out.
     pub problems: Vec<Problem>,
 }
 
-/// How the data plane is.
+/// State of the data plane.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// The generation that is served; 0 before the first.
+    /// Generation that is served; 0 before the first.
     pub generation: u64,
     /// Every bind and its state.
     pub binds: Vec<BindReport>,
     /// Every tenant that is served.
     pub tenants: Vec<TenantStatus>,
-    /// What of the generation could not be prepared and is not served.
+    /// Parts of the generation that could not be prepared and are not served.
     pub problems: Vec<Problem>,
-    /// Every place lines go to.
+    /// State of every log sink.
     pub sinks: Vec<SinkStatus>,
-    /// The audit file, if there is one.
+    /// State of the audit file, if there is one.
     pub audit: Option<audit::Status>,
 }
 
-/// How a tenant is.
+/// State of a tenant.
 #[derive(Clone, Debug)]
 pub struct TenantStatus {
-    /// Its name.
+    /// Name of the tenant.
     pub tenant: TenantId,
-    /// Its open client connections.
+    /// Open client connections.
     pub connections: u64,
-    /// Its upstreams.
+    /// State of its upstreams.
     pub upstreams: Vec<UpstreamReport>,
 }
 
-/// How a drain ended.
+/// Result of a drain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
     /// Connections that ended by themselves.
     pub finished: usize,
-    /// Connections that were cut when the grace was over.
+    /// Connections that were closed when the grace was over.
     pub cut: usize,
 }
 
@@ -112,7 +110,7 @@ impl Proxy {
     /// Starts the threads. Nothing is served before the first [`apply`](Self::apply).
     ///
     /// # Errors
-    /// When a thread or its runtime cannot be made.
+    /// Fails if a thread or its runtime cannot be created.
     pub fn start(options: Options) -> io::Result<Self> {
         let cores = options.workers.max(1);
         let limit = options.memory.unwrap_or_else(memory::of_this_process);
@@ -140,7 +138,7 @@ impl Proxy {
         })
     }
 
-    /// Serves `snapshot` from now on: sockets are opened, the one pointer is swapped, and only then anything is given up.
+    /// Serves `snapshot` from now on: opens sockets, swaps the one pointer, and only then closes or retires anything.
     pub fn apply(&self, snapshot: Arc<Snapshot>) -> Applied {
         let mut listeners = self.listeners();
         let generation = snapshot.generation;
@@ -158,14 +156,14 @@ impl Proxy {
         for bind in listeners.close(&prepared.binds) {
             self.tell(|| Command::Close(bind));
         }
-        // A configuration without binds says nothing about which are wanted.
+        // A snapshot without binds does not tell which inherited sockets are wanted.
         let unclaimed =
             if prepared.binds.is_empty() { Vec::new() } else { listeners.close_unclaimed() };
         for address in unclaimed {
             warn!(%address, "closed an inherited socket that no bind asks for");
         }
         self.workers[0].tell(Command::Prepared(prepared));
-        // How many problems there are in all, only the caller knows.
+        // Only the caller knows the number of all problems, so it logs at info.
         debug!(generation, "snapshot applied");
         Applied { generation, binds: listeners.reports(), problems }
     }
@@ -181,7 +179,7 @@ impl Proxy {
         listeners.log_moves();
     }
 
-    /// Reports the state of everything now; changes nothing.
+    /// Returns the current state; changes nothing.
     pub fn status(&self) -> Status {
         let prepared = self.shared.prepared.load_full();
         let tenants = prepared.tenants.values().map(|tenant| TenantStatus {
@@ -202,13 +200,13 @@ impl Proxy {
         }
     }
 
-    /// All counters.
+    /// Returns all counters.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
     }
 
-    /// Writes all counters and what is served now.
+    /// Writes all counters and the state of what is served.
     pub fn write_metrics(&self, text: &mut Text) {
         exposition::write(text, &self.shared.metrics, &ExpositionState::of(&self.shared));
     }
@@ -229,17 +227,17 @@ impl Proxy {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Duplicates of all listening sockets.
+    /// Duplicates all listening sockets.
     pub(crate) fn duplicates(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
         self.listeners().duplicates()
     }
 
-    /// How long connections may go on by default.
+    /// Returns the default grace of a drain.
     pub(crate) fn drain_grace(&self) -> Duration {
         self.drain_grace
     }
 
-    /// Lets connections finish for `grace`, cuts what is left and ends all threads. The second time there is nothing to do.
+    /// Lets connections finish for `grace`, closes the rest and ends all threads. A second call does nothing.
     pub(crate) fn end(&mut self, grace: Duration) -> Drained {
         self.tell(|| Command::Drain(grace));
         let ended = self.workers.drain(..).map(Worker::join);
@@ -249,7 +247,7 @@ impl Proxy {
         })
     }
 
-    /// Gives up all listening sockets.
+    /// Closes all listening sockets.
     pub(crate) fn close_doors(&self, closing: Closing) {
         self.listeners().close_all();
         self.tell(|| Command::CloseAll(closing));

@@ -2,11 +2,11 @@
 
 use std::cell::Cell;
 
-/// A generator (xorshift64*) that is seeded once per core.
+/// Generator (xorshift64*) that is seeded once per core.
 pub(crate) struct Random(Cell<u64>);
 
 impl Random {
-    /// A generator of the numbers that follow from `seed`.
+    /// Creates the generator for `seed`.
     pub(crate) fn new(seed: u64) -> Self {
         Self(Cell::new(seed | 1))
     }

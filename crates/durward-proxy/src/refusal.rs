@@ -1,7 +1,7 @@
-//! Every way a connection or request is turned away: one variant per reaction, one stable reason word each.
+//! Reasons to refuse a connection or request: one variant per reaction, one stable reason word each.
 //!
-//! The reason goes to the access log, the metrics and the problem document; the sentence goes to the log only. Deliberately absent:
-//! anything about another tenant, and panics: input from the network ends here.
+//! The reason word goes to the access log, the metrics and the problem document; the message goes to the log only. Deliberately absent: anything
+//! about another tenant, and panics: input from the network ends here.
 
 mod certificate;
 
@@ -11,44 +11,44 @@ use thiserror::Error;
 
 pub(crate) use certificate::{Presented, Refused};
 
-/// The record of something is not on disk, so it must not begin.
+/// Error: the record is not in the audit file, so the recorded thing must not begin.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("the audit file cannot be written")]
 pub struct NotRecorded;
 
-/// Why a connection or request was turned away.
+/// Reason of a refused connection or request.
 #[derive(Debug, Error)]
 pub enum Refusal {
     /// No listener has this destination.
     #[error("no tenant has {destination}")]
     UnknownAddress {
-        /// Where the client connected.
+        /// Address and port the client connected to.
         destination: SocketAddr,
     },
     /// The client's address is not in the listener's `allowedSources`.
     #[error("{client} is not an allowed source")]
     SourceNotAllowed {
-        /// The client.
+        /// Client address.
         client: SocketAddr,
     },
     /// The PROXY header is missing, malformed or from a peer that is not trusted.
     #[error("PROXY header refused: {detail}")]
     ProxyHeader {
-        /// What is wrong with it.
+        /// Fault of the header.
         detail: &'static str,
     },
-    /// What arrived is not a TLS ClientHello, or one we do not read.
+    /// The first bytes are not a TLS ClientHello, or one we do not accept.
     #[error("not an acceptable ClientHello: {detail}")]
     ClientHello {
-        /// What is wrong with it.
+        /// Fault of the bytes.
         detail: &'static str,
     },
     /// The TLS handshake failed.
     #[error("TLS handshake failed: {}", reason.word())]
     Handshake {
-        /// A closed set of words, a metric label.
+        /// Reason word from a closed set; a metric label.
         reason: HandshakeFailure,
-        /// What the TLS library says.
+        /// Error of the TLS library.
         #[source]
         source: Option<std::io::Error>,
     },
@@ -64,7 +64,7 @@ pub enum Refusal {
     /// The tenant's request rate is reached.
     #[error("the tenant's request rate is reached")]
     RateLimit {
-        /// When a request would be admitted again, milliseconds.
+        /// Milliseconds until a request would be admitted again.
         retry_after_ms: u64,
     },
     /// The tenant's circuit towards upstreams is full.
@@ -73,7 +73,7 @@ pub enum Refusal {
     /// The request is not HTTP as RFC 9112 or RFC 9113 has it.
     #[error("malformed request: {detail}")]
     BadRequest {
-        /// The rule that was broken; a closed set of phrases.
+        /// Broken rule; from a closed set of phrases.
         detail: &'static str,
     },
     /// The request's head is larger than the tenant allows.
@@ -85,19 +85,19 @@ pub enum Refusal {
     /// An expectation or version we do not serve.
     #[error("not supported: {detail}")]
     NotSupported {
-        /// What it is; a closed set of phrases.
+        /// Unsupported feature; from a closed set of phrases.
         detail: &'static str,
     },
-    /// The host asked for is not the one the TLS session was made for (RFC 9110 §15.5.20).
+    /// The requested host is not one the TLS session was made for (RFC 9110 §15.5.20).
     #[error("the host is not the one asked for by SNI")]
     Misdirected,
-    /// No route takes the request.
+    /// No route matches the request.
     #[error("no route takes the request")]
     NoRoute,
     /// No endpoint of the upstream is healthy or resolvable.
     #[error("upstream {upstream} has no usable endpoint: {detail}")]
     NoEndpoint {
-        /// The upstream's name.
+        /// Upstream's name.
         upstream: String,
         /// `all ejected`, `name does not resolve` …
         detail: String,
@@ -105,7 +105,7 @@ pub enum Refusal {
     /// None of the tenant's egress addresses can be used towards the endpoint.
     #[error("no egress address of the tenant can be used towards {peer}: {detail}")]
     EgressAddress {
-        /// The endpoint.
+        /// Address of the endpoint.
         peer: SocketAddr,
         /// `not on this host`, `ports exhausted`, `wrong family` …
         detail: String,
@@ -113,47 +113,47 @@ pub enum Refusal {
     /// The connection would have left from an address that is not the tenant's. Never happens; counted if it does.
     #[error("the connection to {peer} would leave from {actual}, not from {wanted}")]
     IsolationViolation {
-        /// The endpoint.
+        /// Address of the endpoint.
         peer: SocketAddr,
-        /// What `getsockname` says.
+        /// Local address that `getsockname` returned.
         actual: SocketAddr,
-        /// The tenant's address.
+        /// Address of the tenant.
         wanted: std::net::IpAddr,
     },
     /// The upstream cannot be connected to.
     #[error("cannot connect to {peer}")]
     ConnectFailed {
-        /// The endpoint.
+        /// Address of the endpoint.
         peer: SocketAddr,
-        /// Why.
+        /// Error of the connect.
         #[source]
         source: std::io::Error,
     },
     /// The upstream did not accept a connection in time.
     #[error("{peer} did not accept a connection in time")]
     ConnectTimeout {
-        /// The endpoint.
+        /// Address of the endpoint.
         peer: SocketAddr,
     },
     /// The upstream's certificate cannot be verified, or TLS with it fails otherwise.
     #[error("TLS with {peer} failed")]
     UpstreamTls {
-        /// The endpoint.
+        /// Address of the endpoint.
         peer: SocketAddr,
-        /// Why.
+        /// Error of the handshake.
         #[source]
         source: std::io::Error,
     },
     /// The upstream closed or reset before it answered.
     #[error("{peer} closed the connection before it answered")]
     UpstreamClosed {
-        /// The endpoint.
+        /// Address of the endpoint.
         peer: SocketAddr,
     },
-    /// The upstream's answer is not HTTP as RFC 9112 or RFC 9113 has it.
+    /// The upstream's response is not HTTP as RFC 9112 or RFC 9113 has it.
     #[error("malformed response: {detail}")]
     BadResponse {
-        /// The rule that was broken.
+        /// Broken rule.
         detail: &'static str,
     },
     /// The upstream did not answer in time.
@@ -162,42 +162,42 @@ pub enum Refusal {
     /// The client went away.
     #[error("the client closed the connection")]
     ClientClosed,
-    /// The client broke a protocol budget (rapid reset, PING, SETTINGS or CONTINUATION flood).
+    /// The client exceeded a frame budget (rapid reset, PING, SETTINGS or CONTINUATION flood).
     #[error("the client broke a protocol budget: {detail}")]
     Flood {
-        /// Which.
+        /// Exceeded budget.
         detail: &'static str,
     },
-    /// The tenant's policy, or the guard, does not let the forward proxy go there.
+    /// The tenant's policy, or the guard, denies the destination to the forward proxy.
     #[error("{rule} does not allow it")]
     PolicyDenied {
-        /// The rule's name.
+        /// Name of the rule.
         rule: std::sync::Arc<str>,
-        /// Whom to ask.
+        /// Contact to show to the client.
         contact: Option<std::sync::Arc<str>>,
     },
-    /// The forward proxy wants a credential, and none or a wrong one was shown. Which, is not said.
+    /// The forward proxy requires a credential, and none or a wrong one was shown; the answer does not say which.
     #[error("no credential of this listener was shown")]
     ProxyAuthentication,
-    /// The host asked for does not resolve.
+    /// The requested host does not resolve.
     #[error("the host asked for does not resolve: {detail}")]
     Unresolvable {
-        /// What the resolver says.
+        /// Error of the resolver.
         detail: String,
     },
-    /// The other proxy a tunnel was to go through did not make one.
+    /// The parent proxy did not open the tunnel.
     #[error("the parent proxy made no tunnel: {}", status.map_or_else(|| "it gave no answer".to_owned(), |status| format!("it answered {status}")))]
     ParentRefused {
-        /// What it answered.
+        /// Status of its response, if there was one.
         status: Option<u16>,
     },
-    /// As many connections to one destination leave from each of the tenant's addresses as there are ports.
+    /// All ports of each of the tenant's egress addresses are in use towards one destination.
     #[error("no port is left from any egress address to {peer}")]
     PortsExhausted {
-        /// The destination.
+        /// Destination.
         peer: SocketAddr,
     },
-    /// The tenant has as much of what all share here as it may have while others need some.
+    /// The tenant has used up its share of a resource that all tenants share.
     #[error("the tenant has as many {of} open as its share of the gateway's files allows")]
     FairShare {
         /// `connections` or `lookups`.
@@ -209,33 +209,33 @@ pub enum Refusal {
     /// The tenant holds as much memory as its share of the gateway's budget allows.
     #[error("the tenant holds as much memory as its share of the gateway's budget allows")]
     Memory,
-    /// The record of it is not in the audit file.
+    /// The record of the request is not in the audit file.
     #[error("not let out without a record")]
     NotRecorded(#[source] NotRecorded),
-    /// We are draining.
+    /// The gateway is draining, or the configuration no longer permits the connection.
     #[error("this gateway is shutting down")]
     Draining,
-    /// A socket call failed that is nobody's fault.
+    /// A socket call failed through no fault of a peer.
     #[error("socket failure")]
     Socket(#[source] std::io::Error),
 }
 
-/// Why TLS handshakes fail; a metric label.
+/// Reason of a failed TLS handshake; a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandshakeFailure {
     /// A client certificate is required and none was shown.
     ClientCertificateMissing,
-    /// It comes from an authority that is not trusted here.
+    /// The client certificate's issuer is not trusted here.
     ClientCertificateUnknownIssuer,
-    /// It is past its end.
+    /// The client certificate has expired.
     ClientCertificateExpired,
-    /// Its time has not begun.
+    /// The client certificate is not valid yet.
     ClientCertificateNotYetValid,
-    /// It is on a revocation list.
+    /// The client certificate is on a revocation list.
     ClientCertificateRevoked,
-    /// It is not for client authentication, or malformed, or not version 3.
+    /// The client certificate is not for client authentication, or malformed, or not version 3.
     ClientCertificateUnacceptable,
-    /// No version, cipher or group in common.
+    /// Client and listener have no version, cipher suite or group in common.
     NothingInCommon,
     /// The client refused our certificate.
     RefusedByClient,
@@ -251,13 +251,13 @@ macro_rules! words {
             /// All words, in the order of [`index`](Self::index).
             pub const WORDS: &'static [&'static str] = &[$($word),+];
 
-            /// The stable word for logs, metrics and problem documents.
+            /// Returns the stable word for logs, metrics and problem documents.
             #[must_use]
             pub fn word(&self) -> &'static str {
                 Self::WORDS[self.index()]
             }
 
-            /// Position of the word in [`WORDS`](Self::WORDS).
+            /// Returns the position of the word in [`WORDS`](Self::WORDS).
             #[must_use]
             pub fn index(&self) -> usize {
                 match self { $($variant => $index,)+ }
@@ -320,7 +320,7 @@ words!(Refusal {
 });
 
 impl Refusal {
-    /// The HTTP status a client sees, and the RFC 9209 `Proxy-Status` error type beside it.
+    /// Returns the HTTP status for the client, and the `Proxy-Status` error type beside it (RFC 9209).
     #[must_use]
     pub fn status(&self) -> (u16, Option<&'static str>) {
         match self {
@@ -363,13 +363,13 @@ impl Refusal {
         }
     }
 
-    /// The client certificate that the handshake was refused for.
+    /// Returns the client certificate for which the handshake was refused.
     pub(crate) fn client_certificate(&self) -> Option<&Presented> {
         let Self::Handshake { source: Some(source), .. } = self else { return None };
         Some(&source.get_ref()?.downcast_ref::<Refused>()?.certificate)
     }
 
-    /// Seconds for `Retry-After`, where waiting helps.
+    /// Returns the seconds for `Retry-After`, where waiting helps.
     #[must_use]
     pub fn retry_after(&self) -> Option<u64> {
         match self {

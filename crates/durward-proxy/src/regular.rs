@@ -1,4 +1,4 @@
-//! Opens regular files without waiting for a peer: a FIFO among audit files blocks its reader until somebody writes.
+//! Opens regular files without waiting for a peer: a FIFO among audit files would block its reader until a writer opens it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 /// Opens a regular file for reading.
 ///
 /// # Errors
-/// When it cannot be opened, or is a directory, FIFO, socket or device.
+/// Fails if the file cannot be opened, or is a directory, FIFO, socket or device.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     open_with(OpenOptions::new().read(true), path)
 }
@@ -18,9 +18,9 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 /// Opens a regular file as `options` say.
 ///
 /// # Errors
-/// When it cannot be opened, or is a directory, FIFO, socket or device.
+/// Fails if the file cannot be opened, or is a directory, FIFO, socket or device.
 pub(crate) fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    // Opening a device may act on it, so its type is asked for before.
+    // Opening a device may act on it (a tape rewinds), so the type is checked first.
     if path.metadata().is_ok_and(|found| !found.is_file()) {
         return Err(not_regular());
     }
@@ -28,7 +28,7 @@ pub(crate) fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<Fi
     if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
 }
 
-/// Flags for open(2) that keep it from waiting.
+/// Returns the flags for open(2) that keep it from waiting.
 pub(crate) fn flags() -> i32 {
     i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or_default()
 }

@@ -1,7 +1,6 @@
-//! How a connection that is turned away ends: at once, with a TLS alert, or with a line of text.
+//! End of a refused connection: a reset, a TLS alert, or a text.
 //!
-//! An alert or a text that is followed by a reset may never be read, so the client is given a moment to close first. Deliberately absent:
-//! anything that tells a stranger what is served here.
+//! An alert or a text that is followed by a reset may never be read, so the client is given a moment to close first.
 
 use std::time::Duration;
 
@@ -14,37 +13,37 @@ use crate::refusal::Refusal;
 use crate::tls::handshake::PLAIN_HTTP;
 use crate::watch::Watch;
 
-/// How long a client may take to read a farewell, and how much more it may send meanwhile.
+/// Time for the client to read the last bytes and close, and bytes that it may still send meanwhile.
 const MOMENT: Duration = Duration::from_secs(1);
 const PATIENCE: usize = 64 * 1024;
-/// How long a stranger may take to say that it speaks TLS.
+/// Time for the client to send a first byte that shows TLS.
 const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// Alert descriptions of RFC 8446 section 6.
 pub(crate) const UNRECOGNIZED_NAME: u8 = 112;
-/// See [`UNRECOGNIZED_NAME`].
+/// `internal_error`.
 pub(crate) const INTERNAL_ERROR: u8 = 80;
 const DECODE_ERROR: u8 = 50;
 
-/// How a connection ends.
+/// Way to end a refused connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Farewell {
-    /// With a reset, and no byte.
+    /// Reset, without a byte.
     Reset,
-    /// With a fatal alert, if the client turns out to speak TLS.
+    /// Fatal alert, if the client turns out to speak TLS.
     AlertToTls(u8),
-    /// With a fatal alert.
+    /// Fatal alert.
     Alert(u8),
-    /// With these bytes.
+    /// Fixed text.
     Text(&'static str),
-    /// What there was to say is said.
+    /// Close; the answer has been sent already.
     Close,
 }
 
 const SPEAK_TLS: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 24\r\nConnection: close\r\n\r\nThis port speaks HTTPS.\n";
 const TOO_MANY: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 22\r\nRetry-After: 1\r\nConnection: close\r\n\r\nToo many connections.\n";
 
-/// The farewell for a refusal, at a listener or (`None`) at a bind.
+/// Chooses the end for a refusal, at a listener or (`None`) at a bind.
 pub(crate) fn choose(
     refusal: &Refusal,
     listener: Option<&Listener>,
@@ -67,7 +66,7 @@ pub(crate) fn choose(
     }
 }
 
-/// Takes leave.
+/// Ends the connection.
 pub(crate) async fn say(stream: TcpStream, farewell: Farewell, watch: &Watch) {
     match farewell {
         Farewell::Reset => reset(&stream),
@@ -84,12 +83,12 @@ pub(crate) async fn say(stream: TcpStream, farewell: Farewell, watch: &Watch) {
     }
 }
 
-/// Makes closing the socket a reset.
+/// Makes closing the socket a reset (`SO_LINGER` 0).
 pub(crate) fn reset(stream: &TcpStream) {
     let _ = stream.set_zero_linger();
 }
 
-/// A fatal alert as it goes over the wire before there are keys.
+/// Encodes a fatal alert as an unencrypted record.
 pub(crate) fn alert(description: u8) -> [u8; 7] {
     [21, 3, 3, 0, 2, 2, description]
 }
@@ -102,7 +101,7 @@ async fn speaks_tls(stream: &TcpStream, watch: &Watch) -> bool {
     first == Some(22)
 }
 
-/// Sends `last`, says that nothing follows, and reads what still comes for a moment.
+/// Sends `last`, shuts the write side down, and reads what still arrives for a moment.
 async fn see_off(stream: &TcpStream, last: &[u8], watch: &Watch) {
     if !last.is_empty() && stream.try_write(last).is_err() {
         return;

@@ -1,8 +1,7 @@
-//! Bytes both ways between a client and an upstream until both have said their last.
+//! Relay of bytes between a client and an upstream until both directions end.
 //!
-//! Between two plain sockets much is joined in the kernel by splice(2); a little, and with TLS on either side all, is copied. A side that
-//! is done writing is told to the other; one that breaks off breaks the other off. Deliberately absent: buffers for connections that are
-//! silent.
+//! Between two plain sockets large transfers are joined in the kernel by splice(2); small ones, and all with TLS on either side, are copied. An end
+//! of stream is passed on to the other side; a broken connection breaks the other.
 
 mod copy;
 mod meter;
@@ -22,34 +21,34 @@ use crate::turns;
 use crate::watch::{Expired, Watch};
 use meter::Meter;
 
-/// The most bytes copied at once.
+/// Bytes copied at once at most.
 const SCRATCH: usize = 64 * 1024;
-/// Steps a direction takes in a row before others get their turn.
+/// Steps that a direction takes in a row before other tasks run.
 const BURST: usize = turns::BYTES / SCRATCH;
 
 thread_local! {
     static SCRATCH_BYTES: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
 }
 
-/// How a relay went.
+/// Result of a relay.
 #[derive(Debug)]
 pub(crate) struct Relayed {
     /// Bytes received from the client.
     pub(crate) from_client: u64,
     /// Bytes received from the upstream.
     pub(crate) from_upstream: u64,
-    /// Why it was broken off; `None` when both sides had said their last.
+    /// Reason of an abort; `None` if both directions ended properly.
     pub(crate) ended: Option<Refusal>,
 }
 
-/// A direction.
+/// Direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     ToUpstream,
     ToClient,
 }
 
-/// The side that broke off, or what there was too little of.
+/// Side that broke the connection, or resource that ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Broken {
     Client,
@@ -73,14 +72,14 @@ impl Way {
     }
 }
 
-/// One of two connections to be joined, and what was read of it before.
+/// One of the two connections, and bytes read from it before.
 pub(crate) struct Side {
     pub(crate) io: Io,
     pub(crate) early: Vec<u8>,
 }
 
-/// Carries bytes both ways, beginning with those already read, until both sides are done, one breaks off, or `watch` fires. `peer` is
-/// whom the upstream's connection leads to.
+/// Relays bytes, beginning with those already read, until both directions end, a side breaks, or `watch` fires. `peer` is the upstream connection's
+/// remote address.
 pub(crate) async fn relay(
     core: &Rc<Core>,
     view: &TenantView,
@@ -108,7 +107,7 @@ pub(crate) async fn relay(
         Err(Expired::Closing) => Some(Refusal::Draining),
     };
     if ended.is_some() {
-        // Not a normal end, so neither side may take it for one.
+        // An abort must not look like a proper end of stream to either side.
         for io in [&client, &upstream] {
             let _ = io.socket().set_zero_linger();
         }

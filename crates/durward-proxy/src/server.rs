@@ -1,6 +1,4 @@
-//! The client's side of HTTP: requests are read over HTTP/1.1 or HTTP/2, one exchange for both.
-//!
-//! Deliberately absent: where a request goes; `exchange` and `egress_proxy` know that.
+//! Client side of HTTP: reads requests over HTTP/1.1 or HTTP/2, one exchange type for both.
 
 mod h1;
 mod h2;

@@ -1,6 +1,4 @@
 //! The life of a connection, on one screen.
-//!
-//! Deliberately absent: the steps themselves; each has a room of its own.
 
 use durward_model::Service;
 use durward_model::egress::Taken;
@@ -14,7 +12,7 @@ use crate::{passthrough, server, tcp};
 
 /// Serves a connection to its end: `enter` peeks and admits, the protocol's server routes, connects and relays.
 ///
-/// What became of it is recorded once: by the one that turned it away, or by the one that served it.
+/// The outcome is recorded once: by the step that refused the connection, or by the server that served it.
 pub(crate) async fn serve(accepted: Accepted) {
     let entrance = match Box::pin(enter(accepted)).await {
         Ok(entrance) => entrance,
@@ -29,7 +27,7 @@ pub(crate) async fn serve(accepted: Accepted) {
     }
 }
 
-/// Serves a client of a forward proxy: one that asks it, or one that was handed over and does not know.
+/// Serves a client of a forward proxy: by SOCKS or HTTP, or transparently.
 async fn serve_forward(admitted: Admitted) {
     let Service::Forward(service) = &admitted.view.listener().service else { return };
     let Some(transparent) = &service.transparent else {
@@ -37,7 +35,7 @@ async fn serve_forward(admitted: Admitted) {
     };
     let port = admitted.facts.destination.0.port();
     match transparent.take(Transport::Tcp.number(), port) {
-        // Each in a place of its own: a client of one kind does not keep memory for the other.
+        // Boxed separately, so that a client of one kind does not hold memory for the other's future.
         Taken::Http => Box::pin(server::serve(admitted)).await,
         Taken::Tls => Box::pin(transparent::serve(admitted)).await,
         Taken::Quic | Taken::Denied | Taken::Translated => transparent::turn_away(admitted),

@@ -1,14 +1,14 @@
-//! A resource of the process shared out among tenants: open files and memory.
+//! Fair share of a resource of the process among tenants: file descriptors and memory.
 //!
-//! A quarter is shared out evenly and is each tenant's own; of the rest a tenant may have [`GREED`] times what is left, so that the tenant
-//! that has most is refused first. Nothing is taken away from a tenant that uses it.
+//! A quarter is divided evenly and guaranteed to each tenant; of the rest a tenant may hold [`GREED`] times what is left, so that the tenant that
+//! holds most is refused first. Nothing is taken away from a tenant that uses it.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// Multiple of the unused common part that one tenant may hold: a single one gets four fifths of it, two get four ninths each.
+/// Multiple of the unused common part that one tenant may hold: a single tenant gets four fifths of it, two get four ninths each.
 const GREED: usize = 4;
 
-/// What memory is held for; a metric label.
+/// Purpose of held memory; a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MemoryKind {
     /// Client connections, the heads and bodies of their exchanges included.
@@ -20,55 +20,55 @@ pub(crate) enum MemoryKind {
 }
 
 impl MemoryKind {
-    /// The kinds with their words.
+    /// All kinds with their words.
     pub(crate) const ALL: [(Self, &'static str); 3] =
         [(Self::Clients, "clients"), (Self::Upstreams, "upstreams"), (Self::Names, "names")];
 }
 
-/// What there is of a resource, and how much of it is in use.
+/// Amount of a resource, and its use.
 #[derive(Debug, Default)]
 pub(crate) struct Share {
     most: AtomicUsize,
     used: AtomicUsize,
-    /// What each tenant may have whatever the others do.
+    /// Amount guaranteed to each tenant.
     own: AtomicUsize,
-    /// Of all that is used, what is left of so much may be had beyond that.
+    /// Use in all up to which tenants may exceed their guaranteed amount.
     common: AtomicUsize,
 }
 
 impl Share {
-    /// Returns how much may be in use.
+    /// Returns the amount that may be in use.
     pub(crate) fn most(&self) -> usize {
         self.most.load(Relaxed)
     }
 
-    /// Returns how much is in use.
+    /// Returns the amount in use.
     pub(crate) fn used(&self) -> usize {
         self.used.load(Relaxed)
     }
 
-    /// Returns whether none is left.
+    /// Returns true if nothing is left.
     pub(crate) fn is_full(&self) -> bool {
         self.used() >= self.most()
     }
 
-    /// Returns whether little is left.
+    /// Returns true if less than an eighth is left.
     pub(crate) fn is_scarce(&self) -> bool {
         self.used() >= self.most() / 8 * 7
     }
 
-    /// Returns whether a tenant may hold `held`, the last part of it counted already.
+    /// Returns true if a tenant may hold `held`, which includes the amount just added.
     pub(crate) fn allows(&self, held: usize) -> bool {
         let left = self.common.load(Relaxed).saturating_sub(self.used());
         held <= self.own.load(Relaxed) || held <= GREED.saturating_mul(left)
     }
 
-    /// Counts `count` more as used.
+    /// Adds `count` to the use.
     pub(crate) fn add(&self, count: usize) {
         self.used.fetch_add(count, Relaxed);
     }
 
-    /// Counts `count` less as used.
+    /// Subtracts `count` from the use.
     pub(crate) fn sub(&self, count: usize) {
         self.used.fetch_sub(count, Relaxed);
     }

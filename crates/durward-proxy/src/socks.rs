@@ -1,6 +1,4 @@
-//! SOCKS 5 as a protocol: its messages, and how a client says who it is.
-//!
-//! Deliberately absent: what is done with a request; `egress_proxy` serves it.
+//! SOCKS 5 (RFC 1928): messages and authentication.
 
 pub(crate) mod wire;
 
@@ -17,20 +15,20 @@ use wire::{Fault, Read};
 
 pub(crate) use wire::VERSION;
 
-/// The most bytes of one message.
+/// Largest message in bytes.
 const MESSAGE: usize = 1024;
 
-/// What a client has proved of itself.
+/// Result of a SOCKS greeting.
 #[derive(Debug)]
 pub(crate) struct Greeted {
     /// Name of the credential's owner, for the record.
     pub(crate) identity: Option<String>,
-    /// The credential it has shown; none where none is asked for.
+    /// Credential of the client; `None` where none is required.
     credential: Option<Credential>,
 }
 
 impl Greeted {
-    /// Returns whether a proxy would take what was shown, in the place of the one that asked for it.
+    /// Returns true if a proxy would accept that credential, in the place of the one that asked for it.
     pub(crate) fn counts_at(&self, service: &ForwardService) -> bool {
         let asked_for = &service.credentials;
         match &self.credential {
@@ -40,10 +38,10 @@ impl Greeted {
     }
 }
 
-/// Reads who a client is, as one of the `sets` of credentials says it; an empty set asks for none.
+/// Negotiates a method and authenticates the client against the `sets` of credentials; an empty set asks for none.
 ///
 /// # Errors
-/// [`Refusal::ProxyAuthentication`] when it is nobody; it has been told so.
+/// [`Refusal::ProxyAuthentication`] if no set has the credential; the client has got its answer then.
 pub(crate) async fn greet(
     io: &mut Io,
     bytes: &mut Vec<u8>,
@@ -73,7 +71,7 @@ pub(crate) async fn greet(
     Ok((at, Greeted { identity: Some(identity), credential: Some(credential) }))
 }
 
-/// What is said of where a connection leaves from when there is none.
+/// Bound address in a reply without a connection.
 pub(crate) const NOWHERE: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
@@ -86,7 +84,7 @@ pub(crate) async fn say(io: &mut Io, bytes: &[u8]) -> Result<(), Refusal> {
     said.await.map_err(|_| Refusal::ClientClosed)
 }
 
-/// Reads one message and takes it away from the front of `bytes`.
+/// Reads one message and removes it from the front of `bytes`.
 pub(crate) async fn next<T>(
     io: &mut Io,
     bytes: &mut Vec<u8>,

@@ -1,46 +1,46 @@
-//! States that the lower rooms report and `proxy` hands out: binds, sinks, and what of a snapshot is not served.
+//! States that the lower rooms report and `proxy` publishes: binds, sinks, and parts of a snapshot that are not served.
 
 use std::net::SocketAddr;
 
 use durward_model::TenantId;
 
-/// Something of a snapshot that cannot be served.
+/// Part of a snapshot that cannot be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Whose it is.
+    /// Tenant of the part.
     pub tenant: TenantId,
-    /// The listener that is left out; `None` when the whole tenant is.
+    /// Listener that is left out; `None` if the whole tenant is.
     pub listener: Option<String>,
-    /// Why, as a sentence.
+    /// Reason, as a message.
     pub sentence: String,
 }
 
-/// A bind and its state.
+/// Bind and its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BindReport {
-    /// The bind.
+    /// Address of the bind.
     pub address: SocketAddr,
-    /// How it is.
+    /// State of the bind.
     pub state: BindState,
 }
 
-/// How a bind is.
+/// State of a bind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BindState {
     /// Connections are accepted.
     Bound,
-    /// It is bound, and reachable as soon as the host has the address.
+    /// The socket is bound, and reachable as soon as the host has the address.
     AddressNotLocal,
-    /// It could not be bound; why.
+    /// The socket could not be bound, for this reason.
     Failed(String),
 }
 
-/// State of one place that lines go to.
+/// State of one log sink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SinkStatus {
     /// `access` or `decisions`.
     pub log: &'static str,
-    /// The kind of sink: `stdout`, `file`, `syslog` or `otlp`.
+    /// Kind of sink: `stdout`, `file`, `syslog` or `otlp`.
     pub kind: &'static str,
     /// True if the last write failed.
     pub failing: bool,
@@ -48,11 +48,11 @@ pub struct SinkStatus {
     pub lost: u64,
 }
 
-/// How a door's listening socket is given up.
+/// Way to close a listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closing {
-    /// Clients that wait in its queue are let in first: closing would reset them.
+    /// Accept the clients in its queue first: closing would reset them.
     EmptyQueue,
-    /// Somebody else holds the socket and will let them in, or nobody is served any more.
+    /// Leave the queue: another process holds the socket and will accept them, or nothing is served any more.
     LeaveQueue,
 }

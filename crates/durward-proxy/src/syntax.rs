@@ -1,26 +1,26 @@
-//! Bytes that may stand in an HTTP head, and the faults of one; the same for HTTP/1 and HTTP/2.
+//! Octets allowed in an HTTP head, and the faults of one; shared by HTTP/1 and HTTP/2.
 
 use crate::refusal::Refusal;
 
-/// Why a head is refused.
+/// Reason to refuse a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It breaks this rule.
+    /// The head breaks this rule.
     Malformed(&'static str),
-    /// It has more bytes or fields than allowed.
+    /// The head has more bytes or fields than allowed.
     TooLarge,
-    /// Its request line alone is too long.
+    /// The request line alone is too long.
     TargetTooLong,
-    /// It is CONNECT.
+    /// The method is CONNECT, which only a forward proxy accepts.
     Connect,
-    /// It is of a version we do not speak.
+    /// The HTTP version is not supported.
     Version,
-    /// It asks for something we do not do.
+    /// The request asks for an unsupported feature.
     NotSupported(&'static str),
 }
 
 impl Fault {
-    /// The reason, and the status where it is not the reason's own.
+    /// Converts to a refusal, with the status where it is not the reason's own.
     pub(crate) fn of_request(self) -> (Refusal, Option<u16>) {
         match self {
             Self::Malformed(detail) => (Refusal::BadRequest { detail }, None),
@@ -32,7 +32,7 @@ impl Fault {
         }
     }
 
-    /// The reason, when an upstream is at fault.
+    /// Converts to a refusal for an upstream's fault.
     pub(crate) fn of_response(self) -> Refusal {
         let detail = match self {
             Self::Malformed(detail) | Self::NotSupported(detail) => detail,
@@ -86,33 +86,33 @@ const fn classes() -> [u8; 256] {
     table
 }
 
-/// Whether a byte may stand in a token (RFC 9110 §5.6.2).
+/// Returns true if a byte may occur in a token (RFC 9110 §5.6.2).
 pub(crate) fn is_token_byte(byte: u8) -> bool {
     CLASSES[byte as usize] & TOKEN != 0
 }
 
-/// Whether a byte may stand in a field value (RFC 9110 §5.5).
+/// Returns true if a byte may occur in a field value (RFC 9110 §5.5).
 pub(crate) fn is_value_byte(byte: u8) -> bool {
     CLASSES[byte as usize] & VALUE != 0
 }
 
-/// Whether this is a field value. Without an early exit, so that many bytes are looked at at once.
+/// Returns true for a field value. Without an early exit, so that the compiler vectorises the loop.
 pub(crate) fn is_value(text: &[u8]) -> bool {
     text.iter()
         .fold(true, |good, byte| good & ((*byte >= b' ') & (*byte != 0x7f) | (*byte == b'\t')))
 }
 
-/// Whether a byte may stand in a request target.
+/// Returns true if a byte may occur in a request target.
 pub(crate) fn is_target_byte(byte: u8) -> bool {
     CLASSES[byte as usize] & TARGET != 0
 }
 
-/// Whether this is a token.
+/// Returns true for a token.
 pub(crate) fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|byte| is_token_byte(*byte))
 }
 
-/// `Content-Length`: digits, nothing else.
+/// Parses `Content-Length`: digits, nothing else.
 pub(crate) fn content_length(value: &[u8]) -> Result<u64, Fault> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(Fault::Malformed("invalid Content-Length"));

@@ -1,6 +1,4 @@
-//! Bytes for tenants that do not speak HTTP: to an upstream and back, after TLS where it is ended here.
-//!
-//! Deliberately absent: a look into the bytes.
+//! TCP listeners: relays to an upstream, after TLS where that is terminated here.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -26,7 +24,7 @@ pub(crate) async fn serve(admitted: Admitted) {
     carry(admitted, "tcp", &service.upstreams, |io| reset(io.socket())).await;
 }
 
-/// Carries the connection to one of the upstreams and records how it went. `give_up` takes leave of a client whose upstream cannot be had.
+/// Relays the connection to one of the upstreams and records the outcome. `give_up` ends the client's connection if no upstream can be reached.
 pub(crate) async fn carry(
     admitted: Admitted,
     kind: &'static str,
@@ -80,7 +78,7 @@ pub(crate) fn choose(upstreams: &[WeightedUpstream], random: u32) -> Option<&Wei
     })
 }
 
-/// Opens a connection, trying further endpoints where the upstream allows it. Nothing was sent, so trying again is always safe.
+/// Opens a connection, trying further endpoints where the upstream allows that. Nothing was sent, so a retry is always safe.
 async fn connect(
     core: &Rc<Core>,
     view: &TenantView,
@@ -108,6 +106,7 @@ async fn connect(
         {
             Ok((io, lease)) => return Ok((io, lease, retries)),
             Err(refusal) => {
+                // Refusals for lack of our own resources would be the same at every endpoint.
                 let elsewhere = matches!(
                     refusal,
                     Refusal::ConnectFailed { .. }

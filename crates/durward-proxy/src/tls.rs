@@ -1,6 +1,4 @@
-//! TLS towards clients: configurations made ahead, handshakes, and what a client's certificate says.
-//!
-//! Deliberately absent: certificate files; what arrives here was parsed by the compile step.
+//! Server-side TLS: prepared configurations, handshakes, and facts of client certificates.
 
 pub(crate) mod client_certificate;
 mod client_verifier;

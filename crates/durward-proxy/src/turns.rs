@@ -1,8 +1,8 @@
-//! The time of one core, shared out among tenants.
+//! Run time of one core, shared out among tenants.
 //!
-//! Whatever is ready on a core runs in the order in which it became ready, so a tenant with a thousand busy connections would let everybody
-//! else wait for all of them. A round is one pass over what is ready: in it the connections of one tenant run [`MOST`] times, and those
-//! that come later wait for the next round without having run. What one turn may do is bounded where it is done.
+//! Ready tasks of a core run in the order in which they became ready, so a tenant with a thousand busy connections would make all others wait for all
+//! of them. A round is one pass over the ready tasks: in it the connections of one tenant run [`MOST`] times, and later ones wait for the next round
+//! without having run. The work of one turn is bounded by its task.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -14,13 +14,13 @@ use std::task::{Context, Poll, Waker};
 
 use durward_model::TenantId;
 
-/// Turns of one tenant in a round.
+/// Turns of one tenant per round.
 const MOST: u32 = 8;
 /// Turns that may be used up in advance.
 const LONGEST: u32 = 8 * MOST;
 /// Bytes of bodies and streams that are moved in one turn.
 pub(crate) const BYTES: usize = 256 * 1024;
-/// Bytes that moving one piece of a body counts as, however small it is.
+/// Bytes that moving one piece of a body counts as, at least.
 pub(crate) const PIECE: usize = 2 * 1024;
 /// Bytes that reading one frame of HTTP/2 counts as.
 pub(crate) const FRAME: usize = 256;
@@ -35,38 +35,38 @@ pub(crate) fn spend(bytes: usize) {
     MOVED.set(MOVED.get().map(|moved| moved.saturating_add(bytes)));
 }
 
-/// Returns whether the present turn has moved its bytes: what else is ready waits for the next.
+/// Returns true if the present turn has spent its bytes: other ready work waits for the next.
 pub(crate) fn is_over() -> bool {
     MOVED.get().is_some_and(|moved| moved >= BYTES)
 }
 
-/// Whose connections they are.
+/// Owner of connections.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Owner {
-    /// A tenant's.
+    /// Tenant.
     Tenant(TenantId),
-    /// Connections that came in at a bind and belong to no tenant yet.
+    /// Bind, for its connections that belong to no tenant yet.
     Bind(SocketAddr),
 }
 
-/// The rounds of one core.
+/// Rounds of one core.
 #[derive(Default)]
 pub(crate) struct Turns {
     round: Cell<u64>,
     queues: RefCell<HashMap<Owner, Weak<Queue>>>,
-    /// Those in which somebody waits.
+    /// Queues with waiting connections.
     pressed: RefCell<VecDeque<Rc<Queue>>>,
-    /// True once [`Turns::run`] was begun.
+    /// True once [`Turns::run`] was started.
     running: Cell<bool>,
-    /// Wakes it.
+    /// Waker of [`Turns::run`].
     waker: RefCell<Option<Waker>>,
 }
 
-/// The turns of one owner.
+/// Turns of one owner.
 pub(crate) struct Queue {
     owner: Owner,
     turns: Weak<Turns>,
-    /// The round that `used` is about.
+    /// Round that `used` belongs to.
     round: Cell<u64>,
     /// Turns used up in it. Those of more than a round are taken from the rounds after it.
     used: Cell<u32>,
@@ -75,7 +75,7 @@ pub(crate) struct Queue {
     waiting: RefCell<VecDeque<(Rc<Place>, Waker)>>,
 }
 
-/// One connection's place among those that take turns.
+/// Place of one connection in a queue.
 pub(crate) struct Place {
     queue: RefCell<Rc<Queue>>,
     waits: Cell<bool>,
@@ -84,7 +84,7 @@ pub(crate) struct Place {
 }
 
 impl Turns {
-    /// Returns the turns of `owner`.
+    /// Returns the queue of `owner`.
     pub(crate) fn of(self: &Rc<Self>, owner: &Owner) -> Rc<Queue> {
         let mut queues = self.queues.borrow_mut();
         if let Some(queue) = queues.get(owner).and_then(Weak::upgrade) {
@@ -102,7 +102,7 @@ impl Turns {
         queue
     }
 
-    /// Somebody waits in `queue`, where nobody did.
+    /// Notes that `queue` has its first waiting connection.
     fn press(self: &Rc<Self>, queue: Rc<Queue>) {
         self.pressed.borrow_mut().push_back(queue);
         if !self.running.replace(true) {
@@ -112,7 +112,7 @@ impl Turns {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Begins a new round whenever somebody waits for one.
+    /// Begins a new round whenever a connection waits for one.
     async fn run(self: Rc<Self>) {
         loop {
             poll_fn(|cx| {
@@ -124,7 +124,7 @@ impl Turns {
             })
             .await;
             self.next_round();
-            // Whatever is ready now comes before the round after this one.
+            // Yields once, so that all tasks that are ready now run before the next round begins.
             let mut yielded = false;
             poll_fn(|cx| {
                 if std::mem::replace(&mut yielded, true) {
@@ -183,7 +183,7 @@ impl Queue {
         self.used.set((self.used.get() + turns).min(LONGEST));
     }
 
-    /// Takes a turn of this round; false when all are used up.
+    /// Takes a turn of this round; false if all are used up.
     fn take(&self, round: u64) -> bool {
         self.begin(round);
         let used = self.used.get();
@@ -213,18 +213,18 @@ impl Drop for Queue {
 }
 
 impl Place {
-    /// Returns a place among those of `queue`.
+    /// Creates a place in `queue`.
     pub(crate) fn new(queue: Rc<Queue>) -> Rc<Self> {
         let (waits, granted) = (Cell::new(false), Cell::new(0));
         Rc::new(Self { queue: RefCell::new(queue), waits, granted })
     }
 
-    /// Puts the connection among others. If it waits, it waits where it is.
+    /// Moves the connection to another queue. A waiting one stays where it waits.
     pub(crate) fn belong_to(&self, queue: Rc<Queue>) {
         *self.queue.borrow_mut() = queue;
     }
 
-    /// Runs `future` when it is its turn.
+    /// Runs `future`, each poll as a turn of its queue.
     pub(crate) async fn run<F: Future>(self: Rc<Self>, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|cx| {
@@ -278,7 +278,7 @@ mod tests {
         Owner::Tenant(TenantId::new(name).unwrap())
     }
 
-    /// Is ready again as soon as it has run, so many times, and notes each run.
+    /// Becomes ready again as soon as it has run, `times` times, and records each run.
     async fn busy(name: &'static str, times: usize, ran: Rc<RefCell<Vec<&'static str>>>) {
         let mut left = times;
         poll_fn(|cx| {

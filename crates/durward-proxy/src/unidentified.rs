@@ -1,7 +1,7 @@
-//! Connections of one core that belong to no tenant yet: their PROXY header, ClientHello or credential has not come.
+//! Connections of one core that belong to no tenant yet: their PROXY header, ClientHello or credential has not arrived.
 //!
-//! No tenant pays for them, so they have a share of their own. When it is used up the oldest is closed: of the source that has more than its
-//! part, or else of the bind that has most. A flood at one bind then costs only that bind's own oldest, and accepting never pauses for it.
+//! Such connections are charged to no tenant, so they have a share of their own. When it is used up the oldest connection is closed: of the source that exceeds
+//! its part, or else of the bind that has most. A flood at one bind then costs only that bind's own oldest, and accepting never pauses for it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -11,12 +11,12 @@ use std::rc::Rc;
 
 use crate::watch::Closer;
 
-/// Part of the share that one source may have.
+/// Divisor of the share for one source.
 const SOURCE: usize = 4;
-/// The smallest share.
+/// Smallest share.
 const LEAST: usize = 8;
 
-/// The connections without a tenant.
+/// Connections without a tenant.
 #[derive(Default)]
 pub(crate) struct Unidentified {
     waiting: RefCell<Waiting>,
@@ -25,7 +25,7 @@ pub(crate) struct Unidentified {
 
 #[derive(Default)]
 struct Waiting {
-    /// From the oldest to the newest.
+    /// Connections from the oldest to the newest.
     all: BTreeMap<u64, Entry>,
     binds: HashMap<SocketAddr, BTreeSet<u64>>,
     sources: HashMap<IpAddr, BTreeSet<u64>>,
@@ -37,7 +37,7 @@ struct Entry {
     closer: Closer,
 }
 
-/// One connection's place; given back when dropped, which is when its tenant is known or it has ended.
+/// Place of one connection; released on drop, when its tenant is known or it has ended.
 pub(crate) struct Place {
     unidentified: Rc<Unidentified>,
     number: u64,
@@ -50,8 +50,8 @@ impl Drop for Place {
 }
 
 impl Unidentified {
-    /// Gives a connection a place, and closes an older one where `most` are taken. `source` is its address, unless it is a trusted proxy
-    /// that brings many clients.
+    /// Gives a connection a place, and closes an older one if `most` are taken. `source` is its address, unless that is a trusted proxy with many
+    /// clients.
     pub(crate) fn enter(
         self: &Rc<Self>,
         most: usize,
@@ -80,7 +80,7 @@ impl Unidentified {
         Place { unidentified: Rc::clone(self), number }
     }
 
-    /// Closes the oldest of the bind that has most; false when there is none.
+    /// Closes the oldest connection of the bind that has most; false if there is none.
     pub(crate) fn make_room(&self) -> bool {
         self.waiting.borrow_mut().close_of_largest_bind()
     }
@@ -118,7 +118,7 @@ fn leave<K: Eq + Hash>(groups: &mut HashMap<K, BTreeSet<u64>>, key: &K, number: 
     }
 }
 
-/// What counts as one source: an IPv4 address, or the /64 that a host in IPv6 usually has to itself.
+/// Returns the network that counts as one source: an IPv4 address, or the /64 that an IPv6 host usually has to itself.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),

@@ -1,6 +1,5 @@
-//! The way to a tenant's upstreams: choose an endpoint, take a pooled connection or make one from the tenant's address, report how it went.
-//!
-//! Deliberately absent: HTTP. What is carried is the business of `http` and `relay`.
+//! Connections to a tenant's upstreams: chooses an endpoint, takes a pooled connection or opens one from the tenant's address, and counts the
+//! outcome.
 
 mod acquire;
 mod balance;

@@ -1,7 +1,6 @@
-//! Deadlines of connections: setting one is a store, one sweep per core finds those that have passed.
+//! Deadlines of connections: setting one is a store, and one sweep per core finds those that have passed.
 //!
-//! A timer per wait would cost more than the wait. The price is precision: a deadline fires up to one [`TICK`] late. Deliberately
-//! absent: threads; a watchdog and its watches live on one core.
+//! A timer per wait would cost more than the wait. The price is precision: a deadline fires up to one [`TICK`] late.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -18,10 +17,10 @@ use std::time::{Duration, Instant};
 
 use durward_model::SourceSet;
 
-/// How often deadlines are looked at.
+/// Interval of sweeps.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
-/// Why a guarded future was given up.
+/// Reason a guarded future was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expired {
     /// The deadline passed.
@@ -30,13 +29,14 @@ pub(crate) enum Expired {
     Closing,
 }
 
-/// How urgently the connections of a configuration should end. Shared by all cores; it only ever rises.
+/// Stage of retirement of a configuration's connections. Shared by all cores; it only ever rises.
 #[derive(Debug, Default)]
 pub(crate) struct Retirement {
     stage: AtomicU8,
-    /// There are sources.
+    /// True if `sources` is not empty; avoids the lock.
     narrowed: AtomicBool,
-    /// The connections of clients that are not among all of these end at once: who was forbidden stays so, though the next edit allows it.
+    /// Sets of allowed sources: connections of clients outside any of them end at once. A source that was once excluded stays so, though a later edit
+    /// allows it again.
     sources: RwLock<Vec<SourceSet>>,
 }
 
@@ -44,15 +44,15 @@ impl Retirement {
     const RENEWED: u8 = 1;
     const CHANGED: u8 = 2;
     const REMOVED: u8 = 3;
-    /// Sources that are kept; an edit more ends all connections, so that edits do not gather memory.
+    /// Sets of sources kept; one more edit ends all connections, so that edits do not accumulate memory.
     const NARROWINGS: usize = 16;
 
-    /// Connections go on, and obey a newer configuration from their next request on.
+    /// Lets connections go on, under the newer configuration from their next request on.
     pub(crate) fn renew(&self) {
         self.stage.fetch_max(Self::RENEWED, Relaxed);
     }
 
-    /// Connections of clients that are not among `sources` end at once.
+    /// Ends connections of clients that are not in `sources` at once.
     pub(crate) fn narrow(&self, sources: &SourceSet) {
         let mut known = self.sources.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() == Self::NARROWINGS && !known.contains(sources) {
@@ -64,27 +64,27 @@ impl Retirement {
         self.narrowed.store(true, Release);
     }
 
-    /// Connections end after the exchange they are in.
+    /// Ends connections after the exchange they are in.
     pub(crate) fn change(&self) {
         self.stage.fetch_max(Self::CHANGED, Relaxed);
     }
 
-    /// Connections end at once.
+    /// Ends connections at once.
     pub(crate) fn remove(&self) {
         self.stage.fetch_max(Self::REMOVED, Relaxed);
     }
 
-    /// Returns whether there is a newer configuration.
+    /// Returns true if there is a newer configuration.
     pub(crate) fn outdated(&self) -> bool {
         self.stage.load(Relaxed) >= Self::RENEWED
     }
 
-    /// Returns whether connections should end after the exchange they are in.
+    /// Returns true if connections should end after the exchange they are in.
     pub(crate) fn changed(&self) -> bool {
         self.stage.load(Relaxed) >= Self::CHANGED
     }
 
-    /// Returns whether a client's connections should end at once.
+    /// Returns true if a client's connections should end at once.
     pub(crate) fn removed(&self, client: IpAddr) -> bool {
         self.stage.load(Relaxed) >= Self::REMOVED
             || (self.narrowed.load(Acquire) && !self.admits(client))
@@ -96,22 +96,22 @@ impl Retirement {
     }
 }
 
-/// The watches of one core.
+/// Watches of one core.
 #[derive(Default)]
 pub(crate) struct Watchdog {
     watches: RefCell<Vec<Weak<Entry>>>,
     draining: Cell<bool>,
-    /// Set when the drain's grace is over: everything ends.
+    /// True once the drain's grace is over: all connections end.
     cutting: Cell<bool>,
 }
 
 struct Entry {
     deadline: Cell<Option<Instant>>,
     idle: Cell<bool>,
-    /// What ends it, and the client that it belongs to.
+    /// Retirement of the listener's configuration, and the client's address.
     retirement: RefCell<Option<(Arc<Retirement>, IpAddr)>>,
     fired: Cell<Option<Expired>>,
-    /// It was told to make room; nothing takes that back.
+    /// True once the connection was closed to make room; never reset.
     crowded: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -122,11 +122,11 @@ impl Entry {
     }
 }
 
-/// Closes a connection that belongs to no tenant yet.
+/// Handle that closes a connection without a tenant.
 pub(crate) struct Closer(Rc<Entry>);
 
 impl Closer {
-    /// Ends what the connection waits for.
+    /// Ends the connection's present wait.
     pub(crate) fn close(&self) {
         self.0.crowded.set(true);
         let waker = self.0.waker.borrow_mut().take();
@@ -135,7 +135,7 @@ impl Closer {
 }
 
 impl Watchdog {
-    /// A watch for one connection.
+    /// Creates the watch of one connection.
     pub(crate) fn watch(self: &Rc<Self>) -> Watch {
         let entry = Rc::new(Entry {
             deadline: Cell::new(None),
@@ -149,19 +149,19 @@ impl Watchdog {
         Watch { entry, watchdog: Rc::clone(self) }
     }
 
-    /// Idle connections end now, busy ones after their exchange.
+    /// Ends idle connections now and busy ones after their exchange.
     pub(crate) fn drain(&self) {
         self.draining.set(true);
         self.sweep(Instant::now());
     }
 
-    /// All connections end now.
+    /// Ends all connections now.
     pub(crate) fn cut(&self) {
         self.cutting.set(true);
         self.sweep(Instant::now());
     }
 
-    /// Whether the core drains.
+    /// Returns true if the core drains.
     pub(crate) fn draining(&self) -> bool {
         self.draining.get()
     }
@@ -202,14 +202,14 @@ impl Watchdog {
     }
 }
 
-/// One connection's deadline. Dropping it forgets the connection.
+/// Deadline of one connection. Dropping it unregisters the connection.
 pub(crate) struct Watch {
     entry: Rc<Entry>,
     watchdog: Rc<Watchdog>,
 }
 
 impl Watch {
-    /// The client's connection ends with this configuration.
+    /// Ties the client's connection to the retirement of a configuration.
     pub(crate) fn retire_with(&self, retirement: &Arc<Retirement>, client: IpAddr) {
         *self.entry.retirement.borrow_mut() = Some((Arc::clone(retirement), client));
     }
@@ -219,36 +219,36 @@ impl Watch {
         Closer(Rc::clone(&self.entry))
     }
 
-    /// Returns whether the connection was told to make room.
+    /// Returns true if the connection was closed to make room.
     pub(crate) fn is_crowded(&self) -> bool {
         self.entry.crowded.get()
     }
 
-    /// Sets the deadline and says whether the connection is idle (between exchanges). Clears an earlier expiry.
+    /// Sets the deadline, and whether the connection is idle (between exchanges). Clears an earlier expiry.
     pub(crate) fn arm(&self, after: Option<Duration>, idle: bool) {
         self.entry.deadline.set(after.map(|after| Instant::now() + after));
         self.entry.idle.set(idle);
         self.entry.fired.set(None);
     }
 
-    /// Moves the deadline without further ado: progress was made.
+    /// Extends the deadline after progress, and changes nothing else.
     pub(crate) fn extend(&self, after: Duration) {
         self.entry.deadline.set(Some(Instant::now() + after));
     }
 
-    /// Whether the connection should end after the exchange it is in.
+    /// Returns true if the connection should end after the exchange it is in.
     pub(crate) fn closing(&self) -> bool {
         self.watchdog.draining.get() || self.asks(Retirement::changed)
     }
 
-    /// Returns whether the connection ends only because its core drains: its next request would be served.
+    /// Returns true if the connection ends only because its core drains: its next request would be served.
     pub(crate) fn drains(&self) -> bool {
         self.watchdog.draining.get()
             && !self.watchdog.cutting.get()
             && !self.asks(Retirement::changed)
     }
 
-    /// Whether the configuration that the connection came in by has changed since.
+    /// Returns true if the configuration that admitted the connection has changed since.
     pub(crate) fn outdated(&self) -> bool {
         self.asks(Retirement::outdated)
     }
@@ -257,7 +257,7 @@ impl Watch {
         self.entry.retirement.borrow().as_ref().is_some_and(|(retirement, _)| question(retirement))
     }
 
-    /// Whether the connection should end whatever it is doing.
+    /// Returns true if the connection should end at once.
     pub(crate) fn cut(&self) -> bool {
         let retirement = self.entry.retirement.borrow();
         self.watchdog.cutting.get()

@@ -1,6 +1,6 @@
-//! The admin interface: is it alive, is it ready, what does it count, what does it serve.
+//! The admin listener: liveness, readiness, metrics, and the configuration being served.
 //!
-//! Meant for the operator's machines, on loopback unless told otherwise. Deliberately absent: secrets, and anything a tenant could reach.
+//! For the operator's machines; on loopback by default. Deliberately absent: secrets, and anything a tenant could reach.
 
 mod connections;
 
@@ -34,14 +34,14 @@ durward admin
   POST /config/reload   read the configuration again now
 ";
 
-/// Bytes of a question to `/explain` at most.
+/// Largest question to `/explain` in bytes.
 const QUESTION_BYTES: usize = 64 * 1024;
 
 /// Addresses of a connection.
 #[derive(Clone, Copy, Debug)]
 struct Ends {
     peer: IpAddr,
-    /// The address the client connected to; `None` when the socket no longer knows.
+    /// Address the client connected to; `None` if the socket no longer knows it.
     local: Option<IpAddr>,
 }
 
@@ -51,7 +51,7 @@ struct Admin {
     address: SocketAddr,
 }
 
-/// Serves until `stopped`.
+/// Serves requests until `stopped`.
 pub(crate) async fn serve(
     listener: TcpListener,
     gateway: Arc<Gateway>,
@@ -79,7 +79,7 @@ fn router(gateway: Arc<Gateway>, address: SocketAddr) -> Router {
         .with_state(admin)
 }
 
-/// Keeps out web pages (DNS rebinding, cross-site posts) and tenants (requests that came through a proxy, connections from or to a tenant's address).
+/// Rejects requests of web pages (DNS rebinding, cross-site posts) and of tenants (through a proxy, or connections from or to a tenant's address).
 async fn guard(
     State(admin): State<Admin>,
     ConnectInfo(ends): ConnectInfo<Ends>,
@@ -90,7 +90,7 @@ async fn guard(
     let page = local.then(|| stranger(request.headers(), request.method(), request.uri().host()));
     let from_tenant = ends.peer != admin.address.ip() && admin.gateway.is_egress(ends.peer);
     let tenant = from_tenant.then_some("connections from a tenant's address are refused");
-    // On all addresses of the host, those of tenants are among them, and their clients can reach those.
+    // A wildcard listener is reachable at tenants' addresses too, and their clients can connect to those.
     let is_tenants = |local| admin.gateway.is_tenants(local);
     let at_tenant = admin.address.ip().is_unspecified() && ends.local.is_none_or(is_tenants);
     let at_tenant = at_tenant.then_some("connections to a tenant's address are refused");
@@ -114,7 +114,7 @@ fn stranger(headers: &HeaderMap, method: &Method, authority: Option<&str>) -> Op
         .then_some("requests of web pages are refused")
 }
 
-/// A name can be made to resolve to us by anybody; an address literal cannot.
+/// Returns true for an address literal or `localhost`: any other name could be made to resolve to this host (DNS rebinding).
 fn is_this_host(host: &str) -> bool {
     if host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() {
         return true;
@@ -126,7 +126,7 @@ fn is_this_host(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
 }
 
-/// Looks up health beside the runtime: with many addresses that takes a moment.
+/// Reads health on a blocking thread: with many addresses that takes a moment.
 async fn health(admin: &Admin) -> Result<Health, String> {
     let gateway = Arc::clone(&admin.gateway);
     let looked = tokio::task::spawn_blocking(move || gateway.health()).await;
@@ -151,7 +151,7 @@ async fn ready(
     }
 }
 
-/// Whether this replica serves one tenant: replicas on nodes with different addresses serve different ones.
+/// Answers whether this replica serves one tenant: replicas on nodes with different addresses serve different ones.
 fn ready_for(admin: &Admin, health: &Health, name: &str) -> Response {
     let snapshot = Arc::clone(&admin.gateway.view().snapshot);
     let tenant = TenantId::new(name).ok().and_then(|id| snapshot.tenants.get(&id));
@@ -169,7 +169,7 @@ fn broken(error: &str) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
 }
 
-/// SmartNat's: `OK` and when the kernel was last as it should be. It tells the truth: 503 when it is not.
+/// Answers SmartNat's health check: `OK` and the time when the kernel last matched the configuration; 503 if it does not match now.
 async fn healthcheck(State(admin): State<Admin>) -> Response {
     let health = match health(&admin).await {
         Ok(health) => health,
@@ -205,7 +205,7 @@ async fn nat(State(admin): State<Admin>) -> Response {
     }
 }
 
-/// Answers by what is served now; changes nothing.
+/// Answers from the configuration being served; changes nothing.
 async fn explain(State(admin): State<Admin>, Json(question): Json<Question>) -> Response {
     match tokio::task::spawn_blocking(move || admin.gateway.explain(&question)).await {
         Ok(explained) => Json(explained).into_response(),

@@ -1,6 +1,6 @@
-//! Where the parts meet: control publishes snapshots, the proxy serves them, the admin interface tells about both.
+//! Composition of the parts: control publishes snapshots, the proxy and the kernel plane serve them, the admin listener reports on all.
 //!
-//! The only place that knows all crates. Deliberately absent: decisions; every one of them belongs to a part.
+//! The only module that imports all crates.
 
 mod condition;
 mod exposition;

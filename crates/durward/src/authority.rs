@@ -1,6 +1,6 @@
-//! A small certificate authority that lives in a directory: `ca.crt`, `ca.key`, and what it issues.
+//! A small certificate authority in a directory: `ca.crt`, `ca.key`, and the certificates it issues.
 //!
-//! Deliberately absent: revocation and intermediates; who needs those has an authority already.
+//! Deliberately absent: revocation and intermediates; users who need those have an authority of their own.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -23,44 +23,44 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 const AUTHORITY_DAYS: u32 = 3_650;
 
-/// An authority that can issue.
+/// Authority with its private key.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its certificate, PEM.
+    /// Certificate of the authority, PEM.
     pub(crate) certificate: String,
 }
 
-/// What a certificate should be.
+/// Properties of a certificate to issue.
 pub(crate) struct Wish {
-    /// The subject's common name.
+    /// Common name of the subject.
     pub(crate) name: String,
     /// Subject alternative names of type iPAddress.
     pub(crate) ips: Vec<IpAddr>,
     /// Subject alternative names of type dNSName.
     pub(crate) dns: Vec<String>,
-    /// For clients instead of servers.
+    /// True for a client certificate instead of a server's.
     pub(crate) client: bool,
-    /// Days until it ends.
+    /// Days of validity.
     pub(crate) days: u32,
-    /// The kind of key.
+    /// Type of key.
     pub(crate) key: KeyKind,
 }
 
-/// A certificate with its key, PEM.
+/// Certificate with its key, PEM.
 pub(crate) struct Issued {
-    /// The certificate.
+    /// Certificate.
     pub(crate) certificate: String,
-    /// The private key, PKCS#8.
+    /// Private key, PKCS#8.
     pub(crate) key: String,
 }
 
 impl Authority {
-    /// A new authority called `name`, with a part of its key behind it: verifiers find authorities and revocation lists by subject, and two
-    /// with one subject would be taken for each other.
+    /// Creates an authority called `name`, followed by a part of its public key: verifiers find authorities and revocation lists by subject, and
+    /// would confuse two with one subject.
     pub(crate) fn create(name: &str) -> Result<(Self, String), Failure> {
         let key = generate(KeyKind::Ecdsa)?;
         let key_pem = key.serialize_pem();
-        // The first byte of a point on the curve is always the same.
+        // The first byte of an uncompressed curve point is constant.
         let own = key.public_key_raw().iter().skip(1).take(4);
         let own: String = own.map(|byte| format!("{byte:02x}")).collect();
         let params = authority_params(&format!("{name} {own}"));
@@ -68,7 +68,7 @@ impl Authority {
         Ok((Self { issuer: Issuer::new(params, key), certificate }, key_pem))
     }
 
-    /// The authority kept in `dir`, made when there is none; says whether it was.
+    /// Loads the authority in `dir`, or creates it; the flag is true if it was created.
     pub(crate) fn keep_in(dir: &Path) -> Result<(Self, bool), Failure> {
         let (certificate_path, key_path) = (dir.join("ca.crt"), dir.join("ca.key"));
         match (certificate_path.exists(), key_path.exists()) {
@@ -134,7 +134,7 @@ impl Issued {
     }
 }
 
-/// Writes a file that was not there; with `replace`, swaps the old one for it in one step.
+/// Writes a new file; with `replace`, atomically replaces an existing one.
 pub(crate) fn write(path: &Path, text: &str, mode: u32, replace: bool) -> Result<(), Failure> {
     let target = if replace { path.with_extension("new") } else { path.to_owned() };
     if replace {
@@ -216,7 +216,7 @@ fn names(wish: &Wish) -> Result<Vec<SanType>, Failure> {
     ips.chain(dns).collect()
 }
 
-/// Clocks differ: a certificate is valid from an hour ago. Its last second is part of its validity (RFC 5280 §4.1.2.5).
+/// Sets the validity: from an hour ago, because clocks differ. The last second is part of it (RFC 5280 §4.1.2.5).
 fn validity(params: &mut CertificateParams, days: u32) {
     let now = SystemTime::now();
     params.not_before = (now - HOUR).into();

@@ -1,6 +1,4 @@
-//! What may be written on the command line.
-//!
-//! Deliberately absent: what the commands do, and what only a configuration can say.
+//! Grammar of the command line.
 
 mod demo;
 mod egress;
@@ -86,7 +84,7 @@ pub(crate) enum Command {
     Version(Version),
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     /// `human` on a terminal, `json` otherwise.
@@ -191,12 +189,12 @@ pub(crate) struct Run {
     pub(crate) share_addresses: bool,
 }
 
-/// Where the admin interface is served.
+/// Address of the admin listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admin {
-    /// Nowhere.
+    /// No admin listener.
     Off,
-    /// Here.
+    /// This address and port.
     At(SocketAddr),
 }
 
@@ -447,7 +445,7 @@ fn parse_admin(text: &str) -> Result<Admin, String> {
     text.parse().map(Admin::At).map_err(|_| format!("{text:?} is neither ADDRESS:PORT nor off"))
 }
 
-/// `Port` is missing: one port cannot stand for all the addresses of a table.
+/// Parses a destination mode other than `Port`, by which one port would have to stand for all the addresses of a table.
 fn parse_destination(text: &str) -> Result<DestinationSpec, String> {
     match text {
         "Bound" => Ok(DestinationSpec::Bound),
@@ -476,7 +474,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     })
 }
 
-/// The least that a process with an empty configuration can work with.
+/// Least memory in bytes with which a process with an empty configuration can work.
 const LEAST_MEMORY: u64 = 64 * 1024 * 1024;
 
 fn parse_memory(text: &str) -> Result<usize, String> {

@@ -1,6 +1,6 @@
-//! The HTTP/1.1 client of all commands: hyper's, over whatever stream a command has opened.
+//! HTTP/1.1 client of all commands: hyper's, over any stream that a command has opened.
 //!
-//! Deliberately absent: connecting, pools, redirects. A command says itself where its bytes go.
+//! A command chooses itself where its bytes go.
 
 use std::time::Duration;
 
@@ -18,19 +18,19 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Any stream of bytes.
+/// Byte stream.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A connection that carries one request after another.
+/// Connection that carries one request after another.
 pub(crate) struct Client {
     sender: SendRequest<Full<Bytes>>,
     driver: JoinHandle<()>,
-    /// The longest wait for the head of a response, and for each piece of its body.
+    /// Timeout of the head of a response, and of each piece of its body.
     patience: Duration,
 }
 
-/// A response with its body.
+/// Response with its body.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -38,28 +38,28 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
 }
 
-/// The answer of a proxy to CONNECT.
+/// Answer of a proxy to CONNECT.
 pub(crate) enum Tunnel {
-    /// What is written goes to the target.
+    /// Tunnel to the target.
     Open(TokioIo<Upgraded>),
-    /// There is no tunnel.
+    /// Refusal, with status and fields.
     Refused(StatusCode, HeaderMap),
 }
 
 impl Client {
-    /// Begins HTTP on a stream that carried nothing yet.
+    /// Starts HTTP on a stream that has carried nothing yet.
     pub(crate) async fn on(
         stream: impl Stream + 'static,
         patience: Duration,
     ) -> Result<Self, String> {
         let (sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|error| sentence(&error))?;
-        // How the connection ended shows in the next request.
+        // An error of the connection shows in the next request.
         let driver = tokio::spawn(async move { drop(connection.with_upgrades().await) });
         Ok(Self { sender, driver, patience })
     }
 
-    /// Reports whether another request can be sent.
+    /// Returns true if another request can be sent.
     pub(crate) async fn is_open(&mut self) -> bool {
         self.sender.ready().await.is_ok()
     }
@@ -101,36 +101,36 @@ impl Drop for Client {
 }
 
 impl Answer {
-    /// The body as text.
+    /// Returns the body as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
-/// Waits for `work` on this thread, which must not be one of a runtime.
+/// Runs `work` to its end on this thread, which must not belong to a runtime.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     runtime()?.block_on(work)
 }
 
-/// Makes a runtime that works while the calling thread waits on it.
+/// Creates a runtime that works while the calling thread waits on it.
 pub(crate) fn runtime() -> Result<Runtime, String> {
     let runtime = Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| format!("starting a runtime: {error}"))
 }
 
-/// Makes a GET request for a path or, of a proxy, a URL.
+/// Builds a GET request for a path or, of a proxy, a URL.
 pub(crate) fn get(target: &str, host: &str) -> Result<Request<Full<Bytes>>, String> {
     let request = Request::get(target).header(HOST, host).body(Full::default());
     request.map_err(|error| format!("{target:?} cannot be asked for: {error}"))
 }
 
-/// Makes a POST request with JSON.
+/// Builds a POST request with JSON.
 pub(crate) fn post(path: &str, host: &str, json: &str) -> Result<Request<Full<Bytes>>, String> {
     let request = Request::post(path).header(HOST, host).header(CONTENT_TYPE, "application/json");
     request.body(Full::from(json.to_owned())).map_err(|error| error.to_string())
 }
 
-/// Asks a proxy for a tunnel to `target`, which is sent as it is written.
+/// Asks a proxy for a tunnel to `target`, which is sent as written.
 pub(crate) async fn tunnel(
     stream: impl Stream + 'static,
     target: &str,
@@ -148,7 +148,7 @@ pub(crate) async fn tunnel(
     Ok(Tunnel::Open(TokioIo::new(upgraded)))
 }
 
-/// Makes a CONNECT request.
+/// Builds a CONNECT request.
 fn connect(target: &str, authorization: Option<&str>) -> Result<Request<Full<Bytes>>, String> {
     let wrong = |error: &dyn std::fmt::Display| format!("{target:?} is no HOST:PORT: {error}");
     let authority: Authority = target.parse().map_err(|error| wrong(&error))?;
@@ -160,7 +160,7 @@ fn connect(target: &str, authorization: Option<&str>) -> Result<Request<Full<Byt
     request.body(Full::default()).map_err(|error| wrong(&error))
 }
 
-/// The cause of an error, which hyper puts below its own words.
+/// Formats the cause of an error, which hyper keeps below its own message.
 fn sentence(error: &hyper::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
@@ -182,7 +182,7 @@ mod tests {
         asked
     }
 
-    /// What a proxy that answers like this is asked, and what becomes of the tunnel.
+    /// Returns the request that a proxy with this answer receives, and the tunnel.
     async fn proxy_asked(
         target: &str,
         authorization: Option<&str>,

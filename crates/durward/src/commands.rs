@@ -1,6 +1,4 @@
-//! One file per command; each takes its arguments and says how it ended.
-//!
-//! Deliberately absent: the grammar, which is in `cli`, and the running gateway, which is in `app`.
+//! One file per command; each takes its arguments and returns an exit status.
 
 mod audit;
 mod certs;
@@ -23,7 +21,7 @@ mod who;
 use crate::cli::{Cli, Command};
 use crate::failure::{Exit, Failure};
 
-/// Does what the command line asks for.
+/// Runs the command.
 pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let log = cli.log_format;
     match cli.command {

@@ -1,6 +1,4 @@
-//! From the paths a user names to a compiled configuration, for the commands that look at one without serving it.
-//!
-//! Deliberately absent: watching; only `run` and `demo` do.
+//! Loads a compiled configuration from the user's paths, for commands that do not serve it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,15 +12,15 @@ use crate::failure::Failure;
 use crate::inspect::now;
 use crate::state_file;
 
-/// A configuration compiled once.
+/// Compiled configuration.
 pub(crate) struct Loaded {
-    /// What would be served.
+    /// Snapshot that would be served.
     pub(crate) snapshot: Arc<Snapshot>,
-    /// What became of each document.
+    /// Verdicts of the documents.
     pub(crate) verdicts: Verdicts,
 }
 
-/// The paths a user names: on the command line, else in `DURWARD_CONFIG`, else in seed 1's `ROUTING_CONFIG_PATH`.
+/// Returns the paths the user names: on the command line, else in `DURWARD_CONFIG`, else in `ROUTING_CONFIG_PATH`, the variable of routing.json's readers.
 pub(crate) fn paths(arguments: &ConfigArgs) -> Result<Vec<PathBuf>, Failure> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let paths = if !arguments.config.is_empty() {
@@ -43,7 +41,7 @@ pub(crate) fn paths(arguments: &ConfigArgs) -> Result<Vec<PathBuf>, Failure> {
     }
 }
 
-/// What the user says about a `routing.json`.
+/// Converts the arguments for a `routing.json`.
 pub(crate) fn routing(arguments: &ConfigArgs) -> RoutingJsonOptions {
     RoutingJsonOptions {
         bind: arguments.routing_bind,
@@ -54,7 +52,7 @@ pub(crate) fn routing(arguments: &ConfigArgs) -> RoutingJsonOptions {
     }
 }
 
-/// Returns the directory in which `run` keeps claims and last good documents: where the user or else systemd says.
+/// Returns the directory in which `run` keeps claims and last good documents: the user's, or else systemd's.
 pub(crate) fn state_dir(arguments: &ConfigArgs) -> Option<PathBuf> {
     match &arguments.state_dir {
         Some(off) if off.as_os_str() == "off" => None,
@@ -65,12 +63,12 @@ pub(crate) fn state_dir(arguments: &ConfigArgs) -> Option<PathBuf> {
     }
 }
 
-/// Builds the source of what the user names.
+/// Builds the source of the user's documents.
 pub(crate) fn source(arguments: &ConfigArgs) -> FileSource {
     FileSource::new(routing(arguments)).with_files_from(&arguments.files_root)
 }
 
-/// Reads and compiles what the user names, after what a gateway with the same state directory had: whoever holds a claim there keeps it.
+/// Loads and compiles the user's documents, after the state in the same state directory: existing holders keep their claims.
 pub(crate) fn load(arguments: &ConfigArgs) -> Result<Loaded, Failure> {
     let (source, paths) = (source(arguments), paths(arguments)?);
     let earlier = match state_dir(arguments) {

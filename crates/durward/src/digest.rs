@@ -1,7 +1,7 @@
-//! Digests of what is served, by tenant and by mapping, so that a running gateway can be compared with files.
+//! Digests of a snapshot, by tenant and by mapping, so that a running gateway can be compared with files.
 //!
-//! A digest leaves out where things are written, because the same documents may lie in another directory, and secrets, because the digest
-//! of a short secret gives it away. A changed private key shows in its certificate; a changed credential does not show.
+//! A digest leaves out places in files, because the same documents may lie in another directory, and secrets, because the digest of a short secret
+//! reveals it. A changed private key shows in its certificate; a changed credential does not show.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,20 +14,20 @@ use serde_json::{Value, json};
 /// Digests of a snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Digests {
-    /// By tenant: listeners, upstreams, limits, egress.
+    /// Digests by tenant: listeners, upstreams, limits, egress.
     tenants: BTreeMap<String, String>,
-    /// By `tenant/mapping`.
+    /// Digests by `tenant/mapping`.
     mappings: BTreeMap<String, String>,
 }
 
-/// A difference between what a gateway serves and what files say.
+/// Difference between a gateway's configuration and files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Difference {
-    /// The files have it, the gateway does not serve it.
+    /// Name that only the files have.
     OnlyInFiles(String),
-    /// The gateway serves it, the files do not have it.
+    /// Name that only the gateway serves.
     OnlyServed(String),
-    /// Both have it, with different content.
+    /// Name that both have, with different content.
     Differs(String),
 }
 
@@ -44,7 +44,7 @@ impl std::fmt::Display for Difference {
 }
 
 impl Digests {
-    /// Digests of everything in `snapshot`.
+    /// Computes the digests of everything in `snapshot`.
     pub(crate) fn of(snapshot: &Snapshot) -> Self {
         let nat = &snapshot.nat;
         let mut rules: BTreeMap<&str, Vec<_>> = BTreeMap::new();
@@ -62,7 +62,7 @@ impl Digests {
         Self { tenants: tenants.collect(), mappings: mappings.collect() }
     }
 
-    /// How what is served, `self`, differs from what files say.
+    /// Returns the differences of the served configuration, `self`, from the files.
     pub(crate) fn differences(&self, files: &Self) -> Vec<Difference> {
         let mut all = compare("tenant", &self.tenants, &files.tenants);
         all.extend(compare("mapping", &self.mappings, &files.mappings));
@@ -88,7 +88,7 @@ fn compare(
 
 fn hash(mut value: Value) -> String {
     forget_places(&mut value);
-    // Keys of objects are sorted, so equal values have equal texts.
+    // Keys of JSON objects are sorted, so equal values have equal texts.
     let text = value.to_string();
     let digest = digest(&SHA256, text.as_bytes());
     digest.as_ref().iter().take(16).fold(String::with_capacity(32), |mut text, byte| {

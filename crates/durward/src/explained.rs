@@ -1,4 +1,4 @@
-//! An explanation with what it was made from: files or a running gateway, and the documents that are not in it.
+//! An explanation with its source, files or a running gateway, and the documents that are not in it.
 
 use durward_model::explain::{self, Explanation, Question};
 use durward_model::verdict::Outcome;
@@ -7,34 +7,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::app::health::why;
 
-/// Documents named at most.
+/// Documents listed at most.
 const NAMED: usize = 20;
 
-/// An explanation and its sources.
+/// Explanation and its source.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Explained {
     #[serde(flatten)]
     pub(crate) explanation: Explanation,
-    /// Generation of the running gateway that answered; `None` when files were asked.
+    /// Generation of the running gateway that answered; `None` if the files did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) generation: Option<u64>,
     /// Documents that are not wholly accepted.
     #[serde(default)]
     pub(crate) not_accepted: Vec<NotAccepted>,
-    /// How many more of them there are.
+    /// Number of further ones.
     #[serde(default)]
     pub(crate) more_not_accepted: usize,
 }
 
-/// A document that is not, or only partly, in an explanation.
+/// Document that is not, or only partly, in an explanation.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct NotAccepted {
     pub(crate) kind: String,
     pub(crate) name: String,
     /// `rejected`, `partly accepted` or `rejected, last good kept`.
     pub(crate) outcome: String,
-    /// Its first error, with file and line.
+    /// First error of the document, with file and line.
     pub(crate) why: String,
 }
 

@@ -1,6 +1,4 @@
-//! How a command ends when it does not end well: one kind per exit code.
-//!
-//! Deliberately absent: causes that would be printed twice; a message is complete when it gets here.
+//! Exit status of commands, and their failures: one kind per exit code.
 
 use std::fmt::Display;
 use std::io;
@@ -8,18 +6,18 @@ use std::process::ExitCode;
 
 use thiserror::Error;
 
-/// How a command ended.
+/// Exit status of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// All is well.
+    /// Success.
     Ok = 0,
-    /// A check failed, or something broke.
+    /// A check failed, or an operation failed.
     FailedCheck = 1,
-    /// The command line makes no sense.
+    /// The command line is invalid.
     Usage = 2,
     /// The configuration is invalid.
     InvalidConfig = 3,
-    /// What was asked does not answer.
+    /// A process or host that must answer does not.
     Unreachable = 4,
 }
 
@@ -29,52 +27,52 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command could not do its work.
+/// Reason a command could not do its work.
 #[derive(Debug, Error)]
 pub(crate) enum Failure {
-    /// The command line asks for something that makes no sense.
+    /// The command line is invalid.
     #[error("{message}")]
     Usage {
-        /// What and why.
+        /// Complete message.
         message: String,
     },
     /// The configuration cannot be used at all.
     #[error("{message}")]
     InvalidConfig {
-        /// What and why.
+        /// Complete message.
         message: String,
     },
-    /// Something that must answer does not.
+    /// A process or host that must answer does not.
     #[error("{message}")]
     Unreachable {
-        /// What and why.
+        /// Complete message.
         message: String,
     },
-    /// Something else broke.
+    /// An operation failed.
     #[error("{doing}: {cause}")]
     Broken {
-        /// What was being done.
+        /// Operation that failed.
         doing: String,
-        /// What the system said.
+        /// Cause, as the system reports it.
         cause: String,
     },
-    /// Whoever reads our output has gone away.
+    /// The reader of our output has closed it.
     #[error("nobody reads the output")]
     OutputClosed,
 }
 
 impl Failure {
-    /// Something broke while `doing`.
+    /// Builds the failure of an operation.
     pub(crate) fn broken(doing: impl Into<String>, cause: impl Display) -> Self {
         Self::Broken { doing: doing.into(), cause: cause.to_string() }
     }
 
-    /// A command line that makes no sense.
+    /// Builds the failure of an invalid command line.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::Usage { message: message.into() }
     }
 
-    /// The exit code.
+    /// Returns the exit status.
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Usage { .. } => Exit::Usage,
@@ -86,7 +84,7 @@ impl Failure {
     }
 }
 
-/// Writing our output: `head` closing the pipe is not a fault.
+/// Treats a closed pipe, as by `head`, as no fault of the output.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {

@@ -1,7 +1,8 @@
-//! Passing the listening sockets to a new process of ours, so that a new binary takes over without refusing anybody.
+//! Passes the listening sockets to a new process of ours, so that a new binary takes over without refusing a client.
 //!
-//! The sockets travel over a Unix socket pair that is the child's standard input (SCM_RIGHTS), then a memory file with what the older process
-//! serves and holds, and the child answers when it serves. Deliberately absent: descriptor numbers in the environment, which would need unsafe code to be believed.
+//! The sockets travel over a Unix socket pair that is the child's standard input (SCM_RIGHTS), followed by a memory file with the older process's
+//! state, and the child answers when it serves. Deliberately absent: descriptor numbers in the environment, which only unsafe code could turn into
+//! sockets.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
@@ -22,51 +23,51 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Set in a child whose standard input is the hand-over socket; `2` says that a memory file follows the sockets.
+/// Environment variable of a child whose standard input is the hand-over socket; `2` means that a memory file follows the sockets.
 const VARIABLE: &str = "DURWARD_HANDOVER";
 const WITH_STATE: &str = "2";
 const SOCKET: u8 = b'S';
 const END: u8 = b'E';
 const STATE: u8 = b'M';
-/// More bytes are not believed to be a state.
+/// Largest state accepted, in bytes.
 const LARGEST_STATE: u64 = 512 << 20;
 const READY: u8 = b'R';
 
-/// What a new process found waiting for it.
+/// Resources that a new process inherits.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {
     /// Listening sockets, from an older process of ours or from systemd.
     pub(crate) sockets: Vec<TcpListener>,
-    /// The older process, to be told when we serve.
+    /// Older process, to be notified when this one serves.
     pub(crate) older: Option<Older>,
-    /// What the older process serves and holds.
+    /// State of the older process.
     pub(crate) handed: Option<Handed>,
 }
 
-/// What an older process serves, and what its claims and last good documents are.
+/// State that an older process hands over: its configuration, its claims and its last good documents.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Handed {
-    /// For the younger process to begin from.
+    /// State from which the younger process starts.
     pub(crate) state: State,
-    /// What the older process would serve of the files as they are now.
+    /// Configuration that the older process would serve from the files as they are now.
     pub(crate) served: Served,
 }
 
-/// The process that hands over to this one.
+/// Process that hands over to this one.
 #[derive(Debug)]
 pub(crate) struct Older(UnixStream);
 
 impl Older {
-    /// Says that we serve; the older process stops accepting.
+    /// Notifies that this process serves; the older one stops accepting.
     pub(crate) fn tell_ready(mut self) -> io::Result<()> {
         self.0.write_all(&[READY])
     }
 }
 
-/// Takes what an older process or systemd passed on.
+/// Takes the resources that an older process or systemd passed on.
 ///
 /// # Errors
-/// When an older process announced itself and its sockets do not arrive.
+/// Fails if an older process announced itself and its sockets do not arrive.
 pub(crate) fn inherit() -> io::Result<Inherited> {
     if let Some(form) = std::env::var_os(VARIABLE) {
         return from_older(form == WITH_STATE);
@@ -113,7 +114,7 @@ fn broken_off() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the hand-over broke off")
 }
 
-/// One byte, with the descriptor that came beside it.
+/// Receives one byte, with the descriptor beside it.
 fn receive_byte(stream: &UnixStream) -> io::Result<(u8, Option<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -131,10 +132,10 @@ fn receive_byte(stream: &UnixStream) -> io::Result<(u8, Option<OwnedFd>)> {
     if received.bytes == 1 { Ok((byte[0], socket)) } else { Err(broken_off()) }
 }
 
-/// For a process that hung up to end by itself.
+/// Time for a process that closed its end to exit.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// A new process that was given our sockets and is starting.
+/// New process that was given our sockets and is starting.
 #[derive(Debug)]
 pub(crate) struct Younger {
     child: Child,
@@ -142,7 +143,7 @@ pub(crate) struct Younger {
 }
 
 impl Younger {
-    /// Starts `program` with our arguments and passes it `sockets` and what we serve and hold.
+    /// Starts `program` with our arguments and passes it `sockets` and our state.
     pub(crate) fn start(program: &Path, sockets: &[OwnedFd], handed: &Handed) -> io::Result<Self> {
         let memory = memory_file(handed)?;
         let (ours, theirs) = UnixStream::pair()?;
@@ -167,7 +168,7 @@ impl Younger {
             self.send(SOCKET, socket)?;
         }
         (&self.stream).write_all(&[END])?;
-        // An older program stops reading here, so this must not wait for being read.
+        // An older program stops reading here, so this send must not wait for a reader.
         self.send(STATE, memory)
     }
 
@@ -180,12 +181,12 @@ impl Younger {
         Ok(())
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits until it serves. Otherwise it is ended, and the reason returned.
+    /// Waits until the process serves. Otherwise kills it, and returns the reason.
     pub(crate) fn wait_ready(mut self, patience: Duration) -> Result<(), String> {
         let answer = self.stream.set_read_timeout(Some(patience)).and_then(|()| {
             let mut byte = [0];
@@ -201,19 +202,19 @@ impl Younger {
         }
     }
 
-    /// Lets a process that hung up end by itself, or ends it; how it ended.
+    /// Waits for a process that closed its end to exit, or kills it; returns the exit status.
     fn end(&mut self) -> String {
         let until = Instant::now() + LAST_WORDS;
         while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
             std::thread::sleep(Duration::from_millis(10));
         }
-        // It may have ended by itself in the meantime.
+        // The process may have ended by itself meanwhile.
         drop(self.child.kill());
         self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
     }
 }
 
-/// A file in memory with what is handed over; it may be larger than a socket's buffer.
+/// Creates a memory file with the state, which may be larger than a socket's buffer.
 fn memory_file(handed: &Handed) -> io::Result<File> {
     let memory = memfd_create("durward-state", MemfdFlags::CLOEXEC)?;
     let mut memory = File::from(memory);

@@ -1,6 +1,6 @@
-//! What a certificate says, read from its DER: names, key, dates, and whether a chain holds together.
+//! Facts of certificates, read from DER: names, key, dates, and the chain.
 //!
-//! Deliberately absent: trust. Whether an authority is to be believed is the configuration's business.
+//! Deliberately absent: trust, which is the configuration's decision.
 
 use std::net::IpAddr;
 
@@ -15,13 +15,13 @@ use x509_parser::oid_registry as oid;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-/// What a certificate says.
+/// Facts of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Facts {
-    /// The subject's distinguished name.
+    /// Distinguished name of the subject.
     pub(crate) subject: String,
-    /// The issuer's distinguished name.
+    /// Distinguished name of the issuer.
     pub(crate) issuer: String,
     /// Subject alternative names, `IP:…` and `DNS:…`.
     pub(crate) names: Vec<String>,
@@ -31,23 +31,23 @@ pub(crate) struct Facts {
     pub(crate) not_before: i64,
     /// Seconds since the Unix epoch.
     pub(crate) not_after: i64,
-    /// Whether it may issue.
+    /// True for a certificate authority.
     pub(crate) authority: bool,
-    /// Whether subject and issuer are one and the signature is its own.
+    /// True if subject and issuer are equal and the signature is by its own key.
     pub(crate) self_signed: bool,
 }
 
 impl Facts {
-    /// Whole days until it ends; negative once it has.
+    /// Returns the whole days until it expires; negative once it has.
     pub(crate) fn days_left(&self, now: i64) -> i64 {
         (self.not_after - now).div_euclid(86_400)
     }
 }
 
-/// Reads a certificate.
+/// Parses a certificate.
 ///
 /// # Errors
-/// When the DER is not an X.509 certificate.
+/// Fails if the DER is not an X.509 certificate.
 pub(crate) fn facts(der: &[u8]) -> Result<Facts, String> {
     let certificate = parse(der)?;
     Ok(Facts {
@@ -63,22 +63,22 @@ pub(crate) fn facts(der: &[u8]) -> Result<Facts, String> {
     })
 }
 
-/// How a chain holds together.
+/// State of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Chain {
-    /// Every certificate is signed by the next, the last by itself or by one of the roots.
+    /// Each certificate is signed by the next, the last by itself or by one of the roots.
     Complete,
-    /// Every certificate is signed by the next; the last one's issuer is not here.
+    /// Each certificate is signed by the next; the issuer of the last is missing.
     Open,
     /// A certificate is not signed by the one after it.
     Broken {
-        /// Which, and why.
+        /// Certificate and fault.
         reason: String,
     },
 }
 
 impl Chain {
-    /// In a few words.
+    /// Returns a short description.
     pub(crate) fn word(&self) -> String {
         match self {
             Self::Complete => "ok".to_owned(),
@@ -88,7 +88,7 @@ impl Chain {
     }
 }
 
-/// Follows a chain, leaf first, to one of `roots` (DER) if they have its end.
+/// Follows a chain, leaf first, to one of `roots` (DER) if one of them signed its end.
 pub(crate) fn chain(chain: &[&[u8]], roots: &[&[u8]]) -> Chain {
     match follow(chain, roots) {
         Ok(chain) => chain,
@@ -119,7 +119,7 @@ fn issued(child: &X509Certificate<'_>, parent: &X509Certificate<'_>) -> bool {
     child.issuer() == parent.subject() && child.verify_signature(Some(parent.public_key())).is_ok()
 }
 
-/// Whether the private key belongs to the leaf; `None` when that cannot be told.
+/// Returns true if the private key belongs to the leaf; `None` if that cannot be decided.
 pub(crate) fn key_matches(certificate: &Certificate) -> Option<bool> {
     let key = private_key(certificate);
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).ok()?;
@@ -130,12 +130,12 @@ pub(crate) fn key_matches(certificate: &Certificate) -> Option<bool> {
     }
 }
 
-/// The chain as rustls takes it.
+/// Converts the chain for rustls.
 pub(crate) fn certificates(certificate: &Certificate) -> Vec<CertificateDer<'static>> {
     certificate.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect()
 }
 
-/// The private key as rustls takes it.
+/// Converts the private key for rustls.
 pub(crate) fn private_key(certificate: &Certificate) -> PrivateKeyDer<'static> {
     let der = certificate.key.der.expose().to_vec();
     match certificate.key.encoding {
@@ -182,20 +182,20 @@ fn key_type(key: &SubjectPublicKeyInfo<'_>) -> String {
     }
 }
 
-/// Seconds since the Unix epoch as a date, `2027-01-31`.
+/// Formats seconds since the Unix epoch as a date, `2027-01-31`.
 pub(crate) fn date(seconds: i64) -> String {
     let time = jiff::Timestamp::from_second(seconds);
     let text = time.map_or_else(|_| format!("{seconds} s"), |time| time.to_string());
     text.split('T').next().unwrap_or_default().to_owned()
 }
 
-/// Seconds since the Unix epoch as a moment of RFC 3339, `2027-01-31T12:00:00Z`.
+/// Formats seconds since the Unix epoch as RFC 3339, `2027-01-31T12:00:00Z`.
 pub(crate) fn moment(seconds: i64) -> String {
     let time = jiff::Timestamp::from_second(seconds);
     time.map_or_else(|_| format!("{seconds} s"), |time| time.to_string())
 }
 
-/// Seconds since the Unix epoch, now.
+/// Returns the present time in seconds since the Unix epoch.
 pub(crate) fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }

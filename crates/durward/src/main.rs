@@ -1,6 +1,6 @@
 //! `durward`: one gateway for many tenants, every tenant its own door, in and out.
 //!
-//! Deliberately absent: everything but the way from a command line to an exit code.
+//! Only the way from a command line to an exit code; everything else is in `commands` and `app`.
 
 mod admin;
 mod app;
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !matches!(failure, failure::Failure::OutputClosed) {
-                // Nothing is left to be done when standard error is closed too.
+                // Nothing is left to do if standard error is closed too.
                 drop(writeln!(anstream::stderr(), "durward: {failure}"));
             }
             failure.exit().into()

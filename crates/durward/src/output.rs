@@ -1,6 +1,4 @@
-//! How results look: plain tables when piped, colour only on a terminal, JSON and YAML for programs.
-//!
-//! Deliberately absent: boxes, progress bars and anything wider than its content.
+//! Output of results: plain tables when piped, colour only on a terminal, JSON and YAML for programs.
 
 use std::io::{self, Write};
 
@@ -10,7 +8,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// How a result is printed.
+/// Format of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// Columns.
@@ -23,26 +21,26 @@ pub(crate) enum Format {
     Yaml,
 }
 
-/// How a cell or word is shown on a terminal.
+/// Style of a cell or word on a terminal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Tone {
-    /// As it is.
+    /// Plain.
     #[default]
     Plain,
-    /// Stands out.
+    /// Emphasised.
     Bold,
-    /// Steps back.
+    /// Dimmed.
     Faint,
-    /// Well.
+    /// Good.
     Good,
-    /// Look at it.
+    /// Warning.
     Warn,
-    /// Broken.
+    /// Error.
     Bad,
 }
 
 impl Tone {
-    /// `text` with the terminal's codes around it; the screen strips them where they do not belong.
+    /// Returns `text` with the terminal's codes around it; the screen strips them where they do not belong.
     pub(crate) fn paint(self, text: &str) -> String {
         let code = match self {
             Self::Plain => return text.to_owned(),
@@ -62,25 +60,25 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    /// Standard output.
+    /// Opens standard output.
     pub(crate) fn stdout() -> Self {
         Self { out: AutoStream::auto(io::stdout()) }
     }
 
-    /// One line.
+    /// Prints one line.
     pub(crate) fn line(&mut self, text: impl AsRef<str>) -> Result<(), Failure> {
         writeln!(self.out, "{}", text.as_ref())?;
         Ok(())
     }
 
-    /// Text that ends as it ends.
+    /// Prints text without adding a line feed.
     pub(crate) fn text(&mut self, text: &str) -> Result<(), Failure> {
         self.out.write_all(text.as_bytes())?;
         self.out.flush()?;
         Ok(())
     }
 
-    /// A value, as JSON or YAML.
+    /// Prints a value as JSON or YAML.
     pub(crate) fn value(&mut self, value: &impl Serialize, format: Format) -> Result<(), Failure> {
         let text = match format {
             Format::Yaml => serde_saphyr::to_string(value)
@@ -99,7 +97,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table without rows.
+    /// Creates a table without rows.
     pub(crate) fn new(header: &[&'static str]) -> Self {
         Self { header: header.to_vec(), rows: Vec::new() }
     }
@@ -109,7 +107,7 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// The lines, the header first.
+    /// Returns the lines, the header first.
     pub(crate) fn lines(&self) -> Vec<String> {
         let widths: Vec<usize> = (0..self.header.len()).map(|column| self.width(column)).collect();
         let header =
@@ -123,7 +121,7 @@ impl Table {
             .collect()
     }
 
-    /// Prints it.
+    /// Prints the table.
     pub(crate) fn print(&self, screen: &mut Screen) -> Result<(), Failure> {
         self.lines().into_iter().try_for_each(|line| screen.line(line))
     }
@@ -140,13 +138,13 @@ fn pad((text, tone): &(String, Tone), width: usize) -> String {
     format!("{}{}", tone.paint(text), " ".repeat(blanks))
 }
 
-/// A cell without colour.
+/// Builds a cell without colour.
 #[expect(clippy::needless_pass_by_value, reason = "most callers pass what they have just made")]
 pub(crate) fn plain(text: impl ToString) -> (String, Tone) {
     (text.to_string(), Tone::Plain)
 }
 
-/// `1 tenant`, `2 tenants`.
+/// Formats a count: `1 tenant`, `2 tenants`.
 pub(crate) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

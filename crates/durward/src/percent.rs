@@ -2,7 +2,7 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-/// Everything but the unreserved characters of RFC 3986 §2.3.
+/// All characters except the unreserved ones of RFC 3986 §2.3.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Encodes every byte of `text` that is no unreserved character.
@@ -12,7 +12,7 @@ pub(crate) fn encoded(text: &str) -> String {
 
 /// Decodes `text`, and returns `None` where two hexadecimal digits do not follow a `%`.
 pub(crate) fn decoded(text: &str) -> Option<Vec<u8>> {
-    // The library leaves such a `%` as it is.
+    // The library leaves a `%` without two digits as it is.
     let sound = |rest: &str| matches!(rest.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
     text.split('%').skip(1).all(sound).then(|| percent_decode_str(text).collect())
 }

@@ -1,7 +1,7 @@
-//! The state file: who holds what and the last good documents, written beside the serving and read at the next start.
+//! The state file: claims and the last good documents, written during operation and read at the next start.
 //!
-//! Nothing waits for it. A file that cannot be written is reported and tried again; one whose content is of no use is set aside, and one that
-//! cannot be read keeps the process from starting: whoever holds a claim must not lose it in silence.
+//! Nothing waits for the file. A file that cannot be written is reported and retried; one with unusable content is set aside, and one that cannot be
+//! read keeps the process from starting: the holder of a claim must not lose it silently.
 
 mod writer;
 
@@ -18,16 +18,16 @@ use durward_control::{Compiled, State, state};
 use crate::failure::Failure;
 use writer::{Shared, Writer};
 
-/// The name of the file in the state directory.
+/// Name of the file in the state directory.
 const NAME: &str = "claims.json";
-/// The first part of the name of a file that a process is writing; its id follows.
+/// Prefix of a file that a process is writing; its id follows.
 const UNFINISHED: &str = "claims.new.";
-/// The first part of the name of a file that was set aside.
+/// Prefix of a file that was set aside.
 const ASIDE: &str = "claims.unreadable";
-/// Between two looks at the file, and two tries of one that could not be written.
+/// Interval of checks of the file, and of retries of a write that failed.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// Writes the latest state whenever there is a newer one.
+/// Writer of the latest state.
 #[derive(Debug)]
 pub(crate) struct StateFile {
     path: PathBuf,
@@ -35,12 +35,12 @@ pub(crate) struct StateFile {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Condition of the state file.
+/// Status of the state file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Status {
-    /// A description of what is kept, or what keeps the file from being written.
+    /// Description of the state in the file, or the fault that keeps it from being written.
     pub(crate) kept: Result<String, String>,
-    /// Files of earlier processes that were set aside and are still there.
+    /// Files of earlier processes that were set aside and still exist.
     pub(crate) aside: Vec<PathBuf>,
 }
 
@@ -60,12 +60,12 @@ impl StateFile {
         Ok(Self { path, shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Has the state of `compiled` written; a state that still waits is not written any more.
+    /// Queues the state of `compiled` for writing; it replaces one that still waits.
     pub(crate) fn save(&self, compiled: &Arc<Compiled>) {
         self.shared.save(compiled);
     }
 
-    /// Returns how the file is, what keeps it from being written, and what was set aside.
+    /// Returns the status, with faults and files that were set aside.
     pub(crate) fn status(&self) -> Status {
         let path = self.path.display();
         let kept = match self.shared.fault() {
@@ -75,23 +75,23 @@ impl StateFile {
         Status { kept, aside: self.path.parent().map_or_else(Vec::new, aside) }
     }
 
-    /// Keeps this process from writing while a younger one starts, which writes the file when it serves.
+    /// Keeps this process from writing while a younger one starts, which writes the file once it serves.
     pub(crate) fn pause(&self) {
         self.shared.pause();
     }
 
-    /// Goes on writing: no younger process took over.
+    /// Resumes writing: no younger process took over.
     pub(crate) fn resume(&self) {
         self.shared.resume();
     }
 
-    /// Ends the thread without writing what waits: a younger process writes from now on, and what it wrote is newer.
+    /// Ends the thread without writing a queued state: a younger process writes from now on, and its state is newer.
     pub(crate) fn leave(&self) {
         self.shared.leave();
         self.join();
     }
 
-    /// Writes what is not written yet and ends the thread.
+    /// Writes a queued state and ends the thread.
     pub(crate) fn close(&self) {
         self.shared.finish();
         self.join();
@@ -100,29 +100,29 @@ impl StateFile {
     fn join(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            // A panic there is reported by its hook.
+            // A panic of the thread was reported by its hook.
             drop(thread.join());
         }
     }
 }
 
-/// Removes files that processes left behind which ended while they wrote: their bytes are what a full disk lacks.
+/// Removes unfinished files of processes that ended while they wrote: a full disk needs the space.
 fn remove_unfinished(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let process = name.to_str().and_then(|name| name.strip_prefix(UNFINISHED));
         let process = process.filter(|digits| digits.parse::<u32>().is_ok());
         if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
-            // One that stays is of no consequence for what is kept.
+            // A file that cannot be removed does no harm to the state.
             drop(fs::remove_file(entry.path()));
         }
     }
 }
 
-/// Reads the state of an earlier process; one whose content is of no use is reported and set aside.
+/// Reads the state of an earlier process; a file with unusable content is reported and set aside.
 ///
 /// # Errors
-/// When the file cannot be read, or not be set aside: the claims in it must not be overwritten.
+/// Fails if the file cannot be read, or cannot be set aside: the claims in it must not be overwritten.
 pub(crate) fn read(directory: &Path) -> Result<Option<State>, Failure> {
     let path = directory.join(NAME);
     let fault = match contents(&path) {
@@ -131,7 +131,7 @@ pub(crate) fn read(directory: &Path) -> Result<Option<State>, Failure> {
             Err(fault) => fault.to_string(),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        // Our own verdict about what is there; the system has no word for it.
+        // An error without an errno is our own, with a complete message.
         Err(error) if error.raw_os_error().is_none() => error.to_string(),
         Err(error) => return Err(unread(&path, &error)),
     };
@@ -149,14 +149,14 @@ fn unread(path: &Path, why: &dyn std::fmt::Display) -> Failure {
     Failure::InvalidConfig { message }
 }
 
-/// Gives what is in the place of the state file another name, and returns that.
+/// Renames the state file, and returns the new name.
 fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let aside = free_name(path.parent().unwrap_or_else(|| Path::new(".")))?;
     fs::rename(path, &aside)?;
     Ok(aside)
 }
 
-/// Returns a name that no file that was set aside has.
+/// Returns an unused name for a file to set aside.
 fn free_name(directory: &Path) -> io::Result<PathBuf> {
     let first = std::iter::once(directory.join(ASIDE));
     let more = (2..=1000).map(|number| directory.join(format!("{ASIDE}.{number}")));
@@ -170,7 +170,7 @@ fn free_name(directory: &Path) -> io::Result<PathBuf> {
     Err(io::Error::other("too many files were set aside: remove them"))
 }
 
-/// Returns what was set aside in the directory, in the order of names.
+/// Returns the files in the directory that were set aside, in the order of names.
 fn aside(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let aside = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(ASIDE));
@@ -179,10 +179,10 @@ fn aside(directory: &Path) -> Vec<PathBuf> {
     aside
 }
 
-/// Reads the state of a gateway that runs or ran, and changes nothing; `None` where there is none yet.
+/// Reads the state of a gateway that runs or ran, and changes nothing; `None` if there is none yet.
 ///
 /// # Errors
-/// When there is one that cannot be used.
+/// Fails if the file cannot be used.
 pub(crate) fn look(directory: &Path) -> Result<Option<State>, Failure> {
     let path = directory.join(NAME);
     let unusable = |why: &dyn std::fmt::Display| {
@@ -200,7 +200,7 @@ pub(crate) fn look(directory: &Path) -> Result<Option<State>, Failure> {
 }
 
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
-    // What is no file is not opened: opening a device may act on it, and some cannot be.
+    // Only regular files are opened: opening a device may act on it, and a FIFO may block.
     let unfit = || io::Error::new(io::ErrorKind::InvalidData, "not a file of a state's size");
     if !fs::metadata(path)?.is_file() {
         return Err(unfit());

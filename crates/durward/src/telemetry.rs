@@ -1,6 +1,4 @@
-//! Log lines on standard error: for people on a terminal, JSON for collectors.
-//!
-//! Deliberately absent: the access log (the proxy writes it) and metrics (the admin interface serves them).
+//! Log lines on standard error: readable on a terminal, JSON for collectors.
 
 use std::io::{IsTerminal, stderr};
 
@@ -8,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::LogFormat;
 
-/// Starts logging. `default` holds where neither `DURWARD_LOG` nor `RUST_LOG` says otherwise.
+/// Starts logging. `default` applies if neither `DURWARD_LOG` nor `RUST_LOG` is set.
 pub(crate) fn start(format: LogFormat, default: &str) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(default))
@@ -19,7 +17,7 @@ pub(crate) fn start(format: LogFormat, default: &str) {
     } else {
         builder.with_ansi(colour()).compact().try_init()
     };
-    // Only a second start can fail, and then the first one stands.
+    // Only a second call can fail, and then the first logger stays.
     drop(started);
 }
 

@@ -1,11 +1,9 @@
-//! Frames that say where an address is: ARP of RFC 5227 (request and reply, for both have their deaf hosts), and the
-//! neighbour advertisement of RFC 4861, section 7.2.6.
-//!
-//! Deliberately absent: sending them.
+//! Frames that announce an address: ARP (RFC 5227; request and reply, because some hosts ignore one of them), and the neighbour advertisement of RFC
+//! 4861, section 7.2.6.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A hardware address.
+/// Hardware address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mac(pub [u8; 6]);
 
@@ -13,7 +11,7 @@ const EVERYBODY: [u8; 6] = [0xff; 6];
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
-/// The frames that announce an address.
+/// Builds the frames that announce an address.
 pub(super) fn frames(address: IpAddr, mac: Mac) -> Vec<Vec<u8>> {
     match address {
         IpAddr::V4(address) => vec![arp(1, address, mac), arp(2, address, mac)],
@@ -38,7 +36,7 @@ fn arp(operation: u16, address: Ipv4Addr, mac: Mac) -> Vec<u8> {
 }
 
 fn advertisement(address: Ipv6Addr, mac: Mac) -> Vec<u8> {
-    // Override: whoever knows another hardware address takes this one.
+    // The override flag makes neighbours replace a cached hardware address (RFC 4861, section 4.4).
     let mut message =
         [&[136, 0, 0, 0, 0x20, 0, 0, 0][..], &address.octets(), &[2, 1], &mac.0].concat();
     let checksum = checksum(address, &message).to_be_bytes();

@@ -1,6 +1,6 @@
-//! A socket that sends whole frames; it receives nothing.
+//! Packet socket (AF_PACKET) that sends whole frames and receives nothing.
 //!
-//! Deliberately absent: anything but the one address type for which there is no safe wrapper.
+//! `unsafe` here: the one address type for which there is no safe wrapper.
 #![allow(unsafe_code, reason = "no safe crate builds a link-layer socket address")]
 
 use std::io;
@@ -8,7 +8,7 @@ use std::mem::size_of;
 
 use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 
-/// A socket that sends frames.
+/// Packet socket.
 #[derive(Debug)]
 pub(super) struct PacketSocket(Socket);
 

@@ -1,6 +1,6 @@
-//! Which source address a check of a tenant's endpoint may have: an address of this host that is no other tenant's.
+//! Source address of a check of a tenant's endpoint: an address of this host that belongs to no other tenant.
 //!
-//! A partner or pod that admits an address admits its tenant, so a check never shows another tenant's.
+//! A partner or pod that admits an address admits its tenant, so a check must never use another tenant's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,13 +12,13 @@ use durward_model::mapping::{AddressRange, NatModel, PortRange, Transport};
 
 use crate::options::Options;
 
-/// Tenants by the addresses that are theirs, whether or not the kernel plane has to do with them.
+/// Tenants by their addresses, whether or not the kernel plane uses them.
 pub type Owners = BTreeMap<IpAddr, BTreeSet<TenantId>>;
 
-/// Addresses and ports that are tenants'.
+/// Addresses and ports that belong to tenants.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claims {
-    /// What others say is whose.
+    /// Addresses of tenants besides those in the model.
     pub(super) owners: Arc<Owners>,
     addresses: Owners,
     ranges: Vec<(AddressRange, TenantId)>,
@@ -26,7 +26,7 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// Gathers what the model claims.
+    /// Collects the claims of the model.
     pub(super) fn new(model: &NatModel) -> Self {
         let mut claims = Self::default();
         for mapping in &model.mappings {
@@ -45,7 +45,7 @@ impl Claims {
         claims
     }
 
-    /// Returns another tenant that has this address, where `tenant` does not have it too.
+    /// Returns another tenant that has this address, unless `tenant` has it too.
     pub(super) fn foreign(&self, tenant: &TenantId, address: IpAddr) -> Option<TenantId> {
         let lists = [self.owners.get(&address), self.addresses.get(&address)];
         let listed = lists.into_iter().flatten().flatten();
@@ -55,23 +55,23 @@ impl Claims {
         (!owners.any(|owner| owner == tenant)).then_some(first)
     }
 
-    /// Returns whether the kernel would lead a connection of this host to that place elsewhere.
+    /// Returns true if the kernel would lead a connection of this host to that address and port elsewhere.
     pub(super) fn is_mapped(&self, at: SocketAddr) -> bool {
         let mapped = self.mapped.get(&at.ip()).into_iter().flatten();
         mapped.into_iter().any(|ports| ports.contains(at.port()))
     }
 }
 
-/// Why a check has no source address.
+/// Reason a check has no source address.
 #[derive(Debug)]
 pub(super) enum NoSource {
     /// No route leads to the endpoint.
     Unreachable(io::Error),
-    /// The check would show a foreign address, or go elsewhere.
+    /// The check would use a foreign address, or be led elsewhere.
     Unfit(String),
 }
 
-/// Chooses the source address of a check: the host's own towards the cluster where it is given and here, else that of the route.
+/// Chooses the source address of a check: the host's configured one towards the cluster if it is present, else that of the route.
 pub(super) fn source(
     claims: &Claims,
     options: &Options,
@@ -103,12 +103,12 @@ fn towards_cluster(options: &Options, endpoint: IpAddr) -> Option<IpAddr> {
     }
 }
 
-/// The address may be another gateway's at the moment.
+/// Returns true if the address is on this host now; it may be on another gateway.
 fn is_here(address: IpAddr) -> bool {
     UdpSocket::bind((address, 0)).is_ok()
 }
 
-/// Asks the kernel by a datagram socket that sends nothing.
+/// Returns the source address of the route to an endpoint, read from a connected datagram socket that sends nothing.
 fn of_route(endpoint: SocketAddr) -> io::Result<IpAddr> {
     let any = match endpoint {
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),

@@ -1,7 +1,7 @@
-//! Connections of checks: opened from a chosen address, waited for, and ended without a reset.
+//! Connections of checks: opened from a chosen address, polled, and ended without a reset.
 //!
-//! A connection that was accepted is shut down, and what the endpoint still sends is read for a moment: a socket that is closed with unread
-//! bytes answers with a reset. One that is not accepted in time is closed before the handshake, which sends nothing.
+//! An accepted connection is shut down, and what the endpoint still sends is read for a moment: a socket that is closed with unread bytes sends a
+//! reset. A connection that is not accepted in time is closed during the handshake, which sends nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read};
@@ -19,23 +19,23 @@ use super::schedule::{Outcome, Target};
 use crate::engine::NatError;
 use crate::watch::Waker;
 
-/// Time that an endpoint has to end its side of a connection.
+/// Time for an endpoint to end its side of a connection.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// Bytes it may send meanwhile.
+/// Bytes that the endpoint may send meanwhile.
 const GOODBYE_BYTES: usize = 64 * 1024;
-/// Events taken at once.
+/// Events read from epoll at once.
 const EVENTS: usize = 256;
-/// The number of the waker among those of connections.
+/// epoll data of the waker; connections have smaller numbers.
 const WAKER: u64 = u64::MAX;
 
-/// Connections under way and ending.
+/// Connections being checked or ended.
 #[derive(Debug)]
 pub(super) struct Dials {
     epoll: OwnedFd,
     connections: BTreeMap<u64, Connection>,
     deadlines: BTreeSet<(Instant, u64)>,
     by_target: BTreeMap<Target, u64>,
-    /// Those that end, the oldest first, and how many there may be; the oldest of more is closed.
+    /// Connections that are ending, the oldest first, and their limit; above it the oldest is closed.
     ending: BTreeSet<u64>,
     most_ending: usize,
     next: u64,
@@ -55,7 +55,7 @@ enum Phase {
 }
 
 impl Dials {
-    /// Opens the queue of events, in which the waker is one; so many connections may end beside those that begin.
+    /// Creates the epoll instance with the waker in it; `most_ending` connections may be ending beside those being checked.
     pub(super) fn open(waker: &Waker, most_ending: usize) -> Result<Self, NatError> {
         let kernel = |errno| NatError::Kernel { what: "events of checks", errno };
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(kernel)?;
@@ -72,7 +72,7 @@ impl Dials {
         })
     }
 
-    /// Begins to connect; returns the outcome when it is known at once.
+    /// Starts a connect; returns the outcome if it is known at once.
     pub(super) fn connect(
         &mut self,
         target: Target,
@@ -83,7 +83,7 @@ impl Dials {
         match begin(source, endpoint) {
             Ok(socket) => {
                 let flags = epoll::EventFlags::OUT | epoll::EventFlags::IN;
-                // A later connection has a later number, so that numbers are in the order of their beginning.
+                // Numbers rise, so they sort connections by their beginning.
                 let number = self.next;
                 self.next += 1;
                 let data = epoll::EventData::new_u64(number);
@@ -100,7 +100,7 @@ impl Dials {
         }
     }
 
-    /// Closes a check that nobody asks for any more.
+    /// Closes the connection of a check that is no longer wanted.
     pub(super) fn cancel(&mut self, target: Target) {
         if let Some(number) = self.by_target.remove(&target) {
             self.close(number);
@@ -117,7 +117,7 @@ impl Dials {
             tv_nsec: i64::from(left.subsec_nanos()),
         });
         let mut events = Vec::with_capacity(EVENTS);
-        // An interrupted wait is a short one.
+        // A wait that a signal interrupts is merely shorter.
         let _ = epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref());
         let numbers = events.iter().map(|event| event.data.u64()).filter(|one| *one != WAKER);
         let mut outcomes: Vec<_> = numbers
@@ -126,7 +126,7 @@ impl Dials {
             .filter_map(|number| self.proceed(number))
             .collect();
         if events.len() >= EVENTS {
-            // More are known already, also of connections whose time is over.
+            // Other outcomes are known already, also of connections past their deadline.
             return outcomes;
         }
         let now = Instant::now();
@@ -138,7 +138,7 @@ impl Dials {
         outcomes
     }
 
-    /// Takes one connection a step further.
+    /// Advances one connection.
     fn proceed(&mut self, number: u64) -> Option<(Target, Outcome)> {
         let connection = self.connections.get_mut(&number)?;
         match &mut connection.phase {
@@ -166,7 +166,7 @@ impl Dials {
         }
     }
 
-    /// Says that nothing more comes, and gives the endpoint a moment to end too.
+    /// Shuts the write side down, and gives the endpoint a moment to end its side.
     fn say_goodbye(&mut self, number: u64) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
         self.deadlines.remove(&(connection.deadline, number));
@@ -187,7 +187,7 @@ impl Dials {
         }
     }
 
-    /// Closes a connection; the kernel takes it out of the queue of events.
+    /// Closes a connection; the kernel removes it from epoll.
     fn close(&mut self, number: u64) -> Option<Phase> {
         let connection = self.connections.remove(&number)?;
         self.deadlines.remove(&(connection.deadline, number));
@@ -202,7 +202,7 @@ impl Dials {
 fn begin(source: IpAddr, endpoint: SocketAddr) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(endpoint), kind, Some(Protocol::TCP))?;
-    // A port that is chosen before the destination is known is taken for all destinations.
+    // A port chosen by `bind` would be taken for all destinations; this leaves the choice to `connect`.
     let _kernel_may_lack_it = setsockopt(&socket, sockopt::IpBindAddressNoPort, &true);
     socket.bind(&SocketAddr::new(source, 0).into())?;
     match socket.connect(&endpoint.into()) {
@@ -211,7 +211,7 @@ fn begin(source: IpAddr, endpoint: SocketAddr) -> io::Result<Socket> {
     }
 }
 
-/// Returns whether the connection was accepted by somebody else than itself.
+/// Fails unless the connection was accepted; a TCP self-connect counts as refused.
 fn accepted(socket: &Socket) -> io::Result<()> {
     if let Some(error) = socket.take_error()? {
         return Err(error);
@@ -226,7 +226,7 @@ fn accepted(socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads what an endpoint still sends; returns whether it may send more.
+/// Reads what an endpoint still sends; returns true if it may send more.
 fn goes_on(socket: &mut &Socket, left: &mut usize) -> bool {
     let mut buffer = [0; 4096];
     loop {
@@ -241,7 +241,7 @@ fn goes_on(socket: &mut &Socket, left: &mut usize) -> bool {
     }
 }
 
-/// Tells a failure of the endpoint, or of the way to it, from one of this host.
+/// Returns the outcome of an error: a failure of the endpoint or the network, or a fault of this host.
 pub(super) fn failed(error: &io::Error) -> Outcome {
     const OWN: [Errno; 8] = [
         Errno::MFILE,

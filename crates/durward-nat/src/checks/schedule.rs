@@ -1,6 +1,6 @@
-//! Which endpoint is checked when, and what follows from the results: without sockets and without a clock.
+//! Schedule and results of checks, without sockets and without a clock.
 //!
-//! The state of an endpoint belongs to its mapping and address, so it survives every change that leaves both.
+//! The state of an endpoint belongs to its mapping and address, so it survives every change that keeps both.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -16,10 +16,10 @@ use super::{CheckedEndpoint, CheckedMapping};
 use crate::desired::Ejected;
 use crate::desired::ejected::MappingId;
 
-/// Number of an endpoint of a mapping; it is never used again.
+/// Number of a mapping's endpoint; never reused.
 pub(super) type Target = u64;
 
-/// A check to be made now.
+/// Check to be made now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Due {
     pub(super) target: Target,
@@ -33,26 +33,26 @@ pub(super) struct Due {
 pub(super) enum Outcome {
     /// The endpoint accepted a connection.
     Passed,
-    /// It did not, and why.
+    /// The endpoint did not, for this reason.
     Failed(String),
-    /// This host could not ask, and why: it says nothing about the endpoint.
+    /// No check was possible from this host, for this reason: the result says nothing about the endpoint.
     Unchecked(String),
 }
 
-/// A change of an endpoint's state.
+/// Change of an endpoint's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Transition {
-    /// It leaves rotation because of this.
+    /// The endpoint leaves rotation for this reason.
     Out(String),
-    /// It is in rotation again.
+    /// The endpoint is in rotation again.
     In,
-    /// It can no longer be checked because of this, and stays what it was.
+    /// The endpoint can no longer be checked for this reason, and keeps its state.
     Unknown(String),
-    /// It can be checked again.
+    /// The endpoint can be checked again.
     Known,
 }
 
-/// An event of one endpoint.
+/// Event of one endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Event {
     pub(super) mapping: MappingId,
@@ -66,9 +66,9 @@ pub(super) struct Schedule {
     mappings: BTreeMap<MappingId, Checked>,
     endpoints: BTreeMap<Target, Endpoint>,
     due: BTreeSet<(Instant, Target)>,
-    /// Those that wait for a slot of their tenant, the longest first.
+    /// Endpoints that wait for a slot of their tenant, the longest first.
     queues: BTreeMap<TenantId, VecDeque<Target>>,
-    /// The tenants of `queues`, in the order in which they get slots.
+    /// Tenants of `queues`, in the order in which they get slots.
     turns: VecDeque<TenantId>,
     running: BTreeMap<Target, (TenantId, Slot)>,
     slots: Slots,
@@ -89,18 +89,18 @@ struct Endpoint {
     mapping: MappingId,
     at: SocketAddr,
     out: bool,
-    /// Results in a row that contradict `out`.
+    /// Consecutive results that contradict `out`.
     streak: u32,
     /// Cause of the last failure.
     cause: Option<Arc<str>>,
-    /// Reason why it cannot be checked.
+    /// Reason the endpoint cannot be checked.
     unchecked: Option<Arc<str>>,
-    /// When it is due; `None` while it is queued or checked.
+    /// Time of the next check; `None` while the endpoint is queued or being checked.
     due: Option<Instant>,
 }
 
 impl Schedule {
-    /// Starts without any endpoint; `random` spreads the checks.
+    /// Creates a schedule without endpoints; `random` spreads the checks.
     pub(super) fn new(slots: Slots, random: u64) -> Self {
         Self {
             mappings: BTreeMap::new(),
@@ -113,13 +113,13 @@ impl Schedule {
             ejected: Ejected::default(),
             ejections: BTreeMap::new(),
             next: 0,
-            // A generator by shifts never leaves 0.
+            // A xorshift generator never leaves 0.
             random: random | 1,
         }
     }
 
-    /// Follows a model: new endpoints are due now and out when `ejected` has them, those of before stay what they are, and others are forgotten.
-    /// Returns the checks under way that nobody asks for any more.
+    /// Follows a model: new endpoints are due now, and out if `ejected` has them; known ones keep their state; others are removed. Returns the
+    /// running checks that are no longer wanted.
     pub(super) fn follow(
         &mut self,
         model: &NatModel,
@@ -148,6 +148,7 @@ impl Schedule {
                 endpoints.insert(at, target);
             }
             self.mappings.insert(id.clone(), Checked { check: check.clone(), endpoints });
+            // Endpoints that the mapping no longer has stay in `former`, to be removed below.
             if let Some(gone) = known {
                 former.insert(id, gone);
             }
@@ -170,7 +171,7 @@ impl Schedule {
             queue.push_back(target);
         }
         let mut started = Vec::new();
-        // Those that cannot get a slot now keep their place before those that had one.
+        // Tenants that get no slot now stay ahead of those that had one.
         let mut without = VecDeque::new();
         while let Some(tenant) = self.turns.pop_front() {
             if self.slots.used() >= self.slots.most() {
@@ -178,7 +179,7 @@ impl Schedule {
                 break;
             }
             let Some(queue) = self.queues.get_mut(&tenant) else { continue };
-            // Endpoints that were forgotten meanwhile.
+            // Skips endpoints that were removed meanwhile.
             while queue.front().is_some_and(|target| !self.endpoints.contains_key(target)) {
                 queue.pop_front();
             }
@@ -204,7 +205,7 @@ impl Schedule {
         started
     }
 
-    /// Takes the result of a check and says what follows from it.
+    /// Handles the result of a check; returns its consequences.
     pub(super) fn finish(
         &mut self,
         target: Target,
@@ -233,7 +234,7 @@ impl Schedule {
         Some(Event { mapping, endpoint: at, transition })
     }
 
-    /// Returns when the next check is due; those that wait for a slot are started when one is given back.
+    /// Returns the time of the next check; checks that wait for a slot start when one is released.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|(due, _)| *due)
     }
@@ -243,7 +244,7 @@ impl Schedule {
         &self.ejected
     }
 
-    /// Returns how often endpoints were taken out, by tenant.
+    /// Returns the ejections so far, by tenant.
     pub(super) const fn ejections(&self) -> &BTreeMap<TenantId, u64> {
         &self.ejections
     }
@@ -288,7 +289,7 @@ impl Schedule {
         target
     }
 
-    /// Forgets an endpoint; returns whether it is being checked.
+    /// Removes an endpoint; returns true if it is being checked.
     fn forget(&mut self, target: Target) -> bool {
         let Some(endpoint) = self.endpoints.remove(&target) else { return false };
         if let Some(due) = endpoint.due {
@@ -298,7 +299,7 @@ impl Schedule {
         self.running.contains_key(&target)
     }
 
-    /// An interval that was made shorter counts at once.
+    /// Moves a check forward if its interval became shorter.
     fn bring_forward(&mut self, target: Target, latest: Instant) {
         let Some(endpoint) = self.endpoints.get_mut(&target) else { return };
         if let Some(due) = endpoint.due.filter(|due| *due > latest) {
@@ -314,7 +315,7 @@ impl Schedule {
         Some(Due { target, tenant, endpoint: endpoint.at, timeout })
     }
 
-    /// Marsaglia's xorshift: it only has to spread checks.
+    /// Returns a number of Marsaglia's xorshift; it only has to spread checks.
     const fn random(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -324,9 +325,10 @@ impl Schedule {
 }
 
 impl Endpoint {
-    /// Counts a result, and changes the state when there are enough of it in a row.
+    /// Counts a result, and changes the state after enough equal ones in a row.
     fn judge(&mut self, outcome: Outcome, check: &HealthCheck) -> Option<Transition> {
         let failure = match outcome {
+            // A fault of this host says nothing about the endpoint, so it neither ejects nor restores it.
             Outcome::Unchecked(why) => {
                 self.streak = 0;
                 let is_new = self.unchecked.as_deref() != Some(&why);
@@ -356,7 +358,7 @@ impl Endpoint {
     }
 }
 
-/// The interval, a tenth more or less.
+/// Returns the interval, varied by up to a tenth.
 fn jittered(interval: Duration, random: u64) -> Duration {
     let share = f64::from((random >> 32) as u32) / f64::from(u32::MAX);
     interval.mul_f64(0.9 + 0.2 * share)

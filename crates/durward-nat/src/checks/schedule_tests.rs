@@ -1,4 +1,4 @@
-//! The schedule without sockets: time is what the tests say it is.
+//! Tests of the schedule without sockets, with a simulated clock.
 
 use durward_model::health::Probe;
 use durward_model::mapping::{
@@ -40,7 +40,7 @@ fn mapping(tenant: &str, name: &str, endpoints: &[&str]) -> PortMapping {
     }
 }
 
-/// A schedule and its clock.
+/// Schedule and simulated clock.
 struct Bench {
     schedule: Schedule,
     now: Instant,
@@ -61,7 +61,7 @@ impl Bench {
         self.schedule.follow(&model, &BTreeSet::new(), &Ejected::default(), self.now)
     }
 
-    /// Starts what is due and gives each the outcome that `outcome` says.
+    /// Starts the due checks and gives each the outcome that `outcome` returns.
     fn round(&mut self, outcome: impl Fn(&str) -> Outcome) -> usize {
         let due = self.schedule.start(self.now);
         for one in &due {
@@ -96,7 +96,7 @@ fn refused() -> Outcome {
     Outcome::Failed("Connection refused".to_owned())
 }
 
-/// All endpoints but one accept connections.
+/// Returns an outcome function by which all endpoints but one accept connections.
 fn without(dead: &'static str) -> impl Fn(&str) -> Outcome {
     move |at| if at == dead { refused() } else { Outcome::Passed }
 }

@@ -1,23 +1,23 @@
-//! Slots for checks under way, so that one tenant's slow endpoints neither fill this process with sockets nor keep another tenant's waiting.
+//! Limits of concurrent checks, so that one tenant's slow endpoints neither fill this process with sockets nor delay another tenant's checks.
 //!
-//! A tenant has a few of its own and may have some of the common ones, as tenants of the proxy have for the checks of upstreams.
+//! A tenant has a few slots of its own and may use some common ones, as in the proxy's health checks.
 
 use std::collections::BTreeMap;
 
 use durward_model::TenantId;
 
-/// Slots that a tenant has to itself.
+/// Slots reserved for each tenant.
 pub(super) const OWN: usize = 2;
-/// Common slots that a tenant may have.
+/// Common slots that one tenant may hold.
 pub(super) const MORE: usize = 30;
 /// Common slots of all tenants.
 pub(super) const COMMON: usize = 256;
-/// Slots of all kinds in this process, whatever the number of tenants.
+/// Slots in this process, whatever the number of tenants.
 pub(super) const MOST: usize = 512;
-/// The share of this process's open files that checks may take.
+/// Divisor of the process's file descriptors for checks.
 const FILES: usize = 16;
 
-/// The slots of all tenants.
+/// Slots of all tenants.
 #[derive(Debug)]
 pub(super) struct Slots {
     most: usize,
@@ -32,7 +32,7 @@ struct Held {
     more: usize,
 }
 
-/// A slot that was taken; it is given back by [`Slots::give`].
+/// Slot that was taken; released by [`Slots::give`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Slot {
     Own,
@@ -40,23 +40,23 @@ pub(super) enum Slot {
 }
 
 impl Slots {
-    /// Returns the slots of a process that may have so many files open.
+    /// Creates the slots of a process with a limit of `files` file descriptors.
     pub(super) fn new(files: usize) -> Self {
         let most = (files / FILES).clamp(MORE + OWN, MOST);
         Self { most, used: 0, common: 0, tenants: BTreeMap::new() }
     }
 
-    /// Returns how many may be taken at once.
+    /// Returns the number of slots.
     pub(super) const fn most(&self) -> usize {
         self.most
     }
 
-    /// Returns how many are taken.
+    /// Returns the number of slots taken.
     pub(super) const fn used(&self) -> usize {
         self.used
     }
 
-    /// Takes a slot for a tenant, unless it has its share or there is none left.
+    /// Takes a slot for a tenant, unless it has used up its share or none is left.
     pub(super) fn take(&mut self, tenant: &TenantId) -> Option<Slot> {
         if self.used >= self.most {
             return None;
@@ -81,7 +81,7 @@ impl Slots {
         Some(slot)
     }
 
-    /// Gives a slot back.
+    /// Releases a slot.
     pub(super) fn give(&mut self, tenant: &TenantId, slot: Slot) {
         let Some(held) = self.tenants.get_mut(tenant) else { return };
         match slot {

@@ -1,7 +1,6 @@
-//! Which connections must end because of a change: exactly those that could not be made anew.
+//! Connections that must end because of a change: exactly those that could not be opened again.
 //!
-//! The judgement looks at what is allowed now, so changes made while nobody watched are caught too. Deliberately absent:
-//! a clock; a connection that may drain is returned with its grace.
+//! The judgement compares with what is allowed now, so changes made while no process watched are caught too.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,18 +14,18 @@ use crate::mark::{EGRESS, MAPPED, PICKED_UP, SLOT_MASK, TRANSPARENT, slot_bits, 
 
 const UDP: u8 = 17;
 
-/// What is to be done with a connection.
+/// Fate of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It goes on.
+    /// The connection goes on.
     Keep,
-    /// It ends now.
+    /// The connection ends now.
     Cut,
-    /// It ends after this long, if it is not allowed again until then.
+    /// The connection ends after this time, unless it is allowed again before.
     Drain(Duration),
 }
 
-/// What is to be done with a connection of ours under `new`; `old` is what was allowed before the change.
+/// Returns the fate of a connection with our mark under `new`; `old` is the policy before the change.
 #[must_use]
 pub fn judge(flow: &Flow, old: &Policy, new: &Policy) -> Fate {
     if flow.mark & MAPPED != 0 {
@@ -41,7 +40,7 @@ pub fn judge(flow: &Flow, old: &Policy, new: &Policy) -> Fate {
     Fate::Keep
 }
 
-/// The connections to cut now and those to drain, of `flows`.
+/// Splits `flows` into connections to cut now and connections to drain.
 #[must_use]
 pub fn sort(flows: Vec<Flow>, old: &Policy, new: &Policy) -> (Vec<Flow>, Vec<(Flow, Duration)>) {
     let (mut cut, mut drain) = (Vec::new(), Vec::new());
@@ -55,7 +54,7 @@ pub fn sort(flows: Vec<Flow>, old: &Policy, new: &Policy) -> (Vec<Flow>, Vec<(Fl
     (cut, drain)
 }
 
-/// Whether a connection was let in by one of the policy's mappings.
+/// Returns true if one of the policy's mappings admitted the connection.
 pub(crate) fn is_mapped_by(flow: &Flow, policy: &Policy) -> bool {
     let (external, _, _) = ends(flow);
     flow.mark & MAPPED != 0
@@ -84,7 +83,7 @@ fn judge_mapped(flow: &Flow, old: &Policy, new: &Policy) -> Fate {
     Fate::Keep
 }
 
-/// External address, client and endpoint. A connection picked up from another gateway was begun by the endpoint's answer.
+/// Returns external address, client and endpoint. In an entry picked up from another gateway the endpoint's answer is the original direction.
 const fn ends(flow: &Flow) -> (SocketAddr, SocketAddr, SocketAddr) {
     if flow.mark & PICKED_UP != 0 {
         (flow.reply_destination, flow.destination, flow.source)
@@ -112,7 +111,7 @@ fn judge_leaving(flow: &Flow, new: &Policy) -> Fate {
     if rule.drain.is_zero() { Fate::Cut } else { Fate::Drain(rule.drain) }
 }
 
-/// What is the proxy's stays so as long as it would be handed over again; the proxy itself ends what its rules no longer want.
+/// Judges a connection of the forward proxy: it stays as long as it would be handed over again; the proxy itself ends what its rules no longer allow.
 fn judge_taken(flow: &Flow, new: &Policy) -> Fate {
     let known = new.leaving(flow.source.ip());
     let known = known.filter(|rule| rule.tenant == tenant(flow.mark));

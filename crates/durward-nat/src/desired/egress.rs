@@ -1,6 +1,6 @@
-//! Egress rules as map elements: whose traffic a pod's is, and which addresses it leaves from.
+//! Egress rules as map elements: a pod's address leads to its tenant, and to the addresses that its traffic leaves from.
 //!
-//! Deliberately absent: a rule for everybody else; who is not known does not leave.
+//! Deliberately absent: a rule for other sources; a source without a rule does not leave.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ use crate::report::{MappingReport, Rejection};
 
 type Outputs<'a> = (&'a mut Elements, &'a mut Shapes, &'a mut Policy);
 
-/// Puts every sound egress rule into the outputs.
+/// Adds every valid egress rule to the outputs.
 pub(super) fn compile(
     model: &NatModel,
     (options, interfaces): (&Options, &Interfaces),
@@ -97,7 +97,7 @@ fn judge(
     Ok(Sound { tenant, slot_v4, slot_v6 })
 }
 
-/// What is handed over is one and the same for all of a tenant: the kernel asks by the tenant's number.
+/// Checks that all rules of a tenant hand the same traffic over: the kernel looks it up by the tenant's number.
 fn one_way<'a>(
     rule: &'a KernelEgress,
     asked: &mut BTreeMap<&'a TenantId, &'a Transparent>,
@@ -111,7 +111,7 @@ fn flags(transparent: &Transparent) -> u32 {
     ASKED | if transparent.others == Others::Deny { WITHHELD } else { 0 }
 }
 
-/// The one interface all addresses of a family are on.
+/// Returns the slot of the one interface that all addresses of a family are on.
 fn slot(rule: &KernelEgress, interfaces: &Interfaces, v4: bool) -> Result<Option<u8>, Rejection> {
     let mut found = None;
     for range in rule.addresses.iter().filter(|range| range.first().is_ipv4() == v4) {
@@ -125,8 +125,8 @@ fn slot(rule: &KernelEgress, interfaces: &Interfaces, v4: bool) -> Result<Option
     Ok(found)
 }
 
-/// Sources lead to the rule's mark and digest by one element, and those two to its addresses. The digest is that of the rule's content, so a
-/// packet that sees two generations finds the addresses of one of them, or none.
+/// Adds the elements of a rule: its sources lead to its mark and digest, and those two to its addresses. The digest is that of the rule's content, so
+/// a packet that sees two generations finds the addresses of one of them, or none.
 fn put(rule: &KernelEgress, ip: Ip, mark: u32, (elements, shapes): (&mut Elements, &mut Shapes)) {
     let digit = ip.digit();
     let ends = |range: &AddressRange| {
@@ -155,7 +155,7 @@ fn put(rule: &KernelEgress, ip: Ip, mark: u32, (elements, shapes): (&mut Element
     }
 }
 
-/// Which ports of a tenant's traffic are the proxy's, and what becomes of the others: a word about them is always there.
+/// Adds the ports of a tenant's traffic that the proxy takes, and the verdict on all other ports, which is always present.
 fn hand_over(transparent: &Transparent, tenant: u16, elements: &mut Elements) {
     let asked = mark::mark(tenant, 0, ASKED).to_ne_bytes();
     let mut put = |protocol: Transport, port: u16, chain: &str| {

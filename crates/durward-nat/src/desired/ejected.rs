@@ -1,6 +1,6 @@
 //! Endpoints that are out of rotation because their checks fail: an input of the kernel state beside the model.
 //!
-//! They get no new connections. Connections that exist go on, since an endpoint that answers no new ones may still serve old ones.
+//! Ejected endpoints get no new connections. Existing ones go on, because an endpoint that accepts no new ones may still serve old ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -14,12 +14,12 @@ use crate::nftables::ruleset::Value;
 use crate::nftables::{Element, Ruleset};
 use crate::program::step::{Ip, port_key};
 
-/// Identity of a mapping: its tenant and its name among the tenant's mappings.
+/// Identity of a mapping: its tenant, and its name among the tenant's mappings.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MappingId {
-    /// Its tenant.
+    /// Tenant of the mapping.
     pub tenant: TenantId,
-    /// Its name.
+    /// Name of the mapping.
     pub name: Arc<str>,
 }
 
@@ -57,13 +57,13 @@ impl Ejected {
         self.0.values().map(BTreeSet::len).sum()
     }
 
-    /// Returns whether every endpoint is in rotation.
+    /// Returns true if every endpoint is in rotation.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Returns whether an endpoint of a mapping is out.
+    /// Returns true if an endpoint of a mapping is out.
     #[must_use]
     pub fn has(&self, mapping: &MappingId, endpoint: SocketAddr) -> bool {
         self.0.get(mapping).is_some_and(|out| out.contains(&endpoint))
@@ -75,7 +75,7 @@ impl Ejected {
         self.of(mapping).0.cloned().unwrap_or_default()
     }
 
-    /// Returns what is out of a mapping: nothing of one that is not checked (any more).
+    /// Returns the ejected endpoints of a mapping: none if it has no checks (any more).
     pub(super) fn of(&self, mapping: &PortMapping) -> Out<'_> {
         if self.0.is_empty() || mapping.health_check.is_none() {
             return Out(None);
@@ -83,7 +83,7 @@ impl Ejected {
         Out(self.0.get(&MappingId::of(mapping)))
     }
 
-    /// Returns those that are endpoints of checked mappings of `model`.
+    /// Returns the part that concerns endpoints of checked mappings of `model`.
     #[must_use]
     pub fn within(&self, model: &NatModel) -> Self {
         let mut left = Self::default();
@@ -101,7 +101,7 @@ impl Ejected {
         left
     }
 
-    /// Finds those that an earlier process took out of the table it left, so that a restart does not put them back.
+    /// Reads the endpoints that an earlier process ejected from the table it left, so that a restart does not put them back into rotation.
     pub(crate) fn found(ruleset: &Ruleset, model: &NatModel) -> Self {
         let mut found = Self::default();
         for mapping in model.mappings.iter().filter(|one| one.health_check.is_some()) {
@@ -117,12 +117,12 @@ impl Ejected {
     }
 }
 
-/// What is out of one mapping.
+/// Ejected endpoints of one mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Out<'a>(Option<&'a BTreeSet<SocketAddr>>);
 
 impl Out<'_> {
-    /// Returns whether an endpoint of a port is out; of UDP and SCTP none ever is.
+    /// Returns true if an endpoint of a port is out; never for UDP and SCTP.
     pub(super) fn has(self, port: &MappedPort, endpoint: (IpAddr, Option<u16>)) -> bool {
         port.protocol == Transport::Tcp
             && self.0.is_some_and(|out| out.contains(&port.checked_at(endpoint)))
@@ -131,7 +131,7 @@ impl Out<'_> {
 
 type Endpoint = (IpAddr, Option<u16>);
 
-/// The endpoints of a port that the table knows and does not lead to.
+/// Returns the endpoints of a port that are in the table but not in rotation.
 fn left_out(ruleset: &Ruleset, address: IpAddr, port: &MappedPort) -> Vec<Endpoint> {
     let ip = Ip::of(address.is_ipv4());
     let elements = |name: &str| ruleset.sets.get(name).map(|set| &set.elements);
@@ -164,7 +164,7 @@ fn left_out(ruleset: &Ruleset, address: IpAddr, port: &MappedPort) -> Vec<Endpoi
         let is_known = ip.bytes(endpoint.0).is_some_and(|at| known.contains_key(&at.repeat(2)));
         led_to.len() == before && is_known
     });
-    // A table that leads to others as well was made for another document, and says nothing about these.
+    // A table that leads to other endpoints too was made for another document, so it does not tell which are out.
     if led_to.is_empty() { out } else { Vec::new() }
 }
 
@@ -220,7 +220,7 @@ mod tests {
         }
     }
 
-    /// Single ports, ranges to one port and to the same port, both families, and UDP beside them.
+    /// Builds mappings with single ports, ranges to one port and to the same port, both families, and UDP beside them.
     fn all_kinds() -> NatModel {
         let both = ["10.0.0.1:80", "10.0.0.2:80", "[fd00::1]:80", "[fd00::2]:80"];
         let same = ["10.0.0.1", "10.0.0.2", "fd00::1"].map(|ip| ip.parse().unwrap());

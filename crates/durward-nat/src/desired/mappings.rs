@@ -1,6 +1,6 @@
 //! Mappings as map elements.
 //!
-//! A mapping is first judged whole; only then does it put anything anywhere.
+//! A mapping is judged as a whole before any of its elements is added.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -22,14 +22,14 @@ use crate::program::step::{Ip, after, port_key};
 use crate::program::{Balance, Entry, List, Shape, Shapes, leads_to};
 use crate::report::{MappingReport, Rejection};
 
-/// More would make hashes and maps large without being of use.
+/// Endpoints per port at most: more would enlarge hashes and maps without use.
 const ENDPOINTS: usize = 1024;
 
-/// Ranges that do not overlap, by their first port, with who has them.
+/// Claimed port ranges by their first port, with their mapping; they do not overlap.
 type Claims<'a> = BTreeMap<(IpAddr, Transport), BTreeMap<u16, (PortRange, &'a PortMapping)>>;
 type Outputs<'a> = (&'a mut Elements, &'a mut Shapes, &'a mut Policy);
 
-/// Puts every sound mapping into the outputs.
+/// Adds every valid mapping to the outputs.
 pub(super) fn compile(
     (model, ejected): (&NatModel, &Ejected),
     interfaces: &Interfaces,
@@ -47,6 +47,7 @@ pub(super) fn compile(
             rejected: judged.clone().err(),
             foreign_addresses: foreign.filter(|address| !interfaces.has(*address)).collect(),
         });
+        // Judged before it claims anything: a rejected mapping must not take ports from a later one.
         let Ok(tenant) = judged else { continue };
         let out = ejected.of(mapping);
         for each in services(mapping) {
@@ -78,7 +79,7 @@ impl Service<'_> {
         mark::mark(tenant, slot, MAPPED | snat)
     }
 
-    /// The endpoints of its family; those of one single port always with their own.
+    /// Returns the endpoints of the address's family; for a single external port, each with its own port.
     fn endpoints(&self) -> Vec<(IpAddr, Option<u16>)> {
         let mut endpoints = self.port.endpoints(self.address.is_ipv4());
         let ports = self.port.ports;
@@ -97,7 +98,7 @@ fn services(mapping: &PortMapping) -> impl Iterator<Item = Service<'_>> {
     })
 }
 
-/// The tenant's number, when all of the mapping can be served.
+/// Returns the tenant's number if all of the mapping can be served.
 fn judge(mapping: &PortMapping, model: &NatModel, claims: &Claims<'_>) -> Result<u16, Rejection> {
     let tenant = model.tenants.get(&mapping.tenant).filter(|number| **number > 0);
     let tenant = *tenant.ok_or(Rejection::UnknownTenant)?;
@@ -111,6 +112,7 @@ fn judge(mapping: &PortMapping, model: &NatModel, claims: &Claims<'_>) -> Result
         let (protocol, ports) = (port.protocol, port.ports);
         let taken = |by: String| Rejection::PortTaken { address, protocol, ports, by };
         let others = claims.get(&(address, protocol));
+        // Claimed ranges do not overlap each other: if the last one that begins within reach is free of these ports, all are.
         let near = others.and_then(|others| others.range(..=ports.last()).next_back());
         if let Some((_, (_, by))) = near.filter(|(_, (range, _))| range.overlaps(ports)) {
             return Err(taken(by.full_name()));
@@ -137,7 +139,7 @@ fn claim<'a>(
     of.insert(port.ports.first(), (port.ports, mapping));
 }
 
-/// Puts a service into the maps; returns the list of its clients.
+/// Adds a service to the maps; returns the list of its clients.
 fn put(
     service: &Service<'_>,
     (tenant, out): (u16, Out<'_>),
@@ -184,7 +186,7 @@ fn put(
     list
 }
 
-/// The maps a service of this kind is in.
+/// Names of the maps for a kind of service.
 struct Maps {
     services: &'static str,
     ranges: &'static str,
@@ -203,18 +205,18 @@ impl Maps {
     }
 }
 
-/// A port as it stands beside an address.
+/// Encodes a port as it stands beside an address in a key: network order, padded to a register.
 pub(super) fn port_bytes(port: u16) -> [u8; 4] {
     let [high, low] = port.to_be_bytes();
     [high, low, 0, 0]
 }
 
-/// The set of endpoints, each beside itself: two addresses that are not one endpoint are not in it.
+/// Returns the name of the set of endpoints, each concatenated with itself, so that a lookup of two different addresses fails.
 pub(super) const fn same_set(ip: Ip) -> &'static str {
     if ip.v4() { "same4" } else { "same6" }
 }
 
-/// The key behind the last port of a range.
+/// Returns the end key of a range of ports, which the interval excludes.
 fn behind(address: &[u8], protocol: u8, last: u16) -> Option<Vec<u8>> {
     let mut key = port_key(address, protocol, last);
     let port = key.len() - 4;
@@ -225,10 +227,10 @@ fn behind(address: &[u8], protocol: u8, last: u16) -> Option<Vec<u8>> {
     Some(key)
 }
 
-/// The list of the sources of a family.
+/// Returns the list of one family's sources.
 fn source_list(shapes: &mut Shapes, ip: Ip, sources: &SourceSet) -> List {
     let (mut list, blocks) = own_list(ip, sources);
-    // Two lists with one number must not become one list.
+    // Two lists with one digest must not become one.
     while list != List::EVERYBODY
         && shapes.sources.get(&(ip.v4(), list)).is_some_and(|known| *known != blocks)
     {
@@ -247,19 +249,19 @@ fn own_list(ip: Ip, sources: &SourceSet) -> (List, Vec<IpNet>) {
     (if everybody { List::EVERYBODY } else { List::of(&blocks) }, blocks)
 }
 
-/// Where answers of endpoints belong whose connection is unknown here, because another gateway had it.
-/// An endpoint behind several external ports has no such place.
+/// Marks and external addresses for answers of endpoints whose connection is unknown here, because another gateway had it. `None` for an endpoint
+/// behind several external ports: its answers are ambiguous.
 #[derive(Default)]
 struct Answers(BTreeMap<(IpAddr, u16), Option<Answer>>);
 
-/// Where the answers of an endpoint belong.
+/// Mark and external address for an endpoint's answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// The mark of the connections.
+    /// Mark of the connections.
     mark: u32,
-    /// The list of the clients.
+    /// List of the clients.
     list: List,
-    /// The external address and port.
+    /// External address and port.
     place: Vec<u8>,
 }
 
@@ -283,6 +285,7 @@ impl Answers {
                 Some(Answer { mark, list, place: [&address[..], &port_bytes(external)].concat() })
             };
             let place = self.0.entry((endpoint, port));
+            // A second external port makes the answers ambiguous, so neither is used.
             place.and_modify(|known| *known = None).or_insert_with(answer);
         }
     }
@@ -297,7 +300,8 @@ impl Answers {
 }
 
 impl Answer {
-    /// The mark and list by the endpoint, and the place by both; what an answer was picked up for is looked up with its mark again.
+    /// Returns the elements: mark and list by the endpoint, and the external address by endpoint and mark; the external address of a picked-up answer
+    /// is looked up by its mark again.
     pub(super) fn elements(
         &self,
         endpoint: IpAddr,
@@ -314,7 +318,7 @@ impl Answer {
     }
 }
 
-/// Whether endpoints may be asked for where their answers belong.
+/// Returns true if the external address of an endpoint's answers can be unambiguous.
 fn may_answer(service: &Service<'_>) -> bool {
     let ports = service.port.ports;
     ports.first() == ports.last()
@@ -322,14 +326,14 @@ fn may_answer(service: &Service<'_>) -> bool {
         && service.mapping.mode == SourceMode::PreserveSource
 }
 
-/// Where the answers of these endpoints belong, as all mappings of a model without rejected ones say it.
+/// Returns the answers of these endpoints over all mappings of a model without rejected ones.
 pub(super) fn answers_of(
     model: &NatModel,
     interfaces: &Interfaces,
     endpoints: &BTreeSet<(IpAddr, u16)>,
 ) -> BTreeMap<(IpAddr, u16), Option<Answer>> {
     let mut answers = Answers::default();
-    // Those of which it is not yet known that there are several places.
+    // Endpoints not yet known to be ambiguous.
     let mut open = endpoints.clone();
     for mapping in &model.mappings {
         let Some(tenant) = model.tenants.get(&mapping.tenant) else { continue };
@@ -352,7 +356,7 @@ pub(super) fn answers_of(
     answers.0
 }
 
-/// The addresses of the endpoints that a mapping's external addresses lead to: those of their families.
+/// Returns the addresses of the endpoints that a mapping's external addresses lead to: those of their families.
 pub(super) fn endpoint_addresses(mapping: &PortMapping) -> impl Iterator<Item = IpAddr> + '_ {
     let serves = |ipv4: bool| mapping.addresses.iter().any(|one| one.0.is_ipv4() == ipv4);
     let families = [serves(true), serves(false)];
@@ -366,7 +370,7 @@ pub(super) fn endpoint_addresses(mapping: &PortMapping) -> impl Iterator<Item = 
     all.filter(move |address| families[usize::from(address.is_ipv6())])
 }
 
-/// The endpoints whose answers these mappings may place.
+/// Returns the endpoints for whose answers these mappings may have an external address.
 pub(super) fn answering(mappings: &[Arc<PortMapping>]) -> BTreeSet<(IpAddr, u16)> {
     let services = mappings.iter().flat_map(|mapping| services(mapping)).filter(may_answer);
     let endpoints = services.flat_map(|service| service.endpoints());

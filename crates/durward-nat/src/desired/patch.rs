@@ -1,6 +1,6 @@
-//! A change of a few mappings, computed from those alone: what computing everything would come to, in a hundredth of the time.
+//! Computes a change of a few mappings from those alone: equal to computing everything, in a hundredth of the time.
 //!
-//! It gives up whenever others could be concerned, and then everything is computed. Deliberately absent: the kernel.
+//! Returns `None` whenever other mappings could be concerned; then everything is computed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,44 +18,44 @@ use crate::nftables::{Chain, Changes, Element, Ruleset, Verdict};
 use crate::options::Options;
 use crate::program::step::Ip;
 
-/// More changes at once are computed with everything else.
+/// Changed mappings above which everything is computed.
 const FEW: usize = 64;
-/// The maps each of whose elements belongs to one mapping.
+/// Maps each of whose elements belongs to one mapping.
 const OWN: [&str; 4] = ["ep4", "ep6", "svc4", "svc6"];
-/// The maps that lead to chains.
+/// Maps that lead to chains.
 const LEADING: [&str; 4] = ["svc4", "svc6", "svcr4", "svcr6"];
 
-/// What is known of a model of which no mapping is rejected.
+/// Last computed state, of a model without rejected mappings.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
-    /// The model.
+    /// Model of that state.
     pub model: &'a NatModel,
-    /// The endpoints of it that are out of rotation.
+    /// Ejected endpoints of the model.
     pub ejected: &'a Ejected,
-    /// The packet filter's table it asks for.
+    /// nftables table of the model.
     pub ruleset: &'a Ruleset,
-    /// Which connections it lets go on.
+    /// Connections that the model lets go on.
     pub policy: &'a Policy,
-    /// What the host decides.
+    /// Options of the host.
     pub options: &'a Options,
-    /// What the host has.
+    /// Interfaces of the host.
     pub interfaces: &'a Interfaces,
 }
 
-/// What a change of a few mappings changes.
+/// Effect of a change of a few mappings.
 #[derive(Clone, Debug)]
 pub struct Patch {
-    /// Elements of the table.
+    /// Changes of the table's elements.
     pub changes: Changes,
-    /// What the mappings asked for that were changed or taken away.
+    /// State of the mappings that were changed or removed.
     pub before: Desired,
-    /// What those ask for that take their place.
+    /// State of the mappings that take their place.
     pub after: Desired,
-    /// Where the former were among all.
+    /// Positions of the former among all mappings.
     pub place: Range<usize>,
 }
 
-/// What `model` without `ejected` changes; `None` when everything must be computed.
+/// Computes the change to `model` without `ejected`; `None` if everything must be computed.
 #[must_use]
 pub fn patch(known: &Known<'_>, model: &NatModel, ejected: &Ejected) -> Option<Patch> {
     if !differ_in_mappings_only(known.model, model) {
@@ -66,6 +66,7 @@ pub fn patch(known: &Known<'_>, model: &NatModel, ejected: &Ejected) -> Option<P
     };
     let (old, new) = middle(&known.model.mappings, &model.mappings, same);
     let (gone, come) = (&known.model.mappings[old.clone()], &model.mappings[new]);
+    // Mappings with port ranges have elements in other maps than `OWN`.
     if gone.len().max(come.len()) > FEW || gone.iter().chain(come).any(|one| has_range(one)) {
         return None;
     }
@@ -88,18 +89,19 @@ pub fn patch(known: &Known<'_>, model: &NatModel, ejected: &Ejected) -> Option<P
         note(&mut changes.removed, set, difference(&these, &those));
         note(&mut changes.added, set, difference(&those, &these));
     }
+    // These two depend on other mappings with the same endpoint, so they look at the whole model.
     place_answers(known, model, [gone, come], &mut changes)?;
     place_endpoints(known, model, [gone, come], &mut changes)?;
     Some(Patch { changes, before, after, place: old })
 }
 
-/// Every field is named, so that a new one must be thought of here.
+/// Compares all other fields. Every field is named, so that the compiler rejects a new one that is not handled here.
 fn differ_in_mappings_only(old: &NatModel, new: &NatModel) -> bool {
     let NatModel { tenants, mappings: _, egress, local, slots } = old;
     *tenants == new.tenants && *egress == new.egress && *local == new.local && *slots == new.slots
 }
 
-/// What is left of both lists without their common beginning and end.
+/// Returns the ranges of both lists without their common beginning and end.
 fn middle(
     old: &[Arc<PortMapping>],
     new: &[Arc<PortMapping>],
@@ -115,7 +117,7 @@ fn has_range(mapping: &PortMapping) -> bool {
     mapping.ports.iter().any(|port| port.ports.first() != port.ports.last())
 }
 
-/// A model of these mappings only.
+/// Returns a model of these mappings only.
 fn part(model: &NatModel, mappings: &[Arc<PortMapping>]) -> NatModel {
     let tenants =
         mappings.iter().filter_map(|mapping| model.tenants.get_key_value(&mapping.tenant));
@@ -127,7 +129,7 @@ fn part(model: &NatModel, mappings: &[Arc<PortMapping>]) -> NatModel {
     }
 }
 
-/// Whether nobody else has the ports of these mappings.
+/// Returns true if no other mapping has the ports of these mappings.
 fn are_free(mappings: &[Arc<PortMapping>], all: &Policy, before: &Policy) -> bool {
     mappings.iter().all(|mapping| {
         let mut services = mapping.addresses.iter().flat_map(|address| {
@@ -140,7 +142,7 @@ fn are_free(mappings: &[Arc<PortMapping>], all: &Policy, before: &Policy) -> boo
     })
 }
 
-/// Whether the chains and lists that are needed are there, and none becomes useless.
+/// Returns true if all needed chains and lists exist, and none loses its last use.
 fn keeps_program(all: &Ruleset, before: &Ruleset, after: &Ruleset) -> bool {
     let lists = after.sets.iter().filter(|(name, _)| name.starts_with("src"));
     of_mappings(after).all(|(name, chain)| all.chains.get(name) == Some(chain))
@@ -150,13 +152,13 @@ fn keeps_program(all: &Ruleset, before: &Ruleset, after: &Ruleset) -> bool {
             .all(|(name, _)| is_led_to(name, all, before))
 }
 
-/// The chains that mappings lead to; the others depend on the host and on egress.
+/// Returns the chains that mappings lead to; the others depend on the host and on egress.
 fn of_mappings(ruleset: &Ruleset) -> impl Iterator<Item = (&String, &Chain)> {
     let leads = |name: &str| ["acl", "lb"].iter().any(|kind| name.starts_with(kind));
     ruleset.chains.iter().filter(move |(name, _)| leads(name))
 }
 
-/// Whether an element of another mapping leads to the chain.
+/// Returns true if an element of another mapping leads to the chain.
 fn is_led_to(chain: &str, all: &Ruleset, before: &Ruleset) -> bool {
     LEADING.iter().any(|name| {
         let own = before.sets.get(*name);
@@ -170,7 +172,7 @@ fn leads(element: &Element, chain: &str) -> bool {
     matches!(&element.value, Value::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) if to == chain)
 }
 
-/// Where answers belong depends on all mappings of an endpoint.
+/// Adds the changes of answers, which depend on all mappings of an endpoint.
 fn place_answers(
     known: &Known<'_>,
     model: &NatModel,
@@ -199,7 +201,7 @@ fn place_answers(
     settle(removed, added, changes)
 }
 
-/// Which addresses are endpoints depends on all mappings as well.
+/// Adds the changes of the set of endpoint addresses, which depends on all mappings as well.
 fn place_endpoints(
     known: &Known<'_>,
     model: &NatModel,

@@ -1,6 +1,4 @@
-//! Which connections may go on: the same facts as the maps, asked about connections that exist already.
-//!
-//! Deliberately absent: connection tracking itself; see `conntrack`.
+//! Policy for existing connections: the same facts as in the maps, looked up by connection-tracking entry.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,47 +13,47 @@ use durward_model::mapping::{
 };
 use ipnet::IpNet;
 
-/// Which connections may go on.
+/// Connections that may go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// By address and protocol, then by first port; ranges do not overlap.
+    /// Mapped ports by address and protocol, then by first port; ranges do not overlap.
     mapped: BTreeMap<(IpAddr, u8), BTreeMap<u16, Mapped>>,
     leaving: Vec<Leaving>,
-    /// The positions of those by their sources, which do not overlap.
+    /// Positions of the egress rules by their sources, which do not overlap.
     by_source: Blocks<usize>,
 }
 
-/// A mapped port.
+/// Mapped port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapped {
-    /// The tenant's number.
+    /// Number of the tenant.
     pub tenant: u16,
-    /// The external ports.
+    /// External ports.
     pub ports: PortRange,
-    /// Who may connect.
+    /// Allowed clients.
     pub sources: SourceSet,
-    /// The endpoints, with their port unless it is the client's.
+    /// Endpoints, with their port unless it is the client's.
     pub endpoints: BTreeSet<(IpAddr, Option<u16>)>,
-    /// Whether a client keeps its endpoint.
+    /// Affinity of a client to its endpoint.
     pub affinity: Affinity,
-    /// How long connections to an endpoint that is gone go on.
+    /// Grace of connections to a removed endpoint.
     pub drain: Duration,
 }
 
-/// Traffic that leaves.
+/// Egress rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaving {
-    /// The tenant's number.
+    /// Number of the tenant.
     pub tenant: u16,
-    /// The pods.
+    /// Networks of the pods.
     pub sources: Vec<IpNet>,
-    /// The addresses.
+    /// Egress addresses.
     pub addresses: Vec<AddressRange>,
-    /// The slots of their interfaces, IPv4's and IPv6's.
+    /// Slots of their interfaces, for IPv4 and for IPv6.
     pub slots: [Option<u8>; 2],
-    /// What is handed to the forward proxy instead.
+    /// Traffic that is handed to the forward proxy instead.
     pub transparent: Option<Arc<Transparent>>,
-    /// How long connections from an address that is gone go on.
+    /// Grace of connections from a removed address.
     pub drain: Duration,
 }
 
@@ -72,7 +70,7 @@ impl Mapped {
         }
     }
 
-    /// Whether connections to the external port may reach this endpoint.
+    /// Returns true if connections to the external port may reach this endpoint.
     #[must_use]
     pub fn reaches(&self, endpoint: IpAddr, port: u16, external: u16) -> bool {
         let single = self.ports.first() == self.ports.last();
@@ -95,7 +93,7 @@ impl Leaving {
 }
 
 impl Leaving {
-    /// What becomes of a packet of its pods by the protocol of this number to this port.
+    /// Returns the fate of a pod's packet, by IP protocol number and destination port.
     #[must_use]
     pub fn take(&self, protocol: u8, port: u16) -> Taken {
         let transparent = self.transparent.as_ref();
@@ -115,7 +113,7 @@ impl Policy {
         self.leaving.push(leaving);
     }
 
-    /// The mapping of an external port.
+    /// Returns the mapping of an external port.
     #[must_use]
     pub fn mapped(&self, address: IpAddr, protocol: u8, port: u16) -> Option<&Mapped> {
         let of = self.mapped.get(&(address, protocol))?;
@@ -123,14 +121,14 @@ impl Policy {
         mapped.ports.contains(port).then_some(mapped)
     }
 
-    /// The egress rule of a pod.
+    /// Returns the egress rule of a pod.
     #[must_use]
     pub fn leaving(&self, source: IpAddr) -> Option<&Leaving> {
         let (_, at) = self.by_source.meeting(&IpNet::from(source), |_| true)?;
         self.leaving.get(*at)
     }
 
-    /// Puts the ports of `after` in the place of those of `before`, which are of this policy.
+    /// Replaces the ports of `before`, which are of this policy, by those of `after`.
     pub(crate) fn exchange(&mut self, before: &Self, after: &Self) {
         for (key, ports) in &before.mapped {
             if let Some(of) = self.mapped.get_mut(key) {
@@ -145,7 +143,7 @@ impl Policy {
         }
     }
 
-    /// Whether the external addresses stay the same when the ports of `after` take the place of those of `before`.
+    /// Returns true if the external addresses stay the same when the ports of `after` replace those of `before`.
     pub(crate) fn keeps_addresses(&self, before: &Self, after: &Self) -> bool {
         let count = |policy: &Self, address: IpAddr| -> usize {
             let of = policy.mapped.range((address, 0)..=(address, u8::MAX));
@@ -163,7 +161,7 @@ impl Policy {
         all.all(stays)
     }
 
-    /// All external addresses.
+    /// Returns all external addresses.
     #[must_use]
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         let leaving = self.leaving.iter().flat_map(|rule| &rule.addresses);
@@ -172,7 +170,7 @@ impl Policy {
         self.mapped.keys().map(|(address, _)| *address).chain(single).collect()
     }
 
-    /// The tenants something of which `self` lets on and `next` does not: only their connections need be looked at.
+    /// Returns the tenants of which `self` allows something that `next` does not: only their connections need be judged.
     #[must_use]
     pub fn tightened_in(&self, next: &Self) -> BTreeSet<u16> {
         let mapped = self.mapped.iter().flat_map(|(key, these)| {

@@ -1,6 +1,6 @@
-//! A new model, or a new set of endpoints that are out of rotation: the short way where it leads there, else the whole way.
+//! Applies a new model, or a new set of ejected endpoints: by a patch of the changed mappings where that is possible, else as a whole.
 //!
-//! What the kernel refuses is not kept either, so that a repair brings back what is served.
+//! A state that the kernel refuses is not kept, so that a repair restores the one being served.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use crate::sysctl::{self, REMEMBERED};
 impl State {
     pub(super) fn apply(&mut self, model: Arc<NatModel>) -> Result<Report, NatError> {
         let model = self.numbered(model);
-        // Until something was brought about, what an earlier process left is the truth; it may have changed since the start.
+        // Until the first apply the ejections are those in the table of an earlier process, which may have changed since the start.
         let is_first = self.policy == Policy::default();
         let ejected = if is_first && model.mappings.iter().any(|one| one.health_check.is_some()) {
             Ejected::found(&self.table.read()?.ruleset, &model)
@@ -26,7 +26,7 @@ impl State {
         self.bring(model, ejected)
     }
 
-    /// Takes these endpoints of the present model out of rotation, and puts all others back.
+    /// Ejects these endpoints of the present model, and puts all others back into rotation.
     pub(super) fn eject(&mut self, ejected: &Ejected) -> Result<(), NatError> {
         let Some(model) = self.model.clone() else { return Ok(()) };
         let ejected = ejected.within(&model);
@@ -47,7 +47,7 @@ impl State {
         let out = std::mem::replace(&mut self.ejected, ejected);
         let result = self.reconcile();
         if result.is_err() && former.is_some() {
-            // The kernel still serves the former model; watching for tampering must not change that.
+            // The kernel still has the former model; repairs must not change that.
             (self.model, self.ejected) = (former, out);
         } else {
             self.renumber(numbers, Instant::now());

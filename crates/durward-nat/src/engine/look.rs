@@ -1,6 +1,4 @@
-//! What the kernel says of mappings: whether it carries them, how many connections began, how many leave.
-//!
-//! Deliberately absent: changes.
+//! Reads the kernel's state of mappings and egress rules: presence, connections begun, connections open.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -14,12 +12,12 @@ use crate::desired::Ejected;
 use crate::mark::{self, EGRESS};
 use crate::program::step::{Ip, interval, port_key};
 
-/// TCP, UDP and SCTP.
+/// IP protocols with ports: TCP, UDP and SCTP.
 const PORTS: [u8; 3] = [6, 17, 132];
 
 impl State {
     pub(super) fn begun(&self, model: &NatModel) -> Result<Vec<u64>, NatError> {
-        // Each endpoint of a port counts for itself.
+        // Each endpoint of a port has a counter of its own.
         let [v4, v6] =
             ["ep4", "ep6"].map(|set| self.table.element_packets(set).unwrap_or_default());
         let begun = |mapping: &PortMapping| {
@@ -70,7 +68,7 @@ impl State {
     }
 }
 
-/// The elements that mark what an egress rule's pods send: set and key.
+/// Returns the elements that mark the packets of an egress rule's pods: set and key.
 fn source_keys(rule: &KernelEgress) -> impl Iterator<Item = (String, Vec<u8>)> + '_ {
     let families = [Ip::V4, Ip::V6]
         .into_iter()
@@ -82,7 +80,7 @@ fn source_keys(rule: &KernelEgress) -> impl Iterator<Item = (String, Vec<u8>)> +
     })
 }
 
-/// The elements that lead to a mapping: set and key.
+/// Returns the elements that lead to a mapping: set and key.
 fn keys(mapping: &PortMapping) -> impl Iterator<Item = (String, Vec<u8>)> + '_ {
     mapping.addresses.iter().flat_map(move |address| {
         let ip = Ip::of(address.0.is_ipv4());

@@ -1,6 +1,6 @@
-//! The short way for a change of a few mappings: only they are computed, compared and cut.
+//! Fast path for a change of a few mappings: only those are computed, compared and cut.
 //!
-//! It is taken when nothing else has changed since everything was computed. Deliberately absent: repair, which goes the whole way.
+//! Taken only if nothing else has changed since everything was computed.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,7 +18,7 @@ use crate::nftables::TableError;
 use crate::report::Report;
 
 impl State {
-    /// Brings the kernel from the last model to this one; `None` when the whole way must be gone.
+    /// Patches the kernel from the last model to this one; `None` if everything must be computed.
     pub(super) fn apply_patch(
         &mut self,
         model: &Arc<NatModel>,
@@ -43,7 +43,7 @@ impl State {
         Ok(Some(report))
     }
 
-    /// What is to be done, when that is known from the mappings that differ.
+    /// Computes the patch, if the mappings that differ suffice for it.
     fn patch(&self, model: &NatModel, ejected: &Ejected) -> Result<Option<Patch>, NatError> {
         let (Some(last), Some(held), Some((interfaces, report)), Some(_)) =
             (&self.model, &self.held, &self.last, &self.routing)
@@ -63,7 +63,7 @@ impl State {
         Ok(patch(&known, model, ejected))
     }
 
-    /// Changes the table, unless somebody else has meanwhile.
+    /// Changes the table, unless another program has changed it meanwhile.
     fn change_elements(&mut self, patch: &Patch) -> Result<bool, NatError> {
         if patch.changes.is_empty() {
             return Ok(true);
@@ -78,7 +78,7 @@ impl State {
                 self.held = Some(held);
                 Ok(true)
             }
-            // What we believed the kernel to hold was wrong: it is read anew.
+            // The cached table was outdated: the caller reads it again.
             Err(TableError::Outdated | TableError::Refused { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }

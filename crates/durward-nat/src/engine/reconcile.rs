@@ -1,6 +1,6 @@
-//! The steps from what is to what should be, in an order in which no packet goes wrong between two of them.
+//! Steps from the actual to the desired state, in an order in which no packet goes wrong between two of them.
 //!
-//! New routes come before the rules that mark for them, old ones go after; connections are cut last.
+//! New routes are added before the rules that mark for them, old ones removed after; connections are cut last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -25,14 +25,13 @@ use crate::report::Report;
 use crate::sysctl::{self, Sysctl};
 use crate::watch::Kept;
 
-/// How often a transaction is tried again because others change rulesets at the same time.
+/// Tries of a transaction, because other programs may change rulesets at the same time.
 const ATTEMPTS: usize = 50;
-/// Draining connections are looked at this often.
+/// Interval at which draining connections are checked.
 const DRAIN_STEP: Duration = Duration::from_secs(1);
 
 impl State {
-    /// Brings the kernel to the model. What is cached about the kernel is believed, since a transaction of another
-    /// generation is refused.
+    /// Brings the kernel to the model. The cached state of the kernel is trusted, because a transaction of another generation is refused.
     pub(super) fn reconcile(&mut self) -> Result<Report, NatError> {
         let result = self.reconcile_once();
         self.health.record(&result);
@@ -50,6 +49,7 @@ impl State {
             Some(routing) => routing,
             None => self.read_routing()?,
         };
+        // Routes before the rules that mark for them, and old routes after: no packet finds a mark without its route.
         self.add_routing(&desired.routing.without(&routing))?;
         self.change_table(&mut desired)?;
         self.remove_routing(&routing.without(&desired.routing))?;
@@ -59,17 +59,18 @@ impl State {
         report.host.extend(sysctls(&desired.sysctls, self.options.set_sysctls));
         report.host.extend(self.obstacles(&desired.routing)?);
         self.restore_addresses(&mut report)?;
+        // Last: connections that are cut must not come back by the former rules.
         report.connections_cut = self.cut_connections(desired.policy)?;
         Ok(report)
     }
 
-    /// Notes that a foreign change was undone.
+    /// Counts and logs that a foreign change was undone.
     fn cured(&mut self, what: &str, which: &str) {
         self.repairs += 1;
         tracing::warn!(what, which, "undid a foreign change");
     }
 
-    /// The parameters that are not as the last configuration wants them, where they are ours to set.
+    /// Returns the kernel parameters that differ from the last configuration, if they are ours to set.
     fn wrong_parameters(&self) -> Vec<Sysctl> {
         let Some((interfaces, _)) = self.last.as_ref().filter(|_| self.options.set_sysctls) else {
             return Vec::new();
@@ -77,7 +78,7 @@ impl State {
         sysctl::wrong(&Sysctl::wanted(interfaces)).into_keys().collect()
     }
 
-    /// What keeps connections from the forward proxy of this host, where some are for it.
+    /// Returns the obstacles that keep connections from this host's forward proxy, if it takes any.
     pub(super) fn obstacles(&self, routing: &Routing) -> Result<Vec<String>, NatError> {
         if !routing.has_own() {
             return Ok(Vec::new());
@@ -98,6 +99,7 @@ impl State {
     }
 
     pub(super) fn cleanup(&mut self) -> Result<(), NatError> {
+        // Former values and tenants' numbers are in the table, so both are read before it is deleted.
         let held = self.table.read()?;
         sysctl::restore(&held.ruleset);
         let numbers = adopted_numbers(&held.ruleset);
@@ -121,6 +123,7 @@ impl State {
 
     fn add_routing(&self, new: &Routing) -> Result<(), NatError> {
         let protocol = self.options.protocol;
+        // Routes first: a rule must not lead to an empty table.
         for route in new.routes.iter() {
             self.route.add_route(route, protocol).map_err(kernel("a route"))?;
         }
@@ -178,7 +181,7 @@ impl State {
                 }
                 Err(TableError::Outdated) => {}
                 Err(error) if !anew && self.is_of_an_owner(&error) => anew = true,
-                // What we believed the kernel to hold may have been wrong: once.
+                // The cached table may have been outdated: tries once more.
                 Err(TableError::Refused { .. }) if !refused => refused = true,
                 Err(error) => return Err(error.into()),
             }
@@ -186,8 +189,8 @@ impl State {
         Err(TableError::Outdated.into())
     }
 
-    /// Returns whether the table that is to be shared was left by a process that owned it: the kernel keeps such a table apart, so it is made anew, in
-    /// one transaction. While its owner lives the kernel says "not allowed" instead.
+    /// Returns true if a process that owned the table left it, and it is to be shared now: the kernel rejects changes of such a table with
+    /// EOPNOTSUPP, so it is created anew, in one transaction. While its owner lives the kernel returns EPERM instead.
     fn is_of_an_owner(&self, error: &TableError) -> bool {
         let kept_apart = matches!(error, TableError::Refused { object, errno }
             if object == "the table" && *errno == Errno::OPNOTSUPP);
@@ -200,10 +203,10 @@ impl State {
         kept_apart && !self.options.own_table
     }
 
-    /// Cuts what is no longer allowed; what may drain is looked at again when its time is over.
+    /// Cuts connections that are no longer allowed; those that may drain are checked again when their grace is over.
     pub(super) fn cut_connections(&mut self, new: Policy) -> Result<usize, NatError> {
         let old = std::mem::replace(&mut self.policy, new);
-        // After a start nothing is known of before: everything is judged once.
+        // After a start the former policy is unknown: every connection is judged once.
         let first = old == Policy::default();
         let tenants = old.tightened_in(&self.policy);
         let flows = if first || !self.draining.is_empty() || tenants.len() > 4 {
@@ -220,7 +223,7 @@ impl State {
         self.settle(cut, drain)
     }
 
-    /// Cuts connections, and those that drain when their time is over.
+    /// Cuts connections, and draining ones whose grace is over.
     pub(super) fn settle(
         &mut self,
         mut cut: Vec<Flow>,
@@ -243,7 +246,7 @@ impl State {
     pub(super) fn flows(&self, mark: u32, mask: u32) -> Result<Vec<Flow>, NatError> {
         let mut flows = self.conntrack.flows(mark, mask).map_err(kernel("connections"))?;
         flows.retain(|flow| mark::is_ours(flow.mark));
-        // What a pod sends to this host itself is not translated.
+        // A pod's packets to this host itself are not translated.
         let stays = |flow: &Flow| {
             flow.mark & EGRESS != 0 && flow.reply_destination.ip() == flow.source.ip()
         };
@@ -255,8 +258,8 @@ impl State {
         Ok(flows)
     }
 
-    /// Compares all connections with what is allowed now. Not only those of tenants that were changed: a packet that was on its way during a
-    /// change may have made a connection that fits neither state.
+    /// Judges all connections by the current policy. Not only those of changed tenants: a packet on its way during a change may have created a
+    /// connection that fits neither state.
     fn check_all(&mut self, now: Instant) -> Result<(), NatError> {
         self.check.done(now);
         let flows = self.flows(0, 0)?;
@@ -272,7 +275,7 @@ impl State {
         Ok(())
     }
 
-    /// Puts back permanent addresses. One with a time is put on by `assign` only: when nobody renews it, it must go.
+    /// Restores permanent addresses. An address with a lifetime is set by `assign` only: if it is not renewed, it must expire.
     pub(super) fn restore_addresses(&mut self, report: &mut Report) -> Result<(), NatError> {
         let permanent: Vec<IpAddr> = self
             .addresses
@@ -283,7 +286,7 @@ impl State {
         self.place_addresses(&permanent, report)
     }
 
-    /// Puts these of the wanted addresses on, and takes away those of ours that are not wanted.
+    /// Sets these of the wanted addresses, and removes those of ours that are not wanted.
     fn place_addresses(&mut self, put: &[IpAddr], report: &mut Report) -> Result<(), NatError> {
         let protocol = self.options.protocol;
         let held = self.route.addresses().map_err(kernel("addresses"))?;
@@ -355,7 +358,7 @@ impl Kept for State {
         let back = back.filter(|line| now.lines().contains(line));
         let lines: Vec<String> =
             back.chain(found.without(&routing).without(&now).lines()).collect();
-        // Before the first comparison nothing was known that others could have changed.
+        // Before the first comparison no state was known, so a difference is no foreign change.
         let rerouted = !routing.is_empty() && !lines.is_empty();
         if rerouted {
             self.cured("routes or routing rules", &lines.join(", "));
@@ -382,7 +385,7 @@ impl Kept for State {
     }
 }
 
-/// Announces an address that is new here, or whose interface has another hardware address or was without a carrier since.
+/// Announces an address that is new here, or whose interface has another hardware address or has lost its carrier since.
 fn announce(
     announcer: &mut Option<Announcer>,
     announced: &mut BTreeMap<IpAddr, (Place, u32)>,
@@ -402,7 +405,7 @@ fn announce(
     announcer.announce(address, place, Instant::now())
 }
 
-/// Sets the parameters, or only looks at them; what is not as it should be.
+/// Sets the parameters, or only compares them; returns the deviations.
 pub(super) fn sysctls(wanted: &BTreeMap<Sysctl, u32>, set: bool) -> Vec<String> {
     let one = |(sysctl, value): (&Sysctl, &u32)| {
         let held = sysctl.read();

@@ -1,6 +1,4 @@
-//! What the engine holds: sockets, the last model, and what it last saw in the kernel.
-//!
-//! Deliberately absent: the steps; see `reconcile`.
+//! State of the engine: sockets, the last model, and the last known state of the kernel.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,16 +24,16 @@ use crate::policy_route::Routing;
 use crate::report::{Health, Report};
 use crate::rtnetlink::Rtnetlink;
 
-/// How many generations of our own are remembered.
+/// Own ruleset generations remembered, to tell them from foreign changes.
 const OWN_GENERATIONS: usize = 4096;
 
-/// How long a tenant's number is nobody's before it may be another's.
+/// Time for which the number of a removed tenant is not given to another.
 const QUARANTINE: Duration = Duration::from_secs(600);
-/// Between two comparisons of all connections.
+/// Pause between two comparisons of all connections.
 const CHECK_PAUSE: Duration = Duration::from_secs(1);
 
-/// When all connections are compared with the policy: soon after a change, and once more for packets that were on their way meanwhile and
-/// made their connection later.
+/// Schedule of comparing all connections with the policy: soon after a change, and once more for packets that were on their way meanwhile and created
+/// their connection later.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Check {
     changed: Option<Instant>,
@@ -44,19 +42,19 @@ pub(super) struct Check {
 }
 
 impl Check {
-    /// Something was changed.
+    /// Records a change.
     pub(super) fn change(&mut self, now: Instant) {
         self.changed = Some(now);
         let soon = self.last.map_or(now, |last| now.max(last + CHECK_PAUSE));
         self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
     }
 
-    /// When it is due next.
+    /// Returns the time of the next comparison.
     pub(super) const fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// It is being done.
+    /// Records a comparison.
     pub(super) fn done(&mut self, now: Instant) {
         let again = self.changed.is_some_and(|changed| now < changed + CHECK_PAUSE);
         self.last = Some(now);
@@ -64,44 +62,44 @@ impl Check {
     }
 }
 
-/// The engine's state.
+/// State of the engine.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) options: Options,
     pub(super) table: Table,
     pub(super) route: Rtnetlink,
     pub(super) conntrack: Conntrack,
-    /// `None` without CAP_NET_RAW: addresses are then not announced.
+    /// Announcer of addresses; `None` without CAP_NET_RAW.
     pub(super) announcer: Option<Announcer>,
-    /// `None` until the first model: what was left stays as it is until then.
+    /// Model; `None` until the first: the state left by an earlier process stays until then.
     pub(super) model: Option<Arc<NatModel>>,
     /// The model's endpoints that checks took out of rotation.
     pub(super) ejected: Ejected,
-    /// What the table held when it was last read or changed, if nobody changed it since.
+    /// Contents of the table when it was last read or changed; `None` after a foreign change.
     pub(super) held: Option<Held>,
     /// Routes and rules as they were last read or changed.
     pub(super) routing: Option<Routing>,
     pub(super) policy: Policy,
-    /// What became of the model when all of it was last computed, on which interfaces, and of what changed since.
+    /// Interfaces and report of the last complete computation, with later changes.
     pub(super) last: Option<(Interfaces, Report)>,
-    /// Slots given, so that an interface that comes anew has its old one.
+    /// Slots by interface name, so that an interface that comes back gets its old one.
     pub(super) slots: BTreeMap<String, u8>,
-    /// The tenants' numbers in the marks of connections that exist.
+    /// Numbers of tenants in the marks of existing connections.
     pub(super) numbers: BTreeMap<TenantId, u16>,
-    /// Numbers that no tenant has any more, and since when: packets and connections may still have them.
+    /// Numbers of removed tenants, with the time of removal: packets and connections may still carry them.
     pub(super) retired: BTreeMap<u16, Instant>,
-    /// When all connections are compared with the policy again.
+    /// Schedule of comparing all connections with the policy.
     pub(super) check: Check,
-    /// Since when connections to an endpoint drain.
+    /// Start of draining, by connection.
     pub(super) draining: BTreeMap<(u8, SocketAddr, SocketAddr), Instant>,
     pub(super) addresses: BTreeMap<IpAddr, AssignedAddress>,
-    /// Where addresses were announced last, and how often the link's carrier had changed.
+    /// Interface of the last announcement of each address, with the number of its carrier changes then.
     pub(super) announced: BTreeMap<IpAddr, (Place, u32)>,
     pub(super) own_generations: BTreeSet<u32>,
     pub(super) repairs: u64,
-    /// What the last comparison with the kernel found.
+    /// Result of the last comparison with the kernel.
     pub(super) health: Health,
-    /// Whether the kernel can hand connections over; not known until somebody wants it.
+    /// True if the kernel can hand connections over; probed when first needed.
     can_hand_over: OnceCell<bool>,
 }
 
@@ -119,6 +117,7 @@ impl State {
         let held = table.read()?;
         let slots = adopted_slots(&held.ruleset);
         let numbers = adopted_numbers(&held.ruleset);
+        // An earlier process may have ended between removing a tenant and cutting its connections.
         let retired = left_over(&conntrack, &numbers)?;
         if held.exists {
             tracing::info!(table = options.table, "adopts what an earlier process left");
@@ -166,7 +165,7 @@ impl State {
         Ok(counters)
     }
 
-    /// Remembers that this generation is our own doing.
+    /// Records a generation as our own.
     pub(super) fn own(&mut self, generation: u32) {
         self.own_generations.insert(generation);
         if self.own_generations.len() > OWN_GENERATIONS {
@@ -174,7 +173,7 @@ impl State {
         }
     }
 
-    /// The model with the numbers that connections have already; whoever is new gets its own, or a free one.
+    /// Returns the model with the numbers that connections already have; a new tenant gets the model's number, or a free one.
     pub(super) fn numbered(&self, model: Arc<NatModel>) -> Arc<NatModel> {
         let known = |tenant: &TenantId| self.numbers.get(tenant).copied();
         let mut taken: BTreeSet<u16> = self.numbers.values().copied().collect();
@@ -196,7 +195,7 @@ impl State {
         Arc::new(NatModel { tenants: numbers, ..(*model).clone() })
     }
 
-    /// Goes on with these numbers. Those that nobody has any more rest for a while.
+    /// Replaces the numbers. Those no longer used rest for [`QUARANTINE`].
     pub(super) fn renumber(&mut self, numbers: BTreeMap<TenantId, u16>, now: Instant) {
         let former = std::mem::replace(&mut self.numbers, numbers);
         self.retired.extend(former.into_values().map(|number| (number, now)));
@@ -206,7 +205,7 @@ impl State {
         });
     }
 
-    /// The options, and in them what the kernel can do of what the model wants.
+    /// Returns the options, with the kernel's abilities that the model needs.
     pub(super) fn options_for(&self, model: &NatModel) -> Result<Options, NatError> {
         let mut options = self.options.clone();
         if model.egress.iter().any(|rule| rule.transparent.is_some()) {
@@ -217,7 +216,7 @@ impl State {
         Ok(options)
     }
 
-    /// The external interfaces as they are now.
+    /// Reads the external interfaces.
     pub(super) fn interfaces(&self, model: &NatModel) -> Result<Interfaces, NatError> {
         let links = self.route.links(self.options.protocol).map_err(kernel("interfaces"))?;
         Ok(Interfaces::pick(&links, &self.options, &model.slots, &self.slots))
@@ -228,7 +227,7 @@ pub(super) fn kernel(what: &'static str) -> impl FnOnce(Errno) -> NatError {
     move |errno| NatError::Kernel { what, errno }
 }
 
-/// The numbers of connections that are no known tenant's: an earlier process ended before it cut them.
+/// Returns numbers in connections that belong to no known tenant: an earlier process ended before it cut them.
 fn left_over(
     conntrack: &Conntrack,
     numbers: &BTreeMap<TenantId, u16>,
@@ -252,12 +251,12 @@ fn check(options: &Options) -> Result<(), NatError> {
     Ok(())
 }
 
-/// The numbers an earlier process gave, from the names of its counters.
+/// Reads the numbers an earlier process gave, from the names of its counters.
 pub(super) fn adopted_numbers(ruleset: &Ruleset) -> BTreeMap<TenantId, u16> {
     ruleset.counters.iter().filter_map(|counter| counted_tenant(counter)).collect()
 }
 
-/// The slots an earlier process gave, from its map of interfaces.
+/// Reads the slots an earlier process gave, from its map of interfaces.
 fn adopted_slots(ruleset: &Ruleset) -> BTreeMap<String, u8> {
     use crate::nftables::{Value, Verdict};
     let Some(map) = ruleset.sets.get("ext_in") else { return BTreeMap::new() };

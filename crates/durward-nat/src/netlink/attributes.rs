@@ -1,20 +1,18 @@
-//! Netlink messages and their attributes, written and read: type, length, value, padded to four bytes.
-//!
-//! Deliberately absent: sockets.
+//! Encoder and parser of netlink messages and attributes: type, length, value, padded to four bytes.
 
 const NESTED: u16 = 0x8000;
 const TYPE_MASK: u16 = 0x3fff;
-/// The longest value an attribute's 16-bit length can hold.
+/// Longest value that an attribute's 16-bit length can hold.
 pub(crate) const LONGEST: usize = u16::MAX as usize - 4;
 
-/// Messages being written, one after the other.
+/// Encoder of messages, one after the other.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Builder {
     buffer: Vec<u8>,
 }
 
 impl Builder {
-    /// What has been written.
+    /// Returns the bytes written so far.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.buffer
     }
@@ -55,24 +53,24 @@ impl Builder {
         self
     }
 
-    /// Writes a text, ended by a zero byte.
+    /// Writes a text with a terminating zero byte.
     pub(crate) fn text(&mut self, kind: u16, value: &str) -> &mut Self {
         let mut bytes = value.as_bytes().to_vec();
         bytes.push(0);
         self.bytes_attribute(kind, &bytes)
     }
 
-    /// Writes a number in network order, as netfilter has them.
+    /// Writes a number in network order, as netfilter expects.
     pub(crate) fn be32(&mut self, kind: u16, value: u32) -> &mut Self {
         self.bytes_attribute(kind, &value.to_be_bytes())
     }
 
-    /// Writes a number in the machine's order, as routing has them.
+    /// Writes a number in host order, as routing expects.
     pub(crate) fn ne32(&mut self, kind: u16, value: u32) -> &mut Self {
         self.bytes_attribute(kind, &value.to_ne_bytes())
     }
 
-    /// Writes an attribute that holds attributes.
+    /// Writes a nested attribute.
     pub(crate) fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) -> &mut Self {
         let start = self.buffer.len();
         self.raw(&[0; 2]);
@@ -84,7 +82,7 @@ impl Builder {
         self
     }
 
-    /// Bytes written so far.
+    /// Returns the number of bytes written so far.
     pub(crate) const fn len(&self) -> usize {
         self.buffer.len()
     }
@@ -101,13 +99,13 @@ impl Builder {
     }
 }
 
-/// A list of attributes, read one by one; what is cut off is left out.
+/// Attributes of a message; a truncated one ends the list.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Attributes<'a> {
     bytes: &'a [u8],
 }
 
-/// One attribute.
+/// Attribute.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attribute<'a> {
     pub(crate) kind: u16,
@@ -119,7 +117,7 @@ impl<'a> Attributes<'a> {
         Self { bytes }
     }
 
-    /// The first attribute of a kind.
+    /// Returns the first attribute of a kind.
     pub(crate) fn get(self, kind: u16) -> Option<Attribute<'a>> {
         self.into_iter().find(|attribute| attribute.kind == kind)
     }
@@ -138,7 +136,7 @@ impl<'a> Attributes<'a> {
         Some(String::from_utf8_lossy(&value[..end]).into_owned())
     }
 
-    /// The attributes inside the first attribute of a kind; none when it is absent.
+    /// Returns the attributes nested in the first attribute of a kind; none if that is absent.
     pub(crate) fn nested(self, kind: u16) -> Self {
         Self::new(self.get(kind).map_or(&[], |attribute| attribute.value))
     }

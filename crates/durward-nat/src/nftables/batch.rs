@@ -1,6 +1,4 @@
-//! One transaction, written as one datagram: all of it or nothing.
-//!
-//! Deliberately absent: what is to change; see `changes`.
+//! One nftables transaction, sent as one datagram: all of it or nothing.
 
 use rustix::io::Errno;
 
@@ -11,13 +9,13 @@ use super::table::{TableError, header, socket_error};
 use super::uapi::{BATCH_GENERATION, OBJECT_COUNTER, SUBSYSTEM, msg};
 use crate::netlink::{Builder, Socket, flags};
 
-/// A transaction being written.
+/// Transaction being written.
 pub(super) struct Batch<'a> {
     socket: &'a Socket,
     builder: Builder,
     generation: u32,
     begin: u32,
-    /// The objects by sequence number.
+    /// Objects by sequence number, to name the one that the kernel refuses.
     objects: Vec<(u32, String)>,
     last: usize,
 }
@@ -141,7 +139,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Sends it as one datagram and reads the answer to its last message, or what was refused.
+    /// Sends the transaction and reads the answer to its last message, or the refusal.
     pub(super) fn commit(mut self) -> Result<u32, TableError> {
         let Some((last, _)) = self.objects.last().cloned() else { return Ok(self.generation) };
         self.builder.add_flags(self.last, flags::ACK);
@@ -165,7 +163,7 @@ impl<'a> Batch<'a> {
                     refused.get_or_insert_with(|| self.refusal(message.sequence, errno));
                 }
                 if message.sequence == last {
-                    // After generation 2^32 - 1 comes 1.
+                    // The kernel's generation skips 0: 1 follows 2^32 - 1.
                     let next = self.generation.checked_add(1).unwrap_or(1);
                     return refused.map_or(Ok(next), Err);
                 }

@@ -1,50 +1,48 @@
-//! What leads from one ruleset to another: only what differs, in an order the kernel takes as one transaction.
-//!
-//! Deliberately absent: sending it; see `table`.
+//! Changes from one ruleset to another: only what differs, in an order that the kernel accepts as one transaction.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::ruleset::{Chain, Element, Entry, Ruleset, Set};
 
-/// The difference between two rulesets.
+/// Difference between two rulesets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Chains to make; their rules are among `rewritten`.
+    /// Chains to create; their rules are in `rewritten`.
     pub new_chains: BTreeMap<String, Chain>,
-    /// Counters to make.
+    /// Counters to create.
     pub new_counters: Vec<String>,
-    /// Sets to make; their elements are among `added`.
+    /// Sets to create; their elements are in `added`.
     pub new_sets: BTreeMap<String, Set>,
-    /// Elements to take away, by set.
+    /// Elements to remove, by set.
     pub removed: BTreeMap<String, Vec<(Vec<u8>, Element)>>,
     /// Chains whose rules are replaced, with the new rules.
     pub rewritten: BTreeMap<String, Chain>,
-    /// Elements to put in, by set.
+    /// Elements to add, by set.
     pub added: BTreeMap<String, Vec<(Vec<u8>, Element)>>,
-    /// Chains to take away.
+    /// Chains to delete.
     pub old_chains: Vec<String>,
-    /// Sets to take away.
+    /// Sets to delete.
     pub old_sets: Vec<String>,
-    /// Counters to take away.
+    /// Counters to delete.
     pub old_counters: Vec<String>,
-    /// Whether something cannot be changed in place, so that the whole table must be made anew.
+    /// True if something cannot be changed in place, so that the whole table must be created anew.
     pub whole_table: bool,
-    /// Whether there was nothing before.
+    /// True if there was no table before.
     pub first: bool,
 }
 
-/// How much of a table that is made at once is written out.
+/// Detail of the listing of a new table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// Its elements; of its chains and sets only how many there are.
+    /// Elements; of chains and sets only their number.
     Elements,
     /// Everything.
     All,
 }
 
 impl Changes {
-    /// What makes `desired` of `current`.
+    /// Returns the changes from `current` to `desired`.
     #[must_use]
     pub fn between(current: &Ruleset, desired: &Ruleset) -> Self {
         let mut changes = Self::default();
@@ -59,19 +57,19 @@ impl Changes {
         changes
     }
 
-    /// What makes `desired` of any table that is there.
+    /// Returns the changes from any existing table to `desired`.
     #[must_use]
     pub fn anew(desired: &Ruleset) -> Self {
         Self { whole_table: true, ..Self::between(&Ruleset::default(), desired) }
     }
 
-    /// Whether nothing differs.
+    /// Returns true if nothing differs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Does to a ruleset what these changes of elements do to the table.
+    /// Applies these changes of elements to a ruleset as to the table.
     pub(crate) fn exchange_elements(&self, ruleset: &mut Ruleset) {
         for (set, elements) in &self.removed {
             if let Some(set) = ruleset.sets.get_mut(set) {
@@ -127,7 +125,7 @@ impl Changes {
         for (name, set) in &current.sets {
             if !desired.sets.contains_key(name) {
                 self.old_sets.push(name.clone());
-                // Verdict elements hold their chains; both can go in one transaction only when the elements go first.
+                // A verdict element holds a reference to its chain: within one transaction the elements must go first.
                 let elements = difference(&set.elements, &none);
                 if !elements.is_empty() {
                     self.removed.insert(name.clone(), elements);
@@ -137,7 +135,7 @@ impl Changes {
     }
 }
 
-/// The elements of `these` that `others` does not have just so. Both are sorted, so one walk is enough.
+/// Returns the elements of `these` that are not equal in `others`. Both are sorted, so one walk is enough.
 pub(crate) fn difference(
     these: &BTreeMap<Vec<u8>, Element>,
     others: &BTreeMap<Vec<u8>, Element>,
@@ -160,7 +158,7 @@ impl fmt::Display for Changes {
 }
 
 impl Changes {
-    /// One line for each change, elements of sets Durward knows in words.
+    /// Formats one line per change; elements of Durward's own sets in words.
     pub(crate) fn in_words(&self) -> String {
         struct Words<'a>(&'a Changes);
         impl fmt::Display for Words<'_> {
@@ -171,8 +169,8 @@ impl Changes {
         Words(self).to_string()
     }
 
-    /// One line for each change; `words` says what an element of a set is, and nothing of a set that is the same everywhere, whose elements are
-    /// not shown when it is made.
+    /// Formats one line per change; `words` describes an element of a set, or returns nothing for a set that is the same everywhere, whose elements
+    /// are not listed when it is created.
     pub(crate) fn write(
         &self,
         f: &mut fmt::Formatter<'_>,

@@ -1,6 +1,6 @@
-//! Chains, rules, sets and elements as the kernel tells them, in the form `encode` writes them.
+//! Parses chains, rules, sets and elements from the kernel, the inverse of `encode`.
 //!
-//! What this crate would not have written comes out as `Foreign`, so that it differs from everything desired.
+//! Expressions that this crate does not write become `Foreign`, so that they differ from everything desired.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::ruleset::{Chain, Data, Element, Hook, Set, Value};
 use super::uapi::{DATA_VERDICT, INTERVAL_END, fib, set_flag};
 use crate::netlink::Attributes;
 
-/// A chain's name and hook.
+/// Parses a chain's name and hook.
 pub(super) fn chain(from: Attributes<'_>) -> Option<(String, Chain)> {
     let hook = from.get(4).and_then(|_| {
         let hook = from.nested(4);
@@ -20,13 +20,13 @@ pub(super) fn chain(from: Attributes<'_>) -> Option<(String, Chain)> {
     Some((from.text(3)?, Chain { hook, rules: Vec::new() }))
 }
 
-/// A rule's chain and expressions.
+/// Parses a rule's chain and expressions.
 pub(super) fn rule(from: Attributes<'_>) -> Option<(String, Vec<Expression>)> {
     let expressions = from.nested(4).map(|each| expression(Attributes::new(each.value)));
     Some((from.text(2)?, expressions.collect()))
 }
 
-/// A set's name and shape.
+/// Parses a set's name and shape.
 pub(super) fn set(from: Attributes<'_>) -> Option<(String, Set)> {
     let flags = from.be32(3).unwrap_or_default();
     let data = if flags & set_flag::OBJECT != 0 {
@@ -50,7 +50,7 @@ pub(super) fn set(from: Attributes<'_>) -> Option<(String, Set)> {
     Some((from.text(2)?, set))
 }
 
-/// The two ends of intervals, or whole elements, collected over all messages of a dump.
+/// Elements, or both ends of intervals, collected over all messages of a dump.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
     begins: Vec<(Vec<u8>, Value, u64)>,
@@ -58,7 +58,7 @@ pub(super) struct Collected {
 }
 
 impl Collected {
-    /// Takes the elements of one message.
+    /// Adds the elements of one message.
     pub(super) fn take(&mut self, from: Attributes<'_>) {
         for each in from.nested(3) {
             let element = Attributes::new(each.value);
@@ -72,7 +72,7 @@ impl Collected {
         }
     }
 
-    /// The elements, beginnings joined with their ends.
+    /// Returns the elements, each beginning of an interval joined with its end.
     pub(super) fn elements(mut self, interval: bool) -> BTreeMap<Vec<u8>, Element> {
         self.ends.sort();
         let end_after = |key: &Vec<u8>| {
@@ -87,13 +87,13 @@ impl Collected {
         elements
     }
 
-    /// How many packets each element counted.
+    /// Returns the packets counted by each element.
     pub(super) fn packets(self) -> BTreeMap<Vec<u8>, u64> {
         self.begins.into_iter().map(|(key, _, packets)| (key, packets)).collect()
     }
 }
 
-/// Packets and bytes of a named counter.
+/// Parses packets and bytes of a named counter.
 pub(super) fn counter(from: Attributes<'_>) -> Option<(String, u64, u64)> {
     if from.be32(3)? != 1 {
         return None;
@@ -157,7 +157,7 @@ fn expression(from: Attributes<'_>) -> Expression {
     known.unwrap_or(Expression::Foreign(name))
 }
 
-/// The kernel tells the first of four small registers by the name of the large one.
+/// Parses a register: the kernel reports the first of four 4-byte registers by the number of the 16-byte one.
 fn register(from: Attributes<'_>, kind: u16) -> Option<u32> {
     Some(match from.be32(kind)? {
         large @ 1..=4 => 8 + (large - 1) * 4,
@@ -286,7 +286,7 @@ fn hand_over(from: Attributes<'_>) -> Option<Expression> {
     Some(Expression::HandOver { ipv4, address: register(from, 2)?, port: register(from, 3)? })
 }
 
-/// A range of one address is no range, and so the kernel tells both alike.
+/// Parses a NAT expression. The kernel reports a single address as a range of one, so both are read alike.
 fn nat(from: Attributes<'_>) -> Option<Expression> {
     const IMPLIED: u32 = 1 | 2;
     let address = register(from, 3)?;

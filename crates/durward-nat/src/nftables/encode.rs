@@ -1,22 +1,23 @@
-//! Expressions, sets and elements as netlink attributes.
+//! Encodes expressions, sets and elements as netlink attributes.
 //!
-//! Deliberately absent: messages and transactions; see `table`.
+//! The numbers are attribute types of `linux/netfilter/nf_tables.h`, one enumeration per object or expression (`NFTA_PAYLOAD_*`, `NFTA_SET_*` …): the
+//! same number means something else in each.
 
 use super::expression::{Base, Ct, Expression, LookupResult, Meta, Reject, Verdict};
 use super::ruleset::{Chain, Data, Element, Set, Value};
 use super::uapi::{DATA_VERDICT, INTERVAL_END, OBJECT_COUNTER, fib, set_flag};
 use crate::netlink::Builder;
 
-/// Bytes of elements in one message; the attribute that holds them can have 64 KiB.
+/// Bytes of elements per message at most; the attribute that holds them can have 64 KiB.
 pub(super) const ELEMENTS: usize = 48 * 1024;
 /// `NFT_META_NFTRACE`.
 pub(super) const TRACE: u32 = 12;
 /// `NFT_RT_TCPMSS`.
 pub(super) const ROUTE_SEGMENT: u32 = 3;
-/// The TCP option that names the maximum segment size.
+/// TCP option kind of the maximum segment size.
 pub(super) const SEGMENT_OPTION: u8 = 2;
 
-/// Writes a chain's own attributes; the table's name is there already.
+/// Writes a chain's own attributes; the table's name is written already.
 pub(super) fn chain(to: &mut Builder, name: &str, chain: &Chain) {
     to.text(3, name);
     if let Some(hook) = chain.hook {
@@ -58,6 +59,7 @@ pub(super) fn set(to: &mut Builder, name: &str, set: &Set, id: u32) {
             to.be32(15, OBJECT_COUNTER);
         }
     }
+    // `NFTA_SET_ID`, which the kernel requires of a new set.
     to.be32(10, id);
     if set.size > 0 {
         to.nest(9, |to| {
@@ -71,7 +73,7 @@ pub(super) fn set(to: &mut Builder, name: &str, set: &Set, id: u32) {
     }
 }
 
-/// Writes one element; one of an interval set becomes two, its beginning and its end.
+/// Writes one element; an element of an interval set becomes two, its beginning and its end.
 pub(super) fn element(to: &mut Builder, key: &[u8], element: &Element) {
     to.nest(1, |to| {
         to.nest(1, |to| {
@@ -92,6 +94,7 @@ pub(super) fn element(to: &mut Builder, key: &[u8], element: &Element) {
             }
         }
     });
+    // The kernel has no interval elements: the end is an element of its own with a flag.
     if let Some(end) = &element.end {
         to.nest(1, |to| {
             to.nest(1, |to| {
@@ -158,6 +161,7 @@ fn parameters(to: &mut Builder, expression: &Expression) {
             });
         }
         Expression::Bitwise { from, to: register, mask, xor } => {
+            // `NFTA_BITWISE_LEN` is 4: masks here are one register wide.
             to.be32(1, *from).be32(2, *register).be32(3, 4);
             for (kind, bytes) in [(4, mask), (5, xor)] {
                 to.nest(kind, |to| {
@@ -185,6 +189,7 @@ fn acting_parameters(to: &mut Builder, expression: &Expression) {
             });
         }
         Expression::Verdict(value) => {
+            // Register 0 is `NFT_REG_VERDICT`.
             to.be32(1, 0).nest(2, |to| verdict(to, value));
         }
         Expression::Nat { source, ipv4, address, last_address, port } => {
@@ -220,7 +225,7 @@ fn acting_parameters(to: &mut Builder, expression: &Expression) {
     }
 }
 
-/// Of what only steering, tracing and handing over need.
+/// Writes the parameters of expressions for steering, tracing and transparent egress.
 fn rare_parameters(to: &mut Builder, expression: &Expression) {
     match expression {
         Expression::SetTrace { from } => {
@@ -278,7 +283,7 @@ fn verdict(to: &mut Builder, verdict: &Verdict) {
     });
 }
 
-/// The kernel's number of a fact.
+/// Returns the kernel's number of a `meta` key (`NFT_META_*`).
 pub(super) const fn meta(key: Meta) -> u32 {
     match key {
         Meta::Mark => 3,
@@ -289,7 +294,7 @@ pub(super) const fn meta(key: Meta) -> u32 {
     }
 }
 
-/// The kernel's number of a fact, and of which direction it is.
+/// Returns the kernel's number of a `ct` key (`NFT_CT_*`), and the direction if it has one.
 pub(super) const fn ct(key: Ct) -> (u32, Option<u8>) {
     match key {
         Ct::State => (0, None),

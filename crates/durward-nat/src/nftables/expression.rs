@@ -1,261 +1,261 @@
-//! What a rule is made of: load into registers, compare, look up, act.
+//! Expressions of a rule: load into registers, compare, look up, act.
 //!
-//! Registers are numbered 8 to 23, four bytes each. Deliberately absent: expressions Durward has no use for.
+//! Registers are numbered 8 to 23 (`NFT_REG32_*`), four bytes each.
 
 use std::fmt;
 
-/// One step of a rule; a step that does not hold ends the rule.
+/// One step of a rule; a step that does not match ends the rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expression {
     /// Loads bytes of the packet.
     Payload {
-        /// Where `offset` counts from.
+        /// Header that `offset` counts from.
         base: Base,
-        /// Bytes from there.
+        /// Offset in bytes.
         offset: u32,
-        /// How many bytes.
+        /// Length in bytes.
         len: u32,
-        /// The register to fill.
+        /// Register to fill.
         to: u32,
     },
-    /// Loads what is known beside the packet.
+    /// Loads metadata of the packet.
     Meta {
-        /// Which fact.
+        /// Metadata key.
         key: Meta,
-        /// The register to fill.
+        /// Register to fill.
         to: u32,
     },
-    /// Sets the packet's mark.
+    /// Sets the packet mark.
     SetMark {
-        /// The register to take it from.
+        /// Register with the value.
         from: u32,
     },
-    /// Loads what connection tracking knows.
+    /// Loads a value of connection tracking.
     Ct {
-        /// Which fact.
+        /// Connection-tracking key.
         key: Ct,
-        /// The register to fill.
+        /// Register to fill.
         to: u32,
     },
-    /// Sets the connection's mark.
+    /// Sets the connection mark.
     SetCtMark {
-        /// The register to take it from.
+        /// Register with the value.
         from: u32,
     },
-    /// Holds when the register equals the value (or does not).
+    /// Matches if the register equals the value (or does not).
     Compare {
-        /// The register.
+        /// Register to compare.
         from: u32,
-        /// Equal or not.
+        /// True to match equality.
         equal: bool,
-        /// The value.
+        /// Value to compare with.
         value: Vec<u8>,
     },
     /// `to = (from & mask) ^ xor`, four bytes.
     Bitwise {
-        /// The register read.
+        /// Register read.
         from: u32,
-        /// The register written.
+        /// Register written.
         to: u32,
         /// Bits to keep.
         mask: [u8; 4],
-        /// Bits to turn.
+        /// Bits to invert.
         xor: [u8; 4],
     },
-    /// Looks the register up.
+    /// Looks a key up in a set or map.
     Lookup {
-        /// The set.
+        /// Name of the set.
         set: String,
-        /// Where the key begins.
+        /// First register of the key.
         from: u32,
-        /// What to do with the result.
+        /// Use of the result.
         result: LookupResult,
     },
-    /// A hash of registers, always the same for the same bytes.
+    /// Hashes registers by Jenkins' hash, equal for equal bytes.
     Hash {
-        /// Where the bytes begin.
+        /// First register of the bytes.
         from: u32,
-        /// How many bytes.
+        /// Number of bytes.
         len: u32,
-        /// The result is below it.
+        /// Upper bound of the result, which is below it.
         modulus: u32,
-        /// Two gateways agree when their seeds do.
+        /// Seed; gateways with equal seeds agree.
         seed: u32,
-        /// The register to fill.
+        /// Register to fill.
         to: u32,
     },
-    /// A random number.
+    /// Loads a random number.
     Random {
-        /// The result is below it.
+        /// Upper bound of the result, which is below it.
         modulus: u32,
-        /// The register to fill.
+        /// Register to fill.
         to: u32,
     },
     /// Loads a constant.
     Immediate {
-        /// The register to fill.
+        /// Register to fill.
         to: u32,
-        /// The constant.
+        /// Constant to load.
         value: Vec<u8>,
     },
     /// Ends the rule with a verdict.
     Verdict(Verdict),
-    /// Rewrites source or destination.
+    /// Rewrites source or destination address.
     Nat {
-        /// Source or destination.
+        /// True for the source.
         source: bool,
-        /// Of IPv4 or IPv6.
+        /// True for IPv4.
         ipv4: bool,
-        /// The register of the address.
+        /// Register of the address.
         address: u32,
-        /// The register of the last address of a range.
+        /// Register of the last address of a range.
         last_address: Option<u32>,
-        /// The register of the port.
+        /// Register of the port.
         port: Option<u32>,
     },
     /// Counts with a named counter.
     Count(String),
-    /// Counts with the counter the map gives.
+    /// Counts with the counter that a map gives.
     CountBy {
-        /// The map.
+        /// Name of the map.
         set: String,
-        /// Where the key begins.
+        /// First register of the key.
         from: u32,
     },
-    /// Tells the sender.
+    /// Rejects the packet with an answer to its sender.
     Reject(Reject),
-    /// Gives the packet the address of the interface it leaves by.
+    /// Rewrites the source address to that of the outgoing interface.
     Masquerade,
-    /// Loads what kind of address the destination is, as `linux/rtnetlink.h` numbers them: 1 another host's, 2 this host's.
+    /// Loads the type of the destination address (`RTN_*` of `linux/rtnetlink.h`): 1 another host's, 2 this host's.
     DestinationKind {
-        /// The register to fill.
+        /// Register to fill.
         to: u32,
     },
-    /// Gives the packet to a socket of this host that listens for others; does not hold when there is none.
+    /// Assigns the packet to a transparent socket of this host (TPROXY); does not match if there is none.
     HandOver {
-        /// Of IPv4 or IPv6.
+        /// True for IPv4.
         ipv4: bool,
-        /// The register of the address it listens at.
+        /// Register of the socket's address.
         address: u32,
-        /// The register of the port.
+        /// Register of the socket's port.
         port: u32,
     },
-    /// Holds so many times a second.
+    /// Matches up to a rate.
     Limit {
-        /// How often.
+        /// Rate per second.
         per_second: u64,
-        /// At once.
+        /// Burst above the rate.
         burst: u32,
     },
-    /// Has the packet's further way told to whoever listens.
+    /// Enables tracing of the packet (`nftrace`).
     SetTrace {
-        /// The register to take 1 from.
+        /// Register that holds 1.
         from: u32,
     },
-    /// Loads the largest TCP segment that fits the ways there and back, two bytes in the processor's order.
+    /// Loads the largest TCP segment that fits both directions' routes, two bytes in host order.
     RouteSegment {
-        /// The register to fill.
+        /// Register to fill.
         to: u32,
     },
-    /// Turns two bytes of a register into network order.
+    /// Converts two bytes of a register to network order.
     NetworkOrder {
-        /// The register.
+        /// Register to convert.
         register: u32,
     },
-    /// Lowers the maximum segment size a TCP SYN names.
+    /// Lowers the maximum segment size in a TCP SYN.
     SetSegment {
-        /// The register to take it from.
+        /// Register with the value.
         from: u32,
     },
-    /// Something this crate did not write.
+    /// Expression that this crate does not write.
     Foreign(String),
 }
 
-/// Where a payload offset counts from.
+/// Header that a payload offset counts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Base {
-    /// The IP header.
+    /// Network header (IP).
     Network,
-    /// The TCP, UDP, SCTP or ICMP header.
+    /// Transport header (TCP, UDP, SCTP or ICMP).
     Transport,
 }
 
-/// A fact beside the packet.
+/// Metadata of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meta {
-    /// The mark.
+    /// Packet mark.
     Mark,
-    /// The name of the interface it came in by, 16 bytes.
+    /// Name of the incoming interface, 16 bytes.
     InputName,
-    /// The name of the interface it leaves by, 16 bytes.
+    /// Name of the outgoing interface, 16 bytes.
     OutputName,
     /// `NFPROTO_IPV4` or `NFPROTO_IPV6`, one byte.
     Family,
-    /// The transport protocol, one byte.
+    /// Transport protocol, one byte.
     Transport,
 }
 
-/// A fact of connection tracking.
+/// Value of connection tracking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ct {
-    /// A bit: invalid 1, established 2, related 4, new 8.
+    /// State bit: invalid 1, established 2, related 4, new 8.
     State,
-    /// The connection's mark.
+    /// Connection mark.
     Mark,
-    /// The IPv4 address the first packet was sent to.
+    /// IPv4 destination of the original direction.
     OriginalDestination4,
-    /// The IPv6 address the first packet was sent to.
+    /// IPv6 destination of the original direction.
     OriginalDestination6,
-    /// 0 on the way of the first packet, 1 on the way back; one byte.
+    /// Direction of the packet: 0 original, 1 reply; one byte.
     Direction,
-    /// Bits, among them source translated 16 and destination translated 32.
+    /// Status bits, among them source NAT 16 and destination NAT 32.
     Status,
-    /// The IPv4 address the first packet came from.
+    /// IPv4 source of the original direction.
     OriginalSource4,
-    /// The IPv6 address the first packet came from.
+    /// IPv6 source of the original direction.
     OriginalSource6,
-    /// The IPv4 address answers come from.
+    /// IPv4 source of the reply direction.
     ReplySource4,
-    /// The IPv6 address answers come from.
+    /// IPv6 source of the reply direction.
     ReplySource6,
 }
 
-/// What a lookup does.
+/// Use of a lookup's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LookupResult {
-    /// Holds when the key is there.
+    /// Match if the key is present.
     Present,
-    /// Holds when the key is not there.
+    /// Match if the key is absent.
     Absent,
-    /// Fills a register with the data.
+    /// Fill a register with the data.
     To(u32),
-    /// Takes the verdict.
+    /// Apply the verdict.
     Verdict,
 }
 
-/// Where a packet goes on.
+/// Verdict on a packet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// On to the next hook.
+    /// Continue with the next hook.
     Accept,
-    /// Nowhere.
+    /// Drop the packet.
     Drop,
-    /// Back to the calling chain.
+    /// Return to the calling chain.
     Return,
-    /// To a chain, and back.
+    /// Continue in a chain, and return.
     Jump(String),
-    /// To a chain, for good.
+    /// Continue in a chain, without return.
     Goto(String),
 }
 
-/// How a sender is told.
+/// Answer to the sender of a rejected packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reject {
-    /// A TCP reset.
+    /// TCP reset.
     Reset,
-    /// "Port unreachable".
+    /// ICMP "port unreachable".
     Port,
-    /// "Administratively prohibited".
+    /// ICMP "administratively prohibited".
     Prohibited,
 }
 
@@ -325,7 +325,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Bytes as a person can compare them.
+/// Bytes formatted in hexadecimal.
 pub(super) struct Hex<'a>(pub(super) &'a [u8]);
 
 impl fmt::Display for Hex<'_> {

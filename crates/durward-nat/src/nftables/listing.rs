@@ -1,6 +1,4 @@
-//! All chains and rules of all tables with the numbers the kernel gave them, for whoever hears of a rule by its number.
-//!
-//! Deliberately absent: sets, and what rules of others mean.
+//! Chains and rules of all tables by their handles, to name the rules that a trace reports.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,26 +13,26 @@ use crate::netlink::{Attributes, Message};
 /// Family and table.
 pub(crate) type TableName = (&'static str, String);
 
-/// What the kernel holds.
+/// Contents of the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Listing {
-    /// Where packets enter a chain; only those they enter.
+    /// Hooks of base chains.
     pub(crate) hooks: BTreeMap<(TableName, String), Point>,
-    /// By the kernel's number.
+    /// Rules by handle.
     pub(crate) rules: BTreeMap<(TableName, u64), ListedRule>,
 }
 
-/// A rule.
+/// Rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ListedRule {
     pub(crate) chain: String,
     pub(crate) expressions: Vec<Expression>,
-    /// What its author wrote beside it.
+    /// Comment of the rule.
     pub(crate) comment: Option<String>,
 }
 
 impl Listing {
-    /// Reads it, in the thread's network namespace.
+    /// Reads the listing in the thread's network namespace.
     pub(crate) fn read(timeout: Duration) -> Result<Self, TableError> {
         let table = Table::open("", Ownership::Shared, timeout)?;
         let mut found = Self::default();
@@ -61,14 +59,14 @@ impl Listing {
     }
 }
 
-/// The names of all tables of family `inet`.
+/// Returns the names of all tables of family `inet`.
 pub(crate) fn tables(timeout: Duration) -> Result<Vec<String>, TableError> {
     let found = Table::open("", Ownership::Shared, timeout)?.dump_all(msg::GETTABLE)?;
     let inet = found.iter().filter(|message| message.payload.first() == Some(&super::uapi::INET));
     Ok(inet.filter_map(|message| message.attributes(HEADER).text(1)).collect())
 }
 
-/// The family of this number, as listing programs call it.
+/// Returns the name of a family number.
 pub(crate) const fn family(number: u8) -> &'static str {
     match number {
         1 => "inet",
@@ -91,7 +89,7 @@ fn point(number: u32) -> Option<Point> {
     points.get(number as usize).copied()
 }
 
-/// Type and length of one byte each, then the value; type 0 is a comment.
+/// Parses the comment from a rule's user data: type and length of one byte each, then the value; type 0 is a comment.
 fn comment(from: Attributes<'_>) -> Option<String> {
     let mut rest = from.get(7)?.value;
     while let [kind, length, more @ ..] = rest {

@@ -1,6 +1,4 @@
-//! Chains of other tables that packets must pass too.
-//!
-//! Deliberately absent: what their rules accept; that depends on the packet.
+//! Chains of other tables that drop forwarded packets by default.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,10 +15,10 @@ const DROP_POLICY: u32 = 0;
 /// Family, table and chain.
 type Name = (&'static str, String, String);
 
-/// Chains that drop forwarded packets unless a rule accepts them, by policy or by their last rule, as `family table chain`.
+/// Returns chains that drop forwarded packets unless a rule accepts them, by policy or by their last rule, as `family table chain`.
 pub(crate) fn dropping_chains(own: &str, timeout: Duration) -> Result<Vec<String>, TableError> {
     let table = Table::open(own, Ownership::Shared, timeout)?;
-    // Chain to whether it drops what reaches its end.
+    // True if the chain drops packets that reach its end.
     let mut chains: BTreeMap<Name, bool> = BTreeMap::new();
     for message in table.dump_all(msg::GETCHAIN)? {
         let from = message.attributes(HEADER);
@@ -57,7 +55,7 @@ fn family(message: &Message) -> Option<&'static str> {
     }
 }
 
-/// Whether the rule has no condition and ends the packet.
+/// Returns true if the rule drops or rejects every packet.
 fn drops_all(rule: &[Expression]) -> bool {
     let counts = |one: &Expression| matches!(one, Expression::Foreign(name) if name == "counter");
     let mut rest = rule.iter().filter(|one| !counts(one));

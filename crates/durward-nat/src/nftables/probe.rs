@@ -1,4 +1,4 @@
-//! Whether this kernel has what a rule needs, found out by making one that is taken away in the same transaction.
+//! Probes for expressions that the kernel supports, by adding a rule and removing it in the same transaction.
 //!
 //! Deliberately absent: kernel versions; modules may be missing from any of them.
 
@@ -14,15 +14,15 @@ use super::table::{Ownership, Table, TableError};
 use super::uapi::msg;
 use crate::netlink::flags;
 
-/// A name nobody has; the table never exists for others.
+/// Table name that no other program uses; the table is never visible to others.
 const NAME: &str = "durward-probe";
-/// Others may change rulesets at the same time.
+/// Tries, because other programs may change rulesets at the same time.
 const ATTEMPTS: usize = 20;
 
-/// Whether packets can be handed to a socket that listens for others, and their destinations told from this host's.
+/// Returns true if the kernel supports TPROXY and the type of destination addresses.
 ///
 /// # Errors
-/// Without CAP_NET_ADMIN, or when the kernel does not answer.
+/// Fails without CAP_NET_ADMIN, or if the kernel does not answer.
 pub(crate) fn hand_over(timeout: Duration) -> Result<bool, TableError> {
     let destination = Expression::DestinationKind { to: 8 };
     let rules = [true, false].map(|ipv4| {
@@ -43,6 +43,7 @@ pub(crate) fn hand_over(timeout: Duration) -> Result<bool, TableError> {
     for _ in 0..ATTEMPTS {
         match attempt(&table, &rules) {
             Ok(()) => return Ok(true),
+            // The kernel does not have an expression (ENOENT), or not for this family (EOPNOTSUPP).
             Err(TableError::Refused { errno: Errno::NOENT | Errno::OPNOTSUPP, .. }) => {
                 return Ok(false);
             }

@@ -1,78 +1,78 @@
-//! What one table holds: chains of rules, sets and maps with their elements, counters.
+//! Contents of one nftables table: chains of rules, sets and maps with their elements, counters.
 //!
-//! Deliberately absent: handles, positions and statistics; two rulesets are equal when packets cannot tell them apart.
+//! Deliberately absent: handles, positions and statistics; two rulesets are equal if they treat all packets alike.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::expression::{Expression, Hex, Verdict};
 
-/// The contents of a table.
+/// Contents of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    /// The chains by name.
+    /// Chains by name.
     pub chains: BTreeMap<String, Chain>,
-    /// The sets and maps by name.
+    /// Sets and maps by name.
     pub sets: BTreeMap<String, Set>,
-    /// The named counters.
+    /// Named counters.
     pub counters: BTreeSet<String>,
 }
 
 /// A chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
-    /// Where packets enter it; `None` for one that others jump to.
+    /// Hook of a base chain; `None` for a chain that others jump to.
     pub hook: Option<Hook>,
-    /// Its rules in order.
+    /// Rules in order.
     pub rules: Vec<Vec<Expression>>,
 }
 
-/// Where packets enter a chain. The policy is always to accept; rules decide.
+/// Hook of a base chain. The policy is always to accept; rules decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hook {
     /// `filter`, `nat` or `route`.
     pub kind: &'static str,
-    /// The point in the packet's way.
+    /// Netfilter hook.
     pub point: Point,
-    /// Lower ones come first.
+    /// Priority; lower ones come first.
     pub priority: i32,
 }
 
-/// A point in a packet's way.
+/// Netfilter hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
-    /// Arrived.
+    /// Packets that have arrived.
     Prerouting,
-    /// For this host.
+    /// Packets for this host.
     Input,
-    /// For another host.
+    /// Packets for another host.
     Forward,
-    /// From this host.
+    /// Packets from this host.
     Output,
-    /// About to leave.
+    /// Packets about to leave.
     Postrouting,
 }
 
-/// A set or a map.
+/// Set or map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
     /// Bytes of a key.
     pub key_len: u32,
-    /// What listing programs take the key for.
+    /// Type of the key for listing programs such as `nft`.
     pub key_type: u32,
-    /// What an element holds.
+    /// Data of an element.
     pub data: Data,
-    /// Whether elements are ranges of keys.
+    /// True if elements are ranges of keys.
     pub interval: bool,
-    /// Whether each element counts its packets.
+    /// True if each element counts its packets.
     pub counting: bool,
-    /// The most elements it can ever have, which lets the kernel take its fastest kind of table; 0 when it grows.
+    /// Largest number of elements, which lets the kernel choose its fastest kind of table; 0 for no limit.
     pub size: u32,
-    /// The elements, by key or first key.
+    /// Elements, by key or first key.
     pub elements: BTreeMap<Vec<u8>, Element>,
 }
 
-/// What the elements of a set hold.
+/// Data of a set's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Data {
     /// Nothing: a set.
@@ -81,9 +81,9 @@ pub enum Data {
     Verdict,
     /// Bytes.
     Bytes {
-        /// How many.
+        /// Length in bytes.
         len: u32,
-        /// What listing programs take them for.
+        /// Type of the data for listing programs such as `nft`.
         kind: u32,
     },
     /// A named counter.
@@ -93,13 +93,13 @@ pub enum Data {
 /// An element.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Element {
-    /// In an interval set the first key behind the element; `None` when it reaches to the last key of all.
+    /// First key after the element, in an interval set; `None` if the element reaches to the last key of all.
     pub end: Option<Vec<u8>>,
-    /// What it holds.
+    /// Data of the element.
     pub value: Value,
 }
 
-/// What an element holds.
+/// Data of an element.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// Nothing.
@@ -113,7 +113,7 @@ pub enum Value {
 }
 
 impl Hook {
-    /// The kernel's numbers of the hook.
+    /// Returns the kernel's number of the hook.
     pub(super) const fn number(self) -> u32 {
         match self.point {
             Point::Prerouting => 0,
@@ -124,7 +124,7 @@ impl Hook {
         }
     }
 
-    /// The hook of these numbers, unless Durward has no such chains.
+    /// Returns the hook of these numbers, unless Durward has no such chains.
     pub(super) fn from_numbers(kind: &str, number: u32, priority: i32) -> Option<Self> {
         let kind = ["filter", "nat", "route"].into_iter().find(|known| *known == kind)?;
         let points =
@@ -135,7 +135,7 @@ impl Hook {
 }
 
 impl Set {
-    /// An empty set of keys of this length.
+    /// Creates an empty set with keys of this length.
     #[must_use]
     pub const fn new(key_len: u32, key_type: u32, data: Data) -> Self {
         Self {
@@ -149,28 +149,28 @@ impl Set {
         }
     }
 
-    /// The same, with ranges as elements.
+    /// Makes elements ranges of keys.
     #[must_use]
     pub fn interval(mut self) -> Self {
         self.interval = true;
         self
     }
 
-    /// The same, counting by element.
+    /// Makes each element count its packets.
     #[must_use]
     pub fn counting(mut self) -> Self {
         self.counting = true;
         self
     }
 
-    /// The same, with room for so many elements and no more.
+    /// Limits the number of elements.
     #[must_use]
     pub const fn sized(mut self, size: u32) -> Self {
         self.size = size;
         self
     }
 
-    /// Whether both differ in nothing but elements.
+    /// Returns true if the sets differ in elements only.
     #[must_use]
     pub fn same_shape(&self, other: &Self) -> bool {
         self.key_len == other.key_len
@@ -216,7 +216,7 @@ impl fmt::Display for Ruleset {
     }
 }
 
-/// A rule on one line.
+/// Rule formatted on one line.
 pub(crate) struct Rule<'a>(pub(crate) &'a [Expression]);
 
 impl fmt::Display for Rule<'_> {
@@ -229,7 +229,7 @@ impl fmt::Display for Rule<'_> {
     }
 }
 
-/// An element on one line.
+/// Element formatted on one line.
 pub(crate) struct Entry<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) element: &'a Element,

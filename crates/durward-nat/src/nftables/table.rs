@@ -1,7 +1,6 @@
-//! One table of the kernel: read whole, changed in transactions, owned where the kernel can do that.
+//! One nftables table of the kernel: read whole, changed in transactions, owned where the kernel supports that.
 //!
-//! A transaction is one datagram; it names the generation it was made for, and the kernel refuses it when that has passed.
-//! Deliberately absent: when to do either; see `engine`.
+//! A transaction is one datagram; it names the generation it was computed for, and the kernel refuses it if that has passed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,42 +15,42 @@ use super::ruleset::Ruleset;
 use super::uapi::{HEADER, INET, msg, table_flag};
 use crate::netlink::{Builder, Family, Socket, flags};
 
-/// How often a transaction is tried again because others change rulesets at the same time.
+/// Tries of a transaction, because other programs may change rulesets at the same time.
 const ATTEMPTS: usize = 50;
 
-/// A table of family `inet`.
+/// Handle on a table of family `inet`.
 #[derive(Debug)]
 pub struct Table {
     socket: Socket,
     name: String,
     ownership: Ownership,
-    /// Whether this process has changed it, and so owns it where that can be.
+    /// True if this process has changed the table, and so owns it where that is supported.
     taken: bool,
 }
 
-/// Whether others can change the table.
+/// Protection of the table from changes by other programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ownership {
-    /// Only we can, and it stays when we are gone (Linux 6.9 and later).
+    /// Only this process can change it, and it stays when the process ends (Linux 6.9 and later).
     Ours,
-    /// Only we can, and it goes with us (Linux 5.12 and later).
+    /// Only this process can change it, and the kernel deletes it when the process ends (Linux 5.12 and later).
     Fleeting,
-    /// Everybody with the capability can.
+    /// Every process with CAP_NET_ADMIN can change it.
     Shared,
 }
 
-/// What the kernel holds.
+/// Contents of the table at one generation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Whether the table is there.
+    /// True if the table exists.
     pub exists: bool,
-    /// Its contents.
+    /// Contents of the table.
     pub ruleset: Ruleset,
-    /// The generation they are of.
+    /// Generation of the contents.
     pub generation: u32,
 }
 
-/// Packets and bytes a counter has seen.
+/// Packets and bytes of a counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// Packets.
@@ -60,10 +59,10 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// Why the kernel did not do it.
+/// Error of a transaction or dump.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TableError {
-    /// Somebody changed a ruleset meanwhile: read it again.
+    /// Another program changed a ruleset meanwhile: read it again.
     #[error("the ruleset changed meanwhile")]
     Outdated,
     /// The process lacks CAP_NET_ADMIN, or another process owns the table.
@@ -74,26 +73,26 @@ pub enum TableError {
     /// The kernel refused one object.
     #[error("the kernel refused {object}: {errno}")]
     Refused {
-        /// What it refused, `rule 2 of chain nat4`.
+        /// Refused object, such as `rule 2 of chain nat4`.
         object: String,
-        /// Its reason.
+        /// Error of the kernel.
         #[source]
         errno: Errno,
     },
     /// The socket failed.
     #[error("netlink failed")]
     Socket {
-        /// Its reason.
+        /// Error of the socket.
         #[source]
         errno: Errno,
     },
 }
 
 impl Table {
-    /// A handle on the table of this name, in the network namespace of the calling thread. Nothing is changed yet.
+    /// Opens a handle on the table of this name, in the network namespace of the calling thread. Changes nothing yet.
     ///
     /// # Errors
-    /// When there is no netlink socket to be had.
+    /// Fails if no netlink socket can be opened.
     pub fn open(name: &str, ownership: Ownership, timeout: Duration) -> Result<Self, TableError> {
         let socket = Socket::open(Family::Netfilter, 0, timeout).map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
@@ -102,7 +101,7 @@ impl Table {
         Ok(Self { socket, name: name.to_owned(), ownership, taken: false })
     }
 
-    /// Whether others can change the table, after the first transaction.
+    /// Returns the protection of the table, as it is after the first transaction.
     #[must_use]
     pub const fn ownership(&self) -> Ownership {
         self.ownership
@@ -115,7 +114,7 @@ impl Table {
     /// Reads the table.
     ///
     /// # Errors
-    /// When the kernel does not answer, or it changes too often to be read.
+    /// Fails if the kernel does not answer, or the table changes too often to be read.
     pub fn read(&self) -> Result<Held, TableError> {
         for _ in 0..20 {
             let before = self.generation()?;
@@ -123,7 +122,7 @@ impl Table {
             let after = self.generation()?;
             match held {
                 Ok(held) if before == after => return Ok(held),
-                // An object that vanished between two questions.
+                // The object vanished between the two dumps.
                 Err(TableError::Socket { errno: Errno::NOENT }) | Ok(_) => {}
                 Err(error) => return Err(error),
             }
@@ -131,25 +130,25 @@ impl Table {
         Err(TableError::Outdated)
     }
 
-    /// The generation of all rulesets together.
+    /// Reads the generation that all rulesets share.
     ///
     /// # Errors
-    /// When the kernel does not answer.
+    /// Fails if the kernel does not answer.
     pub fn generation(&self) -> Result<u32, TableError> {
         let answer = self.socket.get(msg::GETGEN, |to| header(to, 0)).map_err(socket_error)?;
         Ok(answer.and_then(|answer| answer.attributes(HEADER).be32(1)).unwrap_or_default())
     }
 
-    /// Makes all changes or none; they were computed for what `generation` held. Returns the next generation.
+    /// Makes all changes or none; they were computed for `generation`. Returns the next generation.
     ///
     /// # Errors
-    /// `Outdated` when the generation has passed; otherwise what the kernel refused.
+    /// `Outdated` if the generation has passed; otherwise the kernel's refusal.
     pub fn change(&mut self, generation: u32, changes: &Changes) -> Result<u32, TableError> {
         let mut result = self.try_change(generation, changes);
         let unknown = matches!(&result, Err(TableError::Refused { object, errno })
             if object == "the table" && matches!(*errno, Errno::OPNOTSUPP | Errno::INVAL));
         if unknown && self.ownership != Ownership::Shared {
-            // A kernel without `persist`, or a table that began without an owner.
+            // The kernel lacks the `persist` flag, or the table was created without an owner.
             self.ownership = Ownership::Shared;
             result = self.try_change(generation, changes);
         }
@@ -157,10 +156,10 @@ impl Table {
         result
     }
 
-    /// Owns the table that an earlier process left, where that can be; its contents stay.
+    /// Takes ownership of the table that an earlier process left, where that is supported; its contents stay.
     ///
     /// # Errors
-    /// `Outdated` when the generation has passed; or when another process owns it.
+    /// `Outdated` if the generation has passed; fails if another process owns the table.
     pub fn take(&mut self, generation: u32) -> Result<(), TableError> {
         if self.taken {
             return Ok(());
@@ -168,10 +167,10 @@ impl Table {
         self.change(generation, &Changes::default()).map(|_| ())
     }
 
-    /// Makes the table hold this and nothing else, whatever others do meanwhile; whether anything had to be changed.
+    /// Makes the table hold exactly `desired`, whatever other programs do meanwhile; returns true if anything had to be changed.
     ///
     /// # Errors
-    /// What the kernel refused.
+    /// Returns the kernel's refusal.
     pub fn bring_to(&mut self, desired: &Ruleset) -> Result<bool, TableError> {
         for _ in 0..ATTEMPTS {
             let held = self.read()?;
@@ -188,10 +187,10 @@ impl Table {
         Err(TableError::Outdated)
     }
 
-    /// Takes the table away, if it is there.
+    /// Deletes the table, if it exists.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// Fails if the kernel refuses.
     pub fn delete(&mut self) -> Result<(), TableError> {
         let generation = self.generation()?;
         let mut batch = Batch::begin(&self.socket, generation);
@@ -206,10 +205,10 @@ impl Table {
         }
     }
 
-    /// The named counters.
+    /// Reads the named counters.
     ///
     /// # Errors
-    /// When the kernel does not answer.
+    /// Fails if the kernel does not answer.
     pub fn counters(&self) -> Result<BTreeMap<String, Count>, TableError> {
         let found = self.dump(msg::GETOBJ)?;
         Ok(found
@@ -219,10 +218,10 @@ impl Table {
             .collect())
     }
 
-    /// How many packets each element of a counting set has seen, by key.
+    /// Reads the packets of each element of a counting set, by key.
     ///
     /// # Errors
-    /// When the kernel does not answer.
+    /// Fails if the kernel does not answer.
     pub fn element_packets(&self, set: &str) -> Result<BTreeMap<Vec<u8>, u64>, TableError> {
         Ok(self.elements(set)?.packets())
     }
@@ -266,7 +265,7 @@ impl Table {
         Ok(collected)
     }
 
-    /// All objects of a kind in all tables.
+    /// Dumps all objects of a kind in all tables.
     pub(super) fn dump_all(&self, kind: u16) -> Result<Vec<crate::netlink::Message>, TableError> {
         let found = self.socket.dump(kind, |to| {
             to.raw(&[0, 0, 0, 0]);
@@ -274,7 +273,7 @@ impl Table {
         found.map_err(socket_error)
     }
 
-    /// All objects of a kind in this table; older kernels ignore the filter.
+    /// Dumps all objects of a kind in this table; older kernels ignore the filter.
     fn dump(&self, kind: u16) -> Result<Vec<crate::netlink::Message>, TableError> {
         let found = self.socket.dump(kind, |to| {
             header(to, 0);
@@ -302,7 +301,7 @@ impl Table {
         let table = |to: &mut Builder| {
             to.text(1, name).be32(2, ownership);
         };
-        // A table whose kind of ownership differs can be taken away, not changed.
+        // The kernel cannot change the kind of ownership of a table, only delete it.
         if !changes.whole_table || self.ownership != Ownership::Shared {
             batch.add("the table", msg::NEWTABLE, flags::CREATE, table);
         }
@@ -328,18 +327,18 @@ pub(super) const fn socket_error(errno: Errno) -> TableError {
     TableError::Socket { errno }
 }
 
-/// The multicast group that tells of changes, as a bit of a socket's mask.
+/// Multicast group of ruleset changes, as a bit of a socket's mask.
 pub(crate) const EVENT_GROUP: u32 = super::uapi::GROUP;
 
-/// The multicast group that tells the way of traced packets (`NFNLGRP_NFTRACE` is 9).
+/// Multicast group of packet traces, as a bit of a socket's mask (`NFNLGRP_NFTRACE` is 9).
 pub(crate) const TRACE_GROUP: u32 = 1 << 8;
 
-/// Whether the message tells a step of a traced packet.
+/// Returns true for a step of a traced packet.
 pub(crate) const fn is_trace(message: &crate::netlink::Message) -> bool {
     message.kind == msg::TRACE
 }
 
-/// The generation an event announces.
+/// Returns the generation that an event announces.
 pub(crate) fn new_generation(message: &crate::netlink::Message) -> Option<u32> {
     (message.kind == msg::NEWGEN).then(|| message.attributes(HEADER).be32(1)).flatten()
 }

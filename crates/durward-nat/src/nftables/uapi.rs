@@ -1,8 +1,6 @@
 //! Numbers of `linux/netfilter/nf_tables.h`, under their names there as far as Rust allows.
-//!
-//! Deliberately absent: what this crate does not use.
 
-/// Messages; the subsystem number is in the high byte.
+/// Message types; the subsystem number is in the high byte.
 pub(super) mod msg {
     const fn nftables(number: u16) -> u16 {
         10 << 8 | number
@@ -32,7 +30,7 @@ pub(super) mod msg {
     pub(in super::super) const DELOBJ: u16 = nftables(20);
 }
 
-/// The multicast group of changes, as a bit of the bind mask (`NFNLGRP_NFTABLES` is 7).
+/// Multicast group of changes, as a bit of the bind mask (`NFNLGRP_NFTABLES` is 7).
 pub(crate) const GROUP: u32 = 1 << 6;
 /// `NFNL_BATCH_GENID`.
 pub(super) const BATCH_GENERATION: u16 = 1;
@@ -40,7 +38,7 @@ pub(super) const BATCH_GENERATION: u16 = 1;
 pub(super) const SUBSYSTEM: u16 = 10;
 /// `NFPROTO_INET`.
 pub(super) const INET: u8 = 1;
-/// Bytes of `nfgenmsg`.
+/// Size of `nfgenmsg` in bytes.
 pub(super) const HEADER: usize = 4;
 
 /// Flags of a table.
@@ -56,7 +54,7 @@ pub(super) mod set_flag {
     pub(in super::super) const OBJECT: u32 = 0x40;
 }
 
-/// What a route lookup is asked.
+/// Results and flags of `fib` expressions (route lookups).
 pub(super) mod fib {
     /// `NFT_FIB_RESULT_ADDRTYPE`.
     pub(in super::super) const ADDRESS_TYPE: u32 = 3;
@@ -64,7 +62,7 @@ pub(super) mod fib {
     pub(in super::super) const DESTINATION: u32 = 2;
 }
 
-/// Type of the data of a verdict map.
+/// Data type of a verdict map (`NFT_DATA_VERDICT`).
 pub(super) const DATA_VERDICT: u32 = 0xffff_ff00;
 /// `NFT_OBJECT_COUNTER`.
 pub(super) const OBJECT_COUNTER: u32 = 1;

@@ -1,6 +1,4 @@
-//! Rules in the words of `nft`, for people who look at a difference: registers are followed, and what they hold is named where it is used.
-//!
-//! Deliberately absent: reading words back, and exactness: two rules may read the same.
+//! Formats rules in the words of `nft`, to read a difference: registers are followed, and their contents named where they are used.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::expression::{Base, Ct, Expression, Hex, LookupResult, Meta, Reject};
 
-/// A rule on one line.
+/// Formats a rule on one line.
 pub(crate) fn rule(rule: &[Expression]) -> String {
     let mut reader = Reader::default();
     let mut line = String::new();
@@ -21,7 +19,7 @@ pub(crate) fn rule(rule: &[Expression]) -> String {
     line
 }
 
-/// What the registers hold while a rule is read.
+/// Contents of the registers while a rule is read.
 #[derive(Default)]
 struct Reader {
     held: BTreeMap<u32, Held>,
@@ -33,26 +31,26 @@ struct Held {
     words: String,
     len: u32,
     kind: Kind,
-    /// When it was loaded: the parts of a key are loaded one after another.
+    /// Step that loaded it: the parts of a key are loaded one after another.
     step: u32,
-    /// What a constant is as an address.
+    /// Constant formatted as an address.
     address: Option<String>,
 }
 
-/// How bytes of it are written.
+/// Format of the bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Bytes,
-    /// A number in the processor's order.
+    /// Number in host order.
     Number,
-    /// A number, of which some bits are kept.
+    /// Number with some bits masked off.
     Masked,
     State,
     StateMasked(u32),
     Family,
     Protocol,
     Name,
-    /// What a map holds, which may fill several registers.
+    /// Data of a map's element, which may fill several registers.
     Element,
 }
 
@@ -119,7 +117,7 @@ impl Reader {
         let bits = u32::from_ne_bytes(mask);
         let (words, kind) = match self.held.get(&from) {
             Some(held) if held.kind == Kind::State => (held.words.clone(), Kind::StateMasked(bits)),
-            // A packet's bytes are in the order of addresses.
+            // Bytes of a packet are in network order, as in addresses.
             Some(held) if held.kind == Kind::Bytes => {
                 (format!("{} & {}", held.words, constant(&mask)), Kind::Bytes)
             }
@@ -128,7 +126,7 @@ impl Reader {
         (if xor == 0 { words } else { format!("{words} ^ {xor:#x}") }, kind)
     }
 
-    /// An expression that does something rather than load.
+    /// Formats an expression that acts rather than loads.
     fn acted(&self, expression: &Expression) -> String {
         match expression {
             Expression::Compare { from, equal, value } => self.compared(*from, *equal, value),
@@ -166,7 +164,7 @@ impl Reader {
         None
     }
 
-    /// What a register holds, or that what a map filled before it reaches into it.
+    /// Formats the contents of a register, which an earlier, longer load may have filled.
     fn words(&self, register: u32) -> String {
         if let Some(held) = self.held.get(&register) {
             return held.words.clone();
@@ -176,7 +174,7 @@ impl Reader {
         element.map_or_else(|| format!("register {register}"), |held| from_map(&held.words))
     }
 
-    /// The key that begins in a register: all parts that were loaded behind it, one after another.
+    /// Formats the key that begins in a register: all parts that were loaded after it, one after another.
     fn key(&self, from: u32) -> String {
         let mut words = self.words(from);
         let mut at = from;
@@ -197,7 +195,7 @@ impl Reader {
         let constant = |register: u32| self.held.get(&register)?.address.clone();
         let mut words = constant(address).unwrap_or_else(|| self.words(address));
         for (register, sign) in [(last, "-"), (port, ":")] {
-            // The rest of a map's element goes with its beginning.
+            // The rest of a map's element follows its beginning.
             if let Some(held) = register.and_then(|register| self.held.get(&register)) {
                 let _ = write!(words, "{sign}{}", held.address.as_ref().unwrap_or(&held.words));
             }
@@ -236,7 +234,7 @@ impl Reader {
     }
 }
 
-/// `x map @set` is said once; what else comes of it, of the set alone.
+/// Formats data of a map: `x map @set` the first time, later the name of the set alone.
 fn from_map(words: &str) -> String {
     words.rsplit_once(" map ").map_or_else(|| words.to_owned(), |(_, set)| set.to_owned())
 }
@@ -292,7 +290,7 @@ fn number(value: &[u8]) -> Option<u32> {
     }
 }
 
-/// A constant: what is long enough for an address is one.
+/// Formats a constant: one that is as long as an address is taken for one.
 fn constant(value: &[u8]) -> String {
     if let Ok(octets) = <[u8; 4]>::try_from(value) {
         return Ipv4Addr::from(octets).to_string();
@@ -320,7 +318,7 @@ fn family(value: &[u8]) -> String {
     }
 }
 
-/// The name of a transport protocol, or its number.
+/// Returns the name of a transport protocol, or its number.
 pub(crate) fn protocol(number: u8) -> String {
     let known = match number {
         1 => "icmp",

@@ -1,6 +1,6 @@
 //! From external ports to endpoints, and from pods to egress addresses: dispatch by hash maps, choice by fixed hashes.
 //!
-//! A choice depends on nothing but the packet and the seed, so that two gateways make the same one.
+//! A choice depends on nothing but the packet and the seed, so that two gateways choose alike.
 
 use super::step::{
     self, Ip, count, ct_mark, dispatch, goto, keep, marked, present, replace, verdict,
@@ -12,23 +12,23 @@ use crate::nftables::ruleset::{Data, Point};
 use crate::nftables::{Expression, Ruleset, Set, Value, Verdict};
 use crate::options::Options;
 
-/// A way connections are spread.
+/// Choice of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Balance {
     pub(crate) shape: Shape,
-    /// Whether a client keeps its endpoint.
+    /// True if a client keeps its endpoint.
     pub(crate) sticky: bool,
     pub(crate) endpoints: u32,
 }
 
-/// How ports are translated.
+/// Translation of ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Shape {
-    /// One port.
+    /// Single external port.
     Port,
-    /// A range of ports, all to the endpoint's.
+    /// Range of external ports, all to the endpoint's port.
     Range,
-    /// A range of ports, each to the same one.
+    /// Range of external ports, each to the same port.
     SamePort,
 }
 
@@ -44,19 +44,19 @@ impl Balance {
     }
 }
 
-/// How a new connection to a mapping is judged and placed, in one chain: a port leads to it by one lookup, so the list of sources and what
-/// comes behind it cannot be of two generations.
+/// Chain of a mapping: allowed sources and choice of an endpoint. A port leads to it by one lookup, so the list of sources and the choice cannot be
+/// of two generations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Entry {
     pub(crate) v4: bool,
-    /// The sources that may connect.
+    /// Sources that may connect.
     pub(crate) list: List,
-    /// The choice of an endpoint; `None` where there is none.
+    /// Choice of an endpoint; `None` without endpoints.
     pub(crate) balance: Option<Balance>,
 }
 
 impl Entry {
-    /// The chain that does it.
+    /// Returns the name of the chain.
     pub(crate) fn chain(self) -> String {
         let ip = Ip::of(self.v4);
         match (self.list, self.balance) {
@@ -70,10 +70,10 @@ impl Entry {
     }
 }
 
-/// The chain that refuses because there is no endpoint.
+/// Name of the chain that refuses because there is no endpoint.
 const NO_ENDPOINT: &str = "no_endpoint";
 
-/// The chain that chooses among so many ranges of egress addresses.
+/// Returns the name of the chain that chooses among `ranges` ranges of egress addresses.
 pub(crate) fn pool_chain(v4: bool, ranges: u32) -> String {
     format!("egress{}_{ranges}", Ip::of(v4).digit())
 }
@@ -90,8 +90,8 @@ pub(super) fn build(ruleset: &mut Ruleset, options: &Options, shapes: &Shapes) {
         ]
     };
     let mut chain = |name: &str, chain| ruleset.chains.insert(name.to_owned(), chain);
-    // Just before where others translate: the first to bind a connection has it, and a node's network plugin would give
-    // it the node's address.
+    // Just before the priority of other NAT chains: the first to set a connection's translation wins, and a network plugin would set the node's
+    // address.
     chain("nat_pre", hooked("nat", Point::Prerouting, -110, entry()));
     chain("nat_out", hooked("nat", Point::Output, -110, entry()));
     chain("nat4", plain(services(Ip::V4)));
@@ -118,7 +118,7 @@ pub(super) fn build(ruleset: &mut Ruleset, options: &Options, shapes: &Shapes) {
     }
 }
 
-/// Single ports before ranges.
+/// Looks single ports up before ranges.
 fn services(ip: Ip) -> Vec<Vec<Expression>> {
     let by =
         |map: &str| [ip.service_key(), vec![dispatch(&format!("{map}{}", ip.digit()), 8)]].concat();
@@ -149,7 +149,8 @@ fn no_endpoint() -> Vec<Vec<Expression>> {
     ]
 }
 
-/// An endpoint is found by the list of sources too: one of another mapping that has the port meanwhile is not reached past its own list.
+/// Chooses an endpoint. The key contains the list of sources: if another mapping has the port meanwhile, its endpoints are not reached past its own
+/// list.
 fn spread(ip: Ip, balance: Balance, (list, seed): (List, u32)) -> Vec<Vec<Expression>> {
     let (port, index, digest) = (9 + ip.words(), 10 + ip.words(), 11 + ip.words());
     let free = digest + Digest::WORDS;
@@ -187,11 +188,11 @@ fn spread(ip: Ip, balance: Balance, (list, seed): (List, u32)) -> Vec<Vec<Expres
     vec![rule, vec![verdict(Verdict::Drop)]]
 }
 
-/// Which source the packet gets: of a connection picked up, of an egress rule, or of the gateway.
+/// Chooses the source address: of a picked-up connection, of an egress rule, or of the gateway.
 fn sources(ip: Ip, cluster_address: Option<&[u8]>) -> Vec<Vec<Expression>> {
     let digit = ip.digit();
     let (key, mark) = (8, 10 + ip.words());
-    // By the mark as well: the address is the mapping's whose mark the connection has.
+    // The mark is part of the key: the address is that of the mapping whose mark the connection has.
     let picked_up = [
         marked(mark::PICKED_UP),
         ip.answer_key(),
@@ -212,7 +213,7 @@ fn sources(ip: Ip, cluster_address: Option<&[u8]>) -> Vec<Vec<Expression>> {
         marked(mark::EGRESS | mark::PICKED_UP),
         vec![count(counter::LOST), verdict(Verdict::Drop)],
     ];
-    // Without an address of its own the gateway's is that of the interface towards the endpoint.
+    // Without a configured address the source is that of the interface towards the endpoint.
     let own = || match cluster_address {
         Some(address) => {
             vec![Expression::Immediate { to: 8, value: address.to_vec() }, snat(ip, 8, None)]
@@ -220,14 +221,14 @@ fn sources(ip: Ip, cluster_address: Option<&[u8]>) -> Vec<Vec<Expression>> {
         None => vec![Expression::Masquerade],
     };
     let asked = [marked(mark::SNAT), own()];
-    // No interface's slot: it came from the cluster or from this host, and the answer must pass here again.
+    // No slot: the packet came from the cluster or from this host, so it needs our source for the answer to return here.
     let local = vec![
         ct_mark(8),
         replace(8, mark::MAPPED | mark::SLOT_MASK, mark::MAPPED),
         step::equals(8, vec![0; 4]),
     ];
     let hairpin = [local, own()].concat();
-    // The client's own address, so that nobody behind puts the node's there.
+    // Source NAT to the client's own address keeps a later NAT chain from setting the node's.
     let kept = [marked(mark::MAPPED), vec![ip.source(8), snat(ip, 8, None)]];
     vec![
         picked_up.concat(),
@@ -240,18 +241,18 @@ fn sources(ip: Ip, cluster_address: Option<&[u8]>) -> Vec<Vec<Expression>> {
     ]
 }
 
-/// The register of an egress rule's mark, with its digest behind.
+/// Returns the register of an egress rule's mark, followed by its digest.
 pub(super) const fn rule(ip: Ip) -> u32 {
     8 + ip.words()
 }
 
-/// Finds the egress rule of the source; what was loaded before is gone.
+/// Looks up the egress rule of the source; overwrites the registers loaded before.
 pub(super) fn rule_of_source(ip: Ip) -> Vec<Expression> {
     vec![ip.source(8), step::to(&format!("eg{}", ip.digit()), 8, rule(ip))]
 }
 
-/// Loads the key of the rule's addresses: tenant and interface as the connection's mark has them, and the digest of the rule that the source
-/// has now. Where both are not of one rule, no address is found.
+/// Loads the key of the rule's addresses: tenant and interface from the connection mark, and the digest of the source's present rule. If both are not
+/// of one rule, no address is found.
 fn rule_key(ip: Ip) -> Vec<Expression> {
     let own = vec![ct_mark(rule(ip)), keep(rule(ip), mark::TENANT_MASK | mark::SLOT_MASK)];
     [rule_of_source(ip), own].concat()
@@ -262,7 +263,7 @@ fn range(ip: Ip, first: u32) -> Expression {
     Expression::Nat { source: true, ipv4: ip.v4(), address: first, last_address, port: None }
 }
 
-/// One range of addresses of the pool, the same for all connections of a pod.
+/// Chooses one range of the pool, the same for all connections of a pod.
 fn pool(ip: Ip, ranges: u32, seed: u32) -> Vec<Vec<Expression>> {
     let (index, first) = (rule(ip) + 3, rule(ip) + 4);
     let choice = vec![
@@ -277,7 +278,7 @@ const fn snat(ip: Ip, address: u32, port: Option<u32>) -> Expression {
     Expression::Nat { source: true, ipv4: ip.v4(), address, last_address: None, port }
 }
 
-/// Picks up a connection that another gateway had, by an endpoint's answer, where its mapping's list has the client.
+/// Picks up a connection of another gateway by an endpoint's answer, if its mapping's list contains the client.
 pub(super) fn pick_up(ip: Ip) -> Vec<Expression> {
     let mark = 10 + ip.words();
     let digit = ip.digit();
@@ -289,7 +290,7 @@ pub(super) fn pick_up(ip: Ip) -> Vec<Expression> {
     [ip.answer_key(), found].concat()
 }
 
-/// Makes a list's chain for answers: it goes on for a client in the list, and else nothing was picked up.
+/// Builds a list's chain for answers: continues if the client is in the list, otherwise the connection is not picked up.
 fn build_back(ruleset: &mut Ruleset, shapes: &Shapes) {
     for ip in [Ip::V4, Ip::V6] {
         let lists = shapes.sources.keys().filter(|(v4, _)| *v4 == ip.v4()).map(|(_, list)| *list);
@@ -309,12 +310,12 @@ fn build_back(ruleset: &mut Ruleset, shapes: &Shapes) {
     }
 }
 
-/// What an element holds that leads to a chain for good.
+/// Returns the map value that leads to a chain, without return.
 pub(crate) const fn leads_to(chain: String) -> Value {
     Value::Verdict(Verdict::Goto(chain))
 }
 
-/// Holds when the destination is in the cluster.
+/// Matches if the destination is in the cluster.
 pub(super) fn to_cluster(ip: Ip) -> Vec<Expression> {
     vec![ip.destination(8), present(&format!("cluster{}", ip.digit()), 8)]
 }

@@ -1,29 +1,29 @@
-//! Numbers that follow from content, so that a key made for one content never finds another's, whatever the generation.
+//! Digests of content in keys, so that a key made for one content never finds another's element, whatever the generation.
 //!
-//! The same content has the same number on every gateway and after every restart.
+//! Equal content has an equal digest on every gateway and after every restart.
 
 use ipnet::IpNet;
 
 use super::step::Ip;
 
-/// A number that stands for some content.
+/// Digest of some content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Digest(u64);
 
 impl Digest {
-    /// Bytes of a digest in keys.
+    /// Bytes of a digest in a key.
     pub(crate) const LEN: u32 = 8;
-    /// Registers of a digest.
+    /// Registers that a digest takes.
     pub(crate) const WORDS: u32 = 2;
 
-    /// FNV-1a: the same everywhere, which `std`'s hashers do not promise.
+    /// Computes the digest by FNV-1a: stable, which `std`'s hashers do not promise.
     pub(crate) fn of(content: &str) -> Self {
         Self(content.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         }))
     }
 
-    /// The digest to try where another content has this one.
+    /// Returns the next digest to try after a collision.
     pub(crate) const fn next(self) -> Self {
         Self(self.0.wrapping_add(1))
     }
@@ -33,21 +33,21 @@ impl Digest {
     }
 }
 
-/// A list of sources; everybody's has digest 0 and no set.
+/// List of sources; the list of everybody has digest 0 and no set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct List(Digest);
 
 impl List {
-    /// The list that has everybody in it.
+    /// List that contains every source.
     pub(crate) const EVERYBODY: Self = Self(Digest(0));
 
-    /// The list of these blocks, unless another list has its number.
+    /// Returns the list of these blocks, before collisions are resolved.
     pub(crate) fn of(blocks: &[IpNet]) -> Self {
         let text: String = blocks.iter().map(|block| format!("{block} ")).collect();
         Self(Digest::of(&text)).or_next()
     }
 
-    /// The list to try where other blocks have this one's number.
+    /// Returns the next list to try after a collision.
     pub(crate) fn next(self) -> Self {
         Self(self.0.next()).or_next()
     }
@@ -60,12 +60,12 @@ impl List {
         self.0
     }
 
-    /// The set of its blocks.
+    /// Returns the name of the set with the list's blocks.
     pub(crate) fn set(self, ip: Ip) -> String {
         format!("src{}_{:016x}", ip.digit(), self.0.0)
     }
 
-    /// The name of a chain for this list.
+    /// Returns the name of a chain for this list.
     pub(crate) fn chain(self, kind: &str, ip: Ip) -> String {
         match self {
             Self::EVERYBODY => format!("{kind}{}_any", ip.digit()),

@@ -1,6 +1,6 @@
-//! Who may pass: spoofed sources, local services, forwarding. Everything about external interfaces fails closed.
+//! Filter of packets from outside: spoofed sources, local services, forwarding. Everything about external interfaces fails closed.
 //!
-//! Deliberately absent: packets between other interfaces, which are none of Durward's business.
+//! Deliberately absent: packets between other interfaces, which Durward leaves alone.
 
 use ipnet::IpNet;
 
@@ -13,7 +13,7 @@ use crate::nftables::ruleset::{Data, Point};
 use crate::nftables::{Expression, Ruleset, Set, Verdict};
 use crate::options::Options;
 
-/// Router and neighbour discovery and multicast listeners, without which IPv6 does not work.
+/// ICMPv6 types of router and neighbour discovery and of multicast listeners, without which IPv6 does not work.
 const DISCOVERY: [u8; 9] = [130, 131, 132, 133, 134, 135, 136, 137, 143];
 
 pub(super) fn build(ruleset: &mut Ruleset, options: &Options, interfaces: &Interfaces) {
@@ -61,7 +61,7 @@ fn sets(ruleset: &mut Ruleset, options: &Options, interfaces: &Interfaces) {
     }
 }
 
-/// The source is asked for first: what comes from outside has none of the cluster's, and its interface need not be looked up.
+/// Drops spoofed sources. The source is compared first: packets from outside have none of the cluster's, which saves the lookup of their interface.
 fn guard(cluster: &[IpNet]) -> Vec<Vec<Expression>> {
     let spoofed = |ip: Ip, of_cluster: Vec<Expression>| {
         let outside = vec![input_name(8), present("ext", 8)];
@@ -81,7 +81,7 @@ fn guard(cluster: &[IpNet]) -> Vec<Vec<Expression>> {
     v4.chain([spoofed(Ip::V6, listed(Ip::V6))]).collect()
 }
 
-/// What is for this host and came from outside: answers, discovery, a few pings, known services; nothing else.
+/// Accepts packets from outside for this host: answers, discovery, a few pings, known services; nothing else.
 fn input() -> Vec<Vec<Expression>> {
     let accept = || vec![verdict(Verdict::Accept)];
     let icmp6 =
@@ -115,7 +115,7 @@ fn account() -> Vec<Expression> {
     ]
 }
 
-/// A connection without a slot was never let in.
+/// Drops packets of a connection without a slot, which was never admitted.
 fn from_outside() -> Vec<Vec<Expression>> {
     vec![
         [step::marked(mark::SLOT_MASK), vec![verdict(Verdict::Accept)]].concat(),
@@ -123,7 +123,7 @@ fn from_outside() -> Vec<Vec<Expression>> {
     ]
 }
 
-/// A connection leaves by the interface it belongs to, or not at all.
+/// Lets a connection leave only by the interface it belongs to.
 fn to_outside() -> Vec<Vec<Expression>> {
     vec![
         vec![

@@ -1,7 +1,7 @@
-//! ICMP errors and expected connections that come from the cluster: they have another connection's mark whoever sent them, so the sender
-//! must be one of that connection's own.
+//! ICMP errors and expected connections from the cluster: they carry another connection's mark whoever sent them, so the sender must be an end of
+//! that connection.
 //!
-//! Packets of a connection itself need no such look: their source is part of what they are recognised by.
+//! Packets of a connection itself need no such check: their source is part of the tuple by which they are recognised.
 
 use super::balance::{rule, rule_of_source};
 use super::step::{
@@ -39,7 +39,7 @@ pub(super) fn build(ruleset: &mut Ruleset, interfaces: &Interfaces, proxied: boo
     }
 }
 
-/// Every byte beside itself, as keys of a lookup that compares two bytes.
+/// Returns the set of all bytes, each concatenated with itself, for a lookup that compares two bytes.
 fn twins() -> Set {
     let kind = step::kind::concat(&[step::kind::BYTES, step::kind::BYTES]);
     let mut twins = Set::new(8, kind, Data::Nothing).sized(256);
@@ -47,10 +47,10 @@ fn twins() -> Set {
     twins
 }
 
-/// Holds for an ICMP error from the receiver of the packet that it is about, such as a client in the cluster whose own connection it is. Byte
-/// by byte, because no kernel before Linux 6.13 can compare two registers.
+/// Matches an ICMP error from the receiver of the packet that it is about, such as a client in the cluster whose own connection it is. Compares byte
+/// by byte, because kernels before Linux 6.13 cannot compare two registers.
 fn from_the_receiver(ip: Ip) -> Vec<Expression> {
-    // The error's own header; the packet that it is about begins behind.
+    // The packet that the error is about follows the 8 bytes of the ICMP header.
     const HEADER: u32 = 8;
     let (icmp, source, destination) = if ip.v4() { (1, 12, 16) } else { (58, 8, 24) };
     let mut rule = vec![step::transport(8), step::equals(8, vec![icmp])];
@@ -64,7 +64,8 @@ fn from_the_receiver(ip: Ip) -> Vec<Expression> {
     rule
 }
 
-/// The sender is an end of the connection (its endpoint, or a client in the cluster), or its tenant's, or a router on the way to the cluster.
+/// Accepts senders that are an end of the connection (its endpoint, or a client in the cluster), of its tenant, or a router on the way to the
+/// cluster.
 fn from_an_end(ip: Ip, interfaces: &Interfaces) -> Vec<Vec<Expression>> {
     let digit = ip.digit();
     let same = |flag: u32, key: Ct| {
@@ -90,7 +91,7 @@ fn from_an_end(ip: Ip, interfaces: &Interfaces) -> Vec<Vec<Expression>> {
         [rule_of_source(ip), own].concat(),
         vec![ip.source(8), present(&format!("routers{digit}"), 8), goto("credible")],
     ];
-    // Nodes speak for their pods by the tunnel; they let no pod's packet with another's address into it.
+    // Nodes send errors for their pods by the tunnel, and let no packet with another pod's address into it.
     rules.extend(interfaces.tunnels.iter().map(|name| {
         vec![
             step::input_name(8),

@@ -1,4 +1,4 @@
-//! By which interface a packet leaves: the connection's slot becomes the packet's mark, and the mark a routing table.
+//! Outgoing interface of a packet: the connection's slot becomes the packet mark, and the mark selects a routing table.
 //!
 //! Marks are set from constants, never merged with one another. Egress is decided after destinations are translated.
 
@@ -14,7 +14,7 @@ use crate::nftables::ruleset::{Data, Point};
 use crate::nftables::{Expression, Ruleset, Set, Verdict};
 use crate::options::Options;
 
-/// What a connection with an interface is, and the direction its packets from the cluster have: 0 that of the first, 1 the other.
+/// Flags of connections with an interface, and the direction of their packets from the cluster: 0 original, 1 reply.
 const FROM_CLUSTER: [(u32, u32); 3] = [(EGRESS, 0), (MAPPED, 1), (MAPPED | PICKED_UP, 0)];
 
 pub(super) fn build(
@@ -51,7 +51,7 @@ pub(super) fn build(
     chain("route_out", hooked("route", Point::Output, -150, out()));
 }
 
-/// `proxied` says that some connections are for this host's forward proxy.
+/// Builds the chain; `proxied` is true if connections are handed to this host's forward proxy.
 fn pre(interfaces: &Interfaces, proxied: bool) -> Vec<Vec<Expression>> {
     let mut rules = if interfaces.external.len() <= step::FEW {
         step::came_from_outside(interfaces, |slot| goto(&format!("in_{slot}")))
@@ -84,8 +84,8 @@ fn pre(interfaces: &Interfaces, proxied: bool) -> Vec<Vec<Expression>> {
     rules
 }
 
-/// A packet from the cluster that begins a connection or belongs to none: the answer of a connection another gateway had, or the proxy's, or
-/// egress, or nothing of ours.
+/// Handles a packet from the cluster that begins a connection or belongs to none: an answer of a connection another gateway had, one for the forward
+/// proxy, egress, or nothing of ours.
 fn new(ip: Ip, proxied: bool) -> Vec<Vec<Expression>> {
     const SYN_ACK: u8 = 0x12;
     const SYN: u8 = 0x02;
@@ -105,11 +105,11 @@ fn new(ip: Ip, proxied: bool) -> Vec<Vec<Expression>> {
         [stray(), rule_of_source(ip), refused].concat(),
         [stray(), vec![verdict(Verdict::Return)]].concat(),
         [mid_stream, pick_up(ip)].concat(),
-        // The list it leads to was replaced meanwhile.
+        // The list of sources was replaced between two lookups.
         [step::marked(PICKED_UP), lost()].concat(),
     ]);
     let marked = [rule_of_source(ip), vec![Expression::SetCtMark { from: rule(ip) }]].concat();
-    // The mark and what follows from it are of one lookup. A rule that asks the proxy, met by a program that cannot, was made meanwhile.
+    // Mark and verdict come from one lookup. A program without the proxy drops traffic of a rule that asks for it, which is newer.
     if proxied {
         rules.extend(transparent::ask(ip, marked));
     } else {
@@ -120,7 +120,7 @@ fn new(ip: Ip, proxied: bool) -> Vec<Vec<Expression>> {
     rules
 }
 
-/// Packets to neighbours, among them neighbour discovery, which connection tracking leaves alone.
+/// Accepts packets to neighbours, among them neighbour discovery, which connection tracking ignores.
 fn on_link() -> [Vec<Expression>; 2] {
     const DESTINATION: u32 = 24;
     let first = |len| Expression::Payload { base: Base::Network, offset: DESTINATION, len, to: 8 };
@@ -130,21 +130,21 @@ fn on_link() -> [Vec<Expression>; 2] {
     [multicast, vec![first(4), mask, link_local, verdict(Verdict::Return)]]
 }
 
-/// A packet of a connection without an interface of ours: an answer to a connection begun elsewhere goes the host's own ways, what an
-/// enrolled network sends by itself does not. What goes to the cluster has the mark as well, with which `rp_filter` asks for the way back.
+/// Handles a packet of a connection without an interface of ours: an answer to a connection begun elsewhere takes the host's own routes, a new packet
+/// of an enrolled network does not. Packets to the cluster get the mark as well, because `rp_filter` looks the way back up with it.
 fn answers() -> Vec<Vec<Expression>> {
     let near = |ip: Ip| [ip.only(), to_cluster(ip), vec![goto("answer")]].concat();
     let back = vec![direction(8), step::equals(8, vec![1]), goto("answer")];
     vec![near(Ip::V4), near(Ip::V6), back, [step::marked(MAPPED), vec![goto("answer")]].concat()]
 }
 
-/// What this host itself says about a connection (an ICMP error) goes the connection's way.
+/// Routes packets of this host about a connection (ICMP errors) the connection's way.
 fn out() -> Vec<Vec<Expression>> {
     let inward = |ip: Ip| [ip.only(), to_cluster(ip), vec![verdict(Verdict::Return)]].concat();
     vec![inward(Ip::V4), inward(Ip::V6), by_slot()]
 }
 
-/// The first packet from outside to a mapping gives the connection its slot.
+/// Gives a connection its slot at the first packet from outside to a mapping.
 fn arrived(slot: u8) -> Vec<Expression> {
     vec![
         ct_mark(8),

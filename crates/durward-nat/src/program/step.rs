@@ -1,6 +1,6 @@
-//! Single steps of rules, in short, and where in a packet and in the registers things are, by family.
+//! Helpers for single steps of rules, and the positions of fields in packets and registers, by family.
 //!
-//! Registers 8 and up hold address, protocol and port side by side, as map keys have them.
+//! Registers 8 and up hold address, protocol and port side by side, as in map keys.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,13 +12,13 @@ use crate::mark;
 use crate::nftables::expression::{Base, Ct, LookupResult, Meta};
 use crate::nftables::{Element, Expression, Value, Verdict};
 
-/// So many comparisons cost less than one lookup.
+/// Comparisons that cost less than one lookup, at most.
 pub(crate) const FEW: usize = 4;
 
-/// No more interfaces than slots.
+/// Largest number of interfaces: one per slot.
 pub(crate) const SLOTS: u32 = 256;
 
-/// What listing programs take bytes for.
+/// Data types of `nft` for keys and values.
 pub(crate) mod kind {
     pub(crate) const BYTES: u32 = 0;
     pub(crate) const NUMBER: u32 = 19;
@@ -29,13 +29,13 @@ pub(crate) mod kind {
     pub(crate) const MARK: u32 = 19;
     pub(crate) const NAME: u32 = 41;
 
-    /// Several, side by side.
+    /// Concatenates types.
     pub(crate) fn concat(kinds: &[u32]) -> u32 {
         kinds.iter().fold(0, |all, kind| all << 6 | kind)
     }
 }
 
-/// An IP family.
+/// IP family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Ip {
     V4,
@@ -55,12 +55,12 @@ impl Ip {
         if self.v4() { '4' } else { '6' }
     }
 
-    /// Bytes of an address.
+    /// Returns the bytes of an address.
     pub(crate) const fn len(self) -> u32 {
         if self.v4() { 4 } else { 16 }
     }
 
-    /// Registers of an address.
+    /// Returns the registers of an address.
     pub(crate) const fn words(self) -> u32 {
         self.len() / 4
     }
@@ -95,13 +95,13 @@ impl Ip {
         vec![self.source(8), transport(8 + self.words()), transport_bytes(0, 2, 9 + self.words())]
     }
 
-    /// Holds for packets of the family.
+    /// Matches packets of the family.
     pub(crate) fn only(self) -> Vec<Expression> {
         let number = if self.v4() { 2 } else { 10 };
         vec![Expression::Meta { key: Meta::Family, to: 8 }, equals(8, vec![number])]
     }
 
-    /// The address's bytes, if it is of the family.
+    /// Returns the address's bytes, if it is of the family.
     pub(crate) fn bytes(self, address: IpAddr) -> Option<Vec<u8>> {
         match (self, address) {
             (Self::V4, IpAddr::V4(address)) => Some(address.octets().to_vec()),
@@ -163,7 +163,7 @@ pub(crate) const fn output_name(to: u32) -> Expression {
     Expression::Meta { key: Meta::OutputName, to }
 }
 
-/// Rules for packets that came in by an external interface, each with what is to be done by the interface's slot.
+/// Returns rules for packets that came in by an external interface, each with an action for the interface's slot.
 pub(crate) fn came_from_outside(
     interfaces: &Interfaces,
     then: impl Fn(u8) -> Expression,
@@ -174,7 +174,7 @@ pub(crate) fn came_from_outside(
     interfaces.external.iter().map(by).collect()
 }
 
-/// Holds for a source in a block.
+/// Matches a source in a block.
 pub(crate) fn source_in(block: Ipv4Net) -> Vec<Expression> {
     let mask = Expression::Bitwise { from: 8, to: 8, mask: block.netmask().octets(), xor: [0; 4] };
     vec![Ip::V4.source(8), mask, equals(8, block.network().octets().to_vec())]
@@ -184,12 +184,12 @@ pub(crate) const fn ct_mark(to: u32) -> Expression {
     Expression::Ct { key: Ct::Mark, to }
 }
 
-/// Keeps some bits of a register.
+/// Masks bits of a register.
 pub(crate) const fn keep(register: u32, mask: u32) -> Expression {
     replace(register, mask, 0)
 }
 
-/// Keeps some bits of a register and turns others.
+/// Masks bits of a register and inverts others.
 pub(crate) const fn replace(register: u32, mask: u32, xor: u32) -> Expression {
     Expression::Bitwise {
         from: register,
@@ -199,27 +199,27 @@ pub(crate) const fn replace(register: u32, mask: u32, xor: u32) -> Expression {
     }
 }
 
-/// Holds when one of the connection mark's bits is set.
+/// Matches if one of the connection mark's bits is set.
 pub(crate) fn marked(bits: u32) -> Vec<Expression> {
     vec![ct_mark(8), keep(8, bits), differs(8, vec![0; 4])]
 }
 
-/// Goes where packets of the connection's interface are marked.
+/// Goes to the chain that marks packets for the connection's interface.
 pub(crate) fn by_slot() -> Vec<Expression> {
     vec![ct_mark(8), keep(8, mark::SLOT_MASK), dispatch("slot_out", 8)]
 }
 
-/// Takes the connection's mark away.
+/// Clears the connection mark.
 pub(crate) fn unmark() -> Vec<Expression> {
     vec![Expression::Immediate { to: 8, value: vec![0; 4] }, Expression::SetCtMark { from: 8 }]
 }
 
-/// Holds when the connection is in one of the states.
+/// Matches if the connection is in one of the states.
 pub(crate) fn in_state(bits: u32) -> Vec<Expression> {
     vec![Expression::Ct { key: Ct::State, to: 8 }, keep(8, bits), differs(8, vec![0; 4])]
 }
 
-/// Loads the connection's direction as a word: 0 for the first packet's, 1 for answers.
+/// Loads the connection's direction as a word: 0 original, 1 reply.
 pub(crate) const fn direction(to: u32) -> Expression {
     Expression::Ct { key: Ct::Direction, to }
 }
@@ -228,17 +228,17 @@ pub(crate) const INVALID: u32 = 1;
 pub(crate) const ESTABLISHED: u32 = 2;
 pub(crate) const RELATED: u32 = 4;
 pub(crate) const NEW: u32 = 8;
-/// Connection tracking was told to leave the packet alone.
+/// State bit of packets that connection tracking was told to ignore.
 pub(crate) const UNTRACKED: u32 = 64;
 
-/// An interface's name as a map key.
+/// Encodes an interface's name as a map key.
 pub(crate) fn name_key(name: &str) -> Vec<u8> {
     let mut key = name.as_bytes().to_vec();
     key.resize(16, 0);
     key
 }
 
-/// Address, protocol and port as a map key; shorter parts are padded to four bytes.
+/// Encodes address, protocol and port as a map key; shorter parts are padded to four bytes.
 pub(crate) fn port_key(address: &[u8], protocol: u8, port: u16) -> Vec<u8> {
     let mut key = address.to_vec();
     key.extend([protocol, 0, 0, 0]);
@@ -247,7 +247,7 @@ pub(crate) fn port_key(address: &[u8], protocol: u8, port: u16) -> Vec<u8> {
     key
 }
 
-/// The elements of an interval set of these blocks; what overlaps or touches becomes one.
+/// Returns the elements of an interval set of these blocks; overlapping and adjacent ones are merged.
 pub(crate) fn interval(ip: Ip, blocks: &[IpNet]) -> BTreeMap<Vec<u8>, Element> {
     let ends = |block: &IpNet| Some((ip.bytes(block.network())?, ip.bytes(block.broadcast())?));
     let mut ranges: Vec<_> = blocks.iter().filter_map(ends).collect();
@@ -265,7 +265,7 @@ pub(crate) fn interval(ip: Ip, blocks: &[IpNet]) -> BTreeMap<Vec<u8>, Element> {
     merged.into_iter().map(|(first, last)| (first, element(&last))).collect()
 }
 
-/// The key behind the last one; `None` behind the very last.
+/// Returns the key after `last`; `None` after the very last.
 pub(crate) fn after(last: &[u8]) -> Option<Vec<u8>> {
     let mut next = last.to_vec();
     for byte in next.iter_mut().rev() {

@@ -1,6 +1,6 @@
-//! What a tenant's programs send to ports of HTTP and TLS goes to this host's forward proxy, and with it the decision where to.
+//! Transparent egress: connections of a tenant's pods to HTTP and TLS ports go to this host's forward proxy, which decides on their destination.
 //!
-//! The first packet decides and is remembered in the connection's mark. Deliberately absent: a way past the proxy; while nobody listens there,
+//! The decision is made at the first packet and kept in the connection mark. Deliberately absent: a way past the proxy; while it does not listen,
 //! connections are reset.
 
 use durward_model::egress::transparent;
@@ -14,16 +14,16 @@ use crate::nftables::ruleset::Data;
 use crate::nftables::{Expression, Ruleset, Set, Verdict};
 use crate::options::Options;
 
-/// Where connections for the proxy go.
+/// Chain of connections for the proxy.
 pub(crate) const TAKE: &str = "take";
-/// Where UDP goes that hides what TCP would show.
+/// Chain of UDP to TLS ports (QUIC), which is refused.
 pub(crate) const QUIC: &str = "quic";
-/// Where what is translated goes.
+/// Chain of connections that leave by source NAT.
 pub(crate) const LEAVE: &str = "leave";
-/// Where everything goes that is neither the proxy's nor translated.
+/// Chain of all other connections, which are refused.
 pub(crate) const WITHHOLD: &str = "withhold";
 
-/// Kinds of destination that are no other host's: this host's, broadcast, anycast, multicast.
+/// Address types that are no other host's (`RTN_*`): this host's, broadcast, anycast, multicast.
 const HERE: [u32; 4] = [2, 3, 4, 5];
 
 pub(super) fn build(ruleset: &mut Ruleset, options: &Options) {
@@ -44,7 +44,7 @@ pub(super) fn build(ruleset: &mut Ruleset, options: &Options) {
     chain("hand_over", hand_over(options));
 }
 
-/// A reset is no ICMP error, of which the kernel sends few. Without the mark it goes back the way the packet came.
+/// Refuses a connection. TCP gets a reset, because the kernel limits ICMP errors. Without the mark the answer takes the packet's way back.
 fn withhold() -> Vec<Vec<Expression>> {
     let tcp = vec![step::transport(8), step::equals(8, vec![6])];
     vec![
@@ -55,15 +55,15 @@ fn withhold() -> Vec<Vec<Expression>> {
     ]
 }
 
-/// Of a connection the proxy has, each packet.
+/// Hands over each packet of a connection that the proxy has.
 pub(super) fn taken_already() -> Vec<Expression> {
     [step::marked(mark::TRANSPARENT), vec![goto("hand_over")]].concat()
 }
 
-/// What becomes of a new connection of an enrolled network; `mark` looks its rule up and marks the connection.
+/// Handles a new connection of an enrolled network; `mark` looks its rule up and marks the connection.
 ///
-/// The maps are asked by the tenant of the mark, never by a rule's position: a port that is not taken, and the word about all others, are
-/// then the same tenant's of this moment. Where that word is gone meanwhile, nothing leaves.
+/// The maps are looked up by the mark's tenant, never by a rule's position: a port that is not taken, and the verdict on all others, are then the
+/// same tenant's at this moment. If that verdict is gone meanwhile, nothing leaves.
 pub(super) fn ask(ip: Ip, mark: Vec<Expression>) -> Vec<Vec<Expression>> {
     const OF_TENANT: u32 = mark::TENANT_MASK | mark::ASKED;
     let near =
@@ -112,7 +112,7 @@ fn hand_over(options: &Options) -> Vec<Vec<Expression>> {
         ];
         [ip.only(), give, stay()].concat()
     };
-    // An ICMP error about what the proxy sent: this host sent it, under another's address.
+    // ICMP errors about a packet of the proxy: this host sent it, with another source address.
     let about = [vec![step::transport(8), step::differs(8, vec![6])], stay()].concat();
     vec![
         about,

@@ -1,6 +1,6 @@
-//! Elements of the program's maps in words, for people who look at a difference.
+//! Formats elements of the program's maps in words, to read a difference.
 //!
-//! Deliberately absent: reading words back. What is not understood is shown as its bytes.
+//! An element that is not understood is shown as its bytes.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,12 +9,12 @@ use crate::nftables::ruleset::{Entry, Value};
 use crate::nftables::words::protocol;
 use crate::nftables::{Element, Verdict};
 
-/// An element of `set` on one line.
+/// Formats an element of `set` on one line.
 pub(crate) fn element(set: &str, key: &[u8], element: &Element) -> String {
     in_words(set, key, element).unwrap_or_else(|| Entry { key, element }.to_string())
 }
 
-/// The same for people who look at a difference; `None` in a set that is the same everywhere.
+/// Formats a changed element; `None` in a set that is the same everywhere.
 pub(crate) fn change(set: &str, key: &[u8], one: &Element) -> Option<String> {
     (set != super::TWINS).then(|| element(set, key, one))
 }
@@ -75,7 +75,7 @@ fn in_words(set: &str, key: &[u8], element: &Element) -> Option<String> {
     Some(words + &value)
 }
 
-/// Address, protocol and port, a range of ports, or a port with the number of one of its endpoints.
+/// Formats address, protocol and port, a range of ports, or a port with the number of one of its endpoints.
 fn ports(key: &[u8], end: Option<&[u8]>, v4: bool) -> Option<String> {
     let (ip, rest) = address(key, v4)?;
     let protocol = protocol(*rest.first()?);
@@ -93,12 +93,12 @@ fn ports(key: &[u8], end: Option<&[u8]>, v4: bool) -> Option<String> {
     Some(format!("{ip} {protocol} {first}{range}{more}"))
 }
 
-/// The digest of a list or rule.
+/// Formats the digest of a list or rule.
 fn digest(bytes: &[u8]) -> Option<String> {
     Some(format!("{:016x}", u64::from_be_bytes(*bytes.first_chunk()?)))
 }
 
-/// The marks and digest of an egress rule.
+/// Formats the marks and digest of an egress rule.
 fn rule(key: &[u8]) -> Option<String> {
     Some(format!("{:#x} {}", number(key, 0)?, digest(key.get(4..)?)?))
 }
@@ -107,7 +107,7 @@ fn tenant(key: &[u8]) -> Option<u16> {
     Some(mark::tenant(number(key, 0)?))
 }
 
-/// A tenant, a protocol and a port.
+/// Formats a tenant, a protocol and a port.
 fn taken(key: &[u8]) -> Option<String> {
     let protocol = protocol(*key.get(4)?);
     Some(format!("tenant {} {protocol} {}", tenant(key)?, port(key.get(8..)?)?))
@@ -143,12 +143,12 @@ fn port(bytes: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(*bytes.first_chunk()?))
 }
 
-/// A number as the processor has it.
+/// Decodes a number in host order.
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// An interface's name, and the slot that belongs to it.
+/// Formats an interface's name and its slot.
 fn name(key: &[u8]) -> Option<String> {
     let (name, slot) = key.split_at_checked(16)?;
     let name = String::from_utf8_lossy(name).trim_end_matches('\0').to_owned();

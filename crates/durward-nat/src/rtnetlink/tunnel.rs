@@ -1,6 +1,6 @@
-//! VXLAN links, their forwarding entries and fixed neighbours, as `linux/if_link.h` and `linux/neighbour.h` lay them out.
+//! VXLAN links, their forwarding entries and static neighbours, as `linux/if_link.h` and `linux/neighbour.h` define them.
 //!
-//! Deliberately absent: learning and multicast; every other end is written down.
+//! Deliberately absent: learning and multicast; every peer is configured.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -19,31 +19,31 @@ const NO_ARP: u16 = 0x40;
 const SELF: u8 = 2;
 const UP: u32 = 1;
 
-/// A VXLAN link as the kernel has it.
+/// VXLAN link as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HeldTunnel {
     pub(crate) index: u32,
     pub(crate) up: bool,
     pub(crate) mtu: u32,
-    /// What cannot be changed of a link that is there.
+    /// Properties that cannot be changed on an existing link.
     pub(crate) tunnel: Tunnel,
     mac: Option<Mac>,
 }
 
 impl HeldTunnel {
-    /// Whether it is Durward's: nobody else names a link's hardware address after its underlay address just so.
+    /// Returns true if the link is Durward's: no other program derives a link's hardware address from its underlay address in this way.
     pub(crate) fn is_ours(&self) -> bool {
         self.mac == Some(Mac::of(self.tunnel.local))
     }
 }
 
 impl Rtnetlink {
-    /// All VXLAN links with an IPv4 underlay.
+    /// Returns all VXLAN links with an IPv4 underlay.
     pub(crate) fn tunnels(&self) -> Result<Vec<HeldTunnel>, Errno> {
         Ok(self.dump(msg::GETLINK, 0, 16)?.iter().filter_map(tunnel).collect())
     }
 
-    /// The largest packet of the interface that has an address; Durward's own links do not count.
+    /// Returns the MTU of the interface that has an address; Durward's own links do not count.
     pub(crate) fn mtu_at(&self, address: Ipv4Addr) -> Result<Option<u32>, Errno> {
         let ours = self.tunnels()?.into_iter().filter(HeldTunnel::is_ours);
         let ours: Vec<u32> = ours.map(|held| held.index).collect();
@@ -57,7 +57,7 @@ impl Rtnetlink {
         Ok(link.and_then(|link| link.attributes(16).ne32(4)))
     }
 
-    /// Makes the link, up.
+    /// Creates the link and brings it up.
     pub(crate) fn add_tunnel(&self, tunnel: &Tunnel) -> Result<(), Errno> {
         self.socket.request(msg::NEWLINK, flags::CREATE | flags::EXCL, |to| {
             link_header(to, 0);
@@ -72,7 +72,7 @@ impl Rtnetlink {
         })
     }
 
-    /// Brings a link up with packets of at most this size.
+    /// Brings a link up with this MTU.
     pub(crate) fn set_tunnel(&self, index: u32, mtu: u32) -> Result<(), Errno> {
         self.socket.request(msg::NEWLINK, 0, |to| {
             link_header(to, index);
@@ -80,36 +80,36 @@ impl Rtnetlink {
         })
     }
 
-    /// Takes a link away; one that is gone is no error.
+    /// Removes a link; one that is gone is no error.
     pub(crate) fn remove_tunnel(&self, index: u32) -> Result<(), Errno> {
         gone(self.socket.request(msg::DELLINK, 0, |to| link_header(to, index)))
     }
 
-    /// The fixed entries of a link.
+    /// Returns the static entries of a link.
     pub(crate) fn entries(&self, index: u32) -> Result<BTreeSet<Entry>, Errno> {
         let mut found = self.dump(msg::GETNEIGH, 0, 12)?;
         found.extend(self.dump(msg::GETNEIGH, BRIDGE, 12)?);
         Ok(found.iter().filter_map(|message| entry(message, index)).collect())
     }
 
-    /// Puts a fixed entry in.
+    /// Adds a static entry.
     pub(crate) fn add_entry(&self, index: u32, entry: &Entry) -> Result<(), Errno> {
         let mode = flags::CREATE | flags::REPLACE;
         self.socket.request(msg::NEWNEIGH, mode, |to| write_entry(to, index, entry))
     }
 
-    /// Takes a fixed entry away; one that is gone is no error.
+    /// Removes a static entry; one that is gone is no error.
     pub(crate) fn remove_entry(&self, index: u32, entry: &Entry) -> Result<(), Errno> {
         gone(self.socket.request(msg::DELNEIGH, 0, |to| write_entry(to, index, entry)))
     }
 }
 
-/// The number of the interface a message about a link or a neighbour is about.
+/// Returns the index of the interface that a message about a link or a neighbour concerns.
 pub(crate) fn index(message: &Message) -> Option<u32> {
     Some(u32::from_ne_bytes(message.payload.get(4..8)?.try_into().ok()?))
 }
 
-/// Whether a message is about a neighbour or a forwarding entry.
+/// Returns true for a message about a neighbour or a forwarding entry.
 pub(crate) const fn is_neighbour(message: &Message) -> bool {
     matches!(message.kind, msg::NEWNEIGH | msg::DELNEIGH)
 }

@@ -1,6 +1,4 @@
-//! Links, addresses, routes and rules as `linux/rtnetlink.h` and `linux/fib_rules.h` lay them out.
-//!
-//! Deliberately absent: what Durward neither writes nor needs to know.
+//! Links, addresses, routes and rules as `linux/rtnetlink.h` and `linux/fib_rules.h` define them.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,7 +14,7 @@ pub(super) const INET: u8 = 2;
 pub(super) const INET6: u8 = 10;
 
 const UP: u32 = 1;
-/// `IFF_LOWER_UP`: there is a carrier.
+/// `IFF_LOWER_UP`: the interface has a carrier.
 const LOWER_UP: u32 = 1 << 16;
 const UNICAST: u8 = 1;
 const LOCAL: u8 = 2;
@@ -24,7 +22,7 @@ const UNREACHABLE: u8 = 7;
 const THROW: u8 = 9;
 const SCOPE_LINK: u8 = 253;
 const SCOPE_HOST: u8 = 254;
-/// `lo`, in every network namespace.
+/// Index of `lo`, in every network namespace.
 const LOOPBACK: u32 = 1;
 const ONLINK: u32 = 4;
 /// `FR_ACT_*`.
@@ -32,12 +30,12 @@ const TO_TABLE: u8 = 1;
 const GOTO: u8 = 2;
 const NOP: u8 = 3;
 const PROHIBIT: u8 = 8;
-/// The name by which rules know packets of this host itself.
+/// Interface name by which rules match packets of this host itself.
 const SELF: &str = "lo";
 /// `IFA_F_NODAD`: the address is usable at once.
 const NO_DETECTION: u32 = 2;
 
-/// A route and who put it there.
+/// Route with the protocol number of its author.
 pub(super) struct Labelled {
     pub(super) route: Route,
     pub(super) protocol: u8,
@@ -69,7 +67,7 @@ pub(super) fn address(message: &Message) -> Option<HeldAddress> {
 }
 
 pub(super) fn neighbour(message: &Message) -> Option<Neighbour> {
-    // Reachable, stale, delay, probe, noarp, permanent; neither incomplete nor failed.
+    // States with a known hardware address (NUD_*): reachable, stale, delay, probe, noarp, permanent.
     const KNOWN: u16 = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80;
     let header = message.payload.get(..12)?;
     Some(Neighbour {
@@ -106,7 +104,7 @@ pub(super) fn route(message: &Message) -> Option<Labelled> {
     Some(Labelled { route, protocol: header[5] })
 }
 
-/// The rule, if it has this label and is one Durward could have written.
+/// Parses a rule, if it has this label and is one that Durward could have written.
 pub(super) fn rule(message: &Message, protocol: u8) -> Option<Rule> {
     let header = message.payload.get(..12)?;
     let attributes = message.attributes(12);
@@ -149,6 +147,7 @@ pub(super) fn write_route(to: &mut Builder, route: &Route, protocol: u8) {
         Hop::Local => (LOCAL, SCOPE_HOST, 0),
     };
     let destination = route.destination;
+    // IPv6 ignores the scope and reports 0, so any other value would always differ.
     let scope = if destination.addr().is_ipv4() { scope } else { 0 };
     let family = family(destination.addr());
     to.raw(&[family, destination.prefix_len(), 0, 0, 0, protocol, scope, kind]);
@@ -215,7 +214,7 @@ pub(super) fn write_address(
     to.bytes_attribute(2, &bytes).bytes_attribute(1, &bytes);
     to.ne32(8, NO_DETECTION).bytes_attribute(11, &[protocol]);
     if let Some(valid) = valid {
-        // The kernel counts whole seconds, and 0 would be an error.
+        // Lifetimes are whole seconds, and the kernel rejects 0.
         let seconds = valid.as_secs().clamp(1, u64::from(u32::MAX - 1)) as u32;
         let words = [seconds, seconds, 0, 0].map(u32::to_ne_bytes);
         to.bytes_attribute(6, &words.concat());
@@ -226,7 +225,7 @@ const fn family(address: IpAddr) -> u8 {
     if address.is_ipv4() { INET } else { INET6 }
 }
 
-/// The bytes of an address.
+/// Returns the bytes of an address.
 pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),

@@ -1,6 +1,6 @@
-//! From a side of the tunnel to the kernel state it asks for: a pure function of options, side and host.
+//! Computes the kernel state of a side of the tunnel: a pure function of options, side and host.
 //!
-//! Deliberately absent: the kernel. Without a link, or without a way to the other end, what is left refuses.
+//! Without a link, or without a route to the other end, the remaining rules refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,26 +16,26 @@ use crate::policy_route::{
 };
 use crate::sysctl::Sysctl;
 
-/// Routes to pods come behind those a network plugin has.
+/// Metric of routes to pods, after those of a network plugin.
 const BEHIND: u32 = 4242;
 
-/// What the host has.
+/// State of the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Host {
-    /// This end's underlay address, and the largest packet of its interface; `None` when there is no such address.
+    /// Underlay address of this end, and the MTU of its interface; `None` if there is no such address.
     pub underlay: Option<(Ipv4Addr, u32)>,
-    /// The number of the tunnel's link; `None` before it is made.
+    /// Index of the tunnel's link; `None` before it is created.
     pub link: Option<u32>,
 }
 
-/// The kernel state a side asks for.
+/// Kernel state of a side.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// The packet filter's table.
+    /// nftables table.
     pub ruleset: Ruleset,
-    /// The link, where there is an underlay.
+    /// VXLAN link, if there is an underlay.
     pub tunnel: Option<Tunnel>,
-    /// The link's fixed entries.
+    /// Static entries of the link.
     pub entries: BTreeSet<Entry>,
     /// Routes and rules.
     pub routing: Routing,
@@ -43,7 +43,7 @@ pub struct Desired {
     pub sysctls: BTreeMap<Sysctl, u32>,
 }
 
-/// The kernel state `side` asks for on such a host.
+/// Computes the kernel state that `side` asks for on such a host.
 #[must_use]
 pub fn desired(options: &Options, side: &Side, host: Host) -> Desired {
     let tunnel = host.underlay.map(|(local, mtu)| Tunnel {
@@ -98,10 +98,10 @@ fn to_gateway(
             let hop = Hop::Gateway { gateway: next_hop(gateway, ipv4), interface };
             routing.routes.insert(route(destination, usual(&destination), hop));
         }
-        // Without the link nothing falls through to the host's own routes.
+        // Without the link no packet may fall through to the host's own routes.
         routing.routes.insert(route(destination, LAST, Hop::Unreachable));
         if ipv4 {
-            // The tunnel's own packets keep the mark, and would else be sent into the tunnel.
+            // The tunnel's own packets keep the mark, and would otherwise be routed into the tunnel again.
             let end = IpNet::from(std::net::IpAddr::V4(gateway));
             routing.routes.insert(route(end, 0, Hop::Throw));
         }
@@ -110,15 +110,15 @@ fn to_gateway(
     routing
 }
 
-/// The rules of one family. They outlive the packet filter's table, so what an enrolled network sends to the world goes to the gateway by the
-/// one mark, by the node's own ways by the other, or nowhere.
+/// Returns the rules of one family. They outlive the nftables table, so packets of an enrolled network to the world go to the gateway with one mark,
+/// by the node's own routes with the other, or nowhere.
 fn rules(options: &Options, networks: &[IpNet], ipv4: bool) -> Vec<Rule> {
     let [near, gateway, pass, stop, end] =
         [0, 1, 2, 3, 4].map(|group| options.rule_priority + group);
     let rule = |priority, selector, action| Rule { priority, ipv4, selector, action };
     let marked = |mark| Selector::Mark { mark, mask: mark };
     let cluster = options.cluster.iter().filter(|net| net.addr().is_ipv4() == ipv4);
-    // Before the gateway's: `rp_filter` asks for the way back to a pod with the mark of the packet that it sent.
+    // Before the gateway plane's rules: `rp_filter` looks up the way back to a pod with the mark of the packet that it sent.
     let mut rules: Vec<Rule> =
         cluster.map(|net| rule(near, Selector::To(net.trunc()), Action::Goto(end))).collect();
     rules.extend([
@@ -131,7 +131,7 @@ fn rules(options: &Options, networks: &[IpNet], ipv4: bool) -> Vec<Rule> {
     rules
 }
 
-/// `rp_filter` asks the rules for the way back of what comes for a pod: with the packet's mark it is let pass.
+/// Returns the parameters by which `rp_filter` looks up the way back with the packet mark, so that packets for a pod pass.
 fn parameters(networks: &[IpNet]) -> BTreeMap<Sysctl, u32> {
     let v4 = networks.iter().any(|net| net.addr().is_ipv4());
     if v4 { Sysctl::way_back_by_mark() } else { BTreeMap::new() }
@@ -153,7 +153,7 @@ impl fmt::Display for Desired {
 }
 
 impl Desired {
-    /// One line for each thing beside the packet filter.
+    /// Formats one line for each thing besides the nftables table.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let tunnel = self.tunnel.iter().map(ToString::to_string);

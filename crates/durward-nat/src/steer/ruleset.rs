@@ -1,6 +1,6 @@
-//! The packet filter's part of steering: a mark towards the gateway, the pod's own address kept, and a refusal for every other way.
+//! nftables rules of steering: a mark towards the gateway, the pod's own address kept, and a refusal for every other way.
 //!
-//! Deliberately absent: the way itself, which is a route; see `desired`. When that is missing the refusal is what is left.
+//! Without a route to the gateway only the refusal is left.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -17,17 +17,17 @@ use crate::program::step::{
 };
 use crate::sysctl::{self, REMEMBERED};
 
-/// Never routed to anybody: this host, groups, neighbours.
+/// Destinations that are never routed: this host, groups, neighbours.
 const NEAR: [&str; 5] =
     ["127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "fe80::/10", "ff00::/8"];
-/// What a link says to its neighbours.
+/// Sources of link-local messages to neighbours.
 const LINK: [&str; 2] = ["::/128", "fe80::/10"];
-/// `IPS_DST_NAT`: the connection's first packet was sent to another address.
+/// `IPS_DST_NAT`: the destination of the connection was translated.
 const TRANSLATED: u32 = 32;
 
 type Rules = Vec<Vec<Expression>>;
 
-/// That of a node.
+/// Builds the table of a node.
 pub(super) fn node(options: &Options, networks: &[IpNet], gateway: Ipv4Addr) -> Ruleset {
     let mut ruleset = common(options, &[gateway], &[counter::NO_GATEWAY, counter::FOREIGN_SOURCE]);
     let near = [nets(&NEAR), options.cluster.clone()].concat();
@@ -42,12 +42,12 @@ pub(super) fn node(options: &Options, networks: &[IpNet], gateway: Ipv4Addr) -> 
         vec![verdict(Verdict::Accept)],
     ]
     .concat();
-    // After destinations are translated: a service's address may stand for a pod.
+    // After destination NAT: a service address may stand for a pod.
     chain("mark", hooked("filter", Point::Prerouting, -90, families(vec![arrived], "mark")));
     chain("errors", hooked("route", Point::Output, -150, errors(options)));
     let leaves = || by_link(output_name(8), options);
     let through = [leaves(), vec![verdict(Verdict::Accept)]].concat();
-    // A pod that speaks the tunnel's language would get the node's address, and be believed.
+    // A tunnel packet from a pod would leave with the node's address, and the gateway would accept it.
     let mut refuse = vec![strange(options)];
     refuse.extend([Ip::V4, Ip::V6].map(|ip| speaks_for_others(ip, leaves())));
     refuse.push(through);
@@ -58,7 +58,7 @@ pub(super) fn node(options: &Options, networks: &[IpNet], gateway: Ipv4Addr) -> 
         step::differs(8, step::name_key(&options.link)),
         verdict(Verdict::Return),
     ];
-    // Before where a network plugin would give the pod the node's address: the first to bind a connection has it.
+    // Before a network plugin sets the node's address: the first to set a connection's translation wins.
     let identity = families(vec![elsewhere.clone()], "identity");
     chain("identity", hooked("nat", Point::Postrouting, 90, identity));
     let related = [in_state(step::RELATED), vec![verdict(Verdict::Accept)]].concat();
@@ -71,7 +71,7 @@ pub(super) fn node(options: &Options, networks: &[IpNet], gateway: Ipv4Addr) -> 
     ruleset
 }
 
-/// That of the gateway.
+/// Builds the table of the gateway.
 pub(super) fn gateway(options: &Options, nodes: &[Ipv4Addr], pods: &[IpNet]) -> Ruleset {
     let mut ruleset = common(options, nodes, &[counter::SPOOFED]);
     sets(&mut ruleset, "pods", pods);
@@ -93,12 +93,12 @@ pub(super) fn gateway(options: &Options, nodes: &[Ipv4Addr], pods: &[IpNet]) -> 
         known("link", Ip::V6),
         vec![count(counter::SPOOFED), verdict(Verdict::Drop)],
     ];
-    // After connection tracking, which knows what an error belongs to.
+    // After connection tracking, which relates an error to its connection.
     ruleset.chains.insert("guard".to_owned(), hooked("filter", Point::Prerouting, -190, guard));
     ruleset
 }
 
-/// What both ends have: only known ends are heard, and TCP segments fit the tunnel.
+/// Builds the part of both ends: packets from unknown ends are dropped, and TCP segments fit the tunnel.
 fn common(options: &Options, ends: &[Ipv4Addr], counters: &[&str]) -> Ruleset {
     let mut ruleset = Ruleset::default();
     ruleset.counters.insert(counter::STRANGER.to_owned());
@@ -125,7 +125,7 @@ fn strange(options: &Options) -> Vec<Expression> {
         equals(8, vec![17]),
         step::transport_bytes(2, 2, 8),
         equals(8, options.port.to_be_bytes().to_vec()),
-        // Behind the UDP header and VXLAN's flags.
+        // Offset of the VXLAN identifier, after the UDP header and VXLAN's flags.
         step::transport_bytes(12, 3, 8),
         equals(8, vni[1..].to_vec()),
         count(counter::STRANGER),
@@ -133,7 +133,7 @@ fn strange(options: &Options) -> Vec<Expression> {
     ]
 }
 
-/// A TCP SYN names no larger segment than fits, there and back.
+/// Lowers the maximum segment size in a TCP SYN to what fits both directions.
 fn segment() -> Vec<Expression> {
     const SYN: u8 = 0x02;
     const SYN_RST: u8 = 0x06;
@@ -149,12 +149,12 @@ fn segment() -> Vec<Expression> {
     ]
 }
 
-/// Which way a packet takes: to the gateway, or by the node's own ways. What the routing rules would prohibit has a mark either way.
+/// Marks a packet: to the gateway, or by the node's own routes. All packets that the routing rules would prohibit get one of the marks.
 fn marked(ip: Ip, options: &Options, networks: &[IpNet]) -> Rules {
     let pass = set_mark(options, options.pass_mark);
     let other = || vec![ip.source(8), absent(&named("enrolled", ip), 8)];
     let to = |set: &str| vec![ip.destination(8), present(&named(set, ip), 8)];
-    // `rp_filter` asks for the way back, from the pod, with this packet's mark.
+    // `rp_filter` looks up the way back, from the pod, with this packet's mark.
     let mut rules = vec![[other(), to("enrolled"), pass.clone()].concat()];
     if Prohibited::of(networks, &options.cluster, ip.v4()).whole_cluster {
         let from = vec![ip.source(8), present(&named("near", ip), 8)];
@@ -166,7 +166,7 @@ fn marked(ip: Ip, options: &Options, networks: &[IpNet]) -> Rules {
     rules
 }
 
-/// Whom steering does not concern: other sources, near destinations, and answers of connections to a port of this node, which first `pass`.
+/// Exempts packets from steering: other sources, near destinations, and answers of connections to a port of this node, which first `pass`.
 fn exits(ip: Ip, pass: &[Expression]) -> Rules {
     let answer =
         [vec![Expression::Ct { key: Ct::Direction, to: 8 }, equals(8, vec![1])], to_port()];
@@ -177,7 +177,7 @@ fn exits(ip: Ip, pass: &[Expression]) -> Rules {
     ]
 }
 
-/// Holds when the connection's destination was translated.
+/// Matches if the connection's destination was translated.
 fn to_port() -> Vec<Expression> {
     vec![
         Expression::Ct { key: Ct::Status, to: 8 },
@@ -186,7 +186,7 @@ fn to_port() -> Vec<Expression> {
     ]
 }
 
-/// What this node says about a steered connection (an ICMP error) goes the connection's way, where it gets the tenant's address.
+/// Steers this node's packets about a steered connection (ICMP errors) the connection's way, where they get the tenant's address.
 fn errors(options: &Options) -> Rules {
     let about = |ip: Ip, key: Ct| {
         let far = vec![ip.destination(8), absent(&named("near", ip), 8)];
@@ -209,7 +209,7 @@ fn errors(options: &Options) -> Rules {
     ]
 }
 
-/// An ICMP error has the connection's way whoever sent it: only a pod of an enrolled network, or this node itself, may send one by the link.
+/// Accepts ICMP errors, which take the connection's way whoever sent them, only from a pod of an enrolled network or from this node itself.
 fn speaks_for_others(ip: Ip, by_link: Vec<Expression>) -> Vec<Expression> {
     let strange = vec![ip.source(8), absent(&named("enrolled", ip), 8)];
     let drop = vec![count(counter::FOREIGN_SOURCE), verdict(Verdict::Drop)];
@@ -231,7 +231,7 @@ fn keep_source(ip: Ip) -> Rules {
     vec![vec![source, enrolled, keep]]
 }
 
-/// Behind all translation: nothing goes to the gateway with another address than a pod's.
+/// Checks after all translation: only packets with a pod's address go to the gateway.
 fn last(elsewhere: Vec<Expression>, related: Vec<Expression>) -> Rules {
     let known = |set: &str, ip: Ip| {
         let source = vec![ip.source(8), present(&named(set, ip), 8), verdict(Verdict::Accept)];
@@ -247,7 +247,7 @@ fn last(elsewhere: Vec<Expression>, related: Vec<Expression>) -> Rules {
     ]
 }
 
-/// Sets one of the two bits that say which way, and clears the other.
+/// Sets one of the two mark bits, and clears the other.
 fn set_mark(options: &Options, mark: u32) -> Vec<Expression> {
     vec![
         Expression::Meta { key: Meta::Mark, to: 8 },
@@ -260,7 +260,7 @@ fn by_link(interface: Expression, options: &Options) -> Vec<Expression> {
     vec![interface, equals(8, step::name_key(&options.link))]
 }
 
-/// The rules, then on to the family's own chain.
+/// Appends the jump to the family's own chain to the rules.
 fn families(mut rules: Rules, chain: &str) -> Rules {
     rules.push([Ip::V4.only(), vec![goto(&named(chain, Ip::V4))]].concat());
     rules.push([Ip::V6.only(), vec![goto(&named(chain, Ip::V6))]].concat());

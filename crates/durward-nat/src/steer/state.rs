@@ -1,4 +1,4 @@
-//! The steps from what is to what should be, in an order in which a pod is refused before it is steered, and never let past.
+//! Steps from the actual to the desired state, in an order in which a pod is refused before it is steered, and never let past.
 //!
 //! Deliberately absent: memory. Each step reads the kernel, so a crash, a restart and tampering are one case.
 
@@ -26,21 +26,21 @@ use crate::rtnetlink::tunnel::{HeldTunnel, index, is_neighbour};
 use crate::sysctl::{self, REMEMBERED, Sysctl, Wrong};
 use crate::watch::Kept;
 
-/// Loose: the world's answers come out of the tunnel, and the host's own way to the world is another.
+/// Loose `rp_filter`: answers of the world come out of the tunnel, and the host's own route to the world is another.
 const LOOSE: &str = "2";
 
-/// One side's state.
+/// State of one side.
 #[derive(Debug)]
 pub(super) struct State {
     options: Options,
     table: Table,
     route: Rtnetlink,
     conntrack: Conntrack,
-    /// `None` until it is said: what was left stays as it is until then.
+    /// Side of the tunnel; `None` until the first `apply`: the state left by an earlier process stays until then.
     side: Option<Side>,
-    /// Whether connections from before this process have been judged.
+    /// True if connections from before this process have been judged.
     judged: bool,
-    /// The link's number when it was last seen.
+    /// Last known index of the link.
     link: Option<u32>,
 }
 
@@ -96,12 +96,12 @@ impl State {
         Ok(text)
     }
 
-    /// Brings the kernel there; whether anything had to be changed.
+    /// Brings the kernel to the desired state; returns true if anything had to be changed.
     fn reconcile(&mut self) -> Result<bool, NatError> {
         let Some(side) = self.side.clone() else { return Ok(false) };
         let mut wanted = desired(&self.options, &side, Host::default());
         let mut changed = self.bring_refusals(&mut wanted, matches!(side, Side::Node { .. }))?;
-        // From here on nothing gets past. The way comes after.
+        // From here on no packet leaves another way; the route comes next.
         let underlay = self.underlay(&side)?;
         let link = match desired(&self.options, &side, Host { underlay, link: None }).tunnel {
             Some(tunnel) => Some(self.bring_link(&tunnel, &mut changed)?),
@@ -121,13 +121,13 @@ impl State {
         Ok(changed)
     }
 
-    /// Brings table, rules and parameters there, which need no link. What is enrolled no more is prohibited until its connections are cut, because
-    /// they would keep the pod's own address.
+    /// Brings table, rules and parameters to the desired state, which need no link. Networks that are no longer enrolled stay prohibited until their
+    /// connections are cut, because those would keep the pod's own address.
     fn bring_refusals(&mut self, wanted: &mut Desired, is_node: bool) -> Result<bool, NatError> {
         let (before, routing) = (self.table.read()?.ruleset, self.read_routing()?);
         sysctl::remember(&before, &mut wanted.ruleset, &wanted.sysctls);
         let mut changed = self.table.bring_to(&wanted.ruleset)?;
-        // While the table was not as it should be, connections may have begun another way.
+        // While the table was wrong, connections may have begun another way, so they are judged again.
         self.judged &= !changed;
         changed |= set_parameters(&wanted.sysctls);
         let new = wanted.routing.without(&routing);
@@ -183,7 +183,7 @@ impl State {
         Ok(held.index)
     }
 
-    /// On an interface without an address even a loose check of the way back fails (`fib_validate_source`).
+    /// Sets an address on the link: on an interface without one even a loose reverse-path check fails (`fib_validate_source`).
     fn bring_address(&self, link: u32, local: Ipv4Addr) -> Result<bool, NatError> {
         let held = self.route.addresses().map_err(kernel("addresses"))?;
         let address = IpAddr::V4(local);
@@ -209,7 +209,7 @@ impl State {
         })
     }
 
-    /// The link is ours and goes with its parameters.
+    /// Loosens `rp_filter` of the link, which is ours; the parameter goes with the link.
     fn loosen(&self) {
         let path = format!("/proc/sys/net/ipv4/conf/{}/rp_filter", self.options.link);
         let is = std::fs::read_to_string(&path).unwrap_or_default();
@@ -254,7 +254,7 @@ impl State {
         Ok(())
     }
 
-    /// Cuts connections that have another source than the pod's although they are steered now, and those that were and are not.
+    /// Cuts connections that have another source than the pod's although they are steered now, and those that are no longer steered.
     fn cut(&mut self, was: &Steered, is: &Steered) -> Result<(), NatError> {
         if self.judged && was == is {
             return Ok(());
@@ -279,7 +279,7 @@ impl State {
         Ok(Desired { tunnel, entries, routing, ..Desired::default() })
     }
 
-    /// Kernel parameters that keep steering from working.
+    /// Returns the kernel parameters that keep steering from working.
     fn parameters(&self) -> Vec<String> {
         let networks = match &self.side {
             Some(Side::Node { networks, .. }) => networks.clone(),
@@ -315,12 +315,12 @@ impl Kept for State {
         self.options.audit
     }
 
-    /// Own changes are looked at like others': there is nothing left to be done about them.
+    /// Treats own changes like foreign ones: a repair after them finds nothing to do.
     fn made(&self, _: u32) -> bool {
         false
     }
 
-    /// Neighbours come and go all the time; only those of the tunnel are written down.
+    /// Ignores neighbours other than the tunnel's, which come and go all the time.
     fn concerns(&self, event: &Message) -> bool {
         !is_neighbour(event) || index(event) == self.link
     }
@@ -334,15 +334,15 @@ impl Kept for State {
     }
 }
 
-/// Takes everything of a side away: routes, rules, link, table, connections. What is gone already is no error.
+/// Removes all of a side: routes, rules, link, table, connections. Parts that are gone already are no error.
 ///
 /// # Errors
-/// When the kernel refuses; it can be tried again.
+/// Fails if the kernel refuses; the call can be repeated.
 pub fn cleanup(options: &Options) -> Result<(), NatError> {
     let mut state = State::open(Options { own_table: false, ..options.clone() })?;
     let (before, held) = (state.table.read()?.ruleset, state.read_routing()?);
     state.table.delete()?;
-    // The rules prohibit what the table no longer steers until the connections that have a pod's own address are cut.
+    // The routing rules stay until connections with a pod's own address are cut: they prohibit what the table no longer steers.
     state.cut(&Steered::of(&before, &held), &Steered::default())?;
     sysctl::restore(&before);
     remove(&state.route, &held, options.protocol)?;

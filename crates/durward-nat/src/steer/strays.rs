@@ -1,6 +1,4 @@
-//! Whose connections a table steers, asked of its sets: the facts the kernel goes by, for connections that are there already.
-//!
-//! Deliberately absent: cutting them; see `state`.
+//! Existing connections that a table steers, by its sets: the same facts that the kernel's rules use.
 
 use std::net::IpAddr;
 
@@ -12,7 +10,7 @@ use crate::nftables::{Element, Ruleset, Set};
 use crate::policy_route::Routing;
 use crate::program::step::{Ip, interval};
 
-/// Whose connections a table steers.
+/// Networks whose connections a table steers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Steered {
     enrolled: [Option<Set>; 2],
@@ -20,7 +18,7 @@ pub(super) struct Steered {
 }
 
 impl Steered {
-    /// Reads the table's sets. Where the table is gone, routing rules still say what was enrolled: all that, or the networks around it.
+    /// Reads the table's sets. If the table is gone, routing rules still tell the enrolled networks, or the networks around them.
     pub(super) fn of(ruleset: &Ruleset, routing: &Routing) -> Self {
         let sets =
             |name: &str| ['4', '6'].map(|ip| ruleset.sets.get(&format!("{name}{ip}")).cloned());
@@ -30,7 +28,7 @@ impl Steered {
         Self { enrolled, near: sets("near") }
     }
 
-    /// Takes what is near from another state where the table that said so is gone.
+    /// Takes the near networks from another state, if the table that had them is gone.
     pub(super) fn with_near_of(mut self, other: &Self) -> Self {
         for (near, others) in self.near.iter_mut().zip(&other.near) {
             *near = near.take().or_else(|| others.clone());
@@ -38,7 +36,7 @@ impl Steered {
         self
     }
 
-    /// The enrolled networks.
+    /// Returns the enrolled networks.
     pub(super) fn networks(&self) -> impl Iterator<Item = IpNet> + '_ {
         let elements = self.enrolled.iter().flatten().flat_map(|set| &set.elements);
         elements.flat_map(|(first, one)| blocks(first, one))
@@ -68,7 +66,7 @@ fn contains(sets: &[Option<Set>; 2], address: IpAddr) -> bool {
 }
 
 pub(super) fn is_stray(flow: &Flow, was: &Steered, is: &Steered) -> bool {
-    // Behind the translation of destinations, as the table sees it.
+    // After destination NAT, as in the table.
     let ends = (flow.source.ip(), flow.reply_source.ip());
     let translated = flow.reply_destination.ip() != flow.source.ip();
     match (was.has(ends.0, ends.1), is.has(ends.0, ends.1)) {
@@ -78,7 +76,7 @@ pub(super) fn is_stray(flow: &Flow, was: &Steered, is: &Steered) -> bool {
     }
 }
 
-/// The blocks an interval is made of.
+/// Splits an interval into blocks.
 fn blocks(first: &[u8], element: &Element) -> Vec<IpNet> {
     let last = |len: usize| match &element.end {
         Some(end) => before(end),
@@ -93,7 +91,7 @@ fn blocks(first: &[u8], element: &Element) -> Vec<IpNet> {
     Ipv6Subnets::new(first.into(), last.into(), 0).map(IpNet::V6).collect()
 }
 
-/// The key before another.
+/// Returns the key before another.
 fn before(key: &[u8]) -> Vec<u8> {
     let mut last = key.to_vec();
     for byte in last.iter_mut().rev() {

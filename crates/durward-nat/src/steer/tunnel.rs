@@ -1,7 +1,7 @@
-//! The VXLAN link between a node and the gateway, and what stands in its tables: all of it follows from underlay addresses.
+//! VXLAN link between a node and the gateway, and the entries of its tables: all derived from underlay addresses.
 //!
-//! Deliberately absent: an address plan. A link's hardware address is made of its underlay address, and each end knows the
-//! other's; routes lead over the link to the underlay address itself, or to the link-local address of that hardware address.
+//! Deliberately absent: an address plan. A link's hardware address is derived from its underlay address, so each end knows the other's; routes lead
+//! over the link to the underlay address itself, or to the link-local address of that hardware address.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,45 +9,45 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::announce::Mac;
 
-/// A VXLAN link.
+/// VXLAN link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
-    /// Its name.
+    /// Name of the link.
     pub name: String,
-    /// The network's number, 24 bits.
+    /// VXLAN network identifier, 24 bits.
     pub vni: u32,
-    /// The UDP port of both ends.
+    /// UDP port of both ends.
     pub port: u16,
-    /// The underlay address of this end.
+    /// Underlay address of this end.
     pub local: Ipv4Addr,
-    /// The largest packet.
+    /// MTU of the link.
     pub mtu: u32,
 }
 
-/// A fixed entry of a link.
+/// Static entry of a link.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Entry {
-    /// Frames for the hardware address go to this end.
+    /// Forwarding entry: frames for the hardware address go to this end.
     Forward {
-        /// The hardware address.
+        /// Hardware address.
         mac: Mac,
-        /// The end.
+        /// Underlay address of the end.
         underlay: Ipv4Addr,
     },
-    /// The neighbour has this hardware address.
+    /// Neighbour entry.
     Neighbour {
-        /// The neighbour.
+        /// Address of the neighbour.
         address: IpAddr,
-        /// Its hardware address.
+        /// Hardware address of the neighbour.
         mac: Mac,
     },
 }
 
 impl Tunnel {
-    /// What VXLAN over IPv4 adds to a packet.
+    /// Bytes that VXLAN over IPv4 adds to a packet.
     pub const OVERHEAD: u32 = 50;
 
-    /// Whether both are the same link; the packet size can be changed on a link that is there.
+    /// Returns true if both are the same link; the MTU can be changed on an existing link.
     #[must_use]
     pub fn is_same_link(&self, other: &Self) -> bool {
         (&self.name, self.vni, self.port, self.local)
@@ -56,14 +56,14 @@ impl Tunnel {
 }
 
 impl Mac {
-    /// That of the end with this underlay address: locally administered, unicast.
+    /// Derives the hardware address from an underlay address: locally administered, unicast.
     #[must_use]
     pub const fn of(underlay: Ipv4Addr) -> Self {
         let [a, b, c, d] = underlay.octets();
         Self([0x02, 0x64, a, b, c, d])
     }
 
-    /// The link-local address an interface of this hardware address has (RFC 4291, appendix A).
+    /// Returns the link-local address of an interface with this hardware address (RFC 4291, appendix A).
     #[must_use]
     pub const fn link_local(self) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.0;
@@ -80,13 +80,13 @@ impl Mac {
     }
 }
 
-/// Where routes to an end of the tunnel lead, over the link.
+/// Returns the next hop of routes to an end of the tunnel, over the link.
 #[must_use]
 pub const fn next_hop(end: Ipv4Addr, ipv4: bool) -> IpAddr {
     if ipv4 { IpAddr::V4(end) } else { IpAddr::V6(Mac::of(end).link_local()) }
 }
 
-/// The entries that lead to these ends.
+/// Returns the entries for these ends.
 #[must_use]
 pub fn entries(ends: impl IntoIterator<Item = Ipv4Addr>) -> BTreeSet<Entry> {
     let of = |underlay: Ipv4Addr| {

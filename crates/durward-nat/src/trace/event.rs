@@ -1,6 +1,4 @@
-//! One step of a traced packet, as `nfnetlink` tells it.
-//!
-//! Deliberately absent: what it means; see `packet` and `words`.
+//! One step of a traced packet, as nfnetlink reports it.
 
 use super::header::Header;
 use crate::netlink::Message;
@@ -9,36 +7,36 @@ use crate::nftables::listing::family;
 /// A step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// The same for all steps of a packet.
+    /// Trace id, the same for all steps of a packet.
     pub(crate) id: u32,
     pub(crate) family: &'static str,
     pub(crate) table: String,
     pub(crate) chain: String,
-    /// The rule that held; `None` at a chain's end.
+    /// Handle of the rule that matched; `None` at a chain's end.
     pub(crate) handle: Option<u64>,
     pub(crate) verdict: Told,
-    /// With the first step in a chain packets enter.
+    /// Packet at this step; reported with the first step in a base chain.
     pub(crate) seen: Option<Seen>,
 }
 
-/// What became of the packet in this step.
+/// Verdict of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
-    /// On with the next rule.
+    /// Continue with the next rule.
     Continue,
-    /// Back to the calling chain.
+    /// Return to the calling chain.
     Return,
-    /// To another chain.
+    /// Continue in another chain.
     To(String),
-    /// On to the next hook.
+    /// Continue with the next hook.
     Accept,
-    /// Nowhere.
+    /// Drop the packet.
     Drop,
-    /// To a program.
+    /// Queue to a user-space program.
     Queue,
 }
 
-/// The packet as it is here.
+/// Packet at one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) header: Option<Header>,
@@ -49,7 +47,7 @@ pub(crate) struct Seen {
 
 const RULE: u32 = 3;
 
-/// The step a message tells.
+/// Parses the step in a message.
 pub(crate) fn read(message: &Message) -> Option<Event> {
     let from = message.attributes(4);
     let kind = from.be32(4)?;

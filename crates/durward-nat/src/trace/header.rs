@@ -1,25 +1,23 @@
-//! What a traced packet's headers say: who to whom, by what, and of TCP and ICMP which kind.
-//!
-//! Deliberately absent: checks. The kernel has taken the packet for one already.
+//! Headers of a traced packet: addresses, protocol, and flags or types of TCP and ICMP.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-/// The headers of a packet, as they are at one point of its way.
+/// Headers of a packet, at one point of its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Who sent it; port 0 where the protocol has none.
+    /// Source; port 0 if the protocol has none.
     pub source: SocketAddr,
-    /// To whom.
+    /// Destination.
     pub destination: SocketAddr,
-    /// The protocol's number.
+    /// IP protocol number.
     pub protocol: u8,
-    /// TCP's flags, or ICMP's type and code.
+    /// TCP flags, or ICMP type and code.
     kind: [u8; 2],
 }
 
 impl Header {
-    /// From the network and the transport header.
+    /// Parses the network and the transport header.
     pub(crate) fn read(network: &[u8], transport: &[u8]) -> Option<Self> {
         let (source, destination, protocol): (IpAddr, IpAddr, u8) = match network.first()? >> 4 {
             4 => {
@@ -49,7 +47,7 @@ impl Header {
         })
     }
 
-    /// The protocol's name, or number.
+    /// Returns the protocol's name, or number.
     #[must_use]
     pub fn protocol_name(&self) -> String {
         match self.protocol {
@@ -62,7 +60,7 @@ impl Header {
         }
     }
 
-    /// What kind of packet it is: TCP's flags, ICMP's kind; empty where there is nothing to say.
+    /// Formats TCP flags or the ICMP type; empty for other protocols.
     #[must_use]
     pub fn kind(&self) -> String {
         const FLAGS: [(u8, &str); 5] =
@@ -83,7 +81,7 @@ impl Header {
     }
 }
 
-/// `192.0.2.9:4711`, or the address alone where there is no port.
+/// Formats `192.0.2.9:4711`, or the address alone if there is no port.
 #[must_use]
 pub fn end(at: SocketAddr) -> String {
     if at.port() == 0 { at.ip().to_string() } else { at.to_string() }
@@ -98,7 +96,7 @@ impl fmt::Display for Header {
     }
 }
 
-/// TCP, UDP, SCTP.
+/// Returns true for TCP, UDP and SCTP.
 pub(crate) const fn has_ports(protocol: u8) -> bool {
     matches!(protocol, 6 | 17 | 132)
 }

@@ -1,6 +1,6 @@
-//! The steps of one packet, put together: how far it came, what it looked like then, and why it came no further.
+//! Joins the steps of one packet: how far it came, its headers then, and the reason it came no further.
 //!
-//! Deliberately absent: where steps come from. Packets whose first step was not seen are other people's.
+//! Packets whose first step was not seen belong to other traces.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
@@ -11,39 +11,39 @@ use super::header::Header;
 use super::ruleset::ENDS;
 use crate::nftables::ruleset::Point;
 
-/// A packet of which nothing was heard for so long has come to its end.
+/// Silence after which a packet counts as finished.
 const QUIET: Duration = Duration::from_millis(150);
-/// More steps than any packet has: a table that jumps in circles is forbidden, one that is very long is not.
+/// Steps of a packet at most. The kernel forbids jumps in circles, but not very long tables.
 const MOST_STEPS: usize = 2000;
 
-/// A packet on its way.
+/// Steps of a packet so far.
 #[derive(Clone, Debug)]
 pub(super) struct Way {
     pub(super) first: Seen,
     pub(super) last: Seen,
     pub(super) events: Vec<Event>,
     heard: Instant,
-    /// It came to the end of the last chain of this hook.
+    /// Hook whose last chain the packet has passed.
     pub(super) reached: Option<Point>,
 }
 
-/// Packets on their way, by the kernel's number.
+/// Packets on their way, by trace id.
 #[derive(Debug, Default)]
 pub(super) struct Ways {
     open: BTreeMap<u32, Way>,
-    /// Further numbers of packets: the kernel makes them of the packet's place in memory and its hash, and both may change on its way.
+    /// Further trace ids of packets: the kernel derives the id from the packet's place in memory and its hash, and both may change on its way.
     also: BTreeMap<u32, u32>,
     order: VecDeque<u32>,
     ended: VecDeque<Way>,
 }
 
 impl Ways {
-    /// Takes a step; `own` is the name of the temporary table.
+    /// Adds a step; `own` is the name of the temporary table.
     pub(super) fn take(&mut self, event: Event, own: &str, now: Instant) {
         let is_own = event.family == "inet" && event.table == own;
         let begins = is_own && event.handle.is_some();
         let id = if begins && event.verdict == Told::Continue && event.seen.is_some() {
-            // The kernel gives a packet's number to a later one too.
+            // The kernel reuses trace ids for later packets.
             self.also.remove(&event.id);
             self.end(event.id);
             event.id
@@ -71,7 +71,7 @@ impl Ways {
         }
     }
 
-    /// The next packet that has come to its end; with `all` the others too.
+    /// Returns the next finished packet; with `all` the others too.
     pub(super) fn next(&mut self, now: Instant, all: bool) -> Option<Way> {
         if let Some(way) = self.ended.pop_front() {
             return Some(way);
@@ -82,12 +82,12 @@ impl Ways {
         self.ended.pop_front()
     }
 
-    /// When the next packet comes to its end, if nothing more is heard of it.
+    /// Returns the time when the next packet counts as finished, if no further step arrives.
     pub(super) fn due(&self) -> Option<Instant> {
         self.open.values().map(|way| way.heard + QUIET).min()
     }
 
-    /// The number its packet began with: its own, or that of the youngest packet that was last seen just so.
+    /// Returns the first trace id of the step's packet: its own, or that of the youngest packet that was last seen with equal headers.
     fn known(&mut self, event: &Event) -> u32 {
         if self.open.contains_key(&event.id) {
             return event.id;
@@ -117,12 +117,12 @@ impl Ways {
 }
 
 impl Way {
-    /// The step that dropped it.
+    /// Returns the step that dropped the packet.
     pub(super) fn dropped(&self) -> Option<&Event> {
         self.events.iter().rev().find(|event| event.verdict == Told::Drop)
     }
 
-    /// Its headers at first and at last.
+    /// Returns the first and the last headers.
     pub(super) fn headers(&self) -> Option<(Header, Header)> {
         let first = self.first.header?;
         Some((first, self.last.header.unwrap_or(first)))

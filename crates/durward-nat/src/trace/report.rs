@@ -1,6 +1,4 @@
-//! A packet's way as it is shown: its steps in words, its end, and whose it was.
-//!
-//! Deliberately absent: how it is printed.
+//! A traced packet as it is shown: its steps in words, its end, and its tenant.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,77 +15,77 @@ use crate::nftables::listing::ListedRule;
 use crate::nftables::ruleset::Point;
 use crate::nftables::{Expression, Ruleset};
 
-/// A packet that has come to its end.
+/// Finished packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// As it arrived.
+    /// Headers when it arrived.
     pub first: Header,
-    /// As it was when it was last seen.
+    /// Headers when it was last seen.
     pub last: Header,
-    /// The interface it came in by; `None` when this host sent it.
+    /// Incoming interface; `None` if this host sent the packet.
     pub input: Option<String>,
-    /// The interface it leaves by, as far as that was known.
+    /// Outgoing interface, as far as known.
     pub output: Option<String>,
-    /// Its mark when it was last seen.
+    /// Connection mark when it was last seen.
     pub mark: u32,
-    /// Its steps.
+    /// Steps of the packet.
     pub steps: Vec<Step>,
-    /// Its end.
+    /// End of the packet.
     pub end: End,
-    /// Whose it is.
+    /// Tenant of the packet.
     pub tenant: Option<String>,
-    /// The mapping or egress rule it belongs to, where the configuration is known.
+    /// Mapping or egress rule it belongs to, if the configuration is known.
     pub name: Option<String>,
-    /// Where that is written.
+    /// Place in the configuration where that is written.
     pub written_at: Option<String>,
 }
 
-/// A step.
+/// Step of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The point in its way.
+    /// Netfilter hook.
     pub hook: Option<&'static str>,
-    /// The table's family.
+    /// Family of the table.
     pub family: &'static str,
-    /// The table.
+    /// Name of the table.
     pub table: String,
-    /// The chain.
+    /// Name of the chain.
     pub chain: String,
-    /// The kernel's number of the rule; `None` at the chain's end.
+    /// Handle of the rule; `None` at the chain's end.
     pub rule: Option<u64>,
-    /// What came of it.
+    /// Verdict of the step.
     pub verdict: String,
-    /// What its author wrote beside it.
+    /// Comment of the rule.
     pub comment: Option<String>,
-    /// What it did.
+    /// Effect of the rule in words.
     pub words: Option<String>,
-    /// Whether it is worth a line.
+    /// True if the step is worth a line.
     pub telling: bool,
 }
 
-/// How a packet ended.
+/// End of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It left by an interface.
+    /// The packet left by an interface.
     Left,
-    /// It reached this host.
+    /// The packet reached this host.
     Delivered,
     /// A rule, or the policy of a chain, dropped it.
     Dropped {
         /// Family, table and chain.
         by: String,
-        /// The reason as metrics call it, where it is Durward's.
+        /// Reason as in the metrics, if the rule is Durward's.
         reason: Option<String>,
-        /// The reason in words.
+        /// Reason in words.
         why: String,
-        /// What the sender was told.
+        /// Answer to the sender.
         told: Option<&'static str>,
     },
-    /// It was not seen again after this point, and no rule dropped it.
+    /// The packet was not seen again after this point, and no rule dropped it.
     Vanished {
-        /// The last hook it was seen at.
+        /// Last hook at which it was seen.
         after: &'static str,
-        /// What may have become of it.
+        /// Probable reason.
         why: &'static str,
     },
 }
@@ -176,7 +174,7 @@ impl Tracer {
     fn dropped(&self, way: &Way, event: &Event, first: Header) -> End {
         let by = format!("{} {} {}", event.family, event.table, event.chain);
         let told = self.rule(event).and_then(words::told_sender);
-        // The counting rule may stand before the one that drops.
+        // The rule that counts may precede the one that drops.
         let mut counted = way.events.iter().rev().filter(|one| one.table == event.table);
         let reason = counted.find_map(|one| self.rule(one).and_then(words::counted));
         let reason = reason.filter(|_| self.is_ours(event)).map(str::to_owned);
@@ -201,13 +199,13 @@ impl Tracer {
         found.inspect_err(|error| tracing::debug!(%error, "no connection")).ok().flatten()
     }
 
-    /// Tenant, name and place: by the configuration, or else the tenant by the connection's mark.
+    /// Returns tenant, name and place: by the configuration, or else the tenant by the connection mark.
     fn whose(
         &self,
         first: Header,
         flow: Option<&Flow>,
     ) -> (Option<String>, Option<String>, Option<String>) {
-        // An answer belongs to the connection's first packet.
+        // The tuple of an answer is turned round to that of the connection's first packet.
         let (source, destination) =
             flow.map_or((first.source, first.destination), |flow| (flow.source, flow.destination));
         let model = self.options.model.iter();
@@ -261,7 +259,7 @@ fn has(mapping: &PortMapping, protocol: u8, at: SocketAddr) -> bool {
             .any(|port| port.protocol.number() == protocol && port.ports.contains(at.port()))
 }
 
-/// The sources a list of the table lets in.
+/// Formats the sources that a list of the table admits.
 fn allowed(ours: &Ruleset, chain: &str) -> String {
     let sets = ours.chains.get(chain).into_iter().flat_map(|chain| chain.rules.iter().flatten());
     let set = sets.filter_map(|expression| match expression {

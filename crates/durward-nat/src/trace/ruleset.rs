@@ -1,7 +1,7 @@
-//! The temporary table: it asks for the tracing of matching packets, and has empty chains behind all others', which say how far
-//! a packet came and what it looked like then.
+//! Temporary table of a trace: enables tracing of matching packets, and has empty chains after all others, which show how far a packet came and its
+//! headers then.
 //!
-//! Deliberately absent: verdicts. It changes nothing about a packet.
+//! Deliberately absent: verdicts. The table changes nothing about a packet.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,14 +11,14 @@ use crate::nftables::ruleset::{Data, Hook, Point};
 use crate::nftables::{Chain, Expression, Ruleset, Set};
 use crate::program::step::{self, Ip, count, equals, interval, kind, present};
 
-/// Before everybody, connection tracking and `raw` included; behind the joining of fragments.
+/// Priority before all others, connection tracking and `raw` included; after defragmentation.
 const FIRST: i32 = -350;
-/// Behind everybody, translation included.
+/// Priority after all others, translation included.
 const LAST: i32 = 10_000;
-/// At once, beyond so many a second.
+/// Burst above the rate.
 const BURST: u32 = 20;
 
-/// The chains behind all others'.
+/// Chains after all others.
 pub(super) const ENDS: [(&str, Point); 5] = [
     ("at_prerouting", Point::Prerouting),
     ("at_output", Point::Output),
@@ -26,21 +26,21 @@ pub(super) const ENDS: [(&str, Point); 5] = [
     ("at_forward", Point::Forward),
     ("at_postrouting", Point::Postrouting),
 ];
-/// Counts the packets that match.
+/// Counter of the packets that match.
 pub(super) const MATCHED: &str = "matched";
-/// Counts those that are traced.
+/// Counter of the packets that are traced.
 pub(super) const TRACED: &str = "traced";
 
-/// Which packets are traced. Without any condition all are.
+/// Packets to trace. Without any condition all are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Who sends them.
+    /// Network of the client.
     pub client: Option<IpNet>,
-    /// To whom, and to which port unless it is 0.
+    /// Destination address, and port unless it is 0.
     pub to: Option<SocketAddr>,
-    /// The protocol's number; 1 stands for ICMP of both families.
+    /// IP protocol number; 1 stands for ICMP of both families.
     pub protocol: Option<u8>,
-    /// Whether packets to the client are traced too.
+    /// True to trace packets to the client too.
     pub answers: bool,
 }
 
@@ -59,6 +59,7 @@ pub(super) fn ruleset(filter: &Filter, per_second: u64) -> Ruleset {
             ruleset.sets.insert(client.clone(), set);
         }
         let mut add = |conditions: Vec<Expression>| {
+            // Counted by a rule of its own: the rate limit of the next one hides packets.
             rules.push([conditions.clone(), vec![count(MATCHED)]].concat());
             rules.push([conditions, traced(per_second)].concat());
         };
@@ -80,7 +81,7 @@ pub(super) fn ruleset(filter: &Filter, per_second: u64) -> Ruleset {
     ruleset
 }
 
-/// Whether packets of the family can match.
+/// Returns true if packets of the family can match.
 fn concerns(filter: &Filter, ip: Ip) -> bool {
     let client = filter.client.map(|net| net.addr());
     let to = filter.to.map(|to| to.ip());

@@ -1,6 +1,6 @@
-//! Steps in words: what a rule of Durward's did, why it refused, and of other people's rules what can be told of any.
+//! Steps in words: the effect of a rule of Durward's and its reason to refuse, and of other rules what their expressions show.
 //!
-//! Reasons are the words of the metrics and of `explain`. Deliberately absent: the mapping, which the packet's address names.
+//! Reasons are the words of the metrics and of `explain`.
 
 use crate::nftables::expression::{Base, Expression, LookupResult, Reject};
 use crate::nftables::listing::ListedRule;
@@ -9,7 +9,7 @@ use crate::steer;
 
 use super::event::Told;
 
-/// What a reason means.
+/// Explains a reason.
 #[must_use]
 pub fn reason(name: &str) -> Option<&'static str> {
     Some(match name {
@@ -30,7 +30,7 @@ pub fn reason(name: &str) -> Option<&'static str> {
     })
 }
 
-/// The reason a rule counts.
+/// Returns the reason that a rule counts.
 pub(super) fn counted(rule: &ListedRule) -> Option<&str> {
     rule.expressions.iter().find_map(|expression| match expression {
         Expression::Count(name) => reason(name).map(|_| name.as_str()),
@@ -38,7 +38,7 @@ pub(super) fn counted(rule: &ListedRule) -> Option<&str> {
     })
 }
 
-/// How a rule tells the sender that it refuses.
+/// Returns the answer that a rule sends when it refuses.
 pub(super) fn told_sender(rule: &ListedRule) -> Option<&'static str> {
     rule.expressions.iter().find_map(|expression| match expression {
         Expression::Reject(Reject::Reset) => Some("reset"),
@@ -49,14 +49,14 @@ pub(super) fn told_sender(rule: &ListedRule) -> Option<&'static str> {
     })
 }
 
-/// Whether the rule translates sources.
+/// Returns true if the rule translates sources.
 pub(super) fn translates_source(rule: &ListedRule) -> bool {
     rule.expressions.iter().any(|expression| {
         matches!(expression, Expression::Masquerade | Expression::Nat { source: true, .. })
     })
 }
 
-/// What a rule of anybody's did, as far as its parts tell.
+/// Describes the effect of any program's rule, as far as its expressions show.
 pub(super) fn did(rule: &ListedRule, verdict: &Told) -> Option<&'static str> {
     let translated = rule.expressions.iter().find_map(|expression| match expression {
         Expression::Nat { source: false, .. } => Some("destination translated"),
@@ -73,13 +73,13 @@ pub(super) fn did(rule: &ListedRule, verdict: &Told) -> Option<&'static str> {
     translated.filter(|_| *verdict == Told::Accept).or_else(|| told_sender(rule))
 }
 
-/// Whether the register holds what was read from the packet itself.
+/// Returns true if the register holds a field of the packet itself.
 fn keeps(rule: &ListedRule, register: u32) -> bool {
     let own = |one: &Expression| matches!(one, Expression::Payload { base: Base::Network, to, .. } if *to == register);
     rule.expressions.iter().any(own)
 }
 
-/// What a rule of Durward's did.
+/// Describes the effect of a rule of Durward's.
 pub(super) fn ours(rule: &ListedRule, verdict: &Told) -> Option<&'static str> {
     let looked_up = rule.expressions.iter().find_map(|expression| match expression {
         Expression::Lookup { set, result: LookupResult::Verdict, .. } => Some(set.as_str()),

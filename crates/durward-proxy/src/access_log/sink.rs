@@ -1,6 +1,6 @@
-//! Where finished lines go: to any number of writer threads, each behind a bounded channel. Full means lost and counted, never waited for.
+//! Log sinks: any number of writer threads, each behind a bounded channel. A full channel loses lines, which are counted; nothing waits.
 //!
-//! Deliberately absent: rotation. Whoever rotates the file calls [`Sink::reopen`].
+//! Deliberately absent: rotation. A program that rotates the file calls [`Sink::reopen`].
 
 mod http_client;
 mod otlp;
@@ -29,26 +29,26 @@ use crate::regular;
 pub use otlp::OtlpTo;
 pub use syslog::{Carrier, SyslogTo};
 
-/// A clone is another handle to the same writers.
+/// Handle to a set of writers; a clone is another handle to the same ones.
 #[derive(Clone, Default)]
 pub struct Sink {
     writers: Vec<Arc<Writer>>,
     audit: Option<Audit>,
 }
 
-/// The lines a [`Sink::memory`] took, for tests.
+/// Lines that a [`Sink::memory`] took, for tests.
 #[derive(Clone, Debug, Default)]
 pub struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Lines {
-    /// All complete lines so far.
+    /// Returns all complete lines so far.
     #[must_use]
     pub fn read(&self) -> Vec<String> {
         let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
     }
 
-    /// Nothing is written while this is held.
+    /// Locks the lines; nothing is written while the guard is held.
     #[cfg(test)]
     pub(super) fn hold(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -60,56 +60,56 @@ impl Lines {
 }
 
 impl Sink {
-    /// Nowhere.
+    /// Returns a sink without writers.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// To standard output.
+    /// Builds a sink that writes to standard output.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// Fails if no thread can be started.
     pub fn stdout() -> io::Result<Self> {
         Self::start("stdout", Target::Stdout)
     }
 
-    /// To the end of a file, which is made when it is not there.
+    /// Builds a sink that appends to a file and creates the file if it does not exist.
     ///
     /// # Errors
-    /// When it cannot be opened, or no thread can be started.
+    /// Fails if the file cannot be opened, or no thread can be started.
     pub fn file(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref().to_path_buf();
         let file = append(&path)?;
         Self::start("file", Target::File { path, file })
     }
 
-    /// Into memory.
+    /// Builds a sink that collects lines in memory.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// Fails if no thread can be started.
     pub fn memory() -> io::Result<(Self, Lines)> {
         let lines = Lines::default();
         Ok((Self::start("memory", Target::Memory(lines.clone()))?, lines))
     }
 
-    /// To a syslog receiver, which need not be there yet.
+    /// Builds a sink that sends to a syslog receiver, which may be unreachable for now.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// Fails if no thread can be started.
     pub fn syslog(to: SyslogTo) -> io::Result<Self> {
         Self::start("syslog", Target::Remote(Remote::new(Box::new(syslog::Syslog::new(to)))))
     }
 
-    /// To an OpenTelemetry collector, which need not be there yet.
+    /// Builds a sink that sends to an OpenTelemetry collector, which may be unreachable for now.
     ///
     /// # Errors
-    /// When its certificate authorities cannot be used, or no thread can be started.
+    /// Fails if its certificate authorities cannot be used, or no thread can be started.
     pub fn otlp(to: OtlpTo) -> io::Result<Self> {
         Self::start("otlp", Target::Remote(Remote::new(Box::new(otlp::Otlp::new(to)?))))
     }
 
-    /// To where both go.
+    /// Joins the writers of two sinks.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.writers.extend(other.writers);
@@ -117,37 +117,37 @@ impl Sink {
         self
     }
 
-    /// And into an audit file, which loses nothing that was acknowledged.
+    /// Adds an audit file, which loses no acknowledged line.
     #[must_use]
     pub fn with_audit(mut self, audit: Audit) -> Self {
         self.audit = Some(audit);
         self
     }
 
-    /// How many lines were lost because a writer did not keep up or could not write. The audit file counts for itself.
+    /// Returns the lines lost because a writer did not keep up or could not write. Losses of the audit file are counted in [`Audit::status`].
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.writers.iter().map(|writer| writer.lost()).sum()
     }
 
-    /// The same by kind of sink: `stdout`, `file`, `syslog`, `otlp`.
+    /// Returns lost lines by kind of sink: `stdout`, `file`, `syslog`, `otlp`.
     #[must_use]
     pub fn lost_by_kind(&self) -> Vec<(&'static str, u64)> {
         self.writers.iter().map(|writer| (writer.kind(), writer.lost())).collect()
     }
 
-    /// Kind, failing or not, and lost lines of each sink.
+    /// Returns kind, failing or not, and lost lines of each sink.
     pub(crate) fn states(&self) -> impl Iterator<Item = (&'static str, bool, u64)> + '_ {
         self.writers.iter().map(|writer| (writer.kind(), writer.failing(), writer.lost()))
     }
 
-    /// The audit file, if there is one.
+    /// Returns the audit file, if there is one.
     #[must_use]
     pub fn audit(&self) -> Option<&Audit> {
         self.audit.as_ref()
     }
 
-    /// Opens files again under their names, after whoever rotates logs has moved them. Lines handed over before go to the old file.
+    /// Opens files again by name, after log rotation has moved them. Lines handed over before go to the old file.
     pub fn reopen(&self) {
         self.writers.iter().for_each(|writer| writer.reopen());
         if let Some(audit) = &self.audit {
@@ -163,22 +163,22 @@ impl Sink {
         }
     }
 
-    /// A core's own buffer.
+    /// Creates a core's own buffer.
     pub(crate) fn buffer(&self) -> Buffer {
         Buffer::new(self.clone())
     }
 
-    /// Whether lines need be made at all.
+    /// Returns true if anything takes lines: a writer or the audit file.
     pub(super) fn wanted(&self) -> bool {
         !self.writers.is_empty() || self.audit.is_some()
     }
 
-    /// Whether anybody takes lines without a promise.
+    /// Returns true if there is a writer that may lose lines.
     pub(super) fn has_writers(&self) -> bool {
         !self.writers.is_empty()
     }
 
-    /// Hands lines over where there is room.
+    /// Hands lines over without waiting; a full channel loses them.
     pub(super) fn offer(&self, bytes: Vec<u8>, lines: u64) {
         self.each(bytes, |writer, bytes| writer.offer(bytes, lines));
     }
@@ -211,7 +211,7 @@ fn append(path: &Path) -> io::Result<File> {
         }
         _ => error,
     })?;
-    // What is written waits for a slow reader, on the writer's own thread.
+    // Writes may block for a slow reader: they happen on the writer's own thread.
     let flags = rustix::fs::fcntl_getfl(&file)?;
     rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
     Ok(file)

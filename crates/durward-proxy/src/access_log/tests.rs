@@ -1,4 +1,4 @@
-//! What lines say, and that nothing a peer sends makes another line of them.
+//! Contents of log lines; and no input of a peer starts another line.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, UNIX_EPOCH};

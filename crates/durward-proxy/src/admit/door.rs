@@ -1,6 +1,7 @@
-//! Several tenants' proxies at one address and port: whose a client is, by its certificate or by the first thing it says.
+//! Identifying the tenant at an address and port that several forward proxies share: by client certificate, then by the credential in the client's
+//! first message.
 //!
-//! By its address it was not to be told. Deliberately absent: anybody's for a client that says nothing.
+//! The client address alone does not identify the tenant here. Deliberately absent: a default tenant for a client that shows nothing.
 
 use std::sync::Arc;
 
@@ -18,26 +19,27 @@ use crate::refusal::Refusal;
 use crate::socks;
 use crate::socks::Greeted;
 
-/// The most bytes of a first request's head.
+/// Largest head of a first request in bytes.
 const HEAD: usize = 64 * 1024;
-/// What a client without a credential of anybody's here is told; it comes back with one.
+/// Response to a client without a credential valid here, which then repeats its request with one.
 const WHO: &[u8] = b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"durward\", charset=\"UTF-8\"\r\n\
     Proxy-Authenticate: Bearer realm=\"durward\"\r\nProxy-Status: durward; error=http_request_denied; details=\"proxy_authentication\"\r\n\
     Content-Length: 0\r\nConnection: close\r\n\r\n";
 
-/// Whose it is, and what was read to know it.
+/// Identified tenant listener, and the bytes read on the way.
 pub(crate) struct Told {
     pub(crate) listener: Arc<PreparedListener>,
-    /// Bytes that are still to be served.
+    /// Bytes read ahead, still to be served.
     pub(crate) early: Vec<u8>,
-    /// Said already, by a client that speaks SOCKS.
+    /// SOCKS greeting and authentication that are already done.
     pub(crate) greeted: Option<Greeted>,
 }
 
-/// Tells which of the listeners a client is for.
+/// Identifies the listener that a client is for.
 ///
 /// # Errors
-/// When it is for none: it has been told so. [`Refusal::Memory`] when there is no memory for its head; `memory` is held for it.
+/// Fails if the client is for none of them; the client has got its answer then. [`Refusal::Memory`] if there is no memory for its head, which
+/// `memory` pays for.
 pub(crate) async fn tell(
     io: &mut Io,
     tls: Option<&TlsFacts>,
@@ -70,7 +72,7 @@ pub(crate) async fn tell(
     match identify::whose(&sets, &shown) {
         Some(at) => Ok(Told { listener: Arc::clone(left[at]), early, greeted: None }),
         None => {
-            // Whoever does not read it is refused all the same.
+            // The refusal stands even if the client does not read the answer.
             let _ = io.write_all(WHO).await;
             let _ = io.shutdown().await;
             Err(Refusal::ProxyAuthentication)
@@ -78,7 +80,7 @@ pub(crate) async fn tell(
     }
 }
 
-/// Appends what comes; the first byte of all.
+/// Reads and appends bytes; returns the first byte of all.
 async fn read(io: &mut Io, bytes: &mut Vec<u8>) -> Result<u8, Refusal> {
     match io.read_buf(bytes).await {
         Ok(count) if count > 0 => Ok(bytes[0]),

@@ -1,4 +1,4 @@
-//! How a record carries the hash of the one before it and its own. Pure: no file, no clock.
+//! Format of the hash chain: each record carries its own hash and that of the record before. Pure: no file, no clock.
 //!
 //! The bytes: a record is one line of JSON that ends `,"seq":N,"prev":"P","hash":"H"}`. `H` is the SHA-256, in lower-case hexadecimal, of
 //! the line's bytes before `,"hash":`; `P` is the `H` of the record before, which has number `N - 1`. Before the first record, `N` is 0
@@ -9,35 +9,35 @@ use std::io::Write;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-/// A SHA-256.
+/// SHA-256 hash.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Hash(pub [u8; 32]);
 
-/// A record's place in the chain.
+/// Position of a record in the chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Link {
-    /// Its number; the first is 1.
+    /// Sequence number; the first is 1.
     pub sequence: u64,
-    /// Its hash.
+    /// Hash of the record.
     pub hash: Hash,
 }
 
-/// A line that is a record: its hash is its own.
+/// Parsed record whose hash matches its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Its place.
+    /// Position in the chain.
     pub link: Link,
-    /// The hash of the one before.
+    /// Hash of the record before.
     pub previous: Hash,
 }
 
-/// `,"hash":"` + 64 + `"}`
+/// Length of `,"hash":"` + 64 + `"}`.
 const TAIL: usize = 75;
-/// `,"prev":"` + 64 + `"`
+/// Length of `,"prev":"` + 64 + `"`.
 const PREVIOUS: usize = 74;
 
 impl Hash {
-    /// Of these bytes.
+    /// Hashes `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         let mut hash = Self::default();
@@ -82,7 +82,7 @@ impl fmt::Debug for Hash {
     }
 }
 
-/// Adds `record`, one line of JSON that ends in `}` and perhaps a line feed, to `out` as what comes after `before`.
+/// Appends `record`, one line of JSON that ends in `}` and perhaps a line feed, to `out` as the successor of `before`.
 pub fn seal(out: &mut Vec<u8>, record: &[u8], before: &Link) -> Link {
     let record = record.strip_suffix(b"\n").unwrap_or(record);
     let begin = out.len();
@@ -94,7 +94,7 @@ pub fn seal(out: &mut Vec<u8>, record: &[u8], before: &Link) -> Link {
     Link { sequence, hash }
 }
 
-/// Reads a line, with or without its line feed. `None` when it is not a record, or its hash is not its own.
+/// Parses a line, with or without its line feed. `None` if the line is no record, or its hash does not match.
 #[must_use]
 pub fn read(line: &[u8]) -> Option<Record> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);

@@ -1,7 +1,7 @@
-//! The file itself: appended to under a lock, followed when it is moved away, continued after whatever happened to its end.
+//! The file itself: appended to under a lock, followed after a rotation, continued whatever state its end is in.
 //!
-//! Several processes may write one file, as they do during a hand-over: the lock is taken for each write, and whoever finds the file
-//! longer than he left it reads its end first. Deliberately absent: deleting anything, torn records included.
+//! Several processes may write one file, as during a hand-over: the lock is taken for each write, and a writer that finds the file longer than it
+//! left it reads the end first. Deliberately absent: deleting anything, torn records included.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -14,19 +14,19 @@ use super::{Durability, siblings, tail};
 use crate::json_line::{Clock, Fields};
 use crate::regular;
 
-/// The lock is had within this time, or the write fails.
+/// Time to wait for the lock before a write fails.
 const LOCK_WITHIN: Duration = Duration::from_secs(2);
 const LOCK_PAUSE: Duration = Duration::from_micros(200);
-/// A first record is shorter than this, even a torn one.
+/// Upper bound of a first record's length; a torn first record is shorter too.
 const ONE_RECORD: u64 = 4096;
 
 pub(super) struct AuditFile {
     path: PathBuf,
     file: File,
     durability: Durability,
-    /// The last record, here or in the file before.
+    /// Last record of the chain, in this file or in the one before.
     head: Link,
-    /// Where it ends.
+    /// Offset of the chain's end in this file; 0 means that the end must be read anew.
     end: u64,
     written: u64,
     noted_lost: u64,
@@ -67,22 +67,22 @@ impl AuditFile {
         })
     }
 
-    /// The number of the last record.
+    /// Returns the number of the last record.
     pub(super) fn sequence(&self) -> u64 {
         self.head.sequence
     }
 
-    /// How many records this process has written.
+    /// Returns the records that this process has written.
     pub(super) fn written(&self) -> u64 {
         self.written
     }
 
-    /// Writes records, one per line, as one write. Says in the file how many were lost before, when that is news.
+    /// Writes records, one per line, in one write. Notes the number of lost records first, if it has grown.
     pub(super) fn append(&mut self, records: &[u8], lost: u64) -> io::Result<()> {
         lock(&self.file)?;
         let locked = self.append_locked(records, lost);
         if locked.is_err() {
-            // What the file says is read anew before the next write.
+            // `end` 0 makes the next write read the end of the file again.
             self.out.clear();
             self.end = 0;
         }
@@ -106,7 +106,7 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Goes over to the file that now has our name, when the one we have was moved away.
+    /// Switches to the file that now has our path, if ours was moved away.
     fn follow(&mut self) -> io::Result<()> {
         let ours = self.file.metadata()?;
         let named = std::fs::metadata(&self.path);
@@ -115,7 +115,7 @@ impl AuditFile {
         if named.as_ref().is_ok_and(same) {
             return Ok(());
         }
-        // The old one is still locked: nobody adds to it any more once we have read its end.
+        // The old file is still locked, so no process appends to it after its end was read.
         self.catch_up()?;
         self.put()?;
         match open(&self.path) {
@@ -134,12 +134,13 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Learns what the file says when it is not as we left it, and notes what is torn.
+    /// Reads the end of the file if its size is not the one we left, and notes torn records.
     fn catch_up(&mut self) -> io::Result<()> {
         let size = self.file.metadata()?.len();
         if size == self.end && size > 0 {
             return Ok(());
         }
+        // A new file after a rotation: its first record names the last hash of the former file.
         if size == 0 {
             self.end = 0;
             if self.head.sequence > 0 {
@@ -152,6 +153,7 @@ impl AuditFile {
             Some(tail) => {
                 self.head = tail.link;
                 self.end = size;
+                // A crash may cut the line feed only; the record before it is whole.
                 if !tail.line_feed {
                     self.out.push(b'\n');
                 } else if tail.end < size {
@@ -159,6 +161,7 @@ impl AuditFile {
                 }
                 Ok(())
             }
+            // A crash may tear the very first record, and then the file has no whole one.
             None if size < ONE_RECORD && self.begins_like_a_record(size)? => {
                 self.end = size;
                 self.note_torn(0, size)
@@ -177,7 +180,7 @@ impl AuditFile {
         Ok(BEGIN.starts_with(&begin))
     }
 
-    /// Says which bytes before this note are no record: so many, with this hash, the line feed that ends them included.
+    /// Notes which bytes before this record are no record: their number and hash, the final line feed included.
     fn note_torn(&mut self, from: u64, to: u64) -> io::Result<()> {
         let mut torn = vec![0; usize::try_from(to - from).unwrap_or(0)];
         self.file.read_exact_at(&mut torn, from)?;
@@ -196,7 +199,7 @@ impl AuditFile {
         })
     }
 
-    /// Adds a record of our own to what is to be written.
+    /// Appends a record of our own to `out`.
     fn note(&mut self, kind: &str, fill: impl FnOnce(&mut Fields<'_>)) -> io::Result<()> {
         let head = self.head_to_be();
         let mut record = Vec::new();
@@ -208,20 +211,21 @@ impl AuditFile {
         Ok(())
     }
 
-    /// The last record once everything in `out` is written.
+    /// Returns the last record once `out` is written.
     fn head_to_be(&self) -> Link {
+        // `out` may hold notes that are not written yet; the next record must chain to the last of them.
         let line = self.out.strip_suffix(b"\n").unwrap_or(&self.out);
         let begin = memchr::memrchr(b'\n', line).map_or(0, |at| at + 1);
         chain::read(&line[begin..]).map_or(self.head, |record| record.link)
     }
 
-    /// A new file is on disk once its name is too.
+    /// Syncs the file and its directory: a new file survives a power failure only if its directory entry does.
     fn sync_with_folder(&self) -> io::Result<()> {
         self.file.sync_all()?;
         File::open(siblings::folder(&self.path))?.sync_all()
     }
 
-    /// Writes `out`. Of what cannot be written whole, nothing stays.
+    /// Writes `out`. After a partial write the file is truncated to its former length.
     fn put(&mut self) -> io::Result<()> {
         let head = self.head_to_be();
         let out = std::mem::take(&mut self.out);
@@ -244,7 +248,7 @@ impl AuditFile {
                 Ok(())
             }
             Err(error) => {
-                // Should this fail as well, the next write finds a torn record and says so.
+                // If this fails as well, the next write finds a torn record and notes it.
                 drop(self.file.set_len(self.end));
                 Err(error)
             }
@@ -252,7 +256,7 @@ impl AuditFile {
     }
 }
 
-/// Where the chain stood when the last file was moved away and no process ran to begin the next.
+/// Returns the end of the chain in the newest rotated file, where no process ran to begin the next one.
 fn former(path: &Path) -> io::Result<Link> {
     for candidate in siblings::rotated(path)?.files.into_iter().rev() {
         let Ok(mut file) = AuditFile::attach(&candidate, Durability::Kernel) else { continue };
@@ -265,7 +269,7 @@ fn former(path: &Path) -> io::Result<Link> {
     Ok(Link::default())
 }
 
-/// Others hold the lock for one write, or to look how long the file is. Whoever keeps it must not keep us silently.
+/// Locks the file. Others hold the lock for one write or one `stat`; a process that holds it longer is reported, not waited for.
 fn lock(file: &File) -> io::Result<()> {
     let end = Instant::now() + LOCK_WITHIN;
     loop {

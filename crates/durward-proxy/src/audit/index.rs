@@ -1,8 +1,8 @@
-//! Where in an audit file the records of an egress address and port are, so that `who` need not read all of it.
+//! Index of an audit file by egress address and port, so that `who` need not read all of the file.
 //!
-//! An index belongs to a file's content, not to its name: it is `.durward-index/ID` beside the file, ID made of the first line, so that
-//! rotation moves nothing. It holds nothing that the file does not: when stale or damaged it is made anew. Deliberately absent: the
-//! newest records; less than [`SMALL`] bytes are read as they are.
+//! An index belongs to a file's content, not to its name: its path is `.durward-index/ID` beside the file, ID derived from the first line, so that
+//! rotation moves nothing. The index repeats what the file says: a stale or damaged one is rebuilt. Deliberately absent: the newest records; less
+//! than [`SMALL`] bytes are read as they are.
 
 mod entry;
 mod segment;
@@ -21,28 +21,28 @@ use super::siblings;
 use super::verify::settled;
 use crate::regular;
 
-/// Less than this is not worth indexing.
+/// Bytes below which a file is not indexed.
 pub const SMALL: u64 = 16 * 1024 * 1024;
-/// Entries in memory at most while an index is made: 8 MiB.
+/// Entries in memory while an index is built, at most: 8 MiB.
 const AT_ONCE: usize = 256 * 1024;
 const FOLDER: &str = ".durward-index";
 
-/// Told how many bytes of how many are read; says whether to go on.
+/// Progress callback: bytes read, bytes in all; returns false to stop.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> bool;
 
-/// An audit file and what is known of it.
+/// Audit file with its index.
 pub(super) struct Index {
     pub(super) file: File,
     place: Option<PathBuf>,
     pub(super) segments: Vec<Segment>,
-    /// What the segments cover.
+    /// Bytes of the file that the segments cover.
     pub(super) covered: u64,
-    /// How long the file is.
+    /// Size of the file in bytes.
     pub(super) size: u64,
 }
 
 impl Index {
-    /// Loads what there is, as far as it is in order.
+    /// Loads the segments, up to the first one that is damaged.
     pub(super) fn load(path: &Path) -> io::Result<Self> {
         let file = regular::open(path)?;
         let size = settled(&file)?;
@@ -69,12 +69,12 @@ impl Index {
         Ok(())
     }
 
-    /// Whether what is not covered is worth it.
+    /// Returns true if enough of the file is not covered.
     fn is_behind(&self) -> bool {
         self.size - self.covered >= SMALL
     }
 
-    /// Covers what is not. False when somebody else is at it or it cannot be kept here.
+    /// Indexes the rest of the file. False if another process is doing that or the index cannot be stored here.
     pub(super) fn extend(&mut self, progress: Progress<'_>) -> io::Result<bool> {
         let Some(place) = self.place.clone().filter(|_| self.is_behind()) else { return Ok(false) };
         let Ok(index) = open(&place) else { return Ok(false) };
@@ -99,7 +99,7 @@ impl Index {
         Ok(true)
     }
 
-    /// Forgets the index, which turned out to be damaged.
+    /// Deletes a damaged index.
     pub(super) fn discard(&mut self) {
         if let Some(place) = &self.place {
             drop(fs::remove_file(place));
@@ -108,7 +108,7 @@ impl Index {
         self.covered = 0;
     }
 
-    /// The entries of `key` in what is not covered.
+    /// Returns the entries of `key` in the part that is not covered.
     pub(super) fn loose(&self, key: u64) -> io::Result<Vec<Entry>> {
         let mut lines = Lines::between(self.file.try_clone()?, self.covered, self.size)?;
         let mut found = Vec::new();
@@ -120,10 +120,10 @@ impl Index {
     }
 }
 
-/// Brings the indexes of an audit file and its former ones up to date, and removes those whose file is gone.
+/// Updates the indexes of an audit file and its rotated files, and removes those whose file is gone.
 ///
 /// # Errors
-/// When a file cannot be read. That it cannot be written is no error: `who` reads the file itself then.
+/// Fails if a file cannot be read. An index that cannot be written is no error: `who` reads the file itself then.
 pub fn refresh(path: &Path, progress: Progress<'_>) -> io::Result<()> {
     let former = siblings::rotated(path)?.files;
     for path in former.iter().map(PathBuf::as_path).chain([path]) {
@@ -154,7 +154,7 @@ fn sweep(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Where the index of a file with this content is; `None` when there is no first line yet.
+/// Returns the index path of a file with this content; `None` while there is no first line.
 fn place(path: &Path, file: &File, size: u64) -> io::Result<Option<PathBuf>> {
     let mut begin = vec![0; usize::try_from(size.min(4096)).unwrap_or(4096)];
     let read = file.read_at(&mut begin, 0)?;
@@ -172,13 +172,13 @@ fn open(place: &Path) -> io::Result<File> {
     regular::open_with(&mut options, place)
 }
 
-/// Reads a file in parts that fit into memory.
+/// Indexes a file in parts that fit into memory.
 struct Build {
     lines: Lines,
     from: u64,
 }
 
-/// Which part of a file a segment covers, and what that ends with.
+/// Range of a file that a segment covers, and the last line of that range.
 pub(super) struct Part {
     pub(super) from: u64,
     pub(super) to: u64,
@@ -197,7 +197,7 @@ impl Build {
         while entries.len() < AT_ONCE
             && let Some((at, line)) = self.lines.next()?
         {
-            // A piece without line feed may grow; it is left to the next time.
+            // A line without line feed may still be growing; the next run indexes it.
             if !line.ends_with(b"\n") {
                 break;
             }

@@ -1,11 +1,9 @@
-//! Lines of a file with their places, each of bounded length, from one place to another.
-//!
-//! Deliberately absent: what the lines say.
+//! Lines of a range of a file with their offsets, each of bounded length.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Take};
 
-/// What is longer comes in pieces, all but the last without line feed.
+/// Longest line in bytes; longer ones are returned in pieces, all but the last without line feed.
 const LONGEST: u64 = 1024 * 1024;
 const READ_AHEAD: usize = 256 * 1024;
 
@@ -17,14 +15,14 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// What is between two places of a file.
+    /// Iterates over the lines of a range of a file.
     pub(super) fn between(mut file: File, from: u64, to: u64) -> io::Result<Self> {
         file.seek(SeekFrom::Start(from))?;
         let file = BufReader::with_capacity(READ_AHEAD, file).take(0);
         Ok(Self { file, left: to.saturating_sub(from), at: from, line: Vec::new() })
     }
 
-    /// The next line, with its line feed, and where it begins.
+    /// Returns the next line, with its line feed, and its offset.
     pub(super) fn next(&mut self) -> io::Result<Option<(u64, &[u8])>> {
         self.line.clear();
         self.file.set_limit(self.left.min(LONGEST));

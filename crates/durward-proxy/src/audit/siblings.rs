@@ -1,23 +1,21 @@
-//! Which files beside an audit file are its former ones: `FILE.1`, `FILE-20261121` and whatever else begins with its name.
-//!
-//! Deliberately absent: looking into them.
+//! Rotated files of an audit file: `FILE.1`, `FILE-20261121` and any other name in the directory that begins with its own.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Former files of one audit file.
+/// Rotated files of one audit file.
 #[derive(Debug, Default)]
 pub struct Rotated {
-    /// Those that can be read, the oldest first by time of change.
+    /// Readable files, the oldest first by time of change.
     pub files: Vec<PathBuf>,
-    /// Those that are compressed.
+    /// Compressed files.
     pub compressed: Vec<PathBuf>,
 }
 
-/// Looks for the former files of `path`.
+/// Lists the rotated files of `path`.
 ///
 /// # Errors
-/// When its directory cannot be listed.
+/// Fails if the directory cannot be listed.
 pub fn rotated(path: &Path) -> io::Result<Rotated> {
     let Some(name) = path.file_name() else { return Ok(Rotated::default()) };
     let name = name.as_encoded_bytes();
@@ -46,7 +44,7 @@ pub fn rotated(path: &Path) -> io::Result<Rotated> {
     Ok(Rotated { files: files.into_iter().map(|(_, path)| path).collect(), compressed })
 }
 
-/// The directory a file is in.
+/// Returns the directory of a file.
 pub(super) fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

@@ -1,6 +1,4 @@
-//! Finds the last whole record of an audit file, reading from its end.
-//!
-//! Deliberately absent: any change to the file; and reading more of it than needed.
+//! Finds the last whole record of an audit file, reading backwards from its end.
 
 use std::fs::File;
 use std::io;
@@ -8,22 +6,22 @@ use std::os::unix::fs::FileExt;
 
 use super::chain::{self, Link};
 
-/// How far from the end a record is looked for.
+/// Bytes before the end in which a record is looked for.
 const FARTHEST: u64 = 16 * 1024 * 1024;
 const NEAREST: u64 = 64 * 1024;
 
-/// Where an audit file can be continued.
+/// Point at which an audit file can be continued.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Tail {
-    /// The last whole record.
+    /// Last whole record.
     pub(super) link: Link,
-    /// Where it ends, its line feed included if it has one.
+    /// Offset of its end, its line feed included if there is one.
     pub(super) end: u64,
-    /// Whether it has one.
+    /// True if the record has a line feed.
     pub(super) line_feed: bool,
 }
 
-/// Looks at the first `size` bytes. `None` when there is no record near the end.
+/// Searches the first `size` bytes. `None` if there is no record near the end.
 pub(super) fn read(file: &File, size: u64) -> io::Result<Option<Tail>> {
     let mut reach = NEAREST;
     loop {
@@ -40,7 +38,7 @@ pub(super) fn read(file: &File, size: u64) -> io::Result<Option<Tail>> {
     }
 }
 
-/// The last record within `bytes`, which begin at `from`.
+/// Returns the last record within `bytes`, which begin at offset `from`.
 fn last(bytes: &[u8], from: u64) -> Option<Tail> {
     let mut end = bytes.len();
     while end > 0 {

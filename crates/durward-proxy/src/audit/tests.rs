@@ -1,4 +1,4 @@
-//! What happens to audit files: tampering, rotation, crashes, full disks, several writers. One test ends a process while it writes.
+//! Faults of audit files: tampering, rotation, crashes, full disks, several writers. One test ends a process while it writes.
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};

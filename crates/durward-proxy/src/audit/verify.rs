@@ -1,7 +1,7 @@
-//! Says whether audit files are as they were written: every record's hash its own, each bound to the one before, none missing.
+//! Verifies that audit files are as they were written: every record's hash its own, each bound to the one before, none missing.
 //!
-//! What a crash has torn is no fault where the file says so itself. Deliberately absent: repair. And what no chain can show by itself, a
-//! missing end; compare the last hash with one that was kept elsewhere.
+//! Records that a crash has torn are no fault if the file notes them. Deliberately absent: repair; and detection of a cut-off end, which no chain can
+//! show: compare the last hash with one that was kept elsewhere.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,45 +16,45 @@ use super::lines::Lines;
 use crate::json_line::scan;
 use crate::regular;
 
-/// What is in one file.
+/// Summary of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its records.
+    /// Number of records.
     pub records: u64,
-    /// The first of them, and the last that is intact.
+    /// First record, and the last intact one.
     pub ends: Option<(Link, Link)>,
-    /// Places that a crash has torn and the file says so.
+    /// Torn places that the file notes.
     pub torn: u64,
-    /// Records that were lost and the file says so.
+    /// Lost records that the file notes.
     pub lost: u64,
 }
 
-/// What is in all of them, in the order of the chain, up to the first break.
+/// Summary of all files, in the order of the chain, up to the first break.
 #[derive(Debug, Default)]
 pub struct Verified {
-    /// The files.
+    /// Files in the order of the chain.
     pub parts: Vec<Part>,
-    /// The first place where they are not as they were written.
+    /// First break of the chain, if any.
     pub broken: Option<Break>,
 }
 
-/// Where the chain breaks, and how.
+/// Break of the chain: its place and kind.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{}:{line} (byte {byte}): {reason}", path.display())]
 pub struct Break {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// The line, from 1.
+    /// Line number, from 1.
     pub line: u64,
-    /// Where the line begins.
+    /// Byte offset of the line.
     pub byte: u64,
-    /// How.
+    /// Kind of the break.
     pub reason: Reason,
 }
 
-/// How a chain breaks.
+/// Kinds of breaks.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Reason {
     /// The line is no record, or not what was written.
@@ -68,9 +68,9 @@ pub enum Reason {
     /// Records are missing, doubled or in another order.
     #[error("record {expected} is missing: here is record {found}")]
     Missing {
-        /// Which should be here.
+        /// Sequence number expected here.
         expected: u64,
-        /// Which is.
+        /// Sequence number found here.
         found: u64,
     },
     /// The record is whole, but what came before it was another.
@@ -89,7 +89,7 @@ pub enum Reason {
 /// Verifies files that belong to one chain, in whatever order they are given.
 ///
 /// # Errors
-/// When a file cannot be read; the path is in the error.
+/// Fails if a file cannot be read; the path is in the error.
 pub fn verify(paths: &[PathBuf]) -> io::Result<Verified> {
     let mut ordered = Vec::new();
     for path in paths {
@@ -112,10 +112,10 @@ pub fn verify(paths: &[PathBuf]) -> io::Result<Verified> {
     Ok(verified)
 }
 
-/// Which of these hashes, 64 hexadecimal digits each, are those of records in the files. Says nothing about whether the chain is intact.
+/// Returns which of these hashes, 64 hexadecimal digits each, belong to records in the files. Says nothing about whether the chain is intact.
 ///
 /// # Errors
-/// When a file cannot be read; the path is in the error.
+/// Fails if a file cannot be read; the path is in the error.
 pub fn find(paths: &[PathBuf], hashes: &[String]) -> io::Result<BTreeSet<String>> {
     let wanted: BTreeSet<String> = hashes.iter().map(|hash| hash.to_lowercase()).collect();
     let mut found = BTreeSet::new();
@@ -137,14 +137,14 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// The number of the first record, to bring files into order; those without come last.
+/// Returns the number of the first record, to sort the files; files without a record come last.
 fn first(path: &Path) -> io::Result<u64> {
     let mut lines = Lines::between(regular::open(path)?, 0, u64::MAX)?;
     let line = lines.next()?;
     Ok(line.and_then(|(_, line)| chain::read(line)).map_or(u64::MAX, |record| record.link.sequence))
 }
 
-/// The way through one file.
+/// Verification of one file, line by line.
 struct Walk {
     part: Part,
     /// The record before; `None` where the first file begins.
@@ -152,13 +152,13 @@ struct Walk {
     doubtful: Option<Doubtful>,
 }
 
-/// Lines that are no records; a note may follow that says a crash did it.
+/// Lines that are no records; a note may follow that a crash tore them.
 struct Doubtful {
     line: u64,
     byte: u64,
     length: u64,
     hash: Context,
-    /// Whether a line feed ends it.
+    /// True if the lines end in a line feed.
     ended: bool,
 }
 
@@ -193,7 +193,7 @@ impl Walk {
         Ok(self.end())
     }
 
-    /// Where a record follows that does not vouch for the doubtful lines before it, those are the break.
+    /// Moves a break to the doubtful lines before it, if the record that follows does not note them as torn.
     fn blame(&self, (line, byte, reason): (u64, u64, Reason)) -> (u64, u64, Reason) {
         match &self.doubtful {
             Some(doubtful) => (doubtful.line, doubtful.byte, Reason::Changed),
@@ -209,7 +209,7 @@ impl Walk {
             self.part.torn += 1;
         }
         let Record { link, previous } = record;
-        // Without the part before, the first record is taken at its word; the very first has none before it.
+        // If the file before is missing, the first record's `prev` cannot be checked; record 1 has none before it.
         let first = link.sequence == 1;
         let due = self.before.or_else(|| first.then(Link::default));
         if let Some(due) = due {
@@ -266,7 +266,7 @@ impl Doubtful {
     }
 }
 
-/// How long the file is while nobody writes; a gateway may be writing it now.
+/// Returns the file's size under a shared lock, because a gateway may be writing.
 pub(super) fn settled(file: &File) -> io::Result<u64> {
     let locked = file.lock_shared();
     let size = file.metadata()?.len();

@@ -1,6 +1,6 @@
-//! Who used an egress address and port at a time: the answer to an abuse desk.
+//! Finds the client that used an egress address and port at a time: the answer to an abuse report.
 //!
-//! Deliberately absent: guesses. Where no end is recorded, the answer says so.
+//! Where no end is recorded, the answer says so.
 
 #[cfg(test)]
 mod tests;
@@ -23,37 +23,37 @@ use super::index::{Cursor, Entry, Index, Progress, key_of};
 use super::lines::Lines;
 use crate::json_line::scan;
 
-/// How far behind an opening its end is looked for when it is not on the same address, and how much is read for that in all.
+/// Bytes searched after an opening for a closing record that is not on the same address, and bytes read for that in all.
 const NEAR: u64 = 32 * 1024 * 1024;
 const EFFORT: u64 = 256 * 1024 * 1024;
 
-/// What is asked.
+/// Query.
 #[derive(Clone, Copy, Debug)]
 pub struct Question {
     /// The tenant's address and port, as the far end saw them.
     pub egress: SocketAddr,
-    /// The first moment that is meant, in microseconds since 1970.
+    /// First moment in question, in microseconds since 1970.
     pub from: i64,
-    /// The last.
+    /// Last moment in question, in microseconds since 1970.
     pub to: i64,
 }
 
-/// A request or tunnel that used the address and port then.
+/// Request or tunnel that used the address and port at that time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Use {
-    /// When it was let out, in microseconds since 1970; `None` when that record is not in the files. RFC 3339 where it is serialised.
+    /// Time of the opening record in microseconds since 1970; `None` if that record is not in the files. RFC 3339 where it is serialised.
     #[serde(serialize_with = "as_time")]
     pub opened: Option<i64>,
-    /// When it ended; `None` when no end is recorded: it goes on, or ended with its process.
+    /// Time of the closing record; `None` if there is none: the use continues, or ended with its process.
     #[serde(serialize_with = "as_time")]
     pub closed: Option<i64>,
     /// The fields of its last record.
     pub record: Map<String, Value>,
     /// The file the record is in.
     pub file: PathBuf,
-    /// Where its line begins.
+    /// Byte offset of the record's line.
     pub byte: u64,
-    /// Whether the record has a hash that is not its own.
+    /// True if the record's hash does not match.
     pub altered: bool,
     /// True if the clock was set while it was open: the times of its records and its duration do not fit together.
     pub clock_set: bool,
@@ -67,7 +67,7 @@ fn as_time<S: Serializer>(at: &Option<i64>, serializer: S) -> Result<S::Ok, S::E
 /// Searches files for who used an address. Indexes are made or brought up to date where that pays and they can be kept.
 ///
 /// # Errors
-/// When a file cannot be read; the path is in the error.
+/// Fails if a file cannot be read; the path is in the error.
 pub fn who(paths: &[PathBuf], question: &Question, progress: Progress<'_>) -> io::Result<Vec<Use>> {
     let key = key_of(question.egress.to_string().as_bytes());
     let mut sources = Vec::new();
@@ -79,6 +79,7 @@ pub fn who(paths: &[PathBuf], question: &Question, progress: Progress<'_>) -> io
         sources.push(source);
     }
     let found = match search(&sources, key, question) {
+        // A damaged index is rebuilt once; the records themselves are the truth.
         Err(error) if is_damage(&error) => {
             for source in &mut sources {
                 source.renew(key, progress)?;
@@ -103,7 +104,7 @@ fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
-/// A file and its entries of one key.
+/// Audit file and the index entries of one key.
 struct Source {
     path: PathBuf,
     index: Index,
@@ -125,7 +126,7 @@ impl Source {
         Ok(())
     }
 
-    /// The line at `place`.
+    /// Reads the line at `place`.
     fn line(&self, place: u64) -> io::Result<Vec<u8>> {
         line_at(&self.index.file, place)
     }
@@ -147,17 +148,17 @@ fn line_at(file: &File, place: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// An entry and the source it is from.
+/// Index entry with the number of its source.
 type Placed = (Entry, usize);
 
-/// A use as the index knows it.
+/// Use as the index knows it.
 struct Found {
     opened: Option<Placed>,
     closed: Option<Placed>,
 }
 
-/// Goes through all entries of the key, request by request; memory is bounded by the number of segments, and by the records that one
-/// request has of this address.
+/// Goes through all entries of the key, request by request. Memory is bounded by the number of segments, and by the records of one request at this
+/// address.
 fn search(sources: &[Source], key: u64, question: &Question) -> io::Result<Vec<Found>> {
     let mut merged = Merge::new(sources, key)?;
     let mut found = Vec::new();
@@ -173,8 +174,8 @@ fn search(sources: &[Source], key: u64, question: &Question) -> io::Result<Vec<F
     Ok(found)
 }
 
-/// Pairs the openings and endings of one request, in the order of time. Where the clock was set back in between, an ending is dated
-/// before its opening: what is left over of both is paired by the id alone.
+/// Pairs opening and closing records of one request by time. If the clock was set back in between, a closing record is dated before its opening one:
+/// what is left over of both is paired by the id alone.
 fn pair(entries: Vec<Placed>) -> Vec<Found> {
     let mut found = Vec::new();
     let mut open: VecDeque<Placed> = VecDeque::new();
@@ -194,18 +195,18 @@ fn pair(entries: Vec<Placed>) -> Vec<Found> {
     found
 }
 
-/// The time between two records may exceed the recorded duration by so much before the clock counts as set forward.
+/// Microseconds by which the time between two records may exceed the recorded duration before the clock counts as set forward.
 const FORWARD: i64 = 2_000_000;
-/// The recorded duration may exceed the time between two records by so much before the clock counts as set back: it includes the lookup
-/// and the connect before the first record.
+/// Microseconds by which the recorded duration may exceed the time between two records before the clock counts as set back: the duration includes the
+/// lookup and the connect before the first record.
 const BACK: i64 = 30_000_000;
 
-/// First and last moment of a use in microseconds, and whether the clock was set meanwhile; `total` is its duration as recorded.
-/// Where the clock was set back, the moment of that is not known: all the time from either record is meant.
+/// Returns first and last moment of a use in microseconds, and whether the clock was set meanwhile; `total` is the recorded duration. If the clock
+/// was set back, the moment of that is unknown: the use covers all the time from either record.
 fn span(opened: Option<i64>, closed: Option<i64>, total: Option<i64>) -> (i64, i64, bool) {
     let (opened, closed) = match (opened, closed) {
         (Some(opened), Some(closed)) => (opened, closed),
-        // Without its first record, it began as long before the last as that says.
+        // Without the opening record, the use began at its end less the recorded duration.
         (None, Some(closed)) => {
             return (total.map_or(i64::MIN, |total| closed.saturating_sub(total)), closed, false);
         }
@@ -222,12 +223,12 @@ fn span(opened: Option<i64>, closed: Option<i64>, total: Option<i64>) -> (i64, i
 }
 
 impl Found {
-    /// Returns whether its times, as far as the index knows them, leave it possible that it is meant.
+    /// Returns true unless the times in the index rule the use out.
     fn may_overlap(&self, question: &Question) -> bool {
         let times =
             (self.opened.map(|(entry, _)| entry.at), self.closed.map(|(entry, _)| entry.at));
         match times {
-            // The duration that decides is in the record.
+            // The recorded duration decides this, and is in the record only.
             (Some(opened), Some(closed)) if closed < opened => true,
             (opened, closed) => {
                 let (from, to, _) = span(opened, closed, None);
@@ -236,7 +237,7 @@ impl Found {
         }
     }
 
-    /// The end of a request that began on a pooled connection which was gone, and went over another: that has another port.
+    /// Finds the closing record of a request that began on a stale pooled connection and was sent again over another, which has another port.
     fn moved_away(&self, sources: &[Source], effort: &mut u64) -> io::Result<Option<Placed>> {
         let Some((opened, number)) = self.opened else { return Ok(None) };
         let source = &sources[number];
@@ -258,7 +259,7 @@ impl Found {
         Ok(None)
     }
 
-    /// What the record says; `None` when it is another address's after all, or began too late.
+    /// Reads the record; `None` if it belongs to another address after all, or began too late.
     fn tell(&self, sources: &[Source], question: &Question) -> io::Result<Option<Use>> {
         let key = key_of(question.egress.to_string().as_bytes());
         let ended_here = self.closed.filter(|(entry, _)| entry.key == key);
@@ -291,7 +292,7 @@ impl Found {
     }
 }
 
-/// The entries of one key from all segments and files, in order.
+/// Merges the entries of one key from all segments and files, in order.
 struct Merge<'a> {
     ways: Vec<(Way<'a>, usize)>,
     next: BinaryHeap<Reverse<(Entry, usize)>>,

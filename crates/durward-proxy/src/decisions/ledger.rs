@@ -1,6 +1,6 @@
-//! Bytes and decisions per tenant, counted where they are recorded so that metrics and record agree.
+//! Bytes and decisions per tenant, counted where decisions are recorded, so that metrics and record agree.
 //!
-//! Deliberately absent: a lock per decision. A tenant's counters are looked up once per core.
+//! A tenant's counters are looked up once per core.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use durward_model::TenantId;
 use super::{Decision, Kind, Verdict};
 use crate::metrics::{Counter, Metrics, TenantMetrics};
 
-/// One core's way to the counters.
+/// Handle of one core to the counters.
 pub(crate) struct Ledger {
     metrics: Arc<Metrics>,
     core: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Counts in the cells of `core`.
+    /// Creates a handle that counts in the cells of `core`.
     pub(crate) fn new(metrics: Arc<Metrics>, core: usize) -> Self {
         Self { metrics, core, known: RefCell::default() }
     }

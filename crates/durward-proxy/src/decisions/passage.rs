@@ -1,6 +1,4 @@
-//! One request or tunnel on its way out, and its two lines in the record: when it is connected or refused, and when it has ended.
-//!
-//! Deliberately absent: a way to be let out without a line.
+//! One request or tunnel of the forward proxy, and its two lines in the record: when it is connected or refused, and when it has ended.
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
@@ -12,14 +10,14 @@ use durward_model::{ClientAddr, TenantId, UpstreamAddr};
 use super::{Decision, Decisions, Kind, Verdict};
 use crate::refusal::Refusal;
 
-/// What is known of it so far.
+/// Request or tunnel, as far as it is known.
 pub(crate) struct Passage {
     pub(crate) id: String,
     pub(crate) tenant: TenantId,
     pub(crate) identity: Option<String>,
     pub(crate) client: ClientAddr,
     pub(crate) method: String,
-    /// Where the client connected, if it was handed over.
+    /// Original destination, for a transparent connection.
     pub(crate) transparent: Option<SocketAddr>,
     pub(crate) host: String,
     pub(crate) port: u16,
@@ -32,7 +30,7 @@ pub(crate) struct Passage {
 }
 
 impl Passage {
-    /// Nothing is decided yet: were it to end now, it would be denied.
+    /// Creates an undecided passage: were it to end now, it would be recorded as denied.
     pub(crate) fn new(id: &str, tenant: &TenantId, client: ClientAddr) -> Self {
         Self {
             id: id.to_owned(),
@@ -52,7 +50,7 @@ impl Passage {
         }
     }
 
-    /// There is a connection from `egress` to `dialled`. Where it takes the place of another that was stale, that one has ended.
+    /// Records the connection from `egress` to `dialled`. If it replaces a stale one, that one is recorded as ended first.
     pub(crate) fn opened(&self, decisions: &Decisions, dialled: UpstreamAddr, egress: SocketAddr) {
         let now = Some((dialled.0, egress));
         if self.dialled.get() == now {
@@ -66,7 +64,7 @@ impl Passage {
         self.write(decisions, Kind::Open, (&self.rule, self.verdict), None, (0, 0));
     }
 
-    /// It is over: refused before there was a connection, or after so many bytes from and to the client.
+    /// Records the end: a refusal before there was a connection, or the bytes from and to the client.
     pub(crate) fn ended(
         &self,
         decisions: &Decisions,
@@ -74,7 +72,7 @@ impl Passage {
         bytes: (u64, u64),
     ) {
         if self.dialled.get().is_some() {
-            // What a tunnel begins with is judged after it is connected.
+            // The first bytes of a tunnel (its SNI) are judged after it is connected.
             let decided = match refusal {
                 Some(Refusal::PolicyDenied { rule, .. }) => (&**rule, Verdict::Denied),
                 _ => (&*self.rule, self.verdict),

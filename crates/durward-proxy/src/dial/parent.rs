@@ -1,4 +1,4 @@
-//! Asking another proxy for a tunnel.
+//! CONNECT to a parent proxy.
 //!
 //! Deliberately absent: plain requests; those go through a tunnel too, so that every parent sees one kind of request.
 
@@ -10,10 +10,10 @@ use crate::io::Io;
 use crate::refusal::Refusal;
 use crate::relay::Side;
 
-/// Asks for a tunnel. What comes back was said by whoever is at its end.
+/// Asks the parent for a tunnel. Bytes in the returned side come from the far end of the tunnel.
 ///
 /// # Errors
-/// [`Refusal::ParentRefused`] when there is none.
+/// [`Refusal::ParentRefused`] if the parent does not open it.
 pub(crate) async fn ask(io: Io, parent: &Parent, host: &Host, port: u16) -> Result<Side, Refusal> {
     let target = match host {
         Host::Address(address) => std::net::SocketAddr::new(*address, port).to_string(),

@@ -1,6 +1,6 @@
-//! May it go, and to which addresses exactly: by name, then looked up once, then every address checked.
+//! Policy check of a destination: by name, then by every address of one lookup.
 //!
-//! What comes out is dialled as it is. Deliberately absent: a second lookup, which could answer otherwise.
+//! The checked addresses are dialled as they are. Deliberately absent: a second lookup, which could answer otherwise (DNS rebinding).
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -17,10 +17,10 @@ use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 use crate::upstream::resolve::{Families, Unresolved};
 
-/// The way to what is asked for.
+/// Checks a requested destination and returns its allowed addresses.
 ///
 /// # Errors
-/// [`Refusal::PolicyDenied`] with the rule, or why the name has no address.
+/// [`Refusal::PolicyDenied`] with the rule, or why the name does not resolve.
 pub(crate) async fn check<'p>(
     core: &Rc<Core>,
     view: &TenantView,
@@ -37,10 +37,10 @@ pub(crate) async fn check<'p>(
     }
 }
 
-/// A tunnel to what is asked for.
+/// Opens a tunnel to a requested destination.
 ///
 /// # Errors
-/// Why it may not be, or cannot be.
+/// Returns why the tunnel is denied or cannot be opened.
 pub(crate) async fn tunnel(
     core: &Rc<Core>,
     view: &TenantView,
@@ -66,7 +66,7 @@ async fn directly<'p>(
     Ok(Cleared { addresses: with_port(&addresses, asked.port), parent: None })
 }
 
-/// A parent looks names up itself, so only an address that is asked for as such can be checked here.
+/// Checks a destination behind a parent proxy. The parent resolves names itself, so only a requested IP address can be checked here.
 async fn through<'p>(
     core: &Rc<Core>,
     view: &TenantView,

@@ -1,6 +1,6 @@
-//! A request to a forward proxy: who asks, may it go, and then either a plain request onwards or a tunnel.
+//! A request to a forward proxy: authentication, policy, and then a plain request onwards or a tunnel.
 //!
-//! Deliberately absent: TLS towards the outside. A client that wants https asks for a tunnel and keeps its TLS end to end.
+//! Deliberately absent: TLS to the destination. A client that wants https asks for a tunnel and keeps its TLS end to end.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ use crate::refusal::Refusal;
 use crate::relay::Side;
 use crate::watch::Watch;
 
-/// What a request to a forward proxy goes by.
+/// Context of a request to a forward proxy.
 struct Visitor<'v> {
     http: &'v Http,
     watch: &'v Watch,
@@ -47,7 +47,7 @@ pub(crate) async fn serve<'a, D: Downstream>(
     let visitor = Visitor { http, watch, service };
     let tunnel = is_tunnel(&account.request);
     if tunnel && account.request.version != Version::Http2 {
-        // What follows a CONNECT is no request: refused, it ends with its connection.
+        // Bytes after a CONNECT are no request, so a refused one ends its connection.
         account.request.keep_alive = false;
     }
     let host = visitor.begin(account, tunnel)?;
@@ -85,13 +85,13 @@ pub(crate) async fn serve<'a, D: Downstream>(
     exchange::forward(http, watch, down, account, response, way).await
 }
 
-/// A CONNECT that asks for another protocol (RFC 8441) is a plain request by another name.
+/// Returns true for CONNECT, except extended CONNECT (RFC 8441), which is a plain request by another name.
 fn is_tunnel(request: &Request) -> bool {
     request.method() == "CONNECT" && request.upgrade.is_none()
 }
 
 impl Visitor<'_> {
-    /// Everything about a request that needs no waiting: its target, who sent it, and whether its tenant may send another.
+    /// Checks everything about a request that needs no waiting: its target, its credential, and its tenant's limits.
     fn begin(&self, account: &mut Account<'_>, tunnel: bool) -> Result<Host, Refusal> {
         let http = self.http;
         let tenant = &http.view.tenant().tenant.id;
@@ -115,6 +115,7 @@ impl Visitor<'_> {
         }
         let identity = self.identity(request);
         passage.identity = identity.as_ref().ok().cloned().flatten();
+        // Stored before any refusal, so that refused requests are recorded too.
         account.passage = Some(passage);
         identity?;
         let (host, _) = target?;
@@ -134,7 +135,7 @@ impl Visitor<'_> {
         Ok(identify::holder(tls))
     }
 
-    /// Tells the client that its tunnel stands, and carries it if it is inside a stream.
+    /// Answers that the tunnel is open, and carries it if it is inside an HTTP/2 stream.
     async fn tunnel<'a, D: Downstream>(
         &self,
         down: &mut D,
@@ -151,6 +152,7 @@ impl Visitor<'_> {
             connect: lease.connect,
             first_byte: None,
         });
+        // The record must be written before the client may send anything.
         account.recorded().await?;
         self.established(down, account, response).await?;
         let mut up = Conn::new(io);
@@ -219,7 +221,7 @@ impl Visitor<'_> {
     }
 }
 
-/// The host and port asked for.
+/// Parses the requested host and port.
 fn target(request: &Request, tunnel: bool) -> Result<(Host, u16), Refusal> {
     let bad = |detail: &'static str| Refusal::BadRequest { detail };
     let scheme = request.fields.bytes(request.scheme);
@@ -243,7 +245,7 @@ fn target(request: &Request, tunnel: bool) -> Result<(Host, u16), Refusal> {
     Ok((host, port))
 }
 
-/// The host a request is for that no proxy was asked, and the port its client connected to.
+/// Returns the host of a transparent request, and the port its client connected to.
 fn meant(request: &Request, destination: SocketAddr) -> Result<(Host, u16), Refusal> {
     let bad = |detail: &'static str| Refusal::BadRequest { detail };
     let scheme = request.fields.bytes(request.scheme);
@@ -254,7 +256,7 @@ fn meant(request: &Request, destination: SocketAddr) -> Result<(Host, u16), Refu
     Ok((host, destination.port()))
 }
 
-/// What a client's own network adds about it goes no further.
+/// Removes the fields with which the client's own network identifies it.
 fn anonymise(request: &mut Request) {
     request.fields.retain(|known| {
         let own = matches!(known, Known::Via | Known::ProxyOther);

@@ -1,6 +1,6 @@
-//! SOCKS 5 on a forward proxy's port: the first byte tells it from HTTP.
+//! SOCKS 5 on a forward proxy's port (RFC 1928): the first byte tells it from HTTP.
 //!
-//! The same gate, addresses and record as for CONNECT. Deliberately absent: BIND and UDP, which would need sockets of the client's own.
+//! Policy, addresses and record are those of CONNECT. Deliberately absent: BIND and UDP ASSOCIATE, which would need sockets of the client's own.
 
 use std::rc::Rc;
 
@@ -21,7 +21,7 @@ use crate::socks::wire::{self, Name};
 use crate::socks::{Greeted, NOWHERE, greet, next, say};
 use crate::watch::{Expired, Watch};
 
-/// Serves a client that speaks SOCKS to its end. `bytes` were read already.
+/// Serves a SOCKS client to its end. `bytes` were read already.
 pub(crate) async fn serve(
     http: &Rc<Http>,
     watch: &Watch,
@@ -32,7 +32,7 @@ pub(crate) async fn serve(
     let id = new_request_id(&http.core);
     let mut passage = Passage::new(&id, &http.view.tenant().tenant.id, http.facts.client);
     "SOCKS5".clone_into(&mut passage.method);
-    // What the client may is judged by what is served once it has asked.
+    // The request is judged by the configuration at its arrival, not by that at the greeting.
     let mut now = Rc::clone(http);
     let opened = open(&mut now, watch, (&mut io, &mut bytes), &mut passage, greeted).await;
     let (relayed, lease) = match opened {
@@ -51,7 +51,7 @@ pub(crate) async fn serve(
     told::tell(&now.core, &now.view, &now.facts, "socks5", (&relayed, lease.as_ref()));
 }
 
-/// Finds out who the client is and where to, and connects it there.
+/// Authenticates the client, reads its request, and connects it to the destination.
 async fn open(
     http: &mut Rc<Http>,
     watch: &Watch,
@@ -75,7 +75,8 @@ async fn open(
     Client { http, watch, service }.reach(&host, (io, bytes), passage).await
 }
 
-/// What serves the client now, if the configuration has changed while it spoke. What it has shown must still count.
+/// Returns the current configuration of the listener, if it changed during the handshake. The credential or certificate shown must still be valid
+/// there.
 fn as_of_now(http: &Rc<Http>, watch: &Watch, greeted: &Greeted) -> Result<Rc<Http>, Refusal> {
     let now = http.now(watch, true)?;
     let service = now.outward().ok_or(Refusal::Draining)?;
@@ -85,7 +86,7 @@ fn as_of_now(http: &Rc<Http>, watch: &Watch, greeted: &Greeted) -> Result<Rc<Htt
     Ok(now)
 }
 
-/// Whom a client has before it.
+/// Context of a client.
 struct Client<'a> {
     http: &'a Http,
     watch: &'a Watch,
@@ -93,7 +94,7 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Makes the connection to where the client wants to go.
+    /// Connects to the requested destination.
     async fn reach(
         &self,
         host: &Host,
@@ -109,6 +110,7 @@ impl Client<'_> {
         let mut opened = self.watch.guard(opening).await.unwrap_or(Err(Refusal::Draining));
         if let Ok(Reached { lease, .. }) = &opened {
             passage.opened(&core.decisions, lease.peer, lease.source);
+            // The record must be written before the client may send anything.
             if let Err(error) = core.decisions.committed().await {
                 opened = Err(Refusal::NotRecorded(error));
             }
@@ -129,7 +131,7 @@ impl Client<'_> {
     }
 }
 
-/// Reads who a client is, unless that is known, and where it wants to go.
+/// Reads the client's credential, unless that is known, and its request.
 async fn ask(
     http: &Http,
     io: &mut Io,
@@ -174,7 +176,7 @@ fn late(expired: Expired) -> Refusal {
     }
 }
 
-/// The code a refusal is told with (RFC 1928 section 6).
+/// Returns the reply code of a refusal (RFC 1928 section 6).
 fn code(refusal: &Refusal) -> u8 {
     match refusal {
         Refusal::PolicyDenied { .. } | Refusal::ProxyAuthentication => 2,

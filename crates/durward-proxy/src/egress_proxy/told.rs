@@ -1,6 +1,4 @@
-//! The line in the access log, and the counter, of a client whose whole connection became one tunnel: by SOCKS, or handed over.
-//!
-//! Deliberately absent: requests; those of HTTP have an account of their own.
+//! Access-log line and counter of a connection that is one tunnel as a whole: SOCKS or transparent TLS.
 
 use crate::connection::ConnectionFacts;
 use crate::core::Core;
@@ -9,7 +7,7 @@ use crate::prepared::TenantView;
 use crate::relay::Relayed;
 use crate::upstream::Lease;
 
-/// Tells of a connection that has ended; `kind` is the log's word for how it asked.
+/// Records a connection that has ended; `kind` is the log's word for its protocol.
 pub(crate) fn tell(
     core: &Core,
     view: &TenantView,

@@ -1,7 +1,7 @@
-//! TLS of clients that know no proxy: where to is the name their ClientHello asks for, and where they meant to go says only which of its
+//! Transparent TLS: the server name of the ClientHello is the destination, and the original destination address only selects one of the name's
 //! addresses.
 //!
-//! Without a name the address itself is judged. Deliberately absent: opening TLS; bytes go on as they are.
+//! Without a server name the address itself is judged.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -27,7 +27,7 @@ use crate::reject::{Farewell, INTERNAL_ERROR, UNRECOGNIZED_NAME, reset, say};
 use crate::relay::{Relayed, Side, relay};
 use crate::watch::{Expired, Watch};
 
-/// The access log's word.
+/// Kind in the access log.
 const KIND: &str = "transparent";
 /// Alert descriptions of RFC 8446 section 6.
 const ACCESS_DENIED: u8 = 49;
@@ -63,7 +63,7 @@ pub(crate) async fn serve(admitted: Admitted) {
     told::tell(&core, &view, &facts, KIND, (&relayed, lease.as_ref()));
 }
 
-/// Ends a connection to a port that is not the proxy's: the kernel has not heard of a change yet, or somebody on this host tries the socket.
+/// Refuses a connection to a port that is not the proxy's: the kernel plane has not applied a change yet, or a local process connects to the socket.
 pub(crate) fn turn_away(admitted: Admitted) {
     let Admitted { io, view, facts, core, .. } = admitted;
     reset(io.socket());
@@ -72,7 +72,7 @@ pub(crate) fn turn_away(admitted: Admitted) {
     told::tell(&core, &view, &facts, KIND, (&ended, None));
 }
 
-/// Whom a client has before it, and where it meant to go.
+/// Context of a client, with its original destination.
 struct Client<'a> {
     core: &'a Rc<Core>,
     view: &'a TenantView,
@@ -81,7 +81,7 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// What was read of the client, and the connection to where it may go.
+    /// Reads the ClientHello, applies the policy and connects to the destination; returns the bytes read and the connection.
     async fn open(
         &self,
         stream: &TcpStream,
@@ -132,7 +132,7 @@ fn late(expired: Expired) -> Refusal {
     }
 }
 
-/// What a client is told in TLS's own words.
+/// Returns how a refused client's connection ends: TLS alert, close or reset.
 fn farewell(refusal: &Refusal) -> Farewell {
     match refusal {
         Refusal::PolicyDenied { .. } => Farewell::Alert(ACCESS_DENIED),

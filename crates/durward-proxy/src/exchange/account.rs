@@ -1,6 +1,4 @@
-//! What is told of one request in log and metrics, told when it is dropped: once, however the exchange ends.
-//!
-//! Deliberately absent: header values other than the request's id.
+//! Log line and counters of one request, written when the account is dropped: once, however the exchange ends.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,12 +19,12 @@ use crate::metrics::Counter;
 use crate::outcome::Outcome;
 use crate::refusal::Refusal;
 
-/// What a client that left before its response is counted as.
+/// Status that counts a client that left before its response (nginx's 499).
 const CLIENT_CLOSED: u16 = 499;
 
-/// The upstream's part.
+/// Upstream part of the record.
 pub(crate) struct Upstream {
-    /// `None` is outside.
+    /// Upstream; `None` for a destination of the forward proxy.
     pub(crate) index: Option<UpstreamIndex>,
     pub(crate) peer: UpstreamAddr,
     pub(crate) source: SocketAddr,
@@ -35,12 +33,12 @@ pub(crate) struct Upstream {
     pub(crate) first_byte: Option<Duration>,
 }
 
-/// One request's record in the making.
+/// Record of one request in the making.
 pub(crate) struct Account<'a> {
     http: &'a Http,
     pub(crate) request: PooledRequest,
     pub(crate) id: RequestId,
-    /// What trusted proxies say of the request.
+    /// Values of `X-Forwarded-For` and the like that trusted proxies have set.
     pub(crate) chain: ProxyChain,
     began: Instant,
     wall: SystemTime,
@@ -53,15 +51,15 @@ pub(crate) struct Account<'a> {
     traffic: (u64, u64),
     /// Bytes carried after an upgrade; the relay has counted them already.
     relayed: (u64, u64),
-    /// What the forward proxy decided.
+    /// Decision of the forward proxy.
     pub(crate) passage: Option<Passage>,
-    /// The path as the client asked for it, normalised, before a prefix is replaced.
+    /// Path as the client sent it, normalised, before a prefix is replaced.
     path: Span,
-    /// Memory for the heads.
+    /// Memory charged for the heads.
     heads: Option<Part>,
 }
 
-/// How often the head of a request is there at once: as it was read, and as it is sent.
+/// Copies of a request's head in memory at a time: as it was read, and as it is sent.
 const COPIES: usize = 2;
 
 impl<'a> Account<'a> {
@@ -92,7 +90,7 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// The route's changes to the response's fields.
+    /// Returns the route's changes to the response's fields.
     pub(crate) fn response_rules(&self) -> Option<&'a HeaderRules> {
         let route = self.http.service()?.routes.get(self.route?)?;
         Some(&route.response_headers)
@@ -120,7 +118,8 @@ impl<'a> Account<'a> {
         self.heads.as_mut().map_or(Ok(()), |heads| heads.raise(both))
     }
 
-    /// Both heads were passed on: only what the log tells is kept. The response's may still wait to be sent, so it stays charged once.
+    /// Drops both heads after they were passed on, except what the log needs. The response's head may still wait to be sent, so one copy stays
+    /// charged.
     pub(crate) fn release_heads(&mut self, response: &mut Response) {
         let waiting = response.fields.capacity();
         response.release_fields();
@@ -130,12 +129,12 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// Keeps of the request what the log tells.
+    /// Drops the request's head, except what the log needs.
     pub(crate) fn forget_request(&mut self) {
         self.path = self.request.release_fields(self.path);
     }
 
-    /// There is a connection.
+    /// Records the upstream connection.
     pub(crate) fn note_upstream(&mut self, upstream: Upstream) {
         if let Some(passage) = &mut self.passage {
             passage.opened(&self.http.core.decisions, upstream.peer, upstream.source);
@@ -143,7 +142,7 @@ impl<'a> Account<'a> {
         self.upstream = Some(upstream);
     }
 
-    /// Waits until the record of what goes out is written; at once for everything else.
+    /// Waits until the forward proxy's record is written; returns at once for everything else.
     pub(crate) async fn recorded(&self) -> Result<(), Refusal> {
         match self.passage {
             Some(_) => self.http.core.decisions.committed().await.map_err(Refusal::NotRecorded),
@@ -155,24 +154,24 @@ impl<'a> Account<'a> {
         self.began
     }
 
-    /// Remembers the route and the path as it was routed.
+    /// Records the route, and the path as it was routed.
     pub(crate) fn note_route(&mut self, route: usize, path: Span) {
         self.route = Some(route);
         self.path = path;
     }
 
-    /// The exchange is over; so many bytes came in and went out.
+    /// Ends the record with the bytes from and to the client.
     pub(crate) fn close(mut self, traffic: (u64, u64)) {
         self.traffic = traffic;
     }
 
-    /// The exchange became a tunnel; so many bytes came in and went out before.
+    /// Turns the record into a tunnel's; the bytes are those before the upgrade.
     pub(crate) fn upgrade(mut self, traffic: (u64, u64)) -> Self {
         self.traffic = traffic;
         self
     }
 
-    /// The tunnel is over.
+    /// Ends the record of a tunnel.
     pub(crate) fn close_tunnel(mut self, relayed: (u64, u64), ended: Option<Refusal>) {
         self.relayed = relayed;
         self.refusal = ended;
@@ -231,7 +230,7 @@ impl<'a> Account<'a> {
     }
 }
 
-/// A connection that ends for what it did as a whole.
+/// Records a refusal that ends the connection as a whole.
 pub(crate) fn note_refusal(http: &Http, refusal: &Refusal) {
     let outcome = Outcome::refused("http", refusal);
     outcome.record(&http.core, Some(http.view.tenant()), &http.facts);

@@ -1,7 +1,7 @@
 //! Sending a request to an upstream, and to another one when that is safe.
 //!
-//! Safe means: the request is idempotent or nothing of it was sent, nothing of its body is gone, and nothing came back.
-//! Deliberately absent: a memory of bodies.
+//! A retry is safe if the request is idempotent or nothing of it was sent, its body is still complete, and no response has begun. Deliberately
+//! absent: buffering bodies for retries.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -34,23 +34,23 @@ use crate::refusal::Refusal;
 use crate::upstream::{Carrier, Lease, Tried, UpstreamRuntime, acquire, carry};
 use crate::watch::{Expired, Watch};
 
-/// Where a request goes.
+/// Destination of a request.
 #[derive(Clone, Copy)]
 pub(crate) enum Way<'w> {
-    /// To an upstream.
+    /// Upstream of a route.
     Upstream(&'w Forward, UpstreamIndex),
-    /// Along a way that the forward proxy's policy has opened, to what was asked for.
+    /// Destination that the forward proxy's policy allows, and the request for it.
     Outside(&'w Cleared<'w>, Asked<'w>),
 }
 
 impl Way<'_> {
-    /// Whether its connections may serve other requests: not those that end beyond another proxy.
+    /// Returns true if its connections may serve other requests: not those that go through a parent proxy.
     fn is_pooled(self) -> bool {
         !matches!(self, Self::Outside(Cleared { parent: Some(_), .. }, _))
     }
 }
 
-/// Sends the request until somebody answers.
+/// Sends the request to one endpoint after another until one answers.
 pub(crate) async fn forward<'a, D: Downstream>(
     http: &'a Http,
     watch: &Watch,
@@ -77,6 +77,7 @@ pub(crate) async fn forward<'a, D: Downstream>(
         response.clear();
         let failure = match connect(http, down, &clock, account, way, &mut tries.tried).await {
             Ok((Carrier::Http1(io), lease)) => {
+                // The forward proxy's record must be written before the request is sent.
                 note(account, way, &lease);
                 account.recorded().await?;
                 let mut attempt =
@@ -98,6 +99,7 @@ pub(crate) async fn forward<'a, D: Downstream>(
             }
             Err(refusal) => Failure::before_sending(refusal),
         };
+        // Bodies are not buffered: a request whose body was touched cannot be sent again.
         let retry = !failure.begun && !down.consumed() && tries.allow(account, &failure);
         if !retry {
             if let Some(lease) = &failure.refused_by {
@@ -139,7 +141,7 @@ async fn connect<D: Downstream>(
                 clock,
             )
             .await?;
-            // Who speaks before it is asked is no HTTP server.
+            // A peer that sends before the request is no HTTP server.
             let quiet = reached.side.early.is_empty();
             let fault = Refusal::BadResponse { detail: "response before its request" };
             quiet.then_some((Carrier::Http1(reached.side.io), reached.lease)).ok_or(fault)
@@ -150,13 +152,13 @@ async fn connect<D: Downstream>(
     }
 }
 
-/// Waits for a connection as long as the client does.
+/// Waits for a connection as long as the client stays connected.
 pub(crate) async fn wait_for<D: Downstream, T>(
     acquired: impl Future<Output = Result<T, Refusal>>,
     down: &mut D,
     clock: &Clock<'_>,
 ) -> Result<T, Refusal> {
-    // Connecting has deadlines of its own; this one is only there for the whole's, and for being cut.
+    // Connecting has deadlines of its own; this one is the whole exchange's, and ends with the connection.
     match clock.end {
         Some(_) => clock.arm(std::time::Duration::MAX),
         None => clock.watch.arm(None, false),
@@ -188,12 +190,12 @@ fn note(account: &mut Account<'_>, way: Way<'_>, lease: &Lease) {
     });
 }
 
-/// Which tries are left.
+/// Retries left.
 struct Tries<'a> {
     runtime: &'a UpstreamRuntime,
     tried: Tried,
     left: u32,
-    /// The one that costs nothing: a pooled connection was closed while it lay idle.
+    /// Retry that costs nothing: a pooled connection was closed while idle.
     free: bool,
 }
 
@@ -220,7 +222,7 @@ impl<'a> Tries<'a> {
         true
     }
 
-    /// Whether a response with this status is thrown away for another try.
+    /// Returns true if a response with this status is discarded for a retry.
     fn discards(&self, account: &Account<'_>, status: u16) -> bool {
         self.left > 0
             && self.runtime.upstream.retry.on_status.contains(&status)
@@ -229,7 +231,7 @@ impl<'a> Tries<'a> {
     }
 }
 
-/// One try.
+/// One attempt to send the request.
 struct Attempt<'t, 'a> {
     http: &'a Http,
     clock: Clock<'t>,
@@ -261,6 +263,7 @@ impl<'a> Attempt<'_, 'a> {
         match turn? {
             Turn::Switched => Ok(Ended::Upgraded(Box::new(Switched::new(up, lease)))),
             Turn::Complete { read } => {
+                // A request that was not read to its end would leave bytes in front of the next one.
                 if read && self.pooled && up.may_be_reused(self.response) {
                     self.give_back(up.io, lease);
                 }
@@ -276,7 +279,7 @@ impl<'a> Attempt<'_, 'a> {
         mut lease: Lease,
         tries: &Tries<'_>,
     ) -> Result<Ended<'a>, Failure> {
-        // An HTTP/1.1 upgrade has no counterpart there; without it the upstream answers as it sees fit.
+        // An HTTP/1.1 upgrade has no counterpart in HTTP/2; without it the upstream gives an ordinary answer.
         if let Upgrade::Token(_) = self.account.request.upgrade {
             self.account.request.upgrade = Upgrade::None;
         }
@@ -300,7 +303,8 @@ impl<'a> Attempt<'_, 'a> {
         }
     }
 
-    /// For the next request of anybody, or of this client where it has proved itself. Streams have no connection of their own to prove.
+    /// Returns the connection to the pool, or keeps it for this client if the client has authenticated on it. HTTP/2 streams have no connection to
+    /// authenticate.
     fn give_back(&self, io: crate::io::Io, lease: Lease) {
         if !lease.is_bound() {
             lease.release(io);
@@ -346,6 +350,7 @@ impl<'a> Attempt<'_, 'a> {
         }
         let begun = drive.begin_response(&self.account.request, self.response);
         let switches = self.account.request.upgrade;
+        // A long body should not keep both heads in memory.
         self.account.release_heads(self.response);
         let passed = match begun {
             Ok(()) => drive.pass_on(switches, self.response.status).await,
@@ -373,7 +378,7 @@ impl<'a> Attempt<'_, 'a> {
             return;
         }
         if self.account.passage.is_some() {
-            // Only the proxy itself speaks to its client as one.
+            // `Proxy-*` fields are between a client and its proxy, which is us.
             self.response.fields.retain(|known| known != Known::ProxyOther);
         }
         if let Some(rules) = self.account.response_rules() {

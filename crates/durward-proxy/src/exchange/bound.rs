@@ -1,22 +1,22 @@
-//! Authentication that belongs to a connection, not to its requests: NTLM and Negotiate (RFC 4559).
+//! Connection-based authentication: NTLM and Negotiate (RFC 4559).
 //!
-//! Whoever sends on such a connection is taken for whom it was proved for. Deliberately absent: the proofs.
+//! The server takes every request on such a connection for the authenticated client's, so the connection must never serve another one.
 
 use crate::http::fields::{Fields, list};
 use crate::http::message::{Request, Response};
 use crate::http::names::Known;
 
-/// Schemes that prove who a connection is, `Kerberos` and `Nego2` under names they once had.
+/// Authentication schemes bound to a connection, `Kerberos` and `Nego2` under names they once had.
 const SCHEMES: [&[u8]; 4] = [b"NTLM", b"Negotiate", b"Kerberos", b"Nego2"];
-/// What a proxy says that keeps such connections apart.
+/// `Proxy-Support` value of a proxy that keeps such connections apart (RFC 4559).
 const SESSION_BASED: &[u8] = b"Session-Based-Authentication";
 
-/// Whether the request proves, or begins to, whose the connection is that it goes by.
+/// Returns true if the request authenticates its connection, or begins to.
 pub(crate) fn proves(request: &Request) -> bool {
     any(&request.fields, Known::Authorization, is_bound)
 }
 
-/// Whether the response wants that.
+/// Returns true if the response asks for that authentication.
 pub(crate) fn wants(response: &Response) -> bool {
     any(&response.fields, Known::WwwAuthenticate, is_bound)
         || any(&response.fields, Known::ProxySupport, |value| {
@@ -29,7 +29,7 @@ fn any(fields: &Fields, known: Known, test: impl Fn(&[u8]) -> bool) -> bool {
     named.any(|field| list(field.value).any(&test))
 }
 
-/// Whether a credential or challenge is of such a scheme.
+/// Returns true for a credential or challenge of such a scheme.
 fn is_bound(value: &[u8]) -> bool {
     let scheme = value.split(u8::is_ascii_whitespace).next().unwrap_or_default();
     SCHEMES.iter().any(|bound| bound.eq_ignore_ascii_case(scheme))

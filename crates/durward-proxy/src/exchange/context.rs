@@ -1,4 +1,4 @@
-//! What all exchanges of one client connection share: its view, its facts, its memory, and the upstream connections that are its own.
+//! State shared by all exchanges of one client connection: its view, its facts, its memory, and its own upstream connections.
 
 use std::rc::Rc;
 
@@ -16,7 +16,7 @@ use crate::refusal::Refusal;
 use crate::upstream::Pins;
 use crate::watch::Watch;
 
-/// What all exchanges of one connection share.
+/// State shared by all exchanges of one connection.
 pub(crate) struct Http {
     pub(crate) core: Rc<Core>,
     pub(crate) view: TenantView,
@@ -24,12 +24,12 @@ pub(crate) struct Http {
     pub(crate) texts: Texts,
     /// Upstream connections that are this client's alone.
     pub(crate) pins: Rc<Pins>,
-    /// What the connection holds: heads, bodies and buffers of all its exchanges.
+    /// Memory charged for heads, bodies and buffers of all its exchanges.
     pub(crate) memory: Rc<ConnectionMemory>,
 }
 
 impl Http {
-    /// Charges `held` bytes, which wait here because a side does not take them, to the connection until `waiting` is dropped.
+    /// Charges `held` bytes, which wait here for a slow side, to the connection until `waiting` is dropped.
     ///
     /// # Errors
     /// [`Refusal::Memory`] when the tenant has no room for them.
@@ -45,7 +45,7 @@ impl Http {
         }
     }
 
-    /// What is served; empty for a listener that is not HTTP, which never gets here.
+    /// Returns the HTTP service; `None` for a listener of another kind.
     pub(crate) fn service(&self) -> Option<&HttpService> {
         match &self.view.listener().service {
             Service::Http(service) => Some(service),
@@ -53,7 +53,7 @@ impl Http {
         }
     }
 
-    /// The forward proxy, on a listener that is one.
+    /// Returns the forward proxy's service, on such a listener.
     pub(crate) fn outward(&self) -> Option<&ForwardService> {
         match &self.view.listener().service {
             Service::Forward(service) => Some(service),
@@ -61,7 +61,7 @@ impl Http {
         }
     }
 
-    /// Whether its clients know that they ask a proxy.
+    /// Returns true if clients know that they use a proxy: not on a transparent listener.
     pub(crate) fn is_asked(&self) -> bool {
         self.outward().is_some_and(|service| service.transparent.is_none())
     }
@@ -91,12 +91,11 @@ impl Http {
         Self { core, view, facts, texts, pins, memory }
     }
 
-    /// What serves the next request: this, or what has become of it if the configuration has changed since. A connection that the change
-    /// does not forbid goes on under the new configuration.
+    /// Returns the context of the next request: this one, or its successor if the configuration has changed. A connection that the change does not
+    /// forbid goes on under the new configuration.
     ///
     /// # Errors
-    /// [`Refusal::Draining`] when there is nothing it has become, or when a client that has asked for nothing yet would have to prove
-    /// itself anew.
+    /// [`Refusal::Draining`] if there is no successor, or if a client that has sent no request yet would have to authenticate anew.
     pub(crate) fn now(self: &Rc<Self>, watch: &Watch, first: bool) -> Result<Rc<Self>, Refusal> {
         if !watch.outdated() {
             return Ok(Rc::clone(self));
@@ -104,7 +103,7 @@ impl Http {
         let client = self.facts.client.0.ip();
         let view = self.view.renewed(&self.core.shared.prepared.load(), client);
         let view = view.ok_or(Refusal::Draining)?;
-        // Whoever has just come in is let finish; a new revocation list comes daily.
+        // A connection that has just been accepted is spared; a new revocation list comes daily.
         let lingered = || self.facts.accepted.elapsed() > self.limits().timeouts.handshake;
         if first && lingered() && !view.trusts_like(&self.view) {
             return Err(Refusal::Draining);
@@ -117,7 +116,7 @@ impl Http {
         Ok(Rc::new(Self::new(core, view, facts, own)))
     }
 
-    /// The same for a connection that has asked for nothing yet: it lives on as if it had come in now.
+    /// Returns the successor for a connection that has sent no request yet, which lives on as if it had been accepted now.
     pub(crate) fn fresh(self: &Rc<Self>, watch: &Watch) -> Result<Rc<Self>, Refusal> {
         let now = self.now(watch, true)?;
         if now.view.trusts_like(&self.view) {

@@ -1,6 +1,6 @@
-//! Both bodies of one try at once: the request's on its way up, the response's on its way down, in one task.
+//! Both bodies of one attempt at once: the request's to the upstream, the response's to the client, in one task.
 //!
-//! Deliberately absent: a rule about which is finished first. An upstream may answer before it has read the request.
+//! Deliberately absent: an order in which they finish. An upstream may answer before it has read the request.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -18,21 +18,21 @@ use crate::refusal::Refusal;
 use crate::upstream::Lease;
 use crate::watch::Expired;
 
-/// Interim responses passed on before one request's final one.
+/// Interim responses (1xx) passed on per request at most.
 const INTERIMS: u32 = 32;
 
-/// How a try went on after the response's head.
+/// Result of an attempt after the response's head.
 pub(crate) enum Turn {
-    /// The response is complete; `read` says whether the request is too.
+    /// The response is complete; `read` is true if the request is too.
     Complete { read: bool },
     /// 101: bytes go both ways from here on.
     Switched,
 }
 
-/// Why a try failed, and what may be done about it.
+/// Failed attempt: the refusal, and what a retry may assume.
 pub(crate) struct Failure {
     pub(crate) refusal: Refusal,
-    /// The client has been sent a head, or has gone.
+    /// The client has got a head, or has gone.
     pub(crate) begun: bool,
     /// Another upstream may do better.
     pub(crate) retriable: bool,
@@ -44,12 +44,13 @@ pub(crate) struct Failure {
     pub(crate) stale: bool,
     /// The budget has paid for another try.
     pub(crate) granted: bool,
-    /// The hold on an upstream that refused the request unseen: that counts against it once nobody else is asked.
+    /// Endpoint guard of an upstream that refused the request unprocessed (REFUSED_STREAM, GOAWAY); counted as its failure if no other endpoint is
+    /// tried.
     pub(crate) refused_by: Option<Lease>,
 }
 
 impl Failure {
-    /// There was no connection to send the request on.
+    /// Builds the failure for a missing connection.
     pub(crate) fn before_sending(refusal: Refusal) -> Self {
         let retriable = matches!(
             refusal,
@@ -63,18 +64,18 @@ impl Failure {
         Self { begun, retriable, unsent: true, unconnected, ..Self::after_head(refusal) }
     }
 
-    /// A response was received that the upstream's retry rules want thrown away.
+    /// Builds the failure for a response that the upstream's retry rules discard.
     pub(crate) fn discarded() -> Self {
         let refusal = Refusal::BadResponse { detail: "status to be retried" };
         Self { begun: false, retriable: true, granted: true, ..Self::after_head(refusal) }
     }
 
-    /// The response cannot be passed on, and nothing of it was.
+    /// Builds the failure for a response that cannot be passed on, and of which nothing was.
     pub(crate) fn refused(refusal: Refusal) -> Self {
         Self { begun: false, ..Self::after_head(refusal) }
     }
 
-    /// The response broke off.
+    /// Builds the failure for a response that broke off.
     pub(crate) fn after_head(refusal: Refusal) -> Self {
         let (retriable, unsent, unconnected, stale, granted) = (false, false, false, false, false);
         Self {
@@ -101,7 +102,7 @@ impl Failure {
     }
 }
 
-/// One try under way.
+/// Attempt in progress.
 pub(crate) struct Drive<'t, D, U> {
     http: &'t Http,
     clock: Clock<'t>,
@@ -109,34 +110,34 @@ pub(crate) struct Drive<'t, D, U> {
     up: &'t mut U,
     upload: Pump,
     download: Pump,
-    /// The upstream takes no more of the request.
+    /// True if the upstream takes no more of the request.
     refused: bool,
-    /// What follows the request's head waits for the upgrade to be granted.
+    /// True while bytes after the request's head wait for the upgrade to be granted.
     held: bool,
     interim: bool,
-    /// The response ends with its head: nothing may follow.
+    /// True if the response ends with its head: nothing may follow.
     bare: bool,
-    /// It names a length that is not its own.
+    /// True if the response's Content-Length is not that of its own content (HEAD, 304).
     foreign_length: bool,
-    /// How many interim responses came.
+    /// Interim responses so far.
     interims: u32,
     /// Memory for bytes that wait because a side does not take them.
     waiting: Option<Part>,
 }
 
-/// Why a poll cannot go on.
+/// Reason a poll cannot go on.
 pub(crate) enum Snag {
     Client(SourceFault),
     Gone,
     ClientWrite,
     UpstreamClosed,
     UpstreamRefused,
-    /// It ended the request with an error code.
+    /// The upstream reset the request's stream with an error code.
     UpstreamReset(&'static str),
     Upstream(SourceFault),
     Malformed(Refusal),
     Memory,
-    /// The request cannot be sent to this upstream, whose fault that is not.
+    /// The request cannot be sent to this upstream, which is not the upstream's fault.
     Unfit(Refusal),
 }
 
@@ -206,6 +207,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
                         let detail = "too many interim responses";
                         return Poll::Ready(Err(Snag::Malformed(Refusal::BadResponse { detail })));
                     }
+                    // A 1xx must not be sent to an HTTP/1.0 client (RFC 9110 section 15.2).
                     if request.version != Version::Http10 {
                         self.down.interim(response).map_err(|_| Snag::ClientWrite)?;
                         self.interim = true;
@@ -236,13 +238,14 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         if self.down.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Snag::Gone));
         }
+        // A slow upload is progress: it extends the deadline.
         if self.upload.moved != before && !self.upload.is_done() {
             self.clock.extend(self.http.limits().timeouts.stream_idle);
         }
         self.hold_waiting().map_or_else(|snag| Poll::Ready(Err(snag)), |()| Poll::Pending)
     }
 
-    /// Charges bytes that wait here, because a side does not take them, to the client's connection.
+    /// Charges bytes that wait here for a slow side to the client's connection.
     fn hold_waiting(&mut self) -> Result<(), Snag> {
         let held = self.down.held() + self.up.held();
         self.http.hold_waiting(&mut self.waiting, held).map_err(|_| Snag::Memory)
@@ -264,7 +267,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
             Poll::Ready(Err(PumpFault::Source(fault))) => return Err(Snag::Client(fault)),
-            // It may have answered before it closed.
+            // The upstream may have answered before it closed.
             Poll::Ready(Err(PumpFault::Sink)) => self.refused = true,
         }
         Ok(())
@@ -272,7 +275,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
 
     fn check_switch(&self, request: &Request, response: &Response) -> Result<(), Snag> {
         if request.upgrade.is_extended() && self.up.holds_upgrades() && response.status < 300 {
-            // To the client a 2xx would say that the tunnel stands.
+            // A client takes a 2xx as an open tunnel.
             let detail = "2xx to a protocol that was not granted";
             if response.status != 101 {
                 return Err(Snag::Malformed(Refusal::BadResponse { detail }));
@@ -311,7 +314,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         self.down.head(request, response).map_err(|_| Refusal::ClientClosed)
     }
 
-    /// Passes the body on, whose head was passed on; neither head is needed any more.
+    /// Passes the body on, after its head; neither head is needed any more.
     pub(crate) async fn pass_on(&mut self, asked: Upgrade, status: u16) -> Result<Turn, Refusal> {
         let watch = self.clock.watch;
         if status == 101 {
@@ -331,7 +334,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         }
     }
 
-    /// Ends the request before bytes go both ways: an upstream may grant the protocol while content is still on its way.
+    /// Ends the request before a tunnel begins: an upstream may grant the protocol while content is still on its way.
     async fn switch(&mut self) -> Result<Turn, Refusal> {
         let switched = self.clock.watch.guard(poll_fn(|cx| {
             if let Err(snag) = self.poll_upload(cx) {
@@ -362,7 +365,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         match downloaded {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
             Poll::Ready(Err(PumpFault::Source(fault))) => {
-                // The client gets what came before it broke off, as far as it takes it at once.
+                // The client gets the bytes before the abort, as far as it takes them at once.
                 let _ = self.down.poll_flush(cx);
                 return Poll::Ready(Err(Snag::Upstream(fault)));
             }
@@ -383,7 +386,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
     fn poll_bare_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpFault>> {
         match self.up.poll_fill(cx) {
             Poll::Ready(Ok(Filled::End)) => self.finish_bare(cx),
-            // The length of a 304 is not that of its own content, but `h2` takes it for that.
+            // The Content-Length of a 304 is not that of its own content, but `h2` takes it for that.
             Poll::Ready(Err(SourceFault::Malformed(_))) if self.foreign_length => {
                 self.finish_bare(cx)
             }
@@ -404,7 +407,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         self.down.poll_flush(cx).map_err(|_| PumpFault::Sink)
     }
 
-    /// What a failed wait for the head means.
+    /// Converts a failed wait for the head into a failure.
     pub(crate) fn failure(&self, snagged: Snagged, lease: &Lease) -> Failure {
         let snag = match snagged {
             Snagged::Snag(snag) => snag,
@@ -418,7 +421,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         let silent = self.interims == 0 && self.up.is_silent();
         let ended = matches!(snag, Snag::UpstreamClosed | Snag::UpstreamReset(_));
         let retriable = unsent || (ended && silent);
-        // Who answers with an error code was there: its connection did not just lie idle too long.
+        // A reset with an error code shows that the upstream was there: its connection was not stale.
         let stale = retriable && lease.reused && !matches!(snag, Snag::UpstreamReset(_));
         let refusal = self.reason(snag, Some(lease));
         Failure { begun, retriable, unsent, stale, ..Failure::after_head(refusal) }
@@ -445,7 +448,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
     fn expired(&self, expired: Expired) -> Refusal {
         match expired {
             Expired::Closing => Refusal::Draining,
-            // Bytes that lie here wait for the other side.
+            // Bytes that wait here cannot be sent, so the upstream is not the slow side.
             Expired::Deadline if !self.up.data().is_empty() => {
                 Refusal::ClientTimeout { phase: "body" }
             }
@@ -459,7 +462,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
     }
 }
 
-/// Why there is no head.
+/// Reason there is no head.
 pub(crate) enum Snagged {
     Snag(Snag),
     Expired(Expired),

@@ -1,4 +1,4 @@
-//! How an exchange ends, and the deadlines until then.
+//! Results of an exchange, and its deadlines.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use crate::exchange::switch::Switched;
 use crate::refusal::Refusal;
 use crate::watch::Watch;
 
-/// How an exchange ended, as far as the client's connection is concerned.
+/// Result of an exchange, as far as the client's connection is concerned.
 pub(crate) enum Ended<'a> {
     /// Everything was read and written.
     Complete,
@@ -14,13 +14,13 @@ pub(crate) enum Ended<'a> {
     Unread,
     /// The response was broken off, or there was nobody to answer.
     Broken,
-    /// Bytes go both ways from here on.
+    /// The exchange became a tunnel.
     Upgraded(Box<Switched<'a>>),
 }
 
-/// Why there is no proper end.
+/// Reason of an improper end.
 pub(crate) enum Stop {
-    /// The client can still be told.
+    /// The client can still get a response.
     Refuse(Refusal),
     /// The response has begun, or the client has gone.
     Break(Refusal),
@@ -32,7 +32,7 @@ impl From<Refusal> for Stop {
     }
 }
 
-/// Deadlines of one exchange: each wait has its own, and all together must not exceed the whole's.
+/// Deadlines of one exchange: each wait has its own, and the exchange as a whole has another.
 #[derive(Clone, Copy)]
 pub(crate) struct Clock<'a> {
     pub(crate) watch: &'a Watch,
@@ -47,12 +47,12 @@ impl Clock<'_> {
         }
     }
 
-    /// A new wait begins.
+    /// Starts the deadline of a new wait.
     pub(crate) fn arm(&self, after: Duration) {
         self.watch.arm(Some(self.bounded(after)), false);
     }
 
-    /// Progress was made in the present one.
+    /// Extends the deadline of the present wait after progress.
     pub(crate) fn extend(&self, after: Duration) {
         self.watch.extend(self.bounded(after));
     }

@@ -1,6 +1,6 @@
-//! What is done with a request: its one normal form, the route that takes it, and what an upstream is told about the client.
+//! Routing of a request: normalisation, the route, the rewrite, and the fields that describe the client to an upstream.
 //!
-//! Runs without waiting for anything. Deliberately absent: connections; see [`exchange`](crate::exchange).
+//! Runs without waiting for anything.
 
 mod chain;
 mod headers;
@@ -27,16 +27,15 @@ use crate::http::message::{Framing, Request};
 use crate::http::problem::Answer;
 use crate::refusal::Refusal;
 
-/// What is to be done.
+/// Result of routing.
 pub(crate) enum Plan<'a> {
-    /// Send the request, now rewritten, to this upstream.
+    /// Send the rewritten request to this upstream.
     Forward(&'a Forward, UpstreamIndex),
-    /// Answer it here.
+    /// Answer the request here.
     Answer(Answer),
 }
 
-/// Finds what is to be done with a request, the position of its route and the path as it was routed; rewrites the request as the
-/// route wants it.
+/// Routes a request; returns the plan, the position of the route and the path as it was routed, and rewrites the request as the route wants it.
 pub(crate) fn plan<'a>(
     http: &'a Http,
     request: &mut Request,
@@ -50,7 +49,7 @@ pub(crate) fn plan<'a>(
     check_direction(http, request, chain)?;
     let (mut position, mut route) = find_route(http, request, chain).ok_or(Refusal::NoRoute)?;
     let path = request.path;
-    // A redirect to where the client is already would send it round for ever: the route after it serves.
+    // A redirect to the request's own target would loop for ever: the next route serves.
     while let Action::Redirect(redirect) = &route.action {
         if let Some(answer) = redirect::answer(http, request, chain, redirect) {
             return Ok((Plan::Answer(answer), position, path));
@@ -74,7 +73,7 @@ pub(crate) fn plan<'a>(
     Ok((plan, position, path))
 }
 
-/// The position of the route of a request that was refused before it was routed, and its path: the refusal carries the route's headers.
+/// Returns position of the route and path of a request that was refused before it was routed: the refusal carries the route's headers.
 pub(crate) fn locate(
     http: &Http,
     request: &mut Request,
@@ -86,16 +85,16 @@ pub(crate) fn locate(
     find_route(http, request, chain).map(|(position, _)| (position, request.path))
 }
 
-/// The client of a request: the one a trusted proxy names, or the connection's.
+/// Returns the client of a request: the one a trusted proxy names, or the connection's.
 pub(crate) fn client(http: &Http, chain: &ProxyChain) -> ClientAddr {
     match chain.client {
-        // Nobody says the port; 0 is none.
+        // X-Forwarded-For has no port; 0 stands for none.
         Some(client) => ClientAddr(SocketAddr::new(client, 0)),
         None => http.facts.client,
     }
 }
 
-/// A new name for a tunnel that no request asks for.
+/// Generates an id for a tunnel that no request asks for.
 pub(crate) fn new_request_id(core: &Core) -> String {
     RequestId::new(core).as_str().to_owned()
 }
@@ -129,7 +128,7 @@ fn path_detail(fault: PathFault) -> &'static str {
     }
 }
 
-/// Lower case, no trailing dot; the destination's address when the client named none.
+/// Normalises the host: lower case, no trailing dot; the destination's address if the client named none.
 fn normalise_host(http: &Http, request: &mut Request) {
     if request.host.is_empty() {
         return name_destination(http, request);
@@ -144,7 +143,7 @@ fn normalise_host(http: &Http, request: &mut Request) {
     };
 }
 
-/// Lets a request that names no host be for where its client connected.
+/// Sets the host of a request that names none to the address its client connected to.
 pub(crate) fn name_destination(http: &Http, request: &mut Request) {
     request.host = request.fields.store(http.texts.local.as_bytes());
     if request.authority.is_empty() {
@@ -152,7 +151,7 @@ pub(crate) fn name_destination(http: &Http, request: &mut Request) {
     }
 }
 
-/// The scheme must be the listener's or what a trusted proxy says. Over TLS the host must be one that the certificate shown for the SNI
+/// Checks the scheme, which must be the listener's or what a trusted proxy says. Over TLS the host must be one that the certificate shown for the SNI
 /// is for, unless one of them is an address or none (RFC 9110 section 7.4, RFC 9113 section 9.1.1).
 fn check_direction(http: &Http, request: &Request, chain: &ProxyChain) -> Result<(), Refusal> {
     let scheme = request.fields.bytes(request.scheme);
@@ -172,7 +171,7 @@ fn find_route<'a>(
     http.service()?.routes.select(&view(http, request, chain))
 }
 
-/// The first route from position `from` on that takes the request.
+/// Returns the first route from position `from` on that matches the request.
 fn next_route<'a>(
     http: &'a Http,
     request: &Request,
@@ -208,7 +207,7 @@ fn rewrite_target(request: &mut Request, route: &Route, forward: &Forward) {
     request.path = joined(request, replacement, rest);
 }
 
-/// `replacement` and `rest` with exactly one slash between them.
+/// Joins `replacement` and `rest` with exactly one slash between them.
 fn joined(request: &mut Request, replacement: &str, rest: Span) -> Span {
     let rest = request.fields.text(rest).to_owned();
     let head = replacement.strip_suffix('/').unwrap_or(replacement);

@@ -1,6 +1,4 @@
-//! After `101 Switching Protocols`: the bytes of both connections, as they are, until both directions end.
-//!
-//! Deliberately absent: any look at them.
+//! Tunnel after `101 Switching Protocols` or CONNECT: bytes of both connections pass unchanged until both directions end.
 
 use std::sync::Arc;
 
@@ -16,13 +14,13 @@ use crate::relay::{Side, relay};
 use crate::upstream::Lease;
 use crate::watch::{Expired, Watch};
 
-/// An exchange that became a tunnel.
+/// Exchange that became a tunnel.
 pub(crate) struct Switched<'a> {
     up: Conn,
-    /// Holds the limits of the upstream connection as long as it lives.
+    /// Guards of the upstream connection's limits, held as long as it lives.
     lease: Lease,
     pub(crate) account: Option<Account<'a>>,
-    /// The host that the ClientHello of a tunnel must name, and whom to ask if it does not.
+    /// Host that the tunnel's ClientHello must name, and the contact to show if it does not.
     pub(crate) must_name: Option<(Host, Option<Arc<str>>)>,
 }
 
@@ -31,7 +29,7 @@ impl<'a> Switched<'a> {
         Self { up, lease, account: None, must_name: None }
     }
 
-    /// Carries bytes until both sides are done. `early` came from the client after its request.
+    /// Relays bytes until both sides are done. `early` came from the client after its request.
     pub(crate) async fn relay(
         mut self,
         http: &Http,
@@ -54,7 +52,7 @@ impl<'a> Switched<'a> {
         }
     }
 
-    /// Waits for the ClientHello, where it has to name the host. Nothing goes on before that.
+    /// Waits for the ClientHello, where that has to name the host. Nothing is forwarded before that.
     async fn check(
         &mut self,
         http: &Http,
@@ -74,7 +72,7 @@ impl<'a> Switched<'a> {
     }
 }
 
-/// Returns why a client that did not say in time who the tunnel is for is turned away.
+/// Returns the refusal for a client that did not send its ClientHello in time.
 pub(crate) fn late(expired: Expired) -> Refusal {
     match expired {
         Expired::Deadline => Refusal::ClientTimeout { phase: "handshake" },

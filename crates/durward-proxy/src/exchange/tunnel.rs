@@ -1,6 +1,4 @@
-//! A tunnel inside one HTTP/2 stream: bytes both ways until both sides have said their last.
-//!
-//! Deliberately absent: splice; frames are made and read here.
+//! Tunnel inside one HTTP/2 stream: bytes in both directions until both are closed.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,7 +15,7 @@ use crate::memory::Part;
 use crate::refusal::Refusal;
 use crate::watch::{Expired, Watch};
 
-/// Carries bytes between a stream and a connection.
+/// Relays bytes between a stream and a connection.
 pub(crate) async fn carry<D: Downstream>(
     http: &Http,
     watch: &Watch,
@@ -45,7 +43,7 @@ pub(crate) async fn carry<D: Downstream>(
     }
 }
 
-/// Takes the first bytes of a stream until `enough` says so or nothing more comes.
+/// Reads the first bytes of a stream until `enough` returns true or the stream ends.
 pub(crate) async fn take_first<D: Downstream>(
     down: &mut D,
     mut enough: impl FnMut(&[u8]) -> bool,
@@ -68,9 +66,9 @@ struct Tunnel<'t, D> {
     up: &'t mut Conn,
     upload: Pump,
     download: Pump,
-    /// The upstream was told that the client has said its last.
+    /// True once the upstream's write side was shut down after the client's end of stream.
     shut: bool,
-    /// Memory for bytes that wait because a side does not take them.
+    /// Memory charged for bytes that wait for a slow side.
     waiting: Option<Part>,
 }
 

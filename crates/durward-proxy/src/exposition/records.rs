@@ -1,6 +1,4 @@
-//! What is counted of the records: decisions of the forward proxy, the bytes they tell of, and the audit file itself.
-//!
-//! Deliberately absent: lines lost on their way to a sink; those are the process's.
+//! Metrics of records: decisions of the forward proxy, the bytes they report, log sinks and the audit file.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +8,7 @@ use crate::metrics::Counter;
 use crate::metrics::openmetrics::{Kind, Text};
 use crate::status::SinkStatus;
 
-/// One row per log and kind of sink: 1 when a sink of the kind fails.
+/// Writes one row per log and kind of sink: 1 if a sink of the kind fails.
 pub(super) fn sinks(text: &mut Text, sinks: &[SinkStatus]) {
     let mut rows: BTreeMap<(&str, &str), bool> = BTreeMap::new();
     for sink in sinks {
@@ -23,7 +21,7 @@ pub(super) fn sinks(text: &mut Text, sinks: &[SinkStatus]) {
     }
 }
 
-/// Without an audit file there are no rows.
+/// Writes the audit file's rows; none without an audit file.
 pub(super) fn audit_file(text: &mut Text, audit: Option<Status>) {
     type Of = fn(&Status) -> u64;
     let families: [(&str, Kind, &str, Of); 4] = [
@@ -47,7 +45,7 @@ pub(super) fn audit_file(text: &mut Text, audit: Option<Status>) {
     }
 }
 
-/// What the forward proxy let out; tenants without any have no row.
+/// Writes decisions and bytes of the forward proxy; tenants without any have no row.
 pub(super) fn decisions(text: &mut Text, rows: &[Row<'_>]) {
     let verdicts = [
         (Counter::EgressAllowed, "allowed"),

@@ -1,4 +1,4 @@
-//! A strict reader of the format, and what the text says.
+//! A strict reader of the format, and the contents of the text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,67 +1,66 @@
-//! Where a body ends: by length, by its last chunk, or by the end of the connection.
+//! Framing of a body: by length, by chunks, or by the end of the connection.
 //!
-//! Looks only at what has been read; asks for more when it cannot tell. Deliberately absent: the bytes of a chunk's framing beyond
-//! this point; on the way out chunks are made anew.
+//! Looks only at bytes that have been read, and asks for more if they do not suffice. Chunk framing ends here: on the way out chunks are made anew.
 
 use crate::http::fields::Fields;
 use crate::http::message::Framing;
 use crate::http::names::Known;
 use crate::http::parse::{Line, Progress, field_line};
 
-/// Bytes of the longest chunk-size line, extensions included.
+/// Longest chunk-size line in bytes, extensions included.
 const SIZE_LINE: usize = 256;
-/// Bytes of all chunk extensions of one body.
+/// Bytes of chunk extensions per body at most.
 const EXTENSIONS: usize = 16 * 1024;
-/// Bytes and fields of a trailer section.
+/// Bytes and fields of a trailer section at most.
 const TRAILERS: (usize, usize) = (8 * 1024, 32);
 
-/// What the next buffered bytes are.
+/// Meaning of the next buffered bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// The first so many are the body's.
+    /// The first so many bytes are content.
     Data(usize),
-    /// The first so many are framing, to be passed over.
+    /// The first so many bytes are framing, to be skipped.
     Skip(usize),
-    /// More must be read to tell.
+    /// More bytes are needed.
     More,
     /// The body has ended.
     End,
 }
 
-/// Reads the framing of one body.
+/// Decoder of one body's framing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum Decoder {
-    /// At the end.
+    /// The body has ended.
     #[default]
     Done,
-    /// So many bytes are left.
+    /// Bytes left.
     Length(u64),
-    /// Chunks.
+    /// Chunked transfer coding (RFC 9112 section 7.1).
     Chunked {
-        /// Where in a chunk it is.
+        /// Position within a chunk.
         at: Chunk,
-        /// Bytes of extensions seen.
+        /// Bytes of extensions so far.
         extensions: usize,
     },
-    /// Everything until the connection ends.
+    /// All bytes until the connection ends.
     UntilClose,
 }
 
-/// Where in a chunk a decoder is.
+/// Position of a decoder within a chunk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Chunk {
-    /// Before its size.
+    /// Before the size line.
     Size,
-    /// Among its data, so many bytes left.
+    /// Within the data, so many bytes left.
     Data(u64),
-    /// Before the CRLF after its data.
+    /// Before the CRLF after the data.
     DataEnd,
-    /// Among the trailer fields.
+    /// Within the trailer section.
     Trailers(Progress),
 }
 
 impl Decoder {
-    /// For a body framed like this.
+    /// Creates the decoder for a framing.
     pub(crate) fn new(framing: Framing) -> Self {
         match framing {
             Framing::None | Framing::Length(0) => Self::Done,
@@ -71,17 +70,17 @@ impl Decoder {
         }
     }
 
-    /// Whether the body has ended.
+    /// Returns true if the body has ended.
     pub(crate) fn is_done(&self) -> bool {
         matches!(self, Self::Done)
     }
 
-    /// Whether `count` bytes of data are all that is left.
+    /// Returns true if exactly `count` bytes of content are left.
     pub(crate) fn ends_after(&self, count: usize) -> bool {
         matches!(self, Self::Length(left) if *left == count as u64)
     }
 
-    /// What the bytes read so far are. Trailer fields are put into `trailers`, which becomes their buffer.
+    /// Classifies the bytes read so far. Trailer fields are put into `trailers`, which becomes their buffer.
     pub(crate) fn step(
         &mut self,
         input: &[u8],
@@ -128,7 +127,7 @@ impl Decoder {
         }
     }
 
-    /// `count` bytes of data were taken.
+    /// Consumes `count` bytes of content.
     pub(crate) fn taken(&mut self, count: usize) {
         let count = count as u64;
         match self {
@@ -148,13 +147,14 @@ fn clamp(left: u64, available: usize) -> usize {
     usize::try_from(left).map_or(available, |left| left.min(available))
 }
 
-/// The size, the length of its line, and how much of that are extensions; `None` if the line is not complete.
+/// Parses a chunk-size line: the size, the length of the line, and the bytes of extensions in it; `None` if the line is not complete.
 fn chunk_size(input: &[u8]) -> Result<Option<(u64, usize, usize)>, &'static str> {
     let mut size = 0u64;
     let mut digits = 0;
     for byte in input {
         let Some(digit) = char::from(*byte).to_digit(16) else { break };
         digits += 1;
+        // 15 digits keep the size below 2^60, so the shift cannot overflow.
         if digits > 15 {
             return Err("chunk size overflows");
         }
@@ -186,7 +186,7 @@ fn chunk_size(input: &[u8]) -> Result<Option<(u64, usize, usize)>, &'static str>
     }
 }
 
-/// The length of the section once it is complete.
+/// Parses the trailer section; returns its length once it is complete.
 fn read_trailers(
     input: &[u8],
     progress: &mut Progress,

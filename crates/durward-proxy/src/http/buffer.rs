@@ -1,7 +1,7 @@
-//! Buffers for bytes on the move, shared by all connections of a core: held while there is something in them, given back when not.
+//! Read and write buffers shared by all connections of a core: held while they contain bytes, returned when empty.
 //!
-//! That is why ten thousand idle connections need no buffers at all. A buffer has one size; only a head that a tenant allows to be larger
-//! makes its own grow, until the head is read.
+//! So ten thousand idle connections need no buffers at all. A buffer has one size; only a head that a tenant allows to be larger makes its buffer
+//! grow, until the head is read.
 
 use std::cell::RefCell;
 use std::io;
@@ -10,9 +10,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// Bytes of a read buffer, and of the largest head that is read without a buffer of its own.
+/// Bytes of a read buffer, and of the largest head that is read without growing it.
 pub(crate) const SIZE: usize = 64 * 1024;
-/// A buffer with less than this left in it when reading stalls is swapped for one of just that size.
+/// Unused bytes below which a buffer is replaced, when reading stalls, by one of just that size.
 const SMALL: usize = 32 * 1024;
 /// Buffers of each kind kept per core.
 const KEPT: usize = 64;
@@ -22,7 +22,7 @@ thread_local! {
     static WRITE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bytes that were read and not yet used.
+/// Bytes that were read and not yet consumed.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
     bytes: Box<[u8]>,
@@ -31,22 +31,22 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// The unused bytes.
+    /// Returns the unconsumed bytes.
     pub(crate) fn filled(&self) -> &[u8] {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// Whether there are none.
+    /// Returns true if no unconsumed bytes are left.
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// Returns the memory it takes up now.
+    /// Returns the memory held now, in bytes.
     pub(crate) fn size(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Marks the first `count` bytes as used.
+    /// Consumes the first `count` bytes.
     pub(crate) fn consume(&mut self, count: usize) {
         self.start = (self.start + count).min(self.end);
         if self.is_empty() {
@@ -54,7 +54,7 @@ impl Buffer {
         }
     }
 
-    /// Puts `bytes` behind the unused ones, as if they had been read.
+    /// Appends `bytes` to the unconsumed ones, as if they had been read.
     pub(crate) fn preload(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -67,14 +67,14 @@ impl Buffer {
         self.bytes = all.into_boxed_slice();
     }
 
-    /// Takes the unused bytes out.
+    /// Takes the unconsumed bytes out.
     pub(crate) fn take(&mut self) -> Vec<u8> {
         let taken = self.filled().to_vec();
         self.consume(taken.len());
         taken
     }
 
-    /// Reads more, and says how much: 0 at the end. `StorageFull` when there is no room.
+    /// Reads more and returns the number of bytes: 0 at the end. `StorageFull` if there is no room.
     pub(crate) fn poll_read<R: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -95,7 +95,7 @@ impl Buffer {
         Poll::Ready(Ok(count))
     }
 
-    /// Makes a full buffer larger, up to `most` bytes; false when it is as large as that already.
+    /// Enlarges a full buffer, up to `most` bytes; false if it is that large already.
     pub(crate) fn grow(&mut self, most: usize) -> bool {
         if self.bytes.len() >= most {
             return false;
@@ -123,7 +123,7 @@ impl Buffer {
         }
     }
 
-    /// Gives the large buffer back while waiting, so that a slow client holds no more than it sent.
+    /// Returns the large buffer to the pool while waiting, so that a slow client holds no more than it sent.
     fn park(&mut self) {
         let unused = self.filled().len();
         if unused == 0 {
@@ -139,7 +139,7 @@ impl Buffer {
         let bytes = std::mem::take(&mut self.bytes);
         (self.start, self.end) = (0, 0);
         if bytes.len() == SIZE {
-            // A connection may outlive the thread's pool by a moment, at exit.
+            // At thread exit a connection may outlive the thread-local pool.
             let _ = READ.try_with(|pool| {
                 let mut pool = pool.borrow_mut();
                 if pool.len() < KEPT {
@@ -156,18 +156,18 @@ impl Drop for Buffer {
     }
 }
 
-/// Gives back what nobody has needed since this was last called: half of each kind, so that a peak is forgotten in a few calls.
+/// Releases half of each kind of unused buffers, so that a peak is forgotten in a few calls.
 pub(crate) fn shrink_pools() {
     READ.with_borrow_mut(|pool| pool.truncate(pool.len() / 2));
     WRITE.with_borrow_mut(|pool| pool.truncate(pool.len() / 2));
 }
 
-/// An empty buffer to write to.
+/// Takes an empty write buffer.
 pub(crate) fn take_write() -> Vec<u8> {
     WRITE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(2048))
 }
 
-/// Gives a buffer from [`take_write`] back.
+/// Returns a buffer from [`take_write`] to the pool.
 pub(crate) fn give_write(mut bytes: Vec<u8>) {
     if bytes.capacity() == 0 || bytes.capacity() > SIZE {
         return;

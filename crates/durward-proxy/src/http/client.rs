@@ -1,6 +1,6 @@
 //! One request of the gateway's own over HTTP/1.1: a CONNECT to a parent proxy, or a health check.
 //!
-//! Heads are written and read by the same codec as those of tenants' requests. Deliberately absent: content, in both directions.
+//! Heads are written and read by the same codec as those of tenants' requests.
 
 use std::future::poll_fn;
 
@@ -11,37 +11,37 @@ use crate::http::message::{PooledRequest, PooledResponse};
 use crate::io::Io;
 use crate::refusal::Refusal;
 
-/// Heads of 1xx responses that are skipped before the final one.
+/// Interim responses (1xx) skipped before the final one at most.
 const INTERIMS: usize = 16;
 
-/// A request without content.
+/// Request without content.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask<'a> {
-    /// The method.
+    /// Method.
     pub(crate) method: &'static str,
     /// The request target: a path, or host and port for CONNECT.
     pub(crate) target: &'a str,
-    /// The value of `Host`.
+    /// Value of `Host`.
     pub(crate) host: &'a str,
-    /// The other fields.
+    /// Other fields.
     pub(crate) fields: &'a [(&'static str, &'a str)],
 }
 
-/// The response to an [`Ask`], and the connection it came on.
+/// Response to an [`Ask`], and its connection.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    /// The final status.
+    /// Status of the final response.
     pub(crate) status: u16,
-    /// The connection.
+    /// Connection the response came on.
     pub(crate) io: Io,
-    /// Bytes that were read behind the head.
+    /// Bytes read after the head.
     pub(crate) early: Vec<u8>,
 }
 
-/// Sends `ask` and reads the head of its response. The caller limits the time.
+/// Sends `ask` and reads the head of the response. The caller sets the deadline.
 ///
 /// # Errors
-/// The connection ended, or what came is not the head of a response.
+/// Fails if the connection ended, or what came is not the head of a response.
 pub(crate) async fn ask(io: Io, ask: Ask<'_>) -> Result<Answer, HeadFault> {
     let request = request(ask);
     let mut response = PooledResponse::new();
@@ -84,7 +84,7 @@ mod tests {
         fields: &[("Proxy-Authorization", "Basic eA==")],
     };
 
-    /// What `ask` makes of an answer, and what was sent.
+    /// Returns the result of `ask` for a given answer, and the bytes it sent.
     async fn answered(ask: Ask<'_>, answer: &[u8]) -> (Result<(u16, Vec<u8>), HeadFault>, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -1,4 +1,4 @@
-//! A message's header fields: one buffer of bytes and a list of where names and values lie in it.
+//! Header fields of a message: one buffer of bytes, and a list of positions of names and values in it.
 //!
 //! Order, case and repeats are kept; nothing is allocated once the buffer has grown to a connection's usual size. Deliberately
 //! absent: a map. A head has about ten fields, and a map costs more than looking at each.
@@ -7,7 +7,7 @@ use durward_model::route::HeaderFields;
 
 use crate::http::names::Known;
 
-/// A part of a [`Fields`] buffer.
+/// Range of a [`Fields`] buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Span {
     start: u32,
@@ -15,28 +15,28 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// From `start` to `end`. Heads are far smaller than 4 GiB.
+    /// Creates the range from `start` to `end`. Heads are far smaller than 4 GiB.
     pub(crate) fn new(start: usize, end: usize) -> Self {
         let clamp = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
         Self { start: clamp(start), end: clamp(end) }
     }
 
-    /// How many bytes.
+    /// Returns the length in bytes.
     pub(crate) fn len(self) -> usize {
         (self.end - self.start) as usize
     }
 
-    /// Whether there are none.
+    /// Returns true if the length is 0.
     pub(crate) fn is_empty(self) -> bool {
         self.start == self.end
     }
 
-    /// The part from `offset` on.
+    /// Returns the part from `offset` on.
     pub(crate) fn skip(self, offset: usize) -> Self {
         Self::new((self.start as usize + offset).min(self.end as usize), self.end as usize)
     }
 
-    /// The first `length` bytes.
+    /// Returns the first `length` bytes.
     pub(crate) fn first(self, length: usize) -> Self {
         Self::new(self.start as usize, (self.start as usize + length).min(self.end as usize))
     }
@@ -53,23 +53,23 @@ struct Entry {
     value: Span,
 }
 
-/// One field.
+/// Header field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Field<'a> {
-    /// Its meaning.
+    /// Meaning of the name.
     pub(crate) known: Known,
-    /// As written.
+    /// Name as written.
     pub(crate) name: &'a [u8],
-    /// Without white space around it.
+    /// Value without surrounding white space.
     pub(crate) value: &'a [u8],
 }
 
-/// A piece of a new value.
+/// Piece of a new value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Part<'a> {
-    /// This.
+    /// Literal bytes.
     Text(&'a [u8]),
-    /// What stands there in the same buffer.
+    /// Copy of a range of the same buffer.
     Copy(Span),
 }
 
@@ -81,13 +81,13 @@ pub(crate) struct Fields {
 }
 
 impl Fields {
-    /// Forgets all fields and keeps the memory.
+    /// Removes all fields and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.entries.clear();
     }
 
-    /// Makes `head` the buffer that spans noted so far refer to.
+    /// Loads `head` into the buffer to which spans noted so far refer.
     pub(crate) fn load(&mut self, head: &[u8]) {
         self.bytes.clear();
         self.bytes.extend_from_slice(head);
@@ -98,46 +98,46 @@ impl Fields {
         self.entries.push(Entry { known, name, value });
     }
 
-    /// Puts bytes beside the fields, for things that are not fields.
+    /// Stores bytes beside the fields, for values that are no fields.
     pub(crate) fn store(&mut self, text: &[u8]) -> Span {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(text);
         Span::new(start, self.bytes.len())
     }
 
-    /// Puts what `write` appends beside the fields.
+    /// Stores what `write` appends beside the fields.
     pub(crate) fn store_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Span {
         let start = self.bytes.len();
         write(&mut self.bytes);
         Span::new(start, self.bytes.len())
     }
 
-    /// The bytes of a span.
+    /// Returns the bytes of a span.
     pub(crate) fn bytes(&self, span: Span) -> &[u8] {
         self.bytes.get(span.range()).unwrap_or_default()
     }
 
-    /// The text of a span; empty if it is not UTF-8.
+    /// Returns the text of a span; empty if it is not UTF-8.
     pub(crate) fn text(&self, span: Span) -> &str {
         std::str::from_utf8(self.bytes(span)).unwrap_or_default()
     }
 
-    /// What field number `index` is, and where its name and value lie.
+    /// Returns meaning, name and value of field number `index`.
     pub(crate) fn entry(&self, index: usize) -> Option<(Known, Span, Span)> {
         self.entries.get(index).map(|entry| (entry.known, entry.name, entry.value))
     }
 
-    /// How many fields there are.
+    /// Returns the number of fields.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no fields.
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// All fields, in order.
+    /// Iterates over all fields, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Field<'_>> {
         self.entries.iter().map(|entry| Field {
             known: entry.known,
@@ -146,17 +146,17 @@ impl Fields {
         })
     }
 
-    /// The first value of a known field.
+    /// Returns the first value of a known field.
     pub(crate) fn get(&self, known: Known) -> Option<&[u8]> {
         self.entries.iter().find(|entry| entry.known == known).map(|entry| self.bytes(entry.value))
     }
 
-    /// Adds a field after all others.
+    /// Appends a field.
     pub(crate) fn append(&mut self, name: &[u8], value: &[u8]) {
         self.append_with(Known::of(name), name, |bytes| bytes.extend_from_slice(value));
     }
 
-    /// Adds a field whose meaning is known and whose value `write` appends.
+    /// Appends a field whose meaning is known and whose value `write` appends.
     pub(crate) fn append_with(
         &mut self,
         known: Known,
@@ -168,7 +168,7 @@ impl Fields {
         self.note(known, name, value);
     }
 
-    /// Adds a field with all values of `known` before it, separated by commas, and then `last`; the former ones go.
+    /// Replaces all fields of `known` by one at the end, with their values, separated by commas, and then `last`.
     pub(crate) fn extend_list(&mut self, known: Known, name: &[u8], last: &[Part<'_>]) {
         let start = self.bytes.len();
         for index in 0..self.entries.len() {
@@ -195,7 +195,7 @@ impl Fields {
         self.entries.retain(|entry| keep(entry.known));
     }
 
-    /// Keeps the fields that pass `keep`, seen as a whole.
+    /// Keeps the fields that pass `keep`.
     pub(crate) fn retain_fields(&mut self, mut keep: impl FnMut(Field<'_>) -> bool) {
         let bytes = &self.bytes;
         let text = |span: Span| bytes.get(span.range()).unwrap_or_default();
@@ -204,12 +204,12 @@ impl Fields {
         });
     }
 
-    /// Removes all fields of this name, in any case of letters.
+    /// Removes all fields of this name, case-insensitively.
     pub(crate) fn remove(&mut self, name: &[u8]) {
         self.retain_fields(|field| !field.name.eq_ignore_ascii_case(name));
     }
 
-    /// The memory held, for deciding whether to keep it.
+    /// Returns the memory held in bytes, for deciding whether to keep it.
     pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity() + self.entries.capacity() * size_of::<Entry>()
     }
@@ -222,7 +222,7 @@ impl HeaderFields for Fields {
     }
 }
 
-/// The elements of a comma-separated list, without white space and without empty ones.
+/// Splits a comma-separated list into its elements, without white space and without empty ones.
 pub(crate) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }

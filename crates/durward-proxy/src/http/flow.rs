@@ -1,6 +1,6 @@
-//! A body on its way from one side to the other, and what a side must be able to do for that.
+//! Transfer of a body from one side of an exchange to the other, and the traits of the sides.
 //!
-//! A pump takes from a source only what its sink has room for; that is all the back-pressure there is. Deliberately absent: queues.
+//! A pump takes from a source only what its sink has room for; that is all the back-pressure there is.
 
 use std::future::Future;
 use std::io;
@@ -16,37 +16,37 @@ use crate::http::message::{Request, Response};
 use crate::refusal::Refusal;
 use crate::turns;
 
-/// Whether a source has something.
+/// State of a source after a fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Filled {
-    /// `data` is not empty.
+    /// [`Source::data`] is not empty.
     Data,
     /// The body has ended.
     End,
 }
 
-/// Why a body cannot be read on.
+/// Reason a body cannot be read on.
 #[derive(Debug)]
 pub(crate) enum SourceFault {
-    /// It breaks this rule.
+    /// The body breaks this rule.
     Malformed(&'static str),
-    /// It is larger than allowed.
+    /// The body is larger than allowed.
     TooLarge,
-    /// The sender is gone.
+    /// The sender has closed the connection.
     Closed,
 }
 
-/// Where a body comes from.
+/// Side a body comes from.
 pub(crate) trait Source {
-    /// Makes sure `data` is not empty, or says that the body has ended.
+    /// Fills `data` with at least one byte, or returns that the body has ended.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<Filled, SourceFault>>;
-    /// What is there now.
+    /// Returns the bytes read and not yet consumed.
     fn data(&self) -> &[u8];
-    /// Returns how much memory waits here with the data while it cannot be passed on, that counted elsewhere aside.
+    /// Returns the bytes of memory held by data that cannot be passed on, except what is charged elsewhere.
     fn held(&self) -> usize {
         0
     }
-    /// Marks the first `count` bytes of `data` as taken.
+    /// Consumes the first `count` bytes of `data`.
     fn consume(&mut self, count: usize);
     /// Takes the first `count` bytes of `data` out.
     fn take(&mut self, count: usize) -> Bytes {
@@ -54,93 +54,93 @@ pub(crate) trait Source {
         self.consume(count);
         taken
     }
-    /// Whether the first `count` bytes of `data` are known to be all that is left, trailers included.
+    /// Returns true if the first `count` bytes of `data` are known to be all that is left, trailers included.
     fn ends_after(&self, count: usize) -> bool;
-    /// The trailer fields, once the body has ended.
+    /// Returns the trailer fields, once the body has ended.
     fn trailers(&self) -> Option<&Fields>;
 }
 
-/// Where a body goes.
+/// Side a body goes to.
 pub(crate) trait Sink {
-    /// Takes some of the source's data, and says how much.
+    /// Sends some of the source's data; returns the number of bytes.
     fn poll_send<S: Source>(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut S,
     ) -> Poll<io::Result<usize>>;
-    /// The body has ended.
+    /// Ends the body.
     fn finish(&mut self, trailers: Option<&Fields>) -> io::Result<()>;
-    /// Hands everything to the system.
+    /// Hands all queued bytes to the kernel.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    /// Bytes received and sent so far in this exchange.
+    /// Returns the bytes received and sent so far in this exchange.
     fn traffic(&self) -> (u64, u64);
 }
 
-/// A client's side of one exchange.
+/// Client's side of one exchange.
 pub(crate) trait Downstream: Source + Sink {
-    /// Queues a 1xx.
+    /// Queues an interim response (1xx).
     fn interim(&mut self, response: &Response) -> io::Result<()>;
-    /// Queues the response's head, and prepares for its body.
+    /// Queues the response's head and prepares for its body.
     fn head(&mut self, request: &Request, response: &Response) -> io::Result<()>;
-    /// Ready when the client has gone and wants no response. Does not touch a body that is still to be read.
+    /// Completes when the client has gone and wants no response. Does not touch a body that is still to be read.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
-    /// Whether some of the request's body was taken: it cannot be sent again.
+    /// Returns true if some of the request's body was consumed: the request cannot be sent again.
     fn consumed(&self) -> bool;
-    /// Whether all of the request's body was taken.
+    /// Returns true if all of the request's body was consumed.
     fn is_read(&self) -> bool;
 }
 
-/// An upstream's side of one exchange.
+/// Upstream's side of one exchange.
 pub(crate) trait Upstream: Source + Sink {
-    /// Queues the request's head, and prepares for its body.
+    /// Queues the request's head and prepares for its body.
     ///
     /// # Errors
-    /// When the request cannot be expressed towards this upstream; nothing is sent then.
+    /// Fails if the request cannot be expressed in this upstream's protocol; nothing is sent then.
     fn request(&mut self, request: &Request) -> Result<(), Refusal>;
-    /// The next head of the response, 1xx or final.
+    /// Reads the next head of the response, interim or final.
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
         request: &Request,
         response: &mut Response,
     ) -> Poll<Result<(), HeadFault>>;
-    /// Whether not a byte of a response has come.
+    /// Returns true if no byte of a response has come.
     fn is_silent(&self) -> bool;
-    /// From here on bytes go both ways as they are.
+    /// Switches to a tunnel: bytes pass unframed from here on.
     fn tunnel(&mut self);
-    /// Whether nothing may follow a request for another protocol until it is granted.
+    /// Returns true if bytes after a request for another protocol must wait until that is granted.
     fn holds_upgrades(&self) -> bool;
 }
 
-/// Why there is no response head.
+/// Reason there is no response head.
 #[derive(Debug)]
 pub(crate) enum HeadFault {
-    /// The upstream closed or reset.
+    /// The upstream closed or reset the connection.
     Closed,
-    /// The upstream says that it did nothing with the request.
+    /// The upstream says that it did not process the request.
     Refused,
-    /// The upstream ended the request with an error code of HTTP/2.
+    /// The upstream reset the request's stream with an HTTP/2 error code.
     Reset(&'static str),
-    /// What it sent is no head.
+    /// The bytes received are no head.
     Malformed(Refusal),
     /// The request cannot be sent to this upstream.
     Unfit(Refusal),
 }
 
-/// Which side a pump failed on.
+/// Side on which a pump failed.
 #[derive(Debug)]
 pub(crate) enum PumpFault {
-    /// Where the body comes from.
+    /// Reading from the source failed.
     Source(SourceFault),
-    /// Where it goes.
+    /// Writing to the sink failed.
     Sink,
 }
 
-/// Moves one body.
+/// Transfer of one body.
 #[derive(Debug, Default)]
 pub(crate) struct Pump {
     stage: Stage,
-    /// Bytes moved.
+    /// Bytes transferred.
     pub(crate) moved: u64,
     wait: Option<Pin<Box<Sleep>>>,
 }
@@ -154,12 +154,12 @@ enum Stage {
 }
 
 impl Pump {
-    /// Whether all of the body, its end included, is with the system.
+    /// Returns true if all of the body, its end included, was handed to the kernel.
     pub(crate) fn is_done(&self) -> bool {
         self.stage == Stage::Done
     }
 
-    /// Moves what can be moved in one turn. `meter` is told of bytes moved and may ask for a pause.
+    /// Transfers what can be transferred in one turn. `meter` gets the number of bytes and may ask for a pause.
     pub(crate) fn poll<S: Source, K: Sink>(
         &mut self,
         cx: &mut Context<'_>,
@@ -169,6 +169,7 @@ impl Pump {
     ) -> Poll<Result<(), PumpFault>> {
         let mut left = turns::BYTES;
         while self.stage == Stage::Moving {
+            // Wakes itself, so that other tasks run before it goes on.
             if left == 0 || turns::is_over() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -186,6 +187,7 @@ impl Pump {
                 }
                 Poll::Ready(Err(fault)) => return Poll::Ready(Err(PumpFault::Source(fault))),
                 Poll::Pending => {
+                    // While the source is silent, gathered bytes must not wait for more.
                     let _ = sink.poll_flush(cx).map_err(|_| PumpFault::Sink)?;
                     return Poll::Pending;
                 }

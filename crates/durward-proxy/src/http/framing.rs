@@ -49,21 +49,21 @@ impl Kind {
     }
 }
 
-/// What follows a head that is sent, and the `Content-Length` the head carries.
+/// Framing of a response that is sent, and the `Content-Length` its head carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Outgoing {
     pub(crate) framing: Framing,
     pub(crate) length: Option<u64>,
 }
 
-/// Reports whether a response ends with its head, whatever its fields say (RFC 9112 §6.3, items 1 and 2).
+/// Returns true if a response ends with its head, whatever its fields say (RFC 9112 §6.3, items 1 and 2).
 fn ends_with_head(kind: Kind, status: u16) -> bool {
     matches!(status, 100..=199 | 204 | 304)
         || kind == Kind::Head
         || (kind == Kind::Tunnel && matches!(status, 200..=299))
 }
 
-/// Reports whether a response has no content. A 205 may be framed, but only as empty (RFC 9110 §15.3.6).
+/// Returns true if a response has no content. A 205 may be framed, but only as empty (RFC 9110 §15.3.6).
 pub(crate) fn is_empty(kind: Kind, status: u16) -> bool {
     status == 205 || ends_with_head(kind, status)
 }
@@ -85,7 +85,7 @@ pub(crate) fn outgoing(kind: Kind, status: u16, version: Version, content: Conte
         Content::Length(length) => Some(length),
         Content::Empty | Content::Open(_) => None,
     };
-    // A length with 1xx, 204 or an accepted tunnel is forbidden; with HEAD and 304 it is that of another response.
+    // Content-Length is forbidden with 1xx, 204 and an accepted tunnel; with HEAD and 304 it is that of another response.
     let forbidden =
         matches!(status, 100..=199 | 204) || (kind == Kind::Tunnel && matches!(status, 200..=299));
     if forbidden {
@@ -108,7 +108,7 @@ pub(crate) fn outgoing(kind: Kind, status: u16, version: Version, content: Conte
     }
 }
 
-/// Reports whether a request without content says so by `Content-Length: 0`: its method gives content a meaning (RFC 9110 §8.6).
+/// Returns true if a request without content needs `Content-Length: 0`: its method gives content a meaning (RFC 9110 §8.6).
 pub(crate) fn names_empty_content(method: &str) -> bool {
     matches!(method, "POST" | "PUT" | "PATCH")
 }

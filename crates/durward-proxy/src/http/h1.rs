@@ -1,6 +1,6 @@
-//! One HTTP/1 connection, towards a client or an upstream: bytes in, bytes out, and where in a message each is.
+//! One HTTP/1 connection to a client or an upstream: its input, its output, and the parser state of both.
 //!
-//! Deliberately absent: a buffer while there is nothing to hold. See [`buffer`](crate::http::buffer).
+//! A connection holds a buffer only while there are bytes in it, see [`buffer`](crate::http::buffer).
 
 pub(crate) mod client;
 mod output;
@@ -18,37 +18,37 @@ use crate::http::message::Framing;
 use crate::http::parse::Progress;
 use crate::io::Io;
 
-/// A connection and what is known of both its directions.
+/// HTTP/1 connection with the state of both directions.
 pub(crate) struct Conn {
     pub(crate) io: Io,
     pub(crate) input: Input,
     pub(crate) output: Output,
-    /// Where in a response's head the parser is.
+    /// Parser position in a response's head.
     progress: Progress,
-    /// The connection ends with this exchange.
+    /// True if the connection ends with this exchange.
     pub(crate) close: bool,
 }
 
-/// The bytes that come in.
+/// Inbound direction.
 #[derive(Default)]
 pub(crate) struct Input {
     pub(crate) buffer: Buffer,
     pub(crate) decoder: Decoder,
-    /// How many of the buffered bytes are the body's.
+    /// Number of buffered bytes that are content.
     available: usize,
     trailers: Option<Box<Fields>>,
-    /// Body bytes taken in this exchange.
+    /// Bytes of content consumed in this exchange.
     pub(crate) taken: u64,
-    /// The most body bytes accepted.
+    /// Largest content accepted, in bytes.
     limit: Option<u64>,
     /// Bytes received in this exchange.
     pub(crate) received: u64,
-    /// The peer has closed its direction.
+    /// True if the peer has closed its direction.
     pub(crate) eof: bool,
 }
 
 impl Conn {
-    /// Nothing read, nothing written.
+    /// Creates a connection on which nothing was read or written.
     pub(crate) fn new(io: Io) -> Self {
         Self {
             io,
@@ -59,7 +59,7 @@ impl Conn {
         }
     }
 
-    /// A body framed like this comes next, of `limit` bytes at the most.
+    /// Prepares for a body of this framing, of at most `limit` bytes.
     pub(crate) fn expect_body(&mut self, framing: Framing, limit: Option<u64>) {
         self.input.decoder = Decoder::new(framing);
         self.input.limit = limit;
@@ -79,7 +79,7 @@ impl Conn {
         Poll::Ready(Ok(count))
     }
 
-    /// Whether the peer's message has been read to its end and nothing follows it.
+    /// Returns true if the peer's message was read to its end and nothing follows it.
     pub(crate) fn is_drained(&self) -> bool {
         self.input.decoder.is_done() && self.input.buffer.is_empty() && !self.input.eof
     }

@@ -1,6 +1,6 @@
-//! HTTP/2 on both sides: streams as sources and sinks of bodies, heads in the neutral form.
+//! HTTP/2 on both sides: streams as sources and sinks of bodies, version-neutral heads.
 //!
-//! Frames are the `h2` crate's business. Deliberately absent: server push and priorities.
+//! The `h2` crate encodes and decodes frames. Deliberately absent: server push and priorities.
 
 pub(crate) mod client;
 pub(crate) mod convert;
@@ -22,7 +22,7 @@ use crate::syntax::Fault;
 
 pub(crate) use websocket::{accepts as websocket_accepts, new_key as websocket_key};
 
-/// The body that comes in on a stream.
+/// Inbound body of a stream.
 pub(crate) struct Body {
     stream: RecvStream,
     chunk: Bytes,
@@ -31,9 +31,9 @@ pub(crate) struct Body {
     pub(crate) taken: u64,
     pub(crate) limit: Option<u64>,
     account: Rc<StreamAccount>,
-    /// RST_STREAM with NO_ERROR follows a whole response: its server wants no more of the request (RFC 9113 §8.1).
+    /// True if RST_STREAM with NO_ERROR follows a whole response: the server wants no more of the request (RFC 9113 §8.1).
     ends_by_reset: bool,
-    /// The stream's number, and where faults of its trailers are noted.
+    /// Stream id, and the place where faults of its trailers are noted.
     pub(crate) findings: Option<(u32, Rc<Findings>)>,
 }
 
@@ -56,7 +56,7 @@ impl Body {
     fn release(&mut self, count: usize) {
         self.taken += count as u64;
         self.account.consumed(count);
-        // Fails only when the stream is gone, and then the window does not matter.
+        // Fails only if the stream is gone, and then its window does not matter.
         let _ = self.stream.flow_control().release_capacity(count);
     }
 
@@ -152,7 +152,7 @@ pub(crate) fn to_io(error: h2::Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
 
-/// The body that goes out on a stream.
+/// Outbound body of a stream.
 #[derive(Default)]
 pub(crate) struct Outlet {
     pub(crate) stream: Option<SendStream<Bytes>>,
@@ -223,7 +223,7 @@ impl Outlet {
         }
     }
 
-    /// Breaks the stream off, unless its end was sent.
+    /// Resets the stream, unless its end was sent.
     pub(crate) fn reset(&mut self, reason: Reason) {
         if let Some(stream) = self.stream.as_mut().filter(|_| !self.finished) {
             stream.send_reset(reason);

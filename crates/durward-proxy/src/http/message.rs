@@ -1,26 +1,26 @@
-//! A request and a response as every part of the engine sees them, whichever version of HTTP they came in or leave by.
+//! Version-neutral form of a request and a response.
 //!
-//! Both are reused from request to request. Deliberately absent: bodies; they only pass through.
+//! Both are reused from request to request.
 
 use std::cell::RefCell;
 
 use crate::http::fields::{Fields, Span};
 use crate::http::framing::Content;
 
-/// The version of HTTP a message came in.
+/// HTTP version of a received message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Version {
-    /// HTTP/1.0
+    /// HTTP/1.0.
     Http10,
-    /// HTTP/1.1
+    /// HTTP/1.1.
     #[default]
     Http11,
-    /// HTTP/2
+    /// HTTP/2.
     Http2,
 }
 
 impl Version {
-    /// As it stands in the access log.
+    /// Returns the name used in the access log.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Http10 => "HTTP/1.0",
@@ -30,24 +30,24 @@ impl Version {
     }
 }
 
-/// How the end of a body is known.
+/// Framing of a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// There is none.
+    /// No body.
     #[default]
     None,
-    /// By its length.
+    /// `Content-Length`.
     Length(u64),
-    /// By a last chunk; in HTTP/2, by the end of the stream.
+    /// Chunked; in HTTP/2, the end of the stream.
     Chunked,
-    /// By the end of the connection.
+    /// The end of the connection.
     UntilClose,
 }
 
-/// A change of protocol a request asks for.
+/// Change of protocol that a request asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Upgrade {
-    /// None that we pass on.
+    /// No protocol that we pass on.
     #[default]
     None,
     /// HTTP/1.1 `Upgrade`, to the protocol named here.
@@ -57,54 +57,54 @@ pub(crate) enum Upgrade {
 }
 
 impl Upgrade {
-    /// Reports whether the request asks for no other protocol.
+    /// Returns true if the request asks for no other protocol.
     pub(crate) fn is_none(self) -> bool {
         self == Self::None
     }
 
-    /// Reports whether the request is an extended CONNECT.
+    /// Returns true if the request is an extended CONNECT.
     pub(crate) fn is_extended(self) -> bool {
         matches!(self, Self::Extended(_))
     }
 }
 
-/// A request's head. The spans lie in the buffer of `fields`.
+/// Head of a request. The spans lie in the buffer of `fields`.
 #[derive(Debug, Default)]
 pub(crate) struct Request {
     pub(crate) fields: Fields,
     pub(crate) method: Span,
-    /// The path as sent, then as matched and forwarded once it is normalised.
+    /// Path as sent, then as matched and forwarded once it is normalised.
     pub(crate) path: Span,
-    /// With its `?`; empty without one.
+    /// Query with its `?`; empty without one.
     pub(crate) query: Span,
     /// Host and port as sent; empty in HTTP/1.0 without `Host`.
     pub(crate) authority: Span,
     /// `authority` without port; an IPv6 literal without brackets; lower case and without trailing dot once routed.
     pub(crate) host: Span,
-    /// The scheme of an absolute target or of HTTP/2; empty when the request names none.
+    /// Scheme of an absolute target or of HTTP/2; empty if the request names none.
     pub(crate) scheme: Span,
     pub(crate) version: Version,
     pub(crate) framing: Framing,
-    /// `Expect: 100-continue`.
+    /// True for `Expect: 100-continue`.
     pub(crate) expects_continue: bool,
     pub(crate) upgrade: Upgrade,
-    /// The value of `Proxy-Authorization`; the field itself goes no further.
+    /// Value of `Proxy-Authorization`; the field itself is not forwarded.
     pub(crate) proxy_authorization: Span,
-    /// The client wants to go on using the connection.
+    /// True if the client wants to keep the connection.
     pub(crate) keep_alive: bool,
-    /// `TE: trailers`.
+    /// True for `TE: trailers`.
     pub(crate) te_trailers: bool,
 }
 
 impl Request {
-    /// Forgets everything but the memory.
+    /// Clears everything but keeps the memory.
     pub(crate) fn clear(&mut self) {
         let mut fields = std::mem::take(&mut self.fields);
         fields.clear();
         *self = Self { fields, ..Self::default() };
     }
 
-    /// Lets go of a large head, but for the beginnings of its method, host and `logged`, and returns where that lies now.
+    /// Drops a large head, except the beginnings of its method, host and `logged`; returns the new position of `logged`.
     pub(crate) fn release_fields(&mut self, logged: Span) -> Span {
         if self.fields.capacity() <= SMALL_HEAD {
             return logged;
@@ -127,74 +127,74 @@ impl Request {
         logged
     }
 
-    /// The method.
+    /// Returns the method.
     pub(crate) fn method(&self) -> &str {
         self.fields.text(self.method)
     }
 
-    /// The path.
+    /// Returns the path.
     pub(crate) fn path(&self) -> &str {
         self.fields.text(self.path)
     }
 
-    /// The host.
+    /// Returns the host.
     pub(crate) fn host(&self) -> &str {
         self.fields.text(self.host)
     }
 
-    /// Whether sending it twice is the same as sending it once (RFC 9110 §9.2.2).
+    /// Returns true if the method is idempotent (RFC 9110 §9.2.2).
     pub(crate) fn is_idempotent(&self) -> bool {
         matches!(self.method(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
     }
 
-    /// Whether it has, or may have, a body.
+    /// Returns true if the request has, or may have, a body.
     pub(crate) fn has_body(&self) -> bool {
         !matches!(self.framing, Framing::None | Framing::Length(0))
     }
 }
 
-/// A response's head. The spans lie in the buffer of `fields`.
+/// Head of a response. The spans lie in the buffer of `fields`.
 #[derive(Debug, Default)]
 pub(crate) struct Response {
     pub(crate) fields: Fields,
     pub(crate) status: u16,
-    /// The reason phrase; may be empty.
+    /// Reason phrase; may be empty.
     pub(crate) reason: Span,
     pub(crate) version: Version,
-    /// What its sender says of its content.
+    /// Content as its sender announces it.
     pub(crate) content: Content,
-    /// The sender will close, or the end of the message cannot be known otherwise.
+    /// True if the sender will close, or the end of the message cannot be known otherwise.
     pub(crate) close: bool,
-    /// The protocol of a 101.
+    /// Protocol of a 101.
     pub(crate) upgrade: Option<Span>,
 }
 
 impl Response {
-    /// Forgets everything but the memory.
+    /// Clears everything but keeps the memory.
     pub(crate) fn clear(&mut self) {
         let mut fields = std::mem::take(&mut self.fields);
         fields.clear();
         *self = Self { fields, ..Self::default() };
     }
 
-    /// Lets go of a large head.
+    /// Drops a large head.
     pub(crate) fn release_fields(&mut self) {
         if self.fields.capacity() > SMALL_HEAD {
             self.fields = Fields::default();
         }
     }
 
-    /// Whether another head follows.
+    /// Returns true for an interim response, which another head follows.
     pub(crate) fn is_interim(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101
     }
 }
 
-/// Heads up to this size stay until their exchange is over: copying what is logged would cost more.
+/// Bytes up to which heads stay until their exchange is over: copying what is logged would cost more.
 const SMALL_HEAD: usize = 4 * 1024;
 /// Bytes of the method, the host and the path that are kept of a large head.
 const LOGGED: usize = 4 * 1024;
-/// More memory than this is not kept for the next message.
+/// Memory in bytes above which a message is not kept for reuse.
 const KEPT_BYTES: usize = 32 * 1024;
 const KEPT: usize = 64;
 
@@ -207,11 +207,11 @@ thread_local! {
 
 macro_rules! pooled {
     ($name:ident, $type:ident, $pool:ident) => {
-        /// One from this core's pool; goes back when dropped.
+        /// Message of this core's pool; returns there when dropped.
         pub(crate) struct $name(Option<Box<$type>>);
 
         impl $name {
-            /// An empty one.
+            /// Takes an empty one.
             pub(crate) fn new() -> Self {
                 Self(Some($pool.with_borrow_mut(Vec::pop).unwrap_or_default()))
             }
@@ -248,7 +248,7 @@ macro_rules! pooled {
         }
     };
 }
-/// Gives half of the messages back that wait to be used again, so that a peak is forgotten in a few calls.
+/// Releases half of the unused messages, so that a peak is forgotten in a few calls.
 pub(crate) fn shrink_pools() {
     REQUESTS.with_borrow_mut(|pool| pool.truncate(pool.len() / 2));
     RESPONSES.with_borrow_mut(|pool| pool.truncate(pool.len() / 2));

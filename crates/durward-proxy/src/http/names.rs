@@ -1,12 +1,10 @@
-//! The header field names this proxy has an opinion about, found by length and compared once, when a head is read.
-//!
-//! Deliberately absent: all other names; they pass as they are.
+//! Header field names with a meaning to this proxy, found by length and one comparison when a head is read.
 
-/// A field name that means something here.
+/// Field name with a meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Known {
-    /// None of these.
+    /// Any other name.
     #[default]
     Other,
     Te,
@@ -120,7 +118,7 @@ fn candidates(length: usize) -> &'static [(&'static str, Known)] {
 }
 
 impl Known {
-    /// The name's meaning, in any case of letters.
+    /// Returns the meaning of a name, case-insensitively.
     pub(crate) fn of(name: &[u8]) -> Self {
         candidates(name.len())
             .iter()
@@ -131,7 +129,7 @@ impl Known {
             )
     }
 
-    /// Names of families that grow.
+    /// Returns the meaning of a name by its prefix.
     fn of_family(name: &[u8], same: fn(&[u8], &[u8]) -> bool) -> Self {
         let begins =
             |family: &[u8]| name.get(..family.len()).is_some_and(|start| same(family, start));
@@ -142,7 +140,7 @@ impl Known {
         }
     }
 
-    /// What a name would mean to a server that reads `_` as `-` (CGI and its heirs).
+    /// Returns the meaning of a name to a server that reads `_` as `-`, as CGI does.
     pub(crate) fn with_underscores(name: &[u8]) -> Self {
         if !name.contains(&b'_') {
             return Self::Other;
@@ -153,7 +151,7 @@ impl Known {
             .map_or_else(|| Self::of_family(name, same_with_underscores), |(_, known)| *known)
     }
 
-    /// Fields that concern one connection only (RFC 9110 §7.6.1) or that we make ourselves; never passed on.
+    /// Returns true for fields of one connection (RFC 9110 §7.6.1) or that we write ourselves; never passed on.
     pub(crate) fn hop_by_hop(self) -> bool {
         matches!(
             self,
@@ -169,12 +167,12 @@ impl Known {
         )
     }
 
-    /// Fields that tell an upstream who the client is; inbound copies are always dropped.
+    /// Returns true for fields that tell an upstream the client's identity; inbound copies are always dropped.
     pub(crate) fn identity(self) -> bool {
         matches!(self, Self::ClientCert | Self::ClientCertChain | Self::XForwardedClientCert)
     }
 
-    /// Fields that tell an upstream about the way a request came; replaced unless the peer is trusted.
+    /// Returns true for fields that tell an upstream the way a request came; replaced unless the peer is trusted.
     pub(crate) fn forwarding(self) -> bool {
         matches!(
             self,
@@ -189,12 +187,12 @@ impl Known {
         )
     }
 
-    /// Fields that say where a message ends or whom it is for; `Connection` may not name them.
+    /// Returns true for fields that frame or address a message; `Connection` may not name them.
     pub(crate) fn framing(self) -> bool {
         matches!(self, Self::ContentLength | Self::TransferEncoding | Self::Host)
     }
 
-    /// Fields that may not stand in a trailer section (RFC 9110 §6.5.1).
+    /// Returns true for fields that are forbidden in a trailer section (RFC 9110 §6.5.1).
     pub(crate) fn forbidden_in_trailers(self) -> bool {
         self.framing()
             || self.hop_by_hop()

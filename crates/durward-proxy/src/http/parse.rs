@@ -1,7 +1,7 @@
-//! Heads of HTTP/1 messages, read strictly: what RFC 9112 forbids is refused, never repaired.
+//! Strict parser of HTTP/1 heads: what RFC 9112 forbids is refused, never repaired.
 //!
-//! One parser for both directions, fed with the same bytes and more until a head is complete. Deliberately absent: bare LF, folded
-//! lines, white space before a colon, and every other thing that two servers could read differently.
+//! One parser for both directions, called with the same bytes and more until a head is complete. Deliberately absent: bare LF, folded lines, white
+//! space before a colon, and every other form that two servers could read differently (request smuggling).
 
 mod connection;
 mod request;
@@ -16,57 +16,57 @@ use crate::http::fields::{Fields, Span};
 use crate::http::names::Known;
 use crate::syntax::{Fault, is_token_byte, is_value};
 
-/// What became of the bytes so far.
+/// Result of parsing the bytes so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Parsed {
-    /// More are needed.
+    /// More bytes are needed.
     Incomplete,
-    /// The head is this many bytes long.
+    /// The head is complete and this many bytes long.
     Head(usize),
 }
 
-/// How large a head may be.
+/// Limits of a head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadLimits {
-    /// Bytes of all of it.
+    /// Bytes of the head.
     pub(crate) bytes: usize,
     /// Bytes of the first line.
     pub(crate) line: usize,
     /// Number of fields.
     pub(crate) fields: usize,
-    /// Whether it is for a forward proxy: CONNECT is understood, and the target alone says where to (RFC 9112 section 3.2.2).
+    /// True for a forward proxy: CONNECT is accepted, and the target alone decides the destination (RFC 9112 section 3.2.2).
     pub(crate) outward: bool,
 }
 
 impl HeadLimits {
-    /// What an upstream may send.
+    /// Limits of an upstream's response.
     pub(crate) const RESPONSE: Self =
         Self { bytes: 64 * 1024, line: 8 * 1024, fields: 256, outward: false };
 }
 
-/// Where in a head the parser is. Starts anew for each head.
+/// Parser position within a head; starts anew for each head.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Progress {
-    /// Where the line begins that is not yet read.
+    /// Offset of the first line that is not yet read.
     line: usize,
-    /// Up to where there is known to be no further line end.
+    /// Offset up to which there is no further line end.
     seen: usize,
-    /// The first line is read.
+    /// True if the first line is read.
     started: bool,
 }
 
-/// The complete lines among `input`, one by one.
+/// Next line of the input.
 pub(crate) enum Line {
-    /// From here to there, without CRLF.
+    /// Start and end of a line, without CRLF.
     Text(usize, usize),
-    /// An empty line: the end of the section.
+    /// Empty line: the end of the section.
     Empty,
-    /// There is no complete line.
+    /// No complete line.
     Incomplete,
 }
 
 impl Progress {
-    /// The next complete line.
+    /// Returns the next complete line.
     pub(crate) fn next_line(&mut self, input: &[u8]) -> Result<Line, Fault> {
         let from = self.seen.max(self.line);
         let Some(length) = input.get(from..).and_then(find_line_feed) else {
@@ -81,13 +81,13 @@ impl Progress {
         Ok(if end - 1 == start { Line::Empty } else { Line::Text(start, end - 1) })
     }
 
-    /// How many bytes are read for good.
+    /// Returns the bytes read for good.
     pub(crate) fn read(&self) -> usize {
         self.line
     }
 }
 
-/// Looks at eight bytes at a time: this is where most of a head's reading time would go.
+/// Finds a line feed, eight bytes at a time: this search is most of a head's parsing time.
 fn find_line_feed(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::MAX / 255;
     let words = bytes.chunks_exact(8);
@@ -95,7 +95,7 @@ fn find_line_feed(bytes: &[u8]) -> Option<usize> {
     for (at, word) in words.enumerate() {
         let mut eight = [0; 8];
         eight.copy_from_slice(word);
-        // Line feeds become zero bytes, and the lowest zero byte borrows first.
+        // Line feeds become zero bytes, and subtraction borrows first at the lowest zero byte.
         let word = u64::from_le_bytes(eight) ^ (ONES * u64::from(b'\n'));
         let zeros = word.wrapping_sub(ONES) & !word & (ONES * 0x80);
         if zeros != 0 {
@@ -106,7 +106,7 @@ fn find_line_feed(bytes: &[u8]) -> Option<usize> {
     tail.iter().position(|byte| *byte == b'\n').map(|at| before + at)
 }
 
-/// Notes the field that stands in `input[start..end]`.
+/// Notes the field in `input[start..end]`.
 pub(crate) fn field_line(
     input: &[u8],
     start: usize,

@@ -1,6 +1,6 @@
-//! Answers made here: refusals as problem documents (RFC 9457), redirects and fixed texts.
+//! Responses made here: refusals as problem documents (RFC 9457), redirects and fixed texts.
 //!
-//! Deliberately absent: upstream addresses, names of other tenants, and the sentences of refusals; those are for the log.
+//! Deliberately absent: upstream addresses, names of other tenants, and the details of refusals; those are for the log.
 
 use std::fmt::Write;
 
@@ -15,18 +15,18 @@ use crate::refusal::Refusal;
 
 use std::task::{Context, Poll};
 
-/// A response that is made here.
+/// Response made here.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     content_type: &'static str,
     body: Bytes,
-    /// Further fields.
+    /// Additional fields.
     fields: Vec<(&'static str, String)>,
 }
 
 impl Answer {
-    /// A fixed text.
+    /// Builds a response with a fixed text.
     pub(crate) fn text(status: u16, body: &str) -> Self {
         Self {
             status,
@@ -36,14 +36,14 @@ impl Answer {
         }
     }
 
-    /// A way to somewhere else.
+    /// Builds a redirect.
     pub(crate) fn redirect(status: u16, location: String) -> Self {
         let mut answer = Self::text(status, "");
         answer.fields.push(("Location", location));
         answer
     }
 
-    /// A refusal; `status` where it is not the reason's own.
+    /// Builds the response to a refusal; `status` replaces the reason's own.
     pub(crate) fn refusal(refusal: &Refusal, status: Option<u16>, id: &str) -> Self {
         let (own, proxy_error) = refusal.status();
         let status = status.unwrap_or(own);
@@ -55,7 +55,7 @@ impl Answer {
         let mut fields = vec![("Cache-Control", "no-store".to_owned())];
         let mut proxy_status = "durward".to_owned();
         if let Some(error) = proxy_error {
-            // A String does not fail to be written to.
+            // Writing to a String cannot fail.
             let _ = write!(proxy_status, "; error={error}");
         }
         let _ = match refusal {
@@ -99,7 +99,7 @@ impl Answer {
         }
     }
 
-    /// The same refusal in the form gRPC clients understand: the status is in the head, and there is nothing else.
+    /// Converts a refusal for gRPC clients: a response of trailers only, with the gRPC status in its head.
     pub(crate) fn for_grpc(mut self, refusal: &Refusal) -> Self {
         self.fields.push(("grpc-status", grpc_status(self.status).to_string()));
         self.fields.push(("grpc-message", refusal.word().to_owned()));
@@ -109,7 +109,7 @@ impl Answer {
         self
     }
 
-    /// The head.
+    /// Writes the head.
     pub(crate) fn write(&self, response: &mut Response) {
         response.clear();
         response.status = self.status;
@@ -123,14 +123,14 @@ impl Answer {
         for (name, value) in &self.fields {
             fields.append(name.as_bytes(), value.as_bytes());
         }
-        // The length of a 304 would be that of another response.
+        // The Content-Length of a 304 would be that of another response.
         response.content = match self.status {
             304 => Content::Empty,
             _ => Content::Length(self.body.len() as u64),
         };
     }
 
-    /// The body, unless the response to `request` has none.
+    /// Returns the body, empty if the response to `request` has none.
     pub(crate) fn body(&self, request: &Request) -> Fixed {
         match is_empty(Kind::of(request), self.status) {
             true => Fixed(Bytes::new()),
@@ -139,7 +139,7 @@ impl Answer {
     }
 }
 
-/// gRPC's own table from HTTP statuses to codes, with rate limits as `RESOURCE_EXHAUSTED` is asked for by clients.
+/// Maps an HTTP status to a gRPC code by gRPC's own table, except that rate limits are `RESOURCE_EXHAUSTED`.
 fn grpc_status(status: u16) -> u8 {
     match status {
         400 | 413 | 431 => 13,
@@ -152,7 +152,7 @@ fn grpc_status(status: u16) -> u8 {
     }
 }
 
-/// Whether a request is gRPC.
+/// Returns true if a request is gRPC.
 pub(crate) fn is_grpc(request: &Request) -> bool {
     request.version == Version::Http2
         && request
@@ -161,7 +161,7 @@ pub(crate) fn is_grpc(request: &Request) -> bool {
             .is_some_and(|value| value.starts_with(b"application/grpc"))
 }
 
-/// A body that is already here.
+/// Body in memory.
 #[derive(Debug)]
 pub(crate) struct Fixed(Bytes);
 

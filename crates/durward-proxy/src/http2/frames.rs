@@ -1,10 +1,10 @@
-//! Frames of HTTP/2, found in a stream of bytes (RFC 9113 section 4.1).
+//! Cuts a stream of bytes into HTTP/2 frames (RFC 9113 section 4.1).
 //!
-//! One walk serves whoever counts frames and whoever reads them. What a payload means is not looked at here.
+//! Both the frame budgets and the inspection of heads use this one walk. Payloads are not interpreted here.
 
 /// Bytes of a frame's header.
 const HEADER: usize = 9;
-/// Bytes of the largest payload that we take: we announce no other (RFC 9113 section 4.2).
+/// Largest payload in bytes that we accept: we announce no other SETTINGS_MAX_FRAME_SIZE (RFC 9113 section 4.2).
 const LARGEST: usize = 16 * 1024;
 
 /// Flags of HEADERS frames (RFC 9113 section 6.2).
@@ -24,7 +24,7 @@ pub(crate) mod kind {
     pub(crate) const CONTINUATION: u8 = 9;
 }
 
-/// A frame's header.
+/// Header of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) kind: u8,
@@ -35,45 +35,45 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// Returns whether the sender's direction of the stream ends with this frame. Only of DATA and HEADERS.
+    /// Returns true if the sender's direction of the stream ends with this frame. Only for DATA and HEADERS.
     pub(crate) fn ends_stream(self) -> bool {
         self.flags & END_STREAM != 0
     }
 }
 
-/// Some bytes of a frame, in the order in which they come.
+/// Consecutive bytes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Piece<'b> {
     pub(crate) frame: Frame,
-    /// Bytes of the payload; none where only the header has come.
+    /// Bytes of the payload; empty if only the header has come.
     pub(crate) payload: &'b [u8],
-    /// True of the piece with which the frame begins.
+    /// True for the first piece of the frame.
     pub(crate) first: bool,
-    /// True of the piece with which it ends.
+    /// True for the last piece of the frame.
     pub(crate) last: bool,
-    /// Where it lies in the bytes that were walked, its part of the frame's header included.
+    /// Start and end in the bytes that were walked, the piece's part of the frame's header included.
     pub(crate) at: (usize, usize),
 }
 
-/// Cuts bytes into frames as they come.
+/// Splitter of bytes into frames.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Frames {
-    /// Bytes to pass over.
+    /// Bytes to skip.
     skip: usize,
     header: [u8; HEADER],
     have: usize,
     frame: Frame,
-    /// Bytes of the payload that are still to come.
+    /// Bytes of the payload still to come.
     left: usize,
 }
 
 impl Frames {
-    /// Passes over the first `preface` bytes.
+    /// Skips the first `preface` bytes.
     pub(crate) fn new(preface: usize) -> Self {
         Self { skip: preface, ..Self::default() }
     }
 
-    /// Looks at bytes that follow those before, and hands over each piece of a frame in them.
+    /// Splits the next bytes of the stream, and passes each piece of a frame to `each`.
     pub(crate) fn walk(&mut self, mut bytes: &[u8], mut each: impl FnMut(Piece<'_>)) {
         let total = bytes.len();
         let skipped = self.skip.min(total);
@@ -97,12 +97,12 @@ impl Frames {
         }
     }
 
-    /// Returns how many bytes of a frame's header have come that is not whole yet.
+    /// Returns the bytes read of an incomplete frame header.
     pub(crate) fn partial(&self) -> usize {
         self.have % HEADER
     }
 
-    /// Takes the header of a frame; false if it is not whole yet.
+    /// Reads the header of a frame; false if it is incomplete.
     fn take_header(&mut self, bytes: &mut &[u8]) -> bool {
         if self.have == 0
             && let Some((header, rest)) = bytes.split_first_chunk()

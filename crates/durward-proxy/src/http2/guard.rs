@@ -1,15 +1,15 @@
-//! Budgets for the frames a peer can send without end and without cost: they are counted before HTTP/2 sees them.
+//! Budgets for frames that cost a peer nothing and us work (rapid reset, PING and SETTINGS floods): frames are counted before `h2` sees them.
 //!
-//! Only the nine bytes before each frame are read. Deliberately absent: any judgement of a frame's content.
+//! Only the nine bytes of each frame's header are read.
 
 use std::time::{Duration, Instant};
 
 use crate::http2::frames::{Frame, Frames, Piece, kind};
 use crate::turns;
 
-/// Budgets are for this long.
+/// Length of a budget's window.
 const WINDOW: Duration = Duration::from_secs(1);
-/// The connection preface is passed over.
+/// Bytes of the connection preface, which are skipped.
 const PREFACE: usize = 24;
 
 /// Frames of each kind that a peer may send in a window.
@@ -23,11 +23,11 @@ const WINDOW_UPDATES: u32 = 1000;
 const UNKNOWN: u32 = 500;
 /// Requests that may wait for their response on one connection to an upstream.
 const OPEN_REQUESTS: u64 = 100;
-/// Bytes of the smallest request: the header of a frame, and the fields of a request that repeats another.
+/// Bytes of the smallest request: a frame header, and a header block that refers to the HPACK table only.
 const BYTES_PER_REQUEST: u64 = 9 + 5;
-/// CONTINUATION frames of the largest head of an upstream.
+/// CONTINUATION frames of an upstream's largest head.
 const PER_HEAD: u32 = 4;
-/// A window update more is allowed for so many bytes sent.
+/// Bytes sent that allow the peer one more WINDOW_UPDATE.
 const BYTES_PER_UPDATE: u64 = 256;
 
 /// Frames counted in the present window.
@@ -44,7 +44,7 @@ struct Counts {
     unknown: u32,
 }
 
-/// Reads frame headers from a stream of bytes and counts.
+/// Counter of frames in a stream of bytes.
 #[derive(Debug)]
 pub(crate) struct FrameMeter {
     frames: Frames,
@@ -54,28 +54,28 @@ pub(crate) struct FrameMeter {
 }
 
 impl FrameMeter {
-    /// For a client's connection that begins now.
+    /// Creates the counter of a client's new connection.
     pub(crate) fn of_client(now: Instant) -> Self {
         Self { frames: Frames::new(PREFACE), counts: Counts::default(), since: now, sent: 0 }
     }
 
-    /// For a connection to an upstream that begins now.
+    /// Creates the counter of a new connection to an upstream.
     pub(crate) fn of_upstream(now: Instant) -> Self {
         let counts = Counts { of_upstream: true, ..Counts::default() };
         Self { frames: Frames::default(), counts, since: now, sent: 0 }
     }
 
-    /// So many bytes were sent to the peer.
+    /// Records bytes sent to the peer.
     pub(crate) fn sent(&mut self, bytes: u64) {
         self.sent = self.sent.saturating_add(bytes);
     }
 
-    /// Returns how many of the bytes that arrived are of a frame's header that is not whole yet.
+    /// Returns the bytes received of an incomplete frame header.
     pub(crate) fn partial(&self) -> usize {
         self.frames.partial()
     }
 
-    /// Looks at bytes that arrived, hands each piece of a frame over, and tells which budget the frames break.
+    /// Counts the frames in bytes received, passes each piece of a frame to `each`, and returns the budget that is exceeded, if any.
     pub(crate) fn received(
         &mut self,
         bytes: &[u8],

@@ -1,4 +1,4 @@
-//! Header blocks of HTTP/2 (RFC 7541), read beside `h2` for what the crate mends before anybody sees it.
+//! HPACK decoder (RFC 7541) beside that of `h2`, for faults that the crate repairs before anyone sees them.
 //!
 //! `h2` drops a fragment of `:path`, and pseudo-header fields of trailers on both sides, without a word; and it ends the connection for a field
 //! that only makes its request malformed. The dynamic table kept here holds the lengths and faults of fields, not the fields.
@@ -12,25 +12,25 @@ use self::fields::{CONNECTION, Name, STATIC, name_fault, value_fault};
 use self::rewrite::{Literal, Rewrite};
 use crate::http2::huffman;
 
-/// Octets a field is counted as besides its name and value (RFC 7541 §4.1).
+/// Octets that each field counts besides its name and value (RFC 7541 §4.1).
 const OVERHEAD: usize = 32;
-/// Size of the dynamic table that a peer may use: we announce no other.
+/// Size of the HPACK dynamic table that a peer may use: we announce no other SETTINGS_HEADER_TABLE_SIZE.
 const TABLE: usize = 4096;
-/// Octets of the longest string that is looked at; a longer one is a fault.
+/// Longest string in octets that is decoded; a longer one is a fault.
 const STRING: usize = 1024 * 1024;
 
-/// What is remembered of a field.
+/// Entry of the dynamic table.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     name: Name,
     name_length: u32,
-    /// Name, value and overhead.
+    /// Size of name, value and overhead in octets.
     size: u32,
-    /// A rule that the name breaks.
+    /// Rule that the name breaks.
     name_fault: Option<&'static str>,
-    /// A rule that the field breaks.
+    /// Rule that the field breaks.
     fault: Option<&'static str>,
-    /// The status of a response that is not the last (1xx).
+    /// True for the `:status` of an interim response (1xx).
     interim: bool,
 }
 
@@ -42,22 +42,22 @@ pub(crate) enum Section {
     Trailers,
 }
 
-/// What a header block says as a whole.
+/// Summary of a header block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
-    /// The first rule it breaks.
+    /// First rule that the block breaks.
     pub(crate) fault: Option<&'static str>,
-    /// Size of its list of fields (RFC 9113 §6.5.2).
+    /// Size of the field list (RFC 9113 §6.5.2).
     pub(crate) size: usize,
-    /// A response with this head is followed by another (1xx).
+    /// True for an interim response (1xx), which another head follows.
     pub(crate) interim: bool,
 }
 
-/// A header block that cannot be decoded: nothing on its connection can be from here on.
+/// Error of a header block that cannot be decoded: nothing on its connection can be from here on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Undecodable;
 
-/// Reads the header blocks of one direction of a connection.
+/// Decoder of the header blocks of one direction of a connection.
 #[derive(Debug)]
 pub(crate) struct Blocks {
     dynamic: VecDeque<Entry>,
@@ -76,7 +76,7 @@ impl Default for Blocks {
 }
 
 impl Blocks {
-    /// Reads one complete block.
+    /// Decodes one complete block.
     pub(crate) fn read(&mut self, whole: &[u8], section: Section) -> Result<Summary, Undecodable> {
         let mut check = Check { section, summary: Summary::default(), seen: 0, regular: false };
         let (mut block, mut rewrite) = (whole, Rewrite::of(whole));
@@ -94,6 +94,7 @@ impl Blocks {
                 }
                 0x20..=0x3f => {
                     let limit = integer(&mut block, 5)?;
+                    // RFC 7541 §4.2: an update beyond our SETTINGS_HEADER_TABLE_SIZE is a decoding error.
                     if limit > TABLE {
                         return Err(Undecodable);
                     }
@@ -111,12 +112,12 @@ impl Blocks {
         Ok(check.summary())
     }
 
-    /// Takes what the codec is given instead of the block that was read last; `None` if that is fit for it.
+    /// Takes the block that the codec gets instead of the one read last; `None` if that is fit for it.
     pub(crate) fn take_rewritten(&mut self) -> Option<Vec<u8>> {
         self.rewritten.take()
     }
 
-    /// Gives memory back that a large field needed.
+    /// Releases memory that a large field needed.
     pub(crate) fn trim(&mut self, kept: usize) {
         for scratch in [&mut self.name, &mut self.value] {
             scratch.clear();
@@ -132,7 +133,7 @@ impl Blocks {
                     name: if at < 14 { Name::of(name) } else { Name::Regular },
                     name_length: name.len() as u32,
                     size: (name.len() + usize::from(value) + OVERHEAD) as u32,
-                    // Of the static names one concerns a connection only.
+                    // `transfer-encoding` is the one static name that HTTP/2 forbids.
                     name_fault: (name == b"transfer-encoding").then_some(CONNECTION),
                     fault: (name == b"transfer-encoding").then_some(CONNECTION),
                     interim: false,
@@ -151,7 +152,7 @@ impl Blocks {
             (Name::of(name), name.len(), name_fault(name), rewrite::name_fits(name))
         } else {
             let entry = self.entry(index)?;
-            // An empty name has not been given to the codec.
+            // A field with an empty name was not passed to the codec, so it cannot be referred to.
             let fits = entry.name_length > 0;
             (entry.name, entry.name_length as usize, entry.name_fault, fits)
         };
@@ -179,7 +180,7 @@ impl Blocks {
         }
     }
 
-    /// Makes room for `size` octets.
+    /// Evicts entries until `size` octets fit.
     fn evict(&mut self, size: usize) {
         while self.used + size > self.limit {
             let Some(last) = self.dynamic.pop_back() else { return };
@@ -188,11 +189,11 @@ impl Blocks {
     }
 }
 
-/// Judges the fields of one block in their order.
+/// Validation of one block's fields, in their order.
 struct Check {
     section: Section,
     summary: Summary,
-    /// A bit for each pseudo-header field.
+    /// Bit set of the pseudo-header fields seen.
     seen: u8,
     regular: bool,
 }
@@ -238,7 +239,7 @@ impl Check {
     }
 }
 
-/// An integer with a prefix of so many bits (RFC 7541 §5.1).
+/// Decodes an integer with a prefix of `prefix` bits (RFC 7541 §5.1).
 fn integer(block: &mut &[u8], prefix: u8) -> Result<usize, Undecodable> {
     let (first, mut rest) = block.split_first().ok_or(Undecodable)?;
     let most = (1usize << prefix) - 1;
@@ -262,7 +263,7 @@ fn integer(block: &mut &[u8], prefix: u8) -> Result<usize, Undecodable> {
     Ok(value)
 }
 
-/// A string, plain or in Huffman's code (RFC 7541 §5.2).
+/// Decodes a string, plain or Huffman-coded (RFC 7541 §5.2).
 fn string(block: &mut &[u8], out: &mut Vec<u8>) -> Result<(), Undecodable> {
     let coded = block.first().ok_or(Undecodable)? & 0x80 != 0;
     let length = integer(block, 7)?;

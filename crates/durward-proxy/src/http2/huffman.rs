@@ -1,8 +1,8 @@
-//! Huffman's code of HPACK (RFC 7541, appendix B).
+//! Huffman code of HPACK (RFC 7541, appendix B).
 //!
 //! The code is canonical: the lengths of its words determine the words.
 
-/// Length of the word of each octet, and of the end of a string.
+/// Code length of each octet, and of the end-of-string symbol.
 const LENGTHS: [u8; 257] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28,
     28, 28, 28, 28, 28, 28, 28, 28, 6, 10, 10, 12, 13, 6, 8, 11, 10, 10, 8, 11, 8, 6, 6, 6, 5, 5,
@@ -15,20 +15,20 @@ const LENGTHS: [u8; 257] = [
     21, 26, 27, 27, 26, 27, 24, 21, 21, 26, 26, 28, 27, 27, 27, 20, 24, 20, 21, 22, 21, 21, 23, 22,
     22, 25, 25, 24, 24, 26, 23, 26, 27, 26, 26, 27, 27, 27, 27, 27, 28, 27, 27, 27, 27, 27, 26, 30,
 ];
-/// The symbol that ends a string.
+/// End-of-string symbol.
 const END: u16 = 256;
-/// Length of the longest word.
+/// Longest code in bits.
 const LONGEST: usize = 30;
-/// Words up to this length are looked up in one step.
+/// Code lengths in bits that are looked up in one step.
 const SHORT: u32 = 8;
 
-/// Words by length: the first word of each length, and where its symbols begin among all in order.
+/// Code table: for each length, the first code, and the index of its first symbol in the sorted list.
 struct Code {
     first: [u32; LONGEST + 1],
     count: [u32; LONGEST + 1],
     start: [u32; LONGEST + 1],
     symbols: [u16; 257],
-    /// Symbol and length for each way in which the next bits may begin; length 0 where the word is longer.
+    /// Symbol and length by the next bits; length 0 if the code is longer.
     short: [(u8, u8); 1 << SHORT],
 }
 
@@ -71,7 +71,7 @@ const fn code() -> Code {
     code
 }
 
-/// Appends what `text` stands for; `None` if it is not in the code.
+/// Decodes `text` and appends it; `None` if it is no valid code.
 pub(super) fn decode(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let (mut bits, mut have) = (0u64, 0u32);
     let mut rest = text.iter();
@@ -104,7 +104,7 @@ pub(super) fn decode(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     }
 }
 
-/// The next word bit by bit, among `have` bits; `None` if they hold none.
+/// Decodes the next symbol bit by bit from `have` bits; `None` if they are incomplete.
 fn long(bits: u64, have: u32) -> Option<(u16, u32)> {
     (1..=have.min(LONGEST as u32)).find_map(|length| {
         let word = (bits >> (have - length)) as u32 & ((1u64 << length) - 1) as u32;

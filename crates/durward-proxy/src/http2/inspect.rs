@@ -1,5 +1,5 @@
-//! The heads and trailers of an HTTP/2 connection as they pass on the wire: what `h2` would mend is noted, and what it turns away by itself
-//! is told.
+//! Inspection of the heads and trailers of an HTTP/2 connection on the wire: notes faults that `h2` silently repairs, and requests that `h2` rejects
+//! without telling us.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
@@ -14,37 +14,37 @@ const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 const REFUSED_STREAM: u32 = 7;
 
-/// Faults and heads that wait for what `h2` makes of them; a client with more breaks rules faster than they are looked at.
+/// Faults and heads that may wait until `h2` hands their request over; a client with more breaks rules faster than they are handled.
 const WAITING: usize = 1024;
-/// Memory kept for the next header block.
+/// Memory in bytes kept for the next header block.
 const KEPT: usize = 4096;
 
-/// A request that `h2` has handed over.
+/// Verdict on a request that `h2` has handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Accepted {
-    /// Nothing is known against it.
+    /// No fault is known.
     Sound,
-    /// Its head breaks a rule.
+    /// The head breaks a rule.
     Faulty(Fault),
-    /// `h2` has reset it since its head, and that is told already.
+    /// `h2` has reset the stream since; that is recorded already.
     Reset,
 }
 
-/// What is known of a connection's requests besides what `h2` says. Shared by the wire, the session and the bodies of its streams.
+/// Faults noted of a connection's requests. Shared by the wire, the session and the bodies of its streams.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     /// Streams whose head came in and that `h2` has neither handed over nor reset.
     heads: RefCell<VecDeque<u32>>,
-    /// Rules that heads and trailers break.
+    /// Rules that heads and trailers break, by stream.
     faults: RefCell<VecDeque<(u32, Fault)>>,
-    /// Requests that `h2` has reset by itself.
+    /// Requests that `h2` has reset or answered by itself.
     rejected: RefCell<VecDeque<Fault>>,
-    /// Header blocks cannot be read any more.
+    /// True if header blocks cannot be decoded any more.
     lost: Cell<bool>,
 }
 
 impl Findings {
-    /// Takes the fault of a stream's head or trailers. When header blocks cannot be read, every one is faulty.
+    /// Takes the fault of a stream's head or trailers. If header blocks cannot be decoded any more, every one is faulty.
     pub(crate) fn take(&self, stream: u32) -> Option<Fault> {
         if self.lost.get() {
             return Some(Fault::Malformed("header block cannot be decoded"));
@@ -66,12 +66,12 @@ impl Findings {
         }
     }
 
-    /// Takes the fault of a request that `h2` has reset by itself, of the connection if `h2` has ended that.
+    /// Takes the fault of a request that `h2` has rejected by itself, or of the connection if `h2` has ended that.
     pub(crate) fn rejected(&self) -> Option<Fault> {
         self.rejected.borrow_mut().pop_front()
     }
 
-    /// Returns whether header blocks cannot be read any more.
+    /// Returns true if header blocks cannot be decoded any more.
     pub(crate) fn is_lost(&self) -> bool {
         self.lost.get()
     }
@@ -99,14 +99,14 @@ impl Findings {
         }
     }
 
-    /// Forgets a head that waits; false if none did.
+    /// Removes a head that waits; false if there is none.
     fn settle(&self, stream: u32) -> bool {
         let mut heads = self.heads.borrow_mut();
         let at = heads.iter().position(|waiting| *waiting == stream);
         at.is_some_and(|at| heads.remove(at).is_some())
     }
 
-    /// `h2` has answered a request by itself: its list of fields is too large.
+    /// Notes that `h2` has answered a request by itself: its field list is too large.
     fn answered(&self, stream: u32) {
         if self.settle(stream) {
             let fault = self.take(stream).unwrap_or(Fault::TooLarge);
@@ -123,37 +123,37 @@ impl Findings {
     }
 }
 
-/// Which peer sends, and what of its streams tells heads from trailers.
+/// Sender, with the state that tells heads from trailers.
 #[derive(Debug)]
 enum Peer {
-    /// A client, and its newest stream: a header block on an older one is a trailer section.
+    /// Client, and its newest stream: a header block on an older one is a trailer section.
     Client { newest: u32 },
-    /// An upstream, and the streams whose last head has come: what follows there is a trailer section.
+    /// Upstream, and the streams whose final head has come: a later header block is a trailer section.
     Upstream { answered: BTreeSet<u32> },
 }
 
-/// Reads what a peer sends.
+/// Inspection of inbound frames.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     blocks: Blocks,
     block: Vec<u8>,
-    /// The stream ends with the block under way.
+    /// True if the block under way ends the stream.
     ends: bool,
-    /// Octets of the largest block, and of the largest list of fields that `h2` hands over.
+    /// Largest block, and largest field list that `h2` hands over, in octets.
     bounds: (usize, usize),
     peer: Peer,
-    /// Frames that stand for the block that has just ended, where the codec cannot take its own.
+    /// Frames that replace the block that has just ended, if the codec cannot take that.
     rewritten: Option<Vec<u8>>,
     findings: Rc<Findings>,
 }
 
 impl Incoming {
-    /// For a client whose lists of fields `h2` takes up to a size of `list`.
+    /// Creates the inspection of a client's frames; `h2` accepts field lists up to `list` bytes.
     pub(crate) fn of_client(list: usize, findings: Rc<Findings>) -> Self {
         Self::new(Peer::Client { newest: 0 }, list, findings)
     }
 
-    /// For an upstream whose lists of fields `h2` takes up to a size of `list`.
+    /// Creates the inspection of an upstream's frames; `h2` accepts field lists up to `list` bytes.
     pub(crate) fn of_upstream(list: usize, findings: Rc<Findings>) -> Self {
         Self::new(Peer::Upstream { answered: BTreeSet::new() }, list, findings)
     }
@@ -164,24 +164,24 @@ impl Incoming {
         Self { blocks, block, ends: false, bounds, peer, rewritten: None, findings }
     }
 
-    /// Forgets a stream that was reset.
+    /// Removes a stream that was reset.
     pub(crate) fn reset(&mut self, stream: u32) {
         if let Peer::Upstream { answered } = &mut self.peer {
             answered.remove(&stream);
         }
     }
 
-    /// Takes the frames that stand for the block that has just ended; `None` if they are its own.
+    /// Takes the frames that replace the block that has just ended; `None` if the block stays.
     pub(crate) fn take_rewritten(&mut self) -> Option<Vec<u8>> {
         self.rewritten.take()
     }
 
-    /// Returns whether header blocks cannot be read any more.
+    /// Returns true if header blocks cannot be decoded any more.
     pub(crate) fn is_lost(&self) -> bool {
         self.findings.is_lost()
     }
 
-    /// Looks at a piece of a frame before `h2` sees it.
+    /// Inspects a piece of a frame before `h2` gets it.
     pub(crate) fn received(&mut self, piece: Piece<'_>) {
         let Piece { frame, payload, last, .. } = piece;
         if frame.kind == kind::RST_STREAM && last {
@@ -196,6 +196,7 @@ impl Incoming {
         if frame.kind == kind::HEADERS {
             self.ends = frame.flags & END_STREAM != 0;
         }
+        // Common case: a head in one piece is read in place, without a copy.
         let whole = piece.first && last && frame.kind == kind::HEADERS;
         if whole && frame.flags & END_HEADERS != 0 {
             return match fragment(frame, payload) {
@@ -254,7 +255,7 @@ impl Incoming {
     }
 }
 
-/// The part of a header block in a HEADERS frame's payload, without padding and priority; `None` if they are longer than it.
+/// Returns the part of a header block in a HEADERS frame's payload, without padding and priority; `None` if those are longer than the payload.
 fn fragment(frame: Frame, payload: &[u8]) -> Option<&[u8]> {
     let mut block = payload;
     if frame.flags & PADDED != 0 {
@@ -265,7 +266,7 @@ fn fragment(frame: Frame, payload: &[u8]) -> Option<&[u8]> {
     if frame.flags & PRIORITY != 0 { block.get(5..) } else { Some(block) }
 }
 
-/// Reads what `h2` sends.
+/// Inspection of the frames that `h2` sends.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     code: u32,
@@ -277,7 +278,7 @@ impl Outgoing {
         Self { code: 0, findings }
     }
 
-    /// Looks for streams that `h2` resets or answers.
+    /// Notes streams that `h2` resets or answers.
     pub(crate) fn sent(&mut self, piece: Piece<'_>) {
         let Piece { frame, payload, last, .. } = piece;
         match frame.kind {

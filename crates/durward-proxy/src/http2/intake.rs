@@ -1,25 +1,25 @@
-//! What of the bytes that arrived the codec is given, and when: a header block at once when it is whole, and in a form that it can take.
+//! Buffer between socket and codec: a header block is passed on only when it is whole, and in a form that the codec accepts.
 //!
-//! Bytes stay where they are unless a header block is cut by the end of a read, or has to be rewritten (`hpack/rewrite.rs`).
+//! Bytes stay in the read buffer unless a header block is cut by the end of a read, or has to be rewritten (`hpack/rewrite.rs`).
 
 use tokio::io::ReadBuf;
 
 use crate::http2::frames::{END_HEADERS, Piece, kind};
 use crate::http2::inspect::Incoming;
 
-/// Memory kept for the next bytes.
+/// Memory in bytes kept for the next bytes.
 const KEPT: usize = 4096;
 
-/// Looks at what a peer sends before the codec does.
+/// Inspection of inbound bytes before the codec.
 #[derive(Debug)]
 pub(crate) struct Intake {
     incoming: Incoming,
     /// Bytes of earlier reads that wait for the end of a header block, or of a frame's header.
     held: Vec<u8>,
-    /// Bytes to hand over, and how many of them were.
+    /// Bytes to pass on, and how many of them were.
     ready: Vec<u8>,
     served: usize,
-    /// Where in the present bytes those begin that cannot be handed over yet.
+    /// Offset in the present bytes of the first that cannot be passed on yet.
     open: Option<usize>,
     /// Bytes of the present ones that were copied or replaced.
     copied: usize,
@@ -30,12 +30,12 @@ impl Intake {
         Self { incoming, held: Vec::new(), ready: Vec::new(), served: 0, open: None, copied: 0 }
     }
 
-    /// Forgets a stream that was reset.
+    /// Removes a stream that was reset.
     pub(crate) fn reset(&mut self, stream: u32) {
         self.incoming.reset(stream);
     }
 
-    /// Hands bytes over that are ready; false if none are.
+    /// Passes on bytes that are ready; false if there are none.
     pub(crate) fn serve(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         let left = &self.ready[self.served..];
         if left.is_empty() {
@@ -52,7 +52,7 @@ impl Intake {
         true
     }
 
-    /// Looks at a piece of the bytes that have just arrived.
+    /// Inspects a piece of the bytes that have just arrived.
     pub(crate) fn received(&mut self, piece: Piece<'_>, bytes: &[u8]) {
         self.incoming.received(piece);
         let frame = piece.frame;
@@ -81,12 +81,12 @@ impl Intake {
         self.open = None;
     }
 
-    /// Leaves in `buf`, of the bytes that arrived behind `before`, those that may be handed over; false if there are none. The last `partial` bytes
-    /// belong to a frame's header that is not whole.
+    /// Leaves in `buf`, of the bytes that arrived behind `before`, those that may be passed on; false if there are none. The last `partial` bytes
+    /// belong to an incomplete frame header.
     pub(crate) fn finish(&mut self, buf: &mut ReadBuf<'_>, before: usize, partial: usize) -> bool {
         let new = &buf.filled()[before..];
         if new.is_empty() {
-            // The end: the codec judges what it is left with.
+            // End of the stream: the codec judges the incomplete bytes.
             self.release();
             return self.serve(buf) || self.ready.is_empty();
         }
@@ -118,7 +118,7 @@ mod tests {
     use crate::http2::frames::Frames;
     use crate::http2::inspect::Findings;
 
-    /// What the codec is given of bytes that come in pieces of these sizes, the last of them again and again.
+    /// Returns the bytes that the codec gets if `wire` arrives in pieces of these sizes, and then of `room`.
     fn given(wire: &[u8], sizes: &[usize], room: usize) -> Vec<u8> {
         let findings = Rc::new(Findings::default());
         let mut intake = Intake::new(Incoming::of_client(64 * 1024, findings));

@@ -1,5 +1,4 @@
-//! The bytes of an HTTP/2 connection to an upstream: frames are counted on their way in and out, so that what the codec holds is known and
-//! bounded.
+//! Transport of an HTTP/2 connection to an upstream: counts frames in both directions, so that what the codec holds is known and bounded.
 
 use std::io;
 use std::pin::Pin;
@@ -17,12 +16,12 @@ use crate::http2::streams::Streams;
 use crate::io::Io;
 use crate::turns;
 
-/// Bytes of the list of fields of one head from an upstream (RFC 9113 section 6.5.2); the same as the bytes of an HTTP/1 head.
+/// Bytes of the field list of one head from an upstream (RFC 9113 section 6.5.2); equal to the limit of an HTTP/1 head.
 pub(crate) const HEADER_LIST: u32 = 64 * 1024;
-/// The connection preface that goes before our frames.
+/// Bytes of the connection preface that precedes our frames.
 const PREFACE: usize = 24;
 
-/// A connection whose frames are counted, and whose heads and trailers are looked at.
+/// Connection whose frames are counted, and whose heads and trailers are inspected.
 pub(crate) struct Metered {
     io: Io,
     streams: Streams,
@@ -32,7 +31,7 @@ pub(crate) struct Metered {
 }
 
 impl Metered {
-    /// Nothing was sent yet, the preface included.
+    /// Wraps a connection on which nothing was sent yet, the preface included.
     pub(crate) fn new(io: Io, streams: Streams, findings: Rc<Findings>) -> Self {
         let incoming = Incoming::of_upstream(HEADER_LIST as usize, findings);
         Self {
@@ -68,6 +67,7 @@ impl AsyncRead for Metered {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while !this.intake.serve(buf) {
+            // Wakes itself, so that other tasks run before it goes on.
             if turns::is_over() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;

@@ -1,8 +1,8 @@
-//! What the HTTP/2 codec holds for each stream of a connection: heads that nobody has taken yet, data that was received and not taken,
-//! data that was queued and not sent.
+//! Memory that the HTTP/2 codec holds for each stream of a connection: heads that no exchange has taken yet, data received and not taken, data queued
+//! and not sent.
 //!
-//! HPACK lets one byte stand for a field of four kilobytes, so a head is counted at what it may take up once it is decoded. All of it is
-//! charged to the connection's account.
+//! HPACK lets one byte stand for a field of four kilobytes, so a head is charged at the size it may have once it is decoded. The charges go to the
+//! connection's account.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -13,38 +13,38 @@ use crate::http2::frames::{Piece, kind};
 use crate::memory::{ConnectionMemory, Part};
 use crate::refusal::Refusal;
 
-/// Bytes that one byte of a header block may take up: a reference to the table becomes an entry of a map.
+/// Bytes of memory per byte of a header block at most: a reference to the HPACK table becomes an entry of a map.
 const EXPANSION: usize = 112;
-/// Bytes that a head may take up for each byte that its list of fields may have (RFC 9113 section 6.5.2).
+/// Bytes of memory that a head may take for each byte of its field list (RFC 9113 section 6.5.2).
 const HEAD_MOST: usize = 4;
-/// Bytes a chunk of data is counted as besides its own.
+/// Bytes charged for a chunk of data besides its own.
 const CHUNK: usize = 256;
-/// Heads that wait to be taken on one connection, at their price, before no more are read.
+/// Bytes charged for untaken heads on one connection above which no more are read.
 const UNTAKEN: usize = 1024 * 1024;
-/// Largest heads' worth that all heads of one stream together may take up, 1xx and trailers included.
+/// Largest heads that all heads of one stream together may equal, interim responses and trailers included.
 const HEADS: usize = 4;
 
-/// The streams of one connection.
+/// Streams of one connection and the memory charged for them.
 #[derive(Clone)]
 pub(crate) struct Streams(Rc<State>);
 
 struct State {
     memory: Rc<ConnectionMemory>,
     open: RefCell<HashMap<u32, Stream, BuildHasherDefault<StreamHasher>>>,
-    /// True if the peer opens streams: it is a client.
+    /// True if the peer opens the streams: it is a client.
     of_client: bool,
-    /// Bytes that one head may take up.
+    /// Largest charge of one head in bytes.
     head_most: usize,
-    /// The last stream that the peer opened.
+    /// Last stream that the peer opened.
     last: Cell<u32>,
-    /// The header block under way: its stream, and the bytes of it that have come.
+    /// Header block under way: its stream id, and its bytes so far.
     block: Cell<(u32, usize)>,
-    /// Bytes of the block under way that are counted although its stream is over, or never was.
+    /// Bytes charged for a block under way whose stream is over, or never was.
     stray: Cell<usize>,
-    /// Price of all heads that wait to be taken.
+    /// Bytes charged for all heads that no exchange has taken.
     untaken: Cell<usize>,
     broken: Cell<Option<&'static str>>,
-    /// The budget had no room for what is held.
+    /// True if the budget had no room for the memory held.
     exhausted: Cell<bool>,
 }
 
@@ -53,18 +53,18 @@ struct Stream {
     heads: usize,
     unread: usize,
     queued: usize,
-    /// Heads of ours that wait to be sent: how many, and what they take up together.
+    /// Number and bytes of our heads that wait to be sent.
     leaving: (u32, usize),
-    /// An exchange serves it, or has.
+    /// True if an exchange serves the stream, or has served it.
     taken: bool,
-    /// The exchange is over.
+    /// True if the exchange is over.
     ended: bool,
-    /// The peer has sent all of its direction.
+    /// True if the peer has sent its end of the stream.
     whole: bool,
 }
 
 impl Stream {
-    /// What is no longer held because one of our heads was sent: nothing before the last, for which is which is not known.
+    /// Returns the bytes released by sending one of our heads: all of them with the last head, none before, because heads are not told apart.
     fn head_sent(&mut self) -> usize {
         self.leaving.0 = self.leaving.0.saturating_sub(1);
         if self.leaving.0 == 0 { std::mem::take(&mut self.leaving.1) } else { 0 }
@@ -72,12 +72,12 @@ impl Stream {
 }
 
 impl Streams {
-    /// Of a connection with a client, whose heads may have lists of `list` bytes.
+    /// Creates the streams of a connection with a client, whose heads may have field lists of `list` bytes.
     pub(crate) fn of_client(memory: Rc<ConnectionMemory>, list: usize) -> Self {
         Self::new(memory, list, true)
     }
 
-    /// Of a connection to an upstream.
+    /// Creates the streams of a connection to an upstream.
     pub(crate) fn of_upstream(memory: Rc<ConnectionMemory>, list: usize) -> Self {
         Self::new(memory, list, false)
     }
@@ -97,11 +97,11 @@ impl Streams {
         }))
     }
 
-    /// Notes a piece of a frame that came in.
+    /// Charges for a piece of a frame that came in.
     pub(crate) fn received(&self, piece: Piece<'_>) {
         let (state, frame) = (&*self.0, piece.frame);
         if piece.first && frame.kind != kind::CONTINUATION {
-            // The block before is whole, and the codec has done with it.
+            // The block before is complete, and the codec has released it.
             state.memory.sub(state.stray.take());
         }
         if piece.last && frame.ends_stream() && matches!(frame.kind, kind::DATA | kind::HEADERS) {
@@ -128,18 +128,18 @@ impl Streams {
                 }
             }
             kind::RST_STREAM => state.reset(frame.stream),
-            // Push is turned off: a peer that promises nevertheless is not listened to.
+            // Push is turned off: a peer that promises nevertheless is cut off.
             kind::PUSH_PROMISE => state.broken.set(Some("PUSH_PROMISE although push is off")),
             _ => {}
         }
     }
 
-    /// Ends the connection: the peer sends more frames of a kind than it may.
+    /// Marks the connection as broken: the peer sends more frames of a kind than its budget allows.
     pub(crate) fn flooded(&self, detail: &'static str) {
         self.0.broken.set(Some(detail));
     }
 
-    /// Notes a piece of a frame that went out.
+    /// Releases memory for a piece of a frame that went out.
     pub(crate) fn sent(&self, piece: Piece<'_>) {
         let (state, frame) = (&*self.0, piece.frame);
         match frame.kind {
@@ -161,7 +161,7 @@ impl Streams {
         }
     }
 
-    /// An exchange takes over a stream, and with it the head that opened it.
+    /// Assigns a stream, and the head that opened it, to an exchange.
     pub(crate) fn serve(&self, stream: u32) -> StreamAccount {
         let state = &*self.0;
         state.open.borrow_mut().entry(stream).or_default().taken = true;
@@ -170,15 +170,15 @@ impl Streams {
         account
     }
 
-    /// Returns whether so many heads wait that no more should be read before some are taken.
+    /// Returns true if so many heads wait that no more should be read before some are taken.
     pub(crate) fn is_full(&self) -> bool {
         self.0.untaken.get() > UNTAKEN.max(2 * self.0.head_most)
     }
 
-    /// Brings what the budget was asked for in line with what is held.
+    /// Charges the budget for the memory now held.
     ///
     /// # Errors
-    /// Why the connection has to end.
+    /// Returns why the connection has to end.
     pub(crate) fn settle(&self) -> Result<(), Refusal> {
         if let Some(refusal) = self.broken() {
             return Err(refusal);
@@ -186,7 +186,7 @@ impl Streams {
         self.0.memory.settle().inspect_err(|_| self.0.exhausted.set(true))
     }
 
-    /// Returns why the connection has to end: the bound that the peer has broken, or that there is no memory for what it holds.
+    /// Returns why the connection has to end: the bound that the peer exceeded, or no memory for what it holds.
     pub(crate) fn broken(&self) -> Option<Refusal> {
         if self.0.exhausted.get() {
             return Some(Refusal::Memory);
@@ -200,7 +200,7 @@ impl Streams {
 }
 
 impl State {
-    /// A frame of a header block: what it may take up is the whole block's price, less what was counted of it before.
+    /// Charges for a frame of a header block: the price of the block so far, less what was charged before.
     fn head(&self, length: usize) {
         let (id, before) = self.block.get();
         self.block.set((id, before.saturating_add(length)));
@@ -208,7 +208,7 @@ impl State {
         let more = price(before.saturating_add(length)) - price(before);
         let mut open = self.open.borrow_mut();
         let Some(stream) = open.get_mut(&id) else {
-            // The codec gathers the block all the same, and so does whoever looks for its faults.
+            // The codec buffers the block all the same, and so does the inspection.
             self.stray.set(self.stray.get() + more);
             return self.memory.add(more);
         };
@@ -220,7 +220,7 @@ impl State {
         }
     }
 
-    /// Changes what is held of a stream, and forgets the stream when nothing is and no exchange serves it.
+    /// Changes the memory held of a stream; removes the stream if its exchange is over and nothing is queued.
     fn change(&self, id: u32, with: impl FnOnce(&mut Stream) -> usize) {
         let mut open = self.open.borrow_mut();
         let Some(stream) = open.get_mut(&id) else { return };
@@ -236,7 +236,7 @@ impl State {
         self.untaken.set(self.untaken.get().saturating_sub(stream.heads));
     }
 
-    /// Nothing more is sent on a stream. One that no exchange serves was answered by the codec.
+    /// Handles the end of our direction of a stream. A stream without an exchange was answered by the codec.
     fn closed(&self, id: u32) {
         let mut open = self.open.borrow_mut();
         if open.get(&id).is_some_and(|stream| !stream.taken || stream.ended) {
@@ -244,7 +244,7 @@ impl State {
         }
     }
 
-    /// The codec forgets what it had queued.
+    /// Releases queued memory of a stream that was reset.
     fn reset(&self, id: u32) {
         self.change(id, |stream| {
             std::mem::take(&mut stream.queued) + std::mem::take(&mut stream.leaving).1
@@ -259,7 +259,7 @@ fn less(count: &mut usize, by: usize) -> usize {
     by
 }
 
-/// What one exchange's stream holds; given back when dropped, but for what is still queued.
+/// Memory of one exchange's stream; released on drop, except for what is still queued.
 pub(crate) struct StreamAccount {
     streams: Streams,
     stream: u32,
@@ -272,12 +272,12 @@ impl StreamAccount {
         &self.streams.0
     }
 
-    /// Keeps the memory of the task that serves the stream as long as the account.
+    /// Keeps the task's memory charged as long as the account.
     pub(crate) fn keep(&self, task: Part) {
         self.task.set(Some(task));
     }
 
-    /// The heads that have come were taken.
+    /// Marks the heads received so far as taken.
     pub(crate) fn heads_taken(&self) {
         let state = self.state();
         state.change(self.stream, |stream| {
@@ -286,22 +286,22 @@ impl StreamAccount {
         });
     }
 
-    /// Returns whether the peer has sent all of its direction, the end of the stream included.
+    /// Returns true if the peer has sent its end of the stream.
     pub(crate) fn is_whole(&self) -> bool {
         self.state().open.borrow().get(&self.stream).is_some_and(|stream| stream.whole)
     }
 
-    /// A chunk of data was taken from the codec.
+    /// Records that a chunk of data was taken from the codec.
     pub(crate) fn chunk_taken(&self) {
         self.state().change(self.stream, |stream| less(&mut stream.unread, CHUNK));
     }
 
-    /// Received data was passed on.
+    /// Records that received data was passed on.
     pub(crate) fn consumed(&self, bytes: usize) {
         self.state().change(self.stream, |stream| less(&mut stream.unread, bytes));
     }
 
-    /// A head was queued to be sent.
+    /// Records that a head was queued.
     pub(crate) fn head_queued(&self, bytes: usize) {
         let state = self.state();
         if let Some(stream) = state.open.borrow_mut().get_mut(&self.stream) {
@@ -310,7 +310,7 @@ impl StreamAccount {
         }
     }
 
-    /// Data was queued to be sent.
+    /// Records that data was queued.
     pub(crate) fn queued(&self, bytes: usize) {
         let state = self.state();
         if let Some(stream) = state.open.borrow_mut().get_mut(&self.stream) {
@@ -330,7 +330,7 @@ impl Drop for StreamAccount {
     }
 }
 
-/// Stream numbers only rise; spreading their bits is enough.
+/// Hasher for stream ids, which only rise; spreading their bits is enough.
 #[derive(Default)]
 struct StreamHasher(u64);
 

@@ -5,14 +5,14 @@ use std::io;
 
 use tokio::net::TcpStream;
 
-/// One read's worth of bytes; enough for any ClientHello seen in the wild.
+/// Bytes of one read; enough for any ClientHello seen in the wild.
 pub(crate) const SCRATCH: usize = 16 * 1024;
 
 thread_local! {
     static SCRATCH_BYTES: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
 }
 
-/// Reads at most `most` bytes into the core's scratch space and hands them over. 0 means the peer closed.
+/// Reads at most `most` bytes into the core's scratch buffer and passes them on. 0 means that the peer closed.
 pub(crate) async fn read_some(
     stream: &TcpStream,
     most: usize,

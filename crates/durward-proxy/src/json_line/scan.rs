@@ -1,39 +1,39 @@
-//! Finds single fields of a line we wrote ourselves, without reading all of it.
+//! Finds single fields of a line we wrote ourselves, without parsing all of it.
 //!
-//! Sound because within a string of such a line every quote is escaped: `,"name":` can only be a key. Deliberately absent: JSON that
-//! somebody else wrote, and fields within fields.
+//! Sound because every quote within a string of such a line is escaped: `,"name":` can only be a key. Deliberately absent: JSON of other writers, and
+//! nested fields.
 
 use jiff::Timestamp;
 use memchr::memmem;
 
-/// A text field's raw bytes, escapes and all. `key` is written as in the line: `,"tenant":"`.
+/// Returns a text field's raw bytes, escapes included. `key` is written as in the line: `,"tenant":"`.
 pub(crate) fn text<'a>(line: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     let value = &line[memmem::find(line, key)? + key.len()..];
     Some(&value[..end_of_string(value)?])
 }
 
-/// A number's digits, up to what ends it. `key` is written as in the line: `,"seq":`.
+/// Returns a number. `key` is written as in the line: `,"seq":`.
 pub(crate) fn number(line: &[u8], key: &[u8]) -> Option<u64> {
     let value = &line[memmem::find(line, key)? + key.len()..];
     let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
     std::str::from_utf8(&value[..digits]).ok()?.parse().ok()
 }
 
-/// The time every line begins with, in microseconds since 1970.
+/// Returns the time at the beginning of the line, in microseconds since 1970.
 pub(crate) fn time(line: &[u8]) -> Option<i64> {
     let value = line.strip_prefix(b"{\"ts\":\"")?;
     let text = std::str::from_utf8(&value[..end_of_string(value)?]).ok()?;
     text.parse::<Timestamp>().ok().map(Timestamp::as_microsecond)
 }
 
-/// Whether the line tells of something that did not go well: refused, denied, failed.
+/// Returns true if the line records a refusal, denial or failure.
 pub(crate) fn is_unwell(line: &[u8]) -> bool {
     let verdict = text(line, b",\"verdict\":\"");
     matches!(verdict, Some(b"denied" | b"failed"))
         || memmem::find(line, b",\"reason\":\"").is_some()
 }
 
-/// Where the string that `value` begins within ends.
+/// Returns the position of the closing quote of the string at the start of `value`.
 fn end_of_string(value: &[u8]) -> Option<usize> {
     let mut from = 0;
     while let Some(at) = value.get(from..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {

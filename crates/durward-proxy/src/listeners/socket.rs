@@ -1,6 +1,4 @@
-//! Making one listening socket, and taking over one that somebody else made.
-//!
-//! Deliberately absent: which sockets there should be.
+//! Opens a listening socket, or adopts one that another process opened.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -11,17 +9,17 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::BACKLOG;
 
-/// Opens a listening socket. The address need not be on the host yet.
+/// Opens a listening socket. The address need not be on the host yet (`IP_FREEBIND`).
 pub(super) fn open(address: SocketAddr, transparent: bool) -> io::Result<TcpListener> {
     let socket = bound(address, transparent, true)?;
-    // Accepted sockets inherit it: one call here instead of one per connection.
+    // Accepted sockets inherit the option: one call here instead of one per connection.
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// Fails where somebody listens on the address, even somebody who would share it: the kernel would give each a part of the clients.
+/// Fails if a socket listens on the address, even one with `SO_REUSEPORT`: the kernel would split the clients between both.
 pub(super) fn ensure_free(address: SocketAddr, transparent: bool) -> io::Result<()> {
     bound(address, transparent, false).map(drop)
 }
@@ -44,7 +42,7 @@ fn bound(address: SocketAddr, transparent: bool, shared: bool) -> io::Result<Soc
     Ok(socket)
 }
 
-/// Makes an inherited socket like one of ours.
+/// Sets the options of our own sockets on an inherited one.
 pub(super) fn adopt(
     socket: &TcpListener,
     address: SocketAddr,
@@ -70,15 +68,15 @@ pub(super) fn set_transparent(
     }
 }
 
-/// Makes the kernel pass the socket over for new connections, as if it were closed already: they reach another socket that listens on the
-/// address, or are refused. Handshakes under way still end in its queue. There is no way back.
+/// Makes the kernel skip the socket for new connections, as if it were closed already: they reach another socket that listens on the address, or are
+/// refused. Handshakes under way still complete in its accept queue. This cannot be undone.
 pub(super) fn divert(socket: &TcpListener) {
-    // An interface no host has. Where the kernel does not know the option, clients of the last moment are reset, as they would be anyway.
+    // No host has this interface, so no packet matches. On kernels without the option clients in the queue are reset, as they would be at close.
     let nowhere = NonZeroU32::new(i32::MAX as u32);
     let _ = SockRef::from(socket).bind_device_by_index_v4(nowhere);
 }
 
-/// Whether a socket listens on `address`.
+/// Returns true if a socket listens on `address`.
 pub(super) fn listens_on(socket: &TcpListener, address: SocketAddr) -> bool {
     socket.local_addr().is_ok_and(|local| canonical(local) == canonical(address))
 }

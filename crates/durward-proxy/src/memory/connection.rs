@@ -1,4 +1,4 @@
-//! What one connection holds, counted without touching what all cores share: the budget is asked in steps.
+//! Memory of one connection, counted on its core; the shared budget is charged in steps only.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -6,14 +6,14 @@ use std::rc::Rc;
 use super::Hold;
 use crate::refusal::Refusal;
 
-/// Bytes that a connection may use without asking: its fixed price covers them.
+/// Bytes that a connection may use without a charge: its fixed price covers them.
 const FREE: usize = 4 * 1024;
-/// Bytes asked for at once.
+/// Bytes charged at once.
 const STEP: usize = 16 * 1024;
-/// Bytes kept beyond what is used, so that a busy connection does not ask again and again.
+/// Bytes kept charged beyond the use, so that a busy connection does not go back to the budget again and again.
 const SLACK: usize = 64 * 1024;
 
-/// The account of one connection. Lives on one core.
+/// Memory account of one connection. Lives on one core.
 #[derive(Debug)]
 pub(crate) struct ConnectionMemory {
     hold: RefCell<Hold>,
@@ -21,12 +21,12 @@ pub(crate) struct ConnectionMemory {
 }
 
 impl ConnectionMemory {
-    /// Nothing is used yet.
+    /// Creates an account with nothing used.
     pub(crate) fn new(hold: Hold) -> Rc<Self> {
         Rc::new(Self { hold: RefCell::new(hold), used: Cell::new(0) })
     }
 
-    /// Counts bytes as used. The budget is asked by [`ConnectionMemory::settle`].
+    /// Counts bytes as used. The budget is charged by [`ConnectionMemory::settle`].
     pub(crate) fn add(&self, bytes: usize) {
         self.used.set(self.used.get().saturating_add(bytes));
     }
@@ -36,10 +36,10 @@ impl ConnectionMemory {
         self.used.set(self.used.get().saturating_sub(bytes));
     }
 
-    /// Brings what is held in line with what is used.
+    /// Adjusts the charge to the bytes used.
     ///
     /// # Errors
-    /// [`Refusal::Memory`] when the budget has no room for what is used: the connection has to let go of something.
+    /// [`Refusal::Memory`] if the budget has no room: the connection has to release memory or end.
     pub(crate) fn settle(&self) -> Result<(), Refusal> {
         let wanted = self.used.get().saturating_sub(FREE);
         let mut hold = self.hold.borrow_mut();
@@ -56,7 +56,7 @@ impl ConnectionMemory {
     /// Uses `bytes` until the part is dropped.
     ///
     /// # Errors
-    /// [`Refusal::Memory`] when the budget has no room for them.
+    /// [`Refusal::Memory`] if the budget has no room for them.
     pub(crate) fn take(self: &Rc<Self>, bytes: usize) -> Result<Part, Refusal> {
         let mut part = Part { account: Rc::clone(self), bytes: 0 };
         part.raise(bytes)?;
@@ -72,10 +72,10 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// Uses `bytes` in all, unless it uses more already.
+    /// Raises the use to `bytes`, unless it is higher already.
     ///
     /// # Errors
-    /// [`Refusal::Memory`] when the budget has no room for them; then it uses what it did.
+    /// [`Refusal::Memory`] if the budget has no room; then the use is unchanged.
     pub(crate) fn raise(&mut self, bytes: usize) -> Result<(), Refusal> {
         if bytes <= self.bytes {
             return Ok(());
@@ -90,7 +90,7 @@ impl Part {
         Ok(())
     }
 
-    /// Uses `bytes` in all, if it uses more.
+    /// Lowers the use to `bytes`, if it is higher.
     pub(crate) fn lower(&mut self, bytes: usize) {
         if bytes < self.bytes {
             self.account.sub(self.bytes - bytes);
@@ -102,7 +102,7 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         self.account.sub(self.bytes);
-        // Less is always granted.
+        // Lowering a charge cannot fail.
         let _ = self.account.settle();
     }
 }

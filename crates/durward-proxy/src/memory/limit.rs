@@ -1,17 +1,17 @@
-//! How much memory this process may have: the smallest of its cgroups' limits, its address space and the host's memory.
+//! Memory available to this process: the smallest of its cgroups' limits, its address space (RLIMIT_AS) and the host's memory.
 
 use std::fs;
 use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
 
-/// Where cgroups are mounted, and the file with the limit: version 2, and version 1.
+/// Mount points of cgroup hierarchies, the marker of their line in `/proc/self/cgroup`, and the file with the limit: version 2, and version 1.
 const HIERARCHIES: [(&str, &str, &str); 2] = [
     ("0::", "/sys/fs/cgroup", "memory.max"),
     ("memory:", "/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
 ];
 
-/// Returns how many bytes this process may have.
+/// Returns the bytes of memory that this process may have.
 pub(crate) fn of_this_process() -> usize {
     let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let host = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
@@ -20,8 +20,8 @@ pub(crate) fn of_this_process() -> usize {
     all.into_iter().flatten().min().unwrap_or(usize::MAX / 64)
 }
 
-/// The smallest limit of the process's cgroups and their ancestors. A container sees its own cgroup as the root, so that the mount's root
-/// is looked at even where `/proc/self/cgroup` names a path that is not visible.
+/// Returns the smallest limit of the process's cgroups and their ancestors. A container sees its own cgroup as the root, so the mount's root is read
+/// even where `/proc/self/cgroup` names a path that is not visible.
 fn limit(cgroups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<usize> {
     let mut least: Option<usize> = None;
     for line in cgroups.lines() {
@@ -37,7 +37,7 @@ fn limit(cgroups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<usize>
     least
 }
 
-/// The path of a line of `/proc/self/cgroup`: `0::/path` in version 2, `9:memory:/path` in version 1.
+/// Returns the path in a line of `/proc/self/cgroup`: `0::/path` in version 2, `9:memory:/path` in version 1.
 fn path_in<'l>(line: &'l str, marker: &str) -> Option<&'l str> {
     if marker == "0::" {
         return line.strip_prefix(marker);
@@ -47,7 +47,7 @@ fn path_in<'l>(line: &'l str, marker: &str) -> Option<&'l str> {
     controllers.split(',').any(|one| one == "memory").then_some(path)
 }
 
-/// `MemTotal` of `/proc/meminfo`.
+/// Parses `MemTotal` of `/proc/meminfo`.
 fn total(meminfo: &str) -> Option<usize> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

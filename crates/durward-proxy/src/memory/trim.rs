@@ -1,4 +1,4 @@
-//! Gives memory back to the system after a peak.
+//! Returns memory to the kernel after a peak.
 //!
 //! glibc keeps freed memory for itself below the top of each heap, so that a peak would stay in the process's resident size, and in its
 //! cgroup's account, for ever. `malloc_trim` hands whole free pages back. Another allocator would do so by itself, but costs a dependency
@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 
 use super::Memory;
 
-/// How often the resident size is looked at.
+/// Interval at which the resident size is read.
 const EVERY: Duration = Duration::from_secs(1);
-/// Less is not worth walking the heaps for.
+/// Bytes below which walking the heaps is not worth it.
 const WORTH: usize = 4 * 1024 * 1024;
-/// The shortest time between two trims; doubled, up to the longest, each time that little is given back.
+/// Shortest time between two trims; doubled, up to the longest, each time that little is given back.
 const SOON: Duration = Duration::from_secs(3);
 const LATE: Duration = Duration::from_secs(600);
 
-/// The thread that trims; it ends when this is dropped.
+/// Thread that trims; ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Trimmer {
     _stop: Sender<()>,
@@ -31,7 +31,7 @@ impl Trimmer {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// Fails if no thread can be started.
     pub(crate) fn start(memory: Arc<Memory>) -> std::io::Result<Self> {
         let (stop, stopped) = channel();
         let work = move || {
@@ -49,11 +49,11 @@ impl Trimmer {
     }
 }
 
-/// What the process takes up.
+/// Memory of the process at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     resident: usize,
-    /// Bytes of the budget that are held.
+    /// Bytes held of the budget.
     held: usize,
 }
 
@@ -63,14 +63,14 @@ impl Seen {
     }
 }
 
-/// When to trim: once growth has stopped, for during a peak it would only slow allocation down; at once when the budget is held no more,
-/// and otherwise now and then.
+/// Schedule of trims: only once growth has stopped, because a trim during a peak would slow allocation down; soon after much of the budget was
+/// released, and otherwise with growing pauses.
 #[derive(Debug)]
 struct State {
-    /// The fewest resident bytes after a trim.
+    /// Fewest resident bytes after a trim.
     lowest: usize,
     last: Seen,
-    /// The most that was held since the last trim.
+    /// Most bytes held since the last trim.
     peak: usize,
     at: Instant,
     wait: Duration,
@@ -99,7 +99,7 @@ impl State {
     }
 }
 
-/// Resident bytes of this process.
+/// Returns the resident bytes of this process.
 fn resident() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -113,7 +113,7 @@ fn trim() {
     unsafe { libc::malloc_trim(0) };
 }
 
-/// Other allocators give memory back by themselves.
+/// Does nothing: other allocators give memory back by themselves.
 #[cfg(not(target_env = "gnu"))]
 fn trim() {}
 

@@ -1,13 +1,11 @@
-//! Writes the OpenMetrics text format, version 1.0.0, for every part of the gateway that counts something.
-//!
-//! Deliberately absent: timestamps and exemplars.
+//! Writer of the OpenMetrics text format, version 1.0.0.
 
 use std::fmt::{Display, Write};
 
-/// The `Content-Type` of the text.
+/// `Content-Type` of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The types of metric families in use.
+/// Types of metric families in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A number that grows; its samples end in `_total`.
@@ -20,7 +18,7 @@ pub enum Kind {
     Info,
 }
 
-/// An exposition that is being written.
+/// Exposition being written.
 #[derive(Debug, Default)]
 pub struct Text {
     out: String,
@@ -35,7 +33,7 @@ pub struct Family<'a> {
 }
 
 impl Text {
-    /// Begins a family, which must not have been begun before. Its unit is the name's last word, if that is one.
+    /// Begins a family, which must be new. Its unit is the name's last word, if that is one.
     pub fn family(&mut self, name: &str, kind: Kind, help: &str) -> Family<'_> {
         let word = match kind {
             Kind::Counter => "counter",
@@ -102,7 +100,7 @@ fn put(out: &mut String, arguments: std::fmt::Arguments<'_>) {
     let _infallible = out.write_fmt(arguments);
 }
 
-/// Backslash, quote and line feed escaped.
+/// Label value with backslash, quote and line feed escaped.
 struct Escaped<'a>(&'a str);
 
 impl Display for Escaped<'_> {

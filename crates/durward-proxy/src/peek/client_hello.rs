@@ -1,47 +1,45 @@
-//! The TLS ClientHello, read without a TLS library, for connections whose TLS is not ours to end.
-//!
-//! Deliberately absent: sockets, and every extension that does not choose where a connection goes.
+//! Parser of the TLS ClientHello, without a TLS library, for connections whose TLS is not terminated here.
 
-/// The longest ClientHello message we read.
+/// Longest ClientHello message accepted, in bytes.
 pub const MAX_MESSAGE: usize = 16 * 1024;
-/// The most bytes a ClientHello may take on the wire, record headers included.
+/// Largest ClientHello on the wire in bytes, record headers included.
 pub const MAX_WIRE: usize = MAX_MESSAGE + 1024;
 
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 
-/// What a ClientHello asks for.
+/// Parsed ClientHello.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientHello {
-    /// The name asked for, lower case; `None` without one or with an IP literal in its place.
+    /// Server name, lower case; `None` without one or with an IP literal in its place.
     pub server_name: Option<String>,
-    /// The application protocols offered, in order.
+    /// Application protocols offered, in order.
     pub alpn: Vec<Vec<u8>>,
-    /// The versions offered: `supported_versions`, or the legacy field without it.
+    /// Versions offered: `supported_versions`, or the legacy field without that.
     pub versions: Vec<u16>,
 }
 
-/// How far a ClientHello is read.
+/// Result of parsing the bytes so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It is complete.
+    /// The ClientHello is complete.
     Complete(ClientHello),
-    /// Reading is of no use before there are this many bytes in all.
+    /// At least this many bytes in all are needed before the next try.
     Missing(usize),
 }
 
-/// Measures a ClientHello while its bytes arrive, so that the limits on its size are the same in one segment and in many, in one record and
-/// in many. What follows it is not counted.
+/// Measures a ClientHello while its bytes arrive, so that the limits on its size do not depend on how it is cut into segments and records. Bytes
+/// after it are not counted.
 #[derive(Debug, Default)]
 pub struct Gauge {
     wire: usize,
     header: [u8; 5],
-    /// Bytes of the record header that are here.
+    /// Bytes read of the record header.
     got: usize,
-    /// Bytes of the record's body that are still to come.
+    /// Bytes to come of the record's body.
     left: usize,
     start: [u8; 4],
-    /// Bytes of the message that are here.
+    /// Bytes read of the message.
     message: usize,
 }
 
@@ -49,7 +47,7 @@ impl Gauge {
     /// Counts more bytes.
     ///
     /// # Errors
-    /// The limit that is exceeded, as a phrase.
+    /// Returns the limit that is exceeded, as a phrase.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), &'static str> {
         while !bytes.is_empty() && !self.is_complete() {
             if self.wire > MAX_WIRE {
@@ -81,7 +79,7 @@ impl Gauge {
         Ok(())
     }
 
-    /// The length the message says it has, header included.
+    /// Returns the length in the message's header, that header included.
     fn length(&self) -> Option<usize> {
         let [_, high, middle, low] = self.start;
         (self.message >= 4).then(|| 4 + u32::from_be_bytes([0, high, middle, low]) as usize)
@@ -92,10 +90,10 @@ impl Gauge {
     }
 }
 
-/// Reads a ClientHello at the start of `bytes`, from as many records as it was cut into.
+/// Parses a ClientHello at the start of `bytes`, in any number of records.
 ///
 /// # Errors
-/// The rule that is broken, as a phrase.
+/// Returns the rule that is broken, as a phrase.
 pub fn parse(bytes: &[u8]) -> Result<Progress, &'static str> {
     let mut message = Vec::new();
     let mut at = 0;
@@ -118,7 +116,7 @@ pub fn parse(bytes: &[u8]) -> Result<Progress, &'static str> {
     }
 }
 
-/// The total number of bytes with which the record at `at` is complete.
+/// Returns the total number of bytes with which the record at `at` is complete.
 fn needed(bytes: &[u8], at: usize) -> usize {
     match bytes.get(at + 3..at + 5) {
         Some(&[high, low]) => at + 5 + usize::from(u16::from_be_bytes([high, low])),
@@ -126,7 +124,7 @@ fn needed(bytes: &[u8], at: usize) -> usize {
     }
 }
 
-/// The body of the record at `at`; `None` while it is incomplete. What is there must look right already.
+/// Returns the body of the record at `at`; `None` while it is incomplete. A wrong header fails at once.
 fn record(bytes: &[u8], at: usize) -> Result<Option<&[u8]>, &'static str> {
     let bytes = &bytes[at..];
     if bytes.first().is_some_and(|kind| *kind != HANDSHAKE) {
@@ -143,7 +141,7 @@ fn record(bytes: &[u8], at: usize) -> Result<Option<&[u8]>, &'static str> {
     Ok(bytes.get(5..5 + length))
 }
 
-/// The length of the whole message, its 4-byte header included.
+/// Returns the length of the whole message, its 4-byte header included.
 fn message_length(message: &[u8]) -> Result<Option<usize>, &'static str> {
     if message.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
         return Err("not a ClientHello");
@@ -204,7 +202,7 @@ fn read_extensions(
     Ok(())
 }
 
-/// RFC 6066 section 3: one name of type host_name.
+/// Parses `server_name`: one name of type host_name (RFC 6066 section 3).
 fn server_name(mut value: Reader<'_>) -> Result<Option<String>, &'static str> {
     let mut list = Reader(value.vector16()?);
     let kind = list.u8()?;
@@ -216,7 +214,7 @@ fn server_name(mut value: Reader<'_>) -> Result<Option<String>, &'static str> {
     durward_model::sni::server_name(name).map_err(|_| "server name")
 }
 
-/// RFC 7301 section 3.1.
+/// Parses `application_layer_protocol_negotiation` (RFC 7301 section 3.1).
 fn alpn(mut value: Reader<'_>) -> Result<Vec<Vec<u8>>, &'static str> {
     let mut list = Reader(value.vector16()?);
     if !value.0.is_empty() || list.0.is_empty() {
@@ -233,7 +231,7 @@ fn alpn(mut value: Reader<'_>) -> Result<Vec<Vec<u8>>, &'static str> {
     Ok(protocols)
 }
 
-/// RFC 8446 section 4.2.1.
+/// Parses `supported_versions` (RFC 8446 section 4.2.1).
 fn versions(mut value: Reader<'_>) -> Result<Vec<u16>, &'static str> {
     let list = value.vector8()?;
     if !value.0.is_empty() || list.is_empty() || list.len() % 2 != 0 {
@@ -242,7 +240,7 @@ fn versions(mut value: Reader<'_>) -> Result<Vec<u16>, &'static str> {
     Ok(list.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect())
 }
 
-/// Takes values off the front of bytes.
+/// Cursor that takes values off the front of bytes.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {

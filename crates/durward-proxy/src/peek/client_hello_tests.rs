@@ -1,4 +1,4 @@
-//! What the ClientHello parser takes and what it refuses. Deliberately absent: sockets.
+//! Inputs that the ClientHello parser accepts and refuses.
 
 use proptest::prelude::*;
 
@@ -157,7 +157,7 @@ fn a_hello_of_single_byte_records_is_given_up_within_bounds() {
     assert_eq!(parse(&records(&long, 1)), Err("ClientHello in too many records"));
 }
 
-/// The name the TLS library reads; `None` when it refuses the hello or wants more.
+/// Returns the name that rustls reads; `None` if it refuses the hello or needs more bytes.
 fn read_by_library(mut bytes: &[u8]) -> Option<Option<String>> {
     let mut acceptor = rustls::server::Acceptor::default();
     while !bytes.is_empty() {

@@ -1,46 +1,46 @@
-//! The PROXY protocol header, versions 1 and 2, as load balancers send it: who connects, and to where.
+//! Parser of the PROXY protocol header, versions 1 and 2, as load balancers send it.
 //!
-//! Strict: what the specification forbids is refused, never guessed at. Deliberately absent: sockets; this is bytes to values.
+//! Strict: what the specification forbids is refused, never guessed at.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The longest text header, its line end included.
+/// Longest text header in bytes, its line end included.
 pub const MAX_V1: usize = 107;
-/// The longest binary header we read, its first 16 bytes included.
+/// Longest binary header accepted, in bytes, its first 16 included.
 pub const MAX_V2: usize = 16 + 4096;
 
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 const PREFIX: &[u8] = b"PROXY ";
 
-/// What a header says of the connection.
+/// Meaning of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
-    /// A client's connection.
+    /// Connection of a client.
     Proxied {
-        /// The client.
+        /// Client address.
         client: SocketAddr,
-        /// Where it connected.
+        /// Address and port the client connected to.
         destination: SocketAddr,
     },
-    /// The sender's own connection (a health check), or one it cannot describe: the socket's addresses stand.
+    /// The sender's own connection (LOCAL, a health check), or one it cannot describe: the socket's addresses apply.
     Local,
 }
 
-/// How far a header is read.
+/// Result of parsing the bytes so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It is complete and took this many bytes.
+    /// The header is complete and this many bytes long.
     Complete(Header, usize),
     /// At least this many more bytes belong to it.
     Missing(usize),
-    /// It goes on to the end of a line.
+    /// The header goes on to the end of a line (version 1).
     MissingLineEnd,
 }
 
-/// Reads a header at the start of `bytes`.
+/// Parses a header at the start of `bytes`.
 ///
 /// # Errors
-/// The rule that is broken, as a phrase.
+/// Returns the rule that is broken, as a phrase.
 pub fn parse(bytes: &[u8]) -> Result<Progress, &'static str> {
     let begin = &bytes[..bytes.len().min(SIGNATURE.len())];
     if SIGNATURE.starts_with(begin) {
@@ -215,7 +215,7 @@ fn tls_extension(value: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// CRC-32C (Castagnoli), as the protocol's section 2.2.4 has it.
+/// Computes CRC-32C (Castagnoli), as section 2.2.4 of the protocol requires.
 fn crc32c(bytes: impl Iterator<Item = u8>) -> u32 {
     let step = |state: u32, _| {
         if state & 1 == 1 { state >> 1 ^ 0x82f6_3b78 } else { state >> 1 }

@@ -1,4 +1,4 @@
-//! What the PROXY header parser takes and what it refuses. Deliberately absent: sockets.
+//! Inputs that the PROXY header parser accepts and refuses.
 
 use proptest::prelude::*;
 

@@ -1,6 +1,4 @@
-//! Whether a tunnel begins as one to the host that was asked for: with a ClientHello that names it.
-//!
-//! Deliberately absent: what follows the ClientHello; that is between the two ends.
+//! Check that a tunnel begins with a ClientHello that names the requested host.
 
 use std::sync::Arc;
 
@@ -10,13 +8,13 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::peek::client_hello::{Progress, parse};
 use crate::refusal::Refusal;
 
-/// The rule that is broken by a tunnel that begins otherwise.
+/// Rule that a tunnel with another beginning breaks.
 pub(crate) const RULE: &str = "sni";
 
-/// Reads until `bytes` hold a ClientHello for the host; what it names is in `seen`.
+/// Reads until `bytes` hold a ClientHello for the host; stores its server name in `seen`.
 ///
 /// # Errors
-/// [`Refusal::PolicyDenied`] when it is another host's, or no TLS at all.
+/// [`Refusal::PolicyDenied`] if the ClientHello names another host, or the bytes are not TLS.
 pub(crate) async fn wait<R: AsyncRead + Unpin>(
     from: &mut R,
     bytes: &mut Vec<u8>,
@@ -37,8 +35,8 @@ pub(crate) async fn wait<R: AsyncRead + Unpin>(
     }
 }
 
-/// Whether the bytes are the beginning of a session with `host`; `None` when there are too few to tell. Where an address was asked for,
-/// TLS names nobody.
+/// Returns true if the bytes begin a TLS session with `host`; `None` if they are too few. A session with an IP address has no server name (RFC 6066
+/// section 3).
 pub(crate) fn look(bytes: &[u8], host: &Host, seen: &mut Option<String>) -> Option<bool> {
     let hello = match parse(bytes) {
         Ok(Progress::Missing(_)) => return None,

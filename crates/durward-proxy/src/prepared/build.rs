@@ -1,7 +1,6 @@
-//! Makes a snapshot ready to serve, taking over from the last one whatever did not change.
+//! Builds the runtime form of a snapshot, reusing unchanged parts of the previous one.
 //!
-//! Total like the compile step: what cannot be made ready is left out with a sentence, the rest is served. Deliberately absent: sockets,
-//! and the swap itself.
+//! Total like the compile step: a part that cannot be prepared is left out with a message, the rest is served.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -22,13 +21,13 @@ use crate::upstream::UpstreamRuntime;
 use crate::upstream::resolve::{Asking, Resolver};
 use crate::watch::Retirement;
 
-/// A snapshot made ready, and what is to be done once it is served.
+/// Result of a build, and what to do after the swap.
 pub(crate) struct Built {
-    /// To be swapped in.
+    /// Value to swap in.
     pub(crate) prepared: Prepared,
-    /// What was left out.
+    /// Parts that were left out.
     pub(crate) problems: Vec<Problem>,
-    /// To be retired after the swap, so that no new connection begins under it.
+    /// Listeners to retire after the swap, so that no new connection begins under them.
     pub(crate) retiring: Retiring,
 }
 
@@ -41,7 +40,7 @@ pub(crate) struct Retiring {
 }
 
 impl Retiring {
-    /// Ends their connections as each deserves.
+    /// Signals their connections to renew or end.
     pub(crate) fn retire(self) {
         for (listener, sources) in self.narrowed {
             with_former(&listener, |former| former.narrow(&sources));
@@ -57,13 +56,13 @@ impl Retiring {
     }
 }
 
-/// Retires a listener and those of its former selves whose connections have not asked for anything since.
+/// Retires a listener and those of its previous forms whose connections have sent no request since.
 fn with_former(listener: &PreparedListener, retire: impl Fn(&Retirement)) {
     retire(&listener.retirement);
     listener.former.iter().filter_map(std::sync::Weak::upgrade).for_each(|former| retire(&former));
 }
 
-/// Makes `snapshot` ready, beside `previous`.
+/// Builds `snapshot`, reusing parts of `previous`.
 pub(crate) fn build(snapshot: Arc<Snapshot>, previous: &Prepared, metrics: &Metrics) -> Built {
     let mut builder = Builder {
         previous,
@@ -140,7 +139,7 @@ impl Builder<'_> {
         let previous = self.previous.binds.get(&bind.address);
         if let Some(same) = previous.filter(|previous| is_same(previous, bind, tenants)) {
             for prepared in same.listeners.iter().flatten() {
-                // So that the next configuration finds it.
+                // Registers the resolver, so that the next configuration can reuse it.
                 self.resolver(&prepared.listener, &prepared.tenant);
             }
             return Arc::clone(same);
@@ -152,7 +151,7 @@ impl Builder<'_> {
             .map(|listener| {
                 let tenant = tenants.get(&listener.tenant)?;
                 if let Some(same) = unchanged.next(listener, tenant) {
-                    // So that the next configuration finds it.
+                    // Registers the resolver, so that the next configuration can reuse it.
                     self.resolver(listener, tenant);
                     return Some(same);
                 }
@@ -178,7 +177,7 @@ impl Builder<'_> {
             && Arc::ptr_eq(&before.tenant, tenant)
             && same(&before.listener, listener)
         {
-            // So that the next configuration finds it.
+            // Registers the resolver, so that the next configuration can reuse it.
             self.resolver(listener, tenant);
             return Some(Arc::clone(before));
         }
@@ -205,7 +204,7 @@ impl Builder<'_> {
         }))
     }
 
-    /// The resolver that asks a proxy's own DNS servers from its tenant's addresses. Equal wishes share one, and its memory.
+    /// Returns a resolver that asks a proxy's own DNS servers from its tenant's addresses. Equal settings share one resolver and its cache.
     fn resolver(&mut self, listener: &Listener, tenant: &TenantRuntime) -> Option<Resolver> {
         let Service::Forward(service) = &listener.service else { return None };
         let servers = &service.policy.resolvers;
@@ -226,7 +225,7 @@ impl Builder<'_> {
         )
     }
 
-    /// Decides what becomes of a former listener's connections, and what the new one must know of them.
+    /// Decides the fate of a changed listener's connections; returns the new listener's retirement, and those of its previous forms.
     fn succeed(
         &mut self,
         listener: &Listener,
@@ -256,7 +255,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Listeners that are in no bind any more.
+    /// Retires listeners that are in no bind any more.
     fn retire_missing(&mut self, binds: &Binds, snapshot: &Snapshot) {
         for (address, before) in &self.previous.binds {
             if binds.get(address).is_some_and(|bind| Arc::ptr_eq(bind, before)) {
@@ -271,7 +270,7 @@ impl Builder<'_> {
     }
 }
 
-/// The former listeners of a bind, walked along with the present ones, so that the many that did not change need not be looked for.
+/// Iterator over the previous listeners of a bind in step with the present ones, so that unchanged ones are found without a search.
 struct Unchanged<'a> {
     former: Option<&'a PreparedBind>,
     next: usize,
@@ -283,7 +282,7 @@ impl<'a> Unchanged<'a> {
         Self { former: former.map(|former| &**former), next: 0 }
     }
 
-    /// Returns what was made ready for the same listener of the same tenant.
+    /// Returns the prepared form of the same listener of the same tenant.
     fn next(
         &mut self,
         listener: &Arc<Listener>,
@@ -302,7 +301,7 @@ impl<'a> Unchanged<'a> {
     }
 }
 
-/// Whether a bind is made ready already: all its listeners are, for tenants that are the same.
+/// Returns true if a bind can be reused: all its listeners are prepared, for unchanged tenants.
 fn is_same(
     previous: &PreparedBind,
     bind: &Arc<Bind>,
@@ -317,11 +316,11 @@ fn is_same(
     Arc::ptr_eq(&previous.bind, bind) && previous.listeners.iter().all(ready)
 }
 
-/// All binds, by their address.
+/// All binds, by address.
 type Binds = BTreeMap<SocketAddr, Arc<PreparedBind>>;
 
-/// Returns the tenant's listener that stands where `listener` does: on the same bind, or on one that took its place. Wherever it is accepted, it
-/// is the one with the address and port that clients know.
+/// Returns the tenant's listener in the place of `listener`: on the same bind, or on the one that replaced it. Wherever it is accepted, that is the
+/// listener with the address and port that clients know.
 pub(crate) fn in_place_of<'a>(
     listener: &Listener,
     binds: &'a Binds,
@@ -335,7 +334,7 @@ pub(crate) fn in_place_of<'a>(
     })
 }
 
-/// The tenant's listener with the same address and port.
+/// Returns the tenant's listener with the same address and port.
 fn find<'a>(bind: &'a PreparedBind, listener: &Listener) -> Option<&'a Arc<PreparedListener>> {
     let at = place(&bind.bind.listeners, listener);
     let found = bind.bind.listeners.get(at)?;
@@ -343,7 +342,7 @@ fn find<'a>(bind: &'a PreparedBind, listener: &Listener) -> Option<&'a Arc<Prepa
     bind.listeners.get(at)?.as_ref().filter(|_| is_same)
 }
 
-/// Returns where a listener is among those of a bind, or would be.
+/// Returns the position of a listener among those of a bind, or where it would be inserted.
 fn place(all: &[Arc<Listener>], listener: &Listener) -> usize {
     all.partition_point(|other| {
         let order = other.key().cmp(&listener.key());
@@ -351,7 +350,7 @@ fn place(all: &[Arc<Listener>], listener: &Listener) -> usize {
     })
 }
 
-/// The former TLS configurations, with their tickets, as long as nothing about TLS and its owner differs; new ones otherwise.
+/// Returns the previous TLS configurations, with their session tickets, if nothing about TLS and its owner differs; new ones otherwise.
 fn configs(
     listener: &Listener,
     before: Option<&PreparedListener>,

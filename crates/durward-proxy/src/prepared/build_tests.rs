@@ -1,5 +1,4 @@
-//! Random configurations in a row, against a model that knows only what a connection was admitted by.
-//! Deliberately absent: sockets; what counts is what is reused and what is retired.
+//! Random sequences of configurations, against a model that knows only what each connection was admitted by.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,14 +12,14 @@ use super::*;
 const ADDRESSES: usize = 3;
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
 
-/// One listener: whose it is, and which sources it admits.
+/// Listener: its tenant, and the sources it admits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Door {
     tenant: usize,
     sources: usize,
 }
 
-/// One configuration: what is at each address, and each tenant's egress and limit.
+/// Configuration: the listener at each address, and each tenant's egress and limit.
 #[derive(Clone, Debug)]
 struct Config {
     doors: [Option<Door>; ADDRESSES],
@@ -46,7 +45,7 @@ fn address(at: usize) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 10 + at as u8], 443))
 }
 
-/// Bit 1 and 2 of `egress` are its addresses.
+/// Returns the addresses in bits 1 and 2 of `egress`.
 fn egress(bits: u8) -> Vec<EgressAddress> {
     let address = |bit: u8| EgressAddress([203, 0, 113, bit].into());
     [1, 2].into_iter().filter(|bit| bits & bit != 0).map(address).collect()
@@ -99,7 +98,7 @@ fn snapshot(config: &Config) -> Snapshot {
     }
 }
 
-/// The snapshot with what did not change as the same value, as the compile step makes it.
+/// Returns the snapshot with unchanged parts as the same value, as the compile step makes it.
 fn after(before: &Snapshot, mut now: Snapshot) -> Arc<Snapshot> {
     for (id, tenant) in &mut now.tenants {
         if let Some(same) = before.tenants.get(id).filter(|known| *known == tenant) {
@@ -115,7 +114,7 @@ fn after(before: &Snapshot, mut now: Snapshot) -> Arc<Snapshot> {
     Arc::new(now)
 }
 
-/// A connection a client made while `door` was at `at` and its tenant had these.
+/// Connection made while `door` was at `at` and its tenant had these settings.
 struct Connection {
     listener: Arc<PreparedListener>,
     at: usize,
@@ -126,7 +125,7 @@ struct Connection {
 }
 
 impl Connection {
-    /// What the new configuration means for it, by the model.
+    /// Computes the effect of the new configuration by the model.
     fn live_through(&mut self, config: &Config) -> bool {
         let permitted = config.doors[self.at].is_some_and(|door| {
             door.tenant == self.door.tenant

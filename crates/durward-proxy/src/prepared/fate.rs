@@ -1,26 +1,26 @@
-//! What a new configuration means for connections made under the old one: they live on, end after their exchange, or end at once.
+//! Effect of a new configuration on open connections: they live on, end after their exchange, or end at once.
 //!
-//! What no longer permits a connection ends it at once; a new certificate disturbs nobody. Deliberately absent: connections.
+//! A connection that is no longer permitted ends at once; a new certificate disturbs none.
 
 use durward_model::client_auth::ClientTrust;
 use durward_model::listener::ServerTls;
 use durward_model::{ClientAuth, DestinationMode, Listener, Service, SourceSet, Tenant};
 use ipnet::IpNet;
 
-/// What becomes of existing connections. The greater wins.
+/// Effect on open connections. The greater of two applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fate {
-    /// Nothing they depend on differs.
+    /// Nothing that the connections depend on differs.
     Keep,
-    /// They go on, and obey the new configuration from their next request on.
+    /// Connections go on, and follow the new configuration from their next request on.
     Renew,
-    /// They end after the exchange they are in.
+    /// Connections end after the exchange they are in.
     Change,
-    /// They end at once.
+    /// Connections end at once.
     Remove,
 }
 
-/// The fate of all of a tenant's connections, its listeners aside.
+/// Returns the fate of all of a tenant's connections, its listeners aside.
 pub(crate) fn of_tenant(old: &Tenant, new: &Tenant) -> Fate {
     if !keeps_egress(old, new) {
         return Fate::Remove;
@@ -33,13 +33,13 @@ pub(crate) fn of_tenant(old: &Tenant, new: &Tenant) -> Fate {
     if same { Fate::Keep } else { Fate::Renew }
 }
 
-/// Returns the sources among which a client of the old listener must be for its connections to go on; `None` where all are.
+/// Returns the sources among which a client of the old listener must be for its connections to go on; `None` if all are.
 pub(crate) fn narrowed<'l>(old: &Listener, new: &'l Listener) -> Option<&'l SourceSet> {
     let (old, new) = (old.allowed_sources.as_ref(), new.allowed_sources.as_ref());
     new.filter(|_| sources_shrink(old, new))
 }
 
-/// The fate of a listener's connections, those of clients that it does not admit any more aside ([`narrowed`]).
+/// Returns the fate of a listener's connections, except those of clients that it no longer admits ([`narrowed`]).
 pub(crate) fn of_listener(old: &Listener, new: &Listener) -> Fate {
     if old == new {
         return Fate::Keep;
@@ -56,7 +56,7 @@ pub(crate) fn of_listener(old: &Listener, new: &Listener) -> Fate {
     if *old == with_certificates_of(new, old) { Fate::Keep } else { Fate::Renew }
 }
 
-/// The fate of a listener's connections when what is believed of who they come from differs.
+/// Returns the fate of a listener's connections if the mode differs by which their client and destination were determined.
 pub(crate) fn of_mode(old: &DestinationMode, new: &DestinationMode) -> Fate {
     use DestinationMode::ProxyProtocol;
     match (old, new) {
@@ -68,8 +68,8 @@ pub(crate) fn of_mode(old: &DestinationMode, new: &DestinationMode) -> Fate {
     }
 }
 
-/// Returns whether a connection of the old listener may go on as one of the new listener, which admits its client. Asked per connection, so it
-/// compares no routes and no sources.
+/// Returns true if a connection of the old listener may go on under the new listener, which admits its client. Called per connection, so it compares
+/// no routes and no sources.
 pub(crate) fn may_go_on((old, of): (&Listener, &Tenant), (new, now): (&Listener, &Tenant)) -> bool {
     old.tenant == new.tenant
         && keeps_egress(of, now)
@@ -83,12 +83,12 @@ fn keeps_egress(old: &Tenant, new: &Tenant) -> bool {
     old.egress.iter().all(|address| new.egress.contains(address))
 }
 
-/// The number of streams is agreed once, when an HTTP/2 connection begins.
+/// Returns true if the number of streams is unchanged, which is agreed once, when an HTTP/2 connection begins.
 fn keeps_streams(old: &Tenant, new: &Tenant) -> bool {
     old.limits.http2_streams == new.limits.http2_streams
 }
 
-/// Returns whether what was agreed when a connection began is what would be agreed now.
+/// Returns true if a connection that began now would agree on the same protocol settings.
 fn keeps_session(old: &Listener, new: &Listener) -> bool {
     let transparent = |service: &Service| matches!(service, Service::Forward(service) if service.transparent.is_some());
     let same_tls = match (old.tls(), new.tls()) {
@@ -106,8 +106,8 @@ fn keeps_session(old: &Listener, new: &Listener) -> bool {
         && !credentials_shrink(&old.service, &new.service)
 }
 
-/// Returns whether a credential was taken back. An HTTP/2 client learns that by GOAWAY, without asking; one that asks meanwhile is judged
-/// by the new credentials.
+/// Returns true if a credential was revoked. An HTTP/2 client learns that by GOAWAY, without a request; a request meanwhile is judged by the new
+/// credentials.
 fn credentials_shrink(old: &Service, new: &Service) -> bool {
     let (Service::Forward(old), Service::Forward(new)) = (old, new) else { return false };
     !new.credentials.is_empty()
@@ -115,7 +115,7 @@ fn credentials_shrink(old: &Service, new: &Service) -> bool {
             || !old.credentials.iter().all(|credential| new.credentials.contains(credential)))
 }
 
-/// Returns whether clients would prove themselves in the same way; further authorities forbid nobody.
+/// Returns true if clients would authenticate in the same way; additional authorities exclude no client.
 fn keeps_trust(old: &ClientAuth, new: &ClientAuth) -> bool {
     match (old, new) {
         (ClientAuth::Required(old), ClientAuth::Required(new))
@@ -126,20 +126,20 @@ fn keeps_trust(old: &ClientAuth, new: &ClientAuth) -> bool {
     }
 }
 
-/// Returns whether a client that was admitted might not be any more.
+/// Returns true if a client that was admitted might no longer be.
 fn sources_shrink(old: Option<&SourceSet>, new: Option<&SourceSet>) -> bool {
     let Some(new) = new else { return false };
     let Some(old) = old else { return true };
     if old == new {
         return false;
     }
-    // Two halves admit whom their whole admits: once neighbours are joined, a block that all of them cover lies in one of them.
+    // Adjacent networks are joined first; then a block that all of them cover lies in one of them.
     let joined = IpNet::aggregate(&new.blocks().to_vec());
     let covered = |block: &IpNet| joined.iter().any(|wider| wider.contains(block));
     !old.blocks().iter().all(covered)
 }
 
-/// Whether a client that proved itself enough might not any more. A new revocation list ends no exchange: it comes daily.
+/// Returns true if a client that was authenticated might no longer be. A new revocation list ends no exchange: it comes daily.
 fn trust_shrinks(old: Option<&ServerTls>, new: Option<&ServerTls>) -> bool {
     let auth = |tls: Option<&ServerTls>| {
         tls.map_or_else(ClientAuth::default, |tls| tls.client_auth.clone())
@@ -155,7 +155,7 @@ fn trust_shrinks(old: Option<&ServerTls>, new: Option<&ServerTls>) -> bool {
     }
 }
 
-/// Whether a holder of a client certificate might not be one any more.
+/// Returns true if a holder of a client certificate might no longer be one.
 fn holders_shrink(old: &Service, new: &Service) -> bool {
     let (Service::Forward(old), Service::Forward(new)) = (old, new) else { return false };
     !new.holders.is_empty()
@@ -167,7 +167,7 @@ fn roots_shrink(old: &ClientTrust, new: &ClientTrust) -> bool {
     !old.roots.iter().all(|root| new.roots.contains(root))
 }
 
-/// `listener`, showing the certificates of `other`.
+/// Returns `listener` with the certificates of `other`.
 fn with_certificates_of(listener: &Listener, other: &Listener) -> Listener {
     let mut listener = listener.clone();
     let certificates = other.tls().map(|tls| tls.certificates.clone());

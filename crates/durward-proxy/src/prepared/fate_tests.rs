@@ -1,4 +1,4 @@
-//! What each kind of change does to connections that are open. Deliberately absent: connections.
+//! Effect of each kind of change on open connections.
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
-//! What has become of the listener that a connection came in by, for whatever the connection asks for next.
+//! Current form of the listener that a connection came in by, for the connection's next request.
 //!
-//! Deliberately absent: another tenant's listener, though it may stand in the same place now.
+//! Deliberately absent: another tenant's listener, though it may have the same address and port now.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::{Prepared, PreparedListener, TenantView, build, fate};
 use crate::watch::Retirement;
 
 impl PreparedListener {
-    /// The same tenant's listener in the same place, if there still is one and it lets the client in.
+    /// Returns the same tenant's listener in the same place, if there still is one and it admits the client.
     pub(crate) fn renewed(&self, prepared: &Prepared, client: IpAddr) -> Option<Arc<Self>> {
         let now = build::in_place_of(&self.listener, &prepared.binds, &prepared.snapshot)?;
         now.listener.admits(client).then(|| Arc::clone(now))
@@ -19,17 +19,17 @@ impl PreparedListener {
 }
 
 impl TenantView {
-    /// The view a client that came in now would get.
+    /// Returns the view that a client accepted now would get.
     pub(crate) fn renewed(&self, prepared: &Prepared, client: IpAddr) -> Option<Self> {
         self.0.renewed(prepared, client).map(Self)
     }
 
-    /// What ends connections that come in by this listener.
+    /// Returns the signal that retires connections of this listener.
     pub(crate) fn retirement(&self) -> &Arc<Retirement> {
         &self.0.retirement
     }
 
-    /// Returns whether a connection of `former` may go on under this view.
+    /// Returns true if a connection of `former` may go on under this view.
     pub(crate) fn may_take_over(&self, former: &Self) -> bool {
         fate::may_go_on(
             (former.listener(), &former.tenant().tenant),
@@ -37,7 +37,7 @@ impl TenantView {
         )
     }
 
-    /// Whether clients prove themselves to both in the same way, revocation lists included.
+    /// Returns true if both authenticate clients in the same way, revocation lists included.
     pub(crate) fn trusts_like(&self, other: &Self) -> bool {
         let auth = |listener: &Listener| {
             listener.tls().map_or_else(ClientAuth::default, |tls| tls.client_auth.clone())

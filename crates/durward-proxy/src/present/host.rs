@@ -1,7 +1,6 @@
-//! The addresses of the host itself, which tenants must not be let in by from behind.
+//! Addresses of the host itself, which a forward proxy must not reach.
 //!
-//! Asked of the kernel when somebody wants to know and the last answer is old; beside the traffic, for a host may have thousands.
-//! Deliberately absent: a task that watches.
+//! The list is read again by a background thread when a request needs it and it is older than [`FRESH`]: a host may have thousands of addresses.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,17 +13,17 @@ use arc_swap::ArcSwapOption;
 
 use crate::present::address;
 
-/// How long an answer holds.
+/// Time for which a list of addresses is reused.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What is known of them, shared by all cores.
+/// Cached list, shared by all cores.
 #[derive(Default)]
 pub(crate) struct HostAddresses(Arc<Memory>);
 
 #[derive(Default)]
 struct Memory {
     known: ArcSwapOption<Known>,
-    /// Somebody is asking.
+    /// True while a thread reads the list.
     asking: AtomicBool,
 }
 
@@ -34,17 +33,17 @@ struct Known {
 }
 
 impl HostAddresses {
-    /// All of them, as they were a moment ago. Should the kernel not say, what it said last.
+    /// Returns all addresses as they were a moment ago; if the kernel does not list them, the last known list.
     ///
     /// # Errors
-    /// When it has never said.
+    /// Fails if no list was ever read.
     pub(crate) fn now(&self) -> io::Result<Arc<BTreeSet<IpAddr>>> {
         let known = self.0.known.load();
         let Some(known) = known.as_ref() else { return self.0.ask() };
         if known.at.elapsed() >= FRESH && !self.0.asking.swap(true, AcqRel) {
             let memory = Arc::clone(&self.0);
             tokio::task::spawn_blocking(move || {
-                // What was known before stays known.
+                // On an error the former list stays.
                 let _ = memory.ask();
                 memory.asking.store(false, Release);
             });

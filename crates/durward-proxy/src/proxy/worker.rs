@@ -1,6 +1,4 @@
-//! One core's thread: a runtime, its accept loops and its connections, told what to do by commands.
-//!
-//! Deliberately absent: anything shared with another core but what [`Shared`] holds.
+//! Thread of one core: a runtime, its accept loops and its connections, controlled by commands.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -25,24 +23,24 @@ use crate::proxy::Drained;
 use crate::status::Closing;
 use crate::{http, upstream};
 
-/// How often log lines that wait are handed to the writer.
+/// Interval at which log lines are handed to the writer.
 const LOG_FLUSH: Duration = Duration::from_millis(100);
-/// How often half of the buffers that wait for use are given back.
+/// Interval at which half of the unused buffers is released.
 const SHRINK: Duration = Duration::from_secs(1);
-/// How long cut connections may take to notice.
+/// Time that connections which are being closed have to end.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
 
-/// What a core is told.
+/// Commands to a core.
 pub(super) enum Command {
     /// Accept on this socket too.
     Open(SocketAddr, TcpListener),
-    /// Accept on this bind no more.
+    /// Stop accepting on this bind.
     Close(SocketAddr),
-    /// Accept no more at all.
+    /// Stop accepting on all binds.
     CloseAll(Closing),
-    /// A new configuration is served; told to one core.
+    /// Handle a new configuration; sent to one core.
     Prepared(Arc<Prepared>),
-    /// End within this time.
+    /// Drain and end within this time.
     Drain(Duration),
 }
 
@@ -67,7 +65,7 @@ impl Worker {
     }
 
     pub(super) fn tell(&self, command: Command) {
-        // A thread that has ended needs no commands.
+        // Fails only after the thread has ended.
         let _ = self.commands.send(command);
     }
 
@@ -111,7 +109,7 @@ async fn live(id: usize, shared: Arc<Shared>, mut commands: UnboundedReceiver<Co
     doors.drain(grace).await
 }
 
-/// Differs between cores and processes; good enough to spread load.
+/// Returns a seed that differs between cores and processes; good enough to spread load.
 fn seed(id: usize) -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     (since.as_nanos() as u64 ^ u64::from(std::process::id())).wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -128,7 +126,7 @@ async fn flush_log(core: Rc<Core>) {
     }
 }
 
-/// Gives buffers back that a peak has left behind.
+/// Releases unused buffers at intervals, so that a peak is forgotten.
 async fn shrink_pools() {
     let mut ticks = tokio::time::interval(SHRINK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -145,7 +143,7 @@ struct Doors {
     accepting: TaskTracker,
 }
 
-/// Ends one accept loop.
+/// Handle that ends one accept loop.
 struct Handle {
     closed: CancellationToken,
     closing: Rc<Cell<Closing>>,
@@ -181,7 +179,7 @@ impl Doors {
         }
     }
 
-    /// Lets connections finish, then cuts them.
+    /// Lets connections finish, then closes the rest.
     async fn drain(mut self, grace: Duration) -> Drained {
         let deadline = Instant::now() + grace;
         let door = Rc::clone(&self.door);

@@ -1,4 +1,4 @@
-//! The client certificate that a handshake was refused for: whose it is, who issued it, and when it is valid.
+//! Client certificate of a refused handshake: its subject, issuer and validity.
 
 use std::fmt;
 
@@ -6,17 +6,17 @@ use jiff::Timestamp;
 use rustls::{CertificateError, Error};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Characters of a name or number that are kept; a client may write as many as it likes.
+/// Characters of a name or number that are kept; a client may send names of any length.
 const LONGEST: usize = 256;
 
-/// A certificate as a log shows it.
+/// Certificate as a log shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Presented {
-    /// The subject's distinguished name.
+    /// Distinguished name of the subject.
     pub(crate) subject: String,
-    /// The issuer's distinguished name.
+    /// Distinguished name of the issuer.
     pub(crate) issuer: String,
-    /// The serial number, as OpenSSL prints it: `0a:1b`.
+    /// Serial number, as OpenSSL prints it: `0a:1b`.
     pub(crate) serial: String,
     /// First moment of validity, RFC 3339.
     pub(crate) not_before: String,
@@ -25,7 +25,7 @@ pub(crate) struct Presented {
 }
 
 impl Presented {
-    /// Reads a certificate; `None` when it is none.
+    /// Parses a certificate; `None` if it is malformed.
     pub(crate) fn read(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let validity = certificate.validity();
@@ -39,7 +39,7 @@ impl Presented {
     }
 }
 
-/// A text of a stranger: bounded, and without characters that a terminal or a log would obey.
+/// Returns a peer's text, bounded, and without characters that a terminal or a log would interpret.
 fn shown(text: &str) -> String {
     let harmless = |character: char| {
         let turns = matches!(character, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -52,13 +52,13 @@ fn shown(text: &str) -> String {
     shown
 }
 
-/// Seconds since the Unix epoch in RFC 3339.
+/// Formats seconds since the Unix epoch as RFC 3339.
 fn moment(seconds: i64) -> String {
     Timestamp::from_second(seconds)
         .map_or_else(|_| format!("{seconds} s since 1970"), |time| time.to_string())
 }
 
-/// The reason of a failed handshake together with the certificate it failed for.
+/// Error of a failed handshake together with the client's certificate.
 #[derive(Debug)]
 pub(crate) struct Refused {
     pub(crate) certificate: Presented,
@@ -66,7 +66,7 @@ pub(crate) struct Refused {
 }
 
 impl Refused {
-    /// The certificate and what is wrong with it.
+    /// Pairs a certificate with its error.
     pub(crate) fn new(certificate: Presented, error: &Error) -> Self {
         let reason = match error {
             Error::InvalidCertificate(fault) => of_certificate(fault, &certificate),
@@ -75,7 +75,7 @@ impl Refused {
         Self { certificate, reason }
     }
 
-    /// A certificate that ended, or does not hold yet, since its session began.
+    /// Builds the error for a resumed session whose certificate has expired or is not valid yet.
     pub(crate) fn out_of_time(certificate: Presented) -> Self {
         let Presented { not_before, not_after, .. } = &certificate;
         let reason = format!("valid from {not_before} to {not_after} only");

@@ -1,7 +1,6 @@
-//! Bytes copied both ways where TLS is on either side.
+//! Relay by copying, where TLS is on either side.
 //!
-//! What is read is written at once from the core's scratch space; only what the other side does not take is kept. Deliberately absent: a
-//! buffer per direction.
+//! Bytes are written at once from the core's scratch buffer; only what the receiver does not take is kept.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -17,7 +16,7 @@ use super::{BURST, Broken, SCRATCH, SCRATCH_BYTES, Way};
 use crate::io::Io;
 use crate::memory::Hold;
 
-/// Carries bytes both ways until both directions have ended.
+/// Copies bytes until both directions have ended.
 pub(super) async fn both(
     meter: &Meter<'_>,
     client: &mut Io,
@@ -40,13 +39,13 @@ pub(super) async fn both(
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Bytes may come.
+    /// The sender may send more.
     Open,
-    /// The sender has said its last; the receiver is still to be told.
+    /// The sender has ended its direction; the receiver's is still to be shut down.
     Ending,
-    /// The sender has closed without TLS's own last word. The receiver is told no more than that either.
+    /// The sender closed without `close_notify`. The receiver gets none either, so that it notices the truncation too.
     CutShort,
-    /// Nothing more to do.
+    /// Both ends are done.
     Ended,
 }
 
@@ -54,11 +53,11 @@ enum State {
 struct Flow {
     way: Way,
     state: State,
-    /// The receiver is gone.
+    /// Error if the receiver is gone.
     ending: Result<(), Broken>,
-    /// What the receiver has not taken yet.
+    /// Bytes that the receiver has not taken yet.
     held: Vec<u8>,
-    /// Memory for it.
+    /// Memory charged for them.
     memory: Option<Hold>,
     taken: usize,
     unflushed: bool,
@@ -141,7 +140,7 @@ impl Flow {
         read
     }
 
-    /// Tells the receiver that nothing follows.
+    /// Shuts the receiver's direction down.
     fn finish(&mut self, cx: &mut Context<'_>, to: &mut Io) -> Poll<Result<(), Broken>> {
         if self.state == State::Ending {
             ready!(Pin::new(to).poll_shutdown(cx)).map_err(|_| self.way.sink())?;
@@ -170,7 +169,7 @@ impl Flow {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes what was read; what is not taken at once is kept.
+    /// Writes bytes; keeps what is not taken at once.
     fn pass_on(
         &mut self,
         cx: &mut Context<'_>,

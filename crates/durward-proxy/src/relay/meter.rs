@@ -1,6 +1,4 @@
-//! Counts bytes while they move, puts the deadline off, and says when a tenant's bandwidth is used up.
-//!
-//! Deliberately absent: moving them.
+//! Counter of relayed bytes, which extends the deadline and enforces a tenant's bandwidth.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -16,7 +14,7 @@ use crate::metrics::{Cells, Counter};
 use crate::prepared::TenantView;
 use crate::watch::Watch;
 
-/// One relay's meter.
+/// Meter of one relay.
 pub(super) struct Meter<'a> {
     cells: &'a Cells,
     usage: &'a Arc<Usage>,
@@ -28,7 +26,7 @@ pub(super) struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    /// A meter that has seen the bytes read before.
+    /// Creates a meter that has counted the bytes read before.
     pub(super) fn new(
         core: &'a Core,
         view: &'a TenantView,
@@ -51,12 +49,12 @@ impl<'a> Meter<'a> {
         meter
     }
 
-    /// How long both sides may be silent.
+    /// Returns the idle timeout of both directions.
     pub(super) fn patience(&self) -> Duration {
         self.limits.timeouts.stream_idle
     }
 
-    /// Bytes were read at the beginning of the way.
+    /// Counts bytes read from the sender.
     pub(super) fn read(&self, way: Way, bytes: usize) {
         let (seen, counter) = match way {
             Way::ToUpstream => (&self.from_client, Counter::ClientBytesIn),
@@ -67,7 +65,7 @@ impl<'a> Meter<'a> {
         self.watch.extend(self.patience());
     }
 
-    /// Bytes were written at the end of the way.
+    /// Counts bytes written to the receiver.
     pub(super) fn written(&self, way: Way, bytes: usize) {
         let counter = match way {
             Way::ToUpstream => Counter::UpstreamBytesOut,
@@ -77,7 +75,7 @@ impl<'a> Meter<'a> {
         self.watch.extend(self.patience());
     }
 
-    /// How long to wait after `bytes` more, if the tenant's bandwidth asks for it. The wait is not held against the peers.
+    /// Returns the wait after `bytes` more, if the tenant's bandwidth requires one. The deadline is extended by the wait.
     pub(super) fn wait(&self, way: Way, bytes: usize) -> Option<Duration> {
         let bytes = bytes as u64;
         let wait = match way {
@@ -88,14 +86,14 @@ impl<'a> Meter<'a> {
         Some(wait)
     }
 
-    /// Holds memory for bytes that the receiver does not take; `None` when the tenant has no room for them.
+    /// Charges memory for bytes that the receiver does not take; `None` if the tenant has no room for them.
     pub(super) fn hold(&self, bytes: usize) -> Option<Hold> {
         let mut hold = self.memory.hold(self.usage, Kind::Clients);
         hold.grow(bytes).ok()?;
         Some(hold)
     }
 
-    /// How many bytes to move at once: all that `most` allows, or an eighth of a second's worth of a limited bandwidth.
+    /// Returns the bytes to move at once: `most`, or an eighth of a second's worth of a limited bandwidth.
     pub(super) fn portion(&self, way: Way, most: usize) -> usize {
         let limit = match way {
             Way::ToUpstream => self.limits.bandwidth_in,
@@ -105,12 +103,12 @@ impl<'a> Meter<'a> {
         limit.map_or(most, eighth).min(most)
     }
 
-    /// Bytes received from the client.
+    /// Returns the bytes received from the client.
     pub(super) fn seen_from_client(&self) -> u64 {
         self.from_client.get()
     }
 
-    /// Bytes received from the upstream.
+    /// Returns the bytes received from the upstream.
     pub(super) fn seen_from_upstream(&self) -> u64 {
         self.from_upstream.get()
     }

@@ -1,6 +1,6 @@
 //! Kernel pipes for splice(2), a few per core, taken only while bytes move through them.
 //!
-//! Deliberately absent: waiting for one; without a pipe bytes are copied.
+//! Deliberately absent: waiting for a pipe; without one bytes are copied.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -13,9 +13,9 @@ use rustix::pipe::{
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// Pipes a core has at the most, in use or not. An unprivileged user has 64 MiB of pipes in all.
+/// Pipes of a core at most, in use or not. An unprivileged user has 64 MiB of pipe buffers in all (`pipe-user-pages-soft`).
 const MOST: usize = 64;
-/// What a pipe should hold, and what it must.
+/// Capacity asked for in bytes, and the least that is worth using.
 const SIZE: usize = 256 * 1024;
 const LEAST: usize = 64 * 1024;
 
@@ -30,14 +30,14 @@ struct Ends {
     size: usize,
 }
 
-/// A pipe in use. Dropped empty, it goes back to the core's others; otherwise it is closed.
+/// Pipe in use. Dropped empty, it is kept for reuse; otherwise it is closed.
 pub(super) struct Pipe {
     ends: Option<Ends>,
     holds: usize,
 }
 
 impl Pipe {
-    /// An empty pipe, if the core may have one more.
+    /// Takes an empty pipe, if the core may have one more.
     pub(super) fn take() -> Option<Self> {
         let idle = IDLE.with_borrow_mut(Vec::pop);
         let ends = match idle {
@@ -48,17 +48,17 @@ impl Pipe {
         Some(Self { ends: Some(ends), holds: 0 })
     }
 
-    /// Bytes in the pipe.
+    /// Returns the bytes in the pipe.
     pub(super) fn holds(&self) -> usize {
         self.holds
     }
 
-    /// What it can hold.
+    /// Returns the capacity in bytes.
     pub(super) fn size(&self) -> usize {
         self.ends.as_ref().map_or(0, |ends| ends.size)
     }
 
-    /// Moves what `from` has ready, at most `most` bytes. 0 means the peer said its last.
+    /// Moves up to `most` bytes from the socket into the pipe. 0 means the end of the stream.
     pub(super) fn fill(&mut self, from: &TcpStream, most: usize) -> io::Result<usize> {
         let Some(ends) = &self.ends else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let moved = from.try_io(Interest::READABLE, || {
@@ -75,7 +75,7 @@ impl Pipe {
         Ok(moved)
     }
 
-    /// Moves what `to` takes.
+    /// Moves bytes from the pipe into the socket, as many as that takes.
     pub(super) fn drain(&mut self, to: &TcpStream) -> io::Result<usize> {
         let Some(ends) = &self.ends else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
@@ -98,7 +98,7 @@ impl Drop for Pipe {
     }
 }
 
-/// `None` when the user's share of pipes is used up: what the kernel gives then is too small to be worth it.
+/// Creates a pipe; `None` if the user's share of pipe buffers is used up: the kernel then grants too small a pipe to be worth it.
 fn make() -> Option<Ends> {
     let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
     let size = match fcntl_setpipe_size(&into, SIZE) {

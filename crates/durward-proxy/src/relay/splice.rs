@@ -1,7 +1,5 @@
-//! Two plain sockets joined: much goes through a pipe in the kernel and never through this process; a little is read and written, which
-//! needs fewer calls.
-//!
-//! Deliberately absent: a pipe or a buffer for a direction in which nothing moves.
+//! Relay between two plain sockets: large transfers go through a kernel pipe and never through this process; small ones are read and written, which
+//! needs fewer system calls.
 
 use std::future::poll_fn;
 use std::io;
@@ -18,7 +16,7 @@ use super::pipe::Pipe;
 use super::{Broken, SCRATCH, SCRATCH_BYTES, Way};
 use crate::turns;
 
-/// What a direction has to have ready for a pipe to be worth its calls, and how little ends that.
+/// Bytes ready at once above which splicing starts, and below which it ends.
 const MUCH: usize = 16 * 1024;
 const LITTLE: usize = 1024;
 /// Steps of a turn, however little each of them moves. As long as all that is ready is moved at once it is still in the processor's caches: with
@@ -27,7 +25,7 @@ const STEPS: usize = 16;
 /// A byte that is spliced costs about a quarter of one that is copied and encrypted.
 const CHEAPER: usize = 4;
 
-/// Carries bytes both ways until both directions have ended.
+/// Relays bytes until both directions have ended.
 pub(super) async fn both(
     meter: &Meter<'_>,
     client: &mut TcpStream,
@@ -42,8 +40,8 @@ pub(super) async fn both(
     up.and(down)
 }
 
-/// Carries bytes one way to its end. The outer error ends the other way too: the peer that sends is gone. With the inner one only the peer
-/// that receives is; what it sent before is still delivered.
+/// Relays one direction to its end. The outer error ends the other direction too: the sender is gone. The inner error says that only the receiver is
+/// gone; bytes that it sent before are still delivered.
 async fn one(
     meter: &Meter<'_>,
     way: Way,
@@ -74,15 +72,15 @@ async fn one(
 }
 
 enum Moved {
-    /// What was ready, or a good part of it: so many bytes.
+    /// So many bytes moved: all that were ready, or a good part of them.
     Some(usize),
-    /// The sender has said its last.
+    /// The sender has ended its direction.
     End,
     /// The receiver is gone.
     Refused,
 }
 
-/// Moves what is ready now through the kernel; the pipe is given back when nothing is left.
+/// Splices the bytes that are ready now; gives the pipe back when nothing is left.
 async fn splice_ready(
     meter: &Meter<'_>,
     way: Way,
@@ -102,6 +100,7 @@ async fn splice_ready(
                 if drain(meter, way, &mut pipe, to).await.is_err() {
                     return Ok(Moved::Refused);
                 }
+                // A pipe is scarce: it is not held during a pause.
                 if let Some(wait) = meter.wait(way, read) {
                     drop(pipe);
                     tokio::time::sleep(wait).await;
@@ -133,8 +132,8 @@ async fn drain(meter: &Meter<'_>, way: Way, pipe: &mut Pipe, to: &TcpStream) -> 
     Ok(())
 }
 
-/// One read into the core's scratch space as soon as there is something, written at once or kept until it is. A read that leaves room in the
-/// buffer has taken all there was, and so saves the call that would say so.
+/// Reads once into the core's scratch buffer as soon as bytes are ready, and writes or keeps them. A read that leaves room in the buffer has taken
+/// all there was, which saves the read that would return `WouldBlock`.
 async fn copy_ready(
     meter: &Meter<'_>,
     way: Way,
@@ -165,7 +164,7 @@ async fn copy_ready(
     Ok(Moved::Some(read))
 }
 
-/// Writes what was read; what is not taken at once is the second value.
+/// Writes bytes; returns those not taken at once as the second value.
 fn pass_on(meter: &Meter<'_>, way: Way, bytes: &[u8], to: &TcpStream) -> (Moved, Vec<u8>) {
     if bytes.is_empty() {
         return (Moved::End, Vec::new());

@@ -1,6 +1,4 @@
-//! The client's side over HTTP/1: one request after the other on one connection.
-//!
-//! Deliberately absent: what becomes of a request; `server::requests` decides that.
+//! Client side over HTTP/1: one request after the other on one connection.
 
 use std::future::poll_fn;
 use std::io;
@@ -28,29 +26,29 @@ use crate::socks;
 use crate::syntax::Fault;
 use crate::watch::{Expired, Watch};
 
-/// Bytes of an incomplete head that the connection's own price covers.
+/// Bytes of an incomplete head that the connection's fixed charge covers.
 const LITTLE: usize = 4 * 1024;
-/// Bytes of the longest request line.
+/// Longest request line in bytes.
 const LINE: usize = 16 * 1024;
-/// How HTTP/2 begins without TLS (RFC 9113 §3.4).
+/// First line of the HTTP/2 connection preface, for HTTP/2 without TLS (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
-/// How long a client may take to take the end of its connection.
+/// Time for the client to read the end of its connection.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// How long an idle connection waits for one more request when its core drains.
+/// Time for which an idle connection waits for one more request when its core drains.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 
-/// How a connection's HTTP/1 life ended.
+/// End of a connection's HTTP/1 part.
 pub(crate) enum Served {
-    /// For good.
+    /// The connection is closed.
     Closed,
-    /// It turned out to be HTTP/2; these bytes were read.
+    /// The connection turned out to be HTTP/2; these bytes were read.
     Http2(Io, Vec<u8>),
-    /// It turned out to be SOCKS; these bytes were read.
+    /// The connection turned out to be SOCKS; these bytes were read.
     Socks(Io, Vec<u8>),
 }
 
-/// What comes next on a connection.
+/// Next event on a connection.
 enum Next {
     Request,
     Nothing,
@@ -87,9 +85,9 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
         current = Rc::clone(&http);
         first = false;
         conn.begin(&http, &request);
-        // The exchange is large and an idle connection should not be.
+        // Boxed, because the exchange's future is large and an idle connection should be small.
         match Box::pin(requests::run(&http, watch, &mut conn, request)).await {
-            // Requests that were sent ahead are many turns, not one.
+            // Pipelined requests are several turns, not one.
             Ended::Complete if !conn.close && !conn.input.buffer.filled().is_empty() => {
                 tokio::task::yield_now().await;
             }
@@ -101,7 +99,7 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
             }
             Ended::Broken => {
                 if conn.output.is_finished() {
-                    // The response is whole; what broke came after it.
+                    // The response is complete; the fault came after it.
                     Box::pin(linger(&http, watch, &mut conn)).await;
                 } else if conn.output.is_raw() {
                     cut(&conn.io);
@@ -119,7 +117,7 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
     Served::Closed
 }
 
-/// Tells a client that its request is none, or is too late.
+/// Answers that the request is malformed or too late.
 async fn turn_away(
     http: &Http,
     watch: &Watch,
@@ -144,7 +142,7 @@ async fn next_request(
     let mut begun = false;
     let mut held: Option<Part> = None;
     conn.input.received = conn.input.buffer.filled().len() as u64;
-    // Nobody who has just connected is idle: the first request is on its way.
+    // A connection that was just accepted does not count as idle: its first request is on its way.
     watch.arm(Some(timeouts.idle), !first);
     loop {
         let input = conn.input.buffer.filled();
@@ -205,13 +203,13 @@ fn refused(fault: Fault) -> Next {
     Next::Refused(refusal, status)
 }
 
-/// Closes politely: everything was sent, nothing is expected.
+/// Closes after everything was sent and nothing more is expected.
 async fn close(watch: &Watch, conn: &mut Conn) {
     watch.arm(Some(GOODBYE), false);
     let _ = watch.guard(poll_fn(|cx| Pin::new(&mut conn.io).poll_shutdown(cx))).await;
 }
 
-/// Closes one direction and reads the other for a while: an answer that meets unread bytes would be lost to a reset.
+/// Shuts the write side down and reads on for a while: closing with unread bytes would cause a reset, which discards the answer.
 async fn linger(http: &Http, watch: &Watch, conn: &mut Conn) {
     close(watch, conn).await;
     let received = |cx: &mut Context<'_>| {
@@ -225,7 +223,7 @@ async fn linger(http: &Http, watch: &Watch, conn: &mut Conn) {
     discard(http, watch, received).await;
 }
 
-/// Ends a connection with a reset, so that a message that ends with it cannot be taken for complete.
+/// Ends a connection with a reset, so that a message delimited by its end cannot be taken for complete.
 fn cut(io: &Io) {
     let _ = socket2::SockRef::from(io.socket()).set_linger(Some(Duration::ZERO));
 }
@@ -266,7 +264,7 @@ impl Downstream for Conn {
                 Poll::Pending => return Poll::Pending,
             }
         }
-        // Over TCP a client may close its direction and still wait for its response; over TLS it has said goodbye.
+        // Over TCP a half-closed client may still wait for its response; over TLS it has sent `close_notify`.
         match self.io {
             Io::Tls(_) if self.input.eof => Poll::Ready(()),
             _ => Poll::Pending,

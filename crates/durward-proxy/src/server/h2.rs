@@ -1,4 +1,4 @@
-//! The client's side over HTTP/2: many requests at once, all inside the connection's own task.
+//! Client side over HTTP/2: many requests at once, all inside the connection's own task.
 //!
 //! Deliberately absent: a task per stream; dropping the connection drops its streams, and their upstream work with them.
 
@@ -33,21 +33,21 @@ use crate::syntax::Fault;
 use crate::turns::{Owner, Queue};
 use crate::watch::{Expired, Watch};
 
-/// Streams' windows that a client may fill on one connection.
+/// Stream windows that make up the connection's window.
 const WINDOWS: u32 = 4;
-/// Bytes a stream is counted as besides its head, its data and its task.
+/// Bytes charged for a stream besides its head, its data and its task.
 const STREAM: usize = 4 * 1024;
-/// What of a response's body may wait for a stream's window.
+/// Bytes of a response's body that may wait for a stream's window.
 const SEND_BUFFER: usize = 128 * 1024;
-/// How much larger than our own form of a head the codec's is.
+/// Memory of the codec's form of a head, as a multiple of ours.
 const COPIES: usize = 2;
-/// Streams that begin in a row before other connections of the core get their turn.
+/// Streams started in a row before other connections of the core run.
 const BURST: u32 = 16;
-/// Streams reset by the client and not yet looked at.
+/// Streams that the client has reset and that are not handled yet, at most (rapid reset).
 const PENDING_RESETS: usize = 20;
-/// Streams reset by us for the client's mistakes.
+/// Streams that we may reset for the client's errors before the connection ends.
 const MISTAKES: usize = 256;
-/// How long a connection without streams may take to say goodbye.
+/// Time for the GOAWAY exchange of a connection without streams.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 type Serving = FuturesUnordered<Pin<Box<dyn Future<Output = ()>>>>;
@@ -106,8 +106,8 @@ fn builder(http: &Http) -> Builder {
     builder
 }
 
-/// The bound on a head's list of fields. Ours is half of it and checked by us, so that a head above it is answered and recorded; this one
-/// only bounds what is stored.
+/// Returns the `h2` limit of a head's field list. Our own limit is half of it and checked by us, so that a head above it is answered and recorded;
+/// this one only bounds what is stored.
 fn header_list(http: &Http) -> u32 {
     http.limits().header_bytes.saturating_mul(2)
 }
@@ -120,21 +120,21 @@ struct Session<'a> {
     accounts: Streams,
     wire: Wire,
     findings: Rc<Findings>,
-    /// The turns of its tenant.
+    /// Turns of the connection's tenant.
     turns: Rc<Queue>,
-    /// GOAWAY was sent.
+    /// True once GOAWAY was sent.
     leaving: bool,
-    /// No stream has begun yet. Nobody who has just connected is idle.
+    /// True until the first stream begins; a connection that was just made does not count as idle.
     fresh: bool,
 }
 
-/// Why the connection is looked at again.
+/// Reason to look at the connection again.
 enum Event {
-    /// A first stream begins, or the last one has ended.
+    /// The first stream began, or the last one ended.
     Turned,
     /// The connection has ended.
     Ended,
-    /// A budget is broken, or there is no memory for what the connection holds.
+    /// A budget is exceeded, or there is no memory for what the connection holds.
     ThrowOut(Refusal),
 }
 
@@ -148,9 +148,9 @@ impl Session<'_> {
                 Ok(Event::Ended) => return,
                 Ok(Event::ThrowOut(refusal)) => return self.throw_out(&refusal).await,
                 Err(Expired::Closing) if self.watch.cut() => return,
-                // The goodbye took too long.
+                // The GOAWAY exchange took too long.
                 Err(Expired::Deadline) if self.leaving => return,
-                // Being woken for it, the last poll has taken leave already.
+                // The last poll has sent GOAWAY already.
                 Err(Expired::Closing) if self.leaving => {}
                 Err(Expired::Deadline | Expired::Closing) => self.leave(),
             }
@@ -164,7 +164,7 @@ impl Session<'_> {
             (true, false) => Some(self.http.limits().timeouts.idle),
             (false, _) => None,
         };
-        // Whoever is busy is told to go elsewhere as soon as the idle are.
+        // Busy connections get GOAWAY as soon as idle ones do.
         self.watch.arm(after, !self.leaving && !self.fresh);
     }
 
@@ -196,7 +196,7 @@ impl Session<'_> {
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(self.failed(&error)),
                 Poll::Ready(None) => return Poll::Ready(Event::Ended),
-                // No stream is there to take the heads that wait: they are trailers of bodies that nobody reads.
+                // No stream will take the waiting heads: they are trailers of bodies that are not read.
                 Poll::Pending if held_back && self.accounts.is_full() => {
                     return Poll::Ready(Event::ThrowOut(Refusal::Flood { detail: "heads" }));
                 }
@@ -214,7 +214,7 @@ impl Session<'_> {
                 break;
             }
         }
-        // Over HTTP/1 each of them would have had turns of its own.
+        // Over HTTP/1 each request would have had turns of its own.
         self.turns.charge((begun + ended) / 2);
         if let Poll::Ready(Err(_)) = self.wire.poll_send(cx) {
             return Poll::Ready(Event::Ended);
@@ -225,7 +225,7 @@ impl Session<'_> {
         if self.streams.is_empty() == idle { Poll::Pending } else { Poll::Ready(Event::Turned) }
     }
 
-    /// A stream begins, unless what let the connection in has changed: a client that does not heed GOAWAY would go on by the old rules.
+    /// Starts a stream, unless the configuration that admitted the connection has changed: a client that ignores GOAWAY would go on by the old rules.
     fn begin(&mut self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         if std::mem::take(&mut self.fresh)
             && let Ok(http) = self.http.fresh(self.watch)
@@ -246,25 +246,25 @@ impl Session<'_> {
         };
         if self.watch.outdated() {
             note_refusal(&self.http, &Refusal::Draining);
-            // It was not looked at, so that the client may ask elsewhere (RFC 9113 section 8.7).
+            // The request was not processed, so the client may retry elsewhere (RFC 9113 section 8.7).
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
         let account = Rc::new(self.accounts.serve(id));
         let Ok(mut held) = self.http.memory.take(STREAM) else {
             note_refusal(&self.http, &Refusal::Memory);
-            // Nothing was done with it, so that the client may try again.
+            // The request was not processed, so the client may retry.
             return respond.send_reset(Reason::REFUSED_STREAM);
         };
         let findings = Rc::clone(&self.findings);
         let begun = Begun { request, respond, account: Rc::clone(&account), id, fault, findings };
         let exchange = Box::pin(stream(Rc::clone(&self.http), begun));
-        // Where that is too much the head, which comes next, is refused with an answer.
+        // If this exceeds the budget, the head, which comes next, is refused with a response.
         let _ = held.raise(STREAM + size_of_val(&*exchange));
         account.keep(held);
         self.streams.push(exchange);
     }
 
-    /// Requests that `h2` turned away by itself are refusals like others.
+    /// Records requests that `h2` rejected by itself as refusals.
     fn note_rejected(&self) {
         while let Some(fault) = self.findings.rejected() {
             note_refusal(&self.http, &fault.of_request().0);
@@ -272,7 +272,7 @@ impl Session<'_> {
     }
 
     fn failed(&self, error: &h2::Error) -> Event {
-        // The crate's own budgets: rapid resets, CONTINUATION, small DATA frames.
+        // Budgets of `h2` itself: rapid resets, CONTINUATION, small DATA frames.
         let refusal = match error.reason() {
             Some(Reason::ENHANCE_YOUR_CALM) => Refusal::Flood { detail: "streams" },
             Some(Reason::NO_ERROR) | None => return Event::Ended,
@@ -302,13 +302,13 @@ impl Session<'_> {
     }
 }
 
-/// A request as `h2` hands it over, and what is known besides.
+/// Request as `h2` hands it over, with its faults.
 struct Begun {
     request: http::Request<RecvStream>,
     respond: SendResponse<Bytes>,
     account: Rc<StreamAccount>,
     id: u32,
-    /// A rule that its head breaks.
+    /// Rule that the head breaks.
     fault: Option<Fault>,
     findings: Rc<Findings>,
 }
@@ -341,7 +341,7 @@ async fn stream(http: Rc<Http>, begun: Begun) {
     }
 }
 
-/// A stream towards a client.
+/// Stream to a client.
 struct Down {
     respond: SendResponse<Bytes>,
     body: Body,
@@ -350,8 +350,8 @@ struct Down {
 }
 
 impl Down {
-    /// Takes the rest of a request whose response is sent. Dropping the stream before its client has sent all resets it, and some
-    /// clients then forget the response (curl before 7.89).
+    /// Reads the rest of a request whose response is sent. Dropping the stream before the client has sent all resets it, and some clients then
+    /// discard the response (curl before 7.89).
     async fn linger(&mut self, http: &Http, watch: &Watch) {
         self.body.limit = None;
         discard(http, watch, |cx| {

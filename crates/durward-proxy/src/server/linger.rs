@@ -1,7 +1,7 @@
-//! Reading on after a response that came before the end of its request.
+//! Reading on after a response that was sent before the end of its request.
 //!
-//! Many clients send all of a request before they read its response, and a reset while they send discards what they have not read
-//! (RFC 9112 §9.6, RFC 9113 §8.1). So what they still send is read and discarded, within bounds of time and bytes.
+//! Many clients send all of a request before they read its response, and a reset meanwhile discards what they have not read (RFC 9112 §9.6, RFC 9113
+//! §8.1). So the rest of the request is read and discarded, within bounds of time and bytes.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -14,14 +14,14 @@ use crate::metrics::Counter;
 use crate::turns;
 use crate::watch::Watch;
 
-/// The longest wait for more bytes.
+/// Longest wait for more bytes.
 const SILENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 5 });
-/// The longest time for all of them.
+/// Longest time in all.
 const LONGEST: Duration = Duration::from_secs(30);
-/// The most bytes that are discarded.
+/// Bytes discarded at most.
 const BYTES: u64 = 256 * 1024 * 1024;
 
-/// Discards what `next` brings until it brings nothing more. The bytes count against the tenant's bandwidth like any others.
+/// Discards bytes from `next` until it returns none. They count against the tenant's bandwidth like any others.
 pub(crate) async fn discard(
     http: &Http,
     watch: &Watch,

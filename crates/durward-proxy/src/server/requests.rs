@@ -1,4 +1,4 @@
-//! One request that was read: answered here, or handed to the route's upstream or to the forward proxy.
+//! Handling of one parsed request: answered here, or passed to the route's upstream or to the forward proxy.
 
 use std::future::poll_fn;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use crate::http::problem::{Answer, is_grpc};
 use crate::refusal::Refusal;
 use crate::watch::{Expired, Watch};
 
-/// How long a client may take to take an answer made here.
+/// Time for the client to read an answer made here.
 const ANSWER: Duration = Duration::from_secs(10);
-/// A request body up to this size is read to its end before an answer made here, to keep the connection; but not longer than this.
+/// Largest request body that is read before an answer made here, to keep the connection, and the time for that.
 const SMALL_BODY: (u64, Duration) = (64 * 1024, Duration::from_secs(1));
 
 /// Serves one request.
@@ -33,7 +33,7 @@ pub(crate) async fn run<'a, D: Downstream>(
     let ended = match served {
         Ok(ended) => ended,
         Err(Stop::Refuse(refusal)) => {
-            // Who breaks one rule may have broken another that we did not see.
+            // A request that breaks one rule may break another that we do not detect (request smuggling).
             account.request.keep_alive &=
                 !matches!(refusal, Refusal::BadRequest { .. } | Refusal::ClientTimeout { .. });
             let answer = refusal_answer(&account.request, &refusal, None, account.id.as_str());
@@ -53,7 +53,7 @@ pub(crate) async fn run<'a, D: Downstream>(
     ended
 }
 
-/// Tells a client that what it sent is not a request.
+/// Answers that the bytes are no request.
 pub(crate) async fn refuse<D: Downstream>(
     http: &Http,
     watch: &Watch,
@@ -67,7 +67,7 @@ pub(crate) async fn refuse<D: Downstream>(
     let mut account = Account::open(http, request);
     let answer = refusal_answer(&account.request, &refusal, status, account.id.as_str());
     account.refusal = Some(refusal);
-    // A client that does not take the answer must not keep a head that was too large.
+    // A client that does not read the answer must not keep an oversized head in memory.
     account.forget_request();
     let mut response = PooledResponse::new();
     answer_here(watch, down, &mut account, &mut response, &answer).await;
@@ -96,6 +96,7 @@ async fn serve<'a, D: Downstream>(
             plan
         }
         Err(refusal) => {
+            // These are refused before routing, but the response carries the route's fields all the same.
             if matches!(refusal, Refusal::RateLimit { .. } | Refusal::BodyTooLarge)
                 && let Some((route, path)) = routed::locate(http, &mut account.request, &chain)
             {
@@ -127,6 +128,7 @@ async fn answer_here<'a, D: Downstream>(
     if !down.is_read() {
         let request = &mut account.request;
         let small = matches!(request.framing, Framing::Length(length) if length <= SMALL_BODY.0);
+        // A client that waits for 100 Continue sends no body, so nothing would be read.
         if small && !request.expects_continue && request.keep_alive {
             discard(watch, down).await;
         }
@@ -152,7 +154,7 @@ async fn answer_here<'a, D: Downstream>(
     }
 }
 
-/// Reads what is left of a small body and forgets it.
+/// Reads and discards the rest of a small body.
 async fn discard<D: Downstream>(watch: &Watch, down: &mut D) {
     let all = poll_fn(|cx| {
         while let std::task::Poll::Ready(filled) = down.poll_fill(cx) {

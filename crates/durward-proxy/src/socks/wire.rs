@@ -1,12 +1,12 @@
-//! The messages of SOCKS 5 (RFC 1928) and of its names and secrets (RFC 1929), read from as many bytes as there are.
+//! Parser and encoder of SOCKS 5 messages (RFC 1928) and of username/password authentication (RFC 1929).
 //!
 //! Deliberately absent: GSSAPI, BIND, UDP, and SOCKS 4.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The first byte a client sends.
+/// Protocol version, the first byte a client sends.
 pub(crate) const VERSION: u8 = 5;
-/// Methods: nothing, a name and a secret, none that is acceptable.
+/// Authentication methods (RFC 1928 section 3): none, username/password, no acceptable method.
 pub(crate) const NOTHING: u8 = 0;
 /// See [`NOTHING`].
 pub(crate) const PAIR: u8 = 2;
@@ -16,16 +16,16 @@ pub(crate) const UNACCEPTABLE: u8 = 0xff;
 const CONNECT: u8 = 1;
 const PAIR_VERSION: u8 = 1;
 
-/// What came of reading a message.
+/// Result of parsing a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Read<T> {
-    /// It is complete, and so many bytes long.
+    /// The message is complete and so many bytes long.
     Complete(T, usize),
     /// More bytes are needed.
     More,
 }
 
-/// A name and a secret; shown to nobody.
+/// Username and password; neither is ever logged.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Pair {
     pub(crate) user: Vec<u8>,
@@ -38,14 +38,14 @@ impl std::fmt::Debug for Pair {
     }
 }
 
-/// Where to.
+/// Destination of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wish {
     pub(crate) host: Name,
     pub(crate) port: u16,
 }
 
-/// How a host is given.
+/// Host of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Name {
     /// As an address.
@@ -54,11 +54,11 @@ pub(crate) enum Name {
     Text(String),
 }
 
-/// What is wrong with a message, as a phrase and as the code it is answered with.
+/// Fault of a message, as a phrase and as its reply code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fault(pub(crate) &'static str, pub(crate) u8);
 
-/// The methods a client offers.
+/// Parses the methods that a client offers.
 pub(crate) fn greeting(bytes: &[u8]) -> Result<Read<Vec<u8>>, Fault> {
     let [version, rest @ ..] = bytes else { return Ok(Read::More) };
     if *version != VERSION {
@@ -70,7 +70,7 @@ pub(crate) fn greeting(bytes: &[u8]) -> Result<Read<Vec<u8>>, Fault> {
     })
 }
 
-/// A name and a secret.
+/// Parses a username and a password.
 pub(crate) fn pair(bytes: &[u8]) -> Result<Read<Pair>, Fault> {
     let [version, rest @ ..] = bytes else { return Ok(Read::More) };
     if *version != PAIR_VERSION {
@@ -86,7 +86,7 @@ pub(crate) fn pair(bytes: &[u8]) -> Result<Read<Pair>, Fault> {
     })
 }
 
-/// What a client asks for.
+/// Parses a request.
 pub(crate) fn wish(bytes: &[u8]) -> Result<Read<Wish>, Fault> {
     if bytes.first().is_some_and(|version| *version != VERSION) {
         return Err(Fault("not SOCKS 5", 1));
@@ -94,6 +94,7 @@ pub(crate) fn wish(bytes: &[u8]) -> Result<Read<Wish>, Fault> {
     if bytes.get(1).is_some_and(|command| *command != CONNECT) {
         return Err(Fault("SOCKS command other than CONNECT", 7));
     }
+    // Octet 2 is reserved (RFC 1928 section 4).
     let (Some(kind), Some(rest)) = (bytes.get(3), bytes.get(4..)) else { return Ok(Read::More) };
     let host = match kind {
         1 => rest.first_chunk::<4>().map(|v4| (Name::Address(Ipv4Addr::from(*v4).into()), 4)),
@@ -117,13 +118,13 @@ pub(crate) fn wish(bytes: &[u8]) -> Result<Read<Wish>, Fault> {
     })
 }
 
-/// Bytes after their number, and the rest.
+/// Splits bytes after a length octet from the rest.
 fn counted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (count, rest) = bytes.split_first()?;
     rest.split_at_checked(usize::from(*count))
 }
 
-/// The answer to a wish: a code, and where the connection leaves from.
+/// Encodes a reply: its code, and the local address of the connection.
 pub(crate) fn answer(code: u8, source: SocketAddr) -> Vec<u8> {
     let mut bytes = vec![VERSION, code, 0];
     match source.ip() {

@@ -1,6 +1,4 @@
-//! What a verified client certificate says of its holder, read once per connection.
-//!
-//! Deliberately absent: verification; the handshake did that.
+//! Facts of a verified client certificate, read once per connection.
 
 use std::fmt::Write as _;
 
@@ -13,12 +11,12 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::connection::ClientCertificate;
 use crate::refusal::HandshakeFailure;
 
-/// Reads the chain a client showed, leaf first. `None` without one.
+/// Reads the chain that a client sent, leaf first. `None` without one.
 ///
 /// A resumed session was verified when it began, so the leaf's validity is checked against `now` again.
 ///
 /// # Errors
-/// Why the certificate cannot stand for its holder.
+/// Returns why the certificate is not acceptable now.
 pub(crate) fn read(
     chain: &[CertificateDer<'_>],
     now: UnixTime,
@@ -55,14 +53,14 @@ fn check_time(leaf: &X509Certificate<'_>, now: UnixTime) -> Result<(), Handshake
     Ok(())
 }
 
-/// The one common name; of several none can be relied on.
+/// Returns the one common name; with several, none can be relied on.
 fn common_name(leaf: &X509Certificate<'_>) -> Option<String> {
     let mut names = leaf.subject().iter_common_name();
     let name = names.next()?.as_str().ok()?.to_owned();
     names.next().is_none().then_some(name)
 }
 
-/// URI and DNS names. Names with characters no header may carry are left out.
+/// Returns URI and DNS names of the SAN extension. Names with characters that no field may carry are left out.
 fn names(leaf: &X509Certificate<'_>) -> (Vec<String>, Vec<String>) {
     let (mut uris, mut dns) = (Vec::new(), Vec::new());
     let names = leaf.subject_alternative_name().ok().flatten();
@@ -87,7 +85,7 @@ fn sha256(bytes: &[u8]) -> String {
     })
 }
 
-/// A structured-field byte sequence (RFC 9440 section 2.1): Base64 between colons.
+/// Encodes a structured-field byte sequence (RFC 9440 section 2.1): base64 between colons.
 fn byte_sequence(bytes: &[u8]) -> String {
     format!(":{}:", BASE64_STANDARD.encode(bytes))
 }

@@ -1,8 +1,8 @@
-//! The verification of client certificates, as a listener's authorities and revocation lists demand it.
+//! Verification of client certificates against a listener's authorities and revocation lists.
 //!
-//! The library finds the revocation list of an authority by subject. While an authority changes its key there are two of one subject, each
-//! with a list of its own, and the wrong list would refuse everybody. So authorities of one subject and different keys are kept in verifiers
-//! of their own, each with the lists its keys have signed; a client is admitted when one of them admits it.
+//! rustls finds the revocation list of an authority by subject. While an authority changes its key there are two of one subject, each with a list of
+//! its own, and the wrong list would refuse every client. So authorities of one subject and different keys get separate verifiers, each with the
+//! lists that its keys have signed; a client is admitted if one of them admits it.
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor
 use crate::tls::presented::Noting;
 use crate::tls::server_config::provider;
 
-/// Makes the verifier.
+/// Builds the verifier.
 ///
 /// # Errors
-/// What cannot be used, as a sentence.
+/// Returns what cannot be used, as a message.
 pub(crate) fn client_verifier(auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let Some(trust) = auth.trust() else { return Ok(WebPkiClientVerifier::no_client_auth()) };
     let anchors = anchors(trust)?;
@@ -36,7 +36,7 @@ pub(crate) fn client_verifier(auth: &ClientAuth) -> Result<Arc<dyn ClientCertVer
     Ok(Arc::new(Noting(Arc::new(AnyOf { verifiers, hints }))))
 }
 
-/// The authorities as the library has them.
+/// Converts the authorities to trust anchors.
 fn anchors(trust: &ClientTrust) -> Result<Vec<TrustAnchor<'static>>, String> {
     let mut store = RootCertStore::empty();
     for (at, root) in trust.roots.iter().enumerate() {
@@ -48,7 +48,7 @@ fn anchors(trust: &ClientTrust) -> Result<Vec<TrustAnchor<'static>>, String> {
     Ok(store.roots)
 }
 
-/// The authorities' positions, so that no two of one subject and different keys are in one group.
+/// Groups the positions of authorities, so that no group has two of one subject and different keys.
 fn groups(anchors: &[TrustAnchor<'_>]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = vec![Vec::new()];
     for (at, anchor) in anchors.iter().enumerate() {
@@ -65,7 +65,7 @@ fn groups(anchors: &[TrustAnchor<'_>]) -> Vec<Vec<usize>> {
     groups
 }
 
-/// The verifier for one group, with the lists of its authorities and of intermediate ones.
+/// Builds the verifier of one group, with the lists of its authorities and of intermediate ones.
 fn one(
     auth: &ClientAuth,
     trust: &ClientTrust,
@@ -81,7 +81,7 @@ fn one(
     let lists = lists.map(|(_, der)| CertificateRevocationListDer::from(der.to_vec()));
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
         .with_crls(lists)
-        // An authority without a list has nothing revoked; one with a list answers for all it issued.
+        // An authority without a list revokes nothing; one with a list must list or clear each certificate.
         .allow_unknown_revocation_status();
     let builder = match auth {
         ClientAuth::Optional(_) => builder.allow_unauthenticated(),
@@ -93,14 +93,14 @@ fn one(
     Ok(verifier)
 }
 
-/// Admits whom one of several verifiers admits. There are at least two.
+/// Verifier that admits a client if one of several verifiers does. There are at least two.
 #[derive(Debug)]
 struct AnyOf {
     verifiers: Vec<Arc<dyn ClientCertVerifier>>,
     hints: Vec<DistinguishedName>,
 }
 
-/// How much an error says: of several that of the authority which did issue the certificate counts.
+/// Ranks an error: of several, the one of the authority that issued the certificate is reported.
 fn weight(error: &Error) -> u8 {
     match error {
         Error::InvalidCertificate(CertificateError::Revoked) => 2,

@@ -1,6 +1,4 @@
-//! What the TLS library says of a failed handshake, sorted into the closed set of reasons we count.
-//!
-//! Deliberately absent: sentences; the library's own goes to the log beside the reason.
+//! Maps rustls errors of a failed handshake to the closed set of reasons that are counted.
 
 use std::io;
 
@@ -9,7 +7,7 @@ use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 use crate::refusal::{HandshakeFailure, Refusal};
 use crate::refusal::{Presented, Refused};
 
-/// The refusal for a handshake that ended in `error`.
+/// Returns the refusal for a handshake that failed with `error`.
 pub(crate) fn refusal(error: io::Error) -> Refusal {
     let reason = match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(error) => of_tls(error),
@@ -18,7 +16,7 @@ pub(crate) fn refusal(error: io::Error) -> Refusal {
     Refusal::Handshake { reason, source: Some(error) }
 }
 
-/// The refusal for a handshake that ended in `error` because of a client certificate, if one was refused.
+/// Returns the refusal for a handshake that failed with `error`, with the client certificate that caused it, if one did.
 pub(crate) fn refusal_for(error: io::Error, certificate: Option<Presented>) -> Refusal {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     let named = match (tls, certificate) {
@@ -33,7 +31,7 @@ pub(crate) fn refusal_for(error: io::Error, certificate: Option<Presented>) -> R
     }
 }
 
-/// The reason for an error of the TLS library.
+/// Returns the reason for an error of rustls.
 pub(crate) fn of_tls(error: &Error) -> HandshakeFailure {
     match error {
         Error::NoCertificatesPresented => HandshakeFailure::ClientCertificateMissing,
@@ -58,7 +56,7 @@ fn of_certificate(error: &CertificateError) -> HandshakeFailure {
             HandshakeFailure::ClientCertificateNotYetValid
         }
         CertificateError::Revoked => HandshakeFailure::ClientCertificateRevoked,
-        // An authority of the same name with another key is another authority.
+        // An authority with the expected name but another key fails the signature, and counts as unknown.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             HandshakeFailure::ClientCertificateUnknownIssuer
         }

@@ -1,6 +1,6 @@
-//! The TLS handshake with a client: read its ClientHello, choose the certificate, finish, and say what was agreed.
+//! Server side of a TLS handshake: reads the ClientHello, selects the certificate, finishes, and returns what was agreed.
 //!
-//! Deliberately absent: deadlines and who may connect; the caller has both. A failed handshake returns the socket, so that its end is seen.
+//! A failed handshake returns the socket, so that the caller can end it properly.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,17 +20,17 @@ use crate::refusal::{Presented, Refused};
 use crate::tls::presented;
 use crate::tls::{client_certificate, failure};
 
-/// A handshake that failed.
+/// Failed handshake.
 pub(crate) struct Failed {
-    /// Why.
+    /// Reason of the failure.
     pub(crate) refusal: Refusal,
-    /// The socket it failed on.
+    /// Socket of the handshake.
     pub(crate) stream: TcpStream,
-    /// The name asked for, lower case.
+    /// Server name, lower case.
     pub(crate) name: Option<String>,
 }
 
-/// Ends TLS on `stream` with the configuration that fits the name asked for.
+/// Terminates TLS on `stream` with the configuration that fits the server name.
 pub(crate) async fn terminate(
     stream: TcpStream,
     tls: &ServerTls,
@@ -43,6 +43,7 @@ pub(crate) async fn terminate(
     };
     let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
     let hello = accepted.client_hello();
+    // Among the certificates for the name, the first whose signatures the client can verify (RSA beside ECDSA).
     let fitting = tls
         .alternatives(name.as_deref())
         .find(|at| can_verify(&hello, &tls.certificates[*at].key_type))
@@ -71,7 +72,7 @@ pub(crate) async fn terminate(
     }
 }
 
-/// Returns whether a client can verify signatures of a key of this type, in the version and with the suites it offers.
+/// Returns true if a client can verify signatures by a key of this type, in the version and with the suites it offers.
 fn can_verify(hello: &ClientHello<'_>, key_type: &str) -> bool {
     use SignatureScheme as S;
     let has = |scheme: &S| hello.signature_schemes().contains(scheme);
@@ -93,14 +94,14 @@ fn can_verify(hello: &ClientHello<'_>, key_type: &str) -> bool {
         _ if key_type == "Ed25519" => (&[S::ED25519][..], "_ECDSA_"),
         _ => return true,
     };
-    // Suites of TLS 1.3 say nothing of the certificate.
+    // TLS 1.3 suites do not restrict the certificate's key type.
     let suits = |suite: &CipherSuite| {
         suite.as_str().is_some_and(|name| name.starts_with("TLS13_") || name.contains(suites))
     };
     schemes.iter().any(has) && hello.cipher_suites().iter().any(suits)
 }
 
-/// Reads until the ClientHello is complete. What is read beyond it stays with the TLS library.
+/// Reads until the ClientHello is complete. Bytes beyond it stay with rustls.
 async fn client_hello(stream: &TcpStream) -> Result<Accepted, Refusal> {
     let mut acceptor = Acceptor::default();
     let (mut gauge, mut first) = (Gauge::default(), true);
@@ -128,7 +129,7 @@ async fn client_hello(stream: &TcpStream) -> Result<Accepted, Refusal> {
     }
 }
 
-/// What a client that speaks HTTP to a TLS listener is refused with.
+/// Detail of the refusal for plain HTTP on a TLS listener.
 pub(crate) const PLAIN_HTTP: &str = "plain HTTP on a TLS port";
 
 fn feed(
@@ -150,13 +151,13 @@ fn feed(
     Ok(())
 }
 
-/// Whether the bytes begin as a request line does: an upper-case word and a blank.
+/// Returns true if the bytes begin like a request line: an upper-case word and a blank.
 fn looks_like_http(bytes: &[u8]) -> bool {
     let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
     (3..=16).contains(&method) && bytes.get(method).is_none_or(|next| *next == b' ')
 }
 
-/// Sends an alert if the socket takes it at once; it has sent nothing before, so it does.
+/// Sends an alert without waiting; the send buffer is still empty, so it fits.
 fn say(stream: &TcpStream, mut alert: rustls::server::AcceptedAlert) {
     let mut bytes = Vec::new();
     if alert.write_all(&mut bytes).is_ok() {
@@ -184,7 +185,7 @@ fn facts(
     })
 }
 
-/// The library marks TLS 1.3 suites in its own way; the registry does not.
+/// Returns the IANA name of a suite; rustls has its own names for those of TLS 1.3.
 fn iana_name(name: &str) -> String {
     name.replacen("TLS13_", "TLS_", 1)
 }

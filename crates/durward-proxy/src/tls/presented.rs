@@ -1,7 +1,7 @@
-//! Notes the client certificate that a handshake is refused for.
+//! Records the client certificate that a handshake is refused for.
 //!
-//! The TLS library passes a certificate to the verifier and, when that says no, forgets it. So the verifier notes what it refuses, in a
-//! place that belongs to the one handshake that is being polled.
+//! rustls passes a certificate to the verifier and drops it on an error. So the verifier records what it refuses, in a place that belongs to the one
+//! handshake being polled.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ tokio::task_local! {
     static REFUSED: RefCell<Option<Presented>>;
 }
 
-/// Runs a handshake; beside its outcome the certificate that the verifier refused in it, if it refused one.
+/// Runs a handshake; returns its result, and the certificate that the verifier refused in it, if any.
 pub(crate) async fn observe<T>(handshake: impl Future<Output = T>) -> (T, Option<Presented>) {
     REFUSED
         .scope(RefCell::new(None), async {
@@ -27,7 +27,7 @@ pub(crate) async fn observe<T>(handshake: impl Future<Output = T>) -> (T, Option
         .await
 }
 
-/// A verifier that notes the certificates it refuses.
+/// Verifier that records the certificates it refuses.
 #[derive(Debug)]
 pub(crate) struct Noting(pub(crate) Arc<dyn ClientCertVerifier>);
 
@@ -51,7 +51,7 @@ impl ClientCertVerifier for Noting {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         self.0.verify_client_cert(end_entity, intermediates, now).inspect_err(|_| {
-            // Outside of `observe` there is nobody to tell.
+            // Outside of `observe` the certificate is not recorded.
             let _ = REFUSED.try_with(|refused| *refused.borrow_mut() = Presented::read(end_entity));
         })
     }

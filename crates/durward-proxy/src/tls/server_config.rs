@@ -1,7 +1,7 @@
-//! A listener's TLS made ready: one rustls configuration per certificate, one key for session tickets for them all.
+//! Prepared TLS of a listener: one rustls configuration per certificate, one key for session tickets for them all.
 //!
-//! A ticket resumes a session without showing a client certificate again, so its key lives exactly as long as the TLS policy it was made
-//! under: nothing is shared between listeners, and a changed policy means a new key. Deliberately absent: a default certificate.
+//! A ticket resumes a session without a client certificate, so its key lives exactly as long as the TLS policy it was made under: listeners share no
+//! key, and a changed policy means a new key. Deliberately absent: a default certificate.
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,16 +19,16 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::tls::client_verifier::client_verifier;
 
-/// The cryptography of every TLS connection towards clients.
+/// Returns the cryptography provider of all server-side TLS.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
 }
 
-/// Makes the configurations of a listener, one per certificate and in their order.
+/// Builds the configurations of a listener, one per certificate and in their order.
 ///
 /// # Errors
-/// What cannot be used, as a sentence.
+/// Returns what cannot be used, as a message.
 pub(crate) fn server_configs(tls: &ServerTls) -> Result<Vec<Arc<ServerConfig>>, String> {
     let tickets =
         Ticketer::new().map_err(|error| format!("no key for session tickets: {error}"))?;

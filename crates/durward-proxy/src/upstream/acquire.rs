@@ -1,4 +1,4 @@
-//! A connection or stream for one request: an endpoint is chosen, then a pooled connection is taken or one is made.
+//! Acquires a connection or stream for one request: chooses an endpoint, then takes a pooled connection or opens one.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,19 +20,19 @@ use super::tenant::Access;
 use crate::io::Io;
 use crate::refusal::Refusal;
 
-/// What carries a request.
+/// Transport of a request.
 pub(crate) enum Carrier {
-    /// A connection of its own.
+    /// HTTP/1 connection of its own.
     Http1(Io),
-    /// A stream on a shared one.
+    /// Handle for one stream on a shared HTTP/2 connection.
     Http2(h2::client::SendRequest<bytes::Bytes>),
 }
 
-/// A carrier for one request of the view's tenant: from the pool, or connected from the tenant's address. An endpoint that is tried a
-/// second time in one request gets a fresh connection.
+/// Acquires a transport for one request of the view's tenant: from the pool, or connected from the tenant's address. An endpoint that is tried a
+/// second time in one request gets a new connection.
 ///
 /// # Errors
-/// Why no endpoint could be reached. The endpoint is in `tried`, so that the caller may ask again for another.
+/// Returns why no endpoint could be reached. The endpoint is in `tried`, so that the caller may ask again for another.
 pub(crate) async fn acquire(
     upstreams: &Rc<Upstreams>,
     access: Access,
@@ -44,6 +44,7 @@ pub(crate) async fn acquire(
     let runtime = &tenant.upstreams[index.0];
     let pending = tenant.usage.pending(&tenant.tenant.limits)?;
     let at = runtime.choose(&upstreams.random, client, tried)?;
+    // A second try of the same endpoint must not take another pooled connection that may be as stale.
     let fresh = tried.contains(at) || !reusable(runtime);
     tried.insert(at);
     let load = Load::new(upstreams, access, Some(index), at, pending);
@@ -64,10 +65,10 @@ pub(crate) async fn acquire(
     }
 }
 
-/// A connection of its own for bytes; never pooled.
+/// Opens a connection that is never pooled, for a relay.
 ///
 /// # Errors
-/// Why no endpoint could be reached.
+/// Returns why no endpoint could be reached.
 pub(crate) async fn open(
     upstreams: &Rc<Upstreams>,
     access: Access,
@@ -108,14 +109,14 @@ pub(super) async fn connect_counted(
     attempt.connect(Some(guard), header, limits.timeouts.connect).await
 }
 
-/// What was found to carry a request.
+/// Transport found for a request.
 pub(super) enum Found {
     Pooled(Io, Ticket),
     Connected(Connected),
     Stream { shared: Rc<Shared>, connect: Option<Duration> },
 }
 
-/// A pooled connection to any of the endpoint's addresses from any of the tenant's sources.
+/// Takes a pooled connection to any of the endpoint's addresses from any of the tenant's sources.
 pub(super) fn pooled(attempt: &Attempt<'_>) -> Result<Option<Found>, Refusal> {
     let pools = &attempt.upstreams.pools;
     let upstream = &attempt.runtime.upstream;
@@ -164,6 +165,7 @@ pub(super) async fn fresh_carrier(
         Some(turn) => Some(turn.lock().await),
         None => None,
     };
+    // The previous holder of the lock may have opened a connection with room.
     if let Some(found) = pooled(attempt)? {
         return Ok(found);
     }

@@ -1,6 +1,4 @@
-//! Which endpoint serves: by load, in turn, or by client, among those that may.
-//!
-//! Deliberately absent: health itself; an endpoint says whether it is available.
+//! Load balancing: chooses an available endpoint by load, in turn, or by client.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -30,7 +28,7 @@ impl Tried {
     }
 }
 
-/// Returns whether [`choose`] would find an endpoint that was not tried yet.
+/// Returns true if [`choose`] would find an endpoint that was not tried yet.
 pub(crate) fn is_any_left(endpoints: &[EndpointRuntime], tried: &Tried) -> bool {
     let serving = |e: &EndpointRuntime| e.weight > 0 && !e.state.unhealthy.load(Relaxed);
     let all_rest = !endpoints.iter().any(|e| serving(e) && e.state.available());
@@ -38,8 +36,8 @@ pub(crate) fn is_any_left(endpoints: &[EndpointRuntime], tried: &Tried) -> bool 
     all.any(|(at, e)| serving(e) && (all_rest || e.state.available()) && !tried.contains(at))
 }
 
-/// Chooses among `endpoints`: available and untried, else available, else resting after failures of its own, the untried first. When all
-/// of them rest, all are tried rather than none. Endpoints that active checks found unhealthy or that have no weight are never chosen.
+/// Chooses among `endpoints`: available and untried, else available, else passively ejected, the untried first. If all of them are ejected, all are
+/// tried rather than none. Endpoints that active checks found unhealthy or that have no weight are never chosen.
 pub(crate) fn choose(
     endpoints: &[EndpointRuntime],
     balance: Balance,
@@ -107,7 +105,7 @@ impl Draw<'_> {
             .filter(|at| self.endpoints[*at].weight > 0 && (self.eligible)(*at))
     }
 
-    /// The endpoint in whose share of the total weight `point` falls.
+    /// Returns the endpoint in whose share of the total weight `point` falls.
     fn at(&self, point: u64) -> Option<usize> {
         let mut point = point % self.total;
         self.members().find(|at| {
@@ -118,13 +116,13 @@ impl Draw<'_> {
         })
     }
 
-    /// What one more request would make of an endpoint's load, by weight.
+    /// Returns an endpoint's load with one more request, divided by its weight.
     fn load(&self, at: usize) -> f64 {
         let endpoint = &self.endpoints[at];
         (f64::from(endpoint.state.active.load(Relaxed)) + 1.0) / f64::from(endpoint.weight)
     }
 
-    /// Weighted rendezvous hashing: when endpoints come or go, only their own clients move.
+    /// Scores an endpoint by weighted rendezvous hashing: when endpoints come or go, only their own clients move.
     fn affinity(&self, at: usize, client: u64) -> f64 {
         let endpoint = &self.endpoints[at];
         let hash = mix(endpoint.seed ^ mix(client));
@@ -133,7 +131,7 @@ impl Draw<'_> {
     }
 }
 
-/// The finaliser of SplitMix64.
+/// Mixes bits by the finaliser of SplitMix64.
 fn mix(mut bits: u64) -> u64 {
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

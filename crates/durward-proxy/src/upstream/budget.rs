@@ -1,17 +1,15 @@
-//! The share of retries an upstream may cost: requests pay in, retries take out.
-//!
-//! Deliberately absent: time. An upstream without requests has nothing to retry.
+//! Retry budget of an upstream: requests pay in, retries take out. Time plays no part: an upstream without requests has nothing to retry.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// The price of a retry; a request pays `budget_percent`.
+/// Price of a retry; a request pays `budget_percent`.
 const RETRY: u32 = 100;
 
-/// Retries saved up at most, and those a new upstream begins with.
+/// Most retries saved up; a new upstream begins with as many.
 const MOST: u32 = 100 * RETRY;
 const FIRST: u32 = 10 * RETRY;
 
-/// One upstream's retry budget.
+/// Retry budget of one upstream.
 #[derive(Debug)]
 pub(crate) struct Budget {
     balance: AtomicU32,
@@ -19,20 +17,20 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// `percent` retries per hundred requests.
+    /// Creates a budget of `percent` retries per hundred requests.
     pub(crate) fn new(percent: u32) -> Self {
         let balance = if percent == 0 { 0 } else { FIRST };
         Self { balance: AtomicU32::new(balance), percent: percent.min(RETRY) }
     }
 
-    /// A request pays in. A full budget is not written to, so that cores do not contend for it.
+    /// Pays in for a request. A full budget is not written to, so that cores do not contend for its cache line.
     pub(crate) fn pay(&self) {
         if self.percent > 0 && self.balance.load(Relaxed) < MOST {
             self.balance.fetch_add(self.percent, Relaxed);
         }
     }
 
-    /// A retry takes its price, if there is enough.
+    /// Takes the price of a retry, if there is enough.
     pub(crate) fn take(&self) -> bool {
         self.balance.fetch_update(Relaxed, Relaxed, |balance| balance.checked_sub(RETRY)).is_ok()
     }

@@ -1,7 +1,7 @@
-//! One connection to an endpoint from the tenant's own address, checked before its first byte.
+//! Opens a connection to an endpoint from the tenant's own address, and checks that address before the first byte.
 //!
-//! Deliberately absent: `IP_FREEBIND`. An egress address that is not on this host is refused by `bind` with a clear reason; bound
-//! anyway, the connection would only time out.
+//! Deliberately absent: `IP_FREEBIND`. An egress address that is not on this host fails in `bind` with a clear reason; with freebind, the connection
+//! would only time out.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,10 +33,10 @@ use crate::metrics::Counter;
 use crate::refusal::Refusal;
 use crate::turns::{self, Owner};
 
-/// Between attempts to further addresses of one endpoint (RFC 8305, section 5).
+/// Pause between attempts to further addresses of one endpoint (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// What is to be connected, for whom.
+/// Connection to open: its tenant, upstream, endpoint and addresses.
 pub(crate) struct Attempt<'a> {
     pub(crate) upstreams: &'a Rc<Upstreams>,
     pub(crate) tenant: &'a TenantRuntime,
@@ -45,7 +45,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) addresses: &'a [SocketAddr],
 }
 
-/// A TCP connection, the address and port that it leaves from, and its place among the path's ports.
+/// TCP connection, its local address, and its place among the path's ports.
 struct Dialled {
     stream: TcpStream,
     source: SocketAddr,
@@ -97,7 +97,7 @@ impl Attempt<'_> {
         Ok(Connected { io, ticket, took })
     }
 
-    /// The first of the endpoint's addresses that answers, IPv6 and IPv4 in turn, a new attempt every [`STAGGER`].
+    /// Connects to the first of the endpoint's addresses that answers, IPv6 and IPv4 alternating, with a new attempt every [`STAGGER`].
     async fn race(&self, ours: bool) -> Result<Dialled, Refusal> {
         let mut waiting = interleave(self.addresses).into_iter();
         let mut running = FuturesUnordered::new();
@@ -122,7 +122,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Connects to one address from the tenant's least used source that can be used.
+    /// Connects to one address from the tenant's least used source that works.
     async fn reach(&self, peer: SocketAddr, ours: bool) -> Result<Dialled, Refusal> {
         let mut paths = self.paths(peer)?;
         paths.sort_by_key(|path| path.ports());
@@ -144,7 +144,8 @@ impl Attempt<'_> {
         Err(exhausted.unwrap_or(Refusal::EgressAddress { peer, detail }))
     }
 
-    /// A file for one more connection. A tenant that has its share gives up idle ones first; a check of ours is not the tenant's doing.
+    /// Takes a file descriptor. A tenant that has used up its share closes idle connections first; a health check is not charged to the tenant's
+    /// share.
     fn place(&self, ours: bool) -> Result<Place, Refusal> {
         let (files, tenant) = (&self.upstreams.files, self.tenant);
         if ours {
@@ -158,7 +159,7 @@ impl Attempt<'_> {
         })
     }
 
-    /// Memory for one more connection; the tenant's idle ones make room. A check of ours is not the tenant's doing.
+    /// Charges memory for one connection; the tenant's idle connections make room. A health check is not charged.
     fn memory(&self, ours: bool) -> Result<Hold, Refusal> {
         let (memory, tenant) = (&self.upstreams.memory, self.tenant);
         let mut hold = memory.hold(&tenant.usage, Kind::Upstreams);
@@ -178,7 +179,7 @@ impl Attempt<'_> {
         Ok(hold)
     }
 
-    /// Speaks HTTP/2 on a connection that was just made.
+    /// Starts HTTP/2 on a new connection.
     pub(crate) async fn http2(&self, connected: Connected) -> Result<Rc<Shared>, Refusal> {
         let memory = &self.upstreams.memory;
         let held = memory.hold(&self.tenant.usage, Kind::Upstreams);
@@ -186,7 +187,7 @@ impl Attempt<'_> {
         Shared::start(connected, held, memory.stream_window(), turns::Place::new(turn)).await
     }
 
-    /// The ways to `peer`, one per source address of its family.
+    /// Returns the paths to `peer`, one per source address of its family.
     pub(crate) fn paths(&self, peer: SocketAddr) -> Result<Vec<Arc<Path>>, Refusal> {
         let upstream = &self.runtime.upstream;
         let sources = upstream.sources.iter().filter(|source| source.reaches(peer.ip()));
@@ -195,7 +196,7 @@ impl Attempt<'_> {
             .collect()
     }
 
-    /// A connection, and the address and port that it leaves from.
+    /// Connects a socket; returns it with its local address.
     async fn dial(&self, path: &Path) -> Result<(TcpStream, SocketAddr), Refusal> {
         let (peer, wanted) = (path.peer().0, path.source().0);
         let unusable =
@@ -216,7 +217,7 @@ impl Attempt<'_> {
         Ok((stream, source))
     }
 
-    /// Asks the kernel which address the connection leaves from. Nothing is sent unless it is the tenant's.
+    /// Reads the connection's local address by `getsockname`. Nothing is sent unless it is the tenant's.
     pub(super) fn check(&self, stream: &TcpStream, path: &Path) -> Result<SocketAddr, Refusal> {
         let (peer, wanted) = (path.peer().0, path.source().0);
         let cells = self.tenant.metrics.core(self.upstreams.core);
@@ -257,7 +258,7 @@ impl Attempt<'_> {
     }
 }
 
-/// A socket bound to the path's source. Its port is chosen by `connect`, so that one port serves many peers.
+/// Binds a socket to the path's source. Its port is chosen by `connect` (`IP_BIND_ADDRESS_NO_PORT`), so that one port serves many peers.
 fn bound(path: &Path) -> io::Result<TcpSocket> {
     let source = SocketAddr::new(path.source().0, 0);
     let socket = Socket::new(
@@ -271,7 +272,7 @@ fn bound(path: &Path) -> io::Result<TcpSocket> {
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
-/// Families in turn, IPv6 first, each in the order given (RFC 8305, section 4).
+/// Alternates families, IPv6 first, each in the order given (RFC 8305, section 4).
 fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut v6 = addresses.iter().filter(|address| address.is_ipv6());
     let mut v4 = addresses.iter().filter(|address| address.is_ipv4());
@@ -282,7 +283,7 @@ fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     order
 }
 
-/// Of two refusals the one that says more: a peer's answer rather than our lack of an address of its family.
+/// Returns the more telling of two refusals: a peer's answer rather than our lack of an address of its family.
 fn worse(first: Option<Refusal>, second: Refusal) -> Refusal {
     match (first, second) {
         (Some(first), Refusal::EgressAddress { .. } | Refusal::PortsExhausted { .. }) => first,
@@ -290,7 +291,7 @@ fn worse(first: Option<Refusal>, second: Refusal) -> Refusal {
     }
 }
 
-/// Whether connections of this protocol are kept for the next request.
+/// Returns true if connections to the upstream are kept for the next request.
 pub(crate) fn reusable(runtime: &UpstreamRuntime) -> bool {
     runtime.upstream.send_proxy.is_none() && runtime.upstream.protocol != UpstreamProtocol::Tcp
 }

@@ -1,6 +1,4 @@
-//! One endpoint of an upstream: where it is, how loaded and how healthy, shared by all cores.
-//!
-//! Deliberately absent: connections; those are in the pools.
+//! One endpoint of an upstream: its address, load and health, shared by all cores.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -17,30 +15,30 @@ use super::resolve::{Families, Resolver};
 use super::tls_client::Verify;
 use crate::refusal::Refusal;
 
-/// Paths remembered per endpoint; names that move a lot forget the oldest.
+/// Paths kept per endpoint; with names whose addresses change a lot the oldest are dropped.
 const PATHS: usize = 64;
 
-/// An endpoint made ready.
+/// Runtime form of an endpoint.
 pub(crate) struct EndpointRuntime {
-    /// The place.
+    /// Address, or name and port.
     pub(crate) target: Target,
-    /// Its share; 0 takes it out of rotation.
+    /// Weight; 0 takes the endpoint out of rotation.
     pub(crate) weight: u32,
-    /// Whom it must prove to be, with TLS.
+    /// Certificate verification, with TLS.
     pub(crate) verify: Option<Verify>,
-    /// Load and health; the same for the next configuration while the target is.
+    /// Load and health; kept in the next configuration while the target stays.
     pub(crate) state: Arc<EndpointState>,
-    /// A number that stands for the target in hashing.
+    /// Number that stands for the target in hashing.
     pub(crate) seed: u64,
     located: ArcSwapOption<Located>,
     paths: Paths,
 }
 
-/// The paths to an endpoint.
+/// Paths to an endpoint.
 enum Paths {
-    /// To one place: few, found without a lock.
+    /// Few paths, to one endpoint, found without a lock.
     Few(ArcSwap<Vec<Arc<Path>>>),
-    /// To anywhere: as long as somebody uses them, for they count ports.
+    /// Paths to any address, for the forward proxy; weak, kept as long as a connection uses them, because they count ports.
     Many(Mutex<HashMap<(UpstreamAddr, EgressAddress), Weak<Path>>>),
 }
 
@@ -52,32 +50,32 @@ pub(crate) struct EndpointState {
     pub(crate) active: AtomicU32,
     /// Failures of real requests since the last success.
     pub(crate) failures: AtomicU32,
-    /// When the rest of a passively ejected endpoint ends, milliseconds on [`now_ms`]'s clock; 0 when it does not rest.
+    /// End of a passive ejection, in milliseconds on [`now_ms`]'s clock; 0 if the endpoint is not ejected.
     pub(crate) ejected_until: AtomicU64,
-    /// Ejections since it last served well.
+    /// Ejections since the endpoint last served well.
     pub(crate) ejections: AtomicU32,
-    /// Active checks say it is unhealthy.
+    /// True if active checks found the endpoint unhealthy.
     pub(crate) unhealthy: AtomicBool,
-    /// The name had no address when it was last looked up.
+    /// True if the name had no address at its last lookup.
     pub(crate) unresolved: AtomicBool,
     /// Consecutive active checks with the same outcome.
     pub(crate) checks: AtomicU32,
 }
 
 impl EndpointState {
-    /// Whether it may be chosen.
+    /// Returns true if the endpoint may be chosen.
     pub(crate) fn available(&self) -> bool {
         !self.unhealthy.load(Relaxed) && self.ejected_until.load(Relaxed) == 0
     }
 }
 
-/// Where a name is now.
+/// Addresses of a name, as long as they are valid.
 struct Located {
     addresses: Arc<[SocketAddr]>,
     expires: Instant,
 }
 
-/// The addresses of an endpoint, at least one.
+/// Addresses of an endpoint, at least one.
 pub(crate) enum Addresses {
     One([SocketAddr; 1]),
     Many(Arc<[SocketAddr]>),
@@ -95,7 +93,7 @@ impl std::ops::Deref for Addresses {
 }
 
 impl EndpointRuntime {
-    /// Makes an endpoint ready; `previous` is the same target in the configuration before.
+    /// Prepares an endpoint; `previous` is the same target in the previous configuration.
     pub(crate) fn new(
         endpoint: &Endpoint,
         verify: Option<Verify>,
@@ -112,13 +110,13 @@ impl EndpointRuntime {
         }
     }
 
-    /// The endpoint that stands for every place a forward proxy may reach.
+    /// Turns the endpoint into the placeholder for every destination of a forward proxy.
     pub(crate) fn anywhere(mut self) -> Self {
         self.paths = Paths::Many(Mutex::default());
         self
     }
 
-    /// Where it is: the address itself, or what the name says while its TTL holds.
+    /// Returns the addresses: the address itself, or those of the name while its TTL lasts.
     pub(crate) async fn addresses(
         &self,
         resolver: &Resolver,
@@ -149,7 +147,7 @@ impl EndpointRuntime {
         Ok(Addresses::Many(addresses))
     }
 
-    /// The path from `source` to `peer`, made once and then found.
+    /// Returns the path from `source` to `peer`, created at the first call.
     pub(crate) fn path(
         &self,
         tenant: &Tenant,
@@ -160,7 +158,7 @@ impl EndpointRuntime {
         self.with_path(tenant, peer, source, protocol, Arc::clone)
     }
 
-    /// Uses the path from `source` to `peer` without holding it.
+    /// Passes the path from `source` to `peer` to a function without cloning it.
     pub(crate) fn with_path<T>(
         &self,
         tenant: &Tenant,
@@ -194,14 +192,14 @@ impl EndpointRuntime {
             }
             paths
         });
-        // Another core may have made it meanwhile; all use the same one, for it counts ports.
+        // Another core may have created the path meanwhile; all cores must share one, because it counts ports.
         let paths = paths.load();
         Ok(with(find(&paths, &tenant.id, peer, source).unwrap_or(&made)))
     }
 }
 
 impl EndpointRuntime {
-    /// For each source address the most ports in use to one destination.
+    /// Returns the most ports in use to one destination, for each source address.
     pub(crate) fn busiest(&self) -> BTreeMap<EgressAddress, u32> {
         let mut busiest = BTreeMap::new();
         let mut note = |path: &Path| {
@@ -219,7 +217,7 @@ impl EndpointRuntime {
     }
 }
 
-/// The path with this key, made if nobody uses one. Those nobody uses any more are forgotten before the table has to grow.
+/// Returns the path with this key, created if there is none. Unused paths are dropped before the table has to grow.
 fn among(
     mut paths: MutexGuard<'_, HashMap<(UpstreamAddr, EgressAddress), Weak<Path>>>,
     key: (UpstreamAddr, EgressAddress),
@@ -245,20 +243,20 @@ fn find<'a>(
     paths.iter().find(|path| path.joins(tenant, peer, source))
 }
 
-/// Milliseconds since this process first asked, from 1.
+/// Returns the milliseconds since the first call in this process, from 1.
 pub(crate) fn now_ms() -> u64 {
     static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
     u64::try_from(BEGAN.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
 }
 
-/// The same number for the same target in every process and run, so that client hashing survives restarts.
+/// Hashes the target by FNV-1a: equal in every process and run, so that client hashing survives restarts.
 fn seed(target: &Target) -> u64 {
     target.to_string().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
 
-/// A number for a client's address.
+/// Returns a number for a client's address.
 pub(crate) fn client_seed(client: IpAddr) -> u64 {
     match client.to_canonical() {
         IpAddr::V4(ip) => u64::from(ip.to_bits()),

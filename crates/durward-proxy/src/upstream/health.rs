@@ -1,6 +1,4 @@
-//! Active checks: what an endpoint answers when asked from the tenant's own address, never the node's.
-//!
-//! Deliberately absent: a register of tasks; a check ends by itself when nothing is left to check for.
+//! Active health checks: requests to endpoints from the tenant's own address, never the node's.
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -23,12 +21,12 @@ use super::tenant::TenantRuntime;
 use crate::http::client::{self, Ask, HeadFault};
 use crate::metrics::Counter;
 
-/// How long a checked endpoint may take to end its connection, and how much it may send meanwhile.
+/// Time for a checked endpoint to end its connection, and bytes that it may send meanwhile.
 const GOODBYE: (Duration, u64) = (Duration::from_secs(1), 64 * 1024);
 
 const AGENT: &str = "durward-health-check";
 
-/// Whether an upstream is being checked, and in whose name.
+/// State of an upstream's checks, and the tenant on whose behalf they run.
 #[derive(Default)]
 pub(crate) struct Checks {
     running: AtomicBool,
@@ -45,7 +43,7 @@ impl Checks {
     }
 }
 
-/// Starts the checks of these tenants that are not running yet. Called on core 0 after each apply; what is configured no more ends by itself.
+/// Starts the checks of these tenants that are not running yet. Called on core 0 after each apply; checks of removed upstreams end by themselves.
 pub(crate) fn spawn_health_checks<'a>(
     upstreams: &Rc<Upstreams>,
     tenants: impl Iterator<Item = &'a Arc<TenantRuntime>>,
@@ -83,13 +81,13 @@ async fn check(upstreams: std::rc::Weak<Upstreams>, runtime: Weak<UpstreamRuntim
     }
 }
 
-/// The interval, a tenth more or less.
+/// Returns the interval, varied by up to a tenth.
 fn jittered(interval: Duration, random: u32) -> Duration {
     let share = f64::from(random) / f64::from(u32::MAX);
     interval.mul_f64(0.9 + 0.2 * share)
 }
 
-/// Asks every endpoint once.
+/// Checks every endpoint once.
 async fn round(
     upstreams: &Rc<Upstreams>,
     tenant: &TenantRuntime,
@@ -114,7 +112,7 @@ async fn round(
     }
 }
 
-/// Counts an outcome and changes the endpoint's state when there are enough of it in a row.
+/// Counts a result, and changes the endpoint's state after enough equal ones in a row.
 fn record(
     core: usize,
     tenant: &TenantRuntime,
@@ -125,6 +123,7 @@ fn record(
     let Some(check) = &runtime.upstream.health_check else { return };
     let state = &endpoint.state;
     let unhealthy = state.unhealthy.load(Relaxed);
+    // The result confirms the present state, so the run of contrary results ends.
     if outcome.is_ok() != unhealthy {
         state.checks.store(0, Relaxed);
         return;
@@ -148,7 +147,7 @@ fn record(
     }
 }
 
-/// One check, connect included.
+/// Performs one check, connect included.
 async fn ask(
     upstreams: &Rc<Upstreams>,
     tenant: &TenantRuntime,
@@ -191,8 +190,8 @@ async fn http1_status(connected: Connected, path: &str, host: &str) -> Result<u1
     Ok(answer.status)
 }
 
-/// Ends a connection so that the endpoint sees no reset: says that nothing more comes (in TLS, too), and reads what it still sends. A
-/// socket that is closed with unread bytes answers with a reset.
+/// Ends a connection so that the endpoint sees no reset: shuts the write side down (in TLS, too), and reads what still arrives. A socket that is
+/// closed with unread bytes sends a reset.
 async fn end(mut connected: Connected) {
     let io = &mut connected.io;
     let goodbye = async {
@@ -227,7 +226,7 @@ async fn http2_status(
     Ok(status)
 }
 
-/// Reads the body of an answer to its end: a stream that is dropped earlier is reset.
+/// Reads a response's body to its end: a stream that is dropped earlier is reset.
 async fn read_out(mut body: h2::RecvStream) {
     let mut left = GOODBYE.1;
     while let Some(Ok(data)) = body.data().await {
@@ -238,7 +237,7 @@ async fn read_out(mut body: h2::RecvStream) {
     }
 }
 
-/// An error with its causes.
+/// Formats an error with its causes.
 fn sentence(error: &dyn std::error::Error) -> String {
     let mut sentence = error.to_string();
     let mut cause = error.source();

@@ -1,6 +1,4 @@
 //! HTTP/2 connections to upstreams, shared by the streams of one path on one core.
-//!
-//! Deliberately absent: requests; `http` sends those on the handle it is given.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -19,27 +17,27 @@ use crate::memory::{ConnectionMemory, HTTP2_CONNECTION, Hold};
 use crate::refusal::Refusal;
 use crate::turns::Place;
 
-/// Streams we put on one connection at most.
+/// Concurrent streams on one connection at most.
 const STREAMS: u32 = 100;
 
 /// Bytes of a request's body that may wait for a stream's window.
 const SEND_BUFFER: usize = 128 * 1024;
 
-/// Between pings, and the longest wait for their answer.
+/// Interval of pings, and the longest wait for their answer.
 const PING_INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 20_000 });
 
-/// One connection and the streams on it.
+/// HTTP/2 connection and its streams.
 pub(crate) struct Shared {
     send: SendRequest<Bytes>,
     streams: Streams,
-    /// Rules that heads and trailers break.
+    /// Rules that heads and trailers broke.
     findings: Rc<Findings>,
-    /// A stream's receive window.
+    /// Receive window of a stream in bytes.
     window: u32,
     life: Rc<Life>,
     ticket: Ticket,
     idle_ticks: Cell<u32>,
-    /// A client may have proved itself on it.
+    /// True if a client may have authenticated on the connection.
     bound: Cell<bool>,
 }
 
@@ -55,22 +53,22 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// What the connection's streams hold.
+    /// Returns the memory accounts of the connection's streams.
     pub(crate) fn accounts(&self) -> Streams {
         self.shared.streams.clone()
     }
 
-    /// What is wrong with heads and trailers on the connection.
+    /// Returns the faults noted of the connection's heads and trailers.
     pub(crate) fn findings(&self) -> Rc<Findings> {
         Rc::clone(&self.shared.findings)
     }
 
-    /// Bytes that the upstream may send ahead on it.
+    /// Returns the receive window of the stream in bytes.
     pub(crate) fn window(&self) -> usize {
         self.shared.window as usize
     }
 
-    /// No stream joins this one's connection any more.
+    /// Keeps further streams off this connection.
     pub(crate) fn close_to_others(&self) {
         self.shared.bound.set(true);
     }
@@ -84,8 +82,8 @@ impl Drop for Stream {
 }
 
 impl Shared {
-    /// Speaks the preface on a fresh connection and drives it from a task of its own until it ends. `hold` is charged for what its streams
-    /// hold, `window` is what the upstream may send ahead on each, and the task runs when it is `turn`'s turn.
+    /// Sends the preface on a new connection and drives it from a task of its own until it ends. `hold` pays for its streams, `window` is each
+    /// stream's receive window, and the task runs in `turn`'s turns.
     pub(crate) async fn start(
         connected: Connected,
         hold: Hold,
@@ -101,7 +99,7 @@ impl Shared {
         let (send, connection) = Builder::new()
             .enable_push(false)
             .initial_window_size(window)
-            // That of all streams, so that a stalled client never stops the others.
+            // Connection window for all streams, so that a stalled client never stops the others.
             .initial_connection_window_size(window * STREAMS)
             .max_header_list_size(HEADER_LIST)
             .max_send_buffer_size(SEND_BUFFER)
@@ -119,13 +117,13 @@ impl Shared {
         Ok(Rc::new(Self { send, streams, findings, window, life, ticket, idle_ticks, bound }))
     }
 
-    /// The handle to send a request on, and what counts it.
+    /// Returns the handle to send a request on, and the guard that counts the stream.
     pub(crate) fn stream(self: &Rc<Self>) -> (SendRequest<Bytes>, Stream) {
         self.life.streams.set(self.life.streams.get() + 1);
         (self.send.clone(), Stream { shared: Rc::clone(self) })
     }
 
-    /// Whether a new stream may begin: not after GOAWAY, an error or the end of its upstream.
+    /// Returns true if a new stream may begin: not after GOAWAY, an error or the end of its upstream.
     pub(crate) fn usable(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         !self.life.ended.get()
@@ -134,13 +132,13 @@ impl Shared {
             && !matches!(self.send.clone().poll_ready(&mut cx), Poll::Ready(Err(_)))
     }
 
-    /// Whether the peer takes a further stream now.
+    /// Returns true if the peer accepts one more stream now.
     pub(crate) fn has_room(&self) -> bool {
         let limit = self.send.current_max_send_streams().min(STREAMS as usize);
         (self.life.streams.get() as usize) < limit.max(1)
     }
 
-    /// Counts a sweep; true once no stream was seen for more than `ticks` of them.
+    /// Counts a sweep; true if there was no stream during more than `ticks` of them.
     pub(crate) fn idles_longer_than(&self, ticks: u32) -> bool {
         let idle = if self.life.streams.get() == 0 { self.idle_ticks.get() + 1 } else { 0 };
         self.idle_ticks.set(idle);
@@ -156,7 +154,7 @@ impl Shared {
     }
 }
 
-/// Runs the connection and pings it, until it ends, the peer does not answer, or nobody holds a handle.
+/// Drives and pings the connection, until it ends, the peer does not answer, or no handle is left.
 async fn drive(mut connection: Connection<Metered, Bytes>, life: Rc<Life>) {
     let pings = connection.ping_pong();
     let ended = tokio::select! {
@@ -169,7 +167,7 @@ async fn drive(mut connection: Connection<Metered, Bytes>, life: Rc<Life>) {
     life.ended.set(true);
 }
 
-/// Ends when a ping is not answered within the interval.
+/// Completes when a ping is not answered within the interval.
 async fn keep_alive(pings: Option<PingPong>) {
     let Some(mut pings) = pings else { return std::future::pending().await };
     loop {

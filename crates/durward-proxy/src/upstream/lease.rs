@@ -1,6 +1,4 @@
-//! A request's or connection's hold on an upstream: dropping it ends the load it puts there.
-//!
-//! Deliberately absent: the bytes; they are in the carrier beside it.
+//! A request's or connection's use of an upstream: dropping the lease ends its load on the endpoint.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -25,15 +23,15 @@ use crate::limits::PendingGuard;
 use crate::metrics::{Cells, Counter};
 use crate::refusal::Refusal;
 
-/// What a request or connection uses of an upstream.
+/// Use of an upstream by one request or connection.
 pub(crate) struct Lease {
-    /// What was dialled.
+    /// Address that was dialled.
     pub(crate) peer: UpstreamAddr,
-    /// What it was dialled from: the tenant's egress address, and the port the kernel chose.
+    /// Local address of the connection: the tenant's egress address, and the port the kernel chose.
     pub(crate) source: SocketAddr,
-    /// Whether the connection served before.
+    /// True if the connection has served before.
     pub(crate) reused: bool,
-    /// Connect and TLS; zero when reused.
+    /// Time of connect and TLS handshake; zero when reused.
     pub(crate) connect: Duration,
     load: Load,
     ticket: Option<Ticket>,
@@ -41,17 +39,17 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// The upstream.
+    /// Returns the upstream.
     pub(crate) fn upstream(&self) -> &UpstreamRuntime {
         self.load.runtime()
     }
 
-    /// The HTTP/2 stream's share of its connection; `None` over HTTP/1.
+    /// Returns the HTTP/2 stream's share of its connection; `None` over HTTP/1.
     pub(crate) fn stream(&self) -> Option<&Stream> {
         self.stream.as_ref()
     }
 
-    /// Counts a response's head: 502, 503 and 504 are failures of the endpoint. The rest of the response decides about all others.
+    /// Counts a response's head: 502, 503 and 504 are failures of the endpoint. For other statuses the rest of the response decides.
     pub(crate) fn answered(&self, status: u16) {
         if is_failure(status) {
             self.load.failure();
@@ -65,13 +63,13 @@ impl Lease {
         }
     }
 
-    /// Counts a request that the endpoint refused unseen and that was not sent anywhere else.
+    /// Counts a request that the endpoint refused unprocessed and that was not sent elsewhere.
     pub(crate) fn refused(&self) {
         self.load.failure();
     }
 
-    /// The exchange ended in a refusal. What the client did, and a pooled connection that was closed meanwhile, are not held against
-    /// the endpoint.
+    /// Counts an exchange that ended in a refusal. Faults of the client, and a pooled connection that was closed meanwhile, do not count against the
+    /// endpoint.
     pub(crate) fn failed(&self, refusal: &Refusal) {
         match refusal {
             Refusal::UpstreamClosed { .. } if self.reused => {}
@@ -85,7 +83,7 @@ impl Lease {
         }
     }
 
-    /// Whoever sends by this connection is from now on taken for its client: no other client's request goes this way any more.
+    /// Binds the connection to its client: requests on it are taken for that client's, so no other client's may use it any more.
     pub(crate) fn bind(&mut self) {
         self.bind_connection();
         if let Some(stream) = &self.stream {
@@ -93,24 +91,24 @@ impl Lease {
         }
     }
 
-    /// The same where the connection is this request's alone; in HTTP/2 a challenge by itself binds nobody.
+    /// Binds the connection if it is this request's alone; a challenge on an HTTP/2 stream does not bind its connection.
     pub(crate) fn bind_connection(&mut self) {
         if let Some(ticket) = &mut self.ticket {
             ticket.bound = true;
         }
     }
 
-    /// Whether it is one client's.
+    /// Returns true if the connection is bound to one client.
     pub(crate) fn is_bound(&self) -> bool {
         self.ticket.as_ref().is_some_and(|ticket| ticket.bound)
     }
 
-    /// What the connection holds, and which endpoint it leads to.
+    /// Returns the connection's ticket and the index of its endpoint.
     pub(super) fn into_ticket(mut self) -> Option<(Ticket, usize)> {
         Some((self.ticket.take()?, self.load.at))
     }
 
-    /// Gives an HTTP/1 connection back for the next request. Only when the exchange ended cleanly: nothing unread, nothing unsent.
+    /// Returns an HTTP/1 connection to the pool. Only after a clean exchange: nothing unread, nothing unsent.
     pub(crate) fn release(mut self, io: Io) {
         let runtime = self.load.runtime();
         let Some(ticket) = self.ticket.take() else { return };
@@ -126,11 +124,11 @@ fn is_failure(status: u16) -> bool {
     matches!(status, 502..=504)
 }
 
-/// One request or connection counted at an endpoint.
+/// Request or connection counted at an endpoint.
 pub(crate) struct Load {
     upstreams: Rc<Upstreams>,
     access: Access,
-    /// `None` is outside.
+    /// Upstream; `None` for a destination of the forward proxy.
     index: Option<UpstreamIndex>,
     at: usize,
     _pending: PendingGuard,
@@ -166,7 +164,7 @@ impl Load {
         &self.runtime().endpoints[self.at]
     }
 
-    /// Counts a failed connect, and holds it against the endpoint unless the cause is on our side.
+    /// Counts a failed connect, against the endpoint unless the cause is on our side.
     pub(crate) fn unreachable(&self, refusal: Refusal) -> Refusal {
         match refusal {
             Refusal::CircuitOpen | Refusal::FairShare { .. } | Refusal::Memory => {}
@@ -181,7 +179,7 @@ impl Load {
         refusal
     }
 
-    /// A lease on a connection of its own.
+    /// Creates the lease of a connection of its own.
     pub(crate) fn opened(self, connected: Connected) -> (Io, Lease) {
         let Connected { io, ticket, took } = connected;
         (io, self.with(ticket, false, took))
@@ -222,7 +220,7 @@ impl Drop for Load {
 }
 
 impl Found {
-    /// The carrier with the lease on it.
+    /// Adds the lease to a transport.
     pub(crate) fn lease(self, load: Load) -> (Carrier, Lease) {
         match self {
             Self::Pooled(io, ticket) => {

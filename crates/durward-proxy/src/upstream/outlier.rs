@@ -1,6 +1,6 @@
-//! Passive ejection: an endpoint that fails real requests rests for a while, longer each time.
+//! Passive ejection: an endpoint that fails real requests is ejected for a while, longer each time.
 //!
-//! Deliberately absent: a timer; whoever chooses next lets back in whose rest is over.
+//! Deliberately absent: a timer; the next choice of an endpoint ends ejections that are over.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -8,11 +8,11 @@ use super::endpoint::now_ms;
 use super::runtime::UpstreamRuntime;
 use crate::metrics::{Cells, Counter};
 
-/// A rest is at most this many times the first.
+/// Longest ejection, as a multiple of the first.
 const LONGEST_REST: u64 = 10;
 
 impl UpstreamRuntime {
-    /// A real request failed at an endpoint.
+    /// Counts a failed request at an endpoint.
     pub(crate) fn failure(&self, at: usize, cells: &Cells) {
         let endpoint = &self.endpoints[at];
         let failures = endpoint.state.failures.fetch_add(1, Relaxed) + 1;
@@ -34,7 +34,7 @@ impl UpstreamRuntime {
             rest_ms = rest, "endpoint ejected: it failed requests in a row");
     }
 
-    /// A real request succeeded at an endpoint.
+    /// Counts a successful request at an endpoint.
     pub(crate) fn success(&self, at: usize) {
         let state = &self.endpoints[at].state;
         if state.failures.load(Relaxed) != 0 {
@@ -45,7 +45,7 @@ impl UpstreamRuntime {
         }
     }
 
-    /// Lets back in whose rest is over. Reads the clock only while somebody rests.
+    /// Ends ejections that are over. Reads the clock only while an endpoint is ejected.
     pub(crate) fn restore(&self) {
         if self.endpoints.len() < 2 {
             return;
@@ -63,7 +63,7 @@ impl UpstreamRuntime {
         }
     }
 
-    /// Not the last available one, and not beyond the configured share.
+    /// Returns true if the endpoint may be ejected: not the last available one, and not beyond the configured share.
     fn may_eject(&self, at: usize) -> bool {
         let share =
             self.upstream.outlier.as_ref().map_or(0, |o| usize::from(o.max_ejected_percent));

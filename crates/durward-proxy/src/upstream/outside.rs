@@ -1,6 +1,6 @@
-//! The way to anywhere, for the forward proxy: the tenant's own addresses, its limits and its pools, to addresses somebody else has checked.
+//! Connections to any destination, for the forward proxy: the tenant's own addresses, limits and pools, to addresses that were checked before.
 //!
-//! Deliberately absent: names. Nothing is looked up between the check and the connection.
+//! Deliberately absent: names. Nothing is resolved between the check and the connection.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -20,16 +20,16 @@ use super::tenant::Access;
 use crate::io::Io;
 use crate::refusal::Refusal;
 
-/// Idle connections kept per core, address and source; plain requests come in bursts to few places.
+/// Idle connections kept per core, address and source; plain requests come in bursts to few hosts.
 const IDLE: u32 = 64;
-/// How long they are kept.
+/// Idle timeout of these connections.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl UpstreamRuntime {
-    /// What a tenant's forward proxy reaches: everything, from its egress addresses.
+    /// Builds the upstream that stands for every destination of a tenant's forward proxy, with its egress addresses as sources.
     ///
     /// # Errors
-    /// Never in practice: there is no TLS to set up.
+    /// Never fails in practice: there is no TLS to set up.
     pub(crate) fn outside(
         tenant: &Tenant,
         previous: Option<&Arc<Self>>,
@@ -59,10 +59,10 @@ impl UpstreamRuntime {
     }
 }
 
-/// A connection for one plain request to one of these addresses: an idle one, unless the request has tried that.
+/// Acquires a connection for one plain request to one of these addresses: a pooled one, unless the request has tried that.
 ///
 /// # Errors
-/// Why none could be reached.
+/// Returns why no address could be reached.
 pub(crate) async fn carry(
     upstreams: &Rc<Upstreams>,
     access: Access,
@@ -82,10 +82,10 @@ pub(crate) async fn carry(
     }
 }
 
-/// A connection of its own for a tunnel to one of these addresses.
+/// Opens a connection for a tunnel to one of these addresses.
 ///
 /// # Errors
-/// Why none could be reached.
+/// Returns why no address could be reached.
 pub(crate) async fn visit(
     upstreams: &Rc<Upstreams>,
     access: Access,

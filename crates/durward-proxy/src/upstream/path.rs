@@ -1,4 +1,4 @@
-//! Paths from a tenant's address to an endpoint: the key connections are pooled by, the ports in use, and what an open connection holds.
+//! Paths from a tenant's address to an endpoint: the pool key, the ports in use, and the resources of an open connection.
 //!
 //! Deliberately absent: a way to build a key without the tenant and its source address.
 
@@ -18,7 +18,7 @@ use crate::memory::Hold;
 use crate::metrics::{Counter, TenantMetrics};
 use crate::refusal::Refusal;
 
-/// What two connections must have in common for one to stand for the other.
+/// Pool key: connections with equal keys may replace each other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PoolKey {
     tenant: TenantId,
@@ -28,7 +28,7 @@ pub(crate) struct PoolKey {
     protocol: UpstreamProtocolKey,
 }
 
-/// [`UpstreamProtocol`], hashable.
+/// Hashable form of [`UpstreamProtocol`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum UpstreamProtocolKey {
     Http1,
@@ -40,7 +40,7 @@ impl PoolKey {
     /// Returns the key of a tenant's connections from `source` to `peer`.
     ///
     /// # Errors
-    /// [`Refusal::EgressAddress`] when `source` is not an address of the tenant or of another family than `peer`.
+    /// [`Refusal::EgressAddress`] if `source` is not an address of the tenant, or its family is not `peer`'s.
     pub(crate) fn new(
         tenant: &Tenant,
         peer: UpstreamAddr,
@@ -66,13 +66,13 @@ impl PoolKey {
     }
 }
 
-/// A key made once with its hash, and how many connections go this way over all cores.
+/// Pool key with its hash, and the number of connections with it over all cores.
 #[derive(Debug)]
 pub(crate) struct Path {
     key: PoolKey,
     hash: u64,
     ports: AtomicU32,
-    /// It was said that few ports are left.
+    /// True once the shortage of ports was logged.
     pub(super) scarce: AtomicBool,
 }
 
@@ -83,7 +83,7 @@ impl Path {
         Self { key, hash, ports: AtomicU32::new(0), scarce: AtomicBool::new(false) }
     }
 
-    /// Whether this is the tenant's way from `source` to `peer`.
+    /// Returns true if the key has this tenant, peer and source.
     pub(crate) fn joins(
         &self,
         tenant: &TenantId,
@@ -105,7 +105,7 @@ impl Path {
         self.key.source
     }
 
-    /// Source ports in use, connections being made included.
+    /// Returns the source ports in use, those of connects under way included.
     pub(crate) fn ports(&self) -> u32 {
         self.ports.load(Relaxed)
     }
@@ -125,7 +125,7 @@ impl Hash for Path {
     }
 }
 
-/// One source port of a path, and the file that has it.
+/// Source port of a path, and the file descriptor of its socket.
 #[derive(Debug)]
 pub(crate) struct PortGuard(
     pub(crate) Arc<Path>,
@@ -145,23 +145,23 @@ impl Drop for PortGuard {
     }
 }
 
-/// What an open connection holds besides its bytes; goes with it into the pool and out again.
+/// Resources of an open connection; they go with it into the pool and out again.
 pub(crate) struct Ticket {
-    /// What the connection takes up.
+    /// Memory charged for the connection.
     pub(crate) _memory: Hold,
     pub(crate) port: PortGuard,
     pub(crate) source: std::net::SocketAddr,
     pub(crate) retired: Arc<AtomicBool>,
     pub(crate) metrics: Arc<TenantMetrics>,
     pub(crate) core: usize,
-    /// Checks of our own have none and are not counted either.
+    /// Count against the tenant's limit; `None` for a health check, which is not counted.
     pub(crate) guard: Option<UpstreamGuard>,
-    /// A client has proved itself on it, or was asked to: it is that client's alone.
+    /// True if a client has authenticated on the connection, or was asked to: it must serve that client alone.
     pub(crate) bound: bool,
 }
 
 impl Ticket {
-    /// Whether its upstream is configured no more, or otherwise.
+    /// Returns true if the upstream was removed or changed.
     pub(crate) fn retired(&self) -> bool {
         self.retired.load(Relaxed)
     }
@@ -175,7 +175,7 @@ impl Drop for Ticket {
     }
 }
 
-/// A connection nobody used yet.
+/// Connection on which nothing was sent yet.
 pub(crate) struct Connected {
     pub(crate) io: Io,
     pub(crate) ticket: Ticket,

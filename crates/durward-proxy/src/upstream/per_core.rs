@@ -1,4 +1,4 @@
-//! What one core has for upstreams: pools, and handles to what all cores share.
+//! Upstream state of one core: pools, and handles to what all cores share.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,22 +11,22 @@ use crate::random::Random;
 use crate::turns::Turns;
 use crate::watch::Watchdog;
 
-/// The upstream side of one core.
+/// Upstream state of one core.
 pub(crate) struct Upstreams {
     /// Number of the core, from 0.
     pub(crate) core: usize,
     /// Idle connections.
     pub(crate) pools: Pools,
-    /// Names to addresses, cached for their TTL.
+    /// Resolver, shared by all cores.
     pub(crate) resolver: Resolver,
-    /// The process's files.
+    /// File descriptors of the process.
     pub(crate) files: Arc<Files>,
-    /// The memory budget.
+    /// Memory budget.
     pub(crate) memory: Arc<Memory>,
     /// Numbers for spreading load.
     pub(crate) random: Rc<Random>,
-    /// Time, shared out among tenants.
+    /// Scheduler that shares run time out among tenants.
     pub(crate) turns: Rc<Turns>,
-    /// Deadlines, and whether the core drains.
+    /// Deadlines; also says whether the core drains.
     pub(crate) watchdog: Rc<Watchdog>,
 }

@@ -1,6 +1,6 @@
-//! Upstream connections that have become one client's: it has proved itself on them, and nobody else may speak there.
+//! Upstream connections bound to one client: it has authenticated on them, so no other client may use them.
 //!
-//! They end with the client's connection. Deliberately absent: a way back into the pool.
+//! Bound connections end with the client's connection. Deliberately absent: a return to the pool.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -20,17 +20,17 @@ use super::tenant::Access;
 use crate::io::Io;
 use crate::refusal::Refusal;
 
-/// Such connections of one client's connection; the one used least lately makes room.
+/// Bound connections per client connection; the least recently used makes room.
 const MOST: usize = 4;
 
-/// The connections of one client.
+/// Bound connections of one client connection.
 #[derive(Default)]
 pub(crate) struct Pins(RefCell<Vec<Pinned>>);
 
 struct Pinned {
     io: Io,
     ticket: Ticket,
-    /// The endpoint.
+    /// Index of the endpoint.
     at: usize,
 }
 
@@ -45,10 +45,10 @@ impl Pins {
         pins.push(Pinned { io, ticket, at });
     }
 
-    /// The client's own connection to the upstream, or to one of these addresses outside, unless the request has tried its endpoint.
+    /// Takes the client's own connection to the upstream, or to one of these destination addresses, unless the request has tried its endpoint.
     ///
     /// # Errors
-    /// [`Refusal::CircuitOpen`] when the tenant has its limit of requests under way.
+    /// [`Refusal::CircuitOpen`] if the tenant has reached its limit of requests under way.
     pub(crate) fn take(
         &self,
         upstreams: &Rc<Upstreams>,
@@ -66,6 +66,7 @@ impl Pins {
         let tenant = access.tenant();
         let runtime = index.map_or(&tenant.outside, |index| &tenant.upstreams[index.0]);
         let fits = |pin: &Pinned| {
+            // The pointer identifies the upstream: a changed or another upstream has another one.
             Arc::ptr_eq(&pin.ticket.retired, &runtime.retired)
                 && (index.is_some() || addresses.contains(&pin.ticket.port.0.peer().0))
                 && !tried.contains(pin.at)

@@ -1,4 +1,4 @@
-//! Idle upstream connections of one core, by [`Path`].
+//! Pool of idle upstream connections of one core, by [`Path`].
 //!
 //! Deliberately absent: clocks; a sweep per [`TICK`] counts time.
 
@@ -19,30 +19,30 @@ use super::per_core::Upstreams;
 use crate::io::Io;
 use crate::metrics::{Cells, Counter, TenantMetrics};
 
-/// How often idle connections are looked at.
+/// Interval of sweeps over idle connections.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
 
-/// How many sweeps a connection idles at the most while few files are left.
+/// Sweeps that a connection may idle while file descriptors are scarce.
 const SCARCE: u32 = 4;
 
-/// The pools of one core.
+/// Pools of one core.
 #[derive(Default)]
 pub(crate) struct Pools {
     slots: RefCell<HashMap<Arc<Path>, Slot, BuildHasherDefault<Precomputed>>>,
-    /// HTTP/1 connections in all of them.
+    /// Number of idle HTTP/1 connections in all pools.
     idle: Cell<usize>,
     tick: Cell<u32>,
     sweeping: Cell<bool>,
 }
 
-/// The connections of one path.
+/// Connections of one path.
 #[derive(Default)]
 struct Slot {
-    /// HTTP/1, the longest idle first.
+    /// Idle HTTP/1 connections, the longest idle first.
     idle: VecDeque<Idle>,
-    /// HTTP/2.
+    /// Shared HTTP/2 connections.
     shared: Vec<Rc<Shared>>,
-    /// Held while an HTTP/2 connection is made, so that a burst makes one.
+    /// Locked while an HTTP/2 connection is opened, so that a burst of requests opens one.
     opening: Rc<tokio::sync::Mutex<()>>,
     keep: u32,
 }
@@ -54,7 +54,7 @@ struct Idle {
 }
 
 impl Pools {
-    /// The connection used last that is still alive.
+    /// Takes the most recently used connection that is still alive.
     pub(crate) fn pop(&self, path: &Arc<Path>) -> Option<(Io, Ticket)> {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(path)?;
@@ -68,7 +68,7 @@ impl Pools {
         None
     }
 
-    /// Keeps a connection that may serve again; the longest idle one makes room.
+    /// Keeps a connection for reuse; above `keep` the longest idle one is closed.
     pub(crate) fn push(
         upstreams: &Rc<Upstreams>,
         io: Io,
@@ -95,6 +95,7 @@ impl Pools {
         {
             pools.left(&oldest.ticket);
         }
+        // `make_room` borrows the slots again. It runs after the insertion, so that the newest connection is the last to go.
         drop(slots);
         let (of_one, of_all) = upstreams.files.idle();
         if idle_of(metrics.core(upstreams.core)) > of_one as u64 {
@@ -117,7 +118,7 @@ impl Pools {
         ticket.metrics.core(ticket.core).add(Counter::UpstreamConnectionsTaken, 1);
     }
 
-    /// Closes an eighth of the idle connections of a tenant, or of all, the longest idle first. Says how many.
+    /// Closes an eighth of the idle connections of a tenant, or of all, the longest idle first. Returns their number.
     pub(crate) fn make_room(&self, of: Option<&Arc<TenantMetrics>>) -> usize {
         let now = self.tick.get();
         let mut slots = self.slots.borrow_mut();
@@ -128,9 +129,11 @@ impl Pools {
         if ages.is_empty() {
             return 0;
         }
+        // An eighth at once: every eviction visits all slots, so it must not happen for each connection.
         let count = ages.len().div_ceil(8);
         let (_, oldest, _) = ages.select_nth_unstable_by(count - 1, |a, b| b.cmp(a));
         let (oldest, mut closed) = (*oldest, 0);
+        // Ages are in sweeps, so many may equal the cut-off: `closed == count` ends the eviction there.
         for slot in slots.values_mut() {
             slot.idle.retain(|idle| {
                 let stays = closed == count || !meant(idle) || age(idle) < oldest;
@@ -144,7 +147,7 @@ impl Pools {
         closed
     }
 
-    /// An HTTP/2 connection with room for a stream.
+    /// Returns an HTTP/2 connection with room for a stream.
     pub(crate) fn shared(&self, path: &Arc<Path>) -> Option<Rc<Shared>> {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(path)?;
@@ -164,12 +167,12 @@ impl Pools {
         }
     }
 
-    /// The turn to make an HTTP/2 connection of a path.
+    /// Returns the lock for opening an HTTP/2 connection of a path.
     pub(crate) fn opening(&self, path: &Arc<Path>) -> Rc<tokio::sync::Mutex<()>> {
         Rc::clone(&self.slots.borrow_mut().entry(Arc::clone(path)).or_default().opening)
     }
 
-    /// Closes what idles too long, was closed by the peer, or belongs to an upstream that is gone. Says whether anything is left.
+    /// Closes connections that idle too long, were closed by the peer, or belong to a removed upstream. Returns true if any are left.
     fn sweep(&self, longest: u32) -> bool {
         let now = self.tick.get().wrapping_add(1);
         self.tick.set(now);
@@ -191,13 +194,13 @@ impl Pools {
         !slots.is_empty()
     }
 
-    /// Lets a sweep's time pass.
+    /// Advances the pool's clock by one sweep.
     #[cfg(test)]
     pub(crate) fn age(&self) {
         self.tick.set(self.tick.get().wrapping_add(1));
     }
 
-    /// How many connections idle here.
+    /// Returns the number of idle connections.
     #[cfg(test)]
     pub(crate) fn idle(&self) -> usize {
         let there = self.slots.borrow().values().map(|slot| slot.idle.len()).sum();
@@ -206,7 +209,7 @@ impl Pools {
     }
 }
 
-/// Runs while there is anything to sweep.
+/// Sweeps while there is anything to sweep.
 async fn sweep(upstreams: LocalWeak<Upstreams>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -222,19 +225,19 @@ async fn sweep(upstreams: LocalWeak<Upstreams>) {
     }
 }
 
-/// A tenant's idle connections on one core.
+/// Returns a tenant's idle connections on one core.
 fn idle_of(cells: &Cells) -> u64 {
     cells
         .get(Counter::UpstreamConnectionsIdled)
         .saturating_sub(cells.get(Counter::UpstreamConnectionsTaken))
 }
 
-/// A timeout in sweeps, at least one.
+/// Converts a timeout to sweeps, at least one.
 fn ticks(timeout: Duration) -> u32 {
     u32::try_from(timeout.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX).max(1)
 }
 
-/// Whether the peer neither closed nor said anything unasked. Costs no system call while the reactor has seen nothing.
+/// Returns true if the peer neither closed nor sent anything unasked. Costs no system call while the reactor has seen no event.
 pub(super) fn alive(io: &mut Io) -> bool {
     let mut byte = [0];
     let mut buf = ReadBuf::new(&mut byte);
@@ -242,7 +245,7 @@ pub(super) fn alive(io: &mut Io) -> bool {
     matches!(Pin::new(io).poll_read(&mut cx, &mut buf), Poll::Pending)
 }
 
-/// Takes the hash that was made with the key.
+/// Hasher that returns the hash stored in the key.
 #[derive(Default)]
 struct Precomputed(u64);
 

@@ -1,6 +1,7 @@
-//! How many connections may leave from one address to one destination: as many as the kernel has ports for, less a reserve.
+//! Limit of connections from one address to one destination: the ephemeral ports of the kernel, less a reserve.
 //!
-//! A connection without a port of its own would fail late and without a reason. Deliberately absent: counting what other programs use.
+//! Without a free port a connect would fail late and with a misleading error (EADDRNOTAVAIL). Deliberately absent: counting ports that other programs
+//! use.
 
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,24 +11,24 @@ use durward_model::{EgressAddress, TenantId};
 use super::path::Path;
 use crate::refusal::Refusal;
 
-/// Where the kernel says which ports it gives out, and which of them it does not.
+/// Range of ephemeral ports, and the reserved ones in it.
 const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
-/// What is assumed where the kernel does not say.
+/// Ports assumed if the range cannot be read.
 const USUAL: u32 = 28_232;
 
-/// Connections from one address to one destination at once.
+/// Returns the most connections from one address to one destination.
 pub(crate) fn budget() -> u32 {
     static BUDGET: LazyLock<u32> = LazyLock::new(|| {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let ports = available(&read(RANGE), &read(RESERVED)).unwrap_or(USUAL);
-        // One in 32 is left for connections that end but are not over.
+        // One port in 32 is reserved for connections in TIME_WAIT and other closing states.
         ports - ports / 32
     });
     *BUDGET
 }
 
-/// How many ports the kernel gives out.
+/// Returns the number of ephemeral ports.
 fn available(range: &str, reserved: &str) -> Option<u32> {
     let mut ends = range.split_whitespace().map(str::parse::<u32>);
     let (from, to) = (ends.next()?.ok()?, ends.next()?.ok()?);
@@ -40,10 +41,10 @@ fn available(range: &str, reserved: &str) -> Option<u32> {
     (to + 1).checked_sub(from)?.checked_sub(withheld).filter(|ports| *ports > 0)
 }
 
-/// Whether one more connection may go this way. Says so once when few are left.
+/// Checks that one more connection fits. Logs once when few ports are left.
 ///
 /// # Errors
-/// [`Refusal::PortsExhausted`] before the kernel would run out.
+/// [`Refusal::PortsExhausted`] before the kernel would run out of ports.
 pub(crate) fn admit(path: &Path) -> Result<(), Refusal> {
     let (used, budget) = (path.ports(), budget());
     if used >= budget / 5 * 4 && !path.scarce.swap(true, Relaxed) {
@@ -62,14 +63,14 @@ pub(crate) fn admit(path: &Path) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The destination that takes most of an egress address's ports.
+/// Port use of an egress address, to the destination that takes most.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortReport {
-    /// Whose.
+    /// Tenant of the address.
     pub tenant: TenantId,
-    /// The address.
+    /// Egress address.
     pub address: EgressAddress,
-    /// Ports in use to one destination, the most of all.
+    /// Ports in use to that destination.
     pub used: u32,
     /// Ports that may be in use to one destination.
     pub budget: u32,

@@ -1,6 +1,4 @@
-//! The PROXY protocol header we send to upstreams that want to know the client.
-//!
-//! Deliberately absent: reading such headers; that is `peek`'s business.
+//! Encoder of the PROXY protocol header for upstreams; `peek` has the parser.
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -10,10 +8,10 @@ use durward_model::{ClientAddr, Destination, TenantId};
 
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
-/// The TLV with the tenant's name, from the range left to applications.
+/// Type of the TLV with the tenant's name, from the range for applications.
 const TLV_TENANT: u8 = 0xE0;
 
-/// The header for one connection.
+/// Encodes the header of one client's connection.
 pub(crate) fn encode(
     version: ProxyVersion,
     client: ClientAddr,
@@ -27,7 +25,7 @@ pub(crate) fn encode(
     }
 }
 
-/// The header of a connection we make for ourselves: a health check has no client.
+/// Encodes the header of our own connection (LOCAL): a health check has no client.
 pub(crate) fn own(version: ProxyVersion) -> Vec<u8> {
     match version {
         ProxyVersion::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
@@ -35,7 +33,7 @@ pub(crate) fn own(version: ProxyVersion) -> Vec<u8> {
     }
 }
 
-/// Both as IPv4 where that is possible, else both as IPv6.
+/// Returns both addresses as IPv4 if possible, else both as IPv6.
 fn same_family(a: SocketAddr, b: SocketAddr) -> (SocketAddr, SocketAddr) {
     let canonical = |s: SocketAddr| SocketAddr::new(s.ip().to_canonical(), s.port());
     let (a, b) = (canonical(a), canonical(b));
@@ -75,7 +73,7 @@ fn binary(client: SocketAddr, destination: SocketAddr, tenant: &TenantId) -> Vec
     header
 }
 
-/// Names are at most 63 bytes and addresses 36, so it always fits.
+/// Encodes a length: names are at most 63 bytes and addresses 36, so it always fits.
 fn length(bytes: usize) -> [u8; 2] {
     u16::try_from(bytes).unwrap_or(u16::MAX).to_be_bytes()
 }

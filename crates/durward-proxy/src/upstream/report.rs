@@ -1,6 +1,4 @@
-//! What is told of an upstream to status screens and metrics.
-//!
-//! Deliberately absent: anything that could be used to reach it.
+//! Status of upstreams, for status pages and metrics.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,23 +10,23 @@ use serde::Serialize;
 use super::endpoint::EndpointRuntime;
 use super::runtime::UpstreamRuntime;
 
-/// An upstream and its endpoints now.
+/// Status of an upstream and its endpoints.
 #[derive(Clone, Debug, Serialize)]
 pub struct UpstreamReport {
-    /// Whose it is.
+    /// Tenant of the upstream.
     pub tenant: TenantId,
-    /// Its name within the tenant.
+    /// Name of the upstream within the tenant.
     pub name: Arc<str>,
-    /// In the order of the configuration.
+    /// Endpoints, in the order of the configuration.
     pub endpoints: Vec<EndpointReport>,
 }
 
-/// An endpoint now.
+/// Status of an endpoint.
 #[derive(Clone, Debug, Serialize)]
 pub struct EndpointReport {
-    /// As configured: an address, or a name and port.
+    /// Configured address, or name and port.
     pub address: String,
-    /// Whether it is chosen.
+    /// Health of the endpoint.
     pub state: EndpointHealth,
     /// Requests or connections under way.
     pub active: u32,
@@ -36,21 +34,21 @@ pub struct EndpointReport {
     pub failures: u32,
 }
 
-/// Whether an endpoint is chosen, and why not.
+/// Health of an endpoint, with the reason it is not chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EndpointHealth {
-    /// It is.
+    /// Chosen.
     Healthy,
-    /// Active checks fail.
+    /// Not chosen: active checks fail.
     Unhealthy,
-    /// It rests after failed requests.
+    /// Not chosen: passively ejected after failed requests.
     Ejected,
-    /// The last requests to it failed, and it is chosen all the same: nothing takes it out of rotation.
+    /// Chosen although the last requests to it failed: no check or ejection is configured that would take it out of rotation.
     Failing,
-    /// Its name had no address when it was last looked up.
+    /// Not chosen: the name had no address at its last lookup.
     Unresolved,
-    /// Its weight is 0.
+    /// Not chosen: the weight is 0.
     Drained,
 }
 
@@ -61,7 +59,7 @@ impl fmt::Display for EndpointHealth {
 }
 
 impl EndpointHealth {
-    /// The word in metrics and status screens.
+    /// Returns the word in metrics and on status pages.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -74,7 +72,7 @@ impl EndpointHealth {
         }
     }
 
-    /// Returns true when a request that goes there now can be expected to be answered.
+    /// Returns true if a request to the endpoint can be expected to be answered.
     #[must_use]
     pub fn is_usable(self) -> bool {
         self == Self::Healthy
@@ -85,7 +83,7 @@ impl EndpointHealth {
 const FAILING_AFTER: u32 = 3;
 
 impl UpstreamRuntime {
-    /// How it is now.
+    /// Returns the current status.
     pub(crate) fn report(&self) -> UpstreamReport {
         UpstreamReport {
             tenant: self.tenant.clone(),

@@ -1,7 +1,6 @@
-//! Names to addresses, kept as long as their TTL says, one query at a time for each name.
+//! Caching resolver: keeps answers for their TTL, with one query at a time per name.
 //!
-//! While the DNS does not answer, the last good answer stands in. Deliberately absent: the DNS itself; that is `dns`, on a thread of
-//! its own that starts with the first name.
+//! While DNS servers do not answer, the last good answer is used.
 
 mod dns;
 
@@ -20,43 +19,43 @@ use tokio::task::AbortHandle;
 use crate::files::{Asked, Asker};
 use crate::memory::Hold;
 
-/// A TTL is taken for at least this long, so that a TTL of 0 does not mean one query per request.
+/// Shortest TTL applied, so that a TTL of 0 does not mean one query per request.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// And for at most this long, so that a wrong answer with a TTL of days heals.
+/// Longest TTL applied, so that a wrong answer with a TTL of days heals.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// How long a failure is believed when the answer does not say.
+/// Time for which a failure is cached if the answer has no TTL.
 const FAILURE: Duration = Duration::from_secs(2);
 
-/// How long "no such name" is believed at most.
+/// Longest time for which "no such name" is cached.
 const LONGEST_FAILURE: Duration = Duration::from_secs(30);
 
-/// How long past its TTL an answer may stand in for a DNS that does not answer.
+/// Time past its TTL for which an answer may be used while DNS servers do not answer.
 const STALE: Duration = Duration::from_secs(3600);
 
-/// The longest wait for an answer while an old one could stand in.
+/// Longest wait for an answer while a stale one could be used.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long an answer for one family is taken for, while the other's is on its way: whoever can use neither asks again soon.
+/// TTL of the answer for one family while the other's is on its way: a client that can reach neither address asks again soon.
 const INCOMPLETE: Duration = Duration::from_millis(200);
 
-/// The longest wait for an answer.
+/// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Names remembered before those long expired are forgotten.
+/// Cached names above which those long expired are dropped.
 const NAMES: usize = 4096;
 
-/// Names remembered before those that have expired at all are forgotten, and then those that have not.
+/// Cached names above which all expired ones are dropped, and then all others.
 const MOST_NAMES: usize = 65_536;
 
-/// Addresses of one answer that are used. A reply over TCP has room for thousands, which nobody dials and everybody would remember.
+/// Addresses used of one answer. A reply over TCP has room for thousands, which would only fill the cache.
 const ADDRESSES: usize = 64;
 
-/// Bytes a name is counted as besides itself and its addresses.
+/// Bytes charged for a name besides itself and its addresses.
 const OVERHEAD: usize = 384;
 
-/// Looks names up. Clones share one memory.
+/// Caching resolver. Clones share one cache.
 #[derive(Clone, Default)]
 pub(crate) struct Resolver {
     memory: Arc<Memory>,
@@ -64,31 +63,31 @@ pub(crate) struct Resolver {
     thread: Arc<OnceLock<mpsc::UnboundedSender<Arc<str>>>>,
 }
 
-/// Who answers.
+/// Source of answers.
 #[derive(Clone, Default)]
 enum Source {
     /// `/etc/hosts` and `/etc/resolv.conf`, read again when they change.
     #[default]
     Host,
-    /// These name servers, without hosts file and search list.
+    /// Configured name servers, without hosts file and search list.
     Own(Arc<Asking>),
-    /// These addresses, for ever.
+    /// Fixed addresses, which never expire.
     #[cfg(test)]
     Fixed(Arc<HashMap<String, Vec<IpAddr>>>),
 }
 
-/// Who is asked, and from which addresses.
+/// Name servers, and the addresses to ask them from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Asking {
-    /// In this order.
+    /// Name servers, in the order they are asked.
     pub(crate) servers: Vec<NameServer>,
-    /// The first of the server's family is used; without one the server is not asked.
+    /// Source addresses: the first of the server's family is used; a server without one is not asked.
     pub(crate) sources: Vec<EgressAddress>,
-    /// Whom the certificates of those asked by TLS must come from.
+    /// Authorities for the certificates of servers that are asked by TLS.
     pub(crate) roots: TrustRoots,
 }
 
-/// The families of addresses that whoever asks can reach. An answer for one family may come before the other's.
+/// Address families that the caller can reach. An answer for one family may come before the other's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Families {
     v4: bool,
@@ -96,11 +95,11 @@ pub(crate) struct Families {
 }
 
 impl Families {
-    /// Both.
+    /// Both families.
     #[cfg(test)]
     pub(crate) const ALL: Self = Self { v4: true, v6: true };
 
-    /// Those of a tenant's addresses.
+    /// Returns the families of a tenant's addresses.
     pub(crate) fn of(sources: &[EgressAddress]) -> Self {
         Self {
             v4: sources.iter().any(|source| source.0.is_ipv4()),
@@ -113,55 +112,55 @@ impl Families {
     }
 }
 
-/// What a name stands for.
+/// Addresses of a name.
 #[derive(Clone, Debug)]
 pub(crate) struct Resolved {
-    /// At least one.
+    /// Addresses, at least one.
     pub(crate) addresses: Arc<[IpAddr]>,
-    /// Until when that holds.
+    /// End of their validity.
     pub(crate) expires: Instant,
 }
 
-/// Why a name has no address.
+/// Reason a name has no address.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum Unresolved {
-    /// The DNS says so.
+    /// The DNS says that there is none.
     #[error("name {host} does not resolve: it does not exist or has no address")]
     NoSuchName {
-        /// The name.
+        /// Name that was asked for.
         host: Arc<str>,
     },
-    /// The DNS does not answer, or with an error.
+    /// DNS servers do not answer, or with an error.
     #[error("name {host} cannot be resolved now: {cause}")]
     Failed {
-        /// The name.
+        /// Name that was asked for.
         host: Arc<str>,
-        /// What the resolver says.
+        /// Error of the resolver.
         cause: Arc<str>,
     },
-    /// Whoever asks has too many names looked up at once.
+    /// The tenant has too many lookups under way.
     #[error("too many names are being looked up")]
     TooMany,
-    /// Whoever asks holds as much memory as its share of the budget allows.
+    /// The tenant holds as much memory as its share of the budget allows.
     #[error("no memory is left for names that are looked up")]
     Memory,
 }
 
-/// What came of a query.
+/// Result of a query.
 pub(crate) enum Answer {
     /// Addresses and their TTL.
     Addresses(Vec<IpAddr>, Duration),
-    /// None, and for how long that may be believed.
+    /// No address, and the time for which that may be cached.
     Nothing(Option<Duration>),
     /// No answer.
     Failed(String),
 }
 
 impl Resolver {
-    /// Looks `host` up for somebody who can reach both families.
+    /// Resolves `host` for a caller that can reach both families.
     ///
     /// # Errors
-    /// When it has no address, or the DNS does not say.
+    /// Fails if the name has no address, or DNS servers do not answer.
     #[cfg(test)]
     pub(crate) async fn lookup(
         &self,
@@ -171,11 +170,11 @@ impl Resolver {
         self.lookup_for(host, asker, Families::ALL).await
     }
 
-    /// Looks `host` up. Does not leave the thread while the TTL holds. While one family's answer is late, the other's is returned if
-    /// it can be reached.
+    /// Resolves `host`. Does not leave the thread while the TTL lasts. While one family's answer is late, the other's is returned if it can be
+    /// reached.
     ///
     /// # Errors
-    /// When it has no address, or the DNS does not say.
+    /// Fails if the name has no address, or DNS servers do not answer.
     pub(crate) async fn lookup_for(
         &self,
         host: &Arc<str>,
@@ -196,6 +195,7 @@ impl Resolver {
             let stale = name.stale(Instant::now());
             if name.asking.is_none() {
                 let held = asker.map(Asker::ask);
+                // Too many lookups of this tenant: a stale answer is better than none.
                 if let Some(None) = held {
                     return stale.ok_or(Unresolved::TooMany);
                 }
@@ -216,6 +216,7 @@ impl Resolver {
         };
         let patience = if stale.is_some() { PATIENCE } else { TIMEOUT };
         let answered = tokio::time::timeout(patience, answered).await;
+        // The wait is over: dropping it must not count as giving up.
         wait.over = true;
         match (answered, stale) {
             (Ok(Ok(outcome)), _) => outcome,
@@ -231,7 +232,7 @@ impl Resolver {
 }
 
 impl Resolver {
-    /// Asks these name servers only.
+    /// Creates a resolver that asks these name servers only.
     pub(crate) fn own(asking: Asking) -> Self {
         Self { source: Source::Own(Arc::new(asking)), ..Self::default() }
     }
@@ -239,14 +240,14 @@ impl Resolver {
 
 #[cfg(test)]
 impl Resolver {
-    /// Asks only this name server.
+    /// Creates a resolver that asks only this name server.
     pub(crate) fn at_server(server: std::net::SocketAddr) -> Self {
         let sources = vec![EgressAddress([127, 0, 0, 1].into())];
         let servers = vec![NameServer { address: server, tls: None }];
         Self::own(Asking { servers, sources, roots: TrustRoots::System })
     }
 
-    /// Knows only these names.
+    /// Creates a resolver that knows only these names.
     pub(crate) fn fixed(names: &[(&str, &[IpAddr])]) -> Self {
         let names = names.iter().map(|(name, addresses)| ((*name).to_owned(), addresses.to_vec()));
         Self { source: Source::Fixed(Arc::new(names.collect())), ..Self::default() }
@@ -262,19 +263,19 @@ fn fixed(names: &HashMap<String, Vec<IpAddr>>, host: &Arc<str>) -> Result<Resolv
     Ok(Resolved { addresses: addresses.into(), expires: Instant::now() + LONGEST })
 }
 
-/// What is known of names, shared by all cores.
+/// Cache of names, shared by all cores.
 #[derive(Default)]
 pub(crate) struct Memory(Mutex<Names>);
 
 #[derive(Default)]
 struct Names {
     known: HashMap<Arc<str>, Name>,
-    /// How many there may be before they are looked through again; rises with what is left, so that looking stays cheap.
+    /// Number of names at which expired ones are dropped; rises with what is left, so that the cost stays low.
     room: usize,
 }
 
 impl Names {
-    /// Forgets names: clients of a forward proxy may ask for as many as they like.
+    /// Drops names from the cache: clients of a forward proxy may ask for any number of them.
     fn make_room(&mut self, now: Instant) {
         if self.known.len() <= self.room.max(NAMES) {
             return;
@@ -293,8 +294,8 @@ impl Names {
         self.known.retain(|_, name| name.asking.is_some() || name.good.as_ref().is_some_and(&good));
     }
 
-    /// Charges what is remembered of a name to the tenant that asked first. Where that is too much, names of this tenant are forgotten:
-    /// first those that have expired, then the others.
+    /// Charges a cached name to the tenant that asked first. If its share is exceeded, names of this tenant are dropped: first expired ones, then the
+    /// others.
     fn charge(&mut self, host: &Arc<str>, now: Instant) {
         let Some(name) = self.known.get_mut(host) else { return };
         let Some(mut hold) = name.hold.take() else { return };
@@ -314,7 +315,7 @@ impl Names {
         }
     }
 
-    /// Forgets the names of one tenant that are not being looked up and do not pass `keep`.
+    /// Drops the names of one tenant that are not being looked up and do not pass `keep`.
     fn forget(&mut self, of: &Hold, keep: impl Fn(&Name) -> bool) {
         self.known.retain(|_, name| {
             let other = name.hold.as_ref().is_none_or(|hold| !hold.is_of_the_tenant_of(of));
@@ -323,12 +324,12 @@ impl Names {
     }
 }
 
-/// Bytes that a name with so many addresses is counted as.
+/// Returns the bytes charged for a name with `addresses` addresses.
 fn price(host: &str, addresses: usize) -> usize {
     OVERHEAD + 2 * host.len() + addresses * size_of::<IpAddr>()
 }
 
-/// A client's wait for an answer. When it is given up and nobody else waits, the question is, too.
+/// Wait of a client for an answer. When the last wait for a name is dropped, its query is cancelled too.
 struct Wait<'a> {
     memory: &'a Memory,
     host: &'a Arc<str>,
@@ -343,7 +344,7 @@ impl Drop for Wait<'_> {
     }
 }
 
-/// A question under way, and what counts it.
+/// Query under way, and the guard that counts it.
 struct Query {
     _held: Option<Asked>,
     task: Option<AbortHandle>,
@@ -362,20 +363,20 @@ struct Name {
     good: Option<Resolved>,
     bad: Option<(Unresolved, Instant)>,
     waiting: Vec<Waiting>,
-    /// The question under way. With a good answer beside it that holds, that one is of one family, and the other's is on its way.
+    /// Query under way. If there is a valid good answer as well, that one is for one family, and the other's is on its way.
     asking: Option<Query>,
-    /// What it is charged to, if a client asked for it.
+    /// Memory charged, if a client asked for the name.
     hold: Option<Hold>,
 }
 
-/// Somebody who waits for an answer.
+/// Caller that waits for an answer.
 struct Waiting {
     families: Families,
     sender: oneshot::Sender<Result<Resolved, Unresolved>>,
 }
 
 impl Resolved {
-    /// The answer of one family, for as long as the other's may still come.
+    /// Returns the answer of one family, valid for as long as the other's may still come.
     fn incomplete(&self, now: Instant) -> Self {
         let expires = self.expires.min(now + INCOMPLETE);
         Self { addresses: Arc::clone(&self.addresses), expires }
@@ -383,13 +384,13 @@ impl Resolved {
 }
 
 impl Name {
-    /// Until when what is known holds.
+    /// Returns the end of the cached answer's validity.
     fn until(&self) -> Option<Instant> {
         let bad = self.bad.as_ref().map(|(_, until)| *until);
         self.good.as_ref().map(|good| good.expires).max(bad)
     }
 
-    /// What need not be asked again yet.
+    /// Returns the cached answer, if it is valid.
     fn known(&self, now: Instant, families: Families) -> Option<Result<Resolved, Unresolved>> {
         if let Some(good) = &self.good
             && good.expires > now
@@ -405,13 +406,13 @@ impl Name {
         }
     }
 
-    /// The last good answer, for a while longer.
+    /// Returns the last good answer, for a while longer.
     fn stale(&self, now: Instant) -> Option<Resolved> {
         let good = self.good.as_ref().filter(|good| good.expires + STALE > now)?;
         Some(Resolved { addresses: Arc::clone(&good.addresses), expires: now + FAILURE })
     }
 
-    /// Takes an answer in. Only a DNS that does not answer lets an old answer stand in.
+    /// Stores an answer. Only a failure to get one lets a stale answer be used.
     fn learn(
         &mut self,
         host: &Arc<str>,
@@ -452,7 +453,7 @@ impl Memory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Somebody waits no more. An answer that could refresh an old one is waited for all the same.
+    /// Handles the end of a wait. A query that could refresh a stale answer goes on without waiting callers.
     fn leave(&self, host: &Arc<str>) {
         let mut names = self.lock();
         let Some(name) = names.known.get_mut(host) else { return };
@@ -465,12 +466,12 @@ impl Memory {
         }
     }
 
-    /// Whether anybody still wants to know.
+    /// Returns true if a query for the name is still wanted.
     fn is_asked(&self, host: &Arc<str>) -> bool {
         self.lock().known.get(host).is_some_and(|name| name.asking.is_some())
     }
 
-    /// The question is under way; it ends when nobody wants to know any more.
+    /// Records the task of the query, which is aborted when no caller waits any more.
     fn began(&self, host: &Arc<str>, task: AbortHandle) {
         let mut names = self.lock();
         match names.known.get_mut(host).and_then(|name| name.asking.as_mut()) {
@@ -479,7 +480,7 @@ impl Memory {
         }
     }
 
-    /// Takes the answer for one family in while the other's is on its way, and gives it to those who can reach it.
+    /// Stores the answer for one family while the other's is on its way, and passes it to callers that can reach it.
     fn early(&self, host: &Arc<str>, addresses: Vec<IpAddr>, ttl: Duration) {
         let now = Instant::now();
         let mut names = self.lock();
@@ -494,7 +495,7 @@ impl Memory {
         }
     }
 
-    /// Takes an answer in and tells everybody who waits for it.
+    /// Stores an answer and passes it to all waiting callers.
     pub(crate) fn answer(&self, host: &Arc<str>, answer: Answer) -> Result<Resolved, Unresolved> {
         let now = Instant::now();
         let mut names = self.lock();

@@ -1,4 +1,4 @@
-//! An upstream made ready: endpoints with health and load, and the TLS configuration, shared by all cores.
+//! Runtime form of an upstream: endpoints with health and load, and the TLS configuration, shared by all cores.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,28 +17,28 @@ use super::tls_client::{self, Verify};
 use crate::random::Random;
 use crate::refusal::Refusal;
 
-/// How long endpoints are tried one after the other for one request before its client is told.
+/// Time for which endpoints are tried one after the other for one request before its client is answered.
 const ELSEWHERE: Duration = Duration::from_secs(10);
 
-/// An upstream made ready: endpoints with health and load, and the TLS configuration, shared by all cores.
+/// Runtime form of an upstream.
 pub(crate) struct UpstreamRuntime {
-    /// What it was made from.
+    /// Upstream of the snapshot.
     pub(crate) upstream: Arc<Upstream>,
     pub(super) tenant: TenantId,
     pub(super) endpoints: Vec<EndpointRuntime>,
     pub(super) tls: Option<Arc<ClientConfig>>,
     budget: Budget,
     turn: AtomicU32,
-    /// Set when a newer configuration has another value in its place, or none: idle connections close.
+    /// True once a newer configuration has changed or removed the upstream: idle connections close.
     pub(super) retired: Arc<AtomicBool>,
     pub(super) checks: health::Checks,
 }
 
 impl UpstreamRuntime {
-    /// Makes an upstream ready. An equal one is `previous` itself; otherwise endpoints that stay keep their health and load.
+    /// Prepares an upstream. An equal one is `previous` itself; otherwise endpoints that stay keep their health and load.
     ///
     /// # Errors
-    /// When TLS cannot be set up as configured; the sentence is for people.
+    /// Fails if TLS cannot be set up as configured; the message is for users.
     pub(crate) fn prepare(
         upstream: &Arc<Upstream>,
         tenant: &TenantId,
@@ -68,31 +68,32 @@ impl UpstreamRuntime {
             checks: health::Checks::default(),
         };
         runtime.forget_unchecked();
+        // Last, so that a failed preparation does not retire the upstream being served.
         if let Some(previous) = previous {
             previous.retired.store(true, Relaxed);
         }
         Ok(Arc::new(runtime))
     }
 
-    /// Whether the budget allows one more retry; takes its price.
+    /// Takes the price of one more retry from the budget; false if there is not enough.
     pub(crate) fn may_retry(&self) -> bool {
         self.budget.take()
     }
 
-    /// Returns whether another endpoint may be tried after one that could not be connected to. Nothing was sent, so it costs no budget: each
-    /// endpoint is tried once, within [`ELSEWHERE`]. `retries.attempts: 0` turns this off with all retries.
+    /// Returns true if another endpoint may be tried after one that could not be connected to. Nothing was sent, so it costs no budget: each endpoint
+    /// is tried once, within [`ELSEWHERE`]. `retries.attempts: 0` turns this off with all retries.
     pub(crate) fn may_connect_elsewhere(&self, tried: &Tried, began: Instant) -> bool {
         self.upstream.retry.attempts > 0
             && began.elapsed() < ELSEWHERE
             && balance::is_any_left(&self.endpoints, tried)
     }
 
-    /// A request pays into the retry budget.
+    /// Pays for a request into the retry budget.
     pub(crate) fn count_request(&self) {
         self.budget.pay();
     }
 
-    /// Without checks of a kind nobody would ever restore what they ejected.
+    /// Clears ejections of a kind that is no longer configured: nothing would ever end them.
     fn forget_unchecked(&self) {
         for endpoint in &self.endpoints {
             if self.upstream.health_check.is_none() {
@@ -104,7 +105,7 @@ impl UpstreamRuntime {
         }
     }
 
-    /// For each source address the most ports in use to one destination.
+    /// Returns the most ports in use to one destination, for each source address.
     pub(crate) fn busiest(&self) -> BTreeMap<EgressAddress, u32> {
         let mut busiest = BTreeMap::new();
         for (address, used) in self.endpoints.iter().flat_map(EndpointRuntime::busiest) {

@@ -1,4 +1,4 @@
-//! A tenant made ready, and the handle by which its upstreams are reached.
+//! Runtime form of a tenant, and the handle by which its upstreams are reached.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,22 +10,22 @@ use super::runtime::UpstreamRuntime;
 use crate::limits::Usage;
 use crate::metrics::TenantMetrics;
 
-/// A tenant made ready.
+/// Runtime form of a tenant.
 pub(crate) struct TenantRuntime {
-    /// What it was made from.
+    /// Tenant of the snapshot.
     pub(crate) tenant: Arc<Tenant>,
-    /// In the order of [`Tenant::upstreams`].
+    /// Upstreams, in the order of [`Tenant::upstreams`].
     pub(crate) upstreams: Vec<Arc<UpstreamRuntime>>,
-    /// Whatever its forward proxy may reach.
+    /// Placeholder upstream for the destinations of its forward proxy.
     pub(crate) outside: Arc<UpstreamRuntime>,
-    /// What it uses of its limits; lives on when the tenant changes.
+    /// Usage of its limits; lives on when the tenant changes.
     pub(crate) usage: Arc<Usage>,
-    /// Its counters; live on likewise.
+    /// Counters; live on likewise.
     pub(crate) metrics: Arc<TenantMetrics>,
 }
 
 impl TenantRuntime {
-    /// How many ports of each of its egress addresses are in use.
+    /// Returns the port use of each of its egress addresses.
     pub(crate) fn ports(&self) -> Vec<PortReport> {
         let mut busiest: BTreeMap<_, u32> =
             self.tenant.egress.iter().map(|address| (*address, 0)).collect();
@@ -44,7 +44,7 @@ impl TenantRuntime {
     }
 }
 
-/// Access to one tenant's upstreams. A [`TenantView`](crate::prepared::TenantView) mints it; no connection leaves without one.
+/// Access to one tenant's upstreams. Only a [`TenantView`](crate::prepared::TenantView) creates it; no connection leaves without one.
 #[derive(Clone)]
 pub(crate) struct Access {
     tenant: Arc<TenantRuntime>,
@@ -52,7 +52,7 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// Returns access for a client that was admitted to a listener of `tenant` at `destination`.
+    /// Creates the access of a client that was admitted to a listener of `tenant` at `destination`.
     pub(crate) fn admitted(tenant: &Arc<TenantRuntime>, destination: Destination) -> Self {
         Self { tenant: Arc::clone(tenant), destination }
     }

@@ -1,6 +1,4 @@
 //! Real sockets on 127/8: origins on 127.0.0.1, tenants' sources beside it.
-//!
-//! Deliberately absent: HTTP proper; that is tested where it is spoken.
 
 mod connecting;
 mod crowding;

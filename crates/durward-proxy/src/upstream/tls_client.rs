@@ -1,7 +1,6 @@
-//! TLS towards upstreams: one client configuration per upstream identity, verified always, never shared between tenants.
+//! Client-side TLS: one configuration per upstream identity, always verified, never shared between tenants.
 //!
-//! Sessions resumed live inside the configuration, so they cannot cross tenants either. Deliberately absent: a way to turn
-//! verification off.
+//! Sessions for resumption live inside the configuration, so they cannot cross tenants either. Deliberately absent: a way to turn verification off.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,32 +18,32 @@ use tokio_rustls::TlsConnector;
 use crate::io::Io;
 use crate::refusal::Refusal;
 
-/// Sessions remembered per upstream.
+/// Sessions kept per upstream.
 const SESSIONS: usize = 64;
 
-/// What makes two TLS connections interchangeable; part of [`PoolKey`](super::pool::PoolKey).
+/// TLS part of a pool key: connections with equal identities may replace each other. See [`PoolKey`](super::path::PoolKey).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TlsIdentity {
-    /// SHA-256 of the client certificate shown, hexadecimal.
+    /// SHA-256 of our client certificate, hexadecimal.
     pub(crate) client_certificate: Option<Arc<str>>,
-    /// Which roots are trusted: their generation, or `system`.
+    /// Trusted roots: their generation, or `system`.
     pub(crate) roots: Arc<str>,
-    /// The name or address the upstream's certificate must carry.
+    /// Name or address that the upstream's certificate must carry.
     pub(crate) verify_name: Arc<str>,
-    /// Whether TLS 1.2 is refused.
+    /// True if TLS 1.2 is refused.
     pub(crate) tls13_only: bool,
 }
 
-/// Whom an endpoint must prove to be.
+/// Certificate verification of an endpoint.
 #[derive(Clone, Debug)]
 pub(crate) struct Verify {
     name: ServerName<'static>,
-    /// The identity of connections to it.
+    /// TLS identity of connections to the endpoint.
     pub(crate) identity: TlsIdentity,
 }
 
 impl Verify {
-    /// The configured name, or the endpoint's own.
+    /// Verifies the configured name, or the endpoint's own.
     pub(crate) fn new(tls: &UpstreamTls, target: &Target) -> Result<Self, String> {
         let verify_name: Arc<str> = match (&tls.verify_name, target) {
             (Some(name), _) => Arc::clone(name),
@@ -68,7 +67,7 @@ impl Verify {
     }
 }
 
-/// The configuration for one upstream, made when configuration changes.
+/// Builds the configuration for one upstream. Called when the configuration changes.
 pub(crate) fn client_config(
     tls: &UpstreamTls,
     protocol: UpstreamProtocol,
@@ -98,7 +97,7 @@ pub(crate) fn client_config(
     Ok(Arc::new(config))
 }
 
-/// TLS towards DNS servers.
+/// Builds the configuration for DNS servers.
 pub(crate) fn dns_client_config(trust: &TrustRoots) -> Result<ClientConfig, String> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -106,7 +105,7 @@ pub(crate) fn dns_client_config(trust: &TrustRoots) -> Result<ClientConfig, Stri
     Ok(builder.with_root_certificates(roots(trust)?).with_no_client_auth())
 }
 
-/// The handshake on a connected stream. The ALPN outcome is checked: HTTP/2 is never spoken to who did not agree to it.
+/// Performs the handshake on a connected stream and checks the ALPN result: HTTP/2 is never spoken to a server that did not agree to it.
 pub(crate) async fn handshake(
     config: &Arc<ClientConfig>,
     verify: &Verify,
@@ -150,7 +149,7 @@ fn roots(trust: &TrustRoots) -> Result<Arc<RootCertStore>, String> {
     }
 }
 
-/// The host's roots, read when first needed.
+/// Returns the host's roots, read at the first call.
 fn system_roots() -> Result<Arc<RootCertStore>, String> {
     static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     if let Some(roots) = ROOTS.get() {

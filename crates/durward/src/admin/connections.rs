@@ -1,7 +1,7 @@
-//! Connections to the admin interface: a bounded number of them, each with deadlines.
+//! Connections to the admin listener: a bounded number, each with deadlines.
 //!
-//! A flood of connections must neither keep the operator out nor take descriptors that tenants' connections need: when all places are
-//! taken, the connection that has been idle longest makes room.
+//! A flood of connections must neither keep the operator out nor take file descriptors that tenants' connections need: when all places are taken, the
+//! connection that has been idle longest is closed.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -22,15 +22,15 @@ use tokio_util::task::TaskTracker;
 
 use super::Ends;
 
-/// Connections open at once.
+/// Open connections at most.
 pub(super) const MOST: usize = 64;
-/// How long a connection may take to send a request's head, the time between two requests included.
+/// Time for a request's head, the wait since the previous request included.
 const HEAD: Duration = Duration::from_secs(10);
-/// How long a connection may last; the request under way is answered before it closes.
+/// Longest life of a connection; the request under way is answered before it closes.
 const WHOLE: Duration = Duration::from_secs(240);
-/// How long that last answer may take.
+/// Time for that last answer.
 const LAST_ANSWER: Duration = Duration::from_secs(60);
-/// How long accepting pauses after an error such as EMFILE.
+/// Pause of accepting after an error such as EMFILE.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections until `stopped`, then lets the requests under way finish.
@@ -59,7 +59,7 @@ pub(super) async fn accept(
             let served = serve(stream, ends, router, &place, &ending);
             place.closed.run_until_cancelled(served).await;
         });
-        // Connections that were told to close do so before the next one is accepted.
+        // Lets connections that are being closed end before the next one is accepted.
         tokio::task::yield_now().await;
     }
     ending.cancel();
@@ -67,7 +67,7 @@ pub(super) async fn accept(
     tasks.wait().await;
 }
 
-/// Answers the requests of one connection.
+/// Serves the requests of one connection.
 async fn serve(
     stream: TcpStream,
     ends: Ends,
@@ -101,7 +101,7 @@ async fn serve(
     drop(tokio::time::timeout(LAST_ANSWER, connection).await);
 }
 
-/// The connections that are open.
+/// Open connections.
 #[derive(Default)]
 struct Places {
     open: Mutex<Vec<Open>>,
@@ -113,7 +113,7 @@ struct Open {
 }
 
 impl Places {
-    /// Takes a place, and closes the connection that has been idle longest when all are taken.
+    /// Takes a place, and closes the connection that has been idle longest if all are taken.
     fn take(self: &Arc<Self>) -> Place {
         let (activity, closed) = (Arc::new(Activity::new()), CancellationToken::new());
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,13 +127,13 @@ impl Places {
     }
 }
 
-/// The connection without a request under way that was last active earliest; among busy ones only when all are busy.
+/// Returns the connection without a request under way that was last active earliest; a busy one only if all are busy.
 fn longest_idle(open: &[Open]) -> Option<usize> {
     let rank = |one: &Open| (one.activity.busy.load(Relaxed), one.activity.last.load(Relaxed));
     (0..open.len()).min_by_key(|at| rank(&open[*at]))
 }
 
-/// One connection's place, given back when dropped.
+/// Place of one connection; released on drop.
 struct Place {
     places: Arc<Places>,
     activity: Arc<Activity>,
@@ -147,7 +147,7 @@ impl Drop for Place {
     }
 }
 
-/// When a connection was last used, and whether it is now.
+/// Time of a connection's last use, and its present use.
 struct Activity {
     busy: AtomicBool,
     /// Nanoseconds on the clock of the process.
@@ -176,7 +176,7 @@ impl Activity {
     }
 }
 
-/// Nanoseconds since the process first asked.
+/// Returns the nanoseconds since the first call in this process.
 fn nanoseconds() -> u64 {
     static BEGAN: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     u64::try_from(BEGAN.elapsed().as_nanos()).unwrap_or(u64::MAX)

@@ -3,34 +3,34 @@
 use durward_model::TenantId;
 use serde::{Deserialize, Serialize};
 
-/// Kind of object that a condition concerns; the label `kind` of `durward_problems`.
+/// Kind of the object that a condition concerns; the label `kind` of `durward_problems`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
-    /// A document that is rejected, partly accepted, or served as it last was.
+    /// Document that is rejected, partly accepted, or served as it last was.
     Document,
-    /// A listener that nothing can arrive at.
+    /// Listener that no connection can reach.
     Listener,
-    /// An address that traffic would leave from and that is not on this host.
+    /// Egress address that is not on this host.
     EgressAddress,
-    /// A certificate that is expired, ends soon, or does not name its address.
+    /// Certificate that is expired, expires soon, or does not name its address.
     Certificate,
-    /// An upstream without a usable endpoint.
+    /// Upstream without a usable endpoint.
     Upstream,
-    /// A mapping, an egress rule or a parameter of the kernel.
+    /// Mapping, egress rule or kernel parameter.
     Kernel,
-    /// The audit file.
+    /// Audit file.
     Audit,
-    /// A sink of log lines.
+    /// Sink of log lines.
     Log,
-    /// The file that keeps claims and last good documents.
+    /// File that keeps claims and last good documents.
     State,
     /// Configuration files, and files that documents name.
     Files,
 }
 
 impl Kind {
-    /// The word for the metric label, the one that is also serialised.
+    /// Returns the word of the metric label, which is also the serialised form.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Document => "document",
@@ -47,22 +47,22 @@ impl Kind {
     }
 }
 
-/// One thing that does not work now.
+/// Something that does not work now.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Condition {
     /// Kind of the object.
     pub(crate) kind: Kind,
-    /// The tenant that suffers; `None` for the process as a whole.
+    /// Tenant that is affected; `None` for the process as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tenant: Option<TenantId>,
-    /// The object: an address, a document, an upstream.
+    /// Object: an address, a document, an upstream.
     pub(crate) subject: String,
-    /// What is wrong with it, without its name.
+    /// Description of the problem, without the object's name.
     pub(crate) sentence: String,
 }
 
 impl Condition {
-    /// A condition of one tenant.
+    /// Creates a condition of one tenant.
     #[expect(clippy::needless_pass_by_value, reason = "callers pass what they would format")]
     pub(crate) fn of(
         kind: Kind,
@@ -74,7 +74,7 @@ impl Condition {
         Self { kind, tenant: Some(tenant.clone()), subject, sentence }
     }
 
-    /// A condition of the process.
+    /// Creates a condition of the process.
     #[expect(clippy::needless_pass_by_value, reason = "callers pass what they would format")]
     pub(crate) fn process(kind: Kind, subject: impl ToString, sentence: impl Into<String>) -> Self {
         Self { kind, tenant: None, subject: subject.to_string(), sentence: sentence.into() }

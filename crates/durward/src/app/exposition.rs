@@ -1,4 +1,4 @@
-//! Metrics that only the gateway as a whole knows, beside those of the proxy and the kernel plane.
+//! Metrics of the gateway as a whole, beside those of the proxy and the kernel plane.
 
 use std::time::UNIX_EPOCH;
 
@@ -9,7 +9,7 @@ use durward_proxy::metrics::openmetrics::{Kind, Text};
 
 use super::health::Health;
 
-/// Writes what became of the documents.
+/// Writes the outcomes of the documents.
 pub(crate) fn documents(text: &mut Text, view: &Compiled, failures: u64) {
     let verdicts = view.verdicts.iter();
     let rejected = verdicts.filter(|verdict| verdict.outcome != Outcome::Accepted).count();
@@ -22,7 +22,7 @@ pub(crate) fn documents(text: &mut Text, view: &Compiled, failures: u64) {
     text.family("durward_config_reload_failures", Kind::Counter, help).row(&[], failures);
 }
 
-/// Writes what does not work now, by tenant and kind: the same that `/readyz?verbose` shows.
+/// Writes the number of conditions by tenant and kind: the same that `/readyz?verbose` shows.
 pub(crate) fn problems(text: &mut Text, health: &Health) {
     let help = "Things that do not work now, by tenant and kind.";
     let mut family = text.family("durward_problems", Kind::Gauge, help);

@@ -1,6 +1,4 @@
 //! The running gateway: the publisher's latest configuration, applied to the proxy.
-//!
-//! Deliberately absent: signals and the admin interface; they call what is here.
 
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -34,38 +32,38 @@ use crate::handover::Handed;
 use crate::inspect::now;
 use crate::state_file::{self, StateFile};
 
-/// What the gateway is started with.
+/// Start settings of the gateway.
 #[derive(Debug)]
 pub(crate) struct Settings {
     /// Documents and directories of documents.
     pub(crate) paths: Vec<PathBuf>,
-    /// What a `routing.json` leaves to its surroundings.
+    /// Options for a `routing.json`, which does not say them itself.
     pub(crate) routing: RoutingJsonOptions,
-    /// Directories in which documents may name files, beside their own.
+    /// Directories in which documents may name files, besides their own.
     pub(crate) files_roots: Vec<PathBuf>,
-    /// Threads that serve; 0 is one per processor.
+    /// Threads of the proxy; 0 for one per processor.
     pub(crate) workers: usize,
-    /// Where lines go.
+    /// Destinations of log lines.
     pub(crate) logs: Logs,
-    /// Bytes this process may have; `None` takes what its cgroup or the host leaves it.
+    /// Bytes of memory this process may have; `None` reads the limit of its cgroup or the host.
     pub(crate) memory: Option<usize>,
-    /// How long connections may take to end.
+    /// Time for connections to finish at a drain.
     pub(crate) drain_grace: Duration,
-    /// How long to go on accepting while already not ready.
+    /// Time of accepting connections while already not ready.
     pub(crate) drain_delay: Duration,
-    /// Whether changes of files are noticed without being told.
+    /// True to watch files for changes.
     pub(crate) watch: bool,
-    /// Whether anything rejected keeps the gateway from starting.
+    /// True to refuse to start if anything is rejected.
     pub(crate) strict: bool,
-    /// Where claims and last good documents are kept for the next process.
+    /// Directory of the state file for the next process.
     pub(crate) state_dir: Option<PathBuf>,
-    /// What an older process serves and holds that hands over to this one.
+    /// State that an older process handed over.
     pub(crate) handed: Option<Handed>,
-    /// Listening sockets that were passed to us.
+    /// Listening sockets that were passed to this process.
     pub(crate) sockets: Vec<TcpListener>,
-    /// Whether to listen also where another process does.
+    /// True to listen at addresses where another process listens.
     pub(crate) shared: bool,
-    /// What this host decides for the kernel's share.
+    /// Options of the kernel plane.
     pub(crate) nat: durward_nat::Options,
 }
 
@@ -78,9 +76,9 @@ pub(crate) struct Gateway {
     publisher: Publisher,
     proxy: RwLock<Option<Proxy>>,
     kernel: Kernel,
-    /// Held while a configuration is applied.
+    /// Locked while a configuration is applied.
     applying: Mutex<AbsentEgress>,
-    /// The exposition as it was when the proxy was drained.
+    /// Exposition at the time when the proxy was drained.
     last_metrics: Mutex<String>,
     access_log: Sink,
     decisions: Sink,
@@ -90,14 +88,14 @@ pub(crate) struct Gateway {
     drain_grace: Duration,
 }
 
-/// What a reload brought about.
+/// Result of a reload.
 #[derive(Debug, Serialize)]
 pub(crate) struct Reloaded {
-    /// The generation in force.
+    /// Generation being served.
     generation: u64,
-    /// Whether every document is accepted.
+    /// True if every document is accepted.
     accepted: bool,
-    /// What is wrong, `file:line: sentence`.
+    /// Findings as `file:line: message`.
     findings: Vec<String>,
 }
 
@@ -105,7 +103,7 @@ impl Gateway {
     /// Reads the configuration, starts the proxy and applies it.
     ///
     /// # Errors
-    /// When nothing could be served, or with `strict` when anything is rejected.
+    /// Fails if nothing could be served, or with `strict` if anything is rejected.
     pub(crate) fn start(settings: Settings) -> Result<Arc<Self>, Failure> {
         let source = FileSource::new(settings.routing.clone());
         let source = Arc::new(source.with_files_from(&settings.files_roots));
@@ -156,15 +154,15 @@ impl Gateway {
         }))
     }
 
-    /// What is in force, and what became of each document.
+    /// Returns the compiled configuration with its verdicts.
     pub(crate) fn view(&self) -> Arc<Compiled> {
         self.publisher.current()
     }
 
-    /// Reloads whenever a file changes, from now on. Called within a runtime, which does the reloading.
+    /// Starts to reload whenever a file changes. Called within a runtime, which runs the reloads.
     ///
     /// # Errors
-    /// When no thread can be started for it.
+    /// Fails if no thread can be started for it.
     pub(crate) fn watch(self: &Arc<Self>) -> Result<(), Failure> {
         let mut changes = self.resources.subscribe();
         let (source, paths) = (Arc::clone(&self.source), self.paths.clone());
@@ -188,15 +186,15 @@ impl Gateway {
         Ok(())
     }
 
-    /// Opens the access log's file anew, for whoever has moved the old one away.
+    /// Opens the access log's file again, after log rotation has moved the old one.
     pub(crate) fn reopen_access_log(&self) {
         self.access_log.reopen();
         self.decisions.reopen();
     }
 
-    /// Reads the configuration again because of `cause`, and applies what changed.
+    /// Reads the configuration again because of `cause`, and applies the changes.
     pub(crate) fn reload(&self, cause: &str) -> Reloaded {
-        // Read in one's turn: what was read before another's turn would be older than what that one adopted.
+        // Files are read under the lock: otherwise an older reading could be applied after a newer one.
         let mut turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let resources = self.source.load(&self.paths);
         let reloaded = self.adopt_in_turn(&mut turn, &resources, cause);
@@ -204,7 +202,7 @@ impl Gateway {
         reloaded
     }
 
-    /// Lets the bytes of files go that only rejected documents name.
+    /// Releases the contents of files that only rejected documents name.
     fn release_rejected(&self, resources: &Arc<Resources>) {
         let files = resources.files_of_rejected(&self.view().verdicts);
         if files.is_empty() {
@@ -215,7 +213,7 @@ impl Gateway {
             if Arc::ptr_eq(held, resources) {
                 *held = Arc::new(resources.without_bytes_of(&files));
             }
-            // The files say the same as before, so there is nothing to adopt.
+            // The files have not changed, so there is nothing to apply.
             false
         });
     }
@@ -225,7 +223,7 @@ impl Gateway {
         self.adopt_in_turn(&mut turn, resources, cause)
     }
 
-    /// One after the other, so that the proxy never goes back to an older generation.
+    /// Applies configurations one after the other, so that the proxy never goes back to an older generation.
     fn adopt_in_turn(
         &self,
         absent_egress: &mut AbsentEgress,
@@ -268,7 +266,7 @@ impl Gateway {
         }
     }
 
-    /// Whether `address` is one that a tenant's connections leave from.
+    /// Returns true for an egress address of a tenant.
     pub(crate) fn is_egress(&self, address: IpAddr) -> bool {
         let view = self.view();
         view.snapshot
@@ -277,7 +275,7 @@ impl Gateway {
             .any(|tenant| tenant.egress.iter().any(|egress| egress.0 == address))
     }
 
-    /// Returns whether `address` is one that a tenant's clients connect to, or that its connections leave from.
+    /// Returns true for an ingress or egress address of a tenant.
     pub(crate) fn is_tenants(&self, address: IpAddr) -> bool {
         let view = self.view();
         let mut tenants = view.snapshot.tenants.values();
@@ -286,8 +284,8 @@ impl Gateway {
         listens || self.is_egress(address)
     }
 
-    /// What is served and held, as it would be of the files as they are now, for a younger process that reads the same.
-    /// From now on the state file is left to it, until [`Self::take_back`].
+    /// Returns the state for a younger process that reads the same files, computed from the files as they are now. From now on the state file is left
+    /// to it, until [`Self::take_back`].
     pub(crate) fn handed(&self) -> Handed {
         self.state_file.iter().for_each(StateFile::pause);
         let resources = self.source.load(&self.paths);
@@ -296,24 +294,24 @@ impl Gateway {
         Handed { state: compiled.state(), served: compiled.served() }
     }
 
-    /// Goes on keeping the state file: the younger process did not take over.
+    /// Resumes writing the state file: the younger process did not take over.
     pub(crate) fn take_back(&self) {
         self.state_file.iter().for_each(StateFile::resume);
     }
 
-    /// The listening sockets, for a younger process.
+    /// Duplicates the listening sockets, for a younger process.
     pub(crate) fn listening_sockets(&self) -> std::io::Result<Vec<OwnedFd>> {
         let sockets =
             self.with_proxy(Proxy::listening_sockets).unwrap_or_else(|| Ok(Vec::new()))?;
         Ok(sockets.into_iter().map(|(_, socket)| socket).collect())
     }
 
-    /// From now on not ready.
+    /// Makes the gateway not ready from now on.
     pub(crate) fn announce_end(&self) {
         self.draining.store(true, Relaxed);
     }
 
-    /// No further connection is accepted here; those that wait are left to whoever has the same sockets.
+    /// Stops accepting connections; clients in the accept queues are left to the process that has the same sockets.
     pub(crate) fn stop_accepting(&self) {
         self.announce_end();
         self.with_proxy(Proxy::stop_accepting);
@@ -321,7 +319,7 @@ impl Gateway {
         self.state_file.iter().for_each(StateFile::leave);
     }
 
-    /// Waits until connections have ended, at most `grace`; then ends them.
+    /// Lets connections finish for `grace`, and closes the rest.
     pub(crate) fn drain(&self, grace: Duration) {
         self.draining.store(true, Relaxed);
         *self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner) = self.metrics_text();
@@ -334,27 +332,27 @@ impl Gateway {
         }
     }
 
-    /// Tries again the sockets that could not be bound, and the kernel where it refused; logs addresses that came or went.
+    /// Retries sockets that could not be bound, and the kernel where it refused; logs addresses that came or went.
     pub(crate) fn retry(&self) {
         self.kernel.retry();
         self.with_proxy(Proxy::retry);
-        // While a configuration is being applied, the one that applies it looks.
+        // If a configuration is being applied, that call logs the addresses.
         if let Ok(mut absent_egress) = self.applying.try_lock() {
             absent_egress.log_changes(&self.view().snapshot);
         }
     }
 
-    /// How long connections may take to end.
+    /// Returns the time for connections to finish at a drain.
     pub(crate) fn drain_grace(&self) -> Duration {
         self.drain_grace
     }
 
-    /// Looks up what works and what does not.
+    /// Judges what works and what does not.
     pub(crate) fn health(&self) -> Health {
         self.with_facts(Health::judge)
     }
 
-    /// Asks `ask` with the facts of this moment.
+    /// Calls `ask` with the facts of this moment.
     fn with_facts<T>(&self, ask: impl FnOnce(&Facts<'_>) -> T) -> T {
         let (view, kernel) = (self.view(), self.kernel.facts());
         let loads = self.source.health();
@@ -371,35 +369,35 @@ impl Gateway {
         })
     }
 
-    /// When the kernel was last brought to the configuration, or found to be as it says, in RFC 3339.
+    /// Returns the time when the kernel last matched the configuration, for RFC 3339.
     pub(crate) fn last_applied(&self) -> jiff::Timestamp {
         self.kernel.last_applied()
     }
 
-    /// What is served, what was rejected and why, and what does not work, as JSON; nothing secret.
+    /// Formats the configuration served, rejections and conditions as JSON; nothing secret.
     ///
     /// # Errors
-    /// When a value cannot be serialised.
+    /// Fails if a value cannot be serialised.
     pub(crate) fn report(&self) -> serde_json::Result<Vec<u8>> {
         self.with_facts(|facts| serde_json::to_vec(&Report::new(facts, &Health::judge(facts))))
     }
 
-    /// Answers `question` by what is served now.
+    /// Answers `question` from the configuration being served.
     pub(crate) fn explain(&self, question: &Question) -> Explained {
         let view = self.view();
         let generation = Some(view.snapshot.generation);
         Explained { generation, ..Explained::new(&view.snapshot, &view.verdicts, question) }
     }
 
-    /// Every mapping and egress rule with its state in the kernel now.
+    /// Returns every mapping and egress rule with its present state in the kernel.
     ///
     /// # Errors
-    /// When there is no kernel plane, or the kernel cannot be read.
+    /// Fails if there is no kernel plane, or the kernel cannot be read.
     pub(crate) fn kernel_lines(&self) -> Result<Vec<Line>, String> {
         self.kernel.lines()
     }
 
-    /// The exposition: the proxy's, and what only we know.
+    /// Returns the exposition: the proxy's metrics, the kernel plane's and the gateway's own.
     pub(crate) fn metrics_text(&self) -> String {
         let mut text = Text::default();
         if self.with_proxy(|proxy| proxy.write_metrics(&mut text)).is_none() {
@@ -417,7 +415,7 @@ impl Gateway {
     }
 }
 
-/// What an earlier process knew: one that hands over, or else one that wrote the state file.
+/// Returns the state of an earlier process: the one that hands over, or else the one that wrote the state file.
 fn earlier(settings: &Settings) -> Result<Option<State>, Failure> {
     match (&settings.handed, &settings.state_dir) {
         (Some(handed), _) => Ok(Some(handed.state.clone())),
@@ -431,7 +429,7 @@ fn state_file(directory: Option<&Path>) -> Result<Option<StateFile>, Failure> {
     started.map_err(|error| Failure::broken("starting to keep the state", error))
 }
 
-/// A younger process takes over only what it serves as well as the older one.
+/// Fails if this process would serve less than the older one that hands over.
 fn refuse_to_serve_less(older: Option<&Handed>, compiled: &Compiled) -> Result<(), Failure> {
     let Some(older) = older else { return Ok(()) };
     let lost = older.served.lost_in(&compiled.served());
@@ -444,7 +442,7 @@ fn refuse_to_serve_less(older: Option<&Handed>, compiled: &Compiled) -> Result<(
     Err(Failure::InvalidConfig { message })
 }
 
-/// How many documents are served as they were earlier, in words; nothing when none is.
+/// Starts the proxy with its sockets and logs.
 fn start_proxy(settings: Settings, access_log: Sink, decisions: Sink) -> Result<Proxy, Failure> {
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
@@ -459,7 +457,7 @@ fn start_proxy(settings: Settings, access_log: Sink, decisions: Sink) -> Result<
     Proxy::start(options).map_err(|error| Failure::broken("starting the proxy", error))
 }
 
-/// At start there is no last good configuration to fall back to.
+/// Fails if nothing can be served, or with `strict` if anything is rejected: there is no last good configuration to fall back to.
 fn refuse_bad_start(compiled: &Compiled, strict: bool) -> Result<(), Failure> {
     let snapshot = &compiled.snapshot;
     let nothing = snapshot.binds.is_empty()

@@ -1,7 +1,7 @@
-//! Health: what works and what does not, looked up when it is asked for.
+//! Health: what works and what does not, judged at each request.
 //!
-//! A check fails readiness only when nothing can be served. Trouble of one tenant is a condition: it is shown and counted, and the
-//! gateway stays in the load balancer for the others. `docs/guide/operations.md` has the table.
+//! A check fails readiness only if nothing can be served. A problem of one tenant is a condition: it is shown and counted, and the gateway stays in
+//! the load balancer for the others. `docs/guide/operations.md` has the table.
 
 mod certificates;
 mod checks;
@@ -23,15 +23,15 @@ use crate::state_file;
 /// Conditions shown per check by `/readyz?verbose`; `/snapshot` has all.
 const SHOWN: usize = 10;
 
-/// Everything health is judged from.
+/// Facts from which health is judged.
 pub(crate) struct Facts<'a> {
-    /// What is in force, and the verdicts of the documents.
+    /// Compiled configuration, with the verdicts of the documents.
     pub(crate) view: &'a Compiled,
-    /// The proxy's status; `None` once it has drained.
+    /// Status of the proxy; `None` once it has drained.
     pub(crate) status: Option<&'a Status>,
-    /// The kernel plane; `None` when nothing was asked of it.
+    /// State of the kernel plane; `None` if it is not used.
     pub(crate) kernel: Option<&'a KernelFacts>,
-    /// State of the file that keeps claims and last good documents, or what is wrong with it; `None` without one.
+    /// State of the state file; `None` without one.
     pub(crate) state_file: Option<state_file::Status>,
     /// State of the loads of configuration files.
     pub(crate) loads: &'a LoadHealth,
@@ -47,27 +47,27 @@ pub(crate) struct Facts<'a> {
 pub(crate) struct KernelFacts {
     /// Mappings and egress rules that the documents ask for.
     pub(crate) wanted: (usize, usize),
-    /// What became of each, when the kernel was last compared.
+    /// Report of the last comparison with the kernel.
     pub(crate) report: Report,
-    /// Mappings with checks, and what these say.
+    /// Mappings with checks, and the results of these.
     pub(crate) checked: Vec<CheckedMapping>,
-    /// Reason why the kernel could not be brought to the documents.
+    /// Reason the kernel does not match the documents.
     pub(crate) fault: Option<String>,
     /// True if the operator named external interfaces. Without them only documents ask for the kernel plane.
     pub(crate) enabled: bool,
-    /// True if others are kept from changing the table.
+    /// True if the kernel keeps other programs from changing the table.
     pub(crate) owns_table: bool,
 }
 
-/// One line of `/readyz?verbose`.
+/// Check: one line of `/readyz?verbose`.
 pub(crate) struct Check {
-    /// Its name.
+    /// Name of the check.
     pub(crate) name: &'static str,
-    /// What holds, in numbers.
+    /// State in numbers.
     pub(crate) state: String,
-    /// Reason why the process is not ready.
+    /// Reason the process is not ready.
     pub(crate) fault: Option<String>,
-    /// What does not work and leaves the process ready.
+    /// Problems that leave the process ready.
     pub(crate) conditions: Vec<Condition>,
 }
 
@@ -92,19 +92,19 @@ impl Check {
     }
 }
 
-/// A sentence as one line that a terminal cannot obey.
+/// Returns a text as one line without control characters, which a terminal would interpret.
 fn printable(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
 }
 
-/// Conditions as lines.
+/// Formats conditions, one per line.
 pub(crate) fn lines(conditions: &[&Condition]) -> String {
     conditions.iter().map(|condition| printable(&condition.to_string()) + "\n").collect()
 }
 
-/// All checks.
+/// Results of all checks.
 pub(crate) struct Health {
-    /// In the order they are shown.
+    /// Checks in the order they are shown.
     pub(crate) checks: Vec<Check>,
 }
 
@@ -114,18 +114,18 @@ impl Health {
         Self { checks: checks::all(facts) }
     }
 
-    /// The first reason why the process is not ready.
+    /// Returns the first reason the process is not ready.
     pub(crate) fn fault(&self) -> Option<&str> {
         self.checks.iter().find_map(|check| check.fault.as_deref())
     }
 
-    /// Everything that does not work.
+    /// Returns all conditions.
     pub(crate) fn conditions(&self) -> impl Iterator<Item = &Condition> {
         self.checks.iter().flat_map(|check| &check.conditions)
     }
 
-    /// Returns what keeps this replica from serving a tenant: its listeners, its part of the kernel, or that none of its egress addresses is
-    /// on this host. Certificates and upstreams are the same on every replica.
+    /// Returns the conditions that keep this replica from serving a tenant: its listeners, its part of the kernel, or that none of its egress
+    /// addresses is on this host. Certificates and upstreams are the same on every replica.
     pub(crate) fn keeps_from(&self, tenant: &Tenant) -> Vec<&Condition> {
         let of = |kind| {
             let all = self.conditions();
@@ -138,7 +138,7 @@ impl Health {
         keeping
     }
 
-    /// How many conditions there are, by tenant and kind.
+    /// Counts conditions by tenant and kind.
     pub(crate) fn counts(&self) -> BTreeMap<(Option<&TenantId>, Kind), u64> {
         let mut counts = BTreeMap::new();
         for condition in self.conditions() {
@@ -147,7 +147,7 @@ impl Health {
         counts
     }
 
-    /// The answer of `/readyz?verbose`.
+    /// Returns the text of `/readyz?verbose`.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         self.checks.iter().for_each(|check| check.write(&mut text));

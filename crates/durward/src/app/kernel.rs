@@ -1,7 +1,7 @@
-//! The kernel's share of a running gateway: the latest mappings, applied to the packet filter, and how that went.
+//! The kernel plane of a running gateway: applies the latest mappings and egress rules, and keeps the result.
 //!
-//! It starts with the first mapping. When the process ends or crashes the kernel goes on alone; a fault is tried again until it is cured.
-//! Deliberately absent: taking anything out of the kernel at the end; `durward nat cleanup` does that.
+//! The plane starts with the first mapping. When the process ends or crashes the kernel goes on alone; a fault is retried until it is gone.
+//! Deliberately absent: removing anything from the kernel at the end; `durward nat cleanup` does that.
 
 pub(crate) mod lines;
 mod metrics;
@@ -21,7 +21,7 @@ use ports::Scarce;
 
 use super::health::KernelFacts;
 
-/// The kernel's share.
+/// Kernel plane of the gateway.
 pub(crate) struct Kernel {
     options: Options,
     state: Mutex<State>,
@@ -31,29 +31,29 @@ pub(crate) struct Kernel {
 struct State {
     plane: Option<Nat>,
     wanted: Arc<NatModel>,
-    /// Tenants by their addresses, where checks must know them.
+    /// Tenants by address, for the source addresses of checks.
     owners: Arc<Owners>,
-    /// The last report that was logged.
+    /// Report that was logged last.
     logged: Report,
-    /// Why the kernel is not as it should be.
+    /// Reason the kernel does not match the configuration.
     fault: Option<String>,
-    /// The egress addresses that have few ports left.
+    /// Egress addresses with few ports left.
     scarce: Scarce,
     /// Connections cut since the start because they were no longer allowed.
     cut: u64,
-    /// Another process has it now.
+    /// True once another process has taken over.
     closed: bool,
-    /// When it was last as it should be.
+    /// Time when the kernel last matched the configuration.
     applied: Timestamp,
 }
 
 impl Kernel {
-    /// Nothing yet.
+    /// Creates a plane that is not started.
     pub(crate) fn new(options: Options) -> Self {
         Self { options, state: Mutex::default() }
     }
 
-    /// Makes the kernel as the snapshot says. A fault is kept and told, and tried again by `retry`.
+    /// Applies the snapshot to the kernel. A fault is kept and logged, and retried by `retry`.
     pub(crate) fn apply(&self, snapshot: &Snapshot) {
         let mut state = self.state();
         state.wanted = Arc::clone(&snapshot.nat);
@@ -61,7 +61,7 @@ impl Kernel {
         self.bring_about(&mut state);
     }
 
-    /// Follows a snapshot that asks nothing else of the kernel: addresses may be other tenants' now.
+    /// Follows a snapshot that asks nothing else of the kernel: addresses may belong to other tenants now.
     pub(crate) fn follow_owners(&self, snapshot: &Snapshot) {
         let mut state = self.state();
         state.owners = Arc::new(owners(snapshot));
@@ -70,7 +70,7 @@ impl Kernel {
         }
     }
 
-    /// Tries again what did not work, and logs what the watching thread found since the last call.
+    /// Retries what failed, and logs findings of the watching thread since the last call.
     pub(crate) fn retry(&self) {
         let mut state = self.state();
         if state.fault.is_some() {
@@ -91,7 +91,7 @@ impl Kernel {
         state.plane = None;
     }
 
-    /// When the kernel was last brought to the configuration, or found to be as it says.
+    /// Returns the time when the kernel last matched the configuration.
     pub(crate) fn last_applied(&self) -> Timestamp {
         let state = self.state();
         let compared = state.health().compared.and_then(|at| Timestamp::try_from(at).ok());
@@ -99,10 +99,10 @@ impl Kernel {
         applied.round(jiff::Unit::Second).unwrap_or(applied)
     }
 
-    /// State of the kernel plane now; `None` when nothing was asked of it.
+    /// Returns the present state of the kernel plane; `None` if it is not used.
     pub(crate) fn facts(&self) -> Option<KernelFacts> {
         let state = self.state();
-        // After a hand-over it is the younger process that knows.
+        // After a hand-over only the younger process knows the state.
         if state.closed || !is_wanted(&self.options, &state.wanted) {
             return None;
         }
@@ -117,10 +117,10 @@ impl Kernel {
         })
     }
 
-    /// Every mapping and egress rule with its state in the kernel now.
+    /// Returns every mapping and egress rule with its present state in the kernel.
     ///
     /// # Errors
-    /// When there is no kernel plane, or the kernel cannot be read.
+    /// Fails if there is no kernel plane, or the kernel cannot be read.
     pub(crate) fn lines(&self) -> Result<Vec<Line>, String> {
         let state = self.state();
         let Some(plane) = &state.plane else {
@@ -130,7 +130,7 @@ impl Kernel {
         lines::lines(plane, &state.wanted, &plane.health().report).map_err(|error| sentence(&error))
     }
 
-    /// Writes the metric families of the kernel plane; none when nothing was asked of it.
+    /// Writes the metric families of the kernel plane; none if it is not used.
     pub(crate) fn write_metrics(&self, text: &mut Text) {
         let state = self.state();
         if is_wanted(&self.options, &state.wanted) {
@@ -182,12 +182,12 @@ impl Kernel {
 }
 
 impl State {
-    /// What the kernel plane last found; nothing while there is none.
+    /// Returns the result of the last comparison; empty without a plane.
     fn health(&self) -> Health {
         self.plane.as_ref().map(Nat::health).unwrap_or_default()
     }
 
-    /// Logs what changed without an apply: addresses and interfaces that came or went.
+    /// Logs changes without an apply: addresses and interfaces that came or went.
     fn follow(&mut self) {
         if self.plane.is_none() || self.fault.is_some() {
             return;
@@ -198,7 +198,7 @@ impl State {
     }
 }
 
-/// Tenants by the addresses that clients reach them at and that their traffic leaves from: no check of another's endpoint is made from there.
+/// Returns tenants by ingress and egress address: no check of another tenant's endpoint leaves from these.
 fn owners(snapshot: &Snapshot) -> Owners {
     let mut owners = Owners::new();
     if snapshot.nat.mappings.iter().all(|mapping| mapping.health_check.is_none()) {
@@ -218,7 +218,7 @@ fn is_wanted(options: &Options, model: &NatModel) -> bool {
     !options.external.is_empty() || !model.mappings.is_empty() || !model.egress.is_empty()
 }
 
-/// The error with its causes, each once.
+/// Formats an error with its causes, each once.
 pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -229,7 +229,7 @@ pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// One event for each mapping, egress rule and fault of the host that is not as it was.
+/// Logs one event for each mapping, egress rule and fault of the host that has changed.
 fn log_changes(before: &Report, now: &Report) {
     let all = [(&before.mappings, &now.mappings), (&before.egress, &now.egress)];
     for (one, was) in all.into_iter().flat_map(|(before, now)| beside(before, now)) {
@@ -267,7 +267,7 @@ fn log_applied(now: &Report, cured: bool) {
     );
 }
 
-/// Each report, and the one of the same mapping before.
+/// Pairs each report with the former one of the same mapping.
 fn beside<'a>(
     before: &'a [MappingReport],
     now: &'a [MappingReport],

@@ -1,4 +1,4 @@
-//! Log events of the gateway's life: findings, what a configuration brought about, addresses that came or went.
+//! Log events of the gateway: findings, applied configurations, addresses that came or went.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use durward_model::{Snapshot, Verdicts};
 use durward_proxy::present::PresentAddresses;
 use durward_proxy::proxy::{Applied, BindState, Drained};
 
-/// One event per finding.
+/// Logs one event per finding.
 pub(crate) fn findings(verdicts: &Verdicts) {
     for (verdict, finding) in verdicts.findings() {
         let (resource, outcome) =
@@ -22,14 +22,14 @@ pub(crate) fn findings(verdicts: &Verdicts) {
     }
 }
 
-/// Who has read of an error looks for its end.
+/// Logs that all errors of an earlier configuration are gone.
 pub(crate) fn mended(before: &Verdicts, now: &Verdicts) {
     if !before.all_accepted() && now.all_accepted() {
         tracing::info!("every document is accepted again");
     }
 }
 
-/// Logs what a new configuration brought about, and how much of it does not work.
+/// Logs the result of a new configuration, and the number of things that do not work.
 pub(crate) fn applied(view: &Compiled, applied: &Applied, absent_egress: usize, cause: &str) {
     let mut counted = Counted::of(&view.verdicts);
     counted.warnings += absent_egress;
@@ -63,7 +63,7 @@ pub(crate) fn applied(view: &Compiled, applied: &Applied, absent_egress: usize, 
     );
 }
 
-/// Numbers of errors and warnings that hold of a configuration.
+/// Numbers of errors and warnings in a configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counted {
     errors: usize,
@@ -79,7 +79,7 @@ impl Counted {
     }
 }
 
-/// Egress addresses that this host did not have when last looked, so that each change is logged once.
+/// Egress addresses that were missing on this host at the last call, so that each change is logged once.
 #[derive(Debug, Default)]
 pub(crate) struct AbsentEgress(BTreeSet<IpAddr>);
 
@@ -106,12 +106,12 @@ impl AbsentEgress {
     }
 }
 
-/// How the drain ended.
+/// Logs the result of the drain.
 pub(crate) fn drained(drained: Drained) {
     tracing::info!(finished = drained.finished, cut = drained.cut, "drained");
 }
 
-/// Why the process does not start: the first line says it all, the excerpts follow.
+/// Formats the reason the process does not start: a complete first line, followed by excerpts.
 pub(crate) fn refusal(verdicts: &Verdicts, strict: bool) -> String {
     let errors: Vec<_> =
         verdicts.findings().filter(|(_, finding)| finding.severity == Severity::Error).collect();

@@ -1,6 +1,4 @@
-//! Opens the places log lines go to.
-//!
-//! Deliberately absent: the grammar of those places, which is in `cli`.
+//! Opens the destinations of log lines.
 
 use std::path::PathBuf;
 
@@ -11,21 +9,21 @@ use crate::cli::{AccessLog, AuditSync};
 use crate::failure::Failure;
 use crate::percent;
 
-/// Where lines are to go.
+/// Destinations of log lines.
 #[derive(Clone, Debug)]
 pub(crate) struct Logs {
-    /// Access-log lines.
+    /// Destination of access-log lines.
     pub(crate) access: AccessLog,
-    /// Decisions of the forward proxy; nothing means with the access log.
+    /// Destinations of the forward proxy's decisions; empty for that of the access log.
     pub(crate) decisions: Vec<AccessLog>,
-    /// The audit file, for decisions too.
+    /// Audit file, for decisions too.
     pub(crate) audit: Option<PathBuf>,
-    /// When a record in it counts as written.
+    /// Point at which an audit record counts as written.
     pub(crate) audit_sync: AuditSync,
 }
 
 impl Logs {
-    /// Access-log lines only, to one place.
+    /// Sends access-log lines, and decisions with them, to one destination.
     pub(crate) fn access(access: AccessLog) -> Self {
         Self { access, decisions: Vec::new(), audit: None, audit_sync: AuditSync::Kernel }
     }
@@ -33,7 +31,7 @@ impl Logs {
     /// Opens the access log and the decision log.
     ///
     /// # Errors
-    /// When one of them cannot be opened.
+    /// Fails if one of them cannot be opened.
     pub(crate) fn open(&self) -> Result<(Sink, Sink), Failure> {
         let access = open(&self.access, "access log")?;
         let mut decisions = if self.decisions.is_empty() { access.clone() } else { Sink::none() };
@@ -70,7 +68,7 @@ fn open(place: &AccessLog, what: &str) -> Result<Sink, Failure> {
     }
 }
 
-/// Adds what OpenTelemetry's own variables say: headers, authorities, attributes of the resource.
+/// Adds the settings in OpenTelemetry's own variables: headers, authorities, attributes of the resource.
 fn with_environment(mut to: OtlpTo, variable: impl Fn(&str) -> String) -> Result<OtlpTo, Failure> {
     to.headers = pairs("OTEL_EXPORTER_OTLP_HEADERS", &variable)?;
     to.resource = pairs("OTEL_RESOURCE_ATTRIBUTES", &variable)?;
@@ -80,7 +78,7 @@ fn with_environment(mut to: OtlpTo, variable: impl Fn(&str) -> String) -> Result
     Ok(to)
 }
 
-/// `name=value,name=value`, values with percent-encoding. What is wrong is not shown: it may be secret.
+/// Parses `name=value,name=value`, values with percent-encoding. Errors do not show the text: it may be secret.
 fn pairs(name: &str, variable: impl Fn(&str) -> String) -> Result<Vec<(String, String)>, Failure> {
     let wrong = || Failure::usage(format!("{name} is not NAME=VALUE,NAME=VALUE"));
     let text = variable(name);

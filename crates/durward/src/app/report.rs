@@ -1,4 +1,4 @@
-//! The answer of `/snapshot`: what is served, what was rejected and why, and what does not work now, tenant by tenant.
+//! The answer of `/snapshot`: the configuration served, rejections, and conditions by tenant.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use super::condition::Condition;
 use super::health::{Facts, Health, KernelFacts};
 use crate::digest::Digests;
 
-/// The whole answer.
+/// Whole answer.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Report<'a> {
@@ -29,7 +29,7 @@ pub(crate) struct Report<'a> {
     accepted: Vec<&'a Verdict>,
     rejected: Vec<&'a Verdict>,
     tenants: &'a BTreeMap<TenantId, Arc<Tenant>>,
-    /// Conditions by tenant; a tenant without any is not listed.
+    /// Conditions by tenant; a tenant without any is left out.
     tenant_conditions: BTreeMap<&'a TenantId, Vec<&'a Condition>>,
     /// Conditions of the process as a whole.
     conditions: Vec<&'a Condition>,
@@ -41,7 +41,7 @@ pub(crate) struct Report<'a> {
     logs: Vec<LogReport>,
 }
 
-/// One endpoint of an upstream.
+/// Endpoint of an upstream.
 #[derive(Serialize)]
 struct EndpointRow<'a> {
     tenant: &'a TenantId,
@@ -63,7 +63,7 @@ struct KernelReport<'a> {
     egress: Vec<KernelRow<'a>>,
 }
 
-/// One mapping or egress rule.
+/// Mapping or egress rule.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct KernelRow<'a> {
@@ -71,12 +71,12 @@ struct KernelRow<'a> {
     name: &'a str,
     state: String,
     addresses_not_here: &'a [std::net::IpAddr],
-    /// Of a mapping with a health check.
+    /// Endpoints of a mapping with a health check.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     endpoints: Vec<CheckedRow<'a>>,
 }
 
-/// An endpoint of a mapping and what its checks say.
+/// Endpoint of a mapping with the results of its checks.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct CheckedRow<'a> {
@@ -107,7 +107,7 @@ struct LogReport {
 }
 
 impl<'a> Report<'a> {
-    /// The report of these facts.
+    /// Builds the report from the facts.
     pub(crate) fn new(facts: &Facts<'a>, health: &'a Health) -> Self {
         let Facts { view, status, kernel, draining, .. } = *facts;
         let verdicts = view.verdicts.iter();
@@ -145,7 +145,7 @@ fn binds(status: Option<&Status>) -> BTreeMap<String, String> {
     binds.map(|bind| (bind.address.to_string(), state(&bind.state))).collect()
 }
 
-/// Every endpoint and its state.
+/// Returns every endpoint with its state.
 fn upstreams(status: Option<&Status>) -> Vec<EndpointRow<'_>> {
     let tenants = status.into_iter().flat_map(|status| &status.tenants);
     let reports = tenants.flat_map(|tenant| &tenant.upstreams);

@@ -1,6 +1,4 @@
-//! The life of the process: start, serve, reload, hand over, stop.
-//!
-//! Deliberately absent: serving; the proxy has threads of its own and this one only waits for signals.
+//! Life of the process: start, serve, reload, hand over, stop.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -20,18 +18,18 @@ use crate::cli::Admin;
 use crate::failure::{Exit, Failure};
 use crate::handover::{Older, Younger};
 
-/// How long a new process may take until it serves.
+/// Time for a new process to start serving.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two tries of sockets that could not be bound.
+/// Interval of retries of sockets that could not be bound.
 const RETRY_BINDS: Duration = Duration::from_secs(2);
 
-/// Serves until a signal ends it or a younger process has taken over.
+/// Serves until a signal arrives or a younger process has taken over.
 pub(crate) fn run(
     mut settings: Settings,
     admin: Admin,
     older: Option<Older>,
 ) -> Result<Exit, Failure> {
-    // Read before anybody can replace the file: afterwards the kernel calls it deleted.
+    // Read before the file can be replaced: afterwards the path in /proc ends in " (deleted)".
     let program = std::env::current_exe()
         .map_err(|error| Failure::broken("finding our own program", error))?;
     let listener = admin_listener(admin, &mut settings.sockets)?;
@@ -54,7 +52,7 @@ pub(crate) fn run(
     ended
 }
 
-/// As many descriptors as the system lets us have: one per connection and more.
+/// Raises the soft limit of file descriptors to the hard limit: each connection needs one or more.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -63,7 +61,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// The admin interface's socket: one of those passed to us, or a new one.
+/// Returns the socket of the admin listener: one of those passed to this process, or a new one.
 fn admin_listener(
     admin: Admin,
     passed: &mut Vec<TcpListener>,
@@ -94,7 +92,7 @@ impl Signals {
     fn listen() -> Result<Self, Failure> {
         let listen =
             |kind| signal(kind).map_err(|error| Failure::broken("listening for signals", error));
-        // A write beyond the limit of file sizes ends a process that does not catch this signal; with it, the write fails with EFBIG.
+        // A write beyond RLIMIT_FSIZE kills a process that does not catch SIGXFSZ; with a handler, the write fails with EFBIG.
         drop(listen(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         Ok(Self {
             hangup: listen(SignalKind::hangup())?,
@@ -113,7 +111,7 @@ impl Signals {
     }
 }
 
-/// What ended the serving.
+/// Reason serving ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Told,
@@ -132,7 +130,7 @@ impl Supervisor {
         let stopped = CancellationToken::new();
         let admin = self.serve_admin(&stopped)?;
         if let Some(older) = older {
-            // The older process may have gone; then there is nobody to tell.
+            // The older process may have ended meanwhile.
             drop(older.tell_ready());
         }
         notify(&[NotifyState::Ready]);
@@ -150,14 +148,14 @@ impl Supervisor {
             }
             End::Told => {
                 notify(&[NotifyState::Stopping]);
-                // Cut short when told again.
+                // A second signal cuts the delay short.
                 drop(tokio::time::timeout(self.drain_delay, signals.stop()).await);
             }
         }
         self.drain(&mut signals).await;
         stopped.cancel();
         if let Some(admin) = admin {
-            // Only a scrape that hangs could keep it; it ends with the process.
+            // Only a hanging scrape could block this; it ends with the process.
             drop(tokio::time::timeout(Duration::from_secs(1), admin).await);
         }
         Ok(Exit::Ok)
@@ -220,7 +218,7 @@ impl Supervisor {
         });
     }
 
-    /// Starts the program again with our sockets; true when it serves.
+    /// Starts the program again with our sockets; true once it serves.
     fn hand_over(&self) -> JoinHandle<bool> {
         let sockets = self.sockets();
         let program = self.program.clone();
@@ -256,7 +254,7 @@ impl Supervisor {
         Ok(sockets)
     }
 
-    /// Waits for connections to end; a second signal ends them now.
+    /// Waits for connections to finish; a second signal closes them.
     async fn drain(&self, signals: &mut Signals) {
         let gateway = Arc::clone(&self.gateway);
         let grace = gateway.drain_grace();
@@ -268,13 +266,13 @@ impl Supervisor {
     }
 }
 
-/// A port that was taken may be free by now, and a kernel that refused may not any more.
+/// Retries at intervals: a port that was taken may be free, and a kernel that refused may accept by now.
 async fn retry(gateway: Arc<Gateway>) {
     let mut beats = tokio::time::interval(RETRY_BINDS);
     loop {
         beats.tick().await;
         let gateway = Arc::clone(&gateway);
-        // Asking the kernel may take a moment.
+        // On a blocking thread: reading the kernel may take a moment.
         drop(tokio::task::spawn_blocking(move || gateway.retry()).await);
     }
 }
@@ -288,7 +286,7 @@ async fn watchdog() {
     }
 }
 
-/// Tells systemd, where there is one; it not listening is no fault of ours.
+/// Notifies systemd, if it started this process; an error is ignored.
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "systemd was not told");

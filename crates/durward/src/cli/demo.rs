@@ -1,6 +1,4 @@
-//! What may be asked of the demo and the lab.
-//!
-//! Deliberately absent: choices; both show one thing well.
+//! Arguments of `durward demo` and `durward lab`.
 
 use clap::Args;
 

@@ -1,6 +1,4 @@
-//! What may be asked about the way out: is it everybody's own, and how do clients find it?
-//!
-//! Deliberately absent: the records of what went out; those are in `records`.
+//! Arguments of `durward prove` and `durward egress`.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -33,7 +31,7 @@ pub(crate) struct Prove {
 }
 
 impl Prove {
-    /// The configuration to read, where one is named here or in the environment.
+    /// Returns the configuration to read, if one is named here or in the environment.
     pub(crate) fn config(&self) -> Option<&ConfigArgs> {
         let named = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let any = !self.config.config.is_empty()
@@ -78,7 +76,7 @@ pub(crate) struct EgressEnv {
     pub(crate) format: EnvFormat,
 }
 
-/// How variables are printed.
+/// Format of variables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EnvFormat {
     /// For `eval`.

@@ -1,28 +1,26 @@
-//! How places for log lines are written on the command line.
-//!
-//! Deliberately absent: opening them; `app` does.
+//! Parser for destinations of log lines on the command line.
 
 use std::path::PathBuf;
 
 use clap::ValueEnum;
 use durward_proxy::access_log::{Carrier, OtlpTo, SyslogTo};
 
-/// Where lines go.
+/// Destination of log lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AccessLog {
-    /// Nowhere.
+    /// None.
     Off,
     /// Standard output.
     Stdout,
-    /// Appended to this file.
+    /// File to append to.
     File(PathBuf),
-    /// To a syslog receiver.
+    /// Syslog receiver.
     Syslog(SyslogTo),
-    /// To an OpenTelemetry collector; what the environment adds is not in it yet.
+    /// OpenTelemetry collector, without the settings in the environment.
     Otlp(OtlpTo),
 }
 
-/// When an audit record counts as written.
+/// Point at which an audit record counts as written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AuditSync {
     /// When the kernel has it.
@@ -31,14 +29,14 @@ pub(crate) enum AuditSync {
     Disk,
 }
 
-/// In the order of their codes (RFC 5424, table 1); the last eight are `local0` to `local7`.
+/// Facilities in the order of their codes (RFC 5424, table 1); the last eight are `local0` to `local7`.
 const FACILITIES: [&str; 16] = [
     "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv",
     "ftp", "ntp", "audit", "alert", "clock",
 ];
 const LOCAL0: u8 = 16;
 
-/// `-`, `off`, a path, or one of our URLs.
+/// Parses `-`, `off`, a path, or one of our URLs.
 pub(crate) fn parse(text: &str) -> Result<AccessLog, String> {
     match text.split_once("://") {
         Some((scheme, rest)) => url(scheme, rest),
@@ -101,7 +99,7 @@ fn with_port(place: &str, default: Option<u16>) -> Result<String, String> {
     Ok(format!("{host}:{port}"))
 }
 
-/// `facility=NAME`, `local0` by default.
+/// Parses `facility=NAME`, `local0` by default.
 fn facility(query: Option<&str>) -> Result<u8, String> {
     let Some(query) = query else { return Ok(LOCAL0) };
     let name =

@@ -1,6 +1,6 @@
-//! What a host decides for the kernel's share: interfaces, gateways, numbers; on the command line or in the environment.
+//! Options of the kernel plane on the command line or in the environment: interfaces, gateways, numbers.
 //!
-//! SmartNat's `SNCTRLR_*` variables are read where ours are not set. Deliberately absent: mappings; those are documents.
+//! SmartNat's `SNCTRLR_*` variables are read where ours are not set.
 
 mod steer;
 mod trace;
@@ -118,10 +118,10 @@ pub(crate) enum NatWhat {
 }
 
 impl NatArgs {
-    /// The options of the kernel plane.
+    /// Converts to the options of the kernel plane.
     ///
     /// # Errors
-    /// When something written cannot be meant; the sentence names it.
+    /// Fails if values contradict each other or make no sense; the message names them.
     pub(crate) fn options(&self) -> Result<Options, Failure> {
         self.options_with(&Seed::environment())
     }
@@ -173,7 +173,7 @@ impl NatArgs {
             return parse_gateway(text)
                 .map_err(|fault| Failure::usage(format!("--nat-gateway {text:?} {fault}")));
         }
-        // Who comes from SmartNat has its documented default: the first address.
+        // Users of SmartNat's variables get its documented default: the first address.
         let from_there = self.nat_external.is_none() && seed.text("INTERFACES_PATTERN").is_some();
         match seed.text("GW_ADDRESS_OFFSET") {
             Some(text) => match text.parse() {
@@ -188,12 +188,12 @@ impl NatArgs {
     }
 }
 
-/// SmartNat's variables, `SNCTRLR_*`, without the prefix. What its documents say counts, where its code does something else.
+/// SmartNat's variables, `SNCTRLR_*`, without the prefix. They mean what SmartNat's documentation says, even if its code differs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seed(BTreeMap<String, String>);
 
 impl Seed {
-    /// Those of this process.
+    /// Reads the variables of this process.
     pub(crate) fn environment() -> Self {
         let ours = std::env::vars_os().filter_map(|(name, value)| {
             let name = name.to_str()?.strip_prefix("SNCTRLR_")?.to_owned();
@@ -202,7 +202,7 @@ impl Seed {
         Self(ours.collect())
     }
 
-    /// The text of a variable; an empty one is unset.
+    /// Returns the text of a variable; an empty one is unset.
     fn text(&self, name: &str) -> Option<String> {
         self.0.get(name).filter(|value| !value.is_empty()).cloned()
     }
@@ -217,18 +217,18 @@ impl Seed {
         }
     }
 
-    /// Whether everything is to be logged: `true`, `t` or `1`, in any case. Unset is no.
+    /// Returns true if debug logging is on: `true`, `t` or `1`, in any case. Unset is off.
     pub(crate) fn debug(&self) -> bool {
         self.switch("DEBUG_ENABLED").unwrap_or(false)
     }
 
-    /// Whether a switch is on; `None` when it is not set.
+    /// Parses a switch; `None` if it is not set.
     pub(crate) fn switch(&self, name: &str) -> Option<bool> {
         let text = self.text(name)?.to_ascii_lowercase();
         Some(matches!(text.as_str(), "true" | "t" | "1"))
     }
 
-    /// Where `/healthcheck` is asked for: port 8080 and loopback where only the other is written; an empty address is all.
+    /// Returns the address for `/healthcheck`: port 8080 and loopback if only the other is set; an empty address means all.
     pub(crate) fn monitor(&self) -> Result<Option<SocketAddr>, Failure> {
         let (port, ip) = (self.text("MONITOR_PORT"), self.0.get("MONITOR_IP"));
         if port.is_none() && ip.is_none() {

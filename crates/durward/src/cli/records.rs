@@ -1,6 +1,4 @@
-//! What may be asked of the records a gateway keeps.
-//!
-//! Deliberately absent: where a gateway is told to keep them; that is `durward run`.
+//! Arguments of the commands that read a gateway's records.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -79,7 +77,7 @@ pub(crate) struct Top {
     pub(crate) no_header: bool,
 }
 
-/// How `durward top` prints.
+/// Format of `durward top`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TopFormat {
     /// Rates on a terminal, totals when piped.

@@ -1,6 +1,4 @@
-//! `durward audit verify`: is the audit file as it was written, and if not, where does it differ?
-//!
-//! Deliberately absent: repair.
+//! `durward audit verify`: verifies the chain of an audit file, and reports where it breaks.
 
 use std::path::PathBuf;
 
@@ -12,7 +10,7 @@ use crate::cli::{Audit, AuditVerify, AuditWhat};
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Screen, Table, Tone, count, plain};
 
-/// Verifies.
+/// Verifies the files.
 pub(crate) fn audit(arguments: &Audit) -> Result<Exit, Failure> {
     let AuditWhat::Verify(arguments) = &arguments.what;
     let files = files(&arguments.files)?;
@@ -30,7 +28,7 @@ pub(crate) fn audit(arguments: &Audit) -> Result<Exit, Failure> {
     Ok(if intact { Exit::Ok } else { Exit::FailedCheck })
 }
 
-/// What the user names, else what a gateway here is told to write.
+/// Returns the files that the user names, or else the one in `DURWARD_AUDIT_LOG`.
 pub(super) fn files(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     if !named.is_empty() {
         return Ok(named.to_vec());

@@ -1,6 +1,6 @@
-//! `durward certs`: issue what a first set-up needs, and list what a configuration uses.
+//! `durward certs`: issues certificates for a first set-up, and lists those that a configuration uses.
 //!
-//! Deliberately absent: renewal; rotating a file is enough, the gateway sees it.
+//! Deliberately absent: renewal; replacing the file is enough, the gateway notices it.
 
 mod issue;
 mod list;
@@ -8,7 +8,7 @@ mod list;
 use crate::cli::{Certs, CertsWhat};
 use crate::failure::{Exit, Failure};
 
-/// Issues or lists.
+/// Issues or lists certificates.
 pub(crate) fn certs(arguments: &Certs) -> Result<Exit, Failure> {
     match &arguments.what {
         CertsWhat::Issue(arguments) => issue::issue(arguments),

@@ -1,6 +1,4 @@
-//! `durward check`: looks for what would keep a configuration from working here, and says how to cure each thing.
-//!
-//! Deliberately absent: changing anything.
+//! `durward check`: looks for anything that would keep a configuration from working on this host, and suggests a cure for each. Changes nothing.
 
 mod addresses;
 mod certificates;
@@ -64,5 +62,5 @@ async fn everything(loaded: &Loaded, arguments: &CheckArgs, kernel: Category) ->
     ])
 }
 
-/// Addresses a configuration names that are not on this host.
+/// Addresses of a configuration that are not on this host.
 pub(crate) type Missing = BTreeSet<std::net::IpAddr>;

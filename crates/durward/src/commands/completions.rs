@@ -1,6 +1,4 @@
-//! `durward completions`: a script that completes our command line in a shell.
-//!
-//! Deliberately absent: installing it; every shell has its own place for that.
+//! `durward completions`: a script that completes the command line in a shell.
 
 use clap::CommandFactory;
 

@@ -1,7 +1,7 @@
 //! `durward demo`: two tenants and a partner on loopback addresses, with the real gateway between them.
 //!
-//! Everything lives in one process and one temporary directory. Deliberately absent: anything simulated; every request goes
-//! through real sockets and real TLS.
+//! Everything lives in one process and one temporary directory. Deliberately absent: simulation; every request goes through real sockets and real
+//! TLS.
 
 mod bank;
 mod caller;
@@ -29,7 +29,7 @@ use screen::Live;
 use stage::{ACME, GLOBEX, Ports, Stage};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-/// How long open connections may take to end.
+/// Time for open connections to finish.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Runs the demo until it is interrupted, or once.
@@ -41,7 +41,7 @@ pub(crate) fn demo(arguments: &Demo, log: LogFormat) -> Result<Exit, Failure> {
         }
         return Ok(Exit::Ok);
     }
-    // On a terminal log lines would break the live table, which tells of a bad edit itself.
+    // Log lines would break the live table of a terminal, which itself shows a bad edit.
     telemetry::start(log, if std::io::stdout().is_terminal() { "off" } else { "error" });
     let stage = Stage::build()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -70,7 +70,7 @@ async fn perform(arguments: &Demo, stage: &Stage, screen: Screen) -> Result<Exit
         live(arguments, stage, screen, &gateway, &ledger, interrupted).await
     };
     let gateway = Arc::clone(&gateway);
-    // A panic while draining changes nothing about the demo's result.
+    // A panic while draining does not change the demo's result.
     drop(tokio::task::spawn_blocking(move || gateway.drain(GRACE)).await);
     stopped.cancel();
     ended
@@ -109,7 +109,7 @@ async fn admin_interface(
     Ok(())
 }
 
-/// Resolves when the demo should end: Ctrl-C, SIGTERM, or the terminal is gone.
+/// Completes when the demo should end: Ctrl-C, SIGTERM, or the terminal is closed.
 pub(super) fn interruption() -> Result<impl Future<Output = ()>, Failure> {
     let listen =
         |kind| signal(kind).map_err(|error| Failure::broken("listening for signals", error));
@@ -172,12 +172,12 @@ async fn keep_asking(mut caller: Caller, every: Duration) {
     beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         beats.tick().await;
-        // A refused request shows in the table and in the metrics; asking goes on.
+        // A refused request shows in the table and in the metrics; the demo goes on.
         drop(caller.get("/pay").await);
     }
 }
 
-/// One request per tenant and one that must be refused; says what happened.
+/// Sends one request per tenant and one that must be refused; prints the results.
 async fn once(stage: &Stage, mut screen: Screen) -> Result<Exit, Failure> {
     let certificates = stage.certificate("");
     let at = |ip| SocketAddr::new(ip, stage.ports.gateway);
@@ -205,7 +205,7 @@ async fn once(stage: &Stage, mut screen: Screen) -> Result<Exit, Failure> {
     Ok(if good && refused { Exit::Ok } else { Exit::FailedCheck })
 }
 
-/// One request through acme's forward proxy to the bank, and one tunnel that must not be made.
+/// Sends one request through acme's forward proxy to the bank, and asks for one tunnel that must be denied.
 async fn out(stage: &Stage, certificates: &std::path::Path) -> Result<(String, bool), Failure> {
     let proxy = SocketAddr::new(ACME, stage.ports.proxy);
     let to = |port| SocketAddr::new(HERE, port);

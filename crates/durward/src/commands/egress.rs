@@ -1,6 +1,4 @@
-//! `durward egress`: what clients of a forward proxy need, and whether it does what it should.
-//!
-//! Deliberately absent: serving; that is `run`.
+//! `durward egress`: variables for clients of a forward proxy, and a test of its rules.
 
 mod env;
 pub(crate) mod proxy;
@@ -10,7 +8,7 @@ mod test;
 use crate::cli::Egress;
 use crate::failure::{Exit, Failure};
 
-/// Does what the command line asks for.
+/// Runs the subcommand.
 pub(crate) fn egress(arguments: &Egress) -> Result<Exit, Failure> {
     match arguments {
         Egress::Env(arguments) => env::env(arguments),

@@ -1,6 +1,6 @@
-//! `durward explain`: what happens to a connection or request and why, each step with file and line.
+//! `durward explain`: the fate of a connection or request and its reason, each step with file and line.
 //!
-//! The answer comes from the functions that serve: by the files, or by a running gateway. Nothing is sent to anybody else.
+//! The answer comes from the functions that serve: from the files, or from a running gateway. Nothing is sent anywhere else.
 
 pub(crate) mod expect;
 mod question;
@@ -20,7 +20,7 @@ use crate::explained::Explained;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Screen, Tone};
 
-/// Patience with a running gateway.
+/// Timeout of a running gateway's answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Answers the question on the command line.
@@ -51,7 +51,7 @@ pub(crate) fn explain(arguments: &Explain) -> Result<Exit, Failure> {
     Ok(if failures.is_empty() { Exit::Ok } else { Exit::FailedCheck })
 }
 
-/// Asks the gateway with this admin interface.
+/// Asks the gateway with this admin listener.
 fn ask(address: SocketAddr, question: &Question) -> Result<Explained, Failure> {
     let unreachable = |why: String| Failure::Unreachable { message: why };
     let json = serde_json::to_string(question)
@@ -96,7 +96,7 @@ fn print(screen: &mut Screen, question: &Question, explained: &Explained) -> Res
     Ok(())
 }
 
-/// What the question is about, by the answer: a request, a tunnel, a port mapping.
+/// Formats the subject of the question, by the kind of the answer: a request, a tunnel, a port mapping.
 fn title(question: &Question, explained: &Explained) -> String {
     let client = question.client.map_or_else(|| "anyone".to_owned(), |client| client.to_string());
     let sni = question.sni.as_ref().map(|name| format!(", SNI {name}")).unwrap_or_default();

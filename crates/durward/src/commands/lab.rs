@@ -1,7 +1,7 @@
 //! `durward lab`: partners, a gateway with two external interfaces, and pods, in network namespaces of their own and with real packets.
 //!
-//! What the demo shows on loopback is shown here on real addresses, with the packet filter. Deliberately absent: programs that are run
-//! (`ip`, `nft`), and anything outside those namespaces but one temporary directory.
+//! The lab shows on real addresses, with nftables, what the demo shows on loopback. Deliberately absent: running other programs (`ip`, `nft`), and
+//! anything outside those namespaces except one temporary directory.
 
 mod enter;
 mod gateway;
@@ -24,7 +24,7 @@ use gateway::Gateway;
 use stage::Stage;
 use world::World;
 
-/// How often it is looked whether the gateway still runs, and how long it stays away when somebody has killed it.
+/// Interval of checks that the gateway still runs, and the pause before it is started again after a kill.
 const LOOK: Duration = Duration::from_millis(300);
 const AWAY: Duration = Duration::from_secs(5);
 
@@ -40,7 +40,7 @@ pub(crate) fn lab(arguments: &Lab, log: LogFormat) -> Result<Exit, Failure> {
     if !arguments.inside {
         return enter::again_inside();
     }
-    // Whoever ends the program outside ends everything.
+    // Killing the program outside ends all of the lab.
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| Failure::broken("binding our life to the program outside", error))?;
     telemetry::start(log, "error");
@@ -82,7 +82,7 @@ async fn perform(arguments: &Lab) -> Result<Exit, Failure> {
     stay(&mut screen, &stage, gateway, interrupted).await
 }
 
-/// Waits for the end; a gateway that somebody kills is away for a while and then comes again.
+/// Waits for the end; a gateway that was killed is started again after a pause.
 async fn stay(
     screen: &mut Screen,
     stage: &Stage,

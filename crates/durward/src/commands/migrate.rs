@@ -1,4 +1,4 @@
-//! `durward migrate`: another program's configuration as our documents, recognized by its directives.
+//! `durward migrate`: translates another program's configuration into our documents; recognizes it by its directives.
 
 mod glob;
 mod smartnat;
@@ -14,7 +14,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::Screen;
 use durward_control::source::regular::{self, FileKind, Unread};
 
-/// Translates what the user names.
+/// Translates the files that the user names.
 pub(crate) fn migrate(arguments: &Migrate) -> Result<Exit, Failure> {
     let mut texts = Vec::with_capacity(arguments.files.len());
     for path in &arguments.files {
@@ -45,13 +45,13 @@ pub(crate) fn migrate(arguments: &Migrate) -> Result<Exit, Failure> {
     }
 }
 
-/// Every squid.conf has a port, or says who has access.
+/// Returns true for a squid.conf: each has a port, or access rules.
 fn is_squid(text: &str) -> bool {
     let directives = ["http_port ", "https_port ", "http_access "];
     text.lines().any(|line| directives.iter().any(|name| line.trim_start().starts_with(name)))
 }
 
-/// Documents with the names of their files, into the directory the user names or to standard output.
+/// Writes documents with the names of their files into the user's directory, or prints them.
 fn hand_over(
     arguments: &Migrate,
     documents: &[(String, String)],
@@ -82,7 +82,7 @@ fn print(documents: &[(String, String)]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes files with their names; what is already there is not changed.
+/// Writes files; existing ones are not changed.
 fn write(directory: &Path, files: &[(String, &[u8])]) -> Result<(), Failure> {
     if let Some((name, _)) = files.iter().find(|(name, _)| name.contains('/')) {
         let message = format!("{name:?} cannot name a file: without --out all is printed");
@@ -100,7 +100,7 @@ fn write(directory: &Path, files: &[(String, &[u8])]) -> Result<(), Failure> {
     fs::create_dir_all(directory).map_err(broken(directory))?;
     for (name, bytes) in files {
         let path = directory.join(name);
-        // Hashes of secrets are not for every user of the host.
+        // Not every user of the host should read hashes of secrets.
         let mode = if name.ends_with(".credentials") { 0o640 } else { 0o666 };
         let created = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
         let written = created.and_then(|mut file| file.write_all(bytes));

@@ -1,6 +1,4 @@
-//! `durward nat`: what the kernel carries, what a configuration would change, and taking all of it out.
-//!
-//! Deliberately absent: changing what `run` keeps, but by `cleanup`.
+//! `durward nat`: lists the kernel's mappings, shows what a configuration would change, and removes everything.
 
 mod steer;
 mod trace;
@@ -23,7 +21,7 @@ use crate::config;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Screen, Table, Tone, count, plain};
 
-/// Does what is asked.
+/// Runs the subcommand.
 pub(crate) fn nat(arguments: &NatCommand, log: LogFormat) -> Result<Exit, Failure> {
     match &arguments.what {
         NatWhat::List { nat, admin, output, .. } if nat.options()?.external.is_empty() => {
@@ -37,10 +35,10 @@ pub(crate) fn nat(arguments: &NatCommand, log: LogFormat) -> Result<Exit, Failur
     }
 }
 
-/// Patience with a running gateway, which reads the kernel to answer.
+/// Timeout of a running gateway, which reads the kernel to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Without external interfaces this command cannot know what the kernel should carry, so it asks the gateway that does.
+/// Lists the mappings of a running gateway: without external interfaces this command cannot know what the kernel should carry.
 fn list_running(admin: Admin, output: OutputArgs) -> Result<Exit, Failure> {
     let Admin::At(address) = admin else {
         return Err(Failure::usage(
@@ -157,7 +155,7 @@ fn diff(config: &ConfigArgs, arguments: &NatArgs, program: bool) -> Result<Exit,
     Ok(if difference.is_empty() { Exit::Ok } else { Exit::FailedCheck })
 }
 
-/// Findings of documents that are not wholly accepted, on standard error; whether there are such documents.
+/// Prints findings of documents that are not wholly accepted to standard error; returns true if there are any.
 fn tell_left_out(verdicts: &Verdicts) -> Result<bool, Failure> {
     let left_out = |verdict: &&Verdict| verdict.outcome != Outcome::Accepted;
     let text = findings_text(verdicts.iter().filter(left_out));
@@ -177,7 +175,7 @@ fn cleanup(arguments: &NatArgs) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// The kernel plane, which changes nothing before it is told to.
+/// Opens the kernel plane, which changes nothing yet.
 fn open(arguments: &NatArgs) -> Result<Nat, Failure> {
     Nat::start(arguments.options()?).map_err(failed)
 }
@@ -198,7 +196,7 @@ fn failed(error: NatError) -> Failure {
     }
 }
 
-/// Whether the kernel said that we may not.
+/// Returns true if the kernel denied permission.
 fn is_forbidden(error: &NatError) -> bool {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {

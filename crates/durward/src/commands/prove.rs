@@ -1,6 +1,6 @@
-//! `durward prove`: that no connection can leave with another tenant's address, by reading, by counting and by trying.
+//! `durward prove`: shows that no connection can leave with another tenant's address, by the configuration, by counters and by an attack.
 //!
-//! Deliberately absent: trust in the compile and in the engine; the first is read again, the second attacked.
+//! Deliberately absent: trust in the compile step and in the proxy; the first is checked again, the second attacked.
 
 mod attack;
 mod counted;
@@ -15,7 +15,7 @@ use crate::config;
 use crate::failure::{Exit, Failure};
 use crate::output::{Screen, Tone};
 
-/// Proves and reports.
+/// Runs the proof and prints the report.
 pub(crate) fn prove(arguments: &Prove) -> Result<Exit, Failure> {
     let mut categories = Vec::new();
     if let Some(config) = arguments.config() {
@@ -52,7 +52,7 @@ fn print(categories: &[Category]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How often something held, and how often it did not.
+/// Numbers of attempts and of crossings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 struct Tally {
     tried: u64,

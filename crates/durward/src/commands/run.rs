@@ -1,6 +1,4 @@
-//! `durward run`: serves a configuration until it is told to stop.
-//!
-//! Deliberately absent: the serving; `app` puts the parts together and this only turns arguments into settings.
+//! `durward run`: serves a configuration until a termination signal.
 
 use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,13 +8,13 @@ use crate::cli::{AccessLog, Admin, LogFormat, Run, Seed};
 use crate::failure::{Exit, Failure};
 use crate::{config, handover, telemetry};
 
-/// Where the admin interface is when nobody says.
+/// Default address of the admin listener.
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9440);
 
-/// Serves.
+/// Serves the configuration.
 pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
-    // rustls warns of odd handshakes, which any client can send as often as it likes.
     let seed = Seed::environment();
+    // `rustls=error`, because rustls logs a warning per odd handshake, and clients can send any number of those.
     telemetry::start(log, if seed.debug() { "debug,rustls=error" } else { "info,rustls=error" });
     let admin = match arguments.admin {
         Some(admin) => admin,

@@ -1,6 +1,6 @@
 //! `durward schema`: the JSON Schema of the documents, for editors and pipelines.
 //!
-//! Deliberately absent: routing.json, which has no schema but its reader.
+//! Deliberately absent: routing.json, which has no schema other than its parser.
 
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Screen};

@@ -1,6 +1,4 @@
-//! `durward top`: what each tenant carries, read from a running gateway's metrics; the same as CSV is the ledger.
-//!
-//! Deliberately absent: keys to press, and history; a metrics server has that.
+//! `durward top`: traffic of each tenant, read from a running gateway's metrics; as CSV it is the ledger.
 
 mod ledger;
 
@@ -14,12 +12,12 @@ use crate::commands::check::running;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Screen, Table, Tone, plain};
 
-/// How long the gateway may take to answer.
+/// Timeout of the gateway's answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Where nothing says how high the terminal is.
+/// Lines assumed for a terminal that does not report its height.
 const LINES: usize = 24;
 
-/// Looks once, or again and again.
+/// Reads once, or repeatedly.
 pub(crate) fn top(arguments: &Top) -> Result<Exit, Failure> {
     let live = arguments.format == TopFormat::Table && std::io::stdout().is_terminal();
     let count = arguments.count.unwrap_or(if live { u64::MAX } else { 1 });
@@ -55,7 +53,7 @@ fn ask(admin: Admin) -> Result<Ledger, Failure> {
     })?;
     let text = String::from_utf8_lossy(&text);
     if !text.contains("durward_build_info") {
-        // Another exporter's metrics would look like a gateway without tenants.
+        // Another program's metrics would look like a gateway without tenants.
         let message = format!("what answers at {address} is no durward; --admin says where one is");
         return Err(Failure::Unreachable { message });
     }
@@ -96,7 +94,7 @@ fn totals(ledger: &Ledger) -> Table {
     table
 }
 
-/// A screen of rates, the busiest first; totals until there are two looks to compare.
+/// Prints a screen of rates, the busiest tenant first; totals until there are two readings to compare.
 fn show(
     screen: &mut Screen,
     ledger: &Ledger,
@@ -148,7 +146,7 @@ fn rates(ledger: &Ledger, old: &Ledger, seconds: f64) -> Table {
         std::cmp::Reverse(now.traffic().saturating_sub(then.traffic()))
     });
     for (tenant, now, then) in rows {
-        // A counter that fell began anew with its process.
+        // A counter that fell was reset by a restart.
         let rate = |of: fn(&Totals) -> u64| of(now).saturating_sub(of(then)) as f64 / seconds;
         table.row(vec![
             plain(name(tenant)),
@@ -168,7 +166,7 @@ fn rates(ledger: &Ledger, old: &Ledger, seconds: f64) -> Table {
     table
 }
 
-/// What happened before a tenant was known has no name.
+/// Returns the name to show; traffic before a tenant is known has none.
 fn name(tenant: &str) -> impl Display {
     if tenant.is_empty() { "(unknown)".to_owned() } else { tenant.to_owned() }
 }
@@ -177,7 +175,7 @@ fn short(rate: f64) -> String {
     if rate == 0.0 || rate >= 10.0 { format!("{rate:.0}") } else { format!("{rate:.1}") }
 }
 
-/// `999 B`, `1.5 KiB`, `23 MiB`.
+/// Formats bytes: `999 B`, `1.5 KiB`, `23 MiB`.
 fn bytes(count: f64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = count;

@@ -1,6 +1,4 @@
-//! `durward validate`: the compile that `run` does, offline, and what became of each document.
-//!
-//! Deliberately absent: anything only the host or a running process knows; that is `check`.
+//! `durward validate`: compiles as `run` does, offline, and prints the outcome of each document.
 
 use std::sync::Arc;
 
@@ -23,7 +21,7 @@ struct Report<'a> {
     verdicts: &'a [Arc<Verdict>],
 }
 
-/// Compiles and reports.
+/// Compiles and prints the report.
 pub(crate) fn validate(arguments: &Validate) -> Result<Exit, Failure> {
     let loaded = config::load(&arguments.config)?;
     let mut screen = Screen::stdout();
@@ -118,7 +116,7 @@ fn findings(verdict: &Verdict) -> String {
     if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
 }
 
-/// Each finding with its excerpt, errors first, as a compiler would show them.
+/// Formats each finding with its excerpt, errors first, as a compiler does.
 pub(crate) fn findings_text<'a>(verdicts: impl IntoIterator<Item = &'a Verdict>) -> String {
     let of = |verdict: &'a Verdict| verdict.findings.iter().map(move |finding| (verdict, finding));
     let mut findings: Vec<_> = verdicts.into_iter().flat_map(of).collect();

@@ -1,6 +1,4 @@
-//! `durward version`: which version this is.
-//!
-//! Deliberately absent: asking anybody whether there is a newer one.
+//! `durward version`: prints the version.
 
 use serde::Serialize;
 

@@ -1,6 +1,4 @@
-//! `durward who`: which tenant, identity and client used an egress address and port at a time, for abuse desks.
-//!
-//! Deliberately absent: the search; `durward-proxy` knows its own records.
+//! `durward who`: finds the tenant, identity and client that used an egress address and port at a time, for abuse reports.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::net::SocketAddr;
@@ -17,7 +15,7 @@ use crate::cli::Who;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Screen, Table, Tone, count, plain};
 
-/// Searches; nobody is a failed check.
+/// Searches and prints; no result is a failed check.
 pub(crate) fn who(arguments: &Who) -> Result<Exit, Failure> {
     let (from, to) = moment(&arguments.at, arguments.within)?;
     let egress = SocketAddr::new(arguments.ip, arguments.port);
@@ -40,7 +38,7 @@ pub(crate) fn who(arguments: &Who) -> Result<Exit, Failure> {
     Ok(if uses.is_empty() { Exit::FailedCheck } else { Exit::Ok })
 }
 
-/// The files named and their former ones.
+/// Returns the files named and their rotated ones.
 fn files(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     for path in named {
@@ -60,11 +58,11 @@ fn files(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 }
 
 fn note(text: &str) {
-    // Nothing is left to be done when standard error is closed.
+    // Nothing is left to do if standard error is closed.
     drop(writeln!(anstream::stderr(), "durward: {text}"));
 }
 
-/// Says how far reading is, on a terminal and when it takes long.
+/// Shows the progress of reading, on a terminal and when it takes long.
 fn progress() -> impl FnMut(u64, u64) -> bool {
     let terminal = stderr().is_terminal();
     move |done, all| {
@@ -77,8 +75,8 @@ fn progress() -> impl FnMut(u64, u64) -> bool {
     }
 }
 
-/// What a time says, as the first and last microsecond it may mean: a time without fractions means all of its second, one without
-/// seconds all of its minute.
+/// Parses a time into the first and last microsecond it may mean: a time without fractions means all of its second, one without seconds all of its
+/// minute.
 fn moment(text: &str, within: Duration) -> Result<(i64, i64), Failure> {
     let wrong =
         || Failure::usage(format!("--at {text:?} is not a time such as 2026-11-21T14:03:05Z"));
@@ -137,7 +135,7 @@ fn print(
     Ok(())
 }
 
-/// Only the forward proxy writes records; what else can leave from an address is said, so that nothing is taken for proof of absence.
+/// Explains an empty result: only the forward proxy writes records; other traffic may leave from the address too, so the result proves no absence.
 fn print_nothing(screen: &mut Screen, egress: SocketAddr) -> Result<(), Failure> {
     screen.line(format!(
         "no request or tunnel of the forward proxy is on record with {egress} then"
@@ -170,7 +168,7 @@ fn row(used: &Use, wide: bool) -> Vec<(String, Tone)> {
     cells.into_iter().map(plain).collect()
 }
 
-/// What clients sent, without what a terminal could obey.
+/// Returns a client's text without control characters, which a terminal would interpret.
 fn shown(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
 }

@@ -1,4 +1,4 @@
-//! The state file as a process leaves it and as the next one finds it.
+//! The state file as one process leaves it and the next one finds it.
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -151,7 +151,7 @@ impl Stage {
     }
 }
 
-/// A tenant's document, compiled.
+/// Compiles a tenant's document.
 fn compiled(name: &str) -> Arc<Compiled> {
     let directory = tempfile::tempdir().unwrap();
     let document = format!(

@@ -1,6 +1,6 @@
-//! The thread that writes the state file: each newer state, again what could not be written, and again what somebody else changed.
+//! Thread that writes the state file: each newer state, and again after a failure or after another program changed the file.
 //!
-//! The process has in memory what the file should say, so that a file that is damaged or taken away while it runs is replaced.
+//! The process has the state in memory, so a file that is damaged or removed during operation is replaced.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -14,13 +14,13 @@ use durward_control::{Compiled, state};
 
 use super::{UNFINISHED, set_aside};
 
-/// The longest wait for a write that is under way; a file system that does not answer must not keep a hand-over from happening.
+/// Longest wait for a write under way; a file system that does not answer must not block a hand-over.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Makes what was written to a file or directory outlast a crash of the host.
+/// Function that syncs a file or directory, so that it survives a crash of the host.
 pub(super) type Sync = Box<dyn Fn(&File) -> io::Result<()> + Send>;
 
-/// What the thread is given, and what became of it.
+/// State shared with the thread.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     desk: Mutex<Desk>,
@@ -36,28 +36,28 @@ struct Desk {
     busy: bool,
 }
 
-/// What is asked of the thread.
+/// Task of the thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Duty {
-    /// To write each newer state.
+    /// Write each newer state.
     #[default]
     Write,
-    /// To write nothing for now: a younger process may begin to write.
+    /// Write nothing for now: a younger process may begin to write.
     Pause,
-    /// To write what is not written yet, and end.
+    /// Write a queued state, and end.
     Finish,
-    /// To end: a younger process writes.
+    /// End: a younger process writes.
     Leave,
 }
 
 impl Shared {
-    /// Has a state written; one that still waits is not written any more.
+    /// Queues a state for writing; it replaces one that still waits.
     pub(super) fn save(&self, compiled: &Arc<Compiled>) {
         self.desk().latest = Some(Arc::clone(compiled));
         self.changed.notify_all();
     }
 
-    /// Returns what keeps the file from being written.
+    /// Returns the fault that keeps the file from being written.
     pub(super) fn fault(&self) -> Option<String> {
         self.desk().fault.clone()
     }
@@ -78,12 +78,12 @@ impl Shared {
         self.ask(Duty::Write);
     }
 
-    /// Lets the thread end after it wrote what is not written yet.
+    /// Makes the thread write a queued state and end.
     pub(super) fn finish(&self) {
         self.ask(Duty::Finish);
     }
 
-    /// Lets the thread end without writing.
+    /// Makes the thread end without writing.
     pub(super) fn leave(&self) {
         self.ask(Duty::Leave);
     }
@@ -103,25 +103,25 @@ impl Shared {
     }
 }
 
-/// The thread's own state.
+/// State of the thread.
 pub(super) struct Writer {
     path: PathBuf,
     shared: Arc<Shared>,
-    /// Between two looks at the file, and two tries where it could not be written.
+    /// Interval of checks of the file, and of retries of a write that failed.
     again: Duration,
     sync: Sync,
-    /// The file as it was last written here.
+    /// File as this process last wrote it.
     on_disk: Option<OnDisk>,
 }
 
-/// A file as it was written.
+/// Written file.
 #[derive(Debug)]
 struct OnDisk {
     sum: [u8; 32],
     stamp: Stamp,
 }
 
-/// The facts by which a change of a file is noticed.
+/// Metadata by which a change of a file is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -141,18 +141,18 @@ impl Stamp {
     }
 }
 
-/// Reason why a state is not safe in the file.
+/// Reason a state is not safe in the file.
 #[derive(Debug)]
 pub(super) struct Fault {
     error: io::Error,
-    /// True if the file was replaced and only the directory's entry may be lost.
+    /// True if the file was replaced and only the directory entry may be lost.
     replaced: bool,
 }
 
-/// The next thing to do.
+/// Next step of the thread.
 enum Step {
     Write(Arc<Compiled>),
-    /// To look whether the file is as it was written.
+    /// Check that the file is as it was written.
     Look,
     Finish(Option<Arc<Compiled>>),
     End,
@@ -214,7 +214,7 @@ impl Writer {
         }
     }
 
-    /// Returns true if the file is not the one that was written here.
+    /// Returns true if the file is not the one that this process wrote.
     fn was_changed(&mut self) -> bool {
         let Some(written) = &self.on_disk else { return false };
         let found = fs::symlink_metadata(&self.path).map(|metadata| Stamp::of(&metadata));
@@ -226,7 +226,7 @@ impl Writer {
         true
     }
 
-    /// Writes the state, or without documents what fits, and takes down how that went.
+    /// Writes the state, or without documents as much as fits, and records the result.
     fn keep(&mut self, compiled: &Compiled) {
         let state = compiled.state();
         let left_out = state.left_out().len();
@@ -239,7 +239,7 @@ impl Writer {
             }
             return;
         };
-        // One tenant's documents must not cost the others their claims. Nothing else is cured by fewer bytes.
+        // Without the documents the claims may still fit: one tenant's documents must not cost the others their claims.
         let only_claims = is_about_room(&fault.error)
             && self.replace(&state.without_documents().to_json()).is_ok();
         let kept = match (fault.replaced, only_claims) {
@@ -256,7 +256,7 @@ impl Writer {
         desk.fault = Some(sentence);
     }
 
-    /// Replaces the file unless it has these bytes; one that the next process would not read is not written.
+    /// Replaces the file unless it has these bytes; a state that the next process could not read is not written.
     pub(super) fn replace(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         if bytes.len() as u64 > state::LARGEST {
             let error = io::Error::new(ErrorKind::FileTooLarge, "the state is too large");
@@ -269,14 +269,14 @@ impl Writer {
         }
         let written = write(&self.path, bytes, &self.sync);
         let stamp = written.map_err(|error| Fault { error, replaced: false })?;
-        // The name is safe only with the directory. Until it is, the same bytes are written once more.
+        // The new name is safe only once the directory is synced. Until then the same bytes are written again.
         sync_directory(&self.path, &self.sync).map_err(|error| Fault { error, replaced: true })?;
         self.on_disk = Some(OnDisk { sum, stamp });
         Ok(())
     }
 }
 
-/// Replaces the file as a whole: a crash leaves the old one or the new one.
+/// Replaces the file atomically: a crash leaves the old one or the new one.
 fn write(path: &Path, bytes: &[u8], sync: &Sync) -> io::Result<Stamp> {
     let temporary = path.with_file_name(format!("{UNFINISHED}{}", std::process::id()));
     let outcome = (|| {
@@ -306,13 +306,13 @@ fn sync_directory(path: &Path, sync: &Sync) -> io::Result<()> {
     path.parent().map_or(Ok(()), |parent| sync(&File::open(parent)?))
 }
 
-/// Returns true if fewer bytes might be written.
+/// Returns true if a smaller file might be written.
 fn is_about_room(error: &io::Error) -> bool {
     use ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
-/// Returns what an operator does about the error.
+/// Returns the cure for the error.
 fn cure(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {

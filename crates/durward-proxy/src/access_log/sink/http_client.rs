@@ -1,6 +1,6 @@
-//! Just enough of an HTTP/1.1 client to post to a collector: one connection, kept while the collector keeps it, verified TLS.
+//! Minimal blocking HTTP/1.1 client to post to a collector: one kept-alive connection, verified TLS.
 //!
-//! Blocking, for a writer's own thread. Deliberately absent: redirects, proxies, and a switch that turns verification off.
+//! Runs on a writer's own thread. Deliberately absent: redirects, proxies, and a switch that turns verification off.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -15,16 +15,16 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use super::syslog::resolve;
 use crate::regular;
 
-/// Connecting, each read and each write may take this long.
+/// Timeout of connecting, of each read and of each write.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// And all of an answer this long.
+/// Deadline of a whole response.
 const WHOLE: Duration = Duration::from_secs(10);
 const HEAD: usize = 16 * 1024;
-/// The most that is read of a bundle of authorities.
+/// Largest bundle of certificate authorities that is read.
 const LARGEST_BUNDLE: u64 = 8 * 1024 * 1024;
 const BODY: usize = 64 * 1024;
 
-/// Who is posted to.
+/// HTTP client with one connection.
 pub(super) struct Client {
     /// `HOST:PORT`.
     authority: String,
@@ -35,24 +35,24 @@ pub(super) struct Client {
 trait Connection: Read + Write + Send {}
 impl<T: Read + Write + Send> Connection for T {}
 
-/// What was answered.
+/// Response of the collector.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) retry_after: Option<Duration>,
-    /// Empty when it is too long or has no length.
+    /// Empty when the body is too long or has no length.
     pub(super) body: Vec<u8>,
     keep: bool,
 }
 
 impl Client {
-    /// Plain, or by TLS with the host's authorities or those in `ca`.
+    /// Creates a client for plain HTTP, or for TLS verified by the host's authorities or by those in `ca`.
     pub(super) fn new(authority: String, tls: bool, ca: Option<&Path>) -> io::Result<Self> {
         let tls = if tls { Some(configure(&authority, ca)?) } else { None };
         Ok(Self { authority, tls, open: None })
     }
 
-    /// Posts; once more on a new connection when a kept one turns out to be gone.
+    /// Posts a body; retries once on a new connection if a kept connection was closed.
     pub(super) fn post(&mut self, head: &str, body: &[u8]) -> io::Result<Answer> {
         if let Some(kept) = self.open.take()
             && let Ok(answer) = self.exchange(kept, head, body)
@@ -161,7 +161,7 @@ fn more(connection: &mut dyn Connection, into: &mut Vec<u8>, deadline: Instant) 
     }
 }
 
-/// The answer without its body, and how long that is.
+/// Parses a response head; returns the response without its body, and the body's length.
 fn parse(head: &str) -> io::Result<(Answer, Option<usize>)> {
     let mut lines = head.split("\r\n");
     let status = lines

@@ -11,17 +11,17 @@ use super::http_client::Client;
 use super::remote::{Deliver, Delivered, Undelivered};
 use crate::json_line::scan;
 
-/// Bytes of lines per request at most, if a line is not longer.
+/// Largest batch of lines per request in bytes; a longer line is a batch of its own.
 const BATCH: usize = 512 * 1024;
 
-/// Where log records go.
+/// Collector to which log records are posted.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct OtlpTo {
     /// `HOST:PORT`; IPv6 addresses in brackets.
     pub authority: String,
     /// The path, usually `/v1/logs`.
     pub path: String,
-    /// Whether TLS is spoken; the collector is always verified.
+    /// True to use TLS; the collector's certificate is always verified.
     pub tls: bool,
     /// PEM file of the authorities to verify it with, instead of the host's.
     pub ca: Option<PathBuf>,
@@ -31,7 +31,7 @@ pub struct OtlpTo {
     pub resource: Vec<(String, String)>,
 }
 
-/// Headers may be secret.
+/// Leaves header values out: they may be secret.
 impl std::fmt::Debug for OtlpTo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
@@ -82,7 +82,7 @@ impl Deliver for Otlp {
                 let error = io::Error::other(format!("the collector answers {}", answer.status));
                 Err(failed(error, answer.retry_after))
             }
-            // The protocol: anything else would be answered the same the next time.
+            // A retry would get the same answer.
             status => {
                 tracing::warn!(status, "the collector does not take log records; they are lost");
                 let refused = memchr::memchr_iter(b'\n', lines).count() as u64;
@@ -97,7 +97,7 @@ impl Deliver for Otlp {
     }
 }
 
-/// Whole lines of at most [`BATCH`] bytes, at least one line.
+/// Returns the length of the whole lines in the first [`BATCH`] bytes, at least one line.
 fn batch(lines: &[u8]) -> usize {
     if lines.len() <= BATCH {
         return lines.len();
@@ -124,7 +124,7 @@ fn request(lines: &[u8], resource: &[(String, String)]) -> Value {
     }]})
 }
 
-/// One line: all of it as the body, and what one selects by as attributes.
+/// Converts one line: the whole line becomes the body, the fields to filter by become attributes.
 fn record(line: &[u8]) -> Value {
     let nanoseconds = scan::time(line).unwrap_or(0).unsigned_abs().saturating_mul(1_000);
     let (number, text) = if scan::is_unwell(line) { (13, "WARN") } else { (9, "INFO") };
@@ -153,7 +153,7 @@ fn map(fields: &Map<String, Value>) -> Value {
     json!({"kvlistValue": {"values": values}})
 }
 
-/// OTLP's `AnyValue`; 64-bit integers are strings in its JSON.
+/// Converts to OTLP's `AnyValue`; its JSON mapping writes 64-bit integers as strings.
 fn any(value: &Value) -> Value {
     match value {
         Value::Null => json!({}),
@@ -168,7 +168,7 @@ fn any(value: &Value) -> Value {
     }
 }
 
-/// How many records a collector did not want although it answered well.
+/// Returns the number of records that a collector rejected in a successful response (`partialSuccess`).
 fn refused(body: &[u8]) -> u64 {
     let answer: Value = serde_json::from_slice(body).unwrap_or_default();
     let count = &answer["partialSuccess"]["rejectedLogRecords"];

@@ -1,46 +1,46 @@
-//! Lines for a receiver that may be away: they wait, within bounds, and are tried again after ever longer pauses.
+//! Queue of lines for a remote receiver: bounded, retried with growing pauses while the receiver is unreachable.
 //!
 //! Deliberately absent: a file to wait in. What must not be lost belongs into the audit file.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-/// Bytes that wait at most; what comes after that is lost and counted.
+/// Bytes queued at most; lines beyond that are lost and counted.
 const WAITING: usize = 8 * 1024 * 1024;
-/// The first pause after a failure; each is twice the one before.
+/// First pause after a failure; each later one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Takes lines to a receiver.
+/// Transport to a receiver.
 pub(super) trait Deliver: Send {
-    /// Delivers whole lines. It has its own deadlines.
+    /// Delivers whole lines. The implementation has its own deadlines.
     fn deliver(&mut self, lines: &[u8]) -> Result<Delivered, Undelivered>;
 
-    /// Who receives, for the log.
+    /// Returns the receiver's name for the log.
     fn name(&self) -> String;
 }
 
-/// How much was taken.
+/// Result of a successful delivery.
 #[derive(Debug, Default)]
 pub(super) struct Delivered {
-    /// Bytes that need not be offered again.
+    /// Bytes to remove from the queue.
     pub(super) bytes: usize,
-    /// Lines among them that the receiver did not want.
+    /// Lines among them that the receiver rejected.
     pub(super) refused: u64,
 }
 
-/// Nothing, or only the beginning, was taken; the rest is to be offered again.
+/// Result of a failed delivery: no line, or only the first ones, were taken; the rest is retried.
 #[derive(Debug)]
 pub(super) struct Undelivered {
-    /// Bytes that need not be offered again.
+    /// Bytes to remove from the queue.
     pub(super) bytes: usize,
-    /// Why.
+    /// Cause of the failure.
     pub(super) error: io::Error,
-    /// The receiver asked to be left alone for this long.
+    /// Pause that the receiver asked for.
     pub(super) pause: Option<Duration>,
 }
 
-/// What waits for a receiver.
+/// Lines queued for one receiver.
 pub(super) struct Remote {
     to: Box<dyn Deliver>,
     waiting: Vec<u8>,
@@ -53,12 +53,12 @@ impl Remote {
         Self { to, waiting: Vec::new(), pause: Duration::ZERO, due: None }
     }
 
-    /// When what waits is to be tried again.
+    /// Returns the time of the next retry.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Takes lines and delivers them, unless the receiver is away. Says how many lines are lost.
+    /// Queues lines and delivers them unless a pause is running. Returns the number of lines lost.
     pub(super) fn take(&mut self, bytes: &[u8]) -> u64 {
         if self.waiting.len() + bytes.len() > WAITING {
             return count(bytes);
@@ -67,7 +67,7 @@ impl Remote {
         if self.due.is_some_and(|due| due > Instant::now()) { 0 } else { self.deliver() }
     }
 
-    /// Delivers what waits. Says how many lines are lost for good.
+    /// Delivers the queue. Returns the number of lines lost for good.
     pub(super) fn deliver(&mut self) -> u64 {
         let mut refused = 0;
         while !self.waiting.is_empty() {
@@ -89,7 +89,7 @@ impl Remote {
         refused
     }
 
-    /// The last try. Says how many lines are lost.
+    /// Tries a last time. Returns the number of lines lost.
     pub(super) fn finish(&mut self) -> u64 {
         self.deliver() + count(&self.waiting)
     }

@@ -11,21 +11,21 @@ use std::time::Duration;
 use super::remote::{Deliver, Delivered, Undelivered};
 use crate::json_line::scan;
 
-/// Connecting and sending may take this long.
+/// Timeout of connecting and of sending.
 const PATIENCE: Duration = Duration::from_secs(3);
 const WARNING: u8 = 4;
 const INFORMATIONAL: u8 = 6;
 
-/// Where syslog messages go, and as what.
+/// Syslog receiver and the facility of its messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyslogTo {
-    /// How they are carried.
+    /// Transport.
     pub carrier: Carrier,
     /// The facility's code, 0 to 23 (RFC 5424, table 1); 16 is `local0`.
     pub facility: u8,
 }
 
-/// How syslog messages are carried.
+/// Transport of syslog messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Carrier {
     /// One datagram per message, to `HOST:PORT`.
@@ -59,7 +59,7 @@ impl Syslog {
         Self { to, host, open: None, message: Vec::new() }
     }
 
-    /// `<PRI>1 TIME HOST durward PID KIND - JSON`
+    /// Formats `<PRI>1 TIME HOST durward PID KIND - JSON` (RFC 5424 section 6).
     fn format(&mut self, line: &[u8]) {
         let severity = if scan::is_unwell(line) { WARNING } else { INFORMATIONAL };
         let priority = self.to.facility * 8 + severity;
@@ -129,7 +129,7 @@ impl Open {
         }
     }
 
-    /// Whether a stream's other end is gone: receivers never answer, so anything but silence is an end.
+    /// Returns true if the peer has closed a stream: receivers never answer, so anything but `WouldBlock` is an end.
     fn has_hung_up(&mut self) -> bool {
         let read = match self {
             Self::Udp(_) | Self::UnixDatagram(_) => return false,
@@ -147,7 +147,7 @@ fn silent<S: Read>(stream: &mut S, set: fn(&S, bool) -> io::Result<()>) -> io::R
     read
 }
 
-/// RFC 6587, 3.4.1.
+/// Writes a message with octet counting (RFC 6587 section 3.4.1).
 fn counted(stream: &mut impl Write, message: &[u8]) -> io::Result<()> {
     let mut frame = format!("{} ", message.len()).into_bytes();
     frame.extend(message);
@@ -191,7 +191,7 @@ fn connect(carrier: &Carrier) -> io::Result<Open> {
     }
 }
 
-/// The first address a name stands for.
+/// Resolves `HOST:PORT` to its first address.
 pub(super) fn resolve(to: &str) -> io::Result<std::net::SocketAddr> {
     let missing = || io::Error::new(ErrorKind::NotFound, format!("{to} has no address"));
     to.to_socket_addrs()?.next().ok_or_else(missing)

@@ -1,4 +1,4 @@
-//! Receivers that listen, go away and come back; and what they get.
+//! Syslog and OTLP receivers that listen, go away and come back; and the lines they get.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -197,7 +197,7 @@ fn accept(listener: &TcpListener) -> TcpStream {
     stream
 }
 
-/// One message with octet counting.
+/// Reads one message with octet counting.
 fn counted(stream: &mut impl BufRead) -> String {
     let mut length = Vec::new();
     stream.read_until(b' ', &mut length).unwrap();
@@ -207,7 +207,7 @@ fn counted(stream: &mut impl BufRead) -> String {
     String::from_utf8(message).unwrap()
 }
 
-/// One request: its head and its body.
+/// Reads one request: its head and its body.
 fn posted(stream: &mut impl BufRead) -> (String, Value) {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {

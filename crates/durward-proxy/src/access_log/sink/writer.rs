@@ -1,6 +1,4 @@
-//! One thread that writes lines to one target, and the bounded channel before it.
-//!
-//! Deliberately absent: waiting for a target that is away; what waits there is bounded too.
+//! One thread that writes lines to one target, and the bounded channel to it.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,14 +12,14 @@ use std::time::Instant;
 use super::remote::Remote;
 use super::{Lines, append};
 
-/// Buffers waiting for the writer at most, and bytes in them: a line may be longer than a buffer usually is.
+/// Buffers queued at most, and bytes in them: a line may be longer than a buffer usually is.
 const WAITING: usize = 128;
 const WAITING_BYTES: usize = 4 * 1024 * 1024;
 
 pub(super) struct Writer {
     kind: &'static str,
     sender: SyncSender<Message>,
-    /// Bytes of lines that wait.
+    /// Bytes of queued lines.
     waiting: Arc<AtomicUsize>,
     lost: Arc<AtomicU64>,
     failing: Arc<AtomicBool>,
@@ -71,7 +69,7 @@ impl Writer {
     pub(super) fn offer(&self, bytes: Vec<u8>, lines: u64) {
         let length = bytes.len();
         let before = self.waiting.fetch_add(length, Relaxed);
-        // A buffer that finds nothing before it is taken whatever its size.
+        // An empty queue accepts a buffer of any size, so that a long line is not lost for ever.
         let fits = before == 0 || before + length <= WAITING_BYTES;
         let sent = fits && self.sender.try_send(Message::Lines(bytes, lines)).is_ok();
         if !sent {
@@ -93,7 +91,7 @@ impl Writer {
     }
 
     pub(super) fn reopen(&self) {
-        // A writer that was closed has nothing to open.
+        // Fails only after the writer was closed.
         let _closed_already = self.sender.send(Message::Reopen);
     }
 
@@ -106,7 +104,7 @@ impl Writer {
     }
 }
 
-/// The last handle writes out what is left.
+/// Writes out what is queued when the last handle is dropped.
 impl Drop for Writer {
     fn drop(&mut self) {
         self.close();
@@ -118,9 +116,9 @@ struct Loop<'a> {
     lost: &'a AtomicU64,
     waiting: &'a AtomicUsize,
     failing: bool,
-    /// The file could not be opened again under its name, so lines go to the old one.
+    /// True if the file could not be reopened by name, so that lines go to the old one.
     detached: bool,
-    /// What others see of `failing` and `detached`.
+    /// Published value of `failing || detached`, for readers outside the thread.
     shown: &'a AtomicBool,
 }
 
@@ -193,7 +191,7 @@ impl<'a> Loop<'a> {
 }
 
 impl Target {
-    /// Says how many lines were given up.
+    /// Writes lines. Returns the number of lines that were given up.
     fn write(&mut self, bytes: &[u8]) -> io::Result<u64> {
         match self {
             Self::Stdout => {
@@ -208,7 +206,7 @@ impl Target {
         Ok(0)
     }
 
-    /// When something that waits is to be tried again.
+    /// Returns the time of the next retry of queued lines.
     fn due(&self) -> Option<Instant> {
         match self {
             Self::Remote(remote) => remote.due(),

@@ -1,19 +1,19 @@
-//! One record in the index: whose, when, where.
+//! One record in the index: address, request, time, offset.
 //!
-//! Deliberately absent: what the record says. It is read from the file, so the index cannot lie about it.
+//! The record itself is read from the file, so the index cannot misreport it.
 
 use crate::json_line::scan;
 
-/// In the order of a segment: by address, then by request, then by time.
+/// Index entry. The order is that of a segment: by address, then by request, then by time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::audit) struct Entry {
-    /// Of the egress address and port.
+    /// Hash of the egress address and port.
     pub(in crate::audit) key: u64,
-    /// Of the id that both records of a request have.
+    /// Hash of the id that both records of a request have.
     pub(in crate::audit) id: u64,
-    /// Microseconds since 1970.
+    /// Time of the record in microseconds since 1970.
     pub(in crate::audit) at: i64,
-    /// Where the line begins, and in the lowest bit whether it is the last record of its request.
+    /// Offset of the line, shifted left by one; the lowest bit is 1 for the last record of its request.
     place: u64,
 }
 
@@ -21,7 +21,7 @@ pub(in crate::audit) struct Entry {
 pub(in crate::audit) const SIZE: usize = 32;
 
 impl Entry {
-    /// Of a line at `place`; `None` when it is no decision, or nothing was dialled.
+    /// Parses the line at `place`; `None` if it is no decision, or nothing was dialled.
     pub(in crate::audit) fn of(line: &[u8], place: u64) -> Option<Self> {
         let close = match scan::text(line, b",\"kind\":\"")? {
             b"egress-open" => 0,
@@ -33,12 +33,12 @@ impl Entry {
         Some(Self { key, id, at: scan::time(line)?, place: place << 1 | close })
     }
 
-    /// Where the line begins.
+    /// Returns the offset of the line.
     pub(in crate::audit) fn place(&self) -> u64 {
         self.place >> 1
     }
 
-    /// Whether it is the last record of its request.
+    /// Returns true for the last record of its request.
     pub(in crate::audit) fn is_close(&self) -> bool {
         self.place & 1 == 1
     }
@@ -56,12 +56,12 @@ impl Entry {
     }
 }
 
-/// Eight bytes, little end first.
+/// Decodes eight bytes, little-endian.
 pub(super) fn word(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
-/// FNV-1a with 64 bits: the same in every version, because it is on disk. Records are compared with what is asked for once they are read.
+/// Hashes by 64-bit FNV-1a: stable in every version, because it is on disk. Collisions are harmless: records are compared once they are read.
 pub(in crate::audit) fn key_of(text: &[u8]) -> u64 {
     text.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)

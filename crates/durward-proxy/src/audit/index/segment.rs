@@ -1,6 +1,4 @@
-//! A sorted part of an index on disk: a head block, then blocks of entries, each with a check sum of its own.
-//!
-//! Deliberately absent: a map into memory; what is needed is read.
+//! A sorted part of an index on disk: a head block, then blocks of entries, each with its own check sum.
 
 use std::fs::File;
 use std::io;
@@ -13,26 +11,26 @@ use crate::audit::chain::Hash;
 /// Bytes of a block.
 pub(super) const BLOCK: u64 = 4096;
 const WHOLE: usize = 4096;
-/// All but the check sum.
+/// Bytes of a block without its check sum.
 const CONTENT: usize = WHOLE - 8;
 const PER_BLOCK: u64 = (CONTENT / SIZE) as u64;
 const MAGIC: &[u8; 8] = b"DURWARD1";
 
-/// A part of an audit file, sorted.
+/// Sorted part of an index.
 pub(in crate::audit) struct Segment {
     index: File,
-    /// Its head, counted in blocks.
+    /// Block number of the segment's head.
     head: u64,
     entries: u64,
     from: u64,
-    /// Where what it covers ends.
+    /// End of the range that the segment covers.
     pub(super) to: u64,
     last_line: Hash,
     last_length: u64,
 }
 
 impl Segment {
-    /// The one whose head is block `head`; `None` when there is none, or not all of it.
+    /// Loads the segment whose head is block `head`; `None` if there is none, or it is incomplete.
     pub(super) fn load(index: &File, head: u64) -> io::Result<Option<Self>> {
         let length = index.metadata()?.len();
         if (head + 1) * BLOCK > length {
@@ -57,7 +55,7 @@ impl Segment {
         Ok(whole.then_some(segment))
     }
 
-    /// Writes one; its entries are sorted.
+    /// Writes a segment from sorted entries.
     pub(super) fn store(
         index: &File,
         head: u64,
@@ -96,12 +94,12 @@ impl Segment {
         })
     }
 
-    /// The block after it.
+    /// Returns the number of the first block after the segment.
     pub(super) fn end(&self) -> u64 {
         self.head + 1 + self.entries.div_ceil(PER_BLOCK)
     }
 
-    /// Whether it covers what follows `covered` in this very file.
+    /// Returns true if the segment covers the range after `covered` in this very file.
     pub(super) fn continues(&self, covered: u64, size: u64, file: &File) -> io::Result<bool> {
         let fits = self.from == covered
             && self.from < self.to
@@ -115,7 +113,7 @@ impl Segment {
         Ok(Hash::of(&line) == self.last_line)
     }
 
-    /// The entries of `key`, from the first on.
+    /// Finds the entries of `key`.
     pub(in crate::audit) fn find(&self, key: u64) -> io::Result<Cursor<'_>> {
         let mut cursor = Cursor { segment: self, key, next: 0, block: Vec::new(), number: 0 };
         let (mut low, mut high) = (0, self.entries);
@@ -128,7 +126,7 @@ impl Segment {
     }
 }
 
-/// A way through the entries of one key.
+/// Cursor over the entries of one key.
 pub(in crate::audit) struct Cursor<'a> {
     segment: &'a Segment,
     key: u64,
@@ -138,7 +136,7 @@ pub(in crate::audit) struct Cursor<'a> {
 }
 
 impl Cursor<'_> {
-    /// The next entry.
+    /// Returns the next entry.
     pub(in crate::audit) fn advance(&mut self) -> io::Result<Option<Entry>> {
         if self.next >= self.segment.entries {
             return Ok(None);
@@ -166,7 +164,7 @@ fn finish(out: &mut Vec<u8>, mut block: Vec<u8>, number: u64) {
     out.extend(sum.to_le_bytes());
 }
 
-/// A block, when it is what was written there.
+/// Reads a block and verifies its check sum.
 fn read(index: &File, number: u64) -> io::Result<Vec<u8>> {
     let mut block = vec![0; WHOLE];
     index.read_exact_at(&mut block, number * BLOCK)?;
@@ -176,7 +174,7 @@ fn read(index: &File, number: u64) -> io::Result<Vec<u8>> {
     Ok(block)
 }
 
-/// Against accidents only, and fast.
+/// Computes a fast check sum: against accidents only, not against tampering.
 fn check_sum(content: &[u8], number: u64) -> u64 {
     content.chunks_exact(8).fold(number ^ 0x9e37_79b9_7f4a_7c15, |sum, bytes| {
         (sum.rotate_left(29) ^ word(bytes)).wrapping_mul(0xff51_afd7_ed55_8ccd)

@@ -27,7 +27,7 @@ fn session(id: &str, port: u16, opened: Option<i64>, closed: Option<i64>) -> Ses
     Session { id: id.to_owned(), port, opened, closed }
 }
 
-/// The records of sessions in the order of time, sealed, each some 450 bytes.
+/// Writes the records of sessions in the order of time, sealed, each about 450 bytes.
 fn write(path: &Path, sessions: &[Session], mut link: Link) -> Link {
     let mut records: Vec<(i64, &str, &Session)> = Vec::new();
     for session in sessions {
@@ -226,7 +226,7 @@ fn many() -> Vec<Session> {
         .collect()
 }
 
-/// What the sessions themselves say.
+/// Computes the expected answer from the sessions themselves.
 fn model(sessions: &[Session], port: u16, at: i64) -> BTreeSet<String> {
     let uses = sessions.iter().filter(|session| {
         session.port == port

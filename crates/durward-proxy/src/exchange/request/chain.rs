@@ -1,8 +1,8 @@
-//! What trusted proxies in front of a listener say of a request: who the client is, and the scheme, host and port it asked for.
+//! Forwarding fields of trusted proxies: the client's address, and the scheme, host and port it asked for.
 //!
-//! Each proxy appends what it saw, so the lists are read from the right for as long as the hop named there is trusted too. What a client
-//! wrote itself stands further left and is never reached. `X-Forwarded-*` counts before `Forwarded` (RFC 7239): a proxy that writes the
-//! former may pass a client's own `Forwarded` on.
+//! Each proxy appends what it saw, so the lists are read from the right for as long as the hop named there is trusted too. Elements that a client
+//! wrote itself stand further left and are never reached. `X-Forwarded-*` counts before `Forwarded` (RFC 7239): a proxy that writes the former may
+//! pass a client's own `Forwarded` on.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,34 +14,34 @@ use crate::http::message::Request;
 use crate::http::names::Known;
 use crate::http::parse::valid_authority;
 
-/// The fields whose presence makes `Forwarded` count for nothing.
+/// Fields whose presence makes `Forwarded` count for nothing.
 const X_FORWARDED: [Known; 4] =
     [Known::XForwardedFor, Known::XForwardedProto, Known::XForwardedHost, Known::XForwardedPort];
 
-/// The trusted proxies a request came through; nothing for a peer that is not trusted.
+/// Trusted proxies that a request came through; empty for a peer that is not trusted.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ProxyChain {
-    /// The client the outermost trusted proxy saw.
+    /// Client that the outermost trusted proxy saw.
     pub(crate) client: Option<IpAddr>,
-    /// True if what the peer says is believed.
+    /// True if the peer is a trusted proxy.
     trusted: bool,
     /// Elements to skip from the right: the trusted hops before the outermost.
     depth: usize,
 }
 
-/// Where the client sent a request, in its own view.
+/// Target of a request in the client's own view.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     /// `http` or `https`.
     pub(crate) scheme: &'static str,
     /// Lower case, without brackets and trailing dot.
     pub(crate) host: String,
-    /// The port, the scheme's own if none is named.
+    /// Port; the scheme's default if none is named.
     pub(crate) port: u16,
 }
 
 impl ProxyChain {
-    /// Reads what a trusted peer sent.
+    /// Reads the fields of a trusted peer.
     pub(crate) fn read(fields: &Fields, proxies: &SourceSet) -> Self {
         let mut chain = Self { trusted: true, ..Self::default() };
         let mut hops = 0;
@@ -54,20 +54,20 @@ impl ProxyChain {
         chain
     }
 
-    /// The client's scheme.
+    /// Returns the client's scheme.
     pub(crate) fn scheme(&self, http: &Http, request: &Request) -> &'static str {
         let said = self.said(&request.fields, Known::XForwardedProto, b"proto").and_then(scheme);
         let asked = self.trusted.then(|| scheme(request.fields.bytes(request.scheme))).flatten();
         said.or(asked).unwrap_or(http.texts.scheme)
     }
 
-    /// Returns whether a request may name this scheme on this listener: a trusted proxy may have ended TLS, or not used it.
+    /// Returns true if a request may name this scheme on this listener: a trusted proxy may have terminated TLS, or not used it.
     pub(crate) fn allows_scheme(&self, http: &Http, named: &[u8]) -> bool {
         named.eq_ignore_ascii_case(http.texts.scheme.as_bytes())
             || (self.trusted && scheme(named).is_some())
     }
 
-    /// Where the client sent the request.
+    /// Returns the target of the request in the client's own view.
     pub(crate) fn target(&self, http: &Http, request: &Request) -> Target {
         let fields = &request.fields;
         let scheme = self.scheme(http, request);
@@ -76,14 +76,14 @@ impl ProxyChain {
         let authority = said.unwrap_or_else(|| fields.bytes(request.authority));
         let (host, port) = split(authority);
         let port = match self.said(fields, Known::XForwardedPort, b"").and_then(number) {
-            // The port in X-Forwarded-Host is the client's own, that in Host may be the way from the proxy to us.
+            // The port in X-Forwarded-Host is the client's own, that in Host may be the proxy's port to us.
             Some(own) if said.is_none() || port.is_none() => Some(own),
             _ => port,
         };
         Target { scheme, host, port: port.unwrap_or_else(|| own_port(scheme)) }
     }
 
-    /// What the outermost trusted proxy wrote into a field, or into a parameter of `Forwarded`.
+    /// Returns the element that the outermost trusted proxy wrote into a field, or into a parameter of `Forwarded`.
     fn said<'f>(&self, fields: &'f Fields, known: Known, parameter: &[u8]) -> Option<&'f [u8]> {
         let (mut found, mut seen) = (None, 0);
         if self.trusted {
@@ -97,7 +97,7 @@ impl ProxyChain {
     }
 }
 
-/// Shows `see` the elements of a list from the right, over all its lines, until it has seen enough.
+/// Passes the elements of a list to `see` from the right, over all field lines, until it returns false.
 fn each<'f>(
     fields: &'f Fields,
     known: Known,
@@ -120,7 +120,7 @@ fn each<'f>(
     }
 }
 
-/// Takes the last part off a list; a separator between quotes separates nothing.
+/// Takes the last element off a list; separators inside quotes do not count.
 fn take_last<'f>(rest: &mut Option<&'f [u8]>, separator: u8) -> Option<&'f [u8]> {
     let all = (*rest)?;
     let mut quoted = false;
@@ -132,7 +132,7 @@ fn take_last<'f>(rest: &mut Option<&'f [u8]>, separator: u8) -> Option<&'f [u8]>
     Some(all[at.map_or(0, |at| at + 1)..].trim_ascii())
 }
 
-/// The value of a parameter in an element of `Forwarded`, without quotes; a missing one and one with escapes are a single blank.
+/// Returns the value of a parameter in an element of `Forwarded`, without quotes; a missing one and one with escapes are a single blank.
 fn pair<'f>(element: &'f [u8], parameter: &[u8]) -> &'f [u8] {
     const UNKNOWN: &[u8] = b" ";
     if element.is_empty() || element.contains(&b'\\') {
@@ -149,7 +149,7 @@ fn pair<'f>(element: &'f [u8], parameter: &[u8]) -> &'f [u8] {
     UNKNOWN
 }
 
-/// `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:4711`.
+/// Parses `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:4711`.
 fn address(element: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(element).ok()?;
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
@@ -159,7 +159,7 @@ fn address(element: &[u8]) -> Option<IpAddr> {
 
 fn scheme(name: &[u8]) -> Option<&'static str> {
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-    // Some proxies name the WebSocket's scheme.
+    // Some proxies name the WebSocket scheme.
     if is("https") || is("wss") {
         Some("https")
     } else if is("http") || is("ws") {
@@ -173,7 +173,7 @@ fn number(text: &[u8]) -> Option<u16> {
     std::str::from_utf8(text).ok()?.parse().ok().filter(|port| *port > 0)
 }
 
-/// The host in lower case, without brackets and trailing dot, and the port.
+/// Splits an authority into the host in lower case, without brackets and trailing dot, and the port.
 fn split(authority: &[u8]) -> (String, Option<u16>) {
     let end = valid_authority(authority).unwrap_or(authority.len());
     let (host, port) = authority.split_at(end);
@@ -183,7 +183,7 @@ fn split(authority: &[u8]) -> (String, Option<u16>) {
     (host.to_owned(), port.strip_prefix(b":").and_then(number))
 }
 
-/// The port of a scheme's URIs that name none.
+/// Returns the default port of a scheme.
 pub(crate) fn own_port(scheme: &str) -> u16 {
     if scheme == "https" { 443 } else { 80 }
 }

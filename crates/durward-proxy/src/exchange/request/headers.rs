@@ -1,7 +1,7 @@
-//! What an upstream is told about the client, and a route's own changes to headers.
+//! Fields that describe the client to an upstream, and a route's own changes to fields.
 //!
-//! What a client says about itself is dropped in every spelling before we say it. Deliberately absent: a choice to trust identity
-//! headers; only the TLS session knows who the client is.
+//! A client's own copies of these fields are dropped in every spelling before ours are added. Deliberately absent: a choice to trust identity fields;
+//! only the TLS session identifies the client.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -16,15 +16,15 @@ use crate::http::fields::{Fields, Part};
 use crate::http::message::Request;
 use crate::http::names::Known;
 
-/// What is said about a connection in each of its requests, made once.
+/// Field values that are equal in all requests of a connection, made once.
 pub(crate) struct Texts {
     /// `http` or `https`.
     pub(crate) scheme: &'static str,
-    /// The destination's address.
+    /// Destination's address.
     pub(crate) local: String,
-    /// The destination as an authority.
+    /// Destination as an authority.
     pub(crate) authority: String,
-    /// Whether the client's own forwarding headers are kept.
+    /// True if the client's own forwarding fields are kept.
     pub(crate) trusted: bool,
     client: String,
     port: String,
@@ -104,6 +104,7 @@ fn forwarding(http: &Http, request: &mut Request, chain: &ProxyChain, id: &Reque
         scheme,
     ];
     fields.extend_list(Known::Forwarded, b"Forwarded", &element);
+    // A trusted proxy saw the client's own scheme, host and port; ours would be those of its connection.
     let mut unless_said = |known: Known, name: &[u8], value: Part<'_>| {
         if !texts.trusted || fields.get(known).is_none() {
             fields.extend_list(known, name, &[value]);
@@ -146,7 +147,7 @@ fn envoy_format(certificate: &ClientCertificate) -> String {
     text.push('"');
     let names = certificate.uris.iter().map(|uri| ("URI", uri));
     for (key, name) in names.chain(certificate.dns.iter().map(|name| ("DNS", name))) {
-        // A String does not fail to be written to.
+        // Writing to a String cannot fail.
         let _ = write!(text, ";{key}=");
         if name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, ',' | ';' | '=' | '"' | '\\'))
         {
@@ -170,7 +171,7 @@ fn push_quoted(text: &mut String, value: &str) {
     }
 }
 
-/// A route's own changes. Fields that frame a message or rule a connection are not the route's to change.
+/// Applies a route's own changes. A route may not change fields that frame a message or control a connection.
 pub(crate) fn rewrite(fields: &mut Fields, rules: &HeaderRules) {
     if rules.is_empty() {
         return;

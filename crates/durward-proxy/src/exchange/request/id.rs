@@ -1,13 +1,13 @@
-//! The name of one request, for logs here and behind.
+//! Id of one request, for logs here and at upstreams.
 //!
-//! Deliberately absent: secrecy; it only has to be different from the others.
+//! Deliberately absent: secrecy; ids only have to differ.
 
 use crate::core::Core;
 
-/// Bytes of the longest id taken over from a trusted peer.
+/// Longest id in bytes that is accepted from a trusted peer.
 const LONGEST: usize = 64;
 
-/// `X-Request-Id`.
+/// Value of `X-Request-Id`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestId {
     text: [u8; LONGEST],
@@ -15,7 +15,7 @@ pub(crate) struct RequestId {
 }
 
 impl RequestId {
-    /// A new one: 32 hexadecimal digits.
+    /// Generates an id: 32 hexadecimal digits.
     pub(crate) fn new(core: &Core) -> Self {
         let mut text = [0; LONGEST];
         for word in 0..4 {
@@ -28,7 +28,7 @@ impl RequestId {
         Self { text, length: 32 }
     }
 
-    /// A trusted peer's, if it is short and printable.
+    /// Accepts a trusted peer's id if it is short and printable.
     pub(crate) fn kept(value: &[u8]) -> Option<Self> {
         let fits = !value.is_empty() && value.len() <= LONGEST;
         if !fits || !value.iter().all(u8::is_ascii_graphic) {
@@ -39,7 +39,7 @@ impl RequestId {
         Some(Self { text, length: value.len() })
     }
 
-    /// The text.
+    /// Returns the text.
     pub(crate) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.text[..self.length]).unwrap_or_default()
     }

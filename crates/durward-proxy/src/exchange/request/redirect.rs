@@ -1,6 +1,6 @@
-//! Sending a client elsewhere.
+//! Redirects.
 //!
-//! Locations are absolute. The host is checked and the path begins with one slash, so there is no other place to be sent to.
+//! Locations are absolute. The host is checked and the path begins with one slash, so a location cannot lead to another host (open redirect).
 
 use std::fmt::Write;
 
@@ -11,10 +11,10 @@ use crate::exchange::request::chain::{ProxyChain, own_port};
 use crate::http::message::Request;
 use crate::http::problem::Answer;
 
-/// The answer that sends the client where `redirect` leads; `None` when it is there already.
+/// Builds the redirect; `None` if it would lead to the request's own target.
 ///
-/// What is not written stays as the client asked for it: scheme, host, port, path and query. A port is not kept for another scheme, where
-/// it would be the wrong one.
+/// Parts that `redirect` does not set are those of the request: scheme, host, port, path and query. A port is not kept for another scheme, where it
+/// would be the wrong one.
 pub(crate) fn answer(
     http: &Http,
     request: &Request,
@@ -39,7 +39,7 @@ pub(crate) fn answer(
         return None;
     }
     let mut location = String::with_capacity(128);
-    // A String does not fail to be written to.
+    // Writing to a String cannot fail.
     let _ = match host.contains(':') {
         true => write!(location, "{scheme}://[{host}]"),
         false => write!(location, "{scheme}://{host}"),

@@ -1,6 +1,4 @@
-//! The upstream's side of an exchange over HTTP/1.1.
-//!
-//! Deliberately absent: the pool; whoever holds the lease decides what becomes of the connection afterwards.
+//! Upstream's side of an exchange over HTTP/1.1.
 
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -27,7 +25,7 @@ impl Upstream for Conn {
         request: &Request,
         response: &mut Response,
     ) -> Poll<Result<(), HeadFault>> {
-        // An extended CONNECT is a GET here.
+        // An extended CONNECT becomes a GET with Upgrade in HTTP/1.1.
         let extended = request.upgrade.is_extended();
         let kind = if extended { Kind::Other } else { Kind::of(request) };
         let asked = Asked { kind, upgrade: !request.upgrade.is_none() };
@@ -71,12 +69,12 @@ impl Upstream for Conn {
 }
 
 impl Conn {
-    /// Queues bytes before a tunnel's others.
+    /// Queues bytes before all others of a tunnel.
     pub(crate) fn send_first(&mut self, bytes: &[u8]) {
         self.output.begin(Framing::UntilClose, |out| out.extend_from_slice(bytes));
     }
 
-    /// Whether another request may follow the one that `response` answered.
+    /// Returns true if another request may follow the one that `response` answered.
     pub(crate) fn may_be_reused(&self, response: &Response) -> bool {
         response.version == Version::Http11
             && !response.close

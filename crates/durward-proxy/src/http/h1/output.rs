@@ -1,6 +1,4 @@
-//! The bytes that go out: a head and a small body in one write, a large body as it comes, chunks framed anew.
-//!
-//! Deliberately absent: a copy of large bodies; they go from the buffer they were read into.
+//! Outbound direction: a head and a small body in one write, a large body as it arrives, chunks framed anew.
 
 use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
@@ -14,24 +12,24 @@ use crate::http::flow::Source;
 use crate::http::message::Framing;
 use crate::io::Io;
 
-/// Up to this much is gathered before it is written.
+/// Bytes gathered before a write at most.
 const GATHER: usize = 16 * 1024;
 
-/// How the body that goes out is framed.
+/// Framing of the outbound body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Encoding {
-    /// There is none.
+    /// No body.
     #[default]
     None,
-    /// So many bytes are left.
+    /// Bytes left.
     Length(u64),
-    /// In chunks; so many bytes of the one begun are left.
+    /// Chunked; bytes left of the chunk that was begun.
     Chunked { open: usize },
-    /// As it is.
+    /// Unframed.
     Raw,
 }
 
-/// What waits to be written, and how the body is framed.
+/// Bytes queued for writing, and the framing of the body.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     pending: Vec<u8>,
@@ -43,7 +41,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Queues a head, and prepares for a body framed like this.
+    /// Queues a head and prepares for a body of this framing.
     pub(crate) fn begin(&mut self, framing: Framing, write: impl FnOnce(&mut Vec<u8>)) {
         if self.pending.capacity() == 0 {
             self.pending = take_write();
@@ -57,27 +55,27 @@ impl Output {
         };
     }
 
-    /// Whether everything was handed to the system.
+    /// Returns true if everything was handed to the kernel.
     pub(crate) fn is_empty(&self) -> bool {
         self.start == self.pending.len()
     }
 
-    /// Returns the memory that bytes to be written take up.
+    /// Returns the memory held by queued bytes.
     pub(crate) fn size(&self) -> usize {
         if self.is_empty() { 0 } else { self.pending.capacity() }
     }
 
-    /// Whether the framing of the last message was completed.
+    /// Returns true if the framing of the last message was completed.
     pub(crate) fn is_complete(&self) -> bool {
         self.encoding == Encoding::None
     }
 
-    /// Reports whether at least one message went out, and all of it.
+    /// Returns true if at least one message was sent, and all of it.
     pub(crate) fn is_finished(&self) -> bool {
         self.sent > 0 && self.is_empty() && self.is_complete()
     }
 
-    /// Whether a body is under way whose end is the connection's.
+    /// Returns true if a body is under way that ends with the connection.
     pub(crate) fn is_raw(&self) -> bool {
         self.encoding == Encoding::Raw
     }
@@ -100,7 +98,7 @@ impl Output {
         }
         let gathers = self.pending.len() - self.start + count <= GATHER;
         if self.encoding == (Encoding::Chunked { open: 0 }) {
-            // A Vec does not fail to be written to.
+            // Writing to a Vec cannot fail.
             let _ = write!(self.pending_mut(), "{count:x}\r\n");
             self.encoding = Encoding::Chunked { open: count };
         }
@@ -135,7 +133,7 @@ impl Output {
         }
     }
 
-    /// Writes what is pending and then some of `data`; says how much of `data`, at least one byte.
+    /// Writes the queue and then some of `data`; returns the bytes of `data` written, at least one.
     fn poll_write(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,7 +1,6 @@
-//! Heads as HTTP/1.1 has them, made from the parsed form alone.
+//! Writes HTTP/1.1 heads from the parsed form alone.
 //!
-//! Deliberately absent: anything copied from the wire unread. A field value with a line end in it cannot get this far, and would be
-//! left out here if it did.
+//! Deliberately absent: raw bytes of the peer. A field value with a line end in it cannot get this far, and would be left out here if it did.
 
 use std::io::Write;
 
@@ -10,7 +9,7 @@ use crate::http::message::{Framing, Request, Response, Upgrade, Version};
 use crate::http::names::Known;
 use crate::syntax::is_value;
 
-/// One field line.
+/// Writes one field line.
 pub(crate) fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     if !is_value(value) {
         return;
@@ -22,11 +21,11 @@ pub(crate) fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 }
 
 fn content_length(out: &mut Vec<u8>, length: u64) {
-    // A Vec does not fail to be written to.
+    // Writing to a Vec cannot fail.
     let _ = write!(out, "Content-Length: {length}\r\n");
 }
 
-/// A request's head.
+/// Writes a request's head.
 pub(crate) fn request(out: &mut Vec<u8>, request: &Request) {
     let fields = &request.fields;
     let method = match request.upgrade {
@@ -89,7 +88,7 @@ fn status_line(out: &mut Vec<u8>, response: &Response) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// A 1xx head.
+/// Writes the head of an interim response (1xx).
 pub(crate) fn interim(out: &mut Vec<u8>, response: &Response) {
     status_line(out, response);
     for line in response.fields.iter() {
@@ -98,7 +97,7 @@ pub(crate) fn interim(out: &mut Vec<u8>, response: &Response) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// A final response's head; `close` says that the connection ends with it.
+/// Writes a final response's head; `close` adds that the connection ends with it.
 pub(crate) fn response(
     out: &mut Vec<u8>,
     request: &Request,

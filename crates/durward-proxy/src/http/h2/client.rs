@@ -1,6 +1,4 @@
-//! The upstream's side of an exchange over HTTP/2: one stream of a shared connection.
-//!
-//! Deliberately absent: the connection; the upstream room drives it.
+//! Upstream's side of an exchange over HTTP/2: one stream of a shared connection.
 
 use std::io;
 use std::pin::Pin;
@@ -19,17 +17,17 @@ use crate::http2::inspect::Findings;
 use crate::http2::{StreamAccount, Streams};
 use crate::refusal::Refusal;
 
-/// A stream towards an upstream.
+/// Stream to an upstream.
 pub(crate) struct Up {
     send: SendRequest<Bytes>,
     streams: Streams,
     account: Option<Rc<StreamAccount>>,
-    /// The stream's number once it is open, and where faults of its heads and trailers are noted.
+    /// Stream id once the stream is open, and the place where faults of its heads and trailers are noted.
     findings: (u32, Rc<Findings>),
-    /// Bytes that the upstream may send ahead.
+    /// Bytes that the upstream may send ahead (flow-control window).
     window: usize,
     scheme: &'static str,
-    /// Waits for the connection to have room for it; `true`: it has no body.
+    /// Request that waits for a free stream on the connection; `true` if it has no body.
     waiting: Option<(http::Request<()>, bool)>,
     response: Option<ResponseFuture>,
     outlet: Outlet,
@@ -97,20 +95,20 @@ impl Up {
         }
     }
 
-    /// What the codec mends in a head or in trailers makes the response malformed.
+    /// Rejects a response whose head or trailers broke a rule that the codec silently repairs.
     fn sound(&self) -> Result<(), HeadFault> {
         let (stream, findings) = &self.findings;
         let fault = findings.take(*stream);
         fault.map_or(Ok(()), |fault| Err(HeadFault::Malformed(fault.of_response())))
     }
 
-    /// Why there is no head: the connection may have ended because of a bound that the upstream broke.
+    /// Returns the reason there is no head: the connection may have ended because the upstream broke a bound.
     fn fault(&self, error: &h2::Error) -> HeadFault {
         if let Some(refusal) = self.streams.broken() {
             return HeadFault::Malformed(refusal);
         }
         match head_fault(error) {
-            // The codec does not say which rule it was.
+            // The codec does not report which rule was broken.
             HeadFault::Malformed(refusal) => {
                 self.sound().err().unwrap_or(HeadFault::Malformed(refusal))
             }
@@ -131,15 +129,15 @@ fn read_head(
 fn head_fault(error: &h2::Error) -> HeadFault {
     match error.reason() {
         Some(Reason::REFUSED_STREAM) if error.is_remote() => HeadFault::Refused,
-        // A GOAWAY in good order ends only the streams that the upstream did not look at.
+        // A GOAWAY with NO_ERROR ends only the streams that the upstream did not process.
         Some(Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => HeadFault::Refused,
         Some(reason) if error.is_remote() => HeadFault::Reset(ended_by(reason)),
-        // The codec's own: a rule of the protocol or a bound on heads is broken.
+        // Error raised by the codec: the upstream broke a rule of the protocol or a bound on heads.
         Some(_) if error.is_library() => {
             HeadFault::Malformed(Refusal::BadResponse { detail: "HTTP/2 protocol error" })
         }
         _ if error.is_io() => HeadFault::Closed,
-        // The crate itself will not send it.
+        // The codec itself refuses to send the request.
         None => HeadFault::Unfit(unfit("request that HTTP/2 cannot carry")),
         Some(_) => HeadFault::Closed,
     }
@@ -187,7 +185,7 @@ impl Upstream for Up {
         response: &mut Response,
     ) -> Poll<Result<(), HeadFault>> {
         if let Err(error) = ready!(self.poll_start(cx)) {
-            // Still waiting: nothing was sent.
+            // The request still waits for a free stream: nothing was sent.
             let fault = self.fault(&error);
             let unsent = self.waiting.is_some() && !matches!(fault, HeadFault::Unfit(_));
             return Poll::Ready(Err(if unsent { HeadFault::Refused } else { fault }));
@@ -245,7 +243,7 @@ impl Source for Up {
     }
 
     fn held(&self) -> usize {
-        // What waits here stops the stream, and the upstream fills its window.
+        // Unread data blocks the stream, and the upstream may fill its window meanwhile.
         if self.data().is_empty() { 0 } else { self.window }
     }
 
@@ -269,7 +267,7 @@ impl Sink for Up {
     }
 
     fn finish(&mut self, trailers: Option<&Fields>) -> io::Result<()> {
-        // A request without a body ends with its head, which may still wait for room.
+        // A request without a body ends with its head, which may still wait for a free stream.
         if self.waiting.as_ref().is_some_and(|(_, ended)| *ended) {
             return Ok(());
         }

@@ -1,6 +1,6 @@
-//! Heads between the neutral form and the `http` crate's, which `h2` speaks.
+//! Converts heads between the version-neutral form and the `http` crate's types, which `h2` uses.
 //!
-//! A head from HTTP/2 is checked as strictly as one from HTTP/1: it may be sent on as one. Deliberately absent: fields of one connection.
+//! A head from HTTP/2 is checked as strictly as one from HTTP/1: it may be forwarded over HTTP/1.
 
 use h2::ext::Protocol;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -14,12 +14,12 @@ use crate::http::parse::{HeadLimits, set_host, valid_authority};
 use crate::http2::HEADER_LIST;
 use crate::syntax::{Fault, content_length, is_target_byte, is_token, is_value};
 
-/// Bytes a field is counted as besides its name and value (RFC 9113 §6.5.2).
+/// Bytes that each field counts besides its name and value (RFC 9113 §6.5.2).
 const OVERHEAD: usize = 32;
-/// Bytes of the longest method.
+/// Longest method in bytes.
 const METHOD: usize = 32;
 
-/// What of the fields rules the message.
+/// Fields that control the message.
 #[derive(Default)]
 struct Control {
     length: Option<u64>,
@@ -30,7 +30,7 @@ struct Control {
     size: usize,
 }
 
-/// A client's request. `ended` says that it has no body, `connect` that tunnels may be asked for.
+/// Converts a client's request. `ended` is true if it has no body, `connect` if tunnels are allowed.
 pub(crate) fn request(
     parts: &request::Parts,
     (ended, connect): (bool, bool),
@@ -99,7 +99,7 @@ fn target(parts: &request::Parts, connect: bool, out: &mut Request) -> Result<()
     Ok(())
 }
 
-/// A CONNECT as of old: an authority with a port, and nothing else (RFC 9113 §8.5).
+/// Converts a plain CONNECT: an authority with a port, and nothing else (RFC 9113 §8.5).
 fn tunnel(parts: &request::Parts, connect: bool, out: &mut Request) -> Result<(), Fault> {
     if !connect {
         return Err(Fault::Connect);
@@ -132,7 +132,7 @@ fn find_host(out: &mut Request, control: &Control) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Copies fields, leaving out those that rule the message; these are returned.
+/// Copies fields, except those that control the message, which are returned.
 fn fields(map: &HeaderMap, out: &mut Fields, is_request: bool) -> Result<Control, Fault> {
     let mut control = Control::default();
     let mut cookies = 0;
@@ -158,7 +158,7 @@ fn fields(map: &HeaderMap, out: &mut Fields, is_request: bool) -> Result<Control
                     return Err(Fault::Malformed("repeated Host"));
                 }
             }
-            // RFC 9113 §8.2.3: one field again for whoever is behind.
+            // Cookie fields are joined again for HTTP/1 upstreams (RFC 9113 §8.2.3).
             Known::Cookie if is_request => cookies += 1,
             Known::Proxy => {}
             Known::ProxyAuthorization => {
@@ -201,7 +201,7 @@ fn join_cookies(map: &HeaderMap, out: &mut Fields) {
     });
 }
 
-/// The `http` crate takes more names than are tokens, `"` among them.
+/// Checks a field: the `http` crate accepts names that are no tokens, `"` among them.
 fn check_field(name: &[u8], value: &[u8]) -> Result<(), Fault> {
     if !is_token(name) {
         return Err(Fault::Malformed("field name is not a token"));
@@ -215,7 +215,7 @@ fn check_field(name: &[u8], value: &[u8]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// An upstream's response. `ended` says that it has no body.
+/// Converts an upstream's response. `ended` is true if it has no body.
 pub(crate) fn response(
     parts: &response::Parts,
     ended: bool,
@@ -238,7 +238,7 @@ pub(crate) fn response(
     Ok(())
 }
 
-/// Trailer fields that may be passed on.
+/// Converts trailer fields that may be passed on.
 pub(crate) fn trailers(map: &HeaderMap) -> Result<Fields, &'static str> {
     let mut out = Fields::default();
     for (name, value) in map {
@@ -254,7 +254,7 @@ pub(crate) fn trailers(map: &HeaderMap) -> Result<Fields, &'static str> {
     Ok(out)
 }
 
-/// Fields as `h2` wants them.
+/// Converts fields to a `HeaderMap`.
 pub(crate) fn header_map(fields: &Fields) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(fields.len() + 2);
     for field in fields.iter() {
@@ -267,7 +267,7 @@ pub(crate) fn header_map(fields: &Fields) -> HeaderMap {
     map
 }
 
-/// Returns why a request cannot be sent over HTTP/2: the `http` crate, whose types `h2` takes, has narrower targets than HTTP/1.
+/// Returns the reason a request cannot be sent over HTTP/2: the `http` crate, whose types `h2` takes, accepts fewer targets than HTTP/1.
 pub(crate) fn unfit(request: &Request) -> Option<&'static str> {
     let fields = &request.fields;
     if fields.bytes(request.path).iter().any(|byte| matches!(byte, b'<' | b'>' | b'`')) {
@@ -279,7 +279,7 @@ pub(crate) fn unfit(request: &Request) -> Option<&'static str> {
     None
 }
 
-/// A request for an upstream.
+/// Converts a request for an upstream.
 pub(crate) fn to_request(request: &Request, scheme: &str) -> Option<http::Request<()>> {
     let fields = &request.fields;
     let mut path = Vec::with_capacity(request.path.len() + request.query.len());
@@ -312,7 +312,7 @@ pub(crate) fn to_request(request: &Request, scheme: &str) -> Option<http::Reques
     Some(out)
 }
 
-/// A response for a client, with `length` as its `Content-Length`. A tunnel that HTTP/1 opens with 101 is opened with 200 here.
+/// Converts a response for a client, with `length` as its `Content-Length`. A tunnel that HTTP/1 opens with 101 is opened with 200 here.
 pub(crate) fn to_response(response: &Response, length: Option<u64>) -> Option<http::Response<()>> {
     let mut out = http::Response::new(());
     let status = if response.status == 101 { 200 } else { response.status };

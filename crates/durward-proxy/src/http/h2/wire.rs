@@ -1,7 +1,7 @@
-//! The bytes of an HTTP/2 connection: frames that come in are counted, frames that go out are gathered.
+//! Transport of an HTTP/2 connection below `h2`: counts inbound frames and gathers outbound ones.
 //!
-//! `h2` flushes after every DATA frame; sixteen small responses would be sixteen TLS records and system calls. Here its flush does
-//! nothing, and the connection's task flushes once it has looked at all its streams. Deliberately absent: any look at payloads.
+//! `h2` flushes after every DATA frame; sixteen small responses would be sixteen TLS records and system calls. Here its flush does nothing, and the
+//! connection's task flushes once it has polled all its streams.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -21,7 +21,7 @@ use crate::http2::intake::Intake;
 use crate::io::Io;
 use crate::turns;
 
-/// A connection shared by `h2`, which reads and writes, and the task, which flushes.
+/// Connection shared by `h2`, which reads and writes, and the task, which flushes.
 #[derive(Clone)]
 pub(crate) struct Wire(Rc<RefCell<State>>);
 
@@ -34,17 +34,16 @@ struct State {
     findings: Rc<Findings>,
     broken: Option<&'static str>,
     streams: Streams,
-    /// Frames that go out.
+    /// Outbound frames.
     sent: Frames,
-    /// Nothing was read because too many heads wait to be taken.
+    /// True if reading stopped because too many heads wait to be taken.
     held_back: bool,
     out: Vec<u8>,
     start: usize,
 }
 
 impl Wire {
-    /// Over `io`, of which `early` was read already. What its streams hold is counted in `streams`; `h2` takes lists of fields up to a
-    /// size of `list`.
+    /// Wraps `io`, of which `early` was read already. Memory of its streams is counted in `streams`; `h2` accepts lists of fields up to `list` bytes.
     pub(crate) fn new(io: Io, early: &[u8], streams: Streams, list: usize) -> Self {
         let findings = Rc::<Findings>::default();
         let mut buffer = Buffer::default();
@@ -65,22 +64,22 @@ impl Wire {
         })))
     }
 
-    /// What was noted of the connection's requests.
+    /// Returns the faults noted of the connection's requests.
     pub(crate) fn findings(&self) -> Rc<Findings> {
         Rc::clone(&self.0.borrow().findings)
     }
 
-    /// The budget that is broken. Nothing more is read then.
+    /// Returns the frame budget that the peer exceeded, if any. Nothing more is read then.
     pub(crate) fn broken(&self) -> Option<&'static str> {
         self.0.borrow().broken
     }
 
-    /// Says whether reading stopped since it was last asked because too many heads wait to be taken.
+    /// Returns true if reading stopped, since the last call, because too many heads wait to be taken.
     pub(crate) fn was_held_back(&self) -> bool {
         std::mem::take(&mut self.0.borrow_mut().held_back)
     }
 
-    /// Hands everything gathered to the system.
+    /// Hands all gathered bytes to the kernel.
     pub(crate) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.borrow_mut();
         ready!(state.poll_drain(cx))?;
@@ -115,7 +114,7 @@ impl State {
         if self.out.capacity() == 0 {
             self.out = take_write();
         }
-        // A single write may be larger than the buffer should grow.
+        // One write may be larger than the buffer should grow.
         let mut room = SIZE;
         for part in parts {
             let count = part.len().min(room);
@@ -135,12 +134,12 @@ impl State {
             return Poll::Pending;
         }
         while !self.intake.serve(buf) {
-            // Frames cost time, however small they are.
+            // Each frame costs time, however small it is.
             if turns::is_over() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            // The task that polls takes the heads and reads on; nobody has to be woken.
+            // The task that polls takes the heads and then reads on, so no wake-up is needed.
             if self.streams.is_full() {
                 self.held_back = true;
                 return Poll::Pending;
@@ -163,7 +162,7 @@ impl State {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes bytes that came before the connection was known to be of HTTP/2, and then those of the system.
+    /// Reads the bytes that came before the connection was known to be HTTP/2, and then those of the socket.
     fn poll_arrive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.early.is_empty() {
             return Pin::new(&mut self.io).poll_read(cx, buf);

@@ -1,4 +1,4 @@
-//! What `Connection`, `Content-Length` and `Transfer-Encoding` of a head say together.
+//! Combined meaning of `Connection`, `Content-Length` and `Transfer-Encoding` in a head.
 //!
 //! Deliberately absent: a choice between contradicting fields; a contradiction is refused.
 
@@ -7,36 +7,36 @@ use crate::http::message::Version;
 use crate::http::names::Known;
 use crate::syntax::{Fault, content_length, is_token};
 
-/// The fields that frame a message and rule its connection.
+/// Fields that frame a message and control its connection.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
-    /// `Content-Length`.
+    /// Value of `Content-Length`.
     pub(crate) length: Option<u64>,
-    /// `Transfer-Encoding: chunked`.
+    /// True for `Transfer-Encoding: chunked`.
     pub(crate) chunked: bool,
-    /// `Connection: close`.
+    /// True for `Connection: close`.
     pub(crate) close: bool,
-    /// `Connection: keep-alive`.
+    /// True for `Connection: keep-alive`.
     pub(crate) keep_alive: bool,
-    /// `Connection: upgrade`.
+    /// True for `Connection: upgrade`.
     pub(crate) upgrades: bool,
     /// The last `Upgrade` field, and how many there are.
     pub(crate) upgrade: Option<Span>,
     pub(crate) upgrade_fields: u32,
-    /// `TE: trailers`.
+    /// True for `TE: trailers`.
     pub(crate) te_trailers: bool,
-    /// How many `Host` fields there are, and the last one.
+    /// Number of `Host` fields, and the last one.
     pub(crate) hosts: (u32, Span),
-    /// The last `Expect` field.
+    /// Last `Expect` field.
     pub(crate) expect: Option<Span>,
-    /// The last `Proxy-Authorization` field, and whether there is another.
+    /// Number of `Proxy-Authorization` fields, and the last one.
     pub(crate) proxy_authorization: (u32, Span),
     nominates: bool,
     disguised: bool,
 }
 
 impl Control {
-    /// Looks at all fields of a loaded head.
+    /// Reads all fields of a loaded head.
     pub(crate) fn read(fields: &Fields, version: Version) -> Result<Self, Fault> {
         let mut control = Self::default();
         for index in 0..fields.len() {
@@ -125,8 +125,7 @@ impl Control {
         Ok(())
     }
 
-    /// Removes what concerns this connection only, hop-by-hop fields and those `Connection` names, and names that a server may take
-    /// for one of ours.
+    /// Removes hop-by-hop fields, those that `Connection` names, and names that a server may take for one of ours.
     pub(crate) fn strip(&self, fields: &mut Fields) {
         if self.nominates {
             let named: Vec<Vec<u8>> = fields
@@ -146,7 +145,7 @@ impl Control {
         });
     }
 
-    /// Whether the connection may be used again.
+    /// Returns true if the connection may be used again.
     pub(crate) fn persists(&self, version: Version) -> bool {
         !self.close && (version != Version::Http10 || self.keep_alive)
     }

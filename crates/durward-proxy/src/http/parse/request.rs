@@ -1,6 +1,4 @@
-//! Request heads.
-//!
-//! Deliberately absent: the tenant; whose request it is does not change what it means.
+//! Parser of request heads.
 
 use crate::http::fields::{Fields, Span, list};
 use crate::http::message::{Framing, Request, Upgrade, Version};
@@ -9,10 +7,10 @@ use crate::http::parse::connection::Control;
 use crate::http::parse::{HeadLimits, Line, Parsed, Progress, field_line, target, valid_authority};
 use crate::syntax::{Fault, is_token};
 
-/// Bytes of the longest method.
+/// Longest method in bytes.
 const METHOD: usize = 32;
 
-/// Reads as much of a request's head as there is. `input` begins where the head does and grows from call to call.
+/// Parses as much of a request's head as there is. `input` begins with the head and grows from call to call.
 pub(crate) fn parse_request(
     input: &[u8],
     progress: &mut Progress,
@@ -23,7 +21,7 @@ pub(crate) fn parse_request(
         match progress.next_line(input)? {
             Line::Incomplete => return incomplete(input, progress, limits),
             Line::Empty if progress.started => break,
-            // RFC 9112 §2.2: one empty line before a request is forgiven.
+            // One empty line before a request is ignored (RFC 9112 §2.2).
             Line::Empty if progress.read() == 2 => {}
             Line::Empty => return Err(Fault::Malformed("empty lines before the request")),
             Line::Text(start, end) if !progress.started => {
@@ -95,7 +93,7 @@ fn request_line(
     Ok(())
 }
 
-/// `HTTP/1.0` or `HTTP/1.1`.
+/// Parses `HTTP/1.0` or `HTTP/1.1`.
 pub(crate) fn read_version(text: &[u8]) -> Result<Version, Fault> {
     match text {
         b"HTTP/1.1" => Ok(Version::Http11),
@@ -135,7 +133,7 @@ fn finish(request: &mut Request, limits: HeadLimits) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Gives an absolute target with an empty path the path it stands for (RFC 9112 §3.2.1, §3.2.4).
+/// Gives an absolute target with an empty path its path: `/`, or `*` for OPTIONS (RFC 9112 §3.2.1, §3.2.4).
 fn fill_path(request: &mut Request) {
     if !request.path.is_empty() || request.method() == "CONNECT" {
         return;
@@ -144,8 +142,8 @@ fn fill_path(request: &mut Request) {
     request.path = request.fields.store(if all { b"*" } else { b"/" });
 }
 
-/// The host is that of the target, but `Host` must be there and be a host (RFC 9112 §3.2); some clients name the proxy in it. A
-/// CONNECT has no body.
+/// Takes the host from the target; a valid `Host` is required all the same (RFC 9112 §3.2), but some clients name the proxy in it. A CONNECT has no
+/// body.
 fn outward_host(request: &mut Request, control: &Control) -> Result<(), Fault> {
     if request.method() == "CONNECT" && (control.length.is_some() || control.chunked) {
         return Err(Fault::Malformed("CONNECT with a body"));
@@ -155,7 +153,7 @@ fn outward_host(request: &mut Request, control: &Control) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Returns the one valid `Host`; HTTP/1.0 may do without.
+/// Returns the one valid `Host`; HTTP/1.0 may omit it.
 fn one_host(request: &Request, control: &Control) -> Result<Option<Span>, Fault> {
     let (count, host) = control.hosts;
     match count {
@@ -181,7 +179,7 @@ fn find_host(request: &mut Request, control: &Control) -> Result<(), Fault> {
     set_host(&request.fields, request.authority).map(|host| request.host = host)
 }
 
-/// The host of an authority, without brackets and port.
+/// Returns the host of an authority, without brackets and port.
 pub(crate) fn set_host(fields: &Fields, authority: Span) -> Result<Span, Fault> {
     if authority.is_empty() {
         return Ok(Span::default());
@@ -203,8 +201,8 @@ fn expectation(request: &mut Request, control: &Control) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Notes the protocols that `Upgrade` offers (RFC 9110 §7.8), with any method and with content: `docker exec` posts JSON with it.
-/// `h2c` is left out: HTTP/2 without TLS begins with its preface here.
+/// Notes the protocols that `Upgrade` offers (RFC 9110 §7.8), with any method and with content: `docker exec` posts JSON with it. `h2c` is left out:
+/// HTTP/2 without TLS begins with its preface here.
 fn upgrade(request: &mut Request, control: &Control) {
     if !control.upgrades || request.version != Version::Http11 || request.method() == "CONNECT" {
         return;

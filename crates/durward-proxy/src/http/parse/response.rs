@@ -1,6 +1,4 @@
-//! Response heads.
-//!
-//! Deliberately absent: trust. An upstream's head is read as strictly as a client's.
+//! Parser of response heads, as strict as that of requests.
 
 use crate::http::fields::Span;
 use crate::http::framing::{self, Content, End, Kind};
@@ -11,16 +9,16 @@ use crate::http::parse::request::read_version;
 use crate::http::parse::{HeadLimits, Line, Parsed, Progress, field_line};
 use crate::syntax::{Fault, is_value};
 
-/// What of the request decides how its response ends.
+/// Parts of a request that decide how its response ends.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Asked {
-    /// HEAD and CONNECT are answered by a head alone.
+    /// Kind of the request: HEAD and CONNECT are answered by a head alone.
     pub(crate) kind: Kind,
-    /// An upgrade was asked for.
+    /// True if an upgrade was asked for.
     pub(crate) upgrade: bool,
 }
 
-/// Reads as much of a response's head as there is. `input` begins where the head does and grows from call to call.
+/// Parses as much of a response's head as there is. `input` begins with the head and grows from call to call.
 pub(crate) fn parse_response(
     input: &[u8],
     progress: &mut Progress,
@@ -96,7 +94,7 @@ fn finish(response: &mut Response, asked: Asked) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Reports whether a 204 or 304 announces content. Its sender may send that late, and the next response would begin with it.
+/// Returns true if a 204 or 304 announces content. Its sender may send that late, and the next response would begin with it.
 fn announces_forbidden_content(response: &Response) -> bool {
     let announced = match response.content {
         Content::Length(length) => length > 0,

@@ -1,13 +1,13 @@
-//! The request target and the host it is for.
+//! Parser of the request target and the authority.
 //!
-//! Deliberately absent: user information, empty hosts and percent signs in host names.
+//! Deliberately absent: user information, empty hosts and percent signs in host names; all are refused.
 
 use durward_model::request::valid_authority;
 
 use crate::http::fields::Span;
 use crate::syntax::{Fault, is_target_byte};
 
-/// The parts of a target, as offsets into the head.
+/// Parts of a target, as offsets into the head.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) scheme: Span,
@@ -16,7 +16,7 @@ pub(crate) struct Target {
     pub(crate) query: Span,
 }
 
-/// Splits `input[start..end]`.
+/// Splits the target `input[start..end]`.
 pub(crate) fn split(
     input: &[u8],
     start: usize,
@@ -39,7 +39,7 @@ pub(crate) fn split(
     absolute(input, start, end)
 }
 
-/// The authority a CONNECT is for: a host and a port (RFC 9110 section 9.3.6).
+/// Parses the authority of a CONNECT: a host and a port (RFC 9110 section 9.3.6).
 pub(crate) fn tunnel(input: &[u8], start: usize, end: usize) -> Result<Span, Fault> {
     let target = &input[start..end];
     match valid_authority(target) {

@@ -11,7 +11,7 @@ pub(super) enum Name {
     Path,
     Protocol,
     Status,
-    /// A name that begins with a colon and is none of those.
+    /// Any other name that begins with a colon.
     Unknown,
     Regular,
 }
@@ -66,7 +66,7 @@ pub(super) fn value_fault(name: Name, value: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Returns whether this is a status code: three digits, the first of them not 0.
+/// Returns true for a status code: three digits, the first of them not 0.
 pub(super) fn is_status(value: &[u8]) -> bool {
     matches!(value, [b'1'..=b'9', rest @ ..] if rest.len() == 2 && rest.iter().all(u8::is_ascii_digit))
 }

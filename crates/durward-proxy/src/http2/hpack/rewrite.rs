@@ -1,26 +1,26 @@
-//! Header blocks as the codec can take them, where it would end a connection for a malformed field.
+//! Rewrites header blocks in which `h2` would end the connection for a malformed field.
 //!
-//! A malformed request costs its stream (RFC 9113 section 8.1.1), but `h2` takes a field that it cannot represent for an error of the
-//! decoder. Such a field is left out, or, where it enters the dynamic table, put in with other bytes and of equal length: the peer's later references
-//! stay what they are. The request is refused by its fault, so nobody is shown the other bytes.
+//! A malformed request costs its stream only (RFC 9113 section 8.1.1), but `h2` treats a field that it cannot represent as a decoder error, which
+//! ends the connection. Such a field is left out, or, if it enters the dynamic table, replaced by one of other bytes and equal length: the peer's
+//! later references stay valid. The request is refused for its fault, so nobody sees the other bytes.
 
 use super::fields::{Name, is_status};
 use super::{Entry, OVERHEAD, TABLE, Undecodable};
 use crate::syntax::{is_token, is_value};
 
-/// Fills names and values, of `:status` too.
+/// Octet that fills replaced names and values, that of `:status` too.
 const FILL: u8 = b'2';
-/// Length of the longest name that is kept; `h2` takes none of 64 KiB.
+/// Longest name that is kept, in octets; `h2` rejects names of 64 KiB.
 const LONGEST_NAME: usize = 0xf000;
-/// A literal with indexing whose name is written out (RFC 7541 section 6.2.1).
+/// First octet of a literal with indexing whose name is written out (RFC 7541 section 6.2.1).
 const NEW_NAME: u8 = 0x40;
-/// Largest length that is written in one octet (RFC 7541 section 5.1).
+/// Largest length that is encoded in one octet (RFC 7541 section 5.1).
 const SHORT: usize = 127;
 
 /// Fault of a name that begins with a colon and is no pseudo-header field's.
 const UNKNOWN: &str = "unknown pseudo-header field";
 
-/// Part of a literal that the codec can take.
+/// Part of a literal that the codec accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fits {
     All,
@@ -28,20 +28,20 @@ pub(super) enum Fits {
     Nothing,
 }
 
-/// A literal field as it was read.
+/// Literal field as it was read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Literal {
     pub(super) entry: Entry,
-    /// Octets of the block that it takes.
+    /// Octets that the literal takes in the block.
     pub(super) length: usize,
-    /// The octet of them with which its value begins.
+    /// Offset of the value's encoding in the literal.
     pub(super) value_at: usize,
     /// Octets of the value.
     pub(super) value: usize,
     pub(super) fits: Fits,
 }
 
-/// Returns whether the codec can represent a field with this name.
+/// Returns true if the codec can represent a field with this name.
 pub(super) fn name_fits(name: &[u8]) -> bool {
     match Name::of(name) {
         Name::Unknown => false,
@@ -53,7 +53,7 @@ pub(super) fn name_fits(name: &[u8]) -> bool {
     }
 }
 
-/// Returns what the codec can take of a literal.
+/// Returns the part of a literal that the codec accepts.
 pub(super) fn fitness(name: Name, name_fits: bool, value: &[u8]) -> Fits {
     let value_fits = match name {
         Name::Method => is_token(value),
@@ -63,7 +63,7 @@ pub(super) fn fitness(name: Name, name_fits: bool, value: &[u8]) -> Fits {
     };
     match (name_fits, value_fits) {
         (true, true) => Fits::All,
-        // No value of this length would do.
+        // The codec accepts no fill of this length as a value.
         (true, false) if name == Name::Method && value.is_empty() => Fits::Nothing,
         (true, false) if name == Name::Status && value.len() != 3 => Fits::Nothing,
         (true, false) => Fits::Name,
@@ -71,10 +71,10 @@ pub(super) fn fitness(name: Name, name_fits: bool, value: &[u8]) -> Fits {
     }
 }
 
-/// A block under way.
+/// Rewriting of one block.
 pub(super) struct Rewrite<'b> {
     block: &'b [u8],
-    /// The octets of it that were copied or replaced.
+    /// Octets of the block that were copied or replaced.
     done: usize,
     out: Option<Vec<u8>>,
 }
@@ -84,7 +84,7 @@ impl<'b> Rewrite<'b> {
         Self { block, done: 0, out: None }
     }
 
-    /// Looks at a literal that does not enter the table; `rest` follows it.
+    /// Handles a literal that does not enter the table; `rest` follows it.
     pub(super) fn passing(&mut self, literal: &Literal, rest: &[u8]) {
         if literal.fits != Fits::All {
             let begin = self.block.len() - rest.len() - literal.length;
@@ -92,7 +92,7 @@ impl<'b> Rewrite<'b> {
         }
     }
 
-    /// Looks at a literal that enters the table; `rest` follows it.
+    /// Handles a literal that enters the table; `rest` follows it.
     pub(super) fn inserted(
         &mut self,
         literal: &mut Literal,
@@ -109,7 +109,7 @@ impl<'b> Rewrite<'b> {
                 out.push(NEW_NAME);
                 fill(out, name);
                 fill(out, value);
-                // The codec has it under another name: nothing that refers to it is sound.
+                // The codec has the entry under another name, so every reference to it is a fault.
                 let entry = &mut literal.entry;
                 entry.fault = entry.fault.or(Some(UNKNOWN));
                 entry.name_fault = entry.fault;
@@ -119,7 +119,7 @@ impl<'b> Rewrite<'b> {
         Ok(())
     }
 
-    /// Copies what was not copied before `until`, and passes over what follows up to `next`.
+    /// Copies the octets up to `until` that were not copied, and skips those up to `next`.
     fn copy(&mut self, until: usize, next: usize) -> &mut Vec<u8> {
         let out = self.out.get_or_insert_default();
         out.extend_from_slice(&self.block[self.done..until]);
@@ -135,7 +135,7 @@ impl<'b> Rewrite<'b> {
     }
 }
 
-/// Lengths of a name and a value that together are as long as the literal's. Of one that is too large for every table only that matters.
+/// Returns lengths of a name and a value that together equal the literal's. A literal larger than every table only has to stay that large.
 fn lengths(literal: &Literal) -> Result<(usize, usize), Undecodable> {
     let (name, value) = (literal.entry.name_length as usize, literal.value);
     match name {
@@ -145,7 +145,7 @@ fn lengths(literal: &Literal) -> Result<(usize, usize), Undecodable> {
     }
 }
 
-/// Writes a string of so many octets.
+/// Writes a string of `length` fill octets.
 fn fill(out: &mut Vec<u8>, length: usize) {
     if length < SHORT {
         out.push(length as u8);
@@ -187,7 +187,7 @@ mod tests {
         ]
     }
 
-    /// A literal, with indexing or without, whose name is new or one of the table's.
+    /// Generates a literal, with indexing or without, whose name is new or one of the table's.
     fn literal() -> impl Strategy<Value = Vec<u8>> {
         let name = prop_oneof![
             text(b"xyY:\0").prop_map(|name| [vec![0], string(&name)].concat()),

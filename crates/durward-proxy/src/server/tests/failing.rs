@@ -24,7 +24,7 @@ fn reset(stream: u32, code: u32) -> Vec<u8> {
     frame(kind::RST_STREAM, 0, stream, &code.to_be_bytes())
 }
 
-/// A good and a bad upstream, in turn, without retries.
+/// Sets up a good and a bad upstream, in turn, without retries.
 fn setup(good: &RawOrigin, bad: &RawOrigin, protocol: UpstreamProtocol) -> Setup {
     let mut setup = Setup::to_all(&[good.address(), bad.address()]);
     setup.upstream.protocol = protocol;
@@ -41,7 +41,7 @@ fn health(rig: &Rig, at: usize) -> EndpointHealth {
     rig.listener.tenant.upstreams[0].report().endpoints[at].state
 }
 
-/// What an HTTP/2 upstream may do instead of answering, and whether that is its failure.
+/// Frames of an HTTP/2 upstream instead of a response.
 type Reply = fn(u32) -> Vec<u8>;
 
 // S1.42
@@ -259,7 +259,7 @@ async fn a_2xx_to_an_upgrade_that_was_not_granted_opens_no_tunnel() {
         .await;
 }
 
-/// A response with a body and trailers.
+/// Builds a response with a body and trailers.
 fn with_trailers(stream: u32, trailers: &[(&str, &str)]) -> Vec<u8> {
     let head = header_block(&[(":status", "200")]);
     [

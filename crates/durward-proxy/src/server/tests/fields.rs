@@ -67,7 +67,7 @@ fn literal(first: u8, name: &[u8], value: &[u8]) -> Vec<u8> {
     [vec![first], string(name), string(value)].concat()
 }
 
-/// What is wrong, and the header block of a request of which it is wrong.
+/// Returns malformed requests: the fault's name, the literal's first octet, and the header block.
 fn malformed() -> Vec<(String, u8, Vec<u8>)> {
     let mut cases = Vec::new();
     let mut add = |name: &[u8], first: u8, block: Vec<u8>, more: &str| {
@@ -122,7 +122,7 @@ impl Client {
         }
     }
 
-    /// The first frame of a stream that begins or ends its answer; `None` if the connection ends.
+    /// Returns the first frame of a stream that begins or ends its answer; `None` if the connection ends.
     async fn answer(&mut self, stream: u32) -> Option<Frame> {
         loop {
             let frame = h2_frames::read_frame(&mut self.0).await.ok()?;
@@ -134,7 +134,7 @@ impl Client {
         }
     }
 
-    /// The request that an origin echoes in the answer on a stream.
+    /// Returns the request that an origin echoes in the answer on a stream.
     async fn echo(&mut self, stream: u32) -> Option<Echo> {
         let mut body = Vec::new();
         loop {
@@ -272,7 +272,7 @@ async fn an_error_of_the_connection_is_recorded() {
         .await;
 }
 
-/// Header blocks of answers that are malformed.
+/// Returns header blocks of malformed answers.
 fn answers() -> Vec<Vec<u8>> {
     let ok = || header_block(&[(":status", "200")]);
     let mut blocks = Vec::new();

@@ -1,4 +1,4 @@
-//! What upstreams are told, and what is answered here.
+//! Fields that upstreams get, and responses made here.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Where responses end: every combination of method, status, versions on both sides and form of content, byte by byte.
+//! Ends of responses: every combination of method, status, versions on both sides and form of content, byte by byte.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use http::Method;
 
 use super::support::{Rig, Setup};
 
-/// How an upstream says where a response ends. What has no content by its method or status is sent without any.
+/// Form in which an upstream announces the end of a response. A response without content by its method or status is sent without any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// `Content-Length`, also where there is no content.
@@ -59,7 +59,7 @@ impl Case {
         cases.collect()
     }
 
-    /// RFC 9112 section 6.3, items 1 and 2; RFC 9110 section 15.3.6.
+    /// Returns true if the response ends with its head (RFC 9112 section 6.3, items 1 and 2; RFC 9110 section 15.3.6).
     fn bare(self) -> bool {
         self.method == "HEAD" || matches!(self.status, 204 | 205 | 304)
     }
@@ -69,7 +69,7 @@ impl Case {
         if self.bare() || empty { "" } else { BODY }
     }
 
-    /// The length a sender names: that of a GET's content, where there is none itself.
+    /// Returns the length that a sender announces: that of a GET's content, if the response itself has none.
     fn named(self) -> usize {
         match self.form {
             Form::LengthEmptyData if !self.bare() => 0,
@@ -120,7 +120,7 @@ impl Case {
         }
     }
 
-    /// What a client of HTTP/1 is to read, and whether its connection ends there.
+    /// Returns the bytes that an HTTP/1 client must read, and whether its connection ends there.
     fn expected(self, version: &str) -> (String, bool) {
         let length = |length: usize| format!("Content-Length: {length}\r\n");
         let names = matches!(self.form, Form::Length | Form::LengthEmptyData);
@@ -188,7 +188,7 @@ fn http1_origin(version: &'static str, script: Script) -> RawOrigin {
     })
 }
 
-/// An HTTP/2 upstream that sends the frames `answer` makes for each stream.
+/// Starts an HTTP/2 upstream that sends the frames `answer` returns for each stream.
 pub(super) fn http2_origin(answer: impl Fn(u32) -> Vec<u8> + Clone + Send + 'static) -> RawOrigin {
     RawOrigin::start("127.0.0.1:0", move |mut connection: RawConnection| {
         let answer = answer.clone();
@@ -216,7 +216,7 @@ pub(super) fn http2_origin(answer: impl Fn(u32) -> Vec<u8> + Clone + Send + 'sta
     })
 }
 
-/// An HTTP/2 upstream that answers by a script.
+/// Starts an HTTP/2 upstream that answers by a script.
 pub(super) fn scripted(script: Script) -> RawOrigin {
     http2_origin(move |stream| match script.next() {
         Some(case) => case.http2(stream),
@@ -224,7 +224,7 @@ pub(super) fn scripted(script: Script) -> RawOrigin {
     })
 }
 
-/// HEADERS with these fields, and DATA that ends the stream.
+/// Builds HEADERS with these fields, and DATA that ends the stream.
 pub(super) fn answer(stream: u32, fields: &[(&str, &str)], data: &[u8]) -> Vec<u8> {
     let head = frame(kind::HEADERS, flag::END_HEADERS, stream, &header_block(fields));
     [head, frame(kind::DATA, flag::END_STREAM_OR_ACK, stream, data)].concat()

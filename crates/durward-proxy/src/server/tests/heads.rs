@@ -16,7 +16,7 @@ const KIB: usize = 1024;
 
 type Answer = fn(u32) -> Vec<u8>;
 
-/// An HTTP/2 upstream that answers each request with the same frames, and the engine in front of it.
+/// Sets up an HTTP/2 upstream that answers each request with the same frames, and the engine in front of it.
 async fn before(answer: Answer) -> Setup {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut setup = Setup::to(listener.local_addr().unwrap());
@@ -50,7 +50,7 @@ fn status(code: &str) -> Vec<u8> {
     header_block(&[(":status", code)])
 }
 
-/// A head of 15 MB in frames of 15 KB.
+/// Builds a head of 15 MB in frames of 15 KB.
 fn endless(stream: u32) -> Vec<u8> {
     let part = header_block(&[("x-b", &"b".repeat(15_000))]);
     let mut frames = frame(kind::HEADERS, flag::END_STREAM_OR_ACK, stream, &status("200"));
@@ -59,7 +59,7 @@ fn endless(stream: u32) -> Vec<u8> {
     frames
 }
 
-/// A field of 4,000 bytes that enters the table, and `references` to it of one byte each.
+/// Builds a field of 4,000 bytes that enters the table, and `references` to it of one byte each.
 fn references(status: Vec<u8>, references: usize) -> Vec<u8> {
     let mut block = status;
     // A literal with incremental indexing (RFC 7541 section 6.2.1): the same but for its first byte.
@@ -75,12 +75,12 @@ fn expanding(stream: u32) -> Vec<u8> {
     frame(kind::HEADERS, flags, stream, &references(status("200"), 10_000))
 }
 
-/// 1xx heads without end, and never a final one.
+/// Builds 1xx heads without end, and never a final one.
 fn interims(stream: u32) -> Vec<u8> {
     frame(kind::HEADERS, flag::END_HEADERS, stream, &references(status("103"), 10)).repeat(5_000)
 }
 
-/// A body that ends with trailers of 15 MB.
+/// Builds a body that ends with trailers of 15 MB.
 fn trailers(stream: u32) -> Vec<u8> {
     let mut frames = frame(kind::HEADERS, flag::END_HEADERS, stream, &status("200"));
     frames.extend(frame(kind::DATA, 0, stream, b"hello"));
@@ -139,7 +139,7 @@ async fn trailers_of_http2_upstreams_are_bounded_too() {
         .await;
 }
 
-/// A request whose head is small on the wire and large once it is decoded.
+/// Builds a request whose head is small on the wire and large once it is decoded.
 fn request(stream: u32, first: bool) -> Vec<u8> {
     let mut block = header_block(&[
         (":method", "GET"),

@@ -1,4 +1,4 @@
-//! Which requests are sent again, and to whom.
+//! Retries: the requests that are sent again, and their endpoints.
 
 use durward_model::upstream::Retry;
 use durward_testkit::origin::{Origin, RawConnection, RawOrigin};

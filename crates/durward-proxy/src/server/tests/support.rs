@@ -27,7 +27,7 @@ use crate::memory::Memory;
 use crate::metrics::{Metrics, TenantMetrics};
 use crate::prepared::{Prepared, PreparedListener, TenantView};
 
-/// What a test may change before it begins.
+/// Settings that a test may change before it begins.
 pub(super) struct Setup {
     pub(super) upstream: Upstream,
     pub(super) limits: Limits,
@@ -103,7 +103,7 @@ impl Setup {
         self.run_within(Duration::from_secs(30), test).await;
     }
 
-    /// The same, for as long as that.
+    /// Runs a test within `most`.
     pub(super) async fn run_within<F: Future<Output = ()>>(
         self,
         most: Duration,
@@ -143,14 +143,14 @@ impl Setup {
 }
 
 impl Rig {
-    /// A connection that is served from now on.
+    /// Opens a connection that is served from now on.
     pub(super) async fn stream(&self) -> TcpStream {
         let (client, admitted) = self.admitted().await;
         tokio::task::spawn_local(crate::server::serve(admitted));
         client
     }
 
-    /// Both ends of a connection that nobody serves yet.
+    /// Returns both ends of a connection that is not served yet.
     pub(super) async fn admitted(&self) -> (TcpStream, Admitted) {
         let accept = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(accept.local_addr().unwrap()).await.unwrap();
@@ -159,7 +159,7 @@ impl Rig {
         (client, self.admit(served, peer))
     }
 
-    /// A port of 127.0.0.1 that is served from now on.
+    /// Opens a port of 127.0.0.1 that is served from now on.
     pub(super) async fn listen(self: &Rc<Self>) -> u16 {
         let accept = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = accept.local_addr().unwrap().port();
@@ -202,7 +202,7 @@ impl Rig {
         &self.listener.tenant.metrics
     }
 
-    /// The lines of the access log, once there are `count`.
+    /// Returns the lines of the access log, once there are `count`.
     pub(super) async fn log(&self, count: usize) -> Vec<serde_json::Value> {
         loop {
             self.core.log.flush();

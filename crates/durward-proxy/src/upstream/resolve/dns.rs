@@ -1,7 +1,7 @@
-//! The thread that asks the DNS, so that names do not depend on any core's runtime.
+//! Thread that queries DNS servers, so that lookups do not depend on any core's runtime.
 //!
-//! IPv6 and IPv4 are asked for at once. An answer for one family is used after a short grace, and the other family is added when it comes
-//! (RFC 8305 section 3): a server that drops AAAA queries must not cost the A answer. The memory beside this file is the only cache.
+//! IPv6 and IPv4 are asked for at once. An answer for one family is used after a short delay, and the other family is added when it arrives (RFC 8305
+//! section 3): a server that drops AAAA queries must not cost the A answer. The cache in `resolve` is the only one.
 
 mod servers;
 
@@ -18,13 +18,13 @@ use tokio::sync::mpsc;
 use super::{Answer, Memory, Source};
 use servers::{Found, Servers};
 
-/// The files the host's answers depend on.
+/// Files that the host's answers depend on.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
-/// How long the answer for one family waits for the other's: RFC 8305's resolution delay.
+/// Resolution Delay of RFC 8305: the wait of one family's answer for the other's.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// How long the other family's answer is waited for after that, while the first one serves already.
+/// Further wait for the other family's answer, while the first one is used already.
 const LATE: Duration = Duration::from_secs(2);
 
 /// Starts the thread; it ends when the last sender is dropped.
@@ -51,6 +51,7 @@ async fn serve(
 ) {
     let mut made: Option<(Arc<Servers>, Vec<Option<SystemTime>>)> = None;
     while let Some(host) = questions.recv().await {
+        // All callers may have given up while the question was queued.
         if !memory.is_asked(&host) {
             continue;
         }
@@ -74,7 +75,7 @@ async fn serve(
     }
 }
 
-/// Asks for a host: the hosts file, then each name the search list makes of it. Both families are always those of one name.
+/// Resolves a host: the hosts file, then each name that the search list makes of it. Both families are always those of one name.
 async fn ask(servers: &Servers, host: &Arc<str>, memory: &Memory) -> Answer {
     if let Some((addresses, ttl)) = servers.in_hosts_file(host) {
         return Answer::Addresses(addresses, ttl);
@@ -83,7 +84,7 @@ async fn ask(servers: &Servers, host: &Arc<str>, memory: &Memory) -> Answer {
     for name in servers.names(host) {
         match both(servers, &name, |addresses, ttl| memory.early(host, addresses, ttl)).await {
             found @ Answer::Addresses(..) => return found,
-            // A server that fails says nothing of the names that follow, but in the end nothing is known.
+            // The next name may still succeed after a failure, but if none does, the result is the failure.
             failed @ Answer::Failed(_) => last = failed,
             nothing => last = if matches!(last, Answer::Failed(_)) { last } else { nothing },
         }
@@ -91,7 +92,7 @@ async fn ask(servers: &Servers, host: &Arc<str>, memory: &Memory) -> Answer {
     last
 }
 
-/// Asks for both families of a name. `early` is given the addresses of one when the other's answer is late.
+/// Asks for both families of a name. `early` gets the addresses of one if the other's answer is late.
 async fn both(servers: &Servers, name: &Name, early: impl FnOnce(Vec<IpAddr>, Duration)) -> Answer {
     let mut v6 = pin!(servers.ask(name, RecordType::AAAA));
     let mut v4 = pin!(servers.ask(name, RecordType::A));
@@ -107,7 +108,7 @@ async fn both(servers: &Servers, name: &Name, early: impl FnOnce(Vec<IpAddr>, Du
     }
 }
 
-/// Waits for the second family's answer, as long as it may take beside what came first.
+/// Waits for the second family's answer, as long as it may take after the first.
 async fn second(
     first: &Found,
     mut other: impl Future<Output = Found> + Unpin,
@@ -122,7 +123,7 @@ async fn second(
     late.unwrap_or_else(|_| Found::Failed("no answer in time".to_owned()))
 }
 
-/// Puts the answers for both families together, IPv6 first.
+/// Combines the answers for both families, IPv6 first.
 fn combine(v6: Found, v4: Found) -> Answer {
     match (v6, v4) {
         (Found::Addresses(mut all, ttl), Found::Addresses(more, other)) => {

@@ -1,4 +1,4 @@
-//! From which address, to which address, and what is said when neither can be had.
+//! Source and destination addresses of connections, and the refusals if either is missing.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -74,7 +74,7 @@ async fn a_closed_port_is_named_in_the_refusal() {
     .await;
 }
 
-/// A listener whose queue is full: it neither accepts nor refuses.
+/// Opens a listener whose accept queue is full: it neither accepts nor refuses.
 fn silent(address: SocketAddr) -> (socket2::Socket, Vec<socket2::Socket>) {
     let socket = |_| socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
     let listening = socket(0).unwrap();

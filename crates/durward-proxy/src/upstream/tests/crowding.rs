@@ -1,4 +1,4 @@
-//! Many connections and names at once: how many files one tenant gets, and that the others get theirs.
+//! Many connections and names at once: the file descriptors that one tenant gets, and the rest for the others.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -21,7 +21,7 @@ use crate::refusal::Refusal;
 /// Half of what 1,024 files leave one core.
 const OUTWARD: usize = 304;
 
-/// An origin at every loopback address that takes connections and says nothing.
+/// Starts an origin at every loopback address that accepts connections and sends nothing.
 async fn everywhere() -> u16 {
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -38,7 +38,7 @@ fn tenant(name: &str, source: &str) -> TenantView {
     view(name, upstream(&[SocketAddr::from(([127, 0, 0, 1], 1))], source))
 }
 
-/// A connection to the `at`th place.
+/// Opens a connection to address number `at`.
 async fn visit(
     core: &Rc<Core>,
     view: &TenantView,

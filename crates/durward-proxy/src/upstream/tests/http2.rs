@@ -82,7 +82,7 @@ async fn http2_is_agreed_by_alpn_over_tls() {
     .await;
 }
 
-/// An HTTP/2 server with a limit of streams that says GOAWAY when told to, and counts connections.
+/// Starts an HTTP/2 server with a limit of streams that sends GOAWAY on request, and counts connections.
 async fn limited(
     streams: u32,
     mut goaway: tokio::sync::watch::Receiver<bool>,
@@ -165,7 +165,7 @@ async fn after_goaway_new_streams_begin_on_a_new_connection() {
     .await;
 }
 
-/// Whether the pool would hand out a shared connection now.
+/// Returns true if the pool would hand out a shared connection now.
 fn still_shared(core: &Rc<Core>, view: &TenantView) -> bool {
     let runtime = &view.tenant().upstreams[0];
     let endpoint = &runtime.endpoints[0];

@@ -26,7 +26,7 @@ struct Dns {
     asked: Cell<u32>,
 }
 
-/// What becomes of queries of one type.
+/// Treatment of queries of one type.
 #[derive(Clone, Copy)]
 enum Odd {
     Dropped,
@@ -83,7 +83,7 @@ fn serve(socket: UdpSocket, addresses: &[Ipv4Addr], ttl: u32) -> Rc<Dns> {
 }
 
 impl Dns {
-    /// The type asked for, and the answer.
+    /// Returns the type asked for, and the answer.
     fn answer(&self, query: &[u8]) -> (u8, Vec<u8>) {
         let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
         let question = &query[12..end];

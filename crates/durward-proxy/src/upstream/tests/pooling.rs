@@ -1,4 +1,4 @@
-//! What is pooled, and that it never crosses tenants.
+//! Pooling, and that it never crosses tenants.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -41,7 +41,7 @@ pub(super) async fn on_a_core_with<F: Future>(
     on_a_core_of(Files::default(), resolver, test).await
 }
 
-/// The same in a process that may have so many files.
+/// Runs a test on a core in a process with these file descriptors.
 pub(super) async fn on_a_core_of<F: Future>(
     files: Files,
     resolver: Resolver,
@@ -106,7 +106,7 @@ pub(super) async fn bind() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// An origin that answers each byte with the address it sees, 16 octets long.
+/// Starts an origin that answers each byte with the address it sees, 16 octets long.
 pub(super) async fn whoami() -> SocketAddr {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let (listener, address) = bind().await;
@@ -155,7 +155,7 @@ pub(super) async fn get(io: &mut Io) -> std::io::Result<u16> {
     Ok(std::str::from_utf8(&head[9..]).unwrap().parse().unwrap())
 }
 
-/// A configuration that serves just this listener.
+/// Builds a configuration that serves just this listener.
 pub(super) fn prepared(listener: &Arc<PreparedListener>) -> Arc<Prepared> {
     let bind = durward_model::Bind {
         address: listener.listener.bind,

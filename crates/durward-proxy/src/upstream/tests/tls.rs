@@ -1,4 +1,4 @@
-//! TLS towards upstreams: verified always, shown to be who the tenant is.
+//! TLS to upstreams: always verified, with the tenant's client certificate.
 
 use std::net::IpAddr;
 use std::path::PathBuf;

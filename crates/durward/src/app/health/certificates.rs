@@ -1,4 +1,4 @@
-//! The check of certificates: lifetimes by the clock now, and what the last load found wrong with their files.
+//! The check of certificates: lifetimes by the present clock, and faults of their files at the last load.
 
 use durward_model::Certificate;
 use durward_model::verdict::Finding;
@@ -8,8 +8,8 @@ use super::{Check, Facts};
 use crate::app::condition::{Condition, Kind};
 use crate::inspect;
 
-/// A certificate with less than this many days left, and less than a third of its life, ends soon. Automatic renewal happens earlier,
-/// and a certificate that lives for days only is not always about to end.
+/// Days left below which a certificate expires soon, if less than a third of its life is left too. Automatic renewal happens earlier, and a
+/// certificate that lives for days only does not always expire soon.
 const SOON_DAYS: i64 = 14;
 
 pub(super) fn certificates(facts: &Facts<'_>) -> Option<Check> {
@@ -46,7 +46,7 @@ pub(super) fn certificates(facts: &Facts<'_>) -> Option<Check> {
     Some(Check { conditions, ..Check::new("certificates", state) })
 }
 
-/// Lifetimes are read from the clock now, not from the findings of the last load.
+/// Returns true for findings about certificates, except those about lifetimes: these are compared with the present clock instead.
 fn is_about_certificates(finding: &Finding) -> bool {
     let of_files = ["Certificate", "IpSan", "Authority", "Revocations"];
     let lifetime = ["CertificateExpired", "CertificateNotYetValid", "CertificateEndsSoon"];

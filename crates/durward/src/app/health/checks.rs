@@ -64,12 +64,12 @@ fn document(verdict: &Verdict) -> Condition {
     }
 }
 
-/// The tenant that a document defines, where that is the document's own name.
+/// Returns the tenant that a document defines, if that is the document's own name.
 pub(super) fn tenant_of(verdict: &Verdict) -> Option<TenantId> {
     (&*verdict.kind == "Tenant").then(|| TenantId::new(&verdict.name).ok()).flatten()
 }
 
-/// The first error with its place, and how many more there are.
+/// Returns the first error with its place, and the number of further ones.
 pub(crate) fn why(verdict: &Verdict) -> String {
     let mut errors = verdict.findings.iter().filter(|one| one.severity == Severity::Error);
     let Some(first) = errors.next() else { return format!("see {}", verdict.origin) };
@@ -114,7 +114,7 @@ fn forwards(listener: &Arc<Listener>) -> bool {
     matches!(listener.service, Service::Forward(_))
 }
 
-/// Returns whether the proxy opens connections for the tenant. What only the kernel carries is judged by the kernel plane.
+/// Returns true if the proxy opens connections for the tenant. Traffic that only the kernel carries is judged by the kernel plane.
 fn dials_out(tenant: &Tenant) -> bool {
     let mut listeners = tenant.listeners.iter().chain(&tenant.transparent).peekable();
     let accepts = listeners.peek().is_some();
@@ -201,7 +201,7 @@ fn kernel(facts: &Facts<'_>) -> Option<Check> {
     check.conditions.extend(kernel.checked.iter().flat_map(mapping));
     let host = report.host.iter();
     check.conditions.extend(host.map(|one| Condition::process(Kind::Kernel, "host:", one)));
-    // A tenant's document must not take the gateway away from the others where the operator never asked for the kernel plane.
+    // Mappings in a tenant's document must not make the gateway unready for others, unless the operator enabled the kernel plane.
     let nothing_else = facts.view.snapshot.binds.is_empty();
     match &kernel.fault {
         Some(fault) if kernel.enabled || nothing_else => check.fault = Some(fault.clone()),
@@ -211,7 +211,7 @@ fn kernel(facts: &Facts<'_>) -> Option<Check> {
     Some(check)
 }
 
-/// What the checks of a mapping's endpoints say, unless all pass.
+/// Returns the conditions of a mapping's endpoint checks; none if all pass.
 fn mapping(checked: &CheckedMapping) -> Vec<Condition> {
     let list = |why: fn(&CheckedEndpoint) -> Option<&str>| {
         let found = checked.endpoints.iter().filter_map(|one| Some(named(one.at, Some(why(one)?))));
@@ -269,7 +269,7 @@ fn logs(facts: &Facts<'_>) -> Option<Check> {
     Some(Check { conditions, ..Check::new("logs", format!("{lost} lines lost since the start")) })
 }
 
-/// What is served does not depend on the file, so that it never fails readiness.
+/// Checks the state file. Never fails readiness, because the served configuration does not depend on it.
 fn state_file(facts: &Facts<'_>) -> Option<Check> {
     let status = facts.state_file.as_ref()?;
     let of = |sentence: &str| Condition::process(Kind::State, "the state file", sentence);
@@ -289,7 +289,7 @@ fn state_file(facts: &Facts<'_>) -> Option<Check> {
     Some(check)
 }
 
-/// What was loaded before is served, so that it never fails readiness.
+/// Checks the loads of files. Never fails readiness, because the last loaded configuration is served.
 fn files(facts: &Facts<'_>) -> Check {
     let loads = facts.loads;
     let at = |time: SystemTime| {

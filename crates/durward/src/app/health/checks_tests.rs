@@ -13,7 +13,7 @@ use durward_proxy::proxy::{BindReport, SinkStatus, Status, TenantStatus};
 use super::super::{Facts, Health, KernelFacts};
 use super::*;
 
-/// Not on this host, and never will be.
+/// Address that is not on this host and never will be.
 const ABSENT: &str = "192.0.2.77";
 
 fn tenant(name: &str, listener: &str, egress: &str) -> String {
@@ -31,7 +31,7 @@ fn compiled(text: &str) -> Compiled {
     compile(&source.load(&[folder.path().to_path_buf()]), None, 1_800_000_000)
 }
 
-/// The status of a proxy that has bound everything.
+/// Returns the status of a proxy that has bound all sockets.
 fn bound(view: &Compiled) -> Status {
     let binds = view.snapshot.binds.keys();
     let state = BindState::Bound;

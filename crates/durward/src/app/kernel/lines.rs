@@ -1,6 +1,6 @@
-//! One line per mapping and egress rule: what it is, what the kernel does with it now, and how much.
+//! One line per mapping and egress rule: its definition, its present state in the kernel, and its traffic.
 //!
-//! `durward nat list` prints these lines, whether it reads the kernel itself or asks a running gateway.
+//! `durward nat list` prints these lines, read from the kernel or from a running gateway.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use durward_model::mapping::{KernelEgress, NatModel, PortMapping};
 use durward_nat::{CheckedEndpoint, MappingReport, Nat, NatError, Report};
 use serde::{Deserialize, Serialize};
 
-/// A mapping or egress rule.
+/// Line for a mapping or egress rule.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Line {
@@ -17,7 +17,7 @@ pub(crate) struct Line {
     pub(crate) kind: String,
     pub(crate) tenant: String,
     pub(crate) name: String,
-    /// `addresses ports` or `sources`.
+    /// External addresses and ports, or sources.
     pub(crate) from: Vec<String>,
     pub(crate) to: Vec<String>,
     pub(crate) state: String,
@@ -25,15 +25,15 @@ pub(crate) struct Line {
     /// Endpoints that checks took out of rotation.
     #[serde(default)]
     pub(crate) out: Vec<SocketAddr>,
-    /// Since the ports were last changed.
+    /// Connections since the ports were last changed.
     pub(crate) connections: u64,
     pub(crate) written_at: String,
 }
 
-/// The lines of `model`, whose report is `report`, with what `plane` reads in the kernel now.
+/// Builds the lines of `model`, whose report is `report`, with the state that `plane` reads from the kernel now.
 ///
 /// # Errors
-/// When the kernel cannot be read.
+/// Fails if the kernel cannot be read.
 pub(crate) fn lines(plane: &Nat, model: &NatModel, report: &Report) -> Result<Vec<Line>, NatError> {
     let carried = plane.carried(model)?;
     let begun = plane.begun(model)?;
@@ -72,14 +72,14 @@ fn state(report: &MappingReport, carried: bool, good: &str) -> String {
     }
 }
 
-/// Endpoints of a mapping that the kernel does not lead to, and what checks say of all of them, where this process checks.
+/// Endpoints of a mapping that are out of rotation, with the results of checks where this process makes them.
 struct Out<'a> {
     endpoints: BTreeSet<SocketAddr>,
     checked: &'a [CheckedEndpoint],
 }
 
 impl Out<'_> {
-    /// The state with what is out and why.
+    /// Appends the endpoints that are out, with the reasons, to the state.
     fn add_to(&self, state: &str, mapping: &PortMapping) -> String {
         let why = |at: &SocketAddr| self.checked.iter().find(|one| one.at == *at)?.cause.as_deref();
         let mut parts = vec![state.to_owned()];
@@ -99,7 +99,7 @@ impl Out<'_> {
     }
 }
 
-/// An endpoint and what is said of it.
+/// Formats an endpoint with its reason.
 pub(crate) fn named(at: SocketAddr, why: Option<&str>) -> String {
     why.map_or_else(|| at.to_string(), |why| format!("{at} ({why})"))
 }

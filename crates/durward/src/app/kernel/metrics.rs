@@ -1,4 +1,4 @@
-//! Metrics of the kernel plane: what it carries, what it refused, and how much of it is used.
+//! Metrics of the kernel plane: mappings carried, packets refused, resources used.
 
 use durward_nat::nftables::table::Count;
 use durward_nat::{MappingReport, Nat};
@@ -29,14 +29,14 @@ pub(super) fn family<'a>(text: &'a mut Text, name: &str, kind: Kind, help: &str)
     text.family(&format!("durward_nat_{name}"), kind, help)
 }
 
-/// Writes how many of `reports` the kernel carries, and how many are left out.
+/// Writes the numbers of `reports` that the kernel carries and that are left out.
 fn by_state(family: &mut Family<'_>, reports: &[MappingReport]) {
     let left_out = reports.iter().filter(|one| one.rejected.is_some()).count();
     family.row(&[("state", "carried")], reports.len() - left_out);
     family.row(&[("state", "left_out")], left_out);
 }
 
-/// Writes what the rules and connection tracking have counted.
+/// Writes the counters of the rules and of connection tracking.
 fn counters(text: &mut Text, plane: &Nat) {
     let Ok(counts) = plane.counters() else { return };
     let help = "Packets that were dropped or refused.";
@@ -62,7 +62,7 @@ fn counters(text: &mut Text, plane: &Nat) {
     family(text, "repairs", Kind::Counter, help).row(&[], counts.repairs);
 }
 
-/// Writes how many endpoints of checked mappings are in rotation, and how often some were taken out.
+/// Writes the endpoints of checked mappings in rotation, and the ejections.
 fn checks(text: &mut Text, plane: &Nat) {
     let help = "Endpoints of mappings with a health check, by what it says.";
     let mut endpoints = family(text, "mapping_endpoints", Kind::Gauge, help);
@@ -81,7 +81,7 @@ fn checks(text: &mut Text, plane: &Nat) {
     }
 }
 
-/// Writes connections by mapping, and those that leave by egress address.
+/// Writes connections by mapping, and outgoing connections by egress address.
 fn traffic(text: &mut Text, plane: &Nat, state: &State) {
     if let Ok(begun) = plane.begun(&state.wanted) {
         let mappings = state.wanted.mappings.iter().zip(begun);
@@ -95,7 +95,7 @@ fn traffic(text: &mut Text, plane: &Nat, state: &State) {
     }
 }
 
-/// Writes how many connections began at each mapping of a tenant.
+/// Writes the connections begun at each mapping of a tenant.
 fn mapping_connections<'a>(
     text: &mut Text,
     mappings: impl Iterator<Item = (&'a str, &'a str, u64)>,

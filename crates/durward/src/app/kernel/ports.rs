@@ -1,6 +1,6 @@
-//! Ports in use from egress addresses: told to metrics, and to the log before there are none left.
+//! Ports in use of egress addresses: for metrics, and for the log before none are left.
 //!
-//! Deliberately absent: refusing. The kernel drops what finds no port, and counts it.
+//! The kernel drops packets that find no port, and counts them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,10 +11,10 @@ use durward_proxy::metrics::openmetrics::{Kind, Text};
 
 use super::metrics::family;
 
-/// Between two looks when nobody asks for metrics.
+/// Interval of counting while no metrics are requested.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// The addresses of which it was said that they have few ports left.
+/// Egress addresses whose shortage of ports was logged.
 #[derive(Debug, Default)]
 pub(super) struct Scarce {
     told: BTreeSet<IpAddr>,
@@ -22,12 +22,12 @@ pub(super) struct Scarce {
 }
 
 impl Scarce {
-    /// Whether nobody has looked for long.
+    /// Returns true if the ports were not counted within [`PERIOD`].
     pub(super) fn is_due(&self) -> bool {
         self.looked.is_none_or(|looked| looked.elapsed() >= PERIOD)
     }
 
-    /// Says it once of each address that comes near its end.
+    /// Logs once for each address that runs short of ports.
     pub(super) fn look(&mut self, leaving: &BTreeMap<IpAddr, Leaving>) {
         self.looked = Some(Instant::now());
         for address in self.newly_scarce(leaving) {

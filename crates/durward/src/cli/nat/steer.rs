@@ -1,6 +1,4 @@
-//! What a host decides for steering: which side of the tunnel it is, and the tunnel's numbers.
-//!
-//! Deliberately absent: tenants' networks on a node; those are `egress.sources` of documents.
+//! Options of steering: the side of the tunnel, and the tunnel's numbers.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -12,7 +10,7 @@ use ipnet::IpNet;
 use crate::cli::ConfigArgs;
 use crate::failure::Failure;
 
-/// The last group stands before the rule of the host's main table, 32766.
+/// Largest priority of the first group of rules: the last group precedes the rule of the host's main table, 32766.
 const LAST_RULE: i64 = 32_766 - RULE_GROUPS as i64 + 1;
 
 /// `durward nat steer`
@@ -81,10 +79,10 @@ pub(crate) struct SteerArgs {
 }
 
 impl SteerArgs {
-    /// The options of the tunnel.
+    /// Converts to the options of the tunnel.
     ///
     /// # Errors
-    /// When something that must be written is not.
+    /// Fails if a required value is missing.
     pub(crate) fn options(&self) -> Result<Options, Failure> {
         if self.gateway.is_some() && self.nat_cluster.is_empty() {
             let message = "--nat-cluster is missing: without the networks of pods, nodes and services the node could not reach them any more";
@@ -112,10 +110,10 @@ impl SteerArgs {
         })
     }
 
-    /// The gateway's side, if this is it.
+    /// Returns the gateway's side, if this is it.
     ///
     /// # Errors
-    /// When two nodes claim one network.
+    /// Fails if two nodes claim one network.
     pub(crate) fn gateway_side(&self) -> Result<Option<Side>, Failure> {
         if self.gateway.is_some() {
             return Ok(None);
@@ -146,7 +144,7 @@ fn parse_node(text: &str) -> Result<(Ipv4Addr, Vec<IpNet>), String> {
     Ok((node, networks.collect::<Result<_, _>>().map_err(|_| fault())?))
 }
 
-/// An interface's name as Linux takes it.
+/// Parses an interface name as Linux accepts it.
 fn parse_link(text: &str) -> Result<String, String> {
     let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
     let sound = (1..16).contains(&text.len()) && text.bytes().all(plain) && !text.starts_with('.');

@@ -1,4 +1,4 @@
-//! Which packets are traced, how many, and for how long.
+//! Arguments of `durward nat trace`: packets to trace, their number, and the time.
 //!
 //! Deliberately absent: a trace without bounds; a busy host would do nothing else.
 
@@ -65,10 +65,10 @@ pub(crate) enum Traced {
 }
 
 impl TraceArgs {
-    /// Which packets.
+    /// Builds the filter.
     ///
     /// # Errors
-    /// When none can match.
+    /// Fails if no packet can match.
     pub(crate) fn filter(&self) -> Result<Filter, Failure> {
         if let (Some(client), Some(to)) = (self.client, self.to)
             && client.addr().is_ipv4() != to.is_ipv4()
@@ -97,7 +97,7 @@ fn parse_client(text: &str) -> Result<IpNet, String> {
         .map_err(|_| format!("{text:?} is neither an address nor a network"))
 }
 
-/// An address alone has port 0.
+/// Parses an address with an optional port; without one the port is 0.
 fn parse_to(text: &str) -> Result<SocketAddr, String> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Ok(SocketAddr::new(ip, 0));

@@ -1,6 +1,5 @@
-//! `durward certs issue`: a certificate from the authority in a directory, which is made when there is none.
-//!
-//! Deliberately absent: overwriting without being told to.
+//! `durward certs issue`: a certificate from the authority in a directory, which is created if there is none. Existing files stay unless `--force` is
+//! given.
 
 use std::path::Path;
 
@@ -9,7 +8,7 @@ use crate::cli::CertsIssue;
 use crate::failure::{Exit, Failure};
 use crate::output::Screen;
 
-/// Issues one certificate and says what to do with it.
+/// Issues one certificate and explains its use.
 pub(crate) fn issue(arguments: &CertsIssue) -> Result<Exit, Failure> {
     let wish = wish(arguments);
     let stem = stem(&wish.name)?;

@@ -1,6 +1,6 @@
-//! `durward certs list`: every certificate of a configuration or directory, how long it lasts and whether its chain holds.
+//! `durward certs list`: every certificate of a configuration or directory, with its expiry and its chain.
 //!
-//! Deliberately absent: private keys; only whether one belongs to its certificate is told.
+//! Deliberately absent: private keys; only whether one belongs to its certificate is shown.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,27 +21,27 @@ use crate::inspect::{self, Facts};
 use crate::output::{Format, Screen, Table, Tone, count, plain};
 use durward_control::source::regular::{self, FileKind};
 
-/// One line of the list.
+/// Line of the list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Row {
-    /// Whose it is; empty for a directory.
+    /// Tenant of the certificate; empty for a directory.
     tenant: String,
-    /// The file stem or the document's name for it.
+    /// File stem, or the document's name for it.
     name: String,
-    /// What it is for.
+    /// Use of the certificate.
     used_for: String,
     #[serde(flatten)]
     facts: Facts,
-    /// Whole days until it ends.
+    /// Whole days until it expires.
     days_left: i64,
-    /// `ok`, up to whom, or what is broken.
+    /// `ok`, the name of the last issuer, or the fault.
     chain: String,
-    /// Where the document names it.
+    /// Place in the document that names it.
     origin: Option<String>,
 }
 
-/// Lists certificates, those that end first at the top.
+/// Lists certificates, the first to expire at the top.
 pub(crate) fn list(arguments: &CertsList) -> Result<Exit, Failure> {
     let now = inspect::now();
     let (mut rows, rejected) = match &arguments.dir {
@@ -200,7 +200,7 @@ fn of_directory(dir: &Path, now: i64) -> Result<Vec<Row>, Failure> {
     Ok(rows.collect())
 }
 
-/// Files with certificates in `dir`, sorted by name; directories below it are not looked at.
+/// Returns the files with certificates in `dir`, sorted by name; subdirectories are ignored.
 fn pem_files(dir: &Path) -> Result<Vec<(PathBuf, Vec<CertificateDer<'static>>)>, Failure> {
     let fault = |error| Failure::broken(format!("reading {}", dir.display()), error);
     let mut paths = fs::read_dir(dir)
@@ -210,7 +210,7 @@ fn pem_files(dir: &Path) -> Result<Vec<(PathBuf, Vec<CertificateDer<'static>>)>,
     paths.sort();
     let certificates = |path: PathBuf| {
         let unread = |error: &regular::Unread| {
-            // Left out silently, a file would look as if it held no certificate.
+            // Skipped silently, a file would look as if it held no certificate.
             drop(writeln!(anstream::stderr(), "durward: {} {error}", path.display()));
         };
         let read = regular::read(&path, FileKind::Authorities).inspect_err(unread);

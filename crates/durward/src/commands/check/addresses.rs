@@ -1,6 +1,4 @@
-//! Whether the configuration's addresses are on this host and its ports are free.
-//!
-//! Deliberately absent: asking other hosts who has an address.
+//! Checks that the configuration's addresses are on this host and its ports are free.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -11,14 +9,14 @@ use durward_model::Snapshot;
 use crate::commands::check::running::Running;
 use crate::commands::check::{Category, Missing};
 
-/// The addresses of binds and egress that no interface of this host has.
+/// Returns the addresses of binds and egress that no interface of this host has.
 pub(crate) fn missing(snapshot: &Snapshot) -> Missing {
     let binds = snapshot.binds.keys().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified());
     let egress = snapshot.tenants.values().flat_map(|tenant| &tenant.egress).map(|egress| egress.0);
     binds.chain(egress).filter(|ip| !is_local(*ip)).collect()
 }
 
-/// An address can be bound without further rights exactly when an interface has it.
+/// Returns true if an interface has the address: only then it can be bound without further rights.
 fn is_local(address: IpAddr) -> bool {
     match UdpSocket::bind((address, 0)) {
         Ok(_) => true,
@@ -26,7 +24,7 @@ fn is_local(address: IpAddr) -> bool {
     }
 }
 
-/// Ingress and egress addresses on this host.
+/// Checks ingress and egress addresses of this host.
 pub(crate) fn check(snapshot: &Snapshot, missing: &Missing) -> Category {
     let mut category = Category::new("addresses");
     let mut uses: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
@@ -62,7 +60,7 @@ fn note(uses: &mut BTreeMap<IpAddr, Vec<String>>, address: IpAddr, of: String) {
     }
 }
 
-/// Whether each socket the configuration asks for can be had, or is had by our own running process.
+/// Checks that each socket of the configuration can be bound, or is bound by our own running process.
 pub(crate) fn ports(snapshot: &Snapshot, missing: &Missing, running: &Running) -> Category {
     let mut category = Category::new("ports");
     for &address in snapshot.binds.keys() {

@@ -1,6 +1,5 @@
-//! Whether certificates name their address, last, hold together and have their key; whether client authorities last.
-//!
-//! Deliberately absent: what the upstreams show; that is found by dialling them.
+//! Checks that certificates name their address, are valid for long enough, have a complete chain and match their key; and the validity of client
+//! authorities.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,10 +10,10 @@ use crate::commands::check::Category;
 use crate::inspect::{self, Chain};
 use crate::output::count;
 
-/// Below this many days a certificate should be renewed.
+/// Days left below which a certificate should be renewed.
 const SOON: i64 = 30;
 
-/// Every certificate the configuration uses.
+/// Checks every certificate of the configuration.
 pub(crate) fn check(snapshot: &Snapshot, now: i64) -> Category {
     let mut category = Category::new("certificates");
     for tenant in snapshot.tenants.values() {
@@ -73,7 +72,8 @@ fn address_named(
     }
 }
 
-/// The command that writes the certificate anew, with its names and `address`; `None` where its files are not called as it would call them.
+/// Returns the command that issues the certificate again, with its names and `address`; `None` if its files have other names than that command would
+/// give.
 fn reissue(certificate: &Certificate, address: IpAddr) -> Option<String> {
     let file = &certificate.chain_file;
     let fits = file.extension()? == "crt" && certificate.key_file == file.with_extension("key");
@@ -89,7 +89,7 @@ fn reissue(certificate: &Certificate, address: IpAddr) -> Option<String> {
     Some(format!("durward certs issue {} --force", words.join(" ")))
 }
 
-/// A word as a shell takes it.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@".contains(&byte);
     if word.bytes().all(plain) {

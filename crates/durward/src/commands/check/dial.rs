@@ -1,6 +1,4 @@
-//! Dials upstreams as the gateway would: from the tenant's own address, verifying TLS as configured.
-//!
-//! Deliberately absent: health history and pools; one connection says whether the way is open now.
+//! Dials upstreams as the gateway does: from the tenant's own address, verifying TLS as configured.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,17 +19,17 @@ use crate::commands::check::report::Mark;
 use crate::commands::check::{Category, Missing};
 use crate::inspect;
 
-/// How many connections are tried at once.
+/// Concurrent connections at most.
 const AT_ONCE: usize = 64;
 
-/// What became of one endpoint.
+/// Result of one endpoint.
 struct Dialled {
     mark: Mark,
     sentence: String,
     hint: String,
 }
 
-/// All upstreams of all tenants.
+/// Dials all upstreams of all tenants.
 pub(crate) async fn check(snapshot: &Snapshot, missing: &Missing, timeout: Duration) -> Category {
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     let mut dials = JoinSet::new();
@@ -65,7 +63,7 @@ pub(crate) async fn check(snapshot: &Snapshot, missing: &Missing, timeout: Durat
     category
 }
 
-/// The endpoints of one upstream.
+/// Dials the endpoints of one upstream.
 pub(crate) async fn upstream(
     category: &mut Category,
     tenant: &Tenant,
@@ -155,7 +153,7 @@ fn source_for(upstream: &Upstream, peer: SocketAddr, missing: &Missing) -> Optio
     upstream.sources.iter().find(here).copied()
 }
 
-/// Connects and says what was agreed.
+/// Connects and describes the TLS session.
 async fn reach(
     upstream: &Upstream,
     target: &Target,

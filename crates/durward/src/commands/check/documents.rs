@@ -1,6 +1,4 @@
-//! Whether the documents are accepted, and what they claim together.
-//!
-//! Deliberately absent: excerpts; `validate` shows those.
+//! Checks that the documents are accepted, and that they do not conflict.
 
 use durward_model::verdict::{Outcome, Severity};
 
@@ -11,7 +9,7 @@ use crate::output::count;
 /// Reasons of warnings about the lifetime of a certificate.
 const LIFETIME: [&str; 3] = ["CertificateExpired", "CertificateNotYetValid", "CertificateEndsSoon"];
 
-/// One line per document that is not wholly accepted, and one for the rest.
+/// Adds one line per document that is not wholly accepted, and one for the rest.
 pub(crate) fn check(loaded: &Loaded) -> Category {
     let mut category = Category::new("configuration");
     let verdicts = &loaded.verdicts.verdicts;
@@ -34,7 +32,7 @@ pub(crate) fn check(loaded: &Loaded) -> Category {
         );
     }
     for (verdict, finding) in loaded.verdicts.findings() {
-        // The category `certificates` reports lifetimes of what is served.
+        // The category `certificates` reports the lifetimes of certificates being served.
         let reported = verdict.outcome == Outcome::Accepted && LIFETIME.contains(&&*finding.reason);
         if finding.severity == Severity::Warning && !reported {
             category.warn(
@@ -44,7 +42,7 @@ pub(crate) fn check(loaded: &Loaded) -> Category {
         }
     }
     let (snapshot, nat) = (&loaded.snapshot, &loaded.snapshot.nat);
-    // The kernel serves without a listener.
+    // Mappings and egress rules need no listener.
     if snapshot.binds.is_empty() && nat.mappings.is_empty() && nat.egress.is_empty() {
         category.error("nothing would be served", "see: durward validate");
     }

@@ -1,6 +1,6 @@
-//! Whether a forward proxy is closed to strangers, and what of its surroundings its rules open.
+//! Checks that forward proxies are closed to strangers, and finds rules that open destinations near the gateway.
 //!
-//! The rules are asked as they are when they serve. Deliberately absent: sending anything out.
+//! The rules are evaluated as in the proxy. Deliberately absent: sending anything out.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use durward_model::{ClientAuth, Listener, Service, Snapshot, Tenant};
 
 use crate::commands::check::Category;
 
-/// Places that no tenant should be led to by mistake, one for each way of spelling "near".
+/// Destinations that no tenant should reach by mistake, one for each spelling of "near".
 const NEAR: [&str; 14] = [
     "127.0.0.1",
     "::1",
@@ -29,18 +29,18 @@ const NEAR: [&str; 14] = [
     "64:ff9b::7f00:1",
     "224.0.0.1",
 ];
-/// Ports asked for there.
+/// Ports tried at these destinations.
 const PORTS: [u16; 6] = [22, 80, 443, 3128, 6443, 10250];
 
-/// Names of a long list that are tried: its rule opens the same blocks for each.
+/// Names tried of a long list: its rule opens the same blocks for each.
 const LISTED_EXAMPLES: usize = 16;
 
-/// All proxies of all tenants.
+/// Checks all forward proxies of all tenants.
 pub(crate) fn check(snapshot: &Snapshot) -> Category {
     let mut category = Category::new("egress");
     let neighbours = Neighbours::of(snapshot);
     for tenant in snapshot.tenants.values() {
-        // Of both families the rules are the same.
+        // The transparent listeners of both families have the same rules.
         for listener in tenant.listeners.iter().chain(tenant.transparent.first()) {
             if let Service::Forward(service) = &listener.service {
                 one(&mut category, tenant, listener, service, &neighbours);
@@ -50,7 +50,7 @@ pub(crate) fn check(snapshot: &Snapshot) -> Category {
     category
 }
 
-/// One proxy.
+/// Checks one forward proxy.
 pub(crate) fn one(
     category: &mut Category,
     tenant: &Tenant,
@@ -83,7 +83,7 @@ pub(crate) fn one(
     }
     for (rule, target) in open {
         let sentence = format!("{name}: {} opens {target}, which is near the gateway", rule.name);
-        // Nobody names single addresses by mistake.
+        // A rule for single addresses is no mistake.
         if rule.blocks.iter().all(|block| block.prefix_len() == block.max_prefix_len()) {
             category.ok(format!("{sentence}, and nothing else"));
         } else {
@@ -114,7 +114,7 @@ fn who(category: &mut Category, name: &str, listener: &Listener, service: &Forwa
     }
 }
 
-/// Whether a tunnel to any of the places nearby is let through, asked for by its address.
+/// Returns true if the policy allows a tunnel to any of the near destinations, by its address.
 fn is_near_reached(policy: &Policy, around: Surroundings<'_>) -> bool {
     let near = NEAR.iter().filter_map(|text| text.parse::<IpAddr>().ok());
     near.flat_map(|address| PORTS.map(|port| (address, port))).any(|(address, port)| {
@@ -124,13 +124,13 @@ fn is_near_reached(policy: &Policy, around: Surroundings<'_>) -> bool {
     })
 }
 
-/// The rules that let something through to places nearby, and one place each. Only a rule that names a block can.
+/// Returns the rules that allow near destinations, with one of these each. Only a rule that names a block can.
 fn opened<'p>(policy: &'p Policy, around: Surroundings<'_>) -> Vec<(&'p Rule, String)> {
     let rules = policy.allow.iter().filter(|rule| !rule.blocks.is_empty());
     rules.filter_map(|rule| Some((rule, opened_by(policy, rule, around)?))).collect()
 }
 
-/// Names the rule is for: each that is written, and the first of a long list.
+/// Returns example hosts of a rule: each that is written, and the first of a long list.
 fn examples(rule: &Rule) -> Vec<Host> {
     let listed = rule.lists.iter().flat_map(|list| list.examples().take(LISTED_EXAMPLES));
     let listed = listed.filter_map(|name| Host::parse(&name).ok());
@@ -141,7 +141,7 @@ fn opened_by(policy: &Policy, rule: &Rule, around: Surroundings<'_>) -> Option<S
     let within = |address: &IpAddr| rule.blocks.iter().any(|block| block.contains(address));
     let near = NEAR.iter().filter_map(|text| text.parse().ok()).filter(within);
     let ends = rule.blocks.iter().flat_map(|block| [block.network(), block.broadcast()]);
-    // A rule with methods may be for plain requests only.
+    // A rule with methods may apply to plain requests only.
     let tunnels = rule.methods.is_empty() || rule.methods.iter().any(|known| **known == *"CONNECT");
     let method = rule.methods.first().filter(|_| !tunnels).map(|method| &**method);
     let default = if method.is_some() { 80 } else { 443 };

@@ -1,6 +1,6 @@
-//! What of the host's settings matters to a gateway with many addresses: reverse-path filter, descriptors, ports.
+//! Checks the host's settings for a gateway with many addresses: reverse-path filter, file descriptors, ports.
 //!
-//! Reads `/proc`, changes nothing. Deliberately absent: settings that only matter to other programs.
+//! Reads `/proc`, changes nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,12 +10,12 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::commands::check::Category;
 
-/// Descriptors a gateway should be allowed at least.
+/// Least file descriptors that a gateway should have.
 const DESCRIPTORS: u64 = 65_536;
-/// Ephemeral ports that are enough for most.
+/// Ephemeral ports that suffice for most gateways.
 const PORTS: u32 = 20_000;
 
-/// The host's settings.
+/// Checks the host's settings.
 pub(crate) fn check(snapshot: &Snapshot) -> Category {
     let mut category = Category::new("host");
     reverse_path(&mut category, snapshot);
@@ -25,7 +25,7 @@ pub(crate) fn check(snapshot: &Snapshot) -> Category {
     category
 }
 
-/// Strict filtering drops answers that come in by another interface than the route back goes out.
+/// Checks the reverse-path filter: a strict one drops answers that arrive by another interface than that of the route back.
 fn reverse_path(category: &mut Category, snapshot: &Snapshot) {
     let outward = snapshot.binds.keys().any(|bind| !bind.ip().is_loopback());
     let Ok(interfaces) = fs::read_dir("/proc/sys/net/ipv4/conf") else {
@@ -52,7 +52,7 @@ fn reverse_path(category: &mut Category, snapshot: &Snapshot) {
     }
 }
 
-/// The kernel takes the greater of `all` and the interface's own value (ip-sysctl.rst): 1 is strict, 2 loose.
+/// Returns the strict interfaces: the kernel takes the greater of `all` and the interface's own value (ip-sysctl.rst): 1 is strict, 2 loose.
 fn strict_interfaces(values: &BTreeMap<String, String>) -> Vec<String> {
     let value = |name: &str| values.get(name).and_then(|text| text.parse::<u8>().ok()).unwrap_or(0);
     let all = value("all");
@@ -79,7 +79,7 @@ fn descriptors(category: &mut Category, snapshot: &Snapshot) {
         .filter_map(|tenant| tenant.limits.connections)
         .map(u64::from)
         .sum();
-    // One descriptor towards the client and one towards the upstream.
+    // Each connection takes one descriptor towards the client and one towards the upstream.
     let wanted = DESCRIPTORS.max(promised.saturating_mul(2));
     if limit >= wanted {
         category.ok(format!("{limit} descriptors are allowed"));

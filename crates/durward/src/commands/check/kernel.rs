@@ -1,6 +1,4 @@
-//! What would keep the kernel from carrying mappings here: rights, interfaces, gateways, firewalls, parameters.
-//!
-//! Deliberately absent: changing any of it.
+//! Checks for anything that would keep the kernel from carrying mappings: capabilities, interfaces, gateways, firewalls, parameters.
 
 use durward_model::mapping::NatModel;
 use durward_nat::{Options, Survey, survey};
@@ -8,7 +6,7 @@ use durward_nat::{Options, Survey, survey};
 use crate::app::sentence;
 use crate::commands::check::Category;
 
-/// The kernel's share; nothing when nothing is asked of it.
+/// Checks the kernel plane; empty if it is not used.
 pub(crate) fn check(model: &NatModel, options: &Options) -> Category {
     let mut category = Category::new("kernel");
     if model.mappings.is_empty() && model.egress.is_empty() && options.external.is_empty() {
@@ -34,7 +32,7 @@ pub(crate) fn check(model: &NatModel, options: &Options) -> Category {
     category
 }
 
-/// What transparent egress needs.
+/// Checks the prerequisites of transparent egress.
 fn hand_over(category: &mut Category, survey: &Survey) {
     match survey.hand_over {
         Some(true) => category.ok("connections can be handed to the forward proxy"),

@@ -1,6 +1,6 @@
-//! Dials the TCP endpoints of port mappings from this host, on whose behalf the kernel leads clients there.
+//! Dials the TCP endpoints of port mappings from this host, whose kernel leads clients there.
 //!
-//! UDP and SCTP endpoints are not dialled: without an answer of their own protocol nothing can be said of them.
+//! UDP and SCTP endpoints are not dialled: only an answer of their own protocol would prove anything.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,10 +15,10 @@ use tokio::task::JoinSet;
 use crate::commands::check::Category;
 use crate::commands::check::report::Mark;
 
-/// How many connections are tried at once.
+/// Concurrent connections at most.
 const AT_ONCE: usize = 64;
 
-/// All endpoints of all mappings, each once per mapping.
+/// Dials all endpoints of all mappings, each once per mapping.
 pub(crate) async fn check(snapshot: &Snapshot, timeout: Duration) -> Category {
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     let mut dials = JoinSet::new();

@@ -1,6 +1,4 @@
-//! How checks are told: by category, a mark and a sentence each, and a hint where something should be done.
-//!
-//! Deliberately absent: any check.
+//! Report of checks: by category, a mark and a message each, and a hint where something should be done.
 
 use serde::Serialize;
 
@@ -8,15 +6,15 @@ use crate::cli::CheckFormat;
 use crate::failure::Failure;
 use crate::output::{Format, Screen, Tone, count};
 
-/// How a check came out.
+/// Result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mark {
-    /// As it should be.
+    /// Works as it should.
     Ok,
-    /// It works, but look at it.
+    /// Works, but deserves a look.
     Warning,
-    /// It does not work.
+    /// Does not work.
     Error,
 }
 
@@ -30,14 +28,14 @@ impl Mark {
     }
 }
 
-/// One check.
+/// Check with its result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Item {
-    /// How it came out.
+    /// Result of the check.
     pub(crate) result: Mark,
-    /// What was found.
+    /// Finding, as a message.
     pub(crate) sentence: String,
-    /// What to do.
+    /// Hint what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) hint: Option<String>,
 }
@@ -45,34 +43,34 @@ pub(crate) struct Item {
 /// Checks that belong together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Category {
-    /// What they are about.
+    /// Subject of the checks.
     pub(crate) category: &'static str,
-    /// The checks.
+    /// Checks of the category.
     pub(crate) checks: Vec<Item>,
 }
 
 impl Category {
-    /// A category without checks.
+    /// Creates a category without checks.
     pub(crate) fn new(category: &'static str) -> Self {
         Self { category, checks: Vec::new() }
     }
 
-    /// It is as it should be.
+    /// Adds a check that passed.
     pub(crate) fn ok(&mut self, sentence: impl Into<String>) {
         self.checks.push(Item { result: Mark::Ok, sentence: sentence.into(), hint: None });
     }
 
-    /// It works, but somebody should look at it.
+    /// Adds a warning.
     pub(crate) fn warn(&mut self, sentence: impl Into<String>, hint: impl Into<String>) {
         self.add(Mark::Warning, sentence, hint);
     }
 
-    /// It does not work.
+    /// Adds an error.
     pub(crate) fn error(&mut self, sentence: impl Into<String>, hint: impl Into<String>) {
         self.add(Mark::Error, sentence, hint);
     }
 
-    /// Any outcome.
+    /// Adds a check with any result.
     pub(crate) fn add(
         &mut self,
         result: Mark,
@@ -84,17 +82,17 @@ impl Category {
     }
 }
 
-/// All checks.
+/// Report of all checks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Report {
-    /// The worst of them.
+    /// Worst result of all checks.
     result: Mark,
-    /// By category; those without checks are left out.
+    /// Categories; those without checks are left out.
     categories: Vec<Category>,
 }
 
 impl Report {
-    /// A report of these categories.
+    /// Builds a report of these categories.
     pub(crate) fn new(mut categories: Vec<Category>) -> Self {
         categories.retain(|category| !category.checks.is_empty());
         let marks = categories.iter().flat_map(|category| &category.checks).map(|item| item.result);
@@ -102,12 +100,12 @@ impl Report {
         Self { result, categories }
     }
 
-    /// Whether something does not work.
+    /// Returns true if a check failed.
     pub(crate) fn failed(&self) -> bool {
         self.result == Mark::Error
     }
 
-    /// Prints it.
+    /// Prints the report.
     pub(crate) fn print(&self, format: CheckFormat) -> Result<(), Failure> {
         let mut screen = Screen::stdout();
         match format {

@@ -1,6 +1,6 @@
-//! `durward check route`: one listener, what it maps to, and a dial of every upstream behind it.
+//! `durward check route`: one listener, its routes, and a dial of every upstream behind it.
 //!
-//! Deliberately absent: sending a request; whether an application answers well is its own affair.
+//! Deliberately absent: sending a request; the application's answers are its own affair.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -60,7 +60,7 @@ fn find(snapshot: &Snapshot, at: SocketAddr) -> Option<(&Tenant, &Listener)> {
     listeners.find(|(_, listener)| listener.key() == (at.ip(), at.port()) || listener.bind == at)
 }
 
-/// Notes each route and returns the upstreams they lead to.
+/// Adds a check for each route and returns the upstreams they lead to.
 fn describe(category: &mut Category, listener: &Listener) -> BTreeSet<UpstreamIndex> {
     let mut upstreams = BTreeSet::new();
     let mut lead = |choices: &[WeightedUpstream]| {

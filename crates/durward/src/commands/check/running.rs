@@ -1,6 +1,4 @@
-//! Asks a durward that runs on this host which sockets it serves, so that its ports are not taken for a stranger's.
-//!
-//! Deliberately absent: TLS; the admin interface has none.
+//! Asks a durward that runs on this host for its sockets, so that its ports are not taken for another program's.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,14 +16,14 @@ use crate::client::{self, Client};
 use crate::commands::check::Category;
 use crate::digest::Digests;
 
-/// Bytes of an answer at most.
+/// Largest answer in bytes.
 const MOST: usize = 256 << 20;
 
-/// What a running process says of itself.
+/// Answer of a running process.
 #[derive(Debug, Default)]
 pub(crate) struct Running {
     answer: Option<Answer>,
-    /// Something answered that is no durward, or refused to say.
+    /// Fault of an answer that is not from a durward, or is a refusal.
     other: Option<String>,
 }
 
@@ -36,13 +34,13 @@ struct Answer {
     binds: BTreeMap<SocketAddr, String>,
     #[serde(default)]
     upstreams: Vec<Upstream>,
-    /// Not there in the answers of older versions.
+    /// Digests of the configuration served; older versions do not send any.
     digests: Option<Digests>,
     #[serde(default)]
     rejected: Vec<NotAccepted>,
 }
 
-/// A document that the running gateway has not wholly accepted.
+/// Document that the running gateway has not wholly accepted.
 #[derive(Debug, Deserialize)]
 struct NotAccepted {
     kind: String,
@@ -59,13 +57,13 @@ struct Upstream {
 }
 
 impl Running {
-    /// Whether it accepts connections at `address`.
+    /// Returns true if the process accepts connections at `address`.
     pub(crate) fn serves(&self, address: SocketAddr) -> bool {
         self.answer.as_ref().is_some_and(|answer| answer.binds.contains_key(&address))
     }
 }
 
-/// Asks; nobody answering is an answer too.
+/// Asks the admin listener; no answer is a result too.
 pub(crate) async fn ask(admin: Admin, timeout: Duration) -> Running {
     let Admin::At(address) = admin else { return Running::default() };
     match exchange(address, client::get("/snapshot", &address.to_string()), timeout).await {
@@ -78,7 +76,7 @@ pub(crate) async fn ask(admin: Admin, timeout: Duration) -> Running {
     }
 }
 
-/// What the running process says about its listeners and upstreams.
+/// Checks the listeners and upstreams of the running process.
 pub(crate) fn check(admin: Admin, running: &Running, snapshot: &Snapshot) -> Category {
     let mut category = Category::new("running gateway");
     let Admin::At(address) = admin else { return category };
@@ -114,7 +112,7 @@ pub(crate) fn check(admin: Admin, running: &Running, snapshot: &Snapshot) -> Cat
 /// Differences shown at most.
 const SHOWN: usize = 10;
 
-/// Compares what is served with what the files say.
+/// Compares the configuration served with the files.
 fn documents(category: &mut Category, answer: &Answer, snapshot: &Snapshot) {
     let Some(served) = &answer.digests else {
         category.warn("it is of a version that cannot be compared with the files", "");
@@ -147,13 +145,13 @@ fn documents(category: &mut Category, answer: &Answer, snapshot: &Snapshot) {
     }
 }
 
-/// The body of a 200 answer.
+/// Returns the body of a 200 answer.
 pub(crate) fn get(address: SocketAddr, path: &str, timeout: Duration) -> Option<Bytes> {
     let (status, body) = fetch(address, path, timeout).ok()?;
     (status == 200).then_some(body)
 }
 
-/// Status and body of the answer to a GET.
+/// Sends a GET; returns status and body of the answer.
 pub(crate) fn fetch(
     address: SocketAddr,
     path: &str,
@@ -162,7 +160,7 @@ pub(crate) fn fetch(
     client::block_on(exchange(address, client::get(path, &address.to_string()), timeout))
 }
 
-/// Status and body of the answer to a POST of JSON.
+/// Sends a POST of JSON; returns status and body of the answer.
 pub(crate) fn post(
     address: SocketAddr,
     path: &str,

@@ -1,6 +1,4 @@
-//! The demo's partner: a bank behind TLS that admits two source addresses only, and says which one it saw.
-//!
-//! Deliberately absent: money.
+//! Partner of the demo: a bank behind TLS that admits two source addresses only, and answers with the one it saw.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,12 +24,12 @@ use super::stage::{ACME, GLOBEX};
 use crate::failure::Failure;
 use crate::inspect;
 
-/// What the bank has seen.
+/// Requests that the bank has seen.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger(Mutex<BTreeMap<IpAddr, u64>>);
 
 impl Ledger {
-    /// Requests by source address.
+    /// Returns requests by source address.
     pub(crate) fn seen(&self) -> BTreeMap<IpAddr, u64> {
         self.0.lock().map(|seen| seen.clone()).unwrap_or_default()
     }
@@ -43,7 +41,7 @@ impl Ledger {
     }
 }
 
-/// Opens the bank.
+/// Starts the bank.
 pub(crate) async fn open(
     address: SocketAddr,
     certificates: &Path,
@@ -79,7 +77,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, ledger: Arc<Ledger
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service);
-            // A client that goes away is no event in a demo.
+            // A client that disconnects is no error in a demo.
             drop(connection.await);
         });
     }

@@ -1,6 +1,4 @@
-//! A client of the demo: real TLS over a real socket, the certificate checked by its IP address as a partner would.
-//!
-//! Deliberately absent: knowledge of the gateway; it could be any other client.
+//! Client of the demo: real TLS over a real socket, the certificate verified for its IP address as a partner would.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,20 +15,20 @@ use crate::client::{self, Client, Stream, Tunnel};
 use crate::failure::Failure;
 
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of a body at most.
+/// Largest body in bytes.
 const BODY: usize = 64 * 1024;
 
-/// A client of one tenant, with one connection that it keeps.
+/// Client of one tenant, with one connection that it keeps.
 pub(crate) struct Caller {
     address: SocketAddr,
-    /// The forward proxy it goes through.
+    /// Forward proxy to use.
     proxy: Option<SocketAddr>,
     connector: TlsConnector,
     connection: Option<Client>,
 }
 
 impl Caller {
-    /// A client that trusts `certs/ca.crt` and shows the certificate called `shown`.
+    /// Creates a client that trusts `certs/ca.crt` and shows the certificate called `shown`.
     pub(crate) fn new(
         address: SocketAddr,
         certificates: &Path,
@@ -42,12 +40,12 @@ impl Caller {
         Ok(Self { address, proxy: None, connector, connection: None })
     }
 
-    /// The same, through a forward proxy.
+    /// Sends requests through a forward proxy.
     pub(crate) fn through(self, proxy: SocketAddr) -> Self {
         Self { proxy: Some(proxy), ..self }
     }
 
-    /// Asks for `path`: the status and the body's text.
+    /// Requests `path`; returns the status and the body's text.
     pub(crate) async fn get(&mut self, path: &str) -> Result<(u16, String), String> {
         let answer = tokio::time::timeout(PATIENCE, self.exchange(path)).await;
         let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));

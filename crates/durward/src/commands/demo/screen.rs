@@ -1,6 +1,4 @@
-//! What the demo shows: an introduction once, then a live table on a terminal or a plain line now and then.
-//!
-//! Deliberately absent: scrolling regions and cursor games beyond "up and overwrite".
+//! Output of the demo: an introduction once, then a live table on a terminal or a plain line at intervals.
 
 use std::collections::VecDeque;
 use std::io::IsTerminal;
@@ -14,16 +12,16 @@ use crate::app::Gateway;
 use crate::failure::Failure;
 use crate::output::{Screen, Table, Tone, plain};
 
-/// Between two plain lines.
+/// Interval of plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
-/// Columns of a terminal that does not say how wide it is.
+/// Columns assumed for a terminal that does not report its width.
 const NARROW: usize = 80;
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// The tenants' names in the order they are shown.
+/// Names of the tenants in the order they are shown.
 pub(crate) const TENANTS: [&str; 2] = ["acme", "globex"];
 
-/// The moving part.
+/// Live part of the output.
 pub(crate) struct Live {
     screen: Screen,
     terminal: bool,
@@ -35,7 +33,7 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// Nothing drawn yet.
+    /// Creates the live part with nothing drawn yet.
     pub(crate) fn new(screen: Screen) -> Self {
         Self {
             screen,
@@ -48,7 +46,7 @@ impl Live {
         }
     }
 
-    /// One second has passed.
+    /// Redraws after one second.
     pub(crate) fn tick(&mut self, gateway: &Gateway, ledger: &Ledger) -> Result<(), Failure> {
         let totals = requests(&gateway.metrics_text());
         for ((history, before), total) in self.history.iter_mut().zip(&mut self.before).zip(totals)
@@ -85,7 +83,7 @@ impl Live {
         lines.push(clipped(&configuration(gateway)));
         lines.push(Tone::Faint.paint("Ctrl-C ends the demo and removes everything it made"));
         let up = if self.drawn == 0 { String::new() } else { format!("\u{1b}[{}A", self.drawn) };
-        // Each line is cleared to its end, so that a shorter one leaves nothing behind.
+        // Clears each line to its end, so that a shorter one leaves nothing behind.
         let text: String = lines.iter().map(|line| format!("{line}\u{1b}[K\n")).collect();
         self.drawn = lines.len();
         self.screen.text(&format!("{up}{text}"))
@@ -130,7 +128,7 @@ fn configuration(gateway: &Gateway) -> String {
     }
 }
 
-/// The file's name is enough: its directory is on the screen already.
+/// Formats the place of a finding by its file's name: the directory is on the screen already.
 fn place(finding: &Finding) -> String {
     let place = finding.origin.to_string();
     place.rsplit_once('/').map_or_else(|| place.clone(), |(_, name)| name.to_owned())
@@ -143,7 +141,7 @@ fn clipped(line: &str) -> String {
     cut(line, if width == 0 { NARROW } else { width })
 }
 
-/// Cuts a line to so many columns; the last one stays free, for some terminals begin a new line after it.
+/// Cuts a line to a number of columns; the last one stays free, because some terminals begin a new line after it.
 fn cut(line: &str, columns: usize) -> String {
     let columns = columns.saturating_sub(1).max(1);
     if line.chars().count() <= columns {
@@ -158,7 +156,7 @@ fn spark(history: &VecDeque<u64>) -> String {
     history.iter().map(bar).collect()
 }
 
-/// Requests so far, per tenant, from our own exposition.
+/// Reads the requests so far, per tenant, from our own exposition.
 fn requests(exposition: &str) -> [u64; 2] {
     TENANTS.map(|tenant| {
         let label = format!("tenant=\"{tenant}\"");
@@ -171,7 +169,7 @@ fn requests(exposition: &str) -> [u64; 2] {
     })
 }
 
-/// What a newcomer needs to know, once.
+/// Prints the introduction for newcomers.
 pub(crate) fn introduce(screen: &mut Screen, stage: &Stage) -> Result<(), Failure> {
     let ports = stage.ports;
     let dir = stage.path().display();

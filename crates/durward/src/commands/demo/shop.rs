@@ -1,6 +1,4 @@
-//! The tenants' own application in the demo: says hello and what the gateway told it about the client.
-//!
-//! Deliberately absent: TLS; it stands behind the gateway.
+//! Tenants' application in the demo: answers with a greeting and the fields in which the gateway describes the client.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
 
-/// Opens the shop.
+/// Starts the shop.
 pub(crate) async fn open(address: SocketAddr, stopped: CancellationToken) -> Result<(), Failure> {
     let listener = TcpListener::bind(address)
         .await
@@ -32,7 +30,7 @@ async fn accept(listener: TcpListener) {
             service_fn(move |request| async move { Ok::<_, Infallible>(answer(&request, peer)) });
         let connection = hyper::server::conn::http1::Builder::new()
             .serve_connection(TokioIo::new(stream), service);
-        // A client that goes away is no event in a demo.
+        // A client that disconnects is no error in a demo.
         tokio::spawn(async move { drop(connection.await) });
     }
 }

@@ -1,6 +1,4 @@
-//! The demo's stage: free ports, a directory with real documents and certificates, gone when the demo ends.
-//!
-//! Deliberately absent: anything outside that directory.
+//! Stage of the demo: free ports, and a directory with real documents and certificates, removed when the demo ends.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -12,38 +10,38 @@ use crate::authority::{Authority, Wish, write};
 use crate::cli::KeyKind;
 use crate::failure::Failure;
 
-/// The address acme comes in at and goes out from.
+/// Ingress and egress address of acme.
 pub(crate) const ACME: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-/// The address globex comes in at and goes out from.
+/// Ingress and egress address of globex.
 pub(crate) const GLOBEX: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 const ACME_DOCUMENT: &str = include_str!("acme.yaml");
 const GLOBEX_DOCUMENT: &str = include_str!("globex.yaml");
 
-/// The ports of the demo.
+/// Ports of the demo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ports {
-    /// Both tenants' port.
+    /// Ingress port of both tenants.
     pub(crate) gateway: u16,
-    /// The partner's.
+    /// Port of the partner.
     pub(crate) bank: u16,
-    /// The tenants' own application.
+    /// Port of the tenants' application.
     pub(crate) shop: u16,
-    /// Where nobody listens.
+    /// Port without a listener.
     pub(crate) dead: u16,
-    /// The admin interface.
+    /// Port of the admin listener.
     pub(crate) admin: u16,
-    /// acme's forward proxy.
+    /// Port of acme's forward proxy.
     pub(crate) proxy: u16,
 }
 
 impl Ports {
-    /// The ports that are wished for.
+    /// Preferred ports.
     pub(crate) const WISHED: Self =
         Self { gateway: 8443, bank: 9443, shop: 9081, dead: 9082, admin: 9440, proxy: 3128 };
 
-    /// The wished ports, or the next free ones.
+    /// Returns the preferred ports, or the next free ones.
     pub(crate) fn find() -> Result<Self, Failure> {
         let wished = Self::WISHED;
         let gateway = next_free(wished.gateway, &[ACME, GLOBEX], &[])?;
@@ -55,7 +53,7 @@ impl Ports {
         Ok(Self { gateway, bank, shop, dead, admin, proxy })
     }
 
-    /// What had to be moved, for people.
+    /// Describes the ports that are not the preferred ones.
     pub(crate) fn moved(&self) -> Option<String> {
         let wished = Self::WISHED;
         let pairs = [
@@ -89,7 +87,7 @@ fn next_free(from: u16, addresses: &[IpAddr], taken: &[u16]) -> Result<u16, Fail
     })
 }
 
-/// The two documents, in the order of their files.
+/// Returns the two documents, in the order of their files.
 pub(crate) fn documents(ports: &Ports) -> [(&'static str, String); 2] {
     let fill = |text: &str| {
         text.replace("@PORT@", &ports.gateway.to_string())
@@ -101,15 +99,15 @@ pub(crate) fn documents(ports: &Ports) -> [(&'static str, String); 2] {
     [("acme.yaml", fill(ACME_DOCUMENT)), ("globex.yaml", fill(GLOBEX_DOCUMENT))]
 }
 
-/// The directory with everything the demo serves.
+/// Directory with everything the demo serves.
 pub(crate) struct Stage {
     dir: TempDir,
-    /// The ports in the documents.
+    /// Ports in the documents.
     pub(crate) ports: Ports,
 }
 
 impl Stage {
-    /// Makes the directory, its certificates and documents.
+    /// Creates the directory, its certificates and documents.
     pub(crate) fn build() -> Result<Self, Failure> {
         let ports = Ports::find()?;
         let dir = tempfile::Builder::new()
@@ -125,12 +123,12 @@ impl Stage {
         Ok(stage)
     }
 
-    /// The directory.
+    /// Returns the directory.
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// A file in the directory with certificates.
+    /// Returns the path of a file in the directory with certificates.
     pub(crate) fn certificate(&self, name: &str) -> PathBuf {
         self.path().join("certs").join(name)
     }
@@ -151,7 +149,7 @@ impl Stage {
         let client = |name: &str| Wish { client: true, ..server(&[], &[], name, 60) };
         let wishes = [
             ("acme", server(&[ACME], &[], "acme", 60)),
-            // Seven days from now are six whole days and some hours.
+            // Seven days of validity show as six whole days left.
             ("globex", server(&[GLOBEX], &[], "globex", 7)),
             ("bank", server(&[HERE], &["bank.demo"], "bank", 60)),
             ("partner", client("partner")),
@@ -162,7 +160,7 @@ impl Stage {
             .try_for_each(|(stem, wish)| authority.issue(wish)?.write(&dir, stem, false).map(drop))
     }
 
-    /// Shell functions that make the commands short.
+    /// Returns shell functions that shorten the commands.
     fn environment(&self) -> String {
         let dir = self.path().display();
         let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("durward"));

@@ -1,6 +1,6 @@
-//! `durward egress env`: the variables by which programs find a tenant's forward proxy, in both cases.
+//! `durward egress env`: the variables by which programs find a tenant's forward proxy, in upper and lower case.
 //!
-//! Deliberately absent: secrets from documents, which hold hashes only; who has the secret names its file.
+//! Deliberately absent: secrets from documents, which hold hashes only; the user names the file with the secret.
 
 use durward_model::{Listener, Service, Tenant};
 use serde::Serialize;
@@ -12,14 +12,14 @@ use crate::output::{Format, Screen};
 use crate::percent::encoded;
 use durward_control::source::regular::{self, FileKind};
 
-/// A variable, as containers have them.
+/// Environment variable of a container.
 #[derive(Serialize)]
 struct Variable {
     name: &'static str,
     value: String,
 }
 
-/// Prints them.
+/// Prints the variables.
 pub(crate) fn env(arguments: &EgressEnv) -> Result<Exit, Failure> {
     let loaded = config::load(&arguments.config)?;
     let with_proxy: Vec<&Tenant> = loaded
@@ -115,7 +115,7 @@ fn variables(listener: &Listener, secret: Option<&str>, direct: &str) -> Vec<Var
     through.into_iter().chain(beside).collect()
 }
 
-/// Encodes a credential for a URL. The first colon stays: it parts name and secret.
+/// Encodes a credential for a URL. The first colon stays: it separates name and secret.
 fn escaped(credential: &str) -> String {
     match credential.split_once(':') {
         Some((name, secret)) => format!("{}:{}", encoded(name), encoded(secret)),

@@ -1,6 +1,6 @@
-//! A forward proxy as clients are told of it: a URL, perhaps with a credential in it.
+//! URL of a forward proxy as clients get it, with a credential if needed.
 //!
-//! Deliberately absent: SOCKS, which has other URLs.
+//! Deliberately absent: SOCKS, which has other URL schemes.
 
 use std::str::FromStr;
 
@@ -9,16 +9,16 @@ use http::Uri;
 
 use crate::percent;
 
-/// Where it is and what it is shown.
+/// Address of a forward proxy, and the credential for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProxyUrl {
-    /// Its name or address.
+    /// Name or address of the proxy.
     pub(crate) host: String,
-    /// Its port.
+    /// Port of the proxy.
     pub(crate) port: u16,
-    /// Whether it speaks TLS.
+    /// True if the proxy speaks TLS.
     pub(crate) tls: bool,
-    /// The value of `Proxy-Authorization`.
+    /// Value of `Proxy-Authorization`.
     pub(crate) authorization: Option<String>,
 }
 

@@ -1,6 +1,4 @@
-//! One request through a forward proxy, as an ordinary client makes it.
-//!
-//! Deliberately absent: redirects and pools; one request answers one question.
+//! One request through a forward proxy, as an ordinary client makes it, without redirects.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,21 +13,21 @@ use tokio_rustls::TlsConnector;
 use super::proxy::ProxyUrl;
 use crate::client::{self, Answer, Stream, Tunnel};
 
-/// How much of a body is of interest.
+/// Bytes read of a body at most.
 const BODY: usize = 64 * 1024;
 
-/// What became of a request.
+/// Result of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reached {
-    /// The destination answered: the status, and the beginning of the body.
+    /// Answer of the destination: the status, and the beginning of the body.
     Answered(u16, String),
-    /// The proxy refused: the status, and why where it says so.
+    /// Refusal of the proxy: the status, and the reason if it is given.
     Refused(u16, String),
-    /// Neither; why.
+    /// No answer, for this reason.
     Nothing(String),
 }
 
-/// A client of a proxy.
+/// Client of a proxy.
 pub(crate) struct Client {
     pub(crate) proxy: ProxyUrl,
     pub(crate) tls: Arc<ClientConfig>,
@@ -37,7 +35,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Asks for a URL with GET.
+    /// Requests a URL with GET.
     pub(crate) async fn get(&self, url: &Uri) -> Reached {
         let asked = tokio::time::timeout(self.timeout, self.ask(url)).await;
         match asked {
@@ -119,7 +117,7 @@ fn read(answer: &Answer, from_proxy: bool) -> Reached {
     Reached::Answered(status, answer.text().trim().to_owned())
 }
 
-/// The field that gives a proxy's reason (RFC 9209).
+/// Field with a proxy's reason (RFC 9209).
 const PROXY_STATUS: &str = "proxy-status";
 
 fn proxy_status(fields: &HeaderMap) -> String {

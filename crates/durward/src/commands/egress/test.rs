@@ -1,6 +1,6 @@
-//! `durward egress test`: what must be allowed is, what must be denied is, and the partner sees the right address.
+//! `durward egress test`: checks that allowed URLs are allowed, denied ones are denied, and the partner sees the right address.
 //!
-//! It needs nothing but the variables programs have, so it runs where they run, as a Job too. Deliberately absent: the configuration.
+//! The test needs only the variables that programs have, so it runs where they run, for instance as a Job.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ use crate::commands::check::report::{Category, Report};
 use crate::failure::{Exit, Failure};
 use durward_control::source::regular::{self, FileKind};
 
-/// Asks and reports.
+/// Sends the requests and prints the report.
 pub(crate) fn test(arguments: &EgressTest) -> Result<Exit, Failure> {
     let by_proxy =
         !arguments.allowed.is_empty() || !arguments.denied.is_empty() || arguments.echo.is_some();
@@ -52,7 +52,7 @@ fn client(arguments: &EgressTest) -> Result<Client, Failure> {
     Ok(Client { proxy: proxy(arguments)?, tls: tls(arguments)?, timeout: arguments.timeout })
 }
 
-/// The one named, else the one programs are told of.
+/// Returns the proxy on the command line, or else that of the environment.
 fn proxy(arguments: &EgressTest) -> Result<ProxyUrl, Failure> {
     let named = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let variables = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"];
@@ -120,7 +120,7 @@ async fn denied(client: &Client, urls: &[Uri]) -> Category {
                     "look at the rules: durward explain",
                 );
             }
-            // A tunnel was let through and came to nothing, or there is no proxy at all: neither is a denial.
+            // The proxy opened a tunnel that then failed, or there is no proxy at all: neither is a denial.
             Reached::Nothing(why) => {
                 category.error(
                     format!("{url}: not denied: {why}"),
@@ -168,7 +168,7 @@ async fn echo(client: &Client, url: Option<&Uri>, wanted: &[IpAddr]) -> Category
     category
 }
 
-/// What must not be reached without the proxy; from where nobody may use it, that is the proxy itself.
+/// Checks that targets cannot be reached without the proxy. Where clients must not reach the proxy itself, the target is the proxy.
 async fn direct(targets: &[String], timeout: Duration) -> Category {
     let mut category = Category::new("direct");
     for target in targets {
@@ -189,7 +189,7 @@ async fn direct(targets: &[String], timeout: Duration) -> Category {
     category
 }
 
-/// What came of a connection that should not be possible.
+/// Result of a connection that should be impossible.
 enum Tried {
     Reached(SocketAddr),
     Unreachable(String),
@@ -206,7 +206,7 @@ async fn connect(target: &str, timeout: Duration) -> Tried {
     for peer in peers {
         match tokio::time::timeout(timeout, TcpStream::connect(peer)).await {
             Ok(Ok(_)) => return Tried::Reached(peer),
-            // It was taken, then cut off before we looked; whoever never takes one refuses it.
+            // A reset after the handshake means that the connection was accepted; a port without a listener refuses it.
             Ok(Err(error)) if error.kind() == ErrorKind::ConnectionReset => {
                 return Tried::Reached(peer);
             }

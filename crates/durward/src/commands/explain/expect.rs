@@ -1,30 +1,30 @@
-//! Expectations: what a script requires of an explanation.
+//! Expectations that a script has of an explanation.
 
 use std::net::IpAddr;
 
 use durward_model::explain::{Ending, Explanation};
 
-/// One expectation, as `--expect` takes it.
+/// Expectation, as `--expect` takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Expectation {
-    /// It is served, without a condition.
+    /// The request is served, without a condition.
     Served,
-    /// It is answered by the gateway itself, with this status if one is given.
+    /// The gateway itself answers, with this status if one is given.
     Answered(Option<u16>),
-    /// It is refused, for this reason if one is given.
+    /// The request is refused, for this reason if one is given.
     Refused(Option<String>),
-    /// It is this tenant's.
+    /// The request belongs to this tenant.
     Tenant(String),
-    /// This upstream serves it.
+    /// The request goes to this upstream.
     Upstream(String),
-    /// It leaves from this address, and from no other that is not expected as well.
+    /// The request leaves from this address, and from no other that is not expected as well.
     Egress(IpAddr),
 }
 
-/// Reads an expectation.
+/// Parses an expectation.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Returns the fault of the text.
 pub(crate) fn parse(text: &str) -> Result<Expectation, String> {
     let wrong = || {
         format!(
@@ -57,7 +57,7 @@ pub(crate) fn parse(text: &str) -> Result<Expectation, String> {
     }
 }
 
-/// One sentence for each expectation that does not hold.
+/// Returns one message for each expectation that does not hold.
 pub(super) fn failures(expected: &[Expectation], answer: &Explanation) -> Vec<String> {
     let mut failures: Vec<String> =
         expected.iter().filter_map(|one| failure(one, answer)).collect();
@@ -93,7 +93,7 @@ fn failure(expected: &Expectation, answer: &Explanation) -> Option<String> {
     (!holds).then(|| format!("expected {wanted}, but it is {}", said(ending)))
 }
 
-/// The ending as a clause.
+/// Formats the ending as a clause.
 fn said(ending: &Ending) -> String {
     match ending {
         Ending::Served { upstream } => format!("served by {upstream}"),

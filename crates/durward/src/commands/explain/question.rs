@@ -1,4 +1,4 @@
-//! The question that a command line asks: where the client connects, and what it shows there.
+//! Builds the question from a command line: the destination, and everything that the client sends.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
@@ -8,8 +8,7 @@ use durward_model::explain::Question;
 use crate::cli::Explain;
 use crate::failure::Failure;
 
-/// The question on the command line. A name is looked up unless its address is given; of several addresses one that `snapshot` has a
-/// listener at is taken.
+/// Builds the question. A name is resolved unless its address is given; of several addresses one with a listener in `snapshot` is taken.
 pub(super) fn question(arguments: &Explain, snapshot: &Snapshot) -> Result<Question, Failure> {
     let target = target(arguments, snapshot)?;
     Ok(Question {
@@ -27,7 +26,7 @@ pub(super) fn question(arguments: &Explain, snapshot: &Snapshot) -> Result<Quest
     })
 }
 
-/// What the positional argument says.
+/// Parts of the positional argument.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Url {
     port: u16,
@@ -41,7 +40,7 @@ struct Target {
     sni: Option<String>,
     host: Option<String>,
     path: Option<String>,
-    /// What the name of `--host` stands for.
+    /// Address of the name in `--host`.
     resolved: Option<IpAddr>,
 }
 
@@ -95,7 +94,7 @@ fn parse_url(text: &str) -> Result<Url, Failure> {
     Ok(Url { port, host, path: path.map(str::to_owned), tls })
 }
 
-/// The address of a name: the first one that a listener has, or the first one.
+/// Resolves a name: to the first address that has a listener, or else to the first one.
 fn look_up(url: &Url, snapshot: &Snapshot) -> Result<IpAddr, Failure> {
     let found = (url.host.as_str(), url.port).to_socket_addrs().map_err(|error| {
         let message = format!(

@@ -1,6 +1,6 @@
-//! The way in: this program once more, as root of a user namespace, in network and process namespaces of its own.
+//! Entry into the lab: this program once more, as root of a user namespace, in network and process namespaces of its own.
 //!
-//! The process namespace ends all of the lab with its first process. Deliberately absent: root of the host.
+//! The process namespace ends all of the lab with its first process.
 
 use std::fs;
 use std::process::{Child, Command, ExitStatus};
@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::commands::demo::interruption;
 use crate::failure::{Exit, Failure};
 
-/// Starts the lab inside and waits for its end.
+/// Starts the lab inside the namespaces and waits for its end.
 pub(super) fn again_inside() -> Result<Exit, Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::broken("finding our own program", error))?;
@@ -41,7 +41,7 @@ pub(super) fn again_inside() -> Result<Exit, Failure> {
     })
 }
 
-/// The namespaces of this process, which has one thread; processes it starts are in the process namespace.
+/// Creates the namespaces. Called while the process has one thread; processes that it starts are in the process namespace.
 fn leave_the_host() -> Result<(), String> {
     let (user, group) = (getuid().as_raw(), getgid().as_raw());
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID)
@@ -56,7 +56,7 @@ fn leave_the_host() -> Result<(), String> {
     Ok(())
 }
 
-/// Waits for the lab; tells it when somebody tells us to end. No thread: this process may start none any more.
+/// Waits for the lab, and passes a termination signal on. Without threads: this process may start none any more.
 async fn watch(mut inside: Child) -> Result<ExitStatus, Failure> {
     let failed = |error| Failure::broken("waiting for the lab", error);
     let mut ended = signal(SignalKind::child()).map_err(failed)?;
@@ -71,7 +71,7 @@ async fn watch(mut inside: Child) -> Result<ExitStatus, Failure> {
             _ = ended.recv() => {}
             () = &mut interrupted, if !told => {
                 told = true;
-                // It may have ended meanwhile, or have heard it too.
+                // The lab may have ended meanwhile, or have got the signal too.
                 let _ = kill_process(Pid::from_child(&inside), Signal::TERM);
             }
         }

@@ -1,6 +1,4 @@
-//! The gateway of the lab: `durward run` as a process of its own, so that it can be killed.
-//!
-//! Deliberately absent: anything `run` does not do for everybody.
+//! Gateway of the lab: `durward run` as a process of its own, so that it can be killed.
 
 use std::fs;
 use std::io;
@@ -14,18 +12,18 @@ use super::talk;
 use crate::failure::Failure;
 
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9440);
-/// Until it serves, on a busy machine.
+/// Time to start serving, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The running gateway.
+/// Running gateway.
 pub(super) struct Gateway {
     child: Child,
     process: String,
 }
 
 impl Gateway {
-    /// Starts it and waits until it is ready.
+    /// Starts the gateway and waits until it is ready.
     pub(super) fn start(stage: &Stage) -> Result<Self, Failure> {
         let failed = |error| Failure::broken("starting the lab's gateway", error);
         let program = std::env::current_exe().map_err(failed)?;
@@ -34,7 +32,7 @@ impl Gateway {
         command.args(["run", "--access-log", "off", "--workers", "1", "-c"]);
         command.arg(stage.documents()).args(["--admin", &ADMIN.to_string()]);
         command.args(HOST.map(|(name, value)| format!("--nat-{name}={value}")));
-        // Nothing of the caller's environment counts here, and Ctrl-C is for the lab.
+        // The caller's environment must not configure the lab, and Ctrl-C is for the lab, not for this child.
         command.env_clear().process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().map_err(failed)?;
         let mut gateway = Self { child, process: String::new() };
@@ -44,18 +42,18 @@ impl Gateway {
         Ok(gateway)
     }
 
-    /// Its number as the host sees it.
+    /// Returns the process id as the host sees it.
     pub(super) fn process(&self) -> &str {
         &self.process
     }
 
-    /// How it ended, when it has.
+    /// Returns the exit status, if the process has ended.
     pub(super) fn ended(&mut self) -> Option<String> {
         let status = self.child.try_wait().ok()??;
         Some(status.to_string())
     }
 
-    /// Ends it at once, as a crash would.
+    /// Kills the process, as in a crash.
     pub(super) fn kill(&mut self) -> Result<(), Failure> {
         let killed = self.child.kill().and_then(|()| self.child.wait());
         killed.map(drop).map_err(|error| Failure::broken("killing the gateway", error))
@@ -64,7 +62,7 @@ impl Gateway {
     fn wait(&mut self, stage: &Stage) -> Result<(), Failure> {
         let begin = Instant::now();
         loop {
-            // On a thread of its own, which has the same network: the caller's may be one of a runtime, and cannot wait for another.
+            // On a thread of its own in the same network namespace: the caller's thread may belong to a runtime, which cannot block on another.
             let asking = std::thread::spawn(|| talk::ask(ADMIN.ip(), ADMIN, "/readyz", PATIENCE));
             let answer = asking.join().unwrap_or_else(|_| Err("asking it failed".to_owned()));
             let Err(why) = answer else { return Ok(()) };
@@ -83,7 +81,7 @@ impl Gateway {
     }
 }
 
-/// The number outside of a process that has this number in our process namespace.
+/// Returns the host's id of a process by its id in our process namespace.
 fn seen_by_the_host(number: u32) -> io::Result<String> {
     let space = fs::read_link("/proc/self/ns/pid")?;
     for entry in fs::read_dir("/proc")?.flatten() {
@@ -101,7 +99,7 @@ fn seen_by_the_host(number: u32) -> io::Result<String> {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         drop(self.child.kill().and_then(|()| self.child.wait()));
     }
 }

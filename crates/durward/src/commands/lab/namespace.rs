@@ -1,6 +1,6 @@
-//! A network namespace and the thread that is in it; it ends with them.
+//! A network namespace and the thread in it; the namespace ends with the thread.
 //!
-//! Deliberately absent: names below `/run`; others enter by the thread's number.
+//! Deliberately absent: names below `/run`; other programs enter by the thread's id.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,7 +12,7 @@ use crate::failure::Failure;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// A network namespace.
+/// Network namespace.
 pub(super) struct Namespace {
     work: Sender<Work>,
     handle: File,
@@ -20,7 +20,7 @@ pub(super) struct Namespace {
 }
 
 impl Namespace {
-    /// A new one, with nothing but `lo`, which is down.
+    /// Creates a namespace with nothing but `lo`, which is down.
     pub(super) fn new() -> Result<Self, Failure> {
         let (work, waiting) = channel::<Work>();
         let (tell, told) = channel();
@@ -36,25 +36,25 @@ impl Namespace {
         Ok(Self { work, handle, thread })
     }
 
-    /// Does the work in the namespace; sockets and threads that it makes stay there.
+    /// Runs work in the namespace; sockets and threads that it creates stay there.
     pub(super) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Failure> {
         let (tell, told) = channel();
-        // Whoever does not wait for the result does not want it.
+        // Fails only if the caller does not wait for the result.
         let work = Box::new(move || drop(tell.send(work())));
         let failed = |cause: String| Failure::broken("working in a network namespace", cause);
         self.work.send(work).map_err(|error| failed(error.to_string()))?;
         told.recv().map_err(|error| failed(error.to_string()))
     }
 
-    /// A handle for work in another namespace.
+    /// Returns a handle for work in another namespace.
     pub(super) fn handle(&self) -> std::io::Result<OwnedFd> {
         self.handle.as_fd().try_clone_to_owned()
     }
 
-    /// The thread's number, by which `nsenter` finds the namespace.
+    /// Returns the thread's id, by which `nsenter` finds the namespace.
     pub(super) fn thread(&self) -> &str {
         &self.thread
     }
@@ -66,7 +66,7 @@ impl AsFd for Namespace {
     }
 }
 
-/// Moves this thread into a new namespace; a handle on it, and the thread's number as the host sees it.
+/// Moves this thread into a new namespace; returns a handle on it, and the thread's id as the host sees it.
 fn enter() -> std::io::Result<(File, String)> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     let handle = File::open("/proc/thread-self/ns/net")?;

@@ -1,6 +1,4 @@
-//! One round of the lab: each thing that must hold is tried with real sockets, and a line says what happened.
-//!
-//! Deliberately absent: looking at rules; packets tell.
+//! One round of the lab: each property is tested with real sockets, and a line shows the result.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -14,16 +12,16 @@ use super::world::{ACME, ACME_V6, BANK, BANK_PORT, BANK_V6, GLOBEX, INSIDE, STRA
 use crate::failure::Failure;
 use crate::output::{Screen, Tone};
 
-/// New connections until both pods must have answered: that one of them never does has a chance of one in 2⁶³.
+/// New connections until both pods must have answered: the chance that one of them never does is one in 2⁶³.
 const TRIES: usize = 64;
 const PAUSE: Duration = Duration::from_millis(20);
 const DOOR: u16 = 8080;
 const SECOND_DOOR: u16 = 8081;
 
-/// What was tried and what was said; a fault begins with what went wrong.
+/// Description of a test and its result; a fault begins with the deviation.
 type Told = Result<String, String>;
 
-/// Plays the round; whether everything held.
+/// Plays the round; returns true if every test passed.
 pub(super) fn play(
     world: &World,
     stage: &Stage,
@@ -63,7 +61,7 @@ fn ask(from: &Namespace, source: &str, to: SocketAddr, target: &str) -> Result<T
     from.run(move || talk::ask(source, to, &target, PATIENCE))
 }
 
-/// Connections from the bank are shared by both pods, which see the bank's own address.
+/// Tests that connections from the bank are shared by both pods, which see the bank's own address.
 fn to_both_pods(world: &World, from: &str, to: &str) -> Result<Told, Failure> {
     let (source, to) = (ip(from), at(to, DOOR));
     let heard = world.bank.run(move || answers(source, to))?;
@@ -79,7 +77,7 @@ fn to_both_pods(world: &World, from: &str, to: &str) -> Result<Told, Failure> {
     })
 }
 
-/// The different answers to new connections, until there are two.
+/// Returns the distinct answers to new connections, until there are two.
 fn answers(from: IpAddr, to: SocketAddr) -> Result<BTreeSet<String>, String> {
     let mut heard = BTreeSet::new();
     for _ in 0..TRIES {
@@ -101,7 +99,7 @@ fn silence(at_home: &Namespace, from: &str, port: u16) -> Result<Told, Failure> 
     })
 }
 
-/// Whether the bank saw this address.
+/// Checks that the bank saw this address.
 fn seen(text: &str, answer: Told, address: &str) -> Told {
     match answer {
         Ok(said) if said == format!("the bank saw {address}") => Ok(format!("{text}: {said}")),
@@ -123,7 +121,7 @@ fn refused(pod: &Namespace, source: &str) -> Result<Told, Failure> {
     })
 }
 
-/// The tenant's own door, carried by the proxy, whose upstream is the bank.
+/// Tests the tenant's own proxy listener, whose upstream is the bank.
 fn door(world: &World, address: &str) -> Result<Told, Failure> {
     let to = at(address, 80);
     let answer = ask(&world.bank, BANK, to, "/pay")?;
@@ -143,7 +141,7 @@ fn through_the_proxy(world: &World) -> Result<Told, Failure> {
     })
 }
 
-/// A port more in the document is a port more in the kernel, and goes with it.
+/// Tests that a port added to the document is added to the kernel, and removed with it.
 fn change(world: &World, stage: &Stage) -> Result<Told, Failure> {
     let (name, document) = DOCUMENTS[0];
     let changed =
@@ -178,7 +176,7 @@ fn change(world: &World, stage: &Stage) -> Result<Told, Failure> {
     )))
 }
 
-/// The gateway is killed with a connection going on; the kernel carries that one and new ones, and so it is after the restart.
+/// Tests a crash: the gateway is killed during a connection; the kernel carries that one and new ones, also after the restart.
 fn crash(world: &World, stage: &Stage, gateway: &mut Gateway) -> Result<Told, Failure> {
     let (source, to) = (ip(BANK), at(ACME, DOOR));
     let opened = world.bank.run(move || Connection::open(source, to, PATIENCE))?;

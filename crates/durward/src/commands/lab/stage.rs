@@ -1,6 +1,4 @@
-//! The lab's directory: its two documents, and words for a shell to get into its namespaces; gone when the lab ends.
-//!
-//! Deliberately absent: anything outside that directory.
+//! Directory of the lab: its two documents, and shell functions to enter its namespaces; removed when the lab ends.
 
 use std::path::{Path, PathBuf};
 
@@ -8,11 +6,11 @@ use super::world::{self, World};
 use crate::authority::write;
 use crate::failure::Failure;
 
-/// The documents by their files' names.
+/// Documents by the names of their files.
 pub(super) const DOCUMENTS: [(&str, &str); 2] =
     [("acme.yaml", include_str!("acme.yaml")), ("globex.yaml", include_str!("globex.yaml"))];
 
-/// What the gateway is told of its host, as options and as variables.
+/// Options of the gateway's host, also as variables.
 pub(super) const HOST: [(&str, &str); 4] = [
     ("external", "ext[0-9]+"),
     ("gateway", "ext1=203.0.113.254,ext1=2001:db8:1::254,ext2=198.51.100.254,ext2=2001:db8:2::254"),
@@ -20,10 +18,10 @@ pub(super) const HOST: [(&str, &str); 4] = [
     ("cluster-address", world::INSIDE),
 ];
 
-/// The directory, which somebody else removes.
+/// Directory of the lab, which the process outside removes.
 pub(super) struct Stage {
     dir: PathBuf,
-    /// The process outside, by which others enter the gateway's namespaces.
+    /// Id of the process outside, by which other programs enter the gateway's namespaces.
     entrance: String,
 }
 
@@ -41,27 +39,27 @@ impl Stage {
         Ok(stage)
     }
 
-    /// The directory.
+    /// Returns the directory.
     pub(super) fn path(&self) -> &Path {
         &self.dir
     }
 
-    /// The directory of documents.
+    /// Returns the directory of documents.
     pub(super) fn documents(&self) -> PathBuf {
         self.path().join("documents")
     }
 
-    /// Changes a document the way an editor does: a new file takes the old one's name.
+    /// Changes a document as an editor does: a new file replaces the old one.
     pub(super) fn edit(&self, name: &str, text: &str) -> Result<(), Failure> {
         write(&self.documents().join(name), text, 0o644, true)
     }
 
-    /// Notes which process the gateway is.
+    /// Stores the process id of the gateway.
     pub(super) fn note_process(&self, process: &str) -> Result<(), Failure> {
         write(&self.path().join("gateway.pid"), process, 0o644, true)
     }
 
-    /// Commands that need no shell functions.
+    /// Returns commands that need no shell functions.
     pub(super) fn plain_commands(&self, world: &World) -> Vec<String> {
         let enter = |thread: &str| format!("nsenter -U -n --preserve-credentials -t {thread}");
         let documents = self.documents();
@@ -78,7 +76,7 @@ impl Stage {
         ]
     }
 
-    /// Shell functions that make the commands short.
+    /// Returns shell functions that shorten the commands.
     fn environment(&self, world: &World) -> String {
         let dir = self.path().display();
         let variables: String = HOST

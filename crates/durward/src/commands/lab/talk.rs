@@ -1,6 +1,4 @@
-//! What partners and pods say: a few words of HTTP/1.1, with who answered and whom it saw.
-//!
-//! Deliberately absent: everything else of HTTP; the gateway between has it.
+//! Traffic of partners and pods: minimal HTTP/1.1, answered with the server's name and the client address it saw.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -13,20 +11,20 @@ use tokio::time::timeout;
 
 use crate::client::{self, Client};
 
-/// How long an answer may take.
+/// Timeout of an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of a body at most.
+/// Largest body in bytes.
 const BODY: usize = 64 * 1024;
-/// How long silence must last to count as such.
+/// Time without an answer that counts as silence.
 pub(super) const SILENCE: Duration = Duration::from_millis(1200);
 
-/// Answers at these ports, on this thread's network, with the name and the peer's address.
+/// Answers at these ports, in this thread's network namespace, with the name and the peer's address.
 pub(super) fn serve(name: &'static str, ports: &[u16]) -> io::Result<()> {
     for port in ports {
         let listener = TcpListener::bind(("::", *port))?;
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                // Who goes away is no event.
+                // A client that disconnects is no error.
                 std::thread::spawn(move || drop(answer(&stream, name)));
             }
         });
@@ -48,7 +46,7 @@ fn answer(stream: &TcpStream, name: &str) -> io::Result<()> {
     }
 }
 
-/// The lines up to the empty one; none at the end of the stream.
+/// Reads the lines up to the empty one; none at the end of the stream.
 fn head(reader: &mut impl BufRead) -> io::Result<Vec<String>> {
     let mut lines = Vec::new();
     loop {
@@ -60,16 +58,16 @@ fn head(reader: &mut impl BufRead) -> io::Result<Vec<String>> {
     }
 }
 
-/// A connection that asks again and again.
+/// Connection for repeated requests.
 pub(super) struct Connection {
     client: Client,
     to: SocketAddr,
-    /// Moves the bytes, on whatever thread asks.
+    /// Runtime that moves the bytes, on the calling thread.
     runtime: Runtime,
 }
 
 impl Connection {
-    /// Connects from an address of this thread's network.
+    /// Connects from an address of this thread's network namespace.
     pub(super) fn open(from: IpAddr, to: SocketAddr, patience: Duration) -> Result<Self, String> {
         let runtime = client::runtime()?;
         let client = runtime.block_on(async {
@@ -83,7 +81,7 @@ impl Connection {
         Ok(Self { client, to, runtime })
     }
 
-    /// Asks for a target, a path or, of a proxy, a URL: the body, or the status when it is no success.
+    /// Requests a target, a path or, of a proxy, a URL; returns the body, or the status if it is no success.
     pub(super) fn ask(&mut self, target: &str) -> Result<String, String> {
         let uri: Uri = target.parse().map_err(|error| format!("{target}: {error}"))?;
         let host = uri.authority().map_or_else(|| self.to.to_string(), ToString::to_string);
@@ -100,7 +98,7 @@ async fn connect(from: IpAddr, to: SocketAddr) -> io::Result<tokio::net::TcpStre
     socket.connect(to).await
 }
 
-/// One question on a connection of its own.
+/// Sends one request on a connection of its own.
 pub(super) fn ask(
     from: IpAddr,
     to: SocketAddr,

@@ -1,7 +1,7 @@
-//! The lab's networks: a bank and a stranger behind two interfaces of the gateway, pods of two tenants and of nobody on its bridge.
+//! Networks of the lab: a bank and a stranger behind two interfaces of the gateway; pods of two tenants and of no tenant on its bridge.
 //!
-//! The gateway's only default route leads to the first interface, and the world outside drops what comes by the wrong one, so that the
-//! second is used by whoever belongs there or by nobody. Deliberately absent: the gateway itself.
+//! The gateway's only default route leads to the first interface, and the world outside drops packets that arrive by the wrong one, so the second
+//! works only if the gateway routes by connection.
 
 use std::fs;
 use std::net::IpAddr;
@@ -23,19 +23,19 @@ pub(super) const GLOBEX: &str = "198.51.100.10";
 pub(super) const BANK: &str = "192.0.2.10";
 pub(super) const BANK_V6: &str = "2001:db8:ffff::10";
 pub(super) const STRANGER: &str = "192.0.2.200";
-/// The gateway's address towards the pods.
+/// Address of the gateway towards the pods.
 pub(super) const INSIDE: &str = "10.244.0.1";
 pub(super) const BANK_PORT: u16 = 9000;
 pub(super) const POD_PORTS: [u16; 2] = [8080, 8081];
 
-/// What is where, for people.
+/// Diagram of the networks, for the screen.
 pub(super) const PICTURE: [&str; 3] = [
     "bank 192.0.2.10      ┌── 203.0.113.0/24 ── ext1 ──┐             ┌── 10.244.1.11, 10.244.1.12   acme",
     "stranger 192.0.2.200 ┤                            ├── gateway ──┼── 10.244.2.11                globex",
     "                     └── 198.51.100.0/24 ─ ext2 ──┘             └── 10.244.9.9                 nobody",
 ];
 
-/// Name, device at the gateway, its addresses.
+/// Pods: name, interface at the gateway, and addresses.
 const PODS: [(&str, &str, [&str; 2]); 4] = [
     ("shop-1", "v1", ["10.244.1.11/16", "fd00:244:0:1::11/48"]),
     ("shop-2", "v2", ["10.244.1.12/16", "fd00:244:0:1::12/48"]),
@@ -43,20 +43,20 @@ const PODS: [(&str, &str, [&str; 2]); 4] = [
     ("unknown", "v4", ["10.244.9.9/16", "fd00:244:0:9::9/48"]),
 ];
 
-/// The networks around the gateway, which has the network of the calling process.
+/// Networks around the gateway, which is in the network namespace of the calling process.
 pub(super) struct World {
-    /// The way between the gateway's interfaces and the partners.
+    /// Router between the gateway's interfaces and the partners.
     internet: Namespace,
-    /// A partner.
+    /// Partner.
     pub(super) bank: Namespace,
-    /// Somebody whose address is not allowed.
+    /// Client whose address is not allowed.
     pub(super) stranger: Namespace,
-    /// In the order of their names.
+    /// Pods, in the order of their names.
     pods: Vec<Namespace>,
 }
 
 impl World {
-    /// Makes them all.
+    /// Creates all networks.
     pub(super) fn build() -> Result<Self, Failure> {
         let world = Self {
             internet: Namespace::new()?,
@@ -90,17 +90,17 @@ impl World {
         Ok(world)
     }
 
-    /// A pod of acme's.
+    /// Returns a pod of acme.
     pub(super) fn acme(&self) -> &Namespace {
         &self.pods[0]
     }
 
-    /// A pod of globex's.
+    /// Returns a pod of globex.
     pub(super) fn globex(&self) -> &Namespace {
         &self.pods[2]
     }
 
-    /// A pod of nobody's.
+    /// Returns a pod without a tenant.
     pub(super) fn unenrolled(&self) -> &Namespace {
         &self.pods[3]
     }
@@ -123,12 +123,12 @@ impl World {
     }
 }
 
-/// No wait until an address is known to be unique: the first packet would be lost to it. A kernel without IPv6 has no such wait.
+/// Turns duplicate address detection off: the first packet would be lost to it. A kernel without IPv6 does not have it.
 fn addresses_at_once() {
     drop(fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0"));
 }
 
-/// Forwards between the partners' network and the gateway's; what comes by an interface that does not lead back is dropped.
+/// Forwards between the partners' network and the gateway's; packets that arrive by an interface that does not lead back are dropped.
 fn internet(partners: &[OwnedFd]) -> Result<(), NatError> {
     for (name, value) in [
         ("ipv4/ip_forward", "1"),
@@ -149,7 +149,7 @@ fn internet(partners: &[OwnedFd]) -> Result<(), NatError> {
     wiring.up("lan", &nets(&["192.0.2.1/24", "2001:db8:ffff::1/64"]))
 }
 
-/// A partner or a pod.
+/// Sets a partner or a pod up.
 fn host(addresses: [&str; 2], routers: [&str; 2]) -> Result<(), NatError> {
     let wiring = open()?;
     wiring.up("lo", &[])?;
@@ -165,7 +165,7 @@ fn nets(texts: &[&str]) -> Vec<IpNet> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
-/// An address of the lab; they are all written in this program.
+/// Parses an address of the lab; all are constants of this program.
 pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().expect("the lab's addresses are addresses")
 }

@@ -1,18 +1,18 @@
-//! File names by patterns with `*`, `?` and `[…]`, as `include` lines have them.
+//! Matches file names by patterns with `*`, `?` and `[…]`, as in `include` lines.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// Most files that one pattern may name.
+/// Files that one pattern may match at most.
 const MOST: usize = 10_000;
 
-/// Returns whether there is anything to match.
+/// Returns true if the text is a pattern.
 pub(super) fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '['])
 }
 
-/// The files whose paths match, in order of their names; relative ones are looked for in `folder` and stay relative.
+/// Returns the files whose paths match, in order of their names; relative ones are looked for in `folder` and stay relative.
 pub(super) fn matching(folder: &Path, pattern: &str) -> Result<Vec<String>, String> {
     let root = if pattern.starts_with('/') { "/" } else { "" };
     let mut paths = vec![root.to_owned()];
@@ -58,7 +58,8 @@ fn names(directory: &Path) -> Result<Vec<String>, String> {
     Ok(entries.filter_map(name).collect())
 }
 
-/// Returns whether a name matches. A star that fits too little is tried with one character more, so the time is bounded by the product of both lengths.
+/// Returns true if a name matches. A star that matches too little is extended by one character at a time, so the time is bounded by the product of
+/// both lengths.
 fn is_match(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.chars().collect();
     let name: Vec<char> = name.chars().collect();
@@ -86,7 +87,7 @@ fn is_match(pattern: &str, name: &str) -> bool {
     pattern[at..].iter().all(|character| *character == '*')
 }
 
-/// The characters of the pattern that fit one character; `None` when it does not fit.
+/// Returns the part of the pattern that matches one character; `None` if it does not.
 fn one(pattern: &[char], character: char) -> Option<usize> {
     match pattern.first()? {
         '?' => Some(1),
@@ -98,7 +99,7 @@ fn one(pattern: &[char], character: char) -> Option<usize> {
 fn set(pattern: &[char], character: char) -> Option<usize> {
     let negated = matches!(pattern.get(1), Some('!' | '^'));
     let start = if negated { 2 } else { 1 };
-    // A bracket right after the beginning stands for itself.
+    // A bracket right after the opening one is a literal character.
     let Some(length) = pattern[start..].iter().skip(1).position(|c| *c == ']') else {
         return (character == '[').then_some(1);
     };

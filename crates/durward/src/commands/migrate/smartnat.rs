@@ -1,4 +1,5 @@
-//! SmartNat's Mapping objects as our documents, for a person to read and keep; `kubectl get mappings,services,endpointslices -A -o yaml` writes them.
+//! Translates SmartNat's Mapping objects into our documents, for a person to review; `kubectl get mappings,services,endpointslices -A -o yaml` writes
+//! them.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use crate::commands::migrate::hand_over;
 use crate::failure::{Exit, Failure};
 use crate::output::count;
 
-/// Prints or writes the documents; what to look at goes to standard error.
+/// Prints or writes the documents; notes go to standard error.
 pub(super) fn migrate(arguments: &Migrate, texts: &[(String, String)]) -> Result<Exit, Failure> {
     let seed = Seed::environment();
     let defaults = SmartNatOptions::default();

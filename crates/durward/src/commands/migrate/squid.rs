@@ -1,4 +1,4 @@
-//! A squid.conf as documents, and the differences.
+//! Translates a squid.conf into documents, with a note for each difference.
 
 use std::fs;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::count;
 use durward_control::source::regular::{self, FileKind};
 
-/// Translates and prints or writes; fails when the documents let through what Squid denied, or cannot keep an address.
+/// Translates and prints or writes; fails if the documents allow what Squid denied, or cannot keep an address.
 pub(super) fn migrate(arguments: &Migrate, file: &Path, text: &str) -> Result<Exit, Failure> {
     let options = SquidOptions {
         addresses: arguments.address.clone(),
@@ -28,7 +28,7 @@ pub(super) fn migrate(arguments: &Migrate, file: &Path, text: &str) -> Result<Ex
     report(arguments, &migrated)
 }
 
-/// Files as squid.conf names them. Squid's own paths are absolute, or from where it was started; beside the file is what a copy has.
+/// Files that squid.conf names. Squid's own paths are absolute, or relative to its working directory; a copy has them beside the file.
 struct Beside {
     folder: PathBuf,
 }
@@ -51,7 +51,7 @@ impl SquidFiles for Beside {
         };
         let (_, bytes) =
             regular::read(found, FileKind::Names).map_err(|error| error.to_string())?;
-        // Names in a code page of old are no names anybody asks for; each is reported where it is used.
+        // Names in another encoding than UTF-8 match no request; each is reported where it is used.
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -71,7 +71,7 @@ impl SquidFiles for Beside {
     }
 }
 
-/// Notes are for people and go beside the documents.
+/// Prints notes to standard error, beside the documents.
 fn report(arguments: &Migrate, migrated: &Migrated) -> Result<Exit, Failure> {
     let mut notes = anstream::stderr();
     for note in &migrated.notes {

@@ -1,6 +1,6 @@
-//! `durward nat steer`: keeps one side of the tunnel, and follows the documents' `egress.sources` on a node.
+//! `durward nat steer`: keeps one side of the tunnel; on a node it follows the documents' `egress.sources`.
 //!
-//! Deliberately absent: an end that takes anything out of the kernel; `durward nat cleanup` does that.
+//! Deliberately absent: removing anything from the kernel at the end; `durward nat cleanup` does that.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -25,10 +25,10 @@ use crate::inspect::now;
 use crate::output::Screen;
 use crate::telemetry;
 
-/// Between two tries of what the kernel refused.
+/// Interval of retries after a refusal of the kernel.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Keeps a side until it is told to end.
+/// Keeps a side until a termination signal.
 pub(super) fn steer(arguments: &SteerArgs, log: LogFormat) -> Result<Exit, Failure> {
     let options = arguments.options()?;
     telemetry::start(log, if arguments.diff { "error" } else { "info" });
@@ -86,7 +86,7 @@ async fn keep(mut keeper: Keeper, mut follower: Follower) -> Result<Exit, Failur
     Ok(Exit::Ok)
 }
 
-/// The kernel's side of it, and why it is not as it should be.
+/// Kernel state of a side, and the last fault.
 struct Keeper {
     steer: Steer,
     fault: Option<String>,
@@ -94,7 +94,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Brings the kernel there. What does not work is told once and tried again; what never will work ends the command.
+    /// Brings the kernel to the state of a side. A temporary fault is logged once and retried; a permanent one ends the command.
     fn bring(&mut self, side: Side) -> Result<(), Failure> {
         match self.steer.apply(side) {
             Ok(problems) => {
@@ -125,14 +125,14 @@ impl Keeper {
     }
 }
 
-/// What the command line and the documents ask for.
+/// Side that the command line and the documents ask for.
 struct Follower {
     kind: Kind,
     source: Arc<FileSource>,
     paths: Vec<PathBuf>,
     publisher: Publisher,
     resources: watch::Sender<Arc<Resources>>,
-    /// What is steered.
+    /// Networks being steered.
     networks: BTreeSet<IpNet>,
 }
 
@@ -142,7 +142,7 @@ enum Kind {
 }
 
 impl Follower {
-    /// `enrolled` is what an earlier process left.
+    /// Creates a follower; `enrolled` are the networks that an earlier process left.
     fn new(arguments: &SteerArgs, enrolled: BTreeSet<IpNet>) -> Result<Self, Failure> {
         let source = Arc::new(config::source(&arguments.config));
         let (kind, paths) = match (arguments.gateway, arguments.gateway_side()?) {
@@ -163,7 +163,7 @@ impl Follower {
         Ok(follower)
     }
 
-    /// Begins to follow the files, where there are any.
+    /// Starts to watch the files, if there are any.
     fn watch(&self) -> Result<Option<file_watch::Watching>, Failure> {
         if self.paths.is_empty() {
             return Ok(None);
@@ -188,8 +188,8 @@ impl Follower {
         self.adopt(&self.source.load(&self.paths))
     }
 
-    /// Takes the sources of all tenants; one that is not to leave yet is refused by the gateway. While anything is rejected nothing
-    /// is given up that was steered: nobody knows what the rejected part says. Whether that is something else than before.
+    /// Takes the sources of all tenants, also of those that may not leave yet, which the gateway refuses. While anything is rejected no network is
+    /// given up, because the rejected part may still want it. Returns true if the networks have changed.
     fn adopt(&mut self, resources: &Resources) -> bool {
         let before = self.publisher.current();
         let compiled = self.publisher.reload(resources, now());

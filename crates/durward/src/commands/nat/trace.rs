@@ -1,6 +1,6 @@
-//! `durward nat trace`: prints the way of matching packets through all tables, one block for each, or one JSON object a line.
+//! `durward nat trace`: prints the way of matching packets through all tables, one block for each, or one JSON object per line.
 //!
-//! Deliberately absent: what a configuration would do with them; `explain` says that without any packet.
+//! Deliberately absent: what a configuration would do with them; `explain` shows that without any packet.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,12 +19,12 @@ use crate::config;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Screen, Tone, count};
 
-/// How soon a signal is noticed.
+/// Interval at which signals are checked.
 const GLANCE: Duration = Duration::from_millis(200);
 
 /// Traces until the time is over, enough packets were seen, or a signal came.
 pub(super) fn trace(arguments: &TraceArgs) -> Result<Exit, Failure> {
-    // Without a configuration there are no names; that is no fault unless one was named.
+    // Without a configuration there are no names of mappings; that is an error only if the user named one.
     let named = !arguments.config.config.is_empty() || config::paths(&arguments.config).is_ok();
     let model = match named {
         true => Some(Arc::clone(&config::load(&arguments.config)?.snapshot.nat)),
@@ -78,7 +78,7 @@ fn sum_up(shown: u64, tally: Tally, format: Format, screen: &mut Screen) -> Resu
     if matches!(format, Format::Table | Format::Wide) {
         screen.line(Tone::Faint.paint(&text))?;
     } else if tally.lost > 0 {
-        // Standard output is for programs.
+        // To standard error: standard output is for programs.
         drop(std::io::Write::write_all(&mut anstream::stderr(), format!("{text}\n").as_bytes()));
     }
     Ok(Exit::Ok)
@@ -126,7 +126,7 @@ fn line(step: &Step) -> String {
     format!("{:<12} {at:<40} {verdict}{said}{comment}", step.hook.unwrap_or(""))
 }
 
-/// The end in one sentence.
+/// Formats the end of a packet in one sentence.
 fn ending(packet: &Packet) -> String {
     let mut text = match &packet.end {
         End::Delivered => "reached this host".to_owned(),
@@ -158,7 +158,7 @@ fn ending(packet: &Packet) -> String {
     text
 }
 
-/// A packet for programs.
+/// Packet as JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Told<'a> {
@@ -172,7 +172,7 @@ struct Told<'a> {
     #[serde(rename = "out", skip_serializing_if = "Option::is_none")]
     output: Option<&'a str>,
     mark: u32,
-    /// As it was when it was last seen.
+    /// Client address when the packet was last seen.
     last_client: String,
     last_to: String,
     steps: Vec<ToldStep<'a>>,
@@ -245,7 +245,7 @@ impl<'a> Told<'a> {
     }
 }
 
-/// Becomes true with SIGINT or SIGTERM, so that the sum is told and, on older kernels, the table is taken away.
+/// Returns a flag that SIGINT or SIGTERM sets, so that the summary is printed and, on older kernels, the table is deleted.
 fn stopped_by_signal() -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);

@@ -1,6 +1,6 @@
-//! The attack: the engine of this program, with two made-up tenants, is asked for what it must not do.
+//! Attack: the proxy of this program, with two made-up tenants, gets requests that it must refuse.
 //!
-//! Each part begins with what must work, so that a gateway that refuses everything proves nothing. Deliberately absent: attacks on hosts.
+//! Each part begins with a request that must work, because a gateway that refuses everything proves nothing.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::commands::egress::reach::{Client, Reached};
 use crate::failure::Failure;
 
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of a body at most.
+/// Largest body in bytes.
 const BODY: usize = 64 * 1024;
 
 pub(super) fn prove(requests: u64) -> Result<Category, Failure> {
@@ -39,7 +39,7 @@ pub(super) fn prove(requests: u64) -> Result<Category, Failure> {
     })
 }
 
-/// A client without TLS of its own.
+/// Builds a client without TLS of its own.
 fn client(proxy: SocketAddr, side: Option<Side>) -> Client {
     let user = side.map(|side| format!("{}:{}@", side.name, side.secret)).unwrap_or_default();
     let config = ClientConfig::builder_with_provider(Arc::new(
@@ -55,7 +55,7 @@ fn client(proxy: SocketAddr, side: Option<Side>) -> Client {
     }
 }
 
-/// Both tenants in turn, by ingress and by proxy, to one partner that keeps connections open.
+/// Sends requests of both tenants in turn, by ingress and by proxy, to one partner that keeps connections open.
 async fn interleaved(category: &mut Category, stage: &Stage, requests: u64) {
     let mut tally = Tally::default();
     let mut failed = 0_u64;
@@ -90,7 +90,7 @@ async fn interleaved(category: &mut Category, stage: &Stage, requests: u64) {
     }
 }
 
-/// Returns what the partner saw of a request that came in at `address`.
+/// Returns the source address that the partner saw of a request that came in at `address`.
 async fn ingress(address: SocketAddr) -> Option<String> {
     let stream = TcpStream::connect(address).await.ok()?;
     let mut client = client::Client::on(stream, PATIENCE).await.ok()?;
@@ -98,7 +98,7 @@ async fn ingress(address: SocketAddr) -> Option<String> {
     (answer.status == 200).then(|| answer.text())
 }
 
-/// Every spelling of what is near, as the target of a tunnel.
+/// Asks for tunnels to near destinations in every spelling.
 async fn forbidden(category: &mut Category, stage: &Stage) {
     let [one, other] = stage.sides;
     let proxy = SocketAddr::from((one.address, stage.ports.proxy));
@@ -183,14 +183,14 @@ fn spellings(address: Ipv4Addr) -> [String; 10] {
     ]
 }
 
-/// Reports whether a proxy opens a tunnel to `target`.
+/// Returns true if a proxy opens a tunnel to `target`.
 async fn opens(proxy: SocketAddr, target: &str) -> Result<bool, String> {
     let stream = TcpStream::connect(proxy).await.map_err(|error| error.to_string())?;
     let answer = client::tunnel(stream, target, None, PATIENCE).await?;
     Ok(matches!(answer, Tunnel::Open(_)))
 }
 
-/// Each tenant's secret at its own door, at the other's, and none.
+/// Shows each tenant's secret at its own proxy, at the other's, and none.
 async fn credentials(category: &mut Category, stage: &Stage) {
     let url = format!("http://{}/", stage.partner).parse().expect("an address makes a URL");
     let mut tally = Tally::default();
@@ -223,7 +223,7 @@ async fn credentials(category: &mut Category, stage: &Stage) {
     }
 }
 
-/// The engine's own word on the attack.
+/// Reads the proxy's own counters of the attack.
 fn checks(category: &mut Category, stage: &Stage) {
     let text = stage.metrics_text();
     let (checks, violations) = super::counted::sums(&text);

@@ -1,6 +1,4 @@
-//! What a running process has counted: every connection's address was asked of the kernel, and was the tenant's.
-//!
-//! Deliberately absent: other hosts' processes; ask each.
+//! Counters of a running process: the source address of every connection was read from the kernel, and was the tenant's.
 
 use std::time::Duration;
 
@@ -34,12 +32,12 @@ pub(super) fn prove(admin: Admin, timeout: Duration) -> Category {
     category
 }
 
-/// Checks and violations in a text of metrics.
+/// Returns checks and violations in a text of metrics.
 pub(super) fn sums(text: &str) -> (u64, u64) {
     (sum(text, CHECKS), sum(text, VIOLATIONS))
 }
 
-/// The samples of a counter, added up.
+/// Returns the sum of a counter's samples.
 fn sum(text: &str, name: &str) -> u64 {
     let samples = text.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;

@@ -1,6 +1,4 @@
-//! The stage of the attack: two tenants with doors in and out on loopback addresses, and one partner that says whom it sees.
-//!
-//! Deliberately absent: the user's own addresses; the engine is the same, the tenants are made up.
+//! Stage of the attack: two tenants with ingress and egress on loopback addresses, and one partner that answers with the client address it sees.
 
 use std::convert::Infallible;
 use std::io;
@@ -27,36 +25,36 @@ use crate::inspect::now;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Side {
     pub(super) name: &'static str,
-    /// Where it comes in and goes out.
+    /// Ingress and egress address.
     pub(super) address: Ipv4Addr,
-    /// Its secret.
+    /// Secret of its credential.
     pub(super) secret: &'static str,
-    /// The SHA-256 of its secret.
+    /// SHA-256 of the secret.
     hash: &'static str,
 }
 
-/// The ports every tenant has.
+/// Ports of every tenant.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ports {
     pub(super) ingress: u16,
-    /// The proxy for whoever comes from loopback.
+    /// Port of the proxy for clients on loopback.
     pub(super) proxy: u16,
-    /// The proxy that asks for a credential.
+    /// Port of the proxy that requires a credential.
     pub(super) guarded: u16,
 }
 
-/// Everything, serving.
+/// Running partner and gateway.
 pub(super) struct Stage {
     pub(super) sides: [Side; 2],
     pub(super) ports: Ports,
     pub(super) partner: SocketAddr,
     proxy: Proxy,
-    // Documents and credentials, gone with the stage.
+    // Documents and credentials; removed on drop.
     _directory: tempfile::TempDir,
 }
 
 impl Stage {
-    /// Opens the partner and the gateway; inside a runtime.
+    /// Starts the partner and the gateway, within a runtime.
     pub(super) async fn open() -> Result<Self, Failure> {
         let sides = sides();
         let ports = ports(&sides)?;
@@ -97,7 +95,7 @@ impl Stage {
         Ok(Self { sides, ports, partner, proxy, _directory: directory })
     }
 
-    /// How often the engine itself found a foreign source address.
+    /// Returns the metrics of the proxy.
     pub(super) fn metrics_text(&self) -> String {
         let mut text = Text::default();
         self.proxy.write_metrics(&mut text);
@@ -110,7 +108,7 @@ impl Stage {
     }
 }
 
-/// Addresses that differ from run to run, so that two at once do not meet.
+/// Returns addresses that differ from run to run, so that two concurrent runs do not collide.
 fn sides() -> [Side; 2] {
     let [.., high, low] = getpid().as_raw_nonzero().get().to_be_bytes();
     let address = |last: u8| Ipv4Addr::new(127, 96 + (high & 31), low, last);
@@ -139,7 +137,7 @@ fn ports(sides: &[Side; 2]) -> Result<Ports, Failure> {
     Ok(Ports { ingress: free()?, proxy: free()?, guarded: free()? })
 }
 
-/// A port that both addresses have free; `kept` holds it until all are found.
+/// Returns a port that is free at both addresses; `kept` reserves it until all are found.
 fn free_port(sides: &[Side; 2], kept: &mut Vec<[TcpListener; 2]>) -> io::Result<u16> {
     loop {
         let first = TcpListener::bind((sides[0].address, 0))?;
@@ -166,7 +164,7 @@ fn document(side: Side, ports: Ports, partner: SocketAddr) -> String {
     )
 }
 
-/// Answers every request with the address it came from.
+/// Answers every request with its source address.
 async fn partner() -> Result<SocketAddr, Failure> {
     let broken = |error| Failure::broken("opening the partner", error);
     let listener = tokio::net::TcpListener::bind((IpAddr::from([127, 0, 0, 1]), 0)).await;

@@ -1,6 +1,4 @@
-//! What the configuration says: each address is one tenant's, nothing refers to another's, nobody may ask the proxy for a neighbour.
-//!
-//! Deliberately absent: the host; `check` looks at that.
+//! Proof by the configuration: each address belongs to one tenant, nothing refers to another's, no client may ask the proxy for a neighbour.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,7 +12,7 @@ use super::Tally;
 use crate::commands::check::report::Category;
 use crate::output::count;
 
-/// So many questions are asked of the rules at most; the sentence says how many.
+/// Policy evaluations at most; the report says how many there were.
 const MOST: u64 = 2_000_000;
 
 pub(super) fn prove(snapshot: &Snapshot, verdicts: &Verdicts) -> Category {
@@ -37,7 +35,7 @@ pub(super) fn prove(snapshot: &Snapshot, verdicts: &Verdicts) -> Category {
     category
 }
 
-/// The map from address to tenant is a function, except where all who have an address say they share it.
+/// Checks that each address maps to one tenant, unless all that have it declare it shared.
 fn addresses(category: &mut Category, snapshot: &Snapshot) {
     let mut owners: BTreeMap<IpAddr, BTreeSet<&str>> = BTreeMap::new();
     for tenant in snapshot.tenants.values() {
@@ -60,7 +58,7 @@ fn addresses(category: &mut Category, snapshot: &Snapshot) {
     }
 }
 
-/// Every proxy asked for every address of every other tenant, at the ports these listen on and at 443.
+/// Evaluates every proxy's policy for every address of every other tenant, at the ports of its listeners and at 443.
 fn rules(category: &mut Category, snapshot: &Snapshot) {
     let neighbours = Neighbours::of(snapshot);
     let mut tally = Tally::default();

@@ -1,13 +1,11 @@
-//! The totals of every tenant, gathered from the text of `/metrics`.
-//!
-//! Deliberately absent: metrics that are no tenant's.
+//! Totals of every tenant, parsed from the text of `/metrics`.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-/// What one tenant has carried since the gateway started, and what is open now.
+/// Traffic of one tenant since the gateway started, and its open connections now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Totals {
     pub(super) connections_open: u64,
@@ -27,12 +25,12 @@ pub(super) struct Totals {
 }
 
 impl Totals {
-    /// Bytes in all directions, to compare tenants by.
+    /// Returns the bytes in all directions, to compare tenants by.
     pub(super) fn traffic(&self) -> u64 {
         self.client_in_bytes + self.client_out_bytes + self.egress_up_bytes + self.egress_down_bytes
     }
 
-    /// The place of a metric, or nothing when it is not in the ledger.
+    /// Returns the total for a metric; `None` if it is not in the ledger.
     fn place(&mut self, metric: &str, label: &str) -> Option<&mut u64> {
         Some(match (metric, label) {
             ("durward_connections_active", _) => &mut self.connections_open,
@@ -54,14 +52,14 @@ impl Totals {
     }
 }
 
-/// All tenants' totals.
+/// Totals of all tenants.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Ledger {
     pub(super) tenants: BTreeMap<String, Totals>,
 }
 
 impl Ledger {
-    /// From the text of `/metrics`.
+    /// Parses the text of `/metrics`.
     pub(super) fn read(text: &str) -> Self {
         let mut ledger = Self::default();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -70,7 +68,7 @@ impl Ledger {
         ledger
     }
 
-    /// `name{tenant="acme",direction="up"} 5`; the tenant is always the first label and at most one follows.
+    /// Adds a sample such as `name{tenant="acme",direction="up"} 5`; the tenant is always the first label and at most one follows.
     fn add(&mut self, line: &str) -> Option<()> {
         let (metric, rest) = line.split_once("{tenant=\"")?;
         let (labels, value) = rest.rsplit_once("} ")?;
@@ -82,7 +80,7 @@ impl Ledger {
         Some(())
     }
 
-    /// A row per tenant, with the time of the look.
+    /// Formats a row per tenant, with the time of the reading.
     pub(super) fn csv(&self, header: bool, now: &Timestamp) -> String {
         let mut text = String::new();
         if header {

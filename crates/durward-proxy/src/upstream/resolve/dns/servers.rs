@@ -1,4 +1,4 @@
-//! The DNS servers a resolver asks, one after the other, and the names the host's search list makes of a host.
+//! DNS servers of a resolver, asked one after the other, and the names that the host's search list makes of a host.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,30 +19,30 @@ use hickory_resolver::{Hosts, Resolver, TokioResolver};
 use super::super::{Asking, Source, TIMEOUT};
 use crate::upstream::tls_client::dns_client_config;
 
-/// How long a server may be silent before the next one is asked as well.
+/// Silence of a server after which the next one is asked as well.
 const STAGGER: Duration = Duration::from_millis(500);
 
-/// How long the hosts file's answers hold.
+/// TTL of answers from the hosts file.
 const HOSTS_TTL: Duration = Duration::from_secs(60);
 
-/// The answer for one family of addresses.
+/// Answer for one family of addresses.
 pub(super) enum Found {
-    /// Addresses, and how long they hold.
+    /// Addresses and their TTL.
     Addresses(Vec<IpAddr>, Duration),
     /// No address of this family.
     Nothing {
-        /// How long that may be believed.
+        /// Time for which that may be cached.
         ttl: Option<Duration>,
-        /// The name itself does not exist (NXDOMAIN).
+        /// True if the name itself does not exist (NXDOMAIN).
         denies_name: bool,
     },
     /// No answer, or an error.
     Failed(String),
 }
 
-/// The servers of one resolver.
+/// Servers of one resolver.
 pub(super) struct Servers {
-    /// One resolver per server, in the order they are asked: an error of one must not end the question.
+    /// One resolver per server, in the order they are asked: an error of one must not end the query.
     each: Vec<TokioResolver>,
     hosts: Hosts,
     search: Vec<Name>,
@@ -50,13 +50,13 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Reads the host's configuration, or takes the tenant's.
+    /// Reads the host's configuration, or uses the tenant's.
     ///
     /// # Errors
-    /// What cannot be set up, as a sentence.
+    /// Returns what cannot be set up, as a message.
     pub(super) fn of(source: &Source) -> Result<Self, String> {
         let (config, options, hosts) = match source {
-            // Without resolv.conf the hosts file still answers; nobody else is asked.
+            // Without resolv.conf only the hosts file answers.
             Source::Host => {
                 let (config, options) = read_system_conf().unwrap_or_default();
                 (config, options, Hosts::from_system().unwrap_or_default())
@@ -87,7 +87,7 @@ impl Servers {
         Ok(Self { each: each.collect::<Result<_, _>>()?, hosts, search, ndots })
     }
 
-    /// The addresses the hosts file has for a host; the DNS is not asked then.
+    /// Returns the addresses of a host in the hosts file; DNS servers are not asked then.
     pub(super) fn in_hosts_file(&self, host: &str) -> Option<(Vec<IpAddr>, Duration)> {
         let name = Name::from_utf8(host).ok()?;
         let lookup = |kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
@@ -97,7 +97,7 @@ impl Servers {
         (!addresses.is_empty()).then_some((addresses, HOSTS_TTL))
     }
 
-    /// The names to ask for, in order: as written first when it has enough dots, and below each search domain.
+    /// Returns the names to ask for, in order: as written first if it has enough dots, and below each search domain.
     pub(super) fn names(&self, host: &str) -> Vec<Name> {
         let Ok(mut name) = Name::from_utf8(host) else { return Vec::new() };
         if name.is_fqdn() {
@@ -112,7 +112,7 @@ impl Servers {
         names
     }
 
-    /// Asks the servers for one family of a name: the next one when one fails or is silent for [`STAGGER`].
+    /// Asks the servers for one family of a name: the next one if one fails or is silent for [`STAGGER`].
     pub(super) async fn ask(&self, name: &Name, kind: RecordType) -> Found {
         let mut waiting = self.each.iter();
         let mut running = FuturesUnordered::new();
@@ -163,7 +163,7 @@ fn distinct(found: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
     addresses
 }
 
-/// The options for one server by itself: no cache, no files, and a query that fails well before the whole question does.
+/// Returns the options for one server by itself: no cache, no files, and a query that fails well before the whole lookup does.
 fn alone(mut options: ResolverOpts) -> ResolverOpts {
     options.cache_size = 0;
     options.use_hosts_file = ResolveHosts::Never;
@@ -171,7 +171,7 @@ fn alone(mut options: ResolverOpts) -> ResolverOpts {
     options
 }
 
-/// The servers of a tenant, each asked by TLS, or by UDP and for long answers by TCP, from the tenant's own address.
+/// Returns the servers of a tenant, each asked by TLS, or by UDP and for long answers by TCP, from the tenant's own address.
 fn of(asking: &Asking) -> ResolverConfig {
     let servers = asking.servers.iter().filter_map(|server| {
         let ip = server.address.ip();
@@ -189,7 +189,7 @@ fn of(asking: &Asking) -> ResolverConfig {
     ResolverConfig::from_name_servers(servers.collect())
 }
 
-/// Names as they are: nothing is appended to them.
+/// Returns the options of a tenant's servers: no search list.
 fn own() -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.ndots = 0;
