@@ -251,6 +251,8 @@ pub(crate) struct Explain {
     pub(crate) running: Option<Admin>,
     /// Exit with 1 unless this holds: served, answered[:STATUS], refused[:REASON], tenant=NAME, upstream=NAME, egress=ADDRESS; may be
     /// repeated, and then all of it must hold; with egress every address it may leave from must be named
+    // The brackets are of the help text, not of a link.
+    #[allow(rustdoc::broken_intra_doc_links)]
     #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = expect::parse)]
     pub(crate) expect: Vec<expect::Expectation>,
     #[command(flatten)]
