@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use durward_model::egress::told_apart;
 use durward_model::mapping::PortMapping;
-use durward_model::{DestinationMode, Listener, Origin, Service};
+use durward_model::{DestinationMode, Listener, Origin, Service, Tenant};
 
 use super::addresses::{Addresses, Role, Taken};
 use super::body::{Candidate, Candidates, List};
@@ -52,7 +52,7 @@ pub(crate) fn decide<'a>(
         }
     }
     asking.sort_by_cached_key(|asking| match asking {
-        Asking::Listener(candidate) => rank(roster, candidate),
+        Asking::Listener(candidate) => rank(roster, candidate, previous),
         Asking::FormerMapping(at) => (mappings[*at].precedence(true), 0),
         Asking::Mapping(at) => (mappings[*at].precedence(mappings[*at].held()), 1),
     });
@@ -101,14 +101,31 @@ enum Asking {
 
 type Rank = (Precedence, usize);
 
-fn rank(roster: &Roster<'_>, candidate: &Candidate) -> Rank {
+fn rank(roster: &Roster<'_>, candidate: &Candidate, previous: Option<&Compiled>) -> Rank {
     let entrant = &roster.entrants[candidate.entrant];
-    let key = candidate.listener.key();
-    let held = entrant.past.listeners.contains(&key)
-        || entrant.previous.is_some_and(|tenant| {
-            tenant.listeners.binary_search_by_key(&key, |listener| listener.key()).is_ok()
-        });
+    let held = entrant.past.listeners.contains(&candidate.listener.key())
+        || entrant.previous.is_some_and(|former| has(former, candidate, previous));
     (entrant.precedence(held), candidate.entry.map_or(usize::MAX, |entry| entry.position))
+}
+
+/// Returns whether the tenant had all that the candidate asks for: address, port and socket, the way in which the socket knows destinations, and
+/// where others share them the clients it is for. Whoever asks for more than it had comes after those who have it.
+fn has(former: &Tenant, candidate: &Candidate, previous: Option<&Compiled>) -> bool {
+    let listener = &candidate.listener;
+    let known = former.listeners.iter().find(|known| known.key() == listener.key());
+    let Some(known) = known.filter(|known| known.bind == listener.bind) else { return false };
+    let bind = previous.and_then(|previous| previous.snapshot.binds.get(&known.bind));
+    bind.is_some_and(|bind| bind.mode == candidate.mode)
+        && (!(shares(known) || shares(listener)) || has_same_clients(known, listener))
+}
+
+fn has_same_clients(known: &Listener, listener: &Listener) -> bool {
+    let (Service::Forward(was), Service::Forward(is)) = (&known.service, &listener.service) else {
+        return false;
+    };
+    known.allowed_sources == listener.allowed_sources
+        && (was.shared, &was.tls, &was.holders) == (is.shared, &is.tls, &is.holders)
+        && was.credentials == is.credentials
 }
 
 /// The loser's tenant keeps what it had before in place of what it may not have.
@@ -125,8 +142,14 @@ fn stand_in<'a>(
     }
     let accepted = register.accepted.iter().filter(|candidate| candidate.entrant == loser.entrant);
     let mut claimed: BTreeSet<_> = accepted.map(|candidate| candidate.listener.key()).collect();
-    claimed.insert(loser.listener.key());
-    for listener in last_good::for_broken(entrant.previous, &[None], &mut claimed) {
+    let key = loser.listener.key();
+    let mut former = entrant.previous.iter().flat_map(|former| &former.listeners);
+    // What it had at this place, or what would otherwise be gone.
+    let broken = former.any(|former| former.key() == key).then_some(key);
+    if broken.is_none() {
+        claimed.insert(key);
+    }
+    for listener in last_good::for_broken(entrant.previous, &[broken], &mut claimed) {
         let set = &mut upstreams[loser.entrant];
         let Some(former) = last_good::candidate(loser.entrant, entrant, &listener, set, previous)
         else {

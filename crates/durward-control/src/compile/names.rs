@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: other tenants' claims.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use durward_model::verdict::Finding;
@@ -50,19 +51,53 @@ pub(crate) fn created(report: &mut Report<'_>, metadata: &Metadata) -> Option<Ar
 }
 
 /// Returns for each document the place of the document that has its name; `None` for those that have it themselves.
-pub(crate) fn lost_to(register: &Register<'_>, named: &[Named<'_>]) -> Vec<Option<Origin>> {
+pub(crate) fn lost_to(
+    register: &Register<'_>,
+    named: &[Named<'_>],
+    doubtful: &Doubtful<'_>,
+) -> Vec<Option<Origin>> {
     let rank = |at: usize| {
         let candidate = &named[at];
         let past = register.past(&candidate.id).map(|past| (&past.text, &past.file));
         rank(past, candidate.source, candidate.created.as_ref(), candidate.at)
     };
     let winners = winners(named.iter().map(|candidate| &candidate.id), rank).into_iter();
-    let lost = |(at, winner): (usize, usize)| (at != winner).then(|| named[winner].origin());
+    let lost = |(at, winner): (usize, usize)| {
+        let past = register.past(&named[at].id);
+        let kept = past.and_then(|past| Some((&past.file, past.served.as_ref()?)));
+        let kept = kept.filter(|(file, _)| doubtful.keeps(file, &named[winner].source.file));
+        match kept {
+            Some((_, tenant)) => Some(tenant.origin.clone()),
+            None => (at != winner).then(|| named[winner].origin()),
+        }
+    };
     winners.enumerate().map(lost).collect()
 }
 
-/// Ranks documents of one name: the document that is still the same comes first, then the one that stayed in its file, then the oldest,
-/// then the first. `past` is the text and file of the document that has the name.
+/// Files that cannot be read as a whole: what was in them before may be in them still.
+pub(crate) struct Doubtful<'a>(Vec<&'a str>);
+
+impl<'a> Doubtful<'a> {
+    pub(crate) fn of(resources: &'a Resources) -> Self {
+        let unreadable = resources.unreadable.iter().map(|unreadable| &*unreadable.file);
+        let broken = resources.documents.iter().filter(|document| match &document.content {
+            Content::Broken(_) => true,
+            Content::Tenant(tenant) => TenantId::new(&tenant.metadata.name).is_err(),
+            Content::Mapping(_) => false,
+        });
+        Self(unreadable.chain(broken.map(|document| &*document.source.file)).collect())
+    }
+
+    /// Returns whether a name stays with the file it was in, though a document in another file has it.
+    fn keeps(&self, file: &str, other: &str) -> bool {
+        file != other && self.0.iter().any(|doubtful| Path::new(file).starts_with(doubtful))
+    }
+}
+
+/// Ranks documents of one name: the document that stayed in its file comes first, then the one that stayed in its directory, then the one that
+/// is still the same, then the oldest, then the first. `past` is the text and file of the document that has the name.
+///
+/// The text alone says nothing: whoever copies a document has it, too.
 pub(super) fn rank(
     past: Option<(&Arc<str>, &Arc<str>)>,
     source: &Source,
@@ -71,7 +106,9 @@ pub(super) fn rank(
 ) -> impl Ord + use<> {
     let edited = past.is_some_and(|(text, _)| *text != source.text);
     let moved = past.is_some_and(|(_, file)| *file != source.file);
-    (edited, moved, created.is_none(), created.cloned(), at)
+    let parent = |file: &str| Path::new(file).parent().map(Path::to_owned);
+    let away = past.is_some_and(|(_, file)| parent(file) != parent(&source.file));
+    (moved, away, edited, created.is_none(), created.cloned(), at)
 }
 
 impl<'a> Named<'a> {
@@ -181,9 +218,17 @@ pub(crate) fn mappings<'a>(
     };
     // A document without an identity loses to none.
     let keys = named.iter().map(|named| named.id.as_ref().ok_or(named.draft));
-    let lost = winners(keys, rank).into_iter().enumerate();
-    let lost: Vec<_> =
-        lost.map(|(at, winner)| (at != winner).then(|| named[winner].origin())).collect();
+    let doubtful = Doubtful::of(resources);
+    let lost = winners(keys, rank).into_iter().enumerate().map(|(at, winner)| {
+        let past = named[at].id.as_ref().and_then(|id| previous?.memory.mappings.get(id));
+        let kept = past.and_then(|past| Some((&past.file, past.served()?)));
+        let kept = kept.filter(|(file, _)| doubtful.keeps(file, &named[winner].source.file));
+        match kept {
+            Some((_, mapping)) => Some(mapping.origin.clone()),
+            None => (at != winner).then(|| named[winner].origin()),
+        }
+    });
+    let lost: Vec<_> = lost.collect();
     let mut having = Vec::with_capacity(named.len());
     for (mut named, holder) in named.into_iter().zip(lost) {
         let (Some(holder), Some(id)) = (holder, &named.id) else {

@@ -142,10 +142,14 @@ pub fn restore(state: &State, source: &FileSource, now: i64) -> Compiled {
     let memory = Memory { tenants, mappings, ..Memory::default() };
     let earlier = Compiled { memory, ..Compiled::default() };
     let mut restored = whole(&resources, Some(&earlier), now);
-    // Those without a good document hold their age all the same.
+    // Those without a good document hold their age all the same, and those with one what it does not name: it is not the one that was served
+    // last if that had errors.
     let tenants = Arc::make_mut(&mut restored.memory.tenants);
     for (id, past) in &*earlier.memory.tenants {
-        tenants.entry(id.clone()).or_insert_with(|| Arc::clone(past));
+        match tenants.get_mut(id) {
+            Some(known) => Arc::make_mut(known).hold_too(past),
+            None => drop(tenants.insert(id.clone(), Arc::clone(past))),
+        }
     }
     let mappings = Arc::make_mut(&mut restored.memory.mappings);
     for (id, past) in &*earlier.memory.mappings {

@@ -17,7 +17,7 @@ use super::addresses::Held;
 use super::claim_table::Claim;
 use super::keys::HeldKey;
 use super::mapping::Applicant;
-use super::names::{self, Named};
+use super::names::{self, Doubtful, Named};
 use super::precedence::Precedence;
 use super::report::{Field, Report};
 use super::scope::Scope;
@@ -60,6 +60,24 @@ pub(crate) struct Past {
     pub(crate) transparent: Wish,
     /// All it asks for, whether or not it has it.
     pub(crate) claims: Arc<[Claim]>,
+}
+
+impl Past {
+    /// Adds what the tenant held in an earlier process, so that it holds that against others who ask for it.
+    pub(crate) fn hold_too(&mut self, earlier: &Self) {
+        let is_new =
+            |held: &&Held| !self.addresses.iter().any(|known| known.address == held.address);
+        let addresses: Vec<Held> = earlier.addresses.iter().filter(is_new).copied().collect();
+        self.addresses.extend(addresses);
+        self.addresses.sort_by_key(|held| held.address);
+        let is_new = |held: &&HeldKey| !self.keys.iter().any(|known| known.key == held.key);
+        let keys: Vec<HeldKey> = earlier.keys.iter().filter(is_new).copied().collect();
+        self.keys.extend(keys);
+        self.keys.sort();
+        self.sources.extend(&earlier.sources);
+        self.sources.dedup();
+        self.listeners.extend(&earlier.listeners);
+    }
 }
 
 /// All who take part, and the verdicts in the making.
@@ -188,7 +206,7 @@ pub(crate) fn enrol<'a>(
 ) -> Roster<'a> {
     let mut register = Register::new(previous);
     let named = register.read_names(&resources.documents);
-    let lost = names::lost_to(&register, &named);
+    let lost = names::lost_to(&register, &named, &Doubtful::of(resources));
     for (named, lost_to) in named.into_iter().zip(lost) {
         match lost_to {
             None => register.enter(named),

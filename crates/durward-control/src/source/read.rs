@@ -195,10 +195,18 @@ impl Reader {
             return None;
         }
         let mut only = HashSet::new();
+        let here = std::env::current_dir().ok();
         for path in changed {
-            if self.files.contains_key(path) {
-                only.insert(path.clone());
+            // The system tells of whole paths, the configuration may name relative ones.
+            let relative = here.as_ref().and_then(|here| path.strip_prefix(here).ok());
+            let mut names = [Some(path.as_path()), relative].into_iter().flatten();
+            if let Some((known, _)) = names.find_map(|name| self.files.get_key_value(name)) {
+                only.insert(known.clone());
                 continue;
+            }
+            // A file of this name may be this one, called otherwise.
+            if self.files.keys().any(|file| file.file_name() == path.file_name()) {
+                return None;
             }
             let is_plain = match fs::symlink_metadata(path) {
                 Ok(metadata) => metadata.is_file(),
@@ -494,5 +502,26 @@ mod tests {
         reader.begin(&progress, None);
         reader.read(&at("certs/c.crt"), KIND).unwrap();
         assert!(reader.files_at(&[at("a.yaml")].into()).is_none(), "links are in use");
+    }
+
+    #[test]
+    fn a_file_with_a_relative_name_is_the_one_that_the_system_tells_of() {
+        let root = tempfile::tempdir_in(".").unwrap();
+        let name = Path::new(root.path().file_name().unwrap()).join("a.yaml");
+        fs::write(&name, "old").unwrap();
+        let (mut reader, progress) = (Reader::default(), Arc::default());
+        for named in [name.clone(), Path::new(".").join(&name)] {
+            reader.begin(&progress, None);
+            reader.read(&named, KIND).unwrap();
+            reader.finish();
+            let told = std::env::current_dir().unwrap().join(&name);
+
+            let only = reader.files_at(&[told].into());
+
+            // Either it is known to be this one, or anything may have changed.
+            assert!(only.is_none_or(|only| only.contains(&named)), "{}", named.display());
+        }
+        let elsewhere = std::env::temp_dir().join("elsewhere").join("a.yaml");
+        assert!(reader.files_at(&[elsewhere].into()).is_none());
     }
 }

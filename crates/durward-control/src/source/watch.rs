@@ -94,8 +94,8 @@ pub fn watch(
 ) -> io::Result<Watching> {
     let (wake, woken) = sync_channel(1);
     let eyes = if pace.notified { Eyes::open(wake.clone()) } else { Eyes::default() };
-    let (turn, busy, poll) = (0, None, pace.poll);
-    let watcher = WatcherThread { source, paths, pace, changed, eyes, turn, busy, poll };
+    let (turn, busy, due) = (0, None, Instant::now());
+    let watcher = WatcherThread { source, paths, pace, changed, eyes, turn, busy, due };
     let thread = std::thread::Builder::new()
         .name("durward-watch".to_owned())
         .spawn(move || watcher.run(&woken))?;
@@ -112,8 +112,8 @@ struct WatcherThread {
     turn: u64,
     /// When something was last loaded because of a notification.
     busy: Option<Instant>,
-    /// The time after which all files are looked at next.
-    poll: Duration,
+    /// The time at which all files are looked at next, whatever notifications come before.
+    due: Instant,
 }
 
 impl WatcherThread {
@@ -122,7 +122,7 @@ impl WatcherThread {
         loop {
             self.load(notified);
             notified = false;
-            match woken.recv_timeout(self.poll) {
+            match woken.recv_timeout(self.due.saturating_duration_since(Instant::now())) {
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Wake::Changed) => {
@@ -156,31 +156,36 @@ impl WatcherThread {
         wake
     }
 
-    /// Returns when all files are to be looked at again, if one look takes so long.
-    fn next_look(&self, took: Duration) -> Duration {
+    /// Puts the next look at all files off, if one takes so long.
+    fn looked(&mut self, took: Duration) {
         let seldom = if self.eyes.all { (took * SHARE).min(SELDOM) } else { self.pace.poll };
-        seldom.max(self.pace.poll)
+        self.due = Instant::now() + seldom.max(self.pace.poll);
     }
 
     /// After a notification the watches are set anew even without news: a directory on the way to a file may have appeared.
     fn load(&mut self, notified: bool) {
+        let began = Instant::now();
+        let is_due = began >= self.due;
         if !notified && !self.eyes.are_stale(&self.source) {
-            let began = Instant::now();
             let is_current = self.source.is_current(self.turn);
-            self.poll = self.next_look(began.elapsed());
             if is_current {
                 // Nothing changed before the directories were watched.
                 self.eyes.all = self.eyes.complete;
+                self.looked(began.elapsed());
                 return;
             }
         }
-        let changed = self.eyes.changed.take().filter(|_| notified && self.eyes.all);
+        // A tenant that changes its files all the time must not keep the others' from being looked at.
+        let changed = self.eyes.changed.take().filter(|_| notified && self.eyes.all && !is_due);
         // A load that was given up is said so by the source, and tried again; what was loaded before stays.
         let Ok((resources, turn)) = self.source.load_in_turn(&self.paths, changed) else {
             self.eyes.changed.note_anything();
             return;
         };
         self.turn = turn.number;
+        if !turn.is_narrow {
+            self.looked(began.elapsed());
+        }
         let resources = Arc::new(resources);
         let news = !self.changed.borrow().same_as(&resources);
         // Whoever is told of a file may change it at once, so a new one is watched before.

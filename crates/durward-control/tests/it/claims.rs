@@ -1,5 +1,6 @@
 //! Claims: an address, a key and a mapping belong to one tenant, and whoever holds one keeps it.
 
+mod names;
 mod networks;
 mod secrets;
 mod sockets;

@@ -207,3 +207,40 @@ fn a_mapping_called_egress_has_a_rule_beside_its_tenants_own() {
     let own = ["network 10.9.0.0/16 of egress rule v/egress would not be served"];
     assert_eq!(lost, own);
 }
+
+/// What a document with a mistake in it is served with is held, too: the document that stands in for it is an earlier one.
+#[test]
+fn a_tenant_that_is_partly_accepted_holds_in_the_next_process_what_it_was_served_with() {
+    let root = tempfile::tempdir().unwrap();
+    let entry = |last: u8| {
+        format!("{{address: 198.51.100.{last}, port: 80, protocol: HTTP, redirectToHttps: true}}")
+    };
+    let document = |name: &str, entries: &[String], egress: &str| {
+        format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec: {{ingress: [{}], egress: {{{egress}}}}}\n",
+            entries.join(", ")
+        )
+    };
+    let write = |file: &str, text: &str| fs::write(root.path().join(file), text).unwrap();
+    let wrong = "{address: 198.51.100.9, port: 80, protocol: HTTP, upstream: nobody}".to_owned();
+    let pods = "addresses: [203.0.113.2], sources: [10.9.0.0/16]";
+    write("v.yaml", &document("v", &[entry(1)], "addresses: [203.0.113.2]"));
+    let first = Process::first();
+    first.reload(root.path());
+    write("v.yaml", &document("v", &[entry(1), entry(2), wrong], pods));
+    let partial = first.reload(root.path());
+    assert_eq!(partial.verdicts.verdicts[0].outcome, Outcome::Partial);
+    write("a.yaml", &document("a", &[entry(2)], ""));
+    write(
+        "b.yaml",
+        &document("b", &[entry(3)], "addresses: [203.0.113.3], sources: [10.9.1.0/24]"),
+    );
+    let before = first.reload(root.path());
+
+    let after = Process::after(&before).reload(root.path());
+
+    assert_eq!(after.snapshot.tenants, before.snapshot.tenants, "{:#?}", after.verdicts);
+    assert_eq!(after.snapshot.nat.egress, before.snapshot.nat.egress, "{:#?}", after.verdicts);
+    assert_eq!(before.snapshot.tenants[&id("v")].listeners.len(), 2);
+    assert!(!after.snapshot.tenants.contains_key(&id("a")));
+}

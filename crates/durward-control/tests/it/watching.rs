@@ -361,3 +361,32 @@ fn edits_good_and_bad_end_in_the_last_good_one_being_served() {
     assert!(serve().verdicts.all_accepted());
     assert!(Path::new(&file).exists());
 }
+
+/// A write through another name of the file is not told of; it is found by the look at all files, which a busy tenant must not put off.
+#[test]
+fn whoever_changes_a_file_all_the_time_does_not_keep_others_from_being_looked_at() {
+    let root = tempfile::tempdir().unwrap();
+    let config = root.path().join("config");
+    fs::create_dir(&config).unwrap();
+    fs::write(config.join("a.yaml"), tenant("t")).unwrap();
+    fs::write(config.join("noise.yaml"), tenant("noise-0")).unwrap();
+    fs::hard_link(config.join("a.yaml"), root.path().join("other")).unwrap();
+    let seen =
+        Seen::of(vec![config.clone()], Pace { poll: Duration::from_millis(300), ..NOTIFIED });
+    let noise = |turn: u32| {
+        fs::write(root.path().join("new"), tenant(&format!("noise-{turn}"))).unwrap();
+        fs::rename(root.path().join("new"), config.join("noise.yaml")).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    (0..50).for_each(noise);
+
+    fs::write(root.path().join("other"), tenant("changed")).unwrap();
+
+    let start = Instant::now();
+    let mut turn = 50;
+    while !names(&seen.receiver.borrow()).contains(&"changed".to_owned()) {
+        assert!(start.elapsed() < PATIENCE, "{:?}", names(&seen.receiver.borrow()));
+        noise(turn);
+        turn += 1;
+    }
+}

@@ -30,8 +30,9 @@ pub(super) type Interests = Arc<Mutex<Interest>>;
 impl Interest {
     /// Returns whether a path is of no concern: it is beside the way.
     pub(super) fn passes_by(&self, path: &Path) -> bool {
-        path.parent().is_some_and(|parent| self.passages.contains(parent))
-            && !self.ways.contains(path)
+        let parent = path.parent().and_then(absolute);
+        parent.is_some_and(|parent| self.passages.contains(&parent))
+            && absolute(path).is_none_or(|path| !self.ways.contains(&path))
     }
 
     pub(super) fn is_named(&self, path: &Path) -> bool {
@@ -98,10 +99,16 @@ pub(super) fn directories(
         wanted.extend(existing(progress, directory.parent()));
     }
     wanted.extend(holding.iter().cloned());
-    interest.passages = wanted.difference(&holding).cloned().collect();
+    interest.passages = wanted.difference(&holding).filter_map(|path| absolute(path)).collect();
+    interest.ways = interest.ways.iter().filter_map(|path| absolute(path)).collect();
     let identified =
         |directory: PathBuf| identity(progress, &directory).map(|identity| (directory, identity));
     (wanted.into_iter().filter_map(identified).collect(), interest)
+}
+
+/// Returns the whole path, as the system's notifications have it.
+fn absolute(path: &Path) -> Option<PathBuf> {
+    std::path::absolute(path).ok()
 }
 
 fn is_dir(progress: &Progress, path: &Path) -> bool {

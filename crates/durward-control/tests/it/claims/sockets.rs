@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use durward_control::Compiled;
 use durward_model::Destination;
 
 use super::{Stage, id, tenant, victim};
@@ -67,4 +68,102 @@ fn a_socket_at_all_addresses_serves_at_an_address_that_its_tenant_shares() {
     assert!(compiled.verdicts.all_accepted(), "{:#?}", compiled.verdicts);
     let bind = &compiled.snapshot.binds[&"0.0.0.0:80".parse().unwrap()];
     assert_eq!(bind.foreign_owner("203.0.113.8".parse().unwrap()), None);
+}
+
+/// Entries of tenant x, which was first, and of v: x then writes the third, with which it would have what v has.
+const TAKEN: [(&str, &str, &str, &str); 5] = [
+    (
+        "port",
+        "address: 203.0.113.8, port: 80, protocol: HTTP, listen: {address: 203.0.113.1, port: 9001, destination: Port}",
+        "address: 198.51.100.2, port: 80, protocol: HTTP, listen: {address: 203.0.113.1, port: 9002, destination: Port}",
+        "address: 203.0.113.8, port: 80, protocol: HTTP, listen: {address: 203.0.113.1, port: 9002, destination: Port}",
+    ),
+    (
+        "socket",
+        "address: 203.0.113.8, port: 80, protocol: HTTP",
+        "address: 198.51.100.2, port: 80, protocol: HTTP, listen: {address: 0.0.0.0, port: 9002, destination: ProxyProtocol, trustedProxies: [192.0.2.1]}",
+        "address: 203.0.113.8, port: 80, protocol: HTTP, listen: {address: 0.0.0.0, port: 9002, destination: Port}",
+    ),
+    (
+        "trusted peers",
+        "address: 203.0.113.8, port: 80, protocol: HTTP, listen: {address: 0.0.0.0, port: 9002, destination: ProxyProtocol, trustedProxies: [192.0.2.1]}",
+        "address: 198.51.100.2, port: 80, protocol: HTTP, listen: {address: 0.0.0.0, port: 9002, destination: ProxyProtocol, trustedProxies: [192.0.2.1]}",
+        "address: 203.0.113.8, port: 80, protocol: HTTP, listen: {address: 0.0.0.0, port: 9002, destination: ProxyProtocol, trustedProxies: [0.0.0.0/0]}",
+    ),
+    (
+        "mapped port",
+        "address: 203.0.113.8, port: 25, protocol: HTTP",
+        "",
+        "address: 203.0.113.8, port: 25, protocol: HTTP, listen: {address: 0.0.0.0, destination: Port}",
+    ),
+    ("clients", "", "", ""),
+];
+
+#[test]
+fn whoever_came_first_takes_no_socket_port_or_client_of_another_by_an_edit() {
+    for (what, first, second, edited) in TAKEN {
+        let mapped =
+            "{tenant: v, addresses: [198.51.100.4], endpoints: [10.0.0.1], ports: [{port: 25}]}";
+        let of = |name: &str, entry: &str| match (what, entry) {
+            ("clients", clients) => tenant(
+                name,
+                &format!(
+                    "{{egress: {{addresses: [203.0.113.{}], allow: [{{host: a.example}}], proxy: [{{address: 198.51.100.7, shared: true, allowedSources: [{clients}]}}]}}}}",
+                    name.len()
+                ),
+            ),
+            (_, "") => tenant(name, "{}") + &super::mapping("mail", mapped),
+            _ => tenant(name, &format!("{{ingress: [{{{entry}, redirectToHttps: true}}]}}")),
+        };
+        let (first, second, edited) = match what {
+            "clients" => ("192.0.2.0/25", "192.0.2.128/25", "192.0.2.0/24"),
+            _ => (first, second, edited),
+        };
+        let stage = Stage::new();
+        let older = if what == "clients" { "xx" } else { "x" };
+        stage.write("a.yaml", &of(older, first));
+        stage.reload();
+        stage.write("b.yaml", &of("v", second));
+        let before = stage.reload();
+        assert!(before.verdicts.all_accepted(), "{what}: {:#?}", before.verdicts);
+
+        stage.write("a.yaml", &of(older, edited));
+        for _ in 0..3 {
+            let after = stage.reload();
+
+            let served = |compiled: &Compiled, name| compiled.snapshot.tenants[&id(name)].clone();
+            assert_eq!(served(&after, "v"), served(&before, "v"), "{what}: {:#?}", after.verdicts);
+            assert_eq!(after.snapshot.nat.mappings, before.snapshot.nat.mappings, "{what}");
+            assert_eq!(super::errors(&after, "b.yaml").len(), 0, "{what}: {:#?}", after.verdicts);
+            // Who asked for too much has what it had.
+            assert_eq!(super::errors(&after, "a.yaml").len(), 1, "{what}: {:#?}", after.verdicts);
+            let listeners = |compiled: &Compiled| served(compiled, older).listeners.clone();
+            assert_eq!(listeners(&after).len(), listeners(&before).len(), "{what}");
+        }
+        fs::remove_file(stage.path().join("b.yaml")).unwrap();
+        let free = stage.reload();
+        assert!(free.verdicts.all_accepted(), "{what}: {:#?}", free.verdicts);
+    }
+}
+
+/// Who shares a socket changes what all say of it in one change.
+#[test]
+fn all_who_share_a_socket_may_change_its_trusted_peers_together() {
+    let stage = Stage::new();
+    let write = |trusted: &str| {
+        for (at, name) in ["x", "v", "w"].iter().enumerate() {
+            let entry = format!(
+                "address: 198.51.100.{at}, port: 80, protocol: HTTP, redirectToHttps: true, listen: {{address: 0.0.0.0, port: 9002, destination: ProxyProtocol, trustedProxies: [{trusted}]}}"
+            );
+            let spec = format!("{{ingress: [{{{entry}}}]}}");
+            stage.write(&format!("{name}.yaml"), &tenant(name, &spec));
+        }
+    };
+    write("192.0.2.1");
+    stage.reload();
+    write("192.0.2.2");
+
+    let compiled = stage.reload();
+
+    assert!(compiled.verdicts.all_accepted(), "{:#?}", compiled.verdicts);
 }
