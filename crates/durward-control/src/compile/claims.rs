@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use durward_model::egress::told_apart;
 use durward_model::mapping::PortMapping;
-use durward_model::{DestinationMode, Listener, Origin, Service, Tenant};
+use durward_model::{DestinationMode, Listener, Origin, Service};
 
 use super::addresses::{Addresses, Role, Taken};
 use super::body::{Candidate, Candidates, List};
@@ -103,20 +103,26 @@ type Rank = (Precedence, usize);
 
 fn rank(roster: &Roster<'_>, candidate: &Candidate, previous: Option<&Compiled>) -> Rank {
     let entrant = &roster.entrants[candidate.entrant];
-    let held = entrant.past.listeners.contains(&candidate.listener.key())
-        || entrant.previous.is_some_and(|former| has(former, candidate, previous));
+    let key = candidate.listener.key();
+    let former = entrant
+        .previous
+        .and_then(|former| former.listeners.iter().find(|listener| listener.key() == key));
+    let held = match former {
+        Some(former) => has(former, candidate, previous),
+        // Of an earlier process only this much is known.
+        None => entrant.past.listeners.contains(&key),
+    };
     (entrant.precedence(held), candidate.entry.map_or(usize::MAX, |entry| entry.position))
 }
 
-/// Returns whether the tenant had all that the candidate asks for: address, port and socket, the way in which the socket knows destinations, and
+/// Returns whether the former listener had all that the candidate asks for: its socket, the way in which the socket knows destinations, and
 /// where others share them the clients it is for. Whoever asks for more than it had comes after those who have it.
-fn has(former: &Tenant, candidate: &Candidate, previous: Option<&Compiled>) -> bool {
+fn has(former: &Listener, candidate: &Candidate, previous: Option<&Compiled>) -> bool {
     let listener = &candidate.listener;
-    let known = former.listeners.iter().find(|known| known.key() == listener.key());
-    let Some(known) = known.filter(|known| known.bind == listener.bind) else { return false };
-    let bind = previous.and_then(|previous| previous.snapshot.binds.get(&known.bind));
-    bind.is_some_and(|bind| bind.mode == candidate.mode)
-        && (!(shares(known) || shares(listener)) || has_same_clients(known, listener))
+    let bind = previous.and_then(|previous| previous.snapshot.binds.get(&former.bind));
+    former.bind == listener.bind
+        && bind.is_some_and(|bind| bind.mode == candidate.mode)
+        && (!(shares(former) || shares(listener)) || has_same_clients(former, listener))
 }
 
 fn has_same_clients(known: &Listener, listener: &Listener) -> bool {

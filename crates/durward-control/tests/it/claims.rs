@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use durward_control::{Compiled, FileSource, Publisher};
+use durward_control::{Compiled, FileSource, Publisher, State, compile};
 use durward_model::TenantId;
 use durward_model::verdict::{Finding, Outcome};
 
@@ -39,6 +39,22 @@ impl Stage {
 
     fn reload(&self) -> Arc<Compiled> {
         self.publisher.reload(&self.source.load(&[self.path().to_owned()]), NOW)
+    }
+
+    /// The same documents in another process, which knows only what this one hands on.
+    fn restarted(&self) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(self.path()).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_file() {
+                fs::copy(entry.path(), root.path().join(entry.file_name())).unwrap();
+            }
+        }
+        let json = String::from_utf8(self.publisher.current().state().to_json()).unwrap();
+        let moved = json.replace(self.path().to_str().unwrap(), root.path().to_str().unwrap());
+        let state = State::from_json(moved.as_bytes()).unwrap();
+        let source = FileSource::default();
+        let publisher = Publisher::after(compile::retained::restore(&state, &source, NOW));
+        Self { root, source, publisher }
     }
 }
 

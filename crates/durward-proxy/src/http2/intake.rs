@@ -23,16 +23,24 @@ pub(crate) struct Intake {
     open: Option<usize>,
     /// Bytes of the present ones that were copied or replaced.
     copied: usize,
+    /// Number of header blocks and frame headers that were passed on, which tells one that is incomplete from the next.
+    passed: u64,
 }
 
 impl Intake {
     pub(crate) fn new(incoming: Incoming) -> Self {
-        Self { incoming, held: Vec::new(), ready: Vec::new(), served: 0, open: None, copied: 0 }
+        let (held, ready) = (Vec::new(), Vec::new());
+        Self { incoming, held, ready, served: 0, open: None, copied: 0, passed: 0 }
     }
 
     /// Removes a stream that was reset.
     pub(crate) fn reset(&mut self, stream: u32) {
         self.incoming.reset(stream);
+    }
+
+    /// Returns the number of the header block that is incomplete, if one is.
+    pub(crate) fn incomplete(&self) -> Option<u64> {
+        (!self.held.is_empty()).then_some(self.passed)
     }
 
     /// Passes on bytes that are ready; false if there are none.
@@ -71,6 +79,7 @@ impl Intake {
                 self.ready.append(&mut frames);
                 self.copied = piece.at.1;
                 self.open = None;
+                self.passed += 1;
             }
             None => self.release(),
         }
@@ -79,6 +88,7 @@ impl Intake {
     fn release(&mut self) {
         self.ready.append(&mut self.held);
         self.open = None;
+        self.passed += 1;
     }
 
     /// Leaves in `buf`, of the bytes that arrived behind `before`, those that may be passed on; false if there are none. The last `partial` bytes

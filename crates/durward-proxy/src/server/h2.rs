@@ -85,6 +85,7 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
         findings,
         turns,
         leaving,
+        incomplete: None,
         fresh,
     };
     session.run().await;
@@ -126,11 +127,13 @@ struct Session<'a> {
     leaving: bool,
     /// True until the first stream begins; a connection that was just made does not count as idle.
     fresh: bool,
+    /// Header block that is incomplete: its rest has the deadline of a head.
+    incomplete: Option<u64>,
 }
 
 /// Reason to look at the connection again.
 enum Event {
-    /// The first stream began, or the last one ended.
+    /// The first stream began, the last one ended, or a header block was begun or finished.
     Turned,
     /// The connection has ended.
     Ended,
@@ -148,6 +151,9 @@ impl Session<'_> {
                 Ok(Event::Ended) => return,
                 Ok(Event::ThrowOut(refusal)) => return self.throw_out(&refusal).await,
                 Err(Expired::Closing) if self.watch.cut() => return,
+                Err(Expired::Deadline) if self.incomplete.is_some() => {
+                    return self.throw_out(&Refusal::ClientTimeout { phase: "head" }).await;
+                }
                 // The GOAWAY exchange took too long.
                 Err(Expired::Deadline) if self.leaving => return,
                 // The last poll has sent GOAWAY already.
@@ -161,6 +167,7 @@ impl Session<'_> {
         let idle = self.streams.is_empty();
         let after = match (idle, self.leaving) {
             (true, true) => Some(GOODBYE),
+            _ if self.incomplete.is_some() => Some(self.http.limits().timeouts.header),
             (true, false) => Some(self.http.limits().timeouts.idle),
             (false, _) => None,
         };
@@ -222,7 +229,12 @@ impl Session<'_> {
         if let Err(refusal) = self.accounts.settle() {
             return Poll::Ready(Event::ThrowOut(refusal));
         }
-        if self.streams.is_empty() == idle { Poll::Pending } else { Poll::Ready(Event::Turned) }
+        let incomplete = self.wire.incomplete();
+        let is_other = std::mem::replace(&mut self.incomplete, incomplete) != incomplete;
+        if self.streams.is_empty() == idle && !is_other {
+            return Poll::Pending;
+        }
+        Poll::Ready(Event::Turned)
     }
 
     /// Starts a stream, unless the configuration that admitted the connection has changed: a client that ignores GOAWAY would go on by the old rules.

@@ -140,6 +140,14 @@ fn whoever_came_first_takes_no_socket_port_or_client_of_another_by_an_edit() {
             let listeners = |compiled: &Compiled| served(compiled, older).listeners.clone();
             assert_eq!(listeners(&after).len(), listeners(&before).len(), "{what}");
         }
+        let next = stage.restarted();
+        let after = next.reload();
+        assert_eq!(
+            after.snapshot.tenants, before.snapshot.tenants,
+            "{what}: {:#?}",
+            after.verdicts
+        );
+        assert_eq!(after.snapshot.nat.mappings, before.snapshot.nat.mappings, "{what}");
         fs::remove_file(stage.path().join("b.yaml")).unwrap();
         let free = stage.reload();
         assert!(free.verdicts.all_accepted(), "{what}: {:#?}", free.verdicts);

@@ -74,6 +74,11 @@ impl Wire {
         self.0.borrow().broken
     }
 
+    /// Returns the number of the header block that the client has begun and not finished, if any.
+    pub(crate) fn incomplete(&self) -> Option<u64> {
+        self.0.borrow().intake.incomplete()
+    }
+
     /// Returns true if reading stopped, since the last call, because too many heads wait to be taken.
     pub(crate) fn was_held_back(&self) -> bool {
         std::mem::take(&mut self.0.borrow_mut().held_back)

@@ -1,10 +1,13 @@
 //! Heads that grow while they are decoded, from upstreams and from clients, and heads without end.
 
+use std::time::Duration;
+
 use durward_model::limits::Limits;
 use durward_model::upstream::UpstreamProtocol;
 use durward_testkit::client::h2_frames::{
     PREFACE, flag, frame, header_block, kind, opening, read_frame,
 };
+use durward_testkit::origin::Origin;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -187,6 +190,45 @@ async fn a_client_whose_streams_hold_more_than_its_share_is_refused_and_not_serv
             drop(client);
             while memory.used_for(Kind::Clients) > 0 {
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_header_block_that_is_not_finished_has_the_deadline_of_a_head() {
+    let origin = Origin::http1("127.0.0.1:0");
+    let mut setup = Setup::to(origin.address());
+    setup.limits.timeouts.header = Duration::from_millis(150);
+    setup
+        .run(|rig| async move {
+            let block = header_block(&[
+                (":method", "GET"),
+                (":scheme", "http"),
+                (":path", "/"),
+                (":authority", "a.example"),
+            ]);
+            let whole = frame(kind::HEADERS, flag::END_STREAM_OR_ACK, 1, &block);
+            let complete = flag::END_STREAM_OR_ACK | flag::END_HEADERS;
+            let good = frame(kind::HEADERS, complete, 1, &block);
+            let next = frame(kind::HEADERS, flag::END_STREAM_OR_ACK, 3, &block);
+            let cases = [
+                whole.clone(),
+                whole[..12].to_vec(),
+                whole[..4].to_vec(),
+                [whole.clone(), frame(kind::CONTINUATION, 0, 1, b"")].concat(),
+                [good, next].concat(),
+            ];
+            for (case, bytes) in cases.iter().enumerate() {
+                let mut stream = rig.stream().await;
+                stream.write_all(&[opening(), bytes.clone()].concat()).await.unwrap();
+
+                let mut rest = Vec::new();
+                stream.read_to_end(&mut rest).await.unwrap();
+
+                let log = rig.log(case + 1 + usize::from(case == 4)).await;
+                let refused = log.iter().filter(|line| line["reason"] == "client_timeout").count();
+                assert_eq!(refused, case + 1, "{log:?}");
             }
         })
         .await;
