@@ -159,7 +159,7 @@ fn request(stream: u32, first: bool) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_client_whose_streams_hold_more_than_its_share_is_refused_and_not_served_on_credit() {
-    let origin = durward_testkit::origin::Origin::http1("127.0.0.1:0");
+    let origin = Origin::http1("127.0.0.1:0");
     let mut setup = Setup::to(origin.address());
     setup.limits = Limits { http2_streams: 10_000, ..Limits::default() };
     setup.memory = 0;
@@ -189,7 +189,7 @@ async fn a_client_whose_streams_hold_more_than_its_share_is_refused_and_not_serv
             assert!(rig.metrics().refusals()[Refusal::Memory.index()] > 0);
             drop(client);
             while memory.used_for(Kind::Clients) > 0 {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         })
         .await;
