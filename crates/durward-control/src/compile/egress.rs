@@ -83,6 +83,9 @@ pub(crate) fn network_claims(roster: &Roster<'_>, mappings: &[Applicant<'_>]) ->
     let places = roster.places(mappings);
     for (position, applicant) in mappings.iter().enumerate() {
         let Some(&at) = places.get(&applicant.id.tenant) else { continue };
+        if matches!(roster.entrants[at].basis, Basis::Out) {
+            continue;
+        }
         claims.extend(applicant.leaving().map(|(endpoint, held)| NetworkClaim {
             entrant: at,
             asked: Asked::Endpoint(position),

@@ -151,9 +151,12 @@ pub fn restore(state: &State, source: &FileSource, now: i64) -> Compiled {
             None => drop(tenants.insert(id.clone(), Arc::clone(past))),
         }
     }
+    // What stood in for its tenant may have kept a mapping from being served: it is the holder all the same.
     let mappings = Arc::make_mut(&mut restored.memory.mappings);
     for (id, past) in &*earlier.memory.mappings {
-        mappings.entry(id.clone()).or_insert_with(|| past.clone());
+        if mappings.get(id).is_none_or(|known| known.served().is_none()) {
+            mappings.insert(id.clone(), past.clone());
+        }
     }
     restored.memory.seen.complete = false;
     restored

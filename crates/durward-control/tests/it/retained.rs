@@ -244,3 +244,37 @@ fn a_tenant_that_is_partly_accepted_holds_in_the_next_process_what_it_was_served
     assert_eq!(before.snapshot.tenants[&id("v")].listeners.len(), 2);
     assert!(!after.snapshot.tenants.contains_key(&id("a")));
 }
+
+/// The good document of a tenant may be too old to be served, its mapping is held all the same.
+#[test]
+fn a_mapping_is_held_in_the_next_process_though_its_tenants_last_good_document_is_not_served() {
+    let root = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str| fs::write(root.path().join(file), text).unwrap();
+    let document = |name: &str, addresses: &str| {
+        format!(
+            "---\napiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec: {{egress: {{addresses: [{addresses}]}}}}\n"
+        )
+    };
+    let mapping = |tenant: &str, address: &str| {
+        format!(
+            "---\napiVersion: durward.dev/v1alpha1\nkind: PortMapping\nmetadata: {{name: m}}\nspec: {{tenant: {tenant}, addresses: [{address}], endpoints: [10.9.0.5], ports: [{{port: 80}}], egress: true}}\n"
+        )
+    };
+    let first = Process::first();
+    write("w.yaml", &document("w", "203.0.113.9"));
+    write("v.yaml", &document("v", "203.0.113.2"));
+    first.reload(root.path());
+    // The address of the good document goes to another tenant.
+    write("w.yaml", &document("w", "203.0.113.9, 203.0.113.2"));
+    let v = document("v", "203.0.113.3, 203.0.113.9") + &mapping("v", "203.0.113.4");
+    write("v.yaml", &v);
+    let served = first.reload(root.path());
+    assert_eq!(served.snapshot.nat.mappings.len(), 1, "{:#?}", served.verdicts);
+    write("a.yaml", &(document("a", "203.0.113.5") + &mapping("a", "203.0.113.6")));
+    let before = first.reload(root.path());
+    assert_eq!(before.snapshot.nat.mappings, served.snapshot.nat.mappings);
+
+    let after = Process::after(&before).reload(root.path());
+
+    assert_eq!(after.snapshot.nat, before.snapshot.nat, "{:#?}", after.verdicts);
+}
