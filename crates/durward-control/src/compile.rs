@@ -168,14 +168,14 @@ fn compile_scope(
         }
         let (Scope::Part(part), Some(known)) = (&scope, previous) else {
             let decided = decide(resources, previous, &scope, now);
-            return decided.put_in((resources, None), previous, &scope, now);
+            return decided.put_in(resources, None, previous, &scope, now);
         };
         let (concerned, positions) = part.resources(resources);
         let decided = decide(&concerned, previous, &scope, now);
         match part.grown(&known.memory.claims, &decided.tenants) {
             Some(larger) => scope = Scope::Part(larger),
             None => {
-                return decided.put_in((resources, Some(&positions)), previous, &scope, now);
+                return decided.put_in(resources, Some(&positions), previous, &scope, now);
             }
         }
     }
@@ -200,14 +200,15 @@ fn decide(resources: &Resources, previous: Option<&Compiled>, scope: &Scope, now
     mapping::foreign::refuse(&mut mappings, &mut roster, &steered);
     mapping::yield_addresses(&mut mappings, &roster, &mut addresses);
     let candidates = body::compile(&mut roster, &mut files, previous);
-    let claimed =
+    let mut claimed =
         claims::decide(&mut roster, candidates, &mut mappings, (&mut addresses, previous));
     let owners = addresses.owners(&roster);
     addresses.remember(&mut roster);
     roster::remember_good(&mut roster, resources);
     let rules = nat::rules(&roster, &mut mappings, steered.networks, &owners);
     let certificates = files.into_certificates();
-    assemble::conclude(roster, claimed, (mappings, rules, owners), (resources, certificates))
+    claimed.owners = owners;
+    assemble::conclude(roster, claimed, mappings, rules, resources, certificates)
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use crate::resources::Resources;
 /// Fewer listeners than these are each put in their place in a socket's list.
 const FEW: usize = 16;
 
-/// What became of the tenants that were compiled.
+/// Outcome of compiling some tenants.
 #[derive(Debug)]
 pub(crate) struct Decided {
     /// All of them, served or not.
@@ -51,8 +51,10 @@ pub(crate) struct Decided {
 pub(crate) fn conclude(
     roster: Roster<'_>,
     claimed: Claimed<'_>,
-    (mappings, rules, owners): (Vec<Applicant<'_>>, Rules, AddressOwners),
-    (resources, mut certificates): (&Resources, Certificates),
+    mappings: Vec<Applicant<'_>>,
+    rules: Rules,
+    resources: &Resources,
+    mut certificates: Certificates,
 ) -> Decided {
     let Roster { entrants, mut drafts, .. } = roster;
     let mut listeners: Vec<Vec<Candidate>> = entrants.iter().map(|_| Vec::new()).collect();
@@ -102,7 +104,7 @@ pub(crate) fn conclude(
     // Whoever writes rejected documents must not fill memory with what their files hold.
     let forgotten = resources.named_by_rejected(&verdicts);
     certificates.forget(&forgotten);
-    let modes = claimed.modes;
+    let (modes, owners) = (claimed.modes, claimed.owners);
     Decided {
         tenants,
         mappings,
@@ -177,7 +179,8 @@ impl Decided {
     /// Puts what was decided in the place of what these tenants had. `positions` says which documents were compiled.
     pub(super) fn put_in(
         self,
-        (resources, positions): (&Resources, Option<&[usize]>),
+        resources: &Resources,
+        positions: Option<&[usize]>,
         previous: Option<&Compiled>,
         scope: &Scope,
         now: i64,
@@ -217,9 +220,7 @@ impl Decided {
         let tenants = Arc::new(tenants);
         let claims = match scope {
             Scope::Everything => ClaimTable::new(&tenants),
-            Scope::Part(part) => {
-                memory.claims.with(part.tenants.iter(), (&memory.tenants, &tenants))
-            }
+            Scope::Part(part) => memory.claims.with(part.tenants.iter(), &memory.tenants, &tenants),
         };
         let (unsettled, seen) = (self.unsettled, seen(resources, memory, scope, now));
         let memory = Memory { tenants, mappings, certificates, owners, unsettled, claims, seen };
@@ -418,7 +419,7 @@ fn owned<'a>(
     tenant: &'a TenantId,
     held: &'a [Held],
 ) -> impl Iterator<Item = (IpAddr, &'a TenantId)> {
-    // Where a tenant has but a socket, the address may be that of others, too.
+    // A tenant that has only a socket at an address does not own it: several tenants listen there.
     let own = held.iter().filter(|held| held.role != Role::Listen);
     own.map(move |held| (held.address, tenant))
 }

@@ -85,7 +85,7 @@ struct Base {
     index: OnceLock<Index>,
 }
 
-/// What is remembered of all tenants.
+/// State of all tenants in one compile.
 pub(crate) type Tenants = Arc<HashMap<TenantId, Arc<Past>>>;
 
 #[derive(Clone, Debug, Default)]
@@ -102,11 +102,12 @@ impl ClaimTable {
         Self { base: Arc::new(base), since: Arc::default() }
     }
 
-    /// Returns the table after some tenants were compiled: `former` and `present` are what was and is remembered of all.
+    /// Returns the table after some tenants were compiled: `former` and `present` are the states of all tenants before and after.
     pub(crate) fn with<'a>(
         &self,
         compiled: impl Iterator<Item = &'a TenantId>,
-        (former, present): (&Tenants, &Tenants),
+        former: &Tenants,
+        present: &Tenants,
     ) -> Self {
         if self.since.tenants.len() > MOST_SINCE {
             return Self::new(present);
@@ -154,7 +155,7 @@ struct Index {
     addresses: Places<IpAddr, (bool, bool)>,
     leaving: Places<IpAddr, ()>,
     networks: Places<IpNet, ()>,
-    /// How many networks of each length there are.
+    /// Number of networks of each prefix length.
     lengths: BTreeMap<u8, usize>,
     endpoints: Places<IpAddr, ()>,
     keys: HashMap<KeyId, Vec<(TenantId, bool)>>,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use durward_model::egress::told_apart;
 use durward_model::mapping::PortMapping;
-use durward_model::{DestinationMode, Listener, Origin, Service};
+use durward_model::{AddressOwners, DestinationMode, Listener, Origin, Service};
 
 use super::addresses::{Addresses, Role, Taken};
 use super::body::{Candidate, Candidates, List};
@@ -30,6 +30,8 @@ pub(crate) struct Claimed<'a> {
     pub(crate) listeners: Vec<Candidate>,
     /// How each socket knows destinations.
     pub(crate) modes: HashMap<SocketAddr, DestinationMode>,
+    /// Holders of addresses, for sockets that must tell them from their own.
+    pub(crate) owners: AddressOwners,
     /// Each tenant's upstreams.
     pub(crate) upstreams: Vec<UpstreamSet<'a>>,
 }
@@ -79,10 +81,11 @@ pub(crate) fn decide<'a>(
     for loser in losers {
         stand_in(roster, &mut register, &mut upstreams, &loser, previous);
     }
-    // What stands in has not asked before.
+    // Listeners of before that stand in have made no claim yet.
     let accepted = register.accepted.iter().filter(|candidate| candidate.entry.is_none());
     accepted.for_each(|candidate| note_claim(roster, candidate));
-    Claimed { listeners: register.accepted, modes: register.modes, upstreams }
+    let (listeners, modes) = (register.accepted, register.modes);
+    Claimed { listeners, modes, owners: AddressOwners::default(), upstreams }
 }
 
 fn note_claim(roster: &mut Roster<'_>, candidate: &Candidate) {
@@ -150,7 +153,7 @@ fn stand_in<'a>(
     let mut claimed: BTreeSet<_> = accepted.map(|candidate| candidate.listener.key()).collect();
     let key = loser.listener.key();
     let mut former = entrant.previous.iter().flat_map(|former| &former.listeners);
-    // What it had at this place, or what would otherwise be gone.
+    // The former listener at this place, or else one that would be gone.
     let broken = former.any(|former| former.key() == key).then_some(key);
     if broken.is_none() {
         claimed.insert(key);

@@ -71,7 +71,7 @@ pub(crate) struct Around<'a, F> {
     pub(crate) binds: &'a BTreeMap<SocketAddr, Arc<Bind>>,
     /// True if the host listens where it did.
     pub(crate) same_binds: bool,
-    /// What the tenants that were compiled had, if others stay as they were.
+    /// Former mappings of the tenants that were compiled, if others stay as they were.
     pub(crate) gone: Vec<Arc<PortMapping>>,
     /// The place of each mapping in the order of arrival.
     pub(crate) seniority: F,

@@ -308,7 +308,7 @@ fn pair(
         report.error("BadCredential", file.place, field, &sentence);
         return None;
     }
-    // What may be a credential of clients is one: the parent would be sent the hash of their secret.
+    // A line that can be read as a credential of clients counts as one: the parent would be sent the hash of their secret.
     let client = std::str::from_utf8(pair).ok().and_then(credentials::credential);
     let ids = [Some(keys::of_account(pair)), client.as_ref().map(keys::of_client)];
     let ids = ids.into_iter().flatten();

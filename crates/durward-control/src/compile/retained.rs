@@ -151,7 +151,7 @@ pub fn restore(state: &State, source: &FileSource, now: i64) -> Compiled {
             None => drop(tenants.insert(id.clone(), Arc::clone(past))),
         }
     }
-    // What stood in for its tenant may have kept a mapping from being served: it is the holder all the same.
+    // A mapping that is not served here, because the last good document of its tenant is not, is held all the same.
     let mappings = Arc::make_mut(&mut restored.memory.mappings);
     for (id, past) in &*earlier.memory.mappings {
         if mappings.get(id).is_none_or(|known| known.served().is_none()) {

@@ -85,7 +85,7 @@ impl Past {
 pub(crate) struct Roster<'a> {
     pub(crate) entrants: Vec<Entrant<'a>>,
     pub(crate) drafts: Vec<Draft>,
-    /// Where the tenants are that are served and take no part, as nothing of theirs can change.
+    /// Former snapshot and scope: its tenants outside of the scope are served and not compiled.
     others: Option<(&'a Snapshot, &'a Scope)>,
     newcomers: u64,
 }
