@@ -165,7 +165,7 @@ pub fn migrate(
         acls: &acls,
         doors: &doors,
         compiled: &compiled,
-        uses_v6: uses_v6(&acls, &tenants),
+        uses_v6: uses_v6(&lines, &acls, options),
     };
     if let Some(fault) = comparison.fault(&tenants) {
         return Err(fault);
@@ -190,7 +190,8 @@ fn translate(tenant: Tenant, clients: &Clients<'_>) -> Translated {
     Translated { tenant, rules }
 }
 
-fn uses_v6(acls: &Acls, tenants: &[Translated]) -> bool {
+/// Returns whether IPv6 is named anywhere, also by a line that matches no request.
+fn uses_v6(lines: &[Line], acls: &Acls, options: &SquidOptions) -> bool {
     let mut sets = acls.iter().filter(|acl| acl.kind == "src" || acl.kind == "dst");
     let named = sets.any(|acl| match &acl.acl {
         Acl::Destinations(networks) | Acl::Sources(networks) => {
@@ -198,7 +199,11 @@ fn uses_v6(acls: &Acls, tenants: &[Translated]) -> bool {
         }
         _ => false,
     });
-    named || tenants.iter().any(|one| one.tenant.egress.iter().any(IpAddr::is_ipv6))
+    let leaves_by = |line: &Line| {
+        line.name() == "tcp_outgoing_address"
+            && line.arguments().first().is_some_and(|address| address.contains(':'))
+    };
+    named || lines.iter().any(leaves_by) || options.egress.iter().any(IpAddr::is_ipv6)
 }
 
 /// The file that holds users' passwords, where Squid's helper names one.

@@ -531,6 +531,22 @@ fn an_empty_list_matches_nothing() {
 }
 
 #[test]
+fn what_is_closed_without_an_ipv6_address_is_said_once_a_line_names_one() {
+    let note = |outgoing: &str| {
+        let migrated = translate(&format!(
+            "http_port 192.0.2.1:3128\nacl nobody src\nacl www dstdomain .example.com\nhttp_access allow www\n\
+             tcp_outgoing_address 203.0.113.2\n{outgoing}"
+        ));
+        let narrower = migrated.notes.iter().filter(|note| note.effect <= Effect::Narrower);
+        narrower.map(|note| (note.line, note.effect)).collect::<Vec<_>>()
+    };
+
+    assert_eq!(note("tcp_outgoing_address 2001:db8::4 nobody\n"), [(5, Effect::Narrower)]);
+    assert_eq!(note("tcp_outgoing_address [2001:db8::4] nobody\n"), [(5, Effect::Narrower)]);
+    assert_eq!(note(""), []);
+}
+
+#[test]
 fn a_list_that_cannot_be_read_neither_allows_nor_denies_in_silence() {
     let text = |line: &str| {
         format!(
