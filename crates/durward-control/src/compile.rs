@@ -29,6 +29,7 @@ pub mod retained;
 mod roster;
 mod route;
 mod scope;
+mod server_names;
 mod server_tls;
 mod sni;
 mod times;

@@ -2,12 +2,12 @@
 //!
 //! `compile` makes snapshots that hold; this says so without trusting it. Deliberately absent: what the kernel and other hosts do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use durward_model::egress::told_apart;
-use durward_model::route::{Action, WeightedUpstream};
+use durward_model::discriminator::told_apart;
+use durward_model::route::{Action, HostPattern, WeightedUpstream};
 use durward_model::{AddressOwners, Destination, Listener, Service, Snapshot, Tenant, TenantId};
 use thiserror::Error;
 
@@ -64,6 +64,16 @@ pub enum Crossing {
         /// The listener.
         listener: String,
     },
+    /// A name that does not lead to the tenant that has it.
+    #[error("{name} at {listener} does not lead to {tenant}, which has it")]
+    Name {
+        /// The name.
+        name: String,
+        /// The address and port.
+        listener: String,
+        /// Whose it is.
+        tenant: TenantId,
+    },
     /// A socket at all addresses that serves a tenant at an address of another.
     #[error("socket {bind} serves {listener} at {address}, an address of {owner}")]
     Foreign {
@@ -82,17 +92,16 @@ pub enum Crossing {
 #[must_use]
 pub fn crossings(snapshot: &Snapshot) -> Vec<Crossing> {
     let mut found = Vec::new();
-    let mut owners: BTreeMap<_, Vec<&Listener>> = BTreeMap::new();
+    let mut owners: BTreeMap<_, Place<'_>> = BTreeMap::new();
     for tenant in snapshot.tenants.values() {
         for listener in tenant.listeners.iter().chain(&tenant.transparent) {
-            let there = owners.entry(listener.key()).or_default();
-            let confused = there.iter().find(|other| !told_apart(other, listener));
+            let confused = owners.entry(listener.key()).or_default().add(listener);
             found.extend(confused.map(|first| Crossing::Address {
                 address: listener.to_string(),
-                first: first.tenant.clone(),
+                first: first.clone(),
                 second: tenant.id.clone(),
             }));
-            there.push(listener);
+            found.extend(misnamed(snapshot, listener));
             own(tenant, listener, &mut found);
         }
         sources(tenant, &mut found);
@@ -100,6 +109,44 @@ pub fn crossings(snapshot: &Snapshot) -> Vec<Crossing> {
     binds(snapshot, &mut found);
     wildcards(snapshot, &mut found);
     found
+}
+
+/// The listeners at one address and port.
+#[derive(Default)]
+struct Place<'s> {
+    listeners: Vec<&'s Listener>,
+    names: HashMap<&'s HostPattern, &'s TenantId>,
+}
+
+impl<'s> Place<'s> {
+    /// Adds a listener; returns a tenant that its clients could be taken for.
+    fn add(&mut self, listener: &'s Listener) -> Option<&'s TenantId> {
+        let others = match listener.names {
+            // Names are compared by the table, so that many listeners are not compared each with each.
+            Some(_) => &self.listeners[..self.listeners.len().min(1)],
+            None => &self.listeners[..],
+        };
+        let confused = others.iter().find(|other| !told_apart(other, listener));
+        let mut confused = confused.map(|other| &other.tenant);
+        for name in listener.names.iter().flatten() {
+            let known = self.names.insert(name, &listener.tenant);
+            confused = confused.or(known);
+        }
+        self.listeners.push(listener);
+        confused
+    }
+}
+
+/// The socket finds the listener's tenant by each of its names.
+fn misnamed(snapshot: &Snapshot, listener: &Listener) -> Option<Crossing> {
+    let table = snapshot.binds.get(&listener.bind)?.names.get(&listener.key());
+    let finds = |name| table.and_then(|table| table.holder(name)) == Some(&listener.tenant);
+    let name = listener.names.iter().flatten().find(|name| !finds(name))?;
+    Some(Crossing::Name {
+        name: name.to_string(),
+        listener: listener.to_string(),
+        tenant: listener.tenant.clone(),
+    })
 }
 
 /// A socket at all addresses serves nobody at an address that only others have.

@@ -54,6 +54,9 @@ pub(crate) struct TenantState {
     pub(crate) good: Option<usize>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) listeners: Vec<(IpAddr, u16)>,
+    /// Names that its listeners have where they share address and port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) names: Vec<(IpAddr, u16, String)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) addresses: Vec<AddressState>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -276,6 +279,7 @@ mod tests {
                 created,
                 good,
                 listeners,
+                names: Vec::new(),
                 addresses,
                 egress,
                 sources,

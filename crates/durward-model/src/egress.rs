@@ -22,7 +22,7 @@ use crate::route::HostPattern;
 use crate::secret::Secret;
 use crate::upstream::TrustRoots;
 
-pub use door::{HolderMatch, told_apart};
+pub use door::{HolderMatch, told_apart_as_proxies};
 pub use guard::Guarded;
 pub use names::{ListedName, NameList};
 pub use neighbours::{NO_HOST, Neighbours, Surroundings};

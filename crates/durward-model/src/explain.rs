@@ -4,6 +4,7 @@
 
 mod door;
 mod mapped;
+mod named;
 mod outside;
 mod transparent;
 
@@ -99,7 +100,7 @@ pub enum Kind {
 /// One decision.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Step {
-    /// The stage: `door`, `listener`, `source`, `certificate`, `client certificate`, `route`, `upstream`, `leaves from`; of the kernel
+    /// The stage: `door`, `name`, `listener`, `source`, `certificate`, `client certificate`, `route`, `upstream`, `leaves from`; of the kernel
     /// `mapping`, `source`, `endpoint`, `seen as`, `egress`, `handed over`, `leaves from`.
     pub stage: Cow<'static, str>,
     /// What was decided and why.
@@ -181,7 +182,11 @@ impl Trail {
 
     fn follow(&mut self, snapshot: &Snapshot, question: &Question) -> Ending {
         let tcp = question.transport == Transport::Tcp;
-        let listener = door::find_listener(snapshot, question).filter(|_| tcp);
+        let listener = match self.by_name(snapshot, question).filter(|_| tcp) {
+            Some(Err(ending)) => return ending,
+            Some(Ok(listener)) => Some(listener),
+            None => door::find_listener(snapshot, question).filter(|_| tcp),
+        };
         let Some(listener) = listener else {
             if let Some(ending) = self.mapped(snapshot, question) {
                 return ending;
@@ -219,7 +224,7 @@ impl Trail {
             return ending;
         }
         match &listener.service {
-            Service::Http(service) => self.http(tenant, service, question, sni),
+            Service::Http(service) => self.http((snapshot, listener, tenant), service, question, sni),
             Service::Tcp(service) => self.upstreams(tenant, &service.upstreams),
             Service::Forward(service) => self.outside(snapshot, tenant, service, question),
             Service::PassThrough(routes) => self.pass_through((tenant, listener), routes, sni),
@@ -317,7 +322,7 @@ impl Trail {
 
     fn http(
         &mut self,
-        tenant: &Tenant,
+        (snapshot, listener, tenant): (&Snapshot, &Listener, &Tenant),
         service: &HttpService,
         question: &Question,
         sni: Option<&str>,
@@ -339,6 +344,10 @@ impl Trail {
         if !request::is_directed(service.tls.as_ref(), sni, &host) {
             let sni = sni.unwrap_or_default();
             let sentence = format!("the TLS session is for {sni}, the request for {host}: 421");
+            return self.refuse("host", None, "misdirected", sentence);
+        }
+        if !snapshot.is_named(listener, &host) {
+            let sentence = format!("{host} is no name of {} there: 421", tenant.id);
             return self.refuse("host", None, "misdirected", sentence);
         }
         let client = question.client.unwrap_or_else(|| IpAddr::from([0, 0, 0, 0]));

@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: sockets. Several listeners share one bind; a destination no listener has is refused, there is no default.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -13,6 +14,7 @@ use crate::address::{Destination, IngressAddress};
 use crate::certificate::Certificate;
 use crate::client_auth::ClientAuth;
 use crate::egress::ForwardService;
+use crate::names::{NameTable, ServerNames};
 use crate::origin::Origin;
 use crate::owners::AddressOwners;
 use crate::route::table::RouteTable;
@@ -30,6 +32,9 @@ pub struct Bind {
     pub mode: DestinationMode,
     /// The listeners, sorted by address and port, then by tenant.
     pub listeners: Vec<Arc<Listener>>,
+    /// The tenants by name, for each address and port whose listeners have names.
+    #[serde(skip)]
+    pub names: BTreeMap<(IpAddr, u16), NameTable>,
     /// The tenants' addresses, where the socket accepts at all addresses and the one dialled does not name the listener; empty elsewhere.
     #[serde(skip)]
     pub owners: Arc<AddressOwners>,
@@ -108,6 +113,12 @@ impl Bind {
         }
     }
 
+    /// Returns the tenant that has a name (lower case, without a trailing dot) at an address and port.
+    #[must_use]
+    pub fn named(&self, key: (IpAddr, u16), name: &str) -> Option<&TenantId> {
+        self.names.get(&key)?.owner(name)
+    }
+
     /// Returns whether the socket accepts at addresses of other tenants and serves by something else than the address that was dialled.
     #[must_use]
     pub fn accepts_elsewhere(address: SocketAddr, mode: &DestinationMode) -> bool {
@@ -125,9 +136,8 @@ impl Bind {
         owners.first().filter(|_| !owners.iter().any(is_here))
     }
 
-    /// Where those are that stand at the same address and port as the one at `at`, itself included: several proxies may share a door.
-    #[must_use]
-    pub fn beside(&self, at: usize) -> Range<usize> {
+    /// Returns the positions of those at the same address and port as the one at `at`, itself included.
+    pub(crate) fn beside(&self, at: usize) -> Range<usize> {
         let Some(key) = self.listeners.get(at).map(|listener| listener.key()) else {
             return at..at;
         };
@@ -164,6 +174,8 @@ pub struct Listener {
     pub port: u16,
     /// The bind it is reached through.
     pub bind: SocketAddr,
+    /// The names by which clients ask for it, where other tenants have other names at the same address and port; `None` where it has them alone.
+    pub names: Option<ServerNames>,
     /// Who may connect; `None` admits every source.
     pub allowed_sources: Option<SourceSet>,
     /// What is served.

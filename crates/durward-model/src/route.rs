@@ -6,6 +6,7 @@
 pub mod table;
 
 use std::cmp::Reverse;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +50,7 @@ pub struct RouteMatch {
 }
 
 /// A host name, or all names one or more labels below it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum HostPattern {
     /// The name itself, lower case.
     Exact(Arc<str>),
@@ -75,6 +76,15 @@ impl HostPattern {
         match self {
             Self::Exact(name) => (true, name.len()),
             Self::Wildcard(parent) => (false, parent.len()),
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Wildcard(parent) => write!(f, "*.{parent}"),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::listener::Bind;
+use crate::listener::{Bind, Listener};
 use crate::mapping::NatModel;
 use crate::tenant::{Tenant, TenantId};
 
@@ -26,6 +26,14 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Returns whether a request for `host` (lower case, without port and trailing dot) may be served by this listener: where tenants share an
+    /// address and port by names, only by the one that has the name.
+    #[must_use]
+    pub fn is_named(&self, listener: &Listener, host: &str) -> bool {
+        let owner = || self.binds.get(&listener.bind)?.named(listener.key(), host);
+        listener.names.is_none() || owner() == Some(&listener.tenant)
+    }
+
     /// The bind a connection to `local` arrives on: the exact address, or the unspecified one with the same port.
     #[must_use]
     pub fn bind_for(&self, local: SocketAddr) -> Option<&Arc<Bind>> {

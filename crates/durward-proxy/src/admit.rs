@@ -3,6 +3,7 @@
 //! Deliberately absent: a default tenant, listener or certificate.
 
 mod door;
+mod named;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use durward_model::address::canonical;
+use durward_model::discriminator::Opening;
 use durward_model::limits::Timeouts;
 use durward_model::{ClientAddr, Destination, DestinationMode, Service};
 use tokio::net::TcpStream;
@@ -83,8 +85,12 @@ struct Visit {
     began: Instant,
     peer: SocketAddr,
     client: ClientAddr,
+    /// Local address of the socket.
+    local: SocketAddr,
     destination: Destination,
     listener: Option<Arc<PreparedListener>>,
+    /// What the client sends first, where that names the tenant.
+    opening: Option<Opening>,
     /// Server name of a handshake that failed.
     name: Option<String>,
     /// Place among the connections without a tenant, until a tenant is found.
@@ -99,6 +105,7 @@ pub(crate) async fn enter(accepted: Accepted) -> Result<Entrance, TurnedAway> {
         Ok(Found::Several(candidates)) => {
             return Box::pin(visit.tell_apart(stream, &candidates)).await;
         }
+        Ok(Found::Named(opening)) => return Box::pin(visit.by_name(stream, opening)).await,
         Err(refusal) => return Err(visit.turn_away(refusal, Some(stream))),
     };
     let limit = match visit.check(&listener) {
@@ -145,8 +152,10 @@ impl Visit {
             began: at,
             peer,
             client,
+            local,
             destination,
             listener,
+            opening: None,
             name,
             unidentified: Some(place),
         };
@@ -158,7 +167,7 @@ impl Visit {
         let unknown =
             |destination: Destination| Refusal::UnknownAddress { destination: destination.0 };
         let Some(bind) = self.bind.clone() else { return Err(unknown(self.destination)) };
-        let local = self.destination.0;
+        let local = self.local;
         let peeking = peek::peek(stream, &bind.bind.mode, self.peer, local);
         let peeked =
             self.watch.guard(peeking).await.map_err(|expired| given_up(&self.watch, expired))??;
@@ -170,7 +179,7 @@ impl Visit {
             Found::Several(candidates) if candidates.is_empty() => {
                 return Err(Refusal::SourceNotAllowed { client: self.client.0 });
             }
-            Found::Several(_) => {}
+            Found::Several(_) | Found::Named(_) => {}
         }
         Ok(found)
     }
@@ -268,34 +277,49 @@ impl Visit {
         listener: &PreparedListener,
         patience: Duration,
     ) -> Result<Secured, (Refusal, Option<TcpStream>)> {
-        self.watch.arm(Some(patience.saturating_sub(self.began.elapsed())), false);
-        if let Some(tls) = listener.listener.tls() {
-            let handshake = handshake::terminate(stream, tls, &listener.server_configs);
-            return match self.watch.guard(handshake).await {
-                Ok(Ok((stream, facts))) => Ok(Secured {
-                    io: Io::tls(stream.into()),
-                    tls: Some(facts),
-                    early: Vec::new(),
-                    greeted: None,
-                }),
-                Ok(Err(Failed { refusal, stream, name })) => {
-                    self.name = name;
-                    Err((refusal, Some(stream)))
-                }
-                Err(expired) => Err((given_up(&self.watch, expired), None)),
-            };
+        if listener.listener.tls().is_some() {
+            return self.terminate(stream, &[], listener, patience).await;
         }
+        self.watch.arm(Some(patience.saturating_sub(self.began.elapsed())), false);
         if !matches!(listener.listener.service, Service::PassThrough(_)) {
             let (io, early) = (Io::Tcp(stream), Vec::new());
             return Ok(Secured { io, tls: None, early, greeted: None });
         }
-        match self.watch.guard(peek::client_hello(&stream)).await {
+        match self.watch.guard(peek::client_hello(&stream, None)).await {
             Ok(Ok((hello, early))) => {
                 let tls = Some(TlsFacts::asked_for(hello.server_name, self.began.elapsed()));
                 Ok(Secured { io: Io::Tcp(stream), tls, early, greeted: None })
             }
             Ok(Err(refusal)) => Err((refusal, Some(stream))),
             Err(expired) => Err((given_up(&self.watch, expired), Some(stream))),
+        }
+    }
+
+    /// Terminates TLS. `early` are bytes that were read before.
+    async fn terminate(
+        &mut self,
+        stream: TcpStream,
+        early: &[u8],
+        listener: &PreparedListener,
+        patience: Duration,
+    ) -> Result<Secured, (Refusal, Option<TcpStream>)> {
+        self.watch.arm(Some(patience.saturating_sub(self.began.elapsed())), false);
+        let Some(tls) = listener.listener.tls() else {
+            return Err((Refusal::Draining, Some(stream)));
+        };
+        let handshake = handshake::terminate(stream, early, tls, &listener.server_configs);
+        match self.watch.guard(handshake).await {
+            Ok(Ok((stream, facts))) => Ok(Secured {
+                io: Io::tls(stream.into()),
+                tls: Some(facts),
+                early: Vec::new(),
+                greeted: None,
+            }),
+            Ok(Err(Failed { refusal, stream, name })) => {
+                self.name = name;
+                Err((refusal, Some(stream)))
+            }
+            Err(expired) => Err((given_up(&self.watch, expired), None)),
         }
     }
 
@@ -335,6 +359,12 @@ impl Visit {
             destination: self.destination,
             tls,
         }
+    }
+
+    /// Returns true if the client is expected to begin with a ClientHello.
+    fn speaks_tls(&self) -> bool {
+        let bind = || self.bind.as_ref().is_some_and(|bind| bind.speaks_tls());
+        self.opening.map_or_else(bind, |opening| opening == Opening::ClientHello)
     }
 
     fn turn_away(self, refusal: Refusal, stream: Option<TcpStream>) -> TurnedAway {
@@ -377,7 +407,7 @@ impl TurnedAway {
         let farewell = reject::choose(
             &self.refusal,
             self.visit.listener.as_deref().map(|listener| &*listener.listener),
-            self.visit.bind.as_ref().is_some_and(|bind| bind.speaks_tls()),
+            self.visit.speaks_tls(),
         );
         reject::say(stream, farewell, &self.visit.watch).await;
     }

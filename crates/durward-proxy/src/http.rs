@@ -15,6 +15,8 @@ pub(crate) mod names;
 pub(crate) mod parse;
 pub(crate) mod problem;
 
+use durward_model::request::normal_host;
+
 use crate::http::parse::{HeadLimits, Parsed, Progress};
 use crate::syntax;
 
@@ -28,6 +30,19 @@ impl FirstRequest {
     /// Starts with no bytes read.
     pub(crate) fn new() -> Self {
         Self { progress: Progress::default(), request: message::PooledRequest::new() }
+    }
+
+    /// Returns the host that the request is for, in the form in which routes compare it; empty without one; `None` while the head is incomplete.
+    /// `bytes` are those of the call before and more.
+    ///
+    /// # Errors
+    /// Fails if the bytes are no request.
+    pub(crate) fn host(&mut self, bytes: &[u8]) -> Result<Option<String>, syntax::Fault> {
+        let request = &mut self.request;
+        Ok(match parse::parse_request(bytes, &mut self.progress, HeadLimits::RESPONSE, request)? {
+            Parsed::Incomplete => None,
+            Parsed::Head(_) => Some(normal_host(request.host()).into_owned()),
+        })
     }
 
     /// Returns the value of `Proxy-Authorization`, empty without one; `None` while the head is incomplete. `bytes` are those of the call before and

@@ -13,6 +13,7 @@ use durward_model::{ClientAddr, Destination, DestinationMode, SourceSet};
 use tokio::net::TcpStream;
 
 use crate::io::scratch::{SCRATCH, read_some};
+use crate::memory::Hold;
 use crate::refusal::{HandshakeFailure, Refusal};
 use client_hello::ClientHello;
 use proxy_header::Header;
@@ -112,8 +113,11 @@ async fn take(stream: &TcpStream, bytes: &mut Vec<u8>, most: usize) -> Result<()
     }
 }
 
-/// Reads a ClientHello that will go on to an upstream; returns it with all bytes read.
-pub(crate) async fn client_hello(stream: &TcpStream) -> Result<(ClientHello, Vec<u8>), Refusal> {
+/// Reads a ClientHello by our own parser; returns it with all bytes read, which `memory`, if given, pays for.
+pub(crate) async fn client_hello(
+    stream: &TcpStream,
+    mut memory: Option<&mut Hold>,
+) -> Result<(ClientHello, Vec<u8>), Refusal> {
     let mut bytes = Vec::new();
     let mut wanted = 0;
     loop {
@@ -124,6 +128,9 @@ pub(crate) async fn client_hello(stream: &TcpStream) -> Result<(ClientHello, Vec
             }
         }
         let read = read_some(stream, SCRATCH, |read| bytes.extend_from_slice(read)).await;
+        if let Some(memory) = &mut memory {
+            memory.resize(bytes.capacity())?;
+        }
         if !read.is_ok_and(|read| read > 0) {
             return Err(Refusal::Handshake { reason: HandshakeFailure::Closed, source: None });
         }

@@ -11,7 +11,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 use durward_model::egress::Neighbours;
-use durward_model::{Bind, Destination, DestinationMode, Listener, Service, Snapshot, TenantId};
+use durward_model::discriminator::{Candidates, Opening};
+use durward_model::{
+    Bind, Destination, DestinationMode, Discriminator, Listener, Service, Snapshot, TenantId, names,
+};
 
 use crate::status::Problem;
 use crate::upstream::resolve::{Asking, Resolver};
@@ -87,21 +90,43 @@ impl PreparedBind {
         local: IpAddr,
         client: IpAddr,
     ) -> Option<Found> {
-        if self.bind.mode == DestinationMode::Anywhere {
-            return self.found_by_source(client);
+        let Candidates { by, listeners: there } = self.bind.candidates(destination, local)?;
+        match by {
+            Discriminator::Source => self.found_by_source(client),
+            Discriminator::Destination => self.listeners[there.start].clone().map(Found::One),
+            Discriminator::ServerName => self.bind.listeners[there.start].opening().map(Found::Named),
+            Discriminator::ProxyIdentity => {
+                let there = self.listeners[there].iter().flatten();
+                let mut candidates: Vec<_> =
+                    there.filter(|one| one.listener.admits(client)).cloned().collect();
+                Some(match candidates.len() {
+                    1 => Found::One(candidates.remove(0)),
+                    _ => Found::Several(candidates),
+                })
+            }
         }
-        let (at, _) = self.bind.listener_at(destination, local)?;
-        let beside = self.bind.beside(at);
-        if beside.len() <= 1 {
-            return self.listeners.get(at)?.clone().map(Found::One);
+    }
+
+    /// Returns the listener of the tenant that has `name` (lower case, without a trailing dot) at a destination; `None` if nobody has it.
+    ///
+    /// Clients that name nothing (`None`) ask for the address that the listeners are known by.
+    pub(crate) fn named(
+        &self,
+        destination: Destination,
+        local: IpAddr,
+        name: Option<&str>,
+    ) -> Option<&Arc<PreparedListener>> {
+        let Candidates { by, listeners: there } = self.bind.candidates(destination, local)?;
+        let (first, named) = (self.bind.listeners.get(there.start)?, &self.bind.listeners[there.clone()]);
+        if by != Discriminator::ServerName {
+            return None;
         }
-        let there = self.listeners.get(beside)?.iter().flatten();
-        let mut candidates: Vec<_> =
-            there.filter(|one| one.listener.admits(client)).cloned().collect();
-        Some(match candidates.len() {
-            1 => Found::One(candidates.remove(0)),
-            _ => Found::Several(candidates),
-        })
+        let owner = match name {
+            Some(name) => self.bind.named(first.key(), name)?,
+            None => self.bind.named(first.key(), &names::unnamed(first.address.0))?,
+        };
+        let at = named.binary_search_by(|listener| listener.tenant.cmp(owner)).ok()?;
+        self.listeners[there.start + at].as_ref()
     }
 
     /// Returns true if clients of any listener are expected to begin with a ClientHello.
@@ -118,6 +143,8 @@ pub(crate) enum Found {
     One(Arc<PreparedListener>),
     /// Listeners that share address and port; empty if the client may use none of them.
     Several(Vec<Arc<PreparedListener>>),
+    /// Listeners that share address and port by names, which clients say in this way.
+    Named(Opening),
 }
 
 /// Runtime form of a listener.
@@ -182,6 +209,7 @@ impl PreparedListener {
             address: durward_model::IngressAddress(address.into()),
             port: 443,
             bind: SocketAddr::from((address, 443)),
+            names: None,
             allowed_sources: None,
             service,
             origin: durward_model::Origin::default(),

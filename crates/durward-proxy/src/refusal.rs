@@ -25,6 +25,12 @@ pub enum Refusal {
         /// Address and port the client connected to.
         destination: SocketAddr,
     },
+    /// No tenant has the name at an address and port that tenants share by names.
+    #[error("no tenant has {name} there")]
+    UnknownName {
+        /// Name that the client asked for; the address where it named nothing.
+        name: String,
+    },
     /// The client's address is not in the listener's `allowedSources`.
     #[error("{client} is not an allowed source")]
     SourceNotAllowed {
@@ -316,7 +322,8 @@ words!(Refusal {
     Self::FairShare { .. } => 33 "fair_share",
     Self::Memory => 34 "memory",
     Self::Crowded => 35 "crowded",
-    Self::Socket(_) => 36 "socket",
+    Self::UnknownName { .. } => 36 "unknown_name",
+    Self::Socket(_) => 37 "socket",
 });
 
 impl Refusal {
@@ -324,7 +331,9 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> (u16, Option<&'static str>) {
         match self {
-            Self::UnknownAddress { .. } | Self::Misdirected => (421, None),
+            Self::UnknownAddress { .. } | Self::UnknownName { .. } | Self::Misdirected => {
+                (421, None)
+            }
             Self::SourceNotAllowed { .. } => (403, Some("http_request_denied")),
             Self::PolicyDenied { .. } => (403, Some("http_request_denied")),
             Self::ProxyAuthentication => (407, Some("http_request_denied")),

@@ -41,19 +41,27 @@ pub(crate) enum Farewell {
 }
 
 const SPEAK_TLS: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 24\r\nConnection: close\r\n\r\nThis port speaks HTTPS.\n";
+const UNKNOWN_NAME: &str = "HTTP/1.1 421 Misdirected Request\r\nContent-Type: text/plain\r\nContent-Length: 27\r\nConnection: close\r\n\r\nNobody here has that name.\n";
+const BAD_REQUEST: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 19\r\nConnection: close\r\n\r\nMalformed request.\n";
+const HEAD_TOO_LARGE: &str = "HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: text/plain\r\nContent-Length: 23\r\nConnection: close\r\n\r\nThe head is too large.\n";
 const TOO_MANY: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 22\r\nRetry-After: 1\r\nConnection: close\r\n\r\nToo many connections.\n";
 
-/// Chooses the end for a refusal, at a listener or (`None`) at a bind.
+/// Chooses the end for a refusal, at a listener or (`None`) before one is found; `speaks_tls` says whether the client is expected to begin with a
+/// ClientHello.
 pub(crate) fn choose(
     refusal: &Refusal,
     listener: Option<&Listener>,
-    bind_speaks_tls: bool,
+    speaks_tls: bool,
 ) -> Farewell {
     let protocol = listener.map(Listener::protocol);
     match refusal {
-        Refusal::UnknownAddress { .. } if bind_speaks_tls => {
-            Farewell::AlertToTls(UNRECOGNIZED_NAME)
+        Refusal::UnknownAddress { .. } if speaks_tls => Farewell::AlertToTls(UNRECOGNIZED_NAME),
+        Refusal::UnknownName { .. } if speaks_tls => Farewell::Alert(UNRECOGNIZED_NAME),
+        Refusal::UnknownName { .. } => Farewell::Text(UNKNOWN_NAME),
+        Refusal::BadRequest { .. } if listener.is_none() && !speaks_tls => {
+            Farewell::Text(BAD_REQUEST)
         }
+        Refusal::HeadTooLarge if listener.is_none() => Farewell::Text(HEAD_TOO_LARGE),
         Refusal::ClientHello { detail } if *detail == PLAIN_HTTP => Farewell::Text(SPEAK_TLS),
         Refusal::ClientHello { .. } => Farewell::Alert(DECODE_ERROR),
         Refusal::ConnectionLimit | Refusal::FairShare { .. } | Refusal::Memory
@@ -74,7 +82,7 @@ pub(crate) async fn say(stream: TcpStream, farewell: Farewell, watch: &Watch) {
         Farewell::Text(text) => see_off(&stream, text.as_bytes(), watch).await,
         Farewell::Alert(description) => see_off(&stream, &alert(description), watch).await,
         Farewell::AlertToTls(description) => {
-            if speaks_tls(&stream, watch).await {
+            if turns_out_to_speak_tls(&stream, watch).await {
                 see_off(&stream, &alert(description), watch).await;
             } else {
                 reset(&stream);
@@ -93,7 +101,7 @@ pub(crate) fn alert(description: u8) -> [u8; 7] {
     [21, 3, 3, 0, 2, 2, description]
 }
 
-async fn speaks_tls(stream: &TcpStream, watch: &Watch) -> bool {
+async fn turns_out_to_speak_tls(stream: &TcpStream, watch: &Watch) -> bool {
     let mut first = None;
     watch.arm(Some(FIRST_WORD), false);
     let read = read_some(stream, SCRATCH, |bytes| first = bytes.first().copied());
@@ -123,7 +131,7 @@ mod tests {
 
     #[test]
     fn texts_are_as_long_as_they_say() {
-        for text in [SPEAK_TLS, TOO_MANY] {
+        for text in [SPEAK_TLS, TOO_MANY, UNKNOWN_NAME, BAD_REQUEST, HEAD_TOO_LARGE] {
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{text}");
         }

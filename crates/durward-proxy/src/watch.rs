@@ -15,7 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use durward_model::SourceSet;
+use durward_model::{ServerNames, SourceSet};
 
 /// Interval of sweeps.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
@@ -33,18 +33,36 @@ pub(crate) enum Expired {
 #[derive(Debug, Default)]
 pub(crate) struct Retirement {
     stage: AtomicU8,
-    /// True if `sources` is not empty; avoids the lock.
+    /// True if `limits` is not empty; avoids the lock.
     narrowed: AtomicBool,
-    /// Sets of allowed sources: connections of clients outside any of them end at once. A source that was once excluded stays so, though a later edit
+    /// What later edits left: connections of clients outside any of them end at once. A client that was once excluded stays so, though a later edit
     /// allows it again.
-    sources: RwLock<Vec<SourceSet>>,
+    limits: RwLock<Vec<Narrowing>>,
+}
+
+/// Clients that an edit left a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Narrowing {
+    /// Those from these addresses.
+    Sources(SourceSet),
+    /// Those that asked for one of these names.
+    Names(ServerNames),
+}
+
+impl Narrowing {
+    fn admits(&self, client: IpAddr, name: Option<&str>) -> bool {
+        match self {
+            Self::Sources(sources) => sources.contains(client),
+            Self::Names(names) => name.is_none_or(|name| names.match_name(name)),
+        }
+    }
 }
 
 impl Retirement {
     const RENEWED: u8 = 1;
     const CHANGED: u8 = 2;
     const REMOVED: u8 = 3;
-    /// Sets of sources kept; one more edit ends all connections, so that edits do not accumulate memory.
+    /// Narrowings kept; one more edit ends all connections, so that edits do not accumulate memory.
     const NARROWINGS: usize = 16;
 
     /// Lets connections go on, under the newer configuration from their next request on.
@@ -52,14 +70,14 @@ impl Retirement {
         self.stage.fetch_max(Self::RENEWED, Relaxed);
     }
 
-    /// Ends connections of clients that are not in `sources` at once.
-    pub(crate) fn narrow(&self, sources: &SourceSet) {
-        let mut known = self.sources.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() == Self::NARROWINGS && !known.contains(sources) {
+    /// Ends connections of clients that `to` excludes at once.
+    pub(crate) fn narrow(&self, to: &Narrowing) {
+        let mut known = self.limits.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() == Self::NARROWINGS && !known.contains(to) {
             return self.remove();
         }
-        if !known.contains(sources) {
-            known.push(sources.clone());
+        if !known.contains(to) {
+            known.push(to.clone());
         }
         self.narrowed.store(true, Release);
     }
@@ -84,15 +102,15 @@ impl Retirement {
         self.stage.load(Relaxed) >= Self::CHANGED
     }
 
-    /// Returns true if a client's connections should end at once.
-    pub(crate) fn removed(&self, client: IpAddr) -> bool {
+    /// Returns true if connections of a client that asked for `name` should end at once.
+    pub(crate) fn removed(&self, client: IpAddr, name: Option<&str>) -> bool {
         self.stage.load(Relaxed) >= Self::REMOVED
-            || (self.narrowed.load(Acquire) && !self.admits(client))
+            || (self.narrowed.load(Acquire) && !self.admits(client, name))
     }
 
-    fn admits(&self, client: IpAddr) -> bool {
-        let known = self.sources.read().unwrap_or_else(PoisonError::into_inner);
-        known.iter().all(|sources| sources.contains(client))
+    fn admits(&self, client: IpAddr, name: Option<&str>) -> bool {
+        let known = self.limits.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().all(|limit| limit.admits(client, name))
     }
 }
 
@@ -110,6 +128,8 @@ struct Entry {
     idle: Cell<bool>,
     /// Retirement of the listener's configuration, and the client's address.
     retirement: RefCell<Option<(Arc<Retirement>, IpAddr)>>,
+    /// Name that the tenant was found by.
+    name: RefCell<Option<Box<str>>>,
     fired: Cell<Option<Expired>>,
     /// True once the connection was closed to make room; never reset.
     crowded: Cell<bool>,
@@ -117,6 +137,13 @@ struct Entry {
 }
 
 impl Entry {
+    /// Returns true if the configuration no longer permits the connection.
+    fn removed(&self) -> bool {
+        let retirement = self.retirement.borrow();
+        let name = self.name.borrow();
+        retirement.as_ref().is_some_and(|(by, client)| by.removed(*client, name.as_deref()))
+    }
+
     fn expired(&self) -> Option<Expired> {
         if self.crowded.get() { Some(Expired::Closing) } else { self.fired.get() }
     }
@@ -141,6 +168,7 @@ impl Watchdog {
             deadline: Cell::new(None),
             idle: Cell::new(false),
             retirement: RefCell::new(None),
+            name: RefCell::new(None),
             fired: Cell::new(None),
             crowded: Cell::new(false),
             waker: RefCell::new(None),
@@ -193,7 +221,7 @@ impl Watchdog {
 
     fn judge(&self, entry: &Entry, now: Instant) -> Option<Expired> {
         let retirement = entry.retirement.borrow();
-        let removed = retirement.as_ref().is_some_and(|(by, client)| by.removed(*client));
+        let removed = entry.removed();
         let changed = retirement.as_ref().is_some_and(|(by, _)| by.changed());
         if self.cutting.get() || removed || (entry.idle.get() && (changed || self.draining.get())) {
             return Some(Expired::Closing);
@@ -212,6 +240,11 @@ impl Watch {
     /// Ties the client's connection to the retirement of a configuration.
     pub(crate) fn retire_with(&self, retirement: &Arc<Retirement>, client: IpAddr) {
         *self.entry.retirement.borrow_mut() = Some((Arc::clone(retirement), client));
+    }
+
+    /// Notes the name that the tenant was found by.
+    pub(crate) fn found_by(&self, name: &str) {
+        *self.entry.name.borrow_mut() = Some(name.into());
     }
 
     /// Returns the handle that closes the connection to make room.
@@ -259,9 +292,7 @@ impl Watch {
 
     /// Returns true if the connection should end at once.
     pub(crate) fn cut(&self) -> bool {
-        let retirement = self.entry.retirement.borrow();
-        self.watchdog.cutting.get()
-            || retirement.as_ref().is_some_and(|(by, client)| by.removed(*client))
+        self.watchdog.cutting.get() || self.entry.removed()
     }
 
     /// Runs `future` until it is done or this watch fires.
@@ -286,6 +317,8 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    use durward_model::route::HostPattern;
+
     use super::*;
 
     #[tokio::test]
@@ -340,18 +373,37 @@ mod tests {
             watch.arm(None, true);
         }
 
-        retirement.narrow(&SourceSet::new(["192.0.2.0/25".parse().unwrap()]));
+        let sources = |block: &str| Narrowing::Sources(SourceSet::new([block.parse().unwrap()]));
+        retirement.narrow(&sources("192.0.2.0/25"));
         watchdog.sweep(Instant::now());
 
         assert_eq!(outside.guard(std::future::pending::<()>()).await, Err(Expired::Closing));
         assert!(outside.cut() && !inside.cut() && !inside.closing());
         assert_eq!(inside.guard(std::future::ready(7)).await, Ok(7));
-        retirement.narrow(&SourceSet::new(["192.0.2.0/24".parse().unwrap()]));
+        retirement.narrow(&sources("192.0.2.0/24"));
         assert!(outside.cut() && !inside.cut());
         for bits in 0..20u8 {
-            retirement
-                .narrow(&SourceSet::new([format!("192.0.2.0/{}", 4 + bits).parse().unwrap()]));
+            retirement.narrow(&sources(&format!("192.0.2.0/{}", 4 + bits)));
         }
         assert!(inside.cut());
+    }
+
+    #[tokio::test]
+    async fn names_that_are_taken_away_end_the_connections_that_asked_for_them_alone() {
+        let watchdog = Rc::new(Watchdog::default());
+        let retirement = Arc::new(Retirement::default());
+        let asked = |name: &str| {
+            let watch = watchdog.watch();
+            watch.found_by(name);
+            watch.retire_with(&retirement, [192, 0, 2, 1].into());
+            watch
+        };
+        let (kept, below, lost) = (asked("a.example"), asked("x.b.example"), asked("c.example"));
+
+        let exact = HostPattern::Exact(Arc::from("a.example"));
+        let wildcard = HostPattern::Wildcard(Arc::from("b.example"));
+        retirement.narrow(&Narrowing::Names(ServerNames::new(vec![exact, wildcard])));
+
+        assert_eq!([kept.cut(), below.cut(), lost.cut()], [false, false, true]);
     }
 }

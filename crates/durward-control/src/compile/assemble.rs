@@ -10,7 +10,7 @@ use std::sync::Arc;
 use durward_model::mapping::PortMapping;
 use durward_model::verdict::{Outcome, Verdict};
 use durward_model::{
-    AddressOwners, Bind, DestinationMode, Listener, Snapshot, Tenant, TenantId, Verdicts,
+    AddressOwners, Bind, DestinationMode, Listener, NameTable, Snapshot, Tenant, TenantId, Verdicts,
 };
 
 use super::addresses::{Held, Role};
@@ -91,6 +91,7 @@ pub(crate) fn conclude(
             served: tenant,
             outcome,
             listeners: Vec::new(),
+            names: Vec::new(),
             claims: Arc::from(claims),
             ..entrant.past
         };
@@ -351,6 +352,12 @@ impl Decided {
         let order = |a: &Arc<Listener>, b: &Arc<Listener>| {
             a.key().cmp(&b.key()).then_with(|| a.tenant.cmp(&b.tenant))
         };
+        let mut names = known.as_ref().map(|bind| bind.names.clone()).unwrap_or_default();
+        for listener in &listeners {
+            if let Some(own) = &listener.names {
+                names.entry(listener.key()).or_default().add(&listener.tenant, own);
+            }
+        }
         let mut all = known.map(|bind| bind.listeners.clone()).unwrap_or_default();
         if listeners.len() < FEW {
             for listener in listeners {
@@ -361,7 +368,7 @@ impl Decided {
             all.extend(listeners);
             all.sort_by(order);
         }
-        let bind = Bind { address, mode, listeners: all, owners: Arc::default() };
+        let bind = Bind { address, mode, listeners: all, names, owners: Arc::default() };
         binds.insert(address, Arc::new(bind));
     }
 
@@ -436,7 +443,20 @@ fn leave(binds: &mut BTreeMap<SocketAddr, Arc<Bind>>, address: SocketAddr, scope
     if !bind.listeners.iter().any(stays) {
         binds.remove(&address);
     } else if !bind.listeners.iter().all(stays) {
-        Arc::make_mut(bind).listeners.retain(stays);
+        let bind = Arc::make_mut(bind);
+        for listener in bind.listeners.iter().filter(|listener| !stays(listener)) {
+            unname(&mut bind.names, listener);
+        }
+        bind.listeners.retain(stays);
+    }
+}
+
+fn unname(names: &mut BTreeMap<(IpAddr, u16), NameTable>, listener: &Listener) {
+    let (key, Some(own)) = (listener.key(), &listener.names) else { return };
+    let Some(table) = names.get_mut(&key) else { return };
+    table.remove(&listener.tenant, own);
+    if table.is_empty() {
+        names.remove(&key);
     }
 }
 

@@ -17,6 +17,8 @@ const LISTENERS: usize = 1_000;
 const ROUTES: usize = 50_000;
 /// Routes of one entry for one host and path, which are asked one after the other.
 const ALIKE: usize = 1_000;
+/// Names of an entry that shares its address and port.
+const NAMES: usize = 20_000;
 /// Upstreams, and endpoints of all of them.
 const UPSTREAMS: usize = 10_000;
 const ENDPOINTS: usize = 20_000;
@@ -132,6 +134,7 @@ impl Bounds<'_, '_> {
     /// Lists that entries of `ingress` and of `egress.proxy` have.
     fn listener(&mut self, field: &Field<'_>, entry: &IngressSpec) {
         self.list(&field.name("certificates"), &entry.certificates, CHOICES, FEWER);
+        self.list(&field.name("names"), &entry.names, NAMES, ANOTHER_TENANT);
         self.optional(&field.name("allowedSources"), entry.allowed_sources.as_ref(), WIDER);
         self.list(&field.name("trustedProxies"), &entry.trusted_proxies, BLOCKS, WIDER);
         if let Some(alpn) = &entry.alpn {

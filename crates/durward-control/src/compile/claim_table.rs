@@ -3,13 +3,14 @@
 //! Two tenants whose claims do not meet can be compiled without each other. Deliberately absent: who wins; that is decided anew among
 //! those who meet.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
-use durward_model::egress::told_apart;
+use durward_model::discriminator::{Opening, told_apart};
 use durward_model::mapping::{PortRange, Transport};
-use durward_model::{DestinationMode, Listener, TenantId};
+use durward_model::route::HostPattern;
+use durward_model::{DestinationMode, Listener, ServerNames, TenantId};
 use ipnet::IpNet;
 
 use super::keys::KeyId;
@@ -49,6 +50,9 @@ pub(crate) struct Door {
     shared: Option<Arc<Listener>>,
 }
 
+/// Where and how names are told apart: only listeners that agree in this stand at one address and port.
+type Way = (SocketAddr, Option<Opening>);
+
 impl Door {
     pub(crate) fn new(listener: &Arc<Listener>, mode: &DestinationMode) -> Self {
         let shared = super::claims::shares(listener).then(|| Arc::clone(listener));
@@ -63,7 +67,17 @@ impl Door {
 
     /// Returns whether both can be served through one socket.
     fn shares_socket(&self, other: &Self) -> bool {
-        self.mode == other.mode && self.mode != DestinationMode::Port && self.key.0 != other.key.0
+        let named = self.key == other.key && self.names().is_some() && other.names().is_some();
+        let apart = self.mode != DestinationMode::Port && self.key.0 != other.key.0;
+        self.mode == other.mode && (named || apart)
+    }
+
+    fn names(&self) -> Option<&ServerNames> {
+        self.shared.as_ref()?.names.as_ref()
+    }
+
+    fn way(&self) -> Way {
+        (self.bind, self.shared.as_ref().and_then(|listener| listener.opening()))
     }
 }
 
@@ -159,7 +173,11 @@ struct Index {
     lengths: BTreeMap<u8, usize>,
     endpoints: Places<IpAddr, ()>,
     keys: HashMap<KeyId, Vec<(TenantId, bool)>>,
+    /// Without those that have names.
     doors: Places<(IpAddr, u16), Arc<Door>>,
+    /// Those that have names, in the ways in which they tell them apart, and by each name.
+    named: BTreeMap<(IpAddr, u16), BTreeMap<Way, BTreeSet<TenantId>>>,
+    names: HashMap<((IpAddr, u16), HostPattern), BTreeSet<TenantId>>,
     sockets: Places<SocketAddr, Arc<Door>>,
     ports: Places<(IpAddr, Transport), PortRange>,
 }
@@ -185,7 +203,10 @@ impl Index {
                     self.keys.entry(*key).or_default().push((tenant.clone(), *shared));
                 }
                 Claim::Door(door) => {
-                    put(&mut self.doors, door.key, tenant, Arc::clone(door));
+                    match door.names() {
+                        Some(names) => self.name(tenant, door, names),
+                        None => put(&mut self.doors, door.key, tenant, Arc::clone(door)),
+                    }
                     put(&mut self.sockets, door.bind, tenant, Arc::clone(door));
                 }
                 Claim::Ports { address, transport, ports } => {
@@ -221,7 +242,10 @@ impl Index {
                     }
                 }
                 Claim::Door(door) => {
-                    take(&mut self.doors, &door.key, tenant);
+                    match door.names() {
+                        Some(names) => self.unname(tenant, door, names),
+                        None => take(&mut self.doors, &door.key, tenant),
+                    }
                     take(&mut self.sockets, &door.bind, tenant);
                 }
                 Claim::Ports { address, transport, .. } => {
@@ -292,7 +316,49 @@ impl Index {
         }
     }
 
+    fn name(&mut self, tenant: &TenantId, door: &Door, names: &ServerNames) {
+        let ways = self.named.entry(door.key).or_default();
+        ways.entry(door.way()).or_default().insert(tenant.clone());
+        for name in names {
+            self.names.entry((door.key, name.clone())).or_default().insert(tenant.clone());
+        }
+    }
+
+    fn unname(&mut self, tenant: &TenantId, door: &Door, names: &ServerNames) {
+        let ways = self.named.entry(door.key).or_default();
+        let way = door.way();
+        if ways.get_mut(&way).is_some_and(|there| there.remove(tenant) && there.is_empty()) {
+            ways.remove(&way);
+        }
+        if ways.is_empty() {
+            self.named.remove(&door.key);
+        }
+        for name in names {
+            let key = (door.key, name.clone());
+            if let Some(there) = self.names.get_mut(&key)
+                && there.remove(tenant)
+                && there.is_empty()
+            {
+                self.names.remove(&key);
+            }
+        }
+    }
+
+    /// Notes who has names at the address and port of a listener that those of the listener cannot stand beside.
+    fn named(&self, door: &Door, meet: &mut impl FnMut(&TenantId)) {
+        let ways = self.named.get(&door.key).into_iter().flatten();
+        let Some(names) = door.names() else {
+            return ways.flat_map(|(_, there)| there).for_each(meet);
+        };
+        let way = door.way();
+        ways.filter(|(other, _)| **other != way).flat_map(|(_, there)| there).for_each(&mut *meet);
+        for name in names {
+            self.names.get(&(door.key, name.clone())).into_iter().flatten().for_each(&mut *meet);
+        }
+    }
+
     fn door(&self, door: &Door, meet: &mut impl FnMut(&TenantId)) {
+        self.named(door, meet);
         let there = at(&self.doors, &door.key).iter();
         there.filter(|(_, other)| !door.is_apart(other)).for_each(|(tenant, _)| meet(tenant));
         let there = at(&self.sockets, &door.bind).iter();
@@ -318,8 +384,10 @@ impl Index {
 
     /// Notes who listens at TCP ports of an address.
     fn listening(&self, address: IpAddr, ports: PortRange, meet: &mut impl FnMut(&TenantId)) {
-        let doors = self.doors.range((address, ports.first())..=(address, ports.last()));
-        doors.for_each(|(_, there)| all(there, meet));
+        let keys = (address, ports.first())..=(address, ports.last());
+        self.doors.range(keys.clone()).for_each(|(_, there)| all(there, meet));
+        let named = self.named.range(keys).flat_map(|(_, ways)| ways.values().flatten());
+        named.for_each(&mut *meet);
         let unspecified = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
         for bound in
             unspecified.into_iter().filter(|bound| covers(*bound, address)).chain([address])

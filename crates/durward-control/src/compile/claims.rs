@@ -2,13 +2,14 @@
 //!
 //! Deliberately absent: sockets; here it is decided what they will be asked to be.
 
+mod named;
 mod ports;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use durward_model::egress::told_apart;
+use durward_model::discriminator::told_apart;
 use durward_model::mapping::PortMapping;
 use durward_model::{AddressOwners, DestinationMode, Listener, Origin, Service};
 
@@ -21,6 +22,7 @@ use super::report::Field;
 use super::roster::Roster;
 use super::upstream_set::UpstreamSet;
 use super::{Compiled, last_good};
+use named::{Named, Names, Wanted};
 use ports::Ports;
 
 /// What is served, after all claims are decided.
@@ -46,7 +48,13 @@ pub(crate) fn decide<'a>(
     let Candidates { listeners, mut upstreams } = candidates;
     let mut register = Register::new(addresses);
     listeners.iter().for_each(|candidate| note_claim(roster, candidate));
+    let (named, listeners): (Vec<_>, Vec<_>) =
+        listeners.into_iter().partition(|candidate| candidate.listener.names.is_some());
     let mut asking: Vec<Asking> = listeners.into_iter().map(Asking::Listener).collect();
+    let mut named: Vec<Named> = named.into_iter().map(Named::new).collect();
+    for (at, one) in named.iter().enumerate() {
+        asking.extend(one.wanted(at, roster, previous).map(Asking::Names));
+    }
     for (at, applicant) in mappings.iter().enumerate() {
         asking.push(Asking::Mapping(at));
         if applicant.current.is_some() && applicant.former.is_some() {
@@ -55,27 +63,34 @@ pub(crate) fn decide<'a>(
     }
     asking.sort_by_cached_key(|asking| match asking {
         Asking::Listener(candidate) => rank(roster, candidate, previous),
+        Asking::Names(wanted) => wanted.rank.clone(),
         Asking::FormerMapping(at) => (mappings[*at].precedence(true), 0),
         Asking::Mapping(at) => (mappings[*at].precedence(mappings[*at].held()), 1),
     });
     let mut unlucky = Vec::new();
     for asking in asking {
-        unlucky.extend(register.ask(roster, mappings, asking));
+        unlucky.extend(register.ask(roster, (mappings, &mut named), asking));
     }
     // What a mapping gave up while others asked is free now, as it would be in the next compile.
     let mut losers = Vec::new();
     for asking in unlucky {
-        match register.ask(roster, mappings, asking) {
+        match register.ask(roster, (mappings, &mut named), asking) {
             Some(Asking::Listener(candidate)) => {
                 if let Some(objection) = register.objection(roster, &candidate) {
                     objection.tell(roster, &candidate);
                 }
                 losers.push(candidate);
             }
+            Some(Asking::Names(wanted)) => named[wanted.at].refuse(wanted.names),
             Some(Asking::Mapping(at) | Asking::FormerMapping(at)) => {
                 register.ports.tell(&mut mappings[at]);
             }
             None => {}
+        }
+    }
+    for named in named {
+        if register.tell_names(roster, &named) {
+            losers.push(named.candidate);
         }
     }
     for loser in losers {
@@ -96,6 +111,8 @@ fn note_claim(roster: &mut Roster<'_>, candidate: &Candidate) {
 /// Who asks for addresses and ports.
 enum Asking {
     Listener(Candidate),
+    /// Of a listener that shares its address and port by names.
+    Names(Wanted),
     /// What a mapping had before, so that nobody takes it while it asks for something else. By position.
     FormerMapping(usize),
     /// By position.
@@ -125,7 +142,10 @@ fn has(former: &Listener, candidate: &Candidate, previous: Option<&Compiled>) ->
     let bind = previous.and_then(|previous| previous.snapshot.binds.get(&former.bind));
     former.bind == listener.bind
         && bind.is_some_and(|bind| bind.mode == candidate.mode)
-        && (!(shares(former) || shares(listener)) || has_same_clients(former, listener))
+        && former.names.is_some() == listener.names.is_some()
+        && (listener.names.is_some()
+            || !(shares(former) || shares(listener))
+            || has_same_clients(former, listener))
 }
 
 fn has_same_clients(known: &Listener, listener: &Listener) -> bool {
@@ -164,8 +184,15 @@ fn stand_in<'a>(
         else {
             continue;
         };
-        if register.objection(roster, &former).is_none() {
-            register.accept(roster, former);
+        match former.listener.names.clone() {
+            Some(names) => {
+                let names = names.iter().cloned().collect();
+                drop(register.ask_names(roster, &mut Named::new(former), names));
+            }
+            None if register.objection(roster, &former).is_none() => {
+                register.accept(roster, former);
+            }
+            None => {}
         }
     }
 }
@@ -177,6 +204,7 @@ struct Register<'r> {
     by_bind: HashMap<SocketAddr, usize>,
     by_bind_and_address: HashMap<(SocketAddr, IpAddr), usize>,
     modes: HashMap<SocketAddr, DestinationMode>,
+    names: Names,
     ports: Ports,
 }
 
@@ -189,6 +217,7 @@ impl<'r> Register<'r> {
             by_bind: HashMap::new(),
             by_bind_and_address: HashMap::new(),
             modes: HashMap::new(),
+            names: Names::default(),
             ports: Ports::default(),
         }
     }
@@ -197,10 +226,14 @@ impl<'r> Register<'r> {
     fn ask(
         &mut self,
         roster: &Roster<'_>,
-        mappings: &mut [Applicant<'_>],
+        (mappings, named): (&mut [Applicant<'_>], &mut [Named]),
         asking: Asking,
     ) -> Option<Asking> {
         match asking {
+            Asking::Names(Wanted { at, rank, names }) => {
+                let names = self.ask_names(roster, &mut named[at], names);
+                (!names.is_empty()).then_some(Asking::Names(Wanted { at, rank, names }))
+            }
             Asking::Listener(candidate) => {
                 if self.objection(roster, &candidate).is_some() {
                     return Some(Asking::Listener(candidate));
@@ -246,7 +279,14 @@ impl<'r> Register<'r> {
             return foreign;
         }
         let there = self.by_key.get(&listener.key()).map_or(&[][..], Vec::as_slice);
-        if let Some(&at) = there.iter().find(|at| !self.apart(**at, candidate)) {
+        let by_names = |at: &usize| {
+            listener.names.is_some() || self.accepted[*at].listener.names.is_some()
+        };
+        if let Some(&first) = there.first().filter(|first| by_names(first)) {
+            if let Some(objection) = self.objection_by_names(roster, first, candidate) {
+                return Some(objection);
+            }
+        } else if let Some(&at) = there.iter().find(|at| !self.apart(**at, candidate)) {
             let shared = [listener, &self.accepted[at].listener].map(|listener| shares(listener));
             return Some(match shared {
                 [true, true] => Objection::Door(holder(at)),
@@ -303,7 +343,8 @@ fn addresses_of(listener: &Listener) -> impl Iterator<Item = (IpAddr, Role)> + u
 
 /// Whether it lets others have its address and port.
 pub(super) fn shares(listener: &Listener) -> bool {
-    matches!(&listener.service, Service::Forward(service) if service.shared)
+    listener.names.is_some()
+        || matches!(&listener.service, Service::Forward(service) if service.shared)
 }
 
 struct Holder {
@@ -320,6 +361,8 @@ enum Objection {
     Address(Holder),
     /// They would share, but a client could be both tenants'.
     Door(Holder),
+    /// They would share by names, but on another socket, or one speaks TLS and the other does not.
+    Names(Holder),
     /// A port mapping has its address and port.
     Mapped(Arc<PortMapping>),
     /// Its socket knows destinations in another way.
@@ -363,6 +406,15 @@ impl Objection {
                 format!(
                     "{listener} cannot be shared, because a client could be both tenants': give both allowedSources that do not overlap, or \
                      certificateNames or credentials that differ, on the same socket and with the same TLS; it is used by"
+                ),
+            ),
+            Self::Names(holder) => (
+                "NamesUnfitting",
+                "names",
+                holder,
+                format!(
+                    "shares {listener} with listeners on another socket, or of which only one side speaks TLS, so that names cannot tell them \
+                     apart: use the same listen and the same kind of protocol, or another port; it is used by"
                 ),
             ),
             Self::Mapped(mapping) => {

@@ -78,6 +78,7 @@ impl Workshop<'_, '_, '_, '_> {
             &field.name("allowedSources"),
         );
         self.unfitting(spec, field);
+        let names = self.names(spec, address, field);
         let service = self.service(spec, address, field);
         if self.report.errors() > before {
             return None;
@@ -88,11 +89,13 @@ impl Workshop<'_, '_, '_, '_> {
             address: IngressAddress(address?),
             port: port?,
             bind,
+            names,
             allowed_sources: sources,
             service: service?,
             origin: self.report.source().origin(spec.place),
         };
-        Some((listener, mode))
+        self.check_names(spec, &listener, field);
+        (self.report.errors() == before).then_some((listener, mode))
     }
 
     fn port(&mut self, spec: &IngressSpec, field: &Field<'_>) -> Option<u16> {

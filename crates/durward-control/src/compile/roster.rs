@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use durward_model::limits::Limits;
+use durward_model::route::HostPattern;
 use durward_model::verdict::{Outcome, Severity};
 use durward_model::{EgressAddress, Origin, Snapshot, Tenant, TenantId};
 use ipnet::IpNet;
@@ -44,6 +45,8 @@ pub(crate) struct Past {
     pub(crate) good: Option<Arc<Source>>,
     /// Listeners that it held in an earlier process.
     pub(crate) listeners: Vec<(IpAddr, u16)>,
+    /// Names that it held in an earlier process, with the addresses and ports.
+    pub(crate) names: Vec<((IpAddr, u16), HostPattern)>,
     /// Its place in the order of arrival.
     pub(crate) seniority: u64,
     /// When it says it was created.
@@ -77,6 +80,7 @@ impl Past {
         self.sources.extend(&earlier.sources);
         self.sources.dedup();
         self.listeners.extend(&earlier.listeners);
+        self.names.extend(earlier.names.iter().cloned());
     }
 }
 
@@ -326,6 +330,7 @@ impl<'a> Register<'a> {
             outcome: Outcome::Rejected,
             good: past.and_then(|past| past.good.clone()),
             listeners: past.map(|past| past.listeners.clone()).unwrap_or_default(),
+            names: past.map(|past| past.names.clone()).unwrap_or_default(),
             egress: past.map(|past| past.egress.clone()).unwrap_or_default(),
             sources: past.map(|past| past.sources.clone()).unwrap_or_default(),
             transparent: past.map(|past| past.transparent.clone()).unwrap_or_default(),

@@ -11,7 +11,7 @@ use durward_model::{Certificate, ClientAuth};
 use super::certificates::Purpose;
 use super::listener::{Workshop, protocol};
 use super::report::Field;
-use super::trust;
+use super::{server_names, trust};
 use crate::place::At;
 use crate::spec::ingress::{AlpnSpec, IngressSpec, IpSanSpec, ProtocolSpec, TlsVersionSpec};
 
@@ -94,6 +94,7 @@ impl Workshop<'_, '_, '_, '_> {
         let list = field.name("certificates");
         let one = spec.certificate.iter().map(|spec| (spec, field.name("certificate")));
         let more = spec.certificates.iter().enumerate().map(|(at, spec)| (spec, list.index(at)));
+        let address = address.filter(|address| server_names::has_address(spec, *address));
         let shared = self.outward.is_some_and(|outward| outward.spec.shared);
         let mut certificates = Vec::new();
         for (position, (written, field)) in one.chain(more).enumerate() {

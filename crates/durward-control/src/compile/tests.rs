@@ -39,13 +39,15 @@ struct Written {
     protocol: bool,
     lines: u8,
     certificate: Option<u8>,
+    /// Names of the listeners; 0 for none.
+    names: u8,
 }
 
 fn written() -> impl Strategy<Value = Written> {
     let likely = |yes: f64| prop::bool::weighted(yes);
     let certificate = prop::option::weighted(0.3, 0..FILES as u8);
     let doors = (0..5_u8, prop::option::weighted(0.3, 0..5_u8), likely(0.2), certificate);
-    let inner = (0..4_u8, likely(0.95), 0..3_u8, 1..4_u8);
+    let inner = (0..4_u8, likely(0.95), 0..3_u8, 1..4_u8, 0..8_u8);
     let leaving = (0..5_u8, likely(0.2), prop::option::weighted(0.4, 0..4_u8), likely(0.4));
     let proxy = prop::option::weighted(0.3, (0..4_u8, likely(0.5), 0..3_u8));
     let whole = (0..4_u8, likely(0.03), likely(0.1), likely(0.5), 0..3_u8);
@@ -64,6 +66,7 @@ fn written() -> impl Strategy<Value = Written> {
             upstream_known: inner.1,
             host: inner.2,
             limit: inner.3,
+            names: inner.4,
             egress: leaving.0,
             shared: leaving.1,
             source: leaving.2,
@@ -121,10 +124,18 @@ impl Written {
                 format!("HTTPS, certificate: {{certificateFile: {file}.pem, keyFile: {file}.pem}}")
             },
         );
+        let names = match self.names {
+            1 => ", names: [a.example]",
+            2 => ", names: [a.example, b.example]",
+            3 => ", names: [\"*.example\", b.example]",
+            4 => ", names: [b.example, c.example]",
+            5 => ", names: [c.example, 198.51.100.1]",
+            _ => "",
+        };
         for address in [self.address].into_iter().chain(self.second) {
             let _ = writeln!(
                 text,
-                "    - {{address: 198.51.100.{address}, protocol: {protocol}, upstream: {upstream}, shared: {shared}{listen}}}"
+                "    - {{address: 198.51.100.{address}, protocol: {protocol}, upstream: {upstream}, shared: {shared}{listen}{names}}}"
             );
         }
         // An address for both directions now and then.
@@ -272,6 +283,7 @@ fn edited(was: &Written, other: &Written, field: usize) -> Written {
         11 => (now.listen, now.protocol) = (other.listen, other.protocol),
         12 => now.lines = other.lines,
         13 => now.certificate = other.certificate,
+        14..=16 => now.names = other.names,
         _ => now.host = other.host,
     }
     now

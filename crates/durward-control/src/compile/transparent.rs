@@ -133,6 +133,7 @@ fn listener(
         address: IngressAddress(bind.ip()),
         port: bind.port(),
         bind,
+        names: None,
         allowed_sources: Some(sources.into_iter().collect()),
         service: Service::Forward(service.clone()),
         origin: origin.clone(),

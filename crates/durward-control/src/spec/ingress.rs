@@ -20,9 +20,13 @@ pub struct IngressSpec {
     /// What is spoken. Default: HTTPS.
     #[serde(default)]
     pub protocol: Option<At<ProtocolSpec>>,
-    /// Whether other tenants that also say so may use the same address, at other ports. Default: false.
+    /// Whether other tenants that also say so may use the same address: at other ports, or at the same port by other `names`. Default: false.
     #[serde(default)]
     pub shared: bool,
+    /// The names that clients ask for, by SNI or (HTTP) by `Host`: `api.example.com`, or `*.example.com` for all names below. The entry's own address
+    /// stands for clients that name nothing. Default: the address and port are this tenant's alone.
+    #[serde(default)]
+    pub names: Vec<At<String>>,
     /// Where connections are accepted. Default: bound on the address and port themselves.
     #[serde(default)]
     pub listen: Option<At<ListenSpec>>,

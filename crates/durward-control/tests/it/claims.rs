@@ -3,6 +3,7 @@
 mod names;
 mod networks;
 mod secrets;
+mod server_names;
 mod sockets;
 
 use std::fs;

@@ -70,8 +70,20 @@ fn ingress() -> impl Strategy<Value = String> {
         "protocol: HTTPS, certificate: {file: nowhere}, upstream: x",
         "protocol: HTPS",
     ]);
-    (address, 80u16..83, listen, service).prop_map(|(address, port, listen, service)| {
-        format!("{{address: \"{address}\", port: {port}{listen}, {service}}}")
+    let names = select(vec![
+        "",
+        "",
+        "",
+        ", shared: true",
+        ", shared: true, names: [a.example]",
+        ", shared: true, names: [a.example, b.example, \"*.b.example\"]",
+        ", shared: true, names: [\"*.example\", 198.51.100.1]",
+        ", shared: true, names: [c.b.example, b.example]",
+        ", names: [a.example]",
+    ]);
+    let all = (address, 80u16..83, listen, service, names);
+    all.prop_map(|(address, port, listen, service, names)| {
+        format!("{{address: \"{address}\", port: {port}{listen}, {service}{names}}}")
     })
 }
 

@@ -41,7 +41,7 @@ impl HolderMatch {
 /// Whether two tenants' listeners at one address and port can stand beside each other: both are proxies and say so, and no client is both
 /// tenants'. Sources decide before TLS; certificates and credentials only after, so what comes before must be the same.
 #[must_use]
-pub fn told_apart(one: &Listener, other: &Listener) -> bool {
+pub fn told_apart_as_proxies(one: &Listener, other: &Listener) -> bool {
     let (Service::Forward(a), Service::Forward(b)) = (&one.service, &other.service) else {
         return false;
     };
@@ -103,6 +103,7 @@ mod tests {
             port: 3128,
             bind: ([172, 16, 28, 8], 3128).into(),
             allowed_sources: sources.map(blocks),
+            names: None,
             service: Service::Forward(service),
             origin: Origin::default(),
         }
@@ -112,12 +113,12 @@ mod tests {
     #[test]
     fn proxies_share_a_door_where_no_client_could_be_both() {
         let by_source =
-            |a: &[&str], b: &[&str]| told_apart(&door("a", Some(a), &[]), &door("b", Some(b), &[]));
-        let by_secret = |a: &[u8], b: &[u8]| told_apart(&door("a", None, a), &door("b", None, b));
+            |a: &[&str], b: &[&str]| told_apart_as_proxies(&door("a", Some(a), &[]), &door("b", Some(b), &[]));
+        let by_secret = |a: &[u8], b: &[u8]| told_apart_as_proxies(&door("a", None, a), &door("b", None, b));
 
         assert!(by_source(&["172.16.28.0/24"], &["172.16.29.0/24"]));
         assert!(!by_source(&["172.16.28.0/22"], &["172.16.29.0/24"]));
-        assert!(!told_apart(&door("a", Some(&["172.16.28.0/24"]), &[]), &door("b", None, &[])));
+        assert!(!told_apart_as_proxies(&door("a", Some(&["172.16.28.0/24"]), &[]), &door("b", None, &[])));
         assert!(by_secret(&[1, 2], &[3]));
         assert!(!by_secret(&[1, 2], &[2]));
         assert!(!by_secret(&[1], &[]));
@@ -125,7 +126,7 @@ mod tests {
         if let Service::Forward(service) = &mut alone.service {
             service.shared = false;
         }
-        assert!(!told_apart(&door("a", Some(&["172.16.28.0/24"]), &[]), &alone));
+        assert!(!told_apart_as_proxies(&door("a", Some(&["172.16.28.0/24"]), &[]), &alone));
     }
 
     // S2.15

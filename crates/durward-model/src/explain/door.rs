@@ -16,7 +16,7 @@ impl Trail {
         listener: &Listener,
         question: &Question,
     ) -> Option<Ending> {
-        let client = question.client?;
+        let client = question.client.filter(|_| listener.names.is_none())?;
         let known = known_at(snapshot, question.destination);
         let names = |listeners: &[&Arc<Listener>]| {
             list(&listeners.iter().map(|listener| &listener.tenant).collect::<Vec<_>>())
@@ -64,8 +64,8 @@ pub(super) fn find_listener<'a>(
     found.copied().or_else(arrived).map(|listener| &**listener)
 }
 
-/// Returns the listeners that clients know by this address and port; several only where proxies share it.
-fn known_at(snapshot: &Snapshot, destination: SocketAddr) -> Vec<&Arc<Listener>> {
+/// Returns the listeners that clients know by this address and port; several only where they share it.
+pub(super) fn known_at(snapshot: &Snapshot, destination: SocketAddr) -> Vec<&Arc<Listener>> {
     let listeners = snapshot.tenants.values().flat_map(|tenant| &tenant.listeners);
     listeners.filter(|listener| listener.key() == (destination.ip(), destination.port())).collect()
 }

@@ -152,14 +152,19 @@ pub(crate) fn name_destination(http: &Http, request: &mut Request) {
 }
 
 /// Checks the scheme, which must be the listener's or what a trusted proxy says. Over TLS the host must be one that the certificate shown for the SNI
-/// is for, unless one of them is an address or none (RFC 9110 section 7.4, RFC 9113 section 9.1.1).
+/// is for, unless one of them is an address or none (RFC 9110 section 7.4, RFC 9113 section 9.1.1). Where tenants share the address by names, the host
+/// must be a name of this tenant.
 fn check_direction(http: &Http, request: &Request, chain: &ProxyChain) -> Result<(), Refusal> {
     let scheme = request.fields.bytes(request.scheme);
     if !scheme.is_empty() && !chain.allows_scheme(http, scheme) {
         return Err(Refusal::Misdirected);
     }
     let sni = http.facts.tls.as_ref().and_then(|tls| tls.sni.as_deref());
-    let directed = is_directed(http.view.listener().tls(), sni, request.host());
+    let listener = http.view.listener();
+    let directed = is_directed(listener.tls(), sni, request.host());
+    // Names change hands while connections are open, so the configuration of now decides.
+    let named = || http.core.shared.prepared.load().snapshot.is_named(listener, request.host());
+    let directed = directed && (listener.names.is_none() || named());
     if directed { Ok(()) } else { Err(Refusal::Misdirected) }
 }
 

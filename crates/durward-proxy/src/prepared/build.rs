@@ -7,9 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use durward_model::egress::Neighbours;
-use durward_model::{
-    Bind, DestinationMode, Listener, Service, Snapshot, SourceSet, Tenant, TenantId,
-};
+use durward_model::{Bind, DestinationMode, Listener, Service, Snapshot, Tenant, TenantId};
 
 use crate::metrics::Metrics;
 use crate::prepared::fate::{self, Fate};
@@ -19,7 +17,7 @@ use crate::tls::server_config::server_configs;
 use crate::upstream::TenantRuntime;
 use crate::upstream::UpstreamRuntime;
 use crate::upstream::resolve::{Asking, Resolver};
-use crate::watch::Retirement;
+use crate::watch::{Narrowing, Retirement};
 
 /// Result of a build, and what to do after the swap.
 pub(crate) struct Built {
@@ -35,15 +33,15 @@ pub(crate) struct Built {
 #[derive(Default)]
 pub(crate) struct Retiring {
     listeners: Vec<(Arc<PreparedListener>, Fate)>,
-    /// Listeners that admit only these sources from now on.
-    narrowed: Vec<(Arc<PreparedListener>, SourceSet)>,
+    /// Listeners that admit only these clients from now on.
+    narrowed: Vec<(Arc<PreparedListener>, Narrowing)>,
 }
 
 impl Retiring {
     /// Signals their connections to renew or end.
     pub(crate) fn retire(self) {
-        for (listener, sources) in self.narrowed {
-            with_former(&listener, |former| former.narrow(&sources));
+        for (listener, to) in self.narrowed {
+            with_former(&listener, |former| former.narrow(&to));
         }
         for (listener, fate) in self.listeners {
             match fate {
@@ -236,8 +234,8 @@ impl Builder<'_> {
         let fate = fate::of_listener(&before.listener, listener)
             .max(of_bind)
             .max(fate::of_tenant(&before.tenant.tenant, &tenant.tenant));
-        if let Some(sources) = fate::narrowed(&before.listener, listener) {
-            self.retiring.narrowed.push((Arc::clone(before), sources.clone()));
+        for to in fate::narrowed(&before.listener, listener) {
+            self.retiring.narrowed.push((Arc::clone(before), to));
         }
         let mut former = before.former.clone();
         former.retain(|former| former.strong_count() > 0);

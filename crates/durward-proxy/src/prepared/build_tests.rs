@@ -59,6 +59,7 @@ fn snapshot(config: &Config) -> Snapshot {
             address: IngressAddress(address(at).ip()),
             port: 443,
             bind: address(at),
+            names: None,
             allowed_sources: sources(door.sources),
             service: Service::Tcp(TcpService { tls: None, upstreams: Vec::new() }),
             origin: Origin::default(),
@@ -71,6 +72,7 @@ fn snapshot(config: &Config) -> Snapshot {
             address: address(at),
             mode: DestinationMode::Bound,
             listeners,
+            names: BTreeMap::new(),
             owners: Arc::default(),
         };
         Some((address(at), Arc::new(bind)))
@@ -178,7 +180,7 @@ proptest! {
             for (connection, same) in open.iter_mut().zip(&mut same) {
                 *same &= connection.live_through(config);
                 let retirement = &connection.listener.retirement;
-                prop_assert!(!connection.must_end || retirement.removed(CLIENT), "it goes on");
+                prop_assert!(!connection.must_end || retirement.removed(CLIENT, None), "it goes on");
                 prop_assert!(!*same || !retirement.changed(), "it was disturbed for nothing");
             }
             for (at, door) in config.doors.iter().enumerate() {

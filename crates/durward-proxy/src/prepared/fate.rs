@@ -4,8 +4,12 @@
 
 use durward_model::client_auth::ClientTrust;
 use durward_model::listener::ServerTls;
-use durward_model::{ClientAuth, DestinationMode, Listener, Service, SourceSet, Tenant};
+use durward_model::{
+    ClientAuth, DestinationMode, Listener, ServerNames, Service, SourceSet, Tenant,
+};
 use ipnet::IpNet;
+
+use crate::watch::Narrowing;
 
 /// Effect on open connections. The greater of two applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,10 +37,15 @@ pub(crate) fn of_tenant(old: &Tenant, new: &Tenant) -> Fate {
     if same { Fate::Keep } else { Fate::Renew }
 }
 
-/// Returns the sources among which a client of the old listener must be for its connections to go on; `None` if all are.
-pub(crate) fn narrowed<'l>(old: &Listener, new: &'l Listener) -> Option<&'l SourceSet> {
-    let (old, new) = (old.allowed_sources.as_ref(), new.allowed_sources.as_ref());
-    new.filter(|_| sources_shrink(old, new))
+/// Returns what a client of the old listener must be for its connections to go on: from which sources, for which names. Empty if all go on.
+pub(crate) fn narrowed(old: &Listener, new: &Listener) -> Vec<Narrowing> {
+    let sources = new.allowed_sources.as_ref();
+    let sources = sources.filter(|_| sources_shrink(old.allowed_sources.as_ref(), sources));
+    let lost = |(old, new): (&ServerNames, &ServerNames)| old.iter().any(|name| !new.has(name));
+    let names = new.names.as_ref();
+    let names = names.filter(|names| old.names.as_ref().is_some_and(|old| lost((old, names))));
+    let sources = sources.cloned().map(Narrowing::Sources);
+    sources.into_iter().chain(names.cloned().map(Narrowing::Names)).collect()
 }
 
 /// Returns the fate of a listener's connections, except those of clients that it no longer admits ([`narrowed`]).

@@ -50,6 +50,7 @@ fn listener(change: impl FnOnce(&mut Listener, &mut ServerTls)) -> Listener {
         address: IngressAddress(address),
         port: 443,
         bind: (address, 443).into(),
+        names: None,
         allowed_sources: None,
         service: Service::PassThrough(Vec::new().into()),
         origin: Origin::default(),
@@ -133,7 +134,9 @@ fn sources_that_admit_fewer_clients_are_told_from_others() {
 
     for (change, old, new, narrower) in cases {
         let found = narrowed(&old, &new);
-        assert_eq!(found, new.allowed_sources.as_ref().filter(|_| narrower), "{change}");
+        let sources = new.allowed_sources.clone().filter(|_| narrower);
+        let expected: Vec<_> = sources.into_iter().map(Narrowing::Sources).collect();
+        assert_eq!(found, expected, "{change}");
     }
 }
 

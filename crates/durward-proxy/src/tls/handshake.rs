@@ -30,14 +30,15 @@ pub(crate) struct Failed {
     pub(crate) name: Option<String>,
 }
 
-/// Terminates TLS on `stream` with the configuration that fits the server name.
+/// Terminates TLS on `stream` with the configuration that fits the server name. `early` are bytes that were read from it before.
 pub(crate) async fn terminate(
     stream: TcpStream,
+    early: &[u8],
     tls: &ServerTls,
     configs: &[Arc<rustls::ServerConfig>],
 ) -> Result<(TlsStream<TcpStream>, TlsFacts), Failed> {
     let began = Instant::now();
-    let accepted = match client_hello(&stream).await {
+    let accepted = match client_hello(&stream, early).await {
         Ok(accepted) => accepted,
         Err(refusal) => return Err(Failed { refusal, stream, name: None }),
     };
@@ -102,18 +103,23 @@ fn can_verify(hello: &ClientHello<'_>, key_type: &str) -> bool {
 }
 
 /// Reads until the ClientHello is complete. Bytes beyond it stay with rustls.
-async fn client_hello(stream: &TcpStream) -> Result<Accepted, Refusal> {
+async fn client_hello(stream: &TcpStream, early: &[u8]) -> Result<Accepted, Refusal> {
     let mut acceptor = Acceptor::default();
     let (mut gauge, mut first) = (Gauge::default(), true);
+    if !early.is_empty() {
+        feed(&mut acceptor, &mut gauge, early, first)?;
+    }
     loop {
-        let mut verdict = Ok(());
-        let read = read_some(stream, SCRATCH, |bytes| {
-            verdict = feed(&mut acceptor, &mut gauge, bytes, first);
-        });
-        let read = read.await.map_err(failure::refusal)?;
-        verdict?;
-        if read == 0 {
-            return Err(Refusal::Handshake { reason: HandshakeFailure::Closed, source: None });
+        if !first || early.is_empty() {
+            let mut verdict = Ok(());
+            let read = read_some(stream, SCRATCH, |bytes| {
+                verdict = feed(&mut acceptor, &mut gauge, bytes, first);
+            });
+            let read = read.await.map_err(failure::refusal)?;
+            verdict?;
+            if read == 0 {
+                return Err(Refusal::Handshake { reason: HandshakeFailure::Closed, source: None });
+            }
         }
         first = false;
         match acceptor.accept() {

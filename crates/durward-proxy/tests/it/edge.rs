@@ -77,6 +77,7 @@ impl Wanted {
             address: IngressAddress(address.ip()),
             port: address.port(),
             bind,
+            names: None,
             allowed_sources: None,
             service,
             origin: Origin::default(),
@@ -140,7 +141,7 @@ pub(crate) fn snapshot(
     }
     let bind = |(address, mut listeners): (SocketAddr, Vec<Arc<Listener>>)| {
         listeners.sort_by_key(|listener| listener.key());
-        (address, Arc::new(Bind { address, mode: mode.clone(), listeners, owners: Arc::default() }))
+        (address, Arc::new(Bind { address, mode: mode.clone(), listeners, names: BTreeMap::new(), owners: Arc::default() }))
     };
     Arc::new(Snapshot {
         generation,

@@ -161,6 +161,7 @@ pub(super) fn prepared(listener: &Arc<PreparedListener>) -> Arc<Prepared> {
         address: listener.listener.bind,
         mode: durward_model::DestinationMode::Bound,
         listeners: vec![Arc::clone(&listener.listener)],
+        names: std::collections::BTreeMap::new(),
         owners: Arc::default(),
     };
     let bind = PreparedBind::new(Arc::new(bind), vec![Some(Arc::clone(listener))]);

@@ -1,0 +1,299 @@
+//! The names that tell tenants at one address and port apart, and the table that finds the tenant of a name.
+//!
+//! Deliberately absent: a tenant for names that nobody has.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::route::HostPattern;
+use crate::tenant::TenantId;
+
+/// The names by which clients ask for a listener that shares its address and port: by SNI where TLS is spoken, else by `Host`.
+///
+/// Clients that name nothing (no SNI, or no `Host`) ask for the address itself, written as a name: `203.0.113.10`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct ServerNames(Arc<[HostPattern]>);
+
+impl ServerNames {
+    /// Takes names in any order; each is kept once.
+    #[must_use]
+    pub fn new(mut names: Vec<HostPattern>) -> Self {
+        names.sort_unstable();
+        names.dedup();
+        Self(Arc::from(names))
+    }
+
+    /// Returns whether the name is among them, as it was written: `*.example.com` is not `a.example.com`.
+    #[must_use]
+    pub fn has(&self, name: &HostPattern) -> bool {
+        self.0.binary_search(name).is_ok()
+    }
+
+    /// Returns the names, sorted.
+    pub fn iter(&self) -> std::slice::Iter<'_, HostPattern> {
+        self.0.iter()
+    }
+
+    /// Returns whether two lists have a name in common.
+    #[must_use]
+    pub fn meet(&self, other: &Self) -> bool {
+        let (few, many) = if self.0.len() < other.0.len() { (self, other) } else { (other, self) };
+        few.iter().any(|name| many.has(name))
+    }
+
+    /// Returns whether a client that asks for `name` (lower case) may be meant.
+    #[must_use]
+    pub fn match_name(&self, name: &str) -> bool {
+        self.0.iter().any(|pattern| pattern.matches(name))
+    }
+}
+
+impl<'a> IntoIterator for &'a ServerNames {
+    type Item = &'a HostPattern;
+    type IntoIter = std::slice::Iter<'a, HostPattern>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// Returns the name of clients that name nothing: the address that they connected to.
+#[must_use]
+pub fn unnamed(address: IpAddr) -> String {
+    address.to_canonical().to_string()
+}
+
+/// Parts of a table. A change copies one of them, so that it costs the same whatever the number of names.
+const PARTS: usize = 256;
+
+/// Tenants by the names at one address and port: a name itself comes before wildcards, a longer wildcard before a shorter one.
+#[derive(Clone)]
+pub struct NameTable {
+    parts: Arc<[Arc<Part>]>,
+    len: usize,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Part {
+    exact: HashMap<Arc<str>, TenantId>,
+    /// By the parent, `example.com` for `*.example.com`.
+    below: HashMap<Arc<str>, TenantId>,
+}
+
+impl Default for NameTable {
+    fn default() -> Self {
+        let none = Arc::<Part>::default();
+        Self { parts: (0..PARTS).map(|_| Arc::clone(&none)).collect(), len: 0 }
+    }
+}
+
+impl NameTable {
+    /// Returns the tenant of a name, which is in lower case and without a trailing dot.
+    #[must_use]
+    pub fn owner(&self, name: &str) -> Option<&TenantId> {
+        if let Some(owner) = self.part(name).exact.get(name) {
+            return Some(owner);
+        }
+        // What stands before the dot must not be empty: `.example.com` is below nothing.
+        let dots = name.match_indices('.').filter(|(at, _)| *at > 0);
+        let mut parents = dots.map(|(at, _)| &name[at + 1..]);
+        parents.find_map(|parent| self.part(parent).below.get(parent))
+    }
+
+    /// Returns the tenant that has exactly this pattern.
+    #[must_use]
+    pub fn holder(&self, pattern: &HostPattern) -> Option<&TenantId> {
+        match pattern {
+            HostPattern::Exact(name) => self.part(name).exact.get(name),
+            HostPattern::Wildcard(parent) => self.part(parent).below.get(parent),
+        }
+    }
+
+    /// Returns the number of names.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns whether there is no name.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds a tenant's names. A name that another tenant has stays that tenant's.
+    pub fn add(&mut self, tenant: &TenantId, names: &ServerNames) {
+        for pattern in names {
+            if self.holder(pattern).is_some() {
+                continue;
+            }
+            self.slot(pattern, |map, name| drop(map.insert(Arc::clone(name), tenant.clone())));
+            self.len += 1;
+        }
+    }
+
+    /// Takes a tenant's names out.
+    pub fn remove(&mut self, tenant: &TenantId, names: &ServerNames) {
+        for pattern in names {
+            if self.holder(pattern) != Some(tenant) {
+                continue;
+            }
+            self.slot(pattern, |map, name| drop(map.remove(name)));
+            self.len -= 1;
+        }
+    }
+
+    fn slot(
+        &mut self,
+        pattern: &HostPattern,
+        change: impl FnOnce(&mut HashMap<Arc<str>, TenantId>, &Arc<str>),
+    ) {
+        let parts = Arc::make_mut(&mut self.parts);
+        match pattern {
+            HostPattern::Exact(name) => {
+                change(&mut Arc::make_mut(&mut parts[place(name)]).exact, name);
+            }
+            HostPattern::Wildcard(parent) => {
+                change(&mut Arc::make_mut(&mut parts[place(parent)]).below, parent);
+            }
+        }
+    }
+
+    fn part(&self, name: &str) -> &Part {
+        &self.parts[place(name)]
+    }
+}
+
+/// Returns the part that a name is in.
+fn place(name: &str) -> usize {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    usize::try_from(hasher.finish()).unwrap_or_default() % PARTS
+}
+
+impl PartialEq for NameTable {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Arc<Part>, &Arc<Part>)| Arc::ptr_eq(a, b) || a == b;
+        self.len == other.len && self.parts.iter().zip(&*other.parts).all(same)
+    }
+}
+
+impl Eq for NameTable {}
+
+impl fmt::Debug for NameTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} names", self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+
+    const NAMES: [&str; 9] = [
+        "a.example",
+        "b.a.example",
+        "c.b.a.example",
+        "example",
+        "aexample",
+        ".example",
+        "",
+        "203.0.113.10",
+        "x..a.example",
+    ];
+    const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
+
+    fn tenant(name: &str) -> TenantId {
+        TenantId::new(name).unwrap()
+    }
+
+    fn pattern() -> impl Strategy<Value = HostPattern> {
+        (select(&NAMES[..]), any::<bool>()).prop_map(|(name, exact)| {
+            let name = Arc::from(name);
+            if exact { HostPattern::Exact(name) } else { HostPattern::Wildcard(name) }
+        })
+    }
+
+    /// The reference: who has what, in the order of asking; the most specific pattern wins.
+    #[derive(Default)]
+    struct Reference(Vec<(HostPattern, TenantId)>);
+
+    impl Reference {
+        fn add(&mut self, tenant: &TenantId, names: &ServerNames) {
+            for name in names {
+                if !self.0.iter().any(|(known, _)| known == name) {
+                    self.0.push((name.clone(), tenant.clone()));
+                }
+            }
+        }
+
+        fn remove(&mut self, tenant: &TenantId, names: &ServerNames) {
+            self.0.retain(|(name, owner)| owner != tenant || !names.has(name));
+        }
+
+        fn owner(&self, name: &str) -> Option<&TenantId> {
+            let there = self.0.iter().filter(|(pattern, _)| pattern.matches(name));
+            there.max_by_key(|(pattern, _)| pattern.rank()).map(|(_, owner)| owner)
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        // S4.4
+        #[test]
+        fn the_most_specific_name_finds_its_tenant_after_any_changes(
+            changes in proptest::collection::vec(
+                (select(&TENANTS[..]), proptest::collection::vec(pattern(), 1..4), prop::bool::weighted(0.7)),
+                0..12,
+            ),
+        ) {
+            let (mut table, mut reference) = (NameTable::default(), Reference::default());
+            for (name, patterns, adds) in changes {
+                let (tenant, names) = (tenant(name), ServerNames::new(patterns));
+                if adds {
+                    table.add(&tenant, &names);
+                    reference.add(&tenant, &names);
+                } else {
+                    table.remove(&tenant, &names);
+                    reference.remove(&tenant, &names);
+                }
+                prop_assert_eq!(table.len(), reference.0.len());
+                for name in NAMES {
+                    prop_assert_eq!(table.owner(name), reference.owner(name), "{}", name);
+                }
+            }
+            let mut again = NameTable::default();
+            for (name, owner) in &reference.0 {
+                again.add(owner, &ServerNames::new(vec![name.clone()]));
+            }
+            prop_assert_eq!(table, again);
+        }
+    }
+
+    #[test]
+    fn a_change_leaves_the_other_parts_as_they_are() {
+        let mut table = NameTable::default();
+        let names = (0..10_000).map(|at| HostPattern::Exact(Arc::from(format!("h{at}.example"))));
+        table.add(&tenant("acme"), &ServerNames::new(names.collect()));
+        let before = table.clone();
+
+        let one = ServerNames::new(vec![HostPattern::Exact(Arc::from("more.example"))]);
+        table.add(&tenant("globex"), &one);
+
+        let copied = table.parts.iter().zip(&*before.parts).filter(|(a, b)| !Arc::ptr_eq(a, b));
+        assert_eq!(copied.count(), 1);
+        assert_eq!(before.owner("more.example"), None);
+        table.remove(&tenant("globex"), &one);
+        assert_eq!(table, before);
+    }
+}

@@ -1,0 +1,144 @@
+//! Admission where tenants share an address and port by names: the name is read first, and decides whose the connection is.
+//!
+//! Until then the connection has no tenant: its bytes, its time and its place are those of the unidentified. Allowed sources and limits of the
+//! tenant come next, before any cryptography. Deliberately absent: a tenant for clients that name nobody's name.
+
+use std::sync::Arc;
+
+use durward_model::discriminator::Opening;
+use durward_model::limits::Timeouts;
+use tokio::net::TcpStream;
+
+use super::{Entrance, Secured, TurnedAway, Visit, given_up};
+use crate::connection::TlsFacts;
+use crate::http::FirstRequest;
+use crate::io::Io;
+use crate::io::scratch::{SCRATCH, read_some};
+use crate::memory::Kind;
+use crate::peek;
+use crate::prepared::PreparedListener;
+use crate::refusal::Refusal;
+
+/// Largest head of a first request in bytes.
+const HEAD: usize = 64 * 1024;
+
+/// A name that a client asked for, and the bytes read to see it.
+struct Asked {
+    /// `None` if the client named nothing.
+    name: Option<String>,
+    early: Vec<u8>,
+}
+
+impl Visit {
+    /// Admits a connection to the listener of the name that the client asks for.
+    pub(super) async fn by_name(
+        mut self,
+        stream: TcpStream,
+        opening: Opening,
+    ) -> Result<Entrance, TurnedAway> {
+        self.opening = Some(opening);
+        let patience = Timeouts::default().handshake;
+        self.watch.arm(Some(patience.saturating_sub(self.began.elapsed())), false);
+        let shared = &self.core.shared;
+        let mut memory = shared.memory.hold(&shared.unidentified, Kind::Clients);
+        let asking = async {
+            match opening {
+                Opening::ClientHello => {
+                    let (hello, early) = peek::client_hello(&stream, Some(&mut memory)).await?;
+                    Ok(Asked { name: hello.server_name, early })
+                }
+                Opening::Head => first_head(&stream, |held| memory.resize(held)).await,
+            }
+        };
+        let asked = match self.watch.guard(asking).await {
+            Ok(Ok(asked)) => asked,
+            Ok(Err(refusal)) => return Err(self.turn_away(refusal, Some(stream))),
+            Err(expired) => {
+                let refusal = given_up(&self.watch, expired);
+                return Err(self.turn_away(refusal, Some(stream)));
+            }
+        };
+        let Asked { name, early } = asked;
+        let listener = match self.listener_of(name.as_deref()) {
+            Ok(listener) => listener,
+            Err(refusal) => {
+                self.name = name.filter(|_| opening == Opening::ClientHello);
+                return Err(self.turn_away(refusal, Some(stream)));
+            }
+        };
+        match &name {
+            Some(name) => self.watch.found_by(name),
+            None => self.watch.found_by(&durward_model::names::unnamed(listener.listener.address.0)),
+        }
+        self.belongs_to(&listener);
+        let limit = match self.check(&listener) {
+            Ok(limit) => limit,
+            Err(refusal) => return Err(self.turn_away(refusal, Some(stream))),
+        };
+        match self.begin_session(stream, &listener, Asked { name, early }).await {
+            Ok(secured) => Ok(self.admit(listener, secured, limit)),
+            Err((refusal, stream)) => Err(self.turn_away(refusal, stream)),
+        }
+    }
+
+    /// Returns the listener that has the name in the configuration of now.
+    fn listener_of(&self, name: Option<&str>) -> Result<Arc<PreparedListener>, Refusal> {
+        let bind = self.bind.as_ref().map(|bind| bind.bind.address);
+        let prepared = self.core.shared.prepared.load();
+        let bind = bind.and_then(|address| prepared.binds.get(&address));
+        let found = bind.and_then(|bind| bind.named(self.destination, self.local.ip(), name));
+        let unknown = || {
+            let name = name.map(str::to_owned);
+            let unnamed = || durward_model::names::unnamed(self.destination.0.ip());
+            Refusal::UnknownName { name: name.unwrap_or_else(unnamed) }
+        };
+        found.cloned().ok_or_else(unknown)
+    }
+
+    /// Terminates TLS with the bytes read before, or passes them on.
+    async fn begin_session(
+        &mut self,
+        stream: TcpStream,
+        listener: &PreparedListener,
+        Asked { name, early }: Asked,
+    ) -> Result<Secured, (Refusal, Option<TcpStream>)> {
+        let patience = listener.tenant.tenant.limits.timeouts.handshake;
+        if listener.listener.tls().is_some() {
+            let secured = self.terminate(stream, &early, listener, patience).await?;
+            // Another name in the library's reading than in ours would be another tenant's.
+            if secured.tls.as_ref().and_then(|tls| tls.sni.as_ref()) != name.as_ref() {
+                let detail = "server name that can be read in two ways";
+                return Err((Refusal::ClientHello { detail }, None));
+            }
+            return Ok(secured);
+        }
+        let tls = (listener.listener.opening() == Some(Opening::ClientHello))
+            .then(|| TlsFacts::asked_for(name, self.began.elapsed()));
+        Ok(Secured { io: Io::Tcp(stream), tls, early, greeted: None })
+    }
+}
+
+/// Reads the head of the first request. `hold` pays for the bytes.
+async fn first_head(
+    stream: &TcpStream,
+    mut hold: impl FnMut(usize) -> Result<(), Refusal>,
+) -> Result<Asked, Refusal> {
+    let mut request = FirstRequest::new();
+    let mut early = Vec::new();
+    loop {
+        let most = SCRATCH.min(HEAD - early.len());
+        let read = read_some(stream, most, |bytes| early.extend_from_slice(bytes)).await;
+        if !read.is_ok_and(|read| read > 0) {
+            return Err(Refusal::ClientClosed);
+        }
+        hold(early.capacity())?;
+        match request.host(&early).map_err(|fault| fault.of_request().0)? {
+            Some(host) => {
+                let name = (!host.is_empty()).then_some(host);
+                return Ok(Asked { name, early });
+            }
+            None if early.len() >= HEAD => return Err(Refusal::HeadTooLarge),
+            None => {}
+        }
+    }
+}
