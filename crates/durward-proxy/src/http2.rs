@@ -2,6 +2,7 @@
 //!
 //! The `h2` crate gives frames their meaning.
 
+pub(crate) mod first_head;
 pub(crate) mod frames;
 pub(crate) mod guard;
 mod hpack;

@@ -7,26 +7,32 @@ use std::sync::Arc;
 
 use durward_model::discriminator::Opening;
 use durward_model::limits::Timeouts;
+use durward_model::{names, request};
 use tokio::net::TcpStream;
 
 use super::{Entrance, Secured, TurnedAway, Visit, given_up};
 use crate::connection::TlsFacts;
 use crate::http::FirstRequest;
+use crate::http2::first_head::FirstHead;
 use crate::io::Io;
 use crate::io::scratch::{SCRATCH, read_some};
 use crate::memory::Kind;
 use crate::peek;
 use crate::prepared::PreparedListener;
 use crate::refusal::Refusal;
+use crate::reject;
 
 /// Largest head of a first request in bytes.
 const HEAD: usize = 64 * 1024;
+/// First line of HTTP/2 without TLS, by prior knowledge.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
 /// A name that a client asked for, and the bytes read to see it.
 struct Asked {
     /// `None` if the client named nothing.
     name: Option<String>,
     early: Vec<u8>,
+    is_http2: bool,
 }
 
 impl Visit {
@@ -45,7 +51,7 @@ impl Visit {
             match opening {
                 Opening::ClientHello => {
                     let (hello, early) = peek::client_hello(&stream, Some(&mut memory)).await?;
-                    Ok(Asked { name: hello.server_name, early })
+                    Ok(Asked { name: hello.server_name, early, is_http2: false })
                 }
                 Opening::Head => first_head(&stream, |held| memory.resize(held)).await,
             }
@@ -58,24 +64,27 @@ impl Visit {
                 return Err(self.turn_away(refusal, Some(stream)));
             }
         };
-        let Asked { name, early } = asked;
-        let listener = match self.listener_of(name.as_deref()) {
+        let name = asked.name.as_deref();
+        let listener = match self.listener_of(name) {
             Ok(listener) => listener,
             Err(refusal) => {
-                self.name = name.filter(|_| opening == Opening::ClientHello);
+                if asked.is_http2 {
+                    // An answer in HTTP/1.1 would be no answer.
+                    reject::reset(&stream);
+                    return Err(self.turn_away(refusal, None));
+                }
+                self.name = asked.name.filter(|_| opening == Opening::ClientHello);
                 return Err(self.turn_away(refusal, Some(stream)));
             }
         };
-        match &name {
-            Some(name) => self.watch.found_by(name),
-            None => self.watch.found_by(&durward_model::names::unnamed(listener.listener.address.0)),
-        }
+        let unnamed = || names::unnamed(listener.listener.address.0);
+        self.watch.found_by(&name.map_or_else(unnamed, str::to_owned));
         self.belongs_to(&listener);
         let limit = match self.check(&listener) {
             Ok(limit) => limit,
             Err(refusal) => return Err(self.turn_away(refusal, Some(stream))),
         };
-        match self.begin_session(stream, &listener, Asked { name, early }).await {
+        match self.begin_session(stream, &listener, asked).await {
             Ok(secured) => Ok(self.admit(listener, secured, limit)),
             Err((refusal, stream)) => Err(self.turn_away(refusal, stream)),
         }
@@ -89,7 +98,7 @@ impl Visit {
         let found = bind.and_then(|bind| bind.named(self.destination, self.local.ip(), name));
         let unknown = || {
             let name = name.map(str::to_owned);
-            let unnamed = || durward_model::names::unnamed(self.destination.0.ip());
+            let unnamed = || names::unnamed(self.destination.0.ip());
             Refusal::UnknownName { name: name.unwrap_or_else(unnamed) }
         };
         found.cloned().ok_or_else(unknown)
@@ -100,7 +109,7 @@ impl Visit {
         &mut self,
         stream: TcpStream,
         listener: &PreparedListener,
-        Asked { name, early }: Asked,
+        Asked { name, early, .. }: Asked,
     ) -> Result<Secured, (Refusal, Option<TcpStream>)> {
         let patience = listener.tenant.tenant.limits.timeouts.handshake;
         if listener.listener.tls().is_some() {
@@ -123,7 +132,8 @@ async fn first_head(
     stream: &TcpStream,
     mut hold: impl FnMut(usize) -> Result<(), Refusal>,
 ) -> Result<Asked, Refusal> {
-    let mut request = FirstRequest::new();
+    let mut http1 = FirstRequest::new();
+    let mut http2 = None;
     let mut early = Vec::new();
     loop {
         let most = SCRATCH.min(HEAD - early.len());
@@ -132,13 +142,31 @@ async fn first_head(
             return Err(Refusal::ClientClosed);
         }
         hold(early.capacity())?;
-        match request.host(&early).map_err(|fault| fault.of_request().0)? {
+        if early.starts_with(PREFACE) {
+            http2.get_or_insert_with(FirstHead::new);
+        }
+        let host = match &mut http2 {
+            Some(head) => head.authority(&early).map(|found| found.map(host_of)),
+            None => http1.host(&early).map(|found| found.map(Ok)),
+        };
+        match host.map_err(|fault| fault.of_request().0)? {
             Some(host) => {
-                let name = (!host.is_empty()).then_some(host);
-                return Ok(Asked { name, early });
+                let name = Some(host?).filter(|host| !host.is_empty());
+                return Ok(Asked { name, early, is_http2: http2.is_some() });
             }
             None if early.len() >= HEAD => return Err(Refusal::HeadTooLarge),
             None => {}
         }
     }
+}
+
+/// Returns the host of an `:authority`, in the form in which routes compare it; empty without one.
+fn host_of(authority: Vec<u8>) -> Result<String, Refusal> {
+    if authority.is_empty() {
+        return Ok(String::new());
+    }
+    let malformed = || Refusal::BadRequest { detail: ":authority is no host" };
+    request::valid_authority(&authority).ok_or_else(malformed)?;
+    let authority = String::from_utf8(authority).map_err(|_| malformed())?;
+    Ok(request::normal_host(request::split_host(&authority).0).into_owned())
 }

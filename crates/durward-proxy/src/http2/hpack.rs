@@ -189,6 +189,29 @@ impl Blocks {
     }
 }
 
+/// Returns the value of `:authority` in the first header block of a connection; `None` without one.
+pub(crate) fn authority(mut block: &[u8]) -> Result<Option<Vec<u8>>, Undecodable> {
+    let mut blocks = Blocks::default();
+    while let Some(first) = block.first().copied() {
+        match first {
+            // An entry of the static table, or of a field that came before and is no authority.
+            0x80.. => drop(integer(&mut block, 7)?),
+            0x20..=0x3f => drop(integer(&mut block, 5)?),
+            _ => {
+                let inserted = first >= 0x40;
+                let literal = blocks.literal(&mut block, if inserted { 6 } else { 4 })?;
+                if literal.entry.name == Name::Authority {
+                    return Ok(Some(blocks.value));
+                }
+                if inserted {
+                    blocks.insert(literal.entry);
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Validation of one block's fields, in their order.
 struct Check {
     section: Section,

@@ -256,7 +256,7 @@ impl Incoming {
 }
 
 /// Returns the part of a header block in a HEADERS frame's payload, without padding and priority; `None` if those are longer than the payload.
-fn fragment(frame: Frame, payload: &[u8]) -> Option<&[u8]> {
+pub(crate) fn fragment(frame: Frame, payload: &[u8]) -> Option<&[u8]> {
     let mut block = payload;
     if frame.flags & PADDED != 0 {
         let (padding, rest) = block.split_first()?;

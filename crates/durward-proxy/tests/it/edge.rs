@@ -17,7 +17,8 @@ use durward_model::route::{Action, HeaderRules, HostPattern, Route, RouteMatch, 
 use durward_model::upstream::{Balance, Endpoint, Retry, Target, UpstreamIndex, UpstreamProtocol};
 use durward_model::{
     Bind, Certificate, ClientAuth, DestinationMode, EgressAddress, IngressAddress, Listener,
-    Origin, Secret, Service, Snapshot, SourceSet, Tenant, TenantId, Upstream,
+    NameTable, Origin, Secret, ServerNames, Service, Snapshot, SourceSet, Tenant, TenantId,
+    Upstream,
 };
 use durward_proxy::Proxy;
 use durward_proxy::access_log::{Lines, Sink};
@@ -86,6 +87,17 @@ impl Wanted {
     }
 
     /// For the last listener.
+    pub(crate) fn named(mut self, names: &[&str]) -> Self {
+        let pattern = |name: &&str| match name.strip_prefix("*.") {
+            Some(parent) => HostPattern::Wildcard(Arc::from(parent)),
+            None => HostPattern::Exact(Arc::from(*name)),
+        };
+        let names = ServerNames::new(names.iter().map(pattern).collect());
+        self.listeners.last_mut().unwrap().names = Some(names);
+        self
+    }
+
+    /// For the last listener.
     pub(crate) fn only_from(mut self, block: &str) -> Self {
         let sources = SourceSet::new([block.parse().unwrap()]);
         self.listeners.last_mut().unwrap().allowed_sources = Some(sources);
@@ -140,8 +152,15 @@ pub(crate) fn snapshot(
         binds.entry(listener.bind).or_default().push(Arc::clone(listener));
     }
     let bind = |(address, mut listeners): (SocketAddr, Vec<Arc<Listener>>)| {
-        listeners.sort_by_key(|listener| listener.key());
-        (address, Arc::new(Bind { address, mode: mode.clone(), listeners, names: BTreeMap::new(), owners: Arc::default() }))
+        listeners.sort_by(|a, b| a.key().cmp(&b.key()).then_with(|| a.tenant.cmp(&b.tenant)));
+        let mut names = BTreeMap::<_, NameTable>::new();
+        for listener in &listeners {
+            if let Some(own) = &listener.names {
+                names.entry(listener.key()).or_default().add(&listener.tenant, own);
+            }
+        }
+        let mode = mode.clone();
+        (address, Arc::new(Bind { address, mode, listeners, names, owners: Arc::default() }))
     };
     Arc::new(Snapshot {
         generation,

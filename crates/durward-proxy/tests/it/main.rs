@@ -4,6 +4,7 @@
 mod edge;
 mod handover;
 mod listeners;
+mod named;
 mod peek;
 mod refused;
 mod tcp;
