@@ -50,7 +50,10 @@ impl Bind {
         local: std::net::IpAddr,
     ) -> Option<Candidates> {
         if self.mode == DestinationMode::Anywhere {
-            return Some(Candidates { by: Discriminator::Source, listeners: 0..self.listeners.len() });
+            return Some(Candidates {
+                by: Discriminator::Source,
+                listeners: 0..self.listeners.len(),
+            });
         }
         let (at, listener) = self.listener_at(destination, local)?;
         let listeners = self.beside(at);

@@ -224,7 +224,9 @@ impl Trail {
             return ending;
         }
         match &listener.service {
-            Service::Http(service) => self.http((snapshot, listener, tenant), service, question, sni),
+            Service::Http(service) => {
+                self.http((snapshot, listener, tenant), service, question, sni)
+            }
             Service::Tcp(service) => self.upstreams(tenant, &service.upstreams),
             Service::Forward(service) => self.outside(snapshot, tenant, service, question),
             Service::PassThrough(routes) => self.pass_through((tenant, listener), routes, sni),

@@ -18,12 +18,15 @@ pub struct NotAName;
 
 /// Returns the name that a client asks for in its ClientHello, lower case; `None` for an address, which is no server name (RFC 6066 section 3).
 ///
+/// RFC 6066 has names without a trailing dot. Clients that were given one send it all the same; it makes no other name of it.
+///
 /// # Errors
 /// When it is no host name.
 pub fn server_name(name: &str) -> Result<Option<String>, NotAName> {
     if name.parse::<IpAddr>().is_ok() {
         return Ok(None);
     }
+    let name = name.strip_suffix('.').unwrap_or(name);
     if !is_host(name) {
         return Err(NotAName);
     }

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
-use durward_model::egress::Neighbours;
 use durward_model::discriminator::{Candidates, Opening};
+use durward_model::egress::Neighbours;
 use durward_model::{
     Bind, Destination, DestinationMode, Discriminator, Listener, Service, Snapshot, TenantId, names,
 };
@@ -94,7 +94,9 @@ impl PreparedBind {
         match by {
             Discriminator::Source => self.found_by_source(client),
             Discriminator::Destination => self.listeners[there.start].clone().map(Found::One),
-            Discriminator::ServerName => self.bind.listeners[there.start].opening().map(Found::Named),
+            Discriminator::ServerName => {
+                self.bind.listeners[there.start].opening().map(Found::Named)
+            }
             Discriminator::ProxyIdentity => {
                 let there = self.listeners[there].iter().flatten();
                 let mut candidates: Vec<_> =
@@ -117,7 +119,8 @@ impl PreparedBind {
         name: Option<&str>,
     ) -> Option<&Arc<PreparedListener>> {
         let Candidates { by, listeners: there } = self.bind.candidates(destination, local)?;
-        let (first, named) = (self.bind.listeners.get(there.start)?, &self.bind.listeners[there.clone()]);
+        let (first, named) =
+            (self.bind.listeners.get(there.start)?, &self.bind.listeners[there.clone()]);
         if by != Discriminator::ServerName {
             return None;
         }

@@ -48,11 +48,7 @@ const TOO_MANY: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/p
 
 /// Chooses the end for a refusal, at a listener or (`None`) before one is found; `speaks_tls` says whether the client is expected to begin with a
 /// ClientHello.
-pub(crate) fn choose(
-    refusal: &Refusal,
-    listener: Option<&Listener>,
-    speaks_tls: bool,
-) -> Farewell {
+pub(crate) fn choose(refusal: &Refusal, listener: Option<&Listener>, speaks_tls: bool) -> Farewell {
     let protocol = listener.map(Listener::protocol);
     match refusal {
         Refusal::UnknownAddress { .. } if speaks_tls => Farewell::AlertToTls(UNRECOGNIZED_NAME),

@@ -279,9 +279,8 @@ impl<'r> Register<'r> {
             return foreign;
         }
         let there = self.by_key.get(&listener.key()).map_or(&[][..], Vec::as_slice);
-        let by_names = |at: &usize| {
-            listener.names.is_some() || self.accepted[*at].listener.names.is_some()
-        };
+        let by_names =
+            |at: &usize| listener.names.is_some() || self.accepted[*at].listener.names.is_some();
         if let Some(&first) = there.first().filter(|first| by_names(first)) {
             if let Some(objection) = self.objection_by_names(roster, first, candidate) {
                 return Some(objection);

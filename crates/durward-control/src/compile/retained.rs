@@ -104,10 +104,13 @@ fn tenant_state(id: &TenantId, past: &Past, good: Option<usize>) -> TenantState 
         seniority: past.seniority,
         created: past.created.clone(),
         good,
-        names: listeners.clone().flat_map(|listener| {
-            let names = listener.names.iter().flatten();
-            names.map(|name| (listener.address.0, listener.port, name.to_string()))
-        }).collect(),
+        names: listeners
+            .clone()
+            .flat_map(|listener| {
+                let names = listener.names.iter().flatten();
+                names.map(|name| (listener.address.0, listener.port, name.to_string()))
+            })
+            .collect(),
         listeners: listeners.map(|listener| listener.key()).collect(),
         addresses: addresses.collect(),
         egress: past.egress.iter().map(|address| address.0).collect(),
@@ -218,9 +221,13 @@ fn tenant_past(state: &TenantState, document: Option<&Document>) -> Past {
         outcome: Outcome::Rejected,
         good: document.map(|document| Arc::clone(&document.source)),
         listeners: state.listeners.clone(),
-        names: state.names.iter().filter_map(|(address, port, name)| {
-            Some(((*address, *port), words::host_pattern(name).ok()?))
-        }).collect(),
+        names: state
+            .names
+            .iter()
+            .filter_map(|(address, port, name)| {
+                Some(((*address, *port), words::host_pattern(name).ok()?))
+            })
+            .collect(),
         seniority: state.seniority,
         created: state.created.clone(),
         egress: state.egress.iter().copied().map(EgressAddress).collect(),

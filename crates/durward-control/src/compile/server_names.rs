@@ -31,7 +31,7 @@ impl Workshop<'_, '_, '_, '_> {
         let mut patterns = Vec::with_capacity(spec.names.len());
         for (at, written) in spec.names.iter().enumerate() {
             let read = |text: &str| server_name(text, address);
-            patterns.extend(self.report.check("BadName", written, &field.index(at), read));
+            patterns.extend(self.report.check("BadHost", written, &field.index(at), read));
         }
         Some(ServerNames::new(patterns))
     }
@@ -57,8 +57,16 @@ impl Workshop<'_, '_, '_, '_> {
                 continue;
             }
             if !tls.certificates.iter().any(|certificate| is_for(certificate, &name)) {
-                let sentence = format!("{}: no certificate of this entry is for it, so clients that ask for it refuse the one they are shown", written.value);
-                self.report.warning("NameWithoutCertificate", written.place, &field.index(at), &sentence);
+                let sentence = format!(
+                    "{}: no certificate of this entry is for it, so clients that ask for it refuse the one they are shown",
+                    written.value
+                );
+                self.report.warning(
+                    "NameWithoutCertificate",
+                    written.place,
+                    &field.index(at),
+                    &sentence,
+                );
             }
         }
     }
@@ -84,12 +92,17 @@ fn is_for(certificate: &Certificate, name: &HostPattern) -> bool {
     match name {
         HostPattern::Exact(name) => certificate.covers_host(name),
         // A certificate's wildcard is for one label; deeper names are asked for one by one.
-        HostPattern::Wildcard(parent) => certificate.dns_names.iter().any(|known| known.strip_prefix("*.") == Some(&**parent)),
+        HostPattern::Wildcard(parent) => {
+            certificate.dns_names.iter().any(|known| known.strip_prefix("*.") == Some(&**parent))
+        }
     }
 }
 
 /// The position and place of a name among those written.
-pub(super) fn written<'s>(spec: &'s IngressSpec, name: &HostPattern) -> Option<(usize, &'s At<String>)> {
+pub(super) fn written<'s>(
+    spec: &'s IngressSpec,
+    name: &HostPattern,
+) -> Option<(usize, &'s At<String>)> {
     let address = words::address(&spec.address).ok();
     let mut written = spec.names.iter().enumerate();
     written.find(|(_, written)| server_name(&written.value, address).as_ref() == Ok(name))

@@ -112,13 +112,18 @@ mod tests {
     // S2.15 S2.47
     #[test]
     fn proxies_share_a_door_where_no_client_could_be_both() {
-        let by_source =
-            |a: &[&str], b: &[&str]| told_apart_as_proxies(&door("a", Some(a), &[]), &door("b", Some(b), &[]));
-        let by_secret = |a: &[u8], b: &[u8]| told_apart_as_proxies(&door("a", None, a), &door("b", None, b));
+        let by_source = |a: &[&str], b: &[&str]| {
+            told_apart_as_proxies(&door("a", Some(a), &[]), &door("b", Some(b), &[]))
+        };
+        let by_secret =
+            |a: &[u8], b: &[u8]| told_apart_as_proxies(&door("a", None, a), &door("b", None, b));
 
         assert!(by_source(&["172.16.28.0/24"], &["172.16.29.0/24"]));
         assert!(!by_source(&["172.16.28.0/22"], &["172.16.29.0/24"]));
-        assert!(!told_apart_as_proxies(&door("a", Some(&["172.16.28.0/24"]), &[]), &door("b", None, &[])));
+        assert!(!told_apart_as_proxies(
+            &door("a", Some(&["172.16.28.0/24"]), &[]),
+            &door("b", None, &[])
+        ));
         assert!(by_secret(&[1, 2], &[3]));
         assert!(!by_secret(&[1, 2], &[2]));
         assert!(!by_secret(&[1], &[]));

@@ -36,7 +36,11 @@ impl Trail {
         let found = known.iter().find(|listener| Some(&listener.tenant) == owner);
         Some(match found {
             Some(listener) => {
-                self.note("name", Some(&listener.origin), format!("{what} {name} is {}'s", listener.tenant));
+                self.note(
+                    "name",
+                    Some(&listener.origin),
+                    format!("{what} {name} is {}'s", listener.tenant),
+                );
                 Ok(listener)
             }
             None => {
@@ -68,12 +72,9 @@ impl Trail {
                 let Some(asked) = question.sni.as_deref() else { return Ok(unnamed()) };
                 match sni::server_name(asked) {
                     Ok(name) => Ok(name.unwrap_or_else(unnamed)),
-                    Err(fault) => Err(self.refuse(
-                        "name",
-                        None,
-                        "client_hello",
-                        format!("{asked}: {fault}"),
-                    )),
+                    Err(fault) => {
+                        Err(self.refuse("name", None, "client_hello", format!("{asked}: {fault}")))
+                    }
                 }
             }
         }

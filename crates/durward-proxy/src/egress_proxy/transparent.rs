@@ -90,7 +90,8 @@ impl Client<'_> {
     ) -> Result<(Vec<u8>, Reached), Refusal> {
         let limits = &self.view.tenant().tenant.limits;
         self.watch.arm(Some(limits.timeouts.handshake), false);
-        let (hello, early) = self.watch.guard(peek::client_hello(stream, None)).await.map_err(late)??;
+        let (hello, early) =
+            self.watch.guard(peek::client_hello(stream, None)).await.map_err(late)??;
         passage.sni = hello.server_name;
         let host = self.host(passage.sni.as_deref())?;
         passage.host = host.to_string();

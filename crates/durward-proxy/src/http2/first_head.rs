@@ -101,8 +101,7 @@ mod tests {
             frame(kind::HEADERS, flag::END_STREAM_OR_ACK, 1, start),
             frame(kind::CONTINUATION, flag::END_HEADERS, 1, end),
         ];
-        let with_padding =
-            [opening(), frame(kind::HEADERS, 0x8 | flag::END_HEADERS, 1, &padded)];
+        let with_padding = [opening(), frame(kind::HEADERS, 0x8 | flag::END_HEADERS, 1, &padded)];
         let usual = [opening(), get(1, "http", "a.example:8080", "/")];
         let none = header_block(&[(":method", "GET"), (":path", "/"), ("host", "c.example")]);
         let without = [opening(), frame(kind::HEADERS, flag::END_HEADERS, 1, &none)];

@@ -42,8 +42,9 @@ pub(crate) async fn terminate(
         Ok(accepted) => accepted,
         Err(refusal) => return Err(Failed { refusal, stream, name: None }),
     };
-    let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
     let hello = accepted.client_hello();
+    let normal = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let name = hello.server_name().map(normal);
     // Among the certificates for the name, the first whose signatures the client can verify (RSA beside ECDSA).
     let fitting = tls
         .alternatives(name.as_deref())

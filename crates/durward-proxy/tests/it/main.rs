@@ -5,6 +5,7 @@ mod edge;
 mod handover;
 mod listeners;
 mod named;
+mod named_worlds;
 mod peek;
 mod refused;
 mod tcp;

@@ -11,7 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::edge::{
-    SOON, await_refusals, bound, http, https, pass, refused, serve, serve_with_log, tenant, total, await_lines, certificate_named,
+    SOON, await_lines, await_refusals, bound, certificate_named, http, https, pass, refused, serve,
+    serve_with_log, tenant, total,
 };
 
 const UNRECOGNIZED_NAME: u8 = 112;
@@ -31,7 +32,11 @@ async fn tls_is_terminated_or_passed_through_for_whom_the_name_says() {
     let authority = Authority::new("root");
     let address = address();
     let issued = |name: &str| authority.issue(&CertSpec::new().dns(name));
-    let (a, wild, ip) = (issued("a.example"), issued("*.b.example"), authority.issue(&CertSpec::new().ip(address.ip())));
+    let (a, wild, ip) = (
+        issued("a.example"),
+        issued("*.b.example"),
+        authority.issue(&CertSpec::new().ip(address.ip())),
+    );
     // What is passed through ends in another gateway, whose certificate shows that nothing was opened on the way.
     let (inner, behind) = (issued("api.c.example"), self::address());
     let _behind = serve(&[tenant("behind").listen(behind, http("C", Some(https(&inner))))]);
@@ -45,7 +50,9 @@ async fn tls_is_terminated_or_passed_through_for_whom_the_name_says() {
 
     let cases = [
         (ClientHello::new().server_name("A.example"), Some(&a)),
+        (ClientHello::new().server_name("a.example."), Some(&a)),
         (ClientHello::new().server_name("x.b.example"), Some(&wild)),
+        (ClientHello::new().server_name("API.c.example."), Some(&inner)),
         (ClientHello::new().server_name("api.c.example"), Some(&inner)),
         (ClientHello::new(), Some(&ip)),
         (ClientHello::new().server_name("b.example"), None),
@@ -59,6 +66,8 @@ async fn tls_is_terminated_or_passed_through_for_whom_the_name_says() {
             assert_eq!(probe(address, None, &hello).await.unwrap(), expected, "{hello:?}");
         }
     }
+    let newest = ClientHello::new().server_name("X.b.example").tls13();
+    assert_eq!(probe(address, None, &newest).await.unwrap(), Reaction::Encrypted);
     await_refusals(&proxy, None, "unknown_name", 4).await;
     for (name, answer) in [("a.example", "A"), ("q.b.example", "B"), ("api.c.example", "C")] {
         let config = client_config(&authority, None);
@@ -77,14 +86,23 @@ async fn a_connection_belongs_to_one_tenant_whatever_it_asks_for_later() {
     let mut policy = https(&both);
     policy.certificates = vec![certificate_named(&both, &["a.example", "b.example"])];
     let proxy = serve(&[
-        tenant("a").listen(address, http("A", Some(policy.clone()))).named(&["a.example", "more.example"]),
+        tenant("a")
+            .listen(address, http("A", Some(policy.clone())))
+            .named(&["a.example", "more.example"]),
         tenant("b").listen(address, http("B", Some(policy))).named(&["b.example"]),
     ]);
 
     let config = client_config(&authority, None);
-    let mut client = RawHttp::connect_tls(address, None, config.clone(), Some("a.example")).await.unwrap();
+    let mut client =
+        RawHttp::connect_tls(address, None, config.clone(), Some("a.example")).await.unwrap();
     let own = address.ip().to_string();
-    for (host, status) in [("a.example", 200), ("A.EXAMPLE.", 200), ("b.example", 421), ("c.example", 421), (&*own, 421)] {
+    for (host, status) in [
+        ("a.example", 200),
+        ("A.EXAMPLE.", 200),
+        ("b.example", 421),
+        ("c.example", 421),
+        (&*own, 421),
+    ] {
         assert_eq!(get(&mut client, host).await.0, status, "{host}");
     }
     let client = H2Client::tls(address, None, config, Some("a.example")).await.unwrap();
@@ -126,7 +144,14 @@ async fn a_plain_request_is_for_whom_its_host_says() {
         }
     }
     let mut client = RawHttp::connect(address).await.unwrap();
-    client.send_slowly(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n", 3, std::time::Duration::from_millis(1)).await.unwrap();
+    client
+        .send_slowly(
+            b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            3,
+            std::time::Duration::from_millis(1),
+        )
+        .await
+        .unwrap();
     assert_eq!(client.read_response().await.unwrap().text(), "A");
     for (host, status) in [("x.b.example", 421), ("a.example", 200)] {
         assert_eq!(get(&mut client, host).await.0, status, "{host}");
@@ -149,9 +174,15 @@ async fn a_plain_request_is_for_whom_its_host_says() {
 async fn sources_are_judged_before_any_cryptography() {
     let authority = Authority::new("root");
     let address = address();
-    let (a, b) = (authority.issue(&CertSpec::new().dns("a.example")), authority.issue(&CertSpec::new().dns("b.example")));
+    let (a, b) = (
+        authority.issue(&CertSpec::new().dns("a.example")),
+        authority.issue(&CertSpec::new().dns("b.example")),
+    );
     let proxy = serve(&[
-        tenant("a").listen(address, http("A", Some(https(&a)))).named(&["a.example"]).only_from("192.0.2.0/24"),
+        tenant("a")
+            .listen(address, http("A", Some(https(&a))))
+            .named(&["a.example"])
+            .only_from("192.0.2.0/24"),
         tenant("b").listen(address, http("B", Some(https(&b)))).named(&["b.example"]),
     ]);
 
@@ -174,9 +205,12 @@ async fn names_change_hands_and_open_connections_with_them() {
             open.push(stream);
         }
     });
-    let passing = |name, names: &[&str]| tenant(name).upstream(upstream).listen(address, pass(&[("*", 0)])).named(names);
+    let passing = |name, names: &[&str]| {
+        tenant(name).upstream(upstream).listen(address, pass(&[("*", 0)])).named(names)
+    };
     let plain = SocketAddr::new(address.ip(), 8080);
-    let web = |name, names: &[&str]| passing(name, names).listen(plain, http(name, None)).named(names);
+    let web =
+        |name, names: &[&str]| passing(name, names).listen(plain, http(name, None)).named(names);
     let proxy = serve(&[web("a", &["a.example", "x.example"]), web("b", &["b.example"])]);
     let mut kept = RawHttp::connect(plain).await.unwrap();
     assert_eq!(get(&mut kept, "a.example").await, (200, "a".to_owned()));
@@ -198,7 +232,8 @@ async fn names_change_hands_and_open_connections_with_them() {
     assert_eq!(get(&mut lost, "x.example").await.0, 421);
     let mut byte = [0];
     assert!(!matches!(carried[1].read(&mut byte).await, Ok(1..)), "the name is another's");
-    let waits = tokio::time::timeout(std::time::Duration::from_millis(500), carried[0].read(&mut byte));
+    let waits =
+        tokio::time::timeout(std::time::Duration::from_millis(500), carried[0].read(&mut byte));
     assert!(waits.await.is_err(), "this name has not changed hands");
     let mut fresh = RawHttp::connect(plain).await.unwrap();
     assert_eq!(get(&mut fresh, "x.example").await, (200, "b".to_owned()));

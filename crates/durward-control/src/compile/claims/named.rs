@@ -88,8 +88,9 @@ impl Register<'_> {
             return names;
         }
         let key = named.candidate.listener.key();
-        let (taken, free): (Vec<_>, Vec<_>) =
-            names.into_iter().partition(|name| self.names.holders.contains_key(&(key, name.clone())));
+        let (taken, free): (Vec<_>, Vec<_>) = names
+            .into_iter()
+            .partition(|name| self.names.holders.contains_key(&(key, name.clone())));
         if free.is_empty() {
             return taken;
         }
@@ -132,7 +133,8 @@ impl Register<'_> {
     /// Says of a listener's names who has those that it did not get; returns whether it got none.
     pub(super) fn tell_names(&self, roster: &mut Roster<'_>, named: &Named) -> bool {
         let candidate = &named.candidate;
-        let objection = named.accepted.is_none().then(|| self.objection(roster, candidate)).flatten();
+        let objection =
+            named.accepted.is_none().then(|| self.objection(roster, candidate)).flatten();
         if let Some(objection) = objection {
             objection.tell(roster, candidate);
             return true;
@@ -173,7 +175,7 @@ fn tell_taken(roster: &mut Roster<'_>, candidate: &Candidate, name: &HostPattern
     let (listener, Holder { tenant, origin, .. }) = (&candidate.listener, holder);
     let sentence =
         format!("{name} at {listener} is taken by tenant {tenant} ({origin}), which asked first");
-    entrant.report.error("NameTaken", place, &field.index(at), &sentence);
+    entrant.report.error("ServerNameTaken", place, &field.index(at), &sentence);
 }
 
 /// The listener with other names; the same `Arc` where they are its own.

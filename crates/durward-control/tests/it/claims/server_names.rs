@@ -29,7 +29,9 @@ fn names(compiled: &Compiled, name: &str) -> String {
 fn told(compiled: &Compiled, file: &str) -> Vec<String> {
     let errors = errors(compiled, file);
     let errors = errors.iter().filter(|finding| finding.severity == Severity::Error);
-    errors.map(|finding| format!("{} {}: {}", finding.reason, finding.field, finding.sentence)).collect()
+    errors
+        .map(|finding| format!("{} {}: {}", finding.reason, finding.field, finding.sentence))
+        .collect()
 }
 
 // S4.4 S4.64
@@ -44,7 +46,7 @@ fn a_name_that_somebody_has_is_left_out_and_the_others_are_served() {
     assert_eq!(names(&compiled, "bb"), "b.example x.b.example *.b.example");
     let told = told(&compiled, "2.yaml");
     assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].starts_with("NameTaken spec.ingress[0].names[1]: *.example at 198.51.100.2:8080 is taken by tenant a ("), "{told:?}");
+    assert!(told[0].starts_with("ServerNameTaken spec.ingress[0].names[1]: *.example at 198.51.100.2:8080 is taken by tenant a ("), "{told:?}");
     assert_eq!(compiled.verdicts.verdicts[1].outcome, Outcome::Partial);
     let bind = &compiled.snapshot.binds[&"198.51.100.2:8080".parse().unwrap()];
     let owner = |name| bind.named(([198, 51, 100, 2].into(), 8080), name).map(TenantId::as_str);
@@ -92,7 +94,12 @@ fn what_was_served_stands_in_for_a_broken_entry_with_its_names() {
     stage.write("1.yaml", &shared("a", "a.example, b.example"));
     stage.write("2.yaml", &shared("bb", "c.example, a.example"));
     stage.reload();
-    stage.write("1.yaml", &shared("a", "a.example, b.example").replace("pay,", "play,").replace("upstream: pay}", "upstream: play}"));
+    stage.write(
+        "1.yaml",
+        &shared("a", "a.example, b.example")
+            .replace("pay,", "play,")
+            .replace("upstream: pay}", "upstream: play}"),
+    );
     let compiled = stage.reload();
 
     assert_eq!(names(&compiled, "a"), "a.example b.example");
@@ -114,8 +121,11 @@ fn a_port_is_shared_by_names_or_not_at_all_and_in_one_way() {
         ),
         ("protocol: HTTP, names: [b.example]", "FieldUnfitting spec.ingress[0].names"),
         ("protocol: TCP, shared: true, names: [b.example]", "FieldUnfitting spec.ingress[0].names"),
-        ("protocol: HTTP, shared: true, names: [b.example, 198.51.100.3]", "BadName spec.ingress[0].names[1]"),
-        ("protocol: HTTP, shared: true, names: ['*']", "BadName spec.ingress[0].names[0]"),
+        (
+            "protocol: HTTP, shared: true, names: [b.example, 198.51.100.3]",
+            "BadHost spec.ingress[0].names[1]",
+        ),
+        ("protocol: HTTP, shared: true, names: ['*']", "BadHost spec.ingress[0].names[0]"),
     ] {
         let stage = Stage::new();
         stage.write("1.yaml", &shared("a", "a.example"));
@@ -126,7 +136,8 @@ fn a_port_is_shared_by_names_or_not_at_all_and_in_one_way() {
         assert!(told.iter().any(|told| told.starts_with(reason)), "{entry}: {told:?}");
         assert_eq!(names(&compiled, "a"), "a.example");
         assert!(!compiled.snapshot.tenants.contains_key(&id("bb")), "{entry}");
-        if told.iter().any(|told| told.starts_with("FieldUnfitting") || told.starts_with("BadName")) {
+        if told.iter().any(|told| told.starts_with("FieldUnfitting") || told.starts_with("BadHost"))
+        {
             continue;
         }
         // The other way round the whole port is somebody's.
@@ -148,7 +159,10 @@ fn one_tenant_has_the_address_itself_for_clients_that_name_nothing() {
 
     assert_eq!(names(&compiled, "a"), "198.51.100.2 a.example");
     assert_eq!(names(&compiled, "bb"), "b.example");
-    assert!(told(&compiled, "2.yaml")[0].starts_with("NameTaken spec.ingress[0].names[1]: 198.51.100.2 at"));
+    assert!(
+        told(&compiled, "2.yaml")[0]
+            .starts_with("ServerNameTaken spec.ingress[0].names[1]: 198.51.100.2 at")
+    );
 }
 
 #[test]
@@ -165,10 +179,7 @@ fn certificates_are_for_the_names_and_for_the_address_where_it_is_one_of_them() 
     };
 
     assert_eq!(findings("acme", "unheard.example"), ["NameWithoutCertificate"]);
-    assert_eq!(
-        findings("acme", "'*.unheard.example', 198.51.100.2"),
-        ["NameWithoutCertificate"]
-    );
+    assert_eq!(findings("acme", "'*.unheard.example', 198.51.100.2"), ["NameWithoutCertificate"]);
     assert_eq!(findings("bank", "unheard.example"), ["NameWithoutCertificate"]);
     let other = findings("bank", "unheard.example, 198.51.100.2");
     assert!(other.contains(&"IpSanMissing".to_owned()), "{other:?}");

@@ -84,12 +84,17 @@ impl Client {
 
     /// One GET: how the handshake went, or `None` when it was refused.
     async fn visit(&self, address: SocketAddr) -> Option<HandshakeKind> {
+        self.visit_as(address, None).await
+    }
+
+    /// The same with a server name.
+    async fn visit_as(&self, address: SocketAddr, name: Option<&str>) -> Option<HandshakeKind> {
         let config = Arc::clone(&self.config);
         let stream =
-            durward_testkit::client::tls_connect(address, None, config, None).await.ok()?;
+            durward_testkit::client::tls_connect(address, None, config, name).await.ok()?;
         let kind = stream.get_ref().1.handshake_kind();
         let mut client = RawHttp::over(stream);
-        let response = client.get("a", "/").await.ok()?;
+        let response = client.get(name.unwrap_or("a"), "/").await.ok()?;
         assert_eq!(response.status, 200);
         kind
     }
@@ -227,4 +232,44 @@ async fn a_listener_that_does_not_change_keeps_its_tickets() {
     assert_served(&proxy.apply(bound(2, &[a])));
 
     assert_eq!(client.visit(town.addresses[0]).await, Some(HandshakeKind::Resumed));
+}
+
+// S1.41 S4.6
+#[tokio::test]
+async fn no_session_of_one_name_is_resumed_at_another_tenants() {
+    let servers = Authority::new("servers");
+    let names = ["a.example", "b.example", "x.c.example"];
+    let server = servers.issue(&names.iter().fold(CertSpec::new(), |spec, name| spec.dns(*name)));
+    let identity = servers.issue(&CertSpec::new().common_name("client").client());
+    let address = SocketAddr::from((unique_loopback(), 8443));
+    let listening = |name, own: &str| {
+        tenant(name).listen(address, http("", Some(https(&server)))).named(&[own])
+    };
+    let proxy = crate::edge::serve(&[
+        listening("a", "a.example"),
+        listening("b", "b.example"),
+        listening("c", "*.c.example"),
+    ]);
+    let resumed = || {
+        let of = |name| proxy.metrics().tenant(&TenantId::new(name).unwrap());
+        ["a", "b", "c"].map(|name| of(name).total(Counter::HandshakesResumed)).iter().sum::<u64>()
+    };
+
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        for from in names {
+            let client = Client::new(&servers, &identity, version);
+            client.visit_as(address, Some(from)).await.unwrap();
+            assert!(client.tickets.any());
+            for to in names.iter().filter(|to| **to != from) {
+                let kind = client.visit_as(address, Some(to)).await;
+                assert_ne!(kind, Some(HandshakeKind::Resumed), "{from} {to}");
+            }
+            let before = resumed();
+            let client = Client::new(&servers, &identity, version);
+            client.visit_as(address, Some(from)).await.unwrap();
+            client.visit_as(address, Some(from)).await.unwrap();
+            assert_eq!(resumed(), before + 1, "{from}");
+        }
+    }
+    assert_eq!(resumed(), 6);
 }

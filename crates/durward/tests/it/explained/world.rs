@@ -24,6 +24,8 @@ pub(super) const NAMES: [(&str, [u8; 4]); 4] = [
     ("inside.example", [10, 1, 2, 3]),
     ("other.example", [127, 0, 0, 1]),
 ];
+/// The last byte of the address that tenants share by names.
+const SHARED: u8 = 100;
 /// The client that tenants with credentials know; its secret ends in the tenant's number.
 pub(super) const USER: &str = "ci";
 
@@ -96,6 +98,8 @@ impl World {
     fn fill(&mut self, random: &mut Random) {
         let ports = KINDS.map(|kind| (kind, free_port_on("0.0.0.0"), random.chance(40)));
         let shared = random.chance(40);
+        let named = [&[][..], &[Kind::Http, Kind::Https], &[Kind::Http, Kind::Tls]];
+        let named = named[random.below(3)];
         for tenant in 1..=2 + random.below(3) {
             let last = u8::try_from(tenant).expect("few tenants");
             let mut ingress = String::new();
@@ -104,6 +108,7 @@ impl World {
                 if !random.chance(75) {
                     continue;
                 }
+                let named = named.contains(&kind);
                 let listen = match wild && kind != Kind::Forward {
                     true => format!(", listen: {{address: 0.0.0.0, port: {port}}}"),
                     false => String::new(),
@@ -122,8 +127,11 @@ impl World {
                     );
                     self.doors.push(Door { tenant: last, kind, address });
                 } else {
-                    let address = SocketAddr::new([127, self.net, 1, last].into(), port);
-                    ingress += &self.listener(random, kind, address, &listen, last);
+                    let host = if named { SHARED } else { last };
+                    let address = SocketAddr::new([127, self.net, 1, host].into(), port);
+                    let own = address.ip();
+                    let names = if named { names(last, own) } else { String::new() };
+                    ingress += &self.listener(random, kind, address, &(listen + &names), last);
                     self.doors.push(Door { tenant: last, kind, address });
                 }
             }
@@ -228,9 +236,11 @@ impl World {
         let servers = Authority::new("servers");
         for last in 1..=5u8 {
             let ip = IpAddr::from([127, self.net, 1, last]);
-            let spec = CertSpec::new().ip(ip).dns("a.example").dns("b.example").server();
+            let shared = IpAddr::from([127, self.net, 1, SHARED]);
+            let spec = CertSpec::new().ip(ip).ip(shared).dns("a.example").dns("b.example").server();
             servers.issue(&spec).write(dir, &format!("t{last}"));
-            let spec = CertSpec::new().ip(ip).dns("*.wild.example").dns("b.example").server();
+            let spec =
+                CertSpec::new().ip(ip).ip(shared).dns("*.wild.example").dns("b.example").server();
             servers.issue(&spec).write(dir, &format!("w{last}"));
         }
         let ca = self.authorities[0].pem();
@@ -293,4 +303,15 @@ fn routes(random: &mut Random) -> String {
     };
     let count = 1 + random.below(5);
     (0..count).map(|_| one(random)).collect::<Vec<_>>().join(", ")
+}
+
+/// What a tenant is asked for by at an address and port that others have, too.
+fn names(tenant: u8, address: IpAddr) -> String {
+    let names = match tenant {
+        1 => "a.example, \"*.wild.example\"".to_owned(),
+        2 => "b.example, x.wild.example, \"*.example\"".to_owned(),
+        3 => format!("c.example, {address}"),
+        _ => "\"*.x.wild.example\"".to_owned(),
+    };
+    format!(", shared: true, names: [{names}]")
 }
