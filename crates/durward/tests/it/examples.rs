@@ -85,7 +85,7 @@ fn merge(into: &mut Value, from: &Value) {
 fn accepted(name: &str, tenants: &[Value]) {
     let folder = tempfile::tempdir().unwrap();
     for (index, tenant) in tenants.iter().enumerate() {
-        write_files(folder.path(), tenant, "198.51.100.2");
+        write_files(folder.path(), tenant, &["198.51.100.2"]);
         let file = folder.path().join(format!("{index}.json"));
         std::fs::write(file, tenant.to_string()).unwrap();
     }
@@ -105,13 +105,16 @@ fn accepted(name: &str, tenants: &[Value]) {
 }
 
 /// Makes the files a document refers to; certificates for the address of the entry they are in.
-fn write_files(folder: &Path, value: &Value, address: &str) {
+fn write_files(folder: &Path, value: &Value, names: &[&str]) {
     match value {
         Value::Object(fields) => {
-            let address = fields.get("address").and_then(Value::as_str).unwrap_or(address);
+            let own = fields.get("names").and_then(Value::as_array).into_iter().flatten();
+            let own = fields.get("address").into_iter().chain(own).filter_map(Value::as_str);
+            let own: Vec<&str> = own.collect();
+            let names = if own.is_empty() { names } else { &own };
             for (key, field) in fields {
                 match (key.as_str(), field.as_str()) {
-                    ("file", Some(name)) => write_pair(&folder.join(name), address),
+                    ("file", Some(name)) => write_pair_for(&folder.join(name), names),
                     ("credentialFile", Some(name)) => {
                         std::fs::write(folder.join(name), "NAME:SECRET\n").unwrap();
                     }
@@ -120,19 +123,25 @@ fn write_files(folder: &Path, value: &Value, address: &str) {
                         let authority = folder.join(name).with_extension("crt");
                         write_authority(&authority, Some(&folder.join(name)));
                     }
-                    _ => write_files(folder, field, address),
+                    _ => write_files(folder, field, names),
                 }
             }
         }
-        Value::Array(items) => items.iter().for_each(|item| write_files(folder, item, address)),
+        Value::Array(items) => items.iter().for_each(|item| write_files(folder, item, names)),
         _ => {}
     }
 }
 
 pub(crate) fn write_pair(stem: &Path, address: &str) {
+    write_pair_for(stem, &[address]);
+}
+
+/// A certificate for addresses and names, and its key.
+fn write_pair_for(stem: &Path, names: &[&str]) {
     std::fs::create_dir_all(stem.parent().expect("a file is in a folder")).unwrap();
     let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec![address.to_owned()]).unwrap();
+    let mut params =
+        CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let certificate = params.self_signed(&key).unwrap();
