@@ -333,16 +333,10 @@ impl Trail {
             Ok(path) => path,
             Err(sentence) => return self.refuse("route", None, "bad_request", sentence),
         };
-        let asked = question.host.as_deref().filter(|field| !field.is_empty());
-        if let Some(field) = asked
-            && request::valid_authority(field.as_bytes()).is_none()
-        {
-            let sentence = format!("{field:?} is no host with an optional port: 400");
-            return self.refuse("host", None, "bad_request", sentence);
-        }
-        let asked = asked.map(|field| request::split_host(field).0.to_owned());
-        let asked = asked.unwrap_or_else(|| question.destination.ip().to_string());
-        let host = request::normal_host(&asked);
+        let host = match self.host_asked_for(question) {
+            Ok(host) => host.unwrap_or_else(|| question.destination.ip().to_string()),
+            Err(ending) => return ending,
+        };
         if !request::is_directed(service.tls.as_ref(), sni, &host) {
             let sni = sni.unwrap_or_default();
             let sentence = format!("the TLS session is for {sni}, the request for {host}: 421");
@@ -392,6 +386,17 @@ impl Trail {
             Action::Redirect(redirect) => Ending::Answered { status: redirect.status },
             Action::Respond { status, .. } => Ending::Answered { status: *status },
         }
+    }
+
+    /// Returns the host in the form in which routes compare it; `None` where the client names none.
+    fn host_asked_for(&mut self, question: &Question) -> Result<Option<String>, Ending> {
+        let field = question.host.as_deref().filter(|field| !field.is_empty());
+        let Some(field) = field else { return Ok(None) };
+        if request::valid_authority(field.as_bytes()).is_none() {
+            let sentence = format!("{field:?} is no host with an optional port: 400");
+            return Err(self.refuse("host", None, "bad_request", sentence));
+        }
+        Ok(Some(request::normal_host(request::split_host(field).0).into_owned()))
     }
 
     fn upstreams(&mut self, tenant: &Tenant, choices: &[WeightedUpstream]) -> Ending {

@@ -407,15 +407,7 @@ impl Objection {
                      certificateNames or credentials that differ, on the same socket and with the same TLS; it is used by"
                 ),
             ),
-            Self::Names(holder) => (
-                "NamesUnfitting",
-                "names",
-                holder,
-                format!(
-                    "shares {listener} with listeners on another socket, or of which only one side speaks TLS, so that names cannot tell them \
-                     apart: use the same listen and the same kind of protocol, or another port; it is used by"
-                ),
-            ),
+            Self::Names(holder) => ("NamesUnfitting", "names", holder, named::unfitting(listener)),
             Self::Mapped(mapping) => {
                 let sentence =
                     format!("{listener} is taken by {}, which asked first", ports::named(mapping));

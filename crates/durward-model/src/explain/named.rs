@@ -9,7 +9,6 @@ use crate::explain::door::known_at;
 use crate::explain::{Ending, Question, Trail, kind_of, list};
 use crate::listener::Listener;
 use crate::names;
-use crate::request;
 use crate::snapshot::Snapshot;
 use crate::sni;
 
@@ -59,15 +58,7 @@ impl Trail {
     ) -> Result<String, Ending> {
         let unnamed = || names::unnamed(listener.address.0);
         match listener.opening() {
-            Some(Opening::Head) => {
-                let field = question.host.as_deref().filter(|field| !field.is_empty());
-                let Some(field) = field else { return Ok(unnamed()) };
-                if request::valid_authority(field.as_bytes()).is_none() {
-                    let sentence = format!("{field:?} is no host with an optional port: 400");
-                    return Err(self.refuse("host", None, "bad_request", sentence));
-                }
-                Ok(request::normal_host(request::split_host(field).0).into_owned())
-            }
+            Some(Opening::Head) => Ok(self.host_asked_for(question)?.unwrap_or_else(unnamed)),
             Some(Opening::ClientHello) | None => {
                 let Some(asked) = question.sni.as_deref() else { return Ok(unnamed()) };
                 match sni::server_name(asked) {

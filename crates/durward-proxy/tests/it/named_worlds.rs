@@ -96,7 +96,7 @@ struct Running {
 fn start(random: &mut Random, addresses: &[Ipv4Addr]) -> Running {
     let authority = Authority::new("root");
     let ip = addresses[0];
-    let names = ASKED.iter().flatten().fold(CertSpec::new().ip(ip), |spec, name| spec.dns(*name));
+    let names = ASKED.iter().flatten().fold(CertSpec::new().ip(ip), |spec, name| spec.dns(name));
     let shown = authority.issue(&names);
     // Good for all names, so that a client may ask for any of them over one connection as far as certificates say.
     let names: Vec<&str> = ASKED.iter().flatten().copied().collect();

@@ -185,3 +185,11 @@ fn with_names(listener: &Arc<Listener>, names: ServerNames) -> Arc<Listener> {
     }
     Arc::new(Listener { names: Some(names), ..Listener::clone(listener) })
 }
+
+/// What is said of a listener that cannot stand beside others by names.
+pub(super) fn unfitting(listener: &Listener) -> String {
+    format!(
+        "shares {listener} with listeners on another socket, or of which only one side speaks TLS, so that names cannot tell them apart: use the \
+         same listen and the same kind of protocol, or another port; it is used by"
+    )
+}

@@ -239,7 +239,7 @@ async fn a_listener_that_does_not_change_keeps_its_tickets() {
 async fn no_session_of_one_name_is_resumed_at_another_tenants() {
     let servers = Authority::new("servers");
     let names = ["a.example", "b.example", "x.c.example"];
-    let server = servers.issue(&names.iter().fold(CertSpec::new(), |spec, name| spec.dns(*name)));
+    let server = servers.issue(&names.iter().fold(CertSpec::new(), |spec, name| spec.dns(name)));
     let identity = servers.issue(&CertSpec::new().common_name("client").client());
     let address = SocketAddr::from((unique_loopback(), 8443));
     let listening = |name, own: &str| {
