@@ -49,6 +49,8 @@ pub enum DestinationMode {
     ProxyProtocol {
         /// Who may send the header. Others are cut off.
         trusted: SourceSet,
+        /// Whether clients may send headers of their own after it, which name the destination but not the client.
+        inner: bool,
     },
     /// The address before DNAT or REDIRECT in this network namespace (`SO_ORIGINAL_DST`).
     OriginalDestination,

@@ -137,7 +137,7 @@ impl Visit {
         let (listener, name) = (None, None);
         // A trusted proxy brings many clients, so its address must not count as one source.
         let brings_many = bind.as_ref().is_some_and(|bind| match &bind.bind.mode {
-            DestinationMode::ProxyProtocol { trusted } => trusted.contains(peer.ip()),
+            DestinationMode::ProxyProtocol { trusted, .. } => trusted.contains(peer.ip()),
             _ => false,
         });
         let at_bind = bind.as_ref().map_or(local, |bind| bind.bind.address);

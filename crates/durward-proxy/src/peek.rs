@@ -7,9 +7,10 @@ pub mod proxy_header;
 pub(crate) mod sni;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use durward_model::address::canonical;
-use durward_model::{ClientAddr, Destination, DestinationMode, SourceSet};
+use durward_model::{ClientAddr, Destination, DestinationMode};
 use tokio::net::TcpStream;
 
 use crate::io::scratch::{SCRATCH, read_some};
@@ -17,6 +18,11 @@ use crate::memory::Hold;
 use crate::refusal::{HandshakeFailure, Refusal};
 use client_hello::ClientHello;
 use proxy_header::Header;
+
+/// Most PROXY headers after the first.
+const INNER: usize = 3;
+/// Wait for the rest of a header's first bytes, which come in one segment but for a strange sender.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Client and destination of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,14 +51,27 @@ pub(crate) async fn peek(
         DestinationMode::OriginalDestination => {
             Ok(Peeked { destination: original_destination(stream, local)?, ..socket })
         }
-        DestinationMode::ProxyProtocol { trusted } => {
-            Ok(match proxy_header(stream, trusted, peer).await? {
+        DestinationMode::ProxyProtocol { trusted, inner } => {
+            if !trusted.contains(peer.ip()) {
+                return Err(Refusal::ProxyHeader { detail: "peer is not trusted" });
+            }
+            let mut peeked = match proxy_header(stream).await? {
                 Header::Local => socket,
                 Header::Proxied { client, destination } => Peeked {
                     client: ClientAddr(canonical(client)),
                     destination: Destination(canonical(destination)),
                 },
-            })
+            };
+            // Who sent the others is not known, so they say nothing of the client.
+            let mut left = INNER;
+            while *inner && another_header(stream).await? {
+                let detail = "too many headers";
+                left = left.checked_sub(1).ok_or(Refusal::ProxyHeader { detail })?;
+                if let Header::Proxied { destination, .. } = proxy_header(stream).await? {
+                    peeked.destination = Destination(canonical(destination));
+                }
+            }
+            Ok(peeked)
         }
     }
 }
@@ -70,14 +89,20 @@ fn original_destination(stream: &TcpStream, local: SocketAddr) -> Result<Destina
         .ok_or(Refusal::UnknownAddress { destination: local })
 }
 
-async fn proxy_header(
-    stream: &TcpStream,
-    trusted: &SourceSet,
-    peer: SocketAddr,
-) -> Result<Header, Refusal> {
-    if !trusted.contains(peer.ip()) {
-        return Err(Refusal::ProxyHeader { detail: "peer is not trusted" });
+/// Returns whether another PROXY header follows. Nothing is consumed.
+async fn another_header(stream: &TcpStream) -> Result<bool, Refusal> {
+    let mut window = [0; proxy_header::BEGINNING];
+    loop {
+        let got = stream.peek(&mut window).await.map_err(|_| Refusal::ClientClosed)?;
+        match proxy_header::begins(&window[..got]) {
+            Some(begins) => return Ok(begins && got > 0),
+            // What is here stays readable, so more of it cannot be waited for.
+            None => tokio::time::sleep(PAUSE).await,
+        }
     }
+}
+
+async fn proxy_header(stream: &TcpStream) -> Result<Header, Refusal> {
     let mut bytes = Vec::new();
     loop {
         let progress =

@@ -451,9 +451,10 @@ impl Objection {
 
 fn described(mode: &DestinationMode) -> String {
     match mode {
-        DestinationMode::ProxyProtocol { trusted } => {
+        DestinationMode::ProxyProtocol { trusted, inner } => {
             let blocks: Vec<_> = trusted.blocks().iter().map(ToString::to_string).collect();
-            format!("ProxyProtocol from {}", blocks.join(", "))
+            let inner = if *inner { " with inner headers" } else { "" };
+            format!("ProxyProtocol from {}{inner}", blocks.join(", "))
         }
         other => other.name().to_owned(),
     }

@@ -82,6 +82,13 @@ fn mode(
         report.error("FieldUnfitting", proxy.place, &proxies_field, sentence);
         return None;
     }
+    if let Some(inner) = listen.inner_headers.filter(|inner| inner.value)
+        && destination != DestinationSpec::ProxyProtocol
+    {
+        let sentence = "means nothing here: only destination: ProxyProtocol reads headers";
+        report.error("FieldUnfitting", inner.place, &field.name("innerHeaders"), sentence);
+        return None;
+    }
     Some(match destination {
         DestinationSpec::Bound => DestinationMode::Bound,
         DestinationSpec::OriginalDestination => DestinationMode::OriginalDestination,
@@ -101,7 +108,10 @@ fn mode(
             if report.errors() > before {
                 return None;
             }
-            DestinationMode::ProxyProtocol { trusted: SourceSet::new(blocks) }
+            DestinationMode::ProxyProtocol {
+                trusted: SourceSet::new(blocks),
+                inner: listen.inner_headers.is_some_and(|inner| inner.value),
+            }
         }
     })
 }

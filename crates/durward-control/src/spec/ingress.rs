@@ -108,6 +108,10 @@ pub struct ListenSpec {
     /// Networks that may send a PROXY protocol header; needed for ProxyProtocol, refused otherwise.
     #[serde(default)]
     pub trusted_proxies: Vec<At<String>>,
+    /// ProxyProtocol only: whether what the proxy passes on may begin with more PROXY headers. The first names the client; the last names the destination,
+    /// which every client of the proxy can then choose. Default: false.
+    #[serde(default)]
+    pub inner_headers: Option<At<bool>>,
 }
 
 /// How the address a client connected to is known.

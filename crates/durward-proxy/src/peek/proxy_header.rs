@@ -11,6 +11,20 @@ pub const MAX_V2: usize = 16 + 4096;
 
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 const PREFIX: &[u8] = b"PROXY ";
+/// Bytes by which a header is told from anything else.
+pub(crate) const BEGINNING: usize = SIGNATURE.len();
+
+/// Returns whether the bytes begin with a header; `None` while they are too few to tell. No bytes are no header.
+pub(crate) fn begins(bytes: &[u8]) -> Option<bool> {
+    let is = |begin: &[u8]| bytes.starts_with(begin);
+    let may_be = |begin: &[u8]| begin.starts_with(bytes);
+    match bytes {
+        [] => Some(false),
+        _ if is(PREFIX) || is(&SIGNATURE) => Some(true),
+        _ if may_be(PREFIX) || may_be(&SIGNATURE) => None,
+        _ => Some(false),
+    }
+}
 
 /// Meaning of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

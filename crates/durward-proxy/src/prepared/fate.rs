@@ -69,8 +69,10 @@ pub(crate) fn of_listener(old: &Listener, new: &Listener) -> Fate {
 pub(crate) fn of_mode(old: &DestinationMode, new: &DestinationMode) -> Fate {
     use DestinationMode::ProxyProtocol;
     match (old, new) {
-        (ProxyProtocol { trusted: old }, ProxyProtocol { trusted: new }) => {
-            if sources_shrink(Some(old), Some(new)) { Fate::Remove } else { Fate::Keep }
+        (ProxyProtocol { trusted: old, inner: was }, ProxyProtocol { trusted: new, inner: is }) => {
+            // Inner headers have chosen the destination of connections that would have another one now.
+            let shrinks = (*was && !is) || sources_shrink(Some(old), Some(new));
+            if shrinks { Fate::Remove } else { Fate::Keep }
         }
         (ProxyProtocol { .. }, _) | (_, ProxyProtocol { .. }) => Fate::Remove,
         _ => Fate::Keep,

@@ -167,7 +167,10 @@ fn a_tenant_that_loses_an_address_loses_its_connections() {
 
 #[test]
 fn a_peer_that_is_no_longer_believed_loses_what_it_brought() {
-    let header = |trusted: &[&str]| DestinationMode::ProxyProtocol { trusted: sources(trusted) };
+    let header = |trusted: &[&str]| DestinationMode::ProxyProtocol {
+        trusted: sources(trusted),
+        inner: false,
+    };
     let cases = [
         (DestinationMode::Bound, DestinationMode::Port, Fate::Keep),
         (header(&["192.0.2.0/25"]), header(&["192.0.2.0/24"]), Fate::Keep),

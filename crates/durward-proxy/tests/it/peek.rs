@@ -20,7 +20,10 @@ use crate::edge::{
 };
 
 fn trusting(block: &str) -> DestinationMode {
-    DestinationMode::ProxyProtocol { trusted: SourceSet::new([block.parse().unwrap()]) }
+    DestinationMode::ProxyProtocol {
+        trusted: SourceSet::new([block.parse().unwrap()]),
+        inner: false,
+    }
 }
 
 fn at(text: &str) -> SocketAddr {
@@ -46,6 +49,64 @@ async fn after(bind: SocketAddr, header: &[u8]) -> Option<String> {
     let mut client = RawHttp::connect(bind).await.unwrap();
     client.send(header).await.ok()?;
     client.get("a", "/").await.ok().map(|response| response.text())
+}
+
+#[tokio::test]
+async fn of_several_headers_the_first_names_the_client_and_the_last_the_destination() {
+    let bind = SocketAddr::from((unique_loopback(), 8443));
+    let tenants = [
+        tenant("a").listen_through(bind, at("198.51.100.2:443"), http("A", None)),
+        tenant("b")
+            .listen_through(bind, at("198.51.100.3:443"), http("B", None))
+            .only_from("192.0.2.7/32"),
+    ];
+    let trusted = SourceSet::new(["127.0.0.1/32".parse().unwrap()]);
+    let inner = DestinationMode::ProxyProtocol { trusted, inner: true };
+    let (a, b) = (at("198.51.100.2:443"), at("198.51.100.3:443"));
+    let (partner, stranger) = (at("192.0.2.7:40000"), at("192.0.2.8:40000"));
+    let join = |headers: &[ProxyHeader]| {
+        headers.iter().map(ProxyHeader::encode).collect::<Vec<_>>().concat()
+    };
+    let proxy = serve_in(&inner, &tenants);
+
+    for (headers, expected) in [
+        (join(&[ProxyHeader::v2(partner, a)]), Some("A")),
+        (join(&[ProxyHeader::v2(partner, a), ProxyHeader::v2(stranger, b)]), Some("B")),
+        (join(&[ProxyHeader::v1(stranger, a), ProxyHeader::v2(partner, b)]), None),
+        (
+            join(&[
+                ProxyHeader::v2(partner, a),
+                ProxyHeader::v1(partner, b),
+                ProxyHeader::v2(partner, a),
+            ]),
+            Some("A"),
+        ),
+        (join(&[ProxyHeader::v2(partner, b), ProxyHeader::v2_local()]), Some("B")),
+        (join(&vec![ProxyHeader::v2(partner, a); 5]), None),
+    ] {
+        assert_eq!(after(bind, &headers).await.as_deref(), expected, "{headers:?}");
+    }
+    // Its first bytes come one by one, and look like a method at first.
+    let mut client = RawHttp::connect(bind).await.unwrap();
+    client.send(ProxyHeader::v2(partner, a).encode()).await.unwrap();
+    let split = ProxyHeader::v1(partner, b).encode();
+    client.send_slowly(&split, 1, Duration::from_millis(2)).await.unwrap();
+    assert_eq!(client.get("a", "/").await.unwrap().text(), "B");
+    let mut client = RawHttp::connect(bind).await.unwrap();
+    client.send(ProxyHeader::v2(partner, a).encode()).await.unwrap();
+    let post = client.exchange("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(post.unwrap().text(), "A");
+    drop(proxy);
+
+    let bind = SocketAddr::from((unique_loopback(), 8443));
+    let proxy = behind_a_balancer(bind);
+    let two = join(&[ProxyHeader::v2(partner, a), ProxyHeader::v2(partner, b)]);
+    let answer = after(bind, &two).await.unwrap_or_default();
+    assert!(
+        answer.contains("bad_request"),
+        "inner headers are read where that is asked for: {answer}"
+    );
+    drop(proxy);
 }
 
 // S1.25
