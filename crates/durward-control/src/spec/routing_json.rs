@@ -337,6 +337,7 @@ impl Reader<'_> {
             port: bind.map(|bind| At::new(bind.port(), place)),
             destination: Some(At::new(*destination, place)),
             trusted_proxies: proxies.collect(),
+            ..ListenSpec::default()
         };
         Some(At::new(listen, place))
     }
