@@ -1,4 +1,4 @@
-//! How long 10,000 tenants take to compile: from nothing, unchanged, with one of them changed, and with one more.
+//! How long 10,000 tenants take to compile: from nothing, unchanged, with one of them changed, and with one more; also where they share an address by names.
 //!
 //! `cargo bench -p durward-control` prints divan's table; the line before it is the plain timing the target (100 ms) is about.
 
@@ -60,6 +60,26 @@ fn with_one_more(resources: &Resources) -> Resources {
     more
 }
 
+/// Tenants with ten names each at one address and port.
+fn by_name() -> Resources {
+    let documents = (0..TENANTS).map(|at| named(at, 10));
+    Resources { documents: documents.collect(), ..Resources::default() }
+}
+
+/// Each in a file of its own.
+fn named(at: usize, names: usize) -> Document {
+    let (high, low) = (at / 250, at % 250 + 1);
+    let names: Vec<_> = (0..names).map(|name| format!("n{name}.t{at}.example")).collect();
+    let text = format!(
+        "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: tenant-{at}}}\nspec:\n  ingress:\n    - address: 198.51.100.1\n      protocol: TLS\n      shared: true\n      names: [{}]\n      upstream: api\n  upstreams:\n    api: {{endpoints: [\"10.0.{high}.{low}:6443\"]}}\n  egress:\n    addresses: [198.19.{high}.{low}]\n",
+        names.join(", ")
+    );
+    let file = Arc::from(format!("tenant-{at}.yaml"));
+    let source = document::source("Tenant", &file, Arc::from(text), 1, vec![PathBuf::from(".")]);
+    let content = document::content(&source);
+    Document { source: Arc::new(source), content }
+}
+
 /// Each in a file of its own.
 fn tenant(at: usize, port: u16) -> Document {
     let (high, low) = (at / 250, at % 250 + 1);
@@ -99,5 +119,29 @@ fn one_more(bencher: divan::Bencher<'_, '_>) {
     let resources = resources();
     let previous: Compiled = compile(&resources, None, NOW);
     let more = with_one_more(&resources);
+    bencher.bench_local(|| compile(&more, Some(&previous), NOW));
+}
+
+#[divan::bench(sample_count = 20)]
+fn from_nothing_by_name(bencher: divan::Bencher<'_, '_>) {
+    let resources = by_name();
+    bencher.bench_local(|| compile(&resources, None, NOW));
+}
+
+#[divan::bench(sample_count = 20)]
+fn one_name_more(bencher: divan::Bencher<'_, '_>) {
+    let resources = by_name();
+    let previous: Compiled = compile(&resources, None, NOW);
+    let mut more = resources.clone();
+    more.documents[17] = named(17, 11);
+    bencher.bench_local(|| compile(&more, Some(&previous), NOW));
+}
+
+#[divan::bench(sample_count = 20)]
+fn one_tenant_more_by_name(bencher: divan::Bencher<'_, '_>) {
+    let resources = by_name();
+    let previous: Compiled = compile(&resources, None, NOW);
+    let mut more = resources.clone();
+    more.documents.push(named(TENANTS, 10));
     bencher.bench_local(|| compile(&more, Some(&previous), NOW));
 }

@@ -53,7 +53,12 @@ impl Compiled {
         let tenants = self.memory.tenants.iter().filter_map(|(id, past)| {
             let tenant = past.served.as_ref()?;
             let doors = tenant.listeners.iter().chain(&tenant.transparent);
-            let mut parts: Vec<String> = doors.map(|door| format!("listener {door}")).collect();
+            let mut parts: Vec<String> =
+                doors.clone().map(|door| format!("listener {door}")).collect();
+            parts.extend(doors.flat_map(|door| {
+                let names = door.names.iter().flatten();
+                names.map(move |name| format!("name {name} at {door}"))
+            }));
             parts.extend(tenant.egress.iter().map(|address| format!("egress address {address}")));
             Some((format!("tenant {id}"), Part::new(past.outcome, past.good.as_deref(), parts)))
         });

@@ -23,6 +23,7 @@ mod lab;
 mod layering;
 mod memory;
 mod moves;
+mod named;
 mod nat;
 mod odd_files;
 mod pressed;

@@ -1,4 +1,4 @@
-//! `durward check route`: one listener, its routes, and a dial of every upstream behind it.
+//! `durward check route`: one listener, or those that share its address and port by names; their routes, and a dial of every upstream behind them.
 //!
 //! Deliberately absent: sending a request; the application's answers are its own affair.
 
@@ -15,15 +15,42 @@ use durward_model::{Listener, Snapshot, Tenant};
 use crate::commands::check::{Category, Report, addresses, dial, egress};
 use crate::inspect;
 
-/// Follows a listener to its upstreams.
+/// Listeners at one address and port that are followed; a port by names may have thousands.
+const FOLLOWED: usize = 20;
+
+/// Follows a listener, or each of those that share its address and port, to its upstreams.
 pub(crate) async fn follow(snapshot: &Snapshot, at: SocketAddr, timeout: Duration) -> Report {
-    let mut mapping = Category::new("mapping");
-    let Some((tenant, listener)) = find(snapshot, at) else {
+    let found = find(snapshot, at);
+    if found.is_empty() {
+        let mut mapping = Category::new("mapping");
         mapping.error(format!("no tenant has {at}"), "see what there is: durward validate -o json");
         return Report::new(vec![mapping]);
-    };
+    }
+    let mut categories = Vec::new();
+    for (tenant, listener) in found.iter().take(FOLLOWED) {
+        categories.extend(follow_one(snapshot, (tenant, listener), at, timeout).await);
+    }
+    if let (Some(more), Some(first)) = (found.len().checked_sub(FOLLOWED), categories.first_mut())
+        && more > 0
+    {
+        let sentence = format!("{more} more listeners share {at} and are not followed");
+        first.warn(sentence, "ask for a name: durward explain AT --sni NAME");
+    }
+    Report::new(categories)
+}
+
+async fn follow_one(
+    snapshot: &Snapshot,
+    (tenant, listener): (&Tenant, &Listener),
+    at: SocketAddr,
+    timeout: Duration,
+) -> Vec<Category> {
+    let mut mapping = Category::new("mapping");
+    let names: Vec<_> = listener.names.iter().flatten().map(ToString::to_string).collect();
+    let by =
+        if names.is_empty() { String::new() } else { format!(" by name ({})", names.join(", ")) };
     mapping.ok(format!(
-        "{at} belongs to tenant {}, {} ({})",
+        "{at} belongs to tenant {}{by}, {} ({})",
         tenant.id,
         listener.protocol(),
         listener.origin
@@ -42,7 +69,7 @@ pub(crate) async fn follow(snapshot: &Snapshot, at: SocketAddr, timeout: Duratio
     if let Service::Forward(service) = &listener.service {
         let mut outward = Category::new("egress");
         egress::one(&mut outward, tenant, listener, service, &Neighbours::of(snapshot));
-        return Report::new(vec![mapping, outward]);
+        return vec![mapping, outward];
     }
 
     let missing = addresses::missing(snapshot);
@@ -50,14 +77,22 @@ pub(crate) async fn follow(snapshot: &Snapshot, at: SocketAddr, timeout: Duratio
     for index in upstreams {
         dial::upstream(&mut dialled, tenant, tenant.upstream(index), &missing, timeout).await;
     }
-    Report::new(vec![mapping, dialled])
+    vec![mapping, dialled]
 }
 
-fn find(snapshot: &Snapshot, at: SocketAddr) -> Option<(&Tenant, &Listener)> {
-    let tenants = snapshot.tenants.values();
-    let mut listeners = tenants
-        .flat_map(|tenant| tenant.listeners.iter().map(move |listener| (&**tenant, &**listener)));
-    listeners.find(|(_, listener)| listener.key() == (at.ip(), at.port()) || listener.bind == at)
+fn find(snapshot: &Snapshot, at: SocketAddr) -> Vec<(&Tenant, &Listener)> {
+    let listeners = || {
+        let tenants = snapshot.tenants.values();
+        tenants.flat_map(|tenant| {
+            tenant.listeners.iter().map(move |listener| (&**tenant, &**listener))
+        })
+    };
+    let key = (at.ip(), at.port());
+    let known: Vec<_> = listeners().filter(|(_, listener)| listener.key() == key).collect();
+    if !known.is_empty() {
+        return known;
+    }
+    listeners().find(|(_, listener)| listener.bind == at).into_iter().collect()
 }
 
 /// Adds a check for each route and returns the upstreams they lead to.

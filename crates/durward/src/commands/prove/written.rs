@@ -18,6 +18,7 @@ const MOST: u64 = 2_000_000;
 pub(super) fn prove(snapshot: &Snapshot, verdicts: &Verdicts) -> Category {
     let mut category = Category::new("static");
     addresses(&mut category, snapshot);
+    names(&mut category, snapshot);
     let crossings = isolation::crossings(snapshot);
     for crossing in &crossings {
         category.error(crossing.to_string(), "this is a fault of durward: please report it");
@@ -33,6 +34,19 @@ pub(super) fn prove(snapshot: &Snapshot, verdicts: &Verdicts) -> Category {
         );
     }
     category
+}
+
+/// Says how many names lead to tenants at shared ports; that each leads to one is part of what is proved of crossings.
+fn names(category: &mut Category, snapshot: &Snapshot) {
+    let tables = snapshot.binds.values().flat_map(|bind| bind.names.values());
+    let (ports, names) =
+        tables.fold((0, 0), |(ports, names), table| (ports + 1, names + table.len()));
+    if ports > 0 {
+        let (ports, names) = (count(ports, "port"), count(names, "name"));
+        category.ok(format!(
+            "{names} at {ports} that tenants share: the map name → tenant is a function"
+        ));
+    }
 }
 
 /// Checks that each address maps to one tenant, unless all that have it declare it shared.
