@@ -62,20 +62,18 @@ pub(crate) fn decide<'a>(
     for asking in asking {
         unlucky.extend(register.ask(roster, mappings, asking));
     }
-    // What a mapping gave up while others asked is free now, as it would be in the next compile.
     let mut losers = Vec::new();
-    for asking in unlucky {
-        match register.ask(roster, mappings, asking) {
-            Some(Asking::Listener(candidate)) => {
+    for asking in without_luck(&mut register, roster, mappings, unlucky) {
+        match asking {
+            Asking::Listener(candidate) => {
                 if let Some(objection) = register.objection(roster, &candidate) {
                     objection.tell(roster, &candidate);
                 }
                 losers.push(candidate);
             }
-            Some(Asking::Mapping(at) | Asking::FormerMapping(at)) => {
+            Asking::Mapping(at) | Asking::FormerMapping(at) => {
                 register.ports.tell(&mut mappings[at]);
             }
-            None => {}
         }
     }
     for loser in losers {
@@ -86,6 +84,30 @@ pub(crate) fn decide<'a>(
     accepted.for_each(|candidate| note_claim(roster, candidate));
     let (listeners, modes) = (register.accepted, register.modes);
     Claimed { listeners, modes, owners: AddressOwners::default(), upstreams }
+}
+
+/// Lets those ask again that could not have what they asked for: what a mapping gave up while others asked is free now. Returns those that cannot
+/// have it.
+fn without_luck(
+    register: &mut Register<'_>,
+    roster: &Roster<'_>,
+    mappings: &mut [Applicant<'_>],
+    mut unlucky: Vec<Asking>,
+) -> Vec<Asking> {
+    loop {
+        let before = unlucky.len();
+        let again = unlucky.into_iter();
+        unlucky = again.filter_map(|asking| register.ask(roster, mappings, asking)).collect();
+        let stuck = unlucky.iter().filter_map(|asking| match asking {
+            Asking::Mapping(at) => Some(*at),
+            Asking::Listener(_) | Asking::FormerMapping(_) => None,
+        });
+        let stuck: Vec<usize> = stuck.collect();
+        let is_changed = register.ports.exchange(mappings, &stuck);
+        if !is_changed && unlucky.len() == before {
+            return unlucky;
+        }
+    }
 }
 
 fn note_claim(roster: &mut Roster<'_>, candidate: &Candidate) {

@@ -4,6 +4,7 @@ mod names;
 mod networks;
 mod secrets;
 mod sockets;
+mod swaps;
 
 use std::fs;
 use std::path::Path;
