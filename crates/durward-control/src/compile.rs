@@ -29,6 +29,7 @@ pub mod retained;
 mod roster;
 mod route;
 mod scope;
+mod served_documents;
 mod server_tls;
 mod sni;
 mod times;
@@ -125,12 +126,6 @@ pub fn compile(resources: &Resources, previous: Option<&Compiled>, now: i64) -> 
     settled(compile_scope(resources, previous, scope, now), resources, previous, now)
 }
 
-/// Compiles everything, whatever changed.
-fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
-    let compiled = compile_scope(resources, previous, Scope::Everything, now);
-    settled(compiled, resources, previous, now)
-}
-
 /// Compiles those again that were left without something, for another may have given it up in the same change.
 fn settled(
     mut compiled: Compiled,
@@ -204,7 +199,6 @@ fn decide(resources: &Resources, previous: Option<&Compiled>, scope: &Scope, now
         claims::decide(&mut roster, candidates, &mut mappings, (&mut addresses, previous));
     let owners = addresses.owners(&roster);
     addresses.remember(&mut roster);
-    roster::remember_good(&mut roster, resources);
     let rules = nat::rules(&roster, &mut mappings, steered.networks, &owners);
     let certificates = files.into_certificates();
     claimed.owners = owners;

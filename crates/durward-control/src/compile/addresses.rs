@@ -333,8 +333,12 @@ impl Asked {
 
     fn entrant(&mut self, at: usize, entrant: &Entrant<'_>) {
         match &entrant.basis {
+            // What an earlier process granted is granted again, and no more.
+            Basis::Document(_) if entrant.past.restoring.is_some() => {
+                self.former(at, entrant, |_| true);
+            }
             Basis::Document(body) => self.document(at, entrant, body),
-            Basis::Kept(_) => self.former(at, entrant),
+            Basis::Kept(_) => self.former(at, entrant, |held| held.role != Role::Mapped),
             Basis::Out => {}
         }
     }
@@ -362,15 +366,16 @@ impl Asked {
             }
         }
         if unreadable {
-            // The entry may have meant any of the addresses it had; what stands in for it must find its own.
-            self.former(at, entrant);
+            // The entry may have meant any of the addresses it had; what stands in for it must find its own. An address that clients did not
+            // connect to is none of these, and what no document names must not be held.
+            self.former(at, entrant, |held| is_of_listener(entrant, held));
         }
     }
 
-    /// Claims what the tenant had before.
-    fn former(&mut self, at: usize, entrant: &Entrant<'_>) {
+    /// Claims the addresses in question that the tenant had before.
+    fn former(&mut self, at: usize, entrant: &Entrant<'_>, is_meant: impl Fn(&Held) -> bool) {
         for held in &entrant.past.addresses {
-            if held.role != Role::Mapped {
+            if is_meant(held) {
                 let origin = entrant.origin.clone();
                 let claim = Claim { entrant: at, role: held.role, shared: held.shared, origin };
                 self.claim(held.address, claim);
@@ -386,6 +391,14 @@ impl Asked {
             self.claim(address.0, claim);
         }
     }
+}
+
+/// Returns whether a listener of before has the address, whatever else the tenant has it for.
+fn is_of_listener(entrant: &Entrant<'_>, held: &Held) -> bool {
+    let former = entrant.previous.iter().flat_map(|former| &former.listeners);
+    let mut addresses = former.flat_map(|listener| [listener.address.0, listener.bind.ip()]);
+    matches!(held.role, Role::Ingress | Role::Listen)
+        || held.role == Role::Egress && addresses.any(|address| address == held.address)
 }
 
 /// The one address an entry's socket is at, where it says so.

@@ -25,7 +25,8 @@ use super::scope::{self, Scope};
 use super::upstream_set::UpstreamSet;
 use super::verdict::Served;
 use super::{Compiled, Memory, Seen, digests, last_good, transparent};
-use crate::resources::Resources;
+use crate::isolation;
+use crate::resources::{Resources, Source};
 
 /// Fewer listeners than these are each put in their place in a socket's list.
 const FEW: usize = 16;
@@ -67,6 +68,14 @@ pub(crate) fn conclude(
         entrants.into_iter().zip(listeners).zip(claimed.upstreams)
     {
         let served = served(&entrant, &listeners);
+        if let (Basis::Document(_), Some(source)) = (&entrant.basis, document(&entrant, resources))
+            && entrant.past.restoring.is_none()
+        {
+            let standing_in = listeners.iter().filter(|candidate| candidate.entry.is_none());
+            let standing_in = standing_in.map(|candidate| candidate.listener.key()).collect();
+            let documents = entrant.past.documents.with(source, &standing_in, entrant.leans);
+            entrant.past.documents = documents;
+        }
         let outcome = outcome(served, entrant.report.errors());
         if matches!(entrant.verdict, Told::OfFile(_)) {
             unsettled.insert(entrant.id.clone());
@@ -128,16 +137,28 @@ pub(super) fn outcome(served: Served, errors: usize) -> Outcome {
     }
 }
 
+/// Returns the document that the tenant is told in.
+fn document<'r>(entrant: &Entrant<'_>, resources: &'r Resources) -> Option<&'r Arc<Source>> {
+    let Told::Own(at) = entrant.verdict else { return None };
+    resources.documents.get(at).map(|document| &document.source)
+}
+
 /// How much of a tenant is served: all of it may be left out, or all that is left may be what it was before.
 fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
     let current = listeners.iter().any(|candidate| candidate.entry.is_some());
+    // What the kernel lets out as the tenant's is served, too.
+    let lets_out = !entrant.sources.is_empty() && !entrant.egress.is_empty();
+    let is_restoring = entrant.past.restoring.as_ref().is_some_and(|part| !part.is_last);
     match &entrant.basis {
         Basis::Out => Served::Nothing,
-        Basis::Kept(tenant) if listeners.is_empty() && !tenant.listeners.is_empty() => {
+        Basis::Kept(tenant)
+            if listeners.is_empty() && !tenant.listeners.is_empty() && !lets_out =>
+        {
             Served::Nothing
         }
         Basis::Kept(_) => Served::Former,
         Basis::Document(body) if body.is_doorless() || current => Served::Current,
+        Basis::Document(_) if listeners.is_empty() && (lets_out || is_restoring) => Served::Current,
         Basis::Document(_) if listeners.is_empty() => Served::Nothing,
         Basis::Document(_) => Served::Former,
     }
@@ -149,7 +170,17 @@ fn tenant(
     candidates: Vec<Candidate>,
     upstreams: UpstreamSet<'_>,
 ) -> Arc<Tenant> {
-    let (upstreams, moved) = upstreams.sorted();
+    let mut referred = BTreeSet::new();
+    if upstreams.has_borrowed() {
+        let services = candidates.iter().map(|candidate| &candidate.listener.service);
+        let choices = services.flat_map(isolation::choices);
+        referred.extend(choices.map(|choice| choice.upstream.0));
+    }
+    let restoring = entrant.past.restoring.as_deref();
+    let (upstreams, moved) = upstreams.sorted(|at, is_borrowed, upstream| match restoring {
+        Some(part) => part.has_upstream(&upstream.name),
+        None => !is_borrowed || referred.contains(&at),
+    });
     let in_place = moved.iter().enumerate().all(|(at, new)| new.0 == at);
     let listeners = candidates.into_iter().filter_map(|candidate| {
         if in_place {

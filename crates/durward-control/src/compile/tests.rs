@@ -1,5 +1,7 @@
 //! A change that is compiled in part comes to what compiling everything comes to, whatever was changed before.
 
+mod restart;
+
 use std::cell::Cell;
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -122,6 +124,8 @@ impl Written {
             },
         );
         for address in [self.address].into_iter().chain(self.second) {
+            // An address that cannot be read may have been any.
+            let address = if address == 4 { "x".to_owned() } else { address.to_string() };
             let _ = writeln!(
                 text,
                 "    - {{address: 198.51.100.{address}, protocol: {protocol}, upstream: {upstream}, shared: {shared}{listen}}}"
@@ -129,10 +133,16 @@ impl Written {
         }
         // An address for both directions now and then.
         let network = if (self.lines, self.host) == (2, 2) { "198.51.100" } else { "203.0.113" };
+        let second = if self.limit == 3 { ", 203.0.113.2" } else { "" };
+        let endpoint = if self.endpoint == 3 {
+            "10.0.0.300".to_owned()
+        } else {
+            format!("10.0.0.{}", self.endpoint)
+        };
         let _ = writeln!(
             text,
-            "  upstreams: {{pay: {{endpoints: [10.0.0.{}]}}}}\n  limits: {{connections: {}}}\n  egress:\n    addresses: [{network}.{}]\n    shared: {}",
-            self.endpoint, self.limit, self.egress, self.shared
+            "  upstreams: {{pay: {{endpoints: [{endpoint}]}}}}\n  limits: {{connections: {}}}\n  egress:\n    addresses: [{network}.{}{second}]\n    shared: {}",
+            self.limit, self.egress, self.shared
         );
         if let Some(source) = self.source {
             let networks =
@@ -221,15 +231,21 @@ impl World {
             let known = former.documents.iter().find(is_same).cloned();
             resources.documents.push(known.unwrap_or_else(|| document_in(&file, text)));
         }
-        let named = resources.documents.iter().flat_map(Document::references);
+        let documents = std::mem::take(&mut resources.documents);
+        self.with_files(documents, resources)
+    }
+
+    /// Returns the resources with the files that these documents refer to.
+    fn with_files(&self, documents: Vec<Document>, resources: Resources) -> Resources {
+        let named = documents.iter().flat_map(Document::references);
         let files = named.map(|(_, path)| {
             let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<usize>().ok());
             let content = self.files[number.unwrap()];
             let read = IDENTITIES.get(usize::from(content)).ok_or_else(|| "is locked".to_owned());
             (path, read.map(|pem| NamedFile::new(pem.clone().into_bytes())))
         });
-        resources.files = Arc::new(files.collect());
-        resources
+        let files = Arc::new(files.collect());
+        Resources { documents, files, ..resources }
     }
 
     fn change(&mut self, (at, field, other): &(usize, usize, Written)) {
@@ -277,6 +293,12 @@ fn edited(was: &Written, other: &Written, field: usize) -> Written {
     now
 }
 
+/// Compiles everything, whatever changed.
+fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
+    let compiled = compile_scope(resources, previous, Scope::Everything, now);
+    settled(compiled, resources, previous, now)
+}
+
 /// Of two who have what a third asked for, a second compile may name the other one.
 fn said(verdict: &Verdict) -> Verdict {
     let mut said = verdict.clone();
@@ -294,7 +316,7 @@ fn remembered(compiled: &Compiled) -> String {
     let tenants: BTreeMap<_, _> = tenants.iter().collect();
     let tenants = tenants.iter().map(|(id, past)| {
         let roster::Past { file, text, outcome, seniority, created, .. } = &***past;
-        let age = (file, text.len(), outcome, seniority, created);
+        let age = (file, text.hash(), outcome, seniority, created);
         (id, age, &past.egress, &past.addresses, &past.keys, &past.sources, &past.served)
     });
     let tenants: Vec<_> = tenants.collect();
