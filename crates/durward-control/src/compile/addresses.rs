@@ -250,18 +250,20 @@ impl Addresses {
         for entrant in &mut roster.entrants {
             entrant.past.addresses.clear();
         }
-        for (address, claims) in self.claims {
+        // In order, so that the claims of a tenant can be compared with those of before.
+        let mut all: Vec<_> = self.claims.into_iter().collect();
+        all.sort_unstable_by_key(|(address, _)| *address);
+        for (address, claims) in all {
             for claim in claims.granted.iter().chain(&claims.refused) {
                 let (is_socket, shared) = (claim.role == Role::Listen, claim.shared);
                 let asked = claim_table::Claim::Address { address, is_socket, shared };
-                roster.entrants[claim.entrant].claims.push(asked);
+                let entrant = &mut roster.entrants[claim.entrant];
+                entrant.claims.push(asked);
+                entrant.cite(&claim.origin);
             }
             for Claim { entrant, role, shared, .. } in claims.granted {
                 roster.entrants[entrant].past.addresses.push(Held { address, role, shared });
             }
-        }
-        for entrant in &mut roster.entrants {
-            entrant.past.addresses.sort_by_key(|held| held.address);
         }
     }
 }

@@ -22,11 +22,12 @@ use super::mapping::{self, Applicant, MappingId};
 use super::nat::{self, Around, Rules};
 use super::roster::{Basis, Entrant, Past, Roster, Verdict as Told};
 use super::scope::{self, Scope};
+use super::served_documents;
 use super::upstream_set::UpstreamSet;
 use super::verdict::Served;
 use super::{Compiled, Memory, Seen, digests, last_good, transparent};
 use crate::isolation;
-use crate::resources::{Resources, Source};
+use crate::resources::Resources;
 
 /// Fewer listeners than these are each put in their place in a socket's list.
 const FEW: usize = 16;
@@ -68,14 +69,7 @@ pub(crate) fn conclude(
         entrants.into_iter().zip(listeners).zip(claimed.upstreams)
     {
         let served = served(&entrant, &listeners);
-        if let (Basis::Document(_), Some(source)) = (&entrant.basis, document(&entrant, resources))
-            && entrant.past.restoring.is_none()
-        {
-            let standing_in = listeners.iter().filter(|candidate| candidate.entry.is_none());
-            let standing_in = standing_in.map(|candidate| candidate.listener.key()).collect();
-            let documents = entrant.past.documents.with(source, &standing_in, entrant.leans);
-            entrant.past.documents = documents;
-        }
+        served_documents::remember(&mut entrant, &listeners, resources);
         let outcome = outcome(served, entrant.report.errors());
         if matches!(entrant.verdict, Told::OfFile(_)) {
             unsettled.insert(entrant.id.clone());
@@ -92,18 +86,7 @@ pub(crate) fn conclude(
         }
         // Who serves nothing now still has asked: its claims keep their age.
         let tenant = (served != Served::Nothing).then(|| tenant(&entrant, listeners, upstreams));
-        let Entrant { egress, sources, transparent, claims, .. } = entrant;
-        let past = Past {
-            egress,
-            sources,
-            transparent,
-            served: tenant,
-            outcome,
-            listeners: Vec::new(),
-            claims: Arc::from(claims),
-            ..entrant.past
-        };
-        tenants.push((entrant.id, Arc::new(past)));
+        tenants.push(remembered(entrant, tenant, outcome));
     }
     let mappings = mapping::conclude(mappings, &mut drafts);
     let verdicts: Vec<_> = drafts.into_iter().map(|draft| Arc::new(draft.into_verdict())).collect();
@@ -127,6 +110,21 @@ pub(crate) fn conclude(
     }
 }
 
+/// Returns what the next compile must know of a tenant.
+fn remembered(
+    mut entrant: Entrant<'_>,
+    served: Option<Arc<Tenant>>,
+    outcome: Outcome,
+) -> (TenantId, Arc<Past>) {
+    let origin = entrant.origin.clone();
+    entrant.cite(&origin);
+    let Entrant { id, past, egress, sources, transparent, claims, cited, .. } = entrant;
+    let (listeners, claims) = (Vec::new(), Arc::from(claims));
+    let past =
+        Past { egress, sources, transparent, served, outcome, listeners, claims, cited, ..past };
+    (id, Arc::new(past))
+}
+
 /// Returns what became of a document with so many errors, as its verdict says it.
 pub(super) fn outcome(served: Served, errors: usize) -> Outcome {
     match (served, errors) {
@@ -135,12 +133,6 @@ pub(super) fn outcome(served: Served, errors: usize) -> Outcome {
         (Served::Current, 0) => Outcome::Accepted,
         (Served::Current, _) => Outcome::Partial,
     }
-}
-
-/// Returns the document that the tenant is told in.
-fn document<'r>(entrant: &Entrant<'_>, resources: &'r Resources) -> Option<&'r Arc<Source>> {
-    let Told::Own(at) = entrant.verdict else { return None };
-    resources.documents.get(at).map(|document| &document.source)
 }
 
 /// How much of a tenant is served: all of it may be left out, or all that is left may be what it was before.
@@ -254,7 +246,9 @@ impl Decided {
             Scope::Part(part) => memory.claims.with(part.tenants.iter(), &memory.tenants, &tenants),
         };
         let (unsettled, seen) = (self.unsettled, seen(resources, memory, scope, now));
-        let memory = Memory { tenants, mappings, certificates, owners, unsettled, claims, seen };
+        let at_rest = false;
+        let memory =
+            Memory { tenants, mappings, certificates, owners, unsettled, at_rest, claims, seen };
         Compiled { snapshot, verdicts, memory }
     }
 

@@ -112,7 +112,9 @@ fn without_luck(
 
 fn note_claim(roster: &mut Roster<'_>, candidate: &Candidate) {
     let door = Door::new(&candidate.listener, &candidate.mode);
-    roster.entrants[candidate.entrant].claims.push(Claim::Door(Arc::new(door)));
+    let entrant = &mut roster.entrants[candidate.entrant];
+    entrant.claims.push(Claim::Door(Arc::new(door)));
+    entrant.cite(&candidate.listener.origin);
 }
 
 /// Who asks for addresses and ports.

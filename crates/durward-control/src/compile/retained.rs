@@ -376,6 +376,7 @@ fn tenant_past<'d>(state: &TenantState, document: impl Fn(usize) -> Option<&'d D
         sources: state.sources.clone(),
         transparent: Wish::None,
         claims: Arc::default(),
+        cited: 0,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Here ends what can be said of a document by itself: after this, tenants meet. Deliberately absent: listeners and upstreams.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -64,6 +65,8 @@ pub(crate) struct Past {
     pub(crate) transparent: Wish,
     /// All it asks for, whether or not it has it.
     pub(crate) claims: Arc<[Claim]>,
+    /// Hash of the places where that is written: those who lose to it are told these.
+    pub(crate) cited: u64,
 }
 
 /// The text of a document as a later compile must know it: by its hash where an earlier process read it.
@@ -147,6 +150,8 @@ pub(crate) struct Entrant<'a> {
     pub(crate) transparent: Wish,
     /// All it asks for, as it is read.
     pub(crate) claims: Vec<Claim>,
+    /// Hash of the places where that is written.
+    pub(crate) cited: u64,
     /// True if its document lacks an upstream or a policy for which one of before stands in.
     pub(crate) leans: bool,
 }
@@ -189,6 +194,13 @@ impl Body<'_> {
 }
 
 impl Entrant<'_> {
+    /// Notes the place where a claim is written.
+    pub(crate) fn cite(&mut self, origin: &Origin) {
+        let mut hasher = DefaultHasher::new();
+        (self.cited, &origin.file, origin.line).hash(&mut hasher);
+        self.cited = hasher.finish();
+    }
+
     /// Returns what its claims are sorted by; `held` says that it had the thing before.
     pub(crate) fn precedence(&self, held: bool) -> Precedence {
         Precedence::new(held, self.past.created.as_ref(), self.past.seniority)
@@ -340,6 +352,7 @@ impl<'a> Register<'a> {
             addresses: past.map(|past| past.addresses.clone()).unwrap_or_default(),
             keys: past.map(|past| past.keys.clone()).unwrap_or_default(),
             claims: Arc::default(),
+            cited: 0,
         };
         self.taken.insert(named.id.clone());
         self.entrants.push(Entrant {
@@ -354,6 +367,7 @@ impl<'a> Register<'a> {
             sources: Vec::new(),
             transparent: Wish::None,
             claims: Vec::new(),
+            cited: 0,
             leans: false,
         });
     }
@@ -435,6 +449,7 @@ impl<'a> Register<'a> {
             sources: Vec::new(),
             transparent: Wish::None,
             claims: Vec::new(),
+            cited: 0,
             leans: false,
         });
     }

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::resources::Source;
+use super::body::Candidate;
+use super::roster::{Basis, Entrant, Verdict};
+use crate::resources::{Resources, Source};
 
 /// Address and port of a listener, which tell it from the others of its tenant.
 pub(crate) type ListenerKey = (IpAddr, u16);
@@ -81,6 +83,19 @@ impl ServedDocuments {
         }
         before
     }
+}
+
+/// Writes down with a tenant the documents that its listeners are from. One whose document cannot be served stays as it was.
+pub(crate) fn remember(entrant: &mut Entrant<'_>, listeners: &[Candidate], resources: &Resources) {
+    let (Basis::Document(_), Verdict::Own(at)) = (&entrant.basis, entrant.verdict) else { return };
+    let Some(document) = resources.documents.get(at) else { return };
+    if entrant.past.restoring.is_some() {
+        return;
+    }
+    let standing_in = listeners.iter().filter(|candidate| candidate.entry.is_none());
+    let standing_in = standing_in.map(|candidate| candidate.listener.key()).collect();
+    let documents = entrant.past.documents.with(&document.source, &standing_in, entrant.leans);
+    entrant.past.documents = documents;
 }
 
 #[cfg(test)]

@@ -385,7 +385,7 @@ fn the_document_that_has_a_name_has_it_in_the_next_process_while_it_is_rejected(
     let wrong = document(1, "").replace("203.0.113.1", "203.0.113.x");
     edits.write_text("v.yaml", &wrong);
     let newcomer = document(2, ", creationTimestamp: \"1999-01-01T00:00:00Z\"");
-    let before = edits.write_text("v.yaml", &(newcomer.clone() + &wrong));
+    let before = edits.write_text("v.yaml", &(newcomer + &wrong));
     assert!(before.snapshot.tenants.is_empty(), "{:#?}", before.verdicts);
 
     let after = Process::after(&before).reload(edits.root.path());

@@ -51,19 +51,19 @@ fn served(compiled: &Compiled) -> BTreeMap<String, String> {
     tenants.chain(binds).chain(mappings).chain(rules).chain(verdicts).collect()
 }
 
-/// Describes what is served otherwise than by the running process.
-fn difference(running: &Compiled, other: &Compiled) -> Option<String> {
-    let (running, other) = (served(running), served(other));
-    let names: BTreeSet<_> = running.keys().chain(other.keys()).collect();
-    let differ = names.into_iter().filter(|name| running.get(*name) != other.get(*name));
+/// Describes what the other compile serves otherwise than expected.
+pub(super) fn difference(expected: &Compiled, other: &Compiled) -> Option<String> {
+    let (expected, other) = (served(expected), served(other));
+    let names: BTreeSet<_> = expected.keys().chain(other.keys()).collect();
+    let differ = names.into_iter().filter(|name| expected.get(*name) != other.get(*name));
     let differ = differ.map(|name| {
-        format!("{name}\n  running: {:?}\n  restarted: {:?}\n", running.get(name), other.get(name))
+        format!("{name}\n  expected: {:?}\n  found: {:?}\n", expected.get(name), other.get(name))
     });
     let differ: String = differ.collect();
     (!differ.is_empty()).then_some(differ)
 }
 
-fn written_down(resources: &Resources) -> String {
+pub(super) fn written_down(resources: &Resources) -> String {
     let documents = resources
         .documents
         .iter()
