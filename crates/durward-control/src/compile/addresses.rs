@@ -98,11 +98,31 @@ pub(crate) struct Addresses {
 struct Networks(Blocks<(usize, Precedence)>);
 
 impl Networks {
-    fn asked(roster: &Roster<'_>, mappings: &[Applicant<'_>]) -> Self {
-        let mut networks = Blocks::default();
-        // Of two claims to one network the stronger stays.
-        for claim in egress::network_claims(roster, mappings) {
-            networks.insert(claim.network.value, (claim.entrant, claim.precedence));
+    /// Returns those that may be granted. One with an address of somebody else in it, or one that meets another's network, which asked first,
+    /// will not be, and keeps nobody out.
+    fn asked(roster: &Roster<'_>, mappings: &[Applicant<'_>], asked: &Asked) -> Self {
+        let mut networks: Blocks<(usize, Precedence)> = Blocks::default();
+        let claims = egress::network_claims(roster, mappings);
+        let mut addresses = BTreeMap::new();
+        if !claims.is_empty() {
+            addresses.extend(asked.0.iter());
+        }
+        // The strongest first: of two claims to one network the weaker is hopeless.
+        for egress::NetworkClaim { entrant, network, precedence, .. } in claims {
+            let network = network.value;
+            let is_first = |(address, claims): (&&IpAddr, &&Vec<Claim>)| {
+                !claims.iter().any(|claim| claim.entrant == entrant)
+                    && claims.iter().any(|claim| {
+                        claim.role != Role::Listen
+                            && rank(&roster.entrants[claim.entrant], **address, claim.role)
+                                < precedence
+                    })
+            };
+            let mut there = addresses.range(network.network()..=network.broadcast());
+            let taken = networks.meeting(&network, |(holder, _)| *holder != entrant).is_some();
+            if !taken && !there.any(|(address, claims)| is_first((address, claims))) {
+                networks.insert(network, (entrant, precedence));
+            }
         }
         Self(networks)
     }
@@ -178,7 +198,7 @@ impl Addresses {
                 asked.mapping(*at, applicant);
             }
         }
-        let networks = Networks::asked(roster, mappings);
+        let networks = Networks::asked(roster, mappings, &asked);
         let settle = |(address, claims)| (address, settled(roster, &networks, address, claims));
         Self { claims: asked.0.into_iter().map(settle).collect(), networks }
     }

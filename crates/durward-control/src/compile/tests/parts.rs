@@ -138,3 +138,29 @@ fn whoever_waits_for_everything_is_not_compiled_with_each_change() {
     resources.documents.remove(0);
     assert!(alone::compile(&resources, Some(&alone), NOW).is_none());
 }
+
+/// A claim to everything that is refused, as others have addresses in it, keeps nobody from getting what is free.
+#[test]
+fn whoever_waits_for_everything_keeps_no_newcomer_out() {
+    let greedy = sound(9, "10.0.0.9").replace("203.0.113.9]", "203.0.113.9], sources: [0.0.0.0/0]");
+    let newcomer = document(7, sound(7, "10.0.0.3"));
+    let documents = [document(1, sound(1, "10.0.0.1")), document(2, greedy)];
+    let mut resources = Resources { documents: documents.to_vec(), ..Resources::default() };
+    let without = compile(&resources, None, NOW);
+    resources.documents.push(newcomer);
+
+    for previous in [None, Some(&without)] {
+        let with = compile(&resources, previous, NOW);
+
+        let outcomes = with.verdicts.verdicts.iter().map(|verdict| verdict.outcome);
+        let expected = [Outcome::Accepted, Outcome::Partial, Outcome::Accepted];
+        assert_eq!(outcomes.collect::<Vec<_>>(), expected, "{:#?}", with.verdicts);
+        let again = compile(&resources, Some(&with), NOW);
+        assert!(Arc::ptr_eq(&with.snapshot, &again.snapshot));
+    }
+    // One that can be granted is the first one's: the address was asked for later.
+    resources.documents.remove(0);
+    let first = compile(&resources, None, NOW);
+    let outcomes = first.verdicts.verdicts.iter().map(|verdict| verdict.outcome);
+    assert_eq!(outcomes.collect::<Vec<_>>(), [Outcome::Accepted, Outcome::Rejected]);
+}
