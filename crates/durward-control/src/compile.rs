@@ -4,6 +4,7 @@
 //! clocks, randomness, and an error for the whole.
 
 mod addresses;
+mod alone;
 mod assemble;
 mod body;
 mod bounds;
@@ -29,6 +30,7 @@ pub mod retained;
 mod roster;
 mod route;
 mod scope;
+mod served_documents;
 mod server_names;
 mod server_tls;
 mod sni;
@@ -76,6 +78,8 @@ pub(crate) struct Memory {
     owners: Arc<AddressOwners>,
     /// Tenants that are not served as their documents say: the next compile may find them something.
     unsettled: BTreeSet<TenantId>,
+    /// True if these find nothing as long as nobody asks for anything else: they were compiled again, and nothing changed.
+    at_rest: bool,
     claims: ClaimTable,
     seen: Seen,
 }
@@ -122,14 +126,11 @@ pub fn is_host_name(text: &str) -> bool {
 /// Only the tenants that a change concerns are compiled: those whose documents or files differ, and those whose claims meet theirs.
 #[must_use]
 pub fn compile(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
+    if let Some(alone) = alone::compile(resources, previous, now) {
+        return alone;
+    }
     let scope = Scope::touched(resources, previous, now);
     settled(compile_scope(resources, previous, scope, now), resources, previous, now)
-}
-
-/// Compiles everything, whatever changed.
-fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
-    let compiled = compile_scope(resources, previous, Scope::Everything, now);
-    settled(compiled, resources, previous, now)
 }
 
 /// Compiles those again that were left without something, for another may have given it up in the same change.
@@ -142,11 +143,14 @@ fn settled(
     let former = previous.map(|previous| &previous.snapshot);
     let mut changed = former.is_some_and(|former| !Arc::ptr_eq(former, &compiled.snapshot));
     let mut rounds = 0;
+    compiled.memory.at_rest = is_at_rest(&compiled, previous);
     while changed && !compiled.memory.unsettled.is_empty() && rounds < MOST_ROUNDS {
         let scope = Scope::touched(resources, Some(&compiled), now);
         let again = compile_scope(resources, Some(&compiled), scope, now);
         changed = !Arc::ptr_eq(&again.snapshot, &compiled.snapshot);
+        let at_rest = is_at_rest(&again, Some(&compiled));
         compiled = again;
+        compiled.memory.at_rest = at_rest;
         rounds += 1;
     }
     // One change is one generation.
@@ -155,6 +159,15 @@ fn settled(
         Arc::make_mut(&mut compiled.snapshot).generation = generation;
     }
     compiled
+}
+
+/// Returns whether compiling everybody again who is not served as their documents say has changed nothing.
+fn is_at_rest(compiled: &Compiled, previous: Option<&Compiled>) -> bool {
+    let is_same = |previous: &Compiled| {
+        Arc::ptr_eq(&previous.snapshot, &compiled.snapshot)
+            && previous.verdicts == compiled.verdicts
+    };
+    compiled.memory.unsettled.is_empty() || previous.is_some_and(is_same)
 }
 
 fn compile_scope(
@@ -205,7 +218,6 @@ fn decide(resources: &Resources, previous: Option<&Compiled>, scope: &Scope, now
         claims::decide(&mut roster, candidates, &mut mappings, (&mut addresses, previous));
     let owners = addresses.owners(&roster);
     addresses.remember(&mut roster);
-    roster::remember_good(&mut roster, resources);
     let rules = nat::rules(&roster, &mut mappings, steered.networks, &owners);
     let certificates = files.into_certificates();
     claimed.owners = owners;

@@ -203,7 +203,8 @@ fn own(tenant: &Tenant, listener: &Listener, found: &mut Vec<Crossing>) {
     }
 }
 
-fn choices(service: &Service) -> Vec<&WeightedUpstream> {
+/// Returns the upstreams that a listener's service names.
+pub(crate) fn choices(service: &Service) -> Vec<&WeightedUpstream> {
     match service {
         Service::Http(service) => service
             .routes

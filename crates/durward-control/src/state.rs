@@ -49,9 +49,21 @@ pub(crate) struct TenantState {
     pub(crate) seniority: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) created: Option<Arc<str>>,
-    /// The position of its last good document among the texts.
+    /// The position among the texts of the last document that anything is served from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) good: Option<usize>,
+    /// Documents before it that stand in for its mistakes, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) earlier: Vec<EarlierState>,
+    /// True if the last document lacks more than listeners.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) leans: bool,
+    /// SHA-256 in hexadecimal of what its file said last, if that is another text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) text: Option<Arc<str>>,
+    /// The upstreams that are served, if not all are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) upstreams: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) listeners: Vec<(IpAddr, u16)>,
     /// Names that its listeners have where they share address and port.
@@ -66,6 +78,19 @@ pub(crate) struct TenantState {
     /// SHA-256 of public keys and of secrets in hexadecimal, and whether they are shared.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) keys: Vec<(String, bool)>,
+}
+
+/// A document that stands in for mistakes in a later one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EarlierState {
+    /// Its position among the texts.
+    pub(crate) document: usize,
+    /// The listeners that are served as it says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) listeners: Vec<(IpAddr, u16)>,
+    /// True if it lacks more than listeners.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) leans: bool,
 }
 
 /// An address that a tenant holds.
@@ -101,6 +126,9 @@ pub(crate) struct MappingState {
     pub(crate) shared: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) good: Option<usize>,
+    /// SHA-256 in hexadecimal of what its file said last, if that is another text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) text: Option<Arc<str>>,
 }
 
 /// Why bytes are not a state.
@@ -153,16 +181,27 @@ impl State {
     /// Leaves out the documents of all tenants but `kept`.
     fn keep_documents(&mut self, kept: &BTreeSet<String>) {
         let mut moved: HashMap<usize, usize> = HashMap::new();
+        let mut moved_to = |at: usize| {
+            let next = moved.len();
+            *moved.entry(at).or_insert(next)
+        };
         let mut place = |tenant: &String, good: &mut Option<usize>| {
             if !kept.contains(tenant) {
                 return good.take().is_some().then(|| tenant.clone());
             }
-            let next = moved.len();
-            *good = good.map(|at| *moved.entry(at).or_insert(next));
+            *good = good.map(&mut moved_to);
             None
         };
         for tenant in &mut self.tenants {
             self.left_out.extend(place(&tenant.name, &mut tenant.good));
+            if tenant.good.is_none() {
+                tenant.earlier.clear();
+            }
+            for earlier in &mut tenant.earlier {
+                let mut document = Some(earlier.document);
+                place(&tenant.name, &mut document);
+                earlier.document = document.unwrap_or_default();
+            }
         }
         for mapping in &mut self.mappings {
             self.left_out.extend(place(&mapping.tenant, &mut mapping.good));
@@ -177,7 +216,10 @@ impl State {
     /// Returns the tenants whose documents have `budget` bytes together, the smallest first.
     fn fitting(&self, budget: usize) -> BTreeSet<String> {
         let mut of_tenants: BTreeMap<&String, BTreeSet<usize>> = BTreeMap::new();
-        let tenants = self.tenants.iter().map(|tenant| (&tenant.name, tenant.good));
+        let tenants = self.tenants.iter().flat_map(|tenant| {
+            let earlier = tenant.earlier.iter().map(|earlier| Some(earlier.document));
+            earlier.chain([tenant.good]).map(|at| (&tenant.name, at))
+        });
         let mappings = self.mappings.iter().map(|mapping| (&mapping.tenant, mapping.good));
         for (tenant, good) in tenants.chain(mappings) {
             of_tenants.entry(tenant).or_default().extend(good);
@@ -271,13 +313,18 @@ mod tests {
             let good = Some(writer.text(&file, 1, &Arc::from(*text)));
             let (name, addresses, keys) = ((*tenant).to_owned(), Vec::new(), Vec::new());
             let (listeners, egress, sources) = (Vec::new(), Vec::new(), Vec::new());
-            let (seniority, created) = (1, None);
+            let (seniority, created, text, upstreams) = (1, None, None, None);
+            let (earlier, leans) = (Vec::new(), false);
             writer.tenant(TenantState {
                 name,
                 file,
                 seniority,
                 created,
                 good,
+                earlier,
+                leans,
+                text,
+                upstreams,
                 listeners,
                 names: Vec::new(),
                 addresses,

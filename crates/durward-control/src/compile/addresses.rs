@@ -98,11 +98,31 @@ pub(crate) struct Addresses {
 struct Networks(Blocks<(usize, Precedence)>);
 
 impl Networks {
-    fn asked(roster: &Roster<'_>, mappings: &[Applicant<'_>]) -> Self {
-        let mut networks = Blocks::default();
-        // Of two claims to one network the stronger stays.
-        for claim in egress::network_claims(roster, mappings) {
-            networks.insert(claim.network.value, (claim.entrant, claim.precedence));
+    /// Returns those that may be granted. One with an address of somebody else in it, or one that meets another's network, which asked first,
+    /// will not be, and keeps nobody out.
+    fn asked(roster: &Roster<'_>, mappings: &[Applicant<'_>], asked: &Asked) -> Self {
+        let mut networks: Blocks<(usize, Precedence)> = Blocks::default();
+        let claims = egress::network_claims(roster, mappings);
+        let mut addresses = BTreeMap::new();
+        if !claims.is_empty() {
+            addresses.extend(asked.0.iter());
+        }
+        // The strongest first: of two claims to one network the weaker is hopeless.
+        for egress::NetworkClaim { entrant, network, precedence, .. } in claims {
+            let network = network.value;
+            let is_first = |(address, claims): (&&IpAddr, &&Vec<Claim>)| {
+                !claims.iter().any(|claim| claim.entrant == entrant)
+                    && claims.iter().any(|claim| {
+                        claim.role != Role::Listen
+                            && rank(&roster.entrants[claim.entrant], **address, claim.role)
+                                < precedence
+                    })
+            };
+            let mut there = addresses.range(network.network()..=network.broadcast());
+            let taken = networks.meeting(&network, |(holder, _)| *holder != entrant).is_some();
+            if !taken && !there.any(|(address, claims)| is_first((address, claims))) {
+                networks.insert(network, (entrant, precedence));
+            }
         }
         Self(networks)
     }
@@ -178,7 +198,7 @@ impl Addresses {
                 asked.mapping(*at, applicant);
             }
         }
-        let networks = Networks::asked(roster, mappings);
+        let networks = Networks::asked(roster, mappings, &asked);
         let settle = |(address, claims)| (address, settled(roster, &networks, address, claims));
         Self { claims: asked.0.into_iter().map(settle).collect(), networks }
     }
@@ -250,18 +270,20 @@ impl Addresses {
         for entrant in &mut roster.entrants {
             entrant.past.addresses.clear();
         }
-        for (address, claims) in self.claims {
+        // In order, so that the claims of a tenant can be compared with those of before.
+        let mut all: Vec<_> = self.claims.into_iter().collect();
+        all.sort_unstable_by_key(|(address, _)| *address);
+        for (address, claims) in all {
             for claim in claims.granted.iter().chain(&claims.refused) {
                 let (is_socket, shared) = (claim.role == Role::Listen, claim.shared);
                 let asked = claim_table::Claim::Address { address, is_socket, shared };
-                roster.entrants[claim.entrant].claims.push(asked);
+                let entrant = &mut roster.entrants[claim.entrant];
+                entrant.claims.push(asked);
+                entrant.cite(&claim.origin);
             }
             for Claim { entrant, role, shared, .. } in claims.granted {
                 roster.entrants[entrant].past.addresses.push(Held { address, role, shared });
             }
-        }
-        for entrant in &mut roster.entrants {
-            entrant.past.addresses.sort_by_key(|held| held.address);
         }
     }
 }
@@ -333,8 +355,12 @@ impl Asked {
 
     fn entrant(&mut self, at: usize, entrant: &Entrant<'_>) {
         match &entrant.basis {
+            // What an earlier process granted is granted again, and no more.
+            Basis::Document(_) if entrant.past.restoring.is_some() => {
+                self.former(at, entrant, |_| true);
+            }
             Basis::Document(body) => self.document(at, entrant, body),
-            Basis::Kept(_) => self.former(at, entrant),
+            Basis::Kept(_) => self.former(at, entrant, |held| held.role != Role::Mapped),
             Basis::Out => {}
         }
     }
@@ -362,15 +388,16 @@ impl Asked {
             }
         }
         if unreadable {
-            // The entry may have meant any of the addresses it had; what stands in for it must find its own.
-            self.former(at, entrant);
+            // The entry may have meant any of the addresses it had; what stands in for it must find its own. An address that clients did not
+            // connect to is none of these, and what no document names must not be held.
+            self.former(at, entrant, |held| is_of_listener(entrant, held));
         }
     }
 
-    /// Claims what the tenant had before.
-    fn former(&mut self, at: usize, entrant: &Entrant<'_>) {
+    /// Claims the addresses in question that the tenant had before.
+    fn former(&mut self, at: usize, entrant: &Entrant<'_>, is_meant: impl Fn(&Held) -> bool) {
         for held in &entrant.past.addresses {
-            if held.role != Role::Mapped {
+            if is_meant(held) {
                 let origin = entrant.origin.clone();
                 let claim = Claim { entrant: at, role: held.role, shared: held.shared, origin };
                 self.claim(held.address, claim);
@@ -386,6 +413,14 @@ impl Asked {
             self.claim(address.0, claim);
         }
     }
+}
+
+/// Returns whether a listener of before has the address, whatever else the tenant has it for.
+fn is_of_listener(entrant: &Entrant<'_>, held: &Held) -> bool {
+    let former = entrant.previous.iter().flat_map(|former| &former.listeners);
+    let mut addresses = former.flat_map(|listener| [listener.address.0, listener.bind.ip()]);
+    matches!(held.role, Role::Ingress | Role::Listen)
+        || held.role == Role::Egress && addresses.any(|address| address == held.address)
 }
 
 /// The one address an entry's socket is at, where it says so.

@@ -22,9 +22,11 @@ use super::mapping::{self, Applicant, MappingId};
 use super::nat::{self, Around, Rules};
 use super::roster::{Basis, Entrant, Past, Roster, Verdict as Told};
 use super::scope::{self, Scope};
+use super::served_documents;
 use super::upstream_set::UpstreamSet;
 use super::verdict::Served;
 use super::{Compiled, Memory, Seen, digests, last_good, transparent};
+use crate::isolation;
 use crate::resources::Resources;
 
 /// Fewer listeners than these are each put in their place in a socket's list.
@@ -67,6 +69,7 @@ pub(crate) fn conclude(
         entrants.into_iter().zip(listeners).zip(claimed.upstreams)
     {
         let served = served(&entrant, &listeners);
+        served_documents::remember(&mut entrant, &listeners, resources);
         let outcome = outcome(served, entrant.report.errors());
         if matches!(entrant.verdict, Told::OfFile(_)) {
             unsettled.insert(entrant.id.clone());
@@ -83,19 +86,7 @@ pub(crate) fn conclude(
         }
         // Who serves nothing now still has asked: its claims keep their age.
         let tenant = (served != Served::Nothing).then(|| tenant(&entrant, listeners, upstreams));
-        let Entrant { egress, sources, transparent, claims, .. } = entrant;
-        let past = Past {
-            egress,
-            sources,
-            transparent,
-            served: tenant,
-            outcome,
-            listeners: Vec::new(),
-            names: Vec::new(),
-            claims: Arc::from(claims),
-            ..entrant.past
-        };
-        tenants.push((entrant.id, Arc::new(past)));
+        tenants.push(remembered(entrant, tenant, outcome));
     }
     let mappings = mapping::conclude(mappings, &mut drafts);
     let verdicts: Vec<_> = drafts.into_iter().map(|draft| Arc::new(draft.into_verdict())).collect();
@@ -119,6 +110,30 @@ pub(crate) fn conclude(
     }
 }
 
+/// Returns what the next compile must know of a tenant.
+fn remembered(
+    mut entrant: Entrant<'_>,
+    served: Option<Arc<Tenant>>,
+    outcome: Outcome,
+) -> (TenantId, Arc<Past>) {
+    let origin = entrant.origin.clone();
+    entrant.cite(&origin);
+    let Entrant { id, past, egress, sources, transparent, claims, cited, .. } = entrant;
+    let past = Past {
+        egress,
+        sources,
+        transparent,
+        served,
+        outcome,
+        listeners: Vec::new(),
+        names: Vec::new(),
+        claims: Arc::from(claims),
+        cited,
+        ..past
+    };
+    (id, Arc::new(past))
+}
+
 /// Returns what became of a document with so many errors, as its verdict says it.
 pub(super) fn outcome(served: Served, errors: usize) -> Outcome {
     match (served, errors) {
@@ -132,13 +147,19 @@ pub(super) fn outcome(served: Served, errors: usize) -> Outcome {
 /// How much of a tenant is served: all of it may be left out, or all that is left may be what it was before.
 fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
     let current = listeners.iter().any(|candidate| candidate.entry.is_some());
+    // What the kernel lets out as the tenant's is served, too.
+    let lets_out = !entrant.sources.is_empty() && !entrant.egress.is_empty();
+    let is_restoring = entrant.past.restoring.as_ref().is_some_and(|part| !part.is_last);
     match &entrant.basis {
         Basis::Out => Served::Nothing,
-        Basis::Kept(tenant) if listeners.is_empty() && !tenant.listeners.is_empty() => {
+        Basis::Kept(tenant)
+            if listeners.is_empty() && !tenant.listeners.is_empty() && !lets_out =>
+        {
             Served::Nothing
         }
         Basis::Kept(_) => Served::Former,
         Basis::Document(body) if body.is_doorless() || current => Served::Current,
+        Basis::Document(_) if listeners.is_empty() && (lets_out || is_restoring) => Served::Current,
         Basis::Document(_) if listeners.is_empty() => Served::Nothing,
         Basis::Document(_) => Served::Former,
     }
@@ -150,7 +171,17 @@ fn tenant(
     candidates: Vec<Candidate>,
     upstreams: UpstreamSet<'_>,
 ) -> Arc<Tenant> {
-    let (upstreams, moved) = upstreams.sorted();
+    let mut referred = BTreeSet::new();
+    if upstreams.has_borrowed() {
+        let services = candidates.iter().map(|candidate| &candidate.listener.service);
+        let choices = services.flat_map(isolation::choices);
+        referred.extend(choices.map(|choice| choice.upstream.0));
+    }
+    let restoring = entrant.past.restoring.as_deref();
+    let (upstreams, moved) = upstreams.sorted(|at, is_borrowed, upstream| match restoring {
+        Some(part) => part.has_upstream(&upstream.name),
+        None => !is_borrowed || referred.contains(&at),
+    });
     let in_place = moved.iter().enumerate().all(|(at, new)| new.0 == at);
     let listeners = candidates.into_iter().filter_map(|candidate| {
         if in_place {
@@ -224,7 +255,9 @@ impl Decided {
             Scope::Part(part) => memory.claims.with(part.tenants.iter(), &memory.tenants, &tenants),
         };
         let (unsettled, seen) = (self.unsettled, seen(resources, memory, scope, now));
-        let memory = Memory { tenants, mappings, certificates, owners, unsettled, claims, seen };
+        let at_rest = false;
+        let memory =
+            Memory { tenants, mappings, certificates, owners, unsettled, at_rest, claims, seen };
         Compiled { snapshot, verdicts, memory }
     }
 

@@ -14,6 +14,7 @@ use super::listener::{self, Outward, Workshop};
 use super::outward;
 use super::report::{Field, Report};
 use super::roster::{Basis, Body, Entrant, Roster};
+use super::transparent::Wish;
 use super::upstream::{self, Surroundings};
 use super::upstream_set::UpstreamSet;
 use super::{Compiled, last_good, transparent};
@@ -95,6 +96,7 @@ fn entrant<'a>(
     listeners: &mut Vec<Candidate>,
 ) -> UpstreamSet<'a> {
     let entrant = &mut roster.entrants[at];
+    entrant.leans = false;
     let basis = std::mem::replace(&mut entrant.basis, Basis::Out);
     let former = || {
         entrant.past.keys.iter().map(|held| KeyUse {
@@ -158,6 +160,7 @@ fn document<'a>(
 ) -> UpstreamSet<'a> {
     let mut upstreams = upstreams(entrant, body, files);
     let first = candidates.len();
+    let restoring = entrant.past.restoring.clone();
     let mut broken: Vec<Option<(IpAddr, u16)>> = Vec::new();
     let egress = &body.spec.egress;
     let asked = !egress.proxy.is_empty() || egress.transparent.is_some();
@@ -165,14 +168,21 @@ fn document<'a>(
     if !asked {
         outward::unasked(&mut entrant.report, egress);
     }
+    let before = entrant.report.errors();
     entrant.transparent =
         transparent::read(&mut entrant.report, egress, policy.as_ref(), &entrant.past.transparent);
+    let is_faulty = policy.is_none() || entrant.report.errors() > before;
+    entrant.leans |= is_faulty && matches!(entrant.transparent, Wish::Served(..));
     let proxies: Vec<_> = egress.proxy.iter().map(At::as_ingress).collect();
     let (ingress_field, egress_field) = (Field::SPEC.name("ingress"), Field::SPEC.name("egress"));
     let proxy_field = egress_field.name("proxy");
     let doors = body.spec.ingress.iter().enumerate().map(|(at, spec)| (List::Ingress, at, spec));
     let exits = proxies.iter().enumerate().map(|(at, spec)| (List::Proxy, at, spec));
     for (list, position, spec) in doors.chain(exits) {
+        let key = listener::key(spec);
+        if restoring.as_ref().is_some_and(|part| !key.is_some_and(|key| part.makes(&key))) {
+            continue;
+        }
         let (field, outward) = match list {
             List::Ingress => (&ingress_field, None),
             List::Proxy => {
@@ -194,11 +204,14 @@ fn document<'a>(
                 mode,
                 entry: Some(Entry { list, position, place: spec.address.place }),
             }),
-            None => broken.push(listener::key(spec)),
+            None => broken.push(key),
         }
     }
     let mut claimed: BTreeSet<_> =
         candidates[first..].iter().map(|candidate| candidate.listener.key()).collect();
+    if let Some(part) = restoring {
+        broken = part.kept().map(|key| Some(*key)).collect();
+    }
     for listener in last_good::for_broken(entrant.previous, &broken, &mut claimed) {
         candidates.extend(last_good::candidate(at, entrant, &listener, &mut upstreams, previous));
     }
@@ -242,6 +255,7 @@ fn upstreams<'a>(
                 });
                 match former.and_then(|former| last_good::upstream(former, &entrant.egress)) {
                     Some(former) => {
+                        entrant.leans = true;
                         upstreams.add(former);
                     }
                     None => upstreams.add_broken(named.0),

@@ -71,21 +71,19 @@ pub(crate) fn decide<'a>(
     for asking in asking {
         unlucky.extend(register.ask(roster, (mappings, &mut named), asking));
     }
-    // What a mapping gave up while others asked is free now, as it would be in the next compile.
     let mut losers = Vec::new();
-    for asking in unlucky {
-        match register.ask(roster, (mappings, &mut named), asking) {
-            Some(Asking::Listener(candidate)) => {
+    for asking in without_luck(&mut register, roster, (mappings, &mut named), unlucky) {
+        match asking {
+            Asking::Listener(candidate) => {
                 if let Some(objection) = register.objection(roster, &candidate) {
                     objection.tell(roster, &candidate);
                 }
                 losers.push(candidate);
             }
-            Some(Asking::Names(wanted)) => named[wanted.at].refuse(wanted.names),
-            Some(Asking::Mapping(at) | Asking::FormerMapping(at)) => {
+            Asking::Names(wanted) => named[wanted.at].refuse(wanted.names),
+            Asking::Mapping(at) | Asking::FormerMapping(at) => {
                 register.ports.tell(&mut mappings[at]);
             }
-            None => {}
         }
     }
     for named in named {
@@ -103,9 +101,36 @@ pub(crate) fn decide<'a>(
     Claimed { listeners, modes, owners: AddressOwners::default(), upstreams }
 }
 
+/// Lets those ask again that could not have what they asked for: what a mapping gave up while others asked is free now. Returns those that cannot
+/// have it.
+fn without_luck(
+    register: &mut Register<'_>,
+    roster: &Roster<'_>,
+    (mappings, named): (&mut [Applicant<'_>], &mut [Named]),
+    mut unlucky: Vec<Asking>,
+) -> Vec<Asking> {
+    loop {
+        let before = unlucky.len();
+        let again = unlucky.into_iter();
+        let ask = |asking| register.ask(roster, (&mut *mappings, &mut *named), asking);
+        unlucky = again.filter_map(ask).collect();
+        let stuck = unlucky.iter().filter_map(|asking| match asking {
+            Asking::Mapping(at) => Some(*at),
+            Asking::Listener(_) | Asking::Names(_) | Asking::FormerMapping(_) => None,
+        });
+        let stuck: Vec<usize> = stuck.collect();
+        let is_changed = register.ports.exchange(mappings, &stuck);
+        if !is_changed && unlucky.len() == before {
+            return unlucky;
+        }
+    }
+}
+
 fn note_claim(roster: &mut Roster<'_>, candidate: &Candidate) {
     let door = Door::new(&candidate.listener, &candidate.mode);
-    roster.entrants[candidate.entrant].claims.push(Claim::Door(Arc::new(door)));
+    let entrant = &mut roster.entrants[candidate.entrant];
+    entrant.claims.push(Claim::Door(Arc::new(door)));
+    entrant.cite(&candidate.listener.origin);
 }
 
 /// Who asks for addresses and ports.

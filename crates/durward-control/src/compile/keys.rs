@@ -116,6 +116,7 @@ impl Keys {
         }
         for (entrant, used) in roster.entrants.iter_mut().zip(self.used) {
             entrant.past.keys = held(&used);
+            used.iter().for_each(|used| entrant.cite(&used.origin));
             let held = entrant.past.keys.iter();
             let held = held.map(|held| Claim::Key { key: held.key, shared: held.shared });
             entrant.claims.extend(held);

@@ -64,7 +64,7 @@ pub(crate) fn candidate(
     let mut moved = Vec::with_capacity(former.upstreams.len());
     for upstream in &former.upstreams {
         moved.push(
-            self::upstream(upstream, &entrant.egress).map(|upstream| upstreams.add(upstream)),
+            self::upstream(upstream, &entrant.egress).map(|upstream| upstreams.borrow(upstream)),
         );
     }
     let listener = reindexed(listener, |index| moved.get(index.0).copied().flatten())?;

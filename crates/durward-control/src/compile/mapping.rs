@@ -25,7 +25,8 @@ use super::assemble;
 use super::names;
 use super::precedence::Precedence;
 use super::report::{Field, Report};
-use super::roster::{Basis, NOWHERE, Roster};
+use super::retained;
+use super::roster::{Basis, KnownText, NOWHERE, Roster};
 use super::verdict::Served;
 use super::words;
 use crate::place::Place;
@@ -61,7 +62,7 @@ impl fmt::Display for MappingId {
 pub(crate) struct Past {
     pub(crate) file: Arc<str>,
     /// Text of its document.
-    pub(crate) text: Arc<str>,
+    pub(crate) text: KnownText,
     pub(crate) seniority: u64,
     pub(crate) created: Option<Arc<str>>,
     /// True if other tenants that also say so may use its addresses.
@@ -75,6 +76,11 @@ pub(crate) struct Past {
 }
 
 impl Past {
+    /// Returns whether its last good document says the same.
+    fn says(&self, source: &Source) -> bool {
+        self.good.as_ref().is_some_and(|good| good.text == source.text)
+    }
+
     /// What is served of it.
     pub(super) fn served(&self) -> Option<&Arc<PortMapping>> {
         self.served.as_ref()
@@ -84,7 +90,7 @@ impl Past {
     pub(super) fn of_earlier(state: &MappingState, good: Option<Arc<Source>>) -> Self {
         Self {
             file: Arc::clone(&state.file),
-            text: good.as_ref().map_or_else(|| Arc::from(""), |good| Arc::clone(&good.text)),
+            text: retained::known_text(state.text.as_ref(), good.as_ref()),
             seniority: state.seniority,
             created: state.created.clone(),
             shared: state.shared,
@@ -93,6 +99,12 @@ impl Past {
             outcome: Outcome::Rejected,
             served: None,
         }
+    }
+
+    /// Returns what is remembered of the mapping once it is served as `known` is.
+    pub(super) fn served_as(&self, known: &Self) -> Self {
+        let (outcome, served) = (known.outcome, known.served.clone());
+        Self { outcome, served, restored: false, ..self.clone() }
     }
 }
 
@@ -109,7 +121,7 @@ pub(crate) struct Applicant<'a> {
     /// What was served before.
     pub(crate) former: Option<Arc<PortMapping>>,
     file: Arc<str>,
-    text: Arc<str>,
+    text: KnownText,
     /// Its document, when it has one.
     document: Option<Arc<Source>>,
     good: Option<Arc<Source>>,
@@ -209,7 +221,7 @@ impl<'a> Office<'a, '_> {
         let past = self.past(&id).cloned();
         let seniority = past.as_ref().map(|past| past.seniority);
         let good = past.as_ref().and_then(|past| past.good.clone());
-        let restored = past.as_ref().is_some_and(|past| past.restored && past.text == source.text);
+        let restored = past.as_ref().is_some_and(|past| past.restored && past.says(source));
         self.applicants.push(Applicant {
             document: Some(Arc::clone(source)),
             good,
@@ -220,7 +232,7 @@ impl<'a> Office<'a, '_> {
             current: current.map(Arc::new),
             former: past.and_then(|past| past.served).filter(|past| tenants.contains(&past.tenant)),
             file: Arc::clone(&source.file),
-            text: Arc::clone(&source.text),
+            text: KnownText::Whole(Arc::clone(&source.text)),
             seniority: seniority.unwrap_or_else(|| roster.newcomer()),
             created,
             shared: document.spec.shared,
@@ -426,7 +438,12 @@ pub(crate) fn conclude(
             seniority: applicant.seniority,
             created: applicant.created,
             shared: applicant.shared,
-            good: if served == Served::Current { applicant.document } else { applicant.good },
+            good: match served {
+                Served::Current => applicant.document,
+                Served::Former => applicant.good,
+                // What is not served must not come back.
+                Served::Nothing => None,
+            },
             restored: false,
             outcome,
             served: applicant.served,

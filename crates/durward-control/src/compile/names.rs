@@ -16,7 +16,7 @@ use super::limits;
 use super::mapping::{MappingId, NamedMapping};
 use super::precedence::winners;
 use super::report::{Field, Report};
-use super::roster::{Body, Register};
+use super::roster::{Body, KnownText, Register};
 use super::verdict::Draft;
 use super::words;
 use crate::place::At;
@@ -99,12 +99,12 @@ impl<'a> Doubtful<'a> {
 ///
 /// The text alone says nothing: whoever copies a document has it, too.
 pub(super) fn rank(
-    past: Option<(&Arc<str>, &Arc<str>)>,
+    past: Option<(&KnownText, &Arc<str>)>,
     source: &Source,
     created: Option<&Arc<str>>,
     at: usize,
 ) -> impl Ord + use<> {
-    let edited = past.is_some_and(|(text, _)| *text != source.text);
+    let edited = past.is_some_and(|(text, _)| !text.is(&source.text));
     let moved = past.is_some_and(|(_, file)| *file != source.file);
     let parent = |file: &str| Path::new(file).parent().map(Path::to_owned);
     let away = past.is_some_and(|(_, file)| parent(file) != parent(&source.file));

@@ -1,25 +1,29 @@
 //! What is handed on to the next process, taken from a compile and made a compile again.
 //!
-//! The last good documents are compiled with the claims of the earlier process, so that all of them hold what they held; what the files say
+//! The documents that were served are compiled with the claims of the earlier process, and no more of them than was served; what the files say
 //! now is compiled after that, as if it were a change.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use durward_model::verdict::Outcome;
-use durward_model::{EgressAddress, TenantId};
+use durward_model::{EgressAddress, Tenant, TenantId};
 use serde::{Deserialize, Serialize};
 
 use super::addresses::{Held, Role};
 use super::keys::HeldKey;
 use super::mapping::{self, MappingId};
-use super::roster::Past;
+use super::roster::{KnownText, Past};
+use super::scope::Scope;
+use super::served_documents::{EarlierDocument, ListenerKey, ServedDocuments};
 use super::transparent::Wish;
-use super::{Compiled, Memory, whole, words};
+use super::{Compiled, Memory, compile_scope, words};
 use crate::certificate::{hex, sha256};
-use crate::resources::{Content, Document, Source};
+use crate::resources::{Content, Document, Resources, Source};
 use crate::source::file::FileSource;
-use crate::state::{AddressState, MappingState, RoleState, State, TenantState, Writer};
+use crate::state::{
+    AddressState, EarlierState, MappingState, RoleState, State, TenantState, Writer,
+};
 
 impl Compiled {
     /// Returns what the next process must know of this compile.
@@ -29,8 +33,8 @@ impl Compiled {
         let mut tenants: Vec<_> = self.memory.tenants.iter().collect();
         tenants.sort_by_key(|(_, past)| past.seniority);
         for (id, past) in tenants {
-            let good = past.good.as_deref().map(|good| text_of(&mut writer, good));
-            writer.tenant(tenant_state(id, past, good));
+            let tenant = tenant_state(&mut writer, id, past);
+            writer.tenant(tenant);
         }
         for (id, past) in &*self.memory.mappings {
             let good = past.good.as_deref().map(|good| text_of(&mut writer, good));
@@ -42,6 +46,7 @@ impl Compiled {
                 created: past.created.clone(),
                 shared: past.shared,
                 good,
+                text: other_text(&past.text, past.good.as_deref()),
             });
         }
         writer.finish()
@@ -60,7 +65,10 @@ impl Compiled {
                 names.map(move |name| format!("name {name} at {door}"))
             }));
             parts.extend(tenant.egress.iter().map(|address| format!("egress address {address}")));
-            Some((format!("tenant {id}"), Part::new(past.outcome, past.good.as_deref(), parts)))
+            Some((
+                format!("tenant {id}"),
+                Part::new(past.outcome, past.documents.last.as_deref(), parts),
+            ))
         });
         let mappings = self.memory.mappings.iter().filter_map(|(id, past)| {
             let mapping = past.served()?;
@@ -90,7 +98,20 @@ fn text_of(writer: &mut Writer, good: &Source) -> usize {
     writer.text(&good.file, good.first_line, &good.text)
 }
 
-fn tenant_state(id: &TenantId, past: &Past, good: Option<usize>) -> TenantState {
+fn tenant_state(writer: &mut Writer, id: &TenantId, past: &Past) -> TenantState {
+    let ServedDocuments { last, leans, earlier } = &past.documents;
+    let earlier = earlier.iter().map(|document| EarlierState {
+        document: text_of(writer, &document.source),
+        listeners: document.listeners.iter().copied().collect(),
+        leans: document.leans,
+    });
+    let earlier = earlier.collect();
+    let good = last.as_deref().map(|last| text_of(writer, last));
+    // Of a document that is served as it says all upstreams are.
+    let partly = past.served.as_ref().filter(|_| past.outcome != Outcome::Accepted);
+    let names = |tenant: &Arc<Tenant>| {
+        tenant.upstreams.iter().map(|upstream| upstream.name.to_string()).collect()
+    };
     let role = |role| match role {
         Role::Ingress => RoleState::Ingress,
         Role::Egress => RoleState::Egress,
@@ -116,6 +137,10 @@ fn tenant_state(id: &TenantId, past: &Past, good: Option<usize>) -> TenantState 
                 names.map(|name| (listener.address.0, listener.port, name.to_string()))
             })
             .collect(),
+        earlier,
+        leans: *leans,
+        text: other_text(&past.text, last.as_deref()),
+        upstreams: partly.map(names),
         listeners: listeners.map(|listener| listener.key()).collect(),
         addresses: addresses.collect(),
         egress: past.egress.iter().map(|address| address.0).collect(),
@@ -129,49 +154,171 @@ fn tenant_state(id: &TenantId, past: &Past, good: Option<usize>) -> TenantState 
 #[must_use]
 pub fn restore(state: &State, source: &FileSource, now: i64) -> Compiled {
     let parsed = source.parse_again(&state.texts);
-    let good = Good::of(&parsed);
-    let mut documents = Vec::with_capacity(parsed.len());
-    let mut tenants = HashMap::with_capacity(state.tenants.len());
-    for tenant in &state.tenants {
-        let Ok(id) = TenantId::new(&tenant.name) else { continue };
-        let document = tenant.good.and_then(|at| good.tenants.get(&(at, id.clone())).copied());
-        documents.extend(document.cloned());
-        tenants.insert(id, Arc::new(tenant_past(tenant, document)));
+    restored(state, &parsed, |documents| source.with_references(documents), now)
+}
+
+/// Compiles what an earlier process served; `parsed` are the documents in its texts, and `with_files` reads the files that documents refer to.
+///
+/// Where parts of earlier documents stand in for mistakes in later ones, the documents of a tenant are compiled one after the other, as they
+/// were when it changed. Of each only that is made that was served as it says.
+pub(super) fn restored(
+    state: &State,
+    parsed: &[(usize, Document)],
+    with_files: impl Fn(Vec<Document>) -> Resources,
+    now: i64,
+) -> Compiled {
+    let good = Good::of(parsed);
+    let mut earlier = Earlier::of(state, &good);
+    let mut compiled = Compiled { memory: earlier.memory(0), ..Compiled::default() };
+    for round in 0..earlier.rounds() {
+        let resources = with_files(earlier.documents(round));
+        compiled = compile_scope(&resources, Some(&compiled), Scope::Everything, now);
+        earlier.hold(&mut compiled.memory, round + 1);
     }
-    let mut mappings = BTreeMap::new();
-    for mapping in &state.mappings {
-        let tenant = TenantId::new(&mapping.tenant).ok();
-        let name = words::mapping_name(&mapping.name).ok();
-        let Some((tenant, name)) = tenant.zip(name) else { continue };
-        let id = MappingId { tenant, name };
-        let document = mapping.good.and_then(|at| good.mappings.get(&(at, id.clone())).copied());
-        documents.extend(document.cloned());
-        let good = document.map(|document| Arc::clone(&document.source));
-        mappings.insert(id, mapping::Past::of_earlier(mapping, good));
+    if compiled.snapshot.generation > 1 {
+        Arc::make_mut(&mut compiled.snapshot).generation = 1;
     }
-    let resources = source.with_references(documents);
-    let (tenants, mappings) = (Arc::new(tenants), Arc::new(mappings));
-    let memory = Memory { tenants, mappings, ..Memory::default() };
-    let earlier = Compiled { memory, ..Compiled::default() };
-    let mut restored = whole(&resources, Some(&earlier), now);
-    // Those without a good document hold their age all the same, and those with one what it does not name: it is not the one that was served
-    // last if that had errors.
-    let tenants = Arc::make_mut(&mut restored.memory.tenants);
-    for (id, past) in &*earlier.memory.tenants {
-        match tenants.get_mut(id) {
-            Some(known) => Arc::make_mut(known).hold_too(past),
-            None => drop(tenants.insert(id.clone(), Arc::clone(past))),
+    compiled
+}
+
+/// What an earlier process had.
+struct Earlier<'d> {
+    tenants: Vec<(TenantId, Past, Vec<Stage<'d>>)>,
+    mappings: Vec<(MappingId, mapping::Past, Option<&'d Document>)>,
+}
+
+/// One document of a tenant, and what is made from it.
+struct Stage<'d> {
+    document: &'d Document,
+    part: Arc<Restoring>,
+}
+
+/// The part of a document that is made again.
+#[derive(Debug)]
+pub(crate) struct Restoring {
+    /// Listeners that are served as this document says.
+    own: BTreeSet<ListenerKey>,
+    /// Listeners from documents before.
+    kept: BTreeSet<ListenerKey>,
+    /// The names of all upstreams that were served; `None` if that is not known.
+    upstreams: Option<BTreeSet<Arc<str>>>,
+    /// True if no later document of the tenant is made again.
+    pub(crate) is_last: bool,
+}
+
+impl Restoring {
+    /// Returns whether the listener is served as this document says.
+    pub(crate) fn makes(&self, key: &ListenerKey) -> bool {
+        self.own.contains(key)
+    }
+
+    /// Returns the listeners from documents before.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = &ListenerKey> {
+        self.kept.iter()
+    }
+
+    /// Returns whether the upstream was served.
+    pub(crate) fn has_upstream(&self, name: &str) -> bool {
+        self.upstreams.as_ref().is_none_or(|upstreams| upstreams.contains(name))
+    }
+}
+
+impl<'d> Earlier<'d> {
+    fn of(state: &State, good: &Good<'d>) -> Self {
+        let tenants = state.tenants.iter().filter_map(|tenant| {
+            let id = TenantId::new(&tenant.name).ok()?;
+            let document = |at| good.tenants.get(&(at, id.clone())).copied();
+            let stages = stages(tenant, document);
+            let past = tenant_past(tenant, document);
+            Some((id, past, stages))
+        });
+        let mappings = state.mappings.iter().filter_map(|mapping| {
+            let tenant = TenantId::new(&mapping.tenant).ok()?;
+            let name = words::mapping_name(&mapping.name).ok()?;
+            let id = MappingId { tenant, name };
+            let document = mapping.good.and_then(|at| good.mappings.get(&(at, id.clone())));
+            let good = document.map(|document| Arc::clone(&document.source));
+            Some((id, mapping::Past::of_earlier(mapping, good), document.copied()))
+        });
+        Self { tenants: tenants.collect(), mappings: mappings.collect() }
+    }
+
+    /// Returns how often documents are compiled.
+    fn rounds(&self) -> usize {
+        let most = self.tenants.iter().map(|(_, _, stages)| stages.len()).max();
+        most.unwrap_or(0).max(usize::from(!self.mappings.is_empty()))
+    }
+
+    fn documents(&self, round: usize) -> Vec<Document> {
+        let tenants = self.tenants.iter().filter_map(|(_, _, stages)| stage(stages, round));
+        let tenants = tenants.map(|stage| stage.document);
+        let mappings = self.mappings.iter().filter_map(|(.., document)| *document);
+        tenants.chain(mappings).cloned().collect()
+    }
+
+    /// Returns what was held, before the first round.
+    fn memory(&mut self, round: usize) -> Memory {
+        let mut memory = Memory::default();
+        self.hold(&mut memory, round);
+        memory
+    }
+
+    /// Gives everybody what they held, no more and no less, whatever the documents that were compiled name. Without a document, or if it cannot
+    /// be served, a tenant or mapping holds its age and its claims all the same.
+    fn hold(&mut self, memory: &mut Memory, round: usize) {
+        let is_over = round >= self.rounds();
+        let tenants = Arc::make_mut(&mut memory.tenants);
+        for (id, past, stages) in &self.tenants {
+            let part = stage(stages, round).filter(|_| !is_over);
+            let mut past = past.clone();
+            past.restoring = part.map(|stage| Arc::clone(&stage.part));
+            if let Some(known) = tenants.get(id) {
+                past.served.clone_from(&known.served);
+                past.outcome = known.outcome;
+                past.transparent = known.transparent.clone();
+            }
+            tenants.insert(id.clone(), Arc::new(past));
+        }
+        let mappings = Arc::make_mut(&mut memory.mappings);
+        for (id, past, _) in &self.mappings {
+            let known = mappings.get(id).filter(|known| known.served().is_some());
+            let past = known.map_or_else(|| past.clone(), |known| past.served_as(known));
+            mappings.insert(id.clone(), past);
+        }
+        memory.seen.complete = false;
+    }
+}
+
+fn stage<'s, 'd>(stages: &'s [Stage<'d>], round: usize) -> Option<&'s Stage<'d>> {
+    stages.get(round).or_else(|| stages.last())
+}
+
+/// Returns the documents of a tenant in the order in which they replaced one another. `document` finds one by the position of its text.
+fn stages<'d>(
+    state: &TenantState,
+    document: impl Fn(usize) -> Option<&'d Document>,
+) -> Vec<Stage<'d>> {
+    let Some(last) = state.good.and_then(&document) else { return Vec::new() };
+    let upstreams = state.upstreams.as_ref();
+    let upstreams =
+        upstreams.map(|names| names.iter().map(|name| Arc::from(name.as_str())).collect());
+    let mut left: BTreeSet<ListenerKey> = state.listeners.iter().copied().collect();
+    let mut kept = BTreeSet::new();
+    let mut stages = Vec::with_capacity(state.earlier.len() + 1);
+    let mut stage = |document, own: BTreeSet<ListenerKey>, is_last| {
+        let (kept_now, upstreams) = (kept.clone(), Option::clone(&upstreams));
+        kept.extend(&own);
+        let part = Restoring { own, kept: kept_now, upstreams, is_last };
+        stages.push(Stage { document, part: Arc::new(part) });
+    };
+    for earlier in &state.earlier {
+        let own: BTreeSet<_> = earlier.listeners.iter().filter(|key| left.remove(key)).collect();
+        if let Some(document) = document(earlier.document) {
+            stage(document, own.into_iter().copied().collect(), false);
         }
     }
-    // A mapping that is not served here, because the last good document of its tenant is not, is held all the same.
-    let mappings = Arc::make_mut(&mut restored.memory.mappings);
-    for (id, past) in &*earlier.memory.mappings {
-        if mappings.get(id).is_none_or(|known| known.served().is_none()) {
-            mappings.insert(id.clone(), past.clone());
-        }
-    }
-    restored.memory.seen.complete = false;
-    restored
+    stage(last, left, true);
+    stages
 }
 
 /// Documents by the position of their text and by what they are about.
@@ -203,7 +350,7 @@ impl<'d> Good<'d> {
     }
 }
 
-fn tenant_past(state: &TenantState, document: Option<&Document>) -> Past {
+fn tenant_past<'d>(state: &TenantState, document: impl Fn(usize) -> Option<&'d Document>) -> Past {
     let role = |role| match role {
         RoleState::Ingress => Role::Ingress,
         RoleState::Egress => Role::Egress,
@@ -219,12 +366,19 @@ fn tenant_past(state: &TenantState, document: Option<&Document>) -> Past {
     let mut keys: Vec<_> = state.keys.iter().filter_map(key).collect();
     // They are looked up by halves.
     keys.sort();
+    let source = |at| document(at).map(|document| Arc::clone(&document.source));
+    let last = state.good.and_then(source);
+    let earlier = state.earlier.iter().filter_map(|earlier| {
+        let listeners = earlier.listeners.iter().copied().collect();
+        Some(EarlierDocument { source: source(earlier.document)?, listeners, leans: earlier.leans })
+    });
     Past {
         file: Arc::clone(&state.file),
-        text: document.map_or_else(|| Arc::from(""), |document| Arc::clone(&document.source.text)),
+        text: known_text(state.text.as_ref(), last.as_ref()),
         served: None,
         outcome: Outcome::Rejected,
-        good: document.map(|document| Arc::clone(&document.source)),
+        documents: ServedDocuments { earlier: earlier.collect(), last, leans: state.leans },
+        restoring: None,
         listeners: state.listeners.clone(),
         names: state
             .names
@@ -241,7 +395,22 @@ fn tenant_past(state: &TenantState, document: Option<&Document>) -> Past {
         sources: state.sources.clone(),
         transparent: Wish::None,
         claims: Arc::default(),
+        cited: 0,
     }
+}
+
+/// Returns the text that a document had: that of the last good one, unless another was written down.
+pub(super) fn known_text(written: Option<&Arc<str>>, last: Option<&Arc<Source>>) -> KnownText {
+    match (written, last) {
+        (Some(hash), _) => KnownText::Hash(Arc::clone(hash)),
+        (None, Some(last)) => KnownText::Whole(Arc::clone(&last.text)),
+        (None, None) => KnownText::Whole(Arc::from("")),
+    }
+}
+
+/// Returns what must be written down of a text beside the last good document.
+fn other_text(text: &KnownText, last: Option<&Source>) -> Option<Arc<str>> {
+    (!last.is_some_and(|last| text.is(&last.text))).then(|| text.hash())
 }
 
 fn unhex(text: &str) -> Option<[u8; 32]> {

@@ -3,7 +3,7 @@
 //! Here ends what can be said of a document by itself: after this, tenants meet. Deliberately absent: listeners and upstreams.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,9 +21,12 @@ use super::mapping::Applicant;
 use super::names::{self, Doubtful, Named};
 use super::precedence::Precedence;
 use super::report::{Field, Report};
+use super::retained::Restoring;
 use super::scope::Scope;
+use super::served_documents::{ListenerKey, ServedDocuments};
 use super::transparent::Wish;
 use super::verdict::Draft;
+use crate::certificate::sha256;
 use crate::place::{At, Place};
 use crate::resources::{Content, Document, Resources, Source};
 use crate::spec::port_mapping;
@@ -36,17 +39,19 @@ pub(crate) struct Past {
     /// The file its document was in.
     pub(crate) file: Arc<str>,
     /// Its document's text.
-    pub(crate) text: Arc<str>,
+    pub(crate) text: KnownText,
     /// What of it is served.
     pub(crate) served: Option<Arc<Tenant>>,
     /// How much of its document is served.
     pub(crate) outcome: Outcome,
-    /// The last document of it that was served without errors; if there is none, the first that was served at all.
-    pub(crate) good: Option<Arc<Source>>,
+    /// The documents that what is served was made from.
+    pub(crate) documents: ServedDocuments,
     /// Listeners that it held in an earlier process.
-    pub(crate) listeners: Vec<(IpAddr, u16)>,
+    pub(crate) listeners: Vec<ListenerKey>,
     /// Names that it held in an earlier process, with the addresses and ports.
-    pub(crate) names: Vec<((IpAddr, u16), HostPattern)>,
+    pub(crate) names: Vec<(ListenerKey, HostPattern)>,
+    /// The part of its documents that is made again, while what an earlier process served is restored.
+    pub(crate) restoring: Option<Arc<Restoring>>,
     /// Its place in the order of arrival.
     pub(crate) seniority: u64,
     /// When it says it was created.
@@ -63,24 +68,33 @@ pub(crate) struct Past {
     pub(crate) transparent: Wish,
     /// All it asks for, whether or not it has it.
     pub(crate) claims: Arc<[Claim]>,
+    /// Hash of the places where that is written: those who lose to it are told these.
+    pub(crate) cited: u64,
 }
 
-impl Past {
-    /// Adds what the tenant held in an earlier process, so that it holds that against others who ask for it.
-    pub(crate) fn hold_too(&mut self, earlier: &Self) {
-        let is_new =
-            |held: &&Held| !self.addresses.iter().any(|known| known.address == held.address);
-        let addresses: Vec<Held> = earlier.addresses.iter().filter(is_new).copied().collect();
-        self.addresses.extend(addresses);
-        self.addresses.sort_by_key(|held| held.address);
-        let is_new = |held: &&HeldKey| !self.keys.iter().any(|known| known.key == held.key);
-        let keys: Vec<HeldKey> = earlier.keys.iter().filter(is_new).copied().collect();
-        self.keys.extend(keys);
-        self.keys.sort();
-        self.sources.extend(&earlier.sources);
-        self.sources.dedup();
-        self.listeners.extend(&earlier.listeners);
-        self.names.extend(earlier.names.iter().cloned());
+/// The text of a document as a later compile must know it: by its hash where an earlier process read it.
+#[derive(Clone, Debug)]
+pub(crate) enum KnownText {
+    Whole(Arc<str>),
+    /// SHA-256 in hexadecimal.
+    Hash(Arc<str>),
+}
+
+impl KnownText {
+    /// Returns whether this is the text.
+    pub(crate) fn is(&self, text: &str) -> bool {
+        match self {
+            Self::Whole(known) => **known == *text,
+            Self::Hash(known) => **known == *sha256([text.as_bytes()]),
+        }
+    }
+
+    /// Returns the hash of the text, in hexadecimal.
+    pub(crate) fn hash(&self) -> Arc<str> {
+        match self {
+            Self::Whole(text) => Arc::from(sha256([text.as_bytes()])),
+            Self::Hash(hash) => Arc::clone(hash),
+        }
     }
 }
 
@@ -139,6 +153,10 @@ pub(crate) struct Entrant<'a> {
     pub(crate) transparent: Wish,
     /// All it asks for, as it is read.
     pub(crate) claims: Vec<Claim>,
+    /// Hash of the places where that is written.
+    pub(crate) cited: u64,
+    /// True if its document lacks an upstream or a policy for which one of before stands in.
+    pub(crate) leans: bool,
 }
 
 /// The verdict, among the drafts, a tenant is told in.
@@ -179,24 +197,16 @@ impl Body<'_> {
 }
 
 impl Entrant<'_> {
+    /// Notes the place where a claim is written.
+    pub(crate) fn cite(&mut self, origin: &Origin) {
+        let mut hasher = DefaultHasher::new();
+        (self.cited, &origin.file, origin.line).hash(&mut hasher);
+        self.cited = hasher.finish();
+    }
+
     /// Returns what its claims are sorted by; `held` says that it had the thing before.
     pub(crate) fn precedence(&self, held: bool) -> Precedence {
         Precedence::new(held, self.past.created.as_ref(), self.past.seniority)
-    }
-}
-
-/// Writes down with each tenant the document that stands in when a later one is broken.
-pub(crate) fn remember_good(roster: &mut Roster<'_>, resources: &Resources) {
-    for entrant in &mut roster.entrants {
-        let (Basis::Document(_), Verdict::Own(at)) = (&entrant.basis, entrant.verdict) else {
-            continue;
-        };
-        let document = resources.documents.get(at);
-        if let Some(document) = document
-            && (entrant.report.errors() == 0 || entrant.past.good.is_none())
-        {
-            entrant.past.good = Some(Arc::clone(&document.source));
-        }
     }
 }
 
@@ -314,8 +324,14 @@ impl<'a> Register<'a> {
 
     /// Takes a tenant in under its document, or as it was when the document is no good as a whole.
     fn enter(&mut self, mut named: Named<'a>) {
-        let body = named.body();
         let past = self.past(&named.id);
+        let mut body = named.body();
+        if let (Some(body), Some(past)) = (&mut body, past)
+            && past.restoring.is_some()
+        {
+            body.egress.retain(|address| past.egress.contains(&address.value));
+            body.sources.retain(|source| past.sources.contains(&source.value));
+        }
         let served = past.and_then(|past| past.served.as_ref());
         let basis = match (body, served) {
             (Some(body), _) => Basis::Document(Box::new(body)),
@@ -325,10 +341,11 @@ impl<'a> Register<'a> {
         let seniority = past.map_or_else(|| self.newcomer(), |past| past.seniority);
         let past = Past {
             file: Arc::clone(&named.source.file),
-            text: Arc::clone(&named.source.text),
+            text: KnownText::Whole(Arc::clone(&named.source.text)),
             served: None,
             outcome: Outcome::Rejected,
-            good: past.and_then(|past| past.good.clone()),
+            documents: past.map(|past| past.documents.clone()).unwrap_or_default(),
+            restoring: past.and_then(|past| past.restoring.clone()),
             listeners: past.map(|past| past.listeners.clone()).unwrap_or_default(),
             names: past.map(|past| past.names.clone()).unwrap_or_default(),
             egress: past.map(|past| past.egress.clone()).unwrap_or_default(),
@@ -339,6 +356,7 @@ impl<'a> Register<'a> {
             addresses: past.map(|past| past.addresses.clone()).unwrap_or_default(),
             keys: past.map(|past| past.keys.clone()).unwrap_or_default(),
             claims: Arc::default(),
+            cited: 0,
         };
         self.taken.insert(named.id.clone());
         self.entrants.push(Entrant {
@@ -353,6 +371,8 @@ impl<'a> Register<'a> {
             sources: Vec::new(),
             transparent: Wish::None,
             claims: Vec::new(),
+            cited: 0,
+            leans: false,
         });
     }
 
@@ -433,6 +453,8 @@ impl<'a> Register<'a> {
             sources: Vec::new(),
             transparent: Wish::None,
             claims: Vec::new(),
+            cited: 0,
+            leans: false,
         });
     }
 }

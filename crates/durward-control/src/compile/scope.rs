@@ -41,6 +41,15 @@ pub(super) struct Part {
 impl Scope {
     /// Returns the tenants whose documents or files differ from what was compiled last, and those that may come out differently anyway.
     pub(super) fn touched(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Self {
+        let mut scope = Self::changed(resources, previous, now);
+        if let (Self::Part(part), Some(previous)) = (&mut scope, previous) {
+            part.tenants.extend(previous.memory.unsettled.iter().cloned());
+        }
+        scope
+    }
+
+    /// Returns the tenants whose documents or files differ from what was compiled last.
+    pub(super) fn changed(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Self {
         let Some(Compiled { memory, .. }) = previous else { return Self::Everything };
         let seen = &memory.seen;
         let lately = (0..LONG).contains(&now.saturating_sub(seen.at));
@@ -50,7 +59,7 @@ impl Scope {
             return Self::Everything;
         }
         let former = places(&seen.sources, &resources.documents);
-        let mut tenants: HashSet<TenantId> = memory.unsettled.iter().cloned().collect();
+        let mut tenants = HashSet::new();
         let units = former.units(seen, resources, &mut tenants);
         if !holds_all(&seen.files, &resources.files) || seen.files.len() != resources.files.len() {
             let documents = resources.documents.iter().zip(&*units);

@@ -1,5 +1,8 @@
 //! A change that is compiled in part comes to what compiling everything comes to, whatever was changed before.
 
+mod parts;
+mod restart;
+
 use std::cell::Cell;
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -48,7 +51,7 @@ fn written() -> impl Strategy<Value = Written> {
     let certificate = prop::option::weighted(0.3, 0..FILES as u8);
     let doors = (0..5_u8, prop::option::weighted(0.3, 0..5_u8), likely(0.2), certificate);
     let inner = (0..4_u8, likely(0.95), 0..3_u8, 1..4_u8, 0..8_u8);
-    let leaving = (0..5_u8, likely(0.2), prop::option::weighted(0.4, 0..4_u8), likely(0.4));
+    let leaving = (0..5_u8, likely(0.2), prop::option::weighted(0.4, 0..5_u8), likely(0.4));
     let proxy = prop::option::weighted(0.3, (0..4_u8, likely(0.5), 0..3_u8));
     let whole = (0..4_u8, likely(0.03), likely(0.1), likely(0.5), 0..3_u8);
     (doors, inner, leaving, proxy, whole).prop_map(|(doors, inner, leaving, proxy, whole)| {
@@ -133,6 +136,8 @@ impl Written {
             _ => "",
         };
         for address in [self.address].into_iter().chain(self.second) {
+            // An address that cannot be read may have been any.
+            let address = if address == 4 { "x".to_owned() } else { address.to_string() };
             let _ = writeln!(
                 text,
                 "    - {{address: 198.51.100.{address}, protocol: {protocol}, upstream: {upstream}, shared: {shared}{listen}{names}}}"
@@ -140,14 +145,25 @@ impl Written {
         }
         // An address for both directions now and then.
         let network = if (self.lines, self.host) == (2, 2) { "198.51.100" } else { "203.0.113" };
+        let second = if self.limit == 3 { ", 203.0.113.2" } else { "" };
+        let endpoint = if self.endpoint == 3 {
+            "10.0.0.300".to_owned()
+        } else {
+            format!("10.0.0.{}", self.endpoint)
+        };
         let _ = writeln!(
             text,
-            "  upstreams: {{pay: {{endpoints: [10.0.0.{}]}}}}\n  limits: {{connections: {}}}\n  egress:\n    addresses: [{network}.{}]\n    shared: {}",
-            self.endpoint, self.limit, self.egress, self.shared
+            "  upstreams: {{pay: {{endpoints: [{endpoint}]}}}}\n  limits: {{connections: {}}}\n  egress:\n    addresses: [{network}.{}{second}]\n    shared: {}",
+            self.limit, self.egress, self.shared
         );
         if let Some(source) = self.source {
-            let networks =
-                ["10.244.1.0/24", "10.244.2.0/24", "10.244.0.0/16", "10.244.2.0/24, 10.244.1.0/24"];
+            let networks = [
+                "10.244.1.0/24",
+                "10.244.2.0/24",
+                "10.244.0.0/16",
+                "10.244.2.0/24, 10.244.1.0/24",
+                "0.0.0.0/0",
+            ];
             let _ = writeln!(text, "    sources: [{}]", networks[usize::from(source)]);
         }
         if self.transparent {
@@ -232,15 +248,21 @@ impl World {
             let known = former.documents.iter().find(is_same).cloned();
             resources.documents.push(known.unwrap_or_else(|| document_in(&file, text)));
         }
-        let named = resources.documents.iter().flat_map(Document::references);
+        let documents = std::mem::take(&mut resources.documents);
+        self.with_files(documents, resources)
+    }
+
+    /// Returns the resources with the files that these documents refer to.
+    fn with_files(&self, documents: Vec<Document>, resources: Resources) -> Resources {
+        let named = documents.iter().flat_map(Document::references);
         let files = named.map(|(_, path)| {
             let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<usize>().ok());
             let content = self.files[number.unwrap()];
             let read = IDENTITIES.get(usize::from(content)).ok_or_else(|| "is locked".to_owned());
             (path, read.map(|pem| NamedFile::new(pem.clone().into_bytes())))
         });
-        resources.files = Arc::new(files.collect());
-        resources
+        let files = Arc::new(files.collect());
+        Resources { documents, files, ..resources }
     }
 
     fn change(&mut self, (at, field, other): &(usize, usize, Written)) {
@@ -289,6 +311,12 @@ fn edited(was: &Written, other: &Written, field: usize) -> Written {
     now
 }
 
+/// Compiles everything, whatever changed.
+fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
+    let compiled = compile_scope(resources, previous, Scope::Everything, now);
+    settled(compiled, resources, previous, now)
+}
+
 /// Of two who have what a third asked for, a second compile may name the other one.
 fn said(verdict: &Verdict) -> Verdict {
     let mut said = verdict.clone();
@@ -306,7 +334,7 @@ fn remembered(compiled: &Compiled) -> String {
     let tenants: BTreeMap<_, _> = tenants.iter().collect();
     let tenants = tenants.iter().map(|(id, past)| {
         let roster::Past { file, text, outcome, seniority, created, .. } = &***past;
-        let age = (file, text.len(), outcome, seniority, created);
+        let age = (file, text.hash(), outcome, seniority, created);
         (id, age, &past.egress, &past.addresses, &past.keys, &past.sources, &past.served)
     });
     let tenants: Vec<_> = tenants.collect();
@@ -317,7 +345,7 @@ fn remembered(compiled: &Compiled) -> String {
 fn a_change_comes_to_what_compiling_everything_comes_to() {
     let cases = std::env::var("DURWARD_WORLDS").ok().and_then(|text| text.parse().ok());
     let cases = cases.unwrap_or(400);
-    let (steps, parts) = (Cell::new(0), Cell::new(0));
+    let (steps, parts, alone) = (Cell::new(0), Cell::new(0), Cell::new(0));
     let edits = prop::collection::vec((0..ALL, 0..26_usize, written()), 1..20);
     let world = prop::collection::vec((written(), prop::bool::weighted(0.8)), ALL..=ALL);
     let mut runner = TestRunner::new(Config { cases, ..Config::default() });
@@ -332,132 +360,31 @@ fn a_change_comes_to_what_compiling_everything_comes_to() {
         // Now and then two at once.
         for edits in edits.chunk_by(|(at, ..), (next, ..)| at < next) {
             edits.iter().for_each(|edit| world.change(edit));
+            let was = now.clone();
             now = world.resources(&now);
             let scope = Scope::touched(&now, Some(&part), NOW);
             steps.set(steps.get() + 1);
             parts.set(parts.get() + usize::from(matches!(scope, Scope::Part(_))));
+            let without_others = alone::compile(&now, Some(&part), NOW).is_some();
+            alone.set(alone.get() + usize::from(without_others));
             all = whole(&now, Some(&all), NOW);
             part = compile(&now, Some(&part), NOW);
             prop_assert_eq!(part.verdicts.verdicts.len(), all.verdicts.verdicts.len());
-            for (one, other) in part.verdicts.verdicts.iter().zip(&all.verdicts.verdicts) {
-                prop_assert_eq!(said(one), said(other));
+            let verdicts = part.verdicts.verdicts.iter().zip(&all.verdicts.verdicts);
+            let said_of_both = verdicts.map(|(one, other)| (said(one), said(other)));
+            if part.snapshot != all.snapshot || said_of_both.clone().any(|(one, all)| one != all) {
+                let differ = restart::difference(&all, &part).unwrap_or_default();
+                let [was, now] = [&was, &now].map(restart::written_down);
+                let verdicts: Vec<_> = said_of_both.filter(|(one, all)| one != all).collect();
+                prop_assert!(false, "{differ}{verdicts:#?}\n{was}=====\n{now}");
             }
-            prop_assert_eq!(&part.snapshot, &all.snapshot);
             prop_assert_eq!(remembered(&part), remembered(&all));
         }
         Ok(())
     });
 
     assert!(result.is_ok(), "{}", result.unwrap_err());
-    let (steps, parts) = (steps.get(), parts.get());
+    let (steps, parts, alone) = (steps.get(), parts.get(), alone.get());
     assert!(parts * 2 > steps, "{parts} of {steps} were compiled in part");
-}
-
-fn sound(address: u8, endpoint: &str) -> String {
-    format!(
-        "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: t{address}}}\nspec:\n  ingress: [{{address: 198.51.100.{address}, protocol: HTTP, upstream: pay}}]\n  upstreams: {{pay: {{endpoints: [{endpoint}]}}}}\n  egress: {{addresses: [203.0.113.{address}]}}\n"
-    )
-}
-
-/// The tenants that a compile looks at.
-fn looked_at(resources: &Resources, previous: &Compiled) -> Option<Vec<String>> {
-    let scope = Scope::touched(resources, Some(previous), NOW);
-    let Scope::Part(part) = scope.closed(&previous.memory, resources) else { return None };
-    let mut names: Vec<_> = part.tenants.iter().map(ToString::to_string).collect();
-    names.sort();
-    Some(names)
-}
-
-#[test]
-fn who_is_not_concerned_is_not_looked_at_and_stays_the_same_value() {
-    let documents = (1..=3).map(|at| document(at, sound(at as u8, "10.0.0.1"))).collect();
-    let mut resources = Resources { documents, ..Resources::default() };
-    let first = compile(&resources, None, NOW);
-    resources.documents[1] = document(2, sound(2, "10.0.0.2"));
-
-    assert_eq!(looked_at(&resources, &first).unwrap(), ["t2"]);
-    let second = compile(&resources, Some(&first), NOW);
-
-    assert_eq!(second.snapshot.generation, 2);
-    for name in ["t1", "t3"] {
-        let id = TenantId::new(name).unwrap();
-        assert!(Arc::ptr_eq(&first.snapshot.tenants[&id], &second.snapshot.tenants[&id]));
-    }
-    let bind = "198.51.100.1:80".parse().unwrap();
-    assert!(Arc::ptr_eq(&first.snapshot.binds[&bind], &second.snapshot.binds[&bind]));
-    let same = compile(&resources, Some(&second), NOW);
-    assert!(Arc::ptr_eq(&second.snapshot, &same.snapshot));
-    assert!(looked_at(&resources, &same).unwrap().is_empty());
-
-    let newcomer = document(4, sound(4, "10.0.0.1"));
-    resources.documents.push(newcomer);
-    assert_eq!(looked_at(&resources, &same).unwrap(), ["t4"]);
-    let more = compile(&resources, Some(&same), NOW);
-    assert_eq!(more.snapshot.tenants.len(), 4);
-    resources.documents.remove(0);
-    assert_eq!(looked_at(&resources, &more).unwrap(), ["t1"]);
-    let fewer = compile(&resources, Some(&more), NOW);
-    assert_eq!(fewer.snapshot.tenants.len(), 3);
-    assert!(!fewer.snapshot.binds.contains_key(&bind));
-}
-
-#[test]
-fn everything_is_looked_at_every_hour_for_certificates_age() {
-    let resources =
-        Resources { documents: vec![document(1, sound(1, "10.0.0.1"))], ..Resources::default() };
-    let compiled = compile(&resources, None, NOW);
-
-    let scope = |now| Scope::touched(&resources, Some(&compiled), now);
-    assert!(matches!(scope(NOW + LONG - 1), Scope::Part(_)));
-    assert!(matches!(scope(NOW + LONG), Scope::Everything));
-    assert!(matches!(scope(NOW - 1), Scope::Everything), "the clock was set back");
-}
-
-#[test]
-fn whoever_waits_for_something_gets_it_when_its_holder_goes() {
-    let asking = |name: &str| {
-        sound(1, "10.0.0.1")
-            .replace("{name: t1}", &format!("{{name: {name}}}"))
-            .replace("203.0.113.1", &format!("203.0.113.{}", name.len()))
-    };
-    let documents = vec![
-        document(1, asking("a")),
-        document(2, asking("bb")),
-        document(3, sound(3, "10.0.0.3")),
-    ];
-    let mut resources = Resources { documents, ..Resources::default() };
-    let both = compile(&resources, None, NOW);
-    assert_eq!(both.verdicts.verdicts[1].outcome, Outcome::Rejected);
-    resources.documents.remove(0);
-
-    assert_eq!(looked_at(&resources, &both).unwrap(), ["a", "bb"]);
-    let left = compile(&resources, Some(&both), NOW);
-
-    assert!(left.verdicts.all_accepted(), "{:#?}", left.verdicts);
-}
-
-#[test]
-fn whoever_asks_for_what_is_given_up_in_the_same_change_has_it_at_once() {
-    let tenant = |name: u8| {
-        format!(
-            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: t{name}}}\nspec: {{}}\n"
-        )
-    };
-    let mapping = |name: u8, address: u8| {
-        format!(
-            "apiVersion: durward.dev/v1alpha1\nkind: PortMapping\nmetadata: {{name: m}}\nspec: {{tenant: t{name}, addresses: [198.51.100.{address}], endpoints: [10.0.0.1], ports: [{{port: 80}}]}}\n"
-        )
-    };
-    let of = |first: u8, second: u8| {
-        let texts = [tenant(1), mapping(1, first), tenant(2), mapping(2, second)];
-        let documents = texts.into_iter().enumerate().map(|(at, text)| document(at, text));
-        Resources { documents: documents.collect(), ..Resources::default() }
-    };
-    let before = compile(&of(1, 2), None, NOW);
-    assert!(before.verdicts.all_accepted(), "{:#?}", before.verdicts);
-
-    let after = compile(&of(3, 1), Some(&before), NOW);
-
-    assert!(after.verdicts.all_accepted(), "{:#?}", after.verdicts);
-    assert_eq!(after.snapshot.generation, before.snapshot.generation + 1);
+    assert!(alone * 50 > steps, "{alone} of {steps} were compiled without those that wait");
 }

@@ -17,6 +17,8 @@ pub(crate) struct UpstreamSet<'a> {
     by_name: BTreeMap<Arc<str>, usize>,
     broken: BTreeSet<&'a str>,
     used: BTreeSet<usize>,
+    /// Those of before that came with listeners of before.
+    borrowed: BTreeSet<usize>,
 }
 
 impl<'a> UpstreamSet<'a> {
@@ -29,6 +31,15 @@ impl<'a> UpstreamSet<'a> {
         self.by_name.insert(Arc::clone(&upstream.name), at);
         self.upstreams.push(upstream);
         UpstreamIndex(at)
+    }
+
+    /// Takes in an upstream that listeners of before refer to, as [`Self::add`] does.
+    pub(crate) fn borrow(&mut self, upstream: Arc<Upstream>) -> UpstreamIndex {
+        let (known, index) = (self.upstreams.len(), self.add(upstream));
+        if index.0 == known {
+            self.borrowed.insert(known);
+        }
+        index
     }
 
     /// Notes that the document has an upstream of this name which is left out.
@@ -60,13 +71,25 @@ impl<'a> UpstreamSet<'a> {
         self.by_name.get(name).is_some_and(|at| self.used.contains(at))
     }
 
-    /// The upstreams sorted by name, and for each former index the new one.
-    pub(crate) fn sorted(self) -> (Vec<Arc<Upstream>>, Vec<UpstreamIndex>) {
+    /// Returns whether any upstream is there only for the sake of listeners of before.
+    pub(crate) fn has_borrowed(&self) -> bool {
+        !self.borrowed.is_empty()
+    }
+
+    /// Returns the upstreams sorted by name without those that are not needed, and for each former index the new one. `is_needed` is asked with
+    /// the former index, and whether the upstream was borrowed.
+    pub(crate) fn sorted(
+        self,
+        is_needed: impl Fn(usize, bool, &Upstream) -> bool,
+    ) -> (Vec<Arc<Upstream>>, Vec<UpstreamIndex>) {
         let mut moved = vec![UpstreamIndex(0); self.upstreams.len()];
         let mut sorted = Vec::with_capacity(self.upstreams.len());
-        for (place, at) in self.by_name.values().enumerate() {
-            moved[*at] = UpstreamIndex(place);
-            sorted.push(Arc::clone(&self.upstreams[*at]));
+        for at in self.by_name.into_values() {
+            let upstream = &self.upstreams[at];
+            if is_needed(at, self.borrowed.contains(&at), upstream) {
+                moved[at] = UpstreamIndex(sorted.len());
+                sorted.push(Arc::clone(upstream));
+            }
         }
         (sorted, moved)
     }

@@ -5,6 +5,7 @@ mod networks;
 mod secrets;
 mod server_names;
 mod sockets;
+mod swaps;
 
 use std::fs;
 use std::path::Path;

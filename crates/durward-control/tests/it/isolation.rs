@@ -123,6 +123,26 @@ fn outcomes(compiled: &Compiled) -> Vec<(Arc<str>, Outcome)> {
     verdicts.map(|verdict| (Arc::clone(&verdict.name), verdict.outcome)).collect()
 }
 
+/// An entry whose address cannot be read may have meant an address that clients connected to, never one that the tenant left from.
+#[test]
+fn an_unreadable_address_holds_no_egress_address_that_the_tenant_gave_up() {
+    let document = |name: &str, ingress: &str, egress: &str| {
+        format!(
+            "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec:\n  ingress: [{ingress}]\n  egress: {{addresses: [{egress}], shared: true}}\n"
+        )
+    };
+    let by_port = "{address: 198.51.100.1, port: 80, listen: {address: 0.0.0.0, port: 8081, destination: Port}, protocol: HTTP, redirectToHttps: true}";
+    let unreadable = "{address: 198.51.100.300, port: 80, protocol: HTTP, redirectToHttps: true}";
+    let before = compiled(&[document("a", "", "203.0.113.1")], None);
+    let entries = [by_port, unreadable].join(", ");
+    let texts = [document("a", &entries, ""), document("b", "", "203.0.113.1")];
+
+    let after = compiled(&texts, Some(&before));
+
+    assert_eq!(crossings(&after.snapshot), []);
+    assert_eq!(after.snapshot.tenants.len(), 2, "{:#?}", after.verdicts);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -278,3 +278,121 @@ fn a_mapping_is_held_in_the_next_process_though_its_tenants_last_good_document_i
 
     assert_eq!(after.snapshot.nat, before.snapshot.nat, "{:#?}", after.verdicts);
 }
+
+/// Documents of tenant `v`, one after the other in its file.
+struct Edits {
+    root: tempfile::TempDir,
+    process: Process,
+}
+
+impl Edits {
+    fn begin() -> Self {
+        Self { root: tempfile::tempdir().unwrap(), process: Process::first() }
+    }
+
+    fn write(&self, spec: &str) -> Arc<Compiled> {
+        let head = "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {name: v}\nspec:";
+        self.write_text("v.yaml", &format!("{head} {spec}\n"))
+    }
+
+    fn write_text(&self, file: &str, text: &str) -> Arc<Compiled> {
+        fs::write(self.root.path().join(file), text).unwrap();
+        self.process.reload(self.root.path())
+    }
+}
+
+fn redirect(last: u8) -> String {
+    format!("{{address: 198.51.100.{last}, port: 80, protocol: HTTP, redirectToHttps: true}}")
+}
+
+/// A document with mistakes narrows what a tenant has, and nothing of that comes back.
+#[test]
+fn what_a_document_with_a_mistake_gave_up_does_not_come_back_with_a_restart() {
+    let edits = Edits::begin();
+    let (one, two) = (redirect(1), redirect(2));
+    edits.write(&format!("{{ingress: [{one}], egress: {{addresses: [203.0.113.1, 203.0.113.2], sources: [10.9.0.0/16]}}}}"));
+    let narrowed = edits.write(&format!(
+        "{{ingress: [{two}], upstreams: {{wrong: {{endpoints: [10.0.0.300]}}}}, egress: {{addresses: [203.0.113.1]}}}}"
+    ));
+    assert_eq!(narrowed.verdicts.verdicts[0].outcome, Outcome::Partial, "{:#?}", narrowed.verdicts);
+
+    for text in ["", "spec: [", "kind: Tenant\nmetadata: {name: v}\nspec: {nonsense: 1}\n"] {
+        let before = edits.write_text("v.yaml", text);
+        let after = Process::after(&before).reload(edits.root.path());
+
+        assert_eq!(before.snapshot.tenants, narrowed.snapshot.tenants, "{text:?}");
+        assert_eq!(after.snapshot.tenants, before.snapshot.tenants, "{text:?}");
+        assert_eq!(after.snapshot.nat, before.snapshot.nat, "{text:?}");
+    }
+}
+
+/// Two documents with mistakes: of each a part is served.
+#[test]
+fn parts_of_several_documents_are_served_by_the_next_process_too() {
+    let edits = Edits::begin();
+    let wrong = |last: u8| redirect(last).replace("redirectToHttps: true", "upstream: nobody");
+    let pods = "egress: {addresses: [203.0.113.1]}";
+    edits.write(&format!("{{ingress: [{}, {}], {pods}}}", redirect(1), redirect(2)));
+    edits.write(&format!("{{ingress: [{}, {}], {pods}}}", wrong(1), redirect(3)));
+    let three = [wrong(1), wrong(3), redirect(4)].join(", ");
+    let parts = edits.write(&format!("{{ingress: [{three}], {pods}}}"));
+    let ports = parts.snapshot.tenants[&id("v")].listeners.iter();
+    let ports: Vec<_> = ports.map(|listener| listener.address.0.to_string()).collect();
+    assert_eq!(ports, ["198.51.100.1", "198.51.100.3", "198.51.100.4"]);
+
+    let mut last = parts;
+    for _ in 0..2 {
+        let after = Process::after(&last).reload(edits.root.path());
+        assert_eq!(after.snapshot.tenants, last.snapshot.tenants, "{:#?}", after.verdicts);
+        last = after;
+    }
+    let broken = edits.write_text("v.yaml", "spec: [");
+    let after = Process::after(&broken).reload(edits.root.path());
+    assert_eq!(after.snapshot.tenants, broken.snapshot.tenants, "{:#?}", after.verdicts);
+}
+
+/// What the kernel lets out is served: a tenant is not rejected while its traffic leaves.
+#[test]
+fn a_tenant_without_listeners_whose_traffic_leaves_is_partly_accepted_and_stays_over_a_restart() {
+    let edits = Edits::begin();
+    let wrong = redirect(1).replace("redirectToHttps: true", "upstream: nobody");
+    let spec = format!(
+        "{{ingress: [{wrong}], egress: {{addresses: [203.0.113.1], sources: [10.9.0.0/16]}}}}"
+    );
+
+    let before = edits.write(&spec);
+    let broken = edits.write_text("v.yaml", "spec: [");
+
+    assert_eq!(before.verdicts.verdicts[0].outcome, Outcome::Partial, "{:#?}", before.verdicts);
+    assert!(before.snapshot.tenants.contains_key(&id("v")));
+    assert_eq!(before.snapshot.nat.egress.len(), 1);
+    assert_eq!(broken.snapshot.nat.egress, before.snapshot.nat.egress);
+    let after = Process::after(&broken).reload(edits.root.path());
+    assert_eq!(after.snapshot.tenants, broken.snapshot.tenants, "{:#?}", after.verdicts);
+    assert_eq!(after.snapshot.nat.egress, broken.snapshot.nat.egress, "{:#?}", after.verdicts);
+}
+
+/// Of two documents of one name the one that stayed as it was has the name, whatever date the other says; a restart does not forget which.
+#[test]
+fn the_document_that_has_a_name_has_it_in_the_next_process_while_it_is_rejected() {
+    let edits = Edits::begin();
+    let document = |last: u8, created: &str| {
+        format!(
+            "---\napiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: v{created}}}\nspec: {{ingress: [{}], egress: {{addresses: [203.0.113.{last}]}}}}\n",
+            redirect(last)
+        )
+    };
+    let wrong = document(1, "").replace("203.0.113.1", "203.0.113.x");
+    edits.write_text("v.yaml", &wrong);
+    let newcomer = document(2, ", creationTimestamp: \"1999-01-01T00:00:00Z\"");
+    let before = edits.write_text("v.yaml", &(newcomer + &wrong));
+    assert!(before.snapshot.tenants.is_empty(), "{:#?}", before.verdicts);
+
+    let after = Process::after(&before).reload(edits.root.path());
+
+    assert!(after.snapshot.tenants.is_empty(), "{:#?}", after.verdicts);
+    let outcomes = |compiled: &Compiled| -> Vec<_> {
+        compiled.verdicts.verdicts.iter().map(|verdict| verdict.outcome).collect()
+    };
+    assert_eq!(outcomes(&after), outcomes(&before));
+}

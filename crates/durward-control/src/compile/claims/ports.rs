@@ -63,6 +63,57 @@ impl Ports {
         false
     }
 
+    /// Lets mappings that stand in one another's way change places: `stuck` are those that cannot have what they ask for while all keep what
+    /// they had. Returns whether any got it.
+    ///
+    /// All of them give up what they had and take what they ask for, the first first. Who cannot goes back to what it had, and so does
+    /// whoever has taken that.
+    pub(super) fn exchange(&mut self, applicants: &mut [Applicant<'_>], stuck: &[usize]) -> bool {
+        let mut moves = BTreeMap::new();
+        for at in stuck {
+            let Applicant { served, current, .. } = &applicants[*at];
+            if let (Some(former), Some(wanted)) = (served, current) {
+                moves.insert(*at, (Arc::clone(former), Arc::clone(wanted)));
+            }
+        }
+        moves.values().for_each(|(former, _)| self.release(former));
+        let mut failed = Vec::new();
+        let mut moved = BTreeMap::new();
+        for at in stuck {
+            let Some((_, wanted)) = moves.get(at) else { continue };
+            if self.objection(wanted).is_none() {
+                self.accept(wanted);
+                moved.insert(Arc::as_ptr(wanted), *at);
+            } else {
+                failed.push(*at);
+            }
+        }
+        while let Some(at) = failed.pop() {
+            let (former, _) = &moves[&at];
+            while let Some(taker) = self.overlapping(former) {
+                // Only those that have moved can be there: before, nobody was.
+                let Some(taker) = moved.remove(&Arc::as_ptr(&taker)) else { break };
+                self.release(&moves[&taker].1);
+                failed.push(taker);
+            }
+            self.accept(former);
+        }
+        for at in moved.values() {
+            applicants[*at].served = Some(Arc::clone(&moves[at].1));
+        }
+        !moved.is_empty()
+    }
+
+    /// Returns a mapping that has one of the ports of this one.
+    fn overlapping(&self, mapping: &PortMapping) -> Option<Arc<PortMapping>> {
+        mapping.addresses.iter().find_map(|address| {
+            mapping.ports.iter().find_map(|port| {
+                let there = self.mapped.get(&(address.0, port.protocol))?;
+                overlapping(there, port.ports).map(Arc::clone)
+            })
+        })
+    }
+
     /// Says why the mapping cannot be what it asks for.
     pub(super) fn tell(&mut self, applicant: &mut Applicant<'_>) {
         // What was served before is in no document now, so there is nothing to point at.

@@ -15,9 +15,15 @@ pub(crate) fn note_claims(applicants: &[Applicant<'_>], roster: &mut Roster<'_>)
     let places = roster.places(applicants);
     for applicant in applicants {
         let Some(at) = places.get(&applicant.id.tenant) else { continue };
-        for mapping in applicant.current.iter().chain(&applicant.former) {
-            let claims = claims_of(mapping, applicant.shared);
-            roster.entrants[*at].claims.extend(claims);
+        let Applicant { current, former, .. } = applicant;
+        let is_other = |former: &&Arc<PortMapping>| {
+            let asked = |mapping: &PortMapping| claims_of(mapping, applicant.shared);
+            current.as_ref().is_none_or(|current| asked(current) != asked(former))
+        };
+        let entrant = &mut roster.entrants[*at];
+        for mapping in current.iter().chain(former.as_ref().filter(is_other)) {
+            entrant.claims.extend(claims_of(mapping, applicant.shared));
+            entrant.cite(&mapping.origin);
         }
     }
 }

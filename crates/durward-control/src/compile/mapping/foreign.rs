@@ -16,6 +16,9 @@ use crate::compile::roster::{Basis, Roster};
 use crate::compile::words;
 use crate::place::Place;
 
+/// Reason word of what a tenant is told of another's mapping.
+pub(crate) const ENDPOINT_OF_ANOTHER: &str = "EndpointOfAnother";
+
 /// Rejects mappings that newly lead to a pod of another tenant. An endpoint that was served before stays, and what was served stands in.
 ///
 /// Ages are not compared: the pod will be held in the next compile, which must decide alike.
@@ -67,7 +70,7 @@ fn tell_holder(roster: &mut Roster<'_>, (network, holder): (IpNet, usize), sente
         Some(at) => (body.sources[at].place, field.index(at)),
         None => (Place { line: 1, ..Place::default() }, parent),
     };
-    entrant.report.warning("EndpointOfAnother", place, &field, sentence);
+    entrant.report.warning(ENDPOINT_OF_ANOTHER, place, &field, sentence);
 }
 
 /// Returns the endpoints that a mapping leads to.

@@ -1,0 +1,100 @@
+//! Changes that concern nobody who waits: a tenant that asks for what it asked for before is compiled without those that want the same.
+//!
+//! A claim that is not granted may be to everything, as to all networks. If everybody whom it meets were compiled with it, each change would
+//! cost as much as a start.
+
+use std::sync::Arc;
+
+use durward_model::TenantId;
+
+use super::assemble::Decided;
+use super::mapping::foreign::ENDPOINT_OF_ANOTHER;
+use super::mapping::{self, MappingId};
+use super::roster::Past;
+use super::scope::{Part, Scope};
+use super::{Compiled, Memory, decide};
+use crate::resources::Resources;
+
+/// Compiles the tenants that changed without those that wait for what they hold; `None` if these could come out differently.
+///
+/// They cannot if all that changed hold everything they ask for, ask for the same as before, and are written where they were: who waits has been
+/// refused all of it, and is told the same places.
+pub(super) fn compile(
+    resources: &Resources,
+    previous: Option<&Compiled>,
+    now: i64,
+) -> Option<Compiled> {
+    let known = previous?;
+    let memory = &known.memory;
+    if !memory.at_rest || memory.unsettled.is_empty() {
+        return None;
+    }
+    let Scope::Part(part) = Scope::changed(resources, previous, now) else { return None };
+    // What was kept because of a text that tells no tenant goes when that text goes, though no document of its own changes.
+    let was_told = memory.seen.units.iter().all(Option::is_some)
+        && known.verdicts.verdicts.len() == memory.seen.units.len();
+    let is_told = part.units.iter().all(Option::is_some) && resources.unreadable.is_empty();
+    if !was_told || !is_told {
+        return None;
+    }
+    if !all_hold(&part, memory) || is_told_of_others(&part, known) {
+        return None;
+    }
+    let (concerned, positions) = part.resources(resources);
+    let scope = Scope::Part(part);
+    let decided = decide(&concerned, previous, &scope, now);
+    if !ask_the_same(&decided, scope.tenants().count(), memory) {
+        return None;
+    }
+    let mut compiled = decided.put_in(resources, Some(&positions), previous, &scope, now);
+    compiled.memory.unsettled.clone_from(&memory.unsettled);
+    compiled.memory.at_rest = true;
+    Some(compiled)
+}
+
+/// Returns whether all of these have everything they ask for, and claims of theirs meet only those of tenants that wait.
+fn all_hold(part: &Part, memory: &Memory) -> bool {
+    let waits = |tenant: &TenantId| memory.unsettled.contains(tenant);
+    part.tenants.iter().all(|tenant| {
+        let Some(past) = memory.tenants.get(tenant).filter(|_| !waits(tenant)) else {
+            return false;
+        };
+        let mut meets_a_holder = false;
+        for claim in &*past.claims {
+            memory.claims.meeting(claim, &mut |other| {
+                meets_a_holder |= other != tenant && !waits(other);
+            });
+        }
+        !meets_a_holder
+    })
+}
+
+/// Returns whether a finding of these tenants is about what another tenant has: compiled alone, they would not be told.
+fn is_told_of_others(part: &Part, known: &Compiled) -> bool {
+    let units = known.memory.seen.units.iter().zip(&known.verdicts.verdicts);
+    let meant =
+        units.filter(|(unit, _)| unit.as_ref().is_some_and(|unit| part.tenants.contains(unit)));
+    let mut findings = meant.flat_map(|(_, verdict)| &verdict.findings);
+    findings.any(|finding| &*finding.reason == ENDPOINT_OF_ANOTHER)
+}
+
+/// Returns whether all of these, `count` in number, hold everything they ask for, which is what they asked for before.
+fn ask_the_same(decided: &Decided, count: usize, memory: &Memory) -> bool {
+    let same_tenant = |(id, is): &(TenantId, Arc<Past>)| {
+        memory.tenants.get(id).is_some_and(|was| {
+            was.claims == is.claims
+                && was.cited == is.cited
+                && was.addresses == is.addresses
+                && was.keys == is.keys
+                && (&was.egress, &was.sources) == (&is.egress, &is.sources)
+                && was.created == is.created
+        })
+    };
+    let same_mapping = |(id, is): (&MappingId, &mapping::Past)| {
+        memory.mappings.get(id).is_some_and(|was| was.created == is.created)
+    };
+    decided.unsettled.is_empty()
+        && decided.tenants.len() == count
+        && decided.tenants.iter().all(same_tenant)
+        && decided.mappings.iter().all(same_mapping)
+}
