@@ -214,8 +214,7 @@ mod tests {
             (1u8..15).prop_map(|index| vec![index]),
             (62u8..70).prop_map(|index| vec![index]),
         ];
-        let value =
-            prop_oneof![text(b"az\0\n\xff"), Just(b"200".to_vec()), Just(b"20".to_vec())];
+        let value = prop_oneof![text(b"az\0\n\xff"), Just(b"200".to_vec()), Just(b"20".to_vec())];
         let first = prop::sample::select(vec![0x00u8, 0x10, 0x40, 0x40]);
         (first, name, value).prop_map(|(first, name, value)| {
             let most = if first == 0x40 { 63 } else { 15 };
