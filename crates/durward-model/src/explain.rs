@@ -6,6 +6,7 @@ mod door;
 mod mapped;
 mod named;
 mod outside;
+mod shown;
 mod transparent;
 
 use std::borrow::Cow;
@@ -27,6 +28,8 @@ use crate::sni::{self, SniTable};
 use crate::tenant::{Tenant, TenantId};
 use crate::upstream::Target;
 
+pub use shown::Shown;
+
 /// What is asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Question {
@@ -46,10 +49,10 @@ pub struct Question {
     pub method: String,
     /// Further headers.
     pub headers: Vec<(String, String)>,
-    /// Whether it shows a client certificate.
-    pub client_certificate: bool,
-    /// Whether it shows a forward proxy a credential of its own.
-    pub credential: bool,
+    /// Client certificate that it shows, by one of the names in it.
+    pub client_certificate: Shown,
+    /// Credential that it shows a forward proxy, by its name or by `TENANT/NAME`.
+    pub credential: Shown,
     /// What the name asked of a forward proxy stands for; `None` leaves rules about addresses unanswered.
     pub resolved: Option<IpAddr>,
 }
@@ -182,11 +185,12 @@ impl Trail {
 
     fn follow(&mut self, snapshot: &Snapshot, question: &Question) -> Ending {
         let tcp = question.transport == Transport::Tcp;
-        let listener = match self.by_name(snapshot, question).filter(|_| tcp) {
+        match self.by_name(snapshot, question).filter(|_| tcp) {
             Some(Err(ending)) => return ending,
-            Some(Ok(listener)) => Some(listener),
-            None => door::find_listener(snapshot, question).filter(|_| tcp),
-        };
+            Some(Ok(listener)) => return self.at_listener(snapshot, listener, question),
+            None => {}
+        }
+        let listener = door::find_listener(snapshot, question).filter(|_| tcp);
         let Some(listener) = listener else {
             if let Some(ending) = self.mapped(snapshot, question) {
                 return ending;
@@ -194,17 +198,40 @@ impl Trail {
             let sentence = door::unserved(snapshot, question.destination);
             return self.refuse("listener", None, "tenant_not_found", sentence);
         };
-        let Some(tenant) = snapshot.tenants.get(&listener.tenant) else {
-            return self.refuse(
-                "listener",
-                None,
-                "tenant_not_found",
-                format!("tenant {} is not served", listener.tenant),
-            );
-        };
-        if let Some(ending) = self.shared_door(snapshot, listener, question) {
-            return ending;
+        match self.shared_door(snapshot, question) {
+            Some(ending) => ending,
+            None => self.at_listener(snapshot, listener, question),
         }
+    }
+
+    /// Follows a client to a listener that is known to be the one for it.
+    fn at_listener(
+        &mut self,
+        snapshot: &Snapshot,
+        listener: &Listener,
+        question: &Question,
+    ) -> Ending {
+        let tenant = match self.enter(snapshot, listener, question) {
+            Ok(tenant) => tenant,
+            Err(ending) => return ending,
+        };
+        match self.secure(listener, question) {
+            Ok(sni) => self.serve(snapshot, (tenant, listener), question, sni.as_deref()),
+            Err(ending) => ending,
+        }
+    }
+
+    /// Returns the tenant of a listener, unless the client's address is not allowed there.
+    fn enter<'s>(
+        &mut self,
+        snapshot: &'s Snapshot,
+        listener: &Listener,
+        question: &Question,
+    ) -> Result<&'s Tenant, Ending> {
+        let Some(tenant) = snapshot.tenants.get(&listener.tenant) else {
+            let sentence = format!("tenant {} is not served", listener.tenant);
+            return Err(self.refuse("listener", None, "tenant_not_found", sentence));
+        };
         self.belongs_to(&tenant.id);
         self.kind = kind_of(&listener.service);
         self.note(
@@ -212,17 +239,26 @@ impl Trail {
             Some(&listener.origin),
             format!("{listener} belongs to tenant {}, {}", tenant.id, listener.protocol()),
         );
-        if let Some(ending) = self.source(listener, question) {
-            return ending;
-        }
-        let sni = match self.server_name(listener, question) {
-            Ok(sni) => sni,
-            Err(ending) => return ending,
-        };
-        let sni = sni.as_deref();
-        if let Some(ending) = self.tls(listener, question, sni) {
-            return ending;
-        }
+        self.source(listener, question).map_or(Ok(&**tenant), Err)
+    }
+
+    /// Returns the SNI of a TLS session that is made.
+    fn secure(
+        &mut self,
+        listener: &Listener,
+        question: &Question,
+    ) -> Result<Option<String>, Ending> {
+        let sni = self.server_name(listener, question)?;
+        self.tls(listener, question, sni.as_deref()).map_or(Ok(sni), Err)
+    }
+
+    fn serve(
+        &mut self,
+        snapshot: &Snapshot,
+        (tenant, listener): (&Tenant, &Listener),
+        question: &Question,
+        sni: Option<&str>,
+    ) -> Ending {
         match &listener.service {
             Service::Http(service) => {
                 self.http((snapshot, listener, tenant), service, question, sni)
@@ -305,12 +341,14 @@ impl Trail {
         );
         match &tls.client_auth {
             ClientAuth::Off => None,
-            ClientAuth::Required(trust) if !question.client_certificate => Some(self.refuse(
-                "client certificate",
-                Some(&listener.origin),
-                "client_certificate_missing",
-                format!("required, from {}; none is shown", list(&trust.subjects)),
-            )),
+            ClientAuth::Required(trust) if question.client_certificate == Shown::Nothing => {
+                Some(self.refuse(
+                    "client certificate",
+                    Some(&listener.origin),
+                    "client_certificate_missing",
+                    format!("required, from {}; none is shown", list(&trust.subjects)),
+                ))
+            }
             ClientAuth::Required(trust) | ClientAuth::Optional(trust) => {
                 self.note(
                     "client certificate",

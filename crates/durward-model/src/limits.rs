@@ -42,7 +42,7 @@ pub struct Limits {
 pub struct Timeouts {
     /// From accept to a complete PROXY header, ClientHello and TLS handshake.
     pub handshake: Duration,
-    /// From the first byte of a request to the end of its head.
+    /// From the first byte of a request to the end of its head, and of a header block of an HTTP/2 upstream to its end.
     pub header: Duration,
     /// Between requests of a connection.
     pub idle: Duration,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use durward_control::spec::ingress::DestinationSpec;
+use durward_model::explain::Shown;
 use durward_model::mapping::Transport;
 
 use crate::commands::explain::expect;
@@ -240,12 +241,12 @@ pub(crate) struct Explain {
     /// A header, `name: value`; may be repeated
     #[arg(long = "header", short = 'H', value_name = "NAME:VALUE", value_parser = parse_header)]
     pub(crate) headers: Vec<(String, String)>,
-    /// The client shows a valid certificate
-    #[arg(long)]
-    pub(crate) client_cert: bool,
-    /// The client shows a forward proxy a valid credential
-    #[arg(long)]
-    pub(crate) credential: bool,
+    /// The client shows a valid certificate, with this common name, DNS name or URI in it
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) client_cert: Option<Shown>,
+    /// The client shows a forward proxy a valid credential, the one of this name; TENANT/NAME where several tenants have one of that name
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) credential: Option<Shown>,
     /// Ask the running gateway with this admin interface what it does now, not the files what it should do
     #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:9440", value_parser = parse_admin)]
     pub(crate) running: Option<Admin>,

@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: a tenant for clients that could be anybody's.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::client_auth::ClientAuth;
@@ -16,6 +18,15 @@ pub enum HolderMatch {
     Exact(String),
     /// All that begin so: `spiffe://cluster.local/ns/acme/*`.
     Prefix(String),
+}
+
+impl fmt::Display for HolderMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Prefix(prefix) => write!(f, "{prefix}*"),
+        }
+    }
 }
 
 impl HolderMatch {

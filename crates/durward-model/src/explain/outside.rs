@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use crate::egress::{
     Asked, Decided, ForwardService, Host, Mode, NO_HOST, Neighbours, Outcome, Surroundings,
 };
-use crate::explain::{Ending, Kind, Question, Trail, list};
+use crate::explain::{Ending, Kind, Question, Shown, Trail, list};
 use crate::snapshot::Snapshot;
 use crate::tenant::Tenant;
 
@@ -26,14 +26,8 @@ impl Trail {
             let sentence = "a forward proxy: name where to with --host HOST:PORT".to_owned();
             return self.refuse("target", None, "bad_request", sentence);
         };
-        if !service.credentials.is_empty() {
-            let names: Vec<_> = service.credentials.iter().map(|known| &*known.name).collect();
-            let sentence = format!("a credential is needed, of one of {}", list(&names));
-            if !question.credential {
-                let sentence = format!("{sentence}; none is shown: 407");
-                return self.refuse("identity", None, "proxy_authentication", sentence);
-            }
-            self.note("identity", None, sentence);
+        if let Some(ending) = self.identity(tenant, service, question) {
+            return ending;
         }
         let host = match Host::parse(host) {
             Ok(host) => host,
@@ -50,6 +44,39 @@ impl Trail {
         });
         let asked = Asked { host: &host, port, method };
         self.judged(snapshot, (tenant, service), asked, question.resolved)
+    }
+
+    /// Compares what the client shows with the certificates and credentials that the proxy asks for.
+    fn identity(
+        &mut self,
+        tenant: &Tenant,
+        service: &ForwardService,
+        question: &Question,
+    ) -> Option<Ending> {
+        let none_of = |shown: &Shown| match shown {
+            Shown::Of(name) => format!("{name} is none of them"),
+            Shown::Nothing | Shown::Valid => "none is shown".to_owned(),
+        };
+        if !service.holders.is_empty() {
+            let sentence = format!("a certificate is needed, of one of {}", list(&service.holders));
+            let shown = &question.client_certificate;
+            if !shown.is_holder_of(service) {
+                let sentence = format!("{sentence}; {}: 407", none_of(shown));
+                return Some(self.refuse("identity", None, "proxy_authentication", sentence));
+            }
+            self.note("identity", None, sentence);
+        }
+        if !service.credentials.is_empty() {
+            let names: Vec<_> = service.credentials.iter().map(|known| &*known.name).collect();
+            let sentence = format!("a credential is needed, of one of {}", list(&names));
+            let shown = &question.credential;
+            if !shown.is_credential_of(&tenant.id, service) {
+                let sentence = format!("{sentence}; {}: 407", none_of(shown));
+                return Some(self.refuse("identity", None, "proxy_authentication", sentence));
+            }
+            self.note("identity", None, sentence);
+        }
+        None
     }
 
     /// What the rules say; `resolved` is what a name stands for, where that is known.

@@ -431,6 +431,8 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         match snag {
             Snag::Client(SourceFault::Malformed(detail)) => Refusal::BadRequest { detail },
             Snag::Client(SourceFault::TooLarge) => Refusal::BodyTooLarge,
+            Snag::Client(SourceFault::Late) => Refusal::ClientTimeout { phase: "body" },
+            Snag::Upstream(SourceFault::Late) => Refusal::ResponseTimeout,
             Snag::Client(SourceFault::Closed) | Snag::Gone | Snag::ClientWrite => {
                 Refusal::ClientClosed
             }

@@ -34,6 +34,8 @@ pub(crate) enum SourceFault {
     TooLarge,
     /// The sender has closed the connection.
     Closed,
+    /// The sender has begun something, such as trailers, and did not finish it in time.
+    Late,
 }
 
 /// Side a body comes from.

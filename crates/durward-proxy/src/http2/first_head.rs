@@ -56,7 +56,7 @@ fn take(block: &mut Vec<u8>, piece: Piece<'_>) -> Option<Result<Option<Vec<u8>>,
     }
     if frame.kind == kind::HEADERS {
         match fragment(frame, block) {
-            Some(stripped) => *block = stripped.to_vec(),
+            Some((stripped, _)) => *block = stripped.to_vec(),
             None => return undecodable(),
         }
     }

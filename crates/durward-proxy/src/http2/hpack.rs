@@ -9,13 +9,18 @@ mod rewrite;
 use std::collections::VecDeque;
 
 use self::fields::{CONNECTION, Name, STATIC, name_fault, value_fault};
-use self::rewrite::{Literal, Rewrite};
+use self::rewrite::{Form, Literal, Rewrite};
 use crate::http2::huffman;
 
 /// Octets that each field counts besides its name and value (RFC 7541 §4.1).
 const OVERHEAD: usize = 32;
 /// Size of the HPACK dynamic table that a peer may use: we announce no other SETTINGS_HEADER_TABLE_SIZE.
 const TABLE: usize = 4096;
+/// Bit of a literal that is never indexed (RFC 7541 §6.2.3).
+const NEVER: u8 = 0x10;
+/// Indexes of names in the static table (RFC 7541, appendix A).
+const METHOD: usize = 2;
+const STATUS: usize = 8;
 /// Longest string in octets that is decoded; a longer one is a fault.
 const STRING: usize = 1024 * 1024;
 
@@ -32,6 +37,8 @@ struct Entry {
     fault: Option<&'static str>,
     /// True for the `:status` of an interim response (1xx).
     interim: bool,
+    /// Number of the entry among those of the codec's table; `None` if the codec does not have it.
+    number: Option<u64>,
 }
 
 /// Kind of a header block.
@@ -63,6 +70,8 @@ pub(crate) struct Blocks {
     dynamic: VecDeque<Entry>,
     used: usize,
     limit: usize,
+    /// Entries that the codec's table was given so far.
+    given: u64,
     name: Vec<u8>,
     value: Vec<u8>,
     rewritten: Option<Vec<u8>>,
@@ -70,8 +79,8 @@ pub(crate) struct Blocks {
 
 impl Default for Blocks {
     fn default() -> Self {
-        let (name, value) = (Vec::new(), Vec::new());
-        Self { dynamic: VecDeque::new(), used: 0, limit: TABLE, name, value, rewritten: None }
+        let (dynamic, name, value) = (VecDeque::new(), Vec::new(), Vec::new());
+        Self { dynamic, used: 0, limit: TABLE, given: 0, name, value, rewritten: None }
     }
 }
 
@@ -81,29 +90,32 @@ impl Blocks {
         let mut check = Check { section, summary: Summary::default(), seen: 0, regular: false };
         let (mut block, mut rewrite) = (whole, Rewrite::of(whole));
         while let Some(first) = block.first().copied() {
+            let before = block.len();
             match first {
                 0x80.. => {
                     let index = integer(&mut block, 7)?;
                     check.field(self.entry(index)?);
+                    rewrite.reference(before, block, index, self.codec_index(index));
                 }
                 0x40..=0x7f => {
-                    let mut literal = self.literal(&mut block, 6)?;
+                    let literal = self.literal(&mut block, Form::Indexed)?;
                     check.field(literal.entry);
-                    rewrite.inserted(&mut literal, block)?;
-                    self.insert(literal.entry);
+                    let is_given = rewrite.literal(&literal, before, block);
+                    self.insert(literal.entry, is_given);
                 }
                 0x20..=0x3f => {
                     let limit = integer(&mut block, 5)?;
-                    // RFC 7541 §4.2: an update beyond our SETTINGS_HEADER_TABLE_SIZE is a decoding error.
-                    if limit > TABLE {
+                    // RFC 7541 §4.2: an update behind a field, or beyond our SETTINGS_HEADER_TABLE_SIZE, is a decoding error.
+                    if check.has_begun() || limit > TABLE {
                         return Err(Undecodable);
                     }
                     self.limit = limit;
                     self.evict(0);
                 }
                 _ => {
-                    let literal = self.literal(&mut block, 4)?;
-                    rewrite.passing(&literal, block);
+                    let form = if first & NEVER == 0 { Form::Plain } else { Form::Never };
+                    let literal = self.literal(&mut block, form)?;
+                    rewrite.literal(&literal, before, block);
                     check.field(literal.entry);
                 }
             }
@@ -137,24 +149,38 @@ impl Blocks {
                     name_fault: (name == b"transfer-encoding").then_some(CONNECTION),
                     fault: (name == b"transfer-encoding").then_some(CONNECTION),
                     interim: false,
+                    number: None,
                 })
             }
             at => self.dynamic.get(at - STATIC.len()).copied().ok_or(Undecodable),
         }
     }
 
-    fn literal(&mut self, block: &mut &[u8], prefix: u8) -> Result<Literal, Undecodable> {
+    /// Returns the index under which the codec has the field, or at least its name; `None` if it has neither.
+    fn codec_index(&self, index: usize) -> Option<usize> {
+        let Some(at) = index.checked_sub(STATIC.len() + 1) else { return Some(index) };
+        let number = self.dynamic.get(at)?.number?;
+        // The codec has every entry that is left here and was given to it: it evicts no earlier, as it has fewer.
+        Some(STATIC.len() + 1 + (self.given - number) as usize)
+    }
+
+    fn literal(&mut self, block: &mut &[u8], form: Form) -> Result<Literal, Undecodable> {
         let before = block.len();
-        let index = integer(block, prefix)?;
-        let (name, name_length, name_fault, name_fits) = if index == 0 {
+        let index = integer(block, form.prefix())?;
+        let (name, name_length, name_fault, codec_index) = if index == 0 {
             string(block, &mut self.name)?;
             let name = self.name.as_slice();
-            (Name::of(name), name.len(), name_fault(name), rewrite::name_fits(name))
+            let fits = rewrite::name_fits(name);
+            (Name::of(name), name.len(), name_fault(name), fits.then_some(0))
         } else {
             let entry = self.entry(index)?;
-            // A field with an empty name was not passed to the codec, so it cannot be referred to.
-            let fits = entry.name_length > 0;
-            (entry.name, entry.name_length as usize, entry.name_fault, fits)
+            // The codec was not given an entry with a malformed name, or with a value for which nothing can stand.
+            let codec_index = self.codec_index(index).or(match entry.name {
+                Name::Method => Some(METHOD),
+                Name::Status => Some(STATUS),
+                _ => None,
+            });
+            (entry.name, entry.name_length as usize, entry.name_fault, codec_index)
         };
         let value_at = before - block.len();
         string(block, &mut self.value)?;
@@ -166,16 +192,22 @@ impl Blocks {
             name_fault,
             fault: name_fault.or_else(|| value_fault(name, value)),
             interim: name == Name::Status && value.first() == Some(&b'1'),
+            number: None,
         };
-        let fits = rewrite::fitness(name, name_fits, value);
-        Ok(Literal { entry, length: before - block.len(), value_at, value: value.len(), fits })
+        let fits = rewrite::fitness(name, codec_index.is_some(), value);
+        let codec_index = codec_index.unwrap_or(index);
+        Ok(Literal { entry, form, index, codec_index, value_at, value: value.len(), fits })
     }
 
-    fn insert(&mut self, entry: Entry) {
+    fn insert(&mut self, mut entry: Entry, is_given: bool) {
         let size = entry.size as usize;
         self.evict(size);
         if size <= self.limit {
             self.used += size;
+            if is_given {
+                self.given += 1;
+                entry.number = Some(self.given);
+            }
             self.dynamic.push_front(entry);
         }
     }
@@ -196,15 +228,18 @@ pub(crate) fn authority(mut block: &[u8]) -> Result<Option<Vec<u8>>, Undecodable
         match first {
             // An entry of the static table, or of a field that came before and is no authority.
             0x80.. => drop(integer(&mut block, 7)?),
-            0x20..=0x3f => drop(integer(&mut block, 5)?),
+            0x20..=0x3f => {
+                blocks.limit = integer(&mut block, 5)?.min(TABLE);
+                blocks.evict(0);
+            }
             _ => {
-                let inserted = first >= 0x40;
-                let literal = blocks.literal(&mut block, if inserted { 6 } else { 4 })?;
+                let form = if first >= 0x40 { Form::Indexed } else { Form::Plain };
+                let literal = blocks.literal(&mut block, form)?;
                 if literal.entry.name == Name::Authority {
                     return Ok(Some(blocks.value));
                 }
-                if inserted {
-                    blocks.insert(literal.entry);
+                if form == Form::Indexed {
+                    blocks.insert(literal.entry, true);
                 }
             }
         }
@@ -233,6 +268,11 @@ impl Check {
             pseudo => self.pseudo(pseudo).or(entry.fault),
         };
         self.summary.fault = self.summary.fault.or(fault);
+    }
+
+    /// Returns true if the block has a field already.
+    fn has_begun(&self) -> bool {
+        self.summary.size > 0
     }
 
     fn summary(mut self) -> Summary {

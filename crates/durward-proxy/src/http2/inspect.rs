@@ -139,6 +139,8 @@ pub(crate) struct Incoming {
     block: Vec<u8>,
     /// True if the block under way ends the stream.
     ends: bool,
+    /// True if the block under way makes its stream depend on itself.
+    depends_on_itself: bool,
     /// Largest block, and largest field list that `h2` hands over, in octets.
     bounds: (usize, usize),
     peer: Peer,
@@ -161,7 +163,8 @@ impl Incoming {
     fn new(peer: Peer, list: usize, findings: Rc<Findings>) -> Self {
         let bounds = (list.saturating_mul(2).max(64 * 1024), list);
         let (blocks, block) = (Blocks::default(), Vec::new());
-        Self { blocks, block, ends: false, bounds, peer, rewritten: None, findings }
+        let (ends, depends_on_itself, rewritten) = (false, false, None);
+        Self { blocks, block, ends, depends_on_itself, bounds, peer, rewritten, findings }
     }
 
     /// Removes a stream that was reset.
@@ -200,7 +203,10 @@ impl Incoming {
         let whole = piece.first && last && frame.kind == kind::HEADERS;
         if whole && frame.flags & END_HEADERS != 0 {
             return match fragment(frame, payload) {
-                Some(block) => self.section(frame.stream, block),
+                Some((block, dependency)) => {
+                    self.depends_on_itself = dependency == Some(frame.stream);
+                    self.section(frame.stream, block);
+                }
                 None => self.findings.lost.set(true),
             };
         }
@@ -211,7 +217,10 @@ impl Incoming {
         let mut block = std::mem::take(&mut self.block);
         if frame.kind == kind::HEADERS {
             match fragment(frame, &block) {
-                Some(stripped) => block = stripped.to_vec(),
+                Some((stripped, dependency)) => {
+                    self.depends_on_itself = dependency == Some(frame.stream);
+                    block = stripped.to_vec();
+                }
                 None => return self.findings.lost.set(true),
             }
         }
@@ -241,7 +250,8 @@ impl Incoming {
                         (false, _) => false,
                     };
                 }
-                let malformed = summary.fault.map(Fault::Malformed);
+                let itself = self.depends_on_itself.then_some("stream that depends on itself");
+                let malformed = summary.fault.or(itself).map(Fault::Malformed);
                 let large = (summary.size > self.bounds.1).then_some(Fault::TooLarge);
                 if let Some(fault) = malformed.or(large) {
                     self.findings.note(stream, fault);
@@ -250,20 +260,29 @@ impl Incoming {
             Err(_) => self.findings.lost.set(true),
         }
         let flags = if self.ends { END_STREAM } else { 0 };
-        self.rewritten = self.blocks.take_rewritten().map(|block| head(stream, flags, &block));
+        let rewritten = self.blocks.take_rewritten();
+        // For such a block `h2` resets the stream without decoding it, and its table lacks the entries (RFC 7540 section 5.3.1).
+        let rewritten = rewritten.or_else(|| self.depends_on_itself.then(|| block.to_vec()));
+        self.rewritten = rewritten.map(|block| head(stream, flags, &block));
         self.blocks.trim(KEPT);
     }
 }
 
-/// Returns the part of a header block in a HEADERS frame's payload, without padding and priority; `None` if those are longer than the payload.
-pub(crate) fn fragment(frame: Frame, payload: &[u8]) -> Option<&[u8]> {
+/// Returns the part of a header block in a HEADERS frame's payload, without padding and priority, and the stream on which that makes its own depend;
+/// `None` if padding and priority are longer than the payload.
+pub(crate) fn fragment(frame: Frame, payload: &[u8]) -> Option<(&[u8], Option<u32>)> {
     let mut block = payload;
     if frame.flags & PADDED != 0 {
         let (padding, rest) = block.split_first()?;
         let end = rest.len().checked_sub(usize::from(*padding))?;
         block = &rest[..end];
     }
-    if frame.flags & PRIORITY != 0 { block.get(5..) } else { Some(block) }
+    if frame.flags & PRIORITY == 0 {
+        return Some((block, None));
+    }
+    let (dependency, rest) = block.split_first_chunk()?;
+    // The highest bit says that the dependency is exclusive; a weight follows.
+    Some((rest.get(1..)?, Some(u32::from_be_bytes(*dependency) & 0x7fff_ffff)))
 }
 
 /// Inspection of the frames that `h2` sends.

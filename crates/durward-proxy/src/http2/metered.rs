@@ -1,12 +1,14 @@
 //! Transport of an HTTP/2 connection to an upstream: counts frames in both directions, so that what the codec holds is known and bounded.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 use crate::http2::frames::{Frames, kind};
 use crate::http2::guard::FrameMeter;
@@ -28,11 +30,16 @@ pub(crate) struct Metered {
     intake: Intake,
     received: FrameMeter,
     sent: Frames,
+    /// Longest time from the first byte of a header block to its last.
+    most: Duration,
+    /// Number and deadline of the header block that is incomplete.
+    incomplete: Option<(u64, Pin<Box<Sleep>>)>,
 }
 
 impl Metered {
-    /// Wraps a connection on which nothing was sent yet, the preface included.
-    pub(crate) fn new(io: Io, streams: Streams, findings: Rc<Findings>) -> Self {
+    /// Wraps a connection on which nothing was sent yet, the preface included. The upstream may take `most` from the first byte of a header block to
+    /// its last.
+    pub(crate) fn new(io: Io, streams: Streams, findings: Rc<Findings>, most: Duration) -> Self {
         let incoming = Incoming::of_upstream(HEADER_LIST as usize, findings);
         Self {
             io,
@@ -40,7 +47,26 @@ impl Metered {
             intake: Intake::new(incoming),
             received: FrameMeter::of_upstream(Instant::now()),
             sent: Frames::new(PREFACE),
+            most,
+            incomplete: None,
         }
+    }
+
+    /// Waits for the end of the header block that is incomplete: nothing else can come on the connection before it.
+    ///
+    /// # Errors
+    /// The deadline of the block has passed.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(number) = self.intake.incomplete() else {
+            self.incomplete = None;
+            return Poll::Pending;
+        };
+        let begun = self.incomplete.take().filter(|(known, _)| *known == number);
+        let begun = begun.unwrap_or_else(|| (number, Box::pin(tokio::time::sleep(self.most))));
+        let (_, deadline) = self.incomplete.insert(begun);
+        ready!(deadline.as_mut().poll(cx));
+        self.streams.late();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn note_sent(&mut self, parts: &[io::IoSlice<'_>], mut count: usize) {
@@ -73,7 +99,9 @@ impl AsyncRead for Metered {
                 return Poll::Pending;
             }
             let before = buf.filled().len();
-            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            if Pin::new(&mut this.io).poll_read(cx, buf)?.is_pending() {
+                return this.poll_late(cx);
+            }
             let (streams, intake) = (&this.streams, &mut this.intake);
             let new = &buf.filled()[before..];
             let broken = this.received.received(new, Instant::now(), |piece| {

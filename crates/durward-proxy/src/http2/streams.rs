@@ -44,6 +44,8 @@ struct State {
     /// Bytes charged for all heads that no exchange has taken.
     untaken: Cell<usize>,
     broken: Cell<Option<&'static str>>,
+    /// True if the peer did not finish a header block in time.
+    late: Cell<bool>,
     /// True if the budget had no room for the memory held.
     exhausted: Cell<bool>,
 }
@@ -93,6 +95,7 @@ impl Streams {
             stray: Cell::new(0),
             untaken: Cell::new(0),
             broken: Cell::new(None),
+            late: Cell::new(false),
             exhausted: Cell::new(false),
         }))
     }
@@ -137,6 +140,11 @@ impl Streams {
     /// Marks the connection as broken: the peer sends more frames of a kind than its budget allows.
     pub(crate) fn flooded(&self, detail: &'static str) {
         self.0.broken.set(Some(detail));
+    }
+
+    /// Marks the connection as broken: the upstream has begun a header block and does not finish it.
+    pub(crate) fn late(&self) {
+        self.0.late.set(true);
     }
 
     /// Releases memory for a piece of a frame that went out.
@@ -190,6 +198,9 @@ impl Streams {
     pub(crate) fn broken(&self) -> Option<Refusal> {
         if self.0.exhausted.get() {
             return Some(Refusal::Memory);
+        }
+        if self.0.late.get() {
+            return Some(Refusal::ResponseTimeout);
         }
         let detail = self.0.broken.get()?;
         Some(match self.0.of_client {

@@ -184,7 +184,9 @@ impl Attempt<'_> {
         let memory = &self.upstreams.memory;
         let held = memory.hold(&self.tenant.usage, Kind::Upstreams);
         let turn = self.upstreams.turns.of(&Owner::Tenant(self.tenant.tenant.id.clone()));
-        Shared::start(connected, held, memory.stream_window(), turns::Place::new(turn)).await
+        let (window, place) = (memory.stream_window(), turns::Place::new(turn));
+        let block = self.tenant.tenant.limits.timeouts.header;
+        Shared::start(connected, held, window, block, place).await
     }
 
     /// Returns the paths to `peer`, one per source address of its family.

@@ -83,11 +83,12 @@ impl Drop for Stream {
 
 impl Shared {
     /// Sends the preface on a new connection and drives it from a task of its own until it ends. `hold` pays for its streams, `window` is each
-    /// stream's receive window, and the task runs in `turn`'s turns.
+    /// stream's receive window, a header block may take `block` from its first byte to its last, and the task runs in `turn`'s turns.
     pub(crate) async fn start(
         connected: Connected,
         hold: Hold,
         window: u32,
+        block: Duration,
         turn: Rc<Place>,
     ) -> Result<Rc<Self>, Refusal> {
         let peer = connected.ticket.port.0.peer().0;
@@ -95,7 +96,7 @@ impl Shared {
         held.add(HTTP2_CONNECTION);
         let streams = Streams::of_upstream(held, HEADER_LIST as usize);
         let findings = Rc::<Findings>::default();
-        let wire = Metered::new(connected.io, streams.clone(), Rc::clone(&findings));
+        let wire = Metered::new(connected.io, streams.clone(), Rc::clone(&findings), block);
         let (send, connection) = Builder::new()
             .enable_push(false)
             .initial_window_size(window)

@@ -92,6 +92,23 @@ fn handshake(line: &Value) -> String {
     reason.map_or_else(|| detail.to_owned(), |(reason, _)| reason.to_owned())
 }
 
+/// Whether what happened is one of the things that an answer says, which does not know whose credential is shown.
+fn is_left_open(answer: &Explanation, happened: &Outcome) -> bool {
+    match (&answer.ending, &happened.ending) {
+        (Ending::Served { upstream }, End::Served { upstream: by, egress })
+        | (Ending::ServedIf { upstream, .. }, End::Served { upstream: by, egress }) => {
+            let may = |egress: &IpAddr| answer.leaves_from.contains(&egress.to_string());
+            **upstream == **by && egress.as_ref().is_none_or(may)
+        }
+        (Ending::ServedIf { .. }, End::Refused(_)) => answer.tenant.is_none(),
+        (Ending::Refused { reason }, End::Refused(why)) => {
+            reason.split(" or ").any(|one| one == why)
+        }
+        (Ending::Answered { status }, End::Answered(seen)) => u64::from(*status) == *seen,
+        _ => false,
+    }
+}
+
 /// The lines that connections left in the access log, by the client's end.
 async fn lines_of(gateway: &Gateway, count: usize) -> HashMap<String, Value> {
     let written = eventually(DEADLINE, async || gateway.log().len() >= count).await;
@@ -129,6 +146,15 @@ async fn compare(seed: u64) -> (usize, usize, Vec<String>) {
         let line = seen.client.and_then(|client| lines.get(&client.to_string()));
         let (said, happened) = (said(&answer, asked, seen.egress), happened(seen, line));
         served += usize::from(matches!(happened.ending, End::Served { .. }));
+        // A credential that is not valid for this client is no valid one.
+        let is_nobody = happened.ending == End::Refused("proxy_authentication".to_owned());
+        let unnamed = asked.unnamed().filter(|_| !is_nobody);
+        let unnamed = unnamed.map(|question| explain(&snapshot, &question));
+        if let Some(different_from) = unnamed.filter(|answer| !is_left_open(answer, &happened)) {
+            different.push(format!(
+                "world {seed}: without a name {different_from:?}\nhappened {happened:?}\n{asked:?}"
+            ));
+        }
         if said != happened {
             let steps = answer.steps.iter().map(|step| (&step.stage, &step.sentence));
             let steps: Vec<_> = steps.collect();

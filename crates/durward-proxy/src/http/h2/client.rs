@@ -223,7 +223,10 @@ impl Upstream for Up {
 impl Source for Up {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<Filled, SourceFault>> {
         match &mut self.body {
-            Some(body) => body.poll_fill(cx),
+            Some(body) => body.poll_fill(cx).map_err(|fault| match self.streams.broken() {
+                Some(Refusal::ResponseTimeout) => SourceFault::Late,
+                _ => fault,
+            }),
             None => Poll::Ready(Ok(Filled::End)),
         }
     }

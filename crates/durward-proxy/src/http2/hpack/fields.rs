@@ -31,6 +31,9 @@ impl Name {
     }
 }
 
+/// Longest name that is accepted, in octets; `h2` rejects names of 64 KiB.
+pub(super) const LONGEST_NAME: usize = 0xf000;
+
 pub(super) const CONNECTION: &str = "field of one connection";
 
 /// Returns the rule that a field name breaks.
@@ -41,6 +44,9 @@ pub(super) fn name_fault(name: &[u8]) -> Option<&'static str> {
     }
     if name.iter().any(u8::is_ascii_uppercase) {
         return Some("upper case in field name");
+    }
+    if name.len() > LONGEST_NAME {
+        return Some("field name is too long");
     }
     let connection: [&[u8]; 5] =
         [b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"];

@@ -30,8 +30,12 @@ const FIELDS: &[(&[u8], &[u8])] = &[
     (b"x\xc3\xa9", b"z"),
     (b"xY", b"z"),
     (b"", b"zz"),
+    (b"", b"z"),
+    (b"", b""),
     (b":unknown", b"z"),
     (b":", b"z"),
+    (b":", b""),
+    (b":unknown", b""),
     (b"x", b"a\0b"),
     (b"x", b"a\rb"),
     (b"x", b"a\nb"),
@@ -55,6 +59,10 @@ const PSEUDO: &[(&[u8], &[u8])] = &[
     (b":authority", b"a\0"),
     (b":authority", b"a\r\nx: y"),
 ];
+
+/// Pseudo-header fields that a request has already.
+const REPEATED: &[(&[u8], &[u8])] =
+    &[(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")];
 
 const GOOD: [(&str, &str); 4] =
     [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
@@ -93,6 +101,10 @@ fn malformed() -> Vec<(String, u8, Vec<u8>)> {
             let name = [&[first], &coded[..], &[1, b'z']].concat();
             add(b"", first, [header_block(&GOOD), name].concat(), "Huffman name");
         }
+    }
+    for (name, value) in REPEATED {
+        let block = [header_block(&GOOD), literal(INDEXED, name, value)].concat();
+        add(name, INDEXED, block, "repeated");
     }
     // A name from the static table: accept-charset, :status.
     for index in [15, 8] {
@@ -200,6 +212,79 @@ async fn a_field_that_http2_forbids_costs_its_stream_alone() {
 
 // S1.38
 #[tokio::test]
+async fn references_count_the_entries_that_the_codec_was_not_given() {
+    let origin = Origin::http1("127.0.0.1:0");
+    Setup::to(origin.address())
+        .run(|rig| async move {
+            let mut client = Client::of(&rig).await;
+            let entry = literal(INDEXED, b"x-first", b"one");
+            let odd = [
+                literal(INDEXED, b"", b""),
+                literal(INDEXED, b":method", b""),
+                literal(INDEXED, b"xY", b"z"),
+                literal(INDEXED, b"x\0", &b"z".repeat(100)),
+            ];
+            client.send(1, END, &[header_block(&GOOD), entry].concat()).await;
+            client.send(3, END, &[header_block(&GOOD), odd.concat()].concat()).await;
+
+            // The field itself; its name; the method, whose name is the third entry's; and the odd entry again.
+            let by_name = [&[0x0f, NEWEST - 0x80 + 5 - 15][..], &string(b"two")].concat();
+            let method = [&[INDEXED | 0x3f, 62 + 2 - 63][..], &string(b"GET")].concat();
+            let others = header_block(&GOOD[1..]);
+            client.send(5, END, &[&method, &others, &[NEWEST + 5][..]].concat()).await;
+            client.send(7, END, &[&header_block(&GOOD)[..], &by_name].concat()).await;
+            client.send(9, END, &[header_block(&GOOD), vec![NEWEST + 4]].concat()).await;
+
+            let mut bodies = std::collections::BTreeMap::<u32, Vec<u8>>::new();
+            let mut ended = std::collections::BTreeSet::new();
+            while ended.len() < 5 {
+                let frame = h2_frames::read_frame(&mut client.0).await.unwrap();
+                assert_ne!(frame.kind, kind::GOAWAY);
+                if frame.kind == kind::DATA {
+                    bodies.entry(frame.stream).or_default().extend(&frame.payload);
+                }
+                let ends = matches!(frame.kind, kind::DATA | kind::HEADERS)
+                    && frame.flags & flag::END_STREAM_OR_ACK != 0;
+                if ends || frame.kind == kind::RST_STREAM {
+                    ended.insert(frame.stream);
+                }
+            }
+            let first = |stream| Echo::parse(&bodies[&stream]).header("x-first").map(str::to_owned);
+            assert_eq!((first(5), first(7)), (Some("one".to_owned()), Some("two".to_owned())));
+            assert_eq!(rig.metrics().refusals()[BAD_REQUEST], 2, "streams 3 and 9");
+        })
+        .await;
+}
+
+// S1.38
+#[tokio::test]
+async fn a_stream_that_depends_on_itself_costs_itself_alone() {
+    let origin = Origin::http1("127.0.0.1:0");
+    Setup::to(origin.address())
+        .run(|rig| async move {
+            let mut client = Client::of(&rig).await;
+            let block = [header_block(&GOOD), literal(INDEXED, b"x-first", b"one")].concat();
+            let priority = |stream: u8| [&[0, 0, 0, stream, 9][..], &block].concat();
+            client.send(1, END | 0x20, &priority(1)).await;
+            let answer = client.answer(1).await.unwrap();
+            let cut = priority(3);
+            client.send(3, 1 | 0x20, &cut[..20]).await;
+            client.0.write_all(&frame(kind::CONTINUATION, 4, 3, &cut[20..])).await.unwrap();
+            let second = client.answer(3).await.unwrap();
+
+            client.send(5, END, &[header_block(&GOOD), vec![NEWEST + 1]].concat()).await;
+
+            assert_eq!(client.echo(5).await.unwrap().header("x-first"), Some("one"));
+            for answer in [answer, second] {
+                assert!(answer.kind == kind::HEADERS || answer.error_code() == Some(1));
+            }
+            assert_eq!(rig.metrics().refusals()[BAD_REQUEST], 2);
+        })
+        .await;
+}
+
+// S1.38
+#[tokio::test]
 async fn a_trailer_that_http2_forbids_costs_its_stream_alone() {
     let origin = Origin::http1("127.0.0.1:0");
     Setup::to(origin.address())
@@ -236,8 +321,9 @@ fn connection_errors() -> Vec<(&'static str, Vec<u8>)> {
         ("a string without its end", head(&[0x40, 5, b'x'])),
         ("padding of a Huffman code", head(&[0x40, 1, b'x', 0x81, 0x00])),
         ("a table larger than announced", head(&[0x3f, 0xe2, 0x1f])),
-        // Nothing of its length can stand for it in the table.
-        ("an entry without name and value", head(&[0x40, 0, 0])),
+        ("a table's size behind a field", head(&[&header_block(&GOOD)[..], &[0x20]].concat())),
+        ("the end of a string in Huffman's code", head(&[0x40, 1, b'x', 0x84, 255, 255, 255, 255])),
+        ("an integer without end", head(&[0x7f, 0x80, 0x80, 0x80, 0x80, 0x80, 1])),
         ("DATA on the connection", frame(kind::DATA, 0, 0, b"x")),
         ("HEADERS on the connection", frame(kind::HEADERS, END, 0, &header_block(&GOOD))),
         ("HEADERS on an even stream", frame(kind::HEADERS, END, 2, &header_block(&GOOD))),

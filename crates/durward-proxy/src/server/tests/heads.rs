@@ -233,3 +233,70 @@ async fn a_header_block_that_is_not_finished_has_the_deadline_of_a_head() {
         })
         .await;
 }
+
+/// Builds a head that is begun, and no more of it.
+fn begun(stream: u32) -> Vec<u8> {
+    frame(kind::HEADERS, flag::END_STREAM_OR_ACK, stream, &status("200"))
+}
+
+/// Builds a frame's header of which bytes are missing.
+fn half_a_frame(stream: u32) -> Vec<u8> {
+    begun(stream)[..5].to_vec()
+}
+
+/// Builds a head that is begun, and frames of nothing after it.
+fn dripping(stream: u32) -> Vec<u8> {
+    [begun(stream), frame(kind::CONTINUATION, 0, stream, b"").repeat(3)].concat()
+}
+
+#[tokio::test]
+async fn a_head_that_an_http2_upstream_does_not_finish_has_the_deadline_of_a_head() {
+    let cases: [(&str, Answer); 3] =
+        [("HEADERS", begun), ("a frame's header", half_a_frame), ("CONTINUATION", dripping)];
+    for (name, answer) in cases {
+        let mut setup = before(answer).await;
+        setup.limits.timeouts.header = Duration::from_millis(150);
+        setup
+            .run(|rig| async move {
+                let request = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+                // The second waits on the same connection.
+                let (first, second) = tokio::join!(ask(&rig, request), ask(&rig, request));
+
+                for answered in [first, second] {
+                    assert!(answered.contains("HTTP/1.1 504 "), "{name}: {answered}");
+                    assert!(answered.contains("response_timeout"), "{name}: {answered}");
+                }
+                let log = rig.log(2).await;
+                assert!(log.iter().all(|line| line["reason"] == "response_timeout"), "{log:?}");
+                let memory = &rig.core.shared.memory;
+                while memory.used_for(Kind::Upstreams) > 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+            .await;
+    }
+}
+
+/// Builds a body whose trailers are begun, and no more of them.
+fn begun_trailers(stream: u32) -> Vec<u8> {
+    let head = frame(kind::HEADERS, flag::END_HEADERS, stream, &status("200"));
+    let body = frame(kind::DATA, 0, stream, b"hello");
+    let trailers =
+        frame(kind::HEADERS, flag::END_STREAM_OR_ACK, stream, &header_block(&[("x", "y")]));
+    [head, body, trailers].concat()
+}
+
+#[tokio::test]
+async fn trailers_that_an_http2_upstream_does_not_finish_have_the_deadline_of_a_head() {
+    let mut setup = before(begun_trailers).await;
+    setup.limits.timeouts.header = Duration::from_millis(150);
+    setup
+        .run(|rig| async move {
+            let answered = ask(&rig, "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await;
+
+            assert!(answered.starts_with("HTTP/1.1 200 "), "{answered}");
+            assert!(answered.contains("hello") && !answered.ends_with("0\r\n\r\n"), "{answered}");
+            assert_eq!(rig.log(1).await[0]["reason"], "response_timeout");
+        })
+        .await;
+}

@@ -20,8 +20,8 @@ pub(super) fn question(arguments: &Explain, snapshot: &Snapshot) -> Result<Quest
         path: arguments.path.clone().or(target.path).unwrap_or_else(|| "/".to_owned()),
         method: arguments.method.clone(),
         headers: arguments.headers.clone(),
-        client_certificate: arguments.client_cert,
-        credential: arguments.credential,
+        client_certificate: arguments.client_cert.clone().unwrap_or_default(),
+        credential: arguments.credential.clone().unwrap_or_default(),
         resolved: target.resolved,
     })
 }

@@ -1,5 +1,6 @@
 //! `explain` and `check` about a forward proxy, as an operator asks them.
 
+use durward_testkit::certificates::{Authority, CertSpec};
 use durward_testkit::process::TempDir;
 
 use super::document;
@@ -108,23 +109,128 @@ fn explain_tells_who_shows_no_credential_what_they_get() {
     assert!(with.contains("SERVED by outside\n"), "{with}");
 }
 
-#[test]
-fn explain_says_when_a_credential_decides_whose_a_client_is() {
+/// Two tenants at one proxy that tells their clients apart by credential. Both know a client `ci`, each by another secret.
+fn shared_by_credential() -> TempDir {
     let dir = TempDir::new();
     let entry =
         |users: &str| format!("address: 172.16.28.8, shared: true, credentials: {{file: {users}}}");
-    for (name, last, hash) in [("a", 2, "a"), ("b", 3, "b")] {
-        dir.write(format!("users-{name}"), format!("ci-{name}:{}\n", hash.repeat(64)));
+    let rules = ["allow: [{host: bank.example}]", "allow: [{host: shop.example}]"];
+    for (at, name) in ["a", "b"].into_iter().enumerate() {
+        let hash = |first: &str| format!("{first}{name}").repeat(32);
+        let users = format!("ci-{name}:{}\nci:{}\n", hash("1"), hash("2"));
+        dir.write(format!("users-{name}"), users);
         let entry = entry(&format!("users-{name}"));
-        dir.write(
-            format!("{name}.yaml"),
-            document(name, [203, 0, 113, last], &entry, "allow: [{host: bank.example}]"),
-        );
+        let egress = [203, 0, 113, 2 + u8::try_from(at).unwrap()];
+        dir.write(format!("{name}.yaml"), document(name, egress, &entry, rules[at]));
     }
+    dir
+}
 
-    let told = explain(&dir, "172.16.28.9", "bank.example:443");
+// S2.15 S2.54
+#[test]
+fn explain_goes_by_the_credential_where_that_decides_whose_a_client_is() {
+    let dir = shared_by_credential();
+    let explain = |more: &[&str]| {
+        let config = dir.path().to_str().unwrap();
+        let asked = ["explain", "-c", config, "172.16.28.8:3128", "--client", "172.16.28.9"];
+        let to = ["--host", "bank.example:443"];
+        stdout(&output(&[&asked[..], &to, more].concat()))
+    };
 
-    assert!(told.contains("a, b share it, told apart by credential"), "{told}");
+    let (bank, denied) = ("SERVED by outside\n", "REFUSED policy_denied\n");
+    for (shown, wanted) in [
+        ("--credential=ci-a", &["belongs to tenant a", "203.0.113.2, a's own", bank][..]),
+        ("--credential=ci-b", &["belongs to tenant b", denied]),
+        ("--credential=a/ci", &["belongs to tenant a", bank]),
+        ("--credential=b/ci", &["belongs to tenant b", denied]),
+        ("--credential=nobody", &["nobody is none of them: 407", "REFUSED proxy_authentication\n"]),
+        ("--credential=b/ci-a", &["b/ci-a is none of them: 407"]),
+        (
+            "--credential",
+            &[
+                "a, b share it, told apart by credential",
+                "a client of a, with the credential a/ci-a or a/ci:",
+                "203.0.113.2, a's own",
+                "so a's client is served",
+                "so b's client is refused: policy_denied",
+                "SERVED by outside IF it is a's client\n",
+            ],
+        ),
+        (
+            "--credential=ci",
+            &["so b's client is refused", "SERVED by outside IF it is a's client\n"],
+        ),
+    ] {
+        let told = explain(&[shown]);
+        for word in wanted {
+            assert!(told.contains(word), "{word:?} for {shown}:\n{told}");
+        }
+    }
+    let without = explain(&[]);
+    assert!(without.contains("REFUSED proxy_authentication\n"), "{without}");
+    assert!(
+        without.contains("a/ci-a or a/ci; with the credential b/ci-b or b/ci; none is shown: 407")
+    );
+    assert!(!without.contains("belongs to"), "{without}");
+}
+
+// S2.15 S2.54
+#[test]
+fn explain_without_a_client_says_what_each_tenant_at_a_shared_proxy_is_told() {
+    let dir = two_tenants();
+    let config = dir.path().to_str().unwrap();
+    let asked = ["explain", "-c", config, "172.16.28.8:3128", "--host", "evil.example:443"];
+
+    let told = stdout(&output(&asked));
+
+    for word in [
+        "a, b share it",
+        "a client of a, from 172.16.28.0/24:",
+        "so a's client is refused: policy_denied",
+        "so b's client is served",
+        "SERVED by outside IF it is b's client\n",
+    ] {
+        assert!(told.contains(word), "{word:?}:\n{told}");
+    }
+}
+
+// S2.48 S2.15
+#[test]
+fn explain_goes_by_the_names_in_a_client_certificate() {
+    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let dir = TempDir::new();
+    servers.issue(&CertSpec::new().ip([172, 16, 28, 8]).server()).write(dir.path(), "proxy");
+    dir.write("clients.crt", clients.pem());
+    for (name, last) in [("a", 2), ("b", 3)] {
+        let entry = format!(
+            "address: 172.16.28.8, shared: true, certificate: {{file: proxy}}, clientCertificates: {{caFile: clients.crt}}, \
+             certificateNames: [\"spiffe://x/ns/{name}/*\"]"
+        );
+        let rules = "allow: [{host: bank.example}]";
+        dir.write(format!("{name}.yaml"), document(name, [203, 0, 113, last], &entry, rules));
+    }
+    let explain = |more: &[&str]| {
+        let config = dir.path().to_str().unwrap();
+        let asked = ["explain", "-c", config, "172.16.28.8:3128", "--client", "172.16.28.9"];
+        let to = ["--host", "bank.example:443"];
+        stdout(&output(&[&asked[..], &to, more].concat()))
+    };
+
+    let named = explain(&["--client-cert=spiffe://x/ns/b/web"]);
+    let other = explain(&["--client-cert=spiffe://x/ns/c/web"]);
+    let unnamed = explain(&["--client-cert"]);
+    let without = explain(&[]);
+
+    assert!(named.contains("belongs to tenant b") && named.contains("203.0.113.3"), "{named}");
+    assert!(named.contains("SERVED by outside\n"), "{named}");
+    assert!(other.contains("REFUSED proxy_authentication"), "{other}");
+    assert!(
+        unnamed.contains("SERVED by outside IF it is a's client, or it is b's client"),
+        "{unnamed}"
+    );
+    assert!(unnamed.contains("with a certificate of spiffe://x/ns/a/*"), "{unnamed}");
+    assert!(without.contains("REFUSED client_certificate_missing"), "{without}");
+    assert!(!without.contains("belongs to"), "{without}");
 }
 
 // S2.42

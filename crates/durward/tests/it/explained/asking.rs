@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use durward_model::explain::Question;
+use durward_model::explain::{Question, Shown};
 use durward_model::mapping::Transport;
 use durward_testkit::client::{RawHttp, RawResponse, tls_over};
 use durward_testkit::secrets;
@@ -31,7 +31,7 @@ pub(super) struct Asked {
     method: &'static str,
     environment: Option<&'static str>,
     pub(super) shows: Option<usize>,
-    credential: bool,
+    shown: Shown,
     way: Way,
     resolved: Option<IpAddr>,
 }
@@ -139,7 +139,7 @@ impl Asked {
             environment: pick(random, &[None, None, Some("prod"), Some("test")]),
             shows: pick(random, &[None, Some(0), Some(0), Some(1)])
                 .filter(|_| door.kind == Kind::Https),
-            credential: false,
+            shown: Shown::Nothing,
             way: Way::Plain,
             resolved: None,
         }
@@ -179,7 +179,7 @@ impl Asked {
             method: if way == Way::Plain { pick(random, &["GET", "POST"]) } else { "CONNECT" },
             environment: None,
             shows: None,
-            credential: random.chance(60),
+            shown: shown(random, door),
             way,
             resolved,
         }
@@ -199,8 +199,8 @@ impl Asked {
                 .iter()
                 .map(|value| ("X-Env".to_owned(), (*value).to_owned()))
                 .collect(),
-            client_certificate: self.shows.is_some(),
-            credential: self.credential,
+            client_certificate: self.shows.map_or(Shown::Nothing, |_| Shown::Valid),
+            credential: self.shown.clone(),
             resolved: self.resolved,
         }
     }
@@ -223,11 +223,36 @@ impl Asked {
 
 impl Asked {
     fn credential_field(&self) -> String {
-        if !self.credential {
-            return String::new();
-        }
-        let credential = secrets::basic(USER, &self.door.secret());
-        format!("Proxy-Authorization: {credential}\r\n")
+        self.pair().map_or_else(String::new, |(user, secret)| {
+            format!("Proxy-Authorization: {}\r\n", secrets::basic(&user, &secret))
+        })
+    }
+
+    /// Returns the user and the secret that the client sends.
+    fn pair(&self) -> Option<(String, String)> {
+        let Shown::Of(name) = &self.shown else { return None };
+        let user = name.rsplit_once('/').map_or(&**name, |(_, user)| user);
+        let secret = if user == NOBODY { "wrong".to_owned() } else { self.door.secret(user) };
+        Some((user.to_owned(), secret))
+    }
+
+    /// Returns the same question without the name of what is shown, if the client shows a valid credential.
+    pub(super) fn unnamed(&self) -> Option<Question> {
+        let is_valid = matches!(&self.shown, Shown::Of(name) if name != NOBODY);
+        is_valid.then(|| Question { credential: Shown::Valid, ..self.question() })
+    }
+}
+
+/// The name of a credential that no proxy knows.
+const NOBODY: &str = "nobody";
+
+/// What a client of a tenant's proxy shows: the credential whose name all tenants have, one that only this tenant has, none, or a wrong one.
+fn shown(random: &mut Random, door: Door) -> Shown {
+    match random.below(8) {
+        0..3 => Shown::Of(format!("{}/{USER}", door.name())),
+        3..6 => Shown::Of(door.user()),
+        6 => Shown::Nothing,
+        _ => Shown::Of(NOBODY.to_owned()),
     }
 }
 
@@ -298,13 +323,15 @@ async fn outwards(asked: &Asked, mut http: RawHttp) -> Option<RawResponse> {
 }
 
 async fn socks(asked: &Asked, http: &mut RawHttp) -> Option<()> {
-    let offer: &[u8] = if asked.credential { &[5, 2, 0, 2] } else { &[5, 1, 0] };
+    let pair = asked.pair();
+    let offer: &[u8] = if pair.is_some() { &[5, 2, 0, 2] } else { &[5, 1, 0] };
     http.send(offer).await.ok()?;
     match *http.read_exactly(2).await.ok()?.last()? {
         0 => {}
         2 => {
             let string = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
-            http.send([vec![1], string(USER), string(&asked.door.secret())].concat()).await.ok()?;
+            let (user, secret) = pair?;
+            http.send([vec![1], string(&user), string(&secret)].concat()).await.ok()?;
             if http.read_exactly(2).await.ok()? != [1, 0] {
                 return None;
             }

@@ -26,7 +26,7 @@ pub(super) const NAMES: [(&str, [u8; 4]); 4] = [
 ];
 /// The last byte of the address that tenants share by names.
 const SHARED: u8 = 100;
-/// The client that tenants with credentials know; its secret ends in the tenant's number.
+/// The client that all tenants with credentials know, each by another secret.
 pub(super) const USER: &str = "ci";
 
 /// What is served at a listener.
@@ -59,17 +59,38 @@ pub(super) struct World {
     configs: Vec<Arc<ClientConfig>>,
 }
 
+/// What tells the clients of proxies that share an address and port apart.
+#[derive(Clone, Copy, Debug)]
+enum Apart {
+    Sources,
+    Credentials,
+}
+
 const KINDS: [Kind; 5] = [Kind::Http, Kind::Https, Kind::Tls, Kind::Tcp, Kind::Forward];
 
 impl Door {
-    /// The secret of its tenant's client.
-    pub(super) fn secret(&self) -> String {
-        secret(self.tenant)
+    /// The name of its tenant.
+    pub(super) fn name(&self) -> String {
+        format!("t{}", self.tenant)
+    }
+
+    /// The client that its tenant alone knows.
+    pub(super) fn user(&self) -> String {
+        user(self.tenant)
+    }
+
+    /// The secret of one of its tenant's clients.
+    pub(super) fn secret(&self, user: &str) -> String {
+        secret(self.tenant, user)
     }
 }
 
-fn secret(tenant: u8) -> String {
-    format!("right{tenant}")
+fn user(tenant: u8) -> String {
+    format!("{USER}-{tenant}")
+}
+
+fn secret(tenant: u8, user: &str) -> String {
+    format!("right-{user}-{tenant}")
 }
 
 impl World {
@@ -97,7 +118,8 @@ impl World {
 
     fn fill(&mut self, random: &mut Random) {
         let ports = KINDS.map(|kind| (kind, free_port_on("0.0.0.0"), random.chance(40)));
-        let shared = random.chance(40);
+        let shared = [None, None, None, Some(Apart::Sources), Some(Apart::Credentials)];
+        let shared = shared[random.below(shared.len())];
         let named = [&[][..], &[Kind::Http, Kind::Https], &[Kind::Http, Kind::Tls]];
         let named = named[random.below(3)];
         for tenant in 1..=2 + random.below(3) {
@@ -114,12 +136,21 @@ impl World {
                     false => String::new(),
                 };
                 if kind == Kind::Forward {
-                    let host = if shared { 100 } else { last };
+                    let host = if shared.is_some() { 100 } else { last };
                     let address = SocketAddr::new([127, self.net, 3, host].into(), port);
-                    let who = if shared {
-                        format!(", shared: true, allowedSources: [127.200.0.{last}/32]")
-                    } else {
-                        forward_clients(random, last)
+                    let who = match shared {
+                        Some(Apart::Sources) => {
+                            format!(", shared: true, allowedSources: [127.200.0.{last}/32]")
+                        }
+                        Some(Apart::Credentials) => {
+                            let sources = if random.chance(40) {
+                                format!(", allowedSources: [{}]", clients(random))
+                            } else {
+                                String::new()
+                            };
+                            format!(", shared: true, credentials: {{file: users{last}}}{sources}")
+                        }
+                        None => forward_clients(random, last),
                     };
                     proxy = format!(
                         "    proxy:\n      - {{address: {}, port: {port}{who}}}\n",
@@ -246,7 +277,9 @@ impl World {
         let ca = self.authorities[0].pem();
         std::fs::write(dir.join("ca.crt"), ca).expect("a file is written");
         for tenant in 1..=5 {
-            let users = format!("{USER}:{}\n", secrets::sha256_hex(&secret(tenant)));
+            let line =
+                |user: &str| format!("{user}:{}\n", secrets::sha256_hex(&secret(tenant, user)));
+            let users = line(USER) + &line(&user(tenant));
             std::fs::write(dir.join(format!("users{tenant}")), users).expect("a file is written");
         }
     }
