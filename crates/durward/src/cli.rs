@@ -48,7 +48,7 @@ Environment: DURWARD_CONFIG, ROUTING_CONFIG_PATH, DURWARD_LOG, RUST_LOG, NO_COLO
 /// The commands, in the order a newcomer meets them.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show two tenants and a partner at work, in one process, on this machine
+    /// Show three tenants and a partner at work, in one process, on this machine
     Demo(Demo),
     /// Show the kernel's share: partners, a gateway and pods on networks of their own, without root
     Lab(Lab),

@@ -1,4 +1,4 @@
-//! `durward demo`: two tenants and a partner on loopback addresses, with the real gateway between them.
+//! `durward demo`: three tenants and a partner on loopback addresses, with the real gateway between them.
 //!
 //! Everything lives in one process and one temporary directory. Deliberately absent: simulation; every request goes through real sockets and real
 //! TLS.
@@ -26,7 +26,7 @@ use crate::{admin, telemetry};
 use bank::Ledger;
 use caller::Caller;
 use screen::Live;
-use stage::{ACME, GLOBEX, Ports, Stage};
+use stage::{ACME, GLOBEX, NAMES, Ports, SHARED, Stage};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Time for open connections to finish.
@@ -192,6 +192,12 @@ async fn once(stage: &Stage, mut screen: Screen) -> Result<Exit, Failure> {
         good &= expected;
         screen.line(format!("{} {name:<9} https://{}/pay  {told}", sign(expected), at(ip)))?;
     }
+    for (tenant, name) in NAMES {
+        let caller = Caller::new(at(SHARED), &certificates, None)?;
+        let (line, served) = by_name(tenant, name, caller.named(name)).await;
+        good &= served;
+        screen.line(line)?;
+    }
     let (outward, left) = out(stage, &certificates).await?;
     good &= left;
     screen.line(outward)?;
@@ -203,6 +209,14 @@ async fn once(stage: &Stage, mut screen: Screen) -> Result<Exit, Failure> {
     );
     screen.line(format!("{} stranger  https://{}/pay  {told}", sign(refused), at(ACME)))?;
     Ok(if good && refused { Exit::Ok } else { Exit::FailedCheck })
+}
+
+/// Sends one request to the address that two tenants share, by the name of one of them.
+async fn by_name(tenant: &str, name: &str, mut caller: Caller) -> (String, bool) {
+    let answer = caller.get("/").await;
+    let served = answer.as_ref().is_ok_and(|(status, _)| *status == 200);
+    let told = answer.map_or_else(|error| error, |(status, _)| format!("{status}, at {SHARED}"));
+    (format!("{} {tenant:<9} https://{name}/  {told}", sign(served)), served)
 }
 
 /// Sends one request through acme's forward proxy to the bank, and asks for one tunnel that must be denied.

@@ -26,6 +26,8 @@ fn one_round_shows_each_tenants_own_address_to_the_partner() {
     assert!(text.contains("the bank saw 127.0.0.2, client certificate CN=acme"), "{text}");
     assert!(text.contains("the bank saw 127.0.0.3"), "{text}");
     assert!(text.contains("√ proxy     -x http://127.0.0.2:"), "{text}");
+    assert!(text.contains("√ acme      https://acme.demo/  200, at 127.0.0.4"), "{text}");
+    assert!(text.contains("√ initech   https://initech.demo/  200, at 127.0.0.4"), "{text}");
     assert!(text.contains("stranger") && text.contains("refused"), "{text}");
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "nothing is left behind");
 }
@@ -77,6 +79,7 @@ fn the_configuration_it_prints_is_the_real_one() {
         printed.contains("kind: Tenant")
             && printed.contains("name: acme")
             && printed.contains("name: globex")
+            && printed.contains("name: initech")
     );
     assert!(!printed.contains('@'));
 }

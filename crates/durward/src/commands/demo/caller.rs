@@ -21,6 +21,8 @@ const BODY: usize = 64 * 1024;
 /// Client of one tenant, with one connection that it keeps.
 pub(crate) struct Caller {
     address: SocketAddr,
+    /// Name to ask for; the address itself without one.
+    name: Option<&'static str>,
     /// Forward proxy to use.
     proxy: Option<SocketAddr>,
     connector: TlsConnector,
@@ -37,7 +39,12 @@ impl Caller {
         let config = config(certificates, shown)
             .map_err(|error| Failure::broken("making a client's TLS", error))?;
         let connector = TlsConnector::from(Arc::new(config));
-        Ok(Self { address, proxy: None, connector, connection: None })
+        Ok(Self { address, name: None, proxy: None, connector, connection: None })
+    }
+
+    /// Asks for a name, by SNI and `Host`, and verifies the certificate for it.
+    pub(crate) fn named(self, name: &'static str) -> Self {
+        Self { name: Some(name), ..self }
     }
 
     /// Sends requests through a forward proxy.
@@ -56,7 +63,11 @@ impl Caller {
     }
 
     async fn exchange(&mut self, path: &str) -> Result<(u16, String), String> {
-        let request = client::get(path, &self.address.to_string())?;
+        let host = match self.name {
+            Some(name) => format!("{name}:{}", self.address.port()),
+            None => self.address.to_string(),
+        };
+        let request = client::get(path, &host)?;
         let answer = self.connected().await?.send(request, BODY).await?;
         Ok((answer.status.as_u16(), answer.text()))
     }
@@ -85,7 +96,10 @@ impl Caller {
                 }
             }
         };
-        let name = ServerName::IpAddress(self.address.ip().into());
+        let name = match self.name {
+            Some(name) => ServerName::try_from(name).map_err(|error| error.to_string())?,
+            None => ServerName::IpAddress(self.address.ip().into()),
+        };
         let stream =
             self.connector.connect(name, stream).await.map_err(|error| error.to_string())?;
         Client::on(stream, PATIENCE).await

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use durward_model::verdict::{Finding, Outcome};
 
 use super::bank::Ledger;
-use super::stage::{ACME, GLOBEX, Stage};
+use super::stage::{ACME, GLOBEX, SHARED, Stage};
 use crate::app::Gateway;
 use crate::failure::Failure;
 use crate::output::{Screen, Table, Tone, plain};
@@ -18,7 +18,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 const NARROW: usize = 80;
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Names of the tenants in the order they are shown.
+/// Names of the tenants that have an address of their own, in the order they are shown.
 pub(crate) const TENANTS: [&str; 2] = ["acme", "globex"];
 
 /// Live part of the output.
@@ -174,7 +174,7 @@ pub(crate) fn introduce(screen: &mut Screen, stage: &Stage) -> Result<(), Failur
     let ports = stage.ports;
     let dir = stage.path().display();
     screen.line(format!(
-        "{} {} · two tenants, one gateway, one partner · state in {dir} (removed on exit)",
+        "{} {} · three tenants, one gateway, one partner · state in {dir} (removed on exit)",
         Tone::Bold.paint("durward demo"),
         env!("CARGO_PKG_VERSION")
     ))?;
@@ -202,6 +202,10 @@ pub(crate) fn introduce(screen: &mut Screen, stage: &Stage) -> Result<(), Failur
         ports.bank
     ))?;
     screen.line(format!(
+        "by name        https://{SHARED}:{} is shared: acme.demo is acme's, initech.demo is initech's, other names are nobody's",
+        ports.gateway
+    ))?;
+    screen.line(format!(
         "forward proxy  http://{ACME}:{} takes acme's programs to the bank, and nowhere else",
         ports.proxy
     ))?;
@@ -210,7 +214,7 @@ pub(crate) fn introduce(screen: &mut Screen, stage: &Stage) -> Result<(), Failur
         ports.admin
     ))?;
     screen.line(format!(
-        "documents      {dir}/acme.yaml and globex.yaml: edit and save, they are live"
+        "documents      {dir}/acme.yaml, globex.yaml and initech.yaml: edit and save, they are live"
     ))?;
     screen.line("")?;
     suggest(screen, stage)
@@ -235,6 +239,7 @@ fn suggest(screen: &mut Screen, stage: &Stage) -> Result<(), Failure> {
             "out https://127.0.0.1:{}/pay   # through acme's forward proxy: 127.0.0.2",
             ports.bank
         ),
+        "named initech.demo /          # by name, at an address that acme has, too".to_owned(),
         format!("durward explain https://{GLOBEX}:{}/pay", ports.gateway),
         format!("durward check{admin}                 # two things here are broken on purpose"),
     ];

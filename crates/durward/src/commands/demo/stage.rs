@@ -14,15 +14,20 @@ use crate::failure::Failure;
 pub(crate) const ACME: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 /// Ingress and egress address of globex.
 pub(crate) const GLOBEX: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
+/// Ingress address that acme and initech share by names.
+pub(crate) const SHARED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 4));
+/// Names at the shared address, each with its tenant.
+pub(crate) const NAMES: [(&str, &str); 2] = [("acme", "acme.demo"), ("initech", "initech.demo")];
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 const ACME_DOCUMENT: &str = include_str!("acme.yaml");
 const GLOBEX_DOCUMENT: &str = include_str!("globex.yaml");
+const INITECH_DOCUMENT: &str = include_str!("initech.yaml");
 
 /// Ports of the demo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ports {
-    /// Ingress port of both tenants.
+    /// Ingress port of all tenants.
     pub(crate) gateway: u16,
     /// Port of the partner.
     pub(crate) bank: u16,
@@ -44,7 +49,7 @@ impl Ports {
     /// Returns the preferred ports, or the next free ones.
     pub(crate) fn find() -> Result<Self, Failure> {
         let wished = Self::WISHED;
-        let gateway = next_free(wished.gateway, &[ACME, GLOBEX], &[])?;
+        let gateway = next_free(wished.gateway, &[ACME, GLOBEX, SHARED], &[])?;
         let bank = next_free(wished.bank, &[HERE], &[gateway])?;
         let shop = next_free(wished.shop, &[HERE], &[gateway, bank])?;
         let dead = next_free(wished.dead, &[HERE], &[gateway, bank, shop])?;
@@ -82,13 +87,13 @@ fn next_free(from: u16, addresses: &[IpAddr], taken: &[u16]) -> Result<u16, Fail
         let address = addresses.first().map(ToString::to_string).unwrap_or_default();
         Failure::broken(
             format!("looking for a free port from {from} on {address}"),
-            "there is none; outside Linux 127.0.0.2 and 127.0.0.3 must be added to the loopback interface first",
+            "there is none; outside Linux 127.0.0.2 to 127.0.0.5 must be added to the loopback interface first",
         )
     })
 }
 
-/// Returns the two documents, in the order of their files.
-pub(crate) fn documents(ports: &Ports) -> [(&'static str, String); 2] {
+/// Returns the documents, in the order of their files.
+pub(crate) fn documents(ports: &Ports) -> [(&'static str, String); 3] {
     let fill = |text: &str| {
         text.replace("@PORT@", &ports.gateway.to_string())
             .replace("@BANK@", &ports.bank.to_string())
@@ -96,7 +101,11 @@ pub(crate) fn documents(ports: &Ports) -> [(&'static str, String); 2] {
             .replace("@DEAD@", &ports.dead.to_string())
             .replace("@PROXY@", &ports.proxy.to_string())
     };
-    [("acme.yaml", fill(ACME_DOCUMENT)), ("globex.yaml", fill(GLOBEX_DOCUMENT))]
+    [
+        ("acme.yaml", fill(ACME_DOCUMENT)),
+        ("globex.yaml", fill(GLOBEX_DOCUMENT)),
+        ("initech.yaml", fill(INITECH_DOCUMENT)),
+    ]
 }
 
 /// Directory with everything the demo serves.
@@ -151,6 +160,8 @@ impl Stage {
             ("acme", server(&[ACME], &[], "acme", 60)),
             // Seven days of validity show as six whole days left.
             ("globex", server(&[GLOBEX], &[], "globex", 7)),
+            ("acme-by-name", server(&[], &["acme.demo"], "acme", 60)),
+            ("initech", server(&[], &["initech.demo"], "initech", 60)),
             ("bank", server(&[HERE], &["bank.demo"], "bank", 60)),
             ("partner", client("partner")),
             ("acme-at-bank", client("acme")),
@@ -171,6 +182,7 @@ impl Stage {
              durward() {{ '{program}' \"$@\"; }}\n\
              acme() {{ curl -sS --cacert '{dir}/certs/ca.crt' --cert '{dir}/certs/partner.crt' --key '{dir}/certs/partner.key' \"https://{ACME}:{port}$1\"; }}\n\
              globex() {{ curl -sS --cacert '{dir}/certs/ca.crt' \"https://{GLOBEX}:{port}$1\"; }}\n\
+             named() {{ curl -sS --cacert '{dir}/certs/ca.crt' --resolve \"$1:{port}:{SHARED}\" \"https://$1:{port}$2\"; }}\n\
              out() {{ curl -sS --noproxy '' -x http://{ACME}:{proxy} --cacert '{dir}/certs/ca.crt' \"$@\"; }}\n",
             program = program.display(),
         )
