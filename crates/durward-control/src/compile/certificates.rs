@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use durward_model::certificate::{ends_soon, span_text};
 use durward_model::egress::NameList;
 use durward_model::{Certificate, Origin};
 
@@ -20,10 +21,6 @@ use crate::named_file::Digest;
 use crate::place::{At, Place};
 use crate::resources::{Found, Resources};
 use crate::spec::ingress::CertificateSpec;
-
-/// Days before its end at which a certificate is worth a warning.
-const SOON: i64 = 14;
-const DAY: i64 = 86_400;
 
 /// Parsed files, by path, valid while the bytes are the same.
 #[derive(Clone, Debug, Default)]
@@ -231,20 +228,20 @@ impl<'a> Files<'a> {
         for remark in &identity.remarks {
             warn(remark.reason(), &remark.to_string());
         }
-        let days = (leaf.not_after - self.now).div_euclid(DAY);
-        if leaf.not_after <= self.now {
+        let left = leaf.not_after - self.now;
+        if left <= 0 {
             warn(
                 "CertificateExpired",
-                &format!("ended {} ago: peers refuse it, renew it", days_text(-days)),
+                &format!("ended {} ago: peers refuse it, renew it", span_text(-left)),
             );
         } else if leaf.not_before > self.now {
-            let ahead = (leaf.not_before - self.now).div_euclid(DAY);
+            let ahead = span_text(leaf.not_before - self.now);
             warn(
                 "CertificateNotYetValid",
-                &format!("is valid only in {}: peers refuse it until then", days_text(ahead)),
+                &format!("is valid only in {ahead}: peers refuse it until then"),
             );
-        } else if days < SOON {
-            warn("CertificateEndsSoon", &format!("ends in {}: renew it", days_text(days)));
+        } else if ends_soon(leaf.not_before, leaf.not_after, self.now) {
+            warn("CertificateEndsSoon", &format!("ends in {}: renew it", span_text(left)));
         }
         match (purpose, leaf.usage) {
             (Purpose::Server { .. }, Some(usage)) if !usage.server => warn(
@@ -308,13 +305,13 @@ impl<'a> Files<'a> {
                 "is no authority (CA:FALSE): name the certificate that issued it",
             );
         }
-        let days = (authority.not_after - self.now).div_euclid(DAY);
-        if authority.not_after <= self.now {
-            warn("AuthorityExpired", &format!("ended {} ago: replace it", days_text(-days)));
-        } else if days < SOON {
+        let left = authority.not_after - self.now;
+        if left <= 0 {
+            warn("AuthorityExpired", &format!("ended {} ago: replace it", span_text(-left)));
+        } else if ends_soon(authority.not_before, authority.not_after, self.now) {
             warn(
                 "AuthorityEndsSoon",
-                &format!("ends in {}: add its successor beside it", days_text(days)),
+                &format!("ends in {}: add its successor beside it", span_text(left)),
             );
         }
     }
@@ -415,14 +412,6 @@ impl<'a> Files<'a> {
                 None
             }
         }
-    }
-}
-
-fn days_text(days: i64) -> String {
-    match days {
-        0 => "less than a day".to_owned(),
-        1 => "1 day".to_owned(),
-        days => format!("{days} days"),
     }
 }
 

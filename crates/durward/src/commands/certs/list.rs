@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use durward_model::certificate::ends_soon;
 use durward_model::upstream::TrustRoots;
 use durward_model::{Certificate, Snapshot, Tenant};
 use rustls_pki_types::CertificateDer;
@@ -35,6 +36,8 @@ pub(crate) struct Row {
     facts: Facts,
     /// Whole days until it expires.
     days_left: i64,
+    /// True in the last third of its lifetime, at most 14 days.
+    ends_soon: bool,
     /// `ok`, the name of the last issuer, or the fault.
     chain: String,
     /// Place in the document that names it.
@@ -89,7 +92,7 @@ fn print(rows: &[Row], rejected: usize, format: Format) -> Result<(), Failure> {
 fn cells(row: &Row, wide: bool) -> Vec<(String, Tone)> {
     let days = match row.days_left {
         ..0 => Tone::Bad,
-        0..30 => Tone::Warn,
+        _ if row.ends_soon => Tone::Warn,
         _ => Tone::Good,
     };
     let chain = if row.chain.starts_with("broken") { Tone::Bad } else { Tone::Plain };
@@ -178,6 +181,7 @@ fn row(
         name: name.to_owned(),
         used_for: used_for.to_owned(),
         days_left: facts.days_left(now),
+        ends_soon: ends_soon(facts.not_before, facts.not_after, now),
         facts,
         chain: chain.word(),
         origin: None,

@@ -4,14 +4,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use durward_model::certificate::{ends_soon, span_text};
 use durward_model::{Certificate, Listener, Snapshot, Tenant};
 
 use crate::commands::check::Category;
 use crate::inspect::{self, Chain};
 use crate::output::count;
-
-/// Days left below which a certificate should be renewed.
-const SOON: i64 = 30;
 
 /// Checks every certificate of the configuration.
 pub(crate) fn check(snapshot: &Snapshot, now: i64) -> Category {
@@ -115,19 +113,17 @@ fn judge(category: &mut Category, what: &str, certificate: &Certificate, now: i6
         );
     }
     if category.checks.len() == before {
-        let left = certificate.days_left(now);
         let names = certificate.ip_names.len() + certificate.dns_names.len();
         category.ok(format!(
             "{what}: {}, {}, {}",
             certificate.key_type,
             count(names, "name"),
-            days(left)
+            span_text(certificate.not_after - now)
         ));
     }
 }
 
 fn lasts(category: &mut Category, what: &str, from: i64, to: i64, now: i64, hint: &str) {
-    let left = (to - now).div_euclid(86_400);
     if to <= now {
         category.error(format!("{what} ended on {}", inspect::date(to)), hint);
     } else if from > now {
@@ -135,13 +131,10 @@ fn lasts(category: &mut Category, what: &str, from: i64, to: i64, now: i64, hint
             format!("{what} is valid only from {}", inspect::date(from)),
             "look at this host's clock, or wait",
         );
-    } else if left < SOON {
-        category.warn(format!("{what} ends in {} ({})", days(left), inspect::date(to)), hint);
+    } else if ends_soon(from, to, now) {
+        category
+            .warn(format!("{what} ends in {} ({})", span_text(to - now), inspect::date(to)), hint);
     }
-}
-
-fn days(left: i64) -> String {
-    if left == 1 { "1 day".to_owned() } else { format!("{left} days") }
 }
 
 fn client_authorities(category: &mut Category, tenant: &Tenant, now: i64) {
@@ -164,7 +157,7 @@ fn client_authorities(category: &mut Category, tenant: &Tenant, now: i64) {
                 "add the new authority beside it before it ends",
             );
             if category.checks.len() == before {
-                category.ok(format!("{what}: {}", days(facts.days_left(now))));
+                category.ok(format!("{what}: {}", span_text(facts.not_after - now)));
             }
         }
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use durward_model::certificate::span_text;
 use durward_model::egress::Neighbours;
 use durward_model::listener::Service;
 use durward_model::route::{Action, PathMatch, Route, WeightedUpstream};
@@ -30,9 +31,9 @@ pub(crate) async fn follow(snapshot: &Snapshot, at: SocketAddr, timeout: Duratio
     ));
     if let Some(tls) = listener.tls() {
         let certificate = &tls.certificates[tls.certificate_for(None)];
-        let left = certificate.days_left(inspect::now());
+        let left = span_text(certificate.not_after - inspect::now());
         mapping.ok(format!(
-            "certificate {} ({left} days left), client certificates {}",
+            "certificate {} ({left} left), client certificates {}",
             certificate.name,
             tls.client_auth.mode()
         ));
