@@ -1,23 +1,18 @@
 //! Answers to challenges, as data: a path with a text for HTTP-01, a certificate for TLS-ALPN-01.
 //!
-//! They can be written to a file, so that every process that serves a name can answer for it.
+//! Deliberately absent: servers; whoever has the names serves these.
 
 use std::fmt;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair, SanType};
-use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
 use crate::order::Name;
 
 /// Answer to one challenge.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "challenge")]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Answer {
     /// Text at `/.well-known/acme-challenge/TOKEN` (RFC 8555 §8.3).
-    #[serde(rename = "http-01")]
     Http {
         /// Last segment of the path.
         token: String,
@@ -25,14 +20,13 @@ pub enum Answer {
         text: String,
     },
     /// Certificate for clients that offer `acme-tls/1` alone and ask for this name (RFC 8737).
-    #[serde(rename = "tls-alpn-01", rename_all = "camelCase")]
     TlsAlpn {
         /// Server name of the ClientHello: of an IP address its name for reverse look-ups (RFC 8738 §6).
         server_name: String,
-        /// Certificate in DER, base64.
-        certificate: String,
-        /// Private key in PKCS#8, base64.
-        key: String,
+        /// Certificate in DER.
+        certificate: Vec<u8>,
+        /// Private key in PKCS#8.
+        key: Vec<u8>,
     },
 }
 
@@ -62,8 +56,8 @@ impl Answer {
         let certificate = params.self_signed(&key).map_err(broken)?;
         Ok(Self::TlsAlpn {
             server_name: name.server_name(),
-            certificate: BASE64_STANDARD.encode(certificate.der()),
-            key: BASE64_STANDARD.encode(key.serialize_der()),
+            certificate: certificate.der().to_vec(),
+            key: key.serialize_der(),
         })
     }
 }
@@ -90,10 +84,11 @@ mod tests {
 
         let answer = Answer::tls_alpn(&Name::Ip("192.0.2.7".parse().unwrap()), &digest).unwrap();
 
-        let Answer::TlsAlpn { server_name, certificate, .. } = &answer else { panic!("{answer:?}") };
+        let Answer::TlsAlpn { server_name, certificate, .. } = &answer else {
+            panic!("{answer:?}")
+        };
         assert_eq!(server_name, "7.2.0.192.in-addr.arpa");
-        let der = BASE64_STANDARD.decode(certificate).unwrap();
-        let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+        let (_, certificate) = X509Certificate::from_der(certificate).unwrap();
         let names = certificate.subject_alternative_name().unwrap().unwrap();
         assert_eq!(names.value.general_names.len(), 1);
         let held = certificate

@@ -14,8 +14,7 @@ use crate::identifier;
 use crate::order::{Pending, Request};
 
 /// Longest and shortest time between two looks at renewal information (RFC 9773 §4.3.3).
-const LOOK_AGAIN: (Duration, Duration) =
-    (Duration::from_secs(60), Duration::from_secs(86_400));
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(86_400));
 /// Time between two looks where the authority says none.
 const LOOK_AGAIN_BY_DEFAULT: Duration = Duration::from_secs(6 * 3_600);
 

@@ -29,6 +29,9 @@ pub enum Fault {
     /// The authority refuses: a name could not be validated, or may not be issued.
     #[error("the authority refuses: {0}")]
     Refused(String),
+    /// Something on this host is in the way, such as a full disk: retried soon.
+    #[error("{0}")]
+    Here(String),
     /// The request cannot be made as asked: a profile or challenge that the authority does not have.
     #[error("{0}")]
     Unsupported(String),
@@ -52,9 +55,9 @@ impl Fault {
             Error::Unsupported(what) => {
                 Self::Unsupported(format!("the authority does not support {what}"))
             }
-            Error::KeyRejected | Error::Crypto => {
-                Self::Unsupported("the account key cannot be used: it must be ECDSA P-256 in PKCS#8".to_owned())
-            }
+            Error::KeyRejected | Error::Crypto => Self::Unsupported(
+                "the account key cannot be used: it must be ECDSA P-256 in PKCS#8".to_owned(),
+            ),
             other => Self::Unreachable(printable(&other.to_string())),
         }
     }

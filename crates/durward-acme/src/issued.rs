@@ -42,8 +42,8 @@ impl Issued {
     /// If the leaf does not name all that was ordered, or is no certificate.
     pub(crate) fn new(chain: &str, key: &str, names: &[Name]) -> Result<Self, Fault> {
         let refused = |what: &str| Fault::Refused(format!("the certificate it issued {what}"));
-        let leaf = CertificateDer::from_pem_slice(chain.as_bytes())
-            .map_err(|_| refused("is not PEM"))?;
+        let leaf =
+            CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|_| refused("is not PEM"))?;
         let (_, leaf) = X509Certificate::from_der(&leaf).map_err(|_| refused("is not X.509"))?;
         let found = leaf.subject_alternative_name().ok().flatten();
         let found = found.map(|found| &*found.value.general_names).unwrap_or_default();

@@ -159,7 +159,9 @@ impl Pending {
             }
             let name = Name::of(authorization.identifier().identifier);
             let name = name.ok_or_else(|| {
-                Fault::Unsupported("the authority asks about a name that was not ordered".to_owned())
+                Fault::Unsupported(
+                    "the authority asks about a name that was not ordered".to_owned(),
+                )
             })?;
             let Some(challenge) = authorization.challenge(kind.clone()) else {
                 return Err(Fault::Unsupported(format!(
@@ -279,8 +281,7 @@ mod tests {
         let name = |text: &str| Name::Ip(text.parse().unwrap()).server_name();
 
         assert_eq!(name("203.0.113.9"), "9.113.0.203.in-addr.arpa");
-        let expected =
-            "9.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa";
+        let expected = "9.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa";
         assert_eq!(name("2001:db8::9"), expected);
         assert_eq!(Name::Dns("a.example".into()).server_name(), "a.example");
     }

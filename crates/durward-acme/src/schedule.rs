@@ -42,7 +42,7 @@ impl Pace {
     #[must_use]
     pub fn wait(&self, failures: u32, fault: &Fault, seed: u64) -> Duration {
         let (longest, asked) = match fault {
-            Fault::Unreachable(_) => (self.unreachable, None),
+            Fault::Unreachable(_) | Fault::Here(_) => (self.unreachable, None),
             Fault::RateLimited { retry_after, .. } => (self.refused, *retry_after),
             Fault::AccountGone(_) | Fault::Refused(_) | Fault::Unsupported(_) => {
                 (self.refused, None)
@@ -70,7 +70,11 @@ pub fn within(window: &Window, seed: u64) -> i64 {
 }
 
 /// Returns a part of a span, from 0 to all of it.
-#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "seconds of years fit")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "seconds of years fit"
+)]
 fn part(span: i64, seed: u64) -> i64 {
     (span as f64 * fraction(seed)) as i64
 }
@@ -155,7 +159,8 @@ mod tests {
 
     // S3.48+
     #[test]
-    fn an_authority_that_is_away_for_a_day_is_asked_about_hourly_and_gets_the_order_within_an_hour_and_a_half() {
+    fn an_authority_that_is_away_for_a_day_is_asked_about_hourly_and_gets_the_order_within_an_hour_and_a_half()
+     {
         let pace = Pace::default();
         let away = Fault::Unreachable("connection refused".into());
 

@@ -219,7 +219,7 @@ impl Trail {
             return ending;
         }
         match &listener.service {
-            Service::Http(service) => self.http(tenant, service, question, sni),
+            Service::Http(service) => self.http((tenant, listener), service, question, sni),
             Service::Tcp(service) => self.upstreams(tenant, &service.upstreams),
             Service::Forward(service) => self.outside(snapshot, tenant, service, question),
             Service::PassThrough(routes) => self.pass_through((tenant, listener), routes, sni),
@@ -285,6 +285,12 @@ impl Trail {
         sni: Option<&str>,
     ) -> Option<Ending> {
         let tls = listener.tls()?;
+        if listener.lacks_certificate(sni) {
+            let sentence =
+                "the certificate has not been issued yet, and no other is shown".to_owned();
+            let origin = Some(&listener.origin);
+            return Some(self.refuse("certificate", origin, "certificate_pending", sentence));
+        }
         let certificate = &tls.certificates[tls.certificate_for(sni)];
         self.note(
             "certificate",
@@ -317,11 +323,16 @@ impl Trail {
 
     fn http(
         &mut self,
-        tenant: &Tenant,
+        (tenant, listener): (&Tenant, &Listener),
         service: &HttpService,
         question: &Question,
         sni: Option<&str>,
     ) -> Ending {
+        if listener.acme.http_answer(&question.method, &question.path).is_some() {
+            let sentence = "the path of an ACME challenge is answered before routes".to_owned();
+            self.note("route", Some(&listener.origin), sentence);
+            return Ending::Answered { status: 200 };
+        }
         let path = match path_of(question) {
             Ok(path) => path,
             Err(sentence) => return self.refuse("route", None, "bad_request", sentence),

@@ -270,7 +270,8 @@ impl Visit {
     ) -> Result<Secured, (Refusal, Option<TcpStream>)> {
         self.watch.arm(Some(patience.saturating_sub(self.began.elapsed())), false);
         if let Some(tls) = listener.listener.tls() {
-            let handshake = handshake::terminate(stream, tls, &listener.server_configs);
+            let of_tls = (&*listener.listener, tls);
+            let handshake = handshake::terminate(stream, of_tls, &listener.server_configs);
             return match self.watch.guard(handshake).await {
                 Ok(Ok((stream, facts))) => Ok(Secured {
                     io: Io::tls(stream.into()),

@@ -184,6 +184,7 @@ impl PreparedListener {
             bind: SocketAddr::from((address, 443)),
             allowed_sources: None,
             service,
+            acme: durward_model::Acme::default(),
             origin: durward_model::Origin::default(),
         };
         let prepare =

@@ -215,6 +215,9 @@ pub enum Refusal {
     /// The gateway is draining, or the configuration no longer permits the connection.
     #[error("this gateway is shutting down")]
     Draining,
+    /// The connection validated a name for a certificate authority; nothing else is served on it.
+    #[error("validated by a certificate authority")]
+    Challenge,
     /// A socket call failed through no fault of a peer.
     #[error("socket failure")]
     Socket(#[source] std::io::Error),
@@ -243,6 +246,8 @@ pub enum HandshakeFailure {
     Protocol,
     /// The client closed midway.
     Closed,
+    /// The listener's certificate has not been issued yet.
+    CertificatePending,
 }
 
 macro_rules! words {
@@ -277,6 +282,7 @@ words!(HandshakeFailure {
     Self::RefusedByClient => 7 "refused_by_client",
     Self::Protocol => 8 "protocol",
     Self::Closed => 9 "closed",
+    Self::CertificatePending => 10 "certificate_pending",
 });
 
 words!(Refusal {
@@ -316,7 +322,8 @@ words!(Refusal {
     Self::FairShare { .. } => 33 "fair_share",
     Self::Memory => 34 "memory",
     Self::Crowded => 35 "crowded",
-    Self::Socket(_) => 36 "socket",
+    Self::Challenge => 36 "acme_challenge",
+    Self::Socket(_) => 37 "socket",
 });
 
 impl Refusal {
@@ -324,7 +331,7 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> (u16, Option<&'static str>) {
         match self {
-            Self::UnknownAddress { .. } | Self::Misdirected => (421, None),
+            Self::UnknownAddress { .. } | Self::Misdirected | Self::Challenge => (421, None),
             Self::SourceNotAllowed { .. } => (403, Some("http_request_denied")),
             Self::PolicyDenied { .. } => (403, Some("http_request_denied")),
             Self::ProxyAuthentication => (407, Some("http_request_denied")),

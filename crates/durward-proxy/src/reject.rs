@@ -61,7 +61,7 @@ pub(crate) fn choose(
         {
             Farewell::Text(TOO_MANY)
         }
-        Refusal::Handshake { .. } => Farewell::Close,
+        Refusal::Handshake { .. } | Refusal::Challenge => Farewell::Close,
         _ => Farewell::Reset,
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The only module that imports all crates.
 
+pub(crate) mod acme;
 mod condition;
 mod exposition;
 mod gateway;

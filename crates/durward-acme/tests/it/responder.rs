@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use durward_acme::Answer;
 use rustls::ServerConfig;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -52,7 +50,8 @@ async fn serve_http(listener: TcpListener, answers: Arc<Mutex<Vec<Answer>>>) {
             }
             _ => None,
         });
-        let (status, text) = found.map_or(("404 Not Found", String::new()), |text| ("200 OK", text));
+        let (status, text) =
+            found.map_or(("404 Not Found", String::new()), |text| ("200 OK", text));
         let length = text.len();
         let answer = format!(
             "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}"
@@ -80,8 +79,8 @@ async fn serve_tls(listener: TcpListener, answers: Arc<Mutex<Vec<Answer>>>) {
     }
 }
 
-fn config(certificate: &str, key: &str) -> ServerConfig {
-    let [certificate, key] = [certificate, key].map(|text| BASE64_STANDARD.decode(text).unwrap());
+fn config(certificate: &[u8], key: &[u8]) -> ServerConfig {
+    let [certificate, key] = [certificate, key].map(<[u8]>::to_vec);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
     let key = provider.key_provider.load_private_key(key).unwrap();

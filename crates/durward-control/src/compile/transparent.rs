@@ -135,6 +135,7 @@ fn listener(
         bind,
         allowed_sources: Some(sources.into_iter().collect()),
         service: Service::Forward(service.clone()),
+        acme: durward_model::Acme::default(),
         origin: origin.clone(),
     }
 }

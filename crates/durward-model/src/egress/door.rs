@@ -104,6 +104,7 @@ mod tests {
             bind: ([172, 16, 28, 8], 3128).into(),
             allowed_sources: sources.map(blocks),
             service: Service::Forward(service),
+            acme: crate::Acme::default(),
             origin: Origin::default(),
         }
     }

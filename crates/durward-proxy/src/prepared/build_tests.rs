@@ -61,6 +61,7 @@ fn snapshot(config: &Config) -> Snapshot {
             bind: address(at),
             allowed_sources: sources(door.sources),
             service: Service::Tcp(TcpService { tls: None, upstreams: Vec::new() }),
+            acme: durward_model::Acme::default(),
             origin: Origin::default(),
         })
     };

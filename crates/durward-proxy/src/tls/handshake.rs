@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use durward_model::Listener;
 use durward_model::listener::ServerTls;
 use rustls::server::{Accepted, Acceptor, ClientHello};
 use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConnection, SignatureScheme};
@@ -18,7 +19,10 @@ use crate::peek::client_hello::Gauge;
 use crate::refusal::{HandshakeFailure, Refusal};
 use crate::refusal::{Presented, Refused};
 use crate::tls::presented;
-use crate::tls::{client_certificate, failure};
+use crate::tls::{challenge, client_certificate, failure};
+
+/// Fatal alert `internal_error` as an unencrypted record (RFC 8446 §6.2).
+const NO_CERTIFICATE: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
 /// Failed handshake.
 pub(crate) struct Failed {
@@ -33,7 +37,7 @@ pub(crate) struct Failed {
 /// Terminates TLS on `stream` with the configuration that fits the server name.
 pub(crate) async fn terminate(
     stream: TcpStream,
-    tls: &ServerTls,
+    (listener, tls): (&Listener, &ServerTls),
     configs: &[Arc<rustls::ServerConfig>],
 ) -> Result<(TlsStream<TcpStream>, TlsFacts), Failed> {
     let began = Instant::now();
@@ -43,6 +47,17 @@ pub(crate) async fn terminate(
     };
     let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
     let hello = accepted.client_hello();
+    if let Some(config) = challenge::config(&hello, name.as_deref(), &listener.acme) {
+        let (refusal, stream) = challenge::answer(accepted, stream, config).await;
+        return Err(Failed { refusal, stream, name });
+    }
+    if listener.lacks_certificate(name.as_deref()) {
+        // The send buffer is still empty, so the alert fits.
+        let _ = stream.try_write(&NO_CERTIFICATE);
+        let reason = HandshakeFailure::CertificatePending;
+        let refusal = Refusal::Handshake { reason, source: None };
+        return Err(Failed { refusal, stream, name });
+    }
     // Among the certificates for the name, the first whose signatures the client can verify (RSA beside ECDSA).
     let fitting = tls
         .alternatives(name.as_deref())

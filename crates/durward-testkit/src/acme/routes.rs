@@ -336,8 +336,11 @@ fn finalize(
     let from = SystemTime::now() - Duration::from_secs(behaviour.clock_behind);
     let chain = shared.issuer.sign_request(&csr, (from, from + lifetime));
     let chain = chain.map_err(|error| Problem::new(400, "badCSR", error.to_string()))?;
-    let mut ordered: Vec<String> =
-        order.identifiers.iter().filter_map(|one| Some(one["value"].as_str()?.to_owned())).collect();
+    let mut ordered: Vec<String> = order
+        .identifiers
+        .iter()
+        .filter_map(|one| Some(one["value"].as_str()?.to_owned()))
+        .collect();
     ordered.sort();
     if names_in(&chain) != ordered {
         return Err(Problem::new(400, "badCSR", "the CSR has other names than the order"));

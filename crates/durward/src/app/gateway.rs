@@ -1,5 +1,6 @@
 //! The running gateway: the publisher's latest configuration, applied to the proxy.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use durward_control::compile::retained;
+use durward_control::named_file::NamedFile;
 use durward_control::source::watch::{self as file_watch, Pace, Watching};
 use durward_control::{
     Compiled, FileSource, Publisher, Resources, RoutingJsonOptions, State, compile,
@@ -20,6 +22,7 @@ use durward_proxy::proxy::{Options, Proxy};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::app::acme::{self, Acme};
 use crate::app::health::{Facts, Health};
 use crate::app::kernel::Kernel;
 use crate::app::kernel::lines::Line;
@@ -65,6 +68,8 @@ pub(crate) struct Settings {
     pub(crate) shared: bool,
     /// Options of the kernel plane.
     pub(crate) nat: durward_nat::Options,
+    /// Options of certificates by ACME; `None` without a state directory.
+    pub(crate) acme: Option<acme::Options>,
 }
 
 /// The running gateway.
@@ -77,7 +82,9 @@ pub(crate) struct Gateway {
     proxy: RwLock<Option<Proxy>>,
     kernel: Kernel,
     /// Locked while a configuration is applied.
-    applying: Mutex<AbsentEgress>,
+    applying: Mutex<Turn>,
+    /// Certificates by ACME.
+    acme: Option<Acme>,
     /// Exposition at the time when the proxy was drained.
     last_metrics: Mutex<String>,
     access_log: Sink,
@@ -86,6 +93,30 @@ pub(crate) struct Gateway {
     draining: AtomicBool,
     reload_failures: AtomicU64,
     drain_grace: Duration,
+}
+
+/// What the application of a configuration needs to know of the one before.
+struct Turn {
+    absent_egress: AbsentEgress,
+    /// Resources that were applied last, for changes of single files.
+    resources: Arc<Resources>,
+    /// Files that this process wrote and that a load may have read before; `None` for those it removed.
+    written: HashMap<PathBuf, Option<NamedFile>>,
+}
+
+impl Turn {
+    /// Returns the resources with the files as this process wrote them. Those that the load has read so are forgotten.
+    fn with_written(&mut self, resources: &Arc<Resources>) -> Arc<Resources> {
+        self.written.retain(|path, written| {
+            let read = resources.files.get(path.as_path());
+            read.is_some_and(|read| read.as_ref().ok() != written.as_ref())
+        });
+        if self.written.is_empty() {
+            return Arc::clone(resources);
+        }
+        let written = self.written.iter().map(|(path, file)| (path.as_path(), file.as_ref()));
+        Arc::new(resources.with_files(written))
+    }
 }
 
 /// Result of a reload.
@@ -106,7 +137,12 @@ impl Gateway {
     /// Fails if nothing could be served, or with `strict` if anything is rejected.
     pub(crate) fn start(settings: Settings) -> Result<Arc<Self>, Failure> {
         let source = FileSource::new(settings.routing.clone());
-        let source = Arc::new(source.with_files_from(&settings.files_roots));
+        let source = source.with_files_from(&settings.files_roots);
+        let source = Arc::new(match &settings.acme {
+            Some(acme) => source.with_issuance(acme.issuance.clone()),
+            None => source,
+        });
+        let acme = settings.acme.clone().map(Acme::new);
         let earlier = earlier(&settings)?;
         let restored = earlier.map(|state| retained::restore(&state, &source, now()));
         let publisher = Publisher::after(restored.unwrap_or_default());
@@ -135,6 +171,8 @@ impl Gateway {
         if let Some(file) = &state_file {
             file.save(&compiled);
         }
+        let turn =
+            Turn { absent_egress, resources: Arc::clone(&resources), written: HashMap::new() };
         Ok(Arc::new(Self {
             source,
             paths,
@@ -143,7 +181,8 @@ impl Gateway {
             publisher,
             proxy: RwLock::new(Some(proxy)),
             kernel,
-            applying: Mutex::new(absent_egress),
+            applying: Mutex::new(turn),
+            acme,
             last_metrics: Mutex::default(),
             access_log,
             decisions,
@@ -196,10 +235,40 @@ impl Gateway {
     pub(crate) fn reload(&self, cause: &str) -> Reloaded {
         // Files are read under the lock: otherwise an older reading could be applied after a newer one.
         let mut turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
-        let resources = self.source.load(&self.paths);
+        let resources = Arc::new(self.source.load(&self.paths));
         let reloaded = self.adopt_in_turn(&mut turn, &resources, cause);
         self.source.release(&resources.files_of_rejected(&self.view().verdicts));
         reloaded
+    }
+
+    /// Applies files that this process wrote or removed, and no other change, watched or not.
+    pub(crate) fn adopt_files(&self, files: &[(&Path, Option<&[u8]>)], cause: &str) {
+        let mut turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = files.iter().map(|(path, bytes)| {
+            ((*path).to_owned(), bytes.map(|bytes| NamedFile::new(bytes.to_vec())))
+        });
+        turn.written.extend(files);
+        let resources = Arc::clone(&turn.resources);
+        self.adopt_in_turn(&mut turn, &resources, cause);
+    }
+
+    /// Starts to order certificates, if the configuration may want any.
+    ///
+    /// # Errors
+    /// Fails if no thread can be started for it.
+    pub(crate) fn order_certificates(self: &Arc<Self>) -> Result<(), Failure> {
+        self.acme.iter().try_for_each(|acme| acme.start(Arc::downgrade(self)))
+    }
+
+    /// Returns the state of certificates by ACME.
+    #[cfg(test)]
+    pub(crate) fn certificates_by_acme(&self) -> acme::status::Status {
+        self.acme.as_ref().map(Acme::status).unwrap_or_default()
+    }
+
+    /// Returns a receiver of later configurations.
+    pub(crate) fn changes(&self) -> watch::Receiver<Arc<Compiled>> {
+        self.publisher.subscribe()
     }
 
     /// Releases the contents of files that only rejected documents name.
@@ -218,20 +287,22 @@ impl Gateway {
         });
     }
 
-    fn adopt(&self, resources: &Resources, cause: &str) -> Reloaded {
+    fn adopt(&self, resources: &Arc<Resources>, cause: &str) -> Reloaded {
         let mut turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         self.adopt_in_turn(&mut turn, resources, cause)
     }
 
     /// Applies configurations one after the other, so that the proxy never goes back to an older generation.
-    fn adopt_in_turn(
-        &self,
-        absent_egress: &mut AbsentEgress,
-        resources: &Resources,
-        cause: &str,
-    ) -> Reloaded {
+    fn adopt_in_turn(&self, turn: &mut Turn, resources: &Arc<Resources>, cause: &str) -> Reloaded {
         let before = self.view();
-        let compiled = self.publisher.reload(resources, now());
+        let resources = turn.with_written(resources);
+        let compiled = self.publisher.reload(&resources, now());
+        // The bytes of files that only rejected documents name are not kept.
+        let rejected = resources.files_of_rejected(&compiled.verdicts);
+        turn.resources = match rejected.is_empty() {
+            true => resources,
+            false => Arc::new(resources.without_bytes_of(&rejected)),
+        };
         if let Some(file) = &self.state_file {
             file.save(&compiled);
         }
@@ -242,7 +313,7 @@ impl Gateway {
         if before.snapshot.generation != compiled.snapshot.generation {
             let applied = self.with_proxy(|proxy| proxy.apply(Arc::clone(&compiled.snapshot)));
             if let Some(applied) = applied {
-                let absent = absent_egress.log_changes(&compiled.snapshot);
+                let absent = turn.absent_egress.log_changes(&compiled.snapshot);
                 log::applied(&compiled, &applied, absent, cause);
             }
             if Arc::ptr_eq(&before.snapshot.nat, &compiled.snapshot.nat) {
@@ -314,6 +385,7 @@ impl Gateway {
     /// Stops accepting connections; clients in the accept queues are left to the process that has the same sockets.
     pub(crate) fn stop_accepting(&self) {
         self.announce_end();
+        self.acme.iter().for_each(Acme::stop);
         self.with_proxy(Proxy::stop_accepting);
         self.kernel.close();
         self.state_file.iter().for_each(StateFile::leave);
@@ -322,6 +394,7 @@ impl Gateway {
     /// Lets connections finish for `grace`, and closes the rest.
     pub(crate) fn drain(&self, grace: Duration) {
         self.draining.store(true, Relaxed);
+        self.acme.iter().for_each(Acme::stop);
         *self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner) = self.metrics_text();
         let proxy = self.proxy.write().unwrap_or_else(PoisonError::into_inner).take();
         self.state_file.iter().for_each(StateFile::close);
@@ -337,8 +410,8 @@ impl Gateway {
         self.kernel.retry();
         self.with_proxy(Proxy::retry);
         // If a configuration is being applied, that call logs the addresses.
-        if let Ok(mut absent_egress) = self.applying.try_lock() {
-            absent_egress.log_changes(&self.view().snapshot);
+        if let Ok(mut turn) = self.applying.try_lock() {
+            turn.absent_egress.log_changes(&self.view().snapshot);
         }
     }
 
@@ -362,6 +435,7 @@ impl Gateway {
             status: status.as_ref(),
             kernel: kernel.as_ref(),
             state_file: self.state_file.as_ref().map(StateFile::status),
+            acme: self.acme.as_ref().map(Acme::status),
             loads: &loads,
             draining: self.draining.load(Relaxed),
             present: &PresentAddresses::now(),
@@ -407,6 +481,7 @@ impl Gateway {
         self.kernel.write_metrics(&mut text);
         exposition::problems(&mut text, &self.health());
         exposition::files(&mut text, &self.source.health());
+        self.acme.iter().for_each(|acme| acme.status().write_metrics(&mut text));
         text.end()
     }
 

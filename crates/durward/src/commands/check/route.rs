@@ -30,13 +30,18 @@ pub(crate) async fn follow(snapshot: &Snapshot, at: SocketAddr, timeout: Duratio
         listener.origin
     ));
     if let Some(tls) = listener.tls() {
-        let certificate = &tls.certificates[tls.certificate_for(None)];
-        let left = span_text(certificate.not_after - inspect::now());
-        mapping.ok(format!(
-            "certificate {} ({left} left), client certificates {}",
-            certificate.name,
-            tls.client_auth.mode()
-        ));
+        let mode = tls.client_auth.mode();
+        match tls.certificates.get(tls.certificate_for(None)) {
+            Some(certificate) => {
+                let left = span_text(certificate.not_after - inspect::now());
+                let name = &certificate.name;
+                mapping.ok(format!("certificate {name} ({left} left), client certificates {mode}"));
+            }
+            None => mapping.warn(
+                "the certificate has not been issued yet: handshakes are refused".to_owned(),
+                "see /readyz?verbose of the gateway, which says what is missing",
+            ),
+        }
     }
     let upstreams = describe(&mut mapping, listener);
 
