@@ -373,8 +373,12 @@ fn a_clock_that_is_ahead_orders_nothing_early_and_is_told() {
     let gateway = stage.gateway();
     stage.await_issued(&gateway, 1);
 
-    let clock =
-        || gateway.health().text().contains("the clock of this host is 25 days ahead of that of https://");
+    let clock = || {
+        gateway
+            .health()
+            .text()
+            .contains("the clock of this host is 25 days ahead of that of https://")
+    };
     assert!(eventually_blocking(DEADLINE, clock), "{}", gateway.health().text());
     let row = await_row(&gateway, |row| {
         row.next_attempt.is_some_and(|next| next > crate::inspect::now() + 86_400)
