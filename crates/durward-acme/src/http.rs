@@ -78,7 +78,7 @@ impl Client {
     pub(crate) async fn get(&self, uri: &str) -> Result<Bytes, Fault> {
         let request = Request::get(uri).body(Bytes::new());
         let request = request.map_err(|error| Fault::Unreachable(error.to_string()))?;
-        let response = self.send(request).await.map_err(unreachable)?;
+        let response = self.send(request).await.map_err(|error| unreachable(&error))?;
         if !response.status().is_success() {
             return Err(Fault::Unreachable(format!("{uri} answered {}", response.status())));
         }
@@ -114,13 +114,11 @@ impl Client {
         // The connection is driven here, so that nothing of it outlives the request.
         tokio::pin!(connection);
         tokio::pin!(exchange);
-        loop {
-            tokio::select! {
-                answered = &mut exchange => return answered,
-                ended = &mut connection => {
-                    ended?;
-                    return exchange.await;
-                }
+        tokio::select! {
+            answered = &mut exchange => answered,
+            ended = &mut connection => {
+                ended?;
+                exchange.await
             }
         }
     }
@@ -130,8 +128,8 @@ const USER_AGENT: &str = concat!("durward/", env!("CARGO_PKG_VERSION"));
 
 type Failed = Box<dyn StdError + Send + Sync>;
 
-fn unreachable(error: Failed) -> Fault {
-    Fault::Unreachable(crate::fault::printable(&chain(&*error)))
+fn unreachable(error: &Failed) -> Fault {
+    Fault::Unreachable(crate::fault::printable(&chain(&**error)))
 }
 
 /// Returns an error with its causes.

@@ -219,7 +219,9 @@ impl Trail {
             return ending;
         }
         match &listener.service {
-            Service::Http(service) => self.http((tenant, listener), service, question, sni),
+            Service::Http(service) => self
+                .challenge(listener, question)
+                .unwrap_or_else(|| self.http(tenant, service, question, sni)),
             Service::Tcp(service) => self.upstreams(tenant, &service.upstreams),
             Service::Forward(service) => self.outside(snapshot, tenant, service, question),
             Service::PassThrough(routes) => self.pass_through((tenant, listener), routes, sni),
@@ -321,18 +323,21 @@ impl Trail {
         }
     }
 
+    /// Answers a request for the text of an ACME challenge.
+    fn challenge(&mut self, listener: &Listener, question: &Question) -> Option<Ending> {
+        listener.acme.http_answer(&question.method, &question.path)?;
+        let sentence = "the path of an ACME challenge is answered before routes".to_owned();
+        self.note("route", Some(&listener.origin), sentence);
+        Some(Ending::Answered { status: 200 })
+    }
+
     fn http(
         &mut self,
-        (tenant, listener): (&Tenant, &Listener),
+        tenant: &Tenant,
         service: &HttpService,
         question: &Question,
         sni: Option<&str>,
     ) -> Ending {
-        if listener.acme.http_answer(&question.method, &question.path).is_some() {
-            let sentence = "the path of an ACME challenge is answered before routes".to_owned();
-            self.note("route", Some(&listener.origin), sentence);
-            return Ending::Answered { status: 200 };
-        }
         let path = match path_of(question) {
             Ok(path) => path,
             Err(sentence) => return self.refuse("route", None, "bad_request", sentence),

@@ -325,12 +325,14 @@ impl Listener {
     #[must_use]
     pub fn lacks_certificate(&self, sni: Option<&str>) -> bool {
         let Some(tls) = self.tls() else { return false };
-        let is_named = |name| tls.certificates.iter().any(|one| one.covers_host(name));
-        if tls.certificates.is_empty() || sni.is_some_and(is_named) {
-            return tls.certificates.is_empty();
+        if tls.certificates.is_empty() {
+            return true;
         }
         let mut missing = self.acme.orders.iter().filter(|order| !order.issued);
-        missing.any(|order| order.first || sni.is_some_and(|name| order.names_host(name)))
+        let is_missing =
+            missing.any(|order| order.first || sni.is_some_and(|name| order.names_host(name)));
+        let is_named = |name| tls.certificates.iter().any(|one| one.covers_host(name));
+        is_missing && !sni.is_some_and(is_named)
     }
 
     /// What it speaks.

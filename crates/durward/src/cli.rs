@@ -1,5 +1,6 @@
 //! Grammar of the command line.
 
+mod acme;
 mod demo;
 mod egress;
 mod logs;
@@ -18,6 +19,7 @@ use crate::commands::explain::expect;
 use crate::output::Format;
 pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed, SteerArgs, TraceArgs};
 
+pub(crate) use acme::AcmeArgs;
 pub(crate) use demo::{Demo, Lab};
 pub(crate) use egress::{Egress, EgressEnv, EgressTest, EnvFormat, Prove};
 pub(crate) use logs::{AccessLog, AuditSync};
@@ -115,7 +117,7 @@ pub(crate) struct ConfigArgs {
     #[arg(long, value_name = "DIR|off", env = "DURWARD_STATE_DIR", hide_env_values = true)]
     pub(crate) state_dir: Option<PathBuf>,
     /// The directory URL of an ACME authority that documents may name beside Let's Encrypt's; may be repeated, and the first is the default
-    #[arg(long, value_name = "URL", env = "DURWARD_ACME_DIRECTORY", hide_env_values = true, value_delimiter = ',', value_parser = parse_https)]
+    #[arg(long, value_name = "URL", env = "DURWARD_ACME_DIRECTORY", hide_env_values = true, value_delimiter = ',', value_parser = acme::parse_https)]
     pub(crate) acme_directory: Vec<String>,
     /// Where connections for routing.json are accepted, such as 0.0.0.0:8443; each address itself on port 443 by default
     #[arg(long, value_name = "ADDRESS:PORT", env = "DURWARD_ROUTING_BIND", hide_env_values = true, help_heading = ROUTING)]
@@ -181,12 +183,8 @@ pub(crate) struct Run {
     /// How long to go on accepting after SIGTERM while already not ready, for load balancers to notice
     #[arg(long, value_name = "TIME", default_value = "0s", env = "DURWARD_DRAIN_DELAY", hide_env_values = true, value_parser = parse_duration)]
     pub(crate) drain_delay: Duration,
-    /// Certificate authorities, PEM, by which ACME authorities are verified, in place of the system's
-    #[arg(long, value_name = "FILE", env = "DURWARD_ACME_CA", hide_env_values = true)]
-    pub(crate) acme_ca: Option<PathBuf>,
-    /// Certificates ordered from one ACME authority within an hour, at most
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) acme_orders_per_hour: u32,
+    #[command(flatten)]
+    pub(crate) acme: AcmeArgs,
     /// Do not watch the files; reload on SIGHUP only
     #[arg(long)]
     pub(crate) no_watch: bool,
@@ -494,14 +492,6 @@ fn parse_memory(text: &str) -> Result<usize, String> {
         return Err(format!("{text:?} is too little: use 64MiB or more"));
     }
     usize::try_from(bytes).map_err(|_| format!("{text:?} is more than can be addressed"))
-}
-
-fn parse_https(text: &str) -> Result<String, String> {
-    let uri: http::Uri = text.parse().map_err(|_| format!("{text:?} is not a URL"))?;
-    match (uri.scheme_str(), uri.host()) {
-        (Some("https"), Some(_)) => Ok(text.to_owned()),
-        _ => Err(format!("{text:?} is not an https URL")),
-    }
 }
 
 fn parse_header(text: &str) -> Result<(String, String), String> {

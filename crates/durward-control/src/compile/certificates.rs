@@ -2,12 +2,13 @@
 //!
 //! What was read in an earlier compile is used again as long as the bytes are the same. Deliberately absent: reading files.
 
+mod issued;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use durward_model::acme::Answer;
 use durward_model::certificate::{ends_soon, span_text};
 use durward_model::egress::NameList;
 use durward_model::{Certificate, Origin};
@@ -18,11 +19,11 @@ use super::report::{Field, Report};
 use crate::certificate::authority::{self, AuthorityFault};
 use crate::certificate::identity::{self, IdentityFault};
 use crate::certificate::{Authority, Identity, Revocations};
-use crate::issuance;
 use crate::named_file::Digest;
 use crate::place::{At, Place};
 use crate::resources::{Found, Resources};
 use crate::spec::ingress::CertificateSpec;
+pub(crate) use issued::IssuedFile;
 
 /// Parsed files, by path, valid while the bytes are the same.
 #[derive(Clone, Debug, Default)]
@@ -141,16 +142,6 @@ pub(crate) enum Purpose {
     Client,
 }
 
-/// A file in which an authority's certificate is kept.
-#[derive(Clone, Copy)]
-pub(crate) struct IssuedFile<'a> {
-    pub(crate) path: &'a Path,
-    /// The certificate's name in findings and metrics.
-    pub(crate) name: &'a str,
-    /// Where it is asked for.
-    pub(crate) place: Place,
-}
-
 impl<'a> Files<'a> {
     pub(crate) fn new(resources: &'a Resources, old: Option<&'a Certificates>, now: i64) -> Self {
         let fresh = Certificates::default();
@@ -222,54 +213,6 @@ impl<'a> Files<'a> {
                 Some(Arc::new(names.certificate_of(report, identity, files)))
             }
         }
-    }
-
-    /// Returns the certificate in a file of an authority's certificates; `None` if there is none that can be served.
-    pub(crate) fn issued(
-        &mut self,
-        report: &mut Report<'_>,
-        issued: IssuedFile<'_>,
-        field: &Field<'_>,
-    ) -> Option<Arc<Certificate>> {
-        let IssuedFile { path, name, place } = issued;
-        let warn = |report: &mut Report<'_>, fault: &dyn fmt::Display| {
-            let sentence = format!("{} {fault}: it will be ordered anew", path.display());
-            report.warning("CertificateUnreadable", place, field, &sentence);
-        };
-        let found = match self.resources.issued_file(path) {
-            Ok(found) => found?,
-            Err(fault) => {
-                warn(report, &fault);
-                return None;
-            }
-        };
-        let old = self.old.map(|old| &old.identities);
-        // One file holds both, so that a renewal replaces both at once.
-        let read = || identity::read(found.bytes, found.bytes);
-        let identity = self.fresh.identities.get(old, &[&found, &found], read);
-        let identity = match &*identity {
-            Ok(identity) if !self.denied.contains_key(&identity.key_id) => identity,
-            Ok(_) => {
-                warn(report, &"holds the private key of another tenant");
-                return None;
-            }
-            Err(fault) => {
-                warn(report, fault);
-                return None;
-            }
-        };
-        let origin = report.source().origin(place);
-        self.used.push(KeyUse { key: identity.key_id, shared: false, origin });
-        let names = Names { certificate: name.to_owned(), key: name.to_owned(), place };
-        self.remark(report, &names, field, identity, Purpose::Server { shared: false });
-        let files = (found.path.clone(), found.path);
-        Some(Arc::new(names.certificate_of(report, identity, files)))
-    }
-
-    /// Returns the answers in a file of answers to challenges.
-    pub(crate) fn answers(&self, path: &Path) -> Vec<Answer> {
-        let found = self.resources.issued_file(path).ok().flatten();
-        found.map_or_else(Vec::new, |found| issuance::answers(found.bytes))
     }
 
     /// What is unusual about a certificate that is served all the same.

@@ -1,7 +1,6 @@
 //! The running gateway: the publisher's latest configuration, applied to the proxy.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, TcpListener};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -9,11 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use durward_control::compile::retained;
-use durward_control::named_file::NamedFile;
 use durward_control::source::watch::{self as file_watch, Pace, Watching};
-use durward_control::{
-    Compiled, FileSource, Publisher, Resources, RoutingJsonOptions, State, compile,
-};
+use durward_control::{Compiled, FileSource, Publisher, Resources, State, compile};
 use durward_model::explain::Question;
 use durward_proxy::access_log::Sink;
 use durward_proxy::metrics::openmetrics::Text;
@@ -22,55 +18,19 @@ use durward_proxy::proxy::{Options, Proxy};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::app::acme::{self, Acme};
+use crate::app::acme::Acme;
 use crate::app::health::{Facts, Health};
 use crate::app::kernel::Kernel;
 use crate::app::kernel::lines::Line;
+use crate::app::latest::Latest;
 use crate::app::log::{self, AbsentEgress};
 use crate::app::report::Report;
-use crate::app::{Logs, exposition};
+use crate::app::{Settings, exposition};
 use crate::explained::Explained;
 use crate::failure::Failure;
 use crate::handover::Handed;
 use crate::inspect::now;
 use crate::state_file::{self, StateFile};
-
-/// Start settings of the gateway.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    /// Documents and directories of documents.
-    pub(crate) paths: Vec<PathBuf>,
-    /// Options for a `routing.json`, which does not say them itself.
-    pub(crate) routing: RoutingJsonOptions,
-    /// Directories in which documents may name files, besides their own.
-    pub(crate) files_roots: Vec<PathBuf>,
-    /// Threads of the proxy; 0 for one per processor.
-    pub(crate) workers: usize,
-    /// Destinations of log lines.
-    pub(crate) logs: Logs,
-    /// Bytes of memory this process may have; `None` reads the limit of its cgroup or the host.
-    pub(crate) memory: Option<usize>,
-    /// Time for connections to finish at a drain.
-    pub(crate) drain_grace: Duration,
-    /// Time of accepting connections while already not ready.
-    pub(crate) drain_delay: Duration,
-    /// True to watch files for changes.
-    pub(crate) watch: bool,
-    /// True to refuse to start if anything is rejected.
-    pub(crate) strict: bool,
-    /// Directory of the state file for the next process.
-    pub(crate) state_dir: Option<PathBuf>,
-    /// State that an older process handed over.
-    pub(crate) handed: Option<Handed>,
-    /// Listening sockets that were passed to this process.
-    pub(crate) sockets: Vec<TcpListener>,
-    /// True to listen at addresses where another process listens.
-    pub(crate) shared: bool,
-    /// Options of the kernel plane.
-    pub(crate) nat: durward_nat::Options,
-    /// Options of certificates by ACME; `None` without a state directory.
-    pub(crate) acme: Option<acme::Options>,
-}
 
 /// The running gateway.
 pub(crate) struct Gateway {
@@ -82,7 +42,7 @@ pub(crate) struct Gateway {
     proxy: RwLock<Option<Proxy>>,
     kernel: Kernel,
     /// Locked while a configuration is applied.
-    applying: Mutex<Turn>,
+    applying: Mutex<Latest>,
     /// Certificates by ACME.
     acme: Option<Acme>,
     /// Exposition at the time when the proxy was drained.
@@ -93,30 +53,6 @@ pub(crate) struct Gateway {
     draining: AtomicBool,
     reload_failures: AtomicU64,
     drain_grace: Duration,
-}
-
-/// What the application of a configuration needs to know of the one before.
-struct Turn {
-    absent_egress: AbsentEgress,
-    /// Resources that were applied last, for changes of single files.
-    resources: Arc<Resources>,
-    /// Files that this process wrote and that a load may have read before; `None` for those it removed.
-    written: HashMap<PathBuf, Option<NamedFile>>,
-}
-
-impl Turn {
-    /// Returns the resources with the files as this process wrote them. Those that the load has read so are forgotten.
-    fn with_written(&mut self, resources: &Arc<Resources>) -> Arc<Resources> {
-        self.written.retain(|path, written| {
-            let read = resources.files.get(path.as_path());
-            read.is_some_and(|read| read.as_ref().ok() != written.as_ref())
-        });
-        if self.written.is_empty() {
-            return Arc::clone(resources);
-        }
-        let written = self.written.iter().map(|(path, file)| (path.as_path(), file.as_ref()));
-        Arc::new(resources.with_files(written))
-    }
 }
 
 /// Result of a reload.
@@ -171,8 +107,7 @@ impl Gateway {
         if let Some(file) = &state_file {
             file.save(&compiled);
         }
-        let turn =
-            Turn { absent_egress, resources: Arc::clone(&resources), written: HashMap::new() };
+        let turn = Latest::new(absent_egress, Arc::clone(&resources));
         Ok(Arc::new(Self {
             source,
             paths,
@@ -244,12 +179,8 @@ impl Gateway {
     /// Applies files that this process wrote or removed, and no other change, watched or not.
     pub(crate) fn adopt_files(&self, files: &[(&Path, Option<&[u8]>)], cause: &str) {
         let mut turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
-        let files = files.iter().map(|(path, bytes)| {
-            ((*path).to_owned(), bytes.map(|bytes| NamedFile::new(bytes.to_vec())))
-        });
-        turn.written.extend(files);
-        let resources = Arc::clone(&turn.resources);
-        self.adopt_in_turn(&mut turn, &resources, cause);
+        let resources = turn.with_changed(files);
+        self.apply(&mut turn, resources, cause);
     }
 
     /// Starts to order certificates, if the configuration may want any.
@@ -262,7 +193,7 @@ impl Gateway {
 
     /// Returns the state of certificates by ACME.
     #[cfg(test)]
-    pub(crate) fn certificates_by_acme(&self) -> acme::status::Status {
+    pub(crate) fn certificates_by_acme(&self) -> crate::app::acme::status::Status {
         self.acme.as_ref().map(Acme::status).unwrap_or_default()
     }
 
@@ -293,16 +224,20 @@ impl Gateway {
     }
 
     /// Applies configurations one after the other, so that the proxy never goes back to an older generation.
-    fn adopt_in_turn(&self, turn: &mut Turn, resources: &Arc<Resources>, cause: &str) -> Reloaded {
-        let before = self.view();
+    fn adopt_in_turn(
+        &self,
+        turn: &mut Latest,
+        resources: &Arc<Resources>,
+        cause: &str,
+    ) -> Reloaded {
         let resources = turn.with_written(resources);
+        self.apply(turn, resources, cause)
+    }
+
+    fn apply(&self, turn: &mut Latest, resources: Arc<Resources>, cause: &str) -> Reloaded {
+        let before = self.view();
         let compiled = self.publisher.reload(&resources, now());
-        // The bytes of files that only rejected documents name are not kept.
-        let rejected = resources.files_of_rejected(&compiled.verdicts);
-        turn.resources = match rejected.is_empty() {
-            true => resources,
-            false => Arc::new(resources.without_bytes_of(&rejected)),
-        };
+        turn.keep(resources, &compiled.verdicts);
         if let Some(file) = &self.state_file {
             file.save(&compiled);
         }

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
-use crate::app::gateway::{Gateway, Settings};
+use crate::app::{Gateway, Settings};
 use crate::cli::Admin;
 use crate::failure::{Exit, Failure};
 use crate::handover::{Older, Younger};

@@ -63,12 +63,12 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
 /// Returns the options of certificates by ACME; `None` without a state directory.
 fn acme(arguments: &Run) -> Result<Option<acme::Options>, Failure> {
     let Some(issuance) = config::issuance(&arguments.config) else { return Ok(None) };
-    let roots = match &arguments.acme_ca {
+    let roots = match &arguments.acme.ca {
         Some(file) => authorities(file)?,
         // Faults of single files show where the authority cannot be verified.
         None => rustls_native_certs::load_native_certs().certs,
     };
-    let orders_per_hour = arguments.acme_orders_per_hour;
+    let orders_per_hour = arguments.acme.orders_per_hour;
     let (roots, pace) = (Arc::new(roots), Pace::default());
     Ok(Some(acme::Options { issuance, roots, orders_per_hour, pace }))
 }

@@ -127,7 +127,7 @@ impl Runner {
         let taken = self.store.prepare().and_then(|()| self.store.lock());
         self.shared.change(|status| {
             status.elsewhere = matches!(taken, Ok(None));
-            status.fault = taken.as_ref().err().map(|error| cannot_write(error));
+            status.fault = taken.as_ref().err().map(cannot_write);
         });
         match taken {
             Ok(Some(lock)) => {

@@ -44,14 +44,29 @@ fn listener_certificates(category: &mut Category, listener: &Listener, now: i64)
     for certificate in &tls.certificates {
         let what = format!("{} certificate {} at {listener}", listener.tenant, certificate.name);
         let mut remedy = "replace its files, they are picked up at once".to_owned();
-        if let Some(command) = reissue(certificate, listener.address.0) {
+        if is_by_acme(listener, certificate) {
+            "its renewal is overdue: /readyz?verbose of the gateway says why"
+                .clone_into(&mut remedy);
+        } else if let Some(command) = reissue(certificate, listener.address.0) {
             remedy.push_str(&format!("; a local authority: {command}"));
         }
         judge(category, &what, certificate, now, &remedy);
     }
-    if let Some(first) = tls.certificates.first() {
+    for order in listener.acme.orders.iter().filter(|order| !order.issued) {
+        let names = order.names_text();
+        category.warn(
+            format!("{} certificate for {names} at {listener} has not been issued yet", listener.tenant),
+            "handshakes are refused until then; /readyz?verbose of the gateway says when it is tried next",
+        );
+    }
+    // What is ordered names what the document says.
+    if let Some(first) = tls.certificates.first().filter(|first| !is_by_acme(listener, first)) {
         address_named(category, listener, first, listener.address.0);
     }
+}
+
+fn is_by_acme(listener: &Listener, certificate: &Certificate) -> bool {
+    listener.acme.orders.iter().any(|order| order.file == certificate.chain_file)
 }
 
 fn address_named(
