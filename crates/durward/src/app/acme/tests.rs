@@ -161,7 +161,7 @@ fn modes(directory: &Path) -> Vec<(String, u32)> {
     entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), mode(&entry))).collect()
 }
 
-// S3.48
+// S3.48+
 #[test]
 fn names_and_addresses_are_issued_by_both_challenges_at_the_tenants_own_listeners() {
     let stage = Stage::new(|_| ());
