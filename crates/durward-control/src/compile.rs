@@ -3,6 +3,7 @@
 //! A document that was served before and is broken now keeps what it had, as far as nobody older claims it. Deliberately absent: I/O,
 //! clocks, randomness, and an error for the whole.
 
+mod acme;
 mod addresses;
 mod alone;
 mod assemble;
@@ -109,13 +110,15 @@ impl fmt::Debug for Seen {
     }
 }
 
+pub(crate) use words::{address, host_name};
+
 /// Rounds after which a change is taken as it is. What one gives up another may get, who gives up something else.
 const MOST_ROUNDS: u32 = 4;
 
 /// Returns whether documents take `text` for a host name.
 #[must_use]
 pub fn is_host_name(text: &str) -> bool {
-    words::host_name(text).is_ok()
+    host_name(text).is_ok()
 }
 
 /// Compiles `resources`, given what was served before and the time in seconds since the Unix epoch.

@@ -2,6 +2,7 @@
 //!
 //! A tenant that could name any file of the host could show another tenant's certificate with its key.
 
+use crate::issuance::Issuance;
 use std::path::{Component, Path, PathBuf};
 
 /// What the operator allows, and how relative paths are made absolute.
@@ -9,15 +10,30 @@ use std::path::{Component, Path, PathBuf};
 pub struct FileRoots {
     working_directory: PathBuf,
     allowed: Vec<PathBuf>,
+    issuance: Option<Issuance>,
 }
 
 impl FileRoots {
     /// Builds the roots of a process in `working_directory` whose operator allows the directories `allowed`.
     #[must_use]
     pub fn new(working_directory: PathBuf, allowed: &[PathBuf]) -> Self {
-        let mut roots = Self { working_directory, allowed: Vec::new() };
+        let mut roots = Self { working_directory, ..Self::default() };
         roots.allowed = allowed.iter().map(|root| roots.clean(root)).collect();
         roots
+    }
+
+    /// Adds the directory of certificates by ACME. Documents name no file in it; what they ask for decides which is theirs.
+    #[must_use]
+    pub fn with_issuance(mut self, issuance: Issuance) -> Self {
+        let directory = self.clean(&issuance.directory);
+        self.issuance = Some(Issuance { directory, ..issuance });
+        self
+    }
+
+    /// Returns what was decided about certificates by ACME; `None` without a directory for them.
+    #[must_use]
+    pub fn issuance(&self) -> Option<&Issuance> {
+        self.issuance.as_ref()
     }
 
     /// Returns the path as an absolute one without `.` and `..`. Links are not followed.

@@ -9,6 +9,7 @@ pub mod excerpt;
 mod field;
 pub mod file_roots;
 pub mod isolation;
+pub mod issuance;
 pub mod named_file;
 pub mod place;
 pub mod publish;
@@ -21,6 +22,7 @@ pub mod suggest;
 
 pub use compile::{Compiled, compile};
 pub use file_roots::FileRoots;
+pub use issuance::Issuance;
 pub use publish::Publisher;
 pub use resources::{Document, Resources, Source};
 pub use source::file::FileSource;

@@ -16,7 +16,7 @@ use crate::named_file::NamedFile;
 use crate::place::Place;
 use crate::source::regular::FileKind;
 use crate::spec::port_mapping::PortMappingDocument;
-use crate::spec::references::references;
+use crate::spec::references::{by_acme, references};
 use crate::spec::tenant::TenantDocument;
 
 /// What configuration says, and everything it refers to.
@@ -94,7 +94,13 @@ impl Document {
             let paths = self.source.candidates(&name).into_iter();
             paths.map(move |path| (kind, Arc::from(path)))
         };
-        names.flat_map(candidates).collect()
+        let issued = self.source.roots.issuance().into_iter().flat_map(|issuance| {
+            let name = &tenant.metadata.name.value;
+            let wanted = by_acme(&tenant.spec).into_iter();
+            wanted.filter_map(move |(address, spec)| issuance.files(name, address, spec)).flatten()
+        });
+        let issued = issued.map(|path| (FileKind::Certificate, path));
+        names.flat_map(candidates).chain(issued).collect()
     }
 }
 
@@ -289,6 +295,38 @@ impl Resources {
             }
         }
         Err(FileFault::Unreadable(faults.join("; ")))
+    }
+
+    /// Returns a file of the directory of issued certificates, which no document names itself; `None` if it is not there.
+    ///
+    /// # Errors
+    /// If it is there and cannot be read: the phrase says why.
+    pub(crate) fn issued_file(&self, path: &Path) -> Result<Option<Found<'_>>, String> {
+        let file = match self.files.get(path) {
+            Some(Ok(file)) => file,
+            Some(Err(fault)) if fault != MISSING => return Err(fault.clone()),
+            Some(Err(_)) | None => return Ok(None),
+        };
+        Ok(file.bytes().map(|bytes| Found { path: path.to_owned(), file, bytes }))
+    }
+
+    /// Returns the resources with other content of these files, as far as documents refer to them; `None` for a file that is gone.
+    #[must_use]
+    pub fn with_files<'a>(
+        &self,
+        changed: impl IntoIterator<Item = (&'a Path, Option<&'a NamedFile>)>,
+    ) -> Self {
+        let mut resources = self.clone();
+        for (path, file) in changed {
+            let now = file.cloned().ok_or_else(|| MISSING.to_owned());
+            if resources.files.get(path).is_some_and(|held| {
+                *held != now || held.as_ref().is_ok_and(|held| held.bytes().is_none())
+            }) && let Some(held) = Arc::make_mut(&mut resources.files).get_mut(path)
+            {
+                *held = now;
+            }
+        }
+        resources
     }
 
     /// Returns whether a file that links lead to is in a directory the document may name files in, that directory's own links followed.

@@ -68,6 +68,31 @@ pub enum KeyEncoding {
     Sec1,
 }
 
+/// Longest time before the end of a certificate at which it counts as ending soon, in seconds (14 days).
+const LONGEST_WARNING: i64 = 14 * 86_400;
+
+/// Returns true in the last third of a lifetime, at most 14 days, and false after its end. All times are in seconds since the Unix epoch.
+///
+/// The rule is relative, because lifetimes differ: a certificate of 160 hours that is renewed in time always ends within 14 days.
+#[must_use]
+pub fn ends_soon(not_before: i64, not_after: i64, now: i64) -> bool {
+    let warning = (not_after.saturating_sub(not_before) / 3).min(LONGEST_WARNING);
+    let left = not_after.saturating_sub(now);
+    (1..=warning).contains(&left)
+}
+
+/// Returns a time span in words, rounded down: days, or hours below two days, or minutes below two hours.
+#[must_use]
+pub fn span_text(seconds: i64) -> String {
+    let (number, unit) = match seconds {
+        172_800.. => (seconds / 86_400, "day"),
+        7_200.. => (seconds / 3_600, "hour"),
+        60.. => (seconds / 60, "minute"),
+        _ => return "less than a minute".to_owned(),
+    };
+    if number == 1 { format!("1 {unit}") } else { format!("{number} {unit}s") }
+}
+
 impl Certificate {
     /// Whether the leaf names `address` in its subject alternative names.
     #[must_use]
@@ -86,9 +111,61 @@ impl Certificate {
         })
     }
 
+    /// Returns true in the last third of its lifetime, at most 14 days.
+    #[must_use]
+    pub fn ends_soon(&self, now_unix_seconds: i64) -> bool {
+        ends_soon(self.not_before, self.not_after, now_unix_seconds)
+    }
+
     /// Whole days until the certificate ends; negative once it has.
     #[must_use]
     pub fn days_left(&self, now_unix_seconds: i64) -> i64 {
         (self.not_after - now_unix_seconds).div_euclid(86_400)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: i64 = 3_600;
+    const DAY: i64 = 24 * HOUR;
+
+    #[test]
+    fn a_certificate_ends_soon_in_the_last_third_of_its_lifetime_and_at_most_14_days_before_its_end()
+     {
+        // Lifetime, time left, ends soon.
+        let cases = [
+            (160 * HOUR, 54 * HOUR, false),
+            (160 * HOUR, 53 * HOUR, true),
+            (90 * DAY, 15 * DAY, false),
+            (90 * DAY, 14 * DAY, true),
+            (3650 * DAY, 15 * DAY, false),
+            (3650 * DAY, 14 * DAY, true),
+            (160 * HOUR, 0, false),
+            (160 * HOUR, -1, false),
+        ];
+
+        for (lifetime, left, expected) in cases {
+            let from = 1_800_000_000;
+            let now = from + lifetime - left;
+            assert_eq!(ends_soon(from, from + lifetime, now), expected, "{lifetime} {left}");
+        }
+    }
+
+    #[test]
+    fn a_span_is_told_in_the_unit_that_fits() {
+        let cases = [
+            (59, "less than a minute"),
+            (60, "1 minute"),
+            (2 * HOUR - 1, "119 minutes"),
+            (53 * HOUR, "2 days"),
+            (47 * HOUR, "47 hours"),
+            (9 * DAY - 1, "8 days"),
+        ];
+
+        for (seconds, text) in cases {
+            assert_eq!(span_text(seconds), text);
+        }
     }
 }

@@ -260,9 +260,9 @@ impl Trail {
         sni: Option<&str>,
     ) -> Ending {
         match &listener.service {
-            Service::Http(service) => {
+            Service::Http(service) => self.challenge(listener, question).unwrap_or_else(|| {
                 self.http((snapshot, listener, tenant), service, question, sni)
-            }
+            }),
             Service::Tcp(service) => self.upstreams(tenant, &service.upstreams),
             Service::Forward(service) => self.outside(snapshot, tenant, service, question),
             Service::PassThrough(routes) => self.pass_through((tenant, listener), routes, sni),
@@ -328,6 +328,12 @@ impl Trail {
         sni: Option<&str>,
     ) -> Option<Ending> {
         let tls = listener.tls()?;
+        if listener.lacks_certificate(sni) {
+            let sentence =
+                "the certificate has not been issued yet, and no other is shown".to_owned();
+            let origin = Some(&listener.origin);
+            return Some(self.refuse("certificate", origin, "certificate_pending", sentence));
+        }
         let certificate = &tls.certificates[tls.certificate_for(sni)];
         self.note(
             "certificate",
@@ -358,6 +364,14 @@ impl Trail {
                 None
             }
         }
+    }
+
+    /// Answers a request for the text of an ACME challenge.
+    fn challenge(&mut self, listener: &Listener, question: &Question) -> Option<Ending> {
+        listener.acme.http_answer(&question.method, &question.path)?;
+        let sentence = "the path of an ACME challenge is answered before routes".to_owned();
+        self.note("route", Some(&listener.origin), sentence);
+        Some(Ending::Answered { status: 200 })
     }
 
     fn http(

@@ -3,6 +3,7 @@
 //! `control` compiles documents into a [`Snapshot`]; `proxy` serves it; [`explain`] answers questions about it with the same
 //! functions the proxy calls. Deliberately absent: tokio, Kubernetes types, TLS libraries, sockets.
 
+pub mod acme;
 pub mod address;
 pub mod blocks;
 pub mod certificate;
@@ -28,6 +29,7 @@ pub mod tenant;
 pub mod upstream;
 pub mod verdict;
 
+pub use acme::Acme;
 pub use address::{ClientAddr, Destination, EgressAddress, IngressAddress, UpstreamAddr};
 pub use certificate::Certificate;
 pub use client_auth::{ClientAuth, ClientTrust};

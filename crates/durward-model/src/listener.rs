@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::acme::Acme;
 use crate::address::{Destination, IngressAddress};
 use crate::certificate::Certificate;
 use crate::client_auth::ClientAuth;
@@ -182,6 +183,9 @@ pub struct Listener {
     pub allowed_sources: Option<SourceSet>,
     /// What is served.
     pub service: Service,
+    /// Certificates by ACME, and answers to challenges.
+    #[serde(skip_serializing_if = "Acme::is_empty")]
+    pub acme: Acme,
     /// Where it is written.
     pub origin: Origin,
 }
@@ -250,7 +254,7 @@ pub struct TcpService {
 /// TLS towards clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ServerTls {
-    /// At least one; the first answers when no other has the SNI.
+    /// The first answers when no other has the SNI; none while the only one has not been issued yet.
     pub certificates: Vec<Arc<Certificate>>,
     /// What is asked of clients.
     pub client_auth: ClientAuth,
@@ -331,6 +335,20 @@ impl Listener {
         }
     }
 
+    /// Returns true if the certificate for a client that asks for `sni` (lower case) has not been issued yet. No other is shown in its place.
+    #[must_use]
+    pub fn lacks_certificate(&self, sni: Option<&str>) -> bool {
+        let Some(tls) = self.tls() else { return false };
+        if tls.certificates.is_empty() {
+            return true;
+        }
+        let mut missing = self.acme.orders.iter().filter(|order| !order.issued);
+        let is_missing =
+            missing.any(|order| order.first || sni.is_some_and(|name| order.names_host(name)));
+        let is_named = |name| tls.certificates.iter().any(|one| one.covers_host(name));
+        is_missing && !sni.is_some_and(is_named)
+    }
+
     /// What it speaks.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
@@ -366,7 +384,8 @@ impl ServerTls {
     /// for the same names. They differ in their keys, and the client's algorithms decide among them.
     pub fn alternatives(&self, sni: Option<&str>) -> impl Iterator<Item = usize> {
         let first = self.certificate_for(sni);
-        let named = sni.filter(|name| self.certificates[first].covers_host(name));
+        let shown = self.certificates.get(first);
+        let named = sni.filter(|name| shown.is_some_and(|shown| shown.covers_host(name)));
         let alike = move |at: &usize| match (named, &self.certificates[*at]) {
             (Some(name), other) => other.covers_host(name),
             (None, other) => {

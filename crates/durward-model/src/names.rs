@@ -2,10 +2,11 @@
 //!
 //! Deliberately absent: a tenant for names that nobody has.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -67,6 +68,31 @@ impl<'a> IntoIterator for &'a ServerNames {
 #[must_use]
 pub fn unnamed(address: IpAddr) -> String {
     address.to_canonical().to_string()
+}
+
+/// Returns the name by which the table has what a client asks for. Authorities validate an address by its name in the reverse zone (RFC 8738 section 6);
+/// where that is `address`, it is asked for like by clients that name nothing.
+#[must_use]
+pub fn asked(name: Option<&str>, address: IpAddr) -> Cow<'_, str> {
+    match name {
+        Some(name) if in_reverse_zone(name) != Some(address.to_canonical()) => Cow::Borrowed(name),
+        _ => Cow::Owned(unnamed(address)),
+    }
+}
+
+/// Returns the address that a name of the reverse zone stands for (RFC 1035 section 3.5, RFC 3596 section 2.5).
+fn in_reverse_zone(name: &str) -> Option<IpAddr> {
+    if let Some(octets) = name.strip_suffix(".in-addr.arpa") {
+        let octets: Vec<&str> = octets.rsplit('.').collect();
+        return octets.join(".").parse::<Ipv4Addr>().ok().map(IpAddr::V4);
+    }
+    let mut nibbles = name.strip_suffix(".ip6.arpa")?.rsplit('.');
+    let mut bits = 0;
+    for _ in 0..32 {
+        let nibble = nibbles.next().filter(|nibble| nibble.len() == 1)?;
+        bits = bits << 4 | u128::from_str_radix(nibble, 16).ok()?;
+    }
+    nibbles.next().is_none().then(|| IpAddr::V6(Ipv6Addr::from_bits(bits)))
 }
 
 /// Parts of a table. A change copies one of them, so that it costs the same whatever the number of names.
@@ -277,6 +303,25 @@ mod tests {
                 again.add(owner, &ServerNames::new(vec![name.clone()]));
             }
             prop_assert_eq!(table, again);
+        }
+    }
+
+    // S3.48+
+    #[test]
+    fn an_address_is_asked_for_by_nothing_and_by_its_name_in_the_reverse_zone() {
+        let four: IpAddr = "203.0.113.9".parse().unwrap();
+        let six: IpAddr = "2001:db8::9".parse().unwrap();
+        let nibbles = "9.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa";
+        for (name, address, expected) in [
+            (None, four, "203.0.113.9"),
+            (Some("a.example"), four, "a.example"),
+            (Some("9.113.0.203.in-addr.arpa"), four, "203.0.113.9"),
+            (Some("8.113.0.203.in-addr.arpa"), four, "8.113.0.203.in-addr.arpa"),
+            (Some("113.0.203.in-addr.arpa"), four, "113.0.203.in-addr.arpa"),
+            (Some(nibbles), six, "2001:db8::9"),
+            (Some(nibbles), four, nibbles),
+        ] {
+            assert_eq!(asked(name, address), expected, "{name:?}");
         }
     }
 

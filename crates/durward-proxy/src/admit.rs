@@ -307,7 +307,8 @@ impl Visit {
         let Some(tls) = listener.listener.tls() else {
             return Err((Refusal::Draining, Some(stream)));
         };
-        let handshake = handshake::terminate(stream, early, tls, &listener.server_configs);
+        let of_tls = (&*listener.listener, tls);
+        let handshake = handshake::terminate(stream, early, of_tls, &listener.server_configs);
         match self.watch.guard(handshake).await {
             Ok(Ok((stream, facts))) => Ok(Secured {
                 io: Io::tls(stream.into()),

@@ -32,8 +32,8 @@ pub const UNKNOWN: &str = "";
 pub struct ExpositionState {
     /// Generation of the configuration served.
     pub generation: u64,
-    /// Tenant, certificate name and expiry in Unix seconds of each certificate served.
-    pub certificates: Vec<(TenantId, Arc<str>, i64)>,
+    /// Tenant, name, and first and last moment of validity in Unix seconds of each certificate served.
+    pub certificates: Vec<(TenantId, Arc<str>, (i64, i64))>,
     /// State of every upstream.
     pub upstreams: Vec<UpstreamReport>,
     /// Access-log lines lost.
@@ -83,7 +83,7 @@ impl ExpositionState {
         let tenants = prepared.tenants.values();
         Self {
             generation: prepared.snapshot.generation,
-            certificates: tenants.clone().flat_map(|runtime| ends(&runtime.tenant)).collect(),
+            certificates: tenants.clone().flat_map(|runtime| validities(&runtime.tenant)).collect(),
             ports: tenants.clone().flat_map(|runtime| runtime.ports()).collect(),
             upstreams: tenants.flat_map(|t| t.upstreams.iter().map(|u| u.report())).collect(),
             log_lost: shared.log.lost(),
@@ -104,15 +104,16 @@ impl ExpositionState {
     }
 }
 
-/// Returns the expiry of each certificate that a tenant shows to clients and upstreams.
-fn ends(tenant: &Tenant) -> Vec<(TenantId, Arc<str>, i64)> {
+/// Returns the validity of each certificate that a tenant shows to clients and upstreams.
+fn validities(tenant: &Tenant) -> Vec<(TenantId, Arc<str>, (i64, i64))> {
     let to_clients = tenant.listeners.iter().filter_map(|l| l.tls()).flat_map(|t| &t.certificates);
     let upstreams = tenant.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
     let to_upstreams = upstreams.filter_map(|tls| tls.client_certificate.as_ref());
     to_clients
         .chain(to_upstreams)
         .map(|certificate| {
-            (tenant.id.clone(), Arc::clone(&certificate.name), certificate.not_after)
+            let validity = (certificate.not_before, certificate.not_after);
+            (tenant.id.clone(), Arc::clone(&certificate.name), validity)
         })
         .collect()
 }
@@ -385,17 +386,29 @@ fn endpoints(text: &mut Text, state: &ExpositionState) {
 }
 
 fn certificates(text: &mut Text, state: &ExpositionState) {
+    // Of certificates with one name, the first to end.
+    let mut validities: BTreeMap<(&TenantId, &str), (i64, i64)> = BTreeMap::new();
+    for (tenant, name, validity) in &state.certificates {
+        let first = validities.entry((tenant, name)).or_insert(*validity);
+        if validity.1 < first.1 {
+            *first = *validity;
+        }
+    }
     let mut family = text.family(
         "durward_certificate_not_after_seconds",
         Kind::Gauge,
         "When a served certificate ends, Unix time.",
     );
-    let mut ends: BTreeMap<(&TenantId, &str), i64> = BTreeMap::new();
-    for (tenant, name, end) in &state.certificates {
-        ends.entry((tenant, name)).and_modify(|seen| *seen = (*end).min(*seen)).or_insert(*end);
+    for ((tenant, certificate), (_, end)) in &validities {
+        family.row(&[("tenant", tenant.as_str()), ("name", certificate)], *end);
     }
-    for ((tenant, certificate), end) in ends {
-        family.row(&[("tenant", tenant.as_str()), ("name", certificate)], end);
+    let mut family = text.family(
+        "durward_certificate_not_before_seconds",
+        Kind::Gauge,
+        "When a served certificate begins, Unix time.",
+    );
+    for ((tenant, certificate), (begin, _)) in &validities {
+        family.row(&[("tenant", tenant.as_str()), ("name", certificate)], *begin);
     }
 }
 

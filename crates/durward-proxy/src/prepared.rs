@@ -124,10 +124,7 @@ impl PreparedBind {
         if by != Discriminator::ServerName {
             return None;
         }
-        let owner = match name {
-            Some(name) => self.bind.named(first.key(), name)?,
-            None => self.bind.named(first.key(), &names::unnamed(first.address.0))?,
-        };
+        let owner = self.bind.named(first.key(), &names::asked(name, first.address.0))?;
         let at = named.binary_search_by(|listener| listener.tenant.cmp(owner)).ok()?;
         self.listeners[there.start + at].as_ref()
     }
@@ -215,6 +212,7 @@ impl PreparedListener {
             names: None,
             allowed_sources: None,
             service,
+            acme: durward_model::Acme::default(),
             origin: durward_model::Origin::default(),
         };
         let prepare =

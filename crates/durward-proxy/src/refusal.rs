@@ -221,6 +221,9 @@ pub enum Refusal {
     /// The gateway is draining, or the configuration no longer permits the connection.
     #[error("this gateway is shutting down")]
     Draining,
+    /// The connection validated a name for a certificate authority; nothing else is served on it.
+    #[error("validated by a certificate authority")]
+    Challenge,
     /// A socket call failed through no fault of a peer.
     #[error("socket failure")]
     Socket(#[source] std::io::Error),
@@ -249,6 +252,8 @@ pub enum HandshakeFailure {
     Protocol,
     /// The client closed midway.
     Closed,
+    /// The listener's certificate has not been issued yet.
+    CertificatePending,
 }
 
 macro_rules! words {
@@ -283,6 +288,7 @@ words!(HandshakeFailure {
     Self::RefusedByClient => 7 "refused_by_client",
     Self::Protocol => 8 "protocol",
     Self::Closed => 9 "closed",
+    Self::CertificatePending => 10 "certificate_pending",
 });
 
 words!(Refusal {
@@ -323,7 +329,8 @@ words!(Refusal {
     Self::Memory => 34 "memory",
     Self::Crowded => 35 "crowded",
     Self::UnknownName { .. } => 36 "unknown_name",
-    Self::Socket(_) => 37 "socket",
+    Self::Challenge => 37 "acme_challenge",
+    Self::Socket(_) => 38 "socket",
 });
 
 impl Refusal {
@@ -331,9 +338,10 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> (u16, Option<&'static str>) {
         match self {
-            Self::UnknownAddress { .. } | Self::UnknownName { .. } | Self::Misdirected => {
-                (421, None)
-            }
+            Self::UnknownAddress { .. }
+            | Self::UnknownName { .. }
+            | Self::Misdirected
+            | Self::Challenge => (421, None),
             Self::SourceNotAllowed { .. } => (403, Some("http_request_denied")),
             Self::PolicyDenied { .. } => (403, Some("http_request_denied")),
             Self::ProxyAuthentication => (407, Some("http_request_denied")),

@@ -65,7 +65,7 @@ pub(crate) fn choose(refusal: &Refusal, listener: Option<&Listener>, speaks_tls:
         {
             Farewell::Text(TOO_MANY)
         }
-        Refusal::Handshake { .. } => Farewell::Close,
+        Refusal::Handshake { .. } | Refusal::Challenge => Farewell::Close,
         _ => Farewell::Reset,
     }
 }

@@ -1,5 +1,6 @@
 //! Server-side TLS: prepared configurations, handshakes, and facts of client certificates.
 
+mod challenge;
 pub(crate) mod client_certificate;
 mod client_verifier;
 pub(crate) mod failure;

@@ -14,9 +14,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pem::{EncodeConfig, LineEnding, Pem};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
-    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair,
-    KeyUsagePurpose, RevocationReason, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams,
+    CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason,
+    RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 
@@ -103,6 +104,26 @@ impl Authority {
         let mut chain_der = vec![leaf];
         chain_der.extend(self.below_root.iter().cloned());
         Identity::new(chain_der, &key, spec.key, serial)
+    }
+
+    /// Issues what a signing request (DER) asks for, as a chain in PEM.
+    ///
+    /// # Errors
+    /// If the request cannot be read.
+    pub(crate) fn sign_request(
+        &self,
+        request: &[u8],
+        (from, to): (SystemTime, SystemTime),
+    ) -> Result<String, rcgen::Error> {
+        let mut request = CertificateSigningRequestParams::from_der(&request.into())?;
+        request.params.not_before = from.into();
+        request.params.not_after = to.into();
+        request.params.serial_number = Some(SerialNumber::from(next_serial()));
+        request.params.use_authority_key_identifier_extension = true;
+        request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let leaf = request.signed_by(&self.issuer)?;
+        let below_root = self.below_root.iter().map(|der| pem("CERTIFICATE", der));
+        Ok(std::iter::once(pem("CERTIFICATE", leaf.der())).chain(below_root).collect())
     }
 
     /// A revocation list naming these identities, valid from an hour ago until tomorrow.

@@ -6,6 +6,7 @@
     reason = "the kit runs inside tests: an arrangement that fails must fail the test, in words"
 )]
 
+pub mod acme;
 pub mod certificates;
 pub mod client;
 pub mod dns;

@@ -2,17 +2,21 @@
 //!
 //! The only module that imports all crates.
 
+pub(crate) mod acme;
 mod condition;
 mod exposition;
 mod gateway;
 pub(crate) mod health;
 pub(crate) mod kernel;
+mod latest;
 mod log;
 mod logs;
 mod report;
+mod settings;
 mod supervise;
 
-pub(crate) use gateway::{Gateway, Settings};
+pub(crate) use gateway::Gateway;
 pub(crate) use kernel::sentence;
 pub(crate) use logs::Logs;
+pub(crate) use settings::Settings;
 pub(crate) use supervise::run;

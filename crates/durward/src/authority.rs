@@ -40,8 +40,10 @@ pub(crate) struct Wish {
     pub(crate) dns: Vec<String>,
     /// True for a client certificate instead of a server's.
     pub(crate) client: bool,
-    /// Days of validity.
+    /// Days of validity from now on.
     pub(crate) days: u32,
+    /// Days of validity that have passed already; 0 but for demonstrations.
+    pub(crate) passed: u32,
     /// Type of key.
     pub(crate) key: KeyKind,
 }
@@ -180,7 +182,7 @@ fn generate(kind: KeyKind) -> Result<KeyPair, Failure> {
 
 fn authority_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
-    validity(&mut params, AUTHORITY_DAYS);
+    validity(&mut params, 0, AUTHORITY_DAYS);
     params.distinguished_name = common_name(name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -189,7 +191,7 @@ fn authority_params(name: &str) -> CertificateParams {
 
 fn leaf_params(wish: &Wish) -> Result<CertificateParams, Failure> {
     let mut params = CertificateParams::default();
-    validity(&mut params, wish.days);
+    validity(&mut params, wish.passed, wish.days);
     params.distinguished_name = common_name(&wish.name);
     params.subject_alt_names = names(wish)?;
     params.is_ca = IsCa::ExplicitNoCa;
@@ -217,9 +219,9 @@ fn names(wish: &Wish) -> Result<Vec<SanType>, Failure> {
 }
 
 /// Sets the validity: from an hour ago, because clocks differ. The last second is part of it (RFC 5280 §4.1.2.5).
-fn validity(params: &mut CertificateParams, days: u32) {
+fn validity(params: &mut CertificateParams, passed: u32, days: u32) {
     let now = SystemTime::now();
-    params.not_before = (now - HOUR).into();
+    params.not_before = (now - DAY * passed - HOUR).into();
     params.not_after = (now + DAY * days - SECOND).into();
 }
 

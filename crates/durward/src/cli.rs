@@ -1,5 +1,6 @@
 //! Grammar of the command line.
 
+mod acme;
 mod demo;
 mod egress;
 mod logs;
@@ -19,6 +20,7 @@ use crate::commands::explain::expect;
 use crate::output::Format;
 pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed, SteerArgs, TraceArgs};
 
+pub(crate) use acme::AcmeArgs;
 pub(crate) use demo::{Demo, Lab};
 pub(crate) use egress::{Egress, EgressEnv, EgressTest, EnvFormat, Prove};
 pub(crate) use logs::{AccessLog, AuditSync};
@@ -115,6 +117,9 @@ pub(crate) struct ConfigArgs {
     /// gateway that starts now would [default: $STATE_DIRECTORY, which systemd sets, else off]
     #[arg(long, value_name = "DIR|off", env = "DURWARD_STATE_DIR", hide_env_values = true)]
     pub(crate) state_dir: Option<PathBuf>,
+    /// The directory URL of an ACME authority that documents may name beside Let's Encrypt's; may be repeated, and the first is the default
+    #[arg(long, value_name = "URL", env = "DURWARD_ACME_DIRECTORY", hide_env_values = true, value_delimiter = ',', value_parser = acme::parse_https)]
+    pub(crate) acme_directory: Vec<String>,
     /// Where connections for routing.json are accepted, such as 0.0.0.0:8443; each address itself on port 443 by default
     #[arg(long, value_name = "ADDRESS:PORT", env = "DURWARD_ROUTING_BIND", hide_env_values = true, help_heading = ROUTING)]
     pub(crate) routing_bind: Option<SocketAddr>,
@@ -179,6 +184,8 @@ pub(crate) struct Run {
     /// How long to go on accepting after SIGTERM while already not ready, for load balancers to notice
     #[arg(long, value_name = "TIME", default_value = "0s", env = "DURWARD_DRAIN_DELAY", hide_env_values = true, value_parser = parse_duration)]
     pub(crate) drain_delay: Duration,
+    #[command(flatten)]
+    pub(crate) acme: AcmeArgs,
     /// Do not watch the files; reload on SIGHUP only
     #[arg(long)]
     pub(crate) no_watch: bool,

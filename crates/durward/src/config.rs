@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use durward_control::compile::retained;
-use durward_control::{FileSource, RoutingJsonOptions, compile};
+use durward_control::{FileSource, Issuance, RoutingJsonOptions, compile};
 use durward_model::{Snapshot, Verdicts};
 
 use crate::cli::ConfigArgs;
@@ -63,9 +63,19 @@ pub(crate) fn state_dir(arguments: &ConfigArgs) -> Option<PathBuf> {
     }
 }
 
+/// Returns what is decided about certificates by ACME; `None` without a state directory for their files.
+pub(crate) fn issuance(arguments: &ConfigArgs) -> Option<Issuance> {
+    let directory = state_dir(arguments)?.join("acme");
+    Some(Issuance { directory, authorities: arguments.acme_directory.clone() })
+}
+
 /// Builds the source of the user's documents.
 pub(crate) fn source(arguments: &ConfigArgs) -> FileSource {
-    FileSource::new(routing(arguments)).with_files_from(&arguments.files_root)
+    let source = FileSource::new(routing(arguments)).with_files_from(&arguments.files_root);
+    match issuance(arguments) {
+        Some(issuance) => source.with_issuance(issuance),
+        None => source,
+    }
 }
 
 /// Loads and compiles the user's documents, after the state in the same state directory: existing holders keep their claims.

@@ -76,6 +76,13 @@ fn unlabelled(der: Vec<u8>) -> PrivateKey {
     PrivateKey { encoding, der: Secret::new(der) }
 }
 
+/// Returns whether it is an ECDSA P-256 key in PKCS#8, as accounts at certificate authorities have them.
+#[must_use]
+pub fn is_p256_pkcs8(key: &PrivateKey) -> bool {
+    key.encoding == KeyEncoding::Pkcs8
+        && EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, key.der.expose()).is_ok()
+}
+
 /// The public key's bits of `key`, if it is a key of `kind`.
 #[must_use]
 pub fn public_key(key: &PrivateKey, kind: &KeyKind) -> Option<Vec<u8>> {

@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use durward_model::{DestinationMode, EgressAddress, Listener, Tenant};
+use durward_model::{Acme, DestinationMode, EgressAddress, Listener, Tenant};
 
+use super::acme::{self, Doors};
 use super::certificates::Files;
 use super::keys::{KeyUse, Keys};
 use super::listener::{self, Outward, Workshop};
@@ -176,9 +177,10 @@ fn document<'a>(
     let proxies: Vec<_> = egress.proxy.iter().map(At::as_ingress).collect();
     let (ingress_field, egress_field) = (Field::SPEC.name("ingress"), Field::SPEC.name("egress"));
     let proxy_field = egress_field.name("proxy");
-    let doors = body.spec.ingress.iter().enumerate().map(|(at, spec)| (List::Ingress, at, spec));
+    let doors = Doors::of(&body.spec.ingress);
+    let entries = body.spec.ingress.iter().enumerate().map(|(at, spec)| (List::Ingress, at, spec));
     let exits = proxies.iter().enumerate().map(|(at, spec)| (List::Proxy, at, spec));
-    for (list, position, spec) in doors.chain(exits) {
+    for (list, position, spec) in entries.chain(exits) {
         let key = listener::key(spec);
         if restoring.as_ref().is_some_and(|part| !key.is_some_and(|key| part.makes(&key))) {
             continue;
@@ -196,6 +198,8 @@ fn document<'a>(
             upstreams: &mut upstreams,
             tenant: &entrant.id,
             outward,
+            doors: &doors,
+            acme: Acme::default(),
         };
         match workshop.listener(spec, &field.index(position)) {
             Some((listener, mode)) => candidates.push(Candidate {
@@ -207,6 +211,7 @@ fn document<'a>(
             None => broken.push(key),
         }
     }
+    acme::share_answers(&mut candidates[first..]);
     let mut claimed: BTreeSet<_> =
         candidates[first..].iter().map(|candidate| candidate.listener.key()).collect();
     if let Some(part) = restoring {

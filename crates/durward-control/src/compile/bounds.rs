@@ -135,6 +135,14 @@ impl Bounds<'_, '_> {
     fn listener(&mut self, field: &Field<'_>, entry: &IngressSpec) {
         self.list(&field.name("certificates"), &entry.certificates, CHOICES, FEWER);
         self.list(&field.name("names"), &entry.names, NAMES, ANOTHER_TENANT);
+        for acme in
+            entry.certificate.iter().chain(&entry.certificates).filter_map(|one| one.acme.as_ref())
+        {
+            let certificate = field.name("certificate");
+            let field = certificate.name("acme");
+            self.list(&field.name("names"), &acme.names, FEW, "let another entry have the rest");
+            self.list(&field.name("contacts"), &acme.contacts, FEW, FEWER);
+        }
         self.optional(&field.name("allowedSources"), entry.allowed_sources.as_ref(), WIDER);
         self.list(&field.name("trustedProxies"), &entry.trusted_proxies, BLOCKS, WIDER);
         if let Some(alpn) = &entry.alpn {

@@ -2,11 +2,14 @@
 //!
 //! What was read in an earlier compile is used again as long as the bytes are the same. Deliberately absent: reading files.
 
+mod issued;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use durward_model::certificate::{ends_soon, span_text};
 use durward_model::egress::NameList;
 use durward_model::{Certificate, Origin};
 
@@ -20,10 +23,7 @@ use crate::named_file::Digest;
 use crate::place::{At, Place};
 use crate::resources::{Found, Resources};
 use crate::spec::ingress::CertificateSpec;
-
-/// Days before its end at which a certificate is worth a warning.
-const SOON: i64 = 14;
-const DAY: i64 = 86_400;
+pub(crate) use issued::IssuedFile;
 
 /// Parsed files, by path, valid while the bytes are the same.
 #[derive(Clone, Debug, Default)]
@@ -176,6 +176,11 @@ impl<'a> Files<'a> {
         field: &Field<'_>,
         purpose: Purpose,
     ) -> Option<Arc<Certificate>> {
+        if let Some(acme) = spec.acme.as_ref().filter(|_| purpose == Purpose::Client) {
+            let sentence = "means nothing here: authorities issue certificates for servers";
+            report.error("FieldUnfitting", acme.place, &field.name("acme"), sentence);
+            return None;
+        }
         let names = Names::of(report, spec, field)?;
         let certificate = self.bytes(report, &names.certificate, names.place, field);
         let key = self.bytes(report, &names.key, names.place, field);
@@ -231,20 +236,20 @@ impl<'a> Files<'a> {
         for remark in &identity.remarks {
             warn(remark.reason(), &remark.to_string());
         }
-        let days = (leaf.not_after - self.now).div_euclid(DAY);
-        if leaf.not_after <= self.now {
+        let left = leaf.not_after - self.now;
+        if left <= 0 {
             warn(
                 "CertificateExpired",
-                &format!("ended {} ago: peers refuse it, renew it", days_text(-days)),
+                &format!("ended {} ago: peers refuse it, renew it", span_text(-left)),
             );
         } else if leaf.not_before > self.now {
-            let ahead = (leaf.not_before - self.now).div_euclid(DAY);
+            let ahead = span_text(leaf.not_before - self.now);
             warn(
                 "CertificateNotYetValid",
-                &format!("is valid only in {}: peers refuse it until then", days_text(ahead)),
+                &format!("is valid only in {ahead}: peers refuse it until then"),
             );
-        } else if days < SOON {
-            warn("CertificateEndsSoon", &format!("ends in {}: renew it", days_text(days)));
+        } else if ends_soon(leaf.not_before, leaf.not_after, self.now) {
+            warn("CertificateEndsSoon", &format!("ends in {}: renew it", span_text(left)));
         }
         match (purpose, leaf.usage) {
             (Purpose::Server { .. }, Some(usage)) if !usage.server => warn(
@@ -308,13 +313,13 @@ impl<'a> Files<'a> {
                 "is no authority (CA:FALSE): name the certificate that issued it",
             );
         }
-        let days = (authority.not_after - self.now).div_euclid(DAY);
-        if authority.not_after <= self.now {
-            warn("AuthorityExpired", &format!("ended {} ago: replace it", days_text(-days)));
-        } else if days < SOON {
+        let left = authority.not_after - self.now;
+        if left <= 0 {
+            warn("AuthorityExpired", &format!("ended {} ago: replace it", span_text(-left)));
+        } else if ends_soon(authority.not_before, authority.not_after, self.now) {
             warn(
                 "AuthorityEndsSoon",
-                &format!("ends in {}: add its successor beside it", days_text(days)),
+                &format!("ends in {}: add its successor beside it", span_text(left)),
             );
         }
     }
@@ -418,14 +423,6 @@ impl<'a> Files<'a> {
     }
 }
 
-fn days_text(days: i64) -> String {
-    match days {
-        0 => "less than a day".to_owned(),
-        1 => "1 day".to_owned(),
-        days => format!("{days} days"),
-    }
-}
-
 /// The two files a certificate is in.
 pub(crate) struct Names {
     /// The chain's file, as written.
@@ -449,7 +446,7 @@ impl Names {
             "BadCertificate",
             spec.place,
             field,
-            "needs either file, or certificateFile and keyFile",
+            "needs either file, or certificateFile and keyFile, or acme",
         );
         None
     }

@@ -26,6 +26,11 @@ pub(crate) fn of_account(pair: &[u8]) -> KeyId {
     sha256_bytes([b"account\0", pair])
 }
 
+/// Returns the id of the key of an account at a certificate authority.
+pub(crate) fn of_acme_account(pkcs8: &[u8]) -> KeyId {
+    sha256_bytes([b"acme account\0", pkcs8])
+}
+
 /// A key that a tenant was granted, as the next compile must know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HeldKey {

@@ -9,9 +9,10 @@ use durward_model::listener::{HttpService, IdentityHeaders, ServerTls, SniRoute,
 use durward_model::route::table::RouteTable;
 use durward_model::route::{Action, HeaderRules, Redirect, RouteMatch, WeightedUpstream};
 use durward_model::{
-    DestinationMode, IngressAddress, Listener, Route, Service, SourceSet, TenantId,
+    Acme, DestinationMode, IngressAddress, Listener, Route, Service, SourceSet, TenantId,
 };
 
+use super::acme::Doors;
 use super::certificates::Files;
 use super::listen;
 use super::report::{Field, Report};
@@ -30,6 +31,10 @@ pub(crate) struct Workshop<'r, 'a, 'f, 'u> {
     pub(crate) tenant: &'r TenantId,
     /// What an entry of `spec.egress.proxy` says beyond those of `spec.ingress`.
     pub(crate) outward: Option<Outward<'r>>,
+    /// Where an authority can validate the tenant's names.
+    pub(crate) doors: &'r Doors,
+    /// Certificates by ACME of the listener that is compiled.
+    pub(crate) acme: Acme,
 }
 
 /// An entry of `spec.egress.proxy`, and where its tenant may go; `None` when that cannot be told.
@@ -92,6 +97,7 @@ impl Workshop<'_, '_, '_, '_> {
             names,
             allowed_sources: sources,
             service: service?,
+            acme: std::mem::take(&mut self.acme),
             origin: self.report.source().origin(spec.place),
         };
         self.check_names(spec, &listener, field);

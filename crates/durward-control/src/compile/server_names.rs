@@ -50,13 +50,18 @@ impl Workshop<'_, '_, '_, '_> {
             self.report.error("FieldUnfitting", first.place, &field, sentence);
         }
         let Some(tls) = listener.tls() else { return };
+        let ordered: Vec<_> = listener.acme.orders.iter().flat_map(|order| &order.names).collect();
+        let is_ordered = |name: &HostPattern| {
+            ordered.iter().any(|ordered| ordered.to_string() == name.to_string())
+        };
         for (at, written) in spec.names.iter().enumerate() {
             // Of the address itself `ipSan` says what is done.
             let Ok(name) = words::host_pattern(&written.value) else { continue };
             if words::address(&written.value).is_ok() {
                 continue;
             }
-            if !tls.certificates.iter().any(|certificate| is_for(certificate, &name)) {
+            let is_shown = tls.certificates.iter().any(|certificate| is_for(certificate, &name));
+            if !is_shown && !is_ordered(&name) {
                 let sentence = format!(
                     "{}: no certificate of this entry is for it, so clients that ask for it refuse the one they are shown",
                     written.value

@@ -98,6 +98,11 @@ impl Workshop<'_, '_, '_, '_> {
         let shared = self.outward.is_some_and(|outward| outward.spec.shared);
         let mut certificates = Vec::new();
         for (position, (written, field)) in one.chain(more).enumerate() {
+            if let Some(acme) = &written.acme {
+                // It names what the document says, so the address need not be among it.
+                certificates.extend(self.by_acme((spec, position), written, acme, &field));
+                continue;
+            }
             let read =
                 self.files.certificate(self.report, written, &field, Purpose::Server { shared });
             let Some(certificate) = read else { continue };

@@ -136,6 +136,7 @@ fn listener(
         names: None,
         allowed_sources: Some(sources.into_iter().collect()),
         service: Service::Forward(service.clone()),
+        acme: durward_model::Acme::default(),
         origin: origin.clone(),
     }
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::file_roots::FileRoots;
+use crate::issuance::Issuance;
 use crate::named_file::{Digest, NamedFile};
 use crate::resources::{Content, Document, FileBytes, MISSING, Resources, Source, Unreadable};
 use crate::source::patience::{Overdue, Patience, Progress};
@@ -123,6 +124,13 @@ impl FileSource {
     pub fn with_files_from(mut self, directories: &[PathBuf]) -> Self {
         let here = std::env::current_dir().unwrap_or_default();
         self.roots = Arc::new(FileRoots::new(here, directories));
+        self
+    }
+
+    /// Lets documents ask for certificates by ACME. Called after [`Self::with_files_from`].
+    #[must_use]
+    pub fn with_issuance(mut self, issuance: Issuance) -> Self {
+        self.roots = Arc::new(FileRoots::clone(&self.roots).with_issuance(issuance));
         self
     }
 

@@ -143,6 +143,47 @@ pub struct CertificateSpec {
     /// The private key (PKCS#8, PKCS#1 or SEC1); with `certificateFile`.
     #[serde(default)]
     pub key_file: Option<At<String>>,
+    /// An authority issues and renews the certificate, in place of files. Needs a state directory (`--state-dir`).
+    #[serde(default)]
+    pub acme: Option<At<AcmeSpec>>,
+}
+
+/// A certificate that an ACME authority issues and renews.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AcmeSpec {
+    /// Host names and IP addresses of the certificate, at most 100; needed where the entry has names. Default: the address of the entry.
+    #[serde(default)]
+    pub names: Vec<At<String>>,
+    /// Whether the authority's terms of service are agreed to; must be true.
+    #[serde(default)]
+    pub terms_of_service_agreed: Option<At<bool>>,
+    /// Mail addresses for the authority's notices.
+    #[serde(default)]
+    pub contacts: Vec<At<String>>,
+    /// The authority's directory, an https URL that the operator allows with `--acme-directory`. Default: the first of those, else Let's Encrypt.
+    #[serde(default)]
+    pub directory: Option<At<String>>,
+    /// How the authority sees that the names are the tenant's. Default: TLS-ALPN-01 on port 443, HTTP-01 on others.
+    #[serde(default)]
+    pub challenge: Option<At<ChallengeSpec>>,
+    /// A profile of the authority. Default: shortlived for IP addresses from Let's Encrypt, else the authority's default.
+    #[serde(default)]
+    pub profile: Option<At<String>>,
+    /// An existing account's key, ECDSA P-256 in PKCS#8. Default: an account of the tenant's own is made.
+    #[serde(default)]
+    pub account_key_file: Option<At<String>>,
+}
+
+/// How an authority validates names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum ChallengeSpec {
+    /// It asks for a text at port 80, where the tenant must have an entry with protocol HTTP.
+    #[serde(rename = "HTTP-01")]
+    Http01,
+    /// It connects by TLS to port 443.
+    #[serde(rename = "TLS-ALPN-01")]
+    TlsAlpn01,
 }
 
 /// What to do when a certificate does not name the ingress address.

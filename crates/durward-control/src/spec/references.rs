@@ -3,7 +3,7 @@
 //! Deliberately absent: reading them.
 
 use super::egress::ProxySpec;
-use super::ingress::{CertificateSpec, IngressSpec};
+use super::ingress::{AcmeSpec, CertificateSpec, IngressSpec};
 use super::tenant::TenantSpec;
 use super::upstream::UpstreamSpec;
 use crate::place::At;
@@ -58,9 +58,28 @@ fn of_upstream(spec: &UpstreamSpec) -> Vec<Reference> {
 }
 
 fn of_certificate(spec: &CertificateSpec) -> Vec<Reference> {
-    spec.files().map_or_else(Vec::new, |(certificate, key)| {
+    let files = spec.files().map_or_else(Vec::new, |(certificate, key)| {
         vec![(FileKind::Certificate, certificate), (FileKind::Key, key)]
-    })
+    });
+    let account = spec.acme.as_ref().and_then(|acme| acme.account_key_file.as_ref());
+    let account = account.map(|name| named(FileKind::Key, name));
+    files.into_iter().chain(account).collect()
+}
+
+/// Returns the address of each entry that wants a certificate by ACME, and what it wants.
+pub(crate) fn by_acme(spec: &TenantSpec) -> Vec<(&str, &AcmeSpec)> {
+    let ingress = spec
+        .ingress
+        .iter()
+        .map(|entry| (&*entry.address.value, entry.certificate.iter().chain(&entry.certificates)));
+    let proxies =
+        spec.egress.proxy.iter().map(|entry| {
+            (&*entry.address.value, entry.certificate.iter().chain(&entry.certificates))
+        });
+    let wanted = ingress.chain(proxies).flat_map(|(address, certificates)| {
+        certificates.filter_map(move |one| Some((address, &one.value.acme.as_ref()?.value)))
+    });
+    wanted.collect()
 }
 
 fn authorities(name: &At<String>) -> Reference {

@@ -9,6 +9,7 @@ mod files;
 mod golden;
 mod identities;
 mod isolation;
+mod issuing;
 mod named_files;
 mod publishing;
 mod retained;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use durward_control::{FileSource, compile, schema};
+use durward_control::{FileSource, Issuance, compile, schema};
 use durward_model::verdict::Severity;
 
 use crate::certificates::NOW;
@@ -93,7 +93,11 @@ fn the_examples_have_no_fault_but_missing_certificates() {
             continue;
         }
         seen += 1;
-        let resources = FileSource::default().load(std::slice::from_ref(&path));
+        let state = tempfile::tempdir().unwrap();
+        let directory = state.path().to_owned();
+        let issuance = Issuance { directory, authorities: Vec::new() };
+        let source = FileSource::default().with_issuance(issuance);
+        let resources = source.load(std::slice::from_ref(&path));
         let compiled = compile(&resources, None, NOW);
         let faults: Vec<_> = compiled
             .verdicts

@@ -116,6 +116,7 @@ mod tests {
             allowed_sources: sources.map(blocks),
             names: None,
             service: Service::Forward(service),
+            acme: crate::Acme::default(),
             origin: Origin::default(),
         }
     }

@@ -62,7 +62,7 @@ impl Trail {
             Some(Opening::ClientHello) | None => {
                 let Some(asked) = question.sni.as_deref() else { return Ok(unnamed()) };
                 match sni::server_name(asked) {
-                    Ok(name) => Ok(name.unwrap_or_else(unnamed)),
+                    Ok(name) => Ok(names::asked(name.as_deref(), listener.address.0).into_owned()),
                     Err(fault) => {
                         Err(self.refuse("name", None, "client_hello", format!("{asked}: {fault}")))
                     }

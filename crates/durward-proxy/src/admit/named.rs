@@ -77,8 +77,7 @@ impl Visit {
                 return Err(self.turn_away(refusal, Some(stream)));
             }
         };
-        let unnamed = || names::unnamed(listener.listener.address.0);
-        self.watch.found_by(&name.map_or_else(unnamed, str::to_owned));
+        self.watch.found_by(&names::asked(name, listener.listener.address.0));
         self.belongs_to(&listener);
         let limit = match self.check(&listener) {
             Ok(limit) => limit,

@@ -137,7 +137,10 @@ fn busy() -> (Metrics, ExpositionState) {
         |state| EndpointReport { address: "10.0.0.1:80".to_owned(), state, active: 0, failures: 0 };
     let state = ExpositionState {
         generation: 3,
-        certificates: vec![(acme.clone(), Arc::from("we\"ird\\na\nme"), 1_800_000_000)],
+        certificates: vec![
+            (acme.clone(), Arc::from("we\"ird\\na\nme"), (1_700_000_000, 1_800_000_000)),
+            (acme.clone(), Arc::from("we\"ird\\na\nme"), (1_600_000_000, 1_900_000_000)),
+        ],
         ports: [("203.0.113.2", 7), ("203.0.113.3", 0)]
             .map(|(address, used)| PortReport {
                 tenant: acme.clone(),
@@ -239,6 +242,10 @@ fn pooling_handshakes_and_refusals_are_told_per_tenant() {
         (
             "durward_certificate_not_after_seconds{tenant=\"acme\",name=\"we\\\"ird\\\\na\\nme\"}",
             1_800_000_000.0,
+        ),
+        (
+            "durward_certificate_not_before_seconds{tenant=\"acme\",name=\"we\\\"ird\\\\na\\nme\"}",
+            1_700_000_000.0,
         ),
     ] {
         assert_eq!(samples.get(key), Some(&value), "{key}");

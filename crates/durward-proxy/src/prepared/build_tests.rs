@@ -62,6 +62,7 @@ fn snapshot(config: &Config) -> Snapshot {
             names: None,
             allowed_sources: sources(door.sources),
             service: Service::Tcp(TcpService { tls: None, upstreams: Vec::new() }),
+            acme: durward_model::Acme::default(),
             origin: Origin::default(),
         })
     };

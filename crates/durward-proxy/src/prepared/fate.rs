@@ -178,9 +178,9 @@ fn roots_shrink(old: &ClientTrust, new: &ClientTrust) -> bool {
     !old.roots.iter().all(|root| new.roots.contains(root))
 }
 
-/// Returns `listener` with the certificates of `other`.
+/// Returns `listener` with the certificates of `other`, and what ACME says of them.
 fn with_certificates_of(listener: &Listener, other: &Listener) -> Listener {
-    let mut listener = listener.clone();
+    let mut listener = Listener { acme: other.acme.clone(), ..listener.clone() };
     let certificates = other.tls().map(|tls| tls.certificates.clone());
     let tls = match &mut listener.service {
         Service::Http(service) => service.tls.as_mut(),

@@ -53,6 +53,7 @@ fn listener(change: impl FnOnce(&mut Listener, &mut ServerTls)) -> Listener {
         names: None,
         allowed_sources: None,
         service: Service::PassThrough(Vec::new().into()),
+        acme: durward_model::Acme::default(),
         origin: Origin::default(),
     };
     let mut tls = ServerTls {
@@ -64,6 +65,12 @@ fn listener(change: impl FnOnce(&mut Listener, &mut ServerTls)) -> Listener {
     change(&mut listener, &mut tls);
     listener.service = Service::Tcp(TcpService { tls: Some(tls), upstreams: Vec::new() });
     listener
+}
+
+fn challenge() -> durward_model::Acme {
+    let answer =
+        durward_model::acme::Answer::Http { token: "token".into(), text: "token.thumb".into() };
+    durward_model::Acme { orders: Vec::new(), answers: vec![answer] }
 }
 
 fn with_auth(auth: ClientAuth) -> Listener {
@@ -95,6 +102,7 @@ fn what_no_longer_permits_a_connection_ends_it_and_a_new_certificate_does_not() 
             listener(|_, tls| tls.certificates = vec![certificate(2)]),
             Fate::Keep,
         ),
+        ("challenge", usual(), listener(|listener, _| listener.acme = challenge()), Fate::Keep),
         ("TLS 1.3 only", usual(), listener(|_, tls| tls.tls13_only = true), Fate::Change),
         ("tenant", usual(), moved, Fate::Remove),
         ("any source to some", usual(), from(&["192.0.2.0/24"]), Fate::Renew),

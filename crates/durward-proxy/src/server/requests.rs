@@ -90,6 +90,10 @@ async fn serve<'a, D: Downstream>(
         return egress_proxy::serve(http, watch, down, account, response, service).await;
     }
     let (id, chain) = (account.id, account.chain);
+    // Before routes and redirects: the authority compares the text it finds here.
+    if let Some(answer) = challenge(http, &account.request) {
+        return Ok(answer_here(watch, down, account, response, &answer).await);
+    }
     let plan = match routed::plan(http, &mut account.request, &chain, &id) {
         Ok((plan, route, path)) => {
             account.note_route(route, path);
@@ -115,6 +119,15 @@ async fn serve<'a, D: Downstream>(
         }
         Plan::Answer(answer) => Ok(answer_here(watch, down, account, response, &answer).await),
     }
+}
+
+/// Returns the answer to a request for the text of an ACME challenge.
+fn challenge(http: &Http, request: &Request) -> Option<Answer> {
+    let acme = &http.view.listener().acme;
+    if acme.answers.is_empty() || !request.query.is_empty() {
+        return None;
+    }
+    acme.http_answer(request.method(), request.path()).map(|text| Answer::text(200, text))
 }
 
 /// Writes an answer made here.

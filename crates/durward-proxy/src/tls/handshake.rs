@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use durward_model::Listener;
 use durward_model::listener::ServerTls;
 use rustls::server::{Accepted, Acceptor, ClientHello};
 use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConnection, SignatureScheme};
@@ -18,7 +19,10 @@ use crate::peek::client_hello::Gauge;
 use crate::refusal::{HandshakeFailure, Refusal};
 use crate::refusal::{Presented, Refused};
 use crate::tls::presented;
-use crate::tls::{client_certificate, failure};
+use crate::tls::{challenge, client_certificate, failure};
+
+/// Fatal alert `internal_error` as an unencrypted record (RFC 8446 §6.2).
+const NO_CERTIFICATE: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
 /// Failed handshake.
 pub(crate) struct Failed {
@@ -34,7 +38,7 @@ pub(crate) struct Failed {
 pub(crate) async fn terminate(
     stream: TcpStream,
     early: &[u8],
-    tls: &ServerTls,
+    (listener, tls): (&Listener, &ServerTls),
     configs: &[Arc<rustls::ServerConfig>],
 ) -> Result<(TlsStream<TcpStream>, TlsFacts), Failed> {
     let began = Instant::now();
@@ -45,6 +49,17 @@ pub(crate) async fn terminate(
     let hello = accepted.client_hello();
     let normal = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     let name = hello.server_name().map(normal);
+    if let Some(config) = challenge::config(&hello, name.as_deref(), &listener.acme) {
+        let (refusal, stream) = challenge::answer(accepted, stream, config).await;
+        return Err(Failed { refusal, stream, name });
+    }
+    if listener.lacks_certificate(name.as_deref()) {
+        // The send buffer is still empty, so the alert fits.
+        let _ = stream.try_write(&NO_CERTIFICATE);
+        let reason = HandshakeFailure::CertificatePending;
+        let refusal = Refusal::Handshake { reason, source: None };
+        return Err(Failed { refusal, stream, name });
+    }
     // Among the certificates for the name, the first whose signatures the client can verify (RSA beside ECDSA).
     let fitting = tls
         .alternatives(name.as_deref())

@@ -81,6 +81,7 @@ impl Wanted {
             names: None,
             allowed_sources: None,
             service,
+            acme: durward_model::Acme::default(),
             origin: Origin::default(),
         });
         self
@@ -101,6 +102,12 @@ impl Wanted {
     pub(crate) fn only_from(mut self, block: &str) -> Self {
         let sources = SourceSet::new([block.parse().unwrap()]);
         self.listeners.last_mut().unwrap().allowed_sources = Some(sources);
+        self
+    }
+
+    /// For the last listener.
+    pub(crate) fn acme(mut self, acme: durward_model::Acme) -> Self {
+        self.listeners.last_mut().unwrap().acme = acme;
         self
     }
 

@@ -1,5 +1,6 @@
 //! TLS towards clients: which certificate, who may come in, what is resumed, what is refused and how it is counted.
 
+mod acme;
 mod client_certificates;
 mod junk;
 mod resumption;

@@ -1,6 +1,6 @@
 //! The running gateway: the publisher's latest configuration, applied to the proxy.
 
-use std::net::{IpAddr, TcpListener};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use durward_control::compile::retained;
 use durward_control::source::watch::{self as file_watch, Pace, Watching};
-use durward_control::{
-    Compiled, FileSource, Publisher, Resources, RoutingJsonOptions, State, compile,
-};
+use durward_control::{Compiled, FileSource, Publisher, Resources, State, compile};
 use durward_model::explain::Question;
 use durward_proxy::access_log::Sink;
 use durward_proxy::metrics::openmetrics::Text;
@@ -20,52 +18,19 @@ use durward_proxy::proxy::{Options, Proxy};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::app::acme::Acme;
 use crate::app::health::{Facts, Health};
 use crate::app::kernel::Kernel;
 use crate::app::kernel::lines::Line;
+use crate::app::latest::Latest;
 use crate::app::log::{self, AbsentEgress};
 use crate::app::report::Report;
-use crate::app::{Logs, exposition};
+use crate::app::{Settings, exposition};
 use crate::explained::Explained;
 use crate::failure::Failure;
 use crate::handover::Handed;
 use crate::inspect::now;
 use crate::state_file::{self, StateFile};
-
-/// Start settings of the gateway.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    /// Documents and directories of documents.
-    pub(crate) paths: Vec<PathBuf>,
-    /// Options for a `routing.json`, which does not say them itself.
-    pub(crate) routing: RoutingJsonOptions,
-    /// Directories in which documents may name files, besides their own.
-    pub(crate) files_roots: Vec<PathBuf>,
-    /// Threads of the proxy; 0 for one per processor.
-    pub(crate) workers: usize,
-    /// Destinations of log lines.
-    pub(crate) logs: Logs,
-    /// Bytes of memory this process may have; `None` reads the limit of its cgroup or the host.
-    pub(crate) memory: Option<usize>,
-    /// Time for connections to finish at a drain.
-    pub(crate) drain_grace: Duration,
-    /// Time of accepting connections while already not ready.
-    pub(crate) drain_delay: Duration,
-    /// True to watch files for changes.
-    pub(crate) watch: bool,
-    /// True to refuse to start if anything is rejected.
-    pub(crate) strict: bool,
-    /// Directory of the state file for the next process.
-    pub(crate) state_dir: Option<PathBuf>,
-    /// State that an older process handed over.
-    pub(crate) handed: Option<Handed>,
-    /// Listening sockets that were passed to this process.
-    pub(crate) sockets: Vec<TcpListener>,
-    /// True to listen at addresses where another process listens.
-    pub(crate) shared: bool,
-    /// Options of the kernel plane.
-    pub(crate) nat: durward_nat::Options,
-}
 
 /// The running gateway.
 pub(crate) struct Gateway {
@@ -77,7 +42,9 @@ pub(crate) struct Gateway {
     proxy: RwLock<Option<Proxy>>,
     kernel: Kernel,
     /// Locked while a configuration is applied.
-    applying: Mutex<AbsentEgress>,
+    applying: Mutex<Latest>,
+    /// Certificates by ACME.
+    acme: Option<Acme>,
     /// Exposition at the time when the proxy was drained.
     last_metrics: Mutex<String>,
     access_log: Sink,
@@ -106,7 +73,12 @@ impl Gateway {
     /// Fails if nothing could be served, or with `strict` if anything is rejected.
     pub(crate) fn start(settings: Settings) -> Result<Arc<Self>, Failure> {
         let source = FileSource::new(settings.routing.clone());
-        let source = Arc::new(source.with_files_from(&settings.files_roots));
+        let source = source.with_files_from(&settings.files_roots);
+        let source = Arc::new(match &settings.acme {
+            Some(acme) => source.with_issuance(acme.issuance.clone()),
+            None => source,
+        });
+        let acme = settings.acme.clone().map(Acme::new);
         let earlier = earlier(&settings)?;
         let restored = earlier.map(|state| retained::restore(&state, &source, now()));
         let publisher = Publisher::after(restored.unwrap_or_default());
@@ -135,6 +107,7 @@ impl Gateway {
         if let Some(file) = &state_file {
             file.save(&compiled);
         }
+        let turn = Latest::new(absent_egress, Arc::clone(&resources));
         Ok(Arc::new(Self {
             source,
             paths,
@@ -143,7 +116,8 @@ impl Gateway {
             publisher,
             proxy: RwLock::new(Some(proxy)),
             kernel,
-            applying: Mutex::new(absent_egress),
+            applying: Mutex::new(turn),
+            acme,
             last_metrics: Mutex::default(),
             access_log,
             decisions,
@@ -196,10 +170,36 @@ impl Gateway {
     pub(crate) fn reload(&self, cause: &str) -> Reloaded {
         // Files are read under the lock: otherwise an older reading could be applied after a newer one.
         let mut turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
-        let resources = self.source.load(&self.paths);
+        let resources = Arc::new(self.source.load(&self.paths));
         let reloaded = self.adopt_in_turn(&mut turn, &resources, cause);
         self.source.release(&resources.files_of_rejected(&self.view().verdicts));
         reloaded
+    }
+
+    /// Applies files that this process wrote or removed, and no other change, watched or not.
+    pub(crate) fn adopt_files(&self, files: &[(&Path, Option<&[u8]>)], cause: &str) {
+        let mut turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let resources = turn.with_changed(files);
+        self.apply(&mut turn, resources, cause);
+    }
+
+    /// Starts to order certificates, if the configuration may want any.
+    ///
+    /// # Errors
+    /// Fails if no thread can be started for it.
+    pub(crate) fn order_certificates(self: &Arc<Self>) -> Result<(), Failure> {
+        self.acme.iter().try_for_each(|acme| acme.start(Arc::downgrade(self)))
+    }
+
+    /// Returns the state of certificates by ACME.
+    #[cfg(test)]
+    pub(crate) fn certificates_by_acme(&self) -> crate::app::acme::status::Status {
+        self.acme.as_ref().map(Acme::status).unwrap_or_default()
+    }
+
+    /// Returns a receiver of later configurations.
+    pub(crate) fn changes(&self) -> watch::Receiver<Arc<Compiled>> {
+        self.publisher.subscribe()
     }
 
     /// Releases the contents of files that only rejected documents name.
@@ -218,7 +218,7 @@ impl Gateway {
         });
     }
 
-    fn adopt(&self, resources: &Resources, cause: &str) -> Reloaded {
+    fn adopt(&self, resources: &Arc<Resources>, cause: &str) -> Reloaded {
         let mut turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         self.adopt_in_turn(&mut turn, resources, cause)
     }
@@ -226,12 +226,18 @@ impl Gateway {
     /// Applies configurations one after the other, so that the proxy never goes back to an older generation.
     fn adopt_in_turn(
         &self,
-        absent_egress: &mut AbsentEgress,
-        resources: &Resources,
+        turn: &mut Latest,
+        resources: &Arc<Resources>,
         cause: &str,
     ) -> Reloaded {
+        let resources = turn.with_written(resources);
+        self.apply(turn, resources, cause)
+    }
+
+    fn apply(&self, turn: &mut Latest, resources: Arc<Resources>, cause: &str) -> Reloaded {
         let before = self.view();
-        let compiled = self.publisher.reload(resources, now());
+        let compiled = self.publisher.reload(&resources, now());
+        turn.keep(resources, &compiled.verdicts);
         if let Some(file) = &self.state_file {
             file.save(&compiled);
         }
@@ -242,7 +248,7 @@ impl Gateway {
         if before.snapshot.generation != compiled.snapshot.generation {
             let applied = self.with_proxy(|proxy| proxy.apply(Arc::clone(&compiled.snapshot)));
             if let Some(applied) = applied {
-                let absent = absent_egress.log_changes(&compiled.snapshot);
+                let absent = turn.absent_egress.log_changes(&compiled.snapshot);
                 log::applied(&compiled, &applied, absent, cause);
             }
             if Arc::ptr_eq(&before.snapshot.nat, &compiled.snapshot.nat) {
@@ -314,6 +320,7 @@ impl Gateway {
     /// Stops accepting connections; clients in the accept queues are left to the process that has the same sockets.
     pub(crate) fn stop_accepting(&self) {
         self.announce_end();
+        self.acme.iter().for_each(Acme::stop);
         self.with_proxy(Proxy::stop_accepting);
         self.kernel.close();
         self.state_file.iter().for_each(StateFile::leave);
@@ -322,6 +329,7 @@ impl Gateway {
     /// Lets connections finish for `grace`, and closes the rest.
     pub(crate) fn drain(&self, grace: Duration) {
         self.draining.store(true, Relaxed);
+        self.acme.iter().for_each(Acme::stop);
         *self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner) = self.metrics_text();
         let proxy = self.proxy.write().unwrap_or_else(PoisonError::into_inner).take();
         self.state_file.iter().for_each(StateFile::close);
@@ -337,8 +345,8 @@ impl Gateway {
         self.kernel.retry();
         self.with_proxy(Proxy::retry);
         // If a configuration is being applied, that call logs the addresses.
-        if let Ok(mut absent_egress) = self.applying.try_lock() {
-            absent_egress.log_changes(&self.view().snapshot);
+        if let Ok(mut turn) = self.applying.try_lock() {
+            turn.absent_egress.log_changes(&self.view().snapshot);
         }
     }
 
@@ -362,6 +370,7 @@ impl Gateway {
             status: status.as_ref(),
             kernel: kernel.as_ref(),
             state_file: self.state_file.as_ref().map(StateFile::status),
+            acme: self.acme.as_ref().map(Acme::status),
             loads: &loads,
             draining: self.draining.load(Relaxed),
             present: &PresentAddresses::now(),
@@ -407,6 +416,7 @@ impl Gateway {
         self.kernel.write_metrics(&mut text);
         exposition::problems(&mut text, &self.health());
         exposition::files(&mut text, &self.source.health());
+        self.acme.iter().for_each(|acme| acme.status().write_metrics(&mut text));
         text.end()
     }
 

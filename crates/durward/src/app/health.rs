@@ -17,6 +17,7 @@ use durward_nat::{CheckedMapping, Report};
 use durward_proxy::present::PresentAddresses;
 use durward_proxy::proxy::Status;
 
+use super::acme;
 use super::condition::{Condition, Kind};
 use crate::state_file;
 
@@ -33,6 +34,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) kernel: Option<&'a KernelFacts>,
     /// State of the state file; `None` without one.
     pub(crate) state_file: Option<state_file::Status>,
+    /// State of certificates by ACME; `None` without a state directory.
+    pub(crate) acme: Option<acme::status::Status>,
     /// State of the loads of configuration files.
     pub(crate) loads: &'a LoadHealth,
     /// True if the process is stopping.

@@ -11,6 +11,7 @@ use durward_proxy::EndpointHealth;
 use durward_proxy::proxy::{BindState, Status};
 use serde::Serialize;
 
+use super::acme;
 use super::condition::Condition;
 use super::health::{Facts, Health, KernelFacts};
 use crate::digest::Digests;
@@ -39,6 +40,9 @@ pub(crate) struct Report<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     audit: Option<AuditReport>,
     logs: Vec<LogReport>,
+    /// Certificates by ACME; left out where none is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acme: Option<&'a acme::status::Status>,
 }
 
 /// Endpoint of an upstream.
@@ -108,7 +112,7 @@ struct LogReport {
 
 impl<'a> Report<'a> {
     /// Builds the report from the facts.
-    pub(crate) fn new(facts: &Facts<'a>, health: &'a Health) -> Self {
+    pub(crate) fn new(facts: &'a Facts<'a>, health: &'a Health) -> Self {
         let Facts { view, status, kernel, draining, .. } = *facts;
         let verdicts = view.verdicts.iter();
         let (accepted, rejected) =
@@ -131,6 +135,7 @@ impl<'a> Report<'a> {
             kernel: kernel.map(kernel_report),
             audit: status.and_then(audit),
             logs: status.map(logs).unwrap_or_default(),
+            acme: facts.acme.as_ref().filter(|acme| !acme.certificates.is_empty()),
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
-use crate::app::gateway::{Gateway, Settings};
+use crate::app::{Gateway, Settings};
 use crate::cli::Admin;
 use crate::failure::{Exit, Failure};
 use crate::handover::{Older, Younger};
@@ -45,6 +45,7 @@ pub(crate) fn run(
         if watch {
             gateway.watch()?;
         }
+        gateway.order_certificates()?;
         let supervisor = Supervisor { gateway, admin: listener, program, drain_delay };
         supervisor.serve(signals, older).await
     });

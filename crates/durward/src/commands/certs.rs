@@ -1,6 +1,6 @@
 //! `durward certs`: issues certificates for a first set-up, and lists those that a configuration uses.
 //!
-//! Deliberately absent: renewal; replacing the file is enough, the gateway notices it.
+//! Deliberately absent: renewal; replacing the file is enough, the gateway notices it, and what an ACME authority issues it renews itself.
 
 mod issue;
 mod list;

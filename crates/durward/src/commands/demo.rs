@@ -92,6 +92,7 @@ fn settings(stage: &Stage) -> Settings {
         handed: None,
         sockets: Vec::new(),
         shared: false,
+        acme: None,
         nat: durward_nat::Options::default(),
     }
 }

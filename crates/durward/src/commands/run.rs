@@ -2,8 +2,14 @@
 
 use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
 
-use crate::app::{self, Logs, Settings};
+use durward_acme::schedule::Pace;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use crate::app::{self, Logs, Settings, acme};
 use crate::cli::{AccessLog, Admin, LogFormat, Run, Seed};
 use crate::failure::{Exit, Failure};
 use crate::{config, handover, telemetry};
@@ -44,6 +50,7 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
         sockets: inherited.sockets,
         shared: arguments.share_addresses,
         nat: arguments.nat.options()?,
+        acme: acme(arguments)?,
     };
     if arguments.access_log == AccessLog::Stdout && std::io::stdout().is_terminal() {
         tracing::info!(
@@ -51,4 +58,31 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
         );
     }
     app::run(settings, admin, inherited.older)
+}
+
+/// Returns the options of certificates by ACME; `None` without a state directory.
+fn acme(arguments: &Run) -> Result<Option<acme::Options>, Failure> {
+    let Some(issuance) = config::issuance(&arguments.config) else { return Ok(None) };
+    let roots = match &arguments.acme.ca {
+        Some(file) => authorities(file)?,
+        // Faults of single files show where the authority cannot be verified.
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    let orders_per_hour = arguments.acme.orders_per_hour;
+    let (roots, pace) = (Arc::new(roots), Pace::default());
+    Ok(Some(acme::Options { issuance, roots, orders_per_hour, pace }))
+}
+
+fn authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let unusable = |why: &dyn std::fmt::Display| {
+        let message = format!("cannot use --acme-ca {}: {why}", file.display());
+        Failure::InvalidConfig { message }
+    };
+    let certificates = CertificateDer::pem_file_iter(file).map_err(|error| unusable(&error))?;
+    let certificates =
+        certificates.collect::<Result<Vec<_>, _>>().map_err(|error| unusable(&error))?;
+    if certificates.is_empty() {
+        return Err(unusable(&"it holds no certificate"));
+    }
+    Ok(certificates)
 }

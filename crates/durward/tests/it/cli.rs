@@ -295,6 +295,7 @@ fn the_audit_tells_everything_about_each_certificate() {
     assert_eq!(row("a.crt")["names"][0], "IP:198.51.100.2");
     assert_eq!(row("a.crt")["key"], "ECDSA-P256");
     assert_eq!(row("a.crt")["daysLeft"], 9);
+    assert_eq!(row("a.crt")["endsSoon"], false, "it has most of its lifetime left");
     assert_eq!(row("a.crt")["chain"], "ok");
     let issuer = row("a.crt")["issuer"].as_str().unwrap().to_owned();
     assert!(issuer.starts_with("CN=Durward local authority "), "{issuer}");
@@ -406,11 +407,13 @@ fn what_check_advises_about_a_certificate_cures_it_word_for_word() {
     let certs = place.join("certs");
     let address = unique_loopback();
     let ip = address.to_string();
-    let few = ["--days", "10", "--dns", "*.pay.example", "--name", "pay"];
-    let common = ["certs", "issue", "--dir", certs.to_str().unwrap(), "--ip", &ip];
+    let few = ["--dns", "*.pay.example", "--name", "pay"];
+    let common = ["certs", "issue", "--dir", certs.to_str().unwrap()];
     assert!(output(&[&common[..], &few].concat()).status.success());
-    let document = tenant("pay", address.into(), 8443, nowhere())
-        .replace("protocol: HTTP,", "protocol: HTTPS, certificate: {file: certs/pay},");
+    let document = tenant("pay", address.into(), 8443, nowhere()).replace(
+        "protocol: HTTP,",
+        "protocol: HTTPS, ipSan: Warn, certificate: {file: certs/pay},",
+    );
     let file = place.write("pay.yaml", document);
     let check = || {
         let asked = ["check", "-c", file.to_str().unwrap(), "--admin", "off"];
@@ -424,7 +427,7 @@ fn what_check_advises_about_a_certificate_cures_it_word_for_word() {
     let run = Command::new("sh").args(["-c", &line]).current_dir(elsewhere.path()).output();
     let after = check();
 
-    assert!(before.contains("ends in 9 days"), "{before}");
+    assert!(before.contains(&format!("does not name {ip}")), "{before}");
     assert!(run.as_ref().unwrap().status.success(), "{line}\n{}", stderr(&run.unwrap()));
     assert!(after.contains("ECDSA-P256, 2 names, 89 days"), "{after}");
     assert!(!after.contains("durward certs issue"), "{after}");

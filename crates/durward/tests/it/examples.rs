@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use durward_control::{FileSource, RoutingJsonOptions, compile};
+use durward_control::{FileSource, Issuance, RoutingJsonOptions, compile};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use serde_json::{Value, json};
 
@@ -91,7 +91,9 @@ fn accepted(name: &str, tenants: &[Value]) {
     }
 
     let paths: Vec<PathBuf> = vec![folder.path().to_owned()];
-    let resources = FileSource::new(RoutingJsonOptions::default()).load(&paths);
+    let state = Issuance { directory: folder.path().join("state"), authorities: Vec::new() };
+    let source = FileSource::new(RoutingJsonOptions::default()).with_issuance(state);
+    let resources = source.load(&paths);
     let compiled = compile(&resources, None, now());
 
     // A fragment about one upstream leaves the others unused.

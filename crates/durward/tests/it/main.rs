@@ -4,6 +4,7 @@
 //! interface, its signals, its demo. Deliberately absent: tests of one crate's behaviour; they live there.
 
 mod acceptance;
+mod acme;
 mod admin;
 mod behind;
 mod bench;

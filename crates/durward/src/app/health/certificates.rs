@@ -8,10 +8,6 @@ use super::{Check, Facts};
 use crate::app::condition::{Condition, Kind};
 use crate::inspect;
 
-/// Days left below which a certificate expires soon, if less than a third of its life is left too. Automatic renewal happens earlier, and a
-/// certificate that lives for days only does not always expire soon.
-const SOON_DAYS: i64 = 14;
-
 pub(super) fn certificates(facts: &Facts<'_>) -> Option<Check> {
     let (mut conditions, mut number) = (Vec::new(), 0);
     for tenant in facts.view.snapshot.tenants.values() {
@@ -62,7 +58,5 @@ fn lifetime(certificate: &Certificate, now: i64) -> Option<String> {
     if now < from {
         return Some(format!("is not valid before {}", inspect::moment(from)));
     }
-    let left = to - now;
-    let ends_soon = left < SOON_DAYS * 86_400 && left.saturating_mul(3) < to.saturating_sub(from);
-    ends_soon.then(|| format!("ends at {}: renew it", inspect::moment(to)))
+    certificate.ends_soon(now).then(|| format!("ends at {}: renew it", inspect::moment(to)))
 }

@@ -23,7 +23,7 @@ pub(super) fn all(facts: &Facts<'_>) -> Vec<Check> {
     };
     let always = [configuration(facts), documents(facts), listeners(facts), draining];
     let asked = [egress(facts), certificates(facts), upstreams(facts), kernel(facts)];
-    let records = [audit(facts), logs(facts), state_file(facts), Some(files(facts))];
+    let records = [audit(facts), logs(facts), state_file(facts), acme(facts), Some(files(facts))];
     always.into_iter().chain(asked.into_iter().chain(records).flatten()).collect()
 }
 
@@ -287,6 +287,16 @@ fn state_file(facts: &Facts<'_>) -> Option<Check> {
         ))
     }));
     Some(check)
+}
+
+/// Checks certificates by ACME. Never fails readiness: without its certificate one tenant's listener refuses, and what was issued is served.
+fn acme(facts: &Facts<'_>) -> Option<Check> {
+    let status = facts.acme.as_ref()?;
+    let conditions = status.conditions();
+    if status.certificates.is_empty() && conditions.is_empty() {
+        return None;
+    }
+    Some(Check { conditions, ..Check::new("acme", status.summary()) })
 }
 
 /// Checks the loads of files. Never fails readiness, because the last loaded configuration is served.

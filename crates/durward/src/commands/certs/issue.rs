@@ -40,6 +40,7 @@ fn wish(arguments: &CertsIssue) -> Wish {
         dns: arguments.dns.clone(),
         client: arguments.client,
         days: arguments.days,
+        passed: 0,
         key: arguments.key,
     }
 }

@@ -8,12 +8,15 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use durward_model::acme::{Name, Order};
+use durward_model::certificate::ends_soon;
 use durward_model::upstream::TrustRoots;
-use durward_model::{Certificate, Snapshot, Tenant};
+use durward_model::{Certificate, Listener, Snapshot, Tenant};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Serialize;
 
+use crate::app::acme::store::{Ledger, Store};
 use crate::cli::CertsList;
 use crate::config;
 use crate::failure::{Exit, Failure};
@@ -35,10 +38,29 @@ pub(crate) struct Row {
     facts: Facts,
     /// Whole days until it expires.
     days_left: i64,
+    /// True in the last third of its lifetime, at most 14 days.
+    ends_soon: bool,
     /// `ok`, the name of the last issuer, or the fault.
     chain: String,
     /// Place in the document that names it.
     origin: Option<String>,
+    /// Orders of a certificate by ACME.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acme: Option<ByAcme>,
+}
+
+/// Orders of a certificate by ACME.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ByAcme {
+    /// URL of the authority's directory.
+    directory: Arc<str>,
+    /// False while there is no certificate yet.
+    issued: bool,
+    /// Time of the next attempt in seconds since the Unix epoch, as the gateway planned it last.
+    next_attempt: Option<i64>,
+    /// Reason the last attempt failed.
+    fault: Option<String>,
 }
 
 /// Lists certificates, the first to expire at the top.
@@ -53,7 +75,10 @@ pub(crate) fn list(arguments: &CertsList) -> Result<Exit, Failure> {
                 .verdicts
                 .iter()
                 .filter(|verdict| verdict.outcome != durward_model::verdict::Outcome::Accepted);
-            (of_snapshot(&loaded.snapshot, now), rejected.count())
+            let issuance = config::issuance(&arguments.config);
+            let ledger = issuance.map(|issuance| Store::new(issuance.directory).ledger());
+            let ledger = ledger.unwrap_or_default();
+            (of_snapshot(&loaded.snapshot, &ledger, now), rejected.count())
         }
     };
     rows.sort_by(|a, b| {
@@ -69,14 +94,18 @@ fn print(rows: &[Row], rejected: usize, format: Format) -> Result<(), Failure> {
         return screen.value(&rows, format);
     }
     let wide = format == Format::Wide;
+    let has_acme = rows.iter().any(|row| row.acme.is_some());
     let mut header =
         vec!["TENANT", "NAME", "USED FOR", "NAMES", "ISSUER", "KEY", "ENDS", "DAYS", "CHAIN"];
+    if has_acme {
+        header.push("NEXT ORDER");
+    }
     if wide {
         header.extend(["SUBJECT", "WRITTEN AT"]);
     }
     let mut table = Table::new(&header);
     for row in rows {
-        table.row(cells(row, wide));
+        table.row(cells(row, wide, has_acme));
     }
     table.print(&mut screen)?;
     if rejected > 0 {
@@ -86,10 +115,11 @@ fn print(rows: &[Row], rejected: usize, format: Format) -> Result<(), Failure> {
     Ok(())
 }
 
-fn cells(row: &Row, wide: bool) -> Vec<(String, Tone)> {
+fn cells(row: &Row, wide: bool, has_acme: bool) -> Vec<(String, Tone)> {
+    let is_there = row.acme.as_ref().is_none_or(|acme| acme.issued);
     let days = match row.days_left {
         ..0 => Tone::Bad,
-        0..30 => Tone::Warn,
+        _ if row.ends_soon => Tone::Warn,
         _ => Tone::Good,
     };
     let chain = if row.chain.starts_with("broken") { Tone::Bad } else { Tone::Plain };
@@ -99,12 +129,16 @@ fn cells(row: &Row, wide: bool) -> Vec<(String, Tone)> {
         plain(&row.name),
         dash(&row.used_for),
         dash(&row.facts.names.join(",")),
-        plain(&row.facts.issuer),
-        plain(&row.facts.key),
-        plain(inspect::date(row.facts.not_after)),
-        (row.days_left.to_string(), days),
+        dash(&row.facts.issuer),
+        dash(&row.facts.key),
+        if is_there { plain(inspect::date(row.facts.not_after)) } else { dash("") },
+        if is_there { (row.days_left.to_string(), days) } else { dash("") },
         (row.chain.clone(), chain),
     ];
+    if has_acme {
+        let next = row.acme.as_ref().and_then(|acme| acme.next_attempt);
+        cells.push(dash(&next.map(inspect::moment).unwrap_or_default()));
+    }
     if wide {
         cells.push(plain(&row.facts.subject));
         cells.push(dash(row.origin.as_deref().unwrap_or_default()));
@@ -112,17 +146,24 @@ fn cells(row: &Row, wide: bool) -> Vec<(String, Tone)> {
     cells
 }
 
-fn of_snapshot(snapshot: &Snapshot, now: i64) -> Vec<Row> {
-    snapshot.tenants.values().flat_map(|tenant| of_tenant(tenant, now)).collect()
+fn of_snapshot(snapshot: &Snapshot, ledger: &Ledger, now: i64) -> Vec<Row> {
+    snapshot.tenants.values().flat_map(|tenant| of_tenant(tenant, ledger, now)).collect()
 }
 
-fn of_tenant(tenant: &Tenant, now: i64) -> Vec<Row> {
+fn of_tenant(tenant: &Tenant, ledger: &Ledger, now: i64) -> Vec<Row> {
     let mut rows = Vec::new();
     for listener in &tenant.listeners {
         let Some(tls) = listener.tls() else { continue };
         for certificate in &tls.certificates {
-            rows.extend(leaf(tenant, certificate, &format!("listener {listener}"), &[], now));
+            let order =
+                listener.acme.orders.iter().find(|order| order.file == certificate.chain_file);
+            let row = leaf(tenant, certificate, &format!("listener {listener}"), &[], now);
+            rows.extend(
+                row.map(|row| Row { acme: order.map(|order| by_acme(order, ledger)), ..row }),
+            );
         }
+        let missing = listener.acme.orders.iter().filter(|order| !order.issued);
+        rows.extend(missing.map(|order| not_issued(tenant, listener, order, ledger)));
         if let Some(trust) = tls.client_auth.trust() {
             rows.extend(roots(tenant, &trust.roots, &format!("clients of {listener}"), now));
         }
@@ -139,6 +180,37 @@ fn of_tenant(tenant: &Tenant, now: i64) -> Vec<Row> {
     let mut seen = BTreeSet::new();
     rows.retain(|row| seen.insert((row.name.clone(), row.used_for.clone())));
     rows
+}
+
+fn by_acme(order: &Order, ledger: &Ledger) -> ByAcme {
+    let record = ledger.certificates.get(&*order.id).cloned().unwrap_or_default();
+    ByAcme {
+        directory: Arc::clone(&order.directory),
+        issued: order.issued,
+        next_attempt: record.next,
+        fault: record.fault,
+    }
+}
+
+/// Returns the row of a certificate that has not been issued yet.
+fn not_issued(tenant: &Tenant, listener: &Listener, order: &Order, ledger: &Ledger) -> Row {
+    let names = order.names.iter().map(|name| match name {
+        Name::Dns(name) => format!("DNS:{name}"),
+        Name::Ip(address) => format!("IP:{address}"),
+    });
+    let acme = by_acme(order, ledger);
+    let fault = acme.fault.as_ref().map_or_else(String::new, |fault| format!(": {fault}"));
+    Row {
+        tenant: tenant.id.to_string(),
+        name: order.names.first().map(Name::to_string).unwrap_or_default(),
+        used_for: format!("listener {listener}"),
+        facts: Facts { names: names.collect(), ..Facts::default() },
+        days_left: 0,
+        ends_soon: false,
+        chain: format!("not issued yet{fault}"),
+        origin: Some(order.origin.to_string()),
+        acme: Some(acme),
+    }
 }
 
 fn leaf(
@@ -178,9 +250,11 @@ fn row(
         name: name.to_owned(),
         used_for: used_for.to_owned(),
         days_left: facts.days_left(now),
+        ends_soon: ends_soon(facts.not_before, facts.not_after, now),
         facts,
         chain: chain.word(),
         origin: None,
+        acme: None,
     })
 }
 

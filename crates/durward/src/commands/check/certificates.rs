@@ -4,14 +4,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use durward_model::certificate::{ends_soon, span_text};
 use durward_model::{Certificate, Listener, Snapshot, Tenant};
 
 use crate::commands::check::Category;
 use crate::inspect::{self, Chain};
 use crate::output::count;
-
-/// Days left below which a certificate should be renewed.
-const SOON: i64 = 30;
 
 /// Checks every certificate of the configuration.
 pub(crate) fn check(snapshot: &Snapshot, now: i64) -> Category {
@@ -46,14 +44,29 @@ fn listener_certificates(category: &mut Category, listener: &Listener, now: i64)
     for certificate in &tls.certificates {
         let what = format!("{} certificate {} at {listener}", listener.tenant, certificate.name);
         let mut remedy = "replace its files, they are picked up at once".to_owned();
-        if let Some(command) = reissue(certificate, listener.address.0) {
+        if is_by_acme(listener, certificate) {
+            "its renewal is overdue: /readyz?verbose of the gateway says why"
+                .clone_into(&mut remedy);
+        } else if let Some(command) = reissue(certificate, listener.address.0) {
             remedy.push_str(&format!("; a local authority: {command}"));
         }
         judge(category, &what, certificate, now, &remedy);
     }
-    if let Some(first) = tls.certificates.first() {
+    for order in listener.acme.orders.iter().filter(|order| !order.issued) {
+        let names = order.names_text();
+        category.warn(
+            format!("{} certificate for {names} at {listener} has not been issued yet", listener.tenant),
+            "handshakes are refused until then; /readyz?verbose of the gateway says when it is tried next",
+        );
+    }
+    // What is ordered names what the document says.
+    if let Some(first) = tls.certificates.first().filter(|first| !is_by_acme(listener, first)) {
         address_named(category, listener, first, listener.address.0);
     }
+}
+
+fn is_by_acme(listener: &Listener, certificate: &Certificate) -> bool {
+    listener.acme.orders.iter().any(|order| order.file == certificate.chain_file)
 }
 
 fn address_named(
@@ -115,19 +128,17 @@ fn judge(category: &mut Category, what: &str, certificate: &Certificate, now: i6
         );
     }
     if category.checks.len() == before {
-        let left = certificate.days_left(now);
         let names = certificate.ip_names.len() + certificate.dns_names.len();
         category.ok(format!(
             "{what}: {}, {}, {}",
             certificate.key_type,
             count(names, "name"),
-            days(left)
+            span_text(certificate.not_after - now)
         ));
     }
 }
 
 fn lasts(category: &mut Category, what: &str, from: i64, to: i64, now: i64, hint: &str) {
-    let left = (to - now).div_euclid(86_400);
     if to <= now {
         category.error(format!("{what} ended on {}", inspect::date(to)), hint);
     } else if from > now {
@@ -135,13 +146,10 @@ fn lasts(category: &mut Category, what: &str, from: i64, to: i64, now: i64, hint
             format!("{what} is valid only from {}", inspect::date(from)),
             "look at this host's clock, or wait",
         );
-    } else if left < SOON {
-        category.warn(format!("{what} ends in {} ({})", days(left), inspect::date(to)), hint);
+    } else if ends_soon(from, to, now) {
+        category
+            .warn(format!("{what} ends in {} ({})", span_text(to - now), inspect::date(to)), hint);
     }
-}
-
-fn days(left: i64) -> String {
-    if left == 1 { "1 day".to_owned() } else { format!("{left} days") }
 }
 
 fn client_authorities(category: &mut Category, tenant: &Tenant, now: i64) {
@@ -164,7 +172,7 @@ fn client_authorities(category: &mut Category, tenant: &Tenant, now: i64) {
                 "add the new authority beside it before it ends",
             );
             if category.checks.len() == before {
-                category.ok(format!("{what}: {}", days(facts.days_left(now))));
+                category.ok(format!("{what}: {}", span_text(facts.not_after - now)));
             }
         }
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use durward_model::certificate::span_text;
 use durward_model::egress::Neighbours;
 use durward_model::listener::Service;
 use durward_model::route::{Action, PathMatch, Route, WeightedUpstream};
@@ -56,13 +57,18 @@ async fn follow_one(
         listener.origin
     ));
     if let Some(tls) = listener.tls() {
-        let certificate = &tls.certificates[tls.certificate_for(None)];
-        let left = certificate.days_left(inspect::now());
-        mapping.ok(format!(
-            "certificate {} ({left} days left), client certificates {}",
-            certificate.name,
-            tls.client_auth.mode()
-        ));
+        let mode = tls.client_auth.mode();
+        match tls.certificates.get(tls.certificate_for(None)) {
+            Some(certificate) => {
+                let left = span_text(certificate.not_after - inspect::now());
+                let name = &certificate.name;
+                mapping.ok(format!("certificate {name} ({left} left), client certificates {mode}"));
+            }
+            None => mapping.warn(
+                "the certificate has not been issued yet: handshakes are refused".to_owned(),
+                "see /readyz?verbose of the gateway, which says what is missing",
+            ),
+        }
     }
     let upstreams = describe(&mut mapping, listener);
 
