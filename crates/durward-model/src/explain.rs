@@ -260,9 +260,9 @@ impl Trail {
         sni: Option<&str>,
     ) -> Ending {
         match &listener.service {
-            Service::Http(service) => self.challenge(listener, question).unwrap_or_else(|| {
-                self.http((snapshot, listener, tenant), service, question, sni)
-            }),
+            Service::Http(service) => self
+                .challenge(listener, question)
+                .unwrap_or_else(|| self.http((snapshot, listener, tenant), service, question, sni)),
             Service::Tcp(service) => self.upstreams(tenant, &service.upstreams),
             Service::Forward(service) => self.outside(snapshot, tenant, service, question),
             Service::PassThrough(routes) => self.pass_through((tenant, listener), routes, sni),
