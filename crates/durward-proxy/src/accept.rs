@@ -24,7 +24,7 @@ use crate::status::Closing;
 use crate::turns::{self, Owner, Queue};
 
 /// Connections accepted in a row before others get their turn.
-const BURST: u32 = 32;
+const BURST: u32 = 8;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Interval between two log lines of a core about exhausted resources: clients decide how often that happens.

@@ -326,6 +326,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
             self.clock.end = None;
             (self.upload, self.download) = (Pump::default(), Pump::default());
         }
+        self.clock.extend(self.http.limits().timeouts.stream_idle);
         let passed = watch.guard(poll_fn(|cx| self.poll_rest(cx))).await;
         match passed {
             Ok(Ok(())) => Ok(Turn::Complete { read: self.upload.is_done() }),
@@ -376,7 +377,8 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         if self.down.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Snag::Gone));
         }
-        if self.upload.moved + self.download.moved != before || before == 0 {
+        // Bytes of framing are no progress: an upstream could send chunk extensions or empty frames for ever.
+        if self.upload.moved + self.download.moved != before {
             self.clock.extend(limits.timeouts.stream_idle);
         }
         self.hold_waiting().map_or_else(|snag| Poll::Ready(Err(snag)), |()| Poll::Pending)

@@ -172,7 +172,7 @@ impl Pump {
         let mut left = turns::BYTES;
         while self.stage == Stage::Moving {
             // Wakes itself, so that other tasks run before it goes on.
-            if left == 0 || turns::is_over() {
+            if left == 0 || (left < turns::BYTES && turns::is_over()) {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

@@ -30,7 +30,7 @@ use crate::refusal::Refusal;
 use crate::server::linger::discard;
 use crate::server::requests;
 use crate::syntax::Fault;
-use crate::turns::{Owner, Queue};
+use crate::turns::{self, Owner, Queue};
 use crate::watch::{Expired, Watch};
 
 /// Stream windows that make up the connection's window.
@@ -89,6 +89,7 @@ pub(crate) async fn serve(http: &Rc<Http>, watch: &Watch, io: Io, early: &[u8]) 
         fresh,
     };
     session.run().await;
+    session.drop_streams().await;
 }
 
 fn builder(http: &Http) -> Builder {
@@ -184,7 +185,7 @@ impl Session<'_> {
         let idle = self.streams.is_empty();
         let (mut begun, mut ended) = (0, 0);
         loop {
-            if begun == BURST {
+            if begun == BURST || (begun > 0 && turns::is_over()) {
                 cx.waker().wake_by_ref();
                 break;
             }
@@ -269,7 +270,7 @@ impl Session<'_> {
         };
         let findings = Rc::clone(&self.findings);
         let begun = Begun { request, respond, account: Rc::clone(&account), id, fault, findings };
-        let exchange = Box::pin(stream(Rc::clone(&self.http), begun));
+        let exchange = Box::pin(turns::sliced(stream(Rc::clone(&self.http), begun)));
         // If this exceeds the budget, the head, which comes next, is refused with a response.
         let _ = held.raise(STREAM + size_of_val(&*exchange));
         account.keep(held);
@@ -299,9 +300,14 @@ impl Session<'_> {
         Event::Ended
     }
 
+    /// Ends the exchanges that are left, each of which may have a connection to an upstream.
+    async fn drop_streams(&mut self) {
+        turns::drop_all(std::mem::take(&mut self.streams)).await;
+    }
+
     async fn throw_out(&mut self, refusal: &Refusal) {
         note_refusal(&self.http, refusal);
-        self.streams.clear();
+        self.drop_streams().await;
         self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         self.watch.arm(Some(GOODBYE), false);
         let (connection, wire) = (&mut self.connection, &self.wire);

@@ -124,19 +124,25 @@ impl Shared {
         (self.send.clone(), Stream { shared: Rc::clone(self) })
     }
 
-    /// Returns true if a new stream may begin: not after GOAWAY, an error or the end of its upstream.
+    /// Returns true if a new stream may begin, now or once another has ended: not after GOAWAY, an error or the end of its upstream, nor on a connection
+    /// without streams on which the peer accepts none.
     pub(crate) fn usable(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         !self.life.ended.get()
             && !self.bound.get()
             && !self.ticket.retired()
+            && (self.limit() > 0 || self.life.streams.get() > 0)
             && !matches!(self.send.clone().poll_ready(&mut cx), Poll::Ready(Err(_)))
     }
 
     /// Returns true if the peer accepts one more stream now.
     pub(crate) fn has_room(&self) -> bool {
-        let limit = self.send.current_max_send_streams().min(STREAMS as usize);
-        (self.life.streams.get() as usize) < limit.max(1)
+        (self.life.streams.get() as usize) < self.limit()
+    }
+
+    /// Returns the number of concurrent streams that both sides accept.
+    fn limit(&self) -> usize {
+        self.send.current_max_send_streams().min(STREAMS as usize)
     }
 
     /// Counts a sweep; true if there was no stream during more than `ticks` of them.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -20,6 +21,8 @@ use crate::handover::{Older, Younger};
 
 /// Time for a new process to start serving.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Descriptors for which the kernel's table has room from the start, at most; it takes 1 MiB of kernel memory then.
+const DESCRIPTOR_TABLE: u64 = 128 * 1024;
 /// Interval of retries of sockets that could not be bound.
 const RETRY_BINDS: Duration = Duration::from_secs(2);
 
@@ -34,6 +37,7 @@ pub(crate) fn run(
         .map_err(|error| Failure::broken("finding our own program", error))?;
     let listener = admin_listener(admin, &mut settings.sockets)?;
     raise_descriptor_limit();
+    reserve_descriptor_table();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -59,6 +63,19 @@ fn raise_descriptor_limit() {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "the limit of descriptors could not be raised");
+    }
+}
+
+/// Enlarges the kernel's table of descriptors to the size that it may need. The kernel doubles a full table; in a process with several threads it then
+/// waits for every processor (RCU), and for 10 to 25 ms no thread can open a socket.
+fn reserve_descriptor_table() {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(DESCRIPTOR_TABLE);
+    let last =
+        i32::try_from(limit.min(DESCRIPTOR_TABLE)).map_or(0, |count| count.saturating_sub(1));
+    // The table keeps its size when the descriptor is closed again.
+    let reserved = rustix::pipe::pipe().and_then(|(end, _)| fcntl_dupfd_cloexec(end, last));
+    if let Err(error) = reserved {
+        tracing::debug!(%error, "the table of descriptors grows as it is needed");
     }
 }
 

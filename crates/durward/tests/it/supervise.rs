@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use durward_testkit::origin::Origin;
 use durward_testkit::process::{TempDir, eventually_blocking, unique_loopback};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 
 use crate::support::{
     DEADLINE, Gateway, HERE, admin_address, get, nowhere, output, spawn, status, stderr, stdout,
@@ -52,6 +52,17 @@ fn the_good_tenants_start_without_the_bad_one_unless_strict() {
         child.output()
     );
     child.wait_for_line_blocking("bad.yaml", DEADLINE);
+}
+
+#[test]
+fn the_table_of_descriptors_need_not_grow_while_clients_wait() {
+    let gateway = Gateway::start(nowhere(), &[]);
+
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.child.id())).unwrap();
+
+    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    assert!(size.trim().parse::<u64>().unwrap() >= limit.min(128 * 1024), "{size} of {limit}");
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn commands_and_flags_in_the_guides_exist() {
             let help = help.unwrap_or_else(|| panic!("{guide}: no such command: {line}"));
             for flag in words.iter().filter(|word| word.starts_with('-') && word.len() > 1) {
                 let flag = flag.split('=').next().unwrap();
-                let known = help.split([' ', ',', '\n']).any(|word| word == flag);
+                let known = help.split([' ', ',', '\n', '[']).any(|word| word == flag);
                 assert!(known, "{guide}: {flag} is not a flag: {line}");
             }
             seen += 1;

@@ -114,6 +114,11 @@ impl State {
     ) -> Poll<io::Result<usize>> {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         if self.out.len() + total > SIZE {
+            // Each write costs time, and the codec has as much to write as its streams' windows allow.
+            if turns::is_over() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             ready!(self.poll_drain(cx))?;
         }
         if self.out.capacity() == 0 {

@@ -263,6 +263,29 @@ async fn waits_have_deadlines() {
         .await;
 }
 
+// S1.38
+#[tokio::test]
+async fn framing_without_content_does_not_extend_the_deadline_of_a_body() {
+    let origin = RawOrigin::start("127.0.0.1:0", |mut connection: RawConnection| async move {
+        connection.read_until(b"\r\n\r\n").await.unwrap();
+        connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;").await.unwrap();
+        // A chunk extension of a byte at a time, up to the longest that there may be.
+        while connection.send("x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    });
+    let mut setup = Setup::to(origin.address());
+    setup.limits.timeouts.stream_idle = Duration::from_millis(150);
+    setup
+        .run(|rig| async move {
+            let answer = ask(&rig, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+
+            assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+            assert_eq!(rig.log(1).await[0]["reason"], "response_timeout");
+        })
+        .await;
+}
+
 // S1.58
 #[tokio::test]
 async fn draining_ends_connections_after_their_exchange() {

@@ -142,6 +142,25 @@ async fn a_full_connection_is_joined_by_another() {
     .await;
 }
 
+// S1.38
+#[tokio::test]
+async fn a_connection_on_which_the_peer_accepts_no_stream_is_given_up() {
+    on_a_core(|core| async move {
+        let (_tell, goaway) = tokio::sync::watch::channel(false);
+        let (address, connections) = limited(0, goaway).await;
+        let view = view("a", speaking_h2(upstream(&[address], "127.0.0.2")));
+        let (send, lease) = stream(&core, &view).await;
+        until(|| send.current_max_send_streams() == 0).await;
+
+        drop(lease);
+        let (_send, second) = stream(&core, &view).await;
+
+        assert!(!second.reused);
+        until(|| connections.get() == 2).await;
+    })
+    .await;
+}
+
 // S1.44
 #[tokio::test]
 async fn after_goaway_new_streams_begin_on_a_new_connection() {

@@ -138,20 +138,7 @@ impl World {
                 if kind == Kind::Forward {
                     let host = if shared.is_some() { 100 } else { last };
                     let address = SocketAddr::new([127, self.net, 3, host].into(), port);
-                    let who = match shared {
-                        Some(Apart::Sources) => {
-                            format!(", shared: true, allowedSources: [127.200.0.{last}/32]")
-                        }
-                        Some(Apart::Credentials) => {
-                            let sources = if random.chance(40) {
-                                format!(", allowedSources: [{}]", clients(random))
-                            } else {
-                                String::new()
-                            };
-                            format!(", shared: true, credentials: {{file: users{last}}}{sources}")
-                        }
-                        None => forward_clients(random, last),
-                    };
+                    let who = proxy_clients(random, shared, last);
                     proxy = format!(
                         "    proxy:\n      - {{address: {}, port: {port}{who}}}\n",
                         address.ip()
@@ -296,6 +283,21 @@ fn clients(random: &mut Random) -> String {
         .map(|client| format!("127.200.0.{client}/32"))
         .collect();
     if chosen.is_empty() { "192.0.2.1/32".to_owned() } else { chosen.join(", ") }
+}
+
+/// Fields of a proxy that say whose clients it has, and whether others share its address.
+fn proxy_clients(random: &mut Random, shared: Option<Apart>, last: u8) -> String {
+    match shared {
+        Some(Apart::Sources) => format!(", shared: true, allowedSources: [127.200.0.{last}/32]"),
+        Some(Apart::Credentials) => {
+            let sources = match random.chance(40) {
+                true => format!(", allowedSources: [{}]", clients(random)),
+                false => String::new(),
+            };
+            format!(", shared: true, credentials: {{file: users{last}}}{sources}")
+        }
+        None => forward_clients(random, last),
+    }
 }
 
 fn forward_clients(random: &mut Random, last: u8) -> String {
