@@ -132,7 +132,7 @@ fn from_nothing_by_name(bencher: divan::Bencher<'_, '_>) {
 fn one_name_more(bencher: divan::Bencher<'_, '_>) {
     let resources = by_name();
     let previous: Compiled = compile(&resources, None, NOW);
-    let mut more = resources.clone();
+    let mut more = resources;
     more.documents[17] = named(17, 11);
     bencher.bench_local(|| compile(&more, Some(&previous), NOW));
 }
@@ -141,7 +141,7 @@ fn one_name_more(bencher: divan::Bencher<'_, '_>) {
 fn one_tenant_more_by_name(bencher: divan::Bencher<'_, '_>) {
     let resources = by_name();
     let previous: Compiled = compile(&resources, None, NOW);
-    let mut more = resources.clone();
+    let mut more = resources;
     more.documents.push(named(TENANTS, 10));
     bencher.bench_local(|| compile(&more, Some(&previous), NOW));
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use durward_model::egress::Policy;
 use durward_model::{Acme, DestinationMode, EgressAddress, Listener, Tenant};
 
 use super::acme::{self, Doors};
@@ -20,6 +21,7 @@ use super::upstream::{self, Surroundings};
 use super::upstream_set::UpstreamSet;
 use super::{Compiled, last_good, transparent};
 use crate::place::{At, Place};
+use crate::spec::egress::EgressSpec;
 use crate::spec::ingress::{IngressSpec, ProtocolSpec};
 
 /// All listeners that want to be served, and each tenant's upstreams.
@@ -164,16 +166,7 @@ fn document<'a>(
     let restoring = entrant.past.restoring.clone();
     let mut broken: Vec<Option<(IpAddr, u16)>> = Vec::new();
     let egress = &body.spec.egress;
-    let asked = !egress.proxy.is_empty() || egress.transparent.is_some();
-    let policy = asked.then(|| outward::policy(&mut entrant.report, files, egress)).flatten();
-    if !asked {
-        outward::unasked(&mut entrant.report, egress);
-    }
-    let before = entrant.report.errors();
-    entrant.transparent =
-        transparent::read(&mut entrant.report, egress, policy.as_ref(), &entrant.past.transparent);
-    let is_faulty = policy.is_none() || entrant.report.errors() > before;
-    entrant.leans |= is_faulty && matches!(entrant.transparent, Wish::Served(..));
+    let policy = policy(entrant, egress, files);
     let proxies: Vec<_> = egress.proxy.iter().map(At::as_ingress).collect();
     let (ingress_field, egress_field) = (Field::SPEC.name("ingress"), Field::SPEC.name("egress"));
     let proxy_field = egress_field.name("proxy");
@@ -222,6 +215,25 @@ fn document<'a>(
     }
     unused(&mut entrant.report, body, &upstreams);
     upstreams
+}
+
+/// Where a tenant's clients may go; `None` where it has no proxy, or that cannot be told.
+fn policy(
+    entrant: &mut Entrant<'_>,
+    egress: &EgressSpec,
+    files: &mut Files<'_>,
+) -> Option<Arc<Policy>> {
+    let asked = !egress.proxy.is_empty() || egress.transparent.is_some();
+    let policy = asked.then(|| outward::policy(&mut entrant.report, files, egress)).flatten();
+    if !asked {
+        outward::unasked(&mut entrant.report, egress);
+    }
+    let before = entrant.report.errors();
+    entrant.transparent =
+        transparent::read(&mut entrant.report, egress, policy.as_ref(), &entrant.past.transparent);
+    let is_faulty = policy.is_none() || entrant.report.errors() > before;
+    entrant.leans |= is_faulty && matches!(entrant.transparent, Wish::Served(..));
+    policy
 }
 
 /// An upstream nobody refers to is most often a slip, as long as everything that could refer to it was understood.
