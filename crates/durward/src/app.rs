@@ -9,7 +9,7 @@ pub(crate) mod health;
 pub(crate) mod kernel;
 mod log;
 mod logs;
-mod report;
+pub(crate) mod report;
 mod supervise;
 
 pub(crate) use gateway::{Gateway, Settings};
