@@ -31,6 +31,7 @@ mod reload;
 mod replicas;
 mod rotation;
 mod run_log;
+mod scrapes;
 mod snapshot;
 mod state_dir;
 mod supervise;
