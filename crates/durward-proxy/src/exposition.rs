@@ -1,6 +1,7 @@
 //! All counters as OpenMetrics text.
 //!
-//! Tenants without a handshake, a request or a refusal of a kind have no row of that kind, so that many tenants cost little.
+//! A tenant has no row before its first client has come to this gateway, so that many idle tenants cost nothing. From then on it has all rows with a fixed
+//! label, most of them zero, so that rates begin at zero; histograms and reasons appear when they are first observed.
 
 mod records;
 
@@ -27,6 +28,9 @@ use crate::upstream::report::UpstreamReport;
 /// `tenant` label of events before a tenant is known; no tenant can have this name.
 pub const UNKNOWN: &str = "";
 
+/// Kind of the open files that are clients' connections.
+const CLIENTS: &str = "clients";
+
 /// Values to expose beside the counters.
 #[derive(Clone, Debug, Default)]
 pub struct ExpositionState {
@@ -34,7 +38,7 @@ pub struct ExpositionState {
     pub generation: u64,
     /// Tenant, name, and first and last moment of validity in Unix seconds of each certificate served.
     pub certificates: Vec<(TenantId, Arc<str>, (i64, i64))>,
-    /// State of every upstream.
+    /// State of the upstreams to show: those of tenants with traffic, and of idle tenants with an endpoint that is out of order.
     pub upstreams: Vec<UpstreamReport>,
     /// Access-log lines lost.
     pub log_lost: u64,
@@ -85,7 +89,7 @@ impl ExpositionState {
             generation: prepared.snapshot.generation,
             certificates: tenants.clone().flat_map(|runtime| validities(&runtime.tenant)).collect(),
             ports: tenants.clone().flat_map(|runtime| runtime.ports()).collect(),
-            upstreams: tenants.flat_map(|t| t.upstreams.iter().map(|u| u.report())).collect(),
+            upstreams: tenants.filter(|one| is_shown(one)).flat_map(|one| one.reports()).collect(),
             log_lost: shared.log.lost(),
             decisions_lost: shared.decisions.lost_by_kind().into_iter().fold(
                 BTreeMap::new(),
@@ -96,12 +100,17 @@ impl ExpositionState {
             ),
             sinks: shared.sinks(),
             audit: shared.decisions.audit().map(Audit::status),
-            files: [("clients", &shared.files.clients), ("outward", &shared.files.outward)]
+            files: [(CLIENTS, &shared.files.clients), ("outward", &shared.files.outward)]
                 .map(|(kind, share)| (kind, share.used(), share.most()))
                 .to_vec(),
             memory: MemoryState::of(shared, &prepared),
         }
     }
+}
+
+/// Returns true if the endpoints of a tenant have rows: an idle tenant's only while one of them is out of order.
+fn is_shown(tenant: &TenantRuntime) -> bool {
+    tenant.metrics.has_traffic() || !tenant.upstreams.iter().all(|one| one.is_in_order())
 }
 
 /// Returns the validity of each certificate that a tenant shows to clients and upstreams.
@@ -120,13 +129,13 @@ fn validities(tenant: &Tenant) -> Vec<(TenantId, Arc<str>, (i64, i64))> {
 
 /// Writes the metric families of the proxy.
 pub fn write(text: &mut Text, metrics: &Metrics, state: &ExpositionState) {
-    let tenants = metrics.tenants();
+    let tenants = metrics.with_traffic();
     let rows = std::iter::once((UNKNOWN, &metrics.unknown))
         .chain(tenants.iter().map(|(id, metrics)| (id.as_str(), metrics)))
         .map(|(tenant, metrics)| Row { tenant, metrics })
         .collect::<Vec<_>>();
     process(text, state);
-    connections(text, &rows);
+    connections(text, &rows, state);
     requests(text, &rows);
     handshakes(text, &rows);
     upstreams(text, &rows, state);
@@ -159,6 +168,12 @@ struct Row<'a> {
 impl Row<'_> {
     fn total(&self, counter: Counter) -> u64 {
         self.metrics.total(counter)
+    }
+
+    fn difference(&self, begun: Counter, ended: Counter) -> u64 {
+        // Ends are read first: one that comes between the two reads would be subtracted without its beginning.
+        let ended = self.total(ended);
+        self.total(begun).saturating_sub(ended)
     }
 
     fn known(&self) -> bool {
@@ -220,13 +235,8 @@ fn memory_budget(text: &mut Text, state: &MemoryState) {
     }
 }
 
-fn connections(text: &mut Text, rows: &[Row<'_>]) {
-    differences(
-        text,
-        ("durward_connections_active", "Client connections open."),
-        rows,
-        (Counter::ConnectionsOpened, Counter::ConnectionsClosed),
-    );
+fn connections(text: &mut Text, rows: &[Row<'_>], state: &ExpositionState) {
+    active(text, rows, state);
     counters(
         text,
         "durward_connections",
@@ -253,6 +263,22 @@ fn connections(text: &mut Text, rows: &[Row<'_>]) {
             bytes.row(&labels, row.total(counter));
         }
     }
+}
+
+/// Writes the open connections by tenant, and those that have no tenant. The latter row is always there, so that an autoscaler finds the metric on an
+/// idle gateway.
+fn active(text: &mut Text, rows: &[Row<'_>], state: &ExpositionState) {
+    let mut family =
+        text.family("durward_connections_active", Kind::Gauge, "Client connections open.");
+    let mut identified = 0;
+    for row in rows.iter().filter(|row| row.known()) {
+        let open = row.difference(Counter::ConnectionsOpened, Counter::ConnectionsClosed);
+        family.row(&[("tenant", row.tenant)], open);
+        identified += open;
+    }
+    let clients = state.files.iter().find(|(kind, ..)| *kind == CLIENTS);
+    let all = clients.map_or(0, |(_, open, _)| *open as u64);
+    family.row(&[("tenant", UNKNOWN)], all.saturating_sub(identified));
 }
 
 fn requests(text: &mut Text, rows: &[Row<'_>]) {
@@ -429,8 +455,7 @@ fn differences(
 ) {
     let mut family = text.family(name, Kind::Gauge, help);
     for row in rows.iter().filter(|row| row.known()) {
-        let now = row.total(begun).saturating_sub(row.total(ended));
-        family.row(&[("tenant", row.tenant)], now);
+        family.row(&[("tenant", row.tenant)], row.difference(begun, ended));
     }
 }
 

@@ -79,11 +79,25 @@ pub enum Counter {
     IsolationChecks,
     /// Checks that found an address that is not the tenant's. Zero, always.
     IsolationViolations,
+    /// Connections and requests turned away, whatever the reason.
+    Refusals,
 }
 
 impl Counter {
     /// Number of counters.
-    pub const COUNT: usize = Self::IsolationViolations as usize + 1;
+    pub const COUNT: usize = Self::Refusals as usize + 1;
+
+    /// Counters of which one is above zero once a client of the tenant has come. Health checks count in none of them, so that a gateway which only
+    /// checks a tenant's endpoints does not show the tenant. A violation is shown whatever caused it.
+    const TRAFFIC: [Self; 7] = [
+        Self::ConnectionsOpened,
+        Self::Refusals,
+        Self::EgressAllowed,
+        Self::EgressReported,
+        Self::EgressDenied,
+        Self::EgressFailed,
+        Self::IsolationViolations,
+    ];
 
     /// Returns the counter for an HTTP status.
     #[must_use]
@@ -176,6 +190,7 @@ impl Cells {
 
     /// Counts a refusal by its reason.
     pub fn refused(&self, refusal: &Refusal) {
+        self.add(Counter::Refusals, 1);
         self.refusals[refusal.index()].fetch_add(1, Relaxed);
         if let Refusal::Handshake { reason, .. } = refusal {
             self.handshake_failures[reason.index()].fetch_add(1, Relaxed);
@@ -206,6 +221,13 @@ impl TenantMetrics {
     #[must_use]
     pub fn total(&self, counter: Counter) -> u64 {
         self.cores.iter().map(|cells| cells.counters[counter as usize].load(Relaxed)).sum()
+    }
+
+    /// Returns true once a client of the tenant has connected or was turned away here. It stays true: counters never fall.
+    #[must_use]
+    pub fn has_traffic(&self) -> bool {
+        let came = |cells: &Cells| Counter::TRAFFIC.iter().any(|counter| cells.get(*counter) > 0);
+        self.cores.iter().any(came)
     }
 
     /// Returns the sums of refusals, in the order of [`Refusal::WORDS`].
@@ -270,6 +292,14 @@ impl Metrics {
         let tenants = self.tenants.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         tenants.iter().map(|(id, metrics)| (id.clone(), Arc::clone(metrics))).collect()
     }
+
+    /// Returns the counters of the tenants that have had traffic, by name.
+    #[must_use]
+    pub fn with_traffic(&self) -> Vec<(TenantId, Arc<TenantMetrics>)> {
+        let tenants = self.tenants.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let busy = tenants.iter().filter(|(_, metrics)| metrics.has_traffic());
+        busy.map(|(id, metrics)| (id.clone(), Arc::clone(metrics))).collect()
+    }
 }
 
 #[cfg(test)]
@@ -288,5 +318,32 @@ mod tests {
         assert_eq!(metrics.total(Counter::Retries), 5);
         assert_eq!(metrics.refusals()[Refusal::NoRoute.index()], 1);
         assert_eq!(metrics.histogram(|cells| &cells.request_duration).0[3], 1);
+    }
+
+    #[test]
+    fn health_checks_are_no_traffic_and_refusals_and_violations_are() {
+        let after = |count: &dyn Fn(&Cells)| {
+            let metrics = TenantMetrics::new(2);
+            count(metrics.core(1));
+            metrics.has_traffic()
+        };
+
+        assert!(!after(&|_| {}));
+        for checked in
+            [Counter::IsolationChecks, Counter::Ejections, Counter::UpstreamConnectFailures]
+        {
+            assert!(!after(&|cells| cells.add(checked, 1)), "{checked:?}");
+        }
+        for traffic in [
+            Counter::ConnectionsOpened,
+            Counter::IsolationViolations,
+            Counter::EgressAllowed,
+            Counter::EgressReported,
+            Counter::EgressDenied,
+            Counter::EgressFailed,
+        ] {
+            assert!(after(&|cells| cells.add(traffic, 1)), "{traffic:?}");
+        }
+        assert!(after(&|cells| cells.refused(&Refusal::NoRoute)));
     }
 }

@@ -1,5 +1,6 @@
 //! Interface of the data plane to the rest of the process: start, apply a snapshot, status, hand-over, drain.
 
+mod served;
 mod worker;
 
 use std::io;
@@ -20,8 +21,8 @@ use crate::exposition::ExpositionState;
 use crate::files::Files;
 use crate::listeners::{Listeners, Opened};
 use crate::memory::{self, Memory, Trimmer};
+use crate::metrics::Metrics;
 use crate::metrics::openmetrics::Text;
-use crate::metrics::{Counter, Metrics};
 use crate::prepared::Prepared;
 use crate::prepared::build::{Built, build};
 use crate::present::host::HostAddresses;
@@ -29,6 +30,7 @@ use crate::status::Closing;
 pub use crate::status::{BindReport, BindState, Problem, SinkStatus};
 use crate::upstream::report::UpstreamReport;
 use crate::upstream::resolve::Resolver;
+pub use served::Served;
 use worker::{Command, Worker};
 
 /// Start options.
@@ -181,20 +183,16 @@ impl Proxy {
 
     /// Returns the current state; changes nothing.
     pub fn status(&self) -> Status {
-        let prepared = self.shared.prepared.load_full();
-        let tenants = prepared.tenants.values().map(|tenant| TenantStatus {
-            tenant: tenant.tenant.id.clone(),
-            connections: tenant
-                .metrics
-                .total(Counter::ConnectionsOpened)
-                .saturating_sub(tenant.metrics.total(Counter::ConnectionsClosed)),
-            upstreams: tenant.upstreams.iter().map(|upstream| upstream.report()).collect(),
-        });
-        Status {
-            generation: prepared.snapshot.generation,
-            binds: self.listeners().reports(),
-            tenants: tenants.collect(),
-            problems: prepared.problems.clone(),
+        self.served().status()
+    }
+
+    /// Holds the generation that is served now; waits for an [`apply`](Self::apply) under way.
+    pub fn served(&self) -> Served {
+        // Under the lock of `apply`, so that the binds are those of the configuration.
+        let listeners = self.listeners();
+        Served {
+            prepared: self.shared.prepared.load_full(),
+            binds: listeners.reports(),
             sinks: self.shared.sinks(),
             audit: self.shared.decisions.audit().map(Audit::status),
         }

@@ -3,6 +3,8 @@
 //! For the operator's machines; on loopback by default. Deliberately absent: secrets, and anything a tenant could reach.
 
 mod connections;
+mod scrape;
+mod stream;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -21,6 +23,9 @@ use tokio::net::TcpListener;
 
 use crate::app::Gateway;
 use crate::app::health::{self, Health};
+use crate::app::report::{Selection, Unanswerable};
+use scrape::Scrapes;
+use stream::Turn;
 
 const INDEX: &str = "\
 durward admin
@@ -28,7 +33,7 @@ durward admin
   GET  /readyz          it serves; ?verbose says why or why not; ?tenant=NAME asks for one tenant
   GET  /healthcheck     SmartNat's: OK and when, or why not
   GET  /metrics         OpenMetrics
-  GET  /snapshot        what is served, what was rejected and why, what does not work
+  GET  /snapshot        what is served, what was rejected and why, what does not work; ?tenant=NAME and ?kind=PART,PART ask for less
   GET  /nat             mappings and egress rules, and what the kernel does with them
   POST /explain         what happens to a connection or request; durward explain --running asks it
   POST /config/reload   read the configuration again now
@@ -49,6 +54,9 @@ struct Ends {
 struct Admin {
     gateway: Arc<Gateway>,
     address: SocketAddr,
+    /// Taken to compute `/metrics` and `/snapshot`.
+    turn: Turn,
+    scrapes: Arc<Scrapes>,
 }
 
 /// Serves requests until `stopped`.
@@ -63,7 +71,8 @@ pub(crate) async fn serve(
 }
 
 fn router(gateway: Arc<Gateway>, address: SocketAddr) -> Router {
-    let admin = Admin { gateway, address };
+    let (turn, scrapes) = (Turn::default(), Arc::default());
+    let admin = Admin { gateway, address, turn, scrapes };
     Router::new()
         .route("/", get(|| async { INDEX }))
         .route("/livez", get(|| async { "ok\n" }))
@@ -182,19 +191,36 @@ async fn healthcheck(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    let text = tokio::task::spawn_blocking(move || admin.gateway.metrics_text()).await;
-    match text {
+    let make = move || admin.scrapes.text(&admin.turn, || admin.gateway.metrics_text());
+    match tokio::task::spawn_blocking(make).await {
         Ok(text) => ([(header::CONTENT_TYPE, openmetrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => broken(&error.to_string()),
     }
 }
 
-async fn snapshot(State(admin): State<Admin>) -> Response {
-    match tokio::task::spawn_blocking(move || admin.gateway.report()).await {
-        Ok(Ok(json)) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
-        Ok(Err(error)) => broken(&error.to_string()),
-        Err(error) => broken(&error.to_string()),
-    }
+async fn snapshot(
+    State(admin): State<Admin>,
+    Query(pairs): Query<Vec<(String, String)>>,
+) -> Response {
+    let turn = admin.turn.clone();
+    let collect = move || {
+        let selection = Selection::read(&pairs)?;
+        let _turn = admin.turn.wait();
+        admin.gateway.report(selection)
+    };
+    let report = match tokio::task::spawn_blocking(collect).await {
+        Ok(Ok(report)) => report,
+        Ok(Err(Unanswerable::Query(sentence))) => {
+            return (StatusCode::BAD_REQUEST, format!("{sentence}\n")).into_response();
+        }
+        Ok(Err(Unanswerable::Tenant)) => {
+            let sentence = "no tenant of this name is served, and no document defines it\n";
+            return (StatusCode::NOT_FOUND, sentence).into_response();
+        }
+        Err(error) => return broken(&error.to_string()),
+    };
+    let body = stream::body(turn, move |pieces| report.write(pieces).map_err(Into::into));
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 async fn nat(State(admin): State<Admin>) -> Response {

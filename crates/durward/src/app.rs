@@ -11,7 +11,7 @@ pub(crate) mod kernel;
 mod latest;
 mod log;
 mod logs;
-mod report;
+pub(crate) mod report;
 mod settings;
 mod supervise;
 

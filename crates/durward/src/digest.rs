@@ -3,21 +3,95 @@
 //! A digest leaves out places in files, because the same documents may lie in another directory, and secrets, because the digest of a short secret
 //! reveals it. A changed private key shows in its certificate; a changed credential does not show.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+mod hash;
 
-use aws_lc_rs::digest::{SHA256, digest};
-use durward_model::Snapshot;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+use durward_model::mapping::{KernelEgress, PortMapping};
+use durward_model::{Snapshot, Tenant, TenantId};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
+
+use hash::hash;
 
 /// Digests of a snapshot.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct Digests {
     /// Digests by tenant: listeners, upstreams, limits, egress.
     tenants: BTreeMap<String, String>,
     /// Digests by `tenant/mapping`.
     mappings: BTreeMap<String, String>,
+}
+
+/// Digests that are computed one by one while they are serialised, in the form of [`Digests`].
+pub(crate) struct Computed<'a> {
+    /// Snapshot.
+    pub(crate) snapshot: &'a Snapshot,
+    /// The only tenant wanted; `None` for all.
+    pub(crate) only: Option<&'a TenantId>,
+}
+
+impl<'a> Computed<'a> {
+    fn tenants(&self) -> impl Iterator<Item = (&'a TenantId, String)> + use<'a> {
+        let Self { snapshot, only } = *self;
+        let mut rules: BTreeMap<&str, Vec<&KernelEgress>> = BTreeMap::new();
+        for rule in snapshot.nat.egress.iter().filter(|rule| is_wanted(only, &rule.tenant)) {
+            rules.entry(rule.tenant.as_str()).or_default().push(rule);
+        }
+        let digest = move |(id, tenant): (&'a TenantId, &'a Tenant)| {
+            (id, hash(&(tenant, rules.get(id.as_str()))))
+        };
+        tenants(snapshot, only).map(digest)
+    }
+
+    fn mappings(&self) -> impl Iterator<Item = (String, String)> + use<'a> {
+        let Self { snapshot, only } = *self;
+        let mappings = snapshot.nat.mappings.iter().map(|mapping| &**mapping);
+        let wanted = mappings.filter(move |mapping| is_wanted(only, &mapping.tenant));
+        wanted.map(|mapping: &PortMapping| {
+            (format!("{}/{}", mapping.tenant, mapping.name), hash(mapping))
+        })
+    }
+}
+
+impl Serialize for Computed<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Digests", 2)?;
+        fields.serialize_field("tenants", &Entries(|| self.tenants()))?;
+        fields.serialize_field("mappings", &Entries(|| self.mappings()))?;
+        fields.end()
+    }
+}
+
+/// Map whose entries are made while it is serialised.
+pub(crate) struct Entries<F>(pub(crate) F);
+
+impl<F, I, K, V> Serialize for Entries<F>
+where
+    F: Fn() -> I,
+    I: Iterator<Item = (K, V)>,
+    K: Serialize,
+    V: Serialize,
+{
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0())
+    }
+}
+
+/// Returns the tenant `only`, or every tenant.
+pub(crate) fn tenants<'a>(
+    snapshot: &'a Snapshot,
+    only: Option<&TenantId>,
+) -> impl Iterator<Item = (&'a TenantId, &'a Tenant)> + use<'a> {
+    let one = only.map(|id| snapshot.tenants.get_key_value(id));
+    let every = one.is_none().then(|| snapshot.tenants.iter());
+    let all = one.flatten().into_iter().chain(every.into_iter().flatten());
+    all.map(|(id, tenant)| (id, &**tenant))
+}
+
+/// Returns true if `tenant` is the only one wanted, or all are.
+pub(crate) fn is_wanted(only: Option<&TenantId>, tenant: &TenantId) -> bool {
+    only.is_none_or(|only| only == tenant)
 }
 
 /// Difference between a gateway's configuration and files.
@@ -46,20 +120,9 @@ impl std::fmt::Display for Difference {
 impl Digests {
     /// Computes the digests of everything in `snapshot`.
     pub(crate) fn of(snapshot: &Snapshot) -> Self {
-        let nat = &snapshot.nat;
-        let mut rules: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-        for rule in &nat.egress {
-            rules.entry(rule.tenant.as_str()).or_default().push(rule);
-        }
-        let tenants = snapshot.tenants.iter().map(|(id, tenant)| {
-            let rules = rules.get(id.as_str());
-            (id.to_string(), hash(json!([tenant, rules])))
-        });
-        let mappings = nat
-            .mappings
-            .iter()
-            .map(|mapping| (format!("{}/{}", mapping.tenant, mapping.name), hash(json!(mapping))));
-        Self { tenants: tenants.collect(), mappings: mappings.collect() }
+        let computed = Computed { snapshot, only: None };
+        let tenants = computed.tenants().map(|(id, digest)| (id.to_string(), digest));
+        Self { tenants: tenants.collect(), mappings: computed.mappings().collect() }
     }
 
     /// Returns the differences of the served configuration, `self`, from the files.
@@ -86,41 +149,9 @@ fn compare(
     missing.chain(others).collect()
 }
 
-fn hash(mut value: Value) -> String {
-    forget_places(&mut value);
-    // Keys of JSON objects are sorted, so equal values have equal texts.
-    let text = value.to_string();
-    let digest = digest(&SHA256, text.as_bytes());
-    digest.as_ref().iter().take(16).fold(String::with_capacity(32), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn forget_places(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.remove("origin");
-            fields.values_mut().for_each(forget_places);
-        }
-        Value::Array(values) => values.iter_mut().for_each(forget_places),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_place_of_a_value_is_no_part_of_its_digest() {
-        let one = json!({"a": 1, "b": [{"origin": {"file": "x", "line": 1}, "c": 2}]});
-        let moved = json!({"b": [{"c": 2, "origin": {"file": "y", "line": 9}}], "a": 1});
-        let changed = json!({"a": 1, "b": [{"c": 3}]});
-
-        assert_eq!(hash(one.clone()), hash(moved));
-        assert_ne!(hash(one), hash(changed));
-    }
 
     #[test]
     fn differences_name_what_is_missing_on_either_side() {

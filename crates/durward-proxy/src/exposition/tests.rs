@@ -254,6 +254,56 @@ fn pooling_handshakes_and_refusals_are_told_per_tenant() {
     assert!(samples.keys().any(|key| key.starts_with("durward_build_info{version=")));
 }
 
+/// Series of one tenant in a text.
+fn series_of(text: &str, tenant: &str) -> Vec<String> {
+    let label = format!("tenant=\"{tenant}\"");
+    let samples = text.lines().filter(|line| !line.starts_with('#') && line.contains(&label));
+    samples.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
+}
+
+#[test]
+fn idle_tenants_have_no_series_and_a_busy_one_has_all_from_its_first_connection_on() {
+    let metrics = Metrics::new(2);
+    let idle = encode(&metrics, &ExpositionState::default());
+    let tenants: Vec<_> = (0..500)
+        .map(|number| metrics.tenant(&TenantId::new(&format!("tenant-{number}")).unwrap()))
+        .collect();
+    assert_eq!(encode(&metrics, &ExpositionState::default()), idle, "500 tenants cost nothing");
+
+    tenants[7].core(1).add(Counter::ConnectionsOpened, 1);
+    let first = encode(&metrics, &ExpositionState::default());
+
+    let busy = series_of(&first, "tenant-7");
+    assert_eq!(busy.len(), 23, "{busy:#?}");
+    assert_eq!(first.lines().count(), idle.lines().count() + busy.len(), "and no other has any");
+    let samples = read(&first).unwrap();
+    let above_zero = busy.iter().filter(|key| samples[*key] > 0.0).count();
+    assert_eq!(above_zero, 2, "the rest begins at zero: {first}");
+    for key in [
+        "durward_isolation_violations_total{tenant=\"tenant-7\"}",
+        "durward_requests_total{tenant=\"tenant-7\",code_class=\"5xx\"}",
+    ] {
+        assert_eq!(samples.get(key), Some(&0.0), "{key}");
+    }
+    tenants[7].core(0).add(Counter::ConnectionsClosed, 1);
+    let after = encode(&metrics, &ExpositionState::default());
+    assert_eq!(series_of(&after, "tenant-7"), busy, "idle again, it stays");
+}
+
+#[test]
+fn open_connections_have_a_row_without_a_tenant_even_on_an_idle_gateway() {
+    let metrics = Metrics::new(1);
+    let acme = metrics.tenant(&TenantId::new("acme").unwrap());
+    let files = vec![("clients", 5, 900), ("outward", 3, 900)];
+    let state = ExpositionState { files, ..ExpositionState::default() };
+    let none = |text: String| read(&text).unwrap()["durward_connections_active{tenant=\"\"}"];
+
+    assert_eq!(none(encode(&metrics, &ExpositionState::default())), 0.0);
+    assert_eq!(none(encode(&metrics, &state)), 5.0);
+    acme.core(0).add(Counter::ConnectionsOpened, 2);
+    assert_eq!(none(encode(&metrics, &state)), 3.0, "two of the five have a tenant");
+}
+
 // S1.51
 #[test]
 fn every_metric_is_in_the_reference() {

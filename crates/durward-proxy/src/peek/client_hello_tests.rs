@@ -130,7 +130,7 @@ fn junk_is_refused() {
         ("extension twice", records(&message(&twice), 500)),
         ("empty name", records(&message(&sni(b"")), 500)),
         ("dots", records(&message(&sni(b"a..b")), 500)),
-        ("trailing dot", records(&message(&sni(b"a.example.")), 500)),
+        ("two trailing dots", records(&message(&sni(b"a.example..")), 500)),
         ("zero byte", records(&message(&sni(b"a\0.example")), 500)),
         ("blank", records(&message(&sni(b"a b")), 500)),
         ("not UTF-8", records(&message(&sni(b"a\xff")), 500)),

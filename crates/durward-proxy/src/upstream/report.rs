@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::endpoint::EndpointRuntime;
 use super::runtime::UpstreamRuntime;
+use super::tenant::TenantRuntime;
 
 /// Status of an upstream and its endpoints.
 #[derive(Clone, Debug, Serialize)]
@@ -91,11 +92,24 @@ impl UpstreamRuntime {
             endpoints: self.endpoints.iter().map(endpoint).collect(),
         }
     }
+
+    /// Returns true if every endpoint is healthy, or is not used because its weight is 0.
+    pub(crate) fn is_in_order(&self) -> bool {
+        let wanted = [EndpointHealth::Healthy, EndpointHealth::Drained];
+        self.endpoints.iter().all(|endpoint| wanted.contains(&health(endpoint)))
+    }
 }
 
-fn endpoint(endpoint: &EndpointRuntime) -> EndpointReport {
+impl TenantRuntime {
+    /// Returns the current status of the upstreams.
+    pub(crate) fn reports(&self) -> impl Iterator<Item = UpstreamReport> {
+        self.upstreams.iter().map(|upstream| upstream.report())
+    }
+}
+
+fn health(endpoint: &EndpointRuntime) -> EndpointHealth {
     let health = &endpoint.state;
-    let state = if endpoint.weight == 0 {
+    if endpoint.weight == 0 {
         EndpointHealth::Drained
     } else if health.unhealthy.load(Relaxed) {
         EndpointHealth::Unhealthy
@@ -107,11 +121,14 @@ fn endpoint(endpoint: &EndpointRuntime) -> EndpointReport {
         EndpointHealth::Failing
     } else {
         EndpointHealth::Healthy
-    };
+    }
+}
+
+fn endpoint(endpoint: &EndpointRuntime) -> EndpointReport {
     EndpointReport {
         address: endpoint.target.to_string(),
-        state,
-        active: health.active.load(Relaxed),
-        failures: health.failures.load(Relaxed),
+        state: health(endpoint),
+        active: endpoint.state.active.load(Relaxed),
+        failures: endpoint.state.failures.load(Relaxed),
     }
 }

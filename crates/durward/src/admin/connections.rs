@@ -4,14 +4,18 @@
 //! connection that has been idle longest is closed.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::response::Response;
-use hyper::body::Incoming;
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -81,10 +85,9 @@ async fn serve(
         request.extensions_mut().insert(ConnectInfo(ends));
         let (answered, activity) = (router.call(request), Arc::clone(&activity));
         async move {
-            activity.begin();
+            let body = InUse::new(activity);
             let response: Result<Response, Infallible> = answered.await;
-            activity.end();
-            response
+            response.map(|response| response.map(|inner| Body::new(Tracked { inner, body })))
         }
     });
     let connection = http1::Builder::new()
@@ -164,15 +167,54 @@ impl Activity {
     fn touch(&self) {
         self.last.store(nanoseconds(), Relaxed);
     }
+}
 
-    fn begin(&self) {
-        self.busy.store(true, Relaxed);
-        self.touch();
+/// Request under way, up to the last piece of its answer.
+struct InUse(Arc<Activity>);
+
+impl InUse {
+    fn new(activity: Arc<Activity>) -> Self {
+        activity.busy.store(true, Relaxed);
+        activity.touch();
+        Self(activity)
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.busy.store(false, Relaxed);
+        self.0.touch();
+    }
+}
+
+/// Body of an answer. A long one is no idle connection while its reader goes on; of many that are read, the one that has stood still longest is closed
+/// first.
+struct Tracked {
+    inner: Body,
+    body: InUse,
+}
+
+impl hyper::body::Body for Tracked {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = Pin::new(&mut self.inner).poll_frame(context);
+        if frame.is_ready() {
+            self.body.0.touch();
+        }
+        frame
     }
 
-    fn end(&self) {
-        self.busy.store(false, Relaxed);
-        self.touch();
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The running gateway: the publisher's latest configuration, applied to the proxy.
 
+mod state;
+
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -12,20 +14,16 @@ use durward_control::source::watch::{self as file_watch, Pace, Watching};
 use durward_control::{Compiled, FileSource, Publisher, Resources, State, compile};
 use durward_model::explain::Question;
 use durward_proxy::access_log::Sink;
-use durward_proxy::metrics::openmetrics::Text;
-use durward_proxy::present::PresentAddresses;
 use durward_proxy::proxy::{Options, Proxy};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::app::Settings;
 use crate::app::acme::Acme;
-use crate::app::health::{Facts, Health};
 use crate::app::kernel::Kernel;
 use crate::app::kernel::lines::Line;
 use crate::app::latest::Latest;
 use crate::app::log::{self, AbsentEgress};
-use crate::app::report::Report;
-use crate::app::{Settings, exposition};
 use crate::explained::Explained;
 use crate::failure::Failure;
 use crate::handover::Handed;
@@ -355,40 +353,9 @@ impl Gateway {
         self.drain_grace
     }
 
-    /// Judges what works and what does not.
-    pub(crate) fn health(&self) -> Health {
-        self.with_facts(Health::judge)
-    }
-
-    /// Calls `ask` with the facts of this moment.
-    fn with_facts<T>(&self, ask: impl FnOnce(&Facts<'_>) -> T) -> T {
-        let (view, kernel) = (self.view(), self.kernel.facts());
-        let loads = self.source.health();
-        let status = self.with_proxy(Proxy::status);
-        ask(&Facts {
-            view: &view,
-            status: status.as_ref(),
-            kernel: kernel.as_ref(),
-            state_file: self.state_file.as_ref().map(StateFile::status),
-            acme: self.acme.as_ref().map(Acme::status),
-            loads: &loads,
-            draining: self.draining.load(Relaxed),
-            present: &PresentAddresses::now(),
-            now: now(),
-        })
-    }
-
     /// Returns the time when the kernel last matched the configuration, for RFC 3339.
     pub(crate) fn last_applied(&self) -> jiff::Timestamp {
         self.kernel.last_applied()
-    }
-
-    /// Formats the configuration served, rejections and conditions as JSON; nothing secret.
-    ///
-    /// # Errors
-    /// Fails if a value cannot be serialised.
-    pub(crate) fn report(&self) -> serde_json::Result<Vec<u8>> {
-        self.with_facts(|facts| serde_json::to_vec(&Report::new(facts, &Health::judge(facts))))
     }
 
     /// Answers `question` from the configuration being served.
@@ -404,20 +371,6 @@ impl Gateway {
     /// Fails if there is no kernel plane, or the kernel cannot be read.
     pub(crate) fn kernel_lines(&self) -> Result<Vec<Line>, String> {
         self.kernel.lines()
-    }
-
-    /// Returns the exposition: the proxy's metrics, the kernel plane's and the gateway's own.
-    pub(crate) fn metrics_text(&self) -> String {
-        let mut text = Text::default();
-        if self.with_proxy(|proxy| proxy.write_metrics(&mut text)).is_none() {
-            return self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        }
-        exposition::documents(&mut text, &self.view(), self.reload_failures.load(Relaxed));
-        self.kernel.write_metrics(&mut text);
-        exposition::problems(&mut text, &self.health());
-        exposition::files(&mut text, &self.source.health());
-        self.acme.iter().for_each(|acme| acme.status().write_metrics(&mut text));
-        text.end()
     }
 
     fn with_proxy<T>(&self, ask: impl FnOnce(&Proxy) -> T) -> Option<T> {

@@ -1,70 +1,76 @@
 //! The answer of `/snapshot`: the configuration served, rejections, and conditions by tenant.
+//!
+//! Rows are made while they are written, from values that the report holds: nothing is as long as the answer, and all of it is of one generation.
+
+mod selection;
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use durward_control::Compiled;
+use durward_model::mapping::PortMapping;
 use durward_model::verdict::{Outcome, Verdict};
-use durward_model::{Tenant, TenantId};
+use durward_model::{Origin, Snapshot, TenantId};
 use durward_nat::{CheckedEndpoint, MappingReport};
-use durward_proxy::EndpointHealth;
-use durward_proxy::proxy::{BindState, Status};
-use serde::Serialize;
+use durward_proxy::proxy::{BindState, Served, SinkStatus};
+use durward_proxy::{EndpointHealth, UpstreamReport, audit};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 
 use super::acme;
 use super::condition::Condition;
-use super::health::{Facts, Health, KernelFacts};
-use crate::digest::Digests;
+use super::health::{Health, KernelFacts};
+use crate::digest::{Computed, Entries, is_wanted, tenants};
+pub(crate) use selection::{Part, Selection, Unanswerable};
 
-/// Whole answer.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Report<'a> {
-    version: &'static str,
-    generation: u64,
-    ready: bool,
-    draining: bool,
-    binds: BTreeMap<String, String>,
-    connections: BTreeMap<&'a TenantId, u64>,
-    upstreams: Vec<EndpointRow<'a>>,
-    accepted: Vec<&'a Verdict>,
-    rejected: Vec<&'a Verdict>,
-    tenants: &'a BTreeMap<TenantId, Arc<Tenant>>,
-    /// Conditions by tenant; a tenant without any is left out.
-    tenant_conditions: BTreeMap<&'a TenantId, Vec<&'a Condition>>,
-    /// Conditions of the process as a whole.
-    conditions: Vec<&'a Condition>,
-    digests: Digests,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kernel: Option<KernelReport<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    audit: Option<AuditReport>,
-    logs: Vec<LogReport>,
-    /// Certificates by ACME; left out where none is wanted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    acme: Option<&'a acme::status::Status>,
+/// Facts of one moment, and the parts of them that are asked for.
+pub(crate) struct Report {
+    /// Parts that are written.
+    pub(crate) selection: Selection,
+    /// Compiled configuration, with the verdicts of the documents.
+    pub(crate) view: Arc<Compiled>,
+    /// Generation that the proxy serves; `None` once it has drained.
+    pub(crate) served: Option<Served>,
+    /// State of the kernel plane; `None` if it is not used.
+    pub(crate) kernel: Option<KernelFacts>,
+    /// Judged health; `None` if no part shows it.
+    pub(crate) health: Option<Health>,
+    /// State of certificates by ACME; `None` if they are not used.
+    pub(crate) acme: Option<acme::status::Status>,
+    /// True if the process is stopping.
+    pub(crate) draining: bool,
 }
 
 /// Endpoint of an upstream.
 #[derive(Serialize)]
-struct EndpointRow<'a> {
-    tenant: &'a TenantId,
-    upstream: &'a str,
-    endpoint: &'a str,
+struct EndpointRow {
+    tenant: TenantId,
+    upstream: Arc<str>,
+    endpoint: String,
     state: EndpointHealth,
     active: u32,
     failures: u32,
 }
 
 /// State of the kernel plane.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct KernelReport<'a> {
-    fault: Option<&'a str>,
-    owns_table: bool,
-    host: &'a [String],
-    mappings: Vec<KernelRow<'a>>,
-    egress: Vec<KernelRow<'a>>,
+    facts: &'a KernelFacts,
+    only: Option<&'a TenantId>,
+}
+
+impl Serialize for KernelReport<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { facts, only } = *self;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("fault", &facts.fault)?;
+        map.serialize_entry("ownsTable", &facts.owns_table)?;
+        map.serialize_entry("host", &facts.report.host)?;
+        map.serialize_entry("mappings", &Rows(|| mapping_rows(facts, only)))?;
+        map.serialize_entry("egress", &Rows(|| kernel_rows(&facts.report.egress, only)))?;
+        map.end()
+    }
 }
 
 /// Mapping or egress rule.
@@ -110,62 +116,184 @@ struct LogReport {
     lost: u64,
 }
 
-impl<'a> Report<'a> {
-    /// Builds the report from the facts.
-    pub(crate) fn new(facts: &'a Facts<'a>, health: &'a Health) -> Self {
-        let Facts { view, status, kernel, draining, .. } = *facts;
-        let verdicts = view.verdicts.iter();
-        let (accepted, rejected) =
-            verdicts.partition(|verdict| verdict.outcome == Outcome::Accepted);
-        let tenants = status.iter().flat_map(|status| &status.tenants);
-        Self {
-            version: env!("CARGO_PKG_VERSION"),
-            generation: view.snapshot.generation,
-            ready: health.fault().is_none(),
-            draining,
-            binds: binds(status),
-            connections: tenants.map(|tenant| (&tenant.tenant, tenant.connections)).collect(),
-            upstreams: upstreams(status),
-            accepted,
-            rejected,
-            tenants: &view.snapshot.tenants,
-            tenant_conditions: by_tenant(health),
-            conditions: health.conditions().filter(|one| one.tenant.is_none()).collect(),
-            digests: Digests::of(&view.snapshot),
-            kernel: kernel.map(kernel_report),
-            audit: status.and_then(audit),
-            logs: status.map(logs).unwrap_or_default(),
-            acme: facts.acme.as_ref().filter(|acme| !acme.certificates.is_empty()),
+impl Report {
+    /// Writes the selected parts as one JSON object.
+    ///
+    /// # Errors
+    /// Fails if the writer does.
+    pub(crate) fn write(&self, out: impl Write) -> serde_json::Result<()> {
+        serde_json::to_writer(out, self)
+    }
+
+    /// Returns the snapshot that is served: that of the proxy, which has the states of its tenants.
+    fn snapshot(&self) -> &Snapshot {
+        self.served.as_ref().map_or(&self.view.snapshot, |served| served.snapshot())
+    }
+
+    fn binds(&self) -> impl Iterator<Item = (String, String)> {
+        let only = self.selection.tenant.as_ref();
+        let binds = self.served.iter().flat_map(Served::binds);
+        let of_tenant = move |address| {
+            let bind = self.snapshot().binds.get(address);
+            bind.is_some_and(|bind| bind.listeners.iter().any(|one| is_wanted(only, &one.tenant)))
+        };
+        let binds = binds.filter(move |bind| only.is_none() || of_tenant(&bind.address));
+        let rows: BTreeMap<_, _> =
+            binds.map(|bind| (bind.address.to_string(), state(&bind.state))).collect();
+        rows.into_iter()
+    }
+
+    fn connections(&self) -> impl Iterator<Item = (&TenantId, u64)> {
+        let only = self.selection.tenant.as_ref();
+        self.served.iter().flat_map(move |served| served.connections(only))
+    }
+
+    /// Returns every endpoint with its state.
+    fn upstreams(&self) -> impl Iterator<Item = EndpointRow> {
+        let only = self.selection.tenant.as_ref();
+        let reports = self.served.iter().flat_map(move |served| served.upstreams(only));
+        reports.flat_map(endpoint_rows)
+    }
+
+    /// Returns the verdicts of the selected documents that are wholly accepted, or of the others.
+    fn verdicts(&self, accepted: bool) -> impl Iterator<Item = &Verdict> {
+        let only = self.selection.tenant.as_ref();
+        let mappings = self.view.snapshot.nat.mappings.iter();
+        let own: Vec<&PortMapping> = mappings
+            .filter(|mapping| only == Some(&mapping.tenant))
+            .map(|mapping| &**mapping)
+            .collect();
+        let verdicts = self.view.verdicts.iter();
+        let verdicts = verdicts.filter(move |one| (one.outcome == Outcome::Accepted) == accepted);
+        verdicts.filter(move |one| only.is_none_or(|only| is_about(one, only, &own)))
+    }
+
+    /// Returns the state of certificates by ACME; `None` if none is wanted.
+    fn acme(&self) -> Option<acme::status::Status> {
+        let only = self.selection.tenant.as_ref();
+        let mut acme = self.acme.clone()?;
+        acme.certificates.retain(|row| is_wanted(only, &row.tenant));
+        (!acme.certificates.is_empty()).then_some(acme)
+    }
+
+    /// Returns conditions by tenant; a tenant without any is left out.
+    fn tenant_conditions(&self) -> impl Iterator<Item = (&TenantId, Vec<&Condition>)> {
+        let by_tenant = self.health.as_ref().map(by_tenant).unwrap_or_default();
+        let only = self.selection.tenant.as_ref();
+        by_tenant.into_iter().filter(move |(tenant, _)| is_wanted(only, tenant))
+    }
+
+    /// Returns the conditions of the process as a whole.
+    fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        let conditions = self.health.iter().flat_map(Health::conditions);
+        conditions.filter(|one| one.tenant.is_none())
+    }
+
+    fn part<M: SerializeMap>(&self, part: Part, map: &mut M) -> Result<(), M::Error> {
+        let (key, only) = (part.word(), self.selection.tenant.as_ref());
+        let served = self.served.as_ref();
+        match part {
+            Part::Ready => {
+                let fault = self.health.as_ref().and_then(Health::fault);
+                map.serialize_entry(key, &fault.is_none())
+            }
+            Part::Draining => map.serialize_entry(key, &self.draining),
+            Part::Binds => map.serialize_entry(key, &Entries(|| self.binds())),
+            Part::Connections => map.serialize_entry(key, &Entries(|| self.connections())),
+            Part::Upstreams => map.serialize_entry(key, &Rows(|| self.upstreams())),
+            Part::Accepted => map.serialize_entry(key, &Rows(|| self.verdicts(true))),
+            Part::Rejected => map.serialize_entry(key, &Rows(|| self.verdicts(false))),
+            Part::Tenants => map.serialize_entry(key, &Entries(|| tenants(self.snapshot(), only))),
+            Part::TenantConditions => {
+                map.serialize_entry(key, &Entries(|| self.tenant_conditions()))
+            }
+            Part::Conditions => map.serialize_entry(key, &Rows(|| self.conditions())),
+            Part::Digests => {
+                map.serialize_entry(key, &Computed { snapshot: self.snapshot(), only })
+            }
+            Part::Kernel => match &self.kernel {
+                Some(facts) => map.serialize_entry(key, &KernelReport { facts, only }),
+                None => Ok(()),
+            },
+            Part::Audit => match served.and_then(Served::audit) {
+                Some(status) => map.serialize_entry(key, &AuditReport::of(status)),
+                None => Ok(()),
+            },
+            Part::Logs => {
+                let sinks = || served.iter().flat_map(|served| served.sinks()).map(log);
+                map.serialize_entry(key, &Rows(sinks))
+            }
+            Part::Acme => match self.acme() {
+                Some(status) => map.serialize_entry(key, &status),
+                None => Ok(()),
+            },
         }
     }
 }
 
-fn binds(status: Option<&Status>) -> BTreeMap<String, String> {
-    let state = |state: &BindState| match state {
+impl Serialize for Report {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("version", env!("CARGO_PKG_VERSION"))?;
+        map.serialize_entry("generation", &self.snapshot().generation)?;
+        for part in Part::ALL.into_iter().filter(|part| self.selection.has(*part)) {
+            self.part(part, &mut map)?;
+        }
+        map.end()
+    }
+}
+
+/// Array whose elements are made while it is serialised.
+struct Rows<F>(F);
+
+impl<F, I> Serialize for Rows<F>
+where
+    F: Fn() -> I,
+    I: Iterator<Item: Serialize>,
+{
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0())
+    }
+}
+
+fn state(state: &BindState) -> String {
+    match state {
         BindState::Bound => "bound".to_owned(),
         BindState::AddressNotLocal => "the address is not on this host".to_owned(),
         BindState::Failed(error) => format!("failed: {error}"),
-    };
-    let binds = status.iter().flat_map(|status| &status.binds);
-    binds.map(|bind| (bind.address.to_string(), state(&bind.state))).collect()
+    }
 }
 
-/// Returns every endpoint with its state.
-fn upstreams(status: Option<&Status>) -> Vec<EndpointRow<'_>> {
-    let tenants = status.into_iter().flat_map(|status| &status.tenants);
-    let reports = tenants.flat_map(|tenant| &tenant.upstreams);
-    reports
-        .flat_map(|report| {
-            report.endpoints.iter().map(move |endpoint| EndpointRow {
-                tenant: &report.tenant,
-                upstream: &report.name,
-                endpoint: &endpoint.address,
-                state: endpoint.state,
-                active: endpoint.active,
-                failures: endpoint.failures,
-            })
-        })
-        .collect()
+fn endpoint_rows(report: UpstreamReport) -> impl Iterator<Item = EndpointRow> {
+    let UpstreamReport { tenant, name, endpoints } = report;
+    endpoints.into_iter().map(move |endpoint| EndpointRow {
+        tenant: tenant.clone(),
+        upstream: Arc::clone(&name),
+        endpoint: endpoint.address,
+        state: endpoint.state,
+        active: endpoint.active,
+        failures: endpoint.failures,
+    })
+}
+
+/// Returns true for the verdict of the tenant's own document, and of its mappings that are served. Nothing tells whose a rejected mapping is.
+fn is_about(verdict: &Verdict, tenant: &TenantId, mappings: &[&PortMapping]) -> bool {
+    // Origins are all equal to each other, so their fields are compared.
+    let place = |origin: &Origin| (origin.file.clone(), origin.line);
+    let is_at = |mapping: &&PortMapping| {
+        mapping.name == verdict.name && place(&mapping.origin) == place(&verdict.origin)
+    };
+    match &*verdict.kind {
+        "Tenant" => *verdict.name == *tenant.as_str(),
+        "PortMapping" => mappings.iter().any(is_at),
+        _ => false,
+    }
+}
+
+/// Returns true if a tenant of this name is served, or a document defines it.
+pub(crate) fn is_known(tenant: &TenantId, view: &Compiled) -> bool {
+    let is_its = |one: &Verdict| &*one.kind == "Tenant" && *one.name == *tenant.as_str();
+    view.snapshot.tenants.contains_key(tenant) || view.verdicts.iter().any(is_its)
 }
 
 fn by_tenant(health: &Health) -> BTreeMap<&TenantId, Vec<&Condition>> {
@@ -178,26 +306,24 @@ fn by_tenant(health: &Health) -> BTreeMap<&TenantId, Vec<&Condition>> {
     by_tenant
 }
 
-fn kernel_report(facts: &KernelFacts) -> KernelReport<'_> {
-    KernelReport {
-        fault: facts.fault.as_deref(),
-        owns_table: facts.owns_table,
-        host: &facts.report.host,
-        mappings: mapping_rows(facts),
-        egress: facts.report.egress.iter().map(kernel_row).collect(),
-    }
-}
-
-fn mapping_rows(facts: &KernelFacts) -> Vec<KernelRow<'_>> {
+fn mapping_rows<'a>(
+    facts: &'a KernelFacts,
+    only: Option<&TenantId>,
+) -> impl Iterator<Item = KernelRow<'a>> {
     let checked = facts.checked.iter();
     let checked: HashMap<_, _> =
         checked.map(|one| ((&one.tenant, &*one.name), &one.endpoints)).collect();
-    let row = |report| {
-        let row = kernel_row(report);
+    kernel_rows(&facts.report.mappings, only).map(move |row| {
         let endpoints = checked.get(&(row.tenant, row.name)).into_iter().copied().flatten();
         KernelRow { endpoints: endpoints.map(checked_row).collect(), ..row }
-    };
-    facts.report.mappings.iter().map(row).collect()
+    })
+}
+
+fn kernel_rows<'a>(
+    reports: &'a [MappingReport],
+    only: Option<&TenantId>,
+) -> impl Iterator<Item = KernelRow<'a>> {
+    reports.iter().filter(move |report| is_wanted(only, &report.tenant)).map(kernel_row)
 }
 
 fn checked_row(endpoint: &CheckedEndpoint) -> CheckedRow<'_> {
@@ -223,20 +349,13 @@ fn kernel_row(report: &MappingReport) -> KernelRow<'_> {
     }
 }
 
-fn audit(status: &Status) -> Option<AuditReport> {
-    let audit = status.audit?;
-    let (failing, sequence) = (audit.failing, audit.sequence);
-    Some(AuditReport { failing, sequence, written: audit.written, lost: audit.lost })
+impl AuditReport {
+    fn of(status: audit::Status) -> Self {
+        let (failing, sequence) = (status.failing, status.sequence);
+        Self { failing, sequence, written: status.written, lost: status.lost }
+    }
 }
 
-fn logs(status: &Status) -> Vec<LogReport> {
-    let sinks = status.sinks.iter();
-    sinks
-        .map(|sink| LogReport {
-            log: sink.log,
-            sink: sink.kind,
-            failing: sink.failing,
-            lost: sink.lost,
-        })
-        .collect()
+fn log(sink: &SinkStatus) -> LogReport {
+    LogReport { log: sink.log, sink: sink.kind, failing: sink.failing, lost: sink.lost }
 }

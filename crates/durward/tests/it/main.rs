@@ -33,6 +33,8 @@ mod reload;
 mod replicas;
 mod rotation;
 mod run_log;
+mod scrapes;
+mod snapshot;
 mod state_dir;
 mod supervise;
 

@@ -137,10 +137,54 @@ pub(crate) fn request(address: SocketAddr, text: &str) -> Option<(u16, String)> 
     stream.write_all(text.as_bytes()).ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, body.to_owned()))
+    let (Answer { status, body, .. }, _) = Answer::read(&answer, false)?;
+    Some((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// A response as it came.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// Status line and header fields, in lower case.
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    /// The first response in `bytes` and what follows it; `None` if it is not whole. The answer to a HEAD has no body.
+    pub(crate) fn read(bytes: &[u8], to_head: bool) -> Option<(Self, &[u8])> {
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+        let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        let rest = &bytes[end..];
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+        let (body, rest) = if to_head {
+            (Vec::new(), rest)
+        } else if head.contains("\r\ntransfer-encoding: chunked\r\n") {
+            unchunked(rest)?
+        } else if let Some(length) = length {
+            let length = length.trim().parse().ok()?;
+            (rest.get(..length)?.to_vec(), &rest[length..])
+        } else {
+            (rest.to_vec(), &rest[rest.len()..])
+        };
+        Some((Self { status, head, body }, rest))
+    }
+}
+
+/// The contents of a chunked body, and what follows it.
+fn unchunked(mut bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let mut body = Vec::new();
+    loop {
+        let end = bytes.windows(2).position(|window| window == b"\r\n")?;
+        let size = usize::from_str_radix(std::str::from_utf8(&bytes[..end]).ok()?, 16).ok()?;
+        let chunk = bytes.get(end + 2..end + 2 + size)?;
+        body.extend_from_slice(chunk);
+        bytes = bytes.get(end + 2 + size..)?.strip_prefix(b"\r\n")?;
+        if size == 0 {
+            return Some((body, bytes));
+        }
+    }
 }
 
 /// Where nobody listens.

@@ -1,7 +1,13 @@
 //! Metrics of the kernel plane: mappings carried, packets refused, resources used.
+//!
+//! A tenant has no row before the kernel has forwarded a packet for it, so that many idle tenants cost nothing; its endpoints have while one is out.
 
+use std::collections::BTreeMap;
+
+use durward_model::TenantId;
+use durward_nat::engine::Counters;
 use durward_nat::nftables::table::Count;
-use durward_nat::{MappingReport, Nat};
+use durward_nat::{CheckedMapping, MappingReport, Nat};
 use durward_proxy::metrics::openmetrics::{Family, Kind, Text};
 
 use super::{State, ports};
@@ -19,9 +25,26 @@ pub(super) fn write(text: &mut Text, state: &State) {
     let help = "Connections that were cut because they are no longer allowed.";
     family(text, "connections_cut", Kind::Counter, help).row(&[], state.cut);
     let Some(plane) = &state.plane else { return };
-    counters(text, plane);
-    checks(text, plane);
-    traffic(text, plane, state);
+    // Where the counters cannot be read nobody is known to be idle.
+    let counts = plane.counters().ok();
+    let busy = Busy(counts.as_ref().map(|counts| &counts.tenants));
+    if let Some(counts) = &counts {
+        counters(text, counts, &busy);
+    }
+    checks(text, plane, &busy);
+    traffic(text, plane, state, &busy);
+}
+
+/// Counts by tenant, from which idle tenants are known.
+struct Busy<'a>(Option<&'a BTreeMap<TenantId, Count>>);
+
+impl Busy<'_> {
+    /// Returns true if the kernel has forwarded a packet for the tenant, or that is not known.
+    fn has(&self, tenant: &TenantId) -> bool {
+        let packets =
+            |counts: &BTreeMap<TenantId, Count>| counts.get(tenant).map(|one| one.packets);
+        self.0.is_none_or(|counts| packets(counts).unwrap_or(0) > 0)
+    }
 }
 
 /// Begins a family of the kernel plane.
@@ -37,8 +60,7 @@ fn by_state(family: &mut Family<'_>, reports: &[MappingReport]) {
 }
 
 /// Writes the counters of the rules and of connection tracking.
-fn counters(text: &mut Text, plane: &Nat) {
-    let Ok(counts) = plane.counters() else { return };
+fn counters(text: &mut Text, counts: &Counters, busy: &Busy<'_>) {
     let help = "Packets that were dropped or refused.";
     let mut refused = family(text, "refused_packets", Kind::Counter, help);
     for (reason, count) in &counts.refused {
@@ -51,7 +73,7 @@ fn counters(text: &mut Text, plane: &Nat) {
     ];
     for (name, help, of) in both_ways {
         let mut forwarded = family(text, name, Kind::Counter, help);
-        for (tenant, count) in &counts.tenants {
+        for (tenant, count) in counts.tenants.iter().filter(|(tenant, _)| busy.has(tenant)) {
             forwarded.row(&[("tenant", tenant.as_str())], of(count));
         }
     }
@@ -63,10 +85,11 @@ fn counters(text: &mut Text, plane: &Nat) {
 }
 
 /// Writes the endpoints of checked mappings in rotation, and the ejections.
-fn checks(text: &mut Text, plane: &Nat) {
+fn checks(text: &mut Text, plane: &Nat, busy: &Busy<'_>) {
     let help = "Endpoints of mappings with a health check, by what it says.";
     let mut endpoints = family(text, "mapping_endpoints", Kind::Gauge, help);
-    for one in plane.checked() {
+    let has_fault = |one: &CheckedMapping| one.endpoints.iter().any(|endpoint| endpoint.out);
+    for one in plane.checked().iter().filter(|one| busy.has(&one.tenant) || has_fault(one)) {
         let out = one.endpoints.iter().filter(|endpoint| endpoint.out).count();
         for (state, count) in [("healthy", one.endpoints.len() - out), ("unhealthy", out)] {
             let labels =
@@ -82,9 +105,10 @@ fn checks(text: &mut Text, plane: &Nat) {
 }
 
 /// Writes connections by mapping, and outgoing connections by egress address.
-fn traffic(text: &mut Text, plane: &Nat, state: &State) {
+fn traffic(text: &mut Text, plane: &Nat, state: &State, busy: &Busy<'_>) {
     if let Ok(begun) = plane.begun(&state.wanted) {
         let mappings = state.wanted.mappings.iter().zip(begun);
+        let mappings = mappings.filter(|(mapping, _)| busy.has(&mapping.tenant));
         mapping_connections(
             text,
             mappings.map(|(mapping, begun)| (mapping.tenant.as_str(), &*mapping.name, begun)),
@@ -110,6 +134,19 @@ fn mapping_connections<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tenant_is_busy_once_a_packet_was_forwarded_for_it_or_nothing_is_known() {
+        let count = |packets| Count { packets, bytes: 0 };
+        let id = |name| TenantId::new(name).unwrap();
+        let counts = [(id("busy"), count(1)), (id("idle"), count(0))].into();
+        let (busy, blind) = (Busy(Some(&counts)), Busy(None));
+
+        let shown =
+            ["busy", "idle", "absent"].map(|name| (busy.has(&id(name)), blind.has(&id(name))));
+
+        assert_eq!(shown, [(true, true), (false, true), (false, true)]);
+    }
 
     #[test]
     fn a_name_of_any_kind_stays_one_label() {

@@ -65,6 +65,8 @@ impl Ledger {
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             ledger.add(line);
         }
+        // A gateway always says how many connections have no tenant yet.
+        ledger.tenants.retain(|tenant, totals| !tenant.is_empty() || *totals != Totals::default());
         ledger
     }
 
@@ -137,6 +139,9 @@ mod tests {
         assert_eq!((acme.connections, acme.requests, acme.egress), (7, 5, 5));
         assert_eq!((acme.egress_down_bytes, ledger.tenants[""].refused), (99, 1));
         assert_eq!(ledger.tenants.len(), 2);
+        let quiet =
+            "durward_connections_active{tenant=\"\"} 0\ndurward_config_generation 1\n# EOF\n";
+        assert!(Ledger::read(quiet).tenants.is_empty());
         let csv = ledger.csv(true, &Timestamp::UNIX_EPOCH);
         let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
         assert_eq!(columns, [16, 16, 16], "{csv}");

@@ -126,8 +126,8 @@ impl Crowded {
             .replace("name: modest", "name: meek");
         self.dir.write("modest.yaml", text);
         self.child.signal(Signal::HUP);
-        let metrics = || get(self.admin, "/metrics").map(|(_, text)| text).unwrap_or_default();
-        let changed = || metrics().contains("durward_connections_total{tenant=\"meek\"}");
+        let served = || get(self.admin, "/snapshot?kind=connections").map(|(_, text)| text);
+        let changed = || served().is_some_and(|text| text.contains("\"meek\""));
         assert!(eventually_blocking(DEADLINE, changed), "{}", self.child.output());
     }
 }
