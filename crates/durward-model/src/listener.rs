@@ -134,6 +134,12 @@ impl Bind {
     /// Returns a tenant that holds the address `local` of an accepted connection, if only tenants without a listener here hold it.
     #[must_use]
     pub fn foreign_owner(&self, local: IpAddr) -> Option<&TenantId> {
+        let local = local.to_canonical();
+        let first = self.listeners.partition_point(|listener| listener.address.0 < local);
+        if self.listeners.get(first).is_some_and(|listener| listener.address.0 == local) {
+            // Quick where thousands share the address.
+            return None;
+        }
         let owners = self.owners.of(local);
         let is_here = |owner: &TenantId| self.listeners.iter().any(|one| one.tenant == *owner);
         owners.first().filter(|_| !owners.iter().any(is_here))
@@ -149,9 +155,8 @@ impl Bind {
             return at..at + 1;
         }
         let from = self.listeners[..at].partition_point(|listener| listener.key() < key);
-        let count =
-            self.listeners[from..].iter().take_while(|listener| listener.key() == key).count();
-        from..from + count
+        let until = self.listeners[at..].partition_point(|listener| listener.key() == key);
+        from..at + until
     }
 
     fn address_decides(&self, destination: Destination) -> bool {
