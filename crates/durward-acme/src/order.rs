@@ -82,7 +82,7 @@ pub enum Method {
     TlsAlpn01,
 }
 
-/// What to order.
+/// Certificate to order.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Names of the certificate, at least one.

@@ -217,7 +217,7 @@ fn document<'a>(
     upstreams
 }
 
-/// Where a tenant's clients may go; `None` where it has no proxy, or that cannot be told.
+/// Returns the rules for where a tenant's clients may go; `None` where it has no proxy, or the rules cannot be read.
 fn policy(
     entrant: &mut Entrant<'_>,
     egress: &EgressSpec,

@@ -50,7 +50,7 @@ pub(crate) struct Door {
     shared: Option<Arc<Listener>>,
 }
 
-/// Where and how names are told apart: only listeners that agree in this stand at one address and port.
+/// Socket, and what clients send first: only listeners that agree in this stand at one address and port.
 type Way = (SocketAddr, Option<Opening>);
 
 impl Door {
@@ -68,8 +68,8 @@ impl Door {
     /// Returns whether both can be served through one socket.
     fn shares_socket(&self, other: &Self) -> bool {
         let named = self.key == other.key && self.names().is_some() && other.names().is_some();
-        let apart = self.mode != DestinationMode::Port && self.key.0 != other.key.0;
-        self.mode == other.mode && (named || apart)
+        let apart = self.key.0 != other.key.0;
+        self.mode == other.mode && self.mode != DestinationMode::Port && (named || apart)
     }
 
     fn names(&self) -> Option<&ServerNames> {

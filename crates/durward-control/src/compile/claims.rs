@@ -324,11 +324,12 @@ impl<'r> Register<'r> {
         if *mode != candidate.mode {
             return Some(Objection::Mode { holder: holder(at), has: described(mode) });
         }
-        if !there.is_empty() {
-            return None;
-        }
+        // Also of those that could share it: the dialled address decides nothing here, and may be one that only one of them has.
         if *mode == DestinationMode::Port {
             return Some(Objection::Port(holder(at)));
+        }
+        if !there.is_empty() {
+            return None;
         }
         // On a bound socket with another port than the listener's, the address alone must tell.
         let other = self.by_bind_and_address.get(&(listener.bind, listener.address.0));

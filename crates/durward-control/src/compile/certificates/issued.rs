@@ -20,7 +20,7 @@ pub(crate) struct IssuedFile<'a> {
     pub(crate) path: &'a Path,
     /// The certificate's name in findings and metrics.
     pub(crate) name: &'a str,
-    /// Where it is asked for.
+    /// Place in the document that asks for it.
     pub(crate) place: Place,
 }
 

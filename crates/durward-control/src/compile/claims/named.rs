@@ -16,7 +16,7 @@ use crate::compile::report::Field;
 use crate::compile::roster::{Basis, Roster};
 use crate::compile::server_names;
 
-/// Where names are told apart.
+/// Address and port at which names are told apart.
 type Key = (IpAddr, u16);
 
 /// The names that are granted, and the listeners that have some: positions among those accepted.

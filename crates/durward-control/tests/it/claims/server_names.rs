@@ -184,3 +184,39 @@ fn certificates_are_for_the_names_and_for_the_address_where_it_is_one_of_them() 
     let other = findings("bank", "unheard.example, 198.51.100.2");
     assert!(other.contains(&"IpSanMissing".to_owned()), "{other:?}");
 }
+
+// The dialled address says nothing at such a socket, and may be an address that only one of the tenants has.
+#[test]
+fn a_socket_known_by_its_port_serves_one_listener_though_several_would_share_it() {
+    let by_name = |name: &str| {
+        let names = format!("{name}.example");
+        listening(
+            name,
+            &format!(
+                "protocol: HTTP, shared: true, names: [{names}], listen: {{address: 0.0.0.0, port: 9080, destination: Port}}"
+            ),
+        )
+    };
+    let by_source = |name: &str| {
+        let (number, sources) = (name.len(), format!("192.0.{}.0/24", name.len()));
+        tenant(
+            name,
+            &format!(
+                "{{egress: {{addresses: [203.0.113.{number}], allow: [{{host: x.example}}], proxy: [{{address: 198.51.100.2, port: 8080, shared: true, allowedSources: [{sources}], listen: {{address: 0.0.0.0, port: 9080, destination: Port}}}}]}}}}"
+            ),
+        )
+    };
+    let ways: [&dyn Fn(&str) -> String; 2] = [&by_name, &by_source];
+    for written in ways {
+        let stage = Stage::new();
+        stage.write("1.yaml", &written("a"));
+        stage.write("2.yaml", &written("bb"));
+        let compiled = stage.reload();
+
+        let told = told(&compiled, "2.yaml");
+        assert!(told.len() == 1 && told[0].starts_with("PortTaken "), "{told:?}");
+        assert_eq!(crossings(&compiled.snapshot), []);
+        let bind = &compiled.snapshot.binds[&"0.0.0.0:9080".parse().unwrap()];
+        assert_eq!(bind.listeners.len(), 1);
+    }
+}
