@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
@@ -21,28 +22,40 @@ const MOST: u32 = 4;
 const LONGEST: u32 = 8 * MOST;
 /// Bytes of bodies and streams that are moved in one turn.
 pub(crate) const BYTES: usize = 256 * 1024;
-/// Length of a turn of which the work is not counted in bytes, such as opening and closing connections for many streams.
-const TIME: Duration = Duration::from_micros(200);
+/// Length of a turn of which the work is not counted in bytes, such as opening and closing connections for many streams. In a shorter one, an HTTP/2
+/// connection with 16 busy streams could not answer all of them with one write.
+const TIME: Duration = Duration::from_micros(500);
+/// Time after which the runtime looks at the sockets again while ready connections wait for their round. Each look is a call of the kernel.
+const LOOK: Duration = Duration::from_micros(500);
 /// Bytes that moving one piece of a body counts as, at least.
 pub(crate) const PIECE: usize = 2 * 1024;
 /// Bytes that reading one frame of HTTP/2 counts as.
 pub(crate) const FRAME: usize = 256;
 
 thread_local! {
-    /// Bytes moved in the present turn, and its begin; `None` outside of turns.
-    static MOVED: Cell<Option<(usize, Instant)>> = const { Cell::new(None) };
+    /// Present turn; `None` outside of turns.
+    static PRESENT: Cell<Option<Present>> = const { Cell::new(None) };
     /// True once a future of several has run in the present turn.
     static RAN: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Turn that runs now.
+#[derive(Clone, Copy)]
+struct Present {
+    since: Instant,
+    /// Bytes moved.
+    moved: usize,
+}
+
 /// Takes bytes out of those of the present turn. If they are more than a turn has, the connection's owner has fewer turns left in this round.
 pub(crate) fn spend(bytes: usize) {
-    MOVED.set(MOVED.get().map(|(moved, since)| (moved.saturating_add(bytes), since)));
+    let spent = |turn: Present| Present { moved: turn.moved.saturating_add(bytes), ..turn };
+    PRESENT.set(PRESENT.get().map(spent));
 }
 
 /// Returns true if the present turn has spent its bytes or its time: other ready work waits for the next.
 pub(crate) fn is_over() -> bool {
-    MOVED.get().is_some_and(|(moved, since)| moved >= BYTES || since.elapsed() >= TIME)
+    PRESENT.get().is_some_and(|turn| turn.moved >= BYTES || turn.since.elapsed() >= TIME)
 }
 
 /// Runs one of many futures of a connection, which may all be ready at once: those for which the turn has no room wait for the next one. One runs in
@@ -149,6 +162,7 @@ impl Turns {
 
     /// Begins a new round whenever a connection waits for one.
     async fn run(self: Rc<Self>) {
+        let mut looked = Instant::now();
         loop {
             poll_fn(|cx| {
                 if !self.pressed.borrow().is_empty() {
@@ -159,9 +173,14 @@ impl Turns {
             })
             .await;
             self.next_round();
-            // All tasks that are ready now run before the next round begins, and then the runtime looks at the sockets: who becomes ready meanwhile
-            // is in the next round. A task that only wakes itself would run dozens of times before the runtime looks.
-            tokio::task::yield_now().await;
+            // All tasks that are ready now run before the next round begins. Who becomes ready meanwhile is in it only if the runtime has looked at the
+            // sockets, which it does by itself after dozens of tasks: a busy tenant's turns may take milliseconds.
+            if looked.elapsed() < LOOK {
+                behind_ready_tasks().await;
+            } else {
+                tokio::task::yield_now().await;
+                looked = Instant::now();
+            }
         }
     }
 
@@ -289,12 +308,25 @@ impl Place {
     }
 }
 
+/// Waits until all tasks have run that are ready now. Unlike `yield_now`, it does not make the runtime look at the sockets.
+async fn behind_ready_tasks() {
+    let mut waited = false;
+    poll_fn(|cx| {
+        if mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Polls the future, and returns the bytes it moved as well.
 fn poll<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> (Poll<F::Output>, usize) {
-    MOVED.set(Some((0, Instant::now())));
+    PRESENT.set(Some(Present { since: Instant::now(), moved: 0 }));
     RAN.set(false);
     let polled = future.poll(cx);
-    (polled, MOVED.take().map_or(0, |(moved, _)| moved))
+    (polled, PRESENT.take().map_or(0, |turn| turn.moved))
 }
 
 #[cfg(test)]

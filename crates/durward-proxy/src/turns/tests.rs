@@ -60,7 +60,7 @@ async fn a_tenant_with_many_busy_connections_lets_another_wait_for_a_few() {
 }
 
 #[tokio::test]
-async fn bytes_that_come_are_noticed_in_the_next_round() {
+async fn bytes_that_come_while_others_have_long_turns_are_noticed_soon() {
     let (turns, ran) = (Rc::<Turns>::default(), Rc::<RefCell<Vec<_>>>::default());
     let (mut writes, reads) = std::os::unix::net::UnixStream::pair().unwrap();
     reads.set_nonblocking(true).unwrap();
@@ -73,7 +73,16 @@ async fn bytes_that_come_are_noticed_in_the_next_round() {
                 modest.borrow_mut().push("modest");
             }));
             tokio::task::yield_now().await;
-            (0..100).for_each(|_| spawn(&turns, "greedy", 20, &ran));
+            for _ in 0..100 {
+                let (ran, mut left) = (Rc::clone(&ran), 20);
+                spawn_local(Place::new(turns.of(&tenant("greedy"))).run(poll_fn(move |cx| {
+                    std::thread::sleep(LOOK / MOST);
+                    ran.borrow_mut().push("greedy");
+                    left -= 1;
+                    cx.waker().wake_by_ref();
+                    if left == 0 { Poll::Ready(()) } else { Poll::Pending }
+                })));
+            }
             until_ran(&ran, 500).await;
             std::io::Write::write_all(&mut writes, b"x").unwrap();
             ran.borrow_mut().push("written");
