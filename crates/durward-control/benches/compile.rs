@@ -77,7 +77,7 @@ fn named(at: usize, names: usize) -> Document {
     let file = Arc::from(format!("tenant-{at}.yaml"));
     let source = document::source("Tenant", &file, Arc::from(text), 1, vec![PathBuf::from(".")]);
     let content = document::content(&source);
-    Document { source: Arc::new(source), content }
+    Document::of_file(0, source, content)
 }
 
 /// Each in a file of its own.
@@ -90,7 +90,7 @@ fn tenant(at: usize, port: u16) -> Document {
     let file = Arc::from(format!("tenant-{at}.yaml"));
     let source = document::source("Tenant", &file, Arc::from(text), 1, vec![PathBuf::from(".")]);
     let content = document::content(&source);
-    Document { source: Arc::new(source), content }
+    Document::of_file(0, source, content)
 }
 
 #[divan::bench(sample_count = 20)]

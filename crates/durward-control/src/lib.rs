@@ -4,6 +4,7 @@
 //! way for one bad document to cost another tenant anything.
 
 pub mod certificate;
+pub mod change;
 pub mod compile;
 pub mod excerpt;
 mod field;
@@ -20,6 +21,7 @@ pub mod spec;
 pub mod state;
 pub mod suggest;
 
+pub use change::{Change, DocumentKey, Fact, Reference};
 pub use compile::{Compiled, compile};
 pub use file_roots::FileRoots;
 pub use issuance::Issuance;

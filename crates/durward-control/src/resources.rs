@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use durward_model::verdict::{Finding, Outcome, Severity, Verdict};
-use durward_model::{Origin, Verdicts};
+use durward_model::{DocumentKey, Kind, Origin, ResourceId, Revision, TenantId, Verdicts};
 
 use crate::excerpt;
 use crate::file_roots::{FileRoots, is_within};
@@ -78,13 +78,43 @@ pub struct Unreadable {
 /// One document.
 #[derive(Clone, Debug)]
 pub struct Document {
-    /// Where it is written.
+    /// Place in its source.
+    pub key: DocumentKey,
+    /// The resource it is about; `None` when its name, or that of its tenant, cannot be read.
+    pub id: Option<ResourceId>,
+    /// Version of the resource.
+    pub revision: Revision,
+    /// Time of creation by the clock of an API server, in RFC 3339; `None` for documents of files, which may write one down themselves.
+    pub created: Option<Arc<str>>,
+    /// Its text, and where that comes from.
     pub source: Arc<Source>,
     /// What it says.
     pub content: Content,
 }
 
 impl Document {
+    /// Builds a document that names its resource itself.
+    #[must_use]
+    pub fn new(key: DocumentKey, source: Arc<Source>, content: Content) -> Self {
+        let id = content.id(&source.kind);
+        Self { key, id, revision: Revision::default(), created: None, source, content }
+    }
+
+    /// Builds the document at a position of a file, counted from 0.
+    #[must_use]
+    pub fn of_file(position: usize, source: Source, content: Content) -> Self {
+        let position = u32::try_from(position).unwrap_or(u32::MAX);
+        let key = DocumentKey::File { rank: 0, file: Arc::clone(&source.file), position };
+        Self::new(key, Arc::new(source), content)
+    }
+
+    /// Moves a document of a file to another position in it, counted from 0.
+    pub(crate) fn set_position(&mut self, to: usize) {
+        if let DocumentKey::File { position, .. } = &mut self.key {
+            *position = u32::try_from(to).unwrap_or(u32::MAX);
+        }
+    }
+
     /// Returns the files the document refers to, wherever they may be, with the purpose of each.
     #[must_use]
     pub fn references(&self) -> Vec<(FileKind, Arc<Path>)> {
@@ -113,6 +143,26 @@ pub enum Content {
     Mapping(Arc<PortMappingDocument>),
     /// It cannot be read.
     Broken(Arc<Broken>),
+}
+
+impl Content {
+    /// Returns the resource that a document of this kind is about, if it says so.
+    fn id(&self, kind: &str) -> Option<ResourceId> {
+        let kind = kind.parse().ok()?;
+        let tenant = |name: &str| Some(ResourceId::new(kind, TenantId::new(name).ok()?.as_str()));
+        match self {
+            Self::Tenant(tenant_document) => tenant(&tenant_document.metadata.name),
+            Self::Mapping(mapping) => {
+                let namespace = TenantId::new(&mapping.spec.tenant).ok()?;
+                let name =
+                    Some(&*mapping.metadata.name).filter(|name| ResourceId::is_name(name))?;
+                Some(ResourceId::namespaced(kind, namespace.as_str(), name))
+            }
+            // What a broken mapping says of its tenant was not read.
+            Self::Broken(_) if kind == Kind::PortMapping => None,
+            Self::Broken(broken) => tenant(broken.name.as_deref()?),
+        }
+    }
 }
 
 /// A document that cannot be read, as far as it could be understood.
@@ -184,7 +234,7 @@ impl Source {
     #[must_use]
     pub fn origin(&self, place: Place) -> Origin {
         let line = (self.first_line + place.line).saturating_sub(1);
-        Origin { file: Some(Arc::clone(&self.file)), line }
+        Origin::File { file: Arc::clone(&self.file), line }
     }
 
     /// A finding about `field`, written at `place`.

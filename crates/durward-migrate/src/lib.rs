@@ -76,12 +76,12 @@ fn compiled(documents: &[(String, String)], files: &[(String, Vec<u8>)]) -> Comp
     let mut resources = Resources::default();
     for (name, text) in documents {
         let file: Arc<str> = Arc::from(name.as_str());
-        for part in document::split(text) {
+        for (position, part) in document::split(text).into_iter().enumerate() {
             let bases = vec![PathBuf::new()];
             let (kind, text) = (document::kind(part.text), Arc::from(part.text));
             let source = document::source(kind, &file, text, part.first_line, bases);
             let content = document::content(&source);
-            resources.documents.push(Document { source: Arc::new(source), content });
+            resources.documents.push(Document::of_file(position, source, content));
         }
     }
     for (name, bytes) in files {

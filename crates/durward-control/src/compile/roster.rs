@@ -200,7 +200,12 @@ impl Entrant<'_> {
     /// Notes the place where a claim is written.
     pub(crate) fn cite(&mut self, origin: &Origin) {
         let mut hasher = DefaultHasher::new();
-        (self.cited, &origin.file, origin.line).hash(&mut hasher);
+        self.cited.hash(&mut hasher);
+        match origin {
+            Origin::BuiltIn => {}
+            Origin::File { file, line } => (file, line).hash(&mut hasher),
+            Origin::Object { id, field } => (id, field).hash(&mut hasher),
+        }
         self.cited = hasher.finish();
     }
 
@@ -401,7 +406,7 @@ impl<'a> Register<'a> {
             }
         }
         for unreadable in &resources.unreadable {
-            let origin = Origin { file: Some(Arc::clone(&unreadable.file)), line: 0 };
+            let origin = Origin::File { file: Arc::clone(&unreadable.file), line: 0 };
             let mut draft = Draft::new(&Arc::from("File"), &unreadable.file, origin.clone());
             draft.findings.push(durward_model::verdict::Finding {
                 severity: Severity::Error,

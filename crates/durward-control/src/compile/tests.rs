@@ -202,7 +202,7 @@ fn document_in(file: &str, text: String) -> Document {
     let kind = document::kind(&text);
     let source = document::source(kind, &file, text, 1, vec![PathBuf::from(".")]);
     let content = document::content(&source);
-    Document { source: Arc::new(source), content }
+    Document::of_file(0, source, content)
 }
 
 /// A file of a directory.

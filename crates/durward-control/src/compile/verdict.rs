@@ -64,7 +64,7 @@ impl Draft {
 
     /// The verdict, its findings in the order of the text: two compiles of one document then say the same.
     pub(crate) fn into_verdict(mut self) -> Verdict {
-        self.findings.sort_by(|a, b| (a.origin.line, &a.field).cmp(&(b.origin.line, &b.field)));
+        self.findings.sort_by(|a, b| (a.origin.line(), &a.field).cmp(&(b.origin.line(), &b.field)));
         let faulty = self.findings.iter().any(|finding| finding.severity == Severity::Error);
         let outcome = match (self.served, faulty) {
             (Served::Nothing, _) => Outcome::Rejected,

@@ -426,10 +426,13 @@ impl<'a> Load<'a> {
         let writable_by_all = writable.clone();
         let parser = Parser { file, directory, roots: self.roots, former, writable_by_all };
         if path.extension().is_some_and(|ending| ending == "toml") {
-            vec![parser.document(Part { text, first_line: 1 }, (toml::kind, toml::content))]
+            vec![parser.document(0, Part { text, first_line: 1 }, (toml::kind, toml::content))]
         } else {
-            let parts = document::split(text).into_iter();
-            parts.map(|part| parser.document(part, (document::kind, document::content))).collect()
+            let parts = document::split(text).into_iter().enumerate();
+            let document = |(position, part)| {
+                parser.document(position, part, (document::kind, document::content))
+            };
+            parts.map(document).collect()
         }
     }
 
@@ -451,7 +454,7 @@ impl<'a> Load<'a> {
             writable_by_all: None,
         };
         let part = Part { text: &text.text, first_line: text.first_line };
-        vec![parser.document(part, (document::kind, document::content))]
+        vec![parser.document(0, part, (document::kind, document::content))]
     }
 
     /// Beside the file, in `certs` beside its directory, and where the options say.
@@ -472,14 +475,16 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    fn document(&self, part: Part<'_>, (kind, parse): Grammar) -> Document {
+    fn document(&self, position: usize, part: Part<'_>, (kind, parse): Grammar) -> Document {
         let former = self.former.get(part.text);
         let stands = |former: &&&Document| {
             former.source.first_line == part.first_line
                 && former.source.writable_by_all == self.writable_by_all
         };
         if let Some(same) = former.filter(stands) {
-            return Document::clone(same);
+            let mut same = Document::clone(same);
+            same.set_position(position);
+            return same;
         }
         // Findings about a broken document name lines, and those have moved.
         let known = former.filter(|former| !matches!(former.content, Content::Broken(_)));
@@ -497,7 +502,7 @@ impl Parser<'_> {
         let writable_by_all = self.writable_by_all.clone();
         let source = Source { roots: Arc::clone(self.roots), writable_by_all, ..source };
         let content = content.unwrap_or_else(|| parse(&source));
-        Document { source: Arc::new(source), content }
+        Document::of_file(position, source, content)
     }
 }
 

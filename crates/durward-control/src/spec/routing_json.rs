@@ -68,10 +68,15 @@ pub fn parse(source: Source, options: &RoutingJsonOptions) -> Vec<Document> {
     if let Err((excess, at)) = budget::check(&reader.source.text) {
         return vec![reader.excessive(excess, at)];
     }
-    match serde_json::from_str::<Members<'_>>(&reader.source.text) {
+    let mut documents = match serde_json::from_str::<Members<'_>>(&reader.source.text) {
         Ok(members) => reader.documents(&members),
         Err(error) => vec![reader.unreadable(&error)],
-    }
+    };
+    documents
+        .iter_mut()
+        .enumerate()
+        .for_each(|(position, document)| document.set_position(position));
+    documents
 }
 
 /// An object's members in the order written, repeated keys included.
@@ -196,10 +201,7 @@ impl Reader<'_> {
     }
 
     fn broken(&self, broken: Broken) -> Document {
-        Document {
-            source: Arc::new(self.source.clone()),
-            content: Content::Broken(Arc::new(broken)),
-        }
+        Document::of_file(0, self.source.clone(), Content::Broken(Arc::new(broken)))
     }
 
     fn entry(&self, address: &At<String>, value: &RawValue) -> Result<Entry, Broken> {
@@ -290,7 +292,7 @@ impl Reader<'_> {
             },
             spec,
         };
-        Document { source: Arc::new(source), content: Content::Tenant(Arc::new(document)) }
+        Document::of_file(0, source, Content::Tenant(Arc::new(document)))
     }
 
     fn add(&self, spec: &mut TenantSpec, at: usize, entry: Entry) {

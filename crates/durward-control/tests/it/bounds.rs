@@ -72,7 +72,7 @@ fn findings(text: &str) -> Vec<Finding> {
     let parse = |kind: &str, text: &str, line: u32| {
         let source = document::source(kind, &file, Arc::from(text), line, vec![PathBuf::from(".")]);
         let content = document::content(&source);
-        Document { source: Arc::new(source), content }
+        Document::of_file(line as usize, source, content)
     };
     let mut documents = vec![parse(kind, text, 1)];
     if kind == "PortMapping" {

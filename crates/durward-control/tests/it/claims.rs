@@ -78,9 +78,8 @@ fn mapping(name: &str, spec: &str) -> String {
 
 /// The errors of the documents in `file`.
 fn errors<'c>(compiled: &'c Compiled, file: &str) -> Vec<&'c Finding> {
-    let of_file = |finding: &Finding| {
-        finding.origin.file.as_deref().is_some_and(|origin| origin.ends_with(file))
-    };
+    let of_file =
+        |finding: &Finding| finding.origin.file().is_some_and(|origin| origin.ends_with(file));
     let findings = compiled.verdicts.findings().map(|(_, finding)| finding);
     findings.filter(|finding| of_file(finding)).collect()
 }

@@ -100,16 +100,16 @@ fn upstream() -> impl Strategy<Value = String> {
 
 fn resources(texts: &[String]) -> Resources {
     let file = Arc::from("t.yaml");
-    let documents = texts.iter().zip(1..).map(|(text, line)| {
+    let documents = texts.iter().enumerate().map(|(position, text)| {
         let source = document::source(
             "Tenant",
             &file,
             Arc::from(text.as_str()),
-            line * 100,
+            (position as u32 + 1) * 100,
             vec![PathBuf::from(".")],
         );
         let content = document::content(&source);
-        Document { source: Arc::new(source), content }
+        Document::of_file(position, source, content)
     });
     Resources { documents: documents.collect(), ..Resources::default() }
 }

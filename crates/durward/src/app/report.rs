@@ -12,7 +12,7 @@ use std::sync::Arc;
 use durward_control::Compiled;
 use durward_model::mapping::PortMapping;
 use durward_model::verdict::{Outcome, Verdict};
-use durward_model::{Origin, Snapshot, TenantId};
+use durward_model::{Snapshot, TenantId};
 use durward_nat::{CheckedEndpoint, MappingReport};
 use durward_proxy::proxy::{BindState, Served, SinkStatus};
 use durward_proxy::{EndpointHealth, UpstreamReport, audit};
@@ -278,10 +278,8 @@ fn endpoint_rows(report: UpstreamReport) -> impl Iterator<Item = EndpointRow> {
 
 /// Returns true for the verdict of the tenant's own document, and of its mappings that are served. Nothing tells whose a rejected mapping is.
 fn is_about(verdict: &Verdict, tenant: &TenantId, mappings: &[&PortMapping]) -> bool {
-    // Origins are all equal to each other, so their fields are compared.
-    let place = |origin: &Origin| (origin.file.clone(), origin.line);
     let is_at = |mapping: &&PortMapping| {
-        mapping.name == verdict.name && place(&mapping.origin) == place(&verdict.origin)
+        mapping.name == verdict.name && mapping.origin.is_at(&verdict.origin)
     };
     match &*verdict.kind {
         "Tenant" => *verdict.name == *tenant.as_str(),

@@ -24,7 +24,7 @@ fn restarted(compiled: &Compiled, world: &World) -> Compiled {
 /// Writes a value without the places it comes from, which make no difference.
 fn shown(value: &impl fmt::Debug) -> String {
     let text = format!("{value:?}");
-    let mut parts = text.split("Origin { ");
+    let mut parts = text.split("File { file: ");
     let mut written = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         written.push_str(part.split_once(" }").unwrap().1);
