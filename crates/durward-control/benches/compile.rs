@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use durward_control::spec::document;
 use durward_control::{Compiled, Document, Resources, compile};
+use durward_model::Kind;
 
 const TENANTS: usize = 10_000;
 const NOW: i64 = 1_906_502_400;
@@ -75,7 +76,8 @@ fn named(at: usize, names: usize) -> Document {
         names.join(", ")
     );
     let file = Arc::from(format!("tenant-{at}.yaml"));
-    let source = document::source("Tenant", &file, Arc::from(text), 1, vec![PathBuf::from(".")]);
+    let source =
+        document::source(Kind::Tenant, &file, Arc::from(text), 1, vec![PathBuf::from(".")]);
     let content = document::content(&source);
     Document::of_file(0, source, content)
 }
@@ -88,7 +90,8 @@ fn tenant(at: usize, port: u16) -> Document {
         64 + high
     );
     let file = Arc::from(format!("tenant-{at}.yaml"));
-    let source = document::source("Tenant", &file, Arc::from(text), 1, vec![PathBuf::from(".")]);
+    let source =
+        document::source(Kind::Tenant, &file, Arc::from(text), 1, vec![PathBuf::from(".")]);
     let content = document::content(&source);
     Document::of_file(0, source, content)
 }

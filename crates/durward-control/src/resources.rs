@@ -96,7 +96,7 @@ impl Document {
     /// Builds a document that names its resource itself.
     #[must_use]
     pub fn new(key: DocumentKey, source: Arc<Source>, content: Content) -> Self {
-        let id = content.id(&source.kind);
+        let id = content.id(source.kind);
         Self { key, id, revision: Revision::default(), created: None, source, content }
     }
 
@@ -147,8 +147,7 @@ pub enum Content {
 
 impl Content {
     /// Returns the resource that a document of this kind is about, if it says so.
-    fn id(&self, kind: &str) -> Option<ResourceId> {
-        let kind = kind.parse().ok()?;
+    fn id(&self, kind: Kind) -> Option<ResourceId> {
         let tenant = |name: &str| Some(ResourceId::new(kind, TenantId::new(name).ok()?.as_str()));
         match self {
             Self::Tenant(tenant_document) => tenant(&tenant_document.metadata.name),
@@ -177,8 +176,8 @@ pub struct Broken {
 /// The text of a document and where it comes from.
 #[derive(Clone, Debug, Default)]
 pub struct Source {
-    /// `Tenant`, `PortMapping` or `routing.json`.
-    pub kind: Arc<str>,
+    /// The kind of document.
+    pub kind: Kind,
     /// The file as the user named it.
     pub file: Arc<str>,
     /// The document's text.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::origin::Origin;
+use crate::resource::{DocumentKey, ResourceId, Revision};
 
 /// The verdicts of one compile, in the order of the resources.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -19,10 +20,12 @@ pub struct Verdicts {
 /// What became of one resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Verdict {
-    /// `Tenant`, `routing.json`, or `File` for one that could not be read at all.
-    pub kind: Arc<str>,
-    /// The resource's name.
-    pub name: Arc<str>,
+    /// The document it is on.
+    pub document: DocumentKey,
+    /// The resource. The name, and the tenant of a mapping, are as written, fit for a terminal, where they cannot be those of a resource.
+    pub resource: ResourceId,
+    /// The version of the resource that it is on.
+    pub observed: Revision,
     /// What became of it.
     pub outcome: Outcome,
     /// Why; empty when there is nothing to say.
@@ -97,6 +100,12 @@ impl Verdicts {
 }
 
 impl Verdict {
+    /// Returns kind and name, for people: `PortMapping web`.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        format!("{} {}", self.resource.kind, self.resource.name)
+    }
+
     /// Returns the number of findings of this severity.
     #[must_use]
     pub fn count(&self, severity: Severity) -> usize {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use durward_model::mapping::PortMapping;
 use durward_model::verdict::Outcome;
-use durward_model::{Origin, TenantId};
+use durward_model::{Kind, Origin, TenantId};
 
 use super::Compiled;
 use super::addresses::{Addresses, Role};
@@ -31,7 +31,7 @@ use super::verdict::Served;
 use super::words;
 use crate::place::Place;
 use crate::resources::{Content, Resources, Source};
-use crate::spec::port_mapping::{KIND, PortMappingDocument, PortMappingSpec};
+use crate::spec::port_mapping::{PortMappingDocument, PortMappingSpec};
 use crate::state::MappingState;
 pub(crate) use claimed::{note_claims, unsettled};
 use reading::Reading;
@@ -266,7 +266,7 @@ impl<'a> Office<'a, '_> {
         let mut nameless: Vec<(&str, usize)> = Vec::new();
         for (draft, document) in resources.documents.iter().enumerate() {
             let Content::Broken(broken) = &document.content else { continue };
-            match (&broken.name, &*document.source.kind == KIND) {
+            match (&broken.name, document.source.kind == Kind::PortMapping) {
                 (Some(name), true) => {
                     for id in self.past_in_file(name, &document.source.file) {
                         self.keep(&id, draft, false, &document.source);

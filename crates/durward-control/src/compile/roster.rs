@@ -29,8 +29,6 @@ use super::verdict::Draft;
 use crate::certificate::sha256;
 use crate::place::{At, Place};
 use crate::resources::{Content, Document, Resources, Source};
-use crate::spec::port_mapping;
-use crate::spec::routing_json::ROUTING_JSON;
 use crate::spec::tenant::TenantSpec;
 
 /// What is remembered of a served tenant.
@@ -279,50 +277,25 @@ impl<'a> Register<'a> {
         self.taken.reserve(documents.len());
         for (at, document) in documents.iter().enumerate() {
             let source = &document.source;
-            let start = source.origin(Place { line: 1, ..Place::default() });
-            match &document.content {
-                Content::Tenant(tenant) => {
-                    let mut report = Report::of_document(source);
-                    let name = &tenant.metadata.name;
-                    let origin = source.origin(name.place);
-                    let mut draft = Draft::new(&source.kind, name, origin);
-                    let id = report.check("BadName", name, &Field::NAME, |text| {
+            let mut draft = Draft::new(document);
+            if let Content::Tenant(tenant) = &document.content {
+                let mut report = Report::of_document(source);
+                let name = &tenant.metadata.name;
+                let id = report.check("BadName", name, &Field::NAME, |text| {
                         TenantId::new(text).map_err(|_| {
                             "is not a tenant name: use 1 to 63 letters, digits, '-', '_' or '.', beginning and ending with a letter \
                              or digit".to_owned()
                         })
                     });
-                    match id {
-                        Some(id) => {
-                            let created = names::created(&mut report, &tenant.metadata);
-                            named.push(Named { at, document: tenant, source, id, created, report });
-                        }
-                        None => draft.findings = report.into_findings(),
+                match id {
+                    Some(id) => {
+                        let created = names::created(&mut report, &tenant.metadata);
+                        named.push(Named { at, document: tenant, source, id, created, report });
                     }
-                    self.drafts.push(draft);
-                }
-                Content::Mapping(mapping) => {
-                    let name = &mapping.metadata.name;
-                    let origin = source.origin(name.place);
-                    self.drafts.push(Draft::new(&source.kind, name, origin));
-                }
-                Content::Broken(broken) => {
-                    let mut draft = match &broken.name {
-                        Some(name) => Draft::new(&source.kind, name, start),
-                        None if &*source.kind != ROUTING_JSON => {
-                            Draft::new(&Arc::from("File"), &source.file, start)
-                        }
-                        None => Draft::new(&source.kind, &source.file, start),
-                    };
-                    if let (true, Some(first)) =
-                        (&*source.kind == ROUTING_JSON, broken.findings.first())
-                    {
-                        draft.origin = first.origin.clone();
-                    }
-                    draft.findings.clone_from(&broken.findings);
-                    self.drafts.push(draft);
+                    None => draft.findings = report.into_findings(),
                 }
             }
+            self.drafts.push(draft);
         }
         named
     }
@@ -392,7 +365,7 @@ impl<'a> Register<'a> {
         for (at, document) in resources.documents.iter().enumerate() {
             match &document.content {
                 Content::Mapping(_) => {}
-                Content::Broken(_) if &*document.source.kind == port_mapping::KIND => {}
+                Content::Broken(_) if document.source.kind == Kind::PortMapping => {}
                 Content::Broken(broken) => {
                     match broken.name.as_deref().and_then(|name| TenantId::new(name).ok()) {
                         Some(id) => self.keep(&id, &document.source, Verdict::Own(at)),

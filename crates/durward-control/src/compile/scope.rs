@@ -6,14 +6,13 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use durward_model::TenantId;
+use durward_model::{Kind, TenantId};
 
 use super::claim_table::ClaimTable;
 use super::mapping::MappingId;
 use super::roster::Past;
 use super::{Compiled, Memory, Seen};
 use crate::resources::{Content, Document, Resources, Source, holds_all};
-use crate::spec::port_mapping;
 
 /// After so many seconds everything is looked at again, for certificates age.
 pub(super) const LONG: i64 = 3600;
@@ -150,7 +149,7 @@ pub(super) fn unit(document: &Document) -> Option<TenantId> {
     match &document.content {
         Content::Tenant(tenant) => TenantId::new(&tenant.metadata.name).ok(),
         Content::Mapping(mapping) => TenantId::new(&mapping.spec.tenant).ok(),
-        Content::Broken(_) if &*document.source.kind == port_mapping::KIND => None,
+        Content::Broken(_) if document.source.kind == Kind::PortMapping => None,
         Content::Broken(broken) => TenantId::new(broken.name.as_deref()?).ok(),
     }
 }
@@ -240,7 +239,7 @@ fn retained(
             Content::Mapping(mapping) => {
                 mappings.insert((&mapping.metadata.name, file));
             }
-            Content::Broken(broken) if &*document.source.kind == port_mapping::KIND => {
+            Content::Broken(broken) if document.source.kind == Kind::PortMapping => {
                 match &broken.name {
                     Some(name) => drop(mappings.insert((name, file))),
                     None => files.push(file),

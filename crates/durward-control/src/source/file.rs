@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use durward_model::Kind;
+
 use crate::file_roots::FileRoots;
 use crate::issuance::Issuance;
 use crate::named_file::{Digest, NamedFile};
@@ -20,7 +22,7 @@ use crate::source::regular::FileKind;
 use crate::source::shares::BUDGET;
 use crate::spec::document::{self, Part};
 use crate::spec::routing_json::{self, ROUTING_JSON, RoutingJsonOptions};
-use crate::spec::{port_mapping, tenant, toml};
+use crate::spec::toml;
 use crate::state::Text;
 use named::{Reference, referenced};
 
@@ -60,7 +62,7 @@ pub struct LoadHealth {
 type Former<'a> = (&'a [Document], &'a Option<Arc<str>>);
 
 /// How the kind of a document's text is told, and how it is read.
-type Grammar = (fn(&str) -> &'static str, fn(&Source) -> Content);
+type Grammar = (fn(&str) -> Kind, fn(&Source) -> Content);
 
 #[derive(Debug, Default)]
 struct Memory {
@@ -493,8 +495,8 @@ impl Parser<'_> {
             None => (Arc::from(part.text), None),
         };
         let kind = match &content {
-            Some(Content::Tenant(_)) => tenant::KIND,
-            Some(Content::Mapping(_)) => port_mapping::KIND,
+            Some(Content::Tenant(_)) => Kind::Tenant,
+            Some(Content::Mapping(_)) => Kind::PortMapping,
             Some(Content::Broken(_)) | None => kind(&text),
         };
         let bases = vec![self.directory.clone()];

@@ -15,7 +15,7 @@ pub(crate) fn compiled(compiled: &Compiled) -> String {
         writeln!(
             out,
             "{} {} at {}: {}",
-            verdict.kind, verdict.name, verdict.origin, verdict.outcome
+            verdict.resource.kind, verdict.resource.name, verdict.origin, verdict.outcome
         )
         .unwrap();
         for finding in &verdict.findings {

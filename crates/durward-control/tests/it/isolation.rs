@@ -6,6 +6,7 @@ use std::sync::Arc;
 use durward_control::isolation::crossings;
 use durward_control::spec::document;
 use durward_control::{Compiled, Document, Resources, compile};
+use durward_model::Kind;
 use durward_model::verdict::Outcome;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -102,7 +103,7 @@ fn resources(texts: &[String]) -> Resources {
     let file = Arc::from("t.yaml");
     let documents = texts.iter().enumerate().map(|(position, text)| {
         let source = document::source(
-            "Tenant",
+            Kind::Tenant,
             &file,
             Arc::from(text.as_str()),
             (position as u32 + 1) * 100,
@@ -120,7 +121,7 @@ fn compiled(texts: &[String], previous: Option<&Compiled>) -> Compiled {
 
 fn outcomes(compiled: &Compiled) -> Vec<(Arc<str>, Outcome)> {
     let verdicts = compiled.verdicts.verdicts.iter();
-    verdicts.map(|verdict| (Arc::clone(&verdict.name), verdict.outcome)).collect()
+    verdicts.map(|verdict| (Arc::clone(&verdict.resource.name), verdict.outcome)).collect()
 }
 
 /// An entry whose address cannot be read may have meant an address that clients connected to, never one that the tenant left from.

@@ -95,8 +95,8 @@ fn row(verdict: &Verdict, wide: bool) -> Vec<(String, Tone)> {
         Outcome::KeptLastGood | Outcome::Rejected => Tone::Bad,
     };
     let mut cells = vec![
-        plain(&verdict.kind),
-        plain(&verdict.name),
+        plain(verdict.resource.kind.as_str()),
+        plain(&verdict.resource.name),
         (verdict.outcome.to_string(), tone),
         plain(findings(verdict)),
     ];
@@ -134,5 +134,5 @@ fn finding_text(verdict: &Verdict, finding: &Finding) -> String {
         Some(excerpt) => excerpt.trim_end().to_owned(),
         None => format!("  --> {}", finding.origin),
     };
-    format!("\n{head}: {} {}: {finding}\n{place}\n", verdict.kind, verdict.name)
+    format!("\n{head}: {}: {finding}\n{place}\n", verdict.subject())
 }

@@ -46,8 +46,9 @@ fn served(compiled: &Compiled) -> BTreeMap<String, String> {
     let rules = nat.egress.iter().enumerate();
     let rules = rules.map(|(at, one)| (format!("egress rule {at}"), shown(one)));
     let verdicts = compiled.verdicts.verdicts.iter().enumerate();
-    let verdicts = verdicts
-        .map(|(at, one)| (format!("verdict {at}"), format!("{} {:?}", one.name, one.outcome)));
+    let verdicts = verdicts.map(|(at, one)| {
+        (format!("verdict {at}"), format!("{} {:?}", one.resource.name, one.outcome))
+    });
     tenants.chain(binds).chain(mappings).chain(rules).chain(verdicts).collect()
 }
 
