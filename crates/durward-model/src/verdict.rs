@@ -5,20 +5,19 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::origin::Origin;
-use crate::resource::{DocumentKey, ResourceId, Revision};
+use crate::resource::{DocumentKey, Kind, ResourceId, Revision};
+use crate::shared_map::SharedMap;
 
-/// The verdicts of one compile, in the order of the resources.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Verdicts {
-    /// One per resource.
-    pub verdicts: Vec<Arc<Verdict>>,
-}
+/// The verdicts of one compile, one for each document, in the order of documents.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdicts(SharedMap<DocumentKey, Arc<Verdict>>);
 
-/// What became of one resource.
+/// What became of one document. In JSON the kind and the name of the resource stand beside the other fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "Written")]
 pub struct Verdict {
     /// The document it is on.
     pub document: DocumentKey,
@@ -74,28 +73,89 @@ pub enum Severity {
 }
 
 impl Verdicts {
-    /// Whether every resource is accepted.
+    /// Returns whether every document is accepted.
     #[must_use]
     pub fn all_accepted(&self) -> bool {
-        self.verdicts.iter().all(|verdict| verdict.outcome == Outcome::Accepted)
+        self.iter().all(|verdict| verdict.outcome == Outcome::Accepted)
     }
 
-    /// The verdicts, in the order of the resources.
-    pub fn iter(&self) -> impl Iterator<Item = &Verdict> {
-        self.verdicts.iter().map(|verdict| &**verdict)
+    /// Returns the verdicts in the order of the documents.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Verdict> + Clone {
+        self.0.values().map(|verdict| &**verdict)
     }
 
-    /// All findings with the resource they are about.
+    /// Returns the number of verdicts.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the verdict on a document.
+    #[must_use]
+    pub fn on(&self, document: &DocumentKey) -> Option<&Arc<Verdict>> {
+        self.0.get(document)
+    }
+
+    /// Puts a verdict in the place of the one on the same document.
+    pub fn put(&mut self, verdict: Arc<Verdict>) {
+        self.0.insert(verdict.document.clone(), verdict);
+    }
+
+    /// Takes out the verdict on a document that is gone.
+    pub fn take_out(&mut self, document: &DocumentKey) {
+        self.0.remove(document);
+    }
+
+    /// Returns all findings with the verdicts they are part of.
     pub fn findings(&self) -> impl Iterator<Item = (&Verdict, &Finding)> {
-        self.verdicts
-            .iter()
-            .flat_map(|verdict| verdict.findings.iter().map(move |finding| (&**verdict, finding)))
+        self.iter()
+            .flat_map(|verdict| verdict.findings.iter().map(move |finding| (verdict, finding)))
     }
 
     /// Returns the number of findings of this severity.
     #[must_use]
     pub fn count(&self, severity: Severity) -> usize {
-        self.verdicts.iter().map(|verdict| verdict.count(severity)).sum()
+        self.iter().map(|verdict| verdict.count(severity)).sum()
+    }
+}
+
+impl FromIterator<Arc<Verdict>> for Verdicts {
+    fn from_iter<T: IntoIterator<Item = Arc<Verdict>>>(verdicts: T) -> Self {
+        let entries = verdicts.into_iter().map(|verdict| (verdict.document.clone(), verdict));
+        Self(entries.collect())
+    }
+}
+
+impl Serialize for Verdicts {
+    /// Writes a list, in the order of the documents.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+/// Form of a verdict in JSON.
+#[derive(Serialize)]
+struct Written {
+    kind: Kind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<Arc<str>>,
+    name: Arc<str>,
+    outcome: Outcome,
+    findings: Vec<Finding>,
+    origin: Origin,
+}
+
+impl From<Verdict> for Written {
+    fn from(verdict: Verdict) -> Self {
+        let Verdict { resource: ResourceId { kind, namespace, name }, .. } = verdict;
+        let Verdict { outcome, findings, origin, .. } = verdict;
+        Self { kind, namespace, name, outcome, findings, origin }
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use durward_model::verdict::{Finding, Outcome, Severity, Verdict};
 use durward_model::{DocumentKey, Kind, Origin, ResourceId, Revision};
 
+use crate::document::{Content, Document};
 use crate::place::Place;
-use crate::resources::{Content, Document};
 
 /// A verdict in the making; rejected until something of it is served.
 #[derive(Debug)]

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde_saphyr::Error;
 use serde_saphyr::budget::BudgetBreach;
 
+use crate::document::{Broken, Content, Source};
 use crate::place::{At, Place};
-use crate::resources::{Broken, Content, Source};
 use crate::spec::budget::Excess;
 use crate::spec::fields::{Path, Sought};
 use crate::spec::port_mapping::{self, PortMappingDocument};

@@ -17,8 +17,8 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use crate::document::{Broken, Content, Document, Source};
 use crate::place::{At, Place};
-use crate::resources::{Broken, Content, Document, Source};
 use crate::spec::budget::{self, Excess};
 use crate::spec::egress::EgressSpec;
 use crate::spec::ingress::{CertificateSpec, DestinationSpec, IngressSpec, ListenSpec};

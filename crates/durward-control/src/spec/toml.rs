@@ -10,9 +10,9 @@ use toml::de::{DeTable, DeValue};
 use super::budget;
 use super::document::{self, Fault};
 use super::fields::Path;
+use crate::document::{Content, Source};
 use crate::field::Step;
 use crate::place::Place;
-use crate::resources::{Content, Source};
 
 /// What the TOML text of `source` says.
 #[must_use]

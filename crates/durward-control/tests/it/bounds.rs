@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use durward_control::spec::document;
-use durward_control::{Document, Resources, compile};
+use durward_control::{Document, Store, compile};
 use durward_model::Kind;
 use durward_model::verdict::Finding;
 
@@ -79,7 +79,7 @@ fn findings(text: &str) -> Vec<Finding> {
     if kind == Kind::PortMapping {
         documents.push(parse(Kind::Tenant, &tenant("{}").replace("\n  {}", " {}"), 1_000_000));
     }
-    let compiled = compile(&Resources { documents, ..Resources::default() }, None, NOW);
+    let compiled = compile(&documents.into_iter().collect::<Store>(), None, NOW);
     compiled.verdicts.findings().map(|(_, finding)| finding.clone()).collect()
 }
 

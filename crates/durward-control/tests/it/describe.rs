@@ -11,7 +11,7 @@ use durward_model::{ForwardService, Listener, Route, Service, Tenant};
 /// The whole outcome.
 pub(crate) fn compiled(compiled: &Compiled) -> String {
     let mut out = String::new();
-    for verdict in &compiled.verdicts.verdicts {
+    for verdict in compiled.verdicts.iter() {
         writeln!(
             out,
             "{} {} at {}: {}",

@@ -102,7 +102,7 @@ struct Decision {
 impl Comparison<'_> {
     /// The first document that does not compile, with the line of squid.conf behind it.
     pub(super) fn fault(&self, tenants: &[Translated]) -> Option<SquidFault> {
-        for verdict in &self.compiled.verdicts.verdicts {
+        for verdict in self.compiled.verdicts.iter() {
             let errors = verdict.findings.iter().filter(|one| one.severity == Severity::Error);
             let Some(finding) = errors.into_iter().next() else { continue };
             let tenant = tenants.iter().find(|known| *known.tenant.name == *verdict.resource.name);

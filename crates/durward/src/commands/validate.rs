@@ -18,7 +18,7 @@ struct Report<'a> {
     tenants: usize,
     listeners: usize,
     mappings: usize,
-    verdicts: &'a [Arc<Verdict>],
+    verdicts: &'a Verdicts,
 }
 
 /// Compiles and prints the report.
@@ -40,7 +40,7 @@ fn report<'a>(snapshot: &Snapshot, verdicts: &'a Verdicts) -> Report<'a> {
         tenants: snapshot.tenants.len(),
         listeners: listeners(snapshot),
         mappings: snapshot.nat.mappings.len(),
-        verdicts: &verdicts.verdicts,
+        verdicts,
     }
 }
 
@@ -64,7 +64,7 @@ fn print(
         header.push("WRITTEN AT");
     }
     let mut table = Table::new(&header);
-    for verdict in &verdicts.verdicts {
+    for verdict in verdicts.iter() {
         table.row(row(verdict, wide));
     }
     table.print(screen)?;

@@ -37,7 +37,7 @@ fn configuration(facts: &Facts<'_>) -> Check {
 }
 
 fn documents(facts: &Facts<'_>) -> Check {
-    let verdicts = &facts.view.verdicts.verdicts;
+    let verdicts = &facts.view.verdicts;
     let accepted = verdicts.iter().filter(|one| one.outcome == Outcome::Accepted).count();
     let kept = verdicts.iter().filter(|one| one.outcome == Outcome::KeptLastGood).count();
     let mut state = format!("{accepted} of {} accepted", verdicts.len());

@@ -12,7 +12,7 @@ const LIFETIME: [&str; 3] = ["CertificateExpired", "CertificateNotYetValid", "Ce
 /// Adds one line per document that is not wholly accepted, and one for the rest.
 pub(crate) fn check(loaded: &Loaded) -> Category {
     let mut category = Category::new("configuration");
-    let verdicts = &loaded.verdicts.verdicts;
+    let verdicts = &loaded.verdicts;
     let good = verdicts.iter().filter(|verdict| verdict.outcome == Outcome::Accepted).count();
     if good > 0 {
         category.ok(format!("{} accepted", count(good, "document")));
