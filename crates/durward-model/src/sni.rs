@@ -176,13 +176,13 @@ mod tests {
             let routes: Vec<SniRoute> = (1..)
                 .zip(hosts)
                 .map(|(line, hosts)| {
-                    let origin = Origin { file: None, line };
+                    let origin = Origin::new("", line);
                     SniRoute { hosts, upstreams: Vec::new(), origin }
                 })
                 .collect();
             let table = SniTable::new(routes.clone());
 
-            let line = |route: Option<&SniRoute>| route.map(|route| route.origin.line);
+            let line = |route: Option<&SniRoute>| route.map(|route| route.origin.line());
             prop_assert_eq!(line(table.select(sni)), line(linear(&routes, sni)));
         }
     }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use durward_model::mapping::{KernelEgress, NatModel, PortMapping};
-use durward_model::{AddressOwners, Bind, DestinationMode, Snapshot, TenantId};
+use durward_model::{AddressOwners, Bind, DestinationMode, SharedMap, Snapshot, TenantId};
 use ipnet::IpNet;
 
 use super::mapping::Applicant;
@@ -68,7 +68,7 @@ fn tenant_egress(entrant: &Entrant<'_>) -> Option<KernelEgress> {
 
 /// Everything that the model is made of beside the rules of the tenants that were compiled.
 pub(crate) struct Around<'a, F> {
-    pub(crate) binds: &'a BTreeMap<SocketAddr, Arc<Bind>>,
+    pub(crate) binds: &'a SharedMap<SocketAddr, Arc<Bind>>,
     /// True if the host listens where it did.
     pub(crate) same_binds: bool,
     /// Former mappings of the tenants that were compiled, if others stay as they were.

@@ -7,9 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use durward_model::path;
 use durward_model::route::HostPattern;
 use durward_model::upstream::Target;
+use durward_model::{ResourceId, path};
 use ipnet::IpNet;
 
 use crate::quantity;
@@ -150,14 +150,7 @@ fn forwarded(address: IpAddr) -> Result<IpAddr, String> {
 
 /// A name of a mapping, as Kubernetes would have it: RFC 1123, with dots.
 pub(crate) fn mapping_name(text: &str) -> Result<Arc<str>, String> {
-    let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
-    let bytes = text.as_bytes();
-    if bytes.len() <= 253
-        && bytes.iter().all(|byte| inner(*byte))
-        && edge(bytes.first())
-        && edge(bytes.last())
-    {
+    if ResourceId::is_name(text) {
         Ok(Arc::from(text))
     } else {
         Err("is not a name of a mapping: use up to 253 letters, digits, '-', '_' or '.', beginning and ending with a letter or digit".to_owned())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use durward_model::verdict::{Outcome, Severity, Verdict};
-use durward_model::{EgressAddress, Listener, Service, Tenant, TenantId};
+use durward_model::{EgressAddress, Kind, Listener, Service, Tenant, TenantId};
 use durward_nat::{CheckedEndpoint, CheckedMapping, MappingReport};
 use durward_proxy::UpstreamReport;
 use durward_proxy::proxy::BindState;
@@ -37,7 +37,7 @@ fn configuration(facts: &Facts<'_>) -> Check {
 }
 
 fn documents(facts: &Facts<'_>) -> Check {
-    let verdicts = &facts.view.verdicts.verdicts;
+    let verdicts = &facts.view.verdicts;
     let accepted = verdicts.iter().filter(|one| one.outcome == Outcome::Accepted).count();
     let kept = verdicts.iter().filter(|one| one.outcome == Outcome::KeptLastGood).count();
     let mut state = format!("{accepted} of {} accepted", verdicts.len());
@@ -59,14 +59,15 @@ fn document(verdict: &Verdict) -> Condition {
     Condition {
         kind: Kind::Document,
         tenant: tenant_of(verdict),
-        subject: format!("{} {}", verdict.kind, verdict.name),
+        subject: verdict.subject(),
         sentence: format!("is {}: {}", verdict.outcome, why(verdict)),
     }
 }
 
 /// Returns the tenant that a document defines, if that is the document's own name.
 pub(super) fn tenant_of(verdict: &Verdict) -> Option<TenantId> {
-    (&*verdict.kind == "Tenant").then(|| TenantId::new(&verdict.name).ok()).flatten()
+    let is_tenant = verdict.resource.kind == Kind::Tenant;
+    is_tenant.then(|| TenantId::new(&verdict.resource.name).ok()).flatten()
 }
 
 /// Returns the first error with its place, and the number of further ones.

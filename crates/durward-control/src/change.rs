@@ -1,0 +1,198 @@
+//! A change of the configuration, as a source says it: documents that came, changed or went, and facts that they depend on.
+//!
+//! Every source, be it files, an API server or a test, speaks to the store in these words and in no other.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use durward_model::DocumentKey;
+use durward_model::ResourceId;
+
+use crate::document::Document;
+use crate::named_file::{FileBytes, MISSING, NamedFile};
+
+/// Thing outside of a document that the meaning of the document depends on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reference {
+    /// A file, by the path it is looked for at.
+    File(Arc<Path>),
+    /// A Secret.
+    Secret {
+        /// The namespace it is in.
+        namespace: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// A `ConfigMap`.
+    ConfigMap {
+        /// The namespace it is in.
+        namespace: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// The ready endpoints of a port of a Service.
+    Service {
+        /// The namespace it is in.
+        namespace: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+        /// The port's name or number, as the document has it.
+        port: Arc<str>,
+    },
+    /// The labels of a namespace.
+    Namespace(Arc<str>),
+    /// A grant that lets other namespaces refer to a resource.
+    Grant(ResourceId),
+}
+
+/// State of a thing that documents refer to.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Fact {
+    /// A file that was read.
+    File(NamedFile),
+    /// Entries of a Secret or `ConfigMap`, by key.
+    Bytes(BTreeMap<Arc<str>, Arc<[u8]>>),
+    /// Endpoints of a Service, in order.
+    Endpoints(Vec<SocketAddr>),
+    /// Labels of a namespace.
+    Labels(BTreeMap<Arc<str>, Arc<str>>),
+    /// It does not exist.
+    Missing,
+    /// It cannot be read, with the reason as a lower-case phrase.
+    Unreadable(String),
+}
+
+impl From<FileBytes> for Fact {
+    fn from(read: FileBytes) -> Self {
+        match read {
+            Ok(file) => Self::File(file),
+            Err(reason) if reason == MISSING => Self::Missing,
+            Err(reason) => Self::Unreadable(reason),
+        }
+    }
+}
+
+impl Fact {
+    /// Returns the number of bytes of a file that are held in memory.
+    pub(crate) fn held(&self) -> u64 {
+        if let Self::File(file) = self { file.held() } else { 0 }
+    }
+}
+
+impl fmt::Debug for Fact {
+    /// Shows the keys of bytes only: they may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => f.debug_tuple("File").field(file).finish(),
+            Self::Bytes(entries) => f.debug_set().entries(entries.keys()).finish(),
+            Self::Endpoints(endpoints) => f.debug_tuple("Endpoints").field(endpoints).finish(),
+            Self::Labels(labels) => f.debug_tuple("Labels").field(labels).finish(),
+            Self::Missing => f.write_str("Missing"),
+            Self::Unreadable(reason) => f.debug_tuple("Unreadable").field(reason).finish(),
+        }
+    }
+}
+
+/// Difference between what a source says and what it said before.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// Documents that are new, or not what they were.
+    pub upserts: Vec<Document>,
+    /// Documents that are gone.
+    pub deletes: Vec<DocumentKey>,
+    /// Facts that are new or not what they were; `None` for those that no document of the source asks for any more.
+    pub facts: Vec<(Reference, Option<Fact>)>,
+    /// Where links in the paths of files lead, if that is not what it was.
+    pub links: Option<Arc<Links>>,
+}
+
+/// Where links lead: a document's directory says nothing of a file that is elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Links {
+    /// The real paths of files that are not where their names say.
+    pub files: HashMap<Arc<Path>, PathBuf>,
+    /// The real paths of directories that files may be named in, by cleaned path; itself for those that are missing here.
+    pub roots: HashMap<PathBuf, PathBuf>,
+}
+
+impl Change {
+    /// Returns whether nothing changes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { upserts, deletes, facts, links } = self;
+        upserts.is_empty() && deletes.is_empty() && facts.is_empty() && links.is_none()
+    }
+
+    /// Takes in a later change: of two that concern one thing the later one counts.
+    pub fn then(&mut self, later: Self) {
+        if self.is_empty() {
+            *self = later;
+            return;
+        }
+        let Self { upserts, deletes, facts, links } = later;
+        let keys = upserts.iter().map(|document| &document.key).chain(&deletes);
+        let keys: HashSet<&DocumentKey> = keys.collect();
+        self.upserts.retain(|document| !keys.contains(&document.key));
+        self.deletes.retain(|key| !keys.contains(key));
+        let said: HashSet<&Reference> = facts.iter().map(|(reference, _)| reference).collect();
+        self.facts.retain(|(reference, _)| !said.contains(reference));
+        self.upserts.extend(upserts);
+        self.deletes.extend(deletes);
+        self.facts.extend(facts);
+        if links.is_some() {
+            self.links = links;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use durward_model::Kind;
+
+    use super::*;
+    use crate::document::{Broken, Content, Source};
+
+    fn object(name: &str, generation: u64) -> Document {
+        let content = Content::Broken(Arc::new(Broken { name: None, findings: Vec::new() }));
+        let key = DocumentKey::Object(ResourceId::new(Kind::Tenant, name));
+        let mut document = Document::new(key, Arc::new(Source::default()), content);
+        document.revision.generation = generation;
+        document
+    }
+
+    #[test]
+    fn of_two_changes_of_one_thing_the_later_one_counts() {
+        let namespace = |name: &str| Reference::Namespace(Arc::from(name));
+        let key = |name: &str| object(name, 0).key;
+        let mut change = Change {
+            upserts: vec![object("a", 1), object("b", 1)],
+            deletes: vec![key("c"), key("d")],
+            facts: vec![(namespace("x"), Some(Fact::Missing)), (namespace("y"), None)],
+            links: None,
+        };
+
+        change.then(Change {
+            upserts: vec![object("b", 2), object("c", 2)],
+            deletes: vec![key("a")],
+            facts: vec![(namespace("x"), None)],
+            links: None,
+        });
+
+        let upserts = change.upserts.iter().map(|one| (&one.key, one.revision.generation));
+        assert_eq!(upserts.collect::<Vec<_>>(), [(&key("b"), 2), (&key("c"), 2)]);
+        assert_eq!(change.deletes, [key("d"), key("a")]);
+        assert_eq!(change.facts, [(namespace("y"), None), (namespace("x"), None)]);
+    }
+
+    #[test]
+    fn the_bytes_of_a_secret_are_not_shown() {
+        let entries = BTreeMap::from([(Arc::from("tls.key"), Arc::from(&b"hidden"[..]))]);
+
+        let shown = format!("{:?}", Fact::Bytes(entries));
+
+        assert!(shown.contains("tls.key") && !shown.contains("104"), "{shown}");
+    }
+}
