@@ -6,6 +6,7 @@
 mod budget;
 pub mod document;
 pub mod egress;
+pub mod egress_policy;
 mod fields;
 pub mod ingress;
 pub mod port_mapping;

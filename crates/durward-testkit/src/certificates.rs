@@ -201,6 +201,9 @@ fn leaf_params(spec: &CertSpec, serial: &[u8]) -> CertificateParams {
         Some(name) => common_name(name),
         None => DistinguishedName::new(),
     };
+    if let Some(organization) = &spec.organization {
+        params.distinguished_name.push(DnType::OrganizationName, organization.as_str());
+    }
     params.subject_alt_names = subject_alt_names(spec);
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

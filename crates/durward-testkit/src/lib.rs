@@ -10,6 +10,8 @@ pub mod acme;
 pub mod certificates;
 pub mod client;
 pub mod dns;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod netns;
 pub mod origin;
 pub mod process;

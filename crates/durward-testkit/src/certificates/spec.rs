@@ -13,6 +13,7 @@ pub struct CertSpec {
     pub(super) dns: Vec<String>,
     pub(super) uris: Vec<String>,
     pub(super) common_name: Option<String>,
+    pub(super) organization: Option<String>,
     pub(super) client: bool,
     pub(super) server: bool,
     pub(super) without_eku: bool,
@@ -39,6 +40,7 @@ impl CertSpec {
             dns: Vec::new(),
             uris: Vec::new(),
             common_name: None,
+            organization: None,
             client: false,
             server: false,
             without_eku: false,
@@ -75,6 +77,13 @@ impl CertSpec {
     #[must_use]
     pub fn common_name(mut self, name: &str) -> Self {
         self.common_name = Some(name.to_owned());
+        self
+    }
+
+    /// Sets the organization of the subject; Kubernetes reads it as a group.
+    #[must_use]
+    pub fn organization(mut self, name: &str) -> Self {
+        self.organization = Some(name.to_owned());
         self
     }
 

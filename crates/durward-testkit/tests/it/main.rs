@@ -3,6 +3,8 @@
 
 mod certificates;
 mod client;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod netns;
 mod origin;
 mod process;

@@ -1,0 +1,22 @@
+//! Kubernetes objects as a source of configuration: watches become changes, and what became of each object is written into its status.
+//!
+//! The only crate that knows kube-rs. [`client`] speaks to the API server, [`source`] watches, [`status`] and [`revisions`] write, [`crds`] prints the definitions of our own
+//! kinds. No packet and no connection of a tenant ever waits for anything here.
+
+mod backoff;
+pub mod client;
+pub mod crds;
+mod endpoints;
+pub mod events;
+pub mod health;
+pub mod object;
+mod pace;
+pub mod request;
+pub mod resource_type;
+pub mod revisions;
+pub mod source;
+pub mod status;
+mod watch;
+
+pub use client::{Clients, Limits, Location};
+pub use source::{Source, Sources};

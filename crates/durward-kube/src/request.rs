@@ -1,0 +1,280 @@
+//! Requests to the API server by path: whole answers, and streams of lines.
+//!
+//! Objects are decoded one by one by the callers, from the bytes, so that one that cannot be decoded costs no other.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Body as _;
+use kube::client::Body;
+use serde::Deserialize;
+use thiserror::Error;
+use tokio::time::timeout;
+
+use crate::client::{TransportError, chain};
+
+/// Longest answer that is read, and longest line of a watch, in bytes. etcd holds objects of up to 1.5 MiB.
+const LONGEST: usize = 64 << 20;
+/// Time without a byte after which an answer counts as broken off.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// A reason why a request did not succeed, one variant for each reaction.
+#[derive(Debug, Error)]
+pub enum ApiError {
+    /// No answer: the server is away, or the connection broke.
+    #[error("API server cannot be reached: {0}")]
+    Unreachable(String),
+    /// We may not do that.
+    #[error("forbidden: {0}")]
+    Forbidden(String),
+    /// The server does not know who we are.
+    #[error("credentials are not accepted: {0}")]
+    Unauthorized(String),
+    /// No such object, or no such kind.
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// The object is not the one that was meant, or exists already.
+    #[error("conflict: {0}")]
+    Conflict(String),
+    /// The version to go on from is no longer known: list again.
+    #[error("resource version is too old: {0}")]
+    Gone(String),
+    /// The server asks to come back later.
+    #[error("API server is overloaded: {message}")]
+    Throttled {
+        /// The server's words.
+        message: String,
+        /// The time it asks for.
+        after: Duration,
+    },
+    /// The request is refused as it is.
+    #[error("refused with status {status}: {message}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// The server's words.
+        message: String,
+    },
+    /// The answer is not what the API defines.
+    #[error("answer cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl ApiError {
+    /// Returns whether another attempt may succeed though nothing else changes.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable(_)
+            | Self::Unauthorized(_)
+            | Self::Throttled { .. }
+            | Self::Unreadable(_) => true,
+            Self::Refused { status, .. } => *status >= 500,
+            Self::Forbidden(_) | Self::NotFound(_) | Self::Conflict(_) | Self::Gone(_) => false,
+        }
+    }
+
+    /// Returns the error that a `Status` object of a watch says.
+    pub(crate) fn of_status(status: &Status) -> Self {
+        let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self::of(code, status.message.clone(), None)
+    }
+
+    fn of(status: StatusCode, message: String, after: Option<Duration>) -> Self {
+        match status {
+            StatusCode::FORBIDDEN => Self::Forbidden(message),
+            StatusCode::UNAUTHORIZED => Self::Unauthorized(message),
+            StatusCode::NOT_FOUND => Self::NotFound(message),
+            StatusCode::CONFLICT => Self::Conflict(message),
+            StatusCode::GONE => Self::Gone(message),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                Self::Throttled { message, after: after.unwrap_or(Duration::from_secs(1)) }
+            }
+            status => Self::Refused { status: status.as_u16(), message },
+        }
+    }
+}
+
+/// The `Status` object that answers a request that failed.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Status {
+    #[serde(default)]
+    pub(crate) code: u16,
+    #[serde(default)]
+    pub(crate) message: String,
+}
+
+/// Returns the path and query of a request, with the values of the query escaped.
+pub(crate) fn path(base: &str, query: &[(&str, &str)]) -> String {
+    let mut path = base.to_owned();
+    for (at, (name, value)) in query.iter().enumerate() {
+        path.push(if at == 0 { '?' } else { '&' });
+        path.push_str(name);
+        path.push('=');
+        path.extend(percent_encoding::utf8_percent_encode(
+            value,
+            percent_encoding::NON_ALPHANUMERIC,
+        ));
+    }
+    path
+}
+
+/// Returns the whole answer to a GET.
+pub(crate) async fn get(client: &kube::Client, path: &str) -> Result<Bytes, ApiError> {
+    whole(client, Method::GET, path, None, Bytes::new()).await
+}
+
+/// Sends `body` and returns the whole answer.
+pub(crate) async fn send(
+    client: &kube::Client,
+    method: Method,
+    path: &str,
+    content_type: &'static str,
+    body: Bytes,
+) -> Result<Bytes, ApiError> {
+    whole(client, method, path, Some(content_type), body).await
+}
+
+/// Returns the lines of the answer to a GET.
+pub(crate) async fn lines(client: &kube::Client, path: &str) -> Result<Lines, ApiError> {
+    let response = respond(client, Method::GET, path, None, Bytes::new()).await?;
+    let body = Box::pin(response.into_body());
+    Ok(Lines { body, held: BytesMut::new(), searched: 0 })
+}
+
+async fn whole(
+    client: &kube::Client,
+    method: Method,
+    path: &str,
+    content_type: Option<&'static str>,
+    body: Bytes,
+) -> Result<Bytes, ApiError> {
+    collect(respond(client, method, path, content_type, body).await?.into_body()).await
+}
+
+async fn respond(
+    client: &kube::Client,
+    method: Method,
+    path: &str,
+    content_type: Option<&'static str>,
+    body: Bytes,
+) -> Result<Response<Body>, ApiError> {
+    let mut request = Request::builder().method(method).uri(path);
+    request = request.header(header::ACCEPT, HeaderValue::from_static("application/json"));
+    if let Some(content_type) = content_type {
+        request = request.header(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    }
+    let request =
+        request.body(Body::from(body)).map_err(|error| ApiError::Unreadable(error.to_string()))?;
+    let response = client.send(request).await.map_err(|error| unreachable(&error))?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let after = response.headers().get(header::RETRY_AFTER);
+    let after = after.and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+    let said = collect(response.into_body()).await.unwrap_or_default();
+    let message = match serde_json::from_slice::<Status>(&said) {
+        Ok(said) if !said.message.is_empty() => said.message,
+        // Proxies answer with pages of their own: a line of it says enough.
+        _ => String::from_utf8_lossy(&said).chars().take(200).collect(),
+    };
+    Err(ApiError::of(status, message, after))
+}
+
+fn unreachable(error: &kube::Error) -> ApiError {
+    let own = match error {
+        kube::Error::Service(error) => error.downcast_ref::<TransportError>(),
+        _ => None,
+    };
+    ApiError::Unreachable(own.map_or_else(|| chain(error), |error| chain(error)))
+}
+
+async fn collect(body: Body) -> Result<Bytes, ApiError> {
+    let mut body = Box::pin(body);
+    let mut held = BytesMut::new();
+    while let Some(data) = next(&mut body, SILENCE).await? {
+        if held.len() + data.len() > LONGEST {
+            return Err(ApiError::Unreadable(format!("is longer than {LONGEST} bytes")));
+        }
+        held.extend_from_slice(&data);
+    }
+    Ok(held.freeze())
+}
+
+/// Returns the next bytes of a body; `None` at its end.
+async fn next(body: &mut Pin<Box<Body>>, patience: Duration) -> Result<Option<Bytes>, ApiError> {
+    loop {
+        let frame = std::future::poll_fn(|context| body.as_mut().poll_frame(context));
+        let Ok(frame) = timeout(patience, frame).await else {
+            return Err(ApiError::Unreachable("connection is silent".to_owned()));
+        };
+        match frame {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(ApiError::Unreachable(chain(&error))),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => return Ok(Some(data)),
+                // Trailers say nothing of interest.
+                Err(_) => {}
+            },
+        }
+    }
+}
+
+/// The lines of a body that goes on.
+pub(crate) struct Lines {
+    body: Pin<Box<Body>>,
+    held: BytesMut,
+    /// Bytes of `held` that hold no end of line.
+    searched: usize,
+}
+
+impl Lines {
+    /// Returns the next line without its end; `None` when the server closed the stream. A line that the server did not finish is not returned.
+    pub(crate) async fn next(&mut self, patience: Duration) -> Result<Option<Bytes>, ApiError> {
+        loop {
+            let end = self.held[self.searched..].iter().position(|byte| *byte == b'\n');
+            if let Some(end) = end {
+                let line = self.held.split_to(self.searched + end).freeze();
+                self.held.advance(1);
+                self.searched = 0;
+                return Ok(Some(line));
+            }
+            self.searched = self.held.len();
+            if self.held.len() > LONGEST {
+                return Err(ApiError::Unreadable(format!("has a line over {LONGEST} bytes")));
+            }
+            match next(&mut self.body, patience).await? {
+                Some(data) => self.held.extend_from_slice(&data),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_a_query_are_escaped() {
+        let path = path("/api/v1/secrets", &[("fieldSelector", "metadata.name=a b"), ("x", "1")]);
+
+        assert_eq!(path, "/api/v1/secrets?fieldSelector=metadata%2Ename%3Da%20b&x=1");
+    }
+
+    #[test]
+    fn each_status_has_its_reaction() {
+        let of = |code| {
+            let status = Status { code, message: "why".to_owned() };
+            ApiError::of_status(&status)
+        };
+
+        assert!(matches!(of(410), ApiError::Gone(_)));
+        assert!(matches!(of(403), ApiError::Forbidden(_)) && !of(403).is_passing());
+        assert!(matches!(of(429), ApiError::Throttled { .. }) && of(429).is_passing());
+        assert!(of(500).is_passing() && !of(422).is_passing());
+    }
+}

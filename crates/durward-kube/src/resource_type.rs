@@ -1,0 +1,219 @@
+//! The kinds that are read, and the version of each that a server serves.
+
+use serde::Deserialize;
+
+use crate::request::{self, ApiError};
+
+/// A kind of object, as the API names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResourceType {
+    /// API group; empty for the core group.
+    pub group: &'static str,
+    /// Versions that are understood.
+    pub versions: &'static [&'static str],
+    /// Kind, in the singular.
+    pub kind: &'static str,
+    /// Name in paths.
+    pub plural: &'static str,
+    /// Whether its objects are in namespaces.
+    pub namespaced: bool,
+}
+
+/// Our own tenants.
+pub const TENANTS: ResourceType = own("Tenant", "tenants", false);
+/// Our own port mappings.
+pub const PORT_MAPPINGS: ResourceType = own("PortMapping", "portmappings", true);
+/// Our own egress policies.
+pub const EGRESS_POLICIES: ResourceType = own("EgressPolicy", "egresspolicies", true);
+/// Namespaces.
+pub const NAMESPACES: ResourceType = core("Namespace", "namespaces", false);
+/// Services.
+pub const SERVICES: ResourceType = core("Service", "services", true);
+/// Secrets.
+pub const SECRETS: ResourceType = core("Secret", "secrets", true);
+/// `ConfigMap`s.
+pub const CONFIG_MAPS: ResourceType = core("ConfigMap", "configmaps", true);
+/// Endpoints of Services.
+pub const ENDPOINT_SLICES: ResourceType = ResourceType {
+    group: "discovery.k8s.io",
+    versions: &["v1"],
+    kind: "EndpointSlice",
+    plural: "endpointslices",
+    namespaced: true,
+};
+/// Revisions of objects.
+pub const CONTROLLER_REVISIONS: ResourceType = ResourceType {
+    group: "apps",
+    versions: &["v1"],
+    kind: "ControllerRevision",
+    plural: "controllerrevisions",
+    namespaced: true,
+};
+/// Events.
+pub const EVENTS: ResourceType = ResourceType {
+    group: "events.k8s.io",
+    versions: &["v1"],
+    kind: "Event",
+    plural: "events",
+    namespaced: true,
+};
+
+const fn own(kind: &'static str, plural: &'static str, namespaced: bool) -> ResourceType {
+    ResourceType { group: "durward.dev", versions: &["v1alpha1"], kind, plural, namespaced }
+}
+
+const fn core(kind: &'static str, plural: &'static str, namespaced: bool) -> ResourceType {
+    ResourceType { group: "", versions: &["v1"], kind, plural, namespaced }
+}
+
+impl ResourceType {
+    /// Returns the `apiVersion` of objects in this version.
+    #[must_use]
+    pub fn api_version(&self, version: &str) -> String {
+        if self.group.is_empty() { version.to_owned() } else { format!("{}/{version}", self.group) }
+    }
+
+    /// Returns the path of the collection in this version, in a namespace or in all.
+    #[must_use]
+    pub fn path(&self, version: &str, namespace: Option<&str>) -> String {
+        let group = self.group_path(version);
+        match namespace.filter(|_| self.namespaced) {
+            Some(namespace) => format!("{group}/namespaces/{namespace}/{}", self.plural),
+            None => format!("{group}/{}", self.plural),
+        }
+    }
+
+    /// Returns the path of one object.
+    #[must_use]
+    pub fn object_path(&self, version: &str, namespace: Option<&str>, name: &str) -> String {
+        format!("{}/{name}", self.path(version, namespace))
+    }
+
+    fn group_path(&self, version: &str) -> String {
+        match self.group {
+            "" => format!("/api/{version}"),
+            group => format!("/apis/{group}/{version}"),
+        }
+    }
+
+    /// Returns the newest version that is understood and served; `None` if the server has no such kind.
+    ///
+    /// # Errors
+    /// Fails if the server cannot be asked, or serves the kind only in versions that are not understood.
+    pub async fn discover(&self, client: &kube::Client) -> Result<Option<&'static str>, ApiError> {
+        let mut foreign = Vec::new();
+        for version in self.served_versions(client).await? {
+            if !self.is_in(client, &version).await? {
+                continue;
+            }
+            match self.versions.iter().find(|known| **known == version) {
+                Some(known) => return Ok(Some(known)),
+                None => foreign.push(version),
+            }
+        }
+        if foreign.is_empty() {
+            return Ok(None);
+        }
+        Err(ApiError::Unreadable(format!(
+            "{} is served only as {}: this release reads {}",
+            self.kind,
+            foreign.join(", "),
+            self.versions.join(", ")
+        )))
+    }
+
+    /// Returns the versions of the group, newest first.
+    async fn served_versions(&self, client: &kube::Client) -> Result<Vec<String>, ApiError> {
+        if self.group.is_empty() {
+            return Ok(vec!["v1".to_owned()]);
+        }
+        let group = match request::get(client, &format!("/apis/{}", self.group)).await {
+            Err(ApiError::NotFound(_)) => return Ok(Vec::new()),
+            got => decode::<Group>(&got?)?,
+        };
+        let mut versions: Vec<String> =
+            group.versions.into_iter().map(|version| version.version).collect();
+        versions.sort_by_key(|version| std::cmp::Reverse(priority(version)));
+        Ok(versions)
+    }
+
+    async fn is_in(&self, client: &kube::Client, version: &str) -> Result<bool, ApiError> {
+        let list = match request::get(client, &self.group_path(version)).await {
+            Err(ApiError::NotFound(_)) => return Ok(false),
+            got => decode::<ResourceList>(&got?)?,
+        };
+        Ok(list.resources.iter().any(|resource| resource.name == self.plural))
+    }
+}
+
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| ApiError::Unreadable(error.to_string()))
+}
+
+#[derive(Deserialize)]
+struct Group {
+    #[serde(default)]
+    versions: Vec<GroupVersion>,
+}
+
+#[derive(Deserialize)]
+struct GroupVersion {
+    version: String,
+}
+
+#[derive(Deserialize)]
+struct ResourceList {
+    #[serde(default)]
+    resources: Vec<ListedResource>,
+}
+
+#[derive(Deserialize)]
+struct ListedResource {
+    name: String,
+}
+
+/// Orders versions as Kubernetes does: stable before beta before alpha, then by number; other names last.
+fn priority(version: &str) -> (u8, u32, u32) {
+    let number = |text: &str| text.parse::<u32>().ok();
+    let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
+    let (major, level) = match rest.find(|letter: char| !letter.is_ascii_digit()) {
+        None => (rest, None),
+        Some(at) => (&rest[..at], Some(&rest[at..])),
+    };
+    let Some(major) = number(major) else { return (0, 0, 0) };
+    match level {
+        None => (3, major, 0),
+        Some(level) => {
+            let beta = level.strip_prefix("beta").and_then(number).map(|minor| (2, major, minor));
+            let alpha = || level.strip_prefix("alpha").and_then(number);
+            beta.or_else(|| alpha().map(|minor| (1, major, minor))).unwrap_or((0, 0, 0))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ordered_as_kubernetes_orders_them() {
+        let mut versions =
+            ["foo", "v1alpha1", "v2", "v1beta2", "v10", "v1", "v3beta1", "v11alpha2", "v1beta10"];
+
+        versions.sort_by_key(|version| std::cmp::Reverse(priority(version)));
+
+        let newest_first =
+            ["v10", "v2", "v1", "v3beta1", "v1beta10", "v1beta2", "v11alpha2", "v1alpha1", "foo"];
+        assert_eq!(versions, newest_first);
+    }
+
+    #[test]
+    fn paths_name_group_version_and_namespace() {
+        assert_eq!(SECRETS.path("v1", Some("pay")), "/api/v1/namespaces/pay/secrets");
+        assert_eq!(TENANTS.path("v1alpha1", Some("pay")), "/apis/durward.dev/v1alpha1/tenants");
+        let slice = ENDPOINT_SLICES.object_path("v1", Some("pay"), "api-1");
+        assert_eq!(slice, "/apis/discovery.k8s.io/v1/namespaces/pay/endpointslices/api-1");
+        assert_eq!(TENANTS.api_version("v1alpha1"), "durward.dev/v1alpha1");
+        assert_eq!(SERVICES.api_version("v1"), "v1");
+    }
+}

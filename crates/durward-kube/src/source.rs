@@ -1,0 +1,196 @@
+//! The API server as a source: the watches of all kinds, and what they saw as one stream of changes.
+//!
+//! The caller says what documents refer to ([`Source::want`]); only that is read of Secrets, ConfigMaps and Services. Nothing is handed out before every kind of document was
+//! read once, so that a start does not take tenants for gone that it has not read yet.
+
+mod documents;
+mod named;
+mod services;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use durward_control::change::Reference;
+use durward_model::Kind;
+use tokio::task::JoinSet;
+
+use crate::health::{Health, WatchHealth};
+use crate::object::ObjectName;
+use crate::pace::Gather;
+use crate::resource_type::{
+    CONFIG_MAPS, EGRESS_POLICIES, NAMESPACES, PORT_MAPPINGS, ResourceType, SECRETS, TENANTS,
+};
+use crate::source::documents::{Documents, Namespaces};
+use crate::source::named::Named;
+use crate::source::services::ServiceWatches;
+use crate::watch::{Reflector, Scope};
+
+pub use crate::pace::Observed;
+pub use named::NamedReport;
+
+/// Which objects are read, and how.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// Namespace that namespaced documents and Services are read from; `None` for all.
+    pub namespace: Option<Arc<str>>,
+    /// How Secrets are read.
+    pub secrets: Reading,
+    /// How `ConfigMap`s are read.
+    pub config_maps: Reading,
+    /// Longest pause between two looks for a kind that is not installed.
+    pub absent_pause: Duration,
+}
+
+/// How the objects are read that documents name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Each by its name, which needs no right on any other.
+    ByName {
+        /// Objects that are watched. Those beyond that number are read from time to time.
+        watches: usize,
+    },
+    /// All in one namespace, by one watch.
+    Namespace(Arc<str>),
+    /// All of the cluster, by one watch. Whoever holds the process's token can then read every one of them.
+    Cluster,
+}
+
+impl Default for Sources {
+    fn default() -> Self {
+        Self {
+            namespace: None,
+            secrets: Reading::ByName { watches: 200 },
+            config_maps: Reading::ByName { watches: 50 },
+            absent_pause: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The objects of an API server, followed until this is dropped.
+pub struct Source {
+    gather: Arc<Gather>,
+    health: Arc<Health>,
+    services: ServiceWatches,
+    secrets: Named,
+    config_maps: Named,
+    namespaces: Namespaces,
+    /// Watches of documents and namespaces, which a start waits for.
+    first: Vec<Arc<WatchHealth>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Source {
+    /// Starts to follow. Called within a runtime.
+    #[must_use]
+    pub fn start(client: &kube::Client, sources: &Sources) -> Self {
+        if sources.secrets == Reading::Cluster {
+            tracing::warn!(
+                "all Secrets of the cluster are read: whoever takes over this process can read them, too; name them or give them a namespace of their own"
+            );
+        }
+        let gather = Arc::new(Gather::default());
+        let health = Arc::new(Health::default());
+        let namespaces = Namespaces::new(Arc::clone(&gather));
+        let (mut tasks, mut first) = (JoinSet::new(), Vec::new());
+        for (kind, resource) in DOCUMENTS {
+            let scope = Scope { namespace: sources.namespace.clone(), ..Scope::all(resource) };
+            let sink = Documents::new(*kind, resource, Arc::clone(&gather));
+            let watch = health.of(resource);
+            first.push(Arc::clone(&watch));
+            let reflector =
+                Reflector::new(client.clone(), scope, sink, watch, sources.absent_pause);
+            tasks.spawn(reflector.run());
+        }
+        // Where one namespace is served, no right on any other is needed.
+        let scope = Scope { name: sources.namespace.clone(), ..Scope::all(&NAMESPACES) };
+        let watch = health.of(&NAMESPACES);
+        first.push(Arc::clone(&watch));
+        let reflector =
+            Reflector::new(client.clone(), scope, namespaces.clone(), watch, sources.absent_pause);
+        tasks.spawn(reflector.run());
+        let named = |kind, reading: &Reading| {
+            Named::new(client.clone(), kind, reading.clone(), Arc::clone(&gather), &health)
+        };
+        Self {
+            services: ServiceWatches::new(client.clone(), sources, &gather, &health),
+            secrets: named(&SECRETS, &sources.secrets),
+            config_maps: named(&CONFIG_MAPS, &sources.config_maps),
+            namespaces,
+            gather,
+            health,
+            first,
+            _tasks: tasks,
+        }
+    }
+
+    /// Replaces what documents refer to. References that no API server can answer are left to others.
+    pub fn want<'a>(&mut self, references: impl IntoIterator<Item = &'a Reference>) {
+        let mut services: BTreeMap<ObjectName, BTreeSet<Arc<str>>> = BTreeMap::new();
+        let (mut secrets, mut config_maps) = (BTreeSet::new(), BTreeSet::new());
+        let mut namespaces = BTreeSet::new();
+        let object = |namespace: &Arc<str>, name: &Arc<str>| ObjectName {
+            namespace: Arc::clone(namespace),
+            name: Arc::clone(name),
+        };
+        for reference in references {
+            match reference {
+                Reference::Service { namespace, name, port } => {
+                    let ports = services.entry(object(namespace, name)).or_default();
+                    ports.insert(Arc::clone(port));
+                }
+                Reference::Secret { namespace, name } => {
+                    secrets.insert(object(namespace, name));
+                }
+                Reference::ConfigMap { namespace, name } => {
+                    config_maps.insert(object(namespace, name));
+                }
+                Reference::Namespace(name) => {
+                    namespaces.insert(Arc::clone(name));
+                }
+                Reference::File(_) | Reference::Grant(_) => {}
+            }
+        }
+        self.services.want(&services);
+        self.secrets.want(secrets);
+        self.config_maps.want(config_maps);
+        self.namespaces.want(namespaces);
+    }
+
+    /// Waits for the next change. Cancelling the wait loses nothing.
+    pub async fn next(&self) -> Observed {
+        while !self.first.iter().all(|watch| watch.is_synced()) {
+            // A start, and nothing else, waits here; a watch that goes down later stays synced.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.gather.next().await
+    }
+
+    /// Returns how many references have no fact yet. A start that has rejected nothing for want of facts waits until there is none.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.services.waiting()
+            + self.secrets.waiting()
+            + self.config_maps.waiting()
+            + self.namespaces.waiting()
+    }
+
+    /// Returns the state of the watches.
+    #[must_use]
+    pub fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
+    /// Returns the state of the reading of Secrets, and of `ConfigMap`s.
+    #[must_use]
+    pub fn named(&self) -> [NamedReport; 2] {
+        [self.secrets.report(), self.config_maps.report()]
+    }
+}
+
+/// The kinds that are documents.
+const DOCUMENTS: &[(Kind, &ResourceType)] = &[
+    (Kind::Tenant, &TENANTS),
+    (Kind::PortMapping, &PORT_MAPPINGS),
+    (Kind::EgressPolicy, &EGRESS_POLICIES),
+];

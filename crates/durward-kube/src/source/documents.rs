@@ -1,0 +1,121 @@
+//! Readers of our own kinds, and of the labels of namespaces.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use durward_control::change::{Fact, Reference};
+use durward_model::{Kind, ResourceId};
+
+use crate::object::{Labels, Metadata, Object, ObjectName};
+use crate::pace::Gather;
+use crate::resource_type::ResourceType;
+use crate::watch::Sink;
+
+/// Reader of one of our own kinds.
+pub(super) struct Documents {
+    kind: Kind,
+    resource: &'static ResourceType,
+    gather: Arc<Gather>,
+    api_version: String,
+}
+
+impl Documents {
+    pub(super) fn new(kind: Kind, resource: &'static ResourceType, gather: Arc<Gather>) -> Self {
+        Self { kind, resource, gather, api_version: String::new() }
+    }
+}
+
+impl Sink for Documents {
+    fn begin(&mut self, version: &'static str) {
+        self.api_version = self.resource.api_version(version);
+    }
+
+    fn applied(&mut self, _: &Metadata, json: &str) -> Result<bool, String> {
+        let object = Object::decode(self.kind, &self.api_version, json);
+        self.gather.upsert(object.map_err(|error| error.to_string())?);
+        Ok(true)
+    }
+
+    fn deleted(&mut self, name: &ObjectName, _: Option<&str>) {
+        let namespace = name.namespace().map(Arc::from);
+        self.gather.delete(ResourceId { kind: self.kind, namespace, name: Arc::clone(&name.name) });
+    }
+}
+
+/// Reader of namespaces. All labels are kept: they are few, and say whose everything in a namespace is.
+#[derive(Clone)]
+pub(super) struct Namespaces(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    gather: Arc<Gather>,
+}
+
+#[derive(Default)]
+struct State {
+    labels: BTreeMap<Arc<str>, Labels>,
+    wanted: BTreeMap<Arc<str>, Option<Fact>>,
+    listed: bool,
+}
+
+impl Namespaces {
+    pub(super) fn new(gather: Arc<Gather>) -> Self {
+        Self(Arc::new(Shared { state: Mutex::default(), gather }))
+    }
+
+    /// Replaces the namespaces whose labels are asked for.
+    pub(super) fn want(&self, names: BTreeSet<Arc<str>>) {
+        let mut state = self.state();
+        state.wanted.retain(|name, _| {
+            let stays = names.contains(name);
+            if !stays {
+                self.0.gather.fact(Reference::Namespace(Arc::clone(name)), None);
+            }
+            stays
+        });
+        for name in names {
+            state.wanted.entry(Arc::clone(&name)).or_default();
+            self.publish(&mut state, &name);
+        }
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.state().wanted.values().filter(|fact| fact.is_none()).count()
+    }
+
+    fn publish(&self, state: &mut State, name: &Arc<str>) {
+        let State { labels, wanted, listed } = state;
+        let Some(said) = wanted.get_mut(name).filter(|_| *listed) else { return };
+        let fact = labels.get(name).map_or(Fact::Missing, |labels| Fact::Labels(labels.clone()));
+        if said.as_ref() != Some(&fact) {
+            self.0.gather.fact(Reference::Namespace(Arc::clone(name)), Some(fact.clone()));
+            *said = Some(fact);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sink for Namespaces {
+    fn applied(&mut self, metadata: &Metadata, _: &str) -> Result<bool, String> {
+        let mut state = self.state();
+        state.labels.insert(Arc::clone(&metadata.name), metadata.labels.clone());
+        self.publish(&mut state, &metadata.name);
+        Ok(true)
+    }
+
+    fn deleted(&mut self, name: &ObjectName, _: Option<&str>) {
+        let mut state = self.state();
+        state.labels.remove(&name.name);
+        self.publish(&mut state, &name.name);
+    }
+
+    fn listed(&mut self) {
+        let mut state = self.state();
+        state.listed = true;
+        let names: Vec<Arc<str>> = state.wanted.keys().cloned().collect();
+        names.iter().for_each(|name| self.publish(&mut state, name));
+    }
+}

@@ -1,0 +1,159 @@
+//! The watches of Services and `EndpointSlice`s, which begin with the first reference to a Service.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::Sources;
+use crate::backoff::Backoff;
+use crate::endpoints::{Index, ReadService, SERVICE_NAME, Service, Services, Slice, Slices};
+use crate::health::{Health, WatchHealth};
+use crate::object::{Head, ObjectName};
+use crate::pace::Gather;
+use crate::request::{self, ApiError};
+use crate::resource_type::{ENDPOINT_SLICES, SERVICES};
+use crate::watch::{Kept, Reflector, Scope};
+
+/// Services that are read by themselves at once.
+const READ_AT_ONCE: usize = 8;
+
+/// The watches, and the Services that are read by themselves.
+pub(super) struct ServiceWatches {
+    client: kube::Client,
+    namespace: Option<Arc<str>>,
+    absent_pause: Duration,
+    index: Index,
+    health: Arc<Health>,
+    kept: Option<[Kept; 2]>,
+    at_once: Arc<Semaphore>,
+    tasks: JoinSet<()>,
+}
+
+impl ServiceWatches {
+    pub(super) fn new(
+        client: kube::Client,
+        sources: &Sources,
+        gather: &Arc<Gather>,
+        health: &Arc<Health>,
+    ) -> Self {
+        Self {
+            client,
+            namespace: sources.namespace.clone(),
+            absent_pause: sources.absent_pause,
+            index: Index::new(Arc::clone(gather)),
+            health: Arc::clone(health),
+            kept: None,
+            at_once: Arc::new(Semaphore::new(READ_AT_ONCE)),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Replaces the Services that are referred to, with their ports.
+    pub(super) fn want(&mut self, wanted: &BTreeMap<ObjectName, BTreeSet<Arc<str>>>) {
+        let new = self.index.want(wanted);
+        if self.kept.is_none() && !wanted.is_empty() {
+            self.kept = Some(self.begin());
+        }
+        while self.tasks.try_join_next().is_some() {}
+        let Some(kept) = &self.kept else { return };
+        for name in new {
+            let (client, index, kept) = (self.client.clone(), self.index.clone(), kept.clone());
+            let at_once = Arc::clone(&self.at_once);
+            self.tasks.spawn(async move {
+                let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+                loop {
+                    let Ok(_permit) = at_once.acquire().await else { return };
+                    match read(&client, &name, &kept).await {
+                        Ok(read) => return index.read(&name, read),
+                        Err(error) => tracing::debug!(%name, %error, "service cannot be read"),
+                    }
+                    sleep(backoff.next()).await;
+                }
+            });
+        }
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.index.waiting()
+    }
+
+    fn begin(&mut self) -> [Kept; 2] {
+        let scope = |kind| Scope { namespace: self.namespace.clone(), ..Scope::all(kind) };
+        let health = |kind| -> Arc<WatchHealth> { self.health.of(kind) };
+        let services = Reflector::new(
+            self.client.clone(),
+            scope(&SERVICES),
+            Services(self.index.clone()),
+            health(&SERVICES),
+            self.absent_pause,
+        );
+        let slices = Reflector::new(
+            self.client.clone(),
+            Scope { labels: SERVICE_NAME, ..scope(&ENDPOINT_SLICES) },
+            Slices(self.index.clone()),
+            health(&ENDPOINT_SLICES),
+            self.absent_pause,
+        );
+        let kept = [services.kept(), slices.kept()];
+        self.tasks.spawn(services.run());
+        self.tasks.spawn(slices.run());
+        kept
+    }
+}
+
+#[derive(Deserialize)]
+struct List<'a> {
+    #[serde(borrow, default)]
+    items: Option<Vec<&'a RawValue>>,
+}
+
+/// Reads one Service and its slices. What is read counts as kept by the watches, so that they notice when it is gone.
+async fn read(
+    client: &kube::Client,
+    name: &ObjectName,
+    [services, slices]: &[Kept; 2],
+) -> Result<ReadService, ApiError> {
+    let unreadable = |error: String| ApiError::Unreadable(error);
+    let namespace = name.namespace();
+    let service =
+        match request::get(client, &SERVICES.object_path("v1", namespace, &name.name)).await {
+            Err(ApiError::NotFound(_)) => None,
+            got => {
+                let json = text(&got?)?;
+                let head: Head =
+                    serde_json::from_str(&json).map_err(|error| unreadable(error.to_string()))?;
+                let version = head.metadata.resource_version;
+                services.lock().entry(name.clone()).or_insert_with(|| Arc::clone(&version));
+                Some((Service::decode(&json).map_err(unreadable)?, version))
+            }
+        };
+    let selector = format!("{SERVICE_NAME}={}", name.name);
+    let path = ENDPOINT_SLICES.path("v1", namespace);
+    let got = request::get(client, &request::path(&path, &[("labelSelector", &selector)])).await?;
+    let list: List<'_> =
+        serde_json::from_slice(&got).map_err(|error| unreadable(error.to_string()))?;
+    let mut read = Vec::new();
+    for item in list.items.unwrap_or_default() {
+        // One that cannot be decoded is missed, and the watch says so when it comes to it.
+        let (Ok(head), Ok(slice)) =
+            (serde_json::from_str::<Head>(item.get()), Slice::decode(item.get()))
+        else {
+            continue;
+        };
+        let version = Arc::clone(&head.metadata.resource_version);
+        slices.lock().entry(head.metadata.object_name()).or_insert_with(|| Arc::clone(&version));
+        read.push((Arc::clone(&head.metadata.name), slice, version));
+    }
+    Ok(ReadService { service, slices: read })
+}
+
+fn text(bytes: &[u8]) -> Result<String, ApiError> {
+    let text = std::str::from_utf8(bytes);
+    text.map(str::to_owned).map_err(|error| ApiError::Unreadable(error.to_string()))
+}

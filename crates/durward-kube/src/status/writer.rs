@@ -1,0 +1,411 @@
+//! The one writer of statuses: differences only, the newest change first, so many a second.
+//!
+//! A status is written by server-side apply under a field manager of its own, so other writers of other fields do not conflict. Whoever decides that this process is the
+//! writer decides it elsewhere; nothing here reads a status in order to write it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use durward_model::verdict::{Outcome, Verdict};
+use durward_model::{ResourceId, Revision};
+use http::Method;
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use super::digest::Seen;
+use super::{Condition, Judgement, PlaneReport, READY, Truth, judge, with_times};
+use crate::backoff::Backoff;
+use crate::events::{Event, Events};
+use crate::object::{Head, Object};
+use crate::request::{self, ApiError};
+use crate::resource_type::ResourceType;
+use crate::revisions::{Accepted, Revisions};
+use crate::watch::is_later;
+
+/// How statuses are written.
+#[derive(Clone, Debug)]
+pub struct WriterOptions {
+    /// Statuses a second, at most (`--status-rate`).
+    pub rate: u32,
+    /// Name that the writer's fields are owned by.
+    pub field_manager: Arc<str>,
+    /// Name of this process in Events: the pod's, or the host's.
+    pub instance: Arc<str>,
+    /// Namespace for what belongs to objects that have none: their revisions and Events.
+    pub namespace: Arc<str>,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        Self {
+            rate: 50,
+            field_manager: Arc::from("durward"),
+            instance: Arc::from("durward"),
+            namespace: Arc::from("default"),
+        }
+    }
+}
+
+/// What the status of an object is to say.
+#[derive(Clone, Debug)]
+pub struct Desired {
+    /// The revision that it is about.
+    pub revision: Revision,
+    /// The conditions.
+    pub judgements: [Judgement; 3],
+    /// The document in this revision if it is served, to be kept as its last accepted one.
+    pub accepted: Option<Arc<str>>,
+}
+
+impl Desired {
+    /// Builds what is to be said of an object from the verdict on it and the reports of the planes.
+    #[must_use]
+    pub fn new(object: &Object, verdict: &Verdict, planes: &[PlaneReport]) -> Self {
+        let is_served = matches!(verdict.outcome, Outcome::Accepted | Outcome::Partial);
+        Self {
+            revision: object.revision.clone(),
+            judgements: judge(verdict, &object.revision, planes),
+            accepted: is_served.then(|| Arc::clone(&object.text)),
+        }
+    }
+}
+
+/// What a writer has done and has to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WriterReport {
+    /// Statuses that wait to be written.
+    pub pending: usize,
+    /// Statuses that were written.
+    pub written: u64,
+    /// Statuses that were right already.
+    pub unchanged: u64,
+    /// Writes that failed.
+    pub failed: u64,
+    /// Revisions that were kept.
+    pub revisions: u64,
+    /// Events that were sent, and that were not sent because there were too many or they were said before.
+    pub events: (u64, u64),
+    /// Why the last write failed; `None` after one that succeeded.
+    pub last_error: Option<String>,
+}
+
+/// Writes statuses until it is dropped.
+pub struct Writer {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    client: kube::Client,
+    options: WriterOptions,
+    revisions: Revisions,
+    state: Mutex<State>,
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    objects: HashMap<ResourceId, Entry>,
+    /// Objects whose status is not what it is to be, by the number of the change.
+    pending: BTreeMap<u64, ResourceId>,
+    changes: u64,
+    report: WriterReport,
+}
+
+/// An object whose status is written.
+#[derive(Default)]
+struct Entry {
+    uid: Option<Arc<str>>,
+    version: Arc<str>,
+    seen: Seen,
+    desired: Option<(u64, Desired)>,
+}
+
+/// A status that is due.
+struct Due {
+    id: ResourceId,
+    change: u64,
+    desired: Desired,
+    seen: Seen,
+}
+
+impl Writer {
+    /// Starts to write. Called within a runtime. `resource` says how a kind is named in paths; kinds that it does not know have no status.
+    #[must_use]
+    pub fn start(
+        client: kube::Client,
+        options: WriterOptions,
+        resource: fn(durward_model::Kind) -> Option<(&'static ResourceType, &'static str)>,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            revisions: Revisions::new(client.clone(), Arc::clone(&options.namespace)),
+            client,
+            options,
+            state: Mutex::default(),
+            arrived: Notify::new(),
+        });
+        let task = tokio::spawn(run(Arc::clone(&shared), resource));
+        Self { shared, task }
+    }
+
+    /// Takes note of an object as it is in the API server.
+    pub fn observe(&self, object: &Object) {
+        let mut state = self.shared.state();
+        let entry = state.objects.entry(object.id.clone()).or_default();
+        // A watch may bring a state from before our own last write.
+        let version = &object.metadata.resource_version;
+        if entry.uid == object.revision.uid && is_later(&entry.version, version) {
+            return;
+        }
+        if entry.uid != object.revision.uid {
+            *entry = Entry { desired: entry.desired.take(), ..Entry::default() };
+        }
+        entry.uid.clone_from(&object.revision.uid);
+        entry.version = Arc::clone(version);
+        entry.seen = Seen::of(&object.conditions);
+        self.shared.settle(&mut state, &object.id);
+    }
+
+    /// Forgets an object that is gone.
+    pub fn forget(&self, id: &ResourceId) {
+        let mut state = self.shared.state();
+        if let Some(Entry { desired: Some((change, _)), .. }) = state.objects.remove(id) {
+            state.pending.remove(&change);
+        }
+        state.report.pending = state.pending.len();
+    }
+
+    /// Says what the status of an object is to be.
+    pub fn want(&self, id: &ResourceId, desired: Desired) {
+        let mut state = self.shared.state();
+        state.changes += 1;
+        let change = state.changes;
+        let entry = state.objects.entry(id.clone()).or_default();
+        if let Some((former, _)) = entry.desired.replace((change, desired)) {
+            state.pending.remove(&former);
+        }
+        state.pending.insert(change, id.clone());
+        self.shared.settle(&mut state, id);
+    }
+
+    /// Returns what was done and is to be done.
+    #[must_use]
+    pub fn report(&self) -> WriterReport {
+        self.shared.state().report.clone()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    /// Takes an object out of the queue if its status is right, and else has it written.
+    fn settle(&self, state: &mut State, id: &ResourceId) {
+        let State { objects, pending, report, .. } = state;
+        let Some(entry) = objects.get_mut(id) else { return };
+        let Some((change, desired)) = &entry.desired else { return };
+        let change = *change;
+        // The object was made anew since: what is to be said of it is not known yet.
+        let is_other = entry.uid.is_some() && entry.uid != desired.revision.uid;
+        let is_right = entry.seen.says(&desired.judgements, desired.revision.generation);
+        if is_other || is_right {
+            report.unchanged += u64::from(pending.remove(&change).is_some() && is_right);
+        } else {
+            pending.insert(change, id.clone());
+            self.arrived.notify_one();
+        }
+        report.pending = pending.len();
+    }
+
+    /// Returns the status that changed last and is not written.
+    fn newest(&self) -> Option<Due> {
+        let state = self.state();
+        let (change, id) = state.pending.last_key_value()?;
+        let entry = state.objects.get(id)?;
+        let (_, desired) = entry.desired.as_ref()?;
+        Some(Due {
+            id: id.clone(),
+            change: *change,
+            desired: desired.clone(),
+            seen: entry.seen.clone(),
+        })
+    }
+
+    /// Takes note of a status that was written, or that can never be.
+    fn done(&self, due: &Due, written: Option<(&[Condition], Arc<str>)>) {
+        let mut state = self.state();
+        state.pending.remove(&due.change);
+        if let Some((conditions, version)) = written {
+            state.report.written += 1;
+            state.report.last_error = None;
+            if let Some(entry) = state.objects.get_mut(&due.id) {
+                entry.seen = Seen::of(conditions);
+                entry.version = version;
+            }
+        }
+        state.report.pending = state.pending.len();
+    }
+
+    fn note_failure(&self, error: &ApiError) {
+        let mut state = self.state();
+        state.report.failed += 1;
+        state.report.last_error = Some(error.to_string());
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Resources = fn(durward_model::Kind) -> Option<(&'static ResourceType, &'static str)>;
+
+async fn run(shared: Arc<Shared>, resources: Resources) {
+    let mut events = Events::new(shared.client.clone(), &shared.options);
+    let mut pace = interval(Duration::from_secs(1) / shared.options.rate.max(1));
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
+    loop {
+        let arrived = shared.arrived.notified();
+        let Some(due) = shared.newest() else {
+            arrived.await;
+            continue;
+        };
+        pace.tick().await;
+        let Some((resource, version)) = resources(due.id.kind) else {
+            shared.done(&due, None);
+            continue;
+        };
+        match write(&shared, &due, resource, version).await {
+            Ok(conditions) => {
+                backoff.reset();
+                tell(&shared, &mut events, &due, &conditions, &resource.api_version(version)).await;
+            }
+            Err(error) => {
+                shared.note_failure(&error);
+                if error.is_passing() {
+                    let asked = match &error {
+                        ApiError::Throttled { after, .. } => (*after).min(Duration::from_mins(1)),
+                        _ => Duration::ZERO,
+                    };
+                    sleep(asked + backoff.next()).await;
+                } else {
+                    // The object is gone or another one, or we may not: the watch brings what comes next.
+                    tracing::debug!(id = %due.id, %error, "status was not written");
+                    shared.done(&due, None);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Patch<'a> {
+    api_version: String,
+    kind: &'a str,
+    metadata: PatchMetadata<'a>,
+    status: PatchStatus<'a>,
+}
+
+#[derive(Serialize)]
+struct PatchMetadata<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+    /// An object of the same name that is not the one meant is left alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PatchStatus<'a> {
+    observed_generation: u64,
+    conditions: &'a [Condition],
+}
+
+/// Writes a status, and before it the revision that it says is served: a process that starts between the two finds the revision.
+async fn write(
+    shared: &Shared,
+    due: &Due,
+    resource: &ResourceType,
+    version: &str,
+) -> Result<Vec<Condition>, ApiError> {
+    let Due { id, desired, seen, .. } = due;
+    let generation = desired.revision.generation;
+    if let Some(text) = desired.accepted.as_ref().filter(|_| seen.generation != generation) {
+        let accepted = Accepted { id, revision: &desired.revision, text };
+        shared.revisions.keep(&accepted, &resource.api_version(version)).await?;
+        shared.state().report.revisions += 1;
+    }
+    let now = Arc::from(now());
+    let conditions = with_times(&desired.judgements, generation, &seen.conditions(), &now);
+    let patch = Patch {
+        api_version: resource.api_version(version),
+        kind: resource.kind,
+        metadata: PatchMetadata {
+            name: &id.name,
+            namespace: id.namespace.as_deref(),
+            uid: desired.revision.uid.as_deref(),
+        },
+        status: PatchStatus { observed_generation: generation, conditions: &conditions },
+    };
+    let body =
+        serde_json::to_vec(&patch).map_err(|error| ApiError::Unreadable(error.to_string()))?;
+    let object = resource.object_path(version, id.namespace.as_deref(), &id.name);
+    let query = [("fieldManager", &*shared.options.field_manager), ("force", "true")];
+    let path = request::path(&format!("{object}/status"), &query);
+    let answer = request::send(
+        &shared.client,
+        Method::PATCH,
+        &path,
+        "application/apply-patch+yaml",
+        Bytes::from(body),
+    )
+    .await?;
+    let head: Head =
+        serde_json::from_slice(&answer).map_err(|error| ApiError::Unreadable(error.to_string()))?;
+    shared.done(due, Some((&conditions, head.metadata.resource_version)));
+    Ok(conditions)
+}
+
+/// Sends an Event for each condition that changed. The summary repeats one of the others, and waiting is no event.
+async fn tell(
+    shared: &Shared,
+    events: &mut Events,
+    due: &Due,
+    conditions: &[Condition],
+    api_version: &str,
+) {
+    let Due { id, desired, seen, .. } = due;
+    for (judgement, condition) in desired.judgements.iter().zip(conditions) {
+        if judgement.r#type == READY || &*judgement.reason == "Pending" || seen.had(judgement) {
+            continue;
+        }
+        let event = Event {
+            id,
+            uid: desired.revision.uid.as_deref(),
+            api_version,
+            is_warning: judgement.status != Truth::True,
+            reason: &condition.reason,
+            note: &condition.message,
+        };
+        let sent = events.send(&event, Instant::now(), Timestamp::now()).await;
+        let mut state = shared.state();
+        let (told, withheld) = &mut state.report.events;
+        *(if sent { told } else { withheld }) += 1;
+    }
+}
+
+/// Returns the time of the wall clock as conditions have it: in UTC, to the second.
+fn now() -> String {
+    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}

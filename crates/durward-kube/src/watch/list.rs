@@ -1,0 +1,74 @@
+//! Lists in pages, for servers that do not stream them.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Reflector, Seen, Sink};
+use crate::request::{self, ApiError};
+
+/// Objects of one page.
+const PAGE: &str = "500";
+/// Lists whose pages were lost in the middle, after which the whole is asked for at once.
+const RESTARTS: u32 = 2;
+
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(default)]
+    metadata: PageMetadata,
+    #[serde(borrow, default)]
+    items: Option<Vec<&'a RawValue>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PageMetadata {
+    #[serde(default)]
+    resource_version: Arc<str>,
+    #[serde(default)]
+    r#continue: Option<String>,
+}
+
+impl<S: Sink> Reflector<S> {
+    /// Reads everything in pages.
+    pub(super) async fn list(&mut self, version: &str) -> Result<(), ApiError> {
+        let mut seen = Seen::default();
+        let mut next: Option<String> = None;
+        let mut restarts = 0;
+        loop {
+            let path = self.page_path(version, next.as_deref(), restarts);
+            let bytes = match request::get(&self.client, &path).await {
+                // The pages that follow are gone. What the first ones showed is still there, but what they did not show may be, too.
+                Err(ApiError::Gone(_)) if next.is_some() => {
+                    (seen, next) = (Seen::default(), None);
+                    restarts += 1;
+                    continue;
+                }
+                bytes => bytes?,
+            };
+            let page: Page<'_> = serde_json::from_slice(&bytes)
+                .map_err(|error| ApiError::Unreadable(error.to_string()))?;
+            for object in page.items.unwrap_or_default() {
+                self.apply(object.get(), Some(&mut seen));
+            }
+            next = page.metadata.r#continue.filter(|next| !next.is_empty());
+            if next.is_none() {
+                self.version = Some(page.metadata.resource_version);
+                self.finish(seen);
+                return Ok(());
+            }
+        }
+    }
+
+    fn page_path(&self, version: &str, next: Option<&str>, restarts: u32) -> String {
+        let mut query = Vec::new();
+        if restarts < RESTARTS {
+            query.push(("limit", PAGE));
+        }
+        query.extend(next.map(|next| ("continue", next)));
+        let selector = self.field_selector();
+        self.select(&mut query, selector.as_deref());
+        request::path(&self.scope.kind.path(version, self.scope.namespace.as_deref()), &query)
+    }
+}

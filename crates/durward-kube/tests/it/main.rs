@@ -1,0 +1,6 @@
+//! Tests of `durward-kube` over its public surface.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect")]
+
+mod crds;
+mod http2;

@@ -1,0 +1,153 @@
+//! Built-in kinds: what the server fills in, and what it refuses.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+
+use super::built_in_rules as rules;
+use super::failure::Cause;
+use super::state::{Place, State};
+
+/// Fills in what the server knows and a writer leaves out.
+pub(crate) fn fill_in(state: &State, place: &Place, old: Option<&Value>, object: &mut Value) {
+    if place.kind.custom {
+        return;
+    }
+    match place.kind.kind.as_str() {
+        "Namespace" => fill_in_namespace(state, old, object),
+        "Secret" => fill_in_secret(object),
+        "Service" => fill_in_service(state, old, object),
+        "EndpointSlice" => {
+            for port in items_mut(object, "ports") {
+                default(port, "name", "");
+                default(port, "protocol", "TCP");
+            }
+        }
+        "Pod" => {
+            default(&mut object["spec"], "restartPolicy", "Always");
+            default(&mut object["status"], "phase", "Pending");
+        }
+        "RoleBinding" | "ClusterRoleBinding" => {
+            default(&mut object["roleRef"], "apiGroup", "rbac.authorization.k8s.io");
+            for subject in items_mut(object, "subjects") {
+                if subject["kind"] != "ServiceAccount" {
+                    default(subject, "apiGroup", "rbac.authorization.k8s.io");
+                }
+            }
+        }
+        "Deployment" | "ReplicaSet" | "StatefulSet" => {
+            default(&mut object["spec"], "replicas", 1);
+        }
+        "ValidatingAdmissionPolicy" => {
+            default(&mut object["spec"], "failurePolicy", "Fail");
+            default(&mut object["spec"]["matchConstraints"], "matchPolicy", "Equivalent");
+        }
+        _ => {}
+    }
+}
+
+fn items_mut<'v>(
+    object: &'v mut Value,
+    key: &str,
+) -> impl Iterator<Item = &'v mut Value> + use<'v> {
+    object.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+/// Sets a field that is missing.
+fn default(object: &mut Value, key: &str, value: impl Into<Value>) {
+    if object.is_null() || object.is_object() {
+        if object[key].is_null() {
+            object[key] = value.into();
+        }
+    }
+}
+
+fn fill_in_namespace(state: &State, old: Option<&Value>, object: &mut Value) {
+    let name = object["metadata"]["name"].clone();
+    object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
+    if old.is_none() && state.controllers {
+        object["spec"]["finalizers"] = json!(["kubernetes"]);
+    }
+    if let Some(old) = old {
+        object["spec"] = old["spec"].clone();
+    }
+    default(&mut object["status"], "phase", "Active");
+}
+
+fn fill_in_secret(object: &mut Value) {
+    default(object, "type", "Opaque");
+    let Some(texts) = object.as_object_mut().and_then(|map| map.remove("stringData")) else {
+        return;
+    };
+    for (key, text) in texts.as_object().into_iter().flatten() {
+        let text = text.as_str().unwrap_or_default();
+        object["data"][key] = BASE64_STANDARD.encode(text).into();
+    }
+}
+
+fn fill_in_service(state: &State, old: Option<&Value>, object: &mut Value) {
+    let spec = &mut object["spec"];
+    default(spec, "type", "ClusterIP");
+    default(spec, "sessionAffinity", "None");
+    for port in items_mut(spec, "ports") {
+        default(port, "protocol", "TCP");
+        let number = port["port"].clone();
+        default(port, "targetPort", number);
+    }
+    if spec["type"] == "ExternalName" {
+        return;
+    }
+    default(spec, "internalTrafficPolicy", "Cluster");
+    default(spec, "ipFamilyPolicy", "SingleStack");
+    default(spec, "ipFamilies", json!(["IPv4"]));
+    let kept = old.map(|old| old["spec"]["clusterIP"].clone()).filter(Value::is_string);
+    // Unique enough: one address for each of the last 65,536 services.
+    let number = state.store.revision() + 10;
+    let fresh = format!("10.96.{}.{}", number >> 8 & 0xff, number & 0xff);
+    default(spec, "clusterIP", kept.unwrap_or_else(|| fresh.into()));
+    let cluster_ip = spec["clusterIP"].clone();
+    default(spec, "clusterIPs", json!([cluster_ip]));
+    let is_external = matches!(spec["type"].as_str(), Some("LoadBalancer" | "NodePort"));
+    if spec["type"] == "LoadBalancer" {
+        default(spec, "allocateLoadBalancerNodePorts", true);
+    }
+    if is_external {
+        default(spec, "externalTrafficPolicy", "Cluster");
+    }
+    if is_external && spec["allocateLoadBalancerNodePorts"] != false {
+        fill_in_node_ports(state, old, spec);
+    }
+    default(&mut object["status"], "loadBalancer", json!({}));
+}
+
+fn fill_in_node_ports(state: &State, old: Option<&Value>, spec: &mut Value) {
+    let known = old.and_then(|old| old["spec"]["ports"].as_array()).cloned().unwrap_or_default();
+    let first = 30_000 + state.store.revision() % 2_700;
+    for (index, port) in items_mut(spec, "ports").enumerate() {
+        let same = known.iter().find(|known| known["port"] == port["port"]);
+        let kept = same.map(|same| same["nodePort"].clone()).filter(Value::is_number);
+        default(port, "nodePort", kept.unwrap_or_else(|| (first + index as u64).into()));
+    }
+}
+
+/// Returns what the server refuses of an object of a built-in kind.
+pub(crate) fn causes(place: &Place, old: Option<&Value>, object: &Value) -> Vec<Cause> {
+    if place.kind.custom {
+        return Vec::new();
+    }
+    match place.kind.kind.as_str() {
+        "ConfigMap" => rules::config_map(old, object),
+        "Secret" => rules::secret(old, object),
+        "Service" => rules::service(old, object),
+        "EndpointSlice" => rules::endpoint_slice(old, object),
+        "Endpoints" => rules::endpoints(object),
+        "Ingress" => rules::ingress(object),
+        "IngressClass" => rules::ingress_class(old, object),
+        "Lease" => rules::lease(object),
+        "ControllerRevision" => rules::controller_revision(old, object),
+        "RoleBinding" | "ClusterRoleBinding" => rules::role_binding(old, object),
+        "Event" => rules::event(place, object),
+        "Pod" if old.is_none() => rules::pod(object),
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,359 @@
+//! What the server refuses of objects of built-in kinds.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::Value;
+
+use super::failure::Cause;
+use super::state::Place;
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// Refuses a change of a field that may not change.
+fn immutable(causes: &mut Vec<Cause>, old: Option<&Value>, new: &Value, field: &str) {
+    let part = |object: &Value| {
+        let found = field.split('.').try_fold(object, |value, key| value.get(key));
+        found.cloned().unwrap_or_default()
+    };
+    if old.is_some_and(|old| part(old) != part(new)) {
+        causes.push(Cause::invalid(field, &part(new), "field is immutable"));
+    }
+}
+
+fn keys(causes: &mut Vec<Cause>, object: &Value, part: &str) {
+    for (key, _) in object[part].as_object().into_iter().flatten() {
+        let is_letter = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);
+        if key.is_empty() || key.len() > 253 || !key.chars().all(is_letter) {
+            let detail = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+            causes.push(Cause::invalid(format!("{part}[{key}]"), &key.as_str().into(), detail));
+        }
+    }
+}
+
+/// Refuses a change of data that was declared immutable.
+fn sealed(causes: &mut Vec<Cause>, old: Option<&Value>, object: &Value) {
+    let Some(old) = old.filter(|old| old["immutable"] == true) else { return };
+    if object["immutable"] != true {
+        let detail = "field is immutable when `immutable` is set";
+        causes.push(Cause::forbidden("immutable", detail));
+    }
+    for part in ["data", "binaryData"] {
+        if old[part] != object[part] {
+            let detail = "field is immutable when `immutable` is set";
+            causes.push(Cause::forbidden(part, detail));
+        }
+    }
+}
+
+pub(crate) fn config_map(old: Option<&Value>, object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    keys(&mut causes, object, "data");
+    keys(&mut causes, object, "binaryData");
+    sealed(&mut causes, old, object);
+    causes
+}
+
+pub(crate) fn secret(old: Option<&Value>, object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    keys(&mut causes, object, "data");
+    for (key, value) in object["data"].as_object().into_iter().flatten() {
+        if BASE64_STANDARD.decode(text(value)).is_err() {
+            let detail = "must be base64";
+            causes.push(Cause::invalid(format!("data[{key}]"), value, detail));
+        }
+    }
+    if object["type"] == "kubernetes.io/tls" {
+        for key in ["tls.crt", "tls.key"] {
+            if object["data"][key].is_null() {
+                causes.push(Cause::required(format!("data[{key}]"), ""));
+            }
+        }
+    }
+    immutable(&mut causes, old, object, "type");
+    sealed(&mut causes, old, object);
+    causes
+}
+
+fn port_number(causes: &mut Vec<Cause>, port: &Value, path: &str) {
+    let is_port = port.as_u64().is_some_and(|port| (1..=65_535).contains(&port));
+    if !is_port {
+        causes.push(Cause::invalid(path, port, "must be between 1 and 65535, inclusive"));
+    }
+}
+
+pub(crate) fn service(old: Option<&Value>, object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let spec = &object["spec"];
+    let is_headless = spec["clusterIP"] == "None";
+    if spec["type"] == "ExternalName" {
+        if text(&spec["externalName"]).is_empty() {
+            causes.push(Cause::required("spec.externalName", ""));
+        }
+        return causes;
+    }
+    if items(&spec["ports"]).next().is_none() && !is_headless {
+        causes.push(Cause::required("spec.ports", ""));
+    }
+    let several = items(&spec["ports"]).count() > 1;
+    let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
+    for (index, port) in items(&spec["ports"]).enumerate() {
+        let path = format!("spec.ports[{index}]");
+        let name = text(&port["name"]);
+        if several && name.is_empty() {
+            causes.push(Cause::required(format!("{path}.name"), ""));
+        }
+        if !name.is_empty() && !names.insert(name) {
+            causes.push(Cause::duplicate(format!("{path}.name"), &name.into()));
+        }
+        if !numbers.insert((port["port"].as_u64(), text(&port["protocol"]))) {
+            let shown = serde_json::json!({"port": port["port"], "protocol": port["protocol"]});
+            causes.push(Cause::duplicate(path.as_str(), &shown));
+        }
+        port_number(&mut causes, &port["port"], &format!("{path}.port"));
+    }
+    let had_address = old.is_some_and(|old| !text(&old["spec"]["clusterIP"]).is_empty());
+    if had_address {
+        immutable(&mut causes, old, object, "spec.clusterIP");
+    }
+    causes
+}
+
+/// Refuses addresses that no other node can reach.
+fn endpoint_address(causes: &mut Vec<Cause>, address: &Value, path: &str) {
+    let Ok(parsed) = text(address).parse::<IpAddr>() else {
+        causes.push(Cause::invalid(
+            path,
+            address,
+            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+        ));
+        return;
+    };
+    let is_link_local = match parsed {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.segments()[0] & 0xffc0 == 0xfe80,
+    };
+    let is_local_multicast = match parsed {
+        IpAddr::V4(address) => address.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(address) => address.segments()[0] & 0xff0f == 0xff02,
+    };
+    let detail = match parsed {
+        _ if parsed.is_unspecified() => "may not be unspecified (0.0.0.0 or ::)",
+        _ if parsed.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+        _ if is_link_local => "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
+        _ if is_local_multicast => {
+            "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
+        }
+        _ => return,
+    };
+    causes.push(Cause::invalid(path, address, detail));
+}
+
+pub(crate) fn endpoint_slice(old: Option<&Value>, object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let family = text(&object["addressType"]);
+    match family {
+        "" => causes.push(Cause::required("addressType", "")),
+        "IPv4" | "IPv6" | "FQDN" => {}
+        other => {
+            let message = format!(
+                "Unsupported value: {other:?}: supported values: \"FQDN\", \"IPv4\", \"IPv6\""
+            );
+            causes.push(Cause::new("FieldValueNotSupported", "addressType", message));
+        }
+    }
+    immutable(&mut causes, old, object, "addressType");
+    let count = items(&object["endpoints"]).count();
+    if count > 1_000 {
+        let message = format!("Too many: {count}: must have at most 1000 items");
+        causes.push(Cause::new("FieldValueTooMany", "endpoints", message));
+    }
+    for (index, endpoint) in items(&object["endpoints"]).enumerate() {
+        let path = format!("endpoints[{index}].addresses");
+        if items(&endpoint["addresses"]).next().is_none() {
+            causes.push(Cause::required(path.as_str(), "must contain at least 1 address"));
+        }
+        for (at, address) in items(&endpoint["addresses"]).enumerate() {
+            if family == "FQDN" {
+                continue;
+            }
+            let path = format!("{path}[{at}]");
+            let parsed = text(address).parse::<IpAddr>();
+            match (family, parsed) {
+                ("IPv4", Ok(IpAddr::V6(_))) => {
+                    causes.push(Cause::invalid(path, address, "must be an IPv4 address"));
+                }
+                ("IPv6", Ok(IpAddr::V4(_))) => {
+                    causes.push(Cause::invalid(path, address, "must be an IPv6 address"));
+                }
+                _ => endpoint_address(&mut causes, address, &path),
+            }
+        }
+    }
+    let mut names = BTreeSet::new();
+    for (index, port) in items(&object["ports"]).enumerate() {
+        if !names.insert(text(&port["name"])) {
+            causes.push(Cause::duplicate(format!("ports[{index}].name"), &port["name"]));
+        }
+    }
+    causes
+}
+
+pub(crate) fn endpoints(object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    for (index, subset) in items(&object["subsets"]).enumerate() {
+        for (at, address) in items(&subset["addresses"]).enumerate() {
+            let path = format!("subsets[{index}].addresses[{at}].ip");
+            endpoint_address(&mut causes, &address["ip"], &path);
+        }
+    }
+    causes
+}
+
+pub(crate) fn ingress(object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let spec = &object["spec"];
+    if spec["defaultBackend"].is_null() && items(&spec["rules"]).next().is_none() {
+        let detail = "either `defaultBackend` or `rules` must be specified";
+        causes.push(Cause::invalid("spec", spec, detail));
+    }
+    for (index, rule) in items(&spec["rules"]).enumerate() {
+        let place = format!("spec.rules[{index}]");
+        if text(&rule["host"]).parse::<IpAddr>().is_ok() {
+            let detail = "must be a DNS name, not an IP address";
+            causes.push(Cause::invalid(format!("{place}.host"), &rule["host"], detail));
+        }
+        if rule["http"].is_object() && items(&rule["http"]["paths"]).next().is_none() {
+            causes.push(Cause::required(format!("{place}.http.paths"), ""));
+        }
+        for (at, path) in items(&rule["http"]["paths"]).enumerate() {
+            ingress_path(&mut causes, path, &format!("{place}.http.paths[{at}]"));
+        }
+    }
+    causes
+}
+
+fn ingress_path(causes: &mut Vec<Cause>, path: &Value, place: &str) {
+    match path["pathType"].as_str() {
+        None => {
+            let detail = "pathType must be specified";
+            causes.push(Cause::required(format!("{place}.pathType"), detail));
+        }
+        Some("Exact" | "Prefix") if !text(&path["path"]).starts_with('/') => {
+            let detail = "must be an absolute path";
+            causes.push(Cause::invalid(format!("{place}.path"), &path["path"], detail));
+        }
+        Some("Exact" | "Prefix" | "ImplementationSpecific") => {}
+        Some(other) => {
+            let message = format!(
+                "Unsupported value: {other:?}: supported values: \"Exact\", \"ImplementationSpecific\", \"Prefix\""
+            );
+            let place = format!("{place}.pathType");
+            causes.push(Cause::new("FieldValueNotSupported", place, message));
+        }
+    }
+    let service = &path["backend"]["service"];
+    if service.is_object() {
+        if text(&service["name"]).is_empty() {
+            causes.push(Cause::required(format!("{place}.backend.service.name"), ""));
+        }
+        if service["port"]["name"].is_null() && service["port"]["number"].is_null() {
+            let place = format!("{place}.backend.service.port");
+            causes.push(Cause::required(place, "port name or number is required"));
+        }
+    }
+}
+
+pub(crate) fn ingress_class(old: Option<&Value>, object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    if text(&object["spec"]["controller"]).is_empty() {
+        causes.push(Cause::required("spec.controller", ""));
+    }
+    immutable(&mut causes, old, object, "spec.controller");
+    causes
+}
+
+pub(crate) fn lease(object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let spec = &object["spec"];
+    if spec["leaseDurationSeconds"].as_i64().is_some_and(|seconds| seconds <= 0) {
+        let path = "spec.leaseDurationSeconds";
+        causes.push(Cause::invalid(path, &spec["leaseDurationSeconds"], "must be greater than 0"));
+    }
+    if spec["leaseTransitions"].as_i64().is_some_and(|count| count < 0) {
+        let path = "spec.leaseTransitions";
+        let detail = "must be greater than or equal to 0";
+        causes.push(Cause::invalid(path, &spec["leaseTransitions"], detail));
+    }
+    causes
+}
+
+pub(crate) fn controller_revision(old: Option<&Value>, object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    if object["revision"].as_i64().is_none_or(|revision| revision < 0) {
+        let detail = "must be greater than or equal to 0";
+        causes.push(Cause::invalid("revision", &object["revision"], detail));
+    }
+    immutable(&mut causes, old, object, "data");
+    causes
+}
+
+pub(crate) fn role_binding(old: Option<&Value>, object: &Value) -> Vec<Cause> {
+    match old {
+        Some(old) if old["roleRef"] != object["roleRef"] => {
+            vec![Cause::invalid("roleRef", &object["roleRef"], "cannot change roleRef")]
+        }
+        _ => Vec::new(),
+    }
+}
+
+pub(crate) fn event(place: &Place, object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let is_new_api = place.resource().group == "events.k8s.io";
+    let (subject, field) = match is_new_api {
+        true => (&object["regarding"], "regarding.namespace"),
+        false => (&object["involvedObject"], "involvedObject.namespace"),
+    };
+    let namespace = text(&object["metadata"]["namespace"]);
+    let wanted = match text(&subject["namespace"]) {
+        // Events of cluster-scoped objects live in `default`.
+        "" => "default",
+        namespace => namespace,
+    };
+    if namespace != wanted {
+        let detail = "does not match event.namespace";
+        causes.push(Cause::invalid(field, &subject["namespace"], detail));
+    }
+    if is_new_api {
+        for (key, field) in [
+            ("eventTime", "eventTime"),
+            ("reportingController", "reportingController"),
+            ("reportingInstance", "reportingInstance"),
+            ("action", "action"),
+            ("reason", "reason"),
+        ] {
+            if object[key].is_null() || object[key] == "" {
+                causes.push(Cause::required(field, ""));
+            }
+        }
+        if text(&object["note"]).len() > 1_024 {
+            causes.push(Cause::invalid("message", &"".into(), "can have at most 1024 characters"));
+        }
+    }
+    causes
+}
+
+pub(crate) fn pod(object: &Value) -> Vec<Cause> {
+    match items(&object["spec"]["containers"]).next() {
+        Some(_) => Vec::new(),
+        None => vec![Cause::required("spec.containers", "")],
+    }
+}

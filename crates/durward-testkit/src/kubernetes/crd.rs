@@ -1,0 +1,276 @@
+//! CustomResourceDefinitions: their own rules, and the kinds that they define.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::failure::Cause;
+use super::kind::{GroupResource, Kind, NameRule, Version};
+use super::schema::Schema;
+use super::shape::Shape;
+use super::state::{State, typed};
+use super::store::Key;
+
+/// Finalizer that keeps a definition until its objects are gone.
+pub(crate) const CLEAN_UP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+pub(crate) fn resource() -> GroupResource {
+    GroupResource::new("apiextensions.k8s.io", "customresourcedefinitions")
+}
+
+/// Returns the resource type that a definition defines.
+pub(crate) fn defined(definition: &Value) -> GroupResource {
+    let spec = &definition["spec"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    GroupResource { group: text(&spec["group"]), resource: text(&spec["names"]["plural"]) }
+}
+
+/// Fills in the names and the conversion that a definition leaves out.
+pub(crate) fn fill_in(definition: &mut Value) {
+    let kind = definition["spec"]["names"]["kind"].as_str().unwrap_or_default().to_owned();
+    let names = &mut definition["spec"]["names"];
+    if names["singular"].as_str().unwrap_or_default().is_empty() {
+        names["singular"] = kind.to_lowercase().into();
+    }
+    if names["listKind"].as_str().unwrap_or_default().is_empty() {
+        names["listKind"] = format!("{kind}List").into();
+    }
+    if definition["spec"]["conversion"].is_null() {
+        definition["spec"]["conversion"] = json!({"strategy": "None"});
+    }
+}
+
+fn versions(definition: &Value) -> impl Iterator<Item = &Value> {
+    definition["spec"]["versions"].as_array().into_iter().flatten()
+}
+
+/// Returns what is wrong with a definition.
+pub(crate) fn causes(state: &State, definition: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let spec = &definition["spec"];
+    let expected = defined(definition).to_string();
+    if definition["metadata"]["name"] != *expected {
+        let detail = format!("must be spec.names.plural+\".\"+spec.group");
+        causes.push(Cause::invalid("metadata.name", &definition["metadata"]["name"], &detail));
+    }
+    if !matches!(spec["scope"].as_str(), Some("Namespaced" | "Cluster")) {
+        causes.push(Cause::required("spec.scope", ""));
+    }
+    if versions(definition).filter(|version| version["storage"] == true).count() != 1 {
+        let detail = "must have exactly one version marked as storage version";
+        causes.push(Cause::invalid("spec.versions", &spec["versions"], detail));
+    }
+    for (index, version) in versions(definition).enumerate() {
+        let path = format!("spec.versions[{index}].schema.openAPIV3Schema");
+        let schema = &version["schema"]["openAPIV3Schema"];
+        if !schema.is_object() {
+            causes.push(Cause::required(path, "schemas are required"));
+            continue;
+        }
+        check_node(state, schema, &path, &mut causes);
+        if !version["selectableFields"].is_null() && state.minor < 31 {
+            // An older server drops the field without a word.
+            continue;
+        }
+    }
+    causes
+}
+
+/// Checks a node of a schema and its parts.
+fn check_node(state: &State, schema: &Value, path: &str, causes: &mut Vec<Cause>) {
+    let is_any = schema["x-kubernetes-preserve-unknown-fields"] == true
+        || schema["x-kubernetes-int-or-string"] == true;
+    if schema["type"].as_str().unwrap_or_default().is_empty() && !is_any {
+        let detail = "must not be empty for specified object fields";
+        causes.push(Cause::required(format!("{path}.type"), detail));
+    }
+    if schema["x-kubernetes-list-type"] == "map" {
+        check_list_map(schema, path, causes);
+    }
+    if let Some(rules) = super::cel::Rules::read(schema) {
+        let place = format!("{path}.x-kubernetes-validations");
+        for error in rules.errors() {
+            causes.push(Cause::invalid(format!("{place}[0].rule"), &"".into(), &error));
+        }
+        if let Some((minor, function)) = rules.needs
+            && state.minor < minor
+        {
+            let function = function.trim_end_matches(['(', '.']);
+            let detail = format!(
+                "compilation failed: ERROR: <input>:1:1: undeclared reference to '{function}' (in container '')"
+            );
+            causes.push(Cause::invalid(format!("{place}[0].rule"), &"".into(), &detail));
+        }
+    }
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        check_node(state, property, &format!("{path}.properties[{name}]"), causes);
+    }
+    if schema["items"].is_object() {
+        check_node(state, &schema["items"], &format!("{path}.items"), causes);
+    } else if schema["type"] == "array" {
+        causes.push(Cause::required(format!("{path}.items"), "must be specified"));
+    }
+    if schema["additionalProperties"].is_object() {
+        let path = format!("{path}.additionalProperties");
+        check_node(state, &schema["additionalProperties"], &path, causes);
+    }
+}
+
+/// Keys of a list that is a map must be required or have a default.
+fn check_list_map(schema: &Value, path: &str, causes: &mut Vec<Cause>) {
+    let keys = schema["x-kubernetes-list-map-keys"].as_array().cloned().unwrap_or_default();
+    if keys.is_empty() {
+        let path = format!("{path}.x-kubernetes-list-map-keys");
+        causes.push(Cause::required(path, "must not be empty if x-kubernetes-list-type is map"));
+    }
+    let items = &schema["items"];
+    let required = items["required"].as_array().cloned().unwrap_or_default();
+    for key in keys {
+        let name = key.as_str().unwrap_or_default();
+        let property = &items["properties"][name];
+        if !required.contains(&key) && property["default"].is_null() {
+            let path = format!("{path}.items.properties[{name}].default");
+            let detail = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
+            causes.push(Cause::required(path, detail));
+        }
+    }
+}
+
+/// Begins or ends serving the kind of a definition that was written or removed.
+pub(crate) fn follow(state: &mut State, key: &Key) {
+    let Some(stored) = state.store.get(&resource(), key) else {
+        if let Some((plural, group)) = key.name.split_once('.') {
+            state.undefine(&GroupResource::new(group, plural));
+        }
+        return;
+    };
+    let Some(own) = state.kind(&resource()).cloned() else { return };
+    let mut definition = typed(stored.value(), &own, "v1");
+    state.define(kind(&definition, state.minor));
+    let now = state.now();
+    if establish(&mut definition, &now) {
+        state.store.put(&resource(), &definition);
+    }
+}
+
+/// Writes the status of a served definition; false if it is there.
+fn establish(definition: &mut Value, now: &str) -> bool {
+    let names = definition["spec"]["names"].clone();
+    let storage = versions(definition).find(|version| version["storage"] == true);
+    let storage = storage.map_or(Value::Null, |version| version["name"].clone());
+    let mut stored = definition["status"]["storedVersions"].as_array().cloned().unwrap_or_default();
+    if !stored.contains(&storage) {
+        stored.push(storage);
+    }
+    let condition = |kind: &str, reason: &str, message: &str| {
+        json!({
+            "type": kind,
+            "status": "True",
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": now,
+        })
+    };
+    let status = &definition["status"];
+    let is_done = status["acceptedNames"] == names
+        && status["storedVersions"] == json!(stored)
+        && status["conditions"].as_array().is_some_and(|conditions| !conditions.is_empty());
+    if is_done {
+        return false;
+    }
+    let mut conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+    if conditions.is_empty() {
+        conditions = vec![
+            condition("NamesAccepted", "NoConflicts", "no conflicts found"),
+            condition(
+                "Established",
+                "InitialNamesAccepted",
+                "the initial names have been accepted",
+            ),
+        ];
+    }
+    definition["status"] =
+        json!({"acceptedNames": names, "storedVersions": stored, "conditions": conditions});
+    true
+}
+
+fn kind(definition: &Value, minor: u32) -> Kind {
+    let spec = &definition["spec"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let texts = |value: &Value| -> Vec<String> {
+        let texts = value.as_array().into_iter().flatten();
+        texts.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let mut versions: Vec<Version> =
+        versions(definition).map(|version| read_version(version, minor)).collect();
+    versions.sort_by_key(|version| std::cmp::Reverse(priority(&version.name)));
+    Kind {
+        resource: defined(definition),
+        kind: text(&spec["names"]["kind"]),
+        list_kind: text(&spec["names"]["listKind"]),
+        singular: text(&spec["names"]["singular"]),
+        short_names: texts(&spec["names"]["shortNames"]),
+        categories: texts(&spec["names"]["categories"]),
+        namespaced: spec["scope"] == "Namespaced",
+        versions,
+        has_generation: true,
+        unconditional_update: false,
+        update_creates: false,
+        names: NameRule::Subdomain,
+        custom: true,
+        since: 0,
+    }
+}
+
+fn read_version(version: &Value, minor: u32) -> Version {
+    let schema = Schema::read(&version["schema"]["openAPIV3Schema"]);
+    let mut shape = schema.shape();
+    shape.fields.insert("metadata".to_owned(), Shape::metadata());
+    let selectable = version["selectableFields"].as_array().into_iter().flatten();
+    let selectable = selectable.filter(|_| minor >= 31);
+    let selectable = selectable.filter_map(|field| field["jsonPath"].as_str());
+    Version {
+        name: version["name"].as_str().unwrap_or_default().to_owned(),
+        served: version["served"] == true,
+        storage: version["storage"] == true,
+        status: version["subresources"]["status"].is_object(),
+        schema: Some(Arc::new(schema)),
+        shape: Arc::new(shape),
+        selectable: selectable.map(|path| path.trim_start_matches('.').to_owned()).collect(),
+    }
+}
+
+/// Order of versions: stable before beta before alpha, higher numbers first.
+fn priority(name: &str) -> (u8, u32, u32) {
+    let read = || {
+        let rest = name.strip_prefix('v')?;
+        let digits = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+        let major: u32 = rest[..digits].parse().ok()?;
+        let rest = &rest[digits..];
+        match rest {
+            "" => Some((3, major, 0)),
+            _ => {
+                let (stage, number) = match rest.strip_prefix("beta") {
+                    Some(number) => (2, number),
+                    None => (1, rest.strip_prefix("alpha")?),
+                };
+                Some((stage, major, number.parse().ok()?))
+            }
+        }
+    };
+    read().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_preferred_by_their_stage() {
+        let mut names = vec!["v1alpha1", "v2beta1", "v1", "foo", "v10", "v1beta2"];
+
+        names.sort_by_key(|name| std::cmp::Reverse(priority(name)));
+
+        assert_eq!(names, ["v10", "v1", "v2beta1", "v1beta2", "v1alpha1", "foo"]);
+    }
+}

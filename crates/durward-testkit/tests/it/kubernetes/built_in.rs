@@ -1,0 +1,241 @@
+//! Built-in kinds that Durward reads and writes.
+
+use durward_testkit::kubernetes::TestEnv;
+use durward_testkit::serde_json::json;
+use kube::api::{Patch, PatchParams};
+
+use super::*;
+
+fn slices(env: &TestEnv) -> Api<DynamicObject> {
+    env.api("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", true)
+}
+
+fn slice(name: &str, addresses: &Value) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": addresses, "conditions": {"ready": true}}],
+        "ports": [{"port": 80}],
+    })
+}
+
+fn secret(name: &str, kind: &str, data: &Value) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name},
+        "type": kind,
+        "data": data,
+    })
+}
+
+#[tokio::test]
+async fn endpoints_are_not_on_this_host() {
+    let env = TestEnv::start().await;
+    let table = [
+        ("127.0.0.1", "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+        ("169.254.1.1", "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+        ("224.0.0.1", "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
+        ("0.0.0.0", "may not be unspecified (0.0.0.0 or ::)"),
+    ];
+
+    for (address, detail) in table {
+        let status = refused(create(&slices(&env), &slice("a", &json!([address]))).await);
+
+        assert_eq!(status.code, 422);
+        let expected = format!(
+            "EndpointSlice.discovery.k8s.io \"a\" is invalid: endpoints[0].addresses[0]: Invalid value: \"{address}\": {detail}"
+        );
+        assert_eq!(status.message, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_slice_gets_defaults_and_a_generation() {
+    let env = TestEnv::start().await;
+    let api = slices(&env);
+
+    let made = created(&api, &slice("a", &json!(["10.0.0.1"]))).await;
+    let change =
+        json!({"endpoints": [{"addresses": ["10.0.0.2"], "conditions": {"ready": false}}]});
+    let changed = api.patch("a", &PatchParams::default(), &Patch::Merge(&change)).await;
+
+    assert_eq!(made.data["ports"], json!([{"name": "", "port": 80, "protocol": "TCP"}]));
+    assert_eq!(made.metadata.generation, Some(1));
+    assert_eq!(changed.expect("it is changed").metadata.generation, Some(2));
+}
+
+#[tokio::test]
+async fn the_family_of_a_slice_stays() {
+    let env = TestEnv::start().await;
+    let api = slices(&env);
+    created(&api, &slice("a", &json!(["10.0.0.1"]))).await;
+
+    let change = json!({"addressType": "IPv6", "endpoints": []});
+    let status = refused(api.patch("a", &PatchParams::default(), &Patch::Merge(&change)).await);
+
+    assert!(
+        status.message.contains("addressType: Invalid value: \"IPv6\": field is immutable"),
+        "{}",
+        status.message
+    );
+}
+
+#[tokio::test]
+async fn a_secret_of_tls_has_both_halves() {
+    let env = TestEnv::start().await;
+    let api = env.api("v1", "Secret", "secrets", true);
+
+    let status =
+        refused(create(&api, &secret("a", "kubernetes.io/tls", &json!({"tls.crt": ""}))).await);
+
+    assert_eq!(status.code, 422);
+    assert_eq!(status.message, "Secret \"a\" is invalid: data[tls.key]: Required value");
+}
+
+#[tokio::test]
+async fn a_secret_takes_plain_text_and_keeps_its_type() {
+    let env = TestEnv::start().await;
+    let api = env.api("v1", "Secret", "secrets", true);
+    let json = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "a"},
+        "stringData": {"x": "text"},
+    });
+
+    let made = created(&api, &json).await;
+    let change = json!({"type": "other"});
+    let status = refused(api.patch("a", &PatchParams::default(), &Patch::Merge(&change)).await);
+
+    assert_eq!(made.data["data"]["x"], "dGV4dA==");
+    assert_eq!(made.data["type"], "Opaque");
+    assert_eq!(made.data.get("stringData"), None);
+    assert_eq!(
+        status.message,
+        "Secret \"a\" is invalid: type: Invalid value: \"other\": field is immutable"
+    );
+}
+
+#[tokio::test]
+async fn a_service_gets_an_address_and_a_status_of_its_own() {
+    let env = TestEnv::start().await;
+    let api = env.api("v1", "Service", "services", true);
+    let json = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]},
+    });
+
+    let made = created(&api, &json).await;
+    let address =
+        json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "Proxy"}]}}});
+    let params = PatchParams::default();
+    let typed =
+        json!({"spec": {"type": "LoadBalancer", "loadBalancerClass": "durward.dev/gateway"}});
+    api.patch("web", &params, &Patch::Merge(&typed)).await.expect("another type");
+    let written =
+        api.patch_status("web", &params, &Patch::Merge(&address)).await.expect("a status");
+
+    let spec = &made.data["spec"];
+    assert!(spec["clusterIP"].as_str().is_some_and(|ip| ip.parse::<std::net::IpAddr>().is_ok()));
+    assert_eq!(spec["type"], "ClusterIP");
+    let port = json!({"port": 80, "protocol": "TCP", "targetPort": 80});
+    assert_eq!(spec["ports"], json!([port]));
+    assert_eq!(written.data["status"]["loadBalancer"]["ingress"][0]["ip"], "192.0.2.1");
+    assert_eq!(written.data["spec"]["clusterIP"], spec["clusterIP"]);
+    assert_eq!(written.metadata.generation, None, "a Service has no generation");
+}
+
+#[tokio::test]
+async fn an_ingress_says_how_its_paths_match() {
+    let env = TestEnv::start().await;
+    let api = env.api("networking.k8s.io/v1", "Ingress", "ingresses", true);
+    let backend = json!({"service": {"name": "web", "port": {"number": 80}}});
+    let json = |path: Value| {
+        json!({
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "Ingress",
+            "metadata": {"name": "a"},
+            "spec": {"rules": [{"host": "a.test", "http": {"paths": [path]}}]},
+        })
+    };
+
+    let status = refused(create(&api, &json(json!({"path": "/", "backend": backend}))).await);
+    let fine = json(json!({"path": "/", "pathType": "Prefix", "backend": backend}));
+    let made = created(&api, &fine).await;
+
+    assert_eq!(
+        status.message,
+        "Ingress.networking.k8s.io \"a\" is invalid: spec.rules[0].http.paths[0].pathType: Required value: pathType must be specified"
+    );
+    assert_eq!(made.metadata.generation, Some(1));
+}
+
+#[tokio::test]
+async fn a_revision_keeps_its_data() {
+    let env = TestEnv::start().await;
+    let api = env.api("apps/v1", "ControllerRevision", "controllerrevisions", true);
+    let json = json!({
+        "apiVersion": "apps/v1",
+        "kind": "ControllerRevision",
+        "metadata": {"name": "a"},
+        "revision": 1,
+        "data": {"any": {"thing": 1}},
+    });
+
+    let made = created(&api, &json).await;
+    let params = PatchParams::default();
+    let moved = api.patch("a", &params, &Patch::Merge(&json!({"revision": 2}))).await;
+    let status =
+        refused(api.patch("a", &params, &Patch::Merge(&json!({"data": {"any": 2}}))).await);
+
+    assert_eq!(made.data["data"], json!({"any": {"thing": 1}}));
+    assert_eq!(moved.expect("the number may move").data["revision"], 2);
+    assert!(status.message.contains("data: Invalid value"), "{}", status.message);
+    assert!(status.message.ends_with("field is immutable"), "{}", status.message);
+}
+
+#[tokio::test]
+async fn an_event_is_in_the_namespace_of_its_subject() {
+    let env = TestEnv::start().await;
+    let api = env.api("events.k8s.io/v1", "Event", "events", true);
+    let json = |namespace: &str| {
+        json!({
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": "a"},
+            "eventTime": "2026-11-29T00:00:00.000000Z",
+            "reportingController": "durward.dev/gateway",
+            "reportingInstance": "one",
+            "action": "Compile",
+            "reason": "Accepted",
+            "type": "Normal",
+            "note": "fine",
+            "regarding": {"apiVersion": "v1", "kind": "ConfigMap", "name": "a", "namespace": namespace},
+        })
+    };
+
+    let status = refused(create(&api, &json("elsewhere")).await);
+    let made = create(&api, &json(env.namespace())).await;
+
+    assert_eq!((status.code, status.reason.as_str()), (422, "Invalid"));
+    assert_eq!(made.expect("it is at home").data["note"], "fine");
+}
+
+#[tokio::test]
+async fn a_namespace_says_its_name_in_a_label() {
+    let env = TestEnv::start().await;
+    let name = env.new_namespace(&json!({"durward.dev/tenant": "acme"})).await;
+
+    let read =
+        env.api("v1", "Namespace", "namespaces", false).get(&name).await.expect("it is there");
+
+    let labels = read.metadata.labels.expect("labels");
+    assert_eq!(labels.get("kubernetes.io/metadata.name"), Some(&name));
+    assert_eq!(labels.get("durward.dev/tenant").map(String::as_str), Some("acme"));
+    assert_eq!(read.data["status"]["phase"], "Active");
+}
