@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use durward_control::change::DocumentKey;
-use durward_control::resources::{Document, Source};
+use durward_control::document::{Document, Source};
 use durward_control::spec::document;
 use durward_model::{Kind, ResourceId, Revision};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
@@ -250,8 +249,7 @@ impl Object {
     #[must_use]
     pub fn document(&self) -> Document {
         let file = Arc::from(self.id.to_string());
-        let kind = self.id.kind.as_str();
-        let source = document::source(kind, &file, Arc::clone(&self.text), 1, Vec::new());
+        let source = document::source(self.id.kind, &file, Arc::clone(&self.text), 1, Vec::new());
         of_source(self.id.clone(), source, &self.revision, self.metadata.creation_timestamp.clone())
     }
 }
@@ -265,7 +263,7 @@ pub fn former_document(
     created: Option<Arc<str>>,
 ) -> Document {
     let file = Arc::from(id.to_string());
-    let source: Source = document::source(id.kind.as_str(), &file, text, 1, Vec::new());
+    let source = document::source(id.kind, &file, text, 1, Vec::new());
     of_source(id.clone(), source, revision, created)
 }
 
@@ -276,17 +274,13 @@ fn of_source(
     created: Option<Arc<str>>,
 ) -> Document {
     let content = document::content(&source);
-    let mut document = Document::new(DocumentKey::Object(id.clone()), Arc::new(source), content);
     // The object's own identity, whatever its text says: the server vouches for it.
-    document.id = Some(id);
-    document.revision = revision.clone();
-    document.created = created;
-    document
+    Document::of_object(id, revision.clone(), created, source, content)
 }
 
 #[cfg(test)]
 mod tests {
-    use durward_control::resources::Content;
+    use durward_control::document::Content;
     use serde_json::json;
 
     use super::*;

@@ -43,6 +43,7 @@ impl Observed {
             upserts: self.upserts.iter().map(Object::document).collect(),
             deletes: self.deletes.into_iter().map(DocumentKey::Object).collect(),
             facts: self.facts,
+            links: None,
         }
     }
 }

@@ -225,13 +225,15 @@ fn bounded(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use durward_model::Origin;
+    use durward_model::{DocumentKey, Kind, Origin, ResourceId};
 
     use super::*;
 
     fn verdict(outcome: Outcome, findings: Vec<Finding>) -> Verdict {
-        let (kind, name) = (Arc::from("Tenant"), Arc::from("acme"));
-        Verdict { kind, name, outcome, findings, origin: Origin::default() }
+        let resource = ResourceId::new(Kind::Tenant, "acme");
+        let document = DocumentKey::Object(resource.clone());
+        let (observed, origin) = (Revision::default(), Origin::default());
+        Verdict { document, resource, observed, outcome, findings, origin }
     }
 
     fn finding(severity: Severity, reason: &str, field: &str) -> Finding {
