@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use durward_model::verdict::{Outcome, Severity, Verdict};
-use durward_model::{EgressAddress, Kind, Listener, Service, Tenant, TenantId};
+use durward_model::{EgressAddress, Listener, Service, Tenant, TenantId};
 use durward_nat::{CheckedEndpoint, CheckedMapping, MappingReport};
 use durward_proxy::UpstreamReport;
 use durward_proxy::proxy::BindState;
@@ -49,10 +49,7 @@ fn documents(facts: &Facts<'_>) -> Check {
         state.push_str(&format!(", {}", count(warnings, "warning")));
     }
     let bad = verdicts.iter().filter(|verdict| verdict.outcome != Outcome::Accepted);
-    Check {
-        conditions: bad.map(|verdict| document(verdict)).collect(),
-        ..Check::new("documents", state)
-    }
+    Check { conditions: bad.map(document).collect(), ..Check::new("documents", state) }
 }
 
 fn document(verdict: &Verdict) -> Condition {
@@ -66,7 +63,7 @@ fn document(verdict: &Verdict) -> Condition {
 
 /// Returns the tenant that a document defines, if that is the document's own name.
 pub(super) fn tenant_of(verdict: &Verdict) -> Option<TenantId> {
-    let is_tenant = verdict.resource.kind == Kind::Tenant;
+    let is_tenant = verdict.resource.kind == durward_model::Kind::Tenant;
     is_tenant.then(|| TenantId::new(&verdict.resource.name).ok()).flatten()
 }
 
