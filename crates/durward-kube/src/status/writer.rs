@@ -36,7 +36,7 @@ pub struct WriterOptions {
     pub field_manager: Arc<str>,
     /// Name of this process in Events: the pod's, or the host's.
     pub instance: Arc<str>,
-    /// Namespace for what belongs to objects that have none: their revisions and Events.
+    /// Namespace for the revisions of objects that are in none.
     pub namespace: Arc<str>,
 }
 
@@ -132,6 +132,8 @@ struct Due {
     change: u64,
     desired: Desired,
     seen: Seen,
+    /// The version of the object that `seen` is of; empty if none was observed.
+    version: Arc<str>,
 }
 
 impl Writer {
@@ -236,20 +238,32 @@ impl Shared {
             change: *change,
             desired: desired.clone(),
             seen: entry.seen.clone(),
+            version: Arc::clone(&entry.version),
         })
     }
 
-    /// Takes note of a status that was written, or that can never be.
-    fn done(&self, due: &Due, written: Option<(&[Condition], Arc<str>)>) {
+    /// Takes note of a status that was written.
+    fn written(&self, due: &Due, conditions: &[Condition], version: Arc<str>) {
         let mut state = self.state();
         state.pending.remove(&due.change);
-        if let Some((conditions, version)) = written {
-            state.report.written += 1;
-            state.report.last_error = None;
-            if let Some(entry) = state.objects.get_mut(&due.id) {
+        state.report.written += 1;
+        state.report.last_error = None;
+        if let Some(entry) = state.objects.get_mut(&due.id) {
+            // What the watch brought meanwhile may be later, or of another object.
+            if entry.uid == due.desired.revision.uid && !is_later(&entry.version, &version) {
                 entry.seen = Seen::of(conditions);
                 entry.version = version;
             }
+        }
+        state.report.pending = state.pending.len();
+    }
+
+    /// Takes a status out of the queue that cannot be written as things are, until the watch brings the object as it is now.
+    fn postpone(&self, due: &Due) {
+        let mut state = self.state();
+        let is_as_before = |entry: &Entry| entry.version == due.version;
+        if state.objects.get(&due.id).is_none_or(is_as_before) {
+            state.pending.remove(&due.change);
         }
         state.report.pending = state.pending.len();
     }
@@ -280,7 +294,7 @@ async fn run(shared: Arc<Shared>, resources: Resources) {
         };
         pace.tick().await;
         let Some((resource, version)) = resources(due.id.kind) else {
-            shared.done(&due, None);
+            shared.postpone(&due);
             continue;
         };
         match write(&shared, &due, resource, version).await {
@@ -297,9 +311,9 @@ async fn run(shared: Arc<Shared>, resources: Resources) {
                     };
                     sleep(asked + backoff.next()).await;
                 } else {
-                    // The object is gone or another one, or we may not: the watch brings what comes next.
+                    // The object changed, is gone, or is another one, or we may not: the watch brings what comes next.
                     tracing::debug!(id = %due.id, %error, "status was not written");
-                    shared.done(&due, None);
+                    shared.postpone(&due);
                 }
             }
         }
@@ -316,11 +330,14 @@ struct Patch<'a> {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct PatchMetadata<'a> {
     name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     namespace: Option<&'a str>,
-    /// An object of the same name that is not the one meant is left alone.
+    /// An object of the same name that is not the one meant is left alone. The server compares this version, but not the uid, when it writes a status.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    resource_version: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<&'a str>,
 }
@@ -354,6 +371,7 @@ async fn write(
         metadata: PatchMetadata {
             name: &id.name,
             namespace: id.namespace.as_deref(),
+            resource_version: &due.version,
             uid: desired.revision.uid.as_deref(),
         },
         status: PatchStatus { observed_generation: generation, conditions: &conditions },
@@ -373,7 +391,7 @@ async fn write(
     .await?;
     let head: Head =
         serde_json::from_slice(&answer).map_err(|error| ApiError::Unreadable(error.to_string()))?;
-    shared.done(due, Some((&conditions, head.metadata.resource_version)));
+    shared.written(due, &conditions, head.metadata.resource_version);
     Ok(conditions)
 }
 
