@@ -1,5 +1,6 @@
 //! The kinds that are read, and the version of each that a server serves.
 
+use durward_model::Kind;
 use serde::Deserialize;
 
 use crate::request::{self, ApiError};
@@ -17,6 +18,18 @@ pub struct ResourceType {
     pub plural: &'static str,
     /// Whether its objects are in namespaces.
     pub namespaced: bool,
+}
+
+/// Returns the resource type of one of our own kinds, and the version in which it is written; `None` for kinds that are no objects.
+#[must_use]
+pub fn of(kind: Kind) -> Option<(&'static ResourceType, &'static str)> {
+    let resource = match kind {
+        Kind::Tenant => &TENANTS,
+        Kind::PortMapping => &PORT_MAPPINGS,
+        Kind::EgressPolicy => &EGRESS_POLICIES,
+        _ => return None,
+    };
+    Some((resource, "v1alpha1"))
 }
 
 /// Our own tenants.

@@ -3,6 +3,7 @@
 mod acme;
 mod demo;
 mod egress;
+mod kubernetes;
 mod logs;
 pub(crate) mod nat;
 mod records;
@@ -23,6 +24,7 @@ pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed, SteerArgs, TraceArgs};
 pub(crate) use acme::AcmeArgs;
 pub(crate) use demo::{Demo, Lab};
 pub(crate) use egress::{Egress, EgressEnv, EgressTest, EnvFormat, Prove};
+pub(crate) use kubernetes::KubernetesArgs;
 pub(crate) use logs::{AccessLog, AuditSync};
 pub(crate) use records::{Audit, AuditVerify, AuditWhat, Top, TopFormat, Who};
 
@@ -81,6 +83,8 @@ pub(crate) enum Command {
     Migrate(Migrate),
     /// Print the JSON Schema of the documents
     Schema,
+    /// Print the CustomResourceDefinitions of the documents, for `kubectl apply -f -`
+    Crds,
     /// Print a completion script for a shell
     Completions(Completions),
     /// Print the version
@@ -186,6 +190,8 @@ pub(crate) struct Run {
     pub(crate) drain_delay: Duration,
     #[command(flatten)]
     pub(crate) acme: AcmeArgs,
+    #[command(flatten)]
+    pub(crate) kubernetes: KubernetesArgs,
     /// Do not watch the files; reload on SIGHUP only
     #[arg(long)]
     pub(crate) no_watch: bool,
