@@ -169,7 +169,7 @@ fn numbers(
     rules: &Rules,
     former: Option<&Arc<Snapshot>>,
     scope: &Scope,
-) -> BTreeMap<TenantId, u16> {
+) -> SharedMap<TenantId, u16> {
     let of_mappings = rules.mappings.iter().map(|mapping| &mapping.tenant);
     let asking: BTreeSet<&TenantId> = of_mappings.chain(rules.egress.keys()).collect();
     let mut numbers = former.map(|former| former.nat.tenants.clone()).unwrap_or_default();

@@ -108,7 +108,7 @@ impl State {
         self.remove_routing(&routing)?;
         self.addresses.clear();
         self.place_addresses(&[], &mut Report::default())?;
-        for number in numbers.into_values() {
+        for number in numbers.values().copied() {
             let tenant = mark::mark(number, 0, 0);
             self.conntrack.flush(tenant, mark::TENANT_MASK).map_err(kernel("connections"))?;
         }
