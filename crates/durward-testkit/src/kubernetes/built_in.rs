@@ -61,10 +61,9 @@ fn items_mut<'v>(
 
 /// Sets a field that is missing.
 fn default(object: &mut Value, key: &str, value: impl Into<Value>) {
-    if object.is_null() || object.is_object() {
-        if object[key].is_null() {
-            object[key] = value.into();
-        }
+    let has_fields = object.is_null() || object.is_object();
+    if has_fields && object[key].is_null() {
+        object[key] = value.into();
     }
 }
 
@@ -114,6 +113,46 @@ fn fill_in_service(state: &State, old: Option<&Value>, object: &mut Value) {
     default(spec, "internalTrafficPolicy", "Cluster");
     default(spec, "ipFamilyPolicy", "SingleStack");
     default(spec, "ipFamilies", json!(["IPv4"]));
+    fill_in_cluster_ip(state, old, spec);
+    let is_external = matches!(spec["type"].as_str(), Some("LoadBalancer" | "NodePort"));
+    let is_balanced = spec["type"] == "LoadBalancer";
+    let was_balanced = old.is_some_and(|old| old["spec"]["type"] == "LoadBalancer");
+    if is_balanced {
+        default(spec, "allocateLoadBalancerNodePorts", true);
+    } else if was_balanced {
+        remove(spec, &["allocateLoadBalancerNodePorts", "loadBalancerClass", "loadBalancerIP"]);
+        object["status"]["loadBalancer"] = json!({});
+    }
+    let spec = &mut object["spec"];
+    if is_external {
+        default(spec, "externalTrafficPolicy", "Cluster");
+    } else {
+        remove(spec, &["externalTrafficPolicy", "healthCheckNodePort"]);
+        items_mut(spec, "ports").for_each(|port| remove(port, &["nodePort"]));
+    }
+    if is_external && spec["allocateLoadBalancerNodePorts"] != false {
+        fill_in_node_ports(state, old, spec);
+    }
+    let status = &mut object["status"];
+    default(status, "loadBalancer", json!({}));
+    for address in items_mut(&mut status["loadBalancer"], "ingress") {
+        if address["ip"].is_string() {
+            default(address, "ipMode", "VIP");
+        }
+    }
+}
+
+fn remove(object: &mut Value, keys: &[&str]) {
+    if let Some(map) = object.as_object_mut() {
+        map.retain(|key, _| !keys.contains(&key.as_str()));
+    }
+}
+
+/// Gives a Service an address of the cluster, or keeps the one that it has.
+fn fill_in_cluster_ip(state: &State, old: Option<&Value>, spec: &mut Value) {
+    if spec["clusterIP"] == "" {
+        remove(spec, &["clusterIP", "clusterIPs"]);
+    }
     let kept = old.map(|old| old["spec"]["clusterIP"].clone()).filter(Value::is_string);
     // Unique enough: one address for each of the last 65,536 services.
     let number = state.store.revision() + 10;
@@ -121,17 +160,6 @@ fn fill_in_service(state: &State, old: Option<&Value>, object: &mut Value) {
     default(spec, "clusterIP", kept.unwrap_or_else(|| fresh.into()));
     let cluster_ip = spec["clusterIP"].clone();
     default(spec, "clusterIPs", json!([cluster_ip]));
-    let is_external = matches!(spec["type"].as_str(), Some("LoadBalancer" | "NodePort"));
-    if spec["type"] == "LoadBalancer" {
-        default(spec, "allocateLoadBalancerNodePorts", true);
-    }
-    if is_external {
-        default(spec, "externalTrafficPolicy", "Cluster");
-    }
-    if is_external && spec["allocateLoadBalancerNodePorts"] != false {
-        fill_in_node_ports(state, old, spec);
-    }
-    default(&mut object["status"], "loadBalancer", json!({}));
 }
 
 fn fill_in_node_ports(state: &State, old: Option<&Value>, spec: &mut Value) {

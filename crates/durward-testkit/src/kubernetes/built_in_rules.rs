@@ -122,21 +122,47 @@ pub(crate) fn service(old: Option<&Value>, object: &Value) -> Vec<Cause> {
             port_number(&mut causes, &port["targetPort"], &format!("{path}.targetPort"));
         }
     }
-    let had_address = old.is_some_and(|old| !text(&old["spec"]["clusterIP"]).is_empty());
-    if had_address {
-        immutable(&mut causes, old, object, "spec.clusterIP");
-    }
+    balancer(&mut causes, old, object);
     causes
 }
+
+/// Checks what a Service says of its addresses.
+fn balancer(causes: &mut Vec<Cause>, old: Option<&Value>, object: &Value) {
+    let (spec, before) = (&object["spec"], old.map(|old| &old["spec"]));
+    let is_changed =
+        |key: &str| before.is_some_and(|before| !before[key].is_null() && before[key] != spec[key]);
+    if is_changed("clusterIPs") || is_changed("clusterIP") {
+        let detail = "may not change once set";
+        causes.push(Cause::invalid("spec.clusterIPs[0]", &spec["clusterIPs"], detail));
+    }
+    let is_balanced = spec["type"] == "LoadBalancer";
+    if is_balanced && is_changed("loadBalancerClass") {
+        let (field, detail) = ("spec.loadBalancerClass", "may not change once set");
+        causes.push(Cause::invalid(field, &spec["loadBalancerClass"], detail));
+    }
+    let field = "status.loadBalancer.ingress";
+    let addresses = items(&object["status"]["loadBalancer"]["ingress"]);
+    for (index, address) in addresses.enumerate() {
+        if !is_balanced {
+            let detail = "may only be used when `spec.type` is 'LoadBalancer'";
+            causes.push(Cause::forbidden(field, detail));
+            return;
+        }
+        let ip = &address["ip"];
+        if ip.is_string() && text(ip).parse::<IpAddr>().is_err() {
+            let field = format!("{field}[{index}].ip");
+            causes.push(Cause::invalid(field, ip, NO_ADDRESS));
+        }
+    }
+}
+
+/// What the server says of a text that is no address.
+const NO_ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
 /// Refuses addresses that no other node can reach.
 fn endpoint_address(causes: &mut Vec<Cause>, address: &Value, path: &str) {
     let Ok(parsed) = text(address).parse::<IpAddr>() else {
-        causes.push(Cause::invalid(
-            path,
-            address,
-            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-        ));
+        causes.push(Cause::invalid(path, address, NO_ADDRESS));
         return;
     };
     let is_link_local = match parsed {

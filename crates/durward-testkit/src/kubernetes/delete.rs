@@ -1,5 +1,6 @@
 //! Deletion of objects and collections, with finalizers and preconditions.
 
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::crd;
@@ -9,7 +10,7 @@ use super::policy;
 use super::read::{Encoding, selector};
 use super::request::Call;
 use super::settle::{remove_now, settle};
-use super::state::{Place, State, typed};
+use super::state::{Place, State, seconds, typed};
 use super::store::Key;
 use super::write::Answer;
 
@@ -70,12 +71,12 @@ pub(crate) fn delete(state: &mut State, call: &Call, place: &Place) -> Result<An
         Some(object) => {
             let encoding = Encoding::new(call, place);
             let body = encoding.object(&object).into();
-            Ok(Answer { code: 200, body, warnings: Vec::new(), changed: true })
+            Ok(Answer { code: 200, body, changed: true, ..Answer::default() })
         }
         // Of a few kinds the server shows what it has deleted.
         None if matches!(place.kind.kind.as_str(), "Service" | "ServiceAccount" | "Pod") => {
             let body = Encoding::new(call, place).object(&stored).into();
-            Ok(Answer { code: 200, body, warnings: Vec::new(), changed: true })
+            Ok(Answer { code: 200, body, changed: true, ..Answer::default() })
         }
         None => Ok(success(place, &key, &stored.uid)),
     }
@@ -109,8 +110,8 @@ pub(crate) fn delete_collection(
     Ok(Answer {
         code: 200,
         body: list.to_string().into(),
-        warnings: Vec::new(),
         changed: !keys.is_empty(),
+        ..Answer::default()
     })
 }
 
@@ -173,7 +174,8 @@ fn begin(
     }
     let is_new = object["metadata"]["deletionTimestamp"].is_null();
     if is_new {
-        object["metadata"]["deletionTimestamp"] = state.now().into();
+        let end = state.time().checked_add(SignedDuration::from_secs(grace.cast_signed()));
+        object["metadata"]["deletionTimestamp"] = seconds(end.unwrap_or_default()).into();
         if let Some(generation) = object["metadata"]["generation"].as_u64() {
             object["metadata"]["generation"] = (generation + 1).into();
         }
@@ -217,5 +219,5 @@ fn success(place: &Place, key: &Key, uid: &str) -> Answer {
     if !place.resource().group.is_empty() {
         status["details"]["group"] = place.resource().group.as_str().into();
     }
-    Answer { code: 200, body: status.to_string().into(), warnings: Vec::new(), changed: true }
+    Answer { code: 200, body: status.to_string().into(), changed: true, ..Answer::default() }
 }

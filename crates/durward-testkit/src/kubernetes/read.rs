@@ -7,7 +7,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::failure::Failure;
+use super::failure::{Cause, Failure};
 use super::request::Call;
 use super::selector::Selector;
 use super::state::{Place, State};
@@ -89,6 +89,12 @@ fn body(object: &Stored) -> &str {
 
 /// Reads one object.
 pub(crate) fn get(state: &State, call: &Call, place: &Place) -> Result<Bytes, Failure> {
+    let current = state.store.revision();
+    if let Some(wanted) = call.query.resource_version()?
+        && wanted > current
+    {
+        return Err(Failure::too_new(wanted, current));
+    }
     let found = state.store.get(place.resource(), &place.key());
     let found = found.ok_or_else(|| Failure::not_found(place.resource(), &place.target.name))?;
     Ok(Encoding::new(call, place).object(&found).into())
@@ -116,13 +122,8 @@ pub(crate) fn selector(call: &Call, place: &Place) -> Result<Selector, Failure> 
 /// Lists objects, a page at a time where a limit is given.
 pub(crate) fn list(state: &mut State, call: &Call, place: &Place) -> Result<Bytes, Failure> {
     let selector = selector(call, place)?;
-    let wanted = call.query.resource_version()?;
+    let wanted = list_version(state, call, place)?;
     let current = state.store.revision();
-    if let Some(wanted) = wanted
-        && wanted > current
-    {
-        return Err(Failure::too_new(wanted, current));
-    }
     let (revision, objects) = match call.query.text("continue") {
         "" => {
             let objects = state.store.objects(place.resource());
@@ -130,7 +131,9 @@ pub(crate) fn list(state: &mut State, call: &Call, place: &Place) -> Result<Byte
         }
         token => continued(state, token)?,
     };
-    let limit = call.query.number("limit").filter(|&limit| limit > 0);
+    // Any version will do: then the server answers from memory, and whole.
+    let is_whole = wanted == Some(0);
+    let limit = call.query.number("limit").filter(|&limit| limit > 0 && !is_whole);
     let limit = limit.map_or(objects.len(), |limit| objects.len().min(limit as usize));
     let (page, rest) = objects.split_at(limit);
     let mut metadata = json!({"resourceVersion": revision.to_string()});
@@ -141,6 +144,46 @@ pub(crate) fn list(state: &mut State, call: &Call, place: &Place) -> Result<Byte
         }
     }
     Ok(encode_list(&Encoding::new(call, place), &metadata, page))
+}
+
+/// Reads the version that a list is asked for, and checks that it can be had.
+fn list_version(state: &mut State, call: &Call, place: &Place) -> Result<Option<u64>, Failure> {
+    let forbidden = |field: &str, detail: &str| {
+        Err(Failure::invalid_options("ListOptions", Cause::forbidden(field, detail)))
+    };
+    if call.query.has("sendInitialEvents") {
+        return forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
+    }
+    let wanted = call.query.resource_version()?;
+    let matching = call.query.text("resourceVersionMatch");
+    match (matching, wanted) {
+        ("", _) | ("NotOlderThan" | "Exact", Some(_)) => {}
+        ("NotOlderThan" | "Exact", None) => {
+            let detail = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            return forbidden("resourceVersionMatch", detail);
+        }
+        (other, _) => {
+            let message = format!(
+                "Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\", \"\""
+            );
+            let cause = Cause::new("FieldValueNotSupported", "resourceVersionMatch", message);
+            return Err(Failure::invalid_options("ListOptions", cause));
+        }
+    }
+    let current = state.store.revision();
+    let Some(wanted) = wanted else { return Ok(None) };
+    if wanted > current {
+        return Err(Failure::too_new(wanted, current));
+    }
+    // The double keeps no old states: it has one if nothing has changed since.
+    let is_unchanged = |state: &mut State| {
+        let events = state.store.table(place.resource()).events_after(wanted, 1);
+        events.is_ok_and(|events| events.is_empty())
+    };
+    if matching == "Exact" && !is_unchanged(state) {
+        return Err(Failure::expired("The resourceVersion for the provided list is too old."));
+    }
+    Ok(Some(wanted))
 }
 
 fn encode_list(encoding: &Encoding, metadata: &Value, page: &[Arc<Stored>]) -> Bytes {

@@ -119,7 +119,10 @@ fn answer(shared: &Shared, call: &Call) -> Result<Answer, Failure> {
         return Ok(document(list, 200));
     }
     let Some(target) = &call.target else {
-        return discovery::answer(&state, call).map(|value| document(value, 200));
+        let aggregated = discovery::wants_aggregated(&state, call);
+        let content_type = if aggregated { Some(discovery::AGGREGATED) } else { None };
+        let answer = discovery::answer(&state, call)?;
+        return Ok(Answer { content_type, ..document(answer, 200) });
     };
     // A built-in group answers what it does not have in its own way.
     let is_custom = |group: &str| group.contains('.') && !group.ends_with(".k8s.io");
@@ -164,6 +167,10 @@ fn answer(shared: &Shared, call: &Call) -> Result<Answer, Failure> {
 
 fn succeeded(shared: &Shared, answer: Answer) -> Response<Body> {
     let mut response = respond_with(shared, answer.code, Full::new(answer.body).boxed_unsync());
+    if let Some(content_type) = answer.content_type {
+        let value = HeaderValue::from_static(content_type);
+        response.headers_mut().insert(header::CONTENT_TYPE, value);
+    }
     for warning in answer.warnings {
         let text = format!("299 - {:?}", warning);
         if let Ok(value) = HeaderValue::from_str(&text) {

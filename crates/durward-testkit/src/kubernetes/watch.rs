@@ -61,12 +61,6 @@ pub(crate) fn start(
     let sends_initial = initial_events(call, state.minor)?;
     let wanted = call.query.resource_version()?;
     let current = state.store.revision();
-    if sends_initial == Some(true)
-        && let Some(wanted) = wanted
-        && wanted > current
-    {
-        return Err(Failure::too_new(wanted, current));
-    }
     let encoding = Encoding::new(call, place);
     let bookmark_every = shared.faults().bookmark_every;
     let length = call.query.number("timeoutSeconds").filter(|&seconds| seconds > 0);
@@ -87,6 +81,11 @@ pub(crate) fn start(
         _guard: WatchGuard::new(shared, place.resource()),
     };
     match (sends_initial, wanted) {
+        (Some(true), Some(wanted)) if wanted > current => {
+            let failure = Failure::too_new(wanted, current);
+            feed.ready.push_back(line("ERROR", failure.status().to_string().as_bytes()));
+            feed.is_over = true;
+        }
         (Some(true), _) | (None, None | Some(0)) => {
             let objects = state.store.objects(place.resource());
             let objects = objects.filter(|object| feed.selector.matches(object));

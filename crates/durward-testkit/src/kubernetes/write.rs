@@ -23,6 +23,8 @@ pub(crate) struct Answer {
     pub(crate) warnings: Vec<String>,
     /// True if an object has changed.
     pub(crate) changed: bool,
+    /// Media type of the body, if it is not plain JSON.
+    pub(crate) content_type: Option<&'static str>,
 }
 
 /// Writer of an object and its way.
@@ -140,7 +142,7 @@ fn keep_own_part(applied: &mut Value, place: &Place) {
                 matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status")
             });
             let metadata = map.entry("metadata").or_insert_with(|| json!({}));
-            if let Some(metadata) = metadata.as_object_mut() {
+            if let Some(metadata) = metadata.as_object_mut().filter(|_| place.kind.custom) {
                 metadata.retain(|key, _| matches!(key.as_str(), "name" | "namespace"));
             }
         }
@@ -285,14 +287,14 @@ fn insert(
     if !call.query.is_dry_run() {
         settle(state, place.resource(), &key);
     }
-    Ok(Answer { code: 201, body, warnings, changed: !call.query.is_dry_run() })
+    Ok(Answer { code: 201, body, warnings, changed: !call.query.is_dry_run(), ..Answer::default() })
 }
 
 /// Stores an object, or shows what it would be.
 fn store(state: &mut State, call: &Call, place: &Place, object: &Value) -> std::sync::Arc<Stored> {
     match call.query.is_dry_run() {
         false => state.store.put(place.resource(), object),
-        true => super::store::Store::preview(object, state.store.revision()),
+        true => super::store::Store::preview(object),
     }
 }
 
@@ -321,7 +323,7 @@ fn change(
     }
     if managed::comparable(&object) == managed::comparable(&live) {
         let body = Encoding::new(call, place).object(&current).into();
-        return Ok(Answer { code: 200, body, warnings, changed: false });
+        return Ok(Answer { code: 200, body, warnings, changed: false, ..Answer::default() });
     }
     if has_new_generation(place, &live, &object) {
         let generation = live["metadata"]["generation"].as_u64().unwrap_or_default() + 1;
@@ -332,7 +334,7 @@ fn change(
     if !call.query.is_dry_run() {
         settle(state, resource, &key);
     }
-    Ok(Answer { code: 200, body, warnings, changed: !call.query.is_dry_run() })
+    Ok(Answer { code: 200, body, warnings, changed: !call.query.is_dry_run(), ..Answer::default() })
 }
 
 /// Checks that a writer has seen the version that it replaces.
@@ -361,20 +363,29 @@ fn keep_other_part(place: &Place, live: &Value, object: &mut Value) {
     };
     match place.target.subresource.as_str() {
         "status" => {
-            let managed = map.get("metadata").and_then(|metadata| metadata.get("managedFields"));
-            let managed = managed.cloned();
-            let status = map.remove("status");
+            let (metadata, status) = (map.remove("metadata"), map.remove("status"));
             map.clone_from(live);
             match status {
                 Some(status) => drop(map.insert("status".to_owned(), status)),
                 None => drop(map.remove("status")),
             }
-            if let (Some(managed), Some(metadata)) = (managed, map.get_mut("metadata")) {
-                metadata["managedFields"] = managed;
-            }
+            keep_metadata_of_status(place, map, metadata);
         }
         _ if place.version.status => copy(map, "status"),
         _ => {}
+    }
+}
+
+/// With the status of a built-in kind its metadata is written, too; with that of a custom kind only who owns the fields.
+fn keep_metadata_of_status(place: &Place, map: &mut Map<String, Value>, written: Option<Value>) {
+    let Some(mut written) = written else { return };
+    if !place.kind.custom {
+        map.insert("metadata".to_owned(), written);
+        return;
+    }
+    let managed = written.as_object_mut().and_then(|written| written.remove("managedFields"));
+    if let (Some(managed), Some(metadata)) = (managed, map.get_mut("metadata")) {
+        metadata["managedFields"] = managed;
     }
 }
 

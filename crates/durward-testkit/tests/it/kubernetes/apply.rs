@@ -255,6 +255,16 @@ async fn a_status_is_applied_by_its_own_managers() {
     assert_eq!(one.and_then(|entry| entry.subresource.as_deref()), Some("status"));
     let own = json!({"f:status": {"f:conditions": {"k:{\"type\":\"B\"}": {".": {}, "f:status": {}, "f:type": {}}}}});
     assert_eq!(fields(&both, "two"), own);
+
+    let phase = json!({"status": {"phase": "Ready"}});
+    let params = PatchParams { field_manager: Some("editor".to_owned()), ..PatchParams::default() };
+    api.patch_status("a", &params, &Patch::Merge(&phase)).await.expect("an update");
+    let status = refused(apply("one", json!({"phase": "Other"})).await);
+    let expected = format!(
+        "Apply failed with 1 conflict: conflict with \"editor\" with subresource \"status\" using {}/v1: .status.phase",
+        env.group()
+    );
+    assert_eq!(status.message, expected);
 }
 
 #[tokio::test]

@@ -354,3 +354,82 @@ async fn what_a_service_must_say_is_required() {
         assert_eq!(status.message, format!("Service \"a\" is invalid: {expected}"));
     }
 }
+
+#[tokio::test]
+async fn metadata_is_written_with_the_status_of_a_built_in_kind_only() {
+    let env = TestEnv::start().await;
+    env.define(&widget_definition(&env, &plain_spec())).await;
+    created(&widgets(&env), &widget(&env, "a", &json!({"size": 1}))).await;
+    let ingresses = env.api("networking.k8s.io/v1", "Ingress", "ingresses", true);
+    let ingress = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": {"name": "a"},
+        "spec": {"defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}},
+    });
+    created(&ingresses, &ingress).await;
+    let labelled = json!({"metadata": {"labels": {"via": "status"}}});
+    let params = PatchParams::default();
+
+    let built_in = ingresses.patch_status("a", &params, &Patch::Merge(&labelled)).await;
+    let custom = widgets(&env).patch_status("a", &params, &Patch::Merge(&labelled)).await;
+
+    let labels = |object: DynamicObject| object.metadata.labels.unwrap_or_default();
+    assert_eq!(
+        labels(built_in.expect("it is written")).get("via").map(String::as_str),
+        Some("status")
+    );
+    assert!(labels(custom.expect("it is written")).is_empty());
+}
+
+#[tokio::test]
+async fn a_service_that_is_balanced_no_longer_loses_what_belongs_to_it() {
+    let env = TestEnv::start().await;
+    let api = env.api("v1", "Service", "services", true);
+    let json = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web"},
+        "spec": {"type": "LoadBalancer", "loadBalancerClass": "durward.dev/a", "ports": [{"port": 80}]},
+    });
+    let params = PatchParams::default();
+    let made = created(&api, &json).await;
+    let address = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
+
+    let no_address = json!({"status": {"loadBalancer": {"ingress": [{"ip": "x"}]}}});
+    let no_address = refused(api.patch_status("web", &params, &Patch::Merge(&no_address)).await);
+    let written =
+        api.patch_status("web", &params, &Patch::Merge(&address)).await.expect("it is balanced");
+    let class = json!({"spec": {"loadBalancerClass": "durward.dev/b"}});
+    let class = refused(api.patch("web", &params, &Patch::Merge(&class)).await);
+    let plain = json!({"spec": {"type": "ClusterIP"}});
+    let plain = api.patch("web", &params, &Patch::Merge(&plain)).await.expect("another type");
+    let late = refused(api.patch_status("web", &params, &Patch::Merge(&address)).await);
+
+    assert!(made.data["spec"]["ports"][0]["nodePort"].is_number());
+    assert!(
+        no_address.message.contains(
+            "status.loadBalancer.ingress[0].ip: Invalid value: \"x\": must be a valid IP address"
+        ),
+        "{}",
+        no_address.message
+    );
+    assert_eq!(
+        written.data["status"]["loadBalancer"]["ingress"],
+        json!([{"ip": "192.0.2.1", "ipMode": "VIP"}])
+    );
+    assert_eq!(
+        class.message,
+        "Service \"web\" is invalid: spec.loadBalancerClass: Invalid value: \"durward.dev/b\": may not change once set"
+    );
+    assert_eq!(plain.data["status"], json!({"loadBalancer": {}}));
+    assert_eq!(plain.data["spec"].get("loadBalancerClass"), None);
+    assert_eq!(
+        plain.data["spec"]["ports"],
+        json!([{"port": 80, "protocol": "TCP", "targetPort": 80}])
+    );
+    assert_eq!(
+        late.message,
+        "Service \"web\" is invalid: status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is 'LoadBalancer'"
+    );
+}

@@ -86,7 +86,9 @@ async fn a_dry_run_shows_the_object_and_stores_nothing() {
 
     let shown = api.create(&dry, &object(&config_map("a", &json!({"x": "1"})))).await;
 
-    assert_eq!(shown.expect("it would be made").data["data"], json!({"x": "1"}));
+    let shown = shown.expect("it would be made");
+    assert_eq!(shown.data["data"], json!({"x": "1"}));
+    assert_eq!(shown.metadata.resource_version, None, "it is no version of anything");
     assert_eq!(api.get_opt("a").await.expect("an answer").map(|found| found.metadata.name), None);
 }
 
