@@ -119,9 +119,18 @@ fn answer(shared: &Shared, call: &Call) -> Result<Answer, Failure> {
         return Ok(document(list, 200));
     }
     let Some(target) = &call.target else {
-        return discovery::answer(&state, call).map(|value| document(value, 200));
+        let aggregated = discovery::wants_aggregated(&state, call);
+        let content_type = if aggregated { Some(discovery::AGGREGATED) } else { None };
+        let answer = discovery::answer(&state, call)?;
+        return Ok(Answer { content_type, ..document(answer, 200) });
     };
-    let place = state.place(target)?;
+    // A built-in group answers what it does not have in its own way.
+    let is_custom = |group: &str| group.contains('.') && !group.ends_with(".k8s.io");
+    let place = state.place(target).map_err(|failure| {
+        let group = &target.resource.group;
+        let is_known = state.kinds().any(|kind| kind.resource.group == *group);
+        if is_known && !is_custom(group) { Failure::no_such_resource() } else { failure }
+    })?;
     let is_token =
         target.resource.to_string() == "serviceaccounts" && target.subresource == "token";
     if is_token && call.verb == "create" {
@@ -134,7 +143,7 @@ fn answer(shared: &Shared, call: &Call) -> Result<Answer, Failure> {
         _ => false,
     };
     if !is_known {
-        return Err(Failure::no_such_path());
+        return Err(Failure::no_such_resource());
     }
     match (call.verb, target.subresource.as_str()) {
         ("get", _) => read::get(&state, call, &place).map(|body| Answer {
@@ -158,6 +167,10 @@ fn answer(shared: &Shared, call: &Call) -> Result<Answer, Failure> {
 
 fn succeeded(shared: &Shared, answer: Answer) -> Response<Body> {
     let mut response = respond_with(shared, answer.code, Full::new(answer.body).boxed_unsync());
+    if let Some(content_type) = answer.content_type {
+        let value = HeaderValue::from_static(content_type);
+        response.headers_mut().insert(header::CONTENT_TYPE, value);
+    }
     for warning in answer.warnings {
         let text = format!("299 - {:?}", warning);
         if let Ok(value) = HeaderValue::from_str(&text) {
@@ -168,7 +181,7 @@ fn succeeded(shared: &Shared, answer: Answer) -> Response<Body> {
 }
 
 fn failed(shared: &Shared, failure: &Failure) -> Response<Body> {
-    if failure.is_plain_text() {
+    if failure.is_plain_text {
         return plain(failure.code, &failure.message);
     }
     let body = Bytes::from(failure.status().to_string());
