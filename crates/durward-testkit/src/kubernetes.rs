@@ -21,6 +21,7 @@ mod faults;
 mod fields;
 mod kind;
 mod managed;
+mod metadata;
 mod patch;
 mod policy;
 mod rbac;

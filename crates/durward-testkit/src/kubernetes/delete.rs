@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::crd;
 use super::failure::Failure;
+use super::kind::GroupResource;
 use super::policy;
 use super::read::{Encoding, selector};
 use super::request::Call;
@@ -71,6 +72,11 @@ pub(crate) fn delete(state: &mut State, call: &Call, place: &Place) -> Result<An
             let body = encoding.object(&object).into();
             Ok(Answer { code: 200, body, warnings: Vec::new(), changed: true })
         }
+        // Of a few kinds the server shows what it has deleted.
+        None if matches!(place.kind.kind.as_str(), "Service" | "ServiceAccount" | "Pod") => {
+            let body = Encoding::new(call, place).object(&stored).into();
+            Ok(Answer { code: 200, body, warnings: Vec::new(), changed: true })
+        }
         None => Ok(success(place, &key, &stored.uid)),
     }
 }
@@ -116,21 +122,23 @@ fn check_preconditions(
 ) -> Result<(), Failure> {
     let name = &place.target.name;
     let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
-    let refuse = |what: &str, wanted: &str, found: &str| {
+    // The server names the kind here, not the resource.
+    let subject = GroupResource::new(&place.resource().group, &place.kind.kind);
+    let refuse = |what: &str, wanted: &str, found: &str, guess: &str| {
         let detail = format!(
-            "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+            "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been {guess}"
         );
-        Err(Failure::conflict(place.resource(), name, &detail))
+        Err(Failure::conflict(&subject, name, &detail))
     };
     if let Some(wanted) = &options.uid
         && wanted != uid
     {
-        return refuse("UID", wanted, uid);
+        return refuse("UID", wanted, uid, "deleted and then recreated");
     }
     if let Some(wanted) = &options.resource_version
         && *wanted != revision.to_string()
     {
-        return refuse("ResourceVersion", wanted, &revision.to_string());
+        return refuse("ResourceVersion", wanted, &revision.to_string(), "modified");
     }
     Ok(())
 }
@@ -170,9 +178,9 @@ fn begin(
             object["metadata"]["generation"] = (generation + 1).into();
         }
     }
-    object["metadata"]["deletionGracePeriodSeconds"] = grace.into();
-    if place.kind.kind == "Namespace" {
-        object["status"]["phase"] = "Terminating".into();
+    match place.kind.kind.as_str() {
+        "Namespace" if !place.kind.custom => object["status"]["phase"] = "Terminating".into(),
+        _ => object["metadata"]["deletionGracePeriodSeconds"] = grace.into(),
     }
     if !is_new && own.is_none() {
         return Some(stored);

@@ -101,11 +101,14 @@ pub(crate) fn selector(call: &Call, place: &Place) -> Result<Selector, Failure> 
     let selector = selector.map_err(Failure::bad_request)?;
     let unknown =
         selector.fields().find(|field| !place.kind.is_selectable(&place.version.name, field));
+    let is_typed = place.kind.custom || !place.version.selectable.is_empty();
     match unknown {
         None => Ok(selector),
+        Some(field) if is_typed => {
+            Err(Failure::bad_request(format!("field label not supported: {field}")))
+        }
         Some(field) => Err(Failure::bad_request(format!(
-            "Unable to find {:?} that match label selector \"{labels}\", field selector \"{fields}\": field label not supported: {field}",
-            format!("{}, Resource={}", place.api_version(), place.resource().resource),
+            "\"{field}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
         ))),
     }
 }
@@ -168,7 +171,7 @@ fn keep(state: &mut State, revision: u64, rest: Vec<Arc<Stored>>) -> String {
 }
 
 fn continued(state: &State, token: &str) -> Result<(u64, Vec<Arc<Stored>>), Failure> {
-    let invalid = || Failure::bad_request("continue key is not valid: invalid continue token");
+    let invalid = || Failure::bad_request("invalid continue token: continue key is not valid");
     let token = BASE64_URL_SAFE_NO_PAD.decode(token).map_err(|_| invalid())?;
     let token: Value = serde_json::from_slice(&token).map_err(|_| invalid())?;
     let (Some(revision), Some(number)) = (token["rv"].as_u64(), token["start"].as_u64()) else {

@@ -91,7 +91,9 @@ impl Query {
             text => text
                 .parse()
                 .map(Some)
-                .map_err(|_| Failure::bad_request(format!("invalid resource version \"{text}\""))),
+                .map_err(|_| Failure::bad_request(format!(
+                    "invalid resource version: resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
+                ))),
         }
     }
 }

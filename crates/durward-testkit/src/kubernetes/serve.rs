@@ -121,7 +121,13 @@ fn answer(shared: &Shared, call: &Call) -> Result<Answer, Failure> {
     let Some(target) = &call.target else {
         return discovery::answer(&state, call).map(|value| document(value, 200));
     };
-    let place = state.place(target)?;
+    // A built-in group answers what it does not have in its own way.
+    let is_custom = |group: &str| group.contains('.') && !group.ends_with(".k8s.io");
+    let place = state.place(target).map_err(|failure| {
+        let group = &target.resource.group;
+        let is_known = state.kinds().any(|kind| kind.resource.group == *group);
+        if is_known && !is_custom(group) { Failure::no_such_resource() } else { failure }
+    })?;
     let is_token =
         target.resource.to_string() == "serviceaccounts" && target.subresource == "token";
     if is_token && call.verb == "create" {
@@ -134,7 +140,7 @@ fn answer(shared: &Shared, call: &Call) -> Result<Answer, Failure> {
         _ => false,
     };
     if !is_known {
-        return Err(Failure::no_such_path());
+        return Err(Failure::no_such_resource());
     }
     match (call.verb, target.subresource.as_str()) {
         ("get", _) => read::get(&state, call, &place).map(|body| Answer {
@@ -168,7 +174,7 @@ fn succeeded(shared: &Shared, answer: Answer) -> Response<Body> {
 }
 
 fn failed(shared: &Shared, failure: &Failure) -> Response<Body> {
-    if failure.is_plain_text() {
+    if failure.is_plain_text {
         return plain(failure.code, &failure.message);
     }
     let body = Bytes::from(failure.status().to_string());

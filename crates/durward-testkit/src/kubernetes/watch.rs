@@ -58,7 +58,7 @@ pub(crate) fn start(
     let selector = selector(call, place)?;
     let mut state = shared.state();
     let wants_bookmarks = call.query.flag("allowWatchBookmarks");
-    let sends_initial = initial_events(call, state.minor, wants_bookmarks)?;
+    let sends_initial = initial_events(call, state.minor)?;
     let wanted = call.query.resource_version()?;
     let current = state.store.revision();
     if sends_initial == Some(true)
@@ -93,7 +93,7 @@ pub(crate) fn start(
             let lines: Vec<Bytes> =
                 objects.map(|object| line("ADDED", &feed.encoding.object(object))).collect();
             feed.ready.extend(lines);
-            if sends_initial == Some(true) {
+            if sends_initial == Some(true) && wants_bookmarks {
                 let bookmark = feed.encoding.bookmark(current, true);
                 feed.ready.push_back(line("BOOKMARK", bookmark.to_string().as_bytes()));
             }
@@ -109,7 +109,7 @@ pub(crate) fn start(
 }
 
 /// Reads whether the watch begins with all objects.
-fn initial_events(call: &Call, minor: u32, wants_bookmarks: bool) -> Result<Option<bool>, Failure> {
+fn initial_events(call: &Call, minor: u32) -> Result<Option<bool>, Failure> {
     let forbidden = |field: &str, detail: &str| {
         Failure::invalid_options("ListOptions", Cause::forbidden(field, detail))
     };
@@ -133,12 +133,7 @@ fn initial_events(call: &Call, minor: u32, wants_bookmarks: bool) -> Result<Opti
         let detail = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
         return Err(forbidden("resourceVersionMatch", detail));
     }
-    let sends = call.query.flag("sendInitialEvents");
-    if sends && !wants_bookmarks {
-        let detail = "sendInitialEvents requires setting allowWatchBookmarks to true";
-        return Err(forbidden("allowWatchBookmarks", detail));
-    }
-    Ok(Some(sends))
+    Ok(Some(call.query.flag("sendInitialEvents")))
 }
 
 impl Feed {

@@ -50,13 +50,7 @@ pub(crate) fn create(state: &mut State, call: &Call, place: &Place) -> Result<An
 pub(crate) fn replace(state: &mut State, call: &Call, place: &Place) -> Result<Answer, Failure> {
     let object = body(call, place)?;
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
-    if name != place.target.name {
-        let message = format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            place.target.name
-        );
-        return Err(Failure::bad_request(message));
-    }
+    check_name(place, name)?;
     let writer = Writer::Update(manager(call, place, Operation::Update));
     let is_there = state.store.get(place.resource(), &place.key()).is_some();
     if !is_there && place.kind.update_creates && place.target.subresource.is_empty() {
@@ -77,19 +71,17 @@ pub(crate) fn patch(state: &mut State, call: &Call, place: &Place) -> Result<Ans
     let shape = &place.version.shape;
     match kind {
         JSON_PATCH => change(state, call, place, &writer, |live| {
-            json_patch(live, &patch).map_err(|error| Failure::unprocessable(&error))
+            json_patch(live, &patch).map_err(|_| Failure::unprocessable())
         }),
         MERGE_PATCH => change(state, call, place, &writer, |live| Ok(merge_patch(live, &patch))),
         STRATEGIC if !place.kind.custom => {
             change(state, call, place, &writer, |live| Ok(strategic_merge(live, &patch, shape)))
         }
-        _ => {
-            let mut accepted = vec![JSON_PATCH, MERGE_PATCH, APPLY];
-            if !place.kind.custom {
-                accepted.insert(2, STRATEGIC);
-            }
+        STRATEGIC => {
+            let accepted = [JSON_PATCH, MERGE_PATCH, APPLY];
             Err(Failure::unsupported_media_type(&accepted.join(", ")))
         }
+        _ => Err(Failure::unknown_media_type()),
     }
 }
 
@@ -100,7 +92,13 @@ fn server_side_apply(state: &mut State, call: &Call, place: &Place) -> Result<An
     }
     let mut applied: Value = serde_json::from_slice(&call.body)
         .map_err(|error| Failure::bad_request(format!("error decoding YAML: {error}")))?;
+    if applied["apiVersion"].is_null() || applied["kind"].is_null() {
+        return Err(Failure::bad_request("invalid object type: /, Kind="));
+    }
     check_type(&applied, place)?;
+    if let Some(name) = applied["metadata"]["name"].as_str() {
+        check_name(place, name)?;
+    }
     if applied["metadata"].get("managedFields").is_some_and(|entries| !entries.is_null()) {
         return Err(Failure::bad_request("metadata.managedFields must be nil"));
     }
@@ -122,10 +120,11 @@ fn server_side_apply(state: &mut State, call: &Call, place: &Place) -> Result<An
     if !place.target.subresource.is_empty() {
         return Err(Failure::not_found(place.resource(), &place.target.name));
     }
-    if has_version.is_some() {
-        return Err(Failure::stale(place.resource(), &place.target.name));
-    }
     let mut object = merge(None)?;
+    // The version that it is for is not looked at where nothing is.
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("resourceVersion");
+    }
     object["apiVersion"] = place.api_version().into();
     object["kind"] = place.kind.kind.as_str().into();
     object["metadata"]["name"] = place.target.name.as_str().into();
@@ -173,23 +172,87 @@ fn body(call: &Call, place: &Place) -> Result<Value, Failure> {
 }
 
 fn check_type(object: &Value, place: &Place) -> Result<(), Failure> {
-    let version = place.api_version();
+    let (kind, version) = (&place.kind.kind, place.api_version());
     let text = |key: &str| object[key].as_str().unwrap_or_default();
+    let subject = format!("(must be of type {kind})");
     if !object.is_object() || (place.kind.custom && text("kind").is_empty()) {
-        return Err(Failure::bad_request("Object 'Kind' is missing in the request body"));
+        return Err(Failure::bad_request(format!(
+            "the object provided is unrecognized {subject}: Object 'Kind' is missing in '{object}'"
+        )));
     }
-    match (text("apiVersion"), text("kind")) {
-        (found, _) if !found.is_empty() && found != version => Err(Failure::bad_request(format!(
-            "the API version in the data ({found}) does not match the expected API version ({version})"
-        ))),
-        (_, found) if !found.is_empty() && found != place.kind.kind => {
-            Err(Failure::bad_request(format!(
-                "{} in version \"{}\" cannot be handled as a {}: no kind \"{found}\" is registered",
-                found, place.version.name, place.kind.kind
-            )))
-        }
-        _ => Ok(()),
+    let (found_version, found_kind) = (text("apiVersion"), text("kind"));
+    let is_other = |found: &str, expected: &str| !found.is_empty() && found != expected;
+    if place.kind.custom && is_other(found_kind, kind) {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let cause = Cause::invalid("kind", &found_kind.into(), &format!("must be {kind}"));
+        return Err(Failure::invalid(&place.resource().group, found_kind, name, vec![cause]));
     }
+    if is_other(found_version, &version) {
+        return Err(Failure::bad_request(match place.kind.custom {
+            true => format!(
+                "the API version in the data ({found_version}) does not match the expected API version ({version})"
+            ),
+            false => format!(
+                "{kind} in version \"{found_version}\" cannot be handled as a {kind}: no kind \"{found_kind}\" is registered for version \"{found_version}\""
+            ),
+        }));
+    }
+    if is_other(found_kind, kind) {
+        return Err(Failure::bad_request(format!(
+            "{found_kind} in version \"{}\" cannot be handled as a {kind}: unknown conversion",
+            place.version.name
+        )));
+    }
+    Ok(())
+}
+
+/// Checks that an object is the one that the path names.
+fn check_name(place: &Place, name: &str) -> Result<(), Failure> {
+    let expected = &place.target.name;
+    if name == expected {
+        return Ok(());
+    }
+    Err(Failure::bad_request(format!(
+        "the name of the object ({name}) does not match the name on the URL ({expected})"
+    )))
+}
+
+/// Checks that a new version of an object is still of the same object.
+fn check_identity(
+    place: &Place,
+    live: &Value,
+    object: &Value,
+    is_patch: bool,
+) -> Result<(), Failure> {
+    let text =
+        |object: &Value, key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+    check_name(place, &text(object, "name"))?;
+    let namespace = text(object, "namespace");
+    if !namespace.is_empty() && namespace != place.target.namespace {
+        return Err(Failure::bad_request(rules::OTHER_NAMESPACE));
+    }
+    let (uid, wanted) = (text(live, "uid"), text(object, "uid"));
+    if wanted.is_empty() || wanted == uid {
+        return Ok(());
+    }
+    let (resource, name) = (place.resource(), &place.target.name);
+    if is_patch {
+        let cause = Cause::invalid("metadata.uid", &wanted.into(), "field is immutable");
+        return Err(Failure::invalid(&resource.group, &place.kind.kind, name, vec![cause]));
+    }
+    let detail = format!(
+        "StorageError: invalid object, Code: 4, Key: /registry/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}",
+        storage_path(place)
+    );
+    Err(Failure::conflict(resource, name, &detail))
+}
+
+/// Key of an object in etcd, without its prefix.
+fn storage_path(place: &Place) -> String {
+    let (resource, target) = (place.resource(), &place.target);
+    let parts = [&resource.group, &resource.resource, &target.namespace, &target.name];
+    let parts = parts.into_iter().filter(|part| !part.is_empty());
+    parts.map(String::as_str).collect::<Vec<_>>().join("/")
 }
 
 /// Stores a new object.
@@ -246,6 +309,7 @@ fn change(
     let current = current.ok_or_else(|| Failure::not_found(resource, &key.name))?;
     let live = typed(current.value(), &place.kind, &place.version.name);
     let mut object = make(&live)?;
+    check_identity(place, &live, &object, call.verb == "patch")?;
     check_version(place, &live, &object)?;
     rules::keep_metadata(place, &live, &mut object)?;
     keep_other_part(place, &live, &mut object);
@@ -275,19 +339,9 @@ fn change(
 fn check_version(place: &Place, live: &Value, object: &Value) -> Result<(), Failure> {
     let name = &place.target.name;
     let found = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-    if let (Some(wanted), Some(uid)) =
-        (object["metadata"]["uid"].as_str(), live["metadata"]["uid"].as_str())
-        && !wanted.is_empty()
-        && wanted != uid
-    {
-        let detail = format!(
-            "Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"
-        );
-        return Err(Failure::conflict(place.resource(), name, &detail));
-    }
     let is_missing = found.is_empty() || found == "0";
     if is_missing && !place.kind.unconditional_update {
-        let detail = "Invalid value: 0x0: must be specified for an update";
+        let detail = "Invalid value: 0: must be specified for an update";
         let cause = Cause::new("FieldValueInvalid", "metadata.resourceVersion", detail);
         let resource = place.resource();
         return Err(Failure::invalid(&resource.group, &resource.resource, name, vec![cause]));

@@ -38,7 +38,7 @@ async fn endpoints_are_not_on_this_host() {
         ("127.0.0.1", "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
         ("169.254.1.1", "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
         ("224.0.0.1", "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
-        ("0.0.0.0", "may not be unspecified (0.0.0.0 or ::)"),
+        ("0.0.0.0", "may not be unspecified (0.0.0.0)"),
     ];
 
     for (address, detail) in table {
@@ -200,14 +200,14 @@ async fn a_revision_keeps_its_data() {
 }
 
 #[tokio::test]
-async fn an_event_is_in_the_namespace_of_its_subject() {
+async fn an_event_is_in_a_namespace_and_says_when() {
     let env = TestEnv::start().await;
     let api = env.api("events.k8s.io/v1", "Event", "events", true);
-    let json = |namespace: &str| {
+    let json = |name: &str, regarding: Value| {
         json!({
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": "a"},
+            "metadata": {"name": name},
             "eventTime": "2026-11-29T00:00:00.000000Z",
             "reportingController": "durward.dev/gateway",
             "reportingInstance": "one",
@@ -215,15 +215,27 @@ async fn an_event_is_in_the_namespace_of_its_subject() {
             "reason": "Accepted",
             "type": "Normal",
             "note": "fine",
-            "regarding": {"apiVersion": "v1", "kind": "ConfigMap", "name": "a", "namespace": namespace},
+            "regarding": regarding,
         })
     };
 
-    let status = refused(create(&api, &json("elsewhere")).await);
-    let made = create(&api, &json(env.namespace())).await;
+    let cluster_scoped = refused(create(&api, &json("a", json!({"kind": "Node"}))).await);
+    let home = json!({"kind": "ConfigMap", "namespace": env.namespace()});
+    let made = create(&api, &json("a", home)).await;
+    let mut untimed = json("b", json!({"kind": "ConfigMap", "namespace": env.namespace()}));
+    untimed["eventTime"] = Value::Null;
+    untimed["type"] = "Odd".into();
+    let untimed = refused(create(&api, &untimed).await);
 
-    assert_eq!((status.code, status.reason.as_str()), (422, "Invalid"));
+    assert_eq!(
+        cluster_scoped.message,
+        "Event \"a\" is invalid: involvedObject.namespace: Invalid value: \"\": does not match event.namespace"
+    );
     assert_eq!(made.expect("it is at home").data["note"], "fine");
+    assert_eq!(
+        untimed.message,
+        "Event \"b\" is invalid: [eventTime: Required value, type: Invalid value: \"\": has invalid value: Odd]"
+    );
 }
 
 #[tokio::test]
@@ -238,4 +250,107 @@ async fn a_namespace_says_its_name_in_a_label() {
     assert_eq!(labels.get("kubernetes.io/metadata.name"), Some(&name));
     assert_eq!(labels.get("durward.dev/tenant").map(String::as_str), Some("acme"));
     assert_eq!(read.data["status"]["phase"], "Active");
+}
+
+#[tokio::test]
+async fn data_that_cannot_be_read_is_a_bad_request() {
+    let env = TestEnv::start().await;
+    let secrets = env.api("v1", "Secret", "secrets", true);
+
+    let number = refused(create(&config_maps(&env), &config_map("a", &json!({"x": 1}))).await);
+    let odd = refused(create(&secrets, &secret("a", "Opaque", &json!({"x": "%%"}))).await);
+    let key = refused(create(&secrets, &secret("a", "Opaque", &json!({"a b": ""}))).await);
+
+    assert_eq!((number.code, number.reason.as_str()), (400, "BadRequest"));
+    let begin =
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal";
+    assert!(number.message.starts_with(begin), "{}", number.message);
+    assert_eq!(
+        odd.message,
+        "Secret in version \"v1\" cannot be handled as a Secret: illegal base64 data at input byte 0"
+    );
+    assert!(
+        key.message.contains("data[a b]: Invalid value: \"a b\": a valid config key must"),
+        "{}",
+        key.message
+    );
+}
+
+#[tokio::test]
+async fn what_an_ingress_must_say_is_required() {
+    let env = TestEnv::start().await;
+    let api = env.api("networking.k8s.io/v1", "Ingress", "ingresses", true);
+    let backend = json!({"service": {"name": "web", "port": {"number": 80}}});
+    let one_path = |path: Value| json!({"rules": [{"http": {"paths": [path]}}]});
+    let table = [
+        (
+            json!({}),
+            "spec: Invalid value: null: either `defaultBackend` or `rules` must be specified",
+        ),
+        (
+            json!({"rules": [{"host": "1.2.3.4"}]}),
+            "spec.rules[0].host: Invalid value: \"1.2.3.4\": must be a DNS name, not an IP address",
+        ),
+        (
+            one_path(json!({"path": "x", "pathType": "Prefix", "backend": backend})),
+            "spec.rules[0].http.paths[0].path: Invalid value: \"x\": must be an absolute path",
+        ),
+        (
+            one_path(json!({"path": "/", "pathType": "Odd", "backend": backend})),
+            "spec.rules[0].http.paths[0].pathType: Unsupported value: \"Odd\": supported values: \"Exact\", \"ImplementationSpecific\", \"Prefix\"",
+        ),
+        (
+            one_path(json!({"path": "/", "pathType": "Exact", "backend": {}})),
+            "spec.rules[0].http.paths[0].backend: Invalid value: \"\": resource or service backend is required",
+        ),
+        (
+            one_path(
+                json!({"path": "/", "pathType": "Exact", "backend": {"service": {"name": "w", "port": {}}}}),
+            ),
+            "spec.rules[0].http.paths[0].backend: Required value: port name or number is required",
+        ),
+    ];
+
+    for (spec, expected) in table {
+        let json = json!({
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "Ingress",
+            "metadata": {"name": "a"},
+            "spec": spec,
+        });
+        let status = refused(create(&api, &json).await);
+
+        let expected = format!("Ingress.networking.k8s.io \"a\" is invalid: {expected}");
+        assert_eq!(status.message, expected);
+    }
+}
+
+#[tokio::test]
+async fn what_a_service_must_say_is_required() {
+    let env = TestEnv::start().await;
+    let api = env.api("v1", "Service", "services", true);
+    let table = [
+        (json!({}), "spec.ports: Required value"),
+        (
+            json!({"ports": [{"port": 80}, {"port": 81}]}),
+            "[spec.ports[0].name: Required value, spec.ports[1].name: Required value]",
+        ),
+        (
+            json!({"ports": [{"port": 80, "name": "a"}, {"port": 81, "name": "a"}]}),
+            "spec.ports[1].name: Duplicate value: \"a\"",
+        ),
+        (json!({"type": "ExternalName"}), "spec.externalName: Required value"),
+    ];
+
+    for (spec, expected) in table {
+        let json = json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "a"},
+            "spec": spec,
+        });
+        let status = refused(create(&api, &json).await);
+
+        assert_eq!(status.message, format!("Service \"a\" is invalid: {expected}"));
+    }
 }

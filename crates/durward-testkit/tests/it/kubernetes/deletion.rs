@@ -86,7 +86,7 @@ async fn a_deletion_may_be_for_one_uid_only() {
 
     assert_eq!((status.code, status.reason.as_str()), (409, "Conflict"));
     let expected = format!(
-        "Operation cannot be fulfilled on configmaps \"a\": Precondition failed: UID in precondition: another, UID in object meta: {uid}"
+        "Operation cannot be fulfilled on ConfigMap \"a\": the UID in the precondition (another) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
     );
     assert_eq!(status.message, expected);
 }

@@ -63,7 +63,28 @@ async fn a_field_that_cannot_be_selected_by_is_a_bad_request() {
     let status = refused(config_maps(&env).list(&params).await);
 
     assert_eq!((status.code, status.reason.as_str()), (400, "BadRequest"));
-    assert!(status.message.contains("field label not supported: data.x"), "{}", status.message);
+    let expected =
+        "\"data.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"";
+    assert_eq!(status.message, expected);
+    let secrets = env.api("v1", "Secret", "secrets", true);
+    let status = refused(secrets.list(&params).await);
+    assert_eq!(status.message, "field label not supported: data.x");
+}
+
+#[tokio::test]
+async fn what_a_built_in_group_does_not_have_is_not_found() {
+    let env = TestEnv::start().await;
+    let namespace = env.namespace();
+
+    for path in [
+        "/apis/apps/v1/nothings".to_owned(),
+        format!("/api/v1/namespaces/{namespace}/configmaps/a/status"),
+    ] {
+        let status = refused(env.raw("GET", &path, None).await);
+
+        assert_eq!((status.code, status.reason.as_str()), (404, "NotFound"), "{path}");
+        assert_eq!(status.message, "the server could not find the requested resource");
+    }
 }
 
 #[tokio::test]
