@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use durward_control::spec::document;
-use durward_control::{Compiled, Document, Resources, compile};
+use durward_control::{Change, Compiled, Document, Store, compile};
+use durward_model::Kind;
 
 const TENANTS: usize = 10_000;
 const NOW: i64 = 1_906_502_400;
@@ -20,7 +21,7 @@ fn main() {
 /// One reading of each, for people.
 fn plain() {
     let started = Instant::now();
-    let first = resources();
+    let first = store();
     let parsed = started.elapsed();
     let started = Instant::now();
     let compiled = compile(&first, None, NOW);
@@ -42,28 +43,33 @@ fn eprintln(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-fn resources() -> Resources {
-    let documents = (0..TENANTS).map(|at| tenant(at, 8080));
-    Resources { documents: documents.collect(), ..Resources::default() }
+fn store() -> Store {
+    (0..TENANTS).map(|at| tenant(at, 8080)).collect()
 }
 
-/// The same with another port of one upstream; the others are the same values, as a source keeps them.
-fn with_changed(resources: &Resources, at: usize) -> Resources {
-    let mut changed = resources.clone();
-    changed.documents[at] = tenant(at, 8081);
+/// The same with another document, as a source says it.
+fn with(store: &Store, document: Document) -> Store {
+    let mut changed = store.clone();
+    changed.apply(change(document));
     changed
 }
 
-fn with_one_more(resources: &Resources) -> Resources {
-    let mut more = resources.clone();
-    more.documents.push(tenant(TENANTS, 8080));
-    more
+fn change(document: Document) -> Change {
+    Change { upserts: vec![document], ..Change::default() }
+}
+
+/// The same with another port of one upstream.
+fn with_changed(store: &Store, at: usize) -> Store {
+    with(store, tenant(at, 8081))
+}
+
+fn with_one_more(store: &Store) -> Store {
+    with(store, tenant(TENANTS, 8080))
 }
 
 /// Tenants with ten names each at one address and port.
-fn by_name() -> Resources {
-    let documents = (0..TENANTS).map(|at| named(at, 10));
-    Resources { documents: documents.collect(), ..Resources::default() }
+fn by_name() -> Store {
+    (0..TENANTS).map(|at| named(at, 10)).collect()
 }
 
 /// Each in a file of its own.
@@ -75,7 +81,8 @@ fn named(at: usize, names: usize) -> Document {
         names.join(", ")
     );
     let file = Arc::from(format!("tenant-{at}.yaml"));
-    let source = document::source("Tenant", &file, Arc::from(text), 1, vec![PathBuf::from(".")]);
+    let source =
+        document::source(Kind::Tenant, &file, Arc::from(text), 1, vec![PathBuf::from(".")]);
     let content = document::content(&source);
     Document::of_file(0, source, content)
 }
@@ -88,60 +95,79 @@ fn tenant(at: usize, port: u16) -> Document {
         64 + high
     );
     let file = Arc::from(format!("tenant-{at}.yaml"));
-    let source = document::source("Tenant", &file, Arc::from(text), 1, vec![PathBuf::from(".")]);
+    let source =
+        document::source(Kind::Tenant, &file, Arc::from(text), 1, vec![PathBuf::from(".")]);
     let content = document::content(&source);
     Document::of_file(0, source, content)
 }
 
 #[divan::bench(sample_count = 20)]
 fn from_nothing(bencher: divan::Bencher<'_, '_>) {
-    let resources = resources();
-    bencher.bench_local(|| compile(&resources, None, NOW));
+    let store = store();
+    bencher.bench_local(|| compile(&store, None, NOW));
 }
 
 #[divan::bench(sample_count = 20)]
 fn unchanged(bencher: divan::Bencher<'_, '_>) {
-    let resources = resources();
-    let previous = compile(&resources, None, NOW);
-    bencher.bench_local(|| compile(&resources, Some(&previous), NOW));
+    let store = store();
+    let previous = compile(&store, None, NOW);
+    bencher.bench_local(|| compile(&store, Some(&previous), NOW));
+}
+
+/// What it takes the store to take one document in.
+#[divan::bench(sample_count = 20)]
+fn apply_one_changed(bencher: divan::Bencher<'_, '_>) {
+    let store = store();
+    let inputs = || (store.clone(), change(tenant(17, 8081)));
+    bencher.with_inputs(inputs).bench_local_values(|(mut store, change)| {
+        store.apply(change);
+        store
+    });
 }
 
 #[divan::bench(sample_count = 20)]
 fn one_changed(bencher: divan::Bencher<'_, '_>) {
-    let resources = resources();
-    let previous: Compiled = compile(&resources, None, NOW);
-    let changed = with_changed(&resources, 17);
+    let store = store();
+    let previous: Compiled = compile(&store, None, NOW);
+    let changed = with_changed(&store, 17);
     bencher.bench_local(|| compile(&changed, Some(&previous), NOW));
 }
 
 #[divan::bench(sample_count = 20)]
 fn one_more(bencher: divan::Bencher<'_, '_>) {
-    let resources = resources();
-    let previous: Compiled = compile(&resources, None, NOW);
-    let more = with_one_more(&resources);
+    let store = store();
+    let previous: Compiled = compile(&store, None, NOW);
+    let more = with_one_more(&store);
     bencher.bench_local(|| compile(&more, Some(&previous), NOW));
 }
 
 #[divan::bench(sample_count = 20)]
+fn one_fewer(bencher: divan::Bencher<'_, '_>) {
+    let store = store();
+    let previous: Compiled = compile(&store, None, NOW);
+    let mut fewer = store;
+    fewer.apply(Change { deletes: vec![tenant(17, 8080).key], ..Change::default() });
+    bencher.bench_local(|| compile(&fewer, Some(&previous), NOW));
+}
+
+#[divan::bench(sample_count = 20)]
 fn from_nothing_by_name(bencher: divan::Bencher<'_, '_>) {
-    let resources = by_name();
-    bencher.bench_local(|| compile(&resources, None, NOW));
+    let store = by_name();
+    bencher.bench_local(|| compile(&store, None, NOW));
 }
 
 #[divan::bench(sample_count = 20)]
 fn one_name_more(bencher: divan::Bencher<'_, '_>) {
-    let resources = by_name();
-    let previous: Compiled = compile(&resources, None, NOW);
-    let mut more = resources;
-    more.documents[17] = named(17, 11);
+    let store = by_name();
+    let previous: Compiled = compile(&store, None, NOW);
+    let more = with(&store, named(17, 11));
     bencher.bench_local(|| compile(&more, Some(&previous), NOW));
 }
 
 #[divan::bench(sample_count = 20)]
 fn one_tenant_more_by_name(bencher: divan::Bencher<'_, '_>) {
-    let resources = by_name();
-    let previous: Compiled = compile(&resources, None, NOW);
-    let mut more = resources;
-    more.documents.push(named(TENANTS, 10));
+    let store = by_name();
+    let previous: Compiled = compile(&store, None, NOW);
+    let more = with(&store, named(TENANTS, 10));
     bencher.bench_local(|| compile(&more, Some(&previous), NOW));
 }

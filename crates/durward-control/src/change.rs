@@ -2,17 +2,17 @@
 //!
 //! Every source, be it files, an API server or a test, speaks to the store in these words and in no other.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use durward_model::DocumentKey;
 use durward_model::ResourceId;
 
-use crate::named_file::NamedFile;
-use crate::resources::Document;
+use crate::document::Document;
+use crate::named_file::{FileBytes, MISSING, NamedFile};
 
 /// Thing outside of a document that the meaning of the document depends on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,6 +65,23 @@ pub enum Fact {
     Unreadable(String),
 }
 
+impl From<FileBytes> for Fact {
+    fn from(read: FileBytes) -> Self {
+        match read {
+            Ok(file) => Self::File(file),
+            Err(reason) if reason == MISSING => Self::Missing,
+            Err(reason) => Self::Unreadable(reason),
+        }
+    }
+}
+
+impl Fact {
+    /// Returns the number of bytes of a file that are held in memory.
+    pub(crate) fn held(&self) -> u64 {
+        if let Self::File(file) = self { file.held() } else { 0 }
+    }
+}
+
 impl fmt::Debug for Fact {
     /// Shows the keys of bytes only: they may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,14 +105,25 @@ pub struct Change {
     pub deletes: Vec<DocumentKey>,
     /// Facts that are new or not what they were; `None` for those that no document of the source asks for any more.
     pub facts: Vec<(Reference, Option<Fact>)>,
+    /// Where links in the paths of files lead, if that is not what it was.
+    pub links: Option<Arc<Links>>,
+}
+
+/// Where links lead: a document's directory says nothing of a file that is elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Links {
+    /// The real paths of files that are not where their names say.
+    pub files: HashMap<Arc<Path>, PathBuf>,
+    /// The real paths of directories that files may be named in, by cleaned path; itself for those that are missing here.
+    pub roots: HashMap<PathBuf, PathBuf>,
 }
 
 impl Change {
     /// Returns whether nothing changes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { upserts, deletes, facts } = self;
-        upserts.is_empty() && deletes.is_empty() && facts.is_empty()
+        let Self { upserts, deletes, facts, links } = self;
+        upserts.is_empty() && deletes.is_empty() && facts.is_empty() && links.is_none()
     }
 
     /// Takes in a later change: of two that concern one thing the later one counts.
@@ -104,7 +132,7 @@ impl Change {
             *self = later;
             return;
         }
-        let Self { upserts, deletes, facts } = later;
+        let Self { upserts, deletes, facts, links } = later;
         let keys = upserts.iter().map(|document| &document.key).chain(&deletes);
         let keys: HashSet<&DocumentKey> = keys.collect();
         self.upserts.retain(|document| !keys.contains(&document.key));
@@ -114,6 +142,9 @@ impl Change {
         self.upserts.extend(upserts);
         self.deletes.extend(deletes);
         self.facts.extend(facts);
+        if links.is_some() {
+            self.links = links;
+        }
     }
 }
 
@@ -122,7 +153,7 @@ mod tests {
     use durward_model::Kind;
 
     use super::*;
-    use crate::resources::{Broken, Content, Source};
+    use crate::document::{Broken, Content, Source};
 
     fn object(name: &str, generation: u64) -> Document {
         let content = Content::Broken(Arc::new(Broken { name: None, findings: Vec::new() }));
@@ -140,12 +171,14 @@ mod tests {
             upserts: vec![object("a", 1), object("b", 1)],
             deletes: vec![key("c"), key("d")],
             facts: vec![(namespace("x"), Some(Fact::Missing)), (namespace("y"), None)],
+            links: None,
         };
 
         change.then(Change {
             upserts: vec![object("b", 2), object("c", 2)],
             deletes: vec![key("a")],
             facts: vec![(namespace("x"), None)],
+            links: None,
         });
 
         let upserts = change.upserts.iter().map(|one| (&one.key, one.revision.generation));

@@ -43,15 +43,14 @@ mod upstream_set;
 mod verdict;
 mod words;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use durward_model::{AddressOwners, Snapshot, TenantId, Verdicts};
+use durward_model::{AddressOwners, SharedMap, Snapshot, TenantId, Verdicts};
 
-use crate::named_file::NamedFile;
-use crate::resources::{FileBytes, Links, Resources, Source};
+use crate::document::Document;
+use crate::store::Store;
 use addresses::Addresses;
 use assemble::Decided;
 use certificates::{Certificates, Files};
@@ -73,7 +72,7 @@ pub struct Compiled {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
     tenants: Tenants,
-    mappings: Arc<BTreeMap<MappingId, mapping::Past>>,
+    mappings: SharedMap<MappingId, mapping::Past>,
     certificates: Arc<Certificates>,
     /// The holders of addresses.
     owners: Arc<AddressOwners>,
@@ -81,33 +80,32 @@ pub(crate) struct Memory {
     unsettled: BTreeSet<TenantId>,
     /// True if these find nothing as long as nobody asks for anything else: they were compiled again, and nothing changed.
     at_rest: bool,
+    /// The next place in the order of arrival.
+    newcomers: u64,
+    /// Sockets at which connections to addresses of other tenants arrive.
+    elsewhere: BTreeSet<SocketAddr>,
     claims: ClaimTable,
     seen: Seen,
 }
 
-/// What was compiled last.
-#[derive(Clone, Default)]
+/// State of the store that was compiled last.
+#[derive(Clone, Debug, Default)]
 struct Seen {
-    /// Of each document.
-    sources: Vec<Arc<Source>>,
-    /// The tenant of each document.
-    units: Arc<[Option<TenantId>]>,
-    files: Arc<HashMap<Arc<Path>, FileBytes>>,
-    links: Arc<Links>,
+    version: u64,
+    /// True if the tenants of all documents could be told.
+    told: bool,
     /// True if all of it was compiled; false while it is only what an earlier process had.
     complete: bool,
     /// The time at which all of it was last looked at.
     at: i64,
 }
 
-impl fmt::Debug for Seen {
-    /// Files by name only: they hold keys.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seen")
-            .field("documents", &self.sources.len())
-            .field("files", &self.files.keys())
-            .finish_non_exhaustive()
-    }
+/// The documents that are compiled, and the facts that they depend on.
+#[derive(Debug)]
+pub(crate) struct Input<'a> {
+    pub(crate) store: &'a Store,
+    /// In order.
+    pub(crate) documents: Vec<&'a Document>,
 }
 
 pub(crate) use words::{address, host_name};
@@ -121,25 +119,25 @@ pub fn is_host_name(text: &str) -> bool {
     host_name(text).is_ok()
 }
 
-/// Compiles `resources`, given what was served before and the time in seconds since the Unix epoch.
+/// Compiles what the store holds, given what was served before and the time in seconds since the Unix epoch.
 ///
 /// Claims to an address, a network, a name or a socket are decided by age: what `previous` says is held stays held, among others
 /// `metadata.creationTimestamp` counts where it is written, and the order of arrival decides the rest.
 ///
 /// Only the tenants that a change concerns are compiled: those whose documents or files differ, and those whose claims meet theirs.
 #[must_use]
-pub fn compile(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
-    if let Some(alone) = alone::compile(resources, previous, now) {
+pub fn compile(store: &Store, previous: Option<&Compiled>, now: i64) -> Compiled {
+    if let Some(alone) = alone::compile(store, previous, now) {
         return alone;
     }
-    let scope = Scope::touched(resources, previous, now);
-    settled(compile_scope(resources, previous, scope, now), resources, previous, now)
+    let scope = Scope::touched(store, previous, now);
+    settled(compile_scope(store, previous, scope, now), store, previous, now)
 }
 
 /// Compiles those again that were left without something, for another may have given it up in the same change.
 fn settled(
     mut compiled: Compiled,
-    resources: &Resources,
+    store: &Store,
     previous: Option<&Compiled>,
     now: i64,
 ) -> Compiled {
@@ -148,8 +146,8 @@ fn settled(
     let mut rounds = 0;
     compiled.memory.at_rest = is_at_rest(&compiled, previous);
     while changed && !compiled.memory.unsettled.is_empty() && rounds < MOST_ROUNDS {
-        let scope = Scope::touched(resources, Some(&compiled), now);
-        let again = compile_scope(resources, Some(&compiled), scope, now);
+        let scope = Scope::touched(store, Some(&compiled), now);
+        let again = compile_scope(store, Some(&compiled), scope, now);
         changed = !Arc::ptr_eq(&again.snapshot, &compiled.snapshot);
         let at_rest = is_at_rest(&again, Some(&compiled));
         compiled = again;
@@ -174,42 +172,32 @@ fn is_at_rest(compiled: &Compiled, previous: Option<&Compiled>) -> bool {
 }
 
 fn compile_scope(
-    resources: &Resources,
+    store: &Store,
     previous: Option<&Compiled>,
     mut scope: Scope,
     now: i64,
 ) -> Compiled {
     loop {
         if let Some(previous) = previous {
-            scope = scope.closed(&previous.memory, resources);
+            scope = scope.closed(&previous.memory, store);
         }
+        let decided = decide(&scope.input(store), previous, &scope, now);
         let (Scope::Part(part), Some(known)) = (&scope, previous) else {
-            let decided = decide(resources, previous, &scope, now);
-            return decided.put_in(resources, None, previous, &scope, now);
+            return decided.put_in(store, previous, &scope, now);
         };
-        let (concerned, positions) = part.resources(resources);
-        let decided = decide(&concerned, previous, &scope, now);
         match part.grown(&known.memory.claims, &decided.tenants) {
             Some(larger) => scope = Scope::Part(larger),
-            None => {
-                return decided.put_in(resources, Some(&positions), previous, &scope, now);
-            }
+            None => return decided.put_in(store, previous, &scope, now),
         }
     }
 }
 
-/// Returns the files without their bytes: later compiles compare them and read them no more.
-fn digests(files: &HashMap<Arc<Path>, FileBytes>) -> HashMap<Arc<Path>, FileBytes> {
-    let without = |read: &FileBytes| read.as_ref().map(NamedFile::released).map_err(Clone::clone);
-    files.iter().map(|(path, read)| (Arc::clone(path), without(read))).collect()
-}
-
-/// Decides what is served of the tenants in `resources`, which are all that `scope` says.
-fn decide(resources: &Resources, previous: Option<&Compiled>, scope: &Scope, now: i64) -> Decided {
+/// Decides what is served of the tenants in `input`, which are all that `scope` says.
+fn decide(input: &Input<'_>, previous: Option<&Compiled>, scope: &Scope, now: i64) -> Decided {
     let mut files =
-        Files::new(resources, previous.map(|previous| &*previous.memory.certificates), now);
-    let mut roster = roster::enrol(resources, previous, scope);
-    let mut mappings = mapping::enrol(resources, &mut roster, previous);
+        Files::new(input.store, previous.map(|previous| &*previous.memory.certificates), now);
+    let mut roster = roster::enrol(input, previous, scope);
+    let mut mappings = mapping::enrol(input, &mut roster, previous);
     mapping::note_claims(&mappings, &mut roster);
     let mut addresses = Addresses::decide(&roster, &mappings);
     egress::grant(&mut roster, &mut addresses);
@@ -224,7 +212,7 @@ fn decide(resources: &Resources, previous: Option<&Compiled>, scope: &Scope, now
     let rules = nat::rules(&roster, &mut mappings, steered.networks, &owners);
     let certificates = files.into_certificates();
     claimed.owners = owners;
-    assemble::conclude(roster, claimed, mappings, rules, resources, certificates)
+    assemble::conclude(roster, claimed, mappings, rules, input, certificates)
 }
 
 #[cfg(test)]

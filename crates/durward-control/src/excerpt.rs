@@ -7,8 +7,8 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use durward_model::verdict::Severity;
 
+use crate::document::Source;
 use crate::place::Place;
-use crate::resources::Source;
 
 /// The lines around `place` with what is there underlined; `None` when the place is unknown.
 #[must_use]

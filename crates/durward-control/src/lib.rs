@@ -1,4 +1,5 @@
-//! Where configuration enters: documents become `Resources`, and `compile` makes of them one `Snapshot` and a verdict per resource.
+//! Where configuration enters: sources say changes, the `Store` holds documents and facts, and `compile` makes of them one `Snapshot` and a verdict
+//! per document.
 //!
 //! Reading files is the business of [`source`]; [`compile()`] performs no I/O and reads no clock. Deliberately absent: sockets, and any
 //! way for one bad document to cost another tenant anything.
@@ -6,7 +7,9 @@
 pub mod certificate;
 pub mod change;
 pub mod compile;
+pub mod document;
 pub mod excerpt;
+pub mod feed;
 mod field;
 pub mod file_roots;
 pub mod isolation;
@@ -15,19 +18,21 @@ pub mod named_file;
 pub mod place;
 pub mod publish;
 pub mod quantity;
-pub mod resources;
 pub mod source;
 pub mod spec;
 pub mod state;
+pub mod store;
 pub mod suggest;
 
-pub use change::{Change, DocumentKey, Fact, Reference};
+pub use change::{Change, DocumentKey, Fact, Links, Reference};
 pub use compile::{Compiled, compile};
+pub use document::{Document, Source};
+pub use feed::Feed;
 pub use file_roots::FileRoots;
 pub use issuance::Issuance;
 pub use publish::Publisher;
-pub use resources::{Document, Resources, Source};
 pub use source::file::FileSource;
 pub use spec::routing_json::RoutingJsonOptions;
 pub use spec::schema;
 pub use state::State;
+pub use store::{Store, Touched};

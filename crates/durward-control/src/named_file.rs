@@ -7,6 +7,12 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 
+/// A file, or why it could not be read, as a lower-case phrase.
+pub type FileBytes = Result<NamedFile, String>;
+
+/// Reason for a file that is not there.
+pub const MISSING: &str = "does not exist";
+
 /// The SHA-256 of a file.
 pub type Digest = [u8; 32];
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use crate::compile::{Compiled, compile};
-use crate::resources::Resources;
+use crate::store::Store;
 
 /// Compiles what a source loads and publishes what came of it.
 #[derive(Debug)]
@@ -47,13 +47,13 @@ impl Publisher {
         self.sender.subscribe()
     }
 
-    /// Compiles `resources` at `now` (seconds since the Unix epoch) and publishes the outcome.
+    /// Compiles what the store holds at `now` (seconds since the Unix epoch) and publishes the outcome.
     ///
     /// The snapshot is the same `Arc`, with the same generation, when nothing that is served changed.
-    pub fn reload(&self, resources: &Resources, now: i64) -> Arc<Compiled> {
+    pub fn reload(&self, store: &Store, now: i64) -> Arc<Compiled> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let previous = self.current();
-        let compiled = Arc::new(compile(resources, Some(&previous), now));
+        let compiled = Arc::new(compile(store, Some(&previous), now));
         self.sender.send_replace(Arc::clone(&compiled));
         compiled
     }

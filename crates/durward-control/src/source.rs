@@ -1,8 +1,9 @@
-//! Where configuration comes from: files now; other sources end in the same `Resources`.
+//! Where configuration comes from: files now; other sources say the same changes.
 //!
 //! Deliberately absent: writing. Nothing under a configuration is ever changed.
 
 pub mod file;
+pub mod inventory;
 mod patience;
 mod read;
 pub mod regular;

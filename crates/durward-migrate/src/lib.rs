@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use durward_control::named_file::NamedFile;
 use durward_control::spec::document;
-use durward_control::{Compiled, Document, Resources, compile};
+use durward_control::{Change, Compiled, Document, Fact, Reference, Store, compile};
 
 /// What became of a configuration.
 #[derive(Clone, Debug, Default)]
@@ -73,7 +73,7 @@ impl fmt::Display for Note {
 
 /// Compiles documents with the files beside them, as if they lay in one directory. Each text has the name its file should have.
 fn compiled(documents: &[(String, String)], files: &[(String, Vec<u8>)]) -> Compiled {
-    let mut resources = Resources::default();
+    let mut change = Change::default();
     for (name, text) in documents {
         let file: Arc<str> = Arc::from(name.as_str());
         for (position, part) in document::split(text).into_iter().enumerate() {
@@ -81,12 +81,14 @@ fn compiled(documents: &[(String, String)], files: &[(String, Vec<u8>)]) -> Comp
             let (kind, text) = (document::kind(part.text), Arc::from(part.text));
             let source = document::source(kind, &file, text, part.first_line, bases);
             let content = document::content(&source);
-            resources.documents.push(Document::of_file(position, source, content));
+            change.upserts.push(Document::of_file(position, source, content));
         }
     }
     for (name, bytes) in files {
-        let file = NamedFile::new(bytes.clone());
-        Arc::make_mut(&mut resources.files).insert(Arc::from(PathBuf::from(name)), Ok(file));
+        let reference = Reference::File(Arc::from(PathBuf::from(name)));
+        change.facts.push((reference, Some(Fact::File(NamedFile::new(bytes.clone())))));
     }
-    compile(&resources, None, 0)
+    let mut store = Store::default();
+    store.apply(change);
+    compile(&store, None, 0)
 }

@@ -81,7 +81,7 @@ fn accepted(documents: &mut Vec<Translated<'_>>, left_out: &mut Vec<String>) {
             texts.push((format!("mapping {at}"), one.text.clone()));
         }
         let mut refused: BTreeMap<usize, String> = BTreeMap::new();
-        for verdict in &super::compiled(&texts, &[]).verdicts.verdicts {
+        for verdict in super::compiled(&texts, &[]).verdicts.iter() {
             let error = verdict.findings.iter().find(|one| one.severity == Severity::Error);
             let at = verdict.origin.file().and_then(|file| file.rsplit_once(' '));
             let at = at.and_then(|(_, at)| at.parse::<usize>().ok());

@@ -2,21 +2,26 @@
 //!
 //! Deliberately absent: networks and pods; those are in [`crate::egress::Neighbours`].
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::shared_map::SharedMap;
 use crate::tenant::TenantId;
 
 /// The addresses that tenants were granted. Several tenants hold one where all of them say `shared`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AddressOwners(BTreeMap<IpAddr, Vec<TenantId>>);
+pub struct AddressOwners(SharedMap<IpAddr, Vec<TenantId>>);
 
 impl AddressOwners {
     /// Notes that a tenant holds an address.
     pub fn insert(&mut self, address: IpAddr, tenant: &TenantId) {
-        let owners = self.0.entry(address.to_canonical()).or_default();
-        if let Err(at) = owners.binary_search(tenant) {
-            owners.insert(at, tenant.clone());
+        let address = address.to_canonical();
+        match self.0.get_mut(&address) {
+            None => drop(self.0.insert(address, vec![tenant.clone()])),
+            Some(owners) => {
+                if let Err(at) = owners.binary_search(tenant) {
+                    owners.insert(at, tenant.clone());
+                }
+            }
         }
     }
 

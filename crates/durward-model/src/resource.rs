@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Kind of a resource, as documents call it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(into = "&'static str", try_from = "String")]
 pub enum Kind {
     /// A tenant.
@@ -28,6 +30,7 @@ pub enum Kind {
     /// A tenant of a `routing.json`.
     RoutingJson,
     /// A configuration file that cannot be read, or a document in it of which not even the name can be.
+    #[default]
     File,
 }
 
@@ -126,7 +129,7 @@ impl ResourceId {
     #[must_use]
     pub fn is_of(&self, tenant: &str) -> bool {
         match (&self.kind, &self.namespace) {
-            (Kind::Tenant | Kind::RoutingJson, _) => *self.name == *tenant,
+            (Kind::Tenant, _) => *self.name == *tenant,
             (_, Some(namespace)) => **namespace == *tenant,
             (_, None) => false,
         }

@@ -2,7 +2,6 @@
 //!
 //! Deliberately absent: what was rejected; that is in the [`crate::Verdicts`] beside it.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use serde::Serialize;
 
 use crate::listener::{Bind, Listener};
 use crate::mapping::NatModel;
+use crate::shared_map::SharedMap;
 use crate::tenant::{Tenant, TenantId};
 
 /// What is true now. Built by `compile`, never changed afterwards.
@@ -18,9 +18,9 @@ pub struct Snapshot {
     /// Counts configurations, from 1.
     pub generation: u64,
     /// The tenants; an unchanged tenant is the same `Arc` as in the snapshot before.
-    pub tenants: BTreeMap<TenantId, Arc<Tenant>>,
+    pub tenants: SharedMap<TenantId, Arc<Tenant>>,
     /// The sockets to accept on, by local address.
-    pub binds: BTreeMap<SocketAddr, Arc<Bind>>,
+    pub binds: SharedMap<SocketAddr, Arc<Bind>>,
     /// What the kernel carries.
     pub nat: Arc<NatModel>,
 }

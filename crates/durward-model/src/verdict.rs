@@ -5,24 +5,26 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::origin::Origin;
+use crate::resource::{DocumentKey, Kind, ResourceId, Revision};
+use crate::shared_map::SharedMap;
 
-/// The verdicts of one compile, in the order of the resources.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Verdicts {
-    /// One per resource.
-    pub verdicts: Vec<Arc<Verdict>>,
-}
+/// The verdicts of one compile, one for each document, in the order of documents.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdicts(SharedMap<DocumentKey, Arc<Verdict>>);
 
-/// What became of one resource.
+/// What became of one document. In JSON the kind and the name of the resource stand beside the other fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "Written")]
 pub struct Verdict {
-    /// `Tenant`, `routing.json`, or `File` for one that could not be read at all.
-    pub kind: Arc<str>,
-    /// The resource's name.
-    pub name: Arc<str>,
+    /// The document it is on.
+    pub document: DocumentKey,
+    /// The resource. The name, and the tenant of a mapping, are as written, fit for a terminal, where they cannot be those of a resource.
+    pub resource: ResourceId,
+    /// The version of the resource that it is on.
+    pub observed: Revision,
     /// What became of it.
     pub outcome: Outcome,
     /// Why; empty when there is nothing to say.
@@ -71,32 +73,99 @@ pub enum Severity {
 }
 
 impl Verdicts {
-    /// Whether every resource is accepted.
+    /// Returns whether every document is accepted.
     #[must_use]
     pub fn all_accepted(&self) -> bool {
-        self.verdicts.iter().all(|verdict| verdict.outcome == Outcome::Accepted)
+        self.iter().all(|verdict| verdict.outcome == Outcome::Accepted)
     }
 
-    /// The verdicts, in the order of the resources.
-    pub fn iter(&self) -> impl Iterator<Item = &Verdict> {
-        self.verdicts.iter().map(|verdict| &**verdict)
+    /// Returns the verdicts in the order of the documents.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Verdict> + Clone {
+        self.0.values().map(|verdict| &**verdict)
     }
 
-    /// All findings with the resource they are about.
+    /// Returns the number of verdicts.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the verdict on a document.
+    #[must_use]
+    pub fn on(&self, document: &DocumentKey) -> Option<&Arc<Verdict>> {
+        self.0.get(document)
+    }
+
+    /// Puts a verdict in the place of the one on the same document.
+    pub fn put(&mut self, verdict: Arc<Verdict>) {
+        self.0.insert(verdict.document.clone(), verdict);
+    }
+
+    /// Takes out the verdict on a document that is gone.
+    pub fn take_out(&mut self, document: &DocumentKey) {
+        self.0.remove(document);
+    }
+
+    /// Returns all findings with the verdicts they are part of.
     pub fn findings(&self) -> impl Iterator<Item = (&Verdict, &Finding)> {
-        self.verdicts
-            .iter()
-            .flat_map(|verdict| verdict.findings.iter().map(move |finding| (&**verdict, finding)))
+        self.iter()
+            .flat_map(|verdict| verdict.findings.iter().map(move |finding| (verdict, finding)))
     }
 
     /// Returns the number of findings of this severity.
     #[must_use]
     pub fn count(&self, severity: Severity) -> usize {
-        self.verdicts.iter().map(|verdict| verdict.count(severity)).sum()
+        self.iter().map(|verdict| verdict.count(severity)).sum()
+    }
+}
+
+impl FromIterator<Arc<Verdict>> for Verdicts {
+    fn from_iter<T: IntoIterator<Item = Arc<Verdict>>>(verdicts: T) -> Self {
+        let entries = verdicts.into_iter().map(|verdict| (verdict.document.clone(), verdict));
+        Self(entries.collect())
+    }
+}
+
+impl Serialize for Verdicts {
+    /// Writes a list, in the order of the documents.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+/// Form of a verdict in JSON.
+#[derive(Serialize)]
+struct Written {
+    kind: Kind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<Arc<str>>,
+    name: Arc<str>,
+    outcome: Outcome,
+    findings: Vec<Finding>,
+    origin: Origin,
+}
+
+impl From<Verdict> for Written {
+    fn from(verdict: Verdict) -> Self {
+        let Verdict { resource: ResourceId { kind, namespace, name }, .. } = verdict;
+        let Verdict { outcome, findings, origin, .. } = verdict;
+        Self { kind, namespace, name, outcome, findings, origin }
     }
 }
 
 impl Verdict {
+    /// Returns kind and name, for people: `PortMapping web`.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        format!("{} {}", self.resource.kind, self.resource.name)
+    }
+
     /// Returns the number of findings of this severity.
     #[must_use]
     pub fn count(&self, severity: Severity) -> usize {

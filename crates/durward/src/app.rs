@@ -8,7 +8,6 @@ mod exposition;
 mod gateway;
 pub(crate) mod health;
 pub(crate) mod kernel;
-mod latest;
 mod log;
 mod logs;
 pub(crate) mod report;

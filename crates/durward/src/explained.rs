@@ -44,8 +44,8 @@ impl Explained {
         let verdicts = verdicts.iter();
         let bad: Vec<_> = verdicts.filter(|verdict| verdict.outcome != Outcome::Accepted).collect();
         let named = bad.iter().take(NAMED).map(|verdict| NotAccepted {
-            kind: verdict.kind.to_string(),
-            name: verdict.name.to_string(),
+            kind: verdict.resource.kind.to_string(),
+            name: verdict.resource.name.to_string(),
             outcome: verdict.outcome.to_string(),
             why: why(verdict),
         });

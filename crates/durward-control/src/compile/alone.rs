@@ -13,40 +13,32 @@ use super::mapping::{self, MappingId};
 use super::roster::Past;
 use super::scope::{Part, Scope};
 use super::{Compiled, Memory, decide};
-use crate::resources::Resources;
+use crate::store::Store;
 
 /// Compiles the tenants that changed without those that wait for what they hold; `None` if these could come out differently.
 ///
 /// They cannot if all that changed hold everything they ask for, ask for the same as before, and are written where they were: who waits has been
 /// refused all of it, and is told the same places.
-pub(super) fn compile(
-    resources: &Resources,
-    previous: Option<&Compiled>,
-    now: i64,
-) -> Option<Compiled> {
+pub(super) fn compile(store: &Store, previous: Option<&Compiled>, now: i64) -> Option<Compiled> {
     let known = previous?;
     let memory = &known.memory;
     if !memory.at_rest || memory.unsettled.is_empty() {
         return None;
     }
-    let Scope::Part(part) = Scope::changed(resources, previous, now) else { return None };
+    let Scope::Part(part) = Scope::changed(store, previous, now) else { return None };
     // What was kept because of a text that tells no tenant goes when that text goes, though no document of its own changes.
-    let was_told = memory.seen.units.iter().all(Option::is_some)
-        && known.verdicts.verdicts.len() == memory.seen.units.len();
-    let is_told = part.units.iter().all(Option::is_some) && resources.unreadable.is_empty();
-    if !was_told || !is_told {
+    if !memory.seen.told || !store.strays().is_empty() {
         return None;
     }
-    if !all_hold(&part, memory) || is_told_of_others(&part, known) {
+    if !all_hold(&part, memory) || is_told_of_others(&part, store, known) {
         return None;
     }
-    let (concerned, positions) = part.resources(resources);
     let scope = Scope::Part(part);
-    let decided = decide(&concerned, previous, &scope, now);
+    let decided = decide(&scope.input(store), previous, &scope, now);
     if !ask_the_same(&decided, scope.tenants().count(), memory) {
         return None;
     }
-    let mut compiled = decided.put_in(resources, Some(&positions), previous, &scope, now);
+    let mut compiled = decided.put_in(store, previous, &scope, now);
     compiled.memory.unsettled.clone_from(&memory.unsettled);
     compiled.memory.at_rest = true;
     Some(compiled)
@@ -70,11 +62,10 @@ fn all_hold(part: &Part, memory: &Memory) -> bool {
 }
 
 /// Returns whether a finding of these tenants is about what another tenant has: compiled alone, they would not be told.
-fn is_told_of_others(part: &Part, known: &Compiled) -> bool {
-    let units = known.memory.seen.units.iter().zip(&known.verdicts.verdicts);
-    let meant =
-        units.filter(|(unit, _)| unit.as_ref().is_some_and(|unit| part.tenants.contains(unit)));
-    let mut findings = meant.flat_map(|(_, verdict)| &verdict.findings);
+fn is_told_of_others(part: &Part, store: &Store, known: &Compiled) -> bool {
+    let present = part.tenants.iter().flat_map(|tenant| store.of_tenant(tenant));
+    let verdicts = present.chain(&part.documents).filter_map(|key| known.verdicts.on(key));
+    let mut findings = verdicts.flat_map(|verdict| &verdict.findings);
     findings.any(|finding| &*finding.reason == ENDPOINT_OF_ANOTHER)
 }
 

@@ -4,13 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 
 use durward_model::mapping::PortMapping;
 use durward_model::verdict::{Outcome, Verdict};
 use durward_model::{
-    AddressOwners, Bind, DestinationMode, Listener, NameTable, Snapshot, Tenant, TenantId, Verdicts,
+    AddressOwners, Bind, DestinationMode, Listener, NameTable, SharedMap, Snapshot, Tenant,
+    TenantId, Verdicts,
 };
 
 use super::addresses::{Held, Role};
@@ -21,13 +21,14 @@ use super::claims::Claimed;
 use super::mapping::{self, Applicant, MappingId};
 use super::nat::{self, Around, Rules};
 use super::roster::{Basis, Entrant, Past, Roster, Verdict as Told};
-use super::scope::{self, Scope};
+use super::scope::Scope;
 use super::served_documents;
 use super::upstream_set::UpstreamSet;
 use super::verdict::Served;
-use super::{Compiled, Memory, Seen, digests, last_good, transparent};
+use super::{Compiled, Input, Memory, Seen, last_good, transparent};
+use crate::change::Reference;
 use crate::isolation;
-use crate::resources::Resources;
+use crate::store::Store;
 
 /// Fewer listeners than these are each put in their place in a socket's list.
 const FEW: usize = 16;
@@ -42,10 +43,11 @@ pub(crate) struct Decided {
     pub(crate) unsettled: BTreeSet<TenantId>,
     verdicts: Vec<Arc<Verdict>>,
     certificates: Certificates,
-    /// Files that only rejected documents name.
-    forgotten: BTreeSet<Arc<Path>>,
+    /// What rejected documents ask for.
+    of_rejected: BTreeSet<Reference>,
     rules: Rules,
     owners: AddressOwners,
+    newcomers: u64,
     modes: HashMap<SocketAddr, DestinationMode>,
 }
 
@@ -55,10 +57,10 @@ pub(crate) fn conclude(
     claimed: Claimed<'_>,
     mappings: Vec<Applicant<'_>>,
     rules: Rules,
-    resources: &Resources,
-    mut certificates: Certificates,
+    input: &Input<'_>,
+    certificates: Certificates,
 ) -> Decided {
-    let Roster { entrants, mut drafts, .. } = roster;
+    let Roster { entrants, mut drafts, newcomers, .. } = roster;
     let mut listeners: Vec<Vec<Candidate>> = entrants.iter().map(|_| Vec::new()).collect();
     for candidate in claimed.listeners {
         listeners[candidate.entrant].push(candidate);
@@ -69,7 +71,7 @@ pub(crate) fn conclude(
         entrants.into_iter().zip(listeners).zip(claimed.upstreams)
     {
         let served = served(&entrant, &listeners);
-        served_documents::remember(&mut entrant, &listeners, resources);
+        served_documents::remember(&mut entrant, &listeners, &input.documents);
         let outcome = outcome(served, entrant.report.errors());
         if matches!(entrant.verdict, Told::OfFile(_)) {
             unsettled.insert(entrant.id.clone());
@@ -90,12 +92,13 @@ pub(crate) fn conclude(
     }
     let mappings = mapping::conclude(mappings, &mut drafts);
     let verdicts: Vec<_> = drafts.into_iter().map(|draft| Arc::new(draft.into_verdict())).collect();
-    let faulty = resources.documents.iter().zip(&verdicts);
-    let faulty = faulty.filter(|(_, verdict)| verdict.outcome != Outcome::Accepted);
-    unsettled.extend(faulty.filter_map(|(document, _)| scope::unit(document)));
-    // Whoever writes rejected documents must not fill memory with what their files hold.
-    let forgotten = resources.named_by_rejected(&verdicts);
-    certificates.forget(&forgotten);
+    let faulty = verdicts.iter().filter(|verdict| verdict.outcome != Outcome::Accepted);
+    let faulty: Vec<_> = faulty
+        .filter_map(|verdict| Some((verdict, input.store.document(&verdict.document)?)))
+        .collect();
+    unsettled.extend(faulty.iter().filter_map(|(_, document)| document.tenant()));
+    let rejected = faulty.iter().filter(|(verdict, _)| verdict.outcome != Outcome::Partial);
+    let of_rejected = rejected.flat_map(|(_, document)| document.wanted()).collect();
     let (modes, owners) = (claimed.modes, claimed.owners);
     Decided {
         tenants,
@@ -103,9 +106,10 @@ pub(crate) fn conclude(
         unsettled,
         verdicts,
         certificates,
-        forgotten,
+        of_rejected,
         rules,
         owners,
+        newcomers,
         modes,
     }
 }
@@ -208,20 +212,18 @@ fn tenant(
 }
 
 impl Decided {
-    /// Puts what was decided in the place of what these tenants had. `positions` says which documents were compiled.
+    /// Puts what was decided in the place of what these tenants had.
     pub(super) fn put_in(
-        self,
-        resources: &Resources,
-        positions: Option<&[usize]>,
+        mut self,
+        store: &Store,
         previous: Option<&Compiled>,
         scope: &Scope,
         now: i64,
     ) -> Compiled {
         if let (Some(previous), Scope::Part(part)) = (previous, scope)
             && part.tenants.is_empty()
-            && part.former.are_same(&previous.memory.seen)
-            && resources.unreadable.is_empty()
-            && previous.verdicts.verdicts.len() == resources.documents.len()
+            && part.documents.is_empty()
+            && self.verdicts.is_empty()
         {
             return previous.clone();
         }
@@ -230,52 +232,56 @@ impl Decided {
             _ => (&Memory::default(), &Verdicts::default()),
         };
         let owners = self.owners(memory, scope, previous);
-        let snapshot = self.snapshot(&owners, previous, scope);
-        let verdicts = self.verdicts(former, positions, scope);
-        let mut tenants = HashMap::clone(&memory.tenants);
+        let mut elsewhere = memory.elsewhere.clone();
+        let snapshot = self.snapshot(&owners, &mut elsewhere, previous, scope);
+        let verdicts = self.verdicts(former, scope);
+        // Whoever writes rejected documents must not fill memory with what their files hold.
+        let of_rejected = std::mem::take(&mut self.of_rejected);
+        let forgotten = store.only_rejected(of_rejected, &verdicts);
+        self.certificates.forget(&forgotten);
+        let mut tenants = memory.tenants.clone();
         scope.tenants().for_each(|tenant| drop(tenants.remove(tenant)));
         tenants.extend(self.tenants);
-        let mut mappings = Arc::clone(&memory.mappings);
-        let gone: Vec<_> = scope.tenants().flat_map(|tenant| mappings_of(tenant, memory)).collect();
-        if !gone.is_empty() || !self.mappings.is_empty() {
-            let mappings = Arc::make_mut(&mut mappings);
-            gone.into_iter().for_each(|id| drop(mappings.remove(id)));
-            mappings.extend(self.mappings);
-        }
+        let mut mappings = memory.mappings.clone();
+        let gone = scope.tenants().flat_map(|tenant| mappings_of(tenant, memory));
+        gone.for_each(|id| drop(mappings.remove(id)));
+        mappings.extend(self.mappings);
         let mut certificates = Arc::clone(&memory.certificates);
-        if !self.forgotten.is_empty() {
-            Arc::make_mut(&mut certificates).forget(&self.forgotten);
+        if !forgotten.is_empty() {
+            Arc::make_mut(&mut certificates).forget(&forgotten);
         }
         if !certificates.hold(&self.certificates) {
-            Arc::make_mut(&mut certificates).take_in(self.certificates);
+            Arc::make_mut(&mut certificates).take_in(&self.certificates);
         }
-        let tenants = Arc::new(tenants);
         let claims = match scope {
             Scope::Everything => ClaimTable::new(&tenants),
             Scope::Part(part) => memory.claims.with(part.tenants.iter(), &memory.tenants, &tenants),
         };
-        let (unsettled, seen) = (self.unsettled, seen(resources, memory, scope, now));
+        let (unsettled, seen) = (self.unsettled, seen(store, memory, scope, now));
         let at_rest = false;
-        let memory =
-            Memory { tenants, mappings, certificates, owners, unsettled, at_rest, claims, seen };
+        let memory = Memory {
+            tenants,
+            mappings,
+            certificates,
+            owners,
+            unsettled,
+            at_rest,
+            newcomers: self.newcomers,
+            elsewhere,
+            claims,
+            seen,
+        };
         Compiled { snapshot, verdicts, memory }
     }
 
     /// Returns the verdicts on all documents.
-    fn verdicts(&self, former: &Verdicts, positions: Option<&[usize]>, scope: &Scope) -> Verdicts {
-        let (Some(positions), Scope::Part(part)) = (positions, scope) else {
-            return Verdicts { verdicts: self.verdicts.clone() };
-        };
-        let (compiled, of_files) = self.verdicts.split_at(positions.len());
-        let mut compiled = positions.iter().zip(compiled).peekable();
-        let verdict = |(at, place): (usize, Option<usize>)| {
-            if let Some((_, verdict)) = compiled.next_if(|(position, _)| **position == at) {
-                return Some(Arc::clone(verdict));
-            }
-            former.verdicts.get(place?).cloned()
-        };
-        let documents = part.former.iter().enumerate().filter_map(verdict);
-        Verdicts { verdicts: documents.chain(of_files.iter().cloned()).collect() }
+    fn verdicts(&self, former: &Verdicts, scope: &Scope) -> Verdicts {
+        let mut verdicts = former.clone();
+        if let Scope::Part(part) = scope {
+            part.documents.iter().for_each(|key| verdicts.take_out(key));
+        }
+        self.verdicts.iter().for_each(|verdict| verdicts.put(Arc::clone(verdict)));
+        verdicts
     }
 
     /// Returns the holders of addresses, the same as before where they are equal, so that sockets are quickly seen to be the same.
@@ -309,6 +315,7 @@ impl Decided {
     fn snapshot(
         &self,
         owners: &Arc<AddressOwners>,
+        elsewhere: &mut BTreeSet<SocketAddr>,
         previous: Option<&Compiled>,
         scope: &Scope,
     ) -> Arc<Snapshot> {
@@ -335,16 +342,17 @@ impl Decided {
             touched.insert(address);
         }
         if let Some(base) = base {
-            let mode = |binds: &BTreeMap<_, Arc<Bind>>, at| {
+            let mode = |binds: &SharedMap<_, Arc<Bind>>, at| {
                 binds.get(at).map(|bind: &Arc<Bind>| bind.mode.clone())
             };
             same_binds = touched.iter().all(|at| mode(&base.binds, at) == mode(&binds, at));
         }
+        note_elsewhere(elsewhere, &binds, &touched);
         if previous.is_some_and(|previous| !Arc::ptr_eq(owners, &previous.memory.owners)) {
-            touched.extend(binds.values().filter(|bind| elsewhere(bind)).map(|bind| bind.address));
+            touched.extend(elsewhere.iter());
         }
-        for address in touched {
-            if let Some(bind) = binds.get_mut(&address) {
+        for address in &touched {
+            if let Some(bind) = binds.get_mut(address) {
                 settle(bind, owners, former);
             }
         }
@@ -353,12 +361,12 @@ impl Decided {
         gone.sort_by_key(|(seniority, _)| *seniority);
         let gone = gone.into_iter().map(|(_, mapping)| mapping).collect();
         let seniority = self.seniority(previous);
-        let around = Around { binds: &binds, same_binds, gone, seniority };
+        let around = Around { binds: &binds, touched: &touched, same_binds, gone, seniority };
         let nat = nat::model(&self.rules, &around, former, scope);
         match former {
             Some(former)
-                if same(&former.tenants, &tenants)
-                    && same(&former.binds, &binds)
+                if former.tenants.is_same_by(&tenants, Arc::ptr_eq)
+                    && former.binds.is_same_by(&binds, Arc::ptr_eq)
                     && Arc::ptr_eq(&former.nat, &nat) =>
             {
                 Arc::clone(former)
@@ -373,7 +381,7 @@ impl Decided {
     /// Adds listeners to a socket.
     fn arrive(
         &self,
-        binds: &mut BTreeMap<SocketAddr, Arc<Bind>>,
+        binds: &mut SharedMap<SocketAddr, Arc<Bind>>,
         address: SocketAddr,
         listeners: Vec<Arc<Listener>>,
     ) {
@@ -419,24 +427,13 @@ impl Decided {
     }
 }
 
-/// Returns what the next compile must know of the documents.
-fn seen(resources: &Resources, memory: &Memory, scope: &Scope, now: i64) -> Seen {
-    let (units, at, files) = match scope {
-        Scope::Everything => (scope::units(&resources.documents), now, None),
-        Scope::Part(part) => {
-            let same = memory.seen.files.len() == resources.files.len()
-                && crate::resources::holds_all(&memory.seen.files, &resources.files);
-            (Arc::clone(&part.units), memory.seen.at, same.then(|| Arc::clone(&memory.seen.files)))
-        }
+/// Returns what the next compile must know of the store.
+fn seen(store: &Store, memory: &Memory, scope: &Scope, now: i64) -> Seen {
+    let at = match scope {
+        Scope::Everything => now,
+        Scope::Part(_) => memory.seen.at,
     };
-    Seen {
-        sources: resources.documents.iter().map(|document| Arc::clone(&document.source)).collect(),
-        units,
-        files: files.unwrap_or_else(|| Arc::new(digests(&resources.files))),
-        links: Arc::clone(&resources.links),
-        complete: true,
-        at,
-    }
+    Seen { version: store.version(), told: store.strays().is_empty(), complete: true, at }
 }
 
 fn mappings_of<'a>(
@@ -470,7 +467,7 @@ fn doors(tenant: &Tenant) -> impl Iterator<Item = &Arc<Listener>> {
 }
 
 /// Takes the listeners of these tenants from a socket.
-fn leave(binds: &mut BTreeMap<SocketAddr, Arc<Bind>>, address: SocketAddr, scope: &Scope) {
+fn leave(binds: &mut SharedMap<SocketAddr, Arc<Bind>>, address: SocketAddr, scope: &Scope) {
     let Some(bind) = binds.get_mut(&address) else { return };
     let stays = |listener: &Arc<Listener>| !scope.contains(&listener.tenant);
     if !bind.listeners.iter().any(stays) {
@@ -495,7 +492,7 @@ fn unname(names: &mut BTreeMap<(IpAddr, u16), NameTable>, listener: &Listener) {
 
 /// Gives a socket the holders of addresses, if it must know them, and makes it the former one if it is the same.
 fn settle(bind: &mut Arc<Bind>, owners: &Arc<AddressOwners>, former: Option<&Arc<Snapshot>>) {
-    if elsewhere(bind) && !Arc::ptr_eq(&bind.owners, owners) {
+    if accepts_elsewhere(bind) && !Arc::ptr_eq(&bind.owners, owners) {
         Arc::make_mut(bind).owners = Arc::clone(owners);
     }
     let known = former.and_then(|former| former.binds.get(&bind.address));
@@ -504,7 +501,21 @@ fn settle(bind: &mut Arc<Bind>, owners: &Arc<AddressOwners>, former: Option<&Arc
     }
 }
 
-fn elsewhere(bind: &Bind) -> bool {
+/// Notes which of the touched sockets are among those at which connections to addresses of other tenants arrive.
+fn note_elsewhere(
+    elsewhere: &mut BTreeSet<SocketAddr>,
+    binds: &SharedMap<SocketAddr, Arc<Bind>>,
+    touched: &BTreeSet<SocketAddr>,
+) {
+    for address in touched {
+        match binds.get(address) {
+            Some(bind) if accepts_elsewhere(bind) => drop(elsewhere.insert(*address)),
+            _ => drop(elsewhere.remove(address)),
+        }
+    }
+}
+
+fn accepts_elsewhere(bind: &Bind) -> bool {
     Bind::accepts_elsewhere(bind.address, &bind.mode)
 }
 
@@ -514,10 +525,4 @@ fn is_same(known: &Bind, bind: &Bind) -> bool {
         && (Arc::ptr_eq(&known.owners, &bind.owners) || known.owners == bind.owners)
         && known.listeners.len() == bind.listeners.len()
         && known.listeners.iter().zip(&bind.listeners).all(same)
-}
-
-/// Returns whether both have the same values.
-fn same<K: Ord, T>(former: &BTreeMap<K, Arc<T>>, current: &BTreeMap<K, Arc<T>>) -> bool {
-    former.len() == current.len()
-        && former.values().zip(current.values()).all(|(a, b)| Arc::ptr_eq(a, b))
 }

@@ -4,14 +4,14 @@
 
 mod issued;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use durward_model::certificate::{ends_soon, span_text};
 use durward_model::egress::NameList;
-use durward_model::{Certificate, Origin};
+use durward_model::{Certificate, Origin, SharedMap};
 
 use super::keys::{Denied, KeyId, KeyUse};
 use super::name_list::{self, ListFault};
@@ -21,8 +21,8 @@ use crate::certificate::identity::{self, IdentityFault};
 use crate::certificate::{Authority, Identity, Revocations};
 use crate::named_file::Digest;
 use crate::place::{At, Place};
-use crate::resources::{Found, Resources};
 use crate::spec::ingress::CertificateSpec;
+use crate::store::{Found, Store};
 pub(crate) use issued::IssuedFile;
 
 /// Parsed files, by path, valid while the bytes are the same.
@@ -55,15 +55,15 @@ impl Certificates {
     }
 
     /// Takes the others in.
-    pub(crate) fn take_in(&mut self, others: Self) {
-        self.identities.0.extend(others.identities.0);
-        self.authorities.0.extend(others.authorities.0);
-        self.revocations.0.extend(others.revocations.0);
-        self.names.0.extend(others.names.0);
+    pub(crate) fn take_in(&mut self, others: &Self) {
+        self.identities.take_in(&others.identities);
+        self.authorities.take_in(&others.authorities);
+        self.revocations.take_in(&others.revocations);
+        self.names.take_in(&others.names);
     }
 }
 
-struct Cache<T>(BTreeMap<Vec<PathBuf>, Known<T>>);
+struct Cache<T>(SharedMap<Vec<PathBuf>, Known<T>>);
 
 /// The digests of the files that were read, and what came of them.
 type Known<T> = (Vec<Digest>, Arc<T>);
@@ -77,7 +77,7 @@ impl<T> fmt::Debug for Cache<T> {
 
 impl<T> Default for Cache<T> {
     fn default() -> Self {
-        Self(BTreeMap::new())
+        Self(SharedMap::new())
     }
 }
 
@@ -93,6 +93,12 @@ impl<T> Cache<T> {
         let same = |known: &Known<T>, other: &Known<T>| Arc::ptr_eq(&known.1, &other.1);
         let mut others = others.0.iter();
         others.all(|(paths, other)| self.0.get(paths).is_some_and(|known| same(known, other)))
+    }
+
+    fn take_in(&mut self, others: &Self) {
+        for (paths, known) in &others.0 {
+            self.0.insert(paths.clone(), known.clone());
+        }
     }
 
     fn forget(&mut self, files: &BTreeSet<Arc<Path>>) {
@@ -120,7 +126,7 @@ impl<T> Cache<T> {
 
 /// The files of one compile, and what is known of them.
 pub(crate) struct Files<'a> {
-    resources: &'a Resources,
+    store: &'a Store,
     old: Option<&'a Certificates>,
     fresh: Certificates,
     now: i64,
@@ -143,9 +149,9 @@ pub(crate) enum Purpose {
 }
 
 impl<'a> Files<'a> {
-    pub(crate) fn new(resources: &'a Resources, old: Option<&'a Certificates>, now: i64) -> Self {
+    pub(crate) fn new(store: &'a Store, old: Option<&'a Certificates>, now: i64) -> Self {
         let fresh = Certificates::default();
-        Self { resources, old, fresh, now, used: Vec::new(), denied: Denied::new() }
+        Self { store, old, fresh, now, used: Vec::new(), denied: Denied::new() }
     }
 
     /// Refuses these keys from now on.
@@ -165,7 +171,7 @@ impl<'a> Files<'a> {
 
     /// Whether the file is there.
     pub(crate) fn has(&self, report: &Report<'_>, written: &str) -> bool {
-        self.resources.has_file(report.source(), written)
+        self.store.has_file(report.source(), written)
     }
 
     /// The certificate `spec` names, or `None` after an error.
@@ -405,7 +411,7 @@ impl<'a> Files<'a> {
         place: Place,
         field: &Field<'_>,
     ) -> Option<Found<'a>> {
-        match self.resources.file(report.source(), written) {
+        match self.store.file(report.source(), written) {
             Ok(found) => {
                 if found.file.writable_by_all {
                     let path = found.path.display();

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use durward_model::discriminator::{Opening, told_apart};
 use durward_model::mapping::{PortRange, Transport};
 use durward_model::route::HostPattern;
-use durward_model::{DestinationMode, Listener, ServerNames, TenantId};
+use durward_model::{DestinationMode, Listener, ServerNames, SharedMap, TenantId};
 use ipnet::IpNet;
 
 use super::keys::KeyId;
@@ -100,7 +100,7 @@ struct Base {
 }
 
 /// State of all tenants in one compile.
-pub(crate) type Tenants = Arc<HashMap<TenantId, Arc<Past>>>;
+pub(crate) type Tenants = SharedMap<TenantId, Arc<Past>>;
 
 #[derive(Clone, Debug, Default)]
 struct Since {
@@ -112,7 +112,7 @@ struct Since {
 impl ClaimTable {
     /// Returns the table of all these tenants.
     pub(crate) fn new(tenants: &Tenants) -> Self {
-        let base = Base { tenants: Arc::clone(tenants), index: OnceLock::new() };
+        let base = Base { tenants: tenants.clone(), index: OnceLock::new() };
         Self { base: Arc::new(base), since: Arc::default() }
     }
 

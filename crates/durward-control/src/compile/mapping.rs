@@ -17,9 +17,8 @@ use std::sync::Arc;
 
 use durward_model::mapping::PortMapping;
 use durward_model::verdict::Outcome;
-use durward_model::{Origin, TenantId};
+use durward_model::{Kind, Origin, TenantId};
 
-use super::Compiled;
 use super::addresses::{Addresses, Role};
 use super::assemble;
 use super::names;
@@ -29,9 +28,10 @@ use super::retained;
 use super::roster::{Basis, KnownText, NOWHERE, Roster};
 use super::verdict::Served;
 use super::words;
+use super::{Compiled, Input};
+use crate::document::{Content, Source};
 use crate::place::Place;
-use crate::resources::{Content, Resources, Source};
-use crate::spec::port_mapping::{KIND, PortMappingDocument, PortMappingSpec};
+use crate::spec::port_mapping::{PortMappingDocument, PortMappingSpec};
 use crate::state::MappingState;
 pub(crate) use claimed::{note_claims, unsettled};
 use reading::Reading;
@@ -149,14 +149,14 @@ pub(crate) struct Places {
 
 /// Returns everybody who asks; the verdicts of documents that have no part in it are written already.
 pub(crate) fn enrol<'a>(
-    resources: &'a Resources,
+    input: &Input<'a>,
     roster: &mut Roster<'_>,
     previous: Option<&Compiled>,
 ) -> Vec<Applicant<'a>> {
     let live = roster.entrants.iter().filter(|entrant| !matches!(entrant.basis, Basis::Out));
     let tenants = live.map(|entrant| entrant.id.clone()).collect();
     let mut office = Office { previous, tenants, applicants: Vec::new(), taken: BTreeMap::new() };
-    let named = names::mappings(resources, previous, &mut roster.drafts);
+    let named = names::mappings(input, previous, &mut roster.drafts);
     // A tenant that is not served is known all the same: its mappings are rejected with it, not taken for a slip in the name.
     let known: HashSet<TenantId> =
         roster.entrants.iter().map(|entrant| entrant.id.clone()).collect();
@@ -169,7 +169,7 @@ pub(crate) fn enrol<'a>(
     for named in strays {
         office.stray(roster, named);
     }
-    office.keep_broken(resources);
+    office.keep_broken(input);
     office.applicants
 }
 
@@ -262,11 +262,11 @@ impl<'a> Office<'a, '_> {
     }
 
     /// Keeps what broken documents and unreadable files were before.
-    fn keep_broken(&mut self, resources: &'a Resources) {
+    fn keep_broken(&mut self, input: &Input<'a>) {
         let mut nameless: Vec<(&str, usize)> = Vec::new();
-        for (draft, document) in resources.documents.iter().enumerate() {
+        for (draft, &document) in input.documents.iter().enumerate() {
             let Content::Broken(broken) = &document.content else { continue };
-            match (&broken.name, &*document.source.kind == KIND) {
+            match (&broken.name, document.source.kind == Kind::PortMapping) {
                 (Some(name), true) => {
                     for id in self.past_in_file(name, &document.source.file) {
                         self.keep(&id, draft, false, &document.source);
@@ -275,10 +275,6 @@ impl<'a> Office<'a, '_> {
                 (None, _) => nameless.push((&document.source.file, draft)),
                 (Some(_), false) => {}
             }
-        }
-        for (index, unreadable) in resources.unreadable.iter().enumerate() {
-            // Their drafts stand behind those of the documents, in this order.
-            nameless.push((&unreadable.file, resources.documents.len() + index));
         }
         for (file, draft) in nameless {
             let Some(previous) = self.previous else { return };

@@ -10,7 +10,6 @@ use durward_model::{EgressAddress, Origin, TenantId};
 
 use ipnet::IpNet;
 
-use super::Compiled;
 use super::bounds;
 use super::limits;
 use super::mapping::{MappingId, NamedMapping};
@@ -19,8 +18,9 @@ use super::report::{Field, Report};
 use super::roster::{Body, KnownText, Register};
 use super::verdict::Draft;
 use super::words;
+use super::{Compiled, Input};
+use crate::document::{Content, Document, Source};
 use crate::place::At;
-use crate::resources::{Content, Resources, Source};
 use crate::spec::tenant::{Metadata, TenantDocument, TenantSpec};
 
 /// A document that says whose it is.
@@ -39,8 +39,15 @@ impl Named<'_> {
     }
 }
 
-/// When the document says that what it is about was created.
-pub(crate) fn created(report: &mut Report<'_>, metadata: &Metadata) -> Option<Arc<str>> {
+/// Returns the time when what a document is about was created: the API server's, or else the one it says itself.
+pub(crate) fn created(
+    report: &mut Report<'_>,
+    document: &Document,
+    metadata: &Metadata,
+) -> Option<Arc<str>> {
+    if document.created.is_some() {
+        return document.created.clone();
+    }
     let written = metadata.creation_timestamp.as_ref()?;
     let moment = words::moment(written);
     if let Err(fault) = &moment {
@@ -78,14 +85,13 @@ pub(crate) fn lost_to(
 pub(crate) struct Doubtful<'a>(Vec<&'a str>);
 
 impl<'a> Doubtful<'a> {
-    pub(crate) fn of(resources: &'a Resources) -> Self {
-        let unreadable = resources.unreadable.iter().map(|unreadable| &*unreadable.file);
-        let broken = resources.documents.iter().filter(|document| match &document.content {
+    pub(crate) fn of(input: &Input<'a>) -> Self {
+        let broken = input.documents.iter().filter(|document| match &document.content {
             Content::Broken(_) => true,
             Content::Tenant(tenant) => TenantId::new(&tenant.metadata.name).is_err(),
             Content::Mapping(_) => false,
         });
-        Self(unreadable.chain(broken.map(|document| &*document.source.file)).collect())
+        Self(broken.map(|document| &*document.source.file).collect())
     }
 
     /// Returns whether a name stays with the file it was in, though a document in another file has it.
@@ -192,12 +198,12 @@ fn egress(named: &mut Named<'_>) -> Option<Vec<At<EgressAddress>>> {
 /// Returns the mapping documents that have their identity; the others get their verdict here. A mapping is its tenant's: what another tenant
 /// calls by the same name is another mapping.
 pub(crate) fn mappings<'a>(
-    resources: &'a Resources,
+    input: &Input<'a>,
     previous: Option<&Compiled>,
     drafts: &mut [Draft],
 ) -> Vec<NamedMapping<'a>> {
     let mut named = Vec::new();
-    for (draft, document) in resources.documents.iter().enumerate() {
+    for (draft, document) in input.documents.iter().enumerate() {
         let Content::Mapping(mapping) = &document.content else { continue };
         let mut report = Report::of_document(&document.source);
         let written = &mapping.metadata.name;
@@ -205,7 +211,7 @@ pub(crate) fn mappings<'a>(
             drafts[draft].findings = report.into_findings();
             continue;
         }
-        let created = created(&mut report, &mapping.metadata);
+        let created = created(&mut report, document, &mapping.metadata);
         let id = MappingId::written(mapping);
         let (document, source) = (mapping, &document.source);
         named.push(NamedMapping { draft, source, document, id, created, report });
@@ -218,7 +224,7 @@ pub(crate) fn mappings<'a>(
     };
     // A document without an identity loses to none.
     let keys = named.iter().map(|named| named.id.as_ref().ok_or(named.draft));
-    let doubtful = Doubtful::of(resources);
+    let doubtful = Doubtful::of(input);
     let lost = winners(keys, rank).into_iter().enumerate().map(|(at, winner)| {
         let past = named[at].id.as_ref().and_then(|id| previous?.memory.mappings.get(id));
         let kept = past.and_then(|past| Some((&past.file, past.served()?)));

@@ -8,9 +8,9 @@ use durward_model::verdict::{Finding, Severity};
 use ipnet::IpNet;
 
 use super::words;
+use crate::document::Source;
 pub(crate) use crate::field::Field;
 use crate::place::{At, Place};
-use crate::resources::Source;
 
 /// The findings about one document.
 #[derive(Debug)]

@@ -19,11 +19,12 @@ use super::served_documents::{EarlierDocument, ListenerKey, ServedDocuments};
 use super::transparent::Wish;
 use super::{Compiled, Memory, compile_scope, words};
 use crate::certificate::{hex, sha256};
-use crate::resources::{Content, Document, Resources, Source};
+use crate::document::{Content, Document, Source};
 use crate::source::file::FileSource;
 use crate::state::{
     AddressState, EarlierState, MappingState, RoleState, State, TenantState, Writer,
 };
+use crate::store::Store;
 
 impl Compiled {
     /// Returns what the next process must know of this compile.
@@ -36,7 +37,7 @@ impl Compiled {
             let tenant = tenant_state(&mut writer, id, past);
             writer.tenant(tenant);
         }
-        for (id, past) in &*self.memory.mappings {
+        for (id, past) in &self.memory.mappings {
             let good = past.good.as_deref().map(|good| text_of(&mut writer, good));
             writer.mapping(MappingState {
                 tenant: id.tenant.to_string(),
@@ -164,15 +165,15 @@ pub fn restore(state: &State, source: &FileSource, now: i64) -> Compiled {
 pub(super) fn restored(
     state: &State,
     parsed: &[(usize, Document)],
-    with_files: impl Fn(Vec<Document>) -> Resources,
+    with_files: impl Fn(Vec<Document>) -> Store,
     now: i64,
 ) -> Compiled {
     let good = Good::of(parsed);
     let mut earlier = Earlier::of(state, &good);
     let mut compiled = Compiled { memory: earlier.memory(0), ..Compiled::default() };
     for round in 0..earlier.rounds() {
-        let resources = with_files(earlier.documents(round));
-        compiled = compile_scope(&resources, Some(&compiled), Scope::Everything, now);
+        let store = with_files(earlier.documents(round));
+        compiled = compile_scope(&store, Some(&compiled), Scope::Everything, now);
         earlier.hold(&mut compiled.memory, round + 1);
     }
     if compiled.snapshot.generation > 1 {
@@ -253,7 +254,10 @@ impl<'d> Earlier<'d> {
         let tenants = self.tenants.iter().filter_map(|(_, _, stages)| stage(stages, round));
         let tenants = tenants.map(|stage| stage.document);
         let mappings = self.mappings.iter().filter_map(|(.., document)| *document);
-        tenants.chain(mappings).cloned().collect()
+        let mut documents: Vec<Document> = tenants.chain(mappings).cloned().collect();
+        // Several texts may have been in one place of a file, one after the other.
+        documents.iter_mut().enumerate().for_each(|(at, document)| document.set_rank(at));
+        documents
     }
 
     /// Returns what was held, before the first round.
@@ -267,7 +271,7 @@ impl<'d> Earlier<'d> {
     /// be served, a tenant or mapping holds its age and its claims all the same.
     fn hold(&mut self, memory: &mut Memory, round: usize) {
         let is_over = round >= self.rounds();
-        let tenants = Arc::make_mut(&mut memory.tenants);
+        let tenants = &mut memory.tenants;
         for (id, past, stages) in &self.tenants {
             let part = stage(stages, round).filter(|_| !is_over);
             let mut past = past.clone();
@@ -279,12 +283,15 @@ impl<'d> Earlier<'d> {
             }
             tenants.insert(id.clone(), Arc::new(past));
         }
-        let mappings = Arc::make_mut(&mut memory.mappings);
+        let mappings = &mut memory.mappings;
         for (id, past, _) in &self.mappings {
             let known = mappings.get(id).filter(|known| known.served().is_some());
             let past = known.map_or_else(|| past.clone(), |known| past.served_as(known));
             mappings.insert(id.clone(), past);
         }
+        let ages = self.tenants.iter().map(|(_, past, _)| past.seniority);
+        let ages = ages.chain(self.mappings.iter().map(|(_, past, _)| past.seniority));
+        memory.newcomers = ages.max().map_or(0, |last| last + 1).max(memory.newcomers);
         memory.seen.complete = false;
     }
 }

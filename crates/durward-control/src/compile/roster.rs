@@ -9,11 +9,10 @@ use std::sync::Arc;
 
 use durward_model::limits::Limits;
 use durward_model::route::HostPattern;
-use durward_model::verdict::{Outcome, Severity};
-use durward_model::{EgressAddress, Origin, Snapshot, Tenant, TenantId};
+use durward_model::verdict::Outcome;
+use durward_model::{EgressAddress, Kind, Origin, Snapshot, Tenant, TenantId};
 use ipnet::IpNet;
 
-use super::Compiled;
 use super::addresses::Held;
 use super::claim_table::Claim;
 use super::keys::HeldKey;
@@ -26,11 +25,10 @@ use super::scope::Scope;
 use super::served_documents::{ListenerKey, ServedDocuments};
 use super::transparent::Wish;
 use super::verdict::Draft;
+use super::{Compiled, Input};
 use crate::certificate::sha256;
-use crate::place::{At, Place};
-use crate::resources::{Content, Document, Resources, Source};
-use crate::spec::port_mapping;
-use crate::spec::routing_json::ROUTING_JSON;
+use crate::document::{Content, Document, Source};
+use crate::place::At;
 use crate::spec::tenant::TenantSpec;
 
 /// What is remembered of a served tenant.
@@ -105,7 +103,8 @@ pub(crate) struct Roster<'a> {
     pub(crate) drafts: Vec<Draft>,
     /// Former snapshot and scope: its tenants outside of the scope are served and not compiled.
     others: Option<(&'a Snapshot, &'a Scope)>,
-    newcomers: u64,
+    /// The next place in the order of arrival.
+    pub(crate) newcomers: u64,
 }
 
 impl Roster<'_> {
@@ -219,13 +218,13 @@ pub(crate) static NOWHERE: std::sync::LazyLock<Source> = std::sync::LazyLock::ne
 
 /// Everybody who takes part.
 pub(crate) fn enrol<'a>(
-    resources: &'a Resources,
+    input: &Input<'a>,
     previous: Option<&'a Compiled>,
     scope: &'a Scope,
 ) -> Roster<'a> {
     let mut register = Register::new(previous);
-    let named = register.read_names(&resources.documents);
-    let lost = names::lost_to(&register, &named, &Doubtful::of(resources));
+    let named = register.read_names(&input.documents);
+    let lost = names::lost_to(&register, &named, &Doubtful::of(input));
     for (named, lost_to) in named.into_iter().zip(lost) {
         match lost_to {
             None => register.enter(named),
@@ -235,7 +234,7 @@ pub(crate) fn enrol<'a>(
             }
         }
     }
-    register.keep_broken(resources);
+    register.keep_broken(input);
     let Register { entrants, drafts, newcomers, .. } = register;
     let others = previous.map(|previous| (&*previous.snapshot, scope));
     Roster { entrants, drafts, others, newcomers }
@@ -252,11 +251,7 @@ pub(crate) struct Register<'a> {
 
 impl<'a> Register<'a> {
     fn new(previous: Option<&'a Compiled>) -> Self {
-        let last = previous.and_then(|compiled| {
-            let tenants = compiled.memory.tenants.values().map(|past| past.seniority);
-            tenants.chain(compiled.memory.mappings.values().map(|past| past.seniority)).max()
-        });
-        let newcomers = last.map_or(0, |last| last + 1);
+        let newcomers = previous.map_or(0, |compiled| compiled.memory.newcomers);
         Self {
             previous,
             entrants: Vec::new(),
@@ -272,57 +267,32 @@ impl<'a> Register<'a> {
     }
 
     /// The documents with a usable name; the others get their verdict here.
-    fn read_names(&mut self, documents: &'a [Document]) -> Vec<Named<'a>> {
+    fn read_names(&mut self, documents: &[&'a Document]) -> Vec<Named<'a>> {
         let mut named = Vec::with_capacity(documents.len());
         self.drafts.reserve(documents.len());
         self.entrants.reserve(documents.len());
         self.taken.reserve(documents.len());
-        for (at, document) in documents.iter().enumerate() {
+        for (at, &document) in documents.iter().enumerate() {
             let source = &document.source;
-            let start = source.origin(Place { line: 1, ..Place::default() });
-            match &document.content {
-                Content::Tenant(tenant) => {
-                    let mut report = Report::of_document(source);
-                    let name = &tenant.metadata.name;
-                    let origin = source.origin(name.place);
-                    let mut draft = Draft::new(&source.kind, name, origin);
-                    let id = report.check("BadName", name, &Field::NAME, |text| {
+            let mut draft = Draft::new(document);
+            if let Content::Tenant(tenant) = &document.content {
+                let mut report = Report::of_document(source);
+                let name = &tenant.metadata.name;
+                let id = report.check("BadName", name, &Field::NAME, |text| {
                         TenantId::new(text).map_err(|_| {
                             "is not a tenant name: use 1 to 63 letters, digits, '-', '_' or '.', beginning and ending with a letter \
                              or digit".to_owned()
                         })
                     });
-                    match id {
-                        Some(id) => {
-                            let created = names::created(&mut report, &tenant.metadata);
-                            named.push(Named { at, document: tenant, source, id, created, report });
-                        }
-                        None => draft.findings = report.into_findings(),
+                match id {
+                    Some(id) => {
+                        let created = names::created(&mut report, document, &tenant.metadata);
+                        named.push(Named { at, document: tenant, source, id, created, report });
                     }
-                    self.drafts.push(draft);
-                }
-                Content::Mapping(mapping) => {
-                    let name = &mapping.metadata.name;
-                    let origin = source.origin(name.place);
-                    self.drafts.push(Draft::new(&source.kind, name, origin));
-                }
-                Content::Broken(broken) => {
-                    let mut draft = match &broken.name {
-                        Some(name) => Draft::new(&source.kind, name, start),
-                        None if &*source.kind != ROUTING_JSON => {
-                            Draft::new(&Arc::from("File"), &source.file, start)
-                        }
-                        None => Draft::new(&source.kind, &source.file, start),
-                    };
-                    if let (true, Some(first)) =
-                        (&*source.kind == ROUTING_JSON, broken.findings.first())
-                    {
-                        draft.origin = first.origin.clone();
-                    }
-                    draft.findings.clone_from(&broken.findings);
-                    self.drafts.push(draft);
+                    None => draft.findings = report.into_findings(),
                 }
             }
+            self.drafts.push(draft);
         }
         named
     }
@@ -387,12 +357,12 @@ impl<'a> Register<'a> {
     }
 
     /// Keeps what broken documents and unreadable files were before.
-    fn keep_broken(&mut self, resources: &'a Resources) {
+    fn keep_broken(&mut self, input: &Input<'a>) {
         let mut nameless: Vec<(&Arc<str>, usize)> = Vec::new();
-        for (at, document) in resources.documents.iter().enumerate() {
+        for (at, &document) in input.documents.iter().enumerate() {
             match &document.content {
                 Content::Mapping(_) => {}
-                Content::Broken(_) if &*document.source.kind == port_mapping::KIND => {}
+                Content::Broken(_) if document.source.kind == Kind::PortMapping => {}
                 Content::Broken(broken) => {
                     match broken.name.as_deref().and_then(|name| TenantId::new(name).ok()) {
                         Some(id) => self.keep(&id, &document.source, Verdict::Own(at)),
@@ -404,20 +374,6 @@ impl<'a> Register<'a> {
                 }
                 Content::Tenant(_) => {}
             }
-        }
-        for unreadable in &resources.unreadable {
-            let origin = Origin::File { file: Arc::clone(&unreadable.file), line: 0 };
-            let mut draft = Draft::new(&Arc::from("File"), &unreadable.file, origin.clone());
-            draft.findings.push(durward_model::verdict::Finding {
-                severity: Severity::Error,
-                reason: Arc::from("FileUnreadable"),
-                field: Arc::from(""),
-                sentence: Arc::from(format!("{} {}", unreadable.file, unreadable.reason)),
-                origin,
-                excerpt: None,
-            });
-            nameless.push((&unreadable.file, self.drafts.len()));
-            self.drafts.push(draft);
         }
         for (file, at) in nameless {
             self.keep_all_of(file, at);

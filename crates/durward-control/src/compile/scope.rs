@@ -2,18 +2,18 @@
 //!
 //! A tenant is concerned with all of its documents at once, mappings included. Deliberately absent: what becomes of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use durward_model::TenantId;
+use durward_model::{DocumentKey, Kind, TenantId};
 
 use super::claim_table::ClaimTable;
 use super::mapping::MappingId;
 use super::roster::Past;
-use super::{Compiled, Memory, Seen};
-use crate::resources::{Content, Document, Resources, Source, holds_all};
-use crate::spec::port_mapping;
+use super::{Compiled, Input, Memory};
+use crate::document::Content;
+use crate::store::Store;
 
 /// After so many seconds everything is looked at again, for certificates age.
 pub(super) const LONG: i64 = 3600;
@@ -29,46 +29,51 @@ pub(super) enum Scope {
     Part(Part),
 }
 
-/// Some tenants, and where their documents are.
-#[derive(Debug)]
+/// Some tenants.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Part {
     pub(super) tenants: HashSet<TenantId>,
-    pub(super) former: Places,
-    /// The tenant of each document.
-    pub(super) units: Arc<[Option<TenantId>]>,
+    /// Documents that came, changed or went since the last compile.
+    pub(super) documents: BTreeSet<DocumentKey>,
 }
 
 impl Scope {
-    /// Returns the tenants whose documents or files differ from what was compiled last, and those that may come out differently anyway.
-    pub(super) fn touched(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Self {
-        let mut scope = Self::changed(resources, previous, now);
+    /// Returns the tenants whose documents or facts differ from what was compiled last, and those that may come out differently anyway.
+    pub(super) fn touched(store: &Store, previous: Option<&Compiled>, now: i64) -> Self {
+        let mut scope = Self::changed(store, previous, now);
         if let (Self::Part(part), Some(previous)) = (&mut scope, previous) {
             part.tenants.extend(previous.memory.unsettled.iter().cloned());
         }
         scope
     }
 
-    /// Returns the tenants whose documents or files differ from what was compiled last.
-    pub(super) fn changed(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Self {
+    /// Returns the tenants whose documents or facts differ from what was compiled last.
+    pub(super) fn changed(store: &Store, previous: Option<&Compiled>, now: i64) -> Self {
         let Some(Compiled { memory, .. }) = previous else { return Self::Everything };
         let seen = &memory.seen;
         let lately = (0..LONG).contains(&now.saturating_sub(seen.at));
-        let same_links =
-            Arc::ptr_eq(&seen.links, &resources.links) || seen.links == resources.links;
-        if !seen.complete || !lately || !same_links {
+        if !seen.complete || !lately {
             return Self::Everything;
         }
-        let former = places(&seen.sources, &resources.documents);
-        let mut tenants = HashSet::new();
-        let units = former.units(seen, resources, &mut tenants);
-        if !holds_all(&seen.files, &resources.files) || seen.files.len() != resources.files.len() {
-            let documents = resources.documents.iter().zip(&*units);
-            let concerned =
-                documents.filter(|(document, _)| names_changed(document, seen, resources));
-            tenants.extend(concerned.filter_map(|(_, unit)| unit.clone()));
+        match store.touched_since(seen.version) {
+            Some(touched) if !touched.everything => {
+                let mut tenants = touched.tenants.into_iter().collect();
+                retained(store, memory, &mut tenants);
+                Self::Part(Part { tenants, documents: touched.documents })
+            }
+            _ => Self::Everything,
         }
-        retained(resources, &units, memory, &mut tenants);
-        Self::Part(Part { tenants, former, units })
+    }
+
+    /// Returns the documents of the tenants, and those whose tenant cannot be told.
+    pub(super) fn input<'a>(&self, store: &'a Store) -> Input<'a> {
+        let Self::Part(part) = self else {
+            return Input { store, documents: store.documents().collect() };
+        };
+        let keys = part.tenants.iter().flat_map(|tenant| store.of_tenant(tenant));
+        let keys: BTreeSet<&DocumentKey> = keys.chain(store.strays()).collect();
+        let documents = keys.into_iter().filter_map(|key| store.document(key));
+        Input { store, documents: documents.collect() }
     }
 
     /// Returns the tenants of a part. Nobody is known before everything is compiled.
@@ -88,7 +93,7 @@ impl Scope {
 
 impl Scope {
     /// Takes in whoever has a claim that meets one of these tenants', until none does. What is then not much less than everything becomes that.
-    pub(super) fn closed(self, memory: &Memory, resources: &Resources) -> Self {
+    pub(super) fn closed(self, memory: &Memory, store: &Store) -> Self {
         let Self::Part(mut part) = self else { return self };
         let mut open: Vec<TenantId> = part.tenants.iter().cloned().collect();
         while let Some(tenant) = open.pop() {
@@ -102,7 +107,7 @@ impl Scope {
                 });
             }
         }
-        let many = part.tenants.len() > FEW && part.tenants.len() * 2 > resources.documents.len();
+        let many = part.tenants.len() > FEW && part.tenants.len() * 2 > store.len();
         if many { Self::Everything } else { Self::Part(part) }
     }
 }
@@ -126,121 +131,21 @@ impl Part {
             return None;
         }
         met.extend(self.tenants.iter().cloned());
-        Some(Self { tenants: met, former: self.former.clone(), units: Arc::clone(&self.units) })
+        Some(Self { tenants: met, documents: self.documents.clone() })
     }
-
-    /// Returns the documents of these tenants, and those whose tenant cannot be told, with their positions.
-    pub(super) fn resources(&self, resources: &Resources) -> (Resources, Vec<usize>) {
-        let units = self.units.iter().enumerate();
-        let is_meant =
-            |unit: &Option<TenantId>| unit.as_ref().is_none_or(|unit| self.tenants.contains(unit));
-        let positions: Vec<usize> =
-            units.filter(|(_, unit)| is_meant(unit)).map(|(at, _)| at).collect();
-        let documents = positions.iter().map(|at| resources.documents[*at].clone()).collect();
-        (resources.with_documents(documents), positions)
-    }
-}
-
-/// Returns the tenant of each document, where that can be told.
-pub(super) fn units(documents: &[Document]) -> Arc<[Option<TenantId>]> {
-    documents.iter().map(unit).collect()
-}
-
-pub(super) fn unit(document: &Document) -> Option<TenantId> {
-    match &document.content {
-        Content::Tenant(tenant) => TenantId::new(&tenant.metadata.name).ok(),
-        Content::Mapping(mapping) => TenantId::new(&mapping.spec.tenant).ok(),
-        Content::Broken(_) if &*document.source.kind == port_mapping::KIND => None,
-        Content::Broken(broken) => TenantId::new(broken.name.as_deref()?).ok(),
-    }
-}
-
-/// For each document its position among those that were compiled last; `None` for new ones.
-#[derive(Clone, Debug)]
-pub(super) struct Places(Vec<Option<usize>>);
-
-/// Returns the places of the current documents. One that another was moved past is taken for a new one.
-fn places(former: &[Arc<Source>], current: &[Document]) -> Places {
-    let mut known: Option<HashMap<*const Source, usize>> = None;
-    let mut next = 0;
-    let place = |document: &Document| {
-        if former.get(next).is_some_and(|former| Arc::ptr_eq(former, &document.source)) {
-            next += 1;
-            return Some(next - 1);
-        }
-        let known = known.get_or_insert_with(|| {
-            let former = former.iter().enumerate();
-            former.map(|(at, source)| (Arc::as_ptr(source), at)).collect()
-        });
-        let at = known.get(&Arc::as_ptr(&document.source)).filter(|at| **at >= next)?;
-        next = at + 1;
-        Some(*at)
-    };
-    Places(current.iter().map(place).collect())
-}
-
-impl Places {
-    pub(super) fn iter(&self) -> impl Iterator<Item = Option<usize>> {
-        self.0.iter().copied()
-    }
-
-    /// Returns whether every document is what and where it was.
-    pub(super) fn are_same(&self, seen: &Seen) -> bool {
-        self.0.len() == seen.sources.len()
-            && self.0.iter().enumerate().all(|(at, place)| *place == Some(at))
-    }
-
-    /// Returns the tenant of each document, and adds those of documents that came, went or were moved to `touched`.
-    fn units(
-        &self,
-        seen: &Seen,
-        resources: &Resources,
-        touched: &mut HashSet<TenantId>,
-    ) -> Arc<[Option<TenantId>]> {
-        if self.are_same(seen) {
-            return Arc::clone(&seen.units);
-        }
-        let mut gone = vec![true; seen.sources.len()];
-        self.iter().flatten().for_each(|at| gone[at] = false);
-        let removed = gone.iter().zip(&*seen.units).filter(|(gone, _)| **gone);
-        touched.extend(removed.filter_map(|(_, unit)| unit.clone()));
-        let documents = self.iter().zip(&resources.documents);
-        let units = documents.map(|(place, document)| match place {
-            Some(at) => seen.units[at].clone(),
-            None => {
-                let unit = unit(document);
-                touched.extend(unit.clone());
-                unit
-            }
-        });
-        units.collect()
-    }
-}
-
-/// Returns whether the document refers to a file that is not what it was.
-fn names_changed(document: &Document, seen: &Seen, resources: &Resources) -> bool {
-    let changed = |path: &Path| seen.files.get(path) != resources.files.get(path);
-    document.references().iter().any(|(_, path)| changed(path))
 }
 
 /// Adds the tenants that may be served as before because of what cannot be read now.
-fn retained(
-    resources: &Resources,
-    units: &[Option<TenantId>],
-    memory: &Memory,
-    tenants: &mut HashSet<TenantId>,
-) {
-    let strays = units.iter().zip(&resources.documents).filter(|(unit, _)| unit.is_none());
-    let mut files: Vec<&str> =
-        resources.unreadable.iter().map(|unreadable| &*unreadable.file).collect();
+fn retained(store: &Store, memory: &Memory, tenants: &mut HashSet<TenantId>) {
+    let mut files: Vec<&str> = Vec::new();
     let mut mappings: HashSet<(&str, &str)> = HashSet::new();
-    for (_, document) in strays {
+    for document in store.strays().iter().filter_map(|key| store.document(key)) {
         let file = &*document.source.file;
         match &document.content {
             Content::Mapping(mapping) => {
                 mappings.insert((&mapping.metadata.name, file));
             }
-            Content::Broken(broken) if &*document.source.kind == port_mapping::KIND => {
+            Content::Broken(broken) if document.source.kind == Kind::PortMapping => {
                 match &broken.name {
                     Some(name) => drop(mappings.insert((name, file))),
                     None => files.push(file),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::body::Candidate;
 use super::roster::{Basis, Entrant, Verdict};
-use crate::resources::{Resources, Source};
+use crate::document::{Document, Source};
 
 /// Address and port of a listener, which tell it from the others of its tenant.
 pub(crate) type ListenerKey = (IpAddr, u16);
@@ -86,9 +86,13 @@ impl ServedDocuments {
 }
 
 /// Writes down with a tenant the documents that its listeners are from. One whose document cannot be served stays as it was.
-pub(crate) fn remember(entrant: &mut Entrant<'_>, listeners: &[Candidate], resources: &Resources) {
+pub(crate) fn remember(
+    entrant: &mut Entrant<'_>,
+    listeners: &[Candidate],
+    documents: &[&Document],
+) {
     let (Basis::Document(_), Verdict::Own(at)) = (&entrant.basis, entrant.verdict) else { return };
-    let Some(document) = resources.documents.get(at) else { return };
+    let Some(document) = documents.get(at) else { return };
     if entrant.past.restoring.is_some() {
         return;
     }

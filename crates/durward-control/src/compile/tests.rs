@@ -4,6 +4,7 @@ mod parts;
 mod restart;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -12,11 +13,13 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use durward_model::verdict::{Outcome, Verdict};
+use durward_model::{ResourceId, Revision};
 
 use super::scope::LONG;
 use super::*;
+use crate::document::Source;
 use crate::named_file::NamedFile;
-use crate::resources::{Document, Unreadable};
+use crate::source::inventory::Inventory;
 use crate::spec::document;
 
 const NOW: i64 = 1_906_502_400;
@@ -223,37 +226,65 @@ struct World {
     files: [u8; FILES],
 }
 
-impl World {
-    /// What a source says of it: documents that are what they were are the same values.
-    fn resources(&self, former: &Resources) -> Resources {
-        let mut resources = Resources::default();
-        let mut files: Vec<_> = self.slots.iter().enumerate().collect();
-        files.sort_by_key(|(at, (_, last))| (*last, *at));
-        for (at, (slot, last)) in files {
-            let file = format!("{}{at}.yaml", if *last { "z" } else { "a" });
-            let text = match slot {
-                Slot::Absent => continue,
-                Slot::Unreadable => {
-                    let (file, reason) = (Arc::from(file), "cannot be read".to_owned());
-                    resources.unreadable.push(Unreadable { file, reason });
-                    continue;
-                }
-                Slot::Nameless if at % 2 == 0 => "kind: Tenant\nspec: {a".to_owned(),
-                Slot::Nameless => {
-                    "apiVersion: durward.dev/v1alpha1\nkind: PortMapping\nmetadata: {name: m6}\nspec: {tenant: t9, nonsense: 1}\n".to_owned()
-                }
-                Slot::Document(written) => written.text(at),
-            };
-            let is_same = |one: &&Document| *one.source.file == *file && *one.source.text == *text;
-            let known = former.documents.iter().find(is_same).cloned();
-            resources.documents.push(known.unwrap_or_else(|| document_in(&file, text)));
+/// Two sources that feed one store.
+#[derive(Clone, Default)]
+struct Sources {
+    /// What each has said: files, and objects of an API server.
+    said: [Store; 2],
+    store: Store,
+}
+
+impl Sources {
+    /// Says what of a world is not as it was said before.
+    fn say(&mut self, world: &World) {
+        for (said, found) in self.said.iter_mut().zip(world.inventories()) {
+            let change = found.since(said);
+            said.apply(change.clone());
+            self.store.apply(change);
         }
-        let documents = std::mem::take(&mut resources.documents);
-        self.with_files(documents, resources)
+    }
+}
+
+/// Slots whose documents are objects of an API server.
+const OBJECTS: [usize; 2] = [3, 7];
+
+impl World {
+    /// What the two sources find in it.
+    fn inventories(&self) -> [Inventory; 2] {
+        let slots = self.slots.iter().enumerate();
+        let (objects, files): (Vec<_>, Vec<_>) = slots
+            .filter_map(|(at, (slot, last))| {
+                let file = format!("{}{at}.yaml", if *last { "z" } else { "a" });
+                Some((at, Self::document(at, slot, &file)?))
+            })
+            .partition(|(at, _)| OBJECTS.contains(at));
+        [files, objects]
+            .map(|found| self.with_files(found.into_iter().map(|(_, document)| document).collect()))
     }
 
-    /// Returns the resources with the files that these documents refer to.
-    fn with_files(&self, documents: Vec<Document>, resources: Resources) -> Resources {
+    fn document(at: usize, slot: &Slot, file: &str) -> Option<Document> {
+        let text = match slot {
+            Slot::Absent => return None,
+            Slot::Unreadable => {
+                return Some(Document::unreadable(&Arc::from(file), "cannot be read"));
+            }
+            Slot::Nameless if at.is_multiple_of(2) => "kind: Tenant\nspec: {a".to_owned(),
+            Slot::Nameless => {
+                "apiVersion: durward.dev/v1alpha1\nkind: PortMapping\nmetadata: {name: m6}\nspec: {tenant: t9, nonsense: 1}\n".to_owned()
+            }
+            Slot::Document(written) => written.text(at),
+        };
+        let document = document_in(file, text);
+        if !OBJECTS.contains(&at) {
+            return Some(document);
+        }
+        let id = ResourceId::namespaced(document.source.kind, "n", &format!("o{at}"));
+        let source = Source::clone(&document.source);
+        Some(Document::of_object(id, Revision::default(), None, source, document.content))
+    }
+
+    /// Returns the documents with the files that they refer to.
+    fn with_files(&self, documents: Vec<Document>) -> Inventory {
         let named = documents.iter().flat_map(Document::references);
         let files = named.map(|(_, path)| {
             let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<usize>().ok());
@@ -262,7 +293,7 @@ impl World {
             (path, read.map(|pem| NamedFile::new(pem.clone().into_bytes())))
         });
         let files = Arc::new(files.collect());
-        Resources { documents, files, ..resources }
+        Inventory { documents, files, ..Inventory::default() }
     }
 
     fn change(&mut self, (at, field, other): &(usize, usize, Written)) {
@@ -312,9 +343,9 @@ fn edited(was: &Written, other: &Written, field: usize) -> Written {
 }
 
 /// Compiles everything, whatever changed.
-fn whole(resources: &Resources, previous: Option<&Compiled>, now: i64) -> Compiled {
-    let compiled = compile_scope(resources, previous, Scope::Everything, now);
-    settled(compiled, resources, previous, now)
+fn whole(store: &Store, previous: Option<&Compiled>, now: i64) -> Compiled {
+    let compiled = compile_scope(store, previous, Scope::Everything, now);
+    settled(compiled, store, previous, now)
 }
 
 /// Of two who have what a third asked for, a second compile may name the other one.
@@ -354,27 +385,30 @@ fn a_change_comes_to_what_compiling_everything_comes_to() {
         let slot =
             |(written, there)| (if there { Slot::Document(written) } else { Slot::Absent }, false);
         let mut world = World { slots: world.into_iter().map(slot).collect(), files: [0, 1, 0] };
-        let mut now = world.resources(&Resources::default());
-        let mut all = whole(&now, None, NOW);
+        let mut sources = Sources::default();
+        sources.say(&world);
+        let mut all = whole(&sources.store, None, NOW);
         let mut part = all.clone();
         // Now and then two at once.
         for edits in edits.chunk_by(|(at, ..), (next, ..)| at < next) {
             edits.iter().for_each(|edit| world.change(edit));
-            let was = now.clone();
-            now = world.resources(&now);
-            let scope = Scope::touched(&now, Some(&part), NOW);
+            let was = sources.store.clone();
+            sources.say(&world);
+            let now = &sources.store;
+            let scope = Scope::touched(now, Some(&part), NOW);
             steps.set(steps.get() + 1);
             parts.set(parts.get() + usize::from(matches!(scope, Scope::Part(_))));
-            let without_others = alone::compile(&now, Some(&part), NOW).is_some();
+            let without_others = alone::compile(now, Some(&part), NOW).is_some();
             alone.set(alone.get() + usize::from(without_others));
-            all = whole(&now, Some(&all), NOW);
-            part = compile(&now, Some(&part), NOW);
-            prop_assert_eq!(part.verdicts.verdicts.len(), all.verdicts.verdicts.len());
-            let verdicts = part.verdicts.verdicts.iter().zip(&all.verdicts.verdicts);
+            all = whole(now, Some(&all), NOW);
+            part = compile(now, Some(&part), NOW);
+            prop_assert_eq!(part.verdicts.len(), all.verdicts.len());
+            prop_assert_eq!(part.verdicts.len(), now.len());
+            let verdicts = part.verdicts.iter().zip(all.verdicts.iter());
             let said_of_both = verdicts.map(|(one, other)| (said(one), said(other)));
             if part.snapshot != all.snapshot || said_of_both.clone().any(|(one, all)| one != all) {
                 let differ = restart::difference(&all, &part).unwrap_or_default();
-                let [was, now] = [&was, &now].map(restart::written_down);
+                let [was, now] = [&was, now].map(restart::written_down);
                 let verdicts: Vec<_> = said_of_both.filter(|(one, all)| one != all).collect();
                 prop_assert!(false, "{differ}{verdicts:#?}\n{was}=====\n{now}");
             }

@@ -2,17 +2,21 @@
 //!
 //! Deliberately absent: sentences; those are written where a fault is found.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use durward_model::Origin;
 use durward_model::verdict::{Finding, Outcome, Severity, Verdict};
+use durward_model::{DocumentKey, Kind, Origin, ResourceId, Revision};
+
+use crate::document::{Content, Document};
+use crate::place::Place;
 
 /// A verdict in the making; rejected until something of it is served.
 #[derive(Debug)]
 pub(crate) struct Draft {
-    pub(crate) kind: Arc<str>,
-    pub(crate) name: Arc<str>,
+    /// The document it is on.
+    pub(crate) document: DocumentKey,
+    pub(crate) resource: ResourceId,
+    pub(crate) observed: Revision,
     pub(crate) origin: Origin,
     pub(crate) findings: Vec<Finding>,
     pub(crate) served: Served,
@@ -30,19 +34,38 @@ pub(crate) enum Served {
 }
 
 impl Draft {
-    /// A draft about what calls itself `name`, made fit for a terminal.
-    pub(crate) fn new(kind: &Arc<str>, name: &str, origin: Origin) -> Self {
-        let printable = !name.chars().any(char::is_control);
-        let name = if printable {
-            Cow::Borrowed(name)
-        } else {
-            Cow::Owned(name.escape_debug().to_string())
+    /// Builds a draft about a document; a name that is none is made fit for a terminal.
+    pub(crate) fn new(document: &Document) -> Self {
+        let source = &document.source;
+        let start = source.origin(Place { line: 1, ..Place::default() });
+        let named = |name: &str| ResourceId { kind: source.kind, ..printable(name) };
+        let (named, origin, findings) = match &document.content {
+            Content::Tenant(tenant) => {
+                let name = &tenant.metadata.name;
+                (named(name), source.origin(name.place), Vec::new())
+            }
+            Content::Mapping(mapping) => {
+                let name = &mapping.metadata.name;
+                (named(name), source.origin(name.place), Vec::new())
+            }
+            Content::Broken(broken) => {
+                let named = match &broken.name {
+                    Some(name) => named(name),
+                    None if source.kind == Kind::RoutingJson => named(&source.file),
+                    None => printable(&source.file),
+                };
+                let first = broken.findings.first();
+                let first = first.filter(|_| source.kind == Kind::RoutingJson);
+                let origin = first.map_or(start, |first| first.origin.clone());
+                (named, origin, broken.findings.clone())
+            }
         };
         Self {
-            kind: Arc::clone(kind),
-            name: Arc::from(&*name),
+            document: document.key.clone(),
+            resource: document.id.clone().unwrap_or(named),
+            observed: document.revision.clone(),
             origin,
-            findings: Vec::new(),
+            findings,
             served: Served::Nothing,
         }
     }
@@ -73,11 +96,21 @@ impl Draft {
             (Served::Current, false) => Outcome::Accepted,
         };
         Verdict {
-            kind: self.kind,
-            name: self.name,
+            document: self.document,
+            resource: self.resource,
+            observed: self.observed,
             outcome,
             findings: self.findings,
             origin: self.origin,
         }
+    }
+}
+
+/// Returns a file's identity with this name, without characters that would control a terminal.
+fn printable(name: &str) -> ResourceId {
+    if name.chars().any(char::is_control) {
+        ResourceId::new(Kind::File, &name.escape_debug().to_string())
+    } else {
+        ResourceId::new(Kind::File, name)
     }
 }

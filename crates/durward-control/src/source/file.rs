@@ -1,8 +1,10 @@
-//! Files and directories become `Resources`: documents parsed, and the files they refer to read.
+//! Files and directories become documents, with the files that they refer to; of both is said what changed.
 //!
 //! Deliberately absent: watching, and any write.
 
 mod named;
+mod parse;
+mod said;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -10,19 +12,22 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crate::document::Document;
 use crate::file_roots::FileRoots;
 use crate::issuance::Issuance;
-use crate::named_file::{Digest, NamedFile};
-use crate::resources::{Content, Document, FileBytes, MISSING, Resources, Source, Unreadable};
+use crate::named_file::{Digest, FileBytes, MISSING, NamedFile};
+use crate::source::inventory::Inventory;
 use crate::source::patience::{Overdue, Patience, Progress};
 use crate::source::read::Reader;
 use crate::source::regular::FileKind;
 use crate::source::shares::BUDGET;
-use crate::spec::document::{self, Part};
-use crate::spec::routing_json::{self, ROUTING_JSON, RoutingJsonOptions};
-use crate::spec::{port_mapping, tenant, toml};
+use crate::spec::routing_json::RoutingJsonOptions;
 use crate::state::Text;
-use named::{Reference, referenced};
+use crate::store::Store;
+use named::{NamedBy, referenced};
+use parse::Former;
+use said::Said;
+pub(super) use said::Seen;
 
 /// Names of files that are read from a directory end so.
 const ENDINGS: [&str; 4] = ["yaml", "yml", "json", "toml"];
@@ -32,6 +37,10 @@ const ENDINGS: [&str; 4] = ["yaml", "yml", "json", "toml"];
 pub struct FileSource {
     options: Arc<RoutingJsonOptions>,
     roots: Arc<FileRoots>,
+    /// Locked while `memory` still is, so that changes are said in the order of the loads.
+    said: Mutex<Said>,
+    /// What the last [`Self::load`] returned.
+    loaded: Mutex<Store>,
     memory: Mutex<Memory>,
     patience: Patience,
     /// The number of the last load.
@@ -56,12 +65,6 @@ pub struct LoadHealth {
     pub over_budget: u64,
 }
 
-/// The documents that were in a file before, and the path through which every user could change them now.
-type Former<'a> = (&'a [Document], &'a Option<Arc<str>>);
-
-/// How the kind of a document's text is told, and how it is read.
-type Grammar = (fn(&str) -> &'static str, fn(&Source) -> Content);
-
 #[derive(Debug, Default)]
 struct Memory {
     reader: Reader,
@@ -77,14 +80,14 @@ struct Known {
     writable_by_all: Option<Arc<str>>,
     documents: Vec<Document>,
     /// The files its documents refer to.
-    references: Arc<[Reference]>,
+    references: Arc<[NamedBy]>,
     /// The last turn it was read in.
     turn: u64,
 }
 
 /// The outcome of one load.
 struct Loaded {
-    resources: Resources,
+    found: Inventory,
     over_budget: u64,
     is_narrow: bool,
 }
@@ -111,6 +114,8 @@ impl FileSource {
         let source = Self {
             options: Arc::new(options),
             roots: Arc::default(),
+            said: Mutex::default(),
+            loaded: Mutex::default(),
             memory: Mutex::default(),
             patience: Patience::default(),
             turn: AtomicU64::new(0),
@@ -134,45 +139,29 @@ impl FileSource {
         self
     }
 
-    /// Everything in `paths`: files as they are, directories with their `*.yaml`, `*.yml`, `*.json` and `*.toml` files in order of name.
-    ///
-    /// A path that cannot be read is an unreadable file of the result, never an error for the rest. Performs blocking I/O.
-    pub fn load(&self, paths: &[PathBuf]) -> Resources {
-        match self.load_in_turn(paths, None) {
-            Ok((resources, _)) => resources,
-            Err(Overdue) => {
-                let unreadable = paths.iter().map(|path| Unreadable {
-                    file: Arc::from(path.display().to_string()),
-                    reason: "cannot be read: too many files do not answer".to_owned(),
-                });
-                Resources { unreadable: unreadable.collect(), ..Resources::default() }
-            }
-        }
-    }
-
-    /// The same, and which load it was. If `changed` names everything that has changed since the last load, only
-    /// that is looked at, and the names in directories.
-    pub(super) fn load_in_turn(
+    fn load_in_turn(
         &self,
         paths: &[PathBuf],
         changed: Option<HashSet<PathBuf>>,
-    ) -> Result<(Resources, Turn), Overdue> {
+    ) -> Result<(MutexGuard<'_, Memory>, Inventory, Turn), Overdue> {
         let turn = self.turn.fetch_add(1, Relaxed) + 1;
         let (options, roots) = (Arc::clone(&self.options), Arc::clone(&self.roots));
         let paths = paths.to_owned();
-        let loaded = self.patience.run(&mut *self.memory(), move |memory, progress| {
+        let mut memory = self.memory();
+        let loaded = self.patience.run(&mut *memory, move |memory, progress| {
             let Memory { reader, files, turn: last } = memory;
             *last = turn;
             reader.begin(progress, changed.as_ref());
             let mut load = Load::new((&options, &roots), turn, reader, files);
-            for path in &paths {
+            for (rank, path) in paths.iter().enumerate() {
+                load.rank = rank;
                 load.path(path);
             }
             load.referenced(BUDGET);
-            let Load { resources, over_budget, .. } = load;
+            let Load { found, over_budget, .. } = load;
             files.retain(|_, known| known.turn == turn);
             reader.finish();
-            Loaded { resources, over_budget, is_narrow: reader.is_narrow() }
+            Loaded { found, over_budget, is_narrow: reader.is_narrow() }
         });
         let mut health = self.health_now();
         health.overdue = loaded.is_err();
@@ -183,8 +172,10 @@ impl FileSource {
         }
         health.unchanged = health.succeeded;
         health.over_budget = loaded.over_budget;
-        health.named_bytes = loaded.resources.files.values().flatten().map(NamedFile::held).sum();
-        Ok((loaded.resources, Turn { number: turn, is_narrow: loaded.is_narrow }))
+        health.named_bytes = loaded.found.files.values().flatten().map(NamedFile::held).sum();
+        let turn = Turn { number: turn, is_narrow: loaded.is_narrow };
+        drop(health);
+        Ok((memory, loaded.found, turn))
     }
 
     /// Returns the documents in texts that were in files once, each with the position of its text.
@@ -198,7 +189,7 @@ impl FileSource {
     }
 
     /// Returns the documents with the files they refer to. Performs blocking I/O.
-    pub(crate) fn with_references(&self, documents: Vec<Document>) -> Resources {
+    pub(crate) fn with_references(&self, documents: Vec<Document>) -> Store {
         let (options, roots) = (Arc::clone(&self.options), Arc::clone(&self.roots));
         let wanted = documents.clone();
         let read = self.patience.run(&mut *self.memory(), move |memory, progress| {
@@ -206,13 +197,16 @@ impl FileSource {
             reader.begin(progress, None);
             let mut load = Load::new((&options, &roots), 0, reader, files);
             load.references.push(wanted.iter().flat_map(referenced).collect());
-            load.resources.documents.clone_from(&wanted);
+            load.found.documents.clone_from(&wanted);
             load.referenced(BUDGET);
-            let resources = load.resources;
+            let found = load.found;
             reader.finish();
-            resources
+            found
         });
-        read.unwrap_or_else(|Overdue| Resources { documents, ..Resources::default() })
+        let read = read.unwrap_or_else(|Overdue| Inventory { documents, ..Inventory::default() });
+        let mut store = Store::default();
+        store.apply(read.since(&store));
+        store
     }
 
     /// Whether the load of this number was the last one, and another would find the same. Performs blocking I/O, but much less of it.
@@ -245,6 +239,8 @@ impl FileSource {
         let mut memory = self.memory();
         let released: u64 = files.iter().map(|path| memory.reader.release(path)).sum();
         drop(memory);
+        self.said().store.release(files);
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).release(files);
         let mut health = self.health_now();
         health.named_bytes = health.named_bytes.saturating_sub(released);
     }
@@ -257,6 +253,10 @@ impl FileSource {
 
     fn health_now(&self) -> MutexGuard<'_, LoadHealth> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -277,10 +277,12 @@ struct Load<'a> {
     turn: u64,
     reader: &'a mut Reader,
     files: &'a mut HashMap<PathBuf, Known>,
-    references: Vec<Arc<[Reference]>>,
+    references: Vec<Arc<[NamedBy]>>,
     /// The directory whose files are read now, if every user may add files to it.
     writable_by_all: Option<Arc<str>>,
-    resources: Resources,
+    /// Position of the path that is read now.
+    rank: usize,
+    found: Inventory,
     over_budget: u64,
 }
 
@@ -291,7 +293,7 @@ impl<'a> Load<'a> {
         reader: &'a mut Reader,
         files: &'a mut HashMap<PathBuf, Known>,
     ) -> Self {
-        let (references, resources) = (Vec::new(), Resources::default());
+        let (references, found) = (Vec::new(), Inventory::default());
         Self {
             options,
             roots,
@@ -300,7 +302,8 @@ impl<'a> Load<'a> {
             files,
             references,
             writable_by_all: None,
-            resources,
+            rank: 0,
+            found,
             over_budget: 0,
         }
     }
@@ -312,7 +315,7 @@ impl<'a> Load<'a> {
             return;
         }
         match self.documents_in(path) {
-            Err(reason) => self.unreadable(path, reason),
+            Err(reason) => self.unreadable(path, &reason),
             Ok(files) => {
                 for file in files {
                     self.entry(&file);
@@ -359,7 +362,7 @@ impl<'a> Load<'a> {
     fn read(&mut self, path: &Path, read: FileBytes) {
         let file = match read {
             Ok(file) => file,
-            Err(reason) => return self.unreadable(path, reason),
+            Err(reason) => return self.unreadable(path, &reason),
         };
         let turn = self.turn;
         let writable_by_all = match &self.writable_by_all {
@@ -372,7 +375,7 @@ impl<'a> Load<'a> {
         };
         if let Some(known) = known.filter(is_same) {
             known.turn = turn;
-            self.resources.documents.extend_from_slice(&known.documents);
+            add(&mut self.found, self.rank, &known.documents);
             self.references.push(Arc::clone(&known.references));
             return;
         }
@@ -383,11 +386,11 @@ impl<'a> Load<'a> {
                 let references = documents.iter().flat_map(referenced).collect();
                 let digest = *file.digest();
                 let known = Known { digest, writable_by_all, documents, references, turn };
-                self.resources.documents.extend_from_slice(&known.documents);
+                add(&mut self.found, self.rank, &known.documents);
                 self.references.push(Arc::clone(&known.references));
                 self.files.insert(path.to_owned(), known);
             }
-            Err(reason) => self.unreadable(path, reason.to_owned()),
+            Err(reason) => self.unreadable(path, reason),
         }
     }
 
@@ -406,104 +409,17 @@ impl<'a> Load<'a> {
         }
     }
 
-    fn unreadable(&mut self, path: &Path, reason: String) {
+    fn unreadable(&mut self, path: &Path, reason: &str) {
         let file = Arc::from(path.display().to_string());
-        self.resources.unreadable.push(Unreadable { file, reason });
-    }
-
-    fn text(&self, path: &Path, text: &str, (former, writable): Former<'_>) -> Vec<Document> {
-        let file: Arc<str> = Arc::from(path.display().to_string());
-        let directory = path.parent().map(Path::to_owned).unwrap_or_default();
-        if path.file_name().is_some_and(|name| name == ROUTING_JSON) {
-            let bases = self.routing_bases(directory);
-            let (text, roots) = (Arc::from(text), Arc::clone(self.roots));
-            let writable_by_all = writable.clone();
-            let source = Source { file, text, first_line: 1, bases, roots, ..Source::default() };
-            let source = Source { writable_by_all, ..source };
-            return routing_json::parse(source, self.options);
-        }
-        let former = former.iter().map(|document| (&*document.source.text, document)).collect();
-        let writable_by_all = writable.clone();
-        let parser = Parser { file, directory, roots: self.roots, former, writable_by_all };
-        if path.extension().is_some_and(|ending| ending == "toml") {
-            vec![parser.document(0, Part { text, first_line: 1 }, (toml::kind, toml::content))]
-        } else {
-            let parts = document::split(text).into_iter().enumerate();
-            let document = |(position, part)| {
-                parser.document(position, part, (document::kind, document::content))
-            };
-            parts.map(document).collect()
-        }
-    }
-
-    /// The documents in a text that was in a file once.
-    fn restored(&self, text: &Text) -> Vec<Document> {
-        let path = Path::new(&*text.file);
-        let is_whole = path.file_name().is_some_and(|name| name == ROUTING_JSON)
-            || path.extension().is_some_and(|ending| ending == "toml");
-        if is_whole {
-            return self.text(path, &text.text, (&[], &None));
-        }
-        let directory = path.parent().map(Path::to_owned).unwrap_or_default();
-        let file = Arc::clone(&text.file);
-        let parser = Parser {
-            file,
-            directory,
-            roots: self.roots,
-            former: HashMap::new(),
-            writable_by_all: None,
-        };
-        let part = Part { text: &text.text, first_line: text.first_line };
-        vec![parser.document(0, part, (document::kind, document::content))]
-    }
-
-    /// Beside the file, in `certs` beside its directory, and where the options say.
-    fn routing_bases(&self, directory: PathBuf) -> Vec<PathBuf> {
-        let certs = directory.join("..").join("certs");
-        [directory, certs].into_iter().chain(self.options.certs_dir.clone()).collect()
+        add(&mut self.found, self.rank, &[Document::unreadable(&file, reason)]);
     }
 }
 
-/// Parses the documents of one file.
-struct Parser<'a> {
-    file: Arc<str>,
-    directory: PathBuf,
-    roots: &'a Arc<FileRoots>,
-    /// What was in it before, by text.
-    former: HashMap<&'a str, &'a Document>,
-    writable_by_all: Option<Arc<str>>,
-}
-
-impl Parser<'_> {
-    fn document(&self, position: usize, part: Part<'_>, (kind, parse): Grammar) -> Document {
-        let former = self.former.get(part.text);
-        let stands = |former: &&&Document| {
-            former.source.first_line == part.first_line
-                && former.source.writable_by_all == self.writable_by_all
-        };
-        if let Some(same) = former.filter(stands) {
-            let mut same = Document::clone(same);
-            same.set_position(position);
-            return same;
-        }
-        // Findings about a broken document name lines, and those have moved.
-        let known = former.filter(|former| !matches!(former.content, Content::Broken(_)));
-        let (text, content) = match known {
-            Some(known) => (Arc::clone(&known.source.text), Some(known.content.clone())),
-            None => (Arc::from(part.text), None),
-        };
-        let kind = match &content {
-            Some(Content::Tenant(_)) => tenant::KIND,
-            Some(Content::Mapping(_)) => port_mapping::KIND,
-            Some(Content::Broken(_)) | None => kind(&text),
-        };
-        let bases = vec![self.directory.clone()];
-        let source = document::source(kind, &self.file, text, part.first_line, bases);
-        let writable_by_all = self.writable_by_all.clone();
-        let source = Source { roots: Arc::clone(self.roots), writable_by_all, ..source };
-        let content = content.unwrap_or_else(|| parse(&source));
-        Document::of_file(position, source, content)
-    }
+/// Adds the documents of a file that was found by the path at position `rank` of those that were given.
+fn add(found: &mut Inventory, rank: usize, documents: &[Document]) {
+    let first = found.documents.len();
+    found.documents.extend_from_slice(documents);
+    found.documents[first..].iter_mut().for_each(|document| document.set_rank(rank));
 }
 
 #[cfg(test)]

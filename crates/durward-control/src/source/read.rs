@@ -17,8 +17,7 @@ use rustix::fs::StatVfsMountFlags;
 
 use super::patience::Progress;
 use super::regular::{self, FileKind, Unread};
-use crate::named_file::{NamedFile, digest_of};
-use crate::resources::FileBytes;
+use crate::named_file::{FileBytes, NamedFile, digest_of};
 
 /// A file changed so lately may change again without its times telling.
 const SETTLED: Duration = Duration::from_secs(2);

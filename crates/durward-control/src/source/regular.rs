@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use thiserror::Error;
 
-use crate::resources::MISSING;
+use crate::named_file::MISSING;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;

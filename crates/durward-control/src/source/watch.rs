@@ -1,7 +1,7 @@
-//! Watching: whenever something under the configuration changes, it is loaded again and handed on if it says something else.
+//! Watching: whenever something under the configuration changes, it is loaded again, and what differs is said.
 //!
 //! The system's notifications are believed for speed and not relied on: all files are looked at as well, every second or, where that would take
-//! more than half a hundredth of a core, less often. Deliberately absent: compiling; whoever receives the resources does that.
+//! more than half a hundredth of a core, less often. Deliberately absent: compiling; whoever takes changes from the feed does that.
 
 mod changed;
 mod interest;
@@ -16,11 +16,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::watch::Sender;
 use tracing::{debug, warn};
 
-use crate::resources::Resources;
-use crate::source::file::FileSource;
+use crate::feed::Feed;
+use crate::source::file::{FileSource, Seen};
+use crate::source::inventory::Inventory;
 use changed::{Changed, Unfinished};
 use interest::{Interests, directories, identity, matters};
 
@@ -81,8 +81,7 @@ enum Wake {
     Stop,
 }
 
-/// Watches `paths` and everything the documents in them refer to. Whenever they say something else than what `changed` holds, the new
-/// resources are sent there.
+/// Watches `paths` and everything the documents in them refer to. Whenever they say something else than `source` said last, the change is said.
 ///
 /// # Errors
 /// When no thread can be started.
@@ -90,12 +89,12 @@ pub fn watch(
     source: Arc<FileSource>,
     paths: Vec<PathBuf>,
     pace: Pace,
-    changed: Sender<Arc<Resources>>,
+    feed: Arc<Feed>,
 ) -> io::Result<Watching> {
     let (wake, woken) = sync_channel(1);
     let eyes = if pace.notified { Eyes::open(wake.clone()) } else { Eyes::default() };
     let (turn, busy, due) = (0, None, Instant::now());
-    let watcher = WatcherThread { source, paths, pace, changed, eyes, turn, busy, due };
+    let watcher = WatcherThread { source, paths, pace, feed, eyes, turn, busy, due };
     let thread = std::thread::Builder::new()
         .name("durward-watch".to_owned())
         .spawn(move || watcher.run(&woken))?;
@@ -106,7 +105,7 @@ struct WatcherThread {
     source: Arc<FileSource>,
     paths: Vec<PathBuf>,
     pace: Pace,
-    changed: Sender<Arc<Resources>>,
+    feed: Arc<Feed>,
     eyes: Eyes,
     /// The number of the last load.
     turn: u64,
@@ -156,9 +155,9 @@ impl WatcherThread {
         wake
     }
 
-    /// Puts the next look at all files off, if one takes so long.
-    fn looked(&mut self, took: Duration) {
-        let seldom = if self.eyes.all { (took * SHARE).min(SELDOM) } else { self.pace.poll };
+    /// Puts the next look at all files off, if one takes so long and the system tells of `all` changes meanwhile.
+    fn looked(&mut self, took: Duration, all: bool) {
+        let seldom = if all { (took * SHARE).min(SELDOM) } else { self.pace.poll };
         self.due = Instant::now() + seldom.max(self.pace.poll);
     }
 
@@ -171,41 +170,35 @@ impl WatcherThread {
             if is_current {
                 // Nothing changed before the directories were watched.
                 self.eyes.all = self.eyes.complete;
-                self.looked(began.elapsed());
+                self.looked(began.elapsed(), self.eyes.all);
                 return;
             }
         }
         // A tenant that changes its files all the time must not keep the others' from being looked at.
         let changed = self.eyes.changed.take().filter(|_| notified && self.eyes.all && !is_due);
+        let (source, eyes, paths) = (&self.source, &mut self.eyes, &self.paths);
+        let (mut as_before, all) = (true, eyes.all);
+        // Whoever is told of a file may change it at once, so a new one is watched before.
+        let seen = source.look_in_turn(paths, changed, &self.feed, |found| {
+            as_before = outline(found) == eyes.outline && !eyes.are_stale(source);
+            if !as_before {
+                eyes.look_at(source, paths, found);
+            }
+        });
         // A load that was given up is said so by the source, and tried again; what was loaded before stays.
-        let Ok((resources, turn)) = self.source.load_in_turn(&self.paths, changed) else {
+        let Ok(Seen { found, is_news, turn }) = seen else {
             self.eyes.changed.note_anything();
             return;
         };
         self.turn = turn.number;
         if !turn.is_narrow {
-            self.looked(began.elapsed());
+            self.looked(began.elapsed(), all);
         }
-        let resources = Arc::new(resources);
-        let news = !self.changed.borrow().same_as(&resources);
-        // Whoever is told of a file may change it at once, so a new one is watched before.
-        let as_before =
-            outline(&resources) == self.eyes.outline && !self.eyes.are_stale(&self.source);
-        let looks = !as_before || !turn.is_narrow && (news || notified);
-        if looks && !as_before {
-            self.eyes.look_at(&self.source, &self.paths, &resources);
+        if is_news {
+            debug!(documents = found.documents.len(), "configuration changed");
         }
-        if !news {
-            // This load has read them again.
-            let released = self.changed.borrow().released();
-            self.source.release(&released);
-        }
-        if news {
-            debug!(documents = resources.documents.len(), "configuration changed");
-            self.changed.send_replace(Arc::clone(&resources));
-        }
-        if looks && as_before {
-            self.eyes.look_at(&self.source, &self.paths, &resources);
+        if as_before && !turn.is_narrow && (is_news || notified) {
+            self.eyes.look_at(&self.source, &self.paths, &found);
         }
     }
 }
@@ -228,9 +221,9 @@ struct Eyes {
 }
 
 /// A number that is another one when there are other files.
-fn outline(resources: &Resources) -> u64 {
-    let documents = resources.documents.iter().map(|document| Path::new(&*document.source.file));
-    let files = documents.chain(resources.files.keys().map(|path| &**path));
+fn outline(found: &Inventory) -> u64 {
+    let documents = found.documents.iter().map(|document| Path::new(&*document.source.file));
+    let files = documents.chain(found.files.keys().map(|path| &**path));
     let hashed = files.map(|file| {
         let mut hasher = DefaultHasher::new();
         file.as_os_str().hash(&mut hasher);
@@ -289,12 +282,12 @@ impl Eyes {
     }
 
     /// Directories, not files: what is renamed over a file, or appears later, is seen there.
-    fn look_at(&mut self, source: &FileSource, paths: &[PathBuf], resources: &Arc<Resources>) {
-        self.outline = outline(resources);
+    fn look_at(&mut self, source: &FileSource, paths: &[PathBuf], found: &Arc<Inventory>) {
+        self.outline = outline(found);
         (self.complete, self.all) = (false, false);
         let Some(watcher) = &mut self.watcher else { return };
-        let (paths, resources) = (paths.to_owned(), Arc::clone(resources));
-        let found = source.ask(move |progress| directories(progress, &paths, &resources));
+        let (paths, found) = (paths.to_owned(), Arc::clone(found));
+        let found = source.ask(move |progress| directories(progress, &paths, &found));
         let Some((wanted, interest)) = found else { return };
         let watched = Arc::make_mut(&mut self.watched);
         let before = watched.clone();

@@ -5,13 +5,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use durward_model::Kind;
 use durward_model::verdict::Severity;
 use serde::Deserialize;
 use serde_saphyr::Error;
 use serde_saphyr::budget::BudgetBreach;
 
+use crate::document::{Broken, Content, Source};
 use crate::place::{At, Place};
-use crate::resources::{Broken, Content, Source};
 use crate::spec::budget::Excess;
 use crate::spec::fields::{Path, Sought};
 use crate::spec::port_mapping::{self, PortMappingDocument};
@@ -62,54 +63,47 @@ const KINDS: [&str; 2] = [KIND, port_mapping::KIND];
 
 /// The kind a YAML text says it is of; `Tenant` when it says nothing that is known.
 #[must_use]
-pub fn kind(text: &str) -> &'static str {
+pub fn kind(text: &str) -> Kind {
     // Most texts need not be parsed to know that.
     if !text.contains(port_mapping::KIND) {
-        return KIND;
+        return Kind::Tenant;
     }
     let head = serde_saphyr::from_str::<Head>(text).ok();
     match head.and_then(|head| head.kind) {
         Some(kind) => known_kind(&kind),
         None if text.lines().any(|line| line.trim_end() == "kind: PortMapping") => {
-            port_mapping::KIND
+            Kind::PortMapping
         }
-        None => KIND,
+        None => Kind::Tenant,
     }
 }
 
 /// The kind of this name, or else `Tenant`.
-pub(super) fn known_kind(name: &str) -> &'static str {
-    KINDS.into_iter().find(|known| *known == name).unwrap_or(KIND)
+pub(super) fn known_kind(name: &str) -> Kind {
+    if name == port_mapping::KIND { Kind::PortMapping } else { Kind::Tenant }
 }
 
 /// The source of a document of a kind at `first_line` of `file`, whose relative names are looked up in `bases`.
 #[must_use]
 pub fn source(
-    kind: &str,
+    kind: Kind,
     file: &Arc<str>,
     text: Arc<str>,
     first_line: u32,
     bases: Vec<PathBuf>,
 ) -> Source {
-    Source {
-        kind: Arc::from(kind),
-        file: Arc::clone(file),
-        text,
-        first_line,
-        bases,
-        ..Source::default()
-    }
+    Source { kind, file: Arc::clone(file), text, first_line, bases, ..Source::default() }
 }
 
 /// What the text of `source` says.
 #[must_use]
 pub fn content(source: &Source) -> Content {
-    read(&source.kind, &source.text).unwrap_or_else(|fault| fault.of(source))
+    read(source.kind, &source.text).unwrap_or_else(|fault| fault.of(source))
 }
 
 /// What a YAML text says that is of this kind.
-pub(super) fn read(kind: &str, text: &str) -> Result<Content, Fault> {
-    let read = if kind == port_mapping::KIND {
+pub(super) fn read(kind: Kind, text: &str) -> Result<Content, Fault> {
+    let read = if kind == Kind::PortMapping {
         serde_saphyr::from_str(text).map(checked_mapping)
     } else {
         serde_saphyr::from_str(text).map(checked)

@@ -11,13 +11,14 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use durward_model::Kind;
 use durward_model::verdict::{Finding, Severity};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use crate::document::{Broken, Content, Document, Source};
 use crate::place::{At, Place};
-use crate::resources::{Broken, Content, Document, Source};
 use crate::spec::budget::{self, Excess};
 use crate::spec::egress::EgressSpec;
 use crate::spec::ingress::{CertificateSpec, DestinationSpec, IngressSpec, ListenSpec};
@@ -25,7 +26,7 @@ use crate::spec::tenant::{API_VERSION, KIND, Metadata, TenantDocument, TenantSpe
 use crate::spec::upstream::{EndpointSpec, UpstreamSpec};
 use crate::suggest;
 
-/// The name verdicts give this kind of document.
+/// The name of a file that is read so.
 pub const ROUTING_JSON: &str = "routing.json";
 /// The port of a backend that names none.
 pub const DEFAULT_BACKEND_PORT: u16 = 80;
@@ -63,7 +64,7 @@ impl Default for RoutingJsonOptions {
 #[must_use]
 pub fn parse(source: Source, options: &RoutingJsonOptions) -> Vec<Document> {
     let lines = source.text.match_indices('\n').map(|(at, _)| at).collect();
-    let source = Source { kind: Arc::from(ROUTING_JSON), ..source };
+    let source = Source { kind: Kind::RoutingJson, ..source };
     let reader = Reader { source, options, lines };
     if let Err((excess, at)) = budget::check(&reader.source.text) {
         return vec![reader.excessive(excess, at)];

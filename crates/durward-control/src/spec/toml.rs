@@ -4,15 +4,15 @@
 
 use std::ops::Range;
 
+use durward_model::Kind;
 use toml::de::{DeTable, DeValue};
 
 use super::budget;
 use super::document::{self, Fault};
 use super::fields::Path;
-use super::port_mapping;
+use crate::document::{Content, Source};
 use crate::field::Step;
 use crate::place::Place;
-use crate::resources::{Content, Source};
 
 /// What the TOML text of `source` says.
 #[must_use]
@@ -24,7 +24,7 @@ pub fn content(source: &Source) -> Content {
         fault.name = named(text);
         return fault.of(source);
     }
-    let read = if *source.kind == *port_mapping::KIND {
+    let read = if source.kind == Kind::PortMapping {
         toml::from_str(text).map(document::checked_mapping)
     } else {
         toml::from_str(text).map(document::checked)
@@ -43,7 +43,7 @@ pub fn content(source: &Source) -> Content {
 fn fault(source: &Source, error: &toml::de::Error) -> Fault {
     let table = toml::from_str::<toml::Table>(&source.text).ok();
     let same = table.and_then(|table| serde_json::to_string(&table).ok());
-    same.and_then(|same| document::read(&source.kind, &same).err()).unwrap_or_else(|| {
+    same.and_then(|same| document::read(source.kind, &same).err()).unwrap_or_else(|| {
         let message = error.message().lines().next().unwrap_or("the text cannot be parsed");
         Fault::of_form(None, message.to_owned())
     })
@@ -82,7 +82,7 @@ fn named(text: &str) -> Option<String> {
 
 /// The kind a TOML text says it is of; `Tenant` when it says nothing that is known.
 #[must_use]
-pub fn kind(text: &str) -> &'static str {
+pub fn kind(text: &str) -> Kind {
     if budget::check(text).is_err() {
         return document::known_kind("");
     }

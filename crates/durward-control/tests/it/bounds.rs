@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use durward_control::spec::document;
-use durward_control::{Document, Resources, compile};
+use durward_control::{Document, Store, compile};
+use durward_model::Kind;
 use durward_model::verdict::Finding;
 
 use crate::certificates::NOW;
@@ -68,17 +69,17 @@ fn mapping(spec: &str) -> String {
 
 fn findings(text: &str) -> Vec<Finding> {
     let file = Arc::from("t.yaml");
-    let kind = if text.contains("kind: PortMapping") { "PortMapping" } else { "Tenant" };
-    let parse = |kind: &str, text: &str, line: u32| {
+    let kind = if text.contains("kind: PortMapping") { Kind::PortMapping } else { Kind::Tenant };
+    let parse = |kind: Kind, text: &str, line: u32| {
         let source = document::source(kind, &file, Arc::from(text), line, vec![PathBuf::from(".")]);
         let content = document::content(&source);
         Document::of_file(line as usize, source, content)
     };
     let mut documents = vec![parse(kind, text, 1)];
-    if kind == "PortMapping" {
-        documents.push(parse("Tenant", &tenant("{}").replace("\n  {}", " {}"), 1_000_000));
+    if kind == Kind::PortMapping {
+        documents.push(parse(Kind::Tenant, &tenant("{}").replace("\n  {}", " {}"), 1_000_000));
     }
-    let compiled = compile(&Resources { documents, ..Resources::default() }, None, NOW);
+    let compiled = compile(&documents.into_iter().collect::<Store>(), None, NOW);
     compiled.verdicts.findings().map(|(_, finding)| finding.clone()).collect()
 }
 

@@ -344,7 +344,7 @@ fn a_served_tenant_that_changes_to_another_tenants_key_keeps_its_own() {
 
     assert_eq!(before.snapshot.tenants, after.snapshot.tenants);
     assert_eq!(&*errors(&after, "a.yaml")[0].reason, "KeyTaken");
-    assert_eq!(after.verdicts.verdicts[0].outcome, Outcome::KeptLastGood);
+    assert_eq!(after.verdicts.iter().next().unwrap().outcome, Outcome::KeptLastGood);
     stage.write("v.yaml", &of("v", 2, "many"));
     let free = stage.reload();
     assert!(free.verdicts.all_accepted(), "{:#?}", free.verdicts);

@@ -11,11 +11,11 @@ use durward_model::{ForwardService, Listener, Route, Service, Tenant};
 /// The whole outcome.
 pub(crate) fn compiled(compiled: &Compiled) -> String {
     let mut out = String::new();
-    for verdict in &compiled.verdicts.verdicts {
+    for verdict in compiled.verdicts.iter() {
         writeln!(
             out,
             "{} {} at {}: {}",
-            verdict.kind, verdict.name, verdict.origin, verdict.outcome
+            verdict.resource.kind, verdict.resource.name, verdict.origin, verdict.outcome
         )
         .unwrap();
         for finding in &verdict.findings {

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use durward_control::isolation::crossings;
+use durward_control::source::inventory::Inventory;
 use durward_control::spec::document;
-use durward_control::{Compiled, Document, Resources, compile};
+use durward_control::{Compiled, Document, Store, compile};
+use durward_model::Kind;
 use durward_model::verdict::Outcome;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -98,11 +100,11 @@ fn upstream() -> impl Strategy<Value = String> {
     .prop_map(str::to_owned)
 }
 
-fn resources(texts: &[String]) -> Resources {
+fn documents(texts: &[String]) -> Vec<Document> {
     let file = Arc::from("t.yaml");
     let documents = texts.iter().enumerate().map(|(position, text)| {
         let source = document::source(
-            "Tenant",
+            Kind::Tenant,
             &file,
             Arc::from(text.as_str()),
             (position as u32 + 1) * 100,
@@ -111,16 +113,20 @@ fn resources(texts: &[String]) -> Resources {
         let content = document::content(&source);
         Document::of_file(position, source, content)
     });
-    Resources { documents: documents.collect(), ..Resources::default() }
+    documents.collect()
 }
 
-fn compiled(texts: &[String], previous: Option<&Compiled>) -> Compiled {
-    compile(&resources(texts), previous, NOW)
+/// Compiles the documents in these texts, which replace those that the store holds.
+fn compiled(store: &mut Store, texts: &[String], previous: Option<&Compiled>) -> Compiled {
+    let found = Inventory { documents: documents(texts), ..Inventory::default() };
+    let change = found.since(store);
+    store.apply(change);
+    compile(store, previous, NOW)
 }
 
 fn outcomes(compiled: &Compiled) -> Vec<(Arc<str>, Outcome)> {
-    let verdicts = compiled.verdicts.verdicts.iter();
-    verdicts.map(|verdict| (Arc::clone(&verdict.name), verdict.outcome)).collect()
+    let verdicts = compiled.verdicts.iter();
+    verdicts.map(|verdict| (Arc::clone(&verdict.resource.name), verdict.outcome)).collect()
 }
 
 /// An entry whose address cannot be read may have meant an address that clients connected to, never one that the tenant left from.
@@ -133,11 +139,12 @@ fn an_unreadable_address_holds_no_egress_address_that_the_tenant_gave_up() {
     };
     let by_port = "{address: 198.51.100.1, port: 80, listen: {address: 0.0.0.0, port: 8081, destination: Port}, protocol: HTTP, redirectToHttps: true}";
     let unreadable = "{address: 198.51.100.300, port: 80, protocol: HTTP, redirectToHttps: true}";
-    let before = compiled(&[document("a", "", "203.0.113.1")], None);
+    let mut store = Store::default();
+    let before = compiled(&mut store, &[document("a", "", "203.0.113.1")], None);
     let entries = [by_port, unreadable].join(", ");
     let texts = [document("a", &entries, ""), document("b", "", "203.0.113.1")];
 
-    let after = compiled(&texts, Some(&before));
+    let after = compiled(&mut store, &texts, Some(&before));
 
     assert_eq!(crossings(&after.snapshot), []);
     assert_eq!(after.snapshot.tenants.len(), 2, "{:#?}", after.verdicts);
@@ -152,14 +159,15 @@ proptest! {
         first in proptest::collection::vec(tenant(), 0..7),
         second in proptest::collection::vec(tenant(), 0..7),
     ) {
-        let before = compiled(&first, None);
-        let after = compiled(&second, Some(&before));
-        let again = compiled(&second, Some(&after));
+        let mut store = Store::default();
+        let before = compiled(&mut store, &first, None);
+        let after = compiled(&mut store, &second, Some(&before));
+        let again = compiled(&mut store, &second, Some(&after));
 
         for step in [&before, &after, &again] {
             prop_assert_eq!(crossings(&step.snapshot), []);
         }
-        prop_assert_eq!(before.verdicts.verdicts.len(), first.len());
+        prop_assert_eq!(before.verdicts.len(), first.len());
         prop_assert!(Arc::ptr_eq(&after.snapshot, &again.snapshot), "a second compile of the same documents differs");
         // Sentences may mention what was kept and is no more; what became of a document may not change by itself.
         prop_assert_eq!(outcomes(&after), outcomes(&again));
@@ -175,11 +183,12 @@ proptest! {
         // Timestamps are a claim to be older than others; without one a newcomer is a newcomer.
         let plain = |text: &String| text.replace(", creationTimestamp: 2024-01-01T00:00:00Z", "").replace(", creationTimestamp: 2025-01-01T00:00:00Z", "");
         let there: Vec<String> = there.iter().map(plain).collect();
-        let before = compiled(&there, None);
+        let mut store = Store::default();
+        let before = compiled(&mut store, &there, None);
         let mut with = there.clone();
         with.insert(at.index(there.len() + 1), plain(&newcomer));
 
-        let after = compiled(&with, Some(&before));
+        let after = compiled(&mut store, &with, Some(&before));
 
         for (id, tenant) in &before.snapshot.tenants {
             let now = after.snapshot.tenants.get(id);
@@ -191,9 +200,9 @@ proptest! {
     fn junk_is_never_more_than_a_verdict(text in "\\PC{0,200}", salt in any::<u8>()) {
         let documents = [format!("{text}\n# {salt}"), text];
 
-        let outcome = compiled(&documents, None);
+        let outcome = compiled(&mut Store::default(), &documents, None);
 
-        prop_assert_eq!(outcome.verdicts.verdicts.len(), 2);
+        prop_assert_eq!(outcome.verdicts.len(), 2);
         prop_assert!(outcome.snapshot.tenants.is_empty());
     }
 }

@@ -168,7 +168,7 @@ fn without_a_state_directory_the_flag_is_named() {
         ("AcmeWithoutState", "spec.ingress[0].certificate.acme")
     );
     assert!(found[0].sentence.contains("--state-dir DIR"), "{}", found[0]);
-    assert_eq!(compiled.verdicts.verdicts[0].outcome, Outcome::Partial);
+    assert_eq!(compiled.verdicts.iter().next().unwrap().outcome, Outcome::Partial);
 }
 
 #[test]

@@ -73,11 +73,11 @@ fn an_unreadable_file_keeps_what_was_served() {
     let unmounted = publisher.reload(&source.load(&[root.path().join("nowhere")]), NOW);
 
     assert!(Arc::ptr_eq(&good.snapshot, &garbage.snapshot));
-    assert_eq!(garbage.verdicts.verdicts[0].outcome, Outcome::KeptLastGood);
+    assert_eq!(garbage.verdicts.iter().next().unwrap().outcome, Outcome::KeptLastGood);
     // The file was named on the command line: it is missing, not deleted.
     assert!(Arc::ptr_eq(&good.snapshot, &gone.snapshot));
     assert!(unmounted.snapshot.tenants.is_empty(), "another path says nothing of acme");
-    assert_eq!(unmounted.verdicts.verdicts[0].outcome, Outcome::Rejected);
+    assert_eq!(unmounted.verdicts.iter().next().unwrap().outcome, Outcome::Rejected);
 }
 
 // S1.21
@@ -125,8 +125,8 @@ fn a_half_replaced_certificate_keeps_the_old_one_until_both_halves_are_there() {
     fs::copy(certs.join("acme.key"), certs.join("acme-many.key")).unwrap();
     let new = publisher.reload(&source.load(&paths), NOW);
 
-    assert_eq!(torn.verdicts.verdicts[0].outcome, Outcome::KeptLastGood);
-    assert_eq!(&*torn.verdicts.verdicts[0].findings[0].reason, "KeyMismatch");
+    assert_eq!(torn.verdicts.iter().next().unwrap().outcome, Outcome::KeptLastGood);
+    assert_eq!(&*torn.verdicts.iter().next().unwrap().findings[0].reason, "KeyMismatch");
     assert_eq!(fingerprint(&torn), fingerprint(&old));
     assert!(new.verdicts.all_accepted(), "{:#?}", new.verdicts);
     assert_ne!(fingerprint(&new), fingerprint(&old));

@@ -104,7 +104,7 @@ fn a_document_that_is_broken_when_the_next_process_starts_is_served_as_it_was() 
             after.verdicts
         );
         assert_eq!(after.snapshot.nat, kept.snapshot.nat, "{broken:?}");
-        let outcomes = after.verdicts.verdicts.iter().map(|verdict| verdict.outcome);
+        let outcomes = after.verdicts.iter().map(|verdict| verdict.outcome);
         assert!(
             outcomes.clone().all(|outcome| outcome == Outcome::KeptLastGood),
             "{broken:?}: {:#?}",
@@ -113,9 +113,7 @@ fn a_document_that_is_broken_when_the_next_process_starts_is_served_as_it_was() 
         assert!(kept.served().lost_in(&after.served()).is_empty(), "{broken:?}");
         fs::write(root.path().join("v.yaml"), tenant("v", "acme", "")).unwrap();
         let mended = Process::after(&after).reload(root.path());
-        assert!(
-            mended.verdicts.verdicts.iter().all(|verdict| verdict.outcome == Outcome::Accepted)
-        );
+        assert!(mended.verdicts.iter().all(|verdict| verdict.outcome == Outcome::Accepted));
         fs::remove_file(root.path().join("v.yaml")).unwrap();
         assert!(
             Process::after(&mended).reload(root.path()).snapshot.tenants.is_empty(),
@@ -229,7 +227,7 @@ fn a_tenant_that_is_partly_accepted_holds_in_the_next_process_what_it_was_served
     first.reload(root.path());
     write("v.yaml", &document("v", &[entry(1), entry(2), wrong], pods));
     let partial = first.reload(root.path());
-    assert_eq!(partial.verdicts.verdicts[0].outcome, Outcome::Partial);
+    assert_eq!(partial.verdicts.iter().next().unwrap().outcome, Outcome::Partial);
     write("a.yaml", &document("a", &[entry(2)], ""));
     write(
         "b.yaml",
@@ -314,7 +312,12 @@ fn what_a_document_with_a_mistake_gave_up_does_not_come_back_with_a_restart() {
     let narrowed = edits.write(&format!(
         "{{ingress: [{two}], upstreams: {{wrong: {{endpoints: [10.0.0.300]}}}}, egress: {{addresses: [203.0.113.1]}}}}"
     ));
-    assert_eq!(narrowed.verdicts.verdicts[0].outcome, Outcome::Partial, "{:#?}", narrowed.verdicts);
+    assert_eq!(
+        narrowed.verdicts.iter().next().unwrap().outcome,
+        Outcome::Partial,
+        "{:#?}",
+        narrowed.verdicts
+    );
 
     for text in ["", "spec: [", "kind: Tenant\nmetadata: {name: v}\nspec: {nonsense: 1}\n"] {
         let before = edits.write_text("v.yaml", text);
@@ -363,7 +366,12 @@ fn a_tenant_without_listeners_whose_traffic_leaves_is_partly_accepted_and_stays_
     let before = edits.write(&spec);
     let broken = edits.write_text("v.yaml", "spec: [");
 
-    assert_eq!(before.verdicts.verdicts[0].outcome, Outcome::Partial, "{:#?}", before.verdicts);
+    assert_eq!(
+        before.verdicts.iter().next().unwrap().outcome,
+        Outcome::Partial,
+        "{:#?}",
+        before.verdicts
+    );
     assert!(before.snapshot.tenants.contains_key(&id("v")));
     assert_eq!(before.snapshot.nat.egress.len(), 1);
     assert_eq!(broken.snapshot.nat.egress, before.snapshot.nat.egress);
@@ -392,7 +400,7 @@ fn the_document_that_has_a_name_has_it_in_the_next_process_while_it_is_rejected(
 
     assert!(after.snapshot.tenants.is_empty(), "{:#?}", after.verdicts);
     let outcomes = |compiled: &Compiled| -> Vec<_> {
-        compiled.verdicts.verdicts.iter().map(|verdict| verdict.outcome).collect()
+        compiled.verdicts.iter().map(|verdict| verdict.outcome).collect()
     };
     assert_eq!(outcomes(&after), outcomes(&before));
 }

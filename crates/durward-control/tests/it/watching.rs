@@ -3,12 +3,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use durward_control::source::watch::{Pace, Watching, watch};
-use durward_control::{FileSource, Publisher, Resources};
-use tokio::sync::watch::{Receiver, Sender};
+use durward_control::{Fact, Feed, FileSource, Publisher, Reference, Store};
+use durward_model::Kind;
 
 use crate::certificates::{self, NOW};
 
@@ -27,43 +27,50 @@ const NOTIFIED: Pace = Pace {
 const POLLED: Pace = Pace { poll: Duration::from_millis(50), notified: false, ..NOTIFIED };
 
 struct Seen {
-    receiver: Receiver<Arc<Resources>>,
+    feed: Arc<Feed>,
+    store: Mutex<Store>,
     _watching: Watching,
 }
 
 impl Seen {
     fn of(paths: Vec<PathBuf>, pace: Pace) -> Self {
         let anywhere = [PathBuf::from("/")];
-        let source = Arc::new(FileSource::default().with_files_from(&anywhere));
-        let sender = Sender::new(Arc::new(source.load(&paths)));
-        let receiver = sender.subscribe();
-        let watching = watch(source, paths, pace, sender).unwrap();
+        Self::by(&Arc::new(FileSource::default().with_files_from(&anywhere)), paths, pace)
+    }
+
+    fn by(source: &Arc<FileSource>, paths: Vec<PathBuf>, pace: Pace) -> Self {
+        let feed = Arc::new(Feed::default());
+        source.look(&paths, &feed);
+        let watching = watch(Arc::clone(source), paths, pace, Arc::clone(&feed)).unwrap();
         // The watches are set once the thread has run its first round; a file it must notice proves nothing before.
         std::thread::sleep(Duration::from_millis(150));
-        Self { receiver, _watching: watching }
+        Self { feed, store: Mutex::default(), _watching: watching }
+    }
+
+    /// What has been said by now.
+    fn store(&self) -> Store {
+        let mut store = self.store.lock().unwrap();
+        store.apply(self.feed.take());
+        store.clone()
     }
 
     /// Waits until what was loaded fits.
-    fn until(&self, what: &str, fits: impl Fn(&Resources) -> bool) -> Duration {
+    fn until(&self, what: &str, fits: impl Fn(&Store) -> bool) -> Duration {
         let start = Instant::now();
-        while !fits(&self.receiver.borrow()) {
-            assert!(
-                start.elapsed() < PATIENCE,
-                "{what} was never seen: {:?}",
-                self.receiver.borrow()
-            );
+        while !fits(&self.store()) {
+            assert!(start.elapsed() < PATIENCE, "{what} was never seen: {:?}", self.store());
             std::thread::sleep(Duration::from_millis(5));
         }
         start.elapsed()
     }
 
     fn until_name(&self, name: &str) {
-        self.until(name, |resources| names(resources) == [name]);
+        self.until(name, |store| names(store) == [name]);
     }
 }
 
-fn names(resources: &Resources) -> Vec<String> {
-    let text = resources.documents.iter().map(|document| document.source.text.to_string());
+fn names(store: &Store) -> Vec<String> {
+    let text = store.documents().map(|document| document.source.text.to_string());
     text.map(|text| {
         text.split("name: ").nth(1).unwrap_or("").split('}').next().unwrap_or("").to_owned()
     })
@@ -116,7 +123,7 @@ fn writing_renaming_deleting_and_appearing_are_seen() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("tenant.yaml");
         let seen = Seen::of(vec![root.path().to_owned()], pace);
-        assert!(names(&seen.receiver.borrow()).is_empty());
+        assert!(names(&seen.store()).is_empty());
 
         fs::write(&file, tenant("written")).unwrap();
         seen.until_name("written");
@@ -125,7 +132,7 @@ fn writing_renaming_deleting_and_appearing_are_seen() {
         seen.until_name("renamed");
         fs::remove_file(&file).unwrap();
 
-        seen.until("deletion", |resources| resources.documents.is_empty());
+        seen.until("deletion", Store::is_empty);
     });
 }
 
@@ -136,7 +143,9 @@ fn a_file_and_a_directory_that_come_later_are_seen() {
         let directory = root.path().join("not/yet");
         let file = directory.join("tenant.yaml");
         let seen = Seen::of(vec![file.clone()], pace);
-        seen.until("absence", |resources| resources.unreadable.len() == 1);
+        seen.until("absence", |store| {
+            store.documents().map(|one| one.source.kind).eq([Kind::File])
+        });
 
         fs::create_dir_all(&directory).unwrap();
         // The new directories are watched after the first of them is noticed; polling covers the moment between.
@@ -159,9 +168,12 @@ fn a_certificate_that_is_replaced_is_seen_within_two_seconds() {
         let text = "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {name: a}\nspec:\n  ingress:\n    - {address: 198.51.100.2, certificate: {file: ../elsewhere/acme}, clientCertificates: {caFile: ../elsewhere/partners.crt, crlFile: ../elsewhere/partners.crl}}\n";
         fs::write(config.join("a.yaml"), text).unwrap();
         let seen = Seen::of(vec![config.clone()], Pace { notified, ..Pace::default() });
-        let bytes = |resources: &Resources, name: &str| {
-            let file = resources.files[&*config.join("../elsewhere").join(name)].as_ref().unwrap();
-            file.bytes().unwrap().to_vec()
+        let bytes = |store: &Store, name: &str| {
+            let path = config.join("../elsewhere").join(name);
+            match store.fact(&Reference::File(Arc::from(path))) {
+                Some(Fact::File(file)) => file.bytes().unwrap().to_vec(),
+                other => panic!("{name}: {other:?}"),
+            }
         };
         let renewals = [
             ("acme.crt", "bank.crt"),
@@ -174,7 +186,7 @@ fn a_certificate_that_is_replaced_is_seen_within_two_seconds() {
             let expected = fs::read(certs.join(from)).unwrap();
             fs::write(certs.join("next"), &expected).unwrap();
             fs::rename(certs.join("next"), certs.join(name)).unwrap();
-            let took = seen.until(name, |resources| bytes(resources, name) == expected);
+            let took = seen.until(name, |store| bytes(store, name) == expected);
 
             assert!(took < Duration::from_secs(2), "{name} took {took:?}");
         }
@@ -211,9 +223,7 @@ fn whatever_changes_after_a_long_silence_is_seen() {
     let all = [&edited, &same_size, &added, &deleted, &linked, &appearing].map(watch_alone);
     let [of_edited, of_same_size, of_added, of_deleted, of_linked, of_appearing] = &all;
     let source = Arc::new(FileSource::default());
-    let sender = Sender::new(Arc::new(source.load(std::slice::from_ref(&reloaded))));
-    let receiver = sender.subscribe();
-    let _watching = watch(Arc::clone(&source), vec![reloaded.clone()], POLLED, sender).unwrap();
+    let of_reloaded = Seen::by(&source, vec![reloaded.clone()], POLLED);
     std::thread::sleep(Duration::from_millis(3500));
 
     fs::write(edited.join("a.yaml"), tenant("new")).unwrap();
@@ -231,15 +241,11 @@ fn whatever_changes_after_a_long_silence_is_seen() {
     for seen in [of_edited, of_same_size, of_added, of_linked] {
         seen.until_name("new");
     }
-    of_deleted.until("deletion", |resources| resources.documents.is_empty());
-    of_appearing.until("the certificate", |resources| {
-        resources.files.get(&*appearing.join("later.crt")).is_some_and(Result::is_ok)
-    });
-    let start = Instant::now();
-    while names(&receiver.borrow()) != ["new"] {
-        assert!(start.elapsed() < PATIENCE, "what somebody else has read is never seen");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    of_deleted.until("deletion", Store::is_empty);
+    let later = Reference::File(Arc::from(appearing.join("later.crt")));
+    of_appearing
+        .until("the certificate", |store| matches!(store.fact(&later), Some(Fact::File(_))));
+    of_reloaded.until_name("new");
 }
 
 // S1.35
@@ -289,7 +295,7 @@ fn a_file_that_is_written_anew_is_not_taken_for_gone() {
     // As editors do that keep a backup.
     fs::rename(&file, root.path().join("tenant.yaml~")).unwrap();
     std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(names(&seen.receiver.borrow()), ["t"]);
+    assert_eq!(names(&seen.store()), ["t"]);
     fs::write(&file, tenant("anew")).unwrap();
 
     seen.until_name("anew");
@@ -302,12 +308,12 @@ fn endless_edits_do_not_starve() {
     fs::write(&file, tenant("t")).unwrap();
     // No pause between edits is ever this long.
     let pace = Pace { first: PATIENCE, debounce: PATIENCE, ..NOTIFIED };
-    let mut seen = Seen::of(vec![root.path().to_owned()], pace);
-    seen.receiver.borrow_and_update();
+    let seen = Seen::of(vec![root.path().to_owned()], pace);
+    seen.store();
     let start = Instant::now();
     let mut edit = 0;
 
-    while !seen.receiver.has_changed().unwrap() {
+    while seen.feed.is_empty() {
         assert!(start.elapsed() < PATIENCE, "starved by {edit} edits");
         edit += 1;
         fs::write(&file, tenant(&format!("t{edit}"))).unwrap();
@@ -319,15 +325,15 @@ fn endless_edits_do_not_starve() {
 fn reading_is_not_a_change() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("tenant.yaml"), tenant("t")).unwrap();
-    let mut seen = Seen::of(vec![root.path().to_owned()], POLLED);
-    seen.receiver.borrow_and_update();
+    let seen = Seen::of(vec![root.path().to_owned()], POLLED);
+    seen.store();
 
     for _ in 0..20 {
         fs::read(root.path().join("tenant.yaml")).unwrap();
         std::thread::sleep(Duration::from_millis(10));
     }
 
-    assert!(!seen.receiver.has_changed().unwrap());
+    assert!(seen.feed.is_empty());
 }
 
 // S1.35 S1.63
@@ -343,7 +349,7 @@ fn edits_good_and_bad_end_in_the_last_good_one_being_served() {
     };
     fs::write(&file, body(1)).unwrap();
     let seen = Seen::of(vec![root.path().to_owned()], NOTIFIED);
-    let serve = || publisher.reload(&seen.receiver.borrow().clone(), NOW);
+    let serve = || publisher.reload(&seen.store(), NOW);
     serve();
 
     for last in 2..200 {
@@ -354,8 +360,8 @@ fn edits_good_and_bad_end_in_the_last_good_one_being_served() {
         assert_eq!(serve().snapshot.tenants.len(), 1, "edit {last}");
     }
     fs::write(&file, body(200)).unwrap();
-    seen.until("the last edit", |resources| {
-        resources.documents.iter().any(|document| document.source.text.contains("100.200"))
+    seen.until("the last edit", |store| {
+        store.documents().any(|document| document.source.text.contains("100.200"))
     });
 
     assert!(serve().verdicts.all_accepted());
@@ -384,8 +390,8 @@ fn whoever_changes_a_file_all_the_time_does_not_keep_others_from_being_looked_at
 
     let start = Instant::now();
     let mut turn = 50;
-    while !names(&seen.receiver.borrow()).contains(&"changed".to_owned()) {
-        assert!(start.elapsed() < PATIENCE, "{:?}", names(&seen.receiver.borrow()));
+    while !names(&seen.store()).contains(&"changed".to_owned()) {
+        assert!(start.elapsed() < PATIENCE, "{:?}", names(&seen.store()));
         noise(turn);
         turn += 1;
     }

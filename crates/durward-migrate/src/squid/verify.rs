@@ -102,16 +102,16 @@ struct Decision {
 impl Comparison<'_> {
     /// The first document that does not compile, with the line of squid.conf behind it.
     pub(super) fn fault(&self, tenants: &[Translated]) -> Option<SquidFault> {
-        for verdict in &self.compiled.verdicts.verdicts {
+        for verdict in self.compiled.verdicts.iter() {
             let errors = verdict.findings.iter().filter(|one| one.severity == Severity::Error);
             let Some(finding) = errors.into_iter().next() else { continue };
-            let tenant = tenants.iter().find(|known| *known.tenant.name == *verdict.name);
+            let tenant = tenants.iter().find(|known| *known.tenant.name == *verdict.resource.name);
             let line = tenant.map_or(0, |tenant| self.line_behind(tenant, &finding.field));
             let line = self.lines.get(line)?;
             return Some(SquidFault::Invalid {
                 file: Arc::clone(&line.file),
                 line: line.number,
-                tenant: verdict.name.to_string(),
+                tenant: verdict.resource.name.to_string(),
                 why: format!("{} {}", finding.field, finding.sentence),
             });
         }

@@ -103,14 +103,14 @@ fn snapshot(config: &Config) -> Snapshot {
 
 /// Returns the snapshot with unchanged parts as the same value, as the compile step makes it.
 fn after(before: &Snapshot, mut now: Snapshot) -> Arc<Snapshot> {
-    for (id, tenant) in &mut now.tenants {
-        if let Some(same) = before.tenants.get(id).filter(|known| *known == tenant) {
-            *tenant = Arc::clone(same);
+    for (id, tenant) in &before.tenants {
+        if now.tenants.get(id) == Some(tenant) {
+            now.tenants.insert(id.clone(), Arc::clone(tenant));
         }
     }
-    for (address, bind) in &mut now.binds {
-        if let Some(same) = before.binds.get(address).filter(|known| *known == bind) {
-            *bind = Arc::clone(same);
+    for (address, bind) in &before.binds {
+        if now.binds.get(address) == Some(bind) {
+            now.binds.insert(*address, Arc::clone(bind));
         }
     }
     now.nat = Arc::clone(&before.nat);

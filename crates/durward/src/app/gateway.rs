@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use durward_control::compile::retained;
 use durward_control::source::watch::{self as file_watch, Pace, Watching};
-use durward_control::{Compiled, FileSource, Publisher, Resources, State, compile};
+use durward_control::{Compiled, Feed, FileSource, Publisher, State, Store, compile};
 use durward_model::explain::Question;
 use durward_proxy::access_log::Sink;
 use durward_proxy::proxy::{Options, Proxy};
@@ -22,7 +22,6 @@ use crate::app::Settings;
 use crate::app::acme::Acme;
 use crate::app::kernel::Kernel;
 use crate::app::kernel::lines::Line;
-use crate::app::latest::Latest;
 use crate::app::log::{self, AbsentEgress};
 use crate::explained::Explained;
 use crate::failure::Failure;
@@ -34,13 +33,14 @@ use crate::state_file::{self, StateFile};
 pub(crate) struct Gateway {
     source: Arc<FileSource>,
     paths: Vec<PathBuf>,
-    resources: watch::Sender<Arc<Resources>>,
+    /// Changes that sources have said and that are not applied yet.
+    feed: Arc<Feed>,
     watching: Mutex<Option<Watching>>,
     publisher: Publisher,
     proxy: RwLock<Option<Proxy>>,
     kernel: Kernel,
     /// Locked while a configuration is applied.
-    applying: Mutex<Latest>,
+    applying: Mutex<Applied>,
     /// Certificates by ACME.
     acme: Option<Acme>,
     /// Exposition at the time when the proxy was drained.
@@ -51,6 +51,13 @@ pub(crate) struct Gateway {
     draining: AtomicBool,
     reload_failures: AtomicU64,
     drain_grace: Duration,
+}
+
+/// State of the configuration that was applied last.
+struct Applied {
+    store: Store,
+    /// Egress addresses that are not on this host, as they were logged.
+    absent_egress: AbsentEgress,
 }
 
 /// Result of a reload.
@@ -80,12 +87,14 @@ impl Gateway {
         let earlier = earlier(&settings)?;
         let restored = earlier.map(|state| retained::restore(&state, &source, now()));
         let publisher = Publisher::after(restored.unwrap_or_default());
-        let resources = source.load(&settings.paths);
-        let compiled = publisher.reload(&resources, now());
-        let rejected = resources.files_of_rejected(&compiled.verdicts);
+        let (feed, mut store) = (Arc::new(Feed::default()), Store::default());
+        source.look(&settings.paths, &feed);
+        store.apply(feed.take());
+        let compiled = publisher.reload(&store, now());
+        let rejected = store.files_of_rejected(&compiled.verdicts);
         source.release(&rejected);
-        let resources = Arc::new(resources.without_bytes_of(&rejected));
-        if resources.documents.is_empty() && resources.unreadable.is_empty() && !settings.strict {
+        store.release(&rejected);
+        if store.is_empty() && !settings.strict {
             tracing::warn!("there are no documents yet: waiting for the first");
         } else {
             refuse_bad_start(&compiled, settings.strict)?;
@@ -105,16 +114,15 @@ impl Gateway {
         if let Some(file) = &state_file {
             file.save(&compiled);
         }
-        let turn = Latest::new(absent_egress, Arc::clone(&resources));
         Ok(Arc::new(Self {
             source,
             paths,
-            resources: watch::Sender::new(resources),
+            feed,
             watching: Mutex::default(),
             publisher,
             proxy: RwLock::new(Some(proxy)),
             kernel,
-            applying: Mutex::new(turn),
+            applying: Mutex::new(Applied { store, absent_egress }),
             acme,
             last_metrics: Mutex::default(),
             access_log,
@@ -136,20 +144,16 @@ impl Gateway {
     /// # Errors
     /// Fails if no thread can be started for it.
     pub(crate) fn watch(self: &Arc<Self>) -> Result<(), Failure> {
-        let mut changes = self.resources.subscribe();
+        let mut changes = self.feed.subscribe();
         let (source, paths) = (Arc::clone(&self.source), self.paths.clone());
-        let watching = file_watch::watch(source, paths, Pace::default(), self.resources.clone())
+        let watching = file_watch::watch(source, paths, Pace::default(), Arc::clone(&self.feed))
             .map_err(|error| Failure::broken("watching the configuration", error))?;
         *self.watching.lock().unwrap_or_else(PoisonError::into_inner) = Some(watching);
         let gateway = Arc::downgrade(self);
         tokio::spawn(async move {
             while changes.changed().await.is_ok() {
-                let resources = Arc::clone(&changes.borrow_and_update());
                 let Some(gateway) = gateway.upgrade() else { return };
-                let adopted = tokio::task::spawn_blocking(move || {
-                    gateway.adopt(&resources, "a file changed");
-                    gateway.release_rejected(&resources);
-                });
+                let adopted = tokio::task::spawn_blocking(move || gateway.follow());
                 if let Err(error) = adopted.await {
                     tracing::error!(%error, "a change of files could not be adopted");
                 }
@@ -166,19 +170,31 @@ impl Gateway {
 
     /// Reads the configuration again because of `cause`, and applies the changes.
     pub(crate) fn reload(&self, cause: &str) -> Reloaded {
-        // Files are read under the lock: otherwise an older reading could be applied after a newer one.
-        let mut turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
-        let resources = Arc::new(self.source.load(&self.paths));
-        let reloaded = self.adopt_in_turn(&mut turn, &resources, cause);
-        self.source.release(&resources.files_of_rejected(&self.view().verdicts));
+        self.source.look(&self.paths, &self.feed);
+        let (reloaded, rejected) = self.apply(&mut self.applied(), cause);
+        self.source.release(&rejected);
         reloaded
     }
 
-    /// Applies files that this process wrote or removed, and no other change, watched or not.
+    /// Applies files that this process wrote or removed, without looking at any file.
     pub(crate) fn adopt_files(&self, files: &[(&Path, Option<&[u8]>)], cause: &str) {
-        let mut turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
-        let resources = turn.with_changed(files);
-        self.apply(&mut turn, resources, cause);
+        self.source.say_written(files, &self.feed);
+        self.apply(&mut self.applied(), cause);
+    }
+
+    /// Applies what sources have said, if another call has not done so meanwhile.
+    fn follow(&self) {
+        let mut applied = self.applied();
+        if self.feed.is_empty() {
+            return;
+        }
+        let (_, rejected) = self.apply(&mut applied, "a file changed");
+        drop(applied);
+        self.source.release(&rejected);
+    }
+
+    fn applied(&self) -> MutexGuard<'_, Applied> {
+        self.applying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts to order certificates, if the configuration may want any.
@@ -200,42 +216,15 @@ impl Gateway {
         self.publisher.subscribe()
     }
 
-    /// Releases the contents of files that only rejected documents name.
-    fn release_rejected(&self, resources: &Arc<Resources>) {
-        let files = resources.files_of_rejected(&self.view().verdicts);
-        if files.is_empty() {
-            return;
-        }
-        self.source.release(&files);
-        self.resources.send_if_modified(|held| {
-            if Arc::ptr_eq(held, resources) {
-                *held = Arc::new(resources.without_bytes_of(&files));
-            }
-            // The files have not changed, so there is nothing to apply.
-            false
-        });
-    }
-
-    fn adopt(&self, resources: &Arc<Resources>, cause: &str) -> Reloaded {
-        let mut turn = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
-        self.adopt_in_turn(&mut turn, resources, cause)
-    }
-
-    /// Applies configurations one after the other, so that the proxy never goes back to an older generation.
-    fn adopt_in_turn(
-        &self,
-        turn: &mut Latest,
-        resources: &Arc<Resources>,
-        cause: &str,
-    ) -> Reloaded {
-        let resources = turn.with_written(resources);
-        self.apply(turn, resources, cause)
-    }
-
-    fn apply(&self, turn: &mut Latest, resources: Arc<Resources>, cause: &str) -> Reloaded {
+    /// Applies what sources have said, one change after the other, so that the proxy never goes back to an older generation. Returns the files
+    /// that only rejected documents name as well.
+    fn apply(&self, applied: &mut Applied, cause: &str) -> (Reloaded, Vec<Arc<Path>>) {
+        let Applied { store, absent_egress } = applied;
+        store.apply(self.feed.take());
         let before = self.view();
-        let compiled = self.publisher.reload(&resources, now());
-        turn.keep(resources, &compiled.verdicts);
+        let compiled = self.publisher.reload(store, now());
+        let rejected = store.files_of_rejected(&compiled.verdicts);
+        store.release(&rejected);
         if let Some(file) = &self.state_file {
             file.save(&compiled);
         }
@@ -246,7 +235,7 @@ impl Gateway {
         if before.snapshot.generation != compiled.snapshot.generation {
             let applied = self.with_proxy(|proxy| proxy.apply(Arc::clone(&compiled.snapshot)));
             if let Some(applied) = applied {
-                let absent = turn.absent_egress.log_changes(&compiled.snapshot);
+                let absent = absent_egress.log_changes(&compiled.snapshot);
                 log::applied(&compiled, &applied, absent, cause);
             }
             if Arc::ptr_eq(&before.snapshot.nat, &compiled.snapshot.nat) {
@@ -259,15 +248,10 @@ impl Gateway {
         if !accepted {
             self.reload_failures.fetch_add(1, Relaxed);
         }
-        Reloaded {
-            generation: compiled.snapshot.generation,
-            accepted,
-            findings: compiled
-                .verdicts
-                .findings()
-                .map(|(_, finding)| format!("{}: {finding}", finding.origin))
-                .collect(),
-        }
+        let findings = compiled.verdicts.findings();
+        let findings = findings.map(|(_, finding)| format!("{}: {finding}", finding.origin));
+        let generation = compiled.snapshot.generation;
+        (Reloaded { generation, accepted, findings: findings.collect() }, rejected)
     }
 
     /// Returns true for an egress address of a tenant.
@@ -292,9 +276,13 @@ impl Gateway {
     /// to it, until [`Self::take_back`].
     pub(crate) fn handed(&self) -> Handed {
         self.state_file.iter().for_each(StateFile::pause);
-        let resources = self.source.load(&self.paths);
-        let compiled = compile(&resources, Some(&self.view()), now());
-        self.source.release(&resources.files_of_rejected(&compiled.verdicts));
+        self.source.look(&self.paths, &self.feed);
+        let applied = self.applied();
+        let (mut store, view) = (applied.store.clone(), self.view());
+        // What is said stays in the feed: this process goes on, and applies it in its turn.
+        store.apply(self.feed.peek());
+        drop(applied);
+        let compiled = compile(&store, Some(&view), now());
         Handed { state: compiled.state(), served: compiled.served() }
     }
 
@@ -343,8 +331,8 @@ impl Gateway {
         self.kernel.retry();
         self.with_proxy(Proxy::retry);
         // If a configuration is being applied, that call logs the addresses.
-        if let Ok(mut turn) = self.applying.try_lock() {
-            turn.absent_egress.log_changes(&self.view().snapshot);
+        if let Ok(mut applied) = self.applying.try_lock() {
+            applied.absent_egress.log_changes(&self.view().snapshot);
         }
     }
 

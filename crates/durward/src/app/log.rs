@@ -12,8 +12,7 @@ use durward_proxy::proxy::{Applied, BindState, Drained};
 /// Logs one event per finding.
 pub(crate) fn findings(verdicts: &Verdicts) {
     for (verdict, finding) in verdicts.findings() {
-        let (resource, outcome) =
-            (format!("{} {}", verdict.kind, verdict.name), verdict.outcome.to_string());
+        let (resource, outcome) = (verdict.subject(), verdict.outcome.to_string());
         let (reason, at) = (&*finding.reason, finding.origin.to_string());
         match finding.severity {
             Severity::Error => tracing::error!(resource, outcome, reason, at, "{finding}"),

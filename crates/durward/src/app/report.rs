@@ -10,9 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use durward_control::Compiled;
-use durward_model::mapping::PortMapping;
 use durward_model::verdict::{Outcome, Verdict};
-use durward_model::{Snapshot, TenantId};
+use durward_model::{Kind, Snapshot, TenantId};
 use durward_nat::{CheckedEndpoint, MappingReport};
 use durward_proxy::proxy::{BindState, Served, SinkStatus};
 use durward_proxy::{EndpointHealth, UpstreamReport, audit};
@@ -158,14 +157,9 @@ impl Report {
     /// Returns the verdicts of the selected documents that are wholly accepted, or of the others.
     fn verdicts(&self, accepted: bool) -> impl Iterator<Item = &Verdict> {
         let only = self.selection.tenant.as_ref();
-        let mappings = self.view.snapshot.nat.mappings.iter();
-        let own: Vec<&PortMapping> = mappings
-            .filter(|mapping| only == Some(&mapping.tenant))
-            .map(|mapping| &**mapping)
-            .collect();
         let verdicts = self.view.verdicts.iter();
         let verdicts = verdicts.filter(move |one| (one.outcome == Outcome::Accepted) == accepted);
-        verdicts.filter(move |one| only.is_none_or(|only| is_about(one, only, &own)))
+        verdicts.filter(move |one| only.is_none_or(|only| one.resource.is_of(only.as_str())))
     }
 
     /// Returns the state of certificates by ACME; `None` if none is wanted.
@@ -276,21 +270,10 @@ fn endpoint_rows(report: UpstreamReport) -> impl Iterator<Item = EndpointRow> {
     })
 }
 
-/// Returns true for the verdict of the tenant's own document, and of its mappings that are served. Nothing tells whose a rejected mapping is.
-fn is_about(verdict: &Verdict, tenant: &TenantId, mappings: &[&PortMapping]) -> bool {
-    let is_at = |mapping: &&PortMapping| {
-        mapping.name == verdict.name && mapping.origin.is_at(&verdict.origin)
-    };
-    match &*verdict.kind {
-        "Tenant" => *verdict.name == *tenant.as_str(),
-        "PortMapping" => mappings.iter().any(is_at),
-        _ => false,
-    }
-}
-
 /// Returns true if a tenant of this name is served, or a document defines it.
 pub(crate) fn is_known(tenant: &TenantId, view: &Compiled) -> bool {
-    let is_its = |one: &Verdict| &*one.kind == "Tenant" && *one.name == *tenant.as_str();
+    let is_its =
+        |one: &Verdict| one.resource.kind == Kind::Tenant && one.resource.is_of(tenant.as_str());
     view.snapshot.tenants.contains_key(tenant) || view.verdicts.iter().any(is_its)
 }
 

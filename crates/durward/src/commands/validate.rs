@@ -1,7 +1,5 @@
 //! `durward validate`: compiles as `run` does, offline, and prints the outcome of each document.
 
-use std::sync::Arc;
-
 use durward_model::Snapshot;
 use durward_model::verdict::{Finding, Outcome, Severity, Verdict, Verdicts};
 use serde::Serialize;
@@ -18,7 +16,7 @@ struct Report<'a> {
     tenants: usize,
     listeners: usize,
     mappings: usize,
-    verdicts: &'a [Arc<Verdict>],
+    verdicts: &'a Verdicts,
 }
 
 /// Compiles and prints the report.
@@ -40,7 +38,7 @@ fn report<'a>(snapshot: &Snapshot, verdicts: &'a Verdicts) -> Report<'a> {
         tenants: snapshot.tenants.len(),
         listeners: listeners(snapshot),
         mappings: snapshot.nat.mappings.len(),
-        verdicts: &verdicts.verdicts,
+        verdicts,
     }
 }
 
@@ -64,7 +62,7 @@ fn print(
         header.push("WRITTEN AT");
     }
     let mut table = Table::new(&header);
-    for verdict in &verdicts.verdicts {
+    for verdict in verdicts.iter() {
         table.row(row(verdict, wide));
     }
     table.print(screen)?;
@@ -95,8 +93,8 @@ fn row(verdict: &Verdict, wide: bool) -> Vec<(String, Tone)> {
         Outcome::KeptLastGood | Outcome::Rejected => Tone::Bad,
     };
     let mut cells = vec![
-        plain(&verdict.kind),
-        plain(&verdict.name),
+        plain(verdict.resource.kind.as_str()),
+        plain(&verdict.resource.name),
         (verdict.outcome.to_string(), tone),
         plain(findings(verdict)),
     ];
@@ -134,5 +132,5 @@ fn finding_text(verdict: &Verdict, finding: &Finding) -> String {
         Some(excerpt) => excerpt.trim_end().to_owned(),
         None => format!("  --> {}", finding.origin),
     };
-    format!("\n{head}: {} {}: {finding}\n{place}\n", verdict.kind, verdict.name)
+    format!("\n{head}: {}: {finding}\n{place}\n", verdict.subject())
 }

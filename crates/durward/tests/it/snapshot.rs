@@ -170,6 +170,20 @@ fn a_tenant_and_kinds_narrow_the_snapshot() {
 }
 
 #[test]
+fn a_rejected_mapping_is_shown_with_its_own_tenant_and_no_other() {
+    let text = "apiVersion: durward.dev/v1alpha1\nkind: PortMapping\nmetadata: {name: web}\nspec: {tenant: acme, addresses: [nowhere], endpoints: [10.0.0.1], ports: [{port: 80}]}\n";
+    let world = World::start(&[small("acme"), small("globex"), ("web", text.to_owned())]);
+
+    let rejected = |tenant: &str| {
+        let part = world.json(&format!("?kind=rejected&tenant={tenant}"));
+        let names = part["rejected"].as_array().unwrap().iter();
+        names.map(|verdict| verdict["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(rejected("acme"), ["web"]);
+    assert!(rejected("globex").is_empty());
+}
+
+#[test]
 fn unknown_tenants_kinds_and_parameters_are_refused_with_a_sentence() {
     let world = World::start(&[small("acme"), small("globex")]);
 

@@ -37,7 +37,7 @@ impl Files<'_> {
             let sentence = format!("{} {fault}: it will be ordered anew", path.display());
             report.warning("CertificateUnreadable", place, field, &sentence);
         };
-        let found = match self.resources.issued_file(path) {
+        let found = match self.store.issued_file(path) {
             Ok(found) => found?,
             Err(fault) => {
                 warn(report, &fault);
@@ -69,7 +69,7 @@ impl Files<'_> {
 
     /// Returns the answers in a file of answers to challenges.
     pub(crate) fn answers(&self, path: &Path) -> Vec<Answer> {
-        let found = self.resources.issued_file(path).ok().flatten();
+        let found = self.store.issued_file(path).ok().flatten();
         found.map_or_else(Vec::new, |found| issuance::answers(found.bytes))
     }
 }

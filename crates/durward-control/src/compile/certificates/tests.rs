@@ -52,7 +52,7 @@ fn what_only_rejected_documents_name_is_not_kept_parsed() {
     let broken = broken.replace("10.0.0.0/8", "nowhere");
     write("b.yaml", &broken);
     let (rejected, of_one) = compile(None);
-    let outcomes: Vec<_> = rejected.verdicts.verdicts.iter().map(|one| one.outcome).collect();
+    let outcomes: Vec<_> = rejected.verdicts.iter().map(|one| one.outcome).collect();
     assert_eq!(outcomes[1], durward_model::verdict::Outcome::Rejected, "{:#?}", rejected.verdicts);
     assert_eq!(of_one, [1, 1, 1], "{:?}", rejected.memory.certificates);
     let (kept_as_it_was, of_one) = compile(Some(&both));

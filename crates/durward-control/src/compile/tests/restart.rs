@@ -4,6 +4,7 @@
 //! files any more, and the numbers by which the kernel's marks tell tenants.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use durward_model::Bind;
 
@@ -17,17 +18,33 @@ fn restarted(compiled: &Compiled, world: &World) -> Compiled {
     let texts = state.texts.iter().enumerate();
     let parsed: Vec<_> =
         texts.map(|(at, text)| (at, document_in(&text.file, text.text.to_string()))).collect();
-    let with_files = |documents| world.with_files(documents, Resources::default());
+    let with_files = |documents| {
+        let mut store = Store::default();
+        store.apply(world.with_files(documents).since(&store));
+        store
+    };
     retained::restored(&state, &parsed, with_files, NOW)
 }
 
 /// Writes a value without the places it comes from, which make no difference.
 fn shown(value: &impl fmt::Debug) -> String {
     let text = format!("{value:?}");
-    let mut parts = text.split("File { file: ");
+    let mut parts = text.split("origin: ");
     let mut written = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        written.push_str(part.split_once(" }").unwrap().1);
+        let mut depth = 0;
+        // The place ends where its own braces are closed, or the next field begins.
+        let end = part.find(|character| {
+            let ends = depth == 0 && matches!(character, ',' | ' ');
+            match character {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            ends && !part.starts_with("File {") && !part.starts_with("Object {")
+                || character == '}' && depth == 0
+        });
+        written.push_str(&part[end.unwrap() + 1..]);
     }
     written
 }
@@ -45,9 +62,10 @@ fn served(compiled: &Compiled) -> BTreeMap<String, String> {
     let mappings = mappings.map(|(at, one)| (format!("mapping {at}"), shown(one)));
     let rules = nat.egress.iter().enumerate();
     let rules = rules.map(|(at, one)| (format!("egress rule {at}"), shown(one)));
-    let verdicts = compiled.verdicts.verdicts.iter().enumerate();
-    let verdicts = verdicts
-        .map(|(at, one)| (format!("verdict {at}"), format!("{} {:?}", one.name, one.outcome)));
+    let verdicts = compiled.verdicts.iter().enumerate();
+    let verdicts = verdicts.map(|(at, one)| {
+        (format!("verdict {at}"), format!("{} {:?}", one.resource.name, one.outcome))
+    });
     tenants.chain(binds).chain(mappings).chain(rules).chain(verdicts).collect()
 }
 
@@ -63,14 +81,9 @@ pub(super) fn difference(expected: &Compiled, other: &Compiled) -> Option<String
     (!differ.is_empty()).then_some(differ)
 }
 
-pub(super) fn written_down(resources: &Resources) -> String {
-    let documents = resources
-        .documents
-        .iter()
-        .map(|one| format!("--- {}\n{}", one.source.file, one.source.text));
-    let unreadable =
-        resources.unreadable.iter().map(|one| format!("--- {} is unreadable\n", one.file));
-    documents.chain(unreadable).collect()
+pub(super) fn written_down(store: &Store) -> String {
+    let documents = store.documents();
+    documents.map(|one| format!("--- {}\n{}", one.source.file, one.source.text)).collect()
 }
 
 #[test]
@@ -87,25 +100,27 @@ fn a_restart_comes_to_what_a_reload_comes_to() {
         let slot =
             |(written, there)| (if there { Slot::Document(written) } else { Slot::Absent }, false);
         let mut world = World { slots: world.into_iter().map(slot).collect(), files: [0, 1, 0] };
-        let mut now = world.resources(&Resources::default());
-        let mut running = compile(&now, None, NOW);
+        let mut sources = Sources::default();
+        sources.say(&world);
+        let mut running = compile(&sources.store, None, NOW);
         let mut restarting = running.clone();
         for edits in edits.chunk_by(|(at, ..), (next, ..)| at < next) {
             edits.iter().for_each(|edit| world.change(edit));
             let former = running;
-            let was = now.clone();
-            now = world.resources(&now);
-            running = compile(&now, Some(&former), NOW);
-            restarting = compile(&now, Some(&restarted(&restarting, &world)), NOW);
+            let was = sources.store.clone();
+            sources.say(&world);
+            let now = &sources.store;
+            running = compile(now, Some(&former), NOW);
+            restarting = compile(now, Some(&restarted(&restarting, &world)), NOW);
             if let Some(differ) = difference(&running, &restarting) {
-                let (was, now) = (written_down(&was), written_down(&now));
+                let (was, now) = (written_down(&was), written_down(now));
                 prop_assert!(false, "restarted with each edit: {differ}\n{was}\n=====\n{now}");
             }
 
-            let same = compile(&now, Some(&running), NOW);
-            let after = compile(&now, Some(&restarted(&running, &world)), NOW);
+            let same = compile(now, Some(&running), NOW);
+            let after = compile(now, Some(&restarted(&running, &world)), NOW);
             if let Some(differ) = difference(&same, &after) {
-                let (was, now) = (written_down(&was), written_down(&now));
+                let (was, now) = (written_down(&was), written_down(now));
                 prop_assert!(false, "restart: {differ}\n{was}\n=====\n{now}");
             }
             faulty.set(faulty.get() + usize::from(!running.verdicts.all_accepted()));

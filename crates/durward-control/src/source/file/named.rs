@@ -5,24 +5,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Load;
-use crate::named_file::NamedFile;
-use crate::resources::{Content, Document, FileBytes, Links};
+use crate::change::Links;
+use crate::document::{Content, Document};
+use crate::named_file::{FileBytes, NamedFile};
 use crate::source::regular::{FileKind, size};
 use crate::source::shares;
 
 /// A file that a tenant's document refers to.
 #[derive(Clone, Debug)]
-pub(super) struct Reference {
+pub(super) struct NamedBy {
     tenant: Arc<str>,
     kind: FileKind,
     path: Arc<Path>,
 }
 
 /// Returns the files a document refers to, with the tenant that names them.
-pub(super) fn referenced(document: &Document) -> Vec<Reference> {
+pub(super) fn referenced(document: &Document) -> Vec<NamedBy> {
     let Content::Tenant(tenant) = &document.content else { return Vec::new() };
     let name: Arc<str> = Arc::from(&*tenant.metadata.name.value);
-    let of_tenant = |(kind, path)| Reference { tenant: Arc::clone(&name), kind, path };
+    let of_tenant = |(kind, path)| NamedBy { tenant: Arc::clone(&name), kind, path };
     document.references().into_iter().map(of_tenant).collect()
 }
 
@@ -30,8 +31,7 @@ impl Load<'_> {
     /// Reads what the documents refer to. When all of it is too much, each tenant's files get a share.
     pub(super) fn referenced(&mut self, budget: u64) {
         let references = std::mem::take(&mut self.references);
-        let references: Vec<&Reference> =
-            references.iter().flat_map(|of_file| &**of_file).collect();
+        let references: Vec<&NamedBy> = references.iter().flat_map(|of_file| &**of_file).collect();
         // A file that is named for two purposes may be as large as the larger of them.
         let mut kinds: HashMap<&Path, FileKind> = HashMap::with_capacity(references.len());
         for reference in &references {
@@ -40,7 +40,7 @@ impl Load<'_> {
         }
         let mut total = 0;
         for reference in &references {
-            if self.resources.files.contains_key(&reference.path) {
+            if self.found.files.contains_key(&reference.path) {
                 continue;
             }
             let file = self.reader.read(&reference.path, kinds[&*reference.path]);
@@ -56,13 +56,13 @@ impl Load<'_> {
     }
 
     fn files_read(&mut self) -> &mut HashMap<Arc<Path>, FileBytes> {
-        Arc::make_mut(&mut self.resources.files)
+        Arc::make_mut(&mut self.found.files)
     }
 
     /// Reads each tenant's files in the order written, as far as its share goes.
     fn share_out(
         &mut self,
-        references: &[&Reference],
+        references: &[&NamedBy],
         kinds: &HashMap<&Path, FileKind>,
         budget: u64,
     ) {
@@ -99,7 +99,7 @@ impl Load<'_> {
         (kind, size): (FileKind, u64),
         refusal: impl Fn() -> String,
     ) {
-        if let Some(Ok(file)) = self.resources.files.get(path) {
+        if let Some(Ok(file)) = self.found.files.get(path) {
             *left = left.saturating_sub(file.length());
             return;
         }
@@ -118,7 +118,7 @@ impl Load<'_> {
     /// Notes where the files that were read are, as far as that is not where their names say.
     fn follow_links(&mut self) {
         let mut links = Links::default();
-        for (path, _) in self.resources.files.iter().filter(|(_, file)| file.is_ok()) {
+        for (path, _) in self.found.files.iter().filter(|(_, file)| file.is_ok()) {
             let real = self.reader.real(path).filter(|real| ***real != *self.roots.clean(path));
             if let Some(real) = real {
                 links.files.insert(Arc::clone(path), real.to_path_buf());
@@ -126,14 +126,14 @@ impl Load<'_> {
         }
         if !links.files.is_empty() {
             links.roots = self.real_roots();
-            self.resources.links = Arc::new(links);
+            self.found.links = Arc::new(links);
         }
     }
 
     /// The directories that documents may name files in, as far as links lead them elsewhere.
     fn real_roots(&self) -> HashMap<PathBuf, PathBuf> {
         let bases: HashSet<&[PathBuf]> =
-            self.resources.documents.iter().map(|document| &*document.source.bases).collect();
+            self.found.documents.iter().map(|document| &*document.source.bases).collect();
         let roots = bases.into_iter().flat_map(|bases| self.roots.of(bases));
         let real = |root: PathBuf| Some((self.reader.real_directory(&root)?, root));
         let moved = roots.filter_map(real).filter(|(real, root)| real != root);
@@ -146,7 +146,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::resources::Resources;
+    use crate::source::inventory::Inventory;
     use crate::source::read::Reader;
     use crate::spec::routing_json::RoutingJsonOptions;
 
@@ -160,7 +160,7 @@ mod tests {
         };
         let large = [file("1", 600), file("2", 300), file("3", 600)];
         let small = file("4", 50);
-        let reference = |tenant: &str, path: &Path| Reference {
+        let reference = |tenant: &str, path: &Path| NamedBy {
             tenant: Arc::from(tenant),
             kind: FileKind::Authorities,
             path: Arc::from(path),
@@ -177,13 +177,14 @@ mod tests {
             files: &mut files,
             references: vec![references],
             writable_by_all: None,
-            resources: Resources::default(),
+            rank: 0,
+            found: Inventory::default(),
             over_budget: 0,
         };
 
         load.referenced(1000);
 
-        let found = |path: &Path| load.resources.files[path].as_ref().map(NamedFile::length);
+        let found = |path: &Path| load.found.files[path].as_ref().map(NamedFile::length);
         assert_eq!(found(&small), Ok(50));
         assert_eq!((found(&large[0]), found(&large[1])), (Ok(600), Ok(300)));
         assert!(found(&large[2]).unwrap_err().contains("tenant a-greedy has used its share"));

@@ -5,7 +5,9 @@ use std::sync::Condvar;
 use std::time::Duration;
 
 use super::*;
+use crate::change::{Fact, Reference};
 use crate::compile::compile;
+use crate::feed::Feed;
 use crate::source::patience::Hook;
 
 fn tenant(name: &str, authority: &Path) -> String {
@@ -15,8 +17,8 @@ fn tenant(name: &str, authority: &Path) -> String {
     )
 }
 
-fn read<'a>(resources: &'a Resources, path: &Path) -> Result<&'a NamedFile, &'a String> {
-    resources.files[path].as_ref()
+fn read<'a>(found: &'a Inventory, path: &Path) -> Result<&'a NamedFile, &'a String> {
+    found.files[path].as_ref()
 }
 
 /// Whether a file system answers; it does not at first.
@@ -61,15 +63,20 @@ fn a_file_system_that_hangs_costs_the_files_on_it_and_no_load_of_others() {
     let answers = Answers::default();
     let source = patient(root.path(), mount, &answers);
     let paths = [good];
+    let load = || {
+        let (memory, found, turn) = source.load_in_turn(&paths, None).unwrap();
+        drop(memory);
+        (found, turn)
+    };
 
-    let (first, turn) = source.load_in_turn(&paths, None).unwrap();
+    let (first, turn) = load();
     assert!(read(&first, &hung).unwrap_err().contains("does not answer"));
     assert!(read(&first, &sound).is_ok());
     assert_eq!(source.health().stuck, std::slice::from_ref(&hung));
     assert_eq!(source.health().succeeded, None);
     assert!(source.is_current(turn.number), "nothing is read again while it hangs");
     fs::write(&sound, "another").unwrap();
-    let (second, turn) = source.load_in_turn(&paths, None).unwrap();
+    let (second, turn) = load();
     assert_eq!(read(&second, &sound).unwrap().length(), 7, "others are loaded");
 
     answers.give();
@@ -77,7 +84,7 @@ fn a_file_system_that_hangs_costs_the_files_on_it_and_no_load_of_others() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert!(!source.is_current(turn.number), "what answers again is read");
-    let (third, _) = source.load_in_turn(&paths, None).unwrap();
+    let (third, _) = load();
     assert_eq!(read(&third, &hung).unwrap().length(), 3);
     assert!(source.health().succeeded.is_some() && source.health().stuck.is_empty());
 }
@@ -108,4 +115,39 @@ fn documents_on_a_file_system_that_hangs_are_served_as_they_were() {
     let addresses: Vec<_> = after.snapshot.binds.keys().map(|bind| bind.ip().to_string()).collect();
     assert_eq!(addresses, ["192.0.2.2", "192.0.2.3"]);
     answers.give();
+}
+
+#[test]
+fn a_load_that_began_before_a_file_was_written_does_not_bring_the_former_one_back() {
+    let root = tempfile::tempdir().unwrap();
+    let (path, document) = (root.path().join("ca.pem"), root.path().join("a.yaml"));
+    fs::write(&path, "old").unwrap();
+    fs::write(document, tenant("a", &path)).unwrap();
+    let (source, feed, paths) = (FileSource::default(), Feed::default(), [root.path().to_owned()]);
+    let content = |store: &Store| match store.fact(&Reference::File(Arc::from(&*path))) {
+        Some(Fact::File(file)) => file.bytes().map(|bytes| bytes.to_vec()),
+        _ => None,
+    };
+    let mut store = Store::default();
+    source.look(&paths, &feed);
+    store.apply(feed.take());
+    assert_eq!(content(&store).as_deref(), Some(&b"old"[..]));
+
+    let (memory, found, turn) = source.load_in_turn(&paths, None).unwrap();
+    drop(memory);
+    fs::write(&path, "new").unwrap();
+    source.say_written(&[(&path, Some(b"new"))], &feed);
+    feed.say(source.said().news(&found, turn.number));
+    store.apply(feed.take());
+    assert_eq!(content(&store).as_deref(), Some(&b"new"[..]));
+    source.look(&paths, &feed);
+    assert!(feed.take().is_empty(), "a later load finds what was said");
+
+    fs::write(&path, "by hand").unwrap();
+    source.look(&paths, &feed);
+    store.apply(feed.take());
+    assert_eq!(content(&store).as_deref(), Some(&b"by hand"[..]), "a later change counts");
+    source.say_written(&[(&path, None)], &feed);
+    store.apply(feed.take());
+    assert_eq!(content(&store), None);
 }

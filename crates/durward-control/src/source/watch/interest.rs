@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use notify::Event;
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 
-use crate::resources::Resources;
 use crate::source::file;
+use crate::source::inventory::Inventory;
 use crate::source::patience::Progress;
 
 /// The events that concern the configuration.
@@ -62,11 +62,11 @@ pub(super) fn matters(event: &Event, interest: &Interest) -> bool {
 pub(super) fn directories(
     progress: &Progress,
     paths: &[PathBuf],
-    resources: &Resources,
+    found: &Inventory,
 ) -> (BTreeMap<PathBuf, (u64, u64)>, Interest) {
     let mut interest = Interest::default();
-    let documents = resources.documents.iter().map(|document| Path::new(&*document.source.file));
-    let files = documents.chain(resources.files.keys().map(|path| &**path));
+    let documents = found.documents.iter().map(|document| Path::new(&*document.source.file));
+    let files = documents.chain(found.files.keys().map(|path| &**path));
     // Directories that hold files, or whose names are read.
     let mut holding = BTreeSet::new();
     let mut parents = BTreeSet::new();
@@ -171,8 +171,8 @@ mod tests {
             let paths: Vec<_> = paths.iter().map(|path| at(path)).collect();
             let missing = || Err("does not exist".to_owned());
             let files = files.iter().map(|file| (Arc::from(at(file)), missing())).collect();
-            let resources = Resources { files: Arc::new(files), ..Resources::default() };
-            let (wanted, interest) = directories(&Progress::default(), &paths, &resources);
+            let found = Inventory { files: Arc::new(files), ..Inventory::default() };
+            let (wanted, interest) = directories(&Progress::default(), &paths, &found);
             assert!(wanted.contains_key(root.path()));
             interest
         };

@@ -175,7 +175,7 @@ fn a_mapping_keeps_the_endpoints_it_had_before_a_network_of_another() {
         let findings: Vec<_> = after.verdicts.findings().collect();
         assert_eq!(findings.len(), 1, "{findings:#?}");
         let (verdict, finding) = findings[0];
-        assert_eq!((&*verdict.name, &*finding.reason), ("v", "EndpointOfAnother"));
+        assert_eq!((&*verdict.resource.name, &*finding.reason), ("v", "EndpointOfAnother"));
         assert_eq!(&*finding.field, "spec.egress.sources[0]");
         assert!(finding.sentence.contains("10.9.0.5"), "{finding}");
         assert!(finding.sentence.contains("mapping web of tenant x ("), "{finding}");

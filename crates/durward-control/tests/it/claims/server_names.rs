@@ -47,7 +47,7 @@ fn a_name_that_somebody_has_is_left_out_and_the_others_are_served() {
     let told = told(&compiled, "2.yaml");
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].starts_with("ServerNameTaken spec.ingress[0].names[1]: *.example at 198.51.100.2:8080 is taken by tenant a ("), "{told:?}");
-    assert_eq!(compiled.verdicts.verdicts[1].outcome, Outcome::Partial);
+    assert_eq!(compiled.verdicts.iter().nth(1).unwrap().outcome, Outcome::Partial);
     let bind = &compiled.snapshot.binds[&"198.51.100.2:8080".parse().unwrap()];
     let owner = |name| bind.named(([198, 51, 100, 2].into(), 8080), name).map(TenantId::as_str);
     for (name, tenant) in [

@@ -8,7 +8,7 @@ use durward_acme::{Validity, Window};
 use durward_control::Compiled;
 use durward_model::acme::Order;
 use durward_model::verdict::Outcome;
-use durward_model::{Certificate, TenantId};
+use durward_model::{Certificate, Kind, TenantId};
 
 use super::store::Record;
 
@@ -52,10 +52,9 @@ pub(super) fn wanted(view: &Compiled) -> BTreeMap<Arc<str>, Wanted> {
 
 /// Returns false for a tenant whose document is rejected: answers to challenges would not be served.
 fn is_current(view: &Compiled, tenant: &TenantId) -> bool {
-    let mut of_tenant = view
-        .verdicts
-        .iter()
-        .filter(|verdict| &*verdict.kind == "Tenant" && *verdict.name == *tenant.as_str());
+    let mut of_tenant = view.verdicts.iter().filter(|verdict| {
+        verdict.resource.kind == Kind::Tenant && verdict.resource.is_of(tenant.as_str())
+    });
     !of_tenant.any(|verdict| verdict.outcome == Outcome::KeptLastGood)
 }
 

@@ -37,7 +37,7 @@ fn configuration(facts: &Facts<'_>) -> Check {
 }
 
 fn documents(facts: &Facts<'_>) -> Check {
-    let verdicts = &facts.view.verdicts.verdicts;
+    let verdicts = &facts.view.verdicts;
     let accepted = verdicts.iter().filter(|one| one.outcome == Outcome::Accepted).count();
     let kept = verdicts.iter().filter(|one| one.outcome == Outcome::KeptLastGood).count();
     let mut state = format!("{accepted} of {} accepted", verdicts.len());
@@ -49,24 +49,22 @@ fn documents(facts: &Facts<'_>) -> Check {
         state.push_str(&format!(", {}", count(warnings, "warning")));
     }
     let bad = verdicts.iter().filter(|verdict| verdict.outcome != Outcome::Accepted);
-    Check {
-        conditions: bad.map(|verdict| document(verdict)).collect(),
-        ..Check::new("documents", state)
-    }
+    Check { conditions: bad.map(document).collect(), ..Check::new("documents", state) }
 }
 
 fn document(verdict: &Verdict) -> Condition {
     Condition {
         kind: Kind::Document,
         tenant: tenant_of(verdict),
-        subject: format!("{} {}", verdict.kind, verdict.name),
+        subject: verdict.subject(),
         sentence: format!("is {}: {}", verdict.outcome, why(verdict)),
     }
 }
 
 /// Returns the tenant that a document defines, if that is the document's own name.
 pub(super) fn tenant_of(verdict: &Verdict) -> Option<TenantId> {
-    (&*verdict.kind == "Tenant").then(|| TenantId::new(&verdict.name).ok()).flatten()
+    let is_tenant = verdict.resource.kind == durward_model::Kind::Tenant;
+    is_tenant.then(|| TenantId::new(&verdict.resource.name).ok()).flatten()
 }
 
 /// Returns the first error with its place, and the number of further ones.

@@ -12,7 +12,7 @@ const LIFETIME: [&str; 3] = ["CertificateExpired", "CertificateNotYetValid", "Ce
 /// Adds one line per document that is not wholly accepted, and one for the rest.
 pub(crate) fn check(loaded: &Loaded) -> Category {
     let mut category = Category::new("configuration");
-    let verdicts = &loaded.verdicts.verdicts;
+    let verdicts = &loaded.verdicts;
     let good = verdicts.iter().filter(|verdict| verdict.outcome == Outcome::Accepted).count();
     if good > 0 {
         category.ok(format!("{} accepted", count(good, "document")));
@@ -27,7 +27,7 @@ pub(crate) fn check(loaded: &Loaded) -> Category {
             more => format!(", and {more} more"),
         };
         category.error(
-            format!("{} {}: {}", verdict.kind, verdict.name, verdict.outcome),
+            format!("{}: {}", verdict.subject(), verdict.outcome),
             format!("{why}{more}; see: durward validate"),
         );
     }
@@ -35,10 +35,7 @@ pub(crate) fn check(loaded: &Loaded) -> Category {
         // The category `certificates` reports the lifetimes of certificates being served.
         let reported = verdict.outcome == Outcome::Accepted && LIFETIME.contains(&&*finding.reason);
         if finding.severity == Severity::Warning && !reported {
-            category.warn(
-                format!("{} {}: {finding}", verdict.kind, verdict.name),
-                finding.origin.to_string(),
-            );
+            category.warn(format!("{}: {finding}", verdict.subject()), finding.origin.to_string());
         }
     }
     let (snapshot, nat) = (&loaded.snapshot, &loaded.snapshot.nat);

@@ -120,8 +120,8 @@ fn configuration(gateway: &Gateway) -> String {
         None => format!("configuration {} in force", view.snapshot.generation),
         Some((verdict, finding)) => format!(
             "configuration: {} {} {} ({}): {finding}",
-            verdict.kind,
-            verdict.name,
+            verdict.resource.kind,
+            verdict.resource.name,
             verdict.outcome,
             place(finding)
         ),

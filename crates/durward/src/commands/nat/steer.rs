@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durward_control::source::watch::{self as file_watch, Pace};
-use durward_control::{FileSource, Publisher, Resources};
+use durward_control::{Feed, FileSource, Publisher, Store};
 use durward_nat::NatError;
 use durward_nat::steer::{Side, Steer};
 use ipnet::IpNet;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 
 use super::failed;
 use crate::app::sentence;
@@ -63,7 +62,7 @@ async fn keep(mut keeper: Keeper, mut follower: Follower) -> Result<Exit, Failur
     let mut hangup = listen(SignalKind::hangup())?;
     let mut beats = tokio::time::interval(RETRY);
     let _watching = follower.watch()?;
-    let mut changes = follower.resources.subscribe();
+    let mut changes = follower.feed.subscribe();
     keeper.bring(follower.side())?;
     drop(sd_notify::notify(&[NotifyState::Ready]));
     loop {
@@ -71,10 +70,7 @@ async fn keep(mut keeper: Keeper, mut follower: Follower) -> Result<Exit, Failur
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => follower.reload(),
-            _ = changes.changed() => {
-                let resources = Arc::clone(&changes.borrow_and_update());
-                follower.adopt(&resources)
-            }
+            _ = changes.changed() => follower.adopt(),
             _ = beats.tick(), if keeper.fault.is_some() => false,
         };
         if changed {
@@ -131,7 +127,8 @@ struct Follower {
     source: Arc<FileSource>,
     paths: Vec<PathBuf>,
     publisher: Publisher,
-    resources: watch::Sender<Arc<Resources>>,
+    store: Store,
+    feed: Arc<Feed>,
     /// Networks being steered.
     networks: BTreeSet<IpNet>,
 }
@@ -150,16 +147,18 @@ impl Follower {
             (None, Some(side)) => (Kind::Gateway(side), Vec::new()),
             (None, None) => return Err(Failure::usage("either --gateway or --node")),
         };
-        let resources = Arc::new(source.load(&paths));
+        let feed = Arc::new(Feed::default());
+        source.look(&paths, &feed);
         let mut follower = Self {
             kind,
             source,
             paths,
             publisher: Publisher::new(),
-            resources: watch::Sender::new(Arc::clone(&resources)),
+            store: Store::default(),
+            feed,
             networks: enrolled,
         };
-        follower.adopt(&resources);
+        follower.adopt();
         Ok(follower)
     }
 
@@ -169,7 +168,7 @@ impl Follower {
             return Ok(None);
         }
         let (source, paths) = (Arc::clone(&self.source), self.paths.clone());
-        file_watch::watch(source, paths, Pace::default(), self.resources.clone())
+        file_watch::watch(source, paths, Pace::default(), Arc::clone(&self.feed))
             .map(Some)
             .map_err(|error| Failure::broken("watching the configuration", error))
     }
@@ -185,14 +184,16 @@ impl Follower {
     }
 
     fn reload(&mut self) -> bool {
-        self.adopt(&self.source.load(&self.paths))
+        self.source.look(&self.paths, &self.feed);
+        self.adopt()
     }
 
-    /// Takes the sources of all tenants, also of those that may not leave yet, which the gateway refuses. While anything is rejected no network is
+    /// Applies what the files say, and takes the sources of all tenants, also of those that may not leave yet, which the gateway refuses. While anything is rejected no network is
     /// given up, because the rejected part may still want it. Returns true if the networks have changed.
-    fn adopt(&mut self, resources: &Resources) -> bool {
+    fn adopt(&mut self) -> bool {
+        self.store.apply(self.feed.take());
         let before = self.publisher.current();
-        let compiled = self.publisher.reload(resources, now());
+        let compiled = self.publisher.reload(&self.store, now());
         let sources = compiled.snapshot.nat.egress.iter().flat_map(|rule| &rule.sources);
         let mut networks: BTreeSet<IpNet> = sources.copied().collect();
         if !compiled.verdicts.all_accepted() {

@@ -1,0 +1,320 @@
+//! Documents: what they say, the resources they are about, and the text they are written in.
+//!
+//! Reading files is the business of sources; a document is complete without them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use durward_model::verdict::{Finding, Severity};
+use durward_model::{DocumentKey, Kind, Origin, ResourceId, Revision, TenantId};
+
+use crate::change::Reference;
+use crate::excerpt;
+use crate::file_roots::{FileRoots, is_within};
+use crate::place::Place;
+use crate::source::regular::FileKind;
+use crate::spec::port_mapping::PortMappingDocument;
+use crate::spec::references::{by_acme, references};
+use crate::spec::tenant::TenantDocument;
+
+/// One document.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Place in its source.
+    pub key: DocumentKey,
+    /// The resource it is about; `None` when its name, or that of its tenant, cannot be read.
+    pub id: Option<ResourceId>,
+    /// Version of the resource.
+    pub revision: Revision,
+    /// Time of creation by the clock of an API server, in RFC 3339; `None` for documents of files, which may write one down themselves.
+    pub created: Option<Arc<str>>,
+    /// Its text, and where that comes from.
+    pub source: Arc<Source>,
+    /// What it says.
+    pub content: Content,
+}
+
+impl Document {
+    /// Builds a document that names its resource itself.
+    #[must_use]
+    pub fn new(key: DocumentKey, source: Arc<Source>, content: Content) -> Self {
+        let id = content.id(source.kind);
+        Self { key, id, revision: Revision::default(), created: None, source, content }
+    }
+
+    /// Builds the document at a position of a file, counted from 0.
+    #[must_use]
+    pub fn of_file(position: usize, source: Source, content: Content) -> Self {
+        let position = u32::try_from(position).unwrap_or(u32::MAX);
+        let key = DocumentKey::File { rank: 0, file: Arc::clone(&source.file), position };
+        Self::new(key, Arc::new(source), content)
+    }
+
+    /// Builds a document that says that a file cannot be read, with the reason as a lower-case sentence.
+    #[must_use]
+    pub fn unreadable(file: &Arc<str>, reason: &str) -> Self {
+        let source = Source { kind: Kind::File, file: Arc::clone(file), ..Source::default() };
+        let finding = Finding {
+            severity: Severity::Error,
+            reason: Arc::from("FileUnreadable"),
+            field: Arc::from(""),
+            sentence: Arc::from(format!("{file} {reason}")),
+            origin: Origin::File { file: Arc::clone(file), line: 0 },
+            excerpt: None,
+        };
+        let broken = Broken { name: None, findings: vec![finding] };
+        Self::of_file(0, source, Content::Broken(Arc::new(broken)))
+    }
+
+    /// Builds the document of an object that an API server has in this version; `created` is the time of its creation, in RFC 3339.
+    #[must_use]
+    pub fn of_object(
+        id: ResourceId,
+        revision: Revision,
+        created: Option<Arc<str>>,
+        source: Source,
+        content: Content,
+    ) -> Self {
+        let source = Arc::new(Source { object: Some(id.clone()), ..source });
+        let key = DocumentKey::Object(id.clone());
+        Self { key, id: Some(id), revision, created, source, content }
+    }
+
+    /// Returns whether both say the same, in the same place.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        let same_source = |one: &Source, other: &Source| {
+            (&one.file, one.first_line, one.kind) == (&other.file, other.first_line, other.kind)
+                && one.text == other.text
+                && one.writable_by_all == other.writable_by_all
+                && one.bases == other.bases
+        };
+        let same_findings = |one: &Content, other: &Content| match (one, other) {
+            (Content::Broken(one), Content::Broken(other)) => one.findings == other.findings,
+            (Content::Broken(_), _) | (_, Content::Broken(_)) => false,
+            _ => true,
+        };
+        self.key == other.key
+            && (&self.revision, &self.created) == (&other.revision, &other.created)
+            && (Arc::ptr_eq(&self.source, &other.source)
+                || same_source(&self.source, &other.source))
+            && same_findings(&self.content, &other.content)
+    }
+
+    /// Returns the tenant that the document is about or belongs to, where that can be told.
+    #[must_use]
+    pub fn tenant(&self) -> Option<TenantId> {
+        match &self.content {
+            Content::Tenant(tenant) => TenantId::new(&tenant.metadata.name).ok(),
+            Content::Mapping(mapping) => TenantId::new(&mapping.spec.tenant).ok(),
+            Content::Broken(_) if self.source.kind == Kind::PortMapping => None,
+            Content::Broken(broken) => TenantId::new(broken.name.as_deref()?).ok(),
+        }
+    }
+
+    /// Returns the things that the document's meaning depends on, each once.
+    #[must_use]
+    pub fn wanted(&self) -> BTreeSet<Reference> {
+        self.references().into_iter().map(|(_, path)| Reference::File(path)).collect()
+    }
+
+    /// Moves a document of a file below another of the configured paths, counted from 0.
+    pub(crate) fn set_rank(&mut self, to: usize) {
+        if let DocumentKey::File { rank, .. } = &mut self.key {
+            *rank = u32::try_from(to).unwrap_or(u32::MAX);
+        }
+    }
+
+    /// Moves a document of a file to another position in it, counted from 0.
+    pub(crate) fn set_position(&mut self, to: usize) {
+        if let DocumentKey::File { position, .. } = &mut self.key {
+            *position = u32::try_from(to).unwrap_or(u32::MAX);
+        }
+    }
+
+    /// Returns the files the document refers to, wherever they may be, with the purpose of each.
+    #[must_use]
+    pub fn references(&self) -> Vec<(FileKind, Arc<Path>)> {
+        let Content::Tenant(tenant) = &self.content else { return Vec::new() };
+        let names = references(&tenant.spec).into_iter();
+        let candidates = |(kind, name): (FileKind, String)| {
+            let paths = self.source.candidates(&name).into_iter();
+            paths.map(move |path| (kind, Arc::from(path)))
+        };
+        let issued = self.source.roots.issuance().into_iter().flat_map(|issuance| {
+            let name = &tenant.metadata.name.value;
+            let wanted = by_acme(&tenant.spec).into_iter();
+            wanted.filter_map(move |(address, spec)| issuance.files(name, address, spec)).flatten()
+        });
+        let issued = issued.map(|path| (FileKind::Certificate, path));
+        names.flat_map(candidates).chain(issued).collect()
+    }
+}
+
+/// What a document says.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A tenant.
+    Tenant(Arc<TenantDocument>),
+    /// A mapping of external ports.
+    Mapping(Arc<PortMappingDocument>),
+    /// It cannot be read.
+    Broken(Arc<Broken>),
+}
+
+impl Content {
+    /// Returns the resource that a document of this kind is about, if it says so.
+    fn id(&self, kind: Kind) -> Option<ResourceId> {
+        let tenant = |name: &str| Some(ResourceId::new(kind, TenantId::new(name).ok()?.as_str()));
+        match self {
+            Self::Tenant(tenant_document) => tenant(&tenant_document.metadata.name),
+            Self::Mapping(mapping) => {
+                let namespace = TenantId::new(&mapping.spec.tenant).ok()?;
+                let name =
+                    Some(&*mapping.metadata.name).filter(|name| ResourceId::is_name(name))?;
+                Some(ResourceId::namespaced(kind, namespace.as_str(), name))
+            }
+            // What a broken mapping says of its tenant was not read.
+            Self::Broken(_) if kind == Kind::PortMapping => None,
+            Self::Broken(broken) => tenant(broken.name.as_deref()?),
+        }
+    }
+}
+
+/// A document that cannot be read, as far as it could be understood.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    /// The tenant or mapping it is about, when that much is clear.
+    pub name: Option<String>,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+}
+
+/// The text of a document and where it comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// The kind of document.
+    pub kind: Kind,
+    /// The file as the user named it.
+    pub file: Arc<str>,
+    /// The document's text.
+    pub text: Arc<str>,
+    /// The line of the file the text begins at, counted from 1.
+    pub first_line: u32,
+    /// Directories that relative file names are looked up in, in this order.
+    pub bases: Vec<PathBuf>,
+    /// The file or directory through which every user of the host could change the document.
+    pub writable_by_all: Option<Arc<str>>,
+    /// What the fields of an adapted document are called where the user wrote them: longest prefix of ours, theirs.
+    pub field_names: Vec<(String, String)>,
+    /// The directories that files may be named in beside `bases`.
+    pub roots: Arc<FileRoots>,
+    /// The object of an API server that the text is of; `None` for files.
+    pub object: Option<ResourceId>,
+}
+
+/// Why a document cannot have a file it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileFault {
+    /// The path is outside of the directories the document may name files in.
+    Outside(String),
+    /// None of the paths the name may mean could be read.
+    Unreadable(String),
+}
+
+impl FileFault {
+    /// Returns the stable word for programs.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Outside(_) => "FileOutside",
+            Self::Unreadable(_) => "FileMissing",
+        }
+    }
+}
+
+impl fmt::Display for FileFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Outside(place) => {
+                write!(
+                    f,
+                    "{place}: keep it there, or let the operator allow its directory with --files-root DIR"
+                )
+            }
+            Self::Unreadable(fault) => write!(f, "cannot be read: {fault}"),
+        }
+    }
+}
+
+impl Source {
+    /// The file and line of a place in the text.
+    #[must_use]
+    pub fn origin(&self, place: Place) -> Origin {
+        if let Some(id) = &self.object {
+            return Origin::Object { id: id.clone(), field: Arc::from("") };
+        }
+        let line = (self.first_line + place.line).saturating_sub(1);
+        Origin::File { file: Arc::clone(&self.file), line }
+    }
+
+    /// A finding about `field`, written at `place`.
+    #[must_use]
+    pub fn finding(
+        &self,
+        severity: Severity,
+        reason: &str,
+        place: Place,
+        field: &str,
+        sentence: &str,
+    ) -> Finding {
+        Finding {
+            severity,
+            reason: Arc::from(reason),
+            field: Arc::from(self.named(field)),
+            sentence: Arc::from(sentence),
+            origin: match &self.object {
+                Some(id) => Origin::Object { id: id.clone(), field: Arc::from(self.named(field)) },
+                None => self.origin(place),
+            },
+            excerpt: excerpt::excerpt(self, place, severity).map(Arc::from),
+        }
+    }
+
+    /// What the user calls `field`.
+    fn named(&self, field: &str) -> String {
+        let theirs = self
+            .field_names
+            .iter()
+            .filter(|(ours, _)| field.starts_with(ours.as_str()))
+            .max_by_key(|(ours, _)| ours.len());
+        theirs.map_or_else(|| field.to_owned(), |(_, theirs)| theirs.clone())
+    }
+
+    /// Returns the paths that `written` may mean and the document may name, in the order they are tried.
+    #[must_use]
+    pub fn candidates(&self, written: &str) -> Vec<PathBuf> {
+        let mut paths = self.meant(written);
+        paths.retain(|path| {
+            let clean = self.roots.clean(path);
+            self.roots.of(&self.bases).any(|root| is_within(&clean, &root))
+        });
+        paths
+    }
+
+    pub(crate) fn meant(&self, written: &str) -> Vec<PathBuf> {
+        let path = Path::new(written);
+        if path.is_absolute() {
+            return vec![path.to_owned()];
+        }
+        self.bases.iter().map(|base| base.join(path)).collect()
+    }
+
+    /// Says that `path` is not in the document's directories.
+    pub(crate) fn outside(&self, path: &Path) -> FileFault {
+        let own = self.bases.first().map(|base| self.roots.clean(base)).unwrap_or_default();
+        let (path, own) = (path.display(), own.display());
+        FileFault::Outside(format!("is {path}, outside of the document's directory {own}"))
+    }
+}

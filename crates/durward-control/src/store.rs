@@ -1,0 +1,313 @@
+//! Everything that sources have said: documents by key, and the facts that they depend on.
+//!
+//! Changes of all sources enter here and nowhere else. The store follows each to the tenants that it touches, so that a compile looks at those
+//! and at no others.
+
+mod files;
+mod history;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use durward_model::verdict::Outcome;
+use durward_model::{DocumentKey, SharedMap, TenantId, Verdicts};
+
+use crate::change::{Change, Fact, Links, Reference};
+use crate::document::Document;
+use crate::named_file::NamedFile;
+pub use files::Found;
+use history::History;
+
+/// Documents and facts. Copies are cheap, and share what they have in common.
+#[derive(Clone, Default)]
+pub struct Store {
+    documents: SharedMap<DocumentKey, Arc<Document>>,
+    facts: SharedMap<Reference, Fact>,
+    /// The documents that ask for each fact.
+    dependents: SharedMap<Reference, Keys>,
+    /// The documents of each tenant.
+    of_tenants: SharedMap<TenantId, Keys>,
+    /// Documents whose tenant cannot be told.
+    strays: BTreeSet<DocumentKey>,
+    links: Arc<Links>,
+    history: History,
+}
+
+type Keys = Arc<BTreeSet<DocumentKey>>;
+
+/// Extent of a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Documents that came, changed or went.
+    pub documents: BTreeSet<DocumentKey>,
+    /// Tenants of those documents, as they are and as they were, and of documents that ask for a fact that changed.
+    pub tenants: BTreeSet<TenantId>,
+    /// True if everything may be touched.
+    pub everything: bool,
+}
+
+impl Touched {
+    /// Returns whether nothing is touched.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.documents.is_empty() && self.tenants.is_empty() && !self.everything
+    }
+
+    fn take_in(&mut self, other: &Self) {
+        self.documents.extend(other.documents.iter().cloned());
+        self.tenants.extend(other.tenants.iter().cloned());
+        self.everything |= other.everything;
+    }
+}
+
+impl fmt::Debug for Store {
+    /// Shows facts by name only: they hold keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("documents", &self.documents.len())
+            .field("facts", &self.facts.keys().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+impl FromIterator<Document> for Store {
+    /// Builds the store of these documents, without any fact.
+    fn from_iter<T: IntoIterator<Item = Document>>(documents: T) -> Self {
+        let mut store = Self::default();
+        store.apply(Change { upserts: documents.into_iter().collect(), ..Change::default() });
+        store
+    }
+}
+
+impl Store {
+    /// Takes a change in, and returns what it touches. What is said again as it was touches nothing.
+    pub fn apply(&mut self, change: Change) -> Touched {
+        let Change { upserts, deletes, facts, links } = change;
+        let mut touched = Touched::default();
+        for key in deletes {
+            self.take_out(&key, &mut touched);
+        }
+        for document in upserts {
+            let known = self.documents.get(&document.key);
+            if !known.is_some_and(|known| known.is_same_as(&document)) {
+                self.take_out(&document.key, &mut touched);
+                self.put(Arc::new(document), &mut touched);
+            }
+        }
+        for (reference, fact) in facts {
+            self.learn(reference, fact, &mut touched);
+        }
+        if let Some(links) = links.filter(|links| *links != self.links) {
+            self.links = links;
+            touched.everything = true;
+        }
+        self.history.note(&touched);
+        touched
+    }
+
+    fn put(&mut self, document: Arc<Document>, touched: &mut Touched) {
+        let key = document.key.clone();
+        touched.documents.insert(key.clone());
+        match document.tenant() {
+            Some(tenant) => {
+                touched.tenants.insert(tenant.clone());
+                add(&mut self.of_tenants, tenant, key.clone());
+            }
+            None => drop(self.strays.insert(key.clone())),
+        }
+        for reference in document.wanted() {
+            add(&mut self.dependents, reference, key.clone());
+        }
+        self.documents.insert(key, document);
+    }
+
+    fn take_out(&mut self, key: &DocumentKey, touched: &mut Touched) {
+        let Some(document) = self.documents.remove(key) else { return };
+        touched.documents.insert(key.clone());
+        match document.tenant() {
+            Some(tenant) => {
+                take(&mut self.of_tenants, &tenant, key);
+                touched.tenants.insert(tenant);
+            }
+            None => drop(self.strays.remove(key)),
+        }
+        for reference in document.wanted() {
+            take(&mut self.dependents, &reference, key);
+        }
+    }
+
+    fn learn(&mut self, reference: Reference, fact: Option<Fact>, touched: &mut Touched) {
+        let known = self.facts.get(&reference);
+        let is_news = fact.is_some() && known != fact.as_ref();
+        // The same file may come back with the bytes that were released.
+        let has_more = fact.as_ref().map(Fact::held) > known.map(Fact::held);
+        if is_news {
+            let dependents = self.dependents.get(&reference).into_iter();
+            let documents = dependents.flat_map(|keys| &**keys);
+            let documents = documents.filter_map(|key| self.documents.get(key));
+            touched.tenants.extend(documents.filter_map(|document| document.tenant()));
+        }
+        match fact {
+            Some(fact) if is_news || has_more => drop(self.facts.insert(reference, fact)),
+            // Another source's documents may ask for it still.
+            None if !self.dependents.contains_key(&reference) => {
+                self.facts.remove(&reference);
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns the number of this state. No other state, of this store or any other, has the same number; all empty ones have 0.
+    pub(crate) fn version(&self) -> u64 {
+        self.history.version()
+    }
+
+    /// Returns what was touched since the store had a version; `None` if that is not known, or the version is another store's.
+    #[must_use]
+    pub(crate) fn touched_since(&self, version: u64) -> Option<Touched> {
+        self.history.since(version)
+    }
+
+    /// Returns the number of documents.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.documents.len()
+    }
+
+    /// Returns whether there are no documents.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.documents.is_empty()
+    }
+
+    /// Returns the documents in order.
+    pub fn documents(&self) -> impl ExactSizeIterator<Item = &Document> {
+        self.documents.values().map(|document| &**document)
+    }
+
+    /// Returns a document.
+    #[must_use]
+    pub fn document(&self, key: &DocumentKey) -> Option<&Document> {
+        self.documents.get(key).map(|document| &**document)
+    }
+
+    /// Returns the keys of a tenant's documents.
+    pub(crate) fn of_tenant(&self, tenant: &TenantId) -> impl Iterator<Item = &DocumentKey> {
+        self.of_tenants.get(tenant).into_iter().flat_map(|keys| &**keys)
+    }
+
+    /// Returns the keys of the documents whose tenant cannot be told.
+    pub(crate) fn strays(&self) -> &BTreeSet<DocumentKey> {
+        &self.strays
+    }
+
+    /// Returns what is known of a thing that documents refer to; `None` if no source has said anything of it.
+    #[must_use]
+    pub fn fact(&self, reference: &Reference) -> Option<&Fact> {
+        self.facts.get(reference)
+    }
+
+    /// Returns everything that documents ask for. A source says what it knows of those that are of its kind.
+    pub fn wanted(&self) -> impl Iterator<Item = &Reference> {
+        self.dependents.keys()
+    }
+
+    /// Returns the facts that are held, whether or not a document asks for them.
+    pub fn facts(&self) -> impl Iterator<Item = (&Reference, &Fact)> {
+        self.facts.iter()
+    }
+
+    /// Returns where links in the paths of files lead.
+    #[must_use]
+    pub fn links(&self) -> &Arc<Links> {
+        &self.links
+    }
+
+    /// Returns the files among these that no document asks for but rejected ones, where at least one does.
+    pub(crate) fn only_rejected(
+        &self,
+        references: impl IntoIterator<Item = Reference>,
+        verdicts: &Verdicts,
+    ) -> BTreeSet<Arc<Path>> {
+        let is_rejected = |key: &DocumentKey| {
+            verdicts.on(key).is_some_and(|verdict| {
+                matches!(verdict.outcome, Outcome::Rejected | Outcome::KeptLastGood)
+            })
+        };
+        let named = references.into_iter().filter_map(|reference| {
+            let dependents = self.dependents.get(&reference)?;
+            let Reference::File(path) = reference else { return None };
+            dependents.iter().all(is_rejected).then_some(path)
+        });
+        named.collect()
+    }
+
+    /// Returns the files that rejected documents refer to and no other, where any has bytes.
+    #[must_use]
+    pub fn files_of_rejected(&self, verdicts: &Verdicts) -> Vec<Arc<Path>> {
+        let rejected = verdicts
+            .iter()
+            .filter(|verdict| matches!(verdict.outcome, Outcome::Rejected | Outcome::KeptLastGood));
+        let documents = rejected.filter_map(|verdict| self.document(&verdict.document));
+        let files = self.only_rejected(documents.flat_map(Document::wanted), verdicts);
+        let is_held = |path: &Arc<Path>| {
+            let fact = self.fact(&Reference::File(Arc::clone(path)));
+            fact.is_some_and(|fact| fact.held() > 0)
+        };
+        files.into_iter().filter(is_held).collect()
+    }
+
+    /// Lets the bytes of these files go. What documents say of them stays as it is.
+    pub fn release(&mut self, files: &[Arc<Path>]) {
+        for path in files {
+            if let Some(Fact::File(file)) = self.facts.get_mut(&Reference::File(Arc::clone(path))) {
+                *file = file.released();
+            }
+        }
+    }
+
+    /// Returns the files whose bytes were released.
+    #[must_use]
+    pub fn released(&self) -> Vec<Arc<Path>> {
+        let released = self.facts.iter().filter_map(|(reference, fact)| match (reference, fact) {
+            (Reference::File(path), Fact::File(file)) if file.bytes().is_none() => Some(path),
+            _ => None,
+        });
+        released.cloned().collect()
+    }
+
+    /// Returns the change that other content of files makes, as far as documents refer to them; `None` for a file that is gone.
+    #[must_use]
+    pub fn with_files<'a>(
+        &self,
+        changed: impl IntoIterator<Item = (&'a Path, Option<&'a NamedFile>)>,
+    ) -> Change {
+        let changed = changed.into_iter().filter_map(|(path, file)| {
+            let reference = Reference::File(Arc::from(path));
+            self.facts.get(&reference)?;
+            Some((reference, Some(file.cloned().map_or(Fact::Missing, Fact::File))))
+        });
+        Change { facts: changed.collect(), ..Change::default() }
+    }
+}
+
+fn add<K: Ord + Clone>(index: &mut SharedMap<K, Keys>, at: K, key: DocumentKey) {
+    match index.get_mut(&at) {
+        Some(keys) => drop(Arc::make_mut(keys).insert(key)),
+        None => drop(index.insert(at, Arc::new(BTreeSet::from([key])))),
+    }
+}
+
+fn take<K: Ord + Clone>(index: &mut SharedMap<K, Keys>, at: &K, key: &DocumentKey) {
+    let Some(keys) = index.get_mut(at) else { return };
+    let keys = Arc::make_mut(keys);
+    keys.remove(key);
+    if keys.is_empty() {
+        index.remove(at);
+    }
+}
+
+#[cfg(test)]
+mod tests;
