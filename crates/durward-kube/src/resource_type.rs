@@ -20,18 +20,6 @@ pub struct ResourceType {
     pub namespaced: bool,
 }
 
-/// Returns the resource type of one of our own kinds, and the version in which it is written; `None` for kinds that are no objects.
-#[must_use]
-pub fn of(kind: Kind) -> Option<(&'static ResourceType, &'static str)> {
-    let resource = match kind {
-        Kind::Tenant => &TENANTS,
-        Kind::PortMapping => &PORT_MAPPINGS,
-        Kind::EgressPolicy => &EGRESS_POLICIES,
-        _ => return None,
-    };
-    Some((resource, "v1alpha1"))
-}
-
 /// Our own tenants.
 pub const TENANTS: ResourceType = own("Tenant", "tenants", false);
 /// Our own port mappings.
@@ -80,6 +68,23 @@ const fn core(kind: &'static str, plural: &'static str, namespaced: bool) -> Res
 }
 
 impl ResourceType {
+    /// Returns the type of the objects that are documents of this kind.
+    #[must_use]
+    pub fn of(kind: Kind) -> Option<&'static Self> {
+        match kind {
+            Kind::Tenant => Some(&TENANTS),
+            Kind::PortMapping => Some(&PORT_MAPPINGS),
+            Kind::EgressPolicy => Some(&EGRESS_POLICIES),
+            _ => None,
+        }
+    }
+
+    /// Returns the newest version that is understood.
+    #[must_use]
+    pub fn newest(&self) -> &'static str {
+        self.versions[0]
+    }
+
     /// Returns the `apiVersion` of objects in this version.
     #[must_use]
     pub fn api_version(&self, version: &str) -> String {

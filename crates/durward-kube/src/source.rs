@@ -15,6 +15,7 @@ use durward_control::change::Reference;
 use durward_model::Kind;
 use tokio::task::JoinSet;
 
+use crate::client::Clients;
 use crate::health::{Health, WatchHealth};
 use crate::object::ObjectName;
 use crate::pace::Gather;
@@ -47,7 +48,7 @@ pub struct Sources {
 pub enum Reading {
     /// Each by its name, which needs no right on any other.
     ByName {
-        /// Objects that are watched. Those beyond that number are read from time to time.
+        /// Objects that are watched, if the connections carry as many. Those beyond that number are read from time to time.
         watches: usize,
     },
     /// All in one namespace, by one watch.
@@ -83,7 +84,8 @@ pub struct Source {
 impl Source {
     /// Starts to follow. Called within a runtime.
     #[must_use]
-    pub fn start(client: &kube::Client, sources: &Sources) -> Self {
+    pub fn start(clients: &Clients, sources: &Sources) -> Self {
+        let client = &clients.watch;
         if sources.secrets == Reading::Cluster {
             tracing::warn!(
                 "all Secrets of the cluster are read: whoever takes over this process can read them, too; name them or give them a namespace of their own"
@@ -110,7 +112,7 @@ impl Source {
             Reflector::new(client.clone(), scope, namespaces.clone(), watch, sources.absent_pause);
         tasks.spawn(reflector.run());
         let named = |kind, reading: &Reading| {
-            Named::new(client.clone(), kind, reading.clone(), Arc::clone(&gather), &health)
+            Named::new(clients, kind, reading.clone(), Arc::clone(&gather), &health)
         };
         Self {
             services: ServiceWatches::new(client.clone(), sources, &gather, &health),

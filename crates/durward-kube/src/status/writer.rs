@@ -3,6 +3,9 @@
 //! A status is written by server-side apply under a field manager of its own, so other writers of other fields do not conflict. Whoever decides that this process is the
 //! writer decides it elsewhere; nothing here reads a status in order to write it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -63,14 +66,16 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// Builds what is to be said of an object from the verdict on it and the reports of the planes.
+    /// Builds what is to be said of an object from the verdict on it and the reports of the planes. It is about the revision that the verdict is on, which may be an earlier
+    /// one than the object has by now.
     #[must_use]
     pub fn new(object: &Object, verdict: &Verdict, planes: &[PlaneReport]) -> Self {
         let is_served = matches!(verdict.outcome, Outcome::Accepted | Outcome::Partial);
+        let is_present = verdict.observed == object.revision;
         Self {
-            revision: object.revision.clone(),
-            judgements: judge(verdict, &object.revision, planes),
-            accepted: is_served.then(|| Arc::clone(&object.text)),
+            revision: verdict.observed.clone(),
+            judgements: judge(verdict, planes),
+            accepted: (is_served && is_present).then(|| Arc::clone(&object.text)),
         }
     }
 }
@@ -137,13 +142,9 @@ struct Due {
 }
 
 impl Writer {
-    /// Starts to write. Called within a runtime. `resource` says how a kind is named in paths; kinds that it does not know have no status.
+    /// Starts to write. Called within a runtime.
     #[must_use]
-    pub fn start(
-        client: kube::Client,
-        options: WriterOptions,
-        resource: fn(durward_model::Kind) -> Option<(&'static ResourceType, &'static str)>,
-    ) -> Self {
+    pub fn start(client: kube::Client, options: WriterOptions) -> Self {
         let shared = Arc::new(Shared {
             revisions: Revisions::new(client.clone(), Arc::clone(&options.namespace)),
             client,
@@ -151,7 +152,7 @@ impl Writer {
             state: Mutex::default(),
             arrived: Notify::new(),
         });
-        let task = tokio::spawn(run(Arc::clone(&shared), resource));
+        let task = tokio::spawn(run(Arc::clone(&shared)));
         Self { shared, task }
     }
 
@@ -279,9 +280,7 @@ impl Shared {
     }
 }
 
-type Resources = fn(durward_model::Kind) -> Option<(&'static ResourceType, &'static str)>;
-
-async fn run(shared: Arc<Shared>, resources: Resources) {
+async fn run(shared: Arc<Shared>) {
     let mut events = Events::new(shared.client.clone(), &shared.options);
     let mut pace = interval(Duration::from_secs(1) / shared.options.rate.max(1));
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -293,14 +292,14 @@ async fn run(shared: Arc<Shared>, resources: Resources) {
             continue;
         };
         pace.tick().await;
-        let Some((resource, version)) = resources(due.id.kind) else {
+        let Some(resource) = ResourceType::of(due.id.kind) else {
             shared.postpone(&due);
             continue;
         };
-        match write(&shared, &due, resource, version).await {
+        match write(&shared, &due, resource).await {
             Ok(conditions) => {
                 backoff.reset();
-                tell(&shared, &mut events, &due, &conditions, &resource.api_version(version)).await;
+                tell(&shared, &mut events, &due, &conditions, resource).await;
             }
             Err(error) => {
                 shared.note_failure(&error);
@@ -354,9 +353,9 @@ async fn write(
     shared: &Shared,
     due: &Due,
     resource: &ResourceType,
-    version: &str,
 ) -> Result<Vec<Condition>, ApiError> {
     let Due { id, desired, seen, .. } = due;
+    let version = resource.newest();
     let generation = desired.revision.generation;
     if let Some(text) = desired.accepted.as_ref().filter(|_| seen.generation != generation) {
         let accepted = Accepted { id, revision: &desired.revision, text };
@@ -401,9 +400,10 @@ async fn tell(
     events: &mut Events,
     due: &Due,
     conditions: &[Condition],
-    api_version: &str,
+    resource: &ResourceType,
 ) {
     let Due { id, desired, seen, .. } = due;
+    let api_version = resource.api_version(resource.newest());
     for (judgement, condition) in desired.judgements.iter().zip(conditions) {
         if judgement.r#type == READY || &*judgement.reason == "Pending" || seen.had(judgement) {
             continue;
@@ -411,7 +411,7 @@ async fn tell(
         let event = Event {
             id,
             uid: desired.revision.uid.as_deref(),
-            api_version,
+            api_version: &api_version,
             is_warning: judgement.status != Truth::True,
             reason: &condition.reason,
             note: &condition.message,

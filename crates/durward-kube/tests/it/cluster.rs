@@ -52,7 +52,7 @@ impl Cluster {
     }
 
     pub(crate) fn source(&self, sources: &Sources) -> Source {
-        Source::start(&self.clients.watch, sources)
+        Source::start(&self.clients, sources)
     }
 
     /// Makes or changes a tenant with an egress address.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use durward_control::change::{Fact, Reference};
 use durward_kube::source::Reading;
 use durward_kube::{Source, Sources};
+use durward_testkit::kubernetes::{ApiServer, TestEnv};
 use serde_json::json;
 
 use crate::cluster::{Cluster, eventually, fact, gather, sources};
@@ -153,7 +154,7 @@ async fn a_secret_that_may_not_be_read_costs_no_other() {
     let kubeconfig = cluster.env.service_account("durward").await;
     grant(&cluster, &namespace, &rules, &cluster_rules).await;
     let clients = cluster.clients_of(&kubeconfig).await;
-    let mut source = Source::start(&clients.watch, &sources());
+    let mut source = Source::start(&clients, &sources());
     let (mine, theirs) = (secret(&namespace, "mine"), secret(&namespace, "theirs"));
 
     source.want([&mine, &theirs]);
@@ -232,4 +233,29 @@ async fn labels_of_a_namespace_are_followed() {
     cluster.env.create(&relabelled).await;
 
     gather(&source, |seen| tenant(seen).as_deref() == Some("globex")).await;
+}
+
+#[tokio::test]
+async fn a_server_without_http2_is_not_asked_for_more_watches_than_it_has_connections() {
+    let env = TestEnv::on_double(ApiServer::settings()).await;
+    let cluster = Cluster::on(env).await;
+    cluster.install().await;
+    let namespace = cluster.env.namespace().to_owned();
+    let names: Vec<String> = (0..80).map(|number| format!("s{number}")).collect();
+    for name in &names {
+        put_secret(&cluster, name, name).await;
+    }
+    let mut source = cluster.source(&sources());
+    eventually("synced", async || source.health().is_synced()).await;
+    let references: Vec<Reference> = names.iter().map(|name| secret(&namespace, name)).collect();
+
+    source.want(&references);
+    gather(&source, |seen| seen.facts.len() >= 80).await;
+    cluster.env.double().unwrap().cut_watches();
+    cluster.tenant("late", "203.0.113.1").await;
+    gather(&source, |seen| seen.upserts.iter().any(|object| &*object.id.name == "late")).await;
+
+    let report = source.named()[0].clone();
+    assert_eq!(cluster.clients.traffic[0].capacity(), 64);
+    assert_eq!((report.watches, report.polled), (21, 59));
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use durward_control::resources::Content;
+use durward_control::document::Content;
 use durward_kube::Sources;
 use durward_kube::health::Phase;
 use durward_model::{Kind, ResourceId};
@@ -297,7 +297,7 @@ async fn one_namespace_is_served_without_any_right_on_others() {
     let clients = cluster.clients_of(&kubeconfig).await;
     let only = Sources { namespace: Some(namespace.as_str().into()), ..sources() };
 
-    let source = durward_kube::Source::start(&clients.watch, &only);
+    let source = durward_kube::Source::start(&clients, &only);
     let seen = gather(&source, |seen| !seen.upserts.is_empty()).await;
 
     let ids: Vec<String> = seen.upserts.iter().map(|object| object.id.to_string()).collect();

@@ -3,26 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use durward_control::document::Content;
 use durward_kube::object::Object;
-use durward_kube::resource_type::{PORT_MAPPINGS, ResourceType, TENANTS};
 use durward_kube::revisions::Revisions;
 use durward_kube::status::{Desired, PlaneReport, Writer, WriterOptions};
 use durward_model::verdict::{Finding, Outcome, Severity, Verdict};
-use durward_model::{Kind, Origin, ResourceId, Revision};
+use durward_model::{DocumentKey, Kind, Origin, Revision};
 use durward_testkit::kubernetes::{ApiServer, Fault, Requests, TestEnv};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, eventually, tenant};
 
 const RESOURCE: &str = "tenants.durward.dev";
-
-fn resource(kind: Kind) -> Option<(&'static ResourceType, &'static str)> {
-    match kind {
-        Kind::Tenant => Some((&TENANTS, "v1alpha1")),
-        Kind::PortMapping => Some((&PORT_MAPPINGS, "v1alpha1")),
-        _ => None,
-    }
-}
 
 fn verdict(object: &Object, outcome: Outcome, reason: Option<&str>) -> Verdict {
     let findings = reason.into_iter().map(|reason| Finding {
@@ -34,8 +26,9 @@ fn verdict(object: &Object, outcome: Outcome, reason: Option<&str>) -> Verdict {
         excerpt: None,
     });
     Verdict {
-        kind: Arc::from(object.id.kind.as_str()),
-        name: Arc::clone(&object.id.name),
+        document: DocumentKey::Object(object.id.clone()),
+        resource: object.id.clone(),
+        observed: object.revision.clone(),
         outcome,
         findings: findings.collect(),
         origin: Origin::default(),
@@ -77,7 +70,7 @@ fn options(cluster: &Cluster) -> WriterOptions {
 }
 
 fn writer(cluster: &Cluster) -> Writer {
-    Writer::start(cluster.clients.write.clone(), options(cluster), resource)
+    Writer::start(cluster.clients.write.clone(), options(cluster))
 }
 
 async fn settled(writer: &Writer) {
@@ -151,7 +144,7 @@ async fn the_newest_change_is_written_first_and_the_rate_is_kept() {
     cluster.install().await;
     let double = cluster.env.double().unwrap();
     let slow = WriterOptions { rate: 20, ..options(&cluster) };
-    let writer = Writer::start(cluster.clients.write.clone(), slow, resource);
+    let writer = Writer::start(cluster.clients.write.clone(), slow);
     let mut objects = Vec::new();
     for number in 0..10 {
         let name = format!("t{number}");
@@ -350,14 +343,18 @@ async fn the_last_accepted_revision_is_found_by_a_fresh_process() {
         settled(&writer).await;
         texts.push(object);
     }
-    let id = ResourceId::new(Kind::Tenant, &name);
     let uid = texts[0].revision.uid.clone().unwrap();
+    let mut other = texts[3].clone();
+    other.revision.uid = Some(Arc::from("00000000-0000-0000-0000-000000000000"));
 
-    let newest = keeper().last_accepted(&id, &uid).await.unwrap().unwrap();
+    let newest = keeper().last_accepted(&texts[3]).await.unwrap().unwrap();
     let kept = cluster.env.raw("GET", &revisions(&name), None).await.unwrap();
-    let other = keeper().last_accepted(&id, "00000000-0000-0000-0000-000000000000").await.unwrap();
+    let documents = keeper().former_documents([&texts[3], &other]).await.unwrap();
 
     assert_eq!((newest.generation, &newest.text), (4, &texts[3].text));
+    let [document] = &documents[..] else { panic!("{documents:?}") };
+    assert_eq!((document.id.as_ref(), document.revision.generation), (Some(&texts[3].id), 4));
+    assert!(matches!(document.content, Content::Tenant(_)));
     let mut generations: Vec<u64> = kept["items"]
         .as_array()
         .unwrap()
@@ -369,7 +366,6 @@ async fn the_last_accepted_revision_is_found_by_a_fresh_process() {
         .collect();
     generations.sort_unstable();
     assert_eq!(generations, [2, 4], "a revision that was not accepted is not kept");
-    assert_eq!(other, None);
     assert_eq!(writer.report().revisions, 3);
 }
 

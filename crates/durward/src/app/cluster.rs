@@ -13,7 +13,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use durward_control::feed::Feed;
+use durward_kube::client::Traffic;
 use durward_kube::health::Health;
+use durward_kube::metrics::{self, Family};
+use durward_kube::source::NamedReport;
 use durward_kube::status::{WriterOptions, WriterReport};
 use durward_kube::{Clients, Limits, Location, Sources};
 use durward_proxy::metrics::openmetrics::{Kind as Metric, Text};
@@ -53,6 +56,8 @@ pub(super) struct Shared(Mutex<State>);
 #[derive(Clone, Default)]
 struct State {
     health: Option<Arc<Health>>,
+    traffic: Option<[Traffic; 2]>,
+    named: Option<[NamedReport; 2]>,
     writer: WriterReport,
 }
 
@@ -67,8 +72,10 @@ pub(crate) struct Status {
     pub(crate) faults: Vec<(&'static str, String)>,
     /// Objects that are read.
     pub(crate) objects: usize,
-    /// Statuses that were written and are to be written.
-    pub(crate) writer: WriterReport,
+    /// Why the last status could not be written.
+    pub(crate) unwritten: Option<String>,
+    /// Families of metrics.
+    metrics: Vec<Family>,
 }
 
 impl Cluster {
@@ -113,16 +120,24 @@ impl Cluster {
 
     /// Returns the state.
     pub(crate) fn status(&self) -> Status {
-        let State { health, writer } = self.shared.state().clone();
-        let reports = health.iter().flat_map(|health| health.reports());
-        let faults = reports.filter_map(|(kind, report)| Some((kind, report.last_error?)));
-        let faults = faults.collect();
+        let State { health, traffic, named, writer } = self.shared.state().clone();
+        let reports = health.as_ref().map(|health| health.reports()).unwrap_or_default();
+        let faults = reports.iter().filter_map(|(kind, report)| {
+            let fault = report.last_error.clone()?;
+            Some((*kind, fault))
+        });
+        let mut metrics = Vec::new();
+        metrics.extend(health.iter().flat_map(|health| metrics::of_watches(health)));
+        metrics.extend(named.iter().map(metrics::of_named));
+        metrics.extend(traffic.iter().flat_map(metrics::of_traffic));
+        metrics.extend(metrics::of_writer(&writer));
         Status {
             synced: health.as_ref().is_some_and(|health| health.is_synced()),
             lag: health.as_ref().map(|health| health.lag()).unwrap_or_default(),
-            faults,
-            objects: health.iter().flat_map(|health| health.reports()).map(|it| it.1.objects).sum(),
-            writer,
+            faults: faults.collect(),
+            objects: reports.values().map(|report| report.objects).sum(),
+            unwritten: writer.last_error,
+            metrics,
         }
     }
 
@@ -140,21 +155,14 @@ impl Cluster {
 impl Status {
     /// Writes the metric families of the source.
     pub(crate) fn write_metrics(&self, text: &mut Text) {
-        let mut gauge = |name: &str, help: &str, value: f64| {
-            text.family(name, Metric::Gauge, help).row(&[], value);
-        };
-        let (synced, lag) = (f64::from(u8::from(self.synced)), self.lag.as_secs_f64());
-        gauge("durward_kubernetes_synced", "1 once every kind was read.", synced);
-        let help = "Time for which changes of the Kubernetes API may have been missed.";
-        gauge("durward_kubernetes_lag_seconds", help, lag);
-        let help = "Objects that are read from the Kubernetes API.";
-        gauge("durward_kubernetes_objects", help, self.objects as f64);
-        let help = "Statuses that wait to be written.";
-        gauge("durward_kubernetes_statuses_pending", help, self.writer.pending as f64);
-        let help = "Attempts to write a status.";
-        let mut family = text.family("durward_kubernetes_status_writes", Metric::Counter, help);
-        family.row(&[("outcome", "written")], self.writer.written);
-        family.row(&[("outcome", "failed")], self.writer.failed);
+        for Family { name, help, metric, samples } in &self.metrics {
+            let kind = match metric {
+                metrics::Metric::Counter => Metric::Counter,
+                metrics::Metric::Gauge => Metric::Gauge,
+            };
+            let mut family = text.family(name, kind, help);
+            samples.iter().for_each(|(labels, value)| family.row(labels, value));
+        }
     }
 }
 

@@ -5,16 +5,15 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use durward_control::change::{Change, Reference};
-use durward_control::document::Document;
 use durward_control::feed::Feed;
 use durward_control::{Store, compile};
-use durward_kube::object::{Object, former_document};
+use durward_kube::object::Object;
 use durward_kube::revisions::Revisions;
 use durward_kube::source::Observed;
 use durward_kube::status::Writer;
 use durward_kube::{Clients, Source};
 use durward_model::verdict::{Outcome, Verdict};
-use durward_model::{DocumentKey, ResourceId, Revision};
+use durward_model::{DocumentKey, ResourceId};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -59,11 +58,17 @@ impl Follower {
         first: First,
         mut gateway: watch::Receiver<Option<Weak<Gateway>>>,
     ) {
-        let mut source = Source::start(&self.clients.watch, &self.options.sources);
-        self.shared.state().health = Some(Arc::clone(source.health()));
-        let writer = self.options.statuses.clone().map(|options| {
-            Writer::start(self.clients.write.clone(), options, durward_kube::resource_type::of)
-        });
+        let mut source = Source::start(&self.clients, &self.options.sources);
+        {
+            let mut state = self.shared.state();
+            state.health = Some(Arc::clone(source.health()));
+            state.traffic = Some(self.clients.traffic.clone());
+        }
+        let writer = self
+            .options
+            .statuses
+            .clone()
+            .map(|options| Writer::start(self.clients.write.clone(), options));
         let begun = self.next(&mut source, &BTreeSet::new(), writer.as_ref()).await;
         let (begun, later) = self.with_former(begun).await;
         self.feed.say(begun);
@@ -97,6 +102,7 @@ impl Follower {
                 continue;
             }
             let Some(gateway) = gateway.upgrade() else { return };
+            self.shared.state().named = Some(source.named());
             let wanted = gateway.wanted_of_cluster();
             if wanted != of_files {
                 of_files = wanted;
@@ -157,14 +163,19 @@ impl Follower {
     async fn with_former(&self, change: Change) -> (Change, Change) {
         let compiled = compile(&self.store, None, now());
         let broken = compiled.verdicts.iter().filter(|verdict| is_broken(verdict));
-        let mut former = Vec::new();
-        for id in broken.filter_map(|verdict| verdict.document.object()) {
-            if let Some(object) = self.objects.get(id)
-                && let Some(document) = self.last_accepted(object).await
-            {
-                former.push(document);
+        let broken = broken.filter_map(|verdict| self.objects.get(verdict.document.object()?));
+        let revisions = self.options.statuses.as_ref().map(|options| {
+            Revisions::new(self.clients.write.clone(), Arc::clone(&options.namespace))
+        });
+        let Some(revisions) = revisions else { return (change, Change::default()) };
+        let former = match revisions.former_documents(broken).await {
+            Ok(former) => former,
+            Err(error) => {
+                let error = sentence(&error);
+                tracing::warn!(error, "last accepted revisions of broken objects cannot be read");
+                Vec::new()
             }
-        }
+        };
         if former.is_empty() {
             return (change, Change::default());
         }
@@ -174,26 +185,6 @@ impl Follower {
         before.extend(former);
         let later = Change { upserts: now, ..Change::default() };
         (Change { upserts: before, ..change }, later)
-    }
-
-    async fn last_accepted(&self, object: &Object) -> Option<Document> {
-        let namespace = self.options.statuses.as_ref().map(|options| &options.namespace)?;
-        let revisions = Revisions::new(self.clients.write.clone(), Arc::clone(namespace));
-        let uid = object.revision.uid.as_deref()?;
-        match revisions.last_accepted(&object.id, uid).await {
-            Ok(former) => {
-                let former = former?;
-                let revision =
-                    Revision { generation: former.generation, ..object.revision.clone() };
-                let created = object.metadata.creation_timestamp.clone();
-                Some(former_document(&object.id, former.text, &revision, created))
-            }
-            Err(error) => {
-                let (object, error) = (&object.id, sentence(&error));
-                tracing::warn!(%object, error, "last accepted revision cannot be read");
-                None
-            }
-        }
     }
 }
 

@@ -128,7 +128,7 @@ fn kubernetes(facts: &Facts<'_>) -> Option<Check> {
                 .map(|(kind, fault)| Condition::process(Kind::Kubernetes, kind, sentence(fault))),
         );
     }
-    if let Some(fault) = &cluster.writer.last_error {
+    if let Some(fault) = &cluster.unwritten {
         let sentence = format!("cannot be written: {fault}");
         check.conditions.push(Condition::process(Kind::Kubernetes, "statuses", sentence));
     }
