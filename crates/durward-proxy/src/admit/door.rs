@@ -1,7 +1,7 @@
 //! Identifying the tenant at an address and port that several forward proxies share: by client certificate, then by the credential in the client's
 //! first message.
 //!
-//! The client address alone does not identify the tenant here. Deliberately absent: a default tenant for a client that shows nothing.
+//! The client address alone does not identify the tenant here. A client that shows nothing is refused; there is no default tenant.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Both bodies of one attempt at once: the request's to the upstream, the response's to the client, in one task.
 //!
-//! Deliberately absent: an order in which they finish. An upstream may answer before it has read the request.
+//! Either may finish first: an upstream may answer before it has read the request.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};

@@ -1,6 +1,6 @@
 //! Client side over HTTP/2: many requests at once, all inside the connection's own task.
 //!
-//! Deliberately absent: a task per stream; dropping the connection drops its streams, and their upstream work with them.
+//! There is no task per stream: dropping the connection drops its streams, and their upstream work with them.
 
 use std::future::{Future, poll_fn};
 use std::io;

@@ -1,6 +1,6 @@
 //! Connections to any destination, for the forward proxy: the tenant's own addresses, limits and pools, to addresses that were checked before.
 //!
-//! Deliberately absent: names. Nothing is resolved between the check and the connection.
+//! Nothing is resolved between the check and the connection.
 
 use std::net::SocketAddr;
 use std::rc::Rc;

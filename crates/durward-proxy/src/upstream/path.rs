@@ -1,6 +1,4 @@
 //! Paths from a tenant's address to an endpoint: the pool key, the ports in use, and the resources of an open connection.
-//!
-//! Deliberately absent: a way to build a key without the tenant and its source address.
 
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
