@@ -124,7 +124,7 @@ impl Door {
         let Ok(local) = local_addr(&stream, bind, on.map(|on| &**on)) else { return };
         // The last clients of a removed bind may belong to one that replaced it, such as a wildcard bind.
         let on = on.or_else(|| prepared.binds.get(&prepared.snapshot.bind_for(local)?.address));
-        let turn = turns::Place::new(Rc::clone(newcomers));
+        let turn = turns::QueueEntry::new(Rc::clone(newcomers));
         let accepted = Accepted {
             turn: Rc::clone(&turn),
             stream,

@@ -50,7 +50,7 @@ pub(crate) struct Accepted {
     /// Core that serves the connection.
     pub(crate) core: Rc<Core>,
     /// Place in the core's scheduling of turns.
-    pub(crate) turn: Rc<turns::Place>,
+    pub(crate) turn: Rc<turns::QueueEntry>,
 }
 
 /// Admitted connection, and the guards that count it.
@@ -79,7 +79,7 @@ pub(crate) struct TurnedAway {
 /// State of a connection under admission.
 struct Visit {
     core: Rc<Core>,
-    turn: Rc<turns::Place>,
+    turn: Rc<turns::QueueEntry>,
     watch: Watch,
     bind: Option<Arc<PreparedBind>>,
     began: Instant,
@@ -94,7 +94,7 @@ struct Visit {
     /// Server name of a handshake that failed.
     name: Option<String>,
     /// Place among the connections without a tenant, until a tenant is found.
-    unidentified: Option<unidentified::Place>,
+    unidentified: Option<unidentified::UnidentifiedGuard>,
 }
 
 /// Admits a connection, or returns why it is refused.
