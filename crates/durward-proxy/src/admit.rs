@@ -25,7 +25,7 @@ use crate::memory::{self, Hold, Kind};
 use crate::metrics::{Cells, Counter, TenantMetrics};
 use crate::outcome::Outcome;
 use crate::peek;
-use crate::prepared::{Found, PreparedBind, PreparedListener, TenantView};
+use crate::prepared::{ListenerMatch, PreparedBind, PreparedListener, TenantView};
 use crate::refusal::Refusal;
 use crate::reject;
 use crate::socks::Greeted;
@@ -101,11 +101,11 @@ struct Visit {
 pub(crate) async fn enter(accepted: Accepted) -> Result<Entrance, TurnedAway> {
     let (mut visit, stream) = Visit::begin(accepted);
     let listener = match visit.find(&stream).await {
-        Ok(Found::One(listener)) => listener,
-        Ok(Found::Several(candidates)) => {
+        Ok(ListenerMatch::One(listener)) => listener,
+        Ok(ListenerMatch::Several(candidates)) => {
             return Box::pin(visit.tell_apart(stream, &candidates)).await;
         }
-        Ok(Found::Named(opening)) => return Box::pin(visit.by_name(stream, opening)).await,
+        Ok(ListenerMatch::Named(opening)) => return Box::pin(visit.by_name(stream, opening)).await,
         Err(refusal) => return Err(visit.turn_away(refusal, Some(stream))),
     };
     let limit = match visit.check(&listener) {
@@ -163,7 +163,7 @@ impl Visit {
     }
 
     /// Finds the tenant by destination, and by source where several tenants share the bind.
-    async fn find(&mut self, stream: &TcpStream) -> Result<Found, Refusal> {
+    async fn find(&mut self, stream: &TcpStream) -> Result<ListenerMatch, Refusal> {
         let unknown =
             |destination: Destination| Refusal::UnknownAddress { destination: destination.0 };
         let Some(bind) = self.bind.clone() else { return Err(unknown(self.destination)) };
@@ -175,11 +175,11 @@ impl Visit {
         let found = bind.found(peeked.destination, local.ip(), peeked.client.0.ip());
         let found = found.ok_or_else(|| unknown(peeked.destination))?;
         match &found {
-            Found::One(listener) => self.belongs_to(listener),
-            Found::Several(candidates) if candidates.is_empty() => {
+            ListenerMatch::One(listener) => self.belongs_to(listener),
+            ListenerMatch::Several(candidates) if candidates.is_empty() => {
                 return Err(Refusal::SourceNotAllowed { client: self.client.0 });
             }
-            Found::Several(_) | Found::Named(_) => {}
+            ListenerMatch::Several(_) | ListenerMatch::Named(_) => {}
         }
         Ok(found)
     }
