@@ -2,8 +2,8 @@
 //!
 //! Deliberately absent: a default tenant, listener or certificate.
 
-mod door;
 mod named;
+mod shared_proxy;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -33,7 +33,7 @@ use crate::tls::handshake::{self, Failed};
 use crate::turns::{self, Owner};
 use crate::unidentified;
 use crate::watch::{Expired, Watch};
-use door::Told;
+use shared_proxy::Identified;
 
 /// Accepted connection of which nothing is known yet.
 pub(crate) struct Accepted {
@@ -103,7 +103,7 @@ pub(crate) async fn enter(accepted: Accepted) -> Result<Entrance, TurnedAway> {
     let listener = match visit.find(&stream).await {
         Ok(ListenerMatch::One(listener)) => listener,
         Ok(ListenerMatch::Several(candidates)) => {
-            return Box::pin(visit.tell_apart(stream, &candidates)).await;
+            return Box::pin(visit.by_proxy_identity(stream, &candidates)).await;
         }
         Ok(ListenerMatch::Named(opening)) => return Box::pin(visit.by_name(stream, opening)).await,
         Err(refusal) => return Err(visit.turn_away(refusal, Some(stream))),
@@ -194,7 +194,7 @@ impl Visit {
 
     /// Admits a connection that several tenants may own, once certificate or credential identify the tenant. TLS settings of the candidates are
     /// equal.
-    async fn tell_apart(
+    async fn by_proxy_identity(
         mut self,
         stream: TcpStream,
         candidates: &[Arc<PreparedListener>],
@@ -208,20 +208,20 @@ impl Visit {
         let shared = &self.core.shared;
         let mut memory = shared.memory.hold(&shared.unidentified, Kind::Clients);
         let tls = secured.tls.as_ref();
-        let telling = door::tell(&mut secured.io, tls, candidates, &mut memory);
-        let told = match self.watch.guard(telling).await {
-            Ok(Ok(told)) => told,
+        let identifying = shared_proxy::identify(&mut secured.io, tls, candidates, &mut memory);
+        let identified = match self.watch.guard(identifying).await {
+            Ok(Ok(identified)) => identified,
             Ok(Err(refusal)) => return Err(self.turn_away(refusal, None)),
             Err(expired) => {
                 let refusal = given_up(&self.watch, expired);
                 return Err(self.turn_away(refusal, None));
             }
         };
-        let listener = match self.as_of_now(&told) {
+        let listener = match self.as_of_now(&identified) {
             Ok(listener) => listener,
             Err(refusal) => return Err(self.turn_away(refusal, None)),
         };
-        (secured.early, secured.greeted) = (told.early, told.greeted);
+        (secured.early, secured.greeted) = (identified.early, identified.greeted);
         self.belongs_to(&listener);
         match self.check(&listener) {
             Ok(limit) => Ok(self.admit(listener, secured, limit)),
@@ -231,19 +231,20 @@ impl Visit {
 
     /// Returns the listener of the current configuration, if it changed during the handshake. The credential or certificate shown must still be valid
     /// there.
-    fn as_of_now(&self, told: &Told) -> Result<Arc<PreparedListener>, Refusal> {
-        if !told.listener.retirement.outdated() {
-            return Ok(Arc::clone(&told.listener));
+    fn as_of_now(&self, identified: &Identified) -> Result<Arc<PreparedListener>, Refusal> {
+        if !identified.listener.retirement.outdated() {
+            return Ok(Arc::clone(&identified.listener));
         }
-        let now = told.listener.renewed(&self.core.shared.prepared.load(), self.client.0.ip());
+        let now =
+            identified.listener.renewed(&self.core.shared.prepared.load(), self.client.0.ip());
         let now = now.ok_or(Refusal::Draining)?;
         let view = |listener: &Arc<PreparedListener>| TenantView::admitted(Arc::clone(listener));
-        let counts = match (&now.listener.service, &told.greeted) {
+        let counts = match (&now.listener.service, &identified.greeted) {
             (Service::Forward(service), Some(greeted)) => greeted.counts_at(service),
             _ => true,
         };
         // The handshake was verified against the former authorities and revocation lists.
-        if !view(&now).trusts_like(&view(&told.listener)) || !counts {
+        if !view(&now).trusts_like(&view(&identified.listener)) || !counts {
             return Err(Refusal::Draining);
         }
         Ok(now)

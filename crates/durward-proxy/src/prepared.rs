@@ -65,8 +65,8 @@ pub(crate) struct PreparedBind {
 impl PreparedBind {
     /// Pairs a bind with its prepared listeners.
     pub(crate) fn new(bind: Arc<Bind>, listeners: Vec<Option<Arc<PreparedListener>>>) -> Self {
-        let told_by_source = bind.mode == DestinationMode::Anywhere;
-        let sources = bind.listeners.iter().enumerate().filter(|_| told_by_source);
+        let finds_by_source = bind.mode == DestinationMode::Anywhere;
+        let sources = bind.listeners.iter().enumerate().filter(|_| finds_by_source);
         let by_source = sources
             .filter_map(|(at, listener)| Some((at, listener.allowed_sources.as_ref()?)))
             .flat_map(|(at, sources)| sources.ranges().map(move |(from, to)| (from, (to, at))))
