@@ -11,7 +11,7 @@ use durward_model::{SharedMap, TenantId};
 use rustix::io::Errno;
 
 use super::{Counters, NatError};
-use crate::announce::{Announcer, Place};
+use crate::announce::{Announcer, AnnouncingInterface};
 use crate::conntrack::Conntrack;
 use crate::desired::{Ejected, Policy, counted_tenant};
 use crate::interface::{Interfaces, full_match};
@@ -94,7 +94,7 @@ pub(super) struct State {
     pub(super) draining: BTreeMap<(u8, SocketAddr, SocketAddr), Instant>,
     pub(super) addresses: BTreeMap<IpAddr, AssignedAddress>,
     /// Interface of the last announcement of each address, with the number of its carrier changes then.
-    pub(super) announced: BTreeMap<IpAddr, (Place, u32)>,
+    pub(super) announced: BTreeMap<IpAddr, (AnnouncingInterface, u32)>,
     pub(super) own_generations: BTreeSet<u32>,
     pub(super) repairs: u64,
     /// Result of the last comparison with the kernel.

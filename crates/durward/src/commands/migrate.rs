@@ -60,7 +60,7 @@ fn hand_over(
     let Some(directory) = &arguments.out else {
         if let [(name, _), ..] = files {
             let message = format!(
-                "the documents name files of their own ({name}): say with --out which directory takes them"
+                "the documents refer to files of their own ({name}): name a directory for all of them with --out"
             );
             return Err(Failure::usage(message));
         }
@@ -85,12 +85,12 @@ fn print(documents: &[(String, String)]) -> Result<(), Failure> {
 /// Writes files; existing ones are not changed.
 fn write(directory: &Path, files: &[(String, &[u8])]) -> Result<(), Failure> {
     if let Some((name, _)) = files.iter().find(|(name, _)| name.contains('/')) {
-        let message = format!("{name:?} cannot name a file: without --out all is printed");
+        let message = format!("{name:?} cannot be a file name: leave out --out to print all");
         return Err(Failure::InvalidConfig { message });
     }
     let taken = files.iter().map(|(name, _)| directory.join(name)).find(|path| path.exists());
     if let Some(path) = taken {
-        let message = format!("{} is already there: name another directory", path.display());
+        let message = format!("{} exists already: name another directory", path.display());
         return Err(Failure::usage(message));
     }
     let broken = |path: &Path| {

@@ -338,7 +338,7 @@ fn check_tells_what_would_not_work_here() {
         })
         .collect();
     let expected = [
-        "error 203.0.113.99 (absent comes in, absent goes out) is not on this host".to_owned(),
+        "error 203.0.113.99 (ingress of absent, egress of absent) is not on this host".to_owned(),
         format!("error {at} is in use by another process"),
         format!("ok {free} is free"),
         format!("ok good upstream app at {}: reached from {}", origin.address(), free.ip()),
