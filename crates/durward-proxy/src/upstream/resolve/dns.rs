@@ -60,16 +60,17 @@ async fn serve(
             made = match Servers::of(&source) {
                 Ok(servers) => Some((Arc::new(servers), seen)),
                 Err(error) => {
-                    let _told = memory.answer(&host, Answer::Failed(error));
+                    let _woken = memory.answer(&host, Answer::Failed(error));
                     continue;
                 }
             };
         }
         let Some((servers, _)) = &made else { continue };
-        let (servers, told, asked) = (Arc::clone(servers), Arc::clone(&memory), Arc::clone(&host));
+        let (servers, answered, asked) =
+            (Arc::clone(servers), Arc::clone(&memory), Arc::clone(&host));
         let task = tokio::spawn(async move {
-            let answer = ask(&servers, &asked, &told).await;
-            let _told = told.answer(&asked, answer);
+            let answer = ask(&servers, &asked, &answered).await;
+            let _woken = answered.answer(&asked, answer);
         });
         memory.began(&host, task.abort_handle());
     }

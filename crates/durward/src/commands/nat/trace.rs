@@ -137,12 +137,12 @@ fn ending(packet: &Packet) -> String {
             }
             text
         }
-        End::Dropped { by, reason, why, told } => {
-            let told =
-                told.map(|told| format!("; the sender was told: {told}")).unwrap_or_default();
+        End::Dropped { by, reason, why, answer } => {
+            let answer =
+                answer.map(|answer| format!("; the sender got: {answer}")).unwrap_or_default();
             match reason {
-                Some(reason) => format!("dropped: {reason}: {why} ({by}){told}"),
-                None => format!("dropped by {by}, {why}{told}"),
+                Some(reason) => format!("dropped: {reason}: {why} ({by}){answer}"),
+                None => format!("dropped by {by}, {why}{answer}"),
             }
         }
         End::Vanished { after, why } => format!("not seen after {after}: {why}"),
