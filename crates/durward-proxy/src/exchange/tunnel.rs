@@ -95,6 +95,7 @@ impl<D: Downstream> Tunnel<'_, D> {
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
+        // Half-close: the client has ended its direction, the other one goes on.
         if self.upload.is_done() && !self.shut {
             let shut: io::Result<()> = ready!(Pin::new(&mut self.up.io).poll_shutdown(cx));
             self.shut = shut.is_ok();

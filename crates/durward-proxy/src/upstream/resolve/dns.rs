@@ -60,7 +60,7 @@ async fn serve(
             made = match Servers::of(&source) {
                 Ok(servers) => Some((Arc::new(servers), seen)),
                 Err(error) => {
-                    let _woken = memory.answer(&host, Answer::Failed(error));
+                    let _resolved = memory.answer(&host, Answer::Failed(error));
                     continue;
                 }
             };
@@ -70,7 +70,7 @@ async fn serve(
             (Arc::clone(servers), Arc::clone(&memory), Arc::clone(&host));
         let task = tokio::spawn(async move {
             let answer = ask(&servers, &asked, &answered).await;
-            let _woken = answered.answer(&asked, answer);
+            let _resolved = answered.answer(&asked, answer);
         });
         memory.began(&host, task.abort_handle());
     }
