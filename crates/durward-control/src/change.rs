@@ -2,14 +2,14 @@
 //!
 //! Every source, be it files, an API server or a test, speaks to the store in these words and in no other.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use durward_model::DocumentKey;
-use durward_model::ResourceId;
+use durward_model::{Kind, ResourceId};
 
 use crate::document::Document;
 use crate::named_file::{FileBytes, MISSING, NamedFile};
@@ -57,12 +57,25 @@ pub enum Fact {
     Bytes(BTreeMap<Arc<str>, Arc<[u8]>>),
     /// Endpoints of a Service, in order.
     Endpoints(Vec<SocketAddr>),
+    /// The Service has no such port; the lower-case phrase names those that it has.
+    PortUnknown(String),
     /// Labels of a namespace.
     Labels(BTreeMap<Arc<str>, Arc<str>>),
+    /// The resources of other namespaces that may refer to a resource.
+    Grants(BTreeSet<Grantee>),
     /// It does not exist.
     Missing,
     /// It cannot be read, with the reason as a lower-case phrase.
     Unreadable(String),
+}
+
+/// Resources that a grant lets refer to another namespace: those of a kind in a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Grantee {
+    /// The kind.
+    pub kind: Kind,
+    /// The namespace; for a `Tenant` the one that it looks names up in.
+    pub namespace: Arc<str>,
 }
 
 impl From<FileBytes> for Fact {
@@ -89,6 +102,8 @@ impl fmt::Debug for Fact {
             Self::File(file) => f.debug_tuple("File").field(file).finish(),
             Self::Bytes(entries) => f.debug_set().entries(entries.keys()).finish(),
             Self::Endpoints(endpoints) => f.debug_tuple("Endpoints").field(endpoints).finish(),
+            Self::PortUnknown(reason) => f.debug_tuple("PortUnknown").field(reason).finish(),
+            Self::Grants(grantees) => f.debug_tuple("Grants").field(grantees).finish(),
             Self::Labels(labels) => f.debug_tuple("Labels").field(labels).finish(),
             Self::Missing => f.write_str("Missing"),
             Self::Unreadable(reason) => f.debug_tuple("Unreadable").field(reason).finish(),
@@ -150,8 +165,6 @@ impl Change {
 
 #[cfg(test)]
 mod tests {
-    use durward_model::Kind;
-
     use super::*;
     use crate::document::{Broken, Content, Source};
 

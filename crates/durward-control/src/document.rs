@@ -10,14 +10,17 @@ use std::sync::Arc;
 use durward_model::verdict::{Finding, Severity};
 use durward_model::{DocumentKey, Kind, Origin, ResourceId, Revision, TenantId};
 
-use crate::change::Reference;
+use crate::change::{Grantee, Reference};
+use crate::cluster::{Owner, Target, Viewpoint};
 use crate::excerpt;
 use crate::file_roots::{FileRoots, is_within};
 use crate::place::Place;
 use crate::source::regular::FileKind;
+use crate::spec::object_name::{self, EntryName, WrittenName, is_namespace};
 use crate::spec::port_mapping::PortMappingDocument;
-use crate::spec::references::{by_acme, references};
-use crate::spec::tenant::TenantDocument;
+use crate::spec::references::{by_acme, references, services, services_of_mapping};
+use crate::spec::service::ServiceSpec;
+use crate::spec::tenant::{TenantDocument, TenantSpec};
 
 /// One document.
 #[derive(Clone, Debug)]
@@ -34,6 +37,8 @@ pub struct Document {
     pub source: Arc<Source>,
     /// What it says.
     pub content: Content,
+    /// The tenant it belongs to. The store finds it out, for it takes the labels of namespaces.
+    pub(crate) owner: Owner,
 }
 
 impl Document {
@@ -41,7 +46,8 @@ impl Document {
     #[must_use]
     pub fn new(key: DocumentKey, source: Arc<Source>, content: Content) -> Self {
         let id = content.id(source.kind);
-        Self { key, id, revision: Revision::default(), created: None, source, content }
+        let owner = Owner::Written;
+        Self { key, id, revision: Revision::default(), created: None, source, content, owner }
     }
 
     /// Builds the document at a position of a file, counted from 0.
@@ -79,7 +85,8 @@ impl Document {
     ) -> Self {
         let source = Arc::new(Source { object: Some(id.clone()), ..source });
         let key = DocumentKey::Object(id.clone());
-        Self { key, id: Some(id), revision, created, source, content }
+        let owner = Owner::Written;
+        Self { key, id: Some(id), revision, created, source, content, owner }
     }
 
     /// Returns whether both say the same, in the same place.
@@ -105,18 +112,86 @@ impl Document {
     /// Returns the tenant that the document is about or belongs to, where that can be told.
     #[must_use]
     pub fn tenant(&self) -> Option<TenantId> {
+        match &self.owner {
+            Owner::OfNamespace(tenant) => return Some(tenant.clone()),
+            Owner::Nobody(_) => return None,
+            Owner::Written => {}
+        }
         match &self.content {
             Content::Tenant(tenant) => TenantId::new(&tenant.metadata.name).ok(),
-            Content::Mapping(mapping) => TenantId::new(&mapping.spec.tenant).ok(),
+            Content::Mapping(mapping) => TenantId::new(mapping.spec.tenant.as_ref()?).ok(),
             Content::Broken(_) if self.source.kind == Kind::PortMapping => None,
             Content::Broken(broken) => TenantId::new(broken.name.as_deref()?).ok(),
         }
     }
 
+    /// Returns whether the document is an object in a namespace that is no tenant's.
+    pub(crate) fn is_nobodys(&self) -> bool {
+        matches!(self.owner, Owner::Nobody(_))
+    }
+
     /// Returns the things that the document's meaning depends on, each once.
     #[must_use]
     pub fn wanted(&self) -> BTreeSet<Reference> {
-        self.references().into_iter().map(|(_, path)| Reference::File(path)).collect()
+        let files = self.references().into_iter().map(|(_, path)| Reference::File(path));
+        let mut wanted: BTreeSet<Reference> = files.collect();
+        wanted.extend(self.namespace().cloned().map(Reference::Namespace));
+        let Ok(viewpoint) = self.viewpoint() else { return wanted };
+        for target in self.targets(&viewpoint) {
+            wanted.insert(Reference::Namespace(Arc::clone(target.namespace())));
+            if let Some(own) = viewpoint.grantee(target.namespace()) {
+                wanted.insert(Reference::Namespace(Arc::clone(&own.namespace)));
+                wanted.insert(Reference::Grant(target.id.clone()));
+            }
+            wanted.insert(target.reference());
+        }
+        wanted
+    }
+
+    /// Returns the namespace that the document lives in, if it is an object that lives in one.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&Arc<str>> {
+        let id = self.source.object.as_ref().filter(|id| id.kind != Kind::Tenant)?;
+        id.namespace.as_ref()
+    }
+
+    /// Returns the namespace from which names are looked up.
+    ///
+    /// # Errors
+    /// Fails if that is no namespace: the phrase, which follows the name, says why.
+    pub fn viewpoint(&self) -> Result<Viewpoint, String> {
+        let kind = self.source.kind;
+        if let Some(namespace) = self.namespace().cloned() {
+            return Ok(Viewpoint::Namespace(Grantee { kind, namespace }));
+        }
+        match &self.content {
+            Content::Tenant(tenant) => tenant_viewpoint(&tenant.spec, &tenant.metadata.name),
+            Content::Mapping(mapping) => {
+                let tenant = mapping.spec.tenant.as_ref();
+                let tenant = tenant.map(|tenant| tenant.value.as_str()).unwrap_or_default();
+                Ok(Viewpoint::Outside(Arc::from(tenant)))
+            }
+            Content::Broken(_) => Err("cannot be looked up".to_owned()),
+        }
+    }
+
+    /// Returns the objects that the document refers to. Names that are none are left out.
+    fn targets(&self, viewpoint: &Viewpoint) -> Vec<Target> {
+        let service = |spec: &ServiceSpec| service_target(spec, viewpoint).ok();
+        match &self.content {
+            Content::Tenant(tenant) => {
+                let names = references(&tenant.spec).into_iter();
+                let entries = names.filter_map(|(_, name)| match object_name::parse(&name) {
+                    Ok(WrittenName::Entry(entry)) => Some(entry_target(&entry, viewpoint)),
+                    _ => None,
+                });
+                entries.chain(services(&tenant.spec).filter_map(service)).collect()
+            }
+            Content::Mapping(mapping) => {
+                services_of_mapping(&mapping.spec).filter_map(service).collect()
+            }
+            Content::Broken(_) => Vec::new(),
+        }
     }
 
     /// Moves a document of a file below another of the configured paths, counted from 0.
@@ -137,7 +212,11 @@ impl Document {
     #[must_use]
     pub fn references(&self) -> Vec<(FileKind, Arc<Path>)> {
         let Content::Tenant(tenant) = &self.content else { return Vec::new() };
-        let names = references(&tenant.spec).into_iter();
+        // Whoever may write objects is no user of the gateway's host.
+        let is_object = self.source.object.is_some();
+        let is_file =
+            |name: &str| !is_object && matches!(object_name::parse(name), Ok(WrittenName::File(_)));
+        let names = references(&tenant.spec).into_iter().filter(|(_, name)| is_file(name));
         let candidates = |(kind, name): (FileKind, String)| {
             let paths = self.source.candidates(&name).into_iter();
             paths.map(move |path| (kind, Arc::from(path)))
@@ -150,6 +229,57 @@ impl Document {
         let issued = issued.map(|path| (FileKind::Certificate, path));
         names.flat_map(candidates).chain(issued).collect()
     }
+}
+
+/// Returns the namespace from which the names in a tenant's document are looked up.
+///
+/// # Errors
+/// Fails if that is no namespace.
+pub(crate) fn tenant_viewpoint(spec: &TenantSpec, name: &str) -> Result<Viewpoint, String> {
+    let written = spec.namespace.as_ref().map(|written| written.value.as_str());
+    let namespace = written.unwrap_or(name);
+    if is_namespace(namespace) {
+        return Ok(Viewpoint::Namespace(Grantee {
+            kind: Kind::Tenant,
+            namespace: Arc::from(namespace),
+        }));
+    }
+    Err(match written {
+        Some(_) => {
+            format!("is looked up in spec.namespace, and {namespace:?} is no name of a namespace")
+        }
+        None => format!(
+            "is looked up in a namespace of the tenant's name, and {namespace:?} is no name of one: say which with spec.namespace"
+        ),
+    })
+}
+
+/// Returns the object of which an entry is named.
+pub(crate) fn entry_target(entry: &EntryName<'_>, viewpoint: &Viewpoint) -> Target {
+    let namespace = viewpoint.namespace(entry.namespace);
+    let (kind, name) = (entry.kind, Arc::from(entry.name));
+    Target { id: ResourceId { kind, namespace: Some(namespace), name }, port: None }
+}
+
+/// Returns the Service that is named.
+///
+/// # Errors
+/// Fails if the name, the namespace or the port cannot be one: the phrase, which follows it, says so.
+pub(crate) fn service_target(spec: &ServiceSpec, viewpoint: &Viewpoint) -> Result<Target, String> {
+    let written = spec.namespace.as_ref().map(|written| written.value.as_str());
+    if !is_namespace(&spec.name) {
+        return Err("is no name of a Service".to_owned());
+    }
+    let namespace = viewpoint.namespace(written);
+    if !is_namespace(&namespace) {
+        return Err(format!("is in namespace {namespace:?}, which is no name of one"));
+    }
+    if !spec.port.is_port() {
+        return Err(format!("has the port {:?}, which is no name or number of one", spec.port.0));
+    }
+    let (kind, name) = (Kind::Service, Arc::from(spec.name.value.as_str()));
+    let id = ResourceId { kind, namespace: Some(namespace), name };
+    Ok(Target { id, port: Some(Arc::from(spec.port.0.as_str())) })
 }
 
 /// What a document says.
@@ -170,7 +300,7 @@ impl Content {
         match self {
             Self::Tenant(tenant_document) => tenant(&tenant_document.metadata.name),
             Self::Mapping(mapping) => {
-                let namespace = TenantId::new(&mapping.spec.tenant).ok()?;
+                let namespace = TenantId::new(mapping.spec.tenant.as_ref()?).ok()?;
                 let name =
                     Some(&*mapping.metadata.name).filter(|name| ResourceId::is_name(name))?;
                 Some(ResourceId::namespaced(kind, namespace.as_str(), name))
@@ -221,6 +351,8 @@ pub enum FileFault {
     Outside(String),
     /// None of the paths the name may mean could be read.
     Unreadable(String),
+    /// The document is an object, and objects name no files.
+    InObject,
 }
 
 impl FileFault {
@@ -228,7 +360,7 @@ impl FileFault {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Outside(_) => "FileOutside",
+            Self::Outside(_) | Self::InObject => "FileOutside",
             Self::Unreadable(_) => "FileMissing",
         }
     }
@@ -244,6 +376,9 @@ impl fmt::Display for FileFault {
                 )
             }
             Self::Unreadable(fault) => write!(f, "cannot be read: {fault}"),
+            Self::InObject => f.write_str(
+                "is a file of the gateway's host, and an object names none: put it into a Secret or ConfigMap, and write secret:NAME/KEY or configMap:NAME/KEY",
+            ),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod certificate;
 pub mod change;
+pub mod cluster;
 pub mod compile;
 pub mod document;
 pub mod excerpt;
@@ -24,7 +25,8 @@ pub mod state;
 pub mod store;
 pub mod suggest;
 
-pub use change::{Change, DocumentKey, Fact, Links, Reference};
+pub use change::{Change, DocumentKey, Fact, Grantee, Links, Reference};
+pub use cluster::Cluster;
 pub use compile::{Compiled, compile};
 pub use document::{Document, Source};
 pub use feed::Feed;

@@ -6,9 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use durward_model::ResourceId;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::document::Source;
 
 /// The version of the format written here. A reader refuses others: they are from a newer Durward.
 const VERSION: u32 = 1;
@@ -38,6 +41,9 @@ pub(crate) struct Text {
     pub(crate) file: Arc<str>,
     pub(crate) first_line: u32,
     pub(crate) text: Arc<str>,
+    /// The object of an API server that it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) object: Option<ResourceId>,
 }
 
 /// What a tenant holds.
@@ -257,10 +263,13 @@ impl Text {
     }
 }
 
+/// File, first line, text and object of a document.
+type TextKey = (Arc<str>, u32, Arc<str>, Option<ResourceId>);
+
 /// A state while it is written.
 pub(crate) struct Writer {
     state: State,
-    known: HashMap<(Arc<str>, u32, Arc<str>), usize>,
+    known: HashMap<TextKey, usize>,
 }
 
 impl Writer {
@@ -270,13 +279,15 @@ impl Writer {
     }
 
     /// Returns the position of a document's text among the texts.
-    pub(crate) fn text(&mut self, file: &Arc<str>, first_line: u32, text: &Arc<str>) -> usize {
-        let key = (Arc::clone(file), first_line, Arc::clone(text));
+    pub(crate) fn text(&mut self, source: &Source) -> usize {
+        let Source { file, first_line, text, object, .. } = source;
+        let first_line = *first_line;
+        let key = (Arc::clone(file), first_line, Arc::clone(text), object.clone());
         let next = self.state.texts.len();
         let at = *self.known.entry(key).or_insert(next);
         if at == next {
             let (file, text) = (Arc::clone(file), Arc::clone(text));
-            self.state.texts.push(Text { file, first_line, text });
+            self.state.texts.push(Text { file, first_line, text, object: object.clone() });
         }
         at
     }
@@ -310,7 +321,9 @@ mod tests {
         let mut writer = Writer::new();
         for (tenant, text) in texts {
             let file: Arc<str> = Arc::from("f");
-            let good = Some(writer.text(&file, 1, &Arc::from(*text)));
+            let (source_file, text) = (Arc::clone(&file), Arc::from(*text));
+            let source = Source { file: source_file, first_line: 1, text, ..Source::default() };
+            let good = Some(writer.text(&source));
             let (name, addresses, keys) = ((*tenant).to_owned(), Vec::new(), Vec::new());
             let (listeners, egress, sources) = (Vec::new(), Vec::new(), Vec::new());
             let (seniority, created, text, upstreams) = (1, None, None, None);
@@ -357,7 +370,8 @@ mod tests {
         let state = writer(&[("a", &"\u{1}".repeat(20)), ("b", "b")]).within(80);
 
         assert_eq!(state.left_out().iter().collect::<Vec<_>>(), ["a"]);
-        let text = |text: &str| Text { file: "".into(), first_line: 1, text: text.into() };
+        let text =
+            |text: &str| Text { file: "".into(), first_line: 1, text: text.into(), object: None };
         for each in ["\u{1}", "\"", "\\", "\n", "ä", "\u{1f}"] {
             let json = serde_json::to_string(each).unwrap();
             assert_eq!(text(each).written(), json.len() - 2, "{each:?}");

@@ -5,6 +5,7 @@
 
 mod files;
 mod history;
+mod objects;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,10 +16,12 @@ use durward_model::verdict::Outcome;
 use durward_model::{DocumentKey, SharedMap, TenantId, Verdicts};
 
 use crate::change::{Change, Fact, Links, Reference};
+use crate::cluster::{Cluster, Owner};
 use crate::document::Document;
 use crate::named_file::NamedFile;
-pub use files::Found;
+pub use files::{Found, Place};
 use history::History;
+pub(crate) use objects::Asker;
 
 /// Documents and facts. Copies are cheap, and share what they have in common.
 #[derive(Clone, Default)]
@@ -32,6 +35,8 @@ pub struct Store {
     /// Documents whose tenant cannot be told.
     strays: BTreeSet<DocumentKey>,
     links: Arc<Links>,
+    /// The cluster whose API server is read, if one is.
+    cluster: Option<Arc<Cluster>>,
     history: History,
 }
 
@@ -93,7 +98,7 @@ impl Store {
             let known = self.documents.get(&document.key);
             if !known.is_some_and(|known| known.is_same_as(&document)) {
                 self.take_out(&document.key, &mut touched);
-                self.put(Arc::new(document), &mut touched);
+                self.put(document, &mut touched);
             }
         }
         for (reference, fact) in facts {
@@ -107,7 +112,9 @@ impl Store {
         touched
     }
 
-    fn put(&mut self, document: Arc<Document>, touched: &mut Touched) {
+    fn put(&mut self, mut document: Document, touched: &mut Touched) {
+        document.owner = self.owner(&document);
+        let document = Arc::new(document);
         let key = document.key.clone();
         touched.documents.insert(key.clone());
         match document.tenant() {
@@ -115,6 +122,8 @@ impl Store {
                 touched.tenants.insert(tenant.clone());
                 add(&mut self.of_tenants, tenant, key.clone());
             }
+            // An object of nobody's namespace is told so, and concerns no tenant.
+            None if matches!(document.owner, Owner::Nobody(_)) => {}
             None => drop(self.strays.insert(key.clone())),
         }
         for reference in document.wanted() {
@@ -150,12 +159,34 @@ impl Store {
             touched.tenants.extend(documents.filter_map(|document| document.tenant()));
         }
         match fact {
-            Some(fact) if is_news || has_more => drop(self.facts.insert(reference, fact)),
+            Some(fact) if is_news || has_more => {
+                let namespace = match &reference {
+                    Reference::Namespace(namespace) => Some(Arc::clone(namespace)),
+                    _ => None,
+                };
+                self.facts.insert(reference, fact);
+                if let Some(namespace) = namespace {
+                    self.change_owners(&namespace, touched);
+                }
+            }
             // Another source's documents may ask for it still.
-            None if !self.dependents.contains_key(&reference) => {
+            None if !self.is_wanted(&reference) => {
                 self.facts.remove(&reference);
             }
             _ => {}
+        }
+    }
+
+    /// Gives the documents in a namespace to the tenant that has it now.
+    fn change_owners(&mut self, namespace: &Arc<str>, touched: &mut Touched) {
+        let reference = Reference::Namespace(Arc::clone(namespace));
+        let dependents = self.dependents.get(&reference).cloned().unwrap_or_default();
+        for key in &*dependents {
+            let Some(document) = self.documents.get(key).map(Arc::clone) else { continue };
+            if self.owner(&document) != document.owner {
+                self.take_out(key, touched);
+                self.put(Document::clone(&document), touched);
+            }
         }
     }
 
@@ -210,8 +241,11 @@ impl Store {
     }
 
     /// Returns everything that documents ask for. A source says what it knows of those that are of its kind.
+    ///
+    /// Objects of a cluster are among them only if a document that names them may have them, so that nothing else is ever read. Whether it may is
+    /// known by the facts of namespaces and grants: it takes another look once they are said.
     pub fn wanted(&self) -> impl Iterator<Item = &Reference> {
-        self.dependents.keys()
+        self.dependents.keys().filter(|reference| self.is_wanted(reference))
     }
 
     /// Returns the facts that are held, whether or not a document asks for them.
@@ -225,12 +259,12 @@ impl Store {
         &self.links
     }
 
-    /// Returns the files among these that no document asks for but rejected ones, where at least one does.
+    /// Returns the things among these that no document asks for but rejected ones, where at least one does.
     pub(crate) fn only_rejected(
         &self,
         references: impl IntoIterator<Item = Reference>,
         verdicts: &Verdicts,
-    ) -> BTreeSet<Arc<Path>> {
+    ) -> BTreeSet<Reference> {
         let is_rejected = |key: &DocumentKey| {
             verdicts.on(key).is_some_and(|verdict| {
                 matches!(verdict.outcome, Outcome::Rejected | Outcome::KeptLastGood)
@@ -238,8 +272,7 @@ impl Store {
         };
         let named = references.into_iter().filter_map(|reference| {
             let dependents = self.dependents.get(&reference)?;
-            let Reference::File(path) = reference else { return None };
-            dependents.iter().all(is_rejected).then_some(path)
+            dependents.iter().all(is_rejected).then_some(reference)
         });
         named.collect()
     }
@@ -252,11 +285,14 @@ impl Store {
             .filter(|verdict| matches!(verdict.outcome, Outcome::Rejected | Outcome::KeptLastGood));
         let documents = rejected.filter_map(|verdict| self.document(&verdict.document));
         let files = self.only_rejected(documents.flat_map(Document::wanted), verdicts);
-        let is_held = |path: &Arc<Path>| {
-            let fact = self.fact(&Reference::File(Arc::clone(path)));
-            fact.is_some_and(|fact| fact.held() > 0)
-        };
-        files.into_iter().filter(is_held).collect()
+        let held = files.into_iter().filter_map(|reference| {
+            let is_held = self.fact(&reference).is_some_and(|fact| fact.held() > 0);
+            match reference {
+                Reference::File(path) if is_held => Some(path),
+                _ => None,
+            }
+        });
+        held.collect()
     }
 
     /// Lets the bytes of these files go. What documents say of them stays as it is.

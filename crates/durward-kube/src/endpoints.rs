@@ -163,7 +163,7 @@ pub(crate) fn fact<'a>(
         let reason = "is of type ExternalName, which has no endpoints: name its host instead";
         return Fact::Unreadable(reason.to_owned());
     }
-    let Some(port) = service.port(port) else { return Fact::Unreadable(service.no_port(port)) };
+    let Some(port) = service.port(port) else { return Fact::PortUnknown(service.no_port(port)) };
     let name = port.name.clone().unwrap_or_default();
     let of = |wanted: Readiness| {
         let mut endpoints: Vec<SocketAddr> = slices
@@ -290,7 +290,7 @@ mod tests {
 
         assert_eq!(shown(&fact(Some(&web()), "dns", slices.iter())), ["10.0.0.1:5353"]);
         assert_eq!(shown(&fact(Some(&web()), "53", slices.iter())), ["10.0.0.1:5354"]);
-        let Fact::Unreadable(why) = fact(Some(&web()), "443", slices.iter()) else { panic!() };
+        let Fact::PortUnknown(why) = fact(Some(&web()), "443", slices.iter()) else { panic!() };
         assert_eq!(why, "has no port \"443\": its ports are http (80), dns (53), dns-tcp (53)");
     }
 

@@ -29,6 +29,12 @@ pub enum Kind {
     AddressPool,
     /// A tenant of a `routing.json`.
     RoutingJson,
+    /// A Secret of a cluster.
+    Secret,
+    /// A `ConfigMap` of a cluster.
+    ConfigMap,
+    /// A Service of a cluster.
+    Service,
     /// A configuration file that cannot be read, or a document in it of which not even the name can be.
     #[default]
     File,
@@ -41,7 +47,7 @@ pub struct UnknownKind(pub String);
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Tenant,
         Self::PortMapping,
         Self::EgressPolicy,
@@ -49,6 +55,9 @@ impl Kind {
         Self::ClusterLink,
         Self::AddressPool,
         Self::RoutingJson,
+        Self::Secret,
+        Self::ConfigMap,
+        Self::Service,
         Self::File,
     ];
 
@@ -63,6 +72,9 @@ impl Kind {
             Self::ClusterLink => "ClusterLink",
             Self::AddressPool => "AddressPool",
             Self::RoutingJson => "routing.json",
+            Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
+            Self::Service => "Service",
             Self::File => "File",
         }
     }

@@ -24,7 +24,7 @@ pub struct UpstreamIndex(pub usize);
 pub struct Upstream {
     /// Its name within the tenant.
     pub name: Arc<str>,
-    /// Its endpoints, at least one.
+    /// Its endpoints; none while the Service that they are of has none, which is answered with 503.
     pub endpoints: Vec<Endpoint>,
     /// What is spoken to it.
     pub protocol: UpstreamProtocol,

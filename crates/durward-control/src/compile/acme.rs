@@ -137,6 +137,7 @@ impl Workshop<'_, '_, '_, '_> {
         if written.file.is_some()
             || written.certificate_file.is_some()
             || written.key_file.is_some()
+            || written.secret_name.is_some()
         {
             let sentence = "is written beside files: keep one of the two";
             self.report.error("BadCertificate", spec.place, field, sentence);

@@ -113,6 +113,7 @@ fn entrant<'a>(
             let denied = keys.denied(at);
             let former: Vec<_> = former().filter(|used| !denied.contains_key(&used.key)).collect();
             files.deny(denied);
+            files.ask_for(&entrant.id, body.spec);
             let upstreams = document(at, entrant, body, files, previous, listeners);
             let mut used = files.keys_used();
             if entrant.report.errors() > 0 {
@@ -167,6 +168,7 @@ fn document<'a>(
     let mut broken: Vec<Option<(IpAddr, u16)>> = Vec::new();
     let egress = &body.spec.egress;
     let policy = policy(entrant, egress, files);
+    let without_rules = files.was_denied();
     let proxies: Vec<_> = egress.proxy.iter().map(At::as_ingress).collect();
     let (ingress_field, egress_field) = (Field::SPEC.name("ingress"), Field::SPEC.name("egress"));
     let proxy_field = egress_field.name("proxy");
@@ -201,6 +203,8 @@ fn document<'a>(
                 mode,
                 entry: Some(Entry { list, position, place: spec.address.place }),
             }),
+            // What it had of an object that is not the tenant's any more must not stand in.
+            None if files.was_denied() || (without_rules && list == List::Proxy) => {}
             None => broken.push(key),
         }
     }
@@ -262,10 +266,13 @@ fn upstreams<'a>(
     let around = Surroundings { egress: &entrant.egress, wanted: &wanted, bytes_only: &bytes_only };
     let mut upstreams = UpstreamSet::default();
     for named in &body.spec.upstreams {
-        match upstream::upstream(&mut entrant.report, files, named, around) {
+        let made = upstream::upstream(&mut entrant.report, files, named, around);
+        let was_denied = files.was_denied();
+        match made {
             Some(upstream) => {
                 upstreams.add(Arc::new(upstream));
             }
+            None if was_denied => upstreams.add_broken(named.0),
             None => {
                 let former = entrant.previous.and_then(|tenant| {
                     tenant.upstreams.iter().find(|former| *former.name == *named.0.value)

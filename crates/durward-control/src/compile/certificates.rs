@@ -1,4 +1,4 @@
-//! Certificates a document names: found among the files, read once, checked for what they are used for.
+//! Certificates a document names: found among the files and the Secrets, read once, checked for what they are used for.
 //!
 //! What was read in an earlier compile is used again as long as the bytes are the same. Deliberately absent: reading files.
 
@@ -6,12 +6,13 @@ mod issued;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use durward_model::certificate::{ends_soon, span_text};
 use durward_model::egress::NameList;
-use durward_model::{Certificate, Origin, SharedMap};
+use durward_model::{Certificate, Origin, SharedMap, TenantId};
 
 use super::keys::{Denied, KeyId, KeyUse};
 use super::name_list::{self, ListFault};
@@ -19,13 +20,19 @@ use super::report::{Field, Report};
 use crate::certificate::authority::{self, AuthorityFault};
 use crate::certificate::identity::{self, IdentityFault};
 use crate::certificate::{Authority, Identity, Revocations};
+use crate::change::Reference;
+use crate::cluster::ObjectFault;
+use crate::document::tenant_viewpoint;
 use crate::named_file::Digest;
 use crate::place::{At, Place};
 use crate::spec::ingress::CertificateSpec;
-use crate::store::{Found, Store};
+use crate::spec::object_name::{self, EntryName, WrittenName};
+use crate::spec::service::ServiceSpec;
+use crate::spec::tenant::TenantSpec;
+use crate::store::{Asker, Found, Place as FoundAt, Store};
 pub(crate) use issued::IssuedFile;
 
-/// Parsed files, by path, valid while the bytes are the same.
+/// Parsed files and entries, by place, valid while the bytes are the same.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Certificates {
     identities: Cache<Result<Identity, IdentityFault>>,
@@ -44,7 +51,7 @@ impl Certificates {
     }
 
     /// Lets go of what was read from any of these files; a later compile that needs it reads it again.
-    pub(crate) fn forget(&mut self, files: &BTreeSet<Arc<Path>>) {
+    pub(crate) fn forget(&mut self, files: &BTreeSet<Reference>) {
         if files.is_empty() {
             return;
         }
@@ -63,7 +70,7 @@ impl Certificates {
     }
 }
 
-struct Cache<T>(SharedMap<Vec<PathBuf>, Known<T>>);
+struct Cache<T>(SharedMap<Vec<FoundAt>, Known<T>>);
 
 /// The digests of the files that were read, and what came of them.
 type Known<T> = (Vec<Digest>, Arc<T>);
@@ -101,8 +108,8 @@ impl<T> Cache<T> {
         }
     }
 
-    fn forget(&mut self, files: &BTreeSet<Arc<Path>>) {
-        self.0.retain(|paths, _| !paths.iter().any(|path| files.contains(path.as_path())));
+    fn forget(&mut self, files: &BTreeSet<Reference>) {
+        self.0.retain(|places, _| !places.iter().any(|place| place.is_of(files)));
     }
 
     /// What `read` makes of the files, from this compile or the one before.
@@ -112,11 +119,11 @@ impl<T> Cache<T> {
         files: &[&Found<'_>],
         read: impl FnOnce() -> T,
     ) -> Arc<T> {
-        let paths: Vec<_> = files.iter().map(|found| found.path.clone()).collect();
+        let paths: Vec<_> = files.iter().map(|found| found.place.clone()).collect();
         if let Some((_, value)) = self.0.get(&paths) {
             return Arc::clone(value);
         }
-        let digests: Vec<_> = files.iter().map(|found| *found.file.digest()).collect();
+        let digests: Vec<_> = files.iter().map(|found| found.digest).collect();
         let reused = old.and_then(|old| old.0.get(&paths)).filter(|(known, _)| *known == digests);
         let value = reused.map_or_else(|| Arc::new(read()), |(_, value)| Arc::clone(value));
         self.0.insert(paths, (digests, Arc::clone(&value)));
@@ -134,6 +141,10 @@ pub(crate) struct Files<'a> {
     used: Vec<KeyUse>,
     /// Keys of other tenants, which the document that is read now may not use.
     denied: Denied,
+    /// On whose behalf objects are looked up now.
+    asker: Option<Asker>,
+    /// True if the document that is read now was denied an object since this was last asked.
+    is_denied: bool,
 }
 
 /// What a certificate is for.
@@ -151,12 +162,30 @@ pub(crate) enum Purpose {
 impl<'a> Files<'a> {
     pub(crate) fn new(store: &'a Store, old: Option<&'a Certificates>, now: i64) -> Self {
         let fresh = Certificates::default();
-        Self { store, old, fresh, now, used: Vec::new(), denied: Denied::new() }
+        let (used, denied) = (Vec::new(), Denied::new());
+        Self { store, old, fresh, now, used, denied, asker: None, is_denied: false }
     }
 
     /// Refuses these keys from now on.
     pub(crate) fn deny(&mut self, keys: Denied) {
         self.denied = keys;
+    }
+
+    /// Looks objects up on behalf of a tenant's document from now on.
+    pub(crate) fn ask_for(&mut self, tenant: &TenantId, spec: &TenantSpec) {
+        let viewpoint = tenant_viewpoint(spec, tenant.as_str());
+        self.asker = Some(Asker { tenant: tenant.clone(), viewpoint });
+    }
+
+    /// Returns whether the document was denied an object since this was last asked: what it had of that before is no more its own.
+    pub(crate) fn was_denied(&mut self) -> bool {
+        std::mem::take(&mut self.is_denied)
+    }
+
+    /// Returns the endpoints of a port of a Service.
+    pub(crate) fn endpoints(&self, spec: &ServiceSpec) -> Result<&'a [SocketAddr], ObjectFault> {
+        let asker = self.asker.as_ref().ok_or(ObjectFault::NotRead)?;
+        self.store.endpoints(asker, spec)
     }
 
     /// Returns the keys used since this was last asked.
@@ -194,7 +223,7 @@ impl<'a> Files<'a> {
         let old = self.old.map(|old| &old.identities);
         let read = || identity::read(certificate.bytes, key.bytes);
         let identity = self.fresh.identities.get(old, &[&certificate, &key], read);
-        let files = (certificate.path, key.path);
+        let files = (certificate.place.to_path(), key.place.to_path());
         match &*identity {
             Err(fault) => {
                 let sentence = format!("{:?}: {fault}", names.certificate);
@@ -386,7 +415,7 @@ impl<'a> Files<'a> {
 
     /// Returns a file of secrets, or `None` after an error.
     pub(crate) fn secrets(
-        &self,
+        &mut self,
         report: &mut Report<'_>,
         written: &At<String>,
         field: &Field<'_>,
@@ -404,17 +433,29 @@ impl<'a> Files<'a> {
         self.used.push(KeyUse { key, shared, origin });
     }
 
+    /// Returns the bytes behind a written name, be it that of a file or of an entry of a Secret or `ConfigMap`; `None` after an error.
     fn bytes(
-        &self,
+        &mut self,
         report: &mut Report<'_>,
         written: &str,
         place: Place,
         field: &Field<'_>,
     ) -> Option<Found<'a>> {
-        match self.store.file(report.source(), written) {
+        let file = match object_name::parse(written) {
+            Ok(WrittenName::File(file)) => file,
+            Ok(WrittenName::Entry(entry)) => {
+                return self.entry(report, (&entry, written), place, field);
+            }
+            Err(fault) => {
+                report.error("BadReference", place, field, &format!("{written:?} {fault}"));
+                return None;
+            }
+        };
+        match self.store.file(report.source(), file) {
             Ok(found) => {
-                if found.file.writable_by_all {
-                    let path = found.path.display();
+                if found.writable_by_all {
+                    let path = found.place.to_path();
+                    let path = path.display();
                     let sentence =
                         format!("every user of this host may change {written:?}: chmod o-w {path}");
                     report.warning("WritableByAll", place, field, &sentence);
@@ -422,6 +463,25 @@ impl<'a> Files<'a> {
                 Some(found)
             }
             Err(fault) => {
+                report.error(fault.reason(), place, field, &format!("{written:?} {fault}"));
+                None
+            }
+        }
+    }
+
+    fn entry(
+        &mut self,
+        report: &mut Report<'_>,
+        (entry, written): (&EntryName<'_>, &str),
+        place: Place,
+        field: &Field<'_>,
+    ) -> Option<Found<'a>> {
+        let store = self.store;
+        let asker = self.asker.as_ref().ok_or(ObjectFault::NotRead);
+        match asker.and_then(|asker| store.entry(asker, entry)) {
+            Ok(found) => Some(found),
+            Err(fault) => {
+                self.is_denied |= fault.is_denial();
                 report.error(fault.reason(), place, field, &format!("{written:?} {fault}"));
                 None
             }
@@ -441,18 +501,14 @@ pub(crate) struct Names {
 impl Names {
     fn of(report: &mut Report<'_>, spec: &At<CertificateSpec>, field: &Field<'_>) -> Option<Self> {
         if let Some((certificate, key)) = spec.value.files() {
-            let named = spec.file.as_ref().or(spec.certificate_file.as_ref());
-            return Some(Self {
-                certificate,
-                key,
-                place: named.map_or(spec.place, |named| named.place),
-            });
+            let place = spec.named().map_or(spec.place, |named| named.place);
+            return Some(Self { certificate, key, place });
         }
         report.error(
             "BadCertificate",
             spec.place,
             field,
-            "needs either file, or certificateFile and keyFile, or acme",
+            "needs either file, or certificateFile and keyFile, or secretName, or acme",
         );
         None
     }
@@ -464,7 +520,10 @@ impl Names {
         (chain_file, key_file): (PathBuf, PathBuf),
     ) -> Certificate {
         let leaf = &identity.leaf;
-        let stem = [".crt", ".pem"].iter().find_map(|end| self.certificate.strip_suffix(end));
+        let ends = ["/tls.crt", ".crt", ".pem"];
+        let is_secret = self.certificate.starts_with("secret:");
+        let mut ends = ends.iter().skip(usize::from(!is_secret));
+        let stem = ends.find_map(|end| self.certificate.strip_suffix(end));
         Certificate {
             name: Arc::from(stem.unwrap_or(&self.certificate)),
             chain: identity.chain.clone(),

@@ -29,10 +29,11 @@ use super::roster::{Basis, KnownText, NOWHERE, Roster};
 use super::verdict::Served;
 use super::words;
 use super::{Compiled, Input};
-use crate::document::{Content, Source};
+use crate::document::{Content, Document, Source};
 use crate::place::Place;
 use crate::spec::port_mapping::{PortMappingDocument, PortMappingSpec};
 use crate::state::MappingState;
+use crate::store::Store;
 pub(crate) use claimed::{note_claims, unsettled};
 use reading::Reading;
 
@@ -44,10 +45,11 @@ pub(crate) struct MappingId {
 }
 
 impl MappingId {
-    /// Returns the identity a document gives itself; `None` when its tenant or name cannot be one.
-    pub(crate) fn written(document: &PortMappingDocument) -> Option<Self> {
-        let tenant = TenantId::new(&document.spec.tenant).ok()?;
-        Some(Self { tenant, name: words::mapping_name(&document.metadata.name).ok()? })
+    /// Returns the identity of a document; `None` if its tenant or name cannot be one, or it is of another kind.
+    pub(crate) fn of(document: &Document) -> Option<Self> {
+        let Content::Mapping(mapping) = &document.content else { return None };
+        let name = words::mapping_name(&mapping.metadata.name).ok()?;
+        Some(Self { tenant: document.tenant()?, name })
     }
 }
 
@@ -155,7 +157,9 @@ pub(crate) fn enrol<'a>(
 ) -> Vec<Applicant<'a>> {
     let live = roster.entrants.iter().filter(|entrant| !matches!(entrant.basis, Basis::Out));
     let tenants = live.map(|entrant| entrant.id.clone()).collect();
-    let mut office = Office { previous, tenants, applicants: Vec::new(), taken: BTreeMap::new() };
+    let store = input.store;
+    let (applicants, taken) = (Vec::new(), BTreeMap::new());
+    let mut office = Office { store, previous, tenants, applicants, taken };
     let named = names::mappings(input, previous, &mut roster.drafts);
     // A tenant that is not served is known all the same: its mappings are rejected with it, not taken for a slip in the name.
     let known: HashSet<TenantId> =
@@ -176,6 +180,7 @@ pub(crate) fn enrol<'a>(
 /// A document with a usable name.
 pub(crate) struct NamedMapping<'a> {
     pub(crate) draft: usize,
+    pub(crate) entry: &'a Document,
     pub(crate) source: &'a Arc<Source>,
     pub(crate) document: &'a PortMappingDocument,
     /// `None` when what it says of its tenant is no tenant's name.
@@ -191,6 +196,7 @@ impl NamedMapping<'_> {
 }
 
 struct Office<'a, 'p> {
+    store: &'a Store,
     previous: Option<&'p Compiled>,
     /// Those that are served.
     tenants: BTreeSet<TenantId>,
@@ -215,9 +221,10 @@ impl<'a> Office<'a, '_> {
     fn document(&mut self, roster: &mut Roster<'_>, named: NamedMapping<'a>) {
         let Some(id) = named.id.clone() else { return };
         self.taken.insert(id.clone(), named.origin());
-        let NamedMapping { draft, source, document, created, mut report, .. } = named;
-        let tenants = &self.tenants;
-        let current = Reading { report: &mut report, roster, tenants }.mapping(&id.name, document);
+        let NamedMapping { draft, entry, source, document, created, mut report, .. } = named;
+        let (tenants, store) = (&self.tenants, self.store);
+        let mut reading = Reading { report: &mut report, roster, tenants, store, entry };
+        let current = reading.mapping(&id.name, document);
         let past = self.past(&id).cloned();
         let seniority = past.as_ref().map(|past| past.seniority);
         let good = past.as_ref().and_then(|past| past.good.clone());
@@ -237,7 +244,7 @@ impl<'a> Office<'a, '_> {
             created,
             shared: document.spec.shared,
             places: Places {
-                tenant: document.spec.tenant.place,
+                tenant: document.spec.place(),
                 addresses: document.spec.addresses.iter().map(|address| address.place).collect(),
                 ports: document.spec.ports.iter().map(|port| port.place).collect(),
                 egress: document.spec.egress.place,
@@ -251,12 +258,15 @@ impl<'a> Office<'a, '_> {
     /// Rejects a document that names no tenant of ours. What the same file said of a mapping of this name stays: a slip in the tenant's name
     /// must not take it away.
     fn stray(&mut self, roster: &mut Roster<'_>, named: NamedMapping<'a>) {
-        let NamedMapping { draft, source, document, mut report, .. } = named;
-        let tenants = &self.tenants;
+        let NamedMapping { draft, entry, source, document, mut report, .. } = named;
+        let (tenants, store) = (&self.tenants, self.store);
         let name = Arc::from(document.metadata.name.value.as_str());
-        Reading { report: &mut report, roster, tenants }.mapping(&name, document);
+        Reading { report: &mut report, roster, tenants, store, entry }.mapping(&name, document);
         roster.drafts[draft].findings = report.into_findings();
         for id in self.past_in_file(&name, &source.file) {
+            if !may_be(entry, &id) {
+                continue;
+            }
             self.keep(&id, draft, false, source);
         }
     }
@@ -266,9 +276,13 @@ impl<'a> Office<'a, '_> {
         let mut nameless: Vec<(&str, usize)> = Vec::new();
         for (draft, &document) in input.documents.iter().enumerate() {
             let Content::Broken(broken) = &document.content else { continue };
+            if document.is_nobodys() {
+                continue;
+            }
             match (&broken.name, document.source.kind == Kind::PortMapping) {
                 (Some(name), true) => {
-                    for id in self.past_in_file(name, &document.source.file) {
+                    let ids = self.past_in_file(name, &document.source.file).into_iter();
+                    for id in ids.filter(|id| may_be(document, id)) {
                         self.keep(&id, draft, false, &document.source);
                     }
                 }
@@ -315,6 +329,11 @@ impl<'a> Office<'a, '_> {
             served: None,
         });
     }
+}
+
+/// Returns whether a document may be about a mapping of this tenant: one in a namespace is about its tenant's only.
+fn may_be(document: &Document, id: &MappingId) -> bool {
+    document.namespace().is_none() || document.tenant().is_none_or(|tenant| tenant == id.tenant)
 }
 
 /// Leaves out what asks for another tenant's address or belongs to a tenant that is not served; what was served before stands in where it may.

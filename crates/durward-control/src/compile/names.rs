@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use durward_model::verdict::Finding;
+use durward_model::verdict::{Finding, Severity};
 use durward_model::{EgressAddress, Origin, TenantId};
 
 use ipnet::IpNet;
@@ -19,6 +19,7 @@ use super::roster::{Body, KnownText, Register};
 use super::verdict::Draft;
 use super::words;
 use super::{Compiled, Input};
+use crate::cluster::{Owner, Ownerless};
 use crate::document::{Content, Document, Source};
 use crate::place::At;
 use crate::spec::tenant::{Metadata, TenantDocument, TenantSpec};
@@ -195,6 +196,20 @@ fn egress(named: &mut Named<'_>) -> Option<Vec<At<EgressAddress>>> {
     (report.errors() == before).then_some(addresses)
 }
 
+/// Says of an object that it is in nobody's namespace.
+fn ownerless(document: &Document, metadata: &Metadata, why: &Ownerless) -> Finding {
+    let namespace = document.namespace().map(|namespace| &**namespace).unwrap_or_default();
+    let (place, sentence) = (metadata.name.place, format!("{namespace:?} {why}"));
+    let severity = Severity::Error;
+    document.source.finding(
+        severity,
+        "NamespaceWithoutTenant",
+        place,
+        "metadata.namespace",
+        &sentence,
+    )
+}
+
 /// Returns the mapping documents that have their identity; the others get their verdict here. A mapping is its tenant's: what another tenant
 /// calls by the same name is another mapping.
 pub(crate) fn mappings<'a>(
@@ -205,6 +220,10 @@ pub(crate) fn mappings<'a>(
     let mut named = Vec::new();
     for (draft, document) in input.documents.iter().enumerate() {
         let Content::Mapping(mapping) = &document.content else { continue };
+        if let Owner::Nobody(why) = &document.owner {
+            drafts[draft].findings = vec![ownerless(document, &mapping.metadata, why)];
+            continue;
+        }
         let mut report = Report::of_document(&document.source);
         let written = &mapping.metadata.name;
         if report.check("BadName", written, &Field::NAME, words::mapping_name).is_none() {
@@ -212,9 +231,9 @@ pub(crate) fn mappings<'a>(
             continue;
         }
         let created = created(&mut report, document, &mapping.metadata);
-        let id = MappingId::written(mapping);
-        let (document, source) = (mapping, &document.source);
-        named.push(NamedMapping { draft, source, document, id, created, report });
+        let id = MappingId::of(document);
+        let (entry, document, source) = (document, mapping, &document.source);
+        named.push(NamedMapping { draft, entry, source, document, id, created, report });
     }
     let rank = |at: usize| {
         let candidate: &NamedMapping<'_> = &named[at];

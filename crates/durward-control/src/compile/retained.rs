@@ -19,6 +19,8 @@ use super::served_documents::{EarlierDocument, ListenerKey, ServedDocuments};
 use super::transparent::Wish;
 use super::{Compiled, Memory, compile_scope, words};
 use crate::certificate::{hex, sha256};
+use crate::change::{Change, Reference};
+use crate::cluster::Cluster;
 use crate::document::{Content, Document, Source};
 use crate::source::file::FileSource;
 use crate::state::{
@@ -96,7 +98,7 @@ impl Compiled {
 }
 
 fn text_of(writer: &mut Writer, good: &Source) -> usize {
-    writer.text(&good.file, good.first_line, &good.text)
+    writer.text(good)
 }
 
 fn tenant_state(writer: &mut Writer, id: &TenantId, past: &Past) -> TenantState {
@@ -156,6 +158,27 @@ fn tenant_state(writer: &mut Writer, id: &TenantId, past: &Past) -> TenantState 
 pub fn restore(state: &State, source: &FileSource, now: i64) -> Compiled {
     let parsed = source.parse_again(&state.texts);
     restored(state, &parsed, |documents| source.with_references(documents), now)
+}
+
+/// Returns the documents that an earlier process served, so that what they refer to can be looked up before [`restore_beside`].
+#[must_use]
+pub fn documents(state: &State, source: &FileSource) -> Vec<Document> {
+    source.parse_again(&state.texts).into_iter().map(|(_, document)| document).collect()
+}
+
+/// Compiles what an earlier process served, as [`restore`] does. The facts of `cluster` are those of objects; of these, too, only names were kept.
+#[must_use]
+pub fn restore_beside(state: &State, source: &FileSource, cluster: &Store, now: i64) -> Compiled {
+    let parsed = source.parse_again(&state.texts);
+    let with_facts = |documents| {
+        let mut store = source.with_references(documents);
+        store.read_cluster(cluster.cluster().map(|cluster| Cluster::clone(cluster)));
+        let facts = cluster.facts().filter(|(of, _)| !matches!(of, Reference::File(_)));
+        let facts = facts.map(|(of, fact)| (of.clone(), Some(fact.clone()))).collect();
+        store.apply(Change { facts, ..Change::default() });
+        store
+    };
+    restored(state, &parsed, with_facts, now)
 }
 
 /// Compiles what an earlier process served; `parsed` are the documents in its texts, and `with_files` reads the files that documents refer to.
@@ -237,7 +260,8 @@ impl<'d> Earlier<'d> {
             let tenant = TenantId::new(&mapping.tenant).ok()?;
             let name = words::mapping_name(&mapping.name).ok()?;
             let id = MappingId { tenant, name };
-            let document = mapping.good.and_then(|at| good.mappings.get(&(at, id.clone())));
+            let document =
+                mapping.good.and_then(|at| good.mappings.get(&(at, Arc::clone(&id.name))));
             let good = document.map(|document| Arc::clone(&document.source));
             Some((id, mapping::Past::of_earlier(mapping, good), document.copied()))
         });
@@ -332,7 +356,8 @@ fn stages<'d>(
 #[derive(Default)]
 struct Good<'d> {
     tenants: HashMap<(usize, TenantId), &'d Document>,
-    mappings: HashMap<(usize, MappingId), &'d Document>,
+    /// Whose a mapping is, the namespace of an object may say.
+    mappings: HashMap<(usize, Arc<str>), &'d Document>,
 }
 
 impl<'d> Good<'d> {
@@ -346,9 +371,8 @@ impl<'d> Good<'d> {
                     }
                 }
                 Content::Mapping(mapping) => {
-                    if let Some(id) = MappingId::written(mapping) {
-                        good.mappings.insert((*at, id), document);
-                    }
+                    let name = Arc::from(mapping.metadata.name.value.as_str());
+                    good.mappings.insert((*at, name), document);
                 }
                 Content::Broken(_) => {}
             }

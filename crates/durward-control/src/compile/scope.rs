@@ -12,7 +12,7 @@ use super::claim_table::ClaimTable;
 use super::mapping::MappingId;
 use super::roster::Past;
 use super::{Compiled, Input, Memory};
-use crate::document::Content;
+use crate::document::{Content, Document};
 use crate::store::Store;
 
 /// After so many seconds everything is looked at again, for certificates age.
@@ -65,13 +65,15 @@ impl Scope {
         }
     }
 
-    /// Returns the documents of the tenants, and those whose tenant cannot be told.
+    /// Returns the documents of the tenants, those whose tenant cannot be told, and those that came to be nobody's.
     pub(super) fn input<'a>(&self, store: &'a Store) -> Input<'a> {
         let Self::Part(part) = self else {
             return Input { store, documents: store.documents().collect() };
         };
         let keys = part.tenants.iter().flat_map(|tenant| store.of_tenant(tenant));
-        let keys: BTreeSet<&DocumentKey> = keys.chain(store.strays()).collect();
+        let is_nobodys = |key: &&DocumentKey| store.document(key).is_some_and(Document::is_nobodys);
+        let nobodys = part.documents.iter().filter(is_nobodys);
+        let keys: BTreeSet<&DocumentKey> = keys.chain(store.strays()).chain(nobodys).collect();
         let documents = keys.into_iter().filter_map(|key| store.document(key));
         Input { store, documents: documents.collect() }
     }

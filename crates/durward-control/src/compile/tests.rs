@@ -4,7 +4,7 @@ mod parts;
 mod restart;
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -13,10 +13,12 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use durward_model::verdict::{Outcome, Verdict};
-use durward_model::{ResourceId, Revision};
+use durward_model::{Kind, ResourceId, Revision};
 
 use super::scope::LONG;
 use super::*;
+use crate::change::{Change, Fact, Reference};
+use crate::cluster::{Cluster, TENANT_LABEL};
 use crate::document::Source;
 use crate::named_file::NamedFile;
 use crate::source::inventory::Inventory;
@@ -47,6 +49,8 @@ struct Written {
     certificate: Option<u8>,
     /// Names of the listeners; 0 for none.
     names: u8,
+    /// Bits: names are looked up in namespace `n`, the certificate is in a Secret, endpoints are those of a Service.
+    cluster: u8,
 }
 
 fn written() -> impl Strategy<Value = Written> {
@@ -56,7 +60,7 @@ fn written() -> impl Strategy<Value = Written> {
     let inner = (0..4_u8, likely(0.95), 0..3_u8, 1..4_u8, 0..8_u8);
     let leaving = (0..5_u8, likely(0.2), prop::option::weighted(0.4, 0..5_u8), likely(0.4));
     let proxy = prop::option::weighted(0.3, (0..4_u8, likely(0.5), 0..3_u8));
-    let whole = (0..4_u8, likely(0.03), likely(0.1), likely(0.5), 0..3_u8);
+    let whole = (0..4_u8, likely(0.03), likely(0.1), likely(0.5), 0..3_u8, 0..8_u8);
     (doors, inner, leaving, proxy, whole).prop_map(|(doors, inner, leaving, proxy, whole)| {
         Written {
             name: whole.0,
@@ -64,6 +68,7 @@ fn written() -> impl Strategy<Value = Written> {
             created: whole.2,
             protocol: whole.3,
             lines: whole.4,
+            cluster: whole.5,
             address: doors.0,
             second: doors.1,
             listen: doors.2,
@@ -127,6 +132,9 @@ impl Written {
         let protocol = self.certificate.map_or_else(
             || "HTTP".to_owned(),
             |file| {
+                if self.cluster & 2 != 0 {
+                    return "HTTPS, certificate: {secretName: s}".to_owned();
+                }
                 format!("HTTPS, certificate: {{certificateFile: {file}.pem, keyFile: {file}.pem}}")
             },
         );
@@ -154,9 +162,16 @@ impl Written {
         } else {
             format!("10.0.0.{}", self.endpoint)
         };
+        let endpoints = match self.cluster {
+            0..=3 => format!("endpoints: [{endpoint}]"),
+            _ => "service: {name: pay, port: http}".to_owned(),
+        };
+        if self.cluster & 1 != 0 {
+            let _ = writeln!(text, "  namespace: n");
+        }
         let _ = writeln!(
             text,
-            "  upstreams: {{pay: {{endpoints: [{endpoint}]}}}}\n  limits: {{connections: {}}}\n  egress:\n    addresses: [{network}.{}{second}]\n    shared: {}",
+            "  upstreams: {{pay: {{{endpoints}}}}}\n  limits: {{connections: {}}}\n  egress:\n    addresses: [{network}.{}{second}]\n    shared: {}",
             self.limit, self.egress, self.shared
         );
         if let Some(source) = self.source {
@@ -187,10 +202,15 @@ impl Written {
         let mut text = self.head("PortMapping", &format!("m{name}"));
         let port = if self.listen { "80-90" } else { "80" };
         let protocol = if self.protocol { "TCP" } else { "UDP" };
+        // An object need not say whose it is.
+        if !OBJECTS.contains(&at) || self.proxy.is_some() {
+            let _ = writeln!(text, "  tenant: t{}", self.egress);
+        }
+        let service = if self.cluster < 4 { "" } else { ", service: {name: pay, port: http}" };
         let _ = writeln!(
             text,
-            "  tenant: t{}\n  addresses: [198.51.100.{}]\n  endpoints: [10.244.1.{}]\n  ports: [{{port: {port}, protocol: {protocol}}}]\n  allowedSources: [192.0.2.0/2{}]\n  egress: {}\n  shared: {}",
-            self.egress, self.address, self.endpoint, self.host, self.shared, self.transparent
+            "  addresses: [198.51.100.{}]\n  endpoints: [10.244.1.{}]\n  ports: [{{port: {port}, protocol: {protocol}{service}}}]\n  allowedSources: [192.0.2.0/2{}]\n  egress: {}\n  shared: {}",
+            self.address, self.endpoint, self.host, self.shared, self.transparent
         );
         text
     }
@@ -224,6 +244,88 @@ struct World {
     slots: Vec<(Slot, bool)>,
     /// What is in the files with certificates: one of the identities, or nothing that could be read.
     files: [u8; FILES],
+    cluster: Objects,
+}
+
+/// What is in a cluster. Each tenant has a namespace of its name, and there is one more, `n`.
+#[derive(Clone, Copy, Debug)]
+struct Objects {
+    /// Whose `n` and the namespaces of the first two tenants are: a tenant's, nobody's (5), or there is none (6).
+    labels: [u8; 3],
+    /// What is in each third namespace's Secret: one of the identities, or there is none.
+    secrets: [u8; 3],
+    /// Endpoints of each third namespace's Service, or there is none (3).
+    services: [u8; 3],
+}
+
+impl World {
+    fn new(slots: Vec<(Slot, bool)>) -> Self {
+        let cluster = Objects { labels: [2, 0, 1], secrets: [0, 1, 0], services: [1, 2, 0] };
+        Self { slots, files: [0, 1, 0], cluster }
+    }
+}
+
+impl Objects {
+    /// Returns what is true of a thing.
+    fn fact(&self, reference: &Reference) -> Fact {
+        let place = |namespace: &str| match namespace.strip_prefix('t') {
+            Some(number) => number.parse::<usize>().map_or(9, |number| number + 1),
+            None => 0,
+        };
+        match reference {
+            Reference::Namespace(namespace) => {
+                let at = place(namespace);
+                let number =
+                    self.labels.get(at).map_or(at.saturating_sub(1), |one| usize::from(*one));
+                match number {
+                    0..=4 => Fact::Labels(BTreeMap::from([(
+                        Arc::from(TENANT_LABEL),
+                        Arc::from(format!("t{number}")),
+                    )])),
+                    5 => Fact::Labels(BTreeMap::new()),
+                    _ => Fact::Missing,
+                }
+            }
+            Reference::Secret { namespace, .. } => {
+                let identity = IDENTITIES.get(usize::from(self.secrets[place(namespace) % 3]));
+                identity.map_or(Fact::Missing, |pem| {
+                    let entry = |key: &str| (Arc::from(key), Arc::from(pem.as_bytes()));
+                    Fact::Bytes(["tls.crt", "tls.key"].map(entry).into())
+                })
+            }
+            Reference::Service { namespace, .. } => {
+                let at = place(namespace);
+                let count = self.services[at % 3];
+                if count == 3 {
+                    return Fact::Missing;
+                }
+                let endpoint = |last| SocketAddr::from(([10, 244, 3 + at as u8, last], 8080));
+                Fact::Endpoints((0..count).map(endpoint).collect())
+            }
+            _ => Fact::Missing,
+        }
+    }
+
+    /// Says all that documents ask for, and takes back what they ask for no more, as a source does that reads what it is asked for.
+    fn say(&self, store: &mut Store) {
+        store.read_cluster(Some(Cluster { namespace: Arc::from("durward") }));
+        let is_file = |reference: &Reference| matches!(reference, Reference::File(_));
+        loop {
+            let wanted: BTreeSet<Reference> =
+                store.wanted().filter(|one| !is_file(one)).cloned().collect();
+            let known: BTreeSet<Reference> =
+                store.facts().map(|(one, _)| one).filter(|one| !is_file(one)).cloned().collect();
+            let news = wanted.iter().map(|one| (one.clone(), self.fact(one)));
+            let news = news.filter(|(one, fact)| store.fact(one) != Some(fact));
+            let news = news.map(|(one, fact)| (one, Some(fact)));
+            let gone = known.difference(&wanted).map(|one| (one.clone(), None));
+            let facts: Vec<_> = news.chain(gone).collect();
+            if facts.is_empty() {
+                return;
+            }
+            store.apply(Change { facts, ..Change::default() });
+        }
+    }
 }
 
 /// Two sources that feed one store.
@@ -242,6 +344,7 @@ impl Sources {
             said.apply(change.clone());
             self.store.apply(change);
         }
+        world.cluster.say(&mut self.store);
     }
 }
 
@@ -278,7 +381,7 @@ impl World {
         if !OBJECTS.contains(&at) {
             return Some(document);
         }
-        let id = ResourceId::namespaced(document.source.kind, "n", &format!("o{at}"));
+        let id = object_id(document.source.kind, at);
         let source = Source::clone(&document.source);
         Some(Document::of_object(id, Revision::default(), None, source, document.content))
     }
@@ -297,6 +400,16 @@ impl World {
     }
 
     fn change(&mut self, (at, field, other): &(usize, usize, Written)) {
+        let third = at % 3;
+        match field {
+            26 => self.cluster.labels[third] = (other.lines + other.names) % 7,
+            27 => self.cluster.secrets[third] = other.lines,
+            28 => self.cluster.services[third] = other.endpoint,
+            _ => {}
+        }
+        if *field > 25 {
+            return;
+        }
         if let 24..=25 = field {
             self.files[at % FILES] = other.limit % 3;
             return;
@@ -315,6 +428,14 @@ impl World {
             }
             _ => Slot::Document(other.clone()),
         };
+    }
+}
+
+/// The object in a slot. Mappings are in namespace `n`.
+fn object_id(kind: Kind, at: usize) -> ResourceId {
+    match kind {
+        Kind::PortMapping => ResourceId::namespaced(kind, "n", &format!("o{at}")),
+        _ => ResourceId::new(kind, &format!("o{at}")),
     }
 }
 
@@ -337,6 +458,7 @@ fn edited(was: &Written, other: &Written, field: usize) -> Written {
         12 => now.lines = other.lines,
         13 => now.certificate = other.certificate,
         14..=16 => now.names = other.names,
+        17..=18 => now.cluster = other.cluster,
         _ => now.host = other.host,
     }
     now
@@ -377,14 +499,14 @@ fn a_change_comes_to_what_compiling_everything_comes_to() {
     let cases = std::env::var("DURWARD_WORLDS").ok().and_then(|text| text.parse().ok());
     let cases = cases.unwrap_or(400);
     let (steps, parts, alone) = (Cell::new(0), Cell::new(0), Cell::new(0));
-    let edits = prop::collection::vec((0..ALL, 0..26_usize, written()), 1..20);
+    let edits = prop::collection::vec((0..ALL, 0..29_usize, written()), 1..20);
     let world = prop::collection::vec((written(), prop::bool::weighted(0.8)), ALL..=ALL);
     let mut runner = TestRunner::new(Config { cases, ..Config::default() });
 
     let result = runner.run(&(world, edits), |(world, edits)| {
         let slot =
             |(written, there)| (if there { Slot::Document(written) } else { Slot::Absent }, false);
-        let mut world = World { slots: world.into_iter().map(slot).collect(), files: [0, 1, 0] };
+        let mut world = World::new(world.into_iter().map(slot).collect());
         let mut sources = Sources::default();
         sources.say(&world);
         let mut all = whole(&sources.store, None, NOW);

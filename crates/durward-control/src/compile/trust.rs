@@ -191,5 +191,5 @@ pub(crate) fn names_address(
 
 /// The place of the field that names a certificate.
 pub(crate) fn place_of(spec: &At<crate::spec::ingress::CertificateSpec>) -> Place {
-    spec.file.as_ref().or(spec.certificate_file.as_ref()).map_or(spec.place, |named| named.place)
+    spec.named().map_or(spec.place, |named| named.place)
 }

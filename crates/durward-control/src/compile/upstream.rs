@@ -3,6 +3,7 @@
 //! Deliberately absent: name resolution; a name is checked for being one, nothing more.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +17,10 @@ use super::certificates::{Files, Purpose};
 use super::report::{Field, Report};
 use super::times::{self, Range};
 use super::{trust, words};
+use crate::cluster::ObjectFault;
 use crate::place::At;
 use crate::spec::ingress::TlsVersionSpec;
+use crate::spec::service::ServiceSpec;
 use crate::spec::upstream::{
     BalanceSpec, HealthCheckSpec, OutlierSpec, ProxyProtocolSpec, RetriesSpec,
     UpstreamProtocolSpec, UpstreamSpec, UpstreamTlsSpec,
@@ -52,8 +55,13 @@ pub(crate) fn upstream(
     report.check("BadName", name, field, words::upstream_name);
     let protocol = protocol(spec, around.bytes_only.contains(name.as_str()));
     let sources = sources(report, spec, field, around);
-    let endpoints = endpoints(report, spec, field, protocol);
-    reachable(report, spec, field, &endpoints, &sources);
+    let (endpoints, gone) = match &spec.service {
+        Some(service) => of_service(report, files, (service, spec), field, &sources),
+        None => (endpoints(report, spec, field, protocol), None),
+    };
+    if spec.service.is_none() {
+        reachable(report, spec, field, &endpoints, &sources);
+    }
     let tls = spec.tls.as_ref().map(|tls| self::tls(report, files, tls, &field.name("tls")));
     let health = spec
         .health_check
@@ -80,6 +88,10 @@ pub(crate) fn upstream(
     );
     if report.errors() > before {
         return None;
+    }
+    // It is served without endpoints: what it had may be another's by now.
+    if let (Some(fault), Some(service)) = (gone, &spec.service) {
+        no_service(report, service, &field.name("service"), &fault);
     }
     Some(Upstream {
         name: Arc::from(name.as_str()),
@@ -153,6 +165,74 @@ fn sources(
     sources
 }
 
+/// Returns the endpoints of a Service, and why there are none if that is not an error that keeps what was before.
+fn of_service(
+    report: &mut Report<'_>,
+    files: &Files<'_>,
+    (service, spec): (&At<ServiceSpec>, &UpstreamSpec),
+    field: &Field<'_>,
+    sources: &[EgressAddress],
+) -> (Vec<Endpoint>, Option<ObjectFault>) {
+    if let Some(first) = spec.endpoints.first() {
+        let sentence = "are beside service: keep one of them";
+        report.error("FieldUnfitting", first.place, &field.name("endpoints"), sentence);
+    }
+    if let Some(port) = spec.port {
+        let sentence = "means nothing beside service, which has a port of its own: remove it";
+        report.error("FieldUnfitting", port.place, &field.name("port"), sentence);
+    }
+    let field = &field.name("service");
+    let found = match files.endpoints(service) {
+        Ok(found) => found,
+        Err(fault) if fault.leaves_no_endpoints() => return (Vec::new(), Some(fault)),
+        Err(fault) => {
+            no_service(report, service, field, &fault);
+            return (Vec::new(), None);
+        }
+    };
+    let reaches = |at: &SocketAddr| {
+        sources.is_empty() || sources.iter().any(|source| source.reaches(at.ip()))
+    };
+    let reached = found.iter().copied().filter(reaches);
+    let endpoints: Vec<_> =
+        reached.map(|at| Endpoint { target: Target::Address(at), weight: 1 }).collect();
+    let quoted = &service.name.value;
+    if let Some(out) = found.iter().find(|at| !reaches(at)) {
+        let family = if out.is_ipv4() { "IPv4" } else { "IPv6" };
+        let sentence = format!(
+            "{quoted:?} has {family} endpoints, which no egress address reaches: they get nothing until there is an {family} egress address"
+        );
+        report.warning("EgressFamily", service.place, field, &sentence);
+    }
+    if found.is_empty() {
+        let sentence = format!(
+            "{quoted:?} has no ready endpoint: requests are answered with 503 until it has"
+        );
+        report.warning("NoEndpoints", service.name.place, &field.name("name"), &sentence);
+    }
+    (endpoints, None)
+}
+
+/// Reports that a Service cannot be had, with the field that names what is wrong.
+pub(super) fn no_service(
+    report: &mut Report<'_>,
+    service: &ServiceSpec,
+    field: &Field<'_>,
+    fault: &ObjectFault,
+) {
+    let (name, written, place) = match (fault, &service.namespace) {
+        (ObjectFault::PortUnknown(..), _) => ("port", &service.port.0, service.port.place),
+        (
+            ObjectFault::NamespaceForeign { .. }
+            | ObjectFault::NamespaceMissing(_)
+            | ObjectFault::GrantMissing(..),
+            Some(namespace),
+        ) => ("namespace", &namespace.value, namespace.place),
+        _ => ("name", &service.name.value, service.name.place),
+    };
+    report.error(fault.reason(), place, &field.name(name), &format!("{written:?} {fault}"));
+}
+
 fn endpoints(
     report: &mut Report<'_>,
     spec: &At<UpstreamSpec>,
@@ -188,7 +268,7 @@ fn endpoints(
         endpoints.push(Endpoint { target, weight: written.weight.unwrap_or(1) });
     }
     if spec.endpoints.is_empty() {
-        report.error("NoEndpoint", spec.place, &field, "is empty: name at least one");
+        report.error("NoEndpoint", spec.place, &field, "is empty: name at least one, or a service");
     } else if endpoints.len() == spec.endpoints.len()
         && endpoints.iter().all(|endpoint| endpoint.weight == 0)
     {

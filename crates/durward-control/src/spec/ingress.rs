@@ -143,6 +143,9 @@ pub struct CertificateSpec {
     /// The private key (PKCS#8, PKCS#1 or SEC1); with `certificateFile`.
     #[serde(default)]
     pub key_file: Option<At<String>>,
+    /// A Secret of the type `kubernetes.io/tls` with both, in place of files: `NAME`, or `NAMESPACE/NAME` for another namespace.
+    #[serde(default)]
+    pub secret_name: Option<At<String>>,
     /// An authority issues and renews the certificate, in place of files. Needs a state directory (`--state-dir`).
     #[serde(default)]
     pub acme: Option<At<AcmeSpec>>,
@@ -267,6 +270,14 @@ impl CertificateSpec {
     /// The chain's file and the key's, as written; `None` when they are not both named, or both ways.
     #[must_use]
     pub fn files(&self) -> Option<(String, String)> {
+        if let Some(secret) = &self.secret_name {
+            let others = [&self.file, &self.certificate_file, &self.key_file];
+            let entry = |key| format!("secret:{}/{key}", secret.value);
+            return others
+                .iter()
+                .all(|other| other.is_none())
+                .then(|| (entry("tls.crt"), entry("tls.key")));
+        }
         match (&self.file, &self.certificate_file, &self.key_file) {
             (Some(file), None, None) => {
                 let stem = [".crt", ".pem"].iter().find_map(|end| file.strip_suffix(end));
@@ -279,5 +290,11 @@ impl CertificateSpec {
             }
             _ => None,
         }
+    }
+
+    /// Returns the field that names the chain.
+    #[must_use]
+    pub fn named(&self) -> Option<&At<String>> {
+        self.file.as_ref().or(self.certificate_file.as_ref()).or(self.secret_name.as_ref())
     }
 }

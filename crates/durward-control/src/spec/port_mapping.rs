@@ -5,7 +5,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::place::At;
+use crate::place::{At, Place};
+use crate::spec::service::ServiceSpec;
 use crate::spec::tenant::Metadata;
 use crate::spec::upstream::HealthCheckSpec;
 
@@ -31,8 +32,9 @@ pub struct PortMappingDocument {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PortMappingSpec {
-    /// The tenant it belongs to, as its `Tenant` document calls it.
-    pub tenant: At<String>,
+    /// The tenant it belongs to, as its `Tenant` document calls it. An object of a cluster belongs to the tenant of its namespace, and need not say.
+    #[serde(default)]
+    pub tenant: Option<At<String>>,
     /// The external IP addresses, of either family. Each port is open on every one.
     #[serde(default)]
     pub addresses: Vec<At<String>>,
@@ -65,6 +67,16 @@ pub struct PortMappingSpec {
     pub health_check: Option<At<HealthCheckSpec>>,
 }
 
+impl PortMappingSpec {
+    /// Returns where the tenant is written, or else where the mapping begins to say something.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        let written = self.tenant.iter().chain(self.addresses.first()).map(|first| first.place);
+        let port = self.ports.first().map(|port| port.place);
+        written.chain(port).next().unwrap_or_default()
+    }
+}
+
 /// A port or a range of ports.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -80,6 +92,9 @@ pub struct MappedPortSpec {
     /// The port of endpoints that name none. Default: the port the client asked for.
     #[serde(default)]
     pub target_port: Option<At<u16>>,
+    /// A port of a Service, in place of `endpoints`: its ready pods, as they come and go.
+    #[serde(default)]
+    pub service: Option<At<ServiceSpec>>,
     /// Where its connections go. Default: the mapping's endpoints.
     #[serde(default)]
     pub endpoints: Option<At<Vec<At<String>>>>,

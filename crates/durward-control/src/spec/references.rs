@@ -1,18 +1,30 @@
-//! The files a document refers to, as written, with the purpose each is read for.
+//! The things a document refers to, as written: files, entries of Secrets and `ConfigMap`s in their place, and Services.
 //!
 //! Deliberately absent: reading them.
 
 use super::egress::ProxySpec;
 use super::ingress::{AcmeSpec, CertificateSpec, IngressSpec};
+use super::port_mapping::PortMappingSpec;
+use super::service::ServiceSpec;
 use super::tenant::TenantSpec;
 use super::upstream::UpstreamSpec;
 use crate::place::At;
 use crate::source::regular::FileKind;
 
-/// A file name and the purpose the file is read for.
+/// A name in the place of a file's, and the purpose the file is read for.
 pub type Reference = (FileKind, String);
 
-/// Returns all files `spec` refers to.
+/// Returns the Services that `spec` refers to.
+pub fn services(spec: &TenantSpec) -> impl Iterator<Item = &ServiceSpec> {
+    spec.upstreams.values().filter_map(|upstream| Some(&upstream.service.as_ref()?.value))
+}
+
+/// Returns the Services that the ports of a mapping refer to.
+pub fn services_of_mapping(spec: &PortMappingSpec) -> impl Iterator<Item = &ServiceSpec> {
+    spec.ports.iter().filter_map(|port| Some(&port.service.as_ref()?.value))
+}
+
+/// Returns all names in `spec` that are in the place of a file's.
 #[must_use]
 pub fn references(spec: &TenantSpec) -> Vec<Reference> {
     let ingress = spec.ingress.iter().flat_map(|entry| of_ingress(entry));

@@ -53,6 +53,9 @@ pub struct Metadata {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TenantSpec {
+    /// The namespace in which names of Secrets, `ConfigMap`s and Services are looked up; it must be the tenant's. Default: the one of the tenant's name.
+    #[serde(default)]
+    pub namespace: Option<At<String>>,
     /// The addresses its clients connect to, and what is served there.
     #[serde(default)]
     pub ingress: Vec<At<IngressSpec>>,

@@ -11,13 +11,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::place::At;
 use crate::spec::ingress::{CertificateSpec, TlsVersionSpec};
+use crate::spec::service::ServiceSpec;
 
 /// Where a tenant's requests go.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UpstreamSpec {
     /// The places: `10.0.0.1:8080`, `10.0.0.1`, `pay.internal:8080`, or `{address, weight}`.
+    #[serde(default)]
     pub endpoints: Vec<At<EndpointSpec>>,
+    /// A port of a Service, in place of `endpoints`: its ready pods, as they come and go.
+    #[serde(default)]
+    pub service: Option<At<ServiceSpec>>,
     /// For endpoints that name none. Default: 443 with TLS, 80 without; TCP must say.
     #[serde(default)]
     pub port: Option<At<u16>>,

@@ -1,5 +1,7 @@
-//! Files that documents refer to: which of the paths that a name may mean is meant, and whether the document may have it.
+//! Files that documents refer to, and entries of objects in their place: which of the paths that a name may mean is meant, and whether the document may have
+//! it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,17 +9,64 @@ use super::Store;
 use crate::change::{Fact, Reference};
 use crate::document::{FileFault, Source};
 use crate::file_roots::is_within;
-use crate::named_file::{MISSING, NamedFile};
+use crate::named_file::{Digest, MISSING, NamedFile};
 
-/// A file that a document refers to.
+/// Bytes that a document refers to.
 #[derive(Clone, Debug)]
 pub struct Found<'a> {
-    /// The path it is at.
-    pub path: PathBuf,
-    /// The file.
-    pub file: &'a NamedFile,
-    /// Its bytes.
+    /// Where they are.
+    pub place: Place,
+    /// Their SHA-256.
+    pub digest: Digest,
+    /// True if every user of the host may change them.
+    pub writable_by_all: bool,
+    /// The bytes.
     pub bytes: &'a Arc<[u8]>,
+}
+
+/// Place of bytes that a document refers to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A file.
+    File(PathBuf),
+    /// An entry of a Secret or `ConfigMap`, by its key.
+    Entry(Reference, Arc<str>),
+}
+
+impl Place {
+    /// Returns what the place depends on.
+    #[must_use]
+    pub fn is_of(&self, references: &BTreeSet<Reference>) -> bool {
+        match self {
+            Self::File(path) => references.contains(&Reference::File(Arc::from(path.as_path()))),
+            Self::Entry(reference, _) => references.contains(reference),
+        }
+    }
+
+    /// Returns the path of a file, and for an entry the name that a document would have it by: `secret:NAMESPACE/NAME/KEY`.
+    #[must_use]
+    pub fn to_path(&self) -> PathBuf {
+        match self {
+            Self::File(path) => path.clone(),
+            Self::Entry(reference, key) => {
+                let (prefix, namespace, name) = match reference {
+                    Reference::Secret { namespace, name } => ("secret", &**namespace, &**name),
+                    Reference::ConfigMap { namespace, name } => {
+                        ("configMap", &**namespace, &**name)
+                    }
+                    _ => ("", "", ""),
+                };
+                PathBuf::from(format!("{prefix}:{namespace}/{name}/{key}"))
+            }
+        }
+    }
+}
+
+impl<'a> Found<'a> {
+    fn file(path: PathBuf, file: &'a NamedFile, bytes: &'a Arc<[u8]>) -> Self {
+        let (digest, writable_by_all) = (*file.digest(), file.writable_by_all);
+        Self { place: Place::File(path), digest, writable_by_all, bytes }
+    }
 }
 
 impl Store {
@@ -30,6 +79,9 @@ impl Store {
     /// # Errors
     /// When the document may name none of the paths it may mean, or none of them could be read: the sentence names the paths and why.
     pub fn file(&self, source: &Source, written: &str) -> Result<Found<'_>, FileFault> {
+        if source.object.is_some() {
+            return Err(FileFault::InObject);
+        }
         let candidates = source.candidates(written);
         if candidates.is_empty() {
             let meant = source.meant(written).into_iter().next().unwrap_or_default();
@@ -42,7 +94,7 @@ impl Store {
                     (Some(real), _) if !self.reaches(source, real) => {
                         return Err(source.outside(real));
                     }
-                    (_, Some(bytes)) => return Ok(Found { path, file, bytes }),
+                    (_, Some(bytes)) => return Ok(Found::file(path, file, bytes)),
                     (_, None) => "was not read",
                 },
                 Some(Fact::Missing) => MISSING,
@@ -61,7 +113,7 @@ impl Store {
     pub(crate) fn issued_file(&self, path: &Path) -> Result<Option<Found<'_>>, String> {
         match self.file_at(path) {
             Some(Fact::File(file)) => {
-                Ok(file.bytes().map(|bytes| Found { path: path.to_owned(), file, bytes }))
+                Ok(file.bytes().map(|bytes| Found::file(path.to_owned(), file, bytes)))
             }
             Some(Fact::Unreadable(reason)) => Err(reason.clone()),
             Some(_) | None => Ok(None),

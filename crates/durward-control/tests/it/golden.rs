@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use durward_control::{Compiled, FileSource, compile};
 
 use crate::certificates::{self, NOW};
-use crate::describe;
+use crate::{cluster, describe};
 
 // S5.35 S5.36 S5.37 S5.42
 // S1.4 S1.5 S1.9 S1.17 S1.19 S1.21 S1.22 S1.30 S1.31 S1.34 S1.61 S1.63 S1.67
@@ -42,7 +42,8 @@ fn play(case: &Path) -> String {
     let mut outcome = String::new();
     for step in &steps {
         enter(step, &stage);
-        let resources = source.load(std::slice::from_ref(&stage));
+        let mut resources = source.load(std::slice::from_ref(&stage));
+        cluster::say(step, &stage, &mut resources);
         let compiled = compile(&resources, previous.as_ref(), NOW);
         if steps.len() > 1 {
             writeln!(outcome, "=== {}", step.file_name().unwrap().to_string_lossy()).unwrap();

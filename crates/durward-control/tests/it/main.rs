@@ -4,6 +4,7 @@
 mod bounds;
 mod certificates;
 mod claims;
+mod cluster;
 mod describe;
 mod files;
 mod golden;
@@ -11,6 +12,7 @@ mod identities;
 mod isolation;
 mod issuing;
 mod named_files;
+mod objects;
 mod publishing;
 mod retained;
 mod routing_json;

@@ -63,7 +63,7 @@ impl Files<'_> {
         self.used.push(KeyUse { key: identity.key_id, shared: false, origin });
         let names = Names { certificate: name.to_owned(), key: name.to_owned(), place };
         self.remark(report, &names, field, identity, Purpose::Server { shared: false });
-        let files = (found.path.clone(), found.path);
+        let files = (found.place.to_path(), found.place.to_path());
         Some(Arc::new(names.certificate_of(report, identity, files)))
     }
 

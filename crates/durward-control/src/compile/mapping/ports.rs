@@ -4,26 +4,87 @@ use std::net::{IpAddr, SocketAddr};
 
 use durward_model::mapping::{Endpoints, MappedPort, PortRange, Transport};
 
+use crate::cluster::ObjectFault;
 use crate::compile::report::{Field, Report};
-use crate::compile::words;
+use crate::compile::{upstream, words};
 use crate::place::{At, Place};
 use crate::spec::port_mapping::{MappedPortSpec, PortMappingSpec};
+use crate::spec::service::ServiceSpec;
+use crate::store::{Asker, Store};
 
 /// More would make the kernel's tables large without being of use.
 const ENDPOINTS: usize = 1024;
 
+/// Services as the mapping may have them, and those that it cannot have any more.
+pub(super) struct Services<'s> {
+    pub(super) store: &'s Store,
+    pub(super) asker: Option<Asker>,
+    /// Positions of ports whose Service is gone, and why.
+    pub(super) gone: Vec<(usize, ObjectFault)>,
+}
+
+impl Services<'_> {
+    /// Returns the endpoints of the Service that a port names. Of one that is gone there are none, which is written down; other faults are reported.
+    fn endpoints(
+        &mut self,
+        report: &mut Report<'_>,
+        (position, port): (usize, &MappedPortSpec),
+        service: &At<ServiceSpec>,
+        field: &Field<'_>,
+    ) -> Vec<Written> {
+        let mut unfitting = |name: &str, place| {
+            let sentence = "means nothing beside service, which has ports of its own: remove it";
+            report.error("FieldUnfitting", place, &field.name(name), sentence);
+        };
+        if let Some(endpoints) = &port.endpoints {
+            unfitting("endpoints", endpoints.place);
+        }
+        if let Some(target) = port.target_port {
+            unfitting("targetPort", target.place);
+        }
+        if let Some(end) = port.end_port.filter(|end| end.value != port.port.value) {
+            let sentence = "makes a range, and a port of a Service is one: map each port by itself";
+            report.error("FieldUnfitting", end.place, &field.name("endPort"), sentence);
+        }
+        let Some(asker) = &self.asker else { return Vec::new() };
+        match self.store.endpoints(asker, service) {
+            Ok(found) => found.iter().map(|at| (at.ip(), Some(at.port()), service.place)).collect(),
+            Err(fault) if fault.leaves_no_endpoints() => {
+                self.gone.push((position, fault));
+                Vec::new()
+            }
+            Err(fault) => {
+                upstream::no_service(report, service, &field.name("service"), &fault);
+                Vec::new()
+            }
+        }
+    }
+}
+
 /// All ports that are sound; each fault of the others is reported.
-pub(super) fn ports(report: &mut Report<'_>, spec: &PortMappingSpec) -> Vec<MappedPort> {
+pub(super) fn ports<'s>(
+    report: &mut Report<'_>,
+    spec: &PortMappingSpec,
+    mut services: Services<'s>,
+) -> (Vec<MappedPort>, Services<'s>) {
     let field = Field::SPEC.name("ports");
     if spec.ports.is_empty() {
-        report.error("PortMissing", spec.tenant.place, &field, "is empty: name an external port");
+        report.error("PortMissing", spec.place(), &field, "is empty: name an external port");
     }
     let common = Field::SPEC.name("endpoints");
     let common = endpoints(report, &spec.endpoints, &common);
     let mut ports: Vec<MappedPort> = Vec::with_capacity(spec.ports.len());
     for (at, written) in spec.ports.iter().enumerate() {
         let field = field.index(at);
-        let Some(port) = port(report, written, &common, &field) else { continue };
+        let before = report.errors();
+        let of_service = written
+            .service
+            .as_ref()
+            .map(|service| services.endpoints(report, (at, &written.value), service, &field));
+        if report.errors() > before {
+            continue;
+        }
+        let Some(port) = port(report, written, (&common, of_service), &field) else { continue };
         let overlaps = |known: &&MappedPort| {
             known.protocol == port.protocol && known.ports.overlaps(port.ports)
         };
@@ -36,7 +97,7 @@ pub(super) fn ports(report: &mut Report<'_>, spec: &PortMappingSpec) -> Vec<Mapp
         }
         ports.push(port);
     }
-    ports
+    (ports, services)
 }
 
 /// An endpoint's address, its port if it has one, and where it is written.
@@ -58,7 +119,7 @@ fn endpoints(report: &mut Report<'_>, written: &[At<String>], field: &Field<'_>)
 fn port(
     report: &mut Report<'_>,
     written: &At<MappedPortSpec>,
-    common: &[Written],
+    (common, of_service): (&[Written], Option<Vec<Written>>),
     field: &Field<'_>,
 ) -> Option<MappedPort> {
     let before = report.errors();
@@ -69,6 +130,7 @@ fn port(
     });
     let own_field = field.name("endpoints");
     let own = written.endpoints.as_ref().map(|own| endpoints(report, own, &own_field));
+    let own = of_service.or(own);
     let found = own.as_deref().unwrap_or(common);
     if found.is_empty() && report.errors() == before {
         report.warning(

@@ -10,17 +10,24 @@ use durward_model::mapping::{Affinity, PortMapping, SourceMode};
 use durward_model::{IngressAddress, SourceSet, TenantId};
 use ipnet::IpNet;
 
+use super::ports::Services;
 use super::{health, ports};
+use crate::cluster::Owner;
 use crate::compile::report::{Field, Report};
 use crate::compile::roster::Roster;
-use crate::compile::{bounds, route, times, words};
+use crate::compile::{bounds, route, times, upstream, words};
+use crate::document::Document;
+use crate::place::At;
 use crate::spec::port_mapping::{AffinitySpec, PortMappingDocument, SourceSpec};
+use crate::store::{Asker, Store};
 
 /// A document while it is read.
 pub(super) struct Reading<'r, 's, 'o> {
     pub(super) report: &'r mut Report<'s>,
     pub(super) roster: &'r Roster<'o>,
     pub(super) tenants: &'r BTreeSet<TenantId>,
+    pub(super) store: &'r Store,
+    pub(super) entry: &'r Document,
 }
 
 impl Reading<'_, '_, '_> {
@@ -37,7 +44,10 @@ impl Reading<'_, '_, '_> {
         }
         let tenant = self.tenant(document);
         let addresses = self.addresses(document);
-        let ports = ports::ports(self.report, spec);
+        let tenant_asking = self.entry.tenant();
+        let asker = tenant_asking.map(|tenant| Asker { tenant, viewpoint: self.entry.viewpoint() });
+        let services = Services { store: self.store, asker, gone: Vec::new() };
+        let (ports, services) = ports::ports(self.report, spec, services);
         let field = Field::SPEC.name("allowedSources");
         let allowed = route::networks(self.report, spec.allowed_sources.as_ref(), &field);
         let field = Field::SPEC.name("drain");
@@ -49,6 +59,13 @@ impl Reading<'_, '_, '_> {
         let check = check.and_then(|check| health::check(self.report, check, sound));
         if self.report.errors() > before {
             return None;
+        }
+        // Its port is served without endpoints: what it had may be another's by now.
+        for (position, fault) in services.gone {
+            let Some(service) = &spec.ports[position].service else { continue };
+            let list = Field::SPEC.name("ports");
+            let field = list.index(position);
+            upstream::no_service(self.report, service, &field.name("service"), &fault);
         }
         Some(PortMapping {
             tenant: tenant?,
@@ -72,10 +89,34 @@ impl Reading<'_, '_, '_> {
     }
 
     fn tenant(&mut self, document: &PortMappingDocument) -> Option<TenantId> {
-        let (roster, tenants) = (self.roster, self.tenants);
         let field = Field::SPEC.name("tenant");
-        let written = &document.spec.tenant;
-        self.report.check("TenantUnknown", written, &field, |text| {
+        let written = document.spec.tenant.as_ref();
+        match (&self.entry.owner, written) {
+            (Owner::OfNamespace(owner), Some(written)) if written.value != owner.as_str() => {
+                let sentence = format!(
+                    "{:?} is not the tenant of this namespace, which is {owner}'s: remove it",
+                    written.value
+                );
+                self.report.error("TenantMismatch", written.place, &field, &sentence);
+                None
+            }
+            (Owner::OfNamespace(owner), _) => {
+                let place = written.map_or(document.metadata.name.place, |written| written.place);
+                self.known(&At::new(owner.to_string(), place), &field)
+            }
+            (_, Some(written)) => self.known(written, &field),
+            (_, None) => {
+                let sentence = "is missing: name the tenant that the mapping belongs to";
+                self.report.error("TenantMissing", document.spec.place(), &field, sentence);
+                None
+            }
+        }
+    }
+
+    /// Returns the tenant of this name, if it is served.
+    fn known(&mut self, written: &At<String>, field: &Field<'_>) -> Option<TenantId> {
+        let (roster, tenants) = (self.roster, self.tenants);
+        self.report.check("TenantUnknown", written, field, |text| {
             if let Some(tenant) = TenantId::new(text).ok().and_then(|id| tenants.get(&id)) {
                 return Ok(tenant.clone());
             }
@@ -93,7 +134,7 @@ impl Reading<'_, '_, '_> {
         let field = Field::SPEC.name("addresses");
         let written = &document.spec.addresses;
         if written.is_empty() {
-            let place = document.spec.tenant.place;
+            let place = document.spec.place();
             self.report.error(
                 "AddressMissing",
                 place,

@@ -1,7 +1,7 @@
 //! A restart comes to what a reload comes to: the same documents are served, in the same way, and nobody loses what they hold.
 //!
 //! What the next process cannot know is left out of these worlds: the contents of certificates and keys that were in memory and are not in their
-//! files any more, and the numbers by which the kernel's marks tell tenants.
+//! files any more, what an API server had once, and the numbers by which the kernel's marks tell tenants.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,20 +10,27 @@ use durward_model::Bind;
 
 use super::*;
 use crate::compile::retained;
-use crate::state::State;
+use crate::state::{State, Text};
 
 /// Returns what another process begins from, given what `compiled` writes down.
 fn restarted(compiled: &Compiled, world: &World) -> Compiled {
     let state = State::from_json(&compiled.state().to_json()).unwrap();
     let texts = state.texts.iter().enumerate();
-    let parsed: Vec<_> =
-        texts.map(|(at, text)| (at, document_in(&text.file, text.text.to_string()))).collect();
+    let parsed: Vec<_> = texts.map(|(at, text)| (at, document_again(text))).collect();
     let with_files = |documents| {
         let mut store = Store::default();
         store.apply(world.with_files(documents).since(&store));
+        world.cluster.say(&mut store);
         store
     };
     retained::restored(&state, &parsed, with_files, NOW)
+}
+
+fn document_again(text: &Text) -> Document {
+    let document = document_in(&text.file, text.text.to_string());
+    let Some(id) = text.object.clone() else { return document };
+    let source = Source::clone(&document.source);
+    Document::of_object(id, Revision::default(), None, source, document.content)
 }
 
 /// Writes a value without the places it comes from, which make no difference.
@@ -99,7 +106,7 @@ fn a_restart_comes_to_what_a_reload_comes_to() {
     let result = runner.run(&(world, edits), |(world, edits)| {
         let slot =
             |(written, there)| (if there { Slot::Document(written) } else { Slot::Absent }, false);
-        let mut world = World { slots: world.into_iter().map(slot).collect(), files: [0, 1, 0] };
+        let mut world = World::new(world.into_iter().map(slot).collect());
         let mut sources = Sources::default();
         sources.say(&world);
         let mut running = compile(&sources.store, None, NOW);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use durward_model::Kind;
+use durward_model::{Kind, ResourceId, Revision};
 
 use super::Load;
 use crate::document::{Content, Document, Source};
@@ -53,6 +53,9 @@ impl Load<'_> {
 
     /// The documents in a text that was in a file once.
     pub(super) fn restored(&self, text: &Text) -> Vec<Document> {
+        if let Some(id) = &text.object {
+            return vec![self.restored_object(id, text)];
+        }
         let path = Path::new(&*text.file);
         let is_whole = path.file_name().is_some_and(|name| name == ROUTING_JSON)
             || path.extension().is_some_and(|ending| ending == "toml");
@@ -70,6 +73,15 @@ impl Load<'_> {
         };
         let part = Part { text: &text.text, first_line: text.first_line };
         vec![parser.document(0, part, (document::kind, document::content))]
+    }
+
+    /// The object that an API server had once.
+    fn restored_object(&self, id: &ResourceId, text: &Text) -> Document {
+        let (file, written) = (Arc::clone(&text.file), Arc::clone(&text.text));
+        let source = document::source(id.kind, &file, written, text.first_line, Vec::new());
+        let source = Source { roots: Arc::clone(self.roots), ..source };
+        let content = document::content(&source);
+        Document::of_object(id.clone(), Revision::default(), None, source, content)
     }
 
     /// Beside the file, in `certs` beside its directory, and where the options say.

@@ -1,0 +1,76 @@
+//! A port of a Service, where a document would list endpoints.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::place::At;
+
+/// A port of a Service; the endpoints are its ready pods, as they come and go.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// The Service's name.
+    pub name: At<String>,
+    /// Name or number of one of its ports.
+    pub port: At<ServicePortSpec>,
+    /// Its namespace. Default: the one that the document looks names up in. Another one needs a `ReferenceGrant` there.
+    #[serde(default)]
+    pub namespace: Option<At<String>>,
+}
+
+/// Name or number of a port of a Service, as written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServicePortSpec(pub String);
+
+impl<'de> Deserialize<'de> for ServicePortSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PortVisitor)
+    }
+}
+
+struct PortVisitor;
+
+impl Visitor<'_> for PortVisitor {
+    type Value = ServicePortSpec;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a port of a Service, like http or 80")
+    }
+
+    fn visit_u64<E: Error>(self, port: u64) -> Result<ServicePortSpec, E> {
+        Ok(ServicePortSpec(port.to_string()))
+    }
+
+    fn visit_i64<E: Error>(self, port: i64) -> Result<ServicePortSpec, E> {
+        Ok(ServicePortSpec(port.to_string()))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<ServicePortSpec, E> {
+        Ok(ServicePortSpec(text.to_owned()))
+    }
+}
+
+impl JsonSchema for ServicePortSpec {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ServicePortSpec".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Name or number of a port of a Service.",
+            "anyOf": [{ "type": "integer", "minimum": 1, "maximum": 65535 }, { "type": "string" }]
+        })
+    }
+}
+
+impl ServicePortSpec {
+    /// Returns whether it can be the name or number of a port.
+    #[must_use]
+    pub fn is_port(&self) -> bool {
+        let named = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        (1..=15).contains(&self.0.len()) && self.0.bytes().all(named)
+    }
+}

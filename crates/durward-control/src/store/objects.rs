@@ -1,0 +1,217 @@
+//! Objects of a cluster that documents refer to: whether a document may have one, and what is in it.
+//!
+//! A document may have an object in a namespace of its tenant, or in the gateway's own; of another namespace than its own only what is granted. The right is asked for
+//! first: of an object that is another's not even whether it exists is told.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use durward_model::TenantId;
+
+use super::{Found, Place, Store, Touched};
+use crate::change::{Fact, Grantee, Reference};
+use crate::cluster::{Cluster, ObjectFault, Owner, Ownerless, TENANT_LABEL, Target, Viewpoint};
+use crate::document::{Content, Document, entry_target, service_target};
+use crate::named_file::digest_of;
+use crate::spec::object_name::EntryName;
+use crate::spec::service::ServiceSpec;
+
+/// Document on whose behalf names are looked up.
+#[derive(Clone, Debug)]
+pub(crate) struct Asker {
+    /// Its tenant.
+    pub(crate) tenant: TenantId,
+    /// The namespace from which it looks names up, or why there is none.
+    pub(crate) viewpoint: Result<Viewpoint, String>,
+}
+
+impl Asker {
+    fn of(document: &Document) -> Option<Self> {
+        Some(Self { tenant: document.tenant()?, viewpoint: document.viewpoint() })
+    }
+
+    fn viewpoint(&self) -> Result<&Viewpoint, ObjectFault> {
+        self.viewpoint.as_ref().map_err(|why| ObjectFault::BadNamespace(why.clone()))
+    }
+}
+
+impl Store {
+    /// Says which cluster's API server is read, and `None` that none is. Touches everything if that is another than before.
+    pub fn read_cluster(&mut self, cluster: Option<Cluster>) -> Touched {
+        let cluster = cluster.map(Arc::new);
+        let mut touched = Touched::default();
+        if self.cluster != cluster {
+            self.cluster = cluster;
+            touched.everything = true;
+            let namespaces = self.dependents.keys().filter_map(|reference| match reference {
+                Reference::Namespace(namespace) => Some(Arc::clone(namespace)),
+                _ => None,
+            });
+            for namespace in namespaces.collect::<Vec<_>>() {
+                self.change_owners(&namespace, &mut touched);
+            }
+            self.history.note(&touched);
+        }
+        touched
+    }
+
+    /// Returns the cluster whose API server is read.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref()
+    }
+
+    /// Returns to whom a document belongs.
+    pub(super) fn owner(&self, document: &Document) -> Owner {
+        let Some(namespace) = document.namespace() else { return Owner::Written };
+        let Some(cluster) = &self.cluster else { return Owner::Nobody(Ownerless::NotRead) };
+        if cluster.namespace == *namespace {
+            return match &document.content {
+                Content::Mapping(mapping) if mapping.spec.tenant.is_none() => {
+                    Owner::Nobody(Ownerless::Unsaid)
+                }
+                _ => Owner::Written,
+            };
+        }
+        match self.label(namespace) {
+            Ok(tenant) => Owner::OfNamespace(tenant),
+            Err(why) => Owner::Nobody(why),
+        }
+    }
+
+    /// Returns the tenant that the label of a namespace names.
+    fn label(&self, namespace: &Arc<str>) -> Result<TenantId, Ownerless> {
+        match self.fact(&Reference::Namespace(Arc::clone(namespace))) {
+            Some(Fact::Labels(labels)) => {
+                let label = labels.get(TENANT_LABEL).ok_or(Ownerless::Unlabelled)?;
+                TenantId::new(label).map_err(|_| Ownerless::BadLabel(Arc::clone(label)))
+            }
+            Some(Fact::Missing) => Err(Ownerless::Missing),
+            Some(_) | None => Err(Ownerless::Unread),
+        }
+    }
+
+    /// Returns whether a document asks for a thing, and may have it.
+    pub(super) fn is_wanted(&self, reference: &Reference) -> bool {
+        let Some(dependents) = self.dependents.get(reference) else { return false };
+        let Some(target) = Target::of(reference) else { return true };
+        let mut documents = dependents.iter().filter_map(|key| self.document(key));
+        documents.any(|document| {
+            Asker::of(document).is_some_and(|asker| {
+                asker
+                    .viewpoint()
+                    .is_ok_and(|from| self.permit(&asker.tenant, from, &target).is_ok())
+            })
+        })
+    }
+
+    /// Checks that a tenant's document with this viewpoint may have an object.
+    fn permit(
+        &self,
+        tenant: &TenantId,
+        viewpoint: &Viewpoint,
+        target: &Target,
+    ) -> Result<(), ObjectFault> {
+        let cluster = self.cluster.as_ref().ok_or(ObjectFault::NotRead)?;
+        self.permit_namespace(cluster, tenant, target.namespace())?;
+        let Some(grantee) = viewpoint.grantee(target.namespace()) else { return Ok(()) };
+        // Anybody could say that they look from a namespace to which something is granted.
+        self.permit_namespace(cluster, tenant, &grantee.namespace)?;
+        self.permit_grantee(grantee, target)
+    }
+
+    fn permit_namespace(
+        &self,
+        cluster: &Cluster,
+        tenant: &TenantId,
+        namespace: &Arc<str>,
+    ) -> Result<(), ObjectFault> {
+        if cluster.namespace == *namespace {
+            return Ok(());
+        }
+        match self.label(namespace) {
+            Ok(owner) if owner == *tenant => Ok(()),
+            Err(Ownerless::Missing) => Err(ObjectFault::NamespaceMissing(Arc::clone(namespace))),
+            Err(Ownerless::Unread) => Err(ObjectFault::Unread(format!("namespace {namespace}"))),
+            Ok(_) | Err(_) => {
+                let (namespace, tenant) = (Arc::clone(namespace), tenant.clone());
+                Err(ObjectFault::NamespaceForeign { namespace, tenant })
+            }
+        }
+    }
+
+    fn permit_grantee(&self, grantee: &Grantee, target: &Target) -> Result<(), ObjectFault> {
+        match self.fact(&Reference::Grant(target.id.clone())) {
+            Some(Fact::Grants(grantees)) if grantees.contains(grantee) => Ok(()),
+            None => {
+                let what = format!("whether the {target} is granted");
+                Err(ObjectFault::Unread(what))
+            }
+            Some(_) => Err(ObjectFault::GrantMissing(target.clone(), grantee.clone())),
+        }
+    }
+
+    /// Returns what is known of an object that the document may have.
+    fn object(&self, asker: &Asker, target: &Target) -> Result<&Fact, ObjectFault> {
+        self.permit(&asker.tenant, asker.viewpoint()?, target)?;
+        match self.fact(&target.reference()) {
+            Some(Fact::Missing) => Err(ObjectFault::Missing(target.clone())),
+            Some(Fact::Unreadable(why)) => {
+                Err(ObjectFault::Unreadable(target.clone(), why.clone()))
+            }
+            Some(Fact::PortUnknown(why)) => {
+                Err(ObjectFault::PortUnknown(target.clone(), why.clone()))
+            }
+            Some(fact) => Ok(fact),
+            None => Err(ObjectFault::Unread(format!("the {target}"))),
+        }
+    }
+
+    /// Returns an entry of a Secret or `ConfigMap`.
+    ///
+    /// # Errors
+    /// Fails if the document may not have the object, or there is no such entry.
+    pub(crate) fn entry(
+        &self,
+        asker: &Asker,
+        name: &EntryName<'_>,
+    ) -> Result<Found<'_>, ObjectFault> {
+        let target = entry_target(name, asker.viewpoint()?);
+        let Fact::Bytes(entries) = self.object(asker, &target)? else {
+            return Err(ObjectFault::Unread(format!("the {target}")));
+        };
+        let Some((key, bytes)) = entries.get_key_value(name.key) else {
+            return Err(ObjectFault::KeyMissing(target, keys(entries)));
+        };
+        let place = Place::Entry(target.reference(), Arc::clone(key));
+        Ok(Found { place, digest: digest_of(bytes), writable_by_all: false, bytes })
+    }
+
+    /// Returns the endpoints of a port of a Service, in order.
+    ///
+    /// # Errors
+    /// Fails if the document may not have the Service, or there is no such port.
+    pub(crate) fn endpoints(
+        &self,
+        asker: &Asker,
+        spec: &ServiceSpec,
+    ) -> Result<&[SocketAddr], ObjectFault> {
+        let target = service_target(spec, asker.viewpoint()?).map_err(ObjectFault::BadService)?;
+        match self.object(asker, &target)? {
+            Fact::Endpoints(endpoints) => Ok(endpoints),
+            _ => Err(ObjectFault::Unread(format!("the {target}"))),
+        }
+    }
+}
+
+/// Says which entries an object has. Keys are no secrets.
+fn keys(entries: &BTreeMap<Arc<str>, Arc<[u8]>>) -> String {
+    const MOST: usize = 10;
+    let known: Vec<&str> = entries.keys().take(MOST).map(|key| &**key).collect();
+    match known.len() {
+        0 => "has none".to_owned(),
+        MOST => format!("has {} others", entries.len()),
+        _ => format!("has {}", known.join(", ")),
+    }
+}
