@@ -75,7 +75,7 @@ async fn bytes_that_come_while_others_have_long_turns_are_noticed_soon() {
             tokio::task::yield_now().await;
             for _ in 0..100 {
                 let (ran, mut left) = (Rc::clone(&ran), 20);
-                spawn_local(Place::new(turns.of(&tenant("greedy"))).run(poll_fn(move |cx| {
+                spawn_local(QueueEntry::new(turns.of(&tenant("greedy"))).run(poll_fn(move |cx| {
                     std::thread::sleep(LOOK / MOST);
                     ran.borrow_mut().push("greedy");
                     left -= 1;
