@@ -42,6 +42,14 @@ pub const ENDPOINT_SLICES: ResourceType = ResourceType {
     plural: "endpointslices",
     namespaced: true,
 };
+/// Grants of references from other namespaces.
+pub const REFERENCE_GRANTS: ResourceType = ResourceType {
+    group: "gateway.networking.k8s.io",
+    versions: &["v1", "v1beta1"],
+    kind: "ReferenceGrant",
+    plural: "referencegrants",
+    namespaced: true,
+};
 /// Revisions of objects.
 pub const CONTROLLER_REVISIONS: ResourceType = ResourceType {
     group: "apps",

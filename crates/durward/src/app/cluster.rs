@@ -32,6 +32,8 @@ use follower::Follower;
 pub(crate) struct Options {
     /// Where the API server is, and who we are there.
     pub(crate) location: Location,
+    /// The cluster, with the gateway's own namespace.
+    pub(crate) cluster: durward_control::cluster::Cluster,
     /// Which objects are read.
     pub(crate) sources: Sources,
     /// How statuses are written; `None` writes none.

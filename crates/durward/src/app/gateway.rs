@@ -93,6 +93,7 @@ impl Gateway {
         let publisher = Publisher::after(restored.unwrap_or_default());
         let (feed, mut store) = (Arc::new(Feed::default()), Store::default());
         let cluster = settings.cluster.clone();
+        store.read_cluster(cluster.as_ref().map(|options| options.cluster.clone()));
         let cluster = cluster.map(|options| Cluster::start(options, Arc::clone(&feed)));
         let cluster = cluster.transpose()?;
         source.look(&settings.paths, &feed);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use durward_acme::schedule::Pace;
+use durward_control::cluster::Cluster;
 use durward_kube::status::WriterOptions;
 use durward_kube::{Location, Sources};
 use rustls_pki_types::CertificateDer;
@@ -82,17 +83,18 @@ fn cluster(arguments: &KubernetesArgs) -> Option<cluster::Options> {
         secrets: arguments.kube_secrets.reading(defaults.secrets.clone()),
         ..defaults
     };
+    let cluster = Cluster { namespace: Arc::from(arguments.gateway_namespace.as_str()) };
     // In a pod the host has the pod's name.
     let instance = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let statuses = (arguments.status_rate > 0).then(|| WriterOptions {
         rate: arguments.status_rate,
         instance: Arc::from(instance),
-        namespace: Arc::from(arguments.gateway_namespace.as_str()),
+        namespace: Arc::clone(&cluster.namespace),
         ..WriterOptions::default()
     });
     let (file, context) = (arguments.kubeconfig.clone(), arguments.kube_context.clone());
     let location = Location::infer(file, context);
-    Some(cluster::Options { location, sources, statuses, patience: API_PATIENCE })
+    Some(cluster::Options { location, cluster, sources, statuses, patience: API_PATIENCE })
 }
 
 /// Returns the options of certificates by ACME; `None` without a state directory.

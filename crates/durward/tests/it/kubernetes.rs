@@ -3,11 +3,15 @@
 //! The API server is the one that the environment asks for, by default the double of the test kit.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use durward_testkit::certificates::{Authority, CertSpec, client_config};
+use durward_testkit::client::RawHttp;
 use durward_testkit::kubernetes::{ApiServer, TestEnv};
 use durward_testkit::process::{Child, TempDir, eventually, unique_loopback};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use crate::support::{admin_address, durward, get, status};
 
@@ -209,4 +213,116 @@ async fn an_address_that_is_not_here_is_not_programmed() {
     cluster.until_condition("acme", "Accepted", "True Accepted").await;
     cluster.until_condition("acme", "Programmed", "False ListenerDown").await;
     cluster.until_condition("acme", "Ready", "False ListenerDown").await;
+}
+
+/// Makes a namespace that is a tenant's.
+async fn namespace(cluster: &Cluster, tenant: &str) -> String {
+    cluster.env.new_namespace(&json!({"durward.dev/tenant": tenant})).await
+}
+
+fn tls_secret(namespace: &str, name: &str, authority: &Authority, at: SocketAddr) -> Value {
+    let issued = authority.issue(&CertSpec::new().ip(at.ip()).server());
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace},
+        "type": "kubernetes.io/tls",
+        "stringData": {"tls.crt": issued.chain_pem, "tls.key": issued.key_pem},
+    })
+}
+
+async fn until_trusted(at: SocketAddr, authority: &Authority) {
+    let served = eventually(DEADLINE, async || {
+        let config = Arc::new(client_config(authority, None));
+        let Ok(mut http) = RawHttp::connect_tls(at, None, config, None).await else { return false };
+        http.get("x.example", "/").await.is_ok_and(|response| response.status == 200)
+    });
+    assert!(served.await, "no certificate of the authority is served at {at}");
+}
+
+// S1.14 S1.17
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_in_a_secret_is_served_and_renewed_while_it_is() {
+    let (cluster, at) = (Cluster::start().await, door());
+    let (before, after) = (Authority::new("before"), Authority::new("after"));
+    let theirs = namespace(&cluster, "acme").await;
+    let mut https = spec(at, "secure");
+    https["namespace"] = json!(theirs);
+    https["ingress"][0]["protocol"] = json!("HTTPS");
+    https["ingress"][0]["certificate"] = json!({"secretName": "shop"});
+
+    cluster.apply("acme", &https).await;
+    cluster.until_condition("acme", "Accepted", "False SecretMissing").await;
+    cluster.env.create(&tls_secret(&theirs, "shop", &before, at)).await;
+    until_trusted(at, &before).await;
+    cluster.until_condition("acme", "Ready", "True Ready").await;
+
+    cluster.env.create(&tls_secret(&theirs, "shop", &after, at)).await;
+    until_trusted(at, &after).await;
+}
+
+// S1.4+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_is_a_service_has_its_ready_pods() {
+    let (cluster, at) = (Cluster::start().await, door());
+    let theirs = namespace(&cluster, "acme").await;
+    let mut forwards = spec(at, "");
+    forwards["namespace"] = json!(theirs);
+    forwards["ingress"][0]["routes"] = json!([{"upstream": "pay"}]);
+    forwards["upstreams"] = json!({"pay": {"service": {"name": "pay", "port": "http"}}});
+    forwards["egress"] = json!({"addresses": [unique_loopback().to_string()]});
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "pay", "namespace": theirs},
+        "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
+    });
+    let slice = |ready: &str, other: &str| {
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "pay-1", "namespace": theirs, "labels": {"kubernetes.io/service-name": "pay"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+            "endpoints": [
+                {"addresses": [ready], "conditions": {"ready": true}},
+                {"addresses": [other], "conditions": {"ready": false}},
+            ],
+        })
+    };
+    cluster.env.create(&service).await;
+    cluster.env.create(&slice("192.0.2.1", "192.0.2.2")).await;
+
+    cluster.apply("acme", &forwards).await;
+
+    let admin = cluster.admin;
+    let shown = |address: &'static str| async move {
+        let has = async || {
+            get(admin, "/snapshot?tenant=acme").is_some_and(|(_, text)| text.contains(address))
+        };
+        assert!(eventually(DEADLINE, has).await, "{:?}", get(admin, "/snapshot?tenant=acme"));
+    };
+    shown("192.0.2.1:8080").await;
+    assert!(!get(admin, "/snapshot?tenant=acme").unwrap().1.contains("192.0.2.2:8080"));
+    cluster.env.create(&slice("192.0.2.2", "192.0.2.1")).await;
+    shown("192.0.2.2:8080").await;
+    let gone = async || !get(admin, "/snapshot?tenant=acme").unwrap().1.contains("192.0.2.1:8080");
+    assert!(eventually(DEADLINE, gone).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_of_another_tenants_namespace_is_not_served() {
+    let (cluster, at) = (Cluster::start().await, door());
+    let authority = Authority::new("theirs");
+    let (own, theirs) = (namespace(&cluster, "mallory").await, namespace(&cluster, "acme").await);
+    cluster.env.create(&tls_secret(&theirs, "shop", &authority, at)).await;
+    for (name, in_namespace) in [(format!("{theirs}/shop"), &own), ("shop".to_owned(), &theirs)] {
+        let mut https = spec(at, "stolen");
+        https["namespace"] = json!(in_namespace);
+        https["ingress"][0]["protocol"] = json!("HTTPS");
+        https["ingress"][0]["certificate"] = json!({"secretName": name});
+
+        cluster.apply("mallory", &https).await;
+
+        cluster.until_condition("mallory", "Accepted", "False NamespaceForeign").await;
+        assert!(TcpStream::connect(at).await.is_err(), "nobody listens");
+    }
 }

@@ -48,7 +48,9 @@ impl Follower {
         feed: Arc<Feed>,
         shared: Arc<Shared>,
     ) -> Self {
-        let (objects, store, pending) = (BTreeMap::new(), Store::default(), Change::default());
+        let (objects, pending) = (BTreeMap::new(), Change::default());
+        let mut store = Store::default();
+        store.read_cluster(Some(options.cluster.clone()));
         Self { options, clients, feed, shared, objects, store, pending, deadline: None }
     }
 
