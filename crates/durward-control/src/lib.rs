@@ -8,6 +8,7 @@ pub mod compile;
 pub mod excerpt;
 mod field;
 pub mod file_roots;
+pub mod foreign;
 pub mod isolation;
 pub mod issuance;
 pub mod named_file;

@@ -6,6 +6,7 @@ mod certificates;
 mod claims;
 mod describe;
 mod files;
+mod foreign;
 mod golden;
 mod identities;
 mod isolation;
