@@ -77,7 +77,7 @@ pub(crate) enum Command {
     /// Set up and test clients of a forward proxy
     #[command(subcommand)]
     Egress(Egress),
-    /// Translate a squid.conf or SmartNat's objects into documents, and say what is not the same
+    /// Translate a squid.conf, Ingresses or SmartNat's objects into documents, and say what is not the same
     Migrate(Migrate),
     /// Print the JSON Schema of the documents
     Schema,
@@ -414,7 +414,14 @@ pub(crate) struct CertsList {
 
 /// `durward migrate`
 #[derive(Args, Debug)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
 pub(crate) struct Migrate {
+    #[command(subcommand)]
+    pub(crate) from: Option<MigrateFrom>,
     /// A squid.conf (files it names are looked for where it says, then beside it), or SmartNat's Mapping objects with the Service and
     /// EndpointSlice objects they refer to; `-` is standard input
     #[arg(value_name = "FILE", required = true)]
@@ -431,6 +438,36 @@ pub(crate) struct Migrate {
     /// squid.conf: also list the directives that do not decide who may go where
     #[arg(long)]
     pub(crate) all_notes: bool,
+}
+
+/// Other objects that are migrated by name
+#[derive(Debug, Subcommand)]
+pub(crate) enum MigrateFrom {
+    /// Translate Ingresses, with the Services, EndpointSlices and Secrets they refer to, and say what changes
+    Ingress(MigrateIngress),
+}
+
+/// `durward migrate ingress`
+#[derive(Args, Debug)]
+pub(crate) struct MigrateIngress {
+    /// What `kubectl get ingress,ingressclass,service,endpointslice,secret -A -o yaml` writes; `-` is standard input. No key is read
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The address clients connect to; once more, the one of TLS that is carried through unopened
+    #[arg(long, value_name = "IP", required = true)]
+    pub(crate) address: Vec<IpAddr>,
+    /// An address that connections to endpoints leave from; may be repeated
+    #[arg(long, value_name = "IP", required = true)]
+    pub(crate) egress_address: Vec<IpAddr>,
+    /// One tenant for all namespaces, of this name, instead of one per namespace
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tenant: Option<String>,
+    /// Only Ingresses of this class
+    #[arg(long, value_name = "NAME")]
+    pub(crate) class: Option<String>,
+    /// A directory for one file per tenant, instead of standard output
+    #[arg(short = 'd', long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// `durward completions`
