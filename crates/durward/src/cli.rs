@@ -82,7 +82,11 @@ pub(crate) enum Command {
     /// Configure and test clients of a forward proxy
     #[command(subcommand)]
     Egress(Egress),
+<<<<<<< HEAD
     /// Convert a squid.conf or SmartNat's objects to documents, and list what differs
+=======
+    /// Translate a squid.conf, Ingresses or SmartNat's objects into documents, and say what is not the same
+>>>>>>> ingress
     Migrate(Migrate),
     /// Print the JSON Schema of the documents
     Schema,
@@ -425,9 +429,21 @@ pub(crate) struct CertsList {
 
 /// `durward migrate`
 #[derive(Args, Debug)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
 pub(crate) struct Migrate {
+<<<<<<< HEAD
     /// squid.conf (files that it names are looked for at their paths, then beside it), or SmartNat's Mapping objects with the Service and
     /// EndpointSlice objects that they refer to; `-` is standard input
+=======
+    #[command(subcommand)]
+    pub(crate) from: Option<MigrateFrom>,
+    /// A squid.conf (files it names are looked for where it says, then beside it), or SmartNat's Mapping objects with the Service and
+    /// EndpointSlice objects they refer to; `-` is standard input
+>>>>>>> ingress
     #[arg(value_name = "FILE", required = true)]
     pub(crate) files: Vec<PathBuf>,
     /// squid.conf: address that clients connect to, where http_port has none; repeatable
@@ -442,6 +458,36 @@ pub(crate) struct Migrate {
     /// squid.conf: also list the directives that do not affect who may go where
     #[arg(long)]
     pub(crate) all_notes: bool,
+}
+
+/// Other objects that are migrated by name
+#[derive(Debug, Subcommand)]
+pub(crate) enum MigrateFrom {
+    /// Translate Ingresses, with the Services, EndpointSlices and Secrets they refer to, and say what changes
+    Ingress(MigrateIngress),
+}
+
+/// `durward migrate ingress`
+#[derive(Args, Debug)]
+pub(crate) struct MigrateIngress {
+    /// What `kubectl get ingress,ingressclass,service,endpointslice,secret -A -o yaml` writes; `-` is standard input. No key is read
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The address clients connect to; once more, the one of TLS that is carried through unopened
+    #[arg(long, value_name = "IP", required = true)]
+    pub(crate) address: Vec<IpAddr>,
+    /// An address that connections to endpoints leave from; may be repeated
+    #[arg(long, value_name = "IP", required = true)]
+    pub(crate) egress_address: Vec<IpAddr>,
+    /// One tenant for all namespaces, of this name, instead of one per namespace
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tenant: Option<String>,
+    /// Only Ingresses of this class
+    #[arg(long, value_name = "NAME")]
+    pub(crate) class: Option<String>,
+    /// A directory for one file per tenant, instead of standard output
+    #[arg(short = 'd', long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// `durward completions`

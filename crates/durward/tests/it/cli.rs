@@ -87,6 +87,7 @@ fn the_transcripts_of_the_reference_are_true() {
     .unwrap();
     fs::write(input.join("pay.yaml"), document).unwrap();
     fs::write(input.join("squid.conf"), block(&page, "squid")).unwrap();
+    fs::write(input.join("ingress.yaml"), block(&page, "ingress")).unwrap();
     let audit = audit_file();
     fs::write(input.join("altered.log"), audit.replace("user:ci", "user:xx")).unwrap();
     fs::write(input.join("audit.log"), audit).unwrap();
