@@ -3,16 +3,16 @@
 //! What was read in an earlier compile is used again as long as the bytes are the same. Deliberately absent: reading files.
 
 mod issued;
+mod named;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use durward_model::certificate::{ends_soon, span_text};
 use durward_model::egress::NameList;
-use durward_model::{Certificate, Origin, SharedMap, TenantId};
+use durward_model::{Certificate, Origin, SharedMap};
 
 use super::keys::{Denied, KeyId, KeyUse};
 use super::name_list::{self, ListFault};
@@ -21,14 +21,9 @@ use crate::certificate::authority::{self, AuthorityFault};
 use crate::certificate::identity::{self, IdentityFault};
 use crate::certificate::{Authority, Identity, Revocations};
 use crate::change::Reference;
-use crate::cluster::ObjectFault;
-use crate::document::tenant_viewpoint;
 use crate::named_file::Digest;
 use crate::place::{At, Place};
 use crate::spec::ingress::CertificateSpec;
-use crate::spec::object_name::{self, EntryName, WrittenName};
-use crate::spec::service::ServiceSpec;
-use crate::spec::tenant::TenantSpec;
 use crate::store::{Asker, Found, Place as FoundAt, Store};
 pub(crate) use issued::IssuedFile;
 
@@ -171,23 +166,6 @@ impl<'a> Files<'a> {
         self.denied = keys;
     }
 
-    /// Looks objects up on behalf of a tenant's document from now on.
-    pub(crate) fn ask_for(&mut self, tenant: &TenantId, spec: &TenantSpec) {
-        let viewpoint = tenant_viewpoint(spec, tenant.as_str());
-        self.asker = Some(Asker { tenant: tenant.clone(), viewpoint });
-    }
-
-    /// Returns whether the document was denied an object since this was last asked: what it had of that before is no more its own.
-    pub(crate) fn was_denied(&mut self) -> bool {
-        std::mem::take(&mut self.is_denied)
-    }
-
-    /// Returns the endpoints of a port of a Service.
-    pub(crate) fn endpoints(&self, spec: &ServiceSpec) -> Result<&'a [SocketAddr], ObjectFault> {
-        let asker = self.asker.as_ref().ok_or(ObjectFault::NotRead)?;
-        self.store.endpoints(asker, spec)
-    }
-
     /// Returns the keys used since this was last asked.
     pub(crate) fn keys_used(&mut self) -> Vec<KeyUse> {
         std::mem::take(&mut self.used)
@@ -218,7 +196,10 @@ impl<'a> Files<'a> {
         }
         let names = Names::of(report, spec, field)?;
         let certificate = self.bytes(report, &names.certificate, names.place, field);
-        let key = self.bytes(report, &names.key, names.place, field);
+        // What is wrong with a Secret is said once.
+        let is_one_object = spec.secret_name.is_some() && certificate.is_none();
+        let key =
+            if is_one_object { None } else { self.bytes(report, &names.key, names.place, field) };
         let (certificate, key) = (certificate?, key?);
         let old = self.old.map(|old| &old.identities);
         let read = || identity::read(certificate.bytes, key.bytes);
@@ -431,61 +412,6 @@ impl<'a> Files<'a> {
     /// Takes note that the document uses a secret.
     pub(crate) fn use_secret(&mut self, key: KeyId, shared: bool, origin: Origin) {
         self.used.push(KeyUse { key, shared, origin });
-    }
-
-    /// Returns the bytes behind a written name, be it that of a file or of an entry of a Secret or `ConfigMap`; `None` after an error.
-    fn bytes(
-        &mut self,
-        report: &mut Report<'_>,
-        written: &str,
-        place: Place,
-        field: &Field<'_>,
-    ) -> Option<Found<'a>> {
-        let file = match object_name::parse(written) {
-            Ok(WrittenName::File(file)) => file,
-            Ok(WrittenName::Entry(entry)) => {
-                return self.entry(report, (&entry, written), place, field);
-            }
-            Err(fault) => {
-                report.error("BadReference", place, field, &format!("{written:?} {fault}"));
-                return None;
-            }
-        };
-        match self.store.file(report.source(), file) {
-            Ok(found) => {
-                if found.writable_by_all {
-                    let path = found.place.to_path();
-                    let path = path.display();
-                    let sentence =
-                        format!("every user of this host may change {written:?}: chmod o-w {path}");
-                    report.warning("WritableByAll", place, field, &sentence);
-                }
-                Some(found)
-            }
-            Err(fault) => {
-                report.error(fault.reason(), place, field, &format!("{written:?} {fault}"));
-                None
-            }
-        }
-    }
-
-    fn entry(
-        &mut self,
-        report: &mut Report<'_>,
-        (entry, written): (&EntryName<'_>, &str),
-        place: Place,
-        field: &Field<'_>,
-    ) -> Option<Found<'a>> {
-        let store = self.store;
-        let asker = self.asker.as_ref().ok_or(ObjectFault::NotRead);
-        match asker.and_then(|asker| store.entry(asker, entry)) {
-            Ok(found) => Some(found),
-            Err(fault) => {
-                self.is_denied |= fault.is_denial();
-                report.error(fault.reason(), place, field, &format!("{written:?} {fault}"));
-                None
-            }
-        }
     }
 }
 

@@ -341,6 +341,8 @@ fn a_fault_names_the_field_the_object_and_the_cure() {
         let (said, field, words) = world.findings("acme")[0].clone();
         assert_eq!((&*said, &*field), (reason, "spec.ingress[0].certificate"), "{words}");
         assert!(words.contains(sentence), "{words}");
+        let is_pair = certificate.starts_with("{secretName");
+        assert!(!is_pair || world.findings("acme").len() == 1, "an object is named once");
         assert!(world.tenant("acme").is_none_or(|tenant| tenant.listeners.is_empty()));
     }
 }

@@ -159,6 +159,22 @@ fn of_no_pair_of_tenants_one_is_programmed_with_what_is_the_others() {
 }
 
 #[test]
+fn what_is_granted_to_a_namespace_is_not_had_by_a_tenant_that_says_it_looks_from_there() {
+    let shared = ("durward", "shared");
+    for (tenant, expected) in [("globex", Outcome::Accepted), ("acme", Outcome::Rejected)] {
+        let mut world = cluster();
+        world.tls(shared, &PAIRS[0]);
+        world.grant(Kind::Secret, shared, (Kind::Tenant, "globex"));
+        let spec = with_certificate("namespace: globex, ", "{secretName: durward/shared}");
+        world.put(tenant_object(tenant, &spec));
+
+        world.compile();
+
+        assert_eq!(world.verdict(tenant).outcome, expected, "{:#?}", world.findings(tenant));
+    }
+}
+
+#[test]
 fn a_mapping_in_a_namespace_is_its_tenants_and_has_what_is_its_tenants() {
     let ports = |service: &str| {
         format!("addresses: [198.51.100.7], ports: [{{port: 80, service: {service}}}]")
