@@ -186,10 +186,14 @@ async fn an_object_that_cannot_be_decoded_keeps_its_last_form_and_costs_no_other
     let faults = source.health().reports()["Tenant"].undecodable.clone();
     cluster.tenant("good", "203.0.113.4").await;
     let after = gather(&source, |seen| names(seen).contains(&"good")).await;
+    cluster.delete(&tenant_path("bad")).await;
+    let gone = gather(&source, |seen| !seen.deletes.is_empty()).await;
 
     assert!(!names(&seen).contains(&"bad"));
     assert_eq!(seen.deletes.len() + after.deletes.len(), 0, "it is still there");
     assert_eq!(faults.keys().map(|name| &*name.name).collect::<Vec<_>>(), ["bad"]);
+    assert_eq!(gone.deletes, [ResourceId::new(Kind::Tenant, "bad")]);
+    assert!(source.health().reports()["Tenant"].undecodable.is_empty());
 }
 
 #[tokio::test]
@@ -326,4 +330,33 @@ pub(crate) async fn grant(
     cluster.env.create(&binding("RoleBinding", "Role")).await;
     cluster.env.create(&role("ClusterRole", cluster_rules)).await;
     cluster.env.create(&binding("ClusterRoleBinding", "ClusterRole")).await;
+}
+
+#[tokio::test]
+async fn an_object_that_could_not_be_decoded_and_goes_unseen_is_missed_by_the_next_list() {
+    let cluster = Cluster::on(TestEnv::on_double(ApiServer::settings()).await).await;
+    let double = cluster.env.double().unwrap();
+    let namespace = cluster.env.namespace().to_owned();
+    let path = format!("/api/v1/namespaces/{namespace}/secrets/cert");
+    let put = |data: serde_json::Value| {
+        double.put(&json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+            "metadata": {"name": "cert", "namespace": namespace}, "data": data}));
+    };
+    put(json!({"key": "YWJj"}));
+    let mut source = cluster.source(&sources());
+    let reference = durward_control::change::Reference::Secret {
+        namespace: namespace.as_str().into(),
+        name: "cert".into(),
+    };
+    source.want([&reference]);
+    cluster.install().await;
+    gather(&source, |seen| !seen.facts.is_empty()).await;
+
+    put(json!({"key": "not base64"}));
+    cluster.delete(&path).await;
+    double.forget_history();
+    double.expire_watches();
+    let seen = gather(&source, |seen| !seen.facts.is_empty()).await;
+
+    assert_eq!(seen.facts, [(reference, Some(durward_control::change::Fact::Missing))]);
 }
