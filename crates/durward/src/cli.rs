@@ -82,11 +82,7 @@ pub(crate) enum Command {
     /// Configure and test clients of a forward proxy
     #[command(subcommand)]
     Egress(Egress),
-<<<<<<< HEAD
-    /// Convert a squid.conf or SmartNat's objects to documents, and list what differs
-=======
-    /// Translate a squid.conf, Ingresses or SmartNat's objects into documents, and say what is not the same
->>>>>>> ingress
+    /// Convert a squid.conf, Ingresses or SmartNat's objects to documents, and list what differs
     Migrate(Migrate),
     /// Print the JSON Schema of the documents
     Schema,
@@ -435,15 +431,10 @@ pub(crate) struct CertsList {
     disable_help_subcommand = true
 )]
 pub(crate) struct Migrate {
-<<<<<<< HEAD
-    /// squid.conf (files that it names are looked for at their paths, then beside it), or SmartNat's Mapping objects with the Service and
-    /// EndpointSlice objects that they refer to; `-` is standard input
-=======
     #[command(subcommand)]
     pub(crate) from: Option<MigrateFrom>,
-    /// A squid.conf (files it names are looked for where it says, then beside it), or SmartNat's Mapping objects with the Service and
-    /// EndpointSlice objects they refer to; `-` is standard input
->>>>>>> ingress
+    /// squid.conf (files that it names are looked for at their paths, then beside it), or SmartNat's Mapping objects with the Service and
+    /// EndpointSlice objects that they refer to; `-` is standard input
     #[arg(value_name = "FILE", required = true)]
     pub(crate) files: Vec<PathBuf>,
     /// squid.conf: address that clients connect to, where http_port has none; repeatable
