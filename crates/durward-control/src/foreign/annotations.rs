@@ -210,7 +210,7 @@ impl<'a> Reader<'a, '_> {
     }
 
     /// A wish to be sent to https; the stronger one counts.
-    fn to_https(&mut self, wanted: ToHttps) {
+    fn wish_https(&mut self, wanted: ToHttps) {
         if self.settings.to_https != ToHttps::Always {
             self.settings.to_https = wanted;
         }

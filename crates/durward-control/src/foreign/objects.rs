@@ -286,7 +286,7 @@ impl EndpointSlice {
 
 /// Returns the endpoints of a port of a Service, in order: those that are ready, or where there is none those that end but still serve.
 pub fn endpoints<'a>(
-    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+    slices: &(impl Iterator<Item = &'a EndpointSlice> + Clone),
     port: &str,
 ) -> Vec<SocketAddr> {
     let of = |wanted: fn(Conditions) -> bool| {
@@ -298,7 +298,7 @@ pub fn endpoints<'a>(
                 let ports = ports.filter(|one| is_tcp(one.protocol.as_deref()));
                 let numbers = ports.filter_map(|one| one.port);
                 let ready = move || slice.endpoints.iter().filter(move |at| wanted(at.conditions));
-                let addresses = move || ready().filter_map(|at| address(at));
+                let addresses = move || ready().filter_map(address);
                 numbers.flat_map(move |number| addresses().map(move |ip| (ip, number)))
             })
             .map(SocketAddr::from)
@@ -362,7 +362,7 @@ mod tests {
             {"addresses": ["10.0.0.4"], "conditions": {"ready": false}},
         ]));
         let text = |slice: &EndpointSlice, port: &str| {
-            let found = endpoints([slice].into_iter(), port);
+            let found = endpoints(&[slice].into_iter(), port);
             found.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
 

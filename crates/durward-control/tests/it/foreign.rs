@@ -69,12 +69,19 @@ fn rule(host: &str, path: &str, port: &str) -> String {
     )
 }
 
-// S3.27
-#[test]
-fn every_form_of_an_ingress_is_read_as_the_api_says() {
-    let one = |path: &str| format!("{{rules: [{{host: a.example, http: {{paths: [{path}]}}}}]}}");
-    let app = "backend: {service: {name: app, port: {number: 8080}}}";
-    let cases: &[(&str, String, &[&str])] = &[
+/// A name, a spec, and what is written of it.
+type Case = (&'static str, String, &'static [&'static str]);
+
+const APP: &str = "backend: {service: {name: app, port: {number: 8080}}}";
+
+/// A spec with these paths of one host.
+fn one(paths: &str) -> String {
+    format!("{{rules: [{{host: a.example, http: {{paths: [{paths}]}}}}]}}")
+}
+
+/// Hosts and paths, and what stands for them where they are missing.
+fn hosts_and_paths() -> Vec<Case> {
+    vec![
         (
             "named port",
             format!("{{rules: [{}]}}", rule("a.example", "/", "{name: web}")),
@@ -98,7 +105,7 @@ fn every_form_of_an_ingress_is_read_as_the_api_says() {
         ),
         (
             "exact before prefix",
-            one(&format!("{{path: /a, pathType: Prefix, {app}}}, {{path: /a, pathType: Exact, {app}}}, {{path: /a/, pathType: Exact, {app}}}")),
+            one(&format!("{{path: /a, pathType: Prefix, {APP}}}, {{path: /a, pathType: Exact, {APP}}}, {{path: /a/, pathType: Exact, {APP}}}")),
             &[
                 "a.example exactly /a/ -> shop/app:8080",
                 "a.example exactly /a -> shop/app:8080",
@@ -122,28 +129,39 @@ fn every_form_of_an_ingress_is_read_as_the_api_says() {
         ),
         (
             "missing pathType and path",
-            one(&format!("{{{app}}}")),
+            one(&format!("{{{APP}}}")),
             &["a.example / -> shop/app:8080", "PathType spec.rules[0].http.paths[0].pathType"],
         ),
+    ]
+}
+
+/// Types of paths, and backends that are refused.
+fn paths_and_backends() -> Vec<Case> {
+    vec![
         (
             "ImplementationSpecific",
-            one(&format!("{{path: /x, pathType: ImplementationSpecific, {app}}}")),
+            one(&format!("{{path: /x, pathType: ImplementationSpecific, {APP}}}")),
             &["a.example /x -> shop/app:8080", "PathType spec.rules[0].http.paths[0].pathType"],
         ),
         (
             "a regular expression is refused below its fixed part",
-            one(&format!("{{path: '/x(/|$)(.*)', pathType: ImplementationSpecific, {app}}}")),
+            one(&format!("{{path: '/x(/|$)(.*)', pathType: ImplementationSpecific, {APP}}}")),
             &["a.example /x -> 503", "RegularExpression spec.rules[0].http.paths[0].path"],
         ),
         (
             "a Prefix is no regular expression",
-            one(&format!("{{path: '/x(y)', pathType: Prefix, {app}}}")),
+            one(&format!("{{path: '/x(y)', pathType: Prefix, {APP}}}")),
             &["a.example /x(y) -> shop/app:8080"],
         ),
         (
             "a resource",
-            one("{path: /x, pathType: Prefix, backend: {resource: {apiGroup: k8s.example, kind: Bucket, name: icons}}}"),
-            &["a.example /x -> 503", "ResourceBackend spec.rules[0].http.paths[0].backend.resource"],
+            one(
+                "{path: /x, pathType: Prefix, backend: {resource: {apiGroup: k8s.example, kind: Bucket, name: icons}}}",
+            ),
+            &[
+                "a.example /x -> 503",
+                "ResourceBackend spec.rules[0].http.paths[0].backend.resource",
+            ],
         ),
         (
             "a port that the Service does not have",
@@ -155,6 +173,12 @@ fn every_form_of_an_ingress_is_read_as_the_api_says() {
             format!("{{rules: [{}]}}", rule("a.example", "/", "{name: dns}")),
             &["a.example / -> 503", "PortUnknown spec.rules[0].http.paths[0].backend.service.port"],
         ),
+    ]
+}
+
+/// Texts that an API server would not have taken.
+fn what_an_api_server_refuses() -> Vec<Case> {
+    vec![
         (
             "a name and a number",
             format!("{{rules: [{}]}}", rule("a.example", "/", "{name: web, number: 8080}")),
@@ -162,7 +186,9 @@ fn every_form_of_an_ingress_is_read_as_the_api_says() {
         ),
         (
             "a Service that is not known, by number and by name",
-            one("{path: /x, pathType: Prefix, backend: {service: {name: other, port: {number: 81}}}}, {path: /y, pathType: Prefix, backend: {service: {name: other, port: {name: web}}}}"),
+            one(
+                "{path: /x, pathType: Prefix, backend: {service: {name: other, port: {number: 81}}}}, {path: /y, pathType: Prefix, backend: {service: {name: other, port: {name: web}}}}",
+            ),
             &["a.example /x -> shop/other:81", "a.example /y -> shop/other:web"],
         ),
         (
@@ -183,7 +209,9 @@ fn every_form_of_an_ingress_is_read_as_the_api_says() {
         ),
         (
             "paths that an API server refuses",
-            one(&format!("{{path: x, pathType: Prefix, {app}}}, {{path: /a//b, pathType: Exact, {app}}}, {{path: '/a%2Fb', pathType: Exact, {app}}}, {{path: /ok, pathType: Exact, {app}}}")),
+            one(&format!(
+                "{{path: x, pathType: Prefix, {APP}}}, {{path: /a//b, pathType: Exact, {APP}}}, {{path: '/a%2Fb', pathType: Exact, {APP}}}, {{path: /ok, pathType: Exact, {APP}}}"
+            )),
             &[
                 "a.example exactly /ok -> shop/app:8080",
                 "BadPath spec.rules[0].http.paths[0].path",
@@ -191,10 +219,18 @@ fn every_form_of_an_ingress_is_read_as_the_api_says() {
                 "BadPath spec.rules[0].http.paths[2].path",
             ],
         ),
-    ];
-    for (name, spec, expected) in cases {
+    ]
+}
+
+// S3.27
+#[test]
+fn every_form_of_an_ingress_is_read_as_the_api_says() {
+    let cases = [hosts_and_paths(), paths_and_backends(), what_an_api_server_refuses()].concat();
+
+    for (name, spec, expected) in &cases {
         assert_eq!(written(&of_spec(spec)), *expected, "{name}");
     }
+    assert_eq!(cases.len(), 17);
 }
 
 // S3.25

@@ -60,7 +60,7 @@ impl Lookup for Cluster<'_> {
         let slices = self.kinds.slices.iter();
         let slices = slices.filter(|slice| slice.is_of(&backend.namespace, &backend.service));
         let name = backend.port_name.as_deref().unwrap_or_default();
-        let mut found = objects::endpoints(slices, name);
+        let mut found = objects::endpoints(&slices, name);
         found.retain(|at| self.egress.iter().any(|from| from.is_ipv4() == at.is_ipv4()));
         if found.is_empty() {
             let name = format!("{}.{}.svc.cluster.local", backend.service, backend.namespace);

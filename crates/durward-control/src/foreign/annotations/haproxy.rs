@@ -118,8 +118,8 @@ fn of_any(reader: &mut Reader<'_, '_>, name: &str, key: &str) -> bool {
 
 fn redirect_to_https(reader: &mut Reader<'_, '_>, name: &str, value: &str) {
     match reader.boolean(name, value) {
-        Some(true) => reader.to_https(ToHttps::WithTls),
-        Some(false) => reader.to_https(ToHttps::Never),
+        Some(true) => reader.wish_https(ToHttps::WithTls),
+        Some(false) => reader.wish_https(ToHttps::Never),
         None => {}
     }
 }

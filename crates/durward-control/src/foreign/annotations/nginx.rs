@@ -46,13 +46,13 @@ pub(super) fn one(reader: &mut Reader<'_, '_>, (name, key): (&str, &str), value:
         "use-regex" => regex(reader, name, value),
         "upstream-vhost" => vhost(reader, name, value),
         "ssl-redirect" => match reader.boolean(name, value) {
-            Some(true) => reader.to_https(ToHttps::WithTls),
-            Some(false) => reader.to_https(ToHttps::Never),
+            Some(true) => reader.wish_https(ToHttps::WithTls),
+            Some(false) => reader.wish_https(ToHttps::Never),
             None => {}
         },
         "force-ssl-redirect" => {
             if reader.boolean(name, value) == Some(true) {
-                reader.to_https(ToHttps::Always);
+                reader.wish_https(ToHttps::Always);
             }
         }
         "ssl-passthrough" => reader.passthrough(name, value),

@@ -33,87 +33,92 @@ fn secret(name: &str) -> Option<SecretRef> {
     Some(SecretRef { namespace: Arc::from("shop"), name: Arc::from(name) })
 }
 
+/// Returns whether the settings are those of the annotation.
+type Check = fn(&Settings) -> bool;
+
+/// Annotations of Ingress NGINX that have an equal.
+const OF_NGINX: &[(&str, &str, Check)] = &[
+    ("rewrite-target", "/v1", |s| s.rewrite_path.as_deref() == Some("/v1")),
+    ("ssl-redirect", "false", |s| s.to_https == ToHttps::Never),
+    ("ssl-redirect", "true", |s| s.to_https == ToHttps::WithTls),
+    ("force-ssl-redirect", "true", |s| s.to_https == ToHttps::Always),
+    ("ssl-passthrough", "true", |s| s.passthrough),
+    ("backend-protocol", "HTTPS", |s| s.protocol == Some(BackendProtocol::Https)),
+    ("backend-protocol", "GRPC", |s| s.protocol == Some(BackendProtocol::H2c)),
+    ("backend-protocol", "GRPCS", |s| s.protocol == Some(BackendProtocol::H2)),
+    ("proxy-ssl-secret", "shop/ca", |s| {
+        s.backend_tls.authorities == secret("ca")
+            && s.backend_tls.client_certificate == secret("ca")
+    }),
+    ("proxy-ssl-name", "pay.internal", |s| s.backend_tls.name.as_deref() == Some("pay.internal")),
+    ("proxy-body-size", "8m", |s| s.limits.body == Some(8 << 20)),
+    ("proxy-body-size", "0", |s| s.limits.body == Some(0)),
+    ("proxy-connect-timeout", "7", |s| s.limits.connect == Some(Duration::from_secs(7))),
+    ("proxy-read-timeout", "3600", |s| s.limits.read == Some(Duration::from_secs(3600))),
+    ("proxy-send-timeout", "60s", |s| s.limits.send == Some(Duration::from_secs(60))),
+    ("whitelist-source-range", "192.0.2.0/24, 2001:db8::1", |s| {
+        s.sources == Some(vec!["192.0.2.0/24".to_owned(), "2001:db8::1/128".to_owned()])
+    }),
+    ("denylist-source-range", "192.0.2.9", |s| s.denied_sources == ["192.0.2.9/32"]),
+    ("auth-tls-secret", "shop/clients", |s| {
+        s.client_certificates
+            .as_ref()
+            .is_some_and(|c| !c.is_optional && Some(&c.secret) == secret("clients").as_ref())
+    }),
+    ("canary", "true", |s| s.canary == Some(Canary { total: 100, ..Canary::default() })),
+    ("enable-cors", "true", |s| s.cors.as_ref().is_some_and(|cors| cors.origins.is_empty())),
+    ("upstream-vhost", "app.internal:8080", |s| {
+        s.rewrite_host.as_deref() == Some("app.internal:8080")
+    }),
+    ("app-root", "/start", |s| s.app_root.as_deref() == Some("/start")),
+    ("permanent-redirect", "https://new.example/", |s| {
+        s.redirect.as_ref().map(|to| to.status) == Some(301)
+    }),
+    ("temporal-redirect", "/later", |s| {
+        s.redirect
+            == Some(RedirectTo {
+                status: 302,
+                path: Some("/later".into()),
+                ..RedirectTo::default()
+            })
+    }),
+    ("upstream-hash-by", "$binary_remote_addr", |s| s.by_client),
+];
+
+/// Annotations of others that have an equal.
+const OF_THE_REST: &[(&str, &str, Check)] = &[
+    ("haproxy.org/ssl-passthrough", "true", |s| s.passthrough),
+    ("haproxy-ingress.github.io/ssl-passthrough", "true", |s| s.passthrough),
+    ("haproxy.org/allow-list", "192.0.2.0/24", |s| s.sources.is_some()),
+    ("haproxy.org/whitelist", "192.0.2.0/24", |s| s.sources.is_some()),
+    ("haproxy.org/server-ssl", "true", |s| s.protocol == Some(BackendProtocol::Https)),
+    ("haproxy.org/server-ca", "shop/ca", |s| s.backend_tls.authorities == secret("ca")),
+    ("haproxy.org/path-rewrite", "/v1", |s| s.rewrite_path.as_deref() == Some("/v1")),
+    ("haproxy.org/timeout-server", "30s", |s| s.limits.read == Some(Duration::from_secs(30))),
+    ("traefik.ingress.kubernetes.io/router.entrypoints", "websecure", |s| {
+        *s == Settings::default()
+    }),
+    ("traefik.ingress.kubernetes.io/router.tls", "true", |s| *s == Settings::default()),
+    ("traefik.ingress.kubernetes.io/service.serversscheme", "h2c", |s| {
+        s.protocol == Some(BackendProtocol::H2c)
+    }),
+];
+
 #[test]
 fn annotations_that_have_an_equal_become_settings() {
-    type Check = fn(&Settings) -> bool;
-    let cases: &[(&str, &str, Check)] = &[
-        ("rewrite-target", "/v1", |s| s.rewrite_path.as_deref() == Some("/v1")),
-        ("ssl-redirect", "false", |s| s.to_https == ToHttps::Never),
-        ("ssl-redirect", "true", |s| s.to_https == ToHttps::WithTls),
-        ("force-ssl-redirect", "true", |s| s.to_https == ToHttps::Always),
-        ("ssl-passthrough", "true", |s| s.passthrough),
-        ("backend-protocol", "HTTPS", |s| s.protocol == Some(BackendProtocol::Https)),
-        ("backend-protocol", "GRPC", |s| s.protocol == Some(BackendProtocol::H2c)),
-        ("backend-protocol", "GRPCS", |s| s.protocol == Some(BackendProtocol::H2)),
-        ("proxy-ssl-secret", "shop/ca", |s| {
-            s.backend_tls.authorities == secret("ca")
-                && s.backend_tls.client_certificate == secret("ca")
-        }),
-        ("proxy-ssl-name", "pay.internal", |s| {
-            s.backend_tls.name.as_deref() == Some("pay.internal")
-        }),
-        ("proxy-body-size", "8m", |s| s.limits.body == Some(8 << 20)),
-        ("proxy-body-size", "0", |s| s.limits.body == Some(0)),
-        ("proxy-connect-timeout", "7", |s| s.limits.connect == Some(Duration::from_secs(7))),
-        ("proxy-read-timeout", "3600", |s| s.limits.read == Some(Duration::from_secs(3600))),
-        ("proxy-send-timeout", "60s", |s| s.limits.send == Some(Duration::from_secs(60))),
-        ("whitelist-source-range", "192.0.2.0/24, 2001:db8::1", |s| {
-            s.sources == Some(vec!["192.0.2.0/24".to_owned(), "2001:db8::1/128".to_owned()])
-        }),
-        ("denylist-source-range", "192.0.2.9", |s| s.denied_sources == ["192.0.2.9/32"]),
-        ("auth-tls-secret", "shop/clients", |s| {
-            s.client_certificates
-                .as_ref()
-                .is_some_and(|c| !c.is_optional && Some(&c.secret) == secret("clients").as_ref())
-        }),
-        ("canary", "true", |s| s.canary == Some(Canary { total: 100, ..Canary::default() })),
-        ("enable-cors", "true", |s| s.cors.as_ref().is_some_and(|cors| cors.origins.is_empty())),
-        ("upstream-vhost", "app.internal:8080", |s| {
-            s.rewrite_host.as_deref() == Some("app.internal:8080")
-        }),
-        ("app-root", "/start", |s| s.app_root.as_deref() == Some("/start")),
-        ("permanent-redirect", "https://new.example/", |s| {
-            s.redirect.as_ref().map(|to| to.status) == Some(301)
-        }),
-        ("temporal-redirect", "/later", |s| {
-            s.redirect
-                == Some(RedirectTo {
-                    status: 302,
-                    path: Some("/later".into()),
-                    ..RedirectTo::default()
-                })
-        }),
-        ("upstream-hash-by", "$binary_remote_addr", |s| s.by_client),
-    ];
-    for (key, value, check) in cases {
-        let (settings, findings) = settings(&[(&nginx(key), value)]);
+    let of_nginx = OF_NGINX.iter().map(|(key, value, check)| (nginx(key), value, check));
+    let of_others =
+        OF_THE_REST.iter().map(|(name, value, check)| ((*name).to_owned(), value, check));
+    let mut known = 0;
+    for (name, value, check) in of_nginx.chain(of_others) {
+        let (settings, findings) = settings(&[(&name, value)]);
 
-        assert!(check(&settings) && !settings.is_refused, "{key}: {value}\n{settings:#?}");
-        let bad = findings.iter().find(|one| one.effect < Effect::Otherwise);
-        assert_eq!(bad, None, "{key}: {value}");
-    }
-    let others: &[(&str, &str, Check)] = &[
-        ("haproxy.org/ssl-passthrough", "true", |s| s.passthrough),
-        ("haproxy-ingress.github.io/ssl-passthrough", "true", |s| s.passthrough),
-        ("haproxy.org/allow-list", "192.0.2.0/24", |s| s.sources.is_some()),
-        ("haproxy.org/whitelist", "192.0.2.0/24", |s| s.sources.is_some()),
-        ("haproxy.org/server-ssl", "true", |s| s.protocol == Some(BackendProtocol::Https)),
-        ("haproxy.org/server-ca", "shop/ca", |s| s.backend_tls.authorities == secret("ca")),
-        ("haproxy.org/path-rewrite", "/v1", |s| s.rewrite_path.as_deref() == Some("/v1")),
-        ("haproxy.org/timeout-server", "30s", |s| s.limits.read == Some(Duration::from_secs(30))),
-        ("traefik.ingress.kubernetes.io/router.entrypoints", "websecure", |s| {
-            *s == Settings::default()
-        }),
-        ("traefik.ingress.kubernetes.io/router.tls", "true", |s| *s == Settings::default()),
-        ("traefik.ingress.kubernetes.io/service.serversscheme", "h2c", |s| {
-            s.protocol == Some(BackendProtocol::H2c)
-        }),
-    ];
-    for (name, value, check) in others {
-        let (settings, _) = settings(&[(name, value)]);
-
+        known += 1;
         assert!(check(&settings) && !settings.is_refused, "{name}: {value}\n{settings:#?}");
+        let bad = findings.iter().find(|one| one.effect < Effect::Otherwise);
+        assert_eq!(bad, None, "{name}: {value}");
     }
+    assert!(known > 30, "{known}");
 }
 
 #[test]

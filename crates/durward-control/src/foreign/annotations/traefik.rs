@@ -102,7 +102,7 @@ fn middleware(reader: &mut Reader<'_, '_>, name: &str, written: &str) {
             let what = format!("names {}, which has {}", shown(written), shown(&kind));
             reader.refuse(name, "Authentication", &what);
         } else if kind == "redirectScheme" {
-            reader.to_https(ToHttps::Always);
+            reader.wish_https(ToHttps::Always);
         } else {
             let is_limit = matches!(&*kind, "rateLimit" | "inFlightReq" | "buffering");
             let effect = if is_limit { Effect::Weaker } else { Effect::Otherwise };

@@ -292,7 +292,7 @@ impl Listeners<'_> {
             }
         }
         let entry = self.entry(ProtocolSpec::Tls, address, &hosts);
-        (!routes.is_empty()).then(|| (hosts, IngressSpec { routes, ..entry }))
+        if routes.is_empty() { None } else { Some((hosts, IngressSpec { routes, ..entry })) }
     }
 }
 

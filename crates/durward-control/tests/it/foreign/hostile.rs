@@ -20,6 +20,23 @@ const HOSTILE: [&str; 12] = [
     "\u{202e}x",
 ];
 
+/// Annotations that are read by themselves.
+const KEYS: [&str; 13] = [
+    "rewrite-target",
+    "upstream-vhost",
+    "proxy-ssl-secret",
+    "proxy-ssl-name",
+    "app-root",
+    "permanent-redirect",
+    "whitelist-source-range",
+    "denylist-source-range",
+    "auth-tls-secret",
+    "proxy-body-size",
+    "proxy-read-timeout",
+    "backend-protocol",
+    "ssl-redirect",
+];
+
 /// Every text of an Ingress, replaced by `text`, one at a time.
 fn with_each_text(text: &str) -> Vec<Ingress> {
     let spec = format!(
@@ -45,21 +62,7 @@ fn with_each_text(text: &str) -> Vec<Ingress> {
     with(&|one, text| one.spec.tls[0].hosts[0] = text);
     with(&|one, text| one.spec.tls[0].secret_name = Some(text));
     with(&|one, text| drop(one.metadata.annotations.insert(text, "true".to_owned())));
-    for key in [
-        "rewrite-target",
-        "upstream-vhost",
-        "proxy-ssl-secret",
-        "proxy-ssl-name",
-        "app-root",
-        "permanent-redirect",
-        "whitelist-source-range",
-        "denylist-source-range",
-        "auth-tls-secret",
-        "proxy-body-size",
-        "proxy-read-timeout",
-        "backend-protocol",
-        "ssl-redirect",
-    ] {
+    for key in KEYS {
         with(&|one, text| {
             let name = format!("nginx.ingress.kubernetes.io/{key}");
             one.metadata.annotations.insert(name, text);
