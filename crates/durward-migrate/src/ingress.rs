@@ -228,7 +228,8 @@ fn not_accepted(documents: &[(String, String)]) -> Vec<Note> {
     let errors = findings
         .filter(|(_, finding)| finding.severity == Severity::Error && !of_files(&finding.field));
     let notes = errors.map(|(verdict, finding)| {
-        let text = format!("the document of tenant {} is not accepted: {finding}", verdict.resource.name);
+        let text =
+            format!("the document of tenant {} is not accepted: {finding}", verdict.resource.name);
         let file = finding.origin.file().cloned().unwrap_or_default();
         Note { file, line: finding.origin.line() as usize, effect: Effect::Narrower, text }
     });

@@ -7,16 +7,17 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use durward_control::document::Content;
 use durward_control::foreign::asked::{Action, Asked, Backend, Host, SecretRef};
 use durward_control::foreign::merge::{Endpoints, Lookup};
 use durward_control::foreign::objects::{Ingress, IngressClass, Service};
 use durward_control::foreign::{Merged, Place, Surroundings, extract, merge};
 use durward_control::place::At;
-use durward_control::resources::Content;
 use durward_control::spec::egress::EgressSpec;
 use durward_control::spec::ingress::CertificateSpec;
 use durward_control::spec::tenant::{API_VERSION, KIND, Metadata, TenantDocument, TenantSpec};
-use durward_control::{Compiled, Document, Resources, Source, compile};
+use durward_control::{Compiled, Document, Source, Store, compile};
+use durward_model::Kind;
 use durward_model::explain::{Ending, Question, Shown, explain};
 use durward_model::mapping::Transport;
 
@@ -349,20 +350,17 @@ fn compiled(merged: &Merged) -> Compiled {
         kind: at(KIND.to_owned()),
         metadata,
         spec: TenantSpec {
+            namespace: None,
             ingress: merged.ingress.clone(),
             upstreams: merged.upstreams.clone(),
             egress,
             limits: merged.limits.clone(),
         },
     };
-    let source =
-        Source { kind: Arc::from(KIND), file: Arc::from("shop.yaml"), ..Source::default() };
+    let source = Source { kind: Kind::Tenant, file: Arc::from("shop.yaml"), ..Source::default() };
     let content = Content::Tenant(Arc::new(document));
-    let resources = Resources {
-        documents: vec![Document { source: Arc::new(source), content }],
-        ..Resources::default()
-    };
-    compile(&resources, None, NOW)
+    let store: Store = [Document::of_file(0, source, content)].into_iter().collect();
+    compile(&store, None, NOW)
 }
 
 /// What becomes of a request to port 80: an upstream's name or a status.
