@@ -13,6 +13,7 @@ pub mod excerpt;
 pub mod feed;
 mod field;
 pub mod file_roots;
+pub mod foreign;
 pub mod isolation;
 pub mod issuance;
 pub mod named_file;

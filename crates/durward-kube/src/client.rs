@@ -5,14 +5,14 @@
 
 mod access;
 mod dial;
+mod target;
 mod tls;
 mod token;
 mod transport;
 
 use std::time::Duration;
 
-use http::Request;
-use kube::client::{Body, ConfigExt};
+use kube::client::ConfigExt;
 use thiserror::Error;
 use tower::ServiceBuilder;
 
@@ -40,7 +40,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 4,
+            connections: 8,
             streams: 100,
             http1_connections: 64,
             max_age: Duration::from_mins(30),
@@ -99,7 +99,6 @@ fn client(config: &kube::Config, transport: Transport) -> Result<kube::Client, C
     let service = ServiceBuilder::new()
         .layer(config.extra_headers_layer().map_err(credentials)?)
         .option_layer(auth)
-        .map_request(|request: Request<Body>| request)
         .service(transport);
     Ok(kube::Client::new(service, config.default_namespace.clone()))
 }

@@ -177,7 +177,7 @@ fn definition(
                 "shortNames": short_names, "categories": ["durward"],
             },
             "versions": [{
-                "name": kind.versions[0], "served": true, "storage": true,
+                "name": kind.newest(), "served": true, "storage": true,
                 "subresources": { "status": {} },
                 "additionalPrinterColumns": columns,
                 "schema": { "openAPIV3Schema": schema },

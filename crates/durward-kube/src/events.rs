@@ -27,6 +27,8 @@ const REMEMBERED: usize = 4_096;
 const BURST: f64 = 25.0;
 /// Events a second, in the long run.
 const RATE: f64 = 1.0;
+/// The namespace of Events on objects that are in none: the API accepts no other.
+const CLUSTER_SCOPED: &str = "default";
 /// Longest note, in bytes: the limit of the API.
 const LONGEST_NOTE: usize = 1_024;
 
@@ -44,18 +46,12 @@ pub(crate) struct Event<'a> {
 pub(crate) struct Events {
     client: kube::Client,
     instance: Arc<str>,
-    namespace: Arc<str>,
     budget: Budget,
 }
 
 impl Events {
     pub(crate) fn new(client: kube::Client, options: &WriterOptions) -> Self {
-        Self {
-            client,
-            instance: Arc::clone(&options.instance),
-            namespace: Arc::clone(&options.namespace),
-            budget: Budget::default(),
-        }
+        Self { client, instance: Arc::clone(&options.instance), budget: Budget::default() }
     }
 
     /// Sends an Event, unless it was said before or there were too many. Returns whether it was sent. One that fails is not sent again: the condition says the same.
@@ -63,7 +59,7 @@ impl Events {
         if !self.budget.allows(event, now) {
             return false;
         }
-        let namespace = event.id.namespace.as_ref().unwrap_or(&self.namespace);
+        let namespace = event.id.namespace.as_deref().unwrap_or(CLUSTER_SCOPED);
         let body = self.body(event, namespace, time).to_string();
         let sent = request::send(
             &self.client,

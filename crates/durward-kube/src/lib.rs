@@ -9,6 +9,7 @@ pub mod crds;
 mod endpoints;
 pub mod events;
 pub mod health;
+pub mod metrics;
 pub mod object;
 mod pace;
 pub mod request;

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use durward_control::change::DocumentKey;
-use durward_control::resources::{Document, Source};
+use durward_control::document::Document;
 use durward_control::spec::document;
 use durward_model::{Kind, ResourceId, Revision};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
@@ -249,44 +248,28 @@ impl Object {
     /// Returns the document that the object is.
     #[must_use]
     pub fn document(&self) -> Document {
-        let file = Arc::from(self.id.to_string());
-        let kind = self.id.kind.as_str();
-        let source = document::source(kind, &file, Arc::clone(&self.text), 1, Vec::new());
-        of_source(self.id.clone(), source, &self.revision, self.metadata.creation_timestamp.clone())
+        self.in_form(Arc::clone(&self.text), self.revision.clone())
     }
-}
 
-/// Returns the document of an object in the form it had in an earlier revision.
-#[must_use]
-pub fn former_document(
-    id: &ResourceId,
-    text: Arc<str>,
-    revision: &Revision,
-    created: Option<Arc<str>>,
-) -> Document {
-    let file = Arc::from(id.to_string());
-    let source: Source = document::source(id.kind.as_str(), &file, text, 1, Vec::new());
-    of_source(id.clone(), source, revision, created)
-}
+    /// Returns the document that the object was in an earlier revision, of which this is the text.
+    #[must_use]
+    pub fn former_document(&self, text: Arc<str>, generation: u64) -> Document {
+        self.in_form(text, Revision { generation, ..self.revision.clone() })
+    }
 
-fn of_source(
-    id: ResourceId,
-    source: Source,
-    revision: &Revision,
-    created: Option<Arc<str>>,
-) -> Document {
-    let content = document::content(&source);
-    let mut document = Document::new(DocumentKey::Object(id.clone()), Arc::new(source), content);
-    // The object's own identity, whatever its text says: the server vouches for it.
-    document.id = Some(id);
-    document.revision = revision.clone();
-    document.created = created;
-    document
+    fn in_form(&self, text: Arc<str>, revision: Revision) -> Document {
+        let place = Arc::from(self.id.to_string());
+        // No directories: an object cannot name files of the host.
+        let source = document::source(self.id.kind, &place, text, 1, Vec::new());
+        let content = document::content(&source);
+        let created = self.metadata.creation_timestamp.clone();
+        Document::of_object(self.id.clone(), revision, created, source, content)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use durward_control::resources::Content;
+    use durward_control::document::Content;
     use serde_json::json;
 
     use super::*;

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use durward_control::change::{Change, DocumentKey, Fact, Reference};
-use durward_model::ResourceId;
+use durward_model::{Kind, ResourceId};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -36,13 +36,17 @@ impl Observed {
         self.upserts.is_empty() && self.deletes.is_empty() && self.facts.is_empty()
     }
 
-    /// Returns the change that this is to the store. Objects are parsed here.
+    /// Returns the change that this is to the store. Objects are parsed here. Those of kinds that `compile` does not read yet are left out: it would take one for the
+    /// tenant of the same name.
     #[must_use]
     pub fn into_change(self) -> Change {
+        let is_read = |id: &ResourceId| matches!(id.kind, Kind::Tenant | Kind::PortMapping);
+        let upserts = self.upserts.iter().filter(|object| is_read(&object.id));
         Change {
-            upserts: self.upserts.iter().map(Object::document).collect(),
-            deletes: self.deletes.into_iter().map(DocumentKey::Object).collect(),
+            upserts: upserts.map(Object::document).collect(),
+            deletes: self.deletes.into_iter().filter(is_read).map(DocumentKey::Object).collect(),
             facts: self.facts,
+            links: None,
         }
     }
 }
@@ -123,7 +127,6 @@ impl Gather {
 mod tests {
     use std::sync::Arc;
 
-    use durward_model::Kind;
     use tokio::time::{advance, sleep};
 
     use super::*;
@@ -177,5 +180,25 @@ mod tests {
         assert_eq!(observed.facts, [(namespace("a"), None)]);
         assert_eq!(observed.deletes, [id]);
         assert!(gather.take().is_empty());
+    }
+
+    #[test]
+    fn an_object_that_compile_does_not_read_is_not_taken_for_the_tenant_of_its_name() {
+        let object = |kind: Kind| {
+            let json = r#"{"metadata": {"name": "acme", "namespace": "pay"}, "spec": {}}"#;
+            Object::decode(kind, "durward.dev/v1alpha1", json).unwrap()
+        };
+        let observed = Observed {
+            upserts: vec![object(Kind::EgressPolicy), object(Kind::PortMapping)],
+            deletes: vec![ResourceId::namespaced(Kind::EgressPolicy, "pay", "globex")],
+            facts: Vec::new(),
+        };
+
+        let change = observed.into_change();
+
+        let id = ResourceId::namespaced(Kind::PortMapping, "pay", "acme");
+        let keys: Vec<&DocumentKey> = change.upserts.iter().map(|document| &document.key).collect();
+        assert_eq!(keys, [&DocumentKey::Object(id)]);
+        assert!(change.deletes.is_empty());
     }
 }

@@ -1,5 +1,6 @@
 //! The kinds that are read, and the version of each that a server serves.
 
+use durward_model::Kind;
 use serde::Deserialize;
 
 use crate::request::{self, ApiError};
@@ -41,6 +42,14 @@ pub const ENDPOINT_SLICES: ResourceType = ResourceType {
     plural: "endpointslices",
     namespaced: true,
 };
+/// Grants of references from other namespaces.
+pub const REFERENCE_GRANTS: ResourceType = ResourceType {
+    group: "gateway.networking.k8s.io",
+    versions: &["v1", "v1beta1"],
+    kind: "ReferenceGrant",
+    plural: "referencegrants",
+    namespaced: true,
+};
 /// Revisions of objects.
 pub const CONTROLLER_REVISIONS: ResourceType = ResourceType {
     group: "apps",
@@ -67,6 +76,23 @@ const fn core(kind: &'static str, plural: &'static str, namespaced: bool) -> Res
 }
 
 impl ResourceType {
+    /// Returns the type of the objects that are documents of this kind.
+    #[must_use]
+    pub fn of(kind: Kind) -> Option<&'static Self> {
+        match kind {
+            Kind::Tenant => Some(&TENANTS),
+            Kind::PortMapping => Some(&PORT_MAPPINGS),
+            Kind::EgressPolicy => Some(&EGRESS_POLICIES),
+            _ => None,
+        }
+    }
+
+    /// Returns the newest version that is understood.
+    #[must_use]
+    pub fn newest(&self) -> &'static str {
+        self.versions[0]
+    }
+
     /// Returns the `apiVersion` of objects in this version.
     #[must_use]
     pub fn api_version(&self, version: &str) -> String {

@@ -6,18 +6,23 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use durward_control::document::Document;
 use durward_model::{ResourceId, Revision};
 use http::Method;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
+use tokio::task::{JoinError, JoinSet};
 
-use crate::object::text;
+use crate::object::{Object, text};
 use crate::request::{self, ApiError};
 use crate::resource_type::CONTROLLER_REVISIONS;
 
 /// Endings of the names of the two places.
 const PLACES: [&str; 2] = ["a", "b"];
+
+/// Objects whose revisions are asked for at once.
+const AT_ONCE: usize = 8;
 
 /// Keeps and finds accepted revisions.
 #[derive(Clone)]
@@ -58,23 +63,51 @@ impl Revisions {
         Self { client, namespace }
     }
 
-    /// Returns the newest accepted revision of the object with this uid.
+    /// Returns the newest accepted revision of an object.
     ///
     /// # Errors
     /// Fails if the API server cannot be asked.
-    pub async fn last_accepted(
-        &self,
-        id: &ResourceId,
-        uid: &str,
-    ) -> Result<Option<Former>, ApiError> {
+    pub async fn last_accepted(&self, object: &Object) -> Result<Option<Former>, ApiError> {
+        let Some(uid) = object.revision.uid.as_deref() else { return Ok(None) };
         let mut newest: Option<Former> = None;
         for place in PLACES {
-            let Some(former) = self.read(id, uid, place).await? else { continue };
+            let Some(former) = self.read(&object.id, uid, place).await? else { continue };
             if newest.as_ref().is_none_or(|newest| newest.generation < former.generation) {
                 newest = Some(former);
             }
         }
         Ok(newest)
+    }
+
+    /// Returns the documents that these objects were in their last accepted revisions; those that never were accepted are left out. A process that starts asks this for the
+    /// objects that are not accepted as they are.
+    ///
+    /// # Errors
+    /// Fails if the API server cannot be asked.
+    pub async fn former_documents<'a>(
+        &self,
+        objects: impl IntoIterator<Item = &'a Object>,
+    ) -> Result<Vec<Document>, ApiError> {
+        let mut asked = JoinSet::new();
+        let mut documents = Vec::new();
+        for object in objects {
+            if asked.len() >= AT_ONCE
+                && let Some(answer) = asked.join_next().await
+            {
+                documents.extend(answered(answer)?);
+            }
+            let (revisions, object) = (self.clone(), object.clone());
+            asked.spawn(async move {
+                let former = revisions.last_accepted(&object).await?;
+                Ok(former
+                    .map(|Former { generation, text }| object.former_document(text, generation)))
+            });
+        }
+        while let Some(answer) = asked.join_next().await {
+            documents.extend(answered(answer)?);
+        }
+        documents.sort_by(|one, other| one.key.cmp(&other.key));
+        Ok(documents)
     }
 
     /// Keeps a revision in place of the older one.
@@ -180,6 +213,12 @@ impl Revisions {
     fn namespace_of<'a>(&'a self, id: &'a ResourceId) -> &'a str {
         id.namespace.as_deref().unwrap_or(&self.namespace)
     }
+}
+
+fn answered(
+    answer: Result<Result<Option<Document>, ApiError>, JoinError>,
+) -> Result<Option<Document>, ApiError> {
+    answer.unwrap_or_else(|error| Err(ApiError::Unreadable(error.to_string())))
 }
 
 /// Returns the name of a place. It has the object's uid, so an object that is made anew does not find those of the one before it.

@@ -4,6 +4,7 @@
 //! read once, so that a start does not take tenants for gone that it has not read yet.
 
 mod documents;
+mod grants;
 mod named;
 mod services;
 
@@ -15,13 +16,16 @@ use durward_control::change::Reference;
 use durward_model::Kind;
 use tokio::task::JoinSet;
 
+use crate::client::Clients;
 use crate::health::{Health, WatchHealth};
 use crate::object::ObjectName;
 use crate::pace::Gather;
 use crate::resource_type::{
-    CONFIG_MAPS, EGRESS_POLICIES, NAMESPACES, PORT_MAPPINGS, ResourceType, SECRETS, TENANTS,
+    CONFIG_MAPS, EGRESS_POLICIES, NAMESPACES, PORT_MAPPINGS, REFERENCE_GRANTS, ResourceType,
+    SECRETS, TENANTS,
 };
 use crate::source::documents::{Documents, Namespaces};
+use crate::source::grants::Grants;
 use crate::source::named::Named;
 use crate::source::services::ServiceWatches;
 use crate::watch::{Reflector, Scope};
@@ -47,7 +51,7 @@ pub struct Sources {
 pub enum Reading {
     /// Each by its name, which needs no right on any other.
     ByName {
-        /// Objects that are watched. Those beyond that number are read from time to time.
+        /// Objects that are watched, if the connections carry as many. Those beyond that number are read from time to time.
         watches: usize,
     },
     /// All in one namespace, by one watch.
@@ -75,15 +79,21 @@ pub struct Source {
     secrets: Named,
     config_maps: Named,
     namespaces: Namespaces,
+    grants: Grants,
+    /// True once grants are watched.
+    grants_begun: bool,
+    client: kube::Client,
+    absent_pause: Duration,
     /// Watches of documents and namespaces, which a start waits for.
     first: Vec<Arc<WatchHealth>>,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Source {
     /// Starts to follow. Called within a runtime.
     #[must_use]
-    pub fn start(client: &kube::Client, sources: &Sources) -> Self {
+    pub fn start(clients: &Clients, sources: &Sources) -> Self {
+        let client = &clients.watch;
         if sources.secrets == Reading::Cluster {
             tracing::warn!(
                 "all Secrets of the cluster are read: whoever takes over this process can read them, too; name them or give them a namespace of their own"
@@ -109,18 +119,23 @@ impl Source {
         let reflector =
             Reflector::new(client.clone(), scope, namespaces.clone(), watch, sources.absent_pause);
         tasks.spawn(reflector.run());
+        let grants = Grants::new(Arc::clone(&gather));
         let named = |kind, reading: &Reading| {
-            Named::new(client.clone(), kind, reading.clone(), Arc::clone(&gather), &health)
+            Named::new(clients, kind, reading.clone(), Arc::clone(&gather), &health)
         };
         Self {
             services: ServiceWatches::new(client.clone(), sources, &gather, &health),
             secrets: named(&SECRETS, &sources.secrets),
             config_maps: named(&CONFIG_MAPS, &sources.config_maps),
             namespaces,
+            grants,
+            grants_begun: false,
+            client: client.clone(),
+            absent_pause: sources.absent_pause,
             gather,
             health,
             first,
-            _tasks: tasks,
+            tasks,
         }
     }
 
@@ -128,7 +143,7 @@ impl Source {
     pub fn want<'a>(&mut self, references: impl IntoIterator<Item = &'a Reference>) {
         let mut services: BTreeMap<ObjectName, BTreeSet<Arc<str>>> = BTreeMap::new();
         let (mut secrets, mut config_maps) = (BTreeSet::new(), BTreeSet::new());
-        let mut namespaces = BTreeSet::new();
+        let (mut namespaces, mut granted) = (BTreeSet::new(), BTreeSet::new());
         let object = |namespace: &Arc<str>, name: &Arc<str>| ObjectName {
             namespace: Arc::clone(namespace),
             name: Arc::clone(name),
@@ -148,13 +163,32 @@ impl Source {
                 Reference::Namespace(name) => {
                     namespaces.insert(Arc::clone(name));
                 }
-                Reference::File(_) | Reference::Grant(_) => {}
+                Reference::Grant(target) => {
+                    granted.insert(target.clone());
+                }
+                Reference::File(_) => {}
             }
         }
         self.services.want(&services);
         self.secrets.want(secrets);
         self.config_maps.want(config_maps);
         self.namespaces.want(namespaces);
+        if !granted.is_empty() {
+            self.begin_grants();
+        }
+        self.grants.want(&granted);
+    }
+
+    fn begin_grants(&mut self) {
+        if std::mem::replace(&mut self.grants_begun, true) {
+            return;
+        }
+        // A grant is in the namespace of what it grants, which may be any.
+        let (scope, grants) = (Scope::all(&REFERENCE_GRANTS), self.grants.clone());
+        let watch = self.health.of(&REFERENCE_GRANTS);
+        let reflector =
+            Reflector::new(self.client.clone(), scope, grants, watch, self.absent_pause);
+        self.tasks.spawn(reflector.run());
     }
 
     /// Waits for the next change. Cancelling the wait loses nothing.
@@ -173,6 +207,7 @@ impl Source {
             + self.secrets.waiting()
             + self.config_maps.waiting()
             + self.namespaces.waiting()
+            + self.grants.waiting()
     }
 
     /// Returns the state of the watches.

@@ -85,11 +85,11 @@ pub struct PlaneReport {
     pub problem: Option<(Arc<str>, Arc<str>)>,
 }
 
-/// Returns the conditions of the object whose `revision` the verdict is about: `Accepted`, `Programmed` and `Ready`, in this order.
+/// Returns the conditions of an object in the revision that the verdict is on: `Accepted`, `Programmed` and `Ready`, in this order.
 #[must_use]
-pub fn judge(verdict: &Verdict, revision: &Revision, planes: &[PlaneReport]) -> [Judgement; 3] {
+pub fn judge(verdict: &Verdict, planes: &[PlaneReport]) -> [Judgement; 3] {
     let accepted = accepted(verdict);
-    let programmed = programmed(verdict, revision, planes);
+    let programmed = programmed(verdict, planes);
     let ready = ready(&accepted, &programmed);
     [accepted, programmed, ready]
 }
@@ -168,7 +168,7 @@ fn sentences(findings: &[Finding]) -> String {
     line
 }
 
-fn programmed(verdict: &Verdict, revision: &Revision, planes: &[PlaneReport]) -> Judgement {
+fn programmed(verdict: &Verdict, planes: &[PlaneReport]) -> Judgement {
     let no =
         |reason: &str, message: &str| Judgement::new(PROGRAMMED, Truth::False, reason, message);
     match verdict.outcome {
@@ -185,7 +185,7 @@ fn programmed(verdict: &Verdict, revision: &Revision, planes: &[PlaneReport]) ->
     }
     let waiting: Vec<&str> = planes
         .iter()
-        .filter(|plane| plane.confirmed.as_ref() != Some(revision))
+        .filter(|plane| plane.confirmed.as_ref() != Some(&verdict.observed))
         .map(|plane| &*plane.plane)
         .collect();
     if planes.is_empty() {
@@ -225,13 +225,16 @@ fn bounded(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use durward_model::Origin;
+    use durward_model::{DocumentKey, Kind, Origin, ResourceId};
 
     use super::*;
 
-    fn verdict(outcome: Outcome, findings: Vec<Finding>) -> Verdict {
-        let (kind, name) = (Arc::from("Tenant"), Arc::from("acme"));
-        Verdict { kind, name, outcome, findings, origin: Origin::default() }
+    /// A verdict on this generation of the object with uid `u`.
+    fn verdict(generation: u64, outcome: Outcome, findings: Vec<Finding>) -> Verdict {
+        let resource = ResourceId::new(Kind::Tenant, "acme");
+        let document = DocumentKey::Object(resource.clone());
+        let (observed, origin) = (revision("u", generation), Origin::default());
+        Verdict { document, resource, observed, outcome, findings, origin }
     }
 
     fn finding(severity: Severity, reason: &str, field: &str) -> Finding {
@@ -259,9 +262,9 @@ mod tests {
 
     #[test]
     fn programmed_is_true_only_when_every_plane_confirmed_this_very_revision() {
-        let verdict = verdict(Outcome::Accepted, Vec::new());
+        let verdict = verdict(4, Outcome::Accepted, Vec::new());
         let now = revision("u", 4);
-        let programmed = |planes: &[PlaneReport]| of(&judge(&verdict, &now, planes)[1]).0;
+        let programmed = |planes: &[PlaneReport]| of(&judge(&verdict, planes)[1]).0;
         let yes = || plane("proxy", Some(now.clone()));
 
         assert_eq!(programmed(&[yes()]), Truth::True);
@@ -282,10 +285,10 @@ mod tests {
         let now = revision("u", 4);
         for outcome in [Outcome::Rejected, Outcome::KeptLastGood] {
             let verdict =
-                verdict(outcome, vec![finding(Severity::Error, "AddressTaken", "spec.x")]);
+                verdict(4, outcome, vec![finding(Severity::Error, "AddressTaken", "spec.x")]);
 
             let [accepted, programmed, ready] =
-                judge(&verdict, &now, &[plane("proxy", Some(now.clone()))]);
+                judge(&verdict, &[plane("proxy", Some(now.clone()))]);
 
             assert_eq!(of(&accepted), (Truth::False, "AddressTaken"));
             assert_eq!(of(&programmed), (Truth::False, "NotAccepted"));
@@ -301,7 +304,7 @@ mod tests {
             vec![finding(Severity::Warning, "Odd", "a"), finding(Severity::Error, "Bad", "b")];
 
         let [accepted, programmed, ready] =
-            judge(&verdict(Outcome::Partial, findings), &now, &[plane("proxy", Some(now.clone()))]);
+            judge(&verdict(1, Outcome::Partial, findings), &[plane("proxy", Some(now.clone()))]);
 
         assert_eq!(of(&accepted), (Truth::False, "Bad"));
         assert_eq!(&*accepted.message, "some of it is left out: b is wrong; a is wrong");
@@ -312,9 +315,9 @@ mod tests {
     #[test]
     fn warnings_do_not_make_an_object_less_ready() {
         let now = revision("u", 1);
-        let warned = verdict(Outcome::Accepted, vec![finding(Severity::Warning, "Odd", "a")]);
+        let warned = verdict(1, Outcome::Accepted, vec![finding(Severity::Warning, "Odd", "a")]);
 
-        let judged = judge(&warned, &now, &[plane("proxy", Some(now.clone()))]);
+        let judged = judge(&warned, &[plane("proxy", Some(now.clone()))]);
 
         assert!(judged.iter().all(|judgement| judgement.status == Truth::True));
         assert_eq!(&*judged[0].message, "with warnings: a is wrong");
@@ -324,9 +327,9 @@ mod tests {
     fn a_message_is_bounded_however_many_findings_there_are() {
         let findings = vec![finding(Severity::Error, "Bad", &"é".repeat(400)); 50];
 
-        let [accepted, ..] = judge(&verdict(Outcome::Rejected, findings), &revision("u", 1), &[]);
+        let [accepted, ..] = judge(&verdict(1, Outcome::Rejected, findings), &[]);
         let few = vec![finding(Severity::Error, "Bad", "a"); 10];
-        let [short, ..] = judge(&verdict(Outcome::Rejected, few), &revision("u", 1), &[]);
+        let [short, ..] = judge(&verdict(1, Outcome::Rejected, few), &[]);
 
         assert!(accepted.message.len() <= LONGEST_MESSAGE && accepted.message.ends_with(" ..."));
         assert!(short.message.ends_with("; and 2 more"), "{}", short.message);
@@ -334,8 +337,7 @@ mod tests {
 
     #[test]
     fn the_time_of_a_condition_changes_only_with_its_status() {
-        let now = revision("u", 2);
-        let judged = judge(&verdict(Outcome::Accepted, Vec::new()), &now, &[]);
+        let judged = judge(&verdict(2, Outcome::Accepted, Vec::new()), &[]);
         let former = |r#type: &str, status| Condition {
             r#type: Arc::from(r#type),
             status,

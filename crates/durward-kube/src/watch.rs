@@ -142,6 +142,28 @@ struct BookmarkMetadata {
     annotations: Labels,
 }
 
+/// What is read of any object, whatever else is in it.
+#[derive(Deserialize)]
+struct Named {
+    metadata: Name,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Name {
+    name: Arc<str>,
+    #[serde(default)]
+    namespace: Arc<str>,
+    #[serde(default)]
+    resource_version: Arc<str>,
+}
+
+impl Name {
+    fn object_name(&self) -> ObjectName {
+        ObjectName { namespace: Arc::clone(&self.namespace), name: Arc::clone(&self.name) }
+    }
+}
+
 /// The names of the objects that a list has shown, and whether there were any whose name could not be read.
 #[derive(Default)]
 struct Seen {
@@ -397,7 +419,7 @@ impl<S: Sink> Reflector<S> {
             Err(fault) => {
                 tracing::warn!(kind = self.scope.kind.kind, %name, fault, "object cannot be decoded");
                 self.health.undecodable(&name, fault);
-                // In the list of what is there, or the next list would take its last good form for gone.
+                // Kept, so that the next list notices if it is gone.
                 self.kept.lock().insert(name, Arc::clone(&version));
             }
         }
@@ -407,28 +429,17 @@ impl<S: Sink> Reflector<S> {
 
     /// Takes note of an object of which not even the metadata can be read.
     fn note_undecodable(&mut self, json: &str, seen: Option<&mut Seen>, error: &serde_json::Error) {
-        #[derive(Deserialize)]
-        struct Named {
-            metadata: Name,
-        }
-        #[derive(Deserialize)]
-        struct Name {
-            name: Arc<str>,
-            #[serde(default)]
-            namespace: Arc<str>,
-        }
-        let named = serde_json::from_str::<Named>(json).ok().map(|named| named.metadata);
-        let name = named.map(|Name { name, namespace }| ObjectName { namespace, name });
         let kind = self.scope.kind.kind;
-        match (&name, seen) {
-            (Some(name), seen) => {
+        match (serde_json::from_str::<Named>(json), seen) {
+            (Ok(named), seen) => {
+                let name = named.metadata.object_name();
                 tracing::warn!(kind, %name, %error, "object cannot be decoded");
-                self.health.undecodable(name, error.to_string());
+                self.health.undecodable(&name, error.to_string());
                 seen.into_iter().for_each(|seen| {
                     seen.names.insert(name.clone());
                 });
             }
-            (None, seen) => {
+            (Err(_), seen) => {
                 tracing::warn!(kind, %error, "object without a readable name");
                 seen.into_iter().for_each(|seen| seen.has_nameless = true);
             }
@@ -436,7 +447,8 @@ impl<S: Sink> Reflector<S> {
     }
 
     fn remove(&mut self, json: &str, seen: Option<&mut Seen>) {
-        let Ok(Head { metadata }) = serde_json::from_str::<Head>(json) else { return };
+        // Also the end of an object whose other metadata cannot be read.
+        let Ok(Named { metadata }) = serde_json::from_str::<Named>(json) else { return };
         let name = metadata.object_name();
         match seen {
             Some(seen) => {

@@ -2,6 +2,8 @@
 //!
 //! Nothing is let through that the other program denied, and no client moves to another address, without a note that says so.
 
+pub mod ingress;
+mod objects;
 pub mod smartnat;
 pub mod squid;
 

@@ -4,7 +4,6 @@
 
 mod document;
 mod mapping;
-mod objects;
 mod target;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +12,8 @@ use durward_model::verdict::Severity;
 
 pub use mapping::SmartNatOptions;
 use mapping::Surroundings;
-use objects::Object;
+
+use crate::objects::{self, Object};
 
 /// The group of SmartNat's objects.
 const GROUP: &str = "smartnat.aureacentral.com/";

@@ -15,6 +15,7 @@ use crate::address::IngressAddress;
 use crate::egress::Transparent;
 use crate::health::HealthCheck;
 use crate::origin::Origin;
+use crate::shared_map::SharedMap;
 use crate::source_set::SourceSet;
 use crate::tenant::TenantId;
 
@@ -23,7 +24,7 @@ use crate::tenant::TenantId;
 pub struct NatModel {
     /// The number each tenant has in connection marks, from 1; it never changes while the tenant exists. A kernel plane
     /// that adopts an earlier one's connections goes on with the earlier one's numbers.
-    pub tenants: BTreeMap<TenantId, u16>,
+    pub tenants: SharedMap<TenantId, u16>,
     /// The mappings, the oldest first: of two that claim one port the first keeps it.
     pub mappings: Vec<Arc<PortMapping>>,
     /// Whose traffic leaves from which addresses, by tenant: its own rule before those of its mappings, the oldest of those first.

@@ -275,7 +275,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-        // S4.4
+        // S4.4+
         #[test]
         fn the_most_specific_name_finds_its_tenant_after_any_changes(
             changes in proptest::collection::vec(

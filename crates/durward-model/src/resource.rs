@@ -196,6 +196,17 @@ pub enum DocumentKey {
     Object(ResourceId),
 }
 
+impl DocumentKey {
+    /// Returns the object, if the document is one.
+    #[must_use]
+    pub fn object(&self) -> Option<&ResourceId> {
+        match self {
+            Self::Object(id) => Some(id),
+            Self::File { .. } => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -169,6 +169,10 @@ impl<K: Ord, V> SharedMap<K, V> {
     {
         let starts_before =
             |chunk: &Chunk<K, V>| chunk.first().is_some_and(|(first, _)| first.borrow() <= key);
+        // A map is often filled in order.
+        if self.chunks.last().is_some_and(starts_before) {
+            return self.chunks.len() - 1;
+        }
         self.chunks.partition_point(starts_before).saturating_sub(1)
     }
 }
@@ -176,7 +180,7 @@ impl<K: Ord, V> SharedMap<K, V> {
 impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
     /// Puts a value in; returns the one that was there.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
-        let place = self.place(&key);
+        let (place, count) = (self.place(&key), self.chunks.len());
         let Some(chunk) = self.chunks.get_mut(place) else {
             self.chunks.push(Arc::new(vec![(key, value)]));
             self.len += 1;
@@ -185,9 +189,14 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
         match chunk.binary_search_by(|(other, _)| other.cmp(&key)) {
             Ok(at) => Some(std::mem::replace(&mut Arc::make_mut(chunk)[at].1, value)),
             Err(at) => {
+                self.len += 1;
+                // Filled in order, chunks are full, not half full.
+                if at == LARGEST && place + 1 == count {
+                    self.chunks.push(Arc::new(vec![(key, value)]));
+                    return None;
+                }
                 let entries = Arc::make_mut(chunk);
                 entries.insert(at, (key, value));
-                self.len += 1;
                 if entries.len() > LARGEST {
                     let rest = entries.split_off(entries.len() / 2);
                     self.chunks.insert(place + 1, Arc::new(rest));

@@ -21,7 +21,7 @@ const STEADY: Duration = Duration::from_secs(60);
 
 /// Interface by which an address is announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct AnnouncingInterface {
     /// Index of the interface.
     pub interface: u32,
     /// Hardware address of the interface.
@@ -38,7 +38,7 @@ pub struct Announcer {
 /// Schedule of announcements, without a socket.
 #[derive(Clone, Debug, Default)]
 pub struct Schedule {
-    due: BTreeMap<IpAddr, (Place, usize, Instant, Instant)>,
+    due: BTreeMap<IpAddr, (AnnouncingInterface, usize, Instant, Instant)>,
 }
 
 impl Announcer {
@@ -54,7 +54,12 @@ impl Announcer {
     ///
     /// # Errors
     /// Fails if the interface is gone.
-    pub fn announce(&mut self, address: IpAddr, place: Place, now: Instant) -> io::Result<()> {
+    pub fn announce(
+        &mut self,
+        address: IpAddr,
+        place: AnnouncingInterface,
+        now: Instant,
+    ) -> io::Result<()> {
         self.schedule.begin(address, place, now);
         self.send(address, place)
     }
@@ -74,7 +79,7 @@ impl Announcer {
         self.schedule.next()
     }
 
-    fn send(&self, address: IpAddr, place: Place) -> io::Result<()> {
+    fn send(&self, address: IpAddr, place: AnnouncingInterface) -> io::Result<()> {
         for frame in frame::frames(address, place.mac) {
             self.socket.send(place.interface, &frame)?;
         }
@@ -84,7 +89,7 @@ impl Announcer {
 
 impl Schedule {
     /// Adds an address, due now.
-    pub fn begin(&mut self, address: IpAddr, place: Place, now: Instant) {
+    pub fn begin(&mut self, address: IpAddr, place: AnnouncingInterface, now: Instant) {
         self.due.insert(address, (place, 0, now, now + REPEATS[0]));
     }
 
@@ -94,7 +99,7 @@ impl Schedule {
     }
 
     /// Returns the addresses that are due, and schedules their next announcement.
-    pub fn take_due(&mut self, now: Instant) -> Vec<(IpAddr, Place)> {
+    pub fn take_due(&mut self, now: Instant) -> Vec<(IpAddr, AnnouncingInterface)> {
         let mut found = Vec::new();
         for (address, (place, sent, start, next)) in &mut self.due {
             if *next <= now {
@@ -121,7 +126,7 @@ mod tests {
     #[test]
     fn an_address_is_announced_soon_again_and_then_steadily() {
         let start = Instant::now();
-        let place = Place { interface: 1, mac: Mac([2, 0, 0, 0, 0, 1]) };
+        let place = AnnouncingInterface { interface: 1, mac: Mac([2, 0, 0, 0, 0, 1]) };
         let mut schedule = Schedule::default();
         schedule.begin("192.0.2.1".parse().unwrap(), place, start);
 

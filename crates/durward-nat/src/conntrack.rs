@@ -1,7 +1,7 @@
 //! Connection-tracking entries: listing, judging by the current policy, and deleting.
 //!
-//! Packets are filtered at a connection's first packet only, so connections that are no longer allowed must be deleted. Deliberately absent:
-//! connections without Durward's mark.
+//! Packets are filtered at a connection's first packet only, so connections that are no longer allowed must be deleted. Connections without Durward's
+//! mark are left alone.
 
 pub mod hygiene;
 

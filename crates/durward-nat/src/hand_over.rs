@@ -1,6 +1,6 @@
 //! Obstacles to handing connections to this host's forward proxy.
 //!
-//! Deliberately absent: removing them; these parameters belong to network plugins.
+//! They are reported and not removed, because these parameters belong to network plugins.
 
 use crate::interface::Link;
 

@@ -1,7 +1,7 @@
 //! The connection mark: tenant, interface slot, and flags.
 //!
-//! Bits 31–16 hold the tenant's number, 15–8 the interface's slot, 7–0 flags. Deliberately absent: the packet mark, which carries the slot only, in a
-//! field that the options name.
+//! Bits 31–16 hold the tenant's number, 15–8 the interface's slot, 7–0 flags. The packet mark is another one: it carries the slot only, in a field
+//! that the options name.
 
 /// Source NAT: the endpoint sees the gateway's address, not the client's.
 pub(crate) const SNAT: u32 = 1;

@@ -1,8 +1,7 @@
 //! Steering on a node that is not the gateway: packets of tenants' pods to the world go to the gateway, with the pod's address kept.
 //!
-//! Both ends are here, joined by a VXLAN link, and the kernel goes on when this process ends. Deliberately absent: the choice of an egress address,
-//! which is the gateway's; several gateways; a check that the gateway is alive. A pod whose gateway is gone reaches no destination, and never leaves
-//! with the node's address.
+//! Both ends are here, joined by a VXLAN link, and the kernel goes on when this process ends. The egress address is the gateway's choice. There is
+//! one gateway, and nothing checks that it is alive: a pod whose gateway is gone reaches no destination, and never leaves with the node's address.
 
 mod desired;
 mod ruleset;

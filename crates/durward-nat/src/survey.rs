@@ -69,6 +69,7 @@ pub fn survey(options: &Options, model: &NatModel) -> Result<Survey, NatError> {
     let without_gateway =
         interfaces.external.keys().filter(|name| !gateways.iter().any(|(with, ..)| with == *name));
     let without_gateway = without_gateway.cloned().collect();
+    // Only of a neighbour that was asked does the kernel know whether it answers.
     ask(&gateways);
     let neighbours = route.neighbours().map_err(kernel("neighbours"))?;
     let silent = |(_, index, gateway): &(String, u32, IpAddr)| {

@@ -1,6 +1,6 @@
 //! Traces of packets in the kernel: each step of matching packets through all tables, in words where the rule is Durward's.
 //!
-//! A trace has a table of its own, which the kernel removes with the process (Linux 5.12). Deliberately absent: drops outside of nftables; of such a
+//! A trace has a table of its own, which the kernel removes with the process (Linux 5.12). Drops outside of nftables are not reported; of such a
 //! packet the trace shows how far it came.
 
 mod event;

@@ -33,7 +33,7 @@ const COMPLAINT_EVERY: Duration = Duration::from_secs(10);
 const LAST_HANDSHAKES: Duration = Duration::from_millis(250);
 
 /// Accept side of one core: its connections and their count.
-pub(crate) struct Door {
+pub(crate) struct Acceptor {
     /// The core.
     pub(crate) core: Rc<Core>,
     /// Tasks of the core's open connections; drain waits for them.
@@ -55,23 +55,23 @@ fn exhausted(files: &Files) -> io::Error {
 
 /// Accepts on one socket until `closed` is cancelled, then closes the socket as `closing` says at that time.
 pub(crate) async fn run(
-    door: Rc<Door>,
+    acceptor: Rc<Acceptor>,
     bind: SocketAddr,
     listener: TcpListener,
     closed: CancellationToken,
     closing: Rc<Cell<Closing>>,
 ) {
-    let newcomers = door.core.turns.of(&Owner::Bind(bind));
-    door.accept(bind, &newcomers, &listener, closed.cancelled()).await;
+    let newcomers = acceptor.core.turns.of(&Owner::Bind(bind));
+    acceptor.accept(bind, &newcomers, &listener, closed.cancelled()).await;
     if closing.get() == Closing::EmptyQueue {
-        door.accept(bind, &newcomers, &listener, tokio::time::sleep(LAST_HANDSHAKES)).await;
+        acceptor.accept(bind, &newcomers, &listener, tokio::time::sleep(LAST_HANDSHAKES)).await;
         if let Ok(listener) = listener.into_std() {
-            door.empty(&listener, &newcomers, bind);
+            acceptor.empty(&listener, &newcomers, bind);
         }
     }
 }
 
-impl Door {
+impl Acceptor {
     async fn accept(
         &self,
         bind: SocketAddr,
@@ -124,7 +124,7 @@ impl Door {
         let Ok(local) = local_addr(&stream, bind, on.map(|on| &**on)) else { return };
         // The last clients of a removed bind may belong to one that replaced it, such as a wildcard bind.
         let on = on.or_else(|| prepared.binds.get(&prepared.snapshot.bind_for(local)?.address));
-        let turn = turns::Place::new(Rc::clone(newcomers));
+        let turn = turns::QueueEntry::new(Rc::clone(newcomers));
         let accepted = Accepted {
             turn: Rc::clone(&turn),
             stream,

@@ -2,8 +2,8 @@
 //!
 //! Deliberately absent: a default tenant, listener or certificate.
 
-mod door;
 mod named;
+mod shared_proxy;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -25,7 +25,7 @@ use crate::memory::{self, Hold, Kind};
 use crate::metrics::{Cells, Counter, TenantMetrics};
 use crate::outcome::Outcome;
 use crate::peek;
-use crate::prepared::{Found, PreparedBind, PreparedListener, TenantView};
+use crate::prepared::{ListenerMatch, PreparedBind, PreparedListener, TenantView};
 use crate::refusal::Refusal;
 use crate::reject;
 use crate::socks::Greeted;
@@ -33,7 +33,7 @@ use crate::tls::handshake::{self, Failed};
 use crate::turns::{self, Owner};
 use crate::unidentified;
 use crate::watch::{Expired, Watch};
-use door::Told;
+use shared_proxy::Identified;
 
 /// Accepted connection of which nothing is known yet.
 pub(crate) struct Accepted {
@@ -50,7 +50,7 @@ pub(crate) struct Accepted {
     /// Core that serves the connection.
     pub(crate) core: Rc<Core>,
     /// Place in the core's scheduling of turns.
-    pub(crate) turn: Rc<turns::Place>,
+    pub(crate) turn: Rc<turns::QueueEntry>,
 }
 
 /// Admitted connection, and the guards that count it.
@@ -79,7 +79,7 @@ pub(crate) struct TurnedAway {
 /// State of a connection under admission.
 struct Visit {
     core: Rc<Core>,
-    turn: Rc<turns::Place>,
+    turn: Rc<turns::QueueEntry>,
     watch: Watch,
     bind: Option<Arc<PreparedBind>>,
     began: Instant,
@@ -94,18 +94,18 @@ struct Visit {
     /// Server name of a handshake that failed.
     name: Option<String>,
     /// Place among the connections without a tenant, until a tenant is found.
-    unidentified: Option<unidentified::Place>,
+    unidentified: Option<unidentified::UnidentifiedGuard>,
 }
 
 /// Admits a connection, or returns why it is refused.
 pub(crate) async fn enter(accepted: Accepted) -> Result<Entrance, TurnedAway> {
     let (mut visit, stream) = Visit::begin(accepted);
     let listener = match visit.find(&stream).await {
-        Ok(Found::One(listener)) => listener,
-        Ok(Found::Several(candidates)) => {
-            return Box::pin(visit.tell_apart(stream, &candidates)).await;
+        Ok(ListenerMatch::One(listener)) => listener,
+        Ok(ListenerMatch::Several(candidates)) => {
+            return Box::pin(visit.by_proxy_identity(stream, &candidates)).await;
         }
-        Ok(Found::Named(opening)) => return Box::pin(visit.by_name(stream, opening)).await,
+        Ok(ListenerMatch::Named(opening)) => return Box::pin(visit.by_name(stream, opening)).await,
         Err(refusal) => return Err(visit.turn_away(refusal, Some(stream))),
     };
     let limit = match visit.check(&listener) {
@@ -163,7 +163,7 @@ impl Visit {
     }
 
     /// Finds the tenant by destination, and by source where several tenants share the bind.
-    async fn find(&mut self, stream: &TcpStream) -> Result<Found, Refusal> {
+    async fn find(&mut self, stream: &TcpStream) -> Result<ListenerMatch, Refusal> {
         let unknown =
             |destination: Destination| Refusal::UnknownAddress { destination: destination.0 };
         let Some(bind) = self.bind.clone() else { return Err(unknown(self.destination)) };
@@ -175,11 +175,11 @@ impl Visit {
         let found = bind.found(peeked.destination, local.ip(), peeked.client.0.ip());
         let found = found.ok_or_else(|| unknown(peeked.destination))?;
         match &found {
-            Found::One(listener) => self.belongs_to(listener),
-            Found::Several(candidates) if candidates.is_empty() => {
+            ListenerMatch::One(listener) => self.belongs_to(listener),
+            ListenerMatch::Several(candidates) if candidates.is_empty() => {
                 return Err(Refusal::SourceNotAllowed { client: self.client.0 });
             }
-            Found::Several(_) | Found::Named(_) => {}
+            ListenerMatch::Several(_) | ListenerMatch::Named(_) => {}
         }
         Ok(found)
     }
@@ -194,7 +194,7 @@ impl Visit {
 
     /// Admits a connection that several tenants may own, once certificate or credential identify the tenant. TLS settings of the candidates are
     /// equal.
-    async fn tell_apart(
+    async fn by_proxy_identity(
         mut self,
         stream: TcpStream,
         candidates: &[Arc<PreparedListener>],
@@ -208,20 +208,20 @@ impl Visit {
         let shared = &self.core.shared;
         let mut memory = shared.memory.hold(&shared.unidentified, Kind::Clients);
         let tls = secured.tls.as_ref();
-        let telling = door::tell(&mut secured.io, tls, candidates, &mut memory);
-        let told = match self.watch.guard(telling).await {
-            Ok(Ok(told)) => told,
+        let identifying = shared_proxy::identify(&mut secured.io, tls, candidates, &mut memory);
+        let identified = match self.watch.guard(identifying).await {
+            Ok(Ok(identified)) => identified,
             Ok(Err(refusal)) => return Err(self.turn_away(refusal, None)),
             Err(expired) => {
                 let refusal = given_up(&self.watch, expired);
                 return Err(self.turn_away(refusal, None));
             }
         };
-        let listener = match self.as_of_now(&told) {
+        let listener = match self.as_of_now(&identified) {
             Ok(listener) => listener,
             Err(refusal) => return Err(self.turn_away(refusal, None)),
         };
-        (secured.early, secured.greeted) = (told.early, told.greeted);
+        (secured.early, secured.greeted) = (identified.early, identified.greeted);
         self.belongs_to(&listener);
         match self.check(&listener) {
             Ok(limit) => Ok(self.admit(listener, secured, limit)),
@@ -231,19 +231,20 @@ impl Visit {
 
     /// Returns the listener of the current configuration, if it changed during the handshake. The credential or certificate shown must still be valid
     /// there.
-    fn as_of_now(&self, told: &Told) -> Result<Arc<PreparedListener>, Refusal> {
-        if !told.listener.retirement.outdated() {
-            return Ok(Arc::clone(&told.listener));
+    fn as_of_now(&self, identified: &Identified) -> Result<Arc<PreparedListener>, Refusal> {
+        if !identified.listener.retirement.outdated() {
+            return Ok(Arc::clone(&identified.listener));
         }
-        let now = told.listener.renewed(&self.core.shared.prepared.load(), self.client.0.ip());
+        let now =
+            identified.listener.renewed(&self.core.shared.prepared.load(), self.client.0.ip());
         let now = now.ok_or(Refusal::Draining)?;
         let view = |listener: &Arc<PreparedListener>| TenantView::admitted(Arc::clone(listener));
-        let counts = match (&now.listener.service, &told.greeted) {
+        let counts = match (&now.listener.service, &identified.greeted) {
             (Service::Forward(service), Some(greeted)) => greeted.counts_at(service),
             _ => true,
         };
         // The handshake was verified against the former authorities and revocation lists.
-        if !view(&now).trusts_like(&view(&told.listener)) || !counts {
+        if !view(&now).trusts_like(&view(&identified.listener)) || !counts {
             return Err(Refusal::Draining);
         }
         Ok(now)

@@ -3,7 +3,7 @@
 mod gate;
 mod request;
 pub(crate) mod socks;
-mod told;
 pub(crate) mod transparent;
+mod tunnel_log;
 
 pub(crate) use request::serve;

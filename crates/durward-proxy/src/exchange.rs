@@ -4,9 +4,9 @@
 
 mod account;
 mod attempt;
+mod bodies;
 mod bound;
 mod context;
-mod drive;
 mod ended;
 pub(crate) mod request;
 mod switch;

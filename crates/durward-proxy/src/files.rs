@@ -74,39 +74,39 @@ impl Files {
     }
 
     /// Counts a client's connection while the guard is held.
-    pub(crate) fn client(self: &Arc<Self>) -> ClientPlace {
+    pub(crate) fn client(self: &Arc<Self>) -> ClientPermit {
         self.clients.add(1);
-        ClientPlace(Arc::clone(self))
+        ClientPermit(Arc::clone(self))
     }
 
     /// Counts an outbound connection for a tenant.
     ///
     /// # Errors
     /// [`Refusal::FairShare`] if the tenant has used up its share.
-    pub(crate) fn dial(self: &Arc<Self>, usage: &Arc<Usage>) -> Result<Place, Refusal> {
+    pub(crate) fn dial(self: &Arc<Self>, usage: &Arc<Usage>) -> Result<FdPermit, Refusal> {
         self.take(usage, 1).ok_or(Refusal::FairShare { of: "connections" })
     }
 
     /// Counts a health check's connection even beyond the share: a busy tenant must not make its upstream look broken.
-    pub(crate) fn dial_anyway(self: &Arc<Self>, usage: &Arc<Usage>) -> Place {
+    pub(crate) fn dial_anyway(self: &Arc<Self>, usage: &Arc<Usage>) -> FdPermit {
         usage.files().fetch_add(1, Relaxed);
         self.outward.add(1);
-        Place { files: Arc::clone(self), usage: Arc::clone(usage), count: 1 }
+        FdPermit { files: Arc::clone(self), usage: Arc::clone(usage), count: 1 }
     }
 
-    fn take(self: &Arc<Self>, usage: &Arc<Usage>, count: usize) -> Option<Place> {
+    fn take(self: &Arc<Self>, usage: &Arc<Usage>, count: usize) -> Option<FdPermit> {
         let held = usage.files().fetch_add(count, Relaxed) + count;
         self.outward.add(count);
-        let place = Place { files: Arc::clone(self), usage: Arc::clone(usage), count };
+        let place = FdPermit { files: Arc::clone(self), usage: Arc::clone(usage), count };
         self.outward.allows(held).then_some(place)
     }
 }
 
 /// Guard of one client connection.
 #[derive(Debug)]
-pub(crate) struct ClientPlace(Arc<Files>);
+pub(crate) struct ClientPermit(Arc<Files>);
 
-impl Drop for ClientPlace {
+impl Drop for ClientPermit {
     fn drop(&mut self) {
         self.0.clients.sub(1);
     }
@@ -114,13 +114,13 @@ impl Drop for ClientPlace {
 
 /// Guard of a tenant's outbound connections.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct FdPermit {
     files: Arc<Files>,
     usage: Arc<Usage>,
     count: usize,
 }
 
-impl Drop for Place {
+impl Drop for FdPermit {
     fn drop(&mut self) {
         self.usage.files().fetch_sub(self.count, Relaxed);
         self.files.outward.sub(self.count);
@@ -141,7 +141,7 @@ pub(crate) struct Asker<'a> {
 /// Guards held until a lookup is answered or given up.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    _place: Place,
+    _place: FdPermit,
     _guard: LookupGuard,
 }
 
@@ -172,7 +172,7 @@ mod tests {
         Arc::new(Files::new(limit, 2))
     }
 
-    fn as_many_as_there_are(files: &Arc<Files>, usage: &Arc<Usage>) -> Vec<Place> {
+    fn as_many_as_there_are(files: &Arc<Files>, usage: &Arc<Usage>) -> Vec<FdPermit> {
         std::iter::from_fn(|| files.dial(usage).ok()).collect()
     }
 

@@ -21,13 +21,13 @@ impl Proxy {
 
     /// Stops accepting. Clients in the accept queues are left to the successor, which holds the same sockets.
     pub fn stop_accepting(&self) {
-        self.close_doors(Closing::LeaveQueue);
+        self.close_sockets(Closing::LeaveQueue);
     }
 
     /// Stops accepting, lets connections finish for `grace` and closes the rest. Clients in the accept queues are accepted first, unless
     /// [`stop_accepting`](Self::stop_accepting) was called before. Returns when all threads have ended.
     pub fn drain(mut self, grace: Duration) -> Drained {
-        self.close_doors(closing(grace));
+        self.close_sockets(closing(grace));
         self.end(grace)
     }
 }
@@ -35,7 +35,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         let grace = self.drain_grace();
-        self.close_doors(closing(grace));
+        self.close_sockets(closing(grace));
         self.end(grace);
     }
 }

@@ -1,7 +1,7 @@
 //! Identification of a forward proxy's client: by the credential in `Proxy-Authorization`, or by client certificate.
 //!
-//! Secrets are long random tokens whose SHA-256 is in the documents, so neither the hashes nor timing help an attacker. Deliberately absent:
-//! different answers to a wrong name and to a wrong secret.
+//! Secrets are long random tokens whose SHA-256 is in the documents, so neither the hashes nor timing help an attacker. A wrong name and a wrong
+//! secret get the same answer.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use durward_model::ForwardService;

@@ -1,6 +1,6 @@
 //! Lines of JSON for logs and audit files, field by field.
 //!
-//! Deliberately absent: a serialiser. The fields are known, and a peer's input is escaped so that it cannot end the line.
+//! A serialiser is not needed: the fields are known, and a peer's input is escaped so that it cannot end the line.
 
 pub(crate) mod scan;
 

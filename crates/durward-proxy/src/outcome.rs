@@ -1,6 +1,6 @@
 //! The end of a connection, or of an attempt to serve one: counted and written to the access log, once and alike for all that serve.
 //!
-//! Deliberately absent: requests; an exchange has an account of its own for each.
+//! Requests are not recorded here; an exchange has an account of its own for each.
 
 use std::time::SystemTime;
 

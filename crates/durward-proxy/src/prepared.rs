@@ -65,8 +65,8 @@ pub(crate) struct PreparedBind {
 impl PreparedBind {
     /// Pairs a bind with its prepared listeners.
     pub(crate) fn new(bind: Arc<Bind>, listeners: Vec<Option<Arc<PreparedListener>>>) -> Self {
-        let told_by_source = bind.mode == DestinationMode::Anywhere;
-        let sources = bind.listeners.iter().enumerate().filter(|_| told_by_source);
+        let finds_by_source = bind.mode == DestinationMode::Anywhere;
+        let sources = bind.listeners.iter().enumerate().filter(|_| finds_by_source);
         let by_source = sources
             .filter_map(|(at, listener)| Some((at, listener.allowed_sources.as_ref()?)))
             .flat_map(|(at, sources)| sources.ranges().map(move |(from, to)| (from, (to, at))))
@@ -75,11 +75,11 @@ impl PreparedBind {
     }
 
     /// Returns the listener for a client, whatever its destination; `None` if no tenant has the source. No two listeners share a source.
-    fn found_by_source(&self, client: IpAddr) -> Option<Found> {
+    fn found_by_source(&self, client: IpAddr) -> Option<ListenerMatch> {
         let (_, (last, at)) = self.by_source.range(..=client.to_canonical()).next_back()?;
         let within = client.to_canonical() <= *last;
         let listener = self.listeners.get(*at)?.clone().filter(|_| within);
-        listener.map(Found::One)
+        listener.map(ListenerMatch::One)
     }
 
     /// Returns the listener or the candidates for a connection of `client` to `destination` that was accepted at `local`; `None` if no tenant has the
@@ -89,21 +89,23 @@ impl PreparedBind {
         destination: Destination,
         local: IpAddr,
         client: IpAddr,
-    ) -> Option<Found> {
+    ) -> Option<ListenerMatch> {
         let Candidates { by, listeners: there } = self.bind.candidates(destination, local)?;
         match by {
             Discriminator::Source => self.found_by_source(client),
-            Discriminator::Destination => self.listeners[there.start].clone().map(Found::One),
+            Discriminator::Destination => {
+                self.listeners[there.start].clone().map(ListenerMatch::One)
+            }
             Discriminator::ServerName => {
-                self.bind.listeners[there.start].opening().map(Found::Named)
+                self.bind.listeners[there.start].opening().map(ListenerMatch::Named)
             }
             Discriminator::ProxyIdentity => {
                 let there = self.listeners[there].iter().flatten();
                 let mut candidates: Vec<_> =
                     there.filter(|one| one.listener.admits(client)).cloned().collect();
                 Some(match candidates.len() {
-                    1 => Found::One(candidates.remove(0)),
-                    _ => Found::Several(candidates),
+                    1 => ListenerMatch::One(candidates.remove(0)),
+                    _ => ListenerMatch::Several(candidates),
                 })
             }
         }
@@ -138,7 +140,7 @@ impl PreparedBind {
 }
 
 /// Listeners of a connection, as far as addresses decide.
-pub(crate) enum Found {
+pub(crate) enum ListenerMatch {
     /// Exactly one listener.
     One(Arc<PreparedListener>),
     /// Listeners that share address and port; empty if the client may use none of them.

@@ -246,7 +246,7 @@ impl Proxy {
     }
 
     /// Closes all listening sockets.
-    pub(crate) fn close_doors(&self, closing: Closing) {
+    pub(crate) fn close_sockets(&self, closing: Closing) {
         self.listeners().close_all();
         self.tell(|| Command::CloseAll(closing));
     }

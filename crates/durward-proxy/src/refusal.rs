@@ -1,7 +1,6 @@
 //! Reasons to refuse a connection or request: one variant per reaction, one stable reason word each.
 //!
-//! The reason word goes to the access log, the metrics and the problem document; the message goes to the log only. Deliberately absent: anything
-//! about another tenant, and panics: input from the network ends here.
+//! The reason word goes to the access log, the metrics and the problem document; the message goes to the log only.
 
 mod certificate;
 

@@ -120,11 +120,11 @@ pub(crate) struct Queue {
     used: Cell<u32>,
     /// Turns that the last connection used up at once, which the next one is expected to use, too.
     price: Cell<u32>,
-    waiting: RefCell<VecDeque<(Rc<Place>, Waker)>>,
+    waiting: RefCell<VecDeque<(Rc<QueueEntry>, Waker)>>,
 }
 
-/// Place of one connection in a queue.
-pub(crate) struct Place {
+/// Entry of one connection in a queue.
+pub(crate) struct QueueEntry {
     queue: RefCell<Rc<Queue>>,
     waits: Cell<bool>,
     /// Turns of this round that are kept for it, after it has waited.
@@ -259,7 +259,7 @@ impl Drop for Queue {
     }
 }
 
-impl Place {
+impl QueueEntry {
     /// Creates a place in `queue`.
     pub(crate) fn new(queue: Rc<Queue>) -> Rc<Self> {
         let (waits, granted) = (Cell::new(false), Cell::new(0));

@@ -37,13 +37,13 @@ struct Entry {
     closer: Closer,
 }
 
-/// Place of one connection; released on drop, when its tenant is known or it has ended.
-pub(crate) struct Place {
+/// Guard of one connection; released on drop, when its tenant is known or it has ended.
+pub(crate) struct UnidentifiedGuard {
     unidentified: Rc<Unidentified>,
     number: u64,
 }
 
-impl Drop for Place {
+impl Drop for UnidentifiedGuard {
     fn drop(&mut self) {
         self.unidentified.waiting.borrow_mut().remove(self.number);
     }
@@ -57,7 +57,7 @@ impl Unidentified {
         most: usize,
         (bind, source): (SocketAddr, Option<IpAddr>),
         closer: Closer,
-    ) -> Place {
+    ) -> UnidentifiedGuard {
         let most = most.max(LEAST);
         let source = source.map(network);
         let mut waiting = self.waiting.borrow_mut();
@@ -77,7 +77,7 @@ impl Unidentified {
         }
         waiting.all.insert(number, Entry { bind, source, closer });
         drop(waiting);
-        Place { unidentified: Rc::clone(self), number }
+        UnidentifiedGuard { unidentified: Rc::clone(self), number }
     }
 
     /// Closes the oldest connection of the bind that has most; false if there is none.
@@ -146,7 +146,7 @@ mod tests {
     struct Silent {
         watchdog: Rc<Watchdog>,
         unidentified: Rc<Unidentified>,
-        open: Vec<(Watch, Place)>,
+        open: Vec<(Watch, UnidentifiedGuard)>,
     }
 
     impl Silent {

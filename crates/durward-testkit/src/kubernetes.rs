@@ -4,7 +4,7 @@
 //! bookmarks and history, optimistic locking, patches, server-side apply with field ownership, subresources, finalizers, garbage collection, custom
 //! kinds with schemas and CEL, admission policies and RBAC. `TestEnv` gives a test a client of the double or of a real server.
 //!
-//! Deliberately absent: protobuf, OpenAPI documents, aggregated discovery, webhooks, conversion between versions that differ, exec and logs.
+//! Deliberately absent: protobuf, OpenAPI documents, webhooks, estimates of CEL costs, conversion between versions that differ, exec and logs.
 
 mod apply;
 mod auth;
@@ -21,6 +21,7 @@ mod faults;
 mod fields;
 mod kind;
 mod managed;
+mod metadata;
 mod patch;
 mod policy;
 mod rbac;

@@ -3,6 +3,7 @@
 //! The only module that imports all crates.
 
 pub(crate) mod acme;
+pub(crate) mod cluster;
 mod condition;
 mod exposition;
 mod gateway;

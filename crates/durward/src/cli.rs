@@ -3,6 +3,7 @@
 mod acme;
 mod demo;
 mod egress;
+mod kubernetes;
 mod logs;
 pub(crate) mod nat;
 mod records;
@@ -23,17 +24,18 @@ pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed, SteerArgs, TraceArgs};
 pub(crate) use acme::AcmeArgs;
 pub(crate) use demo::{Demo, Lab};
 pub(crate) use egress::{Egress, EgressEnv, EgressTest, EnvFormat, Prove};
+pub(crate) use kubernetes::KubernetesArgs;
 pub(crate) use logs::{AccessLog, AuditSync};
 pub(crate) use records::{Audit, AuditVerify, AuditWhat, Top, TopFormat, Who};
 
-/// Every tenant its own door, in and out.
+/// Multi-tenant network gateway: every tenant its own door, in and out.
 ///
-/// Durward is one gateway for many tenants: the address a client connects to names the tenant, and the tenant's
-/// traffic leaves from the tenant's own address.
+/// The address or server name that a client connects to identifies the tenant, and the tenant's traffic leaves from
+/// the tenant's own egress address.
 #[derive(Debug, Parser)]
 #[command(name = "durward", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub(crate) struct Cli {
-    /// How log lines look on standard error.
+    /// Format of log lines on standard error; `auto` is human on a terminal, json otherwise.
     #[arg(long, global = true, display_order = 900, value_enum, default_value_t = LogFormat::Auto, hide_possible_values = true, value_name = "auto|human|json")]
     pub(crate) log_format: LogFormat,
     /// What to do.
@@ -42,45 +44,54 @@ pub(crate) struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Begin with `durward demo`; it needs no root, no Kubernetes and leaves nothing behind.
+Begin with `durward demo`: it needs no root and no Kubernetes, and leaves nothing behind.
 
-Exit codes: 0 ok, 1 a check failed, 2 usage, 3 invalid configuration, 4 unreachable.
+Exit codes: 0 ok, 1 a check or operation failed, 2 wrong command line, 3 invalid configuration,
+4 no answer from the gateway or proxy that was asked.
+DURATION is a number with a unit, such as 500ms, 30s, 2m or 1h; at most 24h.
 Environment: DURWARD_CONFIG, ROUTING_CONFIG_PATH, DURWARD_LOG, RUST_LOG, NO_COLOR, CLICOLOR_FORCE.";
 
 /// The commands, in the order a newcomer meets them.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show three tenants and a partner at work, in one process, on this machine
+    /// Run a demo on loopback: three tenants and a partner, in one process
     Demo(Demo),
-    /// Show the kernel's share: partners, a gateway and pods on networks of their own, without root
+    /// Run a demo of port mappings and egress in the kernel: partners, a gateway and pods in network
+    /// namespaces, without root
     Lab(Lab),
-    /// Serve a configuration
+    /// Run the gateway with a configuration
     Run(Box<Run>),
-    /// Compile a configuration and say what becomes of each document
+    /// Compile a configuration and report whether each document is accepted
     Validate(Validate),
-    /// Say what happens to a connection or request, and why, with file and line
+    /// Explain what happens to a connection or request, and which line of which file decides it
     Explain(Explain),
-    /// Look for what would keep a configuration from working on this host
+    /// Check that a configuration can work on this host: addresses, ports, routes, certificates, upstreams
     Check(Box<Check>),
-    /// Show what each tenant carries now, and its totals
+    /// Show the traffic of each tenant: current rates and totals
     Top(Top),
-    /// Say which tenant and client used an egress address and port at a time
+    /// Find the tenant and client that used an egress address and port at a given time
     Who(Who),
-    /// Verify the audit file of decisions
+    /// Verify the audit file of the forward proxy's decisions
     Audit(Audit),
-    /// Look at and clean up what the kernel carries for port mappings
+    /// Inspect, trace and remove port mappings and egress in the kernel
     Nat(NatCommand),
     /// Issue and list certificates
     Certs(Certs),
-    /// Prove that no connection can leave with another tenant's address
+    /// Prove that no connection can leave from another tenant's address
     Prove(Prove),
-    /// Set up and test clients of a forward proxy
+    /// Configure and test clients of a forward proxy
     #[command(subcommand)]
     Egress(Egress),
-    /// Translate a squid.conf or SmartNat's objects into documents, and say what is not the same
+<<<<<<< HEAD
+    /// Convert a squid.conf or SmartNat's objects to documents, and list what differs
+=======
+    /// Translate a squid.conf, Ingresses or SmartNat's objects into documents, and say what is not the same
+>>>>>>> ingress
     Migrate(Migrate),
     /// Print the JSON Schema of the documents
     Schema,
+    /// Print the CustomResourceDefinitions of the documents, for `kubectl apply -f -`
+    Crds,
     /// Print a completion script for a shell
     Completions(Completions),
     /// Print the version
@@ -101,10 +112,10 @@ pub(crate) enum LogFormat {
 /// Where the configuration is.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ConfigArgs {
-    /// A document, a routing.json, or a directory of documents; may be repeated [env: DURWARD_CONFIG (`:` between paths), ROUTING_CONFIG_PATH]
+    /// Document, routing.json, or directory of documents; repeatable [env: DURWARD_CONFIG (`:` between paths), ROUTING_CONFIG_PATH]
     #[arg(short = 'c', long = "config", value_name = "FILE|DIR")]
     pub(crate) config: Vec<PathBuf>,
-    /// Where documents may name files, beside their own directory; may be repeated
+    /// Directory that documents may name files in, besides their own; repeatable
     #[arg(
         long,
         value_name = "DIR",
@@ -113,26 +124,27 @@ pub(crate) struct ConfigArgs {
         value_delimiter = ':'
     )]
     pub(crate) files_root: Vec<PathBuf>,
-    /// Where `run` keeps claims and last good documents for the next start; other commands read there who holds what, and answer as a
+    /// Directory in which `run` keeps claims and last good documents for its next start; other commands read them, and answer as a
     /// gateway that starts now would [default: $STATE_DIRECTORY, which systemd sets, else off]
     #[arg(long, value_name = "DIR|off", env = "DURWARD_STATE_DIR", hide_env_values = true)]
     pub(crate) state_dir: Option<PathBuf>,
-    /// The directory URL of an ACME authority that documents may name beside Let's Encrypt's; may be repeated, and the first is the default
+    /// Directory URL of an ACME authority that documents may name besides Let's Encrypt's; repeatable, the first is the default authority
     #[arg(long, value_name = "URL", env = "DURWARD_ACME_DIRECTORY", hide_env_values = true, value_delimiter = ',', value_parser = acme::parse_https)]
     pub(crate) acme_directory: Vec<String>,
-    /// Where connections for routing.json are accepted, such as 0.0.0.0:8443; each address itself on port 443 by default
+    /// Address and port on which connections are accepted, such as 0.0.0.0:8443 [default: port 443 of each ingress address]
     #[arg(long, value_name = "ADDRESS:PORT", env = "DURWARD_ROUTING_BIND", hide_env_values = true, help_heading = ROUTING)]
     pub(crate) routing_bind: Option<SocketAddr>,
-    /// How the address a client connected to is known there: Bound, ProxyProtocol, OriginalDestination or Transparent
+    /// How the gateway learns the address that a client connected to: Bound (from the socket), ProxyProtocol (from the PROXY header),
+    /// OriginalDestination (after DNAT or REDIRECT) or Transparent (after TPROXY)
     #[arg(long, value_name = "HOW", env = "DURWARD_ROUTING_DESTINATION", hide_env_values = true, default_value = "Bound", value_parser = parse_destination, help_heading = ROUTING)]
     pub(crate) routing_destination: DestinationSpec,
-    /// Networks that may send a PROXY header, with commas; for ProxyProtocol
+    /// Networks trusted to send a PROXY header, comma-separated; used with ProxyProtocol
     #[arg(long, value_name = "CIDR", env = "DURWARD_ROUTING_TRUSTED_PROXIES", hide_env_values = true, value_delimiter = ',', help_heading = ROUTING)]
     pub(crate) routing_trusted_proxies: Vec<String>,
-    /// The port of a backend that names none
+    /// Port of backends that the file gives without one
     #[arg(long, value_name = "PORT", env = "DURWARD_ROUTING_BACKEND_PORT", hide_env_values = true, default_value_t = 80, help_heading = ROUTING)]
     pub(crate) routing_backend_port: u16,
-    /// Where its certificates are, when neither beside it nor in ../certs
+    /// Directory of the certificates [default: beside the file, then ../certs]
     #[arg(long, value_name = "DIR", env = "DURWARD_ROUTING_CERTS", hide_env_values = true, help_heading = ROUTING)]
     pub(crate) routing_certs: Option<PathBuf>,
 }
@@ -142,7 +154,7 @@ const ROUTING: &str = "Options for a routing.json";
 /// How results are printed.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct OutputArgs {
-    /// How the result is printed: table, wide, json or yaml
+    /// Output format: table, wide, json or yaml
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table, hide_possible_values = true, value_name = "FORMAT")]
     pub(crate) format: Format,
 }
@@ -155,44 +167,46 @@ pub(crate) struct Run {
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) nat: NatArgs,
-    /// Threads that serve connections; 0 means one per processor
+    /// Number of threads that serve connections; 0 is one per processor
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) workers: usize,
-    /// Where /livez, /readyz, /metrics and /snapshot are served [default: 127.0.0.1:9440]
+    /// Address and port of the admin listener (/livez, /readyz, /metrics, /snapshot); `off` disables it [default: 127.0.0.1:9440]
     #[arg(long, value_name = "ADDRESS:PORT|off", value_parser = parse_admin)]
     pub(crate) admin: Option<Admin>,
-    /// Where access-log lines go: `-` is standard output; see --decision-log for URLs
+    /// Destination of access-log lines: `-` (standard output), a file, or a URL as in --decision-log; `off` disables them
     #[arg(long, value_name = "-|PATH|URL|off", default_value = "-", env = "DURWARD_ACCESS_LOG", hide_env_values = true, value_parser = logs::parse)]
     pub(crate) access_log: AccessLog,
-    /// Where decisions of the forward proxy go, one line at open and one at close; may be repeated; by default with the access log.
+    /// Destination of the forward proxy's decision lines, one when it decides and one at the end; repeatable [default: as --access-log].
     /// URLs: syslog+udp://HOST:PORT, syslog+tcp://HOST:PORT, syslog+unix:///dev/log, otlp+http://HOST:4318, otlp+https://HOST:4318
     #[arg(long, value_name = "-|PATH|URL|off", env = "DURWARD_DECISION_LOG", hide_env_values = true, value_delimiter = ',', value_parser = logs::parse)]
     pub(crate) decision_log: Vec<AccessLog>,
-    /// Keep decisions in this file too, as a chain of hashes; nothing is let out before its record is in it
+    /// Audit file: also records each decision, as a chain of hashes; a request whose record cannot be written is refused
     #[arg(long, value_name = "FILE", env = "DURWARD_AUDIT_LOG", hide_env_values = true)]
     pub(crate) audit_log: Option<PathBuf>,
-    /// When an audit record counts as written: when the kernel has it, or the disk
+    /// When an audit record counts as written: `kernel` survives a crash of the process, `disk` (fdatasync) a power failure
     #[arg(long, value_name = "kernel|disk", env = "DURWARD_AUDIT_SYNC", hide_env_values = true, value_enum, default_value_t = AuditSync::Kernel, hide_possible_values = true)]
     pub(crate) audit_sync: AuditSync,
-    /// Memory this process may have, such as 512MiB; half of it is for heads, bodies and DNS answers [default: the limit of the cgroup, or the
-    /// host's memory]
+    /// Memory limit of this process, such as 512MiB, at least 64MiB; half of it is the budget for heads, bodies and DNS answers [default: the
+    /// limit of the cgroup, or the host's memory]
     #[arg(long, value_name = "SIZE", env = "DURWARD_MEMORY", hide_env_values = true, value_parser = parse_memory)]
     pub(crate) memory: Option<usize>,
-    /// How long connections may take to end when the process stops or hands over
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    /// Time that open connections have to finish when the process stops or hands over; then they are closed
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub(crate) drain_grace: Duration,
-    /// How long to go on accepting after SIGTERM while already not ready, for load balancers to notice
-    #[arg(long, value_name = "TIME", default_value = "0s", env = "DURWARD_DRAIN_DELAY", hide_env_values = true, value_parser = parse_duration)]
+    /// Time to keep accepting connections after SIGTERM while /readyz already fails, so that load balancers can react
+    #[arg(long, value_name = "DURATION", default_value = "0s", env = "DURWARD_DRAIN_DELAY", hide_env_values = true, value_parser = parse_duration)]
     pub(crate) drain_delay: Duration,
     #[command(flatten)]
     pub(crate) acme: AcmeArgs,
-    /// Do not watch the files; reload on SIGHUP only
+    #[command(flatten)]
+    pub(crate) kubernetes: KubernetesArgs,
+    /// Do not watch the configuration files; reload on SIGHUP only
     #[arg(long)]
     pub(crate) no_watch: bool,
-    /// Refuse to start unless every document is accepted
+    /// Exit with code 3 instead of starting unless every document is accepted
     #[arg(long)]
     pub(crate) strict: bool,
-    /// Listen also where another Durward of the same user does: the kernel spreads new connections over both
+    /// Bind also where another Durward of the same user listens (SO_REUSEPORT): the kernel spreads new connections over both
     #[arg(long)]
     pub(crate) share_addresses: bool,
 }
@@ -220,45 +234,46 @@ pub(crate) struct Validate {
 pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// Where the client connects: ADDRESS:PORT, or a URL
+    /// Address and port that the client connects to, or a URL whose host is looked up
     #[arg(value_name = "ADDRESS:PORT|URL")]
     pub(crate) destination: String,
-    /// The client's address
+    /// Address of the client
     #[arg(long, value_name = "IP")]
     pub(crate) client: Option<IpAddr>,
-    /// By which protocol: tcp, udp or sctp
+    /// Transport protocol: tcp, udp or sctp
     #[arg(long, value_enum, default_value_t = Protocol::Tcp, hide_possible_values = true, value_name = "NAME")]
     pub(crate) protocol: Protocol,
-    /// The address a URL's name stands for, when it should not be looked up; behind ADDRESS:PORT of a forward proxy, the address the
-    /// name of --host stands for
+    /// Address to use for the host of the URL instead of looking it up; with ADDRESS:PORT of a forward proxy, the address of
+    /// --host
     #[arg(long, value_name = "IP")]
     pub(crate) address: Option<IpAddr>,
-    /// The server name the client asks for by TLS
+    /// Server name that the client sends in its TLS ClientHello
     #[arg(long, value_name = "NAME")]
     pub(crate) sni: Option<String>,
-    /// The Host the client sends
+    /// Host that the client requests
     #[arg(long, value_name = "NAME")]
     pub(crate) host: Option<String>,
-    /// The path, with or without query
+    /// Path of the request, with or without query
     #[arg(long, value_name = "PATH")]
     pub(crate) path: Option<String>,
-    /// The method
+    /// Method of the request
     #[arg(long, value_name = "METHOD", default_value = "GET")]
     pub(crate) method: String,
-    /// A header, `name: value`; may be repeated
+    /// Header of the request, `name: value`; repeatable
     #[arg(long = "header", short = 'H', value_name = "NAME:VALUE", value_parser = parse_header)]
     pub(crate) headers: Vec<(String, String)>,
-    /// The client shows a valid certificate, with this common name, DNS name or URI in it
+    /// The client presents a valid certificate; with =NAME, one with this common name, DNS name or URI
     #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub(crate) client_cert: Option<Shown>,
-    /// The client shows a forward proxy a valid credential, the one of this name; TENANT/NAME where several tenants have one of that name
+    /// The client presents a valid credential to the forward proxy; with =NAME, the one of this name, or TENANT/NAME where several
+    /// tenants have that name
     #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub(crate) credential: Option<Shown>,
-    /// Ask the running gateway with this admin interface what it does now, not the files what it should do
+    /// Ask the running gateway at this admin listener, 127.0.0.1:9440 without a value, instead of reading the files
     #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:9440", value_parser = parse_admin)]
     pub(crate) running: Option<Admin>,
-    /// Exit with 1 unless this holds: served, answered[:STATUS], refused[:REASON], tenant=NAME, upstream=NAME, egress=ADDRESS; may be
-    /// repeated, and then all of it must hold; with egress every address it may leave from must be named
+    /// Exit with code 1 unless the answer is this: served, answered[:STATUS], refused[:REASON], tenant=NAME, upstream=NAME,
+    /// egress=ADDRESS; repeatable, all must hold; name every address that the request may leave from
     // The brackets are of the help text, not of a link.
     #[allow(rustdoc::broken_intra_doc_links)]
     #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = expect::parse)]
@@ -305,13 +320,13 @@ pub(crate) struct CheckArgs {
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) nat: NatArgs,
-    /// The admin interface of a running durward, to tell its ports from a stranger's
+    /// Admin listener of the running gateway, whose own ports do not count as taken; `off` asks no gateway
     #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9440", value_parser = parse_admin)]
     pub(crate) admin: Admin,
-    /// How long one upstream may take to answer
-    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
+    /// Time limit for each upstream to answer
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
-    /// How the result is printed: table, short, json or yaml
+    /// Output format: table, short (problems only), json or yaml
     #[arg(short = 'o', long = "output", value_enum, default_value_t = CheckFormat::Table, hide_possible_values = true, value_name = "FORMAT")]
     pub(crate) format: CheckFormat,
 }
@@ -319,9 +334,9 @@ pub(crate) struct CheckArgs {
 /// The parts of `durward check`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CheckWhat {
-    /// Follow one listener to its upstreams and dial each of them
+    /// Check one listener: its routes, and a connection to each of its upstreams
     Route {
-        /// The listener
+        /// Address and port of the listener
         #[arg(value_name = "ADDRESS:PORT")]
         listener: SocketAddr,
         #[command(flatten)]
@@ -354,37 +369,37 @@ pub(crate) struct Certs {
 /// What is done with certificates.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CertsWhat {
-    /// Issue a server or client certificate; makes the authority when there is none
+    /// Issue a server or client certificate; creates the authority if there is none
     Issue(CertsIssue),
-    /// List certificates: names, issuer, key, days left, chain
+    /// List certificates with names, issuer, key type, days left and chain
     List(CertsList),
 }
 
 /// `durward certs issue`
 #[derive(Args, Debug)]
 pub(crate) struct CertsIssue {
-    /// Where the authority (ca.crt, ca.key) is kept and the certificate is written
+    /// Directory of the authority (ca.crt, ca.key) and of the new certificate
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) dir: PathBuf,
-    /// An IP address the server is reached at; may be repeated
+    /// IP address of the server, for the certificate's SAN; repeatable
     #[arg(long, value_name = "IP", required_unless_present_any = ["dns", "client"])]
     pub(crate) ip: Vec<IpAddr>,
-    /// A name the server is reached at; may be repeated
+    /// DNS name of the server, for the certificate's SAN; repeatable
     #[arg(long, value_name = "NAME")]
     pub(crate) dns: Vec<String>,
-    /// A client certificate instead of a server certificate
+    /// Issue a client certificate instead of a server certificate
     #[arg(long, requires = "name")]
     pub(crate) client: bool,
-    /// The common name and the files' name; the first IP address or name by default
+    /// Common name, and name of the files [default: the first IP address or DNS name]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// Days until the certificate ends
+    /// Validity in days, 1 to 3650
     #[arg(long, value_name = "N", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
     pub(crate) days: u32,
-    /// The kind of key: ecdsa, rsa or ed25519
+    /// Key type: ecdsa (P-256), rsa (2048 bits) or ed25519
     #[arg(long, value_enum, default_value_t = KeyKind::Ecdsa, hide_possible_values = true, value_name = "KIND")]
     pub(crate) key: KeyKind,
-    /// Overwrite files that exist (never the authority)
+    /// Overwrite existing files, but never the authority's
     #[arg(long)]
     pub(crate) force: bool,
 }
@@ -405,7 +420,7 @@ pub(crate) enum KeyKind {
 pub(crate) struct CertsList {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// A directory of PEM files instead of a configuration
+    /// Directory of PEM files to list instead of a configuration
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     pub(crate) dir: Option<PathBuf>,
     #[command(flatten)]
@@ -414,29 +429,71 @@ pub(crate) struct CertsList {
 
 /// `durward migrate`
 #[derive(Args, Debug)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
 pub(crate) struct Migrate {
+<<<<<<< HEAD
+    /// squid.conf (files that it names are looked for at their paths, then beside it), or SmartNat's Mapping objects with the Service and
+    /// EndpointSlice objects that they refer to; `-` is standard input
+=======
+    #[command(subcommand)]
+    pub(crate) from: Option<MigrateFrom>,
     /// A squid.conf (files it names are looked for where it says, then beside it), or SmartNat's Mapping objects with the Service and
     /// EndpointSlice objects they refer to; `-` is standard input
+>>>>>>> ingress
     #[arg(value_name = "FILE", required = true)]
     pub(crate) files: Vec<PathBuf>,
-    /// squid.conf: an address clients know, where http_port names none; may be repeated
+    /// squid.conf: address that clients connect to, where http_port has none; repeatable
     #[arg(long, value_name = "IP")]
     pub(crate) address: Vec<IpAddr>,
-    /// squid.conf: an address to leave from for clients without tcp_outgoing_address; may be repeated
+    /// squid.conf: egress address of clients without tcp_outgoing_address; repeatable
     #[arg(long, value_name = "IP")]
     pub(crate) egress_address: Vec<IpAddr>,
+    /// Directory to write one file per tenant to, instead of standard output
+    #[arg(short = 'd', long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// squid.conf: also list the directives that do not affect who may go where
+    #[arg(long)]
+    pub(crate) all_notes: bool,
+}
+
+/// Other objects that are migrated by name
+#[derive(Debug, Subcommand)]
+pub(crate) enum MigrateFrom {
+    /// Translate Ingresses, with the Services, EndpointSlices and Secrets they refer to, and say what changes
+    Ingress(MigrateIngress),
+}
+
+/// `durward migrate ingress`
+#[derive(Args, Debug)]
+pub(crate) struct MigrateIngress {
+    /// What `kubectl get ingress,ingressclass,service,endpointslice,secret -A -o yaml` writes; `-` is standard input. No key is read
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The address clients connect to; once more, the one of TLS that is carried through unopened
+    #[arg(long, value_name = "IP", required = true)]
+    pub(crate) address: Vec<IpAddr>,
+    /// An address that connections to endpoints leave from; may be repeated
+    #[arg(long, value_name = "IP", required = true)]
+    pub(crate) egress_address: Vec<IpAddr>,
+    /// One tenant for all namespaces, of this name, instead of one per namespace
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tenant: Option<String>,
+    /// Only Ingresses of this class
+    #[arg(long, value_name = "NAME")]
+    pub(crate) class: Option<String>,
     /// A directory for one file per tenant, instead of standard output
     #[arg(short = 'd', long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// squid.conf: also list the directives that do not decide who may go where
-    #[arg(long)]
-    pub(crate) all_notes: bool,
 }
 
 /// `durward completions`
 #[derive(Args, Debug)]
 pub(crate) struct Completions {
-    /// The shell
+    /// Shell that the script is for
     #[arg(value_enum)]
     pub(crate) shell: clap_complete::Shell,
 }

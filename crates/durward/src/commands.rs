@@ -4,6 +4,7 @@ mod audit;
 mod certs;
 mod check;
 mod completions;
+mod crds;
 mod demo;
 mod egress;
 pub(crate) mod explain;
@@ -40,6 +41,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Egress(arguments) => egress::egress(&arguments),
         Command::Migrate(arguments) => migrate::migrate(&arguments),
         Command::Schema => schema::schema(),
+        Command::Crds => crds::run(),
         Command::Completions(arguments) => completions::completions(&arguments),
         Command::Version(arguments) => version::version(&arguments),
     }

@@ -20,6 +20,14 @@ pub(crate) struct Loaded {
     pub(crate) verdicts: Verdicts,
 }
 
+/// Returns the paths the user names as [`paths`] does, or none where documents come from elsewhere as well.
+pub(crate) fn paths_if_any(arguments: &ConfigArgs) -> Result<Vec<PathBuf>, Failure> {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let named =
+        !arguments.config.is_empty() || is_set("DURWARD_CONFIG") || is_set("ROUTING_CONFIG_PATH");
+    if named { paths(arguments) } else { Ok(Vec::new()) }
+}
+
 /// Returns the paths the user names: on the command line, else in `DURWARD_CONFIG`, else in `ROUTING_CONFIG_PATH`, the variable of routing.json's readers.
 pub(crate) fn paths(arguments: &ConfigArgs) -> Result<Vec<PathBuf>, Failure> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());

@@ -351,8 +351,8 @@ impl Decided {
         if previous.is_some_and(|previous| !Arc::ptr_eq(owners, &previous.memory.owners)) {
             touched.extend(elsewhere.iter());
         }
-        for address in touched {
-            if let Some(bind) = binds.get_mut(&address) {
+        for address in &touched {
+            if let Some(bind) = binds.get_mut(address) {
                 settle(bind, owners, former);
             }
         }
@@ -361,7 +361,7 @@ impl Decided {
         gone.sort_by_key(|(seniority, _)| *seniority);
         let gone = gone.into_iter().map(|(_, mapping)| mapping).collect();
         let seniority = self.seniority(previous);
-        let around = Around { binds: &binds, same_binds, gone, seniority };
+        let around = Around { binds: &binds, touched: &touched, same_binds, gone, seniority };
         let nat = nat::model(&self.rules, &around, former, scope);
         match former {
             Some(former)

@@ -69,6 +69,8 @@ fn tenant_egress(entrant: &Entrant<'_>) -> Option<KernelEgress> {
 /// Everything that the model is made of beside the rules of the tenants that were compiled.
 pub(crate) struct Around<'a, F> {
     pub(crate) binds: &'a SharedMap<SocketAddr, Arc<Bind>>,
+    /// Sockets that may be others than before.
+    pub(crate) touched: &'a BTreeSet<SocketAddr>,
     /// True if the host listens where it did.
     pub(crate) same_binds: bool,
     /// Former mappings of the tenants that were compiled, if others stay as they were.
@@ -94,7 +96,7 @@ pub(crate) fn model(
     if let Some(base) = base {
         (model.mappings, model.egress) = (base.mappings.clone(), base.egress.clone());
     }
-    let Around { binds, gone, seniority, .. } = around;
+    let Around { gone, seniority, .. } = around;
     let place = |mappings: &[Arc<PortMapping>], mapping: &PortMapping| {
         let own = seniority(mapping);
         mappings.partition_point(|other| seniority(other) < own)
@@ -117,13 +119,31 @@ pub(crate) fn model(
     }
     if !model.mappings.is_empty() || !model.egress.is_empty() {
         model.tenants = numbers(rules, former, scope);
-        let outer = binds.values().filter(|bind| bind.mode != DestinationMode::Anywhere);
-        model.local = outer.map(|bind| bind.address).collect();
+        model.local = local(base, around);
     }
     match former {
         Some(former) if *former.nat == model => Arc::clone(&former.nat),
         _ => Arc::new(model),
     }
+}
+
+/// Returns where this host's own listeners accept connections.
+fn local<F>(base: Option<&Arc<NatModel>>, around: &Around<'_, F>) -> BTreeSet<SocketAddr> {
+    let Around { binds, touched, .. } = around;
+    let is_outer = |bind: &Arc<Bind>| bind.mode != DestinationMode::Anywhere;
+    // A model that asks for nothing lists no listener.
+    let Some(base) = base.filter(|base| !base.mappings.is_empty() || !base.egress.is_empty())
+    else {
+        return binds.values().filter(|bind| is_outer(bind)).map(|bind| bind.address).collect();
+    };
+    let mut local = base.local.clone();
+    for address in *touched {
+        match binds.get(address) {
+            Some(bind) if is_outer(bind) => drop(local.insert(*address)),
+            _ => drop(local.remove(address)),
+        }
+    }
+    local
 }
 
 /// Returns where the rules of a tenant are, or would be.
@@ -149,7 +169,7 @@ fn numbers(
     rules: &Rules,
     former: Option<&Arc<Snapshot>>,
     scope: &Scope,
-) -> BTreeMap<TenantId, u16> {
+) -> SharedMap<TenantId, u16> {
     let of_mappings = rules.mappings.iter().map(|mapping| &mapping.tenant);
     let asking: BTreeSet<&TenantId> = of_mappings.chain(rules.egress.keys()).collect();
     let mut numbers = former.map(|former| former.nat.tenants.clone()).unwrap_or_default();

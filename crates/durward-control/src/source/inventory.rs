@@ -58,9 +58,11 @@ impl Inventory {
                 None => facts.push((reference, Some(fact))),
             }
         }
-        let is_gone = |reference: &Reference| matches!(reference, Reference::File(path) if !files.contains_key(path));
-        let gone = said.facts().map(|(reference, _)| reference).filter(|one| is_gone(one));
-        facts.extend(gone.map(|reference| (reference.clone(), None)));
+        let gone = said.facts().filter_map(|(reference, _)| match reference {
+            Reference::File(path) if !files.contains_key(path) => Some((reference.clone(), None)),
+            _ => None,
+        });
+        facts.extend(gone);
         let links = Some(links).filter(|links| *links != said.links()).cloned();
         let mut change = Change { upserts, deletes, facts, links };
         // With any news a document that was rejected may be served, and its files are needed; without, they are not.

@@ -3,13 +3,13 @@
 //! Deliberately absent: anything another tenant's entry could refer to.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::place::At;
 use crate::spec::route::{RouteSpec, WeightedUpstreamSpec};
 
 /// An address clients connect to, and what is served there.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IngressSpec {
     /// The IP address clients know.
@@ -75,7 +75,7 @@ pub struct IngressSpec {
 }
 
 /// What is spoken on a listener.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum ProtocolSpec {
     /// HTTP/1.1 and HTTP/2 without TLS.
@@ -93,7 +93,7 @@ pub enum ProtocolSpec {
 }
 
 /// Where connections for a listener are accepted.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ListenSpec {
     /// The local address. Default: the ingress address; `0.0.0.0` and `::` are allowed.
@@ -115,7 +115,7 @@ pub struct ListenSpec {
 }
 
 /// How the address a client connected to is known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum DestinationSpec {
     /// It is the accepted connection's local address.
     #[default]
@@ -131,7 +131,7 @@ pub enum DestinationSpec {
 }
 
 /// A certificate chain and its private key, in PEM or DER.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CertificateSpec {
     /// `certs/acme` means `certs/acme.crt` and `certs/acme.key`; with `.crt` or `.pem` the key is the same name with `.key`. Relative to the document.
@@ -152,7 +152,7 @@ pub struct CertificateSpec {
 }
 
 /// A certificate that an ACME authority issues and renews.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AcmeSpec {
     /// Host names and IP addresses of the certificate, at most 100; needed where the entry has names. Default: the address of the entry.
@@ -179,7 +179,7 @@ pub struct AcmeSpec {
 }
 
 /// How an authority validates names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum ChallengeSpec {
     /// It asks for a text at port 80, where the tenant must have an entry with protocol HTTP.
     #[serde(rename = "HTTP-01")]
@@ -190,7 +190,7 @@ pub enum ChallengeSpec {
 }
 
 /// What to do when a certificate does not name the ingress address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum IpSanSpec {
     /// The listener is left out.
     #[default]
@@ -200,7 +200,7 @@ pub enum IpSanSpec {
 }
 
 /// A TLS version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum TlsVersionSpec {
     /// TLS 1.2.
     #[serde(rename = "1.2")]
@@ -211,7 +211,7 @@ pub enum TlsVersionSpec {
 }
 
 /// An application protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum AlpnSpec {
     /// HTTP/2.
     #[serde(rename = "h2")]
@@ -222,7 +222,7 @@ pub enum AlpnSpec {
 }
 
 /// What is asked of clients' certificates.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClientCertificatesSpec {
     /// Default: Required.
@@ -243,7 +243,7 @@ pub struct ClientCertificatesSpec {
 }
 
 /// Whether clients must show a certificate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum ClientModeSpec {
     /// None is asked for.
     Off,
@@ -255,7 +255,7 @@ pub enum ClientModeSpec {
 }
 
 /// Which headers tell an upstream about a client's certificate; inbound copies are always dropped.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IdentityHeadersSpec {
     /// `Client-Cert` and `Client-Cert-Chain` (RFC 9440). Default: true.

@@ -5,12 +5,12 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::place::At;
 
 /// What a request looks like and what is done with it. The most specific route wins, then the one written first.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RouteSpec {
     /// For logs and explanations. Default: its position, `routes[0]`.
@@ -64,7 +64,7 @@ pub struct RouteSpec {
 }
 
 /// A header a request must have.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HeaderMatchSpec {
     /// Its name.
@@ -75,7 +75,7 @@ pub struct HeaderMatchSpec {
 }
 
 /// An upstream and its share.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WeightedUpstreamSpec {
     /// The upstream's name.
@@ -86,7 +86,7 @@ pub struct WeightedUpstreamSpec {
 }
 
 /// Where a client is sent.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RedirectSpec {
     /// 301, 302, 303, 307 or 308. Default: 308.
@@ -107,7 +107,7 @@ pub struct RedirectSpec {
 }
 
 /// An answer given here.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RespondSpec {
     /// 200 to 599. Default: 200.
@@ -119,7 +119,7 @@ pub struct RespondSpec {
 }
 
 /// Changes to a request's target.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RewriteSpec {
     /// Put in place of what `pathPrefix` or `path` matched.
@@ -131,7 +131,7 @@ pub struct RewriteSpec {
 }
 
 /// Changes to headers, made in this order.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HeaderRulesSpec {
     /// Names.

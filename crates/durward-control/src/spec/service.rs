@@ -4,12 +4,12 @@ use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::place::At;
 
 /// A port of a Service; the endpoints are its ready pods, as they come and go.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceSpec {
     /// The Service's name.
@@ -24,6 +24,15 @@ pub struct ServiceSpec {
 /// Name or number of a port of a Service, as written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePortSpec(pub String);
+
+impl Serialize for ServicePortSpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.parse::<u16>() {
+            Ok(number) => serializer.serialize_u16(number),
+            Err(_) => serializer.serialize_str(&self.0),
+        }
+    }
+}
 
 impl<'de> Deserialize<'de> for ServicePortSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::place::At;
 use crate::spec::egress::EgressSpec;
@@ -71,7 +71,7 @@ pub struct TenantSpec {
 }
 
 /// What a tenant may use. Without an entry there is no limit of that kind, except where a default is named.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LimitsSpec {
     /// Open client connections at once.
@@ -116,7 +116,7 @@ pub struct LimitsSpec {
 }
 
 /// How long each wait for a peer may take, like `10s`.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TimeoutsSpec {
     /// From accept to a finished TLS handshake. Default: `10s`.

@@ -7,14 +7,14 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::place::At;
 use crate::spec::ingress::{CertificateSpec, TlsVersionSpec};
 use crate::spec::service::ServiceSpec;
 
 /// Where a tenant's requests go.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UpstreamSpec {
     /// The places: `10.0.0.1:8080`, `10.0.0.1`, `pay.internal:8080`, or `{address, weight}`.
@@ -64,7 +64,7 @@ pub struct EndpointSpec {
     pub weight: Option<u32>,
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct EndpointObject {
     /// `10.0.0.1:8080`, `pay.internal:8080`, or one of them without the port.
@@ -77,6 +77,18 @@ struct EndpointObject {
 impl<'de> Deserialize<'de> for EndpointSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(EndpointVisitor)
+    }
+}
+
+impl Serialize for EndpointSpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { address, weight } = self;
+        match weight {
+            None => address.serialize(serializer),
+            Some(_) => {
+                EndpointObject { address: address.clone(), weight: *weight }.serialize(serializer)
+            }
+        }
     }
 }
 
@@ -111,7 +123,7 @@ impl JsonSchema for EndpointSpec {
 }
 
 /// What is spoken to an upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum UpstreamProtocolSpec {
     /// HTTP/1.1.
     #[serde(rename = "HTTP1")]
@@ -125,7 +137,7 @@ pub enum UpstreamProtocolSpec {
 }
 
 /// TLS towards an upstream. There is no way to turn verification off.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UpstreamTlsSpec {
     /// Authorities to trust, PEM. Default: the host's own set.
@@ -143,7 +155,7 @@ pub struct UpstreamTlsSpec {
 }
 
 /// An active check; one of `path`, `tcp` and `tls`. Default: `tcp`.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HealthCheckSpec {
     /// A GET of this path is answered with a status in `expectedStatus`.
@@ -176,7 +188,7 @@ pub struct HealthCheckSpec {
 }
 
 /// Passive ejection.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OutlierSpec {
     /// Failures in a row that eject. Default: 5.
@@ -191,7 +203,7 @@ pub struct OutlierSpec {
 }
 
 /// How an endpoint is chosen among the healthy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum BalanceSpec {
     /// The less loaded of two drawn at random.
     #[default]
@@ -205,7 +217,7 @@ pub enum BalanceSpec {
 }
 
 /// Retries of idempotent requests.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RetriesSpec {
     /// Tries after the first, 0 to 10. Default: 1.
@@ -220,7 +232,7 @@ pub struct RetriesSpec {
 }
 
 /// Idle connections kept for reuse.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PoolSpec {
     /// Kept per core, endpoint and source address, 0 to 10000. Default: 64.
@@ -232,7 +244,7 @@ pub struct PoolSpec {
 }
 
 /// Versions of the PROXY protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum ProxyProtocolSpec {
     /// The text form.
     #[serde(rename = "v1")]

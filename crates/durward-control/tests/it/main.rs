@@ -7,6 +7,7 @@ mod claims;
 mod cluster;
 mod describe;
 mod files;
+mod foreign;
 mod golden;
 mod identities;
 mod isolation;

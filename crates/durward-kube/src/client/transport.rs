@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -24,6 +23,7 @@ use tower::{BoxError, Service};
 
 use super::access::{self, AccessError, Location};
 use super::dial::{Dialled, dial};
+use super::target::{addressed, to_origin_form};
 use super::token::TokenFile;
 use super::{ConnectError, Limits};
 
@@ -64,6 +64,8 @@ struct Counters {
     connections: AtomicU64,
     open: AtomicUsize,
     streams: AtomicUsize,
+    /// Requests that are possible at once with the HTTP version of the last connection.
+    capacity: AtomicUsize,
 }
 
 impl Traffic {
@@ -95,6 +97,12 @@ impl Traffic {
     #[must_use]
     pub fn streams(&self) -> usize {
         self.0.streams.load(Relaxed)
+    }
+
+    /// Requests that are possible at once. Without HTTP/2 they are far fewer.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.0.capacity.load(Relaxed)
     }
 }
 
@@ -161,7 +169,10 @@ impl Transport {
             pool: Mutex::default(),
             dialling: tokio::sync::Mutex::default(),
             freed: Notify::new(),
-            counters: Arc::default(),
+            counters: Arc::new(Counters {
+                capacity: AtomicUsize::new(limits.connections * limits.streams),
+                ..Counters::default()
+            }),
         })))
     }
 
@@ -227,19 +238,22 @@ impl Shared {
             if let Some(lease) = self.free_lease() {
                 return Ok(lease);
             }
-            if self.may_dial() {
-                return self.dial(failures_before).await;
+            if !self.may_dial() {
+                freed.await;
+            } else if let Some(lease) = self.dial(failures_before).await? {
+                return Ok(lease);
             }
-            freed.await;
         }
     }
 
-    async fn dial(&self, failures_before: Option<u64>) -> Result<Lease, TransportError> {
+    /// Opens a connection, unless others that came first left a place or took the last one: then there is nothing to open.
+    async fn dial(&self, failures_before: Option<u64>) -> Result<Option<Lease>, TransportError> {
         let waited = failures_before.is_none();
         let mut dialling = self.dialling.lock().await;
         while dialling.tasks.try_join_next().is_some() {}
-        if let Some(lease) = self.free_lease() {
-            return Ok(lease);
+        let free = self.free_lease();
+        if free.is_some() || !self.may_dial() {
+            return Ok(free);
         }
         // Whoever waited for an attempt that failed does not wait for one more.
         let failed_meanwhile = failures_before.is_some_and(|before| before != dialling.failures);
@@ -255,7 +269,7 @@ impl Shared {
             Ok(dialled) => {
                 dialling.last_failure = Arc::default();
                 self.counters.connections.fetch_add(1, Relaxed);
-                Ok(self.adopt(dialled))
+                Ok(Some(self.adopt(dialled)))
             }
             Err(error) => {
                 dialling.failures += 1;
@@ -270,6 +284,7 @@ impl Shared {
         let lease = match dialled {
             Dialled::Http1(sender) => {
                 pool.open_http1 += 1;
+                self.counters.capacity.store(self.limits.http1_connections, Relaxed);
                 Lease::Http1(Some(sender))
             }
             Dialled::Http2(sender) => {
@@ -280,6 +295,8 @@ impl Shared {
                     is_retired: AtomicBool::new(false),
                 });
                 pool.http2.push(Arc::clone(&connection));
+                let capacity = self.limits.connections * self.limits.streams;
+                self.counters.capacity.store(capacity, Relaxed);
                 Lease::Http2(connection)
             }
         };
@@ -444,32 +461,6 @@ impl HttpBody for Held {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
-}
-
-/// Returns the request with the server's scheme, authority and path prefix.
-fn addressed(origin: &Uri, request: Request<Body>) -> Result<Request<Body>, TransportError> {
-    let malformed = |error: &dyn std::fmt::Display| TransportError::Malformed(error.to_string());
-    let (mut parts, body) = request.into_parts();
-    let prefix = origin.path().trim_end_matches('/');
-    let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let mut uri = origin.clone().into_parts();
-    let whole = PathAndQuery::try_from(format!("{prefix}{path}"));
-    uri.path_and_query = Some(whole.map_err(|error| malformed(&error))?);
-    parts.uri = Uri::from_parts(uri).map_err(|error| malformed(&error))?;
-    Ok(Request::from_parts(parts, body))
-}
-
-/// Returns the request as HTTP/1.1 sends it to an origin: the authority in `Host`, the path alone in the request line.
-fn to_origin_form(request: Request<Body>) -> Request<Body> {
-    let (mut parts, body) = request.into_parts();
-    let host = parts.uri.authority().and_then(|host| host.as_str().parse().ok());
-    if let Some(host) = host {
-        parts.headers.insert(header::HOST, host);
-    }
-    if let Some(path) = parts.uri.path_and_query() {
-        parts.uri = Uri::from(path.clone());
-    }
-    Request::from_parts(parts, body)
 }
 
 /// Returns an error with its causes, in one line.

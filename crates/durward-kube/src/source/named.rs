@@ -18,6 +18,7 @@ use tokio::time::sleep;
 
 use super::Reading;
 use crate::backoff::Backoff;
+use crate::client::{Clients, Traffic};
 use crate::health::{Health, Phase, WatchHealth};
 use crate::object::ObjectName;
 use crate::pace::Gather;
@@ -45,6 +46,7 @@ pub struct NamedReport {
 /// The objects of one kind that documents name.
 pub(super) struct Named {
     client: kube::Client,
+    traffic: Traffic,
     kind: &'static ResourceType,
     reading: Reading,
     index: Index,
@@ -60,14 +62,15 @@ pub(super) struct Named {
 
 impl Named {
     pub(super) fn new(
-        client: kube::Client,
+        clients: &Clients,
         kind: &'static ResourceType,
         reading: Reading,
         gather: Arc<Gather>,
         health: &Arc<Health>,
     ) -> Self {
         Self {
-            client,
+            client: clients.watch.clone(),
+            traffic: clients.traffic[0].clone(),
             kind,
             index: Index::new(kind, reading_namespace(&reading), gather),
             reading,
@@ -85,7 +88,10 @@ impl Named {
         let new = self.index.want(&names);
         while self.tasks.try_join_next().is_some() {}
         match self.reading {
-            Reading::ByName { watches } => self.watch_each(&names, watches),
+            Reading::ByName { watches } => {
+                // A third of the connections: the watches of whole kinds must always find a place.
+                self.watch_each(&names, watches.min(self.traffic.capacity() / 3));
+            }
             Reading::Namespace(_) | Reading::Cluster => self.watch_all(&names, new),
         }
     }
@@ -118,6 +124,7 @@ impl Named {
         });
         for name in names {
             if self.watches.len() >= most {
+                // Those that have one keep it.
                 break;
             }
             if !self.watches.contains_key(name) {

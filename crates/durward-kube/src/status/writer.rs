@@ -3,6 +3,9 @@
 //! A status is written by server-side apply under a field manager of its own, so other writers of other fields do not conflict. Whoever decides that this process is the
 //! writer decides it elsewhere; nothing here reads a status in order to write it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,7 +39,7 @@ pub struct WriterOptions {
     pub field_manager: Arc<str>,
     /// Name of this process in Events: the pod's, or the host's.
     pub instance: Arc<str>,
-    /// Namespace for what belongs to objects that have none: their revisions and Events.
+    /// Namespace for the revisions of objects that are in none.
     pub namespace: Arc<str>,
 }
 
@@ -63,14 +66,16 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// Builds what is to be said of an object from the verdict on it and the reports of the planes.
+    /// Builds what is to be said of an object from the verdict on it and the reports of the planes. It is about the revision that the verdict is on, which may be an earlier
+    /// one than the object has by now.
     #[must_use]
     pub fn new(object: &Object, verdict: &Verdict, planes: &[PlaneReport]) -> Self {
         let is_served = matches!(verdict.outcome, Outcome::Accepted | Outcome::Partial);
+        let is_present = verdict.observed == object.revision;
         Self {
-            revision: object.revision.clone(),
-            judgements: judge(verdict, &object.revision, planes),
-            accepted: is_served.then(|| Arc::clone(&object.text)),
+            revision: verdict.observed.clone(),
+            judgements: judge(verdict, planes),
+            accepted: (is_served && is_present).then(|| Arc::clone(&object.text)),
         }
     }
 }
@@ -132,16 +137,14 @@ struct Due {
     change: u64,
     desired: Desired,
     seen: Seen,
+    /// The version of the object that `seen` is of; empty if none was observed.
+    version: Arc<str>,
 }
 
 impl Writer {
-    /// Starts to write. Called within a runtime. `resource` says how a kind is named in paths; kinds that it does not know have no status.
+    /// Starts to write. Called within a runtime.
     #[must_use]
-    pub fn start(
-        client: kube::Client,
-        options: WriterOptions,
-        resource: fn(durward_model::Kind) -> Option<(&'static ResourceType, &'static str)>,
-    ) -> Self {
+    pub fn start(client: kube::Client, options: WriterOptions) -> Self {
         let shared = Arc::new(Shared {
             revisions: Revisions::new(client.clone(), Arc::clone(&options.namespace)),
             client,
@@ -149,7 +152,7 @@ impl Writer {
             state: Mutex::default(),
             arrived: Notify::new(),
         });
-        let task = tokio::spawn(run(Arc::clone(&shared), resource));
+        let task = tokio::spawn(run(Arc::clone(&shared)));
         Self { shared, task }
     }
 
@@ -236,20 +239,32 @@ impl Shared {
             change: *change,
             desired: desired.clone(),
             seen: entry.seen.clone(),
+            version: Arc::clone(&entry.version),
         })
     }
 
-    /// Takes note of a status that was written, or that can never be.
-    fn done(&self, due: &Due, written: Option<(&[Condition], Arc<str>)>) {
+    /// Takes note of a status that was written.
+    fn written(&self, due: &Due, conditions: &[Condition], version: Arc<str>) {
         let mut state = self.state();
         state.pending.remove(&due.change);
-        if let Some((conditions, version)) = written {
-            state.report.written += 1;
-            state.report.last_error = None;
-            if let Some(entry) = state.objects.get_mut(&due.id) {
+        state.report.written += 1;
+        state.report.last_error = None;
+        if let Some(entry) = state.objects.get_mut(&due.id) {
+            // What the watch brought meanwhile may be later, or of another object.
+            if entry.uid == due.desired.revision.uid && !is_later(&entry.version, &version) {
                 entry.seen = Seen::of(conditions);
                 entry.version = version;
             }
+        }
+        state.report.pending = state.pending.len();
+    }
+
+    /// Takes a status out of the queue that cannot be written as things are, until the watch brings the object as it is now.
+    fn postpone(&self, due: &Due) {
+        let mut state = self.state();
+        let is_as_before = |entry: &Entry| entry.version == due.version;
+        if state.objects.get(&due.id).is_none_or(is_as_before) {
+            state.pending.remove(&due.change);
         }
         state.report.pending = state.pending.len();
     }
@@ -265,9 +280,7 @@ impl Shared {
     }
 }
 
-type Resources = fn(durward_model::Kind) -> Option<(&'static ResourceType, &'static str)>;
-
-async fn run(shared: Arc<Shared>, resources: Resources) {
+async fn run(shared: Arc<Shared>) {
     let mut events = Events::new(shared.client.clone(), &shared.options);
     let mut pace = interval(Duration::from_secs(1) / shared.options.rate.max(1));
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -279,14 +292,14 @@ async fn run(shared: Arc<Shared>, resources: Resources) {
             continue;
         };
         pace.tick().await;
-        let Some((resource, version)) = resources(due.id.kind) else {
-            shared.done(&due, None);
+        let Some(resource) = ResourceType::of(due.id.kind) else {
+            shared.postpone(&due);
             continue;
         };
-        match write(&shared, &due, resource, version).await {
+        match write(&shared, &due, resource).await {
             Ok(conditions) => {
                 backoff.reset();
-                tell(&shared, &mut events, &due, &conditions, &resource.api_version(version)).await;
+                tell(&shared, &mut events, &due, &conditions, resource).await;
             }
             Err(error) => {
                 shared.note_failure(&error);
@@ -297,9 +310,9 @@ async fn run(shared: Arc<Shared>, resources: Resources) {
                     };
                     sleep(asked + backoff.next()).await;
                 } else {
-                    // The object is gone or another one, or we may not: the watch brings what comes next.
+                    // The object changed, is gone, or is another one, or we may not: the watch brings what comes next.
                     tracing::debug!(id = %due.id, %error, "status was not written");
-                    shared.done(&due, None);
+                    shared.postpone(&due);
                 }
             }
         }
@@ -316,11 +329,14 @@ struct Patch<'a> {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct PatchMetadata<'a> {
     name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     namespace: Option<&'a str>,
-    /// An object of the same name that is not the one meant is left alone.
+    /// An object of the same name that is not the one meant is left alone. The server compares this version, but not the uid, when it writes a status.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    resource_version: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<&'a str>,
 }
@@ -337,9 +353,9 @@ async fn write(
     shared: &Shared,
     due: &Due,
     resource: &ResourceType,
-    version: &str,
 ) -> Result<Vec<Condition>, ApiError> {
     let Due { id, desired, seen, .. } = due;
+    let version = resource.newest();
     let generation = desired.revision.generation;
     if let Some(text) = desired.accepted.as_ref().filter(|_| seen.generation != generation) {
         let accepted = Accepted { id, revision: &desired.revision, text };
@@ -354,6 +370,7 @@ async fn write(
         metadata: PatchMetadata {
             name: &id.name,
             namespace: id.namespace.as_deref(),
+            resource_version: &due.version,
             uid: desired.revision.uid.as_deref(),
         },
         status: PatchStatus { observed_generation: generation, conditions: &conditions },
@@ -373,7 +390,7 @@ async fn write(
     .await?;
     let head: Head =
         serde_json::from_slice(&answer).map_err(|error| ApiError::Unreadable(error.to_string()))?;
-    shared.done(due, Some((&conditions, head.metadata.resource_version)));
+    shared.written(due, &conditions, head.metadata.resource_version);
     Ok(conditions)
 }
 
@@ -383,9 +400,10 @@ async fn tell(
     events: &mut Events,
     due: &Due,
     conditions: &[Condition],
-    api_version: &str,
+    resource: &ResourceType,
 ) {
     let Due { id, desired, seen, .. } = due;
+    let api_version = resource.api_version(resource.newest());
     for (judgement, condition) in desired.judgements.iter().zip(conditions) {
         if judgement.r#type == READY || &*judgement.reason == "Pending" || seen.had(judgement) {
             continue;
@@ -393,7 +411,7 @@ async fn tell(
         let event = Event {
             id,
             uid: desired.revision.uid.as_deref(),
-            api_version,
+            api_version: &api_version,
             is_warning: judgement.status != Truth::True,
             reason: &condition.reason,
             note: &condition.message,

@@ -1,6 +1,44 @@
 //! What does not need a server.
 
+use std::convert::Infallible;
+
+use http::{Request, Response};
+use http_body_util::Full;
+use kube::client::Body;
+use tower::service_fn;
+
 use super::*;
+use crate::health::Phase;
+use crate::resource_type::TENANTS;
+
+/// Keeps all objects, and writes down which are gone.
+#[derive(Clone, Default)]
+struct Recorder(Arc<Mutex<Vec<String>>>);
+
+impl Sink for Recorder {
+    fn applied(&mut self, _: &Metadata, _: &str) -> Result<bool, String> {
+        Ok(true)
+    }
+
+    fn deleted(&mut self, name: &ObjectName, _: Option<&str>) {
+        self.0.lock().unwrap().push(name.to_string());
+    }
+}
+
+fn reflector(sink: Recorder) -> Reflector<Recorder> {
+    let service = service_fn(|_: Request<Body>| async {
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
+    });
+    let client = kube::Client::new(service, "default");
+    Reflector::new(client, Scope::all(&TENANTS), sink, Arc::default(), Duration::from_secs(1))
+}
+
+fn event(json: &str) -> Bytes {
+    Bytes::from(json.to_owned())
+}
+
+const ADDED: &str =
+    r#"{"type": "ADDED", "object": {"metadata": {"name": "acme", "resourceVersion": "7"}}}"#;
 
 #[test]
 fn resource_versions_are_compared_as_numbers_of_any_length() {
@@ -10,4 +48,64 @@ fn resource_versions_are_compared_as_numbers_of_any_length() {
         "100000000000000000000000000000000001",
         "100000000000000000000000000000000000"
     ));
+}
+
+#[tokio::test]
+async fn a_bookmark_within_a_list_shows_a_server_that_does_not_stream_lists() {
+    let mut reflector = reflector(Recorder::default());
+    let mut seen = Seen::default();
+    assert!(matches!(reflector.event(&event(ADDED), Some(&mut seen)), Ok(After::GoOn)));
+
+    let plain = r#"{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}}"#;
+    let after = reflector.event(&event(plain), Some(&mut seen));
+
+    assert!(matches!(after, Err(ApiError::Unreadable(_))));
+    assert_eq!((reflector.streams, reflector.version), (false, None), "read in pages from now on");
+}
+
+#[tokio::test]
+async fn objects_of_a_list_do_not_say_where_to_go_on_and_its_bookmark_does() {
+    let mut reflector = reflector(Recorder::default());
+    let mut seen = Seen::default();
+    reflector.event(&event(ADDED), Some(&mut seen)).unwrap();
+    let before = reflector.version.clone();
+
+    let end = r#"{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9",
+        "annotations": {"k8s.io/initial-events-end": "true"}}}}"#;
+    let after = reflector.event(&event(end), Some(&mut seen));
+
+    assert!(matches!(after, Ok(After::Listed)));
+    assert_eq!((before, reflector.version.as_deref()), (None, Some("9")));
+}
+
+#[tokio::test]
+async fn a_kind_is_gone_with_its_objects_when_two_looks_do_not_find_it() {
+    let recorder = Recorder::default();
+    let mut reflector = reflector(recorder.clone());
+    reflector.event(&event(ADDED), None).unwrap();
+
+    reflector.note_absence();
+    let once = (recorder.0.lock().unwrap().clone(), reflector.health.report().phase);
+    reflector.note_absence();
+    let twice = (recorder.0.lock().unwrap().clone(), reflector.health.report().phase);
+
+    assert_eq!(once, (Vec::new(), Phase::Starting));
+    assert_eq!(twice, (vec!["acme".to_owned()], Phase::Absent));
+}
+
+#[tokio::test]
+async fn a_list_with_a_nameless_object_lets_nothing_go() {
+    let recorder = Recorder::default();
+    let mut reflector = reflector(recorder.clone());
+    reflector.event(&event(ADDED), None).unwrap();
+    let mut seen = Seen::default();
+
+    let nameless = r#"{"type": "ADDED", "object": {"metadata": {"name": 7}}}"#;
+    reflector.event(&event(nameless), Some(&mut seen)).unwrap();
+    reflector.finish(seen);
+    let with_nameless = recorder.0.lock().unwrap().clone();
+    reflector.finish(Seen::default());
+
+    assert_eq!(with_nameless, Vec::<String>::new());
+    assert_eq!(*recorder.0.lock().unwrap(), ["acme"]);
 }

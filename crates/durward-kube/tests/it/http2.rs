@@ -233,6 +233,27 @@ async fn a_request_beyond_the_bound_waits_until_another_ends() {
 }
 
 #[tokio::test]
+async fn many_requests_at_once_open_no_more_connections_than_allowed() {
+    let setup = Setup::new();
+    let server = Server::start(&setup.identity(), &["h2"]).await;
+    let location = setup.kubeconfig(server.address, "");
+    let limits = Limits { connections: 2, streams: 3, ..Limits::default() };
+    let clients = Clients::new(location, limits).await.unwrap();
+
+    let asked: Vec<_> = (0..60)
+        .map(|_| {
+            let client = clients.watch.clone();
+            tokio::spawn(async move { get(&client, "/x").await.unwrap() })
+        })
+        .collect();
+    for one in asked {
+        assert_eq!(timeout(PATIENCE, one).await.expect("an answer").unwrap(), "/x");
+    }
+
+    assert!(server.connections() <= 2, "{}", server.connections());
+}
+
+#[tokio::test]
 async fn a_server_without_http2_is_spoken_to_with_connections_that_are_used_again() {
     let setup = Setup::new();
     let server = Server::start(&setup.identity(), &["http/1.1"]).await;

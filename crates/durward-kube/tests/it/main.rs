@@ -2,5 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect")]
 
+mod cluster;
 mod crds;
+mod facts;
 mod http2;
+mod sources;
+mod statuses;

@@ -9,8 +9,8 @@ use serde_saphyr::{FlowMap, FlowSeq};
 
 use super::Migration;
 use super::document::{self, PortMappingSpec, PortSpec};
-use super::objects::Object;
 use super::target::Target;
+use crate::objects::Object;
 
 /// SmartNat's environment, under its documented defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::objects::Object;
+use crate::objects::Object;
 
 /// A Service with its endpoints.
 pub(super) struct Target<'a> {

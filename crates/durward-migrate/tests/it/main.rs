@@ -1,6 +1,7 @@
 #![cfg(test)]
 //! Configurations of other programs become documents that compile, and that say what those programs did.
 
+mod ingress;
 mod smartnat;
 mod squid;
 mod squid_model;

@@ -1,6 +1,6 @@
 //! Egress rules as map elements: a pod's address leads to its tenant, and to the addresses that its traffic leaves from.
 //!
-//! Deliberately absent: a rule for other sources; a source without a rule does not leave.
+//! A source without a rule does not leave.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

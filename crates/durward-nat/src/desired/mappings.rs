@@ -177,6 +177,8 @@ fn put(
         elements.put_range(maps.ranges, first.clone(), end, Value::Bytes(canonical));
     }
     let mark = service.mark(tenant, 0);
+    // The index is compared with what numgen or a hash gives, and the mark becomes a mark: both are numbers in host order. Addresses and ports are
+    // bytes as on the wire.
     for (index, (endpoint, port)) in endpoints.iter().enumerate() {
         let key = [&first[..], &(index as u32).to_ne_bytes(), &list.digest().bytes()].concat();
         let Some(bytes) = ip.bytes(*endpoint) else { continue };

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::NatError;
 use super::state::{State, adopted_numbers, kernel};
-use crate::announce::{Announcer, Mac, Place};
+use crate::announce::{Announcer, AnnouncingInterface, Mac};
 use crate::conntrack::Flow;
 use crate::conntrack::hygiene;
 use crate::desired::{Desired, Ejected, Policy, desired_without};
@@ -108,7 +108,7 @@ impl State {
         self.remove_routing(&routing)?;
         self.addresses.clear();
         self.place_addresses(&[], &mut Report::default())?;
-        for number in numbers.into_values() {
+        for number in numbers.values().copied() {
             let tenant = mark::mark(number, 0, 0);
             self.conntrack.flush(tenant, mark::TENANT_MASK).map_err(kernel("connections"))?;
         }
@@ -388,7 +388,7 @@ impl Kept for State {
 /// Announces an address that is new here, or whose interface has another hardware address or has lost its carrier since.
 fn announce(
     announcer: &mut Option<Announcer>,
-    announced: &mut BTreeMap<IpAddr, (Place, u32)>,
+    announced: &mut BTreeMap<IpAddr, (AnnouncingInterface, u32)>,
     (address, link, here): (IpAddr, &Link, bool),
 ) -> io::Result<()> {
     let (Some(announcer), Some(mac)) = (announcer, link.mac) else { return Ok(()) };
@@ -397,7 +397,7 @@ fn announce(
         announcer.withdraw(address);
         return Ok(());
     }
-    let place = Place { interface: link.index, mac: Mac(mac) };
+    let place = AnnouncingInterface { interface: link.index, mac: Mac(mac) };
     let known = announced.insert(address, (place, link.carrier_changes));
     if here && known == Some((place, link.carrier_changes)) {
         return Ok(());

@@ -6,12 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use durward_model::TenantId;
 use durward_model::mapping::NatModel;
+use durward_model::{SharedMap, TenantId};
 use rustix::io::Errno;
 
 use super::{Counters, NatError};
-use crate::announce::{Announcer, Place};
+use crate::announce::{Announcer, AnnouncingInterface};
 use crate::conntrack::Conntrack;
 use crate::desired::{Ejected, Policy, counted_tenant};
 use crate::interface::{Interfaces, full_match};
@@ -85,7 +85,7 @@ pub(super) struct State {
     /// Slots by interface name, so that an interface that comes back gets its old one.
     pub(super) slots: BTreeMap<String, u8>,
     /// Numbers of tenants in the marks of existing connections.
-    pub(super) numbers: BTreeMap<TenantId, u16>,
+    pub(super) numbers: SharedMap<TenantId, u16>,
     /// Numbers of removed tenants, with the time of removal: packets and connections may still carry them.
     pub(super) retired: BTreeMap<u16, Instant>,
     /// Schedule of comparing all connections with the policy.
@@ -94,7 +94,7 @@ pub(super) struct State {
     pub(super) draining: BTreeMap<(u8, SocketAddr, SocketAddr), Instant>,
     pub(super) addresses: BTreeMap<IpAddr, AssignedAddress>,
     /// Interface of the last announcement of each address, with the number of its carrier changes then.
-    pub(super) announced: BTreeMap<IpAddr, (Place, u32)>,
+    pub(super) announced: BTreeMap<IpAddr, (AnnouncingInterface, u32)>,
     pub(super) own_generations: BTreeSet<u32>,
     pub(super) repairs: u64,
     /// Result of the last comparison with the kernel.
@@ -177,7 +177,7 @@ impl State {
     pub(super) fn numbered(&self, model: Arc<NatModel>) -> Arc<NatModel> {
         let known = |tenant: &TenantId| self.numbers.get(tenant).copied();
         let mut taken: BTreeSet<u16> = self.numbers.values().copied().collect();
-        let mut numbers = BTreeMap::new();
+        let mut numbers = SharedMap::new();
         let resting = |number: &u16| self.retired.contains_key(number);
         for (tenant, wished) in &model.tenants {
             let unused = || (1..=u16::MAX).filter(|number| !taken.contains(number));
@@ -196,9 +196,9 @@ impl State {
     }
 
     /// Replaces the numbers. Those no longer used rest for [`QUARANTINE`].
-    pub(super) fn renumber(&mut self, numbers: BTreeMap<TenantId, u16>, now: Instant) {
+    pub(super) fn renumber(&mut self, numbers: SharedMap<TenantId, u16>, now: Instant) {
         let former = std::mem::replace(&mut self.numbers, numbers);
-        self.retired.extend(former.into_values().map(|number| (number, now)));
+        self.retired.extend(former.values().map(|number| (*number, now)));
         let used: BTreeSet<u16> = self.numbers.values().copied().collect();
         self.retired.retain(|number, since| {
             !used.contains(number) && now.duration_since(*since) < QUARANTINE
@@ -230,7 +230,7 @@ pub(super) fn kernel(what: &'static str) -> impl FnOnce(Errno) -> NatError {
 /// Returns numbers in connections that belong to no known tenant: an earlier process ended before it cut them.
 fn left_over(
     conntrack: &Conntrack,
-    numbers: &BTreeMap<TenantId, u16>,
+    numbers: &SharedMap<TenantId, u16>,
 ) -> Result<BTreeMap<u16, Instant>, NatError> {
     let used: BTreeSet<u16> = numbers.values().copied().collect();
     let flows = conntrack.flows(0, 0).map_err(kernel("connections"))?;
@@ -252,7 +252,7 @@ fn check(options: &Options) -> Result<(), NatError> {
 }
 
 /// Reads the numbers an earlier process gave, from the names of its counters.
-pub(super) fn adopted_numbers(ruleset: &Ruleset) -> BTreeMap<TenantId, u16> {
+pub(super) fn adopted_numbers(ruleset: &Ruleset) -> SharedMap<TenantId, u16> {
     ruleset.counters.iter().filter_map(|counter| counted_tenant(counter)).collect()
 }
 

@@ -206,8 +206,8 @@ fn loaded_ct(from: Attributes<'_>) -> Option<Expression> {
         Ct::ReplySource6,
     ];
     let direction = from.get(3).and_then(|direction| direction.value.first().copied());
-    let told = (from.be32(2)?, direction);
-    let key = known.into_iter().find(|key| ct(*key) == told)?;
+    let wanted = (from.be32(2)?, direction);
+    let key = known.into_iter().find(|key| ct(*key) == wanted)?;
     match (register(from, 1), register(from, 4)) {
         (Some(to), None) => Some(Expression::Ct { key, to }),
         (None, Some(from)) if key == Ct::Mark => Some(Expression::SetCtMark { from }),

@@ -1,6 +1,6 @@
 //! Probes for expressions that the kernel supports, by adding a rule and removing it in the same transaction.
 //!
-//! Deliberately absent: kernel versions; modules may be missing from any of them.
+//! Kernel versions are not compared, because modules may be missing from any of them.
 
 use std::time::Duration;
 

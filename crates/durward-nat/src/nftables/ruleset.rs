@@ -1,6 +1,6 @@
 //! Contents of one nftables table: chains of rules, sets and maps with their elements, counters.
 //!
-//! Deliberately absent: handles, positions and statistics; two rulesets are equal if they treat all packets alike.
+//! Handles, positions and statistics are left out: two rulesets are equal if they treat all packets alike.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Filter of packets from outside: spoofed sources, local services, forwarding. Everything about external interfaces fails closed.
 //!
-//! Deliberately absent: packets between other interfaces, which Durward leaves alone.
+//! Packets between other interfaces are left alone.
 
 use ipnet::IpNet;
 

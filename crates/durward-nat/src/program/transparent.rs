@@ -1,7 +1,7 @@
 //! Transparent egress: connections of a tenant's pods to HTTP and TLS ports go to this host's forward proxy, which decides on their destination.
 //!
-//! The decision is made at the first packet and kept in the connection mark. Deliberately absent: a way past the proxy; while it does not listen,
-//! connections are reset.
+//! The decision is made at the first packet and kept in the connection mark. There is no way past the proxy: while it does not listen, connections
+//! are reset.
 
 use durward_model::egress::transparent;
 

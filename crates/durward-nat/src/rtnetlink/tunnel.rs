@@ -1,6 +1,6 @@
 //! VXLAN links, their forwarding entries and static neighbours, as `linux/if_link.h` and `linux/neighbour.h` define them.
 //!
-//! Deliberately absent: learning and multicast; every peer is configured.
+//! Address learning and multicast are off; every peer is configured.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,6 +1,6 @@
 //! Steps from the actual to the desired state, in an order in which a pod is refused before it is steered, and never let past.
 //!
-//! Deliberately absent: memory. Each step reads the kernel, so a crash, a restart and tampering are one case.
+//! Nothing is remembered: each step reads the kernel, so a crash, a restart and tampering are one case.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

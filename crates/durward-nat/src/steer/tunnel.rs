@@ -1,7 +1,7 @@
 //! VXLAN link between a node and the gateway, and the entries of its tables: all derived from underlay addresses.
 //!
-//! Deliberately absent: an address plan. A link's hardware address is derived from its underlay address, so each end knows the other's; routes lead
-//! over the link to the underlay address itself, or to the link-local address of that hardware address.
+//! No address plan is needed: a link's hardware address is derived from its underlay address, so each end knows the other's; routes lead over the
+//! link to the underlay address itself, or to the link-local address of that hardware address.
 
 use std::collections::BTreeSet;
 use std::fmt;

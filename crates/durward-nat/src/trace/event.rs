@@ -14,14 +14,14 @@ pub(crate) struct Event {
     pub(crate) chain: String,
     /// Handle of the rule that matched; `None` at a chain's end.
     pub(crate) handle: Option<u64>,
-    pub(crate) verdict: Told,
+    pub(crate) verdict: TraceVerdict,
     /// Packet at this step; reported with the first step in a base chain.
     pub(crate) seen: Option<Seen>,
 }
 
 /// Verdict of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum TraceVerdict {
     /// Continue with the next rule.
     Continue,
     /// Return to the calling chain.
@@ -74,18 +74,18 @@ pub(crate) fn read(message: &Message) -> Option<Event> {
     })
 }
 
-fn code(code: i32, chain: Option<String>) -> Told {
+fn code(code: i32, chain: Option<String>) -> TraceVerdict {
     match (code, chain) {
-        (0, _) => Told::Drop,
-        (1, _) => Told::Accept,
-        (-3 | -4, Some(chain)) => Told::To(chain),
-        (-5, _) => Told::Return,
-        (2 | 3, _) => Told::Queue,
-        _ => Told::Continue,
+        (0, _) => TraceVerdict::Drop,
+        (1, _) => TraceVerdict::Accept,
+        (-3 | -4, Some(chain)) => TraceVerdict::To(chain),
+        (-5, _) => TraceVerdict::Return,
+        (2 | 3, _) => TraceVerdict::Queue,
+        _ => TraceVerdict::Continue,
     }
 }
 
-impl std::fmt::Display for Told {
+impl std::fmt::Display for TraceVerdict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Continue => f.write_str("continue"),

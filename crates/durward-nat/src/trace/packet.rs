@@ -6,7 +6,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::event::{Event, Seen, Told};
+use super::event::{Event, Seen, TraceVerdict};
 use super::header::Header;
 use super::ruleset::ENDS;
 use crate::nftables::ruleset::Point;
@@ -42,7 +42,7 @@ impl Ways {
     pub(super) fn take(&mut self, event: Event, own: &str, now: Instant) {
         let is_own = event.family == "inet" && event.table == own;
         let begins = is_own && event.handle.is_some();
-        let id = if begins && event.verdict == Told::Continue && event.seen.is_some() {
+        let id = if begins && event.verdict == TraceVerdict::Continue && event.seen.is_some() {
             // The kernel reuses trace ids for later packets.
             self.also.remove(&event.id);
             self.end(event.id);
@@ -119,7 +119,7 @@ impl Ways {
 impl Way {
     /// Returns the step that dropped the packet.
     pub(super) fn dropped(&self) -> Option<&Event> {
-        self.events.iter().rev().find(|event| event.verdict == Told::Drop)
+        self.events.iter().rev().find(|event| event.verdict == TraceVerdict::Drop)
     }
 
     /// Returns the first and the last headers.
@@ -133,7 +133,7 @@ impl Way {
 mod tests {
     use super::*;
 
-    fn event(id: u32, table: &str, handle: Option<u64>, verdict: Told) -> Event {
+    fn event(id: u32, table: &str, handle: Option<u64>, verdict: TraceVerdict) -> Event {
         let seen = handle.map(|_| Seen { input: Some(7), ..Seen::default() });
         let chain = if table == "own" && handle.is_none() { "at_forward" } else { "c" };
         Event {
@@ -151,12 +151,12 @@ mod tests {
     fn a_way_begins_in_our_table_and_ends_in_silence_or_with_its_number() {
         let (mut ways, now) = (Ways::default(), Instant::now());
         let mut take = |event| ways.take(event, "own", now);
-        take(event(1, "theirs", Some(4), Told::Drop));
-        take(event(2, "own", Some(3), Told::Continue));
-        take(event(2, "theirs", Some(4), Told::Accept));
-        take(event(2, "own", None, Told::Accept));
-        take(event(2, "own", Some(3), Told::Continue));
-        take(event(2, "theirs", Some(5), Told::Drop));
+        take(event(1, "theirs", Some(4), TraceVerdict::Drop));
+        take(event(2, "own", Some(3), TraceVerdict::Continue));
+        take(event(2, "theirs", Some(4), TraceVerdict::Accept));
+        take(event(2, "own", None, TraceVerdict::Accept));
+        take(event(2, "own", Some(3), TraceVerdict::Continue));
+        take(event(2, "theirs", Some(5), TraceVerdict::Drop));
 
         let first = ways.next(now, false).unwrap();
         let early = ways.next(now, false);
@@ -181,10 +181,10 @@ mod tests {
             let event = Event { seen: seen(last), ..event(id, table, handle, verdict) };
             ways.take(event, "own", now);
         };
-        take(1, "own", Some(3), Told::Continue, 8);
-        take(2, "own", Some(3), Told::Continue, 9);
-        take(9, "theirs", Some(4), Told::Drop, 8);
-        take(7, "theirs", Some(4), Told::Drop, 5);
+        take(1, "own", Some(3), TraceVerdict::Continue, 8);
+        take(2, "own", Some(3), TraceVerdict::Continue, 9);
+        take(9, "theirs", Some(4), TraceVerdict::Drop, 8);
+        take(7, "theirs", Some(4), TraceVerdict::Drop, 5);
 
         let (first, second) = (ways.next(now, true).unwrap(), ways.next(now, true).unwrap());
 

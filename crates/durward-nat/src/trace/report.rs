@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use durward_model::mapping::PortMapping;
 
-use super::event::{Event, Told};
+use super::event::{Event, TraceVerdict};
 use super::header::{Header, has_ports};
 use super::packet::Way;
 use super::{Tracer, words};
@@ -79,7 +79,7 @@ pub enum End {
         /// Reason in words.
         why: String,
         /// Answer to the sender.
-        told: Option<&'static str>,
+        answer: Option<&'static str>,
     },
     /// The packet was not seen again after this point, and no rule dropped it.
     Vanished {
@@ -102,7 +102,8 @@ impl Tracer {
         let steps: Vec<Step> = steps.collect();
         let flow = self.flow(first);
         let translated = way.events.iter().any(|event| {
-            event.verdict == Told::Accept && self.rule(event).is_some_and(words::translates_source)
+            event.verdict == TraceVerdict::Accept
+                && self.rule(event).is_some_and(words::translates_source)
         });
         let end = match way.dropped() {
             Some(event) => self.dropped(way, event, first),
@@ -147,11 +148,15 @@ impl Tracer {
             true => words::ours(rule, &event.verdict),
             false => words::did(rule, &event.verdict),
         });
-        let policy = event.handle.is_none() && matches!(event.verdict, Told::Accept | Told::Drop);
-        let ends = matches!(event.verdict, Told::Accept | Told::Drop | Told::Queue);
+        let policy = event.handle.is_none()
+            && matches!(event.verdict, TraceVerdict::Accept | TraceVerdict::Drop);
+        let ends = matches!(
+            event.verdict,
+            TraceVerdict::Accept | TraceVerdict::Drop | TraceVerdict::Queue
+        );
         let telling = match (policy, ours) {
-            (true, _) => event.verdict == Told::Drop,
-            (false, true) => words.is_some() || event.verdict == Told::Drop,
+            (true, _) => event.verdict == TraceVerdict::Drop,
+            (false, true) => words.is_some() || event.verdict == TraceVerdict::Drop,
             (false, false) => ends,
         };
         Step {
@@ -173,7 +178,7 @@ impl Tracer {
 
     fn dropped(&self, way: &Way, event: &Event, first: Header) -> End {
         let by = format!("{} {} {}", event.family, event.table, event.chain);
-        let told = self.rule(event).and_then(words::told_sender);
+        let answer = self.rule(event).and_then(words::answer_to_sender);
         // The rule that counts may precede the one that drops.
         let mut counted = way.events.iter().rev().filter(|one| one.table == event.table);
         let reason = counted.find_map(|one| self.rule(one).and_then(words::counted));
@@ -188,7 +193,7 @@ impl Tracer {
             (None, Some(rule)) => format!("rule {rule}"),
             (None, None) => "the chain's policy".to_owned(),
         };
-        End::Dropped { by, reason, why, told }
+        End::Dropped { by, reason, why, answer }
     }
 
     fn flow(&self, first: Header) -> Option<Flow> {

@@ -7,7 +7,7 @@ use crate::nftables::listing::ListedRule;
 use crate::program::counter;
 use crate::steer;
 
-use super::event::Told;
+use super::event::TraceVerdict;
 
 /// Explains a reason.
 #[must_use]
@@ -39,7 +39,7 @@ pub(super) fn counted(rule: &ListedRule) -> Option<&str> {
 }
 
 /// Returns the answer that a rule sends when it refuses.
-pub(super) fn told_sender(rule: &ListedRule) -> Option<&'static str> {
+pub(super) fn answer_to_sender(rule: &ListedRule) -> Option<&'static str> {
     rule.expressions.iter().find_map(|expression| match expression {
         Expression::Reject(Reject::Reset) => Some("reset"),
         Expression::Reject(Reject::Port) => Some("port unreachable"),
@@ -57,7 +57,7 @@ pub(super) fn translates_source(rule: &ListedRule) -> bool {
 }
 
 /// Describes the effect of any program's rule, as far as its expressions show.
-pub(super) fn did(rule: &ListedRule, verdict: &Told) -> Option<&'static str> {
+pub(super) fn did(rule: &ListedRule, verdict: &TraceVerdict) -> Option<&'static str> {
     let translated = rule.expressions.iter().find_map(|expression| match expression {
         Expression::Nat { source: false, .. } => Some("destination translated"),
         Expression::Nat { source: true, address, .. } if keeps(rule, *address) => {
@@ -70,7 +70,7 @@ pub(super) fn did(rule: &ListedRule, verdict: &Told) -> Option<&'static str> {
         Expression::Foreign(name) if name == "tproxy" => Some("to a proxy of this host"),
         _ => None,
     });
-    translated.filter(|_| *verdict == Told::Accept).or_else(|| told_sender(rule))
+    translated.filter(|_| *verdict == TraceVerdict::Accept).or_else(|| answer_to_sender(rule))
 }
 
 /// Returns true if the register holds a field of the packet itself.
@@ -80,12 +80,12 @@ fn keeps(rule: &ListedRule, register: u32) -> bool {
 }
 
 /// Describes the effect of a rule of Durward's.
-pub(super) fn ours(rule: &ListedRule, verdict: &Told) -> Option<&'static str> {
+pub(super) fn ours(rule: &ListedRule, verdict: &TraceVerdict) -> Option<&'static str> {
     let looked_up = rule.expressions.iter().find_map(|expression| match expression {
         Expression::Lookup { set, result: LookupResult::Verdict, .. } => Some(set.as_str()),
         _ => None,
     });
-    if let (Some(set), Told::To(chain)) = (looked_up, verdict) {
+    if let (Some(set), TraceVerdict::To(chain)) = (looked_up, verdict) {
         return match set.trim_end_matches(['4', '6']) {
             "svc" | "svcr" if chain.starts_with("acl") => {
                 Some("a mapping has the port; is the source allowed?")

@@ -1,6 +1,5 @@
 //! The whole kernel state a model asks for, as text: the program, its maps, routes and rules. A change of it is read before it is made.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -216,7 +215,7 @@ fn addresses_beside_each_other_share_a_routing_rule_that_is_for_no_other() {
 #[test]
 fn the_same_model_gives_the_same_state_whatever_its_order_in_memory() {
     let again: Arc<NatModel> = model(rich(), vec![]);
-    let numbers: BTreeMap<_, _> = again.tenants.clone().into_iter().rev().collect();
+    let numbers = again.tenants.iter().rev().map(|(id, number)| (id.clone(), *number)).collect();
     let other = NatModel { tenants: numbers, ..NatModel::clone(&again) };
 
     assert_eq!(desired(&again, &options(), &host()), desired(&other, &options(), &host()));

@@ -115,7 +115,9 @@ fn a_refused_packets_reason_is_told() {
             next(&mut tracer)
         };
         let reason = |packet: &Packet| match &packet.end {
-            End::Dropped { reason, why, told, .. } => (reason.clone().unwrap(), why.clone(), *told),
+            End::Dropped { reason, why, answer, .. } => {
+                (reason.clone().unwrap(), why.clone(), *answer)
+            }
             other => panic!("{other:?}"),
         };
         let is = |name: &str| name.to_owned();

@@ -1,6 +1,6 @@
 //! Log sinks: any number of writer threads, each behind a bounded channel. A full channel loses lines, which are counted; nothing waits.
 //!
-//! Deliberately absent: rotation. A program that rotates the file calls [`Sink::reopen`].
+//! Files are not rotated here: a program that rotates one calls [`Sink::reopen`].
 
 mod http_client;
 mod otlp;

@@ -1,7 +1,7 @@
 //! Admission where tenants share an address and port by names: the name is read first, and decides whose the connection is.
 //!
-//! Until then the connection has no tenant: its bytes, its time and its place are those of the unidentified. Allowed sources and limits of the
-//! tenant come next, before any cryptography. Deliberately absent: a tenant for clients that name nobody's name.
+//! Until then the connection has no tenant: its bytes, its time and its place are those of the unidentified. Allowed sources and limits of the tenant
+//! come next, before any cryptography.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! The file itself: appended to under a lock, followed after a rotation, continued whatever state its end is in.
 //!
 //! Several processes may write one file, as during a hand-over: the lock is taken for each write, and a writer that finds the file longer than it
-//! left it reads the end first. Deliberately absent: deleting anything, torn records included.
+//! left it reads the end first. Nothing is ever deleted, torn records included.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};

@@ -1,8 +1,8 @@
 //! Index of an audit file by egress address and port, so that `who` need not read all of the file.
 //!
 //! An index belongs to a file's content, not to its name: its path is `.durward-index/ID` beside the file, ID derived from the first line, so that
-//! rotation moves nothing. The index repeats what the file says: a stale or damaged one is rebuilt. Deliberately absent: the newest records; less
-//! than [`SMALL`] bytes are read as they are.
+//! rotation moves nothing. The index repeats what the file says: a stale or damaged one is rebuilt. The newest records, less than [`SMALL`] bytes,
+//! are not indexed but read as they are.
 
 mod entry;
 mod segment;

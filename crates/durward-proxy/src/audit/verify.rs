@@ -1,7 +1,7 @@
 //! Verifies that audit files are as they were written: every record's hash its own, each bound to the one before, none missing.
 //!
-//! Records that a crash has torn are no fault if the file notes them. Deliberately absent: repair; and detection of a cut-off end, which no chain can
-//! show: compare the last hash with one that was kept elsewhere.
+//! Records that a crash has torn are no fault if the file notes them. Nothing is repaired. A cut-off end is not detected, because no chain can show
+//! it: compare the last hash with one that was kept elsewhere.
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -152,14 +152,14 @@ fn line_at(file: &File, place: u64) -> io::Result<Vec<u8>> {
 type Placed = (Entry, usize);
 
 /// Use as the index knows it.
-struct Found {
+struct Matched {
     opened: Option<Placed>,
     closed: Option<Placed>,
 }
 
 /// Goes through all entries of the key, request by request. Memory is bounded by the number of segments, and by the records of one request at this
 /// address.
-fn search(sources: &[Source], key: u64, question: &Question) -> io::Result<Vec<Found>> {
+fn search(sources: &[Source], key: u64, question: &Question) -> io::Result<Vec<Matched>> {
     let mut merged = Merge::new(sources, key)?;
     let mut found = Vec::new();
     let mut request: Vec<Placed> = Vec::new();
@@ -176,7 +176,7 @@ fn search(sources: &[Source], key: u64, question: &Question) -> io::Result<Vec<F
 
 /// Pairs opening and closing records of one request by time. If the clock was set back in between, a closing record is dated before its opening one:
 /// what is left over of both is paired by the id alone.
-fn pair(entries: Vec<Placed>) -> Vec<Found> {
+fn pair(entries: Vec<Placed>) -> Vec<Matched> {
     let mut found = Vec::new();
     let mut open: VecDeque<Placed> = VecDeque::new();
     let mut ended: VecDeque<Placed> = VecDeque::new();
@@ -184,13 +184,13 @@ fn pair(entries: Vec<Placed>) -> Vec<Found> {
         if !placed.0.is_close() {
             open.push_back(placed);
         } else if let Some(opened) = open.pop_front() {
-            found.push(Found { opened: Some(opened), closed: Some(placed) });
+            found.push(Matched { opened: Some(opened), closed: Some(placed) });
         } else {
             ended.push_back(placed);
         }
     }
     while !(open.is_empty() && ended.is_empty()) {
-        found.push(Found { opened: open.pop_front(), closed: ended.pop_front() });
+        found.push(Matched { opened: open.pop_front(), closed: ended.pop_front() });
     }
     found
 }
@@ -222,7 +222,7 @@ fn span(opened: Option<i64>, closed: Option<i64>, total: Option<i64>) -> (i64, i
     (opened, closed, total > 0 && between.saturating_sub(total) > FORWARD)
 }
 
-impl Found {
+impl Matched {
     /// Returns true unless the times in the index rule the use out.
     fn may_overlap(&self, question: &Question) -> bool {
         let times =

@@ -1,6 +1,6 @@
 //! CONNECT to a parent proxy.
 //!
-//! Deliberately absent: plain requests; those go through a tunnel too, so that every parent sees one kind of request.
+//! Plain requests go through a tunnel too, so that every parent sees one kind of request.
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use durward_model::egress::{Host, Parent};

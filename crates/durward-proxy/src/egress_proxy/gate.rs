@@ -1,6 +1,6 @@
 //! Policy check of a destination: by name, then by every address of one lookup.
 //!
-//! The checked addresses are dialled as they are. Deliberately absent: a second lookup, which could answer otherwise (DNS rebinding).
+//! The checked addresses are dialled as they are. There is no second lookup, which could answer otherwise (DNS rebinding).
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;

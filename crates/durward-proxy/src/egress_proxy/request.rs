@@ -1,6 +1,6 @@
 //! A request to a forward proxy: authentication, policy, and then a plain request onwards or a tunnel.
 //!
-//! Deliberately absent: TLS to the destination. A client that wants https asks for a tunnel and keeps its TLS end to end.
+//! There is no TLS to the destination: a client that wants https asks for a tunnel and keeps its TLS end to end.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;

@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::decisions::Passage;
 use crate::dial::Reached;
-use crate::egress_proxy::{gate, told};
+use crate::egress_proxy::{gate, tunnel_log};
 use crate::exchange::{Http, new_request_id};
 use crate::identify;
 use crate::io::Io;
@@ -48,7 +48,7 @@ pub(crate) async fn serve(
     };
     let traffic = (relayed.from_client, relayed.from_upstream);
     passage.ended(&now.core.decisions, relayed.ended.as_ref(), traffic);
-    told::tell(&now.core, &now.view, &now.facts, "socks5", (&relayed, lease.as_ref()));
+    tunnel_log::record(&now.core, &now.view, &now.facts, "socks5", (&relayed, lease.as_ref()));
 }
 
 /// Authenticates the client, reads its request, and connects it to the destination.

@@ -17,7 +17,7 @@ use crate::decisions::Passage;
 use crate::dial;
 use crate::dial::Reached;
 use crate::egress_proxy::gate;
-use crate::egress_proxy::told;
+use crate::egress_proxy::tunnel_log;
 use crate::exchange::new_request_id;
 use crate::io::Io;
 use crate::peek;
@@ -60,7 +60,7 @@ pub(crate) async fn serve(admitted: Admitted) {
     let traffic = (relayed.from_client, relayed.from_upstream);
     passage.ended(&core.decisions, relayed.ended.as_ref(), traffic);
     let facts = with_name(&facts, passage.sni);
-    told::tell(&core, &view, &facts, KIND, (&relayed, lease.as_ref()));
+    tunnel_log::record(&core, &view, &facts, KIND, (&relayed, lease.as_ref()));
 }
 
 /// Refuses a connection to a port that is not the proxy's: the kernel plane has not applied a change yet, or a local process connects to the socket.
@@ -69,7 +69,7 @@ pub(crate) fn turn_away(admitted: Admitted) {
     reset(io.socket());
     let refusal = Refusal::UnknownAddress { destination: facts.destination.0 };
     let ended = Relayed { from_client: 0, from_upstream: 0, ended: Some(refusal) };
-    told::tell(&core, &view, &facts, KIND, (&ended, None));
+    tunnel_log::record(&core, &view, &facts, KIND, (&ended, None));
 }
 
 /// Context of a client, with its original destination.

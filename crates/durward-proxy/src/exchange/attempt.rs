@@ -16,9 +16,9 @@ use crate::dial;
 use crate::dial::Cleared;
 use crate::exchange::account::Account;
 use crate::exchange::account::Upstream as UpstreamAccount;
+use crate::exchange::bodies::{Exchange, ExchangeEnd, Failure};
 use crate::exchange::bound;
 use crate::exchange::context::Http;
-use crate::exchange::drive::{Drive, Failure, Turn};
 use crate::exchange::ended::{Clock, Ended, Stop};
 use crate::exchange::request::{client, rewrite};
 use crate::exchange::switch::Switched;
@@ -258,11 +258,11 @@ impl<'a> Attempt<'_, 'a> {
             fields.append(b"Sec-WebSocket-Key", key.as_bytes());
         }
         let mut up = Conn::new(io);
-        let turn = self.exchange(down, &mut up, &mut lease, tries).await;
+        let end = self.exchange(down, &mut up, &mut lease, tries).await;
         self.count_traffic(&up);
-        match turn? {
-            Turn::Switched => Ok(Ended::Upgraded(Box::new(Switched::new(up, lease)))),
-            Turn::Complete { read } => {
+        match end? {
+            ExchangeEnd::Switched => Ok(Ended::Upgraded(Box::new(Switched::new(up, lease)))),
+            ExchangeEnd::Complete { read } => {
                 // A request that was not read to its end would leave bytes in front of the next one.
                 if read && self.pooled && up.may_be_reused(self.response) {
                     self.give_back(up.io, lease);
@@ -290,12 +290,12 @@ impl<'a> Attempt<'_, 'a> {
         let tls = lease.upstream().upstream.tls.is_some();
         let (streams, findings) = (stream.accounts(), stream.findings());
         let mut up = Up::new(send, streams, findings, stream.window(), tls);
-        let turn = self.exchange(down, &mut up, &mut lease, tries).await;
+        let end = self.exchange(down, &mut up, &mut lease, tries).await;
         self.count_traffic(&up);
-        match turn {
-            Ok(Turn::Complete { read: true }) => Ok(Ended::Complete),
-            Ok(Turn::Complete { read: false }) => Ok(Ended::Unread),
-            Ok(Turn::Switched) => Ok(Ended::Broken),
+        match end {
+            Ok(ExchangeEnd::Complete { read: true }) => Ok(Ended::Complete),
+            Ok(ExchangeEnd::Complete { read: false }) => Ok(Ended::Unread),
+            Ok(ExchangeEnd::Switched) => Ok(Ended::Broken),
             Err(mut failure) => {
                 failure.refused_by = failure.unsent.then_some(lease);
                 Err(failure)
@@ -320,12 +320,12 @@ impl<'a> Attempt<'_, 'a> {
         up: &mut U,
         lease: &mut Lease,
         tries: &Tries<'_>,
-    ) -> Result<Turn, Failure> {
+    ) -> Result<ExchangeEnd, Failure> {
         let sent = Instant::now();
-        let mut drive = Drive::new(self.http, self.clock, down, up);
-        let answered = drive.until_answered(&self.account.request, self.response).await;
+        let mut exchange = Exchange::new(self.http, self.clock, down, up);
+        let answered = exchange.until_answered(&self.account.request, self.response).await;
         if let Err(refusal) = answered {
-            let failure = drive.failure(refusal, lease);
+            let failure = exchange.failure(refusal, lease);
             if failure.upstream_is_to_blame() {
                 lease.failed(&failure.refusal);
             }
@@ -339,7 +339,7 @@ impl<'a> Attempt<'_, 'a> {
         if bound::wants(self.response) {
             lease.bind_connection();
         }
-        if !drive.has_consumed() && tries.discards(self.account, self.response.status) {
+        if !exchange.has_consumed() && tries.discards(self.account, self.response.status) {
             return Err(Failure::discarded());
         }
         self.apply_rules();
@@ -348,18 +348,18 @@ impl<'a> Attempt<'_, 'a> {
         if self.clock.watch.closing() {
             self.account.request.keep_alive = false;
         }
-        let begun = drive.begin_response(&self.account.request, self.response);
+        let begun = exchange.begin_response(&self.account.request, self.response);
         let switches = self.account.request.upgrade;
         // A long body should not keep both heads in memory.
         self.account.release_heads(self.response);
         let passed = match begun {
-            Ok(()) => drive.pass_on(switches, self.response.status).await,
+            Ok(()) => exchange.pass_on(switches, self.response.status).await,
             Err(refusal) => Err(refusal),
         };
         match passed {
-            Ok(turn) => {
+            Ok(end) => {
                 lease.served(status);
-                Ok(turn)
+                Ok(end)
             }
             Err(refusal) => {
                 let failure = Failure::after_head(refusal);

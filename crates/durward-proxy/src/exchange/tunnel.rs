@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 
 use crate::exchange::context::Http;
-use crate::http::flow::{Downstream, Filled, Pump, PumpFault, Source, Upstream};
+use crate::http::flow::{BodyCopy, CopyFault, Downstream, PollBody, Source, Upstream};
 use crate::http::h1::Conn;
 use crate::memory::Part;
 use crate::refusal::Refusal;
@@ -23,7 +23,7 @@ pub(crate) async fn carry<D: Downstream>(
     up: &mut Conn,
 ) -> Result<(), Refusal> {
     up.tunnel();
-    let (upload, download) = (Pump::default(), Pump::default());
+    let (upload, download) = (BodyCopy::default(), BodyCopy::default());
     let mut tunnel = Tunnel { http, down, up, upload, download, shut: false, waiting: None };
     let mut moved = None;
     let idle = http.limits().timeouts.stream_idle;
@@ -51,8 +51,8 @@ pub(crate) async fn take_first<D: Downstream>(
     let mut bytes = Vec::new();
     loop {
         match poll_fn(|cx| down.poll_fill(cx)).await {
-            Ok(Filled::Data) => bytes.extend_from_slice(&down.take(down.data().len())),
-            Ok(Filled::End) | Err(_) => return Err(Refusal::ClientClosed),
+            Ok(PollBody::Data) => bytes.extend_from_slice(&down.take(down.data().len())),
+            Ok(PollBody::End) | Err(_) => return Err(Refusal::ClientClosed),
         }
         if enough(&bytes) {
             return Ok(bytes);
@@ -64,8 +64,8 @@ struct Tunnel<'t, D> {
     http: &'t Http,
     down: &'t mut D,
     up: &'t mut Conn,
-    upload: Pump,
-    download: Pump,
+    upload: BodyCopy,
+    download: BodyCopy,
     /// True once the upstream's write side was shut down after the client's end of stream.
     shut: bool,
     /// Memory charged for bytes that wait for a slow side.
@@ -78,8 +78,8 @@ impl<D: Downstream> Tunnel<'_, D> {
         if !self.download.is_done() {
             let meter = |bytes| -> Option<Duration> { usage.bandwidth_out(limits, bytes) };
             match self.download.poll(cx, self.up, self.down, &meter) {
-                Poll::Ready(Err(PumpFault::Source(_))) => return Poll::Ready(Err(self.broken())),
-                Poll::Ready(Err(PumpFault::Sink)) => {
+                Poll::Ready(Err(CopyFault::Source(_))) => return Poll::Ready(Err(self.broken())),
+                Poll::Ready(Err(CopyFault::Sink)) => {
                     return Poll::Ready(Err(Refusal::ClientClosed));
                 }
                 Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -88,13 +88,14 @@ impl<D: Downstream> Tunnel<'_, D> {
         if !self.upload.is_done() {
             let meter = |bytes| -> Option<Duration> { usage.bandwidth_in(limits, bytes) };
             match self.upload.poll(cx, self.down, self.up, &meter) {
-                Poll::Ready(Err(PumpFault::Source(_))) => {
+                Poll::Ready(Err(CopyFault::Source(_))) => {
                     return Poll::Ready(Err(Refusal::ClientClosed));
                 }
-                Poll::Ready(Err(PumpFault::Sink)) => return Poll::Ready(Err(self.broken())),
+                Poll::Ready(Err(CopyFault::Sink)) => return Poll::Ready(Err(self.broken())),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
+        // Half-close: the client has ended its direction, the other one goes on.
         if self.upload.is_done() && !self.shut {
             let shut: io::Result<()> = ready!(Pin::new(&mut self.up.io).poll_shutdown(cx));
             self.shut = shut.is_ok();

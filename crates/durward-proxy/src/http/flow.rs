@@ -1,6 +1,6 @@
 //! Transfer of a body from one side of an exchange to the other, and the traits of the sides.
 //!
-//! A pump takes from a source only what its sink has room for; that is all the back-pressure there is.
+//! A [`BodyCopy`] takes from a source only what its sink has room for; that is all the back-pressure there is.
 
 use std::future::Future;
 use std::io;
@@ -18,7 +18,7 @@ use crate::turns;
 
 /// State of a source after a fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Filled {
+pub(crate) enum PollBody {
     /// [`Source::data`] is not empty.
     Data,
     /// The body has ended.
@@ -41,7 +41,7 @@ pub(crate) enum SourceFault {
 /// Side a body comes from.
 pub(crate) trait Source {
     /// Fills `data` with at least one byte, or returns that the body has ended.
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<Filled, SourceFault>>;
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<PollBody, SourceFault>>;
     /// Returns the bytes read and not yet consumed.
     fn data(&self) -> &[u8];
     /// Returns the bytes of memory held by data that cannot be passed on, except what is charged elsewhere.
@@ -129,9 +129,9 @@ pub(crate) enum HeadFault {
     Unfit(Refusal),
 }
 
-/// Side on which a pump failed.
+/// Side on which a copy failed.
 #[derive(Debug)]
-pub(crate) enum PumpFault {
+pub(crate) enum CopyFault {
     /// Reading from the source failed.
     Source(SourceFault),
     /// Writing to the sink failed.
@@ -140,7 +140,7 @@ pub(crate) enum PumpFault {
 
 /// Transfer of one body.
 #[derive(Debug, Default)]
-pub(crate) struct Pump {
+pub(crate) struct BodyCopy {
     stage: Stage,
     /// Bytes transferred.
     pub(crate) moved: u64,
@@ -155,7 +155,7 @@ enum Stage {
     Done,
 }
 
-impl Pump {
+impl BodyCopy {
     /// Returns true if all of the body, its end included, was handed to the kernel.
     pub(crate) fn is_done(&self) -> bool {
         self.stage == Stage::Done
@@ -168,7 +168,7 @@ impl Pump {
         source: &mut S,
         sink: &mut K,
         meter: &dyn Fn(u64) -> Option<Duration>,
-    ) -> Poll<Result<(), PumpFault>> {
+    ) -> Poll<Result<(), CopyFault>> {
         let mut left = turns::BYTES;
         while self.stage == Stage::Moving {
             // Wakes itself, so that other tasks run before it goes on.
@@ -181,31 +181,31 @@ impl Pump {
                 self.wait = None;
             }
             match source.poll_fill(cx) {
-                Poll::Ready(Ok(Filled::Data)) => {}
-                Poll::Ready(Ok(Filled::End)) => {
-                    sink.finish(source.trailers()).map_err(|_| PumpFault::Sink)?;
+                Poll::Ready(Ok(PollBody::Data)) => {}
+                Poll::Ready(Ok(PollBody::End)) => {
+                    sink.finish(source.trailers()).map_err(|_| CopyFault::Sink)?;
                     self.stage = Stage::Flushing;
                     break;
                 }
-                Poll::Ready(Err(fault)) => return Poll::Ready(Err(PumpFault::Source(fault))),
+                Poll::Ready(Err(fault)) => return Poll::Ready(Err(CopyFault::Source(fault))),
                 Poll::Pending => {
                     // While the source is silent, gathered bytes must not wait for more.
-                    let _ = sink.poll_flush(cx).map_err(|_| PumpFault::Sink)?;
+                    let _ = sink.poll_flush(cx).map_err(|_| CopyFault::Sink)?;
                     return Poll::Pending;
                 }
             }
-            let count = ready!(sink.poll_send(cx, source)).map_err(|_| PumpFault::Sink)?;
+            let count = ready!(sink.poll_send(cx, source)).map_err(|_| CopyFault::Sink)?;
             self.moved += count as u64;
             let price = count.max(turns::PIECE);
             left = left.saturating_sub(price);
             turns::spend(price);
             if let Some(pause) = meter(count as u64) {
-                let _ = sink.poll_flush(cx).map_err(|_| PumpFault::Sink)?;
+                let _ = sink.poll_flush(cx).map_err(|_| CopyFault::Sink)?;
                 self.wait = Some(Box::pin(tokio::time::sleep(pause)));
             }
         }
         if self.stage == Stage::Flushing {
-            ready!(sink.poll_flush(cx)).map_err(|_| PumpFault::Sink)?;
+            ready!(sink.poll_flush(cx)).map_err(|_| CopyFault::Sink)?;
             self.stage = Stage::Done;
         }
         Poll::Ready(Ok(()))
@@ -222,8 +222,8 @@ mod tests {
     struct Drops(usize);
 
     impl Source for Drops {
-        fn poll_fill(&mut self, _: &mut Context<'_>) -> Poll<Result<Filled, SourceFault>> {
-            Poll::Ready(Ok(if self.0 == 0 { Filled::End } else { Filled::Data }))
+        fn poll_fill(&mut self, _: &mut Context<'_>) -> Poll<Result<PollBody, SourceFault>> {
+            Poll::Ready(Ok(if self.0 == 0 { PollBody::End } else { PollBody::Data }))
         }
 
         fn data(&self) -> &[u8] {
@@ -271,14 +271,14 @@ mod tests {
 
     #[test]
     fn a_body_of_single_bytes_takes_many_turns() {
-        let (mut pump, mut source) = (Pump::default(), Drops(1_000));
+        let (mut copy, mut source) = (BodyCopy::default(), Drops(1_000));
         let mut cx = Context::from_waker(Waker::noop());
         let mut polls = 1;
 
-        while pump.poll(&mut cx, &mut source, &mut Drain, &|_| None).is_pending() {
+        while copy.poll(&mut cx, &mut source, &mut Drain, &|_| None).is_pending() {
             polls += 1;
         }
 
-        assert_eq!((pump.moved, polls), (1_000, 1 + 1_000 / (turns::BYTES / turns::PIECE)));
+        assert_eq!((copy.moved, polls), (1_000, 1 + 1_000 / (turns::BYTES / turns::PIECE)));
     }
 }

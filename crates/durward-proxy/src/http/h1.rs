@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use crate::http::body::{Decoder, Step};
 use crate::http::buffer::Buffer;
 use crate::http::fields::Fields;
-use crate::http::flow::{Filled, Sink, Source, SourceFault};
+use crate::http::flow::{PollBody, Sink, Source, SourceFault};
 use crate::http::h1::output::Output;
 use crate::http::message::Framing;
 use crate::http::parse::Progress;
@@ -86,7 +86,7 @@ impl Conn {
 }
 
 impl Source for Conn {
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<Filled, SourceFault>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<PollBody, SourceFault>> {
         loop {
             let input = &mut self.input;
             let step = input
@@ -94,14 +94,14 @@ impl Source for Conn {
                 .step(input.buffer.filled(), &mut input.trailers)
                 .map_err(SourceFault::Malformed)?;
             match step {
-                Step::End => return Poll::Ready(Ok(Filled::End)),
+                Step::End => return Poll::Ready(Ok(PollBody::End)),
                 Step::Skip(count) => input.buffer.consume(count),
                 Step::Data(count) => {
                     if input.limit.is_some_and(|limit| input.taken + count as u64 > limit) {
                         return Poll::Ready(Err(SourceFault::TooLarge));
                     }
                     input.available = count;
-                    return Poll::Ready(Ok(Filled::Data));
+                    return Poll::Ready(Ok(PollBody::Data));
                 }
                 Step::More => {
                     let count = ready!(self.poll_receive(cx)).map_err(|_| SourceFault::Closed)?;
@@ -138,10 +138,10 @@ impl Source for Conn {
 }
 
 impl Input {
-    fn end_of_stream(&mut self) -> Result<Filled, SourceFault> {
+    fn end_of_stream(&mut self) -> Result<PollBody, SourceFault> {
         if matches!(self.decoder, Decoder::UntilClose) {
             self.decoder = Decoder::Done;
-            return Ok(Filled::End);
+            return Ok(PollBody::End);
         }
         Err(SourceFault::Closed)
     }

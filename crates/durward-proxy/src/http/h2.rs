@@ -15,7 +15,7 @@ use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 
 use crate::http::fields::Fields;
-use crate::http::flow::{Filled, Source, SourceFault};
+use crate::http::flow::{PollBody, Source, SourceFault};
 use crate::http2::StreamAccount;
 use crate::http2::inspect::Findings;
 use crate::syntax::Fault;
@@ -71,17 +71,17 @@ impl Body {
 }
 
 impl Source for Body {
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<Filled, SourceFault>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<PollBody, SourceFault>> {
         loop {
             if !self.chunk.is_empty() {
                 let over = |limit| self.taken + self.chunk.len() as u64 > limit;
                 if self.limit.is_some_and(over) {
                     return Poll::Ready(Err(SourceFault::TooLarge));
                 }
-                return Poll::Ready(Ok(Filled::Data));
+                return Poll::Ready(Ok(PollBody::Data));
             }
             if self.ended {
-                return Poll::Ready(Ok(Filled::End));
+                return Poll::Ready(Ok(PollBody::End));
             }
             if let Some(chunk) = ready!(self.stream.poll_data(cx)) {
                 match chunk {

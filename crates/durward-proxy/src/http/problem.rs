@@ -7,7 +7,7 @@ use std::fmt::Write;
 use bytes::Bytes;
 
 use crate::http::fields::Fields;
-use crate::http::flow::{Filled, Source, SourceFault};
+use crate::http::flow::{PollBody, Source, SourceFault};
 use crate::http::framing::{Content, Kind, is_empty};
 use crate::http::message::{Request, Response, Version};
 use crate::http::names::Known;
@@ -166,8 +166,8 @@ pub(crate) fn is_grpc(request: &Request) -> bool {
 pub(crate) struct Fixed(Bytes);
 
 impl Source for Fixed {
-    fn poll_fill(&mut self, _: &mut Context<'_>) -> Poll<Result<Filled, SourceFault>> {
-        Poll::Ready(Ok(if self.0.is_empty() { Filled::End } else { Filled::Data }))
+    fn poll_fill(&mut self, _: &mut Context<'_>) -> Poll<Result<PollBody, SourceFault>> {
+        Poll::Ready(Ok(if self.0.is_empty() { PollBody::End } else { PollBody::Data }))
     }
 
     fn data(&self) -> &[u8] {

@@ -1,6 +1,6 @@
 //! Host of a connection's first request, read before the codec gets a byte: it tells tenants apart at a shared address and port.
 //!
-//! Deliberately absent: judgement of the head; the codec and its inspection read the same bytes again.
+//! The head is not judged here; the codec and its inspection read the same bytes again.
 
 use crate::http2::frames::{END_HEADERS, Frames, Piece, kind};
 use crate::http2::hpack::authority;

@@ -1,7 +1,7 @@
 //! Finds single fields of a line we wrote ourselves, without parsing all of it.
 //!
-//! Sound because every quote within a string of such a line is escaped: `,"name":` can only be a key. Deliberately absent: JSON of other writers, and
-//! nested fields.
+//! Sound because every quote within a string of such a line is escaped: `,"name":` can only be a key. JSON of other writers and nested fields are not
+//! supported.
 
 use jiff::Timestamp;
 use memchr::memmem;

@@ -1,7 +1,7 @@
 //! Parser of the TLS ClientHello, without a TLS library, for connections whose TLS is not terminated here.
 
-/// Longest ClientHello message accepted, in bytes.
-pub const MAX_MESSAGE: usize = 16 * 1024;
+/// Longest ClientHello message accepted, in bytes. FrodoKEM-1344, the post-quantum group with the longest key share that clients send, takes 21 KiB.
+pub const MAX_MESSAGE: usize = 32 * 1024;
 /// Largest ClientHello on the wire in bytes, record headers included.
 pub const MAX_WIRE: usize = MAX_MESSAGE + 1024;
 

@@ -60,6 +60,7 @@ fn expected() -> ClientHello {
     }
 }
 
+// S4.64+
 #[test]
 fn a_hello_cut_at_every_byte_is_read_once_it_is_whole() {
     let bytes = records(&usual(), 16 * 1024);
@@ -73,6 +74,7 @@ fn a_hello_cut_at_every_byte_is_read_once_it_is_whole() {
     assert_eq!(parse(&bytes), Ok(Progress::Complete(expected())));
 }
 
+// S4.64+
 #[test]
 fn a_hello_in_records_of_any_size_is_the_same_hello() {
     let message = usual();
@@ -102,6 +104,7 @@ fn no_name_and_an_address_in_its_place_are_both_no_name() {
     }
 }
 
+// S4.64+
 #[test]
 fn junk_is_refused() {
     let twice = [sni(b"a.example"), sni(b"b.example")].concat();
@@ -112,7 +115,7 @@ fn junk_is_refused() {
     let mut server_hello = usual();
     server_hello[0] = 2;
     let mut oversized = usual();
-    oversized[1..4].copy_from_slice(&[0, 0x40, 1]);
+    oversized[1..4].copy_from_slice(&[0, 0x80, 1]);
     let long_name = format!("{}.example", "a".repeat(64));
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("HTTP", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
@@ -183,6 +186,7 @@ fn the_tls_library_reads_the_same_name() {
 }
 
 proptest! {
+    // S4.64+
     #[test]
     fn bent_hellos_are_never_read_otherwise_than_by_the_tls_library(
         bends in proptest::collection::vec((any::<u16>(), any::<u8>()), 0..4),

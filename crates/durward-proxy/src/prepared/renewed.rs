@@ -1,6 +1,6 @@
 //! Current form of the listener that a connection came in by, for the connection's next request.
 //!
-//! Deliberately absent: another tenant's listener, though it may have the same address and port now.
+//! Another tenant's listener never takes its place, though it may have the same address and port now.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use crate::accept;
-use crate::accept::{Complaint, Door};
+use crate::accept::{Acceptor, Complaint};
 use crate::core::{Core, Shared};
 use crate::prepared::Prepared;
 use crate::proxy::Drained;
@@ -82,22 +82,25 @@ async fn live(id: usize, shared: Arc<Shared>, mut commands: UnboundedReceiver<Co
     tokio::task::spawn_local(Rc::clone(&core.watchdog).run());
     tokio::task::spawn_local(flush_log(Rc::clone(&core)));
     tokio::task::spawn_local(shrink_pools());
-    let door = Door {
+    let acceptor = Acceptor {
         core,
         connections: TaskTracker::new(),
         accepted: Cell::new(0),
         complaint: Complaint::default(),
     };
-    let mut doors =
-        Doors { door: Rc::new(door), open: BTreeMap::new(), accepting: TaskTracker::new() };
+    let mut loops = AcceptLoops {
+        acceptor: Rc::new(acceptor),
+        open: BTreeMap::new(),
+        accepting: TaskTracker::new(),
+    };
     let mut grace = Duration::ZERO;
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Open(bind, socket) => doors.open(bind, socket),
-            Command::Close(bind) => doors.close(bind, Closing::EmptyQueue),
-            Command::CloseAll(closing) => doors.close_all(closing),
+            Command::Open(bind, socket) => loops.open(bind, socket),
+            Command::Close(bind) => loops.close(bind, Closing::EmptyQueue),
+            Command::CloseAll(closing) => loops.close_all(closing),
             Command::Prepared(prepared) => {
-                let upstreams = &doors.door.core.upstreams;
+                let upstreams = &loops.acceptor.core.upstreams;
                 upstream::spawn_health_checks(upstreams, prepared.checked_tenants());
             }
             Command::Drain(given) => {
@@ -106,7 +109,7 @@ async fn live(id: usize, shared: Arc<Shared>, mut commands: UnboundedReceiver<Co
             }
         }
     }
-    doors.drain(grace).await
+    loops.drain(grace).await
 }
 
 /// Returns a seed that differs between cores and processes; good enough to spread load.
@@ -137,8 +140,8 @@ async fn shrink_pools() {
 }
 
 /// The accept loops of one core.
-struct Doors {
-    door: Rc<Door>,
+struct AcceptLoops {
+    acceptor: Rc<Acceptor>,
     open: BTreeMap<SocketAddr, Vec<Handle>>,
     accepting: TaskTracker,
 }
@@ -149,7 +152,7 @@ struct Handle {
     closing: Rc<Cell<Closing>>,
 }
 
-impl Doors {
+impl AcceptLoops {
     fn open(&mut self, bind: SocketAddr, socket: TcpListener) {
         let listener = match tokio::net::TcpListener::from_std(socket) {
             Ok(listener) => listener,
@@ -157,7 +160,7 @@ impl Doors {
         };
         let (closed, closing) = (CancellationToken::new(), Rc::new(Cell::new(Closing::EmptyQueue)));
         self.accepting.spawn_local(accept::run(
-            Rc::clone(&self.door),
+            Rc::clone(&self.acceptor),
             bind,
             listener,
             closed.clone(),
@@ -182,8 +185,8 @@ impl Doors {
     /// Lets connections finish, then closes the rest.
     async fn drain(mut self, grace: Duration) -> Drained {
         let deadline = Instant::now() + grace;
-        let door = Rc::clone(&self.door);
-        let Door { core, connections, accepted, .. } = &*door;
+        let acceptor = Rc::clone(&self.acceptor);
+        let Acceptor { core, connections, accepted, .. } = &*acceptor;
         let ended_before = accepted.get() - connections.len();
         let closing = if grace.is_zero() { Closing::LeaveQueue } else { Closing::EmptyQueue };
         self.close_all(closing);

@@ -1,6 +1,6 @@
 //! Kernel pipes for splice(2), a few per core, taken only while bytes move through them.
 //!
-//! Deliberately absent: waiting for a pipe; without one bytes are copied.
+//! Nothing waits for a pipe; without one bytes are copied.
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -1,6 +1,6 @@
 //! Client side over HTTP/2: many requests at once, all inside the connection's own task.
 //!
-//! Deliberately absent: a task per stream; dropping the connection drops its streams, and their upstream work with them.
+//! There is no task per stream: dropping the connection drops its streams, and their upstream work with them.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -17,7 +17,7 @@ use h2::{Reason, RecvStream};
 use crate::exchange::Http;
 use crate::exchange::{Ended, note_refusal};
 use crate::http::fields::Fields;
-use crate::http::flow::{Downstream, Filled, Sink, Source, SourceFault};
+use crate::http::flow::{Downstream, PollBody, Sink, Source, SourceFault};
 use crate::http::framing::{Kind, outgoing};
 use crate::http::h2::wire::Wire;
 use crate::http::h2::{Body, Outlet, convert, to_io};
@@ -377,12 +377,12 @@ impl Down {
                 return Poll::Ready(None);
             }
             self.body.poll_fill(cx).map(|filled| match filled {
-                Ok(Filled::Data) => {
+                Ok(PollBody::Data) => {
                     let count = self.body.data().len();
                     self.body.consume(count);
                     Some(count as u64)
                 }
-                Ok(Filled::End) | Err(_) => None,
+                Ok(PollBody::End) | Err(_) => None,
             })
         })
         .await;
@@ -439,7 +439,7 @@ impl Downstream for Down {
 }
 
 impl Source for Down {
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<Filled, SourceFault>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<PollBody, SourceFault>> {
         self.body.poll_fill(cx)
     }
 

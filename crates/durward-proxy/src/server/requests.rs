@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::egress_proxy;
 use crate::exchange::request::{self as routed, Plan};
 use crate::exchange::{self, Account, Ended, Http, Stop, Way};
-use crate::http::flow::{Downstream, Filled, Pump};
+use crate::http::flow::{BodyCopy, Downstream, PollBody};
 use crate::http::message::{Framing, PooledRequest, PooledResponse, Request};
 use crate::http::problem::{Answer, is_grpc};
 use crate::refusal::Refusal;
@@ -158,8 +158,8 @@ async fn answer_here<'a, D: Downstream>(
     if down.head(request, response).is_err() {
         return Ended::Broken;
     }
-    let mut pump = Pump::default();
-    let sent = watch.guard(poll_fn(|cx| pump.poll(cx, &mut body, down, &|_| None))).await;
+    let mut copy = BodyCopy::default();
+    let sent = watch.guard(poll_fn(|cx| copy.poll(cx, &mut body, down, &|_| None))).await;
     match sent {
         Ok(Ok(())) if down.is_read() => Ended::Complete,
         Ok(Ok(())) => Ended::Unread,
@@ -172,8 +172,8 @@ async fn discard<D: Downstream>(watch: &Watch, down: &mut D) {
     let all = poll_fn(|cx| {
         while let std::task::Poll::Ready(filled) = down.poll_fill(cx) {
             match filled {
-                Ok(Filled::Data) => down.consume(down.data().len()),
-                Ok(Filled::End) | Err(_) => return std::task::Poll::Ready(()),
+                Ok(PollBody::Data) => down.consume(down.data().len()),
+                Ok(PollBody::End) | Err(_) => return std::task::Poll::Ready(()),
             }
         }
         std::task::Poll::Pending

@@ -120,33 +120,24 @@ fn can_verify(hello: &ClientHello<'_>, key_type: &str) -> bool {
 
 /// Reads until the ClientHello is complete. Bytes beyond it stay with rustls.
 async fn client_hello(stream: &TcpStream, early: &[u8]) -> Result<Accepted, Refusal> {
-    let mut acceptor = Acceptor::default();
-    let (mut gauge, mut first) = (Gauge::default(), true);
-    if !early.is_empty() {
-        feed(&mut acceptor, &mut gauge, early, first)?;
+    let mut incoming = Incoming::new(stream);
+    if !early.is_empty()
+        && let Some(accepted) = incoming.feed(early)?
+    {
+        return Ok(accepted);
     }
     loop {
-        if !first || early.is_empty() {
-            let mut verdict = Ok(());
-            let read = read_some(stream, SCRATCH, |bytes| {
-                verdict = feed(&mut acceptor, &mut gauge, bytes, first);
-            });
-            let read = read.await.map_err(failure::refusal)?;
-            verdict?;
-            if read == 0 {
-                return Err(Refusal::Handshake { reason: HandshakeFailure::Closed, source: None });
+        let mut fed = Ok(None);
+        let read = read_some(stream, SCRATCH, |bytes| {
+            if !bytes.is_empty() {
+                fed = incoming.feed(bytes);
             }
+        });
+        if read.await.map_err(failure::refusal)? == 0 {
+            return Err(Refusal::Handshake { reason: HandshakeFailure::Closed, source: None });
         }
-        first = false;
-        match acceptor.accept() {
-            Ok(Some(accepted)) => return Ok(accepted),
-            Ok(None) => {}
-            Err((error, alert)) => {
-                say(stream, alert);
-                let reason = failure::of_tls(&error);
-                let source = Some(std::io::Error::other(error));
-                return Err(Refusal::Handshake { reason, source });
-            }
+        if let Some(accepted) = fed? {
+            return Ok(accepted);
         }
     }
 }
@@ -154,23 +145,48 @@ async fn client_hello(stream: &TcpStream, early: &[u8]) -> Result<Accepted, Refu
 /// Detail of the refusal for plain HTTP on a TLS listener.
 pub(crate) const PLAIN_HTTP: &str = "plain HTTP on a TLS port";
 
-fn feed(
-    acceptor: &mut Acceptor,
-    gauge: &mut Gauge,
-    mut bytes: &[u8],
-    first: bool,
-) -> Result<(), Refusal> {
-    if first && bytes.first().is_some_and(|first| *first != 22) {
-        let detail = if looks_like_http(bytes) { PLAIN_HTTP } else { "not a TLS handshake" };
-        return Err(Refusal::ClientHello { detail });
+/// ClientHello of which some bytes have arrived.
+struct Incoming<'a> {
+    stream: &'a TcpStream,
+    acceptor: Acceptor,
+    gauge: Gauge,
+    begun: bool,
+}
+
+impl<'a> Incoming<'a> {
+    fn new(stream: &'a TcpStream) -> Self {
+        Self { stream, acceptor: Acceptor::default(), gauge: Gauge::default(), begun: false }
     }
-    gauge.feed(bytes).map_err(|detail| Refusal::ClientHello { detail })?;
-    while !bytes.is_empty() {
-        if acceptor.read_tls(&mut bytes).is_err() {
-            return Err(Refusal::ClientHello { detail: "ClientHello too long" });
+
+    /// Takes the next bytes, at least one; returns the ClientHello once it is complete.
+    fn feed(&mut self, mut bytes: &[u8]) -> Result<Option<Accepted>, Refusal> {
+        if !self.begun && bytes[0] != 22 {
+            let detail = if looks_like_http(bytes) { PLAIN_HTTP } else { "not a TLS handshake" };
+            return Err(Refusal::ClientHello { detail });
         }
+        self.begun = true;
+        self.gauge.feed(bytes).map_err(|detail| Refusal::ClientHello { detail })?;
+        while !bytes.is_empty() {
+            if self.acceptor.read_tls(&mut bytes).is_ok() {
+                continue;
+            }
+            // rustls buffers one record; more only after it has found that the ClientHello goes on in the next. Bytes that
+            // do not fit behind a complete ClientHello would be lost, so that is refused.
+            let complete = self.accept()?.is_some();
+            if complete || self.acceptor.read_tls(&mut bytes).is_err() {
+                return Err(Refusal::ClientHello { detail: "ClientHello too long" });
+            }
+        }
+        self.accept()
     }
-    Ok(())
+
+    fn accept(&mut self) -> Result<Option<Accepted>, Refusal> {
+        self.acceptor.accept().map_err(|(error, alert)| {
+            say(self.stream, alert);
+            let reason = failure::of_tls(&error);
+            Refusal::Handshake { reason, source: Some(std::io::Error::other(error)) }
+        })
+    }
 }
 
 /// Returns true if the bytes begin like a request line: an upper-case word and a blank.

@@ -1,7 +1,7 @@
 //! Prepared TLS of a listener: one rustls configuration per certificate, one key for session tickets for them all.
 //!
 //! A ticket resumes a session without a client certificate, so its key lives exactly as long as the TLS policy it was made under: listeners share no
-//! key, and a changed policy means a new key. Deliberately absent: a default certificate.
+//! key, and a changed policy means a new key. There is no default certificate.
 
 use std::sync::{Arc, OnceLock};
 

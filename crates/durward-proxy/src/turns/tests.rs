@@ -30,7 +30,7 @@ fn spawn(
     times: usize,
     ran: &Rc<RefCell<Vec<&'static str>>>,
 ) {
-    let place = Place::new(turns.of(&tenant(name)));
+    let place = QueueEntry::new(turns.of(&tenant(name)));
     spawn_local(place.run(busy(name, times, Rc::clone(ran))));
 }
 
@@ -68,14 +68,14 @@ async fn bytes_that_come_while_others_have_long_turns_are_noticed_soon() {
         .run_until(async {
             let reads = tokio::net::UnixStream::from_std(reads).unwrap();
             let modest = Rc::clone(&ran);
-            spawn_local(Place::new(turns.of(&tenant("modest"))).run(async move {
+            spawn_local(QueueEntry::new(turns.of(&tenant("modest"))).run(async move {
                 reads.readable().await.unwrap();
                 modest.borrow_mut().push("modest");
             }));
             tokio::task::yield_now().await;
             for _ in 0..100 {
                 let (ran, mut left) = (Rc::clone(&ran), 20);
-                spawn_local(Place::new(turns.of(&tenant("greedy"))).run(poll_fn(move |cx| {
+                spawn_local(QueueEntry::new(turns.of(&tenant("greedy"))).run(poll_fn(move |cx| {
                     std::thread::sleep(LOOK / MOST);
                     ran.borrow_mut().push("greedy");
                     left -= 1;
@@ -108,7 +108,7 @@ async fn a_turn_is_over_for_the_rest_of_many_streams_when_its_time_is() {
             }))
         })
         .collect();
-    let connection = Place::new(turns.of(&tenant("one"))).run(streams.count());
+    let connection = QueueEntry::new(turns.of(&tenant("one"))).run(streams.count());
 
     let first = LocalSet::new()
         .run_until(async {
@@ -135,7 +135,7 @@ async fn what_is_dropped_takes_turns_too() {
     }
     let (turns, dropped) = (Rc::<Turns>::default(), Rc::<Cell<usize>>::default());
     let costly: Vec<_> = (0..10).map(|_| Costly(Rc::clone(&dropped))).collect();
-    let mut dropping = pin!(Place::new(turns.of(&tenant("one"))).run(drop_all(costly)));
+    let mut dropping = pin!(QueueEntry::new(turns.of(&tenant("one"))).run(drop_all(costly)));
     let mut cx = Context::from_waker(Waker::noop());
 
     assert!(dropping.as_mut().poll(&mut cx).is_pending());
@@ -150,7 +150,7 @@ async fn a_turn_that_moves_more_than_its_bytes_uses_up_several() {
         .run_until(async {
             for name in ["large", "small"] {
                 for _ in 0..20 {
-                    let place = Place::new(turns.of(&tenant(name)));
+                    let place = QueueEntry::new(turns.of(&tenant(name)));
                     let (ran, mut left) = (Rc::clone(&ran), 20);
                     spawn_local(place.run(poll_fn(move |cx| {
                         ran.borrow_mut().push(name);
@@ -178,7 +178,7 @@ async fn no_connection_of_a_busy_tenant_waits_for_ever() {
     LocalSet::new()
         .run_until(async {
             for name in &order {
-                let place = Place::new(turns.of(&tenant("one")));
+                let place = QueueEntry::new(turns.of(&tenant("one")));
                 spawn_local(place.run(busy(name, 50, Rc::clone(&ran))));
             }
             until_ran(&ran, order.len() * 50).await;
@@ -200,11 +200,12 @@ async fn what_ends_while_it_waits_or_moves_to_another_tenant_holds_nobody_up() {
         .run_until(async {
             let ended: Vec<_> = (0..100)
                 .map(|_| {
-                    let place = Place::new(turns.of(&tenant("one")));
+                    let place = QueueEntry::new(turns.of(&tenant("one")));
                     spawn_local(place.run(busy("ended", 1000, Rc::clone(&ran))))
                 })
                 .collect();
-            let moving = Place::new(turns.of(&Owner::Bind(SocketAddr::from(([192, 0, 2, 1], 80)))));
+            let moving =
+                QueueEntry::new(turns.of(&Owner::Bind(SocketAddr::from(([192, 0, 2, 1], 80)))));
             spawn_local(Rc::clone(&moving).run(busy("moved", 30, Rc::clone(&ran))));
             until_ran(&ran, 50).await;
             moving.belong_to(turns.of(&tenant("one")));

@@ -110,14 +110,14 @@ pub(super) async fn connect_counted(
 }
 
 /// Transport found for a request.
-pub(super) enum Found {
+pub(super) enum AcquiredTransport {
     Pooled(Io, Ticket),
     Connected(Connected),
     Stream { shared: Rc<Shared>, connect: Option<Duration> },
 }
 
 /// Takes a pooled connection to any of the endpoint's addresses from any of the tenant's sources.
-pub(super) fn pooled(attempt: &Attempt<'_>) -> Result<Option<Found>, Refusal> {
+pub(super) fn pooled(attempt: &Attempt<'_>) -> Result<Option<AcquiredTransport>, Refusal> {
     let pools = &attempt.upstreams.pools;
     let upstream = &attempt.runtime.upstream;
     for peer in attempt.addresses {
@@ -129,9 +129,11 @@ pub(super) fn pooled(attempt: &Attempt<'_>) -> Result<Option<Found>, Refusal> {
                 upstream.protocol,
                 |path| {
                     if upstream.protocol == UpstreamProtocol::Http2 {
-                        pools.shared(path).map(|shared| Found::Stream { shared, connect: None })
+                        pools
+                            .shared(path)
+                            .map(|shared| AcquiredTransport::Stream { shared, connect: None })
                     } else {
-                        pools.pop(path).map(|(io, ticket)| Found::Pooled(io, ticket))
+                        pools.pop(path).map(|(io, ticket)| AcquiredTransport::Pooled(io, ticket))
                     }
                 },
             )?;
@@ -146,15 +148,15 @@ pub(super) fn pooled(attempt: &Attempt<'_>) -> Result<Option<Found>, Refusal> {
 pub(super) async fn fresh_carrier(
     attempt: &Attempt<'_>,
     header: Option<Vec<u8>>,
-) -> Result<Found, Refusal> {
+) -> Result<AcquiredTransport, Refusal> {
     if attempt.runtime.upstream.protocol != UpstreamProtocol::Http2 {
-        return connect_counted(attempt, header).await.map(Found::Connected);
+        return connect_counted(attempt, header).await.map(AcquiredTransport::Connected);
     }
     let timeout = attempt.runtime.upstream.pool_idle_timeout;
     if !reusable(attempt.runtime) {
         let connected = connect_counted(attempt, header).await?;
         let connect = Some(connected.took);
-        return Ok(Found::Stream { shared: attempt.http2(connected).await?, connect });
+        return Ok(AcquiredTransport::Stream { shared: attempt.http2(connected).await?, connect });
     }
     let first = match attempt.addresses.first() {
         Some(peer) => attempt.paths(*peer)?.into_iter().next(),
@@ -173,7 +175,7 @@ pub(super) async fn fresh_carrier(
     let connect = Some(connected.took);
     let shared = attempt.http2(connected).await?;
     Pools::share(attempt.upstreams, &shared, timeout);
-    Ok(Found::Stream { shared, connect })
+    Ok(AcquiredTransport::Stream { shared, connect })
 }
 
 fn proxy_header(

@@ -25,7 +25,7 @@ use super::ports;
 use super::runtime::UpstreamRuntime;
 use super::tenant::TenantRuntime;
 use super::tls_client;
-use crate::files::{self, Place};
+use crate::files::{self, FdPermit};
 use crate::io::Io;
 use crate::limits::UpstreamGuard;
 use crate::memory::{self, Hold, Kind};
@@ -146,7 +146,7 @@ impl Attempt<'_> {
 
     /// Takes a file descriptor. A tenant that has used up its share closes idle connections first; a health check is not charged to the tenant's
     /// share.
-    fn place(&self, ours: bool) -> Result<Place, Refusal> {
+    fn place(&self, ours: bool) -> Result<FdPermit, Refusal> {
         let (files, tenant) = (&self.upstreams.files, self.tenant);
         if ours {
             return Ok(files.dial_anyway(&tenant.usage));
@@ -184,7 +184,7 @@ impl Attempt<'_> {
         let memory = &self.upstreams.memory;
         let held = memory.hold(&self.tenant.usage, Kind::Upstreams);
         let turn = self.upstreams.turns.of(&Owner::Tenant(self.tenant.tenant.id.clone()));
-        let (window, place) = (memory.stream_window(), turns::Place::new(turn));
+        let (window, place) = (memory.stream_window(), turns::QueueEntry::new(turn));
         let block = self.tenant.tenant.limits.timeouts.header;
         Shared::start(connected, held, window, block, place).await
     }

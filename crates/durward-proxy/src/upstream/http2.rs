@@ -15,7 +15,7 @@ use crate::http2::inspect::Findings;
 use crate::http2::{HEADER_LIST, Metered, Streams};
 use crate::memory::{ConnectionMemory, HTTP2_CONNECTION, Hold};
 use crate::refusal::Refusal;
-use crate::turns::Place;
+use crate::turns::QueueEntry;
 
 /// Concurrent streams on one connection at most.
 const STREAMS: u32 = 100;
@@ -89,7 +89,7 @@ impl Shared {
         hold: Hold,
         window: u32,
         block: Duration,
-        turn: Rc<Place>,
+        turn: Rc<QueueEntry>,
     ) -> Result<Rc<Self>, Refusal> {
         let peer = connected.ticket.port.0.peer().0;
         let held = ConnectionMemory::new(hold);

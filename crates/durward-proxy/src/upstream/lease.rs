@@ -9,7 +9,7 @@ use std::time::Duration;
 use durward_model::UpstreamAddr;
 use durward_model::upstream::UpstreamIndex;
 
-use super::acquire::{Carrier, Found};
+use super::acquire::{AcquiredTransport, Carrier};
 use super::connect::reusable;
 use super::endpoint::EndpointRuntime;
 use super::http2::Stream;
@@ -219,7 +219,7 @@ impl Drop for Load {
     }
 }
 
-impl Found {
+impl AcquiredTransport {
     /// Adds the lease to a transport.
     pub(crate) fn lease(self, load: Load) -> (Carrier, Lease) {
         match self {

@@ -1,6 +1,6 @@
 //! Passive ejection: an endpoint that fails real requests is ejected for a while, longer each time.
 //!
-//! Deliberately absent: a timer; the next choice of an endpoint ends ejections that are over.
+//! There is no timer: the next choice of an endpoint ends ejections that are over.
 
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -1,6 +1,6 @@
 //! Connections to any destination, for the forward proxy: the tenant's own addresses, limits and pools, to addresses that were checked before.
 //!
-//! Deliberately absent: names. Nothing is resolved between the check and the connection.
+//! Nothing is resolved between the check and the connection.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use durward_model::upstream::{Balance, Endpoint, Retry, Target, UpstreamProtocol};
 use durward_model::{Tenant, Upstream};
 
-use super::acquire::{Carrier, Found, connect_counted, fresh_carrier, pooled};
+use super::acquire::{AcquiredTransport, Carrier, connect_counted, fresh_carrier, pooled};
 use super::balance::Tried;
 use super::connect::Attempt;
 use super::lease::{Lease, Load};
@@ -77,7 +77,7 @@ pub(crate) async fn carry(
         return Ok(found.lease(load));
     }
     match Box::pin(fresh_carrier(&attempt, None)).await {
-        Ok(found) => Ok(Found::lease(found, load)),
+        Ok(found) => Ok(AcquiredTransport::lease(found, load)),
         Err(refusal) => Err(load.unreachable(refusal)),
     }
 }

@@ -1,6 +1,4 @@
 //! Paths from a tenant's address to an endpoint: the pool key, the ports in use, and the resources of an open connection.
-//!
-//! Deliberately absent: a way to build a key without the tenant and its source address.
 
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -11,7 +9,7 @@ use durward_model::upstream::UpstreamProtocol;
 use durward_model::{EgressAddress, Tenant, TenantId, UpstreamAddr};
 
 use super::tls_client::TlsIdentity;
-use crate::files::Place;
+use crate::files::FdPermit;
 use crate::io::Io;
 use crate::limits::UpstreamGuard;
 use crate::memory::Hold;
@@ -129,11 +127,11 @@ impl Hash for Path {
 #[derive(Debug)]
 pub(crate) struct PortGuard(
     pub(crate) Arc<Path>,
-    #[expect(dead_code, reason = "held until the connection is closed")] Place,
+    #[expect(dead_code, reason = "held until the connection is closed")] FdPermit,
 );
 
 impl PortGuard {
-    pub(crate) fn new(path: Arc<Path>, place: Place) -> Self {
+    pub(crate) fn new(path: Arc<Path>, place: FdPermit) -> Self {
         path.ports.fetch_add(1, Relaxed);
         Self(path, place)
     }

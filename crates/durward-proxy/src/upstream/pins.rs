@@ -1,6 +1,6 @@
 //! Upstream connections bound to one client: it has authenticated on them, so no other client may use them.
 //!
-//! Bound connections end with the client's connection. Deliberately absent: a return to the pool.
+//! Bound connections end with the client's connection.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

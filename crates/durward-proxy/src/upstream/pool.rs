@@ -1,6 +1,6 @@
 //! Pool of idle upstream connections of one core, by [`Path`].
 //!
-//! Deliberately absent: clocks; a sweep per [`TICK`] counts time.
+//! Time is counted by a sweep per [`TICK`]; no clock is read.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};

@@ -1,7 +1,6 @@
 //! Limit of connections from one address to one destination: the ephemeral ports of the kernel, less a reserve.
 //!
-//! Without a free port a connect would fail late and with a misleading error (EADDRNOTAVAIL). Deliberately absent: counting ports that other programs
-//! use.
+//! Without a free port a connect would fail late and with a misleading error (EADDRNOTAVAIL). Ports that other programs use are not counted.
 
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering::Relaxed;

@@ -1,6 +1,6 @@
 //! Client-side TLS: one configuration per upstream identity, always verified, never shared between tenants.
 //!
-//! Sessions for resumption live inside the configuration, so they cannot cross tenants either. Deliberately absent: a way to turn verification off.
+//! Sessions for resumption live inside the configuration, so they cannot cross tenants either. Verification cannot be turned off.
 
 use std::io;
 use std::net::SocketAddr;

@@ -3,6 +3,7 @@
 
 mod edge;
 mod handover;
+mod hellos;
 mod listeners;
 mod named;
 mod named_worlds;

@@ -3,16 +3,18 @@
 use std::net::SocketAddr;
 
 use durward_proxy::metrics::Counter;
-use durward_testkit::certificates::{Authority, CertSpec, client_config};
-use durward_testkit::client::client_hello::{ClientHello, Reaction, probe};
+use durward_proxy::metrics::openmetrics::Text;
+use durward_testkit::certificates::{Authority, CertSpec, client_config, client_config_insecure};
+use durward_testkit::client::client_hello::{ClientHello, Reaction, probe, reaction};
 use durward_testkit::client::{H2Client, RawHttp, tcp_connect};
+use durward_testkit::origin::RawOrigin;
 use durward_testkit::process::{eventually, unique_loopback};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::edge::{
-    SOON, await_lines, await_refusals, bound, certificate_named, http, https, pass, refused, serve,
-    serve_with_log, tenant, total,
+    SOON, await_lines, await_refusals, bound, certificate_named, http, https, metrics, pass,
+    refused, serve, serve_with_log, tenant, total,
 };
 
 const UNRECOGNIZED_NAME: u8 = 112;
@@ -26,7 +28,7 @@ async fn get(client: &mut RawHttp, host: &str) -> (u16, String) {
     (response.status, response.text())
 }
 
-// S4.4 S4.5
+// S4.4+ S4.6+ S4.10+ S4.64+
 #[tokio::test]
 async fn tls_is_terminated_or_passed_through_for_whom_the_name_says() {
     let authority = Authority::new("root");
@@ -76,7 +78,88 @@ async fn tls_is_terminated_or_passed_through_for_whom_the_name_says() {
     }
 }
 
-// S4.6
+// S4.4 S4.1+
+#[tokio::test]
+async fn ten_thousand_names_of_two_hundred_tenants_lead_each_to_its_own_server() {
+    const TENANTS: u16 = 200;
+    const NAMES: u16 = 50;
+    let authority = Authority::new("root");
+    let identity = authority.issue(&CertSpec::new().dns("any.example"));
+    let (address, inner) = (address(), unique_loopback());
+    let names: Vec<&str> = (0..TENANTS).map(|number| &*format!("t{number}").leak()).collect();
+    let server = |number: u16| SocketAddr::from((inner, 9000 + number));
+    let servers = names.iter().zip(0..).map(|(name, number)| {
+        tenant(name).listen(server(number), http(name, Some(https(&identity))))
+    });
+    let _behind = serve(&servers.collect::<Vec<_>>());
+    let carried = names.iter().zip(0..).map(|(name, number)| {
+        let own: Vec<_> = (0..NAMES).map(|at| format!("n{at}.{name}.example")).collect();
+        let own: Vec<_> = own.iter().map(String::as_str).collect();
+        tenant(name).upstream(server(number)).listen(address, pass(&[("*", 0)])).named(&own)
+    });
+    let proxy = serve(&carried.collect::<Vec<_>>());
+
+    for (name, number) in names.iter().zip(0..) {
+        let host = format!("n{}.{name}.example", number % NAMES);
+        let config = client_config_insecure(None);
+        let mut client = RawHttp::connect_tls(address, None, config, Some(&host)).await.unwrap();
+        assert_eq!(get(&mut client, &host).await, (200, (*name).to_owned()));
+    }
+    let stranger = ClientHello::new().server_name("n50.t0.example");
+    let reaction = probe(address, None, &stranger).await.unwrap();
+    assert_eq!(reaction, Reaction::Alert(UNRECOGNIZED_NAME));
+    assert_eq!(refused(&proxy, None, "unknown_name"), 1);
+}
+
+// S4.6 S4.62
+#[tokio::test]
+async fn a_name_that_nobody_has_and_no_name_are_closed_counted_and_nobodys() {
+    let authority = Authority::new("root");
+    let address = address();
+    let issued = authority.issue(&CertSpec::new().dns("a.example"));
+    let origin = RawOrigin::start("127.0.0.1:0", |connection| connection.hold());
+    let (proxy, lines) = serve_with_log(&[
+        tenant("a").listen(address, http("A", Some(https(&issued)))).named(&["a.example"]),
+        tenant("b")
+            .upstream(origin.address())
+            .listen(address, pass(&[("*", 0)]))
+            .named(&["*.b.example"]),
+    ]);
+    let own = address.ip().to_string();
+    let asked = [None, Some("127.0.0.1"), Some(&*own), Some("b.example"), Some("www.a.example")];
+
+    for name in asked {
+        for hello in [ClientHello::new(), ClientHello::new().tls13()] {
+            let hello = match name {
+                Some(name) => hello.server_name(name),
+                None => hello,
+            };
+            let mut stream = tcp_connect(address, None).await.unwrap();
+            stream.write_all(&hello.encode()).await.unwrap();
+            let got = reaction(&mut stream).await.unwrap();
+            assert_eq!(got, Reaction::Alert(UNRECOGNIZED_NAME), "{name:?}");
+            assert!(!matches!(stream.read(&mut [0]).await, Ok(1..)), "{name:?}");
+        }
+    }
+
+    await_refusals(&proxy, None, "unknown_name", 10).await;
+    let mut text = Text::default();
+    proxy.write_metrics(&mut text);
+    let text = text.end();
+    let counted = r#"durward_refusals_total{tenant="",reason="unknown_name"} 10"#;
+    assert!(text.lines().any(|line| line == counted), "{text}");
+    for name in ["a", "b"] {
+        assert_eq!(total(&proxy, name, Counter::ConnectionsOpened), 0, "{name}");
+        assert!(metrics(&proxy, name).refusals().iter().all(|count| *count == 0), "{name}");
+    }
+    assert_eq!(origin.connections(), 0);
+    let lines = await_lines(proxy, &lines, 10).await;
+    assert!(lines.iter().all(|line| line["reason"] == "unknown_name" && line["tenant"].is_null()));
+    let named = |name: &str| lines.iter().filter(|line| line["sni"] == name).count();
+    assert_eq!((named("b.example"), named("www.a.example")), (2, 2), "{lines:#?}");
+}
+
+// S4.6+
 #[tokio::test]
 async fn a_connection_belongs_to_one_tenant_whatever_it_asks_for_later() {
     let authority = Authority::new("root");
@@ -114,7 +197,7 @@ async fn a_connection_belongs_to_one_tenant_whatever_it_asks_for_later() {
     assert_eq!(total(&proxy, "b", Counter::ConnectionsOpened), 0);
 }
 
-// S4.4
+// S4.6+
 #[tokio::test]
 async fn a_plain_request_is_for_whom_its_host_says() {
     let address = address();
@@ -169,7 +252,7 @@ async fn a_plain_request_is_for_whom_its_host_says() {
     assert!(named.clone().all(|line| line["tenant"].is_null()), "{lines:#?}");
 }
 
-// S4.64
+// S4.67+
 #[tokio::test]
 async fn sources_are_judged_before_any_cryptography() {
     let authority = Authority::new("root");
@@ -195,6 +278,7 @@ async fn sources_are_judged_before_any_cryptography() {
     assert_eq!(total(&proxy, "a", Counter::HandshakesTls12), 0);
 }
 
+// S4.70+
 #[tokio::test]
 async fn names_change_hands_and_open_connections_with_them() {
     let (address, origin) = (address(), TcpListener::bind("127.0.0.1:0").await.unwrap());

@@ -214,7 +214,7 @@ impl Running {
     }
 }
 
-// S4.4 S4.6 S4.64
+// S4.4+ S4.6+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_names_and_clients_agree_with_the_reference_model() {
     let wanted = std::env::var("DURWARD_CONNECTIONS").ok().and_then(|text| text.parse().ok());

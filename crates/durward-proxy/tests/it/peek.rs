@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use durward_model::{DestinationMode, SourceSet};
 use durward_proxy::Proxy;
-use durward_testkit::certificates::{Authority, client_config};
+use durward_proxy::access_log::Sink;
+use durward_proxy::proxy::Options;
+use durward_testkit::certificates::{Authority, CertSpec, client_config};
 use durward_testkit::client::{ProxyHeader, RawHttp, tcp_connect};
 use durward_testkit::netns;
 use durward_testkit::process::{free_port, unique_loopback};
@@ -16,7 +18,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::edge::{
-    SOON, await_refusals, http, https, identity_for, refused, serve, serve_in, tenant,
+    SOON, assert_served, await_lines, await_refusals, http, https, identity_for, options, pass,
+    refused, serve, serve_in, snapshot, tenant,
 };
 
 fn trusting(block: &str) -> DestinationMode {
@@ -51,6 +54,7 @@ async fn after(bind: SocketAddr, header: &[u8]) -> Option<String> {
     client.get("a", "/").await.ok().map(|response| response.text())
 }
 
+// S4.72+
 #[tokio::test]
 async fn of_several_headers_the_first_names_the_client_and_the_last_the_destination() {
     let bind = SocketAddr::from((unique_loopback(), 8443));
@@ -107,6 +111,56 @@ async fn of_several_headers_the_first_names_the_client_and_the_last_the_destinat
         "inner headers are read where that is asked for: {answer}"
     );
     drop(proxy);
+}
+
+// S4.72
+#[tokio::test]
+async fn behind_a_balancer_the_clients_own_address_is_judged_and_logged() {
+    let authority = Authority::new("root");
+    let (bind, inner) =
+        (SocketAddr::from((unique_loopback(), 8443)), SocketAddr::from((unique_loopback(), 8443)));
+    let (a, b) = (at("198.51.100.2:443"), at("198.51.100.3:443"));
+    let (partner, stranger) = (at("192.0.2.7:40000"), at("192.0.2.8:40001"));
+    let identity = authority.issue(&CertSpec::new().dns("api.example"));
+    let _behind = serve(&[tenant("behind").listen(inner, http("API", Some(https(&identity))))]);
+    // The API server's name is served at both addresses; only at the second one by the tenant that admits the partner alone.
+    let carried = |name| tenant(name).upstream(inner);
+    let wanted = [
+        carried("a").listen_through(bind, a, pass(&[("*", 0)])).named(&["other.example"]),
+        carried("b")
+            .listen_through(bind, b, pass(&[("*", 0)]))
+            .named(&["api.example"])
+            .only_from("192.0.2.7/32"),
+    ];
+    let trusted = SourceSet::new(["127.0.0.1/32".parse().unwrap()]);
+    let mode = DestinationMode::ProxyProtocol { trusted, inner: true };
+    let (access_log, lines) = Sink::memory().unwrap();
+    let proxy = Proxy::start(Options { access_log, ..options() }).unwrap();
+    assert_served(&proxy.apply(snapshot(1, &mode, &wanted)));
+    let ask = async |headers: &[ProxyHeader]| {
+        let mut stream = tcp_connect(bind, None).await.unwrap();
+        for header in headers {
+            stream.write_all(&header.encode()).await.ok()?;
+        }
+        let connector = TlsConnector::from(std::sync::Arc::new(client_config(&authority, None)));
+        let stream = connector.connect("api.example".try_into().unwrap(), stream).await.ok()?;
+        RawHttp::over(stream).get("api.example", "/").await.ok().map(|response| response.text())
+    };
+
+    let served = ask(&[ProxyHeader::v2(partner, b)]).await;
+    let through = ask(&[ProxyHeader::v2(partner, a), ProxyHeader::v2(stranger, b)]).await;
+    let pretending = ask(&[ProxyHeader::v2(stranger, a), ProxyHeader::v2(partner, b)]).await;
+
+    assert_eq!((served.as_deref(), through.as_deref()), (Some("API"), Some("API")));
+    assert_eq!(pretending, None);
+    let lines = await_lines(proxy, &lines, 3).await;
+    let of = |client: SocketAddr| {
+        let client = client.to_string();
+        lines.iter().filter(move |line| line["client"] == *client).collect::<Vec<_>>()
+    };
+    assert_eq!((of(partner).len(), of(stranger).len()), (2, 1), "{lines:#?}");
+    assert!(of(partner).iter().all(|line| line["destination"] == b.to_string()), "{lines:#?}");
+    assert_eq!(of(stranger)[0]["reason"], "source_not_allowed");
 }
 
 // S1.25

@@ -258,7 +258,7 @@ async fn an_upstream_that_cannot_be_had_is_a_reset_and_an_alert_and_a_reason() {
     await_refusals(&proxy, Some("passed"), "connect_failed", 1).await;
 }
 
-// S1.39
+// S1.39 S4.2
 #[tokio::test]
 async fn tls_is_carried_through_untouched_to_the_upstream_that_is_named() {
     let authority = Authority::new("root");
@@ -292,6 +292,7 @@ async fn tls_is_carried_through_untouched_to_the_upstream_that_is_named() {
     await_refusals(&proxy, Some("closed"), "no_route", 2).await;
 }
 
+// S4.64+
 #[tokio::test]
 async fn a_hello_that_is_carried_through_may_come_in_pieces() {
     let authority = Authority::new("root");
@@ -314,6 +315,7 @@ async fn a_hello_that_is_carried_through_may_come_in_pieces() {
     }
 }
 
+// S4.64+
 #[tokio::test]
 async fn junk_on_a_pass_through_listener_reaches_no_upstream() {
     let origin = RawOrigin::start("127.0.0.1:0", |connection| connection.hold());

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use super::failure::{Cause, Failure};
-use super::fields::{FieldSet, Path, Step, leaves, path_text, step_of, take_out};
+use super::fields::{Containers, FieldSet, Path, Step, leaves, path_text, step_of, take_out};
 use super::managed::{self, Entry, Manager, difference};
 use super::shape::{ListKind, Shape};
 
@@ -25,13 +25,13 @@ pub(crate) fn apply(
     let mut entries = managed::read(live);
     let mut merged = merge(live, applied, shape);
 
-    let applied_set = FieldSet::of(&leaves(applied, shape));
+    let applied_set = FieldSet::of(&leaves(applied, shape, Containers::LeftOut));
     let is_own = |entry: &Entry| entry.manager.is_same(manager);
     let last_set = entries.iter().find(|entry| is_own(entry)).map(|entry| entry.fields.clone());
     prune(&mut merged, shape, last_set.as_ref(), &applied_set, &others(&entries, is_own));
 
-    let live_leaves = leaves(live, shape);
-    let difference = difference(&live_leaves, &leaves(&merged, shape));
+    let live_leaves = leaves(live, shape, Containers::Counted);
+    let difference = difference(&live_leaves, &leaves(&merged, shape, Containers::Counted));
     let conflicts = conflicts(&entries, &difference.changed, is_own);
     if !conflicts.is_empty() && !force {
         return Err(conflict(&conflicts));
@@ -80,7 +80,8 @@ fn prune(
     let gone: Vec<&[Step]> =
         last.0.iter().filter(|path| !is_kept(path)).map(Vec::as_slice).collect();
     if !gone.is_empty() {
-        take_out(merged, shape, &gone);
+        let is_owned = |path: &Path| applied.0.contains(path) || others.contains(path);
+        take_out(merged, shape, &gone, is_owned);
     }
 }
 
@@ -153,30 +154,34 @@ fn merge_lists(live: &[Value], applied: &[Value], shape: &Shape) -> Vec<Value> {
         items.iter().map(|item| step_of(item, &shape.list)).collect()
     };
     let (left, right) = (steps(live), steps(applied));
+    let place = |step: &Option<Step>| left.iter().position(|other| other == step && step.is_some());
+    // Items of both lists, in the order in which they will come.
+    let mut shared = right.iter().filter(|step| place(step).is_some()).peekable();
     let mut merged = Vec::new();
-    let mut taken: BTreeSet<&Step> = BTreeSet::new();
+    let mut taken: Vec<&Option<Step>> = Vec::new();
     let (mut l, mut r) = (0, 0);
-    while l < live.len() || r < applied.len() {
-        let foreign = left.get(l).is_some_and(|step| !right.contains(step));
-        if foreign {
-            merged.push(live[l].clone());
-            l += 1;
-            continue;
+    while l < left.len() || r < right.len() {
+        if l < left.len() {
+            let step = &left[l];
+            let is_foreign = !right.contains(step);
+            let is_next = right.get(r) == Some(step);
+            // An item of both whose turn is another one's comes later.
+            let is_late = shared.peek().is_some_and(|next| *next != step) && r < right.len();
+            if is_foreign {
+                merged.push(live[l].clone());
+            }
+            if is_foreign || taken.contains(&step) || (!is_next && is_late) {
+                l += 1;
+                continue;
+            }
         }
-        // An item of both comes in its turn of the applied list.
-        if l < live.len()
-            && (r >= applied.len() || left[l].as_ref().is_some_and(|step| taken.contains(step)))
-        {
-            l += 1;
-            continue;
-        }
-        let step = right[r].as_ref();
-        let present = left.iter().position(|other| other.is_some() && other.as_ref() == step);
-        merged.push(match present {
+        let Some(step) = right.get(r) else { break };
+        merged.push(match place(step) {
             Some(at) => merge(&live[at], &applied[r], shape.items()),
             None => applied[r].clone(),
         });
-        taken.extend(step);
+        shared.next_if(|next| *next == step);
+        taken.push(step);
         r += 1;
     }
     merged
@@ -208,6 +213,25 @@ mod tests {
         let live = applied(Some(&live), &without, "a").expect("one's own field may go");
 
         assert_eq!(live["spec"]["ports"], json!([{"port": 81, "protocol": "TCP"}]));
+    }
+
+    #[test]
+    fn lists_merge_in_the_order_of_a_real_server() {
+        let mut shape = Shape::field_of_type();
+        shape.list = ListKind::Map(vec![("n".to_owned(), None)]);
+        let list = |names: &str| -> Vec<Value> {
+            names.chars().map(|name| json!({"n": name.to_string()})).collect()
+        };
+        let merged = |live: &str, applied: &str| -> String {
+            let merged = merge_lists(&list(live), &list(applied), &shape);
+            merged.iter().filter_map(|item| item["n"].as_str()).collect()
+        };
+
+        assert_eq!(merged("abc", "xby"), "axbcy");
+        assert_eq!(merged("axbcy", "cqa"), "xbcyqa");
+        assert_eq!(merged("ab", "ba"), "ba");
+        assert_eq!(merged("", "ab"), "ab");
+        assert_eq!(merged("ab", ""), "ab");
     }
 
     #[test]

@@ -5,7 +5,8 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::built_in_rules as rules;
-use super::failure::Cause;
+use super::failure::{Cause, Failure};
+use super::policy;
 use super::state::{Place, State};
 
 /// Fills in what the server knows and a writer leaves out.
@@ -14,6 +15,7 @@ pub(crate) fn fill_in(state: &State, place: &Place, old: Option<&Value>, object:
         return;
     }
     match place.kind.kind.as_str() {
+        "ConfigMap" => drop_empty(object, &["data", "binaryData"]),
         "Namespace" => fill_in_namespace(state, old, object),
         "Secret" => fill_in_secret(object),
         "Service" => fill_in_service(state, old, object),
@@ -40,7 +42,11 @@ pub(crate) fn fill_in(state: &State, place: &Place, old: Option<&Value>, object:
         }
         "ValidatingAdmissionPolicy" => {
             default(&mut object["spec"], "failurePolicy", "Fail");
-            default(&mut object["spec"]["matchConstraints"], "matchPolicy", "Equivalent");
+            if let Some(constraints) = object["spec"].get_mut("matchConstraints") {
+                default(constraints, "matchPolicy", "Equivalent");
+                default(constraints, "namespaceSelector", json!({}));
+                default(constraints, "objectSelector", json!({}));
+            }
         }
         _ => {}
     }
@@ -55,11 +61,19 @@ fn items_mut<'v>(
 
 /// Sets a field that is missing.
 fn default(object: &mut Value, key: &str, value: impl Into<Value>) {
-    if object.is_null() || object.is_object() {
-        if object[key].is_null() {
-            object[key] = value.into();
-        }
+    let has_fields = object.is_null() || object.is_object();
+    if has_fields && object[key].is_null() {
+        object[key] = value.into();
     }
+}
+
+/// Drops maps without entries, which typed kinds do not keep.
+fn drop_empty(object: &mut Value, keys: &[&str]) {
+    let Some(map) = object.as_object_mut() else { return };
+    map.retain(|key, value| {
+        let is_empty = value.is_null() || value.as_object().is_some_and(|map| map.is_empty());
+        !(is_empty && keys.contains(&key.as_str()))
+    });
 }
 
 fn fill_in_namespace(state: &State, old: Option<&Value>, object: &mut Value) {
@@ -76,13 +90,12 @@ fn fill_in_namespace(state: &State, old: Option<&Value>, object: &mut Value) {
 
 fn fill_in_secret(object: &mut Value) {
     default(object, "type", "Opaque");
-    let Some(texts) = object.as_object_mut().and_then(|map| map.remove("stringData")) else {
-        return;
-    };
-    for (key, text) in texts.as_object().into_iter().flatten() {
+    let texts = object.as_object_mut().and_then(|map| map.remove("stringData"));
+    for (key, text) in texts.unwrap_or_default().as_object().into_iter().flatten() {
         let text = text.as_str().unwrap_or_default();
         object["data"][key] = BASE64_STANDARD.encode(text).into();
     }
+    drop_empty(object, &["data"]);
 }
 
 fn fill_in_service(state: &State, old: Option<&Value>, object: &mut Value) {
@@ -100,6 +113,46 @@ fn fill_in_service(state: &State, old: Option<&Value>, object: &mut Value) {
     default(spec, "internalTrafficPolicy", "Cluster");
     default(spec, "ipFamilyPolicy", "SingleStack");
     default(spec, "ipFamilies", json!(["IPv4"]));
+    fill_in_cluster_ip(state, old, spec);
+    let is_external = matches!(spec["type"].as_str(), Some("LoadBalancer" | "NodePort"));
+    let is_balanced = spec["type"] == "LoadBalancer";
+    let was_balanced = old.is_some_and(|old| old["spec"]["type"] == "LoadBalancer");
+    if is_balanced {
+        default(spec, "allocateLoadBalancerNodePorts", true);
+    } else if was_balanced {
+        remove(spec, &["allocateLoadBalancerNodePorts", "loadBalancerClass", "loadBalancerIP"]);
+        object["status"]["loadBalancer"] = json!({});
+    }
+    let spec = &mut object["spec"];
+    if is_external {
+        default(spec, "externalTrafficPolicy", "Cluster");
+    } else {
+        remove(spec, &["externalTrafficPolicy", "healthCheckNodePort"]);
+        items_mut(spec, "ports").for_each(|port| remove(port, &["nodePort"]));
+    }
+    if is_external && spec["allocateLoadBalancerNodePorts"] != false {
+        fill_in_node_ports(state, old, spec);
+    }
+    let status = &mut object["status"];
+    default(status, "loadBalancer", json!({}));
+    for address in items_mut(&mut status["loadBalancer"], "ingress") {
+        if address["ip"].is_string() {
+            default(address, "ipMode", "VIP");
+        }
+    }
+}
+
+fn remove(object: &mut Value, keys: &[&str]) {
+    if let Some(map) = object.as_object_mut() {
+        map.retain(|key, _| !keys.contains(&key.as_str()));
+    }
+}
+
+/// Gives a Service an address of the cluster, or keeps the one that it has.
+fn fill_in_cluster_ip(state: &State, old: Option<&Value>, spec: &mut Value) {
+    if spec["clusterIP"] == "" {
+        remove(spec, &["clusterIP", "clusterIPs"]);
+    }
     let kept = old.map(|old| old["spec"]["clusterIP"].clone()).filter(Value::is_string);
     // Unique enough: one address for each of the last 65,536 services.
     let number = state.store.revision() + 10;
@@ -107,17 +160,6 @@ fn fill_in_service(state: &State, old: Option<&Value>, object: &mut Value) {
     default(spec, "clusterIP", kept.unwrap_or_else(|| fresh.into()));
     let cluster_ip = spec["clusterIP"].clone();
     default(spec, "clusterIPs", json!([cluster_ip]));
-    let is_external = matches!(spec["type"].as_str(), Some("LoadBalancer" | "NodePort"));
-    if spec["type"] == "LoadBalancer" {
-        default(spec, "allocateLoadBalancerNodePorts", true);
-    }
-    if is_external {
-        default(spec, "externalTrafficPolicy", "Cluster");
-    }
-    if is_external && spec["allocateLoadBalancerNodePorts"] != false {
-        fill_in_node_ports(state, old, spec);
-    }
-    default(&mut object["status"], "loadBalancer", json!({}));
 }
 
 fn fill_in_node_ports(state: &State, old: Option<&Value>, spec: &mut Value) {
@@ -128,6 +170,37 @@ fn fill_in_node_ports(state: &State, old: Option<&Value>, spec: &mut Value) {
         let kept = same.map(|same| same["nodePort"].clone()).filter(Value::is_number);
         default(port, "nodePort", kept.unwrap_or_else(|| (first + index as u64).into()));
     }
+}
+
+/// Refuses an object that a typed server cannot read.
+///
+/// # Errors
+/// If data of a ConfigMap is no text, or data of a Secret is not base64.
+pub(crate) fn check_types(place: &Place, object: &Value) -> Result<(), Failure> {
+    if place.kind.custom {
+        return Ok(());
+    }
+    let kind = place.kind.kind.as_str();
+    let unreadable = |detail: &str| {
+        let version = &place.version.name;
+        Failure::bad_request(format!(
+            "{kind} in version \"{version}\" cannot be handled as a {kind}: {detail}"
+        ))
+    };
+    for value in object["data"].as_object().into_iter().flatten().map(|(_, value)| value) {
+        match kind {
+            "ConfigMap" if !value.is_string() => {
+                let detail =
+                    "json: cannot unmarshal into Go struct field ConfigMap.data of type string";
+                return Err(unreadable(detail));
+            }
+            "Secret" if BASE64_STANDARD.decode(value.as_str().unwrap_or("%")).is_err() => {
+                return Err(unreadable("illegal base64 data at input byte 0"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Returns what the server refuses of an object of a built-in kind.
@@ -146,6 +219,8 @@ pub(crate) fn causes(place: &Place, old: Option<&Value>, object: &Value) -> Vec<
         "Lease" => rules::lease(object),
         "ControllerRevision" => rules::controller_revision(old, object),
         "RoleBinding" | "ClusterRoleBinding" => rules::role_binding(old, object),
+        "Role" | "ClusterRole" => rules::role(object),
+        "ValidatingAdmissionPolicy" => policy::causes(object),
         "Event" => rules::event(place, object),
         "Pod" if old.is_none() => rules::pod(object),
         _ => Vec::new(),

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
 use super::failure::Cause;
+use super::kind::NameRule;
+use super::metadata::name_error;
 use super::state::Place;
 
 fn items(list: &Value) -> impl Iterator<Item = &Value> {
@@ -65,12 +65,6 @@ pub(crate) fn config_map(old: Option<&Value>, object: &Value) -> Vec<Cause> {
 pub(crate) fn secret(old: Option<&Value>, object: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
     keys(&mut causes, object, "data");
-    for (key, value) in object["data"].as_object().into_iter().flatten() {
-        if BASE64_STANDARD.decode(text(value)).is_err() {
-            let detail = "must be base64";
-            causes.push(Cause::invalid(format!("data[{key}]"), value, detail));
-        }
-    }
     if object["type"] == "kubernetes.io/tls" {
         for key in ["tls.crt", "tls.key"] {
             if object["data"][key].is_null() {
@@ -115,26 +109,60 @@ pub(crate) fn service(old: Option<&Value>, object: &Value) -> Vec<Cause> {
             causes.push(Cause::duplicate(format!("{path}.name"), &name.into()));
         }
         if !numbers.insert((port["port"].as_u64(), text(&port["protocol"]))) {
-            let shown = serde_json::json!({"port": port["port"], "protocol": port["protocol"]});
-            causes.push(Cause::duplicate(path.as_str(), &shown));
+            // The server shows its own form of a port, without most of what it holds.
+            let shown = format!(
+                "{{\"Name\":\"\",\"Protocol\":{},\"AppProtocol\":null,\"Port\":{},\"TargetPort\":0,\"NodePort\":0}}",
+                port["protocol"], port["port"]
+            );
+            let message = format!("Duplicate value: {shown}");
+            causes.push(Cause::new("FieldValueDuplicate", path.as_str(), message));
         }
         port_number(&mut causes, &port["port"], &format!("{path}.port"));
+        if port["targetPort"].is_number() {
+            port_number(&mut causes, &port["targetPort"], &format!("{path}.targetPort"));
+        }
     }
-    let had_address = old.is_some_and(|old| !text(&old["spec"]["clusterIP"]).is_empty());
-    if had_address {
-        immutable(&mut causes, old, object, "spec.clusterIP");
-    }
+    balancer(&mut causes, old, object);
     causes
 }
+
+/// Checks what a Service says of its addresses.
+fn balancer(causes: &mut Vec<Cause>, old: Option<&Value>, object: &Value) {
+    let (spec, before) = (&object["spec"], old.map(|old| &old["spec"]));
+    let is_changed =
+        |key: &str| before.is_some_and(|before| !before[key].is_null() && before[key] != spec[key]);
+    if is_changed("clusterIPs") || is_changed("clusterIP") {
+        let detail = "may not change once set";
+        causes.push(Cause::invalid("spec.clusterIPs[0]", &spec["clusterIPs"], detail));
+    }
+    let is_balanced = spec["type"] == "LoadBalancer";
+    if is_balanced && is_changed("loadBalancerClass") {
+        let (field, detail) = ("spec.loadBalancerClass", "may not change once set");
+        causes.push(Cause::invalid(field, &spec["loadBalancerClass"], detail));
+    }
+    let field = "status.loadBalancer.ingress";
+    let addresses = items(&object["status"]["loadBalancer"]["ingress"]);
+    for (index, address) in addresses.enumerate() {
+        if !is_balanced {
+            let detail = "may only be used when `spec.type` is 'LoadBalancer'";
+            causes.push(Cause::forbidden(field, detail));
+            return;
+        }
+        let ip = &address["ip"];
+        if ip.is_string() && text(ip).parse::<IpAddr>().is_err() {
+            let field = format!("{field}[{index}].ip");
+            causes.push(Cause::invalid(field, ip, NO_ADDRESS));
+        }
+    }
+}
+
+/// What the server says of a text that is no address.
+const NO_ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
 /// Refuses addresses that no other node can reach.
 fn endpoint_address(causes: &mut Vec<Cause>, address: &Value, path: &str) {
     let Ok(parsed) = text(address).parse::<IpAddr>() else {
-        causes.push(Cause::invalid(
-            path,
-            address,
-            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-        ));
+        causes.push(Cause::invalid(path, address, NO_ADDRESS));
         return;
     };
     let is_link_local = match parsed {
@@ -146,7 +174,8 @@ fn endpoint_address(causes: &mut Vec<Cause>, address: &Value, path: &str) {
         IpAddr::V6(address) => address.segments()[0] & 0xff0f == 0xff02,
     };
     let detail = match parsed {
-        _ if parsed.is_unspecified() => "may not be unspecified (0.0.0.0 or ::)",
+        IpAddr::V4(_) if parsed.is_unspecified() => "may not be unspecified (0.0.0.0)",
+        IpAddr::V6(_) if parsed.is_unspecified() => "may not be unspecified (::)",
         _ if parsed.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)",
         _ if is_link_local => "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
         _ if is_local_multicast => {
@@ -173,8 +202,7 @@ pub(crate) fn endpoint_slice(old: Option<&Value>, object: &Value) -> Vec<Cause> 
     immutable(&mut causes, old, object, "addressType");
     let count = items(&object["endpoints"]).count();
     if count > 1_000 {
-        let message = format!("Too many: {count}: must have at most 1000 items");
-        causes.push(Cause::new("FieldValueTooMany", "endpoints", message));
+        causes.push(Cause::too_many("endpoints", count as u64, 1_000));
     }
     for (index, endpoint) in items(&object["endpoints"]).enumerate() {
         let path = format!("endpoints[{index}].addresses");
@@ -185,17 +213,16 @@ pub(crate) fn endpoint_slice(old: Option<&Value>, object: &Value) -> Vec<Cause> 
             if family == "FQDN" {
                 continue;
             }
-            let path = format!("{path}[{at}]");
             let parsed = text(address).parse::<IpAddr>();
-            match (family, parsed) {
-                ("IPv4", Ok(IpAddr::V6(_))) => {
-                    causes.push(Cause::invalid(path, address, "must be an IPv4 address"));
-                }
-                ("IPv6", Ok(IpAddr::V4(_))) => {
-                    causes.push(Cause::invalid(path, address, "must be an IPv6 address"));
-                }
-                _ => endpoint_address(&mut causes, address, &path),
+            let other = match (family, parsed) {
+                ("IPv4", Ok(IpAddr::V6(_))) => Some("must be an IPv4 address"),
+                ("IPv6", Ok(IpAddr::V4(_))) => Some("must be an IPv6 address"),
+                _ => None,
+            };
+            if let Some(detail) = other {
+                causes.push(Cause::invalid(path.as_str(), address, detail));
             }
+            endpoint_address(&mut causes, address, &format!("{path}[{at}]"));
         }
     }
     let mut names = BTreeSet::new();
@@ -223,14 +250,11 @@ pub(crate) fn ingress(object: &Value) -> Vec<Cause> {
     let spec = &object["spec"];
     if spec["defaultBackend"].is_null() && items(&spec["rules"]).next().is_none() {
         let detail = "either `defaultBackend` or `rules` must be specified";
-        causes.push(Cause::invalid("spec", spec, detail));
+        causes.push(Cause::invalid("spec", &Value::Null, detail));
     }
     for (index, rule) in items(&spec["rules"]).enumerate() {
         let place = format!("spec.rules[{index}]");
-        if text(&rule["host"]).parse::<IpAddr>().is_ok() {
-            let detail = "must be a DNS name, not an IP address";
-            causes.push(Cause::invalid(format!("{place}.host"), &rule["host"], detail));
-        }
+        host(&mut causes, &rule["host"], &format!("{place}.host"));
         if rule["http"].is_object() && items(&rule["http"]["paths"]).next().is_none() {
             causes.push(Cause::required(format!("{place}.http.paths"), ""));
         }
@@ -238,7 +262,26 @@ pub(crate) fn ingress(object: &Value) -> Vec<Cause> {
             ingress_path(&mut causes, path, &format!("{place}.http.paths[{at}]"));
         }
     }
+    for (index, tls) in items(&spec["tls"]).enumerate() {
+        for (at, name) in items(&tls["hosts"]).enumerate() {
+            host(&mut causes, name, &format!("spec.tls[{index}].hosts[{at}]"));
+        }
+    }
     causes
+}
+
+/// Checks a host name, which may begin with a wildcard.
+fn host(causes: &mut Vec<Cause>, name: &Value, place: &str) {
+    let host = text(name);
+    let plain = host.strip_prefix("*.").unwrap_or(host);
+    let detail = match () {
+        () if host.is_empty() => None,
+        () if host.parse::<IpAddr>().is_ok() => Some("must be a DNS name, not an IP address"),
+        () => name_error(NameRule::Subdomain, plain),
+    };
+    if let Some(detail) = detail {
+        causes.push(Cause::invalid(place, name, detail));
+    }
 }
 
 fn ingress_path(causes: &mut Vec<Cause>, path: &Value, place: &str) {
@@ -260,13 +303,17 @@ fn ingress_path(causes: &mut Vec<Cause>, path: &Value, place: &str) {
             causes.push(Cause::new("FieldValueNotSupported", place, message));
         }
     }
-    let service = &path["backend"]["service"];
+    let (backend, place) = (&path["backend"], format!("{place}.backend"));
+    let service = &backend["service"];
+    if !service.is_object() && !backend["resource"].is_object() {
+        let detail = "resource or service backend is required";
+        causes.push(Cause::invalid(place.as_str(), &"".into(), detail));
+    }
     if service.is_object() {
         if text(&service["name"]).is_empty() {
-            causes.push(Cause::required(format!("{place}.backend.service.name"), ""));
+            causes.push(Cause::required(format!("{place}.service.name"), ""));
         }
         if service["port"]["name"].is_null() && service["port"]["number"].is_null() {
-            let place = format!("{place}.backend.service.port");
             causes.push(Cause::required(place, "port name or number is required"));
         }
     }
@@ -302,6 +349,9 @@ pub(crate) fn controller_revision(old: Option<&Value>, object: &Value) -> Vec<Ca
         let detail = "must be greater than or equal to 0";
         causes.push(Cause::invalid("revision", &object["revision"], detail));
     }
+    if object["data"].is_null() {
+        causes.push(Cause::required("data", "data is mandatory"));
+    }
     immutable(&mut causes, old, object, "data");
     causes
 }
@@ -318,37 +368,41 @@ pub(crate) fn role_binding(old: Option<&Value>, object: &Value) -> Vec<Cause> {
 pub(crate) fn event(place: &Place, object: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
     let is_new_api = place.resource().group == "events.k8s.io";
-    let (subject, field) = match is_new_api {
-        true => (&object["regarding"], "regarding.namespace"),
-        false => (&object["involvedObject"], "involvedObject.namespace"),
-    };
+    let subject = if is_new_api { &object["regarding"] } else { &object["involvedObject"] };
     let namespace = text(&object["metadata"]["namespace"]);
-    let wanted = match text(&subject["namespace"]) {
-        // Events of cluster-scoped objects live in `default`.
-        "" => "default",
-        namespace => namespace,
+    // Events of cluster-scoped objects live in `default`; the new API asks no more than that.
+    let fits = match text(&subject["namespace"]) {
+        "" => namespace == "default",
+        other => is_new_api || namespace == other,
     };
-    if namespace != wanted {
-        let detail = "does not match event.namespace";
-        causes.push(Cause::invalid(field, &subject["namespace"], detail));
+    if !fits {
+        let (field, detail) = ("involvedObject.namespace", "does not match event.namespace");
+        causes.push(Cause::invalid(field, &text(&subject["namespace"]).into(), detail));
     }
     if is_new_api {
-        for (key, field) in [
-            ("eventTime", "eventTime"),
-            ("reportingController", "reportingController"),
-            ("reportingInstance", "reportingInstance"),
-            ("action", "action"),
-            ("reason", "reason"),
-        ] {
-            if object[key].is_null() || object[key] == "" {
+        new_event(&mut causes, object);
+    }
+    causes
+}
+
+fn new_event(causes: &mut Vec<Cause>, object: &Value) {
+    if object["eventTime"].is_null() {
+        causes.push(Cause::required("eventTime", ""));
+    } else {
+        for field in ["reportingController", "reportingInstance", "action", "reason"] {
+            if text(&object[field]).is_empty() {
                 causes.push(Cause::required(field, ""));
             }
         }
-        if text(&object["note"]).len() > 1_024 {
-            causes.push(Cause::invalid("message", &"".into(), "can have at most 1024 characters"));
-        }
     }
-    causes
+    if text(&object["note"]).len() > 1_024 {
+        causes.push(Cause::invalid("message", &"".into(), "can have at most 1024 characters"));
+    }
+    let kind = text(&object["type"]);
+    if !matches!(kind, "Normal" | "Warning") {
+        let detail = format!("has invalid value: {kind}");
+        causes.push(Cause::invalid("type", &"".into(), &detail));
+    }
 }
 
 pub(crate) fn pod(object: &Value) -> Vec<Cause> {
@@ -356,4 +410,26 @@ pub(crate) fn pod(object: &Value) -> Vec<Cause> {
         Some(_) => Vec::new(),
         None => vec![Cause::required("spec.containers", "")],
     }
+}
+
+pub(crate) fn role(object: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    for (index, rule) in items(&object["rules"]).enumerate() {
+        let place = format!("rules[{index}]");
+        let is_empty = |key: &str| items(&rule[key]).next().is_none();
+        if is_empty("verbs") {
+            let detail = "verbs must contain at least one value";
+            causes.push(Cause::required(format!("{place}.verbs"), detail));
+        }
+        if !is_empty("nonResourceURLs") {
+            continue;
+        }
+        for (key, what) in [("apiGroups", "api group"), ("resources", "resource")] {
+            if is_empty(key) {
+                let detail = format!("resource rules must supply at least one {what}");
+                causes.push(Cause::required(format!("{place}.{key}"), &detail));
+            }
+        }
+    }
+    causes
 }

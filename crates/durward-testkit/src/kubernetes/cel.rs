@@ -15,8 +15,6 @@ use super::schema::join;
 #[derive(Debug)]
 pub(crate) struct Rules {
     compiled: CompiledSchema,
-    /// Minor version of the server that knows all functions, and the first function that needs it.
-    pub(crate) needs: Option<(u32, &'static str)>,
 }
 
 /// Functions of CEL that older servers do not know, with the first minor version that does.
@@ -34,21 +32,27 @@ const FUNCTIONS: &[(&str, u32)] = &[
 impl Rules {
     /// Reads the rules of a node; those of its parts are left to their own nodes.
     pub(crate) fn read(schema: &Value) -> Option<Self> {
-        let rules = schema["x-kubernetes-validations"].as_array()?;
+        schema["x-kubernetes-validations"].as_array()?;
         let mut own = schema.clone();
         let parts = own.as_object_mut()?.iter_mut();
         parts
             .filter(|(key, _)| *key != "x-kubernetes-validations")
             .for_each(|(_, part)| strip(part));
-        let texts = || rules.iter().filter_map(|rule| rule["rule"].as_str());
-        let needs = FUNCTIONS.iter().filter(|(name, _)| texts().any(|text| calls(text, name)));
-        let needs = needs.max_by_key(|(_, minor)| *minor).map(|&(name, minor)| (minor, name));
-        Some(Self { compiled: compile_schema(&own), needs })
+        Some(Self { compiled: compile_schema(&own) })
     }
 
-    /// Returns what keeps a rule from being compiled.
-    pub(crate) fn errors(&self) -> Vec<String> {
-        self.compiled.compilation_errors().iter().map(ToString::to_string).collect()
+    /// Returns what keeps a rule from being compiled in this minor version of the server.
+    pub(crate) fn errors_of(rule: &Value, minor: u32) -> Vec<String> {
+        let text = rule["rule"].as_str().unwrap_or_default();
+        let schema = serde_json::json!({"x-kubernetes-validations": [rule]});
+        let compiled = compile_schema(&schema);
+        let errors = compiled.compilation_errors().into_iter().map(ToString::to_string);
+        let unknown = FUNCTIONS.iter().filter(|(name, since)| minor < *since && calls(text, name));
+        let unknown = unknown.map(|(name, _)| {
+            let name = name.trim_end_matches(['(', '.']);
+            format!("ERROR: <input>:1:1: undeclared reference to '{name}' (in container '')")
+        });
+        errors.chain(unknown).collect()
     }
 
     /// Evaluates the rules.
@@ -57,7 +61,7 @@ impl Rules {
         value: &Value,
         old: Option<&Value>,
         path: &str,
-        causes: &mut Vec<Cause>,
+        (minor, causes): (u32, &mut Vec<Cause>),
     ) {
         let Err(errors) = validate_compiled(&self.compiled, value, old) else { return };
         for error in errors {
@@ -66,22 +70,25 @@ impl Rules {
                 below => join(path, below.trim_start_matches('.')),
             };
             let field = if field.is_empty() { "<nil>".to_owned() } else { field };
-            let mut cause = match (error.kind, error.reason.as_deref()) {
-                (ErrorKind::ValidationFailure, Some("FieldValueForbidden")) => {
-                    Cause::forbidden(field, &error.message)
+            let message = &error.message;
+            let is_failed = error.kind == ErrorKind::ValidationFailure;
+            let has_parts = value.is_object() || value.is_array();
+            causes.push(match error.reason.as_deref().filter(|_| is_failed) {
+                Some("FieldValueForbidden") => Cause::forbidden(field, message),
+                Some("FieldValueRequired") => Cause::required(field, message),
+                Some("FieldValueDuplicate") => Cause::duplicate(field, &shown(value)),
+                // Newer servers do not show what has parts.
+                _ if is_failed && has_parts && minor >= UNSHOWN => {
+                    Cause::invalid_unshown(field, message)
                 }
-                (ErrorKind::ValidationFailure, Some("FieldValueRequired")) => {
-                    Cause::required(field, &error.message)
-                }
-                _ => Cause::invalid(field, &shown(value), &error.message),
-            };
-            if error.reason.as_deref() == Some("FieldValueDuplicate") {
-                cause.reason = "FieldValueDuplicate";
-            }
-            causes.push(cause);
+                _ => Cause::invalid(field, &shown(value), message),
+            });
         }
     }
 }
+
+/// First minor version that is known to leave out values with parts; 1.36 does.
+const UNSHOWN: u32 = 36;
 
 /// Value that a failed rule shows: the type of what has parts.
 fn shown(value: &Value) -> Value {

@@ -50,30 +50,82 @@ pub(crate) fn causes(state: &State, definition: &Value) -> Vec<Cause> {
     let spec = &definition["spec"];
     let expected = defined(definition).to_string();
     if definition["metadata"]["name"] != *expected {
-        let detail = format!("must be spec.names.plural+\".\"+spec.group");
-        causes.push(Cause::invalid("metadata.name", &definition["metadata"]["name"], &detail));
+        let detail = "must be spec.names.plural+\".\"+spec.group";
+        causes.push(Cause::invalid("metadata.name", &definition["metadata"]["name"], detail));
     }
-    if !matches!(spec["scope"].as_str(), Some("Namespaced" | "Cluster")) {
-        causes.push(Cause::required("spec.scope", ""));
+    match spec["scope"].as_str() {
+        Some("Namespaced" | "Cluster") => {}
+        None => causes.push(Cause::required("spec.scope", "")),
+        Some(_) => {
+            causes.push(unsupported("spec.scope", &spec["scope"], &["Cluster", "Namespaced"]));
+        }
     }
     if versions(definition).filter(|version| version["storage"] == true).count() != 1 {
         let detail = "must have exactly one version marked as storage version";
         causes.push(Cause::invalid("spec.versions", &spec["versions"], detail));
     }
+    let schemas: Vec<&Value> = versions(definition).map(|version| &version["schema"]).collect();
+    let all_alike = schemas.windows(2).all(|pair| pair[0] == pair[1]);
     for (index, version) in versions(definition).enumerate() {
-        let path = format!("spec.versions[{index}].schema.openAPIV3Schema");
+        // What is the same in all versions is one schema to the server.
+        let path = match all_alike {
+            true if index > 0 => break,
+            true => "spec.validation.openAPIV3Schema".to_owned(),
+            false => format!("spec.versions[{index}].schema.openAPIV3Schema"),
+        };
         let schema = &version["schema"]["openAPIV3Schema"];
         if !schema.is_object() {
             causes.push(Cause::required(path, "schemas are required"));
             continue;
         }
         check_node(state, schema, &path, &mut causes);
-        if !version["selectableFields"].is_null() && state.minor < 31 {
-            // An older server drops the field without a word.
-            continue;
-        }
     }
     causes
+}
+
+fn unsupported(field: &str, value: &Value, known: &[&str]) -> Cause {
+    let known: Vec<String> = known.iter().map(|known| format!("{known:?}")).collect();
+    let message = format!("Unsupported value: {value}: supported values: {}", known.join(", "));
+    Cause::new("FieldValueNotSupported", field, message)
+}
+
+/// Types of a schema.
+const TYPES: &[&str] = &["array", "boolean", "integer", "number", "object", "string"];
+
+/// Checks what a node of a schema says without its parts.
+fn check_own(schema: &Value, path: &str, causes: &mut Vec<Cause>) {
+    let kind = schema["type"].as_str().unwrap_or_default();
+    if !kind.is_empty() && !TYPES.contains(&kind) {
+        causes.push(unsupported(&format!("{path}.type"), &schema["type"], TYPES));
+    }
+    if schema["properties"].is_object() && schema["additionalProperties"].is_object() {
+        let detail = "additionalProperties and properties are mutual exclusive";
+        causes.push(Cause::forbidden(format!("{path}.additionalProperties"), detail));
+    }
+    if schema["uniqueItems"] == true {
+        let detail =
+            "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
+        causes.push(Cause::forbidden(format!("{path}.uniqueItems"), detail));
+    }
+    if let Some(pattern) = schema["pattern"].as_str()
+        && let Err(error) = regex_lite::Regex::new(pattern)
+    {
+        let detail = format!("must be a valid regular expression, but isn't: {error}");
+        causes.push(Cause::invalid(format!("{path}.pattern"), &pattern.into(), &detail));
+    }
+}
+
+/// Shows a rule as the server does.
+fn shown_rule(rule: &Value) -> Value {
+    let text = |key: &str| rule[key].as_str().unwrap_or_default();
+    serde_json::json!({
+        "Rule": text("rule"),
+        "Message": text("message"),
+        "MessageExpression": text("messageExpression"),
+        "Reason": rule["reason"],
+        "FieldPath": text("fieldPath"),
+        "OptionalOldSelf": rule["optionalOldSelf"],
+    })
 }
 
 /// Checks a node of a schema and its parts.
@@ -87,19 +139,13 @@ fn check_node(state: &State, schema: &Value, path: &str, causes: &mut Vec<Cause>
     if schema["x-kubernetes-list-type"] == "map" {
         check_list_map(schema, path, causes);
     }
-    if let Some(rules) = super::cel::Rules::read(schema) {
-        let place = format!("{path}.x-kubernetes-validations");
-        for error in rules.errors() {
-            causes.push(Cause::invalid(format!("{place}[0].rule"), &"".into(), &error));
-        }
-        if let Some((minor, function)) = rules.needs
-            && state.minor < minor
-        {
-            let function = function.trim_end_matches(['(', '.']);
-            let detail = format!(
-                "compilation failed: ERROR: <input>:1:1: undeclared reference to '{function}' (in container '')"
-            );
-            causes.push(Cause::invalid(format!("{place}[0].rule"), &"".into(), &detail));
+    check_own(schema, path, causes);
+    let rules = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
+    for (index, rule) in rules.enumerate() {
+        let place = format!("{path}.x-kubernetes-validations[{index}].rule");
+        for error in super::cel::Rules::errors_of(rule, state.minor) {
+            let detail = format!("compilation failed: {error}");
+            causes.push(Cause::invalid(place.as_str(), &shown_rule(rule), &detail));
         }
     }
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {

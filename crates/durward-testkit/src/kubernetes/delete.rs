@@ -1,14 +1,16 @@
 //! Deletion of objects and collections, with finalizers and preconditions.
 
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::crd;
 use super::failure::Failure;
+use super::kind::GroupResource;
 use super::policy;
 use super::read::{Encoding, selector};
 use super::request::Call;
 use super::settle::{remove_now, settle};
-use super::state::{Place, State, typed};
+use super::state::{Place, State, seconds, typed};
 use super::store::Key;
 use super::write::Answer;
 
@@ -69,7 +71,12 @@ pub(crate) fn delete(state: &mut State, call: &Call, place: &Place) -> Result<An
         Some(object) => {
             let encoding = Encoding::new(call, place);
             let body = encoding.object(&object).into();
-            Ok(Answer { code: 200, body, warnings: Vec::new(), changed: true })
+            Ok(Answer { code: 200, body, changed: true, ..Answer::default() })
+        }
+        // Of a few kinds the server shows what it has deleted.
+        None if matches!(place.kind.kind.as_str(), "Service" | "ServiceAccount" | "Pod") => {
+            let body = Encoding::new(call, place).object(&stored).into();
+            Ok(Answer { code: 200, body, changed: true, ..Answer::default() })
         }
         None => Ok(success(place, &key, &stored.uid)),
     }
@@ -103,8 +110,8 @@ pub(crate) fn delete_collection(
     Ok(Answer {
         code: 200,
         body: list.to_string().into(),
-        warnings: Vec::new(),
         changed: !keys.is_empty(),
+        ..Answer::default()
     })
 }
 
@@ -116,21 +123,23 @@ fn check_preconditions(
 ) -> Result<(), Failure> {
     let name = &place.target.name;
     let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
-    let refuse = |what: &str, wanted: &str, found: &str| {
+    // The server names the kind here, not the resource.
+    let subject = GroupResource::new(&place.resource().group, &place.kind.kind);
+    let refuse = |what: &str, wanted: &str, found: &str, guess: &str| {
         let detail = format!(
-            "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+            "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been {guess}"
         );
-        Err(Failure::conflict(place.resource(), name, &detail))
+        Err(Failure::conflict(&subject, name, &detail))
     };
     if let Some(wanted) = &options.uid
         && wanted != uid
     {
-        return refuse("UID", wanted, uid);
+        return refuse("UID", wanted, uid, "deleted and then recreated");
     }
     if let Some(wanted) = &options.resource_version
         && *wanted != revision.to_string()
     {
-        return refuse("ResourceVersion", wanted, &revision.to_string());
+        return refuse("ResourceVersion", wanted, &revision.to_string(), "modified");
     }
     Ok(())
 }
@@ -165,14 +174,15 @@ fn begin(
     }
     let is_new = object["metadata"]["deletionTimestamp"].is_null();
     if is_new {
-        object["metadata"]["deletionTimestamp"] = state.now().into();
+        let end = state.time().checked_add(SignedDuration::from_secs(grace.cast_signed()));
+        object["metadata"]["deletionTimestamp"] = seconds(end.unwrap_or_default()).into();
         if let Some(generation) = object["metadata"]["generation"].as_u64() {
             object["metadata"]["generation"] = (generation + 1).into();
         }
     }
-    object["metadata"]["deletionGracePeriodSeconds"] = grace.into();
-    if place.kind.kind == "Namespace" {
-        object["status"]["phase"] = "Terminating".into();
+    match place.kind.kind.as_str() {
+        "Namespace" if !place.kind.custom => object["status"]["phase"] = "Terminating".into(),
+        _ => object["metadata"]["deletionGracePeriodSeconds"] = grace.into(),
     }
     if !is_new && own.is_none() {
         return Some(stored);
@@ -209,5 +219,5 @@ fn success(place: &Place, key: &Key, uid: &str) -> Answer {
     if !place.resource().group.is_empty() {
         status["details"]["group"] = place.resource().group.as_str().into();
     }
-    Answer { code: 200, body: status.to_string().into(), warnings: Vec::new(), changed: true }
+    Answer { code: 200, body: status.to_string().into(), changed: true, ..Answer::default() }
 }

@@ -9,6 +9,10 @@ use super::kind::{Kind, Version};
 use super::request::Call;
 use super::state::State;
 
+/// Media type of the document that describes all groups at once.
+pub(crate) const AGGREGATED: &str =
+    "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
 /// Media types of documents that this server has.
 const ACCEPTED: &str = "application/json";
 
@@ -18,6 +22,9 @@ pub(crate) fn answer(state: &State, call: &Call) -> Result<Value, Failure> {
     let only_aggregated = call.accept.contains("g=apidiscovery.k8s.io")
         && !call.accept.split(',').any(|one| one.trim() == ACCEPTED);
     match parts.as_slice() {
+        ["api" | "apis"] if wants_aggregated(state, call) => {
+            Ok(aggregated(state, parts[0] == "api"))
+        }
         ["api" | "apis"] if only_aggregated => Err(Failure::not_acceptable(ACCEPTED)),
         ["version"] => Ok(version(state)),
         ["api"] => Ok(json!({
@@ -41,6 +48,69 @@ pub(crate) fn answer(state: &State, call: &Call) -> Result<Value, Failure> {
         _ => Err(Failure::no_such_path()),
     }
 }
+
+/// Returns whether a request is answered with all groups at once, which servers do in this form from 1.30 on.
+pub(crate) fn wants_aggregated(state: &State, call: &Call) -> bool {
+    let is_root = matches!(call.path.trim_matches('/'), "api" | "apis");
+    is_root && state.minor >= 30 && call.accept.contains("g=apidiscovery.k8s.io;v=v2;")
+}
+
+/// Describes the resources of the core group, or of all others.
+fn aggregated(state: &State, is_core: bool) -> Value {
+    let groups = match is_core {
+        true => BTreeMap::from([(String::new(), vec!["v1".to_owned()])]),
+        false => groups(state),
+    };
+    let items = groups.iter().map(|(group, versions)| {
+        let versions: Vec<Value> = versions
+            .iter()
+            .map(|version| {
+                json!({
+                    "version": version,
+                    "resources": aggregated_resources(state, group, version),
+                    "freshness": "Current",
+                })
+            })
+            .collect();
+        json!({"metadata": {"name": group}, "versions": versions})
+    });
+    json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": "apidiscovery.k8s.io/v2",
+        "metadata": {},
+        "items": items.collect::<Vec<Value>>(),
+    })
+}
+
+fn aggregated_resources(state: &State, group: &str, version: &str) -> Vec<Value> {
+    let mut described = Vec::new();
+    for kind in state.kinds().filter(|kind| kind.resource.group == group) {
+        let Some(served) = kind.version(version).filter(|served| served.served) else { continue };
+        let response = json!({"group": group, "version": version, "kind": kind.kind});
+        let mut resource = json!({
+            "resource": kind.resource.resource,
+            "responseKind": response,
+            "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
+            "singularResource": kind.singular,
+            "verbs": VERBS,
+            "shortNames": kind.short_names,
+            "categories": kind.categories,
+        });
+        if served.status {
+            resource["subresources"] = json!([{
+                "subresource": "status",
+                "responseKind": response,
+                "verbs": ["get", "patch", "update"],
+            }]);
+        }
+        described.push(resource);
+    }
+    described
+}
+
+/// Verbs of a resource type.
+const VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// Lists the resources of a group and version.
 pub(crate) fn resources(state: &State, path: &str) -> Option<Value> {
@@ -114,7 +184,7 @@ fn describe(kind: &Kind, version: &Version, resources: &mut Vec<Value>) {
         "singularName": kind.singular,
         "namespaced": kind.namespaced,
         "kind": kind.kind,
-        "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        "verbs": VERBS,
     });
     if !kind.short_names.is_empty() {
         resource["shortNames"] = json!(kind.short_names);

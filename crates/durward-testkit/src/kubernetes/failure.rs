@@ -12,6 +12,8 @@ pub(crate) struct Failure {
     pub(crate) reason: &'static str,
     pub(crate) message: String,
     details: Option<Box<Details>>,
+    /// The body is plain text instead of a `Status`.
+    pub(crate) is_plain_text: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +42,18 @@ impl Cause {
         message: impl Into<String>,
     ) -> Self {
         Self { reason, message: message.into(), field: field.into() }
+    }
+
+    /// Value that is not allowed and not shown.
+    pub(crate) fn invalid_unshown(field: impl Into<String>, detail: &str) -> Self {
+        Self::new("FieldValueInvalid", field, format!("Invalid value: {detail}"))
+    }
+
+    /// List or map with too many items.
+    pub(crate) fn too_many(field: impl Into<String>, count: u64, most: u64) -> Self {
+        let word = if most == 1 { "item" } else { "items" };
+        let message = format!("Too many: {count}: must have at most {most} {word}");
+        Self::new("FieldValueTooMany", field, message)
     }
 
     /// Value that is not allowed, as JSON shows it.
@@ -79,7 +93,7 @@ fn shown(value: &Value) -> String {
 
 impl Failure {
     fn plain(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self { code, reason, message: message.into(), details: None, is_plain_text: false }
     }
 
     fn about(mut self, resource: &GroupResource, name: &str) -> Self {
@@ -119,12 +133,14 @@ impl Failure {
 
     /// Path that no handler is registered for; the real server answers it in plain text.
     pub(crate) fn no_such_path() -> Self {
-        Self::plain(404, "", "404 page not found")
+        let failure = Self::plain(404, "", "404 page not found");
+        Self { is_plain_text: true, ..failure }
     }
 
-    /// True if the body is plain text instead of a `Status`.
-    pub(crate) fn is_plain_text(&self) -> bool {
-        self.reason.is_empty()
+    /// Resource that a built-in group does not have.
+    pub(crate) fn no_such_resource() -> Self {
+        let message = "the server could not find the requested resource";
+        Self::plain(404, "NotFound", message).with_causes(Vec::new())
     }
 
     pub(crate) fn already_exists(resource: &GroupResource, name: &str) -> Self {
@@ -164,11 +180,21 @@ impl Failure {
         Self::invalid("meta.k8s.io", kind, "", vec![cause])
     }
 
-    /// Patch that cannot be applied to the object.
-    pub(crate) fn unprocessable(cause: &str) -> Self {
+    /// Patch that cannot be applied to the object; the server keeps the reason to itself.
+    pub(crate) fn unprocessable() -> Self {
         let message = "the server rejected our request due to an error in our request";
-        let cause = Cause::new("UnexpectedServerResponse", "", cause);
-        Self::plain(422, "Invalid", message).with_causes(vec![cause])
+        Self::plain(422, "Invalid", message).with_causes(Vec::new())
+    }
+
+    /// New object that says which version it is.
+    pub(crate) fn new_with_version() -> Self {
+        Self::plain(500, "", "resourceVersion should not be set on objects to be created")
+    }
+
+    /// Media type that no patch has.
+    pub(crate) fn unknown_media_type() -> Self {
+        let message = "415: Unsupported Media Type";
+        Self::plain(415, "UnsupportedMediaType", message).with_causes(Vec::new())
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -250,9 +276,11 @@ impl Failure {
             "metadata": {},
             "status": "Failure",
             "message": self.message,
-            "reason": self.reason,
             "code": self.code,
         });
+        if !self.reason.is_empty() {
+            status["reason"] = self.reason.into();
+        }
         if let Some(details) = &self.details {
             status["details"] = details.json();
         }

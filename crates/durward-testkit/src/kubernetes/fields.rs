@@ -41,67 +41,81 @@ const UNOWNED: &[&str] = &[
     "resourceVersion",
 ];
 
+/// What has fields of its own and can come and go with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Containers {
+    /// Counted as fields: who makes one by an update owns it.
+    Counted,
+    /// Left out: who applies a field does not own what it is in.
+    LeftOut,
+}
+
+/// Walk through an object.
+struct Walk<'v> {
+    containers: Containers,
+    path: Path,
+    found: Leaves<'v>,
+}
+
 /// Returns the fields of an object that can be owned.
-pub(crate) fn leaves<'v>(object: &'v Value, shape: &Shape) -> Leaves<'v> {
-    let mut found = Leaves::new();
-    let mut path = Path::new();
+pub(crate) fn leaves<'v>(object: &'v Value, shape: &Shape, containers: Containers) -> Leaves<'v> {
+    let mut walk = Walk { containers, path: Path::new(), found: Leaves::new() };
     for (key, value) in object.as_object().into_iter().flatten() {
         match (key.as_str(), value) {
             ("apiVersion" | "kind", _) => {}
             ("metadata", Value::Object(metadata)) => {
-                path.push(Step::Field("metadata".to_owned()));
+                walk.path.push(Step::Field("metadata".to_owned()));
                 let shape = shape.field("metadata").0;
                 let owned = metadata.iter().filter(|(key, _)| !UNOWNED.contains(&key.as_str()));
-                owned.for_each(|(key, value)| member(key, value, shape, &mut path, &mut found));
-                path.pop();
+                owned.for_each(|(key, value)| walk.field(key, value, shape));
+                walk.path.pop();
             }
-            _ => member(key, value, shape, &mut path, &mut found),
+            _ => walk.field(key, value, shape),
         }
     }
-    found
+    walk.found
 }
 
-fn member<'v>(
-    key: &str,
-    value: &'v Value,
-    parent: &Shape,
-    path: &mut Path,
-    found: &mut Leaves<'v>,
-) {
-    let (shape, is_entry) = parent.field(key);
-    path.push(Step::Field(key.to_owned()));
-    descend(value, shape, path, found);
-    if is_entry {
-        found.entry(path.clone()).or_insert(None);
+impl<'v> Walk<'v> {
+    fn field(&mut self, key: &str, value: &'v Value, parent: &Shape) {
+        let (shape, is_entry) = parent.field(key);
+        self.path.push(Step::Field(key.to_owned()));
+        self.descend(value, shape);
+        if is_entry {
+            self.found.entry(self.path.clone()).or_insert(None);
+        }
+        self.path.pop();
     }
-    path.pop();
-}
 
-fn descend<'v>(value: &'v Value, shape: &Shape, path: &mut Path, found: &mut Leaves<'v>) {
-    match value {
-        Value::Object(map) if !shape.atomic && !map.is_empty() => {
-            for (key, value) in map {
-                member(key, value, shape, path, found);
+    fn descend(&mut self, value: &'v Value, shape: &Shape) {
+        match value {
+            Value::Object(map) if !shape.atomic && !map.is_empty() => {
+                self.container(shape.comes_and_goes());
+                map.iter().for_each(|(key, value)| self.field(key, value, shape));
             }
-        }
-        Value::Array(items) if shape.list != ListKind::Atomic => {
-            for item in items {
-                let Some(step) = step_of(item, &shape.list) else { continue };
-                path.push(step);
-                match item {
-                    Value::Object(_) => descend(item, shape.items(), path, found),
-                    _ => {}
-                }
-                found.entry(path.clone()).or_insert(if item.is_object() {
-                    None
-                } else {
-                    Some(item)
-                });
-                path.pop();
+            Value::Array(items) if shape.list != ListKind::Atomic => {
+                self.container(!items.is_empty());
+                items.iter().for_each(|item| self.item(item, shape));
             }
+            _ => drop(self.found.insert(self.path.clone(), Some(value))),
         }
-        _ => {
-            found.insert(path.clone(), Some(value));
+    }
+
+    fn item(&mut self, item: &'v Value, shape: &Shape) {
+        let Some(step) = step_of(item, &shape.list) else { return };
+        self.path.push(step);
+        let is_object = item.is_object();
+        if is_object {
+            self.descend(item, shape.items());
+        }
+        let value = if is_object { None } else { Some(item) };
+        self.found.entry(self.path.clone()).or_insert(value);
+        self.path.pop();
+    }
+
+    fn container(&mut self, comes_and_goes: bool) {
+        if comes_and_goes && self.containers == Containers::Counted {
+            self.found.insert(self.path.clone(), None);
         }
     }
 }
@@ -235,37 +249,67 @@ fn key_text(key: &str) -> String {
     pairs.join(",")
 }
 
-/// Takes fields out of a value; what is left of an object or list stays.
-pub(crate) fn take_out(value: &mut Value, shape: &Shape, gone: &[&[Step]]) {
-    match value {
-        Value::Object(map) => {
-            let keys: BTreeSet<&str> = gone.iter().filter_map(|path| field_name(path)).collect();
-            for key in keys {
-                let below = below(gone, |step| matches!(step, Step::Field(name) if name == key));
-                let is_whole = below.iter().any(|path| path.is_empty());
-                match map.get_mut(key) {
-                    Some(_) if is_whole => drop(map.remove(key)),
-                    Some(child) => {
-                        take_out(child, shape.field(key).0, &below);
-                        // An object that had nothing else is gone with its last field.
-                        if is_empty(child) {
-                            map.remove(key);
-                        }
+/// Takes fields out of an object. What has lost its last field goes with it, unless it is kept for itself.
+pub(crate) fn take_out(
+    object: &mut Value,
+    shape: &Shape,
+    gone: &[&[Step]],
+    is_kept: impl Fn(&Path) -> bool,
+) {
+    TakeOut { is_kept: &is_kept, path: Path::new() }.from(object, shape, gone);
+}
+
+struct TakeOut<'k> {
+    is_kept: &'k dyn Fn(&Path) -> bool,
+    path: Path,
+}
+
+impl TakeOut<'_> {
+    fn from(&mut self, value: &mut Value, shape: &Shape, gone: &[&[Step]]) {
+        match value {
+            Value::Object(map) => {
+                let keys: BTreeSet<&str> =
+                    gone.iter().filter_map(|path| field_name(path)).collect();
+                for key in keys {
+                    let below =
+                        below(gone, |step| matches!(step, Step::Field(name) if name == key));
+                    if self.goes(map.get_mut(key), shape.field(key).0, key, &below) {
+                        map.remove(key);
                     }
-                    None => {}
                 }
             }
+            Value::Array(items) => items.retain_mut(|item| {
+                let Some(own) = step_of(item, &shape.list) else { return true };
+                let below = below(gone, |step| *step == own);
+                if below.iter().any(|path| path.is_empty()) {
+                    return false;
+                }
+                self.path.push(own);
+                self.from(item, shape.items(), &below);
+                self.path.pop();
+                true
+            }),
+            _ => {}
         }
-        Value::Array(items) => items.retain_mut(|item| {
-            let Some(own) = step_of(item, &shape.list) else { return true };
-            let below = below(gone, |step| *step == own);
-            if below.iter().any(|path| path.is_empty()) {
-                return false;
-            }
-            take_out(item, shape.items(), &below);
-            true
-        }),
-        _ => {}
+    }
+
+    /// Takes fields out of a field; true if it goes itself.
+    fn goes(
+        &mut self,
+        value: Option<&mut Value>,
+        shape: &Shape,
+        key: &str,
+        below: &[&[Step]],
+    ) -> bool {
+        let Some(value) = value else { return false };
+        if below.iter().any(|path| path.is_empty()) {
+            return true;
+        }
+        self.path.push(Step::Field(key.to_owned()));
+        self.from(value, shape, below);
+        let goes = is_empty(value) && !(self.is_kept)(&self.path);
+        self.path.pop();
+        goes
     }
 }
 
@@ -304,7 +348,7 @@ mod tests {
             "spec": {"ports": [{"port": 80, "name": "web"}], "selector": {"app": "x"}},
         });
 
-        let set = FieldSet::of(&leaves(&service, &Shape::built_in("Service")));
+        let set = FieldSet::of(&leaves(&service, &Shape::built_in("Service"), Containers::LeftOut));
 
         let expected = json!({
             "f:metadata": {
@@ -330,7 +374,7 @@ mod tests {
             Step::Key("{\"port\":80,\"protocol\":\"TCP\"}".to_owned()),
         ];
 
-        take_out(&mut service, &shape, &[&path]);
+        take_out(&mut service, &shape, &[&path], |_| false);
 
         assert_eq!(service, json!({"spec": {"ports": [{"port": 81}], "type": "x"}}));
         assert_eq!(path_text(&path), ".spec.ports[port=80,protocol=\"TCP\"]");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::fields::{FieldSet, Leaves, Path, leaves};
+use super::fields::{Containers, FieldSet, Leaves, Path, leaves};
 use super::shape::Shape;
 
 /// How a manager writes.
@@ -145,8 +145,8 @@ pub(crate) fn record_update(
         false => old.map(read).unwrap_or_default(),
     };
     let empty = Value::Object(Map::new());
-    let old_leaves = leaves(old.unwrap_or(&empty), shape);
-    let difference = difference(&old_leaves, &leaves(new, shape));
+    let old_leaves = leaves(old.unwrap_or(&empty), shape, Containers::Counted);
+    let difference = difference(&old_leaves, &leaves(new, shape, Containers::Counted));
     take_from_others(&mut entries, &difference, |entry| entry.manager == *manager);
     match entries.iter_mut().find(|entry| entry.manager == *manager) {
         Some(own) => {

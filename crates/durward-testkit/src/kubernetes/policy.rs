@@ -6,7 +6,7 @@ use kube_cel::cel::{self, Context, Program};
 use serde_json::{Value, json};
 
 use super::cel::{context, value};
-use super::failure::{Denial, Failure};
+use super::failure::{Cause, Denial, Failure};
 use super::kind::GroupResource;
 use super::request::Call;
 use super::rules::Writing;
@@ -158,6 +158,43 @@ fn takes_in(rule: &Value, request: &Request<'_>) -> bool {
         && has("operations", &|operation| operation == request.operation)
         && is_resource
         && names.is_none_or(|names| names.contains(&target.name.as_str().into()))
+}
+
+/// Variables that an expression of a policy may use.
+const VARIABLES: &[&str] =
+    &["object", "oldObject", "request", "params", "namespaceObject", "authorizer", "variables"];
+
+/// Returns what is wrong with a policy.
+pub(crate) fn causes(policy: &Value) -> Vec<Cause> {
+    let spec = &policy["spec"];
+    let mut causes = Vec::new();
+    if spec["matchConstraints"].is_null() {
+        causes.push(Cause::required("spec.matchConstraints", ""));
+    }
+    for list in ["variables", "matchConditions", "validations"] {
+        for (index, part) in spec[list].as_array().into_iter().flatten().enumerate() {
+            let expression = part["expression"].as_str().unwrap_or_default();
+            if let Err(error) = compile(expression) {
+                let field = format!("spec.{list}[{index}].expression");
+                let detail = format!("compilation failed: {error}");
+                causes.push(Cause::invalid(field, &expression.into(), &detail));
+            }
+        }
+    }
+    causes
+}
+
+/// Compiles an expression that uses known variables only.
+fn compile(expression: &str) -> Result<(), String> {
+    let program = Program::compile(expression).map_err(|error| error.to_string())?;
+    let references = program.references();
+    let unknown = references.variables().into_iter().find(|name| !VARIABLES.contains(name));
+    match unknown {
+        None => Ok(()),
+        Some(name) => {
+            Err(format!("ERROR: <input>:1:1: undeclared reference to '{name}' (in container '')"))
+        }
+    }
 }
 
 impl Request<'_> {

@@ -7,7 +7,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::failure::Failure;
+use super::failure::{Cause, Failure};
 use super::request::Call;
 use super::selector::Selector;
 use super::state::{Place, State};
@@ -89,6 +89,12 @@ fn body(object: &Stored) -> &str {
 
 /// Reads one object.
 pub(crate) fn get(state: &State, call: &Call, place: &Place) -> Result<Bytes, Failure> {
+    let current = state.store.revision();
+    if let Some(wanted) = call.query.resource_version()?
+        && wanted > current
+    {
+        return Err(Failure::too_new(wanted, current));
+    }
     let found = state.store.get(place.resource(), &place.key());
     let found = found.ok_or_else(|| Failure::not_found(place.resource(), &place.target.name))?;
     Ok(Encoding::new(call, place).object(&found).into())
@@ -101,11 +107,14 @@ pub(crate) fn selector(call: &Call, place: &Place) -> Result<Selector, Failure> 
     let selector = selector.map_err(Failure::bad_request)?;
     let unknown =
         selector.fields().find(|field| !place.kind.is_selectable(&place.version.name, field));
+    let is_typed = place.kind.custom || !place.version.selectable.is_empty();
     match unknown {
         None => Ok(selector),
+        Some(field) if is_typed => {
+            Err(Failure::bad_request(format!("field label not supported: {field}")))
+        }
         Some(field) => Err(Failure::bad_request(format!(
-            "Unable to find {:?} that match label selector \"{labels}\", field selector \"{fields}\": field label not supported: {field}",
-            format!("{}, Resource={}", place.api_version(), place.resource().resource),
+            "\"{field}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
         ))),
     }
 }
@@ -113,13 +122,8 @@ pub(crate) fn selector(call: &Call, place: &Place) -> Result<Selector, Failure> 
 /// Lists objects, a page at a time where a limit is given.
 pub(crate) fn list(state: &mut State, call: &Call, place: &Place) -> Result<Bytes, Failure> {
     let selector = selector(call, place)?;
-    let wanted = call.query.resource_version()?;
+    let wanted = list_version(state, call, place)?;
     let current = state.store.revision();
-    if let Some(wanted) = wanted
-        && wanted > current
-    {
-        return Err(Failure::too_new(wanted, current));
-    }
     let (revision, objects) = match call.query.text("continue") {
         "" => {
             let objects = state.store.objects(place.resource());
@@ -127,7 +131,9 @@ pub(crate) fn list(state: &mut State, call: &Call, place: &Place) -> Result<Byte
         }
         token => continued(state, token)?,
     };
-    let limit = call.query.number("limit").filter(|&limit| limit > 0);
+    // Any version will do: then the server answers from memory, and whole.
+    let is_whole = wanted == Some(0);
+    let limit = call.query.number("limit").filter(|&limit| limit > 0 && !is_whole);
     let limit = limit.map_or(objects.len(), |limit| objects.len().min(limit as usize));
     let (page, rest) = objects.split_at(limit);
     let mut metadata = json!({"resourceVersion": revision.to_string()});
@@ -138,6 +144,46 @@ pub(crate) fn list(state: &mut State, call: &Call, place: &Place) -> Result<Byte
         }
     }
     Ok(encode_list(&Encoding::new(call, place), &metadata, page))
+}
+
+/// Reads the version that a list is asked for, and checks that it can be had.
+fn list_version(state: &mut State, call: &Call, place: &Place) -> Result<Option<u64>, Failure> {
+    let forbidden = |field: &str, detail: &str| {
+        Err(Failure::invalid_options("ListOptions", Cause::forbidden(field, detail)))
+    };
+    if call.query.has("sendInitialEvents") {
+        return forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
+    }
+    let wanted = call.query.resource_version()?;
+    let matching = call.query.text("resourceVersionMatch");
+    match (matching, wanted) {
+        ("", _) | ("NotOlderThan" | "Exact", Some(_)) => {}
+        ("NotOlderThan" | "Exact", None) => {
+            let detail = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            return forbidden("resourceVersionMatch", detail);
+        }
+        (other, _) => {
+            let message = format!(
+                "Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\", \"\""
+            );
+            let cause = Cause::new("FieldValueNotSupported", "resourceVersionMatch", message);
+            return Err(Failure::invalid_options("ListOptions", cause));
+        }
+    }
+    let current = state.store.revision();
+    let Some(wanted) = wanted else { return Ok(None) };
+    if wanted > current {
+        return Err(Failure::too_new(wanted, current));
+    }
+    // The double keeps no old states: it has one if nothing has changed since.
+    let is_unchanged = |state: &mut State| {
+        let events = state.store.table(place.resource()).events_after(wanted, 1);
+        events.is_ok_and(|events| events.is_empty())
+    };
+    if matching == "Exact" && !is_unchanged(state) {
+        return Err(Failure::expired("The resourceVersion for the provided list is too old."));
+    }
+    Ok(Some(wanted))
 }
 
 fn encode_list(encoding: &Encoding, metadata: &Value, page: &[Arc<Stored>]) -> Bytes {
@@ -168,7 +214,7 @@ fn keep(state: &mut State, revision: u64, rest: Vec<Arc<Stored>>) -> String {
 }
 
 fn continued(state: &State, token: &str) -> Result<(u64, Vec<Arc<Stored>>), Failure> {
-    let invalid = || Failure::bad_request("continue key is not valid: invalid continue token");
+    let invalid = || Failure::bad_request("invalid continue token: continue key is not valid");
     let token = BASE64_URL_SAFE_NO_PAD.decode(token).map_err(|_| invalid())?;
     let token: Value = serde_json::from_slice(&token).map_err(|_| invalid())?;
     let (Some(revision), Some(number)) = (token["rv"].as_u64(), token["start"].as_u64()) else {

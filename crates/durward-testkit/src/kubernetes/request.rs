@@ -91,7 +91,9 @@ impl Query {
             text => text
                 .parse()
                 .map(Some)
-                .map_err(|_| Failure::bad_request(format!("invalid resource version \"{text}\""))),
+                .map_err(|_| Failure::bad_request(format!(
+                    "invalid resource version: resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
+                ))),
         }
     }
 }
@@ -142,7 +144,8 @@ fn verb(method: &Method, target: Option<&Target>, query: &Query) -> &'static str
         Method::PATCH => "patch",
         Method::DELETE if is_collection => "deletecollection",
         Method::DELETE => "delete",
-        _ if query.flag("watch") => "watch",
+        // On one object the option means nothing.
+        _ if is_collection && query.flag("watch") => "watch",
         _ if is_collection => "list",
         _ => "get",
     }

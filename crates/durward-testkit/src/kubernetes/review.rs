@@ -90,12 +90,13 @@ pub(crate) fn token(state: &State, auth: &mut Auth, call: &Call) -> Result<Value
         ],
     };
     let token = auth.token(user);
-    let end = state.time().checked_add(jiff::SignedDuration::from_secs(lifetime));
+    let now = state.time();
+    let end = now.checked_add(jiff::SignedDuration::from_secs(lifetime)).unwrap_or(now);
     Ok(json!({
         "kind": "TokenRequest",
         "apiVersion": "authentication.k8s.io/v1",
         "metadata": {"name": target.name, "namespace": namespace},
         "spec": {"expirationSeconds": lifetime, "audiences": body["spec"]["audiences"]},
-        "status": {"token": token, "expirationTimestamp": seconds(end.unwrap_or(state.time()))},
+        "status": {"token": token, "expirationTimestamp": seconds(end)},
     }))
 }

@@ -5,12 +5,17 @@ use serde_json::{Value, json};
 use super::built_in;
 use super::crd;
 use super::failure::{Cause, Failure};
-use super::kind::{GroupResource, NameRule};
+use super::kind::GroupResource;
+use super::metadata;
 use super::policy;
 use super::request::Call;
 use super::state::{Place, State};
 use super::store::Key;
 use super::validate::Validation;
+
+/// Message about an object whose namespace is not the one of the path.
+pub(crate) const OTHER_NAMESPACE: &str =
+    "the namespace of the provided object does not match the namespace sent on the request";
 
 /// A write on its way.
 pub(crate) struct Writing<'w> {
@@ -38,9 +43,7 @@ pub(crate) fn name_new(
     }
     let namespace = text(metadata, "namespace");
     if !namespace.is_empty() && namespace != place.target.namespace {
-        return Err(Failure::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
+        return Err(Failure::bad_request(OTHER_NAMESPACE));
     }
     if place.kind.namespaced {
         metadata["namespace"] = place.target.namespace.as_str().into();
@@ -50,9 +53,7 @@ pub(crate) fn name_new(
         check_namespace(state, place, &name)?;
     }
     if text(metadata, "resourceVersion").as_str() > "0" {
-        return Err(Failure::bad_request(
-            "resourceVersion should not be set on objects to be created",
-        ));
+        return Err(Failure::new_with_version());
     }
     Ok(())
 }
@@ -178,7 +179,12 @@ pub(crate) fn keep_metadata(
 
 fn invalid(place: &Place, object: &Value, causes: Vec<Cause>) -> Failure {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
-    Failure::invalid(&place.resource().group, &place.kind.kind, name, causes)
+    // To the server an Event is the same in both of its groups.
+    let group = match place.kind.kind.as_str() {
+        "Event" if !place.kind.custom => "",
+        _ => &place.resource().group,
+    };
+    Failure::invalid(group, &place.kind.kind, name, causes)
 }
 
 /// Prunes, defaults and validates an object, then asks the policies; returns warnings.
@@ -193,8 +199,9 @@ pub(crate) fn admit(
         unknown = schema.prune(object);
         schema.fill_in(object);
     }
-    let warnings = strictness(writing.call, &unknown)?;
-    let mut causes = metadata_causes(place, object);
+    let warnings = strictness(writing, &unknown)?;
+    built_in::check_types(place, object)?;
+    let mut causes = metadata::causes(place, state.minor, object);
     built_in::fill_in(state, place, writing.old, object);
     causes.extend(built_in::causes(place, writing.old, object));
     if place.resource() == &crd::resource() {
@@ -214,74 +221,19 @@ pub(crate) fn admit(
 }
 
 /// Refuses, warns of, or ignores unknown fields, as the request says.
-fn strictness(call: &Call, unknown: &[String]) -> Result<Vec<String>, Failure> {
+fn strictness(writing: &Writing<'_>, unknown: &[String]) -> Result<Vec<String>, Failure> {
     let words = |path: &String| format!("unknown field \"{path}\"");
-    match call.query.text("fieldValidation") {
+    match writing.call.query.text("fieldValidation") {
         "Strict" if !unknown.is_empty() => {
             let words: Vec<String> = unknown.iter().map(words).collect();
-            let message = format!("strict decoding error: {}", words.join(", "));
+            let (kind, version) = (&writing.place.kind.kind, &writing.place.version.name);
+            let message = format!(
+                "{kind} in version \"{version}\" cannot be handled as a {kind}: strict decoding error: {}",
+                words.join(", ")
+            );
             Err(Failure::bad_request(message))
         }
         "Ignore" => Ok(Vec::new()),
         _ => Ok(unknown.iter().map(words).collect()),
-    }
-}
-
-fn metadata_causes(place: &Place, object: &Value) -> Vec<Cause> {
-    let metadata = &object["metadata"];
-    let name = metadata["name"].as_str().unwrap_or_default();
-    let mut causes = Vec::new();
-    if name.is_empty() {
-        causes.push(Cause::required("metadata.name", "name or generateName is required"));
-    } else if let Some(detail) = name_error(place.kind.names, name) {
-        causes.push(Cause::invalid("metadata.name", &name.into(), detail));
-    }
-    let labels = metadata["labels"].as_object().into_iter().flatten();
-    for (_, value) in labels {
-        let text = value.as_str().unwrap_or_default();
-        let is_fine = text.is_empty() || (text.len() <= 63 && is_label_value(text));
-        if !is_fine {
-            let detail = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
-            causes.push(Cause::invalid("metadata.labels", value, detail));
-        }
-    }
-    causes
-}
-
-fn is_label_value(text: &str) -> bool {
-    let is_end = |letter: Option<char>| letter.is_some_and(|letter| letter.is_ascii_alphanumeric());
-    is_end(text.chars().next())
-        && is_end(text.chars().last())
-        && text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter))
-}
-
-fn name_error(rule: NameRule, name: &str) -> Option<&'static str> {
-    let lower = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
-    let is_label = |label: &str| {
-        label.starts_with(lower)
-            && label.ends_with(lower)
-            && label.chars().all(|letter| lower(letter) || letter == '-')
-    };
-    match rule {
-        NameRule::PathSegment => {
-            (name == "." || name == ".." || name.contains(['/', '%']))
-                .then_some("may not contain '/' or '%'")
-        }
-        NameRule::Subdomain if name.len() > 253 => Some("must be no more than 253 bytes"),
-        NameRule::Subdomain => (!name.split('.').all(is_label)).then_some(
-            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
-        ),
-        NameRule::Label | NameRule::ServiceLabel if name.len() > 63 => {
-            Some("must be no more than 63 bytes")
-        }
-        NameRule::Label => (!is_label(name)).then_some(
-            "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
-        ),
-        NameRule::ServiceLabel => {
-            (!is_label(name) || !name.starts_with(|letter: char| letter.is_ascii_lowercase()))
-                .then_some(
-                    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')",
-                )
-        }
     }
 }

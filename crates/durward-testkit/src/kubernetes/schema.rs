@@ -144,6 +144,7 @@ impl Schema {
         let untyped = self.preserves_unknown || self.kind.is_empty();
         let mut shape = if untyped { Shape::untyped() } else { Shape::field_of_type() };
         shape.atomic = self.atomic;
+        shape.optional = true;
         shape.list = self.list.clone();
         let fields = self.properties.iter();
         shape.fields = fields.map(|(name, schema)| (name.clone(), schema.shape())).collect();
@@ -201,7 +202,7 @@ impl Schema {
         self.properties.get(key).or(self.additional.as_deref())
     }
 
-    /// Fills in defaults; a `null` that is not allowed counts as missing where there is one.
+    /// Fills in defaults; a `null` that is not allowed counts as missing.
     pub(crate) fn fill_in(&self, value: &mut Value) {
         match value {
             Value::Object(map) => {
@@ -221,17 +222,20 @@ impl Schema {
     }
 
     fn fill_in_fields(&self, map: &mut Map<String, Value>) {
+        let is_dropped = |key: &String, value: &Value| {
+            value.is_null() && self.child(key).is_some_and(|schema| !schema.allows_null())
+        };
+        map.retain(|key, value| !is_dropped(key, value));
         for (name, schema) in &self.properties {
             let Some(default) = &schema.default else { continue };
-            let is_missing = match map.get(name) {
-                None => true,
-                Some(Value::Null) => !schema.nullable,
-                Some(_) => false,
-            };
-            if is_missing {
+            if !map.contains_key(name) {
                 map.insert(name.clone(), default.clone());
             }
         }
+    }
+
+    fn allows_null(&self) -> bool {
+        self.nullable || (self.kind.is_empty() && self.preserves_unknown)
     }
 }
 

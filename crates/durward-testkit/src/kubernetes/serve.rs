@@ -10,10 +10,12 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use jiff::fmt::rfc2822::DateTimePrinter;
+use serde_json::Value;
 
 use super::failure::Failure;
 use super::faults::Fault;
-use super::request::{Call, User};
+use super::request::{Call, Target, User};
+use super::state::State;
 use super::write::Answer;
 use super::{Shared, auth, delete, discovery, rbac, read, review, watch, write};
 
@@ -107,26 +109,45 @@ fn answer(shared: &Shared, call: &Call) -> Result<Answer, Failure> {
     if is_health {
         return Ok(Answer { code: 200, body: "ok".into(), ..Answer::default() });
     }
-    let document = |value: serde_json::Value, code: u16| Answer {
-        code,
-        body: value.to_string().into(),
-        ..Answer::default()
-    };
     if let Some(review) = review::answer(&state, call) {
-        return Ok(document(review?, 201));
+        return Ok(document(&review?, 201));
     }
     if let Some(list) = discovery::resources(&state, &call.path) {
-        return Ok(document(list, 200));
+        return Ok(document(&list, 200));
     }
     let Some(target) = &call.target else {
-        return discovery::answer(&state, call).map(|value| document(value, 200));
+        let aggregated = discovery::wants_aggregated(&state, call);
+        let content_type = if aggregated { Some(discovery::AGGREGATED) } else { None };
+        let answer = discovery::answer(&state, call)?;
+        return Ok(Answer { content_type, ..document(&answer, 200) });
     };
-    let place = state.place(target)?;
+    on_resource(shared, &mut state, call, target)
+}
+
+/// Answer with a document that is no object.
+fn document(value: &Value, code: u16) -> Answer {
+    Answer { code, body: value.to_string().into(), ..Answer::default() }
+}
+
+/// Does what a request to a resource asks for.
+fn on_resource(
+    shared: &Shared,
+    state: &mut State,
+    call: &Call,
+    target: &Target,
+) -> Result<Answer, Failure> {
+    // A built-in group answers what it does not have in its own way.
+    let is_custom = |group: &str| group.contains('.') && !group.ends_with(".k8s.io");
+    let place = state.place(target).map_err(|failure| {
+        let group = &target.resource.group;
+        let is_known = state.kinds().any(|kind| kind.resource.group == *group);
+        if is_known && !is_custom(group) { Failure::no_such_resource() } else { failure }
+    })?;
     let is_token =
         target.resource.to_string() == "serviceaccounts" && target.subresource == "token";
     if is_token && call.verb == "create" {
-        let token = review::token(&state, &mut shared.auth(), call)?;
-        return Ok(document(token, 201));
+        let token = review::token(state, &mut shared.auth(), call)?;
+        return Ok(document(&token, 201));
     }
     let is_known = match target.subresource.as_str() {
         "" => true,
@@ -134,30 +155,34 @@ fn answer(shared: &Shared, call: &Call) -> Result<Answer, Failure> {
         _ => false,
     };
     if !is_known {
-        return Err(Failure::no_such_path());
+        return Err(Failure::no_such_resource());
     }
     match (call.verb, target.subresource.as_str()) {
-        ("get", _) => read::get(&state, call, &place).map(|body| Answer {
+        ("get", _) => read::get(state, call, &place).map(|body| Answer {
             code: 200,
             body,
             ..Answer::default()
         }),
-        ("list", _) => read::list(&mut state, call, &place).map(|body| Answer {
+        ("list", _) => read::list(state, call, &place).map(|body| Answer {
             code: 200,
             body,
             ..Answer::default()
         }),
-        ("create", "") if target.name.is_empty() => write::create(&mut state, call, &place),
-        ("update", _) => write::replace(&mut state, call, &place),
-        ("patch", _) => write::patch(&mut state, call, &place),
-        ("delete", "") => delete::delete(&mut state, call, &place),
-        ("deletecollection", "") => delete::delete_collection(&mut state, call, &place),
+        ("create", "") if target.name.is_empty() => write::create(state, call, &place),
+        ("update", _) => write::replace(state, call, &place),
+        ("patch", _) => write::patch(state, call, &place),
+        ("delete", "") => delete::delete(state, call, &place),
+        ("deletecollection", "") => delete::delete_collection(state, call, &place),
         _ => Err(Failure::method_not_allowed()),
     }
 }
 
 fn succeeded(shared: &Shared, answer: Answer) -> Response<Body> {
     let mut response = respond_with(shared, answer.code, Full::new(answer.body).boxed_unsync());
+    if let Some(content_type) = answer.content_type {
+        let value = HeaderValue::from_static(content_type);
+        response.headers_mut().insert(header::CONTENT_TYPE, value);
+    }
     for warning in answer.warnings {
         let text = format!("299 - {:?}", warning);
         if let Ok(value) = HeaderValue::from_str(&text) {
@@ -168,7 +193,7 @@ fn succeeded(shared: &Shared, answer: Answer) -> Response<Body> {
 }
 
 fn failed(shared: &Shared, failure: &Failure) -> Response<Body> {
-    if failure.is_plain_text() {
+    if failure.is_plain_text {
         return plain(failure.code, &failure.message);
     }
     let body = Bytes::from(failure.status().to_string());

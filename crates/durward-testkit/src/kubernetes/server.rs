@@ -375,11 +375,13 @@ async fn connection(shared: Arc<Shared>, config: Option<Arc<ServerConfig>>, stre
     };
     let resetting = presence.wait_for(|presence| *presence == Presence::Resetting);
     tokio::select! {
-        () = serving => {}
+        // A request that has come meanwhile is not answered.
+        biased;
         _ = resetting => {
             // A close with lingering of no time is a reset.
             let _ = handle.set_linger(Some(Duration::ZERO));
         }
+        () = serving => {}
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Shape {
     /// Values of an object that is a map; its keys are owned themselves.
     pub(crate) entries: Option<Box<Self>>,
     pub(crate) items: Option<Box<Self>>,
+    /// An object that is not always there, as those of custom kinds.
+    pub(crate) optional: bool,
     fallback: Fallback,
 }
 
@@ -45,7 +47,13 @@ static UNTYPED: LazyLock<Shape> = LazyLock::new(|| Shape::with(Fallback::Untyped
 impl Shape {
     fn with(fallback: Fallback) -> Self {
         let (fields, list) = (BTreeMap::new(), ListKind::Atomic);
-        Self { atomic: false, list, fields, entries: None, items: None, fallback }
+        let optional = fallback == Fallback::Untyped;
+        Self { atomic: false, list, fields, entries: None, items: None, optional, fallback }
+    }
+
+    /// Returns whether an object of the shape is a field of its own that can be owned.
+    pub(crate) fn comes_and_goes(&self) -> bool {
+        self.optional || self.entries.is_some()
     }
 
     /// Shape of a type whose fields are not described.

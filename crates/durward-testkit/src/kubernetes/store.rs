@@ -42,7 +42,7 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
-    fn new(object: &Value, revision: u64) -> Self {
+    fn new(object: &Value, revision: Option<u64>) -> Self {
         let metadata = &object["metadata"];
         let labels = metadata["labels"].as_object().into_iter().flatten();
         let labels =
@@ -52,12 +52,14 @@ impl Stored {
         if let Some(map) = body.as_object_mut() {
             map.remove("apiVersion");
             map.remove("kind");
-            map["metadata"]["resourceVersion"] = revision.to_string().into();
+            if let Some(revision) = revision {
+                map["metadata"]["resourceVersion"] = revision.to_string().into();
+            }
         }
         Self {
             key: Key::of(object),
             uid: metadata["uid"].as_str().unwrap_or_default().to_owned(),
-            revision,
+            revision: revision.unwrap_or_default(),
             labels: labels.collect(),
             owners: owners.filter_map(|owner| Some(owner["uid"].as_str()?.to_owned())).collect(),
             body: body.to_string().into(),
@@ -205,7 +207,7 @@ impl Store {
     /// Stores an object under its name, with the next revision.
     pub(crate) fn put(&mut self, resource: &GroupResource, object: &Value) -> Arc<Stored> {
         self.revision += 1;
-        let stored = Arc::new(Stored::new(object, self.revision));
+        let stored = Arc::new(Stored::new(object, Some(self.revision)));
         let history = self.history;
         let table = self.table(resource);
         let previous = table.objects.insert(stored.key.clone(), Arc::clone(&stored));
@@ -232,7 +234,7 @@ impl Store {
         let history = self.history;
         let previous = self.table(resource).objects.remove(key)?;
         self.revision += 1;
-        let last = Arc::new(Stored::new(&previous.value(), self.revision));
+        let last = Arc::new(Stored::new(&previous.value(), Some(self.revision)));
         let event = Event {
             revision: self.revision,
             change: Change::Deleted,
@@ -244,9 +246,9 @@ impl Store {
         Some(last)
     }
 
-    /// Returns the version that an object would be, at this revision.
-    pub(crate) fn preview(object: &Value, revision: u64) -> Arc<Stored> {
-        Arc::new(Stored::new(object, revision))
+    /// Returns what an object would be; its resource version stays that of the version before, if there is one.
+    pub(crate) fn preview(object: &Value) -> Arc<Stored> {
+        Arc::new(Stored::new(object, None))
     }
 
     fn unlink(&mut self, resource: &GroupResource, object: &Stored) {

@@ -57,8 +57,12 @@ impl Validation<'_> {
             return;
         }
         if !has_type(schema, value) {
-            let wanted = if schema.int_or_string { "integer,string" } else { &schema.kind };
-            let found = type_name(value);
+            let is_number = value.is_number() && schema.format.starts_with("int");
+            let (wanted, found) = match () {
+                () if schema.int_or_string => ("integer,string", type_name(value)),
+                () if is_number => (schema.format.as_str(), "float64"),
+                () => (schema.kind.as_str(), type_name(value)),
+            };
             let detail = format!("{path} in body must be of type {wanted}: \"{found}\"");
             let mut cause = Cause::invalid(path, &found.into(), &detail);
             cause.reason = "FieldValueTypeInvalid";
@@ -114,7 +118,7 @@ impl Validation<'_> {
         if let Some(rules) = &schema.rules
             && !(self.ratchets && old == Some(value))
         {
-            rules.check(value, old, path, self.causes);
+            rules.check(value, old, path, (self.minor, self.causes));
         }
         match value {
             Value::Object(map) => {
@@ -137,7 +141,10 @@ impl Validation<'_> {
 
     fn constraints(&mut self, schema: &Schema, value: &Value, path: &str) {
         if !schema.values.is_empty() && !schema.values.contains(value) {
-            let known: Vec<String> = schema.values.iter().map(Value::to_string).collect();
+            let quoted = |value: &Value| {
+                format!("{:?}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+            };
+            let known: Vec<String> = schema.values.iter().map(quoted).collect();
             let message =
                 format!("Unsupported value: {value}: supported values: {}", known.join(", "));
             self.causes.push(Cause::new("FieldValueNotSupported", path, message));
@@ -172,8 +179,9 @@ impl Validation<'_> {
         if let Some(most) = schema.limits.max_length
             && length > most
         {
-            let message = match self.minor {
-                ..32 => format!("Too long: may not be longer than {most}"),
+            let message = match (self.minor, most) {
+                (..32, _) => format!("Too long: may not be longer than {most}"),
+                (_, 1) => "Too long: may not be more than 1 byte".to_owned(),
                 _ => format!("Too long: may not be more than {most} bytes"),
             };
             self.causes.push(Cause::new("FieldValueTooLong", path, message));
@@ -189,13 +197,26 @@ impl Validation<'_> {
             self.invalid(path, &value, &format!("should match '{}'", pattern.text));
         }
         if !has_format(&schema.format, text) {
-            self.invalid(path, &value, &format!("must be of type {}: \"{text}\"", schema.format));
+            let detail = format!("{path} in body must be of type {}: \"{text}\"", schema.format);
+            let mut cause = Cause::invalid(path, &value, &detail);
+            cause.reason = "FieldValueTypeInvalid";
+            self.causes.push(cause);
         }
     }
 
     fn number(&mut self, schema: &Schema, value: &Value, path: &str) {
         let limits = &schema.limits;
         let Some(number) = value.as_f64() else { return };
+        if schema.format == "int32" && i32::try_from(value.as_i64().unwrap_or(i64::MAX)).is_err() {
+            let detail =
+                format!("Checked value must be of type integer with format int32 in {path}");
+            self.causes.push(Cause::invalid("<nil>", &"".into(), &detail));
+        }
+        if let Some(factor) = limits.multiple_of
+            && (number / factor).fract() != 0.0
+        {
+            self.invalid(path, value, &format!("should be a multiple of {factor}"));
+        }
         if let Some(least) = limits.minimum {
             let (is_low, word) = match limits.exclusive_minimum {
                 true => (number <= least, "greater than"),
@@ -214,11 +235,6 @@ impl Validation<'_> {
                 self.invalid(path, value, &format!("should be {word} {most}"));
             }
         }
-        if let Some(factor) = limits.multiple_of
-            && (number / factor).fract() != 0.0
-        {
-            self.invalid(path, value, &format!("should be a multiple of {factor}"));
-        }
     }
 
     fn at_least(&mut self, least: Option<u64>, count: u64, what: &str, path: &str) {
@@ -233,40 +249,46 @@ impl Validation<'_> {
         if let Some(most) = most
             && count > most
         {
-            let message = format!("Too many: {count}: must have at most {most} items");
-            self.causes.push(Cause::new("FieldValueTooMany", path, message));
+            self.causes.push(Cause::too_many(path, count, most));
         }
     }
 
     fn alternatives(&mut self, schema: &Schema, value: &Value, path: &str) {
         let minor = self.minor;
-        let matches = |one: &Schema| {
+        let causes_of = |one: &Schema| {
             let mut causes = Vec::new();
             let mut validation = Validation { ratchets: false, minor, causes: &mut causes };
             validation.value(one, value, None, path, false);
-            causes.is_empty()
+            causes
         };
-        let place = if path.is_empty() { "<nil>" } else { path };
-        let mut refuse = |detail: String| {
-            self.causes.push(Cause::invalid(place, &"".into(), &detail));
-        };
+        let matches = |one: &Schema| causes_of(one).is_empty();
+        let refuse = |detail: String| Cause::invalid("<nil>", &"".into(), &detail);
+        // The first alternative is the one that a server explains.
+        let first = |all: &[Schema]| all.first().map(causes_of).unwrap_or_default();
         let one_of = schema.one_of.iter().filter(|one| matches(one)).count();
         if !schema.one_of.is_empty() && one_of != 1 {
-            let found = if one_of == 0 {
-                "Found none valid".to_owned()
-            } else {
-                format!("Found {one_of} valid alternatives")
+            let found = match one_of {
+                0 => "Found none valid".to_owned(),
+                several => format!("Found {several} valid alternatives"),
             };
-            refuse(format!("{path:?} must validate one and only one schema (oneOf). {found}"));
+            let rule = "must validate one and only one schema (oneOf)";
+            self.causes.push(refuse(format!("{path:?} {rule}. {found}")));
+            self.causes.extend(if one_of == 0 { first(&schema.one_of) } else { Vec::new() });
         }
         if !schema.any_of.is_empty() && !schema.any_of.iter().any(matches) {
-            refuse(format!("{path:?} must validate at least one schema (anyOf)"));
+            self.causes.push(refuse(format!("{path:?} must validate at least one schema (anyOf)")));
+            self.causes.extend(first(&schema.any_of));
         }
-        if !schema.all_of.iter().all(matches) {
-            refuse(format!("{path:?} must validate all the schemas (allOf)"));
+        let failed: Vec<Vec<Cause>> =
+            schema.all_of.iter().map(causes_of).filter(|causes| !causes.is_empty()).collect();
+        if !failed.is_empty() {
+            let none = if failed.len() == schema.all_of.len() { ". None validated" } else { "" };
+            self.causes.extend(failed.into_iter().flatten());
+            let rule = "must validate all the schemas (allOf)";
+            self.causes.push(refuse(format!("{path:?} {rule}{none}")));
         }
         if schema.not.as_ref().is_some_and(|not| matches(not)) {
-            refuse(format!("{path:?} must not validate the schema (not)"));
+            self.causes.push(refuse(format!("{path:?} must not validate the schema (not)")));
         }
     }
 }

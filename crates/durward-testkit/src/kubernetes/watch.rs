@@ -58,15 +58,9 @@ pub(crate) fn start(
     let selector = selector(call, place)?;
     let mut state = shared.state();
     let wants_bookmarks = call.query.flag("allowWatchBookmarks");
-    let sends_initial = initial_events(call, state.minor, wants_bookmarks)?;
+    let sends_initial = initial_events(call, state.minor)?;
     let wanted = call.query.resource_version()?;
     let current = state.store.revision();
-    if sends_initial == Some(true)
-        && let Some(wanted) = wanted
-        && wanted > current
-    {
-        return Err(Failure::too_new(wanted, current));
-    }
     let encoding = Encoding::new(call, place);
     let bookmark_every = shared.faults().bookmark_every;
     let length = call.query.number("timeoutSeconds").filter(|&seconds| seconds > 0);
@@ -87,13 +81,18 @@ pub(crate) fn start(
         _guard: WatchGuard::new(shared, place.resource()),
     };
     match (sends_initial, wanted) {
+        (Some(true), Some(wanted)) if wanted > current => {
+            let failure = Failure::too_new(wanted, current);
+            feed.ready.push_back(line("ERROR", failure.status().to_string().as_bytes()));
+            feed.is_over = true;
+        }
         (Some(true), _) | (None, None | Some(0)) => {
             let objects = state.store.objects(place.resource());
             let objects = objects.filter(|object| feed.selector.matches(object));
             let lines: Vec<Bytes> =
                 objects.map(|object| line("ADDED", &feed.encoding.object(object))).collect();
             feed.ready.extend(lines);
-            if sends_initial == Some(true) {
+            if sends_initial == Some(true) && wants_bookmarks {
                 let bookmark = feed.encoding.bookmark(current, true);
                 feed.ready.push_back(line("BOOKMARK", bookmark.to_string().as_bytes()));
             }
@@ -109,7 +108,7 @@ pub(crate) fn start(
 }
 
 /// Reads whether the watch begins with all objects.
-fn initial_events(call: &Call, minor: u32, wants_bookmarks: bool) -> Result<Option<bool>, Failure> {
+fn initial_events(call: &Call, minor: u32) -> Result<Option<bool>, Failure> {
     let forbidden = |field: &str, detail: &str| {
         Failure::invalid_options("ListOptions", Cause::forbidden(field, detail))
     };
@@ -133,12 +132,7 @@ fn initial_events(call: &Call, minor: u32, wants_bookmarks: bool) -> Result<Opti
         let detail = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
         return Err(forbidden("resourceVersionMatch", detail));
     }
-    let sends = call.query.flag("sendInitialEvents");
-    if sends && !wants_bookmarks {
-        let detail = "sendInitialEvents requires setting allowWatchBookmarks to true";
-        return Err(forbidden("allowWatchBookmarks", detail));
-    }
-    Ok(Some(sends))
+    Ok(Some(call.query.flag("sendInitialEvents")))
 }
 
 impl Feed {

@@ -9,6 +9,7 @@ mod deletion;
 mod faults;
 mod policy;
 mod reading;
+mod validation;
 mod watching;
 mod writing;
 

@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     State,
     /// Configuration files, and files that documents name.
     Files,
+    /// Kubernetes API as a source.
+    Kubernetes,
 }
 
 impl Kind {
@@ -43,6 +45,7 @@ impl Kind {
             Self::Log => "log",
             Self::State => "state",
             Self::Files => "files",
+            Self::Kubernetes => "kubernetes",
         }
     }
 }
@@ -107,6 +110,7 @@ mod tests {
             Kind::Log,
             Kind::State,
             Kind::Files,
+            Kind::Kubernetes,
         ] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.word());
         }

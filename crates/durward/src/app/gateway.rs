@@ -2,6 +2,7 @@
 
 mod state;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use durward_control::compile::retained;
 use durward_control::source::watch::{self as file_watch, Pace, Watching};
-use durward_control::{Compiled, Feed, FileSource, Publisher, State, Store, compile};
+use durward_control::{Compiled, Feed, FileSource, Publisher, Reference, State, Store, compile};
 use durward_model::explain::Question;
 use durward_proxy::access_log::Sink;
 use durward_proxy::proxy::{Options, Proxy};
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::app::Settings;
 use crate::app::acme::Acme;
+use crate::app::cluster::Cluster;
 use crate::app::kernel::Kernel;
 use crate::app::kernel::lines::Line;
 use crate::app::log::{self, AbsentEgress};
@@ -43,6 +45,8 @@ pub(crate) struct Gateway {
     applying: Mutex<Applied>,
     /// Certificates by ACME.
     acme: Option<Acme>,
+    /// The Kubernetes API as a source.
+    cluster: Option<Cluster>,
     /// Exposition at the time when the proxy was drained.
     last_metrics: Mutex<String>,
     access_log: Sink,
@@ -88,6 +92,10 @@ impl Gateway {
         let restored = earlier.map(|state| retained::restore(&state, &source, now()));
         let publisher = Publisher::after(restored.unwrap_or_default());
         let (feed, mut store) = (Arc::new(Feed::default()), Store::default());
+        let cluster = settings.cluster.clone();
+        store.read_cluster(cluster.as_ref().map(|options| options.cluster.clone()));
+        let cluster = cluster.map(|options| Cluster::start(options, Arc::clone(&feed)));
+        let cluster = cluster.transpose()?;
         source.look(&settings.paths, &feed);
         store.apply(feed.take());
         let compiled = publisher.reload(&store, now());
@@ -124,6 +132,7 @@ impl Gateway {
             kernel,
             applying: Mutex::new(Applied { store, absent_egress }),
             acme,
+            cluster,
             last_metrics: Mutex::default(),
             access_log,
             decisions,
@@ -139,27 +148,46 @@ impl Gateway {
         self.publisher.current()
     }
 
-    /// Starts to reload whenever a file changes. Called within a runtime, which runs the reloads.
+    /// Starts to read files again whenever one changes.
     ///
     /// # Errors
     /// Fails if no thread can be started for it.
-    pub(crate) fn watch(self: &Arc<Self>) -> Result<(), Failure> {
-        let mut changes = self.feed.subscribe();
+    pub(crate) fn watch(&self) -> Result<(), Failure> {
         let (source, paths) = (Arc::clone(&self.source), self.paths.clone());
         let watching = file_watch::watch(source, paths, Pace::default(), Arc::clone(&self.feed))
             .map_err(|error| Failure::broken("watching the configuration", error))?;
         *self.watching.lock().unwrap_or_else(PoisonError::into_inner) = Some(watching);
+        Ok(())
+    }
+
+    /// Starts to apply what sources say. Called within a runtime, which applies it.
+    pub(crate) fn follow_sources(self: &Arc<Self>) {
+        let mut changes = self.feed.subscribe();
         let gateway = Arc::downgrade(self);
+        if let Some(cluster) = &self.cluster {
+            cluster.serve(gateway.clone());
+        }
+        // What came between the start and now.
+        changes.mark_changed();
         tokio::spawn(async move {
             while changes.changed().await.is_ok() {
                 let Some(gateway) = gateway.upgrade() else { return };
                 let adopted = tokio::task::spawn_blocking(move || gateway.follow());
                 if let Err(error) = adopted.await {
-                    tracing::error!(%error, "a change of files could not be adopted");
+                    tracing::error!(%error, "a change could not be adopted");
                 }
             }
         });
-        Ok(())
+    }
+
+    /// Returns what documents of files name in the cluster.
+    pub(crate) fn wanted_of_cluster(&self) -> BTreeSet<Reference> {
+        if self.paths.is_empty() {
+            return BTreeSet::new();
+        }
+        let applied = self.applied();
+        let wanted = applied.store.wanted();
+        wanted.filter(|one| !matches!(one, Reference::File(_))).cloned().collect()
     }
 
     /// Opens the access log's file again, after log rotation has moved the old one.
@@ -307,6 +335,7 @@ impl Gateway {
     pub(crate) fn stop_accepting(&self) {
         self.announce_end();
         self.acme.iter().for_each(Acme::stop);
+        self.cluster.iter().for_each(Cluster::stop);
         self.with_proxy(Proxy::stop_accepting);
         self.kernel.close();
         self.state_file.iter().for_each(StateFile::leave);
@@ -316,6 +345,7 @@ impl Gateway {
     pub(crate) fn drain(&self, grace: Duration) {
         self.draining.store(true, Relaxed);
         self.acme.iter().for_each(Acme::stop);
+        self.cluster.iter().for_each(Cluster::stop);
         *self.last_metrics.lock().unwrap_or_else(PoisonError::into_inner) = self.metrics_text();
         let proxy = self.proxy.write().unwrap_or_else(PoisonError::into_inner).take();
         self.state_file.iter().for_each(StateFile::close);

@@ -17,8 +17,8 @@ use durward_nat::{CheckedMapping, Report};
 use durward_proxy::present::PresentAddresses;
 use durward_proxy::proxy::Status;
 
-use super::acme;
 use super::condition::{Condition, Kind};
+use super::{acme, cluster};
 use crate::state_file;
 
 /// Conditions shown per check by `/readyz?verbose`; `/snapshot` has all.
@@ -36,6 +36,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) state_file: Option<state_file::Status>,
     /// State of certificates by ACME; `None` without a state directory.
     pub(crate) acme: Option<acme::status::Status>,
+    /// State of the Kubernetes API as a source; `None` if it is not read.
+    pub(crate) cluster: Option<cluster::Status>,
     /// State of the loads of configuration files.
     pub(crate) loads: &'a LoadHealth,
     /// True if the process is stopping.

@@ -99,6 +99,13 @@ impl Kernel {
         applied.round(jiff::Unit::Second).unwrap_or(applied)
     }
 
+    /// Returns whether the kernel carries this model, or is asked for nothing.
+    pub(crate) fn carries(&self, model: &Arc<NatModel>) -> bool {
+        let state = self.state();
+        let is_applied = state.fault.is_none() && Arc::ptr_eq(&state.wanted, model);
+        is_applied || !is_wanted(&self.options, model)
+    }
+
     /// Returns the present state of the kernel plane; `None` if it is not used.
     pub(crate) fn facts(&self) -> Option<KernelFacts> {
         let state = self.state();

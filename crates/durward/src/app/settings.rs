@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use durward_control::RoutingJsonOptions;
 
-use super::acme;
+use super::{acme, cluster};
 use crate::app::Logs;
 use crate::handover::Handed;
 
@@ -45,4 +45,6 @@ pub(crate) struct Settings {
     pub(crate) nat: durward_nat::Options,
     /// Options of certificates by ACME; `None` without a state directory.
     pub(crate) acme: Option<acme::Options>,
+    /// Options of the Kubernetes API as a source; `None` if it is not read.
+    pub(crate) cluster: Option<cluster::Options>,
 }

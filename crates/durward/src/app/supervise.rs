@@ -49,6 +49,7 @@ pub(crate) fn run(
         if watch {
             gateway.watch()?;
         }
+        gateway.follow_sources();
         gateway.order_certificates()?;
         let supervisor = Supervisor { gateway, admin: listener, program, drain_delay };
         supervisor.serve(signals, older).await

@@ -7,10 +7,10 @@ use clap::Args;
 /// How `durward run` orders certificates.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct AcmeArgs {
-    /// Certificate authorities, PEM, by which ACME authorities are verified, in place of the system's
+    /// PEM file of CA certificates to verify ACME authorities with, instead of the system's
     #[arg(long = "acme-ca", value_name = "FILE", env = "DURWARD_ACME_CA", hide_env_values = true)]
     pub(crate) ca: Option<PathBuf>,
-    /// Certificates ordered from one ACME authority within an hour, at most
+    /// Maximum number of certificates ordered from one ACME authority per hour
     #[arg(long = "acme-orders-per-hour", value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) orders_per_hour: u32,
 }

@@ -5,13 +5,13 @@ use clap::Args;
 /// `durward demo`
 #[derive(Args, Debug)]
 pub(crate) struct Demo {
-    /// Print the configuration the demo would serve, and end
+    /// Print the demo's configuration and exit
     #[arg(long)]
     pub(crate) print_config: bool,
-    /// Send nothing; wait for requests
+    /// Send no requests; only serve yours until interrupted
     #[arg(long)]
     pub(crate) no_traffic: bool,
-    /// Send one request per tenant, print what the partner saw, and end
+    /// Send one request per tenant, print what the partner saw, and exit
     #[arg(long, conflicts_with = "no_traffic")]
     pub(crate) once: bool,
 }
@@ -19,10 +19,10 @@ pub(crate) struct Demo {
 /// `durward lab`
 #[derive(Args, Debug)]
 pub(crate) struct Lab {
-    /// Print the configuration the lab serves, and end
+    /// Print the lab's configuration and exit
     #[arg(long)]
     pub(crate) print_config: bool,
-    /// Try everything once, print what happened, and end: code 0 when all of it held
+    /// Try everything once, print the results, and exit with code 0 if all was as expected
     #[arg(long)]
     pub(crate) once: bool,
     /// This is the process inside

@@ -13,19 +13,19 @@ use super::{Admin, CheckFormat, ConfigArgs, parse_admin, parse_duration};
 pub(crate) struct Prove {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Where a running process is asked what it counted
+    /// Admin listener of the running gateway, whose counters are read; `off` reads none
     #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9440", value_parser = parse_admin)]
     pub(crate) admin: Admin,
-    /// How long it may take to answer
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    /// Time limit for its answer
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
-    /// Interleaved requests of the attack
+    /// Number of interleaved requests in the attack, 4 to 1000000
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(4..=1_000_000))]
     pub(crate) requests: u64,
-    /// Read and count only
+    /// Only check the configuration and read the counters; send no requests
     #[arg(long)]
     pub(crate) no_attack: bool,
-    /// How the result is printed: table, short, json or yaml
+    /// Output format: table, short (problems only), json or yaml
     #[arg(short = 'o', long = "output", value_enum, default_value_t = CheckFormat::Table, hide_possible_values = true, value_name = "FORMAT")]
     pub(crate) format: CheckFormat,
 }
@@ -44,9 +44,9 @@ impl Prove {
 /// `durward egress`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Egress {
-    /// Print the variables by which programs find a tenant's forward proxy
+    /// Print the environment variables with which programs use a tenant's forward proxy
     Env(EgressEnv),
-    /// Ask through a forward proxy for what must be allowed and what must be denied
+    /// Test through a forward proxy that URLs are allowed or denied as they must be
     Test(EgressTest),
 }
 
@@ -55,23 +55,23 @@ pub(crate) enum Egress {
 pub(crate) struct EgressEnv {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// Whose; needed where several tenants have a forward proxy
+    /// Tenant of the proxy; needed if several tenants have one
     #[arg(long, value_name = "NAME")]
     pub(crate) tenant: Option<String>,
-    /// Which of the tenant's proxies; the first by default
+    /// Address and port of the proxy [default: the tenant's first]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) proxy: Option<String>,
-    /// A file with NAME:SECRET, where the proxy asks for a credential
+    /// File with NAME:SECRET, for a proxy that requires a credential
     #[arg(long, value_name = "FILE")]
     pub(crate) credential_file: Option<PathBuf>,
-    /// What goes direct
+    /// Value of NO_PROXY: hosts and domains reached without the proxy, comma-separated
     #[arg(
         long,
         value_name = "LIST",
         default_value = "localhost,127.0.0.1,::1,.svc,.svc.cluster.local,.cluster.local,.internal"
     )]
     pub(crate) no_proxy: String,
-    /// How they are printed: sh, dotenv, kubernetes (a container's env) or json
+    /// Output format: sh, dotenv, kubernetes (a container's env) or json
     #[arg(short = 'o', long = "output", value_enum, default_value_t = EnvFormat::Sh, hide_possible_values = true, value_name = "FORMAT")]
     pub(crate) format: EnvFormat,
 }
@@ -92,31 +92,31 @@ pub(crate) enum EnvFormat {
 /// `durward egress test`
 #[derive(Args, Debug)]
 pub(crate) struct EgressTest {
-    /// The proxy [env: https_proxy, HTTPS_PROXY, http_proxy, HTTP_PROXY]
+    /// URL of the proxy [env: https_proxy, HTTPS_PROXY, http_proxy, HTTP_PROXY]
     #[arg(long, value_name = "URL")]
     pub(crate) proxy: Option<String>,
-    /// A URL that must be allowed; may be repeated
+    /// URL that must be allowed; repeatable
     #[arg(long, value_name = "URL")]
     pub(crate) allowed: Vec<http::Uri>,
-    /// A URL that the rules must deny; may be repeated
+    /// URL that the proxy's rules must deny; repeatable
     #[arg(long, value_name = "URL")]
     pub(crate) denied: Vec<http::Uri>,
-    /// A URL that answers with the address it was asked from, such as `https://ifconfig.me/ip`
+    /// URL that answers with its client's address, such as `https://ifconfig.me/ip`
     #[arg(long, value_name = "URL")]
     pub(crate) echo: Option<http::Uri>,
-    /// The address it must see; may be repeated
+    /// Address that --echo must answer with; repeatable, any of them will do
     #[arg(long, value_name = "IP", requires = "echo")]
     pub(crate) address: Vec<IpAddr>,
-    /// What must not be reached without the proxy; may be repeated
+    /// Host and port that must not be reachable without the proxy; repeatable
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) direct: Vec<String>,
-    /// Authorities to believe besides those of the host; may be repeated
+    /// PEM file of CA certificates to trust besides the system's; repeatable
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Vec<PathBuf>,
-    /// How long each may take
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    /// Time limit for each request or connection
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub(crate) timeout: Duration,
-    /// How the report is printed: table, short, json or yaml
+    /// Output format: table, short (problems only), json or yaml
     #[arg(short = 'o', long = "output", value_enum, default_value_t = CheckFormat::Table, hide_possible_values = true, value_name = "FORMAT")]
     pub(crate) output: CheckFormat,
 }

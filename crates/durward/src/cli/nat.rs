@@ -26,49 +26,61 @@ const HEADING: &str = "Options for port mappings and egress.sources";
 /// What a host decides for the kernel's share.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct NatArgs {
-    /// Names of external interfaces: a regular expression for the whole name, like `eth[1-9][0-9]*`. What arrives there and is not asked for is dropped
+    /// External interfaces: a regular expression that matches the whole name, such as `eth[1-9][0-9]*`. Packets that arrive there are dropped unless they are mapped, let in, or replies
     #[arg(long, value_name = "PATTERN", env = "DURWARD_NAT_EXTERNAL", hide_env_values = true, help_heading = HEADING)]
     pub(crate) nat_external: Option<String>,
-    /// Interfaces that are not external whatever the pattern says, with commas
+    /// Interfaces that are not external even if --nat-external matches them, comma-separated
     #[arg(long, value_name = "NAME", env = "DURWARD_NAT_NOT_EXTERNAL", hide_env_values = true, value_delimiter = ',', help_heading = HEADING)]
     pub(crate) nat_not_external: Vec<String>,
-    /// Gateways of external interfaces: `learned` from the host's default routes, an offset in the network (1 the first address, -1 the last), or INTERFACE=IP with commas
+    /// Gateways of external interfaces: `learned` (from the host's default routes), an offset in the interface's network (1 is its first address, -1 its last), or INTERFACE=IP, comma-separated [default: learned]
     #[arg(long, value_name = "HOW", env = "DURWARD_NAT_GATEWAY", hide_env_values = true, allow_hyphen_values = true, help_heading = HEADING)]
     pub(crate) nat_gateway: Option<String>,
-    /// Networks of pods and nodes, with commas; never egress, never believed as a source from outside
+    /// Networks of pods and nodes, comma-separated; what is sent there is not egress, and packets from outside with such a source are dropped
     #[arg(long, value_name = "CIDR", env = "DURWARD_NAT_CLUSTER", hide_env_values = true, value_delimiter = ',', help_heading = HEADING)]
     pub(crate) nat_cluster: Vec<IpNet>,
-    /// This host's addresses towards the cluster, one per family, with commas; what endpoints see with source: Gateway; the interface's own by default
+    /// This host's addresses towards the cluster, one per family, comma-separated; endpoints of mappings with `source: Gateway` see them [default: the interface's own]
     #[arg(long, value_name = "IP", env = "DURWARD_NAT_CLUSTER_ADDRESS", hide_env_values = true, value_delimiter = ',', help_heading = HEADING)]
     pub(crate) nat_cluster_address: Vec<IpAddr>,
-    /// Services of this host that are let in from outside beside Durward's listeners: PORT/tcp or ADDRESS:PORT/udp, with commas
+    /// Services of this host, besides Durward's listeners, that are reachable from outside: PORT/tcp or ADDRESS:PORT/udp, comma-separated
     #[arg(long, value_name = "SERVICE", env = "DURWARD_NAT_LET_IN", hide_env_values = true, value_delimiter = ',', value_parser = parse_service, help_heading = HEADING)]
     pub(crate) nat_let_in: Vec<LocalService>,
-    /// Addresses to put on interfaces and to announce: INTERFACE=IP/LEN, with commas
+    /// Addresses to assign to interfaces and to announce by ARP and neighbour discovery: INTERFACE=IP/LEN, comma-separated
     #[arg(long, value_name = "ADDRESS", env = "DURWARD_NAT_ADDRESS", hide_env_values = true, value_delimiter = ',', value_parser = parse_address, help_heading = HEADING)]
     pub(crate) nat_address: Vec<(IpAddr, AssignedAddress)>,
-    /// The bits of the packet mark that are Durward's: eight adjoining ones
+    /// Bits of the packet mark that Durward uses: eight adjoining ones
     #[arg(long, value_name = "MASK", env = "DURWARD_NAT_MARK_MASK", hide_env_values = true, default_value = "0xff00", value_parser = parse_mask, help_heading = HEADING)]
     pub(crate) nat_mark_mask: u32,
-    /// The first routing table; each external interface has its own behind it
+    /// Number of the first routing table; the tables of external interfaces have the numbers after it
     #[arg(long, value_name = "NUMBER", env = "DURWARD_NAT_ROUTING_TABLE", hide_env_values = true, default_value_t = 10100, help_heading = HEADING)]
     pub(crate) nat_routing_table: u32,
-    /// The priority of the first of six groups of routing rules
+    /// Priority of the first of six groups of routing rules
     #[arg(long, value_name = "NUMBER", env = "DURWARD_NAT_RULE_PRIORITY", hide_env_values = true, default_value_t = 999, help_heading = HEADING)]
     pub(crate) nat_rule_priority: u32,
-    /// The name of the packet filter's table
+    /// Name of Durward's nftables table
     #[arg(long, value_name = "NAME", env = "DURWARD_NAT_TABLE", hide_env_values = true, default_value = "durward", help_heading = HEADING)]
     pub(crate) nat_table: String,
-    /// Let others change the table; their changes are undone. Without it nobody else can, where the kernel has owned tables (6.9)
+    /// Let other programs change the nftables table; their changes are undone. Without this flag the kernel (Linux 6.9 or newer) keeps them from it
     #[arg(long, env = "DURWARD_NAT_SHARED_TABLE", hide_env_values = true, help_heading = HEADING)]
     pub(crate) nat_shared_table: bool,
-    /// Check kernel parameters instead of setting them
+    /// Only check kernel parameters (sysctl), do not set them
     #[arg(long, env = "DURWARD_NAT_KEEP_SYSCTLS", hide_env_values = true, help_heading = HEADING)]
     pub(crate) nat_keep_sysctls: bool,
-    /// How often the kernel is compared although nothing happened; 60s by default
-    #[arg(long, value_name = "TIME", env = "DURWARD_NAT_AUDIT", hide_env_values = true, value_parser = parse_duration, help_heading = HEADING)]
+    /// Interval at which the kernel's state is compared with the configuration even if nothing changed [default: 60s]
+    #[arg(long, value_name = "DURATION", env = "DURWARD_NAT_AUDIT", hide_env_values = true, value_parser = parse_duration, help_heading = HEADING)]
     pub(crate) nat_audit: Option<Duration>,
 }
+
+const LIST_HELP: &str = "\
+Exit codes: 1 if the kernel lacks a mapping, 3 if a document is not wholly accepted.
+Without --nat-external the running gateway is asked; with it the kernel is read, which needs CAP_NET_ADMIN.";
+
+const DIFF_HELP: &str = "\
+Exit codes: 1 if something would change, 3 if a document is not wholly accepted.
+Of a rejected document a running gateway keeps what it served before.";
+
+const STEER_HELP: &str = "\
+The pod's own address is kept as the source. The command runs until SIGTERM or SIGINT; \
+what it set up in the kernel stays and goes on working.";
 
 /// `durward nat`
 #[derive(Args, Debug)]
@@ -80,37 +92,39 @@ pub(crate) struct NatCommand {
 /// What is done with the kernel's share.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NatWhat {
-    /// Say of each mapping whether the kernel carries it, and how many connections began; exit code 1 when it does not carry one, 3
-    /// when a document is not wholly accepted. Without --nat-external a running gateway is asked
+    /// List port mappings: whether the kernel has each, and how many connections it began
+    #[command(after_help = LIST_HELP)]
     List {
         #[command(flatten)]
         config: ConfigArgs,
         #[command(flatten)]
         nat: NatArgs,
-        /// The admin interface of the gateway that is asked when --nat-external is not given
+        /// Admin listener of the running gateway, which is asked if --nat-external is not given
         #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9440", value_parser = super::parse_admin)]
         admin: super::Admin,
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Show what a configuration would change in the kernel, without changing it; exit code 1 when it would, 3 when a document is
-    /// not wholly accepted: of a rejected one a running gateway keeps what it has
+    /// Show what a configuration would change in the kernel, without changing it
+    #[command(after_help = DIFF_HELP)]
     Diff {
         #[command(flatten)]
         config: ConfigArgs,
         #[command(flatten)]
         nat: NatArgs,
-        /// Show the rules and sets of a table that is not there yet as well
+        /// Also show the rules and sets of a table that does not exist yet
         #[arg(long)]
         program: bool,
     },
-    /// Show what the kernel really does with packets: each matching one's way through all tables, Durward's steps in words. Slows
-    /// all packets down a little while it runs
+    /// Trace packets through all nftables tables of the kernel; Durward's rules are shown in words
+    #[command(
+        after_help = "All packets of the host are slowed down a little while the trace runs."
+    )]
     Trace(Box<TraceArgs>),
-    /// On a node that is not the gateway: send what pods of egress.sources send to the world to the gateway, with the pod's address
-    /// kept; and on the gateway, the other end. Runs until it is told to end, and the kernel goes on then
+    /// Run one end of the tunnel that takes egress traffic of pods from their node to the gateway
+    #[command(after_help = STEER_HELP)]
     Steer(Box<SteerArgs>),
-    /// Take everything of Durward's out of the kernel: tables, routes, rules, links, addresses; parameters are as before
+    /// Remove everything of Durward's from the kernel (tables, routes, rules, links, addresses), and restore kernel parameters
     Cleanup {
         #[command(flatten)]
         nat: NatArgs,

@@ -143,5 +143,5 @@ fn print(screen: &mut Screen, verified: &Verified, missing: &[String]) -> Result
     let records = count(usize::try_from(records).unwrap_or(usize::MAX), "record");
     screen.line(format!("{records} in one chain; the last is {} with hash", last.sequence))?;
     screen.line(format!("  {}", last.hash))?;
-    screen.line("keep it elsewhere; --contains HASH then shows that no end is missing")
+    screen.line("keep this hash elsewhere: with --contains HASH a later check shows whether the file was cut short")
 }

@@ -93,6 +93,7 @@ fn settings(stage: &Stage) -> Settings {
         sockets: Vec::new(),
         shared: false,
         acme: None,
+        cluster: None,
         nat: durward_nat::Options::default(),
     }
 }

@@ -57,14 +57,15 @@ fn ask(address: SocketAddr, question: &Question) -> Result<Explained, Failure> {
     let json = serde_json::to_string(question)
         .map_err(|error| Failure::broken("writing the question", error))?;
     let (status, body) = running::post(address, "/explain", &json, PATIENCE).map_err(|error| {
-        unreachable(format!("no durward answers at {address} ({error}); name its admin interface: --running=ADDRESS:PORT"))
+        unreachable(format!("no gateway answers at {address} ({error}): name its admin listener with --running=ADDRESS:PORT"))
     })?;
     if status != 200 {
         let said = String::from_utf8_lossy(&body).trim().to_owned();
         return Err(unreachable(format!("the gateway at {address} answers {status}: {said}")));
     }
-    serde_json::from_slice(&body)
-        .map_err(|error| unreachable(format!("{address} is no durward of this version ({error})")))
+    serde_json::from_slice(&body).map_err(|error| {
+        unreachable(format!("{address} does not answer like a gateway of this version ({error})"))
+    })
 }
 
 fn print(screen: &mut Screen, question: &Question, explained: &Explained) -> Result<(), Failure> {

@@ -42,7 +42,7 @@ pub(crate) fn lab(arguments: &Lab, log: LogFormat) -> Result<Exit, Failure> {
     }
     // Killing the program outside ends all of the lab.
     set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|error| Failure::broken("binding our life to the program outside", error))?;
+        .map_err(|error| Failure::broken("tying this process to its parent", error))?;
     telemetry::start(log, "error");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -97,7 +97,7 @@ async fn stay(
         }
         let Some(how) = gateway.ended() else { continue };
         screen.line(format!(
-            "the gateway has ended ({how}); the kernel goes on alone, and it is started again in {} s",
+            "the gateway has ended ({how}); the kernel goes on forwarding, and the gateway is started again in {} s",
             AWAY.as_secs()
         ))?;
         tokio::select! {
@@ -148,7 +148,7 @@ fn suggest(screen: &mut Screen, world: &World, stage: &Stage) -> Result<(), Fail
             world::ACME
         ),
         format!(
-            "stranger curl -sm1 http://{}:8080/   # from a source that is not allowed: silence",
+            "stranger curl -sm1 http://{}:8080/   # from a source that is not allowed: no answer",
             world::ACME
         ),
         format!(
@@ -165,16 +165,16 @@ fn suggest(screen: &mut Screen, world: &World, stage: &Stage) -> Result<(), Fail
             "unenrolled curl -s http://{}:9000/  # from a pod of nobody's: refused",
             world::BANK
         ),
-        "durward nat list                            # what the kernel carries".to_owned(),
+        "durward nat list                            # mappings in the kernel".to_owned(),
         format!("durward explain {}:8080 --client 192.0.2.200", world::ACME),
         format!(
-            "${{EDITOR:-vi}} {}/acme.yaml; kill -9 \"$(gateway_process)\"   # it is live, and it is missed by nobody",
+            "${{EDITOR:-vi}} {}/acme.yaml; kill -9 \"$(gateway_process)\"   # edits are live, and without the gateway the kernel goes on",
             stage.documents().display()
         ),
     ] {
         screen.line(format!("  {line}"))?;
     }
-    screen.line("or, without reading anything into the shell:")?;
+    screen.line("or, without changing your shell:")?;
     for line in stage.plain_commands(world) {
         screen.line(format!("  {line}"))?;
     }

@@ -1,23 +1,39 @@
 //! `durward migrate`: translates another program's configuration into our documents; recognizes it by its directives.
 
 mod glob;
+mod ingress;
 mod smartnat;
 mod squid;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::cli::Migrate;
+use crate::cli::{Migrate, MigrateFrom};
 use crate::failure::{Exit, Failure};
 use crate::output::Screen;
 use durward_control::source::regular::{self, FileKind, Unread};
 
 /// Translates the files that the user names.
 pub(crate) fn migrate(arguments: &Migrate) -> Result<Exit, Failure> {
-    let mut texts = Vec::with_capacity(arguments.files.len());
-    for path in &arguments.files {
+    if let Some(MigrateFrom::Ingress(arguments)) = &arguments.from {
+        return ingress::migrate(arguments);
+    }
+    let texts = read(&arguments.files)?;
+    if !texts.iter().any(|(_, text)| is_squid(text)) {
+        return smartnat::migrate(arguments, &texts);
+    }
+    match (&*arguments.files, &*texts) {
+        ([file], [(_, text)]) => squid::migrate(arguments, file, text),
+        _ => Err(Failure::usage("one squid.conf at a time; it includes others itself")),
+    }
+}
+
+/// Returns the texts of files, each with the name it was given by; `-` is standard input.
+fn read(files: &[PathBuf]) -> Result<Vec<(String, String)>, Failure> {
+    let mut texts = Vec::with_capacity(files.len());
+    for path in files {
         let name = path.display().to_string();
         let mut text = String::new();
         let read = if name == "-" {
@@ -36,13 +52,7 @@ pub(crate) fn migrate(arguments: &Migrate) -> Result<Exit, Failure> {
         read.map_err(|error| Failure::InvalidConfig { message: format!("{name}: {error}") })?;
         texts.push((name, text));
     }
-    if !texts.iter().any(|(_, text)| is_squid(text)) {
-        return smartnat::migrate(arguments, &texts);
-    }
-    match (&*arguments.files, &*texts) {
-        ([file], [(_, text)]) => squid::migrate(arguments, file, text),
-        _ => Err(Failure::usage("one squid.conf at a time; it includes others itself")),
-    }
+    Ok(texts)
 }
 
 /// Returns true for a squid.conf: each has a port, or access rules.
@@ -53,14 +63,14 @@ fn is_squid(text: &str) -> bool {
 
 /// Writes documents with the names of their files into the user's directory, or prints them.
 fn hand_over(
-    arguments: &Migrate,
+    out: Option<&Path>,
     documents: &[(String, String)],
     files: &[(String, Vec<u8>)],
 ) -> Result<(), Failure> {
-    let Some(directory) = &arguments.out else {
+    let Some(directory) = out else {
         if let [(name, _), ..] = files {
             let message = format!(
-                "the documents name files of their own ({name}): say with --out which directory takes them"
+                "the documents refer to files of their own ({name}): name a directory for all of them with --out"
             );
             return Err(Failure::usage(message));
         }
@@ -85,12 +95,12 @@ fn print(documents: &[(String, String)]) -> Result<(), Failure> {
 /// Writes files; existing ones are not changed.
 fn write(directory: &Path, files: &[(String, &[u8])]) -> Result<(), Failure> {
     if let Some((name, _)) = files.iter().find(|(name, _)| name.contains('/')) {
-        let message = format!("{name:?} cannot name a file: without --out all is printed");
+        let message = format!("{name:?} cannot be a file name: leave out --out to print all");
         return Err(Failure::InvalidConfig { message });
     }
     let taken = files.iter().map(|(name, _)| directory.join(name)).find(|path| path.exists());
     if let Some(path) = taken {
-        let message = format!("{} is already there: name another directory", path.display());
+        let message = format!("{} exists already: name another directory", path.display());
         return Err(Failure::usage(message));
     }
     let broken = |path: &Path| {

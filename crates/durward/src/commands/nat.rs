@@ -47,17 +47,17 @@ fn list_running(admin: Admin, output: OutputArgs) -> Result<Exit, Failure> {
     };
     let unreachable = |why: String| Failure::Unreachable {
         message: format!(
-            "{why}; --admin names a running gateway, --nat-external PATTERN reads the kernel without one"
+            "{why}: name a running gateway with --admin, or read the kernel without one by --nat-external PATTERN"
         ),
     };
     let (status, body) = running::fetch(address, "/nat", PATIENCE)
-        .map_err(|error| unreachable(format!("no durward answers at {address} ({error})")))?;
+        .map_err(|error| unreachable(format!("no gateway answers at {address} ({error})")))?;
     if status != 200 {
         let said = String::from_utf8_lossy(&body).trim().to_owned();
         return Err(unreachable(format!("the gateway at {address} says: {said}")));
     }
     let lines: Vec<Line> = serde_json::from_slice(&body).map_err(|error| {
-        unreachable(format!("{address} is no durward of this version ({error})"))
+        unreachable(format!("{address} does not answer like a gateway of this version ({error})"))
     })?;
     let mut screen = Screen::stdout();
     match output.format {
@@ -135,8 +135,8 @@ fn diff(config: &ConfigArgs, arguments: &NatArgs, program: bool) -> Result<Exit,
     match (difference.is_empty(), loaded.verdicts.all_accepted()) {
         (false, _) if program => screen.text(&difference.in_full())?,
         (false, _) => screen.text(&difference.to_string())?,
-        (true, true) => screen.line("the kernel is as the configuration says")?,
-        (true, false) => screen.line("the kernel is as the accepted documents say")?,
+        (true, true) => screen.line("the kernel matches the configuration")?,
+        (true, false) => screen.line("the kernel matches the accepted documents")?,
     }
     if difference.is_first() && !program {
         screen
@@ -145,8 +145,7 @@ fn diff(config: &ConfigArgs, arguments: &NatArgs, program: bool) -> Result<Exit,
     let left_out = tell_left_out(&loaded.verdicts)?;
     let rejected = |verdict: &Verdict| verdict.outcome == Outcome::Rejected;
     if loaded.verdicts.iter().any(rejected) {
-        let kept =
-            "of what is rejected a running gateway keeps what it has, whatever is shown as removed";
+        let kept = "a running gateway keeps what rejected documents had before, even where this shows it as removed";
         writeln!(anstream::stderr(), "\n{kept}")?;
     }
     if left_out {
@@ -187,12 +186,12 @@ const RIGHTS: &str =
 fn failed(error: NatError) -> Failure {
     match &error {
         NatError::Table(TableError::Forbidden) => Failure::broken(
-            "asking the kernel",
-            "it may not be changed: either a running durward owns it, or CAP_NET_ADMIN is missing",
+            "reading the kernel's state",
+            "the nftables table may not be changed: a running durward owns it, or CAP_NET_ADMIN is missing",
         ),
         NatError::Options { problem } => Failure::usage(problem.clone()),
-        error if is_forbidden(error) => Failure::broken("asking the kernel", RIGHTS),
-        error => Failure::broken("asking the kernel", sentence(error)),
+        error if is_forbidden(error) => Failure::broken("reading the kernel's state", RIGHTS),
+        error => Failure::broken("reading the kernel's state", sentence(error)),
     }
 }
 

@@ -4,18 +4,25 @@ use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use durward_acme::schedule::Pace;
+use durward_control::cluster::Cluster;
+use durward_kube::status::WriterOptions;
+use durward_kube::{Location, Sources};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use crate::app::{self, Logs, Settings, acme};
-use crate::cli::{AccessLog, Admin, LogFormat, Run, Seed};
+use crate::app::{self, Logs, Settings, acme, cluster};
+use crate::cli::{AccessLog, Admin, KubernetesArgs, LogFormat, Run, Seed};
 use crate::failure::{Exit, Failure};
 use crate::{config, handover, telemetry};
 
 /// Default address of the admin listener.
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9440);
+
+/// Time for which a start waits for the Kubernetes API.
+const API_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Serves the configuration.
 pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
@@ -26,7 +33,11 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
         Some(admin) => admin,
         None => Admin::At(seed.monitor()?.unwrap_or(DEFAULT_ADMIN)),
     };
-    let paths = config::paths(&arguments.config)?;
+    let cluster = cluster(&arguments.kubernetes);
+    let paths = match cluster {
+        Some(_) => config::paths_if_any(&arguments.config)?,
+        None => config::paths(&arguments.config)?,
+    };
     let inherited = handover::inherit()
         .map_err(|error| Failure::broken("taking over from the older process", error))?;
     let settings = Settings {
@@ -51,6 +62,7 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
         shared: arguments.share_addresses,
         nat: arguments.nat.options()?,
         acme: acme(arguments)?,
+        cluster,
     };
     if arguments.access_log == AccessLog::Stdout && std::io::stdout().is_terminal() {
         tracing::info!(
@@ -58,6 +70,31 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
         );
     }
     app::run(settings, admin, inherited.older)
+}
+
+/// Returns the options of the Kubernetes API as a source; `None` if it is not read.
+fn cluster(arguments: &KubernetesArgs) -> Option<cluster::Options> {
+    if !arguments.kubernetes {
+        return None;
+    }
+    let defaults = Sources::default();
+    let sources = Sources {
+        namespace: arguments.kube_namespace.as_deref().map(Arc::from),
+        secrets: arguments.kube_secrets.reading(defaults.secrets.clone()),
+        ..defaults
+    };
+    let cluster = Cluster { namespace: Arc::from(arguments.gateway_namespace.as_str()) };
+    // In a pod the host has the pod's name.
+    let instance = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let statuses = (arguments.status_rate > 0).then(|| WriterOptions {
+        rate: arguments.status_rate,
+        instance: Arc::from(instance),
+        namespace: Arc::clone(&cluster.namespace),
+        ..WriterOptions::default()
+    });
+    let (file, context) = (arguments.kubeconfig.clone(), arguments.kube_context.clone());
+    let location = Location::infer(file, context);
+    Some(cluster::Options { location, cluster, sources, statuses, patience: API_PATIENCE })
 }
 
 /// Returns the options of certificates by ACME; `None` without a state directory.

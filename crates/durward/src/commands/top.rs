@@ -46,15 +46,19 @@ pub(crate) fn top(arguments: &Top) -> Result<Exit, Failure> {
 
 fn ask(admin: Admin) -> Result<Ledger, Failure> {
     let Admin::At(address) = admin else {
-        return Err(Failure::usage("--admin off leaves nobody to ask"));
+        return Err(Failure::usage("--admin off leaves no gateway to ask"));
     };
     let text = running::get(address, "/metrics", PATIENCE).ok_or_else(|| Failure::Unreachable {
-        message: format!("no durward answers at {address}; --admin says where one is"),
+        message: format!(
+            "no gateway answers at {address}: name its admin listener with --admin ADDRESS:PORT"
+        ),
     })?;
     let text = String::from_utf8_lossy(&text);
     if !text.contains("durward_build_info") {
         // Another program's metrics would look like a gateway without tenants.
-        let message = format!("what answers at {address} is no durward; --admin says where one is");
+        let message = format!(
+            "{address} does not answer like a gateway: name its admin listener with --admin ADDRESS:PORT"
+        );
         return Err(Failure::Unreachable { message });
     }
     Ok(Ledger::read(&text))
@@ -108,7 +112,7 @@ fn show(
     let room = height().saturating_sub(3).max(1);
     let mut text = format!(
         "\u{1b}[H\u{1b}[J{}\n",
-        Tone::Faint.paint(&format!("durward top, {what}; ^C ends"))
+        Tone::Faint.paint(&format!("durward top, {what}; Ctrl-C ends it"))
     );
     for line in lines.iter().take(room) {
         text.push_str(line);

@@ -1,7 +1,5 @@
 //! `durward validate`: compiles as `run` does, offline, and prints the outcome of each document.
 
-use std::sync::Arc;
-
 use durward_model::Snapshot;
 use durward_model::verdict::{Finding, Outcome, Severity, Verdict, Verdicts};
 use serde::Serialize;

@@ -118,13 +118,13 @@ fn print(
     let endless = uses.iter().filter(|used| used.closed.is_none()).count();
     if endless > 0 {
         screen.line(format!(
-            "{endless} without a recorded end: it goes on, or ended with its process"
+            "{endless} without a recorded end: still open, or ended with its process"
         ))?;
     }
     let set = uses.iter().filter(|used| used.clock_set).count();
     if set > 0 {
         screen.line(format!(
-            "{set} while the clock was set: the times are those of the records, and may be apart from the duration"
+            "{set} during which the clock was set: their times may not fit their durations"
         ))?;
     }
     for used in uses.iter().filter(|used| used.altered) {
@@ -138,9 +138,9 @@ fn print(
 /// Explains an empty result: only the forward proxy writes records; other traffic may leave from the address too, so the result proves no absence.
 fn print_nothing(screen: &mut Screen, egress: SocketAddr) -> Result<(), Failure> {
     screen.line(format!(
-        "no request or tunnel of the forward proxy is on record with {egress} then"
+        "no recorded request or tunnel of the forward proxy used {egress} at that time"
     ))?;
-    screen.line("not recorded in audit files, so look there too:")?;
+    screen.line("other traffic is not in audit files; look there too:")?;
     screen.line(format!(
         "  ingress: what the gateway sent to upstreams is in the access log: grep '\"egress\":\"{egress}\"'"
     ))?;

@@ -16,6 +16,8 @@ const PENDING: &str = "docs/acceptance/pending.txt";
 const LISTS: &[(&str, &str, usize)] = &[
     ("docs/acceptance/items-1.tsv", "1: ingress by destination address", 71),
     ("docs/acceptance/items-2.tsv", "2: egress by the tenant's address", 61),
+    ("docs/acceptance/items-3.tsv", "3: agents and tunnels of private clusters", 91),
+    ("docs/acceptance/items-4.tsv", "4: hosted API servers by name", 72),
     ("docs/acceptance/items-5.tsv", "5: addresses and ports in the kernel", 76),
 ];
 

@@ -93,6 +93,26 @@ fn what_changes_and_the_process_cost_is_written_down() {
     assert!(section.contains("MB resident") && section.contains("% of a core"), "{section}");
 }
 
+// S4.4
+#[test]
+fn what_a_name_costs_among_many_is_measured_and_written_down() {
+    let help = Command::new(root().join("bench/names")).arg("--help").output().unwrap();
+
+    assert!(help.status.success(), "{}", String::from_utf8_lossy(&help.stderr));
+    let figures = text("docs/performance.md");
+    let (_, section) =
+        figures.split_once("\n## Names at a shared port\n").expect("a section of its own");
+    let section = section.split("\n## ").next().unwrap();
+    let costs = rows(section, "| CPU of a new connection");
+    for names in ["one tenant with one name", "10,000 tenants with ten names each"] {
+        let row = costs.iter().find(|cells| cells[1] == names);
+        let cost = &row.unwrap_or_else(|| panic!("no row for {names}"))[2];
+        let figure = cost.split(' ').next().unwrap();
+        assert!(figure.parse::<f64>().is_ok_and(|figure| figure > 0.0), "{names}: {cost:?}");
+        assert!(cost.contains("µs"), "{names}: {cost:?}");
+    }
+}
+
 #[test]
 fn the_benchs_own_tests_pass() {
     let tests = Command::new("python3")

@@ -87,6 +87,7 @@ fn the_transcripts_of_the_reference_are_true() {
     .unwrap();
     fs::write(input.join("pay.yaml"), document).unwrap();
     fs::write(input.join("squid.conf"), block(&page, "squid")).unwrap();
+    fs::write(input.join("ingress.yaml"), block(&page, "ingress")).unwrap();
     let audit = audit_file();
     fs::write(input.join("altered.log"), audit.replace("user:ci", "user:xx")).unwrap();
     fs::write(input.join("audit.log"), audit).unwrap();
@@ -338,7 +339,7 @@ fn check_tells_what_would_not_work_here() {
         })
         .collect();
     let expected = [
-        "error 203.0.113.99 (absent comes in, absent goes out) is not on this host".to_owned(),
+        "error 203.0.113.99 (ingress of absent, egress of absent) is not on this host".to_owned(),
         format!("error {at} is in use by another process"),
         format!("ok {free} is free"),
         format!("ok good upstream app at {}: reached from {}", origin.address(), free.ip()),

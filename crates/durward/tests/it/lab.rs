@@ -85,7 +85,7 @@ fn the_lab_can_be_entered_survives_a_kill_and_leaves_nothing() {
 
     let killed = shell("kill -9 \"$(gateway_process)\"");
     assert!(killed.status.success(), "{}", stderr(&killed));
-    lab.wait_for_line_blocking("the kernel goes on alone", DEADLINE);
+    lab.wait_for_line_blocking("the kernel goes on forwarding", DEADLINE);
     lab.wait_for_line_blocking("the gateway serves again", DEADLINE);
     let gateway = stdout(&shell("gateway_process"));
     lab.terminate();

@@ -20,6 +20,7 @@ mod explained;
 mod gateway;
 mod handshakes;
 mod isolation;
+mod kubernetes;
 mod lab;
 mod layering;
 mod memory;

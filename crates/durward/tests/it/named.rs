@@ -20,7 +20,7 @@ fn document(tenant: &str, at: SocketAddr, names: &str, origin: SocketAddr, egres
     )
 }
 
-// S4.4
+// S4.4+
 #[test]
 fn the_command_line_says_whose_a_name_is_and_what_a_shared_port_serves() {
     let (at, dir) = (SocketAddr::from((unique_loopback(), 8080)), TempDir::new());
@@ -56,7 +56,7 @@ fn the_command_line_says_whose_a_name_is_and_what_a_shared_port_serves() {
     assert!(proof.contains("4 names at 1 port that tenants share"), "{proof}");
 }
 
-// S4.5
+// S4.5+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_name_leaves_from_its_tenants_address_also_after_it_changed_hands() {
     let origin = Origin::http1("127.0.0.1:0");

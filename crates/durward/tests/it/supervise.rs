@@ -271,7 +271,7 @@ fn commands_answer_as_the_gateway_does(gateway: &Gateway, state: &std::path::Pat
     assert!(stdout(&with).contains("last good kept"), "{}", stdout(&with));
     assert!(stdout(&with).contains("EgressTaken"), "{}", stdout(&with));
     assert!(!stdout(&without).contains("EgressTaken"), "{}", stdout(&without));
-    let same = "it serves what the files say";
+    let same = "it serves the configuration of the files";
     let check = |state: &str| stdout(&ask(state, &["check", "--admin", &admin]));
     assert!(check(known).contains(same) && !check(off).contains(same), "{}", check(known));
 

@@ -337,14 +337,14 @@ fn check_compares_the_running_gateway_with_the_files() {
     gateway.dir.write("globex.yaml", new);
     let edited = check();
 
-    assert!(same.contains("√ it serves what the files say"), "{same}");
+    assert!(same.contains("√ it serves the configuration of the files"), "{same}");
     for line in [
         "‼ tenant acme is served as something else than the files say",
         "‼ tenant globex is in the files and not served",
     ] {
         assert!(edited.contains(line), "{line}: {edited}");
     }
-    assert!(!edited.contains("it serves what the files say"), "{edited}");
+    assert!(!edited.contains("it serves the configuration of the files"), "{edited}");
 }
 
 #[test]

@@ -26,8 +26,11 @@ impl Said {
     pub(super) fn news(&mut self, found: &Inventory, turn: u64) -> Change {
         self.written.retain(|_, last| turn <= *last);
         let mut change = found.since(&self.store);
-        let is_older = |reference: &Reference| matches!(reference, Reference::File(path) if self.written.contains_key(path));
-        change.facts.retain(|(reference, fact)| fact.is_none() || !is_older(reference));
+        // What the load has read of these may be from before they were written.
+        change.facts.retain(|(reference, fact)| match reference {
+            Reference::File(path) => fact.is_none() || !self.written.contains_key(path),
+            _ => true,
+        });
         self.store.apply(change.clone());
         change
     }

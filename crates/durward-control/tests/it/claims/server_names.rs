@@ -34,7 +34,7 @@ fn told(compiled: &Compiled, file: &str) -> Vec<String> {
         .collect()
 }
 
-// S4.4 S4.64
+// S4.5
 #[test]
 fn a_name_that_somebody_has_is_left_out_and_the_others_are_served() {
     let stage = Stage::new();
@@ -62,6 +62,7 @@ fn a_name_that_somebody_has_is_left_out_and_the_others_are_served() {
     }
 }
 
+// S4.5+
 #[test]
 fn whoever_has_a_name_keeps_it_while_it_asks_for_more_and_over_a_restart() {
     let stage = Stage::new();

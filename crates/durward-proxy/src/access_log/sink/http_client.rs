@@ -1,6 +1,6 @@
 //! Minimal blocking HTTP/1.1 client to post to a collector: one kept-alive connection, verified TLS.
 //!
-//! Runs on a writer's own thread. Deliberately absent: redirects, proxies, and a switch that turns verification off.
+//! Runs on a writer's own thread. Redirects and proxies are not supported, and verification cannot be turned off.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;

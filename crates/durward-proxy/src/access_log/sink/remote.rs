@@ -1,6 +1,6 @@
 //! Queue of lines for a remote receiver: bounded, retried with growing pauses while the receiver is unreachable.
 //!
-//! Deliberately absent: a file to wait in. What must not be lost belongs into the audit file.
+//! Lines do not wait in a file: what must not be lost belongs into the audit file.
 
 use std::io;
 use std::time::{Duration, Instant};

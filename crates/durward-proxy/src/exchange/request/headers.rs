@@ -1,7 +1,7 @@
 //! Fields that describe the client to an upstream, and a route's own changes to fields.
 //!
-//! A client's own copies of these fields are dropped in every spelling before ours are added. Deliberately absent: a choice to trust identity fields;
-//! only the TLS session identifies the client.
+//! A client's own copies of these fields are dropped in every spelling before ours are added. Identity fields of a client are never trusted; only the
+//! TLS session identifies it.
 
 use std::fmt::Write;
 use std::net::IpAddr;

@@ -1,6 +1,6 @@
 //! Id of one request, for logs here and at upstreams.
 //!
-//! Deliberately absent: secrecy; ids only have to differ.
+//! The ids are not secret; they only have to differ.
 
 use crate::core::Core;
 

@@ -1,6 +1,6 @@
 //! Writes HTTP/1.1 heads from the parsed form alone.
 //!
-//! Deliberately absent: raw bytes of the peer. A field value with a line end in it cannot get this far, and would be left out here if it did.
+//! A field value with a line end in it cannot get this far, and would be left out here if it did.
 
 use std::io::Write;
 

@@ -10,7 +10,7 @@ use h2::Reason;
 use h2::client::{ResponseFuture, SendRequest};
 
 use crate::http::fields::Fields;
-use crate::http::flow::{Filled, HeadFault, Sink, Source, SourceFault, Upstream};
+use crate::http::flow::{HeadFault, PollBody, Sink, Source, SourceFault, Upstream};
 use crate::http::h2::{Body, Outlet, convert, to_io};
 use crate::http::message::{Request, Response};
 use crate::http2::inspect::Findings;
@@ -221,13 +221,13 @@ impl Upstream for Up {
 }
 
 impl Source for Up {
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<Filled, SourceFault>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<PollBody, SourceFault>> {
         match &mut self.body {
             Some(body) => body.poll_fill(cx).map_err(|fault| match self.streams.broken() {
                 Some(Refusal::ResponseTimeout) => SourceFault::Late,
                 _ => fault,
             }),
-            None => Poll::Ready(Ok(Filled::End)),
+            None => Poll::Ready(Ok(PollBody::End)),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Combined meaning of `Connection`, `Content-Length` and `Transfer-Encoding` in a head.
 //!
-//! Deliberately absent: a choice between contradicting fields; a contradiction is refused.
+//! Fields that contradict each other are refused; none of them is preferred.
 
 use crate::http::fields::{Fields, Span, list};
 use crate::http::message::Version;

@@ -1,6 +1,6 @@
 //! Parser of the request target and the authority.
 //!
-//! Deliberately absent: user information, empty hosts and percent signs in host names; all are refused.
+//! User information, empty hosts and percent signs in host names are refused.
 
 use durward_model::request::valid_authority;
 

@@ -16,7 +16,7 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use tokio::sync::mpsc;
 
 use super::{Answer, Memory, Source};
-use servers::{Found, Servers};
+use servers::{FamilyAnswer, Servers};
 
 /// Files that the host's answers depend on.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
@@ -60,16 +60,17 @@ async fn serve(
             made = match Servers::of(&source) {
                 Ok(servers) => Some((Arc::new(servers), seen)),
                 Err(error) => {
-                    let _told = memory.answer(&host, Answer::Failed(error));
+                    let _resolved = memory.answer(&host, Answer::Failed(error));
                     continue;
                 }
             };
         }
         let Some((servers, _)) = &made else { continue };
-        let (servers, told, asked) = (Arc::clone(servers), Arc::clone(&memory), Arc::clone(&host));
+        let (servers, answered, asked) =
+            (Arc::clone(servers), Arc::clone(&memory), Arc::clone(&host));
         let task = tokio::spawn(async move {
-            let answer = ask(&servers, &asked, &told).await;
-            let _told = told.answer(&asked, answer);
+            let answer = ask(&servers, &asked, &answered).await;
+            let _resolved = answered.answer(&asked, answer);
         });
         memory.began(&host, task.abort_handle());
     }
@@ -110,36 +111,38 @@ async fn both(servers: &Servers, name: &Name, early: impl FnOnce(Vec<IpAddr>, Du
 
 /// Waits for the second family's answer, as long as it may take after the first.
 async fn second(
-    first: &Found,
-    mut other: impl Future<Output = Found> + Unpin,
+    first: &FamilyAnswer,
+    mut other: impl Future<Output = FamilyAnswer> + Unpin,
     early: impl FnOnce(Vec<IpAddr>, Duration),
-) -> Found {
-    let Found::Addresses(addresses, ttl) = first else { return other.await };
+) -> FamilyAnswer {
+    let FamilyAnswer::Addresses(addresses, ttl) = first else { return other.await };
     if let Ok(found) = tokio::time::timeout(GRACE, &mut other).await {
         return found;
     }
     early(addresses.clone(), *ttl);
     let late = tokio::time::timeout(LATE, other).await;
-    late.unwrap_or_else(|_| Found::Failed("no answer in time".to_owned()))
+    late.unwrap_or_else(|_| FamilyAnswer::Failed("no answer in time".to_owned()))
 }
 
 /// Combines the answers for both families, IPv6 first.
-fn combine(v6: Found, v4: Found) -> Answer {
+fn combine(v6: FamilyAnswer, v4: FamilyAnswer) -> Answer {
     match (v6, v4) {
-        (Found::Addresses(mut all, ttl), Found::Addresses(more, other)) => {
+        (FamilyAnswer::Addresses(mut all, ttl), FamilyAnswer::Addresses(more, other)) => {
             all.extend(more);
             Answer::Addresses(all, ttl.min(other))
         }
-        (Found::Addresses(all, ttl), _) | (_, Found::Addresses(all, ttl)) => {
+        (FamilyAnswer::Addresses(all, ttl), _) | (_, FamilyAnswer::Addresses(all, ttl)) => {
             Answer::Addresses(all, ttl)
         }
-        (Found::Nothing { ttl, .. }, Found::Nothing { ttl: other, .. }) => {
+        (FamilyAnswer::Nothing { ttl, .. }, FamilyAnswer::Nothing { ttl: other, .. }) => {
             Answer::Nothing(ttl.into_iter().chain(other).min())
         }
         // NXDOMAIN denies the name, and with it both families; an empty answer denies one of them only.
-        (Found::Nothing { ttl, denies_name: true }, _)
-        | (_, Found::Nothing { ttl, denies_name: true }) => Answer::Nothing(ttl),
-        (Found::Failed(cause), _) | (_, Found::Failed(cause)) => Answer::Failed(cause),
+        (FamilyAnswer::Nothing { ttl, denies_name: true }, _)
+        | (_, FamilyAnswer::Nothing { ttl, denies_name: true }) => Answer::Nothing(ttl),
+        (FamilyAnswer::Failed(cause), _) | (_, FamilyAnswer::Failed(cause)) => {
+            Answer::Failed(cause)
+        }
     }
 }
 
@@ -150,9 +153,9 @@ mod tests {
     #[test]
     fn one_familys_answer_counts_whatever_became_of_the_other() {
         let ttl = Duration::from_secs(9);
-        let found = || Found::Addresses(vec![IpAddr::from([192, 0, 2, 1])], ttl);
-        let nothing = |denies_name| Found::Nothing { ttl: Some(ttl), denies_name };
-        let failed = || Found::Failed("SERVFAIL".to_owned());
+        let found = || FamilyAnswer::Addresses(vec![IpAddr::from([192, 0, 2, 1])], ttl);
+        let nothing = |denies_name| FamilyAnswer::Nothing { ttl: Some(ttl), denies_name };
+        let failed = || FamilyAnswer::Failed("SERVFAIL".to_owned());
 
         for other in [nothing(false), nothing(true), failed()] {
             let there =

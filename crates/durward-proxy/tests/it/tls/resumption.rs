@@ -234,7 +234,7 @@ async fn a_listener_that_does_not_change_keeps_its_tickets() {
     assert_eq!(client.visit(town.addresses[0]).await, Some(HandshakeKind::Resumed));
 }
 
-// S1.41 S4.6
+// S1.41 S4.6+
 #[tokio::test]
 async fn no_session_of_one_name_is_resumed_at_another_tenants() {
     let servers = Authority::new("servers");

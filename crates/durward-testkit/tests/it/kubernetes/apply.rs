@@ -144,7 +144,7 @@ async fn a_manager_is_needed() {
 async fn finalizers_of_two_managers_are_one_set() {
     let env = TestEnv::start().await;
     let config = |finalizers: &[&str]| {
-        let mut config = config_map("a", &json!({}));
+        let mut config = config_map("a", &json!({"x": "1"}));
         config["metadata"]["finalizers"] = json!(finalizers);
         config
     };
@@ -255,4 +255,103 @@ async fn a_status_is_applied_by_its_own_managers() {
     assert_eq!(one.and_then(|entry| entry.subresource.as_deref()), Some("status"));
     let own = json!({"f:status": {"f:conditions": {"k:{\"type\":\"B\"}": {".": {}, "f:status": {}, "f:type": {}}}}});
     assert_eq!(fields(&both, "two"), own);
+
+    let phase = json!({"status": {"phase": "Ready"}});
+    let params = PatchParams { field_manager: Some("editor".to_owned()), ..PatchParams::default() };
+    api.patch_status("a", &params, &Patch::Merge(&phase)).await.expect("an update");
+    let status = refused(apply("one", json!({"phase": "Other"})).await);
+    let expected = format!(
+        "Apply failed with 1 conflict: conflict with \"editor\" with subresource \"status\" using {}/v1: .status.phase",
+        env.group()
+    );
+    assert_eq!(status.message, expected);
+}
+
+#[tokio::test]
+async fn an_empty_map_is_owned_though_it_is_not_kept() {
+    let env = TestEnv::start().await;
+    let first = apply(&env, "one", &json!({})).await.expect("it is new");
+
+    let status = refused(apply(&env, "two", &json!({})).await);
+
+    assert_eq!(first.data.get("data"), None, "a typed map without entries is dropped");
+    assert_eq!(status.message, "Apply failed with 1 conflict: conflict with \"one\": .data");
+}
+
+#[tokio::test]
+async fn an_update_owns_also_what_its_fields_are_in() {
+    let env = TestEnv::start().await;
+    let mut json = config_map("a", &json!({"x": "1"}));
+    json["metadata"]["labels"] = json!({"l": "1"});
+    json["metadata"]["finalizers"] = json!(["durward.test/f"]);
+    let path = config_map_path(&env, "?fieldManager=editor");
+
+    env.raw("POST", &path, Some(&json)).await.expect("it is new");
+    let made = config_maps(&env).get("a").await.expect("it is there");
+    let path = config_map_path(&env, "/a?fieldManager=editor");
+    let none = json!({"metadata": {"finalizers": null}});
+    patch(&env, &path, MERGE_PATCH, &none).await.expect("it is let go");
+    let left = config_maps(&env).get("a").await.expect("it is there");
+
+    let expected = json!({
+        "f:data": {".": {}, "f:x": {}},
+        "f:metadata": {
+            "f:finalizers": {".": {}, "v:\"durward.test/f\"": {}},
+            "f:labels": {".": {}, "f:l": {}},
+        },
+    });
+    assert_eq!(fields(&made, "editor"), expected);
+    assert_eq!(fields(&left, "editor")["f:metadata"], json!({"f:labels": {".": {}, "f:l": {}}}));
+}
+
+#[tokio::test]
+async fn a_custom_objects_parts_come_and_go_with_their_fields() {
+    let env = TestEnv::start().await;
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "inner": {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}}},
+            "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+        },
+    });
+    env.define(&widget_definition(&env, &schema)).await;
+    let api = widgets(&env);
+    let apply = async |config: Value| {
+        let applied = api.patch("a", &PatchParams::apply("one"), &Patch::Apply(&config)).await;
+        applied.expect("nobody is in the way")
+    };
+    let full = json!({"inner": {"a": "1"}, "free": {"x": {"y": 1}}});
+
+    let full = apply(widget(&env, "a", &full)).await;
+    let less = apply(widget(&env, "a", &json!({}))).await;
+    let mut bare = widget(&env, "a", &json!({}));
+    bare.as_object_mut().expect("an object").remove("spec");
+    let bare = apply(bare).await;
+    created(&api, &widget(&env, "b", &json!({"inner": {"a": "1"}}))).await;
+    let updated = api.get("b").await.expect("it is there");
+
+    let own = json!({"f:spec": {"f:free": {"f:x": {".": {}, "f:y": {}}}, "f:inner": {"f:a": {}}}});
+    assert_eq!(fields(&full, "one"), own);
+    assert_eq!(less.data["spec"], json!({}), "an empty spec is applied");
+    assert_eq!(bare.data.get("spec"), None);
+    let managers = updated.metadata.managed_fields.expect("managers");
+    let own = managers[0].fields_v1.as_ref().map(|fields| fields.0.clone());
+    assert_eq!(own, Some(json!({"f:spec": {".": {}, "f:inner": {".": {}, "f:a": {}}}})));
+}
+
+#[tokio::test]
+async fn a_version_to_apply_to_is_looked_at_where_an_object_is() {
+    let env = TestEnv::start().await;
+    let mut config = config_map("a", &json!({"x": "1"}));
+    config["metadata"]["resourceVersion"] = "1".into();
+    let path = config_map_path(&env, "/a?fieldManager=one");
+
+    patch(&env, &path, APPLY, &config).await.expect("there is none yet");
+    config["data"] = json!({"x": "2"});
+    let status = refused(patch(&env, &path, APPLY, &config).await);
+
+    assert_eq!((status.code, status.reason.as_str()), (409, "Conflict"));
+    let nameless = json!({"metadata": {"name": "a"}});
+    let status = refused(patch(&env, &path, APPLY, &nameless).await);
+    assert_eq!((status.code, status.message.as_str()), (400, "invalid object type: /, Kind="));
 }

@@ -38,7 +38,7 @@ async fn endpoints_are_not_on_this_host() {
         ("127.0.0.1", "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
         ("169.254.1.1", "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
         ("224.0.0.1", "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
-        ("0.0.0.0", "may not be unspecified (0.0.0.0 or ::)"),
+        ("0.0.0.0", "may not be unspecified (0.0.0.0)"),
     ];
 
     for (address, detail) in table {
@@ -200,14 +200,14 @@ async fn a_revision_keeps_its_data() {
 }
 
 #[tokio::test]
-async fn an_event_is_in_the_namespace_of_its_subject() {
+async fn an_event_is_in_a_namespace_and_says_when() {
     let env = TestEnv::start().await;
     let api = env.api("events.k8s.io/v1", "Event", "events", true);
-    let json = |namespace: &str| {
+    let json = |name: &str, regarding: Value| {
         json!({
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": "a"},
+            "metadata": {"name": name},
             "eventTime": "2026-11-29T00:00:00.000000Z",
             "reportingController": "durward.dev/gateway",
             "reportingInstance": "one",
@@ -215,15 +215,27 @@ async fn an_event_is_in_the_namespace_of_its_subject() {
             "reason": "Accepted",
             "type": "Normal",
             "note": "fine",
-            "regarding": {"apiVersion": "v1", "kind": "ConfigMap", "name": "a", "namespace": namespace},
+            "regarding": regarding,
         })
     };
 
-    let status = refused(create(&api, &json("elsewhere")).await);
-    let made = create(&api, &json(env.namespace())).await;
+    let cluster_scoped = refused(create(&api, &json("a", json!({"kind": "Node"}))).await);
+    let home = json!({"kind": "ConfigMap", "namespace": env.namespace()});
+    let made = create(&api, &json("a", home)).await;
+    let mut untimed = json("b", json!({"kind": "ConfigMap", "namespace": env.namespace()}));
+    untimed["eventTime"] = Value::Null;
+    untimed["type"] = "Odd".into();
+    let untimed = refused(create(&api, &untimed).await);
 
-    assert_eq!((status.code, status.reason.as_str()), (422, "Invalid"));
+    assert_eq!(
+        cluster_scoped.message,
+        "Event \"a\" is invalid: involvedObject.namespace: Invalid value: \"\": does not match event.namespace"
+    );
     assert_eq!(made.expect("it is at home").data["note"], "fine");
+    assert_eq!(
+        untimed.message,
+        "Event \"b\" is invalid: [eventTime: Required value, type: Invalid value: \"\": has invalid value: Odd]"
+    );
 }
 
 #[tokio::test]
@@ -238,4 +250,186 @@ async fn a_namespace_says_its_name_in_a_label() {
     assert_eq!(labels.get("kubernetes.io/metadata.name"), Some(&name));
     assert_eq!(labels.get("durward.dev/tenant").map(String::as_str), Some("acme"));
     assert_eq!(read.data["status"]["phase"], "Active");
+}
+
+#[tokio::test]
+async fn data_that_cannot_be_read_is_a_bad_request() {
+    let env = TestEnv::start().await;
+    let secrets = env.api("v1", "Secret", "secrets", true);
+
+    let number = refused(create(&config_maps(&env), &config_map("a", &json!({"x": 1}))).await);
+    let odd = refused(create(&secrets, &secret("a", "Opaque", &json!({"x": "%%"}))).await);
+    let key = refused(create(&secrets, &secret("a", "Opaque", &json!({"a b": ""}))).await);
+
+    assert_eq!((number.code, number.reason.as_str()), (400, "BadRequest"));
+    let begin =
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal";
+    assert!(number.message.starts_with(begin), "{}", number.message);
+    assert_eq!(
+        odd.message,
+        "Secret in version \"v1\" cannot be handled as a Secret: illegal base64 data at input byte 0"
+    );
+    assert!(
+        key.message.contains("data[a b]: Invalid value: \"a b\": a valid config key must"),
+        "{}",
+        key.message
+    );
+}
+
+#[tokio::test]
+async fn what_an_ingress_must_say_is_required() {
+    let env = TestEnv::start().await;
+    let api = env.api("networking.k8s.io/v1", "Ingress", "ingresses", true);
+    let backend = json!({"service": {"name": "web", "port": {"number": 80}}});
+    let one_path = |path: Value| json!({"rules": [{"http": {"paths": [path]}}]});
+    let table = [
+        (
+            json!({}),
+            "spec: Invalid value: null: either `defaultBackend` or `rules` must be specified",
+        ),
+        (
+            json!({"rules": [{"host": "1.2.3.4"}]}),
+            "spec.rules[0].host: Invalid value: \"1.2.3.4\": must be a DNS name, not an IP address",
+        ),
+        (
+            one_path(json!({"path": "x", "pathType": "Prefix", "backend": backend})),
+            "spec.rules[0].http.paths[0].path: Invalid value: \"x\": must be an absolute path",
+        ),
+        (
+            one_path(json!({"path": "/", "pathType": "Odd", "backend": backend})),
+            "spec.rules[0].http.paths[0].pathType: Unsupported value: \"Odd\": supported values: \"Exact\", \"ImplementationSpecific\", \"Prefix\"",
+        ),
+        (
+            one_path(json!({"path": "/", "pathType": "Exact", "backend": {}})),
+            "spec.rules[0].http.paths[0].backend: Invalid value: \"\": resource or service backend is required",
+        ),
+        (
+            one_path(
+                json!({"path": "/", "pathType": "Exact", "backend": {"service": {"name": "w", "port": {}}}}),
+            ),
+            "spec.rules[0].http.paths[0].backend: Required value: port name or number is required",
+        ),
+    ];
+
+    for (spec, expected) in table {
+        let json = json!({
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "Ingress",
+            "metadata": {"name": "a"},
+            "spec": spec,
+        });
+        let status = refused(create(&api, &json).await);
+
+        let expected = format!("Ingress.networking.k8s.io \"a\" is invalid: {expected}");
+        assert_eq!(status.message, expected);
+    }
+}
+
+#[tokio::test]
+async fn what_a_service_must_say_is_required() {
+    let env = TestEnv::start().await;
+    let api = env.api("v1", "Service", "services", true);
+    let table = [
+        (json!({}), "spec.ports: Required value"),
+        (
+            json!({"ports": [{"port": 80}, {"port": 81}]}),
+            "[spec.ports[0].name: Required value, spec.ports[1].name: Required value]",
+        ),
+        (
+            json!({"ports": [{"port": 80, "name": "a"}, {"port": 81, "name": "a"}]}),
+            "spec.ports[1].name: Duplicate value: \"a\"",
+        ),
+        (json!({"type": "ExternalName"}), "spec.externalName: Required value"),
+    ];
+
+    for (spec, expected) in table {
+        let json = json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "a"},
+            "spec": spec,
+        });
+        let status = refused(create(&api, &json).await);
+
+        assert_eq!(status.message, format!("Service \"a\" is invalid: {expected}"));
+    }
+}
+
+#[tokio::test]
+async fn metadata_is_written_with_the_status_of_a_built_in_kind_only() {
+    let env = TestEnv::start().await;
+    env.define(&widget_definition(&env, &plain_spec())).await;
+    created(&widgets(&env), &widget(&env, "a", &json!({"size": 1}))).await;
+    let ingresses = env.api("networking.k8s.io/v1", "Ingress", "ingresses", true);
+    let ingress = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": {"name": "a"},
+        "spec": {"defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}},
+    });
+    created(&ingresses, &ingress).await;
+    let labelled = json!({"metadata": {"labels": {"via": "status"}}});
+    let params = PatchParams::default();
+
+    let built_in = ingresses.patch_status("a", &params, &Patch::Merge(&labelled)).await;
+    let custom = widgets(&env).patch_status("a", &params, &Patch::Merge(&labelled)).await;
+
+    let labels = |object: DynamicObject| object.metadata.labels.unwrap_or_default();
+    assert_eq!(
+        labels(built_in.expect("it is written")).get("via").map(String::as_str),
+        Some("status")
+    );
+    assert!(labels(custom.expect("it is written")).is_empty());
+}
+
+#[tokio::test]
+async fn a_service_that_is_balanced_no_longer_loses_what_belongs_to_it() {
+    let env = TestEnv::start().await;
+    let api = env.api("v1", "Service", "services", true);
+    let json = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web"},
+        "spec": {"type": "LoadBalancer", "loadBalancerClass": "durward.dev/a", "ports": [{"port": 80}]},
+    });
+    let params = PatchParams::default();
+    let made = created(&api, &json).await;
+    let address = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
+
+    let no_address = json!({"status": {"loadBalancer": {"ingress": [{"ip": "x"}]}}});
+    let no_address = refused(api.patch_status("web", &params, &Patch::Merge(&no_address)).await);
+    let written =
+        api.patch_status("web", &params, &Patch::Merge(&address)).await.expect("it is balanced");
+    let class = json!({"spec": {"loadBalancerClass": "durward.dev/b"}});
+    let class = refused(api.patch("web", &params, &Patch::Merge(&class)).await);
+    let plain = json!({"spec": {"type": "ClusterIP"}});
+    let plain = api.patch("web", &params, &Patch::Merge(&plain)).await.expect("another type");
+    let late = refused(api.patch_status("web", &params, &Patch::Merge(&address)).await);
+
+    assert!(made.data["spec"]["ports"][0]["nodePort"].is_number());
+    assert!(
+        no_address.message.contains(
+            "status.loadBalancer.ingress[0].ip: Invalid value: \"x\": must be a valid IP address"
+        ),
+        "{}",
+        no_address.message
+    );
+    assert_eq!(
+        written.data["status"]["loadBalancer"]["ingress"],
+        json!([{"ip": "192.0.2.1", "ipMode": "VIP"}])
+    );
+    assert_eq!(
+        class.message,
+        "Service \"web\" is invalid: spec.loadBalancerClass: Invalid value: \"durward.dev/b\": may not change once set"
+    );
+    assert_eq!(plain.data["status"], json!({"loadBalancer": {}}));
+    assert_eq!(plain.data["spec"].get("loadBalancerClass"), None);
+    assert_eq!(
+        plain.data["spec"]["ports"],
+        json!([{"port": 80, "protocol": "TCP", "targetPort": 80}])
+    );
+    assert_eq!(
+        late.message,
+        "Service \"web\" is invalid: status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is 'LoadBalancer'"
+    );
 }

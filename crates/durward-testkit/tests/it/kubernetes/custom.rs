@@ -7,14 +7,14 @@ use kube::api::{ListParams, Patch, PatchParams};
 use super::*;
 
 /// Defines Widgets with a schema of their spec.
-async fn with_spec(schema: Value) -> TestEnv {
+pub(crate) async fn with_spec(schema: Value) -> TestEnv {
     let env = TestEnv::start().await;
     env.define(&widget_definition(&env, &schema)).await;
     env
 }
 
 /// Creates a Widget that is refused and returns the causes: reason, field and message.
-async fn causes(env: &TestEnv, spec: &Value) -> Vec<(String, String, String)> {
+pub(crate) async fn causes(env: &TestEnv, spec: &Value) -> Vec<(String, String, String)> {
     let status = refused(create(&widgets(env), &widget(env, "bad", spec)).await);
     assert_eq!((status.code, status.reason.as_str()), (422, "Invalid"), "{}", status.message);
     let subject = format!("Widget.{} \"bad\" is invalid: ", env.group());
@@ -23,7 +23,7 @@ async fn causes(env: &TestEnv, spec: &Value) -> Vec<(String, String, String)> {
     causes.into_iter().map(|cause| (cause.reason, cause.field, cause.message)).collect()
 }
 
-fn cause(reason: &str, field: &str, message: &str) -> (String, String, String) {
+pub(crate) fn cause(reason: &str, field: &str, message: &str) -> (String, String, String) {
     (reason.to_owned(), field.to_owned(), message.to_owned())
 }
 
@@ -67,91 +67,6 @@ async fn a_strict_writer_is_told_of_unknown_fields() {
 }
 
 #[tokio::test]
-async fn types_and_bounds_are_checked_in_the_servers_words() {
-    let env = with_spec(json!({
-        "type": "object",
-        "required": ["must"],
-        "properties": {
-            "must": {"type": "string"},
-            "count": {"type": "integer", "minimum": 1, "maximum": 10},
-            "name": {"type": "string", "pattern": "^[a-z]+$", "minLength": 2},
-            "short": {"type": "string", "maxLength": 3},
-            "color": {"type": "string", "enum": ["red", "green"]},
-            "items": {"type": "array", "maxItems": 1, "items": {"type": "string"}},
-            "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
-        },
-    }))
-    .await;
-    let table = [
-        (json!({}), cause("FieldValueRequired", "spec.must", "Required value")),
-        (
-            json!({"must": 1}),
-            cause(
-                "FieldValueTypeInvalid",
-                "spec.must",
-                "Invalid value: \"integer\": spec.must in body must be of type string: \"integer\"",
-            ),
-        ),
-        (
-            json!({"must": "", "count": 0}),
-            cause(
-                "FieldValueInvalid",
-                "spec.count",
-                "Invalid value: 0: spec.count in body should be greater than or equal to 1",
-            ),
-        ),
-        (
-            json!({"must": "", "count": 11}),
-            cause(
-                "FieldValueInvalid",
-                "spec.count",
-                "Invalid value: 11: spec.count in body should be less than or equal to 10",
-            ),
-        ),
-        (
-            json!({"must": "", "name": "A1"}),
-            cause(
-                "FieldValueInvalid",
-                "spec.name",
-                "Invalid value: \"A1\": spec.name in body should match '^[a-z]+$'",
-            ),
-        ),
-        (
-            json!({"must": "", "name": "a"}),
-            cause(
-                "FieldValueInvalid",
-                "spec.name",
-                "Invalid value: \"a\": spec.name in body should be at least 2 chars long",
-            ),
-        ),
-        (
-            json!({"must": "", "short": "abcd"}),
-            cause("FieldValueTooLong", "spec.short", "Too long: may not be more than 3 bytes"),
-        ),
-        (
-            json!({"must": "", "color": "blue"}),
-            cause(
-                "FieldValueNotSupported",
-                "spec.color",
-                "Unsupported value: \"blue\": supported values: \"red\", \"green\"",
-            ),
-        ),
-        (
-            json!({"must": "", "items": ["a", "b"]}),
-            cause("FieldValueTooMany", "spec.items", "Too many: 2: must have at most 1 items"),
-        ),
-        (
-            json!({"must": "", "set": ["a", "a"]}),
-            cause("FieldValueDuplicate", "spec.set[1]", "Duplicate value: \"a\""),
-        ),
-    ];
-
-    for (spec, expected) in table {
-        assert_eq!(causes(&env, &spec).await, [expected], "{spec}");
-    }
-}
-
-#[tokio::test]
 async fn rules_in_cel_refuse_with_their_message() {
     let env = with_spec(json!({
         "type": "object",
@@ -171,16 +86,13 @@ async fn rules_in_cel_refuse_with_their_message() {
         },
         "x-kubernetes-validations": [{
             "rule": "!has(self.low) || !has(self.high) || self.low <= self.high",
-            "messageExpression": "'low ' + string(self.low) + ' is above high'",
+            "messageExpression": "'low is above ' + 'high'",
         }],
     }))
     .await;
 
     let found = causes(&env, &json!({"low": 2, "high": 1})).await;
-    assert_eq!(
-        found,
-        [cause("FieldValueInvalid", "spec", "Invalid value: \"object\": low 2 is above high")]
-    );
+    assert_eq!(found, [cause("FieldValueInvalid", "spec", "Invalid value: low is above high")]);
     let found = causes(&env, &json!({"address": "x"})).await;
     let expected = "Invalid value: \"x\": must be an IP address";
     assert_eq!(found, [cause("FieldValueInvalid", "spec.address", expected)]);
@@ -255,7 +167,7 @@ async fn a_definition_needs_types_and_its_own_name() {
     let untyped = refused(create(&definitions, &untyped).await);
     let misnamed = refused(create(&definitions, &misnamed).await);
 
-    assert!(untyped.message.contains("spec.versions[0].schema.openAPIV3Schema.properties[spec].type: Required value: must not be empty for specified object fields"), "{}", untyped.message);
+    assert!(untyped.message.contains("spec.validation.openAPIV3Schema.properties[spec].type: Required value: must not be empty for specified object fields"), "{}", untyped.message);
     assert!(misnamed.message.contains("metadata.name: Invalid value"), "{}", misnamed.message);
 }
 

@@ -86,7 +86,7 @@ async fn a_deletion_may_be_for_one_uid_only() {
 
     assert_eq!((status.code, status.reason.as_str()), (409, "Conflict"));
     let expected = format!(
-        "Operation cannot be fulfilled on configmaps \"a\": Precondition failed: UID in precondition: another, UID in object meta: {uid}"
+        "Operation cannot be fulfilled on ConfigMap \"a\": the UID in the precondition (another) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
     );
     assert_eq!(status.message, expected);
 }
@@ -217,4 +217,34 @@ async fn objects_end_with_the_definition_of_their_kind() {
         async || matches!(env.raw("GET", &path, None).await, Err(kube::Error::Api(status)) if status.code == 404),
     );
     assert!(is_unserved.await);
+}
+
+#[tokio::test]
+async fn a_pod_on_a_node_waits_for_its_node() {
+    let env = TestEnv::start().await;
+    let api = env.api("v1", "Pod", "pods", true);
+    let pod = |name: &str, node: &Value| {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name},
+            "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]},
+        })
+    };
+    // Where a controller makes it, the service account comes a moment after the namespace.
+    let made =
+        eventually(PATIENCE, async || create(&api, &pod("bound", &json!("n"))).await.is_ok());
+    assert!(made.await);
+    created(&api, &pod("free", &Value::Null)).await;
+
+    api.delete("free", &DeleteParams::default()).await.expect("nobody runs it");
+    let bound = api.delete("bound", &DeleteParams::default()).await.expect("it is marked");
+    assert!(is_gone(&api, "free").await);
+    let bound = bound.left().expect("its node has to end it");
+    assert_eq!(bound.metadata.deletion_grace_period_seconds, Some(30));
+    assert!(api.get_opt("bound").await.expect("an answer").is_some());
+
+    let now = DeleteParams::default().grace_period(0);
+    api.delete("bound", &now).await.expect("its node says that it has ended");
+    assert!(is_gone(&api, "bound").await);
 }

@@ -63,7 +63,28 @@ async fn a_field_that_cannot_be_selected_by_is_a_bad_request() {
     let status = refused(config_maps(&env).list(&params).await);
 
     assert_eq!((status.code, status.reason.as_str()), (400, "BadRequest"));
-    assert!(status.message.contains("field label not supported: data.x"), "{}", status.message);
+    let expected =
+        "\"data.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"";
+    assert_eq!(status.message, expected);
+    let secrets = env.api("v1", "Secret", "secrets", true);
+    let status = refused(secrets.list(&params).await);
+    assert_eq!(status.message, "field label not supported: data.x");
+}
+
+#[tokio::test]
+async fn what_a_built_in_group_does_not_have_is_not_found() {
+    let env = TestEnv::start().await;
+    let namespace = env.namespace();
+
+    for path in [
+        "/apis/apps/v1/nothings".to_owned(),
+        format!("/api/v1/namespaces/{namespace}/configmaps/a/status"),
+    ] {
+        let status = refused(env.raw("GET", &path, None).await);
+
+        assert_eq!((status.code, status.reason.as_str()), (404, "NotFound"), "{path}");
+        assert_eq!(status.message, "the server could not find the requested resource");
+    }
 }
 
 #[tokio::test]
@@ -166,4 +187,86 @@ async fn discovery_names_groups_and_resources() {
         (widgets["namespaced"].as_bool(), widgets["kind"].as_str()),
         (Some(true), Some("Widget"))
     );
+}
+
+#[tokio::test]
+async fn a_list_of_any_version_comes_whole() {
+    let env = TestEnv::start().await;
+    three(&env).await;
+
+    let path = config_map_path(&env, "?limit=1&resourceVersion=0&labelSelector=durward");
+    let list = env.raw("GET", &path, None).await.expect("a list");
+
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(3));
+    assert_eq!(list["metadata"].get("continue"), None);
+}
+
+#[tokio::test]
+async fn options_of_a_list_are_checked() {
+    let env = TestEnv::start().await;
+    let table = [
+        (
+            "resourceVersionMatch=Exact",
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ),
+        (
+            "resourceVersion=1&resourceVersionMatch=Odd",
+            "resourceVersionMatch: Unsupported value: \"Odd\": supported values: \"Exact\", \"NotOlderThan\", \"\"",
+        ),
+        (
+            "sendInitialEvents=true",
+            "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list",
+        ),
+    ];
+
+    for (options, expected) in table {
+        let path = config_map_path(&env, &format!("?{options}"));
+        let status = refused(env.raw("GET", &path, None).await);
+
+        assert_eq!(status.message, format!("ListOptions.meta.k8s.io \"\" is invalid: {expected}"));
+    }
+    let odd = refused(env.raw("GET", &config_map_path(&env, "?resourceVersion=odd"), None).await);
+    assert_eq!(
+        (odd.code, odd.message.as_str()),
+        (
+            400,
+            "invalid resource version: resourceVersion: Invalid value: \"odd\": strconv.ParseUint: parsing \"odd\": invalid syntax"
+        )
+    );
+}
+
+#[tokio::test]
+async fn one_object_is_read_though_a_watch_is_asked_for() {
+    let env = TestEnv::start().await;
+    three(&env).await;
+
+    let read = env.raw("GET", &config_map_path(&env, "/a?watch=true&timeoutSeconds=1"), None).await;
+
+    assert_eq!(read.expect("it is there")["metadata"]["name"], "a");
+}
+
+#[tokio::test]
+async fn discovery_in_one_answer_says_the_same() {
+    let env = TestEnv::start().await;
+    env.define(&widget_definition(&env, &plain_spec())).await;
+    let group = env.group();
+
+    // A real server brings it up to date in its own time.
+    let found =
+        durward_testkit::process::eventually(durward_testkit::kubernetes::PATIENCE, async || {
+            let list = env.client().list_api_groups_aggregated().await.expect("all groups");
+            let list = serde_json::to_value(list).expect("it is JSON");
+            let groups = list["items"].as_array().cloned().unwrap_or_default();
+            let own = groups.iter().find(|one| one["metadata"]["name"] == *group);
+            own.is_some_and(|own| {
+                let resource = &own["versions"][0]["resources"][0];
+                resource["resource"] == "widgets"
+                    && resource["scope"] == "Namespaced"
+                    && resource["subresources"][0]["subresource"] == "status"
+            })
+        });
+    let core = env.client().list_core_api_versions_aggregated().await.expect("the core group");
+
+    assert!(found.await);
+    assert!(serde_json::to_string(&core).expect("it is JSON").contains("\"configmaps\""));
 }

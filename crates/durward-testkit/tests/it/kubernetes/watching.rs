@@ -190,3 +190,15 @@ async fn a_watch_of_one_object_tells_of_no_other() {
     let more = tokio::time::timeout(Duration::from_millis(200), next(&mut stream)).await;
     assert!(more.is_err(), "only b is watched");
 }
+
+#[tokio::test]
+async fn initial_events_of_a_version_to_come_are_a_timeout() {
+    let env = TestEnv::start().await;
+    let options = "?watch=true&timeoutSeconds=60&sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan&resourceVersion=99999999999";
+    let request = http::Request::get(config_map_path(&env, options)).body(Vec::new());
+
+    let events = env.client().request_events::<DynamicObject>(request.expect("a request")).await;
+    let mut stream = pin!(events.expect("a watch"));
+
+    assert_eq!(next(&mut stream).await, ("ERROR", "504 Timeout".to_owned()));
+}

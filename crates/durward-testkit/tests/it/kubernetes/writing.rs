@@ -86,7 +86,9 @@ async fn a_dry_run_shows_the_object_and_stores_nothing() {
 
     let shown = api.create(&dry, &object(&config_map("a", &json!({"x": "1"})))).await;
 
-    assert_eq!(shown.expect("it would be made").data["data"], json!({"x": "1"}));
+    let shown = shown.expect("it would be made");
+    assert_eq!(shown.data["data"], json!({"x": "1"}));
+    assert_eq!(shown.metadata.resource_version, None, "it is no version of anything");
     assert_eq!(api.get_opt("a").await.expect("an answer").map(|found| found.metadata.name), None);
 }
 
@@ -129,7 +131,7 @@ async fn a_config_map_is_replaced_without_a_version_and_a_lease_is_not() {
     assert_eq!(status.code, 422);
     assert_eq!(
         status.message,
-        "leases.coordination.k8s.io \"a\" is invalid: metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"
+        "leases.coordination.k8s.io \"a\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"
     );
 }
 
@@ -243,7 +245,7 @@ async fn a_custom_object_is_not_replaced_without_its_version() {
 
     assert_eq!((status.code, status.reason.as_str()), (422, "Invalid"));
     let expected = format!(
-        "widgets.{} \"a\" is invalid: metadata.resourceVersion: Invalid value: 0x0: must be specified for an update",
+        "widgets.{} \"a\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update",
         env.group()
     );
     assert_eq!(status.message, expected);
@@ -262,4 +264,115 @@ async fn a_strategic_patch_of_a_custom_object_is_no_media_type() {
     assert_eq!((status.code, status.reason.as_str()), (415, "UnsupportedMediaType"));
     let json = serde_json::to_string(&status).expect("a status is JSON");
     assert!(json.contains("application/merge-patch+json"), "{json}");
+}
+
+#[tokio::test]
+async fn an_object_stays_the_one_that_it_is() {
+    let env = TestEnv::start().await;
+    let api = config_maps(&env);
+    created(&api, &config_map("a", &json!({}))).await;
+    let path = config_map_path(&env, "/a");
+    let merge = async |body: Value| refused(patch(&env, &path, MERGE_PATCH, &body).await);
+
+    let renamed = merge(json!({"metadata": {"name": "b"}})).await;
+    let moved = merge(json!({"metadata": {"namespace": "elsewhere"}})).await;
+    let other = merge(json!({"metadata": {"uid": "other"}})).await;
+    let mut replacement = config_map("a", &json!({}));
+    replacement["metadata"]["uid"] = "other".into();
+    let replaced = refused(env.raw("PUT", &path, Some(&replacement)).await);
+
+    assert_eq!(
+        (renamed.code, renamed.message.as_str()),
+        (400, "the name of the object (b) does not match the name on the URL (a)")
+    );
+    assert_eq!(
+        (moved.code, moved.message.as_str()),
+        (
+            400,
+            "the namespace of the provided object does not match the namespace sent on the request"
+        )
+    );
+    assert_eq!(other.code, 422);
+    assert!(
+        other.message.contains("metadata.uid: Invalid value: \"other\": field is immutable"),
+        "{}",
+        other.message
+    );
+    assert_eq!((replaced.code, replaced.reason.as_str()), (409, "Conflict"));
+    assert!(
+        replaced
+            .message
+            .contains("Precondition failed: UID in precondition: other, UID in object meta: "),
+        "{}",
+        replaced.message
+    );
+}
+
+#[tokio::test]
+async fn a_new_object_has_no_version_yet() {
+    let env = TestEnv::start().await;
+    let mut json = config_map("a", &json!({}));
+    json["metadata"]["resourceVersion"] = "5".into();
+
+    let mut config = env.config();
+    config.default_retry = false;
+    let client = kube::Client::try_from(config).expect("a client");
+    let request = http::Request::post(config_map_path(&env, ""))
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(json.to_string().into_bytes())
+        .expect("a request");
+    let status = refused(client.request::<Value>(request).await);
+
+    assert_eq!((status.code, status.reason.as_str()), (500, ""));
+    assert_eq!(status.message, "resourceVersion should not be set on objects to be created");
+}
+
+#[tokio::test]
+async fn metadata_is_checked() {
+    let env = TestEnv::start().await;
+    let table = [
+        (
+            json!({"labels": {"a b": "c"}}),
+            "metadata.labels: Invalid value: \"a b\": name part must consist of",
+        ),
+        (
+            json!({"labels": {"a": "b c"}}),
+            "metadata.labels: Invalid value: \"b c\": a valid label must be an empty string or",
+        ),
+        (
+            json!({"finalizers": ["plain"]}),
+            "metadata.finalizers[0]: Invalid value: \"plain\": name is neither a standard finalizer name nor is it fully qualified",
+        ),
+        (
+            json!({"ownerReferences": [{"apiVersion": "v1", "kind": "Secret", "name": "x", "uid": ""}]}),
+            "metadata.ownerReferences.uid: Invalid value: \"\": must not be empty",
+        ),
+        (
+            json!({"generateName": "", "name": ""}),
+            "metadata.name: Required value: name or generateName is required",
+        ),
+    ];
+
+    for (metadata, expected) in table {
+        let mut json = config_map("a", &json!({}));
+        for (key, value) in metadata.as_object().expect("an object") {
+            json["metadata"][key] = value.clone();
+        }
+        let status = refused(env.raw("POST", &config_map_path(&env, ""), Some(&json)).await);
+
+        assert_eq!(status.code, 422, "{metadata}");
+        assert!(status.message.contains(expected), "{}", status.message);
+    }
+}
+
+#[tokio::test]
+async fn a_patch_of_no_known_media_type_is_refused_as_such() {
+    let env = TestEnv::start().await;
+    created(&config_maps(&env), &config_map("a", &json!({}))).await;
+
+    let status =
+        refused(patch(&env, &config_map_path(&env, "/a"), "application/x-patch", &json!({})).await);
+
+    assert_eq!((status.code, status.reason.as_str()), (415, "UnsupportedMediaType"));
+    assert_eq!(status.message, "415: Unsupported Media Type");
 }

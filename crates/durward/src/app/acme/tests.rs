@@ -105,6 +105,7 @@ impl Stage {
             shared: true,
             nat: durward_nat::Options::default(),
             acme: Some(self.options()),
+            cluster: None,
         };
         let gateway = Gateway::start(settings).unwrap();
         gateway.order_certificates().unwrap();

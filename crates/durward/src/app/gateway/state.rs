@@ -11,6 +11,7 @@ use durward_proxy::proxy::{Proxy, Served};
 
 use super::Gateway;
 use crate::app::acme::Acme;
+use crate::app::cluster::{self, Cluster};
 use crate::app::exposition;
 use crate::app::health::{Facts, Health, KernelFacts};
 use crate::app::report::{self, Part, Report, Selection, Unanswerable};
@@ -42,6 +43,16 @@ impl Gateway {
         }
     }
 
+    /// Returns what is served at this moment, and what does not work of it.
+    pub(crate) fn served(&self) -> cluster::Served {
+        let (view, served) = self.moment();
+        let same = |served: &Served| served.snapshot().generation == view.snapshot.generation;
+        let by_proxy = served.as_ref().is_some_and(same);
+        let by_kernel = self.kernel.carries(&view.snapshot.nat);
+        let health = self.judge(&view, served.as_ref(), self.kernel.facts().as_ref());
+        cluster::Served { view, by_proxy, by_kernel, health }
+    }
+
     fn judge(
         &self,
         view: &Compiled,
@@ -56,6 +67,7 @@ impl Gateway {
             kernel,
             state_file: self.state_file.as_ref().map(StateFile::status),
             acme: self.acme.as_ref().map(Acme::status),
+            cluster: self.cluster.as_ref().map(Cluster::status),
             loads: &loads,
             draining: self.draining.load(Relaxed),
             present: &PresentAddresses::now(),
@@ -91,6 +103,7 @@ impl Gateway {
         exposition::problems(&mut text, &self.health());
         exposition::files(&mut text, &self.source.health());
         self.acme.iter().for_each(|acme| acme.status().write_metrics(&mut text));
+        self.cluster.iter().for_each(|cluster| cluster.status().write_metrics(&mut text));
         text.end()
     }
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use durward_model::verdict::{Outcome, Severity, Verdict};
-use durward_model::{EgressAddress, Kind, Listener, Service, Tenant, TenantId};
+use durward_model::{EgressAddress, Listener, Service, Tenant, TenantId};
 use durward_nat::{CheckedEndpoint, CheckedMapping, MappingReport};
 use durward_proxy::UpstreamReport;
 use durward_proxy::proxy::BindState;
@@ -16,6 +16,9 @@ use crate::app::condition::{Condition, Kind};
 use crate::app::kernel::lines::named;
 use crate::output::count;
 
+/// Time after which a watch that is down is a condition.
+const AWAY: Duration = Duration::from_secs(10);
+
 pub(super) fn all(facts: &Facts<'_>) -> Vec<Check> {
     let draining = Check {
         fault: facts.draining.then(|| "the process is stopping".to_owned()),
@@ -23,8 +26,9 @@ pub(super) fn all(facts: &Facts<'_>) -> Vec<Check> {
     };
     let always = [configuration(facts), documents(facts), listeners(facts), draining];
     let asked = [egress(facts), certificates(facts), upstreams(facts), kernel(facts)];
-    let records = [audit(facts), logs(facts), state_file(facts), acme(facts), Some(files(facts))];
-    always.into_iter().chain(asked.into_iter().chain(records).flatten()).collect()
+    let records = [audit(facts), logs(facts), state_file(facts), acme(facts)];
+    let sources = [Some(files(facts)), kubernetes(facts)];
+    always.into_iter().chain(asked.into_iter().chain(records).chain(sources).flatten()).collect()
 }
 
 fn configuration(facts: &Facts<'_>) -> Check {
@@ -49,10 +53,7 @@ fn documents(facts: &Facts<'_>) -> Check {
         state.push_str(&format!(", {}", count(warnings, "warning")));
     }
     let bad = verdicts.iter().filter(|verdict| verdict.outcome != Outcome::Accepted);
-    Check {
-        conditions: bad.map(|verdict| document(verdict)).collect(),
-        ..Check::new("documents", state)
-    }
+    Check { conditions: bad.map(document).collect(), ..Check::new("documents", state) }
 }
 
 fn document(verdict: &Verdict) -> Condition {
@@ -66,7 +67,7 @@ fn document(verdict: &Verdict) -> Condition {
 
 /// Returns the tenant that a document defines, if that is the document's own name.
 pub(super) fn tenant_of(verdict: &Verdict) -> Option<TenantId> {
-    let is_tenant = verdict.resource.kind == Kind::Tenant;
+    let is_tenant = verdict.resource.kind == durward_model::Kind::Tenant;
     is_tenant.then(|| TenantId::new(&verdict.resource.name).ok()).flatten()
 }
 
@@ -104,6 +105,34 @@ fn listeners(facts: &Facts<'_>) -> Check {
         check.conditions.push(Condition::of(Kind::Listener, &problem.tenant, subject, sentence));
     }
     check
+}
+
+/// A gateway that has not read everything yet could turn clients of tenants away that it does not know.
+fn kubernetes(facts: &Facts<'_>) -> Option<Check> {
+    let cluster = facts.cluster.as_ref()?;
+    let mut check = Check::new("kubernetes", count(cluster.objects, "object"));
+    check.fault = (!cluster.synced).then(|| {
+        let first = cluster.faults.first();
+        let why = first.map(|(kind, fault)| format!(": {kind}: {fault}")).unwrap_or_default();
+        format!("not everything was read yet{why}")
+    });
+    if cluster.synced && cluster.lag >= AWAY {
+        let sentence = |fault: &str| {
+            let seconds = cluster.lag.as_secs();
+            format!("cannot be watched for {seconds} s: {fault}; what was read is served on")
+        };
+        check.conditions.extend(
+            cluster
+                .faults
+                .iter()
+                .map(|(kind, fault)| Condition::process(Kind::Kubernetes, kind, sentence(fault))),
+        );
+    }
+    if let Some(fault) = &cluster.unwritten {
+        let sentence = format!("cannot be written: {fault}");
+        check.conditions.push(Condition::process(Kind::Kubernetes, "statuses", sentence));
+    }
+    Some(check)
 }
 
 fn has_kernel_share(facts: &Facts<'_>) -> bool {

@@ -17,15 +17,15 @@ const LAST_RULE: i64 = 32_766 - RULE_GROUPS as i64 + 1;
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("side").required(true))]
 pub(crate) struct SteerArgs {
-    /// This is a node: what pods of egress.sources send to the world goes to the gateway with this underlay address
+    /// Run on a node: send egress traffic of pods in egress.sources to the gateway with this underlay address
     #[arg(long, value_name = "IP", group = "side")]
     pub(crate) gateway: Option<Ipv4Addr>,
-    /// This is the gateway: a node's underlay address and the networks of its pods, IP=CIDR,CIDR; once for each node
+    /// Run on the gateway: underlay address of a node and the networks of its pods, IP=CIDR,CIDR; once per node
     #[arg(long, value_name = "IP=CIDR", group = "side", value_parser = parse_node)]
     pub(crate) node: Vec<(Ipv4Addr, Vec<IpNet>)>,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// On a node, what stays on its own ways: networks of pods, nodes and services, with commas
+    /// Networks of pods, nodes and services, comma-separated; packets to them are not sent to the gateway. Required on a node
     #[arg(
         long,
         value_name = "CIDR",
@@ -34,34 +34,34 @@ pub(crate) struct SteerArgs {
         value_delimiter = ','
     )]
     pub(crate) nat_cluster: Vec<IpNet>,
-    /// This host's underlay address; the one that leads to the other end by default
+    /// Underlay address of this host [default: the source address of the route to the other end]
     #[arg(long, value_name = "IP")]
     pub(crate) local: Option<Ipv4Addr>,
-    /// The tunnel's number, the same at both ends
+    /// VXLAN network identifier (VNI) of the tunnel, the same at both ends
     #[arg(long, value_name = "N", default_value_t = 157, value_parser = clap::value_parser!(u32).range(1..1 << 24))]
     pub(crate) vni: u32,
-    /// The tunnel's UDP port, the same at both ends
+    /// UDP port of the tunnel, the same at both ends
     #[arg(long, value_name = "PORT", default_value_t = 4789, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: u16,
-    /// The largest packet in the tunnel; 50 less than the underlay's by default
+    /// MTU of the tunnel in bytes [default: the underlay's less 50]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1280..=65_535))]
     pub(crate) mtu: Option<u32>,
-    /// The name of the tunnel's link
+    /// Name of the tunnel's network interface
     #[arg(long, value_name = "NAME", default_value = "durward0", value_parser = parse_link)]
     pub(crate) link: String,
-    /// The bit of the packet mark that says "to the gateway"
+    /// Bit of the packet mark for packets to be sent to the gateway
     #[arg(long, value_name = "BIT", default_value = "0x20", value_parser = parse_mark)]
     pub(crate) mark: u32,
-    /// The bit of the packet mark that says "by the node's own ways", for answers of node ports and packets to pods
+    /// Bit of the packet mark for packets that keep the node's own routes: replies of node ports and packets to pods
     #[arg(long, value_name = "BIT", default_value = "0x40", value_parser = parse_mark)]
     pub(crate) pass_mark: u32,
-    /// The routing table that leads to the gateway
+    /// Number of the routing table with the route to the gateway
     #[arg(long, value_name = "NUMBER", default_value_t = 10099)]
     pub(crate) routing_table: u32,
-    /// The priority of the first of five groups of routing rules
+    /// Priority of the first of five groups of routing rules
     #[arg(long, value_name = "NUMBER", default_value_t = 994, value_parser = clap::value_parser!(u32).range(1..LAST_RULE))]
     pub(crate) rule_priority: u32,
-    /// The packet filter's table is named after this one, with -steer
+    /// Name of Durward's nftables table; the table of this command has -steer appended
     #[arg(
         long,
         value_name = "NAME",
@@ -70,10 +70,10 @@ pub(crate) struct SteerArgs {
         default_value = "durward"
     )]
     pub(crate) nat_table: String,
-    /// Let others change the table; their changes are undone
+    /// Let other programs change that table; their changes are undone
     #[arg(long, env = "DURWARD_NAT_SHARED_TABLE", hide_env_values = true)]
     pub(crate) nat_shared_table: bool,
-    /// Show what would be changed in the kernel, change nothing and end; exit code 1 when it would
+    /// Show what would change in the kernel, without changing it, and exit with code 1 if anything would
     #[arg(long)]
     pub(crate) diff: bool,
 }

@@ -17,28 +17,28 @@ use crate::failure::Failure;
 pub(crate) struct TraceArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// Who sends the packets
+    /// Source address or network of the packets [default: any]
     #[arg(long, value_name = "IP|CIDR", value_parser = parse_client)]
     pub(crate) client: Option<IpNet>,
-    /// Where they are sent to
+    /// Destination address, with or without port [default: any]
     #[arg(long, value_name = "IP[:PORT]", value_parser = parse_to)]
     pub(crate) to: Option<SocketAddr>,
-    /// By which protocol: tcp, udp, sctp or icmp
+    /// Protocol: tcp, udp, sctp or icmp [default: any]
     #[arg(long, value_enum, hide_possible_values = true, value_name = "NAME")]
     pub(crate) protocol: Option<Traced>,
-    /// Packets to the client too
+    /// Also trace packets to --client
     #[arg(long, requires = "client")]
     pub(crate) answers: bool,
-    /// How long
-    #[arg(long = "for", value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    /// Duration of the trace
+    #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub(crate) time: Duration,
-    /// How many packets at most
+    /// Maximum number of packets to trace
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) packets: u64,
-    /// How many packets a second at most; others are counted only
+    /// Maximum number of packets to trace per second; others are only counted
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) rate: u64,
-    /// The name of Durward's table
+    /// Name of Durward's nftables table
     #[arg(
         long,
         value_name = "NAME",

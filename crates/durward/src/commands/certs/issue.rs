@@ -17,7 +17,10 @@ pub(crate) fn issue(arguments: &CertsIssue) -> Result<Exit, Failure> {
     let (authority, made) = Authority::keep_in(&arguments.dir)?;
     if made {
         let path = arguments.dir.join("ca.crt");
-        screen.line(format!("made {} (keep ca.key safe: it can issue for you)", shown(&path)))?;
+        screen.line(format!(
+            "made {} (keep ca.key secret: whoever has it can issue certificates)",
+            shown(&path)
+        ))?;
     }
     let (certificate, key) =
         authority.issue(&wish)?.write(&arguments.dir, &stem, arguments.force)?;

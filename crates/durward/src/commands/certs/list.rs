@@ -72,7 +72,6 @@ pub(crate) fn list(arguments: &CertsList) -> Result<Exit, Failure> {
             let loaded = config::load(&arguments.config)?;
             let rejected = loaded
                 .verdicts
-                .verdicts
                 .iter()
                 .filter(|verdict| verdict.outcome != durward_model::verdict::Outcome::Accepted);
             let issuance = config::issuance(&arguments.config);

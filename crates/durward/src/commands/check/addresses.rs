@@ -30,12 +30,12 @@ pub(crate) fn check(snapshot: &Snapshot, missing: &Missing) -> Category {
     let mut uses: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
     for bind in snapshot.binds.values().filter(|bind| !bind.address.ip().is_unspecified()) {
         for listener in &bind.listeners {
-            note(&mut uses, bind.address.ip(), format!("{} comes in", listener.tenant));
+            note(&mut uses, bind.address.ip(), format!("ingress of {}", listener.tenant));
         }
     }
     for tenant in snapshot.tenants.values() {
         for egress in &tenant.egress {
-            note(&mut uses, egress.0, format!("{} goes out", tenant.id));
+            note(&mut uses, egress.0, format!("egress of {}", tenant.id));
         }
     }
     for (address, uses) in uses {

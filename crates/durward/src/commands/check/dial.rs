@@ -117,7 +117,7 @@ async fn endpoint_check(
         Ok(Err(Unreached::Tls(error))) => verdict(
             Mark::Error,
             format!("{name}: TLS fails: {error}"),
-            "caFile, verifyName and clientCertificate of its tls settings decide",
+            "check caFile, verifyName and clientCertificate in its tls settings",
         ),
         Err(_) => verdict(
             Mark::Error,

@@ -72,14 +72,17 @@ pub(crate) fn one(
             "once the record shows nothing unexpected: spec.egress.mode: Enforce",
         ),
         Mode::Open => category.warn(
-            format!("{name}: rules are not asked, everything outside may be reached"),
+            format!("{name}: rules are not applied, any destination outside may be reached"),
             "write spec.egress.allow and mode: Report, then Enforce",
         ),
     }
     let around = Surroundings { tenant: &tenant.id, neighbours, host: &NO_HOST };
     let open = opened(policy, around);
     if open.is_empty() && !is_near_reached(policy, around) {
-        category.ok(format!("{name}: {} targets nearby are all denied", NEAR.len() * PORTS.len()));
+        category.ok(format!(
+            "{name}: {} destinations near the gateway are all denied",
+            NEAR.len() * PORTS.len()
+        ));
     }
     for (rule, target) in open {
         let sentence = format!("{name}: {} opens {target}, which is near the gateway", rule.name);
@@ -98,7 +101,7 @@ fn who(category: &mut Category, name: &str, listener: &Listener, service: &Forwa
     let sources = listener.allowed_sources.is_some();
     if !sources && !certificates && service.credentials.is_empty() {
         category.warn(
-            format!("{name}: whoever reaches it may use it"),
+            format!("{name}: any client that reaches it may use it"),
             "write allowedSources, credentials or clientCertificates",
         );
     } else if service.tls.is_none()
@@ -106,8 +109,8 @@ fn who(category: &mut Category, name: &str, listener: &Listener, service: &Forwa
         && !listener.address.0.is_loopback()
     {
         category.warn(
-            format!("{name}: secrets come to it without TLS"),
-            "give it a certificate, so that nobody on the way reads them",
+            format!("{name}: credentials are sent to it without TLS"),
+            "give it a certificate: without TLS they can be read on the way",
         );
     } else {
         category.ok(format!("{name}: is for its tenant's clients only"));
@@ -198,7 +201,7 @@ mod tests {
         );
 
         assert!(
-            open.contains("whoever reaches it") && open.contains("rules are not asked"),
+            open.contains("any client that reaches it") && open.contains("rules are not applied"),
             "{open}"
         );
         assert!(wide.contains("allow[0] opens 10.1.2.0 port 22"), "{wide}");
@@ -215,9 +218,10 @@ mod tests {
         assert!(!named.contains("allow[0] opens"), "{named}");
         let handed_over =
             report("    mode: Open\n    sources: [10.244.3.0/24]\n    transparent: {}\n");
-        assert!(handed_over.contains("transparent egress of acme: rules are not asked"));
+        assert!(handed_over.contains("transparent egress of acme: rules are not applied"));
         assert!(
-            !good.contains("Warning") && good.contains("84 targets nearby are all denied"),
+            !good.contains("Warning")
+                && good.contains("84 destinations near the gateway are all denied"),
             "{good}"
         );
     }

@@ -41,7 +41,7 @@ fn reverse_path(category: &mut Category, snapshot: &Snapshot) {
         category.ok("rp_filter is not strict on any interface");
     } else if !outward {
         category.ok(format!(
-            "rp_filter is strict on {}, which loopback addresses do not mind",
+            "rp_filter is strict on {}, which does not matter for loopback addresses",
             strict.join(", ")
         ));
     } else {
@@ -63,7 +63,7 @@ fn strict_interfaces(values: &BTreeMap<String, String>) -> Vec<String> {
 fn nonlocal_bind(category: &mut Category) {
     if read("/proc/sys/net/ipv4/ip_nonlocal_bind") == "1" {
         category.warn(
-            "ip_nonlocal_bind is on, so whether an address is on this host cannot be told",
+            "ip_nonlocal_bind is on, so this check cannot tell whether an address is on this host",
             "Durward does not need it (it sets IP_FREEBIND itself): sysctl -w net.ipv4.ip_nonlocal_bind=0",
         );
     } else {
@@ -82,10 +82,10 @@ fn descriptors(category: &mut Category, snapshot: &Snapshot) {
     // Each connection takes one descriptor towards the client and one towards the upstream.
     let wanted = DESCRIPTORS.max(promised.saturating_mul(2));
     if limit >= wanted {
-        category.ok(format!("{limit} descriptors are allowed"));
+        category.ok(format!("{limit} file descriptors are allowed"));
     } else {
         category.warn(
-            format!("only {limit} descriptors are allowed, {wanted} would be wise"),
+            format!("only {limit} file descriptors are allowed, {wanted} are recommended"),
             "ulimit -n, or LimitNOFILE= in the systemd unit",
         );
     }

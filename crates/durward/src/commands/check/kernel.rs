@@ -25,7 +25,7 @@ pub(crate) fn check(model: &NatModel, options: &Options) -> Category {
     match survey(options, model) {
         Ok(survey) => judge(&mut category, &survey, options),
         Err(error) => category.warn(
-            format!("the kernel cannot be asked: {}", sentence(&error)),
+            format!("the kernel's state cannot be read: {}", sentence(&error)),
             "run it with CAP_NET_ADMIN, as durward run has it",
         ),
     }
@@ -68,7 +68,7 @@ fn judge(category: &mut Category, survey: &Survey, options: &Options) {
     }
     for (name, gateway) in &survey.silent_gateways {
         category.error(
-            format!("nobody answers for gateway {gateway} on {name}"),
+            format!("gateway {gateway} on {name} does not answer"),
             "--nat-gateway counts from the network's first address (1) or last (-1), or names it",
         );
     }
@@ -97,7 +97,7 @@ fn judge(category: &mut Category, survey: &Survey, options: &Options) {
     }
     for bridge in &survey.believing {
         category.warn(
-            format!("any source address is believed on {bridge}: rp_filter is not strict there, so a pod can send as another tenant's pod"),
+            format!("{bridge} accepts any source address, because rp_filter is not strict there: a pod can send as another tenant's pod"),
             "sysctl -w net.ipv4.conf.BRIDGE.rp_filter=1, and a network plugin that checks each pod's address at its port",
         );
     }

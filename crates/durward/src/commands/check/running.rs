@@ -82,15 +82,15 @@ pub(crate) fn check(admin: Admin, running: &Running, snapshot: &Snapshot) -> Cat
     let Admin::At(address) = admin else { return category };
     if let Some(other) = &running.other {
         let sentence =
-            format!("what answers at {address} is no durward that can be asked ({other})");
-        category.warn(sentence, "--admin ADDRESS:PORT names the admin interface");
+            format!("{address} does not answer like the admin listener of a gateway ({other})");
+        category.warn(sentence, "name the admin listener: --admin ADDRESS:PORT");
         return category;
     }
     let Some(answer) = &running.answer else {
-        category.ok(format!("none answers at {address}"));
+        category.ok(format!("no gateway answers at {address}"));
         return category;
     };
-    category.ok(format!("generation {} is served, says {address}", answer.generation));
+    category.ok(format!("the gateway at {address} serves generation {}", answer.generation));
     for (bind, state) in answer.binds.iter().filter(|(bind, _)| snapshot.binds.contains_key(bind)) {
         if state != "bound" {
             category.error(format!("{bind}: {state}"), "");
@@ -115,12 +115,12 @@ const SHOWN: usize = 10;
 /// Compares the configuration served with the files.
 fn documents(category: &mut Category, answer: &Answer, snapshot: &Snapshot) {
     let Some(served) = &answer.digests else {
-        category.warn("it is of a version that cannot be compared with the files", "");
+        category.warn("its version sends no digests, so it cannot be compared with the files", "");
         return;
     };
     let differences = served.differences(&Digests::of(snapshot));
     if differences.is_empty() {
-        category.ok("it serves what the files say, secrets aside");
+        category.ok("it serves the configuration of the files (secrets are not compared)");
     }
     for difference in differences.iter().take(SHOWN) {
         category.warn(

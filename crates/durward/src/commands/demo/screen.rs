@@ -79,7 +79,7 @@ impl Live {
         let mut lines = table.lines();
         let others: u64 =
             seen.iter().filter(|(ip, _)| ![ACME, GLOBEX].contains(ip)).map(|(_, n)| n).sum();
-        lines.push(format!("strangers at the bank: {others}"));
+        lines.push(format!("other addresses at the bank: {others}"));
         lines.push(clipped(&configuration(gateway)));
         lines.push(Tone::Faint.paint("Ctrl-C ends the demo and removes everything it made"));
         let up = if self.drawn == 0 { String::new() } else { format!("\u{1b}[{}A", self.drawn) };
@@ -246,7 +246,7 @@ fn suggest(screen: &mut Screen, stage: &Stage) -> Result<(), Failure> {
     for line in lines {
         screen.line(format!("  {line}"))?;
     }
-    screen.line("or, without reading anything into the shell:")?;
+    screen.line("or, without changing your shell:")?;
     screen.line(format!(
         "  curl --cacert {certs}ca.crt --cert {certs}partner.crt --key {certs}partner.key https://{ACME}:{}/pay",
         ports.gateway

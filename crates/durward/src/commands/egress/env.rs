@@ -41,7 +41,7 @@ pub(crate) fn env(arguments: &EgressEnv) -> Result<Exit, Failure> {
         matches!(&listener.service, Service::Forward(service) if !service.credentials.is_empty());
     if needed && secret.is_none() {
         let text = format!(
-            "{} asks for a credential: name a file with NAME:SECRET with --credential-file",
+            "{} requires a credential: name a file with NAME:SECRET by --credential-file",
             listener
         );
         return Err(Failure::usage(text));
@@ -71,7 +71,10 @@ fn choose<'a>(tenants: &[&'a Tenant], name: Option<&str>) -> Result<&'a Tenant, 
     match (name, tenants) {
         (_, []) => Err(wrong("no tenant has a forward proxy: write spec.egress.proxy".to_owned())),
         (None, [one]) => Ok(one),
-        (None, _) => Err(wrong(format!("say whose with --tenant: {}", names.join(", ")))),
+        (None, _) => Err(wrong(format!(
+            "several tenants have a forward proxy: name one with --tenant: {}",
+            names.join(", ")
+        ))),
         (Some(name), _) => {
             let found = tenants.iter().find(|tenant| tenant.id.as_str() == name).copied();
             found.ok_or_else(|| {

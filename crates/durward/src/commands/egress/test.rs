@@ -58,10 +58,9 @@ fn proxy(arguments: &EgressTest) -> Result<ProxyUrl, Failure> {
     let variables = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"];
     let (source, text) = match &arguments.proxy {
         Some(text) => ("--proxy", text.clone()),
-        None => variables
-            .iter()
-            .find_map(|name| Some((*name, named(name)?)))
-            .ok_or_else(|| Failure::usage("which proxy? name --proxy URL, or set https_proxy"))?,
+        None => variables.iter().find_map(|name| Some((*name, named(name)?))).ok_or_else(|| {
+            Failure::usage("no proxy is named: use --proxy URL, or set https_proxy")
+        })?,
     };
     text.parse().map_err(|error| Failure::usage(format!("{source} {error}")))
 }
@@ -146,7 +145,7 @@ async fn echo(client: &Client, url: Option<&Uri>, wanted: &[IpAddr]) -> Category
                 let sentence = format!("{url} sees {seen} instead of {}", wanted.join(" or "));
                 category.error(
                     sentence,
-                    "another address is on the way: does it leave through this proxy?",
+                    "does the request leave through this proxy, and from its tenant's egress address?",
                 );
             }
             Err(_) => category.error(

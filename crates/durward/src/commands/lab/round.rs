@@ -189,7 +189,7 @@ fn crash(world: &World, stage: &Stage, gateway: &mut Gateway) -> Result<Told, Fa
     steps.push(("the open connection without a gateway", connection.ask("/")));
     steps.push(("a new one without a gateway", ask(&world.bank, BANK, to, "/")?));
     steps.push((
-        "a pod's way out without a gateway",
+        "egress of a pod without a gateway",
         ask(world.acme(), "10.244.1.11", at(BANK, BANK_PORT), "/")?,
     ));
     let proxied = ask(&world.bank, BANK, at(ACME, 80), "/pay")?;

@@ -21,7 +21,7 @@ pub(super) fn migrate(arguments: &Migrate, texts: &[(String, String)]) -> Result
     };
     let migrated =
         smartnat::migrate(texts, options).map_err(|message| Failure::InvalidConfig { message })?;
-    hand_over(arguments, &migrated.documents, &[])?;
+    hand_over(arguments.out.as_deref(), &migrated.documents, &[])?;
     let mut told = anstream::stderr();
     for note in &migrated.notes {
         writeln!(told, "note: {note}")?;

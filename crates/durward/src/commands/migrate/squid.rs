@@ -24,7 +24,7 @@ pub(super) fn migrate(arguments: &Migrate, file: &Path, text: &str) -> Result<Ex
     let name = file.display().to_string();
     let migrated = squid::migrate(&name, text, &options, &Beside { folder })
         .map_err(|fault| Failure::InvalidConfig { message: fault.to_string() })?;
-    hand_over(arguments, &migrated.documents, &migrated.files)?;
+    hand_over(arguments.out.as_deref(), &migrated.documents, &migrated.files)?;
     report(arguments, &migrated)
 }
 

@@ -37,7 +37,7 @@ pub(super) fn steer(arguments: &SteerArgs, log: LogFormat) -> Result<Exit, Failu
         let text = kept.preview(&follower.side()).map_err(failed)?;
         let mut screen = Screen::stdout();
         if text.is_empty() {
-            screen.line("the kernel is as it should be")?;
+            screen.line("the kernel matches the configuration")?;
             return Ok(Exit::Ok);
         }
         screen.text(&text)?;
@@ -78,7 +78,7 @@ async fn keep(mut keeper: Keeper, mut follower: Follower) -> Result<Exit, Failur
         }
         keeper.bring(follower.side())?;
     }
-    tracing::info!("ends; the kernel goes on");
+    tracing::info!("stopped; the kernel goes on steering");
     Ok(Exit::Ok)
 }
 
@@ -95,10 +95,10 @@ impl Keeper {
         match self.steer.apply(side) {
             Ok(problems) => {
                 for problem in problems {
-                    tracing::warn!(problem, "this host");
+                    tracing::warn!(problem, "problem on this host");
                 }
                 if !std::mem::replace(&mut self.ready, true) {
-                    tracing::info!("the kernel is as it should be");
+                    tracing::info!("the kernel matches the configuration");
                 }
                 self.fault = None;
                 Ok(())
@@ -111,7 +111,7 @@ impl Keeper {
                 if self.fault.as_ref() != Some(&fault) {
                     tracing::error!(
                         fault,
-                        "tenants' pods of this node reach nobody outside; it is tried again"
+                        "cannot set up steering: tenants' pods on this node reach nothing outside; retrying"
                     );
                 }
                 (self.fault, self.ready) = (Some(fault), false);
@@ -201,7 +201,7 @@ impl Follower {
         }
         if before.verdicts != compiled.verdicts {
             for (_, finding) in compiled.verdicts.findings() {
-                tracing::warn!(at = %finding.origin, %finding, "rejected; what was steered stays steered");
+                tracing::warn!(at = %finding.origin, %finding, "document rejected: networks that were steered stay steered");
             }
         }
         std::mem::replace(&mut self.networks, networks.clone()) != networks
@@ -211,10 +211,10 @@ impl Follower {
         match &self.kind {
             Kind::Node(gateway) => {
                 let networks: Vec<String> = self.networks.iter().map(ToString::to_string).collect();
-                tracing::info!(%gateway, networks = networks.join(","), "what these networks send to the world goes to the gateway");
+                tracing::info!(%gateway, networks = networks.join(","), "egress traffic of these networks is sent to the gateway");
             }
             Kind::Gateway(Side::Gateway { nodes }) => {
-                tracing::info!(nodes = nodes.len(), "hears these nodes");
+                tracing::info!(nodes = nodes.len(), "accepts tunnels of these nodes");
             }
             Kind::Gateway(_) => {}
         }

@@ -44,7 +44,7 @@ pub(super) fn trace(arguments: &TraceArgs) -> Result<Exit, Failure> {
     let format = arguments.output.format;
     if matches!(format, Format::Table | Format::Wide) {
         let seconds = arguments.time.as_secs_f32();
-        screen.line(Tone::Faint.paint(&format!("listening for {seconds} s; ^C ends it")))?;
+        screen.line(Tone::Faint.paint(&format!("tracing for {seconds} s; Ctrl-C ends it")))?;
     }
     let mut shown = 0;
     let mut show = |packet: &Packet, screen: &mut Screen| {
@@ -70,10 +70,8 @@ fn sum_up(shown: u64, tally: Tally, format: Format, screen: &mut Screen) -> Resu
     let plural = count(usize::try_from(tally.matched).unwrap_or(usize::MAX), "matching packet");
     let mut text = format!("{plural}, {} traced, {shown} shown", tally.traced);
     if tally.lost > 0 {
-        text += &format!(
-            "; the kernel told more than could be read, {} times: steps are missing",
-            tally.lost
-        );
+        text +=
+            &format!("; messages of the kernel were lost {} times: steps are missing", tally.lost);
     }
     if matches!(format, Format::Table | Format::Wide) {
         screen.line(Tone::Faint.paint(&text))?;
@@ -139,12 +137,12 @@ fn ending(packet: &Packet) -> String {
             }
             text
         }
-        End::Dropped { by, reason, why, told } => {
-            let told =
-                told.map(|told| format!("; the sender was told: {told}")).unwrap_or_default();
+        End::Dropped { by, reason, why, answer } => {
+            let answer =
+                answer.map(|answer| format!("; the sender got: {answer}")).unwrap_or_default();
             match reason {
-                Some(reason) => format!("dropped: {reason}: {why} ({by}){told}"),
-                None => format!("dropped by {by}, {why}{told}"),
+                Some(reason) => format!("dropped: {reason}: {why} ({by}){answer}"),
+                None => format!("dropped by {by}, {why}{answer}"),
             }
         }
         End::Vanished { after, why } => format!("not seen after {after}: {why}"),

@@ -77,12 +77,14 @@ async fn interleaved(category: &mut Category, stage: &Stage, requests: u64) {
     }
     let names = stage.sides.map(|side| side.name).join("/");
     let sentence = format!(
-        "{} interleaved requests {names} to one partner over kept connections: {} crossings",
+        "{} interleaved requests {names} to one partner over reused connections: {} crossings",
         tally.tried, tally.crossed
     );
     if failed > 0 {
-        category
-            .error(format!("{sentence}, {failed} without an answer"), "nothing is proved by these");
+        category.error(
+            format!("{sentence}, {failed} without an answer"),
+            "requests without an answer prove nothing",
+        );
     } else if tally.crossed == 0 {
         category.ok(sentence);
     } else {
@@ -104,7 +106,10 @@ async fn forbidden(category: &mut Category, stage: &Stage) {
     let proxy = SocketAddr::from((one.address, stage.ports.proxy));
     let open = opens(proxy, &stage.partner.to_string()).await;
     if open != Ok(true) {
-        category.error("the tunnel that is allowed does not open", "nothing is proved by refusals");
+        category.error(
+            "the tunnel that is allowed does not open",
+            "while this fails, refusals prove nothing",
+        );
         return;
     }
     let mut tally = Tally::default();
@@ -205,7 +210,10 @@ async fn credentials(category: &mut Category, stage: &Stage) {
         let address = SocketAddr::from((stage.sides[door].address, stage.ports.guarded));
         let reached = client(address, shown.map(|side| stage.sides[side])).get(&url).await;
         if own && !matches!(reached, Reached::Answered(200, _)) {
-            category.error("a tenant's own credential is refused", "nothing is proved by refusals");
+            category.error(
+                "a tenant's own credential is refused",
+                "while this fails, refusals prove nothing",
+            );
             return;
         }
         if !own {
@@ -227,8 +235,9 @@ async fn credentials(category: &mut Category, stage: &Stage) {
 fn checks(category: &mut Category, stage: &Stage) {
     let text = stage.metrics_text();
     let (checks, violations) = super::counted::sums(&text);
-    let sentence =
-        format!("{checks} connections of it checked by the engine itself: {violations} mismatches");
+    let sentence = format!(
+        "{checks} of its connections were checked by getsockname(): {violations} mismatches"
+    );
     if checks > 0 && violations == 0 {
         category.ok(sentence);
     } else {

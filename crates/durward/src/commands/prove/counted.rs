@@ -14,7 +14,7 @@ pub(super) fn prove(admin: Admin, timeout: Duration) -> Category {
     let Admin::At(address) = admin else { return category };
     let Some(body) = running::get(address, "/metrics", timeout) else {
         category.warn(
-            format!("no process answers at {address}: nothing was counted"),
+            format!("no gateway answers at {address}: there are no counters to read"),
             "start one with durward run, or name its --admin",
         );
         return category;
@@ -27,7 +27,8 @@ pub(super) fn prove(admin: Admin, timeout: Duration) -> Category {
     if violations == 0 {
         category.ok(sentence);
     } else {
-        category.error(sentence, "they were cut before a byte was sent; the access log names them");
+        category
+            .error(sentence, "they were closed before the first byte; the access log names them");
     }
     category
 }

@@ -43,9 +43,8 @@ fn names(category: &mut Category, snapshot: &Snapshot) {
         tables.fold((0, 0), |(ports, names), table| (ports + 1, names + table.len()));
     if ports > 0 {
         let (ports, names) = (count(ports, "port"), count(names, "name"));
-        category.ok(format!(
-            "{names} at {ports} that tenants share: the map name → tenant is a function"
-        ));
+        category
+            .ok(format!("{names} at {ports} that tenants share: each name belongs to one tenant"));
     }
 }
 
@@ -61,7 +60,7 @@ fn addresses(category: &mut Category, snapshot: &Snapshot) {
     let addresses = format!("{} egress addresses", owners.len());
     let shared: Vec<_> = owners.iter().filter(|(_, owners)| owners.len() > 1).collect();
     if shared.is_empty() {
-        category.ok(format!("{tenants}, {addresses}: the map address → tenant is a function"));
+        category.ok(format!("{tenants}, {addresses}: each address belongs to one tenant"));
     }
     for (address, owners) in shared {
         let owners: Vec<&str> = owners.iter().copied().collect();
@@ -99,7 +98,7 @@ fn rules(category: &mut Category, snapshot: &Snapshot) {
         return;
     }
     let asked =
-        format!("{} questions to the proxies' rules for other tenants' addresses", tally.tried);
+        format!("{} evaluations of the proxies' rules for other tenants' addresses", tally.tried);
     if tally.crossed == 0 {
         category.ok(format!("{asked}: all denied"));
     } else {

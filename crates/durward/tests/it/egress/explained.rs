@@ -249,8 +249,8 @@ fn check_tells_who_may_use_a_proxy_and_what_it_opens() {
 
     for word in [
         "of a: is for its tenant's clients only",
-        "of b: rules are not asked",
-        "84 targets nearby are all denied",
+        "of b: rules are not applied",
+        "84 destinations near the gateway are all denied",
     ] {
         assert!(told.contains(word), "{word:?}:\n{told}");
     }

@@ -153,10 +153,10 @@ fn prove_reads_counts_and_attacks() {
     let said = stdout(&proved);
     assert_eq!(proved.status.code(), Some(0), "{said}");
     for sentence in [
-        "2 tenants, 2 egress addresses: the map address → tenant is a function",
-        "2 questions to the proxies' rules for other tenants' addresses: all denied",
+        "2 tenants, 2 egress addresses: each address belongs to one tenant",
+        "2 evaluations of the proxies' rules for other tenants' addresses: all denied",
         "getsockname() checks before the first byte, 0 mismatches",
-        "40 interleaved requests acme/globex to one partner over kept connections: 0 crossings",
+        "40 interleaved requests acme/globex to one partner over reused connections: 0 crossings",
         "addresses: 0 reached",
         "4 tries with the other tenant's credential or none: 0 accepted",
     ] {
@@ -189,7 +189,7 @@ fn prove_says_what_it_could_not_show() {
     let said = stdout(&proved);
     for sentence in [
         "a, b leave from 203.0.113.2 together",
-        "no process answers",
+        "no gateway answers",
         "some documents are not accepted",
     ] {
         assert!(said.contains(sentence), "{sentence} in {said}");

@@ -79,7 +79,7 @@ fn an_endpoint_that_is_out_is_shown_with_the_reason_until_it_is_back() {
                 "{}",
                 stdout(&read)
             );
-            assert_eq!(stdout(&lab.nat(&["diff"])), "the kernel is as the configuration says\n");
+            assert_eq!(stdout(&lab.nat(&["diff"])), "the kernel matches the configuration\n");
 
             greet(&lab.pod, "pod", 9009);
             let back = || {

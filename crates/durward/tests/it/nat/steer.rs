@@ -128,7 +128,7 @@ fn both_ends_are_built_by_the_binary_and_go_on_without_it() {
         assert!(is_alive(&mut open), "after a crash");
         assert_eq!(lab.seen(), tenants, "a new one after a crash");
         let mut second = lab.start_node();
-        second.wait_for_line_blocking("the kernel is as it should be", DEADLINE);
+        second.wait_for_line_blocking("the kernel matches the configuration", DEADLINE);
         assert!(is_alive(&mut open), "after a restart");
         let refused = durward(&["nat", "cleanup"]).output().unwrap();
         assert!(stderr(&refused).contains("a running durward owns it"), "{}", stderr(&refused));
@@ -166,7 +166,7 @@ fn enrolment_follows_documents_and_is_never_lost_by_a_broken_one() {
             lab.write("10.244.3.128/25, 10.244.3.0/25");
             assert!(seen_as("203.0.113.1"), "{}", node.output());
             lab.dir.replace("acme.yaml", "kind: Tenant\nspec: {egress: {sources: [");
-            node.wait_for_line_blocking("what was steered stays steered", DEADLINE);
+            node.wait_for_line_blocking("networks that were steered stay steered", DEADLINE);
             node.kill();
             node.wait_blocking(DEADLINE);
             // Rules of routing still know what was steered.
@@ -174,7 +174,7 @@ fn enrolment_follows_documents_and_is_never_lost_by_a_broken_one() {
             table.delete().unwrap();
             assert!(lab.seen().is_err(), "nobody is there, and nothing leaves");
             let again = lab.start_node();
-            again.wait_for_line_blocking("what was steered stays steered", DEADLINE);
+            again.wait_for_line_blocking("networks that were steered stay steered", DEADLINE);
 
             // The gateway, which runs, goes on with what it knew as well.
             assert!(seen_as("203.0.113.1"), "{}", again.output());
@@ -191,7 +191,12 @@ fn enrolment_follows_documents_and_is_never_lost_by_a_broken_one() {
                 "--diff",
             ];
             let same = durward(&node).output().unwrap();
-            assert_eq!(stdout(&same), "the kernel is as it should be\n", "{}", stderr(&same));
+            assert_eq!(
+                stdout(&same),
+                "the kernel matches the configuration\n",
+                "{}",
+                stderr(&same)
+            );
             let narrower = durward(&[&node[..], &["--mtu", "1300"]].concat()).output().unwrap();
             assert_eq!(narrower.status.code(), Some(1));
             assert!(stdout(&narrower).contains("port 4789 mtu 1300"), "{}", stdout(&narrower));

@@ -26,7 +26,7 @@ const STAGGER: Duration = Duration::from_millis(500);
 const HOSTS_TTL: Duration = Duration::from_secs(60);
 
 /// Answer for one family of addresses.
-pub(super) enum Found {
+pub(super) enum FamilyAnswer {
     /// Addresses and their TTL.
     Addresses(Vec<IpAddr>, Duration),
     /// No address of this family.
@@ -113,19 +113,19 @@ impl Servers {
     }
 
     /// Asks the servers for one family of a name: the next one if one fails or is silent for [`STAGGER`].
-    pub(super) async fn ask(&self, name: &Name, kind: RecordType) -> Found {
+    pub(super) async fn ask(&self, name: &Name, kind: RecordType) -> FamilyAnswer {
         let mut waiting = self.each.iter();
         let mut running = FuturesUnordered::new();
         let mut failed = "no DNS server is configured".to_owned();
         loop {
             running.extend(waiting.next().map(|server| ask_one(server, name, kind)));
             if running.is_empty() {
-                return Found::Failed(failed);
+                return FamilyAnswer::Failed(failed);
             }
             let silent = tokio::time::sleep(STAGGER);
             tokio::select! {
                 Some(found) = running.next() => match found {
-                    Found::Failed(cause) => failed = cause,
+                    FamilyAnswer::Failed(cause) => failed = cause,
                     found => return found,
                 },
                 () = silent, if waiting.len() > 0 => {}
@@ -134,22 +134,22 @@ impl Servers {
     }
 }
 
-async fn ask_one(server: &TokioResolver, name: &Name, kind: RecordType) -> Found {
+async fn ask_one(server: &TokioResolver, name: &Name, kind: RecordType) -> FamilyAnswer {
     match server.lookup(name.clone(), kind).await {
         Ok(found) => {
             let addresses = found.answers().iter().filter_map(|record| record.data.ip_addr());
             let ttl = found.valid_until().saturating_duration_since(Instant::now());
             let addresses = distinct(addresses);
             if addresses.is_empty() {
-                return Found::Nothing { ttl: None, denies_name: false };
+                return FamilyAnswer::Nothing { ttl: None, denies_name: false };
             }
-            Found::Addresses(addresses, ttl)
+            FamilyAnswer::Addresses(addresses, ttl)
         }
-        Err(NetError::Dns(DnsError::NoRecordsFound(nothing))) => Found::Nothing {
+        Err(NetError::Dns(DnsError::NoRecordsFound(nothing))) => FamilyAnswer::Nothing {
             ttl: nothing.negative_ttl.map(|ttl| Duration::from_secs(u64::from(ttl))),
             denies_name: nothing.response_code == ResponseCode::NXDomain,
         },
-        Err(error) => Found::Failed(error.to_string()),
+        Err(error) => FamilyAnswer::Failed(error.to_string()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Identifying the tenant at an address and port that several forward proxies share: by client certificate, then by the credential in the client's
 //! first message.
 //!
-//! The client address alone does not identify the tenant here. Deliberately absent: a default tenant for a client that shows nothing.
+//! The client address alone does not identify the tenant here. A client that shows nothing is refused; there is no default tenant.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ const WHO: &[u8] = b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authent
     Content-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// Identified tenant listener, and the bytes read on the way.
-pub(crate) struct Told {
+pub(crate) struct Identified {
     pub(crate) listener: Arc<PreparedListener>,
     /// Bytes read ahead, still to be served.
     pub(crate) early: Vec<u8>,
@@ -40,15 +40,15 @@ pub(crate) struct Told {
 /// # Errors
 /// Fails if the client is for none of them; the client has got its answer then. [`Refusal::Memory`] if there is no memory for its head, which
 /// `memory` pays for.
-pub(crate) async fn tell(
+pub(crate) async fn identify(
     io: &mut Io,
     tls: Option<&TlsFacts>,
     candidates: &[Arc<PreparedListener>],
     memory: &mut Hold,
-) -> Result<Told, Refusal> {
+) -> Result<Identified, Refusal> {
     let left: Vec<_> = candidates.iter().filter(|one| admits(one, tls)).collect();
     if let [one] = left[..] {
-        return Ok(Told { listener: Arc::clone(one), early: Vec::new(), greeted: None });
+        return Ok(Identified { listener: Arc::clone(one), early: Vec::new(), greeted: None });
     }
     let sets: Vec<&[Credential]> = left.iter().map(|one| credentials(one)).collect();
     let mut early = Vec::new();
@@ -56,7 +56,7 @@ pub(crate) async fn tell(
     if first == socks::VERSION {
         let (at, greeted) = socks::greet(io, &mut early, &sets).await?;
         let listener = left.get(at).ok_or(Refusal::ProxyAuthentication)?;
-        return Ok(Told { listener: Arc::clone(listener), early, greeted: Some(greeted) });
+        return Ok(Identified { listener: Arc::clone(listener), early, greeted: Some(greeted) });
     }
     let mut request = FirstRequest::new();
     let shown = loop {
@@ -70,7 +70,7 @@ pub(crate) async fn tell(
         }
     };
     match identify::whose(&sets, &shown) {
-        Some(at) => Ok(Told { listener: Arc::clone(left[at]), early, greeted: None }),
+        Some(at) => Ok(Identified { listener: Arc::clone(left[at]), early, greeted: None }),
         None => {
             // The refusal stands even if the client does not read the answer.
             let _ = io.write_all(WHO).await;

@@ -1,6 +1,6 @@
 //! Both bodies of one attempt at once: the request's to the upstream, the response's to the client, in one task.
 //!
-//! Deliberately absent: an order in which they finish. An upstream may answer before it has read the request.
+//! Either may finish first: an upstream may answer before it has read the request.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -8,7 +8,9 @@ use std::task::{Context, Poll};
 use crate::exchange::context::Http;
 use crate::exchange::ended::{Clock, Stop};
 use crate::http::fields::list;
-use crate::http::flow::{Downstream, Filled, HeadFault, Pump, PumpFault, SourceFault, Upstream};
+use crate::http::flow::{
+    BodyCopy, CopyFault, Downstream, HeadFault, PollBody, SourceFault, Upstream,
+};
 use crate::http::framing::{Kind, is_empty};
 use crate::http::h2::websocket_accepts;
 use crate::http::message::{Request, Response, Upgrade, Version};
@@ -22,7 +24,7 @@ use crate::watch::Expired;
 const INTERIMS: u32 = 32;
 
 /// Result of an attempt after the response's head.
-pub(crate) enum Turn {
+pub(crate) enum ExchangeEnd {
     /// The response is complete; `read` is true if the request is too.
     Complete { read: bool },
     /// 101: bytes go both ways from here on.
@@ -103,13 +105,13 @@ impl Failure {
 }
 
 /// Attempt in progress.
-pub(crate) struct Drive<'t, D, U> {
+pub(crate) struct Exchange<'t, D, U> {
     http: &'t Http,
     clock: Clock<'t>,
     down: &'t mut D,
     up: &'t mut U,
-    upload: Pump,
-    download: Pump,
+    upload: BodyCopy,
+    download: BodyCopy,
     /// True if the upstream takes no more of the request.
     refused: bool,
     /// True while bytes after the request's head wait for the upgrade to be granted.
@@ -126,7 +128,7 @@ pub(crate) struct Drive<'t, D, U> {
 }
 
 /// Reason a poll cannot go on.
-pub(crate) enum Snag {
+pub(crate) enum ExchangeError {
     Client(SourceFault),
     Gone,
     ClientWrite,
@@ -141,9 +143,9 @@ pub(crate) enum Snag {
     Unfit(Refusal),
 }
 
-impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
+impl<'t, D: Downstream, U: Upstream> Exchange<'t, D, U> {
     pub(crate) fn new(http: &'t Http, clock: Clock<'t>, down: &'t mut D, up: &'t mut U) -> Self {
-        let (upload, download) = (Pump::default(), Pump::default());
+        let (upload, download) = (BodyCopy::default(), BodyCopy::default());
         let (refused, held, interim, interims) = (false, false, false, 0);
         let (bare, foreign_length) = (false, false);
         Self {
@@ -172,9 +174,9 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         &mut self,
         request: &Request,
         response: &mut Response,
-    ) -> Result<(), Snagged> {
+    ) -> Result<(), HeadError> {
         if let Err(refusal) = self.up.request(request) {
-            return Err(Snagged::Snag(Snag::Unfit(refusal)));
+            return Err(HeadError::Failed(ExchangeError::Unfit(refusal)));
         }
         self.held = self.up.holds_upgrades() && matches!(request.upgrade, Upgrade::Extended(_));
         let timeouts = &self.http.limits().timeouts;
@@ -183,8 +185,8 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         let answered = watch.guard(poll_fn(|cx| self.poll_answer(cx, request, response))).await;
         match answered {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(snag)) => Err(Snagged::Snag(snag)),
-            Err(expired) => Err(Snagged::Expired(expired)),
+            Ok(Err(error)) => Err(HeadError::Failed(error)),
+            Err(expired) => Err(HeadError::Expired(expired)),
         }
     }
 
@@ -193,7 +195,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         cx: &mut Context<'_>,
         request: &Request,
         response: &mut Response,
-    ) -> Poll<Result<(), Snag>> {
+    ) -> Poll<Result<(), ExchangeError>> {
         let before = self.upload.moved;
         self.poll_upload(cx)?;
         loop {
@@ -205,53 +207,56 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
                     self.interims += 1;
                     if self.interims > INTERIMS {
                         let detail = "too many interim responses";
-                        return Poll::Ready(Err(Snag::Malformed(Refusal::BadResponse { detail })));
+                        return Poll::Ready(Err(ExchangeError::Malformed(Refusal::BadResponse {
+                            detail,
+                        })));
                     }
                     // A 1xx must not be sent to an HTTP/1.0 client (RFC 9110 section 15.2).
                     if request.version != Version::Http10 {
-                        self.down.interim(response).map_err(|_| Snag::ClientWrite)?;
+                        self.down.interim(response).map_err(|_| ExchangeError::ClientWrite)?;
                         self.interim = true;
                     }
                     response.clear();
                 }
                 Poll::Ready(Err(HeadFault::Closed)) => {
-                    return Poll::Ready(Err(Snag::UpstreamClosed));
+                    return Poll::Ready(Err(ExchangeError::UpstreamClosed));
                 }
                 Poll::Ready(Err(HeadFault::Refused)) => {
-                    return Poll::Ready(Err(Snag::UpstreamRefused));
+                    return Poll::Ready(Err(ExchangeError::UpstreamRefused));
                 }
                 Poll::Ready(Err(HeadFault::Reset(detail))) => {
-                    return Poll::Ready(Err(Snag::UpstreamReset(detail)));
+                    return Poll::Ready(Err(ExchangeError::UpstreamReset(detail)));
                 }
                 Poll::Ready(Err(HeadFault::Unfit(refusal))) => {
-                    return Poll::Ready(Err(Snag::Unfit(refusal)));
+                    return Poll::Ready(Err(ExchangeError::Unfit(refusal)));
                 }
                 Poll::Ready(Err(HeadFault::Malformed(refusal))) => {
-                    return Poll::Ready(Err(Snag::Malformed(refusal)));
+                    return Poll::Ready(Err(ExchangeError::Malformed(refusal)));
                 }
                 Poll::Pending => break,
             }
         }
         if self.interim {
-            self.interim = self.down.poll_flush(cx).map_err(|_| Snag::ClientWrite)?.is_pending();
+            self.interim =
+                self.down.poll_flush(cx).map_err(|_| ExchangeError::ClientWrite)?.is_pending();
         }
         if self.down.poll_gone(cx).is_ready() {
-            return Poll::Ready(Err(Snag::Gone));
+            return Poll::Ready(Err(ExchangeError::Gone));
         }
         // A slow upload is progress: it extends the deadline.
         if self.upload.moved != before && !self.upload.is_done() {
             self.clock.extend(self.http.limits().timeouts.stream_idle);
         }
-        self.hold_waiting().map_or_else(|snag| Poll::Ready(Err(snag)), |()| Poll::Pending)
+        self.hold_waiting().map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending)
     }
 
     /// Charges bytes that wait here for a slow side to the client's connection.
-    fn hold_waiting(&mut self) -> Result<(), Snag> {
+    fn hold_waiting(&mut self) -> Result<(), ExchangeError> {
         let held = self.down.held() + self.up.held();
-        self.http.hold_waiting(&mut self.waiting, held).map_err(|_| Snag::Memory)
+        self.http.hold_waiting(&mut self.waiting, held).map_err(|_| ExchangeError::Memory)
     }
 
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Snag> {
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), ExchangeError> {
         if self.held {
             self.refused |= matches!(self.up.poll_flush(cx), Poll::Ready(Err(_)));
             return Ok(());
@@ -266,19 +271,19 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
                 self.clock.extend(limits.timeouts.response);
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
-            Poll::Ready(Err(PumpFault::Source(fault))) => return Err(Snag::Client(fault)),
+            Poll::Ready(Err(CopyFault::Source(fault))) => return Err(ExchangeError::Client(fault)),
             // The upstream may have answered before it closed.
-            Poll::Ready(Err(PumpFault::Sink)) => self.refused = true,
+            Poll::Ready(Err(CopyFault::Sink)) => self.refused = true,
         }
         Ok(())
     }
 
-    fn check_switch(&self, request: &Request, response: &Response) -> Result<(), Snag> {
+    fn check_switch(&self, request: &Request, response: &Response) -> Result<(), ExchangeError> {
         if request.upgrade.is_extended() && self.up.holds_upgrades() && response.status < 300 {
             // A client takes a 2xx as an open tunnel.
             let detail = "2xx to a protocol that was not granted";
             if response.status != 101 {
-                return Err(Snag::Malformed(Refusal::BadResponse { detail }));
+                return Err(ExchangeError::Malformed(Refusal::BadResponse { detail }));
             }
         }
         let Some(answered) = response.upgrade else { return Ok(()) };
@@ -286,7 +291,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
             return Ok(());
         };
         let (asked, answered) = (request.fields.bytes(asked), response.fields.bytes(answered));
-        let malformed = |detail| Err(Snag::Malformed(Refusal::BadResponse { detail }));
+        let malformed = |detail| Err(ExchangeError::Malformed(Refusal::BadResponse { detail }));
         let offered = |name: &[u8]| list(asked).any(|asked| asked.eq_ignore_ascii_case(name));
         if list(answered).next().is_none() || !list(answered).all(offered) {
             return malformed("101 to a protocol that was not asked for");
@@ -315,7 +320,11 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
     }
 
     /// Passes the body on, after its head; neither head is needed any more.
-    pub(crate) async fn pass_on(&mut self, asked: Upgrade, status: u16) -> Result<Turn, Refusal> {
+    pub(crate) async fn pass_on(
+        &mut self,
+        asked: Upgrade,
+        status: u16,
+    ) -> Result<ExchangeEnd, Refusal> {
         let watch = self.clock.watch;
         if status == 101 {
             if let Upgrade::Token(_) = asked {
@@ -324,38 +333,38 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
             self.up.tunnel();
             self.held = false;
             self.clock.end = None;
-            (self.upload, self.download) = (Pump::default(), Pump::default());
+            (self.upload, self.download) = (BodyCopy::default(), BodyCopy::default());
         }
         self.clock.extend(self.http.limits().timeouts.stream_idle);
         let passed = watch.guard(poll_fn(|cx| self.poll_rest(cx))).await;
         match passed {
-            Ok(Ok(())) => Ok(Turn::Complete { read: self.upload.is_done() }),
-            Ok(Err(snag)) => Err(self.reason(snag, None)),
+            Ok(Ok(())) => Ok(ExchangeEnd::Complete { read: self.upload.is_done() }),
+            Ok(Err(error)) => Err(self.reason(error, None)),
             Err(expired) => Err(self.expired(expired)),
         }
     }
 
     /// Ends the request before a tunnel begins: an upstream may grant the protocol while content is still on its way.
-    async fn switch(&mut self) -> Result<Turn, Refusal> {
+    async fn switch(&mut self) -> Result<ExchangeEnd, Refusal> {
         let switched = self.clock.watch.guard(poll_fn(|cx| {
-            if let Err(snag) = self.poll_upload(cx) {
-                return Poll::Ready(Err(snag));
+            if let Err(error) = self.poll_upload(cx) {
+                return Poll::Ready(Err(error));
             }
-            let flushed = self.down.poll_flush(cx).map_err(|_| Snag::ClientWrite)?;
+            let flushed = self.down.poll_flush(cx).map_err(|_| ExchangeError::ClientWrite)?;
             match (self.refused, self.upload.is_done()) {
-                (true, _) => Poll::Ready(Err(Snag::UpstreamClosed)),
+                (true, _) => Poll::Ready(Err(ExchangeError::UpstreamClosed)),
                 (false, true) => flushed.map(Ok),
                 (false, false) => Poll::Pending,
             }
         }));
         match switched.await {
-            Ok(Ok(())) => Ok(Turn::Switched),
-            Ok(Err(snag)) => Err(self.reason(snag, None)),
+            Ok(Ok(())) => Ok(ExchangeEnd::Switched),
+            Ok(Err(error)) => Err(self.reason(error, None)),
             Err(_) => Err(Refusal::ClientClosed),
         }
     }
 
-    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Snag>> {
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ExchangeError>> {
         let before = self.upload.moved + self.download.moved;
         let (usage, limits) = (&self.http.view.tenant().usage, self.http.limits());
         let meter = |bytes| usage.bandwidth_out(limits, bytes);
@@ -365,84 +374,95 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
         };
         match downloaded {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-            Poll::Ready(Err(PumpFault::Source(fault))) => {
+            Poll::Ready(Err(CopyFault::Source(fault))) => {
                 // The client gets the bytes before the abort, as far as it takes them at once.
                 let _ = self.down.poll_flush(cx);
-                return Poll::Ready(Err(Snag::Upstream(fault)));
+                return Poll::Ready(Err(ExchangeError::Upstream(fault)));
             }
-            Poll::Ready(Err(PumpFault::Sink)) => return Poll::Ready(Err(Snag::ClientWrite)),
+            Poll::Ready(Err(CopyFault::Sink)) => {
+                return Poll::Ready(Err(ExchangeError::ClientWrite));
+            }
             Poll::Pending => {}
         }
         self.poll_upload(cx)?;
         if self.down.poll_gone(cx).is_ready() {
-            return Poll::Ready(Err(Snag::Gone));
+            return Poll::Ready(Err(ExchangeError::Gone));
         }
         // Bytes of framing are no progress: an upstream could send chunk extensions or empty frames for ever.
         if self.upload.moved + self.download.moved != before {
             self.clock.extend(limits.timeouts.stream_idle);
         }
-        self.hold_waiting().map_or_else(|snag| Poll::Ready(Err(snag)), |()| Poll::Pending)
+        self.hold_waiting().map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending)
     }
 
     /// Waits for the end of a response without content. HTTP/2 may send that end in a frame of its own, after the head.
-    fn poll_bare_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpFault>> {
+    fn poll_bare_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CopyFault>> {
         match self.up.poll_fill(cx) {
-            Poll::Ready(Ok(Filled::End)) => self.finish_bare(cx),
+            Poll::Ready(Ok(PollBody::End)) => self.finish_bare(cx),
             // The Content-Length of a 304 is not that of its own content, but `h2` takes it for that.
             Poll::Ready(Err(SourceFault::Malformed(_))) if self.foreign_length => {
                 self.finish_bare(cx)
             }
-            Poll::Ready(Ok(Filled::Data)) => {
+            Poll::Ready(Ok(PollBody::Data)) => {
                 let fault = SourceFault::Malformed("content in a response that has none");
-                Poll::Ready(Err(PumpFault::Source(fault)))
+                Poll::Ready(Err(CopyFault::Source(fault)))
             }
-            Poll::Ready(Err(fault)) => Poll::Ready(Err(PumpFault::Source(fault))),
+            Poll::Ready(Err(fault)) => Poll::Ready(Err(CopyFault::Source(fault))),
             Poll::Pending => {
-                let _ = self.down.poll_flush(cx).map_err(|_| PumpFault::Sink)?;
+                let _ = self.down.poll_flush(cx).map_err(|_| CopyFault::Sink)?;
                 Poll::Pending
             }
         }
     }
 
-    fn finish_bare(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpFault>> {
-        self.down.finish(None).map_err(|_| PumpFault::Sink)?;
-        self.down.poll_flush(cx).map_err(|_| PumpFault::Sink)
+    fn finish_bare(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CopyFault>> {
+        self.down.finish(None).map_err(|_| CopyFault::Sink)?;
+        self.down.poll_flush(cx).map_err(|_| CopyFault::Sink)
     }
 
     /// Converts a failed wait for the head into a failure.
-    pub(crate) fn failure(&self, snagged: Snagged, lease: &Lease) -> Failure {
-        let snag = match snagged {
-            Snagged::Snag(snag) => snag,
-            Snagged::Expired(expired) => {
+    pub(crate) fn failure(&self, fault: HeadError, lease: &Lease) -> Failure {
+        let error = match fault {
+            HeadError::Failed(error) => error,
+            HeadError::Expired(expired) => {
                 return Failure { begun: false, ..Failure::after_head(self.expired(expired)) };
             }
         };
-        let begun =
-            matches!(snag, Snag::Gone | Snag::ClientWrite | Snag::Client(SourceFault::Closed));
-        let unsent = matches!(snag, Snag::UpstreamRefused);
+        let begun = matches!(
+            error,
+            ExchangeError::Gone
+                | ExchangeError::ClientWrite
+                | ExchangeError::Client(SourceFault::Closed)
+        );
+        let unsent = matches!(error, ExchangeError::UpstreamRefused);
         let silent = self.interims == 0 && self.up.is_silent();
-        let ended = matches!(snag, Snag::UpstreamClosed | Snag::UpstreamReset(_));
+        let ended =
+            matches!(error, ExchangeError::UpstreamClosed | ExchangeError::UpstreamReset(_));
         let retriable = unsent || (ended && silent);
         // A reset with an error code shows that the upstream was there: its connection was not stale.
-        let stale = retriable && lease.reused && !matches!(snag, Snag::UpstreamReset(_));
-        let refusal = self.reason(snag, Some(lease));
+        let stale = retriable && lease.reused && !matches!(error, ExchangeError::UpstreamReset(_));
+        let refusal = self.reason(error, Some(lease));
         Failure { begun, retriable, unsent, stale, ..Failure::after_head(refusal) }
     }
 
-    fn reason(&self, snag: Snag, lease: Option<&Lease>) -> Refusal {
-        match snag {
-            Snag::Client(SourceFault::Malformed(detail)) => Refusal::BadRequest { detail },
-            Snag::Client(SourceFault::TooLarge) => Refusal::BodyTooLarge,
-            Snag::Client(SourceFault::Late) => Refusal::ClientTimeout { phase: "body" },
-            Snag::Upstream(SourceFault::Late) => Refusal::ResponseTimeout,
-            Snag::Client(SourceFault::Closed) | Snag::Gone | Snag::ClientWrite => {
-                Refusal::ClientClosed
+    fn reason(&self, error: ExchangeError, lease: Option<&Lease>) -> Refusal {
+        match error {
+            ExchangeError::Client(SourceFault::Malformed(detail)) => Refusal::BadRequest { detail },
+            ExchangeError::Client(SourceFault::TooLarge) => Refusal::BodyTooLarge,
+            ExchangeError::Client(SourceFault::Late) => Refusal::ClientTimeout { phase: "body" },
+            ExchangeError::Upstream(SourceFault::Late) => Refusal::ResponseTimeout,
+            ExchangeError::Client(SourceFault::Closed)
+            | ExchangeError::Gone
+            | ExchangeError::ClientWrite => Refusal::ClientClosed,
+            ExchangeError::Malformed(refusal) | ExchangeError::Unfit(refusal) => refusal,
+            ExchangeError::UpstreamReset(detail) => Refusal::BadResponse { detail },
+            ExchangeError::Memory => Refusal::Memory,
+            ExchangeError::Upstream(SourceFault::Malformed(detail)) => {
+                Refusal::BadResponse { detail }
             }
-            Snag::Malformed(refusal) | Snag::Unfit(refusal) => refusal,
-            Snag::UpstreamReset(detail) => Refusal::BadResponse { detail },
-            Snag::Memory => Refusal::Memory,
-            Snag::Upstream(SourceFault::Malformed(detail)) => Refusal::BadResponse { detail },
-            Snag::UpstreamClosed | Snag::UpstreamRefused | Snag::Upstream(_) => match lease {
+            ExchangeError::UpstreamClosed
+            | ExchangeError::UpstreamRefused
+            | ExchangeError::Upstream(_) => match lease {
                 Some(lease) => Refusal::UpstreamClosed { peer: lease.peer.0 },
                 None => Refusal::BadResponse { detail: "response broke off" },
             },
@@ -467,7 +487,7 @@ impl<'t, D: Downstream, U: Upstream> Drive<'t, D, U> {
 }
 
 /// Reason there is no head.
-pub(crate) enum Snagged {
-    Snag(Snag),
+pub(crate) enum HeadError {
+    Failed(ExchangeError),
     Expired(Expired),
 }

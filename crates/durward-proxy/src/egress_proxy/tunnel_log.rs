@@ -8,7 +8,7 @@ use crate::relay::Relayed;
 use crate::upstream::Lease;
 
 /// Records a connection that has ended; `kind` is the log's word for its protocol.
-pub(crate) fn tell(
+pub(crate) fn record(
     core: &Core,
     view: &TenantView,
     facts: &ConnectionFacts,

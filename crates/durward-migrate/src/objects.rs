@@ -7,31 +7,31 @@ use serde_json::Value;
 
 /// An object of a cluster.
 #[derive(Clone, Debug)]
-pub(super) struct Object {
-    pub(super) value: Value,
-    file: Arc<str>,
+pub(crate) struct Object {
+    pub(crate) value: Value,
+    pub(crate) file: Arc<str>,
     /// The line its document begins at.
-    line: u32,
+    pub(crate) line: u32,
 }
 
 impl Object {
-    pub(super) fn is(&self, group: &str, kind: &str) -> bool {
+    pub(crate) fn is(&self, group: &str, kind: &str) -> bool {
         self.text("apiVersion").starts_with(group) && self.kind() == kind
     }
 
-    pub(super) fn kind(&self) -> &str {
+    pub(crate) fn kind(&self) -> &str {
         self.text("kind")
     }
 
-    pub(super) fn text(&self, field: &str) -> &str {
+    pub(crate) fn text(&self, field: &str) -> &str {
         self.value[field].as_str().unwrap_or_default()
     }
 
-    pub(super) fn namespace(&self) -> &str {
+    pub(crate) fn namespace(&self) -> &str {
         self.value["metadata"]["namespace"].as_str().unwrap_or("default")
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.value["metadata"]["name"].as_str().unwrap_or_default()
     }
 }
@@ -43,7 +43,7 @@ impl fmt::Display for Object {
 }
 
 /// All objects. What is no object is named in `left_out`.
-pub(super) fn read(
+pub(crate) fn read(
     texts: &[(String, String)],
     left_out: &mut Vec<String>,
 ) -> Result<Vec<Object>, String> {

@@ -1,0 +1,201 @@
+//! Follows the API server: what the watches see becomes changes in the feed, and what documents name becomes watched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use durward_control::change::{Change, Reference};
+use durward_control::feed::Feed;
+use durward_control::{Store, compile};
+use durward_kube::object::Object;
+use durward_kube::revisions::Revisions;
+use durward_kube::source::Observed;
+use durward_kube::status::Writer;
+use durward_kube::{Clients, Source};
+use durward_model::verdict::{Outcome, Verdict};
+use durward_model::{DocumentKey, ResourceId};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::statuses::Statuses;
+use super::{First, Options, Shared};
+use crate::app::{Gateway, sentence};
+use crate::inspect::now;
+
+/// Time for which a new document waits for the objects that it names.
+const FACTS: Duration = Duration::from_secs(1);
+/// Pause between two looks at what is served, for the statuses.
+const LOOK: Duration = Duration::from_secs(2);
+
+pub(super) struct Follower {
+    options: Options,
+    clients: Clients,
+    feed: Arc<Feed>,
+    shared: Arc<Shared>,
+    /// The objects as they are in the API server.
+    objects: BTreeMap<ResourceId, Object>,
+    /// What was said of them: the documents, and the things that these name.
+    store: Store,
+    /// A change whose documents wait for what they name, and until when.
+    pending: Change,
+    deadline: Option<Instant>,
+}
+
+impl Follower {
+    pub(super) fn new(
+        options: Options,
+        clients: Clients,
+        feed: Arc<Feed>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let (objects, pending) = (BTreeMap::new(), Change::default());
+        let mut store = Store::default();
+        store.read_cluster(Some(options.cluster.clone()));
+        Self { options, clients, feed, shared, objects, store, pending, deadline: None }
+    }
+
+    /// Reads and follows for ever. `first` is told when the feed holds everything.
+    pub(super) async fn run(
+        mut self,
+        first: First,
+        mut gateway: watch::Receiver<Option<Weak<Gateway>>>,
+    ) {
+        let mut source = Source::start(&self.clients, &self.options.sources);
+        {
+            let mut state = self.shared.state();
+            state.health = Some(Arc::clone(source.health()));
+            state.traffic = Some(self.clients.traffic.clone());
+        }
+        let writer = self
+            .options
+            .statuses
+            .clone()
+            .map(|options| Writer::start(self.clients.write.clone(), options));
+        let begun = self.next(&mut source, &BTreeSet::new(), writer.as_ref()).await;
+        let (begun, later) = self.with_former(begun).await;
+        self.feed.say(begun);
+        // Whoever has waited may have lost patience.
+        drop(first.try_send(Ok(())));
+        let Some(gateway) = known(&mut gateway).await else { return };
+        self.feed.say(later);
+        let mut statuses = writer.as_ref().map(Statuses::new);
+        let mut changes = match gateway.upgrade() {
+            Some(gateway) => gateway.changes(),
+            None => return,
+        };
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut of_files = BTreeSet::new();
+        loop {
+            let look = tokio::select! {
+                change = self.next(&mut source, &of_files, writer.as_ref()) => {
+                    self.feed.say(change);
+                    false
+                }
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    true
+                }
+                _ = looks.tick() => true,
+            };
+            if !look {
+                continue;
+            }
+            let Some(gateway) = gateway.upgrade() else { return };
+            self.shared.state().named = Some(source.named());
+            let wanted = gateway.wanted_of_cluster();
+            if wanted != of_files {
+                of_files = wanted;
+                source.want(self.store.wanted().chain(&of_files));
+            }
+            if let Some(statuses) = &mut statuses {
+                statuses.look(gateway, &self.objects, &self.store).await;
+                self.shared.state().writer = statuses.report();
+            }
+        }
+    }
+
+    /// Waits for a change, and for the things that its documents name. Cancelling the wait loses nothing.
+    async fn next(
+        &mut self,
+        source: &mut Source,
+        of_files: &BTreeSet<Reference>,
+        writer: Option<&Writer>,
+    ) -> Change {
+        loop {
+            let observed = match self.deadline {
+                None => source.next().await,
+                Some(_) if source.waiting() == 0 => break,
+                Some(deadline) => match timeout_at(deadline, source.next()).await {
+                    Ok(observed) => observed,
+                    Err(_) => break,
+                },
+            };
+            let asks = !observed.upserts.is_empty() || !observed.deletes.is_empty();
+            let change = self.take_in(observed, writer);
+            self.pending.then(change);
+            self.deadline.get_or_insert_with(|| Instant::now() + FACTS);
+            if asks {
+                source.want(self.store.wanted().chain(of_files));
+            }
+        }
+        self.deadline = None;
+        std::mem::take(&mut self.pending)
+    }
+
+    /// Notes what was seen, and returns the change that it is.
+    fn take_in(&mut self, observed: Observed, writer: Option<&Writer>) -> Change {
+        for object in &observed.upserts {
+            writer.iter().for_each(|writer| writer.observe(object));
+            self.objects.insert(object.id.clone(), object.clone());
+        }
+        for id in &observed.deletes {
+            writer.iter().for_each(|writer| writer.forget(id));
+            self.objects.remove(id);
+        }
+        let change = observed.into_change();
+        self.store.apply(change.clone());
+        change
+    }
+
+    /// Splits the first change in two, for objects that are broken now: the first part has their last accepted revisions, and the second what they say
+    /// now. A process that starts then serves what the one before it served.
+    async fn with_former(&self, change: Change) -> (Change, Change) {
+        let compiled = compile(&self.store, None, now());
+        let broken = compiled.verdicts.iter().filter(|verdict| is_broken(verdict));
+        let broken = broken.filter_map(|verdict| self.objects.get(verdict.document.object()?));
+        let revisions = self.options.statuses.as_ref().map(|options| {
+            Revisions::new(self.clients.write.clone(), Arc::clone(&options.namespace))
+        });
+        let Some(revisions) = revisions else { return (change, Change::default()) };
+        let former = match revisions.former_documents(broken).await {
+            Ok(former) => former,
+            Err(error) => {
+                let error = sentence(&error);
+                tracing::warn!(error, "last accepted revisions of broken objects cannot be read");
+                Vec::new()
+            }
+        };
+        if former.is_empty() {
+            return (change, Change::default());
+        }
+        let keys: BTreeSet<DocumentKey> = former.iter().map(|one| one.key.clone()).collect();
+        let (now, mut before): (Vec<_>, Vec<_>) =
+            change.upserts.into_iter().partition(|document| keys.contains(&document.key));
+        before.extend(former);
+        let later = Change { upserts: now, ..Change::default() };
+        (Change { upserts: before, ..change }, later)
+    }
+}
+
+/// Returns whether not all of what a document says is served.
+fn is_broken(verdict: &Verdict) -> bool {
+    verdict.outcome != Outcome::Accepted
+}
+
+/// Waits until the gateway is known; `None` if there will be none.
+async fn known(gateway: &mut watch::Receiver<Option<Weak<Gateway>>>) -> Option<Weak<Gateway>> {
+    gateway.wait_for(Option::is_some).await.ok()?.clone()
+}

@@ -1,0 +1,328 @@
+//! A gateway whose tenants are objects of a Kubernetes API, seen from outside: what is served, and what the objects say of it.
+//!
+//! The API server is the one that the environment asks for, by default the double of the test kit.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use durward_testkit::certificates::{Authority, CertSpec, client_config};
+use durward_testkit::client::RawHttp;
+use durward_testkit::kubernetes::{ApiServer, TestEnv};
+use durward_testkit::process::{Child, TempDir, eventually, unique_loopback};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use crate::support::{admin_address, durward, get, status};
+
+/// Longer than anything here takes, also on a loaded machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+const TENANTS: &str = "/apis/durward.dev/v1alpha1/tenants";
+
+/// A process that reads an API server, and that API server.
+struct Cluster {
+    env: TestEnv,
+    dir: TempDir,
+    gateway: Child,
+    admin: SocketAddr,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        Self::on(TestEnv::start().await).await
+    }
+
+    async fn on(env: TestEnv) -> Self {
+        let definitions = String::from_utf8(durward(&["crds"]).output().unwrap().stdout).unwrap();
+        for definition in definitions.split("---\n").filter(|part| !part.trim().is_empty()) {
+            env.define(&serde_saphyr::from_str(definition).unwrap()).await;
+        }
+        let dir = TempDir::new();
+        std::fs::write(dir.join("kubeconfig"), env.kubeconfig()).unwrap();
+        let admin = admin_address();
+        let gateway = run(&dir, admin);
+        Self { env, dir, gateway, admin }
+    }
+
+    /// Ends the process without a word, and starts another that knows nothing of it.
+    fn restart(&mut self) {
+        self.gateway.kill();
+        self.gateway = run(&self.dir, self.admin);
+    }
+
+    /// Makes or changes a tenant that answers every request with `says`.
+    async fn tenant(&self, name: &str, at: SocketAddr, says: &str) {
+        self.apply(name, &spec(at, says)).await;
+    }
+
+    async fn apply(&self, name: &str, spec: &Value) {
+        let tenant = json!({
+            "apiVersion": "durward.dev/v1alpha1",
+            "kind": "Tenant",
+            "metadata": {"name": name},
+            "spec": spec,
+        });
+        self.env.create(&tenant).await;
+    }
+
+    async fn delete(&self, name: &str) {
+        self.env.raw("DELETE", &format!("{TENANTS}/{name}"), None).await.unwrap();
+    }
+
+    /// Returns a condition of a tenant, as `STATUS REASON`, if it is about the object as it is now.
+    async fn condition(&self, name: &str, of: &str) -> Option<String> {
+        let tenant = self.env.raw("GET", &format!("{TENANTS}/{name}"), None).await.ok()?;
+        let conditions = tenant["status"]["conditions"].as_array()?;
+        let condition = conditions.iter().find(|condition| condition["type"] == of)?;
+        let is_current = condition["observedGeneration"] == tenant["metadata"]["generation"];
+        let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+        is_current.then(|| format!("{} {}", text("status"), text("reason")))
+    }
+
+    async fn until_condition(&self, name: &str, of: &str, wanted: &str) {
+        let mut last = None;
+        for _ in 0..DEADLINE.as_millis() / 50 {
+            last = self.condition(name, of).await;
+            if last.as_deref() == Some(wanted) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{of} of {name} is {last:?} and not {wanted}");
+    }
+}
+
+fn spec(at: SocketAddr, says: &str) -> Value {
+    json!({
+        "ingress": [{
+            "address": at.ip().to_string(), "port": at.port(), "protocol": "HTTP",
+            "routes": [{"respond": {"body": says}}],
+        }],
+    })
+}
+
+fn run(dir: &TempDir, admin: SocketAddr) -> Child {
+    let (kubeconfig, admin) = (dir.join("kubeconfig"), admin.to_string());
+    let kubeconfig = kubeconfig.to_str().unwrap();
+    let arguments = ["run", "--kubernetes", "--kubeconfig", kubeconfig, "--admin", &admin];
+    Child::spawn(durward(&[&arguments[..], &["--access-log", "off", "--workers", "1"]].concat()))
+}
+
+fn door() -> SocketAddr {
+    SocketAddr::from((unique_loopback(), 8080))
+}
+
+/// Waits until a request is answered with `says`; with `None`, until nobody answers.
+async fn until_served(at: SocketAddr, says: Option<&str>) {
+    let is_so = || get(at, "/").map(|(_, body)| body).as_deref() == says;
+    assert!(
+        eventually(DEADLINE, async || is_so()).await,
+        "{at} answers {:?}, not {says:?}",
+        get(at, "/")
+    );
+}
+
+// S1.14 S1.18+ S1.23+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants_that_are_objects_are_served_and_say_so_in_their_status() {
+    let (cluster, at, other) = (Cluster::start().await, door(), door());
+
+    cluster.tenant("acme", at, "first").await;
+    until_served(at, Some("first")).await;
+    cluster.until_condition("acme", "Ready", "True Ready").await;
+    cluster.until_condition("acme", "Programmed", "True Programmed").await;
+    assert_eq!(status(cluster.admin, "/readyz"), Some(200));
+
+    cluster.tenant("acme", at, "second").await;
+    cluster.tenant("globex", other, "globex").await;
+    until_served(at, Some("second")).await;
+    until_served(other, Some("globex")).await;
+    cluster.until_condition("acme", "Ready", "True Ready").await;
+
+    cluster.delete("acme").await;
+    until_served(at, None).await;
+    assert_eq!(get(other, "/").unwrap().1, "globex");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_to_what_an_older_object_has_is_refused_in_the_younger_ones_status() {
+    let (cluster, at) = (Cluster::start().await, door());
+    cluster.tenant("older", at, "older").await;
+    until_served(at, Some("older")).await;
+
+    cluster.tenant("aaa-younger", at, "younger").await;
+
+    cluster.until_condition("aaa-younger", "Accepted", "False AddressTaken").await;
+    cluster.until_condition("aaa-younger", "Programmed", "False NotAccepted").await;
+    assert_eq!(get(at, "/").unwrap().1, "older");
+    cluster.delete("older").await;
+    until_served(at, Some("younger")).await;
+    cluster.until_condition("aaa-younger", "Ready", "True Ready").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_object_is_served_as_it_was_also_by_a_process_that_starts_later() {
+    let (mut cluster, at) = (Cluster::start().await, door());
+    cluster.tenant("acme", at, "good").await;
+    until_served(at, Some("good")).await;
+    cluster.until_condition("acme", "Ready", "True Ready").await;
+    let mut broken = spec(at, "bad");
+    broken["ingress"][0]["routes"] = json!([{"upstream": "nobody"}]);
+
+    cluster.apply("acme", &broken).await;
+
+    cluster.until_condition("acme", "Programmed", "False NotAccepted").await;
+    assert_eq!(get(at, "/").unwrap().1, "good");
+    cluster.restart();
+    until_served(at, Some("good")).await;
+    cluster.tenant("acme", at, "mended").await;
+    until_served(at, Some("mended")).await;
+    cluster.until_condition("acme", "Ready", "True Ready").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_is_served_while_the_api_server_is_away() {
+    let env = TestEnv::on_double(ApiServer::settings()).await;
+    let (cluster, at) = (Cluster::on(env).await, door());
+    let server = cluster.env.double().unwrap();
+    cluster.tenant("acme", at, "before").await;
+    until_served(at, Some("before")).await;
+
+    server.go_away();
+    server.reset_connections();
+
+    for _ in 0..20 {
+        assert_eq!(get(at, "/").unwrap().1, "before");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(status(cluster.admin, "/readyz"), Some(200));
+    server.come_back();
+    cluster.tenant("acme", at, "after").await;
+    until_served(at, Some("after")).await;
+    cluster.until_condition("acme", "Ready", "True Ready").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_is_not_here_is_not_programmed() {
+    let cluster = Cluster::start().await;
+    // RFC 5737: on no host.
+    let at = SocketAddr::from(([192, 0, 2, 77], 8080));
+
+    cluster.tenant("acme", at, "nobody").await;
+
+    cluster.until_condition("acme", "Accepted", "True Accepted").await;
+    cluster.until_condition("acme", "Programmed", "False ListenerDown").await;
+    cluster.until_condition("acme", "Ready", "False ListenerDown").await;
+}
+
+/// Makes a namespace that is a tenant's.
+async fn namespace(cluster: &Cluster, tenant: &str) -> String {
+    cluster.env.new_namespace(&json!({"durward.dev/tenant": tenant})).await
+}
+
+fn tls_secret(namespace: &str, name: &str, authority: &Authority, at: SocketAddr) -> Value {
+    let issued = authority.issue(&CertSpec::new().ip(at.ip()).server());
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace},
+        "type": "kubernetes.io/tls",
+        "stringData": {"tls.crt": issued.chain_pem, "tls.key": issued.key_pem},
+    })
+}
+
+async fn until_trusted(at: SocketAddr, authority: &Authority) {
+    let served = eventually(DEADLINE, async || {
+        let config = Arc::new(client_config(authority, None));
+        let Ok(mut http) = RawHttp::connect_tls(at, None, config, None).await else { return false };
+        http.get("x.example", "/").await.is_ok_and(|response| response.status == 200)
+    });
+    assert!(served.await, "no certificate of the authority is served at {at}");
+}
+
+// S1.14 S1.17
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_in_a_secret_is_served_and_renewed_while_it_is() {
+    let (cluster, at) = (Cluster::start().await, door());
+    let (before, after) = (Authority::new("before"), Authority::new("after"));
+    let theirs = namespace(&cluster, "acme").await;
+    let mut https = spec(at, "secure");
+    https["namespace"] = json!(theirs);
+    https["ingress"][0]["protocol"] = json!("HTTPS");
+    https["ingress"][0]["certificate"] = json!({"secretName": "shop"});
+
+    cluster.apply("acme", &https).await;
+    cluster.until_condition("acme", "Accepted", "False SecretMissing").await;
+    cluster.env.create(&tls_secret(&theirs, "shop", &before, at)).await;
+    until_trusted(at, &before).await;
+    cluster.until_condition("acme", "Ready", "True Ready").await;
+
+    cluster.env.create(&tls_secret(&theirs, "shop", &after, at)).await;
+    until_trusted(at, &after).await;
+}
+
+// S1.4+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_is_a_service_has_its_ready_pods() {
+    let (cluster, at) = (Cluster::start().await, door());
+    let theirs = namespace(&cluster, "acme").await;
+    let mut forwards = spec(at, "");
+    forwards["namespace"] = json!(theirs);
+    forwards["ingress"][0]["routes"] = json!([{"upstream": "pay"}]);
+    forwards["upstreams"] = json!({"pay": {"service": {"name": "pay", "port": "http"}}});
+    forwards["egress"] = json!({"addresses": [unique_loopback().to_string()]});
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "pay", "namespace": theirs},
+        "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
+    });
+    let slice = |ready: &str, other: &str| {
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "pay-1", "namespace": theirs, "labels": {"kubernetes.io/service-name": "pay"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+            "endpoints": [
+                {"addresses": [ready], "conditions": {"ready": true}},
+                {"addresses": [other], "conditions": {"ready": false}},
+            ],
+        })
+    };
+    cluster.env.create(&service).await;
+    cluster.env.create(&slice("192.0.2.1", "192.0.2.2")).await;
+
+    cluster.apply("acme", &forwards).await;
+
+    let admin = cluster.admin;
+    let shown = |address: &'static str| async move {
+        let has = async || {
+            get(admin, "/snapshot?tenant=acme").is_some_and(|(_, text)| text.contains(address))
+        };
+        assert!(eventually(DEADLINE, has).await, "{:?}", get(admin, "/snapshot?tenant=acme"));
+    };
+    shown("192.0.2.1:8080").await;
+    assert!(!get(admin, "/snapshot?tenant=acme").unwrap().1.contains("192.0.2.2:8080"));
+    cluster.env.create(&slice("192.0.2.2", "192.0.2.1")).await;
+    shown("192.0.2.2:8080").await;
+    let gone = async || !get(admin, "/snapshot?tenant=acme").unwrap().1.contains("192.0.2.1:8080");
+    assert!(eventually(DEADLINE, gone).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_of_another_tenants_namespace_is_not_served() {
+    let (cluster, at) = (Cluster::start().await, door());
+    let authority = Authority::new("theirs");
+    let (own, theirs) = (namespace(&cluster, "mallory").await, namespace(&cluster, "acme").await);
+    cluster.env.create(&tls_secret(&theirs, "shop", &authority, at)).await;
+    for (name, in_namespace) in [(format!("{theirs}/shop"), &own), ("shop".to_owned(), &theirs)] {
+        let mut https = spec(at, "stolen");
+        https["namespace"] = json!(in_namespace);
+        https["ingress"][0]["protocol"] = json!("HTTPS");
+        https["ingress"][0]["certificate"] = json!({"secretName": name});
+
+        cluster.apply("mallory", &https).await;
+
+        cluster.until_condition("mallory", "Accepted", "False NamespaceForeign").await;
+        assert!(TcpStream::connect(at).await.is_err(), "nobody listens");
+    }
+}
