@@ -122,6 +122,24 @@ impl Written {
         text
     }
 
+    fn protocol_and_certificate(&self) -> String {
+        match self.certificate {
+            None => "HTTP".to_owned(),
+            Some(_) if self.cluster & 2 != 0 => "HTTPS, certificate: {secretName: s}".to_owned(),
+            Some(file) => {
+                format!("HTTPS, certificate: {{certificateFile: {file}.pem, keyFile: {file}.pem}}")
+            }
+        }
+    }
+
+    fn upstream(&self) -> String {
+        match (self.cluster, self.endpoint) {
+            (4.., _) => "service: {name: pay, port: http}".to_owned(),
+            (_, 3) => "endpoints: [10.0.0.300]".to_owned(),
+            (_, endpoint) => format!("endpoints: [10.0.0.{endpoint}]"),
+        }
+    }
+
     fn tenant(&self, at: usize) -> String {
         // A name is another's now and then.
         let name = if self.name == 0 && at > 0 { at - 1 } else { at };
@@ -130,15 +148,7 @@ impl Written {
         let listen = if self.listen { ", listen: {address: 0.0.0.0}" } else { "" };
         let _ = writeln!(text, "  ingress:");
         let shared = self.protocol;
-        let protocol = self.certificate.map_or_else(
-            || "HTTP".to_owned(),
-            |file| {
-                if self.cluster & 2 != 0 {
-                    return "HTTPS, certificate: {secretName: s}".to_owned();
-                }
-                format!("HTTPS, certificate: {{certificateFile: {file}.pem, keyFile: {file}.pem}}")
-            },
-        );
+        let protocol = self.protocol_and_certificate();
         let names = match self.names {
             1 => ", names: [a.example]",
             2 => ", names: [a.example, b.example]",
@@ -158,15 +168,7 @@ impl Written {
         // An address for both directions now and then.
         let network = if (self.lines, self.host) == (2, 2) { "198.51.100" } else { "203.0.113" };
         let second = if self.limit == 3 { ", 203.0.113.2" } else { "" };
-        let endpoint = if self.endpoint == 3 {
-            "10.0.0.300".to_owned()
-        } else {
-            format!("10.0.0.{}", self.endpoint)
-        };
-        let endpoints = match self.cluster {
-            0..=3 => format!("endpoints: [{endpoint}]"),
-            _ => "service: {name: pay, port: http}".to_owned(),
-        };
+        let endpoints = self.upstream();
         if self.cluster & 1 != 0 {
             let _ = writeln!(text, "  namespace: n");
         }

@@ -236,7 +236,7 @@ fn what_an_object_or_a_file_refers_to_is_asked_for_once_it_may_be_had() {
     let wanted = |world: &World| world.store.wanted().cloned().collect::<Vec<_>>();
 
     let namespace = Reference::Namespace(Arc::from("acme"));
-    assert_eq!(wanted(&world), [namespace.clone()], "whose it is comes first");
+    assert_eq!(wanted(&world), std::slice::from_ref(&namespace), "whose it is comes first");
     world.label("acme", Some("acme"));
     assert_eq!(wanted(&world), [secret(("acme", "shop")), namespace.clone()]);
     world.label("acme", Some("globex"));
@@ -277,49 +277,47 @@ fn what_was_not_read_yet_is_said_and_not_waited_for_in_silence() {
     assert!(world.findings("acme")[0].2.contains("Secret \"shop\" of namespace acme was not read"));
 }
 
+/// Certificates that cannot be had, the reason, and a part of the sentence.
+const FAULTS: [(&str, &str, &str); 10] = [
+    (
+        "{secretName: gone}",
+        "SecretMissing",
+        "the Secret \"gone\" of namespace acme, which does not exist: create it",
+    ),
+    (
+        "{file: 'secret:shop/other'}",
+        "SecretKeyMissing",
+        "no entry of the Secret \"shop\" of namespace acme, which has tls.crt, tls.key",
+    ),
+    (
+        "{secretName: locked}",
+        "SecretUnreadable",
+        "the Secret \"locked\" of namespace acme, which cannot be read: forbidden",
+    ),
+    (
+        "{secretName: globex/shop}",
+        "NamespaceForeign",
+        "label the Namespace durward.dev/tenant: acme",
+    ),
+    ("{secretName: nowhere/shop}", "NamespaceMissing", "namespace nowhere, which does not exist"),
+    (
+        "{secretName: second/shop}",
+        "GrantMissing",
+        "create a ReferenceGrant in namespace second from Tenant of namespace acme to Secret \"shop\"",
+    ),
+    (
+        "{certificateFile: 'secret:shop', keyFile: 'secret:shop/tls.key'}",
+        "BadReference",
+        "write secret:NAME/KEY",
+    ),
+    ("{file: certs/acme}", "FileOutside", "write secret:NAME/KEY"),
+    ("{file: /etc/durward/certs/acme}", "FileOutside", "an object names none"),
+    ("{secretName: shop, file: x}", "BadCertificate", "secretName"),
+];
+
 #[test]
 fn a_fault_names_the_field_the_object_and_the_cure() {
-    let cases = [
-        (
-            "{secretName: gone}",
-            "SecretMissing",
-            "the Secret \"gone\" of namespace acme, which does not exist: create it",
-        ),
-        (
-            "{file: 'secret:shop/other'}",
-            "SecretKeyMissing",
-            "no entry of the Secret \"shop\" of namespace acme, which has tls.crt, tls.key",
-        ),
-        (
-            "{secretName: locked}",
-            "SecretUnreadable",
-            "the Secret \"locked\" of namespace acme, which cannot be read: forbidden",
-        ),
-        (
-            "{secretName: globex/shop}",
-            "NamespaceForeign",
-            "label the Namespace durward.dev/tenant: acme",
-        ),
-        (
-            "{secretName: nowhere/shop}",
-            "NamespaceMissing",
-            "namespace nowhere, which does not exist",
-        ),
-        (
-            "{secretName: second/shop}",
-            "GrantMissing",
-            "create a ReferenceGrant in namespace second from Tenant of namespace acme to Secret \"shop\"",
-        ),
-        (
-            "{certificateFile: 'secret:shop', keyFile: 'secret:shop/tls.key'}",
-            "BadReference",
-            "write secret:NAME/KEY",
-        ),
-        ("{file: certs/acme}", "FileOutside", "write secret:NAME/KEY"),
-        ("{file: /etc/durward/certs/acme}", "FileOutside", "an object names none"),
-        ("{secretName: shop, file: x}", "BadCertificate", "secretName"),
-    ];
-    for (certificate, reason, sentence) in cases {
+    for (certificate, reason, sentence) in FAULTS {
         let mut world = World::new();
         world.label("acme", Some("acme"));
         world.label("second", Some("acme"));

@@ -24,8 +24,8 @@ impl Objects {
         match reference {
             Reference::Namespace(namespace) => {
                 let at = place(namespace);
-                let number =
-                    self.labels.get(at).map_or(at.saturating_sub(1), |one| usize::from(*one));
+                let own = || at.saturating_sub(1);
+                let number = self.labels.get(at).map_or_else(own, |one| usize::from(*one));
                 match number {
                     0..=4 => Fact::Labels(BTreeMap::from([(
                         Arc::from(TENANT_LABEL),
