@@ -156,7 +156,7 @@ pub(crate) fn service_of(metadata: &Metadata) -> Option<&Arc<str>> {
 pub(crate) fn fact<'a>(
     service: Option<&Service>,
     port: &str,
-    slices: impl Iterator<Item = &'a Slice> + Clone,
+    slices: &(impl Iterator<Item = &'a Slice> + Clone),
 ) -> Fact {
     let Some(service) = service else { return Fact::Missing };
     if service.r#type.as_deref() == Some("ExternalName") {
@@ -250,8 +250,8 @@ mod tests {
                 "endpoints": [{"addresses": ["a.example"]}]})),
         ];
 
-        let by_name = fact(Some(&web()), "http", slices.iter());
-        let by_number = fact(Some(&web()), "80", slices.iter());
+        let by_name = fact(Some(&web()), "http", &slices.iter());
+        let by_number = fact(Some(&web()), "80", &slices.iter());
 
         let all = ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8081", "[2001:db8::1]:8080"];
         assert_eq!(shown(&by_name), all);
@@ -271,7 +271,7 @@ mod tests {
         let of = |endpoints: &[&Value]| {
             let one = slice(&json!({"addressType": "IPv4", "endpoints": endpoints,
                 "ports": [{"name": "http", "port": 8080}]}));
-            shown(&fact(Some(&web()), "http", [one].iter()))
+            shown(&fact(Some(&web()), "http", &[one].iter()))
         };
 
         assert_eq!(
@@ -288,9 +288,9 @@ mod tests {
             "ports": [{"name": "dns", "port": 5353}, {"name": "dns-tcp", "port": 5354}],
             "endpoints": [{"addresses": ["10.0.0.1"]}]}))];
 
-        assert_eq!(shown(&fact(Some(&web()), "dns", slices.iter())), ["10.0.0.1:5353"]);
-        assert_eq!(shown(&fact(Some(&web()), "53", slices.iter())), ["10.0.0.1:5354"]);
-        let Fact::PortUnknown(why) = fact(Some(&web()), "443", slices.iter()) else { panic!() };
+        assert_eq!(shown(&fact(Some(&web()), "dns", &slices.iter())), ["10.0.0.1:5353"]);
+        assert_eq!(shown(&fact(Some(&web()), "53", &slices.iter())), ["10.0.0.1:5354"]);
+        let Fact::PortUnknown(why) = fact(Some(&web()), "443", &slices.iter()) else { panic!() };
         assert_eq!(why, "has no port \"443\": its ports are http (80), dns (53), dns-tcp (53)");
     }
 
@@ -302,14 +302,14 @@ mod tests {
             "endpoints": [{"addresses": ["10.0.0.1"]}]}),
         )];
 
-        assert_eq!(shown(&fact(Some(&single), "80", slices.iter())), ["10.0.0.1:8080"]);
+        assert_eq!(shown(&fact(Some(&single), "80", &slices.iter())), ["10.0.0.1:8080"]);
     }
 
     #[test]
     fn a_service_that_is_missing_or_has_no_endpoints_by_nature_says_so() {
         let external = service(&json!({"type": "ExternalName"}));
 
-        assert_eq!(fact(None, "80", [].iter()), Fact::Missing);
-        assert!(matches!(fact(Some(&external), "80", [].iter()), Fact::Unreadable(_)));
+        assert_eq!(fact(None, "80", &[].iter()), Fact::Missing);
+        assert!(matches!(fact(Some(&external), "80", &[].iter()), Fact::Unreadable(_)));
     }
 }

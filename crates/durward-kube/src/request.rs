@@ -214,11 +214,12 @@ async fn next(body: &mut Pin<Box<Body>>, patience: Duration) -> Result<Option<By
         match frame {
             None => return Ok(None),
             Some(Err(error)) => return Err(ApiError::Unreachable(chain(&error))),
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => return Ok(Some(data)),
-                // Trailers say nothing of interest.
-                Err(_) => {}
-            },
+            // Trailers say nothing of interest.
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
         }
     }
 }

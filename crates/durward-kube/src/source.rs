@@ -170,8 +170,8 @@ impl Source {
             }
         }
         self.services.want(&services);
-        self.secrets.want(secrets);
-        self.config_maps.want(config_maps);
+        self.secrets.want(&secrets);
+        self.config_maps.want(&config_maps);
         self.namespaces.want(namespaces);
         if !granted.is_empty() {
             self.begin_grants();

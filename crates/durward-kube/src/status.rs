@@ -304,7 +304,7 @@ mod tests {
             vec![finding(Severity::Warning, "Odd", "a"), finding(Severity::Error, "Bad", "b")];
 
         let [accepted, programmed, ready] =
-            judge(&verdict(1, Outcome::Partial, findings), &[plane("proxy", Some(now.clone()))]);
+            judge(&verdict(1, Outcome::Partial, findings), &[plane("proxy", Some(now))]);
 
         assert_eq!(of(&accepted), (Truth::False, "Bad"));
         assert_eq!(&*accepted.message, "some of it is left out: b is wrong; a is wrong");
@@ -317,7 +317,7 @@ mod tests {
         let now = revision("u", 1);
         let warned = verdict(1, Outcome::Accepted, vec![finding(Severity::Warning, "Odd", "a")]);
 
-        let judged = judge(&warned, &[plane("proxy", Some(now.clone()))]);
+        let judged = judge(&warned, &[plane("proxy", Some(now))]);
 
         assert!(judged.iter().all(|judgement| judgement.status == Truth::True));
         assert_eq!(&*judged[0].message, "with warnings: a is wrong");

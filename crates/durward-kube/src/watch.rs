@@ -303,7 +303,7 @@ impl<S: Sink> Reflector<S> {
                 Ok(Some(line)) => match self.event(&line, seen.as_mut())? {
                     After::GoOn => {}
                     After::Listed => {
-                        self.finish(seen.take().unwrap_or_default());
+                        self.finish(&seen.take().unwrap_or_default());
                         self.health.live();
                     }
                 },
@@ -463,9 +463,9 @@ impl<S: Sink> Reflector<S> {
     }
 
     /// A list is complete: what it did not show is gone.
-    fn finish(&mut self, seen: Seen) {
+    fn finish(&mut self, seen: &Seen) {
         self.unfinished = 0;
-        self.retain(&seen);
+        self.retain(seen);
         self.health.listed(self.kept.lock().len());
         self.sink.listed();
     }

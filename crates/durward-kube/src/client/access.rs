@@ -104,8 +104,16 @@ pub(super) fn token_file(config: &Config) -> Option<PathBuf> {
     auth.token_file.as_ref().filter(|_| !other).map(PathBuf::from)
 }
 
-/// Returns the PEM of the client certificate and of its key, if there is one.
-pub(super) fn identity(config: &Config) -> Result<Option<(Vec<u8>, Vec<u8>)>, AccessError> {
+/// A client certificate.
+pub(super) struct ClientIdentity {
+    /// The chain, PEM.
+    pub(super) certificate: Vec<u8>,
+    /// Its private key, PEM.
+    pub(super) key: Vec<u8>,
+}
+
+/// Returns the client certificate, if there is one.
+pub(super) fn identity(config: &Config) -> Result<Option<ClientIdentity>, AccessError> {
     let auth = &config.auth_info;
     let key_data = auth.client_key_data.as_ref().map(|key| key.expose_secret());
     let certificate = pem(
@@ -115,7 +123,7 @@ pub(super) fn identity(config: &Config) -> Result<Option<(Vec<u8>, Vec<u8>)>, Ac
     )?;
     let key = pem("client-key", key_data, auth.client_key.as_deref())?;
     match (certificate, key) {
-        (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+        (Some(certificate), Some(key)) => Ok(Some(ClientIdentity { certificate, key })),
         (None, None) => Ok(None),
         (Some(_), None) => Err(missing("client-key")),
         (None, Some(_)) => Err(missing("client-certificate")),

@@ -8,7 +8,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-use super::access::{AccessError, identity};
+use super::access::{AccessError, ClientIdentity, identity};
 
 /// Builds the client's side of TLS for the server that `config` names.
 pub(super) fn client_config(config: &Config) -> Result<Arc<ClientConfig>, AccessError> {
@@ -19,7 +19,7 @@ pub(super) fn client_config(config: &Config) -> Result<Arc<ClientConfig>, Access
         .with_root_certificates(authorities(config)?);
     let mut tls = match identity(config)? {
         None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
+        Some(ClientIdentity { certificate, key }) => {
             let chain: Vec<_> = CertificateDer::pem_slice_iter(&certificate)
                 .collect::<Result<_, _>>()
                 .map_err(|error| unusable("client-certificate", &error))?;

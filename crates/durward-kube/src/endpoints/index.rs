@@ -142,7 +142,7 @@ impl Index {
             return;
         }
         for (port, said) in &mut entry.ports {
-            let now = fact(entry.service.as_ref(), port, entry.slices.values());
+            let now = fact(entry.service.as_ref(), port, &entry.slices.values());
             if said.as_ref() != Some(&now) {
                 self.0.gather.fact(reference(name, port), Some(now.clone()));
                 *said = Some(now);

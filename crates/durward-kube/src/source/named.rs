@@ -84,15 +84,15 @@ impl Named {
     }
 
     /// Replaces the objects that are named.
-    pub(super) fn want(&mut self, names: BTreeSet<ObjectName>) {
-        let new = self.index.want(&names);
+    pub(super) fn want(&mut self, names: &BTreeSet<ObjectName>) {
+        let new = self.index.want(names);
         while self.tasks.try_join_next().is_some() {}
         match self.reading {
             Reading::ByName { watches } => {
                 // A third of the connections: the watches of whole kinds must always find a place.
-                self.watch_each(&names, watches.min(self.traffic.capacity() / 3));
+                self.watch_each(names, watches.min(self.traffic.capacity() / 3));
             }
-            Reading::Namespace(_) | Reading::Cluster => self.watch_all(&names, new),
+            Reading::Namespace(_) | Reading::Cluster => self.watch_all(names, new),
         }
     }
 

@@ -334,7 +334,7 @@ struct PatchMetadata<'a> {
     name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     namespace: Option<&'a str>,
-    /// An object of the same name that is not the one meant is left alone. The server compares this version, but not the uid, when it writes a status.
+    /// An object of the same name that is not the one meant is left alone: the server compares this version. It need not compare the uid when it writes a status.
     #[serde(skip_serializing_if = "str::is_empty")]
     resource_version: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]

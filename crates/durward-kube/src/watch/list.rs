@@ -55,7 +55,7 @@ impl<S: Sink> Reflector<S> {
             next = page.metadata.r#continue.filter(|next| !next.is_empty());
             if next.is_none() {
                 self.version = Some(page.metadata.resource_version);
-                self.finish(seen);
+                self.finish(&seen);
                 return Ok(());
             }
         }

@@ -102,9 +102,9 @@ async fn a_list_with_a_nameless_object_lets_nothing_go() {
 
     let nameless = r#"{"type": "ADDED", "object": {"metadata": {"name": 7}}}"#;
     reflector.event(&event(nameless), Some(&mut seen)).unwrap();
-    reflector.finish(seen);
+    reflector.finish(&seen);
     let with_nameless = recorder.0.lock().unwrap().clone();
-    reflector.finish(Seen::default());
+    reflector.finish(&Seen::default());
 
     assert_eq!(with_nameless, Vec::<String>::new());
     assert_eq!(*recorder.0.lock().unwrap(), ["acme"]);

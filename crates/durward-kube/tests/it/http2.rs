@@ -68,7 +68,9 @@ impl Server {
                 connections.spawn(async move {
                     let Ok(tls) = acceptor.accept(socket).await else { return };
                     seen.connections.fetch_add(1, SeqCst);
-                    let answer = service_fn(move |request| answer(Arc::clone(&seen), request));
+                    let answer = service_fn(move |request| {
+                        std::future::ready(Ok::<_, Infallible>(answer(&seen, &request)))
+                    });
                     let mut server = auto::Builder::new(TokioExecutor::new());
                     server.http2().max_concurrent_streams(250);
                     let _ = server.serve_connection(TokioIo::new(tls), answer).await;
@@ -89,21 +91,22 @@ impl Server {
     }
 }
 
-async fn answer(
-    seen: Arc<Seen>,
-    request: Request<Incoming>,
-) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
+fn answer(
+    seen: &Arc<Seen>,
+    request: &Request<Incoming>,
+) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
     seen.requests.fetch_add(1, SeqCst);
     let shown = request.headers().get("authorization").map(|it| it.to_str().unwrap().to_owned());
     let shown = shown.unwrap_or_default();
     seen.authorizations.lock().unwrap().push(shown.clone());
     if shown == "Bearer expired" {
         let body = Full::new(Bytes::from("{}")).boxed_unsync();
-        return Ok(Response::builder().status(401).body(body).unwrap());
+        return Response::builder().status(401).body(body).unwrap();
     }
     let body = if request.uri().path().ends_with("/held") {
         // Like a watch: a first line, and then nothing until the end.
         let (lines, body) = tokio::sync::mpsc::channel::<Bytes>(1);
+        let seen = Arc::clone(seen);
         tokio::spawn(async move {
             let _ = lines.send(Bytes::from("begun\n")).await;
             seen.release.notified().await;
@@ -112,7 +115,7 @@ async fn answer(
     } else {
         Full::new(Bytes::from(request.uri().path().to_owned())).boxed_unsync()
     };
-    Ok(Response::new(body))
+    Response::new(body)
 }
 
 struct Streamed(tokio::sync::mpsc::Receiver<Bytes>);
@@ -304,7 +307,7 @@ async fn a_server_that_comes_back_with_another_authority_is_reached_once_the_fil
     server.stop().await;
     let other = Authority::new("renewed");
     let identity = other.issue(&CertSpec::new().ip([127, 0, 0, 1]));
-    let listener = bound(address).await;
+    let listener = bound(address);
     let renewed = Server::at(listener, &identity, &["h2"]);
     let refused = eventually_refused(&clients.watch).await;
     std::fs::write(setup.path("ca.crt"), other.pem()).unwrap();
@@ -328,7 +331,7 @@ async fn eventually_refused(client: &kube::Client) -> String {
     panic!("the server with the unknown certificate was never refused");
 }
 
-async fn bound(address: SocketAddr) -> TcpListener {
+fn bound(address: SocketAddr) -> TcpListener {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
     socket.bind(address).unwrap();

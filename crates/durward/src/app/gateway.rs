@@ -180,6 +180,11 @@ impl Gateway {
         });
     }
 
+    /// Returns whether the Kubernetes API is a source.
+    pub(crate) fn reads_cluster(&self) -> bool {
+        self.cluster.is_some()
+    }
+
     /// Returns what documents of files name in the cluster.
     pub(crate) fn wanted_of_cluster(&self) -> BTreeSet<Reference> {
         if self.paths.is_empty() {

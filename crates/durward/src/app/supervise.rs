@@ -49,7 +49,9 @@ pub(crate) fn run(
         if watch {
             gateway.watch()?;
         }
-        gateway.follow_sources();
+        if watch || gateway.reads_cluster() {
+            gateway.follow_sources();
+        }
         gateway.order_certificates()?;
         let supervisor = Supervisor { gateway, admin: listener, program, drain_delay };
         supervisor.serve(signals, older).await

@@ -133,7 +133,13 @@ impl Follower {
                     Err(_) => break,
                 },
             };
-            let asks = !observed.upserts.is_empty() || !observed.deletes.is_empty();
+            // Whose a namespace is, and what is granted, says which objects a document may name.
+            let is_right = |fact: &(Reference, _)| {
+                matches!(fact.0, Reference::Namespace(_) | Reference::Grant(_))
+            };
+            let asks = !observed.upserts.is_empty()
+                || !observed.deletes.is_empty()
+                || observed.facts.iter().any(is_right);
             let change = self.take_in(observed, writer);
             self.pending.then(change);
             self.deadline.get_or_insert_with(|| Instant::now() + FACTS);
