@@ -299,7 +299,7 @@ fn the_class_is_the_annotations_then_the_fields_then_the_default_one() {
     let named = "{ingressClassName: traefik}";
 
     assert_eq!(of("kubernetes.io/ingress.class: haproxy", named, &[]).as_deref(), Some("haproxy"));
-    assert_eq!(of("", named, &[nginx.clone()]).as_deref(), Some("traefik"));
+    assert_eq!(of("", named, std::slice::from_ref(&nginx)).as_deref(), Some("traefik"));
     assert_eq!(of("", "{}", &[nginx.clone(), traefik]).as_deref(), Some("nginx"));
     assert_eq!(of("", "{}", &[]), None);
     assert_eq!(of("", "{}", &[nginx, class("other", true)]), None, "two defaults are none");
