@@ -104,6 +104,8 @@ impl Gateway {
         store.release(&rejected);
         if store.is_empty() && !settings.strict {
             tracing::warn!("there are no documents yet: waiting for the first");
+        } else if cluster.is_some() && !settings.strict {
+            // Whoever may write objects must not keep the gateway from starting.
         } else {
             refuse_bad_start(&compiled, settings.strict)?;
         }
