@@ -6,7 +6,6 @@
 mod budget;
 pub mod document;
 pub mod egress;
-pub mod egress_policy;
 mod fields;
 pub mod ingress;
 pub mod object_name;

@@ -24,8 +24,6 @@ pub struct ResourceType {
 pub const TENANTS: ResourceType = own("Tenant", "tenants", false);
 /// Our own port mappings.
 pub const PORT_MAPPINGS: ResourceType = own("PortMapping", "portmappings", true);
-/// Our own egress policies.
-pub const EGRESS_POLICIES: ResourceType = own("EgressPolicy", "egresspolicies", true);
 /// Namespaces.
 pub const NAMESPACES: ResourceType = core("Namespace", "namespaces", false);
 /// Services.
@@ -82,7 +80,6 @@ impl ResourceType {
         match kind {
             Kind::Tenant => Some(&TENANTS),
             Kind::PortMapping => Some(&PORT_MAPPINGS),
-            Kind::EgressPolicy => Some(&EGRESS_POLICIES),
             _ => None,
         }
     }

@@ -102,13 +102,7 @@ impl Gateway {
         let rejected = store.files_of_rejected(&compiled.verdicts);
         source.release(&rejected);
         store.release(&rejected);
-        if store.is_empty() && !settings.strict {
-            tracing::warn!("there are no documents yet: waiting for the first");
-        } else if cluster.is_some() && !settings.strict {
-            // Whoever may write objects must not keep the gateway from starting.
-        } else {
-            refuse_bad_start(&compiled, settings.strict)?;
-        }
+        refuse_bad_start(&compiled, &store, settings.strict)?;
         log::findings(&compiled.verdicts);
         refuse_to_serve_less(settings.handed.as_ref(), &compiled)?;
         let state_file = state_file(settings.state_dir.as_deref())?;
@@ -445,8 +439,16 @@ fn start_proxy(settings: Settings, access_log: Sink, decisions: Sink) -> Result<
     Proxy::start(options).map_err(|error| Failure::broken("starting the proxy", error))
 }
 
-/// Fails if nothing can be served, or with `strict` if anything is rejected: there is no last good configuration to fall back to.
-fn refuse_bad_start(compiled: &Compiled, strict: bool) -> Result<(), Failure> {
+/// Fails if documents are there and nothing can be served, or with `strict` if anything is rejected: there is no last good configuration to fall
+/// back to. Where an API server is read, only `strict` refuses: whoever may write objects must not keep the gateway from starting.
+fn refuse_bad_start(compiled: &Compiled, store: &Store, strict: bool) -> Result<(), Failure> {
+    if !strict && store.is_empty() {
+        tracing::warn!("there are no documents yet: waiting for the first");
+        return Ok(());
+    }
+    if !strict && store.cluster().is_some() {
+        return Ok(());
+    }
     let snapshot = &compiled.snapshot;
     let nothing = snapshot.binds.is_empty()
         && snapshot.nat.mappings.is_empty()

@@ -2,6 +2,7 @@
 //!
 //! The API server is the one that the environment asks for, by default the double of the test kit.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,12 +34,18 @@ impl Cluster {
     }
 
     async fn on(env: TestEnv) -> Self {
+        let kubeconfig = env.kubeconfig();
+        Self::on_as(env, &kubeconfig).await
+    }
+
+    /// Starts with a process that has the rights of a kubeconfig.
+    async fn on_as(env: TestEnv, kubeconfig: &str) -> Self {
         let definitions = String::from_utf8(durward(&["crds"]).output().unwrap().stdout).unwrap();
         for definition in definitions.split("---\n").filter(|part| !part.trim().is_empty()) {
             env.define(&serde_saphyr::from_str(definition).unwrap()).await;
         }
         let dir = TempDir::new();
-        std::fs::write(dir.join("kubeconfig"), env.kubeconfig()).unwrap();
+        std::fs::write(dir.join("kubeconfig"), kubeconfig).unwrap();
         let admin = admin_address();
         let gateway = run(&dir, admin);
         Self { env, dir, gateway, admin }
@@ -325,4 +332,96 @@ async fn a_secret_of_another_tenants_namespace_is_not_served() {
         cluster.until_condition("mallory", "Accepted", "False NamespaceForeign").await;
         assert!(TcpStream::connect(at).await.is_err(), "nobody listens");
     }
+}
+
+/// Applies a manifest of the repository for the service account `durward` of the test's namespace; `theirs` is the namespace of a tenant.
+async fn install(env: &TestEnv, file: &str, theirs: &str) {
+    for part in crate::text(file).split("---\n") {
+        let mut object: Value = serde_saphyr::from_str(part).unwrap();
+        if let Some(namespace) = object["metadata"].get_mut("namespace") {
+            let own = namespace == "durward";
+            *namespace = json!(if own { env.namespace() } else { theirs });
+        }
+        let subjects = object.get_mut("subjects").and_then(Value::as_array_mut);
+        for subject in subjects.into_iter().flatten() {
+            subject["namespace"] = json!(env.namespace());
+        }
+        env.create(&object).await;
+    }
+}
+
+// S1.65
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rights_in_the_manifests_suffice_and_open_no_other_secret() {
+    let env = TestEnv::start().await;
+    let kubeconfig = env.service_account("durward").await;
+    let theirs = env.new_namespace(&json!({"durward.dev/tenant": "acme"})).await;
+    install(&env, "deploy/kubernetes/rbac.yaml", &theirs).await;
+    install(&env, "deploy/kubernetes/tenant-secrets.yaml", &theirs).await;
+    let (at, authority) = (door(), Authority::new("acme"));
+    let cluster = Cluster::on_as(env, &kubeconfig).await;
+    cluster.env.create(&tls_secret(&theirs, "shop", &authority, at)).await;
+    cluster.env.create(&tls_secret(&theirs, "other", &authority, at)).await;
+    let mut https = spec(at, "secure");
+    https["namespace"] = json!(theirs);
+    https["ingress"][0]["protocol"] = json!("HTTPS");
+    https["ingress"][0]["certificate"] = json!({"secretName": "shop"});
+
+    cluster.apply("acme", &https).await;
+
+    until_trusted(at, &authority).await;
+    cluster.until_condition("acme", "Ready", "True Ready").await;
+    https["ingress"][0]["certificate"] = json!({"secretName": "other"});
+    cluster.apply("acme", &https).await;
+    cluster.until_condition("acme", "Accepted", "False SecretUnreadable").await;
+    until_trusted(at, &authority).await;
+    let account = format!("system:serviceaccount:{}:durward", cluster.env.namespace());
+    let can = async |verb: &str, group: &str, resource: &str, namespace: &str, name: &str| {
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+            "spec": {"user": account, "resourceAttributes": {
+                "verb": verb, "group": group, "resource": resource, "namespace": namespace, "name": name,
+            }},
+        });
+        let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+        let answer = cluster.env.raw("POST", path, Some(&review)).await.unwrap();
+        answer["status"]["allowed"] == true
+    };
+    assert!(can("get", "", "secrets", &theirs, "shop").await);
+    for (verb, group, resource, name) in [
+        ("get", "", "secrets", "other"),
+        ("list", "", "secrets", ""),
+        ("create", "", "secrets", ""),
+        ("get", "", "configmaps", "any"),
+        ("patch", "durward.dev", "tenants", "acme"),
+        ("delete", "durward.dev", "tenants", "acme"),
+        ("patch", "", "namespaces", &theirs),
+        ("create", "", "pods", ""),
+    ] {
+        assert!(!can(verb, group, resource, &theirs, name).await, "{verb} {resource} {name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_reference_describes_the_metrics_of_the_api_server_and_no_others() {
+    let (cluster, at) = (Cluster::start().await, door());
+    cluster.tenant("acme", at, "acme").await;
+    cluster.until_condition("acme", "Ready", "True Ready").await;
+
+    let (_, metrics) = get(cluster.admin, "/metrics").unwrap();
+
+    let exposed = metrics.lines().filter_map(|line| {
+        let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
+        let total = if kind == "counter" { "_total" } else { "" };
+        name.starts_with("durward_kube_").then(|| format!("{name}{total} {kind}"))
+    });
+    let page = crate::text("docs/reference/metrics.md");
+    let documented = page.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `durward_kube_")?.split('|').map(str::trim);
+        let name = cells.next()?.trim_end_matches('`');
+        Some(format!("durward_kube_{name} {}", cells.next()?))
+    });
+    let sorted = |names: Vec<String>| BTreeSet::from_iter(names);
+    assert_eq!(sorted(exposed.collect()), sorted(documented.collect()));
+    assert!(metrics.contains("durward_kube_objects{kind=\"Tenant\"} "), "{metrics}");
 }
