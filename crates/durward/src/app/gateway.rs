@@ -217,7 +217,7 @@ impl Gateway {
         if self.feed.is_empty() {
             return;
         }
-        let (_, rejected) = self.apply(&mut applied, "a file changed");
+        let (_, rejected) = self.apply(&mut applied, "a source changed");
         drop(applied);
         self.source.release(&rejected);
     }

@@ -425,3 +425,24 @@ async fn the_reference_describes_the_metrics_of_the_api_server_and_no_others() {
     assert_eq!(sorted(exposed.collect()), sorted(documented.collect()));
     assert!(metrics.contains("durward_kube_objects{kind=\"Tenant\"} "), "{metrics}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_waits_for_what_documents_name_and_writes_one_status() {
+    let mut cluster = Cluster::on(TestEnv::on_double(ApiServer::settings()).await).await;
+    cluster.gateway.kill();
+    let (at, authority) = (door(), Authority::new("acme"));
+    let theirs = namespace(&cluster, "acme").await;
+    cluster.env.create(&tls_secret(&theirs, "shop", &authority, at)).await;
+    let mut https = spec(at, "secure");
+    https["namespace"] = json!(theirs);
+    https["ingress"][0]["protocol"] = json!("HTTPS");
+    https["ingress"][0]["certificate"] = json!({"secretName": "shop"});
+    cluster.apply("acme", &https).await;
+
+    cluster.restart();
+
+    cluster.until_condition("acme", "Ready", "True Ready").await;
+    let (changed, _) = cluster.env.double().unwrap().status_writes("tenants.durward.dev");
+    assert_eq!(changed, 1, "{}", cluster.gateway.output());
+    assert!(!cluster.gateway.output().contains("ObjectUnread"), "{}", cluster.gateway.output());
+}

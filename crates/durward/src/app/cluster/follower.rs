@@ -24,6 +24,8 @@ use crate::inspect::now;
 
 /// Time for which a new document waits for the objects that it names.
 const FACTS: Duration = Duration::from_secs(1);
+/// Time in which facts that are known already arrive.
+const KNOWN: Duration = Duration::from_millis(50);
 /// Pause between two looks at what is served, for the statuses.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -124,14 +126,20 @@ impl Follower {
         of_files: &BTreeSet<Reference>,
         writer: Option<&Writer>,
     ) -> Change {
+        let mut asked = false;
         loop {
+            // What was asked for and is known already comes at once.
+            let patience = if source.waiting() > 0 { FACTS } else { KNOWN };
             let observed = match self.deadline {
                 None => source.next().await,
-                Some(_) if source.waiting() == 0 => break,
-                Some(deadline) => match timeout_at(deadline, source.next()).await {
-                    Ok(observed) => observed,
-                    Err(_) => break,
-                },
+                Some(_) if source.waiting() == 0 && !asked => break,
+                Some(deadline) => {
+                    let until = deadline.min(Instant::now() + patience);
+                    match timeout_at(until, source.next()).await {
+                        Ok(observed) => observed,
+                        Err(_) => break,
+                    }
+                }
             };
             // Whose a namespace is, and what is granted, says which objects a document may name.
             let is_right = |fact: &(Reference, _)| {
@@ -143,6 +151,7 @@ impl Follower {
             let change = self.take_in(observed, writer);
             self.pending.then(change);
             self.deadline.get_or_insert_with(|| Instant::now() + FACTS);
+            asked = asks;
             if asks {
                 source.want(self.store.wanted().chain(of_files));
             }
