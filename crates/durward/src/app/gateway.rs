@@ -89,8 +89,6 @@ impl Gateway {
         });
         let acme = settings.acme.clone().map(Acme::new);
         let earlier = earlier(&settings)?;
-        let restored = earlier.map(|state| retained::restore(&state, &source, now()));
-        let publisher = Publisher::after(restored.unwrap_or_default());
         let (feed, mut store) = (Arc::new(Feed::default()), Store::default());
         let cluster = settings.cluster.clone();
         store.read_cluster(cluster.as_ref().map(|options| options.cluster.clone()));
@@ -98,6 +96,9 @@ impl Gateway {
         let cluster = cluster.transpose()?;
         source.look(&settings.paths, &feed);
         store.apply(feed.take());
+        let restored =
+            earlier.map(|state| retained::restore_beside(&state, &source, &store, now()));
+        let publisher = Publisher::after(restored.unwrap_or_default());
         let compiled = publisher.reload(&store, now());
         let rejected = store.files_of_rejected(&compiled.verdicts);
         source.release(&rejected);

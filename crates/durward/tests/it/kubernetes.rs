@@ -446,3 +446,28 @@ async fn a_start_waits_for_what_documents_name_and_writes_one_status() {
     assert_eq!(changed, 1, "{}", cluster.gateway.output());
     assert!(!cluster.gateway.output().contains("ObjectUnread"), "{}", cluster.gateway.output());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_secret_of_a_last_accepted_revision_is_read_by_a_process_that_starts_later() {
+    let (mut cluster, at) = (Cluster::start().await, door());
+    let authority = Authority::new("acme");
+    let theirs = namespace(&cluster, "acme").await;
+    cluster.env.create(&tls_secret(&theirs, "shop", &authority, at)).await;
+    let mut https = spec(at, "secure");
+    https["namespace"] = json!(theirs);
+    https["ingress"][0]["protocol"] = json!("HTTPS");
+    https["ingress"][0]["certificate"] = json!({"secretName": "shop"});
+    cluster.apply("acme", &https).await;
+    until_trusted(at, &authority).await;
+    cluster.until_condition("acme", "Ready", "True Ready").await;
+
+    https["ingress"][0]["certificate"] = json!({"secretName": "gone"});
+    cluster.apply("acme", &https).await;
+    cluster.until_condition("acme", "Accepted", "False SecretMissing").await;
+    until_trusted(at, &authority).await;
+    cluster.restart();
+
+    until_trusted(at, &authority).await;
+    cluster.until_condition("acme", "Programmed", "False NotAccepted").await;
+    until_trusted(at, &authority).await;
+}

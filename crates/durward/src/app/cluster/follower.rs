@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use durward_control::change::{Change, Reference};
+use durward_control::document::Document;
 use durward_control::feed::Feed;
 use durward_control::{Store, compile};
 use durward_kube::object::Object;
@@ -74,7 +75,7 @@ impl Follower {
             .clone()
             .map(|options| Writer::start(self.clients.write.clone(), options));
         let begun = self.next(&mut source, &BTreeSet::new(), writer.as_ref()).await;
-        let (begun, later) = self.with_former(begun).await;
+        let (begun, later) = self.with_former(begun, &mut source, writer.as_ref()).await;
         self.feed.say(begun);
         // Whoever has waited may have lost patience.
         drop(first.try_send(Ok(())));
@@ -177,7 +178,12 @@ impl Follower {
 
     /// Splits the first change in two, for objects that are broken now: the first part has their last accepted revisions, and the second what they say
     /// now. A process that starts then serves what the one before it served.
-    async fn with_former(&self, change: Change) -> (Change, Change) {
+    async fn with_former(
+        &mut self,
+        mut change: Change,
+        source: &mut Source,
+        writer: Option<&Writer>,
+    ) -> (Change, Change) {
         let compiled = compile(&self.store, None, now());
         let broken = compiled.verdicts.iter().filter(|verdict| is_broken(verdict));
         let broken = broken.filter_map(|verdict| self.objects.get(verdict.document.object()?));
@@ -196,12 +202,34 @@ impl Follower {
         if former.is_empty() {
             return (change, Change::default());
         }
+        change.then(self.facts_of(&former, source, writer).await);
         let keys: BTreeSet<DocumentKey> = former.iter().map(|one| one.key.clone()).collect();
         let (now, mut before): (Vec<_>, Vec<_>) =
             change.upserts.into_iter().partition(|document| keys.contains(&document.key));
         before.extend(former);
         let later = Change { upserts: now, ..Change::default() };
         (Change { upserts: before, ..change }, later)
+    }
+
+    /// Waits for the things that former documents name, one after the other: whose a namespace is says what is asked for in it.
+    async fn facts_of(
+        &mut self,
+        former: &[Document],
+        source: &mut Source,
+        writer: Option<&Writer>,
+    ) -> Change {
+        let mut before = self.store.clone();
+        before.apply(Change { upserts: former.to_vec(), ..Change::default() });
+        let (mut change, deadline) = (Change::default(), Instant::now() + FACTS);
+        loop {
+            source.want(self.store.wanted().chain(before.wanted()));
+            let patience = if source.waiting() > 0 { FACTS } else { KNOWN };
+            let until = deadline.min(Instant::now() + patience);
+            let Ok(observed) = timeout_at(until, source.next()).await else { return change };
+            let more = self.take_in(observed, writer);
+            before.apply(Change { facts: more.facts.clone(), ..Change::default() });
+            change.then(more);
+        }
     }
 }
 
