@@ -114,7 +114,7 @@ fn unchanged(bencher: divan::Bencher<'_, '_>) {
     bencher.bench_local(|| compile(&store, Some(&previous), NOW));
 }
 
-/// What it takes the store to take one document in.
+/// Time for the store to apply a change of one document.
 #[divan::bench(sample_count = 20)]
 fn apply_one_changed(bencher: divan::Bencher<'_, '_>) {
     let store = store();

@@ -164,7 +164,7 @@ pub enum ObjectFault {
     Unread(String),
     /// The document has no namespace to look names up in; the phrase says why.
     BadNamespace(String),
-    /// What is written cannot be the name or the port of a Service; the phrase says why.
+    /// Text that cannot be the name or the port of a Service, with the reason as a phrase.
     BadService(String),
     /// A namespace does not exist.
     NamespaceMissing(Arc<str>),
