@@ -47,13 +47,47 @@ pub(crate) enum Narrowing {
     Sources(SourceSet),
     /// Those that asked for one of these names.
     Names(ServerNames),
+    /// All but those that asked for one of these names.
+    NamesLost(ServerNames),
+    /// Of those that asked for a hosted API server.
+    Hosted {
+        /// Names of the API server.
+        names: ServerNames,
+        /// Those from these addresses; `None` for all.
+        sources: Option<SourceSet>,
+        /// True if API proxies have to be admitted anew.
+        without_proxies: bool,
+    },
+}
+
+/// Client of a connection, as far as an edit can exclude it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Client<'a> {
+    /// Its address.
+    pub(crate) address: IpAddr,
+    /// Name that it asked for.
+    pub(crate) name: Option<&'a str>,
+    /// True if it is a tenant cluster's API proxy.
+    pub(crate) is_proxy: bool,
 }
 
 impl Narrowing {
-    fn admits(&self, client: IpAddr, name: Option<&str>) -> bool {
+    /// Returns true if the value may be as large as the listener's settings.
+    fn is_large(&self) -> bool {
+        matches!(self, Self::Sources(_) | Self::Names(_))
+    }
+
+    fn admits(&self, client: Client<'_>) -> bool {
+        let asked_for = |names: &ServerNames| client.name.map(|name| names.match_name(name));
         match self {
-            Self::Sources(sources) => sources.contains(client),
-            Self::Names(names) => name.is_none_or(|name| names.match_name(name)),
+            Self::Sources(sources) => sources.contains(client.address),
+            Self::Names(names) => asked_for(names).unwrap_or(true),
+            Self::NamesLost(names) => asked_for(names) != Some(true),
+            Self::Hosted { names, .. } if asked_for(names) != Some(true) => true,
+            Self::Hosted { sources, without_proxies, .. } => {
+                let is_source = sources.as_ref().is_none_or(|all| all.contains(client.address));
+                is_source && !(client.is_proxy && *without_proxies)
+            }
         }
     }
 }
@@ -62,8 +96,10 @@ impl Retirement {
     const RENEWED: u8 = 1;
     const CHANGED: u8 = 2;
     const REMOVED: u8 = 3;
-    /// Narrowings kept; one more edit ends all connections, so that edits do not accumulate memory.
-    const NARROWINGS: usize = 16;
+    /// Narrowings kept, and those among them whose size is that of the listener's settings; one more edit ends all connections, so that edits do not
+    /// accumulate memory.
+    const NARROWINGS: usize = 1024;
+    const LARGE: usize = 16;
 
     /// Lets connections go on, under the newer configuration from their next request on.
     pub(crate) fn renew(&self) {
@@ -73,12 +109,14 @@ impl Retirement {
     /// Ends connections of clients that `to` excludes at once.
     pub(crate) fn narrow(&self, to: &Narrowing) {
         let mut known = self.limits.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() == Self::NARROWINGS && !known.contains(to) {
+        if known.contains(to) {
+            return;
+        }
+        let large = known.iter().filter(|known| known.is_large()).count();
+        if known.len() == Self::NARROWINGS || (to.is_large() && large == Self::LARGE) {
             return self.remove();
         }
-        if !known.contains(to) {
-            known.push(to.clone());
-        }
+        known.push(to.clone());
         self.narrowed.store(true, Release);
     }
 
@@ -102,15 +140,19 @@ impl Retirement {
         self.stage.load(Relaxed) >= Self::CHANGED
     }
 
-    /// Returns true if connections of a client that asked for `name` should end at once.
-    pub(crate) fn removed(&self, client: IpAddr, name: Option<&str>) -> bool {
+    /// Returns true if connections of a client should end at once. `judged` are the edits that have been found to admit it; more are added.
+    pub(crate) fn removed(&self, client: Client<'_>, judged: &Cell<usize>) -> bool {
         self.stage.load(Relaxed) >= Self::REMOVED
-            || (self.narrowed.load(Acquire) && !self.admits(client, name))
+            || (self.narrowed.load(Acquire) && !self.admits(client, judged))
     }
 
-    fn admits(&self, client: IpAddr, name: Option<&str>) -> bool {
+    fn admits(&self, client: Client<'_>, judged: &Cell<usize>) -> bool {
         let known = self.limits.read().unwrap_or_else(PoisonError::into_inner);
-        known.iter().all(|limit| limit.admits(client, name))
+        let admits = known.iter().skip(judged.get()).all(|limit| limit.admits(client));
+        if admits {
+            judged.set(known.len());
+        }
+        admits
     }
 }
 
@@ -130,6 +172,10 @@ struct Entry {
     retirement: RefCell<Option<(Arc<Retirement>, IpAddr)>>,
     /// Name that the tenant was found by.
     name: RefCell<Option<Box<str>>>,
+    /// True if the client is a tenant cluster's API proxy.
+    is_proxy: Cell<bool>,
+    /// Edits of the configuration that admit the connection.
+    judged: Cell<usize>,
     fired: Cell<Option<Expired>>,
     /// True once the connection was closed to make room; never reset.
     crowded: Cell<bool>,
@@ -141,7 +187,10 @@ impl Entry {
     fn removed(&self) -> bool {
         let retirement = self.retirement.borrow();
         let name = self.name.borrow();
-        retirement.as_ref().is_some_and(|(by, client)| by.removed(*client, name.as_deref()))
+        let (name, is_proxy) = (name.as_deref(), self.is_proxy.get());
+        retirement.as_ref().is_some_and(|(by, client)| {
+            by.removed(Client { address: *client, name, is_proxy }, &self.judged)
+        })
     }
 
     fn expired(&self) -> Option<Expired> {
@@ -169,6 +218,8 @@ impl Watchdog {
             idle: Cell::new(false),
             retirement: RefCell::new(None),
             name: RefCell::new(None),
+            is_proxy: Cell::new(false),
+            judged: Cell::new(0),
             fired: Cell::new(None),
             crowded: Cell::new(false),
             waker: RefCell::new(None),
@@ -240,11 +291,19 @@ impl Watch {
     /// Ties the client's connection to the retirement of a configuration.
     pub(crate) fn retire_with(&self, retirement: &Arc<Retirement>, client: IpAddr) {
         *self.entry.retirement.borrow_mut() = Some((Arc::clone(retirement), client));
+        self.entry.judged.set(0);
     }
 
     /// Notes the name that the tenant was found by.
     pub(crate) fn found_by(&self, name: &str) {
         *self.entry.name.borrow_mut() = Some(name.into());
+        self.entry.judged.set(0);
+    }
+
+    /// Notes that the client is a tenant cluster's API proxy.
+    pub(crate) fn comes_by_proxy(&self) {
+        self.entry.is_proxy.set(true);
+        self.entry.judged.set(0);
     }
 
     /// Returns the handle that closes the connection to make room.
@@ -405,5 +464,67 @@ mod tests {
         retirement.narrow(&Narrowing::Names(ServerNames::new(vec![exact, wildcard])));
 
         assert_eq!([kept.cut(), below.cut(), lost.cut()], [false, false, true]);
+    }
+
+    fn exactly(name: &str) -> ServerNames {
+        ServerNames::new(vec![HostPattern::Exact(Arc::from(name))])
+    }
+
+    #[tokio::test]
+    async fn a_thousand_names_that_go_one_by_one_end_the_connections_that_asked_for_them_alone() {
+        let watchdog = Rc::new(Watchdog::default());
+        let retirement = Arc::new(Retirement::default());
+        let watches: Vec<_> = (0..1_000)
+            .map(|at| {
+                let watch = watchdog.watch();
+                watch.retire_with(&retirement, [192, 0, 2, 1].into());
+                watch.found_by(&format!("h{at}.example"));
+                watch
+            })
+            .collect();
+
+        (1..1_000).for_each(|at| {
+            retirement.narrow(&Narrowing::NamesLost(exactly(&format!("h{at}.example"))));
+        });
+
+        let cut: Vec<_> = watches.iter().map(Watch::cut).collect();
+        assert!(!cut[0] && cut[1..].iter().all(|cut| *cut));
+        assert!(!watches[0].cut() && watches[1].cut(), "asked again");
+    }
+
+    #[tokio::test]
+    async fn what_a_hosted_api_admits_no_longer_ends_and_nothing_else_does() {
+        let watchdog = Rc::new(Watchdog::default());
+        let retirement = Arc::new(Retirement::default());
+        let client = |name: &str, last: u8, is_proxy: bool| {
+            let watch = watchdog.watch();
+            watch.retire_with(&retirement, [192, 0, 2, last].into());
+            watch.found_by(name);
+            if is_proxy {
+                watch.comes_by_proxy();
+            }
+            watch
+        };
+        let watches = [
+            client("a.example", 1, false),
+            client("a.example", 1, true),
+            client("a.example", 200, false),
+            client("b.example", 200, true),
+        ];
+        let cut = || watches.each_ref().map(Watch::cut);
+        let (names, sources) =
+            (exactly("a.example"), SourceSet::new(["192.0.2.0/25".parse().unwrap()]));
+        let narrowing = |sources, without_proxies| Narrowing::Hosted {
+            names: names.clone(),
+            sources,
+            without_proxies,
+        };
+        assert_eq!(cut(), [false; 4]);
+
+        retirement.narrow(&narrowing(Some(sources), false));
+        assert_eq!(cut(), [false, false, true, false]);
+
+        retirement.narrow(&narrowing(None, true));
+        assert_eq!(cut(), [false, true, true, false]);
     }
 }
