@@ -6,6 +6,7 @@
 mod budget;
 pub mod document;
 pub mod egress;
+pub mod egress_policy;
 mod fields;
 pub mod ingress;
 pub mod object_name;
@@ -18,7 +19,7 @@ pub mod tenant;
 pub mod toml;
 pub mod upstream;
 
-/// The JSON schema of the documents, draft 2020-12, for editors and for people: either a `Tenant` or a `PortMapping`.
+/// The JSON schema of the documents, draft 2020-12, for editors and for people: a `Tenant`, a `PortMapping` or an `EgressPolicy`.
 #[must_use]
 pub fn schema() -> serde_json::Value {
     #[derive(schemars::JsonSchema)]
@@ -28,6 +29,7 @@ pub fn schema() -> serde_json::Value {
     enum Document {
         Tenant(tenant::TenantDocument),
         PortMapping(port_mapping::PortMappingDocument),
+        EgressPolicy(egress_policy::EgressPolicyDocument),
     }
     schemars::schema_for!(Document).to_value()
 }

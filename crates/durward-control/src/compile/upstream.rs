@@ -125,6 +125,26 @@ pub(crate) fn at_field(
     })
 }
 
+#[cfg(test)]
+/// Returns an upstream with the defaults of everything that documents need not say, without endpoints and sources.
+pub(crate) fn plain(name: &str, protocol: UpstreamProtocol) -> Upstream {
+    Upstream {
+        name: Arc::from(name),
+        endpoints: Vec::new(),
+        protocol,
+        tls: None,
+        sources: Vec::new(),
+        balance: Balance::default(),
+        health_check: None,
+        outlier: Some(OutlierDetection::default()),
+        retry: Retry::default(),
+        pool_idle: IDLE_PER_CORE,
+        pool_idle_timeout: IDLE_TIMEOUT,
+        send_proxy: None,
+        origin: durward_model::Origin::BuiltIn,
+    }
+}
+
 fn protocol(spec: &UpstreamSpec, bytes_only: bool) -> UpstreamProtocol {
     match spec.protocol.map(|protocol| protocol.value) {
         Some(UpstreamProtocolSpec::Http1) => UpstreamProtocol::Http1,

@@ -122,6 +122,7 @@ impl Parser<'_> {
         let kind = match &content {
             Some(Content::Tenant(_)) => Kind::Tenant,
             Some(Content::Mapping(_)) => Kind::PortMapping,
+            Some(Content::Policy(_)) => Kind::EgressPolicy,
             Some(Content::Broken(_)) | None => kind(&text),
         };
         let bases = vec![self.directory.clone()];
