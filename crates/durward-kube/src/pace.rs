@@ -40,7 +40,8 @@ impl Observed {
     /// tenant of the same name.
     #[must_use]
     pub fn into_change(self) -> Change {
-        let is_read = |id: &ResourceId| matches!(id.kind, Kind::Tenant | Kind::PortMapping | Kind::HostedApi);
+        let is_read =
+            |id: &ResourceId| matches!(id.kind, Kind::Tenant | Kind::PortMapping | Kind::HostedApi);
         let upserts = self.upserts.iter().filter(|object| is_read(&object.id));
         Change {
             upserts: upserts.map(Object::document).collect(),

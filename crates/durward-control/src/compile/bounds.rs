@@ -106,7 +106,9 @@ pub(crate) fn check_hosted_api(report: &mut Report<'_>, spec: &HostedApiSpec) {
         bounds.list(&field.name("crlFiles"), &clients.crl_files, FEW, cure);
     }
     let konnectivity = spec.konnectivity.iter().map(|one| ("konnectivity", &one.endpoints));
-    for (name, endpoints) in [("upstream", &spec.upstream.endpoints)].into_iter().chain(konnectivity) {
+    for (name, endpoints) in
+        [("upstream", &spec.upstream.endpoints)].into_iter().chain(konnectivity)
+    {
         let field = Field::SPEC.name(name);
         bounds.list(&field.name("endpoints"), endpoints, API_ENDPOINTS, FEWER);
     }

@@ -140,6 +140,8 @@ pub(crate) fn plain(name: &str, protocol: UpstreamProtocol) -> Upstream {
         retry: Retry::default(),
         pool_idle: IDLE_PER_CORE,
         pool_idle_timeout: IDLE_TIMEOUT,
+        stream_idle: None,
+        check_tls: None,
         send_proxy: None,
         origin: durward_model::Origin::BuiltIn,
     }

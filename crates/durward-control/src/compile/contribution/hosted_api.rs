@@ -10,7 +10,8 @@ use durward_model::listener::{Alpn, ServerTls, SniRoute};
 use durward_model::route::{HostPattern, WeightedUpstream};
 use durward_model::upstream::{UpstreamIndex, UpstreamProtocol, UpstreamTls};
 use durward_model::{
-    Acme, HostedApi, IngressAddress, Listener, ServerNames, Service, SourceSet, Upstream,
+    Acme, Certificate, HostedApi, IngressAddress, Listener, ServerNames, Service, SourceSet,
+    Upstream,
 };
 
 use super::{AddedListener, Contribution, Written};
@@ -98,7 +99,7 @@ impl Reading<'_, '_, '_, '_> {
         let sources = self.sources();
         let relay = spec.relay.as_ref().map(|relay| self.relay(relay, names.first()));
         let idle = self.report.check_optional(
-            "OutOfRange",
+            "BadDuration",
             spec.idle_timeout.as_ref(),
             &Field::SPEC.name("idleTimeout"),
             |text| times::IDLE.read(text),
@@ -167,7 +168,8 @@ impl Reading<'_, '_, '_, '_> {
     fn names(&mut self) -> Vec<Arc<str>> {
         let field = &Field::SPEC.name("names");
         if self.spec.names.is_empty() {
-            let sentence = "is missing: name the host that clients ask for, like t1.api.example.com";
+            let sentence =
+                "is missing: name the host that clients ask for, like t1.api.example.com";
             self.report.error("NameMissing", self.spec.address.place, field, sentence);
         }
         let written = self.spec.names.iter().enumerate();
@@ -181,7 +183,8 @@ impl Reading<'_, '_, '_, '_> {
             }
             // In every cluster pods ask for these; which cluster is meant they do not say.
             HostPattern::Exact(name) if is_in_every_cluster(&name) => {
-                Err("is a name of the API server in every cluster: write one of this one alone".to_owned())
+                Err("is a name of the API server in every cluster: write one of this one alone"
+                    .to_owned())
             }
             HostPattern::Exact(name) => Ok(name),
             HostPattern::Wildcard(_) => {
@@ -235,9 +238,10 @@ impl Reading<'_, '_, '_, '_> {
             ..UpstreamSpec::default()
         };
         let upstream = self.upstream(At::new(spec, written.place), API, field, "");
-        let roots = written.ca_file.as_ref().map(|file| {
-            trust::roots(self.report, self.files, Some(file), &field.name("caFile"))
-        });
+        let roots = written
+            .ca_file
+            .as_ref()
+            .map(|file| trust::roots(self.report, self.files, Some(file), &field.name("caFile")));
         let verify_name = self.report.check_optional(
             "BadName",
             written.verify_name.as_ref(),
@@ -309,14 +313,8 @@ impl Reading<'_, '_, '_, '_> {
 
     fn relay(&mut self, spec: &At<RelaySpec>, first: Option<&Arc<str>>) -> Option<ServerTls> {
         let field = &Field::SPEC.name("relay");
-        let (written, of_certificate) = (&spec.certificate, &field.name("certificate"));
-        if let Some(acme) = &written.acme {
-            let sentence = "is not issued for relays: name files or a Secret";
-            self.report.error("FieldUnfitting", acme.place, &of_certificate.name("acme"), sentence);
-            return None;
-        }
-        let purpose = Purpose::Server { shared: false };
-        let certificate = self.files.certificate(self.report, written, of_certificate, purpose);
+        let of_certificate = &field.name("certificate");
+        let certificate = self.relay_certificate(spec, of_certificate);
         let authorities = &spec.client_authorities;
         let clients = ClientCertificatesSpec {
             mode: None,
@@ -334,7 +332,7 @@ impl Reading<'_, '_, '_, '_> {
                 "{:?} is not for {first}, which API proxies ask for: they refuse it",
                 certificate.name
             );
-            let place = trust::place_of(written);
+            let place = trust::place_of(&spec.certificate);
             self.report.warning("NameWithoutCertificate", place, of_certificate, &sentence);
         }
         Some(ServerTls {
@@ -343,6 +341,20 @@ impl Reading<'_, '_, '_, '_> {
             tls13_only: true,
             alpn: vec![Alpn::ApiProxy],
         })
+    }
+
+    fn relay_certificate(
+        &mut self,
+        spec: &RelaySpec,
+        field: &Field<'_>,
+    ) -> Option<Arc<Certificate>> {
+        if let Some(acme) = &spec.certificate.acme {
+            let sentence = "is not issued for relays: name files or a Secret";
+            self.report.error("FieldUnfitting", acme.place, &field.name("acme"), sentence);
+            return None;
+        }
+        let purpose = Purpose::Server { shared: false };
+        self.files.certificate(self.report, &spec.certificate, field, purpose)
     }
 
     /// Checks what is meant for the installer of API proxies. The gateway does not read the Secret.
