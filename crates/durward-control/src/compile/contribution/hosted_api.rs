@@ -15,6 +15,7 @@ use durward_model::{
 };
 
 use super::{AddedListener, Contribution, Written};
+use crate::cluster::Owner;
 use crate::compile::certificates::{Files, Purpose};
 use crate::compile::part::PartId;
 use crate::compile::report::{Field, Report};
@@ -50,6 +51,9 @@ pub(super) fn read(
     }
     let id = PartId::of(document)?;
     let mut reading = Reading { report, files, spec, name: id.qualified() };
+    if matches!(document.owner, Owner::OfNamespace(_)) {
+        reading.only_services();
+    }
     reading.of_the_installer();
     let parts = reading.parts();
     let listener = reading.listener(document);
@@ -355,6 +359,19 @@ impl Reading<'_, '_, '_, '_> {
         }
         let purpose = Purpose::Server { shared: false };
         self.files.certificate(self.report, &spec.certificate, field, purpose)
+    }
+
+    /// Refuses endpoints in an object of a tenant's namespace: whoever writes one could reach what only the gateway reaches, its own host among it.
+    fn only_services(&mut self) {
+        let konnectivity =
+            self.spec.konnectivity.iter().map(|one| ("konnectivity", &one.endpoints));
+        let api = [("upstream", &self.spec.upstream.endpoints)].into_iter();
+        for (name, endpoints) in api.chain(konnectivity) {
+            let Some(first) = endpoints.first() else { continue };
+            let field = Field::SPEC.name(name);
+            let sentence = "are given by the operator alone: name a service, or let the operator write it in a file or in the gateway's own namespace";
+            self.report.error("EndpointsForeign", first.place, &field.name("endpoints"), sentence);
+        }
     }
 
     /// Checks what is meant for the installer of API proxies. The gateway does not read the Secret.
