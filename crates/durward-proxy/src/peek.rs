@@ -93,8 +93,8 @@ async fn proxy_headers(
 
 /// Takes over the fields of a header; those of an earlier one stay where it has none.
 pub(crate) fn note(facts: &mut ProxyFacts, Extensions { authority, unique_id }: Extensions) {
-    facts.authority = authority.or(facts.authority.take());
-    facts.connection_id = unique_id.or(facts.connection_id.take());
+    facts.authority = authority.or_else(|| facts.authority.take());
+    facts.connection_id = unique_id.or_else(|| facts.connection_id.take());
 }
 
 /// Returns the destination before DNAT or REDIRECT (`SO_ORIGINAL_DST`). Without a connection-tracking entry there is none, and the connection is

@@ -152,6 +152,6 @@ impl HostedApiSpec {
     /// Returns where the tenant is written, or else where the document begins to say something.
     #[must_use]
     pub fn place(&self) -> Place {
-        self.tenant.as_ref().or(self.names.first()).unwrap_or(&self.address).place
+        self.tenant.as_ref().or_else(|| self.names.first()).unwrap_or(&self.address).place
     }
 }
