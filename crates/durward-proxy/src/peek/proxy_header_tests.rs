@@ -50,11 +50,8 @@ fn the_checksum_is_castagnolis() {
     assert_eq!(crc32c(b"123456789".iter().copied()), 0xe306_9283);
 }
 
-// S1.25
-#[test]
-fn good_headers_are_read_whole_and_no_further() {
-    let sum_at = 16 + 12 + 3;
-    let cases: Vec<(Vec<u8>, Header)> = vec![
+fn headers_of_addresses() -> Vec<(Vec<u8>, Header)> {
+    vec![
         (b"PROXY TCP4 192.0.2.7 198.51.100.2 49152 443\r\n".to_vec(), proxied()),
         (b"PROXY UNKNOWN\r\n".to_vec(), Header::Local),
         (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(), Header::Local),
@@ -78,6 +75,12 @@ fn good_headers_are_read_whole_and_no_further() {
                 extensions: Extensions::default(),
             },
         ),
+    ]
+}
+
+fn headers_with_fields() -> Vec<(Vec<u8>, Header)> {
+    let sum_at = 16 + 12 + 3;
+    vec![
         (
             v2(
                 1,
@@ -106,9 +109,13 @@ fn good_headers_are_read_whole_and_no_further() {
         (v2(1, 0x11, &v4_block(&[(0x05, b"")])), proxied()),
         (v2(0, 0x11, &v4_block(&[(0x02, b"bank.example")])), Header::Local),
         (with_checksum(v2(1, 0x11, &v4_block(&[(0x03, &[0; 4])])), sum_at), proxied()),
-    ];
+    ]
+}
 
-    for (bytes, header) in cases {
+// S1.25
+#[test]
+fn good_headers_are_read_whole_and_no_further() {
+    for (bytes, header) in [headers_of_addresses(), headers_with_fields()].concat() {
         let length = bytes.len();
         let followed = [bytes.as_slice(), b"\x16\x03\x01junk"].concat();
         assert_eq!(parse(&followed), Ok(Progress::Complete(header.clone(), length)), "{bytes:?}");

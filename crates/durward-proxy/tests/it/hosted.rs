@@ -1,5 +1,6 @@
 //! Hosted API servers: direct clients, and proxies of tenant clusters that bring clients' TLS inside a TLS connection of their own.
 
+mod behind;
 mod refused;
 
 use std::io;
@@ -11,17 +12,12 @@ use durward_model::hosted::OUTER_PROTOCOL;
 use durward_model::listener::{Alpn, ServerTls, SniRoute};
 use durward_model::route::{HostPattern, WeightedUpstream};
 use durward_model::upstream::UpstreamIndex;
-use durward_model::{
-    ClientAuth, DestinationMode, HostedApi, Origin as Place, ServerNames, Service, SourceSet,
-};
-use durward_proxy::Proxy;
-use durward_proxy::access_log::Sink;
-use durward_proxy::proxy::Options;
+use durward_model::{ClientAuth, HostedApi, Origin as Place, ServerNames, Service, SourceSet};
 use durward_testkit::certificates::{
     Authority, CertSpec, Identity, client_config, client_config_insecure,
 };
 use durward_testkit::client::{H2Client, ProxyHeader, RawHttp, tcp_connect};
-use durward_testkit::origin::{Echo, Origin, TcpEcho};
+use durward_testkit::origin::{Origin, TcpEcho};
 use durward_testkit::process::{eventually, unique_loopback};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,8 +25,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::edge::{
-    SOON, Wanted, assert_served, await_lines, await_refusals, bound, options, refused, serve,
-    serve_with_log, snapshot, tenant, tls, trust,
+    SOON, Wanted, assert_served, await_lines, await_refusals, bound, serve, serve_with_log, tenant,
+    tls, trust,
 };
 
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -355,60 +351,6 @@ async fn a_client_inside_is_told_by_an_alert_that_no_api_server_answers() {
 
     assert_eq!(answer, INTERNAL_ERROR);
     await_refusals(&proxy, Some("a"), "connect_failed", 1).await;
-}
-
-// S4.67+ S4.72+
-#[tokio::test]
-async fn from_a_trusted_network_an_authority_names_the_api_server_without_an_outer_connection() {
-    let (gateway, clients) = (Authority::new("gateway"), Authority::new("clients"));
-    let api = Api::new(&gateway, &clients, "a", "api.a.example");
-    let other = Api::new(&gateway, &clients, "b", "api.b.example");
-    let (bind, dialled) = (address(), at("198.51.100.2:443"));
-    let only = SourceSet::new(["10.244.0.0/16".parse().unwrap()]);
-    let wanted = [
-        hosting_through(bind, dialled, &[&api], |_| {}),
-        hosting_through(bind, dialled, &[&other], |api| api.allowed_sources = Some(only.clone())),
-    ];
-    let trusted = SourceSet::new(["127.0.0.1/32".parse().unwrap()]);
-    let mode = DestinationMode::ProxyProtocol { trusted, inner: false };
-    let (access_log, lines) = Sink::memory().unwrap();
-    let proxy = Proxy::start(Options { access_log, ..options() }).unwrap();
-    assert_served(&proxy.apply(snapshot(1, &mode, &wanted)));
-    let ask = async |source: &str, authority: Option<&str>, inside: &str| {
-        let header = ProxyHeader::v2(at(source), dialled);
-        let header = authority
-            .iter()
-            .fold(header, |header, authority| header.tlv(AUTHORITY, authority.as_bytes()));
-        let mut stream = tcp_connect(bind, None).await.unwrap();
-        stream.write_all(&header.encode()).await.unwrap();
-        let connector = TlsConnector::from(Arc::new(client_config_insecure(None)));
-        let name = inside.to_owned().try_into().unwrap();
-        let stream = connector.connect(name, stream).await.ok()?;
-        let response = RawHttp::over(stream).get("kubernetes", "/").await.unwrap();
-        Some(Echo::parse(&response.body).local)
-    };
-    let (pod, stranger) = ("10.244.0.9:40000", "192.0.2.9:40000");
-
-    let cases = [
-        (pod, Some(api.host), "kubernetes", Some(&api)),
-        (pod, Some(api.host), other.host, Some(&api)),
-        (pod, Some(other.host), "kubernetes", Some(&other)),
-        (stranger, Some(api.host), "kubernetes", Some(&api)),
-        (stranger, Some(other.host), "kubernetes", None),
-        (stranger, Some(other.host), api.host, None),
-        (pod, None, "kubernetes", None),
-        (pod, Some("api.c.example"), "kubernetes", None),
-        (pod, Some("api.c.example"), api.host, Some(&api)),
-        (stranger, None, other.host, None),
-    ];
-    for (source, authority, inside, expected) in cases {
-        let found = ask(source, authority, inside).await;
-        let expected = expected.map(|api| api.server.address());
-        assert_eq!(found, expected, "{source} {authority:?} {inside}");
-    }
-    assert_eq!(refused(&proxy, Some("b"), "source_not_allowed"), 3);
-    let lines = await_lines(proxy, &lines, cases.len()).await;
-    assert!(lines.iter().any(|line| line["authority"] == "api.c.example"));
 }
 
 /// Sends a request on an open connection; false if it has ended.

@@ -134,10 +134,11 @@ async fn two_control_planes_behind_one_address_each_see_their_own_clients_and_po
     assert!(decided.await, "{:?}", gateway.decisions());
     let dir = TempDir::new();
     let record = dir.join("decisions.log");
-    std::fs::write(&record, gateway.decisions().concat()).unwrap();
+    std::fs::write(&record, gateway.decisions().join("\n") + "\n").unwrap();
     let used = |echo: &Echo| {
         let (ip, port) = (echo.peer.ip().to_string(), echo.peer.port().to_string());
-        let now = gateway.decisions()[0][7..27].to_owned();
+        // The time to the second, after `{"ts":"`.
+        let now = format!("{}Z", &gateway.decisions()[0][7..26]);
         let answer = output(&[
             "who",
             "--ip",
@@ -228,6 +229,36 @@ async fn with_an_address_of_its_own_an_api_server_needs_no_name() {
     assert_eq!(reaction, durward_testkit::client::client_hello::Reaction::Encrypted);
     let pods = acme.proxy(at, &gateway_authority, &acme).await;
     assert_eq!(acme.whoami(pods, "kubernetes", &admin).await.unwrap().local, server);
+    gateway.stop();
+}
+
+// S4.47+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_reach_the_konnectivity_server_by_its_own_name_at_the_same_port() {
+    let gateway_authority = Authority::new("gateway");
+    let at = SocketAddr::from((unique_loopback(), 8443));
+    let acme = Cluster::new("acme", "t1.api.example", 1);
+    let konnectivity = "konnectivity.t1.api.example";
+    let identity = acme.authority.issue(&CertSpec::new().dns(konnectivity));
+    let server = Origin::tls("127.0.0.1:0", &identity, Some(&acme.authority), &["h2", "http/1.1"]);
+    let preparation = Gateway::prepare();
+    let documents = acme.documents(preparation.dir(), at, &gateway_authority);
+    let more = format!(
+        "  konnectivity: {{name: {konnectivity}, endpoints: [\"{}\"]}}\n",
+        server.address()
+    );
+    let gateway = preparation.start(&(documents + &more));
+    let agent = acme.client("konnectivity-agent");
+
+    let reached = acme.whoami(at, konnectivity, &agent).await.unwrap();
+    let api = acme.whoami(at, acme.host, &agent).await.unwrap();
+
+    assert_eq!((reached.local, api.local), (server.address(), acme.servers[0].address()));
+    assert_eq!(reached.tls_client_subject.as_deref(), Some("CN=konnectivity-agent"));
+    // API proxies are for the API server: its certificate opens nothing else.
+    let by_proxy = Cluster { host: konnectivity, ..Cluster::new("acme", "t1.api.example", 0) };
+    let inside = by_proxy.proxy(at, &gateway_authority, &acme).await;
+    assert!(acme.whoami(inside, konnectivity, &agent).await.is_none());
     gateway.stop();
 }
 
