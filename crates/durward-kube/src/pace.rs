@@ -41,7 +41,8 @@ impl Observed {
     #[must_use]
     pub fn into_change(self) -> Change {
         let is_read = |id: &ResourceId| {
-            matches!(id.kind, Kind::Tenant | Kind::PortMapping | Kind::EgressPolicy)
+            use Kind::{EgressPolicy, HostedApi, PortMapping, Tenant};
+            matches!(id.kind, Tenant | PortMapping | EgressPolicy | HostedApi)
         };
         let upserts = self.upserts.iter().filter(|object| is_read(&object.id));
         Change {
