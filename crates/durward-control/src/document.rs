@@ -155,6 +155,11 @@ impl Document {
         wanted
     }
 
+    /// Returns whether it is an object that belongs to the tenant of its namespace: whoever may write there wrote it.
+    pub(crate) fn is_in_namespace_of_tenant(&self) -> bool {
+        matches!(self.owner, Owner::OfNamespace(_))
+    }
+
     /// Returns the namespace that the document lives in, if it is an object that lives in one.
     #[must_use]
     pub fn namespace(&self) -> Option<&Arc<str>> {
