@@ -2,6 +2,7 @@
 
 mod across;
 mod live;
+mod policies;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
