@@ -2,6 +2,7 @@
 //!
 //! The label [`TENANT_LABEL`] on a Namespace says whose it is: only who may edit Namespaces can give one away.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,6 +12,27 @@ use crate::change::{Grantee, Reference};
 
 /// Label of a Namespace that names the tenant it belongs to.
 pub const TENANT_LABEL: &str = "durward.dev/tenant";
+
+/// Label of a Namespace whose programs leave through a forward proxy alone.
+const ISOLATION_LABEL: &str = "network/isolation";
+/// Label of such a Namespace that names its tenant.
+const ISOLATED_TENANT_LABEL: &str = "tenant";
+
+/// Labels of an object.
+pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
+
+/// Returns whether the labels of a Namespace say `network/isolation: egress-proxy` and name a `tenant`.
+#[must_use]
+pub fn is_isolated(labels: &Labels) -> bool {
+    let isolation = labels.get(ISOLATION_LABEL).map(|label| &**label);
+    isolation == Some("egress-proxy") && labels.contains_key(ISOLATED_TENANT_LABEL)
+}
+
+/// Returns the tenant that the labels of a Namespace name. [`TENANT_LABEL`] comes first.
+pub(crate) fn tenant_label(labels: &Labels) -> Option<&Arc<str>> {
+    let isolated = is_isolated(labels).then(|| labels.get(ISOLATED_TENANT_LABEL)).flatten();
+    labels.get(TENANT_LABEL).or(isolated)
+}
 
 /// A cluster whose API server is read.
 #[derive(Clone, Debug, PartialEq, Eq)]

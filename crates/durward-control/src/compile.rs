@@ -201,8 +201,8 @@ fn decide(input: &Input<'_>, previous: Option<&Compiled>, scope: &Scope, now: i6
     let mut files =
         Files::new(input.store, previous.map(|previous| &*previous.memory.certificates), now);
     let mut roster = roster::enrol(input, previous, scope);
-    let mut mappings = mapping::enrol(input, &mut roster, previous);
-    contribution::enrol(input, &mut roster, &mut files, previous);
+    let mut mappings = mapping::enrol(input, &mut roster, (previous, scope));
+    contribution::enrol(input, &mut roster, &mut files, (previous, scope));
     mapping::note_claims(&mappings, &mut roster);
     let mut addresses = Addresses::decide(&roster, &mappings);
     egress::grant(&mut roster, &mut addresses);

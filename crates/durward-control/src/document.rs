@@ -160,11 +160,15 @@ impl Document {
         matches!(self.owner, Owner::OfNamespace(_))
     }
 
-    /// Returns the namespace that the document lives in, if it is an object that lives in one.
+    /// Returns the namespace that the document lives in, if it is an object that lives in one. A Namespace lives in itself.
     #[must_use]
     pub fn namespace(&self) -> Option<&Arc<str>> {
-        let id = self.source.object.as_ref().filter(|id| id.kind != Kind::Tenant)?;
-        id.namespace.as_ref()
+        let id = self.source.object.as_ref()?;
+        match id.kind {
+            Kind::Tenant => None,
+            Kind::Namespace => Some(&id.name),
+            _ => id.namespace.as_ref(),
+        }
     }
 
     /// Returns the namespace from which names are looked up.
@@ -369,7 +373,7 @@ impl Content {
 
 /// Returns whether documents of this kind add to a tenant that another document describes.
 pub(crate) fn is_part(kind: Kind) -> bool {
-    matches!(kind, Kind::PortMapping | Kind::EgressPolicy | Kind::HostedApi)
+    matches!(kind, Kind::PortMapping | Kind::EgressPolicy | Kind::HostedApi | Kind::Namespace)
 }
 
 /// What a document says of itself that adds to a tenant.

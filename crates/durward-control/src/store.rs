@@ -28,6 +28,8 @@ pub(crate) use objects::Asker;
 pub struct Store {
     documents: SharedMap<DocumentKey, Arc<Document>>,
     facts: SharedMap<Reference, Fact>,
+    /// Numbers that tell what facts say from whatever they said before.
+    stamps: SharedMap<Reference, u64>,
     /// The documents that ask for each fact.
     dependents: SharedMap<Reference, Keys>,
     /// The documents of each tenant.
@@ -41,6 +43,22 @@ pub struct Store {
 }
 
 type Keys = Arc<BTreeSet<DocumentKey>>;
+
+/// State of everything that the meaning of a document depends on beside its text.
+#[derive(Clone, Debug)]
+pub(crate) struct Surroundings {
+    facts: Vec<(Reference, Option<u64>)>,
+    links: Arc<Links>,
+    cluster: Option<Arc<Cluster>>,
+}
+
+impl PartialEq for Surroundings {
+    fn eq(&self, other: &Self) -> bool {
+        self.facts == other.facts
+            && self.cluster == other.cluster
+            && (Arc::ptr_eq(&self.links, &other.links) || self.links == other.links)
+    }
+}
 
 /// Extent of a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -164,6 +182,9 @@ impl Store {
                     Reference::Namespace(namespace) => Some(Arc::clone(namespace)),
                     _ => None,
                 };
+                if is_news {
+                    self.stamps.insert(reference.clone(), history::next());
+                }
                 self.facts.insert(reference, fact);
                 if let Some(namespace) = namespace {
                     self.change_owners(&namespace, touched);
@@ -172,6 +193,7 @@ impl Store {
             // Another source's documents may ask for it still.
             None if !self.is_wanted(&reference) => {
                 self.facts.remove(&reference);
+                self.stamps.remove(&reference);
             }
             _ => {}
         }
@@ -238,6 +260,20 @@ impl Store {
     #[must_use]
     pub fn fact(&self, reference: &Reference) -> Option<&Fact> {
         self.facts.get(reference)
+    }
+
+    /// Returns what the meaning of a document depends on beside its text, as a value that is another one as soon as any of that is.
+    pub(crate) fn surroundings(&self, document: &Document) -> Surroundings {
+        let wanted = document.wanted().into_iter();
+        let facts = wanted.map(|reference| {
+            let stamp = self.stamps.get(&reference).copied();
+            (reference, stamp)
+        });
+        Surroundings {
+            facts: facts.collect(),
+            links: Arc::clone(&self.links),
+            cluster: self.cluster.clone(),
+        }
     }
 
     /// Returns everything that documents ask for. A source says what it knows of those that are of its kind.

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use durward_control::document::Document;
-use durward_control::spec::document;
+use durward_control::spec::{document, egress_policy};
 use durward_model::{Kind, ResourceId, Revision};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -243,6 +243,19 @@ impl Object {
             generation: metadata.generation,
         };
         Ok(Self { id, revision, text: Arc::from(text), metadata, conditions: status.0.conditions })
+    }
+
+    /// Builds the object that stands for a Namespace whose labels say how its programs leave.
+    #[must_use]
+    pub fn of_namespace(metadata: &Metadata) -> Self {
+        let created = metadata.creation_timestamp.as_deref();
+        Self {
+            id: ResourceId::new(Kind::Namespace, &metadata.name),
+            revision: Revision { uid: None, generation: metadata.generation },
+            text: Arc::from(egress_policy::of_namespace(&metadata.name, created)),
+            metadata: metadata.clone(),
+            conditions: Vec::new(),
+        }
     }
 
     /// Returns the document that the object is.

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::object::Object;
+use crate::resource_type::ResourceType;
 
 /// Silence after which a burst counts as over.
 const QUIET: Duration = Duration::from_millis(5);
@@ -40,10 +41,8 @@ impl Observed {
     /// tenant of the same name.
     #[must_use]
     pub fn into_change(self) -> Change {
-        let is_read = |id: &ResourceId| {
-            use Kind::{EgressPolicy, HostedApi, PortMapping, Tenant};
-            matches!(id.kind, Tenant | PortMapping | EgressPolicy | HostedApi)
-        };
+        let is_read =
+            |id: &ResourceId| ResourceType::of(id.kind).is_some() || id.kind == Kind::Namespace;
         let upserts = self.upserts.iter().filter(|object| is_read(&object.id));
         Change {
             upserts: upserts.map(Object::document).collect(),

@@ -149,7 +149,7 @@ pub struct AddressRange {
 }
 
 impl KernelEgress {
-    /// Begins the names of mappings' rules; no name of a mapping has a slash, so that none is that of the tenant's own rule.
+    /// Begins the names of mappings' rules; it has a slash, so that none is called like the tenant's own rule.
     const OF_MAPPING: &str = "mapping/";
 
     /// Returns the name of the rule of mapping `mapping`.

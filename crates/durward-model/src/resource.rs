@@ -35,6 +35,8 @@ pub enum Kind {
     ConfigMap,
     /// A Service of a cluster.
     Service,
+    /// A Namespace of a cluster.
+    Namespace,
     /// A configuration file that cannot be read, or a document in it of which not even the name can be.
     #[default]
     File,
@@ -47,7 +49,7 @@ pub struct UnknownKind(pub String);
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Tenant,
         Self::PortMapping,
         Self::EgressPolicy,
@@ -58,6 +60,7 @@ impl Kind {
         Self::Secret,
         Self::ConfigMap,
         Self::Service,
+        Self::Namespace,
         Self::File,
     ];
 
@@ -75,6 +78,7 @@ impl Kind {
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",
             Self::Service => "Service",
+            Self::Namespace => "Namespace",
             Self::File => "File",
         }
     }

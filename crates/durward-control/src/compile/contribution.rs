@@ -17,9 +17,10 @@ use ipnet::IpNet;
 
 use super::certificates::Files;
 use super::keys::Denied;
-use super::part::{self, Belonging, Part, Reader};
+use super::part::{self, Part, Reader};
 use super::report::{Field, Report};
 use super::roster::Roster;
+use super::scope::Scope;
 use super::{Compiled, Input};
 use crate::document::{Content, Document};
 use crate::place::{At, Place};
@@ -76,7 +77,7 @@ impl Contribution {
 
 impl Part for Contribution {
     fn is_of(kind: Kind) -> bool {
-        matches!(kind, Kind::EgressPolicy | Kind::HostedApi)
+        matches!(kind, Kind::EgressPolicy | Kind::HostedApi | Kind::Namespace)
     }
 
     fn origin(&self) -> &Origin {
@@ -103,10 +104,11 @@ pub(crate) fn enrol<'a>(
     input: &Input<'a>,
     roster: &mut Roster<'a>,
     files: &mut Files<'_>,
-    previous: Option<&Compiled>,
+    (previous, scope): (Option<&Compiled>, &Scope),
 ) {
     let pasts = previous.map(|previous| &previous.memory.contributions);
-    let mut contributions = part::collect(input, roster, pasts, &mut ByKind { files });
+    let reader = &mut ByKind { files };
+    let mut contributions = part::collect(input, roster, pasts, (reader, scope.is_part()));
     contributions.sort_by_cached_key(|applicant| {
         // Those with a time come first, by namespace and name where that is the same; the others in the order in which they were first seen.
         let (precedence, id) = (applicant.precedence(false), &applicant.id);
@@ -128,14 +130,7 @@ struct ByKind<'r, 'f> {
 }
 
 impl Reader<Contribution> for ByKind<'_, '_> {
-    fn read(
-        &mut self,
-        report: &mut Report<'_>,
-        document: &Document,
-        belonging: &Belonging<'_, '_>,
-    ) -> Option<Contribution> {
-        let before = report.errors();
-        belonging.tenant(report, document);
+    fn read(&mut self, report: &mut Report<'_>, document: &Document) -> Option<Contribution> {
         self.files.deny(Denied::new());
         self.files.ask_as(Asker::of(document));
         let contribution = match &document.content {
@@ -146,7 +141,7 @@ impl Reader<Contribution> for ByKind<'_, '_> {
         #[cfg(test)]
         let contribution = contribution.map(|it| sample::with_listener(it, report, document));
         self.files.keys_used();
-        contribution.filter(|_| report.errors() == before)
+        contribution.filter(|_| report.errors() == 0)
     }
 
     fn was_denied(&mut self) -> bool {

@@ -20,6 +20,7 @@ use super::addresses::{Addresses, Role};
 use super::part::{self, Part};
 use super::report::Field;
 use super::roster::{Basis, Roster};
+use super::scope::Scope;
 use super::{Compiled, Input};
 use crate::document::Content;
 use crate::place::Place;
@@ -48,10 +49,11 @@ impl Part for PortMapping {
 pub(crate) fn enrol<'a>(
     input: &Input<'a>,
     roster: &mut Roster<'_>,
-    previous: Option<&Compiled>,
+    (previous, scope): (Option<&Compiled>, &Scope),
 ) -> Vec<Applicant<'a>> {
     let pasts = previous.map(|previous| &previous.memory.mappings);
-    part::collect(input, roster, pasts, &mut Reading { store: input.store })
+    let reader = &mut Reading { store: input.store };
+    part::collect(input, roster, pasts, (reader, scope.is_part()))
 }
 
 /// Leaves out what asks for another tenant's address or belongs to a tenant that is not served; what was served before stands in where it may.

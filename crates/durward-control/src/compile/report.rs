@@ -130,6 +130,12 @@ impl<'a> Report<'a> {
         None
     }
 
+    /// Adds what was found when the document was read before, among it so many errors.
+    pub(crate) fn take_in(&mut self, findings: &[Finding], errors: usize) {
+        self.findings.extend_from_slice(findings);
+        self.errors += errors;
+    }
+
     /// Returns how much has been found, for [`Self::rewind`].
     pub(crate) fn mark(&self) -> (usize, usize) {
         (self.findings.len(), self.errors)

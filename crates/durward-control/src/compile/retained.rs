@@ -3,12 +3,13 @@
 //! The documents that were served are compiled with the claims of the earlier process, and no more of them than was served; what the files say
 //! now is compiled after that, as if it were a change.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod served;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use durward_model::verdict::Outcome;
 use durward_model::{EgressAddress, Kind, PortMapping, Tenant, TenantId};
-use serde::{Deserialize, Serialize};
 
 use super::addresses::{Held, Role};
 use super::contribution::Contribution;
@@ -19,13 +20,14 @@ use super::scope::Scope;
 use super::served_documents::{EarlierDocument, ListenerKey, ServedDocuments};
 use super::transparent::Wish;
 use super::{Compiled, Memory, compile_scope, words};
-use crate::certificate::{hex, sha256};
+use crate::certificate::hex;
 use crate::change::{Change, Reference};
 use crate::cluster::Cluster;
 use crate::document::{Content, Document, Source};
 use crate::source::file::FileSource;
 use crate::state::{AddressState, EarlierState, PartState, RoleState, State, TenantState, Writer};
 use crate::store::Store;
+pub use served::Served;
 
 impl Compiled {
     /// Returns what the next process must know of this compile.
@@ -41,53 +43,6 @@ impl Compiled {
         write_parts(&mut writer, &self.memory.mappings);
         write_parts(&mut writer, &self.memory.contributions);
         writer.finish()
-    }
-
-    /// Returns a summary of what is served, for comparing it with what another process would serve from the same files.
-    #[must_use]
-    pub fn served(&self) -> Served {
-        let tenants = self.memory.tenants.iter().filter_map(|(id, past)| {
-            let tenant = past.served.as_ref()?;
-            let doors = tenant.listeners.iter().chain(&tenant.transparent);
-            let mut parts: Vec<String> =
-                doors.clone().map(|door| format!("listener {door}")).collect();
-            parts.extend(doors.flat_map(|door| {
-                let names = door.names.iter().flatten();
-                names.map(move |name| format!("name {name} at {door}"))
-            }));
-            parts.extend(tenant.egress.iter().map(|address| format!("egress address {address}")));
-            Some((
-                format!("tenant {id}"),
-                Part::new(past.outcome, past.documents.last.as_deref(), parts),
-            ))
-        });
-        let mappings = self.memory.mappings.iter().filter_map(|(id, past)| {
-            let mapping = past.served.as_ref()?;
-            let addresses = mapping.addresses.iter();
-            let parts = addresses.flat_map(|address| {
-                let ports = mapping.ports.iter();
-                ports.map(move |port| format!("{address} {} {}", port.protocol, port.ports))
-            });
-            let part = Part::new(past.outcome, past.good.as_deref(), parts.collect());
-            Some((id.to_string(), part))
-        });
-        let contributions =
-            self.memory.contributions.iter().filter(|(_, past)| past.served.is_some());
-        let contributions = contributions.map(|(id, past)| {
-            (id.to_string(), Part::new(past.outcome, past.good.as_deref(), Vec::new()))
-        });
-        let mut served: BTreeMap<String, Part> =
-            tenants.chain(mappings).chain(contributions).collect();
-        for rule in self.snapshot.nat.egress.iter().filter(|rule| rule.enrolled) {
-            // Older processes call the rule of a mapping by the mapping's name alone, and must be understood in a hand-over. That may be the
-            // name of the tenant's own rule; then both are one part, which lacks what either lacks.
-            let name = rule.mapping().unwrap_or(&rule.name);
-            let name = format!("egress rule {}/{name}", rule.tenant);
-            let part = || Part::new(Outcome::Accepted, None, Vec::new());
-            let part = served.entry(name).or_insert_with(part);
-            part.parts.extend(rule.sources.iter().map(|source| format!("network {source}")));
-        }
-        Served(served)
     }
 }
 
@@ -340,7 +295,7 @@ impl<'d> Earlier<'d> {
 /// Returns what is remembered of an object that an earlier process had.
 fn earlier_part<'d, V>(state: &PartState, good: &Good<'d>) -> Option<EarlierPart<'d, V>> {
     let tenant = TenantId::new(&state.tenant).ok()?;
-    let name = words::mapping_name(&state.name).ok()?;
+    let name = words::object_name(&state.name).ok()?;
     let (kind, namespace) = (state.kind, state.namespace.clone());
     let id = PartId { tenant, kind, namespace, name };
     let document = state.good.and_then(|at| good.parts.get(&(at, kind, Arc::clone(&id.name))));
@@ -494,55 +449,4 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
         *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
     }
     Some(bytes)
-}
-
-/// Tenants, mappings and egress rules that a process serves.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Served(BTreeMap<String, Part>);
-
-/// What of a tenant, mapping or rule is served.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Part {
-    /// 0 when all of the document is served, more when less of it is.
-    lacking: u8,
-    /// SHA-256 of the document that stands in, when it is an earlier one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    stand_in: Option<String>,
-    parts: Vec<String>,
-}
-
-impl Part {
-    fn new(outcome: Outcome, good: Option<&Source>, parts: Vec<String>) -> Self {
-        let lacking = match outcome {
-            Outcome::Accepted => 0,
-            Outcome::Partial => 1,
-            Outcome::KeptLastGood => 2,
-            Outcome::Rejected => 3,
-        };
-        let stand_in = good.filter(|_| outcome == Outcome::KeptLastGood);
-        let stand_in = stand_in.map(|good| sha256([good.text.as_bytes()]));
-        Self { lacking, stand_in, parts }
-    }
-}
-
-impl Served {
-    /// Returns what `self` has and `other` lacks or has as it was earlier, a sentence for each.
-    #[must_use]
-    pub fn lost_in(&self, other: &Self) -> Vec<String> {
-        let mut lost = Vec::new();
-        for (name, had) in &self.0 {
-            let Some(has) = other.0.get(name) else {
-                lost.push(format!("{name} would not be served"));
-                continue;
-            };
-            let missing = had.parts.iter().filter(|part| !has.parts.contains(part));
-            lost.extend(missing.map(|part| format!("{part} of {name} would not be served")));
-            if has.lacking > had.lacking {
-                lost.push(format!("{name} would be served with errors that it does not have now"));
-            } else if had.stand_in.is_some() && has.stand_in != had.stand_in && has.lacking > 0 {
-                lost.push(format!("{name} would be served as it was still earlier"));
-            }
-        }
-        lost
-    }
 }

@@ -84,6 +84,11 @@ impl Scope {
         part.into_iter().flat_map(|part| &part.tenants)
     }
 
+    /// Returns whether others stay as they were.
+    pub(super) fn is_part(&self) -> bool {
+        matches!(self, Self::Part(_))
+    }
+
     /// Returns whether the tenant is compiled.
     pub(super) fn contains(&self, tenant: &TenantId) -> bool {
         match self {

@@ -96,7 +96,8 @@ pub(crate) fn remember(
     if entrant.past.restoring.is_some() {
         return;
     }
-    let standing_in = listeners.iter().filter(|candidate| candidate.entry.is_none());
+    let former = |candidate: &&Candidate| candidate.entry.is_none() && !candidate.is_added();
+    let standing_in = listeners.iter().filter(former);
     let standing_in = standing_in.map(|candidate| candidate.listener.key()).collect();
     let documents = entrant.past.documents.with(&document.source, &standing_in, entrant.leans);
     entrant.past.documents = documents;

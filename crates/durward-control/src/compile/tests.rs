@@ -1,5 +1,6 @@
 //! A change that is compiled in part comes to what compiling everything comes to, whatever was changed before.
 
+mod contributions;
 mod objects;
 mod parts;
 mod restart;

@@ -84,6 +84,11 @@ impl<'a> UpstreamSet<'a> {
         Err(format!("{name:?} is not an upstream of this tenant{hint}; {known}"))
     }
 
+    /// Returns the number of upstreams.
+    pub(crate) fn len(&self) -> usize {
+        self.upstreams.len()
+    }
+
     /// Returns the upstream called `name`.
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<Upstream>> {
         self.by_name.get(name).map(|at| &self.upstreams[*at])

@@ -148,12 +148,12 @@ fn forwarded(address: IpAddr) -> Result<IpAddr, String> {
     Ok(address)
 }
 
-/// A name of a mapping, as Kubernetes would have it: RFC 1123, with dots.
-pub(crate) fn mapping_name(text: &str) -> Result<Arc<str>, String> {
+/// A name of an object, as Kubernetes would have it: RFC 1123, with dots.
+pub(crate) fn object_name(text: &str) -> Result<Arc<str>, String> {
     if ResourceId::is_name(text) {
         Ok(Arc::from(text))
     } else {
-        Err("is not a name of a mapping: use up to 253 letters, digits, '-', '_' or '.', beginning and ending with a letter or digit".to_owned())
+        Err("is not a name: use up to 253 letters, digits, '-', '_' or '.', beginning and ending with a letter or digit".to_owned())
     }
 }
 

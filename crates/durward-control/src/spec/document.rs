@@ -113,7 +113,7 @@ pub fn content(source: &Source) -> Content {
 pub(super) fn read(kind: Kind, text: &str) -> Result<Content, Fault> {
     let read = match kind {
         Kind::PortMapping => serde_saphyr::from_str(text).map(checked_mapping),
-        Kind::EgressPolicy => serde_saphyr::from_str(text).map(checked_policy),
+        Kind::EgressPolicy | Kind::Namespace => serde_saphyr::from_str(text).map(checked_policy),
         Kind::HostedApi => serde_saphyr::from_str(text).map(checked_hosted_api),
         _ => serde_saphyr::from_str(text).map(checked),
     };

@@ -7,10 +7,21 @@ use serde::Deserialize;
 
 use crate::place::{At, Place};
 use crate::spec::egress::RuleSpec;
-use crate::spec::tenant::Metadata;
+use crate::spec::tenant::{API_VERSION, Metadata};
 
 /// The kind of the documents read here.
 pub const KIND: &str = "EgressPolicy";
+
+/// Returns the text of the policy that a Namespace with the label `network/isolation: egress-proxy` stands for: its programs may reach every host,
+/// but through the proxy alone, at its usual ports. What is guarded stays closed.
+#[must_use]
+pub fn of_namespace(name: &str, created: Option<&str>) -> String {
+    let created = created.map(|created| format!(", creationTimestamp: {created:?}"));
+    let created = created.unwrap_or_default();
+    format!(
+        "apiVersion: {API_VERSION}\nkind: {KIND}\nmetadata: {{name: {name:?}{created}}}\nspec:\n  allow:\n    - {{name: names, host: \"*\"}}\n    - {{name: addresses, cidrs: [0.0.0.0/0, \"::/0\"]}}\n"
+    )
+}
 
 /// Rules and networks of a tenant's egress.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

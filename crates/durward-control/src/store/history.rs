@@ -14,6 +14,11 @@ const MOST_TOUCHED: usize = 4096;
 /// Number of the last state of any store: stores that were copies of one another must not have one number for different states.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
+/// Returns a number that no state has yet.
+pub(super) fn next() -> u64 {
+    LAST.fetch_add(1, Relaxed) + 1
+}
+
 /// The last changes of a store.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
@@ -47,7 +52,7 @@ impl History {
             return;
         }
         let noted = Noted { before: self.version, touched: Arc::new(touched.clone()) };
-        self.version = LAST.fetch_add(1, Relaxed) + 1;
+        self.version = next();
         self.touched += noted.size();
         self.changes.push_back(noted);
         while self.changes.len() > MOST_CHANGES || self.touched > MOST_TOUCHED {

@@ -11,7 +11,7 @@ use durward_model::TenantId;
 
 use super::{Found, Place, Store, Touched};
 use crate::change::{Fact, Grantee, Reference};
-use crate::cluster::{Cluster, ObjectFault, Owner, Ownerless, TENANT_LABEL, Target, Viewpoint};
+use crate::cluster::{Cluster, ObjectFault, Owner, Ownerless, Target, Viewpoint, tenant_label};
 use crate::document::{Document, entry_target, service_target};
 use crate::named_file::digest_of;
 use crate::spec::object_name::EntryName;
@@ -83,7 +83,7 @@ impl Store {
     fn label(&self, namespace: &Arc<str>) -> Result<TenantId, Ownerless> {
         match self.fact(&Reference::Namespace(Arc::clone(namespace))) {
             Some(Fact::Labels(labels)) => {
-                let label = labels.get(TENANT_LABEL).ok_or(Ownerless::Unlabelled)?;
+                let label = tenant_label(labels).ok_or(Ownerless::Unlabelled)?;
                 TenantId::new(label).map_err(|_| Ownerless::BadLabel(Arc::clone(label)))
             }
             Some(Fact::Missing) => Err(Ownerless::Missing),

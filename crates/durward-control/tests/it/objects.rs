@@ -3,6 +3,7 @@
 mod across;
 mod hosted;
 mod live;
+mod policies;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use durward_control::change::{Fact, Reference};
+use durward_control::cluster::is_isolated;
 use durward_model::{Kind, ResourceId};
 
 use crate::object::{Labels, Metadata, Object, ObjectName};
@@ -40,6 +41,11 @@ impl Sink for Documents {
         let namespace = name.namespace().map(Arc::from);
         self.gather.delete(ResourceId { kind: self.kind, namespace, name: Arc::clone(&name.name) });
     }
+}
+
+/// Returns the identity of the policy that a namespace stands for.
+fn policy_of(namespace: &str) -> ResourceId {
+    ResourceId::new(Kind::Namespace, namespace)
 }
 
 /// Reader of namespaces. All labels are kept: they are few, and say whose everything in a namespace is.
@@ -101,14 +107,22 @@ impl Namespaces {
 impl Sink for Namespaces {
     fn applied(&mut self, metadata: &Metadata, _: &str) -> Result<bool, String> {
         let mut state = self.state();
-        state.labels.insert(Arc::clone(&metadata.name), metadata.labels.clone());
+        let former = state.labels.insert(Arc::clone(&metadata.name), metadata.labels.clone());
+        let was_isolated = former.as_ref().is_some_and(is_isolated);
+        match (was_isolated, is_isolated(&metadata.labels)) {
+            (false, true) => self.0.gather.upsert(Object::of_namespace(metadata)),
+            (true, false) => self.0.gather.delete(policy_of(&metadata.name)),
+            _ => {}
+        }
         self.publish(&mut state, &metadata.name);
         Ok(true)
     }
 
     fn deleted(&mut self, name: &ObjectName, _: Option<&str>) {
         let mut state = self.state();
-        state.labels.remove(&name.name);
+        if state.labels.remove(&name.name).as_ref().is_some_and(is_isolated) {
+            self.0.gather.delete(policy_of(&name.name));
+        }
         self.publish(&mut state, &name.name);
     }
 

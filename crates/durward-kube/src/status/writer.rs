@@ -156,8 +156,11 @@ impl Writer {
         Self { shared, task }
     }
 
-    /// Takes note of an object as it is in the API server.
+    /// Takes note of an object as it is in the API server. Kinds that have no status of ours are left alone.
     pub fn observe(&self, object: &Object) {
+        if ResourceType::of(object.id.kind).is_none() {
+            return;
+        }
         let mut state = self.shared.state();
         let entry = state.objects.entry(object.id.clone()).or_default();
         // A watch may bring a state from before our own last write.
@@ -185,6 +188,9 @@ impl Writer {
 
     /// Says what the status of an object is to be.
     pub fn want(&self, id: &ResourceId, desired: Desired) {
+        if ResourceType::of(id.kind).is_none() {
+            return;
+        }
         let mut state = self.shared.state();
         state.changes += 1;
         let change = state.changes;

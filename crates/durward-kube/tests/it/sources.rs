@@ -308,6 +308,30 @@ async fn one_namespace_is_served_without_any_right_on_others() {
     assert_eq!(ids, [format!("PortMapping/{namespace}/web")]);
 }
 
+// S2.17
+#[tokio::test]
+async fn a_namespace_that_is_isolated_stands_for_a_policy_and_one_that_is_not_for_nothing() {
+    let cluster = Cluster::start().await;
+    let labels = json!({"tenant": "acme", "network/isolation": "egress-proxy"});
+    let isolated = cluster.env.new_namespace(&labels).await;
+    let other = cluster.env.new_namespace(&json!({"tenant": "acme"})).await;
+    let source = cluster.source(&sources());
+    let id = ResourceId::new(Kind::Namespace, &isolated);
+
+    let seen = gather(&source, |seen| seen.upserts.iter().any(|object| object.id == id)).await;
+    cluster.delete(&format!("/api/v1/namespaces/{isolated}")).await;
+    let last = gather(&source, |seen| seen.deletes.contains(&id)).await;
+
+    let no = ResourceId::new(Kind::Namespace, &other);
+    assert!(seen.upserts.iter().chain(&last.upserts).all(|object| object.id != no));
+    let change = seen.into_change();
+    let document =
+        change.upserts.iter().find(|document| document.id.as_ref() == Some(&id)).unwrap();
+    let Content::Policy(read) = &document.content else { panic!("{:?}", document.content) };
+    assert_eq!(read.spec.allow.as_ref().map(|rules| rules.value.len()), Some(2));
+    assert_eq!(document.namespace().map(|namespace| &**namespace), Some(&*isolated));
+}
+
 /// Grants the service account `durward` these rules in its namespace and in the cluster.
 pub(crate) async fn grant(
     cluster: &Cluster,

@@ -14,11 +14,13 @@ use durward_model::{DestinationMode, EgressAddress, Listener, Service, Upstream}
 use super::listeners::{Joined, Unfitting};
 use super::{Applicant, Contribution, Written};
 use crate::compile::body::{Candidate, Candidates};
+use crate::compile::bounds;
 use crate::compile::last_good;
 use crate::compile::report::Field;
 use crate::compile::roster::{Basis, Entrant, Roster};
 use crate::compile::transparent::Wish;
 use crate::compile::upstream_set::UpstreamSet;
+use crate::place::Place;
 
 /// What a listener has from objects.
 #[derive(Debug)]
@@ -77,27 +79,32 @@ impl Added {
 
 /// Adds to every tenant what objects add to it.
 pub(crate) fn merge(roster: &mut Roster<'_>, candidates: &mut Candidates<'_>) {
-    for at in 0..roster.entrants.len() {
+    if roster.contributions.is_empty() {
+        return;
+    }
+    let mut own: Vec<Vec<usize>> = vec![Vec::new(); roster.entrants.len()];
+    for (at, candidate) in candidates.listeners.iter().enumerate() {
+        own[candidate.entrant].push(at);
+    }
+    for (at, own) in own.into_iter().enumerate() {
         let parts = std::mem::take(&mut roster.entrants[at].parts);
-        if parts.is_empty() {
-            continue;
-        }
         if matches!(roster.entrants[at].basis, Basis::Out) {
             for part in &parts {
                 roster.contributions[*part].leave_out_with_tenant();
             }
-        } else {
-            let upstreams = &mut candidates.upstreams[at];
+        } else if !parts.is_empty() {
             let listeners = &candidates.listeners;
-            let mut tenant = Together::new(at, &roster.entrants[at], listeners, upstreams);
+            let is_proxy =
+                |at: &usize| matches!(listeners[*at].listener.service, Service::Forward(_));
+            let entrant = &roster.entrants[at];
+            let is_asked =
+                own.iter().any(is_proxy) || matches!(entrant.transparent, Wish::Served(..));
+            let own = own.iter().map(|at| (*at, &listeners[*at]));
+            let mut tenant = Together::new(at, entrant, own, &mut candidates.upstreams[at]);
             for part in &parts {
                 tenant.ask(*part, &mut roster.contributions[*part]);
             }
             tenant.finish(&mut candidates.listeners);
-            let mut own = candidates.listeners.iter().filter(|one| one.entrant == at);
-            let is_proxy = |one: &Candidate| matches!(one.listener.service, Service::Forward(_));
-            let is_asked =
-                own.any(is_proxy) || matches!(roster.entrants[at].transparent, Wish::Served(..));
             add_rules(roster, (at, &parts), is_asked);
         }
         roster.entrants[at].parts = parts;
@@ -131,11 +138,13 @@ struct Together<'r, 'u> {
     egress: &'r [EgressAddress],
     upstreams: &'r mut UpstreamSet<'u>,
     /// By address and port.
-    listeners: HashMap<(IpAddr, u16), Place>,
+    listeners: HashMap<(IpAddr, u16), Shared>,
+    /// Rules that objects have added.
+    rules: usize,
 }
 
 /// A listener while objects add to it.
-struct Place {
+struct Shared {
     /// Position among the candidates; `None` while only objects have a listener there.
     candidate: Option<usize>,
     mode: DestinationMode,
@@ -152,16 +161,15 @@ struct Conflict {
 }
 
 impl<'r, 'u> Together<'r, 'u> {
-    fn new(
+    fn new<'c>(
         entrant: usize,
         tenant: &'r Entrant<'_>,
-        candidates: &[Candidate],
+        own: impl Iterator<Item = (usize, &'c Candidate)>,
         upstreams: &'r mut UpstreamSet<'u>,
     ) -> Self {
-        let own = candidates.iter().enumerate().filter(|(_, one)| one.entrant == entrant);
         let listeners = own.map(|(at, candidate)| {
             let alone = Arc::clone(&candidate.listener);
-            let place = Place {
+            let place = Shared {
                 candidate: Some(at),
                 mode: candidate.mode.clone(),
                 joined: Joined::new(Arc::clone(&alone)),
@@ -171,7 +179,7 @@ impl<'r, 'u> Together<'r, 'u> {
             (candidate.listener.key(), place)
         });
         let listeners = listeners.collect();
-        Self { entrant, egress: &tenant.egress, upstreams, listeners }
+        Self { entrant, egress: &tenant.egress, upstreams, listeners, rules: 0 }
     }
 
     /// Gives an object what it asks for, or what it had.
@@ -201,12 +209,18 @@ impl<'r, 'u> Together<'r, 'u> {
         let of_upstream = |upstream: &Arc<Upstream>| {
             let (reason, sentence) = self.upstream_conflict(upstream)?;
             let written = asked.listeners.first().map(|first| first.written.clone());
-            let nowhere =
-                || Written { field: Arc::from("upstreams"), place: crate::place::Place::default() };
+            let nowhere = || Written { field: Arc::from("upstreams"), place: Place::default() };
             Some(Conflict { reason, written: written.unwrap_or_else(nowhere), sentence })
         };
         if let Some(conflict) = asked.upstreams.iter().find_map(of_upstream) {
             return Some(conflict);
+        }
+        if let Some((what, most)) = self.excess(asked) {
+            let sentence = format!(
+                "makes more than {most} {what} of all objects of the tenant together: give some to another tenant"
+            );
+            let written = Written { field: Arc::from(what), place: Place::default() };
+            return Some(Conflict { reason: "TooMany", written, sentence });
         }
         asked.listeners.iter().find_map(|added| {
             let place = self.listeners.get(&added.listener.key())?;
@@ -221,6 +235,18 @@ impl<'r, 'u> Together<'r, 'u> {
             let sentence = format!("{what} {holder}");
             Some(Conflict { reason, written: added.written.clone(), sentence })
         })
+    }
+
+    /// Returns what there would be too much of, and how much of it there may be.
+    fn excess(&self, asked: &Contribution) -> Option<(&'static str, usize)> {
+        let more = asked.egress.allow.len() + asked.egress.deny.len();
+        let sums = [
+            ("rules", self.rules + more, bounds::RULES),
+            ("upstreams", self.upstreams.len() + asked.upstreams.len(), bounds::UPSTREAMS),
+            ("listeners", self.listeners.len() + asked.listeners.len(), bounds::LISTENERS),
+        ];
+        let too_many = sums.into_iter().find(|(_, sum, most)| sum > most);
+        too_many.map(|(what, _, most)| (what, most))
     }
 
     fn upstream_conflict(&self, upstream: &Upstream) -> Option<(&'static str, String)> {
@@ -250,6 +276,7 @@ impl<'r, 'u> Together<'r, 'u> {
     }
 
     fn take(&mut self, at: usize, asked: &Contribution) {
+        self.rules += asked.egress.allow.len() + asked.egress.deny.len();
         let moved: Vec<UpstreamIndex> = asked
             .upstreams
             .iter()
@@ -273,7 +300,7 @@ impl<'r, 'u> Together<'r, 'u> {
                 None => {
                     let (mode, joined) = (added.mode.clone(), Joined::new(listener));
                     let parts = vec![part];
-                    let place = Place { candidate: None, mode, alone: None, joined, parts };
+                    let place = Shared { candidate: None, mode, alone: None, joined, parts };
                     self.listeners.insert(key, place);
                 }
             }
@@ -284,7 +311,7 @@ impl<'r, 'u> Together<'r, 'u> {
         let mut places: Vec<_> = self.listeners.into_iter().collect();
         places.retain(|(_, place)| !place.parts.is_empty());
         places.sort_by_key(|(key, _)| *key);
-        for (_, Place { candidate, mode, alone, joined, parts }) in places {
+        for (_, Shared { candidate, mode, alone, joined, parts }) in places {
             let (listener, entrant) = (joined.finish(), self.entrant);
             let added = Some(Arc::new(Added { alone, parts }));
             match candidate {

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::ports::Services;
 use super::{health, ports};
-use crate::compile::part::{Belonging, PartId, Reader};
+use crate::compile::part::{PartId, Reader};
 use crate::compile::report::{Field, Report};
 use crate::compile::{bounds, route, times, upstream, words};
 use crate::document::{Content, Document};
@@ -26,12 +26,7 @@ pub(super) struct Reading<'s> {
 }
 
 impl Reader<PortMapping> for Reading<'_> {
-    fn read(
-        &mut self,
-        report: &mut Report<'_>,
-        entry: &Document,
-        belonging: &Belonging<'_, '_>,
-    ) -> Option<PortMapping> {
+    fn read(&mut self, report: &mut Report<'_>, entry: &Document) -> Option<PortMapping> {
         let Content::Mapping(document) = &entry.content else { return None };
         let spec = &document.spec;
         let before = report.errors();
@@ -39,7 +34,6 @@ impl Reader<PortMapping> for Reading<'_> {
         if report.errors() > before {
             return None;
         }
-        let tenant = belonging.tenant(report, entry);
         let addresses = addresses(report, document);
         let asker = Asker::of(entry);
         let services = Services { store: self.store, asker, gone: Vec::new() };
@@ -66,11 +60,10 @@ impl Reader<PortMapping> for Reading<'_> {
             let field = list.index(position);
             upstream::no_service(report, service, &field.name("service"), &fault);
         }
-        let tenant = tenant?;
-        let name = PartId::of(entry)?.qualified();
+        let id = PartId::of(entry)?;
         Some(PortMapping {
-            tenant,
-            name,
+            name: id.qualified(),
+            tenant: id.tenant,
             addresses,
             ports,
             allowed_sources: allowed.unwrap_or_else(everybody),
