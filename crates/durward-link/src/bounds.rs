@@ -6,6 +6,8 @@ pub const STREAM_WINDOW: u32 = 256 * 1024;
 pub const STREAMS: u32 = 2_048;
 /// Bytes of a stream that may wait to be sent.
 pub const SEND_BUFFER: usize = 32 * 1024;
+/// Bytes that a carrier's socket holds back unsent (`TCP_NOTSENT_LOWAT`): what a small stream waits behind.
+pub const UNSENT: u32 = 128 * 1024;
 /// Bytes of a header block.
 pub const HEADERS: u32 = 16 * 1024;
 

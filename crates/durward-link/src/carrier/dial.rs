@@ -17,6 +17,7 @@ use tokio_rustls::client::TlsStream;
 use super::ALPN;
 use super::http_proxy::HttpProxy;
 use super::websocket::{self, HandshakeError, WebSocket};
+use crate::bounds::UNSENT;
 use crate::target::Target;
 
 /// Kind of a carrier.
@@ -169,6 +170,8 @@ impl Dialler {
             }
         };
         stream.set_nodelay(true).map_err(DialError::Connect)?;
+        // Without it bulk fills the socket, and a small stream waits behind that. Not every kernel has it.
+        let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
         let name = self.server_name.as_deref().unwrap_or(place.host()).to_owned();
         let name = ServerName::try_from(name)
             .map_err(|error| DialError::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;

@@ -95,6 +95,10 @@ impl AgentControl {
             }
             (State::Open { .. }, ToAgent::HeartbeatAck(held)) => {
                 self.unanswered = 0;
+                if self.purpose != Purpose::Control {
+                    // Routes are the control carrier's.
+                    return Ok(());
+                }
                 if held.digest != self.routes.id().digest {
                     self.register();
                 }

@@ -27,6 +27,8 @@ pub struct GatewayControl {
     offered: BTreeSet<String>,
     state: State,
     pub(super) held: RoutesId,
+    /// Request to leave that waits for the welcome.
+    leave: Option<Drain>,
     due: Instant,
     interval: Duration,
     outgoing: VecDeque<ToAgent>,
@@ -60,6 +62,7 @@ impl GatewayControl {
             offered: [ROUTES, DRAIN].map(str::to_owned).into(),
             state: State::Greeting,
             held: RoutesId::default(),
+            leave: None,
             due: now + FIRST_MESSAGE,
             interval: HEARTBEAT,
             outgoing: VecDeque::new(),
@@ -149,6 +152,9 @@ impl GatewayControl {
             heartbeat_ms: u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX),
         }));
         self.state = State::Open { capabilities, purpose, draining: false };
+        if let Some(Drain { after_ms, alternates }) = self.leave.take() {
+            self.drain(Duration::from_millis(after_ms), alternates);
+        }
     }
 
     /// Refuses the agent. The carrier ends once the message is sent.
@@ -160,13 +166,16 @@ impl GatewayControl {
         }
     }
 
-    /// Asks the agent to leave for one of `alternates`, or to dial the same address anew.
+    /// Asks the agent to leave for one of `alternates`, or to dial the same address anew. One that has not been welcomed yet is asked then.
     pub fn drain(&mut self, after: Duration, alternates: Vec<String>) {
-        if let State::Open { capabilities, .. } = &self.state
-            && capabilities.contains(DRAIN)
-        {
-            let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-            self.outgoing.push_back(ToAgent::Drain(Drain { after_ms, alternates }));
+        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        let drain = Drain { after_ms, alternates };
+        match &self.state {
+            State::Greeting | State::Judging { .. } => self.leave = Some(drain),
+            State::Open { capabilities, .. } if capabilities.contains(DRAIN) => {
+                self.outgoing.push_back(ToAgent::Drain(drain));
+            }
+            State::Open { .. } | State::Ended => {}
         }
     }
 

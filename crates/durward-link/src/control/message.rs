@@ -48,6 +48,17 @@ pub enum Purpose {
     Data,
 }
 
+impl Purpose {
+    /// Returns the word on the wire and in status.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Data => "data",
+        }
+    }
+}
+
 /// First message of an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {

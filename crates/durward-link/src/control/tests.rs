@@ -185,6 +185,34 @@ fn a_gateway_that_drains_names_places_to_go_to() {
 }
 
 #[test]
+fn an_agent_that_comes_while_its_gateway_drains_is_asked_to_leave_once_it_is_welcome() {
+    let mut pair = Pair::new(versions(1, 1), versions(1, 1), &routes(1, &[]));
+    pair.gateway.drain(Duration::from_secs(1), Vec::new());
+
+    let (of_agent, _) = pair.settle();
+
+    assert!(matches!(of_agent[0], AgentEvent::Welcome(_)), "{of_agent:?}");
+    let drain = AgentEvent::Drain(Drain { after_ms: 1_000, alternates: Vec::new() });
+    assert!(of_agent.contains(&drain), "{of_agent:?}");
+}
+
+#[test]
+fn a_data_carrier_says_nothing_of_routes() {
+    let now = Instant::now();
+    let held = routes(1, &["a.example"]);
+    let mut pair = Pair {
+        agent: AgentControl::new(hello(versions(1, 1), Purpose::Data), held, now),
+        gateway: GatewayControl::new(versions(1, 1), now),
+        now,
+    };
+    pair.settle();
+
+    pair.pass(HEARTBEAT);
+
+    assert_eq!(pair.settle(), (Vec::new(), Vec::new()));
+}
+
+#[test]
 fn silence_ends_a_carrier_on_both_sides() {
     let mut pair = Pair::new(versions(1, 1), versions(1, 1), &routes(1, &[]));
     pair.settle();

@@ -216,13 +216,20 @@ async fn talk<H: Host>(
     };
     let mut outbox = Outbox::new(respond.send_response(Response::new(()), false)?);
     let mut inbox = Inbox::new(request.into_body());
-    let mut draining = false;
+    let (mut draining, mut asked_to_leave) = (false, false);
     loop {
         while let Some(message) = control_state.next_message() {
             outbox.queue(&message)?;
         }
         tokio::select! {
-            message = inbox.next::<ToAgent>() => control_state.receive(message?, now())?,
+            message = inbox.next::<ToAgent>() => match message {
+                // The gateway has waited long enough: nothing new comes, and what is under way may finish.
+                Err(SessionError::ControlEnded | SessionError::Http2(_)) if asked_to_leave => {
+                    leave.cancel();
+                    return Ok(());
+                }
+                message => control_state.receive(message?, now())?,
+            },
             flushed = outbox.flush(), if !outbox.is_empty() => flushed?,
             () = tokio::time::sleep_until(control_state.due().into()) => control_state.tick(now())?,
             Ok(()) = routes.changed() => {
@@ -245,7 +252,8 @@ async fn talk<H: Host>(
                     leave.cancel();
                     return Ok(());
                 }
-                AgentEvent::Welcome(_) | AgentEvent::RoutesHeld(_) | AgentEvent::Drain(_) => {}
+                AgentEvent::Drain(_) => asked_to_leave = true,
+                AgentEvent::Welcome(_) | AgentEvent::RoutesHeld(_) => {}
             }
         }
     }

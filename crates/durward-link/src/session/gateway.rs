@@ -25,6 +25,9 @@ use crate::target::{Kind, Target};
 /// Time that the agent of a refused carrier has to read why.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// Time that an agent has to leave once it was asked to, beyond what it was told. Then its carrier takes no new streams, whatever the agent wants.
+const STAY: Duration = Duration::from_secs(20);
+
 /// Answer to an agent that is accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
@@ -212,15 +215,22 @@ async fn converse<H: Host>(
     let (mut outbox, mut inbox) = control_stream(carrier).await?;
     let mut control = GatewayControl::new(Versions::OURS, now());
     let mut drain = pin!(drain);
-    let mut drained = false;
+    let mut leave_by = None;
     while !control.is_over() {
         tokio::select! {
             message = inbox.next::<ToGateway>() => control.receive(message?, now())?,
             flushed = outbox.flush(), if !outbox.is_empty() => flushed?,
             () = tokio::time::sleep_until(control.due().into()) => control.tick(now())?,
-            (after, alternates) = &mut drain, if !drained => {
-                drained = true;
+            (after, alternates) = &mut drain, if leave_by.is_none() => {
+                leave_by = Some(Instant::now() + after + STAY);
                 control.drain(after, alternates);
+            }
+            () = until(leave_by), if leave_by.is_some() => {
+                carrier.close();
+                host.closed(carrier);
+                // Its streams may finish; the connection ends with the last of them.
+                drop((outbox, inbox));
+                return std::future::pending().await;
             }
         }
         while let Some(event) = control.next_event() {
@@ -270,6 +280,13 @@ async fn control_stream(carrier: &Carrier) -> Result<(Outbox, Inbox), SessionErr
         return Err(h2::Error::from(Reason::PROTOCOL_ERROR).into());
     }
     Ok((Outbox::new(send), Inbox::new(answer.into_body())))
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn now() -> std::time::Instant {

@@ -237,7 +237,7 @@ async fn fill(stream: &mut LinkStream) -> usize {
     }
 }
 
-// S3.76 S3.77
+// S3.76+ S3.77
 #[test]
 fn a_thousand_stalled_streams_freeze_nobody_and_take_bounded_memory() {
     test(async {
@@ -310,7 +310,7 @@ fn routes_reach_the_gateway_over_the_control_carrier_as_they_change() {
     });
 }
 
-// S3.85
+// S3.85+
 #[test]
 fn an_agent_that_drains_finishes_its_streams_and_gets_no_new_ones() {
     test(async {
@@ -366,6 +366,29 @@ fn a_gateway_that_drains_is_left_when_the_agent_wants() {
         assert!(carrier.is_current(), "requests under way may still open streams");
         pair.stream(&carrier).await;
         pair.drain_agent.cancel();
+        tokio::time::timeout(PATIENCE, pair.gateway_ended).await.unwrap().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn an_agent_that_does_not_leave_gets_no_new_streams_and_its_streams_finish() {
+    test(async {
+        let mut pair = Pair::start(hello(Purpose::Data), Bounds::default());
+        let carrier = pair.carrier().await;
+        let (mut ours, mut theirs) = pair.stream(&carrier).await;
+
+        pair.drain_gateway.cancel();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+
+        assert!(!carrier.is_current());
+        assert!(matches!(carrier.open(&target(), Kind::Http).await, Err(OpenError::Gone)));
+        theirs.write_all(b"the rest").await.unwrap();
+        theirs.shutdown().await.unwrap();
+        ours.shutdown().await.unwrap();
+        let mut rest = String::new();
+        ours.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "the rest");
+        drop((ours, theirs));
         tokio::time::timeout(PATIENCE, pair.gateway_ended).await.unwrap().unwrap().unwrap();
     });
 }
