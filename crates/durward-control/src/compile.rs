@@ -18,6 +18,7 @@ mod header;
 mod keys;
 mod last_good;
 mod limits;
+mod link;
 mod listen;
 mod listener;
 mod mapping;

@@ -13,6 +13,7 @@ pub mod egress;
 pub mod explain;
 pub mod health;
 pub mod limits;
+pub mod link;
 pub mod listener;
 pub mod mapping;
 pub mod names;

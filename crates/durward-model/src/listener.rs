@@ -15,6 +15,7 @@ use crate::address::{Destination, IngressAddress};
 use crate::certificate::Certificate;
 use crate::client_auth::ClientAuth;
 use crate::egress::ForwardService;
+use crate::link::LinkService;
 use crate::names::{NameTable, ServerNames};
 use crate::origin::Origin;
 use crate::owners::AddressOwners;
@@ -206,6 +207,8 @@ pub enum Service {
     Tcp(TcpService),
     /// A forward proxy: clients say where to.
     Forward(ForwardService),
+    /// Agents of links.
+    Link(LinkService),
 }
 
 /// HTTP served by a listener.
@@ -276,6 +279,8 @@ pub enum Alpn {
     Http2,
     /// `http/1.1`
     Http11,
+    /// `durward-link/1`
+    Link,
 }
 
 impl Alpn {
@@ -285,6 +290,7 @@ impl Alpn {
         match self {
             Self::Http2 => b"h2",
             Self::Http11 => b"http/1.1",
+            Self::Link => b"durward-link/1",
         }
     }
 }
@@ -302,6 +308,8 @@ pub enum Protocol {
     Tcp,
     /// A forward proxy, with or without TLS.
     Forward,
+    /// Agents of links, over TLS.
+    Link,
 }
 
 impl fmt::Display for Protocol {
@@ -312,6 +320,7 @@ impl fmt::Display for Protocol {
             Self::Tls => "TLS",
             Self::Tcp => "TCP",
             Self::Forward => "forward proxy",
+            Self::Link => "link",
         })
     }
 }
@@ -336,6 +345,7 @@ impl Listener {
             Service::Http(service) => service.tls.as_ref(),
             Service::Tcp(service) => service.tls.as_ref(),
             Service::Forward(service) => service.tls.as_ref(),
+            Service::Link(service) => Some(&service.tls),
             Service::PassThrough(_) => None,
         }
     }
@@ -363,6 +373,7 @@ impl Listener {
             Service::PassThrough(_) => Protocol::Tls,
             Service::Tcp(_) => Protocol::Tcp,
             Service::Forward(_) => Protocol::Forward,
+            Service::Link(_) => Protocol::Link,
         }
     }
 }

@@ -17,7 +17,9 @@ pub(crate) async fn serve(admitted: Admitted) {
     match routes.select(sni) {
         Some(route) => {
             carry(admitted, "passthrough", &route.upstreams, |io| {
-                let _ = io.socket().try_write(&alert(INTERNAL_ERROR));
+                if let Some(socket) = io.socket() {
+                    let _ = socket.try_write(&alert(INTERNAL_ERROR));
+                }
             })
             .await;
         }

@@ -109,7 +109,7 @@ pub(crate) async fn relay(
     if ended.is_some() {
         // An abort must not look like a proper end of stream to either side.
         for io in [&client, &upstream] {
-            let _ = io.socket().set_zero_linger();
+            io.reset_on_close();
         }
     }
     Relayed {

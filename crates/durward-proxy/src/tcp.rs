@@ -21,7 +21,7 @@ use crate::upstream::{self, Lease, Tried};
 pub(crate) async fn serve(admitted: Admitted) {
     let view = admitted.view.clone();
     let Service::Tcp(service) = &view.listener().service else { return };
-    carry(admitted, "tcp", &service.upstreams, |io| reset(io.socket())).await;
+    carry(admitted, "tcp", &service.upstreams, |io| io.socket().into_iter().for_each(reset)).await;
 }
 
 /// Relays the connection to one of the upstreams and records the outcome. `give_up` ends the client's connection if no upstream can be reached.
@@ -110,6 +110,7 @@ async fn connect(
                 let elsewhere = matches!(
                     refusal,
                     Refusal::ConnectFailed { .. }
+                        | Refusal::LinkFailed { .. }
                         | Refusal::ConnectTimeout { .. }
                         | Refusal::UpstreamTls { .. }
                 );

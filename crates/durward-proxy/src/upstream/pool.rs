@@ -239,6 +239,11 @@ fn ticks(timeout: Duration) -> u32 {
 
 /// Returns true if the peer neither closed nor sent anything unasked. Costs no system call while the reactor has seen no event.
 pub(super) fn alive(io: &mut Io) -> bool {
+    if let Io::Link(stream) = io
+        && !stream.carrier().is_some_and(|carrier| carrier.is_current())
+    {
+        return false;
+    }
     let mut byte = [0];
     let mut buf = ReadBuf::new(&mut byte);
     let mut cx = Context::from_waker(Waker::noop());

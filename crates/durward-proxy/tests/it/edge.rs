@@ -129,6 +129,7 @@ impl Wanted {
             outlier: None,
             retry: Retry::default(),
             pool_idle: 8,
+            link: None,
             pool_idle_timeout: Duration::from_secs(30),
             send_proxy: None,
             origin: Origin::default(),
