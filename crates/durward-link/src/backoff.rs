@@ -40,6 +40,7 @@ impl Backoff {
 mod tests {
     use super::*;
 
+    // S3.72+
     #[test]
     fn waits_double_up_to_a_minute_and_begin_anew_after_a_carrier_that_lived() {
         let mut backoff = Backoff::default();

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use durward_link::session::LinkStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsStream;
+use tokio_rustls::{TlsStream, client};
 
 use crate::memory::{Hold, TLS_BACKLOG};
 
@@ -23,6 +23,8 @@ pub(crate) enum Io {
     Tls(Box<Tls>),
     /// Stream of a link, to an upstream.
     Link(Box<LinkStream>),
+    /// TLS over a stream of a link.
+    LinkTls(Box<client::TlsStream<LinkStream>>),
 }
 
 /// TLS session over a socket, and the memory charged for it.
@@ -76,7 +78,16 @@ impl Io {
         match self {
             Self::Tcp(stream) => Some(stream),
             Self::Tls(tls) => Some(tls.stream.get_ref().0),
-            Self::Link(_) => None,
+            Self::Link(_) | Self::LinkTls(_) => None,
+        }
+    }
+
+    /// Returns the stream of a link that this is, or that TLS is over.
+    pub(crate) fn link(&self) -> Option<&LinkStream> {
+        match self {
+            Self::Link(stream) => Some(stream),
+            Self::LinkTls(tls) => Some(tls.get_ref().0),
+            Self::Tcp(_) | Self::Tls(_) => None,
         }
     }
 
@@ -101,6 +112,7 @@ impl Io {
         match self {
             Self::Tcp(_) | Self::Link(_) => None,
             Self::Tls(tls) => tls.stream.get_ref().1.alpn_protocol(),
+            Self::LinkTls(tls) => tls.get_ref().1.alpn_protocol(),
         }
     }
 }
@@ -115,6 +127,7 @@ impl AsyncRead for Io {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(tls) => Pin::new(&mut tls.stream).poll_read(cx, buf),
             Self::Link(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::LinkTls(tls) => Pin::new(tls).poll_read(cx, buf),
         }
     }
 }
@@ -133,6 +146,7 @@ impl AsyncWrite for Io {
                 written
             }
             Self::Link(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::LinkTls(tls) => Pin::new(tls).poll_write(cx, buf),
         }
     }
 
@@ -149,6 +163,7 @@ impl AsyncWrite for Io {
                 written
             }
             Self::Link(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::LinkTls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -165,6 +180,7 @@ impl AsyncWrite for Io {
                 Poll::Ready(Ok(()))
             }
             Self::Link(stream) => Pin::new(stream).poll_flush(cx),
+            Self::LinkTls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
 
@@ -173,6 +189,7 @@ impl AsyncWrite for Io {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
             Self::Link(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::LinkTls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64_header::basic;
 use durward_agent::config::Environment;
-use durward_link::Kind;
+use durward_link::{Kind, Route, RouteSet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -19,8 +19,9 @@ mod base64_header {
     }
 }
 
+// S3.73+
 #[tokio::test]
-async fn an_agent_comes_back_to_a_gateway_that_crashed_and_to_the_next_address() {
+async fn an_agent_comes_back_to_a_gateway_that_crashed_or_to_the_next_with_the_routes_of_now() {
     let world = World::new();
     let (first, second) = (world.gateway().await, world.gateway().await);
     let agent =
@@ -28,8 +29,17 @@ async fn an_agent_comes_back_to_a_gateway_that_crashed_and_to_the_next_address()
     first.carrier().await;
 
     first.kill();
+    let route = Route {
+        host: "b.example".to_owned(),
+        path: "/".to_owned(),
+        target: "b:80".parse().unwrap(),
+    };
+    let changed = RouteSet::new(2, vec![route]);
+    agent.routes.send(Arc::new(changed.clone())).unwrap();
 
     second.carrier().await;
+    let is_last = || second.seen.routes.lock().unwrap().last() == Some(&changed);
+    eventually(|| is_last().then_some(())).await;
     eventually(|| agent.status.report().ready.then_some(())).await;
 }
 

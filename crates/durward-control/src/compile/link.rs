@@ -89,11 +89,6 @@ pub(super) fn behind(report: &mut Report<'_>, spec: &UpstreamSpec, field: &Field
             "the agent's cluster has Services of its own: name one in endpoints",
         ),
         (
-            "tls",
-            spec.tls.as_ref().map(|at| at.place),
-            "TLS to a backend behind a link is not served yet; the carrier itself is TLS",
-        ),
-        (
             "sourceAddresses",
             spec.source_addresses.first().map(|at| at.place),
             "the connection leaves from the agent's network",

@@ -172,7 +172,7 @@ impl Dialler {
         stream.set_nodelay(true).map_err(DialError::Connect)?;
         // Without it bulk fills the socket, and a small stream waits behind that. Not every kernel has it.
         let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
-        let name = self.server_name.as_deref().unwrap_or(place.host()).to_owned();
+        let name = self.server_name.as_deref().unwrap_or_else(|| place.host()).to_owned();
         let name = ServerName::try_from(name)
             .map_err(|error| DialError::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let config = match url.scheme {

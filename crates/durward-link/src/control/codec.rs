@@ -44,7 +44,7 @@ impl Decoder {
     ///
     /// # Errors
     /// Fails if the bytes are no message; nothing after it can be read.
-    pub fn next<M: DeserializeOwned>(&mut self) -> Result<Option<M>, BadMessage> {
+    pub fn take<M: DeserializeOwned>(&mut self) -> Result<Option<M>, BadMessage> {
         let Some(length) = self.buffer.first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_be_bytes(*length) as usize;
         if length > MESSAGE {

@@ -50,7 +50,7 @@ impl Pair {
             while let Some(message) = self.agent.next_message() {
                 let mut decoder = Decoder::default();
                 decoder.push(&encode(&message));
-                self.gateway.receive(decoder.next().unwrap().unwrap(), self.now).unwrap();
+                self.gateway.receive(decoder.take().unwrap().unwrap(), self.now).unwrap();
                 progress = true;
             }
             while let Some(event) = self.gateway.next_event() {
@@ -65,7 +65,7 @@ impl Pair {
             while let Some(message) = self.gateway.next_message() {
                 let mut decoder = Decoder::default();
                 decoder.push(&encode(&message));
-                self.agent.receive(decoder.next().unwrap().unwrap(), self.now).unwrap();
+                self.agent.receive(decoder.take().unwrap().unwrap(), self.now).unwrap();
                 progress = true;
             }
             while let Some(event) = self.agent.next_event() {
@@ -237,7 +237,7 @@ fn an_unknown_message_is_skipped() {
     let mut decoder = Decoder::default();
     decoder.push(&encode(&serde_json::json!({"type": "weather", "sun": true})));
 
-    assert_eq!(decoder.next::<ToGateway>().unwrap(), Some(ToGateway::Unknown));
+    assert_eq!(decoder.take::<ToGateway>().unwrap(), Some(ToGateway::Unknown));
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn a_message_that_is_too_long_is_refused_before_it_is_there() {
     let mut decoder = Decoder::default();
     decoder.push(&u32::MAX.to_be_bytes());
 
-    assert!(matches!(decoder.next::<ToGateway>(), Err(BadMessage::TooLong(_))));
+    assert!(matches!(decoder.take::<ToGateway>(), Err(BadMessage::TooLong(_))));
 }
 
 fn to_gateway() -> impl Strategy<Value = ToGateway> {
@@ -363,7 +363,7 @@ proptest! {
         let mut read = Vec::new();
         for piece in bytes.chunks(cut) {
             decoder.push(piece);
-            while let Some(message) = decoder.next::<ToGateway>().unwrap() {
+            while let Some(message) = decoder.take::<ToGateway>().unwrap() {
                 read.push(message);
             }
         }
@@ -375,6 +375,6 @@ proptest! {
     fn any_bytes_are_a_message_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
         let mut decoder = Decoder::default();
         decoder.push(&bytes);
-        while let Ok(Some(_)) = decoder.next::<ToAgent>() {}
+        while let Ok(Some(_)) = decoder.take::<ToAgent>() {}
     }
 }

@@ -82,7 +82,8 @@ impl Opening {
 }
 
 fn answer(respond: &mut SendResponse<Bytes>, status: StatusCode, reason: &str) {
-    let reason = HeaderValue::from_str(reason).unwrap_or(HeaderValue::from_static("unprintable"));
+    let reason =
+        HeaderValue::from_str(reason).unwrap_or_else(|_| HeaderValue::from_static("unprintable"));
     let answer = Response::builder().status(status).header(REASON, reason).body(());
     // Fails if the gateway has gone already.
     let _ = respond.send_response(answer.expect("status and header are valid"), true);

@@ -80,7 +80,7 @@ impl Inbox {
     /// Returns the next message. May be cancelled at any await.
     pub(super) async fn next<M: DeserializeOwned>(&mut self) -> Result<M, SessionError> {
         loop {
-            if let Some(message) = self.decoder.next()? {
+            if let Some(message) = self.decoder.take()? {
                 return Ok(message);
             }
             match poll_fn(|cx| self.receive.poll_data(cx)).await {

@@ -172,7 +172,8 @@ impl Attempt<'_> {
         }
         let upstream = &self.runtime.upstream;
         let price = match (&upstream.link, &upstream.tls) {
-            (Some(_), _) => memory::LINK_STREAM,
+            (Some(_), None) => memory::LINK_STREAM,
+            (Some(_), Some(_)) => memory::LINK_STREAM + memory::TLS_BACKLOG,
             (None, Some(_)) => memory::TLS_CONNECTION,
             (None, None) => memory::CONNECTION,
         };

@@ -120,7 +120,9 @@ impl EndpointRuntime {
         link: Option<&Arc<str>>,
         protocol: UpstreamProtocol,
     ) -> Self {
-        let key = link.map(|link| PoolKey::through(tenant, link, &self.target, protocol));
+        let identity = || self.verify.as_ref().map(|verify| verify.identity.clone());
+        let key =
+            link.map(|link| PoolKey::through(tenant, link, &self.target, (identity(), protocol)));
         Self { through: key.map(|key| Arc::new(Path::new(key))), ..self }
     }
 

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use super::connect::Attempt;
 use super::path::{Connected, Path, PortGuard, Ticket};
+use super::tls_client;
 use crate::io::Io;
 use crate::limits::UpstreamGuard;
 use crate::metrics::Counter;
@@ -257,9 +258,15 @@ impl Attempt<'_> {
                 let sent = stream.write_all(&header).await;
                 sent.map_err(|error| failed(&error.to_string()))?;
             }
-            Ok::<_, Refusal>((stream, attached))
+            let io = match (&self.runtime.tls, &self.endpoint.verify) {
+                (Some(config), Some(verify)) => {
+                    tls_client::handshake_through(config, verify, stream, attached.peer).await?
+                }
+                _ => Io::Link(Box::new(stream)),
+            };
+            Ok::<_, Refusal>((io, attached))
         };
-        let (stream, attached) = match tokio::time::timeout(timeout, opening).await {
+        let (io, attached) = match tokio::time::timeout(timeout, opening).await {
             Ok(opened) => opened?,
             Err(_) if waits.get() => return Err(absent()),
             Err(_) => return Err(failed("the agent did not connect in time")),
@@ -281,7 +288,7 @@ impl Attempt<'_> {
             guard,
             bound: false,
         };
-        Ok(Connected { io: Io::Link(Box::new(stream)), ticket, took })
+        Ok(Connected { io, ticket, took })
     }
 }
 
@@ -325,7 +332,8 @@ mod tests {
         let names: Vec<_> = links.reports(&tenant).into_iter().map(|one| one.name).collect();
         assert_eq!(names, ["a".into(), "b".into()]);
 
-        links.name_only(&[&"b".into(), &"c".into()].into());
+        let (of_b, of_c): (Arc<str>, Arc<str>) = ("b".into(), "c".into());
+        links.name_only(&BTreeSet::from([&of_b, &of_c]));
 
         let names: Vec<_> = links.reports(&tenant).into_iter().map(|one| one.name).collect();
         assert_eq!(names, ["b".into(), "c".into()]);

@@ -67,14 +67,14 @@ impl PoolKey {
         tenant: &TenantId,
         link: &Arc<str>,
         target: &Target,
-        protocol: UpstreamProtocol,
+        (identity, protocol): (Option<TlsIdentity>, UpstreamProtocol),
     ) -> Self {
         let nowhere = Ipv4Addr::UNSPECIFIED;
         Self {
             tenant: tenant.clone(),
             peer: UpstreamAddr((nowhere, 0).into()),
             source: EgressAddress(nowhere.into()),
-            identity: None,
+            identity,
             protocol: protocol.into(),
             link: Some((Arc::clone(link), target.clone())),
         }

@@ -28,7 +28,7 @@ pub(crate) fn run(arguments: &AgentRun, log: LogFormat) -> Result<Exit, Failure>
         message: error.to_string(),
     };
     let file = AgentFile::read(path).map_err(invalid)?;
-    let directory = path.parent().unwrap_or(Path::new("."));
+    let directory = path.parent().unwrap_or_else(|| Path::new("."));
     let settings = file.settings(directory, &Environment::of_this_process()).map_err(invalid)?;
     let routes = file.routes(1).map_err(invalid)?;
     let runtime = client::runtime().map_err(|why| Failure::broken("running the agent", why))?;

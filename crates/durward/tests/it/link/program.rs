@@ -79,3 +79,21 @@ fn a_file_that_cannot_be_used_says_the_field_and_ends_with_3() {
         assert!(stderr(&ended).contains(word), "{text}: {}", stderr(&ended));
     }
 }
+
+#[test]
+fn check_leaves_what_is_behind_a_link_to_its_agent() {
+    let dir = TempDir::new();
+    let servers = durward_testkit::certificates::Authority::new("servers");
+    let tenant = super::world::Tenant::new("acme", dir.path(), &servers);
+    // A name that only the agent's cluster knows.
+    let backend = nowhere();
+    let document = tenant.document(backend, backend);
+    let document = document.replace(&backend.to_string(), "app.cluster.invalid:80");
+    dir.write("acme.yaml", document);
+
+    let checked = output(&["check", "-c", dir.path().to_str().unwrap(), "--admin", "off"]);
+
+    let told = stdout(&checked);
+    assert!(told.contains("behind the link onprem"), "{told}");
+    assert!(!told.contains("cannot be looked up"), "{told}");
+}

@@ -54,7 +54,7 @@ impl Load {
     }
 }
 
-// S3.85
+// S3.84+ S3.85
 #[test]
 fn replacing_an_agent_under_load_loses_no_request() {
     let world = World::new();

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
 use bytes::Bytes;
+use durward_testkit::certificates::CertSpec;
 use durward_testkit::client::H2Client;
 use durward_testkit::origin::Origin;
 use durward_testkit::process::eventually_blocking;
@@ -242,6 +243,33 @@ fn a_client_that_leaves_cancels_its_request_at_the_backend() {
         request(tenant.http(), "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap().0,
         200
     );
+    gateway.stop();
+}
+
+// S3.51+
+#[test]
+fn a_backends_certificate_is_verified_through_the_link() {
+    let world = World::new();
+    let tenant = world.tenant("acme");
+    let backend = world.servers.issue(&CertSpec::new().ip([127, 0, 0, 1]).server());
+    let origin = Origin::tls(HERE, &backend, None, &["http/1.1"]);
+    world.write_servers();
+    let document = tenant.document(origin.address(), nowhere());
+    let trusting = |file: &str| {
+        document.replace(
+            "app: {link: onprem,",
+            &format!("app: {{link: onprem, tls: {{caFile: {file}}},"),
+        )
+    };
+    let (mut gateway, servers) = world.start(&trusting("servers.crt"));
+    let backends = [origin.address()];
+    let agent = agent(&tenant, "agent.acme.example", &backends).start(&servers);
+    agent.wait_ready();
+
+    assert_eq!(get(tenant.http(), "/").unwrap().0, 200);
+    gateway.reload(&trusting("acme-agents.crt"));
+    let (status, body) = get(tenant.http(), "/").unwrap();
+    assert_eq!((status, body.contains("upstream_tls")), (502, true), "{body}");
     gateway.stop();
 }
 

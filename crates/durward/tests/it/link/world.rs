@@ -164,6 +164,11 @@ impl World {
         Tenant::new(name, self.preparation.dir(), &self.servers)
     }
 
+    /// Writes the authority of servers where documents find it.
+    pub(super) fn write_servers(&self) {
+        self.servers.write(self.preparation.dir(), "servers");
+    }
+
     /// Starts the gateway; nothing is wrong with the documents.
     pub(super) fn start(self, documents: &str) -> (Gateway, Authority) {
         let gateway = self.preparation.start(documents);
