@@ -19,6 +19,7 @@ mod header;
 mod keys;
 mod last_good;
 mod limits;
+mod link;
 mod listen;
 mod listener;
 mod mapping;

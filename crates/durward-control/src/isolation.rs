@@ -217,7 +217,7 @@ pub(crate) fn choices(service: &Service) -> Vec<&WeightedUpstream> {
             .collect(),
         Service::PassThrough(routes) => routes.iter().flat_map(|route| &route.upstreams).collect(),
         Service::Tcp(service) => service.upstreams.iter().collect(),
-        Service::Forward(_) => Vec::new(),
+        Service::Forward(_) | Service::Link(_) => Vec::new(),
     }
 }
 

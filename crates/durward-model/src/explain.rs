@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::EgressAddress;
 use crate::client_auth::ClientAuth;
+use crate::link::LinkService;
 use crate::listener::{HttpService, Listener, Service};
 use crate::mapping::Transport;
 use crate::origin::Origin;
@@ -269,7 +270,17 @@ impl Trail {
             Service::PassThrough(routes) => {
                 self.pass_through((tenant, listener), routes, (question, sni))
             }
+            Service::Link(service) => self.agents(service),
         }
+    }
+
+    fn agents(&mut self, service: &LinkService) -> Ending {
+        for link in &service.links {
+            let sentence = format!("agents with a certificate for {}", list(&link.holders));
+            self.note("link", Some(&link.origin), format!("{}: {sentence}", link.name));
+        }
+        let condition = "the client is the agent of a link".to_owned();
+        Ending::ServedIf { upstream: "link".into(), condition }
     }
 
     fn source(&mut self, listener: &Listener, question: &Question) -> Option<Ending> {
@@ -438,6 +449,13 @@ impl Trail {
             let (name, weight) = (&upstream.name, choice.weight);
             let sentence = format!("{name} at {}{tls}, weight {weight}", endpoints.join(", "));
             self.note("upstream", Some(&upstream.origin), sentence);
+            if let Some(link) = &upstream.link {
+                let sentence = format!("through the link {link}, by its agent's network");
+                self.note("leaves from", Some(&upstream.origin), sentence);
+                let upstream = Arc::clone(&upstream.name);
+                served = Some(Ending::Served { upstream });
+                continue;
+            }
             let targets = || weighed().map(|endpoint| &endpoint.target);
             let reaches = |source: &&EgressAddress| {
                 targets().any(|target| match target {
@@ -488,5 +506,6 @@ const fn kind_of(service: &Service) -> Kind {
         Service::Tcp(_) => Kind::Connection,
         Service::PassThrough(_) => Kind::PassThrough,
         Service::Forward(_) => Kind::Tunnel,
+        Service::Link(_) => Kind::Connection,
     }
 }

@@ -14,6 +14,7 @@ pub mod explain;
 pub mod health;
 pub mod hosted;
 pub mod limits;
+pub mod link;
 pub mod listener;
 pub mod mapping;
 pub mod names;

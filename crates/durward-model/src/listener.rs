@@ -16,6 +16,7 @@ use crate::certificate::Certificate;
 use crate::client_auth::ClientAuth;
 use crate::egress::ForwardService;
 use crate::hosted::{self, HostedApi};
+use crate::link::LinkService;
 use crate::names::{NameTable, ServerNames};
 use crate::origin::Origin;
 use crate::owners::AddressOwners;
@@ -207,6 +208,8 @@ pub enum Service {
     Tcp(TcpService),
     /// A forward proxy: clients say where to.
     Forward(ForwardService),
+    /// Agents of links.
+    Link(LinkService),
 }
 
 /// HTTP served by a listener.
@@ -282,6 +285,8 @@ pub enum Alpn {
     Http11,
     /// The outer connection of a tenant cluster's API proxy.
     ApiProxy,
+    /// `durward-link/1`
+    Link,
 }
 
 impl Alpn {
@@ -292,6 +297,7 @@ impl Alpn {
             Self::Http2 => b"h2",
             Self::Http11 => b"http/1.1",
             Self::ApiProxy => hosted::OUTER_PROTOCOL,
+            Self::Link => b"durward-link/1",
         }
     }
 }
@@ -309,6 +315,8 @@ pub enum Protocol {
     Tcp,
     /// A forward proxy, with or without TLS.
     Forward,
+    /// Agents of links, over TLS.
+    Link,
 }
 
 impl fmt::Display for Protocol {
@@ -319,6 +327,7 @@ impl fmt::Display for Protocol {
             Self::Tls => "TLS",
             Self::Tcp => "TCP",
             Self::Forward => "forward proxy",
+            Self::Link => "link",
         })
     }
 }
@@ -343,6 +352,7 @@ impl Listener {
             Service::Http(service) => service.tls.as_ref(),
             Service::Tcp(service) => service.tls.as_ref(),
             Service::Forward(service) => service.tls.as_ref(),
+            Service::Link(service) => Some(&service.tls),
             Service::PassThrough(_) => None,
         }
     }
@@ -370,6 +380,7 @@ impl Listener {
             Service::PassThrough(_) => Protocol::Tls,
             Service::Tcp(_) => Protocol::Tcp,
             Service::Forward(_) => Protocol::Forward,
+            Service::Link(_) => Protocol::Link,
         }
     }
 }

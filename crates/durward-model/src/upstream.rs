@@ -26,6 +26,8 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Its endpoints; none while the Service that they are of has none, which is answered with 503.
     pub endpoints: Vec<Endpoint>,
+    /// The link through which endpoints are reached; their names mean what the agent takes them for. `None`: straight from the gateway.
+    pub link: Option<Arc<str>>,
     /// What is spoken to it.
     pub protocol: UpstreamProtocol,
     /// TLS towards it, verified always.

@@ -70,7 +70,9 @@ pub(crate) struct RequestRecord<'a> {
 pub(crate) struct UpstreamRecord<'a> {
     /// Upstream's name.
     pub(crate) name: &'a str,
-    /// Address that was dialled.
+    /// Link through which it was reached.
+    pub(crate) link: Option<&'a str>,
+    /// Address that was dialled; through a link the agent's.
     pub(crate) peer: UpstreamAddr,
     /// Local address of the upstream connection: egress address and port.
     pub(crate) source: SocketAddr,

@@ -3,6 +3,7 @@
 //! A tenant has no row before its first client has come to this gateway, so that many idle tenants cost nothing. From then on it has all rows with a fixed
 //! label, most of them zero, so that rates begin at zero; histograms and reasons appear when they are first observed.
 
+mod links;
 mod records;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use crate::metrics::{BUCKETS, Cells, Counter, Histogram, Metrics, TenantMetrics}
 use crate::prepared::Prepared;
 use crate::refusal::{HandshakeFailure, Refusal};
 use crate::status::SinkStatus;
+use crate::upstream::LinkReport;
 use crate::upstream::PortReport;
 use crate::upstream::TenantRuntime;
 use crate::upstream::report::UpstreamReport;
@@ -48,6 +50,8 @@ pub struct ExpositionState {
     pub sinks: Vec<SinkStatus>,
     /// State of the audit file, if there is one.
     pub audit: Option<audit::Status>,
+    /// State of every link.
+    pub links: Vec<LinkReport>,
     /// Ports in use of each egress address.
     pub ports: Vec<PortReport>,
     /// Kind, number and limit of open file descriptors.
@@ -88,6 +92,7 @@ impl ExpositionState {
         Self {
             generation: prepared.snapshot.generation,
             certificates: tenants.clone().flat_map(|runtime| validities(&runtime.tenant)).collect(),
+            links: tenants.clone().flat_map(|runtime| runtime.link_reports()).collect(),
             ports: tenants.clone().flat_map(|runtime| runtime.ports()).collect(),
             upstreams: tenants.filter(|one| is_shown(one)).flat_map(|one| one.reports()).collect(),
             log_lost: shared.log.lost(),
@@ -141,6 +146,7 @@ pub fn write(text: &mut Text, metrics: &Metrics, state: &ExpositionState) {
     upstreams(text, &rows, state);
     records::decisions(text, &rows);
     certificates(text, state);
+    links::write(text, &state.links);
     ports(text, state);
 }
 

@@ -3,12 +3,14 @@
 pub(crate) mod scratch;
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use durward_link::session::LinkStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsStream;
+use tokio_rustls::{TlsStream, client};
 
 use crate::memory::{Hold, TLS_BACKLOG};
 
@@ -19,6 +21,10 @@ pub(crate) enum Io {
     Tcp(TcpStream),
     /// TLS over TCP.
     Tls(Box<Tls>),
+    /// Stream of a link, to an upstream.
+    Link(Box<LinkStream>),
+    /// TLS over a stream of a link.
+    LinkTls(Box<client::TlsStream<LinkStream>>),
 }
 
 /// TLS session over a socket, and the memory charged for it.
@@ -67,19 +73,46 @@ impl Io {
         }
     }
 
-    /// Returns the socket.
-    pub(crate) fn socket(&self) -> &TcpStream {
+    /// Returns the socket; `None` for a stream of a link.
+    pub(crate) fn socket(&self) -> Option<&TcpStream> {
         match self {
-            Self::Tcp(stream) => stream,
-            Self::Tls(tls) => tls.stream.get_ref().0,
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(tls) => Some(tls.stream.get_ref().0),
+            Self::Link(_) | Self::LinkTls(_) => None,
         }
+    }
+
+    /// Returns the stream of a link that this is, or that TLS is over.
+    pub(crate) fn link(&self) -> Option<&LinkStream> {
+        match self {
+            Self::Link(stream) => Some(stream),
+            Self::LinkTls(tls) => Some(tls.get_ref().0),
+            Self::Tcp(_) | Self::Tls(_) => None,
+        }
+    }
+
+    /// Ends the connection with a reset once it is dropped. A stream of a link does so by itself, unless both directions have ended.
+    pub(crate) fn reset_on_close(&self) {
+        if let Some(socket) = self.socket() {
+            let _ = socket.set_zero_linger();
+        }
+    }
+
+    /// Returns the remote address; unspecified for a stream of a link.
+    ///
+    /// # Errors
+    /// Fails if the socket does not know it any more.
+    pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
+        let nowhere = SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, 0));
+        self.socket().map_or(Ok(nowhere), TcpStream::peer_addr)
     }
 
     /// Returns the application protocol agreed by ALPN.
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         match self {
-            Self::Tcp(_) => None,
+            Self::Tcp(_) | Self::Link(_) => None,
             Self::Tls(tls) => tls.stream.get_ref().1.alpn_protocol(),
+            Self::LinkTls(tls) => tls.get_ref().1.alpn_protocol(),
         }
     }
 }
@@ -93,6 +126,8 @@ impl AsyncRead for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(tls) => Pin::new(&mut tls.stream).poll_read(cx, buf),
+            Self::Link(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::LinkTls(tls) => Pin::new(tls).poll_read(cx, buf),
         }
     }
 }
@@ -110,6 +145,8 @@ impl AsyncWrite for Io {
                 tls.charge()?;
                 written
             }
+            Self::Link(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::LinkTls(tls) => Pin::new(tls).poll_write(cx, buf),
         }
     }
 
@@ -125,6 +162,8 @@ impl AsyncWrite for Io {
                 tls.charge()?;
                 written
             }
+            Self::Link(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::LinkTls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -140,6 +179,8 @@ impl AsyncWrite for Io {
                 tls.flushed();
                 Poll::Ready(Ok(()))
             }
+            Self::Link(stream) => Pin::new(stream).poll_flush(cx),
+            Self::LinkTls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
 
@@ -147,6 +188,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
+            Self::Link(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::LinkTls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 }
@@ -164,7 +207,7 @@ mod tests {
     use crate::memory::{Kind, Memory};
 
     /// Returns both ends of a TLS session, ours first.
-    async fn session() -> (Io, tokio_rustls::client::TlsStream<TcpStream>) {
+    async fn session() -> (Io, client::TlsStream<TcpStream>) {
         let authority = Authority::new("servers");
         let server = authority.issue(&CertSpec::new().ip([127, 0, 0, 1]).server());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -7,6 +7,7 @@ mod accept;
 pub mod access_log;
 mod admit;
 mod admitted;
+mod agents;
 pub mod audit;
 mod connection;
 mod core;
@@ -55,5 +56,5 @@ mod upstream;
 mod watch;
 
 pub use proxy::Proxy;
-pub use upstream::PortReport;
 pub use upstream::report::{EndpointHealth, EndpointReport, UpstreamReport};
+pub use upstream::{LinkReport, PortReport};

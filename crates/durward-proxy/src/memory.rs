@@ -23,6 +23,8 @@ use crate::share::Share;
 pub(crate) const CONNECTION: usize = 8 * 1024;
 /// Bytes charged for an open connection with TLS.
 pub(crate) const TLS_CONNECTION: usize = 20 * 1024;
+/// Bytes charged for a stream of a link. One whose client does not read holds up to its window of 256 KiB; few do at a time.
+pub(crate) const LINK_STREAM: usize = 64 * 1024;
 /// Bytes of records that a TLS session buffers at most while its peer does not read: rustls's own bound.
 pub(crate) const TLS_BACKLOG: usize = 64 * 1024;
 /// Bytes charged for an HTTP/2 connection besides: the codec's buffers, and the HPACK tables of both directions, here and in the codec.

@@ -58,11 +58,12 @@ impl<'a> Outcome<'a> {
 /// Returns the upstream's part of the line about a connection that was opened for one client alone.
 pub(crate) fn upstream_record<'a>(
     name: &'a str,
-    lease: &Lease,
+    lease: &'a Lease,
     retries: u32,
 ) -> UpstreamRecord<'a> {
     UpstreamRecord {
         name,
+        link: lease.upstream().upstream.link.as_deref(),
         peer: lease.peer,
         source: lease.source,
         reused: false,

@@ -225,7 +225,9 @@ impl PreparedListener {
         let upstreams = tenant.upstreams.iter().map(prepare).collect::<Result<_, _>>()?;
         let (usage, metrics) = (Arc::default(), Arc::new(crate::metrics::TenantMetrics::new(1)));
         let outside = crate::upstream::UpstreamRuntime::outside(&tenant, None)?;
-        let tenant = TenantRuntime { tenant: Arc::new(tenant), upstreams, outside, usage, metrics };
+        let links = Arc::default();
+        let tenant =
+            TenantRuntime { tenant: Arc::new(tenant), upstreams, outside, usage, links, metrics };
         Ok(Arc::new(Self {
             listener: Arc::new(listener),
             tenant: Arc::new(tenant),

@@ -125,6 +125,30 @@ pub enum Refusal {
         /// Address of the tenant.
         wanted: std::net::IpAddr,
     },
+    /// No agent of the upstream's link is connected.
+    #[error("no agent of the link {link} is connected")]
+    LinkAbsent {
+        /// Name of the link.
+        link: String,
+    },
+    /// The agent of a link did not connect to the backend.
+    #[error("the link {link} gives no connection to {target}: {detail}")]
+    LinkFailed {
+        /// Name of the link.
+        link: String,
+        /// Backend, as the agent was asked for it.
+        target: String,
+        /// The agent's reason.
+        detail: String,
+    },
+    /// An agent's certificate is not for the link that it says.
+    #[error("the agent is refused for the link {link}: {detail}")]
+    LinkDenied {
+        /// Name of the link, as the agent says it.
+        link: String,
+        /// Why.
+        detail: &'static str,
+    },
     /// The upstream cannot be connected to.
     #[error("cannot connect to {peer}")]
     ConnectFailed {
@@ -340,7 +364,10 @@ words!(Refusal {
     Self::Challenge => 37 "acme_challenge",
     Self::NoApiProxy => 38 "no_api_proxy",
     Self::ForeignAuthority { .. } => 39 "foreign_authority",
-    Self::Socket(_) => 40 "socket",
+    Self::LinkAbsent { .. } => 40 "link_absent",
+    Self::LinkFailed { .. } => 41 "link_failed",
+    Self::LinkDenied { .. } => 42 "link_denied",
+    Self::Socket(_) => 43 "socket",
 });
 
 impl Refusal {
@@ -354,7 +381,9 @@ impl Refusal {
             | Self::NoApiProxy
             | Self::ForeignAuthority { .. }
             | Self::Challenge => (421, None),
-            Self::SourceNotAllowed { .. } => (403, Some("http_request_denied")),
+            Self::LinkDenied { .. } | Self::SourceNotAllowed { .. } => {
+                (403, Some("http_request_denied"))
+            }
             Self::PolicyDenied { .. } => (403, Some("http_request_denied")),
             Self::ProxyAuthentication => (407, Some("http_request_denied")),
             Self::Unresolvable { .. } => (502, Some("dns_error")),
@@ -377,7 +406,10 @@ impl Refusal {
             | Self::Crowded
             | Self::ConnectionLimit
             | Self::CircuitOpen => (503, Some("connection_limit_reached")),
-            Self::NoEndpoint { .. } => (503, Some("destination_unavailable")),
+            Self::NoEndpoint { .. } | Self::LinkAbsent { .. } => {
+                (503, Some("destination_unavailable"))
+            }
+            Self::LinkFailed { .. } => (502, Some("destination_unavailable")),
             Self::EgressAddress { .. }
             | Self::Socket(_)
             | Self::NotRecorded(_)
@@ -409,6 +441,7 @@ impl Refusal {
             | Self::Memory
             | Self::CircuitOpen
             | Self::NoEndpoint { .. }
+            | Self::LinkAbsent { .. }
             | Self::NotRecorded(_)
             | Self::Draining => Some(1),
             _ => None,

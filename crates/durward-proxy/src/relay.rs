@@ -40,7 +40,8 @@ thread_local! {
 
 fn keep_alive(io: &Io) {
     let how = TcpKeepalive::new().with_time(ALIVE.0).with_interval(ALIVE.1).with_retries(QUESTIONS);
-    let _only_dead_peers_stay_longer = socket2::SockRef::from(io.socket()).set_tcp_keepalive(&how);
+    let Some(socket) = io.socket() else { return };
+    let _only_dead_peers_stay_longer = socket2::SockRef::from(socket).set_tcp_keepalive(&how);
 }
 
 /// Result of a relay.
@@ -124,7 +125,7 @@ pub(crate) async fn relay(
     if ended.is_some() {
         // An abort must not look like a proper end of stream to either side.
         for io in [&client, &upstream] {
-            let _ = io.socket().set_zero_linger();
+            io.reset_on_close();
         }
     }
     Relayed {

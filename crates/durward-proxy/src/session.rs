@@ -8,7 +8,7 @@ use durward_model::mapping::Transport;
 use crate::admit::{Accepted, enter};
 use crate::admitted::Admitted;
 use crate::egress_proxy::transparent;
-use crate::{passthrough, server, tcp};
+use crate::{agents, passthrough, server, tcp};
 
 /// Serves a connection to its end: `enter` peeks and admits, the protocol's server routes, connects and relays.
 ///
@@ -23,6 +23,7 @@ pub(crate) async fn serve(accepted: Accepted) {
         Protocol::Http | Protocol::Https => Box::pin(server::serve(admitted)).await,
         Protocol::Forward => Box::pin(serve_forward(admitted)).await,
         Protocol::Tcp => Box::pin(tcp::serve(admitted)).await,
+        Protocol::Link => Box::pin(agents::serve(admitted)).await,
         Protocol::Tls => Box::pin(passthrough::serve(admitted)).await,
     }
 }

@@ -38,7 +38,7 @@ pub(crate) enum GiveUp {
 impl GiveUp {
     async fn end(self, io: &mut Io, watch: &Watch) {
         match (self, io) {
-            (Self::Reset, io) => reset(io.socket()),
+            (Self::Reset, io) => io.socket().into_iter().for_each(reset),
             (Self::Alert, Io::Tcp(stream)) => {
                 let _ = stream.try_write(&alert(INTERNAL_ERROR));
             }
@@ -141,6 +141,7 @@ async fn connect(
                 let elsewhere = matches!(
                     refusal,
                     Refusal::ConnectFailed { .. }
+                        | Refusal::LinkFailed { .. }
                         | Refusal::ConnectTimeout { .. }
                         | Refusal::UpstreamTls { .. }
                 );

@@ -2,7 +2,7 @@
 //!
 //! For the operator's machines; on loopback by default. Deliberately absent: secrets, and anything a tenant could reach.
 
-mod connections;
+pub(crate) mod connections;
 mod scrape;
 mod stream;
 

@@ -1,6 +1,7 @@
 //! Grammar of the command line.
 
 mod acme;
+mod agent;
 mod demo;
 mod egress;
 mod kubernetes;
@@ -22,6 +23,7 @@ use crate::output::Format;
 pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed, SteerArgs, TraceArgs};
 
 pub(crate) use acme::AcmeArgs;
+pub(crate) use agent::{Agent, AgentRun, AgentStatus, AgentWhat};
 pub(crate) use demo::{Demo, Lab};
 pub(crate) use egress::{Egress, EgressEnv, EgressTest, EnvFormat, Prove};
 pub(crate) use kubernetes::KubernetesArgs;
@@ -61,6 +63,8 @@ pub(crate) enum Command {
     Lab(Lab),
     /// Run the gateway with a configuration
     Run(Box<Run>),
+    /// Run the agent of a link in a private cluster, or show its state
+    Agent(Agent),
     /// Compile a configuration and report whether each document is accepted
     Validate(Validate),
     /// Explain what happens to a connection or request, and which line of which file decides it

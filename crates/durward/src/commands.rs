@@ -1,5 +1,6 @@
 //! One file per command; each takes its arguments and returns an exit status.
 
+mod agent;
 mod audit;
 mod certs;
 mod check;
@@ -29,6 +30,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Demo(arguments) => demo::demo(&arguments, log),
         Command::Lab(arguments) => lab::lab(&arguments, log),
         Command::Run(arguments) => run::run(&arguments, log),
+        Command::Agent(arguments) => agent::agent(&arguments, log),
         Command::Validate(arguments) => validate::validate(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Check(arguments) => check::check(*arguments),

@@ -39,7 +39,7 @@ impl Doors {
             let Some((address, port)) = listener::key(entry) else { continue };
             let door = (address, entry.allowed_sources.is_none());
             let ends_tls = match protocol(entry) {
-                ProtocolSpec::Https => true,
+                ProtocolSpec::Https | ProtocolSpec::Link => true,
                 ProtocolSpec::Tcp => entry.certificate.is_some() || !entry.certificates.is_empty(),
                 _ => false,
             };

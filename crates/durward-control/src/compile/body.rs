@@ -266,6 +266,23 @@ fn unused(report: &mut Report<'_>, body: &Body<'_>, upstreams: &UpstreamSet<'_>)
             "is used by no route and no listener",
         );
     }
+    let links: BTreeSet<&str> = body
+        .spec
+        .ingress
+        .iter()
+        .flat_map(|entry| entry.links.iter().map(|link| link.name.as_str()))
+        .collect();
+    for (name, upstream) in &body.spec.upstreams {
+        let unknown = upstream.link.as_ref().filter(|link| !links.contains(link.as_str()));
+        if let Some(link) = unknown {
+            let sentence = format!(
+                "{:?} is no link of this tenant: requests are answered with 503 until an entry with protocol LINK has it",
+                link.value
+            );
+            let field = field.name(name);
+            report.warning("LinkUnknown", link.place, &field.name("link"), &sentence);
+        }
+    }
 }
 
 fn upstreams<'a>(

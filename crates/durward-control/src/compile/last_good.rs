@@ -100,6 +100,7 @@ pub(crate) fn reindexed(
             Service::Tcp(service)
         }
         Service::Forward(service) => Service::Forward(service.clone()),
+        Service::Link(service) => Service::Link(service.clone()),
     };
     let changed = service != listener.service;
     Some(if changed {

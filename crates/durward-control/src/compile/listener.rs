@@ -53,7 +53,7 @@ pub(crate) fn key(spec: &IngressSpec) -> Option<(std::net::IpAddr, u16)> {
 
 fn default_port(spec: &IngressSpec) -> Option<u16> {
     match protocol(spec) {
-        ProtocolSpec::Https | ProtocolSpec::Tls => Some(443),
+        ProtocolSpec::Https | ProtocolSpec::Tls | ProtocolSpec::Link => Some(443),
         ProtocolSpec::Http => Some(80),
         ProtocolSpec::Proxy => Some(3128),
         ProtocolSpec::Tcp => None,
@@ -126,11 +126,12 @@ impl Workshop<'_, '_, '_, '_> {
         let protocol = protocol(spec);
         let has_certificate = spec.certificate.is_some() || !spec.certificates.is_empty();
         let terminates = match protocol {
-            ProtocolSpec::Https => true,
+            ProtocolSpec::Https | ProtocolSpec::Link => true,
             ProtocolSpec::Tcp | ProtocolSpec::Proxy => has_certificate,
             ProtocolSpec::Http | ProtocolSpec::Tls => false,
         };
-        let carries_http = !matches!(protocol, ProtocolSpec::Tcp | ProtocolSpec::Tls);
+        let carries_http =
+            !matches!(protocol, ProtocolSpec::Tcp | ProtocolSpec::Tls | ProtocolSpec::Link);
         let first = |at: &[At<String>]| at.first().map(|at| at.place);
         let tls_only = [
             ("certificate", spec.certificate.as_ref().map(|at| at.place)),
@@ -154,6 +155,25 @@ impl Workshop<'_, '_, '_, '_> {
         for (name, place) in http_only.into_iter().filter(|_| !carries_http) {
             refuse(name, place, "means nothing here: this listener does not carry HTTP");
         }
+        let of_links = [
+            ("upstream", spec.upstream.as_ref().map(|at| at.place)),
+            ("upstreams", spec.upstreams.first().map(|at| at.place)),
+            ("routes", spec.routes.first().map(|at| at.place)),
+            ("alpn", spec.alpn.as_ref().map(|at| at.place)),
+        ];
+        for (name, place) in of_links.into_iter().filter(|_| protocol == ProtocolSpec::Link) {
+            refuse(
+                name,
+                place,
+                "means nothing here: agents connect to this listener, and carry requests to it",
+            );
+        }
+        let links = spec.links.first().filter(|_| protocol != ProtocolSpec::Link);
+        refuse(
+            "links",
+            links.map(|at| at.place),
+            "means nothing here: only protocol LINK has links",
+        );
         if protocol == ProtocolSpec::Https {
             let place = spec.redirect_to_https.filter(|redirect| redirect.value).map(|at| at.place);
             refuse("redirectToHttps", place, "means nothing here: this listener is https already");
@@ -184,6 +204,7 @@ impl Workshop<'_, '_, '_, '_> {
                 Some(Service::Tcp(TcpService { tls: tls?, upstreams: upstreams? }))
             }
             ProtocolSpec::Proxy => self.forward(spec, address, field).map(Service::Forward),
+            ProtocolSpec::Link => self.link(spec, address, field).map(Service::Link),
         }
     }
 

@@ -385,7 +385,7 @@ impl Workshop<'_, '_, '_, '_> {
     }
 }
 
-fn holder(text: &str) -> Result<HolderMatch, String> {
+pub(super) fn holder(text: &str) -> Result<HolderMatch, String> {
     let printable = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
     let (name, prefix) = match text.strip_suffix('*') {
         Some(prefix) => (prefix, true),

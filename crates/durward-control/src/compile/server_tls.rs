@@ -41,6 +41,9 @@ impl Workshop<'_, '_, '_, '_> {
     }
 
     fn alpn(&mut self, spec: &IngressSpec, field: &Field<'_>) -> Vec<Alpn> {
+        if protocol(spec) == ProtocolSpec::Link {
+            return vec![Alpn::Link, Alpn::Http11];
+        }
         let bytes = protocol(spec) == ProtocolSpec::Tcp;
         let Some(written) = &spec.alpn else {
             return match bytes {

@@ -69,7 +69,8 @@ pub(crate) fn at_field(
         Some(service) => of_service(report, files, (service, spec), field, &sources),
         None => (endpoints(report, spec, field, protocol), None),
     };
-    if spec.service.is_none() {
+    super::link::behind(report, spec, field);
+    if spec.service.is_none() && spec.link.is_none() {
         reachable(report, spec, field, &endpoints, &sources);
     }
     let tls = spec.tls.as_ref().map(|tls| self::tls(report, files, tls, &field.name("tls")));
@@ -106,6 +107,7 @@ pub(crate) fn at_field(
     Some(Upstream {
         name: Arc::from(name.as_str()),
         endpoints,
+        link: spec.link.as_ref().map(|link| Arc::from(link.as_str())),
         protocol,
         tls: tls.flatten(),
         sources,
@@ -131,6 +133,7 @@ pub(crate) fn plain(name: &str, protocol: UpstreamProtocol) -> Upstream {
     Upstream {
         name: Arc::from(name),
         endpoints: Vec::new(),
+        link: None,
         protocol,
         tls: None,
         sources: Vec::new(),

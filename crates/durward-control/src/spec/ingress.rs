@@ -14,7 +14,7 @@ use crate::spec::route::{RouteSpec, WeightedUpstreamSpec};
 pub struct IngressSpec {
     /// The IP address clients know.
     pub address: At<String>,
-    /// The port clients know. Default: 443 for HTTPS and TLS, 80 for HTTP; TCP must say.
+    /// The port clients know. Default: 443 for HTTPS, TLS and LINK, 80 for HTTP; TCP must say.
     #[serde(default)]
     pub port: Option<At<u16>>,
     /// What is spoken. Default: HTTPS.
@@ -69,6 +69,9 @@ pub struct IngressSpec {
     /// Where everything goes, by weight, in place of `upstream`.
     #[serde(default)]
     pub upstreams: Vec<At<WeightedUpstreamSpec>>,
+    /// LINK only: the links whose agents may connect.
+    #[serde(default)]
+    pub links: Vec<At<LinkSpec>>,
     /// Set by adapters: client certificates from these authorities are required if the file is there.
     #[serde(skip)]
     pub client_authority_if_present: Option<At<String>>,
@@ -87,9 +90,21 @@ pub enum ProtocolSpec {
     Tls,
     /// Bytes; over TLS when there is a certificate.
     Tcp,
+    /// Agents in private clusters, over TLS. They carry requests to upstreams that name their link.
+    Link,
     /// An entry of `spec.egress.proxy`; never written.
     #[serde(skip)]
     Proxy,
+}
+
+/// A link: an agent in a private cluster that serves this tenant.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LinkSpec {
+    /// Its name, which the agent says and upstreams refer to.
+    pub name: At<String>,
+    /// Names of which the agent's certificate must carry one: a common name, DNS name or URI; with `*` at its end, all that begin so.
+    pub certificate_names: Vec<At<String>>,
 }
 
 /// Where connections for a listener are accepted.

@@ -23,6 +23,9 @@ pub struct UpstreamSpec {
     /// A port of a Service, in place of `endpoints`: its ready pods, as they come and go.
     #[serde(default)]
     pub service: Option<At<ServiceSpec>>,
+    /// Reach the endpoints through this link: its agent looks names up and connects. Default: straight from the gateway.
+    #[serde(default)]
+    pub link: Option<At<String>>,
     /// For endpoints that name none. Default: 443 with TLS, 80 without; TCP must say.
     #[serde(default)]
     pub port: Option<At<u16>>,

@@ -147,6 +147,12 @@ fn listener(out: &mut String, tenant: &Tenant, listener: &Listener) {
             writeln!(out, "    bytes -> {}", targets(tenant, &service.upstreams)).unwrap()
         }
         Service::Forward(service) => forward(out, service),
+        Service::Link(service) => {
+            for link in &service.links {
+                let holders: Vec<_> = link.holders.iter().map(ToString::to_string).collect();
+                writeln!(out, "    link {}: {holders:?}", link.name).unwrap();
+            }
+        }
     }
 }
 
@@ -273,6 +279,9 @@ fn upstream(out: &mut String, upstream: &Upstream) {
         upstream.balance
     )
     .unwrap();
+    if let Some(link) = &upstream.link {
+        write!(out, ", through link {link}").unwrap();
+    }
     if let Some(tls) = &upstream.tls {
         let roots = match &tls.roots {
             TrustRoots::System => "system".to_owned(),

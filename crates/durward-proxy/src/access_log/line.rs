@@ -74,8 +74,12 @@ fn http(line: &mut Fields<'_>, request: &RequestRecord<'_>) {
 
 fn upstream_fields(line: &mut Fields<'_>, upstream: &UpstreamRecord<'_>) {
     line.text("upstream", upstream.name);
+    line.maybe_text("link", upstream.link);
     line.display("upstream_peer", &upstream.peer);
-    line.display("egress", &upstream.source);
+    // Nothing leaves from here through a link.
+    if upstream.link.is_none() {
+        line.display("egress", &upstream.source);
+    }
     line.flag("reused", upstream.reused);
     line.number("retries", u64::from(upstream.retries));
     line.milliseconds("connect_ms", upstream.connect);

@@ -94,6 +94,7 @@ fn a_line_has_every_field_of_the_schema() {
     let mut record = record(&facts, Some(request("pay.acme.example", "/v1/pay")));
     record.upstream = Some(UpstreamRecord {
         name: "pay",
+        link: None,
         peer: UpstreamAddr(address("10.244.1.5:8080")),
         source: address("203.0.113.2:40000"),
         reused: true,

@@ -181,7 +181,7 @@ fn code(refusal: &Refusal) -> u8 {
     match refusal {
         Refusal::PolicyDenied { .. } | Refusal::ProxyAuthentication => 2,
         Refusal::Unresolvable { .. } | Refusal::ConnectTimeout { .. } => 4,
-        Refusal::ConnectFailed { .. } => 5,
+        Refusal::ConnectFailed { .. } | Refusal::LinkFailed { .. } => 5,
         _ => 1,
     }
 }

@@ -66,7 +66,9 @@ pub(crate) async fn serve(admitted: Admitted) {
 /// Refuses a connection to a port that is not the proxy's: the kernel plane has not applied a change yet, or a local process connects to the socket.
 pub(crate) fn turn_away(admitted: Admitted) {
     let Admitted { io, view, facts, core, .. } = admitted;
-    reset(io.socket());
+    if let Some(socket) = io.socket() {
+        reset(socket);
+    }
     let refusal = Refusal::UnknownAddress { destination: facts.destination.0 };
     let ended = Relayed { from_client: 0, from_upstream: 0, ended: Some(refusal) };
     tunnel_log::record(&core, &view, &facts, KIND, (&ended, None));

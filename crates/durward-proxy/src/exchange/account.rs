@@ -215,6 +215,7 @@ impl<'a> Account<'a> {
             }),
             upstream: self.upstream.as_ref().map(|upstream| UpstreamRecord {
                 name: upstream.index.map_or("outside", |index| &tenant.upstream(index).name),
+                link: upstream.index.and_then(|index| tenant.upstream(index).link.as_deref()),
                 peer: upstream.peer,
                 source: upstream.source,
                 reused: upstream.reused,

@@ -57,6 +57,7 @@ impl Failure {
         let retriable = matches!(
             refusal,
             Refusal::ConnectFailed { .. }
+                | Refusal::LinkFailed { .. }
                 | Refusal::ConnectTimeout { .. }
                 | Refusal::UpstreamTls { .. }
                 | Refusal::UpstreamClosed { .. }

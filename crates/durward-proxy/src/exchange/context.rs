@@ -49,7 +49,9 @@ impl Http {
     pub(crate) fn service(&self) -> Option<&HttpService> {
         match &self.view.listener().service {
             Service::Http(service) => Some(service),
-            Service::Forward(_) | Service::PassThrough(_) | Service::Tcp(_) => None,
+            Service::Forward(_) | Service::PassThrough(_) | Service::Tcp(_) | Service::Link(_) => {
+                None
+            }
         }
     }
 
@@ -57,7 +59,7 @@ impl Http {
     pub(crate) fn outward(&self) -> Option<&ForwardService> {
         match &self.view.listener().service {
             Service::Forward(service) => Some(service),
-            Service::Http(_) | Service::PassThrough(_) | Service::Tcp(_) => None,
+            Service::Http(_) | Service::PassThrough(_) | Service::Tcp(_) | Service::Link(_) => None,
         }
     }
 

@@ -38,7 +38,7 @@ impl<'a> Switched<'a> {
         mut early: Vec<u8>,
     ) {
         if let Err(refusal) = self.check(http, watch, &mut client, &mut early).await {
-            let _ = client.socket().set_zero_linger();
+            client.reset_on_close();
             if let Some(account) = self.account.take() {
                 account.close_tunnel((early.len() as u64, 0), Some(refusal));
             }

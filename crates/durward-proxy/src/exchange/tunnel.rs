@@ -117,7 +117,7 @@ impl<D: Downstream> Tunnel<'_, D> {
     }
 
     fn broken(&self) -> Refusal {
-        match self.up.io.socket().peer_addr() {
+        match self.up.io.peer_addr() {
             Ok(peer) => Refusal::UpstreamClosed { peer },
             Err(error) => Refusal::Socket(error),
         }

@@ -136,6 +136,7 @@ fn busy() -> (Metrics, ExpositionState) {
     let endpoint =
         |state| EndpointReport { address: "10.0.0.1:80".to_owned(), state, active: 0, failures: 0 };
     let state = ExpositionState {
+        links: Vec::new(),
         generation: 3,
         certificates: vec![
             (acme.clone(), Arc::from("we\"ird\\na\nme"), (1_700_000_000, 1_800_000_000)),

@@ -2,7 +2,7 @@
 //!
 //! Total like the compile step: a part that cannot be prepared is left out with a message, the rest is served.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -114,11 +114,14 @@ impl Builder<'_> {
         let outside = UpstreamRuntime::outside(tenant, previous.map(|before| &before.outside));
         match upstreams.and_then(|upstreams| Ok((upstreams, outside?))) {
             Ok((upstreams, outside)) => {
+                let links = previous.map_or_else(Arc::default, |before| Arc::clone(&before.links));
+                links.name_only(&link_names(tenant));
                 let runtime = TenantRuntime {
                     outside,
                     tenant: Arc::clone(tenant),
                     upstreams,
                     usage: previous.map_or_else(Arc::default, |before| Arc::clone(&before.usage)),
+                    links,
                     metrics: self.metrics.tenant(&tenant.id),
                 };
                 Some((tenant.id.clone(), Arc::new(runtime)))
@@ -271,6 +274,17 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+/// Returns the links that a tenant's listeners and upstreams name.
+fn link_names(tenant: &Tenant) -> BTreeSet<&Arc<str>> {
+    let of_listeners = tenant.listeners.iter().filter_map(|listener| match &listener.service {
+        Service::Link(service) => Some(service),
+        _ => None,
+    });
+    let of_listeners = of_listeners.flat_map(|service| service.links.iter().map(|link| &link.name));
+    let of_upstreams = tenant.upstreams.iter().filter_map(|upstream| upstream.link.as_ref());
+    of_listeners.chain(of_upstreams).collect()
 }
 
 /// Iterator over the previous listeners of a bind in step with the present ones, so that unchanged ones are found without a search.

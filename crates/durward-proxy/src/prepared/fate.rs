@@ -215,6 +215,9 @@ fn trust_shrinks(old: Option<&ServerTls>, new: Option<&ServerTls>) -> bool {
 
 /// Returns true if a holder of a client certificate might no longer be one.
 fn holders_shrink(old: &Service, new: &Service) -> bool {
+    if let (Service::Link(old), Service::Link(new)) = (old, new) {
+        return !old.links.iter().all(|link| new.links.contains(link));
+    }
     let (Service::Forward(old), Service::Forward(new)) = (old, new) else { return false };
     !new.holders.is_empty()
         && (old.holders.is_empty()
@@ -233,6 +236,7 @@ fn with_certificates_of(listener: &Listener, other: &Listener) -> Listener {
         Service::Http(service) => service.tls.as_mut(),
         Service::Tcp(service) => service.tls.as_mut(),
         Service::Forward(service) => service.tls.as_mut(),
+        Service::Link(service) => Some(&mut service.tls),
         Service::PassThrough(_) => None,
     };
     if let (Some(tls), Some(certificates)) = (tls, certificates) {

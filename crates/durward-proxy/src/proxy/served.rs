@@ -10,8 +10,8 @@ use super::{BindReport, SinkStatus, Status, TenantStatus};
 use crate::audit;
 use crate::metrics::Counter;
 use crate::prepared::Prepared;
-use crate::upstream::TenantRuntime;
 use crate::upstream::report::UpstreamReport;
+use crate::upstream::{LinkReport, TenantRuntime};
 
 /// The generation that is served.
 pub struct Served {
@@ -54,6 +54,11 @@ impl Served {
     /// Returns the state of the upstreams of `only`, or of every tenant.
     pub fn upstreams(&self, only: Option<&TenantId>) -> impl Iterator<Item = UpstreamReport> {
         self.tenants(only).flat_map(|tenant| tenant.reports())
+    }
+
+    /// Returns the state of the links of `only`, or of every tenant.
+    pub fn links(&self, only: Option<&TenantId>) -> impl Iterator<Item = LinkReport> {
+        self.tenants(only).flat_map(|tenant| tenant.link_reports())
     }
 
     /// Returns the state of everything at once.

@@ -146,8 +146,14 @@ impl Flow {
             ready!(Pin::new(to).poll_shutdown(cx)).map_err(|_| self.way.sink())?;
         } else {
             ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| self.way.sink())?;
-            let socket = socket2::SockRef::from(to.socket());
-            socket.shutdown(Shutdown::Write).map_err(|_| self.way.sink())?;
+            match to.socket() {
+                Some(socket) => {
+                    let socket = socket2::SockRef::from(socket);
+                    socket.shutdown(Shutdown::Write).map_err(|_| self.way.sink())?;
+                }
+                // A stream of a link has nothing below its end, like plain TCP.
+                None => ready!(Pin::new(to).poll_shutdown(cx)).map_err(|_| self.way.sink())?,
+            }
         }
         self.state = State::Ended;
         Poll::Ready(Ok(()))

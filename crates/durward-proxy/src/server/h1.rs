@@ -225,7 +225,7 @@ async fn linger(http: &Http, watch: &Watch, conn: &mut Conn) {
 
 /// Ends a connection with a reset, so that a message delimited by its end cannot be taken for complete.
 fn cut(io: &Io) {
-    let _ = socket2::SockRef::from(io.socket()).set_linger(Some(Duration::ZERO));
+    io.reset_on_close();
 }
 
 impl Conn {

@@ -1,6 +1,7 @@
 //! Acquires a connection or stream for one request: chooses an endpoint, then takes a pooled connection or opens one.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use durward_model::upstream::{UpstreamIndex, UpstreamProtocol};
@@ -11,7 +12,7 @@ use super::connect::{Attempt, reusable};
 use super::endpoint::Addresses;
 use super::http2::Shared;
 use super::lease::{Lease, Load};
-use super::path::{Connected, Ticket};
+use super::path::{Connected, Path, Ticket};
 use super::per_core::Upstreams;
 use super::pool::Pools;
 use super::proxy_header;
@@ -120,6 +121,16 @@ pub(super) enum AcquiredTransport {
 pub(super) fn pooled(attempt: &Attempt<'_>) -> Result<Option<AcquiredTransport>, Refusal> {
     let pools = &attempt.upstreams.pools;
     let upstream = &attempt.runtime.upstream;
+    let of_path = |path: &Arc<Path>| {
+        if upstream.protocol == UpstreamProtocol::Http2 {
+            pools.shared(path).map(|shared| AcquiredTransport::Stream { shared, connect: None })
+        } else {
+            pools.pop(path).map(|(io, ticket)| AcquiredTransport::Pooled(io, ticket))
+        }
+    };
+    if let Some(path) = &attempt.endpoint.through {
+        return Ok(of_path(path));
+    }
     for peer in attempt.addresses {
         for source in upstream.sources.iter().filter(|source| source.reaches(peer.ip())) {
             let found = attempt.endpoint.with_path(
@@ -127,15 +138,7 @@ pub(super) fn pooled(attempt: &Attempt<'_>) -> Result<Option<AcquiredTransport>,
                 *peer,
                 *source,
                 upstream.protocol,
-                |path| {
-                    if upstream.protocol == UpstreamProtocol::Http2 {
-                        pools
-                            .shared(path)
-                            .map(|shared| AcquiredTransport::Stream { shared, connect: None })
-                    } else {
-                        pools.pop(path).map(|(io, ticket)| AcquiredTransport::Pooled(io, ticket))
-                    }
-                },
+                of_path,
             )?;
             if found.is_some() {
                 return Ok(found);
@@ -158,9 +161,10 @@ pub(super) async fn fresh_carrier(
         let connect = Some(connected.took);
         return Ok(AcquiredTransport::Stream { shared: attempt.http2(connected).await?, connect });
     }
-    let first = match attempt.addresses.first() {
-        Some(peer) => attempt.paths(*peer)?.into_iter().next(),
-        None => None,
+    let first = match (&attempt.endpoint.through, attempt.addresses.first()) {
+        (Some(path), _) => Some(Arc::clone(path)),
+        (None, Some(peer)) => attempt.paths(*peer)?.into_iter().next(),
+        (None, None) => None,
     };
     let turn = first.map(|path| attempt.upstreams.pools.opening(&path));
     let _turn = match &turn {

@@ -60,6 +60,9 @@ impl Attempt<'_> {
         header: Option<Vec<u8>>,
         timeout: Duration,
     ) -> Result<Connected, Refusal> {
+        if let Some(path) = &self.endpoint.through {
+            return Box::pin(self.connect_through(path, guard, header, timeout)).await;
+        }
         let began = Instant::now();
         let Some(first) = self.addresses.first() else {
             return Err(Refusal::NoEndpoint {
@@ -86,6 +89,7 @@ impl Attempt<'_> {
         }
         let ticket = Ticket {
             _memory: memory,
+            peer: port.0.peer(),
             port,
             source,
             retired: Arc::clone(&self.runtime.retired),
@@ -160,15 +164,18 @@ impl Attempt<'_> {
     }
 
     /// Charges memory for one connection; the tenant's idle connections make room. A health check is not charged.
-    fn memory(&self, ours: bool) -> Result<Hold, Refusal> {
+    pub(super) fn memory(&self, ours: bool) -> Result<Hold, Refusal> {
         let (memory, tenant) = (&self.upstreams.memory, self.tenant);
         let mut hold = memory.hold(&tenant.usage, Kind::Upstreams);
         if ours {
             return Ok(hold);
         }
-        let price = match self.runtime.upstream.tls {
-            Some(_) => memory::TLS_CONNECTION,
-            None => memory::CONNECTION,
+        let upstream = &self.runtime.upstream;
+        let price = match (&upstream.link, &upstream.tls) {
+            (Some(_), None) => memory::LINK_STREAM,
+            (Some(_), Some(_)) => memory::LINK_STREAM + memory::TLS_BACKLOG,
+            (None, Some(_)) => memory::TLS_CONNECTION,
+            (None, None) => memory::CONNECTION,
         };
         hold.grow(price).or_else(|refusal| {
             match self.upstreams.pools.make_room(Some(&tenant.metrics)) {

@@ -30,6 +30,8 @@ pub(crate) struct EndpointRuntime {
     pub(crate) state: Arc<EndpointState>,
     /// Number that stands for the target in hashing.
     pub(crate) seed: u64,
+    /// Path through the upstream's link; `None` straight from here.
+    pub(crate) through: Option<Arc<Path>>,
     located: ArcSwapOption<Located>,
     paths: Paths,
 }
@@ -75,7 +77,7 @@ struct Located {
     expires: Instant,
 }
 
-/// Addresses of an endpoint, at least one.
+/// Addresses of an endpoint, at least one; none for an endpoint behind a link.
 pub(crate) enum Addresses {
     One([SocketAddr; 1]),
     Many(Arc<[SocketAddr]>),
@@ -105,9 +107,23 @@ impl EndpointRuntime {
             verify,
             state: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.state)),
             seed: seed(&endpoint.target),
+            through: None,
             located: ArcSwapOption::empty(),
             paths: Paths::Few(ArcSwap::default()),
         }
+    }
+
+    /// Reaches the endpoint through a link of the tenant.
+    pub(crate) fn behind(
+        self,
+        tenant: &TenantId,
+        link: Option<&Arc<str>>,
+        protocol: UpstreamProtocol,
+    ) -> Self {
+        let identity = || self.verify.as_ref().map(|verify| verify.identity.clone());
+        let key =
+            link.map(|link| PoolKey::through(tenant, link, &self.target, (identity(), protocol)));
+        Self { through: key.map(|key| Arc::new(Path::new(key))), ..self }
     }
 
     /// Turns the endpoint into the placeholder for every destination of a forward proxy.
@@ -122,6 +138,10 @@ impl EndpointRuntime {
         resolver: &Resolver,
         upstream: &Upstream,
     ) -> Result<Addresses, Refusal> {
+        if self.through.is_some() {
+            // The agent looks names up.
+            return Ok(Addresses::Many(Arc::default()));
+        }
         let (host, port) = match &self.target {
             Target::Address(address) => return Ok(Addresses::One([*address])),
             Target::Name { host, port } => (host, *port),

@@ -198,7 +198,7 @@ async fn secured(
 ) -> Result<Connected, Refusal> {
     let tls = runtime.check_tls.as_ref().zip(runtime.upstream.check_tls.as_ref());
     let (Some((config, tls)), Io::Tcp(_)) = (tls, &connected.io) else { return Ok(connected) };
-    let peer = connected.io.socket().peer_addr().map_err(Refusal::Socket)?;
+    let peer = connected.io.peer_addr().map_err(Refusal::Socket)?;
     let verify = Verify::new(tls, &endpoint.target)
         .map_err(|detail| Refusal::UpstreamTls { peer, source: std::io::Error::other(detail) })?;
     let Connected { io, ticket, took } = connected;

@@ -91,7 +91,7 @@ impl Shared {
         block: Duration,
         turn: Rc<QueueEntry>,
     ) -> Result<Rc<Self>, Refusal> {
-        let peer = connected.ticket.port.0.peer().0;
+        let peer = connected.ticket.peer.0;
         let held = ConnectionMemory::new(hold);
         held.add(HTTP2_CONNECTION);
         let streams = Streams::of_upstream(held, HEADER_LIST as usize);
@@ -154,6 +154,10 @@ impl Shared {
 
     pub(crate) fn path(&self) -> &Arc<Path> {
         &self.ticket.port.0
+    }
+
+    pub(crate) fn peer(&self) -> durward_model::UpstreamAddr {
+        self.ticket.peer
     }
 
     pub(crate) fn source(&self) -> std::net::SocketAddr {

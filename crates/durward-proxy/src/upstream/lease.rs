@@ -78,6 +78,7 @@ impl Lease {
             | Refusal::BadResponse { .. }
             | Refusal::ConnectFailed { .. }
             | Refusal::ConnectTimeout { .. }
+            | Refusal::LinkFailed { .. }
             | Refusal::UpstreamTls { .. } => self.load.failure(),
             _ => {}
         }
@@ -170,6 +171,7 @@ impl Load {
             Refusal::CircuitOpen | Refusal::FairShare { .. } | Refusal::Memory => {}
             Refusal::ConnectFailed { .. }
             | Refusal::ConnectTimeout { .. }
+            | Refusal::LinkFailed { .. }
             | Refusal::UpstreamTls { .. } => {
                 self.cells().add(Counter::UpstreamConnectFailures, 1);
                 self.failure();
@@ -188,7 +190,7 @@ impl Load {
     pub(super) fn with(self, ticket: Ticket, reused: bool, connect: Duration) -> Lease {
         self.count(reused);
         Lease {
-            peer: ticket.port.0.peer(),
+            peer: ticket.peer,
             source: ticket.source,
             reused,
             connect,
@@ -234,7 +236,7 @@ impl AcquiredTransport {
                 let (send, stream) = shared.stream();
                 load.count(connect.is_none());
                 let lease = Lease {
-                    peer: shared.path().peer(),
+                    peer: shared.peer(),
                     source: shared.source(),
                     reused: connect.is_none(),
                     connect: connect.unwrap_or_default(),

@@ -46,6 +46,7 @@ impl UpstreamRuntime {
             outlier: None,
             retry: Retry { attempts: 0, ..Retry::default() },
             pool_idle: IDLE,
+            link: None,
             pool_idle_timeout: IDLE_TIMEOUT,
             stream_idle: None,
             check_tls: None,

@@ -1,11 +1,12 @@
 //! Paths from a tenant's address to an endpoint: the pool key, the ports in use, and the resources of an open connection.
 
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use durward_model::upstream::UpstreamProtocol;
+use durward_model::upstream::{Target, UpstreamProtocol};
 use durward_model::{EgressAddress, Tenant, TenantId, UpstreamAddr};
 
 use super::tls_client::TlsIdentity;
@@ -24,6 +25,8 @@ pub(crate) struct PoolKey {
     source: EgressAddress,
     identity: Option<TlsIdentity>,
     protocol: UpstreamProtocolKey,
+    /// Link and target, for streams of a link; peer and source are unspecified then.
+    link: Option<(Arc<str>, Target)>,
 }
 
 /// Hashable form of [`UpstreamProtocol`].
@@ -55,12 +58,36 @@ impl PoolKey {
         if !source.reaches(peer.0.ip()) {
             return refused("of the wrong family");
         }
-        let protocol = match protocol {
-            UpstreamProtocol::Http1 => UpstreamProtocolKey::Http1,
-            UpstreamProtocol::Http2 => UpstreamProtocolKey::Http2,
-            UpstreamProtocol::Tcp => UpstreamProtocolKey::Tcp,
-        };
-        Ok(Self { tenant: tenant.id.clone(), peer, source, identity, protocol })
+        let (tenant, protocol) = (tenant.id.clone(), protocol.into());
+        Ok(Self { tenant, peer, source, identity, protocol, link: None })
+    }
+
+    /// Returns the key of a tenant's streams to `target` through one of its links.
+    pub(crate) fn through(
+        tenant: &TenantId,
+        link: &Arc<str>,
+        target: &Target,
+        (identity, protocol): (Option<TlsIdentity>, UpstreamProtocol),
+    ) -> Self {
+        let nowhere = Ipv4Addr::UNSPECIFIED;
+        Self {
+            tenant: tenant.clone(),
+            peer: UpstreamAddr((nowhere, 0).into()),
+            source: EgressAddress(nowhere.into()),
+            identity,
+            protocol: protocol.into(),
+            link: Some((Arc::clone(link), target.clone())),
+        }
+    }
+}
+
+impl From<UpstreamProtocol> for UpstreamProtocolKey {
+    fn from(protocol: UpstreamProtocol) -> Self {
+        match protocol {
+            UpstreamProtocol::Http1 => Self::Http1,
+            UpstreamProtocol::Http2 => Self::Http2,
+            UpstreamProtocol::Tcp => Self::Tcp,
+        }
     }
 }
 
@@ -127,13 +154,19 @@ impl Hash for Path {
 #[derive(Debug)]
 pub(crate) struct PortGuard(
     pub(crate) Arc<Path>,
-    #[expect(dead_code, reason = "held until the connection is closed")] FdPermit,
+    #[expect(dead_code, reason = "held until the connection is closed")] Option<FdPermit>,
 );
 
 impl PortGuard {
     pub(crate) fn new(path: Arc<Path>, place: FdPermit) -> Self {
         path.ports.fetch_add(1, Relaxed);
-        Self(path, place)
+        Self(path, Some(place))
+    }
+
+    /// Counts a stream of a link, which has no port and no file descriptor.
+    pub(crate) fn of_link(path: Arc<Path>) -> Self {
+        path.ports.fetch_add(1, Relaxed);
+        Self(path, None)
     }
 }
 
@@ -148,6 +181,8 @@ pub(crate) struct Ticket {
     /// Memory charged for the connection.
     pub(crate) _memory: Hold,
     pub(crate) port: PortGuard,
+    /// Remote address of the connection; through a link the agent's.
+    pub(crate) peer: UpstreamAddr,
     pub(crate) source: std::net::SocketAddr,
     pub(crate) retired: Arc<AtomicBool>,
     pub(crate) metrics: Arc<TenantMetrics>,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use durward_link::session::LinkStream;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::http2::Shared;
@@ -239,6 +240,10 @@ fn ticks(timeout: Duration) -> u32 {
 
 /// Returns true if the peer neither closed nor sent anything unasked. Costs no system call while the reactor has seen no event.
 pub(super) fn alive(io: &mut Io) -> bool {
+    let leaves = |stream: &LinkStream| !stream.carrier().is_some_and(|one| one.is_current());
+    if io.link().is_some_and(leaves) {
+        return false;
+    }
     let mut byte = [0];
     let mut buf = ReadBuf::new(&mut byte);
     let mut cx = Context::from_waker(Waker::noop());

@@ -65,7 +65,7 @@ impl UpstreamRuntime {
             return Err(context("a TLS health check needs TLS towards the upstream".to_owned()));
         }
         let runtime = Self {
-            endpoints: endpoints(upstream, previous).map_err(context)?,
+            endpoints: endpoints(upstream, tenant, previous).map_err(context)?,
             upstream: Arc::clone(upstream),
             tenant: tenant.clone(),
             tls: config.map_err(context)?,
@@ -149,6 +149,7 @@ impl Drop for UpstreamRuntime {
 
 fn endpoints(
     upstream: &Upstream,
+    tenant: &TenantId,
     previous: Option<&Arc<UpstreamRuntime>>,
 ) -> Result<Vec<EndpointRuntime>, String> {
     let before = previous.map_or(&[][..], |previous| &previous.endpoints);
@@ -159,7 +160,8 @@ fn endpoints(
             let target = &endpoint.target;
             let verify = upstream.tls.as_ref().map(|tls| Verify::new(tls, target)).transpose()?;
             let before = before.iter().find(|before| before.target == *target);
-            Ok(EndpointRuntime::new(endpoint, verify, before))
+            let runtime = EndpointRuntime::new(endpoint, verify, before);
+            Ok(runtime.behind(tenant, upstream.link.as_ref(), upstream.protocol))
         })
         .collect()
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use durward_model::{Destination, Tenant};
 
+use super::link::{LinkReport, TenantLinks};
 use super::ports::{PortReport, budget};
 use super::runtime::UpstreamRuntime;
 use crate::limits::Usage;
@@ -20,6 +21,8 @@ pub(crate) struct TenantRuntime {
     pub(crate) outside: Arc<UpstreamRuntime>,
     /// Usage of its limits; lives on when the tenant changes.
     pub(crate) usage: Arc<Usage>,
+    /// Its links; live on likewise.
+    pub(crate) links: Arc<TenantLinks>,
     /// Counters; live on likewise.
     pub(crate) metrics: Arc<TenantMetrics>,
 }
@@ -41,6 +44,13 @@ impl TenantRuntime {
             budget: budget(),
         };
         busiest.into_iter().map(report).collect()
+    }
+}
+
+impl TenantRuntime {
+    /// Returns the state of its links.
+    pub(crate) fn link_reports(&self) -> Vec<LinkReport> {
+        self.links.reports(&self.tenant.id)
     }
 }
 

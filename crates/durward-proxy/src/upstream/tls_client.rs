@@ -6,14 +6,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, OnceLock};
 
+use durward_link::session::LinkStream;
 use durward_model::certificate::{Certificate, KeyEncoding};
 use durward_model::upstream::{Target, TrustRoots, UpstreamProtocol, UpstreamTls};
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::io::Io;
 use crate::refusal::Refusal;
@@ -112,17 +115,35 @@ pub(crate) async fn handshake(
     stream: TcpStream,
     peer: SocketAddr,
 ) -> Result<Io, Refusal> {
+    Ok(Io::tls(connect(config, verify, stream, peer).await?.into()))
+}
+
+/// Performs the handshake like [`handshake`], on a stream of a link whose agent is at `peer`.
+pub(crate) async fn handshake_through(
+    config: &Arc<ClientConfig>,
+    verify: &Verify,
+    stream: LinkStream,
+    peer: SocketAddr,
+) -> Result<Io, Refusal> {
+    Ok(Io::LinkTls(Box::new(connect(config, verify, stream, peer).await?)))
+}
+
+async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+    config: &Arc<ClientConfig>,
+    verify: &Verify,
+    stream: S,
+    peer: SocketAddr,
+) -> Result<TlsStream<S>, Refusal> {
     let refused = |source| Refusal::UpstreamTls { peer, source };
     let stream = TlsConnector::from(Arc::clone(config))
         .connect(verify.name.clone(), stream)
         .await
         .map_err(refused)?;
-    let io = Io::tls(stream.into());
     let h2_only = config.alpn_protocols.iter().any(|protocol| protocol == b"h2");
-    if h2_only && io.alpn() != Some(b"h2") {
+    if h2_only && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
         return Err(refused(io::Error::other("the upstream did not agree to h2 by ALPN")));
     }
-    Ok(io)
+    Ok(stream)
 }
 
 /// Returns the first bytes of a handshake that is never finished: it shows whether a TLS server listens, and verifies nothing.

@@ -142,6 +142,7 @@ impl Wanted {
             outlier: None,
             retry: Retry::default(),
             pool_idle: 8,
+            link: None,
             pool_idle_timeout: Duration::from_secs(30),
             stream_idle: self.stream_idle,
             check_tls: None,

@@ -24,6 +24,7 @@ mod isolation;
 mod kubernetes;
 mod lab;
 mod layering;
+mod link;
 mod memory;
 mod moves;
 mod named;

@@ -248,7 +248,7 @@ fn a_file_that_was_damaged_meanwhile_is_replaced_at_the_end_and_in_a_hand_over()
 }
 
 /// Ends the process a log line names, which is no child of this one.
-fn end(line: &str) {
+pub(crate) fn end(line: &str) {
     let number = line.split("\"process\":").nth(1).unwrap();
     let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
     let pid = Pid::from_raw(digits.parse().unwrap()).unwrap();

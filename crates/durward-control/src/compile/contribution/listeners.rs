@@ -60,7 +60,7 @@ impl Joined {
                         .for_each(|host| self.taken.entry(host).or_default().push(taken()));
                 }
             }
-            Service::Tcp(_) | Service::Forward(_) => {}
+            Service::Tcp(_) | Service::Forward(_) | Service::Link(_) => {}
         }
     }
 

@@ -76,6 +76,7 @@ pub(super) fn upstream(endpoints: &[SocketAddr], source: &str) -> Upstream {
         outlier: None,
         retry: Retry::default(),
         pool_idle: 8,
+        link: None,
         pool_idle_timeout: Duration::from_secs(60),
         stream_idle: None,
         check_tls: None,

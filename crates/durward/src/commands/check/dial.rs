@@ -87,6 +87,11 @@ async fn endpoint_check(
     let name = format!("{} upstream {} at {}", tenant.id, upstream.name, endpoint.target);
     let verdict =
         |mark, sentence: String, hint: &str| Dialled { mark, sentence, hint: hint.to_owned() };
+    if let Some(link) = &upstream.link {
+        let sentence =
+            format!("{name}: behind the link {link}, so its agent connects, not this host");
+        return verdict(Mark::Ok, sentence, "");
+    }
     let peers = match resolve(&endpoint.target, timeout).await {
         Ok(peers) => peers,
         Err(error) => {

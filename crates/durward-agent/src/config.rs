@@ -1,0 +1,322 @@
+//! The agent's configuration: a file in YAML.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use durward_link::carrier::{Dialler, GatewayUrl, HttpProxy};
+use durward_link::{Bounds, Route, RouteSet, Target};
+use ipnet::IpNet;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde::Deserialize;
+
+use crate::Settings;
+use crate::policy::Policy;
+
+/// Data carriers at most where the file does not say.
+const CARRIERS: u32 = 8;
+
+/// The file, as it is written. Names of files are relative to its directory.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentFile {
+    /// Name of the link within its tenant.
+    pub link: String,
+    /// Addresses of the gateway: `tls://HOST[:PORT]` or `wss://HOST[:PORT]`, in the order in which they are tried.
+    pub gateways: Vec<String>,
+    /// Name or address that the gateway's certificate must carry. Default: the host of its address.
+    #[serde(default)]
+    pub server_name: Option<String>,
+    /// Authorities to trust, PEM. Default: the host's own set.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate with its chain, PEM.
+    pub certificate_file: PathBuf,
+    /// Its key, PEM.
+    pub key_file: PathBuf,
+    /// Routes.
+    #[serde(default)]
+    pub routes: Vec<RouteSpec>,
+    /// Guarded places that may be connected to all the same: `ADDRESS:PORT`, an address, or a network.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// Data carriers at most, 1 to 64. Default: 8.
+    #[serde(default)]
+    pub max_carriers: Option<u32>,
+    /// Seconds in which a backend must be connected, 1 to 300. Default: 10.
+    #[serde(default)]
+    pub connect_timeout_seconds: Option<u64>,
+    /// Seconds that streams have to finish when the agent ends, up to 86400. Default: 30.
+    #[serde(default)]
+    pub drain_grace_seconds: Option<u64>,
+}
+
+/// One route of the file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RouteSpec {
+    /// Host name, or `*.` and a name.
+    pub host: String,
+    /// Prefix of the path. Default: `/`.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Backend: `HOST:PORT`.
+    pub target: String,
+}
+
+/// A file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file that cannot be read.
+    #[error("{path}: {source}", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Not the YAML that was expected; says line, column and excerpt.
+    #[error("{path}: {message}", path = .path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        message: String,
+    },
+    /// A field with a value that cannot be used.
+    #[error("{field} {written:?} {fault}")]
+    Field {
+        /// The field.
+        field: String,
+        /// What is written there.
+        written: String,
+        /// Why it cannot be used, and the cure.
+        fault: String,
+    },
+    /// Certificates or keys that cannot be used.
+    #[error("{path}: {fault}", path = .path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        fault: String,
+    },
+}
+
+/// What the environment adds to the file.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// `HTTPS_PROXY`.
+    pub https_proxy: Option<String>,
+    /// `KUBERNETES_SERVICE_HOST`.
+    pub api_server: Option<String>,
+}
+
+impl Environment {
+    /// Reads the process's environment.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let of = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self {
+            https_proxy: of("HTTPS_PROXY").or_else(|| of("https_proxy")),
+            api_server: of("KUBERNETES_SERVICE_HOST"),
+        }
+    }
+}
+
+impl AgentFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Fails if it cannot be read or is not of this form.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = read(path)?;
+        serde_saphyr::from_slice(&text).map_err(|error| ConfigError::Syntax {
+            path: path.to_owned(),
+            message: error.to_string(),
+        })
+    }
+
+    /// Returns the routes as a set with this revision.
+    ///
+    /// # Errors
+    /// Fails on the first route that cannot be used.
+    pub fn routes(&self, revision: u64) -> Result<RouteSet, ConfigError> {
+        let route = |(at, route): (usize, &RouteSpec)| {
+            let target = route.target.parse::<Target>();
+            let target = target.map_err(|_| {
+                bad(&format!("routes[{at}].target"), &route.target, "is not HOST:PORT")
+            })?;
+            let name = route.host.strip_prefix("*.").unwrap_or(&route.host);
+            let named = Target::new(name, 443);
+            let named = named.map_err(|_| {
+                bad(&format!("routes[{at}].host"), &route.host, "is not a host name")
+            })?;
+            let wildcard = if name.len() < route.host.len() { "*." } else { "" };
+            let path = route.path.clone().unwrap_or_else(|| "/".to_owned());
+            if !path.starts_with('/') {
+                let field = format!("routes[{at}].path");
+                return Err(bad(&field, &path, "does not begin with a slash"));
+            }
+            Ok(Route { host: format!("{wildcard}{}", named.host()), path, target })
+        };
+        let routes: Result<Vec<_>, _> = self.routes.iter().enumerate().map(route).collect();
+        Ok(RouteSet::new(revision, routes?))
+    }
+
+    /// Returns the settings of an agent. Names of files are relative to `directory`.
+    ///
+    /// # Errors
+    /// Fails on the first field or file that cannot be used.
+    pub fn settings(
+        &self,
+        directory: &Path,
+        environment: &Environment,
+    ) -> Result<Settings, ConfigError> {
+        if self.gateways.is_empty() {
+            return Err(bad(
+                "gateways",
+                "",
+                "is empty: add an address such as wss://gateway.example",
+            ));
+        }
+        if self.link.is_empty() || self.link.len() > 63 {
+            return Err(bad("link", &self.link, "is not a name of 1 to 63 characters"));
+        }
+        let gateways: Result<Vec<_>, _> = self
+            .gateways
+            .iter()
+            .enumerate()
+            .map(|(at, url)| {
+                url.parse::<GatewayUrl>().map_err(|_| {
+                    bad(
+                        &format!("gateways[{at}]"),
+                        url,
+                        "is not tls://HOST[:PORT] or wss://HOST[:PORT]",
+                    )
+                })
+            })
+            .collect();
+        let gateways = gateways?;
+        let proxy = environment.https_proxy.as_deref().map(HttpProxy::parse).transpose();
+        let proxy = proxy.map_err(|error| bad("HTTPS_PROXY", "(not shown)", &error.to_string()))?;
+        let tls = self.tls(directory)?;
+        let timeout = Duration::from_secs(15);
+        let seconds = |field: &str, written: Option<u64>, most, default| {
+            let seconds = written.unwrap_or(default);
+            let fault = format!("is not a number of seconds from 1 to {most}");
+            if (1..=most).contains(&seconds) {
+                return Ok(Duration::from_secs(seconds));
+            }
+            Err(bad(field, &seconds.to_string(), &fault))
+        };
+        let most_carriers = self.max_carriers.unwrap_or(CARRIERS);
+        if !(1..=64).contains(&most_carriers) {
+            return Err(bad(
+                "maxCarriers",
+                &most_carriers.to_string(),
+                "is not a number from 1 to 64",
+            ));
+        }
+        Ok(Settings {
+            link: self.link.clone(),
+            gateways,
+            dialler: Dialler::new(&tls, self.server_name.clone(), proxy, timeout),
+            policy: self.policy(environment)?,
+            bounds: Bounds::default(),
+            most_carriers,
+            connect_timeout: seconds(
+                "connectTimeoutSeconds",
+                self.connect_timeout_seconds,
+                300,
+                10,
+            )?,
+            grace: seconds("drainGraceSeconds", self.drain_grace_seconds, 86_400, 30)?,
+        })
+    }
+
+    fn policy(&self, environment: &Environment) -> Result<Policy, ConfigError> {
+        let allow = self.allow.iter().enumerate().map(|(at, written)| {
+            place(written).ok_or_else(|| {
+                bad(
+                    &format!("allow[{at}]"),
+                    written,
+                    "is not ADDRESS:PORT, an address, or a network",
+                )
+            })
+        });
+        let api_server =
+            environment.api_server.as_deref().and_then(|text| text.parse::<IpAddr>().ok());
+        Ok(Policy::new(allow.collect::<Result<_, _>>()?, api_server.into_iter().collect()))
+    }
+
+    fn tls(&self, directory: &Path) -> Result<ClientConfig, ConfigError> {
+        let fault =
+            |path: &Path, fault: String| ConfigError::Certificate { path: path.to_owned(), fault };
+        let mut roots = RootCertStore::empty();
+        match &self.ca_file {
+            Some(file) => {
+                let path = directory.join(file);
+                for root in certificates(&path)? {
+                    roots.add(root).map_err(|error| fault(&path, error.to_string()))?;
+                }
+            }
+            None => drop(
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
+            ),
+        }
+        if roots.is_empty() {
+            return Err(bad(
+                "caFile",
+                "",
+                "is not given and this host has no trusted roots: name a file",
+            ));
+        }
+        let (chain, key) = (directory.join(&self.certificate_file), directory.join(&self.key_file));
+        let certificates = certificates(&chain)?;
+        let private = PrivateKeyDer::from_pem_slice(&read(&key)?)
+            .map_err(|error| fault(&key, format!("has no private key: {error}")))?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| {
+                let builder = builder.with_root_certificates(roots);
+                builder.with_client_auth_cert(certificates, private)
+            })
+            .map_err(|error| fault(&chain, error.to_string()))
+    }
+}
+
+/// Returns the network and port of an entry of `allow`.
+fn place(written: &str) -> Option<(IpNet, Option<u16>)> {
+    if let Ok(address) = written.parse::<std::net::SocketAddr>() {
+        return Some((IpNet::from(address.ip().to_canonical()), Some(address.port())));
+    }
+    if let Ok(address) = written.parse::<IpAddr>() {
+        return Some((IpNet::from(address.to_canonical()), None));
+    }
+    written.parse().ok().map(|net| (net, None))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let fault = |fault: String| ConfigError::Certificate { path: path.to_owned(), fault };
+    let text = read(path)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let all = all.map_err(|error| fault(format!("is not PEM: {error}")))?;
+    if all.is_empty() { Err(fault("has no certificate".to_owned())) } else { Ok(all) }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    std::fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}
+
+fn bad(field: &str, written: &str, fault: &str) -> ConfigError {
+    ConfigError::Field {
+        field: field.to_owned(),
+        written: written.to_owned(),
+        fault: fault.to_owned(),
+    }
+}

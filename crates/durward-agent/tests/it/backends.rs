@@ -1,0 +1,166 @@
+//! Which backends an agent connects to, and what passes.
+
+use std::net::SocketAddr;
+
+use durward_link::session::gateway::OpenError;
+use durward_link::{Kind, RouteSet, Target};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::support::{World, eventually};
+
+fn target(address: impl ToString) -> Target {
+    address.to_string().parse().unwrap()
+}
+
+/// Backend that answers with what it was sent, once the sender has ended.
+async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut all = Vec::new();
+                let _ = stream.read_to_end(&mut all).await;
+                let _ = stream.write_all(&all).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_stream_reaches_its_backend_and_each_direction_ends_by_itself() {
+    let (world, backend) = (World::new(), echo().await);
+    for scheme in ["tls", "wss"] {
+        let gateway = world.gateway().await;
+        let agent = world.agent(&format!(
+            "gateways: ['{scheme}://{}']\nroutes: [{{host: a.example, target: '{backend}'}}]\nallow: ['{backend}']",
+            gateway.address
+        ));
+        let carrier = gateway.carrier().await;
+
+        let mut stream = carrier.open(&target(backend), Kind::Tcp).await.unwrap();
+        let sent: Vec<u8> = (0..3_000_000u32).map(|at| (at % 253) as u8).collect();
+        stream.write_all(&sent).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).await.unwrap();
+
+        assert!(received == sent, "over {scheme}");
+        drop(stream);
+        let report =
+            eventually(|| Some(agent.status.report()).filter(|one| one.streams == 0)).await;
+        assert_eq!((report.ready, report.streams_opened), (true, 1));
+        agent.stopped.cancel();
+        agent.task.await.unwrap();
+        gateway.kill();
+    }
+}
+
+// S3.81
+#[tokio::test]
+async fn a_hostile_gateway_reaches_nothing_that_the_agent_did_not_register_and_allow() {
+    let (world, allowed, near) = (World::new(), echo().await, echo().await);
+    let gateway = world.gateway().await;
+    let port = near.port();
+    let agent = world.agent(&format!(
+        "gateways: ['tls://{}']\nallow: ['{allowed}']\nroutes:\n- {{host: a.example, target: '{allowed}'}}\n\
+         - {{host: b.example, target: '{near}'}}\n- {{host: c.example, target: 'localhost:{port}'}}\n\
+         - {{host: d.example, target: '169.254.169.254:80'}}\n- {{host: e.example, target: 'kubernetes.default.svc:443'}}\n\
+         - {{host: f.example, target: '[::ffff:127.0.0.1]:{port}'}}",
+        gateway.address
+    ));
+    let carrier = gateway.carrier().await;
+    let other = format!("127.0.0.1:{}", gateway.address.port());
+    let asked = [
+        (near.to_string(), "loopback"),
+        (format!("localhost:{port}"), "loopback"),
+        ("169.254.169.254:80".to_owned(), "metadata"),
+        ("kubernetes.default.svc:443".to_owned(), ""),
+        (format!("[::ffff:127.0.0.1]:{port}"), ""),
+        (other, "not registered"),
+        ("10.0.0.1:22".to_owned(), "not registered"),
+        ("a.example:80".to_owned(), "not registered"),
+    ];
+
+    for (asked, reason) in &asked {
+        match carrier.open(&target(asked), Kind::Http).await {
+            Err(OpenError::Refused(why)) => assert!(why.contains(reason), "{asked}: {why}"),
+            other => panic!("{asked}: {other:?}"),
+        }
+    }
+
+    assert!(carrier.open(&target(allowed), Kind::Http).await.is_ok());
+    let report = agent.status.report();
+    assert_eq!((report.streams_forbidden, report.streams_opened), (asked.len() as u64, 1));
+}
+
+#[tokio::test]
+async fn a_backend_that_is_not_there_is_no_fault_of_the_gateway() {
+    let world = World::new();
+    let gateway = world.gateway().await;
+    // A port that was free a moment ago.
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let agent = world.agent(&format!(
+        "gateways: ['tls://{}']\nroutes: [{{host: a.example, target: '{gone}'}}]\nallow: ['{gone}']",
+        gateway.address
+    ));
+    let carrier = gateway.carrier().await;
+
+    let opened = carrier.open(&target(gone), Kind::Http).await;
+
+    assert!(matches!(opened, Err(OpenError::Unreachable(_))), "{opened:?}");
+    assert_eq!(agent.status.report().streams_unreachable, 1);
+}
+
+#[tokio::test]
+async fn a_backend_that_resets_is_seen_as_a_reset() {
+    let world = World::new();
+    let gateway = world.gateway().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = listener.local_addr().unwrap();
+    world.agent(&format!(
+        "gateways: ['tls://{}']\nroutes: [{{host: a.example, target: '{backend}'}}]\nallow: ['{backend}']",
+        gateway.address
+    ));
+    let carrier = gateway.carrier().await;
+    let mut stream = carrier.open(&target(backend), Kind::Tcp).await.unwrap();
+    let (mut accepted, _) = listener.accept().await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    let mut hello = [0; 5];
+    accepted.read_exact(&mut hello).await.unwrap();
+
+    accepted.set_zero_linger().unwrap();
+    drop(accepted);
+
+    let error = stream.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn routes_may_change_while_the_agent_runs() {
+    let (world, backend) = (World::new(), echo().await);
+    let gateway = world.gateway().await;
+    let agent =
+        world.agent(&format!("gateways: ['tls://{}']\nallow: ['127.0.0.0/8']", gateway.address));
+    let carrier = gateway.carrier().await;
+    assert!(carrier.open(&target(backend), Kind::Http).await.is_err());
+    let file = format!(
+        "link: a\ngateways: []\ncertificateFile: a\nkeyFile: a\nroutes: [{{host: A.example., target: '{backend}'}}]"
+    );
+    std::fs::write(world.dir().join("routes.yaml"), file).unwrap();
+    let file = durward_agent::config::AgentFile::read(&world.dir().join("routes.yaml")).unwrap();
+    let routes = file.routes(2).unwrap();
+
+    agent.routes.send(std::sync::Arc::new(routes.clone())).unwrap();
+
+    let is_last = |seen: &RouteSet| *seen == routes && seen.routes[0].host == "a.example";
+    eventually(|| {
+        gateway.seen.routes.lock().unwrap().last().filter(|seen| is_last(seen)).map(drop)
+    })
+    .await;
+    assert!(carrier.open(&target(backend), Kind::Http).await.is_ok());
+    eventually(|| agent.status.report().routes_held.filter(|held| *held == routes.id())).await;
+}

@@ -1,0 +1,201 @@
+//! How an agent finds its gateway, keeps it, and leaves it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use base64_header::basic;
+use durward_agent::config::Environment;
+use durward_link::{Kind, Route, RouteSet};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::{PATIENCE, World, eventually};
+
+mod base64_header {
+    /// `me:secret` in base64.
+    pub(super) fn basic() -> &'static str {
+        "Proxy-Authorization: Basic bWU6c2VjcmV0\r\n"
+    }
+}
+
+// S3.73+
+#[tokio::test]
+async fn an_agent_comes_back_to_a_gateway_that_crashed_or_to_the_next_with_the_routes_of_now() {
+    let world = World::new();
+    let (first, second) = (world.gateway().await, world.gateway().await);
+    let agent =
+        world.agent(&format!("gateways: ['tls://{}', 'wss://{}']", first.address, second.address));
+    first.carrier().await;
+
+    first.kill();
+    let route = Route {
+        host: "b.example".to_owned(),
+        path: "/".to_owned(),
+        target: "b:80".parse().unwrap(),
+    };
+    let changed = RouteSet::new(2, vec![route]);
+    agent.routes.send(Arc::new(changed.clone())).unwrap();
+
+    second.carrier().await;
+    let is_last = || second.seen.routes.lock().unwrap().last() == Some(&changed);
+    eventually(|| is_last().then_some(())).await;
+    eventually(|| agent.status.report().ready.then_some(())).await;
+}
+
+#[tokio::test]
+async fn an_agent_opens_one_carrier_for_control_and_as_many_for_data_as_the_gateway_wants() {
+    let world = World::new();
+    let gateway = world.gateway().await;
+    let agent = world.agent(&format!("gateways: ['tls://{}']", gateway.address));
+
+    eventually(|| (gateway.seen.carriers.lock().unwrap().len() == 2).then_some(())).await;
+    let report = eventually(|| {
+        let report = agent.status.report();
+        report.carriers.iter().all(|carrier| carrier.state == "up").then_some(report)
+    })
+    .await;
+
+    assert_eq!(report.carriers.len(), 3);
+    assert!(report.carriers.iter().all(|carrier| carrier.replica.as_deref() == Some("test")));
+}
+
+#[tokio::test]
+async fn a_refused_agent_says_why_and_tries_again() {
+    let world = World::new();
+    let gateway = world.gateway().await;
+    gateway.seen.refuses.store(true, Relaxed);
+    let agent = world.agent(&format!("gateways: ['tls://{}']", gateway.address));
+
+    let error = eventually(|| agent.status.report().last_error).await;
+    assert!(error.contains("not now"), "{error}");
+    assert!(!agent.status.report().ready);
+    gateway.seen.refuses.store(false, Relaxed);
+
+    gateway.carrier().await;
+}
+
+// S3.23+
+#[tokio::test]
+async fn a_gateway_with_a_foreign_certificate_is_no_gateway() {
+    let (world, other) = (World::new(), World::new());
+    let foreign = other.gateway().await;
+    let agent = world.agent(&format!("gateways: ['tls://{}']", foreign.address));
+
+    let error = eventually(|| agent.status.report().last_error).await;
+
+    assert!(error.contains("TLS"), "{error}");
+    assert_eq!(foreign.seen.hellos.load(Relaxed), 0);
+    agent.stopped.cancel();
+    tokio::time::timeout(PATIENCE, agent.task).await.unwrap().unwrap();
+}
+
+// S3.22+
+#[tokio::test]
+async fn an_agent_goes_through_a_proxy_with_credentials() {
+    let world = World::new();
+    let gateway = world.gateway().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = listener.local_addr().unwrap();
+    let expected = format!("CONNECT {} HTTP/1.1\r\n", gateway.address);
+    let to = gateway.address;
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let expected = expected.clone();
+            tokio::spawn(async move {
+                let mut head = vec![0; 4096];
+                let mut read = 0;
+                while !head[..read].ends_with(b"\r\n\r\n") {
+                    read += client.read(&mut head[read..]).await.unwrap();
+                }
+                let head = String::from_utf8(head[..read].to_vec()).unwrap();
+                if !head.starts_with(&expected) || !head.contains(basic()) {
+                    let _ = client.write_all(b"HTTP/1.1 407 No\r\n\r\n").await;
+                    return;
+                }
+                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let mut gateway = TcpStream::connect(to).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut gateway).await;
+            });
+        }
+    });
+    let through = |credentials: &str| Environment {
+        https_proxy: Some(format!("http://{credentials}{proxy}")),
+        ..Environment::default()
+    };
+    let gateways = format!("gateways: ['wss://{}']", gateway.address);
+
+    let refused = world.agent_in(&gateways, &through("me:wrong@"));
+    let error = eventually(|| refused.status.report().last_error).await;
+    assert!(error.contains("407"), "{error}");
+    assert!(gateway.seen.carriers.lock().unwrap().is_empty());
+    refused.stopped.cancel();
+
+    world.agent_in(&gateways, &through("me:secret@"));
+    gateway.carrier().await;
+}
+
+// S3.85+
+#[tokio::test]
+async fn a_gateway_that_drains_is_replaced_first_and_streams_finish() {
+    let world = World::new();
+    let gateway = world.gateway().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = listener.local_addr().unwrap();
+    let agent = world.agent(&format!(
+        "gateways: ['tls://{}']\nroutes: [{{host: a.example, target: '{backend}'}}]\nallow: ['{backend}']",
+        gateway.address
+    ));
+    eventually(|| (gateway.seen.carriers.lock().unwrap().len() == 2).then_some(())).await;
+    let old = gateway.carrier().await;
+    let mut stream = old.open(&backend.to_string().parse().unwrap(), Kind::Tcp).await.unwrap();
+    let (mut accepted, _) = listener.accept().await.unwrap();
+    let least = std::sync::atomic::AtomicUsize::new(usize::MAX);
+
+    gateway.drain.cancel();
+    eventually(|| {
+        let carriers = gateway.seen.carriers.lock().unwrap();
+        least.fetch_min(carriers.iter().filter(|one| one.is_current()).count(), Relaxed);
+        carriers.iter().all(|one| !Arc::ptr_eq(one, &old)).then_some(())
+    })
+    .await;
+
+    assert!(least.load(Relaxed) > 0, "there was always one that takes streams");
+    accepted.write_all(b"the rest").await.unwrap();
+    drop(accepted);
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "the rest");
+    drop(stream);
+    agent.stopped.cancel();
+}
+
+// S3.85+
+#[tokio::test]
+async fn an_agent_that_is_stopped_finishes_its_streams_and_then_ends() {
+    let world = World::new();
+    let gateway = world.gateway().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = listener.local_addr().unwrap();
+    let agent = world.agent(&format!(
+        "gateways: ['tls://{}']\nroutes: [{{host: a.example, target: '{backend}'}}]\nallow: ['{backend}']\ndrainGraceSeconds: 60",
+        gateway.address
+    ));
+    let carrier = gateway.carrier().await;
+    let mut stream = carrier.open(&backend.to_string().parse().unwrap(), Kind::Tcp).await.unwrap();
+    let (mut accepted, _) = listener.accept().await.unwrap();
+
+    agent.stopped.cancel();
+
+    eventually(|| gateway.seen.carriers.lock().unwrap().is_empty().then_some(())).await;
+    assert!(!agent.task.is_finished());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    accepted.write_all(b"the rest").await.unwrap();
+    drop(accepted);
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "the rest");
+    drop(stream);
+    tokio::time::timeout(PATIENCE, agent.task).await.unwrap().unwrap();
+}

@@ -1,0 +1,182 @@
+//! Messages of the control stream, as JSON objects with a `type`.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::route::{RouteSet, RoutesId};
+
+/// Capability: the gateway takes routes.
+pub const ROUTES: &str = "routes";
+/// Capability: both ends know `drain`.
+pub const DRAIN: &str = "drain";
+
+/// Versions of the protocol that a program speaks, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// Lowest version.
+    pub lowest: u16,
+    /// Highest version.
+    pub highest: u16,
+}
+
+impl Versions {
+    /// Versions that this program speaks. It keeps the one before its own, so that the two ends may be upgraded one after the other.
+    pub const OURS: Self = Self { lowest: 1, highest: 1 };
+
+    /// Returns the highest version that both speak.
+    #[must_use]
+    pub fn common(self, other: Self) -> Option<u16> {
+        let highest = self.highest.min(other.highest);
+        (highest >= self.lowest.max(other.lowest)).then_some(highest)
+    }
+
+    /// Returns true if `version` is one of these.
+    #[must_use]
+    pub fn contains(self, version: u16) -> bool {
+        (self.lowest..=self.highest).contains(&version)
+    }
+}
+
+/// Use of a carrier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// Messages only.
+    Control,
+    /// Streams to backends.
+    Data,
+}
+
+impl Purpose {
+    /// Returns the word on the wire and in status.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Data => "data",
+        }
+    }
+}
+
+/// First message of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Versions that the agent speaks.
+    pub versions: Versions,
+    /// What it can do beyond the version.
+    #[serde(default)]
+    pub capabilities: BTreeSet<String>,
+    /// Name of the link within its tenant.
+    pub link: String,
+    /// Random text of the agent's process.
+    pub instance: String,
+    /// Use of the carrier.
+    pub purpose: Purpose,
+    /// Version of the agent, for people.
+    #[serde(default)]
+    pub agent: String,
+}
+
+/// Acceptance of a carrier.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Version that is spoken.
+    pub version: u16,
+    /// Capabilities of both.
+    #[serde(default)]
+    pub capabilities: BTreeSet<String>,
+    /// Data carriers that the gateway wants of the agent.
+    pub carriers: u32,
+    /// Number of the core that took this carrier, from 0.
+    pub core: u32,
+    /// Random text of the gateway's process.
+    pub replica: String,
+    /// Interval of heartbeats in milliseconds.
+    pub heartbeat_ms: u64,
+}
+
+/// Refusal of a carrier.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Why, for people.
+    pub reason: String,
+    /// Milliseconds to wait before the next attempt.
+    #[serde(default)]
+    pub retry_after_ms: u64,
+}
+
+/// Request to leave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// Milliseconds within which to have left.
+    #[serde(default)]
+    pub after_ms: u64,
+    /// Addresses to dial in place of the one dialled; none: the same.
+    #[serde(default)]
+    pub alternates: Vec<String>,
+}
+
+/// Messages of the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToGateway {
+    /// First message.
+    Hello(Hello),
+    /// All routes.
+    Routes(RouteSet),
+    /// Sign of life, with what the routes are.
+    Heartbeat(RoutesId),
+    /// No new streams on this carrier, please.
+    Drain(Drain),
+    /// A message of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Messages of the gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToAgent {
+    /// The carrier is accepted.
+    Welcome(Welcome),
+    /// The carrier is refused and ends.
+    Refused(Refused),
+    /// Routes that the gateway holds now.
+    RoutesKnown(RoutesId),
+    /// Answer to a heartbeat: routes that the gateway holds.
+    HeartbeatAck(RoutesId),
+    /// Dial anew; this carrier ends.
+    Drain(Drain),
+    /// No new stream will come on this carrier.
+    Drained,
+    /// A message of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl ToGateway {
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "hello",
+            Self::Routes(_) => "routes",
+            Self::Heartbeat(_) => "heartbeat",
+            Self::Drain(_) => "drain",
+            Self::Unknown => "an unknown message",
+        }
+    }
+}
+
+impl ToAgent {
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Welcome(_) => "welcome",
+            Self::Refused(_) => "refused",
+            Self::RoutesKnown(_) => "routes_known",
+            Self::HeartbeatAck(_) => "heartbeat_ack",
+            Self::Drain(_) => "drain",
+            Self::Drained => "drained",
+            Self::Unknown => "an unknown message",
+        }
+    }
+}

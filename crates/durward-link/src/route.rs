@@ -1,0 +1,96 @@
+//! Routes that an agent registers: which host and path it has a backend for.
+
+use aws_lc_rs::digest;
+use serde::{Deserialize, Serialize};
+
+use crate::target::Target;
+
+/// Routes in one set at most; more are refused by the gateway.
+pub const ROUTES: usize = 10_000;
+
+/// One host and path, and the backend that serves it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Route {
+    /// Host name, or `*.` and a name; lower case.
+    pub host: String,
+    /// Prefix of the path. Default: `/`.
+    #[serde(default = "root")]
+    pub path: String,
+    /// Backend.
+    pub target: Target,
+}
+
+fn root() -> String {
+    "/".to_owned()
+}
+
+/// All routes of an agent, sorted, with a number that rises with each change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteSet {
+    /// Number of the change.
+    pub revision: u64,
+    /// Routes.
+    pub routes: Vec<Route>,
+}
+
+/// Revision and digest of a route set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutesId {
+    /// Number of the change.
+    pub revision: u64,
+    /// SHA-256 of the routes, hexadecimal; empty where no routes are held.
+    pub digest: String,
+}
+
+impl RouteSet {
+    /// Creates a set; the order of `routes` and repeated ones make no difference.
+    #[must_use]
+    pub fn new(revision: u64, mut routes: Vec<Route>) -> Self {
+        routes.sort();
+        routes.dedup();
+        Self { revision, routes }
+    }
+
+    /// Returns revision and digest.
+    #[must_use]
+    pub fn id(&self) -> RoutesId {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for Route { host, path, target } in &self.routes {
+            // A NUL is in none of the parts, so no two different routes give the same bytes.
+            for part in [host.as_str(), path.as_str(), &target.to_string()] {
+                context.update(part.as_bytes());
+                context.update(b"\0");
+            }
+        }
+        let digest = context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        RoutesId { revision: self.revision, digest }
+    }
+
+    /// Returns true if a route has this target.
+    #[must_use]
+    pub fn has(&self, target: &Target) -> bool {
+        self.routes.iter().any(|route| route.target == *target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(host: &str, target: &str) -> Route {
+        Route { host: host.to_owned(), path: root(), target: target.parse().unwrap() }
+    }
+
+    #[test]
+    fn the_digest_says_the_routes_and_not_their_order() {
+        let (a, b) = (route("a.example", "a:80"), route("b.example", "b:80"));
+        let one = RouteSet::new(1, vec![a.clone(), b.clone(), a.clone()]);
+        let other = RouteSet::new(2, vec![b.clone(), a.clone()]);
+
+        assert_eq!(one.id().digest, other.id().digest);
+        assert_ne!(one.id(), other.id());
+        assert_ne!(one.id().digest, RouteSet::new(1, vec![a]).id().digest);
+        assert_ne!(one.id().digest, RouteSet::new(1, vec![b]).id().digest);
+        assert!(one.has(&"a:80".parse().unwrap()) && !one.has(&"a:81".parse().unwrap()));
+    }
+}

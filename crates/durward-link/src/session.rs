@@ -1,0 +1,45 @@
+//! Sessions: streams to backends over one carrier, by HTTP/2 whose client is the gateway.
+//!
+//! Both ends are futures that their caller drives; they need tokio's timers and no particular runtime. Everything that a stream's holder has may be
+//! used from other threads than the carrier's own.
+
+pub mod agent;
+mod channel;
+pub mod gateway;
+mod liveness;
+mod stream;
+
+pub use stream::LinkStream;
+
+/// Authority and path of the control stream.
+pub(crate) const CONTROL: &str = "https://durward-link/control";
+/// Header of a stream's kind.
+pub(crate) const KIND: &str = "durward-kind";
+/// Header of the reason for a refusal.
+pub(crate) const REASON: &str = "durward-reason";
+
+/// End of a carrier.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// HTTP/2 ended in an error, or the connection did.
+    #[error("the carrier ended")]
+    Http2(#[from] h2::Error),
+    /// The other end broke the control protocol.
+    #[error("the other end broke the protocol of the link")]
+    Protocol(#[from] crate::control::Violation),
+    /// The other end sent bytes that are no message.
+    #[error("the other end broke the protocol of the link")]
+    Message(#[from] crate::control::BadMessage),
+    /// The control stream ended before its carrier.
+    #[error("the control stream ended")]
+    ControlEnded,
+    /// PINGs were not answered.
+    #[error("the carrier is dead: it does not answer to PING")]
+    Dead,
+    /// The gateway refused the carrier.
+    #[error("the gateway refused the link: {}", .0.reason)]
+    Refused(crate::control::Refused),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! One stream of a carrier, as a connection: bytes both ways, half-close, reset.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::{Reason, RecvStream, SendStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::gateway::Carrier;
+
+/// Bytes handed to HTTP/2 at once: one frame.
+const CHUNK: usize = 16 * 1024;
+
+/// Connection to a backend through the agent, or to the gateway's client on the agent's side.
+///
+/// Dropped before both directions have ended, it resets the stream.
+#[derive(Debug)]
+pub struct LinkStream {
+    send: SendStream<Bytes>,
+    receive: RecvStream,
+    /// Received and not read yet. Its credit is given back when all of it was read.
+    unread: Bytes,
+    credit: usize,
+    /// True once our direction has ended.
+    sent_end: bool,
+    /// True once the peer's direction has ended.
+    received_end: bool,
+    counted: Option<Counted>,
+}
+
+/// Stream counted at its carrier.
+#[derive(Debug)]
+pub(super) struct Counted(pub(super) Arc<Carrier>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.stream_ended();
+    }
+}
+
+impl LinkStream {
+    pub(super) fn new(
+        send: SendStream<Bytes>,
+        receive: RecvStream,
+        counted: Option<Counted>,
+    ) -> Self {
+        Self {
+            send,
+            receive,
+            unread: Bytes::new(),
+            credit: 0,
+            sent_end: false,
+            received_end: false,
+            counted,
+        }
+    }
+
+    /// Returns the carrier, on the gateway's side.
+    #[must_use]
+    pub fn carrier(&self) -> Option<&Arc<Carrier>> {
+        self.counted.as_ref().map(|counted| &counted.0)
+    }
+
+    /// Resets the stream, so that the other end does not take the end of the bytes for a good one.
+    pub fn reset(&mut self) {
+        self.sent_end = true;
+        self.send.send_reset(Reason::CANCEL);
+    }
+
+    fn give_back_credit(&mut self) {
+        let credit = std::mem::take(&mut self.credit);
+        // Fails only for a stream that has ended, which needs no credit.
+        let _ = self.receive.flow_control().release_capacity(credit);
+    }
+}
+
+impl AsyncRead for LinkStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while this.unread.is_empty() {
+            if this.received_end || buf.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(this.receive.poll_data(cx)) {
+                Some(Ok(bytes)) => {
+                    this.credit = bytes.len();
+                    this.unread = bytes;
+                }
+                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+                None => this.received_end = true,
+            }
+        }
+        let most = this.unread.len().min(buf.remaining());
+        buf.put_slice(&this.unread[..most]);
+        this.unread.advance(most);
+        if this.unread.is_empty() {
+            this.give_back_credit();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for LinkStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_send(cx, &[io::IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_send(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The carrier's driver sends what it has.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !std::mem::replace(&mut this.sent_end, true) {
+            this.send.send_data(Bytes::new(), true).map_err(broken)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl LinkStream {
+    /// Sends as much of the parts as one frame and the window take.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.sent_end {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let whole = parts.iter().map(|part| part.len()).sum::<usize>().min(CHUNK);
+        if whole == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        self.send.reserve_capacity(whole);
+        while self.send.capacity() == 0 {
+            match ready!(self.send.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+                None => return Poll::Ready(Err(self.reset_by_peer(cx))),
+            }
+        }
+        let most = self.send.capacity().min(whole);
+        let mut frame = BytesMut::with_capacity(most);
+        for part in parts {
+            frame.extend_from_slice(&part[..part.len().min(most - frame.len())]);
+        }
+        match self.send.send_data(frame.freeze(), false) {
+            Ok(()) => Poll::Ready(Ok(most)),
+            Err(error) => Poll::Ready(Err(broken(error))),
+        }
+    }
+
+    fn reset_by_peer(&mut self, cx: &mut Context<'_>) -> io::Error {
+        match self.send.poll_reset(cx) {
+            Poll::Ready(Ok(reason)) => broken(reason.into()),
+            Poll::Ready(Err(error)) => broken(error),
+            Poll::Pending => io::ErrorKind::BrokenPipe.into(),
+        }
+    }
+}
+
+impl Drop for LinkStream {
+    fn drop(&mut self) {
+        self.give_back_credit();
+        if !self.sent_end {
+            self.send.send_reset(Reason::CANCEL);
+        }
+    }
+}
+
+/// Converts an error of HTTP/2 to what a socket would say.
+fn broken(error: h2::Error) -> io::Error {
+    if error.is_reset() || error.is_go_away() {
+        return io::Error::new(io::ErrorKind::ConnectionReset, error);
+    }
+    match error.into_io() {
+        Some(error) => error,
+        None => io::ErrorKind::ConnectionReset.into(),
+    }
+}

@@ -1,0 +1,22 @@
+//! State of links as OpenMetrics text.
+
+use crate::metrics::openmetrics::{Kind, Text};
+use crate::upstream::LinkReport;
+
+/// Writes a row for each link that a document names or an agent has used.
+pub(super) fn write(text: &mut Text, links: &[LinkReport]) {
+    let labels =
+        |link: &LinkReport| [("tenant", link.tenant.to_string()), ("link", link.name.to_string())];
+    let mut family = |name: &str, help: &str, value: &dyn Fn(&LinkReport) -> u64| {
+        let mut rows = text.family(name, Kind::Gauge, help);
+        for link in links {
+            let [tenant, name] = labels(link);
+            rows.row(&[(tenant.0, tenant.1.as_str()), (name.0, name.1.as_str())], value(link));
+        }
+    };
+    let help = "Carriers for data that a link has; 0: no agent is connected.";
+    family("durward_link_carriers", help, &|link| link.carriers as u64);
+    family("durward_link_streams", "Open streams of a link.", &|link| u64::from(link.streams));
+    let help = "Routes that a link's agent has registered.";
+    family("durward_link_routes", help, &|link| link.route_count as u64);
+}

@@ -1,0 +1,342 @@
+//! A tenant's links: the carriers that its agents have open, and the streams that its upstreams take of them.
+//!
+//! A link is found by its name among those of one tenant. There is no table of all tenants' links, so none of another tenant can be taken.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use durward_link::route::RoutesId;
+use durward_link::session::LinkStream;
+use durward_link::session::gateway::{Carrier, OpenError};
+use durward_link::{Kind as StreamKind, RouteSet, Target as LinkTarget};
+use durward_model::TenantId;
+use durward_model::upstream::{Target, UpstreamProtocol};
+use serde::Serialize;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+
+use super::connect::Attempt;
+use super::path::{Connected, Path, PortGuard, Ticket};
+use super::tls_client;
+use crate::io::Io;
+use crate::limits::UpstreamGuard;
+use crate::metrics::Counter;
+use crate::refusal::Refusal;
+
+/// Time for which requests wait for a link that has just lost its last carrier, or was just configured: what a restart interrupts goes on.
+const RETURNS: Duration = Duration::from_secs(10);
+
+/// Links of a tenant, by name. They live on when the tenant changes.
+#[derive(Debug, Default)]
+pub(crate) struct TenantLinks(ArcSwap<BTreeMap<Arc<str>, Arc<LinkState>>>);
+
+/// State of one link, shared by all cores.
+#[derive(Debug)]
+pub(crate) struct LinkState {
+    name: Arc<str>,
+    carriers: ArcSwap<Vec<Arc<Attached>>>,
+    /// Told when a carrier came.
+    came: watch::Sender<()>,
+    /// Time at which it last had a carrier, or was first named.
+    seen: Mutex<Instant>,
+    routes: ArcSwapOption<RouteSet>,
+}
+
+/// Carrier for data, and where it is.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) carrier: Arc<Carrier>,
+    /// Core that works it.
+    pub(crate) core: usize,
+    /// Address of the agent.
+    pub(crate) peer: SocketAddr,
+    /// Address that the agent dialled.
+    pub(crate) local: SocketAddr,
+}
+
+/// State of a link, for status pages and metrics.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LinkReport {
+    /// Tenant of the link.
+    pub tenant: TenantId,
+    /// Name of the link within the tenant.
+    pub name: Arc<str>,
+    /// Carriers for data; 0 if the link is absent.
+    pub carriers: usize,
+    /// Open streams.
+    pub streams: u32,
+    /// Revision and digest of the routes that its agent registered last.
+    pub routes: Option<RoutesId>,
+    /// Number of those routes.
+    pub route_count: usize,
+}
+
+impl TenantLinks {
+    /// Returns the link called `name`, made at the first call.
+    pub(crate) fn named(&self, name: &Arc<str>) -> Arc<LinkState> {
+        if let Some(known) = self.0.load().get(name) {
+            return Arc::clone(known);
+        }
+        let new = Arc::new(LinkState::new(Arc::clone(name)));
+        self.0.rcu(|links| {
+            let mut links = BTreeMap::clone(links);
+            links.entry(Arc::clone(name)).or_insert_with(|| Arc::clone(&new));
+            links
+        });
+        self.0.load().get(name).map_or(new, Arc::clone)
+    }
+
+    /// Makes the links that a configuration names, so that requests wait for those that are yet to come, and forgets others without a carrier.
+    pub(crate) fn name_only(&self, names: &BTreeSet<&Arc<str>>) {
+        for name in names {
+            self.named(name);
+        }
+        self.0.rcu(|links| {
+            let is_kept = |name: &Arc<str>, link: &LinkState| {
+                names.contains(name) || !link.carriers.load().is_empty()
+            };
+            let kept = links.iter().filter(|(name, link)| is_kept(name, link));
+            kept.map(|(name, link)| (Arc::clone(name), Arc::clone(link)))
+                .collect::<BTreeMap<_, _>>()
+        });
+    }
+
+    /// Returns the state of all links.
+    pub(crate) fn reports(&self, tenant: &TenantId) -> Vec<LinkReport> {
+        self.0.load().values().map(|link| link.report(tenant)).collect()
+    }
+}
+
+impl LinkState {
+    fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            carriers: ArcSwap::default(),
+            came: watch::Sender::new(()),
+            seen: Mutex::new(Instant::now()),
+            routes: ArcSwapOption::empty(),
+        }
+    }
+
+    /// Takes a carrier into use.
+    pub(crate) fn attach(&self, attached: Attached) {
+        let attached = Arc::new(attached);
+        self.carriers.rcu(|carriers| {
+            let mut carriers = Vec::clone(carriers);
+            carriers.push(Arc::clone(&attached));
+            carriers
+        });
+        self.came.send_replace(());
+    }
+
+    /// Takes a carrier out of use; nothing happens if it is out of use already.
+    pub(crate) fn detach(&self, carrier: &Arc<Carrier>) {
+        let is_it = |one: &Arc<Attached>| Arc::ptr_eq(&one.carrier, carrier);
+        if !self.carriers.load().iter().any(is_it) {
+            return;
+        }
+        self.carriers
+            .rcu(|carriers| carriers.iter().filter(|one| !is_it(one)).cloned().collect::<Vec<_>>());
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Takes note of the routes that the agent registered.
+    pub(crate) fn register(&self, routes: RouteSet) {
+        self.routes.store(Some(Arc::new(routes)));
+    }
+
+    fn report(&self, tenant: &TenantId) -> LinkReport {
+        let carriers = self.carriers.load();
+        let routes = self.routes.load();
+        LinkReport {
+            tenant: tenant.clone(),
+            name: Arc::clone(&self.name),
+            carriers: carriers.len(),
+            streams: carriers.iter().map(|one| one.carrier.streams()).sum(),
+            routes: routes.as_ref().map(|routes| routes.id()),
+            route_count: routes.as_ref().map_or(0, |routes| routes.routes.len()),
+        }
+    }
+
+    /// Returns the carrier for the next stream of `core`: of its own if there is one with room, and of those the least used.
+    fn choose(&self, core: usize, refused: &[Arc<Attached>]) -> Option<Arc<Attached>> {
+        let carriers = self.carriers.load();
+        let fits = |one: &&Arc<Attached>| {
+            one.carrier.has_room() && !refused.iter().any(|other| Arc::ptr_eq(one, other))
+        };
+        let by_use = |one: &&Arc<Attached>| (one.core != core, one.carrier.streams());
+        carriers.iter().filter(fits).min_by_key(by_use).cloned()
+    }
+
+    /// Opens a stream. Waits for a carrier if there was one a moment ago; `waits` is true meanwhile.
+    async fn open(
+        &self,
+        core: usize,
+        (target, kind): (&LinkTarget, StreamKind),
+        waits: &Cell<bool>,
+    ) -> Result<(LinkStream, Arc<Attached>), Refusal> {
+        let failed = |detail: String| Refusal::LinkFailed {
+            link: self.name.to_string(),
+            target: target.to_string(),
+            detail,
+        };
+        let mut came = self.came.subscribe();
+        let mut refused: Vec<Arc<Attached>> = Vec::new();
+        loop {
+            if let Some(attached) = self.choose(core, &refused) {
+                match attached.carrier.open(target, kind).await {
+                    Ok(stream) => return Ok((stream, attached)),
+                    // Nothing was sent, so another carrier may be tried.
+                    Err(OpenError::Gone) => refused.push(attached),
+                    Err(error) => return Err(failed(error.to_string())),
+                }
+                continue;
+            }
+            if self.carriers.load().iter().any(|one| one.carrier.is_current()) && refused.is_empty()
+            {
+                return Err(failed("its carriers have as many streams as they may".to_owned()));
+            }
+            self.wait(&mut came, waits).await?;
+        }
+    }
+
+    /// Waits for another carrier.
+    async fn wait(
+        &self,
+        came: &mut watch::Receiver<()>,
+        waits: &Cell<bool>,
+    ) -> Result<(), Refusal> {
+        let absent = || Refusal::LinkAbsent { link: self.name.to_string() };
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = RETURNS.saturating_sub(seen.elapsed());
+        // A carrier that is leaving is still there, and another may be about to come.
+        let left = if self.carriers.load().is_empty() { left } else { RETURNS };
+        waits.set(true);
+        let changed = tokio::time::timeout(left, came.changed()).await;
+        waits.set(false);
+        match changed {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(absent()),
+        }
+    }
+}
+
+impl Attempt<'_> {
+    /// Opens a stream of the upstream's link, as a connection to the endpoint.
+    pub(super) async fn connect_through(
+        &self,
+        path: &Arc<Path>,
+        guard: Option<UpstreamGuard>,
+        header: Option<Vec<u8>>,
+        timeout: Duration,
+    ) -> Result<Connected, Refusal> {
+        let upstream = &self.runtime.upstream;
+        let name = upstream.link.as_ref().map_or("", |name| name);
+        let absent = || Refusal::LinkAbsent { link: name.to_owned() };
+        let link = upstream.link.as_ref().map(|name| self.tenant.links.named(name));
+        let link = link.ok_or_else(absent)?;
+        let (began, memory) = (Instant::now(), self.memory(guard.is_none())?);
+        let failed = |detail: &str| Refusal::LinkFailed {
+            link: name.to_owned(),
+            target: self.endpoint.target.to_string(),
+            detail: detail.to_owned(),
+        };
+        let target = link_target(&self.endpoint.target).ok_or_else(|| failed("no such target"))?;
+        let kind = match upstream.protocol {
+            UpstreamProtocol::Http1 | UpstreamProtocol::Http2 => StreamKind::Http,
+            UpstreamProtocol::Tcp => StreamKind::Tcp,
+        };
+        let waits = Cell::new(false);
+        let opening = async {
+            let (mut stream, attached) =
+                link.open(self.upstreams.core, (&target, kind), &waits).await?;
+            if let Some(header) = header {
+                let sent = stream.write_all(&header).await;
+                sent.map_err(|error| failed(&error.to_string()))?;
+            }
+            let io = match (&self.runtime.tls, &self.endpoint.verify) {
+                (Some(config), Some(verify)) => {
+                    tls_client::handshake_through(config, verify, stream, attached.peer).await?
+                }
+                _ => Io::Link(Box::new(stream)),
+            };
+            Ok::<_, Refusal>((io, attached))
+        };
+        let (io, attached) = match tokio::time::timeout(timeout, opening).await {
+            Ok(opened) => opened?,
+            Err(_) if waits.get() => return Err(absent()),
+            Err(_) => return Err(failed("the agent did not connect in time")),
+        };
+        let took = began.elapsed();
+        let cells = self.tenant.metrics.core(self.upstreams.core);
+        if guard.is_some() {
+            cells.add(Counter::UpstreamConnectionsNew, 1);
+            cells.connect_duration.observe(took);
+        }
+        let ticket = Ticket {
+            _memory: memory,
+            port: PortGuard::of_link(Arc::clone(path)),
+            peer: durward_model::UpstreamAddr(attached.peer),
+            source: attached.local,
+            retired: Arc::clone(&self.runtime.retired),
+            metrics: Arc::clone(&self.tenant.metrics),
+            core: self.upstreams.core,
+            guard,
+            bound: false,
+        };
+        Ok(Connected { io, ticket, took })
+    }
+}
+
+/// Returns an endpoint as the agent is asked for it.
+fn link_target(target: &Target) -> Option<LinkTarget> {
+    match target {
+        Target::Address(address) => LinkTarget::new(&address.ip().to_string(), address.port()).ok(),
+        Target::Name { host, port } => LinkTarget::new(host, *port).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(link: &LinkState) -> Result<(), Refusal> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (target, waits) = ("app:80".parse().unwrap(), Cell::new(false));
+        runtime
+            .block_on(async { link.open(0, (&target, StreamKind::Http), &waits).await.map(drop) })
+    }
+
+    #[test]
+    fn a_link_that_has_long_been_absent_is_not_waited_for() {
+        let link = LinkState::new("onprem".into());
+        // With a time of absence that has passed, a wait would be without an end here: nobody comes.
+        let long_ago = Instant::now().checked_sub(RETURNS).unwrap();
+        *link.seen.lock().unwrap() = long_ago;
+
+        assert!(matches!(opened(&link), Err(Refusal::LinkAbsent { .. })));
+    }
+
+    #[test]
+    fn a_link_is_found_by_name_and_the_same_for_every_caller() {
+        let links = TenantLinks::default();
+        let (a, again, b) =
+            (links.named(&"a".into()), links.named(&"a".into()), links.named(&"b".into()));
+
+        assert!(Arc::ptr_eq(&a, &again) && !Arc::ptr_eq(&a, &b));
+        let tenant = TenantId::new("acme").unwrap();
+        let names: Vec<_> = links.reports(&tenant).into_iter().map(|one| one.name).collect();
+        assert_eq!(names, ["a".into(), "b".into()]);
+
+        let (of_b, of_c): (Arc<str>, Arc<str>) = ("b".into(), "c".into());
+        links.name_only(&BTreeSet::from([&of_b, &of_c]));
+
+        let names: Vec<_> = links.reports(&tenant).into_iter().map(|one| one.name).collect();
+        assert_eq!(names, ["b".into(), "c".into()]);
+        assert!(Arc::ptr_eq(&b, &links.named(&"b".into())));
+    }
+}

@@ -1,0 +1,50 @@
+//! Arguments of `durward agent`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{Admin, OutputArgs, parse_admin};
+
+/// `durward agent`
+#[derive(Args, Debug)]
+pub(crate) struct Agent {
+    #[command(subcommand)]
+    pub(crate) what: AgentWhat,
+}
+
+/// Parts of `durward agent`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentWhat {
+    /// Dial out to the gateway and connect its streams to the backends of the file's routes
+    Run(AgentRun),
+    /// Show a running agent's carriers, routes and last error
+    Status(AgentStatus),
+}
+
+/// `durward agent run`
+#[derive(Args, Debug)]
+pub(crate) struct AgentRun {
+    /// The agent's configuration. Its routes are read again when it changes
+    #[arg(
+        short = 'c',
+        long = "config",
+        value_name = "FILE",
+        env = "DURWARD_AGENT_CONFIG",
+        hide_env_values = true
+    )]
+    pub(crate) config: PathBuf,
+    /// Address and port of the agent's admin listener (/livez, /readyz, /metrics, /status); `off` disables it
+    #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9441", value_parser = parse_admin)]
+    pub(crate) admin: Admin,
+}
+
+/// `durward agent status`
+#[derive(Args, Debug)]
+pub(crate) struct AgentStatus {
+    /// Admin listener of the agent
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9441", value_parser = parse_admin)]
+    pub(crate) admin: Admin,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}

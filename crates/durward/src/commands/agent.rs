@@ -1,0 +1,16 @@
+//! `durward agent`: the agent of a link, in a private cluster.
+
+mod admin;
+mod run;
+mod status;
+
+use crate::cli::{Agent, AgentWhat, LogFormat};
+use crate::failure::{Exit, Failure};
+
+/// Runs the part that is asked for.
+pub(crate) fn agent(arguments: &Agent, log: LogFormat) -> Result<Exit, Failure> {
+    match &arguments.what {
+        AgentWhat::Run(arguments) => run::run(arguments, log),
+        AgentWhat::Status(arguments) => status::status(arguments),
+    }
+}

@@ -1,0 +1,135 @@
+//! Restarts of agents and gateways under load.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread::JoinHandle;
+
+use durward_testkit::certificates::Authority;
+use durward_testkit::origin::Origin;
+use durward_testkit::process::{TempDir, eventually_blocking};
+use rustix::process::Signal;
+
+use super::world::{Tenant, World, agent};
+use crate::support::{DEADLINE, HERE, admin_address, get, nowhere, spawn, status};
+
+/// Clients that ask without a pause until they are stopped.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    clients: Vec<JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    fn start(address: SocketAddr) -> Self {
+        let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let clients = (0..6).map(|_| {
+            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+            std::thread::spawn(move || {
+                let mut lost = Vec::new();
+                while !stop.load(Relaxed) {
+                    match get(address, "/") {
+                        Some((200, _)) => drop(answered.fetch_add(1, Relaxed)),
+                        other => lost.push(format!("{other:?}")),
+                    }
+                }
+                lost
+            })
+        });
+        let clients = clients.collect();
+        Self { stop, answered, clients }
+    }
+
+    /// Waits until so many more requests were answered.
+    fn wait(&self, more: usize) {
+        let until = self.answered.load(Relaxed) + more;
+        assert!(eventually_blocking(DEADLINE * 4, || self.answered.load(Relaxed) >= until));
+    }
+
+    /// Returns how many were answered, and what became of the others.
+    fn stop(self) -> (usize, Vec<String>) {
+        self.stop.store(true, Relaxed);
+        let lost = self.clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        (self.answered.load(Relaxed), lost)
+    }
+}
+
+// S3.84+ S3.85
+#[test]
+fn replacing_an_agent_under_load_loses_no_request() {
+    let world = World::new();
+    let (tenant, origin) = (world.tenant("acme"), Origin::http1(HERE));
+    let (gateway, servers) = world.start(&tenant.document(origin.address(), nowhere()));
+    let backends = [origin.address()];
+    let start = || {
+        let started = agent(&tenant, "agent.acme.example", &backends).start(&servers);
+        started.wait_ready();
+        started
+    };
+    let mut serving = start();
+    let load = Load::start(tenant.http());
+
+    for _ in 0..3 {
+        load.wait(800);
+        let next = start();
+        std::mem::replace(&mut serving, next).stop();
+    }
+    load.wait(800);
+
+    let (answered, lost) = load.stop();
+    assert!(answered >= 3_200 && lost.is_empty(), "{answered} answered, lost: {lost:?}");
+    gateway.stop();
+}
+
+// S3.53+
+#[test]
+fn a_request_waits_for_an_agent_that_comes_back_at_once() {
+    let world = World::new();
+    let (tenant, origin) = (world.tenant("acme"), Origin::http1(HERE));
+    let (gateway, servers) = world.start(&tenant.document(origin.address(), nowhere()));
+    let backends = [origin.address()];
+    let first = agent(&tenant, "agent.acme.example", &backends).start(&servers);
+    first.wait_ready();
+    assert_eq!(get(tenant.http(), "/").unwrap().0, 200);
+
+    first.stop();
+    let address = tenant.http();
+    let asking = std::thread::spawn(move || get(address, "/"));
+    let _second = agent(&tenant, "agent.acme.example", &backends).start(&servers);
+
+    assert_eq!(asking.join().unwrap().unwrap().0, 200, "the request waited for the second agent");
+    gateway.stop();
+}
+
+// S3.85
+#[test]
+fn handing_a_gateway_over_under_load_loses_no_request() {
+    let (dir, servers) = (TempDir::new(), Authority::new("servers"));
+    let (tenant, origin) = (Tenant::new("acme", dir.path(), &servers), Origin::http1(HERE));
+    dir.write("acme.yaml", tenant.document(origin.address(), nowhere()));
+    let admin = admin_address();
+    let mut older = spawn(dir.path(), admin, &[]);
+    assert!(
+        eventually_blocking(DEADLINE, || status(admin, "/readyz") == Some(200)),
+        "{}",
+        older.output()
+    );
+    let backends = [origin.address()];
+    let agent = agent(&tenant, "agent.acme.example", &backends).start(&servers);
+    agent.wait_ready();
+    let load = Load::start(tenant.http());
+    load.wait(1_000);
+
+    older.signal(Signal::USR2);
+    let line = older.wait_for_line_blocking("the new process serves", DEADLINE);
+    assert!(older.wait_blocking(DEADLINE * 2).success(), "{}", older.output());
+    load.wait(1_000);
+
+    let (answered, lost) = load.stop();
+    crate::state_dir::end(&line);
+    assert!(
+        answered >= 2_000 && lost.is_empty(),
+        "{answered} answered, lost: {lost:?}\n{}",
+        older.output()
+    );
+}
