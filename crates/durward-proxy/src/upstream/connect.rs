@@ -88,7 +88,7 @@ impl Attempt<'_> {
             _memory: memory,
             port,
             source,
-            retired: Arc::clone(&self.runtime.retired),
+            retired: Arc::clone(self.endpoint.life.retired()),
             metrics: Arc::clone(metrics),
             core: self.upstreams.core,
             guard,
