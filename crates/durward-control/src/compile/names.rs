@@ -201,13 +201,7 @@ fn ownerless(document: &Document, metadata: &Metadata, why: &Ownerless) -> Findi
     let namespace = document.namespace().map(|namespace| &**namespace).unwrap_or_default();
     let (place, sentence) = (metadata.name.place, format!("{namespace:?} {why}"));
     let severity = Severity::Error;
-    document.source.finding(
-        severity,
-        "NamespaceWithoutTenant",
-        place,
-        "metadata.namespace",
-        &sentence,
-    )
+    document.source.finding(severity, why.reason(), place, "metadata.namespace", &sentence)
 }
 
 /// Returns the mapping documents that have their identity; the others get their verdict here. A mapping is its tenant's: what another tenant

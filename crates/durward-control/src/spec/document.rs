@@ -83,6 +83,12 @@ pub(super) fn known_kind(name: &str) -> Kind {
     if name == port_mapping::KIND { Kind::PortMapping } else { Kind::Tenant }
 }
 
+/// Returns the kind of document that an object of this kind is read as.
+#[must_use]
+pub fn kind_of_object(kind: Kind) -> Kind {
+    if kind == Kind::Mapping { Kind::PortMapping } else { kind }
+}
+
 /// The source of a document of a kind at `first_line` of `file`, whose relative names are looked up in `bases`.
 #[must_use]
 pub fn source(
