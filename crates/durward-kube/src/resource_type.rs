@@ -24,6 +24,14 @@ pub struct ResourceType {
 pub const TENANTS: ResourceType = own("Tenant", "tenants", false);
 /// Our own port mappings.
 pub const PORT_MAPPINGS: ResourceType = own("PortMapping", "portmappings", true);
+/// Mappings of SmartNat.
+pub const MAPPINGS: ResourceType = ResourceType {
+    group: durward_control::spec::smartnat::GROUP,
+    versions: &["v1alpha1"],
+    kind: "Mapping",
+    plural: "mappings",
+    namespaced: true,
+};
 /// Namespaces.
 pub const NAMESPACES: ResourceType = core("Namespace", "namespaces", false);
 /// Services.
