@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -54,7 +55,7 @@ pub enum Fact {
     /// A file that was read.
     File(NamedFile),
     /// Entries of a Secret or `ConfigMap`, by key.
-    Bytes(BTreeMap<Arc<str>, Arc<[u8]>>),
+    Bytes(Entries),
     /// Endpoints of a Service, in order.
     Endpoints(Vec<SocketAddr>),
     /// The Service has no such port; the lower-case phrase names those that it has.
@@ -67,6 +68,43 @@ pub enum Fact {
     Missing,
     /// It cannot be read, with the reason as a lower-case phrase.
     Unreadable(String),
+}
+
+/// Entries of a Secret or `ConfigMap`, by key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Entries {
+    /// Type of a Secret, as in `kubernetes.io/tls`; `None` where there is none.
+    pub r#type: Option<Arc<str>>,
+    entries: BTreeMap<Arc<str>, Arc<[u8]>>,
+}
+
+impl Entries {
+    /// Returns them as those of a Secret of this type.
+    #[must_use]
+    pub fn of_type(self, r#type: Option<Arc<str>>) -> Self {
+        Self { r#type, ..self }
+    }
+}
+
+impl From<BTreeMap<Arc<str>, Arc<[u8]>>> for Entries {
+    fn from(entries: BTreeMap<Arc<str>, Arc<[u8]>>) -> Self {
+        Self { r#type: None, entries }
+    }
+}
+
+impl Deref for Entries {
+    type Target = BTreeMap<Arc<str>, Arc<[u8]>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.entries
+    }
+}
+
+impl fmt::Debug for Entries {
+    /// Shows the keys only: the values may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.entries.keys()).finish()
+    }
 }
 
 /// Resources that a grant lets refer to another namespace: those of a kind in a namespace.
@@ -100,7 +138,7 @@ impl fmt::Debug for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(file) => f.debug_tuple("File").field(file).finish(),
-            Self::Bytes(entries) => f.debug_set().entries(entries.keys()).finish(),
+            Self::Bytes(entries) => entries.fmt(f),
             Self::Endpoints(endpoints) => f.debug_tuple("Endpoints").field(endpoints).finish(),
             Self::PortUnknown(reason) => f.debug_tuple("PortUnknown").field(reason).finish(),
             Self::Grants(grantees) => f.debug_tuple("Grants").field(grantees).finish(),
@@ -204,7 +242,7 @@ mod tests {
     fn the_bytes_of_a_secret_are_not_shown() {
         let entries = BTreeMap::from([(Arc::from("tls.key"), Arc::from(&b"hidden"[..]))]);
 
-        let shown = format!("{:?}", Fact::Bytes(entries));
+        let shown = format!("{:?}", Fact::Bytes(entries.into()));
 
         assert!(shown.contains("tls.key") && !shown.contains("104"), "{shown}");
     }

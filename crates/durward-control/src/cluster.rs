@@ -33,12 +33,27 @@ pub(crate) fn tenant_label(labels: &Labels) -> Option<&Arc<str>> {
     let isolated = is_isolated(labels).then(|| labels.get(ISOLATED_TENANT_LABEL)).flatten();
     labels.get(TENANT_LABEL).or(isolated)
 }
+/// Type of a Secret that holds a certificate and its key.
+pub(crate) const TLS_SECRET: &str = "kubernetes.io/tls";
 
 /// A cluster whose API server is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
     /// The gateway's own namespace, which is the operator's: what is in it may be for any tenant.
     pub namespace: Arc<str>,
+    /// Objects in its namespaces that a tenant may have; more are rejected, the youngest first.
+    pub objects_per_tenant: usize,
+}
+
+impl Cluster {
+    /// Objects that a tenant may have unless the operator says otherwise.
+    pub const OBJECTS_PER_TENANT: usize = 1_000;
+
+    /// Builds a cluster in which the gateway has this namespace.
+    #[must_use]
+    pub fn new(namespace: &str) -> Self {
+        Self { namespace: Arc::from(namespace), objects_per_tenant: Self::OBJECTS_PER_TENANT }
+    }
 }
 
 /// Namespace from which a document looks names up.
@@ -140,6 +155,26 @@ pub(crate) enum Owner {
     Nobody(Ownerless),
 }
 
+impl Owner {
+    /// Returns the tenant whose objects the document is counted among.
+    pub(crate) fn counted_for(&self) -> Option<&TenantId> {
+        match self {
+            Self::OfNamespace(tenant) | Self::Nobody(Ownerless::TooMany { tenant, .. }) => {
+                Some(tenant)
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns whether both are the same, were there no limit to a tenant's objects.
+    pub(crate) fn is_same_but_for_counts(&self, other: &Self) -> bool {
+        match (self.counted_for(), other.counted_for()) {
+            (Some(one), Some(other)) => one == other,
+            _ => self == other,
+        }
+    }
+}
+
 /// Reason why an object belongs to no tenant. The phrases follow the name of its namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ownerless {
@@ -155,6 +190,23 @@ pub(crate) enum Ownerless {
     BadLabel(Arc<str>),
     /// The namespace is the gateway's own, and the object names no tenant.
     Unsaid,
+    /// The tenant has more objects than it may have, and this is none of the oldest.
+    TooMany {
+        /// The tenant.
+        tenant: TenantId,
+        /// Objects that it may have.
+        most: usize,
+    },
+}
+
+impl Ownerless {
+    /// Returns the stable word for programs.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::TooMany { .. } => "TooManyObjects",
+            _ => "NamespaceWithoutTenant",
+        }
+    }
 }
 
 impl fmt::Display for Ownerless {
@@ -173,6 +225,10 @@ impl fmt::Display for Ownerless {
                 "has the label {TENANT_LABEL}: {label:?}, which is no tenant's name: correct the label"
             ),
             Self::Unsaid => f.write_str("is the gateway's own: say the tenant with spec.tenant"),
+            Self::TooMany { tenant, most } => write!(
+                f,
+                "is of tenant {tenant}, which has more than {most} objects: only the oldest {most} count, delete others"
+            ),
         }
     }
 }
@@ -201,6 +257,8 @@ pub enum ObjectFault {
     GrantMissing(Target, Grantee),
     /// The object does not exist.
     Missing(Target),
+    /// The Secret is of this type, and not one for certificates.
+    NoTlsSecret(Target, Arc<str>),
     /// The object has no entry of this key; the phrase names those that it has.
     KeyMissing(Target, String),
     /// The Service has no such port.
@@ -224,6 +282,7 @@ impl ObjectFault {
             (Self::Missing(_), Some(Kind::Secret)) => "SecretMissing",
             (Self::Missing(_), Some(Kind::Service)) => "ServiceMissing",
             (Self::Missing(_), _) => "ConfigMapMissing",
+            (Self::NoTlsSecret(..), _) => "SecretTypeMismatch",
             (Self::KeyMissing(..), Some(Kind::Secret)) => "SecretKeyMissing",
             (Self::KeyMissing(..), _) => "ConfigMapKeyMissing",
             (Self::PortUnknown(..), _) => "PortUnknown",
@@ -237,6 +296,7 @@ impl ObjectFault {
         match self {
             Self::Missing(target)
             | Self::GrantMissing(target, _)
+            | Self::NoTlsSecret(target, _)
             | Self::KeyMissing(target, _)
             | Self::PortUnknown(target, _)
             | Self::Unreadable(target, _) => Some(target.id.kind),
@@ -280,6 +340,11 @@ impl fmt::Display for ObjectFault {
                 target.namespace(), grantee.kind, grantee.namespace, target.id.kind, target.id.name
             ),
             Self::Missing(target) => write!(f, "is the {target}, which does not exist: create it"),
+            Self::NoTlsSecret(target, r#type) => write!(
+                f,
+                "is the {target}, which is of type {}, not {TLS_SECRET}: create it with kubectl create secret tls",
+                r#type
+            ),
             Self::KeyMissing(target, has) => write!(f, "is no entry of the {target}, which {has}"),
             Self::PortUnknown(target, why) => write!(f, "is a port of the {target}, which {why}"),
             Self::Unreadable(target, why) => write!(f, "is the {target}, which {why}"),

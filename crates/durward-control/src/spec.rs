@@ -16,6 +16,7 @@ pub mod references;
 pub mod route;
 pub mod routing_json;
 pub mod service;
+pub mod smartnat;
 pub mod tenant;
 pub mod toml;
 pub mod upstream;

@@ -3,6 +3,7 @@
 //! Changes of all sources enter here and nowhere else. The store follows each to the tenants that it touches, so that a compile looks at those
 //! and at no others.
 
+mod counts;
 mod files;
 mod history;
 mod objects;
@@ -16,9 +17,10 @@ use durward_model::verdict::Outcome;
 use durward_model::{DocumentKey, SharedMap, TenantId, Verdicts};
 
 use crate::change::{Change, Fact, Links, Reference};
-use crate::cluster::{Cluster, Owner};
+use crate::cluster::{Cluster, Owner, Ownerless};
 use crate::document::Document;
 use crate::named_file::NamedFile;
+use counts::Counted;
 pub use files::{Found, Place};
 use history::History;
 pub(crate) use objects::Asker;
@@ -34,6 +36,8 @@ pub struct Store {
     dependents: SharedMap<Reference, Keys>,
     /// The documents of each tenant.
     of_tenants: SharedMap<TenantId, Keys>,
+    /// Objects in the namespaces of each tenant, as far as they count.
+    counted: SharedMap<TenantId, Arc<Counted>>,
     /// Documents whose tenant cannot be told.
     strays: BTreeSet<DocumentKey>,
     links: Arc<Links>,
@@ -132,6 +136,29 @@ impl Store {
 
     fn put(&mut self, mut document: Document, touched: &mut Touched) {
         document.owner = self.owner(&document);
+        let mut pushed = None;
+        if let (Owner::OfNamespace(tenant), Some(cluster)) = (&document.owner, &self.cluster) {
+            let (tenant, most) = (tenant.clone(), cluster.objects_per_tenant);
+            let mut counted = self.counted.get(&tenant).cloned().unwrap_or_default();
+            match Arc::make_mut(&mut counted).add(&document, most) {
+                counts::Place::Within(other) => pushed = other,
+                counts::Place::Beyond => document.owner = too_many(&tenant, most),
+            }
+            self.counted.insert(tenant.clone(), counted);
+            if let Some(other) = pushed.take() {
+                self.give(&other, too_many(&tenant, most), touched);
+            }
+        }
+        self.index(document, touched);
+    }
+
+    /// Gives a document to another owner.
+    fn give(&mut self, key: &DocumentKey, owner: Owner, touched: &mut Touched) {
+        let Some(document) = self.unindex(key, touched) else { return };
+        self.index(Document { owner, ..Document::clone(&document) }, touched);
+    }
+
+    fn index(&mut self, document: Document, touched: &mut Touched) {
         let document = Arc::new(document);
         let key = document.key.clone();
         touched.documents.insert(key.clone());
@@ -150,8 +177,8 @@ impl Store {
         self.documents.insert(key, document);
     }
 
-    fn take_out(&mut self, key: &DocumentKey, touched: &mut Touched) {
-        let Some(document) = self.documents.remove(key) else { return };
+    fn unindex(&mut self, key: &DocumentKey, touched: &mut Touched) -> Option<Arc<Document>> {
+        let document = self.documents.remove(key)?;
         touched.documents.insert(key.clone());
         match document.tenant() {
             Some(tenant) => {
@@ -162,6 +189,20 @@ impl Store {
         }
         for reference in document.wanted() {
             take(&mut self.dependents, &reference, key);
+        }
+        Some(document)
+    }
+
+    fn take_out(&mut self, key: &DocumentKey, touched: &mut Touched) {
+        let Some(document) = self.unindex(key, touched) else { return };
+        let Some(tenant) = document.owner.counted_for().cloned() else { return };
+        let Some(mut counted) = self.counted.remove(&tenant) else { return };
+        let next = Arc::make_mut(&mut counted).take(&document);
+        if !counted.is_empty() {
+            self.counted.insert(tenant.clone(), counted);
+        }
+        if let Some(next) = next {
+            self.give(&next, Owner::OfNamespace(tenant), touched);
         }
     }
 
@@ -205,7 +246,7 @@ impl Store {
         let dependents = self.dependents.get(&reference).cloned().unwrap_or_default();
         for key in &*dependents {
             let Some(document) = self.documents.get(key).map(Arc::clone) else { continue };
-            if self.owner(&document) != document.owner {
+            if !self.owner(&document).is_same_but_for_counts(&document.owner) {
                 self.take_out(key, touched);
                 self.put(Document::clone(&document), touched);
             }
@@ -282,6 +323,13 @@ impl Store {
     /// known by the facts of namespaces and grants: it takes another look once they are said.
     pub fn wanted(&self) -> impl Iterator<Item = &Reference> {
         self.dependents.keys().filter(|reference| self.is_wanted(reference))
+    }
+
+    /// Returns a tenant with a document that asks for a thing; `None` if there is none.
+    #[must_use]
+    pub fn tenant_asking(&self, reference: &Reference) -> Option<TenantId> {
+        let dependents = self.dependents.get(reference)?;
+        dependents.iter().find_map(|key| self.document(key)?.tenant())
     }
 
     /// Returns the facts that are held, whether or not a document asks for them.
@@ -363,6 +411,10 @@ impl Store {
         });
         Change { facts: changed.collect(), ..Change::default() }
     }
+}
+
+fn too_many(tenant: &TenantId, most: usize) -> Owner {
+    Owner::Nobody(Ownerless::TooMany { tenant: tenant.clone(), most })
 }
 
 fn add<K: Ord + Clone>(index: &mut SharedMap<K, Keys>, at: K, key: DocumentKey) {

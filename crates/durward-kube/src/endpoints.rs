@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use durward_control::change::Fact;
+use durward_control::spec::service::with_protocol;
 use serde::Deserialize;
 
 use crate::object::Metadata;
@@ -23,6 +24,9 @@ pub(crate) struct Service {
     r#type: Option<Arc<str>>,
     #[serde(default)]
     ports: Vec<ServicePort>,
+    /// `None` for a headless Service, in the API's words.
+    #[serde(default, rename = "clusterIP")]
+    pub(crate) cluster_ip: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -101,6 +105,12 @@ impl Service {
         let object: ServiceObject =
             serde_json::from_str(json).map_err(|error| error.to_string())?;
         Ok(object.spec)
+    }
+}
+
+impl ServicePort {
+    fn protocol(&self) -> &str {
+        self.protocol.as_deref().unwrap_or("TCP")
     }
 }
 
@@ -184,14 +194,20 @@ pub(crate) fn fact<'a>(
 }
 
 impl Service {
-    /// Returns the port of this name or number. Where TCP and another protocol have one number, TCP counts.
+    /// Returns the port of this name or number, of the protocol that is said. Where TCP and another protocol have one number and none is said, TCP counts.
     fn port(&self, wanted: &str) -> Option<&ServicePort> {
+        let (wanted, protocol) = with_protocol(wanted);
+        let of_protocol: Vec<&ServicePort> = self
+            .ports
+            .iter()
+            .filter(|port| protocol.is_none_or(|it| port.protocol() == it))
+            .collect();
         let is_named = |port: &&ServicePort| port.name.as_deref() == Some(wanted);
         let number = wanted.parse::<u16>().ok();
         let mut numbered: Vec<_> =
-            self.ports.iter().filter(|port| Some(port.port) == number).collect();
-        numbered.sort_by_key(|port| port.protocol.as_deref().unwrap_or("TCP") != "TCP");
-        self.ports.iter().find(is_named).or_else(|| numbered.first().copied())
+            of_protocol.iter().copied().filter(|port| Some(port.port) == number).collect();
+        numbered.sort_by_key(|port| port.protocol() != "TCP");
+        of_protocol.into_iter().find(is_named).or_else(|| numbered.first().copied())
     }
 
     fn no_port(&self, wanted: &str) -> String {
@@ -290,6 +306,10 @@ mod tests {
 
         assert_eq!(shown(&fact(Some(&web()), "dns", &slices.iter())), ["10.0.0.1:5353"]);
         assert_eq!(shown(&fact(Some(&web()), "53", &slices.iter())), ["10.0.0.1:5354"]);
+        assert_eq!(shown(&fact(Some(&web()), "53/TCP", &slices.iter())), ["10.0.0.1:5354"]);
+        assert_eq!(shown(&fact(Some(&web()), "53/UDP", &slices.iter())), ["10.0.0.1:5353"]);
+        let Fact::PortUnknown(why) = fact(Some(&web()), "80/UDP", &slices.iter()) else { panic!() };
+        assert_eq!(why, "has no port \"80/UDP\": its ports are http (80), dns (53), dns-tcp (53)");
         let Fact::PortUnknown(why) = fact(Some(&web()), "443", &slices.iter()) else { panic!() };
         assert_eq!(why, "has no port \"443\": its ports are http (80), dns (53), dns-tcp (53)");
     }

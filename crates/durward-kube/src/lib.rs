@@ -1,7 +1,7 @@
 //! Kubernetes objects as a source of configuration: watches become changes, and what became of each object is written into its status.
 //!
-//! The only crate that knows kube-rs. [`client`] speaks to the API server, [`source`] watches, [`status`] and [`revisions`] write, [`crds`] prints the definitions of our own
-//! kinds. No packet and no connection of a tenant ever waits for anything here.
+//! The only crate that knows kube-rs. [`client`] speaks to the API server, [`source`] watches, [`status`], [`revisions`] and [`smartnat`] write, [`crds`] prints the definitions of
+//! our own kinds. No packet and no connection of a tenant ever waits for anything here.
 
 mod backoff;
 pub mod client;
@@ -9,12 +9,14 @@ pub mod crds;
 mod endpoints;
 pub mod events;
 pub mod health;
+pub mod load_balancers;
 pub mod metrics;
 pub mod object;
 mod pace;
 pub mod request;
 pub mod resource_type;
 pub mod revisions;
+pub mod smartnat;
 pub mod source;
 pub mod status;
 mod watch;

@@ -13,6 +13,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+use crate::smartnat::Mapping;
 use crate::status::Condition;
 
 /// Annotation that holds the whole object once more.
@@ -142,6 +143,8 @@ pub struct Object {
     pub text: Arc<str>,
     /// The conditions in its status.
     pub conditions: Vec<Condition>,
+    /// What a `Mapping` of SmartNat has beside that.
+    pub mapping: Option<Arc<Mapping>>,
 }
 
 #[derive(Deserialize)]
@@ -155,7 +158,7 @@ struct Whole<'a> {
 
 /// A value, or its default where it is not what it should be.
 #[derive(Default)]
-struct Lenient<T>(T);
+pub(crate) struct Lenient<T>(pub(crate) T);
 
 impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Lenient<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -242,7 +245,14 @@ impl Object {
             uid: Some(&metadata.uid).filter(|uid| !uid.is_empty()).cloned(),
             generation: metadata.generation,
         };
-        Ok(Self { id, revision, text: Arc::from(text), metadata, conditions: status.0.conditions })
+        let (text, conditions) = (Arc::from(text), status.0.conditions);
+        Ok(Self { id, revision, text, metadata, conditions, mapping: None })
+    }
+
+    /// Returns whether the object counts as gone: a `Mapping` that waits for its finalizers only.
+    #[must_use]
+    pub fn is_going(&self) -> bool {
+        self.mapping.is_some() && self.metadata.deletion_timestamp.is_some()
     }
 
     /// Builds the object that stands for a Namespace whose labels say how its programs leave.
@@ -255,12 +265,16 @@ impl Object {
             text: Arc::from(egress_policy::of_namespace(&metadata.name, created)),
             metadata: metadata.clone(),
             conditions: Vec::new(),
+            mapping: None,
         }
     }
 
     /// Returns the document that the object is.
     #[must_use]
     pub fn document(&self) -> Document {
+        if let Some(mapping) = &self.mapping {
+            return mapping.document().clone();
+        }
         self.in_form(Arc::clone(&self.text), self.revision.clone())
     }
 

@@ -41,12 +41,17 @@ impl Observed {
     /// tenant of the same name.
     #[must_use]
     pub fn into_change(self) -> Change {
-        let is_read =
-            |id: &ResourceId| ResourceType::of(id.kind).is_some() || id.kind == Kind::Namespace;
+        let is_read = |id: &ResourceId| {
+            ResourceType::of(id.kind).is_some()
+                || matches!(id.kind, Kind::Namespace | Kind::Mapping)
+        };
         let upserts = self.upserts.iter().filter(|object| is_read(&object.id));
+        let (going, staying): (Vec<_>, Vec<_>) = upserts.partition(|object| object.is_going());
+        let going = going.into_iter().map(|object| object.id.clone());
+        let deletes = self.deletes.into_iter().filter(is_read).chain(going);
         Change {
-            upserts: upserts.map(Object::document).collect(),
-            deletes: self.deletes.into_iter().filter(is_read).map(DocumentKey::Object).collect(),
+            upserts: staying.into_iter().map(Object::document).collect(),
+            deletes: deletes.map(DocumentKey::Object).collect(),
             facts: self.facts,
             links: None,
         }
@@ -87,6 +92,12 @@ impl Gather {
     pub(crate) fn fact(&self, reference: Reference, fact: Option<Fact>) {
         let mut pending = self.pending();
         pending.facts.insert(reference, fact);
+        self.note_arrival(&mut pending);
+    }
+
+    /// Ends the wait for a burst, though there may be nothing.
+    pub(crate) fn wake(&self) {
+        let mut pending = self.pending();
         self.note_arrival(&mut pending);
     }
 

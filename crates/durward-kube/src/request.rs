@@ -8,6 +8,8 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
 use kube::client::Body;
 use serde::Deserialize;
 use thiserror::Error;
@@ -135,6 +137,27 @@ pub(crate) async fn send(
     body: Bytes,
 ) -> Result<Bytes, ApiError> {
     whole(client, method, path, Some(content_type), body).await
+}
+
+/// A whole answer, and the server's time.
+pub(crate) struct Dated {
+    pub(crate) body: Bytes,
+    /// The time by the server's clock, to the second; `None` if it does not say.
+    pub(crate) time: Option<Timestamp>,
+}
+
+/// Sends `body`, if it has a content type, and returns the whole answer with the server's time.
+pub(crate) async fn dated(
+    client: &kube::Client,
+    method: Method,
+    path: &str,
+    content_type: Option<&'static str>,
+    body: Bytes,
+) -> Result<Dated, ApiError> {
+    let response = respond(client, method, path, content_type, body).await?;
+    let date = response.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+    let time = date.and_then(|date| DateTimeParser::new().parse_timestamp(date).ok());
+    Ok(Dated { body: collect(response.into_body()).await?, time })
 }
 
 /// Returns the lines of the answer to a GET.

@@ -28,6 +28,14 @@ pub const PORT_MAPPINGS: ResourceType = own("PortMapping", "portmappings", true)
 pub const HOSTED_APIS: ResourceType = own("HostedApi", "hostedapis", true);
 /// Our own egress policies.
 pub const EGRESS_POLICIES: ResourceType = own("EgressPolicy", "egresspolicies", true);
+/// Mappings of SmartNat.
+pub const MAPPINGS: ResourceType = ResourceType {
+    group: durward_control::spec::smartnat::GROUP,
+    versions: &["v1alpha1"],
+    kind: "Mapping",
+    plural: "mappings",
+    namespaced: true,
+};
 /// Namespaces.
 pub const NAMESPACES: ResourceType = core("Namespace", "namespaces", false);
 /// Services.

@@ -10,6 +10,7 @@ mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use durward_control::change::Reference;
@@ -18,15 +19,17 @@ use tokio::task::JoinSet;
 
 use crate::client::Clients;
 use crate::health::{Health, WatchHealth};
+use crate::load_balancers::LoadBalancer;
 use crate::object::ObjectName;
 use crate::pace::Gather;
 use crate::resource_type::{
-    CONFIG_MAPS, EGRESS_POLICIES, HOSTED_APIS, NAMESPACES, PORT_MAPPINGS, REFERENCE_GRANTS,
-    ResourceType, SECRETS, TENANTS,
+    CONFIG_MAPS, EGRESS_POLICIES, HOSTED_APIS, MAPPINGS, NAMESPACES, PORT_MAPPINGS,
+    REFERENCE_GRANTS, ResourceType, SECRETS, TENANTS,
 };
-use crate::source::documents::{Documents, Namespaces};
+use crate::smartnat;
+use crate::source::documents::{Documents, Mappings, Namespaces};
 use crate::source::grants::Grants;
-use crate::source::named::Named;
+use crate::source::named::{Asked, Named};
 use crate::source::services::ServiceWatches;
 use crate::watch::{Reflector, Scope};
 
@@ -42,8 +45,27 @@ pub struct Sources {
     pub secrets: Reading,
     /// How `ConfigMap`s are read.
     pub config_maps: Reading,
+    /// Whether Services of type `LoadBalancer` of our class are looked at.
+    pub load_balancers: bool,
+    /// How SmartNat's Mappings are read; `None` if they are not.
+    pub smartnat: Option<Arc<smartnat::Options>>,
     /// Longest pause between two looks for a kind that is not installed.
     pub absent_pause: Duration,
+}
+
+/// A thing that is referred to.
+#[derive(Clone, Debug)]
+pub struct Wanted<'a> {
+    /// The reference.
+    pub reference: &'a Reference,
+    /// The tenant whose document it is in; `None` where that is not known.
+    pub tenant: Option<Arc<str>>,
+}
+
+impl<'a> From<&'a Reference> for Wanted<'a> {
+    fn from(reference: &'a Reference) -> Self {
+        Self { reference, tenant: None }
+    }
 }
 
 /// How the objects are read that documents name.
@@ -66,6 +88,8 @@ impl Default for Sources {
             namespace: None,
             secrets: Reading::ByName { watches: 200 },
             config_maps: Reading::ByName { watches: 50 },
+            load_balancers: false,
+            smartnat: None,
             absent_pause: Duration::from_secs(10),
         }
     }
@@ -86,6 +110,8 @@ pub struct Source {
     absent_pause: Duration,
     /// Watches of documents and namespaces, which a start waits for.
     first: Vec<Arc<WatchHealth>>,
+    /// True once these have read everything.
+    has_begun: AtomicBool,
     tasks: JoinSet<()>,
 }
 
@@ -107,6 +133,15 @@ impl Source {
             let scope = Scope { namespace: sources.namespace.clone(), ..Scope::all(resource) };
             let sink = Documents::new(*kind, resource, Arc::clone(&gather));
             let watch = health.of(resource);
+            first.push(Arc::clone(&watch));
+            let reflector =
+                Reflector::new(client.clone(), scope, sink, watch, sources.absent_pause);
+            tasks.spawn(reflector.run());
+        }
+        if let Some(options) = &sources.smartnat {
+            let scope = Scope { namespace: sources.namespace.clone(), ..Scope::all(&MAPPINGS) };
+            let sink = Mappings::new(Arc::clone(options), Arc::clone(&gather));
+            let watch = health.of(&MAPPINGS);
             first.push(Arc::clone(&watch));
             let reflector =
                 Reflector::new(client.clone(), scope, sink, watch, sources.absent_pause);
@@ -135,30 +170,39 @@ impl Source {
             gather,
             health,
             first,
+            has_begun: AtomicBool::new(false),
             tasks,
         }
     }
 
-    /// Replaces what documents refer to. References that no API server can answer are left to others.
-    pub fn want<'a>(&mut self, references: impl IntoIterator<Item = &'a Reference>) {
+    /// Replaces what documents refer to. References that no API server can answer are left to others. Where a reference comes with the tenant whose document it is in, no tenant
+    /// takes all the watches of single objects.
+    pub fn want<'a>(&mut self, references: impl IntoIterator<Item = impl Into<Wanted<'a>>>) {
         let mut services: BTreeMap<ObjectName, BTreeSet<Arc<str>>> = BTreeMap::new();
-        let (mut secrets, mut config_maps) = (BTreeSet::new(), BTreeSet::new());
+        let (mut secrets, mut config_maps) = (Asked::new(), Asked::new());
         let (mut namespaces, mut granted) = (BTreeSet::new(), BTreeSet::new());
         let object = |namespace: &Arc<str>, name: &Arc<str>| ObjectName {
             namespace: Arc::clone(namespace),
             name: Arc::clone(name),
         };
-        for reference in references {
+        for Wanted { reference, tenant } in references.into_iter().map(Into::into) {
+            // Of several tenants that name one object the first pays for it.
+            let ask = |asked: &mut Asked, name: ObjectName| {
+                let payer = asked.entry(name).or_insert_with(|| tenant.clone());
+                if tenant.is_some() && (payer.is_none() || tenant < *payer) {
+                    payer.clone_from(&tenant);
+                }
+            };
             match reference {
                 Reference::Service { namespace, name, port } => {
                     let ports = services.entry(object(namespace, name)).or_default();
                     ports.insert(Arc::clone(port));
                 }
                 Reference::Secret { namespace, name } => {
-                    secrets.insert(object(namespace, name));
+                    ask(&mut secrets, object(namespace, name));
                 }
                 Reference::ConfigMap { namespace, name } => {
-                    config_maps.insert(object(namespace, name));
+                    ask(&mut config_maps, object(namespace, name));
                 }
                 Reference::Namespace(name) => {
                     namespaces.insert(Arc::clone(name));
@@ -191,11 +235,15 @@ impl Source {
         self.tasks.spawn(reflector.run());
     }
 
-    /// Waits for the next change. Cancelling the wait loses nothing.
+    /// Waits for the next change; the first one may be empty. Cancelling the wait loses nothing.
     pub async fn next(&self) -> Observed {
         while !self.first.iter().all(|watch| watch.is_synced()) {
             // A start, and nothing else, waits here; a watch that goes down later stays synced.
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // A start hears that everything was read, also where there is nothing.
+        if !self.has_begun.swap(true, Relaxed) {
+            self.gather.wake();
         }
         self.gather.next().await
     }
@@ -208,6 +256,18 @@ impl Source {
             + self.config_maps.waiting()
             + self.namespaces.waiting()
             + self.grants.waiting()
+    }
+
+    /// Returns the Services of type `LoadBalancer` of our class, as they are now.
+    #[must_use]
+    pub fn load_balancers(&self) -> Vec<Arc<LoadBalancer>> {
+        self.services.load_balancers()
+    }
+
+    /// Returns the address that a Service has in the cluster, if a document refers to it and it was read: `None` in the API's words for a headless one.
+    #[must_use]
+    pub fn cluster_ip(&self, namespace: &str, name: &str) -> Option<Arc<str>> {
+        self.services.cluster_ip(&ObjectName::new(namespace, name))
     }
 
     /// Returns the state of the watches.

@@ -27,6 +27,8 @@ pub enum Kind {
     ClusterLink,
     /// Addresses that tenants are given.
     AddressPool,
+    /// An object of SmartNat, which is read as a `PortMapping`.
+    Mapping,
     /// A tenant of a `routing.json`.
     RoutingJson,
     /// A Secret of a cluster.
@@ -49,13 +51,14 @@ pub struct UnknownKind(pub String);
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Tenant,
         Self::PortMapping,
         Self::EgressPolicy,
         Self::HostedApi,
         Self::ClusterLink,
         Self::AddressPool,
+        Self::Mapping,
         Self::RoutingJson,
         Self::Secret,
         Self::ConfigMap,
@@ -74,6 +77,7 @@ impl Kind {
             Self::HostedApi => "HostedApi",
             Self::ClusterLink => "ClusterLink",
             Self::AddressPool => "AddressPool",
+            Self::Mapping => "Mapping",
             Self::RoutingJson => "routing.json",
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",

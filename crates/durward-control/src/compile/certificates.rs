@@ -195,6 +195,11 @@ impl<'a> Files<'a> {
             return None;
         }
         let names = Names::of(report, spec, field)?;
+        if spec.secret_name.is_some()
+            && !self.is_tls_secret(report, &names.certificate, names.place, field)
+        {
+            return None;
+        }
         let certificate = self.bytes(report, &names.certificate, names.place, field);
         // What is wrong with a Secret is said once.
         let is_one_object = spec.secret_name.is_some() && certificate.is_none();

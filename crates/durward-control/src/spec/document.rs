@@ -91,6 +91,12 @@ pub(super) fn known_kind(name: &str) -> Kind {
     part.map_or(Kind::Tenant, |(kind, _)| *kind)
 }
 
+/// Returns the kind of document that an object of this kind is read as.
+#[must_use]
+pub fn kind_of_object(kind: Kind) -> Kind {
+    if kind == Kind::Mapping { Kind::PortMapping } else { kind }
+}
+
 /// The source of a document of a kind at `first_line` of `file`, whose relative names are looked up in `bases`.
 #[must_use]
 pub fn source(

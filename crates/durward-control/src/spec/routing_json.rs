@@ -1,11 +1,12 @@
 //! `routing.json`: an object from ingress address to `{"tenant", "backend", "egressIP"}`, read as it always was.
 //!
 //! Each entry becomes an HTTPS listener on port 443 with the certificate `<tenant>.crt`/`<tenant>.key`, and, when `<tenant>-ca.crt` is there,
-//! required client certificates. Deliberately absent: extensions of the format; who needs more writes `Tenant` documents.
+//! required client certificates. In a `ConfigMap` the certificate is the Secret `<tenant>-cert`, and the authorities are another entry of the `ConfigMap`. Deliberately absent: extensions of the format; who needs more writes `Tenant` documents.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -21,7 +22,9 @@ use crate::document::{Broken, Content, Document, Source};
 use crate::place::{At, Place};
 use crate::spec::budget::{self, Excess};
 use crate::spec::egress::EgressSpec;
-use crate::spec::ingress::{CertificateSpec, DestinationSpec, IngressSpec, ListenSpec};
+use crate::spec::ingress::{
+    CertificateSpec, ClientCertificatesSpec, DestinationSpec, IngressSpec, ListenSpec,
+};
 use crate::spec::tenant::{API_VERSION, KIND, Metadata, TenantDocument, TenantSpec};
 use crate::spec::upstream::{EndpointSpec, UpstreamSpec};
 use crate::suggest;
@@ -60,12 +63,69 @@ impl Default for RoutingJsonOptions {
     }
 }
 
+/// A `ConfigMap` with a `routing.json`, in the gateway's own namespace.
+#[derive(Clone, Debug)]
+pub struct RoutingConfigMap<'a> {
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Its entries.
+    pub entries: &'a BTreeMap<Arc<str>, Arc<[u8]>>,
+}
+
+/// Returns the name that findings have for the `routing.json` in a `ConfigMap`.
+#[must_use]
+pub fn file_of_config_map(namespace: &str, name: &str) -> Arc<str> {
+    Arc::from(format!("{CONFIG_MAP}{namespace}/{name}/{ROUTING_JSON}"))
+}
+
+/// Returns whether this is the name of a `routing.json` in a `ConfigMap`.
+#[must_use]
+pub fn is_of_config_map(file: &str) -> bool {
+    file.starts_with(CONFIG_MAP)
+}
+
+/// Begin of such a name.
+const CONFIG_MAP: &str = "configMap:";
+
+/// The documents in the `routing.json` of a `ConfigMap`, one per tenant.
+#[must_use]
+pub fn parse_config_map(
+    config_map: &RoutingConfigMap<'_>,
+    options: &RoutingJsonOptions,
+) -> Vec<Document> {
+    let file = file_of_config_map(config_map.namespace, config_map.name);
+    let Some(bytes) = config_map.entries.get(ROUTING_JSON) else {
+        return vec![Document::unreadable(&file, "is not an entry of the ConfigMap: add it")];
+    };
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return vec![Document::unreadable(&file, "is not UTF-8")];
+    };
+    let source = Source { file, text: Arc::from(text), first_line: 1, ..Source::default() };
+    let mut documents = read(source, options, Some(config_map));
+    // What the documents say depends on which authorities there are, beside their text.
+    let mut hasher = DefaultHasher::new();
+    config_map.entries.keys().for_each(|key| key.hash(&mut hasher));
+    let generation = hasher.finish();
+    documents.iter_mut().for_each(|document| document.revision.generation = generation);
+    documents
+}
+
 /// The documents in the text of a `routing.json`, one per tenant. File names in them are looked up in the source's bases.
 #[must_use]
 pub fn parse(source: Source, options: &RoutingJsonOptions) -> Vec<Document> {
+    read(source, options, None)
+}
+
+fn read(
+    source: Source,
+    options: &RoutingJsonOptions,
+    config_map: Option<&RoutingConfigMap<'_>>,
+) -> Vec<Document> {
     let lines = source.text.match_indices('\n').map(|(at, _)| at).collect();
     let source = Source { kind: Kind::RoutingJson, ..source };
-    let reader = Reader { source, options, lines };
+    let reader = Reader { source, options, config_map, lines };
     if let Err((excess, at)) = budget::check(&reader.source.text) {
         return vec![reader.excessive(excess, at)];
     }
@@ -121,6 +181,8 @@ struct Entry {
 struct Reader<'o> {
     source: Source,
     options: &'o RoutingJsonOptions,
+    /// The object that the text is of; `None` for a file.
+    config_map: Option<&'o RoutingConfigMap<'o>>,
     /// The positions of line feeds: counting them anew for each value would take the square of the file's size.
     lines: Vec<usize>,
 }
@@ -281,6 +343,8 @@ impl Reader<'_> {
             }
             self.add(&mut spec, at, entry);
         }
+        // What the entries name is in the operator's namespace, as the entries are.
+        spec.namespace = self.config_map.map(|map| At::new(map.namespace.to_owned(), name.place));
         source.field_names.push(("metadata.name".to_owned(), "tenant".to_owned()));
         let document = TenantDocument {
             api_version: At { value: API_VERSION.to_owned(), ..At::default() },
@@ -298,19 +362,11 @@ impl Reader<'_> {
 
     fn add(&self, spec: &mut TenantSpec, at: usize, entry: Entry) {
         let upstream = upstream_name(at);
-        let stem = format!("{}.crt", entry.tenant.value);
-        let authority = format!("{}-ca.crt", entry.tenant.value);
-        let named = |value: String| At::new(value, entry.tenant.place);
         let ingress = IngressSpec {
             listen: self.listen(entry.address.place),
-            certificate: Some(At::new(
-                CertificateSpec { file: Some(named(stem)), ..CertificateSpec::default() },
-                entry.tenant.place,
-            )),
-            client_authority_if_present: Some(named(authority)),
             upstream: Some(At::new(upstream.clone(), entry.backend.place)),
             address: entry.address.clone(),
-            ..IngressSpec::default()
+            ..self.identity(&entry.tenant)
         };
         let endpoint = EndpointSpec { address: entry.backend.clone(), weight: None };
         let target = UpstreamSpec {
@@ -325,6 +381,32 @@ impl Reader<'_> {
         let EgressSpec { addresses, .. } = &mut spec.egress;
         if !addresses.contains(&entry.egress) {
             addresses.push(entry.egress);
+        }
+    }
+
+    /// A listener with a tenant's certificate and the authorities of its clients, and nothing else.
+    fn identity(&self, tenant: &At<String>) -> IngressSpec {
+        let named = |value: String| At::new(value, tenant.place);
+        let (file, secret_name) = match self.config_map {
+            None => (Some(named(format!("{}.crt", tenant.value))), None),
+            // Names of Secrets have no upper case.
+            Some(_) => (None, Some(named(format!("{}-cert", tenant.value.to_lowercase())))),
+        };
+        let certificate = CertificateSpec { file, secret_name, ..CertificateSpec::default() };
+        let authority = format!("{}-ca.crt", tenant.value);
+        let has_authority = |map: &&RoutingConfigMap<'_>| map.entries.contains_key(&*authority);
+        let client_certificates = self.config_map.filter(has_authority).map(|map| {
+            let ca_file = Some(named(format!("{CONFIG_MAP}{}/{authority}", map.name)));
+            At::new(
+                ClientCertificatesSpec { ca_file, ..ClientCertificatesSpec::default() },
+                tenant.place,
+            )
+        });
+        IngressSpec {
+            certificate: Some(At::new(certificate, tenant.place)),
+            client_authority_if_present: self.config_map.is_none().then(|| named(authority)),
+            client_certificates,
+            ..IngressSpec::default()
         }
     }
 

@@ -14,7 +14,7 @@ use crate::place::At;
 pub struct ServiceSpec {
     /// The Service's name.
     pub name: At<String>,
-    /// Name or number of one of its ports.
+    /// Name or number of one of its ports. `53/UDP` is the one of that protocol, where several have the number.
     pub port: At<ServicePortSpec>,
     /// Its namespace. Default: the one that the document looks names up in. Another one needs a `ReferenceGrant` there.
     #[serde(default)]
@@ -76,10 +76,47 @@ impl JsonSchema for ServicePortSpec {
 }
 
 impl ServicePortSpec {
-    /// Returns whether it can be the name or number of a port.
+    /// Returns whether it can be the name or number of a port, with a protocol or without.
     #[must_use]
     pub fn is_port(&self) -> bool {
         let named = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        (1..=15).contains(&self.0.len()) && self.0.bytes().all(named)
+        let (port, protocol) = with_protocol(&self.0);
+        let is_protocol = protocol.is_none_or(|protocol| PROTOCOLS.contains(&protocol));
+        (1..=15).contains(&port.len()) && port.bytes().all(named) && is_protocol
+    }
+}
+
+/// Protocols that a port of a Service may have.
+const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
+
+/// Splits the name or number of a port from the protocol, as in `53/UDP`.
+#[must_use]
+pub fn with_protocol(port: &str) -> (&str, Option<&str>) {
+    match port.split_once('/') {
+        Some((port, protocol)) => (port, Some(protocol)),
+        None => (port, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_has_a_name_or_number_and_at_most_one_known_protocol() {
+        for (written, is_port) in [
+            ("http", true),
+            ("80", true),
+            ("53/UDP", true),
+            ("dns/TCP", true),
+            ("", false),
+            ("/UDP", false),
+            ("53/", false),
+            ("53/udp", false),
+            ("53/UDP/TCP", false),
+            ("53/../x", false),
+        ] {
+            assert_eq!(ServicePortSpec(written.to_owned()).is_port(), is_port, "{written}");
+        }
     }
 }

@@ -10,8 +10,11 @@ use std::sync::Arc;
 use durward_model::TenantId;
 
 use super::{Found, Place, Store, Touched};
-use crate::change::{Fact, Grantee, Reference};
-use crate::cluster::{Cluster, ObjectFault, Owner, Ownerless, Target, Viewpoint, tenant_label};
+use crate::change::{Entries, Fact, Grantee, Reference};
+use crate::cluster::{
+    Cluster, ObjectFault, Owner, Ownerless, TENANT_LABEL, TLS_SECRET, Target, Viewpoint,
+    tenant_label,
+};
 use crate::document::{Document, entry_target, service_target};
 use crate::named_file::digest_of;
 use crate::spec::object_name::EntryName;
@@ -76,6 +79,29 @@ impl Store {
         match self.label(namespace) {
             Ok(tenant) => Owner::OfNamespace(tenant),
             Err(why) => Owner::Nobody(why),
+        }
+    }
+
+    /// Returns whose an object in a namespace is that is no document, or why it is nobody's, as a phrase; `None` while that is not known. In the gateway's own namespace its
+    /// label says so.
+    #[must_use]
+    pub fn tenant_of(
+        &self,
+        namespace: &Arc<str>,
+        labels: &BTreeMap<Arc<str>, Arc<str>>,
+    ) -> Option<Result<TenantId, String>> {
+        let is_own = self.cluster.as_ref().is_some_and(|own| own.namespace == *namespace);
+        let label = match labels.get(TENANT_LABEL) {
+            Some(label) if is_own => {
+                TenantId::new(label).map_err(|_| Ownerless::BadLabel(Arc::clone(label)))
+            }
+            None if is_own => Err(Ownerless::Unlabelled),
+            _ => self.label(namespace),
+        };
+        match label {
+            Ok(tenant) => Some(Ok(tenant)),
+            Err(Ownerless::Unread) => None,
+            Err(why) => Some(Err(format!("namespace {namespace} {why}"))),
         }
     }
 
@@ -185,6 +211,25 @@ impl Store {
         };
         let place = Place::Entry(target.reference(), Arc::clone(key));
         Ok(Found { place, digest: digest_of(bytes), writable_by_all: false, bytes })
+    }
+
+    /// Checks that the Secret of an entry is one for certificates, if it may be had and is there.
+    ///
+    /// # Errors
+    /// Fails if it is of another type.
+    pub(crate) fn check_tls_secret(
+        &self,
+        asker: &Asker,
+        name: &EntryName<'_>,
+    ) -> Result<(), ObjectFault> {
+        let target = entry_target(name, asker.viewpoint()?);
+        match self.object(asker, &target) {
+            Ok(Fact::Bytes(Entries { r#type: Some(r#type), .. })) if **r#type != *TLS_SECRET => {
+                Err(ObjectFault::NoTlsSecret(target, Arc::clone(r#type)))
+            }
+            // What else is wrong with it is said where its entries are read.
+            _ => Ok(()),
+        }
     }
 
     /// Returns the endpoints of a port of a Service, in order.

@@ -144,3 +144,96 @@ fn changes_without_end_do_not_fill_memory() {
     assert_eq!(store.touched_since(before), None);
     assert!(store.touched_since(store.version()).unwrap().is_empty());
 }
+
+/// A mapping of a namespace, made in this minute.
+fn counted(namespace: &str, name: &str, minute: u32) -> Document {
+    let text = format!(
+        "apiVersion: durward.dev/v1alpha1\nkind: PortMapping\nmetadata: {{name: {name}}}\nspec: {{}}\n"
+    );
+    let kind = document::kind(&text);
+    let source = Source { kind, text: Arc::from(text), ..Source::default() };
+    let content = document::content(&source);
+    let id = ResourceId::namespaced(kind, namespace, name);
+    let created = Some(Arc::from(format!("2026-11-29T10:{minute:02}:00Z")));
+    Document::of_object(id, Revision::default(), created, source, content)
+}
+
+/// A store of a cluster in which a tenant may have three objects, and `one` and `two` are namespaces of `acme`.
+fn bounded() -> Store {
+    let mut store = Store::default();
+    store.read_cluster(Some(Cluster { objects_per_tenant: 3, ..Cluster::new("durward") }));
+    for namespace in ["one", "two"] {
+        store.apply(label(namespace, "acme"));
+    }
+    store
+}
+
+fn label(namespace: &str, tenant: &str) -> Change {
+    let labels = [(Arc::from(crate::cluster::TENANT_LABEL), Arc::from(tenant))];
+    let fact = (Reference::Namespace(Arc::from(namespace)), Some(Fact::Labels(labels.into())));
+    Change { facts: vec![fact], ..Change::default() }
+}
+
+/// Names of the objects that count.
+fn accepted(store: &Store) -> Vec<&str> {
+    let mut names: Vec<&str> = store
+        .documents()
+        .filter(|document| !document.is_nobodys())
+        .filter_map(|document| Some(&*document.id.as_ref()?.name))
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn of_more_objects_than_a_tenant_may_have_the_oldest_count_in_whatever_order_they_came() {
+    let objects = [
+        counted("one", "a", 5),
+        counted("two", "b", 1),
+        counted("one", "c", 3),
+        counted("two", "d", 3),
+        counted("one", "e", 9),
+    ];
+    let orders = [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 4, 0, 3, 1], [3, 1, 4, 2, 0]];
+    for order in orders {
+        let mut store = bounded();
+
+        for at in order {
+            store.apply(upserts([objects[at].clone()]));
+        }
+
+        assert_eq!(accepted(&store), ["b", "c", "d"], "{order:?}");
+        let reason = |name: &str| {
+            let mut documents = store.documents();
+            let found = documents.find(|one| one.id.as_ref().is_some_and(|id| &*id.name == name));
+            match &found.unwrap().owner {
+                Owner::Nobody(why) => why.reason(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((reason("a"), reason("e")), ("TooManyObjects", "TooManyObjects"));
+        let touched =
+            store.apply(Change { deletes: vec![objects[1].key.clone()], ..Change::default() });
+        assert_eq!(accepted(&store), ["a", "c", "d"], "{order:?}");
+        assert!(touched.documents.contains(&objects[0].key), "the next one comes in");
+    }
+}
+
+#[test]
+fn an_object_that_changes_keeps_its_place_and_one_that_moves_to_another_tenant_is_counted_there() {
+    let mut store = bounded();
+    let objects = ["a", "b", "c", "d"].map(|name| counted("one", name, 1));
+    store.apply(upserts(objects.clone()));
+    let mut again = objects[0].clone();
+    again.revision.generation = 2;
+
+    store.apply(upserts([again]));
+    assert_eq!(accepted(&store), ["a", "b", "c"]);
+    store.apply(upserts([counted("two", "z", 0)]));
+    assert_eq!(accepted(&store), ["a", "b", "z"]);
+    store.apply(label("two", "globex"));
+
+    assert_eq!(accepted(&store), ["a", "b", "c", "z"]);
+    store.apply(label("two", "acme"));
+    assert_eq!(accepted(&store), ["a", "b", "z"]);
+}

@@ -23,7 +23,7 @@ pub(crate) fn say(step: &Path, stage: &Path, store: &mut Store) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match &words[..] {
             ["gateway", namespace] => {
-                store.read_cluster(Some(Cluster { namespace: Arc::from(*namespace) }));
+                store.read_cluster(Some(Cluster::new(namespace)));
             }
             words => change.facts.extend(fact(words, stage).map(|(of, fact)| (of, Some(fact)))),
         }
@@ -93,7 +93,7 @@ fn fact(words: &[&str], stage: &Path) -> Option<(Reference, Fact)> {
         }
         [kind, name, entries @ ..] => {
             let entries: BTreeMap<_, _> = entries.iter().map(entry).collect();
-            (named(kind, name, ""), Fact::Bytes(entries))
+            (named(kind, name, ""), Fact::Bytes(entries.into()))
         }
         [_] => panic!("{words:?}"),
     };

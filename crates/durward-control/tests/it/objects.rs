@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
-use durward_control::change::{Change, DocumentKey, Fact, Grantee, Reference};
+use durward_control::change::{Change, DocumentKey, Entries, Fact, Grantee, Reference};
 use durward_control::cluster::{Cluster, TENANT_LABEL};
 use durward_control::document::{Document, Source};
 use durward_control::spec::document;
@@ -42,7 +42,7 @@ impl World {
     /// A world in which the API of a cluster is read; the gateway's own namespace is `durward`.
     fn new() -> Self {
         let mut world = Self { store: Store::default(), compiled: Compiled::default() };
-        world.store.read_cluster(Some(Cluster { namespace: Arc::from("durward") }));
+        world.store.read_cluster(Some(Cluster::new("durward")));
         world
     }
 
@@ -60,7 +60,7 @@ impl World {
     }
 
     fn secret(&mut self, name: Name<'_>, entries: &[(&str, &str)]) {
-        self.say(secret(name), Fact::Bytes(bytes(entries)));
+        self.say(secret(name), Fact::Bytes(bytes(entries).into()));
     }
 
     fn tls(&mut self, name: Name<'_>, (certificate, key): &Pair) {
@@ -69,7 +69,7 @@ impl World {
 
     fn config_map(&mut self, (namespace, name): Name<'_>, entries: &[(&str, &str)]) {
         let (namespace, name) = (Arc::from(namespace), Arc::from(name));
-        self.say(Reference::ConfigMap { namespace, name }, Fact::Bytes(bytes(entries)));
+        self.say(Reference::ConfigMap { namespace, name }, Fact::Bytes(bytes(entries).into()));
     }
 
     fn service(&mut self, name: Name<'_>, endpoints: &[&str]) {
@@ -280,7 +280,7 @@ fn what_was_not_read_yet_is_said_and_not_waited_for_in_silence() {
 }
 
 /// Certificates that cannot be had, the reason, and a part of the sentence.
-const FAULTS: [(&str, &str, &str); 10] = [
+const FAULTS: [(&str, &str, &str); 11] = [
     (
         "{secretName: gone}",
         "SecretMissing",
@@ -300,6 +300,11 @@ const FAULTS: [(&str, &str, &str); 10] = [
         "{secretName: globex/shop}",
         "NamespaceForeign",
         "label the Namespace durward.dev/tenant: acme",
+    ),
+    (
+        "{secretName: opaque}",
+        "SecretTypeMismatch",
+        "the Secret \"opaque\" of namespace acme, which is of type Opaque, not kubernetes.io/tls",
     ),
     ("{secretName: nowhere/shop}", "NamespaceMissing", "namespace nowhere, which does not exist"),
     (
@@ -332,6 +337,9 @@ fn a_fault_names_the_field_the_object_and_the_cure() {
             secret(("acme", "locked")),
             Fact::Unreadable("cannot be read: forbidden".to_owned()),
         );
+        let opaque = bytes(&[("tls.crt", &PAIRS[0].0), ("tls.key", &PAIRS[0].1)]);
+        let opaque = Entries::from(opaque).of_type(Some(Arc::from("Opaque")));
+        world.say(secret(("acme", "opaque")), Fact::Bytes(opaque));
         let grant = ResourceId::namespaced(Kind::Secret, "second", "shop");
         world.say(Reference::Grant(grant), Fact::Missing);
         world.put(tenant_object("acme", &with_certificate("", certificate)));
@@ -344,6 +352,30 @@ fn a_fault_names_the_field_the_object_and_the_cure() {
         let is_pair = certificate.starts_with("{secretName");
         assert!(!is_pair || world.findings("acme").len() == 1, "an object is named once");
         assert!(world.tenant("acme").is_none_or(|tenant| tenant.listeners.is_empty()));
+    }
+}
+
+#[test]
+fn a_secret_for_certificates_is_served_and_one_of_another_type_by_its_entries() {
+    for (r#type, certificate) in [
+        ("kubernetes.io/tls", "{secretName: shop}"),
+        ("Opaque", "{certificateFile: 'secret:shop/tls.crt', keyFile: 'secret:shop/tls.key'}"),
+    ] {
+        let mut world = World::new();
+        world.label("acme", Some("acme"));
+        let entries = bytes(&[("tls.crt", &PAIRS[0].0), ("tls.key", &PAIRS[0].1)]);
+        let entries = Entries::from(entries).of_type(Some(Arc::from(r#type)));
+        world.say(secret(("acme", "shop")), Fact::Bytes(entries));
+        world.put(tenant_object("acme", &with_certificate("", certificate)));
+
+        world.compile();
+
+        assert_eq!(
+            world.verdict("acme").outcome,
+            Outcome::Accepted,
+            "{:?}",
+            world.findings("acme")
+        );
     }
 }
 

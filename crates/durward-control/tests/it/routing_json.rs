@@ -1,9 +1,13 @@
 //! `routing.json` as the original system mounts it: beside the certificates, in a directory of its own, and behind a load balancer.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use durward_control::{Compiled, FileSource, RoutingJsonOptions, compile};
+use durward_control::change::{Change, Entries, Fact, Reference};
+use durward_control::spec::routing_json::{RoutingConfigMap, parse_config_map};
+use durward_control::{Cluster, Compiled, FileSource, RoutingJsonOptions, Store, compile};
 use durward_model::{ClientAuth, DestinationMode};
 
 use crate::certificates::{self, NOW};
@@ -173,4 +177,115 @@ fn nothing_under_the_configuration_is_written() {
     load(&FileSource::default(), root.path());
 
     assert_eq!(listing(root.path()), before);
+}
+
+/// Documents of a `ConfigMap` with these entries beside `routing.json`, and the Secrets that they name.
+fn of_config_map(entries: &[(&str, &str)], secrets: &[(&str, &str)]) -> Store {
+    let bytes = |entries: &[(&str, &str)]| -> BTreeMap<Arc<str>, Arc<[u8]>> {
+        let entries = entries.iter();
+        entries.map(|(key, value)| (Arc::from(*key), Arc::from(value.as_bytes()))).collect()
+    };
+    let all = [entries, &[("routing.json", ROUTING)]].concat();
+    let entries = bytes(&all);
+    let map =
+        RoutingConfigMap { namespace: "pingora-multitenant", name: "routes", entries: &entries };
+    let upserts = parse_config_map(&map, &RoutingJsonOptions::default());
+    let of = |name: &str| {
+        let (namespace, name) = (Arc::from("pingora-multitenant"), Arc::from(name));
+        (namespace, name)
+    };
+    let mut facts: Vec<_> = secrets
+        .iter()
+        .map(|(name, stem)| {
+            let file = |ending: &str| {
+                let all = tempfile::tempdir().unwrap();
+                certificates::write_into(all.path());
+                fs::read_to_string(all.path().join(format!("{stem}.{ending}"))).unwrap()
+            };
+            let (certificate, key) = (file("crt"), file("key"));
+            let entries = bytes(&[("tls.crt", &certificate), ("tls.key", &key)]);
+            let entries = Entries::from(entries).of_type(Some(Arc::from("kubernetes.io/tls")));
+            let (namespace, name) = of(name);
+            (Reference::Secret { namespace, name }, Some(Fact::Bytes(entries)))
+        })
+        .collect();
+    let (namespace, name) = of("routes");
+    facts.push((Reference::ConfigMap { namespace, name }, Some(Fact::Bytes(entries.into()))));
+    let mut store = Store::default();
+    store.read_cluster(Some(Cluster::new("pingora-multitenant")));
+    store.apply(Change { upserts, facts, ..Change::default() });
+    store
+}
+
+// S1.20+ S1.17+
+#[test]
+fn a_config_map_of_the_operators_namespace_is_served_with_the_secrets_of_its_tenants() {
+    let secrets = [("tenant-a-cert", "tenant-A"), ("tenant-b-cert", "tenant-B")];
+    let store = of_config_map(&[], &secrets);
+
+    let compiled = compile(&store, None, NOW);
+
+    assert!(compiled.verdicts.all_accepted(), "{:#?}", compiled.verdicts);
+    let served: Vec<_> =
+        compiled.snapshot.tenants.values().flat_map(|tenant| &tenant.listeners).collect();
+    let addresses: Vec<_> = served.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["198.51.100.2:443", "198.51.100.3:443"]);
+    let wanted: Vec<String> = store.wanted().map(|one| format!("{one:?}")).collect();
+    assert!(wanted.iter().any(|one| one.contains("tenant-a-cert")), "{wanted:?}");
+}
+
+#[test]
+fn client_certificates_are_asked_for_where_the_config_map_has_an_authority_and_nowhere_else() {
+    let secrets = [("tenant-a-cert", "tenant-A"), ("tenant-b-cert", "tenant-B")];
+    let all = tempfile::tempdir().unwrap();
+    certificates::write_into(all.path());
+    let authority = fs::read_to_string(all.path().join("partners.crt")).unwrap();
+    let mut store = of_config_map(&[], &secrets);
+    let before = compile(&store, None, NOW);
+
+    let with = of_config_map(&[("tenant-A-ca.crt", &authority)], &secrets);
+    let facts = with.facts().map(|(of, fact)| (of.clone(), Some(fact.clone()))).collect();
+    let upserts = with.documents().cloned().collect();
+    store.apply(Change { upserts, facts, ..Change::default() });
+    let after = compile(&store, Some(&before), NOW);
+
+    let asked = |compiled: &Compiled| -> Vec<bool> {
+        let tenants = compiled.snapshot.tenants.values();
+        let listeners = tenants.flat_map(|tenant| &tenant.listeners);
+        let asks = |auth: &ClientAuth| matches!(auth, ClientAuth::Required(_));
+        listeners.map(|one| asks(&one.tls().unwrap().client_auth)).collect()
+    };
+    assert_eq!(asked(&before), [false, false]);
+    assert_eq!(asked(&after), [true, false], "{:#?}", after.verdicts);
+}
+
+// S1.21+
+#[test]
+fn a_config_map_without_the_entry_or_with_another_text_keeps_what_was_served() {
+    let secrets = [("tenant-a-cert", "tenant-A"), ("tenant-b-cert", "tenant-B")];
+    let mut store = of_config_map(&[], &secrets);
+    let before = compile(&store, None, NOW);
+    assert_eq!(before.snapshot.tenants.len(), 2);
+    let broken = [("routing.json", "{")];
+    for entries in [&broken[..], &[]] {
+        let entries: BTreeMap<Arc<str>, Arc<[u8]>> = entries
+            .iter()
+            .map(|(key, value)| (Arc::from(*key), Arc::from(value.as_bytes())))
+            .collect();
+        let map = RoutingConfigMap {
+            namespace: "pingora-multitenant",
+            name: "routes",
+            entries: &entries,
+        };
+        let upserts = parse_config_map(&map, &RoutingJsonOptions::default());
+        let keys: Vec<_> = upserts.iter().map(|one| one.key.clone()).collect();
+        let deletes = store.documents().map(|one| one.key.clone());
+        let deletes = deletes.filter(|key| !keys.contains(key)).collect();
+
+        store.apply(Change { upserts, deletes, ..Change::default() });
+        let after = compile(&store, Some(&before), NOW);
+
+        assert!(!after.verdicts.all_accepted());
+        assert_eq!(after.snapshot.tenants.len(), 2, "{:#?}", after.verdicts);
+    }
 }

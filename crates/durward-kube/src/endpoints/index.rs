@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use durward_control::change::{Fact, Reference};
 
 use super::{Service, Slice, fact, service_of};
+use crate::load_balancers::LoadBalancer;
 use crate::object::{Metadata, ObjectName};
 use crate::pace::Gather;
 use crate::watch::{Sink, is_later};
@@ -17,6 +18,8 @@ pub(crate) struct Index(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     gather: Arc<Gather>,
+    /// Whether Services of type `LoadBalancer` of our class are kept.
+    balances: bool,
 }
 
 #[derive(Default)]
@@ -24,6 +27,7 @@ struct State {
     wanted: BTreeMap<ObjectName, Wanted>,
     /// The Service of each slice that is kept.
     owners: BTreeMap<ObjectName, ObjectName>,
+    balanced: BTreeMap<ObjectName, Arc<LoadBalancer>>,
     services_listed: bool,
     slices_listed: bool,
 }
@@ -55,8 +59,31 @@ pub(crate) struct ReadService {
 }
 
 impl Index {
-    pub(crate) fn new(gather: Arc<Gather>) -> Self {
-        Self(Arc::new(Shared { state: Mutex::default(), gather }))
+    pub(crate) fn new(gather: Arc<Gather>, balances: bool) -> Self {
+        Self(Arc::new(Shared { state: Mutex::default(), gather, balances }))
+    }
+
+    /// Returns the Services of type `LoadBalancer` of our class.
+    pub(crate) fn balanced(&self) -> Vec<Arc<LoadBalancer>> {
+        self.state().balanced.values().cloned().collect()
+    }
+
+    /// Takes note of a Service if it is of our class. Returns whether it is.
+    fn balance(&self, state: &mut State, metadata: &Metadata, json: &str) -> Result<bool, String> {
+        if !self.0.balances {
+            return Ok(false);
+        }
+        let name = metadata.object_name();
+        match LoadBalancer::decode(metadata, json)? {
+            Some(service) => {
+                state.balanced.insert(name, Arc::new(service));
+                Ok(true)
+            }
+            None => {
+                state.balanced.remove(&name);
+                Ok(false)
+            }
+        }
     }
 
     /// Replaces what is referred to: Services with ports. Returns those that are new, which have to be read by themselves.
@@ -65,7 +92,7 @@ impl Index {
         wanted: &BTreeMap<ObjectName, BTreeSet<Arc<str>>>,
     ) -> Vec<ObjectName> {
         let mut state = self.state();
-        let State { wanted: held, owners, services_listed, slices_listed } = &mut *state;
+        let State { wanted: held, owners, services_listed, slices_listed, .. } = &mut *state;
         held.retain(|name, entry| {
             let ports = wanted.get(name);
             entry.ports.retain(|port, _| {
@@ -133,6 +160,11 @@ impl Index {
         facts.filter(|fact| fact.is_none()).count()
     }
 
+    /// Returns the address of a Service in the cluster.
+    pub(crate) fn cluster_ip(&self, name: &ObjectName) -> Option<Arc<str>> {
+        self.state().wanted.get(name)?.service.as_ref()?.cluster_ip.clone()
+    }
+
     fn publish(&self, state: &mut State, name: &ObjectName) {
         if !(state.services_listed && state.slices_listed) {
             return;
@@ -183,7 +215,8 @@ impl Sink for Services {
     fn applied(&mut self, metadata: &Metadata, json: &str) -> Result<bool, String> {
         let name = metadata.object_name();
         let mut state = self.0.state();
-        let Some(entry) = state.wanted.get_mut(&name) else { return Ok(false) };
+        let is_balanced = self.0.balance(&mut state, metadata, json)?;
+        let Some(entry) = state.wanted.get_mut(&name) else { return Ok(is_balanced) };
         entry.service = Some(Service::decode(json)?);
         entry.note("", Some(&metadata.resource_version));
         self.0.publish(&mut state, &name);
@@ -192,6 +225,7 @@ impl Sink for Services {
 
     fn deleted(&mut self, name: &ObjectName, version: Option<&str>) {
         let mut state = self.0.state();
+        state.balanced.remove(name);
         let Some(entry) = state.wanted.get_mut(name) else { return };
         entry.service = None;
         entry.note("", version);
@@ -286,7 +320,7 @@ mod tests {
     impl Bench {
         fn new() -> Self {
             let gather = Arc::new(Gather::default());
-            let index = Index::new(Arc::clone(&gather));
+            let index = Index::new(Arc::clone(&gather), false);
             let (services, slices) = (Services(index.clone()), Slices(index.clone()));
             Self { gather, index, services, slices }
         }

@@ -10,6 +10,7 @@ use durward_model::{Kind, ResourceId};
 use crate::object::{Labels, Metadata, Object, ObjectName};
 use crate::pace::Gather;
 use crate::resource_type::ResourceType;
+use crate::smartnat;
 use crate::watch::Sink;
 
 /// Reader of one of our own kinds.
@@ -40,6 +41,30 @@ impl Sink for Documents {
     fn deleted(&mut self, name: &ObjectName, _: Option<&str>) {
         let namespace = name.namespace().map(Arc::from);
         self.gather.delete(ResourceId { kind: self.kind, namespace, name: Arc::clone(&name.name) });
+    }
+}
+
+/// Reader of SmartNat's Mappings.
+pub(super) struct Mappings {
+    options: Arc<smartnat::Options>,
+    gather: Arc<Gather>,
+}
+
+impl Mappings {
+    pub(super) fn new(options: Arc<smartnat::Options>, gather: Arc<Gather>) -> Self {
+        Self { options, gather }
+    }
+}
+
+impl Sink for Mappings {
+    fn applied(&mut self, _: &Metadata, json: &str) -> Result<bool, String> {
+        self.gather.upsert(smartnat::decode(json, &self.options)?);
+        Ok(true)
+    }
+
+    fn deleted(&mut self, name: &ObjectName, _: Option<&str>) {
+        let id = ResourceId::namespaced(Kind::Mapping, &name.namespace, &name.name);
+        self.gather.delete(id);
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod index;
 mod polled;
+mod shares;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(super) use shares::Asked;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
@@ -25,6 +27,7 @@ use crate::pace::Gather;
 use crate::request::ApiError;
 use crate::resource_type::ResourceType;
 use crate::source::named::index::{Index, NamedSink};
+use crate::source::named::shares::shared_out;
 use crate::watch::{Kept, Reflector, Scope};
 
 /// Objects that are read by themselves at once.
@@ -83,16 +86,17 @@ impl Named {
         }
     }
 
-    /// Replaces the objects that are named.
-    pub(super) fn want(&mut self, names: &BTreeSet<ObjectName>) {
-        let new = self.index.want(names);
+    /// Replaces the objects that are named, each with the tenant whose document names it.
+    pub(super) fn want(&mut self, asked: &Asked) {
+        let names: BTreeSet<ObjectName> = asked.keys().cloned().collect();
+        let new = self.index.want(&names);
         while self.tasks.try_join_next().is_some() {}
         match self.reading {
             Reading::ByName { watches } => {
                 // A third of the connections: the watches of whole kinds must always find a place.
-                self.watch_each(names, watches.min(self.traffic.capacity() / 3));
+                self.watch_each(asked, watches.min(self.traffic.capacity() / 3));
             }
-            Reading::Namespace(_) | Reading::Cluster => self.watch_all(names, new),
+            Reading::Namespace(_) | Reading::Cluster => self.watch_all(&names, new),
         }
     }
 
@@ -113,26 +117,23 @@ impl Named {
         }
     }
 
-    /// Gives each object a watch of its own, as long as there are some left.
-    fn watch_each(&mut self, names: &BTreeSet<ObjectName>, most: usize) {
+    /// Gives objects a watch of their own, as long as there are some left.
+    fn watch_each(&mut self, asked: &Asked, most: usize) {
+        let chosen = shared_out(asked, |name| self.watches.contains_key(name), most);
         self.watches.retain(|name, (task, _)| {
-            let stays = names.contains(name);
+            let stays = chosen.contains(name);
             if !stays {
                 task.abort();
             }
             stays
         });
-        for name in names {
-            if self.watches.len() >= most {
-                // Those that have one keep it.
-                break;
-            }
+        for name in &chosen {
             if !self.watches.contains_key(name) {
                 self.watch(name);
             }
         }
         let polled: BTreeSet<_> =
-            names.iter().filter(|name| !self.watches.contains_key(*name)).cloned().collect();
+            asked.keys().filter(|name| !chosen.contains(*name)).cloned().collect();
         let begins = self.polled.replace(polled);
         if begins {
             let poll = polled::run(self.client.clone(), self.index.clone(), self.polled.clone());

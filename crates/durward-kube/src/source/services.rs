@@ -14,6 +14,7 @@ use super::Sources;
 use crate::backoff::Backoff;
 use crate::endpoints::{Index, ReadService, SERVICE_NAME, Service, Services, Slice, Slices};
 use crate::health::{Health, WatchHealth};
+use crate::load_balancers::LoadBalancer;
 use crate::object::{Head, ObjectName};
 use crate::pace::Gather;
 use crate::request::{self, ApiError};
@@ -42,16 +43,24 @@ impl ServiceWatches {
         gather: &Arc<Gather>,
         health: &Arc<Health>,
     ) -> Self {
-        Self {
+        let mut watches = Self {
             client,
             namespace: sources.namespace.clone(),
             absent_pause: sources.absent_pause,
-            index: Index::new(Arc::clone(gather)),
+            index: Index::new(Arc::clone(gather), sources.load_balancers),
             health: Arc::clone(health),
             kept: None,
             at_once: Arc::new(Semaphore::new(READ_AT_ONCE)),
             tasks: JoinSet::new(),
+        };
+        if sources.load_balancers {
+            watches.kept = Some(watches.begin());
         }
+        watches
+    }
+
+    pub(super) fn load_balancers(&self) -> Vec<Arc<LoadBalancer>> {
+        self.index.balanced()
     }
 
     /// Replaces the Services that are referred to, with their ports.
@@ -81,6 +90,10 @@ impl ServiceWatches {
 
     pub(super) fn waiting(&self) -> usize {
         self.index.waiting()
+    }
+
+    pub(super) fn cluster_ip(&self, name: &ObjectName) -> Option<Arc<str>> {
+        self.index.cluster_ip(name)
     }
 
     fn begin(&mut self) -> [Kept; 2] {

@@ -99,6 +99,20 @@ pub struct WriterReport {
     pub last_error: Option<String>,
 }
 
+impl WriterReport {
+    /// Adds what another writer did and has to do.
+    pub fn add(&mut self, other: &Self) {
+        self.pending += other.pending;
+        self.written += other.written;
+        self.unchanged += other.unchanged;
+        self.failed += other.failed;
+        self.revisions += other.revisions;
+        self.events.0 += other.events.0;
+        self.events.1 += other.events.1;
+        self.last_error = self.last_error.take().or_else(|| other.last_error.clone());
+    }
+}
+
 /// Writes statuses until it is dropped.
 pub struct Writer {
     shared: Arc<Shared>,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use durward_control::change::{Fact, Reference};
+use durward_control::change::{Entries, Fact, Reference};
 use durward_kube::source::Reading;
 use durward_kube::{Source, Sources};
 use durward_testkit::kubernetes::{ApiServer, TestEnv};
@@ -21,8 +21,10 @@ fn service(namespace: &str, name: &str, port: &str) -> Reference {
     Reference::Service { namespace: text(namespace), name: text(name), port: text(port) }
 }
 
+/// Returns what is said of a Secret with one entry.
 fn bytes(key: &str, value: &str) -> Option<Fact> {
-    Some(Fact::Bytes(BTreeMap::from([(Arc::from(key), Arc::from(value.as_bytes()))])))
+    let entries = BTreeMap::from([(Arc::from(key), Arc::from(value.as_bytes()))]);
+    Some(Fact::Bytes(Entries::from(entries).of_type(Some(Arc::from("Opaque")))))
 }
 
 async fn put_secret(cluster: &Cluster, name: &str, value: &str) {
@@ -68,7 +70,7 @@ async fn secrets_are_read_by_name_and_followed() {
     until(&source, &missing, &bytes("key", "there")).await;
     cluster.delete(&format!("/api/v1/namespaces/{namespace}/secrets/named")).await;
     until(&source, &named, &Some(Fact::Missing)).await;
-    source.want([]);
+    source.want([] as [&Reference; 0]);
     until(&source, &named, &None).await;
 
     assert_eq!(first[&named], bytes("key", "one"));

@@ -92,7 +92,7 @@ impl Attempt<'_> {
             peer: port.0.peer(),
             port,
             source,
-            retired: Arc::clone(&self.runtime.retired),
+            retired: Arc::clone(self.endpoint.life.retired()),
             metrics: Arc::clone(metrics),
             core: self.upstreams.core,
             guard,

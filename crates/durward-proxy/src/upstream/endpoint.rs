@@ -32,8 +32,35 @@ pub(crate) struct EndpointRuntime {
     pub(crate) seed: u64,
     /// Path through the upstream's link; `None` straight from here.
     pub(crate) through: Option<Arc<Path>>,
+    /// Whether connections to it may be used again; kept in the next configuration while they may.
+    pub(super) life: Arc<Life>,
     located: ArcSwapOption<Located>,
-    paths: Paths,
+    paths: Arc<Paths>,
+}
+
+/// Time in which connections to an endpoint may be used again: from the configuration that opened them to the one that changes or removes the endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Life {
+    /// True once it is over: idle connections close.
+    retired: Arc<AtomicBool>,
+}
+
+impl Life {
+    /// Ends it.
+    pub(super) fn end(&self) {
+        self.retired.store(true, Relaxed);
+    }
+
+    /// Returns the flag that connections look at.
+    pub(super) fn retired(&self) -> &Arc<AtomicBool> {
+        &self.retired
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// Paths to an endpoint.
@@ -95,7 +122,7 @@ impl std::ops::Deref for Addresses {
 }
 
 impl EndpointRuntime {
-    /// Prepares an endpoint; `previous` is the same target in the previous configuration.
+    /// Prepares an endpoint; `previous` is the same target in the previous configuration. Connections to it are not used again unless [`Self::go_on`] says so.
     pub(crate) fn new(
         endpoint: &Endpoint,
         verify: Option<Verify>,
@@ -108,8 +135,9 @@ impl EndpointRuntime {
             state: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.state)),
             seed: seed(&endpoint.target),
             through: None,
+            life: Arc::default(),
             located: ArcSwapOption::empty(),
-            paths: Paths::Few(ArcSwap::default()),
+            paths: Arc::new(Paths::Few(ArcSwap::default())),
         }
     }
 
@@ -126,9 +154,15 @@ impl EndpointRuntime {
         Self { through: key.map(|key| Arc::new(Path::new(key))), ..self }
     }
 
+    /// Goes on with the connections of the same target in the previous configuration, and with the ports that they use.
+    pub(super) fn go_on(&mut self, previous: &Self) {
+        self.life = Arc::clone(&previous.life);
+        self.paths = Arc::clone(&previous.paths);
+    }
+
     /// Turns the endpoint into the placeholder for every destination of a forward proxy.
     pub(crate) fn anywhere(mut self) -> Self {
-        self.paths = Paths::Many(Mutex::default());
+        self.paths = Arc::new(Paths::Many(Mutex::default()));
         self
     }
 
@@ -193,7 +227,7 @@ impl EndpointRuntime {
             PoolKey::new(tenant, peer, source, identity, protocol)
                 .map(|key| Arc::new(Path::new(key)))
         };
-        let paths = match &self.paths {
+        let paths = match &*self.paths {
             Paths::Few(paths) => paths,
             Paths::Many(paths) => {
                 let paths = paths.lock().unwrap_or_else(PoisonError::into_inner);
@@ -226,7 +260,7 @@ impl EndpointRuntime {
             let most = busiest.entry(path.source()).or_insert(0);
             *most = path.ports().max(*most);
         };
-        match &self.paths {
+        match &*self.paths {
             Paths::Few(paths) => paths.load().iter().for_each(|path| note(path)),
             Paths::Many(paths) => {
                 let paths = paths.lock().unwrap_or_else(PoisonError::into_inner);

@@ -104,9 +104,9 @@ impl Lease {
         self.ticket.as_ref().is_some_and(|ticket| ticket.bound)
     }
 
-    /// Returns the connection's ticket and the index of its endpoint.
-    pub(super) fn into_ticket(mut self) -> Option<(Ticket, usize)> {
-        Some((self.ticket.take()?, self.load.at))
+    /// Returns the connection's ticket.
+    pub(super) fn into_ticket(mut self) -> Option<Ticket> {
+        self.ticket.take()
     }
 
     /// Returns an HTTP/1 connection to the pool. Only after a clean exchange: nothing unread, nothing unsent.

@@ -184,6 +184,7 @@ pub(crate) struct Ticket {
     /// Remote address of the connection; through a link the agent's.
     pub(crate) peer: UpstreamAddr,
     pub(crate) source: std::net::SocketAddr,
+    /// True once the endpoint was removed, or its upstream changed.
     pub(crate) retired: Arc<AtomicBool>,
     pub(crate) metrics: Arc<TenantMetrics>,
     pub(crate) core: usize,
@@ -194,7 +195,7 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    /// Returns true if the upstream was removed or changed.
+    /// Returns true if the connection must not be used again: its endpoint was removed, or the upstream changed.
     pub(crate) fn retired(&self) -> bool {
         self.retired.load(Relaxed)
     }

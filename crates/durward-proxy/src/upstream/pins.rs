@@ -5,7 +5,6 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use durward_model::upstream::UpstreamIndex;
@@ -30,19 +29,17 @@ pub(crate) struct Pins(RefCell<Vec<Pinned>>);
 struct Pinned {
     io: Io,
     ticket: Ticket,
-    /// Index of the endpoint.
-    at: usize,
 }
 
 impl Pins {
     /// Keeps a connection for the client's next request.
     pub(crate) fn keep(&self, io: Io, lease: Lease) {
-        let Some((ticket, at)) = lease.into_ticket() else { return };
+        let Some(ticket) = lease.into_ticket() else { return };
         let mut pins = self.0.borrow_mut();
         if pins.len() == MOST {
             pins.remove(0);
         }
-        pins.push(Pinned { io, ticket, at });
+        pins.push(Pinned { io, ticket });
     }
 
     /// Takes the client's own connection to the upstream, or to one of these destination addresses, unless the request has tried its endpoint.
@@ -66,14 +63,16 @@ impl Pins {
         let tenant = access.tenant();
         let runtime = index.map_or(&tenant.outside, |index| &tenant.upstreams[index.0]);
         let fits = |pin: &Pinned| {
-            // The pointer identifies the upstream: a changed or another upstream has another one.
-            Arc::ptr_eq(&pin.ticket.retired, &runtime.retired)
-                && (index.is_some() || addresses.contains(&pin.ticket.port.0.peer().0))
-                && !tried.contains(pin.at)
+            // The flag identifies the endpoint: one of a changed or another upstream has another one.
+            let at = runtime.endpoint_of(&pin.ticket.retired)?;
+            let is_meant = index.is_some() || addresses.contains(&pin.ticket.port.0.peer().0);
+            (is_meant && !tried.contains(at)).then_some(at)
         };
-        let Some(found) = pins.iter().rposition(fits) else { return Ok(None) };
+        let mut newest_first = pins.iter().enumerate().rev();
+        let found = newest_first.find_map(|(place, pin)| Some((place, fits(pin)?)));
+        let Some((found, at)) = found else { return Ok(None) };
         let pending = tenant.usage.pending(&tenant.tenant.limits)?;
-        let Pinned { io, ticket, at } = pins.remove(found);
+        let Pinned { io, ticket } = pins.remove(found);
         tried.insert(at);
         let load = Load::new(upstreams, access, index, at, pending);
         Ok(Some((Carrier::Http1(io), load.with(ticket, true, Duration::ZERO))))

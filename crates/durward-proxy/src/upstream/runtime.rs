@@ -32,13 +32,14 @@ pub(crate) struct UpstreamRuntime {
     pub(super) check_tls: Option<Arc<ClientConfig>>,
     budget: Budget,
     turn: AtomicU32,
-    /// True once a newer configuration has changed or removed the upstream: idle connections close.
+    /// True once a newer configuration has changed or removed the upstream: its checks end.
     pub(super) retired: Arc<AtomicBool>,
     pub(super) checks: health::Checks,
 }
 
 impl UpstreamRuntime {
-    /// Prepares an upstream. An equal one is `previous` itself; otherwise endpoints that stay keep their health and load.
+    /// Prepares an upstream. An equal one is `previous` itself; otherwise endpoints that stay keep their health and load, and their connections where nothing but endpoints
+    /// changed.
     ///
     /// # Errors
     /// Fails if TLS cannot be set up as configured; the message is for users.
@@ -55,7 +56,14 @@ impl UpstreamRuntime {
         }
         let context = |error: String| format!("upstream {}: {error}", upstream.name);
         let tls = upstream.tls.as_ref();
-        let config = tls.map(|tls| tls_client::client_config(tls, upstream.protocol)).transpose();
+        let same = previous.filter(|previous| {
+            previous.tenant == *tenant && differ_in_endpoints_only(&previous.upstream, upstream)
+        });
+        let config = match same {
+            // Its sessions are resumed.
+            Some(previous) => Ok(previous.tls.clone()),
+            None => tls.map(|tls| tls_client::client_config(tls, upstream.protocol)).transpose(),
+        };
         let of_checks = upstream.check_tls.as_ref();
         let check_config = of_checks
             .map(|tls| tls_client::client_config(tls, UpstreamProtocol::Http1))
@@ -64,8 +72,17 @@ impl UpstreamRuntime {
         if tls.is_none() && of_checks.is_none() && probe == Some(&Probe::Tls) {
             return Err(context("a TLS health check needs TLS towards the upstream".to_owned()));
         }
+        let mut endpoints = endpoints(upstream, tenant, previous).map_err(context)?;
+        if let Some(previous) = same {
+            for endpoint in &mut endpoints {
+                let before = &mut previous.endpoints.iter();
+                if let Some(before) = before.find(|before| before.target == endpoint.target) {
+                    endpoint.go_on(before);
+                }
+            }
+        }
         let runtime = Self {
-            endpoints: endpoints(upstream, tenant, previous).map_err(context)?,
+            endpoints,
             upstream: Arc::clone(upstream),
             tenant: tenant.clone(),
             tls: config.map_err(context)?,
@@ -79,8 +96,24 @@ impl UpstreamRuntime {
         // Last, so that a failed preparation does not retire the upstream being served.
         if let Some(previous) = previous {
             previous.retired.store(true, Relaxed);
+            previous.end_lives_but_those_of(&runtime);
         }
         Ok(Arc::new(runtime))
+    }
+
+    /// Ends the use of connections to endpoints that the next configuration does not go on with.
+    fn end_lives_but_those_of(&self, next: &Self) {
+        for endpoint in &self.endpoints {
+            let goes_on = |next: &EndpointRuntime| Arc::ptr_eq(&next.life, &endpoint.life);
+            if !next.endpoints.iter().any(goes_on) {
+                endpoint.life.end();
+            }
+        }
+    }
+
+    /// Returns the endpoint that a connection is to, by the flag that it looks at; `None` for a connection of another upstream, or of this one before it changed.
+    pub(super) fn endpoint_of(&self, retired: &Arc<AtomicBool>) -> Option<usize> {
+        self.endpoints.iter().position(|endpoint| Arc::ptr_eq(endpoint.life.retired(), retired))
     }
 
     /// Takes the price of one more retry from the budget; false if there is not enough.
@@ -145,6 +178,13 @@ impl Drop for UpstreamRuntime {
     fn drop(&mut self) {
         self.retired.store(true, Relaxed);
     }
+}
+
+/// Returns whether connections to an endpoint of one may serve the other.
+fn differ_in_endpoints_only(one: &Upstream, other: &Upstream) -> bool {
+    let but_endpoints =
+        |upstream: &Upstream| Upstream { endpoints: Vec::new(), ..upstream.clone() };
+    but_endpoints(one) == but_endpoints(other)
 }
 
 fn endpoints(

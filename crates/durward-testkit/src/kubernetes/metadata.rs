@@ -32,7 +32,13 @@ pub(crate) fn causes(place: &Place, minor: u32, object: &Value) -> Vec<Cause> {
     }
     for (index, finalizer) in items(&metadata["finalizers"]).enumerate() {
         let text = finalizer.as_str().unwrap_or_default();
-        if !text.contains('/') && !STANDARD_FINALIZERS.contains(&text) {
+        if place.kind.custom {
+            // Of custom kinds the server asks only for what may stand in a label's place.
+            if let Some(detail) = key_error(text) {
+                let field = format!("metadata.finalizers[{index}]");
+                causes.push(Cause::invalid(field, finalizer, detail));
+            }
+        } else if !text.contains('/') && !STANDARD_FINALIZERS.contains(&text) {
             let detail = "name is neither a standard finalizer name nor is it fully qualified";
             let field = format!("metadata.finalizers[{index}]");
             causes.push(Cause::invalid(field, finalizer, detail));
@@ -45,10 +51,17 @@ fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list.as_array().into_iter().flatten()
 }
 
-fn label(causes: &mut Vec<Cause>, key: &str, value: &Value) {
+/// Returns what is wrong with the key of a label or the name of a finalizer.
+fn key_error(key: &str) -> Option<&'static str> {
     let name = key.rsplit_once('/').map_or(key, |(_, name)| name);
-    if name.is_empty() || !is_label_value(name) {
-        let detail = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+    let is_wrong = name.is_empty() || !is_label_value(name);
+    is_wrong.then_some(
+        "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
+    )
+}
+
+fn label(causes: &mut Vec<Cause>, key: &str, value: &Value) {
+    if let Some(detail) = key_error(key) {
         causes.push(Cause::invalid("metadata.labels", &key.into(), detail));
     }
     let text = value.as_str().unwrap_or_default();

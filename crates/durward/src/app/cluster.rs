@@ -3,8 +3,13 @@
 //! Objects enter the feed like files. Connections never wait for anything here: while the API server is away, what it said last is served on.
 
 mod follower;
+mod load_balancers;
+mod mappings;
+mod routing;
 mod statuses;
+mod writers;
 
+pub(crate) use routing::Routing;
 pub(crate) use statuses::Served;
 
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -36,6 +41,8 @@ pub(crate) struct Options {
     pub(crate) cluster: durward_control::cluster::Cluster,
     /// Which objects are read.
     pub(crate) sources: Sources,
+    /// A `ConfigMap` that holds a `routing.json`.
+    pub(crate) routing: Option<Routing>,
     /// How statuses are written; `None` writes none.
     pub(crate) statuses: Option<WriterOptions>,
     /// Time for which a start waits until everything is read.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use durward_control::cluster::Cluster;
 use durward_kube::source::Reading;
 
 /// How `durward run` reads the Kubernetes API.
@@ -25,6 +26,34 @@ pub(crate) struct KubernetesArgs {
     /// How Secrets are read: each by its name (`names`), all of one namespace (`namespace/NAME`), or all there are (`cluster`)
     #[arg(long, value_name = "HOW", default_value = "names", value_parser = parse_secrets, requires = "kubernetes")]
     pub(crate) kube_secrets: Secrets,
+    /// Read the tenants of a `routing.json` in this ConfigMap of the gateway's own namespace, and their certificates from the Secrets NAME-cert
+    #[arg(
+        long,
+        value_name = "CONFIGMAP",
+        env = "DURWARD_KUBE_ROUTING",
+        hide_env_values = true,
+        requires = "kubernetes"
+    )]
+    pub(crate) kube_routing: Option<String>,
+    /// Write the addresses of tenants into the status of their Services of type LoadBalancer and class durward.dev/gateway
+    #[arg(
+        long,
+        env = "DURWARD_KUBE_LOAD_BALANCERS",
+        hide_env_values = true,
+        requires = "kubernetes"
+    )]
+    pub(crate) kube_load_balancers: bool,
+    /// Read SmartNat's Mapping objects too, and write what SmartNat writes into them
+    #[arg(
+        long,
+        env = "DURWARD_SMARTNAT_MAPPINGS",
+        hide_env_values = true,
+        requires = "kubernetes"
+    )]
+    pub(crate) smartnat_mappings: bool,
+    /// Objects in its namespaces that a tenant may have; of more the oldest count
+    #[arg(long, value_name = "N", default_value_t = Cluster::OBJECTS_PER_TENANT, requires = "kubernetes")]
+    pub(crate) kube_objects_per_tenant: usize,
     /// Statuses written within a second, at most; 0 writes none
     #[arg(long, value_name = "N", default_value_t = 50, requires = "kubernetes")]
     pub(crate) status_rate: u32,

@@ -10,6 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use durward_control::spec::smartnat::SmartNatOptions;
+use durward_kube::smartnat;
 use durward_model::mapping::Transport;
 use durward_nat::Options;
 use durward_nat::interface::full_match;
@@ -231,6 +233,40 @@ impl Seed {
         }
     }
 
+    /// Returns how Mapping objects are read by the gateway of this name.
+    ///
+    /// # Errors
+    /// Fails if a variable is not a number; the message names it.
+    pub(crate) fn mappings(&self, instance: &str) -> Result<smartnat::Options, Failure> {
+        let defaults = smartnat::Options::new(instance);
+        let number = |name: &str, most: u64, what: &str| match self.text(name) {
+            None => Ok(None),
+            Some(text) => match text.parse() {
+                Ok(number) if (1..=most).contains(&number) => Ok(Some(number)),
+                _ => {
+                    let message = format!(
+                        "SNCTRLR_{name} {text:?} is not a number of {what} from 1 to {most}"
+                    );
+                    Err(Failure::usage(message))
+                }
+            },
+        };
+        let most_ports = number("MAX_PORTS_PER_MAPPING", 10_000, "ports")?;
+        let minutes = number("MAX_FINALIZE_WAIT_MINUTES", 525_600, "minutes")?;
+        let contents = defaults.contents;
+        Ok(smartnat::Options {
+            contents: SmartNatOptions {
+                masquerade: self.switch("SETUP_MASQUERADE").unwrap_or(contents.masquerade),
+                snat: self.switch("SETUP_SNAT").unwrap_or(contents.snat),
+                most_ports: most_ports
+                    .and_then(|most| usize::try_from(most).ok())
+                    .unwrap_or(contents.most_ports),
+            },
+            longest_wait: minutes.map_or(defaults.longest_wait, Duration::from_mins),
+            ..defaults
+        })
+    }
+
     /// Returns true if debug logging is on: `true`, `t` or `1`, in any case. Unset is off.
     pub(crate) fn debug(&self) -> bool {
         self.switch("DEBUG_ENABLED").unwrap_or(false)
@@ -400,6 +436,29 @@ mod tests {
         assert_eq!(none, Options::default());
         for junk in [("GW_ADDRESS_OFFSET", "0"), ("IPTABLES_TIMEOUT_SEC", "soon")] {
             assert!(options(&[], &[junk]).unwrap_err().contains(junk.0), "{junk:?}");
+        }
+    }
+
+    // S5.30+ S5.31+
+    #[test]
+    fn smartnats_variables_say_what_mappings_mean_and_how_long_their_end_may_take() {
+        let read = |pairs: &[(&str, &str)]| seed(pairs).mappings("a");
+        let other = [
+            ("SETUP_MASQUERADE", "false"),
+            ("SETUP_SNAT", "true"),
+            ("MAX_PORTS_PER_MAPPING", "3"),
+            ("MAX_FINALIZE_WAIT_MINUTES", "5"),
+        ];
+
+        let (none, other) = (read(&[]).unwrap(), read(&other).unwrap());
+
+        assert_eq!(none, smartnat::Options::new("a"));
+        assert_eq!((none.contents.masquerade, none.contents.snat), (true, false));
+        assert_eq!((none.contents.most_ports, none.longest_wait), (50, Duration::from_mins(60)));
+        assert_eq!((other.contents.masquerade, other.contents.snat), (false, true));
+        assert_eq!((other.contents.most_ports, other.longest_wait), (3, Duration::from_mins(5)));
+        for junk in [("MAX_PORTS_PER_MAPPING", "0"), ("MAX_FINALIZE_WAIT_MINUTES", "soon")] {
+            assert!(read(&[junk]).unwrap_err().to_string().contains(junk.0), "{junk:?}");
         }
     }
 

@@ -14,7 +14,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::app::{self, Logs, Settings, acme, cluster};
-use crate::cli::{AccessLog, Admin, KubernetesArgs, LogFormat, Run, Seed};
+use crate::cli::{AccessLog, Admin, LogFormat, Run, Seed};
 use crate::failure::{Exit, Failure};
 use crate::{config, handover, telemetry};
 
@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
         Some(admin) => admin,
         None => Admin::At(seed.monitor()?.unwrap_or(DEFAULT_ADMIN)),
     };
-    let cluster = cluster(&arguments.kubernetes);
+    let cluster = cluster(arguments, &seed)?;
     let paths = match cluster {
         Some(_) => config::paths_if_any(&arguments.config)?,
         None => config::paths(&arguments.config)?,
@@ -73,19 +73,26 @@ pub(crate) fn run(arguments: &Run, log: LogFormat) -> Result<Exit, Failure> {
 }
 
 /// Returns the options of the Kubernetes API as a source; `None` if it is not read.
-fn cluster(arguments: &KubernetesArgs) -> Option<cluster::Options> {
+fn cluster(run: &Run, seed: &Seed) -> Result<Option<cluster::Options>, Failure> {
+    let arguments = &run.kubernetes;
     if !arguments.kubernetes {
-        return None;
+        return Ok(None);
     }
+    // In a pod the host has the pod's name.
+    let instance = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let smartnat = arguments.smartnat_mappings.then(|| seed.mappings(&instance)).transpose()?;
     let defaults = Sources::default();
     let sources = Sources {
         namespace: arguments.kube_namespace.as_deref().map(Arc::from),
         secrets: arguments.kube_secrets.reading(defaults.secrets.clone()),
+        load_balancers: arguments.kube_load_balancers,
+        smartnat: smartnat.map(Arc::new),
         ..defaults
     };
-    let cluster = Cluster { namespace: Arc::from(arguments.gateway_namespace.as_str()) };
-    // In a pod the host has the pod's name.
-    let instance = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let cluster = Cluster {
+        namespace: Arc::from(arguments.gateway_namespace.as_str()),
+        objects_per_tenant: arguments.kube_objects_per_tenant,
+    };
     let statuses = (arguments.status_rate > 0).then(|| WriterOptions {
         rate: arguments.status_rate,
         instance: Arc::from(instance),
@@ -94,7 +101,13 @@ fn cluster(arguments: &KubernetesArgs) -> Option<cluster::Options> {
     });
     let (file, context) = (arguments.kubeconfig.clone(), arguments.kube_context.clone());
     let location = Location::infer(file, context);
-    Some(cluster::Options { location, cluster, sources, statuses, patience: API_PATIENCE })
+    let routing = arguments
+        .kube_routing
+        .as_ref()
+        .map(|name| cluster::Routing::new(&cluster.namespace, name, config::routing(&run.config)));
+    let patience = API_PATIENCE;
+    let options = cluster::Options { location, cluster, sources, routing, statuses, patience };
+    Ok(Some(options))
 }
 
 /// Returns the options of certificates by ACME; `None` without a state directory.

@@ -3,6 +3,7 @@
 //! The API server is the one that the environment asks for, by default the double of the test kit.
 
 mod programmed;
+mod seed1;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ const TENANTS: &str = "/apis/durward.dev/v1alpha1/tenants";
 struct Cluster {
     env: TestEnv,
     dir: TempDir,
+    more: Vec<String>,
     gateway: Child,
     admin: SocketAddr,
 }
@@ -43,6 +45,11 @@ impl Cluster {
 
     /// Starts with a process that has the rights of a kubeconfig.
     async fn on_as(env: TestEnv, kubeconfig: &str) -> Self {
+        Self::with(env, kubeconfig, &[]).await
+    }
+
+    /// Starts with a process that has the rights of a kubeconfig, and more options.
+    async fn with(env: TestEnv, kubeconfig: &str, more: &[&str]) -> Self {
         let definitions = String::from_utf8(durward(&["crds"]).output().unwrap().stdout).unwrap();
         for definition in definitions.split("---\n").filter(|part| !part.trim().is_empty()) {
             env.define(&serde_saphyr::from_str(definition).unwrap()).await;
@@ -50,14 +57,15 @@ impl Cluster {
         let dir = TempDir::new();
         std::fs::write(dir.join("kubeconfig"), kubeconfig).unwrap();
         let admin = admin_address();
-        let gateway = run(&dir, admin);
-        Self { env, dir, gateway, admin }
+        let more: Vec<String> = more.iter().map(|one| (*one).to_owned()).collect();
+        let gateway = run(&dir, admin, &more);
+        Self { env, dir, more, gateway, admin }
     }
 
     /// Ends the process without a word, and starts another that knows nothing of it.
     fn restart(&mut self) {
         self.gateway.kill();
-        self.gateway = run(&self.dir, self.admin);
+        self.gateway = run(&self.dir, self.admin, &self.more);
     }
 
     /// Makes or changes a tenant that answers every request with `says`.
@@ -111,11 +119,13 @@ fn spec(at: SocketAddr, says: &str) -> Value {
     })
 }
 
-fn run(dir: &TempDir, admin: SocketAddr) -> Child {
+fn run(dir: &TempDir, admin: SocketAddr, more: &[String]) -> Child {
     let (kubeconfig, admin) = (dir.join("kubeconfig"), admin.to_string());
     let kubeconfig = kubeconfig.to_str().unwrap();
     let arguments = ["run", "--kubernetes", "--kubeconfig", kubeconfig, "--admin", &admin];
-    Child::spawn(durward(&[&arguments[..], &["--access-log", "off", "--workers", "1"]].concat()))
+    let more: Vec<&str> = more.iter().map(String::as_str).collect();
+    let common = &["--access-log", "off", "--workers", "1"][..];
+    Child::spawn(durward(&[&arguments[..], common, &more].concat()))
 }
 
 fn door() -> SocketAddr {
@@ -338,7 +348,7 @@ async fn a_secret_of_another_tenants_namespace_is_not_served() {
 }
 
 /// Applies a manifest of the repository for the service account `durward` of the test's namespace; `theirs` is the namespace of a tenant.
-async fn install(env: &TestEnv, file: &str, theirs: &str) {
+pub(crate) async fn install(env: &TestEnv, file: &str, theirs: &str) {
     for part in crate::text(file).split("---\n") {
         let mut object: Value = serde_saphyr::from_str(part).unwrap();
         if let Some(namespace) = object["metadata"].get_mut("namespace") {

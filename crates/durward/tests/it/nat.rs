@@ -4,6 +4,7 @@
 //! tests of `durward-nat` show it.
 
 mod checks;
+mod mappings;
 mod repair;
 mod steer;
 mod trace;

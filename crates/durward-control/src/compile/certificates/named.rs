@@ -73,6 +73,28 @@ impl<'a> Files<'a> {
         }
     }
 
+    /// Returns whether what stands for the entries of a Secret is one for certificates; reports an error if not.
+    pub(super) fn is_tls_secret(
+        &self,
+        report: &mut Report<'_>,
+        written: &str,
+        place: Place,
+        field: &Field<'_>,
+    ) -> bool {
+        let (Ok(WrittenName::Entry(entry)), Some(asker)) =
+            (object_name::parse(written), self.asker.as_ref())
+        else {
+            return true;
+        };
+        match self.store.check_tls_secret(asker, &entry) {
+            Ok(()) => true,
+            Err(fault) => {
+                report.error(fault.reason(), place, field, &format!("{written:?} {fault}"));
+                false
+            }
+        }
+    }
+
     fn entry(
         &mut self,
         report: &mut Report<'_>,

@@ -316,11 +316,5 @@ fn ownerless(document: &Document, metadata: &Metadata, why: &Ownerless) -> Findi
     let namespace = document.namespace().map(|namespace| &**namespace).unwrap_or_default();
     let (place, sentence) = (metadata.name.place, format!("{namespace:?} {why}"));
     let severity = Severity::Error;
-    document.source.finding(
-        severity,
-        "NamespaceWithoutTenant",
-        place,
-        "metadata.namespace",
-        &sentence,
-    )
+    document.source.finding(severity, why.reason(), place, "metadata.namespace", &sentence)
 }

@@ -30,7 +30,7 @@ fn adding((namespace, name): (&str, &str), day: u8, listener: &str) -> Document 
 /// A store in which the namespaces `x` and `y` are tenant `a`'s, and `z` tenant `b`'s.
 fn store(documents: Vec<Document>) -> Store {
     let mut store = Store::default();
-    store.read_cluster(Some(Cluster { namespace: Arc::from("durward") }));
+    store.read_cluster(Some(Cluster::new("durward")));
     let facts = [("x", "a"), ("y", "a"), ("z", "b")].map(|(namespace, tenant)| {
         let labels = Map::from([(Arc::from(TENANT_LABEL), Arc::from(tenant))]);
         (Reference::Namespace(Arc::from(namespace)), Some(Fact::Labels(labels)))

@@ -39,7 +39,7 @@ impl Objects {
                 let identity = IDENTITIES.get(usize::from(self.secrets[place(namespace) % 3]));
                 identity.map_or(Fact::Missing, |pem| {
                     let entry = |key: &str| (Arc::from(key), Arc::from(pem.as_bytes()));
-                    Fact::Bytes(["tls.crt", "tls.key"].map(entry).into())
+                    Fact::Bytes(BTreeMap::from(["tls.crt", "tls.key"].map(entry)).into())
                 })
             }
             Reference::Service { namespace, .. } => {
@@ -57,7 +57,7 @@ impl Objects {
 
     /// Says all that documents ask for, and takes back what they ask for no more, as a source does that reads what it is asked for.
     pub(super) fn say(&self, store: &mut Store) {
-        store.read_cluster(Some(Cluster { namespace: Arc::from("durward") }));
+        store.read_cluster(Some(Cluster::new("durward")));
         let is_file = |reference: &Reference| matches!(reference, Reference::File(_));
         loop {
             let wanted: BTreeSet<Reference> =

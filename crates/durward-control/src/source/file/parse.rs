@@ -56,6 +56,10 @@ impl Load<'_> {
         if let Some(id) = &text.object {
             return vec![self.restored_object(id, text)];
         }
+        if routing_json::is_of_config_map(&text.file) {
+            // Whether clients need certificates is said by other entries, which were not kept: it is served once the API server says it again.
+            return Vec::new();
+        }
         let path = Path::new(&*text.file);
         let is_whole = path.file_name().is_some_and(|name| name == ROUTING_JSON)
             || path.extension().is_some_and(|ending| ending == "toml");
@@ -78,7 +82,8 @@ impl Load<'_> {
     /// The object that an API server had once.
     fn restored_object(&self, id: &ResourceId, text: &Text) -> Document {
         let (file, written) = (Arc::clone(&text.file), Arc::clone(&text.text));
-        let source = document::source(id.kind, &file, written, text.first_line, Vec::new());
+        let kind = document::kind_of_object(id.kind);
+        let source = document::source(kind, &file, written, text.first_line, Vec::new());
         let source = Source { roots: Arc::clone(self.roots), ..source };
         let content = document::content(&source);
         Document::of_object(id.clone(), Revision::default(), None, source, content)

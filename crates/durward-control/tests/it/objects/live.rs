@@ -27,7 +27,7 @@ fn a_renewed_secret_concerns_the_tenants_that_name_it_and_no_other() {
     let (before, globex) =
         (world.tenant("acme").unwrap().clone(), world.tenant("globex").unwrap().clone());
 
-    let renewed = Fact::Bytes(bytes(&[("tls.crt", &PAIRS[2].0), ("tls.key", &PAIRS[2].1)]));
+    let renewed = Fact::Bytes(bytes(&[("tls.crt", &PAIRS[2].0), ("tls.key", &PAIRS[2].1)]).into());
     assert_eq!(touched(&mut world, secret(("acme", "shop")), renewed.clone()), ["acme"]);
     assert!(touched(&mut world, secret(("acme", "shop")), renewed).is_empty());
     world.compile();

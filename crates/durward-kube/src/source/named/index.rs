@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use durward_control::change::{Fact, Reference};
+use durward_control::change::{Entries, Fact, Reference};
 use serde::Deserialize;
 
 use crate::object::{Head, Metadata, ObjectName};
@@ -36,7 +36,9 @@ struct Known {
 }
 
 #[derive(Deserialize)]
-struct Entries {
+struct Written {
+    #[serde(default)]
+    r#type: Option<Arc<str>>,
     #[serde(default)]
     data: Option<BTreeMap<Arc<str>, String>>,
     #[serde(default, rename = "binaryData")]
@@ -174,7 +176,7 @@ impl Index {
     }
 
     fn decode(&self, json: &str) -> Result<Fact, String> {
-        let entries: Entries = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        let entries: Written = serde_json::from_str(json).map_err(|error| error.to_string())?;
         let is_secret = *self.0.kind == SECRETS;
         let mut bytes: BTreeMap<Arc<str>, Arc<[u8]>> = BTreeMap::new();
         for (key, text) in entries.data.unwrap_or_default() {
@@ -186,7 +188,8 @@ impl Index {
             let value = decoded(&key, &text)?;
             bytes.insert(key, value);
         }
-        Ok(Fact::Bytes(bytes))
+        let r#type = entries.r#type.filter(|_| is_secret);
+        Ok(Fact::Bytes(Entries::from(bytes).of_type(r#type)))
     }
 
     fn reference(&self, name: &ObjectName) -> Reference {

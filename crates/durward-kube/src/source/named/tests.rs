@@ -1,6 +1,6 @@
 //! What becomes of objects that are named, without an API server.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use durward_control::change::{Fact, Reference};
@@ -49,7 +49,7 @@ fn secret(name: &str) -> Reference {
 
 fn bytes(entries: &[(&str, &[u8])]) -> Option<Fact> {
     let entries = entries.iter().map(|(key, value)| (Arc::from(*key), Arc::from(*value)));
-    Some(Fact::Bytes(entries.collect()))
+    Some(Fact::Bytes(entries.collect::<BTreeMap<_, _>>().into()))
 }
 
 #[tokio::test(start_paused = true)]

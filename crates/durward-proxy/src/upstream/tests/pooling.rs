@@ -9,7 +9,7 @@ use durward_model::{EgressAddress, UpstreamAddr};
 use super::super::path::PoolKey;
 use super::super::pool::TICK;
 use super::super::tls_client::TlsIdentity;
-use super::super::{Tried, acquire};
+use super::super::{Carrier, Tried, UpstreamRuntime, acquire};
 use super::support::{
     FIRST, ask, bind, client, listener, on_a_core, take, take_io, upstream, view, whoami,
 };
@@ -195,8 +195,7 @@ async fn a_changed_upstream_uses_no_connection_of_the_one_before() {
         lease.release(io);
         let tenant = &old.tenant.tenant.id;
         let prepare = |upstream: &durward_model::Upstream| {
-            super::super::UpstreamRuntime::prepare(&upstream.clone().into(), tenant, Some(runtime))
-                .unwrap()
+            UpstreamRuntime::prepare(&upstream.clone().into(), tenant, Some(runtime)).unwrap()
         };
 
         assert!(std::sync::Arc::ptr_eq(&prepare(&before), runtime));
@@ -207,6 +206,64 @@ async fn a_changed_upstream_uses_no_connection_of_the_one_before() {
 
         assert!(!std::sync::Arc::ptr_eq(&changed, runtime));
         assert_eq!(core.upstreams.pools.idle(), 0);
+        assert!(!take_io(&core, &view).await.1.reused);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_leaves_loses_its_connections_and_those_that_stay_keep_theirs() {
+    on_a_core(|core| async move {
+        let (leaves, stays, comes) = (whoami().await, whoami().await, whoami().await);
+        let before = upstream(&[leaves, stays], "127.0.0.2");
+        let old = listener("a", before.clone(), Default::default());
+        let (runtime, tenant) = (&old.tenant.upstreams[0], &old.tenant.tenant.id);
+        let view_of_old = TenantView::admitted(old.clone());
+        let mut tried = Tried::default();
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            let access = view_of_old.access();
+            let taken = acquire(&core.upstreams, access, FIRST, client(), &mut tried).await;
+            let (Carrier::Http1(io), lease) = taken.unwrap() else {
+                panic!("HTTP/1 was asked for")
+            };
+            held.push((io, lease));
+        }
+        // One is idle at the change, and the other in use.
+        let (io, lease) = held.pop().unwrap();
+        lease.release(io);
+
+        let after = upstream(&[comes, stays], "127.0.0.2");
+        let changed = UpstreamRuntime::prepare(&after.into(), tenant, Some(runtime)).unwrap();
+        let (io, lease) = held.pop().unwrap();
+        lease.release(io);
+
+        assert!(!std::sync::Arc::ptr_eq(&changed, runtime));
+        let is_reused = async |endpoint| {
+            let view = view("a", upstream(&[endpoint], "127.0.0.2"));
+            take_io(&core, &view).await.1.reused
+        };
+        assert!(is_reused(stays).await);
+        assert!(!is_reused(leaves).await && !is_reused(comes).await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_changed_upstream_keeps_no_connection_though_its_endpoints_stay() {
+    on_a_core(|core| async move {
+        let (one, two) = (whoami().await, whoami().await);
+        let before = upstream(&[one], "127.0.0.2");
+        let old = listener("a", before.clone(), Default::default());
+        let (runtime, tenant) = (&old.tenant.upstreams[0], &old.tenant.tenant.id);
+        let (io, lease) = take_io(&core, &TenantView::admitted(old.clone())).await;
+        lease.release(io);
+        let mut after = upstream(&[one, two], "127.0.0.2");
+        after.pool_idle = before.pool_idle + 1;
+
+        UpstreamRuntime::prepare(&after.into(), tenant, Some(runtime)).unwrap();
+
+        let view = view("a", before);
         assert!(!take_io(&core, &view).await.1.reused);
     })
     .await;

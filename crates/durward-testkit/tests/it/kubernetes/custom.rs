@@ -228,3 +228,25 @@ async fn a_definition_is_established_and_says_its_names() {
     assert_eq!(read["status"]["acceptedNames"]["plural"], "widgets");
     assert_eq!(read["status"]["storedVersions"], json!(["v1"]));
 }
+
+#[tokio::test]
+async fn a_finalizer_of_a_custom_kind_needs_no_domain() {
+    let env = with_spec(plain_spec()).await;
+    let with = |name: &str, finalizer: &str| {
+        let mut object = widget(&env, name, &json!({}));
+        object["metadata"]["finalizers"] = json!([finalizer]);
+        object
+    };
+
+    let made = created(&widgets(&env), &with("a", "mapping.finalizers.example.com")).await;
+    let status = refused(create(&widgets(&env), &with("b", "not a name")).await);
+
+    assert_eq!(
+        made.metadata.finalizers.as_deref(),
+        Some(&["mapping.finalizers.example.com".to_owned()][..])
+    );
+    assert_eq!(status.code, 422);
+    let expected =
+        "metadata.finalizers[0]: Invalid value: \"not a name\": name part must consist of";
+    assert!(status.message.contains(expected), "{}", status.message);
+}

@@ -10,15 +10,17 @@ use durward_control::feed::Feed;
 use durward_control::{Store, compile};
 use durward_kube::object::Object;
 use durward_kube::revisions::Revisions;
-use durward_kube::source::Observed;
-use durward_kube::status::Writer;
+use durward_kube::source::{Observed, Wanted};
 use durward_kube::{Clients, Source};
 use durward_model::verdict::{Outcome, Verdict};
 use durward_model::{DocumentKey, ResourceId};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::statuses::Statuses;
+use super::load_balancers;
+use super::routing::RoutingDocuments;
+use super::statuses::{Look, Statuses};
+use super::writers::Writers;
 use super::{First, Options, Shared};
 use crate::app::{Gateway, sentence};
 use crate::inspect::now;
@@ -29,6 +31,10 @@ const FACTS: Duration = Duration::from_secs(1);
 const KNOWN: Duration = Duration::from_millis(50);
 /// Pause between two looks at what is served, for the statuses.
 const LOOK: Duration = Duration::from_secs(2);
+/// Pause after a change that the kernel does not carry yet.
+const SOON: Duration = Duration::from_millis(100);
+/// Time in which the kernel carries a change, unless it refuses it.
+const CARRIED: Duration = Duration::from_secs(10);
 
 pub(super) struct Follower {
     options: Options,
@@ -39,6 +45,7 @@ pub(super) struct Follower {
     objects: BTreeMap<ResourceId, Object>,
     /// What was said of them: the documents, and the things that these name.
     store: Store,
+    routing: RoutingDocuments,
     /// A change whose documents wait for what they name, and until when.
     pending: Change,
     deadline: Option<Instant>,
@@ -54,7 +61,8 @@ impl Follower {
         let (objects, pending) = (BTreeMap::new(), Change::default());
         let mut store = Store::default();
         store.read_cluster(Some(options.cluster.clone()));
-        Self { options, clients, feed, shared, objects, store, pending, deadline: None }
+        let routing = RoutingDocuments::new(options.routing.clone());
+        Self { options, clients, feed, shared, objects, store, routing, pending, deadline: None }
     }
 
     /// Reads and follows for ever. `first` is told when the feed holds everything.
@@ -69,11 +77,8 @@ impl Follower {
             state.health = Some(Arc::clone(source.health()));
             state.traffic = Some(self.clients.traffic.clone());
         }
-        let writer = self
-            .options
-            .statuses
-            .clone()
-            .map(|options| Writer::start(self.clients.write.clone(), options));
+        let writer = Writers::start(&self.clients, &self.options);
+        source.want(self.wanted(&BTreeSet::new()));
         let begun = self.next(&mut source, &BTreeSet::new(), writer.as_ref()).await;
         let (begun, later) = self.with_former(begun, &mut source, writer.as_ref()).await;
         self.feed.say(begun);
@@ -86,8 +91,7 @@ impl Follower {
             Some(gateway) => gateway.changes(),
             None => return,
         };
-        let mut looks = tokio::time::interval(LOOK);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut next_look, mut changed_at) = (Instant::now(), Instant::now());
         let mut of_files = BTreeSet::new();
         loop {
             let look = tokio::select! {
@@ -99,22 +103,30 @@ impl Follower {
                     if changed.is_err() {
                         return;
                     }
+                    changed_at = Instant::now();
                     true
                 }
-                _ = looks.tick() => true,
+                () = sleep_until(next_look) => true,
             };
             if !look {
                 continue;
             }
             let Some(gateway) = gateway.upgrade() else { return };
             self.shared.state().named = Some(source.named());
-            let wanted = gateway.wanted_of_cluster();
+            let mut wanted = gateway.wanted_of_cluster();
+            wanted
+                .extend(load_balancers::namespaces(&source).into_iter().map(Reference::Namespace));
             if wanted != of_files {
                 of_files = wanted;
-                source.want(self.store.wanted().chain(&of_files));
+                source.want(self.wanted(&of_files));
             }
+            next_look = Instant::now() + LOOK;
             if let Some(statuses) = &mut statuses {
-                statuses.look(gateway, &self.objects, &self.store).await;
+                let cluster = (&self.objects, &self.store, &source);
+                let look = statuses.look(gateway, cluster).await;
+                if look == Look::Unsettled && changed_at.elapsed() < CARRIED {
+                    next_look = Instant::now() + SOON;
+                }
                 self.shared.state().writer = statuses.report();
             }
         }
@@ -125,7 +137,7 @@ impl Follower {
         &mut self,
         source: &mut Source,
         of_files: &BTreeSet<Reference>,
-        writer: Option<&Writer>,
+        writer: Option<&Writers>,
     ) -> Change {
         let mut asked = false;
         loop {
@@ -146,23 +158,30 @@ impl Follower {
             let is_right = |fact: &(Reference, _)| {
                 matches!(fact.0, Reference::Namespace(_) | Reference::Grant(_))
             };
-            let asks = !observed.upserts.is_empty()
-                || !observed.deletes.is_empty()
-                || observed.facts.iter().any(is_right);
             let change = self.take_in(observed, writer);
+            let asks = !change.upserts.is_empty()
+                || !change.deletes.is_empty()
+                || change.facts.iter().any(is_right);
             self.pending.then(change);
             self.deadline.get_or_insert_with(|| Instant::now() + FACTS);
             asked = asks;
             if asks {
-                source.want(self.store.wanted().chain(of_files));
+                source.want(self.wanted(of_files));
             }
         }
         self.deadline = None;
         std::mem::take(&mut self.pending)
     }
 
+    /// Returns everything that is to be read: what documents name, of objects and of files, and the `ConfigMap` of documents.
+    fn wanted<'a>(&'a self, of_files: &'a BTreeSet<Reference>) -> impl Iterator<Item = Wanted<'a>> {
+        let by = |reference| wanted_by(&self.store, reference);
+        let others = of_files.iter().chain(self.routing.wanted());
+        self.store.wanted().map(by).chain(others.map(Wanted::from))
+    }
+
     /// Notes what was seen, and returns the change that it is.
-    fn take_in(&mut self, observed: Observed, writer: Option<&Writer>) -> Change {
+    fn take_in(&mut self, observed: Observed, writer: Option<&Writers>) -> Change {
         for object in &observed.upserts {
             writer.iter().for_each(|writer| writer.observe(object));
             self.objects.insert(object.id.clone(), object.clone());
@@ -171,7 +190,8 @@ impl Follower {
             writer.iter().for_each(|writer| writer.forget(id));
             self.objects.remove(id);
         }
-        let change = observed.into_change();
+        let mut change = observed.into_change();
+        self.routing.follow(&mut change);
         self.store.apply(change.clone());
         change
     }
@@ -182,11 +202,13 @@ impl Follower {
         &mut self,
         mut change: Change,
         source: &mut Source,
-        writer: Option<&Writer>,
+        writer: Option<&Writers>,
     ) -> (Change, Change) {
         let compiled = compile(&self.store, None, now());
         let broken = compiled.verdicts.iter().filter(|verdict| is_broken(verdict));
         let broken = broken.filter_map(|verdict| self.objects.get(verdict.document.object()?));
+        // Of foreign objects no revisions are kept.
+        let broken = broken.filter(|object| object.mapping.is_none());
         let revisions = self.options.statuses.as_ref().map(|options| {
             Revisions::new(self.clients.write.clone(), Arc::clone(&options.namespace))
         });
@@ -216,13 +238,14 @@ impl Follower {
         &mut self,
         former: &[Document],
         source: &mut Source,
-        writer: Option<&Writer>,
+        writer: Option<&Writers>,
     ) -> Change {
         let mut before = self.store.clone();
         before.apply(Change { upserts: former.to_vec(), ..Change::default() });
         let (mut change, deadline) = (Change::default(), Instant::now() + FACTS);
         loop {
-            source.want(self.store.wanted().chain(before.wanted()));
+            let former = before.wanted().map(|reference| wanted_by(&before, reference));
+            source.want(self.wanted(&BTreeSet::new()).chain(former));
             let patience = if source.waiting() > 0 { FACTS } else { KNOWN };
             let until = deadline.min(Instant::now() + patience);
             let Ok(observed) = timeout_at(until, source.next()).await else { return change };
@@ -231,6 +254,12 @@ impl Follower {
             change.then(more);
         }
     }
+}
+
+/// Returns a reference with a tenant whose document it is in.
+fn wanted_by<'a>(store: &Store, reference: &'a Reference) -> Wanted<'a> {
+    let tenant = store.tenant_asking(reference).map(|tenant| Arc::from(tenant.as_str()));
+    Wanted { reference, tenant }
 }
 
 /// Returns whether not all of what a document says is served.

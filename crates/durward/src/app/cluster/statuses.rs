@@ -5,15 +5,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use durward_control::{Compiled, Document, Store};
-use durward_kube::object::Object;
-use durward_kube::status::{Desired, PlaneReport, Writer, WriterReport};
+use durward_control::{Compiled, Document};
+use durward_kube::status::{Desired, PlaneReport, WriterReport};
 use durward_model::verdict::Verdict;
 use durward_model::{DocumentKey, ResourceId, TenantId};
 
+use super::load_balancers;
+use super::mappings::{self, Cluster};
+use super::writers::Writers;
 use crate::app::Gateway;
 use crate::app::condition::Kind;
-use crate::app::health::Health;
+use crate::app::health::{Health, KernelFacts};
 
 /// The gateway at one moment.
 pub(crate) struct Served {
@@ -23,12 +25,22 @@ pub(crate) struct Served {
     pub(crate) by_proxy: bool,
     /// True if the kernel carries it, as far as it asks anything of the kernel.
     pub(crate) by_kernel: bool,
+    /// State of the kernel plane; `None` if it is not used.
+    pub(crate) kernel: Option<KernelFacts>,
     /// What does not work.
     pub(crate) health: Health,
 }
 
+/// Result of a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    Settled,
+    /// An object waits for what happens without a change of the configuration.
+    Unsettled,
+}
+
 pub(super) struct Statuses<'a> {
-    writer: &'a Writer,
+    writers: &'a Writers,
     said: BTreeMap<ResourceId, Said>,
 }
 
@@ -40,23 +52,30 @@ struct Said {
 }
 
 impl<'a> Statuses<'a> {
-    pub(super) fn new(writer: &'a Writer) -> Self {
-        Self { writer, said: BTreeMap::new() }
+    pub(super) fn new(writers: &'a Writers) -> Self {
+        Self { writers, said: BTreeMap::new() }
     }
 
     /// Looks at what is served, and says of each object what became of it, if that is not what was said.
-    pub(super) async fn look(
-        &mut self,
-        gateway: Arc<Gateway>,
-        objects: &BTreeMap<ResourceId, Object>,
-        store: &Store,
-    ) {
+    pub(super) async fn look(&mut self, gateway: Arc<Gateway>, cluster: Cluster<'_>) -> Look {
         // The kernel may have to be asked.
         let Ok(served) = tokio::task::spawn_blocking(move || gateway.served()).await else {
-            return;
+            return Look::Settled;
         };
+        self.look_at_own(&served, cluster);
+        if let Some(writer) = &self.writers.load_balancers {
+            let (_, store, source) = cluster;
+            load_balancers::look(writer, &served, store, source);
+        }
+        match &self.writers.mappings {
+            Some(writer) => mappings::look(writer, &served, cluster),
+            None => Look::Settled,
+        }
+    }
+
+    fn look_at_own(&mut self, served: &Served, (objects, store, _): Cluster<'_>) {
         self.said.retain(|id, _| objects.contains_key(id));
-        for (id, object) in objects {
+        for (id, object) in objects.iter().filter(|(_, object)| object.mapping.is_none()) {
             let key = DocumentKey::Object(id.clone());
             let Some(verdict) = served.view.verdicts.on(&key) else { continue };
             if verdict.observed != object.revision {
@@ -64,7 +83,7 @@ impl<'a> Statuses<'a> {
                 continue;
             }
             let tenant = store.document(&key).and_then(Document::tenant);
-            let planes = planes(&served, verdict, tenant.as_ref());
+            let planes = planes(served, verdict, tenant.as_ref());
             let is_same = |said: &Said| {
                 (Arc::ptr_eq(&said.verdict, verdict) || said.verdict == *verdict)
                     && said.uid == object.revision.uid
@@ -73,14 +92,14 @@ impl<'a> Statuses<'a> {
             if self.said.get(id).is_some_and(is_same) {
                 continue;
             }
-            self.writer.want(id, Desired::new(object, verdict, &planes));
+            self.writers.own.want(id, Desired::new(object, verdict, &planes));
             let (verdict, uid) = (Arc::clone(verdict), object.revision.uid.clone());
             self.said.insert(id.clone(), Said { verdict, uid, planes });
         }
     }
 
     pub(super) fn report(&self) -> WriterReport {
-        self.writer.report()
+        self.writers.report()
     }
 }
 

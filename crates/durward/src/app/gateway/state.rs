@@ -49,8 +49,9 @@ impl Gateway {
         let same = |served: &Served| served.snapshot().generation == view.snapshot.generation;
         let by_proxy = served.as_ref().is_some_and(same);
         let by_kernel = self.kernel.carries(&view.snapshot.nat);
-        let health = self.judge(&view, served.as_ref(), self.kernel.facts().as_ref());
-        cluster::Served { view, by_proxy, by_kernel, health }
+        let kernel = self.kernel.facts();
+        let health = self.judge(&view, served.as_ref(), kernel.as_ref());
+        cluster::Served { view, by_proxy, by_kernel, kernel, health }
     }
 
     fn judge(

@@ -1,0 +1,61 @@
+//! The writers of statuses: one for our own kinds, one for SmartNat's Mappings.
+
+use durward_kube::Clients;
+use durward_kube::load_balancers::LoadBalancerWriter;
+use durward_kube::object::Object;
+use durward_kube::smartnat::MappingWriter;
+use durward_kube::status::{Writer, WriterReport};
+use durward_model::{Kind, ResourceId};
+
+use super::Options;
+
+/// Everything that writes into objects.
+pub(super) struct Writers {
+    pub(super) own: Writer,
+    /// There if Mappings are read.
+    pub(super) mappings: Option<MappingWriter>,
+    /// There if Services of type `LoadBalancer` are looked at.
+    pub(super) load_balancers: Option<LoadBalancerWriter>,
+}
+
+impl Writers {
+    /// Starts to write; `None` if nothing is to be written. Called within a runtime.
+    pub(super) fn start(clients: &Clients, options: &Options) -> Option<Self> {
+        let writing = options.statuses.as_ref()?;
+        let client = || clients.write.clone();
+        let mappings = options.sources.smartnat.as_ref();
+        Some(Self {
+            own: Writer::start(client(), writing.clone()),
+            load_balancers: options
+                .sources
+                .load_balancers
+                .then(|| LoadBalancerWriter::start(client(), writing)),
+            mappings: mappings.map(|options| MappingWriter::start(client(), writing, options)),
+        })
+    }
+
+    /// Takes note of an object as it is in the API server.
+    pub(super) fn observe(&self, object: &Object) {
+        match &self.mappings {
+            Some(mappings) if object.mapping.is_some() => mappings.observe(object),
+            _ => self.own.observe(object),
+        }
+    }
+
+    /// Forgets an object that is gone.
+    pub(super) fn forget(&self, id: &ResourceId) {
+        match &self.mappings {
+            Some(mappings) if id.kind == Kind::Mapping => mappings.forget(id),
+            _ => self.own.forget(id),
+        }
+    }
+
+    /// Returns what all of them did and have to do.
+    pub(super) fn report(&self) -> WriterReport {
+        let mut report = self.own.report();
+        if let Some(mappings) = &self.mappings {
+            report.add(&mappings.report());
+        }
+        report
+    }
+}

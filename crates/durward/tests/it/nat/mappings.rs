@@ -1,0 +1,221 @@
+//! SmartNat's Mappings of a cluster: the kernel carries them straight to the pods, and each object says so until it is gone.
+
+use durward_testkit::kubernetes::TestEnv;
+use durward_testkit::netns::in_namespace;
+use durward_testkit::process::{Child, eventually_blocking};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use super::{ADMIN, HERE, Lab, OPTIONS, PARTNER, POD, greet, hear, said};
+use crate::support::{DEADLINE, durward, get};
+
+const FINALIZER: &str = "mapping.finalizers.aureacentral.com";
+
+/// A lab with an API server, in whose namespace there is a Service `echo` with the lab's pod.
+struct Cluster {
+    lab: Lab,
+    runtime: Runtime,
+    env: TestEnv,
+    /// Namespace of the tenant `acme`.
+    theirs: String,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let lab = Lab::new();
+        greet(&lab.pod, "second", 9001);
+        // The API server answers while the test waits for the gateway.
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.unwrap();
+        let env = runtime.block_on(TestEnv::start());
+        let labels = json!({"durward.dev/tenant": "acme"});
+        let theirs = runtime.block_on(env.new_namespace(&labels));
+        let cluster = Self { lab, runtime, env, theirs };
+        let definitions = String::from_utf8(durward(&["crds"]).output().unwrap().stdout).unwrap();
+        for definition in definitions.split("---\n").filter(|part| !part.trim().is_empty()) {
+            cluster.define(definition);
+        }
+        cluster.define(&crate::text("deploy/smartnat/config/crds/smartnat_v1alpha1_mapping.yaml"));
+        cluster.create(&json!({
+            "apiVersion": "durward.dev/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme"}, "spec": {},
+        }));
+        cluster.create(&json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "echo", "namespace": cluster.theirs},
+            "spec": {"ports": [{"name": "web", "port": 80, "targetPort": 9000}]},
+        }));
+        cluster.slice(&[9000]);
+        cluster
+    }
+
+    fn define(&self, definition: &str) {
+        self.runtime.block_on(self.env.define(&serde_saphyr::from_str(definition).unwrap()));
+    }
+
+    fn create(&self, object: &Value) {
+        self.runtime.block_on(self.env.create(object));
+    }
+
+    /// Makes the pod ready at these ports, in a slice for each.
+    fn slice(&self, ports: &[u16]) {
+        for (at, port) in [9000, 9001].into_iter().enumerate() {
+            let ready = ports.contains(&port);
+            self.create(&json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {"name": format!("echo-{at}"), "namespace": self.theirs,
+                    "labels": {"kubernetes.io/service-name": "echo"}},
+                "addressType": "IPv4", "ports": [{"name": "web", "port": port, "protocol": "TCP"}],
+                "endpoints": [{"addresses": [POD], "conditions": {"ready": ready}}],
+            }));
+        }
+    }
+
+    fn mapping(&self, name: &str, spec: &Value) {
+        self.create(&json!({
+            "apiVersion": "smartnat.aureacentral.com/v1alpha1", "kind": "Mapping",
+            "metadata": {"name": name, "namespace": self.theirs}, "spec": spec,
+        }));
+    }
+
+    fn path(&self, name: &str) -> String {
+        let namespace = &self.theirs;
+        format!("/apis/smartnat.aureacentral.com/v1alpha1/namespaces/{namespace}/mappings/{name}")
+    }
+
+    fn read(&self, name: &str) -> Option<Value> {
+        self.runtime.block_on(self.env.raw("GET", &self.path(name), None)).ok()
+    }
+
+    fn delete(&self, name: &str) {
+        self.runtime.block_on(self.env.raw("DELETE", &self.path(name), None)).unwrap();
+    }
+
+    /// Starts a gateway that has the rights of the manifests and no others.
+    fn start(&self) -> Child {
+        let kubeconfig = self.runtime.block_on(self.env.service_account("durward"));
+        for file in [
+            "deploy/kubernetes/rbac.yaml",
+            "deploy/smartnat/config/rbac/rbac_role.yaml",
+            "deploy/smartnat/config/rbac/rbac_role_binding.yaml",
+        ] {
+            let install = crate::kubernetes::install(&self.env, file, &self.theirs);
+            self.runtime.block_on(install);
+        }
+        let file = self.lab.dir.join("kubeconfig");
+        std::fs::write(&file, kubeconfig).unwrap();
+        let (file, admin) = (file.to_str().unwrap().to_owned(), ADMIN.to_string());
+        let arguments = [
+            &["run", "--kubernetes", "--smartnat-mappings", "--kubeconfig", &file][..],
+            &["--admin", &admin, "--access-log", "off", "--workers", "1"],
+            &OPTIONS,
+        ];
+        Child::spawn(durward(&arguments.concat()))
+    }
+
+    /// Waits until the status of a Mapping is so.
+    fn until(&self, name: &str, is_so: impl Fn(&Value) -> bool) {
+        let mut last = None;
+        let mut is_there = || {
+            last = self.read(name);
+            last.as_ref().is_some_and(|object| is_so(&object["status"]))
+        };
+        let came = eventually_blocking(DEADLINE, &mut is_there);
+        assert!(came, "{last:#?} {:?}", get(ADMIN, "/readyz?verbose"));
+    }
+
+    fn heard(&self, port: u16) -> Result<String, String> {
+        said(hear(&self.lab.partner, (HERE, port)))
+    }
+}
+
+fn spec(port: u16) -> Value {
+    json!({
+        "addresses": [HERE, "203.0.113.99"], "allowedSources": [format!("{PARTNER}/32")],
+        "serviceName": "echo", "mode": "service", "ports": [{"port": port, "servicePort": 80}],
+    })
+}
+
+fn is_carried(status: &Value, pods: &[&str]) -> bool {
+    status["invalid"] == "no" && status["configuredAddresses"] == json!({HERE: {"podIPs": pods}})
+}
+
+// S5.10+ S5.17+ S5.32 S5.34 S5.35 S5.45 S5.46 S5.47+ S5.53
+#[test]
+fn a_mapping_of_a_cluster_is_carried_to_its_pods_and_gone_when_it_is_deleted() {
+    let name =
+        "nat::mappings::a_mapping_of_a_cluster_is_carried_to_its_pods_and_gone_when_it_is_deleted";
+    in_namespace(name, || {
+        let cluster = Cluster::new();
+        let gateway = cluster.start();
+        cluster.mapping("desk", &spec(8080));
+
+        cluster.until("desk", |status| is_carried(status, &[POD]));
+        let object = cluster.read("desk").unwrap();
+        assert_eq!(object["metadata"]["finalizers"], json!([FINALIZER]));
+        let path = format!("/api/v1/namespaces/{}/services/echo", cluster.theirs);
+        let service = cluster.runtime.block_on(cluster.env.raw("GET", &path, None)).unwrap();
+        assert_eq!(object["status"]["serviceVIP"], service["spec"]["clusterIP"]);
+        assert_eq!(cluster.heard(8080), Ok("pod 10.244.0.1".to_owned()), "{}", gateway.output());
+        // Several slices, none ready, and the Service itself gone.
+        cluster.slice(&[9001]);
+        let is_second = || cluster.heard(8080) == Ok("second 10.244.0.1".to_owned());
+        assert!(eventually_blocking(DEADLINE, is_second));
+        cluster.slice(&[]);
+        cluster.until("desk", |status| is_carried(status, &[]));
+        assert!(cluster.heard(8080).is_err());
+        cluster.runtime.block_on(cluster.env.raw("DELETE", &path, None)).unwrap();
+        cluster.until("desk", |status| status["conditions"][0]["reason"] == "ServiceMissing");
+
+        cluster.delete("desk");
+        assert!(eventually_blocking(DEADLINE, || cluster.read("desk").is_none()));
+        let (_, ready) = get(ADMIN, "/readyz?verbose").unwrap();
+        assert!(ready.contains("0 of 0 mappings"), "{ready}");
+    });
+}
+
+// S5.36 S5.42+ S5.55 S5.72
+#[test]
+fn an_invalid_mapping_says_why_leaves_the_other_alone_and_can_be_deleted() {
+    let name =
+        "nat::mappings::an_invalid_mapping_says_why_leaves_the_other_alone_and_can_be_deleted";
+    in_namespace(name, || {
+        let cluster = Cluster::new();
+        let _gateway = cluster.start();
+        cluster.mapping("first", &spec(8080));
+        cluster.until("first", |status| is_carried(status, &[POD]));
+
+        cluster.mapping("second", &spec(8080));
+        let conflict = format!(
+            "Found conflicting external endpoint: IP(s): {HERE},203.0.113.99; protocol: tcp; port: 8080 ("
+        );
+        cluster.until("second", |status| {
+            status["invalid"].as_str().is_some_and(|text| text.starts_with(&conflict))
+        });
+        assert!(is_carried(&cluster.read("first").unwrap()["status"], &[POD]));
+        let mut bad = spec(8081);
+        bad["addresses"] = json!([HERE, "gateway"]);
+        cluster.mapping("third", &bad);
+        let text = "Invalid address in SmartNat.Spec.Addresses: gateway";
+        cluster.until("third", |status| status["invalid"] == text);
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", cluster.theirs);
+        let has_event = |reason: &str, of: &str| {
+            let events = cluster.runtime.block_on(cluster.env.raw("GET", &path, None)).unwrap();
+            let events = events["items"].as_array().cloned().unwrap_or_default();
+            events.iter().any(|event| event["reason"] == reason && event["regarding"]["name"] == of)
+        };
+        for (reason, of) in
+            [("Configured", "first"), ("PortTaken", "second"), ("InvalidMapping", "third")]
+        {
+            assert!(eventually_blocking(DEADLINE, || has_event(reason, of)), "{reason} of {of}");
+        }
+
+        cluster.mapping("first", &bad);
+        cluster.until("first", |status| status["invalid"] == text);
+        for name in ["third", "first"] {
+            cluster.delete(name);
+            assert!(eventually_blocking(DEADLINE, || cluster.read(name).is_none()), "{name}");
+        }
+        cluster.until("second", |status| is_carried(status, &[POD]));
+        assert_eq!(cluster.heard(8080), Ok("pod 10.244.0.1".to_owned()));
+    });
+}
