@@ -97,6 +97,22 @@ impl Cluster {
     }
 }
 
+/// The record that `durward who` finds of the connection that an API server saw.
+fn used_by(gateway: &Gateway, echo: &Echo) -> Value {
+    let (dir, lines) = (TempDir::new(), gateway.decisions());
+    let record = dir.join("decisions.log");
+    std::fs::write(&record, lines.join("\n") + "\n").unwrap();
+    let (ip, port) = (echo.peer.ip().to_string(), echo.peer.port().to_string());
+    // The time to the second, after `{"ts":"`.
+    let at = format!("{}Z", &lines[0][7..26]);
+    let file = record.to_str().unwrap();
+    let of = ["who", "--ip", &ip, "--port", &port, "--at", &at, "--within", "1h"];
+    let answer = output(&[&of[..], &["--audit", file, "-o", "json"]].concat());
+    let uses: Value = serde_json::from_str(&stdout(&answer)).unwrap();
+    assert_eq!(uses.as_array().unwrap().len(), 1, "{uses}");
+    uses[0]["record"].clone()
+}
+
 // S4.1 S4.10+ S4.12+ S4.48+ S4.67+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_control_planes_behind_one_address_each_see_their_own_clients_and_pods() {
@@ -132,33 +148,7 @@ async fn two_control_planes_behind_one_address_each_see_their_own_clients_and_po
         lines.iter().filter(|line| line.contains("\"api-close\"")).count() == 3
     });
     assert!(decided.await, "{:?}", gateway.decisions());
-    let dir = TempDir::new();
-    let record = dir.join("decisions.log");
-    std::fs::write(&record, gateway.decisions().join("\n") + "\n").unwrap();
-    let used = |echo: &Echo| {
-        let (ip, port) = (echo.peer.ip().to_string(), echo.peer.port().to_string());
-        // The time to the second, after `{"ts":"`.
-        let now = format!("{}Z", &gateway.decisions()[0][7..26]);
-        let answer = output(&[
-            "who",
-            "--ip",
-            &ip,
-            "--port",
-            &port,
-            "--at",
-            &now,
-            "--within",
-            "1h",
-            "--audit",
-            record.to_str().unwrap(),
-            "-o",
-            "json",
-        ]);
-        let uses: Value = serde_json::from_str(&stdout(&answer)).unwrap();
-        assert_eq!(uses.as_array().unwrap().len(), 1, "{uses}");
-        uses[0]["record"].clone()
-    };
-    let (of_client, of_pod) = (used(&direct), used(&inside));
+    let (of_client, of_pod) = (used_by(&gateway, &direct), used_by(&gateway, &inside));
     assert_eq!((&of_client["method"], &of_client["rule"]), (&"TLS".into(), &"api".into()));
     assert_eq!(
         (&of_pod["method"], &of_pod["identity"]),
