@@ -15,6 +15,7 @@ mod pace;
 pub mod request;
 pub mod resource_type;
 pub mod revisions;
+pub mod slice;
 pub mod source;
 pub mod status;
 mod watch;

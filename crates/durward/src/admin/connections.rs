@@ -38,7 +38,7 @@ const LAST_ANSWER: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections until `stopped`, then lets the requests under way finish.
-pub(super) async fn accept(
+pub(crate) async fn accept(
     listener: TcpListener,
     router: Router,
     stopped: impl Future<Output = ()> + Send,
