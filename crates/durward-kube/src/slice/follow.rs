@@ -302,10 +302,10 @@ async fn apply(client: &kube::Client, keeper: &Keeper, write: &Write) -> Result<
             );
             send(client, *target, MANAGER, &body).await
         }
-        Write::Mark { family, addresses, version } => {
+        Write::Mark { family, addresses, .. } => {
             // One field manager for each proxy: what one owns, no other removes.
             let manager = format!("{MANAGER}:{}", keeper.options().proxy);
-            let body = object::mark(keeper.mark(), *family, addresses, version);
+            let body = object::mark(keeper.mark(), *family, addresses);
             send(client, Target::Primary, &manager, &body).await
         }
     }

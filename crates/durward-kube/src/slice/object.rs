@@ -268,14 +268,8 @@ fn subsets(addresses: &BTreeSet<IpAddr>, port: u16) -> Value {
 }
 
 /// Returns the object by which one proxy withdraws its addresses, or with none takes that back.
-pub(super) fn mark(
-    key: &str,
-    family: Family,
-    addresses: &BTreeSet<IpAddr>,
-    version: &str,
-) -> Value {
-    let mut metadata =
-        json!({"name": Target::Primary.name(), "namespace": "default", "resourceVersion": version});
+pub(super) fn mark(key: &str, family: Family, addresses: &BTreeSet<IpAddr>) -> Value {
+    let mut metadata = json!({"name": Target::Primary.name(), "namespace": "default"});
     if !addresses.is_empty() {
         let text: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         metadata["annotations"] = json!({ (key): text.join(",") });

@@ -54,8 +54,9 @@ pub enum Write {
         family: Family,
         /// Addresses that are withdrawn; none removes the annotation.
         addresses: BTreeSet<IpAddr>,
-        /// Version that this was computed from.
-        version: Arc<str>,
+        /// Version that was seen. The write does not depend on it: only this proxy writes this annotation, and a proxy that does not know yet that it is to be left out would win
+        /// every race for the version.
+        seen: Option<Arc<str>>,
     },
 }
 
@@ -66,6 +67,15 @@ pub enum Written {
     Content(Target),
     /// The own annotation.
     Mark,
+}
+
+impl Written {
+    fn target(self) -> Target {
+        match self {
+            Self::Content(target) => target,
+            Self::Mark => Target::Primary,
+        }
+    }
 }
 
 impl Write {
@@ -81,7 +91,7 @@ impl Write {
     fn version(&self) -> Option<Arc<str>> {
         match self {
             Self::Content { version, .. } => version.clone(),
-            Self::Mark { version, .. } => Some(Arc::clone(version)),
+            Self::Mark { seen, .. } => seen.clone(),
         }
     }
 }
@@ -167,6 +177,7 @@ impl Keeper {
         if Target::ALL.iter().any(|target| !seen.objects.contains_key(target)) {
             return Step::default();
         }
+        self.note_seen(seen);
         let mut step = Step { right: true, ..Step::default() };
         let is_counted = !self.options.own.is_disjoint(members);
         let is_named = seen.objects.values().flatten().any(|object| self.leads_here(object));
@@ -185,6 +196,15 @@ impl Keeper {
         }
         step.contest = self.contest(seen.now);
         step
+    }
+
+    /// Forgets what was sent for versions that the watches have left behind. An object that is made and deleted has the same version twice: none.
+    fn note_seen(&mut self, seen: &Observation) {
+        for (which, pace) in &mut self.pace {
+            let object = seen.objects.get(&which.target()).and_then(Option::as_ref);
+            let version = object.map(|object| Arc::clone(&object.version));
+            pace.of = pace.of.take().filter(|of| *of == version);
+        }
     }
 
     /// Takes note of what became of a write.
@@ -226,8 +246,9 @@ impl Keeper {
 
     /// Writes or removes the own annotation where it is due. Returns whether it does so now.
     fn step_mark(&mut self, seen: &Observation, is_counted: bool, step: &mut Step) -> bool {
-        let Some(Some(primary)) = seen.objects.get(&Target::Primary) else { return false };
-        let has = primary.withdrawn.get(&self.mark);
+        // Where there is no slice, the write makes one: without the mark another proxy would make it with our addresses.
+        let primary = seen.objects.get(&Target::Primary).and_then(Option::as_ref);
+        let has = primary.and_then(|primary| primary.withdrawn.get(&self.mark));
         let wanted = match seen.own_ready {
             // A proxy that its Service does not count, and that no slice names, has nothing to withdraw.
             false if is_counted || has.is_some() => self.options.own.clone(),
@@ -238,8 +259,8 @@ impl Keeper {
         }
         step.right = false;
         let family = self.primary_family(seen);
-        let version = Arc::clone(&primary.version);
-        let write = Write::Mark { family, addresses: wanted, version };
+        let version = primary.map(|primary| Arc::clone(&primary.version));
+        let write = Write::Mark { family, addresses: wanted, seen: version };
         self.issue(write, seen.now, step)
     }
 
@@ -303,18 +324,21 @@ impl Keeper {
 
     /// Adds a write to the step, or the time at which it may be made. Returns whether it is made now.
     fn issue(&mut self, write: Write, now: Duration, step: &mut Step) -> bool {
-        let pace = self.pace.entry(write.which()).or_default();
-        if let Some(last) = pace.last {
-            let is_unseen = pace.of.as_ref() == Some(&write.version());
-            let pause = if is_unseen { UNSEEN } else { interval(pace.streak) };
-            if now < last + pause {
-                wake(step, last + pause);
-                return false;
-            }
-            pace.streak = if now >= last + QUIET { 0 } else { pace.streak.saturating_add(1) };
+        let (which, version) = (write.which(), write.version());
+        // What was computed from this version has been sent already: another write could only meet a conflict.
+        let of_object = self.pace.iter().filter(|(other, _)| other.target() == which.target());
+        let sent = of_object.filter(|(_, pace)| pace.of.as_ref() == Some(&version));
+        let unseen_until = sent.filter_map(|(_, pace)| pace.last).max().map(|last| last + UNSEEN);
+        let pace = self.pace.entry(which).or_default();
+        let paced_until = pace.last.map(|last| last + interval(pace.streak));
+        if let Some(until) = unseen_until.max(paced_until).filter(|until| now < *until) {
+            wake(step, until);
+            return false;
         }
+        let is_quiet = pace.last.is_none_or(|last| now >= last + QUIET);
+        pace.streak = if is_quiet { 0 } else { pace.streak.saturating_add(1) };
         pace.last = Some(now);
-        pace.of = Some(write.version());
+        pace.of = Some(version);
         wake(step, now + UNSEEN);
         step.writes.push(write);
         true
@@ -347,8 +371,7 @@ fn is_right(object: Option<&Seen>, wanted: &BTreeSet<IpAddr>, own: &BTreeSet<IpA
     let Some(object) = object else { return wanted.is_empty() };
     if wanted.is_empty() {
         // While no proxy is ready, what was before the first keeper stays; only addresses of proxies go.
-        return object.addresses.is_empty()
-            || (!object.kept && object.addresses.is_disjoint(own));
+        return object.addresses.is_empty() || (!object.kept && object.addresses.is_disjoint(own));
     }
     object.in_form && object.addresses == *wanted
 }

@@ -6,5 +6,6 @@ mod cluster;
 mod crds;
 mod facts;
 mod http2;
+mod slices;
 mod sources;
 mod statuses;
