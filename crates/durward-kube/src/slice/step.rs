@@ -13,7 +13,7 @@ use super::{Contest, Family, MOST_ADDRESSES, Observation, Seen, SliceOptions, Ta
 /// Field manager of what all keepers write alike.
 pub const MANAGER: &str = "durward-api-proxy";
 /// Begin of the annotations by which a proxy withdraws its addresses.
-pub const WITHDRAWN: &str = "api-proxy.durward.dev/withdrawn-";
+pub(super) const WITHDRAWN: &str = "api-proxy.durward.dev/withdrawn-";
 
 /// Least time between two writes of one kind to one object; it doubles while the object does not stay as it was written.
 const SHORTEST: Duration = Duration::from_millis(100);

@@ -73,11 +73,12 @@ impl Stage {
                 let ips = ips.iter().filter(|ip| ip.contains(':') == (family == "IPv6"));
                 ips.map(|ip| json!({"addresses": [ip], "conditions": {"ready": ready}})).collect()
             };
+            let endpoints = [of(ready, true), of(not_ready, false)].concat();
             let slice = json!({
                 "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
                 "metadata": {"name": name, "labels": {"kubernetes.io/service-name": SERVICE}},
                 "addressType": family,
-                "endpoints": [of(ready, true), of(not_ready, false)].concat(),
+                "endpoints": endpoints,
                 "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}],
             });
             self.cluster.env.create(&slice).await;

@@ -1,7 +1,6 @@
 //! `durward api check`: what is wrong with a hosted API server, and what to write instead.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use durward_apiproxy::address::{ClusterNetworks, advertisable};
 use durward_apiproxy::certificate::{self, Name, ShownCertificate, automatic_names};
