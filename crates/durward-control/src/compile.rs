@@ -12,6 +12,7 @@ mod bounds;
 mod certificates;
 mod claim_table;
 mod claims;
+mod contribution;
 mod credentials;
 mod egress;
 mod header;
@@ -25,6 +26,7 @@ mod name_list;
 mod names;
 mod nat;
 mod outward;
+mod part;
 mod precedence;
 mod report;
 pub mod retained;
@@ -47,7 +49,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use durward_model::{AddressOwners, SharedMap, Snapshot, TenantId, Verdicts};
+use durward_model::{AddressOwners, PortMapping, Snapshot, TenantId, Verdicts};
 
 use crate::document::Document;
 use crate::store::Store;
@@ -55,7 +57,8 @@ use addresses::Addresses;
 use assemble::Decided;
 use certificates::{Certificates, Files};
 use claim_table::{ClaimTable, Tenants};
-use mapping::MappingId;
+use contribution::Contribution;
+use part::Pasts;
 use scope::Scope;
 
 /// What came of one compile, and what the next one needs to know of it.
@@ -72,7 +75,8 @@ pub struct Compiled {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
     tenants: Tenants,
-    mappings: SharedMap<MappingId, mapping::Past>,
+    mappings: Pasts<PortMapping>,
+    contributions: Pasts<Contribution>,
     certificates: Arc<Certificates>,
     /// The holders of addresses.
     owners: Arc<AddressOwners>,
@@ -198,6 +202,7 @@ fn decide(input: &Input<'_>, previous: Option<&Compiled>, scope: &Scope, now: i6
         Files::new(input.store, previous.map(|previous| &*previous.memory.certificates), now);
     let mut roster = roster::enrol(input, previous, scope);
     let mut mappings = mapping::enrol(input, &mut roster, previous);
+    contribution::enrol(input, &mut roster, &mut files, previous);
     mapping::note_claims(&mappings, &mut roster);
     let mut addresses = Addresses::decide(&roster, &mappings);
     egress::grant(&mut roster, &mut addresses);

@@ -14,13 +14,18 @@ use crate::change::{Grantee, Reference};
 use crate::cluster::{Owner, Target, Viewpoint};
 use crate::excerpt;
 use crate::file_roots::{FileRoots, is_within};
-use crate::place::Place;
+use crate::place::{At, Place};
 use crate::source::regular::FileKind;
+use crate::spec::egress_policy::EgressPolicyDocument;
+use crate::spec::hosted_api::HostedApiDocument;
 use crate::spec::object_name::{self, EntryName, WrittenName, is_namespace};
 use crate::spec::port_mapping::PortMappingDocument;
-use crate::spec::references::{by_acme, references, services, services_of_mapping};
+use crate::spec::references::{
+    by_acme, of_hosted_api, of_rules, references, services, services_of_hosted_api,
+    services_of_mapping,
+};
 use crate::spec::service::ServiceSpec;
-use crate::spec::tenant::{TenantDocument, TenantSpec};
+use crate::spec::tenant::{Metadata, TenantDocument, TenantSpec};
 
 /// One document.
 #[derive(Clone, Debug)]
@@ -119,8 +124,10 @@ impl Document {
         }
         match &self.content {
             Content::Tenant(tenant) => TenantId::new(&tenant.metadata.name).ok(),
-            Content::Mapping(mapping) => TenantId::new(mapping.spec.tenant.as_ref()?).ok(),
-            Content::Broken(_) if self.source.kind == Kind::PortMapping => None,
+            Content::Mapping(_) | Content::Policy(_) | Content::HostedApi(_) => {
+                TenantId::new(self.content.part()?.tenant?).ok()
+            }
+            Content::Broken(_) if is_part(self.source.kind) => None,
             Content::Broken(broken) => TenantId::new(broken.name.as_deref()?).ok(),
         }
     }
@@ -166,8 +173,8 @@ impl Document {
         }
         match &self.content {
             Content::Tenant(tenant) => tenant_viewpoint(&tenant.spec, &tenant.metadata.name),
-            Content::Mapping(mapping) => {
-                let tenant = mapping.spec.tenant.as_ref();
+            Content::Mapping(_) | Content::Policy(_) | Content::HostedApi(_) => {
+                let tenant = self.content.part().and_then(|part| part.tenant);
                 let tenant = tenant.map(|tenant| tenant.value.as_str()).unwrap_or_default();
                 Ok(Viewpoint::Outside(Arc::from(tenant)))
             }
@@ -178,20 +185,18 @@ impl Document {
     /// Returns the objects that the document refers to. Names that are none are left out.
     fn targets(&self, viewpoint: &Viewpoint) -> Vec<Target> {
         let service = |spec: &ServiceSpec| service_target(spec, viewpoint).ok();
-        match &self.content {
-            Content::Tenant(tenant) => {
-                let names = references(&tenant.spec).into_iter();
-                let entries = names.filter_map(|(_, name)| match object_name::parse(&name) {
-                    Ok(WrittenName::Entry(entry)) => Some(entry_target(&entry, viewpoint)),
-                    _ => None,
-                });
-                entries.chain(services(&tenant.spec).filter_map(service)).collect()
-            }
-            Content::Mapping(mapping) => {
-                services_of_mapping(&mapping.spec).filter_map(service).collect()
-            }
-            Content::Broken(_) => Vec::new(),
-        }
+        let names = self.content.names().into_iter();
+        let entries = names.filter_map(|(_, name)| match object_name::parse(&name) {
+            Ok(WrittenName::Entry(entry)) => Some(entry_target(&entry, viewpoint)),
+            _ => None,
+        });
+        let services: Vec<&ServiceSpec> = match &self.content {
+            Content::Tenant(tenant) => services(&tenant.spec).collect(),
+            Content::Mapping(mapping) => services_of_mapping(&mapping.spec).collect(),
+            Content::HostedApi(hosted) => services_of_hosted_api(&hosted.spec).collect(),
+            Content::Policy(_) | Content::Broken(_) => Vec::new(),
+        };
+        entries.chain(services.into_iter().filter_map(service)).collect()
     }
 
     /// Moves a document of a file below another of the configured paths, counted from 0.
@@ -211,17 +216,24 @@ impl Document {
     /// Returns the files the document refers to, wherever they may be, with the purpose of each.
     #[must_use]
     pub fn references(&self) -> Vec<(FileKind, Arc<Path>)> {
-        let Content::Tenant(tenant) = &self.content else { return Vec::new() };
         // Whoever may write objects is no user of the gateway's host.
         let is_object = self.source.object.is_some();
         let is_file =
             |name: &str| !is_object && matches!(object_name::parse(name), Ok(WrittenName::File(_)));
-        let names = references(&tenant.spec).into_iter().filter(|(_, name)| is_file(name));
+        let names = self.content.names().into_iter().filter(|(_, name)| is_file(name));
         let candidates = |(kind, name): (FileKind, String)| {
             let paths = self.source.candidates(&name).into_iter();
             paths.map(move |path| (kind, Arc::from(path)))
         };
-        let issued = self.source.roots.issuance().into_iter().flat_map(|issuance| {
+        let tenant = match &self.content {
+            Content::Tenant(tenant) => Some(tenant),
+            Content::Mapping(_)
+            | Content::Policy(_)
+            | Content::HostedApi(_)
+            | Content::Broken(_) => None,
+        };
+        let issuance = tenant.and_then(|tenant| Some((tenant, self.source.roots.issuance()?)));
+        let issued = issuance.into_iter().flat_map(|(tenant, issuance)| {
             let name = &tenant.metadata.name.value;
             let wanted = by_acme(&tenant.spec).into_iter();
             wanted.filter_map(move |(address, spec)| issuance.files(name, address, spec)).flatten()
@@ -289,6 +301,10 @@ pub enum Content {
     Tenant(Arc<TenantDocument>),
     /// A mapping of external ports.
     Mapping(Arc<PortMappingDocument>),
+    /// Rules and networks of a tenant's egress.
+    Policy(Arc<EgressPolicyDocument>),
+    /// A hosted Kubernetes API server.
+    HostedApi(Arc<HostedApiDocument>),
     /// It cannot be read.
     Broken(Arc<Broken>),
 }
@@ -299,17 +315,66 @@ impl Content {
         let tenant = |name: &str| Some(ResourceId::new(kind, TenantId::new(name).ok()?.as_str()));
         match self {
             Self::Tenant(tenant_document) => tenant(&tenant_document.metadata.name),
-            Self::Mapping(mapping) => {
-                let namespace = TenantId::new(mapping.spec.tenant.as_ref()?).ok()?;
-                let name =
-                    Some(&*mapping.metadata.name).filter(|name| ResourceId::is_name(name))?;
+            Self::Mapping(_) | Self::Policy(_) | Self::HostedApi(_) => {
+                let part = self.part()?;
+                let namespace = TenantId::new(part.tenant?).ok()?;
+                let name = Some(&*part.metadata.name).filter(|name| ResourceId::is_name(name))?;
                 Some(ResourceId::namespaced(kind, namespace.as_str(), name))
             }
-            // What a broken mapping says of its tenant was not read.
-            Self::Broken(_) if kind == Kind::PortMapping => None,
+            // What a broken part says of its tenant was not read.
+            Self::Broken(_) if is_part(kind) => None,
             Self::Broken(broken) => tenant(broken.name.as_deref()?),
         }
     }
+
+    /// Returns what the document says of itself if it adds to a tenant that another document describes.
+    pub(crate) fn part(&self) -> Option<PartHead<'_>> {
+        match self {
+            Self::Mapping(mapping) => {
+                let spec = &mapping.spec;
+                let (tenant, place) = (spec.tenant.as_ref(), spec.place());
+                Some(PartHead { metadata: &mapping.metadata, tenant, place })
+            }
+            Self::Policy(policy) => {
+                let spec = &policy.spec;
+                let (tenant, place) = (spec.tenant.as_ref(), spec.place());
+                Some(PartHead { metadata: &policy.metadata, tenant, place })
+            }
+            Self::HostedApi(hosted) => {
+                let spec = &hosted.spec;
+                let (tenant, place) = (spec.tenant.as_ref(), spec.place());
+                Some(PartHead { metadata: &hosted.metadata, tenant, place })
+            }
+            Self::Tenant(_) | Self::Broken(_) => None,
+        }
+    }
+
+    /// Returns all names that are written in the place of a file's.
+    fn names(&self) -> Vec<(FileKind, String)> {
+        match self {
+            Self::Tenant(tenant) => references(&tenant.spec),
+            Self::Policy(policy) => {
+                of_rules([&policy.spec.allow, &policy.spec.deny].into_iter().flatten()).collect()
+            }
+            Self::HostedApi(hosted) => of_hosted_api(&hosted.spec),
+            Self::Mapping(_) | Self::Broken(_) => Vec::new(),
+        }
+    }
+}
+
+/// Returns whether documents of this kind add to a tenant that another document describes.
+pub(crate) fn is_part(kind: Kind) -> bool {
+    matches!(kind, Kind::PortMapping | Kind::EgressPolicy | Kind::HostedApi)
+}
+
+/// What a document says of itself that adds to a tenant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PartHead<'a> {
+    pub(crate) metadata: &'a Metadata,
+    /// Its tenant, as written.
+    pub(crate) tenant: Option<&'a At<String>>,
+    /// Where the tenant is written, or else where it begins to say something.
+    pub(crate) place: Place,
 }
 
 /// A document that cannot be read, as far as it could be understood.

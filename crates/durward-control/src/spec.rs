@@ -6,7 +6,9 @@
 mod budget;
 pub mod document;
 pub mod egress;
+pub mod egress_policy;
 mod fields;
+pub mod hosted_api;
 pub mod ingress;
 pub mod object_name;
 pub mod port_mapping;
@@ -18,7 +20,7 @@ pub mod tenant;
 pub mod toml;
 pub mod upstream;
 
-/// The JSON schema of the documents, draft 2020-12, for editors and for people: either a `Tenant` or a `PortMapping`.
+/// The JSON schema of the documents, draft 2020-12, for editors and for people: a `Tenant`, a `PortMapping`, an `EgressPolicy` or a `HostedApi`.
 #[must_use]
 pub fn schema() -> serde_json::Value {
     #[derive(schemars::JsonSchema)]
@@ -28,6 +30,8 @@ pub fn schema() -> serde_json::Value {
     enum Document {
         Tenant(tenant::TenantDocument),
         PortMapping(port_mapping::PortMappingDocument),
+        EgressPolicy(egress_policy::EgressPolicyDocument),
+        HostedApi(hosted_api::HostedApiDocument),
     }
     schemars::schema_for!(Document).to_value()
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use durward_model::ResourceId;
+use durward_model::{Kind, ResourceId};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -28,7 +28,10 @@ pub struct State {
     /// The texts of documents; a `routing.json` is one text of many tenants.
     pub(crate) texts: Vec<Text>,
     pub(crate) tenants: Vec<TenantState>,
-    pub(crate) mappings: Vec<MappingState>,
+    pub(crate) mappings: Vec<PartState>,
+    /// Other objects that add to tenants.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) contributions: Vec<PartState>,
     /// Tenants whose documents were left out.
     #[serde(skip)]
     left_out: BTreeSet<String>,
@@ -81,6 +84,12 @@ pub(crate) struct TenantState {
     pub(crate) egress: Vec<IpAddr>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sources: Vec<IpNet>,
+    /// Those that only objects ask for that add to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) added_sources: Vec<IpNet>,
+    /// Listeners that only such objects have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) added_listeners: Vec<(IpAddr, u16)>,
     /// SHA-256 of public keys and of secrets in hexadecimal, and whether they are shared.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) keys: Vec<(String, bool)>,
@@ -106,6 +115,9 @@ pub(crate) struct AddressState {
     pub(crate) role: RoleState,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) shared: bool,
+    /// True if only objects that add to the tenant ask for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) added: bool,
 }
 
 /// The part an address plays.
@@ -118,11 +130,17 @@ pub(crate) enum RoleState {
     Listen,
 }
 
-/// What a mapping holds.
+/// What an object holds that adds to a tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct MappingState {
+pub(crate) struct PartState {
     pub(crate) tenant: String,
+    /// The kind of its documents; a mapping where nothing is written.
+    #[serde(default = "mapping", skip_serializing_if = "is_mapping")]
+    pub(crate) kind: Kind,
+    /// The namespace that it lives in, if it is an object of a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) namespace: Option<Arc<str>>,
     pub(crate) name: String,
     pub(crate) file: Arc<str>,
     pub(crate) seniority: u64,
@@ -135,6 +153,14 @@ pub(crate) struct MappingState {
     /// SHA-256 in hexadecimal of what its file said last, if that is another text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) text: Option<Arc<str>>,
+}
+
+fn mapping() -> Kind {
+    Kind::PortMapping
+}
+
+fn is_mapping(kind: &Kind) -> bool {
+    *kind == Kind::PortMapping
 }
 
 /// Why bytes are not a state.
@@ -209,8 +235,8 @@ impl State {
                 earlier.document = document.unwrap_or_default();
             }
         }
-        for mapping in &mut self.mappings {
-            self.left_out.extend(place(&mapping.tenant, &mut mapping.good));
+        for part in self.mappings.iter_mut().chain(&mut self.contributions) {
+            self.left_out.extend(place(&part.tenant, &mut part.good));
         }
         let texts = std::mem::take(&mut self.texts).into_iter().enumerate();
         let mut texts: Vec<(usize, Text)> =
@@ -226,8 +252,9 @@ impl State {
             let earlier = tenant.earlier.iter().map(|earlier| Some(earlier.document));
             earlier.chain([tenant.good]).map(|at| (&tenant.name, at))
         });
-        let mappings = self.mappings.iter().map(|mapping| (&mapping.tenant, mapping.good));
-        for (tenant, good) in tenants.chain(mappings) {
+        let parts = self.mappings.iter().chain(&self.contributions);
+        let parts = parts.map(|part| (&part.tenant, part.good));
+        for (tenant, good) in tenants.chain(parts) {
             of_tenants.entry(tenant).or_default().extend(good);
         }
         let sizes: Vec<usize> = self.texts.iter().map(Text::written).collect();
@@ -296,8 +323,10 @@ impl Writer {
         self.state.tenants.push(tenant);
     }
 
-    pub(crate) fn mapping(&mut self, mapping: MappingState) {
-        self.state.mappings.push(mapping);
+    pub(crate) fn part(&mut self, part: PartState) {
+        let is_mapping = part.kind == Kind::PortMapping;
+        let State { mappings, contributions, .. } = &mut self.state;
+        if is_mapping { mappings.push(part) } else { contributions.push(part) }
     }
 
     pub(crate) fn finish(self) -> State {
@@ -343,6 +372,8 @@ mod tests {
                 addresses,
                 egress,
                 sources,
+                added_sources: Vec::new(),
+                added_listeners: Vec::new(),
                 keys,
             });
         }

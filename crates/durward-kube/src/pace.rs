@@ -40,7 +40,10 @@ impl Observed {
     /// tenant of the same name.
     #[must_use]
     pub fn into_change(self) -> Change {
-        let is_read = |id: &ResourceId| matches!(id.kind, Kind::Tenant | Kind::PortMapping);
+        let is_read = |id: &ResourceId| {
+            use Kind::{EgressPolicy, HostedApi, PortMapping, Tenant};
+            matches!(id.kind, Tenant | PortMapping | EgressPolicy | HostedApi)
+        };
         let upserts = self.upserts.iter().filter(|object| is_read(&object.id));
         Change {
             upserts: upserts.map(Object::document).collect(),
@@ -189,8 +192,8 @@ mod tests {
             Object::decode(kind, "durward.dev/v1alpha1", json).unwrap()
         };
         let observed = Observed {
-            upserts: vec![object(Kind::EgressPolicy), object(Kind::PortMapping)],
-            deletes: vec![ResourceId::namespaced(Kind::EgressPolicy, "pay", "globex")],
+            upserts: vec![object(Kind::AddressPool), object(Kind::PortMapping)],
+            deletes: vec![ResourceId::namespaced(Kind::AddressPool, "pay", "globex")],
             facts: Vec::new(),
         };
 

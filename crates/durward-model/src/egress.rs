@@ -160,6 +160,8 @@ pub struct Rule {
     pub ports: Vec<(u16, u16)>,
     /// Methods; `CONNECT` is that of tunnels.
     pub methods: Vec<Arc<str>>,
+    /// True if a block of it may open a range that is guarded, as only the operator's can.
+    pub opens_guarded: bool,
     /// Where it is written.
     pub origin: Origin,
 }
@@ -335,7 +337,7 @@ impl Policy {
             let (guarded, range) = around.of_host(address).or_else(|| guard::classify(address))?;
             let opened = self.allow.iter().any(|rule| {
                 let names = |block: &IpNet| range.contains(block) && block.contains(&address);
-                rule.allows(asked, addresses) && rule.blocks.iter().any(names)
+                rule.opens_guarded && rule.allows(asked, addresses) && rule.blocks.iter().any(names)
             });
             (!opened).then_some(guarded)
         })

@@ -12,6 +12,7 @@ use durward_model::{AddressOwners, Origin};
 use ipnet::IpNet;
 
 use super::claim_table;
+use super::contribution;
 use super::egress;
 use super::mapping::Applicant;
 use super::precedence::Precedence;
@@ -51,6 +52,8 @@ pub(crate) struct Held {
     pub(crate) role: Role,
     /// True if the tenant lets others that also say so use it.
     pub(crate) shared: bool,
+    /// True if only objects that add to the tenant ask for it.
+    pub(crate) added: bool,
 }
 
 /// All that one tenant asks of one address.
@@ -59,6 +62,8 @@ struct Claim {
     entrant: usize,
     role: Role,
     shared: bool,
+    /// True if only objects that add to the tenant ask for it.
+    added: bool,
     origin: Origin,
 }
 
@@ -198,6 +203,12 @@ impl Addresses {
                 asked.mapping(*at, applicant);
             }
         }
+        for (at, entrant) in roster.entrants.iter().enumerate() {
+            if !matches!(entrant.basis, Basis::Out) {
+                let parts = entrant.parts.iter().map(|part| &roster.contributions[*part]);
+                parts.for_each(|part| asked.contribution(at, part));
+            }
+        }
         let networks = Networks::asked(roster, mappings, &asked);
         let settle = |(address, claims)| (address, settled(roster, &networks, address, claims));
         Self { claims: asked.0.into_iter().map(settle).collect(), networks }
@@ -281,8 +292,9 @@ impl Addresses {
                 entrant.claims.push(asked);
                 entrant.cite(&claim.origin);
             }
-            for Claim { entrant, role, shared, .. } in claims.granted {
-                roster.entrants[entrant].past.addresses.push(Held { address, role, shared });
+            for Claim { entrant, role, shared, added, .. } in claims.granted {
+                let held = Held { address, role, shared, added };
+                roster.entrants[entrant].past.addresses.push(held);
             }
         }
     }
@@ -294,6 +306,7 @@ fn former(entrant: &Entrant<'_>, at: usize, address: IpAddr, role: Role) -> Clai
         entrant: at,
         role,
         shared: held.is_some_and(|held| held.shared),
+        added: held.is_some_and(|held| held.added),
         origin: entrant.origin.clone(),
     }
 }
@@ -345,6 +358,7 @@ impl Asked {
             None => claims.push(claim),
             Some(known) => {
                 known.shared &= claim.shared;
+                known.added &= claim.added;
                 if known.role == Role::Listen && claim.role != Role::Listen {
                     known.role = claim.role;
                     known.origin = claim.origin;
@@ -360,7 +374,10 @@ impl Asked {
                 self.former(at, entrant, |_| true);
             }
             Basis::Document(body) => self.document(at, entrant, body),
-            Basis::Kept(_) => self.former(at, entrant, |held| held.role != Role::Mapped),
+            // What objects had, they ask for themselves.
+            Basis::Kept(_) => {
+                self.former(at, entrant, |held| held.role != Role::Mapped && !held.added);
+            }
             Basis::Out => {}
         }
     }
@@ -368,8 +385,10 @@ impl Asked {
     fn document(&mut self, at: usize, entrant: &Entrant<'_>, body: &Body<'_>) {
         let egress = &body.spec.egress;
         let source = entrant.report.source();
-        let claim =
-            |role, shared, place| Claim { entrant: at, role, shared, origin: source.origin(place) };
+        let claim = |role, shared, place| {
+            let origin = source.origin(place);
+            Claim { entrant: at, role, shared, added: false, origin }
+        };
         for address in &body.egress {
             self.claim(address.value.0, claim(Role::Egress, egress.shared, address.place));
         }
@@ -390,7 +409,7 @@ impl Asked {
         if unreadable {
             // The entry may have meant any of the addresses it had; what stands in for it must find its own. An address that clients did not
             // connect to is none of these, and what no document names must not be held.
-            self.former(at, entrant, |held| is_of_listener(entrant, held));
+            self.former(at, entrant, |held| !held.added && is_of_listener(entrant, held));
         }
     }
 
@@ -399,7 +418,8 @@ impl Asked {
         for held in &entrant.past.addresses {
             if is_meant(held) {
                 let origin = entrant.origin.clone();
-                let claim = Claim { entrant: at, role: held.role, shared: held.shared, origin };
+                let Held { role, shared, added, .. } = *held;
+                let claim = Claim { entrant: at, role, shared, added, origin };
                 self.claim(held.address, claim);
             }
         }
@@ -409,15 +429,31 @@ impl Asked {
         let Some(mapping) = applicant.wanted() else { return };
         for address in &mapping.addresses {
             let origin = mapping.origin.clone();
-            let claim = Claim { entrant: at, role: Role::Mapped, shared: applicant.shared, origin };
+            let shared = applicant.shared;
+            let claim = Claim { entrant: at, role: Role::Mapped, shared, added: false, origin };
             self.claim(address.0, claim);
+        }
+    }
+
+    fn contribution(&mut self, at: usize, applicant: &contribution::Applicant<'_>) {
+        for added in applicant.wanted().iter().flat_map(|wanted| &wanted.listeners) {
+            let (listener, shared) = (&added.listener, added.shared);
+            let claim = |role| {
+                let origin = listener.origin.clone();
+                Claim { entrant: at, role, shared, added: true, origin }
+            };
+            let (address, bind) = (listener.address.0, listener.bind.ip());
+            self.claim(address, claim(Role::Ingress));
+            if bind != address && !bind.is_unspecified() {
+                self.claim(bind, claim(Role::Listen));
+            }
         }
     }
 }
 
 /// Returns whether a listener of before has the address, whatever else the tenant has it for.
 fn is_of_listener(entrant: &Entrant<'_>, held: &Held) -> bool {
-    let former = entrant.previous.iter().flat_map(|former| &former.listeners);
+    let former = entrant.former.iter().flat_map(|former| &former.listeners);
     let mut addresses = former.flat_map(|listener| [listener.address.0, listener.bind.ip()]);
     matches!(held.role, Role::Ingress | Role::Listen)
         || held.role == Role::Egress && addresses.any(|address| address == held.address)

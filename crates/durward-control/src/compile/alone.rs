@@ -3,13 +3,14 @@
 //! A claim that is not granted may be to everything, as to all networks. If everybody whom it meets were compiled with it, each change would
 //! cost as much as a start.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use durward_model::TenantId;
 
 use super::assemble::Decided;
 use super::mapping::foreign::ENDPOINT_OF_ANOTHER;
-use super::mapping::{self, MappingId};
+use super::part::{PartId, Past as PartPast, Pasts};
 use super::roster::Past;
 use super::scope::{Part, Scope};
 use super::{Compiled, Memory, decide};
@@ -78,14 +79,19 @@ fn ask_the_same(decided: &Decided, count: usize, memory: &Memory) -> bool {
                 && was.addresses == is.addresses
                 && was.keys == is.keys
                 && (&was.egress, &was.sources) == (&is.egress, &is.sources)
+                && was.added_sources == is.added_sources
                 && was.created == is.created
         })
-    };
-    let same_mapping = |(id, is): (&MappingId, &mapping::Past)| {
-        memory.mappings.get(id).is_some_and(|was| was.created == is.created)
     };
     decided.unsettled.is_empty()
         && decided.tenants.len() == count
         && decided.tenants.iter().all(same_tenant)
-        && decided.mappings.iter().all(same_mapping)
+        && are_as_old(&decided.mappings, &memory.mappings)
+        && are_as_old(&decided.contributions, &memory.contributions)
+}
+
+/// Returns whether all objects were there before, with the time of creation that they have now.
+fn are_as_old<V>(present: &BTreeMap<PartId, PartPast<V>>, former: &Pasts<V>) -> bool {
+    let mut present = present.iter();
+    present.all(|(id, is)| former.get(id).is_some_and(|was| was.created == is.created))
 }

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use durward_model::egress::Policy;
 use durward_model::mapping::PortMapping;
 use durward_model::verdict::{Outcome, Verdict};
 use durward_model::{
-    AddressOwners, Bind, DestinationMode, Listener, NameTable, SharedMap, Snapshot, Tenant,
-    TenantId, Verdicts,
+    AddressOwners, Bind, DestinationMode, ForwardService, Kind, Listener, NameTable, ServerNames,
+    Service, SharedMap, Snapshot, Tenant, TenantId, Verdicts,
 };
 
 use super::addresses::{Held, Role};
@@ -18,12 +19,14 @@ use super::body::Candidate;
 use super::certificates::Certificates;
 use super::claim_table::ClaimTable;
 use super::claims::Claimed;
-use super::mapping::{self, Applicant, MappingId};
+use super::contribution::{self, Contribution};
+use super::mapping::{self, Applicant};
 use super::nat::{self, Around, Rules};
-use super::roster::{Basis, Entrant, Past, Roster, Verdict as Told};
+use super::part::{self, PartId, Past};
+use super::roster::{self, AddedRules, Basis, Entrant, Roster, Verdict as Told};
 use super::scope::Scope;
 use super::served_documents;
-use super::upstream_set::UpstreamSet;
+use super::upstream_set::{Standing, UpstreamSet};
 use super::verdict::Served;
 use super::{Compiled, Input, Memory, Seen, last_good, transparent};
 use crate::change::Reference;
@@ -37,8 +40,9 @@ const FEW: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Decided {
     /// All of them, served or not.
-    pub(crate) tenants: Vec<(TenantId, Arc<Past>)>,
-    pub(crate) mappings: BTreeMap<MappingId, mapping::Past>,
+    pub(crate) tenants: Vec<(TenantId, Arc<roster::Past>)>,
+    pub(crate) mappings: BTreeMap<PartId, Past<PortMapping>>,
+    pub(crate) contributions: BTreeMap<PartId, Past<Contribution>>,
     /// Those that are not served as their documents say.
     pub(crate) unsettled: BTreeSet<TenantId>,
     verdicts: Vec<Arc<Verdict>>,
@@ -60,12 +64,13 @@ pub(crate) fn conclude(
     input: &Input<'_>,
     certificates: Certificates,
 ) -> Decided {
-    let Roster { entrants, mut drafts, newcomers, .. } = roster;
+    let Roster { entrants, contributions, mut drafts, newcomers, .. } = roster;
     let mut listeners: Vec<Vec<Candidate>> = entrants.iter().map(|_| Vec::new()).collect();
     for candidate in claimed.listeners {
         listeners[candidate.entrant].push(candidate);
     }
     let mut unsettled = mapping::unsettled(&mappings);
+    unsettled.extend(unsettled_parts(&contributions));
     let mut tenants = Vec::with_capacity(entrants.len());
     for ((mut entrant, listeners), upstreams) in
         entrants.into_iter().zip(listeners).zip(claimed.upstreams)
@@ -87,10 +92,11 @@ pub(crate) fn conclude(
             Told::OfFile(_) => {}
         }
         // Who serves nothing now still has asked: its claims keep their age.
-        let tenant = (served != Served::Nothing).then(|| tenant(&entrant, listeners, upstreams));
-        tenants.push(remembered(entrant, tenant, outcome));
+        let tenants_of = (served != Served::Nothing).then(|| both(&entrant, listeners, upstreams));
+        tenants.push(remembered(entrant, tenants_of, outcome));
     }
-    let mappings = mapping::conclude(mappings, &mut drafts);
+    let mappings = part::conclude(mappings, &mut drafts);
+    let contributions = part::conclude(contributions, &mut drafts);
     let verdicts: Vec<_> = drafts.into_iter().map(|draft| Arc::new(draft.into_verdict())).collect();
     let faulty = verdicts.iter().filter(|verdict| verdict.outcome != Outcome::Accepted);
     let faulty: Vec<_> = faulty
@@ -103,6 +109,7 @@ pub(crate) fn conclude(
     Decided {
         tenants,
         mappings,
+        contributions,
         unsettled,
         verdicts,
         certificates,
@@ -117,17 +124,21 @@ pub(crate) fn conclude(
 /// Returns what the next compile must know of a tenant.
 fn remembered(
     mut entrant: Entrant<'_>,
-    served: Option<Arc<Tenant>>,
+    served: Option<Whole>,
     outcome: Outcome,
-) -> (TenantId, Arc<Past>) {
+) -> (TenantId, Arc<roster::Past>) {
     let origin = entrant.origin.clone();
     entrant.cite(&origin);
-    let Entrant { id, past, egress, sources, transparent, claims, cited, .. } = entrant;
-    let past = Past {
+    let Entrant { id, past, egress, sources, added_sources, transparent, claims, cited, .. } =
+        entrant;
+    let (served, alone) = served.map(|it| (it.served, it.alone)).unzip();
+    let past = roster::Past {
         egress,
         sources,
+        added_sources,
         transparent,
         served,
+        alone,
         outcome,
         listeners: Vec::new(),
         names: Vec::new(),
@@ -150,6 +161,10 @@ pub(super) fn outcome(served: Served, errors: usize) -> Outcome {
 
 /// How much of a tenant is served: all of it may be left out, or all that is left may be what it was before.
 fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
+    // The tenant is there for what objects add to it, too.
+    let is_added_to = listeners.iter().any(Candidate::is_added);
+    let own = listeners.iter().filter(|candidate| !candidate.is_added());
+    let has_none = own.count() == 0;
     let current = listeners.iter().any(|candidate| candidate.entry.is_some());
     // What the kernel lets out as the tenant's is served, too.
     let lets_out = !entrant.sources.is_empty() && !entrant.egress.is_empty();
@@ -157,41 +172,112 @@ fn served(entrant: &Entrant<'_>, listeners: &[Candidate]) -> Served {
     match &entrant.basis {
         Basis::Out => Served::Nothing,
         Basis::Kept(tenant)
-            if listeners.is_empty() && !tenant.listeners.is_empty() && !lets_out =>
+            if has_none && !tenant.listeners.is_empty() && !lets_out && !is_added_to =>
         {
             Served::Nothing
         }
         Basis::Kept(_) => Served::Former,
         Basis::Document(body) if body.is_doorless() || current => Served::Current,
-        Basis::Document(_) if listeners.is_empty() && (lets_out || is_restoring) => Served::Current,
-        Basis::Document(_) if listeners.is_empty() => Served::Nothing,
+        Basis::Document(_) if has_none && (lets_out || is_restoring || is_added_to) => {
+            Served::Current
+        }
+        Basis::Document(_) if has_none => Served::Nothing,
         Basis::Document(_) => Served::Former,
     }
 }
 
-/// The tenant, the same as before where nothing of it changed.
+/// A tenant as it is served, and without what objects add to it.
+struct Whole {
+    served: Arc<Tenant>,
+    alone: Arc<Tenant>,
+}
+
+/// Returns the tenant with its listeners and upstreams, with and without what objects add; the same as before where it is equal.
+fn both(entrant: &Entrant<'_>, candidates: Vec<Candidate>, upstreams: UpstreamSet<'_>) -> Whole {
+    let known = |former: Option<&Arc<Tenant>>, tenant: Tenant| match former {
+        Some(former) if **former == tenant => Arc::clone(former),
+        _ => Arc::new(tenant),
+    };
+    let is_added_to = !entrant.rules.is_empty() || candidates.iter().any(|it| it.added.is_some());
+    if !is_added_to {
+        let listeners = candidates.into_iter().map(|candidate| candidate.listener).collect();
+        let served = known(entrant.previous, tenant(entrant, listeners, upstreams));
+        return Whole { alone: Arc::clone(&served), served };
+    }
+    let alone = candidates.iter().filter_map(alone).collect();
+    let alone = known(entrant.former, tenant(entrant, alone, upstreams.clone()));
+    let listeners = candidates.into_iter().map(|candidate| candidate.listener).collect();
+    let mut served = tenant(entrant, listeners, upstreams);
+    add_rules(&mut served, &entrant.rules);
+    Whole { served: known(entrant.previous, served), alone }
+}
+
+/// Returns the listener as the tenant's document makes it, with the names of its own that it was granted.
+fn alone(candidate: &Candidate) -> Option<Arc<Listener>> {
+    let Some(added) = &candidate.added else { return Some(Arc::clone(&candidate.listener)) };
+    let alone = added.alone.as_ref()?;
+    let (Some(own), Some(granted)) = (&alone.names, &candidate.listener.names) else {
+        return Some(Arc::clone(alone));
+    };
+    let names: Vec<_> = own.iter().filter(|name| granted.has(name)).cloned().collect();
+    if names.is_empty() {
+        return None;
+    }
+    let names = Some(ServerNames::new(names));
+    Some(Arc::new(Listener { names, ..Listener::clone(alone) }))
+}
+
+/// Adds rules to those that all proxies of a tenant ask.
+fn add_rules(tenant: &mut Tenant, rules: &AddedRules) {
+    if rules.is_empty() {
+        return;
+    }
+    let mut known: Vec<(Arc<Policy>, Arc<Policy>)> = Vec::new();
+    for listener in tenant.listeners.iter_mut().chain(&mut tenant.transparent) {
+        let Service::Forward(service) = &listener.service else { continue };
+        let own = &service.policy;
+        let there = known.iter().find(|(known, _)| Arc::ptr_eq(known, own));
+        let policy = there.map_or_else(
+            || {
+                let mut policy = Policy::clone(own);
+                policy.deny.extend(rules.deny.iter().cloned());
+                policy.allow.extend(rules.allow.iter().cloned());
+                Arc::new(policy)
+            },
+            |(_, policy)| Arc::clone(policy),
+        );
+        known.push((Arc::clone(own), Arc::clone(&policy)));
+        let service = Service::Forward(ForwardService { policy, ..service.clone() });
+        *listener = Arc::new(Listener { service, ..Listener::clone(listener) });
+    }
+}
+
+/// Returns the tenant with these listeners, and the upstreams that it needs.
 fn tenant(
     entrant: &Entrant<'_>,
-    candidates: Vec<Candidate>,
+    listeners: Vec<Arc<Listener>>,
     upstreams: UpstreamSet<'_>,
-) -> Arc<Tenant> {
+) -> Tenant {
     let mut referred = BTreeSet::new();
     if upstreams.has_borrowed() {
-        let services = candidates.iter().map(|candidate| &candidate.listener.service);
+        let services = listeners.iter().map(|listener| &listener.service);
         let choices = services.flat_map(isolation::choices);
         referred.extend(choices.map(|choice| choice.upstream.0));
     }
     let restoring = entrant.past.restoring.as_deref();
-    let (upstreams, moved) = upstreams.sorted(|at, is_borrowed, upstream| match restoring {
-        Some(part) => part.has_upstream(&upstream.name),
-        None => !is_borrowed || referred.contains(&at),
+    let (upstreams, moved) = upstreams.sorted(|at, standing, upstream| {
+        let is_needed = match (restoring, standing) {
+            (Some(_), Standing::Own | Standing::Borrowed) | (None, Standing::Own) => true,
+            (None, Standing::Borrowed) | (_, Standing::Added) => referred.contains(&at),
+        };
+        is_needed && restoring.is_none_or(|part| part.has_upstream(&upstream.name))
     });
     let in_place = moved.iter().enumerate().all(|(at, new)| new.0 == at);
-    let listeners = candidates.into_iter().filter_map(|candidate| {
+    let listeners = listeners.into_iter().filter_map(|listener| {
         if in_place {
-            return Some(candidate.listener);
+            return Some(listener);
         }
-        last_good::reindexed(&candidate.listener, |index| moved.get(index.0).copied())
+        last_good::reindexed(&listener, |index| moved.get(index.0).copied())
     });
     let mut listeners: Vec<Arc<Listener>> = listeners.collect();
     listeners.sort_by_key(|listener| listener.key());
@@ -204,11 +290,19 @@ fn tenant(
     let origin = entrant.origin.clone();
     let transparent = transparent::listeners(entrant);
     let id = entrant.id.clone();
-    let tenant = Tenant { id, egress, upstreams, listeners, transparent, limits, origin };
-    match entrant.previous {
-        Some(former) if **former == tenant => Arc::clone(former),
-        _ => Arc::new(tenant),
-    }
+    Tenant { id, egress, upstreams, listeners, transparent, limits, origin }
+}
+
+/// Returns the tenants of objects that are not served as their documents say.
+fn unsettled_parts<'r>(
+    contributions: &'r [contribution::Applicant<'_>],
+) -> impl Iterator<Item = TenantId> + use<'r> {
+    let is_settled = |applicant: &&contribution::Applicant<'_>| {
+        let both = applicant.served.as_ref().zip(applicant.current.as_ref());
+        both.is_some_and(|(served, current)| Arc::ptr_eq(served, current))
+    };
+    let unsettled = contributions.iter().filter(move |applicant| !is_settled(applicant));
+    unsettled.map(|applicant| applicant.id.tenant.clone())
 }
 
 impl Decided {
@@ -243,9 +337,15 @@ impl Decided {
         scope.tenants().for_each(|tenant| drop(tenants.remove(tenant)));
         tenants.extend(self.tenants);
         let mut mappings = memory.mappings.clone();
-        let gone = scope.tenants().flat_map(|tenant| mappings_of(tenant, memory));
-        gone.for_each(|id| drop(mappings.remove(id)));
+        let mut contributions = memory.contributions.clone();
+        for tenant in scope.tenants() {
+            let gone = part::of_tenant(&memory.mappings, tenant);
+            gone.for_each(|(id, _)| drop(mappings.remove(id)));
+            let gone = part::of_tenant(&memory.contributions, tenant);
+            gone.for_each(|(id, _)| drop(contributions.remove(id)));
+        }
         mappings.extend(self.mappings);
+        contributions.extend(self.contributions);
         let mut certificates = Arc::clone(&memory.certificates);
         if !forgotten.is_empty() {
             Arc::make_mut(&mut certificates).forget(&forgotten);
@@ -262,6 +362,7 @@ impl Decided {
         let memory = Memory {
             tenants,
             mappings,
+            contributions,
             certificates,
             owners,
             unsettled,
@@ -419,7 +520,7 @@ impl Decided {
         previous: Option<&'a Compiled>,
     ) -> impl Fn(&PortMapping) -> u64 + 'a {
         move |mapping| {
-            let id = MappingId { tenant: mapping.tenant.clone(), name: Arc::clone(&mapping.name) };
+            let id = PartId::of_qualified(&mapping.tenant, Kind::PortMapping, &mapping.name);
             let known = previous.and_then(|previous| previous.memory.mappings.get(&id));
             let known = known.or_else(|| self.mappings.get(&id));
             known.map_or(0, |past| past.seniority)
@@ -436,20 +537,11 @@ fn seen(store: &Store, memory: &Memory, scope: &Scope, now: i64) -> Seen {
     Seen { version: store.version(), told: store.strays().is_empty(), complete: true, at }
 }
 
-fn mappings_of<'a>(
-    tenant: &TenantId,
-    memory: &'a Memory,
-) -> impl Iterator<Item = &'a MappingId> + use<'a> {
-    let first = MappingId { tenant: tenant.clone(), name: Arc::from("") };
-    let from = memory.mappings.range(first.clone()..).map(|(id, _)| id);
-    from.take_while(move |id| id.tenant == first.tenant)
-}
-
 /// Returns the mappings of a tenant that were served, each with its place in the order of arrival.
 fn had(tenant: &TenantId, previous: Option<&Compiled>) -> Vec<(u64, Arc<PortMapping>)> {
     let Some(Compiled { memory, .. }) = previous else { return Vec::new() };
-    let past = mappings_of(tenant, memory).filter_map(|id| memory.mappings.get(id));
-    past.filter_map(|past| Some((past.seniority, Arc::clone(past.served()?)))).collect()
+    let past = part::of_tenant(&memory.mappings, tenant);
+    past.filter_map(|(_, past)| Some((past.seniority, past.served.clone()?))).collect()
 }
 
 fn owned<'a>(

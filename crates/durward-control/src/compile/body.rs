@@ -11,6 +11,7 @@ use durward_model::{Acme, DestinationMode, EgressAddress, Listener, Tenant};
 
 use super::acme::{self, Doors};
 use super::certificates::Files;
+use super::contribution::merge::{self, Added};
 use super::keys::{KeyUse, Keys};
 use super::listener::{self, Outward, Workshop};
 use super::outward;
@@ -38,8 +39,17 @@ pub(crate) struct Candidate {
     pub(crate) entrant: usize,
     pub(crate) listener: Arc<Listener>,
     pub(crate) mode: DestinationMode,
-    /// The entry of the document it comes from; `None` when it was served before.
+    /// The entry of the document it comes from; `None` when it was served before, or only objects ask for it.
     pub(crate) entry: Option<Entry>,
+    /// What objects add to it.
+    pub(crate) added: Option<Arc<Added>>,
+}
+
+impl Candidate {
+    /// Returns whether only objects ask for it.
+    pub(crate) fn is_added(&self) -> bool {
+        self.added.as_ref().is_some_and(|added| added.alone.is_none())
+    }
 }
 
 /// An entry of `spec.ingress` or `spec.egress.proxy`.
@@ -88,6 +98,7 @@ pub(crate) fn compile<'a>(
         }
     }
     keys.remember(roster);
+    merge::merge(roster, &mut candidates);
     candidates
 }
 
@@ -202,6 +213,7 @@ fn document<'a>(
                 listener: Arc::new(listener),
                 mode,
                 entry: Some(Entry { list, position, place: spec.address.place }),
+                added: None,
             }),
             // What it had of an object that is not the tenant's any more must not stand in.
             None if files.was_denied() || (without_rules && list == List::Proxy) => {}
@@ -214,7 +226,7 @@ fn document<'a>(
     if let Some(part) = restoring {
         broken = part.kept().map(|key| Some(*key)).collect();
     }
-    for listener in last_good::for_broken(entrant.previous, &broken, &mut claimed) {
+    for listener in last_good::for_broken(entrant.former, &broken, &mut claimed) {
         candidates.extend(last_good::candidate(at, entrant, &listener, &mut upstreams, previous));
     }
     unused(&mut entrant.report, body, &upstreams);
@@ -274,7 +286,7 @@ fn upstreams<'a>(
             }
             None if was_denied => upstreams.add_broken(named.0),
             None => {
-                let former = entrant.previous.and_then(|tenant| {
+                let former = entrant.former.and_then(|tenant| {
                     tenant.upstreams.iter().find(|former| *former.name == *named.0.value)
                 });
                 match former.and_then(|former| last_good::upstream(former, &entrant.egress)) {

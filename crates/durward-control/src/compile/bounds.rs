@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use super::report::{Field, Report};
 use crate::place::{At, Place};
 use crate::spec::egress::{ParentSpec, ProxySpec, RuleSpec};
+use crate::spec::egress_policy::EgressPolicySpec;
+use crate::spec::hosted_api::HostedApiSpec;
 use crate::spec::ingress::{IngressSpec, ListenSpec};
 use crate::spec::port_mapping::PortMappingSpec;
 use crate::spec::route::{HeaderRulesSpec, RouteSpec};
@@ -12,7 +14,7 @@ use crate::spec::tenant::TenantSpec;
 use crate::spec::upstream::UpstreamSpec;
 
 /// Entries of `ingress` and of `egress.proxy`.
-const LISTENERS: usize = 1_000;
+pub(crate) const LISTENERS: usize = 1_000;
 /// Routes of all entries of `ingress` together, and the hosts that these routes name.
 const ROUTES: usize = 50_000;
 /// Routes of one entry for one host and path, which are asked one after the other.
@@ -20,7 +22,7 @@ const ALIKE: usize = 1_000;
 /// Names of an entry that shares its address and port.
 const NAMES: usize = 20_000;
 /// Upstreams, and endpoints of all of them.
-const UPSTREAMS: usize = 10_000;
+pub(crate) const UPSTREAMS: usize = 10_000;
 const ENDPOINTS: usize = 20_000;
 /// Egress addresses, and addresses of a mapping.
 const ADDRESSES: usize = 1_000;
@@ -29,13 +31,15 @@ const NETWORKS: usize = 10_000;
 /// Networks in a list of clients or proxies, which is sorted and searched.
 const BLOCKS: usize = 50_000;
 /// Rules of `allow` and of `deny`, the names and blocks of all of them together, and other proxies with their names.
-const RULES: usize = 10_000;
+pub(crate) const RULES: usize = 10_000;
 const TARGETS: usize = 50_000;
 /// Ports of a mapping, and its ports with each of its addresses and with each of their endpoints.
 const PORTS: usize = 10_000;
 const ELEMENTS: usize = 100_000;
 /// Lists that are searched from their beginning: certificates, hosts of a route, names of clients, upstreams to choose from.
 const CHOICES: usize = 1_000;
+/// Endpoints of an API server.
+const API_ENDPOINTS: usize = 1_024;
 /// Lists that are short by nature: files, methods, headers, statuses, ports.
 const FEW: usize = 100;
 
@@ -73,6 +77,40 @@ pub(crate) fn check_mapping(report: &mut Report<'_>, spec: &PortMappingSpec) {
     for (what, count) in sums {
         let place = spec.ports.first().map_or_else(Place::default, |first| first.place);
         bounds.sum(&field.name("ports"), place, (what, count, ELEMENTS), ANOTHER_MAPPING);
+    }
+}
+
+/// Adds an error for each list of a policy that is too long.
+pub(crate) fn check_policy(report: &mut Report<'_>, spec: &EgressPolicySpec) {
+    let mut bounds = Bounds { report };
+    bounds.list(&Field::SPEC.name("sources"), &spec.sources, NETWORKS, WIDER);
+    for (name, rules) in [("allow", &spec.allow), ("deny", &spec.deny)] {
+        if let Some(rules) = rules {
+            bounds.rules(&Field::SPEC.name(name), rules);
+        }
+    }
+}
+
+/// Adds an error for each list of a hosted API server that is too long.
+pub(crate) fn check_hosted_api(report: &mut Report<'_>, spec: &HostedApiSpec) {
+    let mut bounds = Bounds { report };
+    bounds.list(&Field::SPEC.name("names"), &spec.names, FEW, FEWER);
+    let sources = spec.allowed_sources.as_ref();
+    bounds.optional(&Field::SPEC.name("allowedSources"), sources, WIDER);
+    bounds.listen(&Field::SPEC, spec.listen.as_ref());
+    if let Some(relay) = &spec.relay {
+        let clients = &relay.client_authorities;
+        let (field, cure) = (Field::SPEC.name("relay"), "put several into one file");
+        let field = field.name("clientAuthorities");
+        bounds.list(&field.name("caFiles"), &clients.ca_files, FEW, cure);
+        bounds.list(&field.name("crlFiles"), &clients.crl_files, FEW, cure);
+    }
+    let konnectivity = spec.konnectivity.iter().map(|one| ("konnectivity", &one.endpoints));
+    for (name, endpoints) in
+        [("upstream", &spec.upstream.endpoints)].into_iter().chain(konnectivity)
+    {
+        let field = Field::SPEC.name(name);
+        bounds.list(&field.name("endpoints"), endpoints, API_ENDPOINTS, FEWER);
     }
 }
 

@@ -16,6 +16,7 @@ use durward_model::{AddressOwners, DestinationMode, Listener, Origin, Service};
 use super::addresses::{Addresses, Role, Taken};
 use super::body::{Candidate, Candidates, List};
 use super::claim_table::{Claim, Door};
+use super::contribution::merge;
 use super::mapping::Applicant;
 use super::precedence::Precedence;
 use super::report::Field;
@@ -98,6 +99,7 @@ pub(crate) fn decide<'a>(
     let accepted = register.accepted.iter().filter(|candidate| candidate.entry.is_none());
     accepted.for_each(|candidate| note_claim(roster, candidate));
     let (listeners, modes) = (register.accepted, register.modes);
+    merge::settle(roster, &listeners);
     Claimed { listeners, modes, owners: AddressOwners::default(), upstreams }
 }
 
@@ -191,23 +193,28 @@ fn stand_in<'a>(
     previous: Option<&Compiled>,
 ) {
     let entrant = &roster.entrants[loser.entrant];
-    if loser.entry.is_none() || entrant.previous.is_none() {
+    if loser.entry.is_none() || entrant.former.is_none() {
         return;
     }
     let accepted = register.accepted.iter().filter(|candidate| candidate.entrant == loser.entrant);
     let mut claimed: BTreeSet<_> = accepted.map(|candidate| candidate.listener.key()).collect();
     let key = loser.listener.key();
-    let mut former = entrant.previous.iter().flat_map(|former| &former.listeners);
+    let mut former = entrant.former.iter().flat_map(|former| &former.listeners);
     // The former listener at this place, or else one that would be gone.
     let broken = former.any(|former| former.key() == key).then_some(key);
     if broken.is_none() {
         claimed.insert(key);
     }
-    for listener in last_good::for_broken(entrant.previous, &[broken], &mut claimed) {
+    for listener in last_good::for_broken(entrant.former, &[broken], &mut claimed) {
         let set = &mut upstreams[loser.entrant];
         let Some(former) = last_good::candidate(loser.entrant, entrant, &listener, set, previous)
         else {
             continue;
+        };
+        let added = loser.added.as_ref().filter(|_| former.listener.key() == key);
+        let former = match added {
+            Some(added) => added.again(former),
+            None => former,
         };
         match former.listener.names.clone() {
             Some(names) => {
@@ -400,9 +407,12 @@ enum Objection {
 
 impl Objection {
     fn tell(&self, roster: &mut Roster<'_>, candidate: &Candidate) {
+        let (reason, name, sentence) = self.told(candidate);
+        if let Some(added) = &candidate.added {
+            added.tell(roster, (reason, &sentence));
+        }
         // What was served before is in no document now, so there is nothing to point at.
         let Some(entry) = candidate.entry else { return };
-        let (reason, name, sentence) = self.told(candidate);
         let egress = Field::SPEC.name("egress");
         let parent = match entry.list {
             List::Ingress => Field::SPEC.name("ingress"),

@@ -3,6 +3,7 @@
 //! Deliberately absent: whether the host has the address; that is asked where sockets are.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use durward_model::blocks::Blocks;
 use durward_model::{EgressAddress, TenantId};
@@ -10,10 +11,11 @@ use ipnet::IpNet;
 
 use super::addresses::{Addresses, Granted, Role};
 use super::claim_table::Claim;
+use super::contribution::Written;
 use super::mapping::Applicant;
 use super::precedence::Precedence;
 use super::report::Field;
-use super::roster::{Basis, Entrant, Roster};
+use super::roster::{Basis, Roster};
 use crate::place::{At, Place};
 
 /// Grants each tenant the egress addresses it may have. One that is left without any is kept as it was, or is out.
@@ -39,6 +41,8 @@ pub(crate) struct NetworkClaim {
 enum Asked {
     /// Among `egress.sources`.
     Source(usize),
+    /// By an object that adds to the tenant: the object's position, and that of the network in it.
+    Added(usize, usize),
     /// An endpoint of one of the mappings, whose traffic leaves from the mapping's addresses.
     Endpoint(usize),
 }
@@ -74,11 +78,14 @@ pub(crate) fn network_claims(roster: &Roster<'_>, mappings: &[Applicant<'_>]) ->
         match &entrant.basis {
             Basis::Document(body) => claim(&mut body.sources.iter().copied()),
             Basis::Kept(_) => {
-                let past = entrant.past.sources.iter();
+                // What objects had, they ask for themselves.
+                let added = &entrant.past.added_sources;
+                let past = entrant.past.sources.iter().filter(|source| !added.contains(source));
                 claim(&mut past.map(|source| At::new(*source, Place::default())));
             }
-            Basis::Out => {}
+            Basis::Out => continue,
         }
+        claims.extend(added_claims(roster, at));
     }
     let places = roster.places(mappings);
     for (position, applicant) in mappings.iter().enumerate() {
@@ -95,6 +102,28 @@ pub(crate) fn network_claims(roster: &Roster<'_>, mappings: &[Applicant<'_>]) ->
     }
     claims.sort_by(|a, b| a.precedence.cmp(&b.precedence).then(a.asked.cmp(&b.asked)));
     claims
+}
+
+/// Returns the claims to networks of the objects that add to a tenant.
+fn added_claims<'r>(
+    roster: &'r Roster<'_>,
+    entrant: usize,
+) -> impl Iterator<Item = NetworkClaim> + use<'r> {
+    let tenant = &roster.entrants[entrant];
+    let parts =
+        tenant.parts.iter().filter_map(|part| Some((*part, roster.contributions[*part].wanted()?)));
+    parts.flat_map(move |(part, wanted)| {
+        let networks = wanted.egress.sources.iter().enumerate();
+        let held = |network: &At<IpNet>| tenant.past.sources.contains(&network.value);
+        // What an earlier process granted is granted again, and no more.
+        let asked = networks.filter(move |(_, it)| tenant.past.restoring.is_none() || held(it));
+        asked.map(move |(position, network)| NetworkClaim {
+            entrant,
+            asked: Asked::Added(part, position),
+            network: *network,
+            precedence: tenant.precedence(held(network)),
+        })
+    })
 }
 
 /// Grants each tenant the networks whose traffic it lets out; of two that claim a network, or an address in it, the older has it. Endpoints of
@@ -115,7 +144,7 @@ pub(crate) fn steer(
             let holder = &roster.entrants[*holder];
             let (id, origin) = (&holder.id, &holder.origin);
             match asked {
-                Asked::Source(_) => format!(
+                Asked::Source(_) | Asked::Added(..) => format!(
                     "{network} is or is in {known} of tenant {id} ({origin}), which asked first: its traffic leaves as that tenant's"
                 ),
                 Asked::Endpoint(_) => format!(
@@ -124,40 +153,72 @@ pub(crate) fn steer(
                 ),
             }
         });
-        let Asked::Source(position) = claim.asked else {
+        if let Asked::Endpoint(_) = claim.asked {
             // A mapping is told where its rule is made.
             if objection.is_none() {
                 steered.granted.insert(network, (at, claim.asked));
             }
             continue;
-        };
+        }
         let objection = objection.or_else(|| {
             let holder = held.foreign_in(roster, at, network)?;
             Some(format!("{network} has in it {holder}: name networks without it"))
         });
         let Some(sentence) = objection else {
+            let is_added = matches!(claim.asked, Asked::Added(..));
+            if is_added && roster.entrants[at].sources.contains(&network) {
+                continue;
+            }
             steered.granted.insert(network, (at, claim.asked));
             steered.networks.push((network, roster.entrants[at].id.clone()));
             roster.entrants[at].sources.push(network);
             continue;
         };
+        let parent = Field::SPEC.name("egress");
+        let field = parent.name("sources");
+        let position = match claim.asked {
+            Asked::Added(part, _) => {
+                let written = Written { field: Arc::from("sources"), place: claim.network.place };
+                roster.contributions[part].tell("SourceTaken", &written, &sentence);
+                continue;
+            }
+            Asked::Source(position) | Asked::Endpoint(position) => position,
+        };
         if matches!(roster.entrants[at].basis, Basis::Document(_)) {
-            let parent = Field::SPEC.name("egress");
-            let field = parent.name("sources");
             let place = claim.network.place;
             let report = &mut roster.entrants[at].report;
             report.error("SourceTaken", place, &field.index(position), &sentence);
         }
     }
-    roster.entrants.iter_mut().for_each(sources_in_order);
+    sources_in_order(roster);
     steered
 }
 
-/// Networks are granted by age and held in the order written, so that a second compile of the same documents changes nothing.
-fn sources_in_order(entrant: &mut Entrant<'_>) {
-    if let (Basis::Document(body), true) = (&entrant.basis, entrant.sources.len() > 1) {
-        let wanted: Vec<IpNet> = body.sources.iter().map(|source| source.value).collect();
-        entrant.sources.sort_by_key(|source| wanted.iter().position(|wanted| wanted == source));
+/// Networks are granted by age and held in the order written, so that a second compile of the same documents changes nothing: those of the tenant's
+/// document first, then those of objects.
+fn sources_in_order(roster: &mut Roster<'_>) {
+    let Roster { entrants, contributions, .. } = roster;
+    for entrant in entrants {
+        let added = entrant.parts.iter().filter_map(|part| contributions[*part].wanted());
+        let added =
+            added.flat_map(|wanted| wanted.egress.sources.iter().map(|source| source.value));
+        let added: Vec<IpNet> = added.collect();
+        let own: Vec<IpNet> = match &entrant.basis {
+            Basis::Document(body) => body.sources.iter().map(|source| source.value).collect(),
+            Basis::Kept(_) => {
+                let mut own = entrant.past.sources.clone();
+                own.retain(|source| !entrant.past.added_sources.contains(source));
+                own
+            }
+            Basis::Out => Vec::new(),
+        };
+        entrant.added_sources =
+            entrant.sources.iter().filter(|source| !own.contains(source)).copied().collect();
+        let is_written = matches!(entrant.basis, Basis::Document(_)) || !added.is_empty();
+        if is_written && entrant.sources.len() > 1 {
+            let wanted: Vec<IpNet> = own.into_iter().chain(added).collect();
+            entrant.sources.sort_by_key(|source| wanted.iter().position(|wanted| wanted == source));
+        }
     }
 }
 
@@ -200,7 +261,7 @@ fn settle(roster: &mut Roster<'_>, addresses: &mut Addresses, at: usize) {
     if !wanted || !entrant.egress.is_empty() {
         return;
     }
-    let (Basis::Document(_), Some(former)) = (&entrant.basis, entrant.previous) else {
+    let (Basis::Document(_), Some(former)) = (&entrant.basis, entrant.former) else {
         roster.entrants[at].basis = Basis::Out;
         return;
     };

@@ -59,7 +59,7 @@ pub(crate) fn candidate(
     upstreams: &mut UpstreamSet<'_>,
     previous: Option<&Compiled>,
 ) -> Option<Candidate> {
-    let former = entrant.previous?;
+    let former = entrant.former?;
     let mode = previous?.snapshot.binds.get(&listener.bind)?.mode.clone();
     let mut moved = Vec::with_capacity(former.upstreams.len());
     for upstream in &former.upstreams {
@@ -68,7 +68,7 @@ pub(crate) fn candidate(
         );
     }
     let listener = reindexed(listener, |index| moved.get(index.0).copied().flatten())?;
-    Some(Candidate { entrant: at, listener, mode, entry: None })
+    Some(Candidate { entrant: at, listener, mode, entry: None, added: None })
 }
 
 /// The listener with its upstreams at their new positions; the same `Arc` when none moved.

@@ -5,21 +5,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use durward_model::verdict::{Finding, Severity};
+use durward_model::verdict::Finding;
 use durward_model::{EgressAddress, Origin, TenantId};
 
 use ipnet::IpNet;
 
+use super::Input;
 use super::bounds;
 use super::limits;
-use super::mapping::{MappingId, NamedMapping};
 use super::precedence::winners;
 use super::report::{Field, Report};
 use super::roster::{Body, KnownText, Register};
-use super::verdict::Draft;
 use super::words;
-use super::{Compiled, Input};
-use crate::cluster::{Owner, Ownerless};
 use crate::document::{Content, Document, Source};
 use crate::place::At;
 use crate::spec::tenant::{Metadata, TenantDocument, TenantSpec};
@@ -90,13 +87,13 @@ impl<'a> Doubtful<'a> {
         let broken = input.documents.iter().filter(|document| match &document.content {
             Content::Broken(_) => true,
             Content::Tenant(tenant) => TenantId::new(&tenant.metadata.name).is_err(),
-            Content::Mapping(_) => false,
+            Content::Mapping(_) | Content::Policy(_) | Content::HostedApi(_) => false,
         });
         Self(broken.map(|document| &*document.source.file).collect())
     }
 
     /// Returns whether a name stays with the file it was in, though a document in another file has it.
-    fn keeps(&self, file: &str, other: &str) -> bool {
+    pub(crate) fn keeps(&self, file: &str, other: &str) -> bool {
         file != other && self.0.iter().any(|doubtful| Path::new(file).starts_with(doubtful))
     }
 }
@@ -194,79 +191,4 @@ fn egress(named: &mut Named<'_>) -> Option<Vec<At<EgressAddress>>> {
         report.error("EgressMissing", proxy.place, &field, sentence);
     }
     (report.errors() == before).then_some(addresses)
-}
-
-/// Says of an object that it is in nobody's namespace.
-fn ownerless(document: &Document, metadata: &Metadata, why: &Ownerless) -> Finding {
-    let namespace = document.namespace().map(|namespace| &**namespace).unwrap_or_default();
-    let (place, sentence) = (metadata.name.place, format!("{namespace:?} {why}"));
-    let severity = Severity::Error;
-    document.source.finding(
-        severity,
-        "NamespaceWithoutTenant",
-        place,
-        "metadata.namespace",
-        &sentence,
-    )
-}
-
-/// Returns the mapping documents that have their identity; the others get their verdict here. A mapping is its tenant's: what another tenant
-/// calls by the same name is another mapping.
-pub(crate) fn mappings<'a>(
-    input: &Input<'a>,
-    previous: Option<&Compiled>,
-    drafts: &mut [Draft],
-) -> Vec<NamedMapping<'a>> {
-    let mut named = Vec::new();
-    for (draft, document) in input.documents.iter().enumerate() {
-        let Content::Mapping(mapping) = &document.content else { continue };
-        if let Owner::Nobody(why) = &document.owner {
-            drafts[draft].findings = vec![ownerless(document, &mapping.metadata, why)];
-            continue;
-        }
-        let mut report = Report::of_document(&document.source);
-        let written = &mapping.metadata.name;
-        if report.check("BadName", written, &Field::NAME, words::mapping_name).is_none() {
-            drafts[draft].findings = report.into_findings();
-            continue;
-        }
-        let created = created(&mut report, document, &mapping.metadata);
-        let id = MappingId::of(document);
-        let (entry, document, source) = (document, mapping, &document.source);
-        named.push(NamedMapping { draft, entry, source, document, id, created, report });
-    }
-    let rank = |at: usize| {
-        let candidate: &NamedMapping<'_> = &named[at];
-        let past = candidate.id.as_ref().and_then(|id| previous?.memory.mappings.get(id));
-        let past = past.map(|past| (&past.text, &past.file));
-        rank(past, candidate.source, candidate.created.as_ref(), candidate.draft)
-    };
-    // A document without an identity loses to none.
-    let keys = named.iter().map(|named| named.id.as_ref().ok_or(named.draft));
-    let doubtful = Doubtful::of(input);
-    let lost = winners(keys, rank).into_iter().enumerate().map(|(at, winner)| {
-        let past = named[at].id.as_ref().and_then(|id| previous?.memory.mappings.get(id));
-        let kept = past.and_then(|past| Some((&past.file, past.served()?)));
-        let kept = kept.filter(|(file, _)| doubtful.keeps(file, &named[winner].source.file));
-        match kept {
-            Some((_, mapping)) => Some(mapping.origin.clone()),
-            None => (at != winner).then(|| named[winner].origin()),
-        }
-    });
-    let lost: Vec<_> = lost.collect();
-    let mut having = Vec::with_capacity(named.len());
-    for (mut named, holder) in named.into_iter().zip(lost) {
-        let (Some(holder), Some(id)) = (holder, &named.id) else {
-            having.push(named);
-            continue;
-        };
-        let sentence = format!(
-            "{:?} is taken by the mapping of tenant {} at {holder}: give this one another name",
-            id.name, id.tenant
-        );
-        let place = named.document.metadata.name.place;
-        named.report.error("NameTaken", place, &Field::NAME, &sentence);
-        drafts[named.draft].findings = named.report.into_findings();
-    }
-    having
 }

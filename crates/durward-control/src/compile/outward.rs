@@ -97,7 +97,8 @@ fn each<T, V>(
     written.iter().enumerate().filter_map(|(at, item)| read(item, &list.index(at))).collect()
 }
 
-fn rules(
+/// Returns the rules of a list that are sound; the others are reported.
+pub(crate) fn rules(
     report: &mut Report<'_>,
     files: &mut Files<'_>,
     written: Option<&At<Vec<At<RuleSpec>>>>,
@@ -162,6 +163,7 @@ fn rule(
         return None;
     }
     Some(Rule {
+        opens_guarded: true,
         name: name?.unwrap_or_else(|| Arc::from(format!("{}[{}]", place.list, place.at))),
         hosts,
         lists: list.into_iter().collect(),

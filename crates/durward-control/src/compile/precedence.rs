@@ -23,6 +23,11 @@ impl Precedence {
         let created = created.filter(|_| !held).cloned();
         Self { is_newcomer: !held, is_undated: !held && created.is_none(), created, seniority }
     }
+
+    /// Returns the key without the order of arrival, for claims that are sorted by another order where they are of one age.
+    pub(crate) fn without_seniority(self) -> Self {
+        Self { seniority: 0, ..self }
+    }
 }
 
 /// Returns for each key the position of the claim that wins it: of those with the same key the one with the lowest rank.

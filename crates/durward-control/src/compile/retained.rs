@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use durward_model::verdict::Outcome;
-use durward_model::{EgressAddress, Tenant, TenantId};
+use durward_model::{EgressAddress, Kind, PortMapping, Tenant, TenantId};
 use serde::{Deserialize, Serialize};
 
 use super::addresses::{Held, Role};
+use super::contribution::Contribution;
 use super::keys::HeldKey;
-use super::mapping::{self, MappingId};
+use super::part::{self, PartId, Pasts};
 use super::roster::{KnownText, Past};
 use super::scope::Scope;
 use super::served_documents::{EarlierDocument, ListenerKey, ServedDocuments};
@@ -23,9 +24,7 @@ use crate::change::{Change, Reference};
 use crate::cluster::Cluster;
 use crate::document::{Content, Document, Source};
 use crate::source::file::FileSource;
-use crate::state::{
-    AddressState, EarlierState, MappingState, RoleState, State, TenantState, Writer,
-};
+use crate::state::{AddressState, EarlierState, PartState, RoleState, State, TenantState, Writer};
 use crate::store::Store;
 
 impl Compiled {
@@ -39,19 +38,8 @@ impl Compiled {
             let tenant = tenant_state(&mut writer, id, past);
             writer.tenant(tenant);
         }
-        for (id, past) in &self.memory.mappings {
-            let good = past.good.as_deref().map(|good| text_of(&mut writer, good));
-            writer.mapping(MappingState {
-                tenant: id.tenant.to_string(),
-                name: id.name.to_string(),
-                file: Arc::clone(&past.file),
-                seniority: past.seniority,
-                created: past.created.clone(),
-                shared: past.shared,
-                good,
-                text: other_text(&past.text, past.good.as_deref()),
-            });
-        }
+        write_parts(&mut writer, &self.memory.mappings);
+        write_parts(&mut writer, &self.memory.contributions);
         writer.finish()
     }
 
@@ -74,7 +62,7 @@ impl Compiled {
             ))
         });
         let mappings = self.memory.mappings.iter().filter_map(|(id, past)| {
-            let mapping = past.served()?;
+            let mapping = past.served.as_ref()?;
             let addresses = mapping.addresses.iter();
             let parts = addresses.flat_map(|address| {
                 let ports = mapping.ports.iter();
@@ -83,7 +71,13 @@ impl Compiled {
             let part = Part::new(past.outcome, past.good.as_deref(), parts.collect());
             Some((id.to_string(), part))
         });
-        let mut served: BTreeMap<String, Part> = tenants.chain(mappings).collect();
+        let contributions =
+            self.memory.contributions.iter().filter(|(_, past)| past.served.is_some());
+        let contributions = contributions.map(|(id, past)| {
+            (id.to_string(), Part::new(past.outcome, past.good.as_deref(), Vec::new()))
+        });
+        let mut served: BTreeMap<String, Part> =
+            tenants.chain(mappings).chain(contributions).collect();
         for rule in self.snapshot.nat.egress.iter().filter(|rule| rule.enrolled) {
             // Older processes call the rule of a mapping by the mapping's name alone, and must be understood in a hand-over. That may be the
             // name of the tenant's own rule; then both are one part, which lacks what either lacks.
@@ -94,6 +88,24 @@ impl Compiled {
             part.parts.extend(rule.sources.iter().map(|source| format!("network {source}")));
         }
         Served(served)
+    }
+}
+
+fn write_parts<V>(writer: &mut Writer, pasts: &Pasts<V>) {
+    for (id, past) in pasts {
+        let good = past.good.as_deref().map(|good| text_of(writer, good));
+        writer.part(PartState {
+            tenant: id.tenant.to_string(),
+            kind: id.kind,
+            namespace: id.namespace.clone(),
+            name: id.name.to_string(),
+            file: Arc::clone(&past.file),
+            seniority: past.seniority,
+            created: past.created.clone(),
+            shared: past.shared,
+            good,
+            text: other_text(&past.text, past.good.as_deref()),
+        });
     }
 }
 
@@ -125,8 +137,12 @@ fn tenant_state(writer: &mut Writer, id: &TenantId, past: &Past) -> TenantState 
         address: held.address,
         role: role(held.role),
         shared: held.shared,
+        added: held.added,
     });
     let listeners = past.served.iter().flat_map(|tenant| &tenant.listeners);
+    let own = past.alone.iter().flat_map(|tenant| &tenant.listeners);
+    let own: BTreeSet<ListenerKey> = own.map(|listener| listener.key()).collect();
+    let is_added = |key: &ListenerKey| !own.contains(key);
     TenantState {
         name: id.to_string(),
         file: Arc::clone(&past.file),
@@ -144,10 +160,12 @@ fn tenant_state(writer: &mut Writer, id: &TenantId, past: &Past) -> TenantState 
         leans: *leans,
         text: other_text(&past.text, last.as_deref()),
         upstreams: partly.map(names),
-        listeners: listeners.map(|listener| listener.key()).collect(),
+        listeners: listeners.clone().map(|listener| listener.key()).collect(),
+        added_listeners: listeners.map(|listener| listener.key()).filter(is_added).collect(),
         addresses: addresses.collect(),
         egress: past.egress.iter().map(|address| address.0).collect(),
         sources: past.sources.clone(),
+        added_sources: past.added_sources.clone(),
         keys: past.keys.iter().map(|held| (hex(&held.key), held.shared)).collect(),
     }
 }
@@ -208,8 +226,12 @@ pub(super) fn restored(
 /// What an earlier process had.
 struct Earlier<'d> {
     tenants: Vec<(TenantId, Past, Vec<Stage<'d>>)>,
-    mappings: Vec<(MappingId, mapping::Past, Option<&'d Document>)>,
+    mappings: Vec<EarlierPart<'d, PortMapping>>,
+    contributions: Vec<EarlierPart<'d, Contribution>>,
 }
+
+/// An object that an earlier process had, with its last good document.
+type EarlierPart<'d, V> = (PartId, part::Past<V>, Option<&'d Document>);
 
 /// One document of a tenant, and what is made from it.
 struct Stage<'d> {
@@ -256,29 +278,26 @@ impl<'d> Earlier<'d> {
             let past = tenant_past(tenant, document);
             Some((id, past, stages))
         });
-        let mappings = state.mappings.iter().filter_map(|mapping| {
-            let tenant = TenantId::new(&mapping.tenant).ok()?;
-            let name = words::mapping_name(&mapping.name).ok()?;
-            let id = MappingId { tenant, name };
-            let document =
-                mapping.good.and_then(|at| good.mappings.get(&(at, Arc::clone(&id.name))));
-            let good = document.map(|document| Arc::clone(&document.source));
-            Some((id, mapping::Past::of_earlier(mapping, good), document.copied()))
-        });
-        Self { tenants: tenants.collect(), mappings: mappings.collect() }
+        let tenants = tenants.collect();
+        let mappings = state.mappings.iter().filter_map(|part| earlier_part(part, good));
+        let contributions = state.contributions.iter().filter_map(|part| earlier_part(part, good));
+        Self { tenants, mappings: mappings.collect(), contributions: contributions.collect() }
     }
 
     /// Returns how often documents are compiled.
     fn rounds(&self) -> usize {
         let most = self.tenants.iter().map(|(_, _, stages)| stages.len()).max();
-        most.unwrap_or(0).max(usize::from(!self.mappings.is_empty()))
+        let has_parts = !self.mappings.is_empty() || !self.contributions.is_empty();
+        most.unwrap_or(0).max(usize::from(has_parts))
     }
 
     fn documents(&self, round: usize) -> Vec<Document> {
         let tenants = self.tenants.iter().filter_map(|(_, _, stages)| stage(stages, round));
         let tenants = tenants.map(|stage| stage.document);
         let mappings = self.mappings.iter().filter_map(|(.., document)| *document);
-        let mut documents: Vec<Document> = tenants.chain(mappings).cloned().collect();
+        let contributions = self.contributions.iter().filter_map(|(.., document)| *document);
+        let parts = mappings.chain(contributions);
+        let mut documents: Vec<Document> = tenants.chain(parts).cloned().collect();
         // Several texts may have been in one place of a file, one after the other.
         documents.iter_mut().enumerate().for_each(|(at, document)| document.set_rank(at));
         documents
@@ -302,21 +321,39 @@ impl<'d> Earlier<'d> {
             past.restoring = part.map(|stage| Arc::clone(&stage.part));
             if let Some(known) = tenants.get(id) {
                 past.served.clone_from(&known.served);
+                past.alone.clone_from(&known.alone);
                 past.outcome = known.outcome;
                 past.transparent = known.transparent.clone();
             }
             tenants.insert(id.clone(), Arc::new(past));
         }
-        let mappings = &mut memory.mappings;
-        for (id, past, _) in &self.mappings {
-            let known = mappings.get(id).filter(|known| known.served().is_some());
-            let past = known.map_or_else(|| past.clone(), |known| past.served_as(known));
-            mappings.insert(id.clone(), past);
-        }
+        hold_parts(&self.mappings, &mut memory.mappings);
+        hold_parts(&self.contributions, &mut memory.contributions);
         let ages = self.tenants.iter().map(|(_, past, _)| past.seniority);
         let ages = ages.chain(self.mappings.iter().map(|(_, past, _)| past.seniority));
+        let ages = ages.chain(self.contributions.iter().map(|(_, past, _)| past.seniority));
         memory.newcomers = ages.max().map_or(0, |last| last + 1).max(memory.newcomers);
         memory.seen.complete = false;
+    }
+}
+
+/// Returns what is remembered of an object that an earlier process had.
+fn earlier_part<'d, V>(state: &PartState, good: &Good<'d>) -> Option<EarlierPart<'d, V>> {
+    let tenant = TenantId::new(&state.tenant).ok()?;
+    let name = words::mapping_name(&state.name).ok()?;
+    let (kind, namespace) = (state.kind, state.namespace.clone());
+    let id = PartId { tenant, kind, namespace, name };
+    let document = state.good.and_then(|at| good.parts.get(&(at, kind, Arc::clone(&id.name))));
+    let good = document.map(|document| Arc::clone(&document.source));
+    Some((id, part::Past::of_earlier(state, good), document.copied()))
+}
+
+/// Gives objects what they held.
+fn hold_parts<V>(parts: &[EarlierPart<'_, V>], pasts: &mut Pasts<V>) {
+    for (id, past, _) in parts {
+        let known = pasts.get(id).filter(|known| known.served.is_some());
+        let past = known.map_or_else(|| past.clone(), |known| past.served_as(known));
+        pasts.insert(id.clone(), past);
     }
 }
 
@@ -334,6 +371,7 @@ fn stages<'d>(
     let upstreams =
         upstreams.map(|names| names.iter().map(|name| Arc::from(name.as_str())).collect());
     let mut left: BTreeSet<ListenerKey> = state.listeners.iter().copied().collect();
+    left.retain(|key| !state.added_listeners.contains(key));
     let mut kept = BTreeSet::new();
     let mut stages = Vec::with_capacity(state.earlier.len() + 1);
     let mut stage = |document, own: BTreeSet<ListenerKey>, is_last| {
@@ -356,8 +394,8 @@ fn stages<'d>(
 #[derive(Default)]
 struct Good<'d> {
     tenants: HashMap<(usize, TenantId), &'d Document>,
-    /// Whose a mapping is, the namespace of an object may say.
-    mappings: HashMap<(usize, Arc<str>), &'d Document>,
+    /// Whose an object is, its namespace may say.
+    parts: HashMap<(usize, Kind, Arc<str>), &'d Document>,
 }
 
 impl<'d> Good<'d> {
@@ -370,11 +408,11 @@ impl<'d> Good<'d> {
                         good.tenants.insert((*at, id), document);
                     }
                 }
-                Content::Mapping(mapping) => {
-                    let name = Arc::from(mapping.metadata.name.value.as_str());
-                    good.mappings.insert((*at, name), document);
+                content => {
+                    let Some(part) = content.part() else { continue };
+                    let name = Arc::from(part.metadata.name.value.as_str());
+                    good.parts.insert((*at, document.source.kind, name), document);
                 }
-                Content::Broken(_) => {}
             }
         }
         good
@@ -392,6 +430,7 @@ fn tenant_past<'d>(state: &TenantState, document: impl Fn(usize) -> Option<&'d D
         address: held.address,
         role: role(held.role),
         shared: held.shared,
+        added: held.added,
     });
     let key = |(key, shared): &(String, bool)| Some(HeldKey { key: unhex(key)?, shared: *shared });
     let mut keys: Vec<_> = state.keys.iter().filter_map(key).collect();
@@ -407,6 +446,8 @@ fn tenant_past<'d>(state: &TenantState, document: impl Fn(usize) -> Option<&'d D
         file: Arc::clone(&state.file),
         text: known_text(state.text.as_ref(), last.as_ref()),
         served: None,
+        alone: None,
+        added_sources: state.added_sources.clone(),
         outcome: Outcome::Rejected,
         documents: ServedDocuments { earlier: earlier.collect(), last, leans: state.leans },
         restoring: None,

@@ -7,17 +7,19 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
+use durward_model::egress::Rule;
 use durward_model::limits::Limits;
 use durward_model::route::HostPattern;
 use durward_model::verdict::Outcome;
-use durward_model::{EgressAddress, Kind, Origin, Snapshot, Tenant, TenantId};
+use durward_model::{EgressAddress, Origin, Snapshot, Tenant, TenantId};
 use ipnet::IpNet;
 
 use super::addresses::Held;
 use super::claim_table::Claim;
+use super::contribution;
 use super::keys::HeldKey;
-use super::mapping::Applicant;
 use super::names::{self, Doubtful, Named};
+use super::part::Applicant;
 use super::precedence::Precedence;
 use super::report::{Field, Report};
 use super::retained::Restoring;
@@ -27,7 +29,7 @@ use super::transparent::Wish;
 use super::verdict::Draft;
 use super::{Compiled, Input};
 use crate::certificate::sha256;
-use crate::document::{Content, Document, Source};
+use crate::document::{Content, Document, Source, is_part};
 use crate::place::At;
 use crate::spec::tenant::TenantSpec;
 
@@ -40,6 +42,8 @@ pub(crate) struct Past {
     pub(crate) text: KnownText,
     /// What of it is served.
     pub(crate) served: Option<Arc<Tenant>>,
+    /// The same without what objects add to it: only this may stand in for mistakes of its document.
+    pub(crate) alone: Option<Arc<Tenant>>,
     /// How much of its document is served.
     pub(crate) outcome: Outcome,
     /// The documents that what is served was made from.
@@ -62,6 +66,8 @@ pub(crate) struct Past {
     pub(crate) keys: Vec<HeldKey>,
     /// Whose traffic it was granted to let out by them.
     pub(crate) sources: Vec<IpNet>,
+    /// Those among them that only objects ask for.
+    pub(crate) added_sources: Vec<IpNet>,
     /// What of that its forward proxy had.
     pub(crate) transparent: Wish,
     /// All it asks for, whether or not it has it.
@@ -100,6 +106,8 @@ impl KnownText {
 #[derive(Debug, Default)]
 pub(crate) struct Roster<'a> {
     pub(crate) entrants: Vec<Entrant<'a>>,
+    /// What objects add to tenants, in order of seniority.
+    pub(crate) contributions: Vec<contribution::Applicant<'a>>,
     pub(crate) drafts: Vec<Draft>,
     /// Former snapshot and scope: its tenants outside of the scope are served and not compiled.
     others: Option<(&'a Snapshot, &'a Scope)>,
@@ -108,9 +116,9 @@ pub(crate) struct Roster<'a> {
 }
 
 impl Roster<'_> {
-    /// Returns the positions of the tenants, if there are mappings to find theirs.
-    pub(crate) fn places(&self, mappings: &[Applicant<'_>]) -> HashMap<TenantId, usize> {
-        let entrants = if mappings.is_empty() { &[][..] } else { &self.entrants[..] };
+    /// Returns the positions of the tenants, if there are objects to find theirs.
+    pub(crate) fn places<V>(&self, applicants: &[Applicant<'_, V>]) -> HashMap<TenantId, usize> {
+        let entrants = if applicants.is_empty() { &[][..] } else { &self.entrants[..] };
         entrants.iter().enumerate().map(|(at, entrant)| (entrant.id.clone(), at)).collect()
     }
 
@@ -137,6 +145,12 @@ pub(crate) struct Entrant<'a> {
     pub(crate) basis: Basis<'a>,
     /// What of it was served before.
     pub(crate) previous: Option<&'a Arc<Tenant>>,
+    /// The same without what objects added to it.
+    pub(crate) former: Option<&'a Arc<Tenant>>,
+    /// Positions of what objects add to it, in order of seniority.
+    pub(crate) parts: Vec<usize>,
+    /// Rules that objects add to its own.
+    pub(crate) rules: AddedRules,
     pub(crate) past: Past,
     /// Its findings.
     pub(crate) report: Report<'a>,
@@ -148,6 +162,8 @@ pub(crate) struct Entrant<'a> {
     pub(crate) egress: Vec<EgressAddress>,
     /// Whose traffic it lets out by them, once granted.
     pub(crate) sources: Vec<IpNet>,
+    /// Those among them that only objects ask for.
+    pub(crate) added_sources: Vec<IpNet>,
     /// What of that its forward proxy has, once read.
     pub(crate) transparent: Wish,
     /// All it asks for, as it is read.
@@ -156,6 +172,20 @@ pub(crate) struct Entrant<'a> {
     pub(crate) cited: u64,
     /// True if its document lacks an upstream or a policy for which one of before stands in.
     pub(crate) leans: bool,
+}
+
+/// Rules that objects add to a tenant's own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AddedRules {
+    pub(crate) allow: Vec<Rule>,
+    pub(crate) deny: Vec<Rule>,
+}
+
+impl AddedRules {
+    /// Returns whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.allow.is_empty() && self.deny.is_empty()
+    }
 }
 
 /// The verdict, among the drafts, a tenant is told in.
@@ -237,7 +267,7 @@ pub(crate) fn enrol<'a>(
     register.keep_broken(input);
     let Register { entrants, drafts, newcomers, .. } = register;
     let others = previous.map(|previous| (&*previous.snapshot, scope));
-    Roster { entrants, drafts, others, newcomers }
+    Roster { entrants, contributions: Vec::new(), drafts, others, newcomers }
 }
 
 /// The roster while it is filled.
@@ -308,7 +338,8 @@ impl<'a> Register<'a> {
             body.sources.retain(|source| past.sources.contains(&source.value));
         }
         let served = past.and_then(|past| past.served.as_ref());
-        let basis = match (body, served) {
+        let former = past.and_then(|past| past.alone.as_ref());
+        let basis = match (body, former) {
             (Some(body), _) => Basis::Document(Box::new(body)),
             (None, Some(tenant)) => Basis::Kept(tenant),
             (None, None) => Basis::Out,
@@ -318,6 +349,8 @@ impl<'a> Register<'a> {
             file: Arc::clone(&named.source.file),
             text: KnownText::Whole(Arc::clone(&named.source.text)),
             served: None,
+            alone: None,
+            added_sources: past.map(|past| past.added_sources.clone()).unwrap_or_default(),
             outcome: Outcome::Rejected,
             documents: past.map(|past| past.documents.clone()).unwrap_or_default(),
             restoring: past.and_then(|past| past.restoring.clone()),
@@ -338,12 +371,16 @@ impl<'a> Register<'a> {
             id: named.id,
             basis,
             previous: served,
+            former,
+            parts: Vec::new(),
+            rules: AddedRules::default(),
             past,
             report: named.report,
             verdict: Verdict::Own(named.at),
             origin: named.source.origin(named.document.metadata.name.place),
             egress: Vec::new(),
             sources: Vec::new(),
+            added_sources: Vec::new(),
             transparent: Wish::None,
             claims: Vec::new(),
             cited: 0,
@@ -361,8 +398,8 @@ impl<'a> Register<'a> {
         let mut nameless: Vec<(&Arc<str>, usize)> = Vec::new();
         for (at, &document) in input.documents.iter().enumerate() {
             match &document.content {
-                Content::Mapping(_) => {}
-                Content::Broken(_) if document.source.kind == Kind::PortMapping => {}
+                Content::Mapping(_) | Content::Policy(_) | Content::HostedApi(_) => {}
+                Content::Broken(_) if is_part(document.source.kind) => {}
                 Content::Broken(broken) => {
                     match broken.name.as_deref().and_then(|name| TenantId::new(name).ok()) {
                         Some(id) => self.keep(&id, &document.source, Verdict::Own(at)),
@@ -398,20 +435,24 @@ impl<'a> Register<'a> {
 
     fn keep(&mut self, id: &TenantId, source: &'a Source, verdict: Verdict) {
         let Some(past) = self.past(id) else { return };
-        let Some(tenant) = &past.served else { return };
+        let (Some(served), Some(tenant)) = (&past.served, &past.alone) else { return };
         if !self.taken.insert(id.clone()) {
             return;
         }
         self.entrants.push(Entrant {
             id: id.clone(),
             basis: Basis::Kept(tenant),
-            previous: Some(tenant),
+            previous: Some(served),
+            former: Some(tenant),
+            parts: Vec::new(),
+            rules: AddedRules::default(),
             past: past.clone(),
             report: Report::new(source),
             verdict,
             origin: tenant.origin.clone(),
             egress: Vec::new(),
             sources: Vec::new(),
+            added_sources: Vec::new(),
             transparent: Wish::None,
             claims: Vec::new(),
             cited: 0,

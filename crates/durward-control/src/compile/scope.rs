@@ -9,10 +9,10 @@ use std::sync::Arc;
 use durward_model::{DocumentKey, Kind, TenantId};
 
 use super::claim_table::ClaimTable;
-use super::mapping::MappingId;
+use super::part::Pasts;
 use super::roster::Past;
 use super::{Compiled, Input, Memory};
-use crate::document::{Content, Document};
+use crate::document::{Content, Document, is_part};
 use crate::store::Store;
 
 /// After so many seconds everything is looked at again, for certificates age.
@@ -140,30 +140,37 @@ impl Part {
 /// Adds the tenants that may be served as before because of what cannot be read now.
 fn retained(store: &Store, memory: &Memory, tenants: &mut HashSet<TenantId>) {
     let mut files: Vec<&str> = Vec::new();
-    let mut mappings: HashSet<(&str, &str)> = HashSet::new();
+    let mut parts: HashSet<(Kind, &str, &str)> = HashSet::new();
     for document in store.strays().iter().filter_map(|key| store.document(key)) {
         let file = &*document.source.file;
-        match &document.content {
-            Content::Mapping(mapping) => {
-                mappings.insert((&mapping.metadata.name, file));
-            }
-            Content::Broken(broken) if document.source.kind == Kind::PortMapping => {
-                match &broken.name {
-                    Some(name) => drop(mappings.insert((name, file))),
-                    None => files.push(file),
-                }
-            }
-            Content::Tenant(_) | Content::Broken(_) => files.push(file),
+        let kind = document.source.kind;
+        let name = match &document.content {
+            Content::Broken(broken) if is_part(kind) => broken.name.as_deref(),
+            content => content.part().map(|part| part.metadata.name.value.as_str()),
+        };
+        match name {
+            Some(name) => drop(parts.insert((kind, name, file))),
+            None => files.push(file),
         }
     }
-    if files.is_empty() && mappings.is_empty() {
+    if files.is_empty() && parts.is_empty() {
         return;
     }
     let is_there = |file: &str| files.iter().any(|dir| Path::new(file).starts_with(dir));
     let of_tenants = memory.tenants.iter().filter(|(_, past)| is_there(&past.file));
     tenants.extend(of_tenants.map(|(tenant, _)| tenant.clone()));
-    let is_kept = |(id, past): &(&MappingId, &super::mapping::Past)| {
-        mappings.contains(&(&*id.name, &*past.file)) || is_there(&past.file)
-    };
-    tenants.extend(memory.mappings.iter().filter(is_kept).map(|(id, _)| id.tenant.clone()));
+    retained_parts(&memory.mappings, (&parts, &is_there), tenants);
+    retained_parts(&memory.contributions, (&parts, &is_there), tenants);
+}
+
+/// Adds the tenants of objects that are among `parts`, by kind, name and file, or in files that are there.
+fn retained_parts<V>(
+    pasts: &Pasts<V>,
+    (parts, is_there): (&HashSet<(Kind, &str, &str)>, &impl Fn(&str) -> bool),
+    tenants: &mut HashSet<TenantId>,
+) {
+    let kept = pasts.iter().filter(|(id, past)| {
+        parts.contains(&(id.kind, &*id.name, &*past.file)) || is_there(&past.file)
+    });
+    tenants.extend(kept.map(|(id, _)| id.tenant.clone()));
 }

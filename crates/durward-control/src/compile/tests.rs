@@ -88,9 +88,10 @@ fn written() -> impl Strategy<Value = Written> {
     })
 }
 
-/// Tenants first, then mappings.
+/// Tenants first, then mappings, then policies.
 const TENANTS: usize = 5;
-const ALL: usize = 8;
+const MAPPINGS: usize = 8;
+const ALL: usize = 12;
 /// Files with a certificate and its key.
 const FILES: usize = 3;
 
@@ -115,7 +116,11 @@ impl Written {
     }
 
     fn text(&self, at: usize) -> String {
-        let mut text = if at < TENANTS { self.tenant(at) } else { self.mapping(at) };
+        let mut text = match at {
+            ..TENANTS => self.tenant(at),
+            ..MAPPINGS => self.mapping(at),
+            _ => self.policy(at),
+        };
         if self.broken {
             text.push_str("  nonsense: true\n");
         }
@@ -219,6 +224,45 @@ impl Written {
     }
 }
 
+impl Written {
+    /// A policy that adds a listener as well.
+    fn policy(&self, at: usize) -> String {
+        let name = if self.name == 0 && at > MAPPINGS { at - 1 } else { at };
+        let mut text = self.head("EgressPolicy", &format!("p{name}"));
+        if self.second.is_some() {
+            let protocol = if self.protocol { "http" } else { "tls" };
+            let host = ["a", "b", "*"][usize::from(self.host)];
+            // Several have an upstream of one name now and then.
+            let upstream = if self.limit == 3 { "pay".to_owned() } else { format!("of{name}") };
+            let names = if self.names < 4 { "named" } else { "alone" };
+            let listener = format!(
+                "{protocol} 198.51.100.{} {host}.example {names} {upstream} 10.0.0.{}",
+                self.address, self.endpoint
+            );
+            text = text
+                .replace("}\nspec:", &format!(", labels: {{listener: \"{listener}\"}}}}\nspec:"));
+        }
+        if !OBJECTS.contains(&at) || self.proxy.is_some() {
+            let _ = writeln!(text, "  tenant: t{}", self.egress);
+        }
+        if let Some(source) = self.source {
+            let networks = [
+                "10.244.3.0/24",
+                "10.244.1.0/24",
+                "10.244.4.0/24",
+                "10.244.0.0/16",
+                "10.244.3.0/24, 10.244.4.0/24",
+            ];
+            let _ = writeln!(text, "  sources: [{}]", networks[usize::from(source)]);
+        }
+        let _ = writeln!(text, "  allow: [{{host: p{}.example}}]", self.limit);
+        if self.transparent {
+            let _ = writeln!(text, "  deny: [{{cidr: 192.0.2.{}}}]", self.limit);
+        }
+        text
+    }
+}
+
 fn document(at: usize, text: String) -> Document {
     document_in(&format!("{at}.yaml"), text)
 }
@@ -278,7 +322,7 @@ impl Sources {
 }
 
 /// Slots whose documents are objects of an API server.
-const OBJECTS: [usize; 2] = [3, 7];
+const OBJECTS: [usize; 4] = [3, 7, 9, 11];
 
 impl World {
     /// What the two sources find in it.
@@ -301,6 +345,9 @@ impl World {
                 return Some(Document::unreadable(&Arc::from(file), "cannot be read"));
             }
             Slot::Nameless if at.is_multiple_of(2) => "kind: Tenant\nspec: {a".to_owned(),
+            Slot::Nameless if at >= MAPPINGS => {
+                "apiVersion: durward.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {name: p10}\nspec: {tenant: t9, nonsense: 1}\n".to_owned()
+            }
             Slot::Nameless => {
                 "apiVersion: durward.dev/v1alpha1\nkind: PortMapping\nmetadata: {name: m6}\nspec: {tenant: t9, nonsense: 1}\n".to_owned()
             }
@@ -360,10 +407,14 @@ impl World {
     }
 }
 
-/// The object in a slot. Mappings are in namespace `n`.
+/// The object in a slot. Mappings and policies are in namespaces.
 fn object_id(kind: Kind, at: usize) -> ResourceId {
     match kind {
         Kind::PortMapping => ResourceId::namespaced(kind, "n", &format!("o{at}")),
+        Kind::EgressPolicy => {
+            let namespace = if at == 9 { "n" } else { "t1" };
+            ResourceId::namespaced(kind, namespace, &format!("o{at}"))
+        }
         _ => ResourceId::new(kind, &format!("o{at}")),
     }
 }
@@ -412,15 +463,16 @@ fn said(verdict: &Verdict) -> Verdict {
 
 /// All that decides a later compile.
 fn remembered(compiled: &Compiled) -> String {
-    let Memory { tenants, mappings, owners, unsettled, .. } = &compiled.memory;
+    let Memory { tenants, mappings, contributions, owners, unsettled, .. } = &compiled.memory;
     let tenants: BTreeMap<_, _> = tenants.iter().collect();
     let tenants = tenants.iter().map(|(id, past)| {
         let roster::Past { file, text, outcome, seniority, created, .. } = &***past;
         let age = (file, text.hash(), outcome, seniority, created);
-        (id, age, &past.egress, &past.addresses, &past.keys, &past.sources, &past.served)
+        let sources = (&past.sources, &past.added_sources);
+        (id, age, &past.egress, &past.addresses, &past.keys, sources, &past.served, &past.alone)
     });
     let tenants: Vec<_> = tenants.collect();
-    format!("{tenants:#?} {mappings:#?} {owners:#?} {unsettled:?}")
+    format!("{tenants:#?} {mappings:#?} {contributions:#?} {owners:#?} {unsettled:?}")
 }
 
 #[test]

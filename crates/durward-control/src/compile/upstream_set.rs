@@ -11,14 +11,25 @@ use durward_model::upstream::{UpstreamIndex, UpstreamProtocol};
 use crate::suggest;
 
 /// Upstreams by name, and which of them are used.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct UpstreamSet<'a> {
     upstreams: Vec<Arc<Upstream>>,
     by_name: BTreeMap<Arc<str>, usize>,
     broken: BTreeSet<&'a str>,
     used: BTreeSet<usize>,
-    /// Those of before that came with listeners of before.
-    borrowed: BTreeSet<usize>,
+    /// Those that are not the document's own, and why they are there.
+    others: BTreeMap<usize, Standing>,
+}
+
+/// Reason why an upstream is among a tenant's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The tenant's document has it.
+    Own,
+    /// It came with a listener of before.
+    Borrowed,
+    /// It came with an object that adds to the tenant.
+    Added,
 }
 
 impl<'a> UpstreamSet<'a> {
@@ -37,8 +48,15 @@ impl<'a> UpstreamSet<'a> {
     pub(crate) fn borrow(&mut self, upstream: Arc<Upstream>) -> UpstreamIndex {
         let (known, index) = (self.upstreams.len(), self.add(upstream));
         if index.0 == known {
-            self.borrowed.insert(known);
+            self.others.insert(known, Standing::Borrowed);
         }
+        index
+    }
+
+    /// Takes in an upstream of an object that adds to the tenant. None of its name is there.
+    pub(crate) fn add_of_object(&mut self, upstream: Arc<Upstream>) -> UpstreamIndex {
+        let index = self.add(upstream);
+        self.others.insert(index.0, Standing::Added);
         index
     }
 
@@ -66,27 +84,33 @@ impl<'a> UpstreamSet<'a> {
         Err(format!("{name:?} is not an upstream of this tenant{hint}; {known}"))
     }
 
+    /// Returns the upstream called `name`.
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.by_name.get(name).map(|at| &self.upstreams[*at])
+    }
+
     /// Whether anything refers to the upstream called `name`.
     pub(crate) fn is_used(&self, name: &str) -> bool {
         self.by_name.get(name).is_some_and(|at| self.used.contains(at))
     }
 
-    /// Returns whether any upstream is there only for the sake of listeners of before.
+    /// Returns whether any upstream is not the document's own.
     pub(crate) fn has_borrowed(&self) -> bool {
-        !self.borrowed.is_empty()
+        !self.others.is_empty()
     }
 
     /// Returns the upstreams sorted by name without those that are not needed, and for each former index the new one. `is_needed` is asked with
-    /// the former index, and whether the upstream was borrowed.
+    /// the former index, and why the upstream is there.
     pub(crate) fn sorted(
         self,
-        is_needed: impl Fn(usize, bool, &Upstream) -> bool,
+        is_needed: impl Fn(usize, Standing, &Upstream) -> bool,
     ) -> (Vec<Arc<Upstream>>, Vec<UpstreamIndex>) {
         let mut moved = vec![UpstreamIndex(0); self.upstreams.len()];
         let mut sorted = Vec::with_capacity(self.upstreams.len());
         for at in self.by_name.into_values() {
             let upstream = &self.upstreams[at];
-            if is_needed(at, self.borrowed.contains(&at), upstream) {
+            let standing = self.others.get(&at).copied().unwrap_or(Standing::Own);
+            if is_needed(at, standing, upstream) {
                 moved[at] = UpstreamIndex(sorted.len());
                 sorted.push(Arc::clone(upstream));
             }

@@ -14,13 +14,15 @@ use serde_saphyr::budget::BudgetBreach;
 use crate::document::{Broken, Content, Source};
 use crate::place::{At, Place};
 use crate::spec::budget::Excess;
+use crate::spec::egress_policy::{self, EgressPolicyDocument};
 use crate::spec::fields::{Path, Sought};
+use crate::spec::hosted_api::{self, HostedApiDocument};
 use crate::spec::port_mapping::{self, PortMappingDocument};
 use crate::spec::tenant::{API_VERSION, KIND, TenantDocument};
 use crate::suggest;
 
 /// Kinds that come with later parts of Durward.
-const LATER: [&str; 4] = ["EgressPolicy", "HostedApi", "ClusterLink", "AddressPool"];
+const LATER: [&str; 2] = ["ClusterLink", "AddressPool"];
 
 /// A part of a file that holds one document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,28 +61,34 @@ fn holds_something(line: &str) -> bool {
 }
 
 /// The kinds that are read.
-const KINDS: [&str; 2] = [KIND, port_mapping::KIND];
+const KINDS: [&str; 4] = [KIND, port_mapping::KIND, egress_policy::KIND, hosted_api::KIND];
+
+/// The kinds of documents that add to a tenant.
+const PARTS: [(Kind, &str); 3] = [
+    (Kind::PortMapping, port_mapping::KIND),
+    (Kind::EgressPolicy, egress_policy::KIND),
+    (Kind::HostedApi, hosted_api::KIND),
+];
 
 /// The kind a YAML text says it is of; `Tenant` when it says nothing that is known.
 #[must_use]
 pub fn kind(text: &str) -> Kind {
     // Most texts need not be parsed to know that.
-    if !text.contains(port_mapping::KIND) {
+    if !PARTS.iter().any(|(_, name)| text.contains(name)) {
         return Kind::Tenant;
     }
     let head = serde_saphyr::from_str::<Head>(text).ok();
-    match head.and_then(|head| head.kind) {
-        Some(kind) => known_kind(&kind),
-        None if text.lines().any(|line| line.trim_end() == "kind: PortMapping") => {
-            Kind::PortMapping
-        }
-        None => Kind::Tenant,
+    if let Some(kind) = head.and_then(|head| head.kind) {
+        return known_kind(&kind);
     }
+    let mut named = text.lines().filter_map(|line| line.trim_end().strip_prefix("kind: "));
+    named.next().map_or(Kind::Tenant, known_kind)
 }
 
 /// The kind of this name, or else `Tenant`.
 pub(super) fn known_kind(name: &str) -> Kind {
-    if name == port_mapping::KIND { Kind::PortMapping } else { Kind::Tenant }
+    let part = PARTS.iter().find(|(_, part)| *part == name);
+    part.map_or(Kind::Tenant, |(kind, _)| *kind)
 }
 
 /// The source of a document of a kind at `first_line` of `file`, whose relative names are looked up in `bases`.
@@ -103,10 +111,11 @@ pub fn content(source: &Source) -> Content {
 
 /// What a YAML text says that is of this kind.
 pub(super) fn read(kind: Kind, text: &str) -> Result<Content, Fault> {
-    let read = if kind == Kind::PortMapping {
-        serde_saphyr::from_str(text).map(checked_mapping)
-    } else {
-        serde_saphyr::from_str(text).map(checked)
+    let read = match kind {
+        Kind::PortMapping => serde_saphyr::from_str(text).map(checked_mapping),
+        Kind::EgressPolicy => serde_saphyr::from_str(text).map(checked_policy),
+        Kind::HostedApi => serde_saphyr::from_str(text).map(checked_hosted_api),
+        _ => serde_saphyr::from_str(text).map(checked),
     };
     read.unwrap_or_else(|error| Err(fault(text, &error)))
 }
@@ -123,6 +132,22 @@ pub(super) fn checked(document: TenantDocument) -> Result<Content, Fault> {
 pub(super) fn checked_mapping(document: PortMappingDocument) -> Result<Content, Fault> {
     match misdirected(&document.api_version, &document.kind) {
         None => Ok(Content::Mapping(Arc::new(document))),
+        Some(fault) => Err(fault),
+    }
+}
+
+/// The policy, if the document is of our version.
+pub(super) fn checked_policy(document: EgressPolicyDocument) -> Result<Content, Fault> {
+    match misdirected(&document.api_version, &document.kind) {
+        None => Ok(Content::Policy(Arc::new(document))),
+        Some(fault) => Err(fault),
+    }
+}
+
+/// The hosted API server, if the document is of our version.
+pub(super) fn checked_hosted_api(document: HostedApiDocument) -> Result<Content, Fault> {
+    match misdirected(&document.api_version, &document.kind) {
+        None => Ok(Content::HostedApi(Arc::new(document))),
         Some(fault) => Err(fault),
     }
 }
@@ -185,7 +210,7 @@ fn fault(text: &str, error: &Error) -> Fault {
 
 /// A document of another kind or version.
 fn misdirected(version: &At<String>, kind: &At<String>) -> Option<Fault> {
-    let kinds = || KINDS.join(" and ");
+    let kinds = || KINDS.join(", ");
     let (field, at, sentence) = if !version.starts_with("durward.dev/") {
         let sentence = format!("{:?} is not ours: Durward reads {API_VERSION}", version.value);
         ("apiVersion", version, sentence)

@@ -2,7 +2,8 @@
 //!
 //! Deliberately absent: reading them.
 
-use super::egress::ProxySpec;
+use super::egress::{ProxySpec, RuleSpec};
+use super::hosted_api::HostedApiSpec;
 use super::ingress::{AcmeSpec, CertificateSpec, IngressSpec};
 use super::port_mapping::PortMappingSpec;
 use super::service::ServiceSpec;
@@ -34,11 +35,36 @@ pub fn references(spec: &TenantSpec) -> Vec<Reference> {
     let parents = parents.filter_map(|parent| parent.credential_file.as_ref());
     let parents = parents.map(|name| named(FileKind::Key, name));
     let authorities = spec.egress.resolver_ca_file.iter().map(authorities);
-    let rules = [&spec.egress.allow, &spec.egress.deny].into_iter().flatten();
-    let lists = rules.flat_map(|rules| rules.iter().filter_map(|rule| rule.hosts_file.as_ref()));
-    let lists = lists.map(|file| named(FileKind::Names, file));
+    let lists = of_rules([&spec.egress.allow, &spec.egress.deny].into_iter().flatten());
     let egress = proxies.chain(parents).chain(authorities).chain(lists);
     ingress.chain(upstreams).chain(egress).collect()
+}
+
+/// Returns the names of files in a hosted API server's document.
+#[must_use]
+pub fn of_hosted_api(spec: &HostedApiSpec) -> Vec<Reference> {
+    let mut names: Vec<Reference> = spec.upstream.ca_file.iter().map(authorities).collect();
+    let Some(relay) = &spec.relay else { return names };
+    names.extend(of_certificate(&relay.certificate));
+    let clients = &relay.client_authorities;
+    names.extend(clients.ca_file.iter().chain(&clients.ca_files).map(authorities));
+    let lists = clients.crl_file.iter().chain(&clients.crl_files);
+    names.extend(lists.map(|name| named(FileKind::RevocationLists, name)));
+    names
+}
+
+/// Returns the Services that a hosted API server's document refers to.
+pub fn services_of_hosted_api(spec: &HostedApiSpec) -> impl Iterator<Item = &ServiceSpec> {
+    let konnectivity = spec.konnectivity.iter().filter_map(|one| one.service.as_ref());
+    spec.upstream.service.iter().chain(konnectivity).map(|service| &service.value)
+}
+
+/// Returns the names in lists of rules.
+pub fn of_rules<'a>(
+    lists: impl Iterator<Item = &'a At<Vec<At<RuleSpec>>>>,
+) -> impl Iterator<Item = Reference> {
+    let files = lists.flat_map(|rules| rules.iter().filter_map(|rule| rule.hosts_file.as_ref()));
+    files.map(|file| named(FileKind::Names, file))
 }
 
 fn of_proxy(spec: &At<ProxySpec>) -> Vec<Reference> {

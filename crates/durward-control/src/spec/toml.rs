@@ -1,4 +1,4 @@
-//! A `Tenant` or `PortMapping` document in TOML: the same fields, one document per file.
+//! A document in TOML: the same fields, one document per file.
 //!
 //! Deliberately absent: the place of each value; findings about a TOML document name the field, those about its form the line as well.
 
@@ -24,10 +24,11 @@ pub fn content(source: &Source) -> Content {
         fault.name = named(text);
         return fault.of(source);
     }
-    let read = if source.kind == Kind::PortMapping {
-        toml::from_str(text).map(document::checked_mapping)
-    } else {
-        toml::from_str(text).map(document::checked)
+    let read = match source.kind {
+        Kind::PortMapping => toml::from_str(text).map(document::checked_mapping),
+        Kind::EgressPolicy => toml::from_str(text).map(document::checked_policy),
+        Kind::HostedApi => toml::from_str(text).map(document::checked_hosted_api),
+        _ => toml::from_str(text).map(document::checked),
     };
     let (mut fault, at) = match read {
         Ok(Ok(content)) => return content,

@@ -12,7 +12,7 @@ use durward_model::TenantId;
 use super::{Found, Place, Store, Touched};
 use crate::change::{Fact, Grantee, Reference};
 use crate::cluster::{Cluster, ObjectFault, Owner, Ownerless, TENANT_LABEL, Target, Viewpoint};
-use crate::document::{Content, Document, entry_target, service_target};
+use crate::document::{Document, entry_target, service_target};
 use crate::named_file::digest_of;
 use crate::spec::object_name::EntryName;
 use crate::spec::service::ServiceSpec;
@@ -27,7 +27,8 @@ pub(crate) struct Asker {
 }
 
 impl Asker {
-    fn of(document: &Document) -> Option<Self> {
+    /// Returns who looks up the names in a document; `None` if nobody can tell whose it is.
+    pub(crate) fn of(document: &Document) -> Option<Self> {
         Some(Self { tenant: document.tenant()?, viewpoint: document.viewpoint() })
     }
 
@@ -67,10 +68,8 @@ impl Store {
         let Some(namespace) = document.namespace() else { return Owner::Written };
         let Some(cluster) = &self.cluster else { return Owner::Nobody(Ownerless::NotRead) };
         if cluster.namespace == *namespace {
-            return match &document.content {
-                Content::Mapping(mapping) if mapping.spec.tenant.is_none() => {
-                    Owner::Nobody(Ownerless::Unsaid)
-                }
+            return match document.content.part() {
+                Some(part) if part.tenant.is_none() => Owner::Nobody(Ownerless::Unsaid),
                 _ => Owner::Written,
             };
         }

@@ -27,6 +27,7 @@ fn rule(name: &str, hosts: &[&str], blocks: &[&str], ports: &[(u16, u16)]) -> Ru
         },
     });
     Rule {
+        opens_guarded: true,
         name: Arc::from(name),
         hosts: hosts.collect(),
         lists: Vec::new(),

@@ -21,6 +21,11 @@ impl<'a> Files<'a> {
         self.asker = Some(Asker { tenant: tenant.clone(), viewpoint });
     }
 
+    /// Looks names of objects up on somebody's behalf from now on.
+    pub(crate) fn ask_as(&mut self, asker: Option<Asker>) {
+        self.asker = asker;
+    }
+
     /// Returns whether the document was denied an object since this was last asked: what it had of that before is no more its own.
     pub(crate) fn was_denied(&mut self) -> bool {
         std::mem::take(&mut self.is_denied)

@@ -101,9 +101,9 @@ impl Register<'_> {
         match named.accepted {
             Some(at) => self.accepted[at].listener = listener,
             None => {
-                let Candidate { mode, entry, .. } = &named.candidate;
-                let (mode, entry) = (mode.clone(), *entry);
-                self.accept(roster, Candidate { entrant, listener, mode, entry });
+                let Candidate { mode, entry, added, .. } = &named.candidate;
+                let (mode, entry, added) = (mode.clone(), *entry, added.clone());
+                self.accept(roster, Candidate { entrant, listener, mode, entry, added });
                 self.names.own.insert((key, entrant), at);
                 named.accepted = Some(at);
             }
@@ -156,6 +156,16 @@ impl Named {
 }
 
 fn tell_taken(roster: &mut Roster<'_>, candidate: &Candidate, name: &HostPattern, holder: &Holder) {
+    let (listener, Holder { tenant, origin, .. }) = (&candidate.listener, holder);
+    let sentence =
+        format!("{name} at {listener} is taken by tenant {tenant} ({origin}), which asked first");
+    if let Some(added) = &candidate.added {
+        let alone = added.alone.as_ref().and_then(|alone| alone.names.as_ref());
+        added.tell_of_name(roster, name, &sentence);
+        if !alone.is_some_and(|names| names.has(name)) {
+            return;
+        }
+    }
     // What was served before is in no document now, so there is nothing to point at.
     let Some(entry) = candidate.entry.filter(|entry| entry.list == List::Ingress) else { return };
     let entrant = &mut roster.entrants[candidate.entrant];
@@ -172,9 +182,6 @@ fn tell_taken(roster: &mut Roster<'_>, candidate: &Candidate, name: &HostPattern
         Basis::Kept(_) | Basis::Out => None,
     };
     let (at, place) = written.unwrap_or((0, entry.place));
-    let (listener, Holder { tenant, origin, .. }) = (&candidate.listener, holder);
-    let sentence =
-        format!("{name} at {listener} is taken by tenant {tenant} ({origin}), which asked first");
     entrant.report.error("ServerNameTaken", place, &field.index(at), &sentence);
 }
 

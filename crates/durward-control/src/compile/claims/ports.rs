@@ -129,7 +129,7 @@ impl Ports {
         let Some(Objection { port, address, protocol, ports, holder }) = objection else { return };
         let field = Field::SPEC.name("ports");
         let field = field.index(port);
-        let place = applicant.places.ports.get(port).copied().unwrap_or_default();
+        let place = applicant.place(|spec| Some(spec.ports.get(port)?.place));
         let sentence =
             format!("{address} {protocol} {ports} is taken by {holder}, which asked first");
         applicant.report.error("PortTaken", place, &field, &sentence);

@@ -138,7 +138,7 @@ fn sources(applicant: &mut Applicant<'_>, mapping: &PortMapping, taken: &Taken<'
 fn tell(applicant: &mut Applicant<'_>, reason: &str, sentence: &str) {
     // What was served before is in no document now, so there is nothing to point at.
     if applicant.current.is_some() {
-        let place = applicant.places.egress;
+        let place = applicant.place(|spec| Some(spec.egress.place));
         applicant.report.error(reason, place, &Field::SPEC.name("egress"), sentence);
     }
 }

@@ -83,7 +83,7 @@ pub(super) fn pods(mapping: &PortMapping) -> BTreeSet<IpAddr> {
 impl Applicant<'_> {
     /// Reports an error where the endpoint is written first.
     fn tell_of_endpoint(&mut self, pod: IpAddr, sentence: &str) {
-        let Some(spec) = self.spec else { return };
+        let Some(spec) = self.spec() else { return };
         let leads = |written: &str| words::endpoint_address(written).is_ok_and(|(ip, _)| ip == pod);
         let common = Field::SPEC.name("endpoints");
         let ports = Field::SPEC.name("ports");

@@ -2,62 +2,55 @@
 //!
 //! Deliberately absent: claims of others; those are decided among all.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use durward_model::mapping::{Affinity, PortMapping, SourceMode};
-use durward_model::{IngressAddress, SourceSet, TenantId};
+use durward_model::{IngressAddress, SourceSet};
 use ipnet::IpNet;
 
 use super::ports::Services;
 use super::{health, ports};
-use crate::cluster::Owner;
+use crate::compile::part::{Belonging, PartId, Reader};
 use crate::compile::report::{Field, Report};
-use crate::compile::roster::Roster;
 use crate::compile::{bounds, route, times, upstream, words};
-use crate::document::Document;
-use crate::place::At;
+use crate::document::{Content, Document};
 use crate::spec::port_mapping::{AffinitySpec, PortMappingDocument, SourceSpec};
 use crate::store::{Asker, Store};
 
-/// A document while it is read.
-pub(super) struct Reading<'r, 's, 'o> {
-    pub(super) report: &'r mut Report<'s>,
-    pub(super) roster: &'r Roster<'o>,
-    pub(super) tenants: &'r BTreeSet<TenantId>,
-    pub(super) store: &'r Store,
-    pub(super) entry: &'r Document,
+/// Reader of mappings.
+pub(super) struct Reading<'s> {
+    pub(super) store: &'s Store,
 }
 
-impl Reading<'_, '_, '_> {
-    pub(super) fn mapping(
+impl Reader<PortMapping> for Reading<'_> {
+    fn read(
         &mut self,
-        name: &Arc<str>,
-        document: &PortMappingDocument,
+        report: &mut Report<'_>,
+        entry: &Document,
+        belonging: &Belonging<'_, '_>,
     ) -> Option<PortMapping> {
+        let Content::Mapping(document) = &entry.content else { return None };
         let spec = &document.spec;
-        let before = self.report.errors();
-        bounds::check_mapping(self.report, spec);
-        if self.report.errors() > before {
+        let before = report.errors();
+        bounds::check_mapping(report, spec);
+        if report.errors() > before {
             return None;
         }
-        let tenant = self.tenant(document);
-        let addresses = self.addresses(document);
-        let tenant_asking = self.entry.tenant();
-        let asker = tenant_asking.map(|tenant| Asker { tenant, viewpoint: self.entry.viewpoint() });
+        let tenant = belonging.tenant(report, entry);
+        let addresses = addresses(report, document);
+        let asker = Asker::of(entry);
         let services = Services { store: self.store, asker, gone: Vec::new() };
-        let (ports, services) = ports::ports(self.report, spec, services);
+        let (ports, services) = ports::ports(report, spec, services);
         let field = Field::SPEC.name("allowedSources");
-        let allowed = route::networks(self.report, spec.allowed_sources.as_ref(), &field);
+        let allowed = route::networks(report, spec.allowed_sources.as_ref(), &field);
         let field = Field::SPEC.name("drain");
         let read = |text: &str| times::DRAIN.read(text);
-        let drain = self.report.check_optional("BadDuration", spec.drain.as_ref(), &field, read);
+        let drain = report.check_optional("BadDuration", spec.drain.as_ref(), &field, read);
         // One wrong port hides what is mapped, so that nothing is concluded from the others.
         let sound = if ports.len() == spec.ports.len() { &ports[..] } else { &[] };
         let check = spec.health_check.as_ref();
-        let check = check.and_then(|check| health::check(self.report, check, sound));
-        if self.report.errors() > before {
+        let check = check.and_then(|check| health::check(report, check, sound));
+        if report.errors() > before {
             return None;
         }
         // Its port is served without endpoints: what it had may be another's by now.
@@ -65,11 +58,13 @@ impl Reading<'_, '_, '_> {
             let Some(service) = &spec.ports[position].service else { continue };
             let list = Field::SPEC.name("ports");
             let field = list.index(position);
-            upstream::no_service(self.report, service, &field.name("service"), &fault);
+            upstream::no_service(report, service, &field.name("service"), &fault);
         }
+        let tenant = tenant?;
+        let name = PartId::of(entry)?.qualified();
         Some(PortMapping {
-            tenant: tenant?,
-            name: Arc::clone(name),
+            tenant,
+            name,
             addresses,
             ports,
             allowed_sources: allowed.unwrap_or_else(everybody),
@@ -84,81 +79,33 @@ impl Reading<'_, '_, '_> {
             drain: drain?.unwrap_or(Duration::ZERO),
             egress: spec.egress.value,
             health_check: check,
-            origin: self.report.source().origin(document.metadata.name.place),
+            origin: report.source().origin(document.metadata.name.place),
         })
     }
+}
 
-    fn tenant(&mut self, document: &PortMappingDocument) -> Option<TenantId> {
-        let field = Field::SPEC.name("tenant");
-        let written = document.spec.tenant.as_ref();
-        match (&self.entry.owner, written) {
-            (Owner::OfNamespace(owner), Some(written)) if written.value != owner.as_str() => {
-                let sentence = format!(
-                    "{:?} is not the tenant of this namespace, which is {owner}'s: remove it",
-                    written.value
-                );
-                self.report.error("TenantMismatch", written.place, &field, &sentence);
-                None
-            }
-            (Owner::OfNamespace(owner), _) => {
-                let place = written.map_or(document.metadata.name.place, |written| written.place);
-                self.known(&At::new(owner.to_string(), place), &field)
-            }
-            (_, Some(written)) => self.known(written, &field),
-            (_, None) => {
-                let sentence = "is missing: name the tenant that the mapping belongs to";
-                self.report.error("TenantMissing", document.spec.place(), &field, sentence);
-                None
-            }
+fn addresses(report: &mut Report<'_>, document: &PortMappingDocument) -> Vec<IngressAddress> {
+    let field = Field::SPEC.name("addresses");
+    let written = &document.spec.addresses;
+    if written.is_empty() {
+        let place = document.spec.place();
+        report.error("AddressMissing", place, &field, "is empty: name an external address");
+    }
+    let mut addresses = Vec::with_capacity(written.len());
+    for (at, written) in written.iter().enumerate() {
+        let Some(address) = report.check("BadAddress", written, &field.index(at), words::address)
+        else {
+            continue;
+        };
+        let address = IngressAddress(address);
+        if addresses.contains(&address) {
+            let sentence = format!("{:?} is written twice", written.value);
+            report.warning("AddressTwice", written.place, &field.index(at), &sentence);
+        } else {
+            addresses.push(address);
         }
     }
-
-    /// Returns the tenant of this name, if it is served.
-    fn known(&mut self, written: &At<String>, field: &Field<'_>) -> Option<TenantId> {
-        let (roster, tenants) = (self.roster, self.tenants);
-        self.report.check("TenantUnknown", written, field, |text| {
-            if let Some(tenant) = TenantId::new(text).ok().and_then(|id| tenants.get(&id)) {
-                return Ok(tenant.clone());
-            }
-            let mut names = roster.entrants.iter().map(|entrant| entrant.id.as_str());
-            if names.any(|name| name == text) {
-                return Err("is not served, see what is said about it".to_owned());
-            }
-            let served = roster.served();
-            let hint = crate::suggest::hint(text, served.iter().map(|tenant| tenant.as_str()));
-            Err(format!("is no tenant here{hint}: write a Tenant document of this name"))
-        })
-    }
-
-    fn addresses(&mut self, document: &PortMappingDocument) -> Vec<IngressAddress> {
-        let field = Field::SPEC.name("addresses");
-        let written = &document.spec.addresses;
-        if written.is_empty() {
-            let place = document.spec.place();
-            self.report.error(
-                "AddressMissing",
-                place,
-                &field,
-                "is empty: name an external address",
-            );
-        }
-        let mut addresses = Vec::with_capacity(written.len());
-        for (at, written) in written.iter().enumerate() {
-            let Some(address) =
-                self.report.check("BadAddress", written, &field.index(at), words::address)
-            else {
-                continue;
-            };
-            let address = IngressAddress(address);
-            if addresses.contains(&address) {
-                let sentence = format!("{:?} is written twice", written.value);
-                self.report.warning("AddressTwice", written.place, &field.index(at), &sentence);
-            } else {
-                addresses.push(address);
-            }
-        }
-        addresses
-    }
+    addresses
 }
 
 fn everybody() -> SourceSet {

@@ -1,0 +1,318 @@
+//! Puts what objects add to a tenant beside what its document says, in order of seniority: the document first, then the oldest object.
+//!
+//! An object that cannot be put beside what is there is left out as a whole, and told why; what was served of it before stands in where it can.
+//! Deliberately absent: other tenants; whether a listener may have its address is decided afterwards.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use durward_model::route::HostPattern;
+use durward_model::upstream::{Target, UpstreamIndex};
+use durward_model::{DestinationMode, EgressAddress, Listener, Service, Upstream};
+
+use super::listeners::{Joined, Unfitting};
+use super::{Applicant, Contribution, Written};
+use crate::compile::body::{Candidate, Candidates};
+use crate::compile::last_good;
+use crate::compile::report::Field;
+use crate::compile::roster::{Basis, Entrant, Roster};
+use crate::compile::transparent::Wish;
+use crate::compile::upstream_set::UpstreamSet;
+
+/// What a listener has from objects.
+#[derive(Debug)]
+pub(crate) struct Added {
+    /// The listener as the tenant's document makes it, if that has one there.
+    pub(crate) alone: Option<Arc<Listener>>,
+    parts: Vec<AddedPart>,
+}
+
+/// What a listener has from one object.
+#[derive(Clone, Debug)]
+struct AddedPart {
+    /// Position among the contributions.
+    contribution: usize,
+    /// It refers to the tenant's upstreams.
+    listener: Arc<Listener>,
+    written: Written,
+}
+
+impl Added {
+    /// Returns another listener at the same address and port with what objects add to it, and the objects with it.
+    pub(crate) fn again(&self, candidate: Candidate) -> Candidate {
+        let alone = Arc::clone(&candidate.listener);
+        let mut joined = Joined::new(Arc::clone(&alone));
+        let mut parts = Vec::new();
+        for part in &self.parts {
+            if joined.objection(&part.listener).is_none() {
+                joined.add(Arc::clone(&part.listener));
+                parts.push(part.clone());
+            }
+        }
+        if parts.is_empty() {
+            return candidate;
+        }
+        let added = Some(Arc::new(Self { alone: Some(alone), parts }));
+        Candidate { listener: joined.finish(), added, ..candidate }
+    }
+
+    /// Says of the objects why the listener is not served.
+    pub(crate) fn tell(&self, roster: &mut Roster<'_>, (reason, sentence): (&str, &str)) {
+        for part in &self.parts {
+            roster.contributions[part.contribution].tell(reason, &part.written, sentence);
+        }
+    }
+
+    /// Says of the objects that ask for a name who has it.
+    pub(crate) fn tell_of_name(&self, roster: &mut Roster<'_>, name: &HostPattern, sentence: &str) {
+        let asks =
+            |part: &&AddedPart| part.listener.names.as_ref().is_some_and(|names| names.has(name));
+        for part in self.parts.iter().filter(asks) {
+            let applicant = &mut roster.contributions[part.contribution];
+            applicant.tell("ServerNameTaken", &part.written, sentence);
+        }
+    }
+}
+
+/// Adds to every tenant what objects add to it.
+pub(crate) fn merge(roster: &mut Roster<'_>, candidates: &mut Candidates<'_>) {
+    for at in 0..roster.entrants.len() {
+        let parts = std::mem::take(&mut roster.entrants[at].parts);
+        if parts.is_empty() {
+            continue;
+        }
+        if matches!(roster.entrants[at].basis, Basis::Out) {
+            for part in &parts {
+                roster.contributions[*part].leave_out_with_tenant();
+            }
+        } else {
+            let upstreams = &mut candidates.upstreams[at];
+            let listeners = &candidates.listeners;
+            let mut tenant = Together::new(at, &roster.entrants[at], listeners, upstreams);
+            for part in &parts {
+                tenant.ask(*part, &mut roster.contributions[*part]);
+            }
+            tenant.finish(&mut candidates.listeners);
+            let mut own = candidates.listeners.iter().filter(|one| one.entrant == at);
+            let is_proxy = |one: &Candidate| matches!(one.listener.service, Service::Forward(_));
+            let is_asked =
+                own.any(is_proxy) || matches!(roster.entrants[at].transparent, Wish::Served(..));
+            add_rules(roster, (at, &parts), is_asked);
+        }
+        roster.entrants[at].parts = parts;
+    }
+}
+
+/// Adds the rules of the objects that are served; `is_asked` says that the tenant has a proxy, which asks them.
+fn add_rules(roster: &mut Roster<'_>, (at, parts): (usize, &[usize]), is_asked: bool) {
+    let has_rules = |part: &&usize| {
+        let served = roster.contributions[**part].served.as_ref();
+        served.is_some_and(|it| !it.egress.allow.is_empty() || !it.egress.deny.is_empty())
+    };
+    let with_rules: Vec<usize> = parts.iter().filter(has_rules).copied().collect();
+    for part in with_rules {
+        let applicant = &mut roster.contributions[part];
+        let Some(served) = applicant.served.clone() else { continue };
+        if !is_asked && applicant.current.is_some() {
+            let place = applicant.head().map(|head| head.place).unwrap_or_default();
+            let sentence = "has rules that nobody asks: the tenant has neither egress.proxy nor egress.transparent";
+            applicant.report.warning("RulesUnused", place, &Field::SPEC, sentence);
+        }
+        let rules = &mut roster.entrants[at].rules;
+        rules.allow.extend(served.egress.allow.iter().cloned());
+        rules.deny.extend(served.egress.deny.iter().cloned());
+    }
+}
+
+/// A tenant while objects are put beside its document.
+struct Together<'r, 'u> {
+    entrant: usize,
+    egress: &'r [EgressAddress],
+    upstreams: &'r mut UpstreamSet<'u>,
+    /// By address and port.
+    listeners: HashMap<(IpAddr, u16), Place>,
+}
+
+/// A listener while objects add to it.
+struct Place {
+    /// Position among the candidates; `None` while only objects have a listener there.
+    candidate: Option<usize>,
+    mode: DestinationMode,
+    alone: Option<Arc<Listener>>,
+    joined: Joined,
+    parts: Vec<AddedPart>,
+}
+
+/// Reason why an object is left out.
+struct Conflict {
+    reason: &'static str,
+    written: Written,
+    sentence: String,
+}
+
+impl<'r, 'u> Together<'r, 'u> {
+    fn new(
+        entrant: usize,
+        tenant: &'r Entrant<'_>,
+        candidates: &[Candidate],
+        upstreams: &'r mut UpstreamSet<'u>,
+    ) -> Self {
+        let own = candidates.iter().enumerate().filter(|(_, one)| one.entrant == entrant);
+        let listeners = own.map(|(at, candidate)| {
+            let alone = Arc::clone(&candidate.listener);
+            let place = Place {
+                candidate: Some(at),
+                mode: candidate.mode.clone(),
+                joined: Joined::new(Arc::clone(&alone)),
+                alone: Some(alone),
+                parts: Vec::new(),
+            };
+            (candidate.listener.key(), place)
+        });
+        let listeners = listeners.collect();
+        Self { entrant, egress: &tenant.egress, upstreams, listeners }
+    }
+
+    /// Gives an object what it asks for, or what it had.
+    fn ask(&mut self, at: usize, applicant: &mut Applicant<'_>) {
+        if let Some(current) = applicant.current.clone() {
+            match self.conflict(&current) {
+                None => {
+                    self.take(at, &current);
+                    applicant.served = Some(current);
+                    return;
+                }
+                Some(conflict) => {
+                    let Conflict { reason, written, sentence } = conflict;
+                    applicant.tell(reason, &written, &sentence);
+                }
+            }
+        }
+        if let Some(former) = applicant.former.clone()
+            && self.conflict(&former).is_none()
+        {
+            self.take(at, &former);
+            applicant.served = Some(former);
+        }
+    }
+
+    fn conflict(&self, asked: &Contribution) -> Option<Conflict> {
+        let of_upstream = |upstream: &Arc<Upstream>| {
+            let (reason, sentence) = self.upstream_conflict(upstream)?;
+            let written = asked.listeners.first().map(|first| first.written.clone());
+            let nowhere =
+                || Written { field: Arc::from("upstreams"), place: crate::place::Place::default() };
+            Some(Conflict { reason, written: written.unwrap_or_else(nowhere), sentence })
+        };
+        if let Some(conflict) = asked.upstreams.iter().find_map(of_upstream) {
+            return Some(conflict);
+        }
+        asked.listeners.iter().find_map(|added| {
+            let place = self.listeners.get(&added.listener.key())?;
+            let objection = if place.mode == added.mode {
+                place.joined.objection(&added.listener)
+            } else {
+                let what = "knows destinations in another way than".to_owned();
+                let holder = place.alone.as_ref().unwrap_or(&added.listener).origin.clone();
+                Some(Unfitting { reason: "ListenerUnfitting", what, holder })
+            };
+            let Unfitting { reason, what, holder } = objection?;
+            let sentence = format!("{what} {holder}");
+            Some(Conflict { reason, written: added.written.clone(), sentence })
+        })
+    }
+
+    fn upstream_conflict(&self, upstream: &Upstream) -> Option<(&'static str, String)> {
+        let name = &upstream.name;
+        if let Some(known) = self.upstreams.get(name) {
+            let sentence =
+                format!("has the upstream {name:?}, whose name is taken at {}", known.origin);
+            return Some(("UpstreamTaken", sentence));
+        }
+        if self.egress.is_empty() {
+            let sentence = "needs an address that its connections leave from, and the tenant has none: name one in egress.addresses of the Tenant";
+            return Some(("EgressMissing", sentence.to_owned()));
+        }
+        let unreached = upstream.endpoints.iter().find_map(|endpoint| match &endpoint.target {
+            Target::Address(at) => {
+                let is_reached = self.egress.iter().any(|source| source.reaches(at.ip()));
+                (!is_reached).then_some(*at)
+            }
+            Target::Name { .. } => None,
+        });
+        let at = unreached?;
+        let family = if at.is_ipv4() { "IPv4" } else { "IPv6" };
+        let sentence = format!(
+            "leads to {at}, and the tenant has no {family} egress address: add one to its Tenant"
+        );
+        Some(("EgressFamily", sentence))
+    }
+
+    fn take(&mut self, at: usize, asked: &Contribution) {
+        let moved: Vec<UpstreamIndex> = asked
+            .upstreams
+            .iter()
+            .map(|upstream| {
+                let sources = self.egress.to_vec();
+                self.upstreams
+                    .add_of_object(Arc::new(Upstream { sources, ..Upstream::clone(upstream) }))
+            })
+            .collect();
+        for added in &asked.listeners {
+            let moved = |index: UpstreamIndex| moved.get(index.0).copied();
+            let Some(listener) = last_good::reindexed(&added.listener, moved) else { continue };
+            let key = listener.key();
+            let written = added.written.clone();
+            let part = AddedPart { contribution: at, listener: Arc::clone(&listener), written };
+            match self.listeners.get_mut(&key) {
+                Some(place) => {
+                    place.joined.add(listener);
+                    place.parts.push(part);
+                }
+                None => {
+                    let (mode, joined) = (added.mode.clone(), Joined::new(listener));
+                    let parts = vec![part];
+                    let place = Place { candidate: None, mode, alone: None, joined, parts };
+                    self.listeners.insert(key, place);
+                }
+            }
+        }
+    }
+
+    fn finish(self, candidates: &mut Vec<Candidate>) {
+        let mut places: Vec<_> = self.listeners.into_iter().collect();
+        places.retain(|(_, place)| !place.parts.is_empty());
+        places.sort_by_key(|(key, _)| *key);
+        for (_, Place { candidate, mode, alone, joined, parts }) in places {
+            let (listener, entrant) = (joined.finish(), self.entrant);
+            let added = Some(Arc::new(Added { alone, parts }));
+            match candidate {
+                Some(at) => (candidates[at].listener, candidates[at].added) = (listener, added),
+                None => candidates.push(Candidate { entrant, listener, mode, entry: None, added }),
+            }
+        }
+    }
+}
+
+/// Takes from objects what they did not get of the listeners that they ask for: those of which nothing is served are left out.
+pub(crate) fn settle(roster: &mut Roster<'_>, accepted: &[Candidate]) {
+    let mut got = vec![false; roster.contributions.len()];
+    for candidate in accepted {
+        let Some(added) = &candidate.added else { continue };
+        for part in &added.parts {
+            let granted = candidate.listener.names.as_ref();
+            let is_named = match (&part.listener.names, granted) {
+                (Some(asked), Some(granted)) => asked.meet(granted),
+                _ => true,
+            };
+            got[part.contribution] |= is_named;
+        }
+    }
+    for (applicant, got) in roster.contributions.iter_mut().zip(got) {
+        let asks = applicant.served.as_ref().is_some_and(|served| !served.listeners.is_empty());
+        if asks && !got {
+            applicant.served = None;
+        }
+    }
+}
