@@ -6,6 +6,7 @@
 mod dial;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,6 +23,9 @@ use crate::resolve::Endpoint;
 use crate::settings::{Settings, Target};
 use crate::stream::BoxStream;
 use crate::tls::TlsState;
+
+/// Intervals between two checks of an endpoint that answers. Each is a TLS handshake for the gateway, and there may be very many proxies.
+const HEALTHY_CHECKS: u32 = 6;
 
 /// A reason why a gateway cannot be reached.
 #[derive(Debug, Error)]
@@ -143,7 +147,8 @@ pub struct Gateways {
 struct Known {
     endpoints: HashMap<Target, Vec<Endpoint>>,
     resolve_errors: HashMap<Target, String>,
-    health: HashMap<Endpoint, Health>,
+    /// State of each endpoint, and when it was found.
+    health: HashMap<Endpoint, (Health, Instant)>,
 }
 
 /// A connection to a gateway.
@@ -221,7 +226,7 @@ impl Gateways {
         loop {
             self.resolve_all().await;
             let mut checks = JoinSet::new();
-            for (endpoint, _) in self.candidates() {
+            for endpoint in self.due(Instant::now()) {
                 let gateways = Arc::clone(&self);
                 checks.spawn(async move {
                     let result = gateways.probe(&endpoint).await;
@@ -229,8 +234,21 @@ impl Gateways {
                 });
             }
             while checks.join_next().await.is_some() {}
-            sleep(self.check).await;
+            // Proxies that were started together are not to check together for ever.
+            let jitter = RandomState::new().hash_one(()) % 256;
+            sleep(self.check + self.check * u32::try_from(jitter).unwrap_or_default() / 1_024)
+                .await;
         }
+    }
+
+    /// Returns the endpoints to check: those that do not answer, and those from which nothing was heard for a while. A client's connection is a check, too.
+    fn due(&self, now: Instant) -> Vec<Endpoint> {
+        let known = self.known();
+        let is_due = |endpoint: &&Endpoint| match known.health.get(*endpoint) {
+            Some((Health::Healthy, since)) => now >= *since + self.check * HEALTHY_CHECKS,
+            _ => true,
+        };
+        known.endpoints.values().flatten().filter(is_due).cloned().collect()
     }
 
     /// Connects to the first gateway that can be had. `alpn` is what an API client offers, in re-originate mode.
@@ -340,8 +358,9 @@ impl Gateways {
 
     fn note(&self, endpoint: &Endpoint, error: Option<&DialError>) {
         let health = error.map_or(Health::Healthy, |error| Health::Unhealthy(error.to_string()));
-        let before = self.known().health.insert(endpoint.clone(), health.clone());
-        if before.as_ref() == Some(&health) {
+        let now = (health.clone(), Instant::now());
+        let before = self.known().health.insert(endpoint.clone(), now);
+        if before.is_some_and(|(before, _)| before == health) {
             return;
         }
         match &health {
@@ -360,7 +379,7 @@ impl Gateways {
 
 impl Known {
     fn health_of(&self, endpoint: &Endpoint) -> Health {
-        self.health.get(endpoint).cloned().unwrap_or(Health::Unknown)
+        self.health.get(endpoint).map_or(Health::Unknown, |(health, _)| health.clone())
     }
 }
 

@@ -96,7 +96,7 @@ pub struct Limits {
     pub connect: Duration,
     /// Time without a byte in either direction after which a connection is closed. Watches are silent for long.
     pub idle: Duration,
-    /// Time between two checks of a gateway.
+    /// Time between two checks of a gateway that does not answer; one that answers is checked after six of them.
     pub check: Duration,
 }
 

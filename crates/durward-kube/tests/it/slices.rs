@@ -246,7 +246,7 @@ async fn an_api_server_that_writes_the_endpoints_all_the_same_is_reported() {
     stage.leads_to(&["10.1.0.1"]).await;
 }
 
-// S4.54+
+// S4.54
 #[tokio::test]
 async fn what_was_there_before_is_given_back_and_what_was_made_is_removed() {
     let stage = Stage::start().await;

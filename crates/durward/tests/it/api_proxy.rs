@@ -143,7 +143,7 @@ fn command(pki: &Pki, gateway: SocketAddr, more: &[&str]) -> Command {
     command
 }
 
-// S4.71+ S4.69 S4.55+
+// S4.71 S4.69 S4.55
 #[test]
 fn at_an_advertised_address_on_a_device_of_its_own_the_proxy_serves_and_drains() {
     in_namespace(
