@@ -12,12 +12,13 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore,
+    SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -30,6 +31,8 @@ pub struct ShownCertificate {
     pub names: BTreeSet<Name>,
     /// Time at which the leaf ends, in seconds since 1970.
     pub not_after: i64,
+    /// Protocol that the server chose of those that were offered.
+    pub alpn: Option<Vec<u8>>,
 }
 
 /// A name of a certificate.
@@ -83,7 +86,7 @@ impl ShownCertificate {
         let names = names.into_iter().flat_map(|names| &names.value.general_names);
         let names = names.filter_map(name).collect();
         let not_after = leaf.validity().not_after.timestamp();
-        Ok(Self { chain, names, not_after })
+        Ok(Self { chain, names, not_after, alpn: None })
     }
 
     /// Returns whether the leaf is valid for `name`.
@@ -149,17 +152,44 @@ pub async fn shown(
         config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     let name = ServerName::try_from(server_name.to_owned()).map_err(io::Error::other)?;
-    let handshake = async {
-        let socket = TcpStream::connect(address).await?;
-        TlsConnector::from(Arc::new(config)).connect(name, socket).await
-    };
-    let ended = timeout(patience, handshake).await;
+    let session = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+    let ended = timeout(patience, handshake(address, session)).await;
     let chain = std::mem::take(&mut *look.seen.lock().unwrap_or_else(PoisonError::into_inner));
-    match (chain.is_empty(), ended) {
-        (false, _) => ShownCertificate::read(chain),
-        (true, Ok(Err(error))) => Err(error),
-        (true, Err(_)) => Err(io::ErrorKind::TimedOut.into()),
-        (true, Ok(Ok(_))) => Err(io::ErrorKind::InvalidData.into()),
+    match ended {
+        Ok(Ok(alpn)) => Ok(ShownCertificate { alpn, ..ShownCertificate::read(chain)? }),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Goes on with the handshake until the certificate was looked at, which ends it. Returns the protocol that the server chose.
+async fn handshake(
+    address: SocketAddr,
+    mut session: ClientConnection,
+) -> io::Result<Option<Vec<u8>>> {
+    let mut socket = TcpStream::connect(address).await?;
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        let mut out = Vec::new();
+        while session.wants_write() {
+            session.write_tls(&mut out)?;
+        }
+        socket.write_all(&out).await?;
+        let count = socket.read(&mut buffer).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut read = &buffer[..count];
+        while !read.is_empty() {
+            session.read_tls(&mut read)?;
+            match session.process_new_packets() {
+                Ok(_) => {}
+                Err(rustls::Error::InvalidCertificate(_)) => {
+                    return Ok(session.alpn_protocol().map(<[u8]>::to_vec));
+                }
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            }
+        }
     }
 }
 

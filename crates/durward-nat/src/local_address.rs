@@ -9,9 +9,12 @@ use thiserror::Error;
 
 use crate::options::AssignedAddress;
 use crate::rtnetlink::Rtnetlink;
+use crate::rtnetlink::dummy::NamedLink;
 
 /// Time for an answer of the kernel.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Remark on links that are made here.
+const ALIAS: &str = "durward local address";
 /// Protocol number of the addresses (`IFA_PROTO`): set by an administrator.
 const PROTOCOL: u8 = 4;
 
@@ -56,7 +59,7 @@ pub enum DeviceFault {
     },
 }
 
-/// Makes the dummy device where it does not exist, brings it up, and puts the addresses on it. What is there already stays. Nothing of it ends with the process: while a new one
+/// Makes the dummy device where it does not exist (a bridge without ports where the kernel has no dummy devices), brings it up, and puts the addresses on it. What is there already stays. Nothing of it ends with the process: while a new one
 /// starts, packets to the addresses are refused on this host instead of leaving it.
 ///
 /// # Errors
@@ -70,7 +73,13 @@ pub fn ensure(device: &str, addresses: &[IpAddr]) -> Result<(), DeviceFault> {
         .map_err(|error| fault("cannot open a netlink socket for", device, error))?;
     let look = || kernel.link_named(device).map_err(failed("cannot look for"));
     if look()?.is_none() {
-        match kernel.add_dummy(device) {
+        let make = |kind| kernel.add_link(device, kind, ALIAS);
+        // Kernels without the module have bridges, and a bridge without ports is the same.
+        let made = match make("dummy") {
+            Err(Errno::OPNOTSUPP) => make("bridge"),
+            made => made,
+        };
+        match made {
             // Another process of this host was faster.
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(failed("cannot make dummy device")(error)),
@@ -104,10 +113,15 @@ pub fn remove(device: &str) -> Result<(), DeviceFault> {
     let Some(link) = look.map_err(|error| fault("cannot look for", device, error.into()))? else {
         return Ok(());
     };
-    if link.kind.as_deref() != Some("dummy") {
+    if !is_fit(&link) {
         return Err(DeviceFault::NotDummy { device: device.to_owned() });
     }
     kernel.remove_link(link.index).map_err(|error| fault("cannot remove", device, error.into()))
+}
+
+/// Returns whether a link is a dummy, or a bridge that was made here.
+fn is_fit(link: &NamedLink) -> bool {
+    link.kind.as_deref() == Some("dummy") || link.alias.as_deref() == Some(ALIAS)
 }
 
 fn fault(action: &'static str, device: &str, error: io::Error) -> DeviceFault {

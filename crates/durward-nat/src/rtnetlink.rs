@@ -1,6 +1,6 @@
 //! Links, addresses, routes and rules of the kernel, read and changed over rtnetlink.
 
-mod dummy;
+pub(crate) mod dummy;
 pub(crate) mod tunnel;
 mod wire;
 

@@ -115,6 +115,7 @@ async fn the_names_of_a_served_certificate_are_compared_with_those_that_it_needs
         ]
     );
     assert!(shown.covers(&Name::of("ACME.k8s.test")));
+    assert_eq!(shown.alpn.as_deref(), Some(&b"h2"[..]));
     let authorities = || durward_apiproxy::tls::authorities(&pki.dir.join("cluster.crt")).unwrap();
     assert_eq!(shown.verify(authorities(), NAME), Ok(()));
     assert!(shown.verify(authorities(), "globex.k8s.test").is_err());

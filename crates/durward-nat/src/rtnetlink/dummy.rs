@@ -1,4 +1,5 @@
-//! Dummy links, as `linux/if_link.h` defines them: what is sent to their addresses from this host stays on it, and nothing arrives by them.
+//! Links without a wire, as `linux/if_link.h` defines them: dummy links, and bridges without ports where the kernel has no dummy links. What is sent to their addresses from this
+//! host stays on it, and nothing arrives by them.
 
 use rustix::io::Errno;
 
@@ -8,6 +9,7 @@ use crate::netlink::{Message, flags};
 /// Attributes of a link and of its kind.
 const NAME: u16 = 3;
 const LINK_INFO: u16 = 18;
+const ALIAS: u16 = 20;
 const KIND: u16 = 1;
 
 /// A link of this name.
@@ -16,6 +18,8 @@ pub(crate) struct NamedLink {
     pub(crate) index: u32,
     /// `dummy`, `vxlan`, …; `None` for hardware.
     pub(crate) kind: Option<String>,
+    /// Remark that somebody has left (`IFLA_IFALIAS`).
+    pub(crate) alias: Option<String>,
 }
 
 impl Rtnetlink {
@@ -25,12 +29,12 @@ impl Rtnetlink {
         Ok(links.iter().find_map(|link| named(link, name)))
     }
 
-    /// Makes a dummy link and brings it up.
-    pub(crate) fn add_dummy(&self, name: &str) -> Result<(), Errno> {
+    /// Makes a link of this kind with a remark, and brings it up.
+    pub(crate) fn add_link(&self, name: &str, kind: &str, alias: &str) -> Result<(), Errno> {
         self.socket.request(msg::NEWLINK, flags::CREATE | flags::EXCL, |to| {
             super::tunnel::link_header(to, 0);
-            to.text(NAME, name).nest(LINK_INFO, |to| {
-                to.text(KIND, "dummy");
+            to.text(NAME, name).text(ALIAS, alias).nest(LINK_INFO, |to| {
+                to.text(KIND, kind);
             });
         })
     }
@@ -52,5 +56,6 @@ fn named(message: &Message, name: &str) -> Option<NamedLink> {
         return None;
     }
     let index = u32::from_ne_bytes(message.payload.get(4..8)?.try_into().ok()?);
-    Some(NamedLink { index, kind: attributes.nested(LINK_INFO).text(KIND) })
+    let kind = attributes.nested(LINK_INFO).text(KIND);
+    Some(NamedLink { index, kind, alias: attributes.text(ALIAS) })
 }

@@ -24,8 +24,12 @@ fn an_address_on_a_dummy_device_is_this_hosts_and_stays_after_a_second_start() {
             }
             let shown = ip("-d addr show dev durward-api");
             assert_eq!(shown.matches("172.31.255.1/32").count(), 1, "{shown}");
-            assert!(shown.contains("dummy") && shown.contains("fd00:d::1/128"), "{shown}");
+            assert!(shown.contains("fd00:d::1/128"), "{shown}");
 
+            // A bridge of somebody else is not taken.
+            ip("link add docker0 type bridge");
+            let foreign = ensure("docker0", &addresses);
+            assert!(matches!(foreign, Err(DeviceFault::NotDummy { .. })), "{foreign:?}");
             remove("durward-api").unwrap();
             remove("durward-api").unwrap();
             assert!(TcpListener::bind((addresses[0], 6443)).is_err());

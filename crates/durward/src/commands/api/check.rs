@@ -15,6 +15,9 @@ use crate::commands::check::{Category, Report};
 use crate::failure::{Exit, Failure};
 use crate::inspect;
 
+/// Cure for a gateway that admits no API proxies.
+const NO_RELAY: &str = "give the HostedApi spec.relay, or run the proxies with --proxy-header from a trusted network, or with --mode re-originate";
+
 /// Days before its end from which a certificate is worth a warning.
 const SOON: i64 = 14;
 
@@ -106,6 +109,10 @@ async fn look(
 async fn outer_connection(arguments: &ApiCheck, address: SocketAddr, category: &mut Category) {
     let host = &arguments.server.host;
     match certificate::shown(address, host, &[ALPN], arguments.timeout).await {
+        Ok(shown) if shown.alpn.as_deref() != Some(ALPN) => category.warn(
+            format!("{address} takes no connections of API proxies for {host}"),
+            NO_RELAY,
+        ),
         Ok(shown) if shown.covers(&Name::of(host)) => {
             category.ok(format!("{address} answers connections of API proxies for {host}"));
         }
@@ -115,7 +122,7 @@ async fn outer_connection(arguments: &ApiCheck, address: SocketAddr, category: &
         ),
         Err(_) => category.warn(
             format!("{address} takes no connections of API proxies for {host}"),
-            "give the HostedApi spec.relay, or run the proxies with --proxy-header from a trusted network, or with --mode re-originate",
+            NO_RELAY,
         ),
     }
 }
