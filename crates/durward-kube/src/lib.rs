@@ -16,6 +16,7 @@ mod pace;
 pub mod request;
 pub mod resource_type;
 pub mod revisions;
+pub mod slice;
 pub mod smartnat;
 pub mod source;
 pub mod status;

@@ -44,6 +44,8 @@ pub const SERVICES: ResourceType = core("Service", "services", true);
 pub const SECRETS: ResourceType = core("Secret", "secrets", true);
 /// `ConfigMap`s.
 pub const CONFIG_MAPS: ResourceType = core("ConfigMap", "configmaps", true);
+/// Endpoints of Services in the older form.
+pub const ENDPOINTS: ResourceType = core("Endpoints", "endpoints", true);
 /// Endpoints of Services.
 pub const ENDPOINT_SLICES: ResourceType = ResourceType {
     group: "discovery.k8s.io",

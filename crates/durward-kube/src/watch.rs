@@ -7,6 +7,7 @@ mod list;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -32,6 +33,9 @@ const WATCH_GRACE: Duration = Duration::from_secs(15);
 const LIST_PATIENCE: Duration = Duration::from_secs(30);
 /// A watch that lives for less than this counts as failed, so that a server that closes each one at once is not asked without pause.
 const SHORT: Duration = Duration::from_secs(1);
+
+/// Longest pause between two attempts, where nothing else is said.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Reader of the objects of one kind.
 pub(crate) trait Sink: Send {
@@ -77,13 +81,13 @@ pub(crate) struct Scope {
     /// One object of the namespace; `None` for all.
     pub(crate) name: Option<Arc<str>>,
     /// Label selector; empty for all.
-    pub(crate) labels: &'static str,
+    pub(crate) labels: Cow<'static, str>,
 }
 
 impl Scope {
     /// All objects of a kind.
     pub(crate) fn all(kind: &'static ResourceType) -> Self {
-        Self { kind, namespace: None, name: None, labels: "" }
+        Self { kind, namespace: None, name: None, labels: Cow::Borrowed("") }
     }
 }
 
@@ -96,6 +100,8 @@ pub(crate) struct Reflector<S> {
     kept: Kept,
     /// How often a kind that is not installed is looked for.
     absent_pause: Duration,
+    /// Longest pause between two attempts.
+    longest_pause: Duration,
     api_version: Option<&'static str>,
     /// Looks for the kind in a row that did not find it.
     absences: u32,
@@ -186,12 +192,18 @@ impl<S: Sink> Reflector<S> {
             health,
             kept: Kept::default(),
             absent_pause,
+            longest_pause: LONGEST_PAUSE,
             api_version: None,
             absences: 0,
             version: None,
             streams: true,
             unfinished: 0,
         }
+    }
+
+    /// Sets the longest pause between two attempts.
+    pub(crate) fn retrying_within(self, longest_pause: Duration) -> Self {
+        Self { longest_pause, ..self }
     }
 
     /// Returns the versions of what the reader keeps.
@@ -201,7 +213,7 @@ impl<S: Sink> Reflector<S> {
 
     /// Follows without end.
     pub(crate) async fn run(mut self) {
-        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
+        let mut backoff = Backoff::new(Duration::from_millis(250), self.longest_pause);
         loop {
             let started = Instant::now();
             let error = match self.round().await {
@@ -340,10 +352,10 @@ impl<S: Sink> Reflector<S> {
         self.scope.name.as_ref().map(|name| format!("metadata.name={name}"))
     }
 
-    fn select<'a>(&self, query: &mut Vec<(&'a str, &'a str)>, fields: Option<&'a str>) {
+    fn select<'a>(&'a self, query: &mut Vec<(&'a str, &'a str)>, fields: Option<&'a str>) {
         query.extend(fields.map(|fields| ("fieldSelector", fields)));
         if !self.scope.labels.is_empty() {
-            query.push(("labelSelector", self.scope.labels));
+            query.push(("labelSelector", &self.scope.labels));
         }
     }
 

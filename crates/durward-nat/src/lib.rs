@@ -10,6 +10,7 @@ pub mod desired;
 pub mod engine;
 mod hand_over;
 pub mod interface;
+pub mod local_address;
 mod mark;
 mod netlink;
 pub mod nftables;

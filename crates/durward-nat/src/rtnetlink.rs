@@ -1,5 +1,6 @@
 //! Links, addresses, routes and rules of the kernel, read and changed over rtnetlink.
 
+pub(crate) mod dummy;
 pub(crate) mod tunnel;
 mod wire;
 

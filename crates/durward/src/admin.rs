@@ -24,6 +24,7 @@ use tokio::net::TcpListener;
 use crate::app::Gateway;
 use crate::app::health::{self, Health};
 use crate::app::report::{Selection, Unanswerable};
+pub(crate) use connections::accept as serve_router;
 use scrape::Scrapes;
 use stream::Turn;
 

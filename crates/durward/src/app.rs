@@ -19,4 +19,4 @@ pub(crate) use gateway::Gateway;
 pub(crate) use kernel::sentence;
 pub(crate) use logs::Logs;
 pub(crate) use settings::Settings;
-pub(crate) use supervise::run;
+pub(crate) use supervise::{raise_descriptor_limit, run};

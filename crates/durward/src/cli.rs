@@ -2,6 +2,7 @@
 
 mod acme;
 mod agent;
+mod api;
 mod demo;
 mod egress;
 mod kubernetes;
@@ -24,6 +25,10 @@ pub(crate) use nat::{NatArgs, NatCommand, NatWhat, Seed, SteerArgs, TraceArgs};
 
 pub(crate) use acme::AcmeArgs;
 pub(crate) use agent::{Agent, AgentRun, AgentStatus, AgentWhat};
+pub(crate) use api::{
+    Api, ApiCheck, ApiDns, ApiHandBack, ApiHosts, ApiKubeconfig, ApiProxy, CarrierArgs, Mode,
+    NameServer,
+};
 pub(crate) use demo::{Demo, Lab};
 pub(crate) use egress::{Egress, EgressEnv, EgressTest, EnvFormat, Prove};
 pub(crate) use kubernetes::KubernetesArgs;
@@ -86,6 +91,11 @@ pub(crate) enum Command {
     /// Configure and test clients of a forward proxy
     #[command(subcommand)]
     Egress(Egress),
+    /// Run the proxy inside a tenant's cluster that leads `kubernetes.default.svc` to its hosted API server
+    ApiProxy(Box<ApiProxy>),
+    /// Check hosted API servers, and print what their clients need
+    #[command(subcommand)]
+    Api(Api),
     /// Convert a squid.conf, Ingresses or SmartNat's objects to documents, and list what differs
     Migrate(Migrate),
     /// Print the JSON Schema of the documents

@@ -1,6 +1,8 @@
 //! One file per command; each takes its arguments and returns an exit status.
 
 mod agent;
+mod api;
+mod api_proxy;
 mod audit;
 mod certs;
 mod check;
@@ -41,6 +43,8 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Certs(arguments) => certs::certs(&arguments),
         Command::Prove(arguments) => prove::prove(&arguments),
         Command::Egress(arguments) => egress::egress(&arguments),
+        Command::ApiProxy(arguments) => api_proxy::api_proxy(&arguments, log),
+        Command::Api(arguments) => api::api(&arguments),
         Command::Migrate(arguments) => migrate::migrate(&arguments),
         Command::Schema => schema::schema(),
         Command::Crds => crds::run(),

@@ -146,7 +146,7 @@ impl Named {
             kind: self.kind,
             namespace: Some(Arc::clone(&name.namespace)),
             name: Some(Arc::clone(&name.name)),
-            labels: "",
+            labels: "".into(),
         };
         let health = Arc::<WatchHealth>::default();
         let sink = NamedSink::of_one(self.index.clone(), name.clone());

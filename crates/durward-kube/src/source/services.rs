@@ -108,7 +108,7 @@ impl ServiceWatches {
         );
         let slices = Reflector::new(
             self.client.clone(),
-            Scope { labels: SERVICE_NAME, ..scope(&ENDPOINT_SLICES) },
+            Scope { labels: SERVICE_NAME.into(), ..scope(&ENDPOINT_SLICES) },
             Slices(self.index.clone()),
             health(&ENDPOINT_SLICES),
             self.absent_pause,

@@ -7,5 +7,6 @@ mod crds;
 mod facts;
 mod http2;
 mod mappings;
+mod slices;
 mod sources;
 mod statuses;

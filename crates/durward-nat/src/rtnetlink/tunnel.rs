@@ -158,7 +158,7 @@ fn mac(attributes: Attributes<'_>, kind: u16) -> Option<Mac> {
     Some(Mac(attributes.get(kind)?.value.try_into().ok()?))
 }
 
-fn link_header(to: &mut Builder, index: u32) {
+pub(super) fn link_header(to: &mut Builder, index: u32) {
     to.raw(&[0; 4]).raw(&index.to_ne_bytes()).raw(&UP.to_ne_bytes()).raw(&UP.to_ne_bytes());
 }
 

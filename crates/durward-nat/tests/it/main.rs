@@ -13,6 +13,7 @@ mod ingress;
 mod interfaces;
 mod lab;
 mod lifecycle;
+mod local_address;
 mod near;
 mod patch;
 mod reference;

@@ -61,7 +61,7 @@ pub(crate) fn run(
 }
 
 /// Raises the soft limit of file descriptors to the hard limit: each connection needs one or more.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {

@@ -6,6 +6,7 @@
 mod acceptance;
 mod acme;
 mod admin;
+mod api_proxy;
 mod behind;
 mod bench;
 mod certificates;

@@ -1,0 +1,87 @@
+//! The endpoints of `default/kubernetes`, for `durward api check`.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use durward_kube::Location;
+use durward_kube::slice::{self, KEEPER, RECONCILER_FLAG, Seen, Target};
+use tokio::time::timeout;
+
+use crate::cli::ApiCheck;
+use crate::commands::check::Category;
+use crate::failure::Failure;
+
+/// Looks who writes them, and where they lead.
+pub(super) async fn check(kubeconfig: &Path, arguments: &ApiCheck) -> Result<Category, Failure> {
+    let mut category = Category::new("endpoints of kubernetes");
+    let location = Location::Kubeconfig { file: Some(kubeconfig.to_owned()), context: None };
+    let clients = super::clients(location).await?;
+    let objects = match timeout(arguments.timeout, slice::read(&clients.watch)).await {
+        Ok(objects) => objects.map_err(|error| super::unreachable(&error))?,
+        Err(_) => {
+            let message = "the API server of the tenant's cluster does not answer".to_owned();
+            return Err(Failure::Unreachable { message });
+        }
+    };
+    for (target, object) in &objects {
+        if let Some(object) = object {
+            addresses(*target, object, arguments, &mut category);
+        }
+    }
+    match objects.get(&Target::Primary).and_then(Option::as_ref) {
+        Some(primary) => writer(primary, arguments, &mut category),
+        None => category.error(
+            "EndpointSlice default/kubernetes does not exist: kubernetes.default.svc leads nowhere",
+            format!(
+                "with {RECONCILER_FLAG} the proxies write it: run durward api-proxy --mode slice"
+            ),
+        ),
+    }
+    Ok(category)
+}
+
+fn addresses(target: Target, object: &Seen, arguments: &ApiCheck, category: &mut Category) {
+    let what = format!("{} default/{}", target.kind(), target.name());
+    let in_service = |ip: &&IpAddr| arguments.service_cidr.iter().any(|net| net.contains(*ip));
+    if let Some(ip) = object.addresses.iter().find(in_service) {
+        return category.error(
+            format!(
+                "{what} leads to {ip}, the address of a Service: kube-proxy drops such connections"
+            ),
+            "write the addresses of nodes or pods: durward api-proxy --mode slice does",
+        );
+    }
+    let list: Vec<String> = object.addresses.iter().map(ToString::to_string).collect();
+    match list.is_empty() {
+        true => category.error(
+            format!("{what} has no address"),
+            "no proxy is ready: look at /readyz?verbose of each",
+        ),
+        false => category.ok(format!("{what} leads to {}", list.join(", "))),
+    }
+}
+
+fn writer(primary: &Seen, arguments: &ApiCheck, category: &mut Category) {
+    let writer = primary.writer.as_deref().unwrap_or("nobody");
+    let advertised: Vec<IpAddr> =
+        arguments.advertise_address.iter().filter_map(|text| text.parse().ok()).collect();
+    let is_api_server = writer.starts_with("kube-apiserver");
+    match (advertised.as_slice(), is_api_server) {
+        ([], true) => category.error(
+            "kube-apiserver writes these endpoints itself, and would undo what the proxies write",
+            format!("start it with {RECONCILER_FLAG}, or use --mode advertised"),
+        ),
+        ([], false) if writer == KEEPER => category.ok("the proxies keep them"),
+        ([], false) => category.warn(
+            format!("{writer} wrote them last"),
+            "run durward api-proxy --mode slice, or --mode advertised with the API server's --advertise-address",
+        ),
+        (advertised, _) if advertised.iter().any(|ip| primary.addresses.contains(ip)) => {
+            category.ok(format!("the advertised address is in them, written by {writer}"));
+        }
+        (advertised, _) => category.error(
+            format!("none of the advertised addresses is in them; {writer} wrote them last"),
+            format!("start kube-apiserver with --advertise-address={}", advertised.first().map(ToString::to_string).unwrap_or_default()),
+        ),
+    }
+}
