@@ -3,7 +3,7 @@ CARGO ?= cargo
 # cargo-nextest where it is installed, cargo's own runner otherwise.
 TEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: check fmt clippy doc test acceptance
+.PHONY: check fmt clippy doc test acceptance dist-pgo
 
 check: fmt clippy doc test
 
@@ -23,3 +23,7 @@ test:
 # Writes docs/acceptance.md anew from the numbers above tests.
 acceptance:
 	UPDATE_ACCEPTANCE=1 $(CARGO) test -p durward --test it the_acceptance_page
+
+# Builds target/dist-pgo/durward: the binary that is shipped, compiled by what the benchmark's load was seen to need.
+dist-pgo:
+	tools/pgo

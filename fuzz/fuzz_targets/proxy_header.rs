@@ -1,7 +1,7 @@
 //! Any bytes through the PROXY header parser, whole and cut short.
 #![no_main]
 
-use durward_proxy::peek::proxy_header::{MAX_V1, MAX_V2, Progress, parse};
+use durward_proxy::peek::proxy_header::{Extensions, Header, MAX_V1, MAX_V2, Progress, parse};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -9,7 +9,11 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(Progress::Complete(header, length)) => {
             assert!(length <= bytes.len() && length <= MAX_V2);
             // The header alone says the same, and nothing shorter is complete.
-            assert_eq!(parse(&bytes[..length]), Ok(Progress::Complete(header, length)));
+            assert_eq!(parse(&bytes[..length]), Ok(Progress::Complete(header.clone(), length)));
+            if let Header::Proxied { extensions: Extensions { authority, unique_id }, .. } = header {
+                assert!(authority.is_none_or(|name| (1..=255).contains(&name.len())));
+                assert!(unique_id.is_none_or(|id| id.len() <= 2 + 2 * 128 && id.is_ascii()));
+            }
             for cut in 0..length {
                 match parse(&bytes[..cut]) {
                     Ok(Progress::Missing(more)) => assert!(more > 0 && cut + more <= length),

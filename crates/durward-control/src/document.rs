@@ -17,9 +17,13 @@ use crate::file_roots::{FileRoots, is_within};
 use crate::place::{At, Place};
 use crate::source::regular::FileKind;
 use crate::spec::egress_policy::EgressPolicyDocument;
+use crate::spec::hosted_api::HostedApiDocument;
 use crate::spec::object_name::{self, EntryName, WrittenName, is_namespace};
 use crate::spec::port_mapping::PortMappingDocument;
-use crate::spec::references::{by_acme, of_rules, references, services, services_of_mapping};
+use crate::spec::references::{
+    by_acme, of_hosted_api, of_rules, references, services, services_of_hosted_api,
+    services_of_mapping,
+};
 use crate::spec::service::ServiceSpec;
 use crate::spec::tenant::{Metadata, TenantDocument, TenantSpec};
 
@@ -120,7 +124,7 @@ impl Document {
         }
         match &self.content {
             Content::Tenant(tenant) => TenantId::new(&tenant.metadata.name).ok(),
-            Content::Mapping(_) | Content::Policy(_) => {
+            Content::Mapping(_) | Content::Policy(_) | Content::HostedApi(_) => {
                 TenantId::new(self.content.part()?.tenant?).ok()
             }
             Content::Broken(_) if is_part(self.source.kind) => None,
@@ -151,6 +155,11 @@ impl Document {
         wanted
     }
 
+    /// Returns whether it is an object that belongs to the tenant of its namespace: whoever may write there wrote it.
+    pub(crate) fn is_in_namespace_of_tenant(&self) -> bool {
+        matches!(self.owner, Owner::OfNamespace(_))
+    }
+
     /// Returns the namespace that the document lives in, if it is an object that lives in one. A Namespace lives in itself.
     #[must_use]
     pub fn namespace(&self) -> Option<&Arc<str>> {
@@ -173,7 +182,7 @@ impl Document {
         }
         match &self.content {
             Content::Tenant(tenant) => tenant_viewpoint(&tenant.spec, &tenant.metadata.name),
-            Content::Mapping(_) | Content::Policy(_) => {
+            Content::Mapping(_) | Content::Policy(_) | Content::HostedApi(_) => {
                 let tenant = self.content.part().and_then(|part| part.tenant);
                 let tenant = tenant.map(|tenant| tenant.value.as_str()).unwrap_or_default();
                 Ok(Viewpoint::Outside(Arc::from(tenant)))
@@ -193,6 +202,7 @@ impl Document {
         let services: Vec<&ServiceSpec> = match &self.content {
             Content::Tenant(tenant) => services(&tenant.spec).collect(),
             Content::Mapping(mapping) => services_of_mapping(&mapping.spec).collect(),
+            Content::HostedApi(hosted) => services_of_hosted_api(&hosted.spec).collect(),
             Content::Policy(_) | Content::Broken(_) => Vec::new(),
         };
         entries.chain(services.into_iter().filter_map(service)).collect()
@@ -226,7 +236,10 @@ impl Document {
         };
         let tenant = match &self.content {
             Content::Tenant(tenant) => Some(tenant),
-            Content::Mapping(_) | Content::Policy(_) | Content::Broken(_) => None,
+            Content::Mapping(_)
+            | Content::Policy(_)
+            | Content::HostedApi(_)
+            | Content::Broken(_) => None,
         };
         let issuance = tenant.and_then(|tenant| Some((tenant, self.source.roots.issuance()?)));
         let issued = issuance.into_iter().flat_map(|(tenant, issuance)| {
@@ -299,6 +312,8 @@ pub enum Content {
     Mapping(Arc<PortMappingDocument>),
     /// Rules and networks of a tenant's egress.
     Policy(Arc<EgressPolicyDocument>),
+    /// A hosted Kubernetes API server.
+    HostedApi(Arc<HostedApiDocument>),
     /// It cannot be read.
     Broken(Arc<Broken>),
 }
@@ -309,7 +324,7 @@ impl Content {
         let tenant = |name: &str| Some(ResourceId::new(kind, TenantId::new(name).ok()?.as_str()));
         match self {
             Self::Tenant(tenant_document) => tenant(&tenant_document.metadata.name),
-            Self::Mapping(_) | Self::Policy(_) => {
+            Self::Mapping(_) | Self::Policy(_) | Self::HostedApi(_) => {
                 let part = self.part()?;
                 let namespace = TenantId::new(part.tenant?).ok()?;
                 let name = Some(&*part.metadata.name).filter(|name| ResourceId::is_name(name))?;
@@ -334,6 +349,11 @@ impl Content {
                 let (tenant, place) = (spec.tenant.as_ref(), spec.place());
                 Some(PartHead { metadata: &policy.metadata, tenant, place })
             }
+            Self::HostedApi(hosted) => {
+                let spec = &hosted.spec;
+                let (tenant, place) = (spec.tenant.as_ref(), spec.place());
+                Some(PartHead { metadata: &hosted.metadata, tenant, place })
+            }
             Self::Tenant(_) | Self::Broken(_) => None,
         }
     }
@@ -345,6 +365,7 @@ impl Content {
             Self::Policy(policy) => {
                 of_rules([&policy.spec.allow, &policy.spec.deny].into_iter().flatten()).collect()
             }
+            Self::HostedApi(hosted) => of_hosted_api(&hosted.spec),
             Self::Mapping(_) | Self::Broken(_) => Vec::new(),
         }
     }
@@ -352,7 +373,8 @@ impl Content {
 
 /// Returns whether documents of this kind add to a tenant that another document describes.
 pub(crate) fn is_part(kind: Kind) -> bool {
-    matches!(kind, Kind::PortMapping | Kind::EgressPolicy | Kind::Namespace)
+    use Kind::{EgressPolicy, HostedApi, Namespace, PortMapping};
+    matches!(kind, PortMapping | EgressPolicy | HostedApi | Namespace)
 }
 
 /// What a document says of itself that adds to a tenant.

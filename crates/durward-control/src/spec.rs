@@ -8,6 +8,7 @@ pub mod document;
 pub mod egress;
 pub mod egress_policy;
 mod fields;
+pub mod hosted_api;
 pub mod ingress;
 pub mod object_name;
 pub mod port_mapping;
@@ -19,7 +20,7 @@ pub mod tenant;
 pub mod toml;
 pub mod upstream;
 
-/// The JSON schema of the documents, draft 2020-12, for editors and for people: a `Tenant`, a `PortMapping` or an `EgressPolicy`.
+/// The JSON schema of the documents, draft 2020-12, for editors and for people: a `Tenant`, a `PortMapping`, an `EgressPolicy` or a `HostedApi`.
 #[must_use]
 pub fn schema() -> serde_json::Value {
     #[derive(schemars::JsonSchema)]
@@ -30,6 +31,7 @@ pub fn schema() -> serde_json::Value {
         Tenant(tenant::TenantDocument),
         PortMapping(port_mapping::PortMappingDocument),
         EgressPolicy(egress_policy::EgressPolicyDocument),
+        HostedApi(hosted_api::HostedApiDocument),
     }
     schemars::schema_for!(Document).to_value()
 }

@@ -6,12 +6,13 @@ mod bounds;
 mod structural;
 
 use durward_control::spec::egress_policy::EgressPolicySpec;
+use durward_control::spec::hosted_api::HostedApiSpec;
 use durward_control::spec::port_mapping::PortMappingSpec;
 use durward_control::spec::tenant::TenantSpec;
 use schemars::{JsonSchema, schema_for};
 use serde_json::{Value, json};
 
-use crate::resource_type::{EGRESS_POLICIES, PORT_MAPPINGS, ResourceType, TENANTS};
+use crate::resource_type::{EGRESS_POLICIES, HOSTED_APIS, PORT_MAPPINGS, ResourceType, TENANTS};
 
 /// A column of `kubectl get`.
 struct Column {
@@ -34,10 +35,10 @@ const READY: Column = column("Ready", "string", ".status.conditions[?(@.type=='R
 const REASON: Column = wide("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason");
 const AGE: Column = column("Age", "date", ".metadata.creationTimestamp");
 
-/// Returns the definitions of Tenant, `PortMapping` and `EgressPolicy`, in this order.
+/// Returns the definitions of Tenant, `PortMapping`, `EgressPolicy` and `HostedApi`, in this order.
 #[must_use]
-pub fn definitions() -> [Value; 3] {
-    [tenant(), port_mapping(), egress_policy()]
+pub fn definitions() -> [Value; 4] {
+    [tenant(), port_mapping(), egress_policy(), hosted_api()]
 }
 
 /// Returns the definitions as YAML documents, for `kubectl apply --server-side -f -`.
@@ -92,6 +93,21 @@ fn egress_policy() -> Value {
     let schema =
         object::<EgressPolicySpec>("Rules and networks that are added to the egress of a tenant.");
     definition(&EGRESS_POLICIES, "egresspolicy", &["egpol"], &columns, &schema)
+}
+
+fn hosted_api() -> Value {
+    let columns = [
+        READY,
+        column("Name", "string", ".spec.names[0]"),
+        column("Address", "string", ".spec.address"),
+        wide("Mode", "string", ".spec.mode"),
+        REASON,
+        AGE,
+    ];
+    let schema = object::<HostedApiSpec>(
+        "A hosted Kubernetes API server: its names, its endpoints, and how its tenant cluster's pods reach it.",
+    );
+    definition(&HOSTED_APIS, "hostedapi", &["hapi"], &columns, &schema)
 }
 
 fn object<Spec: JsonSchema>(description: &str) -> Value {

@@ -24,6 +24,8 @@ pub struct ResourceType {
 pub const TENANTS: ResourceType = own("Tenant", "tenants", false);
 /// Our own port mappings.
 pub const PORT_MAPPINGS: ResourceType = own("PortMapping", "portmappings", true);
+/// Our own hosted API servers.
+pub const HOSTED_APIS: ResourceType = own("HostedApi", "hostedapis", true);
 /// Our own egress policies.
 pub const EGRESS_POLICIES: ResourceType = own("EgressPolicy", "egresspolicies", true);
 /// Namespaces.
@@ -82,6 +84,7 @@ impl ResourceType {
         match kind {
             Kind::Tenant => Some(&TENANTS),
             Kind::PortMapping => Some(&PORT_MAPPINGS),
+            Kind::HostedApi => Some(&HOSTED_APIS),
             Kind::EgressPolicy => Some(&EGRESS_POLICIES),
             _ => None,
         }

@@ -21,8 +21,8 @@ use crate::health::{Health, WatchHealth};
 use crate::object::ObjectName;
 use crate::pace::Gather;
 use crate::resource_type::{
-    CONFIG_MAPS, EGRESS_POLICIES, NAMESPACES, PORT_MAPPINGS, REFERENCE_GRANTS, ResourceType,
-    SECRETS, TENANTS,
+    CONFIG_MAPS, EGRESS_POLICIES, HOSTED_APIS, NAMESPACES, PORT_MAPPINGS, REFERENCE_GRANTS,
+    ResourceType, SECRETS, TENANTS,
 };
 use crate::source::documents::{Documents, Namespaces};
 use crate::source::grants::Grants;
@@ -227,5 +227,6 @@ impl Source {
 const DOCUMENTS: &[(Kind, &ResourceType)] = &[
     (Kind::Tenant, &TENANTS),
     (Kind::PortMapping, &PORT_MAPPINGS),
+    (Kind::HostedApi, &HOSTED_APIS),
     (Kind::EgressPolicy, &EGRESS_POLICIES),
 ];

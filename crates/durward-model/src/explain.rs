@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: anything only a running process knows (health, pools, resolved names); those screens add it.
 
+mod carried;
 mod door;
 mod mapped;
 mod named;
@@ -24,7 +25,7 @@ use crate::path;
 use crate::request;
 use crate::route::{self, Action, RequestView, WeightedUpstream};
 use crate::snapshot::Snapshot;
-use crate::sni::{self, SniTable};
+use crate::sni;
 use crate::tenant::{Tenant, TenantId};
 use crate::upstream::Target;
 
@@ -103,7 +104,7 @@ pub enum Kind {
 /// One decision.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Step {
-    /// The stage: `door`, `name`, `listener`, `source`, `certificate`, `client certificate`, `route`, `upstream`, `leaves from`; of the kernel
+    /// The stage: `door`, `name`, `listener`, `source`, `certificate`, `client certificate`, `route`, `hosted API`, `upstream`, `leaves from`; of the kernel
     /// `mapping`, `source`, `endpoint`, `seen as`, `egress`, `handed over`, `leaves from`.
     pub stage: Cow<'static, str>,
     /// What was decided and why.
@@ -265,47 +266,15 @@ impl Trail {
                 .unwrap_or_else(|| self.http((snapshot, listener, tenant), service, question, sni)),
             Service::Tcp(service) => self.upstreams(tenant, &service.upstreams),
             Service::Forward(service) => self.outside(snapshot, tenant, service, question),
-            Service::PassThrough(routes) => self.pass_through((tenant, listener), routes, sni),
+            Service::PassThrough(routes) => {
+                self.pass_through((tenant, listener), routes, (question, sni))
+            }
         }
-    }
-
-    fn pass_through(
-        &mut self,
-        (tenant, listener): (&Tenant, &Listener),
-        routes: &SniTable,
-        sni: Option<&str>,
-    ) -> Ending {
-        let Some(route) = routes.select(sni) else {
-            let sentence = "no route has this SNI".to_owned();
-            return self.refuse("route", Some(&listener.origin), "no_route", sentence);
-        };
-        let sentence = format!("SNI {} is carried through", sni.unwrap_or("(none)"));
-        self.note("route", Some(&route.origin), sentence);
-        self.upstreams(tenant, &route.upstreams)
     }
 
     fn source(&mut self, listener: &Listener, question: &Question) -> Option<Ending> {
         let sources = listener.allowed_sources.as_ref()?;
-        let Some(client) = question.client else {
-            self.note(
-                "source",
-                Some(&listener.origin),
-                format!("only from {}; name a client to have it checked", list(sources.blocks())),
-            );
-            return None;
-        };
-        match sources.matching(client) {
-            Some(block) => {
-                self.note("source", Some(&listener.origin), format!("{client} is in {block}"));
-                None
-            }
-            None => Some(self.refuse(
-                "source",
-                Some(&listener.origin),
-                "source_not_allowed",
-                format!("{client} is in none of {}", list(sources.blocks())),
-            )),
-        }
+        self.judge_source(sources, &listener.origin, question)
     }
 
     /// Returns the name that is asked for in the ClientHello, where one is read.

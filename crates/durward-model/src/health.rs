@@ -29,6 +29,8 @@ pub enum Probe {
     Tcp,
     /// A TLS handshake succeeds, verified as for requests.
     Tls,
+    /// A ClientHello is answered with a ServerHello. Nothing is verified, and nothing else is sent.
+    ServerHello,
     /// A GET is answered with a status in the range.
     Http {
         /// Origin-form path.

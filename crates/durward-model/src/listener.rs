@@ -15,6 +15,7 @@ use crate::address::{Destination, IngressAddress};
 use crate::certificate::Certificate;
 use crate::client_auth::ClientAuth;
 use crate::egress::ForwardService;
+use crate::hosted::{self, HostedApi};
 use crate::names::{NameTable, ServerNames};
 use crate::origin::Origin;
 use crate::owners::AddressOwners;
@@ -243,6 +244,9 @@ pub struct SniRoute {
     pub hosts: Vec<HostPattern>,
     /// Where to, by weight.
     pub upstreams: Vec<WeightedUpstream>,
+    /// The Kubernetes API server that is hosted here; `None` for other servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosted: Option<Arc<HostedApi>>,
     /// Where it is written.
     pub origin: Origin,
 }
@@ -276,6 +280,8 @@ pub enum Alpn {
     Http2,
     /// `http/1.1`
     Http11,
+    /// The outer connection of a tenant cluster's API proxy.
+    ApiProxy,
 }
 
 impl Alpn {
@@ -285,6 +291,7 @@ impl Alpn {
         match self {
             Self::Http2 => b"h2",
             Self::Http11 => b"http/1.1",
+            Self::ApiProxy => hosted::OUTER_PROTOCOL,
         }
     }
 }

@@ -72,12 +72,34 @@ impl SniTable {
     /// Returns the route for a client that asked for `sni` (lower case): the one with the most specific host, else the one without hosts.
     #[must_use]
     pub fn select(&self, sni: Option<&str>) -> Option<&SniRoute> {
+        self.routes.get(self.position(sni)?)
+    }
+
+    /// Returns the position of the route that [`select`](Self::select) returns.
+    #[must_use]
+    pub fn position(&self, sni: Option<&str>) -> Option<usize> {
         let named = sni.and_then(|name| {
             let exact = self.index.exact(name).copied().flatten();
             exact.or_else(|| self.index.below(name).find_map(|position| *position))
         });
         let position = named.or_else(|| *self.index.anywhere())?;
-        self.routes.get(position as usize)
+        usize::try_from(position).ok()
+    }
+
+    /// Returns the route for a connection whose ClientHello and PROXY header have these names: an authority counts where it names a hosted API server.
+    #[must_use]
+    pub fn route(&self, sni: Option<&str>, authority: Option<&str>) -> Option<&SniRoute> {
+        authority.and_then(|authority| self.hosted(authority)).or_else(|| self.select(sni))
+    }
+
+    /// Returns the route of the hosted API server that a PROXY header's authority names, if that is one. For other routes an authority decides nothing.
+    #[must_use]
+    pub fn hosted(&self, authority: &str) -> Option<&SniRoute> {
+        let name = server_name(authority).ok()??;
+        let is_hosted = |route: &&SniRoute| {
+            route.hosted.as_ref().is_some_and(|api| api.is_authority(authority))
+        };
+        self.select(Some(&name)).filter(is_hosted)
     }
 
     /// Returns the table with each route changed by `change`, which must not change the hosts.
@@ -177,7 +199,7 @@ mod tests {
                 .zip(hosts)
                 .map(|(line, hosts)| {
                     let origin = Origin::new("", line);
-                    SniRoute { hosts, upstreams: Vec::new(), origin }
+                    SniRoute { hosts, upstreams: Vec::new(), hosted: None, origin }
                 })
                 .collect();
             let table = SniTable::new(routes.clone());

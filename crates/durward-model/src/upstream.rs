@@ -36,6 +36,8 @@ pub struct Upstream {
     pub balance: Balance,
     /// Active checks.
     pub health_check: Option<HealthCheck>,
+    /// TLS of active checks, where clients' TLS is carried through to the endpoints and connections to them have none of ours.
+    pub check_tls: Option<UpstreamTls>,
     /// Passive ejection.
     pub outlier: Option<OutlierDetection>,
     /// Retries of idempotent requests.
@@ -44,6 +46,8 @@ pub struct Upstream {
     pub pool_idle: u32,
     /// How long an idle connection is kept.
     pub pool_idle_timeout: Duration,
+    /// Longest pause between two bytes of a connection that is carried through; `None` for the tenant's `streamIdle`.
+    pub stream_idle: Option<Duration>,
     /// PROXY protocol header sent at the start of each connection; forbids reuse for HTTP/1 and HTTP/2.
     pub send_proxy: Option<ProxyVersion>,
     /// Where it is written.

@@ -3,6 +3,7 @@
 //! Deliberately absent: a default tenant, listener or certificate.
 
 mod named;
+mod passing;
 mod shared_proxy;
 
 use std::net::SocketAddr;
@@ -13,11 +14,12 @@ use std::time::{Duration, Instant};
 use durward_model::address::canonical;
 use durward_model::discriminator::Opening;
 use durward_model::limits::Timeouts;
-use durward_model::{ClientAddr, Destination, DestinationMode, Service};
+use durward_model::listener::ServerTls;
+use durward_model::{ClientAddr, Destination, DestinationMode, Listener, Service};
 use tokio::net::TcpStream;
 
 use crate::admitted::Admitted;
-use crate::connection::{ConnectionFacts, TlsFacts};
+use crate::connection::{ConnectionFacts, ProxyFacts, TlsFacts};
 use crate::core::Core;
 use crate::io::Io;
 use crate::limits::ConnectionGuard;
@@ -33,6 +35,7 @@ use crate::tls::handshake::{self, Failed};
 use crate::turns::{self, Owner};
 use crate::unidentified;
 use crate::watch::{Expired, Watch};
+use passing::Hello;
 use shared_proxy::Identified;
 
 /// Accepted connection of which nothing is known yet.
@@ -66,6 +69,7 @@ pub(crate) struct Counted {
     metrics: Arc<TenantMetrics>,
     core: usize,
     _limit: (ConnectionGuard, Hold),
+    _outer: Option<Hold>,
 }
 
 /// Refused connection.
@@ -88,11 +92,14 @@ struct Visit {
     /// Local address of the socket.
     local: SocketAddr,
     destination: Destination,
+    proxied: ProxyFacts,
     listener: Option<Arc<PreparedListener>>,
     /// What the client sends first, where that names the tenant.
     opening: Option<Opening>,
     /// Server name of a handshake that failed.
     name: Option<String>,
+    /// Session of an API proxy that is refused after its handshake.
+    tls: Option<TlsFacts>,
     /// Place among the connections without a tenant, until a tenant is found.
     unidentified: Option<unidentified::UnidentifiedGuard>,
 }
@@ -125,6 +132,15 @@ struct Secured {
     tls: Option<TlsFacts>,
     early: Vec<u8>,
     greeted: Option<Greeted>,
+    /// Memory of an outer TLS session, beyond that of a connection without TLS.
+    outer: Option<Hold>,
+}
+
+impl Secured {
+    /// Takes a connection on which no TLS session of ours is.
+    fn plain(stream: TcpStream, early: Vec<u8>, tls: Option<TlsFacts>) -> Self {
+        Self { io: Io::Tcp(stream), tls, early, greeted: None, outer: None }
+    }
 }
 
 impl Visit {
@@ -154,9 +170,11 @@ impl Visit {
             client,
             local,
             destination,
+            proxied: ProxyFacts::default(),
             listener,
             opening: None,
             name,
+            tls: None,
             unidentified: Some(place),
         };
         (visit, stream)
@@ -172,8 +190,9 @@ impl Visit {
         let peeked =
             self.watch.guard(peeking).await.map_err(|expired| given_up(&self.watch, expired))??;
         (self.client, self.destination) = (peeked.client, peeked.destination);
-        let found = bind.found(peeked.destination, local.ip(), peeked.client.0.ip());
-        let found = found.ok_or_else(|| unknown(peeked.destination))?;
+        self.proxied = peeked.proxied;
+        let found = bind.found(self.destination, local.ip(), self.client.0.ip());
+        let found = found.ok_or_else(|| unknown(self.destination))?;
         match &found {
             ListenerMatch::One(listener) => self.belongs_to(listener),
             ListenerMatch::Several(candidates) if candidates.is_empty() => {
@@ -283,13 +302,13 @@ impl Visit {
         }
         self.watch.arm(Some(patience.saturating_sub(self.began.elapsed())), false);
         if !matches!(listener.listener.service, Service::PassThrough(_)) {
-            let (io, early) = (Io::Tcp(stream), Vec::new());
-            return Ok(Secured { io, tls: None, early, greeted: None });
+            return Ok(Secured::plain(stream, Vec::new(), None));
         }
         match self.watch.guard(peek::client_hello(&stream, None)).await {
             Ok(Ok((hello, early))) => {
-                let tls = Some(TlsFacts::asked_for(hello.server_name, self.began.elapsed()));
-                Ok(Secured { io: Io::Tcp(stream), tls, early, greeted: None })
+                let hello = Hello::new(hello, early);
+                // Boxed, as other connections need no room for this future.
+                Box::pin(self.pass(stream, listener, hello)).await
             }
             Ok(Err(refusal)) => Err((refusal, Some(stream))),
             Err(expired) => Err((given_up(&self.watch, expired), Some(stream))),
@@ -308,14 +327,25 @@ impl Visit {
         let Some(tls) = listener.listener.tls() else {
             return Err((Refusal::Draining, Some(stream)));
         };
-        let of_tls = (&*listener.listener, tls);
-        let handshake = handshake::terminate(stream, early, of_tls, &listener.server_configs);
+        self.handshake(stream, early, (&listener.listener, tls), &listener.server_configs).await
+    }
+
+    /// Performs a TLS handshake within the deadline that is armed.
+    async fn handshake(
+        &mut self,
+        stream: TcpStream,
+        early: &[u8],
+        of_tls: (&Listener, &ServerTls),
+        configs: &[Arc<rustls::ServerConfig>],
+    ) -> Result<Secured, (Refusal, Option<TcpStream>)> {
+        let handshake = handshake::terminate(stream, early, of_tls, configs);
         match self.watch.guard(handshake).await {
             Ok(Ok((stream, facts))) => Ok(Secured {
                 io: Io::tls(stream.into()),
                 tls: Some(facts),
                 early: Vec::new(),
                 greeted: None,
+                outer: None,
             }),
             Ok(Err(Failed { refusal, stream, name })) => {
                 self.name = name;
@@ -350,7 +380,8 @@ impl Visit {
             core: self.core,
             greeted: secured.greeted,
         };
-        Entrance { admitted, counted: Counted { metrics, core, _limit: limit } }
+        let counted = Counted { metrics, core, _limit: limit, _outer: secured.outer };
+        Entrance { admitted, counted }
     }
 
     fn facts(&self, tls: Option<TlsFacts>) -> ConnectionFacts {
@@ -360,6 +391,7 @@ impl Visit {
             peer: self.peer,
             destination: self.destination,
             tls,
+            proxied: self.proxied.clone().boxed(),
         }
     }
 
@@ -403,7 +435,7 @@ impl Drop for Counted {
 
 impl TurnedAway {
     /// Records the refusal and closes the connection in the way of its protocol: alert, response or reset.
-    pub(crate) async fn leave(self) {
+    pub(crate) async fn leave(mut self) {
         self.record();
         let Some(stream) = self.stream else { return };
         let farewell = reject::choose(
@@ -414,12 +446,13 @@ impl TurnedAway {
         reject::say(stream, farewell, &self.visit.watch).await;
     }
 
-    fn record(&self) {
+    fn record(&mut self) {
+        let shown = self.visit.tls.take();
         let visit = &self.visit;
         let tenant = visit.listener.as_ref().map(|listener| &*listener.tenant);
         let duration = visit.began.elapsed();
         let asked_for = visit.name.clone().map(|name| TlsFacts::asked_for(Some(name), duration));
         let outcome = Outcome::refused("refused", &self.refusal);
-        outcome.record(&visit.core, tenant, &visit.facts(asked_for));
+        outcome.record(&visit.core, tenant, &visit.facts(shown.or(asked_for)));
     }
 }

@@ -19,6 +19,26 @@ pub(crate) struct ConnectionFacts {
     pub(crate) destination: Destination,
     /// TLS session; `None` without TLS.
     pub(crate) tls: Option<TlsFacts>,
+    /// What PROXY headers say beside client and destination; `None` where they say no more.
+    pub(crate) proxied: Option<Box<ProxyFacts>>,
+}
+
+/// Statements of PROXY headers for the log. Nobody has verified them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ProxyFacts {
+    /// Host name that the client asked the sender for; of the last header that has one.
+    pub(crate) authority: Option<String>,
+    /// Identifier that the sender gave the connection; of the last header that has one.
+    pub(crate) connection_id: Option<String>,
+    /// Source and destination of the last header after the first.
+    pub(crate) inner: Option<(SocketAddr, SocketAddr)>,
+}
+
+impl ProxyFacts {
+    /// Returns the facts boxed, or `None` if there are none.
+    pub(crate) fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
 }
 
 /// Facts of a TLS session.

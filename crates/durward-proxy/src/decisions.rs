@@ -1,4 +1,5 @@
-//! Decision lines of the forward proxy: one when a request or tunnel is decided, one when an allowed one ends.
+//! Decision lines of the forward proxy: one when a request or tunnel is decided, one when an allowed one ends. Connections to hosted API servers have lines of
+//! the same form, because an API server knows its clients by our address and port only.
 //!
 //! Deliberately absent: credentials, paths, header values and bodies.
 
@@ -24,6 +25,22 @@ pub(crate) enum Kind {
     Open,
     /// An allowed request or tunnel has ended.
     Close,
+    /// A connection to a hosted API server was made.
+    ApiOpen,
+    /// A connection to a hosted API server has ended.
+    ApiClose,
+}
+
+impl Kind {
+    /// Returns the word in the line.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Open => "egress-open",
+            Self::Close => "egress-close",
+            Self::ApiOpen => "api-open",
+            Self::ApiClose => "api-close",
+        }
+    }
 }
 
 /// Outcome of a decision. The rule is in [`Decision::rule`].
@@ -66,10 +83,12 @@ pub(crate) struct Decision<'a> {
     pub(crate) identity: Option<&'a str>,
     /// Client address.
     pub(crate) client: ClientAddr,
-    /// `CONNECT`, `SOCKS5`, `TLS` of a client that was handed over, or the method of a plain request.
+    /// `CONNECT`, `SOCKS5`, `TLS` of a client that was handed over or whose TLS is carried to an API server, `API-PROXY`, or the method of a plain request.
     pub(crate) method: &'a str,
     /// Original destination, for a transparent connection.
     pub(crate) transparent: Option<SocketAddr>,
+    /// Source and destination that an inner PROXY header names.
+    pub(crate) inner: Option<(SocketAddr, SocketAddr)>,
     /// Requested host, without port: a name, or an address without brackets.
     pub(crate) host: &'a str,
     /// Requested port.
@@ -138,13 +157,7 @@ impl Decisions {
 
 fn encode(out: &mut Vec<u8>, clock: &mut Clock, decision: &Decision<'_>) {
     let mut line = Fields::begin(out, clock, decision.at);
-    line.text(
-        "kind",
-        match decision.kind {
-            Kind::Open => "egress-open",
-            Kind::Close => "egress-close",
-        },
-    );
+    line.text("kind", decision.kind.word());
     line.text("id", decision.id);
     line.text("tenant", decision.tenant.as_str());
     line.maybe_text("identity", decision.identity);
@@ -152,6 +165,10 @@ fn encode(out: &mut Vec<u8>, clock: &mut Clock, decision: &Decision<'_>) {
     line.text("method", decision.method);
     if let Some(destination) = &decision.transparent {
         line.display("transparent", destination);
+    }
+    if let Some((source, destination)) = &decision.inner {
+        line.display("inner_source", source);
+        line.display("inner_destination", destination);
     }
     line.text("host", decision.host);
     line.number("port", u64::from(decision.port));
@@ -197,6 +214,7 @@ mod tests {
             client: ClientAddr("172.16.28.9:4711".parse().unwrap()),
             method: "CONNECT",
             transparent: Some("198.51.100.8:443".parse().unwrap()),
+            inner: Some(("10.244.0.9:40000".parse().unwrap(), "10.96.0.1:443".parse().unwrap())),
             host: "bank.example\"\n",
             port: 443,
             sni: Some("bank.example"),
@@ -220,6 +238,7 @@ mod tests {
             "ts": "2026-11-21T01:00:00.000042Z", "kind": "egress-close", "id": "01-ab", "tenant": "acme",
             "identity": "user:ci", "client": "172.16.28.9:4711", "method": "CONNECT",
             "transparent": "198.51.100.8:443",
+            "inner_source": "10.244.0.9:40000", "inner_destination": "10.96.0.1:443",
             "host": "bank.example\"\n", "port": 443, "sni": "bank.example",
             "resolved": ["198.51.100.7"], "dialled": "198.51.100.7:443", "egress": "203.0.113.2:40000",
             "rule": "allow[0]", "verdict": "allowed", "bytes_up": 10, "bytes_down": 20, "total_ms": 5.678,

@@ -13,11 +13,12 @@ use durward_model::address::canonical;
 use durward_model::{ClientAddr, Destination, DestinationMode};
 use tokio::net::TcpStream;
 
+use crate::connection::ProxyFacts;
 use crate::io::scratch::{SCRATCH, read_some};
 use crate::memory::Hold;
 use crate::refusal::{HandshakeFailure, Refusal};
 use client_hello::ClientHello;
-use proxy_header::Header;
+use proxy_header::{Extensions, Header};
 
 /// Most PROXY headers after the first.
 const INNER: usize = 3;
@@ -25,12 +26,14 @@ const INNER: usize = 3;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Client and destination of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Peeked {
     /// Client, by PROXY header where one is trusted.
     pub(crate) client: ClientAddr,
     /// Address and port the client connected to.
     pub(crate) destination: Destination,
+    /// Further statements of PROXY headers.
+    pub(crate) proxied: ProxyFacts,
 }
 
 /// Determines client and destination as the bind's mode says.
@@ -42,7 +45,8 @@ pub(crate) async fn peek(
     peer: SocketAddr,
     local: SocketAddr,
 ) -> Result<Peeked, Refusal> {
-    let socket = Peeked { client: ClientAddr(peer), destination: Destination(local) };
+    let proxied = ProxyFacts::default();
+    let socket = Peeked { client: ClientAddr(peer), destination: Destination(local), proxied };
     match mode {
         DestinationMode::Bound
         | DestinationMode::Transparent
@@ -55,25 +59,42 @@ pub(crate) async fn peek(
             if !trusted.contains(peer.ip()) {
                 return Err(Refusal::ProxyHeader { detail: "peer is not trusted" });
             }
-            let mut peeked = match proxy_header(stream).await? {
-                Header::Local => socket,
-                Header::Proxied { client, destination } => Peeked {
-                    client: ClientAddr(canonical(client)),
-                    destination: Destination(canonical(destination)),
-                },
-            };
-            // Who sent the others is not known, so they say nothing of the client.
-            let mut left = INNER;
-            while *inner && another_header(stream).await? {
-                let detail = "too many headers";
-                left = left.checked_sub(1).ok_or(Refusal::ProxyHeader { detail })?;
-                if let Header::Proxied { destination, .. } = proxy_header(stream).await? {
-                    peeked.destination = Destination(canonical(destination));
-                }
-            }
-            Ok(peeked)
+            let headers = proxy_headers(stream, socket, *inner);
+            // Separate, as other connections need no room for this future.
+            Box::pin(headers).await
         }
     }
+}
+
+/// Reads the header of a trusted peer, and those after it where `inner` says that clients send their own.
+async fn proxy_headers(
+    stream: &TcpStream,
+    mut peeked: Peeked,
+    inner: bool,
+) -> Result<Peeked, Refusal> {
+    if let Header::Proxied { client, destination, extensions } = proxy_header(stream).await? {
+        peeked.client = ClientAddr(canonical(client));
+        peeked.destination = Destination(canonical(destination));
+        note(&mut peeked.proxied, extensions);
+    }
+    // Who sent the others is not known, so they say nothing of the client.
+    let mut left = INNER;
+    while inner && another_header(stream).await? {
+        let detail = "too many headers";
+        left = left.checked_sub(1).ok_or(Refusal::ProxyHeader { detail })?;
+        if let Header::Proxied { client, destination, extensions } = proxy_header(stream).await? {
+            peeked.destination = Destination(canonical(destination));
+            peeked.proxied.inner = Some((canonical(client), canonical(destination)));
+            note(&mut peeked.proxied, extensions);
+        }
+    }
+    Ok(peeked)
+}
+
+/// Takes over the fields of a header; those of an earlier one stay where it has none.
+pub(crate) fn note(facts: &mut ProxyFacts, Extensions { authority, unique_id }: Extensions) {
+    facts.authority = authority.or_else(|| facts.authority.take());
+    facts.connection_id = unique_id.or_else(|| facts.connection_id.take());
 }
 
 /// Returns the destination before DNAT or REDIRECT (`SO_ORIGINAL_DST`). Without a connection-tracking entry there is none, and the connection is

@@ -4,6 +4,7 @@
 
 pub(crate) mod build;
 pub(crate) mod fate;
+mod relays;
 pub(crate) mod renewed;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -157,6 +158,8 @@ pub(crate) struct PreparedListener {
     pub(crate) tenant: Arc<TenantRuntime>,
     /// TLS configurations, one per certificate as in [`durward_model::listener::ServerTls::certificates`]; empty without TLS.
     pub(crate) server_configs: Vec<Arc<rustls::ServerConfig>>,
+    /// TLS configurations for the API proxies of each pass-through route, one per certificate; empty where no route admits proxies.
+    pub(crate) relays: Vec<Vec<Arc<rustls::ServerConfig>>>,
     /// Resolver for its clients' requests; `None` for the host's.
     pub(crate) resolver: Option<Resolver>,
     /// Signal set when a newer configuration changes or removes this listener or its tenant.
@@ -227,6 +230,7 @@ impl PreparedListener {
             listener: Arc::new(listener),
             tenant: Arc::new(tenant),
             server_configs: Vec::new(),
+            relays: Vec::new(),
             resolver: None,
             retirement: Arc::default(),
             former: Vec::new(),

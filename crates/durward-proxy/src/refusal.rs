@@ -223,6 +223,15 @@ pub enum Refusal {
     /// The connection validated a name for a certificate authority; nothing else is served on it.
     #[error("validated by a certificate authority")]
     Challenge,
+    /// A tenant cluster's API proxy asked for a name whose API server admits no proxies.
+    #[error("API proxies are not admitted there")]
+    NoApiProxy,
+    /// A tenant cluster's API proxy asked for another API server than the one that admitted it.
+    #[error("the API proxy asked for {}, which is no name of the hosted API server it was admitted to", authority.as_deref().unwrap_or("nothing"))]
+    ForeignAuthority {
+        /// Authority of its PROXY header.
+        authority: Option<String>,
+    },
     /// A socket call failed through no fault of a peer.
     #[error("socket failure")]
     Socket(#[source] std::io::Error),
@@ -329,7 +338,9 @@ words!(Refusal {
     Self::Crowded => 35 "crowded",
     Self::UnknownName { .. } => 36 "unknown_name",
     Self::Challenge => 37 "acme_challenge",
-    Self::Socket(_) => 38 "socket",
+    Self::NoApiProxy => 38 "no_api_proxy",
+    Self::ForeignAuthority { .. } => 39 "foreign_authority",
+    Self::Socket(_) => 40 "socket",
 });
 
 impl Refusal {
@@ -340,6 +351,8 @@ impl Refusal {
             Self::UnknownAddress { .. }
             | Self::UnknownName { .. }
             | Self::Misdirected
+            | Self::NoApiProxy
+            | Self::ForeignAuthority { .. }
             | Self::Challenge => (421, None),
             Self::SourceNotAllowed { .. } => (403, Some("http_request_denied")),
             Self::PolicyDenied { .. } => (403, Some("http_request_denied")),

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use durward_model::Listener;
 use durward_model::listener::Protocol;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::io::Io;
 use crate::io::scratch::{SCRATCH, read_some};
 use crate::refusal::Refusal;
 use crate::tls::handshake::PLAIN_HTTP;
@@ -24,6 +26,7 @@ pub(crate) const UNRECOGNIZED_NAME: u8 = 112;
 /// `internal_error`.
 pub(crate) const INTERNAL_ERROR: u8 = 80;
 const DECODE_ERROR: u8 = 50;
+const NO_APPLICATION_PROTOCOL: u8 = 120;
 
 /// Way to end a refused connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,7 @@ pub(crate) fn choose(refusal: &Refusal, listener: Option<&Listener>, speaks_tls:
         Refusal::HeadTooLarge if listener.is_none() => Farewell::Text(HEAD_TOO_LARGE),
         Refusal::ClientHello { detail } if *detail == PLAIN_HTTP => Farewell::Text(SPEAK_TLS),
         Refusal::ClientHello { .. } => Farewell::Alert(DECODE_ERROR),
+        Refusal::NoApiProxy => Farewell::Alert(NO_APPLICATION_PROTOCOL),
         Refusal::ConnectionLimit | Refusal::FairShare { .. } | Refusal::Memory
             if protocol == Some(Protocol::Http) =>
         {
@@ -95,6 +99,18 @@ pub(crate) fn reset(stream: &TcpStream) {
 /// Encodes a fatal alert as an unencrypted record.
 pub(crate) fn alert(description: u8) -> [u8; 7] {
     [21, 3, 3, 0, 2, 2, description]
+}
+
+/// Ends a TLS session that is carried inside `io` by a fatal alert, then `io` itself.
+pub(crate) async fn say_inside(io: &mut Io, description: u8, watch: &Watch) {
+    watch.arm(Some(MOMENT), false);
+    let ending = async {
+        io.write_all(&alert(description)).await?;
+        io.shutdown().await?;
+        let mut rest = io.take(PATIENCE as u64);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    let _ = watch.guard(ending).await;
 }
 
 async fn turns_out_to_speak_tls(stream: &TcpStream, watch: &Watch) -> bool {

@@ -10,16 +10,24 @@ mod splice;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
-use durward_model::UpstreamAddr;
+use socket2::TcpKeepalive;
 
 use crate::core::Core;
 use crate::io::Io;
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
 use crate::turns;
+use crate::upstream::Lease;
 use crate::watch::{Expired, Watch};
 use meter::Meter;
+
+/// Pause after which the kernel asks whether the peer is still there, and the pause between two such questions. Only for connections that may be idle for
+/// hours: for them it is the only sign of a peer that is gone.
+const ALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(15));
+/// Questions without an answer that break the connection.
+const QUESTIONS: u32 = 4;
 
 /// Bytes copied at once at most.
 const SCRATCH: usize = 64 * 1024;
@@ -28,6 +36,11 @@ const BURST: usize = turns::BYTES / SCRATCH;
 
 thread_local! {
     static SCRATCH_BYTES: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+fn keep_alive(io: &Io) {
+    let how = TcpKeepalive::new().with_time(ALIVE.0).with_interval(ALIVE.1).with_retries(QUESTIONS);
+    let _only_dead_peers_stay_longer = socket2::SockRef::from(io.socket()).set_tcp_keepalive(&how);
 }
 
 /// Result of a relay.
@@ -78,17 +91,19 @@ pub(crate) struct Side {
     pub(crate) early: Vec<u8>,
 }
 
-/// Relays bytes, beginning with those already read, until both directions end, a side breaks, or `watch` fires. `peer` is the upstream connection's
-/// remote address.
+/// Relays bytes, beginning with those already read, until both directions end, a side breaks, or `watch` fires. `lease` is the upstream connection's.
 pub(crate) async fn relay(
     core: &Rc<Core>,
     view: &TenantView,
     watch: &Watch,
     Side { io: mut client, early: to_upstream }: Side,
     Side { io: mut upstream, early: to_client }: Side,
-    peer: UpstreamAddr,
+    lease: &Lease,
 ) -> Relayed {
-    let meter = Meter::new(core, view, watch, to_upstream.len(), to_client.len());
+    let meter = Meter::new(core, view, watch, (to_upstream.len(), to_client.len()), lease);
+    if lease.upstream().upstream.stream_idle.is_some() {
+        [&client, &upstream].into_iter().for_each(keep_alive);
+    }
     watch.arm(Some(meter.patience()), false);
     let carried = match (&mut client, &mut upstream) {
         (Io::Tcp(client), Io::Tcp(upstream)) => {
@@ -101,7 +116,7 @@ pub(crate) async fn relay(
     let ended = match carried {
         Ok(Ok(())) => None,
         Ok(Err(Broken::Client)) => Some(Refusal::ClientClosed),
-        Ok(Err(Broken::Upstream)) => Some(Refusal::UpstreamClosed { peer: peer.0 }),
+        Ok(Err(Broken::Upstream)) => Some(Refusal::UpstreamClosed { peer: lease.peer.0 }),
         Ok(Err(Broken::Memory)) => Some(Refusal::Memory),
         Err(Expired::Deadline) => Some(Refusal::ClientTimeout { phase: "stream" }),
         Err(Expired::Closing) => Some(Refusal::Draining),

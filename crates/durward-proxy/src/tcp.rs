@@ -8,30 +8,54 @@ use durward_model::route::WeightedUpstream;
 
 use crate::admitted::Admitted;
 use crate::core::Core;
+use crate::decisions::Passage;
 use crate::io::Io;
 use crate::metrics::Counter;
 use crate::outcome::{Outcome, upstream_record};
 use crate::prepared::TenantView;
 use crate::refusal::Refusal;
-use crate::reject::reset;
+use crate::reject::{INTERNAL_ERROR, alert, reset, say_inside};
 use crate::relay::{Relayed, Side, relay};
 use crate::upstream::{self, Lease, Tried};
+use crate::watch::Watch;
 
 /// Serves a connection of a TCP listener to its end.
 pub(crate) async fn serve(admitted: Admitted) {
     let view = admitted.view.clone();
     let Service::Tcp(service) = &view.listener().service else { return };
-    carry(admitted, "tcp", &service.upstreams, |io| reset(io.socket())).await;
+    carry(admitted, "tcp", &service.upstreams, (GiveUp::Reset, None)).await;
 }
 
-/// Relays the connection to one of the upstreams and records the outcome. `give_up` ends the client's connection if no upstream can be reached.
+/// Way to end a client's connection if no upstream can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GiveUp {
+    /// Reset.
+    Reset,
+    /// TLS alert to a client whose TLS is carried through.
+    Alert,
+}
+
+impl GiveUp {
+    async fn end(self, io: &mut Io, watch: &Watch) {
+        match (self, io) {
+            (Self::Reset, io) => reset(io.socket()),
+            (Self::Alert, Io::Tcp(stream)) => {
+                let _ = stream.try_write(&alert(INTERNAL_ERROR));
+            }
+            (Self::Alert, io) => say_inside(io, INTERNAL_ERROR, watch).await,
+        }
+    }
+}
+
+/// Relays the connection to one of the upstreams and records the outcome. `passage` is recorded where it
+/// is given.
 pub(crate) async fn carry(
     admitted: Admitted,
     kind: &'static str,
     upstreams: &[WeightedUpstream],
-    give_up: impl FnOnce(&Io),
+    (give_up, passage): (GiveUp, Option<&Passage>),
 ) {
-    let Admitted { io, early, view, facts, watch, core, .. } = admitted;
+    let Admitted { mut io, early, view, facts, watch, core, .. } = admitted;
     let choice = choose(upstreams, core.random());
     // Connecting has its own deadline; until then only the end of the configuration ends it.
     watch.arm(None, false);
@@ -41,19 +65,26 @@ pub(crate) async fn carry(
     };
     let (relayed, lease, retries) = match connected {
         Ok((upstream, lease, retries)) => {
+            if let Some(passage) = passage {
+                passage.opened(&core.decisions, lease.peer, lease.source);
+            }
             let relayed = {
                 let (client, upstream) =
                     (Side { io, early }, Side { io: upstream, early: Vec::new() });
-                relay(&core, &view, &watch, client, upstream, lease.peer).await
+                relay(&core, &view, &watch, client, upstream, &lease).await
             };
             match &relayed.ended {
                 Some(refusal) if relayed.from_upstream == 0 => lease.failed(refusal),
                 _ => lease.served(200),
             }
+            if let Some(passage) = passage {
+                let bytes = (relayed.from_client, relayed.from_upstream);
+                passage.ended(&core.decisions, relayed.ended.as_ref(), bytes);
+            }
             (relayed, Some(lease), retries)
         }
         Err((refusal, retries)) => {
-            give_up(&io);
+            Box::pin(give_up.end(&mut io, &watch)).await;
             let ended = Some(refusal);
             (Relayed { from_client: 0, from_upstream: 0, ended }, None, retries)
         }

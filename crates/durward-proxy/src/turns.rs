@@ -2,7 +2,8 @@
 //!
 //! Ready tasks of a core run in the order in which they became ready, so a tenant with a thousand busy connections would make all others wait for all
 //! of them. A round is one pass over the ready tasks: in it the connections of one tenant run [`MOST`] times, and later ones wait for the next round
-//! without having run. The work of one turn is bounded by its task.
+//! without having run. The work of one turn is bounded by its task. While all turns of a core belong to one tenant there is nobody to be kept waiting, and
+//! turns and rounds are longer.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -22,11 +23,18 @@ const MOST: u32 = 4;
 const LONGEST: u32 = 8 * MOST;
 /// Bytes of bodies and streams that are moved in one turn.
 pub(crate) const BYTES: usize = 256 * 1024;
-/// Length of a turn of which the work is not counted in bytes, such as opening and closing connections for many streams. In a shorter one, an HTTP/2
-/// connection with 16 busy streams could not answer all of them with one write.
-const TIME: Duration = Duration::from_micros(500);
-/// Time after which the runtime looks at the sockets again while ready connections wait for their round. Each look is a call of the kernel.
-const LOOK: Duration = Duration::from_micros(500);
+/// Length of a turn of which the work is not counted in bytes, such as opening and closing connections for many streams, and time after which the runtime
+/// looks at the sockets again while ready connections wait for their round. Each look is a call of the kernel.
+const TIME: Duration = Duration::from_micros(200);
+/// Length of a turn while one owner has the core to itself. In a shorter one, an HTTP/2 connection with 16 busy streams could not answer all of them with
+/// one write.
+const TIME_ALONE: Duration = Duration::from_millis(1);
+/// Length of a round while one owner has the core to itself. More rounds are more looks at the sockets, each of which finds fewer frames.
+const ROUND_ALONE: Duration = Duration::from_millis(4);
+/// Waiting connections, beyond those that turns are kept for, that try again in such a round.
+const MOST_ALONE: usize = 256;
+/// Time without a turn of anybody else after which an owner has the core to itself.
+const CALM: Duration = Duration::from_millis(250);
 /// Bytes that moving one piece of a body counts as, at least.
 pub(crate) const PIECE: usize = 2 * 1024;
 /// Bytes that reading one frame of HTTP/2 counts as.
@@ -42,7 +50,8 @@ thread_local! {
 /// Turn that runs now.
 #[derive(Clone, Copy)]
 struct Present {
-    since: Instant,
+    /// End of its time.
+    until: Instant,
     /// Bytes moved.
     moved: usize,
 }
@@ -55,7 +64,7 @@ pub(crate) fn spend(bytes: usize) {
 
 /// Returns true if the present turn has spent its bytes or its time: other ready work waits for the next.
 pub(crate) fn is_over() -> bool {
-    PRESENT.get().is_some_and(|turn| turn.moved >= BYTES || turn.since.elapsed() >= TIME)
+    PRESENT.get().is_some_and(|turn| turn.moved >= BYTES || Instant::now() >= turn.until)
 }
 
 /// Runs one of many futures of a connection, which may all be ready at once: those for which the turn has no room wait for the next one. One runs in
@@ -98,9 +107,16 @@ pub(crate) enum Owner {
 }
 
 /// Rounds of one core.
-#[derive(Default)]
 pub(crate) struct Turns {
     round: Cell<u64>,
+    /// Begin of the round.
+    began: Cell<Instant>,
+    /// Queue that had the last turn; only compared.
+    last: Cell<*const Queue>,
+    /// Time at which a turn last belonged to another queue than the one before.
+    contested: Cell<Instant>,
+    /// True if it was long before the last turn.
+    alone: Cell<bool>,
     queues: RefCell<HashMap<Owner, Weak<Queue>>>,
     /// Queues with waiting connections.
     pressed: RefCell<VecDeque<Rc<Queue>>>,
@@ -131,7 +147,34 @@ pub(crate) struct QueueEntry {
     granted: Cell<u32>,
 }
 
+impl Default for Turns {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self {
+            round: Cell::default(),
+            began: Cell::new(now),
+            last: Cell::new(std::ptr::null()),
+            contested: Cell::new(now),
+            alone: Cell::default(),
+            queues: RefCell::default(),
+            pressed: RefCell::default(),
+            running: Cell::default(),
+            waker: RefCell::default(),
+        }
+    }
+}
+
 impl Turns {
+    /// Notes whose connection is ready at `now`. Returns true if nobody else's has been for a while.
+    fn note(&self, queue: &Rc<Queue>, now: Instant) -> bool {
+        let queue = Rc::as_ptr(queue);
+        if self.last.replace(queue) != queue {
+            self.contested.set(now);
+        }
+        self.alone.set(now.duration_since(self.contested.get()) >= CALM);
+        self.alone.get()
+    }
+
     /// Returns the queue of `owner`.
     pub(crate) fn of(self: &Rc<Self>, owner: &Owner) -> Rc<Queue> {
         let mut queues = self.queues.borrow_mut();
@@ -175,7 +218,7 @@ impl Turns {
             self.next_round();
             // All tasks that are ready now run before the next round begins. Who becomes ready meanwhile is in it only if the runtime has looked at the
             // sockets, which it does by itself after dozens of tasks: a busy tenant's turns may take milliseconds.
-            if looked.elapsed() < LOOK {
+            if looked.elapsed() < TIME {
                 behind_ready_tasks().await;
             } else {
                 tokio::task::yield_now().await;
@@ -189,10 +232,11 @@ impl Turns {
         let mut woken = false;
         while !woken && !self.pressed.borrow().is_empty() {
             self.round.set(self.round.get() + 1);
+            self.began.set(Instant::now());
             let pressed = self.pressed.borrow().len();
             for _ in 0..pressed {
                 let Some(queue) = self.pressed.borrow_mut().pop_front() else { return };
-                woken |= queue.grant(self.round.get());
+                woken |= queue.grant(self.round.get(), self.alone.get());
                 if !queue.waiting.borrow().is_empty() {
                     self.pressed.borrow_mut().push_back(queue);
                 }
@@ -208,8 +252,9 @@ impl Queue {
         self.used.set(self.used.get().saturating_sub(passed.saturating_mul(MOST)));
     }
 
-    /// Wakes those that have waited longest, and keeps turns of the round that begins for them. Returns whether there were any.
-    fn grant(&self, round: u64) -> bool {
+    /// Wakes those that have waited longest, and keeps turns of the round that begins for them; `alone`, wakes many more to try again. Returns whether
+    /// there were any.
+    fn grant(&self, round: u64, alone: bool) -> bool {
         self.begin(round);
         let mut woken = false;
         while self.used.get() < MOST {
@@ -218,6 +263,13 @@ impl Queue {
             place.waits.set(false);
             place.granted.set(self.price.get());
             self.used.set(self.used.get() + self.price.get());
+            waker.wake();
+        }
+        let more = if alone && woken { MOST_ALONE } else { 0 };
+        let mut waiting = self.waiting.borrow_mut();
+        let more = more.min(waiting.len());
+        for (place, waker) in waiting.drain(..more) {
+            place.waits.set(false);
             waker.wake();
         }
         woken
@@ -275,8 +327,13 @@ impl QueueEntry {
     pub(crate) async fn run<F: Future>(self: Rc<Self>, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|cx| {
-            let Some(kept) = self.poll_turn(cx) else { return Poll::Pending };
-            let (polled, moved) = poll(future.as_mut(), cx);
+            let now = Instant::now();
+            let alone = self.is_alone(now);
+            let Some(kept) = self.poll_turn(cx, alone.then_some(now)) else {
+                return Poll::Pending;
+            };
+            let until = now + if alone { TIME_ALONE } else { TIME };
+            let (polled, moved) = poll(future.as_mut(), cx, until);
             let cost = u32::try_from(moved.div_ceil(BYTES)).unwrap_or(LONGEST);
             self.queue.borrow().settle(kept, cost.max(1));
             polled
@@ -284,8 +341,13 @@ impl QueueEntry {
         .await
     }
 
-    /// Returns how many turns are kept for the one that begins; `None` while it must wait.
-    fn poll_turn(self: &Rc<Self>, cx: &mut Context<'_>) -> Option<u32> {
+    fn is_alone(&self, now: Instant) -> bool {
+        let queue = self.queue.borrow();
+        queue.turns.upgrade().is_some_and(|turns| turns.note(&queue, now))
+    }
+
+    /// Returns how many turns are kept for the one that begins; `None` while it must wait. `alone` is the present time if nobody else has used the core.
+    fn poll_turn(self: &Rc<Self>, cx: &mut Context<'_>, alone: Option<Instant>) -> Option<u32> {
         let granted = self.granted.replace(0);
         if granted > 0 {
             return Some(granted);
@@ -296,6 +358,10 @@ impl QueueEntry {
         let queue = self.queue.borrow();
         let Some(turns) = queue.turns.upgrade() else { return Some(1) };
         if queue.take(turns.round.get()) {
+            return Some(1);
+        }
+        let round_lasts = |now: Instant| now.duration_since(turns.began.get()) < ROUND_ALONE;
+        if alone.is_some_and(round_lasts) {
             return Some(1);
         }
         self.waits.set(true);
@@ -322,8 +388,12 @@ async fn behind_ready_tasks() {
 }
 
 /// Polls the future, and returns the bytes it moved as well.
-fn poll<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> (Poll<F::Output>, usize) {
-    PRESENT.set(Some(Present { since: Instant::now(), moved: 0 }));
+fn poll<F: Future>(
+    future: Pin<&mut F>,
+    cx: &mut Context<'_>,
+    until: Instant,
+) -> (Poll<F::Output>, usize) {
+    PRESENT.set(Some(Present { until, moved: 0 }));
     RAN.set(false);
     let polled = future.poll(cx);
     (polled, PRESENT.take().map_or(0, |turn| turn.moved))

@@ -47,13 +47,47 @@ pub(crate) enum Narrowing {
     Sources(SourceSet),
     /// Those that asked for one of these names.
     Names(ServerNames),
+    /// All but those that asked for one of these names.
+    NamesLost(ServerNames),
+    /// Of those that asked for a hosted API server.
+    Hosted {
+        /// Names of the API server.
+        names: ServerNames,
+        /// Those from these addresses; `None` for all.
+        sources: Option<SourceSet>,
+        /// True if API proxies have to be admitted anew.
+        without_proxies: bool,
+    },
+}
+
+/// Client of a connection, as far as an edit can exclude it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Client<'a> {
+    /// Its address.
+    pub(crate) address: IpAddr,
+    /// Name that it asked for.
+    pub(crate) name: Option<&'a str>,
+    /// True if it is a tenant cluster's API proxy.
+    pub(crate) is_proxy: bool,
 }
 
 impl Narrowing {
-    fn admits(&self, client: IpAddr, name: Option<&str>) -> bool {
+    /// Returns true if the value may be as large as the listener's settings.
+    fn is_large(&self) -> bool {
+        matches!(self, Self::Sources(_) | Self::Names(_))
+    }
+
+    fn admits(&self, client: Client<'_>) -> bool {
+        let asked_for = |names: &ServerNames| client.name.map(|name| names.match_name(name));
         match self {
-            Self::Sources(sources) => sources.contains(client),
-            Self::Names(names) => name.is_none_or(|name| names.match_name(name)),
+            Self::Sources(sources) => sources.contains(client.address),
+            Self::Names(names) => asked_for(names).unwrap_or(true),
+            Self::NamesLost(names) => asked_for(names) != Some(true),
+            Self::Hosted { names, .. } if asked_for(names) != Some(true) => true,
+            Self::Hosted { sources, without_proxies, .. } => {
+                let is_source = sources.as_ref().is_none_or(|all| all.contains(client.address));
+                is_source && !(client.is_proxy && *without_proxies)
+            }
         }
     }
 }
@@ -62,8 +96,10 @@ impl Retirement {
     const RENEWED: u8 = 1;
     const CHANGED: u8 = 2;
     const REMOVED: u8 = 3;
-    /// Narrowings kept; one more edit ends all connections, so that edits do not accumulate memory.
-    const NARROWINGS: usize = 16;
+    /// Narrowings kept, and those among them whose size is that of the listener's settings; one more edit ends all connections, so that edits do not
+    /// accumulate memory.
+    const NARROWINGS: usize = 1024;
+    const LARGE: usize = 16;
 
     /// Lets connections go on, under the newer configuration from their next request on.
     pub(crate) fn renew(&self) {
@@ -73,12 +109,14 @@ impl Retirement {
     /// Ends connections of clients that `to` excludes at once.
     pub(crate) fn narrow(&self, to: &Narrowing) {
         let mut known = self.limits.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() == Self::NARROWINGS && !known.contains(to) {
+        if known.contains(to) {
+            return;
+        }
+        let large = known.iter().filter(|known| known.is_large()).count();
+        if known.len() == Self::NARROWINGS || (to.is_large() && large == Self::LARGE) {
             return self.remove();
         }
-        if !known.contains(to) {
-            known.push(to.clone());
-        }
+        known.push(to.clone());
         self.narrowed.store(true, Release);
     }
 
@@ -102,15 +140,19 @@ impl Retirement {
         self.stage.load(Relaxed) >= Self::CHANGED
     }
 
-    /// Returns true if connections of a client that asked for `name` should end at once.
-    pub(crate) fn removed(&self, client: IpAddr, name: Option<&str>) -> bool {
+    /// Returns true if connections of a client should end at once. `judged` are the edits that have been found to admit it; more are added.
+    pub(crate) fn removed(&self, client: Client<'_>, judged: &Cell<usize>) -> bool {
         self.stage.load(Relaxed) >= Self::REMOVED
-            || (self.narrowed.load(Acquire) && !self.admits(client, name))
+            || (self.narrowed.load(Acquire) && !self.admits(client, judged))
     }
 
-    fn admits(&self, client: IpAddr, name: Option<&str>) -> bool {
+    fn admits(&self, client: Client<'_>, judged: &Cell<usize>) -> bool {
         let known = self.limits.read().unwrap_or_else(PoisonError::into_inner);
-        known.iter().all(|limit| limit.admits(client, name))
+        let admits = known.iter().skip(judged.get()).all(|limit| limit.admits(client));
+        if admits {
+            judged.set(known.len());
+        }
+        admits
     }
 }
 
@@ -130,6 +172,10 @@ struct Entry {
     retirement: RefCell<Option<(Arc<Retirement>, IpAddr)>>,
     /// Name that the tenant was found by.
     name: RefCell<Option<Box<str>>>,
+    /// True if the client is a tenant cluster's API proxy.
+    is_proxy: Cell<bool>,
+    /// Edits of the configuration that admit the connection.
+    judged: Cell<usize>,
     fired: Cell<Option<Expired>>,
     /// True once the connection was closed to make room; never reset.
     crowded: Cell<bool>,
@@ -141,7 +187,10 @@ impl Entry {
     fn removed(&self) -> bool {
         let retirement = self.retirement.borrow();
         let name = self.name.borrow();
-        retirement.as_ref().is_some_and(|(by, client)| by.removed(*client, name.as_deref()))
+        let (name, is_proxy) = (name.as_deref(), self.is_proxy.get());
+        retirement.as_ref().is_some_and(|(by, client)| {
+            by.removed(Client { address: *client, name, is_proxy }, &self.judged)
+        })
     }
 
     fn expired(&self) -> Option<Expired> {
@@ -169,6 +218,8 @@ impl Watchdog {
             idle: Cell::new(false),
             retirement: RefCell::new(None),
             name: RefCell::new(None),
+            is_proxy: Cell::new(false),
+            judged: Cell::new(0),
             fired: Cell::new(None),
             crowded: Cell::new(false),
             waker: RefCell::new(None),
@@ -240,11 +291,19 @@ impl Watch {
     /// Ties the client's connection to the retirement of a configuration.
     pub(crate) fn retire_with(&self, retirement: &Arc<Retirement>, client: IpAddr) {
         *self.entry.retirement.borrow_mut() = Some((Arc::clone(retirement), client));
+        self.entry.judged.set(0);
     }
 
     /// Notes the name that the tenant was found by.
     pub(crate) fn found_by(&self, name: &str) {
         *self.entry.name.borrow_mut() = Some(name.into());
+        self.entry.judged.set(0);
+    }
+
+    /// Notes that the client is a tenant cluster's API proxy.
+    pub(crate) fn comes_by_proxy(&self) {
+        self.entry.is_proxy.set(true);
+        self.entry.judged.set(0);
     }
 
     /// Returns the handle that closes the connection to make room.
@@ -316,94 +375,5 @@ impl Watch {
 }
 
 #[cfg(test)]
-mod tests {
-    use durward_model::route::HostPattern;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_deadline_ends_a_wait() {
-        let watchdog = Rc::new(Watchdog::default());
-        let watch = watchdog.watch();
-        watch.arm(Some(Duration::ZERO), false);
-
-        let (ended, ()) = tokio::join!(watch.guard(std::future::pending::<()>()), async {
-            watchdog.sweep(Instant::now())
-        });
-
-        assert_eq!(ended, Err(Expired::Deadline));
-    }
-
-    #[tokio::test]
-    async fn draining_ends_the_idle_and_spares_the_busy() {
-        let watchdog = Rc::new(Watchdog::default());
-        let (idle, busy) = (watchdog.watch(), watchdog.watch());
-        idle.arm(None, true);
-        busy.arm(None, false);
-
-        watchdog.drain();
-
-        assert_eq!(idle.guard(std::future::pending::<()>()).await, Err(Expired::Closing));
-        assert_eq!(busy.guard(std::future::ready(7)).await, Ok(7));
-        assert!(busy.closing());
-    }
-
-    #[tokio::test]
-    async fn a_removed_tenant_ends_the_busy_too() {
-        let watchdog = Rc::new(Watchdog::default());
-        let watch = watchdog.watch();
-        let retirement = Arc::new(Retirement::default());
-        watch.retire_with(&retirement, [192, 0, 2, 1].into());
-        watch.arm(None, false);
-
-        retirement.remove();
-        watchdog.sweep(Instant::now());
-
-        assert_eq!(watch.guard(std::future::pending::<()>()).await, Err(Expired::Closing));
-    }
-
-    #[tokio::test]
-    async fn narrower_sources_end_the_connections_of_others_alone() {
-        let watchdog = Rc::new(Watchdog::default());
-        let (inside, outside) = (watchdog.watch(), watchdog.watch());
-        let retirement = Arc::new(Retirement::default());
-        inside.retire_with(&retirement, [192, 0, 2, 1].into());
-        outside.retire_with(&retirement, [192, 0, 2, 200].into());
-        for watch in [&inside, &outside] {
-            watch.arm(None, true);
-        }
-
-        let sources = |block: &str| Narrowing::Sources(SourceSet::new([block.parse().unwrap()]));
-        retirement.narrow(&sources("192.0.2.0/25"));
-        watchdog.sweep(Instant::now());
-
-        assert_eq!(outside.guard(std::future::pending::<()>()).await, Err(Expired::Closing));
-        assert!(outside.cut() && !inside.cut() && !inside.closing());
-        assert_eq!(inside.guard(std::future::ready(7)).await, Ok(7));
-        retirement.narrow(&sources("192.0.2.0/24"));
-        assert!(outside.cut() && !inside.cut());
-        for bits in 0..20u8 {
-            retirement.narrow(&sources(&format!("192.0.2.0/{}", 4 + bits)));
-        }
-        assert!(inside.cut());
-    }
-
-    #[tokio::test]
-    async fn names_that_are_taken_away_end_the_connections_that_asked_for_them_alone() {
-        let watchdog = Rc::new(Watchdog::default());
-        let retirement = Arc::new(Retirement::default());
-        let asked = |name: &str| {
-            let watch = watchdog.watch();
-            watch.found_by(name);
-            watch.retire_with(&retirement, [192, 0, 2, 1].into());
-            watch
-        };
-        let (kept, below, lost) = (asked("a.example"), asked("x.b.example"), asked("c.example"));
-
-        let exact = HostPattern::Exact(Arc::from("a.example"));
-        let wildcard = HostPattern::Wildcard(Arc::from("b.example"));
-        retirement.narrow(&Narrowing::Names(ServerNames::new(vec![exact, wildcard])));
-
-        assert_eq!([kept.cut(), below.cut(), lost.cut()], [false, false, true]);
-    }
-}
+#[path = "watch_tests.rs"]
+mod tests;

@@ -6,6 +6,7 @@ use super::report::{Field, Report};
 use crate::place::{At, Place};
 use crate::spec::egress::{ParentSpec, ProxySpec, RuleSpec};
 use crate::spec::egress_policy::EgressPolicySpec;
+use crate::spec::hosted_api::HostedApiSpec;
 use crate::spec::ingress::{IngressSpec, ListenSpec};
 use crate::spec::port_mapping::PortMappingSpec;
 use crate::spec::route::{HeaderRulesSpec, RouteSpec};
@@ -37,6 +38,8 @@ const PORTS: usize = 10_000;
 const ELEMENTS: usize = 100_000;
 /// Lists that are searched from their beginning: certificates, hosts of a route, names of clients, upstreams to choose from.
 const CHOICES: usize = 1_000;
+/// Endpoints of an API server.
+const API_ENDPOINTS: usize = 1_024;
 /// Lists that are short by nature: files, methods, headers, statuses, ports.
 const FEW: usize = 100;
 
@@ -85,6 +88,29 @@ pub(crate) fn check_policy(report: &mut Report<'_>, spec: &EgressPolicySpec) {
         if let Some(rules) = rules {
             bounds.rules(&Field::SPEC.name(name), rules);
         }
+    }
+}
+
+/// Adds an error for each list of a hosted API server that is too long.
+pub(crate) fn check_hosted_api(report: &mut Report<'_>, spec: &HostedApiSpec) {
+    let mut bounds = Bounds { report };
+    bounds.list(&Field::SPEC.name("names"), &spec.names, FEW, FEWER);
+    let sources = spec.allowed_sources.as_ref();
+    bounds.optional(&Field::SPEC.name("allowedSources"), sources, WIDER);
+    bounds.listen(&Field::SPEC, spec.listen.as_ref());
+    if let Some(relay) = &spec.relay {
+        let clients = &relay.client_authorities;
+        let (field, cure) = (Field::SPEC.name("relay"), "put several into one file");
+        let field = field.name("clientAuthorities");
+        bounds.list(&field.name("caFiles"), &clients.ca_files, FEW, cure);
+        bounds.list(&field.name("crlFiles"), &clients.crl_files, FEW, cure);
+    }
+    let konnectivity = spec.konnectivity.iter().map(|one| ("konnectivity", &one.endpoints));
+    for (name, endpoints) in
+        [("upstream", &spec.upstream.endpoints)].into_iter().chain(konnectivity)
+    {
+        let field = Field::SPEC.name(name);
+        bounds.list(&field.name("endpoints"), endpoints, API_ENDPOINTS, FEWER);
     }
 }
 

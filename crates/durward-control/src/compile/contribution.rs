@@ -3,6 +3,7 @@
 //! One reader per kind makes a [`Contribution`] of one object and its facts, whatever other objects say. [`merge`] puts those of a tenant together.
 
 mod egress_policy;
+mod hosted_api;
 mod listeners;
 pub(crate) mod merge;
 #[cfg(test)]
@@ -76,15 +77,15 @@ impl Contribution {
 
 impl Part for Contribution {
     fn is_of(kind: Kind) -> bool {
-        matches!(kind, Kind::EgressPolicy | Kind::Namespace)
+        matches!(kind, Kind::EgressPolicy | Kind::HostedApi | Kind::Namespace)
     }
 
     fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    fn is_shared(_: &Content) -> bool {
-        false
+    fn is_shared(content: &Content) -> bool {
+        matches!(content, Content::HostedApi(hosted) if hosted_api::is_shared(&hosted.spec))
     }
 }
 
@@ -134,6 +135,7 @@ impl Reader<Contribution> for ByKind<'_, '_> {
         self.files.ask_as(Asker::of(document));
         let contribution = match &document.content {
             Content::Policy(policy) => egress_policy::read(report, self.files, document, policy),
+            Content::HostedApi(hosted) => hosted_api::read(report, self.files, document, hosted),
             Content::Tenant(_) | Content::Mapping(_) | Content::Broken(_) => None,
         };
         #[cfg(test)]

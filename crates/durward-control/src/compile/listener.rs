@@ -311,6 +311,7 @@ impl Workshop<'_, '_, '_, '_> {
             routes.extend(upstreams.map(|upstreams| SniRoute {
                 hosts: Vec::new(),
                 upstreams,
+                hosted: None,
                 origin,
             }));
         }

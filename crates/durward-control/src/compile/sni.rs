@@ -36,7 +36,8 @@ pub(crate) fn route(
     if report.errors() > before {
         return None;
     }
-    Some(SniRoute { hosts, upstreams: upstreams?, origin: report.source().origin(spec.place) })
+    let origin = report.source().origin(spec.place);
+    Some(SniRoute { hosts, upstreams: upstreams?, hosted: None, origin })
 }
 
 fn inside_the_stream(spec: &At<RouteSpec>) -> impl Iterator<Item = (&'static str, Place)> {

@@ -28,7 +28,19 @@ pub(crate) fn client_auth(
         let authorities = files.authorities(report, authority, field)?;
         return Some(ClientAuth::Required(Arc::new(trust(&authorities, &[]))));
     }
-    let Some(spec) = &spec.client_certificates else { return Some(ClientAuth::Off) };
+    match &spec.client_certificates {
+        Some(spec) => asked_for(report, files, spec, field),
+        None => Some(ClientAuth::Off),
+    }
+}
+
+/// What a field asks of clients' certificates, or `None` after an error.
+pub(crate) fn asked_for(
+    report: &mut Report<'_>,
+    files: &mut Files<'_>,
+    spec: &At<ClientCertificatesSpec>,
+    field: &Field<'_>,
+) -> Option<ClientAuth> {
     let mode = spec.mode.map_or(ClientModeSpec::Required, |mode| mode.value);
     if mode == ClientModeSpec::Off {
         return Some(ClientAuth::Off);

@@ -18,7 +18,7 @@ use super::report::{Field, Report};
 use super::times::{self, Range};
 use super::{trust, words};
 use crate::cluster::ObjectFault;
-use crate::place::At;
+use crate::place::{At, Place};
 use crate::spec::ingress::TlsVersionSpec;
 use crate::spec::service::ServiceSpec;
 use crate::spec::upstream::{
@@ -46,11 +46,21 @@ pub(crate) struct Surroundings<'a> {
 pub(crate) fn upstream(
     report: &mut Report<'_>,
     files: &mut Files<'_>,
-    (name, spec): (&At<String>, &At<UpstreamSpec>),
+    named: (&At<String>, &At<UpstreamSpec>),
     around: Surroundings<'_>,
 ) -> Option<Upstream> {
     let parent = Field::SPEC.name("upstreams");
-    let field = &parent.name(name);
+    at_field(report, files, named, around, &parent.name(named.0))
+}
+
+/// Builds the upstream that is written in a field, or returns `None` after an error.
+pub(crate) fn at_field(
+    report: &mut Report<'_>,
+    files: &mut Files<'_>,
+    (name, spec): (&At<String>, &At<UpstreamSpec>),
+    around: Surroundings<'_>,
+    field: &Field<'_>,
+) -> Option<Upstream> {
     let before = report.errors();
     report.check("BadName", name, field, words::upstream_name);
     let protocol = protocol(spec, around.bytes_only.contains(name.as_str()));
@@ -105,6 +115,8 @@ pub(crate) fn upstream(
         retry: retry?,
         pool_idle: idle?,
         pool_idle_timeout: timeout?,
+        stream_idle: None,
+        check_tls: None,
         send_proxy: spec.send_proxy_protocol.map(|version| match version.value {
             ProxyProtocolSpec::V1 => ProxyVersion::V1,
             ProxyProtocolSpec::V2 => ProxyVersion::V2,
@@ -128,6 +140,8 @@ pub(crate) fn plain(name: &str, protocol: UpstreamProtocol) -> Upstream {
         retry: Retry::default(),
         pool_idle: IDLE_PER_CORE,
         pool_idle_timeout: IDLE_TIMEOUT,
+        stream_idle: None,
+        check_tls: None,
         send_proxy: None,
         origin: durward_model::Origin::BuiltIn,
     }
@@ -374,6 +388,21 @@ fn health_check(
     }
     let probe = if asked(spec.tls) { Some(Probe::Tls) } else { http_probe(report, spec, field) };
     paced(report, spec, field, probe)
+}
+
+/// Returns the fields that say what is asked of endpoints, where they are written.
+pub(super) fn probing(spec: &HealthCheckSpec) -> impl Iterator<Item = (&'static str, Place)> {
+    let text = |name, written: &Option<At<String>>| {
+        Some((name, written.as_ref().map(|written| written.place)?))
+    };
+    let all = [
+        text("path", &spec.path),
+        spec.tcp.map(|tcp| ("tcp", tcp.place)),
+        spec.tls.map(|tls| ("tls", tls.place)),
+        text("expectedStatus", &spec.expected_status),
+        text("host", &spec.host),
+    ];
+    all.into_iter().flatten()
 }
 
 /// Reads how often and how long `probe` is tried, the same for upstreams and port mappings.

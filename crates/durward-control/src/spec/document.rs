@@ -16,12 +16,13 @@ use crate::place::{At, Place};
 use crate::spec::budget::Excess;
 use crate::spec::egress_policy::{self, EgressPolicyDocument};
 use crate::spec::fields::{Path, Sought};
+use crate::spec::hosted_api::{self, HostedApiDocument};
 use crate::spec::port_mapping::{self, PortMappingDocument};
 use crate::spec::tenant::{API_VERSION, KIND, TenantDocument};
 use crate::suggest;
 
 /// Kinds that come with later parts of Durward.
-const LATER: [&str; 3] = ["HostedApi", "ClusterLink", "AddressPool"];
+const LATER: [&str; 2] = ["ClusterLink", "AddressPool"];
 
 /// A part of a file that holds one document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,11 +61,14 @@ fn holds_something(line: &str) -> bool {
 }
 
 /// The kinds that are read.
-const KINDS: [&str; 3] = [KIND, port_mapping::KIND, egress_policy::KIND];
+const KINDS: [&str; 4] = [KIND, port_mapping::KIND, egress_policy::KIND, hosted_api::KIND];
 
 /// The kinds of documents that add to a tenant.
-const PARTS: [(Kind, &str); 2] =
-    [(Kind::PortMapping, port_mapping::KIND), (Kind::EgressPolicy, egress_policy::KIND)];
+const PARTS: [(Kind, &str); 3] = [
+    (Kind::PortMapping, port_mapping::KIND),
+    (Kind::EgressPolicy, egress_policy::KIND),
+    (Kind::HostedApi, hosted_api::KIND),
+];
 
 /// The kind a YAML text says it is of; `Tenant` when it says nothing that is known.
 #[must_use]
@@ -110,6 +114,7 @@ pub(super) fn read(kind: Kind, text: &str) -> Result<Content, Fault> {
     let read = match kind {
         Kind::PortMapping => serde_saphyr::from_str(text).map(checked_mapping),
         Kind::EgressPolicy | Kind::Namespace => serde_saphyr::from_str(text).map(checked_policy),
+        Kind::HostedApi => serde_saphyr::from_str(text).map(checked_hosted_api),
         _ => serde_saphyr::from_str(text).map(checked),
     };
     read.unwrap_or_else(|error| Err(fault(text, &error)))
@@ -135,6 +140,14 @@ pub(super) fn checked_mapping(document: PortMappingDocument) -> Result<Content, 
 pub(super) fn checked_policy(document: EgressPolicyDocument) -> Result<Content, Fault> {
     match misdirected(&document.api_version, &document.kind) {
         None => Ok(Content::Policy(Arc::new(document))),
+        Some(fault) => Err(fault),
+    }
+}
+
+/// The hosted API server, if the document is of our version.
+pub(super) fn checked_hosted_api(document: HostedApiDocument) -> Result<Content, Fault> {
+    match misdirected(&document.api_version, &document.kind) {
+        None => Ok(Content::HostedApi(Arc::new(document))),
         Some(fault) => Err(fault),
     }
 }

@@ -3,6 +3,7 @@
 //! Deliberately absent: reading them.
 
 use super::egress::{ProxySpec, RuleSpec};
+use super::hosted_api::HostedApiSpec;
 use super::ingress::{AcmeSpec, CertificateSpec, IngressSpec};
 use super::port_mapping::PortMappingSpec;
 use super::service::ServiceSpec;
@@ -37,6 +38,25 @@ pub fn references(spec: &TenantSpec) -> Vec<Reference> {
     let lists = of_rules([&spec.egress.allow, &spec.egress.deny].into_iter().flatten());
     let egress = proxies.chain(parents).chain(authorities).chain(lists);
     ingress.chain(upstreams).chain(egress).collect()
+}
+
+/// Returns the names of files in a hosted API server's document.
+#[must_use]
+pub fn of_hosted_api(spec: &HostedApiSpec) -> Vec<Reference> {
+    let mut names: Vec<Reference> = spec.upstream.ca_file.iter().map(authorities).collect();
+    let Some(relay) = &spec.relay else { return names };
+    names.extend(of_certificate(&relay.certificate));
+    let clients = &relay.client_authorities;
+    names.extend(clients.ca_file.iter().chain(&clients.ca_files).map(authorities));
+    let lists = clients.crl_file.iter().chain(&clients.crl_files);
+    names.extend(lists.map(|name| named(FileKind::RevocationLists, name)));
+    names
+}
+
+/// Returns the Services that a hosted API server's document refers to.
+pub fn services_of_hosted_api(spec: &HostedApiSpec) -> impl Iterator<Item = &ServiceSpec> {
+    let konnectivity = spec.konnectivity.iter().filter_map(|one| one.service.as_ref());
+    spec.upstream.service.iter().chain(konnectivity).map(|service| &service.value)
 }
 
 /// Returns the names in lists of rules.

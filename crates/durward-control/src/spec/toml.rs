@@ -27,6 +27,7 @@ pub fn content(source: &Source) -> Content {
     let read = match source.kind {
         Kind::PortMapping => toml::from_str(text).map(document::checked_mapping),
         Kind::EgressPolicy => toml::from_str(text).map(document::checked_policy),
+        Kind::HostedApi => toml::from_str(text).map(document::checked_hosted_api),
         _ => toml::from_str(text).map(document::checked),
     };
     let (mut fault, at) = match read {

@@ -6,7 +6,7 @@ use durward_control::Compiled;
 use durward_model::mapping::NatModel;
 use durward_model::route::{Action, HostPattern, PathMatch, WeightedUpstream};
 use durward_model::upstream::{TrustRoots, Upstream};
-use durward_model::{ForwardService, Listener, Route, Service, Tenant};
+use durward_model::{ForwardService, HostedApi, Listener, Route, Service, Tenant};
 
 /// The whole outcome.
 pub(crate) fn compiled(compiled: &Compiled) -> String {
@@ -138,6 +138,9 @@ fn listener(out: &mut String, tenant: &Tenant, listener: &Listener) {
                 let hosts: Vec<_> = route.hosts.iter().map(host).collect();
                 writeln!(out, "    sni {hosts:?} -> {}", targets(tenant, &route.upstreams))
                     .unwrap();
+                if let Some(api) = &route.hosted {
+                    hosted(out, api);
+                }
             }
         }
         Service::Tcp(service) => {
@@ -145,6 +148,21 @@ fn listener(out: &mut String, tenant: &Tenant, listener: &Listener) {
         }
         Service::Forward(service) => forward(out, service),
     }
+}
+
+fn hosted(out: &mut String, api: &HostedApi) {
+    let names: Vec<_> = api.names.iter().map(ToString::to_string).collect();
+    let sources = api.allowed_sources.as_ref().map(|sources| sources.blocks().to_vec());
+    write!(out, "      hosted {} {names:?}, sources {sources:?}", api.name).unwrap();
+    match &api.relay {
+        None => writeln!(out, ", no proxies"),
+        Some(relay) => {
+            let (shown, auth) = (&relay.certificates[0].name, &relay.client_auth);
+            let subjects = auth.trust().map(|trust| trust.subjects.clone());
+            writeln!(out, ", proxies see {shown:?} and show {} {subjects:?}", auth.mode())
+        }
+    }
+    .unwrap();
 }
 
 fn forward(out: &mut String, service: &ForwardService) {

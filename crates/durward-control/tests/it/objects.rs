@@ -1,6 +1,7 @@
 //! Documents that refer to objects of a cluster, whatever source says the facts: certificates from Secrets, endpoints of Services, and whose a namespace is.
 
 mod across;
+mod hosted;
 mod live;
 mod policies;
 

@@ -290,7 +290,7 @@ async fn one_namespace_is_served_without_any_right_on_others() {
     let other = cluster.env.new_namespace(&json!({})).await;
     cluster.env.create(&mapping(&namespace)).await;
     cluster.env.create(&mapping(&other)).await;
-    let rules = json!([{"apiGroups": ["durward.dev"], "resources": ["portmappings", "egresspolicies"],
+    let rules = json!([{"apiGroups": ["durward.dev"], "resources": ["portmappings", "egresspolicies", "hostedapis"],
         "verbs": ["get", "list", "watch"]}]);
     let cluster_rules = json!([
         {"apiGroups": ["durward.dev"], "resources": ["tenants"], "verbs": ["get", "list", "watch"]},

@@ -1,7 +1,7 @@
 //! A record as one line of JSON.
 
 use super::{Record, RequestRecord, UpstreamRecord};
-use crate::connection::{ConnectionFacts, TlsFacts};
+use crate::connection::{ConnectionFacts, ProxyFacts, TlsFacts};
 use crate::json_line::{Clock, Fields};
 
 /// Adds the line for `record` to `out`.
@@ -30,9 +30,21 @@ pub(super) fn encode(out: &mut Vec<u8>, clock: &mut Clock, record: &Record<'_>) 
 fn connection(line: &mut Fields<'_>, facts: &ConnectionFacts) {
     line.display("peer", &facts.peer);
     line.display("destination", &facts.destination);
+    if let Some(proxied) = &facts.proxied {
+        proxy_headers(line, proxied);
+    }
     if let Some(tls) = &facts.tls {
         session(line, tls);
     }
+}
+
+fn proxy_headers(line: &mut Fields<'_>, proxied: &ProxyFacts) {
+    if let Some((source, destination)) = &proxied.inner {
+        line.display("inner_source", source);
+        line.display("inner_destination", destination);
+    }
+    line.maybe_text("authority", proxied.authority.as_deref());
+    line.maybe_text("connection_id", proxied.connection_id.as_deref());
 }
 
 fn session(line: &mut Fields<'_>, tls: &TlsFacts) {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::{Record, RequestRecord, Sink, UpstreamRecord};
-use crate::connection::{ClientCertificate, ConnectionFacts, TlsFacts};
+use crate::connection::{ClientCertificate, ConnectionFacts, ProxyFacts, TlsFacts};
 use crate::json_line::escape;
 use crate::refusal::Refusal;
 
@@ -41,6 +41,12 @@ fn facts() -> ConnectionFacts {
         peer: address("10.0.0.1:5000"),
         destination: Destination(address("198.51.100.2:443")),
         tls: Some(tls),
+        proxied: ProxyFacts {
+            authority: Some("api.acme.example".to_owned()),
+            connection_id: Some("7f-01".to_owned()),
+            inner: Some((address("10.244.0.9:40000"), address("10.96.0.1:443"))),
+        }
+        .boxed(),
     }
 }
 
@@ -107,6 +113,8 @@ fn a_line_has_every_field_of_the_schema() {
     let wanted = serde_json::json!({
         "ts": "2026-11-21T01:00:00.000042Z", "kind": "http", "tenant": "acme",
         "client": "192.0.2.7:4711", "peer": "10.0.0.1:5000", "destination": "198.51.100.2:443",
+        "inner_source": "10.244.0.9:40000", "inner_destination": "10.96.0.1:443",
+        "authority": "api.acme.example", "connection_id": "7f-01",
         "sni": "pay.acme.example", "tls_version": "TLSv1.3",
         "tls_cipher": "TLS13_AES_256_GCM_SHA384", "tls_resumed": false, "handshake_ms": 1.234,
         "client_subject": "CN=npci", "client_spki_sha256": "ab".repeat(32),

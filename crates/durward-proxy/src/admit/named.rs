@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use durward_model::discriminator::Opening;
 use durward_model::limits::Timeouts;
-use durward_model::{names, request};
+use durward_model::{Service, names, request};
 use tokio::net::TcpStream;
 
+use super::passing::Hello;
 use super::{Entrance, Secured, TurnedAway, Visit, given_up};
-use crate::connection::TlsFacts;
 use crate::http::FirstRequest;
 use crate::http2::first_head::FirstHead;
-use crate::io::Io;
 use crate::io::scratch::{SCRATCH, read_some};
 use crate::memory::Kind;
 use crate::peek;
@@ -33,6 +32,8 @@ struct Asked {
     name: Option<String>,
     early: Vec<u8>,
     is_http2: bool,
+    /// True if it is a tenant cluster's API proxy.
+    is_proxy: bool,
 }
 
 impl Visit {
@@ -51,7 +52,8 @@ impl Visit {
             match opening {
                 Opening::ClientHello => {
                     let (hello, early) = peek::client_hello(&stream, Some(&mut memory)).await?;
-                    Ok(Asked { name: hello.server_name, early, is_http2: false })
+                    let Hello { name, early, is_proxy } = Hello::new(hello, early);
+                    Ok(Asked { name, early, is_http2: false, is_proxy })
                 }
                 Opening::Head => first_head(&stream, |held| memory.resize(held)).await,
             }
@@ -65,7 +67,8 @@ impl Visit {
             }
         };
         let name = asked.name.as_deref();
-        let listener = match self.listener_of(name) {
+        let by_authority = if asked.is_proxy { None } else { self.by_authority() };
+        let listener = match by_authority.map_or_else(|| self.listener_of(name), Ok) {
             Ok(listener) => listener,
             Err(refusal) => {
                 if asked.is_http2 {
@@ -90,7 +93,7 @@ impl Visit {
     }
 
     /// Returns the listener that has the name in the configuration of now.
-    fn listener_of(&self, name: Option<&str>) -> Result<Arc<PreparedListener>, Refusal> {
+    pub(super) fn listener_of(&self, name: Option<&str>) -> Result<Arc<PreparedListener>, Refusal> {
         let bind = self.bind.as_ref().map(|bind| bind.bind.address);
         let prepared = self.core.shared.prepared.load();
         let bind = bind.and_then(|address| prepared.binds.get(&address));
@@ -108,7 +111,7 @@ impl Visit {
         &mut self,
         stream: TcpStream,
         listener: &PreparedListener,
-        Asked { name, early, .. }: Asked,
+        Asked { name, early, is_proxy, .. }: Asked,
     ) -> Result<Secured, (Refusal, Option<TcpStream>)> {
         let patience = listener.tenant.tenant.limits.timeouts.handshake;
         if listener.listener.tls().is_some() {
@@ -120,9 +123,12 @@ impl Visit {
             }
             return Ok(secured);
         }
-        let tls = (listener.listener.opening() == Some(Opening::ClientHello))
-            .then(|| TlsFacts::asked_for(name, self.began.elapsed()));
-        Ok(Secured { io: Io::Tcp(stream), tls, early, greeted: None })
+        if !matches!(listener.listener.service, Service::PassThrough(_)) {
+            return Ok(Secured::plain(stream, early, None));
+        }
+        let hello = Hello { name, early, is_proxy };
+        self.watch.arm(Some(patience.saturating_sub(self.began.elapsed())), false);
+        Box::pin(self.pass(stream, listener, hello)).await
     }
 }
 
@@ -151,7 +157,8 @@ async fn first_head(
         match host.map_err(|fault| fault.of_request().0)? {
             Some(host) => {
                 let name = Some(host?).filter(|host| !host.is_empty());
-                return Ok(Asked { name, early, is_http2: http2.is_some() });
+                let is_http2 = http2.is_some();
+                return Ok(Asked { name, early, is_http2, is_proxy: false });
             }
             None if early.len() >= HEAD => return Err(Refusal::HeadTooLarge),
             None => {}

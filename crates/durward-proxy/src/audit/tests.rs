@@ -60,6 +60,7 @@ fn decide(decisions: &Decisions, id: &str) {
         identity: None,
         client: ClientAddr("172.16.28.9:4711".parse().unwrap()),
         transparent: None,
+        inner: None,
         method: "CONNECT",
         host: "bank.example",
         port: 443,

@@ -44,6 +44,7 @@ impl Ledger {
                 cells.add(Counter::EgressBytesUp, decision.bytes_up);
                 cells.add(Counter::EgressBytesDown, decision.bytes_down);
             }
+            Kind::ApiOpen | Kind::ApiClose => {}
         }
     }
 }

@@ -1,4 +1,5 @@
-//! One request or tunnel of the forward proxy, and its two lines in the record: when it is connected or refused, and when it has ended.
+//! One request or tunnel of the forward proxy, or one connection to a hosted API server, and its two lines in the record: when it is connected or refused, and
+//! when it has ended.
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
@@ -19,12 +20,16 @@ pub(crate) struct Passage {
     pub(crate) method: String,
     /// Original destination, for a transparent connection.
     pub(crate) transparent: Option<SocketAddr>,
+    /// Source and destination that an inner PROXY header names.
+    pub(crate) inner: Option<(SocketAddr, SocketAddr)>,
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) sni: Option<String>,
     pub(crate) resolved: Arc<[IpAddr]>,
     pub(crate) rule: Arc<str>,
     pub(crate) verdict: Verdict,
+    /// True for a connection to a hosted API server.
+    of_api: bool,
     began: Instant,
     dialled: Cell<Option<(SocketAddr, SocketAddr)>>,
 }
@@ -39,15 +44,22 @@ impl Passage {
             client,
             method: String::new(),
             transparent: None,
+            inner: None,
             host: String::new(),
             port: 0,
             sni: None,
             resolved: Arc::default(),
             rule: Arc::from(""),
             verdict: Verdict::Denied,
+            of_api: false,
             began: Instant::now(),
             dialled: Cell::new(None),
         }
+    }
+
+    /// Creates the passage of a connection that was admitted to a hosted API server.
+    pub(crate) fn to_api(id: &str, tenant: &TenantId, client: ClientAddr) -> Self {
+        Self { verdict: Verdict::Allowed, of_api: true, ..Self::new(id, tenant, client) }
     }
 
     /// Records the connection from `egress` to `dialled`. If it replaces a stale one, that one is recorded as ended first.
@@ -95,7 +107,11 @@ impl Passage {
     ) {
         let connection = self.dialled.get();
         decisions.write(&Decision {
-            kind,
+            kind: match kind {
+                Kind::Open if self.of_api => Kind::ApiOpen,
+                Kind::Close if self.of_api => Kind::ApiClose,
+                kind => kind,
+            },
             at: SystemTime::now(),
             id: &self.id,
             tenant: &self.tenant,
@@ -103,6 +119,7 @@ impl Passage {
             client: self.client,
             method: &self.method,
             transparent: self.transparent,
+            inner: self.inner,
             host: &self.host,
             port: self.port,
             sni: self.sni.as_deref(),

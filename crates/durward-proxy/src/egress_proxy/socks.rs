@@ -38,7 +38,7 @@ pub(crate) async fn serve(
     let (relayed, lease) = match opened {
         Ok(Reached { side, lease }) => {
             let client = Side { io, early: bytes };
-            let relayed = relay(&now.core, &now.view, watch, client, side, lease.peer).await;
+            let relayed = relay(&now.core, &now.view, watch, client, side, &lease).await;
             (relayed, Some(lease))
         }
         Err(refusal) => {

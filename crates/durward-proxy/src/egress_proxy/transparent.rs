@@ -49,7 +49,7 @@ pub(crate) async fn serve(admitted: Admitted) {
     let (relayed, lease) = match opened {
         Ok((early, Reached { side, lease })) => {
             let client = Side { io: Io::Tcp(stream), early };
-            let relayed = relay(&core, &view, &watch, client, side, lease.peer).await;
+            let relayed = relay(&core, &view, &watch, client, side, &lease).await;
             (relayed, Some(lease))
         }
         Err(refusal) => {
@@ -154,6 +154,7 @@ fn with_name(facts: &ConnectionFacts, name: Option<String>) -> ConnectionFacts {
         peer: facts.peer,
         destination: facts.destination,
         tls: name.map(|name| TlsFacts::asked_for(Some(name), facts.accepted.elapsed())),
+        proxied: facts.proxied.clone(),
     }
 }
 

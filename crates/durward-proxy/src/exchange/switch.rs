@@ -46,7 +46,7 @@ impl<'a> Switched<'a> {
         }
         let client = Side { io: client, early };
         let upstream = Side { early: self.up.input.buffer.take(), io: self.up.io };
-        let relayed = relay(&http.core, &http.view, watch, client, upstream, self.lease.peer).await;
+        let relayed = relay(&http.core, &http.view, watch, client, upstream, &self.lease).await;
         if let Some(account) = self.account.take() {
             account.close_tunnel((relayed.from_client, relayed.from_upstream), relayed.ended);
         }

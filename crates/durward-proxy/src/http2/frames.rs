@@ -39,6 +39,11 @@ impl Frame {
     pub(crate) fn ends_stream(self) -> bool {
         self.flags & END_STREAM != 0
     }
+
+    /// Returns true if the frame acknowledges the peer's SETTINGS or PING, which the same bit says there.
+    pub(crate) fn acknowledges(self) -> bool {
+        self.flags & END_STREAM != 0
+    }
 }
 
 /// Consecutive bytes of a frame.

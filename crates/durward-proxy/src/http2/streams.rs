@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
 use crate::http2::frames::{Piece, kind};
 use crate::memory::{ConnectionMemory, Part};
@@ -48,6 +49,10 @@ struct State {
     late: Cell<bool>,
     /// True if the budget had no room for the memory held.
     exhausted: Cell<bool>,
+    /// True once the codec has acknowledged the peer's settings, or the connection is over.
+    agreed: Cell<bool>,
+    /// Wakers of those that wait for it.
+    undecided: RefCell<Vec<Waker>>,
 }
 
 #[derive(Default)]
@@ -97,6 +102,8 @@ impl Streams {
             broken: Cell::new(None),
             late: Cell::new(false),
             exhausted: Cell::new(false),
+            agreed: Cell::new(false),
+            undecided: RefCell::default(),
         }))
     }
 
@@ -165,8 +172,24 @@ impl Streams {
                 }
             }
             kind::RST_STREAM => state.reset(frame.stream),
+            kind::SETTINGS if frame.acknowledges() => self.agree(),
             _ => {}
         }
+    }
+
+    /// Wakes those that wait for the peer's settings: the codec has them, or they will not come.
+    pub(crate) fn agree(&self) {
+        self.0.agreed.set(true);
+        self.0.undecided.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits for the peer's first settings: until then, nothing is known of what it supports (RFC 9113 section 3.4).
+    pub(crate) fn poll_agreed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.0.agreed.get() {
+            return Poll::Ready(());
+        }
+        self.0.undecided.borrow_mut().push(cx.waker().clone());
+        Poll::Pending
     }
 
     /// Assigns a stream, and the head that opened it, to an exchange.

@@ -173,6 +173,105 @@ fn read_by_library(mut bytes: &[u8]) -> Option<Option<String>> {
     None
 }
 
+/// ClientHello as a program sent it.
+struct Captured {
+    client: String,
+    expected: ClientHello,
+    bytes: Vec<u8>,
+}
+
+/// Returns the ClientHellos of programs (`client_hellos.txt`), and that of our TLS library with its post-quantum group.
+fn captured() -> Vec<Captured> {
+    let lines = include_str!("client_hellos.txt").lines().filter(|line| !line.starts_with('#'));
+    let mut all: Vec<_> = lines.map(of_line).collect();
+    let mut bytes = Vec::new();
+    let authority = durward_testkit::certificates::Authority::new("root");
+    let mut config = durward_testkit::certificates::client_config(&authority, None);
+    config.alpn_protocols = vec![durward_model::hosted::OUTER_PROTOCOL.to_vec()];
+    let name = "api.a.example".try_into().unwrap();
+    let mut connection = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+    connection.write_tls(&mut bytes).unwrap();
+    let line = format!("rustls | api.a.example | durward-api/1 | {}", hex(&bytes));
+    all.push(of_line(&line));
+    all
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn of_line(line: &str) -> Captured {
+    let fields: Vec<_> = line.split(" | ").collect();
+    let [client, name, protocols, hex] = fields[..] else { panic!("{line}") };
+    let given = |text: &'static str| move |field: &&str| *field != text;
+    let protocols = Some(protocols).filter(given("-")).map(|all| all.split(','));
+    let alpn = protocols.into_iter().flatten().map(|one| one.as_bytes().to_vec()).collect();
+    let server_name = Some(name).filter(given("-")).map(str::to_owned);
+    let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+    Captured {
+        client: client.to_owned(),
+        expected: ClientHello { server_name, alpn, versions: Vec::new() },
+        bytes: (0..hex.len()).step_by(2).map(byte).collect(),
+    }
+}
+
+/// Returns the message in the records of a whole ClientHello.
+fn message_of(mut wire: &[u8]) -> Vec<u8> {
+    let mut message = Vec::new();
+    while let [_, _, _, high, low, rest @ ..] = wire {
+        let (body, next) = rest.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+        message.extend_from_slice(body);
+        wire = next;
+    }
+    message
+}
+
+// S4.64+
+#[test]
+fn real_hellos_are_read_whole_and_wait_for_more_wherever_they_are_cut() {
+    let all = captured();
+
+    assert!(all.len() >= 20);
+    for Captured { client, expected, bytes } in all {
+        let Ok(Progress::Complete(hello)) = parse(&bytes) else { panic!("{client}") };
+        assert_eq!(hello.server_name, expected.server_name, "{client}");
+        assert_eq!(hello.alpn, expected.alpn, "{client}");
+        assert!(hello.versions.contains(&0x0303) || hello.versions.contains(&0x0304), "{client}");
+        let theirs = read_by_library(&bytes).unwrap();
+        let theirs = theirs.map(|name| name.trim_end_matches('.').to_owned());
+        assert_eq!(hello.server_name, theirs, "{client}");
+        for cut in 0..bytes.len() {
+            match parse(&bytes[..cut]) {
+                Ok(Progress::Missing(total)) => assert!(total > cut && total <= bytes.len()),
+                other => panic!("{client} cut at {cut}: {other:?}"),
+            }
+        }
+        let message = message_of(&bytes);
+        for size in [1, 2, 3, 5, 97, 512, 1_400] {
+            let again = parse(&records(&message, size));
+            assert_eq!(again, Ok(Progress::Complete(hello.clone())), "{client}, records of {size}");
+        }
+    }
+}
+
+// S4.64+
+#[test]
+fn a_real_hello_that_ends_early_never_has_another_name() {
+    for Captured { client, expected, bytes } in captured() {
+        let message = message_of(&bytes);
+        for cut in 4..message.len() {
+            // The lengths of record and message say that this is all; those inside do not.
+            let mut short = message[..cut].to_vec();
+            short[1..4].copy_from_slice(&((cut - 4) as u32).to_be_bytes()[1..]);
+            if let Ok(Progress::Complete(hello)) = parse(&records(&short, 16 * 1024)) {
+                let is_other =
+                    hello.server_name.is_some_and(|name| Some(name) != expected.server_name);
+                assert!(!is_other, "{client} cut at {cut}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_tls_library_reads_the_same_name() {
     let hello = durward_testkit::client::client_hello::ClientHello::new().tls13();

@@ -11,6 +11,10 @@ pub const MAX_V2: usize = 16 + 4096;
 
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 const PREFIX: &[u8] = b"PROXY ";
+/// Types of fields (section 2.2 of the protocol).
+const AUTHORITY: u8 = 0x02;
+const NOOP: u8 = 0x04;
+const UNIQUE_ID: u8 = 0x05;
 /// Bytes by which a header is told from anything else.
 pub(crate) const BEGINNING: usize = SIGNATURE.len();
 
@@ -27,7 +31,7 @@ pub(crate) fn begins(bytes: &[u8]) -> Option<bool> {
 }
 
 /// Meaning of a header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Header {
     /// Connection of a client.
     Proxied {
@@ -35,13 +39,24 @@ pub enum Header {
         client: SocketAddr,
         /// Address and port the client connected to.
         destination: SocketAddr,
+        /// Fields after the addresses.
+        extensions: Extensions,
     },
     /// The sender's own connection (LOCAL, a health check), or one it cannot describe: the socket's addresses apply.
     Local,
 }
 
+/// Type-length-value fields of a version 2 header, as far as they are used. Their sender is believed no more than a client's SNI.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extensions {
+    /// Host name that the client asked the sender for (`PP2_TYPE_AUTHORITY`), as it was written; 1 to 255 bytes without blanks and control characters.
+    pub authority: Option<String>,
+    /// Identifier of the connection (`PP2_TYPE_UNIQUE_ID`), at most 128 bytes: as it was sent where it is printable ASCII, else `0x` and hexadecimal digits.
+    pub unique_id: Option<String>,
+}
+
 /// Result of parsing the bytes so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// The header is complete and this many bytes long.
     Complete(Header, usize),
@@ -102,6 +117,7 @@ fn text_header(line: &str) -> Result<Header, &'static str> {
     Ok(Header::Proxied {
         client: SocketAddr::new(address(source)?, port(source_port)?),
         destination: SocketAddr::new(address(destination)?, port(destination_port)?),
+        extensions: Extensions::default(),
     })
 }
 
@@ -144,43 +160,61 @@ fn binary_header(family: u8, header: &[u8]) -> Result<Header, &'static str> {
         0x12 | 0x22 | 0x31 | 0x32 => return Err("not a TCP connection"),
         _ => return Err("unknown family"),
     };
-    let addresses = addresses.ok_or("addresses cut short")?;
-    extensions(header, 16 + width)?;
-    Ok(addresses)
+    let (client, destination) = addresses.ok_or("addresses cut short")?;
+    let extensions = extensions(header, 16 + width)?;
+    Ok(Header::Proxied { client, destination, extensions })
 }
 
-fn v4_addresses(block: &[u8]) -> Option<Header> {
+/// Source and destination.
+type Addresses = (SocketAddr, SocketAddr);
+
+fn v4_addresses(block: &[u8]) -> Option<Addresses> {
     let (source, rest) = block.split_first_chunk::<4>()?;
     let (destination, rest) = rest.split_first_chunk::<4>()?;
     ports(Ipv4Addr::from(*source).into(), Ipv4Addr::from(*destination).into(), rest)
 }
 
-fn v6_addresses(block: &[u8]) -> Option<Header> {
+fn v6_addresses(block: &[u8]) -> Option<Addresses> {
     let (source, rest) = block.split_first_chunk::<16>()?;
     let (destination, rest) = rest.split_first_chunk::<16>()?;
     ports(Ipv6Addr::from(*source).into(), Ipv6Addr::from(*destination).into(), rest)
 }
 
-fn ports(source: IpAddr, destination: IpAddr, rest: &[u8]) -> Option<Header> {
+fn ports(source: IpAddr, destination: IpAddr, rest: &[u8]) -> Option<Addresses> {
     let (&[s0, s1, d0, d1], _) = rest.split_first_chunk::<4>()?;
-    Some(Header::Proxied {
-        client: SocketAddr::new(source, u16::from_be_bytes([s0, s1])),
-        destination: SocketAddr::new(destination, u16::from_be_bytes([d0, d1])),
-    })
+    let source = SocketAddr::new(source, u16::from_be_bytes([s0, s1]));
+    Some((source, SocketAddr::new(destination, u16::from_be_bytes([d0, d1]))))
 }
 
-/// Checks the type-length-value fields that follow the addresses.
-fn extensions(header: &[u8], mut at: usize) -> Result<(), &'static str> {
+/// Checks the type-length-value fields that follow the addresses, and reads those that are used.
+fn extensions(header: &[u8], mut at: usize) -> Result<Extensions, &'static str> {
     let mut seen = [false; 256];
+    let mut found = Extensions::default();
     while at < header.len() {
         let (kind, value, next) = extension(header, at)?;
-        if std::mem::replace(&mut seen[usize::from(kind)], true) && kind != 0x04 {
+        if std::mem::replace(&mut seen[usize::from(kind)], true) && kind != NOOP {
             return Err("field given twice");
         }
         check_extension(kind, value, header, next)?;
+        match kind {
+            AUTHORITY => found.authority = String::from_utf8(value.to_vec()).ok(),
+            UNIQUE_ID if !value.is_empty() => found.unique_id = Some(printable(value)),
+            _ => {}
+        }
         at = next;
     }
-    Ok(())
+    Ok(found)
+}
+
+/// Returns an identifier as text. The specification has any bytes for it.
+fn printable(id: &[u8]) -> String {
+    match std::str::from_utf8(id) {
+        Ok(text) if id.iter().all(u8::is_ascii_graphic) => text.to_owned(),
+        _ => {
+            let digits = id.iter().map(|byte| format!("{byte:02x}"));
+            std::iter::once("0x".to_owned()).chain(digits).collect()
+        }
+    }
 }
 
 fn extension(bytes: &[u8], at: usize) -> Result<(u8, &[u8], usize), &'static str> {
@@ -193,9 +227,9 @@ fn extension(bytes: &[u8], at: usize) -> Result<(u8, &[u8], usize), &'static str
 fn check_extension(kind: u8, value: &[u8], header: &[u8], next: usize) -> Result<(), &'static str> {
     match kind {
         0x01 if value.is_empty() || value.len() > 255 => Err("ALPN field"),
-        0x02 if !is_host(value) => Err("AUTHORITY field"),
+        AUTHORITY if !is_host(value) => Err("AUTHORITY field"),
         0x03 => checksum(value, header, next),
-        0x05 if value.len() > 128 => Err("UNIQUE_ID field"),
+        UNIQUE_ID if value.len() > 128 => Err("UNIQUE_ID field"),
         0x20 => tls_extension(value),
         0x30 if value.is_empty() || !value.is_ascii() => Err("NETNS field"),
         _ => Ok(()),

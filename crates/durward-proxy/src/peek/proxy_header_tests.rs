@@ -32,7 +32,17 @@ fn proxied() -> Header {
     Header::Proxied {
         client: "192.0.2.7:49152".parse().unwrap(),
         destination: "198.51.100.2:443".parse().unwrap(),
+        extensions: Extensions::default(),
     }
+}
+
+fn proxied_with(authority: Option<&str>, unique_id: &str) -> Header {
+    let mut header = proxied();
+    if let Header::Proxied { extensions, .. } = &mut header {
+        extensions.authority = authority.map(str::to_owned);
+        extensions.unique_id = Some(unique_id.to_owned());
+    }
+    header
 }
 
 #[test]
@@ -40,11 +50,8 @@ fn the_checksum_is_castagnolis() {
     assert_eq!(crc32c(b"123456789".iter().copied()), 0xe306_9283);
 }
 
-// S1.25
-#[test]
-fn good_headers_are_read_whole_and_no_further() {
-    let sum_at = 16 + 12 + 3;
-    let cases: Vec<(Vec<u8>, Header)> = vec![
+fn headers_of_addresses() -> Vec<(Vec<u8>, Header)> {
+    vec![
         (b"PROXY TCP4 192.0.2.7 198.51.100.2 49152 443\r\n".to_vec(), proxied()),
         (b"PROXY UNKNOWN\r\n".to_vec(), Header::Local),
         (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(), Header::Local),
@@ -53,6 +60,7 @@ fn good_headers_are_read_whole_and_no_further() {
             Header::Proxied {
                 client: "[2001:db8::7]:1".parse().unwrap(),
                 destination: "[2001:db8::2]:65535".parse().unwrap(),
+                extensions: Extensions::default(),
             },
         ),
         (v2(1, 0x11, &v4_block(&[])), proxied()),
@@ -64,8 +72,15 @@ fn good_headers_are_read_whole_and_no_further() {
             Header::Proxied {
                 client: "[2020:2020:2020:2020:2020:2020:2020:2020]:1".parse().unwrap(),
                 destination: "[2020:2020:2020:2020:2020:2020:2020:2020]:2".parse().unwrap(),
+                extensions: Extensions::default(),
             },
         ),
+    ]
+}
+
+fn headers_with_fields() -> Vec<(Vec<u8>, Header)> {
+    let sum_at = 16 + 12 + 3;
+    vec![
         (
             v2(
                 1,
@@ -81,15 +96,29 @@ fn good_headers_are_read_whole_and_no_further() {
                     (0xe0, b"private"),
                 ]),
             ),
-            proxied(),
+            proxied_with(Some("bank.example"), &format!("0x{}", "07".repeat(128))),
         ),
+        (
+            v2(1, 0x11, &v4_block(&[(0x05, b"7f-01.a:9"), (0x04, b"")])),
+            proxied_with(None, "7f-01.a:9"),
+        ),
+        (
+            v2(1, 0x11, &v4_block(&[(0x05, b"two words")])),
+            proxied_with(None, "0x74776f20776f726473"),
+        ),
+        (v2(1, 0x11, &v4_block(&[(0x05, b"")])), proxied()),
+        (v2(0, 0x11, &v4_block(&[(0x02, b"bank.example")])), Header::Local),
         (with_checksum(v2(1, 0x11, &v4_block(&[(0x03, &[0; 4])])), sum_at), proxied()),
-    ];
+    ]
+}
 
-    for (bytes, header) in cases {
+// S1.25
+#[test]
+fn good_headers_are_read_whole_and_no_further() {
+    for (bytes, header) in [headers_of_addresses(), headers_with_fields()].concat() {
         let length = bytes.len();
         let followed = [bytes.as_slice(), b"\x16\x03\x01junk"].concat();
-        assert_eq!(parse(&followed), Ok(Progress::Complete(header, length)), "{bytes:?}");
+        assert_eq!(parse(&followed), Ok(Progress::Complete(header.clone(), length)), "{bytes:?}");
         for cut in 0..length {
             match parse(&bytes[..cut]) {
                 Ok(Progress::Missing(more)) => assert!(more > 0 && cut + more <= length, "{cut}"),

@@ -11,6 +11,7 @@ use durward_model::{Bind, DestinationMode, Listener, Service, Snapshot, Tenant, 
 
 use crate::metrics::Metrics;
 use crate::prepared::fate::{self, Fate};
+use crate::prepared::relays;
 use crate::prepared::{Prepared, PreparedBind, PreparedListener};
 use crate::status::Problem;
 use crate::tls::server_config::server_configs;
@@ -179,7 +180,10 @@ impl Builder<'_> {
             self.resolver(listener, tenant);
             return Some(Arc::clone(before));
         }
-        let server_configs = match configs(listener, before.map(|before| &**before)) {
+        let former = before.map(|before| &**before);
+        let configs = configs(listener, former)
+            .and_then(|configs| Ok((configs, relays::relays(listener, former)?)));
+        let (server_configs, relays) = match configs {
             Ok(configs) => configs,
             Err(sentence) => {
                 self.problems.push(Problem {
@@ -196,6 +200,7 @@ impl Builder<'_> {
             listener: Arc::clone(listener),
             tenant: Arc::clone(tenant),
             server_configs,
+            relays,
             resolver: self.resolver(listener, tenant),
             retirement,
             former,

@@ -2,10 +2,15 @@
 //!
 //! A connection that is no longer permitted ends at once; a new certificate disturbs none.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use durward_model::client_auth::ClientTrust;
 use durward_model::listener::ServerTls;
+use durward_model::route::HostPattern;
+use durward_model::sni::SniTable;
 use durward_model::{
-    ClientAuth, DestinationMode, Listener, ServerNames, Service, SourceSet, Tenant,
+    ClientAuth, DestinationMode, HostedApi, Listener, ServerNames, Service, SourceSet, Tenant,
 };
 use ipnet::IpNet;
 
@@ -41,11 +46,53 @@ pub(crate) fn of_tenant(old: &Tenant, new: &Tenant) -> Fate {
 pub(crate) fn narrowed(old: &Listener, new: &Listener) -> Vec<Narrowing> {
     let sources = new.allowed_sources.as_ref();
     let sources = sources.filter(|_| sources_shrink(old.allowed_sources.as_ref(), sources));
-    let lost = |(old, new): (&ServerNames, &ServerNames)| old.iter().any(|name| !new.has(name));
-    let names = new.names.as_ref();
-    let names = names.filter(|names| old.names.as_ref().is_some_and(|old| lost((old, names))));
+    let names = old.names.as_ref().zip(new.names.as_ref());
+    let names = names.and_then(|(old, new)| names_lost(old, new));
     let sources = sources.cloned().map(Narrowing::Sources);
-    sources.into_iter().chain(names.cloned().map(Narrowing::Names)).collect()
+    sources.into_iter().chain(names).chain(hosted_narrowed(&old.service, &new.service)).collect()
+}
+
+/// Returns which clients are left when names go; `None` if none go. What is stored is small where all that go are single names: there may be thousands.
+fn names_lost(old: &ServerNames, new: &ServerNames) -> Option<Narrowing> {
+    let lost: Vec<_> = old.iter().filter(|name| !new.has(name)).cloned().collect();
+    let is_gone =
+        |name: &HostPattern| matches!(name, HostPattern::Exact(name) if !new.match_name(name));
+    match lost.iter().all(is_gone) {
+        true if lost.is_empty() => None,
+        true => Some(Narrowing::NamesLost(ServerNames::new(lost))),
+        false => Some(Narrowing::Names(new.clone())),
+    }
+}
+
+/// Returns which clients are left of hosted API servers that admit fewer.
+fn hosted_narrowed(old: &Service, new: &Service) -> Vec<Narrowing> {
+    let (Service::PassThrough(old), Service::PassThrough(new)) = (old, new) else {
+        return Vec::new();
+    };
+    if old == new {
+        return Vec::new();
+    }
+    let hosted = |routes: &SniTable| -> Vec<Arc<HostedApi>> {
+        routes.iter().filter_map(|route| route.hosted.clone()).collect()
+    };
+    let present = hosted(new);
+    let present: HashMap<_, _> = present.iter().map(|api| (&api.name, &**api)).collect();
+    let narrowing = |api: Arc<HostedApi>| {
+        let now = present.get(&api.name);
+        let sources = now.and_then(|now| now.allowed_sources.as_ref());
+        let sources =
+            sources.filter(|new| sources_shrink(api.allowed_sources.as_ref(), Some(*new)));
+        let relay = now.and_then(|now| now.relay.as_ref());
+        let without_proxies =
+            api.relay.is_some() && (relay.is_none() || trust_shrinks(api.relay.as_ref(), relay));
+        let narrowing = Narrowing::Hosted {
+            names: api.names.clone(),
+            sources: sources.cloned(),
+            without_proxies,
+        };
+        (sources.is_some() || without_proxies).then_some(narrowing)
+    };
+    hosted(old).into_iter().filter_map(narrowing).collect()
 }
 
 /// Returns the fate of a listener's connections, except those of clients that it no longer admits ([`narrowed`]).

@@ -12,6 +12,7 @@ use crate::limits::Usage;
 use crate::memory::{Hold, Kind, Memory};
 use crate::metrics::{Cells, Counter};
 use crate::prepared::TenantView;
+use crate::upstream::Lease;
 use crate::watch::Watch;
 
 /// Meter of one relay.
@@ -21,6 +22,7 @@ pub(super) struct Meter<'a> {
     memory: &'a Arc<Memory>,
     limits: &'a Limits,
     watch: &'a Watch,
+    patience: Duration,
     from_client: Cell<u64>,
     from_upstream: Cell<u64>,
 }
@@ -31,8 +33,8 @@ impl<'a> Meter<'a> {
         core: &'a Core,
         view: &'a TenantView,
         watch: &'a Watch,
-        early_from_client: usize,
-        early_from_upstream: usize,
+        (early_from_client, early_from_upstream): (usize, usize),
+        lease: &Lease,
     ) -> Self {
         let tenant = view.tenant();
         let meter = Self {
@@ -41,6 +43,8 @@ impl<'a> Meter<'a> {
             memory: &core.shared.memory,
             limits: &tenant.tenant.limits,
             watch,
+            patience: (lease.upstream().upstream.stream_idle)
+                .unwrap_or(tenant.tenant.limits.timeouts.stream_idle),
             from_client: Cell::new(0),
             from_upstream: Cell::new(0),
         };
@@ -51,7 +55,7 @@ impl<'a> Meter<'a> {
 
     /// Returns the idle timeout of both directions.
     pub(super) fn patience(&self) -> Duration {
-        self.limits.timeouts.stream_idle
+        self.patience
     }
 
     /// Counts bytes read from the sender.

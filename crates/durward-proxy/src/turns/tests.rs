@@ -76,13 +76,15 @@ async fn bytes_that_come_while_others_have_long_turns_are_noticed_soon() {
             for _ in 0..100 {
                 let (ran, mut left) = (Rc::clone(&ran), 20);
                 spawn_local(QueueEntry::new(turns.of(&tenant("greedy"))).run(poll_fn(move |cx| {
-                    std::thread::sleep(LOOK / MOST);
+                    std::thread::sleep(TIME / MOST);
                     ran.borrow_mut().push("greedy");
                     left -= 1;
                     cx.waker().wake_by_ref();
                     if left == 0 { Poll::Ready(()) } else { Poll::Pending }
                 })));
             }
+            // Somebody else has turns as well, so that no owner has the core to itself.
+            spawn(&turns, "third", 2_000, &Rc::default());
             until_ran(&ran, 500).await;
             std::io::Write::write_all(&mut writes, b"x").unwrap();
             ran.borrow_mut().push("written");
@@ -226,4 +228,60 @@ async fn what_ends_while_it_waits_or_moves_to_another_tenant_holds_nobody_up() {
             }
         })
         .await;
+}
+
+/// Gives `name` the core to itself, and returns its queue.
+async fn leave_alone(turns: &Rc<Turns>, name: &'static str) -> Rc<Queue> {
+    let queue = turns.of(&tenant(name));
+    spawn(turns, name, 1, &Rc::default());
+    tokio::task::yield_now().await;
+    tokio::time::sleep(CALM).await;
+    queue
+}
+
+#[tokio::test]
+async fn who_has_the_core_to_itself_runs_on_without_rounds() {
+    let (turns, ran) = (Rc::<Turns>::default(), Rc::<RefCell<Vec<_>>>::default());
+    LocalSet::new()
+        .run_until(async {
+            let _queue = leave_alone(&turns, "only").await;
+            let (round, start) = (turns.round.get(), Instant::now());
+            (0..100).for_each(|_| spawn(&turns, "only", 20, &ran));
+            until_ran(&ran, 100 * 20).await;
+
+            let rounds = u128::from(turns.round.get() - round);
+            let room = start.elapsed().as_nanos() / ROUND_ALONE.as_nanos();
+            assert!(rounds <= 2 + room, "{rounds} rounds");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_newcomer_waits_for_one_long_round_of_who_had_the_core_to_itself() {
+    const TURN: Duration = Duration::from_micros(500);
+    let (turns, ran) = (Rc::<Turns>::default(), Rc::<RefCell<Vec<_>>>::default());
+    LocalSet::new()
+        .run_until(async {
+            let _queue = leave_alone(&turns, "greedy").await;
+            for _ in 0..100 {
+                let (ran, mut left) = (Rc::clone(&ran), 5);
+                spawn_local(QueueEntry::new(turns.of(&tenant("greedy"))).run(poll_fn(move |cx| {
+                    std::thread::sleep(TURN);
+                    ran.borrow_mut().push("greedy");
+                    left -= 1;
+                    cx.waker().wake_by_ref();
+                    if left == 0 { Poll::Ready(()) } else { Poll::Pending }
+                })));
+            }
+            spawn(&turns, "modest", 20, &ran);
+            until_ran(&ran, 100 * 5 + 20).await;
+        })
+        .await;
+
+    let ran = ran.borrow();
+    let modest: Vec<_> = (0..ran.len()).filter(|at| ran[*at] == "modest").collect();
+    let one_round = ROUND_ALONE.div_duration_f64(TURN) as usize + 2 * MOST as usize;
+    assert!(modest[0] <= one_round, "waited for {}", modest[0]);
+    let longest = modest.windows(2).map(|pair| pair[1] - pair[0] - 1).max().unwrap();
+    assert!(longest <= one_round, "waited for {longest}");
 }

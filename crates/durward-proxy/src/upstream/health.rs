@@ -18,11 +18,20 @@ use super::per_core::Upstreams;
 use super::proxy_header;
 use super::runtime::UpstreamRuntime;
 use super::tenant::TenantRuntime;
+use super::tls_client::{self, Verify};
 use crate::http::client::{self, Ask, HeadFault};
+use crate::io::Io;
 use crate::metrics::Counter;
+use crate::refusal::Refusal;
 
 /// Time for a checked endpoint to end its connection, and bytes that it may send meanwhile.
 const GOODBYE: (Duration, u64) = (Duration::from_secs(1), 64 * 1024);
+
+/// Bytes of a server's first record up to the type of its first message; types of records and of that message (RFC 8446, sections 4 and 5.1).
+const SERVER_HELLO: usize = 6;
+const HANDSHAKE: u8 = 22;
+const ALERT: u8 = 21;
+const SERVER_HELLO_MESSAGE: u8 = 2;
 
 const AGENT: &str = "durward-health-check";
 
@@ -155,12 +164,17 @@ async fn ask(
     endpoint: &EndpointRuntime,
 ) -> Result<(), String> {
     let Some(check) = &runtime.upstream.health_check else { return Ok(()) };
-    let said = |error: crate::refusal::Refusal| sentence(&error);
+    let said = |error: Refusal| sentence(&error);
     let addresses =
         endpoint.addresses(&upstreams.resolver, &runtime.upstream).await.map_err(said)?;
     let attempt = Attempt { upstreams, tenant, runtime, endpoint, addresses: &addresses };
     let header = runtime.upstream.send_proxy.map(proxy_header::own);
-    let connected = attempt.connect(None, header, check.timeout).await.map_err(said)?;
+    let mut connected = attempt.connect(None, header, check.timeout).await.map_err(said)?;
+    if check.probe == Probe::ServerHello {
+        server_hello(&mut connected.io).await?;
+    } else {
+        connected = secured(runtime, endpoint, connected).await.map_err(said)?;
+    }
     let Probe::Http { path, host, from, to } = &check.probe else {
         tokio::task::spawn_local(end(connected));
         return Ok(());
@@ -174,6 +188,37 @@ async fn ask(
         _ => http1_status(connected, path, &host).await?,
     };
     if (*from..=*to).contains(&status) { Ok(()) } else { Err(format!("status {status}")) }
+}
+
+/// Adds the TLS of checks, where connections for clients have none of ours.
+async fn secured(
+    runtime: &UpstreamRuntime,
+    endpoint: &EndpointRuntime,
+    connected: Connected,
+) -> Result<Connected, Refusal> {
+    let tls = runtime.check_tls.as_ref().zip(runtime.upstream.check_tls.as_ref());
+    let (Some((config, tls)), Io::Tcp(_)) = (tls, &connected.io) else { return Ok(connected) };
+    let peer = connected.io.socket().peer_addr().map_err(Refusal::Socket)?;
+    let verify = Verify::new(tls, &endpoint.target)
+        .map_err(|detail| Refusal::UpstreamTls { peer, source: std::io::Error::other(detail) })?;
+    let Connected { io, ticket, took } = connected;
+    let Io::Tcp(stream) = io else { return Ok(Connected { io, ticket, took }) };
+    let io = tls_client::handshake(config, &verify, stream, peer).await?;
+    Ok(Connected { io, ticket, took })
+}
+
+/// Sends a ClientHello and reads the first record of the answer. Nothing of the answer is believed but that a TLS server gave it.
+async fn server_hello(io: &mut Io) -> Result<(), String> {
+    let hello = tls_client::client_hello()?;
+    let said = |error: std::io::Error| error.to_string();
+    io.write_all(&hello).await.map_err(said)?;
+    let mut start = [0; SERVER_HELLO];
+    io.read_exact(&mut start).await.map_err(said)?;
+    match start {
+        [HANDSHAKE, 3, _, _, _, SERVER_HELLO_MESSAGE] => Ok(()),
+        [ALERT, 3, _, _, _, _] => Err("a TLS alert is the answer to a ClientHello".to_owned()),
+        _ => Err("what answers a ClientHello is not TLS".to_owned()),
+    }
 }
 
 async fn http1_status(connected: Connected, path: &str, host: &str) -> Result<u16, String> {
@@ -207,7 +252,7 @@ async fn http2_status(
     path: &str,
     host: &str,
 ) -> Result<u16, String> {
-    let scheme = if matches!(connected.io, crate::io::Io::Tls(_)) { "https" } else { "http" };
+    let scheme = if matches!(connected.io, Io::Tls(_)) { "https" } else { "http" };
     let shared = attempt.http2(connected).await.map_err(|refusal| sentence(&refusal))?;
     let (send, stream) = shared.stream();
     let request = http::Request::get(format!("{scheme}://{host}{path}"))

@@ -47,6 +47,8 @@ impl UpstreamRuntime {
             retry: Retry { attempts: 0, ..Retry::default() },
             pool_idle: IDLE,
             pool_idle_timeout: IDLE_TIMEOUT,
+            stream_idle: None,
+            check_tls: None,
             send_proxy: None,
             origin: tenant.origin.clone(),
         };

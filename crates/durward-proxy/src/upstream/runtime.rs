@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use durward_model::health::Probe;
+use durward_model::upstream::UpstreamProtocol;
 use durward_model::{ClientAddr, EgressAddress, TenantId, Upstream};
 use rustls::ClientConfig;
 
@@ -27,6 +28,8 @@ pub(crate) struct UpstreamRuntime {
     pub(super) tenant: TenantId,
     pub(super) endpoints: Vec<EndpointRuntime>,
     pub(super) tls: Option<Arc<ClientConfig>>,
+    /// TLS of checks, where connections for clients have none of ours.
+    pub(super) check_tls: Option<Arc<ClientConfig>>,
     budget: Budget,
     turn: AtomicU32,
     /// True once a newer configuration has changed or removed the upstream: idle connections close.
@@ -53,8 +56,12 @@ impl UpstreamRuntime {
         let context = |error: String| format!("upstream {}: {error}", upstream.name);
         let tls = upstream.tls.as_ref();
         let config = tls.map(|tls| tls_client::client_config(tls, upstream.protocol)).transpose();
+        let of_checks = upstream.check_tls.as_ref();
+        let check_config = of_checks
+            .map(|tls| tls_client::client_config(tls, UpstreamProtocol::Http1))
+            .transpose();
         let probe = upstream.health_check.as_ref().map(|check| &check.probe);
-        if tls.is_none() && probe == Some(&Probe::Tls) {
+        if tls.is_none() && of_checks.is_none() && probe == Some(&Probe::Tls) {
             return Err(context("a TLS health check needs TLS towards the upstream".to_owned()));
         }
         let runtime = Self {
@@ -62,6 +69,7 @@ impl UpstreamRuntime {
             upstream: Arc::clone(upstream),
             tenant: tenant.clone(),
             tls: config.map_err(context)?,
+            check_tls: check_config.map_err(context)?,
             budget: Budget::new(upstream.retry.budget_percent),
             turn: AtomicU32::new(0),
             retired: Arc::default(),

@@ -11,7 +11,7 @@ use durward_model::upstream::{Target, TrustRoots, UpstreamProtocol, UpstreamTls}
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -123,6 +123,24 @@ pub(crate) async fn handshake(
         return Err(refused(io::Error::other("the upstream did not agree to h2 by ALPN")));
     }
     Ok(io)
+}
+
+/// Returns the first bytes of a handshake that is never finished: it shows whether a TLS server listens, and verifies nothing.
+pub(crate) fn client_hello() -> Result<Vec<u8>, String> {
+    let said = |error: rustls::Error| error.to_string();
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(said)?
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    // An address is no server name, so none is sent.
+    let name = ServerName::from(std::net::IpAddr::from([0, 0, 0, 0]));
+    let mut connection = ClientConnection::new(Arc::new(config), name).map_err(said)?;
+    let mut hello = Vec::new();
+    while connection.wants_write() {
+        connection.write_tls(&mut hello).map_err(|error| error.to_string())?;
+    }
+    Ok(hello)
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -38,6 +38,7 @@ pub(crate) struct Wanted {
     upstreams: Vec<SocketAddr>,
     listeners: Vec<Listener>,
     pub(crate) limits: Limits,
+    stream_idle: Option<Duration>,
 }
 
 pub(crate) fn tenant(name: &'static str) -> Wanted {
@@ -47,6 +48,7 @@ pub(crate) fn tenant(name: &'static str) -> Wanted {
         upstreams: Vec::new(),
         listeners: Vec::new(),
         limits: Limits::default(),
+        stream_idle: None,
     }
 }
 
@@ -98,6 +100,11 @@ impl Wanted {
         self
     }
 
+    /// Gives the last listener its address and port alone.
+    pub(crate) fn unname(&mut self) {
+        self.listeners.last_mut().unwrap().names = None;
+    }
+
     /// For the last listener.
     pub(crate) fn only_from(mut self, block: &str) -> Self {
         let sources = SourceSet::new([block.parse().unwrap()]);
@@ -116,6 +123,12 @@ impl Wanted {
         self
     }
 
+    /// For connections that are carried through to its upstreams, in place of the tenant's limit.
+    pub(crate) fn stream_idle(mut self, most: Duration) -> Self {
+        self.stream_idle = Some(most);
+        self
+    }
+
     fn build(&self) -> Tenant {
         let egress: Vec<_> = self.egress.iter().copied().map(EgressAddress).collect();
         let upstream = |(at, address): (usize, &SocketAddr)| Upstream {
@@ -130,6 +143,8 @@ impl Wanted {
             retry: Retry::default(),
             pool_idle: 8,
             pool_idle_timeout: Duration::from_secs(30),
+            stream_idle: self.stream_idle,
+            check_tls: None,
             send_proxy: None,
             origin: Origin::default(),
         };
@@ -271,6 +286,7 @@ pub(crate) fn pass(routes: &[(&str, usize)]) -> Service {
             host => vec![HostPattern::Exact(Arc::from(host))],
         },
         upstreams: vec![to(*at)],
+        hosted: None,
         origin: Origin::default(),
     };
     Service::PassThrough(routes.iter().map(route).collect::<Vec<_>>().into())

@@ -4,6 +4,7 @@
 mod edge;
 mod handover;
 mod hellos;
+mod hosted;
 mod listeners;
 mod named;
 mod named_worlds;

@@ -147,8 +147,10 @@ async fn behind_a_balancer_the_clients_own_address_is_judged_and_logged() {
         RawHttp::over(stream).get("api.example", "/").await.ok().map(|response| response.text())
     };
 
-    let served = ask(&[ProxyHeader::v2(partner, b)]).await;
-    let through = ask(&[ProxyHeader::v2(partner, a), ProxyHeader::v2(stranger, b)]).await;
+    let outer = ProxyHeader::v2(partner, b).tlv(0x02, b"api.example").tlv(0x05, b"7f-01");
+    let served = ask(&[outer]).await;
+    let of_pod = ProxyHeader::v2(stranger, b).tlv(0x02, b"API.example.").tlv(0x05, b"pod-1");
+    let through = ask(&[ProxyHeader::v2(partner, a).tlv(0x05, b"7f-02"), of_pod]).await;
     let pretending = ask(&[ProxyHeader::v2(stranger, a), ProxyHeader::v2(partner, b)]).await;
 
     assert_eq!((served.as_deref(), through.as_deref()), (Some("API"), Some("API")));
@@ -161,6 +163,15 @@ async fn behind_a_balancer_the_clients_own_address_is_judged_and_logged() {
     assert_eq!((of(partner).len(), of(stranger).len()), (2, 1), "{lines:#?}");
     assert!(of(partner).iter().all(|line| line["destination"] == b.to_string()), "{lines:#?}");
     assert_eq!(of(stranger)[0]["reason"], "source_not_allowed");
+    let by_id = |id: &str| of(partner).into_iter().find(|line| line["connection_id"] == id);
+    let (outer, through) = (by_id("7f-01").unwrap(), by_id("pod-1").unwrap());
+    assert_eq!(
+        (&outer["authority"], &outer["inner_source"]),
+        (&"api.example".into(), &serde_json::Value::Null)
+    );
+    assert_eq!(through["authority"], "API.example.");
+    assert_eq!(through["inner_source"], stranger.to_string());
+    assert_eq!(through["inner_destination"], b.to_string());
 }
 
 // S1.25

@@ -29,7 +29,7 @@ pub(crate) fn who(arguments: &Who) -> Result<Exit, Failure> {
             screen.value(&uses, format)?;
             if uses.is_empty() {
                 note(
-                    "only the forward proxy's traffic is recorded; ingress is in the access log, kernel egress is not recorded",
+                    "only traffic of the forward proxy and to hosted API servers is recorded; other ingress is in the access log, kernel egress is not recorded",
                 );
             }
         }
@@ -138,7 +138,7 @@ fn print(
 /// Explains an empty result: only the forward proxy writes records; other traffic may leave from the address too, so the result proves no absence.
 fn print_nothing(screen: &mut Screen, egress: SocketAddr) -> Result<(), Failure> {
     screen.line(format!(
-        "no recorded request or tunnel of the forward proxy used {egress} at that time"
+        "no recorded request or tunnel of the forward proxy and no recorded connection to a hosted API server used {egress} at that time"
     ))?;
     screen.line("other traffic is not in audit files; look there too:")?;
     screen.line(format!(

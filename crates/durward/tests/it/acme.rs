@@ -85,11 +85,21 @@ fn tenant(name: &str, address: IpAddr, acme: &str) -> String {
     )
 }
 
-/// Names of the certificate that is shown at an address.
-async fn names_at(address: IpAddr) -> Vec<String> {
+/// A tenant that shares its address and port with others, under `asked`: a name, or the address for clients that name nothing.
+fn named_tenant(name: &str, address: IpAddr, own: IpAddr, asked: &str) -> String {
+    format!(
+        "apiVersion: durward.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec:\n  ingress:\n    \
+         - address: {address}\n      shared: true\n      names: [{asked}]\n      listen: {{port: {TLS_PORT}}}\n      \
+         certificate: {{acme: {{termsOfServiceAgreed: true, names: [{asked}]}}}}\n      \
+         routes: [{{pathPrefix: /, respond: {{body: {name}}}}}]\n  egress: {{addresses: [{own}]}}\n"
+    )
+}
+
+/// Names of the certificate that is shown at an address to a client that asks for a name, or for none.
+async fn names_at(address: IpAddr, asked: Option<&str>) -> Vec<String> {
     let config = Arc::new(client_config_insecure(None));
     let at = SocketAddr::new(address, TLS_PORT);
-    let Ok(stream) = tls_connect(at, None, config, None).await else { return Vec::new() };
+    let Ok(stream) = tls_connect(at, None, config, asked).await else { return Vec::new() };
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
     let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();
     let names = leaf.subject_alternative_name().unwrap().unwrap();
@@ -126,7 +136,8 @@ fn pebble_issues_names_and_addresses_by_both_challenges() {
     assert!(issued, "{}\n{}\n{}", report(), gateway.output(), pebble.output());
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let shown = runtime.block_on(async { (names_at(named).await, names_at(address).await) });
+    let shown =
+        runtime.block_on(async { (names_at(named, None).await, names_at(address, None).await) });
     assert_eq!(shown.0, ["a.example.com", "b.example.com"]);
     assert_eq!(shown.1, [address.to_string()]);
     let list = durward(&["certs", "list", "-o", "json", "-c", documents.path().to_str().unwrap()])
@@ -147,4 +158,37 @@ fn pebble_issues_names_and_addresses_by_both_challenges() {
         .unwrap();
     assert!(explained.status.success(), "{}", stdout(&explained));
     assert_eq!(status(admin, "/readyz"), Some(200));
+}
+
+// S3.48+
+#[test]
+fn pebble_validates_a_name_and_an_address_of_two_tenants_at_one_shared_port() {
+    let shared = IpAddr::from(unique_loopback());
+    let place = TempDir::new();
+    let Some((pebble, directory)) = pebble(&place, resolver(shared)) else { return };
+    let (documents, state) = (TempDir::new(), TempDir::new());
+    let write = |name: &str, asked: &str| {
+        let own = IpAddr::from(unique_loopback());
+        documents.write(&format!("{name}.yaml"), named_tenant(name, shared, own, asked));
+    };
+    write("a", "a.example.com");
+    write("b", "b.example.com");
+    write("c", &shared.to_string());
+    let admin = admin_address();
+    let (ca, kept) = (place.join("web-ca.crt"), state.path().to_str().unwrap().to_owned());
+    let acme = ["--acme-directory", &directory, "--state-dir", &kept];
+    let more = [&acme[..], &["--acme-ca", ca.to_str().unwrap()]].concat();
+    let gateway = spawn(documents.path(), admin, &more);
+
+    let report = || get(admin, "/readyz?verbose").map(|(_, text)| text).unwrap_or_default();
+    let issued =
+        eventually_blocking(DEADLINE * 4, || report().contains("[+]acme ok: 3 of 3 issued"));
+    assert!(issued, "{}\n{}\n{}", report(), gateway.output(), pebble.output());
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        assert_eq!(names_at(shared, Some("a.example.com")).await, ["a.example.com"]);
+        assert_eq!(names_at(shared, Some("b.example.com")).await, ["b.example.com"]);
+        assert_eq!(names_at(shared, None).await, [shared.to_string()]);
+    });
 }

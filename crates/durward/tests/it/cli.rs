@@ -460,7 +460,7 @@ fn the_schema_and_completions_are_printed() {
     let completions = stdout(&output(&["completions", "bash"]));
 
     assert_eq!(schema["title"], "Durward document");
-    assert_eq!(schema["anyOf"].as_array().map(Vec::len), Some(3), "one for each kind");
+    assert_eq!(schema["anyOf"].as_array().map(Vec::len), Some(4), "one for each kind");
     assert!(completions.contains("_durward"));
 }
 

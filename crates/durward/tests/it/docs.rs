@@ -22,6 +22,7 @@ pub(crate) const GUIDES: &[&str] = &[
     "docs/guide/nat.md",
     "docs/guide/operations.md",
     "docs/guide/records.md",
+    "docs/guide/hosted-api.md",
     "deploy/README.md",
 ];
 

@@ -2,6 +2,8 @@
 //!
 //! The API server is the one that the environment asks for, by default the double of the test kit.
 
+mod programmed;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -19,6 +19,7 @@ mod examples;
 mod explained;
 mod gateway;
 mod handshakes;
+mod hosted;
 mod isolation;
 mod kubernetes;
 mod lab;

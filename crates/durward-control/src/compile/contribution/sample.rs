@@ -43,7 +43,8 @@ pub(super) fn with_listener(
     let upstreams = vec![WeightedUpstream { upstream: UpstreamIndex(0), weight: 1 }];
     let port = if protocol == "tls" { 443 } else { 80 };
     let service = if protocol == "tls" {
-        let route = SniRoute { hosts: vec![host.clone()], upstreams, origin: origin.clone() };
+        let route =
+            SniRoute { hosts: vec![host.clone()], upstreams, hosted: None, origin: origin.clone() };
         Service::PassThrough(vec![route].into())
     } else {
         Service::Http(http(host.clone(), upstreams, &origin))

@@ -7,7 +7,7 @@ use durward_model::mapping::{MappedPort, Transport};
 
 use crate::compile::report::{Field, Report};
 use crate::compile::upstream;
-use crate::place::{At, Place};
+use crate::place::At;
 use crate::spec::upstream::HealthCheckSpec;
 
 const WORD: &str = "BadHealthCheck";
@@ -25,7 +25,7 @@ pub(super) fn check(
             "is false, and only TCP connects are checked: remove it, or all of healthCheck";
         report.error(WORD, place, &field.name("tcp"), sentence);
     }
-    for (name, place) in unfitting(spec) {
+    for (name, place) in upstream::probing(spec).filter(|(name, _)| *name != "tcp") {
         let sentence =
             "is for upstreams; a mapping's endpoints are checked by TCP connects: remove it";
         report.error(WORD, place, &field.name(name), sentence);
@@ -37,18 +37,4 @@ pub(super) fn check(
     }
     let check = upstream::paced(report, spec, field, Some(Probe::Tcp));
     check.filter(|_| report.errors() == before)
-}
-
-/// The fields that only checks of upstreams have, where they are written.
-fn unfitting(spec: &HealthCheckSpec) -> impl Iterator<Item = (&'static str, Place)> {
-    let text = |name, written: &Option<At<String>>| {
-        Some((name, written.as_ref().map(|written| written.place)?))
-    };
-    let all = [
-        text("path", &spec.path),
-        spec.tls.map(|tls| ("tls", tls.place)),
-        text("expectedStatus", &spec.expected_status),
-        text("host", &spec.host),
-    ];
-    all.into_iter().flatten()
 }

@@ -14,7 +14,10 @@ use crate::compile::part::{PartId, Reader};
 use crate::compile::report::{Field, Report};
 use crate::compile::{bounds, route, times, upstream, words};
 use crate::document::{Content, Document};
-use crate::spec::port_mapping::{AffinitySpec, PortMappingDocument, SourceSpec};
+use crate::place::At;
+use crate::spec::port_mapping::{
+    AffinitySpec, MappedPortSpec, PortMappingDocument, PortMappingSpec, SourceSpec,
+};
 use crate::store::{Asker, Store};
 
 /// Reader of mappings.
@@ -37,6 +40,9 @@ impl Reader<PortMapping> for Reading<'_> {
         let (ports, services) = ports::ports(report, spec, services);
         let field = Field::SPEC.name("allowedSources");
         let allowed = route::networks(report, spec.allowed_sources.as_ref(), &field);
+        if entry.is_in_namespace_of_tenant() {
+            check_pods(report, spec);
+        }
         let field = Field::SPEC.name("drain");
         let read = |text: &str| times::DRAIN.read(text);
         let drain = report.check_optional("BadDuration", spec.drain.as_ref(), &field, read);
@@ -74,6 +80,16 @@ impl Reader<PortMapping> for Reading<'_> {
             health_check: check,
             origin: report.source().origin(document.metadata.name.place),
         })
+    }
+}
+
+/// Refuses endpoints that are written, not selected by a Service, where their traffic would leave by this mapping. Whoever may write objects in a
+/// namespace could name any tenant's pods.
+fn check_pods(report: &mut Report<'_>, spec: &PortMappingSpec) {
+    let written = |port: &At<MappedPortSpec>| port.value.service.is_none();
+    if spec.egress.value && spec.ports.iter().any(written) {
+        let sentence = "lets out pods of Services only, in a namespace of a tenant: give each port a service, or let the operator write the mapping in the gateway's namespace";
+        report.error("EgressUnproven", spec.egress.place, &Field::SPEC.name("egress"), sentence);
     }
 }
 

@@ -21,8 +21,11 @@ pub(super) struct NamedBy {
 
 /// Returns the files a document refers to, with the tenant that names them.
 pub(super) fn referenced(document: &Document) -> Vec<NamedBy> {
-    let Content::Tenant(tenant) = &document.content else { return Vec::new() };
-    let name: Arc<str> = Arc::from(&*tenant.metadata.name.value);
+    let name: Arc<str> = match (&document.content, document.tenant()) {
+        (Content::Tenant(tenant), _) => Arc::from(&*tenant.metadata.name.value),
+        (_, Some(tenant)) => Arc::from(tenant.as_str()),
+        (_, None) => return Vec::new(),
+    };
     let of_tenant = |(kind, path)| NamedBy { tenant: Arc::clone(&name), kind, path };
     document.references().into_iter().map(of_tenant).collect()
 }

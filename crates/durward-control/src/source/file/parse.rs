@@ -123,6 +123,7 @@ impl Parser<'_> {
             Some(Content::Tenant(_)) => Kind::Tenant,
             Some(Content::Mapping(_)) => Kind::PortMapping,
             Some(Content::Policy(_)) => Kind::EgressPolicy,
+            Some(Content::HostedApi(_)) => Kind::HostedApi,
             Some(Content::Broken(_)) | None => kind(&text),
         };
         let bases = vec![self.directory.clone()];

@@ -216,6 +216,32 @@ fn a_mapping_in_a_namespace_is_its_tenants_and_has_what_is_its_tenants() {
 }
 
 #[test]
+fn a_mapping_in_a_namespace_lets_out_pods_of_its_services_and_no_others() {
+    let by_service = "ports: [{port: 80, service: {name: pay, port: http}}]";
+    let cases = [
+        (by_service, true),
+        ("endpoints: [10.66.0.1], ports: [{port: 80}]", false),
+        ("ports: [{port: 80, endpoints: [10.66.0.1]}]", false),
+        (
+            "endpoints: [10.66.0.1], ports: [{port: 81}, {port: 80, service: {name: pay, port: http}}]",
+            false,
+        ),
+    ];
+    for (ports, lets_out) in cases {
+        let mut world = cluster();
+        world.put(tenant_object("acme", "{}"));
+        let spec = format!("{{addresses: [198.51.100.7], egress: true, {ports}}}");
+        world.put(mapping_object(("acme", "web"), &spec));
+
+        world.compile();
+
+        let reasons = world.reasons("web");
+        assert_eq!(reasons, if lets_out { vec![] } else { vec!["EgressUnproven"] }, "{ports}");
+        assert_eq!(world.compiled.snapshot.nat.egress.is_empty(), !lets_out, "{ports}");
+    }
+}
+
+#[test]
 fn an_object_in_a_namespace_without_a_label_is_nobodys() {
     let spec =
         "{tenant: acme, addresses: [198.51.100.7], endpoints: [10.0.0.1], ports: [{port: 80}]}";

@@ -24,8 +24,8 @@ impl Entry {
     /// Parses the line at `place`; `None` if it is no decision, or nothing was dialled.
     pub(in crate::audit) fn of(line: &[u8], place: u64) -> Option<Self> {
         let close = match scan::text(line, b",\"kind\":\"")? {
-            b"egress-open" => 0,
-            b"egress-close" => 1,
+            b"egress-open" | b"api-open" => 0,
+            b"egress-close" | b"api-close" => 1,
             _ => return None,
         };
         let key = key_of(scan::text(line, b",\"egress\":\"")?);

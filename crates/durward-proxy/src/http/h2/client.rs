@@ -29,6 +29,8 @@ pub(crate) struct Up {
     scheme: &'static str,
     /// Request that waits for a free stream on the connection; `true` if it has no body.
     waiting: Option<(http::Request<()>, bool)>,
+    /// True if the request is an extended CONNECT, which the upstream's settings have to allow (RFC 8441 section 3).
+    extended: bool,
     response: Option<ResponseFuture>,
     outlet: Outlet,
     body: Option<Body>,
@@ -50,6 +52,7 @@ impl Up {
             window,
             scheme: if tls { "https" } else { "http" },
             waiting: None,
+            extended: false,
             response: None,
             outlet: Outlet::default(),
             body: None,
@@ -59,6 +62,13 @@ impl Up {
     fn poll_start(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         if self.waiting.is_none() {
             return Poll::Ready(Ok(()));
+        }
+        if self.extended {
+            // On a new connection the upstream's settings are under way. If they do not allow it, `poll_head` says so.
+            ready!(self.streams.poll_agreed(cx));
+            if !self.send.is_extended_connect_protocol_enabled() {
+                return Poll::Pending;
+            }
         }
         ready!(self.send.poll_ready(cx))?;
         if let Some((request, ended)) = self.waiting.take() {
@@ -70,6 +80,14 @@ impl Up {
             self.outlet.open(stream, account, ended);
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Returns true if the request is an extended CONNECT, and the upstream's settings have come and do not allow it.
+    fn is_unsupported(&self, cx: &mut Context<'_>) -> bool {
+        self.extended
+            && self.waiting.is_some()
+            && self.streams.poll_agreed(cx).is_ready()
+            && !self.send.is_extended_connect_protocol_enabled()
     }
 
     fn poll_interim(
@@ -168,13 +186,10 @@ fn unfit(detail: &'static str) -> Refusal {
 
 impl Upstream for Up {
     fn request(&mut self, request: &Request) -> Result<(), Refusal> {
-        let extended = !request.upgrade.is_none();
-        if extended && !self.send.is_extended_connect_protocol_enabled() {
-            return Err(Refusal::NotSupported { detail: "extended CONNECT by the upstream" });
-        }
+        self.extended = !request.upgrade.is_none();
         let head = convert::to_request(request, self.scheme)
             .ok_or_else(|| unfit("request that HTTP/2 cannot carry"))?;
-        self.waiting = Some((head, !extended && !request.has_body()));
+        self.waiting = Some((head, !self.extended && !request.has_body()));
         Ok(())
     }
 
@@ -184,6 +199,10 @@ impl Upstream for Up {
         _: &Request,
         response: &mut Response,
     ) -> Poll<Result<(), HeadFault>> {
+        if self.is_unsupported(cx) {
+            let detail = "extended CONNECT by the upstream";
+            return Poll::Ready(Err(HeadFault::Unfit(Refusal::NotSupported { detail })));
+        }
         if let Err(error) = ready!(self.poll_start(cx)) {
             // The request still waits for a free stream: nothing was sent.
             let fault = self.fault(&error);

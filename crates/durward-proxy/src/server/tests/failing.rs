@@ -8,7 +8,7 @@ use durward_testkit::client::H2Client;
 use durward_testkit::client::h2_frames::{flag, frame, header_block, kind};
 use durward_testkit::origin::{Origin, RawConnection, RawOrigin};
 
-use super::framing::{answer, http2_origin};
+use super::framing::{answer, http2_origin, http2_origin_with};
 use super::support::{Rig, Setup, ask};
 use crate::metrics::Counter;
 use crate::upstream::report::EndpointHealth;
@@ -212,6 +212,59 @@ async fn a_websocket_that_the_upstream_cannot_take_is_nobodys_failure() {
             assert_eq!(response.await.unwrap().status(), 501);
             assert_eq!(rig.listener.tenant.upstreams[0].report().endpoints[0].failures, 0);
             assert_eq!(rig.metrics().total(Counter::Retries), 0);
+        })
+        .await;
+}
+
+// S1.38
+#[tokio::test]
+async fn the_first_websocket_of_a_new_connection_waits_for_the_upstreams_settings() {
+    // SETTINGS_ENABLE_CONNECT_PROTOCOL: 1 (RFC 8441 section 3).
+    let settings = &[0, 8, 0, 0, 0, 1];
+    let grant = |stream| {
+        frame(kind::HEADERS, flag::END_HEADERS, stream, &header_block(&[(":status", "200")]))
+    };
+    let origin = http2_origin_with(settings, Duration::from_millis(200), grant);
+    let mut setup = Setup::to(origin.address());
+    setup.upstream.protocol = UpstreamProtocol::Http2;
+    setup
+        .run(|rig| async move {
+            let (mut send, connection) = h2::client::handshake(rig.stream().await).await.unwrap();
+            tokio::task::spawn_local(connection);
+            while !send.is_extended_connect_protocol_enabled() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            for _ in 0..2 {
+                let mut request = http::Request::connect("http://a/ws").body(()).unwrap();
+                request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+                send = send.ready().await.unwrap();
+                let (response, _out) = send.send_request(request, false).unwrap();
+                assert_eq!(response.await.unwrap().status(), 200);
+            }
+            assert_eq!(origin.connections(), 1);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_websocket_to_an_upstream_that_ends_before_its_settings_is_answered() {
+    let origin = RawOrigin::start("127.0.0.1:0", |mut connection: RawConnection| async move {
+        connection.read_exactly(24).await.unwrap();
+    });
+    let mut setup = Setup::to(origin.address());
+    setup.upstream.protocol = UpstreamProtocol::Http2;
+    setup
+        .run(|rig| async move {
+            let (mut send, connection) = h2::client::handshake(rig.stream().await).await.unwrap();
+            tokio::task::spawn_local(connection);
+            while !send.is_extended_connect_protocol_enabled() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let mut request = http::Request::connect("http://a/ws").body(()).unwrap();
+            request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+            let (response, _out) = send.send_request(request, false).unwrap();
+            let status = response.await.unwrap().status().as_u16();
+            assert!([501, 502].contains(&status), "{status}");
         })
         .await;
 }

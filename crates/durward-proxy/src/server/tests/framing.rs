@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use durward_model::upstream::UpstreamProtocol;
 use durward_testkit::client::h2_frames::{flag, frame, header_block, kind, read_frame};
@@ -190,13 +191,23 @@ fn http1_origin(version: &'static str, script: Script) -> RawOrigin {
 
 /// Starts an HTTP/2 upstream that sends the frames `answer` returns for each stream.
 pub(super) fn http2_origin(answer: impl Fn(u32) -> Vec<u8> + Clone + Send + 'static) -> RawOrigin {
+    http2_origin_with(&[], Duration::ZERO, answer)
+}
+
+/// The same, with these settings, which come late.
+pub(super) fn http2_origin_with(
+    settings: &'static [u8],
+    late: Duration,
+    answer: impl Fn(u32) -> Vec<u8> + Clone + Send + 'static,
+) -> RawOrigin {
     RawOrigin::start("127.0.0.1:0", move |mut connection: RawConnection| {
         let answer = answer.clone();
         async move {
             if connection.read_exactly(24).await.is_err() {
                 return;
             }
-            connection.send(frame(kind::SETTINGS, 0, 0, &[])).await.unwrap();
+            tokio::time::sleep(late).await;
+            connection.send(frame(kind::SETTINGS, 0, 0, settings)).await.unwrap();
             loop {
                 let Ok(head) = connection.read_exactly(9).await else { return };
                 let length = usize::from(head[1]) << 8 | usize::from(head[2]);

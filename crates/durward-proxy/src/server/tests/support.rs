@@ -85,6 +85,8 @@ impl Setup {
             retry: Retry::default(),
             pool_idle: 8,
             pool_idle_timeout: Duration::from_secs(60),
+            stream_idle: None,
+            check_tls: None,
             send_proxy: None,
             origin: Origin::default(),
         };
@@ -180,6 +182,7 @@ impl Rig {
             peer,
             destination: Destination("127.0.0.1:443".parse().unwrap()),
             tls: self.tls.map(|tls| tls()),
+            proxied: None,
         };
         let watch = self.core.watchdog.watch();
         watch.retire_with(&self.listener.retirement, peer.ip());

@@ -114,6 +114,45 @@ async fn a_port_a_handshake_and_an_http2_answer_can_be_asked_for() {
     .await;
 }
 
+// S4.24+
+#[tokio::test]
+async fn api_servers_whose_tls_is_carried_through_are_asked_over_tls_of_the_checks_own() {
+    on_a_core(|core| async move {
+        let authority = Authority::new("cluster");
+        let identity = authority.issue(&CertSpec::new().ip([127, 0, 0, 1]));
+        let other = Authority::new("stranger").issue(&CertSpec::new().ip([127, 0, 0, 1]));
+        let start = |identity| Origin::tls("127.0.0.1:0", identity, None, &["http/1.1"]);
+        let (ready, starting, foreign) = (start(&identity), start(&identity), start(&other));
+        let plain = Origin::http1("127.0.0.1:0");
+        starting.fail_path("/readyz", 500);
+        let all = [&ready, &starting, &foreign, &plain].map(|origin| origin.address());
+        let readyz = Probe::Http { path: "/readyz".into(), host: None, from: 200, to: 403 };
+
+        for (check_tls, probe, healthy) in [
+            (Some(trusting(&authority)), readyz, [true, false, false, false]),
+            (None, Probe::ServerHello, [true, true, true, false]),
+        ] {
+            let mut config = checked(upstream(&all, "127.0.0.2"), probe);
+            (config.protocol, config.check_tls) = (UpstreamProtocol::Tcp, check_tls);
+            let listener = listener("a", config, Limits::default());
+            let runtime = &listener.tenant.upstreams[0];
+            spawn_health_checks(&core.upstreams, prepared(&listener).checked_tenants());
+
+            let settled = || {
+                let state = |at| state(runtime, at) == EndpointHealth::Healthy;
+                [0, 1, 2, 3].map(state) == healthy
+            };
+            until(settled).await;
+
+            starting.fail_path("/readyz", 401);
+            until(|| state(runtime, 1) == EndpointHealth::Healthy).await;
+            assert_eq!(state(runtime, 0), EndpointHealth::Healthy);
+        }
+        assert!(foreign.seen().is_empty(), "a server that was not verified was asked");
+    })
+    .await;
+}
+
 // S1.42
 #[tokio::test]
 async fn checks_end_with_their_configuration_and_survive_a_new_listener() {
@@ -131,6 +170,7 @@ async fn checks_end_with_their_configuration_and_survive_a_new_listener() {
             tenant: Arc::clone(&first.tenant),
             resolver: None,
             server_configs: Vec::new(),
+            relays: Vec::new(),
             retirement: Arc::default(),
             former: Vec::new(),
         });

@@ -77,6 +77,8 @@ pub(super) fn upstream(endpoints: &[SocketAddr], source: &str) -> Upstream {
         retry: Retry::default(),
         pool_idle: 8,
         pool_idle_timeout: Duration::from_secs(60),
+        stream_idle: None,
+        check_tls: None,
         send_proxy: None,
         origin: Origin::default(),
     }

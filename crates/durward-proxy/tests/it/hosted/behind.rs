@@ -1,0 +1,114 @@
+//! Hosted API servers behind trusted networks and load balancers, which speak PROXY.
+
+use std::sync::Arc;
+
+use durward_model::hosted::OUTER_PROTOCOL;
+use durward_model::{DestinationMode, HostedApi, SourceSet};
+use durward_proxy::Proxy;
+use durward_proxy::access_log::Sink;
+use durward_proxy::proxy::Options;
+use durward_testkit::certificates::{Authority, client_config, client_config_insecure};
+use durward_testkit::client::{ProxyHeader, RawHttp, tcp_connect};
+use durward_testkit::origin::Echo;
+use tokio::io::AsyncWriteExt;
+use tokio_rustls::TlsConnector;
+
+use super::{AUTHORITY, Api, UNIQUE_ID, address, at, hosting_through, of_pod};
+use crate::edge::{assert_served, await_lines, options, refused, snapshot};
+
+// S4.67+ S4.72+
+#[tokio::test]
+async fn from_a_trusted_network_an_authority_names_the_api_server_without_an_outer_connection() {
+    let (gateway, clients) = (Authority::new("gateway"), Authority::new("clients"));
+    let api = Api::new(&gateway, &clients, "a", "api.a.example");
+    let other = Api::new(&gateway, &clients, "b", "api.b.example");
+    let (bind, dialled) = (address(), at("198.51.100.2:443"));
+    let only = SourceSet::new(["10.244.0.0/16".parse().unwrap()]);
+    let wanted = [
+        hosting_through(bind, dialled, &[&api], |_| {}),
+        hosting_through(bind, dialled, &[&other], |api| api.allowed_sources = Some(only.clone())),
+    ];
+    let trusted = SourceSet::new(["127.0.0.1/32".parse().unwrap()]);
+    let mode = DestinationMode::ProxyProtocol { trusted, inner: false };
+    let (access_log, lines) = Sink::memory().unwrap();
+    let proxy = Proxy::start(Options { access_log, ..options() }).unwrap();
+    assert_served(&proxy.apply(snapshot(1, &mode, &wanted)));
+    let ask = async |source: &str, authority: Option<&str>, inside: &str| {
+        let header = ProxyHeader::v2(at(source), dialled);
+        let header = authority
+            .iter()
+            .fold(header, |header, authority| header.tlv(AUTHORITY, authority.as_bytes()));
+        let mut stream = tcp_connect(bind, None).await.unwrap();
+        stream.write_all(&header.encode()).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(client_config_insecure(None)));
+        let name = inside.to_owned().try_into().unwrap();
+        let stream = connector.connect(name, stream).await.ok()?;
+        let response = RawHttp::over(stream).get("kubernetes", "/").await.unwrap();
+        Some(Echo::parse(&response.body).local)
+    };
+    let (pod, stranger) = ("10.244.0.9:40000", "192.0.2.9:40000");
+
+    let cases = [
+        (pod, Some(api.host), "kubernetes", Some(&api)),
+        (pod, Some(api.host), other.host, Some(&api)),
+        (pod, Some(other.host), "kubernetes", Some(&other)),
+        (stranger, Some(api.host), "kubernetes", Some(&api)),
+        (stranger, Some(other.host), "kubernetes", None),
+        (stranger, Some(other.host), api.host, None),
+        (pod, None, "kubernetes", None),
+        (pod, Some("api.c.example"), "kubernetes", None),
+        (pod, Some("api.c.example"), api.host, Some(&api)),
+        (stranger, None, other.host, None),
+    ];
+    for (source, authority, inside, expected) in cases {
+        let found = ask(source, authority, inside).await;
+        let expected = expected.map(|api| api.server.address());
+        assert_eq!(found, expected, "{source} {authority:?} {inside}");
+    }
+    assert_eq!(refused(&proxy, Some("b"), "source_not_allowed"), 3);
+    let lines = await_lines(proxy, &lines, cases.len()).await;
+    assert!(lines.iter().any(|line| line["authority"] == "api.c.example"));
+}
+
+// S4.72+
+#[tokio::test]
+async fn behind_a_balancer_an_api_proxys_own_address_is_judged_and_its_header_kept_apart() {
+    let (gateway, clients) = (Authority::new("gateway"), Authority::new("clients"));
+    let api = Api::new(&gateway, &clients, "a", "api.a.example");
+    let (bind, dialled) = (address(), at("198.51.100.2:443"));
+    let only = SourceSet::new(["192.0.2.0/24".parse().unwrap()]);
+    let admitting = |api: &mut HostedApi| api.allowed_sources = Some(only.clone());
+    let wanted = [hosting_through(bind, dialled, &[&api], admitting)];
+    let trusted = SourceSet::new(["127.0.0.1/32".parse().unwrap()]);
+    let mode = DestinationMode::ProxyProtocol { trusted, inner: false };
+    let (access_log, lines) = Sink::memory().unwrap();
+    let proxy = Proxy::start(Options { access_log, ..options() }).unwrap();
+    assert_served(&proxy.apply(snapshot(1, &mode, &wanted)));
+    let mut config = client_config(&gateway, Some(&api.credential));
+    config.alpn_protocols = vec![OUTER_PROTOCOL.to_vec()];
+    let connector = TlsConnector::from(Arc::new(config));
+    let ask = async |node: &str| {
+        let mut stream = tcp_connect(bind, None).await.unwrap();
+        let of_balancer = ProxyHeader::v2(at(node), dialled).tlv(UNIQUE_ID, b"balancer-1");
+        stream.write_all(&of_balancer.encode()).await.unwrap();
+        let mut stream = connector.connect(api.host.try_into().unwrap(), stream).await.ok()?;
+        stream.write_all(&of_pod(api.host).encode()).await.ok()?;
+        let inside = TlsConnector::from(Arc::new(client_config_insecure(None)));
+        let stream = inside.connect("kubernetes".try_into().unwrap(), stream).await.ok()?;
+        Some(stream.get_ref().1.peer_certificates().unwrap()[0].to_vec())
+    };
+    let (node, stranger) = ("192.0.2.7:40000", "203.0.113.7:40000");
+
+    assert_eq!(ask(node).await, Some(api.identity.chain_der[0].to_vec()));
+    assert_eq!(ask(stranger).await, None);
+
+    let lines = await_lines(proxy, &lines, 2).await;
+    let of = |client: &str| lines.iter().find(|line| line["client"] == client).unwrap();
+    assert_eq!(of(stranger)["reason"], "source_not_allowed");
+    assert_eq!(
+        (&of(node)["kind"], &of(node)["destination"]),
+        (&"api_proxy".into(), &"198.51.100.2:443".into())
+    );
+    assert_eq!(of(node)["inner_source"], "10.244.0.9:40000");
+    assert_eq!(of(node)["connection_id"], "pod-1");
+}
