@@ -107,10 +107,7 @@ pub(crate) fn upstream(
         retry: retry?,
         pool_idle: idle?,
         pool_idle_timeout: timeout?,
-        send_proxy: spec.send_proxy_protocol.map(|version| match version.value {
-            ProxyProtocolSpec::V1 => ProxyVersion::V1,
-            ProxyProtocolSpec::V2 => ProxyVersion::V2,
-        }),
+        send_proxy: spec.send_proxy_protocol.map(|version| proxy_version(version.value)),
         origin: report.source().origin(name.place),
     })
 }
@@ -122,6 +119,13 @@ fn protocol(spec: &UpstreamSpec, bytes_only: bool) -> UpstreamProtocol {
         Some(UpstreamProtocolSpec::Tcp) => UpstreamProtocol::Tcp,
         None if bytes_only => UpstreamProtocol::Tcp,
         None => UpstreamProtocol::Http1,
+    }
+}
+
+fn proxy_version(spec: ProxyProtocolSpec) -> ProxyVersion {
+    match spec {
+        ProxyProtocolSpec::V1 => ProxyVersion::V1,
+        ProxyProtocolSpec::V2 => ProxyVersion::V2,
     }
 }
 
