@@ -205,14 +205,6 @@ impl AgentFile {
         let proxy = proxy.map_err(|error| bad("HTTPS_PROXY", "(not shown)", &error.to_string()))?;
         let tls = self.tls(directory)?;
         let timeout = Duration::from_secs(15);
-        let seconds = |field: &str, written: Option<u64>, most, default| {
-            let seconds = written.unwrap_or(default);
-            let fault = format!("is not a number of seconds from 1 to {most}");
-            if (1..=most).contains(&seconds) {
-                return Ok(Duration::from_secs(seconds));
-            }
-            Err(bad(field, &seconds.to_string(), &fault))
-        };
         let most_carriers = self.max_carriers.unwrap_or(CARRIERS);
         if !(1..=64).contains(&most_carriers) {
             return Err(bad(
@@ -231,10 +223,9 @@ impl AgentFile {
             connect_timeout: seconds(
                 "connectTimeoutSeconds",
                 self.connect_timeout_seconds,
-                300,
-                10,
+                (300, 10),
             )?,
-            grace: seconds("drainGraceSeconds", self.drain_grace_seconds, 86_400, 30)?,
+            grace: seconds("drainGraceSeconds", self.drain_grace_seconds, (86_400, 30))?,
         })
     }
 
@@ -288,6 +279,20 @@ impl AgentFile {
             })
             .map_err(|error| fault(&chain, error.to_string()))
     }
+}
+
+/// Returns a number of seconds from 1 to `most`.
+fn seconds(
+    field: &str,
+    written: Option<u64>,
+    (most, default): (u64, u64),
+) -> Result<Duration, ConfigError> {
+    let seconds = written.unwrap_or(default);
+    if (1..=most).contains(&seconds) {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let fault = format!("is not a number of seconds from 1 to {most}");
+    Err(bad(field, &seconds.to_string(), &fault))
 }
 
 /// Returns the network and port of an entry of `allow`.

@@ -373,7 +373,8 @@ impl Content {
 
 /// Returns whether documents of this kind add to a tenant that another document describes.
 pub(crate) fn is_part(kind: Kind) -> bool {
-    matches!(kind, Kind::PortMapping | Kind::EgressPolicy | Kind::HostedApi | Kind::Namespace)
+    use Kind::{EgressPolicy, HostedApi, Namespace, PortMapping};
+    matches!(kind, PortMapping | EgressPolicy | HostedApi | Namespace)
 }
 
 /// What a document says of itself that adds to a tenant.

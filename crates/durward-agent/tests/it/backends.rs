@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 
 use crate::support::{World, eventually};
 
-fn target(address: impl ToString) -> Target {
+fn target(address: &impl ToString) -> Target {
     address.to_string().parse().unwrap()
 }
 
@@ -41,7 +41,7 @@ async fn a_stream_reaches_its_backend_and_each_direction_ends_by_itself() {
         ));
         let carrier = gateway.carrier().await;
 
-        let mut stream = carrier.open(&target(backend), Kind::Tcp).await.unwrap();
+        let mut stream = carrier.open(&target(&backend), Kind::Tcp).await.unwrap();
         let sent: Vec<u8> = (0..3_000_000u32).map(|at| (at % 253) as u8).collect();
         stream.write_all(&sent).await.unwrap();
         stream.shutdown().await.unwrap();
@@ -92,7 +92,7 @@ async fn a_hostile_gateway_reaches_nothing_that_the_agent_did_not_register_and_a
         }
     }
 
-    assert!(carrier.open(&target(allowed), Kind::Http).await.is_ok());
+    assert!(carrier.open(&target(&allowed), Kind::Http).await.is_ok());
     let report = agent.status.report();
     assert_eq!((report.streams_forbidden, report.streams_opened), (asked.len() as u64, 1));
 }
@@ -109,7 +109,7 @@ async fn a_backend_that_is_not_there_is_no_fault_of_the_gateway() {
     ));
     let carrier = gateway.carrier().await;
 
-    let opened = carrier.open(&target(gone), Kind::Http).await;
+    let opened = carrier.open(&target(&gone), Kind::Http).await;
 
     assert!(matches!(opened, Err(OpenError::Unreachable(_))), "{opened:?}");
     assert_eq!(agent.status.report().streams_unreachable, 1);
@@ -126,7 +126,7 @@ async fn a_backend_that_resets_is_seen_as_a_reset() {
         gateway.address
     ));
     let carrier = gateway.carrier().await;
-    let mut stream = carrier.open(&target(backend), Kind::Tcp).await.unwrap();
+    let mut stream = carrier.open(&target(&backend), Kind::Tcp).await.unwrap();
     let (mut accepted, _) = listener.accept().await.unwrap();
     stream.write_all(b"hello").await.unwrap();
     let mut hello = [0; 5];
@@ -146,7 +146,7 @@ async fn routes_may_change_while_the_agent_runs() {
     let agent =
         world.agent(&format!("gateways: ['tls://{}']\nallow: ['127.0.0.0/8']", gateway.address));
     let carrier = gateway.carrier().await;
-    assert!(carrier.open(&target(backend), Kind::Http).await.is_err());
+    assert!(carrier.open(&target(&backend), Kind::Http).await.is_err());
     let file = format!(
         "link: a\ngateways: []\ncertificateFile: a\nkeyFile: a\nroutes: [{{host: A.example., target: '{backend}'}}]"
     );
@@ -161,6 +161,6 @@ async fn routes_may_change_while_the_agent_runs() {
         gateway.seen.routes.lock().unwrap().last().filter(|seen| is_last(seen)).map(drop)
     })
     .await;
-    assert!(carrier.open(&target(backend), Kind::Http).await.is_ok());
+    assert!(carrier.open(&target(&backend), Kind::Http).await.is_ok());
     eventually(|| agent.status.report().routes_held.filter(|held| *held == routes.id())).await;
 }

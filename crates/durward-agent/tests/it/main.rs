@@ -1,3 +1,4 @@
+#![cfg(test)]
 //! The agent against a gateway of this process and backends on loopback.
 
 mod backends;

@@ -118,8 +118,8 @@ impl Written {
 
     fn text(&self, at: usize) -> String {
         let mut text = match at {
-            ..TENANTS => self.tenant(at),
-            ..MAPPINGS => self.mapping(at),
+            0..TENANTS => self.tenant(at),
+            TENANTS..MAPPINGS => self.mapping(at),
             _ => self.policy(at),
         };
         if self.broken {

@@ -119,10 +119,7 @@ pub(crate) fn at_field(
         pool_idle_timeout: timeout?,
         stream_idle: None,
         check_tls: None,
-        send_proxy: spec.send_proxy_protocol.map(|version| match version.value {
-            ProxyProtocolSpec::V1 => ProxyVersion::V1,
-            ProxyProtocolSpec::V2 => ProxyVersion::V2,
-        }),
+        send_proxy: spec.send_proxy_protocol.map(|version| proxy_version(version.value)),
         origin: report.source().origin(name.place),
     })
 }
@@ -157,6 +154,13 @@ fn protocol(spec: &UpstreamSpec, bytes_only: bool) -> UpstreamProtocol {
         Some(UpstreamProtocolSpec::Tcp) => UpstreamProtocol::Tcp,
         None if bytes_only => UpstreamProtocol::Tcp,
         None => UpstreamProtocol::Http1,
+    }
+}
+
+fn proxy_version(spec: ProxyProtocolSpec) -> ProxyVersion {
+    match spec {
+        ProxyProtocolSpec::V1 => ProxyVersion::V1,
+        ProxyProtocolSpec::V2 => ProxyVersion::V2,
     }
 }
 

@@ -37,9 +37,9 @@ struct Taken {
 
 impl Joined {
     /// Begins with one listener.
-    pub(crate) fn new(base: Arc<Listener>) -> Self {
-        let mut joined = Self { base: Arc::clone(&base), added: Vec::new(), taken: HashMap::new() };
-        joined.take(&base);
+    pub(crate) fn new(base: &Arc<Listener>) -> Self {
+        let mut joined = Self { base: Arc::clone(base), added: Vec::new(), taken: HashMap::new() };
+        joined.take(base);
         joined
     }
 
@@ -87,7 +87,8 @@ impl Joined {
                 let mut names = more.iter().flat_map(|route| hosts(&route.hosts));
                 names.find_map(|host| {
                     let holder = &self.taken.get(&host)?.first()?.origin;
-                    let host = host.map_or("every other SNI".to_owned(), |it| format!("SNI {it}"));
+                    let host =
+                        host.map_or_else(|| "every other SNI".to_owned(), |it| format!("SNI {it}"));
                     unfitting("SniTaken", &format!("takes {host}, which is taken by"), holder)
                 })
             }

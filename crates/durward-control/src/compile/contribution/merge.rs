@@ -44,7 +44,7 @@ impl Added {
     /// Returns another listener at the same address and port with what objects add to it, and the objects with it.
     pub(crate) fn again(&self, candidate: Candidate) -> Candidate {
         let alone = Arc::clone(&candidate.listener);
-        let mut joined = Joined::new(Arc::clone(&alone));
+        let mut joined = Joined::new(&alone);
         let mut parts = Vec::new();
         for part in &self.parts {
             if joined.objection(&part.listener).is_none() {
@@ -172,7 +172,7 @@ impl<'r, 'u> Together<'r, 'u> {
             let place = Shared {
                 candidate: Some(at),
                 mode: candidate.mode.clone(),
-                joined: Joined::new(Arc::clone(&alone)),
+                joined: Joined::new(&alone),
                 alone: Some(alone),
                 parts: Vec::new(),
             };
@@ -298,7 +298,7 @@ impl<'r, 'u> Together<'r, 'u> {
                     place.parts.push(part);
                 }
                 None => {
-                    let (mode, joined) = (added.mode.clone(), Joined::new(listener));
+                    let (mode, joined) = (added.mode.clone(), Joined::new(&listener));
                     let parts = vec![part];
                     let place = Shared { candidate: None, mode, alone: None, joined, parts };
                     self.listeners.insert(key, place);

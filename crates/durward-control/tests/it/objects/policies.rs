@@ -117,7 +117,7 @@ fn a_policy_in_a_tenants_namespace_gives_no_network_and_opens_nothing_that_is_gu
 }
 
 #[test]
-fn a_list_of_names_that_a_policy_may_not_have_any_more_lets_nobody_through() {
+fn a_list_of_names_that_is_gone_leaves_its_policy_as_it_was() {
     let mut world = world();
     world.config_map(("web", "partners"), &[("names", "a.example\n")]);
     world.put(policy_object(("web", "pay"), "{allow: [{hostsFile: 'configMap:partners/names'}]}"));
