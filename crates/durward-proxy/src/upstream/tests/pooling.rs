@@ -195,8 +195,7 @@ async fn a_changed_upstream_uses_no_connection_of_the_one_before() {
         lease.release(io);
         let tenant = &old.tenant.tenant.id;
         let prepare = |upstream: &durward_model::Upstream| {
-            UpstreamRuntime::prepare(&upstream.clone().into(), tenant, Some(runtime))
-                .unwrap()
+            UpstreamRuntime::prepare(&upstream.clone().into(), tenant, Some(runtime)).unwrap()
         };
 
         assert!(std::sync::Arc::ptr_eq(&prepare(&before), runtime));
