@@ -9,6 +9,7 @@ mod describe;
 mod files;
 mod foreign;
 mod golden;
+mod histories;
 mod identities;
 mod isolation;
 mod issuing;

@@ -259,7 +259,7 @@ async fn a_mapping_that_nobody_serves_any_more_can_be_deleted() {
     until_gone(&cluster, "web").await;
 }
 
-// S5.3 S5.30 S5.56+
+// S5.3 S5.30 S5.56
 #[tokio::test]
 async fn a_dead_gateway_is_waited_for_as_long_as_the_servers_clock_says_and_no_longer() {
     let cluster = cluster_on(TestEnv::on_double(ApiServer::settings()).await).await;

@@ -10,7 +10,7 @@ use durward_testkit::process::{eventually, unique_loopback};
 use serde_json::{Value, json};
 
 use super::{Cluster, DEADLINE, door, install, namespace, spec, tls_secret, until_served};
-use crate::support::{get, status};
+use crate::support::get;
 
 const CONFIG_MAP: &str = "pingora-tenant-routing";
 
@@ -181,5 +181,4 @@ async fn a_service_says_the_address_that_its_tenant_serves_and_no_other() {
     cluster.delete("acme").await;
     until_balanced(&cluster, &theirs, "early", &[]).await;
     until_balanced(&cluster, &theirs, "annotated", &[]).await;
-    assert_eq!(status(cluster.admin, "/readyz"), Some(200));
 }

@@ -123,6 +123,20 @@ impl Cluster {
         assert!(came, "{last:#?} {:?}", get(ADMIN, "/readyz?verbose"));
     }
 
+    /// Returns whether the gateway's service account may do this in the tenant's namespace.
+    fn may(&self, verb: &str, group: &str, resource: &str) -> bool {
+        let account = format!("system:serviceaccount:{}:durward", self.env.namespace());
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+            "spec": {"user": account, "resourceAttributes": {
+                "verb": verb, "group": group, "resource": resource, "namespace": self.theirs,
+            }},
+        });
+        let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+        let answer = self.runtime.block_on(self.env.raw("POST", path, Some(&review))).unwrap();
+        answer["status"]["allowed"] == true
+    }
+
     fn heard(&self, port: u16) -> Result<String, String> {
         said(hear(&self.lab.partner, (HERE, port)))
     }
@@ -139,7 +153,7 @@ fn is_carried(status: &Value, pods: &[&str]) -> bool {
     status["invalid"] == "no" && status["configuredAddresses"] == json!({HERE: {"podIPs": pods}})
 }
 
-// S5.10+ S5.17+ S5.32 S5.34 S5.35 S5.45 S5.46 S5.47+ S5.53
+// S5.10+ S5.17 S5.32 S5.34 S5.35 S5.45 S5.46 S5.47+ S5.53
 #[test]
 fn a_mapping_of_a_cluster_is_carried_to_its_pods_and_gone_when_it_is_deleted() {
     let name =
@@ -156,6 +170,18 @@ fn a_mapping_of_a_cluster_is_carried_to_its_pods_and_gone_when_it_is_deleted() {
         let service = cluster.runtime.block_on(cluster.env.raw("GET", &path, None)).unwrap();
         assert_eq!(object["status"]["serviceVIP"], service["spec"]["clusterIP"]);
         assert_eq!(cluster.heard(8080), Ok("pod 10.244.0.1".to_owned()), "{}", gateway.output());
+        // It may write Mappings, but not make or delete any, and nothing of what SmartNat asked for beside them.
+        let group = "smartnat.aureacentral.com";
+        assert!(cluster.may("patch", group, "mappings"));
+        for (verb, group, resource) in [
+            ("create", group, "mappings"),
+            ("delete", group, "mappings"),
+            ("get", "", "secrets"),
+            ("update", "", "services"),
+            ("get", "admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
+        ] {
+            assert!(!cluster.may(verb, group, resource), "{verb} {resource}");
+        }
         // Several slices, none ready, and the Service itself gone.
         cluster.slice(&[9001]);
         let is_second = || cluster.heard(8080) == Ok("second 10.244.0.1".to_owned());
