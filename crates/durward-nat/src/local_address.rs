@@ -13,8 +13,6 @@ use crate::rtnetlink::dummy::NamedLink;
 
 /// Time for an answer of the kernel.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Remark on links that are made here.
-const ALIAS: &str = "durward local address";
 /// Protocol number of the addresses (`IFA_PROTO`): set by an administrator.
 const PROTOCOL: u8 = 4;
 
@@ -73,7 +71,7 @@ pub fn ensure(device: &str, addresses: &[IpAddr]) -> Result<(), DeviceFault> {
         .map_err(|error| fault("cannot open a netlink socket for", device, error))?;
     let look = || kernel.link_named(device).map_err(failed("cannot look for"));
     if look()?.is_none() {
-        let make = |kind| kernel.add_link(device, kind, ALIAS);
+        let make = |kind| kernel.add_link(device, kind);
         // Kernels without the module have bridges, and a bridge without ports is the same.
         let made = match make("dummy") {
             Err(Errno::OPNOTSUPP) => make("bridge"),
@@ -121,7 +119,7 @@ pub fn remove(device: &str) -> Result<(), DeviceFault> {
 
 /// Returns whether a link is a dummy, or a bridge that was made here.
 fn is_fit(link: &NamedLink) -> bool {
-    link.kind.as_deref() == Some("dummy") || link.alias.as_deref() == Some(ALIAS)
+    link.kind.as_deref() == Some("dummy") || link.ours
 }
 
 fn fault(action: &'static str, device: &str, error: io::Error) -> DeviceFault {
