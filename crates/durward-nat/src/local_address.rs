@@ -57,8 +57,8 @@ pub enum DeviceFault {
     },
 }
 
-/// Makes the dummy device where it does not exist (a bridge without ports where the kernel has no dummy devices), brings it up, and puts the addresses on it. What is there already stays. Nothing of it ends with the process: while a new one
-/// starts, packets to the addresses are refused on this host instead of leaving it.
+/// Makes the dummy device where it does not exist (a bridge without ports where the kernel has no dummy devices), brings it up, and puts the addresses on it. What is there
+/// already stays. Nothing of it ends with the process: while a new one starts, packets to the addresses are refused on this host instead of leaving it.
 ///
 /// # Errors
 /// Fails if the device is of another kind, or the kernel does not do it.
@@ -84,8 +84,7 @@ pub fn ensure(device: &str, addresses: &[IpAddr]) -> Result<(), DeviceFault> {
         }
     }
     let not_dummy = || DeviceFault::NotDummy { device: device.to_owned() };
-    let link =
-        look()?.filter(|link| link.kind.as_deref() == Some("dummy")).ok_or_else(not_dummy)?;
+    let link = look()?.filter(is_fit).ok_or_else(not_dummy)?;
     kernel.set_up(link.index).map_err(failed("cannot bring up"))?;
     let held = kernel.addresses().map_err(failed("cannot read the addresses of"))?;
     for address in addresses {
