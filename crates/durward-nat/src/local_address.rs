@@ -13,8 +13,6 @@ use crate::rtnetlink::dummy::NamedLink;
 
 /// Time for an answer of the kernel.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Remark on links that are made here.
-const ALIAS: &str = "durward local address";
 /// Protocol number of the addresses (`IFA_PROTO`): set by an administrator.
 const PROTOCOL: u8 = 4;
 
@@ -59,8 +57,8 @@ pub enum DeviceFault {
     },
 }
 
-/// Makes the dummy device where it does not exist (a bridge without ports where the kernel has no dummy devices), brings it up, and puts the addresses on it. What is there already stays. Nothing of it ends with the process: while a new one
-/// starts, packets to the addresses are refused on this host instead of leaving it.
+/// Makes the dummy device where it does not exist (a bridge without ports where the kernel has no dummy devices), brings it up, and puts the addresses on it. What is there
+/// already stays. Nothing of it ends with the process: while a new one starts, packets to the addresses are refused on this host instead of leaving it.
 ///
 /// # Errors
 /// Fails if the device is of another kind, or the kernel does not do it.
@@ -73,7 +71,7 @@ pub fn ensure(device: &str, addresses: &[IpAddr]) -> Result<(), DeviceFault> {
         .map_err(|error| fault("cannot open a netlink socket for", device, error))?;
     let look = || kernel.link_named(device).map_err(failed("cannot look for"));
     if look()?.is_none() {
-        let make = |kind| kernel.add_link(device, kind, ALIAS);
+        let make = |kind| kernel.add_link(device, kind);
         // Kernels without the module have bridges, and a bridge without ports is the same.
         let made = match make("dummy") {
             Err(Errno::OPNOTSUPP) => make("bridge"),
@@ -86,8 +84,7 @@ pub fn ensure(device: &str, addresses: &[IpAddr]) -> Result<(), DeviceFault> {
         }
     }
     let not_dummy = || DeviceFault::NotDummy { device: device.to_owned() };
-    let link =
-        look()?.filter(|link| link.kind.as_deref() == Some("dummy")).ok_or_else(not_dummy)?;
+    let link = look()?.filter(is_fit).ok_or_else(not_dummy)?;
     kernel.set_up(link.index).map_err(failed("cannot bring up"))?;
     let held = kernel.addresses().map_err(failed("cannot read the addresses of"))?;
     for address in addresses {
@@ -121,7 +118,7 @@ pub fn remove(device: &str) -> Result<(), DeviceFault> {
 
 /// Returns whether a link is a dummy, or a bridge that was made here.
 fn is_fit(link: &NamedLink) -> bool {
-    link.kind.as_deref() == Some("dummy") || link.alias.as_deref() == Some(ALIAS)
+    link.kind.as_deref() == Some("dummy") || link.ours
 }
 
 fn fault(action: &'static str, device: &str, error: io::Error) -> DeviceFault {

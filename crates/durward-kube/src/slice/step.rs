@@ -209,10 +209,10 @@ impl Keeper {
 
     /// Takes note of what became of a write.
     pub fn outcome(&mut self, which: Written, outcome: Outcome) {
-        if outcome == Outcome::Failed {
-            if let Some(pace) = self.pace.get_mut(&which) {
-                pace.of = None;
-            }
+        if outcome == Outcome::Failed
+            && let Some(pace) = self.pace.get_mut(&which)
+        {
+            pace.of = None;
         }
     }
 

@@ -397,7 +397,7 @@ fn for_ten_thousand_edits_the_slice_is_right_within_a_second_and_never_leads_to_
                 until = world.now + world.dice.time(length.0, length.1);
             }
             world.tick();
-            if edits && world.now.as_millis() % 100 == 0 {
+            if edits && world.now.as_millis().is_multiple_of(100) {
                 world.edit();
             }
             if world.is_calm() {

@@ -9,7 +9,9 @@ use crate::netlink::{Message, flags};
 /// Attributes of a link and of its kind.
 const NAME: u16 = 3;
 const LINK_INFO: u16 = 18;
-const ALIAS: u16 = 20;
+const MAC: u16 = 1;
+/// Hardware address of links that are made here: a local one that nobody else gives.
+const OURS: [u8; 6] = *b"\x02durwd";
 const KIND: u16 = 1;
 
 /// A link of this name.
@@ -18,8 +20,8 @@ pub(crate) struct NamedLink {
     pub(crate) index: u32,
     /// `dummy`, `vxlan`, …; `None` for hardware.
     pub(crate) kind: Option<String>,
-    /// Remark that somebody has left (`IFLA_IFALIAS`).
-    pub(crate) alias: Option<String>,
+    /// Whether the link was made here.
+    pub(crate) ours: bool,
 }
 
 impl Rtnetlink {
@@ -29,11 +31,11 @@ impl Rtnetlink {
         Ok(links.iter().find_map(|link| named(link, name)))
     }
 
-    /// Makes a link of this kind with a remark, and brings it up.
-    pub(crate) fn add_link(&self, name: &str, kind: &str, alias: &str) -> Result<(), Errno> {
+    /// Makes a link of this kind and brings it up.
+    pub(crate) fn add_link(&self, name: &str, kind: &str) -> Result<(), Errno> {
         self.socket.request(msg::NEWLINK, flags::CREATE | flags::EXCL, |to| {
             super::tunnel::link_header(to, 0);
-            to.text(NAME, name).text(ALIAS, alias).nest(LINK_INFO, |to| {
+            to.text(NAME, name).bytes_attribute(MAC, &OURS).nest(LINK_INFO, |to| {
                 to.text(KIND, kind);
             });
         })
@@ -57,5 +59,6 @@ fn named(message: &Message, name: &str) -> Option<NamedLink> {
     }
     let index = u32::from_ne_bytes(message.payload.get(4..8)?.try_into().ok()?);
     let kind = attributes.nested(LINK_INFO).text(KIND);
-    Some(NamedLink { index, kind, alias: attributes.text(ALIAS) })
+    let ours = attributes.get(MAC).is_some_and(|mac| mac.value == OURS);
+    Some(NamedLink { index, kind, ours })
 }
