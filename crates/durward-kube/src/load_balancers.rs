@@ -208,8 +208,10 @@ async fn write(
     };
     let has: Vec<&str> = service.has.iter().map(|ip| &**ip).collect();
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
-    while has != addresses {
-        match apply(&client, &service, &addresses).await {
+    let differs = has != addresses;
+    loop {
+        let written = if differs { apply(&client, &service, &addresses).await } else { Ok(()) };
+        match written {
             Ok(()) => break,
             Err(error) if error.is_passing() => sleep(backoff.next()).await,
             Err(error) => {
@@ -223,7 +225,7 @@ async fn write(
         Answer::Serves(_) => (false, "Serves", format!("serves {}", addresses.join(", "))),
         Answer::Refuses(reason, sentence) => (true, *reason, sentence.clone()),
     };
-    if is_news && (is_warning || has != addresses) {
+    if is_news && (is_warning || differs) {
         let id = service.id();
         let uid = Some(&*service.uid);
         let event = Event { id: &id, uid, api_version: "v1", is_warning, reason, note: &note };
@@ -260,7 +262,7 @@ mod tests {
 
     use super::*;
 
-    fn decoded(metadata: Value, spec: Value) -> Option<LoadBalancer> {
+    fn decoded(metadata: Value, spec: &Value) -> Option<LoadBalancer> {
         let mut metadata = metadata;
         metadata["name"] = json!("shop");
         metadata["namespace"] = json!("acme");
@@ -270,7 +272,7 @@ mod tests {
         LoadBalancer::decode(&metadata, &json.to_string()).unwrap()
     }
 
-    fn ours(more: Value) -> Value {
+    fn ours(more: &Value) -> Value {
         let mut spec = json!({"type": "LoadBalancer", "loadBalancerClass": CLASS});
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         spec
@@ -279,9 +281,9 @@ mod tests {
     // S1.24+
     #[test]
     fn addresses_are_named_by_the_annotation_or_by_the_old_field() {
-        let old = decoded(json!({}), ours(json!({"loadBalancerIP": "198.51.100.2"}))).unwrap();
+        let old = decoded(json!({}), &ours(&json!({"loadBalancerIP": "198.51.100.2"}))).unwrap();
         let annotated = json!({"annotations": {ADDRESSES: "198.51.100.3, 2001:db8::3"}});
-        let new = decoded(annotated, ours(json!({"loadBalancerIP": "198.51.100.2"}))).unwrap();
+        let new = decoded(annotated, &ours(&json!({"loadBalancerIP": "198.51.100.2"}))).unwrap();
 
         assert_eq!(old.addresses(), Ok(vec!["198.51.100.2".parse().unwrap()]));
         let both = ["198.51.100.3", "2001:db8::3"].map(|text| text.parse().unwrap());
@@ -297,17 +299,17 @@ mod tests {
             json!({"type": "LoadBalancer", "loadBalancerClass": "other.example/x"}),
             json!({"type": "ClusterIP", "loadBalancerClass": CLASS}),
         ] {
-            assert_eq!(decoded(annotated.clone(), spec), None);
+            assert_eq!(decoded(annotated.clone(), &spec), None);
         }
     }
 
     #[test]
     fn external_addresses_that_whoever_may_write_services_could_claim_are_not_looked_at() {
-        let service = decoded(json!({}), ours(json!({"externalIPs": ["198.51.100.2"]}))).unwrap();
+        let service = decoded(json!({}), &ours(&json!({"externalIPs": ["198.51.100.2"]}))).unwrap();
 
         let Err(Answer::Refuses(reason, _)) = service.addresses() else { panic!("{service:?}") };
         assert_eq!(reason, "AddressMissing");
-        let bad = decoded(json!({}), ours(json!({"loadBalancerIP": "gateway"}))).unwrap();
+        let bad = decoded(json!({}), &ours(&json!({"loadBalancerIP": "gateway"}))).unwrap();
         assert!(matches!(bad.addresses(), Err(Answer::Refuses("BadAddress", _))));
     }
 }

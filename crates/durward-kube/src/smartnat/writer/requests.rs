@@ -34,18 +34,18 @@ pub(super) async fn take(shared: &Shared, due: &Due) -> Result<(), ApiError> {
         Step::Finalizer(held) => {
             let finalizers: &[&str] = if *held { &[FINALIZER] } else { &[] };
             let metadata = json!({"finalizers": finalizers});
-            let body = patch(id, seen, metadata, None);
+            let body = patch(id, seen, &metadata, None);
             write(shared, id, (APPLY, ""), &body).await?;
         }
         Step::Status(said) => {
-            let body = patch(id, seen, json!({}), Some(status(seen, said)));
+            let body = patch(id, seen, &json!({}), Some(status(seen, said)));
             write(shared, id, (APPLY, "/status"), &body).await?;
             if let Some(entry) = shared.state().objects.get_mut(id) {
                 entry.note_written(said);
             }
         }
         Step::Withdraw => {
-            let body = patch(id, seen, json!({}), None);
+            let body = patch(id, seen, &json!({}), None);
             write(shared, id, (APPLY, "/status"), &body).await?;
         }
         Step::Strip(addresses) => {
@@ -75,7 +75,7 @@ pub(super) async fn take(shared: &Shared, due: &Due) -> Result<(), ApiError> {
 }
 
 /// Returns the form in which a gateway's share of a `Mapping` is applied. The uid keeps the server from making an object that is gone anew.
-fn patch(id: &ResourceId, seen: &Seen, metadata: Value, status: Option<Value>) -> Value {
+fn patch(id: &ResourceId, seen: &Seen, metadata: &Value, status: Option<Value>) -> Value {
     let mut body = json!({
         "apiVersion": MAPPINGS.api_version(MAPPINGS.newest()),
         "kind": MAPPINGS.kind,
