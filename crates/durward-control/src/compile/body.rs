@@ -11,6 +11,7 @@ use durward_model::{Acme, DestinationMode, EgressAddress, Listener, Tenant};
 
 use super::acme::{self, Doors};
 use super::certificates::Files;
+use super::contribution;
 use super::contribution::merge::{self, Added};
 use super::keys::{KeyUse, Keys};
 use super::listener::{self, Outward, Workshop};
@@ -119,7 +120,7 @@ fn entrant<'a>(
             origin: entrant.origin.clone(),
         })
     };
-    let (upstreams, used) = match &basis {
+    let (upstreams, mut used) = match &basis {
         Basis::Document(body) => {
             let denied = keys.denied(at);
             let former: Vec<_> = former().filter(|used| !denied.contains_key(&used.key)).collect();
@@ -140,8 +141,9 @@ fn entrant<'a>(
         }
         Basis::Out => (UpstreamSet::default(), Vec::new()),
     };
-    keys.note(at, used);
     entrant.basis = basis;
+    used.extend(contribution::keys(roster, at, &keys.denied(at)));
+    keys.note(at, used);
     upstreams
 }
 

@@ -16,7 +16,7 @@ use durward_model::{DestinationMode, Kind, Listener, Origin, Upstream};
 use ipnet::IpNet;
 
 use super::certificates::Files;
-use super::keys::Denied;
+use super::keys::{Denied, KeyUse};
 use super::part::{self, Part, Reader};
 use super::report::{Field, Report};
 use super::roster::Roster;
@@ -39,6 +39,8 @@ pub(crate) struct Contribution {
     /// They refer to `upstreams` by position.
     pub(crate) listeners: Vec<AddedListener>,
     pub(crate) egress: AddedEgress,
+    /// Private keys that it uses, and where each is written.
+    pub(crate) keys: Vec<KeyUse>,
 }
 
 /// A listener of an object. Where the tenant has one at the address and port already, what both serve is put together.
@@ -71,7 +73,7 @@ impl Contribution {
     /// Builds one that adds nothing yet.
     pub(crate) fn new(origin: Origin) -> Self {
         let egress = AddedEgress::default();
-        Self { origin, upstreams: Vec::new(), listeners: Vec::new(), egress }
+        Self { origin, upstreams: Vec::new(), listeners: Vec::new(), egress, keys: Vec::new() }
     }
 }
 
@@ -124,6 +126,33 @@ pub(crate) fn enrol<'a>(
     roster.contributions = contributions;
 }
 
+/// Returns the private keys that the objects of an entrant use. What uses a key of another tenant is left out, and told.
+pub(crate) fn keys(roster: &mut Roster<'_>, entrant: usize, denied: &Denied) -> Vec<KeyUse> {
+    let mut used = Vec::new();
+    let parts = std::mem::take(&mut roster.entrants[entrant].parts);
+    for at in &parts {
+        let applicant = &mut roster.contributions[*at];
+        let holder = |of: &Arc<Contribution>| of.keys.iter().find_map(|key| denied.get(&key.key));
+        if let Some((current, holder)) =
+            applicant.current.as_ref().and_then(|it| Some((it, holder(it)?)))
+        {
+            let sentence =
+                format!("uses the private key {holder}: a key is one tenant's, issue another");
+            let written = current.listeners.first().map(|added| added.written.place);
+            // Of all kinds only a HostedApi has one.
+            let written = Written { field: Arc::from("relay"), place: written.unwrap_or_default() };
+            applicant.tell("KeyTaken", &written, &sentence);
+            applicant.current = None;
+        }
+        if applicant.former.as_ref().and_then(holder).is_some() {
+            applicant.former = None;
+        }
+        used.extend(applicant.wanted().into_iter().flat_map(|it| it.keys.iter().cloned()));
+    }
+    roster.entrants[entrant].parts = parts;
+    used
+}
+
 /// The readers of all kinds.
 struct ByKind<'r, 'f> {
     files: &'r mut Files<'f>,
@@ -140,7 +169,8 @@ impl Reader<Contribution> for ByKind<'_, '_> {
         };
         #[cfg(test)]
         let contribution = contribution.map(|it| sample::with_listener(it, report, document));
-        self.files.keys_used();
+        let keys = self.files.keys_used();
+        let contribution = contribution.map(|it| Contribution { keys, ..it });
         contribution.filter(|_| report.errors() == 0)
     }
 

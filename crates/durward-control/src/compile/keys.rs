@@ -40,7 +40,7 @@ pub(crate) struct HeldKey {
 }
 
 /// One place where a tenant's document uses a key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct KeyUse {
     pub(crate) key: KeyId,
     pub(crate) shared: bool,

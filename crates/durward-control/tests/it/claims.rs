@@ -286,8 +286,15 @@ fn a_key_is_one_tenants_whatever_its_file_is_called() {
             ),
         )
     };
+    let relay = |name: &str, last: u8, file: &str| {
+        let tenant = tenant(name, &format!("{{egress: {{addresses: [203.0.113.{last}]}}}}"));
+        format!(
+            "{tenant}---\napiVersion: durward.dev/v1alpha1\nkind: HostedApi\nmetadata: {{name: api}}\nspec: {{tenant: {name}, names: [{name}.api.example], address: 198.51.100.{last}, upstream: {{endpoints: [10.0.0.11]}}, relay: {{certificate: {{file: certs/{file}}}, clientAuthorities: {{caFile: certs/partners.crt}}}}}}\n"
+        )
+    };
     type Form<'f> = (&'f str, &'f dyn Fn(&str, u8, &str) -> String);
-    let forms: [Form<'_>; 3] = [("server", &server), ("client", &client), ("proxy", &proxy)];
+    let forms: [Form<'_>; 4] =
+        [("server", &server), ("client", &client), ("proxy", &proxy), ("relay", &relay)];
 
     for (theirs, victim) in forms {
         for (mine, thief) in forms {
