@@ -4,13 +4,12 @@
 //! first: of an object that is another's not even whether it exists is told.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use durward_model::TenantId;
 
 use super::{Found, Place, Store, Touched};
-use crate::change::{Fact, Grantee, Reference};
+use crate::change::{Fact, Grantee, Reference, ServiceEndpoints};
 use crate::cluster::{Cluster, ObjectFault, Owner, Ownerless, TENANT_LABEL, Target, Viewpoint};
 use crate::document::{Content, Document, entry_target, service_target};
 use crate::named_file::digest_of;
@@ -188,7 +187,7 @@ impl Store {
         Ok(Found { place, digest: digest_of(bytes), writable_by_all: false, bytes })
     }
 
-    /// Returns the endpoints of a port of a Service, in order.
+    /// Returns the endpoints of a port of a Service.
     ///
     /// # Errors
     /// Fails if the document may not have the Service, or there is no such port.
@@ -196,7 +195,7 @@ impl Store {
         &self,
         asker: &Asker,
         spec: &ServiceSpec,
-    ) -> Result<&[SocketAddr], ObjectFault> {
+    ) -> Result<&ServiceEndpoints, ObjectFault> {
         let target = service_target(spec, asker.viewpoint()?).map_err(ObjectFault::BadService)?;
         match self.object(asker, &target)? {
             Fact::Endpoints(endpoints) => Ok(endpoints),

@@ -46,7 +46,7 @@ impl Reading<'_, '_, '_> {
         let addresses = self.addresses(document);
         let tenant_asking = self.entry.tenant();
         let asker = tenant_asking.map(|tenant| Asker { tenant, viewpoint: self.entry.viewpoint() });
-        let services = Services { store: self.store, asker, gone: Vec::new() };
+        let services = Services::new(self.store, asker, spec);
         let (ports, services) = ports::ports(self.report, spec, services);
         let field = Field::SPEC.name("allowedSources");
         let allowed = route::networks(self.report, spec.allowed_sources.as_ref(), &field);
