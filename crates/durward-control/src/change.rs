@@ -59,6 +59,8 @@ pub enum Fact {
     Endpoints(ServiceEndpoints),
     /// The Service has no such port; the lower-case phrase names those that it has.
     PortUnknown(String),
+    /// The Service has no endpoints that could be followed, by its nature; the lower-case phrase says why.
+    WithoutEndpoints(String),
     /// Labels of a namespace.
     Labels(BTreeMap<Arc<str>, Arc<str>>),
     /// The resources of other namespaces that may refer to a resource.
@@ -150,6 +152,9 @@ impl fmt::Debug for Fact {
             Self::Bytes(entries) => f.debug_set().entries(entries.keys()).finish(),
             Self::Endpoints(endpoints) => f.debug_tuple("Endpoints").field(&endpoints.at).finish(),
             Self::PortUnknown(reason) => f.debug_tuple("PortUnknown").field(reason).finish(),
+            Self::WithoutEndpoints(reason) => {
+                f.debug_tuple("WithoutEndpoints").field(reason).finish()
+            }
             Self::Grants(grantees) => f.debug_tuple("Grants").field(grantees).finish(),
             Self::Labels(labels) => f.debug_tuple("Labels").field(labels).finish(),
             Self::Missing => f.write_str("Missing"),

@@ -183,6 +183,8 @@ pub enum ObjectFault {
     KeyMissing(Target, String),
     /// The Service has no such port.
     PortUnknown(Target, String),
+    /// The Service has no endpoints by its nature, with the reason.
+    WithoutEndpoints(Target, String),
     /// The object cannot be read.
     Unreadable(Target, String),
 }
@@ -205,6 +207,7 @@ impl ObjectFault {
             (Self::KeyMissing(..), Some(Kind::Secret)) => "SecretKeyMissing",
             (Self::KeyMissing(..), _) => "ConfigMapKeyMissing",
             (Self::PortUnknown(..), _) => "PortUnknown",
+            (Self::WithoutEndpoints(..), _) => "ServiceUnfitting",
             (Self::Unreadable(..), Some(Kind::Secret)) => "SecretUnreadable",
             (Self::Unreadable(..), Some(Kind::Service)) => "ServiceUnreadable",
             (Self::Unreadable(..), _) => "ConfigMapUnreadable",
@@ -217,6 +220,7 @@ impl ObjectFault {
             | Self::GrantMissing(target, _)
             | Self::KeyMissing(target, _)
             | Self::PortUnknown(target, _)
+            | Self::WithoutEndpoints(target, _)
             | Self::Unreadable(target, _) => Some(target.id.kind),
             _ => None,
         }
@@ -231,8 +235,13 @@ impl ObjectFault {
     /// Returns whether there is nothing to connect to any more: the addresses that the Service had may be another's by now.
     #[must_use]
     pub fn leaves_no_endpoints(&self) -> bool {
-        let is_gone =
-            matches!(self, Self::Missing(_) | Self::PortUnknown(..) | Self::NamespaceMissing(_));
+        let is_gone = matches!(
+            self,
+            Self::Missing(_)
+                | Self::PortUnknown(..)
+                | Self::WithoutEndpoints(..)
+                | Self::NamespaceMissing(_)
+        );
         is_gone || self.is_denial()
     }
 }
@@ -260,7 +269,9 @@ impl fmt::Display for ObjectFault {
             Self::Missing(target) => write!(f, "is the {target}, which does not exist: create it"),
             Self::KeyMissing(target, has) => write!(f, "is no entry of the {target}, which {has}"),
             Self::PortUnknown(target, why) => write!(f, "is a port of the {target}, which {why}"),
-            Self::Unreadable(target, why) => write!(f, "is the {target}, which {why}"),
+            Self::WithoutEndpoints(target, why) | Self::Unreadable(target, why) => {
+                write!(f, "is the {target}, which {why}")
+            }
         }
     }
 }

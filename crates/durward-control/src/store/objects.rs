@@ -162,6 +162,9 @@ impl Store {
             Some(Fact::PortUnknown(why)) => {
                 Err(ObjectFault::PortUnknown(target.clone(), why.clone()))
             }
+            Some(Fact::WithoutEndpoints(why)) => {
+                Err(ObjectFault::WithoutEndpoints(target.clone(), why.clone()))
+            }
             Some(fact) => Ok(fact),
             None => Err(ObjectFault::Unread(format!("the {target}"))),
         }
